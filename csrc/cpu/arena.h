@@ -1,0 +1,14 @@
+/* Anonymous memory in 2 MB pages where the system has them. */
+#ifndef PL_ARENA_H
+#define PL_ARENA_H
+
+#include <stddef.h>
+
+/* Zeroed, 2 MB aligned; NULL when there is none. *huge: 1 when the system promises huge pages (MADV_HUGEPAGE taken and
+ * /sys/kernel/mm/transparent_hugepage/enabled is not "never"). Untouched memory costs nothing. */
+void *pl_arena_alloc(size_t bytes, int *huge);
+void pl_arena_free(void *p, size_t bytes);
+/* Tells the kernel that whole file pages inside [p, p + bytes) are not needed again; they stay readable. */
+void pl_file_release(const void *p, size_t bytes);
+
+#endif

@@ -1,0 +1,121 @@
+/* The kernels' contracts: one struct of function pointers, filled with the scalar reference and
+ * overlaid tier by tier. A kernel is pure: no allocation, no threads, no environment, no libm.
+ *
+ * Every row's result depends on that row alone: the order of every sum is fixed by (tier, k), never by
+ * n, by the range of tiles asked for, or by what stands beside the row. Integer dot products are exact.
+ * Pointers need no alignment beyond their type's; no kernel touches a byte outside the ranges given.
+ *
+ * Order of sums of `matmul` on integer formats: one float accumulator per (row of w, row of x), blocks of
+ * 32 k in ascending order; per block and group (in order):
+ *     one term:  f = fma((float)dot,                  round(s * s_y),       f)
+ *     two terms: f = fma((float)(254*dot_hi + dot_lo), round(s * s_y / 254), f), s_y/254 rounded first
+ *     then, with mins, f = fma(m, sum, f), sum = round(s_y * sum_y) or round(s_y/254 * (254*sum_hi+sum_lo))
+ * where dot = sum((code - offset) * y), exact in int32, and m as formats.h says.
+ * Float formats: one accumulator, ascending k (BF16: the tier's own order within a pair of k).
+ */
+#ifndef PL_KERNELS_H
+#define PL_KERNELS_H
+
+#include "../formats/formats.h"
+
+/* A packed matrix (rows, k). */
+typedef struct pl_mat {
+    const pl_format *format;
+    int rows, k;
+    int64_t tile_bytes;         /* distance of tiles */
+    const uint8_t *data;        /* ceil(rows/16) tiles */
+} pl_mat;
+
+/* Rows of activations (n, k) in the forms that the formats need; a form nobody needs is NULL. */
+typedef struct pl_acts {
+    int k;
+    int terms;                  /* of the integer form: 1 or 2 */
+    const float *f;             /* (n, k) float32; row distance f_stride floats */
+    ptrdiff_t f_stride;
+    const int8_t *q;            /* (n, terms, k_pad) codes in [-127, 127], term hi then lo; k_pad = k rounded up to 32 */
+    const float *s;             /* (n, k_pad / 32) scales */
+    const int16_t *sums;        /* (n, terms, k_pad / 16) sums of 16 codes */
+    const uint16_t *b;          /* (n, k_pad2) bf16, k_pad2 = k rounded up to 2, zero beyond k */
+} pl_acts;
+
+/* One page of keys and values of one KV head; see `kv_append` for the layout, private to a tier. */
+#define PL_PAGE 64              /* tokens of a page */
+
+typedef enum { PL_KV_F32, PL_KV_F16, PL_KV_BF16, PL_N_KV } pl_kv_type;
+enum { PL_ACT_SILU, PL_ACT_GELU_TANH };
+
+/* Attention of m query rows over the keys of one page (online softmax; Milakov & Gimelshein 2018).
+ * On entry and exit top, sum and acc hold the running state: start it with top = PL_TOP_NONE, sum = 0, acc = 0.
+ * Per row i: score[j] = (sum over d of q[i][d] * k[j][d]) * scale for lo[i] <= j < hi[i], others do not exist;
+ * top' = max(top, scores); acc = acc * exp(top - top') + sum over j ascending of exp(score - top') * v[j]; sum alike.
+ * A row with lo >= hi is left exactly as it was. Keys at or beyond max(hi) are never read. */
+#define PL_TOP_NONE (-1e30f)
+typedef struct pl_attend_page {
+    int m;                      /* query rows, any number >= 1 */
+    int dk, dv;                 /* head sizes of keys and values; any >= 1 */
+    float scale;
+    const float *q;             /* (m, dk), row distance q_stride floats */
+    ptrdiff_t q_stride;
+    const void *k, *v;          /* the page's keys and values */
+    const int *lo, *hi;         /* (m) visible slots of this page, 0 <= lo, hi <= 64 */
+    float *top, *sum;           /* (m) */
+    float *acc;                 /* (m, dv), dense */
+} pl_attend_page;
+
+typedef struct pl_kernels {
+    const char *isa;
+
+    /* ---- weights -------------------------------------------------------------------- */
+    /* Rows [row0, row0 + n) of a matrix of `rows` rows (n a multiple of 16 but at the matrix' end, row0 a multiple of
+     * 16), as the file stores them (src: their first byte, distance pl_row_bytes) -> the tiles at dst. Pads to 16. */
+    void (*pack[PL_N_FORMATS])(const uint8_t *src, int n, int k, uint8_t *dst);
+    /* Row `row` out of the tiles -> float32 (k): the same bits as the format's decode. */
+    void (*unpack_row[PL_N_FORMATS])(const pl_mat *w, int row, float *dst);
+    /* y[i][r] = x[i] . w[r] for rows r of tiles [tile0, tile1), i < n; y's row distance y_stride floats; y points to
+     * column 0 of w's row 0. Rows beyond w->rows are not stored. Integer formats read q, s, sums; F32 and F16 read
+     * f; BF16 reads b. */
+    void (*matmul[PL_N_FORMATS])(const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y, ptrdiff_t y_stride);
+
+    /* ---- activations ---------------------------------------------------------------- */
+    /* k floats -> codes, scales per 32, sums per 16. k a multiple of 32. amax = max |x| over 32; s = amax / 127;
+     * hi = round_even(x * (127 / amax)); with two terms lo = round_even((x * (127 / amax) - hi) * 254), clamped to
+     * [-127, 127]. amax = 0 gives zeros. `q` and `sums` are the hi planes; the lo planes are q_lo, sums_lo
+     * (ignored when terms = 1). */
+    void (*quantize)(const float *x, int k, int terms, int8_t *q, int8_t *q_lo, float *s, int16_t *sums, int16_t *sums_lo);
+    void (*to_bf16)(const float *x, int n, uint16_t *y);
+    /* y = x / sqrt(mean(x^2) + eps) * w; w may be NULL; y may be x. (RMSNorm, Zhang & Sennrich 2019) */
+    void (*rms_norm)(const float *x, const float *w, int n, float eps, float *y);
+    void (*add)(const float *x, const float *y, int n, float *z);           /* z = x + y; z may be x or y */
+    void (*scale)(const float *x, float a, int n, float *y);                /* y = a * x; y may be x */
+    /* y = act(g) * u; y may be g or u. silu(g) = g / (1 + exp(-g)); gelu_tanh(g) = 0.5 g (1 + tanh(sqrt(2/pi) (g + 0.044715 g^3))) */
+    void (*glu[2])(const float *g, const float *u, int n, float *y);
+    /* Rotates one head in place by the angles whose cosines and sines are given (n_rot / 2 each).
+     * pairs = 0: x[2i], x[2i+1] (adjacent); pairs = 1: x[i], x[i + n_rot/2] (halves). (RoPE, Su et al. 2021) */
+    void (*rope)(float *x, const float *cos, const float *sin, int n_rot, int halves);
+    void (*softcap)(const float *x, float cap, int n, float *y);            /* y = cap * tanh(x / cap); y may be x */
+
+    /* ---- attention ------------------------------------------------------------------ */
+    /* Bytes that the keys (values) of one page take, for a head size d. */
+    size_t (*k_bytes[PL_N_KV])(int d);
+    size_t (*v_bytes[PL_N_KV])(int d);
+    /* Stores k (dk) and v (dv) at slot (0..63) of the page. Scalar layout: k as [4][dk][16 slots], v as [64][dv]. */
+    void (*kv_append[PL_N_KV])(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage);
+    void (*attend[PL_N_KV])(const pl_attend_page *a);
+    /* Merges the state of a later chunk of keys (b) into that of the earlier ones (a), one row of dv. */
+    void (*attend_merge)(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b, int dv);
+
+    /* ---- vocabulary (sampling) ------------------------------------------------------ */
+    float (*max)(const float *x, int n);                                    /* NaN if any is NaN */
+    /* sum of exp((x - top) * inv_t), in float64 over lanes of float32 blocks; order fixed by n */
+    double (*sum_exp)(const float *x, int n, float top, float inv_t);
+    /* Indices i (ascending) with x[i] >= least -> at most `room` of them in out; returns how many there are. */
+    int (*collect)(const float *x, int n, float least, int32_t *out, int room);
+    void (*softmax)(float *x, int n);                                       /* in place; a row's own max; rows sum to 1 */
+    void (*exp)(const float *x, int n, float *y);                           /* within 2 ulp; exp(0) = 1; -inf -> 0; <= -104 -> 0 */
+} pl_kernels;
+
+/* Tiers fill what they have and leave the rest. Built ones only are linked (PL_HAVE_AVX2 ...). */
+void pl_kernels_scalar(pl_kernels *k);
+void pl_kernels_avx2(pl_kernels *k);
+
+#endif
