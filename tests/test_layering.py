@@ -23,7 +23,7 @@ C_MAY = {
     "kernels": ("formats/formats.h",),
     "cache": ("kernels/kernels.h", "formats/formats.h", "cpu/"),
     "ops": ("cache/", "kernels/kernels.h", "formats/formats.h", "cpu/"),
-    "engine": ("ops/", "cache/", "kernels/kernels.h", "formats/formats.h", "cpu/", "pellucid.h"),
+    "engine": ("ops/", "cache/", "kernels/kernels.h", "kernels/select.h", "formats/formats.h", "cpu/", "pellucid.h"),
     "": ("cache/pages.h", "engine/sample.h", "ops/op.h"),  # pellucid.h
 }
 C_EXCEPT = {"kernels/select.c": ("cpu/detect.h",)}
@@ -120,7 +120,7 @@ EDGES = {
 # Headers of csrc that a binding may declare from; a name that ends in / is a folder.
 BINDINGS = {
     "_engine": ("pellucid.h",),
-    "_kernels": ("kernels/kernels.h", "formats/formats.h", "cpu/", "engine/sample.h"),
+    "_kernels": ("kernels/kernels.h", "kernels/select.h", "formats/formats.h", "cpu/", "engine/sample.h"),
 }
 CYTHON_IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+c?import[ \t]+([^#\n]+)|c?import[ \t]+([\w., \t]+))", re.M
