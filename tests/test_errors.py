@@ -39,7 +39,7 @@ def test_text_base_and_pickle(error, text):
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert str(again) == text
-    assert {k: v for k, v in vars(again).items()} == vars(error)
+    assert vars(again) == vars(error)
 
 
 def test_every_class_is_listed_and_tested():

@@ -89,7 +89,7 @@ class ModelFileError(PellucidError):
 class UnsupportedModelError(PellucidError):
     """A sound model of a kind that Pellucid cannot run (yet): its architecture, a format, an option of it.
 
-    ``feature``: what is not supported, e.g. ``architecture "mamba"``, or None. ``supported``: what is, as text, or None.
+    ``feature``: what is not supported, e.g. ``architecture "mamba"``, or None. ``supported``: what is, or None.
     """
 
     _fields = ("feature", "supported")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import mmap
@@ -50,7 +51,7 @@ def os_reason(error: OSError) -> str:
 
 
 def check_regular(path: str, mode: int, expected: str) -> None:
-    """ModelFileError unless ``mode`` is a regular file's (opening a FIFO would wait, reading a device might not end)."""
+    """ModelFileError unless ``mode`` is a regular file's: opening a FIFO would wait, reading a device never end."""
     if not stat.S_ISREG(mode):
         kinds = [
             (stat.S_ISDIR, "a folder"),
@@ -124,10 +125,8 @@ class MappedFile:
     def close(self) -> None:
         """Lets go of the mapping: at once, or when the last view of it dies. Views stay valid."""
         self.data = np.empty(0, np.uint8)
-        try:
+        with contextlib.suppress(BufferError):  # raised where views live: they own the mapping now
             self._map.close()
-        except BufferError:  # views live: they own the mapping now
-            pass
 
 
 # general.file_type of GGUF files: what a mixture of formats is called.
@@ -310,7 +309,7 @@ class ModelFile:
             return value
         if type(value) not in (int, float):
             raise self.fail(key, f"it is {_shown(value)}", "a number")
-        if type(value) is int and abs(value) > 1 << 1000 or not math.isfinite(value):
+        if (type(value) is int and abs(value) > 1 << 1000) or not math.isfinite(value):
             raise self.fail(key, f"it is {value:.60}" if type(value) is float else "it is huge", "a finite number")
         self._check_range(key, value, min, max)
         return float(value)

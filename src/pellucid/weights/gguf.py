@@ -115,7 +115,7 @@ def _open_part(path: str, index: int, count: int, files: list[MappedFile], given
 
 def _tensors(headers: list[_gguf.Header], files: list[MappedFile]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for header, file in zip(headers, files):
+    for header, file in zip(headers, files, strict=True):
         for name, kind, shape, offset, nbytes in header.tensors:
             if name in tensors:
                 message = f"a second tensor of this name (the first is in {tensors[name].file})"
@@ -126,7 +126,7 @@ def _tensors(headers: list[_gguf.Header], files: list[MappedFile]) -> dict[str, 
 
 def _check_total(headers: list[_gguf.Header], files: list[MappedFile], found: int) -> None:
     key = "split.tensors.count"
-    for header, file in zip(headers, files):
+    for header, file in zip(headers, files, strict=True):
         total = _number(header, key, file.path)
         if total is not None and total != found:
             message = f"it is {total}, the parts hold {found} tensors"
