@@ -1,0 +1,8 @@
+/* The AVX2 tier (AVX2, FMA, F16C, BMI2): laid over the scalar one. */
+#include "fill.h"
+
+void pl_kernels_avx2(pl_kernels *k)
+{
+    k->isa = "avx2";
+    pl_fill_matmul_avx2(k);
+}

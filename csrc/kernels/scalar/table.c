@@ -1,0 +1,8 @@
+/* The scalar tier: the reference, and what every other tier is laid over. */
+#include "fill.h"
+
+void pl_kernels_scalar(pl_kernels *k)
+{
+    k->isa = "scalar";
+    pl_fill_matmul_scalar(k);
+}
