@@ -13,36 +13,41 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 FILES = {"smollm2": "smollm2-135m-q4_1.gguf", "gemma3": "gemma3-270m-q4_k_m.gguf"}
 
 TEXTS = [
-    "", " ", "  ", "   ", "    ", " " * 15, " " * 16, " " * 17, " " * 31, " " * 32, " " * 100, " a", "a ", "  a  b   c    ",
-    "\n", "\n\n", "\n\n\n", "a\nb", "a\n\nb", "a \n b", " \n ", "\r\n", "a\r\nb\r\n", "\r\r\r", "\t", "\t\t\t", "a\tb", "\t\n \t\n",
-    "\n" * 31, "\n" * 32, "\n" * 70, "x" + "\n" * 40 + "y", "\v\f", "\u00a0", "a\u00a0b", "\u2003\u2009\u3000", "\u200b\u200d\ufeff",
-    "0", "7", "12", "123", "1234", "12345", "1234567890", " 1", " 12 345", "3.14159", "1,000,000", "-42", "1e10", "0x1F", "v1.2.3",
-    "２０２４", "٣٤٥", "½ ² ① Ⅳ 五", "10:30 2024-01-31",
-    "Hello", " Hello", "Hello world", "Hello, world!", "The capital of France is", " Paris", "THE QUICK bRoWn FoX",
-    "I'm you're he'll she'd we've it's can't 'tis", "I'M YOU'RE HE'LL", "don’t “quote” — dash… •", "O'Brien's 'quoted' ''double''",
-    "antidisestablishmentarianism", "Donaudampfschifffahrtsgesellschaft", "supercalifragilisticexpialidocious!!!",
-    "naïve café résumé Ångström", "Straße ÄÖÜ ß", "Ελληνικά", "Русский текст", "česky žluťoučký kůň", "Tiếng Việt", "Türkçe ığİI",
-    "你好，世界。", "日本語のテキスト", "カタカナ ひらがな", "한국어 텍스트", "中文abc中文", "𠀀𠮷野家", "繁體字與简体字", "สวัสดีครับ", "हिन्दी पाठ", "বাংলা",
-    "مرحبا بالعالم", "שלום עולם", "فارسی ۱۲۳", "\u202bRTL\u202c mixed", "אב ab גד", "ا\u0644\u064e\u0651\u0647",
-    "😀", "😀😀😀", "👩‍👩‍👧‍👦", "🏳️‍🌈", "👍🏽", "🇫🇷🇩🇪", "❤️", "a😀b", " 😀 ", "1️⃣", "🫠🪿",
-    "e\u0301", "é", "a\u0300\u0301\u0302\u0303", "Z\u0351\u036b\u0343", "ﬁ ﬂ", "ſ", "Å Å", "한 한",
-    "\0", "a\0b", "\x01\x02\x03", "\x1b[31mred\x1b[0m", "\x7f", "\ufffd", "\U0010ffff"[:0] + "\ue000",
-    "def f(x):\n    return x + 1\n", "for (int i = 0; i < n; ++i) { a[i] += b[i]; }", "<div class=\"a\">&amp;</div>",
-    "SELECT * FROM t WHERE a >= 10;", "{\"key\": [1, 2.5, null], \"k\": {}}", "#include <stdio.h>\n\nint main(void)\n{\n\treturn 0;\n}\n",
-    "if x:\n\tpass\n        else:\n  pass", "https://example.com/a/b?c=d&e=f#g", "user@example.com", "C:\\Users\\x\\y.txt", "a_b_c __init__ camelCase",
-    "==== ---- **** ....", "!!!???", "$100 €50 £20 ¥1000", "a+b=c; x≠y ≤ ∞ ∑", "`code` **bold** _it_ ~~s~~", "- [x] item\n- [ ] item\n1. one",
-    "a" * 100, "ab" * 50, "-" * 200, "=" * 64, "!" * 37, "z" * 1000, "ha" * 300, "あ" * 50, "😀" * 20,
-    "<|im_start|>user\nhi<|im_end|>\n", "<|endoftext|>", "<bos>a<eos>", "<start_of_turn>user\nhi<end_of_turn>\n", "</s><s>", "<unk><pad>",
-    "<|im_start|", "<|im_start|><|im_start|>", "<0x0A><0xFF>", "[multimodal]", "<unused42>", "<mask>", "<table><tr>", "<|im_end|>\u0020x",
+    "", " ", "  ", "   ", "    ", " " * 15, " " * 16, " " * 17, " " * 31, " " * 32, " " * 100, " a", "a ",
+    "  a  b   c    ", "\n", "\n\n", "\n\n\n", "a\nb", "a\n\nb", "a \n b", " \n ", "\r\n", "a\r\nb\r\n", "\r\r\r",
+    "\t", "\t\t\t", "a\tb", "\t\n \t\n", "\n" * 31, "\n" * 32, "\n" * 70, "x" + "\n" * 40 + "y", "\v\f", "\u00a0",
+    "a\u00a0b", "\u2003\u2009\u3000", "\u200b\u200d\ufeff", "0", "7", "12", "123", "1234", "12345", "1234567890",
+    " 1", " 12 345", "3.14159", "1,000,000", "-42", "1e10", "0x1F", "v1.2.3", "２０２４", "٣٤٥", "½ ² ① Ⅳ 五",
+    "10:30 2024-01-31", "Hello", " Hello", "Hello world", "Hello, world!", "The capital of France is", " Paris",
+    "THE QUICK bRoWn FoX", "I'm you're he'll she'd we've it's can't 'tis", "I'M YOU'RE HE'LL",
+    "don’t “quote” — dash… •", "O'Brien's 'quoted' ''double''", "antidisestablishmentarianism",
+    "Donaudampfschifffahrtsgesellschaft", "supercalifragilisticexpialidocious!!!", "naïve café résumé Ångström",
+    "Straße ÄÖÜ ß", "Ελληνικά", "Русский текст", "česky žluťoučký kůň", "Tiếng Việt", "Türkçe ığİI", "你好，世界。",
+    "日本語のテキスト", "カタカナ ひらがな", "한국어 텍스트", "中文abc中文", "𠀀𠮷野家", "繁體字與简体字",
+    "สวัสดีครับ", "हिन्दी पाठ", "বাংলা", "مرحبا بالعالم", "שלום עולם", "فارسی ۱۲۳", "\u202bRTL\u202c mixed",
+    "אב ab גד", "ا\u0644\u064e\u0651\u0647", "😀", "😀😀😀", "👩‍👩‍👧‍👦", "🏳️‍🌈", "👍🏽", "🇫🇷🇩🇪", "❤️",
+    "a😀b", " 😀 ", "1️⃣", "🫠🪿", "e\u0301", "é", "a\u0300\u0301\u0302\u0303", "Z\u0351\u036b\u0343", "ﬁ ﬂ", "ſ",
+    "Å Å", "한 한", "\0", "a\0b", "\x01\x02\x03", "\x1b[31mred\x1b[0m", "\x7f", "\ufffd",
+    "\ue000", "def f(x):\n    return x + 1\n", "for (int i = 0; i < n; ++i) { a[i] += b[i]; }",
+    "<div class=\"a\">&amp;</div>", "SELECT * FROM t WHERE a >= 10;", "{\"key\": [1, 2.5, null], \"k\": {}}",
+    "#include <stdio.h>\n\nint main(void)\n{\n\treturn 0;\n}\n", "if x:\n\tpass\n        else:\n  pass",
+    "https://example.com/a/b?c=d&e=f#g", "user@example.com", "C:\\Users\\x\\y.txt", "a_b_c __init__ camelCase",
+    "==== ---- **** ....", "!!!???", "$100 €50 £20 ¥1000", "a+b=c; x≠y ≤ ∞ ∑", "`code` **bold** _it_ ~~s~~",
+    "- [x] item\n- [ ] item\n1. one", "a" * 100, "ab" * 50, "-" * 200, "=" * 64, "!" * 37, "z" * 1000, "ha" * 300,
+    "あ" * 50, "😀" * 20, "<|im_start|>user\nhi<|im_end|>\n", "<|endoftext|>", "<bos>a<eos>",
+    "<start_of_turn>user\nhi<end_of_turn>\n", "</s><s>", "<unk><pad>", "<|im_start|", "<|im_start|><|im_start|>",
+    "<0x0A><0xFF>", "[multimodal]", "<unused42>", "<mask>", "<table><tr>", "<|im_end|>\u0020x",
     "The quick brown fox jumps over the lazy dog. " * 8,
     "Once upon a time, in a land far away, there lived 3 bears; they ate porridge at 7:45 each day.\n\n\tThe End.\n",
     "Mixed: 中文 with English, العربية and 123 numbers — and emoji 🎉!\n\n* bullet\n* точка",
 ]  # fmt: skip
+
 
 def main(folder: Path) -> None:
     for name, file in FILES.items():
@@ -123,7 +128,7 @@ def partition(text: str, table: dict[str, int]) -> list[str | int]:
 def merge(symbols: list[str], rank) -> list[str]:
     """Join the best-ranked (lowest, then leftmost) neighbours until no pair has a rank."""
     while True:
-        ranked = [(rank(a, b), i) for i, (a, b) in enumerate(zip(symbols, symbols[1:], strict=False))]
+        ranked = [(rank(a, b), i) for i, (a, b) in enumerate(pairwise(symbols))]
         best = min((r for r in ranked if r[0] is not None), default=None)
         if best is None:
             return symbols

@@ -10,7 +10,15 @@ from ..errors import TokenizerError
 from .special import Finder, end_ids, looks_like_control
 from .vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 
-__all__ = ["VocabularyTokenizer", "check_id", "check_ids", "check_text", "drop_prefix_space", "to_utf8"]
+__all__ = [
+    "VocabularyTokenizer",
+    "check_encodable",
+    "check_id",
+    "check_ids",
+    "check_text",
+    "drop_prefix_space",
+    "to_utf8",
+]
 
 _REPLACEMENT = "\ufffd".encode()
 
@@ -29,6 +37,15 @@ def to_utf8(text: str, offset: int = 0) -> bytes:
         code = ord(text[error.start])
         message = f"the text has a lone surrogate U+{code:04X}, which no token can stand for"
         raise TokenizerError(message, position=offset + error.start) from None
+
+
+def check_encodable(text: str, raw: bytes, offset: int, encodable: bytes) -> None:
+    """``TokenizerError`` with the position of the first character with a byte that is not in ``encodable``."""
+    if lost := raw.translate(None, encodable):
+        position = len(raw[: raw.index(lost[0])].decode("utf-8", "ignore"))
+        code, byte = ord(text[position]), lost[0]
+        message = f"U+{code:04X} cannot be encoded: the vocabulary has no piece for byte 0x{byte:02X}"
+        raise TokenizerError(message, position=offset + position)
 
 
 def check_id(index: object, size: int) -> int:

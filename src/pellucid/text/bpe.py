@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TokenizerError
-from .base import VocabularyTokenizer, to_utf8
+from .base import VocabularyTokenizer, check_encodable, to_utf8
 from .special import Finder
 from .vocabulary import UNKNOWN, Vocabulary, quoted
 
-__all__ = ["PRE_TOKENIZERS", "BpeTokenizer", "adds_bos", "byte_characters"]
+__all__ = ["PRE_TOKENIZERS", "BpeTokenizer", "adds_bos", "byte_characters", "characters_to_bytes"]
 
 # Rules are applied one after the other, each to every part that the former left; matches and gaps both stay.
 _DIGIT, _GPT2 = "digit", "gpt2"
@@ -42,7 +42,9 @@ _FAMILIES: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 PRE_TOKENIZERS = {name: rules for rules, names in _FAMILIES for name in names.split()}
 # A word that is a piece as a whole is taken as it is, even where no chain of merges leads to it.
-_WHOLE_WORDS = frozenset("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 tekken".split())
+_WHOLE_WORDS = frozenset(
+    ["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken"]
+)
 
 
 def adds_bos(pre: str | None) -> bool:
@@ -54,7 +56,7 @@ def byte_characters() -> dict[int, str]:
     """The printable character that stands for each byte: itself where it is one, else the next from U+0100."""
     table, spare = {}, 256
     for byte in range(256):
-        if 33 <= byte <= 126 or 161 <= byte <= 172 or 174 <= byte:
+        if 33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174:
             table[byte] = chr(byte)
         else:
             table[byte] = chr(spare)
@@ -113,11 +115,8 @@ class BpeTokenizer(VocabularyTokenizer):
         return ids
 
     def _merge(self, text: str, raw: bytes, offset: int) -> list[int]:
-        if self._encodable is not None and (lost := raw.translate(None, self._encodable)):
-            at = raw.index(lost[0])
-            position = len(raw[:at].decode("utf-8", "ignore"))
-            message = f"U+{ord(text[position]):04X} cannot be encoded: the vocabulary has no piece for byte 0x{lost[0]:02X}"
-            raise TokenizerError(message, position=offset + position)
+        if self._encodable is not None:
+            check_encodable(text, raw, offset, self._encodable)
         try:
             ids: list[int] = self._model.encode(text, add_special_tokens=False).ids
         except Exception as error:  # the package raises bare Exception, e.g. when a regular expression gives up

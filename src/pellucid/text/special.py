@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 
 from .vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
 
-__all__ = ["Finder", "end_ids", "looks_like_control"]
+__all__ = ["END", "Finder", "end_ids", "looks_like_control"]
 
 # Spellings that mean "this turn is over" in models whose files name at most one of them as EOS.
-_END = frozenset(
+END = frozenset(
     {
         "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>",
         "<turn|>", "<end_of_utterance>", "<EOT>", "_<EOT>", "[EOT]", "<|return|>", "<|call|>", "<｜end▁of▁sentence｜>",
@@ -37,7 +37,7 @@ def end_ids(vocabulary: Vocabulary) -> frozenset[int]:
     by_name: dict[str, int] = {}
     for i in range(len(v)) if v.types is None else v.ids_of(CONTROL, USER_DEFINED, UNKNOWN):
         text = v.spelling(i)
-        if text in _END or (text in _END_IF_CONTROL and (v.types is None or v.types[i] == CONTROL)):
+        if text in END or (text in _END_IF_CONTROL and (v.types is None or v.types[i] == CONTROL)):
             by_name[text] = i
     if {"<|return|>", "<|call|>"} <= by_name.keys() and "<|end|>" in by_name:
         found.discard(by_name.pop("<|end|>"))
