@@ -92,7 +92,7 @@ def file_sha256(path: Path) -> str:
 
 
 def windows(ids: Sequence[int], bos: int | None) -> npt.NDArray[np.int32]:
-    """Cuts a text's ids (without BOS) into (WINDOWS, WINDOW) consecutive windows, each led by BOS where there is one."""
+    """(WINDOWS, WINDOW) consecutive windows of a text's ids (given without BOS), each led by BOS where there is one."""
     lead = [] if bos is None else [bos]
     step = WINDOW - len(lead)
     if len(ids) < WINDOWS * step:

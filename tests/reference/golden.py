@@ -31,7 +31,9 @@ def save(path: Path, golden: Golden) -> None:
     """Writes a golden file; ValueError when a log probability does not fit or a row is not in order."""
     codes = np.rint(-golden.log_p * GRID)
     if codes.min() < 0 or codes.max() > 65535:
-        raise ValueError(f"log probabilities must lie in [-31.99, 0], found {golden.log_p.min()} .. {golden.log_p.max()}")
+        raise ValueError(
+            f"log probabilities must lie in [-31.99, 0], found {golden.log_p.min()} .. {golden.log_p.max()}"
+        )
     steps = np.diff(codes.astype(np.int64), axis=-1, prepend=0)
     if steps.min() < 0:
         raise ValueError("log probabilities must descend within a position")

@@ -48,26 +48,37 @@ def join(parts: Iterable[Divergence]) -> Divergence:
 
 def log_softmax(logits: npt.ArrayLike) -> Floats:
     """Natural log probabilities of (n, vocab) logits, in float64; ValueError when a logit is NaN or infinite."""
-    z = np.asarray(logits, dtype=np.float64)
-    if not np.isfinite(z).all():
-        bad = np.argwhere(~np.isfinite(z))[0]
-        raise ValueError(f"logit [{bad[0]}, {bad[1]}] is {z[tuple(bad)]}, expected a finite number")
-    z = z - z.max(axis=-1, keepdims=True)
+    z = _shifted(logits)
     z -= np.log(np.exp(z).sum(axis=-1, keepdims=True))
     return z
 
 
-def top_and_rest(log_p: Floats, ids: npt.NDArray[np.integer]) -> tuple[Floats, Floats]:
-    """Log probabilities of `ids` (n, k), and the log of the mass of all other tokens (n,).
+def top_and_rest(logits: npt.ArrayLike, ids: npt.NDArray[np.integer]) -> tuple[Floats, Floats]:
+    """Log probabilities of `ids` (n, k) under logits (n, vocab), and the log of the mass of all other tokens (n,).
 
     The mass is summed over the other tokens: 1 minus the sum of the top would lose all digits where the top holds
-    nearly everything.
+    nearly everything. ValueError when a logit is NaN or infinite.
     """
-    top = np.take_along_axis(log_p, ids.astype(np.int64), axis=-1)
-    p = np.exp(log_p)
-    np.put_along_axis(p, ids.astype(np.int64), 0.0, axis=-1)
+    z = _shifted(logits)
+    places = ids.astype(np.int64)
+    top = np.take_along_axis(z, places, axis=-1)
+    others = np.exp(z, out=z)
+    np.put_along_axis(others, places, 0.0, axis=-1)
+    rest = others.sum(axis=-1)
+    total = np.log(np.exp(top).sum(axis=-1) + rest)
     with np.errstate(divide="ignore"):
-        return top, np.log(p.sum(axis=-1))
+        return top - total[:, None], np.log(rest) - total
+
+
+def _shifted(logits: npt.ArrayLike) -> Floats:
+    """A float64 copy with every row's largest at 0."""
+    z = np.array(logits, dtype=np.float64)
+    largest = z.max(axis=-1, keepdims=True)
+    if not (np.isfinite(largest).all() and np.isfinite(z.min())):
+        bad = np.argwhere(~np.isfinite(z))[0]
+        raise ValueError(f"logit [{bad[0]}, {bad[1]}] is {z[tuple(bad)]}, expected a finite number")
+    z -= largest
+    return z
 
 
 def top_divergence(
@@ -92,7 +103,7 @@ def top_divergence(
     same = np.empty(len(ids), dtype=np.bool_)
     for start in range(0, len(ids), BLOCK):
         rows = slice(start, start + BLOCK)
-        q_top, q_rest = top_and_rest(log_softmax(logits[rows]), ids[rows])
+        q_top, q_rest = top_and_rest(logits[rows], ids[rows])
         kl[rows] = _terms(p_top[rows], q_top).sum(axis=-1) + _terms(p_rest[rows], q_rest)
         same[rows] = logits[rows].argmax(axis=-1) == ids[rows, 0]
     return Divergence(kl, same)

@@ -66,9 +66,10 @@ TINY = (
     # Wavelengths of 16 dimensions at base 10000 are 6, 20, 63, 199 and more: kept, kept, blended, divided.
     Tiny("llama3_rope", seed=15, llama3=(8.0, 1.0, 4.0, 128)),
     Tiny("llama_linear", seed=16, linear=4.0, nested_rope=True),
-    Tiny("gemma3", seed=21, arch="gemma3", layers=7, head_dim=32, kv_heads=1, eps=1e-6, rope_base=1e6),
+    # Epsilons far above the real ones, so that a wrong one shows.
+    Tiny("gemma3", seed=21, arch="gemma3", layers=7, head_dim=32, kv_heads=1, eps=1e-4, rope_base=1e5),
     Tiny(
-        "gemma3_scaled", seed=22, arch="gemma3", layers=6, head_dim=24, eps=1e-6, rope_base=1e6, linear=8.0,
+        "gemma3_scaled", seed=22, arch="gemma3", layers=6, head_dim=24, eps=1e-3, rope_base=1e5, linear=8.0,
         query_scalar=40,
     ),
 )  # fmt: skip
