@@ -17,7 +17,7 @@ Row = npt.NDArray[np.float32]
 
 # The sums and the weights of wide rows are float32; a decision nearer than this may go either way.
 DOUBT = 3e-6
-DEFAULT = dict(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
+DEFAULT: dict[str, Any] = dict(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
 
 
 def rows(rng: np.random.Generator, n: int, vocabularies: tuple[int, ...]) -> list[Row]:
@@ -61,7 +61,7 @@ def settings(rng: np.random.Generator, vocab: int) -> dict[str, Any]:
 
 
 def check_row(isa: str, x: Row, step: int, **chosen: Any) -> bool:
-    """Whether the row could be compared exactly: what is kept, its probabilities and the token drawn equal the twin's."""
+    """What is kept, its probabilities and the token drawn equal the twin's -> whether exactly."""
     expected = twin.kept(x.astype(np.float64), **chosen)
     got = sampling.sample(isa, x, step, seed=99, **chosen)
     assert got["n_kept"] == len(got["kept_id"]) >= 1
@@ -232,7 +232,8 @@ def test_random_numbers_are_independent() -> None:
 @each_isa
 def test_a_draw_depends_on_seed_and_step_alone(isa: str) -> None:
     x = np.random.default_rng(1).standard_normal(3000).astype(np.float32)
-    for chosen in ({}, DEFAULT, dict(top_p=0.97)):
+    cases: list[dict[str, Any]] = [{}, DEFAULT, dict(top_p=0.97)]
+    for chosen in cases:
         one = sampling.Sampler(isa, 3000, seed=7, **chosen)
         ids = one.draws(x, 300)
         assert [one.draw(x, i) for i in reversed(range(300))] == ids.tolist()[::-1]
@@ -258,9 +259,8 @@ def test_logprobs_are_of_the_raw_logits(isa: str, vocab: int, n: int) -> None:
         expected = twin.logprobs(x)
         mask = np.ones(vocab, bool)
         mask[1:2] = False
-        got = sampling.sample(
-            isa, x, i, n_logprobs=n, bias={0: 2.0, vocab - 1: -1.0}, mask=mask, top_k=3, recent=[0], presence_penalty=0.5
-        )
+        changes = dict(bias={0: 2.0, vocab - 1: -1.0}, mask=mask, recent=[0], presence_penalty=0.5)
+        got = sampling.sample(isa, x, i, n_logprobs=n, top_k=3, **changes)
         assert abs(got["logprob"] - expected[got["id"]]) < 1e-5
         order = np.argsort(-expected, kind="stable")
         order = order[np.isfinite(expected[order])][:n]
@@ -304,7 +304,9 @@ def test_bias_can_force_and_forbid(isa: str) -> None:
     assert set(sampling.sample_many(isa, x, 500, bias={1: -np.inf, 3: -np.inf}).tolist()) == {0, 2}
     assert set(sampling.sample_many(isa, x, 500, bias={2: 100.0}).tolist()) == {2}
     # Ids outside the vocabulary do nothing.
-    wild = dict(bias={-1: 50.0, 4: 50.0, 2**31 - 1: 50.0}, recent=[-1, 4, -(2**31)], presence_penalty=50)
+    wild: dict[str, Any] = dict(
+        bias={-1: 50.0, 4: 50.0, 2**31 - 1: 50.0}, recent=[-1, 4, -(2**31)], presence_penalty=50
+    )
     assert (sampling.sample_many(isa, x, 500, **wild) == sampling.sample_many(isa, x, 500)).all()
 
 

@@ -16,8 +16,8 @@ Ints = npt.NDArray[np.int64]
 class Kept:
     """Tokens left, most probable first, and what they are drawn with.
 
-    margin: how far the nearest decision (a sum against top_p, a probability against min_p, ...) was from going the other
-    way. Below float32's rounding, another arithmetic may rightly decide otherwise.
+    margin: how far the nearest decision (a sum against top_p, a probability against min_p, ...) was from going the
+    other way. Below float32's rounding, another arithmetic may rightly decide otherwise.
     """
 
     ids: Ints

@@ -87,7 +87,8 @@ cdef class Sampler:
         self.vocab = vocab
         self.held = []
         p = &self.params
-        p.temperature, p.top_k, p.typical_p, p.top_p, p.min_p, p.seed = temperature, top_k, typical_p, top_p, min_p, seed
+        p.temperature, p.top_k, p.typical_p, p.top_p, p.min_p = temperature, top_k, typical_p, top_p, min_p
+        p.seed = seed
         p.repeat_penalty, p.presence_penalty, p.frequency_penalty = repeat_penalty, presence_penalty, frequency_penalty
         p.n_logprobs = min(n_logprobs, vocab)
         p.mask = NULL

@@ -1,0 +1,231 @@
+"""The options of a generation, checked in one place: what each may be, and what it says when it is not."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+__all__ = ["SamplingOptions", "check_cancel", "check_chunk"]
+
+MOST_LOGPROBS = 2**20  # more than any vocabulary; bounds what one call may allocate
+MOST_INT32 = 2**31 - 1
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer too long for Python to spell
+        text = "(a huge number)"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _integer(name: str, value: Any, low: int, high: float = math.inf) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}={_shown(value)}: expected an integer, not {type(value).__name__}")
+    number = int(value)
+    if not low <= number <= high:
+        raise ValueError(f"{name}={_shown(value)}: expected {_range(low, high)}")
+    return number
+
+
+def _number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    """A finite number of [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}={_shown(value)}: expected a number, not {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or not low <= number <= high:
+        raise ValueError(f"{name}={_shown(value)}: expected {_range(low, high)}")
+    return number
+
+
+def _range(low: float, high: float) -> str:
+    if low == -math.inf:
+        return "a finite number"
+    return f"at least {low:g}" if high in (math.inf, MOST_INT32) else f"{low} to {high}"
+
+
+def _flag(name: str, value: Any) -> bool:
+    if value is not True and value is not False and type(value).__name__ not in ("bool_", "bool"):
+        raise TypeError(f"{name}={_shown(value)}: expected True or False, not {type(value).__name__}")
+    return bool(value)
+
+
+def _strings(name: str, value: Any) -> tuple[str, ...]:
+    values = (value,) if isinstance(value, str) else value
+    if isinstance(values, (bytes, Mapping)) or not hasattr(values, "__iter__"):
+        kind = type(value).__name__
+        raise TypeError(f"{name}={_shown(value)}: expected a string or a sequence of strings, not {kind}")
+    values = tuple(values)
+    for i, text in enumerate(values):
+        if not isinstance(text, str):
+            raise TypeError(f"{name}[{i}]={_shown(text)}: expected a string, not {type(text).__name__}")
+        if not text:
+            raise ValueError(f"{name}[{i}]='': expected at least one character")
+    return values
+
+
+def _ids(name: str, value: Any) -> tuple[int, ...]:
+    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
+        raise TypeError(f"{name}={_shown(value)}: expected a sequence of token ids, not {type(value).__name__}")
+    return tuple(_integer(f"{name}[{i}]", id, 0, MOST_INT32) for i, id in enumerate(value))
+
+
+def _biases(name: str, value: Any) -> dict[int, float]:
+    if not isinstance(value, Mapping):
+        kind = type(value).__name__
+        raise TypeError(f"{name}={_shown(value)}: expected a mapping of token ids to numbers, not {kind}")
+    checked = {}
+    for id, bias in value.items():
+        id = _integer(f"{name}'s token id", id, 0, MOST_INT32)
+        forbids = isinstance(bias, numbers.Real) and float(bias) == -math.inf
+        checked[id] = -math.inf if forbids else _number(f"{name}[{id}]", bias, -3e38, 3e38)
+    return checked
+
+
+def _seed(name: str, value: Any) -> int:
+    return int.from_bytes(os.urandom(8), "little") if value is None else _integer(name, value, 0, 2**64 - 1)
+
+
+def check_cancel(name: str, value: Any) -> Any:
+    """None, a threading.Event, or a callable."""
+    if value is not None and not callable(value) and not callable(getattr(value, "is_set", None)):
+        raise TypeError(f"{name} must be a threading.Event or a callable, not {type(value).__name__}")
+    return value
+
+
+def check_chunk(name: str, value: Any) -> int:
+    """Rows of a forward pass: at least one."""
+    return _integer(name, value, 1, MOST_INT32)
+
+
+def _on_full(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}={_shown(value)}: expected 'error' or 'stop', not {type(value).__name__}")
+    if value not in ("error", "stop"):
+        raise ValueError(f"{name}={_shown(value)}: expected 'error' or 'stop'")
+    return value
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "max_tokens": lambda n, v: _integer(n, v, 0),
+    "temperature": lambda n, v: _number(n, v, 0),
+    "top_k": lambda n, v: _integer(n, v, 0),
+    "top_p": lambda n, v: _number(n, v, 0, 1),
+    "min_p": lambda n, v: _number(n, v, 0, 1),
+    "typical_p": lambda n, v: _number(n, v, 0, 1),
+    "repeat_penalty": lambda n, v: _number(n, v, 0),
+    "repeat_last": lambda n, v: _integer(n, v, 0),
+    "presence_penalty": _number,
+    "frequency_penalty": _number,
+    "logit_bias": _biases,
+    "seed": _seed,
+    "stop": _strings,
+    "stop_ids": _ids,
+    "ignore_eos": _flag,
+    "logprobs": lambda n, v: _integer(n, v, 0, MOST_LOGPROBS),
+    "echo": _flag,
+    "cache": _flag,
+    "chunk": check_chunk,
+    "cancel": check_cancel,
+    "on_full": _on_full,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """What a generation may be told. Every value is checked, however it came in.
+
+    The filters act in this order, each on what the one before left: penalties, ``logit_bias``, ``top_k``,
+    ``typical_p``, ``top_p``, ``min_p``, then ``temperature``. 0, 1.0, {} or () switch a filter off.
+
+    max_tokens: new tokens at most.
+    temperature: 0 is greedy: the most probable token, whatever the filters.
+    top_k: the k most probable; 0: all.
+    top_p: the smallest set of the most probable that has this probability; 0: the most probable alone.
+    min_p: those at least this times as probable as the best.
+    typical_p: the smallest set of this probability whose surprise is nearest to the entropy; 0 and 1: all.
+    repeat_penalty, presence_penalty, frequency_penalty: of tokens among the last ``repeat_last``, the prompt's too. The
+        first (0 and 1: off) divides logits above 0 and multiplies those below, the second is subtracted once, the third
+        per occurrence.
+    logit_bias: {token id: addition}; -inf forbids a token.
+    seed: 0 to 2**64 - 1; None takes a random one, which the attribute then tells.
+    stop, stop_ids: strings (or one), and tokens, that end the text.
+    logprobs: alternatives reported per token; 0: no log probabilities.
+    cache: False computes everything again for every token.
+    chunk: rows of a forward pass.
+    cancel: threading.Event or callable.
+    on_full: "stop" or "error" when the context fills.
+
+    Raises TypeError (an unknown option, a wrong type) and ValueError (out of range), naming the option.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    seed: int | None = None
+    stop: str | Sequence[str] = ()
+    stop_ids: Sequence[int] = ()
+    ignore_eos: bool = False
+    logprobs: int = 0
+    echo: bool = False
+    cache: bool = True
+    chunk: int = 512
+    cancel: Any = None
+    on_full: str = "stop"
+
+    def __post_init__(self) -> None:
+        for name, check in CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> SamplingOptions:
+        """Options as keyword arguments of a call; a name that is none is a TypeError with the closest one."""
+        known = [f.name for f in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise TypeError(f"unknown option {name!r}{_closest(str(name), known)}")
+        return cls(**options)
+
+    def penalised(self) -> bool:
+        """Whether recent tokens alter logits."""
+        return self.repeat_last > 0 and (
+            self.repeat_penalty not in (0, 1) or self.presence_penalty != 0 or self.frequency_penalty != 0
+        )
+
+    def sampler(self) -> dict[str, Any]:
+        """The sampler's part, as the engine's Sampler takes it: one draw's settings, without the recent tokens."""
+        return {
+            "temperature": self.temperature,
+            "top_k": min(self.top_k, MOST_INT32),
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "typical_p": self.typical_p,
+            "repeat_penalty": self.repeat_penalty,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "seed": self.seed,
+            "bias": dict(self.logit_bias),
+            "logprobs": self.logprobs or -1,
+        }
+
+
+def _closest(name: str, known: list[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.lower().replace("-", "_"), known, 1)
+    return f": did you mean {near[0]!r}?" if near else f": expected one of {', '.join(known)}"

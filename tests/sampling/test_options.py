@@ -1,0 +1,150 @@
+"""SamplingOptions: what is accepted, and what a wrong value says."""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from dataclasses import FrozenInstanceError, fields
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pellucid._kernels import sampling as kernels
+from pellucid.sampling import CHECKS, SamplingOptions
+
+
+def test_defaults_are_those_of_the_interface() -> None:
+    o = SamplingOptions(seed=1)
+    got = {f.name: getattr(o, f.name) for f in fields(o)}
+    assert got == dict(
+        max_tokens=128, temperature=0.8, top_k=40, top_p=0.95, min_p=0.05, typical_p=1.0, repeat_penalty=1.0,
+        repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0, logit_bias={}, seed=1, stop=(), stop_ids=(),
+        ignore_eos=False, logprobs=0, echo=False, cache=True, chunk=512, cancel=None, on_full="stop",
+    )  # fmt: skip
+    assert CHECKS.keys() == got.keys()
+    assert not o.penalised()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("max_tokens", 0, 0),
+        ("max_tokens", np.int64(7), 7),
+        ("temperature", 0, 0.0),
+        ("temperature", np.float32(0.5), 0.5),
+        ("top_k", 10**12, 10**12),
+        ("top_p", 0, 0.0),
+        ("top_p", 1, 1.0),
+        ("typical_p", 0.2, 0.2),
+        ("presence_penalty", -2, -2.0),
+        ("repeat_penalty", 0.5, 0.5),
+        ("repeat_last", 0, 0),
+        ("stop", "END", ("END",)),
+        ("stop", ["a", "\n"], ("a", "\n")),
+        ("stop_ids", {5}, (5,)),
+        ("stop_ids", np.array([3, 4]), (3, 4)),
+        ("logit_bias", {np.int32(3): -math.inf, 4: 1}, {3: -math.inf, 4: 1.0}),
+        ("ignore_eos", np.bool_(True), True),
+        ("seed", 2**64 - 1, 2**64 - 1),
+        ("on_full", "error", "error"),
+        ("cancel", print, print),
+    ],
+)
+def test_values_that_are_taken(name: str, value: Any, kept: Any) -> None:
+    got = getattr(SamplingOptions.parse({name: value}), name)
+    assert got == kept and type(got) is type(kept)
+
+
+INTEGERS = ("max_tokens", "top_k", "repeat_last", "logprobs", "chunk", "seed")
+NUMBERS = ("temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
+FLAGS = ("echo", "cache", "ignore_eos")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "says"),
+    [
+        *((n, v, TypeError, f"{n}={v!r}: expected an integer") for n in INTEGERS for v in (1.5, "3", True, [1])),
+        *((n, -1, ValueError, f"{n}=-1: expected ") for n in INTEGERS),
+        *((n, v, TypeError, f"{n}={v!r}: expected a number") for n in NUMBERS for v in ("0.5", True, None, 1j)),
+        *((n, v, ValueError, f"{n}={v!r}: expected ") for n in NUMBERS for v in (math.nan, math.inf, -math.inf)),
+        *((n, 1.01, ValueError, f"{n}=1.01: expected 0 to 1") for n in ("top_p", "min_p", "typical_p")),
+        *((n, v, TypeError, f"{n}={v!r}: expected True or False") for n in FLAGS for v in (1, "no", None)),
+        ("temperature", -0.1, ValueError, "temperature=-0.1: expected at least 0"),
+        ("temperature", 10**400, ValueError, "temperature=1000"),
+        ("repeat_penalty", -1, ValueError, "repeat_penalty=-1: expected at least 0"),
+        ("chunk", 0, ValueError, "chunk=0: expected at least 1"),
+        ("logprobs", 10**9, ValueError, "logprobs=1000000000: expected 0 to 1048576"),
+        ("seed", 2**64, ValueError, "seed=18446744073709551616: expected 0 to 18446744073709551615"),
+        ("stop", ["a", ""], ValueError, "stop[1]='': expected at least one character"),
+        ("stop", "", ValueError, "stop[0]='': expected at least one character"),
+        ("stop", b"x", TypeError, "stop=b'x': expected a string or a sequence of strings, not bytes"),
+        ("stop", None, TypeError, "stop=None: expected a string"),
+        ("stop", [3], TypeError, "stop[0]=3: expected a string, not int"),
+        ("stop_ids", 3, TypeError, "stop_ids=3: expected a sequence of token ids, not int"),
+        ("stop_ids", [1, -1], ValueError, "stop_ids[1]=-1: expected at least 0"),
+        ("stop_ids", "12", TypeError, "stop_ids='12': expected a sequence of token ids, not str"),
+        ("logit_bias", [1], TypeError, "logit_bias=[1]: expected a mapping of token ids to numbers, not list"),
+        ("logit_bias", {"a": 1}, TypeError, "logit_bias's token id='a': expected an integer"),
+        ("logit_bias", {-5: 1}, ValueError, "logit_bias's token id=-5: expected at least 0"),
+        ("logit_bias", {5: math.inf}, ValueError, "logit_bias[5]=inf: expected"),
+        ("logit_bias", {5: math.nan}, ValueError, "logit_bias[5]=nan: expected"),
+        ("logit_bias", {5: "x"}, TypeError, "logit_bias[5]='x': expected a number, not str"),
+        ("on_full", "raise", ValueError, "on_full='raise': expected 'error' or 'stop'"),
+        ("on_full", None, TypeError, "on_full=None: expected 'error' or 'stop', not NoneType"),
+        ("cancel", 5, TypeError, "cancel must be a threading.Event or a callable, not int"),
+        ("temprature", 1, TypeError, "unknown option 'temprature': did you mean 'temperature'?"),
+        ("max-tokens", 1, TypeError, "unknown option 'max-tokens': did you mean 'max_tokens'?"),
+        ("zzz", 1, TypeError, "unknown option 'zzz': expected one of max_tokens, temperature, "),
+    ],
+)
+def test_values_that_are_refused(name: str, value: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match="^" + re.escape(says)) as caught:
+        SamplingOptions.parse({name: value})
+    assert type(caught.value) is error and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "seed", "chunk"])
+def test_a_number_that_python_does_not_spell(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}=\(a huge number\): expected"):
+        SamplingOptions.parse({name: -(10**6000)})
+
+
+def test_a_seed_of_none_is_fresh_and_told() -> None:
+    seeds = {SamplingOptions().seed for _ in range(50)}
+    assert len(seeds) == 50 and all(isinstance(s, int) and 0 <= s < 2**64 for s in seeds)
+
+
+def test_options_cannot_change_afterwards() -> None:
+    bias = {1: 2.0}
+    o = SamplingOptions(logit_bias=bias, cancel=threading.Event())
+    bias[1] = 5.0
+    assert o.logit_bias == {1: 2.0}
+    with pytest.raises(FrozenInstanceError):
+        o.top_k = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (dict(presence_penalty=0.1), True),
+        (dict(frequency_penalty=-0.1), True),
+        (dict(repeat_penalty=1.1), True),
+        (dict(repeat_penalty=1.1, repeat_last=0), False),
+        (dict(repeat_last=10), False),
+        (dict(repeat_penalty=0), False),
+    ],
+)
+def test_penalties_are_told_from_none(options: dict[str, Any], expected: bool) -> None:
+    assert SamplingOptions(**options).penalised() is expected
+
+
+def test_the_sampler_takes_what_the_options_say() -> None:
+    o = SamplingOptions(seed=3, top_k=10**12, logprobs=0, logit_bias={2: 60.0}, stop="x")
+    settings = o.sampler()
+    assert settings["logprobs"] == -1 and settings["top_k"] == 2**31 - 1
+    settings["n_logprobs"] = settings.pop("logprobs")
+    x = np.zeros(10, np.float32)
+    assert kernels.sample("scalar", x, **settings)["id"] == 2
+    assert SamplingOptions(logprobs=4).sampler()["logprobs"] == 4
