@@ -244,8 +244,12 @@ cdef class Tables:
         for i, m in enumerate(plan.matrices):
             raw = m.data
             self.keep.append(raw)
-            mats[i] = pl_mat_desc(gguf_type=format_number(m.type), rows=m.rows, k=m.k, mapped=m.mapped,
-                                  from_file=m.from_file, src=&raw[0] if raw.shape[0] else NULL, bytes=raw.shape[0])
+            mats[i].gguf_type = format_number(m.type)
+            mats[i].rows, mats[i].k = m.rows, m.k
+            mats[i].mapped, mats[i].from_file = m.mapped, m.from_file
+            mats[i].bytes = raw.shape[0]
+            if raw.shape[0]:
+                mats[i].src = &raw[0]
         self.plan.vecs = vecs = <pl_vec_desc *>self.table(len(plan.vectors), sizeof(pl_vec_desc))
         self.plan.n_vecs = <int32_t>len(plan.vectors)
         for i, v in enumerate(plan.vectors):

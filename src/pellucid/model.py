@@ -316,7 +316,7 @@ def _resolve(source: Any, progress: Progress | None) -> str:
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"source must be a path or a catalogue name, not {type(source).__name__}")
     text = os.fspath(source)
-    if isinstance(source, str) and not os.path.exists(text) and weights.catalog.is_name(text):
+    if isinstance(source, str) and not os.path.exists(text) and weights.catalog.find(text):
         return str(weights.catalog.fetch(text, progress=progress))
     return str(Path(text))
 
@@ -332,10 +332,17 @@ def _count(shape: tuple[int, ...]) -> int:
 
 
 def _tokenizer(file: Any, vocab: int) -> Tokenizer | None:
-    tokenizer = Tokenizer.from_model_file(file)
+    tokenizer = Tokenizer.from_gguf(file) if file.format.startswith("GGUF") else _folder_tokenizer(file.path)
     if tokenizer is not None and tokenizer.vocab_size > vocab:
         raise TokenizerError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model's embedding {vocab}")
     return tokenizer
+
+
+def _folder_tokenizer(path: str) -> Tokenizer | None:
+    """A Hugging Face folder's tokenizer, None where it has no file of one."""
+    if not any(os.path.exists(os.path.join(path, name)) for name in ("tokenizer.json", "tokenizer.model")):
+        return None
+    return Tokenizer.load(path)
 
 
 class _Later:
