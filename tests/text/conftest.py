@@ -55,7 +55,18 @@ def spm_parts() -> Parts:
     rows += [(f"<0x{byte:02X}>", 0, BYTE) for byte in range(256)]
     rows += [("<end_of_turn>", 0, CONTROL), ("  ", 0, USER_DEFINED), ("   ", 0, USER_DEFINED)]
     rows += [("<think>", 0, USER_DEFINED), ("<|user|>", 0, USER_DEFINED)]
-    words = ["he", "ll", f"{SPACE}t", "hell", "hello", f"{SPACE}the", f"{SPACE}hello", f"{SPACE}", *"abcdehlort<>|", "é"]
+    words = [
+        "he",
+        "ll",
+        f"{SPACE}t",
+        "hell",
+        "hello",
+        f"{SPACE}the",
+        f"{SPACE}hello",
+        f"{SPACE}",
+        *"abcdehlort<>|",
+        "é",
+    ]
     rows += [(word, -float(rank), NORMAL) for rank, word in enumerate(words)]
     pieces, scores, types = zip(*rows, strict=True)
     return {
