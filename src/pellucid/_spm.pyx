@@ -23,7 +23,8 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object unicode, Py_ssize_t *size) except NULL
 
 
-DEF USER_DEFINED = 4
+cdef enum:
+    USER_DEFINED = 4
 
 
 cdef inline int varint_size(uint64_t value) noexcept nogil:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pellucid.errors import TokenizerError
@@ -63,6 +63,7 @@ def test_pre_tokenisers(by_name: ByName, pre: str, text: str, expected: list[str
 
 
 @pytest.mark.parametrize("pre", sorted({str(rules): name for name, rules in PRE_TOKENIZERS.items()}.values()))
+@settings(max_examples=40)
 @given(text=st.text())
 def test_round_trip(by_name: ByName, pre: str, text: str) -> None:
     tokenizer = by_name[pre]
