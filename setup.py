@@ -204,8 +204,8 @@ class BuildExt(build_ext):
         made.pop("modules")
         archives = [str(make_archive(temp / f"libpellucid_{name}.a", group)) for name, group in made.items()]
         for ext in self.extensions:
-            target = str(by_source[modules[ext.name]])
-            ext.sources, ext.extra_objects, ext.depends = [], [target], [target, *archives]
+            module = str(by_source[modules[ext.name]])
+            ext.sources, ext.extra_objects, ext.depends = [], [module], [module, *archives]
             # The libraries need each other: the selector names every tier, tiers use the formats.
             grouped = ["-Wl,--start-group", *archives, "-Wl,--end-group"]
             ext.extra_link_args = [*grouped, "-fopenmp", "-pthread", "-lm", *extra_flags()]

@@ -48,11 +48,11 @@ def gemma3() -> Path:
     return model_file("gemma3-270m")
 
 
-def isas() -> list[str]:
+def all_isas() -> list[str]:
     """The tiers that are built and that this processor has, "scalar" first."""
-    from pellucid._kernels import machine
+    from pellucid._kernels.machine import isas
 
-    return list(machine.isas())
+    return list(isas())
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -63,4 +63,4 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "isa" not in metafunc.fixturenames or hasattr(metafunc.module, "isa"):
         return
     if not any("isa" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")):
-        metafunc.parametrize("isa", isas())
+        metafunc.parametrize("isa", all_isas())
