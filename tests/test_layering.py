@@ -108,7 +108,7 @@ EDGES = {
     "__init__": ("model",),
     "model": ("generation", "context", "info", "tokenizer", "weights", "text", "arch"),
     "generation": ("_engine", "sampling", "text"),
-    "context": ("_engine",),
+    "context": ("generation", "_engine"),
     "info": ("plan",),
     "tokenizer": ("text", "weights"),
     "arch": ("plan",),
