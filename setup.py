@@ -154,7 +154,7 @@ def compile_object(cc: list[str], flags: list[str], source: Path, folder: Path) 
     target = folder / ("_".join(source.with_suffix("").parts[-4:]) + ".o")
     command = [*cc, *flags, "-MMD", "-MF", str(target.with_suffix(".d")), "-c", str(source), "-o", str(target)]
     if stale(target, shlex.join(command)):
-        print(f"cc {source} -> {folder.name}", flush=True)
+        print(f"cc {source} -> {folder.name}\n", end="", flush=True)  # one write: other threads print too
         run(target, command)
     return target
 
@@ -198,14 +198,14 @@ class BuildExt(build_ext):
         with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
             objects = list(pool.map(work, jobs))
         made: dict[str, list[Path]] = {}
-        for (name, _, _), target in zip(jobs, objects):
+        for (name, _, _), target in zip(jobs, objects, strict=True):
             made.setdefault(name, []).append(target)
-        by_source = {source: target for (_, _, source), target in zip(jobs, objects)}
+        by_source = {source: target for (_, _, source), target in zip(jobs, objects, strict=True)}
         made.pop("modules")
         archives = [str(make_archive(temp / f"libpellucid_{name}.a", group)) for name, group in made.items()]
         for ext in self.extensions:
-            target = str(by_source[modules[ext.name]])
-            ext.sources, ext.extra_objects, ext.depends = [], [target], [target, *archives]
+            module = str(by_source[modules[ext.name]])
+            ext.sources, ext.extra_objects, ext.depends = [], [module], [module, *archives]
             # The libraries need each other: the selector names every tier, tiers use the formats.
             grouped = ["-Wl,--start-group", *archives, "-Wl,--end-group"]
             ext.extra_link_args = [*grouped, "-fopenmp", "-pthread", "-lm", *extra_flags()]

@@ -7,6 +7,8 @@
 #define PELLUCID_H
 
 #include "cache/pages.h"
+#include "cpu/detect.h"
+#include "cpu/topology.h"
 #include "engine/sample.h"
 #include "ops/op.h"
 
@@ -23,6 +25,11 @@ typedef enum {
 typedef struct pl_error {
     char text[256];
 } pl_error;
+
+/* ggml's number of a weight format that the engine runs, by name ("Q4_K"); -1 for others. */
+int pl_format_number(const char *name);
+/* Name of format i = 0, 1, ..., NULL after the last. */
+const char *pl_format_name(int i);
 
 typedef struct pl_model pl_model;
 typedef struct pl_task pl_task;

@@ -11,6 +11,19 @@
 /* Weights of one thread are packed in slices of at most this many file bytes, whose pages are then let go. */
 #define SLICE_BYTES ((int64_t)4 << 20)
 
+int pl_format_number(const char *name)
+{
+    for (int i = 0; i < PL_N_FORMATS; i++)
+        if (!strcmp(pl_format_get(i)->name, name))
+            return pl_format_get(i)->gguf;
+    return -1;
+}
+
+const char *pl_format_name(int i)
+{
+    return i < PL_N_FORMATS ? pl_format_get(i)->name : NULL;
+}
+
 static int copy(void *field, const void *src, size_t n, size_t size)
 {
     void *p = malloc(n * size + 1);

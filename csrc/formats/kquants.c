@@ -1,0 +1,87 @@
+/* Q4_K, Q5_K, Q6_K: super blocks of 256 weights, whose groups have integer scales under f16 factors.
+ *
+ *   Q4_K  f16 d, f16 dmin, 12 bytes of 6-bit scales and mins, 128 bytes of codes
+ *   Q5_K  f16 d, f16 dmin, 12 bytes of the same, 32 bytes of fifth bits, 128 bytes of codes
+ *         w = d * sc * code - dmin * mn, a scale and a min per 32
+ *   Q6_K  128 bytes of low nibbles, 64 bytes of high pairs, 16 signed scales (one per 16), f16 d
+ *         w = d * sc * (code - 32)
+ *
+ * Q4_K and Q5_K: 32 bytes of codes hold two slices of 32, the first in the low nibbles, the second in the
+ * high ones; bit s of byte i of the fifth bits belongs to weight i of slice s. Q6_K: four slices share 64 bytes
+ * of nibbles (slices 0, 1 the low ones of bytes 0.. and 32.., slices 2, 3 the high ones) and 32 bytes of pairs. */
+#include "families.h"
+
+/* Scale and min of a slice, out of the 12 bytes: the first four are whole in bytes 0..7, the others have their low
+ * four bits in bytes 8..11 and their upper two atop bytes 0..7. */
+static void scale_and_min(const uint8_t *p, int slice, uint16_t *scale, uint16_t *min)
+{
+    if (slice < 4) {
+        scale[0] = p[slice] & 63;
+        min[0] = p[4 + slice] & 63;
+    } else {
+        scale[0] = (uint16_t)((p[4 + slice] & 15) | (p[slice - 4] >> 6) << 4);
+        min[0] = (uint16_t)(p[4 + slice] >> 4 | (p[slice] >> 6) << 4);
+    }
+}
+
+void pl_split_q4_k(PL_SPLIT_ARGS)
+{
+    const uint8_t *q = block + 16 + slice / 2 * 32;
+    for (int i = 0; i < 32; i++)
+        codes[i] = q[i] >> slice % 2 * 4 & 15;
+    scale_and_min(block + 4, slice, scale, min);
+    factor[0] = pl_u16(block);
+    factor[1] = pl_u16(block + 2);
+}
+
+void pl_split_q5_k(PL_SPLIT_ARGS)
+{
+    const uint8_t *high = block + 16, *q = block + 48 + slice / 2 * 32;
+    for (int i = 0; i < 32; i++)
+        codes[i] = (uint8_t)((q[i] >> slice % 2 * 4 & 15) | (high[i] >> slice & 1) << 4);
+    scale_and_min(block + 4, slice, scale, min);
+    factor[0] = pl_u16(block);
+    factor[1] = pl_u16(block + 2);
+}
+
+void pl_split_q6_k(PL_SPLIT_ARGS)
+{
+    int half = slice / 4, part = slice % 4;
+    const uint8_t *q = block + 64 * half + 32 * (part % 2), *high = block + 128 + 32 * half;
+    (void)min;
+    for (int i = 0; i < 32; i++)
+        codes[i] = (uint8_t)((q[i] >> part / 2 * 4 & 15) | (high[i] >> 2 * part & 3) << 4);
+    scale[0] = block[192 + 2 * slice];
+    scale[1] = block[193 + 2 * slice];
+    factor[0] = pl_u16(block + 208);
+}
+
+static void decode_with_min(pl_format_id id, const uint8_t *src, float *dst, int64_t k)
+{
+    const pl_format *f = pl_format_get(id);
+    for (int64_t i = 0; i < k; i += 256, src += f->block_bytes)
+        for (int slice = 0; slice < 8; slice++, dst += 32) {
+            uint8_t codes[32];
+            uint16_t scale[2], min[1], factor[2];
+            f->split(src, slice, codes, scale, min, factor);
+            float s = pl_f16_to_f32(factor[0]) * (float)scale[0], m = pl_f16_to_f32(factor[1]) * (float)min[0];
+            for (int j = 0; j < 32; j++)
+                dst[j] = s * (float)codes[j] - m;
+        }
+}
+
+void pl_decode_q4_k(const uint8_t *src, float *dst, int64_t k) { decode_with_min(PL_Q4_K, src, dst, k); }
+void pl_decode_q5_k(const uint8_t *src, float *dst, int64_t k) { decode_with_min(PL_Q5_K, src, dst, k); }
+
+void pl_decode_q6_k(const uint8_t *src, float *dst, int64_t k)
+{
+    for (int64_t i = 0; i < k; i += 256, src += 210)
+        for (int slice = 0; slice < 8; slice++, dst += 32) {
+            uint8_t codes[32];
+            uint16_t scale[2], min[1], factor[2];
+            pl_split_q6_k(src, slice, codes, scale, min, factor);
+            float d = pl_f16_to_f32(factor[0]);
+            for (int j = 0; j < 32; j++)
+                dst[j] = d * (float)(int8_t)scale[j / 16] * (float)(codes[j] - 32);
+        }
+}

@@ -1,0 +1,125 @@
+/* Small inline helpers of the scalar kernels. */
+#ifndef PL_SCALAR_SIMD_H
+#define PL_SCALAR_SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "../kernels.h"
+
+/* Inlined always: `f` is a constant at every call, so that each format gets code of its own. */
+#define PL_INLINE static inline __attribute__((always_inline))
+
+PL_INLINE uint32_t pl_load32(const void *p)
+{
+    uint32_t u;
+    memcpy(&u, p, sizeof u);
+    return u;
+}
+
+PL_INLINE void pl_store32(void *p, uint32_t u)
+{
+    memcpy(p, &u, sizeof u);
+}
+
+PL_INLINE uint16_t pl_load16(const void *p)
+{
+    uint16_t u;
+    memcpy(&u, p, sizeof u);
+    return u;
+}
+
+/* a * b + c, rounded once. The product of two floats is exact in double (48 bits of 53). The sum is rounded to odd
+ * there: of the two doubles around the exact value, the one whose last bit is set. Rounding that to float, with 29
+ * bits to spare, then gives what rounding the exact value would (Boldo & Melquiond 2008). Infinities and NaN leave
+ * an error term that compares false, and pass through. */
+PL_INLINE float pl_fmaf(float a, float b, float c)
+{
+#ifdef __FP_FAST_FMAF
+    return __builtin_fmaf(a, b, c);
+#else
+    double p = (double)a * b, z = c, s = p + z;
+    double t = s - p, error = (p - (s - t)) + (z - t);          /* Knuth's TwoSum: s + error == p + z */
+    int64_t bits;
+    memcpy(&bits, &s, sizeof bits);
+    if ((error > 0 || error < 0) && !(bits & 1))
+        bits += (error > 0) == (s > 0) ? 1 : -1;
+    memcpy(&s, &bits, sizeof s);
+    return (float)s;
+#endif
+}
+
+/* ---- a packed block of 16 x 32, as formats.h lays it out ------------------------------------------------------- */
+
+typedef struct pl_block {
+    uint8_t codes[8][64];       /* [j][4r + b]: the code of w[r][4j + b] */
+    float s[2][PL_TILE];        /* scale of each group (one or two) */
+    float m[PL_TILE];           /* min; 0 where the format has none */
+} pl_block;
+
+/* Scale of group g and row r; `scales`: where a block's scales begin, `header`: that of its super block. */
+PL_INLINE float pl_scale(const pl_format *f, const uint8_t *header, const uint8_t *scales, int g, int r)
+{
+    if (!(f->flags & PL_SUPER))
+        return pl_f16_to_f32(pl_load16(scales + 2 * r));
+    uint8_t sc = scales[16 * g + r];
+    return pl_f16_to_f32(pl_load16(header + 2 * r)) * (f->flags & PL_SIGNED_SCALE ? (float)(int8_t)sc : (float)sc);
+}
+
+/* Min of row r, for formats that have one. */
+PL_INLINE float pl_min(const pl_format *f, const uint8_t *header, const uint8_t *scales, int r)
+{
+    if (!(f->flags & PL_SUPER))
+        return pl_f16_to_f32(pl_load16(scales + 32 + 2 * r));
+    return -(pl_f16_to_f32(pl_load16(header + 32 + 2 * r)) * (float)scales[32 / f->group * 16 + r]);
+}
+
+/* The block at `p`. */
+PL_INLINE void pl_read_block(const pl_format *f, const uint8_t *header, const uint8_t *p, pl_block *out)
+{
+    const uint8_t *plane = p + (f->bits == 8 ? 512 : 256);
+    const uint8_t *scales = plane + (f->bits == 5 ? 64 : f->bits == 6 ? 128 : 0);
+    int groups = 32 / f->group;
+
+    for (int j = 0; j < 4; j++)
+        for (int i = 0; i < 64; i++) {
+            if (f->bits == 8) {
+                out->codes[j][i] = p[64 * j + i];
+                out->codes[4 + j][i] = p[64 * (4 + j) + i];
+                continue;
+            }
+            int low = p[64 * j + i] & 15, high = p[64 * j + i] >> 4;
+            if (f->bits == 5) {
+                low |= (plane[i] >> j & 1) << 4;
+                high |= (plane[i] >> (4 + j) & 1) << 4;
+            }
+            if (f->bits == 6) {
+                low |= (plane[i] >> 2 * j & 3) << 4;
+                high |= (plane[64 + i] >> 2 * j & 3) << 4;
+            }
+            out->codes[j][i] = (uint8_t)low;
+            out->codes[4 + j][i] = (uint8_t)high;
+        }
+
+    for (int r = 0; r < PL_TILE; r++) {
+        for (int g = 0; g < groups; g++)
+            out->s[g][r] = pl_scale(f, header, scales, g, r);
+        out->m[r] = f->flags & PL_HAS_MIN ? pl_min(f, header, scales, r) : 0;
+    }
+}
+
+/* Where block b of a tile begins, and the header of its super block. */
+PL_INLINE const uint8_t *pl_block_at(const pl_format *f, const uint8_t *tile, int b, const uint8_t **header)
+{
+    *header = tile + (int64_t)(b / 8) * (8 * f->packed_block + f->packed_header);
+    return tile + (int64_t)b * f->packed_block + (int64_t)(b / 8 + 1) * f->packed_header;
+}
+
+/* ---- this folder's parts of the matrix family, put together by matmul.c ---------------------------------------- */
+
+void pl_fill_pack_scalar(pl_kernels *k);
+void pl_fill_unpack_scalar(pl_kernels *k);
+void pl_fill_matmul_int_scalar(pl_kernels *k);
+void pl_fill_matmul_float_scalar(pl_kernels *k);
+
+#endif

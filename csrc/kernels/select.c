@@ -1,0 +1,44 @@
+/* Scalar first, then each tier over the one it extends: what a tier lacks, it inherits. */
+#include "select.h"
+
+#include <pthread.h>
+
+#include "../cpu/detect.h"
+
+typedef struct tier {
+    int base;                           /* the tier it is laid over; -1 for the first */
+    void (*fill)(pl_kernels *k);        /* NULL: not built */
+} tier;
+
+static const tier tiers[PL_N_ISA] = {
+    [PL_ISA_SCALAR] = {-1, pl_kernels_scalar},
+#ifdef PL_HAVE_AVX2
+    [PL_ISA_AVX2] = {PL_ISA_SCALAR, pl_kernels_avx2},
+#endif
+};
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pl_kernels tables[PL_N_ISA];
+
+static void fill(pl_kernels *k, int isa)
+{
+    if (tiers[isa].base >= 0)
+        fill(k, tiers[isa].base);
+    if (tiers[isa].fill)
+        tiers[isa].fill(k);
+}
+
+static void fill_all(void)
+{
+    for (int isa = 0; isa < PL_N_ISA; isa++)
+        if (tiers[isa].fill)
+            fill(&tables[isa], isa);
+}
+
+const pl_kernels *pl_kernels_get(int isa)
+{
+    if (isa < 0 || isa >= PL_N_ISA || !tiers[isa].fill || !pl_isa_built(isa) || !pl_isa_runs(isa))
+        return NULL;
+    pthread_once(&once, fill_all);
+    return &tables[isa];
+}

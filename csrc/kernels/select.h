@@ -1,0 +1,11 @@
+/* The table of kernels of a tier. */
+#ifndef PL_SELECT_H
+#define PL_SELECT_H
+
+#include "kernels.h"
+
+/* `isa`: a pl_isa (cpu/detect.h). The scalar kernels, overlaid tier by tier up to the one asked for. NULL where this
+ * build does not hold the tier, the processor cannot run it, or there is no such tier. Lives for ever; thread-safe. */
+const pl_kernels *pl_kernels_get(int isa);
+
+#endif

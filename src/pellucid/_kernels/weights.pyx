@@ -1,0 +1,336 @@
+# cython: boundscheck=False, wraparound=False
+"""Weight formats, packing and matrix products, one kernel of one tier at a time.
+
+Packed weights are a flat uint8 array in the layout of csrc/formats/formats.h. Every function takes `out`, an array to
+write into, so that a test can choose where results lie. Arguments are checked; a wrong one is a `ValueError` that
+names it.
+"""
+
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int8_t, int16_t, int64_t, uint8_t, uint16_t
+
+import numpy as np
+
+cdef extern from "formats/formats.h":
+    enum:
+        PL_N_FORMATS
+        PL_HAS_MIN
+        PL_SUPER
+        PL_SIGNED_SCALE
+        PL_FLOAT
+        PL_BF16
+    ctypedef struct pl_format:
+        int id
+        const char *name
+        int gguf
+        int block
+        int block_bytes
+        int bits
+        int group
+        int offset
+        int flags
+        int packed_block
+        int packed_header
+        void (*decode)(const uint8_t *, float *, int64_t) noexcept nogil
+        void (*split)(const uint8_t *, int, uint8_t *, uint16_t *, uint16_t *, uint16_t *) noexcept nogil
+    const pl_format *pl_format_get(int id) nogil
+    const pl_format *pl_format_from_gguf(int gguf_type) nogil
+    int64_t pl_row_bytes(const pl_format *f, int64_t k) nogil
+    int64_t pl_tile_bytes(const pl_format *f, int64_t k) nogil
+    float pl_f16_to_f32(uint16_t h) nogil
+    uint16_t pl_f32_to_f16(float f) nogil
+    float pl_bf16_to_f32(uint16_t h) nogil
+    uint16_t pl_f32_to_bf16(float f) nogil
+
+cdef extern from "kernels/kernels.h":
+    ctypedef struct pl_mat:
+        const pl_format *format
+        int rows
+        int k
+        int64_t tile_bytes
+        const uint8_t *data
+    ctypedef struct pl_acts:
+        int k
+        int terms
+        const float *f
+        ptrdiff_t f_stride
+        const int8_t *q
+        const float *s
+        const int16_t *sums
+        const uint16_t *b
+    ctypedef void (*pack_fn)(const uint8_t *, int, int, uint8_t *) noexcept nogil
+    ctypedef void (*unpack_fn)(const pl_mat *, int, float *) noexcept nogil
+    ctypedef void (*matmul_fn)(const pl_mat *, int, int, const pl_acts *, int, float *, ptrdiff_t) noexcept nogil
+    ctypedef struct pl_kernels:
+        pack_fn pack[11]
+        unpack_fn unpack_row[11]
+        matmul_fn matmul[11]
+
+cdef extern from "kernels/select.h":
+    const pl_kernels *pl_kernels_get(int isa)
+
+cdef extern from "cpu/detect.h":
+    enum:
+        PL_N_ISA
+    const char *pl_isa_name(int isa)
+    int pl_isa_find(const char *name)
+    int pl_isa_built(int isa)
+
+
+cdef const pl_format *_format(str name) except NULL:
+    cdef int i
+    for i in range(PL_N_FORMATS):
+        if pl_format_get(i).name.decode() == name:
+            return pl_format_get(i)
+    raise ValueError(f"format {name!r} is unknown; known: {', '.join(formats())}")
+
+
+cdef const pl_kernels *_kernels(str isa) except NULL:
+    cdef int found = pl_isa_find(isa.encode())
+    if found < 0:
+        raise ValueError(f"isa {isa!r} is unknown")
+    cdef const pl_kernels *k = pl_kernels_get(found)
+    if k == NULL:
+        raise ValueError(f"isa {isa!r} cannot run here" if pl_isa_built(found) else f"isa {isa!r} is not built")
+    return k
+
+
+cdef int64_t _row(const pl_format *f, int64_t k) except -1:
+    """Bytes of a row; ValueError unless the format can hold k weights."""
+    cdef int64_t n = pl_row_bytes(f, k) if 0 < k < 1 << 30 else -1
+    if n < 0:
+        raise ValueError(f"k is {k}, expected a positive multiple of {f.block} for {f.name.decode()}")
+    return n
+
+
+cdef _out(out, shape, dtype):
+    if out is None:
+        return np.empty(shape, dtype)
+    if out.dtype != dtype or out.shape != tuple(shape) or not out.flags.c_contiguous:
+        raise ValueError(f"out is {out.dtype} {out.shape}, expected contiguous {np.dtype(dtype)} {tuple(shape)}")
+    return out
+
+
+def isas():
+    """Names of the tiers that this build holds and this processor runs, least first."""
+    return [pl_isa_name(i).decode() for i in range(PL_N_ISA) if pl_kernels_get(i) != NULL]
+
+
+def formats():
+    """Name -> properties of each weight format, as csrc/formats/formats.h describes them."""
+    cdef const pl_format *f
+    table = {}
+    for i in range(PL_N_FORMATS):
+        f = pl_format_get(i)
+        table[f.name.decode()] = {
+            "gguf": f.gguf, "block": f.block, "block_bytes": f.block_bytes, "bits": f.bits, "group": f.group,
+            "offset": f.offset, "has_min": bool(f.flags & PL_HAS_MIN), "super": bool(f.flags & PL_SUPER),
+            "signed_scale": bool(f.flags & PL_SIGNED_SCALE), "float": bool(f.flags & PL_FLOAT),
+            "packed_block": f.packed_block, "packed_header": f.packed_header,
+        }
+    return table
+
+
+def from_gguf(int gguf_type):
+    """The name of the format that a GGUF file calls `gguf_type`, or None."""
+    cdef const pl_format *f = pl_format_from_gguf(gguf_type)
+    return None if f == NULL else f.name.decode()
+
+
+def row_bytes(str format, int64_t k):
+    """Bytes of a row of k weights in a file."""
+    return _row(_format(format), k)
+
+
+def tile_bytes(str format, int64_t k):
+    """Bytes of a packed tile: 16 rows of k weights."""
+    _row(_format(format), k)
+    return pl_tile_bytes(_format(format), k)
+
+
+def f16_to_f32(const uint16_t[::1] x):
+    """Bits of float16 (n) -> float32 (n)."""
+    y = np.empty(x.shape[0], np.float32)
+    cdef float[::1] view = y
+    for i in range(x.shape[0]):
+        view[i] = pl_f16_to_f32(x[i])
+    return y
+
+
+def f32_to_f16(const float[::1] x):
+    """float32 (n) -> bits of float16 (n), rounded to nearest even."""
+    y = np.empty(x.shape[0], np.uint16)
+    cdef uint16_t[::1] view = y
+    for i in range(x.shape[0]):
+        view[i] = pl_f32_to_f16(x[i])
+    return y
+
+
+def bf16_to_f32(const uint16_t[::1] x):
+    """Bits of bfloat16 (n) -> float32 (n)."""
+    y = np.empty(x.shape[0], np.float32)
+    cdef float[::1] view = y
+    for i in range(x.shape[0]):
+        view[i] = pl_bf16_to_f32(x[i])
+    return y
+
+
+def f32_to_bf16(const float[::1] x):
+    """float32 (n) -> bits of bfloat16 (n), rounded to nearest even."""
+    y = np.empty(x.shape[0], np.uint16)
+    cdef uint16_t[::1] view = y
+    for i in range(x.shape[0]):
+        view[i] = pl_f32_to_bf16(x[i])
+    return y
+
+
+def decode(str format, const uint8_t[::1] raw, int64_t k, out=None):
+    """A file's row of k weights, uint8 (row_bytes) -> float32 (k): the reference."""
+    cdef const pl_format *f = _format(format)
+    cdef int64_t n = _row(f, k)
+    if raw.shape[0] != n:
+        raise ValueError(f"raw has {raw.shape[0]} bytes, expected {n} for {k} weights of {format}")
+    y = _out(out, (k,), np.float32)
+    cdef float[::1] view = y
+    with nogil:
+        f.decode(&raw[0], &view[0], k)
+    return y
+
+
+def split(str format, const uint8_t[::1] block, int slice):
+    """Slice of 32 weights of a file block -> codes uint8 (32), and the scales, min and factors as stored (ints)."""
+    cdef const pl_format *f = _format(format)
+    cdef uint16_t scale[2]
+    cdef uint16_t least[1]
+    cdef uint16_t factor[2]
+    if f.flags & PL_FLOAT:
+        raise ValueError(f"format {format} has no codes")
+    if block.shape[0] != f.block_bytes:
+        raise ValueError(f"block has {block.shape[0]} bytes, expected {f.block_bytes} for {format}")
+    if not 0 <= slice < f.block // 32:
+        raise ValueError(f"slice is {slice}, expected 0..{f.block // 32 - 1}")
+    codes = np.empty(32, np.uint8)
+    cdef uint8_t[::1] view = codes
+    scale[0] = scale[1] = least[0] = factor[0] = factor[1] = 0
+    f.split(&block[0], slice, &view[0], scale, least, factor)
+    return codes, [scale[i] for i in range(32 // f.group)], least[0], [factor[0], factor[1]]
+
+
+def pack(str isa, str format, const uint8_t[:, ::1] raw, int64_t k, out=None):
+    """A file's rows, uint8 (n, row_bytes) -> tiles, uint8 (ceil(n / 16) * tile_bytes)."""
+    cdef const pl_format *f = _format(format)
+    cdef const pl_kernels *kernels = _kernels(isa)
+    cdef int n = raw.shape[0]
+    if raw.shape[1] != _row(f, k) or n < 1:
+        raise ValueError(f"raw has shape {raw.shape[0], raw.shape[1]}, expected (rows >= 1, {_row(f, k)})")
+    tiles = _out(out, ((n + 15) // 16 * pl_tile_bytes(f, k),), np.uint8)
+    cdef uint8_t[::1] view = tiles
+    cdef int width = k
+    with nogil:
+        kernels.pack[f.id](&raw[0, 0], n, width, &view[0])
+    return tiles
+
+
+cdef pl_mat _mat(const pl_format *f, const uint8_t[::1] packed, int64_t rows, int64_t k) except *:
+    cdef pl_mat w
+    _row(f, k)
+    if not 0 < rows < 1 << 30:
+        raise ValueError(f"rows is {rows}, expected at least 1")
+    w.format = f
+    w.rows = rows
+    w.k = k
+    w.tile_bytes = pl_tile_bytes(f, k)
+    w.data = &packed[0] if packed.shape[0] else NULL
+    if packed.shape[0] != (rows + 15) // 16 * w.tile_bytes:
+        raise ValueError(f"packed has {packed.shape[0]} bytes, expected {(rows + 15) // 16 * w.tile_bytes}")
+    return w
+
+
+def unpack_row(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t k, int row, out=None):
+    """Row `row` of the packed matrix (rows, k) -> float32 (k)."""
+    cdef const pl_format *f = _format(format)
+    cdef const pl_kernels *kernels = _kernels(isa)
+    cdef pl_mat w = _mat(f, packed, rows, k)
+    if not 0 <= row < rows:
+        raise ValueError(f"row is {row}, expected 0..{rows - 1}")
+    y = _out(out, (k,), np.float32)
+    cdef float[::1] view = y
+    with nogil:
+        kernels.unpack_row[f.id](&w, row, &view[0])
+    return y
+
+
+cdef _check(name, array, dtype, shape):
+    if array is None:
+        raise ValueError(f"{name} is missing")
+    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, expected contiguous {np.dtype(dtype)} {shape}")
+    return array
+
+
+def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t k, *,
+           x=None, q=None, s=None, sums=None, b=None, int terms=1, int tile0=0, tile1=None, out=None, int repeat=1):
+    """Rows of activations times the packed matrix (rows, k) -> float32 (n, rows).
+
+    F32 and F16 take `x` float32 (n, k), whose rows may lie apart; BF16 takes `b`, bfloat16 bits uint16
+    (n, k rounded up to 2); the other formats take `q` int8 (n, terms, k), `s` float32 (n, k / 32) and `sums` int16
+    (n, terms, k / 16). Only the rows of tiles [tile0, tile1) are written; without `out` the others are NaN.
+    `repeat` runs the kernel that often, for benchmarks.
+    """
+    cdef const pl_format *f = _format(format)
+    cdef const pl_kernels *kernels = _kernels(isa)
+    cdef pl_mat w = _mat(f, packed, rows, k)
+    cdef pl_acts acts
+    cdef int n, last, i
+    cdef const float[:, :] f_view
+    cdef const float[:, ::1] s_view
+    cdef const int8_t[:, :, ::1] q_view
+    cdef const int16_t[:, :, ::1] sums_view
+    cdef const uint16_t[:, ::1] b_view
+    acts.k = k
+    acts.terms = terms
+    acts.f = NULL
+    acts.f_stride = 0
+    acts.q = NULL
+    acts.s = NULL
+    acts.sums = NULL
+    acts.b = NULL
+
+    main = b if f.id == PL_BF16 else x if f.flags & PL_FLOAT else q
+    n = 0 if main is None else len(main)
+    if n < 1:
+        raise ValueError(f"{format} needs {'b' if f.id == PL_BF16 else 'x' if f.flags & PL_FLOAT else 'q'}, at least a row")
+    if terms not in (1, 2):
+        raise ValueError(f"terms is {terms}, expected 1 or 2")
+    if repeat < 1:
+        raise ValueError(f"repeat is {repeat}, expected at least 1")
+    if f.id == PL_BF16:
+        b_view = _check("b", b, np.uint16, (n, k + k % 2))
+        acts.b = &b_view[0, 0]
+    elif f.flags & PL_FLOAT:
+        if x.dtype != np.float32 or x.shape != (n, k) or (k > 1 and x.strides[1] != 4) or x.strides[0] % 4:
+            raise ValueError(f"x is {x.dtype} {x.shape}, expected float32 {n, k} with adjacent columns")
+        f_view = x
+        acts.f = &f_view[0, 0]
+        acts.f_stride = f_view.strides[0] // 4
+    else:
+        q_view = _check("q", q, np.int8, (n, terms, k))
+        s_view = _check("s", s, np.float32, (n, k // 32))
+        sums_view = _check("sums", sums, np.int16, (n, terms, k // 16))
+        acts.q = &q_view[0, 0, 0]
+        acts.s = &s_view[0, 0]
+        acts.sums = &sums_view[0, 0, 0]
+
+    last = (rows + 15) // 16 if tile1 is None else tile1
+    if not 0 <= tile0 <= last <= (rows + 15) // 16:
+        raise ValueError(f"tiles [{tile0}, {last}) are not within 0..{(rows + 15) // 16}")
+    if out is None:
+        out = np.full((n, rows), np.nan, np.float32)
+    if out.dtype != np.float32 or out.shape != (n, rows) or (rows > 1 and out.strides[1] != 4) or out.strides[0] % 4:
+        raise ValueError(f"out is {out.dtype} {out.shape}, expected float32 {n, rows} with adjacent columns")
+    cdef float[:, :] out_view = out
+    cdef ptrdiff_t stride = out_view.strides[0] // 4
+    with nogil:
+        for i in range(repeat):
+            kernels.matmul[f.id](&w, tile0, last, &acts, n, &out_view[0, 0], stride)
+    return out

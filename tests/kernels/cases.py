@@ -1,0 +1,283 @@
+"""The case table of the matrix kernels: what tests check and benchmarks time.
+
+File bytes, activations in the forms that kernels take, and independent NumPy versions of what csrc/formats and
+csrc/kernels do, written from the formats' definitions and shared by tests and benchmarks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pellucid._kernels import weights
+
+Array = np.ndarray[Any, Any]
+
+FORMATS: dict[str, dict[str, Any]] = weights.formats()
+INTEGER = [name for name, f in FORMATS.items() if not f["float"]]
+FLOAT = [name for name, f in FORMATS.items() if f["float"]]
+ISAS: list[str] = weights.isas()
+TIERS = [isa for isa in ISAS if isa != "scalar"]
+
+# (rows of w, rows of x, k): ragged in each, one tile and several, k beyond every kernel's inner panel.
+_SHAPES = {
+    1: [(1, 1, 1), (16, 2, 2), (17, 3, 7), (40, 5, 33), (70, 13, 64), (33, 7, 101)],
+    32: [(1, 1, 32), (16, 2, 64), (17, 3, 96), (33, 7, 288), (70, 13, 160), (90, 40, 224), (20, 17, 8224)],
+    256: [(1, 1, 256), (16, 2, 512), (17, 3, 256), (33, 7, 768), (70, 13, 256), (90, 40, 256), (20, 17, 8448)],
+}
+CODES = ["random", "zeros", "max", "alternating"]
+SCALES = ["sane", "tiny", "zero", "huge"]
+
+# Where the f16 fields of a file block lie.
+_F16 = {
+    "Q4_0": [0],
+    "Q4_1": [0, 2],
+    "Q5_0": [0],
+    "Q5_1": [0, 2],
+    "Q8_0": [0],
+    "Q4_K": [0, 2],
+    "Q5_K": [0, 2],
+    "Q6_K": [208],
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A matrix product: w (rows, k) in a format, x (n, k)."""
+
+    format: str
+    rows: int
+    n: int
+    k: int
+    codes: str = "random"
+    scales: str = "sane"
+    acts: str = "random"
+    seed: int = field(default=1, compare=False)
+
+    def __str__(self) -> str:
+        kinds = [kind for kind in (self.codes, self.scales, self.acts) if kind not in ("random", "sane")]
+        return "-".join([self.format, f"{self.rows}x{self.n}x{self.k}", *kinds])
+
+
+def cases(names: list[str] | None = None) -> list[Case]:
+    """Every format in every ragged shape, then the extremes in one shape that has a whole and a part tile."""
+    table = []
+    for name in names or FORMATS:
+        block = FORMATS[name]["block"]
+        table += [Case(name, rows, n, k) for rows, n, k in _SHAPES[block]]
+        k = 256 if block > 1 else 50
+        table += [Case(name, 20, 5, k, codes=kind, acts=acts) for kind in CODES[1:] for acts in ("max", "alternating")]
+        table += [Case(name, 20, 5, k, scales=kind, acts=acts) for kind in SCALES[1:] for acts in ("random", "tiny")]
+    return table
+
+
+def _f16_values(rng: np.random.Generator, kind: str, n: int) -> Array:
+    if kind == "sane":
+        return (rng.standard_normal(n) * 0.02).astype(np.float16)
+    if kind == "tiny":  # subnormals of either sign
+        return (rng.integers(0, 1024, n) | rng.integers(0, 2, n) << 15).astype(np.uint16).view(np.float16)
+    return np.full(n, {"zero": 0.0, "huge": -65504.0}[kind], np.float16)
+
+
+def raw(name: str, rows: int, k: int, codes: str = "random", scales: str = "sane", seed: int = 1) -> Array:
+    """A file's bytes of a matrix (rows, k): uint8 (rows, row_bytes). Scales are finite."""
+    rng = np.random.default_rng([seed, rows, k])
+    if name in FLOAT:
+        values = rng.standard_normal((rows, k)).astype(np.float32)
+        if codes in ("zeros", "max"):
+            values[:] = 0 if codes == "zeros" else 1000
+        values[:, ::2] *= 2 if codes == "alternating" else 1
+        values *= np.float32({"sane": 1, "tiny": 1e-6, "zero": 0, "huge": 30}[scales])
+        if name == "BF16":
+            return np.ascontiguousarray((values.view(np.uint32) >> 16).astype(np.uint16)).view(np.uint8)
+        return values.astype(np.float32 if name == "F32" else np.float16).view(np.uint8)
+    f = FORMATS[name]
+    n_blocks = rows * k // f["block"]
+    if codes == "random":
+        blocks = rng.integers(0, 256, (n_blocks, f["block_bytes"]), np.uint8)
+    else:
+        blocks = np.full((n_blocks, f["block_bytes"]), 0 if codes == "zeros" else 255, np.uint8)
+        if codes == "alternating":
+            blocks[:, ::2] = 0
+    for at in _F16[name]:
+        blocks[:, at : at + 2] = _f16_values(rng, scales, n_blocks).view(np.uint8).reshape(-1, 2)
+    return blocks.reshape(rows, -1)
+
+
+# ---- formats, from their definitions ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Parts:
+    """A quantised matrix taken apart. `scale` and `min` as stored: f16 bits or integers."""
+
+    codes: Array  # uint8 (rows, k)
+    scale: Array  # uint16 or uint8 (rows, k / group)
+    min: Array | None  # uint16 or uint8 (rows, k / 32)
+    factor: Array | None  # f16 bits of super blocks (rows, k / 256)
+    min_factor: Array | None
+
+
+def _u16(a: Array) -> Array:
+    return np.ascontiguousarray(a).view(np.uint16)[..., 0]
+
+
+def take_apart(name: str, data: Array) -> Parts:
+    """File bytes (rows, row_bytes) -> codes and scales."""
+    rows = len(data)
+    f = FORMATS[name]
+    b = data.reshape(rows, -1, f["block_bytes"])
+    if not f["super"]:
+        at = 2 + 2 * f["has_min"]
+        if name == "Q8_0":
+            codes = b[..., 2:] ^ 0x80
+        else:
+            q = b[..., at + 4 * (f["bits"] == 5) :]
+            codes = np.concatenate([q & 15, q >> 4], -1)
+            if f["bits"] == 5:
+                codes = codes | np.unpackbits(b[..., at : at + 4], axis=-1, bitorder="little") << 4
+        least = _u16(b[..., 2:4]) if f["has_min"] else None
+        return Parts(codes.reshape(rows, -1), _u16(b[..., :2]), least, None, None)
+    if name == "Q6_K":
+        low, high = b[..., :128].reshape(rows, -1, 2, 1, 2, 32), b[..., 128:192].reshape(rows, -1, 2, 1, 32)
+        nibbles = np.concatenate([low & 15, low >> 4], 3).reshape(rows, -1, 2, 4, 32)
+        pairs = high >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+        codes = (nibbles | pairs << 4).reshape(rows, -1)
+        return Parts(codes, b[..., 192:208].reshape(rows, -1), None, _u16(b[..., 208:]), None)
+    six = b[..., 4:16]
+    lo, hi, mixed = six[..., :4], six[..., 4:8], six[..., 8:]
+    scale = np.concatenate([lo & 63, (mixed & 15) | lo >> 6 << 4], -1).reshape(rows, -1)
+    least = np.concatenate([hi & 63, mixed >> 4 | hi >> 6 << 4], -1).reshape(rows, -1)
+    q = b[..., -128:].reshape(rows, -1, 4, 1, 32)
+    codes = np.concatenate([q & 15, q >> 4], 3).reshape(rows, -1, 8, 32)
+    if name == "Q5_K":
+        codes = codes | (b[..., None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None] & 1) << 4
+    return Parts(codes.reshape(rows, -1), scale, least, _u16(b[..., :2]), _u16(b[..., 2:4]))
+
+
+def exact_weights(name: str, data: Array, k: int) -> tuple[Array, Array]:
+    """File bytes -> (scale * (code - offset) (rows, k), min (rows, k)), float64 and exact."""
+    rows = len(data)
+    f = FORMATS[name]
+    if f["float"]:
+        return np.array([weights.decode(name, row, k) for row in data], np.float64), np.zeros((rows, k))
+    p = take_apart(name, data)
+
+    def values(stored: Array | None, factor: Array | None, width: int) -> Array:
+        if stored is None:
+            return np.zeros((rows, k))
+        if factor is None:
+            v = stored.view(np.float16).astype(np.float64)
+        else:
+            whole = stored.view(np.int8) if f["signed_scale"] else stored
+            v = whole * np.repeat(factor.view(np.float16).astype(np.float64), 256 // width, 1)
+        return np.repeat(v, width, 1)
+
+    least = values(p.min, p.min_factor, 32)
+    centred = p.codes.astype(np.float64) - f["offset"]
+    return values(p.scale, p.factor, f["group"]) * centred, -least if f["super"] else least
+
+
+def pack_reference(name: str, data: Array, k: int) -> Array:
+    """The packed layout as csrc/formats/formats.h says it, from file bytes; flat uint8."""
+    f = FORMATS[name]
+    rows = len(data)
+    tiles = -(-rows // 16)
+
+    def by_tile(a: Array) -> Array:  # (rows, m) -> (tiles, m, 16), rows padded with zeros
+        padded = np.zeros((tiles * 16, a.shape[1]), a.dtype)
+        padded[:rows] = a
+        return padded.reshape(tiles, 16, -1).transpose(0, 2, 1)
+
+    if f["float"]:
+        values = data.view(np.uint32 if name == "F32" else np.uint16)
+        if name != "BF16":
+            return np.ascontiguousarray(by_tile(values)).reshape(-1).view(np.uint8)
+        even = np.zeros((rows, k + k % 2), np.uint16)
+        even[:, :k] = values
+        pairs = by_tile(even).reshape(tiles, -1, 2, 16).transpose(0, 1, 3, 2)
+        return np.ascontiguousarray(pairs).reshape(-1).view(np.uint8)
+
+    p = take_apart(name, data)
+    blocks = k // 32
+    # (tiles, blocks, j, 4r + b): the code of w[r][4j + b]
+    codes = by_tile(p.codes).reshape(tiles, blocks, 8, 4, 16).transpose(0, 1, 2, 4, 3).reshape(tiles, blocks, 8, 64)
+    low, high = codes[:, :, :4], codes[:, :, 4:]
+    parts = [codes if f["bits"] == 8 else (low & 15) | (high & 15) << 4]
+    if f["bits"] == 5:
+        bit = (codes >> 4 & 1) << np.arange(8, dtype=np.uint8)[:, None]
+        parts.append(np.bitwise_or.reduce(bit, 2))
+    if f["bits"] == 6:
+        pair = codes.reshape(tiles, blocks, 2, 4, 64) >> 4 << 2 * np.arange(4, dtype=np.uint8)[:, None]
+        parts.append(np.bitwise_or.reduce(pair, 3))
+    parts.append(np.ascontiguousarray(by_tile(p.scale)).view(np.uint8))
+    if p.min is not None:
+        parts.append(np.ascontiguousarray(by_tile(p.min)).view(np.uint8))
+    packed = np.concatenate([part.reshape(tiles, blocks, -1) for part in parts], 2)
+    assert packed.shape[2] == f["packed_block"]
+    if p.factor is not None:
+        heads = [by_tile(a) for a in (p.factor, p.min_factor) if a is not None]
+        header = np.ascontiguousarray(np.concatenate(heads, 2)).view(np.uint8)
+        packed = np.concatenate([header, packed.reshape(tiles, blocks // 8, -1)], 2)
+    return np.ascontiguousarray(packed).reshape(-1)
+
+
+# ---- activations -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Acts:
+    """Rows of activations in the forms that kernels take; exact values in `value` (n, k) float64."""
+
+    value: Array
+    forms: dict[str, Any]
+
+    def rows(self, start: int, stop: int) -> dict[str, Any]:
+        """The forms of rows [start, stop) alone."""
+        return {key: a if key == "terms" else a[start:stop].copy() for key, a in self.forms.items()}
+
+
+def sums_of(q: Array) -> Array:
+    """Codes (n, terms, k) -> sums of 16, int16 (n, terms, k / 16)."""
+    return q.reshape(*q.shape[:2], -1, 16).sum(-1, dtype=np.int16)
+
+
+def quantize(x: Array, terms: int) -> tuple[Array, Array]:
+    """x float32 (n, k) -> codes int8 (n, terms, k), scales float32 (n, k / 32), as kernels.h says."""
+    blocks = x.reshape(len(x), -1, 32)
+    top = np.abs(blocks).max(-1, keepdims=True)
+    inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top > 0)
+    scaled = blocks * inverse
+    hi = np.rint(scaled)
+    parts = [hi, np.clip(np.rint((scaled - hi) * np.float32(254)), -127, 127)][:terms]
+    q = np.stack([p.astype(np.int8).reshape(len(x), -1) for p in parts], 1)
+    return q, (top[..., 0] / np.float32(127)).astype(np.float32)
+
+
+def acts(name: str, n: int, k: int, kind: str = "random", terms: int = 1, seed: int = 2) -> Acts:
+    """Activations (n, k) for a format. Kinds: random, max (+127), alternating (+-127), tiny (subnormal scales)."""
+    rng = np.random.default_rng([seed, n, k])
+    x = rng.standard_normal((n, k)).astype(np.float32)
+    if kind in ("max", "alternating"):
+        x[:] = 1
+        x[:, 1::2] *= -1 if kind == "alternating" else 1
+    if kind == "tiny":
+        x *= np.float32(1e-39)
+    if name == "BF16":
+        bits = np.zeros((n, k + k % 2), np.uint16)
+        bits[:, :k] = x.view(np.uint32) >> 16
+        return Acts((bits[:, :k].astype(np.uint32) << 16).view(np.float32).astype(np.float64), {"b": bits})
+    if FORMATS[name]["float"]:
+        return Acts(x.astype(np.float64), {"x": x})
+    if kind == "tiny":  # all codes under scales that are subnormal, zero, or least normal
+        q = rng.integers(-127, 128, (n, terms, k), np.int8)
+        s = rng.choice(np.array([0, 1e-45, 3e-42, 1.2e-38], np.float32), (n, k // 32))
+    else:
+        q, s = quantize(x, terms)
+        if kind != "random" and terms == 2:
+            q[:, 1] = q[:, 0]
+    value = q[:, 0].astype(np.float64) if terms == 1 else q[:, 0] + q[:, 1] / 254.0
+    value = value * np.repeat(s.astype(np.float64), 32, 1)
+    return Acts(value, {"q": q, "s": s, "sums": sums_of(q), "terms": terms})

@@ -1,0 +1,153 @@
+"""Matrix products: the scalar kernels against exact arithmetic, every tier against the scalar ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pellucid._kernels import weights
+from tests.kernels import cases, guard
+from tests.kernels.cases import Case
+
+CASES = cases.cases()
+TERMS = [(case, terms) for case in CASES for terms in ([1] if case.format in cases.FLOAT else [1, 2])]
+IDS = [f"{case}-{terms}" for case, terms in TERMS]
+
+
+def product(isa: str, case: Case, forms: dict[str, Any], **options: Any) -> np.ndarray:
+    raw = cases.raw(case.format, case.rows, case.k, case.codes, case.scales)
+    packed = weights.pack("scalar", case.format, raw, case.k)
+    return weights.matmul(isa, case.format, packed, case.rows, case.k, **forms, **options)
+
+
+def reference(case: Case, acts: cases.Acts) -> tuple[np.ndarray, np.ndarray]:
+    """The product in float64, and how far a float32 kernel of the fixed order may be from it.
+
+    N fused steps on terms t: each rounds the running sum once, each term carries up to three roundings more (of the
+    dot, of s / 254 and of s * s_y), so |error| <= gamma(N + 3) * sum |t| with gamma(n) = n u / (1 - n u), u = 2^-24
+    (Higham, Accuracy and Stability, 3.1). What underflows loses up to 2^-150 a rounding, which a dot multiplies.
+    """
+    raw = cases.raw(case.format, case.rows, case.k, case.codes, case.scales)
+    scaled, least = cases.exact_weights(case.format, raw, case.k)
+    x = acts.value
+    f = cases.FORMATS[case.format]
+    exact = x @ (scaled + least).T
+    if f["float"]:
+        size, steps, lost = np.abs(x) @ np.abs(scaled).T, case.k, float(case.k)
+    else:
+        group, blocks = f["group"], case.k // 32
+        dots = np.einsum(
+            "ngk,rgk->nrg", x.reshape(len(x), -1, group), scaled.reshape(case.rows, -1, group), optimize=True
+        )
+        mins = np.einsum("nbk,rb->nrb", x.reshape(len(x), -1, 32), least[:, ::32], optimize=True)
+        size = np.abs(dots).sum(-1) + np.abs(mins).sum(-1)
+        steps = case.k // group + (blocks if f["has_min"] else 0)
+        # s_y and s * s_y may lose 2^-150 each; behind them stand 254 * 127 * 32 * 255 and the largest scale
+        lost = 2.0 * steps * 254 * 127 * 32 * 255 * (1 + np.abs(scaled).max() + np.abs(least).max())
+    u = 2.0**-24
+    bound = (steps + 3) * u / (1 - (steps + 3) * u) * size + lost * 2.0**-149 + 1e-12 * size
+    return exact, bound
+
+
+@pytest.mark.parametrize(("case", "terms"), TERMS, ids=IDS)
+def test_scalar_is_within_the_bound_of_its_order(case, terms):
+    acts = cases.acts(case.format, case.n, case.k, case.acts, terms)
+    exact, bound = reference(case, acts)
+    got = product("scalar", case, acts.forms)
+    assert np.isfinite(got).all()
+    assert (np.abs(got - exact) <= bound).all(), np.max(np.abs(got - exact) / (bound + 1e-300))
+
+
+@pytest.mark.parametrize("isa", cases.TIERS)
+@pytest.mark.parametrize(("case", "terms"), TERMS, ids=IDS)
+def test_every_tier_has_the_bits_of_scalar(isa, case, terms):
+    acts = cases.acts(case.format, case.n, case.k, case.acts, terms)
+    expected = product("scalar", case, acts.forms)
+    got = product(isa, case, acts.forms)
+    if case.format == "BF16" and isa == "avx512bf16":  # its instruction has an order of its own within a pair
+        exact, bound = reference(case, acts)
+        assert (np.abs(got - exact) <= 2 * bound).all()
+    else:
+        assert got.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("isa", cases.ISAS)
+@pytest.mark.parametrize("terms", [1, 2])
+@pytest.mark.parametrize("name", cases.FORMATS)
+def test_a_row_does_not_depend_on_its_company(isa, name, terms):
+    if terms == 2 and name in cases.FLOAT:
+        terms = 1  # they take no integer form
+    k = 512 if cases.FORMATS[name]["block"] > 1 else 83
+    case = Case(name, 53, 41, k)
+    acts = cases.acts(name, case.n, k, terms=terms)
+    whole = product(isa, case, acts.forms)
+    assert np.isfinite(whole).all()
+    for start, stop in [(0, 1), (3, 5), (7, 10), (11, 15), (13, 18), (2, 8), (9, 16), (20, 28), (5, 36)]:
+        part = product(isa, case, acts.rows(start, stop))
+        assert part.tobytes() == whole[start:stop].tobytes(), (start, stop)
+
+
+@pytest.mark.parametrize("isa", cases.ISAS)
+@pytest.mark.parametrize("n", [1, 3, 9])
+@pytest.mark.parametrize("name", cases.FORMATS)
+def test_a_range_of_tiles_is_part_of_the_whole(isa, name, n):
+    k = 256 if cases.FORMATS[name]["block"] > 1 else 31
+    case = Case(name, 101, n, k)
+    acts = cases.acts(name, n, k)
+    whole = product(isa, case, acts.forms)
+    for tile0, tile1 in [(0, 1), (1, 4), (2, 7), (6, 7), (3, 3)]:
+        part = product(isa, case, acts.forms, tile0=tile0, tile1=tile1)
+        inside = slice(16 * tile0, 16 * tile1)
+        assert part[:, inside].tobytes() == whole[:, inside].tobytes()
+        outside = np.delete(part, np.arange(case.rows)[inside], 1)
+        assert np.isnan(outside).all()
+
+
+@pytest.mark.parametrize("place", [guard.at_end, guard.at_start])
+@pytest.mark.parametrize("isa", cases.ISAS)
+@pytest.mark.parametrize("name", cases.FORMATS)
+def test_products_stay_within_their_arrays(isa, name, place):
+    for rows, n, k in [(1, 1, 256), (23, 1, 256), (35, 2, 512), (48, 6, 256), (70, 13, 256), (17, 9, 768)]:
+        if cases.FORMATS[name]["float"]:
+            k //= 51
+        for terms in [1] if name in cases.FLOAT else [1, 2]:
+            acts = cases.acts(name, n, k, terms=terms)
+            forms = {key: value if key == "terms" else place(value) for key, value in acts.forms.items()}
+            packed = place(cases.pack_reference(name, cases.raw(name, rows, k), k))
+            out = place(np.empty((n, rows), np.float32))
+            weights.matmul(isa, name, packed, rows, k, **forms, out=out)
+            assert out.tobytes() == product(isa, Case(name, rows, n, k), acts.forms).tobytes()
+
+
+@pytest.mark.parametrize("isa", cases.ISAS)
+@pytest.mark.parametrize("name", cases.FORMATS)
+def test_rows_may_lie_apart(isa, name):
+    """Nothing but the asked columns of a strided result is written; strided float rows are read as such."""
+    k = 256 if cases.FORMATS[name]["block"] > 1 else 19
+    case = Case(name, 37, 4, k)
+    acts = cases.acts(name, case.n, k)
+    expected = product(isa, case, acts.forms)
+    wide = np.full((case.n, 50), 7, np.float32)
+    forms = dict(acts.forms)
+    if "x" in forms:
+        forms["x"] = np.hstack([forms["x"], np.full((case.n, 5), np.nan, np.float32)])[:, :k]
+    product(isa, case, forms, out=wide[:, 5:42])
+    assert wide[:, 5:42].tobytes() == expected.tobytes()
+    assert (wide[:, :5] == 7).all() and (wide[:, 42:] == 7).all()
+
+
+def test_wrong_arguments_are_named():
+    case = Case("Q4_0", 16, 2, 64)
+    acts = cases.acts("Q4_0", 2, 64)
+    with pytest.raises(ValueError, match="Q4_0 needs q"):
+        product("scalar", case, {})
+    with pytest.raises(ValueError, match="s is float64"):
+        product("scalar", case, {**acts.forms, "s": acts.forms["s"].astype(np.float64)})
+    with pytest.raises(ValueError, match="terms is 3"):
+        product("scalar", case, {**acts.forms, "terms": 3})
+    with pytest.raises(ValueError, match="sums is missing"):
+        product("scalar", case, {**acts.forms, "sums": None})
+    with pytest.raises(ValueError, match=r"tiles \[0, 2\)"):
+        product("scalar", case, acts.forms, tile1=2)
