@@ -19,9 +19,10 @@ void pl_team_barrier(const pl_team *team);  /* all threads of the job; spins bri
 typedef struct pl_job pl_job;
 /* Queues fn(arg) on `threads` threads (>= 1). NULL when there is no memory or no thread can be started. */
 pl_job *pl_job_submit(pl_job_fn fn, void *arg, int threads);
-/* Waits at most `ms` milliseconds (0: only looks): 1 when it has finished. */
+/* Waits at most `ms` milliseconds (0: only looks): 1 when it has finished (what it wrote is visible), 0 not yet,
+ * -1 never: this process was forked while the job waited or ran, and it is the parent's. */
 int pl_job_wait(pl_job *job, int ms);
-/* Only after pl_job_wait said 1. */
+/* Only after pl_job_wait said 1 or -1. */
 void pl_job_free(pl_job *job);
 /* Bounds of share `tid` of `n` things cut into `size` runs of whole `unit`s. */
 static inline void pl_share(int64_t n, int64_t unit, int tid, int size, int64_t *from, int64_t *to)

@@ -5,4 +5,7 @@ void pl_kernels_scalar(pl_kernels *k)
 {
     k->isa = "scalar";
     pl_fill_matmul_scalar(k);
+    pl_fill_rows_scalar(k);
+    pl_fill_attend_scalar(k);
+    pl_fill_vocab_scalar(k);
 }

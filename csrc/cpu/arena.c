@@ -1,0 +1,94 @@
+/* mmap(2), madvise(2); Documentation/admin-guide/mm/transhuge.rst. */
+#if defined(__linux__)
+#define _GNU_SOURCE
+#elif defined(__APPLE__)
+#define _DARWIN_C_SOURCE
+#endif
+#include "arena.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define HUGE_PAGE ((size_t)2 << 20)
+
+static size_t page_size(void)
+{
+    long n = sysconf(_SC_PAGESIZE);
+    return n > 0 ? (size_t)n : 4096;
+}
+
+/* Whole small pages: the tail beyond the last 2 MB stays in small ones, rather than cost memory. 0 on overflow. */
+static size_t whole_pages(size_t bytes)
+{
+    size_t page = page_size();
+    size_t n = (bytes ? bytes : 1) + page - 1;
+    return n < bytes ? 0 : n / page * page;
+}
+
+#if defined(MADV_HUGEPAGE)
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int system_has_huge;
+
+/* "always [madvise] never", the chosen one in brackets; no file: a kernel without huge pages. */
+static void read_enabled(void)
+{
+    char text[64];
+    int fd = open("/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0)
+        return;
+    text[n] = 0;
+    system_has_huge = strstr(text, "[never]") == NULL;
+}
+#endif
+
+void *pl_arena_alloc(size_t bytes, int *huge)
+{
+    size_t size = whole_pages(bytes), slack = HUGE_PAGE - page_size(), head, tail;
+    if (huge)
+        *huge = 0;
+    if (size == 0 || size > SIZE_MAX - slack)
+        return NULL;
+    char *p = mmap(NULL, size + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    head = (size_t)(-(uintptr_t)p & (HUGE_PAGE - 1));
+    tail = slack - head;
+    if (head)
+        munmap(p, head);
+    p += head;
+    if (tail)
+        munmap(p + size, tail);
+#if defined(MADV_HUGEPAGE)
+    pthread_once(&once, read_enabled);
+    int taken = madvise(p, size, MADV_HUGEPAGE) == 0;
+    if (huge)
+        *huge = taken && system_has_huge;
+#endif
+    return p;
+}
+
+void pl_arena_free(void *p, size_t bytes)
+{
+    if (p)
+        munmap(p, whole_pages(bytes));
+}
+
+void pl_file_release(const void *p, size_t bytes)
+{
+    uintptr_t page = page_size(), from = (uintptr_t)p, to;
+    if (!p || bytes > UINTPTR_MAX - from)
+        return;
+    to = (from + bytes) / page * page;
+    from = (from + page - 1) / page * page;
+    /* Private, read-only and of a file: what is let go is read again from it on demand. */
+    if (to > from)
+        madvise((void *)from, to - from, MADV_DONTNEED);
+}

@@ -1,0 +1,458 @@
+/* Sources: sched_getaffinity(2); Documentation/ABI/stable/sysfs-devices-system-cpu; cgroups(7);
+ * Documentation/admin-guide/cgroup-v2.rst (cpu.max); scheduler/sched-bwc.rst (cpu.cfs_quota_us); proc_pid_mountinfo(5).
+ * Every file may be missing, cut short or nonsense: it then tells nothing, and the next best source is asked. */
+#if defined(__linux__)
+#define _GNU_SOURCE
+#include <sched.h>
+#endif
+#include "topology.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MAX_CPUS 8192           /* the most that Linux can be built for */
+#define MAX_PATH 4096
+#define MAX_FILE (1 << 20)      /* mountinfo of a host with many containers: some 100 KB */
+
+typedef struct cpu_bits { uint64_t w[MAX_CPUS / 64]; } cpu_bits;
+
+static void set_bit(cpu_bits *b, long i)
+{
+    b->w[i / 64] |= (uint64_t)1 << (i % 64);
+}
+
+static int has_bit(const cpu_bits *b, long i)
+{
+    return b->w[i / 64] >> (i % 64) & 1;
+}
+
+static int count_bits(const cpu_bits *b)
+{
+    int n = 0;
+    for (long i = 0; i < MAX_CPUS; i++)
+        n += has_bit(b, i);
+    return n;
+}
+
+/* ---- files -------------------------------------------------------------------------------------------------------- */
+
+/* The text of root + path, at most `most` bytes of it, to be freed; NULL when it is not a readable ordinary file. */
+static char *read_text(const char *root, const char *path, size_t most)
+{
+    char full[MAX_PATH];
+    int n = snprintf(full, sizeof full, "%s%s", root, path);
+    if (n < 0 || (size_t)n >= sizeof full)
+        return NULL;
+    int fd = open(full, O_RDONLY | O_CLOEXEC | O_NONBLOCK);     /* a pipe in its place must not hang us */
+    if (fd < 0)
+        return NULL;
+    struct stat st;
+    size_t used = 0, room = 512;
+    char *text = NULL;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+        text = malloc(room + 1);
+    while (text && used < most) {
+        if (used == room) {
+            char *more = realloc(text, (room *= 4) + 1);
+            if (!more)
+                break;
+            text = more;
+        }
+        ssize_t got = read(fd, text + used, room - used);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            break;
+        used += (size_t)got;
+    }
+    close(fd);
+    if (text)
+        text[used] = 0;
+    return text;
+}
+
+/* A decimal integer at *p, which moves beyond it; -1 unless there is one that is not negative. */
+static long long take_number(const char **p)
+{
+    char *end;
+    if (**p < '0' || **p > '9')
+        return -1;
+    errno = 0;
+    long long v = strtoll(*p, &end, 10);
+    *p = end;
+    return errno ? LLONG_MAX : v;
+}
+
+static long long read_number(const char *root, const char *path)
+{
+    char *text = read_text(root, path, 64);
+    const char *p = text;
+    long long v = text ? take_number(&p) : -1;
+    free(text);
+    return v;
+}
+
+/* "0-3,8,10-11" -> bits; how many. */
+static int parse_list(const char *p, cpu_bits *bits)
+{
+    memset(bits, 0, sizeof *bits);
+    for (;;) {
+        long long a = take_number(&p), b = a;
+        if (a < 0)
+            break;
+        if (*p == '-') {
+            p++;
+            b = take_number(&p);
+        }
+        for (; a <= b && a < MAX_CPUS; a++)
+            set_bit(bits, (long)a);
+        if (*p != ',')
+            break;
+        p++;
+    }
+    return count_bits(bits);
+}
+
+static int read_list(const char *root, const char *path, cpu_bits *bits)
+{
+    char *text = read_text(root, path, MAX_FILE);
+    int n = text ? parse_list(text, bits) : 0;
+    free(text);
+    return n;
+}
+
+/* ---- processors --------------------------------------------------------------------------------------------------- */
+
+/* A list named in /proc/self/status. */
+static int allowed_by_status(const char *root, cpu_bits *bits)
+{
+    static const char key[] = "Cpus_allowed_list:";
+    char *text = read_text(root, "/proc/self/status", MAX_FILE);
+    const char *p = text ? strstr(text, key) : NULL;
+    int n = 0;
+    if (p) {
+        p += sizeof key - 1;
+        p += strspn(p, " \t");
+        n = parse_list(p, bits);
+    }
+    free(text);
+    return n;
+}
+
+static int allowed_by_kernel(cpu_bits *bits)
+{
+    int n = 0;
+#if defined(__linux__)
+    cpu_set_t *set = CPU_ALLOC(MAX_CPUS);
+    size_t size = CPU_ALLOC_SIZE(MAX_CPUS);
+    memset(bits, 0, sizeof *bits);
+    if (set && sched_getaffinity(0, size, set) == 0)
+        for (int i = 0; i < MAX_CPUS; i++)
+            if (CPU_ISSET_S(i, size, set)) {
+                set_bit(bits, i);
+                n++;
+            }
+    if (set)
+        CPU_FREE(set);
+#else
+    (void)bits;
+#endif
+    return n;
+}
+
+/* Which core processor `cpu` belongs to: its least sibling, or package and core number; -1 when nobody says. */
+static int64_t core_of(const char *root, int cpu)
+{
+    static const char *const lists[] = {"core_cpus_list", "thread_siblings_list"};     /* new name, old name */
+    char path[128];
+    cpu_bits siblings;
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/%s", cpu, lists[i]);
+        if (read_list(root, path, &siblings) > 0 && has_bit(&siblings, cpu))
+            for (int j = 0; j < MAX_CPUS; j++)
+                if (has_bit(&siblings, j))
+                    return j;
+    }
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/core_id", cpu);
+    long long core = read_number(root, path);
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/physical_package_id", cpu);
+    long long package = read_number(root, path);
+    if (core < 0 || core > INT32_MAX || package > INT32_MAX)
+        return -1;
+    /* Packages may be unknown (-1) on one-package machines; beyond every number that a sibling can have. */
+    return ((int64_t)(package < 0 ? 0 : package) + 1) << 32 | core;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Distinct cores; a processor of unknown core counts as one, and *unknown says so. */
+static int count_cores(const char *root, const cpu_bits *allowed, int logical, int *unknown)
+{
+    int64_t *core = malloc((size_t)logical * sizeof *core);
+    int n = 0, distinct = 0;
+    *unknown = 0;
+    if (!core) {
+        *unknown = 1;
+        return logical;
+    }
+    for (int cpu = 0; cpu < MAX_CPUS; cpu++) {
+        if (!has_bit(allowed, cpu))
+            continue;
+        core[n] = core_of(root, cpu);
+        if (core[n] < 0) {
+            *unknown = 1;
+            core[n] = -1 - cpu;
+        }
+        n++;
+    }
+    qsort(core, (size_t)n, sizeof *core, by_value);
+    for (int i = 0; i < n; i++)
+        distinct += i == 0 || core[i] != core[i - 1];
+    free(core);
+    return distinct;
+}
+
+/* ---- quota -------------------------------------------------------------------------------------------------------- */
+
+static double ratio(long long quota, long long period)
+{
+    return quota > 0 && period > 0 ? (double)quota / (double)period : 0;
+}
+
+/* The quota of one folder; 0 = none. */
+static double quota_here(const char *root, const char *dir, int v2)
+{
+    char path[MAX_PATH];
+    if (v2) {                                   /* "max 100000" or "150000 100000" */
+        if ((size_t)snprintf(path, sizeof path, "%s/cpu.max", dir) >= sizeof path)
+            return 0;
+        char *text = read_text(root, path, 64);
+        double q = 0;
+        if (text) {
+            const char *p = text;
+            long long quota = take_number(&p), period = 100000;     /* the period may be left out */
+            p += strspn(p, " \t");
+            if (*p && *p != '\n')
+                period = take_number(&p);
+            q = ratio(quota, period);
+        }
+        free(text);
+        return q;
+    }
+    if ((size_t)snprintf(path, sizeof path, "%s/cpu.cfs_quota_us", dir) >= sizeof path)
+        return 0;
+    long long quota = read_number(root, path);  /* -1: none */
+    if ((size_t)snprintf(path, sizeof path, "%s/cpu.cfs_period_us", dir) >= sizeof path)
+        return 0;
+    return ratio(quota, read_number(root, path));
+}
+
+/* The least quota from `mount` + `group` up to `mount`. `group` is cut as we climb. */
+static double quota_upward(const char *root, const char *mount, char *group, int v2)
+{
+    double least = 0;
+    if (strstr(group, "/.."))                   /* a namespace outside of ours: only the mount is ours to see */
+        group[0] = 0;
+    for (;;) {
+        char dir[MAX_PATH];
+        size_t len = strlen(group);
+        while (len && group[len - 1] == '/')
+            group[--len] = 0;
+        if ((size_t)snprintf(dir, sizeof dir, "%s%s", mount, group) < sizeof dir) {
+            double q = quota_here(root, dir, v2);
+            if (q > 0 && (least == 0 || q < least))
+                least = q;
+        }
+        char *slash = strrchr(group, '/');
+        if (!slash)
+            return least;
+        *slash = 0;
+    }
+}
+
+/* Is `word` one of a comma-separated list that ends at `end`? */
+static int has_word(const char *list, const char *end, const char *word)
+{
+    size_t n = strlen(word);
+    while (list < end) {
+        const char *comma = memchr(list, ',', (size_t)(end - list));
+        const char *stop = comma ? comma : end;
+        if ((size_t)(stop - list) == n && memcmp(list, word, n) == 0)
+            return 1;
+        list = stop + 1;
+    }
+    return 0;
+}
+
+/* mountinfo writes space, tab, newline and backslash as \ooo. */
+static void unescape(char *s)
+{
+    char *to = s;
+    while (*s) {
+        if (s[0] == '\\' && s[1] >= '0' && s[1] <= '3' && s[2] >= '0' && s[2] <= '7' && s[3] >= '0' && s[3] <= '7') {
+            *to++ = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
+            s += 4;
+        } else {
+            *to++ = *s++;
+        }
+    }
+    *to = 0;
+}
+
+/* Where the hierarchy is mounted, and which of its folders that mount shows. 1 when mountinfo knows. */
+static int find_mount(char *mountinfo, int v2, const char **mount, const char **shown)
+{
+    for (char *line = mountinfo, *next; line && *line; line = next) {
+        next = strchr(line, '\n');
+        if (next)
+            next++;
+        size_t len = next ? (size_t)(next - line) - 1 : strlen(line);
+        char *copy = malloc(len + 1);
+        if (!copy)
+            return 0;
+        memcpy(copy, line, len);
+        copy[len] = 0;
+        /* id parent major:minor ROOT MOUNT options [tags] - TYPE source SUPER */
+        char *field[5] = {0}, *p = copy, *rest = strstr(copy, " - ");
+        for (int i = 0; i < 5 && p; i++) {
+            field[i] = p;
+            p = strchr(p, ' ');
+            if (p)
+                *p++ = 0;
+        }
+        int match = 0;
+        if (rest && field[4] && rest > field[4]) {
+            const char *type = rest + 3;
+            if (v2) {
+                match = strncmp(type, "cgroup2 ", 8) == 0;
+            } else if (strncmp(type, "cgroup ", 7) == 0) {
+                const char *super = strrchr(type, ' ') + 1;
+                match = has_word(super, super + strlen(super), "cpu");
+            }
+        }
+        if (match) {
+            /* Into the caller's buffer, whose line is at least as long. */
+            size_t at = strlen(field[3]) + 1;
+            memcpy(line, field[3], at);
+            memcpy(line + at, field[4], strlen(field[4]) + 1);
+            free(copy);
+            unescape(line + at);
+            unescape(line);
+            *shown = line;
+            *mount = line + at;
+            return 1;
+        }
+        free(copy);
+    }
+    return 0;
+}
+
+static double hierarchy_quota(const char *root, char *group, int v2)
+{
+    /* Where it is mounted when mountinfo says nothing. */
+    static const char *const usual[2][3] = {{"/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct", NULL},
+                                            {"/sys/fs/cgroup", "/sys/fs/cgroup/unified", NULL}};
+    const char *mount, *shown;
+    char *mountinfo = read_text(root, "/proc/self/mountinfo", MAX_FILE);
+    double least = 0;
+    if (mountinfo && find_mount(mountinfo, v2, &mount, &shown)) {
+        /* A container may see its own folder as the top: cut what lies above it. */
+        size_t n = strlen(shown);
+        while (n && shown[n - 1] == '/')
+            n--;
+        if (strncmp(group, shown, n) == 0 && (group[n] == '/' || group[n] == 0))
+            memmove(group, group + n, strlen(group + n) + 1);
+        else
+            group[0] = 0;
+        least = quota_upward(root, mount, group, v2);
+    } else {
+        for (int i = 0; usual[v2][i]; i++) {
+            char copy[MAX_PATH];
+            snprintf(copy, sizeof copy, "%s", group);
+            double q = quota_upward(root, usual[v2][i], copy, v2);
+            if (q > 0 && (least == 0 || q < least))
+                least = q;
+        }
+    }
+    free(mountinfo);
+    return least;
+}
+
+/* The least quota of all hierarchies that /proc/self/cgroup names; 0 = none. */
+static double read_quota(const char *root)
+{
+    char *text = read_text(root, "/proc/self/cgroup", MAX_FILE);
+    double least = 0;
+    char *next;
+    for (char *line = text; line && *line; line = next) {
+        next = strchr(line, '\n');
+        if (next)
+            *next++ = 0;
+        char *controllers = strchr(line, ':');          /* "0::/a/b" or "4:cpu,cpuacct:/a/b" */
+        char *group = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!group)
+            continue;
+        int v2 = group == controllers + 1;
+        if (!v2 && !has_word(controllers + 1, group, "cpu"))
+            continue;
+        double q = hierarchy_quota(root, group + 1, v2);
+        if (q > 0 && (least == 0 || q < least))
+            least = q;
+    }
+    free(text);
+    return least;
+}
+
+/* ---- all together ------------------------------------------------------------------------------------------------- */
+
+void pl_topology_read(const char *root, pl_topology *t)
+{
+    cpu_bits allowed, online;
+    int unknown, n_online;
+
+    memset(t, 0, sizeof *t);
+    if (!root)
+        root = "";
+    t->logical = *root ? 0 : allowed_by_kernel(&allowed);
+    if (!t->logical)
+        t->logical = allowed_by_status(root, &allowed);
+    n_online = read_list(root, "/sys/devices/system/cpu/online", &online);
+    if (!t->logical) {                          /* no word of affinity: every processor there is */
+        if (!n_online) {
+            long n = sysconf(_SC_NPROCESSORS_ONLN);
+            memset(&online, 0, sizeof online);
+            for (n_online = 0; n_online < (n < 1 ? 1 : n) && n_online < MAX_CPUS; n_online++)
+                set_bit(&online, n_online);
+        }
+        allowed = online;
+        t->logical = n_online;
+    }
+    t->physical = count_cores(root, &allowed, t->logical, &unknown);
+    t->quota = read_quota(root);
+
+    t->threads = t->physical;
+    if (t->quota > 0 && t->quota < t->physical) {
+        t->threads = t->quota < 1 ? 1 : (int)t->quota;
+        snprintf(t->why, sizeof t->why, "cgroup quota %.3g", t->quota);
+        return;
+    }
+    char cores[48] = "", affinity[48] = "";
+    if (unknown)
+        snprintf(cores, sizeof cores, "cores unknown: %d processor%s", t->logical, t->logical == 1 ? "" : "s");
+    else if (n_online <= t->logical || t->physical != t->logical)
+        snprintf(cores, sizeof cores, "%d physical core%s", t->physical, t->physical == 1 ? "" : "s");
+    if (n_online > t->logical)
+        snprintf(affinity, sizeof affinity, "%saffinity %d of %d", *cores ? ", " : "", t->logical, n_online);
+    snprintf(t->why, sizeof t->why, "%s%s", cores, affinity);
+}

@@ -1,0 +1,309 @@
+/* Makes a model from a plan: copies its tables, lays out memory, packs the weights. */
+#include "model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "../cpu/arena.h"
+#include "../cpu/detect.h"
+#include "../kernels/select.h"
+
+/* Weights of one thread are packed in slices of at most this many file bytes, whose pages are then let go. */
+#define SLICE_BYTES ((int64_t)4 << 20)
+
+int pl_format_number(const char *name)
+{
+    for (int i = 0; i < PL_N_FORMATS; i++)
+        if (!strcmp(pl_format_get(i)->name, name))
+            return pl_format_get(i)->gguf;
+    return -1;
+}
+
+const char *pl_format_name(int i)
+{
+    return i < PL_N_FORMATS ? pl_format_get(i)->name : NULL;
+}
+
+static int copy(void *field, const void *src, size_t n, size_t size)
+{
+    void *p = malloc(n * size + 1);
+    if (p && n)
+        memcpy(p, src, n * size);
+    memcpy(field, &p, sizeof p);
+    return p ? 0 : -1;
+}
+
+static int copy_tables(pl_model *m, const pl_plan *p)
+{
+    m->plan = *p;
+    /* first all pointers are made the model's own, so that freeing is safe whatever fails */
+    m->plan.ops = NULL, m->plan.buf_dim = NULL, m->plan.segs = NULL, m->plan.mats = NULL, m->plan.vecs = NULL, m->plan.ropes = NULL;
+    m->plan.caches = NULL;
+    m->vecs = calloc((size_t)p->n_vecs + 1, sizeof *m->vecs);
+    pl_rope_desc *ropes = calloc((size_t)p->n_ropes + 1, sizeof *ropes);
+    m->plan.ropes = ropes;
+    if (!m->vecs || !ropes || copy(&m->plan.ops, p->ops, (size_t)p->n_ops, sizeof *p->ops) ||
+        copy(&m->plan.buf_dim, p->buf_dim, (size_t)p->n_bufs, sizeof *p->buf_dim) ||
+        copy(&m->plan.segs, p->segs, (size_t)p->n_segs, sizeof *p->segs) || copy(&m->plan.mats, p->mats, (size_t)p->n_mats, sizeof *p->mats) ||
+        copy(&m->plan.vecs, p->vecs, (size_t)p->n_vecs, sizeof *p->vecs) || copy(&m->plan.caches, p->caches, (size_t)p->n_caches, sizeof *p->caches))
+        return -1;
+    for (int i = 0; i < p->n_vecs; i++)
+        if (copy(&m->vecs[i], p->vecs[i].data, (size_t)p->vecs[i].n, sizeof(float)))
+            return -1;
+    for (int i = 0; i < p->n_ropes; i++) {
+        ropes[i] = p->ropes[i];
+        ropes[i].freq = NULL;
+        if (copy(&ropes[i].freq, p->ropes[i].freq, (size_t)p->ropes[i].n_rot / 2, sizeof(double)))
+            return -1;
+    }
+    return 0;
+}
+
+/* Which forms each buffer needs: what the formats of its readers ask for. */
+static void set_forms(pl_model *m)
+{
+    for (int i = 0; i < m->plan.n_bufs; i++)
+        m->bufs[i] = (pl_buf){.dim = m->plan.buf_dim[i], .terms = m->options.terms};
+    for (int i = 0; i < m->plan.n_ops; i++) {
+        const pl_op *op = &m->plan.ops[i];
+        if (op->kind == PL_OP_EMBED || !op->n_seg)
+            continue;
+        pl_buf *in = &m->bufs[op->in];
+        if (op->kind == PL_OP_HEAD) {
+            m->head_op = i;
+            m->head_rows = (pl_buf){.dim = in->dim, .terms = 2};
+            in = &m->head_rows;
+        }
+        for (int s = op->seg; s < op->seg + op->n_seg; s++) {
+            const pl_format *f = m->mats[m->plan.segs[s].mat].format;
+            in->forms |= f->flags & PL_FLOAT ? (f->id == PL_BF16 ? PL_FORM_BF16 : 0) : PL_FORM_Q8;
+        }
+    }
+}
+
+/* Cuts `bytes` off a block that starts at base (NULL: only counts). */
+static void *cut(void *base, size_t *at, size_t bytes)
+{
+    void *p = base ? (char *)base + *at : NULL;
+    *at += (bytes + 63) / 64 * 64;
+    return p;
+}
+
+static void layout_buf(pl_buf *b, size_t rows, void *base, size_t *at)
+{
+    size_t dim = (size_t)b->dim;
+    b->f = cut(base, at, rows * dim * sizeof(float));
+    if (b->forms & PL_FORM_Q8) {
+        b->q = cut(base, at, rows * (size_t)b->terms * dim + dim);
+        b->s = cut(base, at, rows * (dim / 32) * sizeof(float));
+        b->sums = cut(base, at, (rows + 1) * (size_t)b->terms * (dim / 16) * sizeof(int16_t));
+    }
+    if (b->forms & PL_FORM_BF16)
+        b->b = cut(base, at, rows * ((dim + 1) / 2 * 2) * sizeof(uint16_t));
+}
+
+/* All working memory of a pass; base NULL: only its size. */
+static size_t layout_work(pl_model *m, void *base)
+{
+    size_t at = 0, rows = (size_t)m->options.max_rows, scratch = 0;
+    for (int i = 0; i < m->plan.n_bufs; i++)
+        layout_buf(&m->bufs[i], rows, base, &at);
+    if (m->head_op >= 0) {
+        layout_buf(&m->head_rows, PL_HEAD_ROWS, base, &at);
+        m->logits = cut(base, &at, (size_t)PL_HEAD_ROWS * m->plan.vocab * sizeof(float));
+    }
+    for (int i = 0; i < m->plan.n_ropes; i++) {
+        m->rope_cos[i] = cut(base, &at, rows * (size_t)m->plan.ropes[i].n_rot / 2 * sizeof(float));
+        m->rope_sin[i] = cut(base, &at, rows * (size_t)m->plan.ropes[i].n_rot / 2 * sizeof(float));
+    }
+    for (int i = 0; i < m->plan.n_caches; i++) {
+        size_t n = pl_attend_scratch(&m->plan.caches[i], m->qtile_rows);
+        scratch = n > scratch ? n : scratch;
+    }
+    for (int t = 0; t < m->options.threads; t++) {
+        m->scratch[t] = cut(base, &at, scratch * sizeof(float));
+        m->sample_scratch[t] = cut(base, &at, pl_sample_scratch(m->plan.vocab));
+    }
+    return at;
+}
+
+static void set_caches(pl_model *m)
+{
+    const pl_kernels *k = m->tables.kernels;
+    pl_kv_type kv = m->tables.kv;
+    m->qtile_rows = 16;
+    for (int i = 0; i < m->plan.n_caches; i++) {
+        const pl_cache_desc *c = &m->plan.caches[i];
+        m->groups[i] = (pl_group){c->n_layers, c->n_kv, c->window, (k->k_bytes[kv](c->dk) + 63) / 64 * 64, (k->v_bytes[kv](c->dv) + 63) / 64 * 64};
+        int rows = pl_attend_tile_rows(c);
+        m->qtile_rows = rows < m->qtile_rows ? rows : m->qtile_rows;
+    }
+}
+
+static pl_status build(pl_model *m, const pl_plan *plan, pl_error *error)
+{
+    const pl_status no_memory = pl_fail(error, PL_E_MEMORY, "no memory for the model");
+    m->head_op = -1;
+    if (copy_tables(m, plan))
+        return no_memory;
+    size_t threads = (size_t)m->options.threads;
+    m->mats = calloc((size_t)plan->n_mats + 1, sizeof *m->mats);
+    m->bufs = calloc((size_t)plan->n_bufs, sizeof *m->bufs);
+    m->groups = calloc((size_t)plan->n_caches, sizeof *m->groups);
+    m->scratch = calloc(threads, sizeof *m->scratch);
+    m->sample_scratch = calloc(threads, sizeof *m->sample_scratch);
+    m->rope_cos = calloc((size_t)plan->n_ropes + 1, sizeof *m->rope_cos);
+    m->rope_sin = calloc((size_t)plan->n_ropes + 1, sizeof *m->rope_sin);
+    if (!m->mats || !m->bufs || !m->groups || !m->scratch || !m->sample_scratch || !m->rope_cos || !m->rope_sin)
+        return no_memory;
+    m->tables = (pl_model_tables){.kernels = pl_kernels_get(m->options.isa), .segs = m->plan.segs, .mats = m->mats,
+                                  .vecs = (const float *const *)m->vecs, .ropes = m->plan.ropes, .n_ropes = plan->n_ropes,
+                                  .caches = m->plan.caches, .groups = m->groups, .kv = m->options.kv, .vocab = plan->vocab, .bufs = m->bufs};
+    if (!m->tables.kernels)
+        return pl_fail(error, PL_E_ISA, "the kernels of %s are not available", pl_isa_name(m->options.isa));
+    for (int i = 0; i < plan->n_mats; i++) {
+        const pl_mat_desc *d = &plan->mats[i];
+        pl_mat *w = &m->mats[i];
+        *w = (pl_mat){.format = pl_format_from_gguf(d->gguf_type), .rows = d->rows, .k = d->k, .data = d->src};
+        if (d->mapped)
+            continue;
+        w->tile_bytes = pl_tile_bytes(w->format, d->k);
+        m->arena_bytes += (size_t)w->tile_bytes * (size_t)((d->rows + PL_TILE - 1) / PL_TILE);
+    }
+    if (m->arena_bytes) {
+        m->arena = pl_arena_alloc(m->arena_bytes, &m->huge);
+        if (!m->arena)
+            return pl_fail(error, PL_E_MEMORY, "no memory for %zu MB of weights", m->arena_bytes >> 20);
+    }
+    size_t at = 0;
+    for (int i = 0; i < plan->n_mats; i++) {
+        pl_mat *w = &m->mats[i];
+        if (w->tile_bytes) {
+            w->data = (uint8_t *)m->arena + at;
+            at += (size_t)w->tile_bytes * (size_t)((w->rows + PL_TILE - 1) / PL_TILE);
+        }
+    }
+    set_forms(m);
+    set_caches(m);
+    m->work_bytes = layout_work(m, NULL);
+    m->work = pl_arena_alloc(m->work_bytes, &(int){0});
+    m->pool = pl_pool_new(m->groups, plan->n_caches);
+    if (!m->work || !m->pool)
+        return no_memory;
+    layout_work(m, m->work);
+    return PL_OK;
+}
+
+pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error)
+{
+    *model = NULL;
+    pl_status status = pl_plan_check(plan, error);
+    if (status)
+        return status;
+    if (options->threads < 1 || options->threads > 1024 || options->kv < 0 || options->kv >= PL_N_KV || options->terms < 1 || options->terms > 2 ||
+        options->max_rows < 1 || options->max_rows > 65536)
+        return pl_fail(error, PL_E_ARGUMENT, "an option is out of range");
+    pl_model *m = calloc(1, sizeof *m);
+    if (!m)
+        return pl_fail(error, PL_E_MEMORY, "no memory for the model");
+    m->options = *options;
+    if (m->options.isa < 0)
+        m->options.isa = pl_isa_best();
+    status = build(m, plan, error);
+    if (status) {
+        pl_model_free(m);
+        return status;
+    }
+    *model = m;
+    return PL_OK;
+}
+
+void pl_model_free(pl_model *m)
+{
+    if (!m)
+        return;
+    if (m->pool)
+        pl_pool_free(m->pool);
+    if (m->arena)
+        pl_arena_free(m->arena, m->arena_bytes);
+    if (m->work)
+        pl_arena_free(m->work, m->work_bytes);
+    for (int i = 0; m->vecs && i < m->plan.n_vecs; i++)
+        free(m->vecs[i]);
+    for (int i = 0; m->plan.ropes && i < m->plan.n_ropes; i++)
+        free((void *)m->plan.ropes[i].freq);
+    const void *tables[] = {m->plan.ops, m->plan.buf_dim, m->plan.segs, m->plan.mats, m->plan.vecs, m->plan.ropes, m->plan.caches, m->vecs,
+                            m->mats, m->bufs, m->groups, m->scratch, m->sample_scratch, m->rope_cos, m->rope_sin};
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        free((void *)tables[i]);
+    free(m);
+}
+
+void pl_model_info_get(const pl_model *m, pl_model_info *info)
+{
+    *info = (pl_model_info){m->tables.kernels->isa, (int64_t)m->arena_bytes, (int64_t)m->work_bytes, m->huge, m->options.max_rows};
+}
+
+pl_pool *pl_model_pool(pl_model *m)
+{
+    return m->pool;
+}
+
+int64_t pl_model_mat_bytes(const pl_model *m, int mat)
+{
+    const pl_mat *w = &m->mats[mat];
+    return w->tile_bytes ? w->tile_bytes * ((w->rows + PL_TILE - 1) / PL_TILE) : pl_row_bytes(w->format, w->k) * w->rows;
+}
+
+void pl_model_mat_row(const pl_model *m, int mat, int row, float *dst)
+{
+    const pl_mat *w = &m->mats[mat];
+    if (w->tile_bytes)
+        m->tables.kernels->unpack_row[w->format->id](w, row, dst);
+    else
+        w->format->decode(w->data + pl_row_bytes(w->format, w->k) * row, dst, w->k);
+}
+
+/* ---- packing ------------------------------------------------------------------------------------- */
+
+static void pack_job(void *arg, const pl_team *team, int tid)
+{
+    pl_task *task = arg;
+    pl_model *m = task->model;
+    for (int i = 0; i < m->plan.n_mats; i++) {
+        const pl_mat_desc *d = &m->plan.mats[i];
+        const pl_mat *w = &m->mats[i];
+        if (d->mapped)
+            continue;
+        int64_t row = pl_row_bytes(w->format, w->k), from, to;
+        int64_t step = SLICE_BYTES / (row * PL_TILE) * PL_TILE;
+        step = step < PL_TILE ? PL_TILE : step;
+        pl_share(w->rows, PL_TILE, tid, pl_team_size(team), &from, &to); /* the same tiles as when it is multiplied */
+        for (int64_t r = from; r < to; r += step) {
+            int64_t n = r + step < to ? step : to - r;
+            if (atomic_load_explicit(&task->cancel, memory_order_relaxed))
+                return;
+            m->tables.kernels->pack[w->format->id](d->src + r * row, (int)n, w->k, (uint8_t *)w->data + r / PL_TILE * w->tile_bytes);
+            if (d->from_file)
+                pl_file_release(d->src + r * row, (size_t)(n * row));
+            atomic_fetch_add_explicit(&task->done, n * row, memory_order_relaxed);
+        }
+    }
+}
+
+static pl_status pack_finish(pl_task *task, pl_error *error)
+{
+    return atomic_load(&task->cancel) ? pl_fail(error, PL_E_CANCELLED, "loading was cancelled") : PL_OK;
+}
+
+pl_status pl_pack_start(pl_model *m, pl_task **out, pl_error *error)
+{
+    pl_task *task = calloc(1, sizeof *task);
+    if (!task)
+        return pl_fail(error, PL_E_MEMORY, "no memory for a task");
+    task->model = m;
+    task->finish = pack_finish;
+    for (int i = 0; i < m->plan.n_mats; i++)
+        task->total += m->plan.mats[i].mapped ? 0 : m->plan.mats[i].bytes;
+    return pl_task_start(task, pack_job, out, error);
+}

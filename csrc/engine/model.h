@@ -1,0 +1,51 @@
+/* A model as the engine holds it. */
+#ifndef PL_MODEL_H
+#define PL_MODEL_H
+
+#include <stdatomic.h>
+
+#include "../ops/ops.h"
+#include "../pellucid.h"
+
+struct pl_model {
+    pl_options options;
+    pl_plan plan;                   /* tables are the model's own copies */
+    pl_model_tables tables;
+    pl_mat *mats;
+    pl_group *groups;
+    float **vecs;
+    pl_buf *bufs;
+    pl_buf head_rows;
+    pl_pool *pool;
+    int head_op;                    /* index, -1 when the plan has none */
+    int qtile_rows;
+    /* memory */
+    void *arena, *work;
+    size_t arena_bytes, work_bytes;
+    int huge;
+    float **scratch;                /* per thread */
+    void **sample_scratch;          /* per thread */
+    float *logits;                  /* (PL_HEAD_ROWS, vocab) */
+    float **rope_cos, **rope_sin;   /* per rope: (max_rows, n_rot / 2) */
+};
+
+/* Fills `error` and returns `status`. */
+pl_status pl_fail(pl_error *error, pl_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* Every id, shape and size of the plan. */
+pl_status pl_plan_check(const pl_plan *plan, pl_error *error);
+
+struct pl_task {
+    pl_model *model;
+    pl_job *job;
+    atomic_int cancel;
+    atomic_llong done;
+    int64_t total;
+    pl_status (*finish)(pl_task *task, pl_error *error); /* frees what `body` points to */
+    void *body;
+};
+
+/* Queues fn(task). Takes the task over; on failure frees it and its body through `finish`. */
+pl_status pl_task_start(pl_task *task, pl_job_fn fn, pl_task **out, pl_error *error);
+
+#endif

@@ -1,0 +1,81 @@
+/* exp and what is made of it, eight lanes at once: the steps (and the bits) of scalar/vmath.h, which explains them. */
+#ifndef PL_VMATH_AVX2_H
+#define PL_VMATH_AVX2_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#define PL_LANES 32             /* of sums over long rows: four vectors */
+
+static inline __m256 pl_exp8(__m256 x)
+{
+    const __m256 rounder = _mm256_set1_ps(12582912.0f), one = _mm256_set1_ps(1.0f);
+    const __m256 zero = _mm256_cmp_ps(x, _mm256_set1_ps(-104.0f), _CMP_LE_OQ);
+    x = _mm256_min_ps(_mm256_set1_ps(89.0f), x);                /* the second operand where x is NaN */
+    const __m256 t = _mm256_add_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), rounder), n = _mm256_sub_ps(t, rounder);
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
+    __m256 p = _mm256_set1_ps(0.001381454f);
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.008368745f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.04166839f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.16666521f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.49999994f));
+    p = _mm256_fmadd_ps(p, r, one);
+    p = _mm256_fmadd_ps(p, r, one);
+    const __m256i e = _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(rounder)), half = _mm256_srai_epi32(e, 1);
+    const __m256i a = _mm256_add_epi32(_mm256_slli_epi32(half, 23), _mm256_castps_si256(one));
+    const __m256i b = _mm256_add_epi32(_mm256_slli_epi32(_mm256_sub_epi32(e, half), 23), _mm256_castps_si256(one));
+    p = _mm256_mul_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(a)), _mm256_castsi256_ps(b));
+    return _mm256_andnot_ps(zero, p);
+}
+
+static inline __m256 pl_tanh8(__m256 x)
+{
+    const __m256 sign = _mm256_and_ps(x, _mm256_set1_ps(-0.0f)), a = _mm256_xor_ps(x, sign), one = _mm256_set1_ps(1.0f);
+    const __m256 small = _mm256_cmp_ps(a, _mm256_set1_ps(0.625f), _CMP_LT_OQ), z = _mm256_mul_ps(x, x);
+    __m256 p = _mm256_set1_ps(-0.005717045f);
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(0.020650588f));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(-0.053743497f));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(0.13331491f));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(-0.33333284f));
+    p = _mm256_fmadd_ps(_mm256_mul_ps(p, z), x, x);
+    const __m256 e = _mm256_add_ps(pl_exp8(_mm256_add_ps(a, a)), one);
+    const __m256 large = _mm256_or_ps(_mm256_sub_ps(one, _mm256_div_ps(_mm256_set1_ps(2.0f), e)), sign);
+    return _mm256_blendv_ps(large, p, small);
+}
+
+static inline __m256 pl_silu8(__m256 g)
+{
+    const __m256 e = pl_exp8(_mm256_xor_ps(g, _mm256_set1_ps(-0.0f)));
+    return _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+}
+
+static inline __m256 pl_gelu8(__m256 g)
+{
+    const __m256 one = _mm256_set1_ps(1.0f);
+    const __m256 cube = _mm256_fmadd_ps(_mm256_mul_ps(g, g), _mm256_set1_ps(0.044715f), one);
+    const __m256 z2 = _mm256_mul_ps(_mm256_mul_ps(g, _mm256_set1_ps(1.59576912f)), cube);
+    return _mm256_div_ps(g, _mm256_add_ps(one, pl_exp8(_mm256_xor_ps(z2, _mm256_set1_ps(-0.0f)))));
+}
+
+/* Mask of the first n lanes (n <= 0: none, n >= 8: all), for loads and stores of tails. */
+static inline __m256i pl_first(int n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+/* Lane j takes j + 4, + 2, + 1. */
+static inline float pl_sum8(__m256 v)
+{
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+/* The 32 lanes of four vectors: lane j takes j + 16, + 8, then as above. */
+static inline float pl_sum_lanes(const __m256 *lane)
+{
+    return pl_sum8(_mm256_add_ps(_mm256_add_ps(lane[0], lane[2]), _mm256_add_ps(lane[1], lane[3])));
+}
+
+#endif

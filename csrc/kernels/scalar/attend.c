@@ -1,0 +1,137 @@
+/* Attention over one page of the cache, scalar reference.
+ * A page: keys [4 groups of 16 slots][dk][16 slots], values [64 slots][dv], elements of the cache's type.
+ *
+ * Order of sums, every tier's: a score over d ascending; acc over keys ascending; sum in 16 lanes (slot j to lane j % 16,
+ * ascending), then lane j takes j + 8, + 4, + 2, + 1. Keys that a row does not see add exactly 0 or nothing at all, so
+ * that a row's bits do not tell which rows were computed beside it; for the same reason acc never holds -0. */
+#include "fill.h"
+#include "vmath.h"
+
+#define SLOTS 16                /* slots of a group */
+
+static inline float load(const void *p, ptrdiff_t i, pl_kv_type type)
+{
+    if (type == PL_KV_F32)
+        return ((const float *)p)[i];
+    return type == PL_KV_F16 ? pl_f16_to_f32(((const uint16_t *)p)[i]) : pl_bf16_to_f32(((const uint16_t *)p)[i]);
+}
+
+static inline void store(void *p, ptrdiff_t i, float x, pl_kv_type type)
+{
+    if (type == PL_KV_F32)
+        ((float *)p)[i] = x;
+    else
+        ((uint16_t *)p)[i] = type == PL_KV_F16 ? pl_f32_to_f16(x) : pl_f32_to_bf16(x);
+}
+
+static inline void append(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage, pl_kv_type type)
+{
+    for (int d = 0; d < dk; d++)
+        store(kpage, ((ptrdiff_t)(slot / SLOTS) * dk + d) * SLOTS + slot % SLOTS, k[d], type);
+    for (int d = 0; d < dv; d++)
+        store(vpage, (ptrdiff_t)slot * dv + d, v[d], type);
+}
+
+static inline void attend_row(const pl_attend_page *a, int row, pl_kv_type type)
+{
+    const float *q = a->q + row * a->q_stride;
+    float *acc = a->acc + (ptrdiff_t)row * a->dv;
+    const int lo = a->lo[row], hi = a->hi[row];
+    float p[PL_PAGE], top = a->top[row], lane[SLOTS] = {0};
+    for (int j = lo; j < hi; j++) {
+        float dot = 0;
+        for (int d = 0; d < a->dk; d++)
+            dot += q[d] * load(a->k, ((ptrdiff_t)(j / SLOTS) * a->dk + d) * SLOTS + j % SLOTS, type);
+        p[j] = dot * a->scale;
+        top = p[j] > top ? p[j] : top;
+    }
+    const float fade = pl_exp1(a->top[row] - top);
+    for (int d = 0; d < a->dv; d++)
+        acc[d] *= fade;
+    for (int j = lo; j < hi; j++) {
+        const float e = pl_exp1(p[j] - top);
+        lane[j % SLOTS] += e;
+        for (int d = 0; d < a->dv; d++)
+            acc[d] += e * load(a->v, (ptrdiff_t)j * a->dv + d, type);
+    }
+    for (int d = 0; d < a->dv; d++)
+        acc[d] += 0.0f;                     /* -0 becomes 0 */
+    for (int half = SLOTS / 2; half; half /= 2)
+        for (int j = 0; j < half; j++)
+            lane[j] += lane[j + half];
+    a->top[row] = top;
+    a->sum[row] = a->sum[row] * fade + lane[0];
+}
+
+static inline void attend(const pl_attend_page *a, pl_kv_type type)
+{
+    for (int row = 0; row < a->m; row++)
+        if (a->lo[row] < a->hi[row])
+            attend_row(a, row, type);
+}
+
+static void attend_f32(const pl_attend_page *a)
+{
+    attend(a, PL_KV_F32);
+}
+
+static void attend_f16(const pl_attend_page *a)
+{
+    attend(a, PL_KV_F16);
+}
+
+static void attend_bf16(const pl_attend_page *a)
+{
+    attend(a, PL_KV_BF16);
+}
+
+static void append_f32(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
+{
+    append(k, v, dk, dv, slot, kpage, vpage, PL_KV_F32);
+}
+
+static void append_f16(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
+{
+    append(k, v, dk, dv, slot, kpage, vpage, PL_KV_F16);
+}
+
+static void append_bf16(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
+{
+    append(k, v, dk, dv, slot, kpage, vpage, PL_KV_BF16);
+}
+
+static size_t bytes_4(int d)
+{
+    return (size_t)d * PL_PAGE * 4;
+}
+
+static size_t bytes_2(int d)
+{
+    return (size_t)d * PL_PAGE * 2;
+}
+
+/* b's keys stand after a's. Where b saw no key, a stays as it was. */
+static void attend_merge(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b, int dv)
+{
+    if (sum_b == 0)
+        return;
+    const float top = top_b > *top_a ? top_b : *top_a;
+    const float fade_a = pl_exp1(*top_a - top), fade_b = pl_exp1(top_b - top);
+    for (int d = 0; d < dv; d++)
+        acc_a[d] = acc_a[d] * fade_a + acc_b[d] * fade_b;
+    *sum_a = *sum_a * fade_a + sum_b * fade_b;
+    *top_a = top;
+}
+
+void pl_fill_attend_scalar(pl_kernels *k)
+{
+    for (int t = 0; t < PL_N_KV; t++)
+        k->k_bytes[t] = k->v_bytes[t] = t == PL_KV_F32 ? bytes_4 : bytes_2;
+    k->kv_append[PL_KV_F32] = append_f32;
+    k->kv_append[PL_KV_F16] = append_f16;
+    k->kv_append[PL_KV_BF16] = append_bf16;
+    k->attend[PL_KV_F32] = attend_f32;
+    k->attend[PL_KV_F16] = attend_f16;
+    k->attend[PL_KV_BF16] = attend_bf16;
+    k->attend_merge = attend_merge;
+}

@@ -1,0 +1,191 @@
+/* Attention over cached keys and values.
+ *
+ * The unit of work is a tile of query rows of one sequence x one KV head, whose query heads share every key that is
+ * loaded. Keys are taken in chunks of 512 from slot 0, each with a state of its own, and chunks merge left to right,
+ * whoever computed them: so a few rows at great depth can be spread over threads without changing a bit.
+ */
+#include <string.h>
+
+#include "ops.h"
+
+int pl_attend_tile_rows(const pl_cache_desc *c)
+{
+    int rows = 48 / (c->n_q / c->n_kv);
+    return rows < 1 ? 1 : rows > 16 ? 16 : rows;
+}
+
+size_t pl_attend_scratch(const pl_cache_desc *c, int rows)
+{
+    size_t m = (size_t)rows * (c->n_q / c->n_kv);
+    return m * c->dk + 2 * pl_attend_state((int)m, c->dv) + 2 * m;
+}
+
+typedef struct tile {
+    const pl_run *r;
+    const pl_op *op;
+    const pl_cache_desc *c;
+    const pl_group *g;
+    const pl_row *rows;     /* the tile's */
+    int row, n, head;       /* first row in the pass, how many, KV head */
+    int heads, m;           /* query heads of the KV head; query rows = n * heads */
+    int from, to;           /* slots that any row sees: [from, to) */
+    float *q, *spare;       /* (m, dk); a state */
+    int *lo, *hi;           /* (m) */
+} tile;
+
+static tile tile_of(const pl_run *r, const pl_op *op, int item, int tid)
+{
+    tile t = {.r = r, .op = op, .c = &r->m->caches[op->cache], .g = &r->m->groups[op->cache]};
+    const pl_qtile *qt = &r->qtiles[item / t.c->n_kv];
+    t.row = qt->row;
+    t.n = qt->n;
+    t.rows = r->rows + qt->row;
+    t.head = item % t.c->n_kv;
+    t.heads = t.c->n_q / t.c->n_kv;
+    t.m = t.n * t.heads;
+    t.from = t.c->window ? t.rows[0].slot - t.c->window + 1 : 0;
+    if (t.from < 0)
+        t.from = 0;
+    t.to = t.rows[t.n - 1].slot + 1;
+    size_t state = pl_attend_state(t.m, t.c->dv);
+    t.q = r->scratch[tid] + state; /* a state first, for the caller */
+    t.spare = t.q + (size_t)t.m * t.c->dk;
+    t.lo = (int *)(t.spare + state);
+    t.hi = t.lo + t.m;
+    return t;
+}
+
+static void gather_queries(const tile *t)
+{
+    const pl_buf *in = &t->r->m->bufs[t->op->in];
+    for (int i = 0; i < t->n; i++)
+        memcpy(t->q + (size_t)i * t->heads * t->c->dk, in->f + (size_t)(t->row + i) * in->dim + (size_t)t->head * t->heads * t->c->dk,
+               sizeof(float) * t->heads * t->c->dk);
+}
+
+static int clip(int slot, int base)
+{
+    int v = slot - base;
+    return v < 0 ? 0 : v > PL_PAGE ? PL_PAGE : v;
+}
+
+/* The state of one chunk of keys: (m) top, (m) sum, (m, dv) acc. */
+static void run_chunk(const tile *t, int chunk, float *state)
+{
+    int m = t->m, dv = t->c->dv;
+    float *top = state, *sum = top + m, *acc = sum + m;
+    for (int i = 0; i < m; i++)
+        top[i] = PL_TOP_NONE;
+    memset(sum, 0, sizeof(float) * (m + (size_t)m * dv));
+    int first = chunk * PL_CHUNK_PAGES, last = (t->to - 1) / PL_PAGE;
+    if (last >= first + PL_CHUNK_PAGES)
+        last = first + PL_CHUNK_PAGES - 1;
+    if (first < t->from / PL_PAGE)
+        first = t->from / PL_PAGE;
+    for (int p = first; p <= last; p++) {
+        int base = p * PL_PAGE;
+        for (int i = 0; i < t->n; i++) {
+            int slot = t->rows[i].slot, lo = t->c->window ? clip(slot - t->c->window + 1, base) : 0, hi = clip(slot + 1, base);
+            for (int h = 0; h < t->heads; h++) {
+                t->lo[i * t->heads + h] = lo;
+                t->hi[i * t->heads + h] = hi;
+            }
+        }
+        const uint8_t *keys = pl_seq_keys(t->r->seqs[t->rows[0].seq], t->g, t->op->cache, t->op->cache_layer, t->head, base);
+        pl_attend_page a = {.m = m, .dk = t->c->dk, .dv = dv, .scale = t->op->scale, .q = t->q, .q_stride = t->c->dk,
+                            .k = keys, .v = keys + t->g->k_bytes, .lo = t->lo, .hi = t->hi, .top = top, .sum = sum, .acc = acc};
+        t->r->m->kernels->attend[t->r->m->kv](&a);
+    }
+}
+
+static void merge(const tile *t, float *a, const float *b)
+{
+    int m = t->m, dv = t->c->dv;
+    for (int i = 0; i < m; i++)
+        t->r->m->kernels->attend_merge(a + i, a + m + i, a + 2 * m + (size_t)i * dv, b[i], b[m + i], b + 2 * m + (size_t)i * dv, dv);
+}
+
+/* acc / sum -> the output rows. */
+static void write_out(const tile *t, const float *state)
+{
+    const pl_model_tables *tables = t->r->m;
+    const pl_buf *out = &tables->bufs[t->op->out];
+    int m = t->m, dv = t->c->dv, width = t->heads * dv, column = t->head * width;
+    for (int i = 0; i < t->n; i++) {
+        float *y = out->f + (size_t)(t->row + i) * out->dim + column;
+        for (int h = 0; h < t->heads; h++) {
+            int j = i * t->heads + h;
+            tables->kernels->scale(state + 2 * m + (size_t)j * dv, 1.0f / state[m + j], dv, y + h * dv);
+        }
+        if (width % PL_BLOCK == 0)
+            pl_buf_finish(tables->kernels, out, t->row + i, column, column + width);
+    }
+}
+
+static int first_chunk(const tile *t)
+{
+    return t->from / PL_CHUNK_KEYS;
+}
+
+static int last_chunk(const tile *t)
+{
+    return (t->to - 1) / PL_CHUNK_KEYS;
+}
+
+static void attend_whole(const pl_run *r, const pl_op *op, int item, int tid)
+{
+    tile t = tile_of(r, op, item, tid);
+    float *state = r->scratch[tid];
+    gather_queries(&t);
+    run_chunk(&t, first_chunk(&t), state);
+    for (int c = first_chunk(&t) + 1; c <= last_chunk(&t); c++) {
+        run_chunk(&t, c, t.spare);
+        merge(&t, state, t.spare);
+    }
+    write_out(&t, state);
+}
+
+static float *partial_of(const pl_run *r, const pl_op *op, int item, int chunk)
+{
+    const pl_cache_desc *c = &r->m->caches[op->cache];
+    size_t state = pl_attend_state(r->qtile_rows * (c->n_q / c->n_kv), c->dv);
+    return r->partial + ((size_t)item * r->max_chunks + chunk) * state;
+}
+
+void pl_op_attend(const pl_run *r, const pl_op *op, int tid)
+{
+    const pl_cache_desc *c = &r->m->caches[op->cache];
+    const pl_buf *out = &r->m->bufs[op->out];
+    int items = r->n_qtiles * c->n_kv, size = pl_team_size(r->team);
+    atomic_int *next = r->next + 2 * (op - r->ops);
+    int i;
+    if (!r->partial) {
+        /* the last tiles see the most keys: they go first */
+        while ((i = items - 1 - atomic_fetch_add_explicit(next, 1, memory_order_relaxed)) >= 0)
+            attend_whole(r, op, i, tid);
+    } else {
+        while ((i = atomic_fetch_add_explicit(next, 1, memory_order_relaxed)) < items * r->max_chunks) {
+            tile t = tile_of(r, op, i / r->max_chunks, tid);
+            int chunk = i % r->max_chunks;
+            if (chunk < first_chunk(&t) || chunk > last_chunk(&t))
+                continue;
+            gather_queries(&t);
+            run_chunk(&t, chunk, partial_of(r, op, i / r->max_chunks, chunk));
+        }
+        pl_team_barrier(r->team);
+        for (i = tid; i < items; i += size) {
+            tile t = tile_of(r, op, i, tid);
+            float *state = partial_of(r, op, i, first_chunk(&t));
+            for (int chunk = first_chunk(&t) + 1; chunk <= last_chunk(&t); chunk++)
+                merge(&t, state, partial_of(r, op, i, chunk));
+            write_out(&t, state);
+        }
+    }
+    if (out->forms && (c->n_q / c->n_kv * c->dv) % PL_BLOCK) { /* a head's columns are no whole blocks: quantise rows */
+        int64_t from, to;
+        pl_team_barrier(r->team);
+        pl_share(r->n_rows, 1, tid, size, &from, &to);
+        for (int64_t j = from; j < to; j++)
+            pl_buf_finish(r->m->kernels, out, (int)j, 0, out->dim);
+    }
+}

@@ -1,0 +1,29 @@
+#include "ops.h"
+
+void pl_buf_finish(const pl_kernels *k, const pl_buf *b, int row, int from, int to)
+{
+    const float *f = b->f + (size_t)row * b->dim;
+    if (b->forms & PL_FORM_Q8) {
+        int8_t *q = b->q + (size_t)row * b->terms * b->dim;
+        int16_t *sums = b->sums + (size_t)row * b->terms * (b->dim / 16);
+        float *s = b->s + (size_t)row * (b->dim / 32);
+        k->quantize(f + from, to - from, b->terms, q + from, q + b->dim + from, s + from / 32, sums + from / 16,
+                    sums + b->dim / 16 + from / 16);
+    }
+    if (b->forms & PL_FORM_BF16)
+        k->to_bf16(f + from, to - from, b->b + (size_t)row * ((b->dim + 1) / 2 * 2) + from);
+}
+
+pl_acts pl_buf_acts(const pl_buf *b, int row)
+{
+    size_t r = (size_t)row;
+    pl_acts a = {.k = b->dim, .terms = b->terms, .f = b->f + r * b->dim, .f_stride = b->dim};
+    if (b->forms & PL_FORM_Q8) {
+        a.q = b->q + r * b->terms * b->dim;
+        a.s = b->s + r * (b->dim / 32);
+        a.sums = b->sums + r * b->terms * (b->dim / 16);
+    }
+    if (b->forms & PL_FORM_BF16)
+        a.b = b->b + r * ((b->dim + 1) / 2 * 2);
+    return a;
+}

@@ -1,0 +1,54 @@
+/* The language-modelling head: final norm and logits of the rows that ask, in blocks of at most 16 rows. */
+#include <string.h>
+
+#include "ops.h"
+
+/* Whether every value is finite: exponent bits not all set. */
+static int all_finite(const float *x, int n)
+{
+    uint32_t bad = 0;
+    for (int i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, x + i, sizeof u);
+        bad |= (u & 0x7f800000u) == 0x7f800000u;
+    }
+    return !bad;
+}
+
+void pl_op_head(const pl_run *r, const pl_op *op, int tid)
+{
+    const pl_model_tables *m = r->m;
+    const pl_kernels *k = m->kernels;
+    const pl_buf *in = &m->bufs[op->in], *h = r->head_rows;
+    const pl_segment *seg = &m->segs[op->seg];
+    int size = pl_team_size(r->team), vocab = m->vocab;
+    int64_t from, to;
+    pl_share((vocab + PL_TILE - 1) / PL_TILE, 1, tid, size, &from, &to);
+    int c0 = (int)from * PL_TILE, c1 = to * PL_TILE < vocab ? (int)to * PL_TILE : vocab;
+    for (int base = 0; base < r->n_wants; base += PL_HEAD_ROWS) {
+        int n = r->n_wants - base < PL_HEAD_ROWS ? r->n_wants - base : PL_HEAD_ROWS;
+        float *y = r->store ? r->store + (size_t)base * vocab : r->logits;
+        for (int i = tid; i < n; i += size) {
+            k->rms_norm(in->f + (size_t)r->wants[base + i] * in->dim, m->vecs[op->vec], in->dim, op->eps, h->f + (size_t)i * h->dim);
+            pl_buf_finish(k, h, i, 0, h->dim);
+        }
+        pl_team_barrier(r->team);
+        if (from < to)
+            pl_segment_run(m, seg, (int)from, (int)to, h, 0, n, y, vocab);
+        for (int i = 0; i < n && c0 < c1; i++) {
+            float *yi = y + (size_t)i * vocab + c0;
+            if (op->cap > 0)
+                k->softcap(yi, op->cap, c1 - c0, yi);
+            if (r->store && !all_finite(yi, c1 - c0))
+                atomic_store(r->bad, 1);
+        }
+        pl_team_barrier(r->team);
+        if (!r->store) {
+            for (int i = tid; i < n; i += size)
+                if (r->consume(r->consume_arg, base + i, y + (size_t)i * vocab, tid))
+                    atomic_store(r->bad, 1);
+            if (base + n < r->n_wants)
+                pl_team_barrier(r->team);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+/* What an operation needs to run, and a function per kind.
+ *
+ * Every thread of the team calls the same function; an operation shares out its work by rows or by
+ * columns (tiles) so that nobody's result depends on how many threads there are. The executor puts a barrier between
+ * two operations unless both share by rows.
+ */
+#ifndef PL_OPS_H
+#define PL_OPS_H
+
+#include <stdatomic.h>
+
+#include "../cache/pages.h"
+#include "../cpu/team.h"
+#include "../kernels/kernels.h"
+#include "op.h"
+
+#define PL_HEAD_ROWS 16         /* logits are computed for this many rows at a time */
+#define PL_CHUNK_KEYS 512       /* attention: keys of one chunk, merged left to right */
+#define PL_CHUNK_PAGES (PL_CHUNK_KEYS / PL_PAGE)
+
+/* Forms of a buffer's rows that its readers want besides float32. */
+enum { PL_FORM_Q8 = 1, PL_FORM_BF16 = 2 };
+
+/* A buffer of the plan: (rows, dim) float32, and the forms that linears read. */
+typedef struct pl_buf {
+    int dim, forms, terms;
+    float *f;           /* (rows, dim) */
+    int8_t *q;          /* (rows, terms, dim) */
+    float *s;           /* (rows, dim / 32) */
+    int16_t *sums;      /* (rows, terms, dim / 16) */
+    uint16_t *b;        /* (rows, dim rounded up to 2) */
+} pl_buf;
+
+/* Query rows of one sequence that attend together. */
+typedef struct pl_qtile {
+    int32_t row, n;     /* rows of the pass */
+} pl_qtile;
+
+/* Takes the logits of the wanted row number `want`; may overwrite them. Called once per row, from any thread.
+ * Nonzero: they are not usable (NaN, infinite). */
+typedef int (*pl_consume_fn)(void *arg, int want, float *logits, int tid);
+
+typedef struct pl_model_tables {
+    const pl_kernels *kernels;
+    const pl_segment *segs;
+    const pl_mat *mats;             /* packed; a mapped one has its file's rows in `data` */
+    const float *const *vecs;
+    const pl_rope_desc *ropes;
+    int n_ropes;
+    const pl_cache_desc *caches;
+    const pl_group *groups;
+    pl_kv_type kv;
+    int vocab;
+    pl_buf *bufs;
+} pl_model_tables;
+
+/* One forward pass. */
+typedef struct pl_run {
+    const pl_model_tables *m;
+    const pl_team *team;
+    const pl_op *ops;
+    int n_rows;
+    const pl_row *rows;
+    pl_seq *const *seqs;
+    float *const *rope_cos, *const *rope_sin;   /* per rope: (n_rows, n_rot / 2) */
+    const pl_qtile *qtiles;
+    int n_qtiles, qtile_rows;                   /* at most qtile_rows rows each */
+    float *const *scratch;                      /* per thread: pl_attend_scratch() floats */
+    float *partial;                             /* states of chunks: (items, max_chunks) x pl_attend_state() floats */
+    int max_chunks;                             /* of any row of this pass */
+    atomic_int *next;                           /* (n_ops, 2) work counters, zero at the start */
+    const int32_t *wants;                       /* (n_wants) rows that ask for logits, ascending */
+    int n_wants;
+    pl_buf *head_rows;                          /* normed rows of one block of the head */
+    float *logits;                              /* (PL_HEAD_ROWS, vocab), unless stored directly */
+    float *store;                               /* (n_wants, vocab) or NULL */
+    pl_consume_fn consume;                      /* else */
+    void *consume_arg;
+    atomic_int *bad;                            /* set when logits are not finite */
+} pl_run;
+
+/* Brings columns [from, to) of a row into the buffer's other forms; from and to: multiples of 32, or the end. */
+void pl_buf_finish(const pl_kernels *k, const pl_buf *b, int row, int from, int to);
+/* Row 0 and following of a buffer, as a kernel reads them. */
+pl_acts pl_buf_acts(const pl_buf *b, int row);
+
+/* y(n, stride)[column + r] = mats[seg.mat] row r . acts + bias for rows of tiles [tile0, tile1) of the segment. */
+void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0, int n, float *y,
+                    ptrdiff_t y_stride);
+
+/* Whether an operation reads (ends with) each row on the thread that pl_share(n_rows, 1, ...) gives it to. */
+int pl_op_starts_by_rows(const pl_op *op);
+int pl_op_ends_by_rows(const pl_op *op);
+
+void pl_op_embed(const pl_run *r, const pl_op *op, int tid);
+void pl_op_norm(const pl_run *r, const pl_op *op, int tid);
+void pl_op_linear(const pl_run *r, const pl_op *op, int tid);
+void pl_op_head_norm(const pl_run *r, const pl_op *op, int tid);
+void pl_op_rope_append(const pl_run *r, const pl_op *op, int tid);
+void pl_op_attend(const pl_run *r, const pl_op *op, int tid);
+void pl_op_linear_add(const pl_run *r, const pl_op *op, int tid);
+void pl_op_glu(const pl_run *r, const pl_op *op, int tid);
+void pl_op_head(const pl_run *r, const pl_op *op, int tid);
+
+/* Cosines and sines of this thread's rows, for every rope of the plan. */
+void pl_rope_angles(const pl_run *r, int tid);
+
+/* Floats of one attention state (top, sum, acc) of `m` rows of width dv. */
+static inline size_t pl_attend_state(int m, int dv)
+{
+    return (size_t)m * (2 + (size_t)dv);
+}
+/* Floats of scratch per thread for a cache group with tiles of `rows` rows. */
+size_t pl_attend_scratch(const pl_cache_desc *c, int rows);
+/* Query rows of a tile for a group: enough heads x rows to share each key among, few enough for the first cache. */
+int pl_attend_tile_rows(const pl_cache_desc *c);
+
+#endif

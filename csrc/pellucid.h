@@ -1,0 +1,98 @@
+/* Pellucid's C interface: opaque handles and status codes; all that the binding sees.
+ *
+ * A model is made from a plan (ops/op.h), packed once, and then runs forward passes. Packing and passes are tasks: they
+ * are queued for the engine thread, waited for in slices, and finished by the caller.
+ */
+#ifndef PELLUCID_H
+#define PELLUCID_H
+
+#include "cache/pages.h"
+#include "cpu/detect.h"
+#include "cpu/topology.h"
+#include "engine/sample.h"
+#include "ops/op.h"
+
+typedef enum {
+    PL_OK,
+    PL_E_MEMORY,    /* no memory, or no thread could be started */
+    PL_E_PLAN,      /* the plan or its tensors do not fit together */
+    PL_E_ARGUMENT,  /* a row, sequence or option out of range */
+    PL_E_ISA,       /* the instruction set is not built or not there */
+    PL_E_CANCELLED, /* nothing has changed */
+    PL_E_NUMERICS,  /* logits that are NaN or infinite; nothing has changed */
+} pl_status;
+
+typedef struct pl_error {
+    char text[256];
+} pl_error;
+
+/* ggml's number of a weight format that the engine runs, by name ("Q4_K"); -1 for others. */
+int pl_format_number(const char *name);
+/* Name of format i = 0, 1, ..., NULL after the last. */
+const char *pl_format_name(int i);
+
+typedef struct pl_model pl_model;
+typedef struct pl_task pl_task;
+
+typedef struct pl_options {
+    int isa;            /* pl_isa, or -1: the best */
+    int threads;        /* >= 1 */
+    int kv;             /* pl_kv_type */
+    int terms;          /* int8 terms of activations: 1, or 2 for high precision; the head always has 2 */
+    int max_rows;       /* of one pass */
+} pl_options;
+
+typedef struct pl_model_info {
+    const char *isa;
+    int64_t packed_bytes;       /* of matrices, as packed */
+    int64_t work_bytes;         /* of buffers */
+    int huge_pages;
+    int max_rows;
+} pl_model_info;
+
+/* Validates the plan and takes memory; the plan's tables are copied, the weights it points to stay the caller's and
+ * must live until packing has finished (mapped matrices: as long as the model). */
+pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error);
+/* After its sequences' last pass; frees everything but sequences (their pool goes with the last of them). */
+void pl_model_free(pl_model *model);
+void pl_model_info_get(const pl_model *model, pl_model_info *info);
+pl_pool *pl_model_pool(pl_model *model);
+/* Packed bytes that a pass reads of matrix `mat`. */
+int64_t pl_model_mat_bytes(const pl_model *model, int mat);
+/* Row `row` of a matrix -> float32 (k), bit-identical to the file's own decoding. */
+void pl_model_mat_row(const pl_model *model, int mat, int row, float *dst);
+
+pl_status pl_pack_start(pl_model *model, pl_task **task, pl_error *error);
+
+/* Copies the float32 rows of a buffer after an operation: data (n_rows, dim). */
+typedef struct pl_tap {
+    int32_t op, buf;
+    float *data;
+} pl_tap;
+
+typedef struct pl_pass {
+    int32_t n_rows;
+    const pl_row *rows;                 /* copied */
+    int32_t n_seqs;
+    pl_seq *const *seqs;                /* copied; each has one user until the task is finished */
+    float *store;                       /* (rows that want, vocab), or NULL: sampled */
+    const pl_sample_params *sample;     /* one per row that wants */
+    const uint64_t *step;               /* one per row that wants */
+    pl_sampled *sampled;                /* one per row that wants */
+    /* Looking inside. Operations [op_from, op_to) run; feeds fill buffers (n_rows, dim) before, taps copy them after. */
+    int32_t op_from, op_to;
+    int32_t n_feeds, n_taps;
+    const pl_tap *feeds, *taps;         /* a feed's op is ignored */
+    int64_t *op_ns;                     /* (n_ops) nanoseconds of each operation, or NULL */
+} pl_pass;
+
+/* Checks the rows and reserves their pages. */
+pl_status pl_forward_start(pl_model *model, const pl_pass *pass, pl_task **task, pl_error *error);
+
+int pl_task_wait(pl_task *task, int ms);        /* 1 when it has ended */
+void pl_task_cancel(pl_task *task);             /* it ends soon; may be called at any time before finish */
+double pl_task_progress(const pl_task *task);   /* 0..1 */
+/* After pl_task_wait said 1: takes the task's result and frees it. A pass that went well has lengthened its sequences. */
+pl_status pl_task_finish(pl_task *task, pl_error *error);
+
+#endif

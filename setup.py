@@ -1,0 +1,228 @@
+"""Builds the C core, one static library per instruction set, and links it into every Cython module.
+
+A folder of csrc/kernels is compiled with its own tier's flags and nothing else is, so no instruction outside
+the baseline can leak into code that every processor runs. Objects are rebuilt when their source, a header they
+include or their command line changes. Metadata and dependencies: pyproject.toml.
+
+PELLUCID_CFLAGS is appended to every compile and link line (sanitizers); CC chooses the compiler.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+CSRC = Path("csrc")
+PACKAGES = Path("src")
+BASELINE = ("cpu", "formats", "cache", "ops", "engine", "kernels", "kernels/scalar")
+# No -ffast-math and no contraction: a sum's order and rounding are part of the contract.
+COMMON = shlex.split("-std=gnu11 -O3 -ffp-contract=off -fno-math-errno -fPIC -fvisibility=hidden -pthread -fopenmp")
+WARNINGS = ["-Wall", "-Wextra"]
+GENERATED = shlex.split("-O2 -DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -fopenmp -w")
+DIRECTIVES = {"language_level": 3}
+
+
+@dataclass(frozen=True)
+class Isa:
+    """A tier: its folder in csrc/kernels, its compile flags, the machine it is for, and a line that needs it."""
+
+    name: str
+    machine: str
+    flags: str
+    header: str
+    probe: str
+
+    @property
+    def define(self) -> str:
+        """The macro that tells C that this build holds the tier."""
+        return f"-DPL_HAVE_{self.name.upper()}"
+
+
+AVX2 = "-mavx2 -mfma -mf16c -mbmi2"
+AVX512 = f"{AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni"
+X86 = ("x86_64", "immintrin.h")
+TIERS = (
+    Isa("avx2", X86[0], AVX2, X86[1], "__m256 f(__m256 a) { return _mm256_fmadd_ps(a, a, a); }"),
+    Isa("avxvnni", X86[0], f"{AVX2} -mavxvnni", X86[1],
+        "__m256i f(__m256i a) { return _mm256_dpbusd_avx_epi32(a, a, a); }"),
+    Isa("avx512", X86[0], AVX512, X86[1], "__m512i f(__m512i a) { return _mm512_dpbusd_epi32(a, a, a); }"),
+    Isa("avx512bf16", X86[0], f"{AVX512} -mavx512bf16", X86[1],
+        "__m512 f(__m512 a, __m512bh b) { return _mm512_dpbf16_ps(a, b, b); }"),
+    Isa("neon", "aarch64", "-march=armv8.2-a+dotprod", "arm_neon.h",
+        "int32x4_t f(int32x4_t a, int8x16_t b) { return vdotq_s32(a, b, b); }"),
+)  # fmt: skip
+
+
+def machine() -> str:
+    """The processor family by the name that TIERS uses."""
+    name = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
+def fail(what: str, fix: str) -> SystemExit:
+    """The error that ends a build: what is missing, and the one line that installs it on Debian or Ubuntu."""
+    return SystemExit(f"pellucid cannot be built: {what}\n  fix: {fix}")
+
+
+def extra_flags() -> list[str]:
+    return shlex.split(os.environ.get("PELLUCID_CFLAGS", ""))
+
+
+def find_compiler() -> list[str]:
+    """The compiler's command: $CC, else the one that Python was built with, else cc, gcc or clang."""
+    asked = os.environ.get("CC")
+    for command in [asked] if asked else [sysconfig.get_config_var("CC"), "cc", "gcc", "clang"]:
+        words = shlex.split(command or "")
+        if words and shutil.which(words[0]):
+            return words
+    what = f"CC={asked} is not a program" if asked else "there is no C compiler"
+    raise fail(what, "apt install gcc python3-dev python3-venv")
+
+
+def compiles(cc: list[str], flags: list[str], text: str, *, link: bool = False) -> bool:
+    """Whether a C program of one file compiles with `flags` (and links)."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.c")
+        source.write_text(text + "\n")
+        command = [*cc, *flags, *([] if link else ["-c"]), str(source), "-o", str(Path(folder, "probe.out"))]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def check_toolchain(cc: list[str], include: list[str]) -> None:
+    """Raises SystemExit with the fix when the compiler, Python.h or omp.h is missing."""
+    if not compiles(cc, [], '#include <stdio.h>\nint main(void) { return puts("") < 0; }', link=True):
+        raise fail(
+            f"{shlex.join(cc)} does not compile a C program", "apt install gcc libc6-dev python3-dev python3-venv"
+        )
+    if not any(Path(folder, "Python.h").is_file() for folder in include):
+        raise fail(f"Python.h is not in {', '.join(include)}", "apt install gcc python3-dev python3-venv")
+    openmp = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }"
+    if not compiles(cc, ["-fopenmp"], openmp, link=True):
+        raise fail(
+            f"{shlex.join(cc)} has no omp.h (OpenMP)", "apt install gcc (with gcc), apt install libomp-dev (with clang)"
+        )
+
+
+def tiers(cc: list[str], root: Path = CSRC) -> list[Isa]:
+    """The tiers of this machine that have sources under `root` and that the compiler can build."""
+    found = [t for t in TIERS if t.machine == machine() and any((root / "kernels" / t.name).glob("*.c"))]
+    return [t for t in found if compiles(cc, shlex.split(t.flags), f"#include <{t.header}>\n{t.probe}")]
+
+
+def cython_modules(root: Path = PACKAGES) -> list[Extension]:
+    """One extension per .pyx file, named by its path."""
+    files = sorted(root.rglob("*.pyx"))
+    return [Extension(".".join(p.relative_to(root).with_suffix("").parts), [str(p)]) for p in files]
+
+
+def stale(target: Path, command: str) -> bool:
+    """Whether `target` is missing, came from another command, or is older than a file of its .d list."""
+    try:
+        if target.with_suffix(".cmd").read_text() != command:
+            return True
+        born = target.stat().st_mtime_ns
+        needed = target.with_suffix(".d").read_text().replace("\\\n", " ").partition(":")[2].split()
+        return any(Path(p).stat().st_mtime_ns > born for p in needed)
+    except OSError:
+        return True
+
+
+def run(target: Path, command: list[str]) -> None:
+    """Runs a compile or archive command that makes `target` and remembers it; SystemExit when it fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(f"pellucid cannot be built: {shlex.join(command)}\n{result.stdout}{result.stderr}")
+    if result.stderr:
+        print(result.stderr, end="", flush=True)
+    target.with_suffix(".cmd").write_text(shlex.join(command))
+
+
+def compile_object(cc: list[str], flags: list[str], source: Path, folder: Path) -> Path:
+    """Compiles one file into `folder` unless its object is up to date."""
+    target = folder / ("_".join(source.with_suffix("").parts[-4:]) + ".o")
+    command = [*cc, *flags, "-MMD", "-MF", str(target.with_suffix(".d")), "-c", str(source), "-o", str(target)]
+    if stale(target, shlex.join(command)):
+        print(f"cc {source} -> {folder.name}\n", end="", flush=True)  # one write: other threads print too
+        run(target, command)
+    return target
+
+
+def make_archive(target: Path, objects: list[Path]) -> Path:
+    """A static library of exactly `objects`."""
+    command = [os.environ.get("AR") or "ar", "rcs", str(target), *map(str, objects)]
+    target.with_suffix(".d").parent.mkdir(parents=True, exist_ok=True)
+    target.with_suffix(".d").write_text(": " + " ".join(map(str, objects)))
+    if stale(target, shlex.join(command)):
+        target.unlink(missing_ok=True)  # ar would keep the objects of files that are gone
+        run(target, command)
+    return target
+
+
+class BuildExt(build_ext):
+    """Compiles csrc and the Cython modules in parallel, then lets setuptools link each module."""
+
+    def build_extensions(self) -> None:
+        if not self.extensions:
+            return
+        cc = find_compiler()
+        check_toolchain(cc, self.include_dirs)
+        temp = Path(self.build_temp)
+        built = tiers(cc)
+        print("instruction sets:", ", ".join(["scalar", *(t.name for t in built)]), flush=True)
+        core = [*COMMON, *WARNINGS, f"-I{CSRC}", *(t.define for t in built)]
+        jobs = [("scalar", core, p) for folder in BASELINE for p in sorted((CSRC / folder).glob("*.c"))]
+        for tier in built:
+            jobs += [
+                (tier.name, [*core, *shlex.split(tier.flags)], p)
+                for p in sorted((CSRC / "kernels" / tier.name).glob("*.c"))
+            ]
+        generated = [*GENERATED, f"-I{CSRC}", *(t.define for t in built), *(f"-I{p}" for p in self.include_dirs)]
+        modules = self.translate(temp / "cython")
+        jobs += [("modules", generated, p) for p in modules.values()]
+
+        def work(job: tuple[str, list[str], Path]) -> Path:
+            return compile_object(cc, [*job[1], *extra_flags()], job[2], temp / job[0])
+
+        with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+            objects = list(pool.map(work, jobs))
+        made: dict[str, list[Path]] = {}
+        for (name, _, _), target in zip(jobs, objects, strict=True):
+            made.setdefault(name, []).append(target)
+        by_source = {source: target for (_, _, source), target in zip(jobs, objects, strict=True)}
+        made.pop("modules")
+        archives = [str(make_archive(temp / f"libpellucid_{name}.a", group)) for name, group in made.items()]
+        for ext in self.extensions:
+            module = str(by_source[modules[ext.name]])
+            ext.sources, ext.extra_objects, ext.depends = [], [module], [module, *archives]
+            # The libraries need each other: the selector names every tier, tiers use the formats.
+            grouped = ["-Wl,--start-group", *archives, "-Wl,--end-group"]
+            ext.extra_link_args = [*grouped, "-fopenmp", "-pthread", "-lm", *extra_flags()]
+        super().build_extensions()
+
+    def translate(self, folder: Path) -> dict[str, Path]:
+        """Cython -> C; module name -> its C file."""
+        try:
+            import numpy
+            from Cython.Build import cythonize
+        except ImportError as error:
+            raise fail(f"{error.name} is not installed", "pip install cython numpy") from None
+        self.include_dirs.append(numpy.get_include())
+        made = cythonize(list(self.extensions), build_dir=str(folder), include_path=[str(PACKAGES)],
+                         compiler_directives=DIRECTIVES, quiet=True)  # fmt: skip
+        return {ext.name: Path(ext.sources[0]) for ext in made}
+
+
+if __name__ == "__main__":
+    setup(ext_modules=cython_modules(), cmdclass={"build_ext": BuildExt})

@@ -1,0 +1,137 @@
+"""Mirrors csrc/pellucid.h."""
+
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "pellucid.h" nogil:
+    ctypedef enum pl_isa:
+        PL_N_ISA
+    const char *pl_isa_name(pl_isa isa)
+    int pl_isa_built(pl_isa isa)
+    int pl_isa_runs(pl_isa isa)
+    int pl_isa_find(const char *name)
+    pl_isa pl_isa_best()
+    const char *pl_cpu_name()
+
+    ctypedef struct pl_topology:
+        int logical, physical
+        double quota
+        int threads
+        char why[96]
+    void pl_topology_read(const char *root, pl_topology *t)
+
+    ctypedef struct pl_op:
+        int32_t kind, layer, to "out", tmp, seg, n_seg, vec, vec2, cache, cache_layer, rope, act
+        int32_t inp "in"
+        float eps, scale, cap
+    ctypedef struct pl_segment:
+        int32_t mat, column, bias
+    ctypedef struct pl_mat_desc:
+        int32_t gguf_type, rows, k, mapped, from_file
+        const uint8_t *src
+        int64_t bytes
+    ctypedef struct pl_vec_desc:
+        const float *data
+        int32_t n
+    ctypedef struct pl_rope_desc:
+        const double *freq
+        int32_t n_rot, halves
+    ctypedef struct pl_cache_desc:
+        int32_t n_layers, n_q, n_kv, dk, dv, window
+    ctypedef struct pl_plan:
+        const pl_op *ops
+        int32_t n_ops
+        const int32_t *buf_dim
+        int32_t n_bufs
+        const pl_segment *segs
+        int32_t n_segs
+        const pl_mat_desc *mats
+        int32_t n_mats
+        const pl_vec_desc *vecs
+        int32_t n_vecs
+        const pl_rope_desc *ropes
+        int32_t n_ropes
+        const pl_cache_desc *caches
+        int32_t n_caches
+        int32_t vocab
+    ctypedef struct pl_row:
+        int32_t token, seq, slot, pos, want
+
+    ctypedef struct pl_pool:
+        pass
+    ctypedef struct pl_seq:
+        int32_t length
+    int64_t pl_pool_bytes(pl_pool *pool)
+    int64_t pl_pool_bytes_used(pl_pool *pool)
+    pl_seq *pl_seq_new(pl_pool *pool)
+    void pl_seq_free(pl_seq *seq)
+    pl_seq *pl_seq_fork(pl_seq *seq)
+    int32_t pl_seq_rewind(pl_seq *seq, int32_t n)
+
+    ctypedef struct pl_sample_params:
+        float temperature, top_p, min_p
+        int32_t top_k
+        uint64_t seed
+        const uint32_t *mask
+        int32_t n_bias
+        const int32_t *bias_id
+        const float *bias
+        int32_t n_logprobs
+        float typical_p, repeat_penalty, presence_penalty, frequency_penalty
+        int32_t n_recent
+        const int32_t *recent
+    ctypedef struct pl_sampled:
+        int32_t id
+        float logprob
+        int32_t n_kept
+        int32_t *top_id
+        float *top_logprob
+        int32_t *kept_id
+        float *kept_prob
+        int32_t kept_room
+
+    ctypedef enum pl_status:
+        PL_OK, PL_E_MEMORY, PL_E_PLAN, PL_E_ARGUMENT, PL_E_ISA, PL_E_CANCELLED, PL_E_NUMERICS
+    ctypedef struct pl_error:
+        char text[256]
+    int pl_format_number(const char *name)
+    const char *pl_format_name(int i)
+    ctypedef struct pl_model:
+        pass
+    ctypedef struct pl_task:
+        pass
+    ctypedef struct pl_options:
+        int isa, threads, kv, terms, max_rows
+    ctypedef struct pl_model_info:
+        const char *isa
+        int64_t packed_bytes, work_bytes
+        int huge_pages, max_rows
+    pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error)
+    void pl_model_free(pl_model *model)
+    void pl_model_info_get(const pl_model *model, pl_model_info *info)
+    pl_pool *pl_model_pool(pl_model *model)
+    int64_t pl_model_mat_bytes(const pl_model *model, int mat)
+    void pl_model_mat_row(const pl_model *model, int mat, int row, float *dst)
+    pl_status pl_pack_start(pl_model *model, pl_task **task, pl_error *error)
+
+    ctypedef struct pl_tap:
+        int32_t op, buf
+        float *data
+    ctypedef struct pl_pass:
+        int32_t n_rows
+        const pl_row *rows
+        int32_t n_seqs
+        pl_seq *const *seqs
+        float *store
+        const pl_sample_params *sample
+        const uint64_t *step
+        pl_sampled *sampled
+        int32_t op_from, op_to, n_feeds, n_taps
+        const pl_tap *feeds
+        const pl_tap *taps
+        int64_t *op_ns
+    pl_status pl_forward_start(pl_model *model, const pl_pass *p, pl_task **task, pl_error *error)
+    int pl_task_wait(pl_task *task, int ms)
+    void pl_task_cancel(pl_task *task)
+    double pl_task_progress(const pl_task *task)
+    pl_status pl_task_finish(pl_task *task, pl_error *error)

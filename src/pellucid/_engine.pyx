@@ -1,0 +1,516 @@
+"""Binding of csrc/pellucid.h: checks arguments, releases the GIL, maps status codes to exceptions.
+
+Knows nothing of files, text or architectures: a plan (plan.py) comes in, arrays and token ids go out.
+"""
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+import numpy as np
+
+from pellucid.errors import ClosedError, IsaError, NumericsError, OutOfMemoryError, PellucidError
+
+# How long a wait goes without looking for signals and cancellation, in milliseconds.
+cdef enum:
+    SLICE_MS = 20
+
+KV_TYPES = ("f32", "f16", "bf16")
+
+
+class Cancelled(Exception):
+    """A task ended early because its `cancel` said so; nothing has changed."""
+
+
+cdef raise_status(pl_status status, pl_error *error):
+    text = error.text.decode("utf-8", "replace")
+    if status == PL_E_MEMORY:
+        raise OutOfMemoryError(text)
+    if status == PL_E_NUMERICS:
+        raise NumericsError(text)
+    if status == PL_E_ISA:
+        raise IsaError(text)
+    if status == PL_E_CANCELLED:
+        raise Cancelled(text)
+    if status == PL_E_ARGUMENT:
+        raise ValueError(text)
+    raise PellucidError(text)
+
+
+cdef finish_task(pl_task *task, cancel, progress):
+    """Waits for a task in slices that let signals in, and takes its result."""
+    cdef pl_error error
+    cdef pl_status status
+    cdef int done
+    failure = None
+    while True:
+        with nogil:
+            done = pl_task_wait(task, SLICE_MS)
+        if done:
+            break
+        try:
+            PyErr_CheckSignals()
+            if progress is not None and failure is None:
+                progress(pl_task_progress(task))
+            if cancel is not None and cancel():
+                pl_task_cancel(task)
+        except BaseException as e:  # the task must end before its memory goes
+            failure = e
+            pl_task_cancel(task)
+    error.text[0] = 0
+    status = pl_task_finish(task, &error)
+    if failure is not None:
+        raise failure
+    if status:
+        raise_status(status, &error)
+
+
+def isas():
+    """[(name, built, runs)] of every tier known."""
+    return [(pl_isa_name(<pl_isa>i).decode(), bool(pl_isa_built(<pl_isa>i)), bool(pl_isa_runs(<pl_isa>i)))
+            for i in range(PL_N_ISA)]
+
+
+def find_isa(name):
+    """-> the tier's name: `name` where this build and CPU have it, the best for None. Raises IsaError."""
+    if name is None:
+        return pl_isa_name(pl_isa_best()).decode()
+    known = isas()
+    for n, built, runs in known:
+        if n == name:
+            if not built:
+                raise IsaError(f"instruction set {name!r} is not built", isa=name)
+            if not runs:
+                raise IsaError(f"this CPU lacks instruction set {name!r}", isa=name)
+            return n
+    usable = ", ".join(n for n, built, runs in known if built and runs)
+    raise IsaError(f"unknown instruction set {name!r}; this machine runs: {usable}", isa=name)
+
+
+def cpu_name():
+    return pl_cpu_name().decode("utf-8", "replace").strip()
+
+
+def topology():
+    """-> (threads by default, why)."""
+    cdef pl_topology t
+    pl_topology_read(b"", &t)
+    return t.threads, t.why.decode("utf-8", "replace")
+
+
+def format_number(str name):
+    """ggml's number of a weight format, or -1 where the engine does not run it."""
+    return pl_format_number(name.encode())
+
+
+def format_names():
+    names, i = [], 0
+    while pl_format_name(i) != NULL:
+        names.append(pl_format_name(i).decode())
+        i += 1
+    return names
+
+
+cdef class Sampler:
+    """What to do with one sequence's logits. Options: csrc/engine/sample.h; `step` counts its draws."""
+
+    cdef pl_sample_params params
+    cdef readonly uint64_t step
+    cdef object keep, recent
+
+    def __init__(self, *, float temperature=0.0, int top_k=0, float top_p=1.0, float min_p=0.0, float typical_p=1.0,
+                 float repeat_penalty=1.0, float presence_penalty=0.0, float frequency_penalty=0.0, uint64_t seed=0,
+                 dict bias=None, int logprobs=-1, mask=None):
+        memset(&self.params, 0, sizeof(self.params))
+        self.params.temperature = temperature
+        self.params.top_k = top_k
+        self.params.top_p = top_p
+        self.params.min_p = min_p
+        self.params.typical_p = typical_p
+        self.params.repeat_penalty = repeat_penalty
+        self.params.presence_penalty = presence_penalty
+        self.params.frequency_penalty = frequency_penalty
+        self.params.seed = seed
+        self.params.n_logprobs = logprobs
+        cdef int32_t[::1] ids
+        cdef float[::1] values
+        cdef uint32_t[::1] bits
+        self.keep = []
+        if bias:
+            ids = np.fromiter(bias.keys(), np.int32, len(bias))
+            values = np.fromiter(bias.values(), np.float32, len(bias))
+            self.keep += [ids, values]
+            self.params.n_bias = <int32_t>len(bias)
+            self.params.bias_id = &ids[0]
+            self.params.bias = &values[0]
+        if mask is not None:
+            bits = np.ascontiguousarray(mask, np.uint32)
+            self.keep.append(bits)
+            self.params.mask = &bits[0]
+
+    def set_recent(self, ids):
+        """The tokens that the penalties look at, int32."""
+        cdef int32_t[::1] recent = np.ascontiguousarray(ids, np.int32)
+        self.recent = recent
+        self.params.n_recent = <int32_t>recent.shape[0]
+        self.params.recent = &recent[0] if recent.shape[0] else NULL
+
+
+cdef class Sequence:
+    """Keys and values of one sequence in an engine's pool. One user at a time."""
+
+    cdef pl_seq *seq
+    cdef readonly Engine engine
+
+    def __cinit__(self, Engine engine not None):
+        self.engine = engine
+        self.seq = pl_seq_new(pl_model_pool(engine.open()))
+        if self.seq == NULL:
+            raise OutOfMemoryError("no memory for a sequence")
+
+    def __dealloc__(self):
+        pl_seq_free(self.seq)
+
+    @property
+    def length(self):
+        """Tokens stored."""
+        return self.seq.length
+
+    def fork(self):
+        """-> a second sequence with the same contents."""
+        cdef Sequence other = Sequence.__new__(Sequence, self.engine)
+        cdef pl_seq *seq = pl_seq_fork(self.seq)
+        if seq == NULL:
+            raise OutOfMemoryError("no memory for a sequence")
+        pl_seq_free(other.seq)
+        other.seq = seq
+        return other
+
+    def rewind(self, int n):
+        """Forgets tokens from n on -> the length that is left: n, or 0 when all must be computed again."""
+        if n < 0 or n > self.seq.length:
+            raise ValueError(f"n={n}: expected 0 to {self.seq.length}")
+        return pl_seq_rewind(self.seq, n)
+
+
+cdef class Tables:
+    """A plan's tables as C structs, alive while this object is."""
+
+    cdef pl_plan plan
+    cdef list keep
+
+    def __dealloc__(self):
+        for p in (<size_t>self.plan.ops, <size_t>self.plan.buf_dim, <size_t>self.plan.segs, <size_t>self.plan.mats,
+                  <size_t>self.plan.vecs, <size_t>self.plan.ropes, <size_t>self.plan.caches):
+            free(<void *><size_t>p)
+
+    cdef void *table(self, Py_ssize_t n, size_t size) except NULL:
+        cdef void *p = calloc(n + 1, size)
+        if p == NULL:
+            raise MemoryError
+        return p
+
+    def __init__(self, plan):
+        cdef pl_op *ops
+        cdef int32_t *dims
+        cdef pl_segment *segs
+        cdef pl_mat_desc *mats
+        cdef pl_vec_desc *vecs
+        cdef pl_rope_desc *ropes
+        cdef pl_cache_desc *caches
+        cdef const uint8_t[::1] raw
+        cdef const float[::1] vec
+        cdef const double[::1] freq
+        self.keep = []
+        self.plan.vocab = plan.vocab
+        self.plan.ops = ops = <pl_op *>self.table(len(plan.ops), sizeof(pl_op))
+        self.plan.n_ops = <int32_t>len(plan.ops)
+        for i, o in enumerate(plan.ops):
+            ops[i] = pl_op(kind=o.kind, layer=o.layer, inp=o.inp, to=o.out, tmp=o.tmp, seg=o.seg, n_seg=o.n_seg,
+                           vec=o.vec, vec2=o.vec2, cache=o.cache, cache_layer=o.cache_layer, rope=o.rope, act=o.act,
+                           eps=o.eps, scale=o.scale, cap=o.cap)
+        self.plan.buf_dim = dims = <int32_t *>self.table(len(plan.buffers), sizeof(int32_t))
+        self.plan.n_bufs = <int32_t>len(plan.buffers)
+        for i, b in enumerate(plan.buffers):
+            dims[i] = b.dim
+        self.plan.segs = segs = <pl_segment *>self.table(len(plan.segments), sizeof(pl_segment))
+        self.plan.n_segs = <int32_t>len(plan.segments)
+        for i, s in enumerate(plan.segments):
+            segs[i] = pl_segment(mat=s.matrix, column=s.column, bias=s.bias)
+        self.plan.mats = mats = <pl_mat_desc *>self.table(len(plan.matrices), sizeof(pl_mat_desc))
+        self.plan.n_mats = <int32_t>len(plan.matrices)
+        for i, m in enumerate(plan.matrices):
+            raw = m.data
+            self.keep.append(raw)
+            mats[i].gguf_type = format_number(m.type)
+            mats[i].rows, mats[i].k = m.rows, m.k
+            mats[i].mapped, mats[i].from_file = m.mapped, m.from_file
+            mats[i].bytes = raw.shape[0]
+            if raw.shape[0]:
+                mats[i].src = &raw[0]
+        self.plan.vecs = vecs = <pl_vec_desc *>self.table(len(plan.vectors), sizeof(pl_vec_desc))
+        self.plan.n_vecs = <int32_t>len(plan.vectors)
+        for i, v in enumerate(plan.vectors):
+            vec = v.data
+            self.keep.append(vec)
+            vecs[i] = pl_vec_desc(data=&vec[0], n=<int32_t>vec.shape[0])
+        self.plan.ropes = ropes = <pl_rope_desc *>self.table(len(plan.ropes), sizeof(pl_rope_desc))
+        self.plan.n_ropes = <int32_t>len(plan.ropes)
+        for i, r in enumerate(plan.ropes):
+            freq = r.freq
+            self.keep.append(freq)
+            ropes[i] = pl_rope_desc(freq=&freq[0], n_rot=<int32_t>(2 * freq.shape[0]), halves=r.halves)
+        self.plan.caches = caches = <pl_cache_desc *>self.table(len(plan.caches), sizeof(pl_cache_desc))
+        self.plan.n_caches = <int32_t>len(plan.caches)
+        for i, c in enumerate(plan.caches):
+            caches[i] = pl_cache_desc(n_layers=c.n_layers, n_q=c.n_q, n_kv=c.n_kv, dk=c.dk, dv=c.dv, window=c.window)
+
+
+cdef class Rows:
+    """The rows of one forward pass, and its sequences."""
+
+    cdef pl_row *rows
+    cdef pl_seq **seqs
+    cdef int n, n_seqs, n_wants
+    cdef list keep
+
+    def __dealloc__(self):
+        free(self.rows)
+        free(self.seqs)
+
+    def __init__(self, Engine engine, parts, int at=-1):
+        """parts: [(Sequence, ids int32, first wanted row)]; at: the first row's slot, -1: the sequence's length."""
+        cdef const int32_t[::1] ids
+        cdef Sequence seq
+        cdef int i, r = 0, want, slot
+        self.keep = list(parts)
+        for _, part, _ in parts:
+            self.n += <int>len(part)
+        self.rows = <pl_row *>calloc(self.n + 1, sizeof(pl_row))
+        self.seqs = <pl_seq **>calloc(len(parts) + 1, sizeof(pl_seq *))
+        if self.rows == NULL or self.seqs == NULL:
+            raise OutOfMemoryError("no memory for the rows of a pass")
+        for s, part, first in parts:
+            seq = s
+            if seq.engine is not engine:
+                raise ValueError("a sequence of another model")
+            ids = part
+            want = first
+            self.seqs[self.n_seqs] = seq.seq
+            slot = seq.seq.length if at < 0 else at
+            for i in range(<int>ids.shape[0]):
+                self.rows[r] = pl_row(token=ids[i], seq=self.n_seqs, slot=slot + i, pos=slot + i, want=i >= want)
+                self.n_wants += i >= want
+                r += 1
+            self.n_seqs += 1
+
+
+cdef class Results:
+    """Room for what `pl_sample` says of each wanted row."""
+
+    cdef pl_sample_params *params
+    cdef uint64_t *steps
+    cdef pl_sampled *sampled
+    cdef list tops
+
+    def __dealloc__(self):
+        free(self.params)
+        free(self.steps)
+        free(self.sampled)
+
+    def __init__(self, list samplers):
+        cdef Sampler s
+        cdef int32_t[::1] ids
+        cdef float[::1] logprobs
+        cdef Py_ssize_t n = len(samplers), i
+        self.params = <pl_sample_params *>calloc(n + 1, sizeof(pl_sample_params))
+        self.steps = <uint64_t *>calloc(n + 1, sizeof(uint64_t))
+        self.sampled = <pl_sampled *>calloc(n + 1, sizeof(pl_sampled))
+        if self.params == NULL or self.steps == NULL or self.sampled == NULL:
+            raise OutOfMemoryError("no memory for a pass's results")
+        self.tops = []
+        for i in range(n):
+            s = samplers[i]
+            self.params[i] = s.params
+            self.steps[i] = s.step
+            top = None
+            if s.params.n_logprobs > 0:
+                ids, logprobs = top = (np.empty(s.params.n_logprobs, np.int32), np.empty(s.params.n_logprobs, np.float32))
+                self.sampled[i].top_id = &ids[0]
+                self.sampled[i].top_logprob = &logprobs[0]
+            self.tops.append(top)
+
+    def take(self, list samplers):
+        """-> [(id, logprob or None, [(id, logprob)])]; each sampler steps on."""
+        cdef Sampler s
+        out = []
+        for i in range(len(samplers)):
+            s = samplers[i]
+            s.step += 1
+            top = self.tops[i]
+            out.append((self.sampled[i].id, self.sampled[i].logprob if s.params.n_logprobs >= 0 else None,
+                        [] if top is None else list(zip(top[0].tolist(), top[1].tolist(), strict=True))))
+        return out
+
+
+cdef class Engine:
+    """A plan with its weights packed, ready to run. Thread-safe; forward passes queue up."""
+
+    cdef pl_model *model
+    cdef object keep        # mapped matrices
+    cdef readonly object plan
+    cdef readonly int max_rows, vocab
+    cdef bint closed
+
+    def __cinit__(self, plan, *, str isa, int threads, str kv, int terms, int max_rows):
+        cdef Tables tables = Tables(plan)
+        cdef pl_error error
+        cdef pl_options options
+        error.text[0] = 0
+        options.isa = pl_isa_find(isa.encode())
+        options.threads = threads
+        options.kv = KV_TYPES.index(kv)
+        options.terms = terms
+        options.max_rows = max_rows
+        cdef pl_status status = pl_model_new(&tables.plan, &options, &self.model, &error)
+        if status:
+            raise_status(status, &error)
+        self.plan = plan
+        self.keep = tables
+        self.vocab = plan.vocab
+        self.max_rows = max_rows
+
+    def __dealloc__(self):
+        if self.model != NULL:
+            pl_model_free(self.model)
+
+    cdef pl_model *open(self) except NULL:
+        if self.closed:
+            raise ClosedError
+        return self.model
+
+    def close(self):
+        """No pass begins from now on. Memory goes with the last reference."""
+        self.closed = True
+
+    def pack(self, progress=None):
+        """Packs every matrix, on all threads. progress: called with the fraction done now and then."""
+        cdef pl_task *task
+        cdef pl_error error
+        error.text[0] = 0
+        cdef pl_status status = pl_pack_start(self.open(), &task, &error)
+        if status:
+            raise_status(status, &error)
+        finish_task(task, None, progress)
+
+    def info(self):
+        """-> dict of isa, packed_bytes, work_bytes, huge_pages, cache_bytes."""
+        cdef pl_model_info i
+        pl_model_info_get(self.open(), &i)
+        return {"isa": i.isa.decode(), "packed_bytes": i.packed_bytes, "work_bytes": i.work_bytes,
+                "huge_pages": bool(i.huge_pages), "cache_bytes": pl_pool_bytes(pl_model_pool(self.model)),
+                "cache_bytes_used": pl_pool_bytes_used(pl_model_pool(self.model))}
+
+    def matrix_bytes(self, int matrix):
+        """Bytes of a matrix as the engine holds it."""
+        if not 0 <= matrix < len(self.plan.matrices):
+            raise ValueError(f"matrix={matrix}: expected 0 to {len(self.plan.matrices) - 1}")
+        return pl_model_mat_bytes(self.open(), matrix)
+
+    def matrix(self, int matrix):
+        """-> float32 (rows, k): a matrix dequantised, bit-identical to its file's own decoding."""
+        if not 0 <= matrix < len(self.plan.matrices):
+            raise ValueError(f"matrix={matrix}: expected 0 to {len(self.plan.matrices) - 1}")
+        m = self.plan.matrices[matrix]
+        cdef float[:, ::1] out = np.empty((m.rows, m.k), np.float32)
+        cdef int r
+        cdef pl_model *model = self.open()
+        with nogil:
+            for r in range(<int>out.shape[0]):
+                pl_model_mat_row(model, matrix, r, &out[r, 0])
+        return np.asarray(out)
+
+    def forward(self, parts, *, list samplers=None, out=None, cancel=None):
+        """One forward pass over rows of one or several sequences.
+
+        parts: [(Sequence, ids int32 array, first)]: appends ids to the sequence; logits are asked for from its row
+        `first` on (len(ids): for none). Either `out`, float32 (wanted rows, vocab), takes the logits, or
+        `samplers`, one per wanted row, choose tokens -> [(id, logprob | None, [(id, logprob), ...])].
+        cancel: called every 20 ms or so; true ends the pass, nothing appended, with `Cancelled`.
+        Raises ValueError, NumericsError, OutOfMemoryError, Cancelled; then no sequence has changed.
+        """
+        cdef Rows rows = Rows(self, parts)
+        cdef Results results = None
+        cdef pl_pass p
+        memset(&p, 0, sizeof(p))
+        p.op_to = <int32_t>len(self.plan.ops)
+        if samplers is not None:
+            if len(samplers) != rows.n_wants:
+                raise ValueError(f"{len(samplers)} samplers for {rows.n_wants} rows")
+            results = Results(samplers)
+            p.sample, p.step, p.sampled = results.params, results.steps, results.sampled
+        self.run_pass(&p, rows, out, cancel)
+        return results.take(samplers) if results is not None else None
+
+    cdef run_pass(self, pl_pass *p, Rows rows, out, cancel):
+        cdef pl_task *task
+        cdef pl_error error
+        cdef float[:, ::1] store
+        error.text[0] = 0
+        p.n_rows, p.rows, p.n_seqs, p.seqs = rows.n, rows.rows, rows.n_seqs, rows.seqs
+        if out is not None:
+            if out.shape != (rows.n_wants, self.vocab):
+                raise ValueError(f"out has shape {out.shape}, expected {(rows.n_wants, self.vocab)}")
+            if rows.n_wants:
+                store = out
+                p.store = &store[0, 0]
+        cdef pl_status status = pl_forward_start(self.open(), p, &task, &error)
+        if status:
+            raise_status(status, &error)
+        finish_task(task, cancel, None)
+
+    def observe(self, parts, *, ops=None, feeds=None, taps=(), times=False, out=None, cancel=None, int at=-1):
+        """A forward pass, or a part of one, with its inside open.
+
+        ops: (from, to), the operations to run, default all. A part looks at tokens that are stored already: then `at`
+        is the slot of the (one) sequence's first row, and nothing is appended.
+        feeds: {buffer: float32 (rows, dim)} put into buffers first. taps: [(op, buffer)], copied after that operation.
+        -> ({(op, buffer): float32 (rows, dim)}, int64 nanoseconds of each operation or None).
+        """
+        cdef Rows rows = Rows(self, parts, at)
+        cdef pl_pass p
+        cdef float[:, ::1] view
+        cdef int64_t[::1] ns
+        memset(&p, 0, sizeof(p))
+        p.op_from, p.op_to = (0, len(self.plan.ops)) if ops is None else ops
+        feeds = {} if feeds is None else feeds
+        arrays, keep = {}, []
+        for buf in [*feeds, *(t[1] for t in taps)]:
+            if not 0 <= buf < len(self.plan.buffers):
+                raise ValueError(f"no buffer {buf}")
+        cdef pl_tap *c_feeds = <pl_tap *>calloc(len(feeds) + len(taps) + 1, sizeof(pl_tap))
+        cdef pl_tap *c_taps = c_feeds + len(feeds)
+        if c_feeds == NULL:
+            raise OutOfMemoryError("no memory for taps")
+        try:
+            for i, (buf, data) in enumerate(feeds.items()):
+                shape = (rows.n, self.plan.buffers[buf].dim)
+                if data.shape != shape:
+                    raise ValueError(f"feed of buffer {buf} has shape {data.shape}, expected {shape}")
+                view = np.ascontiguousarray(data, np.float32)
+                keep.append(view)
+                c_feeds[i] = pl_tap(op=0, buf=buf, data=&view[0, 0])
+            for i, (op, buf) in enumerate(taps):
+                view = arrays[op, buf] = np.empty((rows.n, self.plan.buffers[buf].dim), np.float32)
+                c_taps[i] = pl_tap(op=op, buf=buf, data=&view[0, 0])
+            p.n_feeds, p.n_taps, p.feeds, p.taps = <int32_t>len(feeds), <int32_t>len(taps), c_feeds, c_taps
+            op_ns = None
+            if times:
+                ns = op_ns = np.zeros(len(self.plan.ops), np.int64)
+                p.op_ns = &ns[0]
+            self.run_pass(&p, rows, out, cancel)
+        finally:
+            free(c_feeds)
+        return arrays, op_ns

@@ -1,0 +1,30 @@
+from collections.abc import Iterator
+from typing import Any, overload
+
+VALUE_TYPES: tuple[tuple[str, int, str | None], ...]
+TENSOR_TYPES: dict[int, tuple[str, int, int]]
+
+class StringArray:
+    field: str
+    file: str | None
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[bytes]: ...
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def text(self, i: int) -> str: ...
+    def to_bytes_list(self) -> list[bytes]: ...
+    def to_str_list(self) -> list[str]: ...
+
+class Header:
+    version: int
+    alignment: int
+    data_start: int
+    size: int
+    metadata: dict[str, Any]
+    kinds: dict[str, str]
+    places: dict[str, int]
+    tensors: list[tuple[str, str, tuple[int, ...], int, int]]
+
+def parse(buffer: Any, file: str | None = None) -> Header: ...

@@ -1,0 +1,187 @@
+# cython: boundscheck=False, wraparound=False
+"""csrc/engine/sample.c for tests and benchmarks: one row of logits in, a token and what led to it out."""
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+import numpy as np
+
+cdef extern from "cpu/detect.h":
+    int PL_N_ISA
+    const char *pl_isa_name(int isa)
+    int pl_isa_find(const char *name)
+    int pl_isa_runs(int isa)
+
+cdef extern from "kernels/kernels.h":
+    ctypedef struct pl_kernels:
+        pass
+
+cdef extern from "kernels/select.h":
+    const pl_kernels *pl_kernels_get(int isa)
+
+cdef extern from "engine/sample.h":
+    ctypedef struct pl_sample_params:
+        float temperature, top_p, min_p, typical_p, repeat_penalty, presence_penalty, frequency_penalty
+        int32_t top_k, n_bias, n_logprobs, n_recent
+        uint64_t seed
+        const uint32_t *mask
+        const int32_t *bias_id
+        const float *bias
+        const int32_t *recent
+    ctypedef struct pl_sampled:
+        int32_t id, n_kept, kept_room
+        float logprob
+        int32_t *top_id
+        float *top_logprob
+        int32_t *kept_id
+        float *kept_prob
+    size_t pl_sample_scratch(int vocab)
+    double pl_sample_uniform(uint64_t seed, uint64_t step)
+    int pl_sample(const pl_kernels *k, const pl_sample_params *p, float *logits, int vocab, uint64_t step,
+                  void *scratch, pl_sampled *out) nogil
+
+
+def isas():
+    """Names of the instruction sets that this build holds and this processor runs."""
+    return [pl_isa_name(i).decode() for i in range(PL_N_ISA) if pl_isa_runs(i) and pl_kernels_get(i) != NULL]
+
+
+def uniform(seed, step):
+    """The random number in [0, 1) of (seed, step), both below 2**64."""
+    return pl_sample_uniform(seed, step)
+
+
+def scratch_bytes(int vocab):
+    """Bytes of scratch that one sampler of this vocabulary needs."""
+    return pl_sample_scratch(vocab)
+
+
+cdef class Sampler:
+    """Settings, and the scratch for rows of `vocab` logits. The defaults switch everything off.
+
+    mask: bool (vocab), True where a token is allowed. bias: {id: addition}. recent: ids that penalties count.
+    n_logprobs: alternatives of the raw logits, -1 for no log probabilities.
+    """
+
+    cdef pl_sample_params params
+    cdef const pl_kernels *kernels
+    cdef int vocab
+    cdef bint changes
+    cdef void *scratch
+    cdef float *row
+    cdef object held
+
+    def __cinit__(self, str isa, int vocab, *, float temperature=1, int top_k=0, float typical_p=1, float top_p=1,
+                  float min_p=0, seed=0, mask=None, bias=None, recent=None, float repeat_penalty=1,
+                  float presence_penalty=0, float frequency_penalty=0, int n_logprobs=-1):
+        cdef int found = pl_isa_find(isa.encode())
+        cdef const int32_t[::1] ids
+        cdef const float[::1] values
+        cdef const uint32_t[::1] words
+        if vocab < 1:
+            raise ValueError(f"vocab={vocab}: at least 1 is expected")
+        if found < 0 or not pl_isa_runs(found) or pl_kernels_get(found) == NULL:
+            raise ValueError(f"isa={isa!r}: expected one of {isas()}")
+        self.kernels = pl_kernels_get(found)
+        self.vocab = vocab
+        self.held = []
+        p = &self.params
+        p.temperature, p.top_k, p.typical_p, p.top_p, p.min_p, p.seed = temperature, top_k, typical_p, top_p, min_p, seed
+        p.repeat_penalty, p.presence_penalty, p.frequency_penalty = repeat_penalty, presence_penalty, frequency_penalty
+        p.n_logprobs = min(n_logprobs, vocab)
+        p.mask = NULL
+        p.n_bias = p.n_recent = 0
+        if mask is not None:
+            allowed = np.zeros((vocab + 31) // 32 * 32, bool)
+            allowed[:vocab] = mask
+            words = np.packbits(allowed, bitorder="little").view("<u4").astype(np.uint32)
+            p.mask = &words[0]
+            self.held.append(words)
+        if bias:
+            ids = np.fromiter(bias.keys(), np.int32)
+            values = np.fromiter(bias.values(), np.float32)
+            p.bias_id, p.bias, p.n_bias = &ids[0], &values[0], len(ids)
+            self.held += [ids, values]
+        if recent is not None and len(recent):
+            ids = np.ascontiguousarray(recent, np.int32)
+            p.recent, p.n_recent = &ids[0], len(ids)
+            self.held.append(ids)
+        self.changes = bool(mask is not None or bias or p.n_recent)
+        self.scratch = malloc(pl_sample_scratch(vocab))
+        self.row = <float *> malloc(vocab * sizeof(float))
+        if self.scratch == NULL or self.row == NULL:
+            raise MemoryError(f"scratch for a vocabulary of {vocab}")
+
+    def __dealloc__(self):
+        free(self.scratch)
+        free(self.row)
+
+    cdef int run(self, float *logits, uint64_t step, pl_sampled *out) noexcept nogil:
+        if self.changes:
+            memcpy(self.row, logits, self.vocab * sizeof(float))
+            logits = self.row
+        return pl_sample(self.kernels, &self.params, logits, self.vocab, step, self.scratch, out)
+
+    cdef check(self, logits):
+        if logits.dtype != np.float32 or logits.shape != (self.vocab,) or not logits.flags.c_contiguous:
+            raise ValueError(f"logits: contiguous float32 of shape ({self.vocab},) expected, not "
+                             f"{logits.dtype} of shape {logits.shape}")
+        return logits
+
+    def draw(self, logits, step=0):
+        """The token of this step; -1 where pl_sample refuses the row. logits (vocab) stay as they were."""
+        cdef float[::1] x = self.check(logits)
+        cdef pl_sampled out
+        out.top_id = out.kept_id = NULL
+        out.top_logprob = out.kept_prob = NULL
+        cdef uint64_t at = step
+        cdef int status
+        with nogil:
+            status = self.run(&x[0], at, &out)
+        return -1 if status else out.id
+
+    def sample(self, logits, step=0):
+        """As draw, with all that pl_sample tells: a dict, or None where it refuses the row.
+
+        id, logprob, n_kept, top_id and top_logprob (n_logprobs), kept_id and kept_prob (n_kept, most probable first).
+        """
+        cdef float[::1] x = self.check(logits)
+        cdef int n_top = max(self.params.n_logprobs, 0)
+        top_id, top_logprob = np.full(n_top + 1, -7, np.int32), np.full(n_top + 1, -7, np.float32)
+        kept_id, kept_prob = np.full(self.vocab, -7, np.int32), np.full(self.vocab, -7, np.float32)
+        cdef int32_t[::1] a = top_id, c = kept_id
+        cdef float[::1] b = top_logprob, d = kept_prob
+        cdef pl_sampled out
+        out.top_id, out.top_logprob, out.kept_id, out.kept_prob = &a[0], &b[0], &c[0], &d[0]
+        out.kept_room = self.vocab
+        if self.run(&x[0], step, &out):
+            return None
+        return {"id": out.id, "logprob": out.logprob, "n_kept": out.n_kept,
+                "top_id": top_id[:n_top], "top_logprob": top_logprob[:n_top],
+                "kept_id": kept_id[:out.n_kept], "kept_prob": kept_prob[:out.n_kept]}
+
+    def draws(self, logits, int n, first=0):
+        """The tokens of steps first .. first + n - 1: int32 (n); -1 where pl_sample refuses."""
+        cdef float[::1] x = self.check(logits)
+        ids = np.empty(n, np.int32)
+        cdef int32_t[::1] y = ids
+        cdef uint64_t step = first
+        cdef pl_sampled out
+        cdef int i
+        out.top_id = out.kept_id = NULL
+        out.top_logprob = out.kept_prob = NULL
+        with nogil:
+            for i in range(n):
+                y[i] = -1 if self.run(&x[0], step + i, &out) else out.id
+        return ids
+
+
+def sample(isa, logits, step=0, **settings):
+    """Sampler.sample of one row."""
+    return Sampler(isa, len(logits), **settings).sample(logits, step)
+
+
+def sample_many(isa, logits, n, first=0, **settings):
+    """Sampler.draws of one row."""
+    return Sampler(isa, len(logits), **settings).draws(logits, n, first)

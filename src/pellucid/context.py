@@ -1,0 +1,181 @@
+"""A sequence of one's own: tokens, and the keys and values computed for them so far."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pellucid import _engine
+from pellucid.errors import ContextBusyError, ContextFullError, TokenizerError
+
+if TYPE_CHECKING:
+    from pellucid.generation import Completion, Piece
+    from pellucid.model import Model
+
+__all__ = ["Context"]
+
+
+class Context:
+    """A sequence that keeps its cache between calls, so that a next turn computes only what is new.
+
+    One user at a time: a call while another runs (or a stream is unfinished) raises ``ContextBusyError``. Made by
+    ``Model.context()``; every method raises ``ClosedError`` once the model is closed.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._lock = threading.Lock()
+        self._sequence = _engine.Sequence(model._open())
+        self._ids: list[int] = []
+
+    @property
+    def length(self) -> int:
+        """Tokens held: prompts and what was generated."""
+        return len(self._ids)
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens held (a copy)."""
+        return list(self._ids)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __repr__(self) -> str:
+        return f"<Context of {self.length} tokens, {self._sequence.length} computed>"
+
+    # ---- what it holds ----------------------------------------------------------------------------------------
+
+    def append(self, ids: str | Sequence[int], *, chunk: int = 512, cancel: Any = None) -> None:
+        """Adds tokens (or text) and computes their keys and values.
+
+        Raises ``ContextFullError`` before computing anything, ``ValueError`` for an id out of range. When it fails or is
+        cancelled, the tokens are not added.
+        """
+        from pellucid.generation import canceller, check_chunk, prefill
+
+        with self.in_use():
+            new = self._encode(ids)
+            chunk, stop = check_chunk(chunk), canceller(cancel)
+            before = len(self._ids)
+            self._ids += new
+            try:
+                if not prefill(self._model._open(), self._sequence, self._ids, chunk, stop):
+                    self._cut(before)
+            except BaseException:
+                self._cut(before)
+                raise
+
+    def rewind(self, n: int) -> None:
+        """Forgets all tokens from position n on (0 <= n <= length)."""
+        if not isinstance(n, int) or isinstance(n, bool):
+            raise TypeError(f"n must be an integer, not {type(n).__name__}")
+        if not 0 <= n <= len(self._ids):
+            raise ValueError(f"n={n}: expected 0 to {len(self._ids)}, the tokens held")
+        with self.in_use():
+            self._model._open()
+            self._cut(n)
+
+    def fork(self) -> Context:
+        """-> a second context with the same tokens; memory is shared until one of the two goes on."""
+        with self.in_use():
+            self._model._open()
+            other = Context.__new__(Context)
+            other._model = self._model
+            other._lock = threading.Lock()
+            other._sequence = self._sequence.fork()
+            other._ids = list(self._ids)
+            return other
+
+    def _cut(self, n: int) -> None:
+        del self._ids[n:]
+        if n < self._sequence.length:
+            self._sequence.rewind(n)  # where a window has let go of what is needed, all is computed again
+
+    # ---- generation -------------------------------------------------------------------------------------------
+
+    def generate(self, prompt: str | Sequence[int] = (), **options: Any) -> Completion:
+        """Appends a prompt (none: goes on) and generates; the new tokens stay. Options and errors: ``Model.generate``."""
+        from pellucid.generation import collect
+
+        return collect(self.stream(prompt, **options))
+
+    def stream(self, prompt: str | Sequence[int] = (), **options: Any) -> Iterator[Piece]:
+        """Like :meth:`generate`, piece by piece. The context is in use until the iterator ends or is closed."""
+        from pellucid.generation import Job, parse_options, run
+
+        parsed = parse_options(options)
+        self._acquire()  # now, so that a busy context is an error of this call
+        try:
+            engine = self._model._open()
+            new = self._encode(prompt, empty=True)
+            if not self._ids and not new:
+                raise ValueError("prompt is empty, and so is the context: nothing to go on from")
+            self._ids += new
+            if self._sequence.length == len(self._ids):  # the last token's logits are needed again
+                self._sequence.rewind(len(self._ids) - 1)
+            text = prompt if isinstance(prompt, str) else ""
+            job = Job(self._model, self._ids, parsed, self._sequence, len(new), text)
+        except BaseException:
+            self._lock.release()
+            raise
+        return _Released(run(engine, [job], parsed), self._lock.release)
+
+    # ---- use --------------------------------------------------------------------------------------------------
+
+    def _encode(self, text: str | Sequence[int], *, empty: bool = False) -> list[int]:
+        model = self._model
+        if isinstance(text, str):
+            if model.tokenizer is None:
+                raise TokenizerError("the model file has no tokenizer: only token ids are accepted")
+            ids = model.tokenizer.encode(text, add_special=not self._ids) if text or not empty else []
+        else:
+            ids = model.check_ids(text, "ids", empty=True)
+        if len(self._ids) + len(ids) > model.context_length:
+            raise ContextFullError(needed=len(self._ids) + len(ids), available=model.context_length)
+        return ids
+
+    def _acquire(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise ContextBusyError
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Holds the context for one call."""
+        self._acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+
+class _Released:
+    """An iterator that gives something back when it ends, fails, is closed or is forgotten, whichever comes first."""
+
+    def __init__(self, pieces: Iterator[Any], release: Callable[[], None]) -> None:
+        self._pieces = pieces
+        self._release: Callable[[], None] | None = release
+
+    def __iter__(self) -> _Released:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._pieces)
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _give_back(self) -> None:
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+    def close(self) -> None:
+        self._pieces.close()  # type: ignore[attr-defined]
+        self._give_back()
+
+    def __del__(self) -> None:
+        self._give_back()

@@ -1,0 +1,149 @@
+"""What a model says of itself: sizes, how it runs and why, and its plan as a table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pellucid.plan import Kind, Plan
+
+__all__ = ["ModelInfo", "Operation", "PlanTable"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Sizes of a model and how it runs here. Byte counts are bytes; `context` is what a sequence may hold, in tokens."""
+
+    path: str
+    format: str
+    architecture: str
+    name: str
+    quantisation: str
+    parameters: int
+    layers: int
+    dim: int
+    ff: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int
+    context_trained: int
+    file_bytes: int
+    packed_bytes: int
+    work_bytes: int
+    cache_bytes: int
+    cache_bytes_per_token: int
+    huge_pages: bool
+    threads: int
+    threads_why: str
+    isa: str
+    isa_why: str
+    isas: dict[str, str]  # every tier: "runs", "not built", "not on this CPU"
+    cpu: str
+    kv: str
+    precision: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        d = self.to_dict()
+        d["isas"] = ", ".join(f"{name}: {state}" for name, state in self.isas.items())
+        width = max(map(len, d))
+        lines = []
+        for key, value in d.items():
+            if key.endswith("bytes") and value >= 1 << 20:
+                value = f"{value:,} ({value / 1e6:.1f} MB)"
+            elif isinstance(value, int) and not isinstance(value, bool):
+                value = f"{value:,}"
+            lines.append(f"{key:{width}}  {value}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of the plan. `inputs` and `output`: (buffer, columns); `matrices`: (name, format, rows, k);
+    `bytes`: of weights, read by every pass (of the embedding: one row)."""
+
+    index: int
+    kind: str
+    layer: int | None
+    name: str
+    inputs: tuple[tuple[str, int], ...]
+    output: tuple[str, int]
+    matrices: tuple[tuple[str, str, int, int], ...]
+    bytes: int
+    detail: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+class PlanTable(list[Operation]):
+    """The operations in order; prints as a table."""
+
+    def __str__(self) -> str:
+        rows = [("op", "layer", "kind", "name", "in", "out", "weights", "bytes", "")]
+        for o in self:
+            rows.append(
+                (
+                    str(o.index),
+                    "" if o.layer is None else str(o.layer),
+                    o.kind,
+                    o.name,
+                    " ".join(f"{name}[{dim}]" for name, dim in o.inputs),
+                    f"{o.output[0]}[{o.output[1]}]",
+                    " ".join(f"{kind} {rows}x{k}" for _, kind, rows, k in o.matrices),
+                    f"{o.bytes:,}" if o.bytes else "",
+                    o.detail,
+                )
+            )
+        widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+        right = {0, 1, 7}
+        lines = ["  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))) for r in rows]
+        lines.append(f"{len(self)} operations, {sum(o.bytes for o in self):,} bytes of weights read by every pass")
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def plan_table(plan: Plan, matrix_bytes: Any) -> PlanTable:
+    """matrix_bytes: number of a matrix -> bytes as the engine holds it."""
+    table = PlanTable()
+    for i, op in enumerate(plan.ops):
+        numbers = [s.matrix for s in plan.segments[op.seg : op.seg + op.n_seg]]
+        mats = [plan.matrices[m] for m in numbers]
+        size = sum(matrix_bytes(m) for m in numbers)
+        if op.kind == Kind.EMBED:
+            size //= mats[0].rows
+        inputs = (("token", 1),) if op.inp < 0 else (tuple(plan.buffers[op.inp]),)
+        output = ("logits", plan.vocab) if op.kind == Kind.HEAD else tuple(plan.buffers[op.out])
+        table.append(
+            Operation(
+                i,
+                op.kind.name.lower(),
+                None if op.layer < 0 else op.layer,
+                op.name,
+                inputs,  # type: ignore[arg-type]
+                output,  # type: ignore[arg-type]
+                tuple((m.name, m.type, m.rows, m.k) for m in mats),
+                size,
+                _detail(plan, op),
+            )
+        )
+    return table
+
+
+def _detail(plan: Plan, op: Any) -> str:
+    if op.kind in (Kind.ATTEND, Kind.ROPE_APPEND):
+        c = plan.caches[op.cache]
+        heads = f"{c.n_q} heads, {c.n_kv} kv, {c.dk} wide"
+        return heads + (f", window {c.window}" if c.window else "")
+    if op.kind == Kind.LINEAR_ADD and op.vec >= 0:
+        return "post-norm"
+    if op.kind == Kind.GLU:
+        return "gelu" if op.act else "silu"
+    if op.kind == Kind.EMBED and op.scale != 1:
+        return f"times {op.scale:.6g}"
+    return ""

@@ -1,0 +1,373 @@
+"""A model: loads a file, and offers what one does with it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid import _engine, arch, generation, weights
+from pellucid.context import Context
+from pellucid.errors import ClosedError, ContextFullError, TokenizerError
+from pellucid.generation import Completion, Piece
+from pellucid.info import ModelInfo, PlanTable, plan_table
+from pellucid.tokenizer import Tokenizer
+
+__all__ = ["Model"]
+
+Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, what
+
+DEFAULT_CONTEXT = 8192  # tokens; memory is taken as a context fills
+MAX_ROWS = 512  # of a forward pass
+PRECISIONS = {"default": 1, "high": 2}  # int8 terms of activations
+KV_CHOICES = ("auto", "f32", "f16", "bf16")
+
+
+class Model:
+    """A loaded model: immutable, and shared freely between threads. Made by :meth:`load`.
+
+    A context manager; after :meth:`close` every use raises ``ClosedError``.
+    """
+
+    # ---- loading ----------------------------------------------------------------------------------------------
+
+    def __init__(self) -> None:
+        raise TypeError("use Model.load(source)")
+
+    @classmethod
+    def load(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        isa: str | None = None,
+        kv: str = "auto",
+        precision: str = "default",
+        progress: Progress | None = None,
+    ) -> Model:
+        """Loads a model.
+
+        source: a catalogue name (fetched at its first use), a GGUF file (any part of a split one) or a Hugging Face folder.
+        threads: default: physical cores that the process may use (PELLUCID_THREADS). context: tokens that a sequence may
+        hold; default: the model's own, at most 8192. isa: an instruction set, default the best (PELLUCID_ISA).
+        kv: type of cached keys and values: "auto" (f32 for models in F32, else the best 16-bit type here), "f32", "f16", "bf16".
+        precision: "default" (int8 activations, two terms in the head) or "high" (two terms everywhere).
+        progress: called with (bytes done, bytes in all, what) while fetching and packing.
+
+        Raises ModelFileError, UnsupportedModelError, FetchError, IsaError, OutOfMemoryError; ValueError or TypeError naming
+        a wrong argument.
+        """
+        start = time.perf_counter()
+        threads, why = _threads(threads)
+        context = _positive("context", context) if context is not None else None
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision={precision!r}: expected one of {', '.join(map(repr, PRECISIONS))}")
+        if kv not in KV_CHOICES:
+            raise ValueError(f"kv={kv!r}: expected one of {', '.join(map(repr, KV_CHOICES))}")
+        asked = isa if isa is not None else os.environ.get("PELLUCID_ISA") or None
+        isa = _engine.find_isa(asked)
+        file = weights.open_model(_resolve(source, progress))
+        try:
+            self = object.__new__(cls)
+            config, plan = arch.build(file, frozenset(_engine.format_names()))
+            if context is not None and context > config.context:
+                raise ValueError(f"context={context}: the model was made for at most {config.context} tokens")
+            self._config = config
+            self.context_length = context or min(config.context, DEFAULT_CONTEXT)
+            self._tokenizer = _Later(lambda: _tokenizer(file, config.vocab))  # while the engine packs
+            if kv == "auto":
+                floats = all(m.type == "F32" for m in plan.matrices)
+                kv = "f32" if floats else "bf16" if isa == "avx512bf16" else "f16"
+            engine = _engine.Engine(plan, isa=isa, threads=threads, kv=kv, terms=PRECISIONS[precision], max_rows=MAX_ROWS)
+            total = sum(m.data.size for m in plan.matrices)
+            engine.pack(None if progress is None else lambda done: progress(int(done * total), total, "packing weights"))
+            self._engine = engine
+            self._facts = {
+                "path": file.path,
+                "format": file.format,
+                "name": str(file.get_str("general.name", "")),
+                "quantisation": file.quantisation,
+                "parameters": sum(_count(t.shape) for t in file.tensors.values()),
+                "file_bytes": file.nbytes,
+                "threads": threads,
+                "threads_why": why,
+                "isa_why": "the best that this build and CPU have" if asked is None else "asked for",
+                "kv": kv,
+                "precision": precision,
+            }
+            self._tokenizer.wait()
+        finally:
+            file.close()  # what is still read of it stays mapped
+        self._closed = False
+        self.load_seconds = time.perf_counter() - start
+        return self
+
+    def close(self) -> None:
+        """Lets go of the model: its memory goes with the last generation that still runs. May be called again."""
+        self._closed = True
+        self._engine.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = " (closed)" if self._closed else ""
+        return f"<Model {self._facts['path']}: {self._config.architecture}, {self._facts['quantisation']}{state}>"
+
+    def _open(self) -> Any:
+        if self._closed:
+            raise ClosedError
+        return self._engine
+
+    # ---- looking at it ----------------------------------------------------------------------------------------
+
+    def info(self) -> ModelInfo:
+        """Sizes, and how the model runs here and why."""
+        e, c = self._open().info(), self._config
+        per = {"f32": 4, "f16": 2, "bf16": 2}[self._facts["kv"]]
+        plan = self._engine.plan
+        return ModelInfo(
+            **self._facts,
+            architecture=c.architecture,
+            layers=c.layers,
+            dim=c.dim,
+            ff=c.ff,
+            heads=c.attention.n_q,
+            kv_heads=c.attention.n_kv,
+            head_dim=c.attention.dk,
+            vocab=c.vocab,
+            context=self.context_length,
+            context_trained=c.context,
+            packed_bytes=e["packed_bytes"],
+            work_bytes=e["work_bytes"],
+            cache_bytes=e["cache_bytes"],
+            cache_bytes_per_token=sum(g.n_layers * g.n_kv * (g.dk + g.dv) * per for g in plan.caches),
+            huge_pages=e["huge_pages"],
+            isa=e["isa"],
+            isas={name: "runs" if built and runs else "not on this CPU" if built else "not built" for name, built, runs in _engine.isas()},
+            cpu=_engine.cpu_name(),
+        )
+
+    def plan(self) -> PlanTable:
+        """The operations that a forward pass runs, with shapes and bytes; prints as a table."""
+        engine = self._open()
+        return plan_table(engine.plan, engine.matrix_bytes)
+
+    # ---- text and ids -----------------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """None when the file has none: then only ids are accepted. Raises TokenizerError where the file's is unusable."""
+        return self._tokenizer.get()
+
+    def _need_tokenizer(self) -> Tokenizer:
+        self._open()
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            raise TokenizerError("the model file has no tokenizer: only token ids are accepted")
+        return tokenizer
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Text -> ids. add_special: with BOS where the model has one. parse_special: special tokens' text becomes their id."""
+        return self._need_tokenizer().encode(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Ids -> text. Raises ValueError for an id out of range."""
+        return self._need_tokenizer().decode(ids)
+
+    def check_ids(self, ids: Any, name: str, *, empty: bool = False) -> list[int]:
+        """A list of token ids; ValueError or TypeError naming the argument."""
+        if isinstance(ids, (bytes, bytearray)) or not hasattr(ids, "__iter__"):
+            raise TypeError(f"{name} must be text or a list of token ids, not {type(ids).__name__}")
+        out, vocab = [], self._config.vocab
+        for i, id in enumerate(ids):
+            if isinstance(id, (bool, float)) or not hasattr(id, "__index__"):
+                raise TypeError(f"{name}[{i}] must be a token id, not {type(id).__name__}")
+            value = id.__index__()
+            if not 0 <= value < vocab:
+                raise ValueError(f"{name}[{i}]={value}: token ids go from 0 to {vocab - 1} (vocabulary size {vocab})")
+            out.append(value)
+        if not out and not empty:
+            raise ValueError(f"{name} is empty: expected at least one token")
+        return out
+
+    def _prompt(self, prompt: Any, name: str = "prompt") -> list[int]:
+        """A prompt's ids, which fit the context."""
+        if isinstance(prompt, str):
+            ids = self.tokenize(prompt)
+            if not ids:
+                raise ValueError(f"{name} is empty, and the model has no BOS token to start from")
+        else:
+            ids = self.check_ids(prompt, name)
+        if len(ids) > self.context_length:
+            raise ContextFullError(f"{name} is too long", needed=len(ids), available=self.context_length)
+        return ids
+
+    # ---- computing --------------------------------------------------------------------------------------------
+
+    @overload
+    def logits(self, ids: Sequence[int], *, chunk: int = 512) -> npt.NDArray[np.float32]: ...
+    @overload
+    def logits(self, ids: Sequence[Sequence[int]], *, chunk: int = 512) -> list[npt.NDArray[np.float32]]: ...
+    def logits(self, ids: Any, *, chunk: int = 512) -> Any:
+        """Logits of every token -> float32 (n, vocab); for a list of sequences a list of the same, computed as rows of the
+        same forward passes. chunk: rows of a pass; changes no bit.
+
+        Raises ContextFullError, NumericsError, ValueError for an id out of range.
+        """
+        engine, chunk = self._open(), generation.check_chunk(chunk)
+        if isinstance(ids, str):
+            raise TypeError("ids must be a list of token ids, not text: see Model.tokenize")
+        if isinstance(ids, (list, tuple)) and ids and not hasattr(ids[0], "__index__"):
+            many = [self._prompt(self.check_ids(part, f"ids[{i}]"), f"ids[{i}]") for i, part in enumerate(ids)]
+            return generation.logits(engine, [(_engine.Sequence(engine), part) for part in many], chunk)
+        if hasattr(ids, "ndim") and ids.ndim != 1:
+            raise ValueError(f"ids has {ids.ndim} dimensions: expected one, or a list of sequences")
+        one = self._prompt(self.check_ids(ids, "ids"), "ids")
+        return generation.logits(engine, [(_engine.Sequence(engine), one)], chunk)[0]
+
+    @overload
+    def generate(self, prompt: str | Sequence[int], **options: Any) -> Completion: ...
+    @overload
+    def generate(self, prompt: list[str] | list[list[int]], **options: Any) -> list[Completion]: ...
+    def generate(self, prompt: Any, **options: Any) -> Any:
+        """Generates from a prompt (text or ids) -> Completion; from a list of prompts, side by side -> a list of them.
+
+        Options (defaults): max_tokens=128, temperature=0.8 (0: greedy), top_k=40, top_p=0.95, min_p=0.05, typical_p=1.0,
+        repeat_penalty=1.0, repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0, logit_bias={}, seed=None, stop=(),
+        stop_ids=(), ignore_eos=False, logprobs=0 (alternatives per token), echo=False, cache=True, chunk=512,
+        cancel=None (threading.Event or callable), on_full="stop" | "error".
+
+        Raises ContextFullError (before computing, where the prompt is too long), NumericsError, TokenizerError, ClosedError;
+        ValueError or TypeError naming a wrong option.
+        """
+        options_ = generation.parse_options(options)
+        several = isinstance(prompt, (list, tuple)) and len(prompt) > 0 and not hasattr(prompt[0], "__index__")
+        prompts = list(prompt) if several else [prompt]
+        engine = self._open()
+        names = [f"prompt[{i}]" for i in range(len(prompts))] if several else ["prompt"]
+        jobs = [self._job(engine, p, name, options_) for p, name in zip(prompts, names, strict=True)]
+        pieces: dict[int, list[Piece]] = {id(job): [] for job in jobs}
+        for job, piece in generation.run_all(engine, jobs, options_):
+            pieces[id(job)].append(piece)
+        done = [generation.collect(pieces[id(job)]) for job in jobs]
+        return done if several else done[0]
+
+    def stream(self, prompt: str | Sequence[int], **options: Any) -> Iterator[Piece]:
+        """Like :meth:`generate`, piece by piece: a Piece per token; the last one has the finish reason."""
+        options_ = generation.parse_options(options)
+        engine = self._open()
+        return generation.run(engine, [self._job(engine, prompt, "prompt", options_)], options_)
+
+    def _job(self, engine: Any, prompt: Any, name: str, options: Any) -> generation.Job:
+        ids = self._prompt(prompt, name)
+        echo = ""
+        if options.echo:
+            echo = prompt if isinstance(prompt, str) else self.detokenize(ids)
+        return generation.Job(self, ids, options, _engine.Sequence(engine), len(ids), echo)
+
+    def context(self) -> Context:
+        """A sequence of one's own, which keeps its cache between calls."""
+        self._open()
+        return Context(self)
+
+
+# ---- arguments ------------------------------------------------------------------------------------------------
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name}={value}: expected at least 1")
+    return value
+
+
+def _threads(asked: Any) -> tuple[int, str]:
+    """How many threads, and why."""
+    if asked is not None:
+        return _at_most_1024("threads", _positive("threads", asked)), "asked for"
+    text = os.environ.get("PELLUCID_THREADS", "")
+    if text:
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError(f"PELLUCID_THREADS={text!r}: expected a positive number")
+        return _at_most_1024("PELLUCID_THREADS", int(text)), "PELLUCID_THREADS"
+    return _engine.topology()  # type: ignore[no-any-return]
+
+
+def _at_most_1024(name: str, n: int) -> int:
+    if n > 1024:
+        raise ValueError(f"{name}={n}: expected at most 1024")
+    return n
+
+
+def _resolve(source: Any, progress: Progress | None) -> str:
+    """A path from a path or a catalogue's name."""
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"source must be a path or a catalogue name, not {type(source).__name__}")
+    text = os.fspath(source)
+    if isinstance(source, str) and not os.path.exists(text) and weights.catalog.find(text):
+        return str(weights.catalog.fetch(text, progress=progress))
+    return str(Path(text))
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    n = 1
+    for size in shape:
+        n *= size
+    return n
+
+
+# ---- the tokenizer, made on the side --------------------------------------------------------------------------
+
+
+def _tokenizer(file: Any, vocab: int) -> Tokenizer | None:
+    tokenizer = Tokenizer.from_gguf(file) if file.format.startswith("GGUF") else _folder_tokenizer(file.path)
+    if tokenizer is not None and tokenizer.vocab_size > vocab:
+        raise TokenizerError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model's embedding {vocab}")
+    return tokenizer
+
+
+def _folder_tokenizer(path: str) -> Tokenizer | None:
+    """A Hugging Face folder's tokenizer, None where it has no file of one."""
+    if not any(os.path.exists(os.path.join(path, name)) for name in ("tokenizer.json", "tokenizer.model")):
+        return None
+    return Tokenizer.load(path)
+
+
+class _Later:
+    """A value computed by another thread; an error in it is raised where the value is asked for."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._make()
+        except BaseException as e:
+            self._error = e
+        finally:
+            del self._make
+
+    def wait(self) -> None:
+        self._thread.join()
+
+    def get(self) -> Any:
+        self.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value

@@ -1,0 +1,327 @@
+"""A plan: the flat list of operations that one forward pass runs.
+
+An architecture's file (arch/) writes it once per model with the methods of :class:`Plan`; `_engine` hands it to C,
+which validates it. Buffers are (rows, dim) float32; operations name them by number. Field by field, the tables here are
+those of csrc/ops/op.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid.errors import ModelFileError, UnsupportedModelError
+
+
+class Kind(IntEnum):
+    """Kinds of operation, numbered as in csrc/ops/op.h."""
+
+    EMBED = 0
+    NORM = 1
+    LINEAR = 2
+    HEAD_NORM = 3
+    ROPE_APPEND = 4
+    ATTEND = 5
+    LINEAR_ADD = 6
+    GLU = 7
+    HEAD = 8
+
+
+ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
+
+
+class TensorLike(Protocol):
+    """A tensor of a model file, still in its file's format (weights.Tensor)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def data(self) -> npt.NDArray[np.uint8]: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def file(self) -> str: ...
+
+
+@dataclass(slots=True)
+class Op:
+    """One operation as C sees it; ids are indices into the plan's lists, -1 for none."""
+
+    kind: Kind
+    layer: int
+    name: str
+    inp: int = -1
+    out: int = -1
+    tmp: int = -1
+    seg: int = 0
+    n_seg: int = 0
+    vec: int = -1
+    vec2: int = -1
+    cache: int = -1
+    cache_layer: int = -1
+    rope: int = -1
+    act: int = 0
+    eps: float = 0.0
+    scale: float = 1.0
+    cap: float = 0.0
+
+
+class Buffer(NamedTuple):
+    name: str
+    dim: int
+
+
+class Segment(NamedTuple):
+    matrix: int
+    column: int
+    bias: int
+
+
+class Matrix(NamedTuple):
+    """(rows, k) in its file's format. mapped: read where it lies, not packed."""
+
+    name: str
+    type: str
+    rows: int
+    k: int
+    data: npt.NDArray[np.uint8]
+    mapped: bool
+    from_file: bool
+
+
+class Vector(NamedTuple):
+    name: str
+    data: npt.NDArray[np.float32]
+
+
+class Rope(NamedTuple):
+    """Angles of pair i at position p: p * freq[i]. halves: pairs (i, i + n/2), else (2i, 2i + 1). (Su et al. 2021)"""
+
+    freq: tuple[float, ...]
+    halves: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Heads of one kind of layer. window: tokens that a row sees, itself included; 0 for all."""
+
+    n_q: int
+    n_kv: int
+    dk: int
+    dv: int
+    window: int = 0
+    scale: float = 0.0  # of the scores; 0: 1 / sqrt(dk)
+
+
+@dataclass(slots=True)
+class CacheGroup:
+    """Layers whose keys and values are paged together."""
+
+    n_q: int
+    n_kv: int
+    dk: int
+    dv: int
+    window: int
+    n_layers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QKV:
+    """A buffer that holds queries, keys and values side by side, and the heads they belong to."""
+
+    buffer: int
+    attention: Attention
+
+
+@dataclass(slots=True)
+class Plan:
+    """Builds a plan over the tensors of a model file; names are GGUF's, without ".weight".
+
+    Raises ModelFileError for a missing tensor or a wrong shape, UnsupportedModelError for a format that the engine
+    does not run.
+    """
+
+    tensors: Mapping[str, TensorLike]
+    vocab: int
+    dim: int
+    eps: float
+    formats: frozenset[str]
+    file: str = ""
+    ops: list[Op] = field(default_factory=list)
+    buffers: list[Buffer] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    matrices: list[Matrix] = field(default_factory=list)
+    vectors: list[Vector] = field(default_factory=list)
+    ropes: list[Any] = field(default_factory=list)
+    caches: list[CacheGroup] = field(default_factory=list)
+    _known: dict[Any, int] = field(default_factory=dict)
+
+    # ---- operations -------------------------------------------------------------------------------------------
+
+    def embed(self, scale: float = 1.0) -> int:
+        """The residual stream begins: rows of token_embd times scale."""
+        tied = "output.weight" not in self.tensors
+        seg = self._segments([self.matrix("token_embd", self.vocab, self.dim, mapped=not tied)])
+        x = self.buffer("x", self.dim)
+        return self._op(Kind.EMBED, -1, "token_embd", out=x, seg=seg, n_seg=1, scale=scale).out
+
+    def norm(self, layer: int, name: str) -> int:
+        """RMSNorm of the residual stream, into a buffer of its own."""
+        x, h = self.buffer("x", self.dim), self.buffer("h", self.dim)
+        vec = self.vector(_layered(layer, name), self.dim)
+        return self._op(Kind.NORM, layer, name, inp=x, out=h, vec=vec, eps=self.eps).out
+
+    def qkv(self, layer: int, h: int, a: Attention) -> QKV:
+        """Queries, keys and values, with their biases where the file has some."""
+        parts = (("attn_q", a.n_q * a.dk), ("attn_k", a.n_kv * a.dk), ("attn_v", a.n_kv * a.dv))
+        out = self.buffer(f"qkv{sum(rows for _, rows in parts)}", sum(rows for _, rows in parts))
+        mats = [self.matrix(_layered(layer, name), rows, self.buffers[h].dim) for name, rows in parts]
+        biases = [self.bias(_layered(layer, name), rows) for name, rows in parts]
+        columns = [0, parts[0][1], parts[0][1] + parts[1][1]]
+        seg = self._segments(mats, columns, biases)
+        self._op(Kind.LINEAR, layer, "attn_qkv", inp=h, out=out, seg=seg, n_seg=3)
+        return QKV(out, a)
+
+    def head_norm(self, layer: int, qkv: QKV) -> None:
+        """RMSNorm of each query and each key head (attn_q_norm, attn_k_norm), in place."""
+        q, k = (self.vector(_layered(layer, f"attn_{part}_norm"), qkv.attention.dk) for part in "qk")
+        cache = self._cache(qkv.attention)
+        self._op(Kind.HEAD_NORM, layer, "attn_qk_norm", inp=qkv.buffer, out=qkv.buffer, vec=q, vec2=k, cache=cache, eps=self.eps)
+
+    def rope_append(self, layer: int, qkv: QKV, rope: Rope) -> None:
+        """Rotates queries and keys in place, and appends keys and values to the cache."""
+        cache = self._cache(qkv.attention)
+        place = self.caches[cache].n_layers
+        self.caches[cache].n_layers += 1
+        self._known["cache_layer", layer] = place
+        self._op(Kind.ROPE_APPEND, layer, "rope", inp=qkv.buffer, out=qkv.buffer, cache=cache, cache_layer=place, rope=self._rope(rope))
+
+    def attend(self, layer: int, qkv: QKV) -> int:
+        """Attention of the queries over the cache (grouped heads, causal, within the window)."""
+        a = qkv.attention
+        out = self.buffer(f"a{a.n_q * a.dv}", a.n_q * a.dv)
+        cache, place = self._cache(a), self._known["cache_layer", layer]
+        scale = a.scale or a.dk**-0.5
+        return self._op(Kind.ATTEND, layer, "attend", inp=qkv.buffer, out=out, cache=cache, cache_layer=place, scale=scale).out
+
+    def add(self, layer: int, name: str, h: int, *, post_norm: str | None = None) -> None:
+        """Projects h and adds it to the residual stream, normed before where `post_norm` names a weight."""
+        x, tmp = self.buffer("x", self.dim), self.buffer("o", self.dim)
+        mat = self.matrix(_layered(layer, name), self.dim, self.buffers[h].dim)
+        seg = self._segments([mat], biases=[self.bias(_layered(layer, name), self.dim)])
+        vec = -1 if post_norm is None else self.vector(_layered(layer, post_norm), self.dim)
+        self._op(Kind.LINEAR_ADD, layer, name, inp=h, out=x, tmp=tmp, seg=seg, n_seg=1, vec=vec, eps=self.eps)
+
+    def glu(self, layer: int, h: int, ff: int, act: str) -> int:
+        """act(ffn_gate h) * (ffn_up h). (Shazeer 2020)"""
+        k = self.buffers[h].dim
+        mats = [self.matrix(_layered(layer, name), ff, k) for name in ("ffn_gate", "ffn_up")]
+        out, tmp = self.buffer(f"f{ff}", ff), self.buffer(f"u{ff}", ff)
+        seg = self._segments(mats)
+        return self._op(Kind.GLU, layer, "ffn_gate_up", inp=h, out=out, tmp=tmp, seg=seg, n_seg=2, act=ACTIVATIONS[act]).out
+
+    def head(self, cap: float = 0.0) -> None:
+        """Final norm and logits (of the rows that ask), from `output` or, tied, from the embedding."""
+        name = "output" if "output.weight" in self.tensors else "token_embd"
+        seg = self._segments([self.matrix(name, self.vocab, self.dim)])
+        vec = self.vector("output_norm", self.dim)
+        self._op(Kind.HEAD, -1, "head", inp=self.buffer("x", self.dim), seg=seg, n_seg=1, vec=vec, eps=self.eps, cap=cap)
+
+    # ---- tables -----------------------------------------------------------------------------------------------
+
+    def buffer(self, name: str, dim: int) -> int:
+        """The number of a buffer, made at its first mention."""
+        return self._once(("buffer", name), self.buffers, lambda: Buffer(name, dim))
+
+    def matrix(self, name: str, rows: int, k: int, *, mapped: bool = False) -> int:
+        """The number of a matrix; it must have this shape and a format that the engine runs."""
+
+        def make() -> Matrix:
+            t = self._tensor(f"{name}.weight", (rows, k))
+            if t.type not in self.formats:
+                raise UnsupportedModelError(
+                    feature=f"weight format {t.type} ({t.name})", supported=", ".join(sorted(self.formats))
+                )
+            return Matrix(t.name, t.type, rows, k, t.data, mapped, bool(t.file))
+
+        return self._once(("matrix", name), self.matrices, make)
+
+    def vector(self, name: str, n: int) -> int:
+        """The number of a vector of n float32, from the tensor name.weight."""
+        return self._once(("vector", name), self.vectors, lambda: self._floats(f"{name}.weight", n))
+
+    def bias(self, name: str, n: int) -> int:
+        """The number of the vector name.bias, -1 where the file has none."""
+        if f"{name}.bias" not in self.tensors:
+            return -1
+        return self._once(("bias", name), self.vectors, lambda: self._floats(f"{name}.bias", n))
+
+    def _floats(self, name: str, n: int) -> Vector:
+        t = self._tensor(name, (n,))
+        return Vector(name, floats(t))
+
+    def _tensor(self, name: str, shape: tuple[int, ...]) -> TensorLike:
+        t = self.tensors.get(name)
+        if t is None:
+            raise ModelFileError("no such tensor", file=self.file, field=name, expected=f"shape {shape}")
+        if t.shape != shape:
+            raise ModelFileError(f"has shape {t.shape}", file=t.file or self.file, field=name, offset=t.offset, expected=f"shape {shape}")
+        return t
+
+    def _segments(self, mats: list[int], columns: list[int] | None = None, biases: list[int] | None = None) -> int:
+        first = len(self.segments)
+        for i, m in enumerate(mats):
+            self.segments.append(Segment(m, columns[i] if columns else 0, biases[i] if biases else -1))
+        return first
+
+    def _cache(self, a: Attention) -> int:
+        key = (a.n_q, a.n_kv, a.dk, a.dv, a.window)
+        return self._once(("cache", key), self.caches, lambda: CacheGroup(*key))
+
+    def _rope(self, rope: Rope) -> int:
+        def make() -> Any:
+            return RopeTable(np.array(rope.freq, np.float64), rope.halves)
+
+        return self._once(("rope", rope), self.ropes, make)
+
+    def _once(self, key: Any, table: list[Any], make: Any) -> int:
+        if key not in self._known:
+            table.append(make())
+            self._known[key] = len(table) - 1
+        return self._known[key]
+
+    def _op(self, kind: Kind, layer: int, name: str, **fields: Any) -> Op:
+        op = Op(kind, layer, name, **fields)
+        self.ops.append(op)
+        return op
+
+
+class RopeTable(NamedTuple):
+    freq: npt.NDArray[np.float64]
+    halves: bool
+
+
+def _layered(layer: int, name: str) -> str:
+    return name if layer < 0 else f"blk.{layer}.{name}"
+
+
+def floats(t: TensorLike) -> npt.NDArray[np.float32]:
+    """A tensor in a float format -> float32 of its shape."""
+    if t.type == "F32":
+        values = t.data.view(np.float32)
+    elif t.type == "F16":
+        values = t.data.view(np.float16).astype(np.float32)
+    elif t.type == "BF16":
+        values = (t.data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    else:
+        raise UnsupportedModelError(feature=f"weight format {t.type} for {t.name}", supported="F32, F16, BF16")
+    return values.reshape(t.shape)

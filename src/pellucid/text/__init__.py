@@ -1,0 +1,43 @@
+"""Text to token ids and back. Takes a vocabulary as plain data; knows no file format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from ..errors import TokenizerError
+from .vocabulary import Vocabulary, quoted
+
+__all__ = ["TextTokenizer", "Vocabulary", "build"]
+
+
+class TextTokenizer(Protocol):
+    """What all tokenisers offer; :class:`~pellucid.text.base.VocabularyTokenizer` says what each method promises."""
+
+    vocab_size: int
+    bos: int | None
+    eos: int | None
+    eog: frozenset[int]
+    add_bos: bool
+    chat_template: str | None
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]: ...
+
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> str: ...
+
+    def piece(self, id: int, *, special: bool = False) -> bytes: ...
+
+    def spelling(self, id: int) -> str: ...
+
+
+def build(vocabulary: Vocabulary) -> TextTokenizer:
+    """The tokeniser of a vocabulary. Raises ``TokenizerError`` for a model or pre-tokeniser that is not known."""
+    if vocabulary.model == "bpe":
+        from .bpe import BpeTokenizer
+
+        return BpeTokenizer(vocabulary)
+    if vocabulary.model == "spm":
+        from .spm import SpmTokenizer
+
+        return SpmTokenizer(vocabulary)
+    raise TokenizerError(f'unknown kind of vocabulary {quoted(vocabulary.model)}; known: "bpe", "spm"')

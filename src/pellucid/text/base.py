@@ -1,0 +1,193 @@
+"""What every tokeniser over a :class:`Vocabulary` shares."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from functools import cached_property
+
+from ..errors import TokenizerError
+from .special import Finder, end_ids, looks_like_control
+from .vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
+
+__all__ = [
+    "VocabularyTokenizer",
+    "check_encodable",
+    "check_id",
+    "check_ids",
+    "check_text",
+    "drop_prefix_space",
+    "to_utf8",
+]
+
+_REPLACEMENT = "\ufffd".encode()
+
+
+def check_text(text: object) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"text must be str, not {type(text).__name__}")
+    return text
+
+
+def to_utf8(text: str, offset: int = 0) -> bytes:
+    """UTF-8, or a ``TokenizerError`` with the position (plus ``offset``) of the first lone surrogate."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        message = f"the text has a lone surrogate U+{code:04X}, which no token can stand for"
+        raise TokenizerError(message, position=offset + error.start) from None
+
+
+def check_encodable(text: str, raw: bytes, offset: int, encodable: bytes) -> None:
+    """``TokenizerError`` with the position of the first character with a byte that is not in ``encodable``."""
+    if lost := raw.translate(None, encodable):
+        position = len(raw[: raw.index(lost[0])].decode("utf-8", "ignore"))
+        code, byte = ord(text[position]), lost[0]
+        message = f"U+{code:04X} cannot be encoded: the vocabulary has no piece for byte 0x{byte:02X}"
+        raise TokenizerError(message, position=offset + position)
+
+
+def check_id(index: object, size: int) -> int:
+    """``index`` as an int inside the vocabulary. Raises ``TypeError`` or ``ValueError``."""
+    try:
+        value = operator.index(index)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"a token id must be an integer, not {type(index).__name__}") from None
+    if not 0 <= value < size:
+        raise ValueError(f"token id {value} is out of range: the vocabulary has {size} tokens (0 to {size - 1})")
+    return value
+
+
+def check_ids(ids: object, size: int) -> list[int]:
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise TypeError(f"ids must be a sequence of integers, not {type(ids).__name__}")
+    return [check_id(i, size) for i in ids]
+
+
+def drop_prefix_space(raw: bytes) -> bytes:
+    """Undo the space that encoding put before the text."""
+    return raw[1:] if raw[:1] == b" " else raw
+
+
+class VocabularyTokenizer:
+    """Common half of :class:`~pellucid.text.bpe.BpeTokenizer` and :class:`~pellucid.text.spm.SpmTokenizer`.
+
+    *Encoding.* The spelling of a control token in ordinary text is ordinary text; ``parse_special=True`` makes it the
+    token. User-defined tokens (runs of spaces, ``<think>``) are part of the language and always match, except those
+    that look like control tokens (``<|...|>``) or end a generation: these need ``parse_special`` too, whatever type
+    the file gives them. Matching is leftmost, then longest.
+
+    *Decoding.* Control and unused tokens, and all that end a generation, stand for no text; ``special=True`` gives
+    their spelling instead. An unknown token stands for U+FFFD.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.vocab_size = len(vocabulary)
+        self.bos = vocabulary.bos
+        self.eos = vocabulary.eos
+        self.add_bos = vocabulary.add_bos
+        self.chat_template = vocabulary.chat_template
+        self.eog = end_ids(vocabulary)
+        types = vocabulary.types
+        self._types = None if types is None else types.tolist()
+        self._bytes: list[bytes | None] = [None] * self.vocab_size
+        self._drops_prefix_space = False
+
+    # -- which special texts match when
+
+    @cached_property
+    def _always(self) -> dict[str, int]:
+        """User-defined texts, which match in any text."""
+        found: dict[str, int] = {}
+        for i in self.vocabulary.ids_of(USER_DEFINED):
+            text = self._special_text(i)
+            if i not in self.eog and not looks_like_control(text):
+                found.setdefault(text, i)
+        return found
+
+    @cached_property
+    def _finder(self) -> Finder:
+        """Everything that matches with ``parse_special=True``."""
+        ids = self.vocabulary.ids_of(CONTROL, UNKNOWN, USER_DEFINED)
+        found = dict(self._always)
+        for i in (*ids, *sorted(self.eog)):
+            found.setdefault(self._special_text(i), i)
+        return Finder(found)
+
+    def _special_text(self, index: int) -> str:
+        """How the text of a control or user-defined token reads."""
+        return self.vocabulary.spelling(index)
+
+    # -- text to ids
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Ids of ``text``; ``add_special`` puts BOS before and EOS after it where the vocabulary says so.
+
+        ``parse_special`` turns the spelling of control tokens into those tokens. Raises ``TypeError`` if ``text`` is
+        no ``str``, ``TokenizerError`` with the position for what cannot be encoded: lone surrogates, and characters
+        for whose bytes the vocabulary has no piece.
+        """
+        check_text(text)
+        v = self.vocabulary
+        ids = [v.bos] if add_special and v.add_bos and v.bos is not None else []
+        if parse_special:
+            for position, part in self._finder.split(text):
+                if isinstance(part, str):
+                    ids += self._encode_plain(part, position)
+                else:
+                    ids.append(part)
+        elif text:
+            ids += self._encode_plain(text, 0)
+        if add_special and v.add_eos and v.eos is not None:
+            ids.append(v.eos)
+        return ids
+
+    def _encode_plain(self, text: str, offset: int) -> list[int]:
+        """Ids of non-empty text without control tokens; ``offset``: where it begins, for error messages."""
+        raise NotImplementedError
+
+    # -- ids to text
+
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
+        """Text of ``ids``: the exact inverse of ``encode``. Bytes that are no UTF-8 become U+FFFD.
+
+        Raises ``TypeError``, or ``ValueError`` with the id and the vocabulary's size.
+        """
+        known = self._bytes
+        checked = check_ids(ids, self.vocab_size)
+        raw = b"".join([known[i] or self.piece(i, special=special) for i in checked])
+        if self._drops_prefix_space:
+            raw = drop_prefix_space(raw)
+        return raw.decode("utf-8", "replace")
+
+    def piece(self, id: int, *, special: bool = False) -> bytes:
+        """The bytes that a token stands for, perhaps a part of a character only; ``b""`` for a control token, or its
+        spelling if ``special``. Joined, the pieces of ids are the text (before any space at its start is dropped).
+        """
+        index = check_id(id, self.vocab_size)
+        raw = self._bytes[index]
+        if raw is None:
+            raw = self._bytes[index] = self._stands_for(index)
+        if special and not raw:
+            return self._special_text(index).encode("utf-8", "replace")
+        return raw
+
+    def spelling(self, id: int) -> str:
+        """The token as the vocabulary spells it, e.g. ``Ġthe`` or ``<|im_end|>``; for display."""
+        return self.vocabulary.spelling(check_id(id, self.vocab_size))
+
+    def _stands_for(self, index: int) -> bytes:
+        kind = None if self._types is None else self._types[index]
+        if kind in (CONTROL, UNUSED) or index in self.eog:
+            return b""
+        if kind == UNKNOWN:
+            return _REPLACEMENT
+        if kind == USER_DEFINED:
+            return self._special_text(index).encode("utf-8", "replace")
+        return self._piece_bytes(index, is_byte=kind == BYTE)
+
+    def _piece_bytes(self, index: int, is_byte: bool) -> bytes:
+        """Bytes of a normal or byte piece."""
+        raise NotImplementedError

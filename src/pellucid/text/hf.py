@@ -1,0 +1,169 @@
+"""A whole tokeniser as a ``tokenizer.json`` describes it, run by the ``tokenizers`` package as it stands."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+from ..errors import TokenizerError
+from .base import check_encodable, check_id, check_ids, check_text, drop_prefix_space, to_utf8
+from .bpe import byte_characters, characters_to_bytes
+from .special import END, looks_like_control
+from .vocabulary import quoted
+
+__all__ = ["JsonTokenizer"]
+
+_SPACE = "\u2581"
+_BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
+
+
+class JsonTokenizer:
+    """Offers what :class:`~pellucid.text.base.VocabularyTokenizer` does, by the same rules.
+
+    ``description``: the text of a tokenizer.json. ``bos``, ``eos``: spellings, or None; ``end``: further spellings or
+    ids that end a generation. What the description says of truncation and padding is ignored; its normaliser and its
+    post-processor (which adds BOS) are obeyed. Raises ``TokenizerError`` if it is broken or of a kind whose pieces
+    cannot be turned into bytes.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        *,
+        bos: str | None = None,
+        eos: str | None = None,
+        end: Iterable[str | int] = (),
+        chat_template: str | None = None,
+    ) -> None:
+        try:
+            table = json.loads(description)
+        except (ValueError, RecursionError) as error:
+            raise TokenizerError(f"not JSON: {error}") from None
+        if not isinstance(table, dict) or not isinstance(table.get("model"), dict):
+            raise TokenizerError('model: missing; expected a table with "model", "decoder" and so on')
+        added = table.get("added_tokens") or []
+        if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
+            raise TokenizerError("added_tokens: expected a list of tables")
+        self.chat_template = chat_template
+        self._byte_level, self._spaces = _kind(table.get("decoder"))
+        # Ordinary by the description, but not to be matched in ordinary text: a second set, which decoding still shows.
+        self._markers = set()
+        for token in added:
+            text = token.get("content")
+            if isinstance(text, str) and not token.get("special") and (text in END or looks_like_control(text)):
+                token["special"] = True
+                self._markers.add(text)
+        self._description = json.dumps(table) if self._markers else description
+        self._plain = self._make(special=False)
+        self.vocab_size = max([self._plain.get_vocab_size(), *(i + 1 for i in self._added)])
+        self.bos, self.eos = self._id_of("bos_token", bos), self._id_of("eos_token", eos)
+        self.eog = self._ends(end)
+        self._bytes: list[bytes | None] = [None] * self.vocab_size
+        self._encodable = self._find_encodable(table["model"])
+        first = self._plain.encode("a", add_special_tokens=False).ids
+        self._drops_prefix_space = bool(first) and self.piece(first[0])[:1] == b" "
+        self.add_bos = self.bos is not None and self._plain.encode("", add_special_tokens=True).ids[:1] == [self.bos]
+
+    def _make(self, special: bool) -> Any:
+        import tokenizers
+
+        try:
+            made = tokenizers.Tokenizer.from_str(self._description)
+        except Exception as error:
+            raise TokenizerError(f"refused by tokenizers: {error}") from error
+        made.no_truncation()
+        made.no_padding()
+        made.encode_special_tokens = not special
+        return made
+
+    @cached_property
+    def _special(self) -> Any:
+        """A second one, for text whose special tokens count: the switch cannot be thrown while another encodes."""
+        return self._make(special=True)
+
+    @cached_property
+    def _added(self) -> dict[int, Any]:
+        added: dict[int, Any] = self._plain.get_added_tokens_decoder()
+        return added
+
+    def _id_of(self, name: str, spelling: str | None) -> int | None:
+        if spelling is None:
+            return None
+        found: int | None = self._plain.token_to_id(spelling)
+        if found is None:
+            raise TokenizerError(f"{name}: {quoted(spelling)} is not in the vocabulary")
+        return found
+
+    def _ends(self, end: Iterable[str | int]) -> frozenset[int]:
+        found = set() if self.eos is None else {self.eos}
+        for one in end:
+            found.add(check_id(one, self.vocab_size) if isinstance(one, int) else self._plain.token_to_id(one))
+        known = {token.content: i for i, token in self._added.items() if token.content in END}
+        if {"<|return|>", "<|call|>"} <= known.keys():
+            known.pop("<|end|>", None)
+        return frozenset((found | set(known.values())) - {None})
+
+    def _find_encodable(self, model: dict[str, Any]) -> bytes | None:
+        if not self._byte_level or model.get("unk_token") is not None:
+            return None
+        to_id = self._plain.token_to_id
+        present = bytes(b for b, character in byte_characters().items() if to_id(character) is not None)
+        return present if len(present) < 256 else None
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """As :meth:`VocabularyTokenizer.encode`; here the description's post-processor says what is added."""
+        raw = to_utf8(check_text(text))
+        if self._encodable is not None:
+            check_encodable(text, raw, 0, self._encodable)
+        model = self._special if parse_special else self._plain
+        try:
+            ids: list[int] = model.encode(text, add_special_tokens=bool(add_special)).ids
+        except Exception as error:
+            raise TokenizerError(f"the text could not be encoded: {error}") from error
+        return ids
+
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
+        """As :meth:`VocabularyTokenizer.decode`."""
+        raw = b"".join([self.piece(i, special=special) for i in check_ids(ids, self.vocab_size)])
+        return (drop_prefix_space(raw) if self._drops_prefix_space else raw).decode("utf-8", "replace")
+
+    def piece(self, id: int, *, special: bool = False) -> bytes:
+        """As :meth:`VocabularyTokenizer.piece`."""
+        index = check_id(id, self.vocab_size)
+        raw = self._bytes[index]
+        if raw is None:
+            raw = self._bytes[index] = self._stands_for(index)
+        return self.spelling(index).encode("utf-8", "replace") if special and not raw else raw
+
+    def spelling(self, id: int) -> str:
+        """The token as the vocabulary spells it; ``""`` for an id that no token has."""
+        return self._plain.id_to_token(check_id(id, self.vocab_size)) or ""
+
+    def _stands_for(self, index: int) -> bytes:
+        text = self.spelling(index)
+        if index in self.eog:
+            return b""
+        if index in self._added:
+            shown = not self._added[index].special or text in self._markers
+            return text.encode("utf-8", "replace") if shown else b""
+        if self._byte_level:
+            return characters_to_bytes(text)
+        match = _BYTE.fullmatch(text)
+        if match is not None:
+            return bytes([int(match[1], 16)])
+        return (text.replace(_SPACE, " ") if self._spaces else text).encode("utf-8", "replace")
+
+
+def _kind(decoder: object) -> tuple[bool, bool]:
+    """(pieces are written in the byte alphabet, U+2581 is a space), by the decoders that the description lists."""
+    steps = decoder.get("decoders", [decoder]) if isinstance(decoder, dict) else []
+    kinds = [step.get("type") for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
+    if "ByteLevel" in kinds:
+        return True, False
+    if "Metaspace" in kinds or "ByteFallback" in kinds:
+        return False, True
+    shown = quoted("+".join(map(str, kinds)) or None)
+    raise TokenizerError(f"decoder: {shown} is not supported; expected ByteLevel, ByteFallback or Metaspace")

@@ -1,0 +1,79 @@
+"""Special tokens: which end a generation, which may be matched in text, and finding them there."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from .vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
+
+__all__ = ["END", "Finder", "end_ids", "looks_like_control"]
+
+# Spellings that mean "this turn is over" in models whose files name at most one of them as EOS.
+END = frozenset(
+    {
+        "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>",
+        "<turn|>", "<end_of_utterance>", "<EOT>", "_<EOT>", "[EOT]", "<|return|>", "<|call|>", "<｜end▁of▁sentence｜>",
+    }
+)  # fmt: skip
+# Ends only where the file says that they are control tokens: Gemma has "</s>" as the HTML tag that it is elsewhere.
+_END_IF_CONTROL = frozenset({"</s>", "<eos>", "[EOS]"})
+_CONTROL = re.compile(r"<\|.*\|>|<｜.*｜>", re.DOTALL)
+
+
+def looks_like_control(text: str) -> bool:
+    """True for ``<|...|>``: many files call such tokens user defined, though they steer the chat format."""
+    return _CONTROL.fullmatch(text) is not None
+
+
+def end_ids(vocabulary: Vocabulary) -> frozenset[int]:
+    """Ids after which a generation is over: EOS, EOT, EOM, the vocabulary's own list, and well-known spellings.
+
+    Where ``<|return|>`` and ``<|call|>`` exist, ``<|end|>`` closes a message but not the turn (the Harmony format).
+    """
+    v = vocabulary
+    found = {i for i in (v.eos, v.eot, v.eom) if i is not None} | set(v.eog)
+    by_name: dict[str, int] = {}
+    for i in range(len(v)) if v.types is None else v.ids_of(CONTROL, USER_DEFINED, UNKNOWN):
+        text = v.spelling(i)
+        if text in END or (text in _END_IF_CONTROL and (v.types is None or v.types[i] == CONTROL)):
+            by_name[text] = i
+    if {"<|return|>", "<|call|>"} <= by_name.keys() and "<|end|>" in by_name:
+        found.discard(by_name.pop("<|end|>"))
+    return frozenset(found | set(by_name.values()))
+
+
+class Finder:
+    """Finds the given texts inside a longer one: leftmost first, and of those the longest.
+
+    One regular expression of their common beginnings proposes places; a table decides. So thousands of special
+    tokens cost nothing where the text has none.
+    """
+
+    def __init__(self, ids: Mapping[str, int]) -> None:
+        self._ids = {text: i for text, i in ids.items() if text}
+        width = min(4, min(map(len, self._ids), default=1))
+        lengths: dict[str, set[int]] = defaultdict(set)
+        for text in self._ids:
+            lengths[text[:width]].add(len(text))
+        self._lengths = {start: sorted(sizes, reverse=True) for start, sizes in lengths.items()}
+        self._starts = re.compile("|".join(map(re.escape, self._lengths))) if lengths else None
+
+    def split(self, text: str) -> Iterator[tuple[int, str | int]]:
+        """Yield ``(position, part)`` in order: an id for a special text, a non-empty string for what lies between."""
+        done = at = 0
+        while self._starts is not None and (match := self._starts.search(text, at)) is not None:
+            at = match.start()
+            for size in self._lengths[match.group()]:
+                found = self._ids.get(text[at : at + size])
+                if found is not None:
+                    if at > done:
+                        yield done, text[done:at]
+                    yield at, found
+                    done = at = at + size
+                    break
+            else:
+                at += 1
+        if done < len(text):
+            yield done, text[done:]

@@ -1,0 +1,139 @@
+"""SentencePiece vocabularies of the byte-pair kind (Llama 2, Gemma), over the ``sentencepiece`` package.
+
+A model file keeps only pieces, scores and types; ``_spm`` writes the model that the package reads from them. Pairs are
+merged in the order of the merged piece's score, over the whole text: there are no words. Spaces are U+2581 in pieces;
+characters without a piece become their bytes.
+
+A U+2581 in the text itself would come back as a space, so it is encoded as its three bytes instead, where the
+vocabulary has bytes: decoding is exact. (Other runtimes give the space's piece.)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from ..errors import TokenizerError
+from .base import VocabularyTokenizer, to_utf8
+from .special import looks_like_control
+from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary, quoted
+
+__all__ = ["SpmTokenizer"]
+
+_SPACE = "\u2581"
+_BYTE_SPELLING = re.compile("<0x([0-9A-Fa-f]{2})>")
+
+
+class SpmTokenizer(VocabularyTokenizer):
+    """SentencePiece BPE. Raises ``TokenizerError`` naming the field if the vocabulary is impossible.
+
+    With ``add_space_prefix`` a space is put before the text, and again before the text after each control token;
+    ``decode`` drops the first.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        if vocabulary.scores is None:
+            raise vocabulary.error("scores", "missing; a SentencePiece vocabulary needs its scores")
+        super().__init__(vocabulary)
+        self._drops_prefix_space = vocabulary.add_space_prefix
+        self._byte_ids = self._find_bytes()
+        self._model = self._load(vocabulary)
+
+    def _find_bytes(self) -> list[int] | None:
+        """The ids of all 256 bytes, or None if any is missing: half a fallback is none."""
+        found: dict[int, int] = {}
+        for i in self.vocabulary.ids_of(BYTE):
+            match = _BYTE_SPELLING.fullmatch(self.vocabulary.spelling(i))
+            if match is None:
+                spelling = quoted(self.vocabulary.spelling(i))
+                raise self.vocabulary.error("pieces", f"piece {i} is a byte by its type, but is {spelling}, not <0xNN>")
+            found.setdefault(int(match[1], 16), i)
+        return [found[byte] for byte in range(256)] if len(found) == 256 else None
+
+    def _load(self, vocabulary: Vocabulary) -> Any:
+        import sentencepiece
+
+        from .._spm import encode_model
+
+        n = self.vocab_size
+        types = np.full(n, NORMAL, np.int32) if vocabulary.types is None else vocabulary.types.astype(np.int32)
+        for i in vocabulary.ids_of(USER_DEFINED):  # those that must not match in ordinary text
+            if i in self.eog or looks_like_control(vocabulary.spelling(i)):
+                types[i] = CONTROL
+        for i in vocabulary.ids_of(UNKNOWN):
+            types[i] = CONTROL
+        pieces: list[str] | list[bytes] = list(vocabulary.pieces)  # type: ignore[assignment]
+        scores = np.ascontiguousarray(vocabulary.scores, np.float32)
+        # The package wants exactly one unknown piece. Where there is none, one past the end stands for "impossible".
+        unknown = vocabulary.unk if vocabulary.unk is not None else next(iter(vocabulary.ids_of(UNKNOWN)), None)
+        if unknown is None:
+            spare: Any = "<impossible>" if isinstance(pieces[0], str) else b"<impossible>"
+            while spare in pieces:
+                spare += spare[:1]
+            pieces.append(spare)
+            types, scores = np.append(types, np.int32(UNKNOWN)), np.append(scores, np.float32(0))
+        else:
+            types[unknown] = UNKNOWN
+        if self._byte_ids is None:
+            types[types == BYTE] = CONTROL
+        proto = encode_model(pieces, scores, types, self._byte_ids is not None)
+        try:
+            return sentencepiece.SentencePieceProcessor(model_proto=proto)
+        except Exception as error:
+            self._explain(vocabulary)
+            raise vocabulary.error("pieces", f"refused by sentencepiece: {error}") from error
+
+    @staticmethod
+    def _explain(vocabulary: Vocabulary) -> None:
+        seen: dict[Any, int] = {}
+        for i, piece in enumerate(vocabulary.pieces):
+            if not piece:
+                raise vocabulary.error("pieces", f"piece {i} is empty")
+            if piece in seen:
+                raise vocabulary.error("pieces", f"{quoted(piece)} is there twice, as {seen[piece]} and {i}")
+            seen[piece] = i
+
+    def _special_text(self, index: int) -> str:
+        return self.vocabulary.spelling(index).replace(_SPACE, " ")
+
+    def _encode_plain(self, text: str, offset: int) -> list[int]:
+        to_utf8(text, offset)
+        if self._drops_prefix_space:
+            text = " " + text
+            offset -= 1
+        if self._byte_ids is None or _SPACE not in text:
+            return self._merge(text, offset)
+        literal = [self._byte_ids[byte] for byte in _SPACE.encode()]
+        ids: list[int] = []
+        for number, part in enumerate(text.split(_SPACE)):
+            if number:
+                ids += literal
+                offset += 1
+            ids += self._merge(part, offset)
+            offset += len(part)
+        return ids
+
+    def _merge(self, text: str, offset: int) -> list[int]:
+        ids: list[int] = self._model.encode(text)
+        if self._byte_ids is None and self.vocabulary.unk is None and self.vocab_size in ids:
+            position = offset + self._first_unknown(text)
+            message = f"{quoted(text[position - offset])} cannot be encoded: the vocabulary has no piece for it"
+            raise TokenizerError(f"{message}, no bytes and no unknown token", position=max(position, 0))
+        return ids
+
+    def _first_unknown(self, text: str) -> int:
+        known, done = 0, len(text)
+        while known + 1 < done:  # the shortest beginning with an unknown in it ends in it
+            half = (known + done) // 2
+            if self.vocab_size in self._model.encode(text[:half]):
+                done = half
+            else:
+                known = half
+        return done - 1
+
+    def _piece_bytes(self, index: int, is_byte: bool) -> bytes:
+        piece = self.vocabulary.pieces[index]
+        raw = piece.encode("utf-8", "replace") if isinstance(piece, str) else bytes(piece)
+        return bytes([int(raw[3:5], 16)]) if is_byte else raw.replace(_SPACE.encode(), b" ")

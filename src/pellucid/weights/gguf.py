@@ -1,0 +1,133 @@
+"""GGUF files: one, or all parts of a split one, mapped and checked."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from pellucid import _gguf
+from pellucid.errors import ModelFileError
+from pellucid.weights.base import MappedFile, ModelFile, Tensor
+
+# The name that splitting tools give a part; the counts are also in each part's metadata.
+_PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+
+_EXPECTED = "a GGUF file"
+# First bytes of GGUF's forerunners, as they lie in a file.
+_OLD = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt", b"algg": "ggla"}
+
+
+def open_gguf(path: str | os.PathLike[str]) -> ModelFile:
+    """Opens a GGUF file (versions 2 and 3, little-endian), given by its path or that of any part of a split one.
+
+    Nothing but the header is read. Raises ModelFileError for whatever is wrong with a file.
+    """
+    path = os.fsdecode(path)
+    files: list[MappedFile] = []
+    try:
+        header = _open(path, files)
+        paths = _parts(path, header)
+        headers = [header]
+        if len(paths) > 1:
+            given = paths.index(os.path.basename(path))
+            folder = os.path.dirname(path)
+            first = files.pop()
+            headers = []
+            for i, name in enumerate(paths):
+                if i == given:
+                    files.append(first)
+                    headers.append(header)
+                else:
+                    headers.append(_open_part(os.path.join(folder, name), i, len(paths), files, path))
+        tensors = _tensors(headers, files)
+        if len(paths) > 1:
+            _check_total(headers, files, len(tensors))
+        main = headers[0]
+        return ModelFile(
+            path,
+            f"GGUF {main.version}",
+            "general.architecture",
+            main.metadata,
+            tensors,
+            files,
+            main.places,
+            files[0].path,
+        )
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+
+
+def _open(path: str, files: list[MappedFile]) -> _gguf.Header:
+    file = MappedFile(path, _EXPECTED)
+    files.append(file)
+    magic = file.data[:4].tobytes()
+    if magic in _OLD:
+        message = f"a file in the {_OLD[magic]} format, which GGUF replaced in 2023"
+        raise ModelFileError(message, file=path, field="magic", offset=0, expected=_EXPECTED)
+    return _gguf.parse(file.data, path)
+
+
+def _number(header: _gguf.Header, key: str, path: str) -> int | None:
+    value: Any = header.metadata.get(key)
+    if value is not None and (type(value) is not int or not 0 <= value < 1 << 31):
+        message = f"it is {value!r:.80}"
+        raise ModelFileError(message, file=path, field=key, offset=header.places[key], expected="a count")
+    return value
+
+
+def _parts(path: str, header: _gguf.Header) -> list[str]:
+    """File names of all parts, in order: one for a model that is not split."""
+    name = os.path.basename(path)
+    count = _number(header, "split.count", path)
+    if count is None or count <= 1:
+        return [name]
+    match = _PART.fullmatch(name)
+    example = f"-00001-of-{count:05d}.gguf"
+    if match is None:
+        message = "a part of a split model, and its name does not tell the others'"
+        raise ModelFileError(message, file=path, field="split.count", expected=f"a name ending in {example}")
+    if int(match["count"]) != count:
+        message = f"it is {count}, the file's name says {int(match['count'])}"
+        raise ModelFileError(message, file=path, field="split.count", offset=header.places["split.count"])
+    number = _number(header, "split.no", path)
+    if number is None or number + 1 != int(match["number"]):
+        message = "no such key" if number is None else f"it is {number}"
+        raise ModelFileError(
+            message, file=path, field="split.no", expected=f"{int(match['number']) - 1}, as in its name"
+        )
+    return [f"{match['stem']}-{i + 1:05d}-of-{count:05d}.gguf" for i in range(count)]
+
+
+def _open_part(path: str, index: int, count: int, files: list[MappedFile], given: str) -> _gguf.Header:
+    if not os.path.exists(path):
+        raise ModelFileError(f"not found: part {index + 1} of {count} of the model that {given} belongs to", file=path)
+    header = _open(path, files)
+    for key, wanted in (("split.no", index), ("split.count", count)):
+        value = _number(header, key, path)
+        if value != wanted:
+            message = "no such key" if value is None else f"it is {value}"
+            raise ModelFileError(message, file=path, field=key, offset=header.places.get(key), expected=str(wanted))
+    return header
+
+
+def _tensors(headers: list[_gguf.Header], files: list[MappedFile]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for header, file in zip(headers, files, strict=True):
+        for name, kind, shape, offset, nbytes in header.tensors:
+            if name in tensors:
+                message = f"a second tensor of this name (the first is in {tensors[name].file})"
+                raise ModelFileError(message, file=file.path, field=name, expected="names that differ")
+            tensors[name] = Tensor(name, kind, shape, file.data[offset : offset + nbytes], offset, file.path)
+    return tensors
+
+
+def _check_total(headers: list[_gguf.Header], files: list[MappedFile], found: int) -> None:
+    key = "split.tensors.count"
+    for header, file in zip(headers, files, strict=True):
+        total = _number(header, key, file.path)
+        if total is not None and total != found:
+            message = f"it is {total}, the parts hold {found} tensors"
+            raise ModelFileError(message, file=file.path, field=key, offset=header.places[key])

@@ -1,0 +1,66 @@
+"""Options and fixtures that every test may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+OPTIONS = {
+    "gemma": "also run the tests that need the Gemma 3 file of the catalogue (253 MB, fetched when absent); "
+    "without this option they are deselected",
+    "live": "also run the tests that compare with another runtime (extra `reference`: torch and transformers); "
+    "without this option they are deselected",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("pellucid")
+    for name, text in OPTIONS.items():
+        group.addoption(f"--{name}", action="store_true", default=False, help=text)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what an option was not given for: deselected and counted, never reported as skipped."""
+    off = [name for name in OPTIONS if not config.getoption(name)]
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in off)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def model_file(name: str) -> Path:
+    """The file of a catalogue model, fetched when it is not in the cache."""
+    from pellucid.weights.catalog import fetch
+
+    return Path(fetch(name))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M Q4_1 (GGUF, 98 MB), the catalogue's default."""
+    return model_file("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def gemma3() -> Path:
+    """Gemma 3 270M Q4_K_M (GGUF, 253 MB): for tests marked `gemma`."""
+    return model_file("gemma3-270m")
+
+
+def all_isas() -> list[str]:
+    """The tiers that are built and that this processor has, "scalar" first."""
+    from pellucid._kernels.machine import isas
+
+    return list(isas())
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `isa` runs once per tier, unless it or its module says otherwise.
+
+    To run everything on one tier, set PELLUCID_ISA: the library itself then uses that tier alone.
+    """
+    if "isa" not in metafunc.fixturenames or hasattr(metafunc.module, "isa"):
+        return
+    if not any("isa" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")):
+        metafunc.parametrize("isa", all_isas())

@@ -1,0 +1,627 @@
+"""csrc/cpu: instruction sets, processors, memory, and the engine thread with its team."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import multiprocessing
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pellucid._kernels import machine
+
+SRC = str(Path(machine.__file__).parents[2])
+FLAGS = {
+    "avx2": {"avx2", "fma", "f16c", "bmi2"},
+    "avxvnni": {"avx2", "fma", "f16c", "bmi2", "avx_vnni"},
+    "avx512": {"avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
+}
+FLAGS["avx512bf16"] = FLAGS["avx512"] | {"avx512_bf16"}
+
+
+def python(code: str, **env: str) -> str:
+    """Runs `code` in a new Python with `machine` imported; its output."""
+    result = subprocess.run(
+        [sys.executable, "-c", "from pellucid._kernels import machine\n" + code],
+        env={**os.environ, "PYTHONPATH": SRC, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+# ---- instruction sets ------------------------------------------------------------------------------------------------
+
+
+def cpuinfo(key: str) -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.partition(":")[0].strip() == key:
+            return line.partition(":")[2].strip()
+    return ""
+
+
+def test_tiers_agree_with_the_kernel_s_flags() -> None:
+    x86 = platform.machine() == "x86_64"
+    flags = set(cpuinfo("flags" if x86 else "Features").split())
+    runs = {t["name"]: t["runs"] for t in machine.isas()}
+    expected = {name: x86 and need <= flags for name, need in FLAGS.items()}
+    assert runs == {"scalar": True, **expected, "neon": platform.machine() == "aarch64" and "asimddp" in flags}
+
+
+def test_best_is_the_highest_tier_that_is_built_and_runs() -> None:
+    usable = [t["name"] for t in machine.isas() if t["built"] and t["runs"]]
+    assert usable[0] == "scalar"
+    assert machine.best_isa() == usable[-1]
+
+
+def test_names_are_found_and_others_are_not() -> None:
+    assert [machine.find_isa(t["name"]) for t in machine.isas()] == list(range(len(machine.isas())))
+    assert [machine.find_isa(name) for name in ("", "AVX2", "avx", "avx2 ")] == [-1] * 4
+
+
+def test_cpu_name_is_the_kernel_s() -> None:
+    assert machine.cpu_name() == cpuinfo("model name")
+
+
+# ---- processors ------------------------------------------------------------------------------------------------------
+
+
+class Root:
+    """A folder with proc/ and sys/ of a made-up machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, path: str, text: str) -> None:
+        file = self.folder / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def cpus(self, online: str, siblings: dict[int, str], allowed: str | None = None) -> Root:
+        self.write("/sys/devices/system/cpu/online", online + "\n")
+        self.write("/proc/self/status", f"Name:\tpython\nCpus_allowed_list:\t{allowed or online}\nMems_allowed:\t1\n")
+        for cpu, text in siblings.items():
+            self.write(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", text + "\n")
+        return self
+
+    def mount(self, *lines: str) -> None:
+        self.write("/proc/self/mountinfo", "22 1 0:5 / /proc rw,relatime - proc proc rw\n" + "".join(lines))
+
+    def read(self) -> dict[str, Any]:
+        return dict(machine.topology(self.folder))
+
+
+V2 = "30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+V1 = "33 24 0:30 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Root:
+    return Root(tmp_path)
+
+
+@pytest.fixture
+def four(root: Root) -> Root:
+    """Four cores, one thread each."""
+    return root.cpus("0-3", {i: str(i) for i in range(4)})
+
+
+def test_this_machine() -> None:
+    t = machine.topology()
+    assert t["logical"] == len(os.sched_getaffinity(0))
+    assert 1 <= t["threads"] <= t["physical"] <= t["logical"]
+    assert t["why"]
+
+
+def test_affinity_of_the_calling_thread() -> None:
+    code = "import os; os.sched_setaffinity(0, {max(os.sched_getaffinity(0))}); t = machine.topology(); "
+    assert python(code + "print(t['logical'], t['physical'], t['threads'])") == "1 1 1"
+
+
+def test_cores(four: Root) -> None:
+    assert four.read() == {"logical": 4, "physical": 4, "quota": 0.0, "threads": 4, "why": "4 physical cores"}
+
+
+def test_siblings_count_once(root: Root) -> None:
+    t = root.cpus("0-7", {i: f"{i % 4},{i % 4 + 4}" for i in range(8)}).read()
+    assert (t["logical"], t["physical"], t["threads"], t["why"]) == (8, 4, 4, "4 physical cores")
+
+
+def test_new_name_of_the_sibling_list(root: Root) -> None:
+    root.cpus("0-3", {})
+    for i in range(4):
+        root.write(f"/sys/devices/system/cpu/cpu{i}/topology/core_cpus_list", f"{i // 2 * 2}-{i // 2 * 2 + 1}\n")
+    assert root.read()["physical"] == 2
+
+
+def test_core_and_package_numbers_where_there_are_no_lists(root: Root) -> None:
+    root.cpus("0-7", {})
+    for i in range(8):  # two packages of two cores of two threads
+        root.write(f"/sys/devices/system/cpu/cpu{i}/topology/core_id", f"{i // 2 % 2}\n")
+        root.write(f"/sys/devices/system/cpu/cpu{i}/topology/physical_package_id", f"{i // 4}\n")
+    t = root.read()
+    assert (t["physical"], t["why"]) == (4, "4 physical cores")
+
+
+def test_affinity(root: Root) -> None:
+    t = root.cpus("0-3", {i: str(i) for i in range(4)}, allowed="1,3").read()
+    assert (t["logical"], t["threads"], t["why"]) == (2, 2, "affinity 2 of 4")
+
+
+def test_affinity_that_halves_cores(root: Root) -> None:
+    """Both threads of core 0 and one of core 1, of four cores."""
+    t = root.cpus("0-7", {i: f"{i % 4},{i % 4 + 4}" for i in range(8)}, allowed="0,1,4").read()
+    assert (t["logical"], t["physical"], t["threads"]) == (3, 2, 2)
+    assert t["why"] == "2 physical cores, affinity 3 of 8"
+
+
+def test_more_processors_than_a_word_has_bits(root: Root) -> None:
+    t = root.cpus("0-1023", {i: f"{i % 512},{i % 512 + 512}" for i in range(1024)}).read()
+    assert (t["logical"], t["physical"]) == (1024, 512)
+
+
+@pytest.mark.parametrize(
+    ("text", "quota", "threads", "why"),
+    [
+        ("max 100000", 0, 4, "4 physical cores"),
+        ("150000 100000", 1.5, 1, "cgroup quota 1.5"),
+        ("200000", 2, 2, "cgroup quota 2"),
+        ("25000 100000", 0.25, 1, "cgroup quota 0.25"),
+        ("399999 100000", 3.99999, 3, "cgroup quota 4"),
+        ("800000 100000", 8, 4, "4 physical cores"),
+        ("0 100000", 0, 4, "4 physical cores"),
+        ("200000 0", 0, 4, "4 physical cores"),
+        ("-5 100000", 0, 4, "4 physical cores"),
+        ("", 0, 4, "4 physical cores"),
+        ("nonsense", 0, 4, "4 physical cores"),
+        ("200000 x", 0, 4, "4 physical cores"),
+        ("99999999999999999999999 1", 9.223372036854775807e18, 4, "4 physical cores"),
+    ],
+)
+def test_quota_v2(four: Root, text: str, quota: float, threads: int, why: str) -> None:
+    four.write("/proc/self/cgroup", "0::/a\n")
+    four.mount(V2)
+    four.write("/sys/fs/cgroup/a/cpu.max", text + "\n")
+    t = four.read()
+    assert (t["quota"], t["threads"], t["why"]) == (pytest.approx(quota), threads, why)
+
+
+@pytest.mark.parametrize("level", ["", "/a", "/a/b", "/a/b/c"])
+def test_every_level_v2(four: Root, level: str) -> None:
+    four.write("/proc/self/cgroup", "0::/a/b/c\n")
+    four.mount(V2)
+    for path in ("/a", "/a/b", "/a/b/c"):
+        four.write(f"/sys/fs/cgroup{path}/cpu.max", "350000 100000\n")
+    four.write(f"/sys/fs/cgroup{level}/cpu.max", "200000 100000\n")
+    assert (four.read()["quota"], four.read()["threads"]) == (2.0, 2)
+
+
+def test_sibling_groups_do_not_count(four: Root) -> None:
+    four.write("/proc/self/cgroup", "0::/a/b\n")
+    four.mount(V2)
+    four.write("/sys/fs/cgroup/a/bb/cpu.max", "100000 100000\n")
+    four.write("/sys/fs/cgroup/b/cpu.max", "100000 100000\n")
+    assert four.read()["quota"] == 0
+
+
+@pytest.mark.parametrize("level", ["", "/docker", "/docker/x"])
+def test_every_level_v1(four: Root, level: str) -> None:
+    four.write("/proc/self/cgroup", "5:memory:/m\n4:cpu,cpuacct:/docker/x\n3:cpuset:/\n")
+    four.mount(V1)
+    for path in ("", "/docker", "/docker/x"):
+        four.write(f"/sys/fs/cgroup/cpu,cpuacct{path}/cpu.cfs_quota_us", "-1\n")
+        four.write(f"/sys/fs/cgroup/cpu,cpuacct{path}/cpu.cfs_period_us", "100000\n")
+    assert four.read()["quota"] == 0
+    four.write(f"/sys/fs/cgroup/cpu,cpuacct{level}/cpu.cfs_quota_us", "250000\n")
+    assert (four.read()["quota"], four.read()["threads"]) == (2.5, 2)
+
+
+def test_cpuset_and_cpuacct_are_not_cpu(four: Root) -> None:
+    four.write("/proc/self/cgroup", "4:cpuacct,cpuset:/x\n")
+    four.mount("33 24 0:30 / /sys/fs/cgroup/x rw - cgroup cgroup rw,cpuacct,cpuset\n")
+    four.write("/sys/fs/cgroup/x/cpu.cfs_quota_us", "100000\n")
+    four.write("/sys/fs/cgroup/x/cpu.cfs_period_us", "100000\n")
+    assert four.read()["quota"] == 0
+
+
+def test_both_versions_at_once(four: Root) -> None:
+    four.write("/proc/self/cgroup", "1:cpu:/a\n0::/b\n")
+    four.mount(V1, V2.replace("/sys/fs/cgroup ", "/sys/fs/cgroup/unified "))
+    four.write("/sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us", "300000\n")
+    four.write("/sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us", "100000\n")
+    four.write("/sys/fs/cgroup/unified/b/cpu.max", "200000 100000\n")
+    assert four.read()["quota"] == 2
+
+
+def test_a_container_that_sees_its_own_group_as_the_top(four: Root) -> None:
+    four.write("/proc/self/cgroup", "0::/docker/x/inner\n")
+    four.mount("30 24 0:26 /docker/x /sys/fs/my\\040cgroup rw - cgroup2 cgroup2 rw\n")
+    four.write("/sys/fs/my cgroup/cpu.max", "300000 100000\n")
+    four.write("/sys/fs/my cgroup/inner/cpu.max", "200000 100000\n")
+    assert four.read()["quota"] == 2
+
+
+def test_a_group_outside_the_namespace(four: Root) -> None:
+    four.write("/proc/self/cgroup", "0::/../other\n")
+    four.mount(V2)
+    four.write("/sys/fs/cgroup/cpu.max", "300000 100000\n")
+    four.write("/sys/fs/other/cpu.max", "100000 100000\n")
+    assert four.read()["quota"] == 3
+
+
+@pytest.mark.parametrize(("line", "folder"), [("0::/a", "/sys/fs/cgroup/a"), ("2:cpu:/a", "/sys/fs/cgroup/cpu/a")])
+def test_usual_mounts_where_mountinfo_is_missing(four: Root, line: str, folder: str) -> None:
+    four.write("/proc/self/cgroup", line + "\n")
+    four.write(f"{folder}/cpu.max", "200000 100000\n")
+    four.write(f"{folder}/cpu.cfs_quota_us", "200000\n")
+    four.write(f"{folder}/cpu.cfs_period_us", "100000\n")
+    assert four.read()["quota"] == 2
+
+
+def test_nothing_there(root: Root) -> None:
+    t = root.read()
+    count = os.sysconf("SC_NPROCESSORS_ONLN")
+    assert (t["logical"], t["physical"], t["threads"], t["quota"]) == (count, count, count, 0)
+    assert t["why"].startswith(f"cores unknown: {count} processor")
+
+
+def test_cores_unknown(root: Root) -> None:
+    t = root.cpus("0-5", {}).read()
+    assert (t["physical"], t["threads"], t["why"]) == (6, 6, "cores unknown: 6 processors")
+
+
+@pytest.mark.parametrize(
+    "junk",
+    ["", "\n", "-", "0-", "9-3", "0-99999999999999999999", "99999-100000", "\0" * 600, "é", ",,,", "/" * 9000, "::::"],
+)
+def test_nonsense_files(root: Root, junk: str) -> None:
+    root.cpus(junk, {0: junk, 1: junk})
+    for path in ("status", "cgroup", "mountinfo"):
+        root.write(f"/proc/self/{path}", junk)
+    assert 1 <= root.read()["threads"] <= 8192
+    root.write("/proc/self/status", f"Cpus_allowed_list:{junk}")
+    root.write("/proc/self/cgroup", f"0::{junk}\n1:cpu:{junk}")
+    root.mount(f"1 1 {junk} {junk} - cgroup2 {junk}\n", f"30 24 0:26 {junk} {junk} rw - cgroup x {junk}\n", V2[:30])
+    assert 1 <= root.read()["threads"] <= 8192
+
+
+def test_a_pipe_or_folder_in_place_of_a_file(four: Root) -> None:
+    os.mkfifo(four.folder / "proc/self/cgroup")
+    (four.folder / "proc/self/mountinfo").mkdir()
+    assert four.read()["threads"] == 4
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 4097, (2 << 20) - 1, 2 << 20, (2 << 20) + 1, 9_000_000])
+def test_arena_is_zeroed_and_aligned(size: int) -> None:
+    for _ in range(2):  # again, so that memory that was given back cannot come back dirty
+        got = machine.arena_probe(size)
+        assert got is not None
+        assert (got["aligned"], got["zero"]) == (True, True)
+
+
+def test_arena_huge_says_what_the_system_does() -> None:
+    enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    got = machine.arena_probe(4 << 20)
+    assert got is not None
+    assert got["huge"] == (enabled.exists() and "[never]" not in enabled.read_text())
+
+
+@pytest.mark.parametrize("size", [2**64 - 1, 2**64 - 4096, 2**63, 2**56])
+def test_arena_that_cannot_be(size: int) -> None:
+    assert machine.arena_probe(size, False) is None
+
+
+def test_arena_gives_back_all_its_addresses() -> None:
+    """Trimming to 2 MB leaves nothing mapped."""
+    code = (
+        "size = lambda: int(open('/proc/self/statm').read().split()[0])\n"
+        "machine.arena_probe(5_000_001)\nbefore = size()\n"
+        "for _ in range(300): machine.arena_probe(5_000_001, False)\nprint(size() - before)"
+    )
+    assert python(code) == "0"
+
+
+def file_pages() -> int:
+    """Resident pages of files, of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[2])
+
+
+def test_released_file_pages_leave_memory_and_stay_readable(tmp_path: Path) -> None:
+    page = mmap.PAGESIZE
+    data = os.urandom(1024 * page)
+    (tmp_path / "f").write_bytes(data)
+    with open(tmp_path / "f", "rb") as f:
+        view = mmap.mmap(f.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    assert view[:] == data
+    held = file_pages()
+    machine.file_release(view, 1, len(data) - 1)
+    assert held - file_pages() >= 1022 - 64  # whole pages only; the process maps other files too
+    assert view[:] == data
+    held = file_pages()
+    machine.file_release(view, 1, page + 5)  # no whole page inside
+    machine.file_release(view, 7, 7)
+    assert abs(held - file_pages()) <= 64
+    with pytest.raises(ValueError, match="expected a part of"):
+        machine.file_release(view, 0, len(data) + 1)
+
+
+# ---- the team --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("unit", [1, 16, 64])
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 100, 4097])
+def test_shares_cover_everything_once(n: int, unit: int, size: int) -> None:
+    shares = [machine.share(n, unit, tid, size) for tid in range(size)]
+    assert [a for a, _ in shares] + [n] == [0] + [b for _, b in shares]
+    assert all(a <= b and (a % unit == 0 or a == n) for a, b in shares)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, 8])
+def test_barriers_order_everything(threads: int) -> None:
+    got = machine.check_barriers(threads, 3000 if threads <= 2 else 60)
+    assert (got["size"], got["wrong"]) == (threads, 0)
+
+
+def test_jobs_run_in_order_of_arrival() -> None:
+    jobs = [machine.Job(1 + i % 3, us=50) for i in range(40)]
+    assert all(job.wait() == 1 for job in jobs)
+    orders = [job.order for job in jobs]
+    assert orders == list(range(orders[0], orders[0] + 40))
+    assert [job.size for job in jobs] == [1 + i % 3 for i in range(40)]
+
+
+def test_many_callers_are_served_in_order_of_arrival() -> None:
+    callers, each = 8, 30
+    arrival = itertools.count()
+    door = threading.Lock()
+    served: list[tuple[int, int, int]] = []
+
+    def call() -> None:
+        for _ in range(each):
+            with door:  # so that the order of arrival is known
+                number, job = next(arrival), machine.Job(2, us=100)
+            done = job.wait()
+            served.append((number, job.order, done))
+
+    threads = [threading.Thread(target=call) for _ in range(callers)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    served.sort()
+    first = served[0][1]
+    assert served == [(i, first + i, 1) for i in range(callers * each)]
+
+
+def test_waiting_gives_up_in_time_and_goes_on() -> None:
+    job = machine.Job(1, us=300_000)
+    assert job.wait(0) == 0
+    start = time.perf_counter()
+    assert job.wait(5) == 0
+    assert 0.004 < time.perf_counter() - start < 0.25
+    assert job.wait(-3) == 0
+    assert job.wait(10_000) == 1
+    assert job.wait(0) == job.wait(5) == 1
+
+
+def test_several_may_wait_for_one_job() -> None:
+    job = machine.Job(2, us=200_000)
+    got: list[int] = []
+    waits = (1, 10_000, 10_000, 2, 10_000)
+    threads = [threading.Thread(target=lambda ms=ms: got.append(job.wait(ms))) for ms in waits]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert sorted(got) == [0, 0, 1, 1, 1]
+
+
+def test_python_runs_while_a_job_does() -> None:
+    job = machine.Job(1, us=200_000)
+    waiter = threading.Thread(target=job.wait)
+    waiter.start()
+    assert job.wait(0) == 0  # reached long before the job's end, for the waiter holds no lock
+    waiter.join()
+    assert job.wait(0) == 1
+
+
+def test_signals_reach_python_while_it_waits() -> None:
+    code = (
+        "import os, signal, threading, time\n"
+        "machine.Job(2).wait()\n"
+        "def handler(*_): print('main' if threading.current_thread() is threading.main_thread() else 'other')\n"
+        "signal.signal(signal.SIGUSR1, handler)\n"
+        "masks = [line.split()[1] for task in os.listdir('/proc/self/task')\n"
+        "         for line in open(f'/proc/self/task/{task}/status') if line.startswith('SigBlk')]\n"
+        "bit = 1 << (signal.SIGUSR1 - 1)\n"
+        "print(sorted(bool(int(m, 16) & bit) for m in masks))\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "time.sleep(0.01)"
+    )
+    assert python(code).splitlines() == ["[False, True, True]", "main"]
+
+
+@pytest.mark.parametrize(
+    ("env", "size"),
+    [
+        ({"OMP_NUM_THREADS": "1"}, 3),
+        ({"OMP_DYNAMIC": "true"}, 3),
+        ({"OMP_WAIT_POLICY": "passive"}, 3),
+        ({"OMP_PROC_BIND": "true"}, 3),
+        ({"OMP_THREAD_LIMIT": "1"}, 1),
+        ({"OMP_THREAD_LIMIT": "2"}, 2),
+        ({"OMP_MAX_ACTIVE_LEVELS": "0"}, 1),
+    ],
+)
+def test_openmp_s_environment(env: dict[str, str], size: int) -> None:
+    code = (
+        "job = machine.Job(3); assert job.wait() == 1\n"
+        "got = machine.check_barriers(3, 20)\n"
+        "print(job.size, job.clean_threads, got['size'], got['wrong'])"
+    )
+    assert python(code, **env) == f"{size} {size} {size} 0"
+
+
+def test_a_team_larger_than_the_system_allows() -> None:
+    """Address space for a few stacks only: fewer threads come, where OpenMP alone would end the process."""
+    code = (
+        "import resource\n"
+        "machine.Job(1).wait()\n"
+        "held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, resource.RLIM_INFINITY))\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (held + (400 << 20),) * 2)\n"
+        "job = machine.Job(500); assert job.wait() == 1\n"
+        "print(1 <= job.size < 500, job.clean_threads == job.size)\n"
+        "job = machine.Job(2); assert job.wait() == 1\n"
+        "print(job.size)"
+    )
+    assert python(code).split() == ["True", "True", "2"]
+
+
+def test_no_thread_can_be_started() -> None:
+    code = (
+        "import resource\n"
+        "held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "limit = resource.getrlimit(resource.RLIMIT_AS)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (held + (4 << 20), limit[1]))\n"
+        "try: machine.Job(1)\n"
+        "except RuntimeError as e: print('no thread' in str(e))\n"
+        "resource.setrlimit(resource.RLIMIT_AS, limit)\n"
+        "print(machine.Job(1).wait())"
+    )
+    assert python(code).split() == ["True", "1"]
+
+
+# ---- floating-point mode ---------------------------------------------------------------------------------------------
+
+
+def test_the_caller_s_mode_does_not_leak_in_or_out() -> None:
+    code = (
+        "spoilt = machine.spoil_fp_mode()\n"  # before the engine thread exists, which inherits it
+        "job = machine.Job(2); job.wait()\n"
+        "after = machine.fp_mode()\n"
+        "default = machine.reset_fp_mode()\n"
+        "print(job.clean_threads, job.size, after == spoilt, spoilt != default)"
+    )
+    assert python(code) == "2 2 True True"
+
+
+def test_a_job_s_mode_does_not_leak_into_the_next() -> None:
+    before = machine.fp_mode()
+    for _ in range(3):
+        spoiler, job = machine.Job(2, spoil=True), machine.Job(2)
+        assert spoiler.wait() == job.wait() == 1
+        assert (spoiler.clean_threads, job.clean_threads) == (2, 2)
+    assert machine.fp_mode() == before
+
+
+# ---- fork ------------------------------------------------------------------------------------------------------------
+
+
+def in_child(check: Callable[[], bool]) -> None:
+    """Forks; the child's `check` must be true within ten seconds."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        try:
+            os._exit(0 if check() else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def child_works() -> bool:
+    job = machine.Job(2)
+    return job.wait() == 1 and job.size == 2 and machine.check_barriers(3, 10)["wrong"] == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_works_while_its_parent_runs_jobs() -> None:
+    stop = threading.Event()
+    failures: list[int] = []
+
+    def keep_busy() -> None:
+        while not stop.is_set():
+            jobs = [machine.Job(2, us=200) for _ in range(3)]
+            failures.extend(job.size for job in jobs if job.wait() != 1 or job.size != 2)
+
+    busy = [threading.Thread(target=keep_busy) for _ in range(2)]
+    for t in busy:
+        t.start()
+    try:
+        for _ in range(15):
+            in_child(child_works)
+    finally:
+        stop.set()
+        for t in busy:
+            t.join()
+    assert not failures
+    assert machine.Job(2).wait() == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_of_a_child() -> None:
+    def grandchild() -> bool:
+        in_child(child_works)
+        return child_works()
+
+    assert child_works()
+    in_child(grandchild)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_jobs_under_way_stay_with_the_parent() -> None:
+    done = machine.Job(2)
+    assert done.wait() == 1
+    running, waiting = machine.Job(2, us=200_000), machine.Job(1)
+    in_child(lambda: (done.wait(), running.wait(), waiting.wait(), child_works()) == (1, -1, -1, True))
+    assert (running.wait(), waiting.wait()) == (1, 1)
+
+
+def pool_task(_: int) -> int:
+    job = machine.Job(2, us=100)
+    return job.size if job.wait() == 1 else -1
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_multiprocessing(method: str) -> None:
+    assert machine.Job(2).wait() == 1
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.map_async(pool_task, range(6)).get(30) == [2] * 6
+
+
+@pytest.mark.parametrize("us", [0, 300_000])
+def test_the_process_may_end_with_the_engine_idle_or_at_work(us: int) -> None:
+    """Ends at once: the interpreter frees no job at its end that a global still holds with its module."""
+    code = (
+        f"import os, sys, threading\njob = machine.Job(2, us={us}); job.wait(1)\n"
+        "t = threading.Thread(target=job.wait, daemon=True); t.start()\nprint('end'); sys.exit(0)"
+    )
+    assert python(code) == "end"
+
+
+def test_memory_does_not_grow_with_jobs() -> None:
+    for _ in range(200):
+        machine.Job(2).wait()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2000):
+        machine.Job(1).wait()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096

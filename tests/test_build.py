@@ -1,0 +1,171 @@
+"""setup.py: what it builds, when it builds again, and what it says when something is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+
+
+@pytest.fixture(scope="module")
+def build() -> Iterator[ModuleType]:
+    """setup.py as a module."""
+    spec = importlib.util.spec_from_file_location("pellucid_setup", ROOT / "setup.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pellucid_setup"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["pellucid_setup"]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project of four small files that our setup.py builds."""
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    files = {
+        "pyproject.toml": '[project]\nname = "tiny"\nversion = "1"\n[tool.setuptools.packages.find]\nwhere = ["src"]\n',
+        "csrc/formats/three.h": "#define THREE 3\nint pl_three(void);\n",
+        "csrc/formats/three.c": '#include "three.h"\nint pl_three(void)\n{\n    return THREE;\n}\n',
+        "csrc/ops/idle.c": "int pl_idle(void);\nint pl_idle(void)\n{\n    return 0;\n}\n",
+        "src/tiny/__init__.py": "",
+        "src/tiny/m.pyx": 'cdef extern from "formats/three.h":\n    int pl_three()\n\n'
+        "def three():\n    return pl_three()\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+def build_in_place(project: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    clean = {k: v for k, v in os.environ.items() if k not in ("CC", "PELLUCID_CFLAGS")}
+    return subprocess.run(command, cwd=project, env={**clean, **env}, capture_output=True, text=True)
+
+
+def script(path: Path, body: str) -> str:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def compiled(output: str) -> set[str]:
+    """File names that a build says it compiled."""
+    return {Path(line.split()[1]).name for line in output.splitlines() if line.startswith("cc ")}
+
+
+def test_builds_and_builds_again_what_changed(project: Path) -> None:
+    def three() -> str:
+        code = "from tiny.m import three; print(three())"
+        return subprocess.run(
+            [sys.executable, "-c", code], cwd=project / "src", capture_output=True, text=True
+        ).stdout.strip()
+
+    first = build_in_place(project)
+    assert first.returncode == 0, first.stderr
+    assert compiled(first.stdout) == {"three.c", "idle.c", "m.c"}
+    assert (project / "src" / "tiny" / f"m{SUFFIX}").is_file()
+    assert not list((project / "src").rglob("*.c"))  # generated C stays in build/
+    assert three() == "3"
+    assert compiled(build_in_place(project).stdout) == set()
+
+    (project / "csrc/formats/three.h").write_text("#define THREE 33\nint pl_three(void);\n")
+    assert compiled(build_in_place(project).stdout) == {"three.c", "m.c"}
+    assert three() == "33"
+    assert compiled(build_in_place(project, PELLUCID_CFLAGS="-DX").stdout) == {"three.c", "idle.c", "m.c"}
+
+
+def test_cflags_reach_the_compiler(project: Path) -> None:
+    (project / "csrc/ops/idle.c").write_text("#ifndef WANTED\n#error not wanted\n#endif\ntypedef int pl_nothing;\n")
+    assert build_in_place(project, PELLUCID_CFLAGS="-DWANTED").returncode == 0
+
+
+def test_a_broken_source_shows_the_compilers_words(project: Path) -> None:
+    (project / "csrc/ops/idle.c").write_text("int pl_idle(void) { return nowhere; }\n")
+    done = build_in_place(project)
+    assert done.returncode == 1
+    assert "csrc/ops/idle.c" in done.stderr and "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_compiler(project: Path) -> None:
+    done = build_in_place(project, CC="/nonexistent/cc -O1")
+    assert done.returncode == 1
+    assert "CC=/nonexistent/cc -O1 is not a program\n  fix: apt install gcc python3-dev python3-venv\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (project / "build").exists()
+
+
+def test_no_compiler_anywhere(build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(build.sysconfig, "get_config_var", lambda name: "gcc -pthread")
+    with pytest.raises(SystemExit, match=r"there is no C compiler\n  fix: apt install gcc python3-dev python3-venv"):
+        build.find_compiler()
+    script(tmp_path / "clang", "exit 0")
+    assert build.find_compiler() == ["clang"]
+    script(tmp_path / "gcc", "exit 0")
+    assert build.find_compiler() == ["gcc", "-pthread"]
+
+
+def test_a_compiler_without_a_c_library(build: ModuleType, tmp_path: Path) -> None:
+    cc = script(tmp_path / "cc", "exit 1")
+    with pytest.raises(SystemExit, match=r"does not compile a C program\n  fix: apt install gcc libc6-dev"):
+        build.check_toolchain([cc], [sysconfig.get_path("include")])
+
+
+def test_no_python_h(build: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"Python\.h is not in .*\n  fix: apt install gcc python3-dev python3-venv"):
+        build.check_toolchain(build.find_compiler(), [str(tmp_path)])
+
+
+def test_no_omp_h(build: ModuleType, tmp_path: Path) -> None:
+    real = " ".join(build.find_compiler())
+    cc = script(tmp_path / "cc", f'case "$*" in *-fopenmp*) exit 1;; esac\nexec {real} "$@"')
+    with pytest.raises(SystemExit, match=r"no omp\.h \(OpenMP\)\n  fix: apt install .*libomp-dev"):
+        build.check_toolchain([cc], [sysconfig.get_path("include")])
+
+
+def test_this_machine_can_build(build: ModuleType) -> None:
+    build.check_toolchain(build.find_compiler(), [sysconfig.get_path("include")])
+
+
+def test_tiers(build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here, line = build.machine(), "int f(void) { return 0; }"
+    table = (
+        build.Isa("good", here, "-O1", "stdint.h", line),
+        build.Isa("flagless", here, "-mno-such-flag", "stdint.h", line),
+        build.Isa("headerless", here, "-O1", "no_such_header.h", line),
+        build.Isa("empty", here, "-O1", "stdint.h", line),
+        build.Isa("absent", here, "-O1", "stdint.h", line),
+        build.Isa("elsewhere", "pdp11", "-O1", "stdint.h", line),
+    )
+    monkeypatch.setattr(build, "TIERS", table)
+    for tier in table[:4] + table[5:]:
+        (tmp_path / "kernels" / tier.name).mkdir(parents=True)
+        if tier.name != "empty":
+            (tmp_path / "kernels" / tier.name / "rows.c").touch()
+    assert [t.name for t in build.tiers(build.find_compiler(), tmp_path)] == ["good"]
+    assert table[0].define == "-DPL_HAVE_GOOD"
+
+
+def test_every_tier_of_the_table_has_its_own_flags(build: ModuleType) -> None:
+    names = [t.name for t in build.TIERS]
+    assert names == ["avx2", "avxvnni", "avx512", "avx512bf16", "neon"]
+    assert len({t.flags for t in build.TIERS}) == len(names)
+    x86 = {t.name: set(t.flags.split()) for t in build.TIERS if t.machine == "x86_64"}
+    assert x86["avx2"] < x86["avx512"] < x86["avx512bf16"]
+    assert "-ffp-contract=off" in build.COMMON and "-ffast-math" not in build.COMMON

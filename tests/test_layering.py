@@ -1,0 +1,252 @@
+"""Who may know whom: DESIGN.md's layers, read off the #include lines and the imports."""
+
+from __future__ import annotations
+
+import ast
+import posixpath
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC, PYTHON = ROOT / "csrc", ROOT / "src" / "pellucid"
+LONGEST = 600  # lines of a file
+
+# ---- C ---------------------------------------------------------------------------------------------------
+# Folder -> what its files may include besides their own folder: a folder, or one header of it.
+C_MAY = {
+    "cpu": (),
+    "formats": (),
+    "kernels": ("formats/formats.h",),
+    "cache": ("kernels/kernels.h", "formats/formats.h", "cpu/"),
+    "ops": ("cache/", "kernels/kernels.h", "formats/formats.h", "cpu/"),
+    "engine": ("ops/", "cache/", "kernels/kernels.h", "kernels/select.h", "formats/formats.h", "cpu/", "pellucid.h"),
+    "": ("cache/pages.h", "engine/sample.h", "ops/op.h"),  # pellucid.h
+}
+C_EXCEPT = {"kernels/select.c": ("cpu/detect.h",)}
+TIER_MAY = ("kernels/kernels.h", "formats/formats.h")  # a folder of kernels/: these and its own headers
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.M)
+CONDITION = re.compile(r"^[ \t]*#[ \t]*(?:if|ifdef|ifndef|elif)\b(?:.*\\\n)*.*", re.M)
+ISA = re.compile(r"__(?:AVX|SSE|FMA|F16C|BMI|ARM|aarch64|x86_64|i386)|PL_HAVE_")
+
+
+def c_violations(name: str, text: str) -> list[str]:
+    """What the file `name` (relative to csrc) includes or asks for and may not."""
+    found = []
+    folder = posixpath.dirname(name)
+    area = folder.split("/")[0]
+    may = TIER_MAY if area == "kernels" and folder != area else (*C_MAY[area], *C_EXCEPT.get(name, ()))
+    for bracket, header in INCLUDE.findall(text):
+        if header == "Python.h":
+            found.append(f"{name}: includes Python.h")
+        elif header == "omp.h":
+            if name != "cpu/team.c":
+                found.append(f"{name}: only cpu/team.c may include omp.h")
+        elif bracket == '"':
+            target = posixpath.normpath(posixpath.join(folder, header))
+            known = any(target == m or (m.endswith("/") and target.startswith(m)) for m in may)
+            if posixpath.dirname(target) != folder and not known:
+                found.append(f"{name}: may not include {target}")
+    if area not in ("kernels", "cpu"):
+        found += [f"{name}: asks for an instruction set: {c.strip()}" for c in CONDITION.findall(text) if ISA.search(c)]
+    return found
+
+
+def test_c_layers() -> None:
+    files = sorted(p for p in CSRC.rglob("*") if p.suffix in (".c", ".h"))
+    assert files
+    assert [v for p in files for v in c_violations(p.relative_to(CSRC).as_posix(), p.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("cpu/arena.c", '#include "../formats/formats.h"'),
+        ("formats/legacy.c", '#include "../kernels/kernels.h"'),
+        ("kernels/avx2/rows.c", '#include "../scalar/simd.h"'),
+        ("kernels/avx2/rows.c", '#include "../../cpu/team.h"'),
+        ("kernels/other.c", '#include "../cpu/detect.h"'),
+        ("ops/rope.c", '#include "../engine/plan.h"'),
+        ("ops/rope.c", '#include "../kernels/avx2/simd.h"'),
+        ("ops/rope.c", '#include "../pellucid.h"'),
+        ("cache/pages.c", '  #  include "../ops/ops.h"'),
+        ("engine/forward.c", "#include <omp.h>"),
+        ("engine/forward.c", "#include <Python.h>"),
+        ("engine/forward.c", "#ifdef __AVX2__"),
+        ("ops/head.c", "#if defined(X) && \\\n    defined(PL_HAVE_NEON)"),
+    ],
+)
+def test_c_checker_objects(name: str, text: str) -> None:
+    assert len(c_violations(name, text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("cpu/team.c", "#include <omp.h>"),
+        ("kernels/select.c", '#include "kernels.h"\n#include "../cpu/detect.h"\n#ifdef PL_HAVE_AVX2'),
+        ("kernels/avx2/simd.h", '#include "../kernels.h"\n#include <immintrin.h>'),
+        ("kernels/avx2/rows.c", '#include "simd.h"'),
+        ("engine/forward.c", '#include "../ops/ops.h"\n#include "../pellucid.h"\n#include "plan.h"\n#ifdef NDEBUG'),
+    ],
+)
+def test_c_checker_accepts(name: str, text: str) -> None:
+    assert c_violations(name, text) == []
+
+
+# ---- Python and Cython -----------------------------------------------------------------------------------
+# First name below pellucid -> the names it may know; what those know, it may know too. All may know errors.
+EDGES = {
+    "__main__": ("cli",),
+    "cli": ("look", "bench", "model", "__init__"),
+    "look": ("model", "__init__"),
+    "bench": ("model", "_kernels", "__init__"),
+    "__init__": ("model", "text", "generation", "plan", "sampling"),
+    "model": ("generation", "tokenizer", "weights", "text", "arch"),
+    "generation": ("_engine", "sampling", "text"),
+    "arch": ("plan",),
+    "weights": ("_gguf",),
+    "tokenizer": ("weights", "text"),
+    "text": ("_spm",),
+    "_spm": (),
+    "plan": (),
+    "sampling": (),
+    "errors": (),
+    "_engine": (),
+    "_gguf": (),
+    "_kernels": (),
+}
+# Headers of csrc that a binding may declare from; a name that ends in / is a folder.
+BINDINGS = {
+    "_engine": ("pellucid.h",),
+    "_kernels": ("kernels/kernels.h", "kernels/select.h", "formats/formats.h", "cpu/", "engine/sample.h"),
+}
+CYTHON_IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+c?import[ \t]+([^#\n]+)|c?import[ \t]+([\w., \t]+))", re.M
+)
+EXTERN = re.compile(r"^[ \t]*cdef[ \t]+extern[ \t]+from[ \t]+[\"'<]+([^\"'>]+)", re.M)
+
+
+def may_know(area: str) -> set[str]:
+    known, todo = {"errors", area}, [area]
+    while todo:
+        for name in EDGES[todo.pop()]:
+            if name not in known:
+                known.add(name)
+                todo.append(name)
+    return known
+
+
+def imported(name: str, text: str) -> set[str]:
+    """Full dotted names that the file `name` (relative to src/pellucid) imports, of any package."""
+    package = ["pellucid", *name.split("/")[:-1]]
+    pairs: list[tuple[int, str, list[str]]] = []
+    if name.endswith(".py"):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                pairs += [(0, alias.name, []) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                pairs.append((node.level, node.module or "", [alias.name for alias in node.names]))
+    else:
+        for source, names, modules in CYTHON_IMPORT.findall(text):
+            words = [w.split()[0] for w in (names or modules).replace("(", "").replace(")", "").split(",") if w.strip()]
+            level = len(source) - len(source.lstrip("."))
+            pairs += [(level, source[level:], words)] if source else [(0, w, []) for w in words]
+    found = set()
+    for level, module, names_ in pairs:
+        base = package[: len(package) - level + 1] if level else []
+        full = ".".join([*base, *([module] if module else [])])
+        # `from pellucid import x` names a module or a name of pellucid itself: the area of x either way.
+        found |= {f"{full}.{n}" for n in names_} if full == "pellucid" and names_ else {full}
+    return found
+
+
+def python_violations(name: str, text: str) -> list[str]:
+    """What the file `name` (relative to src/pellucid) imports or declares from, and may not."""
+    area = name.split("/")[0].split(".")[0]
+    if area not in EDGES:
+        return [f"{name}: {area} has no place in EDGES yet"]
+    found = []
+    for target in sorted(imported(name, text)):
+        if target.split(".")[0] != "pellucid":
+            continue
+        first = [*target.split("."), "__init__"][1]
+        first = first if first in EDGES else "__init__"
+        if first not in may_know(area):
+            found.append(f"{name}: may not import {target}")
+    if not name.endswith(".py"):
+        may = BINDINGS.get(area, ())
+        for header in EXTERN.findall(text):
+            ours = header == "pellucid.h" or "/" in header or (CSRC / header).exists()
+            if ours and not any(header == m or (m.endswith("/") and header.startswith(m)) for m in may):
+                found.append(f"{name}: may not declare from {header}")
+    return found
+
+
+def test_python_layers() -> None:
+    files = sorted(p for p in PYTHON.rglob("*") if p.suffix in (".py", ".pyx", ".pxd", ".pxi"))
+    assert [v for p in files for v in python_violations(p.relative_to(PYTHON).as_posix(), p.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("text/bpe.py", "from pellucid.weights import gguf"),
+        ("text/bpe.py", "def f():\n    from ..weights.gguf import read"),
+        ("text/bpe.py", "from pellucid import Model"),
+        ("weights/gguf.py", "from ..text import bpe"),
+        ("weights/gguf.py", "from .. import model"),
+        ("arch/llama.py", "import pellucid.model"),
+        ("plan.py", "from . import _engine"),
+        ("generation.py", "from .model import Model"),
+        ("generation.py", "from pellucid.weights.catalog import fetch"),
+        ("errors.py", "from . import plan"),
+        ("model.py", "from .cli import main"),
+        ("look/trace.py", "from ..cli import main"),
+        ("surprise.py", ""),
+        ("_engine.pyx", "from pellucid.model import Model"),
+        ("_engine.pyx", "cimport pellucid._gguf"),
+        ("_engine.pyx", 'cdef extern from "kernels/kernels.h" nogil:'),
+        ("_gguf.pyx", 'cdef extern from "pellucid.h":'),
+        ("_kernels/machine.pyx", 'cdef extern from "ops/ops.h":'),
+        ("text/_spm.pyx", "from ..weights cimport x"),
+    ],
+)
+def test_python_checker_objects(name: str, text: str) -> None:
+    assert len(python_violations(name, text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("cli/pull.py", "from ..weights import catalog\nfrom pellucid import Model\nimport typer"),
+        ("model.py", "from . import _engine, errors\nfrom .arch import load\nfrom .text.bpe import Bpe"),
+        ("__init__.py", "from .model import Model\nfrom .errors import PellucidError"),
+        ("text/bpe.py", "from . import stream\nfrom .stream import Safe\nfrom ..errors import TokenizerError"),
+        ("_engine.pyx", 'cdef extern from "pellucid.h" nogil:\nfrom libc.stdint cimport int32_t\nimport numpy as np'),
+        ("_kernels/machine.pyx", 'cdef extern from "cpu/detect.h":\ncdef extern from "<string.h>":'),
+        ("_kernels/a.pyx", "from pellucid._kernels.machine cimport x, y"),
+    ],
+)
+def test_python_checker_accepts(name: str, text: str) -> None:
+    assert python_violations(name, text) == []
+
+
+# ---- size and weight -------------------------------------------------------------------------------------
+def test_no_file_is_too_long() -> None:
+    ours = {"src": (".py", ".pyx", ".pxd", ".pxi"), "csrc": (".c", ".h"), "tests": (".py",)}
+    files = [p for folder, kinds in ours.items() for p in (ROOT / folder).rglob("*") if p.suffix in kinds]
+    lines = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in files}
+    assert lines
+    assert {name: n for name, n in lines.items() if n > LONGEST} == {}
+
+
+def test_import_is_light() -> None:
+    """`import pellucid` loads numpy and the standard library alone."""
+    heavy = ("typer", "rich", "jinja2", "tokenizers", "sentencepiece", "safetensors", "huggingface_hub")
+    code = f"import sys, pellucid; print(*[m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
