@@ -230,10 +230,16 @@ static void attend_merge(float *top_a, float *sum_a, float *acc_a, float top_b, 
     const __m256 fade = pl_exp8(_mm256_setr_ps(*top_a - top, top_b - top, 0, 0, 0, 0, 0, 0));
     const __m256 fade_a = _mm256_broadcastss_ps(_mm256_castps256_ps128(fade));
     const __m256 fade_b = _mm256_broadcastss_ps(_mm_movehdup_ps(_mm256_castps256_ps128(fade)));
-    for (int d = 0; d < dv; d += 8) {
+    int d = 0;
+    for (; d + 8 <= dv; d += 8) {
+        const __m256 b = _mm256_mul_ps(_mm256_loadu_ps(acc_b + d), fade_b);
+        _mm256_storeu_ps(acc_a + d, _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(acc_a + d), fade_a), b));
+    }
+    if (d < dv) {
         const __m256i in = pl_first(dv - d);
+        const __m256 b = _mm256_mul_ps(_mm256_maskload_ps(acc_b + d, in), fade_b);
         const __m256 a = _mm256_mul_ps(_mm256_maskload_ps(acc_a + d, in), fade_a);
-        _mm256_maskstore_ps(acc_a + d, in, _mm256_add_ps(a, _mm256_mul_ps(_mm256_maskload_ps(acc_b + d, in), fade_b)));
+        _mm256_maskstore_ps(acc_a + d, in, _mm256_add_ps(a, b));
     }
     *sum_a = *sum_a * _mm256_cvtss_f32(fade_a) + sum_b * _mm256_cvtss_f32(fade_b);
     *top_a = top;

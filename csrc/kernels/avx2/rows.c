@@ -134,6 +134,8 @@ static void add(const float *x, const float *y, int n, float *z)
     int i = 0;
     for (; i + 8 <= n; i += 8)
         _mm256_storeu_ps(z + i, _mm256_add_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i)));
+    if (i == n)
+        return;
     const __m256i tail = pl_first(n - i);
     _mm256_maskstore_ps(z + i, tail, _mm256_add_ps(_mm256_maskload_ps(x + i, tail), _mm256_maskload_ps(y + i, tail)));
 }
@@ -143,6 +145,8 @@ static void scale(const float *x, float a, int n, float *y)
     int i = 0;
     for (; i + 8 <= n; i += 8)
         _mm256_storeu_ps(y + i, _mm256_mul_ps(_mm256_set1_ps(a), _mm256_loadu_ps(x + i)));
+    if (i == n)
+        return;
     const __m256i tail = pl_first(n - i);
     _mm256_maskstore_ps(y + i, tail, _mm256_mul_ps(_mm256_set1_ps(a), _mm256_maskload_ps(x + i, tail)));
 }
@@ -195,7 +199,13 @@ static void rope(float *x, const float *cos, const float *sin, int n_rot, int ha
     int i = 0;
     __m256 far;
     if (halves) {
-        for (; i < n; i += 8) { /* a tail's lanes beyond n are neither read nor stored */
+        for (; i + 8 <= n; i += 8) {
+            const __m256 near = turn(_mm256_loadu_ps(x + i), _mm256_loadu_ps(x + n + i), _mm256_loadu_ps(cos + i),
+                                     _mm256_loadu_ps(sin + i), &far);
+            _mm256_storeu_ps(x + i, near);
+            _mm256_storeu_ps(x + n + i, far);
+        }
+        if (i < n) {
             const __m256i in = pl_first(n - i);
             const __m256 near = turn(_mm256_maskload_ps(x + i, in), _mm256_maskload_ps(x + n + i, in),
                                      _mm256_maskload_ps(cos + i, in), _mm256_maskload_ps(sin + i, in), &far);
