@@ -103,7 +103,7 @@ static int draw_long(const pl_kernels *k, const float *x, int n, float top, floa
     int c = 0, blocks = 0, last = -1, len;
     double at = 0, target;
 
-    inv_t = inv_t < 1e30f ? inv_t > 1e-30f ? inv_t : 1e-30f : 1e30f;   /* 0 * inf and -inf * 0 are NaN */
+    inv_t = inv_t < FLT_MAX ? inv_t > FLT_MIN ? inv_t : FLT_MIN : FLT_MAX; /* 0 * inf and -inf * 0 are NaN */
     *total = 0;
     for (int i = 0; i < n; i += PL_SORTED_MAX) {
         sum[blocks] = k->sum_exp(x + i, n - i < PL_SORTED_MAX ? n - i : PL_SORTED_MAX, top, inv_t);

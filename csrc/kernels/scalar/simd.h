@@ -57,7 +57,24 @@ typedef struct pl_block {
     float m[PL_TILE];           /* min; 0 where the format has none */
 } pl_block;
 
-/* `block`: number b of the row's blocks, at `p`; `header`: that of its super block. */
+/* Scale of group g and row r; `scales`: where a block's scales begin, `header`: that of its super block. */
+PL_INLINE float pl_scale(const pl_format *f, const uint8_t *header, const uint8_t *scales, int g, int r)
+{
+    if (!(f->flags & PL_SUPER))
+        return pl_f16_to_f32(pl_load16(scales + 2 * r));
+    uint8_t sc = scales[16 * g + r];
+    return pl_f16_to_f32(pl_load16(header + 2 * r)) * (f->flags & PL_SIGNED_SCALE ? (float)(int8_t)sc : (float)sc);
+}
+
+/* Min of row r, for formats that have one. */
+PL_INLINE float pl_min(const pl_format *f, const uint8_t *header, const uint8_t *scales, int r)
+{
+    if (!(f->flags & PL_SUPER))
+        return pl_f16_to_f32(pl_load16(scales + 32 + 2 * r));
+    return -(pl_f16_to_f32(pl_load16(header + 32 + 2 * r)) * (float)scales[32 / f->group * 16 + r]);
+}
+
+/* The block at `p`. */
 PL_INLINE void pl_read_block(const pl_format *f, const uint8_t *header, const uint8_t *p, pl_block *out)
 {
     const uint8_t *plane = p + (f->bits == 8 ? 512 : 256);
@@ -85,19 +102,9 @@ PL_INLINE void pl_read_block(const pl_format *f, const uint8_t *header, const ui
         }
 
     for (int r = 0; r < PL_TILE; r++) {
-        if (f->flags & PL_SUPER) {
-            float d = pl_f16_to_f32(pl_load16(header + 2 * r));
-            for (int g = 0; g < groups; g++) {
-                uint8_t sc = scales[16 * g + r];
-                out->s[g][r] = d * (f->flags & PL_SIGNED_SCALE ? (float)(int8_t)sc : (float)sc);
-            }
-            out->m[r] = 0;
-            if (f->flags & PL_HAS_MIN)
-                out->m[r] = -(pl_f16_to_f32(pl_load16(header + 32 + 2 * r)) * (float)scales[16 * groups + r]);
-        } else {
-            out->s[0][r] = pl_f16_to_f32(pl_load16(scales + 2 * r));
-            out->m[r] = f->flags & PL_HAS_MIN ? pl_f16_to_f32(pl_load16(scales + 32 + 2 * r)) : 0;
-        }
+        for (int g = 0; g < groups; g++)
+            out->s[g][r] = pl_scale(f, header, scales, g, r);
+        out->m[r] = f->flags & PL_HAS_MIN ? pl_min(f, header, scales, r) : 0;
     }
 }
 
