@@ -47,7 +47,8 @@ enum { PL_ACT_SILU, PL_ACT_GELU_TANH };
 /* Attention of m query rows over the keys of one page (online softmax; Milakov & Gimelshein 2018).
  * On entry and exit top, sum and acc hold the running state: start it with top = PL_TOP_NONE, sum = 0, acc = 0.
  * Per row i: score[j] = (sum over d of q[i][d] * k[j][d]) * scale for lo[i] <= j < hi[i], others do not exist;
- * top' = max(top, scores); acc = acc * exp(top - top') + sum over j ascending of exp(score - top') * v[j]; sum alike.
+ * top' = max(top, scores); acc = acc * exp(top - top') + sum over j ascending of exp(score - top') * v[j]; sum alike,
+ * but in lanes (scalar/attend.c says how). acc never holds -0, so a row's bits do not depend on the rows beside it.
  * A row with lo >= hi is left exactly as it was. Keys at or beyond max(hi) are never read. */
 #define PL_TOP_NONE (-1e30f)
 typedef struct pl_attend_page {

@@ -84,7 +84,7 @@ def test_scalar_against_numpy(kind: str) -> None:
         x, y = values(n, kind) * np.float32(3), values(n, seed=1)
         a, b = wide(x), wide(y)
         z = np.sqrt(2 / np.pi) * (a + 0.044715 * a**3)
-        # (result, exact, roundings): each rounding moves a result by at most EPS of it; exp's argument near 20 costs 20 more
+        # (result, exact, roundings): each rounding moves a result by at most EPS of it. 1e-35: where exp(-a) overflows.
         norm = a / np.sqrt(np.mean(a * a) + 1e-5)
         for got, exact, roundings in [
             (rows.add("scalar", x, y), a + b, 1),
@@ -94,7 +94,7 @@ def test_scalar_against_numpy(kind: str) -> None:
             (rows.rms_norm("scalar", x, y, 1e-5), norm * b, 12 + n / 32),
             (rows.rms_norm("scalar", x, None, 1e-5), norm, 12 + n / 32),
         ]:
-            assert np.all(np.abs(got - exact) <= roundings * EPS * np.abs(exact) + 1e-44)
+            assert np.all(np.abs(got - exact) <= roundings * EPS * np.abs(exact) + 1e-35)
         gelu = 0.5 * a * (1 + np.tanh(z)) * b
         assert np.all(np.abs(rows.glu("scalar", "gelu_tanh", x, y) - gelu) <= 1e-6 * np.abs(a * b))
 
@@ -105,7 +105,10 @@ def test_activations_at_the_ends(isa: str) -> None:
     one = np.ones_like(g)
     for act in rows.ACTIVATIONS:
         y = rows.glu(isa, act, g, one)
-        assert np.array_equal(y[:6], [0, -0.0, 1e30, -0.0, 200, -0.0]) and np.signbit(y[[1, 3, 5]]).all()
+        assert (
+            np.array_equal(y[:6], np.array([0, -0.0, 1e30, -0.0, 200, -0.0], np.float32))
+            and np.signbit(y[[1, 3, 5]]).all()
+        )
         assert np.isclose(y[6], 5e-41, rtol=1e-4) and np.isnan(y[7])
     capped = rows.softcap(isa, np.array([np.inf, -np.inf, 1e30, 0, -0.0], np.float32), 30.0)
     assert np.array_equal(capped, [30, -30, 30, 0, 0]) and np.signbit(capped[4])
@@ -134,7 +137,9 @@ def test_rope(isa: str, halves: bool) -> None:
         a, b = (wide(x[:n]), wide(x[n:])) if halves else (wide(x[::2]), wide(x[1::2]))
         near, far = (expected[:n], expected[n:]) if halves else (expected[::2], expected[1::2])
         bound = 3 * EPS * (np.abs(a) + np.abs(b))
-        assert np.all(np.abs(near - (a * cos - b * sin)) <= bound) and np.all(np.abs(far - (a * sin + b * cos)) <= bound)
+        assert np.all(np.abs(near - (a * cos - b * sin)) <= bound) and np.all(
+            np.abs(far - (a * sin + b * cos)) <= bound
+        )
 
 
 # ---- narrower types ----------------------------------------------------------------------------------------
@@ -166,7 +171,6 @@ def quantize_numpy(x: Array, terms: int) -> tuple[Array, Array, Array]:
     return q, s.astype(np.float32), q.reshape(terms, -1, 16).sum(2, dtype=np.int16)
 
 
-@pytest.mark.filterwarnings("ignore:divide by zero|ignore:overflow|ignore:invalid")
 @pytest.mark.parametrize("terms", [1, 2])
 @pytest.mark.parametrize("isa", ISAS)
 def test_quantize(isa: str, terms: int) -> None:
@@ -175,7 +179,8 @@ def test_quantize(isa: str, terms: int) -> None:
             x = values(k, kind)
             x[:32] = np.arange(-15.5, 16.5)  # ties: the largest is 15.5, codes are multiples of 127 / 15.5
             x[32:64] = (np.arange(len(x[32:64])) - 0.5) * (127 / 126.5) if kind == "normal" else x[32:64]
-            expected = quantize_numpy(x, terms)
+            with np.errstate(all="ignore"):
+                expected = quantize_numpy(x, terms)
             for side in SIDES:
                 out = (side(np.full((terms, k), 99, np.int8)), side(np.full(k // 32, 99, np.float32)),
                        side(np.full((terms, k // 16), 99, np.int16)))  # fmt: skip

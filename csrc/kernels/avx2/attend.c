@@ -6,9 +6,9 @@
 #include "fill.h"
 #include "vmath.h"
 
-#define SLOTS 16                /* slots of a group; columns of a block */
+#define SLOTS 16 /* slots of a group; columns of a block */
 #define GROUPS (PL_PAGE / SLOTS)
-#define ROWS 4                  /* query rows at a time */
+#define ROWS 4 /* query rows at a time */
 #define INLINE static inline __attribute__((always_inline))
 
 /* 8 elements from index i on, as floats. */
@@ -23,8 +23,8 @@ INLINE __m256 load8(const void *p, ptrdiff_t i, pl_kv_type type)
 }
 
 /* Scores of `rows` queries and 16 * `groups` keys -> s; k points to the first group, q to the first row. */
-INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t first, int dk, float scale, float (*s)[PL_PAGE],
-                   pl_kv_type type, const int rows, const int groups)
+INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t first, int dk, float scale,
+                   float (*s)[PL_PAGE], pl_kv_type type, const int rows, const int groups)
 {
     __m256 acc[ROWS][2 * GROUPS];
     for (int r = 0; r < rows; r++)
@@ -45,10 +45,10 @@ INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t 
             _mm256_storeu_ps(&s[r][first * SLOTS + 8 * c], _mm256_mul_ps(acc[r][c], _mm256_set1_ps(scale)));
 }
 
-/* acc = acc * fade + sum over keys [lo, hi) of p * v, for 8 * `vectors` columns; v points to their first, rows of v `stride`
- * elements apart, rows of acc `acc_stride` floats. */
-INLINE void values(const float (*p)[PL_PAGE], int lo, int hi, const void *v, ptrdiff_t column, ptrdiff_t stride, const float *fade,
-                   float *const *acc, pl_kv_type type, const int rows, const int vectors)
+/* acc = acc * fade + sum over keys [lo, hi) of p * v, for 8 * `vectors` columns from `column` on; rows of v stand
+ * `stride` elements apart, acc points to each row's column. */
+INLINE void values(const float (*p)[PL_PAGE], int lo, int hi, const void *v, ptrdiff_t column, ptrdiff_t stride,
+                   const float *fade, float *const *acc, pl_kv_type type, const int rows, const int vectors)
 {
     __m256 a[ROWS][8];
     for (int r = 0; r < rows; r++)
@@ -64,14 +64,14 @@ INLINE void values(const float (*p)[PL_PAGE], int lo, int hi, const void *v, ptr
                 a[r][c] = _mm256_fmadd_ps(x[r], value, a[r][c]);
         }
     }
-    for (int r = 0; r < rows; r++)          /* + 0: -0 becomes 0 */
+    for (int r = 0; r < rows; r++) /* + 0: -0 becomes 0 */
         for (int c = 0; c < vectors; c++)
             _mm256_storeu_ps(acc[r] + 8 * c, _mm256_add_ps(a[r][c], _mm256_setzero_ps()));
 }
 
 /* The last dv % 16 columns: through floats padded to 16, for 16-bit loads cannot be masked. */
-INLINE void values_tail(const float (*p)[PL_PAGE], int lo, int hi, const void *v, int column, int dv, const float *fade, float *const *acc,
-                        pl_kv_type type, const int rows)
+INLINE void values_tail(const float (*p)[PL_PAGE], int lo, int hi, const void *v, int column, int dv, const float *fade,
+                        float *const *acc, pl_kv_type type, const int rows)
 {
     const int n = dv - column;
     float wide[PL_PAGE][SLOTS] = {{0}}, part[ROWS][SLOTS] = {{0}};
@@ -103,7 +103,7 @@ INLINE float top_of(float *s, int lo, int hi, int first, int last, float top)
         const __m256 in = _mm256_castsi256_ps(_mm256_andnot_si256(pl_first(lo - 8 * c), pl_first(hi - 8 * c)));
         const __m256 v = _mm256_blendv_ps(none, _mm256_loadu_ps(s + 8 * c), in);
         _mm256_storeu_ps(s + 8 * c, v);
-        best = _mm256_max_ps(v, best);          /* a NaN score leaves best alone, and makes its probability NaN */
+        best = _mm256_max_ps(v, best); /* a NaN score leaves best alone, and makes its probability NaN */
     }
     __m128 m = _mm_max_ps(_mm256_castps256_ps128(best), _mm256_extractf128_ps(best, 1));
     m = _mm_max_ps(m, _mm_movehl_ps(m, m));
@@ -128,7 +128,7 @@ INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const
 {
     float s[ROWS][PL_PAGE], fade[8] = {0};
     float *acc[ROWS];
-    const int at_once = rows == 1 ? 4 : rows == 4 ? 1 : 2;      /* groups of keys: at most 12 accumulators */
+    const int at_once = rows == 1 ? 4 : rows == 4 ? 1 : 2; /* groups of keys: at most 12 accumulators */
     const float *q = a->q + row * a->q_stride;
     int lo = PL_PAGE, hi = 0;
     for (int r = 0; r < rows; r++) {
@@ -154,8 +154,8 @@ INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const
         a->sum[row + r] = a->sum[row + r] * fade[r] + probabilities(s[r], first, last, top[r]);
     }
 
-    const int wide = rows == 1 ? 8 : rows == 4 ? 2 : 4;         /* vectors of columns at once */
-    const float(*p)[PL_PAGE] = (const float(*)[PL_PAGE])s;
+    const int wide = rows == 1 ? 8 : rows == 4 ? 2 : 4; /* vectors of columns at once */
+    const float (*p)[PL_PAGE] = (const float (*)[PL_PAGE])s;
     int d = 0;
     for (; d + 8 * wide <= a->dv; d += 8 * wide) {
         values(p, lo, hi, a->v, d, a->dv, fade, acc, type, rows, wide);
@@ -230,10 +230,16 @@ static void attend_merge(float *top_a, float *sum_a, float *acc_a, float top_b, 
     const __m256 fade = pl_exp8(_mm256_setr_ps(*top_a - top, top_b - top, 0, 0, 0, 0, 0, 0));
     const __m256 fade_a = _mm256_broadcastss_ps(_mm256_castps256_ps128(fade));
     const __m256 fade_b = _mm256_broadcastss_ps(_mm_movehdup_ps(_mm256_castps256_ps128(fade)));
-    for (int d = 0; d < dv; d += 8) {
+    int d = 0;
+    for (; d + 8 <= dv; d += 8) {
+        const __m256 b = _mm256_mul_ps(_mm256_loadu_ps(acc_b + d), fade_b);
+        _mm256_storeu_ps(acc_a + d, _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(acc_a + d), fade_a), b));
+    }
+    if (d < dv) {
         const __m256i in = pl_first(dv - d);
+        const __m256 b = _mm256_mul_ps(_mm256_maskload_ps(acc_b + d, in), fade_b);
         const __m256 a = _mm256_mul_ps(_mm256_maskload_ps(acc_a + d, in), fade_a);
-        _mm256_maskstore_ps(acc_a + d, in, _mm256_add_ps(a, _mm256_mul_ps(_mm256_maskload_ps(acc_b + d, in), fade_b)));
+        _mm256_maskstore_ps(acc_a + d, in, _mm256_add_ps(a, b));
     }
     *sum_a = *sum_a * _mm256_cvtss_f32(fade_a) + sum_b * _mm256_cvtss_f32(fade_b);
     *top_a = top;

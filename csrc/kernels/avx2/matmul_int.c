@@ -181,6 +181,17 @@ PL_INLINE void step(const shape f, int terms, int h, __m256i v[2][4], const __m2
 
 /* ---- a tile ------------------------------------------------------------------------------------------------------ */
 
+/* Step h of the block at p with one row. */
+PL_INLINE void step_one(const shape f, int terms, int h, const uint8_t *header, const uint8_t *p, const uint8_t *entry,
+                        __m256i d[2], __m256 acc[2])
+{
+    __m256i v[2][4];
+    __m256 s[2], m[2];
+    load_codes(f, p, h, v);
+    load_scales(f, header, p, h, s, m);
+    step(f, terms, h, v, s, m, entry, d, acc);
+}
+
 /* One row: acc[16] += blocks [0, blocks) of the tile at p. */
 PL_INLINE void tile_one(const shape f, int terms, const uint8_t *p, int blocks, const uint8_t *panel, float *acc)
 {
@@ -194,16 +205,32 @@ PL_INLINE void tile_one(const shape f, int terms, const uint8_t *p, int blocks, 
         for (int at = 0; at < f.block; at += 64)
             _mm_prefetch((const char *)p + AHEAD + at, _MM_HINT_T0);
         __m256i d[2];
-        for (int h = 0; h < 2; h++) {
-            __m256i v[2][4];
-            __m256 s[2], m[2];
-            load_codes(f, p, h, v);
-            load_scales(f, header, p, h, s, m);
-            step(f, terms, h, v, s, m, panel, d, a);
-        }
+        step_one(f, terms, 0, header, p, panel, d, a);
+        step_one(f, terms, 1, header, p, panel, d, a);
     }
     _mm256_storeu_ps(acc, a[0]);
     _mm256_storeu_ps(acc + 8, a[1]);
+}
+
+/* Step h of the block at p with n rows. */
+PL_INLINE void step_many(const shape f, int terms, int h, const uint8_t *header, const uint8_t *p, int n,
+                         const uint8_t *panel, __m256i d[CHUNK][2], float acc[CHUNK][PL_TILE])
+{
+    const int size = entry_bytes(f, terms);
+    __m256i v[2][4];
+    __m256 s[2], m[2];
+    load_codes(f, p, h, v);
+    load_scales(f, header, p, h, s, m);
+    for (int i = 0; i < n; i++, panel += size) {
+        if (h == 0 && f.group == 32) {          /* acc is not touched */
+            step(f, terms, h, v, s, m, panel, d[i], NULL);
+            continue;
+        }
+        __m256 a[2] = {_mm256_loadu_ps(acc[i]), _mm256_loadu_ps(acc[i] + 8)};
+        step(f, terms, h, v, s, m, panel, d[i], a);
+        _mm256_storeu_ps(acc[i], a[0]);
+        _mm256_storeu_ps(acc[i] + 8, a[1]);
+    }
 }
 
 /* n rows: acc[i][16] += the same. */
@@ -212,28 +239,13 @@ PL_INLINE void tile_many(const shape f, int terms, const uint8_t *p, int blocks,
 {
     __m256i d[CHUNK][2];
     const uint8_t *header = p;
-    const int size = entry_bytes(f, terms);
-    for (int b = 0; b < blocks; b++, p += f.block, panel += n * size) {
+    for (int b = 0; b < blocks; b++, p += f.block, panel += n * entry_bytes(f, terms)) {
         if (f.super && b % 8 == 0) {
             header = p;
             p += f.header;
         }
-        for (int h = 0; h < 2; h++) {
-            __m256i v[2][4];
-            __m256 s[2], m[2];
-            load_codes(f, p, h, v);
-            load_scales(f, header, p, h, s, m);
-            for (int i = 0; i < n; i++) {
-                if (h == 0 && f.group == 32) {
-                    step(f, terms, h, v, s, m, panel + i * size, d[i], NULL);
-                    continue;
-                }
-                __m256 a[2] = {_mm256_loadu_ps(acc[i]), _mm256_loadu_ps(acc[i] + 8)};
-                step(f, terms, h, v, s, m, panel + i * size, d[i], a);
-                _mm256_storeu_ps(acc[i], a[0]);
-                _mm256_storeu_ps(acc[i] + 8, a[1]);
-            }
-        }
+        step_many(f, terms, 0, header, p, n, panel, d, acc);
+        step_many(f, terms, 1, header, p, n, panel, d, acc);
     }
 }
 

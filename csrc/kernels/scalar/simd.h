@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "../kernels.h"
+#include "vmath.h"           /* pl_fma1: a * b + c, rounded once */
 
 /* Inlined always: `f` is a constant at every call, so that each format gets code of its own. */
 #define PL_INLINE static inline __attribute__((always_inline))
@@ -27,26 +28,6 @@ PL_INLINE uint16_t pl_load16(const void *p)
     uint16_t u;
     memcpy(&u, p, sizeof u);
     return u;
-}
-
-/* a * b + c, rounded once. The product of two floats is exact in double (48 bits of 53). The sum is rounded to odd
- * there: of the two doubles around the exact value, the one whose last bit is set. Rounding that to float, with 29
- * bits to spare, then gives what rounding the exact value would (Boldo & Melquiond 2008). Infinities and NaN leave
- * an error term that compares false, and pass through. */
-PL_INLINE float pl_fmaf(float a, float b, float c)
-{
-#ifdef __FP_FAST_FMAF
-    return __builtin_fmaf(a, b, c);
-#else
-    double p = (double)a * b, z = c, s = p + z;
-    double t = s - p, error = (p - (s - t)) + (z - t);          /* Knuth's TwoSum: s + error == p + z */
-    int64_t bits;
-    memcpy(&bits, &s, sizeof bits);
-    if ((error > 0 || error < 0) && !(bits & 1))
-        bits += (error > 0) == (s > 0) ? 1 : -1;
-    memcpy(&s, &bits, sizeof s);
-    return (float)s;
-#endif
 }
 
 /* ---- a packed block of 16 x 32, as formats.h lays it out ------------------------------------------------------- */

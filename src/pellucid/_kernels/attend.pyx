@@ -46,13 +46,13 @@ def kv_append(str isa, str kv, const float[::1] k, const float[::1] v, int slot,
 def attend(str isa, str kv, q, k, v, lo, hi, float scale, top, sum, acc, int repeat=1):
     """Rows q float32 (m, dk, rows may lie apart) over pages k and v uint8 (pages, bytes), in order.
 
-    lo, hi int32 (pages, m): the slots of each page that each row sees. top, sum float32 (m) and acc float32 (m, dv): the
+    lo, hi int32 (pages, m): the slots of each page that each row sees. top, sum float32 (m), acc float32 (m, dv): the
     running state, updated in place.
     """
     cdef const pl_kernels *kernels = tier(isa)
     cdef int t = _type(kv)
     cdef pl_attend_page a
-    cdef int pages = len(k), page, i
+    cdef int pages = len(k), page, _i
     if q.dtype != np.float32 or q.ndim != 2 or q.size < 1 or q.strides[1] != 4 or q.strides[0] % 4:
         raise ValueError(f"q is {q.dtype} {q.shape}, expected float32 (m, dk) with adjacent columns")
     a.m, a.dk = q.shape
@@ -75,7 +75,7 @@ def attend(str isa, str kv, q, k, v, lo, hi, float scale, top, sum, acc, int rep
     a.sum = &sum_view[0]
     a.acc = &acc_view[0, 0]
     with nogil:
-        for i in range(repeat):
+        for _i in range(repeat):
             for page in range(pages):
                 a.k = &k_view[page, 0]
                 a.v = &v_view[page, 0]

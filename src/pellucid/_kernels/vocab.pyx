@@ -40,10 +40,10 @@ def softmax(str isa, float[::1] x):
 def exp(str isa, const float[::1] x, out=None, int repeat=1):
     """exp(x)."""
     cdef const pl_kernels *kernels = tier(isa)
-    cdef int n = _length(x), i
+    cdef int n = _length(x), _i
     y = checked("out", out, np.float32, (n,))
     cdef float[::1] view = y
     with nogil:
-        for i in range(repeat):
+        for _i in range(repeat):
             kernels.exp(&x[0], n, &view[0])
     return y

@@ -311,6 +311,8 @@ def _pip_failed(entry: Entry, part: Part, folder: Path, code: int, text: str) ->
         message = f"pip is missing from {sys.executable}: `{sys.executable} -m ensurepip`, then {again}"
     elif "No space left on device" in text or "Disk quota exceeded" in text:
         return _disk_full(entry, folder)
+    elif re.search(r"Wheel .* is invalid", last):
+        message = f"the wheel of {spec} is damaged; nothing was kept: try again, or another index"
     elif _BROKEN_OFF.search(text):
         message = f"the download of {spec} broke off: {again} again"
     elif _OFFLINE.search(text):
