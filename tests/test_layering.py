@@ -24,7 +24,7 @@ C_MAY = {
     "cache": ("kernels/kernels.h", "formats/formats.h", "cpu/"),
     "ops": ("cache/", "kernels/kernels.h", "formats/formats.h", "cpu/"),
     "engine": ("ops/", "cache/", "kernels/kernels.h", "kernels/select.h", "formats/formats.h", "cpu/", "pellucid.h"),
-    "": ("cache/pages.h", "engine/sample.h", "ops/op.h"),  # pellucid.h
+    "": ("cache/pages.h", "cpu/detect.h", "cpu/topology.h", "engine/sample.h", "ops/op.h"),  # pellucid.h
 }
 C_EXCEPT = {"kernels/select.c": ("cpu/detect.h",)}
 TIER_MAY = ("kernels/kernels.h", "formats/formats.h")  # a folder of kernels/: these and its own headers
@@ -99,22 +99,27 @@ def test_c_checker_accepts(name: str, text: str) -> None:
 
 # ---- Python and Cython -----------------------------------------------------------------------------------
 # First name below pellucid -> the names it may know; what those know, it may know too. All may know errors.
+# A name imported under `if TYPE_CHECKING:` is an annotation, not a dependency: it is never imported.
 EDGES = {
     "__main__": ("cli",),
     "cli": ("look", "bench", "model", "__init__"),
     "look": ("model", "__init__"),
     "bench": ("model", "_kernels", "__init__"),
-    "__init__": ("model", "text", "generation", "plan", "sampling"),
-    "model": ("generation", "weights", "text", "arch"),
+    "__init__": ("model",),
+    "model": ("generation", "context", "info", "tokenizer", "weights", "text", "arch"),
     "generation": ("_engine", "sampling", "text"),
+    "context": ("generation", "_engine"),
+    "info": ("plan",),
+    "tokenizer": ("text", "weights"),
     "arch": ("plan",),
     "weights": ("_gguf",),
-    "text": (),
+    "text": ("_spm",),
     "plan": (),
     "sampling": (),
     "errors": (),
     "_engine": (),
     "_gguf": (),
+    "_spm": (),
     "_kernels": (),
 }
 # Headers of csrc that a binding may declare from; a name that ends in / is a folder.
@@ -143,7 +148,13 @@ def imported(name: str, text: str) -> set[str]:
     package = ["pellucid", *name.split("/")[:-1]]
     pairs: list[tuple[int, str, list[str]]] = []
     if name.endswith(".py"):
-        for node in ast.walk(ast.parse(text)):
+        todo: list[ast.AST] = [ast.parse(text)]
+        while todo:
+            node = todo.pop()
+            if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+                todo += node.orelse
+                continue
+            todo += ast.iter_child_nodes(node)
             if isinstance(node, ast.Import):
                 pairs += [(0, alias.name, []) for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
@@ -202,6 +213,8 @@ def test_python_layers() -> None:
         ("generation.py", "from .model import Model"),
         ("generation.py", "from pellucid.weights.catalog import fetch"),
         ("errors.py", "from . import plan"),
+        ("context.py", "if TYPE_CHECKING:\n    from . import plan\nelse:\n    from .model import Model"),
+        ("text/spm.py", "def f():\n    try:\n        from .. import tokenizer\n    except ImportError:\n        pass"),
         ("model.py", "from .cli import main"),
         ("look/trace.py", "from ..cli import main"),
         ("surprise.py", ""),
@@ -223,6 +236,7 @@ def test_python_checker_objects(name: str, text: str) -> None:
         ("cli/pull.py", "from ..weights import catalog\nfrom pellucid import Model\nimport typer"),
         ("model.py", "from . import _engine, errors\nfrom .arch import load\nfrom .text.bpe import Bpe"),
         ("__init__.py", "from .model import Model\nfrom .errors import PellucidError"),
+        ("context.py", "if TYPE_CHECKING:\n    from pellucid.model import Model\nfrom pellucid import _engine"),
         ("text/bpe.py", "from . import stream\nfrom .stream import Safe\nfrom ..errors import TokenizerError"),
         ("_engine.pyx", 'cdef extern from "pellucid.h" nogil:\nfrom libc.stdint cimport int32_t\nimport numpy as np'),
         ("_kernels/machine.pyx", 'cdef extern from "cpu/detect.h":\ncdef extern from "<string.h>":'),

@@ -47,7 +47,8 @@ enum { PL_ACT_SILU, PL_ACT_GELU_TANH };
 /* Attention of m query rows over the keys of one page (online softmax; Milakov & Gimelshein 2018).
  * On entry and exit top, sum and acc hold the running state: start it with top = PL_TOP_NONE, sum = 0, acc = 0.
  * Per row i: score[j] = (sum over d of q[i][d] * k[j][d]) * scale for lo[i] <= j < hi[i], others do not exist;
- * top' = max(top, scores); acc = acc * exp(top - top') + sum over j ascending of exp(score - top') * v[j]; sum alike.
+ * top' = max(top, scores); acc = acc * exp(top - top') + sum over j ascending of exp(score - top') * v[j]; sum alike,
+ * but in lanes (scalar/attend.c says how). acc never holds -0, so a row's bits do not depend on the rows beside it.
  * A row with lo >= hi is left exactly as it was. Keys at or beyond max(hi) are never read. */
 #define PL_TOP_NONE (-1e30f)
 typedef struct pl_attend_page {
@@ -79,8 +80,9 @@ typedef struct pl_kernels {
     /* ---- activations ---------------------------------------------------------------- */
     /* k floats -> codes, scales per 32, sums per 16. k a multiple of 32. amax = max |x| over 32; s = amax / 127;
      * hi = round_even(x * (127 / amax)); with two terms lo = round_even((x * (127 / amax) - hi) * 254), clamped to
-     * [-127, 127]. amax = 0 gives zeros. `q` and `sums` are the hi planes; the lo planes are q_lo, sums_lo
-     * (ignored when terms = 1). */
+     * [-127, 127]. amax < 1e-30 counts as 0 and gives zeros, scale 0 (127 / amax would overflow below 4e-37); a block
+     * with NaN or infinity gives codes 0 and scale NaN or infinity, so that products become NaN. `q` and `sums` are
+     * the hi planes; the lo planes are q_lo, sums_lo (ignored when terms = 1). */
     void (*quantize)(const float *x, int k, int terms, int8_t *q, int8_t *q_lo, float *s, int16_t *sums, int16_t *sums_lo);
     void (*to_bf16)(const float *x, int n, uint16_t *y);
     /* y = x / sqrt(mean(x^2) + eps) * w; w may be NULL; y may be x. (RMSNorm, Zhang & Sennrich 2019) */
@@ -90,7 +92,7 @@ typedef struct pl_kernels {
     /* y = act(g) * u; y may be g or u. silu(g) = g / (1 + exp(-g)); gelu_tanh(g) = 0.5 g (1 + tanh(sqrt(2/pi) (g + 0.044715 g^3))) */
     void (*glu[2])(const float *g, const float *u, int n, float *y);
     /* Rotates one head in place by the angles whose cosines and sines are given (n_rot / 2 each).
-     * pairs = 0: x[2i], x[2i+1] (adjacent); pairs = 1: x[i], x[i + n_rot/2] (halves). (RoPE, Su et al. 2021) */
+     * halves = 0: x[2i], x[2i+1] (adjacent); 1: x[i], x[i + n_rot/2]. (RoPE, Su et al. 2021) */
     void (*rope)(float *x, const float *cos, const float *sin, int n_rot, int halves);
     void (*softcap)(const float *x, float cap, int n, float *y);            /* y = cap * tanh(x / cap); y may be x */
 

@@ -5,7 +5,8 @@ The format is a protocol buffer, ModelProto in sentencepiece_model.proto. Only t
   ModelProto      1 pieces (repeated)   2 trainer_spec   3 normalizer_spec
   SentencePiece   1 piece (bytes)   2 score (float)   3 type (enum)
   TrainerSpec     3 model_type (1 unigram, 2 bpe)   35 byte_fallback
-  NormalizerSpec  1 name   2 precompiled_charsmap   3 add_dummy_prefix   4 remove_extra_whitespaces   5 escape_whitespaces
+  NormalizerSpec  1 name   2 precompiled_charsmap   3 add_dummy_prefix   4 remove_extra_whitespaces
+                  5 escape_whitespaces
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_AsStringAndSize, PyBytes_FromStringAndSize
@@ -22,7 +23,8 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object unicode, Py_ssize_t *size) except NULL
 
 
-DEF USER_DEFINED = 4
+cdef enum:
+    USER_DEFINED = 4
 
 
 cdef inline int varint_size(uint64_t value) noexcept nogil:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine
+from pellucid import _engine, sampling
 from pellucid.errors import ContextFullError, TokenizerError
 from pellucid.sampling import SamplingOptions
 from pellucid.text.stream import TextStream
@@ -118,20 +118,13 @@ def parse_options(options: dict[str, Any]) -> SamplingOptions:
 
 def canceller(cancel: Any) -> Callable[[], bool] | None:
     """A callable from what `cancel` may be: None, a threading.Event, a callable."""
-    if cancel is None or callable(cancel):
-        return cancel  # type: ignore[no-any-return]
-    if callable(getattr(cancel, "is_set", None)):
-        return cancel.is_set  # type: ignore[no-any-return]
-    raise TypeError(f"cancel must be a threading.Event or a callable, not {type(cancel).__name__}")
+    cancel = sampling.check_cancel("cancel", cancel)
+    return getattr(cancel, "is_set", cancel)
 
 
 def check_chunk(chunk: Any) -> int:
     """Rows of one forward pass: never changes a result, only how often `cancel` and others get their turn."""
-    if not isinstance(chunk, int) or isinstance(chunk, bool):
-        raise TypeError(f"chunk must be an integer, not {type(chunk).__name__}")
-    if chunk < 1:
-        raise ValueError(f"chunk={chunk}: expected at least 1")
-    return chunk
+    return sampling.check_chunk("chunk", chunk)
 
 
 def as_array(ids: Sequence[int]) -> npt.NDArray[np.int32]:
@@ -185,7 +178,8 @@ class Job:
 
     def before_pass(self) -> None:
         if self.options.penalised():
-            self.sampler.set_recent(self.ids, self.options.repeat_last)
+            last = self.options.repeat_last
+            self.sampler.set_recent(as_array(self.ids[-last:] if last else []))
         if self.stepped and not self.options.cache:
             self.sequence = _engine.Sequence(self.sequence.engine)  # computes everything again, for every token
         self.stepped = False

@@ -319,7 +319,9 @@ def _from_sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int
             raise TokenizerError(f"{path}: {name} is {quoted(parts[name])}; only {quoted(value)} is supported")
     pieces, scores, types = parts["pieces"], parts["scores"], parts["types"]
     added = config.get("added_tokens_decoder")
-    for key, token in sorted((added if isinstance(added, dict) else {}).items(), key=lambda item: len(item[0])):
+    for key, token in sorted(
+        (added if isinstance(added, dict) else {}).items(), key=lambda item: (len(item[0]), item[0])
+    ):
         if key == str(len(pieces)) and isinstance(token, dict) and isinstance(token.get("content"), str):
             pieces.append(token["content"].encode("utf-8", "replace"))
             scores = np.append(scores, np.float32(0))

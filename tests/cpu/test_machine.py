@@ -387,48 +387,42 @@ def test_jobs_run_in_order_of_arrival() -> None:
     assert [job.size for job in jobs] == [1 + i % 3 for i in range(40)]
 
 
-def test_many_callers_take_turns() -> None:
-    """A caller has one job at a time; between two of its jobs at most one of each other caller's can run."""
+def test_many_callers_are_served_in_order_of_arrival() -> None:
     callers, each = 8, 30
-    orders: list[list[int]] = [[] for _ in range(callers)]
-    ready = threading.Barrier(callers)
+    arrival = itertools.count()
+    door = threading.Lock()
+    served: list[tuple[int, int, int]] = []
 
-    def call(mine: list[int]) -> None:
-        ready.wait()
-        pending = machine.Job(2, us=300)
+    def call() -> None:
         for _ in range(each):
-            following = machine.Job(2, us=300)  # queued before the former ends: the queue never lacks ours
-            assert pending.wait() == 1
-            mine.append(pending.order)
-            pending = following
-        assert pending.wait() == 1
+            with door:  # so that the order of arrival is known
+                number, job = next(arrival), machine.Job(2, us=100)
+            done = job.wait()
+            served.append((number, job.order, done))
 
-    threads = [threading.Thread(target=call, args=(o,)) for o in orders]
+    threads = [threading.Thread(target=call) for _ in range(callers)]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    every = sorted(x for mine in orders for x in mine)
-    assert len(set(every)) == callers * each
-    assert all(mine == sorted(mine) for mine in orders)
-    # Arrival order: the job that follows was queued while the one before ran or waited, so at most
-    # two jobs of every other caller stood before it.
-    assert max(b - a for mine in orders for a, b in itertools.pairwise(mine)) <= 2 * callers
+    served.sort()
+    first = served[0][1]
+    assert served == [(i, first + i, 1) for i in range(callers * each)]
 
 
 def test_waiting_gives_up_in_time_and_goes_on() -> None:
-    job = machine.Job(1, us=80_000)
+    job = machine.Job(1, us=300_000)
     assert job.wait(0) == 0
     start = time.perf_counter()
     assert job.wait(5) == 0
-    assert 0.004 < time.perf_counter() - start < 0.07
+    assert 0.004 < time.perf_counter() - start < 0.25
     assert job.wait(-3) == 0
     assert job.wait(10_000) == 1
     assert job.wait(0) == job.wait(5) == 1
 
 
 def test_several_may_wait_for_one_job() -> None:
-    job = machine.Job(2, us=30_000)
+    job = machine.Job(2, us=200_000)
     got: list[int] = []
     waits = (1, 10_000, 10_000, 2, 10_000)
     threads = [threading.Thread(target=lambda ms=ms: got.append(job.wait(ms))) for ms in waits]
@@ -440,7 +434,7 @@ def test_several_may_wait_for_one_job() -> None:
 
 
 def test_python_runs_while_a_job_does() -> None:
-    job = machine.Job(1, us=50_000)
+    job = machine.Job(1, us=200_000)
     waiter = threading.Thread(target=job.wait)
     waiter.start()
     assert job.wait(0) == 0  # reached long before the job's end, for the waiter holds no lock
@@ -451,17 +445,18 @@ def test_python_runs_while_a_job_does() -> None:
 def test_signals_reach_python_while_it_waits() -> None:
     code = (
         "import os, signal, threading, time\n"
+        "before = os.listdir('/proc/self/task')\n"  # numpy may have threads of its own
         "machine.Job(2).wait()\n"
         "def handler(*_): print('main' if threading.current_thread() is threading.main_thread() else 'other')\n"
         "signal.signal(signal.SIGUSR1, handler)\n"
-        "masks = [line.split()[1] for task in os.listdir('/proc/self/task')\n"
+        "masks = [line.split()[1] for task in os.listdir('/proc/self/task') if task not in before\n"
         "         for line in open(f'/proc/self/task/{task}/status') if line.startswith('SigBlk')]\n"
         "bit = 1 << (signal.SIGUSR1 - 1)\n"
         "print(sorted(bool(int(m, 16) & bit) for m in masks))\n"
         "os.kill(os.getpid(), signal.SIGUSR1)\n"
         "time.sleep(0.01)"
     )
-    assert python(code).splitlines() == ["[False, True, True]", "main"]
+    assert python(code).splitlines() == ["[True, True]", "main"]
 
 
 @pytest.mark.parametrize(
@@ -596,7 +591,7 @@ def test_a_child_of_a_child() -> None:
 def test_jobs_under_way_stay_with_the_parent() -> None:
     done = machine.Job(2)
     assert done.wait() == 1
-    running, waiting = machine.Job(2, us=50_000), machine.Job(1)
+    running, waiting = machine.Job(2, us=200_000), machine.Job(1)
     in_child(lambda: (done.wait(), running.wait(), waiting.wait(), child_works()) == (1, -1, -1, True))
     assert (running.wait(), waiting.wait()) == (1, 1)
 

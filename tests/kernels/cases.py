@@ -89,7 +89,7 @@ def raw(name: str, rows: int, k: int, codes: str = "random", scales: str = "sane
         if codes in ("zeros", "max"):
             values[:] = 0 if codes == "zeros" else 1000
         values[:, ::2] *= 2 if codes == "alternating" else 1
-        values *= {"sane": np.float32(1), "tiny": np.float32(1e-6), "zero": np.float32(0), "huge": np.float32(30)}[scales]
+        values *= np.float32({"sane": 1, "tiny": 1e-6, "zero": 0, "huge": 30}[scales])
         if name == "BF16":
             return np.ascontiguousarray((values.view(np.uint32) >> 16).astype(np.uint16)).view(np.uint8)
         return values.astype(np.float32 if name == "F32" else np.float16).view(np.uint8)

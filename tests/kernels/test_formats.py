@@ -10,8 +10,11 @@ from gguf.quants import dequantize
 from pellucid._kernels import weights
 from tests.kernels import cases, guard
 
-Q = gguf.GGMLQuantizationType
 SETS = [(name, codes, scales) for name in cases.FORMATS for codes in cases.CODES for scales in cases.SCALES]
+
+
+def ggml_type(name: str) -> gguf.GGMLQuantizationType:
+    return gguf.GGMLQuantizationType[name]
 
 
 def same_bits(a, b) -> bool:
@@ -24,8 +27,8 @@ def width(name: str) -> int:
 
 def test_table_agrees_with_gguf():
     for name, f in cases.FORMATS.items():
-        assert f["gguf"] == Q[name]
-        assert (f["block"], f["block_bytes"]) == gguf.GGML_QUANT_SIZES[Q[name]]
+        assert f["gguf"] == ggml_type(name)
+        assert (f["block"], f["block_bytes"]) == gguf.GGML_QUANT_SIZES[ggml_type(name)]
         assert weights.from_gguf(f["gguf"]) == name
     assert len(cases.FORMATS) == 11
     assert weights.from_gguf(10) is None and weights.from_gguf(-1) is None
@@ -35,7 +38,7 @@ def test_table_agrees_with_gguf():
 def test_decode_has_the_bits_of_gguf(name, codes, scales):
     k = width(name)
     raw = cases.raw(name, 7, k, codes, scales)
-    expected = dequantize(raw, Q[name])
+    expected = dequantize(raw, ggml_type(name))
     got = np.array([weights.decode(name, row, k) for row in raw])
     assert same_bits(got, np.ascontiguousarray(expected, np.float32))
 
@@ -63,7 +66,7 @@ def test_parts_of_the_case_table_are_the_weights(name):
     """The NumPy parts that other tests rest on are gguf's own weights."""
     raw = cases.raw(name, 3, 512)
     scaled, least = cases.exact_weights(name, raw, 512)
-    np.testing.assert_allclose(dequantize(raw, Q[name]), scaled + least, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(dequantize(raw, ggml_type(name)), scaled + least, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("isa", cases.ISAS)
@@ -161,7 +164,7 @@ def test_wrong_arguments_are_named():
         weights.decode("Q4_K", raw[0][:-1], 256)
     with pytest.raises(ValueError, match="isa 'sse9' is unknown"):
         weights.pack("sse9", "Q4_K", raw, 256)
-    with pytest.raises(ValueError, match="expected .rows >= 1, 288"):
+    with pytest.raises(ValueError, match=r"expected \(rows >= 1, 288"):
         weights.pack("scalar", "Q4_K", raw, 512)
     with pytest.raises(ValueError, match="packed has"):
         weights.unpack_row("scalar", "Q4_K", packed[:-1], 2, 256, 0)

@@ -111,18 +111,17 @@ def load_reference(folder: Path, file: str):
 
 def partition(text: str, table: dict[str, int]) -> list[str | int]:
     """Split ``text`` at the leftmost, then longest, of the table's texts."""
-    parts: list[str | int] = [""]
-    at = 0
+    parts: list[str | int] = []
+    start = at = 0
     by_length = sorted((t for t in table if t), key=len, reverse=True)
     while at < len(text):
         match = next((t for t in by_length if text.startswith(t, at)), None)
         if match is None:
-            parts[-1] += text[at]
             at += 1
         else:
-            parts += [table[match], ""]
-            at += len(match)
-    return [part for part in parts if part != ""]
+            parts += [text[start:at], table[match]]
+            start = at = at + len(match)
+    return [part for part in (*parts, text[start:]) if part != ""]
 
 
 def merge(symbols: list[str], rank) -> list[str]:
@@ -146,7 +145,7 @@ class NaiveBpe:
         self.alphabet = {b: chr(b) for b in plain} | {b: chr(256 + i) for i, b in enumerate(rest)}
 
     def encode(self, text: str, special: bool) -> list[int]:
-        import regex
+        import regex  # type: ignore[import-untyped]
 
         word = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
         ids: list[int] = []

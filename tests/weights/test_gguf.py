@@ -392,9 +392,9 @@ def test_files_that_are_no_model(tmp_path):
     with quick(), pytest.raises(ModelFileError, match="folder"):
         open_gguf(tmp_path)
     with pytest.raises(ModelFileError, match="GGUF"):
-        open_gguf(refused(tmp_path, b"text").file)
+        open_gguf(refused(tmp_path, b"text").file or "")
     with pytest.raises(TypeError):
-        open_model(3)
+        open_model(3)  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this system")

@@ -6,8 +6,10 @@
  *     8 bits: as signed codes, |w| by y with w's sign: 2 * 128 * 127 = 32,512, one
  * Then vpmaddwd widens; for the high term it also multiplies by 254. Offsets enter exactly, as -offset * sum(y).
  *
- * One row of x: a tile at a time straight from memory. Several: the codes of half a block are unpacked into eight
- * registers and meet each row of a chunk, whose accumulators stay in L1. Both take the same steps in the same order. */
+ * Activations are first laid out as they will be read, a panel of [block][row] entries. A block of weights then meets
+ * them in two steps, 16 k each: the codes of sixteen rows x 16 k fill eight registers, each broadcast serves two
+ * vectors, and what a row has gathered waits in L1 in between. (Eight rows x 32 k would need every broadcast twice, and
+ * loads, two a cycle, are what this loop runs out of.) One row of x takes the same steps straight from memory. */
 #include "simd.h"
 
 typedef struct shape {
@@ -17,42 +19,47 @@ typedef struct shape {
 
 enum {
     CHUNK = 16,                 /* rows of x that share an unpacked block */
-    AUX = 4096,                 /* 32-bit words of what the blocks of a panel need of x: 16 KB */
+    PANEL = 64 << 10,           /* bytes of entries: 3072 k or more of CHUNK rows */
     GROUP_BYTES = 256 << 10,    /* tiles that stay in L2 while the chunks of x pass by */
     AHEAD = 1024,               /* bytes to prefetch ahead in a decode step */
 };
 
-/* Words of `aux` per (block, row of x): s_y; then -offset * sum per group, or the sum that multiplies mins. */
-PL_INLINE int aux_words(const shape f)
+/* ---- a panel of activations -------------------------------------------------------------------------------------- */
+
+/* An entry: 32 codes per term, then words of 32 bits: s_y; then -offset * sum per group (8 bits: their codes are
+ * signed, so none), or the sum that multiplies mins. */
+PL_INLINE int entry_bytes(const shape f, int terms)
 {
-    return 1 + (f.offset && f.bits != 8 ? 32 / f.group : 0) + f.has_min;
+    return 32 * terms + 4 * (1 + (f.offset && f.bits != 8 ? 32 / f.group : 0) + f.has_min);
 }
 
-/* Fills aux[block][row][word] for blocks [b0, b0 + blocks) of rows [i0, i0 + n). */
-PL_INLINE void make_aux(const shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks, int32_t *aux)
+/* Entries [block][row] of blocks [b0, b0 + blocks) of rows [i0, i0 + n). */
+PL_INLINE void make_panel(const shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks, uint8_t *panel)
 {
-    int words = aux_words(f), k_blocks = x->k / PL_BLOCK;
+    const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK;
     for (int i = 0; i < n; i++) {
-        const float *s = x->s + (int64_t)(i0 + i) * k_blocks + b0;
-        const int16_t *sums = x->sums + (int64_t)(i0 + i) * terms * 2 * k_blocks + 2 * b0;
-        const int16_t *low = sums + (terms - 1) * 2 * k_blocks;
-        int32_t *out = aux + i * words;
-        for (int b = 0; b < blocks; b++, out += n * words) {
+        int64_t row = i0 + i;
+        const float *s = x->s + row * all + b0;
+        const int8_t *q = x->q + row * terms * x->k + (int64_t)PL_BLOCK * b0, *q_low = q + (terms - 1) * x->k;
+        const int16_t *sums = x->sums + row * terms * 2 * all + 2 * b0, *low = sums + (terms - 1) * 2 * all;
+        uint8_t *out = panel + i * size;
+        for (int b = 0; b < blocks; b++, out += n * size) {
             float s_y = terms == 2 ? s[b] / 254.0f : s[b];
             int32_t first = sums[2 * b], second = sums[2 * b + 1];
+            uint8_t *words = out + 32 * terms;
+            pl_store256(out, pl_load256(q + PL_BLOCK * b));
             if (terms == 2) {
+                pl_store256(out + 32, pl_load256(q_low + PL_BLOCK * b));
                 first = 254 * first + low[2 * b];
                 second = 254 * second + low[2 * b + 1];
             }
-            memcpy(out, &s_y, sizeof s_y);
+            memcpy(words, &s_y, 4);
             if (f.has_min) {
                 float sum = s_y * (float)(first + second);
-                memcpy(out + 1, &sum, sizeof sum);
-            } else if (words == 2) {
-                out[1] = -f.offset * (first + second);
-            } else if (words == 3) {
-                out[1] = -f.offset * first;
-                out[2] = -f.offset * second;
+                memcpy(words + 4, &sum, 4);
+            } else if (f.offset && f.bits != 8) {
+                int32_t offset[2] = {-f.offset * (f.group == 16 ? first : first + second), -f.offset * second};
+                memcpy(words + 4, offset, f.group == 16 ? 8 : 4);
             }
         }
     }
@@ -60,152 +67,185 @@ PL_INLINE void make_aux(const shape f, int terms, const pl_acts *x, int i0, int 
 
 /* ---- a block of weights ------------------------------------------------------------------------------------------ */
 
-/* Codes of rows 8 * half.. of a block: v[j] holds k 4j..4j+3 as unsigned bytes (8 bits: signed). */
-PL_INLINE void load_codes(const shape f, const uint8_t *p, int half, __m256i v[8])
+/* Codes of step h (k 16h..16h+15): v[half][j] holds rows 8 * half.., k 16h + 4j.. as unsigned bytes (8 bits: signed). */
+PL_INLINE void load_codes(const shape f, const uint8_t *p, int h, __m256i v[2][4])
 {
-    const __m256i low = _mm256_set1_epi8(15), bit = _mm256_set1_epi8(16), pair = _mm256_set1_epi8(48);
-    p += 32 * half;
-    if (f.bits == 8) {
-        for (int j = 0; j < 8; j++)
-            v[j] = _mm256_xor_si256(pl_load256(p + 64 * j), _mm256_set1_epi8(-128));
-        return;
-    }
-    for (int j = 0; j < 4; j++) {
-        __m256i w = pl_load256(p + 64 * j);
-        v[j] = _mm256_and_si256(w, low);
-        v[4 + j] = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
-    }
-    if (f.bits == 5) {          /* bit j of the plane is bit 4 of v[j] */
-        __m256i w = pl_load256(p + 256);
-        for (int j = 0; j < 8; j++) {
-            __m256i at = j < 4 ? _mm256_slli_epi16(w, 4 - j) : _mm256_srli_epi16(w, j - 4);
-            v[j] = _mm256_or_si256(v[j], _mm256_and_si256(at, bit));
-        }
-    }
-    if (f.bits == 6)            /* bits 2j and 2j + 1 are bits 4 and 5 */
-        for (int h = 0; h < 2; h++) {
-            __m256i w = pl_load256(p + 256 + 64 * h);
-            for (int j = 0; j < 4; j++) {
-                __m256i at = j < 2 ? _mm256_slli_epi16(w, 4 - 2 * j) : _mm256_srli_epi16(w, 2 * j - 4);
-                v[4 * h + j] = _mm256_or_si256(v[4 * h + j], _mm256_and_si256(at, pair));
+    const __m256i nibble = _mm256_set1_epi8(15), bit = _mm256_set1_epi8(16), pair = _mm256_set1_epi8(48);
+    for (int half = 0; half < 2; half++, p += 32)
+        for (int j = 0; j < 4; j++) {
+            if (f.bits == 8) {
+                v[half][j] = _mm256_xor_si256(pl_load256(p + 256 * h + 64 * j), _mm256_set1_epi8(-128));
+                continue;
             }
+            __m256i w = pl_load256(p + 64 * j);
+            w = _mm256_and_si256(h ? _mm256_srli_epi16(w, 4) : w, nibble);
+            if (f.bits == 5) {          /* bit 4h + j of the plane is bit 4 */
+                __m256i plane = pl_load256(p + 256);
+                plane = h ? _mm256_srli_epi16(plane, j) : _mm256_slli_epi16(plane, 4 - j);
+                w = _mm256_or_si256(w, _mm256_and_si256(plane, bit));
+            }
+            if (f.bits == 6) {          /* bits 2j and 2j + 1 are bits 4 and 5 */
+                __m256i plane = pl_load256(p + 256 + 64 * h);
+                plane = j < 2 ? _mm256_slli_epi16(plane, 4 - 2 * j) : _mm256_srli_epi16(plane, 2 * j - 4);
+                w = _mm256_or_si256(w, _mm256_and_si256(plane, pair));
+            }
+            v[half][j] = w;
         }
 }
 
-/* Scales of the groups, and what multiplies sums of activations (plain: the min; super: the min negated). */
-PL_INLINE void load_scales(const shape f, const uint8_t *header, const uint8_t *p, int half, __m256 s[2], __m256 *m)
+/* What step h needs of the scales: that of its group, where the group ends with it; after the second, what multiplies
+ * sums of activations (plain: the min; super: the min negated). */
+PL_INLINE void load_scales(const shape f, const uint8_t *header, const uint8_t *p, int h, __m256 s[2], __m256 m[2])
 {
     p += 64 * f.bits;
-    if (!f.super) {
-        s[0] = pl_load_f16(p + 16 * half);
-        if (f.has_min)
-            *m = pl_load_f16(p + 32 + 16 * half);
-        return;
-    }
-    int groups = 32 / f.group;
-    __m256 d = pl_load_f16(header + 16 * half);
-    for (int g = 0; g < groups; g++) {
-        const uint8_t *at = p + 16 * g + 8 * half;
-        s[g] = _mm256_mul_ps(d, f.is_signed ? pl_load_i8(at) : pl_load_u8(at));
-    }
-    if (f.has_min)
-        *m = _mm256_mul_ps(pl_load_f16(header + 32 + 16 * half), pl_load_u8(p + 16 * groups + 8 * half));
-}
-
-/* ---- dots -------------------------------------------------------------------------------------------------------- */
-
-/* v[j0 .. j0 + n) by y, times `factor` in every int16: int32 sums of eight rows. */
-PL_INLINE __m256i dot(const shape f, const __m256i v[8], int j0, int n, const int8_t *y, __m256i factor)
-{
-    const int fit = f.bits == 4 ? 8 : f.bits == 5 ? 4 : f.bits == 6 ? 2 : 1;
-    __m256i total = _mm256_setzero_si256();
-    for (int j = j0; j < j0 + n; j += fit) {
-        __m256i sum = _mm256_setzero_si256();
-        for (int i = j; i < j + fit && i < j0 + n; i++) {
-            __m256i a = _mm256_set1_epi32(pl_load_i32(y + 4 * i)), t;
-            if (f.bits == 8)
-                t = _mm256_maddubs_epi16(_mm256_abs_epi8(v[i]), _mm256_sign_epi8(a, v[i]));
-            else
-                t = _mm256_maddubs_epi16(v[i], a);
-            sum = i == j ? t : _mm256_add_epi16(sum, t);
+    for (int half = 0; half < 2; half++) {
+        s[half] = m[half] = _mm256_setzero_ps();
+        if (h == 0 && f.group == 32)
+            continue;
+        if (!f.super) {
+            s[half] = pl_load_f16(p + 16 * half);
+            if (f.has_min)
+                m[half] = pl_load_f16(p + 32 + 16 * half);
+            continue;
         }
-        sum = _mm256_madd_epi16(sum, factor);
-        total = j == j0 ? sum : _mm256_add_epi32(total, sum);
+        const uint8_t *at = p + (f.group == 16 ? 16 * h : 0) + 8 * half;
+        s[half] = _mm256_mul_ps(pl_load_f16(header + 16 * half), f.is_signed ? pl_load_i8(at) : pl_load_u8(at));
+        if (f.has_min)
+            m[half] = _mm256_mul_ps(pl_load_f16(header + 32 + 16 * half), pl_load_u8(p + 16 + 8 * half));
     }
-    return total;
 }
 
-/* acc + the block times one row of x, whose codes of the block are at y (low term: k further) and whose words are aux. */
-PL_INLINE __m256 block_step(const shape f, int terms, const __m256i v[8], const __m256 s[2], __m256 m, const int8_t *y,
-                            int64_t k, const int32_t *aux, __m256 acc)
+/* ---- steps ------------------------------------------------------------------------------------------------------- */
+
+/* Whether what a step hands to the next stays in int16: eight sums of 4-bit codes fit. */
+PL_INLINE int narrow(const shape f, int terms)
+{
+    return f.bits == 4 && terms == 1;
+}
+
+/* v by 16 codes y, times `factor` in every int16: int32 sums of sixteen rows (keep16: the int16 ones, no factor). */
+PL_INLINE void dot(const shape f, __m256i v[2][4], const uint8_t *y, int keep16, __m256i factor, __m256i d[2])
+{
+    const int fit = f.bits == 8 ? 1 : f.bits == 6 ? 2 : 4;
+    for (int j = 0; j < 4; j += fit) {
+        __m256i sum[2];
+        for (int i = j; i < j + fit; i++) {
+            __m256i a = _mm256_set1_epi32(pl_load_i32(y + 4 * i));
+            for (int half = 0; half < 2; half++) {
+                __m256i t = f.bits == 8 ? _mm256_maddubs_epi16(_mm256_abs_epi8(v[half][i]),
+                                                               _mm256_sign_epi8(a, v[half][i]))
+                                        : _mm256_maddubs_epi16(v[half][i], a);
+                sum[half] = i == j ? t : _mm256_add_epi16(sum[half], t);
+            }
+        }
+        for (int half = 0; half < 2; half++) {
+            __m256i t = keep16 ? sum[half] : _mm256_madd_epi16(sum[half], factor);
+            d[half] = j == 0 ? t : _mm256_add_epi32(d[half], t);
+        }
+    }
+}
+
+/* Step h of a block with one row of x, at `entry`: the first leaves its dots in d, the second adds to them; at the end
+ * of a group they are scaled and added to acc, at the end of the block so are the mins. */
+PL_INLINE void step(const shape f, int terms, int h, __m256i v[2][4], const __m256 s[2], const __m256 m[2],
+                    const uint8_t *entry, __m256i d[2], __m256 acc[2])
 {
     const __m256i one = _mm256_set1_epi16(1), many = _mm256_set1_epi16(254);
-    const int groups = 32 / f.group, n = 8 / groups;
-    __m256 s_y = _mm256_castsi256_ps(_mm256_set1_epi32(aux[0]));
-    for (int g = 0; g < groups; g++) {
-        __m256i d = dot(f, v, g * n, n, y, terms == 2 ? many : one);
+    const uint8_t *words = entry + 32 * terms;
+    __m256i t[2], low[2];
+    dot(f, v, entry + 16 * h, narrow(f, terms), terms == 2 ? many : one, t);
+    if (terms == 2)
+        dot(f, v, entry + 32 + 16 * h, 0, one, low);
+    __m256 s_y = _mm256_castsi256_ps(_mm256_set1_epi32(pl_load_i32(words)));
+    __m256i extra = _mm256_set1_epi32(f.has_min || (f.offset && f.bits != 8)
+                                          ? pl_load_i32(words + 4 + (f.group == 16 ? 4 * h : 0)) : 0);
+    for (int half = 0; half < 2; half++) {
         if (terms == 2)
-            d = _mm256_add_epi32(d, dot(f, v, g * n, n, y + k, one));
+            t[half] = _mm256_add_epi32(t[half], low[half]);
+        if (f.group == 32 && h == 0) {
+            d[half] = t[half];
+            continue;
+        }
+        if (f.group == 32)
+            t[half] = narrow(f, terms) ? _mm256_madd_epi16(_mm256_add_epi16(d[half], t[half]), one)
+                                       : _mm256_add_epi32(d[half], t[half]);
         if (f.offset && f.bits != 8)
-            d = _mm256_add_epi32(d, _mm256_set1_epi32(aux[1 + g]));
-        acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(d), _mm256_mul_ps(s[g], s_y), acc);
+            t[half] = _mm256_add_epi32(t[half], extra);
+        acc[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(t[half]), _mm256_mul_ps(s[half], s_y), acc[half]);
+        if (f.has_min && f.super)
+            acc[half] = _mm256_fnmadd_ps(m[half], _mm256_castsi256_ps(extra), acc[half]);
+        else if (f.has_min)
+            acc[half] = _mm256_fmadd_ps(m[half], _mm256_castsi256_ps(extra), acc[half]);
     }
-    if (f.has_min) {
-        __m256 sum = _mm256_castsi256_ps(_mm256_set1_epi32(aux[1]));
-        acc = f.super ? _mm256_fnmadd_ps(m, sum, acc) : _mm256_fmadd_ps(m, sum, acc);
-    }
-    return acc;
 }
 
 /* ---- a tile ------------------------------------------------------------------------------------------------------ */
 
+/* Step h of the block at p with one row. */
+PL_INLINE void step_one(const shape f, int terms, int h, const uint8_t *header, const uint8_t *p, const uint8_t *entry,
+                        __m256i d[2], __m256 acc[2])
+{
+    __m256i v[2][4];
+    __m256 s[2], m[2];
+    load_codes(f, p, h, v);
+    load_scales(f, header, p, h, s, m);
+    step(f, terms, h, v, s, m, entry, d, acc);
+}
+
 /* One row: acc[16] += blocks [0, blocks) of the tile at p. */
-PL_INLINE void tile_one(const shape f, int terms, const uint8_t *p, int blocks, const int8_t *y, int64_t k,
-                        const int32_t *aux, float *acc)
+PL_INLINE void tile_one(const shape f, int terms, const uint8_t *p, int blocks, const uint8_t *panel, float *acc)
 {
     __m256 a[2] = {_mm256_loadu_ps(acc), _mm256_loadu_ps(acc + 8)};
     const uint8_t *header = p;
-    for (int b = 0; b < blocks; b++, p += f.block, y += PL_BLOCK, aux += aux_words(f)) {
+    for (int b = 0; b < blocks; b++, p += f.block, panel += entry_bytes(f, terms)) {
         if (f.super && b % 8 == 0) {
             header = p;
             p += f.header;
         }
         for (int at = 0; at < f.block; at += 64)
             _mm_prefetch((const char *)p + AHEAD + at, _MM_HINT_T0);
-        for (int half = 0; half < 2; half++) {
-            __m256i v[8];
-            __m256 s[2], m = _mm256_setzero_ps();
-            load_codes(f, p, half, v);
-            load_scales(f, header, p, half, s, &m);
-            a[half] = block_step(f, terms, v, s, m, y, k, aux, a[half]);
-        }
+        __m256i d[2];
+        step_one(f, terms, 0, header, p, panel, d, a);
+        step_one(f, terms, 1, header, p, panel, d, a);
     }
     _mm256_storeu_ps(acc, a[0]);
     _mm256_storeu_ps(acc + 8, a[1]);
 }
 
-/* n rows, `stride` codes apart: acc[i][16] += the same. */
-PL_INLINE void tile_many(const shape f, int terms, const uint8_t *p, int blocks, const int8_t *y, int64_t k, int n,
-                         const int32_t *aux, float acc[CHUNK][PL_TILE])
+/* Step h of the block at p with n rows. */
+PL_INLINE void step_many(const shape f, int terms, int h, const uint8_t *header, const uint8_t *p, int n,
+                         const uint8_t *panel, __m256i d[CHUNK][2], float acc[CHUNK][PL_TILE])
 {
+    const int size = entry_bytes(f, terms);
+    __m256i v[2][4];
+    __m256 s[2], m[2];
+    load_codes(f, p, h, v);
+    load_scales(f, header, p, h, s, m);
+    for (int i = 0; i < n; i++, panel += size) {
+        if (h == 0 && f.group == 32) {          /* acc is not touched */
+            step(f, terms, h, v, s, m, panel, d[i], NULL);
+            continue;
+        }
+        __m256 a[2] = {_mm256_loadu_ps(acc[i]), _mm256_loadu_ps(acc[i] + 8)};
+        step(f, terms, h, v, s, m, panel, d[i], a);
+        _mm256_storeu_ps(acc[i], a[0]);
+        _mm256_storeu_ps(acc[i] + 8, a[1]);
+    }
+}
+
+/* n rows: acc[i][16] += the same. */
+PL_INLINE void tile_many(const shape f, int terms, const uint8_t *p, int blocks, int n, const uint8_t *panel,
+                         float acc[CHUNK][PL_TILE])
+{
+    __m256i d[CHUNK][2];
     const uint8_t *header = p;
-    int words = aux_words(f);
-    for (int b = 0; b < blocks; b++, p += f.block, y += PL_BLOCK, aux += n * words) {
+    for (int b = 0; b < blocks; b++, p += f.block, panel += n * entry_bytes(f, terms)) {
         if (f.super && b % 8 == 0) {
             header = p;
             p += f.header;
         }
-        for (int half = 0; half < 2; half++) {
-            __m256i v[8];
-            __m256 s[2], m = _mm256_setzero_ps();
-            load_codes(f, p, half, v);
-            load_scales(f, header, p, half, s, &m);
-            for (int i = 0; i < n; i++) {
-                float *at = acc[i] + 8 * half;
-                const int8_t *row = y + i * terms * k;
-                _mm256_storeu_ps(at, block_step(f, terms, v, s, m, row, k, aux + i * words, _mm256_loadu_ps(at)));
-            }
-        }
+        step_many(f, terms, 0, header, p, n, panel, d, acc);
+        step_many(f, terms, 1, header, p, n, panel, d, acc);
     }
 }
 
@@ -213,17 +253,16 @@ PL_INLINE void tile_many(const shape f, int terms, const uint8_t *p, int blocks,
 
 #define MATMUL_ARGS const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y, ptrdiff_t y_stride
 
-/* Rows [i0, i0 + n) of x, n <= CHUNK, by tiles [t0, t1). A panel of k ends where aux is full; the next goes on from
- * the sums that y holds. */
+/* Rows [i0, i0 + n) of x, n <= CHUNK, by tiles [t0, t1). Where k goes on beyond a panel, the next one starts from the
+ * sums that y holds. */
 PL_INLINE void chunk(const shape f, int terms, const pl_mat *w, int t0, int t1, const pl_acts *x, int i0, int n,
                      float *y, ptrdiff_t y_stride)
 {
-    int32_t aux[AUX];
-    int all = x->k / PL_BLOCK, most = AUX / (n * aux_words(f)) & ~7;
+    uint8_t panel[PANEL];
+    int all = x->k / PL_BLOCK, most = PANEL / (n * entry_bytes(f, terms)) & ~7;
     for (int b0 = 0; b0 < all; b0 += most) {
         int blocks = all - b0 < most ? all - b0 : most;
-        const int8_t *codes = x->q + (int64_t)i0 * terms * x->k + (int64_t)PL_BLOCK * b0;
-        make_aux(f, terms, x, i0, n, b0, blocks, aux);
+        make_panel(f, terms, x, i0, n, b0, blocks, panel);
         for (int t = t0; t < t1; t++) {
             const uint8_t *p = w->data + t * w->tile_bytes + (int64_t)b0 * f.block + (int64_t)(b0 / 8) * f.header;
             float acc[CHUNK][PL_TILE], *out = y + i0 * y_stride + PL_TILE * t;
@@ -234,9 +273,9 @@ PL_INLINE void chunk(const shape f, int terms, const pl_mat *w, int t0, int t1, 
                     memcpy(acc[i], out + i * y_stride, row);
             }
             if (n == 1)
-                tile_one(f, terms, p, blocks, codes, x->k, aux, acc[0]);
+                tile_one(f, terms, p, blocks, panel, acc[0]);
             else
-                tile_many(f, terms, p, blocks, codes, x->k, n, aux, acc);
+                tile_many(f, terms, p, blocks, n, panel, acc);
             for (int i = 0; i < n; i++)
                 memcpy(out + i * y_stride, acc[i], row);
         }

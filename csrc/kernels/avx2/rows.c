@@ -2,9 +2,9 @@
 #include "fill.h"
 #include "vmath.h"
 
-#define LEAST_AMAX 1e-30f       /* as in scalar/rows.c */
+#define LEAST_AMAX 1e-30f /* as in scalar/rows.c */
 
-/* Four vectors of 32-bit codes -> 32 bytes in order: the packs work within 128-bit lanes, the permutation mends that. */
+/* Four vectors of 32-bit codes -> 32 bytes in order: the packs work within 128-bit lanes, the permutation mends it. */
 static inline __m256i narrow(const __m256i *c)
 {
     const __m256i ab = _mm256_packs_epi32(c[0], c[1]), cd = _mm256_packs_epi32(c[2], c[3]);
@@ -24,8 +24,10 @@ static inline void sum_halves(__m256i bytes, int16_t *sums)
 static inline uint32_t top_bits(const __m256 *v)
 {
     const __m256i abs = _mm256_set1_epi32(0x7fffffff);
-    const __m256i a = _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(v[0]), abs), _mm256_and_si256(_mm256_castps_si256(v[1]), abs));
-    const __m256i b = _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(v[2]), abs), _mm256_and_si256(_mm256_castps_si256(v[3]), abs));
+    const __m256i a = _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(v[0]), abs),
+                                       _mm256_and_si256(_mm256_castps_si256(v[1]), abs));
+    const __m256i b = _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(v[2]), abs),
+                                       _mm256_and_si256(_mm256_castps_si256(v[3]), abs));
     const __m256i c = _mm256_max_epi32(a, b);
     __m128i m = _mm_max_epi32(_mm256_castsi256_si128(c), _mm256_extracti128_si256(c, 1));
     m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
@@ -33,7 +35,8 @@ static inline uint32_t top_bits(const __m256 *v)
     return (uint32_t)_mm_cvtsi128_si32(m);
 }
 
-static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *q, int8_t *q_lo, float *s, int16_t *sums, int16_t *sums_lo)
+static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *q, int8_t *q_lo, float *s,
+                                   int16_t *sums, int16_t *sums_lo)
 {
     for (int b = 0; b < blocks; b++, x += PL_BLOCK) {
         __m256 v[4];
@@ -47,7 +50,7 @@ static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *
         if (_mm_cvtss_f32(amax) < LEAST_AMAX) {
             s[b] = 0;
             inv = 0;
-        } else if (top >= 0x7f800000u) {        /* infinity or NaN: codes of zero, and the scale tells */
+        } else if (top >= 0x7f800000u) { /* infinity or NaN: codes of zero, and the scale tells */
             for (int i = 0; i < 4; i++)
                 v[i] = _mm256_setzero_ps();
             inv = 0;
@@ -62,14 +65,16 @@ static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *
         if (!two)
             continue;
         for (int i = 0; i < 4; i++)
-            c[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_sub_ps(v[i], _mm256_cvtepi32_ps(c[i])), _mm256_set1_ps(254.0f)));
+            c[i] = _mm256_cvtps_epi32(
+                _mm256_mul_ps(_mm256_sub_ps(v[i], _mm256_cvtepi32_ps(c[i])), _mm256_set1_ps(254.0f)));
         const __m256i lo = narrow(c);
         _mm256_storeu_si256((__m256i *)(q_lo + PL_BLOCK * b), lo);
         sum_halves(lo, sums_lo + 2 * b);
     }
 }
 
-static void quantize(const float *x, int k, int terms, int8_t *q, int8_t *q_lo, float *s, int16_t *sums, int16_t *sums_lo)
+static void quantize(const float *x, int k, int terms, int8_t *q, int8_t *q_lo, float *s, int16_t *sums,
+                     int16_t *sums_lo)
 {
     if (terms > 1)
         quantize_blocks(x, k / PL_BLOCK, 1, q, q_lo, s, sums, sums_lo);
@@ -82,7 +87,8 @@ static inline __m256i bf16_bits(__m256 x)
 {
     const __m256i u = _mm256_castps_si256(x), last = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
     const __m256i rounded = _mm256_add_epi32(u, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff)));
-    const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000)),
+                  nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
     return _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
 }
 
@@ -128,6 +134,8 @@ static void add(const float *x, const float *y, int n, float *z)
     int i = 0;
     for (; i + 8 <= n; i += 8)
         _mm256_storeu_ps(z + i, _mm256_add_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i)));
+    if (i == n)
+        return;
     const __m256i tail = pl_first(n - i);
     _mm256_maskstore_ps(z + i, tail, _mm256_add_ps(_mm256_maskload_ps(x + i, tail), _mm256_maskload_ps(y + i, tail)));
 }
@@ -137,6 +145,8 @@ static void scale(const float *x, float a, int n, float *y)
     int i = 0;
     for (; i + 8 <= n; i += 8)
         _mm256_storeu_ps(y + i, _mm256_mul_ps(_mm256_set1_ps(a), _mm256_loadu_ps(x + i)));
+    if (i == n)
+        return;
     const __m256i tail = pl_first(n - i);
     _mm256_maskstore_ps(y + i, tail, _mm256_mul_ps(_mm256_set1_ps(a), _mm256_maskload_ps(x + i, tail)));
 }
@@ -148,7 +158,8 @@ static void glu_silu(const float *g, const float *u, int n, float *y)
         _mm256_storeu_ps(y + i, _mm256_mul_ps(pl_silu8(_mm256_loadu_ps(g + i)), _mm256_loadu_ps(u + i)));
     if (i < n) {
         const __m256i tail = pl_first(n - i);
-        _mm256_maskstore_ps(y + i, tail, _mm256_mul_ps(pl_silu8(_mm256_maskload_ps(g + i, tail)), _mm256_maskload_ps(u + i, tail)));
+        _mm256_maskstore_ps(y + i, tail,
+                            _mm256_mul_ps(pl_silu8(_mm256_maskload_ps(g + i, tail)), _mm256_maskload_ps(u + i, tail)));
     }
 }
 
@@ -159,7 +170,8 @@ static void glu_gelu(const float *g, const float *u, int n, float *y)
         _mm256_storeu_ps(y + i, _mm256_mul_ps(pl_gelu8(_mm256_loadu_ps(g + i)), _mm256_loadu_ps(u + i)));
     if (i < n) {
         const __m256i tail = pl_first(n - i);
-        _mm256_maskstore_ps(y + i, tail, _mm256_mul_ps(pl_gelu8(_mm256_maskload_ps(g + i, tail)), _mm256_maskload_ps(u + i, tail)));
+        _mm256_maskstore_ps(y + i, tail,
+                            _mm256_mul_ps(pl_gelu8(_mm256_maskload_ps(g + i, tail)), _mm256_maskload_ps(u + i, tail)));
     }
 }
 
@@ -187,16 +199,22 @@ static void rope(float *x, const float *cos, const float *sin, int n_rot, int ha
     int i = 0;
     __m256 far;
     if (halves) {
-        for (; i < n; i += 8) {                 /* a tail's lanes beyond n are neither read nor stored */
+        for (; i + 8 <= n; i += 8) {
+            const __m256 near = turn(_mm256_loadu_ps(x + i), _mm256_loadu_ps(x + n + i), _mm256_loadu_ps(cos + i),
+                                     _mm256_loadu_ps(sin + i), &far);
+            _mm256_storeu_ps(x + i, near);
+            _mm256_storeu_ps(x + n + i, far);
+        }
+        if (i < n) {
             const __m256i in = pl_first(n - i);
-            const __m256 near = turn(_mm256_maskload_ps(x + i, in), _mm256_maskload_ps(x + n + i, in), _mm256_maskload_ps(cos + i, in),
-                                     _mm256_maskload_ps(sin + i, in), &far);
+            const __m256 near = turn(_mm256_maskload_ps(x + i, in), _mm256_maskload_ps(x + n + i, in),
+                                     _mm256_maskload_ps(cos + i, in), _mm256_maskload_ps(sin + i, in), &far);
             _mm256_maskstore_ps(x + i, in, near);
             _mm256_maskstore_ps(x + n + i, in, far);
         }
         return;
     }
-    for (; i + 4 <= n; i += 4) {                /* pairs a b: a c - b s, b c + a s; addition commutes exactly */
+    for (; i + 4 <= n; i += 4) { /* pairs a b: a c - b s, b c + a s; addition commutes exactly */
         const __m256 v = _mm256_loadu_ps(x + 2 * i);
         const __m128 c4 = _mm_loadu_ps(cos + i), s4 = _mm_loadu_ps(sin + i);
         const __m256 c = _mm256_set_m128(_mm_unpackhi_ps(c4, c4), _mm_unpacklo_ps(c4, c4));

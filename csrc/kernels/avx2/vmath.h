@@ -5,14 +5,15 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define PL_LANES 32             /* of sums over long rows: four vectors */
+#define PL_LANES 32 /* of sums over long rows: four vectors */
 
 static inline __m256 pl_exp8(__m256 x)
 {
     const __m256 rounder = _mm256_set1_ps(12582912.0f), one = _mm256_set1_ps(1.0f);
     const __m256 zero = _mm256_cmp_ps(x, _mm256_set1_ps(-104.0f), _CMP_LE_OQ);
-    x = _mm256_min_ps(_mm256_set1_ps(89.0f), x);                /* the second operand where x is NaN */
-    const __m256 t = _mm256_add_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), rounder), n = _mm256_sub_ps(t, rounder);
+    x = _mm256_min_ps(_mm256_set1_ps(89.0f), x); /* the second operand where x is NaN */
+    const __m256 t = _mm256_add_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), rounder),
+                 n = _mm256_sub_ps(t, rounder);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
     __m256 p = _mm256_set1_ps(0.001381454f);
@@ -22,7 +23,8 @@ static inline __m256 pl_exp8(__m256 x)
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.49999994f));
     p = _mm256_fmadd_ps(p, r, one);
     p = _mm256_fmadd_ps(p, r, one);
-    const __m256i e = _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(rounder)), half = _mm256_srai_epi32(e, 1);
+    const __m256i e = _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(rounder)),
+                  half = _mm256_srai_epi32(e, 1);
     const __m256i a = _mm256_add_epi32(_mm256_slli_epi32(half, 23), _mm256_castps_si256(one));
     const __m256i b = _mm256_add_epi32(_mm256_slli_epi32(_mm256_sub_epi32(e, half), 23), _mm256_castps_si256(one));
     p = _mm256_mul_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(a)), _mm256_castsi256_ps(b));
@@ -38,10 +40,10 @@ static inline __m256 pl_tanh8(__m256 x)
     p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(-0.053743497f));
     p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(0.13331491f));
     p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(-0.33333284f));
-    p = _mm256_fmadd_ps(_mm256_mul_ps(p, z), x, x);
+    p = _mm256_fmadd_ps(_mm256_mul_ps(p, z), a, a);
     const __m256 e = _mm256_add_ps(pl_exp8(_mm256_add_ps(a, a)), one);
-    const __m256 large = _mm256_or_ps(_mm256_sub_ps(one, _mm256_div_ps(_mm256_set1_ps(2.0f), e)), sign);
-    return _mm256_blendv_ps(large, p, small);
+    const __m256 large = _mm256_sub_ps(one, _mm256_div_ps(_mm256_set1_ps(2.0f), e));
+    return _mm256_or_ps(_mm256_blendv_ps(large, p, small), sign);
 }
 
 static inline __m256 pl_silu8(__m256 g)

@@ -2,7 +2,7 @@
 #include "fill.h"
 #include "vmath.h"
 
-#define SUM_BLOCK 1024          /* as in scalar/vocab.c */
+#define SUM_BLOCK 1024 /* as in scalar/vocab.c */
 
 static float max(const float *x, int n)
 {
@@ -15,7 +15,8 @@ static float max(const float *x, int n)
             v[j] = _mm256_loadu_ps(x + i + 8 * j);
             top[j] = _mm256_max_ps(top[j], v[j]);
         }
-        nan = _mm256_or_ps(nan, _mm256_or_ps(_mm256_cmp_ps(v[0], v[1], _CMP_UNORD_Q), _mm256_cmp_ps(v[2], v[3], _CMP_UNORD_Q)));
+        nan = _mm256_or_ps(
+            nan, _mm256_or_ps(_mm256_cmp_ps(v[0], v[1], _CMP_UNORD_Q), _mm256_cmp_ps(v[2], v[3], _CMP_UNORD_Q)));
     }
     for (; i < n; i += 8) {
         const __m256i in = pl_first(n - i);
@@ -101,7 +102,8 @@ static void softmax(float *x, int n)
         _mm256_storeu_ps(x + i, _mm256_mul_ps(pl_exp8(_mm256_sub_ps(_mm256_loadu_ps(x + i), top)), r));
     if (i < n) {
         const __m256i tail = pl_first(n - i);
-        _mm256_maskstore_ps(x + i, tail, _mm256_mul_ps(pl_exp8(_mm256_sub_ps(_mm256_maskload_ps(x + i, tail), top)), r));
+        _mm256_maskstore_ps(x + i, tail,
+                            _mm256_mul_ps(pl_exp8(_mm256_sub_ps(_mm256_maskload_ps(x + i, tail), top)), r));
     }
 }
 

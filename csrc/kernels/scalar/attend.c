@@ -1,13 +1,13 @@
 /* Attention over one page of the cache, scalar reference.
  * A page: keys [4 groups of 16 slots][dk][16 slots], values [64 slots][dv], elements of the cache's type.
  *
- * Order of sums, every tier's: a score over d ascending; acc over keys ascending; sum in 16 lanes (slot j to lane j % 16,
- * ascending), then lane j takes j + 8, + 4, + 2, + 1. Keys that a row does not see add exactly 0 or nothing at all, so
- * that a row's bits do not tell which rows were computed beside it; for the same reason acc never holds -0. */
+ * Order of sums, every tier's: a score over d ascending; acc over keys ascending; sum in 16 lanes (slot j to lane
+ * j % 16, ascending), then lane j takes j + 8, + 4, + 2, + 1. Keys that a row does not see add exactly 0 or nothing at
+ * all, so that a row's bits do not tell which rows were computed beside it; for the same reason acc never holds -0. */
 #include "fill.h"
 #include "vmath.h"
 
-#define SLOTS 16                /* slots of a group */
+#define SLOTS 16 /* slots of a group */
 
 static inline float load(const void *p, ptrdiff_t i, pl_kv_type type)
 {
@@ -24,7 +24,8 @@ static inline void store(void *p, ptrdiff_t i, float x, pl_kv_type type)
         ((uint16_t *)p)[i] = type == PL_KV_F16 ? pl_f32_to_f16(x) : pl_f32_to_bf16(x);
 }
 
-static inline void append(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage, pl_kv_type type)
+static inline void append(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage,
+                          pl_kv_type type)
 {
     for (int d = 0; d < dk; d++)
         store(kpage, ((ptrdiff_t)(slot / SLOTS) * dk + d) * SLOTS + slot % SLOTS, k[d], type);
@@ -55,7 +56,7 @@ static inline void attend_row(const pl_attend_page *a, int row, pl_kv_type type)
             acc[d] += e * load(a->v, (ptrdiff_t)j * a->dv + d, type);
     }
     for (int d = 0; d < a->dv; d++)
-        acc[d] += 0.0f;                     /* -0 becomes 0 */
+        acc[d] += 0.0f; /* -0 becomes 0 */
     for (int half = SLOTS / 2; half; half /= 2)
         for (int j = 0; j < half; j++)
             lane[j] += lane[j + half];

@@ -33,7 +33,7 @@ PL_INLINE void matmul(pl_format_id id, MATMUL_ARGS)
             for (int k = 0; k < w->k; k++) {
                 float a = activation(id, x, i, k);
                 for (int r = 0; r < PL_TILE; r++)
-                    acc[r] = pl_fmaf(weight(id, tile, r, k), a, acc[r]);
+                    acc[r] = pl_fma1(weight(id, tile, r, k), a, acc[r]);
             }
             memcpy(y + i * y_stride + PL_TILE * t, acc, (size_t)rows * sizeof(float));
         }

@@ -29,12 +29,12 @@ PL_INLINE void block_times_row(const pl_format *f, int terms, const pl_block *w,
                 d[r] = 254 * d[r] + d_lo[r];
         }
         for (int r = 0; r < PL_TILE; r++)
-            acc[r] = pl_fmaf((float)d[r], w->s[g][r] * s_y, acc[r]);
+            acc[r] = pl_fma1((float)d[r], w->s[g][r] * s_y, acc[r]);
     }
     if (f->flags & PL_HAS_MIN) {
         float sum = s_y * (float)sum_y;
         for (int r = 0; r < PL_TILE; r++)
-            acc[r] = pl_fmaf(w->m[r], sum, acc[r]);
+            acc[r] = pl_fma1(w->m[r], sum, acc[r]);
     }
 }
 

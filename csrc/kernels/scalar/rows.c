@@ -5,7 +5,7 @@
 /* Below this a block's largest value counts as 0: 127 / amax would overflow soon after. */
 #define LEAST_AMAX 1e-30f
 
-static float round_even(float x)            /* |x| < 2^22 */
+static float round_even(float x) /* |x| < 2^22 */
 {
     return (x + PL_ROUNDER) - PL_ROUNDER;
 }
@@ -20,7 +20,7 @@ static void quantize_block(const float *x, float inv, int8_t *hi, int8_t *lo, in
             hi[i] = (int8_t)h;
             total_hi += hi[i];
             if (lo) {
-                lo[i] = (int8_t)round_even((t - h) * 254.0f);      /* |t - h| <= 1/2: within [-127, 127] */
+                lo[i] = (int8_t)round_even((t - h) * 254.0f); /* |t - h| <= 1/2: within [-127, 127] */
                 total_lo += lo[i];
             }
         }
@@ -30,10 +30,11 @@ static void quantize_block(const float *x, float inv, int8_t *hi, int8_t *lo, in
     }
 }
 
-static void quantize(const float *x, int k, int terms, int8_t *q, int8_t *q_lo, float *s, int16_t *sums, int16_t *sums_lo)
+static void quantize(const float *x, int k, int terms, int8_t *q, int8_t *q_lo, float *s, int16_t *sums,
+                     int16_t *sums_lo)
 {
     for (int b = 0; b < k / PL_BLOCK; b++, x += PL_BLOCK) {
-        uint32_t top = 0;                   /* compared as integers, NaN > infinity > the rest */
+        uint32_t top = 0; /* compared as integers, NaN > infinity > the rest */
         for (int i = 0; i < PL_BLOCK; i++) {
             const uint32_t u = pl_bits(x[i]) & 0x7fffffffu;
             top = u > top ? u : top;

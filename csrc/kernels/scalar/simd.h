@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "../kernels.h"
+#include "vmath.h"           /* pl_fma1: a * b + c, rounded once */
 
 /* Inlined always: `f` is a constant at every call, so that each format gets code of its own. */
 #define PL_INLINE static inline __attribute__((always_inline))
@@ -29,26 +30,6 @@ PL_INLINE uint16_t pl_load16(const void *p)
     return u;
 }
 
-/* a * b + c, rounded once. The product of two floats is exact in double (48 bits of 53). The sum is rounded to odd
- * there: of the two doubles around the exact value, the one whose last bit is set. Rounding that to float, with 29
- * bits to spare, then gives what rounding the exact value would (Boldo & Melquiond 2008). Infinities and NaN leave
- * an error term that compares false, and pass through. */
-PL_INLINE float pl_fmaf(float a, float b, float c)
-{
-#ifdef __FP_FAST_FMAF
-    return __builtin_fmaf(a, b, c);
-#else
-    double p = (double)a * b, z = c, s = p + z;
-    double t = s - p, error = (p - (s - t)) + (z - t);          /* Knuth's TwoSum: s + error == p + z */
-    int64_t bits;
-    memcpy(&bits, &s, sizeof bits);
-    if ((error > 0 || error < 0) && !(bits & 1))
-        bits += (error > 0) == (s > 0) ? 1 : -1;
-    memcpy(&s, &bits, sizeof s);
-    return (float)s;
-#endif
-}
-
 /* ---- a packed block of 16 x 32, as formats.h lays it out ------------------------------------------------------- */
 
 typedef struct pl_block {
@@ -57,7 +38,24 @@ typedef struct pl_block {
     float m[PL_TILE];           /* min; 0 where the format has none */
 } pl_block;
 
-/* `block`: number b of the row's blocks, at `p`; `header`: that of its super block. */
+/* Scale of group g and row r; `scales`: where a block's scales begin, `header`: that of its super block. */
+PL_INLINE float pl_scale(const pl_format *f, const uint8_t *header, const uint8_t *scales, int g, int r)
+{
+    if (!(f->flags & PL_SUPER))
+        return pl_f16_to_f32(pl_load16(scales + 2 * r));
+    uint8_t sc = scales[16 * g + r];
+    return pl_f16_to_f32(pl_load16(header + 2 * r)) * (f->flags & PL_SIGNED_SCALE ? (float)(int8_t)sc : (float)sc);
+}
+
+/* Min of row r, for formats that have one. */
+PL_INLINE float pl_min(const pl_format *f, const uint8_t *header, const uint8_t *scales, int r)
+{
+    if (!(f->flags & PL_SUPER))
+        return pl_f16_to_f32(pl_load16(scales + 32 + 2 * r));
+    return -(pl_f16_to_f32(pl_load16(header + 32 + 2 * r)) * (float)scales[32 / f->group * 16 + r]);
+}
+
+/* The block at `p`. */
 PL_INLINE void pl_read_block(const pl_format *f, const uint8_t *header, const uint8_t *p, pl_block *out)
 {
     const uint8_t *plane = p + (f->bits == 8 ? 512 : 256);
@@ -85,19 +83,9 @@ PL_INLINE void pl_read_block(const pl_format *f, const uint8_t *header, const ui
         }
 
     for (int r = 0; r < PL_TILE; r++) {
-        if (f->flags & PL_SUPER) {
-            float d = pl_f16_to_f32(pl_load16(header + 2 * r));
-            for (int g = 0; g < groups; g++) {
-                uint8_t sc = scales[16 * g + r];
-                out->s[g][r] = d * (f->flags & PL_SIGNED_SCALE ? (float)(int8_t)sc : (float)sc);
-            }
-            out->m[r] = 0;
-            if (f->flags & PL_HAS_MIN)
-                out->m[r] = -(pl_f16_to_f32(pl_load16(header + 32 + 2 * r)) * (float)scales[16 * groups + r]);
-        } else {
-            out->s[0][r] = pl_f16_to_f32(pl_load16(scales + 2 * r));
-            out->m[r] = f->flags & PL_HAS_MIN ? pl_f16_to_f32(pl_load16(scales + 32 + 2 * r)) : 0;
-        }
+        for (int g = 0; g < groups; g++)
+            out->s[g][r] = pl_scale(f, header, scales, g, r);
+        out->m[r] = f->flags & PL_HAS_MIN ? pl_min(f, header, scales, r) : 0;
     }
 }
 

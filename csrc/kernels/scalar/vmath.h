@@ -28,10 +28,10 @@ static inline float pl_fma1(float a, float b, float c)
     return __builtin_fmaf(a, b, c);
 #else
     const double p = (double)a * b, d = c, s = p + d;
-    const double t = s - p, err = (p - (s - t)) + (d - t);      /* exact where finite (Knuth's two-sum) */
+    const double t = s - p, err = (p - (s - t)) + (d - t); /* exact where finite (Knuth's two-sum) */
     uint64_t u;
     memcpy(&u, &s, sizeof u);
-    if ((err < 0 || err > 0) && !(u & 1)) {                     /* inexact and even: step towards what was lost */
+    if ((err < 0 || err > 0) && !(u & 1)) { /* inexact and even: step towards what was lost */
         u += (err > 0) == (s > 0) ? 1 : (uint64_t)-1;
         double odd;
         memcpy(&odd, &u, sizeof odd);
@@ -44,8 +44,8 @@ static inline float pl_fma1(float a, float b, float c)
 /* e^x: x = n ln 2 + r, |r| <= ln 2 / 2, then 1 + r + r^2 q(r) with q minimax of degree 4 (3e-9 relative), then 2^n in
  * two factors, so that results near overflow and below the normal range round once. The float 1.5 * 2^23 rounds to
  * integers and leaves n in the low bits. 355/512 has 9 bits, so that n * 355/512 is exact. */
-#define PL_EXP_LEAST (-104.0f)              /* e^-104 < 2^-150 rounds to 0 */
-#define PL_EXP_MOST 89.0f                   /* e^89 > 2^128 is infinite */
+#define PL_EXP_LEAST (-104.0f) /* e^-104 < 2^-150 rounds to 0 */
+#define PL_EXP_MOST 89.0f      /* e^89 > 2^128 is infinite */
 #define PL_ROUNDER 12582912.0f
 #define PL_LOG2_E 1.44269504f
 #define PL_LN2_HI 0.693359375f
@@ -94,13 +94,13 @@ static inline float pl_tanh1(float x)
         p = pl_fma1(p, z, PL_TANH_2);
         p = pl_fma1(p, z, PL_TANH_1);
         p = pl_fma1(p, z, PL_TANH_0);
-        return pl_fma1(p * z, x, x);
+        return pl_float(pl_bits(pl_fma1(p * z, a, a)) | sign);
     }
     return pl_float(pl_bits(1.0f - 2.0f / (pl_exp1(a + a) + 1.0f)) | sign);
 }
 
 #define PL_GELU_CUBE 0.044715f
-#define PL_GELU_TWICE 1.59576912f           /* 2 sqrt(2 / pi) */
+#define PL_GELU_TWICE 1.59576912f /* 2 sqrt(2 / pi) */
 
 /* silu(g) = g / (1 + e^-g); gelu_tanh(g) = g / (1 + e^-2z), for (1 + tanh z) / 2 = 1 / (1 + e^-2z). */
 static inline float pl_silu1(float g)

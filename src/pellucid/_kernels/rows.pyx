@@ -1,0 +1,133 @@
+# cython: boundscheck=False, wraparound=False
+"""Kernels of rows of activations, one of one tier at a time, for tests and benchmarks.
+
+Arrays are contiguous and one-dimensional, float32 (n) unless it says otherwise, n >= 1. `out` is what the kernel writes
+to (a new array where it is None) and may be an input; `repeat` runs the kernel that often. A wrong argument is a
+`ValueError` that names it.
+"""
+
+from libc.stdint cimport int8_t, int16_t, uint16_t
+from pellucid._kernels.table cimport checked, pl_kernels, tier
+
+import numpy as np
+
+ACTIVATIONS = ("silu", "gelu_tanh")
+
+
+cdef int _length(const float[::1] x) except -1:
+    if not 0 < x.shape[0] < 1 << 31:
+        raise ValueError(f"x has {x.shape[0]} values, expected at least 1")
+    return x.shape[0]
+
+
+def quantize(str isa, const float[::1] x, int terms=1, out=None, int repeat=1):
+    """x (k), k a multiple of 32 -> q int8 (terms, k), s (k / 32), sums int16 (terms, k / 16); `out`: these three."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef int k = _length(x), two = terms == 2, _i
+    if k % 32:
+        raise ValueError(f"x has {k} values, expected a multiple of 32")
+    if terms not in (1, 2):
+        raise ValueError(f"terms is {terms}, expected 1 or 2")
+    q, s, sums = (None, None, None) if out is None else out
+    q = checked("q", q, np.int8, (terms, k))
+    s = checked("s", s, np.float32, (k // 32,))
+    sums = checked("sums", sums, np.int16, (terms, k // 16))
+    cdef int8_t[:, ::1] q_view = q
+    cdef float[::1] s_view = s
+    cdef int16_t[:, ::1] sums_view = sums
+    cdef int8_t *lo = &q_view[1, 0] if two else NULL
+    cdef int16_t *sums_lo = &sums_view[1, 0] if two else NULL
+    with nogil:
+        for _i in range(repeat):
+            kernels.quantize(&x[0], k, terms, &q_view[0, 0], lo, &s_view[0], &sums_view[0, 0], sums_lo)
+    return q, s, sums
+
+
+def to_bf16(str isa, const float[::1] x, out=None, int repeat=1):
+    """x -> bits of bfloat16, uint16 (n)."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef int n = _length(x), _i
+    y = checked("out", out, np.uint16, (n,))
+    cdef uint16_t[::1] view = y
+    with nogil:
+        for _i in range(repeat):
+            kernels.to_bf16(&x[0], n, &view[0])
+    return y
+
+
+def rms_norm(str isa, const float[::1] x, w, float eps, out=None, int repeat=1):
+    """x / sqrt(mean(x^2) + eps) * w; w may be None."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef int n = _length(x), _i
+    cdef const float[::1] w_view = None if w is None else checked("w", w, np.float32, (n,))
+    cdef const float *weights = NULL if w is None else &w_view[0]
+    y = checked("out", out, np.float32, (n,))
+    cdef float[::1] view = y
+    with nogil:
+        for _i in range(repeat):
+            kernels.rms_norm(&x[0], weights, n, eps, &view[0])
+    return y
+
+
+def add(str isa, const float[::1] x, y, out=None, int repeat=1):
+    """x + y."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef int n = _length(x), _i
+    cdef const float[::1] y_view = checked("y", y, np.float32, (n,))
+    z = checked("out", out, np.float32, (n,))
+    cdef float[::1] view = z
+    with nogil:
+        for _i in range(repeat):
+            kernels.add(&x[0], &y_view[0], n, &view[0])
+    return z
+
+
+def scale(str isa, const float[::1] x, float a, out=None, int repeat=1):
+    """a x."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef int n = _length(x), _i
+    y = checked("out", out, np.float32, (n,))
+    cdef float[::1] view = y
+    with nogil:
+        for _i in range(repeat):
+            kernels.scale(&x[0], a, n, &view[0])
+    return y
+
+
+def glu(str isa, str act, const float[::1] g, u, out=None, int repeat=1):
+    """act(g) u; act: "silu" or "gelu_tanh"."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef int n = _length(g), _i
+    if act not in ACTIVATIONS:
+        raise ValueError(f"act is {act!r}, expected one of {', '.join(ACTIVATIONS)}")
+    cdef int which = ACTIVATIONS.index(act)
+    cdef const float[::1] u_view = checked("u", u, np.float32, (n,))
+    y = checked("out", out, np.float32, (n,))
+    cdef float[::1] view = y
+    with nogil:
+        for _i in range(repeat):
+            kernels.glu[which](&g[0], &u_view[0], n, &view[0])
+    return y
+
+
+def rope(str isa, float[::1] x, const float[::1] cos, const float[::1] sin, bint halves, int repeat=1):
+    """Rotates x (n_rot) in place; cos and sin (n_rot / 2)."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef int n = _length(x), _i
+    if n % 2 or cos.shape[0] != n // 2 or sin.shape[0] != n // 2:
+        raise ValueError(f"x has {n} values, cos {cos.shape[0]}, sin {sin.shape[0]}; expected 2 n, n and n")
+    with nogil:
+        for _i in range(repeat):
+            kernels.rope(&x[0], &cos[0], &sin[0], n, halves)
+
+
+def softcap(str isa, const float[::1] x, float cap, out=None, int repeat=1):
+    """cap tanh(x / cap)."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef int n = _length(x), _i
+    y = checked("out", out, np.float32, (n,))
+    cdef float[::1] view = y
+    with nogil:
+        for _i in range(repeat):
+            kernels.softcap(&x[0], cap, n, &view[0])
+    return y

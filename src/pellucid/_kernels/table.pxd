@@ -1,0 +1,72 @@
+# The table of kernels but for weights, and a tier's by name.
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int8_t, int16_t, int32_t, uint16_t
+
+cdef extern from "kernels/kernels.h":
+    enum:
+        PL_PAGE
+    ctypedef struct pl_attend_page:
+        int m
+        int dk
+        int dv
+        float scale
+        const float *q
+        ptrdiff_t q_stride
+        const void *k
+        const void *v
+        const int *lo
+        const int *hi
+        float *top
+        float *sum
+        float *acc
+    ctypedef void (*glu_fn)(const float *, const float *, int, float *) noexcept nogil
+    ctypedef size_t (*bytes_fn)(int) noexcept nogil
+    ctypedef void (*append_fn)(const float *, const float *, int, int, int, void *, void *) noexcept nogil
+    ctypedef void (*attend_fn)(const pl_attend_page *) noexcept nogil
+    ctypedef struct pl_kernels:
+        void (*quantize)(const float *, int, int, int8_t *, int8_t *, float *, int16_t *, int16_t *) noexcept nogil
+        void (*to_bf16)(const float *, int, uint16_t *) noexcept nogil
+        void (*rms_norm)(const float *, const float *, int, float, float *) noexcept nogil
+        void (*add)(const float *, const float *, int, float *) noexcept nogil
+        void (*scale)(const float *, float, int, float *) noexcept nogil
+        glu_fn glu[2]
+        void (*rope)(float *, const float *, const float *, int, int) noexcept nogil
+        void (*softcap)(const float *, float, int, float *) noexcept nogil
+        bytes_fn k_bytes[3]
+        bytes_fn v_bytes[3]
+        append_fn kv_append[3]
+        attend_fn attend[3]
+        void (*attend_merge)(float *, float *, float *, float, float, const float *, int) noexcept nogil
+        float (*max)(const float *, int) noexcept nogil
+        double (*sum_exp)(const float *, int, float, float) noexcept nogil
+        int (*collect)(const float *, int, float, int32_t *, int) noexcept nogil
+        void (*softmax)(float *, int) noexcept nogil
+        void (*exp)(const float *, int, float *) noexcept nogil
+
+cdef extern from "kernels/select.h":
+    const pl_kernels *pl_kernels_get(int isa)
+
+cdef extern from "cpu/detect.h":
+    int pl_isa_find(const char *name)
+    int pl_isa_built(int isa)
+
+
+cdef inline const pl_kernels *tier(str isa) except NULL:
+    cdef int found = pl_isa_find(isa.encode())
+    if found < 0:
+        raise ValueError(f"isa {isa!r} is unknown")
+    cdef const pl_kernels *k = pl_kernels_get(found)
+    if k == NULL:
+        raise ValueError(f"isa {isa!r} cannot run here" if pl_isa_built(found) else f"isa {isa!r} is not built")
+    return k
+
+
+# `array`, or a new one where it is None; ValueError unless it is C-contiguous, of this type and shape.
+cdef inline object checked(str name, object array, object dtype, tuple shape):
+    import numpy as np
+
+    if array is None:
+        return np.empty(shape, dtype)
+    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, expected contiguous {np.dtype(dtype)} {shape}")
+    return array

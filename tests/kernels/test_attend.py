@@ -1,0 +1,282 @@
+"""Attention kernels: every tier against the scalar one and float64, pages in sequence, rows independent to the bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pellucid._kernels import attend as kernels
+from tests.kernels.guard import at_end, at_start
+from tests.kernels.test_rows import EPS, ISAS, same, wide
+
+Array = np.ndarray[Any, Any]
+PAGE = kernels.PAGE
+KV = kernels.KV
+KV_EPS = {"f32": 0.0, "f16": 2.0**-11, "bf16": 2.0**-8}
+# (dk, dv, m): ragged widths, every number of rows beside each other, widths of real heads
+SHAPES = [(1, 1, 1), (7, 9, 2), (15, 17, 3), (16, 31, 4), (33, 16, 5), (64, 64, 3), (64, 64, 1), (80, 96, 8),
+          (128, 128, 7), (256, 256, 4), (24, 72, 48)]  # fmt: skip
+
+
+@dataclass
+class Scene:
+    """m queries over `length` keys and values; row i sees the slots [lo[i], hi[i]) of them all."""
+
+    q: Array
+    k: Array
+    v: Array
+    lo: Array
+    hi: Array
+    scale: float
+
+    @classmethod
+    def random(cls, dk: int, dv: int, m: int, length: int, seed: int = 0) -> Scene:
+        rng = np.random.default_rng([dk, dv, m, length, seed])
+        q, k = rng.standard_normal((m, dk)), rng.standard_normal((length, dk))
+        v = rng.standard_normal((length, dv))
+        lo = rng.integers(0, length, m)
+        hi = np.minimum(length, lo + rng.integers(0, length + 1, m))
+        lo[0], hi[0] = 0, length
+        f = np.float32
+        return cls(q.astype(f), k.astype(f), v.astype(f), lo, hi, float(f(1.5 / np.sqrt(dk))))
+
+    def bounds(self, rows: Array | None = None) -> tuple[Array, Array]:
+        """lo and hi of each page, int32 (pages, m)."""
+        starts = np.arange(0, len(self.k), PAGE)[:, None]
+        lo, hi = (b if rows is None else b[rows] for b in (self.lo, self.hi))
+        return tuple(np.ascontiguousarray(np.clip(b - starts, 0, PAGE), np.int32) for b in (lo, hi))  # type: ignore[return-value]
+
+    def exact(self, kv: str) -> Array:
+        """Softmax in float64 over the keys and values as the cache holds them; 0 where a row sees nothing."""
+        k, v = wide(rounded(self.k, kv)), wide(rounded(self.v, kv))
+        slots = np.arange(len(k))
+        sees = (slots >= self.lo[:, None]) & (slots < self.hi[:, None])
+        score = np.where(sees, wide(self.q) @ k.T * self.scale, -np.inf)
+        p = np.exp(score - np.maximum(score.max(1, keepdims=True), -1e300)) * sees
+        return p @ v / np.maximum(p.sum(1, keepdims=True), 1e-300)
+
+
+def rounded(x: Array, kv: str) -> Array:
+    if kv == "f32":
+        return x
+    if kv == "f16":
+        return x.astype(np.float16).astype(np.float32)
+    u = x.view(np.uint32)
+    return ((u + 0x7FFF + (u >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def pages(isa: str, kv: str, k: Array, v: Array) -> tuple[Array, Array]:
+    """The cache's pages, uint8 (pages, bytes); slots that hold nothing are zero."""
+    n_k, n_v = kernels.page_bytes(isa, kv, k.shape[1], v.shape[1])
+    count = -(-len(k) // PAGE)
+    kp, vp = np.zeros((count, n_k), np.uint8), np.zeros((count, n_v), np.uint8)
+    for i in range(len(k)):
+        kernels.kv_append(isa, kv, k[i], v[i], i % PAGE, kp[i // PAGE], vp[i // PAGE])
+    return kp, vp
+
+
+State = tuple[Array, Array, Array]
+
+
+def fresh(m: int, dv: int) -> State:
+    f = np.float32
+    return np.full(m, kernels.TOP_NONE, f), np.zeros(m, f), np.zeros((m, dv), f)
+
+
+def run(isa: str, kv: str, s: Scene, rows: Array | None = None, held: tuple[Array, Array] | None = None) -> State:
+    """The state after all pages, of all rows or of the rows named."""
+    q = s.q if rows is None else s.q[rows]
+    state = fresh(len(q), s.v.shape[1])
+    kp, vp = held or pages(isa, kv, s.k, s.v)
+    kernels.attend(isa, kv, q, kp, vp, *s.bounds(rows), s.scale, *state)
+    return state
+
+
+def output(state: State) -> Array:
+    _, total, acc = state
+    return np.where(total[:, None] > 0, acc / np.where(total > 0, total, 1)[:, None], 0)
+
+
+def bound(s: Scene, kv: str) -> float:
+    """Of |output - exact|: scores err by dk EPS |q| |k| scale, sums by 2 EPS a key, exp by 4 EPS, times |v|."""
+    norm = float(np.linalg.norm(s.q, axis=1).max() * np.linalg.norm(s.k, axis=1).max() * s.scale)
+    return ((s.q.shape[1] + 4) * norm + 2 * len(s.k) + 16) * EPS * float(np.abs(s.v).max())
+
+
+@pytest.mark.parametrize("kv", KV)
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_against_float64_and_scalar(isa: str, kv: str, shape: tuple[int, int, int]) -> None:
+    for length in (1, 17, 64, 200):
+        s = Scene.random(*shape, length)
+        state, reference = run(isa, kv, s), run("scalar", kv, s)
+        assert np.all(np.abs(output(state) - s.exact(kv)) <= bound(s, kv))
+        for got, expected in zip(state, reference, strict=True):
+            size = 1 + np.abs(expected).max(initial=0) if got is not state[0] else 1
+            assert np.allclose(got, expected, rtol=0, atol=2 * bound(s, kv) * size)
+        blind = s.lo >= s.hi
+        assert (state[0][blind] == kernels.TOP_NONE).all() and not state[2][blind].any()
+
+
+@pytest.mark.parametrize("kv", KV)
+@pytest.mark.parametrize("isa", ISAS)
+def test_rows_do_not_know_each_other(isa: str, kv: str) -> None:
+    for dk, dv, m in [(64, 64, 9), (20, 23, 7), (128, 40, 48)]:
+        s = Scene.random(dk, dv, m, 150)
+        held = pages(isa, kv, s.k, s.v)
+        together = run(isa, kv, s, held=held)
+        rng = np.random.default_rng(m)
+        groups = [np.array([i]) for i in range(m)] + [rng.permutation(m)[:size] for size in (2, 3, 4, 5, m)]
+        for rows in groups:
+            for got, expected in zip(run(isa, kv, s, rows, held), together, strict=True):
+                assert same(got, expected[rows])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_signs_of_zero_do_not_tell_of_neighbours(isa: str) -> None:
+    """A row whose sums underflow, beside one that sees keys with negative and positive values where it sees none."""
+    k = np.zeros((40, 8), np.float32)
+    k[20:, 0] = 60
+    v = np.random.default_rng(1).choice([-1e-20, 1e-20], (40, 24)).astype(np.float32)
+    q = np.zeros((2, 8), np.float32)
+    q[:, 0] = 1
+    s = Scene(q, k, v, np.array([10, 0]), np.array([21, 40]), 1.0)
+    states = []
+    for rows in (np.array([0]), np.array([0, 1])):
+        state = fresh(len(rows), 24)
+        state[0][:], state[1][:], state[2][:] = -40, 1, -1e-30
+        kernels.attend(isa, "f32", q[rows], *pages(isa, "f32", k, v), *s.bounds(rows), 1.0, *state)
+        states.append([a[:1] for a in state])
+    assert all(same(a, b) for a, b in zip(*states, strict=True))
+
+
+@pytest.mark.parametrize("kv", KV)
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_row_that_sees_nothing_stays(isa: str, kv: str) -> None:
+    s = Scene.random(32, 40, 5, PAGE)
+    s.lo[:], s.hi[:] = [0, 9, 64, 30, 5], [64, 9, 64, 20, 6]
+    state = fresh(5, 40)
+    state[0][:], state[1][:], state[2][:] = -50, 2, -0.0
+    state[2][1, 3] = np.nan
+    before = [a.copy() for a in state]
+    kernels.attend(isa, kv, s.q, *pages(isa, kv, s.k, s.v), *s.bounds(), 0.1, *state)
+    for got, old in zip(state, before, strict=True):
+        assert got[[1, 2, 3]].tobytes() == old[[1, 2, 3]].tobytes()
+        assert got[0].tobytes() != old[0].tobytes() and got[4].tobytes() != old[4].tobytes()
+
+
+@pytest.mark.parametrize("kv", KV)
+@pytest.mark.parametrize("isa", ISAS)
+def test_keys_beyond_the_last_visible_are_not_read(isa: str, kv: str) -> None:
+    for dk, dv in [(64, 64), (9, 21)]:
+        for seen in (1, 15, 16, 17, 40, 63):
+            s = Scene.random(dk, dv, 6, PAGE)
+            s.hi = np.minimum(s.hi, seen)
+            clean = run(isa, kv, s)
+            s.k[seen:], s.v[seen:] = np.nan, np.inf
+            assert all(same(a, b) for a, b in zip(run(isa, kv, s), clean, strict=True))
+            assert np.isfinite(clean[2]).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_what_is_not_finite_shows(isa: str) -> None:
+    s = Scene.random(16, 24, 6, PAGE)
+    s.lo[:], s.hi[:] = 0, 50
+    s.q[2, 5], s.q[4, 0] = np.nan, np.inf
+    state = run(isa, "f32", s)
+    assert np.isnan(output(state)[[2, 4]]).all() or np.isnan(state[1][[2, 4]]).all()
+    assert np.isfinite(state[2][[0, 1, 3, 5]]).all()
+
+
+@pytest.mark.parametrize("kv", KV)
+@pytest.mark.parametrize("isa", ISAS)
+def test_merged_chunks_are_one_pass(isa: str, kv: str) -> None:
+    for dv in (1, 9, 64, 100):
+        s = Scene.random(32, dv, 4, 320)
+        s.lo[1], s.hi[1] = 200, 300  # sees nothing of the first chunk
+        s.lo[2], s.hi[2] = 10, 100  # nothing of the second
+        s.lo[3] = s.hi[3] = 0  # nothing
+        kp, vp = pages(isa, kv, s.k, s.v)
+        lo, hi = s.bounds()
+        a, b = fresh(4, dv), fresh(4, dv)
+        kernels.attend(isa, kv, s.q, kp[:3], vp[:3], lo[:3], hi[:3], s.scale, *a)
+        kernels.attend(isa, kv, s.q, kp[3:], vp[3:], lo[3:], hi[3:], s.scale, *b)
+        first = [x.copy() for x in a]
+        kernels.attend_merge(isa, *a, *b)
+        whole = run(isa, kv, s, held=(kp, vp))
+        assert same(a[0], whole[0])
+        assert np.allclose(output(a), output(whole), rtol=0, atol=2 * bound(s, kv))
+        for merged, early, late in zip(a, first, b, strict=True):
+            assert same(merged[2:], early[2:]) and same(merged[1], late[1])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_merge_has_the_scalar_bits(isa: str) -> None:
+    rng = np.random.default_rng(2)
+    for dv in (1, 7, 8, 33, 128):
+        a, b = (tuple(rng.standard_normal(s).astype(np.float32) for s in ((3,), (3,), (3, dv))) for _ in range(2))
+        expected, got = [x.copy() for x in a], [at_end(x) for x in a]
+        kernels.attend_merge("scalar", *expected, *b)
+        kernels.attend_merge(isa, *got, *(at_end(x) for x in b))
+        assert all(same(x, y) for x, y in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("kv", KV)
+@pytest.mark.parametrize("isa", ISAS)
+def test_append_holds_rounded_values_and_touches_one_slot(isa: str, kv: str) -> None:
+    rng = np.random.default_rng(3)
+    for dk, dv in [(1, 1), (7, 9), (8, 16), (64, 80)]:
+        k = (rng.standard_normal((PAGE, dk)) * 2.0 ** rng.integers(-24, 12, (PAGE, dk))).astype(np.float32)
+        v = (rng.standard_normal((PAGE, dv)) * 2.0 ** rng.integers(-24, 12, (PAGE, dv))).astype(np.float32)
+        ours, scalar = pages(isa, kv, k, v), pages("scalar", kv, k, v)
+        assert np.array_equal(ours[0], scalar[0]) and np.array_equal(ours[1], scalar[1])
+        if kv == "bf16":
+            held = [(p.view(np.uint16).astype(np.uint32) << 16).view(np.float32) for p in scalar]
+        else:
+            held = [p.view(np.float16 if kv == "f16" else np.float32) for p in scalar]
+        assert np.array_equal(held[0].reshape(4, dk, 16).transpose(0, 2, 1).reshape(PAGE, dk), rounded(k, kv))
+        assert np.array_equal(held[1].reshape(PAGE, dv), rounded(v, kv))
+        kp, vp = (p[0].copy() for p in ours)
+        kernels.kv_append(isa, kv, k[3], v[3], 17, kp, vp)
+        kernels.kv_append(isa, kv, k[17], v[17], 17, kp, vp)
+        assert np.array_equal(kp, ours[0][0]) and np.array_equal(vp, ours[1][0])
+
+
+@pytest.mark.parametrize("kv", KV)
+@pytest.mark.parametrize("isa", ISAS)
+def test_nothing_beyond_the_ranges_is_touched(isa: str, kv: str) -> None:
+    for dk, dv, m in [(1, 1, 1), (5, 7, 2), (16, 17, 3), (33, 24, 4), (64, 40, 5)]:
+        s = Scene.random(dk, dv, m, PAGE)
+        expected = run(isa, kv, s)
+        for side in (at_end, at_start):
+            n_k, n_v = kernels.page_bytes(isa, kv, dk, dv)
+            kp, vp = side(np.zeros((1, n_k), np.uint8)), side(np.zeros((1, n_v), np.uint8))
+            for i in range(PAGE):
+                kernels.kv_append(isa, kv, side(s.k[i]), side(s.v[i]), i, kp[0], vp[0])
+            top, total, acc = (side(a) for a in fresh(m, dv))
+            lo, hi = (side(b) for b in s.bounds())
+            kernels.attend(isa, kv, side(s.q), kp, vp, lo, hi, s.scale, top, total, acc)
+            assert all(same(a, b) for a, b in zip((top, total, acc), expected, strict=True))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_queries_may_lie_apart(isa: str) -> None:
+    s = Scene.random(24, 32, 5, 100)
+    expected = run(isa, "f16", s)
+    apart = np.full((5, 31), np.nan, np.float32)
+    apart[:, :24] = s.q
+    s.q = apart[:, :24]
+    assert all(same(a, b) for a, b in zip(run(isa, "f16", s), expected, strict=True))
+
+
+def test_wrong_arguments_are_named() -> None:
+    one = np.ones(4, np.float32)
+    with pytest.raises(ValueError, match="int3"):
+        kernels.page_bytes("scalar", "int3", 4, 4)
+    with pytest.raises(ValueError, match="slot is 64"):
+        kernels.kv_append("scalar", "f32", one, one, 64, np.zeros(1024, np.uint8), np.zeros(1024, np.uint8))
+    with pytest.raises(ValueError, match="kpage"):
+        kernels.kv_append("scalar", "f32", one, one, 0, np.zeros(1023, np.uint8), np.zeros(1024, np.uint8))

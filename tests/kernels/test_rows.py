@@ -1,0 +1,233 @@
+"""Kernels of rows of activations: every tier against the scalar one bit for bit, that one against NumPy in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pellucid._kernels import rows, weights
+from tests.kernels.guard import at_end, at_start
+
+Array = np.ndarray[Any, Any]
+ISAS: list[str] = weights.isas()
+SIZES = [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 255, 576, 1001]
+SIDES = [at_end, at_start]
+EPS = 2.0**-24  # half the distance of floats at 1
+KINDS = ["normal", "tiny", "huge", "mixed", "special"]
+
+
+def values(n: int, kind: str = "normal", seed: int = 0) -> Array:
+    """n floats: of ordinary size, near the least and the largest, of all sizes, or with zeros, infinities and NaN."""
+    rng = np.random.default_rng([n, KINDS.index(kind), seed])
+    x = rng.standard_normal(n)
+    if kind == "mixed":
+        x = x * 2.0 ** rng.integers(-30, 5, n)
+    if kind == "special":
+        x = rng.choice([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 3.4e38, -3.4e38, 1.0, -104.0], n)
+    return (x * {"tiny": 1e-40, "huge": 5e37}.get(kind, 1.0)).astype(np.float32)
+
+
+def same(a: Array, b: Array) -> bool:
+    """The same bits, but that one NaN is like another."""
+    if a.dtype.kind != "f":
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    return bool(np.array_equal(np.where(np.isnan(a), 0, a).view(np.uint32), np.where(np.isnan(b), 0, b).view(np.uint32))
+                and np.array_equal(np.isnan(a), np.isnan(b)))  # fmt: skip
+
+
+def wide(x: Array) -> Array:
+    return x.astype(np.float64)
+
+
+# ---- elementwise kernels and the norm, as functions of (isa, x, y, out) ------------------------------------
+KERNELS: dict[str, Callable[[str, Array, Array, Array | None], Array]] = {
+    "add": lambda isa, x, y, out: rows.add(isa, x, y, out),
+    "scale": lambda isa, x, y, out: rows.scale(isa, x, 0.37, out),
+    "silu": lambda isa, x, y, out: rows.glu(isa, "silu", x, y, out),
+    "gelu_tanh": lambda isa, x, y, out: rows.glu(isa, "gelu_tanh", x, y, out),
+    "softcap": lambda isa, x, y, out: rows.softcap(isa, x, 2.5, out),
+    "rms_norm": lambda isa, x, y, out: rows.rms_norm(isa, x, y, 1e-5, out),
+    "rms_norm without weights": lambda isa, x, y, out: rows.rms_norm(isa, x, None, 1e-5, out),
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", KERNELS)
+def test_bits_are_the_scalar_ones_between_guards(isa: str, name: str) -> None:
+    for n in SIZES:
+        for kind in KINDS:
+            x, y = values(n, kind), values(n, "normal", 1)
+            expected = KERNELS[name]("scalar", x, y, None)
+            for side in SIDES:
+                out = side(np.full(n, np.nan, np.float32))
+                KERNELS[name](isa, side(x), side(y), out)
+                assert same(out, expected), (n, kind)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", KERNELS)
+def test_result_may_replace_an_input(isa: str, name: str) -> None:
+    for n in (7, 64, 101):
+        x, y = values(n), values(n, seed=1)
+        expected = KERNELS[name](isa, x, y, None)
+        assert same(KERNELS[name](isa, x, y, x), expected)
+        if name in ("add", "silu", "gelu_tanh"):
+            assert same(KERNELS[name](isa, values(n), y, y), expected)
+
+
+@pytest.mark.parametrize("kind", ["normal", "mixed"])
+def test_scalar_against_numpy(kind: str) -> None:
+    for n in SIZES:
+        x, y = values(n, kind) * np.float32(3), values(n, seed=1)
+        a, b = wide(x), wide(y)
+        z = np.sqrt(2 / np.pi) * (a + 0.044715 * a**3)
+        # (result, exact, roundings): each rounding moves a result by at most EPS of it. 1e-35: where exp(-a) overflows.
+        norm = a / np.sqrt(np.mean(a * a) + 1e-5)
+        for got, exact, roundings in [
+            (rows.add("scalar", x, y), a + b, 1),
+            (rows.scale("scalar", x, 0.37), a * np.float32(0.37), 1),
+            (rows.glu("scalar", "silu", x, y), a / (1 + np.exp(-a)) * b, 8),
+            (rows.softcap("scalar", x, 2.5), 2.5 * np.tanh(a / 2.5), 8),
+            (rows.rms_norm("scalar", x, y, 1e-5), norm * b, 12 + n / 32),
+            (rows.rms_norm("scalar", x, None, 1e-5), norm, 12 + n / 32),
+        ]:
+            assert np.all(np.abs(got - exact) <= roundings * EPS * np.abs(exact) + 1e-35)
+        gelu = 0.5 * a * (1 + np.tanh(z)) * b
+        assert np.all(np.abs(rows.glu("scalar", "gelu_tanh", x, y) - gelu) <= 1e-6 * np.abs(a * b))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_activations_at_the_ends(isa: str) -> None:
+    g = np.array([0, -0.0, 1e30, -1e30, 200, -200, 1e-40, np.nan], np.float32)
+    one = np.ones_like(g)
+    for act in rows.ACTIVATIONS:
+        y = rows.glu(isa, act, g, one)
+        assert (
+            np.array_equal(y[:6], np.array([0, -0.0, 1e30, -0.0, 200, -0.0], np.float32))
+            and np.signbit(y[[1, 3, 5]]).all()
+        )
+        assert np.isclose(y[6], 5e-41, rtol=1e-4) and np.isnan(y[7])
+    capped = rows.softcap(isa, np.array([np.inf, -np.inf, 1e30, 0, -0.0], np.float32), 30.0)
+    assert np.array_equal(capped, [30, -30, 30, 0, 0]) and np.signbit(capped[4])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_softcap_over_its_range(isa: str) -> None:
+    x = np.linspace(-12, 12, 30001, dtype=np.float32)
+    exact = np.tanh(wide(x))
+    assert np.all(np.abs(rows.softcap(isa, x, 1.0) - exact) <= 4 * EPS * np.abs(exact))
+
+
+# ---- rotation ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("halves", [False, True])
+@pytest.mark.parametrize("isa", ISAS)
+def test_rope(isa: str, halves: bool) -> None:
+    for n in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 32, 33, 64, 127):
+        x, angle = values(2 * n), np.random.default_rng(n).uniform(0, 1000, n)
+        cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+        expected = x.copy()
+        rows.rope("scalar", expected, cos, sin, halves)
+        for side in SIDES:
+            got = side(x)
+            rows.rope(isa, got, side(cos), side(sin), halves)
+            assert same(got, expected)
+        a, b = (wide(x[:n]), wide(x[n:])) if halves else (wide(x[::2]), wide(x[1::2]))
+        near, far = (expected[:n], expected[n:]) if halves else (expected[::2], expected[1::2])
+        bound = 3 * EPS * (np.abs(a) + np.abs(b))
+        assert np.all(np.abs(near - (a * cos - b * sin)) <= bound) and np.all(
+            np.abs(far - (a * sin + b * cos)) <= bound
+        )
+
+
+# ---- narrower types ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("isa", ISAS)
+def test_to_bf16(isa: str) -> None:
+    for n in SIZES:
+        for kind in KINDS:
+            x = values(n, kind)
+            expected = weights.f32_to_bf16(x)
+            for side in SIDES:
+                out = side(np.zeros(n, np.uint16))
+                rows.to_bf16(isa, side(x), out)
+                assert np.array_equal(out, expected)
+    ties = np.arange(0x3F800000, 0x3F800000 + 0x40000, 0x4000, dtype=np.uint32).view(np.float32)
+    assert np.array_equal(rows.to_bf16(isa, ties), weights.f32_to_bf16(ties))
+
+
+def quantize_numpy(x: Array, terms: int) -> tuple[Array, Array, Array]:
+    """What kernels.h says, step by step in float32."""
+    blocks = x.reshape(-1, 32)
+    amax = np.abs(blocks).max(1, initial=0)
+    zero, broken = amax < np.float32(1e-30), ~np.isfinite(amax)
+    s = np.where(zero, np.float32(0), amax / np.float32(127))
+    inv = np.where(zero | broken, np.float32(0), np.float32(127) / amax)
+    t = np.where(broken[:, None], np.float32(0), blocks) * inv[:, None]
+    hi = np.rint(t)
+    planes = [hi, np.rint((t - hi) * np.float32(254))][:terms]
+    q = np.stack([p.reshape(-1) for p in planes]).astype(np.int8)
+    return q, s.astype(np.float32), q.reshape(terms, -1, 16).sum(2, dtype=np.int16)
+
+
+@pytest.mark.parametrize("terms", [1, 2])
+@pytest.mark.parametrize("isa", ISAS)
+def test_quantize(isa: str, terms: int) -> None:
+    for k in (32, 64, 96, 576, 1056):
+        for kind in KINDS:
+            x = values(k, kind)
+            x[:32] = np.arange(-15.5, 16.5)  # ties: the largest is 15.5, codes are multiples of 127 / 15.5
+            x[32:64] = (np.arange(len(x[32:64])) - 0.5) * (127 / 126.5) if kind == "normal" else x[32:64]
+            with np.errstate(all="ignore"):
+                expected = quantize_numpy(x, terms)
+            for side in SIDES:
+                out = (side(np.full((terms, k), 99, np.int8)), side(np.full(k // 32, 99, np.float32)),
+                       side(np.full((terms, k // 16), 99, np.int16)))  # fmt: skip
+                rows.quantize(isa, side(x), terms, out)
+                assert all(same(a, b) for a, b in zip(out, expected, strict=True)), (k, kind)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_quantize_halves_go_to_even(isa: str) -> None:
+    x = np.zeros(32, np.float32)
+    x[:8] = [127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5]
+    q, s, sums = rows.quantize(isa, x, 2)
+    assert q[0, :8].tolist() == [127, 0, 2, 2, 0, -2, -2, 126] and s[0] == 1 and sums[0].tolist() == [253, 0]
+    assert q[1, :8].tolist() == [0, 127, -127, 127, -127, 127, -127, 127]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("isa", ISAS)
+def test_quantize_shows_what_is_not_finite(isa: str, bad: float) -> None:
+    for at in (0, 9, 31):
+        x = values(96)
+        x[32 + at] = bad
+        q, s, sums = rows.quantize(isa, x, 2)
+        assert np.isfinite(s[[0, 2]]).all() and not np.isfinite(s[1])
+        assert not q[:, 32:64].any() and not sums[:, 2:4].any() and q[:, :32].any()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_quantize_is_close(isa: str) -> None:
+    x = values(4096, "mixed")
+    for terms in (1, 2):
+        q, s, _ = rows.quantize(isa, x, terms)
+        code = q[0] + (q[1] / 254 if terms == 2 else 0)
+        error = np.abs(code * np.repeat(wide(s), 32) - x)
+        assert np.all(error <= np.repeat(wide(s), 32) * (0.5 if terms == 1 else 0.5 / 254) * 1.001 + 1e-45)
+
+
+def test_wrong_arguments_are_named() -> None:
+    x = np.ones(32, np.float32)
+    for call, name in [
+        (lambda: rows.add("sse9", x, x), "sse9"),
+        (lambda: rows.add("scalar", x, x[:3].copy()), "y is"),
+        (lambda: rows.quantize("scalar", x[:31].copy()), "multiple of 32"),
+        (lambda: rows.quantize("scalar", x, 3), "terms"),
+        (lambda: rows.glu("scalar", "relu", x, x), "relu"),
+        (lambda: rows.rope("scalar", x.copy(), x, x, False), "cos"),
+        (lambda: rows.scale("scalar", x[:0], 1.0), "at least 1"),
+    ]:
+        with pytest.raises(ValueError, match=name):
+            call()

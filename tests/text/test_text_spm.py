@@ -1,0 +1,257 @@
+"""SentencePiece vocabularies: a small one by hand, one trained on the spot, and the files that we write for them."""
+
+from __future__ import annotations
+
+import io
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pellucid import _spm
+from pellucid.errors import TokenizerError
+from pellucid.text import Vocabulary, build
+from pellucid.text.spm import SpmTokenizer
+
+Parts = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def tokenizers(spm_parts: Parts) -> dict[bool, SpmTokenizer]:
+    """Without and with a space put before the text."""
+    return {add: SpmTokenizer(Vocabulary(**{**spm_parts, "add_space_prefix": add})) for add in (False, True)}
+
+
+def spelled(tokenizer: SpmTokenizer, text: str, **options: Any) -> list[str]:
+    return [tokenizer.spelling(i) for i in tokenizer.encode(text, add_special=False, **options)]
+
+
+def test_best_score_first_then_leftmost(spm: Vocabulary) -> None:
+    tokenizer = SpmTokenizer(spm)
+    assert spelled(tokenizer, "hello") == ["hello"]
+    assert spelled(tokenizer, " hello the") == ["▁hello", "▁the"]
+    assert spelled(tokenizer, "lll") == ["ll", "l"]
+    assert spelled(tokenizer, "éz") == ["é", "<0x7A>"]
+
+
+def test_runs_of_spaces_match_longest_first(spm: Vocabulary) -> None:
+    tokenizer = SpmTokenizer(spm)
+    assert spelled(tokenizer, "a" + " " * 5 + "b") == ["a", "   ", "  ", "b"]
+    assert spelled(tokenizer, "a the") == ["a", "▁the"]
+
+
+def test_space_prefix(tokenizers: dict[bool, SpmTokenizer]) -> None:
+    assert spelled(tokenizers[True], "the") == ["▁the"]
+    assert spelled(tokenizers[False], "the") == ["t", "he"]
+    assert spelled(tokenizers[True], "") == []
+    assert spelled(tokenizers[True], "the<end_of_turn>the", parse_special=True) == ["▁the", "<end_of_turn>", "▁the"]
+    # The space is dropped from decoded text, but a piece keeps it: what is generated continues a text.
+    assert tokenizers[True].decode(tokenizers[True].encode("the")) == "the"
+    assert tokenizers[True].piece(tokenizers[True].encode("the")[1]) == b" the"
+
+
+@pytest.mark.parametrize("add_space_prefix", [False, True])
+@given(text=st.text() | st.text("\u2581 \u2582ahelo<|>\0\n\xe9"))
+def test_round_trip(tokenizers: dict[bool, SpmTokenizer], add_space_prefix: bool, text: str) -> None:
+    tokenizer = tokenizers[add_space_prefix]
+    ids = tokenizer.encode(text)
+    assert ids[0] == tokenizer.bos
+    assert tokenizer.decode(ids) == text
+    joined = b"".join(map(tokenizer.piece, ids)).decode()
+    assert joined == (" " + text if add_space_prefix and text else text)
+
+
+def test_special_text_is_text_unless_asked(spm: Vocabulary) -> None:
+    tokenizer = SpmTokenizer(spm)
+    text = "<bos>the<end_of_turn><eos><unk>"
+    plain = tokenizer.encode(text, add_special=False)
+    assert not {tokenizer.bos, spm.unk, *tokenizer.eog} & set(plain)
+    assert tokenizer.decode(plain) == text
+    assert spelled(tokenizer, text, parse_special=True) == ["<bos>", "t", "he", "<end_of_turn>", "<eos>", "<unk>"]
+    assert (
+        tokenizer.decode(tokenizer.encode(text, parse_special=True), special=True)
+        == "<bos><bos>the<end_of_turn><eos>\ufffd"
+    )
+    assert spelled(tokenizer, "<think>") == ["<think>"]
+    assert len(spelled(tokenizer, "<|user|>")) == 8
+    assert spelled(tokenizer, "<|user|>", parse_special=True) == ["<|user|>"]
+
+
+def test_spelling_of_a_byte_is_text(spm: Vocabulary) -> None:
+    tokenizer = SpmTokenizer(spm)
+    assert tokenizer.decode(tokenizer.encode("<0x41>")) == "<0x41>"
+    assert tokenizer.piece(4 + 0x41) == b"A"
+
+
+def test_end_of_generation(spm: Vocabulary) -> None:
+    tokenizer = SpmTokenizer(spm)
+    assert {tokenizer.spelling(i) for i in tokenizer.eog} == {"<eos>", "<end_of_turn>"}
+    assert [tokenizer.piece(i) for i in tokenizer.eog] == [b"", b""]
+
+
+def test_lone_surrogates_are_refused_with_their_position(tokenizers: dict[bool, SpmTokenizer]) -> None:
+    for tokenizer in tokenizers.values():
+        with pytest.raises(TokenizerError, match=r"U\+DFFF") as caught:
+            tokenizer.encode("é<bos>\u2581x\udfff", parse_special=True)
+        assert caught.value.position == 8
+
+
+@pytest.mark.parametrize("add_space_prefix", [False, True])
+def test_without_bytes_and_unknown_token_the_position_is_told(spm_parts: Parts, add_space_prefix: bool) -> None:
+    keep = [i for i, kind in enumerate(spm_parts["types"]) if kind not in (2, 6)]
+    parts = {**spm_parts, "unk": None, "pieces": [spm_parts["pieces"][i] for i in keep]}
+    parts |= {name: spm_parts[name][keep] for name in ("scores", "types")}
+    tokenizer = SpmTokenizer(Vocabulary(**{**parts, "add_space_prefix": add_space_prefix}))
+    assert tokenizer.decode(tokenizer.encode("the hello")) == "the hello"
+    with pytest.raises(TokenizerError, match="'z' cannot be encoded") as caught:
+        tokenizer.encode("the<eos>he zhe", parse_special=True)
+    assert caught.value.position == 11
+
+
+def test_without_bytes_the_unknown_token_stands_in(spm_parts: Parts) -> None:
+    keep = [i for i, kind in enumerate(spm_parts["types"]) if kind != 6]
+    parts = {**spm_parts, "pieces": [spm_parts["pieces"][i] for i in keep]}
+    parts |= {name: spm_parts[name][keep] for name in ("scores", "types")}
+    tokenizer = SpmTokenizer(Vocabulary(**parts))
+    assert tokenizer.decode(tokenizer.encode("az")) == "a\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scores": None}, "^scores: missing"),
+        ({"scores": np.zeros(3, np.float32)}, r"^scores: shape \(3,\); expected"),
+        ({"types": np.ones(3, np.int32)}, r"^types: shape \(3,\)"),
+        ({"nan": 7}, "^scores: score nan of piece 7 is not finite"),
+        ({"type": (5, 9)}, "^types: type 9 of piece 5; expected 1 to 6"),
+        ({"bos": 10**6}, "^bos: id 1000000 is out of range; the vocabulary has"),
+        ({"eos": -1}, "^eos: id -1 is out of range"),
+        ({"eog": (1, 10**6)}, "^eog: id 1000000"),
+        ({"bos": None}, "^add_bos: is set, but the vocabulary has no BOS"),
+        ({"pieces": []}, "^pieces: the vocabulary is empty"),
+        ({"piece": (280, b"")}, "^pieces: piece 280 is empty"),
+        ({"piece": (270, b"hello")}, "^pieces: b'hello' is there twice, as (269 and 270|270 and 2..)"),
+        ({"piece": (9, b"<0xZZ>")}, "^pieces: piece 9 is a byte by its type, but is '<0xZZ>'"),
+        ({"model": "unigram"}, "unknown kind of vocabulary 'unigram'"),
+    ],
+)
+def test_impossible_vocabularies_are_refused_by_field(spm_parts: Parts, changes: Parts, message: str) -> None:
+    parts, rest = {**spm_parts, "pieces": list(spm_parts["pieces"])}, dict(changes)
+    if "nan" in rest:
+        parts["scores"] = parts["scores"].copy()
+        parts["scores"][rest.pop("nan")] = np.nan
+    if "type" in rest:
+        at, kind = rest.pop("type")
+        parts["types"] = parts["types"].copy()
+        parts["types"][at] = kind
+    if "piece" in rest:
+        at, piece = rest.pop("piece")
+        parts["pieces"][at] = piece
+    with pytest.raises(TokenizerError, match=message):
+        build(Vocabulary(**{**parts, **rest}))
+
+
+# -- the model files themselves
+
+
+def test_models_survive_being_written_and_read(spm_parts: Parts) -> None:
+    made = _spm.encode_model(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
+    read = _spm.decode_model(made)
+    escaped = [
+        p.replace(b" ", "▁".encode()) if t == 4 else p
+        for p, t in zip(spm_parts["pieces"], spm_parts["types"], strict=True)
+    ]
+    assert read["pieces"] == escaped
+    assert np.array_equal(read["scores"], spm_parts["scores"])
+    assert np.array_equal(read["types"], spm_parts["types"])
+    assert (read["model_type"], read["byte_fallback"], read["precompiled_charsmap"]) == (2, 1, b"")
+    assert (read["add_dummy_prefix"], read["remove_extra_whitespaces"], read["escape_whitespaces"]) == (0, 0, 1)
+
+
+@given(st.lists(st.tuples(st.text(), st.floats(width=32), st.integers(1, 6)), max_size=40))
+def test_any_rows_survive(rows: list[tuple[str, float, int]]) -> None:
+    pieces = [row[0] for row in rows]
+    scores = np.array([row[1] for row in rows], np.float32)
+    types = np.array([row[2] for row in rows], np.int32)
+    read = _spm.decode_model(_spm.encode_model(pieces, scores, types, False))
+    expected = [p.replace(" ", "▁") if t == 4 else p for p, t in zip(pieces, types, strict=True)]
+    assert read["pieces"] == [p.encode() for p in expected]
+    assert np.array_equal(read["scores"], scores, equal_nan=True)
+    assert np.array_equal(read["types"], types)
+
+
+def test_long_pieces_of_spaces_fit(spm_parts: Parts) -> None:
+    pieces = [" " * 70_000, "é" * 70_000]
+    read = _spm.decode_model(_spm.encode_model(pieces, np.zeros(2, np.float32), np.array([4, 1], np.int32), False))
+    assert read["pieces"] == [("▁" * 70_000).encode(), pieces[1].encode()]
+
+
+def test_arrays_must_have_one_entry_a_piece() -> None:
+    with pytest.raises(ValueError, match="2 pieces, 1 scores and 2 types"):
+        _spm.encode_model(["a", "b"], np.zeros(1, np.float32), np.ones(2, np.int32), False)
+    with pytest.raises(TypeError):
+        _spm.encode_model(["a", 3], np.zeros(2, np.float32), np.ones(2, np.int32), False)  # type: ignore[arg-type]
+
+
+def test_damaged_models_are_refused_or_read_but_never_crash(spm_parts: Parts) -> None:
+    made = _spm.encode_model(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
+    chance = random.Random(1)
+    refused = 0
+    for _ in range(2000):
+        broken = bytearray(made[: chance.randrange(len(made))] if chance.random() < 0.5 else made)
+        for _ in range(chance.randrange(1, 6)):
+            if broken:
+                broken[chance.randrange(len(broken))] = chance.randrange(256)
+        try:
+            _spm.decode_model(bytes(broken))
+        except TokenizerError as error:
+            assert "not a SentencePiece model" in str(error)
+            refused += 1
+    assert refused > 1000
+
+
+CORPUS = [
+    "the cat sat on the mat",
+    "  two  spaces",
+    "a man, a plan: 1234 canals",
+    "héllo wörld ñandú",
+    "if (x == 10) { y(); }",
+]
+
+
+def test_agrees_with_a_trained_model() -> None:
+    """Our file of its pieces, scores and types gives the ids that the trained file itself gives."""
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS * 20), model_writer=trained, model_type="bpe", vocab_size=380, byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, user_defined_symbols=["<think>", "▁▁"],
+        hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    parts = _spm.decode_model(trained.getvalue())
+    assert parts["add_dummy_prefix"] == 1
+    ours = SpmTokenizer(
+        Vocabulary(
+            model="spm",
+            pieces=parts["pieces"],
+            scores=parts["scores"],
+            types=parts["types"],
+            unk=theirs.unk_id(),
+            add_space_prefix=True,
+        )
+    )
+    chance = random.Random(2)
+    letters = "".join(CORPUS) + "zq\n\t é😀"
+    texts = [
+        *CORPUS,
+        *("".join(chance.choices(letters, k=chance.randrange(40))) for _ in range(500)),
+        "a<think>b",
+        "x    y",
+    ]
+    for text in texts:
+        assert ours.encode(text) == theirs.encode(text), text
+        assert ours.decode(ours.encode(text)) == text
