@@ -206,7 +206,10 @@ class Model:
         if isinstance(prompt, str):
             ids = self.tokenize(prompt)
             if not ids:
-                raise ValueError(f"{name} is empty, and the model has no BOS token to start from")
+                bos = self._need_tokenizer().bos
+                if bos is None:
+                    raise ValueError(f"{name} is empty, and the model has no BOS token to start from")
+                ids = [bos]
         else:
             ids = self.check_ids(prompt, name)
         if len(ids) > self.context_length:
