@@ -177,6 +177,7 @@ class ModelFile:
         files: Iterable[MappedFile],
         places: Mapping[str, int] | None = None,
         metadata_file: str | None = None,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self.path = path
         self.format = format
@@ -186,6 +187,7 @@ class ModelFile:
         self._files = list(files)
         self._places = dict(places or {})
         self.metadata_file = metadata_file or path
+        self._aliases = dict(aliases or {})  # what the file itself calls a key, for errors
         self.nbytes = sum(file.size for file in self._files)
 
     @property
@@ -246,7 +248,8 @@ class ModelFile:
     def fail(self, key: str, message: str, expected: str | None = None) -> ModelFileError:
         """An error about a key's value, to be raised by whoever finds it unfit."""
         offset = self._places.get(key)
-        return ModelFileError(message, file=self.metadata_file, field=key, offset=offset, expected=expected)
+        field = self._aliases.get(key, key)
+        return ModelFileError(message, file=self.metadata_file, field=field, offset=offset, expected=expected)
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
         """A tensor that must be there, of ``shape`` where given."""

@@ -77,7 +77,17 @@ def translate(folder: ModelFile) -> ModelFile:
     _rope(folder, arch, metadata, tensors)
     if arch == "gemma3":
         _gemma(folder, metadata)
-    return ModelFile(folder.path, folder.format, "general.architecture", metadata, tensors, folder.take_files(), None, folder.metadata_file)
+    aliases = {f"{arch}.{name}": f"config.{key}" for key, name in _KEYS.items()}
+    return ModelFile(
+        folder.path,
+        folder.format,
+        "general.architecture",
+        metadata,
+        tensors,
+        folder.take_files(),
+        metadata_file=folder.metadata_file,
+        aliases=aliases,
+    )
 
 
 def _tensors(folder: ModelFile, arch: str, tied: bool) -> dict[str, Tensor]:
