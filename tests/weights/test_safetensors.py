@@ -118,7 +118,7 @@ def test_folders_that_are_no_model(folder):
     (folder / "m.gguf").write_bytes(b"")
     assert str(folder / "m.gguf") in str(refused(folder))
     with pytest.raises(ModelFileError, match="not a folder"):
-        open_model(folder / "m.gguf")
+        open_folder(folder / "m.gguf")
     (folder / "config.json").mkdir()
     assert "folder" in str(refused(folder))
 

@@ -19,8 +19,8 @@ _EXPECTED = "a GGUF file or a Hugging Face folder (config.json, model.safetensor
 
 
 def open_model(path: str | os.PathLike[str]) -> ModelFile:
-    """Opens a GGUF file (any part of a split one) or a Hugging Face folder, told apart by what they hold; in the end both
-    have GGUF's keys and tensor names.
+    """Opens a GGUF file (any part of a split one) or a Hugging Face folder, told apart by what they hold; in the end
+    both have GGUF's keys and tensor names.
 
     Raises ModelFileError: not found, neither of the two, or something wrong inside.
     """

@@ -62,7 +62,8 @@ _NORM = re.compile(r"norm\.weight$")
 def translate(folder: ModelFile) -> ModelFile:
     """A folder as `open_folder` gives it -> the same model under GGUF's keys and names.
 
-    Raises UnsupportedModelError for an architecture or a rope that is not known, ModelFileError for a wrong configuration.
+    Raises UnsupportedModelError for an architecture or a rope that is not known, ModelFileError for a wrong
+    configuration.
     """
     kind = folder.architecture
     arch = _ARCHITECTURES.get(kind)
@@ -180,7 +181,10 @@ def _gemma(folder: ModelFile, metadata: dict[str, Any]) -> None:
         regular = ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(len(kinds))]
         if kinds != regular:
             raise ModelFileError(
-                "layers of no regular pattern", file=folder.path, field="config.layer_types", expected="every n-th full_attention"
+                "layers of no regular pattern",
+                file=folder.path,
+                field="config.layer_types",
+                expected="every n-th full_attention",
             )
     if period is not None:
         metadata["gemma3.attention.sliding_window_pattern"] = period
