@@ -209,6 +209,7 @@ class BuildExt(build_ext):
             # The libraries need each other: the selector names every tier, tiers use the formats.
             grouped = ["-Wl,--start-group", *archives, "-Wl,--end-group"]
             ext.extra_link_args = [*grouped, "-fopenmp", "-pthread", "-lm", *extra_flags()]
+        self.compiler.force = True  # its own check looks at objects alone, not at the archives
         super().build_extensions()
 
     def translate(self, folder: Path) -> dict[str, Path]:

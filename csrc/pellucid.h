@@ -89,7 +89,7 @@ typedef struct pl_pass {
 /* Checks the rows and reserves their pages. */
 pl_status pl_forward_start(pl_model *model, const pl_pass *pass, pl_task **task, pl_error *error);
 
-int pl_task_wait(pl_task *task, int ms);        /* 1 when it has ended */
+int pl_task_wait(pl_task *task, int ms);        /* 1 when it has ended; -1 in the child of a fork, where it never will */
 void pl_task_cancel(pl_task *task);             /* it ends soon; may be called at any time before finish */
 double pl_task_progress(const pl_task *task);   /* 0..1 */
 /* After pl_task_wait said 1: takes the task's result and frees it. A pass that went well has lengthened its sequences. */

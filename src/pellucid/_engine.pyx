@@ -59,6 +59,8 @@ cdef finish_task(pl_task *task, cancel, progress):
         except BaseException as e:  # the task must end before its memory goes
             failure = e
             pl_task_cancel(task)
+    if done < 0:  # this is a fork's child; the task goes on in the parent
+        raise PellucidError("the process was forked while the model was computing")
     error.text[0] = 0
     status = pl_task_finish(task, &error)
     if failure is not None:
