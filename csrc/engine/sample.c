@@ -97,7 +97,8 @@ static double weight(float x, float top, float t)
 }
 
 /* Index drawn from n logits in the order given, as exp((x - top) / t): sums of blocks first, then within one block. */
-static int draw_long(const pl_kernels *k, const float *x, int n, float top, float t, double u, double *sum, double *total)
+static int draw_long(const pl_kernels *k, const float *x, int n, float top, float t, double u, double *sum,
+                     double *total)
 {
     float d[PL_SORTED_MAX], e[PL_SORTED_MAX], inv_t = 1 / t;
     int c = 0, blocks = 0, last = -1, len;
@@ -168,8 +169,8 @@ static void report_kept(const pl_pool *b, float top, float t, double total, pl_s
     }
 }
 
-static void choose(const pl_kernels *k, const pl_sample_params *p, const float *row, int vocab, float top, uint64_t step,
-                   pl_pool *b, pl_sampled *out)
+static void choose(const pl_kernels *k, const pl_sample_params *p, const float *row, int vocab, float top,
+                   uint64_t step, pl_pool *b, pl_sampled *out)
 {
     int wants_kept = out->kept_id && out->kept_prob && out->kept_room > 0, filtered, drawn;
     float t = p->temperature;
@@ -214,8 +215,8 @@ static void choose(const pl_kernels *k, const pl_sample_params *p, const float *
 }
 
 /* The most probable tokens of the raw row; returns the logarithm of its sum of exp. */
-static double report_top(const pl_kernels *k, const pl_sample_params *p, const float *row, int vocab, float top, pl_pool *b,
-                         pl_sampled *out)
+static double report_top(const pl_kernels *k, const pl_sample_params *p, const float *row, int vocab, float top,
+                         pl_pool *b, pl_sampled *out)
 {
     double log_sum = top + log(k->sum_exp(row, vocab, top, 1));
 
