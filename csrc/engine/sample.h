@@ -46,7 +46,7 @@ typedef struct pl_sampled {
 /* Bytes of scratch that pl_sample needs for a vocabulary; aligned to 8. */
 size_t pl_sample_scratch(int vocab);
 
-/* The random number of a draw: uniform in [0, 1), 53 bits of Philox-4x32-10 (Salmon et al. 2011) with the key `seed` and
+/* The random number of a draw: uniform in [0, 1), 53 bits of Philox-4x32-10 (Salmon et al. 2011) of the key `seed` and
  * the counter `step`. The same on every machine. */
 double pl_sample_uniform(uint64_t seed, uint64_t step);
 
