@@ -34,21 +34,12 @@ typedef struct pl_sample_params {
 
 typedef struct pl_sampled {
     int32_t id;
-<<<<<<< HEAD
-    float logprob;      /* natural log of softmax(raw logits) at id: before bias, mask and filters; 0 when not wanted */
+    float logprob;      /* natural log of softmax(raw logits) at id, before all of the above; 0: not wanted */
     int32_t n_kept;     /* tokens that the filters left */
     int32_t *top_id;    /* (n_logprobs) most probable tokens of the raw logits, or NULL; where fewer are ... */
     float *top_logprob; /* ... possible, the rest is -1 and -inf */
     int32_t *kept_id;   /* (kept_room) or NULL: the tokens that were left, most probable first ... */
     float *kept_prob;   /* ... and the probabilities drawn from */
-=======
-    float logprob;              /* natural log of softmax(raw logits) at id, before all of the above; 0: not wanted */
-    int32_t n_kept;             /* tokens that the filters left */
-    int32_t *top_id;            /* (n_logprobs) most probable tokens of the raw logits, or NULL; where fewer are ... */
-    float *top_logprob;         /* ... possible, the rest is -1 and -inf */
-    int32_t *kept_id;           /* (kept_room) or NULL: the tokens that were left, most probable first ... */
-    float *kept_prob;           /* ... and the probabilities drawn from */
->>>>>>> sample
     int32_t kept_room;
 } pl_sampled;
 
@@ -59,21 +50,12 @@ size_t pl_sample_scratch(int vocab);
  * the counter `step`. The same on every machine. */
 double pl_sample_uniform(uint64_t seed, uint64_t step);
 
-<<<<<<< HEAD
-/* step: which draw of this seed (0, 1, ...): the random number depends on (seed, step) alone (a counter-based generator).
- * The draw is the inverse CDF of that number over the tokens left: most probable first where they are at most 1024 (their
- * weights then come from float64 arithmetic that is the same on every ISA), in the order of ids beyond that or when
- * nothing filters (ISAs then agree unless the number falls within about 1e-7 of a boundary between two tokens).
- * logits (vocab) may be overwritten. Returns 0, or -1 when a logit is NaN or +inf (also after penalties and bias), or when
- * none is finite, or none that the mask and bias allow. */
-=======
 /* step: which draw of this seed (0, 1, ...): the random number depends on (seed, step) alone (a counter-based
  * generator). The draw is the inverse CDF of that number over the tokens left: most probable first where they are at
  * most 1024 (their weights then come from float64 arithmetic that is the same on every ISA), in the order of ids beyond
  * that or when nothing filters (the weights are then the kernels').
  * logits (vocab) may be overwritten. Returns 0, or -1 when a logit is NaN or +inf (also after penalties and bias), or
  * when none is finite, or none that the mask and bias allow. */
->>>>>>> sample
 int pl_sample(const pl_kernels *k, const pl_sample_params *p, float *logits, int vocab, uint64_t step, void *scratch,
               pl_sampled *out);
 
