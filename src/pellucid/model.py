@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -341,7 +340,7 @@ def _resolve(source: Any, progress: Progress | None) -> str:
     text = os.fspath(source)
     if isinstance(source, str) and not os.path.exists(text) and weights.catalog.find(text):
         return str(weights.catalog.fetch(text, progress=progress))
-    return str(Path(text))
+    return os.fsdecode(text)
 
 
 def _count(shape: tuple[int, ...]) -> int:
