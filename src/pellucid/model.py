@@ -18,6 +18,7 @@ from pellucid.errors import ClosedError, ContextFullError, TokenizerError
 from pellucid.generation import Completion, Piece
 from pellucid.info import ModelInfo, PlanTable, plan_table
 from pellucid.tokenizer import Tokenizer
+from pellucid.weights import catalog
 
 __all__ = ["Model"]
 
@@ -316,8 +317,8 @@ def _resolve(source: Any, progress: Progress | None) -> str:
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"source must be a path or a catalogue name, not {type(source).__name__}")
     text = os.fspath(source)
-    if isinstance(source, str) and not os.path.exists(text) and weights.catalog.find(text):
-        return str(weights.catalog.fetch(text, progress=progress))
+    if isinstance(source, str) and not os.path.exists(text) and catalog.find(text):
+        return str(catalog.fetch(text, progress=progress))
     return str(Path(text))
 
 
