@@ -37,7 +37,7 @@ def generate(
     json: options.Json = False,
 ) -> None:
     """Goes on from a text, as it is (no chat template). Only the new text goes to stdout; timings go to stderr."""
-    from pellucid.generation import Completion, collect, parse_options
+    from pellucid.generation import collect, parse_options
 
     asked: dict[str, Any] = {
         "max_tokens": max_tokens,

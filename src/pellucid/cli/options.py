@@ -103,7 +103,7 @@ def checked(source: str) -> str:
 
 
 def read_text(text: str | None, what: str = "prompt") -> str:
-    """The argument, or standard input. Raises UsageError where that is a terminal, TokenizerError where it is no UTF-8."""
+    """The argument, or standard input. UsageError where that is a terminal, TokenizerError where it is no UTF-8."""
     if text is not None and text != "-":
         return text
     if sys.stdin is None or (text is None and sys.stdin.isatty()):

@@ -34,7 +34,7 @@ _open_line = False  # stdout's last character was no line end
 
 
 def prepare() -> None:
-    """Makes stdout and stderr take any text: what their encoding lacks becomes "?", bytes of file names pass as they are."""
+    """Makes stdout and stderr take any text: what an encoding lacks becomes "?", file names pass byte by byte."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             utf8 = (stream.encoding or "").lower().replace("-", "") == "utf8"

@@ -15,7 +15,7 @@ _PATIENCE = 0.5  # seconds: what takes less shows no bar (and does not import wh
 
 @contextmanager
 def progress() -> Iterator[Callable[[int, int, str], None] | None]:
-    """Gives a callback (bytes done, bytes in all, what), or None where stderr is no terminal. The bar vanishes at the end."""
+    """A callback (bytes done, bytes in all, what), or None where stderr is no terminal. The bar vanishes at the end."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
