@@ -276,7 +276,8 @@ void pl_seq_commit(pl_seq *seq, int32_t upto)
         if (!window)
             continue;
         pl_table *t = &seq->table[g];
-        int32_t gone = (upto - window + 1 - WINDOW_SLACK) / PL_PAGE_TOKENS; /* pages wholly before what row `upto` sees */
+        int32_t gone =
+            (upto - window + 1 - WINDOW_SLACK) / PL_PAGE_TOKENS; /* pages wholly before what row `upto` sees */
         if (gone <= t->first)
             continue;
         pthread_mutex_lock(&pool->lock);

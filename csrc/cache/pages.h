@@ -18,19 +18,19 @@ typedef struct pl_page pl_page;
 
 typedef struct pl_group {
     int32_t n_layers, n_kv;
-    int32_t window;             /* tokens that a row sees, itself included; 0 = all */
-    size_t k_bytes, v_bytes;    /* of one page of one KV head of one layer */
+    int32_t window;          /* tokens that a row sees, itself included; 0 = all */
+    size_t k_bytes, v_bytes; /* of one page of one KV head of one layer */
 } pl_group;
 
 typedef struct pl_table {
-    pl_page **pages;            /* page i holds slots [64 i, 64 i + 64); NULL where the window has left it */
+    pl_page **pages; /* page i holds slots [64 i, 64 i + 64); NULL where the window has left it */
     int32_t n, room;
-    int32_t first;              /* pages before this one have been let go */
+    int32_t first; /* pages before this one have been let go */
 } pl_table;
 
 typedef struct pl_seq {
     pl_pool *pool;
-    int32_t length;             /* tokens whose keys and values are stored */
+    int32_t length; /* tokens whose keys and values are stored */
     pl_table table[PL_MAX_GROUPS];
 } pl_seq;
 
@@ -38,8 +38,8 @@ typedef struct pl_seq {
 pl_pool *pl_pool_new(const pl_group *groups, int n_groups);
 /* The pool goes when its last sequence has gone too. */
 void pl_pool_free(pl_pool *pool);
-int64_t pl_pool_bytes(pl_pool *pool);           /* memory taken from the system */
-int64_t pl_pool_bytes_used(pl_pool *pool);      /* of pages in use */
+int64_t pl_pool_bytes(pl_pool *pool);      /* memory taken from the system */
+int64_t pl_pool_bytes_used(pl_pool *pool); /* of pages in use */
 
 pl_seq *pl_seq_new(pl_pool *pool);
 void pl_seq_free(pl_seq *seq);
@@ -61,9 +61,11 @@ static inline size_t pl_group_head_bytes(const pl_group *g)
 uint8_t *pl_page_data(const pl_page *page);
 
 /* Keys of (layer, head) in the page of `slot`. */
-static inline uint8_t *pl_seq_keys(const pl_seq *s, const pl_group *g, int group, int32_t layer, int32_t head, int32_t slot)
+static inline uint8_t *pl_seq_keys(const pl_seq *s, const pl_group *g, int group, int32_t layer, int32_t head,
+                                   int32_t slot)
 {
-    return pl_page_data(s->table[group].pages[slot / PL_PAGE_TOKENS]) + ((size_t)layer * g->n_kv + head) * pl_group_head_bytes(g);
+    return pl_page_data(s->table[group].pages[slot / PL_PAGE_TOKENS]) +
+           ((size_t)layer * g->n_kv + head) * pl_group_head_bytes(g);
 }
 
 #endif

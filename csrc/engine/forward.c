@@ -18,7 +18,7 @@ typedef struct body {
     pl_sampled *sampled;
     pl_tap *feeds, *taps;
     atomic_int bad;
-    atomic_int stop_at;     /* operations from here on do not run; set by thread 0 before a barrier, read after it */
+    atomic_int stop_at; /* operations from here on do not run; set by thread 0 before a barrier, read after it */
 } body;
 
 /* ---- the job ------------------------------------------------------------------------------------- */
@@ -28,13 +28,15 @@ static int consume(void *arg, int want, float *logits, int tid)
     pl_task *task = arg;
     body *b = task->body;
     pl_model *m = task->model;
-    return pl_sample(m->tables.kernels, &b->sample[want], logits, m->plan.vocab, b->step[want], m->sample_scratch[tid], &b->sampled[want]);
+    return pl_sample(m->tables.kernels, &b->sample[want], logits, m->plan.vocab, b->step[want], m->sample_scratch[tid],
+                     &b->sampled[want]);
 }
 
 static void run_op(const pl_run *r, const pl_op *op, int tid)
 {
     static void (*const run[PL_N_OPS])(const pl_run *, const pl_op *, int) = {
-        pl_op_embed, pl_op_norm, pl_op_linear, pl_op_head_norm, pl_op_rope_append, pl_op_attend, pl_op_linear_add, pl_op_glu, pl_op_head};
+        pl_op_embed,  pl_op_norm,       pl_op_linear, pl_op_head_norm, pl_op_rope_append,
+        pl_op_attend, pl_op_linear_add, pl_op_glu,    pl_op_head};
     run[op->kind](r, op, tid);
 }
 
@@ -127,7 +129,8 @@ static pl_status forward_finish(pl_task *task, pl_error *error)
         for (int i = 0; i < b->pass.n_rows; i++)
             if (i + 1 == b->pass.n_rows || b->rows[i + 1].seq != b->rows[i].seq)
                 pl_seq_commit(b->seqs[b->rows[i].seq], b->rows[i].slot + 1);
-    void *parts[] = {b->rows, b->seqs, b->qtiles, b->wants, b->sample, b->step, b->sampled, b->feeds, b->taps, b->run.partial, b->run.next};
+    void *parts[] = {b->rows,    b->seqs,  b->qtiles, b->wants,       b->sample,  b->step,
+                     b->sampled, b->feeds, b->taps,   b->run.partial, b->run.next};
     if (status == PL_OK && b->sampled)
         memcpy(b->pass.sampled, b->sampled, sizeof *b->sampled * (size_t)b->run.n_wants);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)

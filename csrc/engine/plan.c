@@ -17,7 +17,8 @@ pl_status pl_fail(pl_error *error, pl_status status, const char *format, ...)
 
 #define FAIL(...) return pl_fail(error, PL_E_PLAN, __VA_ARGS__)
 
-static const char *const names[PL_N_OPS] = {"embed", "norm", "linear", "head_norm", "rope_append", "attend", "linear_add", "glu", "head"};
+static const char *const names[PL_N_OPS] = {"embed",  "norm",       "linear", "head_norm", "rope_append",
+                                            "attend", "linear_add", "glu",    "head"};
 
 static int inside(int32_t id, int32_t n)
 {
@@ -67,10 +68,10 @@ static pl_status check_tables(const pl_plan *p, pl_error *error)
         FAIL("%d cache groups, expected 1 to %d", p->n_caches, PL_MAX_GROUPS);
     for (int i = 0; i < p->n_caches; i++) {
         const pl_cache_desc *c = &p->caches[i];
-        if (c->n_layers < 1 || c->n_layers > 4096 || c->n_q < 1 || c->n_kv < 1 || c->n_q > 4096 || c->n_q % c->n_kv || c->dk < 1 || c->dv < 1 ||
-            c->dk > 4096 || c->dv > 4096 || c->window < 0)
-            FAIL("cache group %d: %d layers of %d query heads, %d kv heads, widths %d and %d, window %d", i, c->n_layers, c->n_q, c->n_kv, c->dk,
-                 c->dv, c->window);
+        if (c->n_layers < 1 || c->n_layers > 4096 || c->n_q < 1 || c->n_kv < 1 || c->n_q > 4096 || c->n_q % c->n_kv ||
+            c->dk < 1 || c->dv < 1 || c->dk > 4096 || c->dv > 4096 || c->window < 0)
+            FAIL("cache group %d: %d layers of %d query heads, %d kv heads, widths %d and %d, window %d", i,
+                 c->n_layers, c->n_q, c->n_kv, c->dk, c->dv, c->window);
     }
     return PL_OK;
 }
@@ -81,10 +82,10 @@ static pl_status check_op(const pl_plan *p, int i, pl_error *error)
     if (op->kind < 0 || op->kind >= PL_N_OPS)
         FAIL("operation %d: unknown kind %d", i, op->kind);
     const char *name = names[op->kind];
-#define NEED(condition, what)                                                           \
-    do {                                                                                \
-        if (!(condition))                                                               \
-            FAIL("operation %d (%s, layer %d): %s does not fit", i, name, op->layer, what); \
+#define NEED(condition, what)                                                                                          \
+    do {                                                                                                               \
+        if (!(condition))                                                                                              \
+            FAIL("operation %d (%s, layer %d): %s does not fit", i, name, op->layer, what);                            \
     } while (0)
     int in = 0, out = 0;
     if (op->kind != PL_OP_EMBED) {
@@ -97,7 +98,8 @@ static pl_status check_op(const pl_plan *p, int i, pl_error *error)
         out = p->buf_dim[op->out];
     }
     int segs = op->kind == PL_OP_LINEAR ? op->n_seg : op->kind == PL_OP_GLU ? 2 : 1;
-    int has_segs = op->kind == PL_OP_EMBED || op->kind == PL_OP_LINEAR || op->kind == PL_OP_LINEAR_ADD || op->kind == PL_OP_GLU || op->kind == PL_OP_HEAD;
+    int has_segs = op->kind == PL_OP_EMBED || op->kind == PL_OP_LINEAR || op->kind == PL_OP_LINEAR_ADD ||
+                   op->kind == PL_OP_GLU || op->kind == PL_OP_HEAD;
     if (has_segs) {
         NEED(op->n_seg == segs && segs >= 1 && op->seg >= 0 && op->seg <= p->n_segs - segs, "its list of segments");
         for (int s = op->seg; s < op->seg + segs; s++) {
@@ -119,7 +121,8 @@ static pl_status check_op(const pl_plan *p, int i, pl_error *error)
     if (op->kind == PL_OP_LINEAR_ADD)
         NEED(op->vec < 0 || has_vec(p, op->vec, out), "its post-norm");
     if (op->kind == PL_OP_LINEAR_ADD || op->kind == PL_OP_GLU)
-        NEED(inside(op->tmp, p->n_bufs) && p->buf_dim[op->tmp] == out && op->tmp != op->in && op->tmp != op->out, "its temporary");
+        NEED(inside(op->tmp, p->n_bufs) && p->buf_dim[op->tmp] == out && op->tmp != op->in && op->tmp != op->out,
+             "its temporary");
     if (op->kind == PL_OP_GLU)
         NEED(op->act == PL_ACT_SILU || op->act == PL_ACT_GELU_TANH, "its activation");
     if (op->kind == PL_OP_HEAD_NORM || op->kind == PL_OP_ROPE_APPEND || op->kind == PL_OP_ATTEND) {

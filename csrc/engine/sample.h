@@ -18,27 +18,27 @@ typedef struct pl_sample_params {
     float temperature, top_p, min_p;
     int32_t top_k;
     uint64_t seed;
-    const uint32_t *mask;       /* (ceil(vocab / 32)) bits of allowed tokens, or NULL */
-    int32_t n_bias;             /* additions to logits: id, value; ids outside the vocabulary do nothing */
+    const uint32_t *mask; /* (ceil(vocab / 32)) bits of allowed tokens, or NULL */
+    int32_t n_bias;       /* additions to logits: id, value; ids outside the vocabulary do nothing */
     const int32_t *bias_id;
     const float *bias;
-    int32_t n_logprobs;         /* alternatives wanted; < 0: no log probabilities at all */
+    int32_t n_logprobs; /* alternatives wanted; < 0: no log probabilities at all */
     float typical_p;
     /* Penalties of tokens that occur among the recent ones. First a logit above 0 is divided and one below multiplied by
      * repeat_penalty (Keskar et al. 2019; 0 is off, too), then presence_penalty + count * frequency_penalty is subtracted. */
     float repeat_penalty, presence_penalty, frequency_penalty;
     int32_t n_recent;
-    const int32_t *recent;      /* ids outside the vocabulary do nothing */
+    const int32_t *recent; /* ids outside the vocabulary do nothing */
 } pl_sample_params;
 
 typedef struct pl_sampled {
     int32_t id;
-    float logprob;              /* natural log of softmax(raw logits) at id: before bias, mask and filters; 0 when not wanted */
-    int32_t n_kept;             /* tokens that the filters left */
-    int32_t *top_id;            /* (n_logprobs) most probable tokens of the raw logits, or NULL; where fewer are ... */
-    float *top_logprob;         /* ... possible, the rest is -1 and -inf */
-    int32_t *kept_id;           /* (kept_room) or NULL: the tokens that were left, most probable first ... */
-    float *kept_prob;           /* ... and the probabilities drawn from */
+    float logprob;      /* natural log of softmax(raw logits) at id: before bias, mask and filters; 0 when not wanted */
+    int32_t n_kept;     /* tokens that the filters left */
+    int32_t *top_id;    /* (n_logprobs) most probable tokens of the raw logits, or NULL; where fewer are ... */
+    float *top_logprob; /* ... possible, the rest is -1 and -inf */
+    int32_t *kept_id;   /* (kept_room) or NULL: the tokens that were left, most probable first ... */
+    float *kept_prob;   /* ... and the probabilities drawn from */
     int32_t kept_room;
 } pl_sampled;
 
@@ -55,6 +55,7 @@ double pl_sample_uniform(uint64_t seed, uint64_t step);
  * nothing filters (ISAs then agree unless the number falls within about 1e-7 of a boundary between two tokens).
  * logits (vocab) may be overwritten. Returns 0, or -1 when a logit is NaN or +inf (also after penalties and bias), or when
  * none is finite, or none that the mask and bias allow. */
-int pl_sample(const pl_kernels *k, const pl_sample_params *p, float *logits, int vocab, uint64_t step, void *scratch, pl_sampled *out);
+int pl_sample(const pl_kernels *k, const pl_sample_params *p, float *logits, int vocab, uint64_t step, void *scratch,
+              pl_sampled *out);
 
 #endif

@@ -75,7 +75,7 @@ static void pl_pool_cut(pl_pool *b, const float *w, double target)
     int n_sub = b->n, m = 0;
 
     if (!(target > DBL_MIN))
-        target = DBL_MIN;       /* the best token always stays */
+        target = DBL_MIN; /* the best token always stays */
     for (int level = 0; level < 3; level++) {
         uint32_t mask = (1u << bits[level]) - 1;
         int digit, filled = -1, left = 0;
@@ -97,7 +97,7 @@ static void pl_pool_cut(pl_pool *b, const float *w, double target)
         if (digit > (int)mask) {
             if (level == 0 || filled < 0)
                 return;
-            digit = filled;     /* the same weights in another order: the sum came out an ulp lower than a level above */
+            digit = filled; /* the same weights in another order: the sum came out an ulp lower than a level above */
             before = filled_before;
         }
         for (int j = 0; j < n_sub; j++) {
@@ -122,7 +122,7 @@ static void pl_pool_cut(pl_pool *b, const float *w, double target)
         }
         b->id[m] = b->id[i];
         b->x[m] = b->x[i];
-        b->w[m] = b->w[i];      /* whatever it holds before there are weights */
+        b->w[m] = b->w[i]; /* whatever it holds before there are weights */
         m++;
     }
     b->n = m;

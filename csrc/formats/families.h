@@ -19,8 +19,7 @@ void pl_decode_q5_k(const uint8_t *src, float *dst, int64_t k);
 void pl_decode_q6_k(const uint8_t *src, float *dst, int64_t k);
 
 /* The signature of pl_format.split. */
-#define PL_SPLIT_ARGS \
-    const uint8_t *block, int slice, uint8_t *codes, uint16_t *scale, uint16_t *min, uint16_t *factor
+#define PL_SPLIT_ARGS const uint8_t *block, int slice, uint8_t *codes, uint16_t *scale, uint16_t *min, uint16_t *factor
 
 void pl_split_q4_0(PL_SPLIT_ARGS);
 void pl_split_q4_1(PL_SPLIT_ARGS);

@@ -20,9 +20,9 @@ static uint32_t to_bits(float f)
 float pl_f16_to_f32(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 0x3ff;
-    if (exponent == 31)         /* infinity; a NaN becomes quiet, as in hardware */
+    if (exponent == 31) /* infinity; a NaN becomes quiet, as in hardware */
         return from_bits(sign | 0x7f800000 | (fraction ? 0x400000 | fraction << 13 : 0));
-    if (exponent == 0) {        /* fraction * 2^-24, exact */
+    if (exponent == 0) { /* fraction * 2^-24, exact */
         float f = (float)fraction * 0x1p-24f;
         return from_bits(sign | to_bits(f));
     }
@@ -34,10 +34,10 @@ uint16_t pl_f32_to_f16(float f)
     uint32_t u = to_bits(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffff;
     if (a > 0x7f800000)
         return (uint16_t)(sign | 0x7e00 | (a >> 13 & 0x3ff));
-    if (a >= 0x477ff000)        /* 65520 and above round to infinity */
+    if (a >= 0x477ff000) /* 65520 and above round to infinity */
         return (uint16_t)(sign | 0x7c00);
-    if (a < 0x38800000) {       /* below 2^-14: count units of 2^-24 */
-        if (a < 0x33000000)     /* below 2^-25 */
+    if (a < 0x38800000) {   /* below 2^-14: count units of 2^-24 */
+        if (a < 0x33000000) /* below 2^-25 */
             return (uint16_t)sign;
         uint32_t fraction = (a & 0x7fffff) | 0x800000, shift = 126 - (a >> 23);
         uint32_t half = 1u << (shift - 1), rest = fraction & (2 * half - 1), n = fraction >> shift;

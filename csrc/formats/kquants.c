@@ -70,8 +70,14 @@ static void decode_with_min(pl_format_id id, const uint8_t *src, float *dst, int
         }
 }
 
-void pl_decode_q4_k(const uint8_t *src, float *dst, int64_t k) { decode_with_min(PL_Q4_K, src, dst, k); }
-void pl_decode_q5_k(const uint8_t *src, float *dst, int64_t k) { decode_with_min(PL_Q5_K, src, dst, k); }
+void pl_decode_q4_k(const uint8_t *src, float *dst, int64_t k)
+{
+    decode_with_min(PL_Q4_K, src, dst, k);
+}
+void pl_decode_q5_k(const uint8_t *src, float *dst, int64_t k)
+{
+    decode_with_min(PL_Q5_K, src, dst, k);
+}
 
 void pl_decode_q6_k(const uint8_t *src, float *dst, int64_t k)
 {

@@ -75,13 +75,28 @@ static inline void decode(pl_format_id id, const uint8_t *src, float *dst, int64
         float s = pl_f16_to_f32(scale[0]), m = f->flags & PL_HAS_MIN ? pl_f16_to_f32(min[0]) : 0;
         for (int j = 0; j < 32; j++) {
             float w = s * (float)(codes[j] - f->offset);
-            dst[j] = f->flags & PL_HAS_MIN ? w + m : w;     /* adding 0 would turn -0 into 0 */
+            dst[j] = f->flags & PL_HAS_MIN ? w + m : w; /* adding 0 would turn -0 into 0 */
         }
     }
 }
 
-void pl_decode_q4_0(const uint8_t *src, float *dst, int64_t k) { decode(PL_Q4_0, src, dst, k); }
-void pl_decode_q4_1(const uint8_t *src, float *dst, int64_t k) { decode(PL_Q4_1, src, dst, k); }
-void pl_decode_q5_0(const uint8_t *src, float *dst, int64_t k) { decode(PL_Q5_0, src, dst, k); }
-void pl_decode_q5_1(const uint8_t *src, float *dst, int64_t k) { decode(PL_Q5_1, src, dst, k); }
-void pl_decode_q8_0(const uint8_t *src, float *dst, int64_t k) { decode(PL_Q8_0, src, dst, k); }
+void pl_decode_q4_0(const uint8_t *src, float *dst, int64_t k)
+{
+    decode(PL_Q4_0, src, dst, k);
+}
+void pl_decode_q4_1(const uint8_t *src, float *dst, int64_t k)
+{
+    decode(PL_Q4_1, src, dst, k);
+}
+void pl_decode_q5_0(const uint8_t *src, float *dst, int64_t k)
+{
+    decode(PL_Q5_0, src, dst, k);
+}
+void pl_decode_q5_1(const uint8_t *src, float *dst, int64_t k)
+{
+    decode(PL_Q5_1, src, dst, k);
+}
+void pl_decode_q8_0(const uint8_t *src, float *dst, int64_t k)
+{
+    decode(PL_Q8_0, src, dst, k);
+}

@@ -16,10 +16,10 @@ static const pl_format formats[PL_N_FORMATS] = {
     [PL_Q5_0] = {PL_Q5_0, "Q5_0", 6, 32, 22, 5, 32, 16, 0, PLAIN(5, 0), 0, pl_decode_q5_0, pl_split_q5_0},
     [PL_Q5_1] = {PL_Q5_1, "Q5_1", 7, 32, 24, 5, 32, 0, PL_HAS_MIN, PLAIN(5, 1), 0, pl_decode_q5_1, pl_split_q5_1},
     [PL_Q8_0] = {PL_Q8_0, "Q8_0", 8, 32, 34, 8, 32, 128, 0, PLAIN(8, 0), 0, pl_decode_q8_0, pl_split_q8_0},
-    [PL_Q4_K] = {PL_Q4_K, "Q4_K", 12, 256, 144, 4, 32, 0, PL_SUPER | PL_HAS_MIN, SUPER(4, 1, 1), 64,
-                 pl_decode_q4_k, pl_split_q4_k},
-    [PL_Q5_K] = {PL_Q5_K, "Q5_K", 13, 256, 176, 5, 32, 0, PL_SUPER | PL_HAS_MIN, SUPER(5, 1, 1), 64,
-                 pl_decode_q5_k, pl_split_q5_k},
+    [PL_Q4_K] = {PL_Q4_K, "Q4_K", 12, 256, 144, 4, 32, 0, PL_SUPER | PL_HAS_MIN, SUPER(4, 1, 1), 64, pl_decode_q4_k,
+                 pl_split_q4_k},
+    [PL_Q5_K] = {PL_Q5_K, "Q5_K", 13, 256, 176, 5, 32, 0, PL_SUPER | PL_HAS_MIN, SUPER(5, 1, 1), 64, pl_decode_q5_k,
+                 pl_split_q5_k},
     [PL_Q6_K] = {PL_Q6_K, "Q6_K", 14, 256, 210, 6, 16, 32, PL_SUPER | PL_SIGNED_SCALE, SUPER(6, 2, 0), 32,
                  pl_decode_q6_k, pl_split_q6_k},
 };
@@ -47,7 +47,7 @@ int64_t pl_row_bytes(const pl_format *f, int64_t k)
 int64_t pl_tile_bytes(const pl_format *f, int64_t k)
 {
     if (f->id == PL_BF16)
-        k += k & 1;             /* pairs of k */
+        k += k & 1; /* pairs of k */
     if (f->flags & PL_FLOAT)
         return k * PL_TILE * (f->bits / 8);
     return k / PL_BLOCK * f->packed_block + k / 256 * f->packed_header;

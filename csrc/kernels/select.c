@@ -6,8 +6,8 @@
 #include "../cpu/detect.h"
 
 typedef struct tier {
-    int base;                           /* the tier it is laid over; -1 for the first */
-    void (*fill)(pl_kernels *k);        /* NULL: not built */
+    int base;                    /* the tier it is laid over; -1 for the first */
+    void (*fill)(pl_kernels *k); /* NULL: not built */
 } tier;
 
 static const tier tiers[PL_N_ISA] = {

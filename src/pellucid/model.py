@@ -36,6 +36,14 @@ class Model:
     A context manager; after :meth:`close` every use raises ``ClosedError``.
     """
 
+    context_length: int  # tokens that a sequence may hold
+    load_seconds: float
+    _config: arch.Config
+    _engine: _engine.Engine
+    _facts: dict[str, Any]  # of the file and of how it was loaded
+    _tokenizer: _Later
+    _closed: bool
+
     # ---- loading ----------------------------------------------------------------------------------------------
 
     def __init__(self) -> None:
@@ -55,15 +63,18 @@ class Model:
     ) -> Model:
         """Loads a model.
 
-        source: a catalogue name (fetched at its first use), a GGUF file (any part of a split one) or a Hugging Face folder.
-        threads: default: physical cores that the process may use (PELLUCID_THREADS). context: tokens that a sequence may
-        hold; default: the model's own, at most 8192. isa: an instruction set, default the best (PELLUCID_ISA).
-        kv: type of cached keys and values: "auto" (f32 for models in F32, else the best 16-bit type here), "f32", "f16", "bf16".
+        source: a catalogue name (fetched at its first use), a GGUF file (any part of a split one) or a Hugging Face
+            folder.
+        threads: default: physical cores that the process may use (PELLUCID_THREADS).
+        context: tokens that a sequence may hold; default: the model's own, at most 8192.
+        isa: an instruction set; default: the best (PELLUCID_ISA).
+        kv: type of cached keys and values: "auto" (f32 for models in F32, else the best 16-bit type here), "f32",
+            "f16", "bf16".
         precision: "default" (int8 activations, two terms in the head) or "high" (two terms everywhere).
         progress: called with (bytes done, bytes in all, what) while fetching and packing.
 
-        Raises ModelFileError, UnsupportedModelError, FetchError, IsaError, OutOfMemoryError; ValueError or TypeError naming
-        a wrong argument.
+        Raises ModelFileError, UnsupportedModelError, FetchError, IsaError, OutOfMemoryError; ValueError or TypeError
+        naming a wrong argument.
         """
         start = time.perf_counter()
         threads, why = _threads(threads)
@@ -86,9 +97,13 @@ class Model:
             if kv == "auto":
                 floats = all(m.type == "F32" for m in plan.matrices)
                 kv = "f32" if floats else "bf16" if isa == "avx512bf16" else "f16"
-            engine = _engine.Engine(plan, isa=isa, threads=threads, kv=kv, terms=PRECISIONS[precision], max_rows=MAX_ROWS)
+            engine = _engine.Engine(
+                plan, isa=isa, threads=threads, kv=kv, terms=PRECISIONS[precision], max_rows=MAX_ROWS
+            )
             total = sum(m.data.size for m in plan.matrices)
-            engine.pack(None if progress is None else lambda done: progress(int(done * total), total, "packing weights"))
+            engine.pack(
+                None if progress is None else lambda done: progress(int(done * total), total, "packing weights")
+            )
             self._engine = engine
             self._facts = {
                 "path": file.path,
@@ -155,7 +170,10 @@ class Model:
             cache_bytes_per_token=sum(g.n_layers * g.n_kv * (g.dk + g.dv) * per for g in plan.caches),
             huge_pages=e["huge_pages"],
             isa=e["isa"],
-            isas={name: "runs" if built and runs else "not on this CPU" if built else "not built" for name, built, runs in _engine.isas()},
+            isas={
+                name: "runs" if built and runs else "not on this CPU" if built else "not built"
+                for name, built, runs in _engine.isas()
+            },
             cpu=_engine.cpu_name(),
         )
 
@@ -168,7 +186,8 @@ class Model:
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """None when the file has none: then only ids are accepted. Raises TokenizerError where the file's is unusable."""
+        """None when the file has none: then only ids are accepted. Raises TokenizerError where the file's is
+        unusable."""
         return self._tokenizer.get()
 
     def _need_tokenizer(self) -> Tokenizer:
@@ -179,7 +198,8 @@ class Model:
         return tokenizer
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Text -> ids. add_special: with BOS where the model has one. parse_special: special tokens' text becomes their id."""
+        """Text -> ids. add_special: with BOS where the model has one. parse_special: special tokens' text becomes
+        their id."""
         return self._need_tokenizer().encode(text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, ids: Sequence[int]) -> str:
@@ -207,7 +227,10 @@ class Model:
         if isinstance(prompt, str):
             ids = self.tokenize(prompt)
             if not ids:
-                raise ValueError(f"{name} is empty, and the model has no BOS token to start from")
+                bos = self._need_tokenizer().bos
+                if bos is None:
+                    raise ValueError(f"{name} is empty, and the model has no BOS token to start from")
+                ids = [bos]
         else:
             ids = self.check_ids(prompt, name)
         if len(ids) > self.context_length:
@@ -221,8 +244,8 @@ class Model:
     @overload
     def logits(self, ids: Sequence[Sequence[int]], *, chunk: int = 512) -> list[npt.NDArray[np.float32]]: ...
     def logits(self, ids: Any, *, chunk: int = 512) -> Any:
-        """Logits of every token -> float32 (n, vocab); for a list of sequences a list of the same, computed as rows of the
-        same forward passes. chunk: rows of a pass; changes no bit.
+        """Logits of every token -> float32 (n, vocab); for a list of sequences a list of the same, computed as rows of
+        the same forward passes. chunk: rows of a pass; changes no bit.
 
         Raises ContextFullError, NumericsError, ValueError for an id out of range.
         """
@@ -244,13 +267,13 @@ class Model:
     def generate(self, prompt: Any, **options: Any) -> Any:
         """Generates from a prompt (text or ids) -> Completion; from a list of prompts, side by side -> a list of them.
 
-        Options (defaults): max_tokens=128, temperature=0.8 (0: greedy), top_k=40, top_p=0.95, min_p=0.05, typical_p=1.0,
-        repeat_penalty=1.0, repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0, logit_bias={}, seed=None, stop=(),
-        stop_ids=(), ignore_eos=False, logprobs=0 (alternatives per token), echo=False, cache=True, chunk=512,
-        cancel=None (threading.Event or callable), on_full="stop" | "error".
+        Options (defaults): max_tokens=128, temperature=0.8 (0: greedy), top_k=40, top_p=0.95, min_p=0.05,
+        typical_p=1.0, repeat_penalty=1.0, repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0, logit_bias={},
+        seed=None, stop=(), stop_ids=(), ignore_eos=False, logprobs=0 (alternatives per token), echo=False, cache=True,
+        chunk=512, cancel=None (threading.Event or callable), on_full="stop" | "error".
 
-        Raises ContextFullError (before computing, where the prompt is too long), NumericsError, TokenizerError, ClosedError;
-        ValueError or TypeError naming a wrong option.
+        Raises ContextFullError (before computing, where the prompt is too long), NumericsError, TokenizerError,
+        ClosedError; ValueError or TypeError naming a wrong option.
         """
         options_ = generation.parse_options(options)
         several = isinstance(prompt, (list, tuple)) and len(prompt) > 0 and not hasattr(prompt[0], "__index__")
@@ -303,7 +326,7 @@ def _threads(asked: Any) -> tuple[int, str]:
         if not text.isdecimal() or int(text) < 1:
             raise ValueError(f"PELLUCID_THREADS={text!r}: expected a positive number")
         return _at_most_1024("PELLUCID_THREADS", int(text)), "PELLUCID_THREADS"
-    return _engine.topology()  # type: ignore[no-any-return]
+    return _engine.topology()
 
 
 def _at_most_1024(name: str, n: int) -> int:

@@ -14,14 +14,14 @@
 
 typedef struct shape {
     int bits, group, offset, has_min, super, is_signed;
-    int block, header;          /* bytes of a packed block and of a super block's header */
+    int block, header; /* bytes of a packed block and of a super block's header */
 } shape;
 
 enum {
-    CHUNK = 16,                 /* rows of x that share an unpacked block */
-    PANEL = 64 << 10,           /* bytes of entries: 3072 k or more of CHUNK rows */
-    GROUP_BYTES = 256 << 10,    /* tiles that stay in L2 while the chunks of x pass by */
-    AHEAD = 1024,               /* bytes to prefetch ahead in a decode step */
+    CHUNK = 16,              /* rows of x that share an unpacked block */
+    PANEL = 64 << 10,        /* bytes of entries: 3072 k or more of CHUNK rows */
+    GROUP_BYTES = 256 << 10, /* tiles that stay in L2 while the chunks of x pass by */
+    AHEAD = 1024,            /* bytes to prefetch ahead in a decode step */
 };
 
 /* ---- a panel of activations -------------------------------------------------------------------------------------- */
@@ -79,12 +79,12 @@ PL_INLINE void load_codes(const shape f, const uint8_t *p, int h, __m256i v[2][4
             }
             __m256i w = pl_load256(p + 64 * j);
             w = _mm256_and_si256(h ? _mm256_srli_epi16(w, 4) : w, nibble);
-            if (f.bits == 5) {          /* bit 4h + j of the plane is bit 4 */
+            if (f.bits == 5) { /* bit 4h + j of the plane is bit 4 */
                 __m256i plane = pl_load256(p + 256);
                 plane = h ? _mm256_srli_epi16(plane, j) : _mm256_slli_epi16(plane, 4 - j);
                 w = _mm256_or_si256(w, _mm256_and_si256(plane, bit));
             }
-            if (f.bits == 6) {          /* bits 2j and 2j + 1 are bits 4 and 5 */
+            if (f.bits == 6) { /* bits 2j and 2j + 1 are bits 4 and 5 */
                 __m256i plane = pl_load256(p + 256 + 64 * h);
                 plane = j < 2 ? _mm256_slli_epi16(plane, 4 - 2 * j) : _mm256_srli_epi16(plane, 2 * j - 4);
                 w = _mm256_or_si256(w, _mm256_and_si256(plane, pair));
@@ -132,9 +132,9 @@ PL_INLINE void dot(const shape f, __m256i v[2][4], const uint8_t *y, int keep16,
         for (int i = j; i < j + fit; i++) {
             __m256i a = _mm256_set1_epi32(pl_load_i32(y + 4 * i));
             for (int half = 0; half < 2; half++) {
-                __m256i t = f.bits == 8 ? _mm256_maddubs_epi16(_mm256_abs_epi8(v[half][i]),
-                                                               _mm256_sign_epi8(a, v[half][i]))
-                                        : _mm256_maddubs_epi16(v[half][i], a);
+                __m256i t = f.bits == 8
+                                ? _mm256_maddubs_epi16(_mm256_abs_epi8(v[half][i]), _mm256_sign_epi8(a, v[half][i]))
+                                : _mm256_maddubs_epi16(v[half][i], a);
                 sum[half] = i == j ? t : _mm256_add_epi16(sum[half], t);
             }
         }
@@ -157,8 +157,8 @@ PL_INLINE void step(const shape f, int terms, int h, __m256i v[2][4], const __m2
     if (terms == 2)
         dot(f, v, entry + 32 + 16 * h, 0, one, low);
     __m256 s_y = _mm256_castsi256_ps(_mm256_set1_epi32(pl_load_i32(words)));
-    __m256i extra = _mm256_set1_epi32(f.has_min || (f.offset && f.bits != 8)
-                                          ? pl_load_i32(words + 4 + (f.group == 16 ? 4 * h : 0)) : 0);
+    __m256i extra = _mm256_set1_epi32(
+        f.has_min || (f.offset && f.bits != 8) ? pl_load_i32(words + 4 + (f.group == 16 ? 4 * h : 0)) : 0);
     for (int half = 0; half < 2; half++) {
         if (terms == 2)
             t[half] = _mm256_add_epi32(t[half], low[half]);
@@ -222,7 +222,7 @@ PL_INLINE void step_many(const shape f, int terms, int h, const uint8_t *header,
     load_codes(f, p, h, v);
     load_scales(f, header, p, h, s, m);
     for (int i = 0; i < n; i++, panel += size) {
-        if (h == 0 && f.group == 32) {          /* acc is not touched */
+        if (h == 0 && f.group == 32) { /* acc is not touched */
             step(f, terms, h, v, s, m, panel, d[i], NULL);
             continue;
         }
@@ -300,24 +300,48 @@ PL_INLINE void matmul(const shape f, MATMUL_ARGS)
     }
 }
 
-static const shape
-    Q4_0 = {.bits = 4, .group = 32, .offset = 8, .block = 288},
-    Q4_1 = {.bits = 4, .group = 32, .has_min = 1, .block = 320},
-    Q5_0 = {.bits = 5, .group = 32, .offset = 16, .block = 352},
-    Q5_1 = {.bits = 5, .group = 32, .has_min = 1, .block = 384},
-    Q8_0 = {.bits = 8, .group = 32, .offset = 128, .block = 544},
-    Q4_K = {.bits = 4, .group = 32, .has_min = 1, .super = 1, .block = 288, .header = 64},
-    Q5_K = {.bits = 5, .group = 32, .has_min = 1, .super = 1, .block = 352, .header = 64},
-    Q6_K = {.bits = 6, .group = 16, .offset = 32, .super = 1, .is_signed = 1, .block = 416, .header = 32};
+static const shape Q4_0 = {.bits = 4, .group = 32, .offset = 8, .block = 288},
+                   Q4_1 = {.bits = 4, .group = 32, .has_min = 1, .block = 320},
+                   Q5_0 = {.bits = 5, .group = 32, .offset = 16, .block = 352},
+                   Q5_1 = {.bits = 5, .group = 32, .has_min = 1, .block = 384},
+                   Q8_0 = {.bits = 8, .group = 32, .offset = 128, .block = 544},
+                   Q4_K = {.bits = 4, .group = 32, .has_min = 1, .super = 1, .block = 288, .header = 64},
+                   Q5_K = {.bits = 5, .group = 32, .has_min = 1, .super = 1, .block = 352, .header = 64},
+                   Q6_K = {
+                       .bits = 6, .group = 16, .offset = 32, .super = 1, .is_signed = 1, .block = 416, .header = 32};
 
-static void matmul_q4_0(MATMUL_ARGS) { matmul(Q4_0, w, tile0, tile1, x, n, y, y_stride); }
-static void matmul_q4_1(MATMUL_ARGS) { matmul(Q4_1, w, tile0, tile1, x, n, y, y_stride); }
-static void matmul_q5_0(MATMUL_ARGS) { matmul(Q5_0, w, tile0, tile1, x, n, y, y_stride); }
-static void matmul_q5_1(MATMUL_ARGS) { matmul(Q5_1, w, tile0, tile1, x, n, y, y_stride); }
-static void matmul_q8_0(MATMUL_ARGS) { matmul(Q8_0, w, tile0, tile1, x, n, y, y_stride); }
-static void matmul_q4_k(MATMUL_ARGS) { matmul(Q4_K, w, tile0, tile1, x, n, y, y_stride); }
-static void matmul_q5_k(MATMUL_ARGS) { matmul(Q5_K, w, tile0, tile1, x, n, y, y_stride); }
-static void matmul_q6_k(MATMUL_ARGS) { matmul(Q6_K, w, tile0, tile1, x, n, y, y_stride); }
+static void matmul_q4_0(MATMUL_ARGS)
+{
+    matmul(Q4_0, w, tile0, tile1, x, n, y, y_stride);
+}
+static void matmul_q4_1(MATMUL_ARGS)
+{
+    matmul(Q4_1, w, tile0, tile1, x, n, y, y_stride);
+}
+static void matmul_q5_0(MATMUL_ARGS)
+{
+    matmul(Q5_0, w, tile0, tile1, x, n, y, y_stride);
+}
+static void matmul_q5_1(MATMUL_ARGS)
+{
+    matmul(Q5_1, w, tile0, tile1, x, n, y, y_stride);
+}
+static void matmul_q8_0(MATMUL_ARGS)
+{
+    matmul(Q8_0, w, tile0, tile1, x, n, y, y_stride);
+}
+static void matmul_q4_k(MATMUL_ARGS)
+{
+    matmul(Q4_K, w, tile0, tile1, x, n, y, y_stride);
+}
+static void matmul_q5_k(MATMUL_ARGS)
+{
+    matmul(Q5_K, w, tile0, tile1, x, n, y, y_stride);
+}
+static void matmul_q6_k(MATMUL_ARGS)
+{
+    matmul(Q6_K, w, tile0, tile1, x, n, y, y_stride);
+}
 
 void pl_fill_matmul_int_avx2(pl_kernels *k)
 {

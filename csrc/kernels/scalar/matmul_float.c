@@ -40,9 +40,18 @@ PL_INLINE void matmul(pl_format_id id, MATMUL_ARGS)
     }
 }
 
-static void matmul_f32(MATMUL_ARGS) { matmul(PL_F32, w, tile0, tile1, x, n, y, y_stride); }
-static void matmul_f16(MATMUL_ARGS) { matmul(PL_F16, w, tile0, tile1, x, n, y, y_stride); }
-static void matmul_bf16(MATMUL_ARGS) { matmul(PL_BF16, w, tile0, tile1, x, n, y, y_stride); }
+static void matmul_f32(MATMUL_ARGS)
+{
+    matmul(PL_F32, w, tile0, tile1, x, n, y, y_stride);
+}
+static void matmul_f16(MATMUL_ARGS)
+{
+    matmul(PL_F16, w, tile0, tile1, x, n, y, y_stride);
+}
+static void matmul_bf16(MATMUL_ARGS)
+{
+    matmul(PL_BF16, w, tile0, tile1, x, n, y, y_stride);
+}
 
 void pl_fill_matmul_float_scalar(pl_kernels *k)
 {

@@ -1,7 +1,7 @@
 /* Matrix products on quantised weights: the reference, in the order that kernels.h fixes. */
 #include "simd.h"
 
-enum { CHUNK = 8 };             /* rows of x that share the reading of a block */
+enum { CHUNK = 8 }; /* rows of x that share the reading of a block */
 
 /* acc[r] = sum over k of (code - offset) * y, for group g of the block (0..groups-1). */
 PL_INLINE void dot(const pl_format *f, const pl_block *w, int g, const int8_t *y, int32_t *acc)
@@ -80,15 +80,34 @@ PL_INLINE void matmul(const pl_format *f, MATMUL_ARGS)
 }
 
 /* What of a descriptor the loops depend on, spelled out here so that it is a constant in each. */
-#define SHAPE(bits_, group_, offset_, flags_, block_, header_) \
-    &(const pl_format){.bits = bits_, .group = group_, .offset = offset_, .flags = flags_, \
-                       .packed_block = block_, .packed_header = header_}
+#define SHAPE(bits_, group_, offset_, flags_, block_, header_)                                                         \
+    &(const pl_format){.bits = bits_,                                                                                  \
+                       .group = group_,                                                                                \
+                       .offset = offset_,                                                                              \
+                       .flags = flags_,                                                                                \
+                       .packed_block = block_,                                                                         \
+                       .packed_header = header_}
 
-static void matmul_q4_0(MATMUL_ARGS) { matmul(SHAPE(4, 32, 8, 0, 288, 0), w, tile0, tile1, x, n, y, y_stride); }
-static void matmul_q4_1(MATMUL_ARGS) { matmul(SHAPE(4, 32, 0, PL_HAS_MIN, 320, 0), w, tile0, tile1, x, n, y, y_stride); }
-static void matmul_q5_0(MATMUL_ARGS) { matmul(SHAPE(5, 32, 16, 0, 352, 0), w, tile0, tile1, x, n, y, y_stride); }
-static void matmul_q5_1(MATMUL_ARGS) { matmul(SHAPE(5, 32, 0, PL_HAS_MIN, 384, 0), w, tile0, tile1, x, n, y, y_stride); }
-static void matmul_q8_0(MATMUL_ARGS) { matmul(SHAPE(8, 32, 128, 0, 544, 0), w, tile0, tile1, x, n, y, y_stride); }
+static void matmul_q4_0(MATMUL_ARGS)
+{
+    matmul(SHAPE(4, 32, 8, 0, 288, 0), w, tile0, tile1, x, n, y, y_stride);
+}
+static void matmul_q4_1(MATMUL_ARGS)
+{
+    matmul(SHAPE(4, 32, 0, PL_HAS_MIN, 320, 0), w, tile0, tile1, x, n, y, y_stride);
+}
+static void matmul_q5_0(MATMUL_ARGS)
+{
+    matmul(SHAPE(5, 32, 16, 0, 352, 0), w, tile0, tile1, x, n, y, y_stride);
+}
+static void matmul_q5_1(MATMUL_ARGS)
+{
+    matmul(SHAPE(5, 32, 0, PL_HAS_MIN, 384, 0), w, tile0, tile1, x, n, y, y_stride);
+}
+static void matmul_q8_0(MATMUL_ARGS)
+{
+    matmul(SHAPE(8, 32, 128, 0, 544, 0), w, tile0, tile1, x, n, y, y_stride);
+}
 
 static void matmul_q4_k(MATMUL_ARGS)
 {

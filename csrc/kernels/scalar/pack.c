@@ -135,14 +135,38 @@ PL_INLINE void pack_super(int bits, int block_bytes, int64_t packed, PACK_ARGS)
     }
 }
 
-static void pack_q4_0(PACK_ARGS) { pack_plain(4, 0, 18, src, n, k, dst); }
-static void pack_q4_1(PACK_ARGS) { pack_plain(4, 1, 20, src, n, k, dst); }
-static void pack_q5_0(PACK_ARGS) { pack_plain(5, 0, 22, src, n, k, dst); }
-static void pack_q5_1(PACK_ARGS) { pack_plain(5, 1, 24, src, n, k, dst); }
-static void pack_q8_0(PACK_ARGS) { pack_plain(8, 0, 34, src, n, k, dst); }
-static void pack_q4_k(PACK_ARGS) { pack_super(4, 144, 8 * 288 + 64, src, n, k, dst); }
-static void pack_q5_k(PACK_ARGS) { pack_super(5, 176, 8 * 352 + 64, src, n, k, dst); }
-static void pack_q6_k(PACK_ARGS) { pack_super(6, 210, 8 * 416 + 32, src, n, k, dst); }
+static void pack_q4_0(PACK_ARGS)
+{
+    pack_plain(4, 0, 18, src, n, k, dst);
+}
+static void pack_q4_1(PACK_ARGS)
+{
+    pack_plain(4, 1, 20, src, n, k, dst);
+}
+static void pack_q5_0(PACK_ARGS)
+{
+    pack_plain(5, 0, 22, src, n, k, dst);
+}
+static void pack_q5_1(PACK_ARGS)
+{
+    pack_plain(5, 1, 24, src, n, k, dst);
+}
+static void pack_q8_0(PACK_ARGS)
+{
+    pack_plain(8, 0, 34, src, n, k, dst);
+}
+static void pack_q4_k(PACK_ARGS)
+{
+    pack_super(4, 144, 8 * 288 + 64, src, n, k, dst);
+}
+static void pack_q5_k(PACK_ARGS)
+{
+    pack_super(5, 176, 8 * 352 + 64, src, n, k, dst);
+}
+static void pack_q6_k(PACK_ARGS)
+{
+    pack_super(6, 210, 8 * 416 + 32, src, n, k, dst);
+}
 
 /* [rows][units] -> [units][16 rows], a unit of `size` bytes: F32, F16, and the pairs of BF16. Eight units at a time,
  * so that each line of the source is read once while its line of the destination is near. */
@@ -165,8 +189,14 @@ PL_INLINE void pack_float(int size, PACK_ARGS)
         pack_units((size_t)size, row_bytes, k, src, n - row < PL_TILE ? n - row : PL_TILE, dst);
 }
 
-static void pack_f32(PACK_ARGS) { pack_float(4, src, n, k, dst); }
-static void pack_f16(PACK_ARGS) { pack_float(2, src, n, k, dst); }
+static void pack_f32(PACK_ARGS)
+{
+    pack_float(4, src, n, k, dst);
+}
+static void pack_f16(PACK_ARGS)
+{
+    pack_float(2, src, n, k, dst);
+}
 
 static void pack_bf16(PACK_ARGS)
 {
@@ -175,7 +205,7 @@ static void pack_bf16(PACK_ARGS)
         int rows = n - row < PL_TILE ? n - row : PL_TILE;
         pack_units(4, row_bytes, k / 2, src, rows, dst);
         dst += k / 2 * 64;
-        if (k % 2) {            /* the last value of each row, beside a zero */
+        if (k % 2) { /* the last value of each row, beside a zero */
             memset(dst, 0, 64);
             for (int r = 0; r < rows; r++)
                 store16(dst + 4 * r, src + r * row_bytes + 2 * (k - 1));

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "../kernels.h"
-#include "vmath.h"           /* pl_fma1: a * b + c, rounded once */
+#include "vmath.h" /* pl_fma1: a * b + c, rounded once */
 
 /* Inlined always: `f` is a constant at every call, so that each format gets code of its own. */
 #define PL_INLINE static inline __attribute__((always_inline))
@@ -33,9 +33,9 @@ PL_INLINE uint16_t pl_load16(const void *p)
 /* ---- a packed block of 16 x 32, as formats.h lays it out ------------------------------------------------------- */
 
 typedef struct pl_block {
-    uint8_t codes[8][64];       /* [j][4r + b]: the code of w[r][4j + b] */
-    float s[2][PL_TILE];        /* scale of each group (one or two) */
-    float m[PL_TILE];           /* min; 0 where the format has none */
+    uint8_t codes[8][64]; /* [j][4r + b]: the code of w[r][4j + b] */
+    float s[2][PL_TILE];  /* scale of each group (one or two) */
+    float m[PL_TILE];     /* min; 0 where the format has none */
 } pl_block;
 
 /* Scale of group g and row r; `scales`: where a block's scales begin, `header`: that of its super block. */

@@ -43,16 +43,28 @@ PL_INLINE void unpack(int bits, UNPACK_ARGS)
             m = pl_min(f, header, scales, r);
         for (int i = 0; i < PL_BLOCK; i++)
             dst[i] = s[i / group] * (float)(codes[i] - f->offset);
-        if (f->flags & PL_HAS_MIN)      /* adding 0 would turn -0 into 0 */
+        if (f->flags & PL_HAS_MIN) /* adding 0 would turn -0 into 0 */
             for (int i = 0; i < PL_BLOCK; i++)
                 dst[i] += m;
     }
 }
 
-static void unpack_4(UNPACK_ARGS) { unpack(4, w, row, dst); }
-static void unpack_5(UNPACK_ARGS) { unpack(5, w, row, dst); }
-static void unpack_6(UNPACK_ARGS) { unpack(6, w, row, dst); }
-static void unpack_8(UNPACK_ARGS) { unpack(8, w, row, dst); }
+static void unpack_4(UNPACK_ARGS)
+{
+    unpack(4, w, row, dst);
+}
+static void unpack_5(UNPACK_ARGS)
+{
+    unpack(5, w, row, dst);
+}
+static void unpack_6(UNPACK_ARGS)
+{
+    unpack(6, w, row, dst);
+}
+static void unpack_8(UNPACK_ARGS)
+{
+    unpack(8, w, row, dst);
+}
 
 static void unpack_f32(UNPACK_ARGS)
 {

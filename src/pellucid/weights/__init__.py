@@ -10,6 +10,7 @@ from pellucid.errors import ModelFileError
 from pellucid.weights import catalog
 from pellucid.weights.base import ModelFile, Tensor, open_regular, stat_file
 from pellucid.weights.gguf import open_gguf
+from pellucid.weights.huggingface import translate
 from pellucid.weights.safetensors import open_folder
 
 __all__ = ["ModelFile", "StringArray", "Tensor", "catalog", "open_folder", "open_gguf", "open_model"]
@@ -18,13 +19,19 @@ _EXPECTED = "a GGUF file or a Hugging Face folder (config.json, model.safetensor
 
 
 def open_model(path: str | os.PathLike[str]) -> ModelFile:
-    """Opens a GGUF file (any part of a split one) or a Hugging Face folder, told apart by what they hold.
+    """Opens a GGUF file (any part of a split one) or a Hugging Face folder, told apart by what they hold; in the end
+    both have GGUF's keys and tensor names.
 
     Raises ModelFileError: not found, neither of the two, or something wrong inside.
     """
     path = os.fsdecode(path)
     if stat.S_ISDIR(stat_file(path).st_mode):
-        return open_folder(path)
+        folder = open_folder(path)
+        try:
+            return translate(folder)
+        except BaseException:
+            folder.close()
+            raise
     fd, size = open_regular(path, _EXPECTED)
     try:
         magic = os.read(fd, 4)
