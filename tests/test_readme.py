@@ -13,12 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 # Files and folders named in backquotes, from the root, from src/pellucid or from csrc.
+NOT_OURS = {"Python.h", "omp.h"}
 NAMED = re.compile(r"`((?:[\w.]+/)+[\w.]*|\w+\.(?:py|pyx|c|h))`")
 
 
 def blocks(language: str) -> list[str]:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+    return [block for name, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S) if name == language]
 
 
 def test_python_runs(smollm2: Path) -> None:
@@ -67,4 +68,4 @@ def test_files_that_documents_name() -> None:
     names = set(NAMED.findall(text))
     assert len(names) > 20
     places = (ROOT, ROOT / "src" / "pellucid", ROOT / "csrc")
-    assert [name for name in sorted(names) if not any((place / name).exists() for place in places)] == []
+    assert [name for name in sorted(names - NOT_OURS) if not any((place / name).exists() for place in places)] == []

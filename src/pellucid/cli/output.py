@@ -70,15 +70,23 @@ def document(value: Any) -> None:
 
 
 def end_line(*, interrupted: bool = False) -> None:
-    """Ends a line on a terminal, so that what follows starts on its own. In a pipe the text stays as it is.
+    """Ends a line on a terminal, so that what follows starts on its own. In a pipe of its own the text stays as it is.
 
     interrupted: the terminal shows ^C, after whatever stood there.
     """
-    if sys.stdout is not None and sys.stdout.isatty():
+    if sys.stdout is not None and (sys.stdout.isatty() or _same_file()):
         if _open_line or interrupted:
             write("\n")
     elif interrupted and sys.stderr is not None and sys.stderr.isatty():
         note("")
+
+
+def _same_file() -> bool:
+    """Whether stdout and stderr go to one file or pipe (2>&1), where lines of both stand below each other."""
+    try:
+        return sys.stderr is not None and os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
 
 
 def flush() -> None:
