@@ -338,8 +338,11 @@ def _resolve(source: Any, progress: Progress | None) -> str:
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"source must be a path or a catalogue name, not {type(source).__name__}")
     text = os.fspath(source)
-    if isinstance(source, str) and not os.path.exists(text) and weights.catalog.find(text):
-        return str(weights.catalog.fetch(text, progress=progress))
+    if isinstance(source, str) and not os.path.exists(text):
+        from pellucid.weights import catalog
+
+        if catalog.find(text):
+            return str(catalog.fetch(text, progress=progress))
     return os.fsdecode(text)
 
 
