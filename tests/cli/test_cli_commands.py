@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +17,7 @@ from pellucid import Model, Tokenizer
 from pellucid.cli.plan import _ranges
 from pellucid.weights import catalog
 
-from .conftest import Run, error_line
+from .conftest import COMMAND, Run, error_line
 
 COMMANDS = ("generate", "tokenize", "info", "plan", "pull", "models")
 
@@ -27,20 +30,20 @@ def lines(done: subprocess.CompletedProcess[bytes]) -> list[str]:
     return found
 
 
-def test_help(run: Run) -> None:
+def test_help(run: Run, call: Run) -> None:
     alone = lines(run())
-    assert alone == lines(run("--help"))
+    assert alone == lines(call("--help"))
     for name in COMMANDS:
         assert any(line.split()[:1] == [name] for line in alone)
-        lines(run(name, "--help"))
+        lines(call(name, "--help"))
 
 
-def test_version(run: Run) -> None:
-    assert lines(run("--version")) == [f"pellucid {pellucid.__version__}"]
+def test_version(call: Run) -> None:
+    assert lines(call("--version")) == [f"pellucid {pellucid.__version__}"]
 
 
-def test_unknown_command(run: Run) -> None:
-    done = run("dance")
+def test_unknown_command(call: Run) -> None:
+    done = call("dance")
     assert done.returncode == 2
     assert "dance" in error_line(done)
 
@@ -94,8 +97,8 @@ def test_pull(run: Run, smollm2: Path) -> None:
     assert json.loads(run("pull", "--json").stdout)["path"] == str(smollm2)
 
 
-def test_pull_unknown(run: Run) -> None:
-    done = run("pull", "nobody-knows-it")
+def test_pull_unknown(call: Run) -> None:
+    done = call("pull", "nobody-knows-it")
     assert done.returncode == 1
     assert all(entry.name in error_line(done) for entry in catalog.entries())
 
@@ -133,3 +136,23 @@ def test_start_is_light() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].split() == ["0"]
+
+
+def test_interrupted_while_fetching(tmp_path: Path) -> None:
+    """From an index that never answers: nothing of the download stays."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        env = {
+            **os.environ,
+            "PELLUCID_CACHE": str(tmp_path),
+            "PIP_INDEX_URL": f"http://127.0.0.1:{server.getsockname()[1]}/simple",
+            "PIP_CONFIG_FILE": os.devnull,
+        }
+        command = [*COMMAND, "generate", "The"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
+            server.settimeout(30)
+            connection, _ = server.accept()  # pip is waiting for its answer
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=30)
+            connection.close()
+    assert (process.returncode, stdout, stderr) == (130, b"", b"")
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []

@@ -52,7 +52,12 @@ def test_json(run: Run, smollm2: Path, expected: str) -> None:
     assert (found["model"]["threads"], found["model"]["architecture"]) == (1, "llama")
 
 
-def test_seed_and_sampling_options(run: Run, smollm2: Path, expected: str) -> None:
+def test_wrong_option_of_a_process(run: Run) -> None:
+    done = run("generate", PROMPT, "--top-p", "2")
+    assert (done.returncode, error_line(done)) == (2, "pellucid: --top-p=2.0: expected 0 to 1")
+
+
+def test_seed_and_sampling_options(run: Run, smollm2: Path) -> None:
     options = ["--temperature", "1.5", "--top-k", "0", "--top-p", "1", "--min-p", "0", "-n", "12", "--seed"]
     texts = [run("generate", PROMPT, *options, seed).stdout.decode() for seed in ("3", "3", "4")]
     assert texts[0] == texts[1] != texts[2]
@@ -92,17 +97,20 @@ def test_context_that_fills(run: Run) -> None:
         (["--isa"], ["--isa"]),
     ],
 )
-def test_wrong_options(run: Run, arguments: list[str], words: list[str]) -> None:
-    done = run("generate", PROMPT, *arguments)
+def test_wrong_options(call: Run, arguments: list[str], words: list[str]) -> None:
+    done = call("generate", PROMPT, *arguments)
     assert done.returncode == 2
     message = error_line(done)
     assert all(word in message for word in words), message
 
 
-def test_empty_prompt(run: Run) -> None:
-    done = run("generate", "")
-    assert done.returncode == 2
-    assert "PROMPT is empty" in error_line(done) and "BOS" in error_line(done)
+def test_empty_prompt(run: Run, smollm2: Path) -> None:
+    """BOS alone, as the library does; none at all from an empty pipe is the same."""
+    with Model.load(smollm2) as model:
+        wanted = model.generate("", temperature=0, max_tokens=4).text
+    for arguments in ([""], ["-"], []):
+        done = run("generate", *arguments, "--temperature", "0", "-n", "4")
+        assert (done.returncode, done.stdout.decode()) == (0, wanted)
 
 
 def test_no_prompt_on_a_terminal() -> None:
