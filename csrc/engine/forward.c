@@ -86,6 +86,8 @@ static void forward_job(void *arg, const pl_team *team, int tid)
         run_op(&run, &ops[i], tid);
         if (i + 1 < to && !watched && pl_op_ends_by_rows(&ops[i]) && pl_op_starts_by_rows(&ops[i + 1]))
             continue;
+        if (i + 1 < to)
+            pl_op_prefetch(&run, &ops[i + 1], tid);
         if (tid == 0) {
             if (atomic_load_explicit(&task->cancel, memory_order_relaxed))
                 atomic_store_explicit(&b->stop_at, i + 1, memory_order_relaxed);

@@ -39,6 +39,32 @@ static int tiles_of(const pl_model_tables *m, const pl_segment *seg)
     return (m->mats[seg->mat].rows + PL_TILE - 1) / PL_TILE;
 }
 
+/* What the hardware's own prefetching needs to get going, and no more than the second-level cache can keep. */
+#define PREFETCH_BYTES 8192
+
+void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid)
+{
+    if (op->kind == PL_OP_EMBED || !op->n_seg)
+        return;
+    int total = 0, unit = op->kind == PL_OP_GLU ? 2 : 1, segs = op->kind == PL_OP_LINEAR ? op->n_seg : 1;
+    for (int s = 0; s < segs; s++)
+        total += tiles_of(r->m, &r->m->segs[op->seg + s]);
+    int64_t from, to;
+    pl_share(total, unit, tid, pl_team_size(r->team), &from, &to);
+    for (int s = 0; s < segs && from < to; s++) {
+        int n = tiles_of(r->m, &r->m->segs[op->seg + s]);
+        if (from >= n) { /* not this segment */
+            from -= n, to -= n;
+            continue;
+        }
+        const pl_mat *w = &r->m->mats[r->m->segs[op->seg + s].mat];
+        const uint8_t *p = w->data + from * w->tile_bytes;
+        for (int64_t i = 0; i < PREFETCH_BYTES && i < (n - from) * w->tile_bytes; i += 64)
+            __builtin_prefetch(p + i, 0, 2);
+        return;
+    }
+}
+
 void pl_op_linear(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_model_tables *m = r->m;

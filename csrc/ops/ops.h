@@ -92,6 +92,10 @@ void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, 
 int pl_op_starts_by_rows(const pl_op *op);
 int pl_op_ends_by_rows(const pl_op *op);
 
+/* Brings the first weights that this thread will read in `op` into its cache: called before a barrier, where time is
+ * lost waiting. */
+void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid);
+
 void pl_op_embed(const pl_run *r, const pl_op *op, int tid);
 void pl_op_norm(const pl_run *r, const pl_op *op, int tid);
 void pl_op_linear(const pl_run *r, const pl_op *op, int tid);

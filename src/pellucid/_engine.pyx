@@ -17,7 +17,7 @@ from pellucid.errors import ClosedError, IsaError, NumericsError, OutOfMemoryErr
 cdef enum:
     SLICE_MS = 20
 
-KV_TYPES = ("f32", "f16", "bf16")
+KV_TYPES = ("f32", "f16", "bf16", "int8")
 
 
 class Cancelled(Exception):

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import stat
+from typing import TYPE_CHECKING, Any
 
 from pellucid._gguf import StringArray
 from pellucid.errors import ModelFileError
-from pellucid.weights import catalog
 from pellucid.weights.base import ModelFile, Tensor, open_regular, stat_file
 from pellucid.weights.gguf import open_gguf
-from pellucid.weights.huggingface import translate
-from pellucid.weights.safetensors import open_folder
+
+if TYPE_CHECKING:
+    from pellucid.weights import catalog
+    from pellucid.weights.safetensors import open_folder
 
 __all__ = ["ModelFile", "StringArray", "Tensor", "catalog", "open_folder", "open_gguf", "open_model"]
 
 _EXPECTED = "a GGUF file or a Hugging Face folder (config.json, model.safetensors)"
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what a plain GGUF file does not need when it is asked for."""
+    if name == "catalog":
+        return importlib.import_module("pellucid.weights.catalog")
+    if name == "open_folder":
+        return importlib.import_module("pellucid.weights.safetensors").open_folder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def open_model(path: str | os.PathLike[str]) -> ModelFile:
@@ -26,6 +38,9 @@ def open_model(path: str | os.PathLike[str]) -> ModelFile:
     """
     path = os.fsdecode(path)
     if stat.S_ISDIR(stat_file(path).st_mode):
+        from pellucid.weights.huggingface import translate
+        from pellucid.weights.safetensors import open_folder
+
         folder = open_folder(path)
         try:
             return translate(folder)
