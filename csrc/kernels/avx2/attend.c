@@ -52,7 +52,8 @@ INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t 
                 float *to = &s[r][first * SLOTS + 8 * c];
                 __m256 dot = acc[r][c];
                 if (type == PL_KV_INT8) {
-                    dot = _mm256_mul_ps(dot, _mm256_loadu_ps(scales + (first + c / 2) * BLOCKS(dk) * SLOTS + c % 2 * 8));
+                    dot =
+                        _mm256_mul_ps(dot, _mm256_loadu_ps(scales + (first + c / 2) * BLOCKS(dk) * SLOTS + c % 2 * 8));
                     dot = d0 ? _mm256_add_ps(_mm256_loadu_ps(to), dot) : dot;
                 }
                 _mm256_storeu_ps(to, end == dk ? _mm256_mul_ps(dot, _mm256_set1_ps(scale)) : dot);
@@ -86,8 +87,8 @@ INLINE void values(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const void *
 }
 
 /* The last dv % 16 columns: through floats padded to 16, for narrow loads cannot be masked. */
-INLINE void values_tail(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const void *v, int column, int dv, const float *fade,
-                        float *const *acc, pl_kv_type type, const int rows)
+INLINE void values_tail(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const void *v, int column, int dv,
+                        const float *fade, float *const *acc, pl_kv_type type, const int rows)
 {
     const int n = dv - column;
     float wide[PL_PAGE][SLOTS] = {{0}}, part[ROWS][SLOTS] = {{0}};
@@ -95,8 +96,8 @@ INLINE void values_tail(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const v
     for (int j = lo; j < hi; j++)
         for (int c = 0; c < n; c++) {
             const ptrdiff_t i = (ptrdiff_t)j * dv + column + c;
-            wide[j][c] = type == PL_KV_F32   ? ((const float *)v)[i]
-                         : type == PL_KV_F16 ? _cvtsh_ss(((const uint16_t *)v)[i])
+            wide[j][c] = type == PL_KV_F32    ? ((const float *)v)[i]
+                         : type == PL_KV_F16  ? _cvtsh_ss(((const uint16_t *)v)[i])
                          : type == PL_KV_BF16 ? pl_bf16_to_f32(((const uint16_t *)v)[i])
                                               : ((const int8_t *)v)[i];
         }
