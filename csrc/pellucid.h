@@ -35,17 +35,17 @@ typedef struct pl_model pl_model;
 typedef struct pl_task pl_task;
 
 typedef struct pl_options {
-    int isa;            /* pl_isa, or -1: the best */
-    int threads;        /* >= 1 */
-    int kv;             /* pl_kv_type */
-    int terms;          /* int8 terms of activations: 1, or 2 for high precision; the head always has 2 */
-    int max_rows;       /* of one pass */
+    int isa;      /* pl_isa, or -1: the best */
+    int threads;  /* >= 1 */
+    int kv;       /* pl_kv_type */
+    int terms;    /* int8 terms of activations: 1, or 2 for high precision; the head always has 2 */
+    int max_rows; /* of one pass */
 } pl_options;
 
 typedef struct pl_model_info {
     const char *isa;
-    int64_t packed_bytes;       /* of matrices, as packed */
-    int64_t work_bytes;         /* of buffers */
+    int64_t packed_bytes; /* of matrices, as packed */
+    int64_t work_bytes;   /* of buffers */
     int huge_pages;
     int max_rows;
 } pl_model_info;
@@ -72,27 +72,39 @@ typedef struct pl_tap {
 
 typedef struct pl_pass {
     int32_t n_rows;
-    const pl_row *rows;                 /* copied */
+    const pl_row *rows; /* copied */
     int32_t n_seqs;
-    pl_seq *const *seqs;                /* copied; each has one user until the task is finished */
-    float *store;                       /* (rows that want, vocab), or NULL: sampled */
-    const pl_sample_params *sample;     /* one per row that wants */
-    const uint64_t *step;               /* one per row that wants */
-    pl_sampled *sampled;                /* one per row that wants */
+    pl_seq *const *seqs;            /* copied; each has one user until the task is finished */
+    float *store;                   /* (rows that want, vocab), or NULL: sampled */
+    const pl_sample_params *sample; /* one per row that wants */
+    const uint64_t *step;           /* one per row that wants */
+    pl_sampled *sampled;            /* one per row that wants */
     /* Looking inside. Operations [op_from, op_to) run; feeds fill buffers (n_rows, dim) before, taps copy them after. */
     int32_t op_from, op_to;
     int32_t n_feeds, n_taps;
-    const pl_tap *feeds, *taps;         /* a feed's op is ignored */
-    int64_t *op_ns;                     /* (n_ops) nanoseconds of each operation, or NULL */
+    const pl_tap *feeds, *taps; /* a feed's op is ignored */
+    int64_t *op_ns;             /* (n_ops) nanoseconds of each operation, or NULL */
 } pl_pass;
 
 /* Checks the rows and reserves their pages. */
 pl_status pl_forward_start(pl_model *model, const pl_pass *pass, pl_task **task, pl_error *error);
 
-int pl_task_wait(pl_task *task, int ms);        /* 1 when it has ended; -1 in the child of a fork, where it never will */
-void pl_task_cancel(pl_task *task);             /* it ends soon; may be called at any time before finish */
-double pl_task_progress(const pl_task *task);   /* 0..1 */
+int pl_task_wait(pl_task *task, int ms);      /* 1 when it has ended; -1 in the child of a fork, where it never will */
+void pl_task_cancel(pl_task *task);           /* it ends soon; may be called at any time before finish */
+double pl_task_progress(const pl_task *task); /* 0..1 */
 /* After pl_task_wait said 1: takes the task's result and frees it. A pass that went well has lengthened its sequences. */
 pl_status pl_task_finish(pl_task *task, pl_error *error);
+
+/* ---- what the machine can do at most, for comparison ------------------------------------------------------------ */
+
+typedef struct pl_probe pl_probe;
+enum { PL_PROBE_READ_SMALL, PL_PROBE_READ_HUGE, PL_PROBE_I8, PL_PROBE_BF16, PL_PROBE_F32, PL_N_PROBES };
+
+/* Takes two buffers of `bytes` (much more than the caches hold), one in 4 KB and one in 2 MB pages. One user at a time. */
+pl_status pl_probe_new(int isa, int threads, int64_t bytes, pl_probe **probe, pl_error *error);
+void pl_probe_free(pl_probe *probe);
+int pl_probe_has(const pl_probe *probe, int kind); /* 0: no huge pages; the tier has no such instruction */
+/* Runs n rounds on the engine's threads and waits: bytes read or operations done in all, and nanoseconds. */
+pl_status pl_probe_run(pl_probe *probe, int kind, int64_t n, double *done, int64_t *ns, pl_error *error);
 
 #endif

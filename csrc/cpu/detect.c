@@ -39,7 +39,9 @@ static char cpu_name[49];
 
 #if defined(__x86_64__)
 
-typedef struct regs { uint32_t a, b, c, d; } regs;
+typedef struct regs {
+    uint32_t a, b, c, d;
+} regs;
 
 static regs cpuid(uint32_t leaf, uint32_t sub)
 {
@@ -94,8 +96,8 @@ static void detect(void)
     /* A processor may have registers that its operating system does not save: XCR0 tells. xgetbv itself
      * faults unless OSXSAVE is set. */
     uint64_t state = bit(l1.c, 27) ? xcr0() : 0;
-    int ymm = (state & 0x06) == 0x06;   /* xmm, upper halves of ymm */
-    int zmm = (state & 0xe6) == 0xe6;   /* and opmask, upper halves of zmm0-15, zmm16-31 */
+    int ymm = (state & 0x06) == 0x06; /* xmm, upper halves of ymm */
+    int zmm = (state & 0xe6) == 0xe6; /* and opmask, upper halves of zmm0-15, zmm16-31 */
 
     int avx2 = ymm && bit(l1.c, 28) /* AVX */ && bit(l7.b, 5) /* AVX2 */ && bit(l1.c, 12) /* FMA */ &&
                bit(l1.c, 29) /* F16C */ && bit(l7.b, 8) /* BMI2 */;

@@ -24,13 +24,13 @@
 
 #include "topology.h"
 
-#define LINE 128                /* two lines of 64 bytes: processors fetch neighbours in pairs */
+#define LINE 128 /* two lines of 64 bytes: processors fetch neighbours in pairs */
 #define STACK_BYTES ((size_t)8 << 20)
 #define MAX_THREADS 1024
 
 /* Turns of a barrier (some 20 ns each) before it yields between looks, which costs about 0.4 us a look. */
 #define SPINS 1000
-#define SPINS_CROWDED 50        /* more threads than processors: those we wait for need ours */
+#define SPINS_CROWDED 50 /* more threads than processors: those we wait for need ours */
 
 /* How long a waiter, and the idle engine with its team, look before they sleep. They yield between looks, for a
  * looker that does not may hold the very processor that the other side needs. An empty job of one thread there and
@@ -59,7 +59,7 @@ struct pl_job {
     pl_job_fn fn;
     void *arg;
     int threads;
-    int born;                   /* how many forks ago, counted from the first process */
+    int born; /* how many forks ago, counted from the first process */
     atomic_int done;
     struct pl_job *next;
     sleeper *sleepers;
@@ -68,19 +68,19 @@ struct pl_job {
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t arrival;
-    pl_job *first, **last;      /* guarded by lock */
-    int running;                /* the engine thread exists */
-    int asleep;                 /* threads that wait for `arrival`: the engine, its team */
-    atomic_int queued;          /* jobs from first on, for spinning without the lock */
+    pl_job *first, **last; /* guarded by lock */
+    int running;           /* the engine thread exists */
+    int asleep;            /* threads that wait for `arrival`: the engine, its team */
+    atomic_int queued;     /* jobs from first on, for spinning without the lock */
     atomic_int forks;
 } q = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-static barrier team_barrier;    /* one job at a time, so one barrier */
+static barrier team_barrier; /* one job at a time, so one barrier */
 
 /* What the engine tells its team. */
 static struct {
-    pl_job *job;                /* NULL: the region ends */
-    _Alignas(LINE) atomic_int turn;     /* counts the jobs of a region */
+    pl_job *job;                    /* NULL: the region ends */
+    _Alignas(LINE) atomic_int turn; /* counts the jobs of a region */
     _Alignas(LINE) atomic_int sleeping;
 } shift;
 
@@ -93,7 +93,7 @@ static inline void pause_once(void)
 #if defined(__x86_64__)
     _mm_pause();
 #elif defined(__aarch64__)
-    __asm__ volatile("isb" ::: "memory");       /* `yield` does nothing on most cores */
+    __asm__ volatile("isb" ::: "memory"); /* `yield` does nothing on most cores */
 #endif
 }
 
@@ -134,7 +134,7 @@ static void init_cond(pthread_cond_t *c)
 
 static void wait_until(pthread_cond_t *c, int64_t deadline)
 {
-#if defined(__APPLE__)                          /* has no condition on the monotonic clock, but a relative wait */
+#if defined(__APPLE__) /* has no condition on the monotonic clock, but a relative wait */
     int64_t left = deadline - now_ns();
     struct timespec t = {(time_t)(left / 1000000000), (long)(left % 1000000000)};
     if (left > 0)
@@ -153,7 +153,7 @@ typedef unsigned fp_mode;
 static fp_mode enter_fp(void)
 {
     fp_mode was = _mm_getcsr();
-    _mm_setcsr(0x1f80);                         /* MXCSR after reset */
+    _mm_setcsr(0x1f80); /* MXCSR after reset */
     return was;
 }
 static void leave_fp(fp_mode was)
@@ -199,7 +199,7 @@ void pl_team_barrier(const pl_team *team)
         if (i < team->spins) {
             pause_once();
         } else {
-            i = team->spins;                    /* stays there */
+            i = team->spins; /* stays there */
             sched_yield();
         }
     }
@@ -207,7 +207,9 @@ void pl_team_barrier(const pl_team *team)
 
 /* ---- the engine thread --------------------------------------------------------------------------------------------- */
 
-typedef struct probe { pthread_mutex_t gate; } probe;
+typedef struct probe {
+    pthread_mutex_t gate;
+} probe;
 
 static void *probe_thread(void *arg)
 {
@@ -235,7 +237,7 @@ static int probe_threads(int threads)
         pthread_join(t[i], NULL);
     pthread_mutex_destroy(&p.gate);
     free(t);
-    if (n < threads - 1) {                      /* at the limit: let the system count those out that just ended */
+    if (n < threads - 1) { /* at the limit: let the system count those out that just ended */
         struct timespec rest = {0, 5000000};
         nanosleep(&rest, NULL);
     }
@@ -266,7 +268,7 @@ static void finish_job(pl_job *job)
     pthread_mutex_lock(&q.lock);
     sleeper *s = job->sleepers;
     atomic_store_explicit(&job->done, 1, memory_order_release);
-    for (; s; s = s->next)                      /* cannot leave before we unlock */
+    for (; s; s = s->next) /* cannot leave before we unlock */
         pthread_cond_signal(&s->wake);
     pthread_mutex_unlock(&q.lock);
 }
@@ -305,7 +307,7 @@ static pl_job *next_post(int turn, int look)
         }
         atomic_fetch_sub(&shift.sleeping, 1);
         pthread_mutex_unlock(&q.lock);
-        sched_yield();                          /* perhaps to the engine */
+        sched_yield(); /* perhaps to the engine */
     }
 }
 
@@ -381,7 +383,7 @@ static void reset(void)
     q.running = q.asleep = 0;
     atomic_store(&q.queued, 0);
     atomic_store(&shift.sleeping, 0);
-    atomic_store(&team_barrier.arrived, 0);     /* the parent's job may be in the middle of one */
+    atomic_store(&team_barrier.arrived, 0); /* the parent's job may be in the middle of one */
     init_cond(&q.arrival);
 }
 
@@ -470,7 +472,7 @@ int pl_job_wait(pl_job *job, int ms)
         job->sleepers = &self;
         while (!(done = is_done(job)) && now_ns() < deadline)
             wait_until(&self.wake, deadline);
-        if (!done) {                            /* nobody reads the list of a job that is done */
+        if (!done) { /* nobody reads the list of a job that is done */
             sleeper **s = &job->sleepers;
             while (*s != &self)
                 s = &(*s)->next;

@@ -8,13 +8,13 @@
 
 #include <stdint.h>
 
-typedef struct pl_team pl_team;     /* what a running job knows of its threads */
+typedef struct pl_team pl_team; /* what a running job knows of its threads */
 
 /* Runs on every thread of the region at once: tid in [0, size). */
 typedef void (*pl_job_fn)(void *arg, const pl_team *team, int tid);
 
-int pl_team_size(const pl_team *team);      /* threads that really came: may be fewer than asked for */
-void pl_team_barrier(const pl_team *team);  /* all threads of the job; spins briefly, then yields; acquire/release */
+int pl_team_size(const pl_team *team);     /* threads that really came: may be fewer than asked for */
+void pl_team_barrier(const pl_team *team); /* all threads of the job; spins briefly, then yields; acquire/release */
 
 typedef struct pl_job pl_job;
 /* Queues fn(arg) on `threads` threads (>= 1). NULL when there is no memory or no thread can be started. */

@@ -17,11 +17,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MAX_CPUS 8192           /* the most that Linux can be built for */
+#define MAX_CPUS 8192 /* the most that Linux can be built for */
 #define MAX_PATH 4096
-#define MAX_FILE (1 << 20)      /* mountinfo of a host with many containers: some 100 KB */
+#define MAX_FILE (1 << 20) /* mountinfo of a host with many containers: some 100 KB */
 
-typedef struct cpu_bits { uint64_t w[MAX_CPUS / 64]; } cpu_bits;
+typedef struct cpu_bits {
+    uint64_t w[MAX_CPUS / 64];
+} cpu_bits;
 
 static void set_bit(cpu_bits *b, long i)
 {
@@ -50,7 +52,7 @@ static char *read_text(const char *root, const char *path, size_t most)
     int n = snprintf(full, sizeof full, "%s%s", root, path);
     if (n < 0 || (size_t)n >= sizeof full)
         return NULL;
-    int fd = open(full, O_RDONLY | O_CLOEXEC | O_NONBLOCK);     /* a pipe in its place must not hang us */
+    int fd = open(full, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe in its place must not hang us */
     if (fd < 0)
         return NULL;
     struct stat st;
@@ -170,7 +172,7 @@ static int allowed_by_kernel(cpu_bits *bits)
 /* Which core processor `cpu` belongs to: its least sibling, or package and core number; -1 when nobody says. */
 static int64_t core_of(const char *root, int cpu)
 {
-    static const char *const lists[] = {"core_cpus_list", "thread_siblings_list"};     /* new name, old name */
+    static const char *const lists[] = {"core_cpus_list", "thread_siblings_list"}; /* new name, old name */
     char path[128];
     cpu_bits siblings;
     for (int i = 0; i < 2; i++) {
@@ -234,14 +236,14 @@ static double ratio(long long quota, long long period)
 static double quota_here(const char *root, const char *dir, int v2)
 {
     char path[MAX_PATH];
-    if (v2) {                                   /* "max 100000" or "150000 100000" */
+    if (v2) { /* "max 100000" or "150000 100000" */
         if ((size_t)snprintf(path, sizeof path, "%s/cpu.max", dir) >= sizeof path)
             return 0;
         char *text = read_text(root, path, 64);
         double q = 0;
         if (text) {
             const char *p = text;
-            long long quota = take_number(&p), period = 100000;     /* the period may be left out */
+            long long quota = take_number(&p), period = 100000; /* the period may be left out */
             p += strspn(p, " \t");
             if (*p && *p != '\n')
                 period = take_number(&p);
@@ -252,7 +254,7 @@ static double quota_here(const char *root, const char *dir, int v2)
     }
     if ((size_t)snprintf(path, sizeof path, "%s/cpu.cfs_quota_us", dir) >= sizeof path)
         return 0;
-    long long quota = read_number(root, path);  /* -1: none */
+    long long quota = read_number(root, path); /* -1: none */
     if ((size_t)snprintf(path, sizeof path, "%s/cpu.cfs_period_us", dir) >= sizeof path)
         return 0;
     return ratio(quota, read_number(root, path));
@@ -262,7 +264,7 @@ static double quota_here(const char *root, const char *dir, int v2)
 static double quota_upward(const char *root, const char *mount, char *group, int v2)
 {
     double least = 0;
-    if (strstr(group, "/.."))                   /* a namespace outside of ours: only the mount is ours to see */
+    if (strstr(group, "/..")) /* a namespace outside of ours: only the mount is ours to see */
         group[0] = 0;
     for (;;) {
         char dir[MAX_PATH];
@@ -399,7 +401,7 @@ static double read_quota(const char *root)
         next = strchr(line, '\n');
         if (next)
             *next++ = 0;
-        char *controllers = strchr(line, ':');          /* "0::/a/b" or "4:cpu,cpuacct:/a/b" */
+        char *controllers = strchr(line, ':'); /* "0::/a/b" or "4:cpu,cpuacct:/a/b" */
         char *group = controllers ? strchr(controllers + 1, ':') : NULL;
         if (!group)
             continue;
@@ -428,7 +430,7 @@ void pl_topology_read(const char *root, pl_topology *t)
     if (!t->logical)
         t->logical = allowed_by_status(root, &allowed);
     n_online = read_list(root, "/sys/devices/system/cpu/online", &online);
-    if (!t->logical) {                          /* no word of affinity: every processor there is */
+    if (!t->logical) { /* no word of affinity: every processor there is */
         if (!n_online) {
             long n = sysconf(_SC_NPROCESSORS_ONLN);
             memset(&online, 0, sizeof online);

@@ -18,7 +18,7 @@ typedef struct body {
     pl_sampled *sampled;
     pl_tap *feeds, *taps;
     atomic_int bad;
-    atomic_int stop_at;     /* operations from here on do not run; set by thread 0 before a barrier, read after it */
+    atomic_int stop_at; /* operations from here on do not run; set by thread 0 before a barrier, read after it */
 } body;
 
 /* ---- the job ------------------------------------------------------------------------------------- */
@@ -28,13 +28,15 @@ static int consume(void *arg, int want, float *logits, int tid)
     pl_task *task = arg;
     body *b = task->body;
     pl_model *m = task->model;
-    return pl_sample(m->tables.kernels, &b->sample[want], logits, m->plan.vocab, b->step[want], m->sample_scratch[tid], &b->sampled[want]);
+    return pl_sample(m->tables.kernels, &b->sample[want], logits, m->plan.vocab, b->step[want], m->sample_scratch[tid],
+                     &b->sampled[want]);
 }
 
 static void run_op(const pl_run *r, const pl_op *op, int tid)
 {
     static void (*const run[PL_N_OPS])(const pl_run *, const pl_op *, int) = {
-        pl_op_embed, pl_op_norm, pl_op_linear, pl_op_head_norm, pl_op_rope_append, pl_op_attend, pl_op_linear_add, pl_op_glu, pl_op_head};
+        pl_op_embed,  pl_op_norm,       pl_op_linear, pl_op_head_norm, pl_op_rope_append,
+        pl_op_attend, pl_op_linear_add, pl_op_glu,    pl_op_head};
     run[op->kind](r, op, tid);
 }
 
@@ -84,6 +86,8 @@ static void forward_job(void *arg, const pl_team *team, int tid)
         run_op(&run, &ops[i], tid);
         if (i + 1 < to && !watched && pl_op_ends_by_rows(&ops[i]) && pl_op_starts_by_rows(&ops[i + 1]))
             continue;
+        if (i + 1 < to)
+            pl_op_prefetch(&run, &ops[i + 1], tid);
         if (tid == 0) {
             if (atomic_load_explicit(&task->cancel, memory_order_relaxed))
                 atomic_store_explicit(&b->stop_at, i + 1, memory_order_relaxed);
@@ -127,7 +131,8 @@ static pl_status forward_finish(pl_task *task, pl_error *error)
         for (int i = 0; i < b->pass.n_rows; i++)
             if (i + 1 == b->pass.n_rows || b->rows[i + 1].seq != b->rows[i].seq)
                 pl_seq_commit(b->seqs[b->rows[i].seq], b->rows[i].slot + 1);
-    void *parts[] = {b->rows, b->seqs, b->qtiles, b->wants, b->sample, b->step, b->sampled, b->feeds, b->taps, b->run.partial, b->run.next};
+    void *parts[] = {b->rows,    b->seqs,  b->qtiles, b->wants,       b->sample,  b->step,
+                     b->sampled, b->feeds, b->taps,   b->run.partial, b->run.next};
     if (status == PL_OK && b->sampled)
         memcpy(b->pass.sampled, b->sampled, sizeof *b->sampled * (size_t)b->run.n_wants);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
@@ -167,6 +172,8 @@ static pl_status check_pass(const pl_model *m, const pl_pass *p, pl_error *error
         const pl_tap *t = i < p->n_feeds ? &p->feeds[i] : &p->taps[i - p->n_feeds];
         if (t->buf < 0 || t->buf >= m->plan.n_bufs || !t->data)
             return pl_fail(error, PL_E_ARGUMENT, "no such buffer: %d", t->buf);
+        if (i >= p->n_feeds && (t->op < p->op_from || t->op >= p->op_to))
+            return pl_fail(error, PL_E_ARGUMENT, "a tap of operation %d, which does not run", t->op);
     }
     uint64_t wants = 0;
     for (int i = 0; i < p->n_rows; i++) {
@@ -187,6 +194,8 @@ static pl_status check_pass(const pl_model *m, const pl_pass *p, pl_error *error
                 return pl_fail(error, PL_E_ARGUMENT, "row %d: its sequence's rows do not stand together", i);
         wants += r->want != 0;
     }
+    if (wants && (m->head_op < p->op_from || m->head_op >= p->op_to))
+        return pl_fail(error, PL_E_ARGUMENT, "rows want logits, but the head does not run");
     if (wants && !p->store && !(p->sample && p->step && p->sampled))
         return pl_fail(error, PL_E_ARGUMENT, "rows want logits that nobody takes");
     return PL_OK;
@@ -256,9 +265,11 @@ pl_status pl_forward_start(pl_model *m, const pl_pass *pass, pl_task **out, pl_e
         ok = ok && b->sample && b->step && b->sampled;
     }
     ok = ok && prepare(m, b) == 0;
-    for (int i = 0; ok && i < pass->n_rows; i++)
-        if (i + 1 == pass->n_rows || b->rows[i + 1].seq != b->rows[i].seq)
-            ok = pl_seq_reserve(b->seqs[b->rows[i].seq], b->rows[i].slot + 1) == 0;
+    for (int i = 0, first = 0; ok && i < pass->n_rows; i++)
+        if (i + 1 == pass->n_rows || b->rows[i + 1].seq != b->rows[i].seq) {
+            ok = pl_seq_reserve(b->seqs[b->rows[i].seq], b->rows[first].slot, b->rows[i].slot + 1) == 0;
+            first = i + 1;
+        }
     if (!ok) {
         task->finish(task, error);
         free(task);

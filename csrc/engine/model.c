@@ -37,15 +37,18 @@ static int copy_tables(pl_model *m, const pl_plan *p)
 {
     m->plan = *p;
     /* first all pointers are made the model's own, so that freeing is safe whatever fails */
-    m->plan.ops = NULL, m->plan.buf_dim = NULL, m->plan.segs = NULL, m->plan.mats = NULL, m->plan.vecs = NULL, m->plan.ropes = NULL;
+    m->plan.ops = NULL, m->plan.buf_dim = NULL, m->plan.segs = NULL, m->plan.mats = NULL, m->plan.vecs = NULL,
+    m->plan.ropes = NULL;
     m->plan.caches = NULL;
     m->vecs = calloc((size_t)p->n_vecs + 1, sizeof *m->vecs);
     pl_rope_desc *ropes = calloc((size_t)p->n_ropes + 1, sizeof *ropes);
     m->plan.ropes = ropes;
     if (!m->vecs || !ropes || copy(&m->plan.ops, p->ops, (size_t)p->n_ops, sizeof *p->ops) ||
         copy(&m->plan.buf_dim, p->buf_dim, (size_t)p->n_bufs, sizeof *p->buf_dim) ||
-        copy(&m->plan.segs, p->segs, (size_t)p->n_segs, sizeof *p->segs) || copy(&m->plan.mats, p->mats, (size_t)p->n_mats, sizeof *p->mats) ||
-        copy(&m->plan.vecs, p->vecs, (size_t)p->n_vecs, sizeof *p->vecs) || copy(&m->plan.caches, p->caches, (size_t)p->n_caches, sizeof *p->caches))
+        copy(&m->plan.segs, p->segs, (size_t)p->n_segs, sizeof *p->segs) ||
+        copy(&m->plan.mats, p->mats, (size_t)p->n_mats, sizeof *p->mats) ||
+        copy(&m->plan.vecs, p->vecs, (size_t)p->n_vecs, sizeof *p->vecs) ||
+        copy(&m->plan.caches, p->caches, (size_t)p->n_caches, sizeof *p->caches))
         return -1;
     for (int i = 0; i < p->n_vecs; i++)
         if (copy(&m->vecs[i], p->vecs[i].data, (size_t)p->vecs[i].n, sizeof(float)))
@@ -134,7 +137,8 @@ static void set_caches(pl_model *m)
     m->qtile_rows = 16;
     for (int i = 0; i < m->plan.n_caches; i++) {
         const pl_cache_desc *c = &m->plan.caches[i];
-        m->groups[i] = (pl_group){c->n_layers, c->n_kv, c->window, (k->k_bytes[kv](c->dk) + 63) / 64 * 64, (k->v_bytes[kv](c->dv) + 63) / 64 * 64};
+        m->groups[i] = (pl_group){c->n_layers, c->n_kv, c->window, (k->k_bytes[kv](c->dk) + 63) / 64 * 64,
+                                  (k->v_bytes[kv](c->dv) + 63) / 64 * 64};
         int rows = pl_attend_tile_rows(c);
         m->qtile_rows = rows < m->qtile_rows ? rows : m->qtile_rows;
     }
@@ -156,9 +160,17 @@ static pl_status build(pl_model *m, const pl_plan *plan, pl_error *error)
     m->rope_sin = calloc((size_t)plan->n_ropes + 1, sizeof *m->rope_sin);
     if (!m->mats || !m->bufs || !m->groups || !m->scratch || !m->sample_scratch || !m->rope_cos || !m->rope_sin)
         return no_memory;
-    m->tables = (pl_model_tables){.kernels = pl_kernels_get(m->options.isa), .segs = m->plan.segs, .mats = m->mats,
-                                  .vecs = (const float *const *)m->vecs, .ropes = m->plan.ropes, .n_ropes = plan->n_ropes,
-                                  .caches = m->plan.caches, .groups = m->groups, .kv = m->options.kv, .vocab = plan->vocab, .bufs = m->bufs};
+    m->tables = (pl_model_tables){.kernels = pl_kernels_get(m->options.isa),
+                                  .segs = m->plan.segs,
+                                  .mats = m->mats,
+                                  .vecs = (const float *const *)m->vecs,
+                                  .ropes = m->plan.ropes,
+                                  .n_ropes = plan->n_ropes,
+                                  .caches = m->plan.caches,
+                                  .groups = m->groups,
+                                  .kv = m->options.kv,
+                                  .vocab = plan->vocab,
+                                  .bufs = m->bufs};
     if (!m->tables.kernels)
         return pl_fail(error, PL_E_ISA, "the kernels of %s are not available", pl_isa_name(m->options.isa));
     for (int i = 0; i < plan->n_mats; i++) {
@@ -200,8 +212,8 @@ pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model 
     pl_status status = pl_plan_check(plan, error);
     if (status)
         return status;
-    if (options->threads < 1 || options->threads > 1024 || options->kv < 0 || options->kv >= PL_N_KV || options->terms < 1 || options->terms > 2 ||
-        options->max_rows < 1 || options->max_rows > 65536)
+    if (options->threads < 1 || options->threads > 1024 || options->kv < 0 || options->kv >= PL_N_KV ||
+        options->terms < 1 || options->terms > 2 || options->max_rows < 1 || options->max_rows > 65536)
         return pl_fail(error, PL_E_ARGUMENT, "an option is out of range");
     pl_model *m = calloc(1, sizeof *m);
     if (!m)
@@ -232,8 +244,9 @@ void pl_model_free(pl_model *m)
         free(m->vecs[i]);
     for (int i = 0; m->plan.ropes && i < m->plan.n_ropes; i++)
         free((void *)m->plan.ropes[i].freq);
-    const void *tables[] = {m->plan.ops, m->plan.buf_dim, m->plan.segs, m->plan.mats, m->plan.vecs, m->plan.ropes, m->plan.caches, m->vecs,
-                            m->mats, m->bufs, m->groups, m->scratch, m->sample_scratch, m->rope_cos, m->rope_sin};
+    const void *tables[] = {m->plan.ops,   m->plan.buf_dim, m->plan.segs,      m->plan.mats, m->plan.vecs,
+                            m->plan.ropes, m->plan.caches,  m->vecs,           m->mats,      m->bufs,
+                            m->groups,     m->scratch,      m->sample_scratch, m->rope_cos,  m->rope_sin};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
         free((void *)tables[i]);
     free(m);
@@ -241,7 +254,8 @@ void pl_model_free(pl_model *m)
 
 void pl_model_info_get(const pl_model *m, pl_model_info *info)
 {
-    *info = (pl_model_info){m->tables.kernels->isa, (int64_t)m->arena_bytes, (int64_t)m->work_bytes, m->huge, m->options.max_rows};
+    *info = (pl_model_info){m->tables.kernels->isa, (int64_t)m->arena_bytes, (int64_t)m->work_bytes, m->huge,
+                            m->options.max_rows};
 }
 
 pl_pool *pl_model_pool(pl_model *m)
@@ -252,7 +266,8 @@ pl_pool *pl_model_pool(pl_model *m)
 int64_t pl_model_mat_bytes(const pl_model *m, int mat)
 {
     const pl_mat *w = &m->mats[mat];
-    return w->tile_bytes ? w->tile_bytes * ((w->rows + PL_TILE - 1) / PL_TILE) : pl_row_bytes(w->format, w->k) * w->rows;
+    return w->tile_bytes ? w->tile_bytes * ((w->rows + PL_TILE - 1) / PL_TILE)
+                         : pl_row_bytes(w->format, w->k) * w->rows;
 }
 
 void pl_model_mat_row(const pl_model *m, int mat, int row, float *dst)
@@ -283,7 +298,8 @@ static void pack_job(void *arg, const pl_team *team, int tid)
             int64_t n = r + step < to ? step : to - r;
             if (atomic_load_explicit(&task->cancel, memory_order_relaxed))
                 return;
-            m->tables.kernels->pack[w->format->id](d->src + r * row, (int)n, w->k, (uint8_t *)w->data + r / PL_TILE * w->tile_bytes);
+            m->tables.kernels->pack[w->format->id](d->src + r * row, (int)n, w->k,
+                                                   (uint8_t *)w->data + r / PL_TILE * w->tile_bytes);
             if (d->from_file)
                 pl_file_release(d->src + r * row, (size_t)(n * row));
             atomic_fetch_add_explicit(&task->done, n * row, memory_order_relaxed);

@@ -9,7 +9,7 @@
 
 struct pl_model {
     pl_options options;
-    pl_plan plan;                   /* tables are the model's own copies */
+    pl_plan plan; /* tables are the model's own copies */
     pl_model_tables tables;
     pl_mat *mats;
     pl_group *groups;
@@ -17,16 +17,16 @@ struct pl_model {
     pl_buf *bufs;
     pl_buf head_rows;
     pl_pool *pool;
-    int head_op;                    /* index, -1 when the plan has none */
+    int head_op; /* index, -1 when the plan has none */
     int qtile_rows;
     /* memory */
     void *arena, *work;
     size_t arena_bytes, work_bytes;
     int huge;
-    float **scratch;                /* per thread */
-    void **sample_scratch;          /* per thread */
-    float *logits;                  /* (PL_HEAD_ROWS, vocab) */
-    float **rope_cos, **rope_sin;   /* per rope: (max_rows, n_rot / 2) */
+    float **scratch;              /* per thread */
+    void **sample_scratch;        /* per thread */
+    float *logits;                /* (PL_HEAD_ROWS, vocab) */
+    float **rope_cos, **rope_sin; /* per rope: (max_rows, n_rot / 2) */
 };
 
 /* Fills `error` and returns `status`. */

@@ -5,6 +5,7 @@
 #include "model.h"
 
 #define MAX_DIM (1 << 24)
+#define MAX_FREQ (1 << 20) /* of a rotation, per position: angles stay below 2^51, an exact number of quarter turns */
 
 pl_status pl_fail(pl_error *error, pl_status status, const char *format, ...)
 {
@@ -17,7 +18,8 @@ pl_status pl_fail(pl_error *error, pl_status status, const char *format, ...)
 
 #define FAIL(...) return pl_fail(error, PL_E_PLAN, __VA_ARGS__)
 
-static const char *const names[PL_N_OPS] = {"embed", "norm", "linear", "head_norm", "rope_append", "attend", "linear_add", "glu", "head"};
+static const char *const names[PL_N_OPS] = {"embed",  "norm",       "linear", "head_norm", "rope_append",
+                                            "attend", "linear_add", "glu",    "head"};
 
 static int inside(int32_t id, int32_t n)
 {
@@ -60,17 +62,22 @@ static pl_status check_tables(const pl_plan *p, pl_error *error)
         if (s->bias >= 0 && !has_vec(p, s->bias, p->mats[s->mat].rows))
             FAIL("segment %d: its bias does not have %d entries", i, p->mats[s->mat].rows);
     }
-    for (int i = 0; i < p->n_ropes; i++)
-        if (p->ropes[i].n_rot < 2 || p->ropes[i].n_rot % 2 || p->ropes[i].n_rot > MAX_DIM || !p->ropes[i].freq)
-            FAIL("rope %d: %d rotated dimensions", i, p->ropes[i].n_rot);
+    for (int i = 0; i < p->n_ropes; i++) {
+        const pl_rope_desc *r = &p->ropes[i];
+        if (r->n_rot < 2 || r->n_rot % 2 || r->n_rot > MAX_DIM || !r->freq)
+            FAIL("rope %d: %d rotated dimensions", i, r->n_rot);
+        for (int j = 0; j < r->n_rot / 2; j++)
+            if (!(r->freq[j] >= 0 && r->freq[j] <= MAX_FREQ)) /* NaN too */
+                FAIL("rope %d: frequency %d is %g, expected 0 to %d", i, j, r->freq[j], MAX_FREQ);
+    }
     if (p->n_caches < 1 || p->n_caches > PL_MAX_GROUPS)
         FAIL("%d cache groups, expected 1 to %d", p->n_caches, PL_MAX_GROUPS);
     for (int i = 0; i < p->n_caches; i++) {
         const pl_cache_desc *c = &p->caches[i];
-        if (c->n_layers < 1 || c->n_layers > 4096 || c->n_q < 1 || c->n_kv < 1 || c->n_q > 4096 || c->n_q % c->n_kv || c->dk < 1 || c->dv < 1 ||
-            c->dk > 4096 || c->dv > 4096 || c->window < 0)
-            FAIL("cache group %d: %d layers of %d query heads, %d kv heads, widths %d and %d, window %d", i, c->n_layers, c->n_q, c->n_kv, c->dk,
-                 c->dv, c->window);
+        if (c->n_layers < 1 || c->n_layers > 4096 || c->n_q < 1 || c->n_kv < 1 || c->n_q > 4096 || c->n_q % c->n_kv ||
+            c->dk < 1 || c->dv < 1 || c->dk > 4096 || c->dv > 4096 || c->window < 0)
+            FAIL("cache group %d: %d layers of %d query heads, %d kv heads, widths %d and %d, window %d", i,
+                 c->n_layers, c->n_q, c->n_kv, c->dk, c->dv, c->window);
     }
     return PL_OK;
 }
@@ -81,10 +88,10 @@ static pl_status check_op(const pl_plan *p, int i, pl_error *error)
     if (op->kind < 0 || op->kind >= PL_N_OPS)
         FAIL("operation %d: unknown kind %d", i, op->kind);
     const char *name = names[op->kind];
-#define NEED(condition, what)                                                           \
-    do {                                                                                \
-        if (!(condition))                                                               \
-            FAIL("operation %d (%s, layer %d): %s does not fit", i, name, op->layer, what); \
+#define NEED(condition, what)                                                                                          \
+    do {                                                                                                               \
+        if (!(condition))                                                                                              \
+            FAIL("operation %d (%s, layer %d): %s does not fit", i, name, op->layer, what);                            \
     } while (0)
     int in = 0, out = 0;
     if (op->kind != PL_OP_EMBED) {
@@ -97,8 +104,11 @@ static pl_status check_op(const pl_plan *p, int i, pl_error *error)
         out = p->buf_dim[op->out];
     }
     int segs = op->kind == PL_OP_LINEAR ? op->n_seg : op->kind == PL_OP_GLU ? 2 : 1;
-    int has_segs = op->kind == PL_OP_EMBED || op->kind == PL_OP_LINEAR || op->kind == PL_OP_LINEAR_ADD || op->kind == PL_OP_GLU || op->kind == PL_OP_HEAD;
+    int has_segs = op->kind == PL_OP_EMBED || op->kind == PL_OP_LINEAR || op->kind == PL_OP_LINEAR_ADD ||
+                   op->kind == PL_OP_GLU || op->kind == PL_OP_HEAD;
+    NEED(has_segs || op->n_seg == 0, "its list of segments"); /* of one that reads no matrix */
     if (has_segs) {
+        int column = 0; /* a linear's segments stand side by side: none writes over another, and no column is left out */
         NEED(op->n_seg == segs && segs >= 1 && op->seg >= 0 && op->seg <= p->n_segs - segs, "its list of segments");
         for (int s = op->seg; s < op->seg + segs; s++) {
             const pl_mat_desc *m = &p->mats[p->segs[s].mat];
@@ -107,10 +117,12 @@ static pl_status check_op(const pl_plan *p, int i, pl_error *error)
             if (op->kind == PL_OP_EMBED || op->kind == PL_OP_HEAD)
                 NEED(m->rows == p->vocab && p->segs[s].column == 0, "the vocabulary");
             else if (op->kind == PL_OP_LINEAR)
-                NEED(m->rows <= out && p->segs[s].column <= out - m->rows, "a segment's columns");
+                NEED(p->segs[s].column == column && m->rows <= out - column, "a segment's columns");
             else
                 NEED(m->rows == out && p->segs[s].column == 0, "a matrix' rows");
+            column += m->rows;
         }
+        NEED(op->kind != PL_OP_LINEAR || column == out, "its segments' columns");
     }
     if (op->kind == PL_OP_NORM || op->kind == PL_OP_HEAD)
         NEED(has_vec(p, op->vec, in), "its weight");
@@ -119,7 +131,8 @@ static pl_status check_op(const pl_plan *p, int i, pl_error *error)
     if (op->kind == PL_OP_LINEAR_ADD)
         NEED(op->vec < 0 || has_vec(p, op->vec, out), "its post-norm");
     if (op->kind == PL_OP_LINEAR_ADD || op->kind == PL_OP_GLU)
-        NEED(inside(op->tmp, p->n_bufs) && p->buf_dim[op->tmp] == out && op->tmp != op->in && op->tmp != op->out, "its temporary");
+        NEED(inside(op->tmp, p->n_bufs) && p->buf_dim[op->tmp] == out && op->tmp != op->in && op->tmp != op->out,
+             "its temporary");
     if (op->kind == PL_OP_GLU)
         NEED(op->act == PL_ACT_SILU || op->act == PL_ACT_GELU_TANH, "its activation");
     if (op->kind == PL_OP_HEAD_NORM || op->kind == PL_OP_ROPE_APPEND || op->kind == PL_OP_ATTEND) {

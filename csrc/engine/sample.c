@@ -51,7 +51,7 @@ static void penalize(const pl_sample_params *p, float *row, int vocab, int32_t *
             continue;
         row[id] = row[id] > 0 ? row[id] / repeat : row[id] * repeat;
         row[id] -= p->presence_penalty + (float)count[id] * p->frequency_penalty;
-        count[id] = 0;          /* once per token */
+        count[id] = 0; /* once per token */
     }
 }
 
@@ -71,15 +71,15 @@ static void forbid(const uint32_t *mask, float *row, int vocab)
 /* Returns 1 when the row may have changed. */
 static int adjust(const pl_sample_params *p, float *row, int vocab, pl_pool *b)
 {
-    int penalties = p->n_recent > 0 && ((p->repeat_penalty > 0 && p->repeat_penalty != 1) || p->presence_penalty != 0
-                                        || p->frequency_penalty != 0);
+    int penalties = p->n_recent > 0 && ((p->repeat_penalty > 0 && p->repeat_penalty != 1) || p->presence_penalty != 0 ||
+                                        p->frequency_penalty != 0);
 
     if (!penalties && p->n_bias <= 0 && !p->mask)
         return 0;
     if (p->n_logprobs >= 0 && (penalties || p->n_bias > 0))
         memcpy(b->raw, row, (size_t)vocab * sizeof *row);
     else
-        b->raw = row;           /* a mask leaves the logits of the tokens it allows */
+        b->raw = row; /* a mask leaves the logits of the tokens it allows */
     if (penalties)
         penalize(p, row, vocab, b->sub);
     for (int i = 0; i < p->n_bias; i++)
@@ -97,7 +97,8 @@ static double weight(float x, float top, float t)
 }
 
 /* Index drawn from n logits in the order given, as exp((x - top) / t): sums of blocks first, then within one block. */
-static int draw_long(const pl_kernels *k, const float *x, int n, float top, float t, double u, double *sum, double *total)
+static int draw_long(const pl_kernels *k, const float *x, int n, float top, float t, double u, double *sum,
+                     double *total)
 {
     float d[PL_SORTED_MAX], e[PL_SORTED_MAX], inv_t = 1 / t;
     int c = 0, blocks = 0, last = -1, len;
@@ -131,7 +132,7 @@ static int draw_long(const pl_kernels *k, const float *x, int n, float top, floa
                 break;
         }
     }
-    if (last < 0)               /* every weight of the block underflowed singly: its largest */
+    if (last < 0) /* every weight of the block underflowed singly: its largest */
         for (int i = last = 0; i < len; i++)
             last = x[i] > x[last] ? i : last;
     return c * PL_SORTED_MAX + last;
@@ -168,8 +169,8 @@ static void report_kept(const pl_pool *b, float top, float t, double total, pl_s
     }
 }
 
-static void choose(const pl_kernels *k, const pl_sample_params *p, const float *row, int vocab, float top, uint64_t step,
-                   pl_pool *b, pl_sampled *out)
+static void choose(const pl_kernels *k, const pl_sample_params *p, const float *row, int vocab, float top,
+                   uint64_t step, pl_pool *b, pl_sampled *out)
 {
     int wants_kept = out->kept_id && out->kept_prob && out->kept_room > 0, filtered, drawn;
     float t = p->temperature;
@@ -199,7 +200,7 @@ static void choose(const pl_kernels *k, const pl_sample_params *p, const float *
     out->n_kept = b->n;
     if (b->n <= PL_SORTED_MAX) {
         pl_pool_sort(b, row);
-        top = b->x[0];          /* typical sampling may have dropped the row's best */
+        top = b->x[0]; /* typical sampling may have dropped the row's best */
         drawn = draw_sorted(b, top, t, u, &total);
         out->id = b->id[drawn];
     } else {
@@ -214,8 +215,8 @@ static void choose(const pl_kernels *k, const pl_sample_params *p, const float *
 }
 
 /* The most probable tokens of the raw row; returns the logarithm of its sum of exp. */
-static double report_top(const pl_kernels *k, const pl_sample_params *p, const float *row, int vocab, float top, pl_pool *b,
-                         pl_sampled *out)
+static double report_top(const pl_kernels *k, const pl_sample_params *p, const float *row, int vocab, float top,
+                         pl_pool *b, pl_sampled *out)
 {
     double log_sum = top + log(k->sum_exp(row, vocab, top, 1));
 

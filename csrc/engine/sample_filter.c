@@ -65,8 +65,8 @@ static void take_keys(pl_pool *b, const float *s, int descending)
         b->key[i] = float_key(s[i]) ^ flip;
 }
 
-/* Keeps the smallest set of ascending keys (ties: ascending ids) whose weights (or numbers, with w NULL) add up to at least
- * target; everything where rounding never lets them. Afterwards the pool is still in the order of ids. */
+/* Keeps the smallest set of ascending keys (ties: ascending ids) whose weights (or numbers, with w NULL) add up to at
+ * least target; everything where rounding never lets them. Afterwards the pool is still in the order of ids. */
 static void pl_pool_cut(pl_pool *b, const float *w, double target)
 {
     static const int shift[3] = {21, 10, 0}, bits[3] = {11, 11, 10};
@@ -75,7 +75,7 @@ static void pl_pool_cut(pl_pool *b, const float *w, double target)
     int n_sub = b->n, m = 0;
 
     if (!(target > DBL_MIN))
-        target = DBL_MIN;       /* the best token always stays */
+        target = DBL_MIN; /* the best token always stays */
     for (int level = 0; level < 3; level++) {
         uint32_t mask = (1u << bits[level]) - 1;
         int digit, filled = -1, left = 0;
@@ -97,7 +97,7 @@ static void pl_pool_cut(pl_pool *b, const float *w, double target)
         if (digit > (int)mask) {
             if (level == 0 || filled < 0)
                 return;
-            digit = filled;     /* the same weights in another order: the sum came out an ulp lower than a level above */
+            digit = filled; /* the same weights in another order: the sum is an ulp lower than a level above */
             before = filled_before;
         }
         for (int j = 0; j < n_sub; j++) {
@@ -122,7 +122,7 @@ static void pl_pool_cut(pl_pool *b, const float *w, double target)
         }
         b->id[m] = b->id[i];
         b->x[m] = b->x[i];
-        b->w[m] = b->w[i];      /* whatever it holds before there are weights */
+        b->w[m] = b->w[i]; /* whatever it holds before there are weights */
         m++;
     }
     b->n = m;
@@ -265,8 +265,8 @@ static float below(float top, double width)
     return (float)(top - width - fabs((double)top) * 1e-6);
 }
 
-/* Tokens that top_p can keep, when it acts on the whole row of weight total. All that lie below top - width weigh less than
- * vocab * exp(-width) together, which bounds the width; a narrower one nearly always does. */
+/* Tokens that top_p can keep, when it acts on the whole row of weight total. All that lie below top - width weigh less
+ * than vocab * exp(-width) together, which bounds the width; a narrower one nearly always does. */
 static void collect_nucleus(const pl_kernels *k, pl_pool *b, const float *row, int vocab, float top, double total,
                             float top_p, double most)
 {
@@ -285,8 +285,8 @@ int pl_pool_filter(const pl_kernels *k, pl_pool *b, const pl_sample_params *p, c
 {
     int by_k = p->top_k > 0 && p->top_k < vocab, by_typical = p->typical_p > 0 && p->typical_p < 1;
     int by_p = p->top_p < 1, by_min = p->min_p > 0;
-    /* How far below the best a token that min_p keeps can lie; renormalising does not alter ratios. Typical sampling may
-     * drop the best token, so there it bounds nothing. */
+    /* How far below the best a token that min_p keeps can lie; renormalising does not alter ratios. Typical sampling
+     * may drop the best token, so there it bounds nothing. */
     double most = by_min ? 1e-3 - log(p->min_p < 1 ? p->min_p : 1) : INFINITY;
     double total;
 

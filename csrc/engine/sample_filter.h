@@ -4,8 +4,8 @@
 
 #include "sample.h"
 
-#define PL_SORTED_MAX 1024      /* pools up to this size are drawn from in sorted order, with float64 weights */
-#define PL_DIGIT 2048           /* values of a radix digit of 11 bits */
+#define PL_SORTED_MAX 1024 /* pools up to this size are drawn from in sorted order, with float64 weights */
+#define PL_DIGIT 2048      /* values of a radix digit of 11 bits */
 
 typedef struct pl_pool {
     int n;

@@ -38,14 +38,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PL_TILE 16          /* rows of a tile */
-#define PL_BLOCK 32         /* k of a packed block: one activation scale */
+#define PL_TILE 16  /* rows of a tile */
+#define PL_BLOCK 32 /* k of a packed block: one activation scale */
 
 /* Indices of our own; `pl_format.gguf` has the number that a GGUF file uses. */
 typedef enum {
-    PL_F32, PL_F16, PL_BF16,
-    PL_Q4_0, PL_Q4_1, PL_Q5_0, PL_Q5_1, PL_Q8_0,
-    PL_Q4_K, PL_Q5_K, PL_Q6_K,
+    PL_F32,
+    PL_F16,
+    PL_BF16,
+    PL_Q4_0,
+    PL_Q4_1,
+    PL_Q5_0,
+    PL_Q5_1,
+    PL_Q8_0,
+    PL_Q4_K,
+    PL_Q5_K,
+    PL_Q6_K,
     PL_N_FORMATS
 } pl_format_id;
 
@@ -53,16 +61,16 @@ enum { PL_HAS_MIN = 1, PL_SUPER = 2, PL_SIGNED_SCALE = 4, PL_FLOAT = 8 };
 
 typedef struct pl_format {
     pl_format_id id;
-    const char *name;       /* "Q4_K" */
-    int gguf;               /* ggml type number */
-    int block;              /* weights of a file block: 1, 32, 256 */
-    int block_bytes;        /* bytes of a file block */
-    int bits;               /* bits of a code: 4, 5, 6, 8; of a value: 16, 32 */
-    int group;              /* weights that share a scale: 16 or 32; 0 for float formats */
-    int offset;             /* what is subtracted from a code */
+    const char *name; /* "Q4_K" */
+    int gguf;         /* ggml type number */
+    int block;        /* weights of a file block: 1, 32, 256 */
+    int block_bytes;  /* bytes of a file block */
+    int bits;         /* bits of a code: 4, 5, 6, 8; of a value: 16, 32 */
+    int group;        /* weights that share a scale: 16 or 32; 0 for float formats */
+    int offset;       /* what is subtracted from a code */
     int flags;
-    int packed_block;       /* bytes of a packed 16 x 32 block (integer formats) */
-    int packed_header;      /* bytes of a packed header before each 8 blocks (super formats) */
+    int packed_block;  /* bytes of a packed 16 x 32 block (integer formats) */
+    int packed_header; /* bytes of a packed header before each 8 blocks (super formats) */
     /* File bytes of one row of k weights -> float32, bit-identical to gguf-py. k: a multiple of block. */
     void (*decode)(const uint8_t *src, float *dst, int64_t k);
     /* One 32-weight slice (index `slice` within its file block) -> codes[32]; NULL for float formats.
@@ -82,8 +90,8 @@ int64_t pl_tile_bytes(const pl_format *f, int64_t k);
 
 /* Exact conversions, also the scalar kernels'. */
 float pl_f16_to_f32(uint16_t h);
-uint16_t pl_f32_to_f16(float f);    /* round to nearest even; overflow to infinity */
+uint16_t pl_f32_to_f16(float f); /* round to nearest even; overflow to infinity */
 float pl_bf16_to_f32(uint16_t h);
-uint16_t pl_f32_to_bf16(float f);   /* round to nearest even; NaN stays NaN */
+uint16_t pl_f32_to_bf16(float f); /* round to nearest even; NaN stays NaN */
 
 #endif

@@ -22,24 +22,24 @@
 typedef struct pl_mat {
     const pl_format *format;
     int rows, k;
-    int64_t tile_bytes;         /* distance of tiles */
-    const uint8_t *data;        /* ceil(rows/16) tiles */
+    int64_t tile_bytes;  /* distance of tiles */
+    const uint8_t *data; /* ceil(rows/16) tiles */
 } pl_mat;
 
 /* Rows of activations (n, k) in the forms that the formats need; a form nobody needs is NULL. */
 typedef struct pl_acts {
     int k;
-    int terms;                  /* of the integer form: 1 or 2 */
-    const float *f;             /* (n, k) float32; row distance f_stride floats */
+    int terms;      /* of the integer form: 1 or 2 */
+    const float *f; /* (n, k) float32; row distance f_stride floats */
     ptrdiff_t f_stride;
-    const int8_t *q;            /* (n, terms, k_pad) codes in [-127, 127], term hi then lo; k_pad = k rounded up to 32 */
-    const float *s;             /* (n, k_pad / 32) scales */
-    const int16_t *sums;        /* (n, terms, k_pad / 16) sums of 16 codes */
-    const uint16_t *b;          /* (n, k_pad2) bf16, k_pad2 = k rounded up to 2, zero beyond k */
+    const int8_t *q;     /* (n, terms, k_pad) codes in [-127, 127], term hi then lo; k_pad = k rounded up to 32 */
+    const float *s;      /* (n, k_pad / 32) scales */
+    const int16_t *sums; /* (n, terms, k_pad / 16) sums of 16 codes */
+    const uint16_t *b;   /* (n, k_pad2) bf16, k_pad2 = k rounded up to 2, zero beyond k */
 } pl_acts;
 
 /* One page of keys and values of one KV head; see `kv_append` for the layout, private to a tier. */
-#define PL_PAGE 64              /* tokens of a page */
+#define PL_PAGE 64 /* tokens of a page */
 
 /* INT8: codes in [-127, 127] and a float32 scale for every 32 values (fewer at the end) of a slot: code = round_even(x *
  * (127 / amax)), scale = amax / 127; what is below 1e-30 or not finite as `quantize` has it. Scales in f16 would save 6 %
@@ -58,16 +58,27 @@ enum { PL_ACT_SILU, PL_ACT_GELU_TANH };
  * pairs of d and of keys together, and v as kv_append rounded it. */
 #define PL_TOP_NONE (-1e30f)
 typedef struct pl_attend_page {
-    int m;                      /* query rows, any number >= 1 */
-    int dk, dv;                 /* head sizes of keys and values; any >= 1 */
+    int m;      /* query rows, any number >= 1 */
+    int dk, dv; /* head sizes of keys and values; any >= 1 */
     float scale;
-    const float *q;             /* (m, dk), row distance q_stride floats */
+    const float *q; /* (m, dk), row distance q_stride floats */
     ptrdiff_t q_stride;
-    const void *k, *v;          /* the page's keys and values */
-    const int *lo, *hi;         /* (m) visible slots of this page, 0 <= lo, hi <= 64 */
-    float *top, *sum;           /* (m) */
-    float *acc;                 /* (m, dv), dense */
+    const void *k, *v;  /* the page's keys and values */
+    const int *lo, *hi; /* (m) visible slots of this page, 0 <= lo, hi <= 64 */
+    float *top, *sum;   /* (m) */
+    float *acc;         /* (m, dv), dense */
 } pl_attend_page;
+
+/* What a tier's instructions can do at most, for measuring limits. `read` reads each of `bytes` (a multiple of 1024) once,
+ * with the widest loads, and returns a value made of them. The others do n rounds of independent multiply-and-adds on
+ * registers and return the operations done, two a product: int8 added up in int32, bf16 in float32 (NULL where the tier
+ * has no such instruction), float32. */
+typedef struct pl_peak {
+    uint64_t (*read)(const void *p, size_t bytes);
+    double (*i8)(int64_t n);
+    double (*bf16)(int64_t n);
+    double (*f32)(int64_t n);
+} pl_peak;
 
 typedef struct pl_kernels {
     const char *isa;
@@ -81,7 +92,8 @@ typedef struct pl_kernels {
     /* y[i][r] = x[i] . w[r] for rows r of tiles [tile0, tile1), i < n; y's row distance y_stride floats; y points to
      * column 0 of w's row 0. Rows beyond w->rows are not stored. Integer formats read q, s, sums; F32 and F16 read
      * f; BF16 reads b. */
-    void (*matmul[PL_N_FORMATS])(const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y, ptrdiff_t y_stride);
+    void (*matmul[PL_N_FORMATS])(const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y,
+                                 ptrdiff_t y_stride);
 
     /* ---- activations ---------------------------------------------------------------- */
     /* k floats -> codes, scales per 32, sums per 16. k a multiple of 32. amax = max |x| over 32; s = amax / 127;
@@ -89,18 +101,19 @@ typedef struct pl_kernels {
      * [-127, 127]. amax < 1e-30 counts as 0 and gives zeros, scale 0 (127 / amax would overflow below 4e-37); a block
      * with NaN or infinity gives codes 0 and scale NaN or infinity, so that products become NaN. `q` and `sums` are
      * the hi planes; the lo planes are q_lo, sums_lo (ignored when terms = 1). */
-    void (*quantize)(const float *x, int k, int terms, int8_t *q, int8_t *q_lo, float *s, int16_t *sums, int16_t *sums_lo);
+    void (*quantize)(const float *x, int k, int terms, int8_t *q, int8_t *q_lo, float *s, int16_t *sums,
+                     int16_t *sums_lo);
     void (*to_bf16)(const float *x, int n, uint16_t *y);
     /* y = x / sqrt(mean(x^2) + eps) * w; w may be NULL; y may be x. (RMSNorm, Zhang & Sennrich 2019) */
     void (*rms_norm)(const float *x, const float *w, int n, float eps, float *y);
-    void (*add)(const float *x, const float *y, int n, float *z);           /* z = x + y; z may be x or y */
-    void (*scale)(const float *x, float a, int n, float *y);                /* y = a * x; y may be x */
+    void (*add)(const float *x, const float *y, int n, float *z); /* z = x + y; z may be x or y */
+    void (*scale)(const float *x, float a, int n, float *y);      /* y = a * x; y may be x */
     /* y = act(g) * u; y may be g or u. silu(g) = g / (1 + exp(-g)); gelu_tanh(g) = 0.5 g (1 + tanh(sqrt(2/pi) (g + 0.044715 g^3))) */
     void (*glu[2])(const float *g, const float *u, int n, float *y);
     /* Rotates one head in place by the angles whose cosines and sines are given (n_rot / 2 each).
      * halves = 0: x[2i], x[2i+1] (adjacent); 1: x[i], x[i + n_rot/2]. (RoPE, Su et al. 2021) */
     void (*rope)(float *x, const float *cos, const float *sin, int n_rot, int halves);
-    void (*softcap)(const float *x, float cap, int n, float *y);            /* y = cap * tanh(x / cap); y may be x */
+    void (*softcap)(const float *x, float cap, int n, float *y); /* y = cap * tanh(x / cap); y may be x */
 
     /* ---- attention ------------------------------------------------------------------ */
     /* Bytes that the keys (values) of one page take, for a head size d. */
@@ -111,16 +124,19 @@ typedef struct pl_kernels {
     void (*kv_append[PL_N_KV])(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage);
     void (*attend[PL_N_KV])(const pl_attend_page *a);
     /* Merges the state of a later chunk of keys (b) into that of the earlier ones (a), one row of dv. */
-    void (*attend_merge)(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b, int dv);
+    void (*attend_merge)(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b,
+                         int dv);
 
     /* ---- vocabulary (sampling) ------------------------------------------------------ */
-    float (*max)(const float *x, int n);                                    /* NaN if any is NaN */
+    float (*max)(const float *x, int n); /* NaN if any is NaN */
     /* sum of exp((x - top) * inv_t), in float64 over lanes of float32 blocks; order fixed by n */
     double (*sum_exp)(const float *x, int n, float top, float inv_t);
     /* Indices i (ascending) with x[i] >= least -> at most `room` of them in out; returns how many there are. */
     int (*collect)(const float *x, int n, float least, int32_t *out, int room);
-    void (*softmax)(float *x, int n);                                       /* in place; a row's own max; rows sum to 1 */
-    void (*exp)(const float *x, int n, float *y);                           /* within 2 ulp; exp(0) = 1; -inf -> 0; <= -104 -> 0 */
+    void (*softmax)(float *x, int n);             /* in place; a row's own max; rows sum to 1 */
+    void (*exp)(const float *x, int n, float *y); /* within 2 ulp; exp(0) = 1; -inf -> 0; <= -104 -> 0 */
+
+    pl_peak peak;
 } pl_kernels;
 
 /* Tiers fill what they have and leave the rest. Built ones only are linked (PL_HAVE_AVX2 ...). */

@@ -25,12 +25,12 @@ typedef struct tile {
     const pl_op *op;
     const pl_cache_desc *c;
     const pl_group *g;
-    const pl_row *rows;     /* the tile's */
-    int row, n, head;       /* first row in the pass, how many, KV head */
-    int heads, m;           /* query heads of the KV head; query rows = n * heads */
-    int from, to;           /* slots that any row sees: [from, to) */
-    float *q, *spare;       /* (m, dk); a state */
-    int *lo, *hi;           /* (m) */
+    const pl_row *rows; /* the tile's */
+    int row, n, head;   /* first row in the pass, how many, KV head */
+    int heads, m;       /* query heads of the KV head; query rows = n * heads */
+    int from, to;       /* slots that any row sees: [from, to) */
+    float *q, *spare;   /* (m, dk); a state */
+    int *lo, *hi;       /* (m) */
 } tile;
 
 static tile tile_of(const pl_run *r, const pl_op *op, int item, int tid)
@@ -59,14 +59,15 @@ static void gather_queries(const tile *t)
 {
     const pl_buf *in = &t->r->m->bufs[t->op->in];
     for (int i = 0; i < t->n; i++)
-        memcpy(t->q + (size_t)i * t->heads * t->c->dk, in->f + (size_t)(t->row + i) * in->dim + (size_t)t->head * t->heads * t->c->dk,
+        memcpy(t->q + (size_t)i * t->heads * t->c->dk,
+               in->f + (size_t)(t->row + i) * in->dim + (size_t)t->head * t->heads * t->c->dk,
                sizeof(float) * t->heads * t->c->dk);
 }
 
-static int clip(int slot, int base)
+static int clip(int64_t slot, int base)
 {
-    int v = slot - base;
-    return v < 0 ? 0 : v > PL_PAGE ? PL_PAGE : v;
+    int64_t v = slot - base; /* a window may be far wider than any slot */
+    return v < 0 ? 0 : v > PL_PAGE ? PL_PAGE : (int)v;
 }
 
 /* The state of one chunk of keys: (m) top, (m) sum, (m, dv) acc. */
@@ -85,15 +86,28 @@ static void run_chunk(const tile *t, int chunk, float *state)
     for (int p = first; p <= last; p++) {
         int base = p * PL_PAGE;
         for (int i = 0; i < t->n; i++) {
-            int slot = t->rows[i].slot, lo = t->c->window ? clip(slot - t->c->window + 1, base) : 0, hi = clip(slot + 1, base);
+            int slot = t->rows[i].slot, lo = t->c->window ? clip((int64_t)slot - t->c->window + 1, base) : 0,
+                hi = clip((int64_t)slot + 1, base);
             for (int h = 0; h < t->heads; h++) {
                 t->lo[i * t->heads + h] = lo;
                 t->hi[i * t->heads + h] = hi;
             }
         }
-        const uint8_t *keys = pl_seq_keys(t->r->seqs[t->rows[0].seq], t->g, t->op->cache, t->op->cache_layer, t->head, base);
-        pl_attend_page a = {.m = m, .dk = t->c->dk, .dv = dv, .scale = t->op->scale, .q = t->q, .q_stride = t->c->dk,
-                            .k = keys, .v = keys + t->g->k_bytes, .lo = t->lo, .hi = t->hi, .top = top, .sum = sum, .acc = acc};
+        const uint8_t *keys =
+            pl_seq_keys(t->r->seqs[t->rows[0].seq], t->g, t->op->cache, t->op->cache_layer, t->head, base);
+        pl_attend_page a = {.m = m,
+                            .dk = t->c->dk,
+                            .dv = dv,
+                            .scale = t->op->scale,
+                            .q = t->q,
+                            .q_stride = t->c->dk,
+                            .k = keys,
+                            .v = keys + t->g->k_bytes,
+                            .lo = t->lo,
+                            .hi = t->hi,
+                            .top = top,
+                            .sum = sum,
+                            .acc = acc};
         t->r->m->kernels->attend[t->r->m->kv](&a);
     }
 }
@@ -102,7 +116,8 @@ static void merge(const tile *t, float *a, const float *b)
 {
     int m = t->m, dv = t->c->dv;
     for (int i = 0; i < m; i++)
-        t->r->m->kernels->attend_merge(a + i, a + m + i, a + 2 * m + (size_t)i * dv, b[i], b[m + i], b + 2 * m + (size_t)i * dv, dv);
+        t->r->m->kernels->attend_merge(a + i, a + m + i, a + 2 * m + (size_t)i * dv, b[i], b[m + i],
+                                       b + 2 * m + (size_t)i * dv, dv);
 }
 
 /* acc / sum -> the output rows. */

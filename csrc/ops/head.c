@@ -29,7 +29,8 @@ void pl_op_head(const pl_run *r, const pl_op *op, int tid)
         int n = r->n_wants - base < PL_HEAD_ROWS ? r->n_wants - base : PL_HEAD_ROWS;
         float *y = r->store ? r->store + (size_t)base * vocab : r->logits;
         for (int i = tid; i < n; i += size) {
-            k->rms_norm(in->f + (size_t)r->wants[base + i] * in->dim, m->vecs[op->vec], in->dim, op->eps, h->f + (size_t)i * h->dim);
+            k->rms_norm(in->f + (size_t)r->wants[base + i] * in->dim, m->vecs[op->vec], in->dim, op->eps,
+                        h->f + (size_t)i * h->dim);
             pl_buf_finish(k, h, i, 0, h->dim);
         }
         pl_team_barrier(r->team);

@@ -5,8 +5,8 @@
  * machines of interest, 256 KB on small ones) while every pair of them is multiplied. */
 #define BLOCK_BYTES (192 << 10)
 
-void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0, int n, float *y,
-                    ptrdiff_t y_stride)
+void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0,
+                    int n, float *y, ptrdiff_t y_stride)
 {
     const pl_mat *w = &m->mats[seg->mat];
     int row_bytes = w->format->flags & PL_FLOAT ? w->k * 4 : w->k * in->terms;
@@ -21,7 +21,8 @@ void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, 
         int t1 = t + tiles < tile1 ? t + tiles : tile1;
         for (int i = 0; i < n; i += rows) {
             pl_acts x = pl_buf_acts(in, row0 + i);
-            m->kernels->matmul[w->format->id](w, t, t1, &x, i + rows < n ? rows : n - i, y + i * y_stride + seg->column, y_stride);
+            m->kernels->matmul[w->format->id](w, t, t1, &x, i + rows < n ? rows : n - i, y + i * y_stride + seg->column,
+                                              y_stride);
         }
     }
     if (seg->bias < 0)
@@ -36,6 +37,32 @@ void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, 
 static int tiles_of(const pl_model_tables *m, const pl_segment *seg)
 {
     return (m->mats[seg->mat].rows + PL_TILE - 1) / PL_TILE;
+}
+
+/* What the hardware's own prefetching needs to get going, and no more than the second-level cache can keep. */
+#define PREFETCH_BYTES 8192
+
+void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid)
+{
+    if (op->kind == PL_OP_EMBED || !op->n_seg)
+        return;
+    int total = 0, unit = op->kind == PL_OP_GLU ? 2 : 1, segs = op->kind == PL_OP_LINEAR ? op->n_seg : 1;
+    for (int s = 0; s < segs; s++)
+        total += tiles_of(r->m, &r->m->segs[op->seg + s]);
+    int64_t from, to;
+    pl_share(total, unit, tid, pl_team_size(r->team), &from, &to);
+    for (int s = 0; s < segs && from < to; s++) {
+        int n = tiles_of(r->m, &r->m->segs[op->seg + s]);
+        if (from >= n) { /* not this segment */
+            from -= n, to -= n;
+            continue;
+        }
+        const pl_mat *w = &r->m->mats[r->m->segs[op->seg + s].mat];
+        const uint8_t *p = w->data + from * w->tile_bytes;
+        for (int64_t i = 0; i < PREFETCH_BYTES && i < (n - from) * w->tile_bytes; i += 64)
+            __builtin_prefetch(p + i, 0, 2);
+        return;
+    }
 }
 
 void pl_op_linear(const pl_run *r, const pl_op *op, int tid)
@@ -78,7 +105,8 @@ void pl_op_linear_add(const pl_run *r, const pl_op *op, int tid)
     if (op->vec < 0) {
         int c0 = (int)from * PL_TILE, c1 = to * PL_TILE < dim ? (int)to * PL_TILE : dim;
         for (int i = 0; i < r->n_rows && c0 < c1; i++)
-            k->add(out->f + (size_t)i * dim + c0, tmp->f + (size_t)i * dim + c0, c1 - c0, out->f + (size_t)i * dim + c0);
+            k->add(out->f + (size_t)i * dim + c0, tmp->f + (size_t)i * dim + c0, c1 - c0,
+                   out->f + (size_t)i * dim + c0);
         return;
     }
     pl_team_barrier(r->team); /* a norm needs the whole row */

@@ -9,15 +9,15 @@
 #include <stdint.h>
 
 typedef enum {
-    PL_OP_EMBED,        /* out = table[token] * scale */
-    PL_OP_NORM,         /* out = rms_norm(in) * vec */
-    PL_OP_LINEAR,       /* out[columns of a segment] = segment(in) + bias */
-    PL_OP_HEAD_NORM,    /* out = in, each query head normed with vec, each key head with vec2 */
-    PL_OP_ROPE_APPEND,  /* rotate q and k inside `in`; append k and v to the cache */
-    PL_OP_ATTEND,       /* out = attention of the q in `in` over the cache */
-    PL_OP_LINEAR_ADD,   /* tmp = segment(in) + bias, optionally rms_norm(tmp) * vec; out += tmp */
-    PL_OP_GLU,          /* out = act(segment 0 of in) * segment 1 of in */
-    PL_OP_HEAD,         /* rows that ask: logits = softcap(segment(rms_norm(in) * vec)) */
+    PL_OP_EMBED,       /* out = table[token] * scale */
+    PL_OP_NORM,        /* out = rms_norm(in) * vec */
+    PL_OP_LINEAR,      /* out[columns of a segment] = segment(in) + bias */
+    PL_OP_HEAD_NORM,   /* out = in, each query head normed with vec, each key head with vec2 */
+    PL_OP_ROPE_APPEND, /* rotate q and k inside `in`; append k and v to the cache */
+    PL_OP_ATTEND,      /* out = attention of the q in `in` over the cache */
+    PL_OP_LINEAR_ADD,  /* tmp = segment(in) + bias, optionally rms_norm(tmp) * vec; out += tmp */
+    PL_OP_GLU,         /* out = act(segment 0 of in) * segment 1 of in */
+    PL_OP_HEAD,        /* rows that ask: logits = softcap(segment(rms_norm(in) * vec)) */
     PL_N_OPS
 } pl_op_kind;
 
@@ -29,7 +29,7 @@ typedef struct pl_op {
     int32_t cache, cache_layer; /* cache group, and the layer's place in it */
     int32_t rope;
     int32_t act;
-    float eps, scale, cap;      /* scale: embedding's, or attention's; cap: of the logits, 0 = none */
+    float eps, scale, cap; /* scale: embedding's, or attention's; cap: of the logits, 0 = none */
 } pl_op;
 
 /* A part of a linear: rows of one matrix, to columns [column, column + rows) of the output. */
@@ -40,10 +40,10 @@ typedef struct pl_segment {
 /* A matrix (rows, k) in its file's format. */
 typedef struct pl_mat_desc {
     int32_t gguf_type, rows, k;
-    int32_t mapped;             /* 1: used as the file stores it (an untied embedding), not packed */
-    int32_t from_file;          /* 1: src is a read-only file mapping, whose pages may be let go once packed */
-    const uint8_t *src;         /* the file's bytes */
-    int64_t bytes;              /* how many there are: must be rows * row bytes */
+    int32_t mapped;     /* 1: used as the file stores it (an untied embedding), not packed */
+    int32_t from_file;  /* 1: src is a read-only file mapping, whose pages may be let go once packed */
+    const uint8_t *src; /* the file's bytes */
+    int64_t bytes;      /* how many there are: must be rows * row bytes */
 } pl_mat_desc;
 
 typedef struct pl_vec_desc {
@@ -53,35 +53,42 @@ typedef struct pl_vec_desc {
 
 /* Rotary embedding: angle of pair i at position p is p * freq[i]. */
 typedef struct pl_rope_desc {
-    const double *freq;         /* (n_rot / 2) */
-    int32_t n_rot;              /* rotated dimensions of a head, from the first on */
-    int32_t halves;             /* 1: pairs (i, i + n_rot/2); 0: pairs (2i, 2i + 1) */
+    const double *freq; /* (n_rot / 2) */
+    int32_t n_rot;      /* rotated dimensions of a head, from the first on */
+    int32_t halves;     /* 1: pairs (i, i + n_rot/2); 0: pairs (2i, 2i + 1) */
 } pl_rope_desc;
 
 /* Layers whose keys and values are paged together: one kind, window, head count and widths. */
 typedef struct pl_cache_desc {
     int32_t n_layers, n_q, n_kv, dk, dv;
-    int32_t window;             /* a row sees this many latest tokens, itself included; 0 = all */
+    int32_t window; /* a row sees this many latest tokens, itself included; 0 = all */
 } pl_cache_desc;
 
 typedef struct pl_plan {
-    const pl_op *ops;           int32_t n_ops;
-    const int32_t *buf_dim;     int32_t n_bufs;
-    const pl_segment *segs;     int32_t n_segs;
-    const pl_mat_desc *mats;    int32_t n_mats;
-    const pl_vec_desc *vecs;    int32_t n_vecs;
-    const pl_rope_desc *ropes;  int32_t n_ropes;
-    const pl_cache_desc *caches; int32_t n_caches;
+    const pl_op *ops;
+    int32_t n_ops;
+    const int32_t *buf_dim;
+    int32_t n_bufs;
+    const pl_segment *segs;
+    int32_t n_segs;
+    const pl_mat_desc *mats;
+    int32_t n_mats;
+    const pl_vec_desc *vecs;
+    int32_t n_vecs;
+    const pl_rope_desc *ropes;
+    int32_t n_ropes;
+    const pl_cache_desc *caches;
+    int32_t n_caches;
     int32_t vocab;
 } pl_plan;
 
 /* One row of a forward pass. Rows of a sequence stand together, in ascending slots without gaps, from its length on. */
 typedef struct pl_row {
     int32_t token;
-    int32_t seq;                /* index into the pass's sequences */
-    int32_t slot;               /* place in the cache */
-    int32_t pos;                /* rope position */
-    int32_t want;               /* 1: this row's logits are asked for */
+    int32_t seq;  /* index into the pass's sequences */
+    int32_t slot; /* place in the cache */
+    int32_t pos;  /* rope position */
+    int32_t want; /* 1: this row's logits are asked for */
 } pl_row;
 
 #endif

@@ -14,8 +14,8 @@
 #include "../kernels/kernels.h"
 #include "op.h"
 
-#define PL_HEAD_ROWS 16         /* logits are computed for this many rows at a time */
-#define PL_CHUNK_KEYS 512       /* attention: keys of one chunk, merged left to right */
+#define PL_HEAD_ROWS 16   /* logits are computed for this many rows at a time */
+#define PL_CHUNK_KEYS 512 /* attention: keys of one chunk, merged left to right */
 #define PL_CHUNK_PAGES (PL_CHUNK_KEYS / PL_PAGE)
 
 /* Forms of a buffer's rows that its readers want besides float32. */
@@ -24,16 +24,16 @@ enum { PL_FORM_Q8 = 1, PL_FORM_BF16 = 2 };
 /* A buffer of the plan: (rows, dim) float32, and the forms that linears read. */
 typedef struct pl_buf {
     int dim, forms, terms;
-    float *f;           /* (rows, dim) */
-    int8_t *q;          /* (rows, terms, dim) */
-    float *s;           /* (rows, dim / 32) */
-    int16_t *sums;      /* (rows, terms, dim / 16) */
-    uint16_t *b;        /* (rows, dim rounded up to 2) */
+    float *f;      /* (rows, dim) */
+    int8_t *q;     /* (rows, terms, dim) */
+    float *s;      /* (rows, dim / 32) */
+    int16_t *sums; /* (rows, terms, dim / 16) */
+    uint16_t *b;   /* (rows, dim rounded up to 2) */
 } pl_buf;
 
 /* Query rows of one sequence that attend together. */
 typedef struct pl_qtile {
-    int32_t row, n;     /* rows of the pass */
+    int32_t row, n; /* rows of the pass */
 } pl_qtile;
 
 /* Takes the logits of the wanted row number `want`; may overwrite them. Called once per row, from any thread.
@@ -43,7 +43,7 @@ typedef int (*pl_consume_fn)(void *arg, int want, float *logits, int tid);
 typedef struct pl_model_tables {
     const pl_kernels *kernels;
     const pl_segment *segs;
-    const pl_mat *mats;             /* packed; a mapped one has its file's rows in `data` */
+    const pl_mat *mats; /* packed; a mapped one has its file's rows in `data` */
     const float *const *vecs;
     const pl_rope_desc *ropes;
     int n_ropes;
@@ -62,21 +62,21 @@ typedef struct pl_run {
     int n_rows;
     const pl_row *rows;
     pl_seq *const *seqs;
-    float *const *rope_cos, *const *rope_sin;   /* per rope: (n_rows, n_rot / 2) */
+    float *const *rope_cos, *const *rope_sin; /* per rope: (n_rows, n_rot / 2) */
     const pl_qtile *qtiles;
-    int n_qtiles, qtile_rows;                   /* at most qtile_rows rows each */
-    float *const *scratch;                      /* per thread: pl_attend_scratch() floats */
-    float *partial;                             /* states of chunks: (items, max_chunks) x pl_attend_state() floats */
-    int max_chunks;                             /* of any row of this pass */
-    atomic_int *next;                           /* (n_ops, 2) work counters, zero at the start */
-    const int32_t *wants;                       /* (n_wants) rows that ask for logits, ascending */
+    int n_qtiles, qtile_rows; /* at most qtile_rows rows each */
+    float *const *scratch;    /* per thread: pl_attend_scratch() floats */
+    float *partial;           /* states of chunks: (items, max_chunks) x pl_attend_state() floats */
+    int max_chunks;           /* of any row of this pass */
+    atomic_int *next;         /* (n_ops, 2) work counters, zero at the start */
+    const int32_t *wants;     /* (n_wants) rows that ask for logits, ascending */
     int n_wants;
-    pl_buf *head_rows;                          /* normed rows of one block of the head */
-    float *logits;                              /* (PL_HEAD_ROWS, vocab), unless stored directly */
-    float *store;                               /* (n_wants, vocab) or NULL */
-    pl_consume_fn consume;                      /* else */
+    pl_buf *head_rows;     /* normed rows of one block of the head */
+    float *logits;         /* (PL_HEAD_ROWS, vocab), unless stored directly */
+    float *store;          /* (n_wants, vocab) or NULL */
+    pl_consume_fn consume; /* else */
     void *consume_arg;
-    atomic_int *bad;                            /* set when logits are not finite */
+    atomic_int *bad; /* set when logits are not finite */
 } pl_run;
 
 /* Brings columns [from, to) of a row into the buffer's other forms; from and to: multiples of 32, or the end. */
@@ -85,12 +85,16 @@ void pl_buf_finish(const pl_kernels *k, const pl_buf *b, int row, int from, int 
 pl_acts pl_buf_acts(const pl_buf *b, int row);
 
 /* y(n, stride)[column + r] = mats[seg.mat] row r . acts + bias for rows of tiles [tile0, tile1) of the segment. */
-void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0, int n, float *y,
-                    ptrdiff_t y_stride);
+void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0,
+                    int n, float *y, ptrdiff_t y_stride);
 
 /* Whether an operation reads (ends with) each row on the thread that pl_share(n_rows, 1, ...) gives it to. */
 int pl_op_starts_by_rows(const pl_op *op);
 int pl_op_ends_by_rows(const pl_op *op);
+
+/* Brings the first weights that this thread will read in `op` into its cache: called before a barrier, where time is
+ * lost waiting. */
+void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid);
 
 void pl_op_embed(const pl_run *r, const pl_op *op, int tid);
 void pl_op_norm(const pl_run *r, const pl_op *op, int tid);

@@ -9,8 +9,14 @@ static void sincos64(double x, float *s, float *c)
     const double two_over_pi = 0.63661977236758134308, hi = 1.57079632673412561417, lo = 6.07710050650619224932e-11;
     int64_t n = (int64_t)(x * two_over_pi + 0.5);
     double r = (x - (double)n * hi) - (double)n * lo, z = r * r;
-    double ps = r * (1 + z * (-1.0 / 6 + z * (1.0 / 120 + z * (-1.0 / 5040 + z * (1.0 / 362880 + z * (-1.0 / 39916800 + z / 6227020800.0))))));
-    double pc = 1 + z * (-0.5 + z * (1.0 / 24 + z * (-1.0 / 720 + z * (1.0 / 40320 + z * (-1.0 / 3628800 + z * (1.0 / 479001600 - z / 87178291200.0))))));
+    double ps =
+        r *
+        (1 + z * (-1.0 / 6 +
+                  z * (1.0 / 120 + z * (-1.0 / 5040 + z * (1.0 / 362880 + z * (-1.0 / 39916800 + z / 6227020800.0))))));
+    double pc =
+        1 + z * (-0.5 + z * (1.0 / 24 +
+                             z * (-1.0 / 720 + z * (1.0 / 40320 + z * (-1.0 / 3628800 +
+                                                                       z * (1.0 / 479001600 - z / 87178291200.0))))));
     double sn = n & 1 ? pc : ps, cs = n & 1 ? ps : pc;
     *s = (float)(n & 2 ? -sn : sn);
     *c = (float)((n + 1) & 2 ? -cs : cs);
@@ -25,6 +31,7 @@ void pl_rope_angles(const pl_run *r, int tid)
         int half = d->n_rot / 2;
         for (int64_t i = from; i < to; i++)
             for (int j = 0; j < half; j++)
-                sincos64((double)r->rows[i].pos * d->freq[j], r->rope_sin[p] + i * half + j, r->rope_cos[p] + i * half + j);
+                sincos64((double)r->rows[i].pos * d->freq[j], r->rope_sin[p] + i * half + j,
+                         r->rope_cos[p] + i * half + j);
     }
 }

@@ -3,7 +3,8 @@
 
 int pl_op_starts_by_rows(const pl_op *op)
 {
-    return op->kind == PL_OP_EMBED || op->kind == PL_OP_NORM || op->kind == PL_OP_HEAD_NORM || op->kind == PL_OP_ROPE_APPEND;
+    return op->kind == PL_OP_EMBED || op->kind == PL_OP_NORM || op->kind == PL_OP_HEAD_NORM ||
+           op->kind == PL_OP_ROPE_APPEND;
 }
 
 int pl_op_ends_by_rows(const pl_op *op)
@@ -46,7 +47,8 @@ void pl_op_norm(const pl_run *r, const pl_op *op, int tid)
     int from, to;
     my_rows(r, tid, &from, &to);
     for (int i = from; i < to; i++) {
-        m->kernels->rms_norm(in->f + (size_t)i * in->dim, m->vecs[op->vec], in->dim, op->eps, out->f + (size_t)i * out->dim);
+        m->kernels->rms_norm(in->f + (size_t)i * in->dim, m->vecs[op->vec], in->dim, op->eps,
+                             out->f + (size_t)i * out->dim);
         pl_buf_finish(m->kernels, out, i, 0, out->dim);
     }
 }
@@ -84,8 +86,8 @@ void pl_op_rope_append(const pl_run *r, const pl_op *op, int tid)
         const float *k = x + (size_t)c->n_q * c->dk, *v = k + (size_t)c->n_kv * c->dk;
         for (int h = 0; h < c->n_kv; h++) {
             uint8_t *page = pl_seq_keys(r->seqs[row->seq], g, op->cache, op->cache_layer, h, row->slot);
-            m->kernels->kv_append[m->kv](k + (size_t)h * c->dk, v + (size_t)h * c->dv, c->dk, c->dv, row->slot % PL_PAGE, page,
-                                         page + g->k_bytes);
+            m->kernels->kv_append[m->kv](k + (size_t)h * c->dk, v + (size_t)h * c->dv, c->dk, c->dv,
+                                         row->slot % PL_PAGE, page, page + g->k_bytes);
         }
     }
 }

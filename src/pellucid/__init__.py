@@ -1,9 +1,9 @@
 """Pellucid runs Transformer language models on ordinary CPUs: fast, exact and open to view.
 
-    from pellucid import Model
+from pellucid import Model
 
-    with Model.load("smollm2-135m") as model:
-        print(model.generate("The capital of France is", max_tokens=32).text)
+with Model.load("smollm2-135m") as model:
+    print(model.generate("The capital of France is", max_tokens=32).text)
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ class Context:
     def append(self, ids: str | Sequence[int], *, chunk: int = 512, cancel: Any = None) -> None:
         """Adds tokens (or text) and computes their keys and values.
 
-        Raises ``ContextFullError`` before computing anything, ``ValueError`` for an id out of range. When it fails or is
-        cancelled, the tokens are not added.
+        Raises ``ContextFullError`` before computing anything, ``ValueError`` for an id out of range. When it fails or
+        is cancelled, the tokens are not added.
         """
         from pellucid.generation import canceller, check_chunk, prefill
 
@@ -97,7 +97,8 @@ class Context:
     # ---- generation -------------------------------------------------------------------------------------------
 
     def generate(self, prompt: str | Sequence[int] = (), **options: Any) -> Completion:
-        """Appends a prompt (none: goes on) and generates; the new tokens stay. Options and errors: ``Model.generate``."""
+        """Appends a prompt (none: goes on) and generates; the new tokens stay. Options and errors:
+        ``Model.generate``."""
         from pellucid.generation import collect
 
         return collect(self.stream(prompt, **options))

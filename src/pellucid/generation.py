@@ -60,7 +60,16 @@ class Timings:
         return self.decode_tokens / self.decode if self.decode > 0 else 0.0
 
     def to_dict(self) -> dict[str, float]:
-        names = ("load", "prefill", "decode", "first_token", "prefill_tokens", "decode_tokens", "prefill_rate", "decode_rate")
+        names = (
+            "load",
+            "prefill",
+            "decode",
+            "first_token",
+            "prefill_tokens",
+            "decode_tokens",
+            "prefill_rate",
+            "decode_rate",
+        )
         return {name: getattr(self, name) for name in names}
 
 
@@ -77,8 +86,8 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What was generated. ``text`` ends before the stop string; ``ids`` are the new tokens, without the one that ended it
-    (end of sequence, stop id). ``finish_reason``: "stop" | "eos" | "length" | "context" | "cancelled"."""
+    """What was generated. ``text`` ends before the stop string; ``ids`` are the new tokens, without the one that ended
+    it (end of sequence, stop id). ``finish_reason``: "stop" | "eos" | "length" | "context" | "cancelled"."""
 
     text: str
     ids: list[int]
@@ -107,7 +116,9 @@ def collect(pieces: Iterable[Piece]) -> Completion:
         ids += piece.ids
         logprobs += piece.logprobs
         last = piece
-    assert last is not None and last.finish_reason is not None and last.timings is not None  # a stream's last piece has them
+    assert (
+        last is not None and last.finish_reason is not None and last.timings is not None
+    )  # a stream's last piece has them
     return Completion("".join(text), ids, last.finish_reason, last.prompt_tokens, logprobs, last.timings)
 
 
@@ -197,7 +208,11 @@ class Job:
         text = self.text.push(token) if self.text else ""
         logprobs = []
         if logprob is not None:
-            logprobs.append(TokenLogprob(token, self._spelling(token), logprob, [(i, self._spelling(i), p) for i, p in top if i >= 0]))
+            logprobs.append(
+                TokenLogprob(
+                    token, self._spelling(token), logprob, [(i, self._spelling(i), p) for i, p in top if i >= 0]
+                )
+            )
         if self.text and self.text.stopped is not None:
             self.finish = "stop"
         elif len(self.new) >= self.options.max_tokens:
@@ -211,7 +226,9 @@ class Job:
     def _fill(self) -> None:
         # The last token needs no place of its own until another one is to follow it.
         if self.options.on_full == "error":
-            raise ContextFullError("the context filled while generating", needed=len(self.ids), available=self.model.context_length)
+            raise ContextFullError(
+                "the context filled while generating", needed=len(self.ids), available=self.model.context_length
+            )
         self.finish = "context"
 
     def end(self, text: str, ids: list[int] | None = None, logprobs: list[TokenLogprob] | None = None) -> Piece:

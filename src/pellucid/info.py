@@ -12,7 +12,8 @@ __all__ = ["ModelInfo", "Operation", "PlanTable"]
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Sizes of a model and how it runs here. Byte counts are bytes; `context` is what a sequence may hold, in tokens."""
+    """Sizes of a model and how it runs here. Byte counts are bytes; `context` is what a sequence may hold, in
+    tokens."""
 
     path: str
     format: str
@@ -103,7 +104,10 @@ class PlanTable(list[Operation]):
             )
         widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
         right = {0, 1, 7}
-        lines = ["  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))) for r in rows]
+        lines = [
+            "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+            for r in rows
+        ]
         lines.append(f"{len(self)} operations, {sum(o.bytes for o in self):,} bytes of weights read by every pass")
         return "\n".join(line.rstrip() for line in lines)
 

@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -35,6 +34,14 @@ class Model:
     A context manager; after :meth:`close` every use raises ``ClosedError``.
     """
 
+    context_length: int  # tokens that a sequence may hold
+    load_seconds: float
+    _config: arch.Config
+    _engine: _engine.Engine
+    _facts: dict[str, Any]  # of the file and of how it was loaded
+    _tokenizer: _Later
+    _closed: bool
+
     # ---- loading ----------------------------------------------------------------------------------------------
 
     def __init__(self) -> None:
@@ -54,16 +61,18 @@ class Model:
     ) -> Model:
         """Loads a model.
 
-        source: a catalogue name (fetched at its first use), a GGUF file (any part of a split one) or a Hugging Face folder.
-        threads: default: physical cores that the process may use (PELLUCID_THREADS). context: tokens that a sequence may
-        hold; default: the model's own, at most 8192. isa: an instruction set, default the best (PELLUCID_ISA).
-        kv: type of cached keys and values: "auto" (f32 for models in F32, else the best 16-bit type here), "f32", "f16", "bf16",
-        "int8" (0.56 times the memory of 16 bits, a scale per 32 values).
+        source: a catalogue name (fetched at its first use), a GGUF file (any part of a split one) or a Hugging Face
+            folder.
+        threads: default: physical cores that the process may use (PELLUCID_THREADS).
+        context: tokens that a sequence may hold; default: the model's own, at most 8192.
+        isa: an instruction set; default: the best (PELLUCID_ISA).
+        kv: type of cached keys and values: "auto" (f32 for models in F32, else the best 16-bit type here), "f32",
+            "f16", "bf16", "int8" (0.56 times the memory of 16 bits: a scale per 32 values).
         precision: "default" (int8 activations, two terms in the head) or "high" (two terms everywhere).
         progress: called with (bytes done, bytes in all, what) while fetching and packing.
 
-        Raises ModelFileError, UnsupportedModelError, FetchError, IsaError, OutOfMemoryError; ValueError or TypeError naming
-        a wrong argument.
+        Raises ModelFileError, UnsupportedModelError, FetchError, IsaError, OutOfMemoryError; ValueError or TypeError
+        naming a wrong argument.
         """
         start = time.perf_counter()
         threads, why = _threads(threads)
@@ -86,9 +95,13 @@ class Model:
             if kv == "auto":
                 floats = all(m.type == "F32" for m in plan.matrices)
                 kv = "f32" if floats else "bf16" if isa == "avx512bf16" else "f16"
-            engine = _engine.Engine(plan, isa=isa, threads=threads, kv=kv, terms=PRECISIONS[precision], max_rows=MAX_ROWS)
+            engine = _engine.Engine(
+                plan, isa=isa, threads=threads, kv=kv, terms=PRECISIONS[precision], max_rows=MAX_ROWS
+            )
             total = sum(m.data.size for m in plan.matrices)
-            engine.pack(None if progress is None else lambda done: progress(int(done * total), total, "packing weights"))
+            engine.pack(
+                None if progress is None else lambda done: progress(int(done * total), total, "packing weights")
+            )
             self._engine = engine
             self._facts = {
                 "path": file.path,
@@ -152,10 +165,15 @@ class Model:
             packed_bytes=e["packed_bytes"],
             work_bytes=e["work_bytes"],
             cache_bytes=e["cache_bytes"],
-            cache_bytes_per_token=sum(g.n_layers * g.n_kv * (_kv_bytes(kv, g.dk) + _kv_bytes(kv, g.dv)) for g in plan.caches),
+            cache_bytes_per_token=sum(
+                g.n_layers * g.n_kv * (_kv_bytes(kv, g.dk) + _kv_bytes(kv, g.dv)) for g in plan.caches
+            ),
             huge_pages=e["huge_pages"],
             isa=e["isa"],
-            isas={name: "runs" if built and runs else "not on this CPU" if built else "not built" for name, built, runs in _engine.isas()},
+            isas={
+                name: "runs" if built and runs else "not on this CPU" if built else "not built"
+                for name, built, runs in _engine.isas()
+            },
             cpu=_engine.cpu_name(),
         )
 
@@ -168,7 +186,8 @@ class Model:
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """None when the file has none: then only ids are accepted. Raises TokenizerError where the file's is unusable."""
+        """None when the file has none: then only ids are accepted. Raises TokenizerError where the file's is
+        unusable."""
         return self._tokenizer.get()
 
     def _need_tokenizer(self) -> Tokenizer:
@@ -179,7 +198,8 @@ class Model:
         return tokenizer
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Text -> ids. add_special: with BOS where the model has one. parse_special: special tokens' text becomes their id."""
+        """Text -> ids. add_special: with BOS where the model has one. parse_special: special tokens' text becomes
+        their id."""
         return self._need_tokenizer().encode(text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, ids: Sequence[int]) -> str:
@@ -207,7 +227,10 @@ class Model:
         if isinstance(prompt, str):
             ids = self.tokenize(prompt)
             if not ids:
-                raise ValueError(f"{name} is empty, and the model has no BOS token to start from")
+                bos = self._need_tokenizer().bos
+                if bos is None:
+                    raise ValueError(f"{name} is empty, and the model has no BOS token to start from")
+                ids = [bos]
         else:
             ids = self.check_ids(prompt, name)
         if len(ids) > self.context_length:
@@ -221,8 +244,8 @@ class Model:
     @overload
     def logits(self, ids: Sequence[Sequence[int]], *, chunk: int = 512) -> list[npt.NDArray[np.float32]]: ...
     def logits(self, ids: Any, *, chunk: int = 512) -> Any:
-        """Logits of every token -> float32 (n, vocab); for a list of sequences a list of the same, computed as rows of the
-        same forward passes. chunk: rows of a pass; changes no bit.
+        """Logits of every token -> float32 (n, vocab); for a list of sequences a list of the same, computed as rows of
+        the same forward passes. chunk: rows of a pass; changes no bit.
 
         Raises ContextFullError, NumericsError, ValueError for an id out of range.
         """
@@ -244,13 +267,13 @@ class Model:
     def generate(self, prompt: Any, **options: Any) -> Any:
         """Generates from a prompt (text or ids) -> Completion; from a list of prompts, side by side -> a list of them.
 
-        Options (defaults): max_tokens=128, temperature=0.8 (0: greedy), top_k=40, top_p=0.95, min_p=0.05, typical_p=1.0,
-        repeat_penalty=1.0, repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0, logit_bias={}, seed=None, stop=(),
-        stop_ids=(), ignore_eos=False, logprobs=0 (alternatives per token), echo=False, cache=True, chunk=512,
-        cancel=None (threading.Event or callable), on_full="stop" | "error".
+        Options (defaults): max_tokens=128, temperature=0.8 (0: greedy), top_k=40, top_p=0.95, min_p=0.05,
+        typical_p=1.0, repeat_penalty=1.0, repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0, logit_bias={},
+        seed=None, stop=(), stop_ids=(), ignore_eos=False, logprobs=0 (alternatives per token), echo=False, cache=True,
+        chunk=512, cancel=None (threading.Event or callable), on_full="stop" | "error".
 
-        Raises ContextFullError (before computing, where the prompt is too long), NumericsError, TokenizerError, ClosedError;
-        ValueError or TypeError naming a wrong option.
+        Raises ContextFullError (before computing, where the prompt is too long), NumericsError, TokenizerError,
+        ClosedError; ValueError or TypeError naming a wrong option.
         """
         options_ = generation.parse_options(options)
         several = isinstance(prompt, (list, tuple)) and len(prompt) > 0 and not hasattr(prompt[0], "__index__")
@@ -310,7 +333,7 @@ def _threads(asked: Any) -> tuple[int, str]:
         if not text.isdecimal() or int(text) < 1:
             raise ValueError(f"PELLUCID_THREADS={text!r}: expected a positive number")
         return _at_most_1024("PELLUCID_THREADS", int(text)), "PELLUCID_THREADS"
-    return _engine.topology()  # type: ignore[no-any-return]
+    return _engine.topology()
 
 
 def _at_most_1024(name: str, n: int) -> int:
@@ -324,9 +347,12 @@ def _resolve(source: Any, progress: Progress | None) -> str:
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"source must be a path or a catalogue name, not {type(source).__name__}")
     text = os.fspath(source)
-    if isinstance(source, str) and not os.path.exists(text) and weights.catalog.find(text):
-        return str(weights.catalog.fetch(text, progress=progress))
-    return str(Path(text))
+    if isinstance(source, str) and not os.path.exists(text):
+        from pellucid.weights import catalog
+
+        if catalog.find(text):
+            return str(catalog.fetch(text, progress=progress))
+    return os.fsdecode(text)
 
 
 def _count(shape: tuple[int, ...]) -> int:

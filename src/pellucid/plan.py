@@ -195,7 +195,17 @@ class Plan:
         """RMSNorm of each query and each key head (attn_q_norm, attn_k_norm), in place."""
         q, k = (self.vector(_layered(layer, f"attn_{part}_norm"), qkv.attention.dk) for part in "qk")
         cache = self._cache(qkv.attention)
-        self._op(Kind.HEAD_NORM, layer, "attn_qk_norm", inp=qkv.buffer, out=qkv.buffer, vec=q, vec2=k, cache=cache, eps=self.eps)
+        self._op(
+            Kind.HEAD_NORM,
+            layer,
+            "attn_qk_norm",
+            inp=qkv.buffer,
+            out=qkv.buffer,
+            vec=q,
+            vec2=k,
+            cache=cache,
+            eps=self.eps,
+        )
 
     def rope_append(self, layer: int, qkv: QKV, rope: Rope) -> None:
         """Rotates queries and keys in place, and appends keys and values to the cache."""
@@ -203,7 +213,16 @@ class Plan:
         place = self.caches[cache].n_layers
         self.caches[cache].n_layers += 1
         self._known["cache_layer", layer] = place
-        self._op(Kind.ROPE_APPEND, layer, "rope", inp=qkv.buffer, out=qkv.buffer, cache=cache, cache_layer=place, rope=self._rope(rope))
+        self._op(
+            Kind.ROPE_APPEND,
+            layer,
+            "rope",
+            inp=qkv.buffer,
+            out=qkv.buffer,
+            cache=cache,
+            cache_layer=place,
+            rope=self._rope(rope),
+        )
 
     def attend(self, layer: int, qkv: QKV) -> int:
         """Attention of the queries over the cache (grouped heads, causal, within the window)."""
@@ -211,7 +230,9 @@ class Plan:
         out = self.buffer(f"a{a.n_q * a.dv}", a.n_q * a.dv)
         cache, place = self._cache(a), self._known["cache_layer", layer]
         scale = a.scale or a.dk**-0.5
-        return self._op(Kind.ATTEND, layer, "attend", inp=qkv.buffer, out=out, cache=cache, cache_layer=place, scale=scale).out
+        return self._op(
+            Kind.ATTEND, layer, "attend", inp=qkv.buffer, out=out, cache=cache, cache_layer=place, scale=scale
+        ).out
 
     def add(self, layer: int, name: str, h: int, *, post_norm: str | None = None) -> None:
         """Projects h and adds it to the residual stream, normed before where `post_norm` names a weight."""
@@ -227,14 +248,18 @@ class Plan:
         mats = [self.matrix(_layered(layer, name), ff, k) for name in ("ffn_gate", "ffn_up")]
         out, tmp = self.buffer(f"f{ff}", ff), self.buffer(f"u{ff}", ff)
         seg = self._segments(mats)
-        return self._op(Kind.GLU, layer, "ffn_gate_up", inp=h, out=out, tmp=tmp, seg=seg, n_seg=2, act=ACTIVATIONS[act]).out
+        return self._op(
+            Kind.GLU, layer, "ffn_gate_up", inp=h, out=out, tmp=tmp, seg=seg, n_seg=2, act=ACTIVATIONS[act]
+        ).out
 
     def head(self, cap: float = 0.0) -> None:
         """Final norm and logits (of the rows that ask), from `output` or, tied, from the embedding."""
         name = "output" if "output.weight" in self.tensors else "token_embd"
         seg = self._segments([self.matrix(name, self.vocab, self.dim)])
         vec = self.vector("output_norm", self.dim)
-        self._op(Kind.HEAD, -1, "head", inp=self.buffer("x", self.dim), seg=seg, n_seg=1, vec=vec, eps=self.eps, cap=cap)
+        self._op(
+            Kind.HEAD, -1, "head", inp=self.buffer("x", self.dim), seg=seg, n_seg=1, vec=vec, eps=self.eps, cap=cap
+        )
 
     # ---- tables -----------------------------------------------------------------------------------------------
 
@@ -274,7 +299,9 @@ class Plan:
         if t is None:
             raise ModelFileError("no such tensor", file=self.file, field=name, expected=f"shape {shape}")
         if t.shape != shape:
-            raise ModelFileError(f"has shape {t.shape}", file=t.file or self.file, field=name, offset=t.offset, expected=f"shape {shape}")
+            raise ModelFileError(
+                f"has shape {t.shape}", file=t.file or self.file, field=name, offset=t.offset, expected=f"shape {shape}"
+            )
         return t
 
     def _segments(self, mats: list[int], columns: list[int] | None = None, biases: list[int] | None = None) -> int:

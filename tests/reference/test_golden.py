@@ -1,8 +1,9 @@
 """The real models against stored float32 reference values, over 4,096 positions of English each.
 
 Limits come from a simulation in float32 of the roundings that the default precision makes (int8 activations with a
-scale per 32, the head in two terms) on this very text: mean KL 0.00205 and 96.3 % agreement for SmolLM2, GEMMA_SIM
-for Gemma 3. Attention in bf16 or f16 adds at most 0.00003.
+scale per 32, the head in two terms) on this very text. Mean KL over the whole vocabulary, from the 32 stored tokens
+and their rest, and agreement: SmolLM2 0.00205, 0.00146, 96.3 %; Gemma 3 0.00165, 0.00116, 96.8 %. Attention in bf16
+or f16 adds at most 0.00003.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import pytest
 from pellucid import Model
 from tests.reference import corpus, golden, kl
 
-MAX_MEAN_KL = 0.004
+# The stored tokens show 0.70 to 0.71 of the whole divergence: this is 0.004 over the whole vocabulary.
+MAX_MEAN_KL = 0.0028
 MIN_AGREEMENT = 0.95
 # Two terms everywhere leave less than 1e-6; attention in bf16 adds up to 3e-5.
 MAX_MEAN_KL_HIGH = 1e-4
@@ -60,7 +62,7 @@ def test_close_to_full_precision(reference: corpus.ReferenceModel, model: Any) -
     assert found.mean <= MAX_MEAN_KL, found
     assert found.agreement >= MIN_AGREEMENT, found
     # The mean must not hide a position that went wrong, nor a drift with depth.
-    assert found.kl.max() < 1.0, f"at position {found.kl.argmax()}: {found}"
+    assert found.kl.max() < 0.5, f"at position {found.kl.argmax()}: {found}"
     late = found.kl.reshape(corpus.WINDOWS, corpus.WINDOW)[:, -256:].mean()
     assert late <= 1.5 * MAX_MEAN_KL, f"last 256 positions of each window: {late}"
 
@@ -76,8 +78,9 @@ def test_high_precision_is_exact_for_practical_purposes(reference: corpus.Refere
 @models
 @pytest.mark.parametrize(
     ("precision", "top_tolerance", "tolerance"),
-    # Simulated int8 activations move the likeliest token by 0.02 and the next four by up to 0.05 (SmolLM2).
-    [("default", 0.05, 0.15), ("high", 0.01, 0.03)],
+    # One position says little at int8: a KL of 0.002 moves a log probability by about sqrt(2 x 0.002) = 0.06, and
+    # unlikely tokens by more. In two terms the tokens stay within 0.001, with bf16 attention within 0.02.
+    [("default", 0.1, 0.25), ("high", 0.01, 0.03)],
 )
 def test_first_tokens(
     reference: corpus.ReferenceModel, path: Path, precision: str, top_tolerance: float, tolerance: float

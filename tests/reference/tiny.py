@@ -3,7 +3,8 @@
 They hold what the real models leave out (untied heads, one KV head per query head, scaled rotations, head widths
 that are no multiple of a vector), and in F32 the whole computation can be checked to 1e-4. Neither form has a
 tokenizer. The two forms differ as real files do: a GGUF of the llama architecture has the rows of q and k permuted,
-so that neighbours rotate together where a folder rotates halves; a GGUF of gemma3 stores norm weights with their +1.
+so that neighbours rotate together where a folder rotates halves (a GGUF of qwen3 keeps halves); a GGUF of gemma3
+stores norm weights with their +1.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ GOLDEN = HERE / "tiny.npz"
 LENGTHS = (1, 7, 40)  # tokens of the sequences that are compared; 40 is five of Gemma's windows of 8
 
 Weights = dict[str, npt.NDArray[np.float32]]
+Encode = Callable[[str, npt.NDArray[np.float32]], tuple[npt.NDArray[Any], Any]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Tiny:
 
     name: str
     seed: int
-    arch: str = "llama"  # or "gemma3"
+    arch: str = "llama"  # or "gemma3", "qwen3"
     hidden: int = 64
     ff: int = 96
     layers: int = 3
@@ -56,6 +59,10 @@ class Tiny:
     def gemma(self) -> bool:
         return self.arch == "gemma3"
 
+    @property
+    def qk_norm(self) -> bool:
+        return self.arch in ("gemma3", "qwen3")
+
 
 TINY = (
     Tiny("llama_gqa", seed=11),
@@ -72,6 +79,8 @@ TINY = (
         "gemma3_scaled", seed=22, arch="gemma3", layers=6, head_dim=24, eps=1e-3, rope_base=1e5, linear=8.0,
         query_scalar=40,
     ),
+    # Heads wider than hidden / heads, as the smaller Qwen3 have them.
+    Tiny("qwen3", seed=31, arch="qwen3", head_dim=24, eps=1e-4, rope_base=1e6),
 )  # fmt: skip
 
 
@@ -109,9 +118,10 @@ def weights(model: Tiny) -> Weights:
         out[p + "self_attn.v_proj.weight"] = matrix(kv * width, d)
         out[p + "self_attn.o_proj.weight"] = matrix(d, heads * width, 2.0)
         out[p + "post_attention_layernorm.weight"] = norm(d)
-        if model.gemma:
+        if model.qk_norm:
             out[p + "self_attn.q_norm.weight"] = norm(width)
             out[p + "self_attn.k_norm.weight"] = norm(width)
+        if model.gemma:
             out[p + "pre_feedforward_layernorm.weight"] = norm(d)
             out[p + "post_feedforward_layernorm.weight"] = norm(d)
         out[p + "mlp.gate_proj.weight"] = matrix(model.ff, d)
@@ -134,11 +144,19 @@ def weights_sha256(model: Tiny) -> str:
 # --- Hugging Face folder
 
 
+KINDS = {
+    "llama": ("LlamaForCausalLM", "llama"),
+    "gemma3": ("Gemma3ForCausalLM", "gemma3_text"),
+    "qwen3": ("Qwen3ForCausalLM", "qwen3"),
+}
+
+
 def config(model: Tiny) -> dict[str, Any]:
     """The contents of config.json."""
+    class_name, model_type = KINDS[model.arch]
     out: dict[str, Any] = {
-        "architectures": ["Gemma3ForCausalLM" if model.gemma else "LlamaForCausalLM"],
-        "model_type": "gemma3_text" if model.gemma else "llama",
+        "architectures": [class_name],
+        "model_type": model_type,
         "vocab_size": model.vocab,
         "hidden_size": model.hidden,
         "intermediate_size": model.ff,
@@ -247,12 +265,13 @@ def llama3_factors(model: Tiny) -> npt.NDArray[np.float32]:
     return (1.0 / ((1.0 - kept) / factor + kept)).astype(np.float32)
 
 
-def write_gguf(model: Tiny, path: Path) -> Path:
-    """Writes the model as a GGUF file without a tokenizer; returns the path."""
+def write_gguf(model: Tiny, path: Path, *, context: int = 256, encode: Encode | None = None) -> Path:
+    """Writes the model as a GGUF file without a tokenizer; returns the path. encode: what becomes of each tensor, its
+    GGUF name and values -> (data, format or None for the data's own)."""
     writer = gguf.GGUFWriter(path, model.arch)
     writer.add_name(f"tiny {model.name}")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_context_length(256)
+    writer.add_context_length(context)
     writer.add_block_count(model.layers)
     writer.add_embedding_length(model.hidden)
     writer.add_feed_forward_length(model.ff)
@@ -264,24 +283,26 @@ def write_gguf(model: Tiny, path: Path) -> Path:
     if model.linear != 1.0:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(model.linear)
-    if model.gemma:
+    if model.qk_norm:
         writer.add_key_length(model.head_dim)
         writer.add_value_length(model.head_dim)
+    if model.gemma:
         writer.add_sliding_window(model.window)
         if model.query_scalar:
             writer.add_attention_scale(model.query_scalar**-0.5)
-    else:
+    elif model.arch == "llama":
         writer.add_rope_dimension_count(model.head_dim)
     if model.llama3 is not None:
         writer.add_tensor("rope_freqs.weight", llama3_factors(model))
     for name, value in weights(model).items():
         if model.gemma and name.endswith("norm.weight"):
             value = value + np.float32(1.0)
-        if not model.gemma and "q_proj" in name:
+        if model.arch == "llama" and "q_proj" in name:
             value = interleave_halves(value, model.heads)
-        if not model.gemma and "k_proj" in name:
+        if model.arch == "llama" and "k_proj" in name:
             value = interleave_halves(value, model.kv_heads)
-        writer.add_tensor(gguf_name(model, name), value)
+        data, kind = (value, None) if encode is None else encode(gguf_name(model, name), value)
+        writer.add_tensor(gguf_name(model, name), data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

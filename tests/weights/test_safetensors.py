@@ -43,13 +43,13 @@ def folder(tmp_path: Path) -> Path:
 
 def refused(folder: Path) -> ModelFileError:
     with pytest.raises(ModelFileError) as caught:
-        open_model(folder)
+        open_folder(folder)
     assert caught.value.file is not None and "\n" not in str(caught.value)
     return caught.value
 
 
 def test_reads_what_the_package_wrote(folder):
-    with open_model(folder) as model:
+    with open_folder(folder) as model:
         assert (model.path, model.format, model.architecture) == (str(folder), "safetensors", "llama")
         assert model.nbytes == (folder / "model.safetensors").stat().st_size
         assert {name: (t.type, t.shape) for name, t in model.tensors.items()} == {
@@ -92,7 +92,7 @@ def shard(folder: Path, weight_map: Any) -> None:
 def test_shards(tmp_path):
     first, second = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
     shard(tmp_path, {"b": second, "a": first})
-    with open_model(tmp_path) as model:
+    with open_folder(tmp_path) as model:
         assert set(model.tensors) == {"a", "b"}
         assert np.array_equal(model.tensors["b"].data.view(np.float16), B)
         assert model.tensors["b"].file == str(tmp_path / second)
@@ -149,7 +149,7 @@ def test_a_huge_configuration_is_not_read(folder):
 @pytest.mark.parametrize("text", ["{}", '{"model_type": 3}', '{"model_type": null}'])
 def test_a_configuration_without_its_architecture(folder, text):
     (folder / "config.json").write_text(text)
-    with open_model(folder) as model, pytest.raises(ModelFileError) as caught:
+    with open_folder(folder) as model, pytest.raises(ModelFileError) as caught:
         _ = model.architecture
     assert caught.value.field == "config.model_type" and caught.value.file == str(folder / "config.json")
 
@@ -203,7 +203,7 @@ def test_unsound_headers(folder, name):
 
 def test_an_unknown_type_is_no_error_until_used(folder):
     (folder / "model.safetensors").write_bytes(file_of({"t": entry(dtype="F3_X", shape=[20])}))
-    with open_model(folder) as model:
+    with open_folder(folder) as model:
         assert (model.tensors["t"].type, model.tensors["t"].data.size) == ("F3_X", 8)
 
 
@@ -225,7 +225,7 @@ def test_mutated_bytes_raise_nothing_but_ours(folder, data):
         raw[data.draw(st.integers(0, len(raw) - 80))] = data.draw(st.integers(0, 255))
     path.write_bytes(raw)
     try:
-        model = open_model(folder)
+        model = open_folder(folder)
     except ModelFileError as error:
         assert error.file == str(path)
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,10 +21,15 @@ class Source(Protocol):
     def architecture(self) -> str: ...
     @property
     def tensors(self) -> Mapping[str, TensorLike]: ...
-    def get_int(self, key: str, default: Any = ..., *, min: int | None = ..., max: int | None = ...) -> Any: ...
-    def get_float(self, key: str, default: Any = ..., *, min: float | None = ..., max: float | None = ...) -> Any: ...
-    def get_str(self, key: str, default: Any = ...) -> Any: ...
-    def get_bool(self, key: str, default: Any = ...) -> Any: ...
+    # get_int(key[, default], *, min, max) and its kin
+    @property
+    def get_int(self) -> Callable[..., Any]: ...
+    @property
+    def get_float(self) -> Callable[..., Any]: ...
+    @property
+    def get_str(self) -> Callable[..., Any]: ...
+    @property
+    def get_bool(self) -> Callable[..., Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,11 @@ class Reader:
             raise ModelFileError("no such tensor", file=self.source.path, field="token_embd.weight")
         if len(t.shape) != 2 or t.shape[1] != dim:
             raise ModelFileError(
-                f"has shape {t.shape}", file=t.file, field=t.name, offset=t.offset, expected=f"shape (vocabulary, {dim})"
+                f"has shape {t.shape}",
+                file=t.file,
+                field=t.name,
+                offset=t.offset,
+                expected=f"shape (vocabulary, {dim})",
             )
         return t.shape[0]
 
@@ -121,14 +130,18 @@ class Reader:
         """Frequencies base^(-2i/n), divided by rope_freqs or by the linear factor where the file has them."""
         n = self.size("rope.dimension_count", dk, max=dk)
         if n % 2:
-            raise ModelFileError(f"it is {n}", file=self.source.path, field=self.key("rope.dimension_count"), expected="an even number")
+            raise ModelFileError(
+                f"it is {n}", file=self.source.path, field=self.key("rope.dimension_count"), expected="an even number"
+            )
         freq = [base ** (-2.0 * i / n) for i in range(n // 2)]
         if not scaled:
             return Rope(tuple(freq), halves)
         factors = self.source.tensors.get("rope_freqs.weight")
         if factors is not None:
             if factors.shape != (n // 2,):
-                raise ModelFileError(f"has shape {factors.shape}", file=factors.file, field=factors.name, expected=f"shape {(n // 2,)}")
+                raise ModelFileError(
+                    f"has shape {factors.shape}", file=factors.file, field=factors.name, expected=f"shape {(n // 2,)}"
+                )
             freq = [f / float(x) for f, x in zip(freq, floats(factors), strict=True)]
         kind = self.source.get_str(self.key("rope.scaling.type"), "none")
         if kind == "linear":

@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import stat
+from typing import TYPE_CHECKING, Any
 
 from pellucid._gguf import StringArray
 from pellucid.errors import ModelFileError
-from pellucid.weights import catalog
 from pellucid.weights.base import ModelFile, Tensor, open_regular, stat_file
 from pellucid.weights.gguf import open_gguf
-from pellucid.weights.safetensors import open_folder
+
+if TYPE_CHECKING:
+    from pellucid.weights import catalog
+    from pellucid.weights.safetensors import open_folder
 
 __all__ = ["ModelFile", "StringArray", "Tensor", "catalog", "open_folder", "open_gguf", "open_model"]
 
 _EXPECTED = "a GGUF file or a Hugging Face folder (config.json, model.safetensors)"
 
 
+def __getattr__(name: str) -> Any:
+    """Imports what a plain GGUF file does not need when it is asked for."""
+    if name == "catalog":
+        return importlib.import_module("pellucid.weights.catalog")
+    if name == "open_folder":
+        return importlib.import_module("pellucid.weights.safetensors").open_folder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def open_model(path: str | os.PathLike[str]) -> ModelFile:
-    """Opens a GGUF file (any part of a split one) or a Hugging Face folder, told apart by what they hold.
+    """Opens a GGUF file (any part of a split one) or a Hugging Face folder, told apart by what they hold; in the end
+    both have GGUF's keys and tensor names.
 
     Raises ModelFileError: not found, neither of the two, or something wrong inside.
     """
     path = os.fsdecode(path)
     if stat.S_ISDIR(stat_file(path).st_mode):
-        return open_folder(path)
+        from pellucid.weights.huggingface import translate
+        from pellucid.weights.safetensors import open_folder
+
+        folder = open_folder(path)
+        try:
+            return translate(folder)
+        except BaseException:
+            folder.close()
+            raise
     fd, size = open_regular(path, _EXPECTED)
     try:
         magic = os.read(fd, 4)

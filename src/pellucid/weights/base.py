@@ -177,6 +177,7 @@ class ModelFile:
         files: Iterable[MappedFile],
         places: Mapping[str, int] | None = None,
         metadata_file: str | None = None,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self.path = path
         self.format = format
@@ -185,7 +186,8 @@ class ModelFile:
         self._tensors: dict[str, Tensor] | None = tensors
         self._files = list(files)
         self._places = dict(places or {})
-        self._metadata_file = metadata_file or path
+        self.metadata_file = metadata_file or path
+        self._aliases = dict(aliases or {})  # what the file itself calls a key, for errors
         self.nbytes = sum(file.size for file in self._files)
 
     @property
@@ -219,6 +221,11 @@ class ModelFile:
         name = FILE_TYPES.get(self.get_int("general.file_type", -1)) if self.format.startswith("GGUF") else None
         return name or next(iter(self.types), "")
 
+    def take_files(self) -> list[MappedFile]:
+        """Hands the files over to another ModelFile over the same tensors."""
+        files, self._files = self._files, []
+        return files
+
     def close(self) -> None:
         """Lets go of the files. Views that still live keep their mapping, and stay valid. May be called again."""
         self._metadata = self._tensors = None
@@ -241,7 +248,8 @@ class ModelFile:
     def fail(self, key: str, message: str, expected: str | None = None) -> ModelFileError:
         """An error about a key's value, to be raised by whoever finds it unfit."""
         offset = self._places.get(key)
-        return ModelFileError(message, file=self._metadata_file, field=key, offset=offset, expected=expected)
+        field = self._aliases.get(key, key)
+        return ModelFileError(message, file=self.metadata_file, field=field, offset=offset, expected=expected)
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
         """A tensor that must be there, of ``shape`` where given."""
@@ -359,7 +367,7 @@ class ModelFile:
             for i, item in enumerate(values):
                 if type(item) not in fits:
                     raise ModelFileError(
-                        f"it is {_shown(item)}", file=self._metadata_file, field=f"{key}[{i}]", expected=of.__name__
+                        f"it is {_shown(item)}", file=self.metadata_file, field=f"{key}[{i}]", expected=of.__name__
                     )
             if of is float:
                 values = [float(item) for item in values]

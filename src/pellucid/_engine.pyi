@@ -1,0 +1,89 @@
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as Sequence_
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid.plan import Plan
+
+Parts = Iterable[tuple["Sequence", npt.NDArray[np.int32], int]]
+Cancel = Callable[[], bool] | None
+Sampled = tuple[int, float | None, list[tuple[int, float]]]
+
+KV_TYPES: tuple[str, ...]
+
+class Cancelled(Exception): ...
+
+def isas() -> list[tuple[str, bool, bool]]: ...
+def find_isa(name: str | None) -> str: ...
+def cpu_name() -> str: ...
+def topology() -> tuple[int, str]: ...
+def format_number(name: str) -> int: ...
+def format_names() -> list[str]: ...
+
+class Sampler:
+    step: int
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        typical_p: float = 1.0,
+        repeat_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        seed: int = 0,
+        bias: dict[int, float] | None = None,
+        logprobs: int = -1,
+        mask: npt.ArrayLike | None = None,
+    ) -> None: ...
+    def set_recent(self, ids: npt.ArrayLike) -> None: ...
+
+class Sequence:
+    engine: Engine
+    def __init__(self, engine: Engine) -> None: ...
+    @property
+    def length(self) -> int: ...
+    def fork(self) -> Sequence: ...
+    def rewind(self, n: int) -> int: ...
+
+class Engine:
+    plan: Plan
+    max_rows: int
+    vocab: int
+    def __init__(self, plan: Plan, *, isa: str, threads: int, kv: str, terms: int, max_rows: int) -> None: ...
+    def close(self) -> None: ...
+    def pack(self, progress: Callable[[float], None] | None = None) -> None: ...
+    def info(self) -> dict[str, Any]: ...
+    def matrix_bytes(self, matrix: int) -> int: ...
+    def matrix(self, matrix: int) -> npt.NDArray[np.float32]: ...
+    def forward(
+        self,
+        parts: Parts,
+        *,
+        samplers: list[Sampler] | None = None,
+        out: npt.NDArray[np.float32] | None = None,
+        cancel: Cancel = None,
+    ) -> Any: ...  # list[Sampled] with samplers
+    def observe(
+        self,
+        parts: Parts,
+        *,
+        ops: tuple[int, int] | None = None,
+        feeds: Mapping[int, npt.NDArray[np.float32]] | None = None,
+        taps: Sequence_[tuple[int, int]] = (),
+        times: bool = False,
+        out: npt.NDArray[np.float32] | None = None,
+        cancel: Cancel = None,
+        at: int = -1,
+    ) -> tuple[dict[tuple[int, int], npt.NDArray[np.float32]], npt.NDArray[np.int64] | None]: ...
+
+PROBES: tuple[str, ...]
+
+class Probe:
+    def __init__(self, *, isa: str, threads: int, size: int) -> None: ...
+    def has(self, kind: str) -> bool: ...
+    def run(self, kind: str, n: int) -> tuple[float, int]: ...

@@ -1,0 +1,70 @@
+"""The command line: a file per command, and what ends a run (exit codes, errors, interrupts) here.
+
+Exit codes: 0 done, 1 an error of ours (one line on stderr), 2 usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line (`argv` without the program's name; default: the process's) -> exit code."""
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        return _interrupted()
+    except BrokenPipeError:  # whoever read has what they wanted: no error
+        from pellucid.cli.output import forget_stdout
+
+        forget_stdout()
+        return 0
+
+
+def _run(argv: list[str]) -> int:
+    import typer
+
+    from pellucid.cli import output
+    from pellucid.cli.app import make_app
+    from pellucid.errors import PellucidError
+
+    # Typer's own copy of click, or click itself: its errors are the bases of this one.
+    click_error: type[Exception] = typer.BadParameter.__mro__[2]
+    output.prepare()
+    command = typer.main.get_command(make_app())
+    try:
+        with command.make_context("pellucid", argv) as context:
+            command.invoke(context)
+        output.flush()
+    except typer.Exit as done:
+        output.flush()
+        return done.exit_code
+    except click_error as error:
+        context_ = getattr(error, "ctx", None)
+        path = context_.command_path if context_ else "pellucid"
+        return output.fail(f"{error.format_message()} (see {path} --help)", 2)  # type: ignore[attr-defined]
+    except output.UsageError as error:
+        return output.fail(str(error), 2)
+    except PellucidError as error:
+        return output.fail(str(error), 1)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        return output.fail(f"{error.filename}: {reason}" if error.filename else reason, 1)
+    except MemoryError:
+        return output.fail("out of memory", 1)
+    return 0
+
+
+def _interrupted() -> int:
+    from pellucid.cli import output
+
+    try:
+        output.end_line(interrupted=True)
+    except (OSError, KeyboardInterrupt):  # a reader that is gone, or an impatient user
+        output.forget_stdout()
+    return 130

@@ -1,0 +1,124 @@
+"""Options that several commands take, and how they become arguments of the library."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pellucid.cli.output import UsageError
+from pellucid.errors import FetchError, TokenizerError
+from pellucid.weights import catalog
+
+if TYPE_CHECKING:
+    from pellucid import Model
+
+__all__ = [
+    "DEFAULT",
+    "Context",
+    "Isa",
+    "Json",
+    "Kv",
+    "ModelName",
+    "Prompt",
+    "Threads",
+    "checked",
+    "load",
+    "naming",
+    "read_text",
+    "size",
+]
+
+DEFAULT = catalog.DEFAULT
+_MODEL_HELP = "A catalogue name, a GGUF file, or a Hugging Face folder."
+
+ModelName = Annotated[str, typer.Option("-m", "--model", metavar="MODEL", help=_MODEL_HELP)]
+Threads = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Threads; default: the physical cores allowed. [env: PELLUCID_THREADS]"),
+]
+Context = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Tokens that prompt and text may have; default: the model's own, at most 8192."),
+]
+Isa = Annotated[
+    str | None, typer.Option(metavar="TIER", help="Instruction set; default: the best here. [env: PELLUCID_ISA]")
+]
+Kv = Annotated[str, typer.Option(metavar="TYPE", help="Type of cached keys and values: auto, f32, f16, bf16.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+Prompt = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TEXT | -]",
+        show_default=False,
+        help="The text; - or none reads standard input, as UTF-8 and to the last byte (a final line end too).",
+    ),
+]
+
+# Options whose names differ from the library's.
+_FLAGS = {"max_tokens": "-n/--max-tokens", "prompt": "PROMPT", "text": "TEXT"}
+
+
+@contextmanager
+def naming(*names: str) -> Iterator[None]:
+    """An argument that the library refuses becomes a usage error under the option's name as typed."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        message = str(error)
+        match = re.match(r"(\w+)(?=[=\s\[])", message)
+        if match is None or match[1] not in names:
+            if match is not None and match[1] == "PELLUCID_THREADS":
+                raise UsageError(message) from None
+            raise
+        flag = _FLAGS.get(match[1], "--" + match[1].replace("_", "-"))
+        raise UsageError(flag + message[match.end() :]) from None
+
+
+def load(source: str, **options: Any) -> Model:
+    """Loads a model, with a progress bar on stderr when that is a terminal and it takes its time."""
+    from pellucid.cli.progress import progress
+    from pellucid.model import Model
+
+    with naming(*options), progress() as show:
+        return Model.load(checked(source), progress=show, **options)
+
+
+def checked(source: str) -> str:
+    """The source, or FetchError for what looks like a catalogue's name and is none."""
+    if (
+        not catalog.find(source)
+        and not os.path.exists(source)
+        and source == os.path.basename(source)
+        and "." not in source
+    ):
+        names = ", ".join(entry.name for entry in catalog.entries())
+        raise FetchError(f"{source!r} is neither a file nor a model of the catalogue, which has {names}", name=source)
+    return source
+
+
+def read_text(text: str | None, what: str = "prompt") -> str:
+    """The argument, or standard input. UsageError where that is a terminal, TokenizerError where it is no UTF-8."""
+    if text is not None and text != "-":
+        return text
+    if sys.stdin is None or (text is None and sys.stdin.isatty()):
+        raise UsageError(f"no {what}: give one, or - to read standard input")
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = data[error.start]
+        raise TokenizerError(f"standard input is not UTF-8: byte 0x{byte:02x} at offset {error.start}") from None
+
+
+def size(nbytes: int) -> str:
+    """Bytes for people: "98.4 MB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if nbytes >= scale:
+            return f"{nbytes / scale:.1f} {unit}"
+    return f"{nbytes} B"

@@ -1,0 +1,51 @@
+"""`pellucid tokenize`: how a text becomes tokens."""
+
+from __future__ import annotations
+
+import json as json_
+import os
+from typing import Annotated
+
+import typer
+
+from pellucid.cli import options, output
+from pellucid.weights import catalog
+
+
+def tokenize(
+    text: options.Prompt = None,
+    model: options.ModelName = options.DEFAULT,
+    ids: Annotated[bool, typer.Option("--ids", help="Only the ids, on one line.")] = False,
+    special: Annotated[bool, typer.Option("--special", help="Special tokens' text becomes their token.")] = False,
+    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="BOS first, where the model has one.")] = True,
+    json: options.Json = False,
+) -> None:
+    """Shows a text's tokens: ids and pieces. Reads the vocabulary alone, no weights."""
+    from pellucid.cli.progress import progress
+    from pellucid.tokenizer import Tokenizer
+
+    content = options.read_text(text, "text")
+    source = options.checked(model)
+    if not os.path.exists(model) and catalog.find(model):
+        with progress() as show:
+            source = str(catalog.fetch(model, progress=show))
+    tokenizer = Tokenizer.load(source)
+    found = tokenizer.encode(content, add_special=bos, parse_special=special)
+    pieces = [tokenizer.piece(id, special=True) for id in found]
+    if json:
+        shown = [piece.decode("utf-8", "replace") for piece in pieces]
+        output.document({"ids": found, "pieces": shown, "bytes": [piece.hex() for piece in pieces]})
+    elif ids:
+        output.line(" ".join(map(str, found)))
+    else:
+        width = len(str(tokenizer.vocab_size))
+        for id, piece in zip(found, pieces, strict=True):
+            output.line(f"{id:{width}}  {_show(piece)}")
+
+
+def _show(piece: bytes) -> str:
+    """A piece in quotes; a part of a character as its bytes."""
+    try:
+        return json_.dumps(piece.decode("utf-8"), ensure_ascii=False)
+    except UnicodeDecodeError:
+        return "bytes " + piece.hex(" ")

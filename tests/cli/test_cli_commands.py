@@ -1,0 +1,158 @@
+"""The other commands, and what all share."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pellucid
+from pellucid import Model, Tokenizer
+from pellucid.cli.plan import _ranges
+from pellucid.weights import catalog
+
+from .conftest import COMMAND, Run, error_line
+
+COMMANDS = ("generate", "tokenize", "info", "plan", "pull", "models")
+
+
+def lines(done: subprocess.CompletedProcess[bytes]) -> list[str]:
+    """Lines of stdout, of which none is wider than a terminal of 80 columns, plain."""
+    assert (done.returncode, b"\x1b" in done.stdout) == (0, False), done.stderr
+    found = done.stdout.decode().splitlines()
+    assert max(map(len, found)) <= 80
+    return found
+
+
+def test_help(run: Run, call: Run) -> None:
+    alone = lines(run())
+    assert alone == lines(call("--help"))
+    for name in COMMANDS:
+        assert any(line.split()[:1] == [name] for line in alone)
+        lines(call(name, "--help"))
+
+
+def test_version(call: Run) -> None:
+    assert lines(call("--version")) == [f"pellucid {pellucid.__version__}"]
+
+
+def test_unknown_command(call: Run) -> None:
+    done = call("dance")
+    assert done.returncode == 2
+    assert "dance" in error_line(done)
+
+
+def test_info(run: Run, tiny: Path) -> None:
+    done = run("info", "-m", str(tiny), "--threads", "2", "--json", COLUMNS="80")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    with Model.load(tiny, threads=2) as model:
+        assert found == model.info().to_dict()
+    text = "\n".join(lines(run("info", "-m", str(tiny), COLUMNS="80")))
+    assert "architecture" in text and "llama" in text and str(tiny) in text.replace("\n", "").replace(" ", "")
+
+
+def test_plan(run: Run, smollm2: Path, tiny: Path) -> None:
+    found = json.loads(run("plan", "-m", str(tiny), "--json").stdout)
+    with Model.load(tiny) as model:
+        assert found == json.loads(json.dumps([op.to_dict() for op in model.plan()]))
+    short = lines(run("plan", COLUMNS="80"))
+    assert any(line == "layers 0-29" for line in short)
+    assert len(short) < 20
+    assert short[-1].startswith("242 operations; every pass reads ")
+    every = lines(run("plan", "-m", str(tiny), "--all", COLUMNS="80"))
+    assert sum(line.startswith("attend ") for line in every) == 3
+    assert [line for line in every if line.startswith("layer ")] == ["layer 0", "layer 1", "layer 2"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"), [([], ""), ([4], "layer 4"), ([0, 1, 2, 5], "layers 0-2, 5"), ([3, 5, 6], "layers 3, 5-6")]
+)
+def test_ranges(numbers: list[int], text: str) -> None:
+    assert _ranges(numbers) == text
+
+
+def test_models(run: Run, smollm2: Path, tmp_path: Path) -> None:
+    found = {m["name"]: m for m in json.loads(run("models", "--json").stdout)}
+    assert set(found) == {entry.name for entry in catalog.entries()}
+    assert found["smollm2-135m"]["cached"] is True
+    assert found["smollm2-135m"]["default"] is True
+    assert (found["smollm2-135m"]["licence"], found["smollm2-135m"]["bytes"]) == ("Apache-2.0", 98_362_432)
+    assert found["smollm2-135m"]["path"] == str(smollm2)
+    nothing = json.loads(run("models", "--json", PELLUCID_CACHE=str(tmp_path)).stdout)
+    assert [m["cached"] for m in nothing] == [False] * len(found)
+    assert "smollm2-135m (default)" in "\n".join(lines(run("models", COLUMNS="80")))
+
+
+def test_pull(run: Run, smollm2: Path) -> None:
+    done = run("pull", "smollm2-135m")
+    assert (done.returncode, done.stdout.decode()) == (0, f"{smollm2}\n")
+    assert b"Licence: Apache-2.0" in done.stderr
+    assert json.loads(run("pull", "--json").stdout)["path"] == str(smollm2)
+
+
+def test_pull_unknown(call: Run) -> None:
+    done = call("pull", "nobody-knows-it")
+    assert done.returncode == 1
+    assert all(entry.name in error_line(done) for entry in catalog.entries())
+
+
+def test_pull_into_a_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run("pull", PELLUCID_CACHE=str(tmp_path / "file"))
+    assert done.returncode == 1
+    assert b"PELLUCID_CACHE" in done.stderr.splitlines()[-1]
+
+
+def test_tokenize(run: Run, smollm2: Path) -> None:
+    text = "Grüße 𒀀, <|im_start|>"
+    tokenizer = Tokenizer.load(smollm2)
+    found = json.loads(run("tokenize", text, "--json").stdout)
+    assert found["ids"] == tokenizer.encode(text)
+    assert b"".join(map(bytes.fromhex, found["bytes"])).decode() == text
+    assert len(found["pieces"]) == len(found["ids"])
+    assert lines(run("tokenize", text, "--ids")) == [" ".join(map(str, tokenizer.encode(text)))]
+    special = json.loads(run("tokenize", text, "--special", "--json").stdout)
+    assert special["ids"] == tokenizer.encode(text, parse_special=True)
+    assert special["pieces"][-1] == "<|im_start|>"
+    shown = lines(run("tokenize", "-", stdin=text.encode(), PYTHONIOENCODING="utf-8"))
+    assert [int(line.split()[0]) for line in shown] == found["ids"]
+    assert any(line.endswith("bytes f0") for line in shown)
+
+
+def test_start_is_light() -> None:
+    """`generate` loads neither what draws nor templates, nor other kinds of vocabulary than the model's."""
+    code = (
+        "import sys; from pellucid.cli import main; code = main(['generate', 'a', '-n', '1']);"
+        "print('\\n', code, *[m for m in ('rich.console', 'jinja2', 'sentencepiece', 'safetensors', 'huggingface_hub')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].split() == ["0"]
+
+
+def test_interrupted_while_fetching(tmp_path: Path) -> None:
+    """From an index that never answers: nothing of the download stays."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        env = {
+            **os.environ,
+            "PELLUCID_CACHE": str(tmp_path),
+            "PIP_INDEX_URL": f"http://127.0.0.1:{server.getsockname()[1]}/simple",
+            "PIP_CONFIG_FILE": os.devnull,
+        }
+        command = [*COMMAND, "generate", "The"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
+            server.settimeout(30)
+            connection, _ = server.accept()  # pip is waiting for its answer
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=30)
+            connection.close()
+    assert (process.returncode, stdout, stderr) == (130, b"", b"")
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []

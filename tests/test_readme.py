@@ -1,0 +1,71 @@
+"""What the documents say holds: the README's Python runs, its plan is the plan, every relative link leads somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+# Files and folders named in backquotes, from the root, from src/pellucid or from csrc.
+NOT_OURS = {"Python.h", "omp.h"}
+NAMED = re.compile(r"`((?:[\w.]+/)+[\w.]*|\w+\.(?:py|pyx|c|h))`")
+
+
+def blocks(language: str) -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return [block for name, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S) if name == language]
+
+
+def test_python_runs(smollm2: Path) -> None:
+    (code,) = blocks("python")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(" Paris")
+    assert lines[-1] == " Paris"
+
+
+def test_plan_is_the_plan(smollm2: Path) -> None:
+    (shown,) = blocks("")
+    done = subprocess.run([sys.executable, "-m", "pellucid", "plan"], capture_output=True, text=True, timeout=60)
+    assert shown == done.stdout
+
+
+def test_commands_exist() -> None:
+    """Every `pellucid COMMAND` that a document names is one."""
+    from pellucid.cli.app import COMMANDS
+
+    text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    named = set(re.findall(r"(?:`|&& |^)pellucid ([a-z]+)", text, re.M))
+    assert "generate" in named
+    assert named <= set(COMMANDS)
+
+
+def test_install_lines() -> None:
+    assert 'pip install . && pellucid generate "The capital of France is"\n' in "".join(blocks("sh"))
+    assert "pip install -e '.[test]' && pytest\n" in "".join(blocks("sh"))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    broken = [
+        target
+        for target in LINK.findall(text)
+        if not re.match(r"[a-z]+:", target) and not (path.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_files_that_documents_name() -> None:
+    text = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/architecture.md"))
+    names = set(NAMED.findall(text))
+    assert len(names) > 20
+    places = (ROOT, ROOT / "src" / "pellucid", ROOT / "csrc")
+    assert [name for name in sorted(names - NOT_OURS) if not any((place / name).exists() for place in places)] == []
