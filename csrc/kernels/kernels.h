@@ -41,7 +41,10 @@ typedef struct pl_acts {
 /* One page of keys and values of one KV head; see `kv_append` for the layout, private to a tier. */
 #define PL_PAGE 64 /* tokens of a page */
 
-typedef enum { PL_KV_F32, PL_KV_F16, PL_KV_BF16, PL_N_KV } pl_kv_type;
+/* INT8: codes in [-127, 127] and a float32 scale for every 32 values (fewer at the end) of a slot: code = round_even(x *
+ * (127 / amax)), scale = amax / 127; what is below 1e-30 or not finite as `quantize` has it. Scales in f16 would save 6 %
+ * of the bytes, but heads whose values lie below 0.008 would have scales below f16's normal range. */
+typedef enum { PL_KV_F32, PL_KV_F16, PL_KV_BF16, PL_KV_INT8, PL_N_KV } pl_kv_type;
 enum { PL_ACT_SILU, PL_ACT_GELU_TANH };
 
 /* Attention of m query rows over the keys of one page (online softmax; Milakov & Gimelshein 2018).
@@ -49,7 +52,10 @@ enum { PL_ACT_SILU, PL_ACT_GELU_TANH };
  * Per row i: score[j] = (sum over d of q[i][d] * k[j][d]) * scale for lo[i] <= j < hi[i], others do not exist;
  * top' = max(top, scores); acc = acc * exp(top - top') + sum over j ascending of exp(score - top') * v[j]; sum alike,
  * but in lanes (scalar/attend.c says how). acc never holds -0, so a row's bits do not depend on the rows beside it.
- * A row with lo >= hi is left exactly as it was. Keys at or beyond max(hi) are never read. */
+ * A row with lo >= hi is left exactly as it was. Keys at or beyond max(hi) are never read, or change nothing.
+ * INT8 in every tier: score = (sum over blocks of 32 d of scale * (sum over d of q[d] * code)) * scale; the values' scales go
+ * to the probabilities: acc += round(p * scale) * code. BF16 in the tier that multiplies bf16: q and p rounded to bf16 too,
+ * pairs of d and of keys together, and v as kv_append rounded it. */
 #define PL_TOP_NONE (-1e30f)
 typedef struct pl_attend_page {
     int m;      /* query rows, any number >= 1 */
@@ -113,7 +119,8 @@ typedef struct pl_kernels {
     /* Bytes that the keys (values) of one page take, for a head size d. */
     size_t (*k_bytes[PL_N_KV])(int d);
     size_t (*v_bytes[PL_N_KV])(int d);
-    /* Stores k (dk) and v (dv) at slot (0..63) of the page. Scalar layout: k as [4][dk][16 slots], v as [64][dv]. */
+    /* Stores k (dk) and v (dv) at slot (0..63) of the page. Scalar layout: k as [4][dk][16 slots], v as [64][dv];
+     * INT8: then the scales, of k as [4][ceil(dk / 32)][16 slots], of v as [ceil(dv / 32)][64 slots]. */
     void (*kv_append[PL_N_KV])(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage);
     void (*attend[PL_N_KV])(const pl_attend_page *a);
     /* Merges the state of a later chunk of keys (b) into that of the earlier ones (a), one row of dv. */
@@ -135,5 +142,7 @@ typedef struct pl_kernels {
 /* Tiers fill what they have and leave the rest. Built ones only are linked (PL_HAVE_AVX2 ...). */
 void pl_kernels_scalar(pl_kernels *k);
 void pl_kernels_avx2(pl_kernels *k);
+void pl_kernels_avx512(pl_kernels *k);
+void pl_kernels_avx512bf16(pl_kernels *k);
 
 #endif

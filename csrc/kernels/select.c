@@ -15,6 +15,12 @@ static const tier tiers[PL_N_ISA] = {
 #ifdef PL_HAVE_AVX2
     [PL_ISA_AVX2] = {PL_ISA_SCALAR, pl_kernels_avx2},
 #endif
+#ifdef PL_HAVE_AVX512
+    [PL_ISA_AVX512] = {PL_ISA_AVX2, pl_kernels_avx512},
+#endif
+#ifdef PL_HAVE_AVX512BF16
+    [PL_ISA_AVX512BF16] = {PL_ISA_AVX512, pl_kernels_avx512bf16},
+#endif
 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;

@@ -17,7 +17,7 @@ from pellucid.errors import ClosedError, IsaError, NumericsError, OutOfMemoryErr
 cdef enum:
     SLICE_MS = 20
 
-KV_TYPES = ("f32", "f16", "bf16")
+KV_TYPES = ("f32", "f16", "bf16", "int8")
 
 
 class Cancelled(Exception):
@@ -257,13 +257,17 @@ cdef class Tables:
         for i, v in enumerate(plan.vectors):
             vec = v.data
             self.keep.append(vec)
-            vecs[i] = pl_vec_desc(data=&vec[0], n=<int32_t>vec.shape[0])
+            vecs[i].n = <int32_t>vec.shape[0]
+            if vec.shape[0]:
+                vecs[i].data = &vec[0]
         self.plan.ropes = ropes = <pl_rope_desc *>self.table(len(plan.ropes), sizeof(pl_rope_desc))
         self.plan.n_ropes = <int32_t>len(plan.ropes)
         for i, r in enumerate(plan.ropes):
             freq = r.freq
             self.keep.append(freq)
-            ropes[i] = pl_rope_desc(freq=&freq[0], n_rot=<int32_t>(2 * freq.shape[0]), halves=r.halves)
+            ropes[i].n_rot, ropes[i].halves = <int32_t>(2 * freq.shape[0]), r.halves
+            if freq.shape[0]:
+                ropes[i].freq = &freq[0]
         self.plan.caches = caches = <pl_cache_desc *>self.table(len(plan.caches), sizeof(pl_cache_desc))
         self.plan.n_caches = <int32_t>len(plan.caches)
         for i, c in enumerate(plan.caches):

@@ -15,7 +15,7 @@ from tests.kernels.test_rows import EPS, ISAS, same, wide
 Array = np.ndarray[Any, Any]
 PAGE = kernels.PAGE
 KV = kernels.KV
-KV_EPS = {"f32": 0.0, "f16": 2.0**-11, "bf16": 2.0**-8}
+BF16_EPS = 2.0**-9  # half the distance of bf16 numbers at 1
 # (dk, dv, m): ragged widths, every number of rows beside each other, widths of real heads
 SHAPES = [(1, 1, 1), (7, 9, 2), (15, 17, 3), (16, 31, 4), (33, 16, 5), (64, 64, 3), (64, 64, 1), (80, 96, 8),
           (128, 128, 7), (256, 256, 4), (24, 72, 48)]  # fmt: skip
@@ -64,8 +64,53 @@ def rounded(x: Array, kv: str) -> Array:
         return x
     if kv == "f16":
         return x.astype(np.float16).astype(np.float32)
+    if kv == "int8":
+        q, s = encoded(x)
+        return (wide(q) * np.repeat(wide(s), 32, axis=1)[:, : x.shape[1]]).astype(np.float32)
     u = x.view(np.uint32)
     return ((u + 0x7FFF + (u >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def encoded(x: Array) -> tuple[Array, Array]:
+    """int8 codes (n, d) and float32 scales (n, ceil(d / 32)) as kernels.h says, step by step in float32."""
+    n, d = x.shape
+    blocks = np.zeros((n, -(-d // 32) * 32), np.float32)
+    blocks[:, :d] = x
+    blocks = blocks.reshape(n, -1, 32)
+    amax = np.abs(blocks).max(2)
+    with np.errstate(all="ignore"):
+        zero, broken = amax < np.float32(1e-30), ~np.isfinite(amax)
+        scale = np.where(zero, np.float32(0), amax / np.float32(127))
+        q = np.rint(blocks * (np.float32(127) / amax)[:, :, None])
+    q = np.where((zero | broken)[:, :, None], 0, q).astype(np.int8)
+    return q.reshape(n, -1)[:, :d], scale.astype(np.float32)
+
+
+def multiplies_bf16(isa: str, kv: str) -> bool:
+    """Whether the tier rounds queries and probabilities to bf16, and has pages of its own."""
+    return isa == "avx512bf16" and kv == "bf16"
+
+
+def held(isa: str, kv: str, page: tuple[Array, Array], dk: int, dv: int) -> list[Array]:
+    """A page's keys (64, dk) and values (64, dv); with int8 codes and scales of keys, then of values."""
+    k, v = page
+    if kv == "int8":
+        parts = []
+        for p, d in ((k, dk), (v, dv)):
+            n = d * PAGE
+            parts.append((p[:n].view(np.int8), p[n:].view(np.float32).reshape(-1, PAGE if p is v else 16)))
+        (kq, ks), (vq, vs) = parts
+        return [kq.reshape(4, dk, 16).transpose(0, 2, 1).reshape(PAGE, dk),
+                ks.reshape(4, -1, 16).transpose(0, 2, 1).reshape(PAGE, -1), vq.reshape(PAGE, dv), vs.T]  # fmt: skip
+    if kv == "bf16":
+        k, v = ((p.view(np.uint16).astype(np.uint32) << 16).view(np.float32) for p in (k, v))
+    else:
+        k, v = (p.view(np.float16 if kv == "f16" else np.float32) for p in (k, v))
+    if multiplies_bf16(isa, kv):  # pairs of d and of slots
+        k = k.reshape(4, -1, 16, 2).transpose(0, 2, 1, 3).reshape(PAGE, -1)
+        assert not k[:, dk:].any()
+        return [k[:, :dk], v.reshape(32, dv, 2).transpose(0, 2, 1).reshape(PAGE, dv)]
+    return [k.reshape(4, dk, 16).transpose(0, 2, 1).reshape(PAGE, dk), v.reshape(PAGE, dv)]
 
 
 def pages(isa: str, kv: str, k: Array, v: Array) -> tuple[Array, Array]:
@@ -86,11 +131,11 @@ def fresh(m: int, dv: int) -> State:
     return np.full(m, kernels.TOP_NONE, f), np.zeros(m, f), np.zeros((m, dv), f)
 
 
-def run(isa: str, kv: str, s: Scene, rows: Array | None = None, held: tuple[Array, Array] | None = None) -> State:
+def run(isa: str, kv: str, s: Scene, rows: Array | None = None, kept: tuple[Array, Array] | None = None) -> State:
     """The state after all pages, of all rows or of the rows named."""
     q = s.q if rows is None else s.q[rows]
     state = fresh(len(q), s.v.shape[1])
-    kp, vp = held or pages(isa, kv, s.k, s.v)
+    kp, vp = kept or pages(isa, kv, s.k, s.v)
     kernels.attend(isa, kv, q, kp, vp, *s.bounds(rows), s.scale, *state)
     return state
 
@@ -100,10 +145,15 @@ def output(state: State) -> Array:
     return np.where(total[:, None] > 0, acc / np.where(total > 0, total, 1)[:, None], 0)
 
 
-def bound(s: Scene, kv: str) -> float:
-    """Of |output - exact|: scores err by dk EPS |q| |k| scale, sums by 2 EPS a key, exp by 4 EPS, times |v|."""
+def bound(s: Scene, isa: str, kv: str) -> float:
+    """Of |output - exact|: scores err by dk EPS |q| |k| scale, sums by 2 EPS a key, exp by 4 EPS, times |v|.
+
+    Queries in bf16 move a score by BF16_EPS |q| |k| scale, and every probability by twice that (its own score, and the
+    sum); probabilities in bf16 by BF16_EPS, and so may their sum.
+    """
     norm = float(np.linalg.norm(s.q, axis=1).max() * np.linalg.norm(s.k, axis=1).max() * s.scale)
-    return ((s.q.shape[1] + 4) * norm + 2 * len(s.k) + 16) * EPS * float(np.abs(s.v).max())
+    rounding = (2 * norm + 2) * BF16_EPS if multiplies_bf16(isa, kv) else 0
+    return (((s.q.shape[1] + 4) * norm + 2 * len(s.k) + 16) * EPS + rounding) * float(np.abs(s.v).max())
 
 
 @pytest.mark.parametrize("kv", KV)
@@ -113,10 +163,10 @@ def test_against_float64_and_scalar(isa: str, kv: str, shape: tuple[int, int, in
     for length in (1, 17, 64, 200):
         s = Scene.random(*shape, length)
         state, reference = run(isa, kv, s), run("scalar", kv, s)
-        assert np.all(np.abs(output(state) - s.exact(kv)) <= bound(s, kv))
+        assert np.all(np.abs(output(state) - s.exact(kv)) <= bound(s, isa, kv))
         for got, expected in zip(state, reference, strict=True):
             size = 1 + np.abs(expected).max(initial=0) if got is not state[0] else 1
-            assert np.allclose(got, expected, rtol=0, atol=2 * bound(s, kv) * size)
+            assert np.allclose(got, expected, rtol=0, atol=2 * bound(s, isa, kv) * size)
         blind = s.lo >= s.hi
         assert (state[0][blind] == kernels.TOP_NONE).all() and not state[2][blind].any()
 
@@ -126,12 +176,12 @@ def test_against_float64_and_scalar(isa: str, kv: str, shape: tuple[int, int, in
 def test_rows_do_not_know_each_other(isa: str, kv: str) -> None:
     for dk, dv, m in [(64, 64, 9), (20, 23, 7), (128, 40, 48)]:
         s = Scene.random(dk, dv, m, 150)
-        held = pages(isa, kv, s.k, s.v)
-        together = run(isa, kv, s, held=held)
+        kept = pages(isa, kv, s.k, s.v)
+        together = run(isa, kv, s, kept=kept)
         rng = np.random.default_rng(m)
         groups = [np.array([i]) for i in range(m)] + [rng.permutation(m)[:size] for size in (2, 3, 4, 5, m)]
         for rows in groups:
-            for got, expected in zip(run(isa, kv, s, rows, held), together, strict=True):
+            for got, expected in zip(run(isa, kv, s, rows, kept), together, strict=True):
                 assert same(got, expected[rows])
 
 
@@ -170,13 +220,14 @@ def test_a_row_that_sees_nothing_stays(isa: str, kv: str) -> None:
 
 @pytest.mark.parametrize("kv", KV)
 @pytest.mark.parametrize("isa", ISAS)
-def test_keys_beyond_the_last_visible_are_not_read(isa: str, kv: str) -> None:
+def test_keys_that_no_row_sees_change_nothing(isa: str, kv: str) -> None:
     for dk, dv in [(64, 64), (9, 21)]:
-        for seen in (1, 15, 16, 17, 40, 63):
+        for first, seen in [(0, 1), (0, 15), (0, 16), (0, 17), (0, 40), (0, 63), (1, 2), (2, 3), (5, 7), (17, 64)]:
             s = Scene.random(dk, dv, 6, PAGE)
-            s.hi = np.minimum(s.hi, seen)
+            s.lo, s.hi = np.maximum(s.lo, first), np.minimum(s.hi, seen)
             clean = run(isa, kv, s)
-            s.k[seen:], s.v[seen:] = np.nan, np.inf
+            for unseen in (slice(0, first), slice(seen, None)):
+                s.k[unseen], s.v[unseen] = np.nan, np.inf
             assert all(same(a, b) for a, b in zip(run(isa, kv, s), clean, strict=True))
             assert np.isfinite(clean[2]).all()
 
@@ -206,9 +257,9 @@ def test_merged_chunks_are_one_pass(isa: str, kv: str) -> None:
         kernels.attend(isa, kv, s.q, kp[3:], vp[3:], lo[3:], hi[3:], s.scale, *b)
         first = [x.copy() for x in a]
         kernels.attend_merge(isa, *a, *b)
-        whole = run(isa, kv, s, held=(kp, vp))
+        whole = run(isa, kv, s, kept=(kp, vp))
         assert same(a[0], whole[0])
-        assert np.allclose(output(a), output(whole), rtol=0, atol=2 * bound(s, kv))
+        assert np.allclose(output(a), output(whole), rtol=0, atol=2 * bound(s, isa, kv))
         for merged, early, late in zip(a, first, b, strict=True):
             assert same(merged[2:], early[2:]) and same(merged[1], late[1])
 
@@ -228,17 +279,13 @@ def test_merge_has_the_scalar_bits(isa: str) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 def test_append_holds_rounded_values_and_touches_one_slot(isa: str, kv: str) -> None:
     rng = np.random.default_rng(3)
-    for dk, dv in [(1, 1), (7, 9), (8, 16), (64, 80)]:
+    for dk, dv in [(1, 1), (7, 9), (8, 16), (33, 41), (64, 80)]:
         k = (rng.standard_normal((PAGE, dk)) * 2.0 ** rng.integers(-24, 12, (PAGE, dk))).astype(np.float32)
         v = (rng.standard_normal((PAGE, dv)) * 2.0 ** rng.integers(-24, 12, (PAGE, dv))).astype(np.float32)
-        ours, scalar = pages(isa, kv, k, v), pages("scalar", kv, k, v)
-        assert np.array_equal(ours[0], scalar[0]) and np.array_equal(ours[1], scalar[1])
-        if kv == "bf16":
-            held = [(p.view(np.uint16).astype(np.uint32) << 16).view(np.float32) for p in scalar]
-        else:
-            held = [p.view(np.float16 if kv == "f16" else np.float32) for p in scalar]
-        assert np.array_equal(held[0].reshape(4, dk, 16).transpose(0, 2, 1).reshape(PAGE, dk), rounded(k, kv))
-        assert np.array_equal(held[1].reshape(PAGE, dv), rounded(v, kv))
+        ours = pages(isa, kv, k, v)
+        expected = [*encoded(k), *encoded(v)] if kv == "int8" else [rounded(k, kv), rounded(v, kv)]
+        for got, exact in zip(held(isa, kv, (ours[0][0], ours[1][0]), dk, dv), expected, strict=True):
+            assert np.array_equal(got, exact)
         kp, vp = (p[0].copy() for p in ours)
         kernels.kv_append(isa, kv, k[3], v[3], 17, kp, vp)
         kernels.kv_append(isa, kv, k[17], v[17], 17, kp, vp)
@@ -260,6 +307,20 @@ def test_nothing_beyond_the_ranges_is_touched(isa: str, kv: str) -> None:
             lo, hi = (side(b) for b in s.bounds())
             kernels.attend(isa, kv, side(s.q), kp, vp, lo, hi, s.scale, top, total, acc)
             assert all(same(a, b) for a, b in zip((top, total, acc), expected, strict=True))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_int8_keeps_what_is_tiny_or_not_finite(isa: str) -> None:
+    k = np.random.default_rng(4).standard_normal((3, 70)).astype(np.float32)
+    k[0, 3], k[1, 40], k[2, 69] = np.nan, -np.inf, np.inf
+    k[0, 32:64] *= np.float32(1e-33)
+    k[2, :32] = 0
+    page = pages(isa, "int8", k, k)
+    codes, scales = encoded(k)
+    kq, ks, vq, vs = held(isa, "int8", (page[0][0], page[1][0]), 70, 70)
+    assert np.array_equal(kq[:3], codes) and np.array_equal(vq[:3], codes)
+    assert same(ks[:3], scales) and same(vs[:3], scales)
+    assert not codes[0, :64].any() and np.isnan(scales[0, 0]) and scales[0, 1] == 0 and np.isinf(scales[1, 1])
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ GOLDEN = HERE / "tiny.npz"
 LENGTHS = (1, 7, 40)  # tokens of the sequences that are compared; 40 is five of Gemma's windows of 8
 
 Weights = dict[str, npt.NDArray[np.float32]]
+Encode = Callable[[str, npt.NDArray[np.float32]], tuple[npt.NDArray[Any], Any]]
 
 
 @dataclass(frozen=True)
@@ -263,12 +265,13 @@ def llama3_factors(model: Tiny) -> npt.NDArray[np.float32]:
     return (1.0 / ((1.0 - kept) / factor + kept)).astype(np.float32)
 
 
-def write_gguf(model: Tiny, path: Path) -> Path:
-    """Writes the model as a GGUF file without a tokenizer; returns the path."""
+def write_gguf(model: Tiny, path: Path, *, context: int = 256, encode: Encode | None = None) -> Path:
+    """Writes the model as a GGUF file without a tokenizer; returns the path. encode: what becomes of each tensor, its
+    GGUF name and values -> (data, format or None for the data's own)."""
     writer = gguf.GGUFWriter(path, model.arch)
     writer.add_name(f"tiny {model.name}")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_context_length(256)
+    writer.add_context_length(context)
     writer.add_block_count(model.layers)
     writer.add_embedding_length(model.hidden)
     writer.add_feed_forward_length(model.ff)
@@ -298,7 +301,8 @@ def write_gguf(model: Tiny, path: Path) -> Path:
             value = interleave_halves(value, model.heads)
         if model.arch == "llama" and "k_proj" in name:
             value = interleave_halves(value, model.kv_heads)
-        writer.add_tensor(gguf_name(model, name), value)
+        data, kind = (value, None) if encode is None else encode(gguf_name(model, name), value)
+        writer.add_tensor(gguf_name(model, name), data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -9,6 +9,7 @@
 #define SLOTS 16 /* slots of a group; columns of a block */
 #define GROUPS (PL_PAGE / SLOTS)
 #define ROWS 4 /* query rows at a time */
+#define BLOCKS(d) (((d) + PL_BLOCK - 1) / PL_BLOCK)
 #define INLINE static inline __attribute__((always_inline))
 
 /* 8 elements from index i on, as floats. */
@@ -16,6 +17,8 @@ INLINE __m256 load8(const void *p, ptrdiff_t i, pl_kv_type type)
 {
     if (type == PL_KV_F32)
         return _mm256_loadu_ps((const float *)p + i);
+    if (type == PL_KV_INT8)
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)((const int8_t *)p + i))));
     const __m128i half = _mm_loadu_si128((const __m128i *)((const uint16_t *)p + i));
     if (type == PL_KV_F16)
         return _mm256_cvtph_ps(half);
@@ -26,28 +29,40 @@ INLINE __m256 load8(const void *p, ptrdiff_t i, pl_kv_type type)
 INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t first, int dk, float scale,
                    float (*s)[PL_PAGE], pl_kv_type type, const int rows, const int groups)
 {
-    __m256 acc[ROWS][2 * GROUPS];
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < 2 * groups; c++)
-            acc[r][c] = _mm256_setzero_ps();
-    for (int d = 0; d < dk; d++) {
-        __m256 x[ROWS];
+    const int block = type == PL_KV_INT8 ? PL_BLOCK : dk;
+    for (int d0 = 0; d0 < dk; d0 += block) {
+        const int end = dk - d0 < block ? dk : d0 + block;
+        __m256 acc[ROWS][2 * GROUPS];
         for (int r = 0; r < rows; r++)
-            x[r] = _mm256_broadcast_ss(q + r * q_stride + d);
-        for (int c = 0; c < 2 * groups; c++) {
-            const __m256 key = load8(k, ((first + c / 2) * dk + d) * SLOTS + c % 2 * 8, type);
+            for (int c = 0; c < 2 * groups; c++)
+                acc[r][c] = _mm256_setzero_ps();
+        for (int d = d0; d < end; d++) {
+            __m256 x[ROWS];
             for (int r = 0; r < rows; r++)
-                acc[r][c] = _mm256_fmadd_ps(x[r], key, acc[r][c]);
+                x[r] = _mm256_broadcast_ss(q + r * q_stride + d);
+            for (int c = 0; c < 2 * groups; c++) {
+                const __m256 key = load8(k, ((first + c / 2) * dk + d) * SLOTS + c % 2 * 8, type);
+                for (int r = 0; r < rows; r++)
+                    acc[r][c] = _mm256_fmadd_ps(x[r], key, acc[r][c]);
+            }
         }
+        const float *scales = (const float *)((const char *)k + (ptrdiff_t)dk * PL_PAGE) + d0 / PL_BLOCK * SLOTS;
+        for (int r = 0; r < rows; r++)
+            for (int c = 0; c < 2 * groups; c++) {
+                float *to = &s[r][first * SLOTS + 8 * c];
+                __m256 dot = acc[r][c];
+                if (type == PL_KV_INT8) {
+                    dot = _mm256_mul_ps(dot, _mm256_loadu_ps(scales + (first + c / 2) * BLOCKS(dk) * SLOTS + c % 2 * 8));
+                    dot = d0 ? _mm256_add_ps(_mm256_loadu_ps(to), dot) : dot;
+                }
+                _mm256_storeu_ps(to, end == dk ? _mm256_mul_ps(dot, _mm256_set1_ps(scale)) : dot);
+            }
     }
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < 2 * groups; c++)
-            _mm256_storeu_ps(&s[r][first * SLOTS + 8 * c], _mm256_mul_ps(acc[r][c], _mm256_set1_ps(scale)));
 }
 
 /* acc = acc * fade + sum over keys [lo, hi) of p * v, for 8 * `vectors` columns from `column` on; rows of v stand
- * `stride` elements apart, acc points to each row's column. */
-INLINE void values(const float (*p)[PL_PAGE], int lo, int hi, const void *v, ptrdiff_t column, ptrdiff_t stride,
+ * `stride` elements apart, acc points to each row's column. With int8 p[1] is that of the second 32 columns. */
+INLINE void values(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const void *v, ptrdiff_t column, ptrdiff_t stride,
                    const float *fade, float *const *acc, pl_kv_type type, const int rows, const int vectors)
 {
     __m256 a[ROWS][8];
@@ -56,9 +71,10 @@ INLINE void values(const float (*p)[PL_PAGE], int lo, int hi, const void *v, ptr
             a[r][c] = _mm256_mul_ps(_mm256_loadu_ps(acc[r] + 8 * c), _mm256_set1_ps(fade[r]));
     for (int j = lo; j < hi; j++) {
         __m256 x[ROWS];
-        for (int r = 0; r < rows; r++)
-            x[r] = _mm256_broadcast_ss(&p[r][j]);
         for (int c = 0; c < vectors; c++) {
+            if (c == 0 || (c == 4 && type == PL_KV_INT8))
+                for (int r = 0; r < rows; r++)
+                    x[r] = _mm256_broadcast_ss(&p[c / 4][r][j]);
             const __m256 value = load8(v, j * stride + column + 8 * c, type);
             for (int r = 0; r < rows; r++)
                 a[r][c] = _mm256_fmadd_ps(x[r], value, a[r][c]);
@@ -69,8 +85,8 @@ INLINE void values(const float (*p)[PL_PAGE], int lo, int hi, const void *v, ptr
             _mm256_storeu_ps(acc[r] + 8 * c, _mm256_add_ps(a[r][c], _mm256_setzero_ps()));
 }
 
-/* The last dv % 16 columns: through floats padded to 16, for 16-bit loads cannot be masked. */
-INLINE void values_tail(const float (*p)[PL_PAGE], int lo, int hi, const void *v, int column, int dv, const float *fade,
+/* The last dv % 16 columns: through floats padded to 16, for narrow loads cannot be masked. */
+INLINE void values_tail(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const void *v, int column, int dv, const float *fade,
                         float *const *acc, pl_kv_type type, const int rows)
 {
     const int n = dv - column;
@@ -81,7 +97,8 @@ INLINE void values_tail(const float (*p)[PL_PAGE], int lo, int hi, const void *v
             const ptrdiff_t i = (ptrdiff_t)j * dv + column + c;
             wide[j][c] = type == PL_KV_F32   ? ((const float *)v)[i]
                          : type == PL_KV_F16 ? _cvtsh_ss(((const uint16_t *)v)[i])
-                                             : pl_bf16_to_f32(((const uint16_t *)v)[i]);
+                         : type == PL_KV_BF16 ? pl_bf16_to_f32(((const uint16_t *)v)[i])
+                                              : ((const int8_t *)v)[i];
         }
     for (int r = 0; r < rows; r++) {
         parts[r] = part[r];
@@ -123,6 +140,19 @@ INLINE float probabilities(float *s, int first, int last, float top)
     return pl_sum8(_mm256_add_ps(lane[0], lane[1]));
 }
 
+/* Probabilities for 64 columns of int8 from `column` on: multiplied by the scales of the first 32, and of the others. */
+INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, int column, int first, int last,
+                         float (*p)[ROWS][PL_PAGE], const int rows)
+{
+    const float *scales = (const float *)((const char *)a->v + (ptrdiff_t)a->dv * PL_PAGE);
+    for (int b = 0; b < 2 && column / PL_BLOCK + b < BLOCKS(a->dv); b++)
+        for (int c = 2 * first; c < 2 * last; c++) {
+            const __m256 scale = _mm256_loadu_ps(scales + (ptrdiff_t)(column / PL_BLOCK + b) * PL_PAGE + 8 * c);
+            for (int r = 0; r < rows; r++)
+                _mm256_storeu_ps(&p[b][r][8 * c], _mm256_mul_ps(_mm256_loadu_ps(&s[r][8 * c]), scale));
+        }
+}
+
 /* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
 INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
@@ -155,18 +185,25 @@ INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const
     }
 
     const int wide = rows == 1 ? 8 : rows == 4 ? 2 : 4; /* vectors of columns at once */
-    const float (*p)[PL_PAGE] = (const float (*)[PL_PAGE])s;
+    float scaled[2][ROWS][PL_PAGE];
+    const float (*p)[ROWS][PL_PAGE] = (const float (*)[ROWS][PL_PAGE])(type == PL_KV_INT8 ? scaled : &s);
     int d = 0;
     for (; d + 8 * wide <= a->dv; d += 8 * wide) {
+        if (type == PL_KV_INT8 && d % PL_BLOCK == 0)
+            scale_values((const float (*)[PL_PAGE])s, a, d, first, last, scaled, rows);
         values(p, lo, hi, a->v, d, a->dv, fade, acc, type, rows, wide);
         for (int r = 0; r < rows; r++)
             acc[r] += 8 * wide;
     }
     for (; d + SLOTS <= a->dv; d += SLOTS) {
+        if (type == PL_KV_INT8 && d % PL_BLOCK == 0)
+            scale_values((const float (*)[PL_PAGE])s, a, d, first, last, scaled, rows);
         values(p, lo, hi, a->v, d, a->dv, fade, acc, type, rows, 2);
         for (int r = 0; r < rows; r++)
             acc[r] += SLOTS;
     }
+    if (type == PL_KV_INT8 && d < a->dv && d % PL_BLOCK == 0)
+        scale_values((const float (*)[PL_PAGE])s, a, d, first, last, scaled, rows);
     if (d < a->dv)
         values_tail(p, lo, hi, a->v, d, a->dv, fade, acc, type, rows);
 }
@@ -201,6 +238,11 @@ static void attend_f16(const pl_attend_page *a)
 static void attend_bf16(const pl_attend_page *a)
 {
     attend(a, PL_KV_BF16);
+}
+
+static void attend_int8(const pl_attend_page *a)
+{
+    attend(a, PL_KV_INT8);
 }
 
 /* The scalar layout needs no more than its f16 conversion done faster; the other two are inherited. */
@@ -251,5 +293,6 @@ void pl_fill_attend_avx2(pl_kernels *k)
     k->attend[PL_KV_F32] = attend_f32;
     k->attend[PL_KV_F16] = attend_f16;
     k->attend[PL_KV_BF16] = attend_bf16;
+    k->attend[PL_KV_INT8] = attend_int8;
     k->attend_merge = attend_merge;
 }

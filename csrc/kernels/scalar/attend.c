@@ -1,5 +1,6 @@
 /* Attention over one page of the cache, scalar reference.
- * A page: keys [4 groups of 16 slots][dk][16 slots], values [64 slots][dv], elements of the cache's type.
+ * A page: keys [4 groups of 16 slots][dk][16 slots], values [64 slots][dv], elements of the cache's type; with
+ * int8 the scales follow, of keys [4 groups][blocks of 32 d][16 slots], of values [blocks of 32 d][64 slots].
  *
  * Order of sums, every tier's: a score over d ascending; acc over keys ascending; sum in 16 lanes (slot j to lane
  * j % 16, ascending), then lane j takes j + 8, + 4, + 2, + 1. Keys that a row does not see add exactly 0 or nothing at
@@ -8,11 +9,14 @@
 #include "vmath.h"
 
 #define SLOTS 16 /* slots of a group */
+#define BLOCKS(d) (((d) + PL_BLOCK - 1) / PL_BLOCK)
 
 static inline float load(const void *p, ptrdiff_t i, pl_kv_type type)
 {
     if (type == PL_KV_F32)
         return ((const float *)p)[i];
+    if (type == PL_KV_INT8)
+        return ((const int8_t *)p)[i];
     return type == PL_KV_F16 ? pl_f16_to_f32(((const uint16_t *)p)[i]) : pl_bf16_to_f32(((const uint16_t *)p)[i]);
 }
 
@@ -22,6 +26,44 @@ static inline void store(void *p, ptrdiff_t i, float x, pl_kv_type type)
         ((float *)p)[i] = x;
     else
         ((uint16_t *)p)[i] = type == PL_KV_F16 ? pl_f32_to_f16(x) : pl_f32_to_bf16(x);
+}
+
+/* Where the scales of block 0 and this slot stand in a page of keys (of values), and how far apart blocks are. */
+static inline float *key_scale(const void *k, int dk, int slot)
+{
+    return (float *)((char *)k + (ptrdiff_t)dk * PL_PAGE) + (ptrdiff_t)(slot / SLOTS) * BLOCKS(dk) * SLOTS + slot % SLOTS;
+}
+
+static inline float *value_scale(const void *v, int dv, int slot)
+{
+    return (float *)((char *)v + (ptrdiff_t)dv * PL_PAGE) + slot;
+}
+
+/* n values -> codes `step` apart; the scale. */
+static inline float encode(const float *x, int n, int8_t *code, ptrdiff_t step)
+{
+    uint32_t top = 0; /* compared as integers, NaN > infinity > the rest */
+    for (int i = 0; i < n; i++) {
+        const uint32_t u = pl_bits(x[i]) & 0x7fffffffu;
+        top = u > top ? u : top;
+    }
+    const float amax = pl_float(top);
+    const int blank = amax < 1e-30f, broken = top >= 0x7f800000u;
+    const float inv = 127.0f / amax;
+    for (int i = 0; i < n; i++)
+        code[i * step] = blank || broken ? 0 : (int8_t)((x[i] * inv + PL_ROUNDER) - PL_ROUNDER);
+    return blank ? 0 : amax / 127.0f;
+}
+
+static void append_int8(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
+{
+    int8_t *key = (int8_t *)kpage + (ptrdiff_t)(slot / SLOTS) * dk * SLOTS + slot % SLOTS;
+    int8_t *value = (int8_t *)vpage + (ptrdiff_t)slot * dv;
+    float *ks = key_scale(kpage, dk, slot), *vs = value_scale(vpage, dv, slot);
+    for (int d = 0; d < dk; d += PL_BLOCK)
+        ks[d / PL_BLOCK * SLOTS] = encode(k + d, dk - d < PL_BLOCK ? dk - d : PL_BLOCK, key + (ptrdiff_t)d * SLOTS, SLOTS);
+    for (int d = 0; d < dv; d += PL_BLOCK)
+        vs[d / PL_BLOCK * PL_PAGE] = encode(v + d, dv - d < PL_BLOCK ? dv - d : PL_BLOCK, value + d, 1);
 }
 
 static inline void append(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage,
@@ -40,9 +82,15 @@ static inline void attend_row(const pl_attend_page *a, int row, pl_kv_type type)
     const int lo = a->lo[row], hi = a->hi[row];
     float p[PL_PAGE], top = a->top[row], lane[SLOTS] = {0};
     for (int j = lo; j < hi; j++) {
+        const float *s = type == PL_KV_INT8 ? key_scale(a->k, a->dk, j) : NULL;
+        const int block = type == PL_KV_INT8 ? PL_BLOCK : a->dk;
         float dot = 0;
-        for (int d = 0; d < a->dk; d++)
-            dot += q[d] * load(a->k, ((ptrdiff_t)(j / SLOTS) * a->dk + d) * SLOTS + j % SLOTS, type);
+        for (int d0 = 0; d0 < a->dk; d0 += block) {
+            float part = 0;
+            for (int d = d0; d < a->dk && d < d0 + block; d++)
+                part += q[d] * load(a->k, ((ptrdiff_t)(j / SLOTS) * a->dk + d) * SLOTS + j % SLOTS, type);
+            dot = s ? dot + part * s[d0 / PL_BLOCK * SLOTS] : part;
+        }
         p[j] = dot * a->scale;
         top = p[j] > top ? p[j] : top;
     }
@@ -52,8 +100,9 @@ static inline void attend_row(const pl_attend_page *a, int row, pl_kv_type type)
     for (int j = lo; j < hi; j++) {
         const float e = pl_exp1(p[j] - top);
         lane[j % SLOTS] += e;
+        const float *s = type == PL_KV_INT8 ? value_scale(a->v, a->dv, j) : NULL;
         for (int d = 0; d < a->dv; d++)
-            acc[d] += e * load(a->v, (ptrdiff_t)j * a->dv + d, type);
+            acc[d] += (s ? e * s[d / PL_BLOCK * PL_PAGE] : e) * load(a->v, (ptrdiff_t)j * a->dv + d, type);
     }
     for (int d = 0; d < a->dv; d++)
         acc[d] += 0.0f; /* -0 becomes 0 */
@@ -86,6 +135,11 @@ static void attend_bf16(const pl_attend_page *a)
     attend(a, PL_KV_BF16);
 }
 
+static void attend_int8(const pl_attend_page *a)
+{
+    attend(a, PL_KV_INT8);
+}
+
 static void append_f32(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
 {
     append(k, v, dk, dv, slot, kpage, vpage, PL_KV_F32);
@@ -111,6 +165,11 @@ static size_t bytes_2(int d)
     return (size_t)d * PL_PAGE * 2;
 }
 
+static size_t bytes_1(int d)
+{
+    return ((size_t)d + sizeof(float) * BLOCKS((size_t)d)) * PL_PAGE;
+}
+
 /* b's keys stand after a's. Where b saw no key, a stays as it was. */
 static void attend_merge(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b, int dv)
 {
@@ -127,7 +186,9 @@ static void attend_merge(float *top_a, float *sum_a, float *acc_a, float top_b, 
 void pl_fill_attend_scalar(pl_kernels *k)
 {
     for (int t = 0; t < PL_N_KV; t++)
-        k->k_bytes[t] = k->v_bytes[t] = t == PL_KV_F32 ? bytes_4 : bytes_2;
+        k->k_bytes[t] = k->v_bytes[t] = t == PL_KV_F32 ? bytes_4 : t == PL_KV_INT8 ? bytes_1 : bytes_2;
+    k->kv_append[PL_KV_INT8] = append_int8;
+    k->attend[PL_KV_INT8] = attend_int8;
     k->kv_append[PL_KV_F32] = append_f32;
     k->kv_append[PL_KV_F16] = append_f16;
     k->kv_append[PL_KV_BF16] = append_bf16;

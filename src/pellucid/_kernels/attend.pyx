@@ -10,7 +10,7 @@ from pellucid._kernels.table cimport PL_PAGE, checked, pl_attend_page, pl_kernel
 
 import numpy as np
 
-KV = ("f32", "f16", "bf16")
+KV = ("f32", "f16", "bf16", "int8")
 PAGE = PL_PAGE
 TOP_NONE = np.float32(-1e30)
 

@@ -32,10 +32,10 @@ cdef extern from "kernels/kernels.h":
         glu_fn glu[2]
         void (*rope)(float *, const float *, const float *, int, int) noexcept nogil
         void (*softcap)(const float *, float, int, float *) noexcept nogil
-        bytes_fn k_bytes[3]
-        bytes_fn v_bytes[3]
-        append_fn kv_append[3]
-        attend_fn attend[3]
+        bytes_fn k_bytes[4]
+        bytes_fn v_bytes[4]
+        append_fn kv_append[4]
+        attend_fn attend[4]
         void (*attend_merge)(float *, float *, float *, float, float, const float *, int) noexcept nogil
         float (*max)(const float *, int) noexcept nogil
         double (*sum_exp)(const float *, int, float, float) noexcept nogil

@@ -1,0 +1,242 @@
+/* Attention over one page of the cache, AVX-512: layout and order of sums as in scalar/attend.c, with FMA.
+ *
+ * Up to six query rows go through a page together. Scores: 64 keys x rows in registers, d ascending. Values: 64 columns
+ * x rows in registers (128 with few rows), keys ascending. 24 accumulators and the vectors loaded fill the registers;
+ * 4 conversions (on ports of their own) serve 24 FMAs. A key that another row of the six sees and this one does not has
+ * probability 0 here: acc + 0 * v is acc. */
+#include "fill.h"
+#include "vmath.h"
+
+#define SLOTS 16 /* slots of a group; columns of a vector */
+#define GROUPS (PL_PAGE / SLOTS)
+#define ROWS 6 /* query rows at a time */
+#define BLOCKS(d) (((d) + PL_BLOCK - 1) / PL_BLOCK)
+#define INLINE static inline __attribute__((always_inline))
+
+/* 16 elements from index i on, as floats: those in `in`, the others 0. */
+INLINE __m512 load16(const void *p, ptrdiff_t i, __mmask16 in, pl_kv_type type)
+{
+    if (type == PL_KV_F32)
+        return _mm512_maskz_loadu_ps(in, (const float *)p + i);
+    if (type == PL_KV_INT8)
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(in, (const int8_t *)p + i)));
+    const __m256i half = _mm256_maskz_loadu_epi16(in, (const uint16_t *)p + i);
+    if (type == PL_KV_F16)
+        return _mm512_cvtph_ps(half);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+/* Scores of `rows` queries and the keys of `groups` groups from `first` on -> s. */
+INLINE void scores(const pl_attend_page *a, int row, ptrdiff_t first, float (*s)[PL_PAGE], pl_kv_type type,
+                   const int rows, const int groups)
+{
+    const int dk = a->dk, block = type == PL_KV_INT8 ? PL_BLOCK : dk;
+    const float *q = a->q + row * a->q_stride;
+    for (int d0 = 0; d0 < dk; d0 += block) {
+        const int end = dk - d0 < block ? dk : d0 + block;
+        __m512 acc[ROWS][GROUPS];
+        for (int r = 0; r < rows; r++)
+            for (int g = 0; g < groups; g++)
+                acc[r][g] = _mm512_setzero_ps();
+        for (int d = d0; d < end; d++) {
+            __m512 key[GROUPS];
+            for (int g = 0; g < groups; g++)
+                key[g] = load16(a->k, ((first + g) * dk + d) * SLOTS, 0xffff, type);
+            for (int r = 0; r < rows; r++) {
+                const __m512 x = _mm512_set1_ps(q[r * a->q_stride + d]);
+                for (int g = 0; g < groups; g++)
+                    acc[r][g] = _mm512_fmadd_ps(x, key[g], acc[r][g]);
+            }
+        }
+        const float *scales = (const float *)((const char *)a->k + (ptrdiff_t)dk * PL_PAGE) + d0 / PL_BLOCK * SLOTS;
+        for (int r = 0; r < rows; r++)
+            for (int g = 0; g < groups; g++) {
+                float *to = &s[r][(first + g) * SLOTS];
+                __m512 dot = acc[r][g];
+                if (type == PL_KV_INT8) {
+                    dot = _mm512_mul_ps(dot, _mm512_loadu_ps(scales + (first + g) * BLOCKS(dk) * SLOTS));
+                    dot = d0 ? _mm512_add_ps(_mm512_loadu_ps(to), dot) : dot;
+                }
+                _mm512_storeu_ps(to, end == dk ? _mm512_mul_ps(dot, _mm512_set1_ps(a->scale)) : dot);
+            }
+    }
+}
+
+/* acc = acc * fade + sum over keys [lo, hi) of p * v, for `vectors` vectors of columns from `column` on, of which the
+ * last has the columns in `in`. With int8 p[1], p[2] .. are those of the next 32 columns each, else there is p[0] only. */
+INLINE void values(const pl_attend_page *a, int row, const float (*p)[ROWS][PL_PAGE], int lo, int hi, int column,
+                   __mmask16 in, const float *fade, pl_kv_type type, const int rows, const int vectors)
+{
+    float *to = a->acc + (ptrdiff_t)row * a->dv + column;
+    __m512 acc[ROWS][8];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < vectors; c++) {
+            const __m512 old =
+                _mm512_maskz_loadu_ps(c < vectors - 1 ? 0xffff : in, to + (ptrdiff_t)r * a->dv + SLOTS * c);
+            acc[r][c] = _mm512_mul_ps(old, _mm512_set1_ps(fade[r]));
+        }
+    for (int j = lo; j < hi; j++)
+        for (int part = 0; part < vectors; part += type == PL_KV_INT8 ? 2 : vectors) {
+            const int end = type == PL_KV_INT8 && part + 2 < vectors ? part + 2 : vectors;
+            __m512 v[8];
+            for (int c = part; c < end; c++)
+                v[c] = load16(a->v, (ptrdiff_t)j * a->dv + column + SLOTS * c, c < vectors - 1 ? 0xffff : in, type);
+            for (int r = 0; r < rows; r++) {
+                const __m512 x = _mm512_set1_ps(p[part / 2][r][j]);
+                for (int c = part; c < end; c++)
+                    acc[r][c] = _mm512_fmadd_ps(x, v[c], acc[r][c]);
+            }
+        }
+    for (int r = 0; r < rows; r++) /* + 0: -0 becomes 0 */
+        for (int c = 0; c < vectors; c++)
+            _mm512_mask_storeu_ps(to + (ptrdiff_t)r * a->dv + SLOTS * c, c < vectors - 1 ? 0xffff : in,
+                                  _mm512_add_ps(acc[r][c], _mm512_setzero_ps()));
+}
+
+/* The new top of a row; scores of groups [first, last) that it does not see, not in [lo, hi), become -inf. */
+INLINE float top_of(float *s, int lo, int hi, int first, int last, float top)
+{
+    const __m512 none = _mm512_set1_ps(-__builtin_inff());
+    __m512 best = _mm512_set1_ps(top);
+    for (int g = first; g < last; g++) {
+        const __mmask16 in = (__mmask16)(pl_first(hi - SLOTS * g) & ~pl_first(lo - SLOTS * g));
+        const __m512 v = _mm512_mask_loadu_ps(none, in, s + SLOTS * g);
+        _mm512_storeu_ps(s + SLOTS * g, v);
+        best = _mm512_max_ps(v, best); /* a NaN score leaves best alone, and makes its probability NaN */
+    }
+    return pl_max16(best);
+}
+
+/* Scores -> exp(score - top); their sum. */
+INLINE float probabilities(float *s, int first, int last, float top)
+{
+    const __m512 t = _mm512_set1_ps(top);
+    __m512 lane = _mm512_setzero_ps();
+    for (int g = first; g < last; g++) {
+        const __m512 p = pl_exp16(_mm512_sub_ps(_mm512_loadu_ps(s + SLOTS * g), t));
+        _mm512_storeu_ps(s + SLOTS * g, p);
+        lane = _mm512_add_ps(lane, p);
+    }
+    return pl_sum16(lane);
+}
+
+/* Probabilities for 32 columns of int8 from `column` on: multiplied by the values' scales there. */
+INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, int column, int first, int last,
+                         float (*p)[PL_PAGE], const int rows)
+{
+    const float *scales = (const float *)((const char *)a->v + (ptrdiff_t)a->dv * PL_PAGE);
+    for (int g = first; g < last; g++) {
+        const __m512 scale = _mm512_loadu_ps(scales + (ptrdiff_t)column / PL_BLOCK * PL_PAGE + SLOTS * g);
+        for (int r = 0; r < rows; r++)
+            _mm512_storeu_ps(&p[r][SLOTS * g], _mm512_mul_ps(_mm512_loadu_ps(&s[r][SLOTS * g]), scale));
+    }
+}
+
+/* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
+INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
+{
+    float s[1][ROWS][PL_PAGE], scaled[GROUPS][ROWS][PL_PAGE], fade[SLOTS] = {0}, top[ROWS];
+    int lo = PL_PAGE, hi = 0;
+    for (int r = 0; r < rows; r++) {
+        lo = a->lo[row + r] < lo ? a->lo[row + r] : lo;
+        hi = a->hi[row + r] > hi ? a->hi[row + r] : hi;
+    }
+    const int first = lo / SLOTS, last = (hi + SLOTS - 1) / SLOTS;
+    if (last - first == GROUPS)
+        scores(a, row, 0, s[0], type, rows, GROUPS);
+    else
+        for (int g = first; g < last; g++)
+            scores(a, row, g, s[0], type, rows, 1);
+
+    for (int r = 0; r < rows; r++) {
+        top[r] = top_of(s[0][r], a->lo[row + r], a->hi[row + r], first, last, a->top[row + r]);
+        fade[r] = a->top[row + r] - top[r];
+    }
+    _mm512_storeu_ps(fade, pl_exp16(_mm512_loadu_ps(fade)));
+    for (int r = 0; r < rows; r++) {
+        a->top[row + r] = top[r];
+        a->sum[row + r] = a->sum[row + r] * fade[r] + probabilities(s[0][r], first, last, top[r]);
+    }
+
+    const int wide = rows <= 3 ? 8 : 4; /* vectors of columns at once */
+    const float (*p)[ROWS][PL_PAGE] = (const float (*)[ROWS][PL_PAGE])(type == PL_KV_INT8 ? scaled : s);
+    for (int d = 0, n; d < a->dv; d += SLOTS * n) {
+        const int left = a->dv - d;
+        n = left >= SLOTS * wide ? wide : left >= SLOTS * 4 ? 4 : left > SLOTS ? 2 : 1;
+        if (type == PL_KV_INT8)
+            for (int b = 0; b < n; b += 2)
+                scale_values((const float (*)[PL_PAGE])s[0], a, d + SLOTS * b, first, last, scaled[b / 2], rows);
+        if (n == wide)
+            values(a, row, p, lo, hi, d, 0xffff, fade, type, rows, wide);
+        else if (n == 4)
+            values(a, row, p, lo, hi, d, 0xffff, fade, type, rows, 4);
+        else if (n == 2)
+            values(a, row, p, lo, hi, d, pl_first(left - SLOTS), fade, type, rows, 2);
+        else
+            values(a, row, p, lo, hi, d, pl_first(left), fade, type, rows, 1);
+    }
+}
+
+/* Rows that see a key, up to six neighbours at a time. */
+INLINE void attend(const pl_attend_page *a, pl_kv_type type)
+{
+    for (int row = 0, n; row < a->m; row += n ? n : 1) {
+        for (n = 0; n < ROWS && row + n < a->m && a->lo[row + n] < a->hi[row + n];)
+            n++;
+        switch (n) {
+        case 6: attend_rows(a, row, type, 6); break;
+        case 5: attend_rows(a, row, type, 5); break;
+        case 4: attend_rows(a, row, type, 4); break;
+        case 3: attend_rows(a, row, type, 3); break;
+        case 2: attend_rows(a, row, type, 2); break;
+        case 1: attend_rows(a, row, type, 1); break;
+        }
+    }
+}
+
+static void attend_f32(const pl_attend_page *a)
+{
+    attend(a, PL_KV_F32);
+}
+
+static void attend_f16(const pl_attend_page *a)
+{
+    attend(a, PL_KV_F16);
+}
+
+static void attend_bf16(const pl_attend_page *a)
+{
+    attend(a, PL_KV_BF16);
+}
+
+static void attend_int8(const pl_attend_page *a)
+{
+    attend(a, PL_KV_INT8);
+}
+
+static void attend_merge(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b, int dv)
+{
+    if (sum_b == 0)
+        return;
+    const float top = top_b > *top_a ? top_b : *top_a, apart[2] = {*top_a - top, top_b - top};
+    const __m512 fade = pl_exp16(_mm512_maskz_loadu_ps(3, apart));
+    const __m512 fade_a = _mm512_broadcastss_ps(_mm512_castps512_ps128(fade));
+    const __m512 fade_b = _mm512_broadcastss_ps(_mm_movehdup_ps(_mm512_castps512_ps128(fade)));
+    for (int d = 0; d < dv; d += 16) {
+        const __mmask16 in = pl_first(dv - d);
+        const __m512 b = _mm512_mul_ps(_mm512_maskz_loadu_ps(in, acc_b + d), fade_b);
+        const __m512 a = _mm512_mul_ps(_mm512_maskz_loadu_ps(in, acc_a + d), fade_a);
+        _mm512_mask_storeu_ps(acc_a + d, in, _mm512_add_ps(a, b));
+    }
+    *sum_a = *sum_a * _mm512_cvtss_f32(fade_a) + sum_b * _mm512_cvtss_f32(fade_b);
+    *top_a = top;
+}
+
+void pl_fill_attend_avx512(pl_kernels *k)
+{
+    k->attend[PL_KV_F32] = attend_f32;
+    k->attend[PL_KV_F16] = attend_f16;
+    k->attend[PL_KV_BF16] = attend_bf16;
+    k->attend[PL_KV_INT8] = attend_int8;
+    k->attend_merge = attend_merge;
+}

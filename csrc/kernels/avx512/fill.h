@@ -1,0 +1,12 @@
+/* What each file of this folder puts into the table of kernels. */
+#ifndef PL_FILL_AVX512_H
+#define PL_FILL_AVX512_H
+
+#include "../kernels.h"
+
+void pl_fill_matmul_avx512(pl_kernels *k); /* pack, unpack_row, matmul */
+void pl_fill_rows_avx512(pl_kernels *k);   /* quantize .. softcap */
+void pl_fill_attend_avx512(pl_kernels *k); /* k_bytes .. attend_merge */
+void pl_fill_vocab_avx512(pl_kernels *k);  /* max .. exp */
+
+#endif

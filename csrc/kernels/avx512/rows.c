@@ -1,0 +1,175 @@
+/* Rows of activations, AVX-512: the scalar reference's bits. Tails are masked, so that every loop has one body. */
+#include "fill.h"
+#include "vmath.h"
+
+#define LEAST_AMAX 1e-30f /* as in scalar/rows.c */
+
+/* Sums of 16 signed bytes -> int16; the bytes + 128 as unsigned give 16 * 128 too many. */
+static inline int16_t sum_bytes(__m128i bytes)
+{
+    const __m128i by8 = _mm_sad_epu8(_mm_xor_si128(bytes, _mm_set1_epi8(-128)), _mm_setzero_si128());
+    return (int16_t)(_mm_cvtsi128_si32(_mm_add_epi32(by8, _mm_unpackhi_epi64(by8, by8))) - 2048);
+}
+
+static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *q, int8_t *q_lo, float *s,
+                                   int16_t *sums, int16_t *sums_lo)
+{
+    const __m512i abs = _mm512_set1_epi32(0x7fffffff);
+    for (int b = 0; b < blocks; b++, x += PL_BLOCK) {
+        __m512 v[2] = {_mm512_loadu_ps(x), _mm512_loadu_ps(x + 16)};
+        const uint32_t top = (uint32_t)_mm512_reduce_max_epi32(_mm512_max_epi32(
+            _mm512_and_si512(_mm512_castps_si512(v[0]), abs), _mm512_and_si512(_mm512_castps_si512(v[1]), abs)));
+        const float amax = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128((int)top)));
+        float inv = 127.0f / amax;
+        s[b] = amax / 127.0f;
+        if (amax < LEAST_AMAX) {
+            s[b] = 0;
+            inv = 0;
+        } else if (top >= 0x7f800000u) { /* infinity or NaN: codes of zero, and the scale tells */
+            v[0] = v[1] = _mm512_setzero_ps();
+            inv = 0;
+        }
+        for (int h = 0; h < 2; h++) {
+            v[h] = _mm512_mul_ps(v[h], _mm512_set1_ps(inv));
+            const __m512i c = _mm512_cvtps_epi32(v[h]);
+            const __m128i hi = _mm512_cvtepi32_epi8(c);
+            _mm_storeu_si128((__m128i *)(q + PL_BLOCK * b + 16 * h), hi);
+            sums[2 * b + h] = sum_bytes(hi);
+            if (!two)
+                continue;
+            const __m512 rest = _mm512_mul_ps(_mm512_sub_ps(v[h], _mm512_cvtepi32_ps(c)), _mm512_set1_ps(254.0f));
+            const __m128i lo = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(rest));
+            _mm_storeu_si128((__m128i *)(q_lo + PL_BLOCK * b + 16 * h), lo);
+            sums_lo[2 * b + h] = sum_bytes(lo);
+        }
+    }
+}
+
+static void quantize(const float *x, int k, int terms, int8_t *q, int8_t *q_lo, float *s, int16_t *sums,
+                     int16_t *sums_lo)
+{
+    if (terms > 1)
+        quantize_blocks(x, k / PL_BLOCK, 1, q, q_lo, s, sums, sums_lo);
+    else
+        quantize_blocks(x, k / PL_BLOCK, 0, q, NULL, s, sums, NULL);
+}
+
+/* Round to nearest even: add 0x7fff and the bit that will be last. A NaN is made quiet instead. (vcvtneps2bf16 would
+ * take numbers below the normal range for 0.) */
+static inline __m256i bf16_bits(__m512 x)
+{
+    const __m512i u = _mm512_castps_si512(x), last = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(u, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    const __m512i bits = _mm512_mask_or_epi32(rounded, nan, u, _mm512_set1_epi32(0x400000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16));
+}
+
+static void to_bf16(const float *x, int n, uint16_t *y)
+{
+    int i = 0;
+    for (; i + 16 <= n; i += 16)
+        _mm256_storeu_si256((__m256i *)(y + i), bf16_bits(_mm512_loadu_ps(x + i)));
+    if (i < n)
+        _mm256_mask_storeu_epi16(y + i, pl_first(n - i), bf16_bits(_mm512_maskz_loadu_ps(pl_first(n - i), x + i)));
+}
+
+/* y = OF(x) over n floats: whole vectors, then a masked one. LOAD(p) loads at p + i in either. */
+#define ROW(y, n, OF)                                                                                                  \
+    do {                                                                                                               \
+        int i = 0;                                                                                                     \
+        for (; i + 16 <= (n); i += 16) {                                                                               \
+            const __mmask16 in = 0xffff;                                                                               \
+            _mm512_storeu_ps((y) + i, OF);                                                                             \
+        }                                                                                                              \
+        if (i < (n)) {                                                                                                 \
+            const __mmask16 in = pl_first((n) - i);                                                                    \
+            _mm512_mask_storeu_ps((y) + i, in, OF);                                                                    \
+        }                                                                                                              \
+    } while (0)
+#define LOAD(p) _mm512_maskz_loadu_ps(in, (p) + i)
+
+static void rms_norm(const float *x, const float *w, int n, float eps, float *y)
+{
+    __m512 lane[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    int i = 0;
+    for (; i + 32 <= n; i += 32)
+        for (int j = 0; j < 2; j++) {
+            const __m512 v = _mm512_loadu_ps(x + i + 16 * j);
+            lane[j] = _mm512_add_ps(lane[j], _mm512_mul_ps(v, v));
+        }
+    for (int j = 0; i + 16 * j < n; j++) {
+        const __m512 v = _mm512_maskz_loadu_ps(pl_first(n - i - 16 * j), x + i + 16 * j);
+        lane[j] = _mm512_add_ps(lane[j], _mm512_mul_ps(v, v));
+    }
+    const __m128 mean = _mm_set_ss(pl_sum_lanes(lane) / (float)n + eps);
+    const __m512 r = _mm512_set1_ps(1.0f / _mm_cvtss_f32(_mm_sqrt_ss(mean)));
+    if (w)
+        ROW(y, n, _mm512_mul_ps(_mm512_mul_ps(LOAD(x), r), LOAD(w)));
+    else
+        ROW(y, n, _mm512_mul_ps(LOAD(x), r));
+}
+
+static void add(const float *x, const float *y, int n, float *z)
+{
+    ROW(z, n, _mm512_add_ps(LOAD(x), LOAD(y)));
+}
+
+static void scale(const float *x, float a, int n, float *y)
+{
+    ROW(y, n, _mm512_mul_ps(_mm512_set1_ps(a), LOAD(x)));
+}
+
+static void glu_silu(const float *g, const float *u, int n, float *y)
+{
+    ROW(y, n, _mm512_mul_ps(pl_silu16(LOAD(g)), LOAD(u)));
+}
+
+static void glu_gelu(const float *g, const float *u, int n, float *y)
+{
+    ROW(y, n, _mm512_mul_ps(pl_gelu16(LOAD(g)), LOAD(u)));
+}
+
+static void softcap(const float *x, float cap, int n, float *y)
+{
+    const __m512 c = _mm512_set1_ps(cap);
+    ROW(y, n, _mm512_mul_ps(c, pl_tanh16(_mm512_div_ps(LOAD(x), c))));
+}
+
+static void rope(float *x, const float *cos, const float *sin, int n_rot, int halves)
+{
+    const int n = n_rot / 2;
+    if (halves) {
+        for (int i = 0; i < n; i += 16) {
+            const __mmask16 in = pl_first(n - i);
+            const __m512 a = LOAD(x), b = LOAD(x + n), c = LOAD(cos), s = LOAD(sin);
+            _mm512_mask_storeu_ps(x + i, in, _mm512_sub_ps(_mm512_mul_ps(a, c), _mm512_mul_ps(b, s)));
+            _mm512_mask_storeu_ps(x + n + i, in, _mm512_add_ps(_mm512_mul_ps(a, s), _mm512_mul_ps(b, c)));
+        }
+        return;
+    }
+    const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    for (int i = 0; i < n; i += 8) { /* pairs a b: a c - b s, b c + a s; addition commutes exactly */
+        const __mmask16 in = pl_first(2 * (n - i));
+        const __mmask8 half = (__mmask8)pl_first(n - i < 8 ? n - i : 8);
+        const __m512 v = _mm512_maskz_loadu_ps(in, x + 2 * i);
+        const __m512 c = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_maskz_loadu_ps(half, cos + i)));
+        const __m512 s = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_maskz_loadu_ps(half, sin + i)));
+        const __m512 far = _mm512_mul_ps(_mm512_permute_ps(v, 0xb1), s), near = _mm512_mul_ps(v, c);
+        const __m512 turned = _mm512_mask_sub_ps(_mm512_add_ps(near, far), 0x5555, near, far);
+        _mm512_mask_storeu_ps(x + 2 * i, in, turned);
+    }
+}
+
+void pl_fill_rows_avx512(pl_kernels *k)
+{
+    k->quantize = quantize;
+    k->to_bf16 = to_bf16;
+    k->rms_norm = rms_norm;
+    k->add = add;
+    k->scale = scale;
+    k->glu[PL_ACT_SILU] = glu_silu;
+    k->glu[PL_ACT_GELU_TANH] = glu_gelu;
+    k->rope = rope;
+    k->softcap = softcap;
+}

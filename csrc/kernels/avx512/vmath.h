@@ -1,0 +1,93 @@
+/* exp and what is made of it, 16 lanes at once: the steps (and the bits) of scalar/vmath.h, which explains them. */
+#ifndef PL_VMATH_AVX512_H
+#define PL_VMATH_AVX512_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#define PL_LANES 32 /* of sums over long rows: two vectors */
+
+static inline __m512 pl_exp16(__m512 x)
+{
+    const __m512 rounder = _mm512_set1_ps(12582912.0f), one = _mm512_set1_ps(1.0f);
+    const __mmask16 some = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-104.0f), _CMP_NLE_UQ);
+    x = _mm512_min_ps(_mm512_set1_ps(89.0f), x); /* the second operand where x is NaN */
+    const __m512 t = _mm512_add_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), rounder),
+                 n = _mm512_sub_ps(t, rounder);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(0.001381454f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.008368745f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.04166839f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.16666521f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.49999994f));
+    p = _mm512_fmadd_ps(p, r, one);
+    p = _mm512_fmadd_ps(p, r, one);
+    return _mm512_maskz_scalef_ps(some, p, n); /* rounds once, as the two factors do */
+}
+
+static inline __m512 pl_negate(__m512 x)
+{
+    return _mm512_xor_ps(x, _mm512_set1_ps(-0.0f));
+}
+
+static inline __m512 pl_tanh16(__m512 x)
+{
+    const __m512 sign = _mm512_and_ps(x, _mm512_set1_ps(-0.0f)), a = _mm512_xor_ps(x, sign), one = _mm512_set1_ps(1.0f);
+    const __mmask16 small = _mm512_cmp_ps_mask(a, _mm512_set1_ps(0.625f), _CMP_LT_OQ);
+    const __m512 z = _mm512_mul_ps(x, x);
+    __m512 p = _mm512_set1_ps(-0.005717045f);
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(0.020650588f));
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(-0.053743497f));
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(0.13331491f));
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(-0.33333284f));
+    p = _mm512_fmadd_ps(_mm512_mul_ps(p, z), a, a);
+    const __m512 e = _mm512_add_ps(pl_exp16(_mm512_add_ps(a, a)), one);
+    const __m512 large = _mm512_sub_ps(one, _mm512_div_ps(_mm512_set1_ps(2.0f), e));
+    return _mm512_or_ps(_mm512_mask_mov_ps(large, small, p), sign);
+}
+
+static inline __m512 pl_silu16(__m512 g)
+{
+    return _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1.0f), pl_exp16(pl_negate(g))));
+}
+
+static inline __m512 pl_gelu16(__m512 g)
+{
+    const __m512 one = _mm512_set1_ps(1.0f);
+    const __m512 cube = _mm512_fmadd_ps(_mm512_mul_ps(g, g), _mm512_set1_ps(0.044715f), one);
+    const __m512 z2 = _mm512_mul_ps(_mm512_mul_ps(g, _mm512_set1_ps(1.59576912f)), cube);
+    return _mm512_div_ps(g, _mm512_add_ps(one, pl_exp16(pl_negate(z2))));
+}
+
+/* Mask of the first n lanes (n <= 0: none, n >= 16: all), for loads and stores of tails. */
+static inline __mmask16 pl_first(int n)
+{
+    return (__mmask16)(n <= 0 ? 0 : n >= 16 ? 0xffff : (1 << n) - 1);
+}
+
+/* Lane j takes j + 8, + 4, + 2, + 1. */
+static inline float pl_sum16(__m512 v)
+{
+    const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+/* The largest of 16, none of which is NaN. */
+static inline float pl_max16(__m512 v)
+{
+    const __m256 h = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+
+/* The 32 lanes of two vectors: lane j takes j + 16, then as above. */
+static inline float pl_sum_lanes(const __m512 *lane)
+{
+    return pl_sum16(_mm512_add_ps(lane[0], lane[1]));
+}
+
+#endif

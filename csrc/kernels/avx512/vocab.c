@@ -1,0 +1,98 @@
+/* Rows as long as a vocabulary, AVX-512: at the memory's speed but for exp. */
+#include "fill.h"
+#include "vmath.h"
+
+#define SUM_BLOCK 1024 /* as in scalar/vocab.c */
+
+static float max(const float *x, int n)
+{
+    const __m512 least = _mm512_set1_ps(-__builtin_inff());
+    __m512 top[4] = {least, least, least, least};
+    __mmask16 nan = 0;
+    int i = 0;
+    for (; i + 64 <= n; i += 64) {
+        __m512 v[4];
+        for (int j = 0; j < 4; j++) {
+            v[j] = _mm512_loadu_ps(x + i + 16 * j);
+            top[j] = _mm512_max_ps(top[j], v[j]);
+        }
+        nan |= _mm512_cmp_ps_mask(v[0], v[1], _CMP_UNORD_Q) | _mm512_cmp_ps_mask(v[2], v[3], _CMP_UNORD_Q);
+    }
+    for (; i < n; i += 16) {
+        const __m512 v = _mm512_mask_loadu_ps(least, pl_first(n - i), x + i);
+        top[0] = _mm512_max_ps(top[0], v);
+        nan |= _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    }
+    if (nan)
+        return __builtin_nanf("");
+    return pl_max16(_mm512_max_ps(_mm512_max_ps(top[0], top[1]), _mm512_max_ps(top[2], top[3])));
+}
+
+static double sum_exp(const float *x, int n, float top, float inv_t)
+{
+    const __m512 t = _mm512_set1_ps(top), inv = _mm512_set1_ps(inv_t);
+    double total = 0;
+    for (int b = 0; b < n; b += SUM_BLOCK) {
+        const int end = n - b < SUM_BLOCK ? n : b + SUM_BLOCK;
+        __m512 lane[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+        int i = b;
+        for (; i + 32 <= end; i += 32)
+            for (int j = 0; j < 2; j++) {
+                const __m512 v = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i + 16 * j), t), inv);
+                lane[j] = _mm512_add_ps(lane[j], pl_exp16(v));
+            }
+        for (int j = 0; i + 16 * j < end; j++) {
+            const __mmask16 in = pl_first(end - i - 16 * j);
+            const __m512 v = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(in, x + i + 16 * j), t), inv);
+            lane[j] = _mm512_mask_add_ps(lane[j], in, lane[j], pl_exp16(v));
+        }
+        total += pl_sum_lanes(lane);
+    }
+    return total;
+}
+
+static int collect(const float *x, int n, float least, int32_t *out, int room)
+{
+    const __m512 bound = _mm512_set1_ps(least);
+    int found = 0;
+    for (int i = 0; i < n; i += 64) {
+        uint64_t bits = 0;
+        for (int j = 0; j < 4; j++) {
+            const __mmask16 in = pl_first(n - i - 16 * j);
+            const __m512 v = _mm512_maskz_loadu_ps(in, x + i + 16 * j);
+            bits |= (uint64_t)_mm512_mask_cmp_ps_mask(in, v, bound, _CMP_GE_OQ) << (16 * j);
+        }
+        for (; bits; bits &= bits - 1, found++)
+            if (found < room)
+                out[found] = i + __builtin_ctzll(bits);
+    }
+    return found;
+}
+
+static void exp_row(const float *x, int n, float *y)
+{
+    for (int i = 0; i < n; i += 16) {
+        const __mmask16 in = pl_first(n - i);
+        _mm512_mask_storeu_ps(y + i, in, pl_exp16(_mm512_maskz_loadu_ps(in, x + i)));
+    }
+}
+
+static void softmax(float *x, int n)
+{
+    const float highest = max(x, n);
+    const __m512 top = _mm512_set1_ps(highest), r = _mm512_set1_ps((float)(1.0 / sum_exp(x, n, highest, 1.0f)));
+    for (int i = 0; i < n; i += 16) {
+        const __mmask16 in = pl_first(n - i);
+        const __m512 e = pl_exp16(_mm512_sub_ps(_mm512_maskz_loadu_ps(in, x + i), top));
+        _mm512_mask_storeu_ps(x + i, in, _mm512_mul_ps(e, r));
+    }
+}
+
+void pl_fill_vocab_avx512(pl_kernels *k)
+{
+    k->max = max;
+    k->sum_exp = sum_exp;
+    k->collect = collect;
+    k->softmax = softmax;
+    k->exp = exp_row;
+}

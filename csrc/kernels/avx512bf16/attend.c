@@ -1,0 +1,257 @@
+/* Attention over one page of the cache with dot products of bf16, for keys and values in bf16.
+ *
+ * A page: keys [4 groups][pairs of d][16 slots][2], values [32 pairs of slots][dv][2]; with an odd dk the last pair ends
+ * with 0. vdpbf16ps adds the products of a pair, odd one first, each sum rounded once, and takes numbers below the
+ * normal range for 0. Queries and probabilities are rounded to bf16 as well. P_TERMS: what that costs.
+ *
+ * Pairs of slots of which a row sees one: the probability of the other is 0, and its value is masked to 0 at the ends of
+ * what any row sees, for it may be anything there. */
+#include "fill.h"
+#include "vmath.h"
+
+#define SLOTS 16 /* slots of a group; columns of a vector */
+#define GROUPS (PL_PAGE / SLOTS)
+#define PAIRS (PL_PAGE / 2)
+#define ROWS 6      /* query rows at a time */
+#define Q_PAIRS 128 /* pairs of d of which the queries are held in bf16 at a time */
+#define INLINE static inline __attribute__((always_inline))
+#ifndef P_TERMS
+#define P_TERMS 1
+#endif
+#ifndef Q_TERMS
+#define Q_TERMS 1
+#endif
+
+INLINE __m512 dot2(__m512 acc, __m512i a, uint32_t b)
+{
+    return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)_mm512_set1_epi32((int)b));
+}
+
+/* 16 floats -> bf16, in the low halves. */
+INLINE __m256i narrow(__m512 x)
+{
+    return (__m256i)_mm512_cvtneps_pbh(x);
+}
+
+INLINE __m512 widen(__m256i x)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+
+/* Floats d0 .. d0 + 2 * n - 1 of a row of dk -> n pairs; 0 beyond the row. */
+INLINE void round_query(const float *q, int d0, int dk, uint32_t (*to)[Q_PAIRS], int n)
+{
+    for (int i = 0; i < n; i += 8) {
+        const __m512 x = _mm512_maskz_loadu_ps(pl_first(dk - d0 - 2 * i), q + d0 + 2 * i);
+        const __m256i hi = narrow(x);
+        _mm256_storeu_si256((__m256i *)(to[0] + i), hi);
+        if (Q_TERMS > 1)
+            _mm256_storeu_si256((__m256i *)(to[1] + i), narrow(_mm512_sub_ps(x, widen(hi))));
+    }
+}
+
+/* Scores of `rows` queries, as pairs p0 .. p0 + n - 1 of d, and the keys of `groups` groups from `first` on: added to s
+ * unless p0 is 0. */
+INLINE void scores(const uint32_t (*q)[Q_TERMS][Q_PAIRS], const char *k, int pairs, int p0, int n, ptrdiff_t first,
+                   float (*s)[PL_PAGE], const int rows, const int groups)
+{
+    __m512 acc[ROWS][GROUPS];
+    for (int r = 0; r < rows; r++)
+        for (int g = 0; g < groups; g++)
+            acc[r][g] = p0 ? _mm512_loadu_ps(&s[r][(first + g) * SLOTS]) : _mm512_setzero_ps();
+    for (int p = 0; p < n; p++) {
+        __m512i key[GROUPS];
+        for (int g = 0; g < groups; g++)
+            key[g] = _mm512_loadu_si512(k + ((first + g) * pairs + p0 + p) * (ptrdiff_t)64);
+        for (int r = 0; r < rows; r++)
+            for (int t = 0; t < Q_TERMS; t++)
+                for (int g = 0; g < groups; g++)
+                    acc[r][g] = dot2(acc[r][g], key[g], q[r][t][p]);
+    }
+    for (int r = 0; r < rows; r++)
+        for (int g = 0; g < groups; g++)
+            _mm512_storeu_ps(&s[r][(first + g) * SLOTS], acc[r][g]);
+}
+
+/* Adds a pair of slots, whose values' halves in `keep` count. */
+INLINE void add_pair(__m512 (*acc)[8], const uint32_t (*p)[P_TERMS][PAIRS], int pair, const char *v, ptrdiff_t dv,
+                     __mmask16 in, __m512i keep, const int rows, const int vectors)
+{
+    __m512i x[8];
+    for (int c = 0; c < vectors; c++)
+        x[c] = _mm512_and_si512(
+            keep, _mm512_maskz_loadu_epi32(c < vectors - 1 ? 0xffff : in, v + (pair * dv + SLOTS * c) * (ptrdiff_t)4));
+    for (int r = 0; r < rows; r++)
+        for (int t = 0; t < P_TERMS; t++)
+            for (int c = 0; c < vectors; c++)
+                acc[r][c] = dot2(acc[r][c], x[c], p[r][t][pair]);
+}
+
+/* acc = acc * fade + sum over slots [lo, hi) of p * v, for `vectors` vectors of columns from `column` on, of which the
+ * last has the columns in `in`. */
+INLINE void values(const pl_attend_page *a, int row, const uint32_t (*p)[P_TERMS][PAIRS], int lo, int hi, int column,
+                   __mmask16 in, const float *fade, const int rows, const int vectors)
+{
+    const __m512i all = _mm512_set1_epi32(-1);
+    const char *v = (const char *)a->v + (ptrdiff_t)column * 4;
+    float *to = a->acc + (ptrdiff_t)row * a->dv + column;
+    __m512 acc[ROWS][8];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < vectors; c++) {
+            const __m512 old =
+                _mm512_maskz_loadu_ps(c < vectors - 1 ? 0xffff : in, to + (ptrdiff_t)r * a->dv + SLOTS * c);
+            acc[r][c] = _mm512_mul_ps(old, _mm512_set1_ps(fade[r]));
+        }
+    const int end = hi / 2;
+    int pair = lo / 2;
+    if (lo % 2) {
+        const __m512i upper = _mm512_set1_epi32((int)0xffff0000u);
+        add_pair(acc, p, pair++, v, a->dv, in, upper, rows, vectors);
+    }
+    for (; pair < end; pair++)
+        add_pair(acc, p, pair, v, a->dv, in, all, rows, vectors);
+    if (pair == end && hi % 2)
+        add_pair(acc, p, pair, v, a->dv, in, _mm512_set1_epi32(0xffff), rows, vectors);
+    for (int r = 0; r < rows; r++) /* + 0: -0 becomes 0 */
+        for (int c = 0; c < vectors; c++)
+            _mm512_mask_storeu_ps(to + (ptrdiff_t)r * a->dv + SLOTS * c, c < vectors - 1 ? 0xffff : in,
+                                  _mm512_add_ps(acc[r][c], _mm512_setzero_ps()));
+}
+
+/* Scales the scores; the new top of the row. Those of groups [first, last) that it does not see, not in [lo, hi), become
+ * -inf. */
+INLINE float top_of(float *s, float scale, int lo, int hi, int first, int last, float top)
+{
+    const __m512 none = _mm512_set1_ps(-__builtin_inff());
+    __m512 best = _mm512_set1_ps(top);
+    for (int g = first; g < last; g++) {
+        const __mmask16 in = (__mmask16)(pl_first(hi - SLOTS * g) & ~pl_first(lo - SLOTS * g));
+        const __m512 v = _mm512_mask_mul_ps(none, in, _mm512_loadu_ps(s + SLOTS * g), _mm512_set1_ps(scale));
+        _mm512_storeu_ps(s + SLOTS * g, v);
+        best = _mm512_max_ps(v, best); /* a NaN score leaves best alone, and makes its probability NaN */
+    }
+    return pl_max16(best);
+}
+
+/* Scores -> exp(score - top) in bf16; their sum, of the rounded ones. */
+INLINE float probabilities(const float *s, int first, int last, float top, uint32_t (*p)[PAIRS])
+{
+    const __m512 t = _mm512_set1_ps(top);
+    __m512 lane = _mm512_setzero_ps();
+    for (int g = first; g < last; g++) {
+        const __m512 e = pl_exp16(_mm512_sub_ps(_mm512_loadu_ps(s + SLOTS * g), t));
+        const __m256i hi = narrow(e);
+        _mm256_storeu_si256((__m256i *)(p[0] + SLOTS / 2 * g), hi);
+        if (P_TERMS > 1)
+            _mm256_storeu_si256((__m256i *)(p[P_TERMS - 1] + SLOTS / 2 * g), narrow(_mm512_sub_ps(e, widen(hi))));
+        lane = _mm512_add_ps(lane, P_TERMS > 1 ? e : widen(hi));
+    }
+    return pl_sum16(lane);
+}
+
+/* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
+INLINE void attend_rows(const pl_attend_page *a, int row, const int rows)
+{
+    float s[ROWS][PL_PAGE], fade[SLOTS] = {0}, top[ROWS];
+    uint32_t q[ROWS][Q_TERMS][Q_PAIRS], p[ROWS][P_TERMS][PAIRS];
+    int lo = PL_PAGE, hi = 0;
+    for (int r = 0; r < rows; r++) {
+        lo = a->lo[row + r] < lo ? a->lo[row + r] : lo;
+        hi = a->hi[row + r] > hi ? a->hi[row + r] : hi;
+    }
+    const int first = lo / SLOTS, last = (hi + SLOTS - 1) / SLOTS, pairs = (a->dk + 1) / 2;
+    for (int p0 = 0; p0 < pairs; p0 += Q_PAIRS) {
+        const int n = pairs - p0 < Q_PAIRS ? pairs - p0 : Q_PAIRS;
+        const uint32_t (*bits)[Q_TERMS][Q_PAIRS] = (const uint32_t (*)[Q_TERMS][Q_PAIRS])q;
+        for (int r = 0; r < rows; r++)
+            round_query(a->q + (row + r) * a->q_stride, 2 * p0, a->dk, q[r], n);
+        if (last - first == GROUPS)
+            scores(bits, a->k, pairs, p0, n, 0, s, rows, GROUPS);
+        else
+            for (int g = first; g < last; g++)
+                scores(bits, a->k, pairs, p0, n, g, s, rows, 1);
+    }
+
+    for (int r = 0; r < rows; r++) {
+        top[r] = top_of(s[r], a->scale, a->lo[row + r], a->hi[row + r], first, last, a->top[row + r]);
+        fade[r] = a->top[row + r] - top[r];
+    }
+    _mm512_storeu_ps(fade, pl_exp16(_mm512_loadu_ps(fade)));
+    for (int r = 0; r < rows; r++) {
+        a->top[row + r] = top[r];
+        a->sum[row + r] = a->sum[row + r] * fade[r] + probabilities(s[r], first, last, top[r], p[r]);
+    }
+
+    const int wide = rows <= 3 ? 8 : 4; /* vectors of columns at once */
+    const uint32_t (*bits)[P_TERMS][PAIRS] = (const uint32_t (*)[P_TERMS][PAIRS])p;
+    for (int d = 0, n; d < a->dv; d += SLOTS * n) {
+        const int left = a->dv - d;
+        n = left >= SLOTS * wide ? wide : left >= SLOTS * 4 ? 4 : left > SLOTS ? 2 : 1;
+        if (n == wide)
+            values(a, row, bits, lo, hi, d, 0xffff, fade, rows, wide);
+        else if (n == 4)
+            values(a, row, bits, lo, hi, d, 0xffff, fade, rows, 4);
+        else if (n == 2)
+            values(a, row, bits, lo, hi, d, pl_first(left - SLOTS), fade, rows, 2);
+        else
+            values(a, row, bits, lo, hi, d, pl_first(left), fade, rows, 1);
+    }
+}
+
+/* Rows that see a key, up to six neighbours at a time. */
+static void attend(const pl_attend_page *a)
+{
+    for (int row = 0, n; row < a->m; row += n ? n : 1) {
+        for (n = 0; n < ROWS && row + n < a->m && a->lo[row + n] < a->hi[row + n];)
+            n++;
+        switch (n) {
+        case 6: attend_rows(a, row, 6); break;
+        case 5: attend_rows(a, row, 5); break;
+        case 4: attend_rows(a, row, 4); break;
+        case 3: attend_rows(a, row, 3); break;
+        case 2: attend_rows(a, row, 2); break;
+        case 1: attend_rows(a, row, 1); break;
+        }
+    }
+}
+
+/* 16 floats of n -> bf16 bits, numbers below the normal range too (vcvtneps2bf16 takes them for 0). NaN is made quiet. */
+INLINE __m512i bits_of(const float *x, int n)
+{
+    const __m512 f = _mm512_maskz_loadu_ps(pl_first(n), x);
+    const __m512i u = _mm512_castps_si512(f), last = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(u, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(f, f, _CMP_UNORD_Q);
+    return _mm512_srli_epi32(_mm512_mask_or_epi32(rounded, nan, u, _mm512_set1_epi32(0x400000)), 16);
+}
+
+static void append(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
+{
+    const ptrdiff_t pairs = (dk + 1) / 2;
+    uint32_t *key = (uint32_t *)kpage + slot / SLOTS * pairs * SLOTS + slot % SLOTS, part[8];
+    for (int d = 0; d < dk; d += 16, key += 8 * SLOTS) {
+        _mm256_storeu_si256((__m256i *)part, _mm512_cvtepi32_epi16(bits_of(k + d, dk - d)));
+        const int n = dk - d < 16 ? (dk - d + 1) / 2 : 8;
+        for (int i = 0; i < n; i++)
+            key[i * SLOTS] = part[i];
+    }
+    uint16_t *value = (uint16_t *)vpage + (ptrdiff_t)(slot / 2) * dv * 2;
+    for (int d = 0; d < dv; d += 16, value += 32) {
+        const __m512i x = bits_of(v + d, dv - d);
+        const __mmask32 in =
+            (dv - d < 16 ? (1u << 2 * (dv - d)) - 1 : 0xffffffffu) & (slot % 2 ? 0xaaaaaaaau : 0x55555555u);
+        _mm512_mask_storeu_epi16(value, in, slot % 2 ? _mm512_slli_epi32(x, 16) : x);
+    }
+}
+
+static size_t k_bytes(int d)
+{
+    return ((size_t)d + 1) / 2 * PL_PAGE * 4;
+}
+
+void pl_fill_attend_avx512bf16(pl_kernels *k)
+{
+    k->k_bytes[PL_KV_BF16] = k_bytes;
+    k->kv_append[PL_KV_BF16] = append;
+    k->attend[PL_KV_BF16] = attend;
+}

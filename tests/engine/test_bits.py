@@ -1,0 +1,131 @@
+"""A row's numbers depend on that row's inputs alone: bit-equal logits however the work is cut."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from tests.engine.models import Load, extend, ids_for, rows, same, sequence
+
+KINDS = [
+    ("llama_gqa", "F32"),
+    ("llama_odd", "F32"),
+    ("llama_one_kv", "BF16"),
+    ("llama_odd", "F16"),
+    ("narrow", "Q8_0"),
+    ("narrow", "Q4_0"),
+    ("narrow", "all"),
+    ("wide", "K"),
+    ("wide", "Q4_1"),
+    ("gemma3", "F32"),
+    ("gemma3_scaled", "F16"),
+    ("wide_gemma", "K"),
+]
+kinds = pytest.mark.parametrize(("name", "mix"), KINDS, ids=["-".join(kind) for kind in KINDS])
+
+
+@kinds
+def test_threads_and_chunks(load: Load, isa: str, name: str, mix: str) -> None:
+    model = load(name, mix, isa=isa, threads=1)
+    ids = ids_for(model._engine, 90 if isa == "scalar" else 150)
+    expected = model.logits(ids)
+    for threads, chunks in ((1, (7, 64)), (2, (1, 7, 512)), (3, (64, 512))):
+        model = load(name, mix, isa=isa, threads=threads)
+        for chunk in chunks:
+            n = 70 if chunk == 1 else len(ids)
+            assert same(model.logits(ids[:n], chunk=chunk), expected[:n]), f"{threads} threads, chunks of {chunk}"
+
+
+@kinds
+@pytest.mark.parametrize("kv", ["f32", "f16", "bf16"])
+def test_every_kv_type(load: Load, name: str, mix: str, kv: str) -> None:
+    one, two = (load(name, mix, kv=kv, threads=threads) for threads in (1, 2))
+    ids = ids_for(one._engine, 140)
+    expected = one.logits(ids)
+    assert same(two.logits(ids, chunk=33), expected)
+    assert same(two.logits(ids[:66], chunk=1), expected[:66])
+
+
+@kinds
+def test_two_terms(load: Load, name: str, mix: str) -> None:
+    one, two = (load(name, mix, precision="high", threads=threads) for threads in (1, 2))
+    ids = ids_for(one._engine, 70)
+    assert same(two.logits(ids, chunk=9), one.logits(ids))
+
+
+@kinds
+def test_batch_mates(load: Load, isa: str, name: str, mix: str) -> None:
+    model = load(name, mix, isa=isa)
+    several = [ids_for(model._engine, n, seed=n) for n in (1, 30, 3, 77, 5, 16)]
+    alone = [model.logits(ids) for ids in several]
+    for chunk in (512, 20):
+        for together, expected in zip(model.logits(several, chunk=chunk), alone, strict=True):
+            assert same(together, expected)
+
+
+@kinds
+def test_rewound_forked_and_fresh(load: Load, isa: str, name: str, mix: str) -> None:
+    engine = load(name, mix, isa=isa)._engine
+    ids, other = ids_for(engine, 130), ids_for(engine, 60, seed=2)
+    fresh = rows(engine, sequence(engine), ids)
+    # Rewound to places inside, at the border of, and before a page; other tokens stood there meanwhile.
+    s = sequence(engine, ids[:100] + other)
+    for n in (100, 70, 64, 3, 0):
+        n = s.rewind(n)
+        assert s.length == n
+        assert same(rows(engine, s, ids[n:]), fresh[n:]), f"rewound to {n}"
+    # A fork and its origin go on side by side, each on its own.
+    for n in (65, 64, 10):
+        s = sequence(engine, ids[:n])
+        fork = s.fork()
+        extend(engine, s, other)
+        assert same(rows(engine, fork, ids[n:]), fresh[n:])
+        again = sequence(engine, ids[:n] + other)
+        tail = ids[:20]
+        assert same(rows(engine, s, tail), rows(engine, again, tail))
+
+
+def test_from_several_python_threads(load: Load) -> None:
+    models = [load("narrow", "all"), load("gemma3"), load("wide", "K")]
+    work = [(model, ids_for(model._engine, n, seed=n)) for model in models for n in (5, 40, 90)]
+    expected = [model.logits(ids) for model, ids in work]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(3):
+            found = list(pool.map(lambda job: job[0].logits(job[1], chunk=16), work))
+            assert all(same(a, b) for a, b in zip(found, expected, strict=True))
+
+
+# ---- far beyond one chunk of 512 keys -------------------------------------------------------------------------
+
+DEEP = [("llama_gqa", "F32", {}), ("wide", "K", {}), ("gemma3", "F32", {"window": 600}), ("gemma3", "F16", {"window": 512})]
+
+
+@pytest.mark.parametrize("kv", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize(("name", "mix", "changes"), DEEP, ids=["llama", "K", "window600", "window512"])
+def test_deep(load: Load, name: str, mix: str, changes: dict[str, int], kv: str) -> None:
+    """Attention whole (a long pass) and cut into chunks over the threads (few rows at depth) is the same."""
+    one, three = (load(name, mix, changes, kv=kv, threads=threads) for threads in (1, 3))
+    ids = ids_for(one._engine, 1500)
+    expected = one.logits(ids)
+    assert same(three.logits(ids, chunk=200), expected)
+    for at, n in ((1499, 1), (1490, 5), (1024, 1), (1023, 2), (512, 3), (511, 1), (1100, 17)):
+        s = sequence(three._engine, ids[:at], chunk=512)
+        assert same(rows(three._engine, s, ids[at : at + n]), expected[at : at + n]), f"{n} rows at {at}"
+        s = sequence(one._engine, ids[:at], chunk=100)
+        assert same(rows(one._engine, s, ids[at : at + n]), expected[at : at + n]), f"{n} rows at {at}, one thread"
+
+
+def test_deep_mates(load: Load) -> None:
+    """Sequences of very different depth in one pass, whole and split."""
+    engine = load("llama_gqa", threads=3)._engine
+    ids = ids_for(engine, 1300)
+    expected = load("llama_gqa", threads=3).logits(ids)
+    depths = (1299, 3, 700, 511)
+    for count in (2, 4):
+        made = [sequence(engine, ids[:n]) for n in depths[:count]]
+        out = np.empty((count, engine.vocab), np.float32)
+        engine.forward([(s, np.array(ids[n : n + 1], np.int32), 0) for s, n in zip(made, depths)], out=out)
+        for i, n in enumerate(depths[:count]):
+            assert same(out[i], expected[n])
