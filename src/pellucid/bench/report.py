@@ -13,7 +13,7 @@ from typing import Any
 from pellucid.bench.limits import UNITS, Limits
 from pellucid.bench.scenarios import Bench, Op, Run
 
-__all__ = ["document", "rows", "read"]
+__all__ = ["SCHEMA", "compare", "document", "read", "rows"]
 
 SCHEMA = 1
 
@@ -204,16 +204,22 @@ def read(path: str | Path) -> Document:
         raise ValueError(f"{path} is not a JSON document: {error}") from None
     if not isinstance(doc, dict) or doc.get("schema") != SCHEMA:
         raise ValueError(f'{path} is not a benchmark\'s document: expected "schema": {SCHEMA}')
-    for p in doc["phases"] if isinstance(doc.get("phases"), list) else [None]:
-        rate = p.get("tokens_per_second") if isinstance(p, dict) else None
-        median = rate.get("median") if isinstance(rate, dict) else None
-        if (
-            not isinstance(p.get("name") if isinstance(p, dict) else None, str)
-            or not isinstance(median, (int, float))
-            or not median > 0
-        ):
-            raise ValueError(f'{path}: every entry of "phases" must have a name and tokens_per_second.median')
+    phases = doc.get("phases")
+    if not isinstance(phases, list) or not all(_is_rate(p, "tokens_per_second") for p in phases):
+        raise ValueError(f'{path}: expected "phases", each with a name and a positive tokens_per_second.median')
+    limits = doc.setdefault("limits", {})
+    if not isinstance(limits, dict) or not all(_is_positive(x) for x in limits.values()):
+        raise ValueError(f'{path}: expected "limits", each with a positive median')
     return doc
+
+
+def _is_rate(phase: Any, key: str) -> bool:
+    return isinstance(phase, dict) and isinstance(phase.get("name"), str) and _is_positive(phase.get(key))
+
+
+def _is_positive(spread: Any) -> bool:
+    median = spread.get("median") if isinstance(spread, dict) else None
+    return isinstance(median, (int, float)) and median > 0
 
 
 def compare(doc: Document, earlier: Document) -> dict[str, dict[str, float]]:
@@ -228,6 +234,6 @@ def compare(doc: Document, earlier: Document) -> dict[str, dict[str, float]]:
         "limits": {
             kind: x["median"] / earlier["limits"][kind]["median"]
             for kind, x in doc["limits"].items()
-            if kind in earlier.get("limits", {})
+            if kind in earlier["limits"]
         },
     }
