@@ -103,7 +103,8 @@ class Machine:
 
         An array that ends (begins) with a page here does so there. No other array may have been changed.
         """
-        heads, data, views = [], [], []
+        heads, data = [], []
+        views: list[Array | None] = []
         for j, a in enumerate(arrays):
             if a is None:
                 heads.append(_ARRAY.pack(-1, 0))
@@ -191,7 +192,8 @@ class Machine:
 
     def _matmul(self, format: str, packed: Array, rows: int, k: int, *, x: Array | None = None, q: Array | None = None,
                 s: Array | None = None, sums: Array | None = None, b: Array | None = None, terms: int = 1,
-                tile0: int = 0, tile1: int | None = None, out: Array | None = None, repeat: int = 1) -> Array:  # fmt: skip
+                tile0: int = 0, tile1: int | None = None, out: Array | None = None,
+                repeat: int = 1) -> Array:  # fmt: skip
         main = next(a for a in (x, q, b) if a is not None)
         if out is None:
             out = np.full((len(main), rows), np.nan, np.float32)

@@ -34,9 +34,13 @@ PL_INLINE float32x4_t load_x(pl_format_id id, const void *row, int64_t k)
     return vld1q_f32((const float *)row + k);
 }
 
-PL_INLINE float one_x(pl_format_id id, const void *row, int64_t k)
+/* The last n of them, 0 < n < 4, and zeros. */
+PL_INLINE float32x4_t load_last_x(pl_format_id id, const void *row, int64_t k, int n)
 {
-    return id == PL_BF16 ? pl_bf16_to_f32(((const uint16_t *)row)[k]) : ((const float *)row)[k];
+    float part[4] = {0};
+    for (int i = 0; i < n; i++)
+        part[i] = id == PL_BF16 ? pl_bf16_to_f32(((const uint16_t *)row)[k + i]) : ((const float *)row)[k + i];
+    return vld1q_f32(part);
 }
 
 PL_INLINE float32x4_t fma_lane(float32x4_t acc, float32x4_t v, float32x4_t a, const int lane)
@@ -49,19 +53,54 @@ PL_INLINE float32x4_t fma_lane(float32x4_t acc, float32x4_t v, float32x4_t a, co
     }
 }
 
-/* acc[N][4] += a tile's weights at k + lane (BF16: and the k after it) by the activations there. */
-PL_INLINE void step(pl_format_id id, const int N, const uint8_t *tile, int64_t k, const int lane, const float32x4_t *a,
-                    float32x4_t (*acc)[4])
+/* acc[N][4] += a tile's weights at k + lane by the activations there; `pair`: and those of the k after it. */
+PL_INLINE void step(pl_format_id id, const int N, const uint8_t *tile, int64_t k, const int lane, const int pair,
+                    const float32x4_t *a, float32x4_t (*acc)[4])
 {
-    float32x4_t even[4], odd[4];
-    for (int c = 0; c < 4; c++)
-        even[c] = weights(id, tile, k + lane, c, &odd[c]);
-    for (int r = 0; r < N; r++)
-        for (int c = 0; c < 4; c++)
-            acc[r][c] = fma_lane(acc[r][c], even[c], a[r], lane);
-    for (int r = 0; r < N && id == PL_BF16; r++)
-        for (int c = 0; c < 4; c++)
-            acc[r][c] = fma_lane(acc[r][c], odd[c], a[r], lane + 1);
+    for (int c = 0; c < 4; c++) {
+        float32x4_t odd = vdupq_n_f32(0);
+        const float32x4_t even = weights(id, tile, k + lane, c, &odd);
+        for (int r = 0; r < N; r++)
+            acc[r][c] = fma_lane(acc[r][c], even, a[r], lane);
+        for (int r = 0; r < N && pair; r++)
+            acc[r][c] = fma_lane(acc[r][c], odd, a[r], lane + 1);
+    }
+}
+
+/* The same for `left` steps from k on, 1 to 4. */
+PL_INLINE void steps(pl_format_id id, const int N, const uint8_t *tile, int64_t k, int left, const float32x4_t *a,
+                     float32x4_t (*acc)[4])
+{
+    if (id == PL_BF16) {
+        if (left > 1)
+            step(id, N, tile, k, 0, 1, a, acc);
+        else
+            step(id, N, tile, k, 0, 0, a, acc);
+        if (left > 3)
+            step(id, N, tile, k, 2, 1, a, acc);
+        else if (left == 3)
+            step(id, N, tile, k, 2, 0, a, acc);
+        return;
+    }
+    step(id, N, tile, k, 0, 0, a, acc);
+    if (left > 1)
+        step(id, N, tile, k, 1, 0, a, acc);
+    if (left > 2)
+        step(id, N, tile, k, 2, 0, a, acc);
+    if (left > 3)
+        step(id, N, tile, k, 3, 0, a, acc);
+}
+
+/* The same for T tiles, one or four: no loop, so that sums stay in registers. */
+PL_INLINE void tiles(pl_format_id id, const int T, const int N, const uint8_t *const *tile, int64_t k, int left,
+                     const float32x4_t *a, float32x4_t (*acc)[AT_ONCE][4])
+{
+    steps(id, N, tile[0], k, left, a, acc[0]);
+    if (T == 4) {
+        steps(id, N, tile[1], k, left, a, acc[1]);
+        steps(id, N, tile[2], k, left, a, acc[2]);
+        steps(id, N, tile[3], k, left, a, acc[3]);
+    }
 }
 
 /* Tiles [t, t + T) by rows [i, i + N). */
@@ -84,24 +123,13 @@ PL_INLINE void tiles_by_rows(pl_format_id id, const int T, const int N, const pl
     for (; k + 4 <= w->k; k += 4) {
         for (int r = 0; r < N; r++)
             a[r] = load_x(id, row[r], k);
-        for (int b = 0; b < T; b++) {
-            step(id, N, tile[b], k, 0, a, acc[b]);
-            if (id != PL_BF16)
-                step(id, N, tile[b], k, 1, a, acc[b]);
-            step(id, N, tile[b], k, 2, a, acc[b]);
-            if (id != PL_BF16)
-                step(id, N, tile[b], k, 3, a, acc[b]);
-        }
+        tiles(id, T, N, tile, k, 4, a, acc);
     }
-    for (; k < w->k; k++) /* the last k % 4, one by one */
-        for (int b = 0; b < T; b++)
-            for (int c = 0; c < 4; c++) {
-                float32x4_t odd, v = weights(id, tile[b], k & (id == PL_BF16 ? ~1 : ~0), c, &odd);
-                if (id == PL_BF16 && k % 2)
-                    v = odd;
-                for (int r = 0; r < N; r++)
-                    acc[b][r][c] = vfmaq_n_f32(acc[b][r][c], v, one_x(id, row[r], k));
-            }
+    if (k < w->k) {
+        for (int r = 0; r < N; r++)
+            a[r] = load_last_x(id, row[r], k, (int)(w->k - k));
+        tiles(id, T, N, tile, k, (int)(w->k - k), a, acc);
+    }
 
     for (int b = 0; b < T; b++) {
         const int left = w->rows - PL_TILE * (t + b);
@@ -136,9 +164,6 @@ PL_INLINE void matmul(pl_format_id id, MATMUL_ARGS)
     if (n == 1)
         for (; t + 4 <= tile1; t += 4)
             tiles_by_all(id, 4, 1, w, t, x, n, y, y_stride);
-    else if (n == 2)
-        for (; t + 2 <= tile1; t += 2)
-            tiles_by_all(id, 2, 2, w, t, x, n, y, y_stride);
     for (; t < tile1; t++)
         tiles_by_all(id, 1, 4, w, t, x, n, y, y_stride);
 }

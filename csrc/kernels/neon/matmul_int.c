@@ -181,6 +181,16 @@ PL_INLINE void times_row(const shape f, int terms, const half_block *w, const ui
 
 /* ---- a tile ------------------------------------------------------------------------------------------------------ */
 
+/* A half of the block at p with one row: a is that half of its sums. */
+PL_INLINE void half_one(const shape f, int terms, const uint8_t *header, const uint8_t *p, const int half,
+                        const uint8_t *entry, float32x4_t a[2])
+{
+    half_block w;
+    load_codes(f, p, half, &w);
+    load_scales(f, header, p, half, &w);
+    times_row(f, terms, &w, entry, a);
+}
+
 /* One row: acc[16] += blocks [0, blocks) of the tile at p. */
 PL_INLINE void tile_one(const shape f, int terms, const uint8_t *p, int blocks, const uint8_t *panel, float *acc)
 {
@@ -193,15 +203,27 @@ PL_INLINE void tile_one(const shape f, int terms, const uint8_t *p, int blocks, 
             header = p;
             p += f.header;
         }
-        for (int half = 0; half < 2; half++) {
-            half_block w;
-            load_codes(f, p, half, &w);
-            load_scales(f, header, p, half, &w);
-            times_row(f, terms, &w, panel, a + 2 * half);
-        }
+        half_one(f, terms, header, p, 0, panel, a);
+        half_one(f, terms, header, p, 1, panel, a + 2);
     }
     for (int c = 0; c < 4; c++)
         vst1q_f32(acc + 4 * c, a[c]);
+}
+
+/* A half of the block at p with n rows. */
+PL_INLINE void half_many(const shape f, int terms, const uint8_t *header, const uint8_t *p, const int half, int n,
+                         const uint8_t *panel, float acc[CHUNK][PL_TILE])
+{
+    half_block w;
+    load_codes(f, p, half, &w);
+    load_scales(f, header, p, half, &w);
+    for (int i = 0; i < n; i++, panel += entry_bytes(terms)) {
+        float *sums = acc[i] + 8 * half;
+        float32x4_t a[2] = {vld1q_f32(sums), vld1q_f32(sums + 4)};
+        times_row(f, terms, &w, panel, a);
+        vst1q_f32(sums, a[0]);
+        vst1q_f32(sums + 4, a[1]);
+    }
 }
 
 /* n rows: acc[i][16] += the same. */
@@ -215,18 +237,8 @@ PL_INLINE void tile_many(const shape f, int terms, const uint8_t *p, int blocks,
             header = p;
             p += f.header;
         }
-        for (int half = 0; half < 2; half++) {
-            half_block w;
-            load_codes(f, p, half, &w);
-            load_scales(f, header, p, half, &w);
-            for (int i = 0; i < n; i++) {
-                float *sums = acc[i] + 8 * half;
-                float32x4_t a[2] = {vld1q_f32(sums), vld1q_f32(sums + 4)};
-                times_row(f, terms, &w, panel + i * size, a);
-                vst1q_f32(sums, a[0]);
-                vst1q_f32(sums + 4, a[1]);
-            }
-        }
+        half_many(f, terms, header, p, 0, n, panel, acc);
+        half_many(f, terms, header, p, 1, n, panel, acc);
     }
 }
 
