@@ -144,17 +144,21 @@ PL_INLINE int32x4_t dot16(int32x4_t d, const int8x16_t *v, int8x16_t y)
     return vdotq_laneq_s32(d, v[3], y, 3);
 }
 
-/* Dots of group g (all 32 k where the group is 32) with the term at y, from `start`. */
-PL_INLINE int32x4_t dot_group(const shape f, int g, int32x4_t start, const int8x16_t *v, const int8x16_t y[2])
+/* Dots of group g (all 32 k where the group is 32) with the term at y, from `start`. An sdot waits for the one before:
+ * with `split` there are two chains of them, where no other rows of x give the processor something to do. */
+PL_INLINE int32x4_t dot_group(const shape f, const int split, int g, int32x4_t start, const int8x16_t *v,
+                              const int8x16_t y[2])
 {
     if (f.group == 16)
         return dot16(start, v + 4 * g, y[g]);
-    /* two chains, for an sdot waits for the one before */
-    return vaddq_s32(dot16(start, v, y[0]), dot16(vdupq_n_s32(0), v + 4, y[1]));
+    if (split)
+        return vaddq_s32(dot16(start, v, y[0]), dot16(vdupq_n_s32(0), v + 4, y[1]));
+    return dot16(dot16(start, v, y[0]), v + 4, y[1]);
 }
 
 /* acc[c] += the block's eight rows by the entry's codes. */
-PL_INLINE void times_row(const shape f, int terms, const half_block *w, const uint8_t *entry, float32x4_t acc[2])
+PL_INLINE void times_row(const shape f, int terms, const int split, const half_block *w, const uint8_t *entry,
+                         float32x4_t acc[2])
 {
     const int32x4_t words = vld1q_s32((const int32_t *)(const void *)(entry + 32 * terms)), zero = vdupq_n_s32(0);
     const float32x4_t s_y = vreinterpretq_f32_s32(words);
@@ -169,9 +173,9 @@ PL_INLINE void times_row(const shape f, int terms, const half_block *w, const ui
         if (f.offset && f.bits != 8)
             start = g ? vdupq_laneq_s32(words, 2) : vdupq_laneq_s32(words, 1);
         for (int c = 0; c < 2; c++) {
-            int32x4_t d = dot_group(f, g, start, w->v[c], low);
+            int32x4_t d = dot_group(f, split, g, start, w->v[c], low);
             if (terms == 2)
-                d = vmlaq_s32(d, dot_group(f, g, zero, w->v[c], high), vdupq_n_s32(254));
+                d = vmlaq_s32(d, dot_group(f, split, g, zero, w->v[c], high), vdupq_n_s32(254));
             acc[c] = vfmaq_f32(acc[c], vcvtq_f32_s32(d), vmulq_laneq_f32(w->s[g][c], s_y, 0));
         }
     }
@@ -188,7 +192,7 @@ PL_INLINE void half_one(const shape f, int terms, const uint8_t *header, const u
     half_block w;
     load_codes(f, p, half, &w);
     load_scales(f, header, p, half, &w);
-    times_row(f, terms, &w, entry, a);
+    times_row(f, terms, 1, &w, entry, a);
 }
 
 /* One row: acc[16] += blocks [0, blocks) of the tile at p. */
@@ -220,7 +224,7 @@ PL_INLINE void half_many(const shape f, int terms, const uint8_t *header, const 
     for (int i = 0; i < n; i++, panel += entry_bytes(terms)) {
         float *sums = acc[i] + 8 * half;
         float32x4_t a[2] = {vld1q_f32(sums), vld1q_f32(sums + 4)};
-        times_row(f, terms, &w, panel, a);
+        times_row(f, terms, 0, &w, panel, a);
         vst1q_f32(sums, a[0]);
         vst1q_f32(sums + 4, a[1]);
     }
