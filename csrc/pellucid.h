@@ -95,4 +95,16 @@ double pl_task_progress(const pl_task *task); /* 0..1 */
 /* After pl_task_wait said 1: takes the task's result and frees it. A pass that went well has lengthened its sequences. */
 pl_status pl_task_finish(pl_task *task, pl_error *error);
 
+/* ---- what the machine can do at most, for comparison ------------------------------------------------------------ */
+
+typedef struct pl_probe pl_probe;
+enum { PL_PROBE_READ_SMALL, PL_PROBE_READ_HUGE, PL_PROBE_I8, PL_PROBE_BF16, PL_PROBE_F32, PL_N_PROBES };
+
+/* Takes two buffers of `bytes` (much more than the caches hold), one in 4 KB and one in 2 MB pages. One user at a time. */
+pl_status pl_probe_new(int isa, int threads, int64_t bytes, pl_probe **probe, pl_error *error);
+void pl_probe_free(pl_probe *probe);
+int pl_probe_has(const pl_probe *probe, int kind); /* 0: no huge pages; the tier has no such instruction */
+/* Runs n rounds on the engine's threads and waits: bytes read or operations done in all, and nanoseconds. */
+pl_status pl_probe_run(pl_probe *probe, int kind, int64_t n, double *done, int64_t *ns, pl_error *error);
+
 #endif

@@ -224,7 +224,7 @@ static void cut_table(pl_pool *pool, pl_table *t, int32_t n)
 /* With the lock held: makes a shared page this sequence's own. */
 static int own_page(pl_pool *pool, int g, pl_page **page)
 {
-    if ((*page)->refs == 1)
+    if (!*page || (*page)->refs == 1) /* none: the window has left it */
         return 0;
     pl_page *own = take_page(pool, g);
     if (!own)
@@ -235,11 +235,11 @@ static int own_page(pl_pool *pool, int g, pl_page **page)
     return 0;
 }
 
-int pl_seq_reserve(pl_seq *seq, int32_t upto)
+int pl_seq_reserve(pl_seq *seq, int32_t from, int32_t upto)
 {
     pl_pool *pool = seq->pool;
     int32_t need = (upto + PL_PAGE_TOKENS - 1) / PL_PAGE_TOKENS;
-    int32_t written = seq->length / PL_PAGE_TOKENS; /* first page that will be written on */
+    int32_t written = from / PL_PAGE_TOKENS; /* first page that will be written on */
     int32_t before[PL_MAX_GROUPS];
     int failed = 0;
     for (int g = 0; g < pool->n_groups; g++)
@@ -276,8 +276,8 @@ void pl_seq_commit(pl_seq *seq, int32_t upto)
         if (!window)
             continue;
         pl_table *t = &seq->table[g];
-        int32_t gone =
-            (upto - window + 1 - WINDOW_SLACK) / PL_PAGE_TOKENS; /* pages wholly before what row `upto` sees */
+        /* pages wholly before what row `upto` sees; 0 first, for the subtraction could leave int32 */
+        int32_t gone = window > upto ? 0 : (upto - window + 1 - WINDOW_SLACK) / PL_PAGE_TOKENS;
         if (gone <= t->first)
             continue;
         pthread_mutex_lock(&pool->lock);

@@ -45,8 +45,9 @@ pl_seq *pl_seq_new(pl_pool *pool);
 void pl_seq_free(pl_seq *seq);
 /* A second sequence with the same contents; pages are shared until one of the two writes. NULL without memory. */
 pl_seq *pl_seq_fork(pl_seq *seq);
-/* Makes room for slots [length, upto): own, writable pages. 0, or -1 without memory (then nothing has changed). */
-int pl_seq_reserve(pl_seq *seq, int32_t upto);
+/* Makes room for slots [from, upto), from <= length: own, writable pages. 0, or -1 without memory (then no page is
+ * missing that was there). */
+int pl_seq_reserve(pl_seq *seq, int32_t from, int32_t upto);
 /* Slots [length, upto) have been written. Lets go of pages that no later row can see. */
 void pl_seq_commit(pl_seq *seq, int32_t upto);
 /* Forgets tokens from n on. Returns the length that is left: n, or 0 when a window has let go of pages that row n

@@ -75,6 +75,18 @@ void *pl_arena_alloc(size_t bytes, int *huge)
     return p;
 }
 
+void *pl_arena_small(size_t bytes)
+{
+    size_t size = whole_pages(bytes);
+    void *p = size ? mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : MAP_FAILED;
+    if (p == MAP_FAILED)
+        return NULL;
+#if defined(MADV_NOHUGEPAGE)
+    madvise(p, size, MADV_NOHUGEPAGE);
+#endif
+    return p;
+}
+
 void pl_arena_free(void *p, size_t bytes)
 {
     if (p)

@@ -172,6 +172,8 @@ static pl_status check_pass(const pl_model *m, const pl_pass *p, pl_error *error
         const pl_tap *t = i < p->n_feeds ? &p->feeds[i] : &p->taps[i - p->n_feeds];
         if (t->buf < 0 || t->buf >= m->plan.n_bufs || !t->data)
             return pl_fail(error, PL_E_ARGUMENT, "no such buffer: %d", t->buf);
+        if (i >= p->n_feeds && (t->op < p->op_from || t->op >= p->op_to))
+            return pl_fail(error, PL_E_ARGUMENT, "a tap of operation %d, which does not run", t->op);
     }
     uint64_t wants = 0;
     for (int i = 0; i < p->n_rows; i++) {
@@ -192,6 +194,8 @@ static pl_status check_pass(const pl_model *m, const pl_pass *p, pl_error *error
                 return pl_fail(error, PL_E_ARGUMENT, "row %d: its sequence's rows do not stand together", i);
         wants += r->want != 0;
     }
+    if (wants && (m->head_op < p->op_from || m->head_op >= p->op_to))
+        return pl_fail(error, PL_E_ARGUMENT, "rows want logits, but the head does not run");
     if (wants && !p->store && !(p->sample && p->step && p->sampled))
         return pl_fail(error, PL_E_ARGUMENT, "rows want logits that nobody takes");
     return PL_OK;
@@ -261,9 +265,11 @@ pl_status pl_forward_start(pl_model *m, const pl_pass *pass, pl_task **out, pl_e
         ok = ok && b->sample && b->step && b->sampled;
     }
     ok = ok && prepare(m, b) == 0;
-    for (int i = 0; ok && i < pass->n_rows; i++)
-        if (i + 1 == pass->n_rows || b->rows[i + 1].seq != b->rows[i].seq)
-            ok = pl_seq_reserve(b->seqs[b->rows[i].seq], b->rows[i].slot + 1) == 0;
+    for (int i = 0, first = 0; ok && i < pass->n_rows; i++)
+        if (i + 1 == pass->n_rows || b->rows[i + 1].seq != b->rows[i].seq) {
+            ok = pl_seq_reserve(b->seqs[b->rows[i].seq], b->rows[first].slot, b->rows[i].slot + 1) == 0;
+            first = i + 1;
+        }
     if (!ok) {
         task->finish(task, error);
         free(task);

@@ -5,6 +5,7 @@
 #include "model.h"
 
 #define MAX_DIM (1 << 24)
+#define MAX_FREQ (1 << 20) /* of a rotation, per position: angles stay below 2^51, an exact number of quarter turns */
 
 pl_status pl_fail(pl_error *error, pl_status status, const char *format, ...)
 {
@@ -61,9 +62,14 @@ static pl_status check_tables(const pl_plan *p, pl_error *error)
         if (s->bias >= 0 && !has_vec(p, s->bias, p->mats[s->mat].rows))
             FAIL("segment %d: its bias does not have %d entries", i, p->mats[s->mat].rows);
     }
-    for (int i = 0; i < p->n_ropes; i++)
-        if (p->ropes[i].n_rot < 2 || p->ropes[i].n_rot % 2 || p->ropes[i].n_rot > MAX_DIM || !p->ropes[i].freq)
-            FAIL("rope %d: %d rotated dimensions", i, p->ropes[i].n_rot);
+    for (int i = 0; i < p->n_ropes; i++) {
+        const pl_rope_desc *r = &p->ropes[i];
+        if (r->n_rot < 2 || r->n_rot % 2 || r->n_rot > MAX_DIM || !r->freq)
+            FAIL("rope %d: %d rotated dimensions", i, r->n_rot);
+        for (int j = 0; j < r->n_rot / 2; j++)
+            if (!(r->freq[j] >= 0 && r->freq[j] <= MAX_FREQ)) /* NaN too */
+                FAIL("rope %d: frequency %d is %g, expected 0 to %d", i, j, r->freq[j], MAX_FREQ);
+    }
     if (p->n_caches < 1 || p->n_caches > PL_MAX_GROUPS)
         FAIL("%d cache groups, expected 1 to %d", p->n_caches, PL_MAX_GROUPS);
     for (int i = 0; i < p->n_caches; i++) {
@@ -100,7 +106,9 @@ static pl_status check_op(const pl_plan *p, int i, pl_error *error)
     int segs = op->kind == PL_OP_LINEAR ? op->n_seg : op->kind == PL_OP_GLU ? 2 : 1;
     int has_segs = op->kind == PL_OP_EMBED || op->kind == PL_OP_LINEAR || op->kind == PL_OP_LINEAR_ADD ||
                    op->kind == PL_OP_GLU || op->kind == PL_OP_HEAD;
+    NEED(has_segs || op->n_seg == 0, "its list of segments"); /* of one that reads no matrix */
     if (has_segs) {
+        int column = 0; /* a linear's segments stand side by side: none writes over another, and no column is left out */
         NEED(op->n_seg == segs && segs >= 1 && op->seg >= 0 && op->seg <= p->n_segs - segs, "its list of segments");
         for (int s = op->seg; s < op->seg + segs; s++) {
             const pl_mat_desc *m = &p->mats[p->segs[s].mat];
@@ -109,10 +117,12 @@ static pl_status check_op(const pl_plan *p, int i, pl_error *error)
             if (op->kind == PL_OP_EMBED || op->kind == PL_OP_HEAD)
                 NEED(m->rows == p->vocab && p->segs[s].column == 0, "the vocabulary");
             else if (op->kind == PL_OP_LINEAR)
-                NEED(m->rows <= out && p->segs[s].column <= out - m->rows, "a segment's columns");
+                NEED(p->segs[s].column == column && m->rows <= out - column, "a segment's columns");
             else
                 NEED(m->rows == out && p->segs[s].column == 0, "a matrix' rows");
+            column += m->rows;
         }
+        NEED(op->kind != PL_OP_LINEAR || column == out, "its segments' columns");
     }
     if (op->kind == PL_OP_NORM || op->kind == PL_OP_HEAD)
         NEED(has_vec(p, op->vec, in), "its weight");

@@ -69,6 +69,17 @@ typedef struct pl_attend_page {
     float *acc;         /* (m, dv), dense */
 } pl_attend_page;
 
+/* What a tier's instructions can do at most, for measuring limits. `read` reads each of `bytes` (a multiple of 1024) once,
+ * with the widest loads, and returns a value made of them. The others do n rounds of independent multiply-and-adds on
+ * registers and return the operations done, two a product: int8 added up in int32, bf16 in float32 (NULL where the tier
+ * has no such instruction), float32. */
+typedef struct pl_peak {
+    uint64_t (*read)(const void *p, size_t bytes);
+    double (*i8)(int64_t n);
+    double (*bf16)(int64_t n);
+    double (*f32)(int64_t n);
+} pl_peak;
+
 typedef struct pl_kernels {
     const char *isa;
 
@@ -124,6 +135,8 @@ typedef struct pl_kernels {
     int (*collect)(const float *x, int n, float least, int32_t *out, int room);
     void (*softmax)(float *x, int n);             /* in place; a row's own max; rows sum to 1 */
     void (*exp)(const float *x, int n, float *y); /* within 2 ulp; exp(0) = 1; -inf -> 0; <= -104 -> 0 */
+
+    pl_peak peak;
 } pl_kernels;
 
 /* Tiers fill what they have and leave the rest. Built ones only are linked (PL_HAVE_AVX2 ...). */

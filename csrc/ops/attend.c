@@ -64,10 +64,10 @@ static void gather_queries(const tile *t)
                sizeof(float) * t->heads * t->c->dk);
 }
 
-static int clip(int slot, int base)
+static int clip(int64_t slot, int base)
 {
-    int v = slot - base;
-    return v < 0 ? 0 : v > PL_PAGE ? PL_PAGE : v;
+    int64_t v = slot - base; /* a window may be far wider than any slot */
+    return v < 0 ? 0 : v > PL_PAGE ? PL_PAGE : (int)v;
 }
 
 /* The state of one chunk of keys: (m) top, (m) sum, (m, dv) acc. */
@@ -86,8 +86,8 @@ static void run_chunk(const tile *t, int chunk, float *state)
     for (int p = first; p <= last; p++) {
         int base = p * PL_PAGE;
         for (int i = 0; i < t->n; i++) {
-            int slot = t->rows[i].slot, lo = t->c->window ? clip(slot - t->c->window + 1, base) : 0,
-                hi = clip(slot + 1, base);
+            int slot = t->rows[i].slot, lo = t->c->window ? clip((int64_t)slot - t->c->window + 1, base) : 0,
+                hi = clip((int64_t)slot + 1, base);
             for (int h = 0; h < t->heads; h++) {
                 t->lo[i * t->heads + h] = lo;
                 t->hi[i * t->heads + h] = hi;

@@ -135,3 +135,12 @@ cdef extern from "pellucid.h" nogil:
     void pl_task_cancel(pl_task *task)
     double pl_task_progress(const pl_task *task)
     pl_status pl_task_finish(pl_task *task, pl_error *error)
+
+    ctypedef struct pl_probe:
+        pass
+    enum:
+        PL_N_PROBES
+    pl_status pl_probe_new(int isa, int threads, int64_t bytes, pl_probe **probe, pl_error *error)
+    void pl_probe_free(pl_probe *probe)
+    int pl_probe_has(const pl_probe *probe, int kind)
+    pl_status pl_probe_run(pl_probe *probe, int kind, int64_t n, double *done, int64_t *ns, pl_error *error)

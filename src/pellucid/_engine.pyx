@@ -257,13 +257,17 @@ cdef class Tables:
         for i, v in enumerate(plan.vectors):
             vec = v.data
             self.keep.append(vec)
-            vecs[i] = pl_vec_desc(data=&vec[0], n=<int32_t>vec.shape[0])
+            vecs[i].n = <int32_t>vec.shape[0]
+            if vec.shape[0]:
+                vecs[i].data = &vec[0]
         self.plan.ropes = ropes = <pl_rope_desc *>self.table(len(plan.ropes), sizeof(pl_rope_desc))
         self.plan.n_ropes = <int32_t>len(plan.ropes)
         for i, r in enumerate(plan.ropes):
             freq = r.freq
             self.keep.append(freq)
-            ropes[i] = pl_rope_desc(freq=&freq[0], n_rot=<int32_t>(2 * freq.shape[0]), halves=r.halves)
+            ropes[i].n_rot, ropes[i].halves = <int32_t>(2 * freq.shape[0]), r.halves
+            if freq.shape[0]:
+                ropes[i].freq = &freq[0]
         self.plan.caches = caches = <pl_cache_desc *>self.table(len(plan.caches), sizeof(pl_cache_desc))
         self.plan.n_caches = <int32_t>len(plan.caches)
         for i, c in enumerate(plan.caches):
@@ -516,3 +520,44 @@ cdef class Engine:
         finally:
             free(c_feeds)
         return arrays, op_ns
+
+
+PROBES = ("read_4k", "read_2m", "int8", "bf16", "f32")  # as numbered in csrc/pellucid.h
+
+
+cdef class Probe:
+    """Measures what the machine can do at most, on the engine's threads with the loops of a tier. One user at a time.
+
+    size: bytes of each of the two buffers that are read. Raises IsaError, OutOfMemoryError.
+    """
+
+    cdef pl_probe *probe
+
+    def __cinit__(self, *, str isa, int threads, int64_t size):
+        cdef pl_error error
+        cdef pl_status status
+        cdef int number = pl_isa_find(isa.encode())
+        with nogil:
+            status = pl_probe_new(number, threads, size, &self.probe, &error)
+        if status:
+            raise_status(status, &error)
+
+    def __dealloc__(self):
+        pl_probe_free(self.probe)
+
+    def has(self, str kind):
+        """Whether this machine and tier have it: 2 MB pages, an instruction for bf16."""
+        return bool(pl_probe_has(self.probe, PROBES.index(kind)))
+
+    def run(self, str kind, int64_t n):
+        """n rounds of one of PROBES -> (bytes read or operations done by all threads, nanoseconds)."""
+        cdef pl_error error
+        cdef pl_status status
+        cdef double done = 0
+        cdef int64_t ns = 0
+        cdef int number = PROBES.index(kind)
+        with nogil:
+            status = pl_probe_run(self.probe, number, n, &done, &ns, &error)
+        if status:
+            raise_status(status, &error)
+        return done, ns

@@ -60,6 +60,16 @@ def test_scalar_is_within_the_bound_of_its_order(case, terms):
     assert (np.abs(got - exact) <= bound).all(), np.max(np.abs(got - exact) / (bound + 1e-300))
 
 
+def flushed(case: Case, acts: cases.Acts) -> np.ndarray:
+    """What vdpbf16ps may lose besides: it takes subnormal operands, and makes subnormal sums, zero."""
+    raw = cases.raw(case.format, case.rows, case.k, case.codes, case.scales)
+    w = np.abs(cases.exact_weights(case.format, raw, case.k)[0])
+    x = np.abs(acts.value)
+    least = 2.0**-126
+    lost = lambda a: np.where(a < least, a, 0.0)  # noqa: E731
+    return lost(x) @ w.T + x @ lost(w).T + 2 * case.k * least
+
+
 @pytest.mark.parametrize("isa", cases.TIERS)
 @pytest.mark.parametrize(("case", "terms"), TERMS, ids=IDS)
 def test_every_tier_has_the_bits_of_scalar(isa, case, terms):
@@ -68,7 +78,7 @@ def test_every_tier_has_the_bits_of_scalar(isa, case, terms):
     got = product(isa, case, acts.forms)
     if case.format == "BF16" and isa == "avx512bf16":  # its instruction has an order of its own within a pair
         exact, bound = reference(case, acts)
-        assert (np.abs(got - exact) <= 2 * bound).all()
+        assert (np.abs(got - exact) <= 2 * bound + flushed(case, acts)).all()
     else:
         assert got.tobytes() == expected.tobytes()
 

@@ -3,7 +3,8 @@
 They hold what the real models leave out (untied heads, one KV head per query head, scaled rotations, head widths
 that are no multiple of a vector), and in F32 the whole computation can be checked to 1e-4. Neither form has a
 tokenizer. The two forms differ as real files do: a GGUF of the llama architecture has the rows of q and k permuted,
-so that neighbours rotate together where a folder rotates halves; a GGUF of gemma3 stores norm weights with their +1.
+so that neighbours rotate together where a folder rotates halves (a GGUF of qwen3 keeps halves); a GGUF of gemma3
+stores norm weights with their +1.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Tiny:
 
     name: str
     seed: int
-    arch: str = "llama"  # or "gemma3"
+    arch: str = "llama"  # or "gemma3", "qwen3"
     hidden: int = 64
     ff: int = 96
     layers: int = 3
@@ -58,6 +59,10 @@ class Tiny:
     def gemma(self) -> bool:
         return self.arch == "gemma3"
 
+    @property
+    def qk_norm(self) -> bool:
+        return self.arch in ("gemma3", "qwen3")
+
 
 TINY = (
     Tiny("llama_gqa", seed=11),
@@ -74,6 +79,8 @@ TINY = (
         "gemma3_scaled", seed=22, arch="gemma3", layers=6, head_dim=24, eps=1e-3, rope_base=1e5, linear=8.0,
         query_scalar=40,
     ),
+    # Heads wider than hidden / heads, as the smaller Qwen3 have them.
+    Tiny("qwen3", seed=31, arch="qwen3", head_dim=24, eps=1e-4, rope_base=1e6),
 )  # fmt: skip
 
 
@@ -111,9 +118,10 @@ def weights(model: Tiny) -> Weights:
         out[p + "self_attn.v_proj.weight"] = matrix(kv * width, d)
         out[p + "self_attn.o_proj.weight"] = matrix(d, heads * width, 2.0)
         out[p + "post_attention_layernorm.weight"] = norm(d)
-        if model.gemma:
+        if model.qk_norm:
             out[p + "self_attn.q_norm.weight"] = norm(width)
             out[p + "self_attn.k_norm.weight"] = norm(width)
+        if model.gemma:
             out[p + "pre_feedforward_layernorm.weight"] = norm(d)
             out[p + "post_feedforward_layernorm.weight"] = norm(d)
         out[p + "mlp.gate_proj.weight"] = matrix(model.ff, d)
@@ -136,11 +144,19 @@ def weights_sha256(model: Tiny) -> str:
 # --- Hugging Face folder
 
 
+KINDS = {
+    "llama": ("LlamaForCausalLM", "llama"),
+    "gemma3": ("Gemma3ForCausalLM", "gemma3_text"),
+    "qwen3": ("Qwen3ForCausalLM", "qwen3"),
+}
+
+
 def config(model: Tiny) -> dict[str, Any]:
     """The contents of config.json."""
+    class_name, model_type = KINDS[model.arch]
     out: dict[str, Any] = {
-        "architectures": ["Gemma3ForCausalLM" if model.gemma else "LlamaForCausalLM"],
-        "model_type": "gemma3_text" if model.gemma else "llama",
+        "architectures": [class_name],
+        "model_type": model_type,
         "vocab_size": model.vocab,
         "hidden_size": model.hidden,
         "intermediate_size": model.ff,
@@ -267,22 +283,23 @@ def write_gguf(model: Tiny, path: Path, *, context: int = 256, encode: Encode | 
     if model.linear != 1.0:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(model.linear)
-    if model.gemma:
+    if model.qk_norm:
         writer.add_key_length(model.head_dim)
         writer.add_value_length(model.head_dim)
+    if model.gemma:
         writer.add_sliding_window(model.window)
         if model.query_scalar:
             writer.add_attention_scale(model.query_scalar**-0.5)
-    else:
+    elif model.arch == "llama":
         writer.add_rope_dimension_count(model.head_dim)
     if model.llama3 is not None:
         writer.add_tensor("rope_freqs.weight", llama3_factors(model))
     for name, value in weights(model).items():
         if model.gemma and name.endswith("norm.weight"):
             value = value + np.float32(1.0)
-        if not model.gemma and "q_proj" in name:
+        if model.arch == "llama" and "q_proj" in name:
             value = interleave_halves(value, model.heads)
-        if not model.gemma and "k_proj" in name:
+        if model.arch == "llama" and "k_proj" in name:
             value = interleave_halves(value, model.kv_heads)
         data, kind = (value, None) if encode is None else encode(gguf_name(model, name), value)
         writer.add_tensor(gguf_name(model, name), data, raw_dtype=kind)

@@ -8,4 +8,5 @@ void pl_kernels_avx2(pl_kernels *k)
     pl_fill_rows_avx2(k);
     pl_fill_attend_avx2(k);
     pl_fill_vocab_avx2(k);
+    pl_fill_peak_avx2(k);
 }

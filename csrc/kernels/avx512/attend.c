@@ -71,7 +71,8 @@ INLINE void values(const pl_attend_page *a, int row, const float (*p)[ROWS][PL_P
     __m512 acc[ROWS][8];
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < vectors; c++) {
-            const __m512 old = _mm512_maskz_loadu_ps(c < vectors - 1 ? 0xffff : in, to + (ptrdiff_t)r * a->dv + SLOTS * c);
+            const __m512 old =
+                _mm512_maskz_loadu_ps(c < vectors - 1 ? 0xffff : in, to + (ptrdiff_t)r * a->dv + SLOTS * c);
             acc[r][c] = _mm512_mul_ps(old, _mm512_set1_ps(fade[r]));
         }
     for (int j = lo; j < hi; j++)

@@ -17,9 +17,8 @@ static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *
     const __m512i abs = _mm512_set1_epi32(0x7fffffff);
     for (int b = 0; b < blocks; b++, x += PL_BLOCK) {
         __m512 v[2] = {_mm512_loadu_ps(x), _mm512_loadu_ps(x + 16)};
-        const uint32_t top =
-            (uint32_t)_mm512_reduce_max_epi32(_mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(v[0]), abs),
-                                                               _mm512_and_si512(_mm512_castps_si512(v[1]), abs)));
+        const uint32_t top = (uint32_t)_mm512_reduce_max_epi32(_mm512_max_epi32(
+            _mm512_and_si512(_mm512_castps_si512(v[0]), abs), _mm512_and_si512(_mm512_castps_si512(v[1]), abs)));
         const float amax = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128((int)top)));
         float inv = 127.0f / amax;
         s[b] = amax / 127.0f;

@@ -12,8 +12,8 @@
 #define SLOTS 16 /* slots of a group; columns of a vector */
 #define GROUPS (PL_PAGE / SLOTS)
 #define PAIRS (PL_PAGE / 2)
-#define ROWS 6         /* query rows at a time */
-#define Q_PAIRS 128    /* pairs of d of which the queries are held in bf16 at a time */
+#define ROWS 6      /* query rows at a time */
+#define Q_PAIRS 128 /* pairs of d of which the queries are held in bf16 at a time */
 #define INLINE static inline __attribute__((always_inline))
 #ifndef P_TERMS
 #define P_TERMS 1
@@ -98,7 +98,8 @@ INLINE void values(const pl_attend_page *a, int row, const uint32_t (*p)[P_TERMS
     __m512 acc[ROWS][8];
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < vectors; c++) {
-            const __m512 old = _mm512_maskz_loadu_ps(c < vectors - 1 ? 0xffff : in, to + (ptrdiff_t)r * a->dv + SLOTS * c);
+            const __m512 old =
+                _mm512_maskz_loadu_ps(c < vectors - 1 ? 0xffff : in, to + (ptrdiff_t)r * a->dv + SLOTS * c);
             acc[r][c] = _mm512_mul_ps(old, _mm512_set1_ps(fade[r]));
         }
     const int end = hi / 2;
@@ -237,7 +238,8 @@ static void append(const float *k, const float *v, int dk, int dv, int slot, voi
     uint16_t *value = (uint16_t *)vpage + (ptrdiff_t)(slot / 2) * dv * 2;
     for (int d = 0; d < dv; d += 16, value += 32) {
         const __m512i x = bits_of(v + d, dv - d);
-        const __mmask32 in = (dv - d < 16 ? (1u << 2 * (dv - d)) - 1 : 0xffffffffu) & (slot % 2 ? 0xaaaaaaaau : 0x55555555u);
+        const __mmask32 in =
+            (dv - d < 16 ? (1u << 2 * (dv - d)) - 1 : 0xffffffffu) & (slot % 2 ? 0xaaaaaaaau : 0x55555555u);
         _mm512_mask_storeu_epi16(value, in, slot % 2 ? _mm512_slli_epi32(x, 16) : x);
     }
 }

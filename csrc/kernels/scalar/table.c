@@ -8,4 +8,5 @@ void pl_kernels_scalar(pl_kernels *k)
     pl_fill_rows_scalar(k);
     pl_fill_attend_scalar(k);
     pl_fill_vocab_scalar(k);
+    pl_fill_peak_scalar(k);
 }

@@ -70,6 +70,8 @@ def translate(folder: ModelFile) -> ModelFile:
     if arch is None:
         raise UnsupportedModelError(feature=f"architecture {kind!r}", supported=", ".join(sorted(_ARCHITECTURES)))
     config = folder.metadata["config"]
+    if arch == "qwen3" and folder.get_bool("config.use_sliding_window", False):
+        raise UnsupportedModelError(feature="qwen3 with a sliding window")
     metadata: dict[str, Any] = {"general.architecture": arch, "pellucid.rope_halves": True}
     for key, name in _KEYS.items():
         if config.get(key) is not None:

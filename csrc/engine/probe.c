@@ -1,0 +1,136 @@
+/* What the machine can do at most: measured by the engine's own threads, with the loops of a tier. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "../cpu/arena.h"
+#include "../cpu/team.h"
+#include "../kernels/select.h"
+#include "model.h"
+
+#define UNIT 4096 /* shares are whole pages */
+
+struct pl_probe {
+    const pl_kernels *kernels;
+    int threads;
+    size_t bytes;
+    int huge;     /* the second buffer really has huge pages */
+    void *buf[2]; /* in 4 KB pages; in 2 MB pages */
+    /* the run at hand */
+    int kind;
+    int64_t n, ns;
+    double done;
+    double *each; /* per thread, a line of 64 bytes */
+};
+
+static int64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void run_job(void *arg, const pl_team *team, int tid)
+{
+    pl_probe *p = arg;
+    const pl_peak *peak = &p->kernels->peak;
+    int size = pl_team_size(team);
+    int64_t start, from, to;
+    double done = 0;
+    pl_share((int64_t)p->bytes, UNIT, tid, size, &from, &to);
+    pl_team_barrier(team);
+    start = now_ns();
+    if (p->kind == PL_PROBE_READ_SMALL || p->kind == PL_PROBE_READ_HUGE) {
+        const char *data = p->buf[p->kind == PL_PROBE_READ_HUGE];
+        for (int64_t i = 0; i < p->n; i++) {
+            done += (double)(to - from);
+            done += peak->read(data + from, (size_t)(to - from)) == 1 ? 1e-3 : 0;
+        }
+    } else {
+        done = p->kind == PL_PROBE_I8 ? peak->i8(p->n) : p->kind == PL_PROBE_BF16 ? peak->bf16(p->n) : peak->f32(p->n);
+    }
+    p->each[8 * tid] = done;
+    pl_team_barrier(team);
+    if (tid)
+        return;
+    p->ns = now_ns() - start;
+    p->done = 0;
+    for (int i = 0; i < size; i++)
+        p->done += p->each[8 * i];
+}
+
+/* Each thread touches what it will read, as weights are packed. */
+static void touch_job(void *arg, const pl_team *team, int tid)
+{
+    pl_probe *p = arg;
+    int64_t from, to;
+    pl_share((int64_t)p->bytes, UNIT, tid, pl_team_size(team), &from, &to);
+    for (int i = 0; i < 2; i++)
+        memset((char *)p->buf[i] + from, 1, (size_t)(to - from));
+}
+
+static pl_status run(pl_probe *p, pl_job_fn fn, pl_error *error)
+{
+    pl_job *job = pl_job_submit(fn, p, p->threads);
+    if (!job)
+        return pl_fail(error, PL_E_MEMORY, "no memory for a measurement, or no thread");
+    while (pl_job_wait(job, 1000) == 0)
+        ;
+    pl_job_free(job);
+    return PL_OK;
+}
+
+pl_status pl_probe_new(int isa, int threads, int64_t bytes, pl_probe **out, pl_error *error)
+{
+    const pl_kernels *kernels = pl_kernels_get(isa);
+    *out = NULL;
+    if (!kernels)
+        return pl_fail(error, PL_E_ISA, "the kernels of that instruction set are not available");
+    if (threads < 1 || threads > 1024 || bytes < UNIT || bytes > (INT64_C(1) << 46))
+        return pl_fail(error, PL_E_ARGUMENT, "threads or bytes is out of range");
+    pl_probe *p = calloc(1, sizeof *p);
+    if (!p)
+        return pl_fail(error, PL_E_MEMORY, "no memory for a measurement");
+    p->kernels = kernels;
+    p->threads = threads;
+    p->bytes = (size_t)bytes / UNIT * UNIT;
+    p->each = calloc((size_t)threads, 64);
+    p->buf[0] = pl_arena_small(p->bytes);
+    p->buf[1] = pl_arena_alloc(p->bytes, &p->huge);
+    pl_status status = p->each && p->buf[0] && p->buf[1]
+                           ? run(p, touch_job, error)
+                           : pl_fail(error, PL_E_MEMORY, "no memory for two buffers of %zu MB", p->bytes >> 20);
+    if (status) {
+        pl_probe_free(p);
+        return status;
+    }
+    *out = p;
+    return PL_OK;
+}
+
+void pl_probe_free(pl_probe *p)
+{
+    if (!p)
+        return;
+    pl_arena_free(p->buf[0], p->bytes);
+    pl_arena_free(p->buf[1], p->bytes);
+    free(p->each);
+    free(p);
+}
+
+int pl_probe_has(const pl_probe *p, int kind)
+{
+    return kind == PL_PROBE_READ_HUGE ? p->huge : kind == PL_PROBE_BF16 ? p->kernels->peak.bf16 != NULL : 1;
+}
+
+pl_status pl_probe_run(pl_probe *p, int kind, int64_t n, double *done, int64_t *ns, pl_error *error)
+{
+    if (kind < 0 || kind >= PL_N_PROBES || n < 1 || !pl_probe_has(p, kind))
+        return pl_fail(error, PL_E_ARGUMENT, "no such measurement here");
+    p->kind = kind;
+    p->n = n;
+    pl_status status = run(p, run_job, error);
+    *done = p->done;
+    *ns = p->ns;
+    return status;
+}

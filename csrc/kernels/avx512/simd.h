@@ -1,0 +1,49 @@
+/* Small inline helpers of the AVX-512 matrix kernels. */
+#ifndef PL_AVX512_SIMD_H
+#define PL_AVX512_SIMD_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "../kernels.h"
+
+/* Inlined always: shapes and counts are constants at every call, so that each format gets code of its own. */
+#define PL_INLINE static inline __attribute__((always_inline))
+
+PL_INLINE __m512i pl_load512(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
+/* Four bytes of memory in every lane. */
+PL_INLINE __m512i pl_broadcast(const void *p)
+{
+    int32_t i;
+    memcpy(&i, p, sizeof i);
+    return _mm512_set1_epi32(i);
+}
+
+PL_INLINE __m512 pl_broadcast_ps(const void *p)
+{
+    return _mm512_castsi512_ps(pl_broadcast(p));
+}
+
+/* Sixteen f16 -> float32 */
+PL_INLINE __m512 pl_load_f16(const void *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+/* Sixteen bytes -> float32, unsigned and signed */
+PL_INLINE __m512 pl_load_u8(const void *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+PL_INLINE __m512 pl_load_i8(const void *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+#endif

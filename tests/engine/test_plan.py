@@ -1,0 +1,233 @@
+"""C validates a plan: whatever is wrong in it is an error that names it, and what it lets through runs."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import fields, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pellucid import _engine
+from pellucid.errors import NumericsError, OutOfMemoryError, PellucidError
+from pellucid.plan import Kind, Matrix, Segment, Vector
+from tests.engine.models import Load, sequence
+
+TABLES = ("ops", "buffers", "segments", "matrices", "vectors", "ropes", "caches")
+
+
+def copy_of(plan: Any) -> Any:
+    """A plan as plain lists that may be altered."""
+    made = SimpleNamespace(vocab=plan.vocab, **{name: list(getattr(plan, name)) for name in TABLES})
+    made.ops = [replace(op) for op in made.ops]
+    made.caches = [replace(c) for c in made.caches]
+    return made
+
+
+def make(plan: Any) -> Any:
+    engine = _engine.Engine(plan, isa=_engine.find_isa(None), threads=2, kv="f32", terms=1, max_rows=8)
+    engine.pack()
+    return engine
+
+
+def run(plan: Any) -> None:
+    """Prefill and decode, sampled and stored."""
+    engine = make(plan)
+    s = sequence(engine)
+    out = np.empty((5, plan.vocab), np.float32)
+    engine.forward([(s, np.arange(5, dtype=np.int32) % plan.vocab, 0)], out=out)
+    engine.forward([(s, np.array([0], np.int32), 0)], samplers=[_engine.Sampler(logprobs=2)])
+    assert s.length == 6
+
+
+@pytest.fixture(scope="module", params=["llama_gqa", "gemma3"])
+def plan(request: pytest.FixtureRequest, load: Load) -> Any:
+    return load(request.param)._engine.plan
+
+
+def first(plan: Any, kind: Kind) -> Any:
+    return next(op for op in plan.ops if op.kind == kind)
+
+
+def test_a_copy_runs(plan: Any) -> None:
+    run(copy_of(plan))
+
+
+# What may not be, op by op: (kind, field, value) and what the error says does not fit.
+WRONG_OPS = [
+    (Kind.NORM, "kind", 9, "unknown kind 9"),
+    (Kind.NORM, "kind", -1, "unknown kind -1"),
+    (Kind.NORM, "inp", -1, "its input"),
+    (Kind.NORM, "inp", 99, "its input"),
+    (Kind.NORM, "out", 99, "its output"),
+    (Kind.NORM, "vec", 99, "its weight"),
+    (Kind.NORM, "n_seg", 2**30, "its list of segments"),
+    (Kind.ATTEND, "n_seg", 1, "its list of segments"),
+    (Kind.EMBED, "out", -1, "its output"),
+    (Kind.EMBED, "seg", 2**31 - 1, "its list of segments"),
+    (Kind.LINEAR, "seg", -1, "its list of segments"),
+    (Kind.LINEAR, "n_seg", 2**31 - 1, "its list of segments"),
+    (Kind.LINEAR, "n_seg", 2, "its segments' columns"),
+    (Kind.ROPE_APPEND, "cache", 99, "its cache group"),
+    (Kind.ROPE_APPEND, "cache_layer", 99, "its cache layer"),
+    (Kind.ROPE_APPEND, "rope", -1, "its rope"),
+    (Kind.ATTEND, "cache", -1, "its cache group"),
+    (Kind.ATTEND, "cache_layer", -1, "its cache layer"),
+    (Kind.LINEAR_ADD, "tmp", -1, "its temporary"),
+    (Kind.LINEAR_ADD, "vec", 99, "its post-norm"),
+    (Kind.LINEAR_ADD, "seg", 99, "its list of segments"),
+    (Kind.GLU, "act", 2, "its activation"),
+    (Kind.GLU, "act", -1, "its activation"),
+    (Kind.GLU, "tmp", 99, "its temporary"),
+    (Kind.GLU, "n_seg", 1, "its list of segments"),
+    (Kind.HEAD, "vec", -1, "its weight"),
+    (Kind.HEAD, "inp", 99, "its input"),
+]
+
+
+@pytest.mark.parametrize(("kind", "field", "value", "what"), WRONG_OPS)
+def test_wrong_operations(plan: Any, kind: Kind, field: str, value: int, what: str) -> None:
+    wrong = copy_of(plan)
+    setattr(first(wrong, kind), field, value)
+    with pytest.raises(PellucidError, match=re.escape(what)):
+        make(wrong)
+
+
+def test_writing_into_the_input(plan: Any) -> None:
+    for kind in (Kind.NORM, Kind.LINEAR, Kind.ATTEND, Kind.LINEAR_ADD, Kind.GLU):
+        wrong = copy_of(plan)
+        op = first(wrong, kind)
+        op.inp = op.out
+        with pytest.raises(PellucidError, match="writing into its input"):
+            make(wrong)
+
+
+def test_segments_that_overlap_or_leave_a_gap(plan: Any) -> None:
+    for delta in (-1, 1, -(2**31), 2**30):
+        wrong = copy_of(plan)
+        at = first(wrong, Kind.LINEAR).seg + 1
+        mat, column, bias = wrong.segments[at]
+        wrong.segments[at] = Segment(mat, max(column + delta, -(2**31)), bias)
+        with pytest.raises(PellucidError, match="segment"):
+            make(wrong)
+
+
+def test_wrong_tables(plan: Any) -> None:
+    def fails(match: str, **tables: Any) -> None:
+        wrong = copy_of(plan)
+        for name, value in tables.items():
+            setattr(wrong, name, value)
+        with pytest.raises(PellucidError, match=match):
+            make(wrong)
+
+    m, rest = plan.matrices[0], plan.matrices[1:]
+    fails("type -1 is not supported", matrices=[m._replace(type="Q9_9"), *rest])
+    fails("shape", matrices=[m._replace(rows=0), *rest])
+    fails("shape", matrices=[m._replace(k=-1), *rest])
+    fails("bytes, expected", matrices=[m._replace(rows=m.rows + 1), *rest])
+    fails("bytes, expected", matrices=[m._replace(data=m.data[:-1]), *rest])
+    fails("bytes, expected", matrices=[m._replace(data=m.data[:0]), *rest])
+    fails("bytes, expected", matrices=[m._replace(type="F16"), *rest])
+    fails("block", matrices=[m._replace(type="Q4_K"), *rest])
+    fails("segment 0: no such matrix", matrices=[])
+    fails("vector 0 is empty", vectors=[Vector("v", np.zeros(0, np.float32)), *plan.vectors[1:]])
+    fails("its weight", vectors=[Vector("v", np.zeros(3, np.float32))] * len(plan.vectors))
+    fails("operations, buffers and a vocabulary", ops=[])
+    fails("operations, buffers and a vocabulary", buffers=[])
+    fails("operations, buffers and a vocabulary", vocab=0)
+    fails("the vocabulary", vocab=plan.vocab - 1)
+    fails("cache groups", caches=[])
+    fails("cache groups", caches=plan.caches * 9)
+    fails("buffer 0: 0 columns", buffers=[plan.buffers[0]._replace(dim=0), *plan.buffers[1:]])
+    fails("a head before the end", ops=[*plan.ops, plan.ops[-1]])
+    for field, value in (("n_layers", 0), ("n_q", 0), ("n_kv", 3), ("dk", 5000), ("dv", 0), ("window", -1)):
+        fails("cache group 0", caches=[replace(plan.caches[0], **{field: value}), *plan.caches[1:]])
+    rope = plan.ropes[0]
+    for freq in ([], [1.0, math.nan], [math.inf], [-1.0], [1e300], [1.0] * 999):
+        fails("rope", ropes=[rope._replace(freq=np.array(freq, np.float64))] * len(plan.ropes))
+
+
+def test_logits_of_a_plan_without_a_head(plan: Any) -> None:
+    headless = copy_of(plan)
+    headless.ops.pop()
+    engine = make(headless)
+    s = sequence(engine, [1, 2, 3])
+    with pytest.raises(ValueError, match="the head does not run"):
+        engine.forward([(s, np.array([1], np.int32), 0)], out=np.empty((1, plan.vocab), np.float32))
+    assert s.length == 3
+
+
+def test_windows_of_any_size(plan: Any, load: Load) -> None:
+    """A window wider than any context, up to the largest number there is, is as good as none."""
+    for window in (100, 2**31 - 1, 2**31 - 60, 2**30):
+        wide = copy_of(plan)
+        wide.caches = [replace(c, window=window) for c in wide.caches]
+        run(wide)
+
+
+NUMBERS = st.one_of(
+    st.integers(-3, 12),
+    st.sampled_from([-(2**31), 2**31 - 1, 2**24, 2**24 + 1, 2**16, 4096, 4097, 96, 97, 64, 128, 16, 32]),
+)
+
+
+@st.composite
+def mutation(draw: st.DrawFn) -> tuple[str, float, str, int]:
+    """(table, which entry as a fraction, field, value)"""
+    table = draw(st.sampled_from(TABLES))
+    field = {
+        "ops": ("kind", "inp", "out", "tmp", "seg", "n_seg", "vec", "vec2", "cache", "cache_layer", "rope", "act"),
+        "buffers": ("dim",),
+        "segments": Segment._fields,
+        "matrices": ("rows", "k", "type", "mapped"),
+        "vectors": ("data",),
+        "ropes": ("freq", "halves"),
+        "caches": ("n_layers", "n_q", "n_kv", "dk", "dv", "window"),
+    }[table]
+    return table, draw(st.floats(0, 1, exclude_max=True)), draw(st.sampled_from(field)), draw(NUMBERS)
+
+
+def mutate(plan: Any, table: str, at: float, field: str, value: Any) -> None:
+    entries = getattr(plan, table)
+    i = int(at * len(entries))
+    entry = entries[i]
+    if field == "type":
+        value = _engine.format_names()[value % len(_engine.format_names())]
+    elif field == "data":
+        value = np.ones(min(abs(value), 5000), np.float32)
+    elif field == "freq":
+        value = np.ones(min(abs(value), 5000), np.float64) * value
+    elif field in ("mapped", "halves"):
+        value = bool(value % 2)
+    entries[i] = entry._replace(**{field: value}) if hasattr(entry, "_replace") else replace(entry, **{field: value})
+
+
+@settings(max_examples=400, deadline=None)
+@given(changes=st.lists(mutation(), min_size=1, max_size=3))
+def test_any_mutation_is_refused_or_runs(load: Load, changes: list[Any]) -> None:
+    for name in ("llama_gqa", "gemma3"):
+        plan = copy_of(load(name)._engine.plan)
+        for change in changes:
+            mutate(plan, *change)
+        try:
+            run(plan)
+        except (NumericsError, OutOfMemoryError):
+            continue
+        except PellucidError as e:
+            assert re.search("operation|buffer|vector|matrix|segment|rope|cache group", str(e)), str(e)
+        except ValueError as e:  # an argument of the pass: the plan was sound, but for another use
+            assert "the head does not run" in str(e)
+
+
+def test_fields_of_an_operation_are_all_known() -> None:
+    """The mutations above reach every integer of an operation but its layer, which is a label."""
+    from pellucid.plan import Op
+
+    numbers = {f.name for f in fields(Op)} - {"layer", "name", "eps", "scale", "cap"}
+    assert numbers == {"kind", "inp", "out", "tmp", "seg", "n_seg", "vec", "vec2", "cache", "cache_layer", "rope", "act"}
+    assert Matrix._fields == ("name", "type", "rows", "k", "data", "mapped", "from_file")
