@@ -36,7 +36,15 @@ MIXES: dict[str, dict[str, str]] = {
     "Q4_0": {"": "Q4_0", "token_embd": "Q8_0", "output.weight": "Q8_0"},
     "Q4_1": {"": "Q4_1"},
     "K": {"": "Q4_K", "attn_v": "Q6_K", "ffn_down": "Q6_K", "token_embd": "Q6_K"},
-    "all": {"": "Q5_0", "attn_q": "Q4_0", "attn_k": "Q8_0", "attn_v": "BF16", "ffn_gate": "Q5_1", "ffn_up": "F16", "output.weight": "F32"},
+    "all": {
+        "": "Q5_0",
+        "attn_q": "Q4_0",
+        "attn_k": "Q8_0",
+        "attn_v": "BF16",
+        "ffn_gate": "Q5_1",
+        "ffn_up": "F16",
+        "output.weight": "F32",
+    },
 }
 
 
@@ -70,7 +78,8 @@ def encoder(mix: str) -> tiny.Encode:
             return value, None
         kind = Type[next((f for part, f in formats.items() if part and part in name), formats[""])]
         if kind in (Type.Q4_K, Type.Q6_K):
-            return random_blocks(kind, *value.shape, rng), kind
+            rows, k = value.shape
+            return random_blocks(kind, rows, k, rng), kind
         if kind == Type.F32:
             return value, None
         return gguf.quantize(value, kind), kind

@@ -99,7 +99,12 @@ def test_from_several_python_threads(load: Load) -> None:
 
 # ---- far beyond one chunk of 512 keys -------------------------------------------------------------------------
 
-DEEP = [("llama_gqa", "F32", {}), ("wide", "K", {}), ("gemma3", "F32", {"window": 600}), ("gemma3", "F16", {"window": 512})]
+DEEP = [
+    ("llama_gqa", "F32", {}),
+    ("wide", "K", {}),
+    ("gemma3", "F32", {"window": 600}),
+    ("gemma3", "F16", {"window": 512}),
+]
 
 
 @pytest.mark.parametrize("kv", ["f32", "f16", "bf16"])
