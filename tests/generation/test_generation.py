@@ -402,4 +402,4 @@ def test_wrong_options_of_loading(smollm2: Any) -> None:
         with pytest.raises(error, match=next(iter(options))):
             Model.load(smollm2, **options)
     with pytest.raises(TypeError, match="source"):
-        Model.load(5)
+        Model.load(5)  # type: ignore[arg-type]
