@@ -11,6 +11,8 @@ OPTIONS = {
     "without this option they are deselected",
     "live": "also run the tests that compare with another runtime (extra `reference`: torch and transformers); "
     "without this option they are deselected",
+    "neon": "also run the kernels for aarch64, cross-compiled, under qemu (Debian, Ubuntu: gcc-aarch64-linux-gnu "
+    "libc6-dev-arm64-cross qemu-user); without this option they are deselected",
 }
 
 

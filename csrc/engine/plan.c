@@ -108,7 +108,8 @@ static pl_status check_op(const pl_plan *p, int i, pl_error *error)
                    op->kind == PL_OP_GLU || op->kind == PL_OP_HEAD;
     NEED(has_segs || op->n_seg == 0, "its list of segments"); /* of one that reads no matrix */
     if (has_segs) {
-        int column = 0; /* a linear's segments stand side by side: none writes over another, and no column is left out */
+        int column =
+            0; /* a linear's segments stand side by side: none writes over another, and no column is left out */
         NEED(op->n_seg == segs && segs >= 1 && op->seg >= 0 && op->seg <= p->n_segs - segs, "its list of segments");
         for (int s = op->seg; s < op->seg + segs; s++) {
             const pl_mat_desc *m = &p->mats[p->segs[s].mat];

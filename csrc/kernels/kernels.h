@@ -144,5 +144,6 @@ void pl_kernels_scalar(pl_kernels *k);
 void pl_kernels_avx2(pl_kernels *k);
 void pl_kernels_avx512(pl_kernels *k);
 void pl_kernels_avx512bf16(pl_kernels *k);
+void pl_kernels_neon(pl_kernels *k);
 
 #endif

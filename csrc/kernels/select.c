@@ -21,6 +21,9 @@ static const tier tiers[PL_N_ISA] = {
 #ifdef PL_HAVE_AVX512BF16
     [PL_ISA_AVX512BF16] = {PL_ISA_AVX512, pl_kernels_avx512bf16},
 #endif
+#ifdef PL_HAVE_NEON
+    [PL_ISA_NEON] = {PL_ISA_SCALAR, pl_kernels_neon},
+#endif
 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;

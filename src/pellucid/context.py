@@ -57,7 +57,7 @@ class Context:
         from pellucid.generation import canceller, check_chunk, prefill
 
         with self.in_use():
-            new = self._encode(ids)
+            new = self._encode(ids, "ids")
             chunk, stop = check_chunk(chunk), canceller(cancel)
             before = len(self._ids)
             self._ids += new
@@ -109,31 +109,44 @@ class Context:
 
         parsed = parse_options(options)
         self._acquire()  # now, so that a busy context is an error of this call
+        before = len(self._ids)
         try:
             engine = self._model._open()
-            new = self._encode(prompt, empty=True)
+            new = self._encode(prompt, "prompt", empty=True)
             if not self._ids and not new:
-                raise ValueError("prompt is empty, and so is the context: nothing to go on from")
+                if not isinstance(prompt, str):
+                    raise ValueError("prompt is empty, and so is the context: nothing to go on from")
+                new = self._model._prompt(prompt)  # BOS alone, where the model has one
             self._ids += new
             if self._sequence.length == len(self._ids):  # the last token's logits are needed again
                 self._sequence.rewind(len(self._ids) - 1)
             text = prompt if isinstance(prompt, str) else ""
             job = Job(self._model, self._ids, parsed, self._sequence, len(new), text)
         except BaseException:
+            self._cut(before)
             self._lock.release()
             raise
-        return _Released(run(engine, [job], parsed), self._lock.release)
+
+        def pieces() -> Iterator[Piece]:
+            try:
+                yield from run(engine, [job], parsed)
+            except BaseException as e:
+                if not job.new and not isinstance(e, GeneratorExit):  # what could not be computed is not held
+                    self._cut(before)
+                raise
+
+        return _Released(pieces(), self._lock.release)
 
     # ---- use --------------------------------------------------------------------------------------------------
 
-    def _encode(self, text: str | Sequence[int], *, empty: bool = False) -> list[int]:
+    def _encode(self, text: str | Sequence[int], name: str, *, empty: bool = False) -> list[int]:
         model = self._model
         if isinstance(text, str):
             if model.tokenizer is None:
                 raise TokenizerError("the model file has no tokenizer: only token ids are accepted")
             ids = model.tokenizer.encode(text, add_special=not self._ids) if text or not empty else []
         else:
-            ids = model.check_ids(text, "ids", empty=True)
+            ids = model.check_ids(text, name, empty=True)
         if len(self._ids) + len(ids) > model.context_length:
             raise ContextFullError(needed=len(self._ids) + len(ids), available=model.context_length)
         return ids

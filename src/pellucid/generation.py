@@ -147,6 +147,8 @@ def prefill(engine: Any, sequence: Any, ids: Sequence[int], chunk: int, cancel: 
     step = min(chunk, engine.max_rows)
     while sequence.length < len(ids):
         part = as_array(ids[sequence.length : sequence.length + step])
+        if cancel is not None and cancel():  # short passes end before they would ask
+            return False
         try:
             engine.forward([(sequence, part, len(part))], cancel=cancel)
         except _engine.Cancelled:
@@ -169,6 +171,8 @@ class Job:
 
     def __post_init__(self) -> None:
         o = self.options
+        self.model.check_ids(o.stop_ids, "stop_ids", empty=True)
+        self.model.check_ids(o.logit_bias, "logit_bias", empty=True)
         self.sampler = _engine.Sampler(**o.sampler())
         self.first_new = len(self.ids)
         self.start = time.perf_counter()

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
@@ -252,7 +253,7 @@ class Model:
         engine, chunk = self._open(), generation.check_chunk(chunk)
         if isinstance(ids, str):
             raise TypeError("ids must be a list of token ids, not text: see Model.tokenize")
-        if isinstance(ids, (list, tuple)) and ids and not hasattr(ids[0], "__index__"):
+        if _several(ids):
             many = [self._prompt(self.check_ids(part, f"ids[{i}]"), f"ids[{i}]") for i, part in enumerate(ids)]
             return generation.logits(engine, [(_engine.Sequence(engine), part) for part in many], chunk)
         if hasattr(ids, "ndim") and ids.ndim != 1:
@@ -265,7 +266,8 @@ class Model:
     @overload
     def generate(self, prompt: list[str] | list[list[int]], **options: Any) -> list[Completion]: ...
     def generate(self, prompt: Any, **options: Any) -> Any:
-        """Generates from a prompt (text or ids) -> Completion; from a list of prompts, side by side -> a list of them.
+        """Generates from a prompt (text or ids) -> Completion; from a list of prompts, side by side -> a list of them,
+        each as it would be alone with the same seed; without a seed each draws its own.
 
         Options (defaults): max_tokens=128, temperature=0.8 (0: greedy), top_k=40, top_p=0.95, min_p=0.05,
         typical_p=1.0, repeat_penalty=1.0, repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0, logit_bias={},
@@ -276,11 +278,13 @@ class Model:
         ClosedError; ValueError or TypeError naming a wrong option.
         """
         options_ = generation.parse_options(options)
-        several = isinstance(prompt, (list, tuple)) and len(prompt) > 0 and not hasattr(prompt[0], "__index__")
+        several = _several(prompt)
         prompts = list(prompt) if several else [prompt]
         engine = self._open()
         names = [f"prompt[{i}]" for i in range(len(prompts))] if several else ["prompt"]
-        jobs = [self._job(engine, p, name, options_) for p, name in zip(prompts, names, strict=True)]
+        own = options.get("seed") is None  # a draw for each
+        draws = [options_, *(replace(options_, seed=None) if own else options_ for _ in prompts[1:])]
+        jobs = [self._job(engine, p, name, o) for p, name, o in zip(prompts, names, draws, strict=True)]
         pieces: dict[int, list[Piece]] = {id(job): [] for job in jobs}
         for job, piece in generation.run_all(engine, jobs, options_):
             pieces[id(job)].append(piece)
@@ -314,6 +318,13 @@ def _kv_bytes(kv: str, d: int) -> int:
     if kv == "int8":
         return d + 4 * -(-d // 32)
     return d * (4 if kv == "f32" else 2)
+
+
+def _several(value: Any) -> bool:
+    """Whether it is a list of prompts or sequences, not one of ids. (An array of one id can be an index too.)"""
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    return hasattr(value[0], "__len__") or not hasattr(value[0], "__index__")
 
 
 def _positive(name: str, value: Any) -> int:

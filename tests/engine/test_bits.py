@@ -39,7 +39,15 @@ def test_threads_and_chunks(load: Load, isa: str, name: str, mix: str) -> None:
 
 
 @kinds
-@pytest.mark.parametrize("kv", ["f32", "f16", "bf16"])
+def test_a_full_pass_of_narrow_rows(load: Load, isa: str, name: str, mix: str) -> None:
+    """512 rows at once, with however few blocks a row has."""
+    one, two = (load(name, mix, isa=isa, threads=threads) for threads in (1, 2))
+    ids = ids_for(one._engine, 130 if isa == "scalar" else 520)
+    assert same(two.logits(ids), one.logits(ids, chunk=100))
+
+
+@kinds
+@pytest.mark.parametrize("kv", ["f32", "f16", "bf16", "int8"])
 def test_every_kv_type(load: Load, name: str, mix: str, kv: str) -> None:
     one, two = (load(name, mix, kv=kv, threads=threads) for threads in (1, 2))
     ids = ids_for(one._engine, 140)
@@ -99,10 +107,15 @@ def test_from_several_python_threads(load: Load) -> None:
 
 # ---- far beyond one chunk of 512 keys -------------------------------------------------------------------------
 
-DEEP = [("llama_gqa", "F32", {}), ("wide", "K", {}), ("gemma3", "F32", {"window": 600}), ("gemma3", "F16", {"window": 512})]
+DEEP = [
+    ("llama_gqa", "F32", {}),
+    ("wide", "K", {}),
+    ("gemma3", "F32", {"window": 600}),
+    ("gemma3", "F16", {"window": 512}),
+]
 
 
-@pytest.mark.parametrize("kv", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("kv", ["f32", "f16", "bf16", "int8"])
 @pytest.mark.parametrize(("name", "mix", "changes"), DEEP, ids=["llama", "K", "window600", "window512"])
 def test_deep(load: Load, name: str, mix: str, changes: dict[str, int], kv: str) -> None:
     """Attention whole (a long pass) and cut into chunks over the threads (few rows at depth) is the same."""

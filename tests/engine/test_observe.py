@@ -10,7 +10,14 @@ import pytest
 from pellucid.plan import Kind
 from tests.engine.models import Load, ids_for, rows, same, sequence
 
-KINDS = [("llama_gqa", "F32"), ("llama_odd", "F16"), ("narrow", "all"), ("wide", "K"), ("gemma3", "F32"), ("wide_gemma", "K")]
+KINDS = [
+    ("llama_gqa", "F32"),
+    ("llama_odd", "F16"),
+    ("narrow", "all"),
+    ("wide", "K"),
+    ("gemma3", "F32"),
+    ("wide_gemma", "K"),
+]
 kinds = pytest.mark.parametrize(("name", "mix"), KINDS, ids=["-".join(kind) for kind in KINDS])
 lengths = pytest.mark.parametrize(("before", "n"), [(0, 1), (37, 1), (37, 50), (90, 5), (700, 2)])
 
@@ -27,7 +34,7 @@ def reads(op: Any) -> list[int]:
 
 
 def writes(op: Any) -> int:
-    return op.inp if op.kind in IN_PLACE else op.out  # type: ignore[no-any-return]
+    return op.inp if op.kind in IN_PLACE else op.out
 
 
 @kinds

@@ -229,5 +229,18 @@ def test_fields_of_an_operation_are_all_known() -> None:
     from pellucid.plan import Op
 
     numbers = {f.name for f in fields(Op)} - {"layer", "name", "eps", "scale", "cap"}
-    assert numbers == {"kind", "inp", "out", "tmp", "seg", "n_seg", "vec", "vec2", "cache", "cache_layer", "rope", "act"}
+    assert numbers == {
+        "kind",
+        "inp",
+        "out",
+        "tmp",
+        "seg",
+        "n_seg",
+        "vec",
+        "vec2",
+        "cache",
+        "cache_layer",
+        "rope",
+        "act",
+    }
     assert Matrix._fields == ("name", "type", "rows", "k", "data", "mapped", "from_file")

@@ -3,6 +3,8 @@
  * Up to four query rows go through a page together. Scores: 16 keys x rows in registers, d ascending. Values: 16
  * columns x rows in registers, keys ascending. With fewer rows more groups (columns) at a time hide the latency of
  * FMA. A key that another row of the four sees and this one does not has probability 0 here: acc + 0 * v is acc. */
+#include <string.h>
+
 #include "fill.h"
 #include "vmath.h"
 
@@ -52,7 +54,8 @@ INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t 
                 float *to = &s[r][first * SLOTS + 8 * c];
                 __m256 dot = acc[r][c];
                 if (type == PL_KV_INT8) {
-                    dot = _mm256_mul_ps(dot, _mm256_loadu_ps(scales + (first + c / 2) * BLOCKS(dk) * SLOTS + c % 2 * 8));
+                    dot =
+                        _mm256_mul_ps(dot, _mm256_loadu_ps(scales + (first + c / 2) * BLOCKS(dk) * SLOTS + c % 2 * 8));
                     dot = d0 ? _mm256_add_ps(_mm256_loadu_ps(to), dot) : dot;
                 }
                 _mm256_storeu_ps(to, end == dk ? _mm256_mul_ps(dot, _mm256_set1_ps(scale)) : dot);
@@ -86,8 +89,8 @@ INLINE void values(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const void *
 }
 
 /* The last dv % 16 columns: through floats padded to 16, for narrow loads cannot be masked. */
-INLINE void values_tail(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const void *v, int column, int dv, const float *fade,
-                        float *const *acc, pl_kv_type type, const int rows)
+INLINE void values_tail(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const void *v, int column, int dv,
+                        const float *fade, float *const *acc, pl_kv_type type, const int rows)
 {
     const int n = dv - column;
     float wide[PL_PAGE][SLOTS] = {{0}}, part[ROWS][SLOTS] = {{0}};
@@ -95,8 +98,8 @@ INLINE void values_tail(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const v
     for (int j = lo; j < hi; j++)
         for (int c = 0; c < n; c++) {
             const ptrdiff_t i = (ptrdiff_t)j * dv + column + c;
-            wide[j][c] = type == PL_KV_F32   ? ((const float *)v)[i]
-                         : type == PL_KV_F16 ? _cvtsh_ss(((const uint16_t *)v)[i])
+            wide[j][c] = type == PL_KV_F32    ? ((const float *)v)[i]
+                         : type == PL_KV_F16  ? _cvtsh_ss(((const uint16_t *)v)[i])
                          : type == PL_KV_BF16 ? pl_bf16_to_f32(((const uint16_t *)v)[i])
                                               : ((const int8_t *)v)[i];
         }
@@ -245,23 +248,63 @@ static void attend_int8(const pl_attend_page *a)
     attend(a, PL_KV_INT8);
 }
 
-/* The scalar layout needs no more than its f16 conversion done faster; the other two are inherited. */
+static void to_f16(const float *x, int n, uint16_t *y)
+{
+    int i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128((__m128i *)(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+    for (; i < n; i++)
+        y[i] = pl_f32_to_f16(x[i]);
+}
+
+/* The scalar layout needs no more than its conversions done faster; f32 is inherited. */
+INLINE void append(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage,
+                   void (*convert)(const float *x, int n, uint16_t *y))
+{
+    uint16_t *to = (uint16_t *)kpage + (ptrdiff_t)(slot / SLOTS) * dk * SLOTS + slot % SLOTS, part[32];
+    for (int d = 0, n; d < dk; d += n) {
+        n = dk - d < 32 ? dk - d : 32;
+        convert(k + d, n, part);
+        for (int i = 0; i < n; i++)
+            to[(ptrdiff_t)(d + i) * SLOTS] = part[i];
+    }
+    convert(v, dv, (uint16_t *)vpage + (ptrdiff_t)slot * dv);
+}
+
 static void append_f16(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
 {
-    uint16_t *to = (uint16_t *)kpage + (ptrdiff_t)(slot / SLOTS) * dk * SLOTS + slot % SLOTS, part[8];
-    int d = 0;
-    for (; d + 8 <= dk; d += 8) {
-        _mm_storeu_si128((__m128i *)part, _mm256_cvtps_ph(_mm256_loadu_ps(k + d), _MM_FROUND_TO_NEAREST_INT));
-        for (int i = 0; i < 8; i++)
-            to[(d + i) * SLOTS] = part[i];
-    }
-    for (; d < dk; d++)
-        to[d * SLOTS] = pl_f32_to_f16(k[d]);
-    to = (uint16_t *)vpage + (ptrdiff_t)slot * dv;
-    for (d = 0; d + 8 <= dv; d += 8)
-        _mm_storeu_si128((__m128i *)(to + d), _mm256_cvtps_ph(_mm256_loadu_ps(v + d), _MM_FROUND_TO_NEAREST_INT));
-    for (; d < dv; d++)
-        to[d] = pl_f32_to_f16(v[d]);
+    append(k, v, dk, dv, slot, kpage, vpage, to_f16);
+}
+
+static void append_bf16(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
+{
+    append(k, v, dk, dv, slot, kpage, vpage, pl_to_bf16_avx2);
+}
+
+/* n <= 32 values -> codes `step` apart; the scale. */
+INLINE float encode(const float *x, int n, int8_t *to, ptrdiff_t step)
+{
+    float padded[PL_BLOCK] = {0}, scale;
+    int8_t code[PL_BLOCK];
+    int16_t sums[2];
+    if (n < PL_BLOCK)
+        x = memcpy(padded, x, sizeof(float) * (size_t)n);
+    pl_quantize_avx2(x, PL_BLOCK, 1, code, NULL, &scale, sums, NULL);
+    for (int i = 0; i < n; i++)
+        to[i * step] = code[i];
+    return scale;
+}
+
+static void append_int8(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
+{
+    int8_t *key = (int8_t *)kpage + (ptrdiff_t)(slot / SLOTS) * dk * SLOTS + slot % SLOTS;
+    int8_t *value = (int8_t *)vpage + (ptrdiff_t)slot * dv;
+    float *ks = (float *)((char *)kpage + (ptrdiff_t)dk * PL_PAGE) + slot / SLOTS * BLOCKS(dk) * SLOTS + slot % SLOTS;
+    float *vs = (float *)((char *)vpage + (ptrdiff_t)dv * PL_PAGE) + slot;
+    for (int d = 0; d < dk; d += PL_BLOCK, ks += SLOTS)
+        *ks = encode(k + d, dk - d < PL_BLOCK ? dk - d : PL_BLOCK, key + (ptrdiff_t)d * SLOTS, SLOTS);
+    for (int d = 0; d < dv; d += PL_BLOCK, vs += PL_PAGE)
+        *vs = encode(v + d, dv - d < PL_BLOCK ? dv - d : PL_BLOCK, value + d, 1);
 }
 
 static void attend_merge(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b, int dv)
@@ -290,6 +333,8 @@ static void attend_merge(float *top_a, float *sum_a, float *acc_a, float top_b, 
 void pl_fill_attend_avx2(pl_kernels *k)
 {
     k->kv_append[PL_KV_F16] = append_f16;
+    k->kv_append[PL_KV_BF16] = append_bf16;
+    k->kv_append[PL_KV_INT8] = append_int8;
     k->attend[PL_KV_F32] = attend_f32;
     k->attend[PL_KV_F16] = attend_f16;
     k->attend[PL_KV_BF16] = attend_bf16;

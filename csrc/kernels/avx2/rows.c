@@ -73,8 +73,8 @@ static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *
     }
 }
 
-static void quantize(const float *x, int k, int terms, int8_t *q, int8_t *q_lo, float *s, int16_t *sums,
-                     int16_t *sums_lo)
+void pl_quantize_avx2(const float *x, int k, int terms, int8_t *q, int8_t *q_lo, float *s, int16_t *sums,
+                      int16_t *sums_lo)
 {
     if (terms > 1)
         quantize_blocks(x, k / PL_BLOCK, 1, q, q_lo, s, sums, sums_lo);
@@ -92,7 +92,7 @@ static inline __m256i bf16_bits(__m256 x)
     return _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
 }
 
-static void to_bf16(const float *x, int n, uint16_t *y)
+void pl_to_bf16_avx2(const float *x, int n, uint16_t *y)
 {
     int i = 0;
     for (; i + 16 <= n; i += 16) {
@@ -231,8 +231,8 @@ static void rope(float *x, const float *cos, const float *sin, int n_rot, int ha
 
 void pl_fill_rows_avx2(pl_kernels *k)
 {
-    k->quantize = quantize;
-    k->to_bf16 = to_bf16;
+    k->quantize = pl_quantize_avx2;
+    k->to_bf16 = pl_to_bf16_avx2;
     k->rms_norm = rms_norm;
     k->add = add;
     k->scale = scale;

@@ -26,13 +26,31 @@ INLINE __m512 load16(const void *p, ptrdiff_t i, __mmask16 in, pl_kv_type type)
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
+/* dots of d0 <= d < end with int8 keys, times the keys' scales there, added to s unless d0 is 0; scaled at the end of dk. */
+INLINE void add_block(const pl_attend_page *a, const float (*dot)[PL_PAGE], int d0, int end, ptrdiff_t first,
+                      float (*s)[PL_PAGE], const int rows, const int groups)
+{
+    const float *scales = (const float *)((const char *)a->k + (ptrdiff_t)a->dk * PL_PAGE) + d0 / PL_BLOCK * SLOTS;
+    const __m512 factor = _mm512_set1_ps(end == a->dk ? a->scale : 1.0f);
+    for (int g = 0; g < groups; g++) {
+        const __m512 scale = _mm512_loadu_ps(scales + (first + g) * BLOCKS(a->dk) * SLOTS);
+        for (int r = 0; r < rows; r++) {
+            float *to = &s[r][(first + g) * SLOTS];
+            const __m512 x = _mm512_mul_ps(_mm512_loadu_ps(&dot[r][SLOTS * g]), scale);
+            _mm512_storeu_ps(to, _mm512_mul_ps(d0 ? _mm512_add_ps(_mm512_loadu_ps(to), x) : x, factor));
+        }
+    }
+}
+
 /* Scores of `rows` queries and the keys of `groups` groups from `first` on -> s. */
 INLINE void scores(const pl_attend_page *a, int row, ptrdiff_t first, float (*s)[PL_PAGE], pl_kv_type type,
                    const int rows, const int groups)
 {
     const int dk = a->dk, block = type == PL_KV_INT8 ? PL_BLOCK : dk;
     const float *q = a->q + row * a->q_stride;
-    for (int d0 = 0; d0 < dk; d0 += block) {
+    float dot[ROWS][PL_PAGE];
+    int d0 = 0;
+    do {
         const int end = dk - d0 < block ? dk : d0 + block;
         __m512 acc[ROWS][GROUPS];
         for (int r = 0; r < rows; r++)
@@ -48,18 +66,16 @@ INLINE void scores(const pl_attend_page *a, int row, ptrdiff_t first, float (*s)
                     acc[r][g] = _mm512_fmadd_ps(x, key[g], acc[r][g]);
             }
         }
-        const float *scales = (const float *)((const char *)a->k + (ptrdiff_t)dk * PL_PAGE) + d0 / PL_BLOCK * SLOTS;
         for (int r = 0; r < rows; r++)
-            for (int g = 0; g < groups; g++) {
-                float *to = &s[r][(first + g) * SLOTS];
-                __m512 dot = acc[r][g];
-                if (type == PL_KV_INT8) {
-                    dot = _mm512_mul_ps(dot, _mm512_loadu_ps(scales + (first + g) * BLOCKS(dk) * SLOTS));
-                    dot = d0 ? _mm512_add_ps(_mm512_loadu_ps(to), dot) : dot;
-                }
-                _mm512_storeu_ps(to, end == dk ? _mm512_mul_ps(dot, _mm512_set1_ps(a->scale)) : dot);
-            }
-    }
+            for (int g = 0; g < groups; g++)
+                if (type == PL_KV_INT8)
+                    _mm512_storeu_ps(&dot[r][SLOTS * g], acc[r][g]);
+                else
+                    _mm512_storeu_ps(&s[r][(first + g) * SLOTS], _mm512_mul_ps(acc[r][g], _mm512_set1_ps(a->scale)));
+        if (type == PL_KV_INT8)
+            add_block(a, (const float (*)[PL_PAGE])dot, d0, end, first, s, rows, groups);
+        d0 += block;
+    } while (d0 < dk);
 }
 
 /* acc = acc * fade + sum over keys [lo, hi) of p * v, for `vectors` vectors of columns from `column` on, of which the
@@ -75,49 +91,58 @@ INLINE void values(const pl_attend_page *a, int row, const float (*p)[ROWS][PL_P
                 _mm512_maskz_loadu_ps(c < vectors - 1 ? 0xffff : in, to + (ptrdiff_t)r * a->dv + SLOTS * c);
             acc[r][c] = _mm512_mul_ps(old, _mm512_set1_ps(fade[r]));
         }
-    for (int j = lo; j < hi; j++)
-        for (int part = 0; part < vectors; part += type == PL_KV_INT8 ? 2 : vectors) {
-            const int end = type == PL_KV_INT8 && part + 2 < vectors ? part + 2 : vectors;
-            __m512 v[8];
-            for (int c = part; c < end; c++)
-                v[c] = load16(a->v, (ptrdiff_t)j * a->dv + column + SLOTS * c, c < vectors - 1 ? 0xffff : in, type);
-            for (int r = 0; r < rows; r++) {
-                const __m512 x = _mm512_set1_ps(p[part / 2][r][j]);
-                for (int c = part; c < end; c++)
-                    acc[r][c] = _mm512_fmadd_ps(x, v[c], acc[r][c]);
-            }
+    for (int j = lo; j < hi; j++) {
+        __m512 x[ROWS];
+        for (int c = 0; c < vectors; c++) {
+            if (c == 0 || (c % 2 == 0 && type == PL_KV_INT8))
+                for (int r = 0; r < rows; r++)
+                    x[r] = _mm512_set1_ps(p[c / 2][r][j]);
+            const __m512 v =
+                load16(a->v, (ptrdiff_t)j * a->dv + column + SLOTS * c, c < vectors - 1 ? 0xffff : in, type);
+            for (int r = 0; r < rows; r++)
+                acc[r][c] = _mm512_fmadd_ps(x[r], v, acc[r][c]);
         }
+    }
     for (int r = 0; r < rows; r++) /* + 0: -0 becomes 0 */
         for (int c = 0; c < vectors; c++)
             _mm512_mask_storeu_ps(to + (ptrdiff_t)r * a->dv + SLOTS * c, c < vectors - 1 ? 0xffff : in,
                                   _mm512_add_ps(acc[r][c], _mm512_setzero_ps()));
 }
 
-/* The new top of a row; scores of groups [first, last) that it does not see, not in [lo, hi), become -inf. */
-INLINE float top_of(float *s, int lo, int hi, int first, int last, float top)
+/* Bit j: whether a row sees slot j, lo <= j < hi; lo < hi. */
+INLINE uint64_t seen(int lo, int hi)
 {
-    const __m512 none = _mm512_set1_ps(-__builtin_inff());
-    __m512 best = _mm512_set1_ps(top);
-    for (int g = first; g < last; g++) {
-        const __mmask16 in = (__mmask16)(pl_first(hi - SLOTS * g) & ~pl_first(lo - SLOTS * g));
-        const __m512 v = _mm512_mask_loadu_ps(none, in, s + SLOTS * g);
-        _mm512_storeu_ps(s + SLOTS * g, v);
-        best = _mm512_max_ps(v, best); /* a NaN score leaves best alone, and makes its probability NaN */
-    }
-    return pl_max16(best);
+    return ~0ull >> (PL_PAGE - hi) & ~0ull << lo;
 }
 
-/* Scores -> exp(score - top); their sum. */
-INLINE float probabilities(float *s, int first, int last, float top)
+/* Scores s of groups [first, last) -> exp(score - top), 0 where a row does not see the key. Brings top and sum up to
+ * date; fade: what acc is to be multiplied by. */
+INLINE void probabilities(const pl_attend_page *a, int row, float (*s)[PL_PAGE], int first, int last, float *fade,
+                          const int rows)
 {
-    const __m512 t = _mm512_set1_ps(top);
-    __m512 lane = _mm512_setzero_ps();
-    for (int g = first; g < last; g++) {
-        const __m512 p = pl_exp16(_mm512_sub_ps(_mm512_loadu_ps(s + SLOTS * g), t));
-        _mm512_storeu_ps(s + SLOTS * g, p);
-        lane = _mm512_add_ps(lane, p);
+    float top[ROWS];
+    for (int r = 0; r < rows; r++) {
+        const uint64_t sees = seen(a->lo[row + r], a->hi[row + r]);
+        __m512 best = _mm512_set1_ps(a->top[row + r]);
+        for (int g = first; g < last; g++) /* a NaN score leaves best alone, and makes its probability NaN */
+            best = _mm512_mask_max_ps(best, (__mmask16)(sees >> SLOTS * g), _mm512_loadu_ps(&s[r][SLOTS * g]), best);
+        top[r] = pl_max16(best);
+        fade[r] = a->top[row + r] - top[r];
     }
-    return pl_sum16(lane);
+    _mm512_storeu_ps(fade, pl_exp16(_mm512_loadu_ps(fade)));
+    for (int r = 0; r < rows; r++) {
+        const uint64_t sees = seen(a->lo[row + r], a->hi[row + r]);
+        const __m512 t = _mm512_set1_ps(top[r]);
+        __m512 lane = _mm512_setzero_ps();
+        for (int g = first; g < last; g++) {
+            const __mmask16 in = (__mmask16)(sees >> SLOTS * g);
+            const __m512 p = _mm512_maskz_mov_ps(in, pl_exp16(_mm512_sub_ps(_mm512_loadu_ps(&s[r][SLOTS * g]), t)));
+            _mm512_storeu_ps(&s[r][SLOTS * g], p);
+            lane = _mm512_add_ps(lane, p);
+        }
+        a->top[row + r] = top[r];
+        a->sum[row + r] = a->sum[row + r] * fade[r] + pl_sum16(lane);
+    }
 }
 
 /* Probabilities for 32 columns of int8 from `column` on: multiplied by the values' scales there. */
@@ -135,27 +160,20 @@ INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, int
 /* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
 INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
-    float s[1][ROWS][PL_PAGE], scaled[GROUPS][ROWS][PL_PAGE], fade[SLOTS] = {0}, top[ROWS];
+    float s[1][ROWS][PL_PAGE], scaled[GROUPS][ROWS][PL_PAGE], fade[SLOTS] = {0};
     int lo = PL_PAGE, hi = 0;
     for (int r = 0; r < rows; r++) {
         lo = a->lo[row + r] < lo ? a->lo[row + r] : lo;
         hi = a->hi[row + r] > hi ? a->hi[row + r] : hi;
     }
     const int first = lo / SLOTS, last = (hi + SLOTS - 1) / SLOTS;
-    if (last - first == GROUPS)
+    if (last - first == GROUPS) {
         scores(a, row, 0, s[0], type, rows, GROUPS);
-    else
+        probabilities(a, row, s[0], 0, GROUPS, fade, rows);
+    } else {
         for (int g = first; g < last; g++)
             scores(a, row, g, s[0], type, rows, 1);
-
-    for (int r = 0; r < rows; r++) {
-        top[r] = top_of(s[0][r], a->lo[row + r], a->hi[row + r], first, last, a->top[row + r]);
-        fade[r] = a->top[row + r] - top[r];
-    }
-    _mm512_storeu_ps(fade, pl_exp16(_mm512_loadu_ps(fade)));
-    for (int r = 0; r < rows; r++) {
-        a->top[row + r] = top[r];
-        a->sum[row + r] = a->sum[row + r] * fade[r] + probabilities(s[0][r], first, last, top[r]);
+        probabilities(a, row, s[0], first, last, fade, rows);
     }
 
     const int wide = rows <= 3 ? 8 : 4; /* vectors of columns at once */

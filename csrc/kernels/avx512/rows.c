@@ -136,29 +136,42 @@ static void softcap(const float *x, float cap, int n, float *y)
     ROW(y, n, _mm512_mul_ps(c, pl_tanh16(_mm512_div_ps(LOAD(x), c))));
 }
 
+/* Pairs i .. i + 15 of `halves`, those in `in`. */
+static inline void turn(float *x, float *far, const float *cos, const float *sin, int i, __mmask16 in)
+{
+    const __m512 a = LOAD(x), b = LOAD(far), c = LOAD(cos), s = LOAD(sin);
+    _mm512_mask_storeu_ps(x + i, in, _mm512_sub_ps(_mm512_mul_ps(a, c), _mm512_mul_ps(b, s)));
+    _mm512_mask_storeu_ps(far + i, in, _mm512_add_ps(_mm512_mul_ps(a, s), _mm512_mul_ps(b, c)));
+}
+
+/* Adjacent pairs i .. i + 7, the first n: a b -> a c - b s, b c + a s; addition commutes exactly. */
+static inline void turn_adjacent(float *x, const float *cos, const float *sin, int i, int n)
+{
+    const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    const __mmask16 in = pl_first(2 * n);
+    const __mmask8 half = (__mmask8)pl_first(n);
+    const __m512 v = _mm512_maskz_loadu_ps(in, x + 2 * i);
+    const __m512 c = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_maskz_loadu_ps(half, cos + i)));
+    const __m512 s = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_maskz_loadu_ps(half, sin + i)));
+    const __m512 far = _mm512_mul_ps(_mm512_permute_ps(v, 0xb1), s), near = _mm512_mul_ps(v, c);
+    _mm512_mask_storeu_ps(x + 2 * i, in, _mm512_mask_sub_ps(_mm512_add_ps(near, far), 0x5555, near, far));
+}
+
 static void rope(float *x, const float *cos, const float *sin, int n_rot, int halves)
 {
     const int n = n_rot / 2;
+    int i = 0;
     if (halves) {
-        for (int i = 0; i < n; i += 16) {
-            const __mmask16 in = pl_first(n - i);
-            const __m512 a = LOAD(x), b = LOAD(x + n), c = LOAD(cos), s = LOAD(sin);
-            _mm512_mask_storeu_ps(x + i, in, _mm512_sub_ps(_mm512_mul_ps(a, c), _mm512_mul_ps(b, s)));
-            _mm512_mask_storeu_ps(x + n + i, in, _mm512_add_ps(_mm512_mul_ps(a, s), _mm512_mul_ps(b, c)));
-        }
+        for (; i + 16 <= n; i += 16)
+            turn(x, x + n, cos, sin, i, 0xffff);
+        if (i < n)
+            turn(x, x + n, cos, sin, i, pl_first(n - i));
         return;
     }
-    const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-    for (int i = 0; i < n; i += 8) { /* pairs a b: a c - b s, b c + a s; addition commutes exactly */
-        const __mmask16 in = pl_first(2 * (n - i));
-        const __mmask8 half = (__mmask8)pl_first(n - i < 8 ? n - i : 8);
-        const __m512 v = _mm512_maskz_loadu_ps(in, x + 2 * i);
-        const __m512 c = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_maskz_loadu_ps(half, cos + i)));
-        const __m512 s = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_maskz_loadu_ps(half, sin + i)));
-        const __m512 far = _mm512_mul_ps(_mm512_permute_ps(v, 0xb1), s), near = _mm512_mul_ps(v, c);
-        const __m512 turned = _mm512_mask_sub_ps(_mm512_add_ps(near, far), 0x5555, near, far);
-        _mm512_mask_storeu_ps(x + 2 * i, in, turned);
-    }
+    for (; i + 8 <= n; i += 8)
+        turn_adjacent(x, cos, sin, i, 8);
+    if (i < n)
+        turn_adjacent(x, cos, sin, i, n - i);
 }
 
 void pl_fill_rows_avx512(pl_kernels *k)

@@ -8,4 +8,5 @@ void pl_kernels_avx512(pl_kernels *k)
     pl_fill_rows_avx512(k);
     pl_fill_attend_avx512(k);
     pl_fill_vocab_avx512(k);
+    pl_fill_peak_avx512(k);
 }

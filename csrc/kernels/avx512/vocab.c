@@ -54,17 +54,22 @@ static double sum_exp(const float *x, int n, float top, float inv_t)
 static int collect(const float *x, int n, float least, int32_t *out, int room)
 {
     const __m512 bound = _mm512_set1_ps(least);
-    int found = 0;
-    for (int i = 0; i < n; i += 64) {
-        uint64_t bits = 0;
-        for (int j = 0; j < 4; j++) {
-            const __mmask16 in = pl_first(n - i - 16 * j);
-            const __m512 v = _mm512_maskz_loadu_ps(in, x + i + 16 * j);
-            bits |= (uint64_t)_mm512_mask_cmp_ps_mask(in, v, bound, _CMP_GE_OQ) << (16 * j);
-        }
+    int found = 0, i = 0;
+    for (; i + 64 <= n; i += 64) {
+        __mmask16 hit[4];
+        for (int j = 0; j < 4; j++)
+            hit[j] = _mm512_cmp_ps_mask(_mm512_loadu_ps(x + i + 16 * j), bound, _CMP_GE_OQ);
+        uint64_t bits = hit[0] | (uint64_t)hit[1] << 16 | (uint64_t)hit[2] << 32 | (uint64_t)hit[3] << 48;
         for (; bits; bits &= bits - 1, found++)
             if (found < room)
                 out[found] = i + __builtin_ctzll(bits);
+    }
+    for (; i < n; i += 16) {
+        const __mmask16 in = pl_first(n - i);
+        uint32_t bits = _mm512_mask_cmp_ps_mask(in, _mm512_maskz_loadu_ps(in, x + i), bound, _CMP_GE_OQ);
+        for (; bits; bits &= bits - 1, found++)
+            if (found < room)
+                out[found] = i + __builtin_ctz(bits);
     }
     return found;
 }

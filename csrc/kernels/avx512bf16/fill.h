@@ -6,5 +6,6 @@
 
 void pl_fill_attend_avx512bf16(pl_kernels *k); /* keys and values in bf16 */
 void pl_fill_matmul_avx512bf16(pl_kernels *k); /* BF16 weights */
+void pl_fill_peak_avx512bf16(pl_kernels *k);   /* peak */
 
 #endif

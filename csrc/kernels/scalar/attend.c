@@ -31,7 +31,8 @@ static inline void store(void *p, ptrdiff_t i, float x, pl_kv_type type)
 /* Where the scales of block 0 and this slot stand in a page of keys (of values), and how far apart blocks are. */
 static inline float *key_scale(const void *k, int dk, int slot)
 {
-    return (float *)((char *)k + (ptrdiff_t)dk * PL_PAGE) + (ptrdiff_t)(slot / SLOTS) * BLOCKS(dk) * SLOTS + slot % SLOTS;
+    return (float *)((char *)k + (ptrdiff_t)dk * PL_PAGE) + (ptrdiff_t)(slot / SLOTS) * BLOCKS(dk) * SLOTS +
+           slot % SLOTS;
 }
 
 static inline float *value_scale(const void *v, int dv, int slot)
@@ -61,7 +62,8 @@ static void append_int8(const float *k, const float *v, int dk, int dv, int slot
     int8_t *value = (int8_t *)vpage + (ptrdiff_t)slot * dv;
     float *ks = key_scale(kpage, dk, slot), *vs = value_scale(vpage, dv, slot);
     for (int d = 0; d < dk; d += PL_BLOCK)
-        ks[d / PL_BLOCK * SLOTS] = encode(k + d, dk - d < PL_BLOCK ? dk - d : PL_BLOCK, key + (ptrdiff_t)d * SLOTS, SLOTS);
+        ks[d / PL_BLOCK * SLOTS] =
+            encode(k + d, dk - d < PL_BLOCK ? dk - d : PL_BLOCK, key + (ptrdiff_t)d * SLOTS, SLOTS);
     for (int d = 0; d < dv; d += PL_BLOCK)
         vs[d / PL_BLOCK * PL_PAGE] = encode(v + d, dv - d < PL_BLOCK ? dv - d : PL_BLOCK, value + d, 1);
 }

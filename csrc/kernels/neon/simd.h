@@ -1,0 +1,62 @@
+/* Small inline helpers of the NEON kernels. */
+#ifndef PL_NEON_SIMD_H
+#define PL_NEON_SIMD_H
+
+#include <arm_neon.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "../kernels.h"
+
+/* Inlined always: shapes and counts are constants at every call, so that each format gets code of its own. */
+#define PL_INLINE static inline __attribute__((always_inline))
+
+/* Four halves -> float32: f16, and bf16 */
+PL_INLINE float32x4_t pl_load_f16(const void *p)
+{
+    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
+}
+
+PL_INLINE float32x4_t pl_load_bf16(const void *p)
+{
+    return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
+}
+
+/* Eight bytes -> float32, unsigned and signed */
+PL_INLINE void pl_load_u8(const void *p, float32x4_t v[2])
+{
+    const uint16x8_t w = vmovl_u8(vld1_u8(p));
+    v[0] = vcvtq_f32_u32(vmovl_u16(vget_low_u16(w)));
+    v[1] = vcvtq_f32_u32(vmovl_high_u16(w));
+}
+
+PL_INLINE void pl_load_i8(const void *p, float32x4_t v[2])
+{
+    const int16x8_t w = vmovl_s8(vld1_s8(p));
+    v[0] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(w)));
+    v[1] = vcvtq_f32_s32(vmovl_high_s16(w));
+}
+
+/* The last n floats of a row, 0 < n < 4, and zeros. */
+PL_INLINE float32x4_t pl_load_first(const float *p, int n)
+{
+    float part[4] = {0};
+    for (int i = 0; i < n; i++)
+        part[i] = p[i];
+    return vld1q_f32(part);
+}
+
+PL_INLINE void pl_store_first(float *p, float32x4_t v, int n)
+{
+    float part[4];
+    vst1q_f32(part, v);
+    for (int i = 0; i < n; i++)
+        p[i] = part[i];
+}
+
+/* ---- this folder's parts of the matrix family, put together by matmul.c ---------------------------------------- */
+
+void pl_fill_matmul_int_neon(pl_kernels *k);
+void pl_fill_matmul_float_neon(pl_kernels *k);
+
+#endif

@@ -1,0 +1,215 @@
+"""The phases of a model's life, each timed beside the limits of the same moment.
+
+Prompts are random token ids, new ones every time: no cache can know them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pellucid.bench import work
+from pellucid.bench.limits import Limits, Prober
+from pellucid.bench.work import Cost, Part, Pass, Work
+from pellucid.context import Context
+from pellucid.model import Model
+
+__all__ = ["Bench", "Op", "Phase", "Run", "phases"]
+
+STEPS = 64  # tokens of a decode phase
+DEMO_PROMPT, DEMO_TOKENS = 5, 100
+COLD_PROMPT = "The capital of France is"
+
+_COLD = """
+import json, sys
+from pellucid import Model
+source, prompt, options = json.loads(sys.argv[1])
+with Model.load(source, **options) as model:
+    next(iter(model.stream(prompt, max_tokens=1, temperature=0)))
+    print("token", flush=True)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Something to time. run: does it once -> seconds. passes: the forward passes it takes; None: not compared with a
+    limit. tokens: of which tokens/s are counted."""
+
+    name: str
+    about: str
+    tokens: int
+    passes: list[Pass] | None
+    run: Callable[[], float]
+
+
+@dataclass(slots=True)
+class Run:
+    """What was measured of a phase: seconds of each repetition, and its limit from the limits around it."""
+
+    phase: Phase
+    work: Work | None
+    seconds: list[float] = field(default_factory=list)
+    limit_seconds: list[float] = field(default_factory=list)
+    memory_bound: list[bool] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """The operations of one name in one pass: how many, their nanoseconds together, the least they have to do."""
+
+    phase: str
+    kind: str
+    name: str
+    count: int
+    ns: int
+    work: Work
+
+
+class Bench:
+    """Times a loaded model. seed: of the prompts."""
+
+    def __init__(self, model: Model, seed: int = 0) -> None:
+        self.model = model
+        self.engine = model._open()
+        self.info = model.info()
+        self._rng = np.random.default_rng(seed)
+        self._deep: dict[int, Context] = {}
+        groups = self.engine.plan.caches
+        numbers = sum(g.n_layers * g.n_kv * (g.dk + g.dv) for g in groups)
+        self.cost = Cost(
+            kv=self.info.kv,
+            kv_bytes=self.info.cache_bytes_per_token / max(numbers, 1),
+            terms=2 if self.info.precision == "high" else 1,
+        )
+
+    def ids(self, n: int) -> list[int]:
+        """n random tokens."""
+        return self._rng.integers(0, self.info.vocab, n).tolist()
+
+    # ---- runs: each does its phase once and returns seconds -----------------------------------------------------
+
+    def prefill(self, n: int) -> float:
+        """From n tokens to the first new one."""
+        return self._generate(self.ids(n), 1).timings.prefill
+
+    def decode(self, depth: int, n: int) -> float:
+        """n tokens, one after another, the first of them computed at slot `depth` + 1."""
+        if depth not in self._deep:
+            self._deep[depth] = self.model.context()
+            self._deep[depth].append(self.ids(depth))
+        done = self._deep[depth].fork().generate(self.ids(1), max_tokens=n + 1, temperature=0, ignore_eos=True)
+        return done.timings.decode
+
+    def together(self, sequences: int, n: int) -> float:
+        """n tokens of each of several sequences, side by side."""
+        prompts = [self.ids(1) for _ in range(sequences)]
+        done = self.model.generate(prompts, max_tokens=n + 1, temperature=0, ignore_eos=True)
+        return max(one.timings.decode for one in done)
+
+    def demonstration(self, cache: bool) -> float:
+        """A short prompt and 100 tokens; without the cache everything is computed again for each."""
+        t = self._generate(self.ids(DEMO_PROMPT), DEMO_TOKENS, cache=cache).timings
+        return t.prefill + t.decode
+
+    def cold_start(self) -> float:
+        """A new process, from its start to the first token of a short prompt."""
+        info = self.info
+        prompt: Any = COLD_PROMPT if self.model.tokenizer is not None else self.ids(DEMO_PROMPT)
+        options = {"threads": info.threads, "isa": info.isa, "kv": info.kv, "precision": info.precision}
+        start = time.perf_counter()
+        command = [sys.executable, "-c", _COLD, json.dumps([info.path, prompt, options])]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            seconds = time.perf_counter() - start
+        if line != b"token\n":
+            raise RuntimeError(f"a new process could not generate from {info.path} (exit code {process.returncode})")
+        return seconds
+
+    def _generate(self, ids: list[int], n: int, **options: Any) -> Any:
+        return self.model.generate(ids, max_tokens=n, temperature=0, ignore_eos=True, **options)
+
+    # ---- all of it -----------------------------------------------------------------------------------------------
+
+    def measure(
+        self, chosen: Sequence[Phase], prober: Prober, repeat: int, progress: Callable[[str], None]
+    ) -> tuple[list[Run], list[Limits]]:
+        """Runs the phases `repeat` times, a round of all at a time, with limits before and after each."""
+        runs = [Run(p, None if p.passes is None else self.count(p.passes)) for p in chosen]
+        limits = [prober.measure()]
+        for round in range(repeat):
+            for run in runs:
+                progress(f"{round + 1}/{repeat} {run.phase.name}")
+                run.seconds.append(run.phase.run())
+                limits.append(prober.measure())
+                if run.work is not None:
+                    times = run.work.seconds(Limits.better(*limits[-2:]), self.info.huge_pages)
+                    run.limit_seconds.append(max(times))
+                    run.memory_bound.append(times[0] >= times[1])
+        return runs, limits
+
+    def count(self, passes: Sequence[Pass]) -> Work:
+        """The least that passes of this model have to do."""
+        return work.count(self.engine.plan, passes, self.cost)
+
+    def operations(self, repeat: int = 5) -> list[Op]:
+        """Time by operation of a decode step at depth 0 and of a prefill of a whole pass: of each the fastest pass.
+        Every operation runs on its own here, so the sum is a little more than a pass takes."""
+        from pellucid import _engine
+
+        plan, found = self.engine.plan, []
+        out = np.empty((1, self.info.vocab), np.float32)
+        rows = min(self.engine.max_rows, self.model.context_length)
+        for name, n in (("decode", 1), ("prefill", rows)):
+            best = None
+            for _ in range(repeat + 1):
+                sequence = _engine.Sequence(self.engine)
+                part = (sequence, np.array(self.ids(n), np.int32), n - 1)
+                _, ns = self.engine.observe([part], times=True, out=out)
+                best = ns if best is None or ns.sum() < best.sum() else best
+            assert best is not None
+            groups: dict[tuple[str, str], list[int]] = {}
+            for i, op in enumerate(plan.ops):
+                groups.setdefault((op.kind.name.lower(), op.name), []).append(i)
+            for (kind, op_name), numbers in groups.items():
+                least = sum((work.count(plan, [[Part(0, n, 1)]], self.cost, i) for i in numbers), Work())
+                found.append(Op(name, kind, op_name, len(numbers), int(best[numbers].sum()), least))
+        return found
+
+
+def phases(bench: Bench) -> list[Phase]:
+    """The phases that fit the model's context."""
+    rows = bench.engine.max_rows
+    found: list[tuple[int, Phase]] = []  # with the context that each needs
+
+    def add(need: int, *fields: Any) -> None:
+        found.append((need, Phase(*fields)))
+
+    for n in (512, 4096):
+        passes: list[Pass] = work.prefill_passes(n, rows)
+        add(n, f"prefill {n}", f"a prompt of {n} tokens, to the first new one", n, passes, partial(bench.prefill, n))
+    for depth in (0, 4096):
+        passes = work.decode_passes(depth + 1, STEPS)
+        about = f"one token at a time after {depth}"
+        add(depth + STEPS + 2, f"decode at {depth}", about, STEPS, passes, partial(bench.decode, depth, STEPS))
+    for n in (4, 16):
+        passes = work.decode_passes(1, STEPS, n)
+        about = f"one token of each of {n} sequences at a time"
+        add(STEPS + 2, f"{n} sequences", about, STEPS * n, passes, partial(bench.together, n, STEPS))
+    need = DEMO_PROMPT + DEMO_TOKENS
+    passes = [[Part(0, DEMO_PROMPT, 1)], *work.decode_passes(DEMO_PROMPT, DEMO_TOKENS - 1)]
+    about = "a short prompt and 100 tokens"
+    add(need, "100 tokens", about, DEMO_TOKENS, passes, partial(bench.demonstration, True))
+    passes = [[Part(0, DEMO_PROMPT + i, 1)] for i in range(DEMO_TOKENS)]
+    about = "the same, everything computed again for each token"
+    add(need, "100 tokens, no cache", about, DEMO_TOKENS, passes, partial(bench.demonstration, False))
+    add(DEMO_PROMPT + 1, "cold start", "a new process, to its first token", 1, None, bench.cold_start)
+    return [phase for need, phase in found if need <= bench.model.context_length]

@@ -1,0 +1,127 @@
+"""What a pass must do at least: bytes to read and operations to compute, counted off the plan.
+
+Bytes: every matrix that a pass uses once, as the model file stores it; of the embedding a row per token; the keys and
+values that its rows see, once per sequence and layer. Operations: two per product. Activations, norms and what is
+written to the cache are not counted: they stay in the processor's caches, or are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pellucid.bench.limits import Limits
+from pellucid.plan import CacheGroup, Kind, Matrix, Op, Plan
+
+__all__ = ["Cost", "Part", "Pass", "Work", "count", "decode_passes", "prefill_passes"]
+
+_KV_OPERATIONS = {"f32": "f32", "f16": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+class Part(NamedTuple):
+    """Rows of one sequence in one pass: slots start .. start + n - 1, and how many of them ask for logits."""
+
+    start: int
+    n: int
+    wants: int
+
+
+Pass = Sequence[Part]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Bytes read, and operations by the type they are computed in: "int8", "bf16", "f32"."""
+
+    bytes: int = 0
+    operations: dict[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: Work) -> Work:
+        kinds = {**self.operations, **other.operations}
+        return Work(
+            self.bytes + other.bytes,
+            {kind: self.operations.get(kind, 0) + other.operations.get(kind, 0) for kind in kinds},
+        )
+
+    def seconds(self, limits: Limits, huge: bool) -> tuple[float, float]:
+        """The least time that reading takes, and that computing takes. Neither hides the other's start: the limit of
+        the whole is the larger of the two."""
+        compute = sum(n / (limits.peak(kind) * 1e9) for kind, n in self.operations.items())
+        return self.bytes / (limits.read(huge) * 1e9), compute
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """How a model was loaded. kv: the cache's type; kv_bytes: bytes of a cached number; terms: of int8 activations."""
+
+    kv: str
+    kv_bytes: float
+    terms: int
+
+
+def prefill_passes(n: int, rows: int, start: int = 0) -> list[Pass]:
+    """n tokens of one sequence, `rows` a pass; the last asks for logits."""
+    ends = [min(at + rows, n) for at in range(0, n, rows)]
+    return [[Part(start + at, end - at, int(end == n))] for at, end in zip(range(0, n, rows), ends)]
+
+
+def decode_passes(depth: int, n: int, sequences: int = 1) -> list[Pass]:
+    """n tokens of each of `sequences` sequences side by side, the first of them at slot `depth`."""
+    return [[Part(depth + i, 1, 1)] * sequences for i in range(n)]
+
+
+def count(plan: Plan, passes: Iterable[Pass], cost: Cost, op: int | None = None) -> Work:
+    """What the passes must do at least; of one operation alone where `op` names it."""
+    ops = plan.ops if op is None else [plan.ops[op]]
+    total, operations = 0, {"int8": 0, "bf16": 0, "f32": 0}
+    for parts in passes:
+        rows, wants = sum(p.n for p in parts), sum(p.wants for p in parts)
+        for o in ops:
+            if o.kind == Kind.ATTEND:
+                group = plan.caches[o.cache]
+                total += round(_keys(group, parts) * group.n_kv * (group.dk + group.dv) * cost.kv_bytes)
+                products = _scores(group, parts) * group.n_q * (group.dk + group.dv)
+                operations[_KV_OPERATIONS[cost.kv]] += 2 * products
+                continue
+            for m in _matrices(plan, o):
+                if o.kind == Kind.EMBED:
+                    total += rows * (m.data.size // m.rows)
+                    continue
+                n = wants if o.kind == Kind.HEAD else rows
+                if not n:
+                    continue
+                kind = _computed_in(m)
+                terms = 1 if kind != "int8" else 2 if o.kind == Kind.HEAD else cost.terms
+                total += m.data.size
+                operations[kind] += 2 * n * m.rows * m.k * terms
+    return Work(total, {kind: n for kind, n in operations.items() if n})
+
+
+def _matrices(plan: Plan, op: Op) -> list[Matrix]:
+    return [plan.matrices[s.matrix] for s in plan.segments[op.seg : op.seg + op.n_seg]]
+
+
+def _computed_in(m: Matrix) -> str:
+    return {"F32": "f32", "F16": "f32", "BF16": "bf16"}.get(m.type, "int8")
+
+
+def _first(group: CacheGroup, slot: int) -> int:
+    return max(0, slot - group.window + 1) if group.window else 0
+
+
+def _keys(group: CacheGroup, parts: Pass) -> int:
+    """Slots that the rows of each part see together."""
+    return sum(p.start + p.n - _first(group, p.start) for p in parts)
+
+
+def _scores(group: CacheGroup, parts: Pass) -> int:
+    """Pairs of a row and a slot that it sees."""
+    total = 0
+    for p in parts:
+        end = p.start + p.n
+        if not group.window or end <= group.window:
+            total += (p.start + 1 + end) * p.n // 2
+        else:
+            total += sum(min(slot + 1, group.window) for slot in range(p.start, end))
+    return total

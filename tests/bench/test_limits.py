@@ -1,0 +1,74 @@
+"""The probes: every tier has them, figures are possible ones, and huge pages are claimed only where they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pellucid import _engine
+from pellucid._kernels.machine import arena_probe
+from pellucid.bench.limits import Limits, Prober, last_cache
+from pellucid.errors import IsaError
+
+SIZE = 8 << 20
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_limits_are_possible(isa: str, threads: int) -> None:
+    prober = Prober(isa, threads, SIZE)
+    found = prober.measure()
+    huge = arena_probe(SIZE, touch=False)
+    assert huge is not None and prober.huge == huge["huge"] == (found.read_2m is not None)
+    assert (found.bf16 is not None) == (isa == "avx512bf16")
+    for value in found.values():
+        assert value is None or 0.05 < value < 1e5  # GB/s or Gop/s; no machine of today is outside
+
+
+def test_counts(isa: str) -> None:
+    probe = _engine.Probe(isa=isa, threads=2, size=SIZE)
+    for rounds in (1, 3):
+        done, ns = probe.run("read_4k", rounds)
+        assert round(done) == SIZE * rounds and ns > 0
+    for kind in ("int8", "f32"):  # as much again for as many rounds again
+        assert probe.run(kind, 500)[0] * 2 == pytest.approx(probe.run(kind, 1000)[0], rel=1e-9)
+
+
+def test_threads_share_what_is_read() -> None:
+    for threads in (1, 2, 3):
+        probe = _engine.Probe(isa="scalar", threads=threads, size=SIZE)
+        assert round(probe.run("read_4k", 1)[0]) == SIZE
+        one, _ = _engine.Probe(isa="scalar", threads=1, size=SIZE).run("f32", 1000)
+        assert probe.run("f32", 1000)[0] == pytest.approx(one * threads)
+
+
+def test_wrong_arguments() -> None:
+    with pytest.raises(IsaError):
+        _engine.Probe(isa="dance", threads=1, size=SIZE)
+    for threads, size in ((0, SIZE), (2000, SIZE), (1, 0), (1, -1)):
+        with pytest.raises(ValueError, match="out of range"):
+            _engine.Probe(isa="scalar", threads=threads, size=size)
+    probe = _engine.Probe(isa="scalar", threads=1, size=SIZE)
+    assert not probe.has("bf16")
+    for kind, rounds in (("bf16", 1), ("f32", 0), ("read_4k", -1), ("dance", 1)):
+        with pytest.raises(ValueError):
+            probe.run(kind, rounds)
+
+
+def test_last_cache(tmp_path: Path) -> None:
+    assert last_cache(tmp_path) is None
+    for i, text in enumerate(("32K\n", "512K\n", "16M\n", "nonsense\n")):
+        folder = tmp_path / "sys/devices/system/cpu/cpu0/cache" / f"index{i}"
+        folder.mkdir(parents=True)
+        (folder / "size").write_text(text)
+    assert last_cache(tmp_path) == 16 << 20
+
+
+def test_better_and_peak() -> None:
+    a, b = Limits(10.0, None, 100.0, None, 50.0), Limits(12.0, None, 90.0, None, 60.0)
+    best = Limits.better(a, b)
+    assert best == Limits(12.0, None, 100.0, None, 60.0)
+    assert (best.read(True), best.read(False)) == (12.0, 12.0)
+    assert best.peak("bf16") == 60.0  # without an instruction it runs as float32
+    assert Limits(10.0, 20.0, 100.0, 80.0, 50.0).read(True) == 20.0
+    assert Limits(10.0, 20.0, 100.0, 80.0, 50.0).peak("bf16") == 80.0

@@ -1,0 +1,303 @@
+"""Keys and values: reference counts, copy on write, windows that let go, and passes that fail or are cancelled."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pellucid import Model, _engine
+from pellucid.errors import ContextFullError, NumericsError
+from tests.engine import models
+from tests.engine.models import Load, extend, ids_for, rows, same, sequence
+from tests.reference import tiny
+
+PAGE = 64
+
+
+def used(model: Model) -> int:
+    gc.collect()
+    return model._engine.info()["cache_bytes_used"]
+
+
+def page_bytes(model: Model) -> int:
+    """Of one page of all groups together."""
+    width = {"f32": 4, "f16": 2, "bf16": 2}[model.info().kv]
+    return sum(c.n_layers * c.n_kv * (c.dk + c.dv) * width * PAGE for c in model._engine.plan.caches)
+
+
+def test_memory_returns(load: Load) -> None:
+    model = load("llama_gqa", threads=1)
+    start, page = used(model), page_bytes(model)
+    assert start == 0
+    a = model.context()
+    assert used(model) == 0
+    a.append(ids_for(model._engine, 65))
+    assert used(model) == 2 * page
+    b = a.fork()
+    c = b.fork()
+    assert used(model) == 2 * page
+    b.append([1])  # writes on the second page alone
+    assert used(model) == 3 * page
+    c.append([1] * 64)
+    assert used(model) == 5 * page
+    a.rewind(64)
+    assert used(model) == 4 * page
+    del a
+    assert used(model) == 4 * page  # the first page is shared by the two others
+    b.rewind(0)
+    assert used(model) == 3 * page
+    del b, c
+    assert used(model) == 0
+    model.logits([ids_for(model._engine, 200), [1, 2]])
+    model.generate([[1, 2, 3], [4, 5]], max_tokens=5, temperature=0)
+    assert used(model) == 0
+    assert model._engine.info()["cache_bytes"] > 0  # kept for the next
+
+
+def test_streams_that_are_dropped_give_back(load: Load) -> None:
+    model = load("llama_gqa", threads=1)
+    before = used(model)
+    stream = model.stream([1, 2, 3], max_tokens=100)
+    next(iter(stream))
+    assert used(model) > before
+    del stream
+    assert used(model) == before
+
+
+def test_memory_of_a_closed_model(folder: Path) -> None:
+    """A context keeps what it uses; nothing breaks when it goes after its model."""
+    model = Model.load(models.write(folder, "gemma3"), threads=2)
+    contexts = [model.context() for _ in range(3)]
+    for context in contexts:
+        context.append([1, 2, 3])
+    fork = contexts[0].fork()
+    model.close()
+    del model
+    gc.collect()
+    del contexts
+    gc.collect()
+    assert fork.length == 3
+    del fork
+    gc.collect()
+
+
+def test_pages_are_zero_again(load: Load) -> None:
+    """Tokens of a sequence that is gone leave nothing in the pages that the next one gets."""
+    engine = load("llama_gqa", threads=1)._engine
+    ids = ids_for(engine, 70)
+    expected = rows(engine, sequence(engine), ids)
+    for n in (600, 64, 1):
+        s = sequence(engine, ids_for(engine, n, seed=n))
+        del s
+        assert same(rows(engine, sequence(engine), ids), expected)
+
+
+# ---- windows --------------------------------------------------------------------------------------------------
+
+
+def group_bytes(model: Model) -> dict[int, int]:
+    """Bytes of a page by window."""
+    width = {"f32": 4, "f16": 2, "bf16": 2}[model.info().kv]
+    return {c.window: c.n_layers * c.n_kv * (c.dk + c.dv) * width * PAGE for c in model._engine.plan.caches}
+
+
+def test_windows_let_go(load: Load) -> None:
+    model = load("gemma3", threads=1)
+    engine, pages = model._engine, group_bytes(load("gemma3", threads=1))
+    assert set(pages) == {0, 8}
+    start = used(model)
+    s = sequence(engine)
+    ids = ids_for(engine, 1000)
+    for chunk in (1, 7, 64, 200):
+        s.rewind(0)
+        for at in range(0, len(ids), chunk):
+            extend(engine, s, ids[at : at + chunk])
+            tokens = min(at + chunk, len(ids))
+            whole = -(-tokens // PAGE)
+            # The window's 8 tokens and the slack of a page lie in at most 3 pages, and the pass' own come on top.
+            local = min(whole, 3 + -(-chunk // PAGE))
+            assert used_now(engine) - start <= whole * pages[0] + local * pages[8], (
+                f"{tokens} tokens in chunks of {chunk}"
+            )
+    del s
+    assert used(model) == start
+
+
+def used_now(engine: Any) -> int:
+    return engine.info()["cache_bytes_used"]
+
+
+@pytest.mark.parametrize("window", [1, 8, 64, 65, 100])
+def test_rewinding_over_what_a_window_let_go(load: Load, window: int) -> None:
+    model = load("gemma3", "F32", {"window": window}, threads=1)
+    engine = model._engine
+    ids = ids_for(engine, 400)
+    expected = rows(engine, sequence(engine), ids)
+    for back in (399, 390, 350, 336, 320, 300, 257, 256, 200, 128, 64, 10, 0):
+        s = sequence(engine, ids)
+        n = s.rewind(back)
+        assert n in (0, back)
+        if back >= 400 - PAGE:
+            assert n == back  # what speculation and a chat's last turn need is always there
+        assert same(rows(engine, s, ids[n:]), expected[n:]), f"rewound to {back}"
+        # and the context says the length that was asked for, whatever is computed
+        context = model.context()
+        context.append(ids)
+        context.rewind(back)
+        assert context.length == back and context.ids == ids[:back]
+        if back:
+            context.append(ids[back:])
+            fork = context.fork()
+            assert same(rows(engine, fork._sequence, ids[:5]), rows(engine, sequence(engine, ids), ids[:5]))
+
+
+def test_forks_over_windows(load: Load) -> None:
+    engine = load("gemma3", threads=1)._engine
+    ids = ids_for(engine, 500)
+    expected = rows(engine, sequence(engine), ids)
+    start = used_now(engine)
+    s = sequence(engine, ids[:150])
+    forks = [s.fork() for _ in range(4)]
+    extend(engine, s, ids[150:450])
+    for i, fork in enumerate(forks):
+        extend(engine, fork, ids[150 : 160 + 80 * i])
+    again = [fork.fork() for fork in forks]
+    del s, forks
+    for i, fork in enumerate(again):
+        n = 160 + 80 * i
+        assert same(rows(engine, fork, ids[n:]), expected[n:])
+    del fork, again
+    gc.collect()
+    assert used_now(engine) == start
+
+
+# ---- passes that fail -----------------------------------------------------------------------------------------
+
+BAD = 5  # a token whose embedding is not finite
+
+
+@pytest.fixture(
+    scope="module", params=[("llama_gqa", "F32"), ("gemma3", "F32"), ("narrow", "all")], ids=["llama", "gemma", "mixed"]
+)
+def broken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model with one such token (an untied embedding, so that only what holds the token is affected)."""
+    name, mix = request.param
+    path = tmp_path_factory.mktemp("broken") / "model.gguf"
+    encode = models.encoder(mix)
+
+    def spoil(tensor: str, value: Any) -> Any:
+        if tensor == "token_embd.weight":
+            value = value.copy()
+            value[BAD, 3] = np.nan
+            return value, None
+        return encode(tensor, value)
+
+    tiny.write_gguf(replace(models.BY_NAME[name], tied=False), path, context=models.CONTEXT, encode=spoil)
+    with Model.load(path, threads=2) as model:
+        yield model
+
+
+def test_a_failed_pass_leaves_all_as_it_was(broken: Model, isa: str) -> None:
+    engine = broken._engine
+    ids = [i if i != BAD else 6 for i in ids_for(engine, 100)]
+    expected = rows(engine, sequence(engine), ids)
+    for at in (0, 1, 60, 63, 64, 90):
+        s = sequence(engine, ids[:at])
+        with pytest.raises(NumericsError):
+            rows(engine, s, [*ids[at : at + 3], BAD, 1, 2, 3, BAD])
+        with pytest.raises(NumericsError):
+            engine.forward([(s, np.array([BAD], np.int32), 0)], samplers=[_engine.Sampler()])
+        assert s.length == at
+        for i in range(at, at + 5):  # one by one: what lies in the page behind must not be seen
+            assert same(rows(engine, s, ids[i : i + 1]), expected[i : i + 1]), f"row {i} after a failed pass at {at}"
+        assert same(rows(engine, s, ids[at + 5 :]), expected[at + 5 :])
+
+
+def test_numbers_that_are_none_never_make_a_token(broken: Model) -> None:
+    for options in (
+        {"temperature": 0},
+        {"temperature": 1.0},
+        {"logprobs": 3},
+        {"cache": False},
+        {"logit_bias": {1: 50.0}},
+    ):
+        with pytest.raises(NumericsError):
+            broken.generate([1, BAD], **options)
+    with pytest.raises(NumericsError):
+        broken.logits([1, BAD, 2])
+    with pytest.raises(NumericsError):
+        broken.generate([[1, 2], [1, BAD]], max_tokens=2)
+    context = broken.context()
+    context.append([1, 2, 3])
+    with pytest.raises(NumericsError):
+        context.generate([BAD])
+    assert context.ids == [1, 2, 3]  # what could not be computed is not held
+    forced = {"temperature": 0, "max_tokens": 4, "logit_bias": {BAD: -np.inf}}
+    assert context.generate([4], **forced).ids == broken.generate([1, 2, 3, 4], **forced).ids
+
+
+def test_rewinding_before_a_bad_token(broken: Model) -> None:
+    """Its keys are stored when nobody asks for logits; they are gone with it."""
+    engine = broken._engine
+    s = sequence(engine, [1, 2, 3])
+    extend(engine, s, [BAD, 7, 8])
+    assert s.rewind(3) == 3
+    fresh = rows(engine, sequence(engine), [1, 2, 3, 4, 9, 10, 11])
+    for i, id in ((3, 4), (4, 9), (5, 10), (6, 11)):
+        assert same(rows(engine, s, [id]), fresh[i : i + 1])
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "gemma3"])
+def test_a_cancelled_pass_leaves_all_as_it_was(load: Load, name: str) -> None:
+    """Passes of another thread keep the engine busy, so that a pass waits in the queue when it is cancelled."""
+    model = load(name, threads=1)
+    engine = model._engine
+    ids = ids_for(engine, 400)
+    expected = rows(engine, sequence(engine), ids)
+    slow = load("wide_gemma", "K", isa="scalar", threads=1)
+    busy, over = ids_for(slow._engine, 60), threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            slow.logits(busy)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        s = sequence(engine, ids[:100])
+        cancelled = 0
+        while cancelled < 2:
+            try:
+                engine.forward([(s, np.array(ids[100:], np.int32), 300)], cancel=lambda: True)
+            except _engine.Cancelled:
+                cancelled += 1
+                assert s.length == 100
+            else:
+                s.rewind(0)
+                extend(engine, s, ids[:100])
+        context = model.context()
+        context.append(ids[:50])
+        context.append(ids[50:], cancel=lambda: True, chunk=16)
+        assert context.length == 50  # cancelled: the tokens are not added
+    finally:
+        over.set()
+        thread.join()
+    assert same(rows(engine, s, ids[100:]), expected[100:])
+    assert same(rows(engine, context._sequence, ids[50:]), expected[50:])
+
+
+def test_too_much_for_the_context_computes_nothing(load: Load) -> None:
+    model = load("llama_gqa", threads=1)
+    context = model.context()
+    context.append([1, 2])
+    start = used_now(model._engine)
+    with pytest.raises(ContextFullError) as caught:
+        context.append([1] * models.CONTEXT)
+    assert (caught.value.needed, caught.value.available) == (models.CONTEXT + 2, models.CONTEXT)
+    assert context.length == 2 and used_now(model._engine) == start

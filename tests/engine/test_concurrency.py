@@ -1,0 +1,332 @@
+"""Several users at once: shared models, busy contexts, closing, forks, more threads than cores, Ctrl-C."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pellucid import Model
+from pellucid.errors import ClosedError, ContextBusyError
+from tests.engine import models
+from tests.engine.models import Load, ids_for, same
+
+OPTIONS: dict[str, Any] = {"seed": 3, "max_tokens": 30, "temperature": 1.0}
+
+
+def test_users_of_one_model(load: Load) -> None:
+    model = load("wide_gemma", "K")
+    prompts = [ids_for(model._engine, n, seed=n) for n in (3, 90, 20, 1)]
+    expected = [model.generate(p, **OPTIONS).ids for p in prompts]
+    logits = [model.logits(p) for p in prompts]
+    contexts = [model.context() for _ in prompts]
+
+    def work(i: int) -> bool:
+        ok = model.generate(prompts[i], **OPTIONS).ids == expected[i]
+        ok &= same(model.logits(prompts[i], chunk=11), logits[i])
+        return ok and contexts[i].generate(prompts[i], **OPTIONS).ids == expected[i]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+    assert model._engine.info()["cache_bytes_used"] > 0
+    contexts.clear()
+    gc.collect()
+    assert model._engine.info()["cache_bytes_used"] == 0
+
+
+def test_more_threads_than_cores(load: Load) -> None:
+    one, many = load("wide", "K", threads=1), load("wide", "K", threads=4 * (os.cpu_count() or 1))
+    prompt = ids_for(one._engine, 100)
+    start = time.monotonic()
+    assert many.generate(prompt, **OPTIONS).ids == one.generate(prompt, **OPTIONS).ids
+    assert same(many.logits(prompt), one.logits(prompt))
+    assert time.monotonic() - start < 20  # slower, but no collapse
+
+
+# ---- one user at a time ---------------------------------------------------------------------------------------
+
+
+def test_an_open_stream_holds_its_context(load: Load) -> None:
+    context = load("llama_gqa").context()
+    stream = context.stream([1, 2], **OPTIONS)
+    for _ in range(2):  # before its first token, and after
+        for use in (context.generate, context.append, context.stream):
+            with pytest.raises(ContextBusyError):
+                use([3])
+        with pytest.raises(ContextBusyError):
+            context.rewind(0)
+        with pytest.raises(ContextBusyError):
+            context.fork()
+        next(iter(stream))
+    stream.close()
+    assert context.length == 4  # the prompt and two tokens
+    context.append([3])
+    stream = context.stream([4], **OPTIONS)
+    next(iter(stream))
+    del stream
+    gc.collect()
+    context.append([5])
+    unstarted = context.stream([6], **OPTIONS)
+    del unstarted
+    gc.collect()
+    assert len(list(context.stream([7], max_tokens=3, seed=1))) == 3
+    context.rewind(0)
+
+
+def test_a_second_thread_gets_an_error(load: Load) -> None:
+    """Of many threads that want a context at once, each has it alone or is told so."""
+    context = load("gemma3").context()
+    outcomes: list[str] = []
+
+    def work() -> None:
+        for _ in range(20):
+            try:
+                done = context.generate([1], max_tokens=3, temperature=0)
+                outcomes.append(f"{len(done.ids)} tokens")
+            except ContextBusyError:
+                outcomes.append("busy")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(outcomes) == {"3 tokens", "busy"} and len(outcomes) == 80
+    assert context.length == 4 * outcomes.count("3 tokens")
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "gemma3"])
+def test_closing_under_a_user(folder: Path, name: str) -> None:
+    model = Model.load(models.write(folder, name), threads=2)
+    context, started = model.context(), threading.Event()
+    ended: list[Any] = []
+
+    def work() -> None:
+        try:
+            for _ in model.stream([1, 2, 3], max_tokens=10**6, temperature=0, on_full="stop"):
+                started.set()
+            ended.append("done")
+        except BaseException as e:
+            ended.append(e)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    started.wait(10)
+    model.close()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert ended[0] == "done" or isinstance(ended[0], ClosedError)
+    model.close()
+    uses: list[Any] = [model.info, model.plan, model.context, context.fork]
+    uses += [lambda: model.generate([1]), lambda: model.logits([1]), lambda: context.rewind(0)]
+    uses += [lambda: context.append([1]), lambda: context.generate([1])]
+    for use in uses:
+        with pytest.raises(ClosedError):
+            use()
+    assert context.length == 0
+
+
+def test_cancelling_from_another_thread(load: Load) -> None:
+    """A long prefill ends soon after its event is set; other users are not disturbed."""
+    slow = load("wide_gemma", "K", isa="scalar", threads=1)
+    other = load("llama_gqa")
+    few = {**OPTIONS, "max_tokens": 4}
+    expected = other.generate([1, 2], **few).ids
+    ids = ids_for(slow._engine, 4000)
+    event = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        job = pool.submit(slow.generate, ids, cancel=event, chunk=32, max_tokens=3)
+        time.sleep(0.2)
+        assert other.generate([1, 2], **few).ids == expected  # gets its turn between the chunks
+        assert not job.done()
+        event.set()
+        start = time.monotonic()
+        done = job.result(20)
+        again, event = pool.submit(slow.generate, ids, cancel=(late := threading.Event()), max_tokens=3), late
+        time.sleep(0.2)
+        event.set()  # inside a chunk of 512, which takes seconds
+        assert again.result(20).finish_reason == "cancelled"
+    assert done.finish_reason == "cancelled" and done.ids == []
+    assert time.monotonic() - start < 5
+
+
+# ---- processes ------------------------------------------------------------------------------------------------
+
+
+def _child(path: str, pipe: Any) -> None:
+    with Model.load(path, threads=2) as model:
+        pipe.send(model.generate([1, 2, 3], **OPTIONS).ids)
+        pipe.close()
+
+
+def test_spawned_processes(folder: Path) -> None:
+    path = str(models.write(folder, "llama_gqa"))
+    with Model.load(path, threads=2) as model:
+        expected = model.generate([1, 2, 3], **OPTIONS).ids
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_child, args=(path, theirs))
+    process.start()
+    assert ours.poll(60) and ours.recv() == expected
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def python(code: str, path: Path, timeout: float = 60) -> str:
+    """Runs code in a process of its own, with `model_path` and helpers at hand -> what it printed."""
+    before = f"""
+import os, signal, sys, threading, time
+import numpy as np
+from pellucid import Model
+path = {str(path)!r}
+rng = np.random.default_rng(1)
+def interrupt(after):
+    def work():
+        time.sleep(after)
+        global at
+        at = time.monotonic()
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=work, daemon=True).start()
+def interrupted(fn, after=0.3):
+    interrupt(after)
+    try:
+        fn()
+    except KeyboardInterrupt:
+        assert time.monotonic() - at < 3, time.monotonic() - at
+    else:
+        raise SystemExit("not interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", before + code], capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_forked_child_generates(folder: Path) -> None:
+    """With a model loaded and used before, by several threads; the parent goes on too."""
+    out = python(
+        """
+model = Model.load(path, threads=2)
+context = model.context()
+context.append([1, 2])
+options = dict(seed=3, max_tokens=20, temperature=1.0)
+expected = model.generate([1, 2, 3], **options).ids
+over = threading.Event()
+def work():
+    while not over.is_set():
+        model.logits([1, 2, 3, 4] * 10)
+threads = [threading.Thread(target=work) for _ in range(2)]
+for t in threads: t.start()
+for i in range(6):
+    pid = os.fork()
+    if pid == 0:
+        ok = model.generate([1, 2, 3], **options).ids == expected and context.generate([3], **options).ids == expected
+        if ok and i == 0:
+            inner = os.fork()
+            if inner == 0:
+                os._exit(0 if model.generate([1, 2, 3], **options).ids == expected else 1)
+            ok = os.waitpid(inner, 0)[1] == 0
+        os._exit(0 if ok else 1)
+    assert model.generate([1, 2, 3], **options).ids == expected
+    assert os.waitpid(pid, 0)[1] == 0, "the child failed"
+over.set()
+for t in threads: t.join()
+assert context.generate([3], **options).ids == expected
+print("fine")
+""",
+        models.write(folder, "wide", "K"),
+    )
+    assert out == "fine\n"
+
+
+def test_ctrl_c(folder: Path) -> None:
+    """In a prefill, in a long pass, between the tokens of a stream: at once, and the model goes on."""
+    out = python(
+        """
+model = Model.load(path, threads=1, isa="scalar", context=4096)
+ids = [int(i) for i in rng.integers(0, 300, 4000)]
+few = model.logits(ids[:20])
+context = model.context()
+context.append(ids[:10])
+interrupted(lambda: model.logits(ids))
+interrupted(lambda: model.generate(ids, max_tokens=1))
+interrupted(lambda: context.append(ids[10:]))
+assert context.length == 10
+interrupted(lambda: context.generate(ids[10:], max_tokens=1))
+assert context.length == 10, context.length
+interrupted(lambda: [model.generate(ids[:5], max_tokens=100, seed=1) for _ in range(10**6)])
+interrupted(lambda: context.generate(max_tokens=4000, ignore_eos=True, cache=True))
+held = context.ids
+assert len(held) > 10
+context.rewind(10)
+assert np.array_equal(model.logits(ids[:20]), few)
+a, b = context.generate(ids[10:20], max_tokens=3, seed=1).ids, model.generate(ids[:20], max_tokens=3, seed=1).ids
+assert a == b
+print("fine")
+""",
+        models.write(folder, "wide_gemma", "K"),
+    )
+    assert out == "fine\n"
+
+
+def test_ctrl_c_while_loading(smollm2: Path) -> None:
+    out = python(
+        """
+def once(done, total, what):
+    global at
+    if 0.2 < done / total:
+        at = time.monotonic()
+        os.kill(os.getpid(), signal.SIGINT)
+caught = 0
+for progress in (once, None):
+    try:
+        if progress is None:
+            interrupted(lambda: [Model.load(path, threads=1) for _ in range(50)], 0.5)
+        else:
+            Model.load(path, threads=1, isa="scalar", progress=progress)
+    except KeyboardInterrupt:
+        assert time.monotonic() - at < 2
+    else:
+        assert progress is None, "not interrupted"
+    caught += 1
+def fails(*args):
+    raise ZeroDivisionError
+try:
+    Model.load(path, threads=1, progress=fails)
+except ZeroDivisionError:
+    caught += 1
+model = Model.load(path)
+assert len(model.generate("Hello", max_tokens=2, temperature=0).ids) == 2
+print("fine", caught)
+""",
+        smollm2,
+    )
+    assert out == "fine 3\n"
+
+
+def test_ctrl_c_without_an_own_thread_of_python(folder: Path) -> None:
+    """A thread other than the main one computes: the main one still gets its signal while it waits for it."""
+    out = python(
+        """
+from concurrent.futures import ThreadPoolExecutor
+model = Model.load(path, threads=1, isa="scalar", context=4096)
+ids = [int(i) for i in rng.integers(0, 300, 4000)]
+event = threading.Event()
+pool = ThreadPoolExecutor(1)
+job = pool.submit(model.generate, ids, cancel=event, max_tokens=1)
+interrupted(lambda: job.result())
+event.set()
+assert job.result(10).finish_reason == "cancelled"
+print("fine")
+""",
+        models.write(folder, "wide_gemma", "K"),
+    )
+    assert out == "fine\n"

@@ -1,0 +1,314 @@
+/* Runs single kernels of one tier for a test on another machine: requests come in on stdin, results go out on stdout.
+ * Every array lies between two unmapped pages, at the end or the start of the room between them, so that a kernel that
+ * reads or writes beyond it ends this program. Usage: serve TIER. The other side is tests/kernels/remote.py.
+ *
+ * Request: the head below, n_arrays `array_head`s, then the arrays' bytes. Reply: a double, then all bytes again. */
+#define _GNU_SOURCE
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cpu/detect.h"
+#include "kernels/select.h"
+
+enum { MOST_INTS = 10, MOST_FLOATS = 2, MOST_ARRAYS = 10 };
+
+typedef struct request {
+    char op[16];
+    int64_t n_arrays;
+    int64_t i[MOST_INTS];
+    float f[MOST_FLOATS];
+} request;
+
+typedef struct array_head {
+    int64_t bytes; /* -1: NULL */
+    int64_t place; /* 0: at the end of its room, 1: at the start, -1 - j: array j */
+} array_head;
+
+typedef struct call {
+    const pl_kernels *k;
+    const int64_t *i;
+    const float *f;
+    void **a;
+} call;
+
+static double op_isa(call c)
+{
+    strcpy(c.a[0], c.k->isa);
+    return 0;
+}
+
+static pl_mat matrix(call c)
+{
+    const pl_format *f = pl_format_get((pl_format_id)c.i[0]);
+    return (pl_mat){f, (int)c.i[1], (int)c.i[2], pl_tile_bytes(f, c.i[2]), c.a[0]};
+}
+
+static double op_pack(call c)
+{
+    c.k->pack[c.i[0]](c.a[0], (int)c.i[1], (int)c.i[2], c.a[1]);
+    return 0;
+}
+
+static double op_unpack_row(call c)
+{
+    const pl_mat w = matrix(c);
+    c.k->unpack_row[c.i[0]](&w, (int)c.i[3], c.a[1]);
+    return 0;
+}
+
+static double op_matmul(call c)
+{
+    const pl_mat w = matrix(c);
+    const pl_acts x = {w.k, (int)c.i[6], c.a[2], c.i[7], c.a[3], c.a[4], c.a[5], c.a[6]};
+    for (int64_t times = 0; times < c.i[9]; times++)
+        c.k->matmul[c.i[0]](&w, (int)c.i[3], (int)c.i[4], &x, (int)c.i[5], c.a[1], c.i[8]);
+    return 0;
+}
+
+static double op_quantize(call c)
+{
+    const int k = (int)c.i[0], terms = (int)c.i[1];
+    int8_t *q = c.a[1];
+    int16_t *sums = c.a[3];
+    c.k->quantize(c.a[0], k, terms, q, terms == 2 ? q + k : NULL, c.a[2], sums, terms == 2 ? sums + k / 16 : NULL);
+    return 0;
+}
+
+static double op_to_bf16(call c)
+{
+    c.k->to_bf16(c.a[0], (int)c.i[0], c.a[1]);
+    return 0;
+}
+
+static double op_rms_norm(call c)
+{
+    c.k->rms_norm(c.a[0], c.a[1], (int)c.i[0], c.f[0], c.a[2]);
+    return 0;
+}
+
+static double op_add(call c)
+{
+    c.k->add(c.a[0], c.a[1], (int)c.i[0], c.a[2]);
+    return 0;
+}
+
+static double op_scale(call c)
+{
+    c.k->scale(c.a[0], c.f[0], (int)c.i[0], c.a[1]);
+    return 0;
+}
+
+static double op_glu(call c)
+{
+    c.k->glu[c.i[1]](c.a[0], c.a[1], (int)c.i[0], c.a[2]);
+    return 0;
+}
+
+static double op_rope(call c)
+{
+    c.k->rope(c.a[0], c.a[1], c.a[2], (int)c.i[0], (int)c.i[1]);
+    return 0;
+}
+
+static double op_softcap(call c)
+{
+    c.k->softcap(c.a[0], c.f[0], (int)c.i[0], c.a[1]);
+    return 0;
+}
+
+static double op_page_bytes(call c)
+{
+    int64_t *bytes = c.a[0];
+    bytes[0] = (int64_t)c.k->k_bytes[c.i[0]]((int)c.i[1]);
+    bytes[1] = (int64_t)c.k->v_bytes[c.i[0]]((int)c.i[2]);
+    return 0;
+}
+
+static double op_kv_append(call c)
+{
+    c.k->kv_append[c.i[0]](c.a[0], c.a[1], (int)c.i[1], (int)c.i[2], (int)c.i[3], c.a[2], c.a[3]);
+    return 0;
+}
+
+static double op_attend(call c)
+{
+    const int64_t m = c.i[1], dk = c.i[2], dv = c.i[3];
+    const size_t k_bytes = c.k->k_bytes[c.i[0]]((int)dk), v_bytes = c.k->v_bytes[c.i[0]]((int)dv);
+    for (int64_t page = 0; page < c.i[5]; page++) {
+        const pl_attend_page a = {.m = (int)m,
+                                  .dk = (int)dk,
+                                  .dv = (int)dv,
+                                  .scale = c.f[0],
+                                  .q = c.a[0],
+                                  .q_stride = c.i[4],
+                                  .k = (const char *)c.a[1] + page * (int64_t)k_bytes,
+                                  .v = (const char *)c.a[2] + page * (int64_t)v_bytes,
+                                  .lo = (const int *)c.a[3] + page * m,
+                                  .hi = (const int *)c.a[4] + page * m,
+                                  .top = c.a[5],
+                                  .sum = c.a[6],
+                                  .acc = c.a[7]};
+        c.k->attend[c.i[0]](&a);
+    }
+    return 0;
+}
+
+static double op_attend_merge(call c)
+{
+    float *top_a = c.a[0], *sum_a = c.a[1], *acc_a = c.a[2];
+    const float *top_b = c.a[3], *sum_b = c.a[4], *acc_b = c.a[5];
+    const int64_t dv = c.i[1];
+    for (int64_t r = 0; r < c.i[0]; r++)
+        c.k->attend_merge(top_a + r, sum_a + r, acc_a + r * dv, top_b[r], sum_b[r], acc_b + r * dv, (int)dv);
+    return 0;
+}
+
+static double op_max(call c)
+{
+    return c.k->max(c.a[0], (int)c.i[0]);
+}
+
+static double op_sum_exp(call c)
+{
+    return c.k->sum_exp(c.a[0], (int)c.i[0], c.f[0], c.f[1]);
+}
+
+static double op_collect(call c)
+{
+    return c.k->collect(c.a[0], (int)c.i[0], c.f[0], c.a[1], (int)c.i[1]);
+}
+
+static double op_softmax(call c)
+{
+    c.k->softmax(c.a[0], (int)c.i[0]);
+    return 0;
+}
+
+static double op_exp(call c)
+{
+    c.k->exp(c.a[0], (int)c.i[0], c.a[1]);
+    return 0;
+}
+
+static double op_peak_read(call c)
+{
+    *(uint64_t *)c.a[1] = c.k->peak.read(c.a[0], (size_t)c.i[0]);
+    return 0;
+}
+
+static double op_peak_i8(call c)
+{
+    return c.k->peak.i8(c.i[0]);
+}
+
+static double op_peak_f32(call c)
+{
+    return c.k->peak.f32(c.i[0]);
+}
+
+static const struct {
+    const char *name;
+    double (*run)(call c);
+} ops[] = {
+    {"isa", op_isa},
+    {"pack", op_pack},
+    {"unpack_row", op_unpack_row},
+    {"matmul", op_matmul},
+    {"quantize", op_quantize},
+    {"to_bf16", op_to_bf16},
+    {"rms_norm", op_rms_norm},
+    {"add", op_add},
+    {"scale", op_scale},
+    {"glu", op_glu},
+    {"rope", op_rope},
+    {"softcap", op_softcap},
+    {"page_bytes", op_page_bytes},
+    {"kv_append", op_kv_append},
+    {"attend", op_attend},
+    {"attend_merge", op_attend_merge},
+    {"max", op_max},
+    {"sum_exp", op_sum_exp},
+    {"collect", op_collect},
+    {"softmax", op_softmax},
+    {"exp", op_exp},
+    {"peak_read", op_peak_read},
+    {"peak_i8", op_peak_i8},
+    {"peak_f32", op_peak_f32},
+};
+
+static void stop(const char *why)
+{
+    fprintf(stderr, "serve: %s\n", why);
+    exit(2);
+}
+
+static void receive(void *to, size_t n)
+{
+    if (n && fread(to, n, 1, stdin) != 1)
+        stop("a request ends early");
+}
+
+/* Room for `bytes` between two unmapped pages. */
+typedef struct room {
+    char *area, *data;
+    size_t size;
+} room;
+
+static room make_room(array_head h)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = (size_t)h.bytes;
+    const size_t middle = bytes ? (bytes + page - 1) / page * page : page;
+    room r = {.size = middle + 2 * page};
+    r.area = mmap(NULL, r.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (r.area == MAP_FAILED || mprotect(r.area + page, middle, PROT_READ | PROT_WRITE))
+        stop("no memory");
+    r.data = r.area + page + (h.place == 0 ? middle - bytes : 0);
+    return r;
+}
+
+static void answer(const pl_kernels *k, const request *q)
+{
+    array_head head[MOST_ARRAYS];
+    room rooms[MOST_ARRAYS];
+    void *a[MOST_ARRAYS] = {0};
+    if (q->n_arrays < 0 || q->n_arrays > MOST_ARRAYS)
+        stop("too many arrays");
+    receive(head, (size_t)q->n_arrays * sizeof *head);
+    for (int64_t j = 0; j < q->n_arrays; j++) {
+        if (head[j].place < 0) {
+            a[j] = a[-1 - head[j].place];
+        } else if (head[j].bytes >= 0) {
+            rooms[j] = make_room(head[j]);
+            a[j] = rooms[j].data;
+            receive(a[j], (size_t)head[j].bytes);
+        }
+    }
+    size_t op = 0;
+    while (op < sizeof ops / sizeof *ops && strncmp(ops[op].name, q->op, sizeof q->op))
+        op++;
+    if (op == sizeof ops / sizeof *ops)
+        stop("unknown kernel");
+    const double result = ops[op].run((call){k, q->i, q->f, a});
+    fwrite(&result, sizeof result, 1, stdout);
+    for (int64_t j = 0; j < q->n_arrays; j++)
+        if (head[j].place >= 0 && head[j].bytes >= 0) {
+            fwrite(a[j], 1, (size_t)head[j].bytes, stdout);
+            munmap(rooms[j].area, rooms[j].size);
+        }
+    fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+    const pl_kernels *k = argc == 2 ? pl_kernels_get(pl_isa_find(argv[1])) : NULL;
+    request q;
+    if (!k)
+        stop("usage: serve TIER, one that this program holds and this processor runs");
+    while (fread(&q, sizeof q, 1, stdin) == 1)
+        answer(k, &q);
+    return 0;
+}

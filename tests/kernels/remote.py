@@ -1,0 +1,270 @@
+"""Kernels of a foreign processor: a program of csrc's kernels, cross-compiled, under an emulator (neon/serve.c).
+
+`Machine.patches` are the functions of `pellucid._kernels`, which hand calls for the machine's tier to it and leave
+all others to the original: so the tests of the tiers at hand are those of the foreign one too.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+import setup
+from pellucid._kernels import attend, rows, vocab, weights
+
+Array = np.ndarray[Any, Any]
+ROOT = Path(__file__).resolve().parent.parent.parent
+COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+FORMATS = list(weights.formats())
+PARTS = ("formats", "kernels", "kernels/scalar")  # of csrc, besides the tier and cpu/detect.c
+PAGE = 4096
+_HEAD, _ARRAY = struct.Struct("<16sq10q2f"), struct.Struct("<qq")
+
+
+def need(program: str) -> str:
+    """The program's path; an error that says which packages hold what is needed."""
+    path = shutil.which(program)
+    if path is None:
+        packages = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+        raise RuntimeError(f"{program} is not installed; Debian, Ubuntu: apt install {packages}")
+    return path
+
+
+def tier(name: str) -> setup.Isa:
+    return next(t for t in setup.TIERS if t.name == name)
+
+
+def compile_all(sources: Sequence[Path], folder: Path, isa: setup.Isa) -> list[Path]:
+    """Objects of files of csrc with the flags that setup.py gives them; a warning is an error."""
+    folder.mkdir(parents=True, exist_ok=True)
+    compiler = need(COMPILER)
+
+    def work(source: Path) -> Path:
+        own = shlex.split(isa.flags) if source.parent.name == isa.name else []
+        target = folder / ("_".join(source.relative_to(ROOT).with_suffix("").parts) + ".o")
+        command = [compiler, *setup.COMMON, *setup.WARNINGS, "-Werror", isa.define, *own, f"-I{ROOT / 'csrc'}",
+                   "-c", str(source), "-o", str(target)]  # fmt: skip
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return target
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(work, sources))
+
+
+def build(folder: Path, isa: setup.Isa) -> Path:
+    """serve.c with the scalar kernels and those of the tier, static."""
+    csrc = ROOT / "csrc"
+    sources = [p for part in (*PARTS, f"kernels/{isa.name}") for p in sorted((csrc / part).glob("*.c"))]
+    objects = compile_all([*sources, csrc / "cpu/detect.c", ROOT / "tests/kernels/neon/serve.c"], folder, isa)
+    program = folder / "serve"
+    subprocess.run([need(COMPILER), "-static", "-pthread", *map(str, objects), "-o", str(program)], check=True)
+    return program
+
+
+def span(a: Array) -> Array:
+    """The memory from a 1-d or 2-d array's first element to its last, 1-d: what a kernel with a row distance sees."""
+    if a.flags.c_contiguous:
+        return a.reshape(-1)
+    n = (a.shape[0] - 1) * (a.strides[0] // a.itemsize) + a.shape[1]
+    return np.lib.stride_tricks.as_strided(a, (n,), (a.itemsize,))
+
+
+class Machine:
+    """A running serve. A call that ends it (a guard page touched, say) raises RuntimeError; it is then started anew."""
+
+    def __init__(self, program: Path, isa: str) -> None:
+        self.command = [need(EMULATOR), str(program), isa]
+        self.isa = isa
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def close(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe:
+                pipe.close()
+        self.process.wait()
+
+    def call(
+        self, op: str, ints: Sequence[int], floats: Sequence[float], arrays: Sequence[Array | None], out: Sequence[int]
+    ) -> float:
+        """Runs one kernel on copies of `arrays`, then copies back those whose indices are in `out`.
+
+        An array that ends (begins) with a page here does so there. No other array may have been changed.
+        """
+        heads, data = [], []
+        views: list[Array | None] = []
+        for j, a in enumerate(arrays):
+            if a is None:
+                heads.append(_ARRAY.pack(-1, 0))
+                views.append(None)
+                continue
+            flat = span(a)
+            at = flat.ctypes.data
+            twins = [
+                i for i, v in enumerate(views) if v is not None and v.ctypes.data == at and v.nbytes == flat.nbytes
+            ]
+            twin = twins[0] if twins and flat.nbytes else None
+            place = int(at % PAGE == 0 and (at + flat.nbytes) % PAGE != 0)
+            heads.append(_ARRAY.pack(flat.nbytes, place if twin is None else -1 - twin))
+            views.append(flat if twin is None else None)
+            if twin is None:
+                data.append(flat.tobytes())
+            elif j in out:
+                out = [*out, twin]
+        ints, floats = [*ints, *[0] * (10 - len(ints))], [*floats, *[0.0] * (2 - len(floats))]
+        head = _HEAD.pack(op.encode(), len(arrays), *map(int, ints), *map(float, floats))
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin and stdout
+        try:
+            stdin.write(b"".join([head, *heads, *data]))
+            stdin.flush()
+            (result,) = struct.unpack("<d", self._read(8))
+            for j, view in enumerate(views):
+                if view is None:
+                    continue
+                got = np.frombuffer(self._read(view.nbytes), view.dtype)
+                if j in out:
+                    view[:] = got
+                elif got.tobytes() != view.tobytes():
+                    raise AssertionError(f"{op} changed its input {j}")
+        except (BrokenPipeError, struct.error):
+            code = self.process.wait()
+            self.close_quietly()
+            self.process = self._start()
+            raise RuntimeError(f"{op} on {self.isa} ended the program: exit status {code}") from None
+        return float(result)
+
+    def close_quietly(self) -> None:
+        """Closes the pipes of a program that has ended, whatever is left in them."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            try:
+                if pipe:
+                    pipe.close()
+            except BrokenPipeError:
+                pass
+
+    def _read(self, n: int) -> bytes:
+        assert self.process.stdout
+        data = self.process.stdout.read(n)
+        if len(data) != n:
+            raise BrokenPipeError
+        return data
+
+    # ---- pellucid._kernels, for this machine's tier ------------------------------------------------------------------
+
+    def patches(self) -> Iterator[tuple[ModuleType, str, Callable[..., Any]]]:
+        """(module, name, function to put there)."""
+        table = {
+            weights: ("pack", "unpack_row", "matmul"),
+            rows: ("quantize", "to_bf16", "rms_norm", "add", "scale", "glu", "rope", "softcap"),
+            attend: ("page_bytes", "kv_append", "attend", "attend_merge"),
+            vocab: ("max", "sum_exp", "collect", "softmax", "exp"),
+        }
+        for module, names in table.items():
+            for name in names:
+                yield module, name, self._divert(getattr(module, name), getattr(self, f"_{name}"))
+
+    def _divert(self, original: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda isa, *args, **kw: ours(*args, **kw) if isa == self.isa else original(isa, *args, **kw)
+
+    def _pack(self, format: str, raw: Array, k: int, out: Array | None = None) -> Array:
+        if out is None:
+            out = np.empty(-(-len(raw) // 16) * weights.tile_bytes(format, k), np.uint8)
+        self.call("pack", [FORMATS.index(format), len(raw), k], [], [raw, out], [1])
+        return out
+
+    def _unpack_row(self, format: str, packed: Array, n: int, k: int, row: int, out: Array | None = None) -> Array:
+        y = np.empty(k, np.float32) if out is None else out
+        self.call("unpack_row", [FORMATS.index(format), n, k, row], [], [packed, y], [1])
+        return y
+
+    def _matmul(self, format: str, packed: Array, rows: int, k: int, *, x: Array | None = None, q: Array | None = None,
+                s: Array | None = None, sums: Array | None = None, b: Array | None = None, terms: int = 1,
+                tile0: int = 0, tile1: int | None = None, out: Array | None = None,
+                repeat: int = 1) -> Array:  # fmt: skip
+        main = next(a for a in (x, q, b) if a is not None)
+        if out is None:
+            out = np.full((len(main), rows), np.nan, np.float32)
+        x_stride = 0 if x is None else x.strides[0] // 4
+        ints = [FORMATS.index(format), rows, k, tile0, -(-rows // 16) if tile1 is None else tile1, len(main), terms,
+                x_stride, out.strides[0] // 4, repeat]  # fmt: skip
+        self.call("matmul", ints, [], [packed, out, x, q, s, sums, b], [1])
+        return out
+
+    def _quantize(self, x: Array, terms: int = 1, out: Any = None) -> Any:
+        k = len(x)
+        if out is None:
+            out = np.empty((terms, k), np.int8), np.empty(k // 32, np.float32), np.empty((terms, k // 16), np.int16)
+        self.call("quantize", [k, terms], [], [x, *out], [1, 2, 3])
+        return out
+
+    def _row(self, op: str, arrays: Sequence[Array | None], out: Array | None, ints: Sequence[int] = (),
+             floats: Sequence[float] = (), dtype: Any = np.float32) -> Array:  # fmt: skip
+        n = len(arrays[0])  # type: ignore[arg-type]
+        y = np.empty(n, dtype) if out is None else out
+        self.call(op, [n, *ints], floats, [*arrays, y], [len(arrays)])
+        return y
+
+    def _to_bf16(self, x: Array, out: Array | None = None) -> Array:
+        return self._row("to_bf16", [x], out, dtype=np.uint16)
+
+    def _rms_norm(self, x: Array, w: Array | None, eps: float, out: Array | None = None) -> Array:
+        return self._row("rms_norm", [x, w], out, floats=[eps])
+
+    def _add(self, x: Array, y: Array, out: Array | None = None) -> Array:
+        return self._row("add", [x, y], out)
+
+    def _scale(self, x: Array, a: float, out: Array | None = None) -> Array:
+        return self._row("scale", [x], out, floats=[a])
+
+    def _glu(self, act: str, g: Array, u: Array, out: Array | None = None) -> Array:
+        return self._row("glu", [g, u], out, ints=[rows.ACTIVATIONS.index(act)])
+
+    def _rope(self, x: Array, cos: Array, sin: Array, halves: bool) -> None:
+        self.call("rope", [len(x), halves], [], [x, cos, sin], [0])
+
+    def _softcap(self, x: Array, cap: float, out: Array | None = None) -> Array:
+        return self._row("softcap", [x], out, floats=[cap])
+
+    def _page_bytes(self, kv: str, dk: int, dv: int) -> tuple[int, int]:
+        out = np.zeros(2, np.int64)
+        self.call("page_bytes", [attend.KV.index(kv), dk, dv], [], [out], [0])
+        return int(out[0]), int(out[1])
+
+    def _kv_append(self, kv: str, k: Array, v: Array, slot: int, kpage: Array, vpage: Array) -> None:
+        self.call("kv_append", [attend.KV.index(kv), len(k), len(v), slot], [], [k, v, kpage, vpage], [2, 3])
+
+    def _attend(self, kv: str, q: Array, k: Array, v: Array, lo: Array, hi: Array, scale: float, top: Array, sum: Array,
+                acc: Array) -> None:  # fmt: skip
+        ints = [attend.KV.index(kv), *q.shape, acc.shape[1], q.strides[0] // 4, len(k)]
+        self.call("attend", ints, [scale], [q, k, v, lo, hi, top, sum, acc], [5, 6, 7])
+
+    def _attend_merge(self, *states: Array) -> None:
+        self.call("attend_merge", states[2].shape, [], states, [0, 1, 2])
+
+    def _max(self, x: Array) -> float:
+        return self.call("max", [len(x)], [], [x], [])
+
+    def _sum_exp(self, x: Array, top: float, inv_t: float) -> float:
+        return self.call("sum_exp", [len(x)], [top, inv_t], [x], [])
+
+    def _collect(self, x: Array, least: float, out: Array) -> int:
+        return int(self.call("collect", [len(x), len(out)], [least], [x, out], [1]))
+
+    def _softmax(self, x: Array) -> None:
+        self.call("softmax", [len(x)], [], [x], [0])
+
+    def _exp(self, x: Array, out: Array | None = None) -> Array:
+        return self._row("exp", [x], out)
