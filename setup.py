@@ -42,6 +42,11 @@ class Isa:
     flags: str
     header: str
     probe: str
+    folder: str = ""  # where it is not `name`: a tier's sources built a second time
+
+    @property
+    def sources(self) -> str:
+        return self.folder or self.name
 
     @property
     def define(self) -> str:
@@ -56,6 +61,9 @@ TIERS = (
     Isa("avx2", X86[0], AVX2, X86[1], "__m256 f(__m256 a) { return _mm256_fmadd_ps(a, a, a); }"),
     Isa("avxvnni", X86[0], f"{AVX2} -mavxvnni", X86[1],
         "__m256i f(__m256i a) { return _mm256_dpbusd_avx_epi32(a, a, a); }"),
+    # The same sources by the encodings of AVX-512: processors with those alone can test them.
+    Isa("avxvnni_evex", X86[0], f"{AVX2} -mavx512f -mavx512vl -mavx512vnni -DPL_EVEX", X86[1],
+        "__m256i f(__m256i a) { return _mm256_dpbusd_epi32(a, a, a); }", folder="avxvnni"),
     Isa("avx512", X86[0], AVX512, X86[1], "__m512i f(__m512i a) { return _mm512_dpbusd_epi32(a, a, a); }"),
     Isa("avx512bf16", X86[0], f"{AVX512} -mavx512bf16", X86[1],
         "__m512 f(__m512 a, __m512bh b) { return _mm512_dpbf16_ps(a, b, b); }"),
@@ -116,7 +124,7 @@ def check_toolchain(cc: list[str], include: list[str]) -> None:
 
 def tiers(cc: list[str], root: Path = CSRC) -> list[Isa]:
     """The tiers of this machine that have sources under `root` and that the compiler can build."""
-    found = [t for t in TIERS if t.machine == machine() and any((root / "kernels" / t.name).glob("*.c"))]
+    found = [t for t in TIERS if t.machine == machine() and any((root / "kernels" / t.sources).glob("*.c"))]
     return [t for t in found if compiles(cc, shlex.split(t.flags), f"#include <{t.header}>\n{t.probe}")]
 
 
@@ -186,7 +194,7 @@ class BuildExt(build_ext):
         for tier in built:
             jobs += [
                 (tier.name, [*core, *shlex.split(tier.flags)], p)
-                for p in sorted((CSRC / "kernels" / tier.name).glob("*.c"))
+                for p in sorted((CSRC / "kernels" / tier.sources).glob("*.c"))
             ]
         generated = [*GENERATED, f"-I{CSRC}", *(t.define for t in built), *(f"-I{p}" for p in self.include_dirs)]
         modules = self.translate(temp / "cython")

@@ -35,6 +35,7 @@ static const unsigned char built[PL_N_ISA] = {
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static unsigned char runs[PL_N_ISA];
+static int vex_vnni;
 static char cpu_name[49];
 
 #if defined(__x86_64__)
@@ -106,7 +107,10 @@ static void detect(void)
                  bit(l7.b, 31) /* VL */ && bit(l7.c, 11) /* AVX512_VNNI */;
 
     runs[PL_ISA_AVX2] = (unsigned char)avx2;
-    /* VEX encodings alone. Were the folder built with EVEX vpdpbusd, this would read `avx_vnni || avx512`. */
+    vex_vnni = avx_vnni;
+#ifdef PL_HAVE_AVXVNNI_EVEX
+    avx_vnni |= avx512;
+#endif
     runs[PL_ISA_AVXVNNI] = (unsigned char)(avx2 && avx_vnni);
     runs[PL_ISA_AVX512] = (unsigned char)(avx2 && avx512);
     runs[PL_ISA_AVX512BF16] = (unsigned char)(avx2 && avx512 && bit(l7_1.a, 5) /* AVX512_BF16 */);
@@ -159,6 +163,12 @@ int pl_isa_runs(pl_isa isa)
 {
     pthread_once(&once, detect);
     return known(isa) && runs[isa];
+}
+
+int pl_isa_vex_vnni(void)
+{
+    pthread_once(&once, detect);
+    return vex_vnni;
 }
 
 int pl_isa_find(const char *name)

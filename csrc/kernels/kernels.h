@@ -142,6 +142,8 @@ typedef struct pl_kernels {
 /* Tiers fill what they have and leave the rest. Built ones only are linked (PL_HAVE_AVX2 ...). */
 void pl_kernels_scalar(pl_kernels *k);
 void pl_kernels_avx2(pl_kernels *k);
+void pl_kernels_avxvnni(pl_kernels *k);
+void pl_kernels_avxvnni_evex(pl_kernels *k); /* the same by AVX-512's encodings */
 void pl_kernels_avx512(pl_kernels *k);
 void pl_kernels_avx512bf16(pl_kernels *k);
 void pl_kernels_neon(pl_kernels *k);

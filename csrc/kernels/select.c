@@ -10,10 +10,26 @@ typedef struct tier {
     void (*fill)(pl_kernels *k); /* NULL: not built */
 } tier;
 
+#ifdef PL_HAVE_AVXVNNI
+static void fill_avxvnni(pl_kernels *k)
+{
+#ifdef PL_HAVE_AVXVNNI_EVEX
+    if (!pl_isa_vex_vnni()) {
+        pl_kernels_avxvnni_evex(k);
+        return;
+    }
+#endif
+    pl_kernels_avxvnni(k);
+}
+#endif
+
 static const tier tiers[PL_N_ISA] = {
     [PL_ISA_SCALAR] = {-1, pl_kernels_scalar},
 #ifdef PL_HAVE_AVX2
     [PL_ISA_AVX2] = {PL_ISA_SCALAR, pl_kernels_avx2},
+#endif
+#ifdef PL_HAVE_AVXVNNI
+    [PL_ISA_AVXVNNI] = {PL_ISA_AVX2, fill_avxvnni},
 #endif
 #ifdef PL_HAVE_AVX512
     [PL_ISA_AVX512] = {PL_ISA_AVX2, pl_kernels_avx512},

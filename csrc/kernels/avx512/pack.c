@@ -115,7 +115,8 @@ PL_INLINE void pack_q6_k_block(const uint8_t *src, int64_t row_bytes, int rows, 
         for (int h = 0; h < 2; h++) {
             __m512i plane = _mm512_setzero_si512();
             for (int j = 0; j < 4; j++)
-                plane = or_shifted(plane, and_all(_mm512_srli_epi32(high[4 * h + j], slice % 4 * 2), 0x03030303), 2 * j);
+                plane =
+                    or_shifted(plane, and_all(_mm512_srli_epi32(high[4 * h + j], slice % 4 * 2), 0x03030303), 2 * j);
             _mm512_storeu_si512(dst + 256 + 64 * h, plane);
             store_byte(dst + 384 + 16 * h, v[48 + slice / 2], slice % 2 * 2 + h);
         }
