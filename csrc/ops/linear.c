@@ -1,20 +1,22 @@
 /* Linear, linear into the residual stream, and the gated unit: matrix products shared out by tiles of 16 columns. */
 #include "ops.h"
 
-/* Weights and activations of one block of a large product: both stay in the second-level cache (1 MB on the
- * machines of interest, 256 KB on small ones) while every pair of them is multiplied. */
+/* Weights and activations of one block of a large product on float weights: both stay in the second-level cache (1 MB on
+ * the machines of interest, 256 KB on small ones) while every pair of them is multiplied. Kernels of quantised weights lay
+ * activations out anew in every call, so they get all of a product and divide it themselves. */
 #define BLOCK_BYTES (192 << 10)
 
 void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0,
                     int n, float *y, ptrdiff_t y_stride)
 {
     const pl_mat *w = &m->mats[seg->mat];
-    int row_bytes = w->format->flags & PL_FLOAT ? w->k * 4 : w->k * in->terms;
-    int rows = BLOCK_BYTES / row_bytes, tiles = (int)(BLOCK_BYTES / w->tile_bytes);
+    int rows = BLOCK_BYTES / (w->k * 4), tiles = (int)(BLOCK_BYTES / w->tile_bytes);
     if (rows < PL_HEAD_ROWS)
         rows = PL_HEAD_ROWS;
     if (tiles < 1)
         tiles = 1;
+    if (!(w->format->flags & PL_FLOAT))
+        rows = n;
     if (n <= rows)
         tiles = tile1 - tile0;
     for (int t = tile0; t < tile1; t += tiles) {

@@ -260,6 +260,8 @@ PL_INLINE void product(const shape f, int terms, MATMUL_ARGS)
 
 PL_INLINE void matmul(const shape f, MATMUL_ARGS)
 {
+    if (n < 1)
+        return;
     if (x->terms == 2)
         product(f, 2, w, tile0, tile1, x, n, y, y_stride);
     else
