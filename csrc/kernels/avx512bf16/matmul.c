@@ -1,24 +1,13 @@
 /* Matrix products on BF16 weights and BF16 activations with vdpbf16ps: one accumulator per row of w and row of x,
  * pairs of k in ascending order; the order within a pair, and its rounding, are the instruction's own. */
-#include <immintrin.h>
-#include <string.h>
-
+#include "../avx512/simd.h"
 #include "fill.h"
-
-#define BF16_INLINE static inline __attribute__((always_inline))
 
 enum { ROWS = 12, TILES = 2 };
 
-BF16_INLINE __m512bh pair(const uint16_t *x)
-{
-    int32_t i;
-    memcpy(&i, x, sizeof i);
-    return (__m512bh)_mm512_set1_epi32(i);
-}
-
 /* Tiles [t, t + T) by rows [i, i + N) of x. T * N accumulators hide the dot's latency. */
-BF16_INLINE void tiles_by_rows(const int T, const int N, const pl_mat *w, int t, const pl_acts *x, int i, float *y,
-                               ptrdiff_t y_stride)
+PL_INLINE void tiles_by_rows(const int T, const int N, const pl_mat *w, int t, const pl_acts *x, int i, float *y,
+                             ptrdiff_t y_stride)
 {
     const int pairs = (w->k + 1) / 2;
     const uint16_t *row = x->b + (int64_t)i * 2 * pairs;
@@ -33,7 +22,7 @@ BF16_INLINE void tiles_by_rows(const int T, const int N, const pl_mat *w, int t,
             v[c] = (__m512bh)_mm512_loadu_si512(tile + c * w->tile_bytes + 64 * j);
 #pragma GCC unroll 12
         for (int r = 0; r < N; r++) {
-            const __m512bh a = pair(row + (int64_t)r * 2 * pairs + 2 * j);
+            const __m512bh a = (__m512bh)pl_broadcast(row + (int64_t)r * 2 * pairs + 2 * j);
             for (int c = 0; c < T; c++)
                 acc[c][r] = _mm512_dpbf16_ps(acc[c][r], v[c], a);
         }
@@ -46,20 +35,23 @@ BF16_INLINE void tiles_by_rows(const int T, const int N, const pl_mat *w, int t,
     }
 }
 
-/* Rows [i0, i0 + n), n <= ROWS, by T tiles. */
-BF16_INLINE void rows_left(const int T, const pl_mat *w, int t, const pl_acts *x, int i0, int n, float *y,
-                           ptrdiff_t y_stride)
+/* All n rows by T tiles. */
+PL_INLINE void tiles_by_all(const int T, const pl_mat *w, int t, const pl_acts *x, int n, float *y, ptrdiff_t y_stride)
 {
-    while (n > 0) {
-        int done = n >= ROWS ? ROWS : n >= 4 ? 4 : 1;
-        if (done == ROWS)
-            tiles_by_rows(T, ROWS, w, t, x, i0, y, y_stride);
-        else if (done == 4)
-            tiles_by_rows(T, 4, w, t, x, i0, y, y_stride);
-        else
-            tiles_by_rows(T, 1, w, t, x, i0, y, y_stride);
-        i0 += done;
-        n -= done;
+    for (int i = 0, c; i < n; i += c) {
+        c = pl_part_of(n - i);
+#define BY(N)                                                                                                          \
+    case N: tiles_by_rows(T, N, w, t, x, i, y, y_stride); break
+        switch (c) {
+            BY(12);
+            BY(8);
+            BY(6);
+            BY(4);
+            BY(3);
+            BY(2);
+            BY(1);
+        }
+#undef BY
     }
 }
 
@@ -67,9 +59,9 @@ static void matmul_bf16(const pl_mat *w, int tile0, int tile1, const pl_acts *x,
 {
     int t = tile0;
     for (; t + TILES <= tile1; t += TILES)
-        rows_left(TILES, w, t, x, 0, n, y, y_stride);
+        tiles_by_all(TILES, w, t, x, n, y, y_stride);
     for (; t < tile1; t++)
-        rows_left(1, w, t, x, 0, n, y, y_stride);
+        tiles_by_all(1, w, t, x, n, y, y_stride);
 }
 
 void pl_fill_matmul_avx512bf16(pl_kernels *k)
