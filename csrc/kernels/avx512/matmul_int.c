@@ -18,7 +18,7 @@ enum {
     SIDE = 4,          /* of them whose dots go side by side */
     PANEL = 160 << 10, /* bytes of entries: they stay in L2 beside a tile */
     SHARE = 48,        /* rows of x that a pass over the weights serves, where there are as many */
-    AHEAD = 4096, /* bytes to prefetch ahead where each weight is read once */
+    AHEAD = 4096,      /* bytes to prefetch ahead where each weight is read once */
 };
 
 /* ---- a panel of activations -------------------------------------------------------------------------------------- */
@@ -241,8 +241,8 @@ PL_INLINE void chunk(const shape f, int terms, const pl_mat *w, int tile0, int t
         }
         for (int t = tile0; t < tile1; t++) {
             const uint8_t *p = w->data + t * w->tile_bytes + (int64_t)b0 * f.block + (int64_t)(b0 / 8) * f.header;
-            tile_by_panel(f, terms, p, blocks, panel, n, b0 > 0, w->rows - PL_TILE * t,
-                          y + i0 * y_stride + PL_TILE * t, y_stride);
+            tile_by_panel(f, terms, p, blocks, panel, n, b0 > 0, w->rows - PL_TILE * t, y + i0 * y_stride + PL_TILE * t,
+                          y_stride);
         }
     }
 }
