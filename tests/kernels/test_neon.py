@@ -99,6 +99,14 @@ def test_packed_weights_cross_machines(machine: Machine) -> None:
     assert machine._matmul("F32", packed, 40, 96, x=x).tobytes() == expected.tobytes()
 
 
+def test_peaks_read_all_and_count_their_operations(machine: Machine) -> None:
+    data, found = np.random.default_rng(0).integers(0, 2**63, 640, np.uint64), np.zeros(1, np.uint64)
+    machine.call("peak_read", [data.nbytes], [], [data, found], [1])
+    assert found[0] == np.bitwise_xor.reduce(data)
+    for op, lanes in (("peak_i8", 2 * 16), ("peak_f32", 2 * 4)):  # a product is two operations; 16 chains
+        assert round(machine.call(op, [1000], [], [], [])) == 1000 * 16 * lanes
+
+
 def test_all_of_csrc_compiles_for_aarch64_without_a_warning(tmp_path: Path) -> None:
     sources = [p for part in (*setup.BASELINE, "kernels/neon") for p in (remote.ROOT / "csrc" / part).glob("*.c")]
     assert len(remote.compile_all(sources, tmp_path, NEON)) == len(sources) > 30

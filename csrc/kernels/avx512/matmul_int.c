@@ -18,7 +18,7 @@ enum {
     SIDE = 4,          /* of them whose dots go side by side */
     PANEL = 160 << 10, /* bytes of entries: they stay in L2 beside a tile */
     SHARE = 48,        /* rows of x that a pass over the weights serves, where there are as many */
-    AHEAD = 1536, /* bytes to prefetch ahead where each weight is read once */
+    AHEAD = 4096, /* bytes to prefetch ahead where each weight is read once */
 };
 
 /* ---- a panel of activations -------------------------------------------------------------------------------------- */

@@ -194,6 +194,22 @@ static double op_exp(call c)
     return 0;
 }
 
+static double op_peak_read(call c)
+{
+    *(uint64_t *)c.a[1] = c.k->peak.read(c.a[0], (size_t)c.i[0]);
+    return 0;
+}
+
+static double op_peak_i8(call c)
+{
+    return c.k->peak.i8(c.i[0]);
+}
+
+static double op_peak_f32(call c)
+{
+    return c.k->peak.f32(c.i[0]);
+}
+
 static const struct {
     const char *name;
     double (*run)(call c);
@@ -219,6 +235,9 @@ static const struct {
     {"collect", op_collect},
     {"softmax", op_softmax},
     {"exp", op_exp},
+    {"peak_read", op_peak_read},
+    {"peak_i8", op_peak_i8},
+    {"peak_f32", op_peak_f32},
 };
 
 static void stop(const char *why)
