@@ -66,6 +66,7 @@ static inline int pl_part_of(int n)
 
 /* ---- this folder's parts of the matrix family, put together by matmul.c ---------------------------------------- */
 
+void pl_fill_pack_avx512(pl_kernels *k);
 void pl_fill_matmul_int_avx512(pl_kernels *k);
 void pl_fill_matmul_float_avx512(pl_kernels *k);
 
