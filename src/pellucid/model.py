@@ -266,8 +266,8 @@ class Model:
     @overload
     def generate(self, prompt: list[str] | list[list[int]], **options: Any) -> list[Completion]: ...
     def generate(self, prompt: Any, **options: Any) -> Any:
-        """Generates from a prompt (text or ids) -> Completion; from a list of prompts, side by side -> a list of them, each as
-        it would be alone with the same seed; without a seed each draws its own.
+        """Generates from a prompt (text or ids) -> Completion; from a list of prompts, side by side -> a list of them,
+        each as it would be alone with the same seed; without a seed each draws its own.
 
         Options (defaults): max_tokens=128, temperature=0.8 (0: greedy), top_k=40, top_p=0.95, min_p=0.05,
         typical_p=1.0, repeat_penalty=1.0, repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0, logit_bias={},
@@ -282,7 +282,8 @@ class Model:
         prompts = list(prompt) if several else [prompt]
         engine = self._open()
         names = [f"prompt[{i}]" for i in range(len(prompts))] if several else ["prompt"]
-        draws = [options_] + [options_ if options.get("seed") is not None else replace(options_, seed=None) for _ in prompts[1:]]
+        own = options.get("seed") is None  # a draw for each
+        draws = [options_, *(replace(options_, seed=None) if own else options_ for _ in prompts[1:])]
         jobs = [self._job(engine, p, name, o) for p, name, o in zip(prompts, names, draws, strict=True)]
         pieces: dict[int, list[Piece]] = {id(job): [] for job in jobs}
         for job, piece in generation.run_all(engine, jobs, options_):

@@ -15,14 +15,14 @@ from pellucid import _engine
 from tests.reference import tiny
 from tests.reference.tiny import Tiny
 
-Type = gguf.GGMLQuantizationType
+Type: Any = gguf.GGMLQuantizationType
 CONTEXT = 4096
 
 # Rows of K formats are multiples of 256; heads of 64 and 48 columns, a feed-forward width that ends inside a tile.
 WIDE = Tiny("wide", seed=31, hidden=256, ff=512, layers=2, heads=4, kv_heads=2, head_dim=64, vocab=300)
 WIDE_GEMMA = Tiny(
-    "wide_gemma", seed=32, arch="gemma3", hidden=256, ff=512, layers=7, heads=4, kv_heads=1, head_dim=64, vocab=300, eps=1e-4,
-    window=40,
+    "wide_gemma", seed=32, arch="gemma3", hidden=256, ff=512, layers=7, heads=4, kv_heads=1, head_dim=64, vocab=300,
+    eps=1e-4, window=40,
 )  # fmt: skip
 NARROW = Tiny("narrow", seed=33, hidden=64, ff=96, layers=3, heads=4, kv_heads=2, head_dim=16, vocab=97, tied=False)
 BY_NAME = {model.name: model for model in (*tiny.TINY, WIDE, WIDE_GEMMA, NARROW)}
@@ -52,7 +52,7 @@ def random_blocks(kind: Any, rows: int, k: int, rng: np.random.Generator) -> npt
     """Random codes and scales of a K format; values have a standard deviation of about 1 / sqrt(k)."""
     block = gguf.GGML_QUANT_SIZES[kind][1]
     data = rng.integers(0, 256, (rows, k // 256, block), np.uint8)
-    unit = np.float32(k**-0.5)
+    unit = float(k**-0.5)
 
     def f16(x: float) -> npt.NDArray[np.uint8]:
         spread = rng.uniform(0.8, 1.2, (rows, k // 256, 1)) * x
@@ -76,7 +76,8 @@ def encoder(mix: str) -> tiny.Encode:
     def encode(name: str, value: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], Any]:
         if value.ndim < 2 or not formats:
             return value, None
-        kind = Type[next((f for part, f in formats.items() if part and part in name), formats[""])]
+        chosen = next((f for part, f in formats.items() if part and part in name), formats[""])
+        kind: Any = getattr(Type, chosen)
         if kind in (Type.Q4_K, Type.Q6_K):
             rows, k = value.shape
             return random_blocks(kind, rows, k, rng), kind

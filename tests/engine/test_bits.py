@@ -39,6 +39,14 @@ def test_threads_and_chunks(load: Load, isa: str, name: str, mix: str) -> None:
 
 
 @kinds
+def test_a_full_pass_of_narrow_rows(load: Load, isa: str, name: str, mix: str) -> None:
+    """512 rows at once, with however few blocks a row has."""
+    one, two = (load(name, mix, isa=isa, threads=threads) for threads in (1, 2))
+    ids = ids_for(one._engine, 130 if isa == "scalar" else 520)
+    assert same(two.logits(ids), one.logits(ids, chunk=100))
+
+
+@kinds
 @pytest.mark.parametrize("kv", ["f32", "f16", "bf16"])
 def test_every_kv_type(load: Load, name: str, mix: str, kv: str) -> None:
     one, two = (load(name, mix, kv=kv, threads=threads) for threads in (1, 2))

@@ -22,7 +22,7 @@ PAGE = 64
 
 def used(model: Model) -> int:
     gc.collect()
-    return model._engine.info()["cache_bytes_used"]  # type: ignore[no-any-return]
+    return model._engine.info()["cache_bytes_used"]
 
 
 def page_bytes(model: Model) -> int:
@@ -122,13 +122,15 @@ def test_windows_let_go(load: Load) -> None:
             whole = -(-tokens // PAGE)
             # The window's 8 tokens and the slack of a page lie in at most 3 pages, and the pass' own come on top.
             local = min(whole, 3 + -(-chunk // PAGE))
-            assert used_now(engine) - start <= whole * pages[0] + local * pages[8], f"{tokens} tokens in chunks of {chunk}"
+            assert used_now(engine) - start <= whole * pages[0] + local * pages[8], (
+                f"{tokens} tokens in chunks of {chunk}"
+            )
     del s
     assert used(model) == start
 
 
 def used_now(engine: Any) -> int:
-    return engine.info()["cache_bytes_used"]  # type: ignore[no-any-return]
+    return engine.info()["cache_bytes_used"]
 
 
 @pytest.mark.parametrize("window", [1, 8, 64, 65, 100])
@@ -180,7 +182,9 @@ def test_forks_over_windows(load: Load) -> None:
 BAD = 5  # a token whose embedding is not finite
 
 
-@pytest.fixture(scope="module", params=[("llama_gqa", "F32"), ("gemma3", "F32"), ("narrow", "all")], ids=["llama", "gemma", "mixed"])
+@pytest.fixture(
+    scope="module", params=[("llama_gqa", "F32"), ("gemma3", "F32"), ("narrow", "all")], ids=["llama", "gemma", "mixed"]
+)
 def broken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A model with one such token (an untied embedding, so that only what holds the token is affected)."""
     name, mix = request.param
@@ -216,7 +220,13 @@ def test_a_failed_pass_leaves_all_as_it_was(broken: Model, isa: str) -> None:
 
 
 def test_numbers_that_are_none_never_make_a_token(broken: Model) -> None:
-    for options in ({"temperature": 0}, {"temperature": 1.0}, {"logprobs": 3}, {"cache": False}, {"logit_bias": {1: 50.0}}):
+    for options in (
+        {"temperature": 0},
+        {"temperature": 1.0},
+        {"logprobs": 3},
+        {"cache": False},
+        {"logit_bias": {1: 50.0}},
+    ):
         with pytest.raises(NumericsError):
             broken.generate([1, BAD], **options)
     with pytest.raises(NumericsError):

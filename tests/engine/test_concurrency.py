@@ -38,7 +38,7 @@ def test_users_of_one_model(load: Load) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(4)))
     assert model._engine.info()["cache_bytes_used"] > 0
-    del contexts
+    contexts.clear()
     gc.collect()
     assert model._engine.info()["cache_bytes_used"] == 0
 
@@ -67,7 +67,7 @@ def test_an_open_stream_holds_its_context(load: Load) -> None:
         with pytest.raises(ContextBusyError):
             context.fork()
         next(iter(stream))
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert context.length == 4  # the prompt and two tokens
     context.append([3])
     stream = context.stream([4], **OPTIONS)
@@ -104,35 +104,35 @@ def test_a_second_thread_gets_an_error(load: Load) -> None:
     assert context.length == 4 * outcomes.count("3 tokens")
 
 
-def test_closing_under_a_user(folder: Path) -> None:
-    for name in ("llama_gqa", "gemma3"):
-        model = Model.load(models.write(folder, name), threads=2)
-        context, ended = model.context(), []
-        started = threading.Event()
+@pytest.mark.parametrize("name", ["llama_gqa", "gemma3"])
+def test_closing_under_a_user(folder: Path, name: str) -> None:
+    model = Model.load(models.write(folder, name), threads=2)
+    context, started = model.context(), threading.Event()
+    ended: list[Any] = []
 
-        def work(model: Model = model, started: threading.Event = started, ended: list[Any] = ended) -> None:
-            try:
-                for _ in model.stream([1, 2, 3], max_tokens=10**6, temperature=0, on_full="stop"):
-                    started.set()
-                ended.append("done")
-            except BaseException as e:
-                ended.append(e)
+    def work() -> None:
+        try:
+            for _ in model.stream([1, 2, 3], max_tokens=10**6, temperature=0, on_full="stop"):
+                started.set()
+            ended.append("done")
+        except BaseException as e:
+            ended.append(e)
 
-        thread = threading.Thread(target=work)
-        thread.start()
-        started.wait(10)
-        model.close()
-        thread.join(20)
-        assert not thread.is_alive()
-        assert ended[0] == "done" or isinstance(ended[0], ClosedError)
-        model.close()
-        for use in (model.info, model.plan, model.context, lambda: model.generate([1]), lambda: model.logits([1])):
-            with pytest.raises(ClosedError):
-                use()
-        for use in (lambda: context.append([1]), lambda: context.generate([1]), lambda: context.rewind(0), context.fork):
-            with pytest.raises(ClosedError):
-                use()
-        assert context.length == 0
+    thread = threading.Thread(target=work)
+    thread.start()
+    started.wait(10)
+    model.close()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert ended[0] == "done" or isinstance(ended[0], ClosedError)
+    model.close()
+    uses: list[Any] = [model.info, model.plan, model.context, context.fork]
+    uses += [lambda: model.generate([1]), lambda: model.logits([1]), lambda: context.rewind(0)]
+    uses += [lambda: context.append([1]), lambda: context.generate([1])]
+    for use in uses:
+        with pytest.raises(ClosedError):
+            use()
+    assert context.length == 0
 
 
 def test_cancelling_from_another_thread(load: Load) -> None:

@@ -202,7 +202,7 @@ PL_INLINE void chunk(const shape f, int terms, const pl_mat *w, int tile0, int t
 {
     uint8_t panel[PANEL];
     const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK, step = n * size;
-    const int most = PANEL / step & ~7; /* blocks of a panel: whole super blocks */
+    const int fit = PANEL / step, most = fit < all ? fit & ~7 : all; /* blocks of a panel: all, or whole super blocks */
     for (int b0 = 0; b0 < all; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most;
         make_panel(f, terms, x, i0, n, b0, blocks, panel);

@@ -1,0 +1,326 @@
+"""Pellucid beside other runtimes: the same file, the same threads, one after another and again (A B A B).
+
+    python benchmarks/peers.py MODEL --peer llama_cpp=PYTHON [--peer openvino=PYTHON] [--peer transformers=PYTHON]
+
+PYTHON is the interpreter of an environment that has the peer (benchmarks/workers/ says what each needs). Every runtime
+is a process of its own that is stopped while it is not its turn. Prompts are random token ids, new ones each time.
+Beside each phase stands what the machine could have done at that moment (`pellucid bench` explains it), and beside all
+the mean KL divergence from full precision, where a stored reference knows the file (tests/reference).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+NAMES = {"pellucid": "Pellucid", "llama_cpp": "llama.cpp", "openvino": "OpenVINO GenAI", "transformers": "transformers"}
+CONTEXT = 4096 + 256
+COLD = 5  # tokens of a cold start's prompt
+
+
+class Worker:
+    """A runtime in a process of its own, stopped but for the time that a request takes."""
+
+    def __init__(self, name: str, python: str) -> None:
+        self.name = name
+        self.process = subprocess.Popen(
+            [python, str(HERE / "workers" / f"{name}_worker.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if name != "pellucid" else None,
+            text=True,
+        )
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """A request's result. RuntimeError when the runtime gave an error or ended."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        if self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGCONT)
+        try:
+            self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise RuntimeError(f"the process ended with exit code {self.process.wait()}")
+        os.kill(self.process.pid, signal.SIGSTOP)
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["result"]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@contextmanager
+def worker(name: str, python: str) -> Iterator[Worker]:
+    made = Worker(name, python)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@dataclass(frozen=True)
+class Phase:
+    """kind: "prefill", "decode", "together" or "cold"; size: prompt length, depth, or number of sequences."""
+
+    name: str
+    kind: str
+    size: int
+    steps: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the rate counts."""
+        return {"prefill": self.size, "decode": self.steps, "together": self.steps * self.size, "cold": 1}[self.kind]
+
+
+PHASES = (
+    Phase("prefill 512", "prefill", 512),
+    Phase("prefill 4096", "prefill", 4096),
+    Phase("decode at 0", "decode", 0, 64),
+    Phase("decode at 4096", "decode", 4096, 64),
+    Phase("4 sequences", "together", 4, 64),
+    Phase("16 sequences", "together", 16, 64),
+    Phase("cold start", "cold", COLD),
+)
+
+
+class Comparison:
+    """Runs phases on workers, in turns."""
+
+    def __init__(self, path: Path, threads: int, workers: dict[str, str], seed: int) -> None:
+        self.path, self.threads, self.pythons = path, threads, workers
+        self.rng = np.random.default_rng(seed)
+        self.workers: dict[str, Worker] = {}
+        self.facts: dict[str, dict[str, Any]] = {}
+        self.errors: dict[str, dict[str, str]] = {}
+        self.memory: dict[str, list[float]] = {}  # peaks of cold starts, MB
+        self.vocab = 0
+        self.deep: dict[int, list[int]] = {}
+
+    def start(self, stack: ExitStack) -> None:
+        """Starts and loads every worker; one that cannot load is left out, with the reason."""
+        for name, python in self.pythons.items():
+            w = stack.enter_context(worker(name, python))
+            try:
+                self.facts[name] = w.ask("load", path=str(self.path), threads=self.threads, context=CONTEXT)
+            except RuntimeError as error:
+                self.errors.setdefault(name, {})["load"] = str(error)
+                note(f"{name}: {error}")
+                continue
+            self.workers[name] = w
+        self.vocab = self.facts["pellucid"]["vocab"]
+
+    def ids(self, n: int) -> list[int]:
+        return self.rng.integers(0, self.vocab, n).tolist()
+
+    def once(self, name: str, phase: Phase) -> float:
+        """Seconds of one run."""
+        w = self.workers[name]
+        if phase.kind == "prefill":
+            return w.ask("prefill", ids=self.ids(phase.size))
+        if phase.kind == "decode":
+            ids = self.deep.setdefault(phase.size, self.ids(phase.size + 1))
+            return w.ask("decode", depth=phase.size, ids=ids, n=phase.steps)
+        if phase.kind == "together":
+            return w.ask("together", prompts=[self.ids(1) for _ in range(phase.size)], n=phase.steps)
+        start = time.perf_counter()
+        with worker(name, self.pythons[name]) as new:
+            new.ask("load", path=str(self.path), threads=self.threads, context=CONTEXT)
+            new.ask("prefill", ids=self.ids(phase.size))
+            seconds = time.perf_counter() - start
+            self.memory.setdefault(name, []).append(new.ask("memory"))
+            return seconds
+
+    def limit(self, phase: Phase) -> float | None:
+        if phase.kind == "cold":
+            return None
+        tokens = phase.size if phase.kind == "prefill" else phase.steps
+        return self.workers["pellucid"].ask("limit", phase=phase.kind, tokens=tokens, depth=phase.size)
+
+    def run(self, phases: list[Phase], repeat: int) -> list[dict[str, Any]]:
+        """Each phase: {"phase", "tokens", "limit": [seconds], "seconds": {runtime: [seconds]}}."""
+        out: list[dict[str, Any]] = [
+            {"phase": p.name, "tokens": p.tokens, "limit": [], "seconds": {n: [] for n in self.workers}} for p in phases
+        ]
+        for round in range(repeat):
+            for p, found in zip(phases, out, strict=True):
+                limit = self.limit(p)
+                for name in self.workers:
+                    if p.name in self.errors.get(name, {}):
+                        continue
+                    note(f"{round + 1}/{repeat} {p.name}: {name}")
+                    try:
+                        found["seconds"][name].append(self.once(name, p))
+                    except RuntimeError as error:
+                        self.errors.setdefault(name, {})[p.name] = str(error)
+                        note(f"{name}: {error}")
+                after = self.limit(p)
+                if limit is not None and after is not None:
+                    found["limit"].append(min(limit, after))
+        return out
+
+    def precision(self) -> dict[str, Any]:
+        """KL divergence over the first window of the file's stored reference; {} where there is none."""
+        sys.path.insert(0, str(ROOT))
+        from tests.reference import corpus
+
+        digest = corpus.file_sha256(self.path)
+        known = next((m for m in corpus.MODELS.values() if m.sha256 == digest), None)
+        out: dict[str, Any] = {}
+        for name, w in self.workers.items() if known else ():
+            note(f"KL divergence: {name}")
+            try:
+                out[name] = w.ask("kl", golden=str(known.golden))  # type: ignore[union-attr]
+            except RuntimeError as error:
+                self.errors.setdefault(name, {})["kl"] = str(error)
+        return out
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def commit() -> str:
+    """The checkout's commit, with a + where files differ from it; "" outside git."""
+    git = ["git", "-C", str(ROOT)]
+    found = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True)
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
+    return found.stdout.strip() + ("+" if changed.strip() else "") if found.returncode == 0 else ""
+
+
+def document(c: Comparison, phases: list[dict[str, Any]], kl: dict[str, Any]) -> dict[str, Any]:
+    """Everything, as plain data. memory_mb: the peak of a process that loads and makes one token, 1e6 bytes."""
+    from pellucid import _engine
+
+    load = os.getloadavg()[0]
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": commit(),
+        "cpu": _engine.cpu_name(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": c.threads,
+        "load_average": load,
+        "file": c.path.name,
+        "file_bytes": c.path.stat().st_size,
+        "runtimes": c.facts,
+        "memory_mb": {name: statistics.median(peaks) for name, peaks in c.memory.items()},
+        "phases": phases,
+        "kl": kl,
+        "errors": c.errors,
+    }
+
+
+def markdown(doc: dict[str, Any]) -> str:
+    """The tables of docs/performance.md."""
+    names = list(doc["runtimes"])
+    isa = doc["runtimes"]["pellucid"]["isa"]
+    versions = ", ".join(f"{NAMES[n]} {doc['runtimes'][n]['version']}" for n in names)
+    lines = [
+        f"**{doc['file']}** ({doc['file_bytes'] / 1e6:.0f} MB), {doc['date']}, commit {doc['commit']}: {doc['cpu']}, "
+        f"{doc['threads']} threads, {isa}. {versions}.",
+        "",
+        "| phase (tokens/s) | " + " | ".join(NAMES[n] for n in names) + " | limit | Pellucid of it |",
+        "|---|" + "---|" * (len(names) + 2),
+    ]
+    for p in doc["phases"]:
+        cold = p["phase"] == "cold start"
+        cells = [_cell(p["seconds"][n], None if cold else p["tokens"]) for n in names]
+        limit, part = "", ""
+        if p["limit"]:
+            rates = [p["tokens"] / s for s in p["limit"]]
+            limit = _rate(statistics.median(rates))
+            own = p["seconds"]["pellucid"]
+            part = f"{100 * statistics.median(a / b for a, b in zip(p['limit'], own)):.0f} %" if own else ""
+        lines.append(f"| {p['phase']}{' (s)' if cold else ''} | " + " | ".join([*cells, limit, part]) + " |")
+    if doc["memory_mb"]:
+        memory = [f"{doc['memory_mb'][n]:.0f}" if n in doc["memory_mb"] else "-" for n in names]
+        lines.append("| peak memory of a cold start (MB) | " + " | ".join([*memory, "", ""]) + " |")
+    if doc["kl"]:
+        cells = [f"{doc['kl'][n]['mean']:.4f}" if n in doc["kl"] else "-" for n in names]
+        lines.append("| mean KL divergence (nats) | " + " | ".join([*cells, "", ""]) + " |")
+    for name, errors in doc["errors"].items():
+        for what, text in errors.items():
+            if text != "not offered":
+                lines += ["", f"{NAMES[name]}, {what}: {text[:200]}"]
+    return "\n".join(lines)
+
+
+def _cell(seconds: list[float], tokens: int | None) -> str:
+    """A median, and the range in brackets."""
+    if not seconds:
+        return "-"
+    values = [s if tokens is None else tokens / s for s in seconds]
+    show = (lambda x: f"{x:.2f}") if tokens is None else _rate
+    return f"{show(statistics.median(values))} ({show(min(values))}..{show(max(values))})"
+
+
+def _rate(x: float) -> str:
+    return f"{x:.0f}" if x >= 100 else f"{x:.1f}"
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    about = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    about.add_argument("model", help="a GGUF file or a name of the catalogue")
+    about.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help=f"one of {', '.join(NAMES)}")
+    about.add_argument("--threads", type=int, help="default: as Pellucid chooses")
+    about.add_argument("--repeat", type=int, default=3)
+    about.add_argument("--phase", action="append", default=[], metavar="NAME", help="only phases with this in the name")
+    about.add_argument("--seed", type=int, default=int(time.time()))
+    about.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    about.add_argument("--markdown", action="store_true", help="print the table (always printed unless --json alone)")
+    a = about.parse_args(arguments)
+    a.peers = {"pellucid": sys.executable}
+    for peer in a.peer:
+        name, _, python = peer.partition("=")
+        if name not in NAMES or name == "pellucid" or not python:
+            about.error(
+                f"--peer {peer}: expected NAME=PYTHON, NAME one of {', '.join(n for n in NAMES if n != 'pellucid')}"
+            )
+        a.peers[name] = python
+    if a.repeat < 1:
+        about.error(f"--repeat {a.repeat}: expected at least 1")
+    return a
+
+
+def main(arguments: list[str] | None = None) -> None:
+    from pellucid import _engine
+    from pellucid.weights import catalog
+
+    a = parse(arguments)
+    path = Path(a.model) if os.path.exists(a.model) else Path(catalog.fetch(a.model))
+    phases = [p for p in PHASES if not a.phase or any(part in p.name for part in a.phase)]
+    comparison = Comparison(path, a.threads or _engine.topology()[0], a.peers, a.seed)
+    with ExitStack() as stack:
+        comparison.start(stack)
+        found = comparison.run(phases, a.repeat)
+        doc = document(comparison, found, comparison.precision())
+    if a.json:
+        a.json.write_text(json.dumps(doc, indent=2) + "\n", encoding="utf-8")
+    if a.markdown or not a.json:
+        print(markdown(doc))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One runtime per file, each in a process of its own: what `benchmarks/peers.py` drives."""
