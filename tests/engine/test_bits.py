@@ -47,7 +47,7 @@ def test_a_full_pass_of_narrow_rows(load: Load, isa: str, name: str, mix: str) -
 
 
 @kinds
-@pytest.mark.parametrize("kv", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("kv", ["f32", "f16", "bf16", "int8"])
 def test_every_kv_type(load: Load, name: str, mix: str, kv: str) -> None:
     one, two = (load(name, mix, kv=kv, threads=threads) for threads in (1, 2))
     ids = ids_for(one._engine, 140)
@@ -115,7 +115,7 @@ DEEP = [
 ]
 
 
-@pytest.mark.parametrize("kv", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("kv", ["f32", "f16", "bf16", "int8"])
 @pytest.mark.parametrize(("name", "mix", "changes"), DEEP, ids=["llama", "K", "window600", "window512"])
 def test_deep(load: Load, name: str, mix: str, changes: dict[str, int], kv: str) -> None:
     """Attention whole (a long pass) and cut into chunks over the threads (few rows at depth) is the same."""

@@ -49,7 +49,7 @@ Context = Annotated[
 Isa = Annotated[
     str | None, typer.Option(metavar="TIER", help="Instruction set; default: the best here. [env: PELLUCID_ISA]")
 ]
-Kv = Annotated[str, typer.Option(metavar="TYPE", help="Type of cached keys and values: auto, f32, f16, bf16.")]
+Kv = Annotated[str, typer.Option(metavar="TYPE", help="Type of cached keys and values: auto, f32, f16, bf16, int8.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 Prompt = Annotated[
     str | None,
