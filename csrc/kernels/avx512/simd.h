@@ -29,6 +29,17 @@ PL_INLINE __m512 pl_broadcast_ps(const void *p)
     return _mm512_castsi512_ps(pl_broadcast(p));
 }
 
+/* acc + unsigned bytes by the four signed ones at p. Written as the instruction, for gcc does not put the broadcast into
+ * it: separate ones take twice the micro-ops and registers. */
+PL_INLINE __m512i pl_dot_broadcast(__m512i acc, __m512i codes, const void *p)
+{
+    typedef struct four {
+        uint8_t bytes[4];
+    } four;
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(codes), "m"(*(const four *)p));
+    return acc;
+}
+
 /* Sixteen f16 -> float32 */
 PL_INLINE __m512 pl_load_f16(const void *p)
 {
@@ -45,5 +56,17 @@ PL_INLINE __m512 pl_load_i8(const void *p)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
+
+/* How many of n rows of x go next: twelve, or such that few parts follow; each number has code of its own. */
+static inline int pl_part_of(int n)
+{
+    static const uint8_t part[18] = {0, 1, 2, 3, 4, 3, 6, 4, 8, 6, 6, 8, 12, 8, 8, 8, 8, 8};
+    return n < 18 ? part[n] : 12;
+}
+
+/* ---- this folder's parts of the matrix family, put together by matmul.c ---------------------------------------- */
+
+void pl_fill_matmul_int_avx512(pl_kernels *k);
+void pl_fill_matmul_float_avx512(pl_kernels *k);
 
 #endif

@@ -1,0 +1,303 @@
+/* Matrix products on quantised weights, with VNNI.
+ *
+ * A vector holds the sixteen rows of a tile x four k; vpdpbusd multiplies its unsigned codes by activations that it
+ * broadcasts from memory, and adds into int32. Offsets enter exactly: an accumulator starts at -offset * sum(y).
+ * Activations are first laid out as they will be read: a panel of entries, [parts of up to twelve rows][block][row].
+ * The codes of a block of weights then fill eight registers, which meet the rows of a part, whose float sums stay in
+ * twelve more. Unpacking runs on ports that dots leave free, so it costs next to nothing to do it again for each part:
+ * the limit is eight dots for every ten operations of their ports (eleven with mins, twelve with two scales). */
+#include "simd.h"
+
+typedef struct shape {
+    int bits, group, offset, has_min, super, is_signed;
+    int block, header; /* bytes of a packed block and of a super block's header */
+} shape;
+
+enum {
+    ROWS = 12,         /* rows of x that meet a block in registers */
+    SIDE = 4,          /* of them whose dots go side by side */
+    PANEL = 160 << 10, /* bytes of entries: they stay in L2 beside a tile */
+    SHARE = 48,        /* rows of x that a pass over the weights serves, where there are as many */
+    AHEAD = 1536, /* bytes to prefetch ahead where each weight is read once */
+};
+
+/* ---- a panel of activations -------------------------------------------------------------------------------------- */
+
+/* An entry: 32 codes per term, then words of 32 bits: s_y; then -offset * sum per group, or the sum for the mins. */
+PL_INLINE int entry_bytes(const shape f, int terms)
+{
+    return 32 * terms + 4 * (1 + (f.offset ? 32 / f.group : 0) + f.has_min);
+}
+
+/* Entries [block][row] of blocks [b0, b0 + blocks) of rows [i0, i0 + n). */
+PL_INLINE void make_part(const shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks, uint8_t *part)
+{
+    const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK;
+    for (int i = 0; i < n; i++) {
+        int64_t row = i0 + i;
+        const float *s = x->s + row * all + b0;
+        const int8_t *q = x->q + row * terms * x->k + (int64_t)PL_BLOCK * b0, *q_low = q + (terms - 1) * x->k;
+        const int16_t *sums = x->sums + row * terms * 2 * all + 2 * b0, *low = sums + (terms - 1) * 2 * all;
+        uint8_t *out = part + i * size;
+        for (int b = 0; b < blocks; b++, out += n * size) {
+            float s_y = terms == 2 ? s[b] / 254.0f : s[b];
+            int32_t first = sums[2 * b], second = sums[2 * b + 1];
+            uint8_t *words = out + 32 * terms;
+            memcpy(out, q + PL_BLOCK * b, 32);
+            if (terms == 2) {
+                memcpy(out + 32, q_low + PL_BLOCK * b, 32);
+                first = 254 * first + low[2 * b];
+                second = 254 * second + low[2 * b + 1];
+            }
+            memcpy(words, &s_y, 4);
+            if (f.has_min) {
+                float sum = s_y * (float)(first + second);
+                memcpy(words + 4, &sum, 4);
+            } else if (f.offset) {
+                int32_t offset[2] = {-f.offset * (f.group == 16 ? first : first + second), -f.offset * second};
+                memcpy(words + 4, offset, f.group == 16 ? 8 : 4);
+            }
+        }
+    }
+}
+
+/* ---- a block of weights ------------------------------------------------------------------------------------------ */
+
+/* v[i]: codes of k 4i..4i+3 as unsigned bytes. shifted = 0 leaves the high nibbles of 4-bit codes (v[4..7]) where they
+ * are, sixteen times too large. */
+PL_INLINE void load_codes(const shape f, const uint8_t *p, int shifted, __m512i v[8])
+{
+    const __m512i nibble = _mm512_set1_epi8(15), bit = _mm512_set1_epi8(16), pair = _mm512_set1_epi8(48);
+    if (f.bits == 8) {
+        for (int i = 0; i < 8; i++)
+            v[i] = pl_load512(p + 64 * i);
+        return;
+    }
+    for (int j = 0; j < 4; j++) {
+        __m512i w = pl_load512(p + 64 * j);
+        v[j] = _mm512_and_si512(w, nibble);
+        v[4 + j] = shifted ? _mm512_and_si512(_mm512_srli_epi16(w, 4), nibble) : _mm512_andnot_si512(nibble, w);
+    }
+    if (f.bits == 5) { /* bit i of the plane is bit 4 of v[i]; 0xf8: a | (b & c) */
+        const __m512i plane = pl_load512(p + 256);
+        for (int j = 0; j < 4; j++) {
+            v[j] = _mm512_ternarylogic_epi32(v[j], _mm512_slli_epi16(plane, 4 - j), bit, 0xf8);
+            v[4 + j] = _mm512_ternarylogic_epi32(v[4 + j], _mm512_srli_epi16(plane, j), bit, 0xf8);
+        }
+    }
+    if (f.bits == 6) /* bits 2j and 2j + 1 of plane h are bits 4 and 5 of v[4h + j] */
+        for (int h = 0; h < 2; h++) {
+            const __m512i plane = pl_load512(p + 256 + 64 * h);
+            for (int j = 0; j < 4; j++) {
+                __m512i high = j < 2 ? _mm512_slli_epi16(plane, 4 - 2 * j) : _mm512_srli_epi16(plane, 2 * j - 4);
+                v[4 * h + j] = _mm512_ternarylogic_epi32(v[4 * h + j], high, pair, 0xf8);
+            }
+        }
+}
+
+/* Scales of the block's groups, and what multiplies the sums of activations (plain: the min; super: the min negated). */
+PL_INLINE void load_scales(const shape f, const uint8_t *header, const uint8_t *p, __m512 s[2], __m512 *m)
+{
+    p += 64 * f.bits;
+    if (!f.super) {
+        s[0] = pl_load_f16(p);
+        *m = f.has_min ? pl_load_f16(p + 32) : _mm512_setzero_ps();
+        return;
+    }
+    const __m512 d = pl_load_f16(header);
+    for (int g = 0; g < 32 / f.group; g++)
+        s[g] = _mm512_mul_ps(d, f.is_signed ? pl_load_i8(p + 16 * g) : pl_load_u8(p + 16 * g));
+    *m = f.has_min ? _mm512_mul_ps(pl_load_f16(header + 32), pl_load_u8(p + 16)) : _mm512_setzero_ps();
+}
+
+/* ---- a block of weights by G rows of x, whose chains of dots go side by side -------------------------------------- */
+
+/* d[r] = start[r] + v[from..from + n) by the codes at y + r * size, in int32. */
+PL_INLINE void dots(const int G, const __m512i v[8], int from, int n, const uint8_t *y, int size, __m512i d[])
+{
+    for (int i = from; i < from + n; i++)
+        for (int r = 0; r < G; r++)
+            d[r] = pl_dot_broadcast(d[r], v[i], y + r * size + 4 * i);
+}
+
+/* The same of all k of group g. shifted = 0 (4 bits): the high nibbles' sum is sixteen times too large, exactly so. */
+PL_INLINE void group_dots(const shape f, const int G, const __m512i v[8], int shifted, int g, const uint8_t *y,
+                          int size, __m512i d[])
+{
+    if (shifted) {
+        dots(G, v, f.group / 4 * g, f.group / 4, y, size, d);
+        return;
+    }
+    __m512i high[SIDE];
+    for (int r = 0; r < G; r++)
+        high[r] = _mm512_setzero_si512();
+    dots(G, v, 0, 4, y, size, d);
+    dots(G, v, 4, 4, y, size, high);
+    for (int r = 0; r < G; r++)
+        d[r] = _mm512_add_epi32(d[r], _mm512_srai_epi32(high[r], 4));
+}
+
+PL_INLINE void block_by_rows(const shape f, int terms, const int G, const __m512i v[8], int shifted, const __m512 s[2],
+                             __m512 m, const uint8_t *entry, int size, __m512 acc[])
+{
+    const uint8_t *words = entry + 32 * terms;
+    for (int g = 0; g < 32 / f.group; g++) {
+        __m512i d[SIDE], low[SIDE];
+        for (int r = 0; r < G; r++) {
+            low[r] = f.offset ? pl_broadcast(words + r * size + 4 + 4 * g) : _mm512_setzero_si512();
+            d[r] = terms == 1 ? low[r] : _mm512_setzero_si512();
+        }
+        group_dots(f, G, v, shifted, g, entry, size, d);
+        if (terms == 2) {
+            group_dots(f, G, v, shifted, g, entry + 32, size, low);
+            for (int r = 0; r < G; r++)
+                d[r] = _mm512_add_epi32(_mm512_mullo_epi32(d[r], _mm512_set1_epi32(254)), low[r]);
+        }
+        for (int r = 0; r < G; r++)
+            acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d[r]), _mm512_mul_ps(s[g], pl_broadcast_ps(words + r * size)),
+                                     acc[r]);
+    }
+    if (f.has_min)
+        for (int r = 0; r < G; r++) {
+            const __m512 sum = pl_broadcast_ps(words + r * size + 4);
+            acc[r] = f.super ? _mm512_fnmadd_ps(m, sum, acc[r]) : _mm512_fmadd_ps(m, sum, acc[r]);
+        }
+}
+
+/* ---- a tile by N rows -------------------------------------------------------------------------------------------- */
+
+/* y[i] (resume: added to it) = blocks [0, blocks) of the tile at p by the N rows of a part, prefetching `ahead` bytes
+ * ahead (0: not). */
+PL_INLINE void tile_by_rows(const shape f, int terms, const int N, const uint8_t *p, int blocks, const uint8_t *part,
+                            int resume, int ahead, __mmask16 rows, float *y, ptrdiff_t y_stride)
+{
+    const int shifted = N > 1 || f.bits != 4, size = entry_bytes(f, terms);
+    const int G = N % 4 == 0 ? 4 : N % 3 == 0 ? 3 : N;
+    const uint8_t *header = p;
+    __m512 acc[ROWS];
+    for (int i = 0; i < N; i++)
+        acc[i] = resume ? _mm512_maskz_loadu_ps(rows, y + i * y_stride) : _mm512_setzero_ps();
+    for (int b = 0; b < blocks; b++, p += f.block, part += N * size) {
+        if (f.super && b % 8 == 0) {
+            header = p;
+            p += f.header;
+        }
+        if (ahead)
+            for (int at = 0; at < f.block; at += 64)
+                _mm_prefetch((const char *)p + ahead + at, _MM_HINT_T0);
+        __m512i v[8];
+        __m512 s[2], m;
+        load_codes(f, p, shifted, v);
+        load_scales(f, header, p, s, &m);
+#pragma GCC unroll 12
+        for (int i = 0; i < N; i += G)
+            block_by_rows(f, terms, G, v, shifted, s, m, part + i * size, size, acc + i);
+    }
+    for (int i = 0; i < N; i++)
+        _mm512_mask_storeu_ps(y + i * y_stride, rows, acc[i]);
+}
+
+/* The tile at p by all n rows of a panel; the first part prefetches. */
+PL_INLINE void tile_by_panel(const shape f, int terms, const uint8_t *p, int blocks, const uint8_t *panel, int n,
+                             int resume, int left, float *y, ptrdiff_t y_stride)
+{
+    const int size = entry_bytes(f, terms);
+    const __mmask16 rows = (__mmask16)(left >= PL_TILE ? 0xffff : (1 << left) - 1);
+    for (int c, ahead = AHEAD; n > 0; n -= c, ahead = 0) {
+        c = pl_part_of(n);
+#define BY(N)                                                                                                          \
+    case N: tile_by_rows(f, terms, N, p, blocks, panel, resume, ahead, rows, y, y_stride); break
+        switch (c) {
+            BY(12);
+            BY(8);
+            BY(6);
+            BY(4);
+            BY(3);
+            BY(2);
+            BY(1);
+        }
+#undef BY
+        panel += c * size * blocks;
+        y += c * y_stride;
+    }
+}
+
+/* ---- the product ------------------------------------------------------------------------------------------------- */
+
+#define MATMUL_ARGS const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y, ptrdiff_t y_stride
+
+/* Rows [i0, i0 + n) of x, `most` blocks of k (a multiple of 8) at a time, by tiles [tile0, tile1). Where k goes on, the
+ * sums that y holds are resumed. */
+PL_INLINE void chunk(const shape f, int terms, const pl_mat *w, int tile0, int tile1, const pl_acts *x, int i0, int n,
+                     int most, float *y, ptrdiff_t y_stride)
+{
+    uint8_t panel[PANEL];
+    const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK;
+    for (int b0 = 0; b0 < all; b0 += most) {
+        const int blocks = all - b0 < most ? all - b0 : most;
+        for (int i = 0, c; i < n; i += c) {
+            c = pl_part_of(n - i);
+            make_part(f, terms, x, i0 + i, c, b0, blocks, panel + i * size * blocks);
+        }
+        for (int t = tile0; t < tile1; t++) {
+            const uint8_t *p = w->data + t * w->tile_bytes + (int64_t)b0 * f.block + (int64_t)(b0 / 8) * f.header;
+            tile_by_panel(f, terms, p, blocks, panel, n, b0 > 0, w->rows - PL_TILE * t,
+                          y + i0 * y_stride + PL_TILE * t, y_stride);
+        }
+    }
+}
+
+/* As many rows at once as a panel of all k has room for, in whole parts; where those are few, k is cut, for weights that
+ * come from memory have to meet SHARE rows at a time. */
+PL_INLINE void product(const shape f, int terms, MATMUL_ARGS)
+{
+    const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK, few = n < SHARE ? n : SHARE;
+    const int limit = PANEL / (few * size) & ~7, blocks = all < limit ? all : limit;
+    const int fit = PANEL / (blocks * size), most = fit < ROWS ? fit : fit / ROWS * ROWS;
+    for (int i0 = 0; i0 < n; i0 += most)
+        chunk(f, terms, w, tile0, tile1, x, i0, n - i0 < most ? n - i0 : most, limit, y, y_stride);
+}
+
+PL_INLINE void matmul(const shape f, MATMUL_ARGS)
+{
+    if (x->terms == 2)
+        product(f, 2, w, tile0, tile1, x, n, y, y_stride);
+    else
+        product(f, 1, w, tile0, tile1, x, n, y, y_stride);
+}
+
+static const shape Q4_0 = {.bits = 4, .group = 32, .offset = 8, .block = 288},
+                   Q4_1 = {.bits = 4, .group = 32, .has_min = 1, .block = 320},
+                   Q5_0 = {.bits = 5, .group = 32, .offset = 16, .block = 352},
+                   Q5_1 = {.bits = 5, .group = 32, .has_min = 1, .block = 384},
+                   Q8_0 = {.bits = 8, .group = 32, .offset = 128, .block = 544},
+                   Q4_K = {.bits = 4, .group = 32, .has_min = 1, .super = 1, .block = 288, .header = 64},
+                   Q5_K = {.bits = 5, .group = 32, .has_min = 1, .super = 1, .block = 352, .header = 64},
+                   Q6_K = {
+                       .bits = 6, .group = 16, .offset = 32, .super = 1, .is_signed = 1, .block = 416, .header = 32};
+
+#define FORMAT(name, shape)                                                                                            \
+    static void matmul_##name(MATMUL_ARGS)                                                                             \
+    {                                                                                                                  \
+        matmul(shape, w, tile0, tile1, x, n, y, y_stride);                                                             \
+    }
+FORMAT(q4_0, Q4_0)
+FORMAT(q4_1, Q4_1)
+FORMAT(q5_0, Q5_0)
+FORMAT(q5_1, Q5_1)
+FORMAT(q8_0, Q8_0)
+FORMAT(q4_k, Q4_K)
+FORMAT(q5_k, Q5_K)
+FORMAT(q6_k, Q6_K)
+
+void pl_fill_matmul_int_avx512(pl_kernels *k)
+{
+    k->matmul[PL_Q4_0] = matmul_q4_0;
+    k->matmul[PL_Q4_1] = matmul_q4_1;
+    k->matmul[PL_Q5_0] = matmul_q5_0;
+    k->matmul[PL_Q5_1] = matmul_q5_1;
+    k->matmul[PL_Q8_0] = matmul_q8_0;
+    k->matmul[PL_Q4_K] = matmul_q4_k;
+    k->matmul[PL_Q5_K] = matmul_q5_k;
+    k->matmul[PL_Q6_K] = matmul_q6_k;
+}
