@@ -31,6 +31,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 NAMES = {"pellucid": "Pellucid", "llama_cpp": "llama.cpp", "openvino": "OpenVINO GenAI", "transformers": "transformers"}
 CONTEXT = 4096 + 256
+QUIET = 0.7  # load average of a machine that does nothing else
+BUSY = "The machine did other work as well (load average {:.1f}): take nothing from these figures."
 COLD = 5  # tokens of a cold start's prompt
 
 
@@ -115,6 +117,7 @@ class Comparison:
         self.workers: dict[str, Worker] = {}
         self.facts: dict[str, dict[str, Any]] = {}
         self.errors: dict[str, dict[str, str]] = {}
+        self.load_average = os.getloadavg()[0]  # before this adds to it
         self.memory: dict[str, list[float]] = {}  # peaks of cold starts, MB
         self.vocab = 0
         self.deep: dict[int, list[int]] = {}
@@ -214,14 +217,13 @@ def document(c: Comparison, phases: list[dict[str, Any]], kl: dict[str, Any]) ->
     """Everything, as plain data. memory_mb: the peak of a process that loads and makes one token, 1e6 bytes."""
     from pellucid import _engine
 
-    load = os.getloadavg()[0]
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": commit(),
         "cpu": _engine.cpu_name(),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": c.threads,
-        "load_average": load,
+        "load_average": c.load_average,
         "file": c.path.name,
         "file_bytes": c.path.stat().st_size,
         "runtimes": c.facts,
@@ -241,6 +243,7 @@ def markdown(doc: dict[str, Any]) -> str:
         f"**{doc['file']}** ({doc['file_bytes'] / 1e6:.0f} MB), {doc['date']}, commit {doc['commit']}: {doc['cpu']}, "
         f"{doc['threads']} threads, {isa}. {versions}.",
         "",
+        *([] if doc["load_average"] < QUIET else [BUSY.format(doc["load_average"]), ""]),
         "| phase (tokens/s) | " + " | ".join(NAMES[n] for n in names) + " | limit | Pellucid of it |",
         "|---|" + "---|" * (len(names) + 2),
     ]
@@ -267,6 +270,19 @@ def markdown(doc: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def replaced(text: str, name: str, table: str) -> str:
+    """A document with the table of the file `name` put between its marks; at the end where it has none yet."""
+    start, end = f"<!-- measured: {name} -->\n", "<!-- end -->\n"
+    before, found, after = text.partition(start)
+    if found:
+        _, found, after = after.partition(end)
+        if not found:
+            raise ValueError(f"{start.strip()} without {end.strip()}")
+    else:
+        before += "\n" if before and not before.endswith("\n\n") else ""
+    return f"{before}{start}{table}\n{end}{after}"
+
+
 def _cell(seconds: list[float], tokens: int | None) -> str:
     """A median, and the range in brackets."""
     if not seconds:
@@ -289,7 +305,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     about.add_argument("--phase", action="append", default=[], metavar="NAME", help="only phases with this in the name")
     about.add_argument("--seed", type=int, default=int(time.time()))
     about.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
-    about.add_argument("--markdown", action="store_true", help="print the table (always printed unless --json alone)")
+    about.add_argument("--markdown", action="store_true", help="print the table; default where no file is named")
+    about.add_argument("--into", type=Path, metavar="FILE", help="put the table into a document, over the model's last")
     a = about.parse_args(arguments)
     a.peers = {"pellucid": sys.executable}
     for peer in a.peer:
@@ -318,7 +335,9 @@ def main(arguments: list[str] | None = None) -> None:
         doc = document(comparison, found, comparison.precision())
     if a.json:
         a.json.write_text(json.dumps(doc, indent=2) + "\n", encoding="utf-8")
-    if a.markdown or not a.json:
+    if a.into:
+        a.into.write_text(replaced(a.into.read_text(encoding="utf-8"), path.name, markdown(doc)), encoding="utf-8")
+    if a.markdown or not (a.json or a.into):
         print(markdown(doc))
 
 

@@ -17,8 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import peers
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import peers
 
 DEPTHS = (0, 512, 1024, 2048, 4096)
 SEQUENCES = (1, 2, 4, 8, 16)

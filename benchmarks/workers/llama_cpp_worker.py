@@ -34,7 +34,7 @@ class LlamaCpp(Runtime):
         self.ctx = self.context(context, 1)
         self.depth = 0  # tokens at the start of the context that `decode` put there
         self.many: tuple[int, Any] | None = None
-        return {"version": c.__version__, "vocab": self.vocab}
+        return {"version": f"(llama-cpp-python {c.__version__})", "vocab": self.vocab}
 
     def context(self, size: int, sequences: int) -> Any:
         p = c.llama_context_default_params()

@@ -3,7 +3,6 @@
 Knows nothing of files, text or architectures: a plan (plan.py) comes in, arrays and token ids go out.
 """
 
-cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -343,7 +342,8 @@ cdef class Results:
             self.steps[i] = s.step
             top = None
             if s.params.n_logprobs > 0:
-                ids, logprobs = top = (np.empty(s.params.n_logprobs, np.int32), np.empty(s.params.n_logprobs, np.float32))
+                n_top = s.params.n_logprobs
+                ids, logprobs = top = (np.empty(n_top, np.int32), np.empty(n_top, np.float32))
                 self.sampled[i].top_id = &ids[0]
                 self.sampled[i].top_logprob = &logprobs[0]
             self.tops.append(top)

@@ -53,8 +53,9 @@ def test_schema(document: dict[str, Any], model_path: Path) -> None:
         limit = phase["limit"]
         assert limit["bytes"] > 0 and limit["bound"] in ("memory", "compute")
         assert 0 < limit["fraction"]["median"] < 1  # nothing this small comes near
-        fastest = limit["bytes"] / phase["seconds"]["min"] / 1e9
-        assert phase["gb_per_second"]["max"] == pytest.approx(fastest)
+        # A rate's extremes belong to those of the time.
+        assert phase["gb_per_second"]["max"] == pytest.approx(limit["bytes"] / phase["seconds"]["min"] / 1e9)
+        assert phase["tokens_per_second"]["min"] == pytest.approx(phase["tokens"] / phase["seconds"]["max"])
 
 
 def test_operations(document: dict[str, Any]) -> None:

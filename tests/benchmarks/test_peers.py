@@ -43,6 +43,16 @@ def test_a_worker_tells_errors() -> None:
     assert w.process.returncode is not None
 
 
+def test_replaced() -> None:
+    once = peers.replaced("# Text\n", "a.gguf", "first")
+    assert once == "# Text\n\n<!-- measured: a.gguf -->\nfirst\n<!-- end -->\n"
+    both = peers.replaced(once, "b.gguf", "other")
+    again = peers.replaced(both, "a.gguf", "second")
+    assert again == both.replace("first", "second") and again.count("measured") == 2
+    with pytest.raises(ValueError, match="without"):
+        peers.replaced("<!-- measured: a.gguf -->\n", "a.gguf", "x")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [["--peer", "llama_cpp"], ["--peer", f"dance={PYTHON}"], ["--peer", f"pellucid={PYTHON}"], ["--repeat", "0"]],

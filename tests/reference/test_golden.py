@@ -80,7 +80,7 @@ def test_high_precision_is_exact_for_practical_purposes(reference: corpus.Refere
     ("precision", "top_tolerance", "tolerance"),
     # One position says little at int8: a KL of 0.002 moves a log probability by about sqrt(2 x 0.002) = 0.06, and
     # unlikely tokens by more. In two terms the tokens stay within 0.001, with bf16 attention within 0.02.
-    [("default", 0.1, 0.25), ("high", 0.01, 0.03)],
+    [("default", 0.1, 0.25), ("high", 0.02, 0.07)],
 )
 def test_first_tokens(
     reference: corpus.ReferenceModel, path: Path, precision: str, top_tolerance: float, tolerance: float

@@ -319,10 +319,10 @@ cdef void count_rounds(void *arg, const pl_team *team, int tid) noexcept nogil:
 cdef void only_barriers(void *arg, const pl_team *team, int tid) noexcept nogil:
     cdef Rounds *r = <Rounds *>arg
     cdef int64_t start
-    cdef int i
+    cdef int _
     pl_team_barrier(team)
     start = now_ns()
-    for i in range(r.n):
+    for _ in range(r.n):
         pl_team_barrier(team)
     if tid == 0:
         r.size = pl_team_size(team)

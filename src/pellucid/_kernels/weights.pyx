@@ -281,7 +281,7 @@ def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t
     cdef const pl_kernels *kernels = _kernels(isa)
     cdef pl_mat w = _mat(f, packed, rows, k)
     cdef pl_acts acts
-    cdef int n, last, i
+    cdef int n, last, _
     cdef const float[:, :] f_view
     cdef const float[:, ::1] s_view
     cdef const int8_t[:, :, ::1] q_view
@@ -299,7 +299,8 @@ def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t
     main = b if f.id == PL_BF16 else x if f.flags & PL_FLOAT else q
     n = 0 if main is None else len(main)
     if n < 1:
-        raise ValueError(f"{format} needs {'b' if f.id == PL_BF16 else 'x' if f.flags & PL_FLOAT else 'q'}, at least a row")
+        wanted = "b" if f.id == PL_BF16 else "x" if f.flags & PL_FLOAT else "q"
+        raise ValueError(f"{format} needs {wanted}, at least a row")
     if terms not in (1, 2):
         raise ValueError(f"terms is {terms}, expected 1 or 2")
     if repeat < 1:
@@ -331,6 +332,6 @@ def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t
     cdef float[:, :] out_view = out
     cdef ptrdiff_t stride = out_view.strides[0] // 4
     with nogil:
-        for i in range(repeat):
+        for _ in range(repeat):
             kernels.matmul[f.id](&w, tile0, last, &acts, n, &out_view[0, 0], stride)
     return out
