@@ -126,7 +126,8 @@ void pl_op_glu(const pl_run *r, const pl_op *op, int tid)
     const pl_kernels *k = m->kernels;
     const pl_buf *in = &m->bufs[op->in], *up = &m->bufs[op->tmp], *out = &m->bufs[op->out];
     const pl_segment *seg = &m->segs[op->seg];
-    int dim = out->dim, step = 8; /* tiles: 128 columns of both halves are still cached when they are multiplied */
+    /* Tiles at once: the columns of both halves are still cached when they are multiplied; few rows take all. */
+    int dim = out->dim, step = r->n_rows <= 16 ? tiles_of(m, seg) : 16;
     int64_t from, to;
     pl_share(tiles_of(m, seg), 2, tid, pl_team_size(r->team), &from, &to); /* 2: whole blocks of 32 to quantise */
     for (int t = (int)from; t < (int)to; t += step) {
