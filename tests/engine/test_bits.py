@@ -105,7 +105,7 @@ def test_from_several_python_threads(load: Load) -> None:
             assert all(same(a, b) for a, b in zip(found, expected, strict=True))
 
 
-# ---- far beyond one chunk of 512 keys -------------------------------------------------------------------------
+# ---- far beyond one chunk of keys -----------------------------------------------------------------------------
 
 DEEP = [
     ("llama_gqa", "F32", {}),
