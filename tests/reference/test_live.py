@@ -98,7 +98,12 @@ def test_tiny_folder_gives_the_golden(tiny_model: tiny.Tiny, tmp_path: Path) -> 
             assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
-@tiny_models
+@pytest.mark.parametrize(
+    "tiny_model",
+    # Of a GGUF file of qwen3 transformers does not read the heads' width; the folder is compared above.
+    [model for model in tiny.TINY if model.arch != "qwen3"],
+    ids=lambda model: model.name,
+)
 def test_tiny_gguf_holds_the_same_weights(tiny_model: tiny.Tiny, tmp_path: Path) -> None:
     """Transformers' own conversion undoes the permutation of q and k and the +1 of the norms.
 
