@@ -242,7 +242,8 @@ static int probe_threads(int threads)
     if (n == threads - 1)
         return threads;
     /* At the limit: let the system count those out that just ended, and leave room. What an OpenMP library needs for a
-     * thread besides its stack is not ours to know; with a quarter of the threads clang's never ran out, with three quarters it did. */
+     * thread besides its stack is not ours to know: with a quarter of the threads clang's never ran out, with three
+     * quarters it did. */
     struct timespec rest = {0, 5000000};
     nanosleep(&rest, NULL);
     return n < 8 ? 1 : n / 4;
