@@ -1,7 +1,7 @@
 /* Attention over cached keys and values.
  *
  * The unit of work is a tile of query rows of one sequence x one KV head, whose query heads share every key that is
- * loaded. Keys are taken in chunks of 128 from slot 0, each with a state of its own, and chunks merge left to right,
+ * loaded. Keys are taken in chunks of 256 from slot 0, each with a state of its own, and chunks merge left to right,
  * whoever computed them: so a few rows at great depth can be spread over threads without changing a bit.
  */
 #include <string.h>

@@ -15,7 +15,7 @@
 #include "op.h"
 
 #define PL_HEAD_ROWS 16   /* logits are computed for this many rows at a time */
-#define PL_CHUNK_KEYS 128 /* attention: keys of one chunk, merged left to right */
+#define PL_CHUNK_KEYS 256 /* attention: keys of one chunk, merged left to right */
 #define PL_CHUNK_PAGES (PL_CHUNK_KEYS / PL_PAGE)
 
 /* Forms of a buffer's rows that its readers want besides float32. */
