@@ -174,7 +174,6 @@ class Job:
         self.model.check_ids(o.stop_ids, "stop_ids", empty=True)
         self.model.check_ids(o.logit_bias, "logit_bias", empty=True)
         self.sampler = _engine.Sampler(**o.sampler())
-        self.first_new = len(self.ids)
         self.start = time.perf_counter()
         self.first = 0.0  # when the first token came
         self.stepped = False  # a token was sampled since the last pass

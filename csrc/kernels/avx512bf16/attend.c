@@ -9,7 +9,7 @@
  * Pairs of slots of which a row sees one: the probability of the other is 0, and its value is masked to 0 at the ends of
  * what any row sees, for it may be anything there. */
 #include "fill.h"
-#include "vmath.h"
+#include "../avx512/vmath.h"
 
 #define SLOTS 16 /* slots of a group; columns of a vector */
 #define GROUPS (PL_PAGE / SLOTS)
