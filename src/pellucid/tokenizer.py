@@ -160,7 +160,7 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
                 ids[name] = default
     add_bos = read.flag("add_bos")
     if add_bos is None:
-        from .text.bpe import adds_bos
+        from .text.words import adds_bos
 
         add_bos = (spm or adds_bos(pre)) and ids["bos"] is not None
     add_space = read.flag("add_space_prefix")
