@@ -164,12 +164,16 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
 
         add_bos = (spm or adds_bos(pre)) and ids["bos"] is not None
     add_space = read.flag("add_space_prefix")
+    types = read.numbers("types", np.int32)
+    strips: frozenset[int] = frozenset()
+    if spm and metadata.get("general.architecture") == "phi3":
+        strips = _stripping(pieces, types)
     return Vocabulary(
         model=_MODELS[model],
         pieces=pieces,
         pre=pre,
         scores=read.numbers("scores", np.float32),
-        types=read.numbers("types", np.int32),
+        types=types,
         merges=read.strings("merges", as_bytes=False),
         add_bos=add_bos,
         add_eos=read.flag("add_eos") or False,
@@ -177,8 +181,17 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
         chat_template=read.text("chat_template"),
         source=source,
         names=_NAMES,
+        strips=strips,
         **ids,
     )
+
+
+def _stripping(pieces: Iterable[bytes], types: Any) -> frozenset[int]:
+    """Phi-3's control tokens that swallow the white space after them; its tokenizer.json says so, but no GGUF field."""
+    plain = (b"<s>", b"<unk>", b"<|endoftext|>")
+    kinds = [] if types is None else types.tolist()
+    pairs = enumerate(zip(pieces, kinds, strict=False))
+    return frozenset(i for i, (piece, kind) in pairs if piece == b"</s>" or (kind == CONTROL and piece not in plain))
 
 
 class _Reader:
@@ -319,10 +332,13 @@ def _from_sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int
             raise TokenizerError(f"{path}: {name} is {quoted(parts[name])}; only {quoted(value)} is supported")
     pieces, scores, types = parts["pieces"], parts["scores"], parts["types"]
     added = config.get("added_tokens_decoder")
+    strips = set()
     for key, token in sorted(
         (added if isinstance(added, dict) else {}).items(), key=lambda item: (len(item[0]), item[0])
     ):
         if key == str(len(pieces)) and isinstance(token, dict) and isinstance(token.get("content"), str):
+            if token.get("special") and token.get("rstrip") is True:
+                strips.add(len(pieces))
             pieces.append(token["content"].encode("utf-8", "replace"))
             scores = np.append(scores, np.float32(0))
             types = np.append(types, np.int32(CONTROL if token.get("special") else USER_DEFINED))
@@ -346,6 +362,7 @@ def _from_sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int
         unk=id_of("unk_token", b"<unk>"),
         pad=id_of("pad_token", b"<pad>"),
         eog=tuple(i for i in end if 0 <= i < len(pieces)),
+        strips=frozenset(strips),
         add_bos=bool(add_bos) and bos is not None,
         add_eos=bool(add_eos),
         add_space_prefix=bool(parts["add_dummy_prefix"]),

@@ -252,7 +252,7 @@ def test_folder_with_a_sentencepiece_model(tmp_path: Path, spm_parts: Parts, spm
         "eos_token": "<eos>",
         "added_tokens_decoder": {
             str(n + 1): {"content": "<tool>", "special": False},
-            str(n): {"content": "<|im_end|>", "special": True},
+            str(n): {"content": "<|im_end|>", "special": True, "rstrip": True},
         },
     }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
@@ -261,6 +261,9 @@ def test_folder_with_a_sentencepiece_model(tmp_path: Path, spm_parts: Parts, spm
     assert {loaded.spelling(i) for i in loaded.eog} == {"<eos>", "<end_of_turn>", "<|im_end|>"}
     assert loaded.encode("the<tool>")[-1] == n + 1
     assert loaded.encode("<|im_end|>", parse_special=True) == [loaded.bos, n]
+    assert loaded.encode("<|im_end|> \n the<tool> \n", parse_special=True) == [
+        loaded.bos, n, *loaded.encode("the<tool> \n", add_special=False)
+    ]  # fmt: skip
     bare = Tokenizer.load(tmp_path / "tokenizer.model")
     for text in TEXTS[:3]:
         assert loaded.encode(text) == Tokenizer.from_vocabulary(spm).encode(text)
@@ -297,3 +300,19 @@ def test_threads_share_one(bpe: Vocabulary, folder: Path, kind: str) -> None:
     with ThreadPoolExecutor(4) as pool:  # first, so that the lazy parts are made by several threads at once
         found = list(pool.map(lambda job: tokenizer.encode(job[0], parse_special=job[1]), work))
     assert found == [tokenizer.encode(text, parse_special=special) for text, special in work]
+
+
+def test_phi3_control_tokens_swallow_white_space_after_them(write_gguf: WriteGguf, spm_parts: Parts) -> None:
+    """As the family's tokenizer.json has it: "rstrip" on all control tokens but <s>, <unk> and <|endoftext|>."""
+    renamed = {b"<bos>": b"<s>", b"<end_of_turn>": b"<|end|>", b"<pad>": b"<|endoftext|>"}
+    parts = {**spm_parts, "pieces": [renamed.get(piece, piece) for piece in spm_parts["pieces"]]}
+    text = "<s>the<|end|>\n \n<|endoftext|>\nthe<|end|> \n the<|end|>"
+
+    def spelled(architecture: str) -> list[str]:
+        loaded = Tokenizer.load(write_gguf(parts, architecture, add_bos_token=False, add_space_prefix=True))
+        assert loaded.decode(loaded.encode(" \n the")) == " \n the"
+        return [loaded.spelling(i) for i in loaded.encode(text, parse_special=True)]
+
+    kept = ["<|endoftext|>", "▁", "<0x0A>", "t", "he", "<|end|>"]
+    assert spelled("phi3") == ["<s>", "▁the", "<|end|>", *kept, "▁the", "<|end|>"]
+    assert len(spelled("llama")) > 11

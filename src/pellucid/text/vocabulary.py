@@ -28,6 +28,7 @@ class Vocabulary:
     ``scores``: float32 (n,), for "spm"; ``types``: int32 (n,), the constants of this module, or None: all normal.
     ``merges``: pairs "left right", best first, for "bpe".
     ``eog``: ids that end a generation, besides ``eos``, ``eot``, ``eom`` and those known by their spelling.
+    ``strips``: ids of control tokens that swallow the white space after them, where the text's control tokens count.
     ``names``: what the source file calls a field, and ``source`` the file itself: both for error messages alone.
 
     Raises ``TokenizerError`` naming the field, if lengths disagree or an id is out of range.
@@ -46,6 +47,7 @@ class Vocabulary:
     unk: int | None = None
     pad: int | None = None
     eog: tuple[int, ...] = ()
+    strips: frozenset[int] = frozenset()
     add_bos: bool = False
     add_eos: bool = False
     add_space_prefix: bool = False
