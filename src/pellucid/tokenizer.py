@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Tokenizer"]
 
-_MODELS = {"gpt2": "bpe", "llama": "spm"}
+_MODELS = {"gpt2": "bpe", "llama": "spm", "gemma4": "spm"}
+_MERGED_SPM = ("gemma4", "sarvam-moe")  # pre-tokenisers that cut nothing: such a "gpt2" is a "gemma4"
 _IDS = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "unk": "unknown", "pad": "padding"}
 _NAMES = {
     **{name: f"tokenizer.ggml.{key}_token_id" for name, key in _IDS.items()},
@@ -148,13 +149,15 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
         known = ", ".join(f'"{name}"' for name in _MODELS)
         shown = "missing" if model is None else f"unknown kind of vocabulary {quoted(model)}"
         raise read.error("model", f"{shown}; known: {known}")
+    pre = read.text("pre")
+    if model == "gpt2" and pre in _MERGED_SPM:
+        model = "gemma4"
     spm = _MODELS[model] == "spm"
     pieces = read.strings("pieces", as_bytes=spm)
     if pieces is None:
         raise read.error("pieces", "missing; expected an array of strings")
-    pre = read.text("pre")
     ids: dict[str, Any] = {name: read.integer(name) for name in _IDS}
-    if spm:  # the ids of Llama's vocabulary, where the file does not say
+    if model == "llama":  # the ids of its vocabulary, where the file does not say
         for name, default in (("unk", 0), ("bos", 1), ("eos", 2)):
             if ids[name] is None and default < len(pieces):
                 ids[name] = default
@@ -162,8 +165,11 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
     if add_bos is None:
         from .text.words import adds_bos
 
-        add_bos = (spm or adds_bos(pre)) and ids["bos"] is not None
+        add_bos = (model == "llama" or adds_bos(pre)) and ids["bos"] is not None
     add_space = read.flag("add_space_prefix")
+    merges = None if model == "llama" else read.strings("merges", as_bytes=False)
+    if model == "gemma4" and merges is None:
+        raise read.error("merges", "missing; this kind of vocabulary needs its merges")
     types = read.numbers("types", np.int32)
     strips: frozenset[int] = frozenset()
     if spm and metadata.get("general.architecture") == "phi3":
@@ -174,10 +180,10 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
         pre=pre,
         scores=read.numbers("scores", np.float32),
         types=types,
-        merges=read.strings("merges", as_bytes=False),
+        merges=merges,
         add_bos=add_bos,
         add_eos=read.flag("add_eos") or False,
-        add_space_prefix=spm if add_space is None else add_space,
+        add_space_prefix=model == "llama" if add_space is None else add_space,
         chat_template=read.text("chat_template"),
         source=source,
         names=_NAMES,

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pellucid import _spm
 from pellucid.errors import TokenizerError
 from pellucid.text import Vocabulary, build
-from pellucid.text.spm import SpmTokenizer
+from pellucid.text.spm import MergedSpmTokenizer, SpmTokenizer
+from tests.text.make_golden import merge, partition
 
 Parts = dict[str, Any]
 
@@ -153,6 +154,69 @@ def test_impossible_vocabularies_are_refused_by_field(spm_parts: Parts, changes:
         parts["pieces"][at] = piece
     with pytest.raises(TokenizerError, match=message):
         build(Vocabulary(**{**parts, **rest}))
+
+
+# -- merges in place of scores (Gemma 4)
+
+MERGES = ["l l", "h e", "he ll", "▁ t", "▁t he", "hell o", "▁ hell", "e l"]
+
+
+@pytest.fixture(scope="module")
+def merged_parts(spm_parts: Parts) -> Parts:
+    more = [b"el", "▁hell".encode()]
+    parts = {**spm_parts, "pieces": [*spm_parts["pieces"], *more], "merges": MERGES, "scores": None}
+    return {**parts, "types": np.append(spm_parts["types"], np.ones(len(more), np.int32))}
+
+
+@pytest.fixture(scope="module")
+def merged(merged_parts: Parts) -> MergedSpmTokenizer:
+    made = build(Vocabulary(**merged_parts))
+    assert isinstance(made, MergedSpmTokenizer)
+    return made
+
+
+def test_merges_have_the_say_over_pieces(merged: MergedSpmTokenizer) -> None:
+    assert spelled(merged, "hello the") == ["hello", "▁the"]
+    assert spelled(merged, " hello") == ["▁", "hello"]  # "▁hello" is a piece, but no merge makes it
+    assert spelled(merged, "a  <think>z<bos>") == ["a", "  ", "<think>", "<0x7A>", "<", "b", "o", "<0x73>", ">"]
+    assert spelled(merged, "a<bos>", parse_special=True) == ["a", "<bos>"]
+
+
+@given(text=st.text() | st.text("\u2581 helot<think>\0\n\xe9", max_size=30))
+def test_merged_in_their_order(merged: MergedSpmTokenizer, text: str) -> None:
+    """Against the naive algorithm."""
+    ranks = {tuple(one.split(" ")): i for i, one in enumerate(MERGES)}
+    v = merged.vocabulary
+    ids = {v.spelling(i): i for i in v.ids_of(1)}
+    user = {v.spelling(i): i for i in v.ids_of(4) if v.spelling(i) != "<|user|>"}
+    expected: list[int] = []
+    for part in partition(text, user):
+        if isinstance(part, int):
+            expected.append(part)
+            continue
+        for number, plain in enumerate(part.split("\u2581")):  # in the text it is no space
+            expected += [4 + byte for byte in "\u2581".encode()] if number else []
+            for symbol in merge(list(plain.replace(" ", "▁")), lambda a, b: ranks.get((a, b))):
+                expected += [ids[symbol]] if symbol in ids else [4 + byte for byte in symbol.encode()]
+    assert merged.encode(text, add_special=False) == expected
+    assert merged.decode(expected) == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"merges": ["l l", "he"]}, r"^merges\[1\]: 'he'; expected two pieces"),
+        ({"merges": ["l z"]}, r"^merges\[0\]: 'l z' needs the piece 'z', which does not exist"),
+        ({"merges": []}, None),
+        ({"types": None}, "^pieces: not all of the 256 bytes"),
+    ],
+)
+def test_impossible_merges_are_refused(merged_parts: Parts, changes: Parts, message: str | None) -> None:
+    if message is None:
+        assert spelled(build(Vocabulary(**{**merged_parts, **changes})), "he") == ["h", "e"]  # type: ignore[arg-type]
+        return
+    with pytest.raises(TokenizerError, match=message):
+        build(Vocabulary(**{**merged_parts, **changes}))
 
 
 # -- the model files themselves

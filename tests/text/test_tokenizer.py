@@ -50,6 +50,16 @@ def test_gguf_of_a_sentencepiece_vocabulary(write_gguf: WriteGguf, spm_parts: Pa
     assert not Tokenizer.load(write_gguf(spm_parts, add_bos_token=False)).add_bos
 
 
+def test_gguf_of_a_sentencepiece_vocabulary_with_merges(write_gguf: WriteGguf, spm_parts: Parts) -> None:
+    changes = {"merges": ["h e", "l l"], "add_space_prefix": None, "scores": None}
+    loaded = Tokenizer.load(write_gguf(spm_parts, model="gemma4", **changes))
+    assert [loaded.spelling(i) for i in loaded.encode("he all\n")] == ["he", "▁", "a", "ll", "<0x0A>"]
+    assert loaded.decode(loaded.encode("▁ he")) == "▁ he"
+    same(loaded, Tokenizer.load(write_gguf(spm_parts, model="gpt2", pre="gemma4", **changes)))
+    with pytest.raises(TokenizerError, match="tokenizer.ggml.merges: missing"):
+        Tokenizer.load(write_gguf(spm_parts, model="gemma4"))
+
+
 def test_gguf_space_prefix_is_the_default(write_gguf: WriteGguf, spm_parts: Parts) -> None:
     loaded = Tokenizer.load(write_gguf(spm_parts, add_space_prefix=None))
     assert [loaded.spelling(i) for i in loaded.encode("the")] == ["<bos>", "▁the"]
@@ -69,7 +79,10 @@ def test_gguf_further_ends(write_gguf: WriteGguf, bpe_parts: Parts) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "rwkv"}, 'tokenizer.ggml.model: unknown kind of vocabulary \'rwkv\'; known: "gpt2", "llama"'),
+        (
+            {"model": "rwkv"},
+            'tokenizer.ggml.model: unknown kind of vocabulary \'rwkv\'; known: "gpt2", "llama", "gemma4"',
+        ),
         ({"model": None}, "tokenizer.ggml.model: missing"),
         ({"model": 3}, "tokenizer.ggml.model: it is 3; expected text"),
         ({"tokens": None}, "tokenizer.ggml.tokens: missing"),

@@ -37,7 +37,7 @@ def build(vocabulary: Vocabulary) -> TextTokenizer:
 
         return BpeTokenizer(vocabulary)
     if vocabulary.model == "spm":
-        from .spm import SpmTokenizer
+        from .spm import MergedSpmTokenizer, SpmTokenizer
 
-        return SpmTokenizer(vocabulary)
+        return SpmTokenizer(vocabulary) if vocabulary.merges is None else MergedSpmTokenizer(vocabulary)
     raise TokenizerError(f'unknown kind of vocabulary {quoted(vocabulary.model)}; known: "bpe", "spm"')

@@ -14,9 +14,9 @@ from ..errors import TokenizerError
 from .base import VocabularyTokenizer, check_encodable, to_utf8
 from .special import Finder
 from .vocabulary import UNKNOWN, Vocabulary, quoted
-from .words import WORDS, Words, ascii_words, make_splitter
+from .words import WORDS, ascii_words, make_splitter
 
-__all__ = ["BpeTokenizer", "byte_characters", "characters_to_bytes"]
+__all__ = ["BpeTokenizer", "byte_characters", "characters_to_bytes", "load_merges", "number_pieces"]
 
 
 def byte_characters() -> dict[int, str]:
@@ -62,15 +62,12 @@ class BpeTokenizer(VocabularyTokenizer):
         if vocabulary.merges is None:
             raise vocabulary.error("merges", "missing; a BPE vocabulary needs its merges")
         super().__init__(vocabulary)
-        pieces = [p if isinstance(p, str) else p.decode("utf-8", "replace") for p in vocabulary.pieces]
-        ids = dict(zip(pieces, range(len(pieces)), strict=True))
-        if len(ids) != len(pieces):
-            second = next(i for i, piece in enumerate(pieces) if ids[piece] != i)
-            twice = pieces[second]
-            raise vocabulary.error("pieces", f"{quoted(twice)} is there twice, as {second} and {ids[twice]}")
+        pieces, ids = number_pieces(vocabulary)
         unknown = vocabulary.unk if vocabulary.unk in vocabulary.ids_of(UNKNOWN) else None
         self._ids = ids
-        self._model = _build(vocabulary, ids, WORDS[pre], None if unknown is None else pieces[unknown])
+        spelling = None if unknown is None else pieces[unknown]
+        self._model = load_merges(vocabulary, ids, unk_token=spelling, ignore_merges=WORDS[pre].whole)
+        self._model.pre_tokenizer = make_splitter(WORDS[pre])
         present = bytes(byte for byte, character in _CHARACTER.items() if character in ids)
         self._encodable = present if unknown is None and len(present) < 256 else None
         self._user = Finder(self._always) if self._always else None
@@ -114,7 +111,19 @@ class BpeTokenizer(VocabularyTokenizer):
         return characters_to_bytes(self.vocabulary.spelling(index))
 
 
-def _build(vocabulary: Vocabulary, ids: dict[str, int], words: Words, unknown: str | None) -> Any:
+def number_pieces(vocabulary: Vocabulary) -> tuple[list[str], dict[str, int]]:
+    """The pieces as text, and their ids. Raises ``TokenizerError`` if a piece is there twice."""
+    pieces = [p if isinstance(p, str) else p.decode("utf-8", "replace") for p in vocabulary.pieces]
+    ids = dict(zip(pieces, range(len(pieces)), strict=True))
+    if len(ids) != len(pieces):
+        second = next(i for i, piece in enumerate(pieces) if ids[piece] != i)
+        twice = pieces[second]
+        raise vocabulary.error("pieces", f"{quoted(twice)} is there twice, as {second} and {ids[twice]}")
+    return pieces, ids
+
+
+def load_merges(vocabulary: Vocabulary, ids: dict[str, int], **options: Any) -> Any:
+    """The package's tokeniser of these merges, without a pre-tokeniser. Raises ``TokenizerError`` naming the merge."""
     from tokenizers import Tokenizer, models
 
     merges: list[tuple[str, str]] = []
@@ -124,7 +133,7 @@ def _build(vocabulary: Vocabulary, ids: dict[str, int], words: Words, unknown: s
             raise vocabulary.error(f"merges[{number}]", f"{quoted(merge)}; expected two pieces with a space between")
         merges.append((left, right))
     try:
-        model = models.BPE(ids, merges, unk_token=unknown, ignore_merges=words.whole)
+        return Tokenizer(models.BPE(ids, merges, **options))
     except Exception as error:  # the package does not say which merge; find it
         for number, (left, right) in enumerate(merges):
             for piece in (left, right, left + right):
@@ -132,6 +141,3 @@ def _build(vocabulary: Vocabulary, ids: dict[str, int], words: Words, unknown: s
                     message = f"{quoted(f'{left} {right}')} needs the piece {quoted(piece)}, which does not exist"
                     raise vocabulary.error(f"merges[{number}]", message) from None
         raise vocabulary.error("merges", str(error)) from error
-    made = Tokenizer(model)
-    made.pre_tokenizer = make_splitter(words)
-    return made

@@ -26,7 +26,7 @@ class Vocabulary:
     ``pre``: name of the pre-tokeniser of a "bpe" vocabulary; None means "default".
     ``pieces``: one spelling per id, all ``str`` or all UTF-8 ``bytes``.
     ``scores``: float32 (n,), for "spm"; ``types``: int32 (n,), the constants of this module, or None: all normal.
-    ``merges``: pairs "left right", best first, for "bpe".
+    ``merges``: pairs "left right", best first, for "bpe"; for "spm" they take the place of the scores.
     ``eog``: ids that end a generation, besides ``eos``, ``eot``, ``eom`` and those known by their spelling.
     ``strips``: ids of control tokens that swallow the white space after them, where the text's control tokens count.
     ``names``: what the source file calls a field, and ``source`` the file itself: both for error messages alone.
