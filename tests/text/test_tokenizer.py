@@ -156,6 +156,14 @@ def test_folder_with_tokenizer_json(folder: Path, bpe: Vocabulary) -> None:
     assert not loaded.add_bos
 
 
+def test_spaces_are_never_cleaned_up(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "clean_up_tokenization_spaces": True}))
+    loaded = Tokenizer.load(folder)
+    for text in ("a , b . c ! d ?", "do n't I 'm it 's we 've", "  x \n . "):
+        assert loaded.decode(loaded.encode(text)) == text
+
+
 def test_tokenizer_json_alone(folder: Path, bpe: Vocabulary) -> None:
     loaded = Tokenizer.load(folder / "tokenizer.json")
     for text in TEXTS:
