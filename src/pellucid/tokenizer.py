@@ -22,6 +22,7 @@ __all__ = ["Tokenizer"]
 
 _MODELS = {"gpt2": "bpe", "llama": "spm", "gemma4": "spm"}
 _MERGED_SPM = ("gemma4", "sarvam-moe")  # pre-tokenisers that cut nothing: such a "gpt2" is a "gemma4"
+_SPM_MODELS = {1: "unigram", 2: "spm"}
 _IDS = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "unk": "unknown", "pad": "padding"}
 _NAMES = {
     **{name: f"tokenizer.ggml.{key}_token_id" for name, key in _IDS.items()},
@@ -332,7 +333,9 @@ def _from_sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int
         parts = decode_model(_read(path, _JSON_LIMIT))
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
-    wanted = {"model_type": 2, "precompiled_charsmap": b"", "remove_extra_whitespaces": 0, "escape_whitespaces": 1}
+    if parts["model_type"] not in _SPM_MODELS:
+        raise TokenizerError(f"{path}: model_type is {parts['model_type']}; only 1 (unigram) and 2 (BPE) are supported")
+    wanted = {"precompiled_charsmap": b"", "remove_extra_whitespaces": 0, "escape_whitespaces": 1}
     for name, value in wanted.items():
         if parts[name] != value:
             raise TokenizerError(f"{path}: {name} is {quoted(parts[name])}; only {quoted(value)} is supported")
@@ -359,7 +362,7 @@ def _from_sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int
     bos = id_of("bos_token", b"<s>")
     add_bos, add_eos = config.get("add_bos_token", True), config.get("add_eos_token", False)
     vocabulary = Vocabulary(
-        model="spm",
+        model=_SPM_MODELS[parts["model_type"]],
         pieces=pieces,
         scores=scores,
         types=types,

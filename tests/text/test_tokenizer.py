@@ -294,9 +294,9 @@ def test_folder_with_a_sentencepiece_model(tmp_path: Path, spm_parts: Parts, spm
 def test_sentencepiece_models_that_normalise_are_refused(tmp_path: Path, spm_parts: Parts) -> None:
     model = _spm.encode_model(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
     path = tmp_path / "tokenizer.model"
-    for tail, name in [(b"\x12\x02\x18\x01", "model_type"), (b"\x1a\x03\x12\x01x", "precompiled_charsmap")]:
+    for tail, name in [(b"\x12\x02\x18\x03", "model_type"), (b"\x1a\x03\x12\x01x", "precompiled_charsmap")]:
         path.write_bytes(model + tail)
-        with pytest.raises(TokenizerError, match=f"tokenizer.model: {name} is .*; only .* is supported"):
+        with pytest.raises(TokenizerError, match=f"tokenizer.model: {name} is .*; only .* supported"):
             Tokenizer.load(path)
 
 

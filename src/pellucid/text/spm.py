@@ -1,8 +1,9 @@
-"""SentencePiece vocabularies of the byte-pair kind (Llama 2, Gemma), over the ``sentencepiece`` package.
+"""SentencePiece vocabularies, over the ``sentencepiece`` package: byte-pair (Llama 2, Gemma) and unigram.
 
 A model file keeps only pieces, scores and types; ``_spm`` writes the model that the package reads from them. Pairs are
-merged in the order of the merged piece's score, over the whole text: there are no words. Spaces are U+2581 in pieces;
-characters without a piece become their bytes.
+merged in the order of the merged piece's score, over the whole text: there are no words. A unigram vocabulary's scores
+are logarithms of probabilities instead, and the likeliest cut is taken. Spaces are U+2581 in pieces; characters without
+a piece become their bytes.
 
 Gemma 4's vocabulary is of this kind, but ranks pairs by a list of merges; that is for the ``tokenizers`` package.
 
@@ -25,11 +26,12 @@ from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
 __all__ = ["MergedSpmTokenizer", "SpmTokenizer"]
 
 _SPACE = "\u2581"
+_UNIGRAM = b"\x12\x02\x18\x01"  # trainer_spec.model_type = 1, in place of what was written before
 _BYTE_SPELLING = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 class SpmTokenizer(VocabularyTokenizer):
-    """SentencePiece BPE. Raises ``TokenizerError`` naming the field if the vocabulary is impossible.
+    """SentencePiece. Raises ``TokenizerError`` naming the field if the vocabulary is impossible.
 
     With ``add_space_prefix`` a space is put before the text, and again before the text after each control token;
     ``decode`` drops the first.
@@ -81,6 +83,8 @@ class SpmTokenizer(VocabularyTokenizer):
         if self._byte_ids is None:
             types[types == BYTE] = CONTROL
         proto = encode_model(pieces, scores, types, self._byte_ids is not None)
+        if vocabulary.model == "unigram":
+            proto += _UNIGRAM
         try:
             return sentencepiece.SentencePieceProcessor(model_proto=proto)
         except Exception as error:
