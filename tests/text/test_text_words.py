@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pellucid.text import Vocabulary
 from pellucid.text.bpe import BpeTokenizer
-from pellucid.text.words import WORDS, ascii_words, make_splitter
+from pellucid.text.words import LINEAR, WORDS, ascii_words, make_splitter
 from tests.text.published import PUBLISHED, TEXTS, description
 
 Splitters = dict[str, tuple[Any, Any]]
@@ -83,6 +83,19 @@ def test_ascii_text_goes_another_way_to_the_same_words(splitters: Splitters, nam
     found = expression.findall(text)
     assert "".join(found) == text
     assert [len(word) for word in found] == [len(word) for word in words(splitters[names][0], text)]
+
+
+@pytest.mark.parametrize("published", LINEAR)
+@settings(max_examples=300, deadline=None)
+@given(text=st.text("0123456789 \n\r\u00a0a½_.²é", max_size=30))
+@example(text="a \n b")
+@example(text="½1234½12x345 123456 45")
+def test_linear_forms_are_equal(published: str, text: str) -> None:
+    from tokenizers import Regex, pre_tokenizers
+
+    reference = pre_tokenizers.Split(Regex(published), behavior="isolated")
+    steps = [pre_tokenizers.Split(Regex(one), behavior=behavior) for one, behavior in LINEAR[published]]
+    assert words(pre_tokenizers.Sequence(steps), text) == words(reference, text)
 
 
 def test_most_families_have_the_fast_way() -> None:

@@ -156,6 +156,20 @@ def test_folder_with_tokenizer_json(folder: Path, bpe: Vocabulary) -> None:
     assert not loaded.add_bos
 
 
+def test_tokenizer_json_takes_linear_time(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    table = json.loads(path.read_text())
+    split = {"type": "Split", "behavior": "Isolated", "invert": False}
+    regexes = [r"\s+$", r"\d{1,3}(?=(?:\d{3})*\b)", r"(?=(\d{3})+(?!\d))"]
+    steps = [{**split, "pattern": {"Regex": regex}} for regex in regexes]
+    table["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [*steps, table["pre_tokenizer"]]}
+    path.write_text(json.dumps(table))
+    loaded = Tokenizer.load(folder)
+    assert [loaded.spelling(i) for i in loaded.encode("1212")] == ["1", "2", "12"]
+    for text in ("12" * 100_000, "12" * 100_000 + "a", " " * 200_000 + "a"):  # minutes, if it were quadratic
+        assert loaded.decode(loaded.encode(text)) == text
+
+
 def test_spaces_are_never_cleaned_up(folder: Path) -> None:
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "clean_up_tokenization_spaces": True}))

@@ -4,9 +4,7 @@ A model file names its pre-tokeniser but does not describe it; the description i
 ``tokenizer.json``, which the comments of the table name. Where GGUF files merge families under one name, it is the
 first family's.
 
-The expressions are in the syntax of Oniguruma, which the ``tokenizers`` package runs. Some are published in a form
-whose time grows with the square of a run's length; these are written here in an equal form that takes linear time.
-The tests hold the published forms.
+The expressions are in the syntax of Oniguruma, which the ``tokenizers`` package runs.
 """
 
 from __future__ import annotations
@@ -15,11 +13,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["WORDS", "Words", "adds_bos", "ascii_words", "make_splitter"]
+__all__ = ["LINEAR", "WORDS", "Words", "adds_bos", "ascii_words", "make_splitter"]
 
-# Steps are applied one after the other, each to every part that the former left. Text is a regular expression: its
-# matches stand alone. A pair adds what becomes of a match instead. The rest are the package's own.
-Step = str | tuple[str, str]
+# Steps are applied one after the other, each to every part that the former left. Either a regular expression, whose
+# matches stand alone, or one of the package's own.
 BYTES, GPT2, DIGITS, DIGIT_RUNS, SINGLE_MARKS, MARKS = (
     "<bytes>",
     "<gpt2>",
@@ -36,7 +33,7 @@ class Words:
     ``adds_bos``: whether BOS comes first where the file does not say.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[str, ...]
     whole: bool = False
     adds_bos: bool = False
 
@@ -66,6 +63,19 @@ _DIGIT_GPT2 = r"\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!
 
 # A part that is all digits, in threes from its end. \G: where the last match ended.
 _THREES = r"\A\d{1,2}(?=(?:\d{3})++\z)|(?:\A(?=\d++\z)|\G(?!\A))\d{3}"
+_THREES_TO_BOUNDARY, _THREES_TO_END = r"\d{1,3}(?=(?:\d{3})*\b)", r"\d{1,3}(?=(?:\d{3})*(?!\d))"
+_BEFORE_THREES, _SPACES_AT_END = r"(?=(\d{3})+(?!\d))", r"\s+$"
+# Expressions whose time grows with the square of a run's length, and equal steps that take linear time: expression, and
+# what becomes of its matches.
+LINEAR = {
+    _SPACES_AT_END: ((r"(?<!\s)(?:\s++\z|\s+(?=\n))", "isolated"),),
+    _THREES_TO_BOUNDARY: ((r"(?<!\d)\d++\b", "isolated"), (_THREES, "isolated")),
+    _THREES_TO_END: ((r"\d+", "isolated"), (_THREES, "isolated")),
+    _BEFORE_THREES: (
+        (r"(?<!\d)\d{1,2}(?=(?:\d{3})++(?!\d))", "merged_with_previous"),
+        (r"\d{3}", "merged_with_next"),
+    ),
+}
 
 _CJK, _KANA = r"\x{4E00}-\x{9FA5}", r"\x{3040}-\x{309F}\x{30A0}-\x{30FF}"
 _DEEPSEEK_MARKS = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
@@ -121,7 +131,7 @@ _TABLE: tuple[tuple[str, Words], ...] = (
     ("gpt-4o llama4 kanana2 talkie minimax-m2", Words((_GPT4O,))),
     # mistralai/Mistral-Nemo-Base-2407
     ("tekken", Words((_cased("", r"\p{N}"),), whole=True, adds_bos=True)),
-    # deepseek-ai/deepseek-llm-7b-base; white space at an end is published as \s+$
+    # deepseek-ai/deepseek-llm-7b-base
     (
         "deepseek-llm",
         Words(
@@ -129,7 +139,7 @@ _TABLE: tuple[tuple[str, Words], ...] = (
                 r"[\r\n]",
                 rf"\s?[{_DEEPSEEK_LETTERS}]+",
                 rf"\s?[{_DEEPSEEK_PUNCTUATION}]+",
-                r"(?<!\s)\s++$",
+                _SPACES_AT_END,
                 _DEEPSEEK_CJK,
                 DIGITS,
             )
@@ -178,21 +188,12 @@ _TABLE: tuple[tuple[str, Words], ...] = (
     # bigscience/bloom, TurkuNLP/gpt3-finnish-small, LumiOpen/Poro-34B-chat; LumiOpen/Viking-7B
     ("bloom gpt3-finnish poro-chat", Words((_BLOOM,))),
     ("viking", Words((_BLOOM, DIGITS))),
-    # CohereLabs/tiny-aya-base; runs of digits are published as \d{1,3}(?=(?:\d{3})*\b)
-    ("tiny_aya cohere2moe", Words((r"(?<!\d)\d++\b", _THREES, _GPT4O))),
+    # CohereLabs/tiny-aya-base
+    ("tiny_aya cohere2moe", Words((_THREES_TO_BOUNDARY, _GPT4O))),
     # arcee-ai/Trinity-Tokenizer
-    ("afmoe", Words((r"\d+", _THREES, _ASIAN, _DEEPSEEK3[2]))),
-    # UW/OLMo2-8B-SuperBPE-t180k: words may hold spaces; digits are published as \p{N}+, then (?=(\d{3})+(?!\d))
-    (
-        "superbpe",
-        Words(
-            (
-                r"\p{N}+",
-                (r"(?<!\d)\d{1,2}(?=(?:\d{3})++(?!\d))", "merged_with_previous"),
-                (r"\d{3}", "merged_with_next"),
-            )
-        ),
-    ),
+    ("afmoe", Words((_THREES_TO_END, _ASIAN, _DEEPSEEK3[2]))),
+    # UW/OLMo2-8B-SuperBPE-t180k: words may hold spaces
+    ("superbpe", Words((r"\p{N}+", _BEFORE_THREES))),
     # inceptionai/Jais-2-8B-Chat
     (
         "jais-2",
@@ -252,8 +253,8 @@ def make_splitter(words: Words) -> Any:
         if step in known:
             made.append(known[step]())
         else:
-            regex, behavior = (step, "isolated") if isinstance(step, str) else step
-            made.append(pre_tokenizers.Split(Regex(regex), behavior=behavior))
+            for regex, behavior in LINEAR.get(step, ((step, "isolated"),)):
+                made.append(pre_tokenizers.Split(Regex(regex), behavior=behavior))
     return pre_tokenizers.Sequence(made)
 
 
@@ -268,7 +269,7 @@ def ascii_words(words: Words) -> re.Pattern[str] | None:
     The properties are then short ranges, and the standard library's expressions suffice; they are ten times faster.
     """
     step = _GPT2_TEXT if words.steps == (GPT2,) else words.steps[0]
-    if len(words.steps) > 1 or not isinstance(step, str) or not step.endswith((r"\s+", r"\s")) or "Han" in step:
+    if len(words.steps) > 1 or not step.endswith((r"\s+", r"\s")) or "Han" in step:
         return None
 
     def translate(match: re.Match[str]) -> str:
