@@ -1,8 +1,8 @@
 r"""How each family of byte-level vocabularies cuts text into words, by the GGUF field ``tokenizer.ggml.pre``.
 
 A model file names its pre-tokeniser but does not describe it; the description is in the family's published
-``tokenizer.json``, which the comments of the table name. Where GGUF files merge families under one name, it is the
-first family's.
+``tokenizer.json``, which the comments of the table name. Where these were not at hand, the comment says "by GGUF": the
+entry is then what readers of GGUF files agree on.
 
 The expressions are in the syntax of Oniguruma, which the ``tokenizers`` package runs.
 """
@@ -17,14 +17,7 @@ __all__ = ["LINEAR", "WORDS", "Words", "adds_bos", "ascii_words", "make_splitter
 
 # Steps are applied one after the other, each to every part that the former left. Either a regular expression, whose
 # matches stand alone, or one of the package's own.
-BYTES, GPT2, DIGITS, DIGIT_RUNS, SINGLE_MARKS, MARKS = (
-    "<bytes>",
-    "<gpt2>",
-    "<digits>",
-    "<digit runs>",
-    "<mark>",
-    "<marks>",
-)
+BYTES, GPT2, DIGITS, DIGIT_RUNS, MARK, MARKS = "<bytes>", "<gpt2>", "<digits>", "<digit runs>", "<mark>", "<marks>"
 
 
 @dataclass(frozen=True)
@@ -149,8 +142,9 @@ _TABLE: tuple[tuple[str, Words], ...] = (
     ("deepseek-coder", Words((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_CJK, DIGITS))),
     # deepseek-ai/DeepSeek-V3, tencent/Hunyuan-4B-Instruct, jdopensource/JoyAI-LLM-Flash
     ("deepseek-v3 hunyuan-dense hy_v4 joyai-llm", Words(_DEEPSEEK3)),
+    # by GGUF
     ("spark2_5", Words((*_DEEPSEEK3[:2], rf"{_DEEPSEEK_MARKS}| ?[\p{{P}}\p{{S}}]+|[\r\n]|\s+(?!\S)|\s+", r"\p{N}"))),
-    # tencent/Youtu-LLM-2B
+    # tencent/Youtu-LLM-2B, by GGUF
     (
         "youtu",
         Words(
@@ -190,7 +184,7 @@ _TABLE: tuple[tuple[str, Words], ...] = (
     ("viking", Words((_BLOOM, DIGITS))),
     # CohereLabs/tiny-aya-base
     ("tiny_aya cohere2moe", Words((_THREES_TO_BOUNDARY, _GPT4O))),
-    # arcee-ai/Trinity-Tokenizer
+    # arcee-ai/Trinity-Tokenizer, by GGUF
     ("afmoe", Words((_THREES_TO_END, _ASIAN, _DEEPSEEK3[2]))),
     # UW/OLMo2-8B-SuperBPE-t180k: words may hold spaces
     ("superbpe", Words((r"\p{N}+", _BEFORE_THREES))),
@@ -205,7 +199,7 @@ _TABLE: tuple[tuple[str, Words], ...] = (
             )
         ),
     ),
-    # facebook/chameleon-7b
+    # facebook/chameleon-7b, by GGUF
     (
         "chameleon",
         Words(
@@ -214,7 +208,7 @@ _TABLE: tuple[tuple[str, Words], ...] = (
                 "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
                 r"([\t\n]|    |  )",
                 DIGITS,
-                SINGLE_MARKS,
+                MARK,
                 GPT2,
             ),
             adds_bos=True,
@@ -222,10 +216,11 @@ _TABLE: tuple[tuple[str, Words], ...] = (
     ),
     # openbmb/MiniCPM5-1B
     ("minicpm5", Words((r"\p{N}{1,3}", _GPT4 % r"\p{N}+"), whole=True)),
+    # by GGUF
     ("laguna", Words((r"[^\n]+|[\n]+", _QWEN2))),
-    # qwen2's without contractions
+    # qwen2's without contractions, by GGUF
     ("ufakzeka", Words((_QWEN2.removeprefix(_CONTRACTION + "|"),))),
-    # What readers of GGUF do where the file says no more
+    # where the file names none, by GGUF
     ("default", Words((_FALCON_MARKS, _GPT2_TEXT, r"\p{N}+", "[0-9][0-9][0-9]"))),
 )
 WORDS = {name: words for names, words in _TABLE for name in names.split()}
@@ -245,7 +240,7 @@ def make_splitter(words: Words) -> Any:
         GPT2: lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         DIGITS: lambda: pre_tokenizers.Digits(individual_digits=True),
         DIGIT_RUNS: lambda: pre_tokenizers.Digits(individual_digits=False),
-        SINGLE_MARKS: lambda: pre_tokenizers.Punctuation(behavior="isolated"),
+        MARK: lambda: pre_tokenizers.Punctuation(behavior="isolated"),
         MARKS: lambda: pre_tokenizers.Punctuation(behavior="contiguous"),
     }
     made = []
