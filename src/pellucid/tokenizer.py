@@ -173,7 +173,7 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
         raise read.error("merges", "missing; this kind of vocabulary needs its merges")
     types = read.numbers("types", np.int32)
     strips: frozenset[int] = frozenset()
-    if spm and metadata.get("general.architecture") == "phi3":
+    if spm and metadata.get("general.architecture") in ("phi3", "phimoe"):
         strips = _stripping(pieces, types)
     return Vocabulary(
         model=_MODELS[model],

@@ -177,4 +177,4 @@ def test_remembered_words_are_bounded(pairs: dict[str, tuple[BpeTokenizer, Any]]
         text = " ".join(f"x{i:05d}" for i in range(start, start + 20_000)) + " " + "y" * 1000
         assert ours.encode(text) == theirs.encode(text).ids
         assert len(ours._known) <= 1 << 15
-        assert max(map(len, ours._known), default=0) <= 64
+        assert max(map(len, ours._known), default=0) <= 32

@@ -33,7 +33,7 @@ def byte_characters() -> dict[int, str]:
 
 _CHARACTER = byte_characters()
 _BYTE = {ord(character): byte for byte, character in _CHARACTER.items()}
-_KNOWN, _LONG = 1 << 15, 64  # words that a tokeniser remembers: how many, and of how many characters at most
+_KNOWN, _LONG = 1 << 15, 32  # words that a tokeniser remembers: how many, and of how many characters at most
 
 
 def characters_to_bytes(piece: str) -> bytes:
@@ -64,7 +64,6 @@ class BpeTokenizer(VocabularyTokenizer):
         super().__init__(vocabulary)
         pieces, ids = number_pieces(vocabulary)
         unknown = vocabulary.unk if vocabulary.unk in vocabulary.ids_of(UNKNOWN) else None
-        self._ids = ids
         spelling = None if unknown is None else pieces[unknown]
         self._model = load_merges(vocabulary, ids, unk_token=spelling, ignore_merges=WORDS[pre].whole)
         self._model.pre_tokenizer = make_splitter(WORDS[pre])
