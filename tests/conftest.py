@@ -35,7 +35,7 @@ def model_file(name: str) -> Path:
     """The file of a catalogue model, fetched when it is not in the cache."""
     from pellucid.weights.catalog import fetch
 
-    return Path(fetch(name))
+    return Path(fetch(name, accept_terms=True))
 
 
 @pytest.fixture(scope="session")
