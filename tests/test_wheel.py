@@ -77,8 +77,10 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sdist_has_what_a_build_and_the_tests_need(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    tracked = run("git", "ls-files", "csrc", "src", "tests", "docs", "benchmarks", cwd=ROOT).split()
-    assert set(tracked) - names == set()
+    folders = ("csrc", "src", "tests", "docs", "benchmarks")
+    files = {p.relative_to(ROOT) for folder in folders for p in (ROOT / folder).rglob("*") if p.is_file()}
+    made = re.compile(r"\.(so|pyc|gguf)$|\.egg-info/|/\.")  # by builds and tests
+    assert {p.as_posix() for p in files if not made.search(p.as_posix())} - names == set()
     assert {"setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names
     assert not [name for name in names if name.endswith((".so", ".o", ".pyc"))]
 
