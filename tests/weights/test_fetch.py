@@ -101,6 +101,17 @@ def test_addresses_of_no_gguf_file(served: Hub, reference: str) -> None:
             call(reference)
 
 
+@pytest.mark.parametrize("name", ["a b.gguf", "a\nb.gguf", "é.gguf"])
+def test_addresses_that_no_request_can_have(served: Hub, name: str) -> None:
+    fails("is no address that can be fetched", reference=f"{served.url}/{name}")
+    assert served.requests == []
+
+
+@pytest.mark.parametrize("port", ["99999", "x"])
+def test_ports_that_are_none(served: Hub, port: str) -> None:
+    fails(reference=f"http://127.0.0.1:{port}/x.gguf")
+
+
 # -- a hub's model --------------------------------------------------------------------------------------------------
 
 

@@ -113,10 +113,10 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
         raise _refused(url, error) from None
     except urllib.error.URLError as error:
         raise _unreachable(url, error.reason) from None
+    except (http.client.InvalidURL, ValueError) as error:
+        raise FetchError(f"{url!r} is no address that can be fetched: {error}") from None
     except (http.client.HTTPException, OSError) as error:
         raise _Again(f"{_host(url)}: {str(error) or type(error).__name__}") from None
-    except ValueError as error:  # an address that urllib cannot read
-        raise FetchError(f"{url!r} is no address that can be fetched: {error}") from None
     response.linked = getattr(redirects, "linked", None)
     return response
 
