@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -72,7 +73,8 @@ class Index:
                 index.requests.append(self.path)
                 if self.path.endswith(".whl"):
                     time.sleep(index.delay)
-                super().do_GET()
+                with contextlib.suppress(ConnectionError):  # of a client that was killed
+                    super().do_GET()
 
             def log_message(self, *args: object) -> None:
                 pass
