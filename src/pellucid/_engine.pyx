@@ -425,17 +425,21 @@ cdef class Engine:
             raise ValueError(f"matrix={matrix}: expected 0 to {len(self.plan.matrices) - 1}")
         return pl_model_mat_bytes(self.open(), matrix)
 
-    def matrix(self, int matrix):
-        """-> float32 (rows, k): a matrix dequantised, bit-identical to its file's own decoding."""
+    def matrix(self, int matrix, rows=None):
+        """-> float32 (rows, k): a matrix dequantised, bit-identical to its file's own decoding. rows: (from, to)."""
         if not 0 <= matrix < len(self.plan.matrices):
             raise ValueError(f"matrix={matrix}: expected 0 to {len(self.plan.matrices) - 1}")
         m = self.plan.matrices[matrix]
-        cdef float[:, ::1] out = np.empty((m.rows, m.k), np.float32)
-        cdef int r
+        cdef int r, first = 0, end = m.rows
+        if rows is not None:
+            first, end = rows
+            if not 0 <= first <= end <= m.rows:
+                raise ValueError(f"rows={rows}: expected parts of 0 to {m.rows}")
+        cdef float[:, ::1] out = np.empty((end - first, m.k), np.float32)
         cdef pl_model *model = self.open()
         with nogil:
-            for r in range(<int>out.shape[0]):
-                pl_model_mat_row(model, matrix, r, &out[r, 0])
+            for r in range(first, end):
+                pl_model_mat_row(model, matrix, r, &out[r - first, 0])
         return np.asarray(out)
 
     def forward(self, parts, *, list samplers=None, out=None, cancel=None):
@@ -481,7 +485,8 @@ cdef class Engine:
         """A forward pass, or a part of one, with its inside open.
 
         ops: (from, to), the operations to run, default all. A part looks at tokens that are stored already: then `at`
-        is the slot of the (one) sequence's first row, and nothing is appended.
+        is the slot of the (one) sequence's first row, and nothing is appended. (A part without rope_append and attend
+        looks at no stored token: any rows from at=0 on.)
         feeds: {buffer: float32 (rows, dim)} put into buffers first. taps: [(op, buffer)], copied after that operation.
         -> ({(op, buffer): float32 (rows, dim)}, int64 nanoseconds of each operation or None).
         """

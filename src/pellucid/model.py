@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from pellucid.errors import ClosedError, ContextFullError, TokenizerError
 from pellucid.generation import Completion, Piece
 from pellucid.info import ModelInfo, PlanTable, plan_table
 from pellucid.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from pellucid.look.trace import Trace
 
 __all__ = ["Model"]
 
@@ -303,6 +306,35 @@ class Model:
         if options.echo:
             echo = prompt if isinstance(prompt, str) else self.detokenize(ids)
         return generation.Job(self, ids, options, _engine.Sequence(engine), len(ids), echo)
+
+    # ---- looking inside ---------------------------------------------------------------------------------------
+
+    def trace(self, prompt: str | Sequence[int], **options: Any) -> Trace:
+        """Runs a text or ids once and keeps what was asked for, as NumPy arrays -> Trace, whose docstring gives their
+        shapes. Logits keep their bits.
+
+        Options (defaults): want=("hidden", "attention"), any of embeddings, hidden, q, k, v, scores, attention,
+        attention_out, mlp_out, neurons, head_out, logits; layers, heads, positions=None (indices to keep, negative
+        ones from the end; all); limit=2 GB in bytes; chunk=512 (rows of a pass; changes no bit).
+
+        Raises ValueError for a wrong name or index, and where the arrays would take more than `limit`, saying what would
+        fit; ContextFullError, NumericsError, ClosedError.
+        """
+        from pellucid.look.trace import trace
+
+        return trace(self, prompt, **options)
+
+    def weight(self, name: str) -> npt.NDArray[np.float32]:
+        """A tensor dequantised -> float32 of its shape (a matrix: (out, in)), as the engine reads it.
+
+        name: as in GGUF files ("blk.0.attn_q.weight"; without ".weight", too). Raises ValueError for one that the plan
+        does not use, with near matches.
+        """
+        from pellucid.look.weight import weight
+
+        return weight(self._open(), name)
+
+    # ---- sequences --------------------------------------------------------------------------------------------
 
     def context(self) -> Context:
         """A sequence of one's own, which keeps its cache between calls."""
