@@ -131,7 +131,7 @@ EDGES = {
 }
 # Imports inside a function, of what builds on the importer: a method that is there for convenience, whose work is done
 # above. Nothing of it is loaded, or needed, until the method is called.
-LAZY = {"model": ("look",)}
+LAZY = {"model": ("look",), "__init__": ("look",)}
 # Headers of csrc that a binding may declare from; a name that ends in / is a folder.
 BINDINGS = {
     "_engine": ("pellucid.h",),

@@ -309,20 +309,29 @@ class Model:
 
     # ---- looking inside ---------------------------------------------------------------------------------------
 
-    def trace(self, prompt: str | Sequence[int], **options: Any) -> Trace:
-        """Runs a text or ids once and keeps what was asked for, as NumPy arrays -> Trace, whose docstring gives their
-        shapes. Logits keep their bits.
+    def trace(
+        self,
+        prompt: str | Sequence[int],
+        want: str | Sequence[str] = ("hidden", "attention"),
+        *,
+        layers: int | Sequence[int] | None = None,
+        heads: int | Sequence[int] | None = None,
+        positions: int | Sequence[int] | None = None,
+        limit: int = 2 << 30,
+        chunk: int = 512,
+    ) -> Trace:
+        """Runs a text or ids once and keeps what was asked for, as NumPy arrays: see :class:`Trace` for their shapes.
 
-        Options (defaults): want=("hidden", "attention"), any of embeddings, hidden, q, k, v, scores, attention,
-        attention_out, mlp_out, neurons, head_out, logits; layers, heads, positions=None (indices to keep, negative
-        ones from the end; all); limit=2 GB in bytes; chunk=512 (rows of a pass; changes no bit).
+        want: any of embeddings, hidden, q, k, v, scores, attention, attention_out, mlp_out, neurons, head_out, logits.
+        layers, heads, positions: indices to keep, negative ones from the end; None: all. limit: bytes that the arrays
+        may take. chunk: rows of a pass. Neither tracing nor `chunk` changes a bit of anything.
 
-        Raises ValueError for a wrong name or index, and where the arrays would take more than `limit`, saying what would
-        fit; ContextFullError, NumericsError, ClosedError.
+        Raises ValueError for a wrong name or index, and for more than `limit`, saying what would fit; ContextFullError,
+        NumericsError, ClosedError.
         """
         from pellucid.look.trace import trace
 
-        return trace(self, prompt, **options)
+        return trace(self, prompt, want, layers=layers, heads=heads, positions=positions, limit=limit, chunk=chunk)
 
     def weight(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor dequantised -> float32 of its shape (a matrix: (out, in)), as the engine reads it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,11 +13,19 @@ Floats = npt.NDArray[np.float32]
 BLOCK = 64  # query rows at a time: their scores of all heads stay in the second-level cache
 
 
-def fill(out: Floats, q: Floats, k: Floats, positions: npt.NDArray[np.intp], scale: float, window: int) -> None:
-    """Scores before softmax -> out (heads, m, >= keys), whose rows must hold what unseen keys are to have.
+def fill(
+    out: Floats,
+    q: Floats,
+    k: Floats,
+    groups: Sequence[int],
+    positions: npt.NDArray[np.intp],
+    scale: float,
+    window: int,
+) -> None:
+    """Scores before softmax -> out (heads, m, n), whose rows must hold what unseen keys are to have.
 
-    q: (heads, m, d), rows at `positions` (ascending). k: (heads, keys, d), already one per query head. A row sees the
-    keys up to its own position, of them the last `window` (0: all).
+    q: (heads, m, d), rows at `positions` (ascending). k: (kv_heads, n, d); groups: the KV head of each head. A row sees
+    the keys up to its own position, of them the last `window` (0: all).
     """
     for first in range(0, len(positions), BLOCK):
         rows = slice(first, first + BLOCK)
@@ -23,8 +33,8 @@ def fill(out: Floats, q: Floats, k: Floats, positions: npt.NDArray[np.intp], sca
         low, high = seen(at, window)
         block = out[:, rows, low:high]
         scaled = q[:, rows] * np.float32(scale)
-        for h in range(len(out)):
-            np.matmul(scaled[h], k[h, low:high].T, out=block[h])
+        for h, group in enumerate(groups):
+            np.matmul(scaled[h], k[group, low:high].T, out=block[h])
         hide(block, at, low, high, window, -np.inf)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,74 +165,63 @@ def check_limit(engine: Any, places: Places, s: Selection, limit: int) -> None:
 
 
 def record(engine: Any, ids: Sequence[int], s: Selection, places: Places, chunk: int) -> dict[str, Floats]:
-    """Runs the sequence once -> the quantities. The rows' bits do not depend on chunk."""
-    out = {name: np.zeros(shape, np.float32) for name, shape in shapes(engine, places, s).items()}
-    sequence = _engine.Sequence(engine)
-    size = sizes(engine, places, s)
-    attending = "attention" in out or "scores" in out
-    keys = out.get("k")
-    if keys is None and attending:
-        keys = np.zeros((size["layer"], size["kv_head"], s.n, size["head_dim"]), np.float32)
-    residual = np.empty((len(s.positions), size["dim"]), np.float32) if "logits" in out else None
-    projections = _projections(engine, places, s) if "head_out" in out else {}
-    taps = _taps(places, s)
+    """Runs the sequence once -> the quantities; no bit of them depends on chunk."""
+    shape = shapes(engine, places, s)
+    out = {name: np.zeros(shape[name], np.float32) for name in s.want}
+    raw = _raw(engine, places, s)  # what passes give directly: some of it is wanted, some only leads to more
+    rows = {name: out[name] if name in out else np.zeros(size, np.float32) for name, size in raw.items()}
+    taps = _taps(places, s, raw)
     positions = np.array(s.positions)
-    rows = min(chunk, engine.max_rows)
-    for start in range(0, s.n, rows):
-        part = np.array(ids[start : start + rows], np.int32)
+    sequence = _engine.Sequence(engine)
+    step = min(chunk, engine.max_rows)
+    for start in range(0, s.n, step):
+        part = np.array(ids[start : start + step], np.int32)
         found, _ = engine.observe([(sequence, part, len(part))], taps=taps)
-        end = start + len(part)
-        to = _run(np.nonzero((positions >= start) & (positions < end))[0])
-        row = _run(positions[to] - start)
-        if "embeddings" in out:
-            out["embeddings"][to] = found[places.embeddings][row]
-        if "hidden" in out:
-            out["hidden"][0, to] = found[places.embeddings][row]
-        if residual is not None:
-            residual[to] = found[places.last][row]
-        for j, number in enumerate(s.layers):
-            layer = places.layers[number]
-            for name, tap in (
-                ("attention_out", layer.attention_out),
-                ("mlp_out", layer.mlp_out),
-                ("neurons", layer.neurons),
-            ):
-                if name in out and tap is not None:
-                    out[name][j, to] = found[tap][row]
-            if "hidden" in out:
-                out["hidden"][j + 1, to] = found[layer.hidden][row]
-            if "head_out" in out and layer.mixed is not None:
-                out["head_out"][j][:, to] = head_parts(engine, layer, projections[number], found[layer.mixed][row], s)
-            if layer.qkv is not None and layer.qkv in found:
-                at = positions[to]
-                _attend(out, keys, layer, found[layer.qkv], j, (start, end), to, row, at, s)
-    if residual is not None:
-        for rows_, logits in head_blocks(engine, places, residual):
-            out["logits"][rows_] = logits
+        tokens = slice(start, start + len(part))
+        to = _run(np.nonzero((positions >= start) & (positions < tokens.stop))[0])
+        _keep(rows, found, places, s, tokens, to, _run(positions[to] - start))
+    for j, number in enumerate(s.layers):
+        layer = places.layers[number]
+        if layer.qkv is not None and ("scores" in out or "attention" in out):
+            _attend(out, rows["q"][j], rows["k"][j], layer, j, positions, s)
+        if layer.mixed is not None and "head_out" in out:
+            out["head_out"][j] = head_parts(engine, layer, rows["mixed"][j], s.heads)
+    if "logits" in out:
+        for block, logits in head_blocks(engine, places, rows["last"]):
+            out["logits"][block] = logits
     return out
 
 
-def _taps(places: Places, s: Selection) -> list[Tap]:
-    want, taps = set(s.want), set()
-    if want & {"embeddings", "hidden"}:
-        taps.add(places.embeddings)
+_OF_LAYER = ("attention_out", "mlp_out", "neurons", "mixed")  # names of Layer's taps, a row per position
+
+
+def _raw(engine: Any, places: Places, s: Selection) -> dict[str, tuple[int, ...]]:
+    """Shapes of what the passes give directly, for all that is wanted."""
+    want = set(s.want)
+    size = sizes(engine, places, s)
+    names = want & {"embeddings", "hidden", "q", "k", "v", *_OF_LAYER}
+    if want & {"scores", "attention"}:
+        names |= {"q", "k"}
+    raw = {name: tuple(size[axis] for axis in AXES[name]) for name in names}
+    if "head_out" in want:
+        raw["mixed"] = (len(s.layers), len(s.positions), engine.plan.caches[0].n_q * size["value_dim"])
     if "logits" in want:
+        raw["last"] = (len(s.positions), size["dim"])
+    return raw
+
+
+def _taps(places: Places, s: Selection, raw: Container[str]) -> list[Tap]:
+    taps: set[Tap | None] = set()
+    if "embeddings" in raw or "hidden" in raw:
+        taps.add(places.embeddings)
+    if "last" in raw:
         taps.add(places.last)
     for i in s.layers:
         layer = places.layers[i]
-        if "hidden" in want:
-            taps.add(layer.hidden)
-        if want & {"q", "k", "v", "scores", "attention"} and layer.qkv:
+        taps |= {getattr(layer, name) for name in ("hidden", *_OF_LAYER) if name in raw}
+        if "q" in raw or "k" in raw or "v" in raw:
             taps.add(layer.qkv)
-        for name, tap in (
-            ("attention_out", layer.attention_out),
-            ("mlp_out", layer.mlp_out),
-            ("neurons", layer.neurons),
-            ("head_out", layer.mixed),
-        ):
-            if name in want and tap:
-                taps.add(tap)
-    return sorted(taps)
+    return sorted(tap for tap in taps if tap is not None)
 
 
 def _run(indices: npt.NDArray[np.intp]) -> Any:
@@ -242,64 +231,59 @@ def _run(indices: npt.NDArray[np.intp]) -> Any:
     return indices
 
 
-def _attend(
-    out: dict[str, Floats],
-    keys: Floats | None,
-    layer: Layer,
-    qkv: Floats,
-    j: int,
-    tokens: tuple[int, int],
+def _keep(
+    rows: dict[str, Floats],
+    found: dict[Tap, Floats],
+    places: Places,
+    s: Selection,
+    tokens: slice,
     to: Any,
     row: Any,
-    at: npt.NDArray[np.intp],
-    s: Selection,
 ) -> None:
-    """What one layer's queries, keys and values give, of one chunk of tokens."""
+    """Copies what a pass over `tokens` found: its rows `row` to places `to`."""
+    for name, tap in (("embeddings", places.embeddings), ("last", places.last)):
+        if name in rows:
+            rows[name][to] = found[tap][row]
+    if "hidden" in rows:
+        rows["hidden"][0][to] = found[places.embeddings][row]
+    for j, number in enumerate(s.layers):
+        layer = places.layers[number]
+        if "hidden" in rows:
+            rows["hidden"][j + 1][to] = found[layer.hidden][row]
+        for name in _OF_LAYER:
+            tap = getattr(layer, name)
+            if name in rows and tap is not None:
+                rows[name][j][to] = found[tap][row]
+        if layer.qkv is None or layer.qkv not in found:
+            continue
+        g, qkv = layer.group, found[layer.qkv]
+        assert g is not None
+        a, b = g.n_q * g.dk, (g.n_q + g.n_kv) * g.dk
+        if "q" in rows:
+            heads = qkv[row, :a].reshape(-1, g.n_q, g.dk)[:, _run(np.array(s.heads))]
+            rows["q"][j][:, to] = heads.swapaxes(0, 1)
+        if "k" in rows:
+            rows["k"][j][:, tokens] = qkv[:, a:b].reshape(-1, g.n_kv, g.dk).swapaxes(0, 1)
+        if "v" in rows:
+            rows["v"][j][:, tokens] = qkv[:, b:].reshape(-1, g.n_kv, g.dv).swapaxes(0, 1)
+
+
+def _attend(
+    out: dict[str, Floats], q: Floats, k: Floats, layer: Layer, j: int, positions: npt.NDArray[np.intp], s: Selection
+) -> None:
+    """One layer's scores and attention."""
     g = layer.group
     assert g is not None
-    start, end = tokens
-    a, b = g.n_q * g.dk, (g.n_q + g.n_kv) * g.dk
-    if keys is not None:
-        keys[j, :, start:end] = qkv[:, a:b].reshape(-1, g.n_kv, g.dk).swapaxes(0, 1)
-    if "v" in out:
-        out["v"][j, :, start:end] = qkv[:, b:].reshape(-1, g.n_kv, g.dv).swapaxes(0, 1)
-    if not len(at):
-        return
-    heads = list(s.heads)
-    q = qkv[row, :a].reshape(-1, g.n_q, g.dk).swapaxes(0, 1)[_run(np.array(heads))]
-    if "q" in out:
-        out["q"][j][:, to] = q
-    if "scores" not in out and "attention" not in out:
-        return
-    assert keys is not None
-    k = (
-        keys[j][[h // (g.n_q // g.n_kv) for h in heads]]
-        if g.n_kv > 1
-        else np.broadcast_to(keys[j], (len(heads), *keys.shape[2:]))
-    )
-    whole = isinstance(to, slice)
-    target = out["attention"] if "attention" in out else out["scores"]
-    block = target[j][:, to] if whole else np.zeros((len(heads), len(at), s.n), np.float32)
+    groups = [h // (g.n_q // g.n_kv) for h in s.heads]
+    scores = out["scores" if "scores" in out else "attention"][j]
     if "scores" in out:
-        scores = out["scores"][j][:, to] if whole else np.empty_like(block)
         scores[:] = -np.inf
-        attention.fill(scores, q, k, at, layer.scale, g.window)
-        if "attention" in out:
-            attention.softmax(block, scores, at, g.window)
-        if not whole:
-            out["scores"][j][:, to] = scores
-    else:
-        attention.fill(block, q, k, at, layer.scale, g.window)
-        attention.softmax(block, block, at, g.window)
-    if "attention" in out and not whole:
-        out["attention"][j][:, to] = block
+    attention.fill(scores, q, k, groups, positions, layer.scale, g.window)
+    if "attention" in out:
+        attention.softmax(out["attention"][j], scores, positions, g.window)
 
 
 # ---- heads' parts ---------------------------------------------------------------------------------------------
-
-
-def _projections(engine: Any, places: Places, s: Selection) -> dict[int, Floats]:
-    return {i: projection(engine, places.layers[i]) for i in s.layers if places.layers[i].project >= 0}
 
 
 def projection(engine: Any, layer: Layer) -> Floats:
@@ -324,14 +308,14 @@ def projection_bias(engine: Any, layer: Layer) -> Any:
     return 0.0 if bias < 0 else plan.vectors[bias].data
 
 
-def head_parts(engine: Any, layer: Layer, w: Floats, mixed: Floats, s: Selection) -> Floats:
+def head_parts(engine: Any, layer: Layer, mixed: Floats, heads: Sequence[int]) -> Floats:
     """(heads, m, dim): what each head adds to the residual stream."""
-    g = layer.group
+    g, w = layer.group, projection(engine, layer)
     assert g is not None
     per = mixed.reshape(len(mixed), g.n_q, g.dv)
     scale = post_norm(engine, layer, mixed @ w.T + projection_bias(engine, layer))
-    parts = np.empty((len(s.heads), len(mixed), len(w)), np.float32)
-    for i, h in enumerate(s.heads):
+    parts = np.empty((len(heads), len(mixed), len(w)), np.float32)
+    for i, h in enumerate(heads):
         parts[i] = (per[:, h] @ w[:, h * g.dv : (h + 1) * g.dv].T) * scale
     return parts
 

@@ -129,7 +129,7 @@ class Trace:
         return self._model
 
     def lens(self, position: int = -1, k: int = 5) -> Lens:
-        """The logit lens at a token (nostalgebraist 2020): the k likeliest next tokens after every layer, were it the last.
+        """The logit lens (nostalgebraist 2020) at a token: the k likeliest next tokens after each layer.
 
         The final norm and the head are applied to the residual stream, by the model's own operation: the last entry
         has the bits of the real logits. -> list of layers + 1 lists of Guess(id, piece, probability, logit).
@@ -147,8 +147,8 @@ class Trace:
     def attribution(self, position: int = -1, token: int | str | None = None) -> Attribution:
         """What the embedding, each layer's attention and feed-forward part, and each head pushed a token's logit by.
 
-        token: an id, or the text of a single token; default: the token that follows, at the end the likeliest. The final
-        norm is taken as linear at that row's own scale; what is attributed is the logit before a soft cap.
+        token: an id, or the text of a single token; default: the token that follows, at the end the likeliest. The
+        final norm is taken as linear at that row's own scale; what is attributed is the logit before a soft cap.
         """
         from pellucid.look import lens
 
@@ -164,7 +164,8 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: Model | None = None) -> Trace:
-        """Reads what `save` wrote. model: for what must ask it (lens, attribution). Raises ValueError for other files."""
+        """Reads what `save` wrote. model: for what must ask it (lens, attribution). Raises ValueError for another
+        file."""
         from pellucid.look import export
 
         return export.load(path, model)
@@ -187,8 +188,8 @@ class Trace:
 def trace(
     model: Any,
     prompt: Any,
-    *,
     want: Any = ("hidden", "attention"),
+    *,
     layers: Any = None,
     heads: Any = None,
     positions: Any = None,
