@@ -20,6 +20,7 @@ from pellucid.info import ModelInfo, PlanTable, plan_table
 from pellucid.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from pellucid.look.score import Score
     from pellucid.look.trace import Trace
 
 __all__ = ["Model"]
@@ -228,6 +229,13 @@ class Model:
 
     def _prompt(self, prompt: Any, name: str = "prompt") -> list[int]:
         """A prompt's ids, which fit the context."""
+        ids = self._prompt_ids(prompt, name)
+        if len(ids) > self.context_length:
+            raise ContextFullError(f"{name} is too long", needed=len(ids), available=self.context_length)
+        return ids
+
+    def _prompt_ids(self, prompt: Any, name: str) -> list[int]:
+        """A prompt's ids, at least one."""
         if isinstance(prompt, str):
             ids = self.tokenize(prompt)
             if not ids:
@@ -235,11 +243,8 @@ class Model:
                 if bos is None:
                     raise ValueError(f"{name} is empty, and the model has no BOS token to start from")
                 ids = [bos]
-        else:
-            ids = self.check_ids(prompt, name)
-        if len(ids) > self.context_length:
-            raise ContextFullError(f"{name} is too long", needed=len(ids), available=self.context_length)
-        return ids
+            return ids
+        return self.check_ids(prompt, name)
 
     # ---- computing --------------------------------------------------------------------------------------------
 
@@ -332,6 +337,22 @@ class Model:
         from pellucid.look.trace import trace
 
         return trace(self, prompt, want, layers=layers, heads=heads, positions=positions, limit=limit, chunk=chunk)
+
+    @overload
+    def score(self, text: str | Sequence[int], *, top: int = 0, window: int | None = None) -> Score: ...
+    @overload
+    def score(self, text: list[str] | list[list[int]], *, top: int = 0, window: int | None = None) -> list[Score]: ...
+    def score(self, text: Any, *, top: int = 0, window: int | None = None) -> Any:
+        """Log probability of every token of a text (or ids), given those before it -> Score; of a list of texts, side
+        by side, a list of them.
+
+        top: the likeliest alternatives to give with each. window: texts longer than that many tokens are scored in
+        parts of that length, each of which begins in the middle of the one before: every token sees at least
+        window / 2 tokens before it. Without it a text beyond the context is a ContextFullError.
+        """
+        from pellucid.look.score import score
+
+        return score(self, text, top, window)
 
     def weight(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor dequantised -> float32 of its shape (a matrix: (out, in)), as the engine reads it.
