@@ -36,7 +36,7 @@ static void run_op(const pl_run *r, const pl_op *op, int tid)
 {
     static void (*const run[PL_N_OPS])(const pl_run *, const pl_op *, int) = {
         pl_op_embed,  pl_op_norm,       pl_op_linear, pl_op_head_norm, pl_op_rope_append,
-        pl_op_attend, pl_op_linear_add, pl_op_glu,    pl_op_head};
+        pl_op_attend, pl_op_linear_add, pl_op_glu,    pl_op_head,      pl_op_scale_add};
     run[op->kind](r, op, tid);
 }
 

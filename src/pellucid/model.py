@@ -20,6 +20,7 @@ from pellucid.info import ModelInfo, PlanTable, plan_table
 from pellucid.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from pellucid.look.edit import Edit
     from pellucid.look.score import Score
     from pellucid.look.trace import Trace
 
@@ -353,6 +354,21 @@ class Model:
         from pellucid.look.score import score
 
         return score(self, text, top, window)
+
+    def edit(self) -> Edit:
+        """A view over the same weights whose arithmetic can be edited (steering, ablation, patching): see
+        :class:`pellucid.look.edit.Edit`. To be used in a `with` statement, and closed at its end."""
+        from pellucid.look.edit import Edit
+
+        self._open()
+        return Edit(self)
+
+    def _with_engine(self, engine: Any) -> Model:
+        """The same model, run by another engine."""
+        view = object.__new__(Model)
+        view.__dict__.update(self.__dict__)
+        view._engine = engine
+        return view
 
     def weight(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor dequantised -> float32 of its shape (a matrix: (out, in)), as the engine reads it.
