@@ -281,11 +281,17 @@ class Model:
         Options (defaults): max_tokens=128, temperature=0.8 (0: greedy), top_k=40, top_p=0.95, min_p=0.05,
         typical_p=1.0, repeat_penalty=1.0, repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0, logit_bias={},
         seed=None, stop=(), stop_ids=(), ignore_eos=False, logprobs=0 (alternatives per token), echo=False, cache=True,
-        chunk=512, cancel=None (threading.Event or callable), on_full="stop" | "error".
+        chunk=512, cancel=None (threading.Event or callable), on_full="stop" | "error", trace=None.
+
+        trace: names as `want` of :meth:`trace`, or a dict of its arguments: ``Completion.trace`` then has a row for
+        every token of the prompt and every new one. Tokens are the same with and without. It is made by a pass of its
+        own at the end, whose numbers are those of the generation bit for bit; `limit` is checked first, for max_tokens,
+        and positions must be of the prompt (or count from the end).
 
         Raises ContextFullError (before computing, where the prompt is too long), NumericsError, TokenizerError,
         ClosedError; ValueError or TypeError naming a wrong option.
         """
+        trace = options.pop("trace", None)
         options_ = generation.parse_options(options)
         several = _several(prompt)
         prompts = list(prompt) if several else [prompt]
@@ -294,10 +300,19 @@ class Model:
         own = options.get("seed") is None  # a draw for each
         draws = [options_, *(replace(options_, seed=None) if own else options_ for _ in prompts[1:])]
         jobs = [self._job(engine, p, name, o) for p, name, o in zip(prompts, names, draws, strict=True)]
+        if trace is not None:
+            from pellucid.look import trace as tracing
+
+            trace = tracing.arguments(self, trace, [len(job.ids) for job in jobs], options_.max_tokens)
         pieces: dict[int, list[Piece]] = {id(job): [] for job in jobs}
         for job, piece in generation.run_all(engine, jobs, options_):
             pieces[id(job)].append(piece)
         done = [generation.collect(pieces[id(job)]) for job in jobs]
+        if trace is not None:
+            done = [
+                replace(c, trace=self.trace(job.ids[: self.context_length], **trace))
+                for c, job in zip(done, jobs, strict=True)
+            ]
         return done if several else done[0]
 
     def stream(self, prompt: str | Sequence[int], **options: Any) -> Iterator[Piece]:

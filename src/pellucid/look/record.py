@@ -57,6 +57,8 @@ class Selection:
 
 
 def check_want(want: Any) -> tuple[str, ...]:
+    if not hasattr(want, "__iter__"):
+        raise TypeError(f"want must be names of quantities, not {type(want).__name__}")
     names = (want,) if isinstance(want, str) else tuple(want)
     for name in names:
         if name not in AXES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -224,6 +224,22 @@ def plan_trace(
     )
     record.check_limit(engine, record.places_of(engine), selection, int(limit))
     return selection
+
+
+def arguments(model: Any, asked: Any, lengths: Sequence[int], new: int) -> dict[str, Any]:
+    """Checks the `trace` of ``Model.generate``, for prompts of these lengths and at most so many new tokens, before
+    anything runs -> arguments of ``Model.trace``."""
+    options = dict(asked) if isinstance(asked, Mapping) else {"want": asked}
+    known = ("want", "layers", "heads", "positions", "limit", "chunk")
+    for name in options:
+        if name not in known:
+            raise ValueError(f"trace: unknown option {name!r}; expected {', '.join(known)}")
+    checked = {name: value for name, value in options.items() if name != "chunk"}
+    checked.setdefault("want", ("hidden", "attention"))
+    for n in lengths:
+        plan_trace(model, n, **checked)
+        plan_trace(model, min(n + new, model.context_length), **checked)
+    return options
 
 
 def spell(model: Any, ids: Sequence[int]) -> list[Token]:
