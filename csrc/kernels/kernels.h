@@ -131,7 +131,13 @@ typedef struct pl_kernels {
     float (*max)(const float *x, int n); /* NaN if any is NaN */
     /* sum of exp((x - top) * inv_t), in float64 over lanes of float32 blocks; order fixed by n */
     double (*sum_exp)(const float *x, int n, float top, float inv_t);
-    /* Indices i (ascending) with x[i] >= least -> at most `room` of them in out; returns how many there are. */
+    /* The same, and in *dot the sum of d * exp(d), d = (x - top) * inv_t, for an entropy. -inf adds nothing. */
+    double (*sum_exp_dot)(const float *x, int n, float top, float inv_t, double *dot);
+    /* Sums of x - top and of its square in float64, -inf left out: lane i % 16 takes x[i], then lanes j and j + 8 are
+     * added, j and j + 4, + 2, + 1. */
+    void (*moments)(const float *x, int n, float top, double *sum, double *squares);
+    /* Indices i (ascending) with x[i] >= least -> at most `room` of them in out; returns how many there are. Counting
+     * alone (room 0) is as fast as where few are found. */
     int (*collect)(const float *x, int n, float least, int32_t *out, int room);
     void (*softmax)(float *x, int n);             /* in place; a row's own max; rows sum to 1 */
     void (*exp)(const float *x, int n, float *y); /* within 2 ulp; exp(0) = 1; -inf -> 0; <= -104 -> 0 */

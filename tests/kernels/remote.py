@@ -170,7 +170,7 @@ class Machine:
             weights: ("pack", "unpack_row", "matmul"),
             rows: ("quantize", "to_bf16", "rms_norm", "add", "scale", "glu", "rope", "softcap"),
             attend: ("page_bytes", "kv_append", "attend", "attend_merge"),
-            vocab: ("max", "sum_exp", "collect", "softmax", "exp"),
+            vocab: ("max", "sum_exp", "sum_exp_dot", "moments", "collect", "softmax", "exp"),
         }
         for module, names in table.items():
             for name in names:
@@ -259,6 +259,16 @@ class Machine:
 
     def _sum_exp(self, x: Array, top: float, inv_t: float) -> float:
         return self.call("sum_exp", [len(x)], [top, inv_t], [x], [])
+
+    def _sum_exp_dot(self, x: Array, top: float, inv_t: float) -> tuple[float, float]:
+        out = np.zeros(1, np.float64)
+        total = self.call("sum_exp_dot", [len(x)], [top, inv_t], [x, out], [1])
+        return total, float(out[0])
+
+    def _moments(self, x: Array, top: float) -> tuple[float, float]:
+        out = np.zeros(2, np.float64)
+        self.call("moments", [len(x)], [top], [x, out], [1])
+        return float(out[0]), float(out[1])
 
     def _collect(self, x: Array, least: float, out: Array) -> int:
         return int(self.call("collect", [len(x), len(out)], [least], [x, out], [1]))

@@ -177,6 +177,18 @@ static double op_sum_exp(call c)
     return c.k->sum_exp(c.a[0], (int)c.i[0], c.f[0], c.f[1]);
 }
 
+static double op_sum_exp_dot(call c)
+{
+    return c.k->sum_exp_dot(c.a[0], (int)c.i[0], c.f[0], c.f[1], c.a[1]);
+}
+
+static double op_moments(call c)
+{
+    double *out = c.a[1];
+    c.k->moments(c.a[0], (int)c.i[0], c.f[0], out, out + 1);
+    return 0;
+}
+
 static double op_collect(call c)
 {
     return c.k->collect(c.a[0], (int)c.i[0], c.f[0], c.a[1], (int)c.i[1]);
@@ -232,6 +244,8 @@ static const struct {
     {"attend_merge", op_attend_merge},
     {"max", op_max},
     {"sum_exp", op_sum_exp},
+    {"sum_exp_dot", op_sum_exp_dot},
+    {"moments", op_moments},
     {"collect", op_collect},
     {"softmax", op_softmax},
     {"exp", op_exp},
