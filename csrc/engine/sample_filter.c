@@ -54,20 +54,44 @@ static void top_k(pl_pool *b, int k)
     }
 }
 
-/* Surprise of a token: -ln p = ln(total) - (x - top) / t. */
+/* How far a token's surprise, -ln p = ln(total) - (x - top) / t, lies from the entropy; mean is that of (x - top) / t. */
+static double off(const pl_pool *b, double mean, int i)
+{
+    return fabs(((double)b->x[i] - b->top) / b->t - mean);
+}
+
+/* What typical_p can keep of the whole row: mostly tokens of little more surprise than the entropy. */
+static void collect_typical(pl_pool *b, double mean, double wanted)
+{
+    for (double width = 4; width < 32; width *= 2) {
+        double sum = 0;
+        pl_pool_collect(b, below(b, width - mean));
+        pl_pool_mass(b);
+        for (int i = 0; i < b->n; i++)
+            if (off(b, mean, i) <= width)
+                sum += b->w[i];
+        if (sum > wanted * (1 + 1e-5))
+            return;
+    }
+    pl_pool_collect(b, -FLT_MAX);
+    pl_pool_mass(b);
+}
+
 static void typical(pl_pool *b, double typical_p)
 {
-    double total = pl_pool_mass(b), log_total = log(total), entropy = 0;
+    double total, dot = 0;
 
     if (b->whole) {
-        pl_pool_gather(b);
-        pl_pool_mass(b);
+        total = b->k->sum_exp_dot(b->row, b->vocab, b->top, pl_pool_inverse_t(b), &dot);
+        collect_typical(b, dot / total, typical_p * total);
+    } else {
+        total = pl_pool_mass(b);
+        for (int i = 0; i < b->n; i++)
+            if (b->w[i] > 0)
+                dot += b->w[i] * (((double)b->x[i] - b->top) / b->t);
     }
     for (int i = 0; i < b->n; i++)
-        if (b->w[i] > 0)
-            entropy += b->w[i] / total * (log_total - ((double)b->x[i] - b->top) / b->t);
-    for (int i = 0; i < b->n; i++)
-        b->d[i] = (float)fabs(log_total - ((double)b->x[i] - b->top) / b->t - entropy);
+        b->d[i] = (float)off(b, dot / total, i);
     pl_pool_keys(b, b->d, 0);
     pl_pool_cut(b, b->w, typical_p * total);
 }

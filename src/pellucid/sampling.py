@@ -182,9 +182,9 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 class SamplingOptions:
     """What a generation may be told. Every value is checked, however it came in.
 
-    The sampler's steps act in the order of ``samplers``, by default: penalties, dry, (``logit_bias``), top_n_sigma, top_k,
-    typical_p, top_p, min_p, xtc, temperature; each on what the one before left, on probabilities renormalised. 0, 1.0,
-    {} or () switch a step off. docs/sampling.md has their definitions, sources, and where others differ.
+    The sampler's steps act in the order of ``samplers``, by default: penalties, dry, (``logit_bias``), top_n_sigma,
+    top_k, typical_p, top_p, min_p, xtc, temperature; each on what the one before left, probabilities renormalised. 0,
+    1.0, {} or () switch a step off. docs/sampling.md has their definitions, their sources and where others differ.
 
     max_tokens: new tokens at most.
     temperature: 0 is greedy: the most probable token, whatever the filters and wherever ``temperature`` stands.
@@ -195,9 +195,9 @@ class SamplingOptions:
     repeat_penalty, presence_penalty, frequency_penalty: of tokens among the last ``repeat_last``, the prompt's too. The
         first (0 and 1: off) divides logits above 0 and multiplies those below, the second is subtracted once, the third
         per occurrence.
-    dry_multiplier, dry_base, dry_allowed_length: DRY (p-e-w, text-generation-webui #5677): where the last n tokens, n at
-        least the allowed length, occur earlier, multiplier * base ** (n - allowed length) is subtracted from the logit
-        of the token that followed there; the longest n counts. 0: off.
+    dry_multiplier, dry_base, dry_allowed_length: DRY (p-e-w, text-generation-webui #5677): where the last n tokens, n
+        at least the allowed length, occur earlier, multiplier * base ** (n - allowed length) is subtracted from the
+        logit of the token that followed there; the longest n counts. A multiplier of 0 is off.
     dry_range: how many of the last tokens DRY looks at, the prompt's too; -1: all, 0: none.
     dry_breakers: texts that no repetition reaches over; tokens that hold one, or end one, are not penalised.
     top_n_sigma: those within this many standard deviations of the best logit (Tang et al. 2024); 0: all.
@@ -205,8 +205,8 @@ class SamplingOptions:
         least probable of the tokens of at least this probability.
     dynatemp_range, dynatemp_exponent: the temperature moves within +- range (at least 0) with the entropy H of the n
         tokens left: low + (high - low) * (H / ln n) ** exponent.
-    mirostat, mirostat_tau, mirostat_eta: 2 is Mirostat 2 (Basu et al. 2021): instead of all filters, tokens of more than
-        mu bits of surprise are dropped; mu, at first 2 tau, becomes mu - eta * (bits of the token drawn - tau).
+    mirostat, mirostat_tau, mirostat_eta: 2 is Mirostat 2 (Basu et al. 2021): instead of all filters, tokens of more
+        than mu bits of surprise are dropped; mu, at first 2 tau, becomes mu - eta * (bits of the token drawn - tau).
     samplers: names of the steps, in their order, each at most once; one that is left out does not act. None: the
         default. ``logit_bias`` comes before the first step that is neither penalties nor dry.
     logit_bias: {token id: addition}; -inf forbids a token.
