@@ -34,7 +34,7 @@ double pl_sample_uniform(uint64_t seed, uint64_t step, uint32_t stream)
 /* Index drawn from n logits in the order given, as exp((x - top) / t): sums of blocks first, then within one block. */
 static int draw_long(const pl_pool *b, const float *x, int n, double u, double *total)
 {
-    float d[PL_SORTED_MAX], e[PL_SORTED_MAX], top = b->top, inv_t = pl_pool_inverse_t(b);
+    float d[PL_SORTED_MAX], e[PL_SORTED_MAX], top = b->top, inv_t = 1 / b->t;
     int c = 0, blocks = 0, last = -1, len;
     double at = 0, target, *sum = b->sum;
 
@@ -152,7 +152,7 @@ static void draw_best(pl_pool *b, pl_sampled *out)
 }
 
 /* Dynamic temperature (kalomaze 2023, as llama.cpp has it: by entropy). */
-static float temperature(pl_pool *b, const pl_sample_params *p)
+static double temperature(pl_pool *b, const pl_sample_params *p)
 {
     double low = fmax((double)p->temperature - p->dynatemp_range, 0), high = (double)p->temperature + p->dynatemp_range;
     double total, dot = 0, share;
@@ -162,7 +162,7 @@ static float temperature(pl_pool *b, const pl_sample_params *p)
         return p->temperature;
     n = pl_pool_count(b);
     if (b->whole && b->least <= -FLT_MAX) {
-        total = b->k->sum_exp_dot(b->row, b->vocab, b->top, pl_pool_inverse_t(b), &dot);
+        total = b->k->sum_exp_dot(b->row, b->vocab, b->top, 1 / b->t, &dot);
     } else {
         total = pl_pool_mass(b);
         for (int i = 0; i < b->n; i++)
@@ -172,8 +172,7 @@ static float temperature(pl_pool *b, const pl_sample_params *p)
     if (n < 2)
         return p->temperature;
     share = fmin(fmax((log(total) - dot / total) / log(n), 0), 1);
-    /* Where the range reaches down to 0, all but the best then weigh nothing. */
-    return (float)fmin(fmax(low + (high - low) * pow(share, p->dynatemp_exponent), FLT_MIN), FLT_MAX);
+    return low + (high - low) * pow(share, p->dynatemp_exponent);
 }
 
 static int is_filter(int step)
@@ -227,7 +226,7 @@ static int run_steps(pl_pool *b, const pl_sample_params *p, int want, uint64_t d
         if (b->stale && pl_pool_refresh(b, want))
             return -1;
         if (step == PL_TEMPERATURE) {
-            b->t = temperature(b, p);
+            b->t = (float)fmin(fmax(temperature(b, p), PL_T_MIN), PL_T_MAX);
             b->weighed = 0;
         } else if (step >= 0) {
             pl_filter(b, p, step, draw, i + 1 < n && steps[i + 1] == PL_MIN_P ? p->min_p : 0);

@@ -82,7 +82,7 @@ static void typical(pl_pool *b, double typical_p)
     double total, dot = 0;
 
     if (b->whole) {
-        total = b->k->sum_exp_dot(b->row, b->vocab, b->top, pl_pool_inverse_t(b), &dot);
+        total = b->k->sum_exp_dot(b->row, b->vocab, b->top, 1 / b->t, &dot);
         collect_typical(b, dot / total, typical_p * total);
     } else {
         total = pl_pool_mass(b);
@@ -113,7 +113,7 @@ static void collect_nucleus(pl_pool *b, double total, float top_p, double most)
     if (width > wide)
         width = wide;
     pl_pool_collect(b, below(b, width));
-    if (width < wide && b->k->sum_exp(b->x, b->n, b->top, pl_pool_inverse_t(b)) < top_p * total * (1 + 1e-6))
+    if (width < wide && b->k->sum_exp(b->x, b->n, b->top, 1 / b->t) < top_p * total * (1 + 1e-6))
         pl_pool_collect(b, below(b, wide));
 }
 

@@ -217,12 +217,6 @@ int pl_pool_count(pl_pool *b)
     return b->whole ? b->k->collect(b->row, b->vocab, b->least, b->id, 0) : b->n;
 }
 
-float pl_pool_inverse_t(const pl_pool *b)
-{
-    float inverse = 1 / b->t;
-    return inverse < FLT_MAX ? inverse > FLT_MIN ? inverse : FLT_MIN : FLT_MAX;
-}
-
 double pl_pool_weight(const pl_pool *b, float x)
 {
     return exp(((double)x - b->top) / b->t);
@@ -236,7 +230,7 @@ static void weigh(pl_pool *b)
             b->w[i] = (float)pl_pool_weight(b, b->x[i]);
         return;
     }
-    float inverse = pl_pool_inverse_t(b);
+    float inverse = 1 / b->t;
     for (int i = 0; i < b->n; i++)
         b->d[i] = (b->x[i] - b->top) * inverse;
     b->k->exp(b->d, b->n, b->w);
@@ -247,7 +241,7 @@ double pl_pool_mass(pl_pool *b)
     double sum = 0;
 
     if (b->whole && b->least <= -FLT_MAX)
-        return b->k->sum_exp(b->row, b->vocab, b->top, pl_pool_inverse_t(b));
+        return b->k->sum_exp(b->row, b->vocab, b->top, 1 / b->t);
     pl_pool_gather(b);
     if (!b->weighed)
         weigh(b);

@@ -6,6 +6,8 @@
 
 #define PL_SORTED_MAX 1024 /* pools up to this size are drawn from in sorted order, with float64 weights */
 #define PL_DIGIT 2048      /* values of a radix digit of 11 bits */
+#define PL_T_MIN 0x1p-126f /* temperatures are normal numbers, and so are their inverses: no 0 * inf */
+#define PL_T_MAX 0x1p126f
 
 typedef struct pl_pool {
     const pl_kernels *k;
@@ -16,7 +18,7 @@ typedef struct pl_pool {
     int stale;   /* logits have changed since top was taken */
     int weighed; /* w is valid */
     float top;   /* what weights are relative to: the best logit, at least of those that were in once */
-    float t;     /* temperature so far */
+    float t;     /* temperature so far, in PL_T_MIN to PL_T_MAX */
     int n;
     int32_t *id;                /* (vocab) ids, ascending until pl_pool_sort */
     float *x;                   /* (vocab) their logits */
@@ -53,10 +55,7 @@ float *pl_pool_at(pl_pool *b, int32_t id);
 /* How many tokens there are. */
 int pl_pool_count(pl_pool *b);
 
-/* 1 / t, kept from 0 and infinity: 0 * inf and -inf * 0 are NaN. */
-float pl_pool_inverse_t(const pl_pool *b);
-
-/* exp((x - top) / t) in float64; safe for every t > 0, infinity too. */
+/* exp((x - top) / t) in float64. */
 double pl_pool_weight(const pl_pool *b, float x);
 
 /* The sum of weights; of a collected pool each one, too. */

@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -185,7 +184,7 @@ def test_dry_penalties(isa: str) -> None:
 @each_isa
 def test_xtc_keeps_the_least_probable_of_the_top_choices(isa: str) -> None:
     x = np.log(np.array([0.02, 0.5, 0.1, 0.3, 0.08], np.float32))
-    always = dict(xtc_probability=1.0)
+    always: dict[str, Any] = dict(xtc_probability=1.0)
     assert sampling.sample(isa, x, xtc_threshold=0.09, **always)["kept_id"].tolist() == [2, 4, 0]
     assert sampling.sample(isa, x, xtc_threshold=0.25, **always)["kept_id"].tolist() == [3, 2, 4, 0]
     assert sampling.sample(isa, x, xtc_threshold=0.4, **always)["kept_id"].tolist() == [1, 3, 2, 4, 0]
@@ -193,8 +192,8 @@ def test_xtc_keeps_the_least_probable_of_the_top_choices(isa: str) -> None:
     assert sampling.sample(isa, x, xtc_threshold=0.0, **always)["kept_id"].tolist() == [0]
     assert sampling.sample(isa, x, xtc_threshold=0.0, xtc_probability=0.0)["n_kept"] == 5
     tied = np.array([1, 1, 1, -9], np.float32)  # of equals the highest id is the last
-    for filters in ({}, dict(min_p=1e-9)):
-        assert sampling.sample(isa, tied, xtc_threshold=0.2, **filters, **always)["kept_id"].tolist() == [2, 3]
+    for min_p in (0.0, 1e-9):  # the whole row, and what a filter left
+        assert sampling.sample(isa, tied, xtc_threshold=0.2, min_p=min_p, **always)["kept_id"].tolist() == [2, 3]
 
 
 def test_xtc_draws_a_number_of_its_own() -> None:
@@ -207,7 +206,8 @@ def test_xtc_draws_a_number_of_its_own() -> None:
     assert abs((free == 1).mean() - 0.4) < 4.5 * (0.24 / len(free)) ** 0.5
     assert abs(acted.mean() - 0.3) < 4.5 * (0.21 / n) ** 0.5
     pairs = np.array([[sampling.uniform(5, i, s) for s in (0, 1)] for i in range(n)])
-    cells = np.histogram2d(*pairs.T, bins=8, range=[[0, 1], [0, 1]])[0]
+    cells = np.zeros((8, 8))
+    np.add.at(cells, tuple((pairs.T * 8).astype(int)), 1)
     assert np.sum((cells - n / 64) ** 2) / (n / 64) < g_limit(63)
 
 
@@ -230,10 +230,10 @@ def test_top_n_sigma(isa: str) -> None:
 
 @each_isa
 def test_dynamic_temperature(isa: str) -> None:
-    def used(x: npt.ArrayLike, **chosen: Any) -> float:
+    def used(x: list[float], **chosen: Any) -> float:
         got = sampling.sample(isa, np.array(x, np.float32), **chosen)
         by_id = dict(zip(got["kept_id"].tolist(), got["kept_prob"].tolist(), strict=True))
-        return (float(x[0]) - float(x[1])) / np.log(by_id[0] / by_id[1])  # type: ignore[index]
+        return float((x[0] - x[1]) / np.log(by_id[0] / by_id[1]))
 
     even = [1e-3, 0.0]  # nearly all the entropy there may be
     for exponent in (0.5, 1.0, 3.0):
@@ -319,11 +319,12 @@ def test_rows_without_a_meaning_are_refused(isa: str, vocab: int, chosen: dict[s
     assert sampling.Sampler(isa, vocab, frequency_penalty=-3.4e38, **late).draw(base) == -1
 
 
-extremes = st.sampled_from([-np.inf, -3e38, -1e30, -1e4, -1.0, -0.0, 0.0, 1.0, 1.0000001, 80.0, 1e4, 1e30, 3e38])
+# Differences of logits stay within float32.
+extremes = st.sampled_from([-np.inf, -1e37, -1e30, -1e4, -1.0, -0.0, 0.0, 1.0, 1.0000001, 80.0, 1e4, 1e30, 1e37])
 unit = st.sampled_from([0.0, 1e-30, 0.1, 0.5, 1.0])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     st.lists(extremes, min_size=1, max_size=40),
     st.permutations(range(9)),
