@@ -270,56 +270,6 @@ cdef class Rows:
             self.n_seqs += 1
 
 
-cdef class Results:
-    """Room for what `pl_sample` says of each wanted row."""
-
-    cdef pl_sample_params *params
-    cdef uint64_t *steps
-    cdef pl_sampled *sampled
-    cdef list tops
-
-    def __dealloc__(self):
-        free(self.params)
-        free(self.steps)
-        free(self.sampled)
-
-    def __init__(self, list samplers):
-        cdef Sampler s
-        cdef int32_t[::1] ids
-        cdef float[::1] logprobs
-        cdef Py_ssize_t n = len(samplers), i
-        self.params = <pl_sample_params *>calloc(n + 1, sizeof(pl_sample_params))
-        self.steps = <uint64_t *>calloc(n + 1, sizeof(uint64_t))
-        self.sampled = <pl_sampled *>calloc(n + 1, sizeof(pl_sampled))
-        if self.params == NULL or self.steps == NULL or self.sampled == NULL:
-            raise OutOfMemoryError("no memory for a pass's results")
-        self.tops = []
-        for i in range(n):
-            s = samplers[i]
-            self.params[i] = s.params
-            self.steps[i] = s.step
-            top = None
-            if s.params.n_logprobs > 0:
-                n_top = s.params.n_logprobs
-                ids, logprobs = top = (np.empty(n_top, np.int32), np.empty(n_top, np.float32))
-                self.sampled[i].top_id = &ids[0]
-                self.sampled[i].top_logprob = &logprobs[0]
-            self.tops.append(top)
-
-    def take(self, list samplers):
-        """-> [(id, logprob or None, [(id, logprob)])]; each sampler steps on."""
-        cdef Sampler s
-        out = []
-        for i in range(len(samplers)):
-            s = samplers[i]
-            s.step += 1
-            s.params.mirostat_mu = self.sampled[i].mirostat_mu
-            top = self.tops[i]
-            out.append((self.sampled[i].id, self.sampled[i].logprob if s.params.n_logprobs >= 0 else None,
-                        [] if top is None else list(zip(top[0].tolist(), top[1].tolist(), strict=True))))
-        return out
-
-
 cdef class Engine:
     """A plan with its weights packed, ready to run. Thread-safe; forward passes queue up."""
 

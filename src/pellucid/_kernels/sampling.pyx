@@ -63,7 +63,7 @@ def uniform(seed, step, stream=0):
 
 
 def dry_match(ids, least, breaks=None):
-    """-> [(token, length)]: what followed earlier occurrences of the last `length` >= least ids, tokens as they come."""
+    """-> [(token, length)]: what followed earlier occurrences of the last `length` >= least ids."""
     cdef const int32_t[::1] x = np.ascontiguousarray(ids, np.int32)
     cdef const uint8_t[::1] b = None if breaks is None else np.ascontiguousarray(breaks, np.uint8)
     cdef int n = x.shape[0]
@@ -186,7 +186,8 @@ cdef class Sampler:
     def sample(self, logits, step=0):
         """As draw, with all that pl_sample tells: a dict, or None where it refuses the row.
 
-        id, logprob, n_kept, mirostat_mu, top_id and top_logprob (n_logprobs), kept_id and kept_prob (n_kept, most probable first).
+        id, logprob, n_kept, mirostat_mu, top_id and top_logprob (n_logprobs), kept_id and kept_prob (n_kept, most
+        probable first).
         """
         cdef float[::1] x = self.check(logits)
         cdef int n_top = max(self.params.n_logprobs, 0)
