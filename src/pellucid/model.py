@@ -62,8 +62,8 @@ class Model:
     ) -> Model:
         """Loads a model.
 
-        source: a catalogue name (fetched at its first use), a GGUF file (any part of a split one) or a Hugging Face
-            folder.
+        source: a GGUF file (any part of a split one), a Hugging Face folder, a catalogue name (fetched at its first
+            use, but for models with terms of use), or what `pellucid pull` brought, by the same name.
         threads: default: physical cores that the process may use (PELLUCID_THREADS).
         context: tokens that a sequence may hold; default: the model's own, at most 8192.
         isa: an instruction set; default: the best (PELLUCID_ISA).
@@ -358,15 +358,14 @@ def _at_most_1024(name: str, n: int) -> int:
 
 
 def _resolve(source: Any, progress: Progress | None) -> str:
-    """A path from a path or a catalogue's name."""
+    """A path from a path or a model's name."""
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"source must be a path or a catalogue name, not {type(source).__name__}")
     text = os.fspath(source)
     if isinstance(source, str) and not os.path.exists(text):
         from pellucid.weights import catalog
 
-        if catalog.find(text):
-            return str(catalog.fetch(text, progress=progress))
+        return str(catalog.resolve(text, progress=progress))
     return os.fsdecode(text)
 
 
