@@ -88,7 +88,7 @@ class Buffer(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """terms: int8 terms of the activations that a quantised matrix is multiplied by, at least; 2 are as good as exact."""
+    """terms: of the int8 activations that a quantised matrix is multiplied by, at least; two are as good as exact."""
 
     matrix: int
     column: int
