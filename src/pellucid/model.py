@@ -204,8 +204,13 @@ class Model:
         return self._need_tokenizer().encode(text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """Ids -> text. Raises ValueError for an id out of range."""
-        return self._need_tokenizer().decode(ids)
+        """Ids -> text; none for an id beyond the vocabulary, where the embedding has more rows, to pad it.
+
+        Raises ValueError for an id out of range.
+        """
+        tokenizer = self._need_tokenizer()
+        known = tokenizer.vocab_size
+        return tokenizer.decode([id for id in self.check_ids(ids, "ids", empty=True) if id < known])
 
     def check_ids(self, ids: Any, name: str, *, empty: bool = False) -> list[int]:
         """A list of token ids; ValueError or TypeError naming the argument."""
