@@ -346,8 +346,8 @@ def _threads(asked: Any) -> tuple[int, str]:
         return _at_most_1024("threads", _positive("threads", asked)), "asked for"
     text = os.environ.get("PELLUCID_THREADS", "")
     if text:
-        if not text.isdecimal() or int(text) < 1:
-            raise ValueError(f"PELLUCID_THREADS={text!r}: expected a positive number")
+        if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+            raise ValueError(f"PELLUCID_THREADS={text!r:.60}: expected a number from 1 to 1024")
         return _at_most_1024("PELLUCID_THREADS", int(text)), "PELLUCID_THREADS"
     return _engine.topology()
 
