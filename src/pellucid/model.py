@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pellucid import _engine, arch, generation, weights
 from pellucid.context import Context
-from pellucid.errors import ClosedError, ContextFullError, TokenizerError
+from pellucid.errors import ClosedError, ContextFullError, TokenizerError, one_line
 from pellucid.generation import Completion, Piece
 from pellucid.info import ModelInfo, PlanTable, plan_table
 from pellucid.tokenizer import Tokenizer
@@ -107,7 +107,7 @@ class Model:
             self._facts = {
                 "path": file.path,
                 "format": file.format,
-                "name": str(file.get_str("general.name", "")),
+                "name": one_line(file.get_str("general.name", "")),
                 "quantisation": file.quantisation,
                 "parameters": sum(_count(t.shape) for t in file.tensors.values()),
                 "file_bytes": file.nbytes,

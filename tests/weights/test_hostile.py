@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pellucid import Model, errors
-from pellucid.errors import ModelFileError, NumericsError, PellucidError
+from pellucid.errors import ModelFileError, NumericsError, PellucidError, UnsupportedModelError
 from tests.weights import hostile
 from tests.weights.headers import HEADERS, text
 from tests.weights.hostile import MODELS, SCALES, Case, File
@@ -242,3 +242,27 @@ def test_an_embedding_with_more_rows_than_the_vocabulary(tmp_path: Path) -> None
         for call in (model.detokenize, model.logits, model.generate):
             with pytest.raises(ValueError, match=r"\[0\]=272: .*vocabulary size 272"):
                 call([272])
+
+
+def test_names_that_would_write_to_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Escape sequences, line ends and floods of text in what a file names: shown escaped, and cut."""
+    from pellucid.cli import main
+
+    nasty = "\x1b]0;owned\x07\nline\u202e\x9b2J" + "x" * 3000
+    file = hostile.model().set("general.name", hostile.STRING, nasty.encode())
+    path = tmp_path / "nasty.gguf"
+    path.write_bytes(file.bytes())
+    assert main(["info", "-m", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert r"\x1b]0;owned\x07\nline\u202e\x9b2J" in out and "\x1b" not in out and len(out) < 5000
+    file = hostile.model().put(nasty[:900], [1.0])
+    file.tensors[nasty[:900].encode()].offset = 8
+    path.write_bytes(file.bytes())
+    error = refused(path)
+    assert error.field == f"{nasty[:900]}.offset" and r"\x1b]0;owned" in str(error) and "\x1b" not in str(error)
+    file = hostile.model()
+    file.set("general.architecture", hostile.STRING, nasty.encode())
+    path.write_bytes(file.bytes())
+    assert "\x1b" not in str(refused(path, UnsupportedModelError))
+    assert main(["info", "-m", str(path)]) == 1
+    assert "\x1b" not in capsys.readouterr().err
