@@ -4,7 +4,7 @@
 
 int plant_overflow(int n) /* n = 8: one int beyond the end */
 {
-    int *p = calloc(8, sizeof *p);
+    int *volatile p = calloc(8, sizeof *p); /* volatile: known to nobody but the allocator */
     int last = p ? p[n] : 0;
     free(p);
     return last;
