@@ -73,12 +73,12 @@ void pl_op_head_norm(const pl_run *r, const pl_op *op, int tid)
 static int storable(const float *x, int n, pl_kv_type kv)
 {
     /* what rounds to infinity: 65520 in f16, 2^128 (1 - 2^-9) in bf16; int8 has float32 scales */
-    const uint32_t limit = kv == PL_KV_F16 ? 0x477ff000u : kv == PL_KV_BF16 ? 0x7f7f8000u : 0x7f800000u;
-    uint32_t beyond = 0;
+    const int32_t limit = kv == PL_KV_F16 ? 0x477ff000 : kv == PL_KV_BF16 ? 0x7f7f8000 : 0x7f800000;
+    int32_t beyond = 0;
     for (int i = 0; i < n; i++) {
-        uint32_t u;
+        int32_t u;
         memcpy(&u, x + i, sizeof u);
-        beyond |= (u & 0x7fffffffu) >= limit;
+        beyond |= (u & 0x7fffffff) >= limit; /* signed: the baseline's vectors compare no other */
     }
     return !beyond;
 }
