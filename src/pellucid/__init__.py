@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pellucid.context import Context
     from pellucid.generation import Completion, Piece, Timings, TokenLogprob
     from pellucid.info import ModelInfo, Operation
+    from pellucid.look import Trace
     from pellucid.model import Model
     from pellucid.tokenizer import Tokenizer
 
@@ -31,6 +32,7 @@ __all__ = [
     "Timings",
     "TokenLogprob",
     "Tokenizer",
+    "Trace",
     "errors",
 ]
 
@@ -38,6 +40,7 @@ _MODULES = {
     "context": ("Context",),
     "generation": ("Completion", "Piece", "Timings", "TokenLogprob"),
     "info": ("ModelInfo", "Operation"),
+    "look": ("Trace",),
     "model": ("Model",),
     "tokenizer": ("Tokenizer",),
 }
