@@ -8,7 +8,9 @@ with Model.load("smollm2-135m") as model:
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # as type checkers know it; nothing is imported here, not even typing
+__version__ = "0.1.0"
+
+TYPE_CHECKING = False  # as type checkers know it: nothing is imported here, so that the command line can take a Ctrl-C
 if TYPE_CHECKING:
     from typing import Any
 
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from pellucid.look import Trace
     from pellucid.model import Model
     from pellucid.tokenizer import Tokenizer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Completion",
@@ -37,25 +37,24 @@ __all__ = [
 ]
 
 _MODULES = {
-    "context": ("Context",),
-    "generation": ("Completion", "Piece", "Timings", "TokenLogprob"),
-    "info": ("ModelInfo", "Operation"),
-    "look": ("Trace",),
-    "model": ("Model",),
-    "tokenizer": ("Tokenizer",),
+    **dict.fromkeys(("Completion", "Piece", "Timings", "TokenLogprob"), "generation"),
+    **dict.fromkeys(("ModelInfo", "Operation"), "info"),
+    "Context": "context",
+    "Model": "model",
+    "Tokenizer": "tokenizer",
+    "Trace": "look",
 }
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """A public name at its first use: so the command line can take a Ctrl-C before anything large is imported."""
+    """A public name's module is loaded when the name is first used: importing the package costs next to nothing."""
     import importlib
 
     if name == "errors":
         return importlib.import_module("pellucid.errors")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"pellucid.{_HOMES[name]}"), name)
+    if name not in _MODULES:
+        raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"pellucid.{_MODULES[name]}"), name)
     return value
 
 
