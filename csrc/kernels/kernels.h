@@ -53,7 +53,8 @@ enum { PL_ACT_SILU, PL_ACT_GELU_TANH };
  * Per row i: score[j] = (sum over d of q[i][d] * k[j][d]) * scale for lo[i] <= j < hi[i], others do not exist;
  * top' = max(top, scores); acc = acc * exp(top - top') + sum over j ascending of exp(score - top') * v[j]; sum alike,
  * but in lanes (scalar/attend.c says how). acc never holds -0, so a row's bits do not depend on the rows beside it.
- * A row with lo >= hi is left exactly as it was. Keys at or beyond max(hi) are never read, or change nothing.
+ * A row with lo >= hi is left exactly as it was. Keys at or beyond max(hi) are never read, or change nothing; those below it
+ * are finite (rope_append sees to that), for a key that one row does not see may be multiplied by 0 for it.
  * INT8 in every tier: score = (sum over blocks of 32 d of scale * (sum over d of q[d] * code)) * scale; the values' scales go
  * to the probabilities: acc += round(p * scale) * code. BF16 in the tier that multiplies bf16: q and p rounded to bf16 too,
  * pairs of d and of keys together, and v as kv_append rounded it. */

@@ -8,14 +8,13 @@ with Model.load("smollm2-135m") as model:
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-from pellucid import errors
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # as type checkers know it: nothing is imported here, so that the command line can take a Ctrl-C
 if TYPE_CHECKING:
+    from typing import Any
+
+    from pellucid import errors
     from pellucid.context import Context
     from pellucid.generation import Completion, Piece, Timings, TokenLogprob
     from pellucid.info import ModelInfo, Operation
@@ -49,6 +48,10 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     """A public name's module is loaded when the name is first used: importing the package costs next to nothing."""
+    import importlib
+
+    if name == "errors":
+        return importlib.import_module("pellucid.errors")
     if name not in _MODULES:
         raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(f"pellucid.{_MODULES[name]}"), name)

@@ -160,6 +160,12 @@ def prefill(engine: Any, sequence: Any, ids: Sequence[int], chunk: int, cancel: 
     return True
 
 
+def _pieces(tokenizer: Any) -> Callable[[int], bytes]:
+    """id -> its bytes: none for an id beyond the vocabulary, where an embedding has more rows, to pad it."""
+    known = 0 if tokenizer is None else tokenizer.vocab_size
+    return lambda id: tokenizer.piece(id) if tokenizer is not None and id < known else b""
+
+
 @dataclass(eq=False)
 class Job:
     """One prompt's way to its completion. `ids` (the caller's list) grows by the new tokens."""
@@ -187,12 +193,13 @@ class Job:
         self.stop_ids = frozenset(o.stop_ids)
         if o.stop and tokenizer is None:
             raise TokenizerError("stop strings need a tokenizer, and the model file has none: use stop_ids")
-        self.text = None if tokenizer is None else TextStream(tokenizer.piece, o.stop)
+        self.piece = _pieces(tokenizer)
+        self.text = None if tokenizer is None else TextStream(self.piece, o.stop)
         self.breakers: Breakers | None = None
         if o.dry() and o.dry_breakers and tokenizer is not None:
             from pellucid.text.breakers import Breakers
 
-            self.breakers = Breakers(tokenizer.piece, o.dry_breakers)
+            self.breakers = Breakers(self.piece, o.dry_breakers)
         if o.max_tokens == 0:
             self.finish = "length"
 
@@ -264,8 +271,7 @@ class Job:
         )
 
     def _spelling(self, id: int) -> str:
-        tokenizer = self.model.tokenizer
-        return "" if tokenizer is None else tokenizer.piece(id).decode("utf-8", "replace")
+        return self.piece(id).decode("utf-8", "replace")
 
 
 def run(engine: Any, jobs: list[Job], options: SamplingOptions) -> Iterator[Piece]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pellucid import _engine, arch, generation, weights
 from pellucid.context import Context
-from pellucid.errors import ClosedError, ContextFullError, TokenizerError
+from pellucid.errors import ClosedError, ContextFullError, TokenizerError, one_line
 from pellucid.generation import Completion, Piece
 from pellucid.info import ModelInfo, PlanTable, plan_table
 from pellucid.tokenizer import Tokenizer
@@ -112,7 +112,7 @@ class Model:
             self._facts = {
                 "path": file.path,
                 "format": file.format,
-                "name": str(file.get_str("general.name", "")),
+                "name": one_line(file.get_str("general.name", "")),
                 "quantisation": file.quantisation,
                 "parameters": sum(_count(t.shape) for t in file.tensors.values()),
                 "file_bytes": file.nbytes,
@@ -209,8 +209,13 @@ class Model:
         return self._need_tokenizer().encode(text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """Ids -> text. Raises ValueError for an id out of range."""
-        return self._need_tokenizer().decode(ids)
+        """Ids -> text; none for an id beyond the vocabulary, where the embedding has more rows, to pad it.
+
+        Raises ValueError for an id out of range.
+        """
+        tokenizer = self._need_tokenizer()
+        known = tokenizer.vocab_size
+        return tokenizer.decode([id for id in self.check_ids(ids, "ids", empty=True) if id < known])
 
     def check_ids(self, ids: Any, name: str, *, empty: bool = False) -> list[int]:
         """A list of token ids; ValueError or TypeError naming the argument."""
@@ -438,8 +443,8 @@ def _threads(asked: Any) -> tuple[int, str]:
         return _at_most_1024("threads", _positive("threads", asked)), "asked for"
     text = os.environ.get("PELLUCID_THREADS", "")
     if text:
-        if not text.isdecimal() or int(text) < 1:
-            raise ValueError(f"PELLUCID_THREADS={text!r}: expected a positive number")
+        if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+            raise ValueError(f"PELLUCID_THREADS={text!r:.60}: expected a number from 1 to 1024")
         return _at_most_1024("PELLUCID_THREADS", int(text)), "PELLUCID_THREADS"
     return _engine.topology()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import TokenizerError
+from .errors import ModelFileError, TokenizerError
 from .text import TextTokenizer, Vocabulary, build
 from .text.stream import TextStream
 from .text.vocabulary import BYTE, CONTROL, USER_DEFINED, quoted
@@ -242,7 +242,12 @@ class _Reader:
             return None
         if not isinstance(value, np.ndarray) or value.dtype.kind not in ("iu" if kind is np.int32 else "iuf"):
             raise self.error(name, f"it is {quoted(value)}; expected an array of numbers")
-        return np.ascontiguousarray(value, kind)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which no vocabulary takes
+            made: Any = np.ascontiguousarray(value, kind)
+        if kind is np.int32 and (made != value).any():
+            bad = int(np.flatnonzero(made != value)[0])
+            raise self.error(name, f"{value[bad]} of piece {bad} is no number of 32 bits")
+        return made
 
 
 # -- files other than GGUF
@@ -251,11 +256,14 @@ _JSON_LIMIT = 1 << 28  # bytes; the largest published tokenizer.json has 33 MB
 
 
 def _read(path: Path, limit: int) -> bytes:
+    from .weights.base import check_regular
+
     try:
+        check_regular(str(path), path.stat().st_mode, "a file")
         with path.open("rb") as file:
             return file.read(limit)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, ModelFileError) as error:
+        reason = error.message if isinstance(error, ModelFileError) else error.strerror or error
         raise TokenizerError(f"{path}: {reason}; expected a file or folder with a vocabulary") from None
 
 
@@ -287,8 +295,8 @@ def _template(config: Mapping[str, Any], folder: Path) -> str | None:
         return _read(file, _JSON_LIMIT).decode("utf-8", "replace")
     value = config.get("chat_template")
     if isinstance(value, list):
-        named = {one.get("name"): one.get("template") for one in value if isinstance(one, dict)}
-        value = named.get("default")
+        named = [one.get("template") for one in value if isinstance(one, dict) and one.get("name") == "default"]
+        value = named[-1] if named else None
     return value if isinstance(value, str) else None
 
 
