@@ -1,0 +1,160 @@
+"""What a template may spend: work, memory and processor time, all counted while it runs.
+
+Nothing interrupts a template from outside: no signal, thread or process watches it. Instead every value that it makes
+is weighed when it is made, what would be too large is refused before it is made, and so each single step is short;
+between steps the budget is checked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sized
+from types import GeneratorType
+from typing import Any, NoReturn
+
+from ..errors import ChatTemplateError
+
+__all__ = ["MOST_TEXT", "Budget", "Opaque"]
+
+SECONDS = 1.0  # of the thread's own processor time: waiting for a busy machine does not count
+UNITS = 64 << 20  # characters and elements that may be made in all, plus MADE_PER_CHARACTER for each one given
+MADE_PER_CHARACTER = 32
+MOST_TEXT = 4 << 20  # characters of one value with all it holds, plus four for each one given
+STEP = 16  # units of a step that makes nothing
+ELEMENT = 32  # units of an element of a list or a table
+CHECK = 1 << 12  # units between two looks at the clock: about 0.1 ms
+MOST_NESTED = 100  # levels of lists and tables
+MOST_CALLS = 60  # macros inside each other; Python's own stack takes about 200
+MOST_BITS = 4096  # of an integer
+MOST_REPEATS = 1 << 28  # pairs of characters that a search from the end may compare; others take linear time
+
+
+class Opaque:
+    """A namespace: may be used, but neither written nor put in a list."""
+
+    __slots__ = ()
+
+
+class Budget:
+    """What is left of one rendering. ``given``: characters of what is rendered, which widen the limits; ``kept``: those
+    that JSON never escapes.
+
+    Every method raises ``ChatTemplateError`` when its limit is reached.
+    """
+
+    __slots__ = ("_clock", "_end", "_since", "depth", "kept", "left", "most")
+
+    def __init__(self, given: int, kept: frozenset[str] = frozenset()) -> None:
+        self.kept = kept
+        self.most = MOST_TEXT + 4 * given
+        self.left = UNITS + MADE_PER_CHARACTER * given
+        self.depth = 0
+        self._clock = time.thread_time
+        self._end = self._clock() + SECONDS
+        self._since = 0
+
+    def spend(self, units: int = STEP) -> None:
+        self._since += units
+        if self._since >= CHECK:
+            self.left -= self._since
+            self._since = 0
+            if self.left < 0:
+                self.stop("makes too much: it may write about %d characters in all", UNITS)
+            if self._clock() > self._end:
+                self.stop("runs too long: it has %g s of processor time", SECONDS)
+
+    @staticmethod
+    def stop(message: str, *numbers: float) -> NoReturn:
+        raise ChatTemplateError("the chat template " + message % numbers)
+
+    def room(self, size: float) -> None:
+        """Before something of ``size`` characters is made."""
+        if size > self.most:
+            self.stop("makes a value of more than %d characters", self.most)
+
+    def enter(self) -> None:
+        self.depth += 1
+        if self.depth > MOST_CALLS:
+            self.stop("calls macros inside each other more than %d deep", MOST_CALLS)
+
+    def made(self, value: Any) -> Any:
+        """A new value, weighed: what it holds is counted as often as it would be written."""
+        kind = type(value)
+        if kind is str:
+            self.room(len(value))
+            self.spend(len(value) + STEP)
+        elif kind is int:
+            if value.bit_length() > MOST_BITS:
+                self.stop("makes an integer of more than %d bits", MOST_BITS)
+        elif kind is GeneratorType:
+            return self._counted(value)
+        elif isinstance(value, (list, tuple, dict)):
+            visited, _, _ = self.expanded(value)
+            self.spend(ELEMENT * len(value) + 4 * visited)
+        elif isinstance(value, str):  # a string marked as safe
+            self.room(len(value))
+            self.spend(len(value) + STEP)
+        return value
+
+    def _counted(self, values: Iterator[Any]) -> Iterator[Any]:
+        for value in values:
+            self.spend()
+            yield value
+
+    def expanded(self, value: Any, *, text: bool = False) -> tuple[int, int, int]:
+        """(values inside, their weight, levels) of a list or table, a part that is there twice counted twice.
+        text: it is going to be written, so everything in it must have a text.
+        """
+        total = visited = deepest = 0
+        todo = [(value, 1)]
+        while todo:
+            item, depth = todo.pop()
+            visited += 1
+            if isinstance(item, str):
+                total += len(item)
+            elif isinstance(item, (list, tuple, dict)):
+                total += ELEMENT * (len(item) + 1)
+                deepest = max(deepest, depth)
+                if depth > MOST_NESTED:
+                    self.stop("nests lists or tables more than %d deep", MOST_NESTED)
+                if total <= self.most:
+                    inside = [*item.keys(), *item.values()] if isinstance(item, dict) else item
+                    todo += [(part, depth + 1) for part in inside]
+            elif isinstance(item, Opaque):
+                self.stop("puts a namespace into a list or table")
+            elif text and not self._has_text(item):
+                self.stop(f"writes a {type(item).__name__}")
+            self.room(total)
+        return visited, total, deepest
+
+    @staticmethod
+    def _has_text(value: Any) -> bool:
+        return value is None or isinstance(value, (int, float, range)) or hasattr(value, "_undefined_message")
+
+    def text(self, value: Any) -> Any:
+        """A value that is going to be written: it must have a text that tells nothing of this process."""
+        if isinstance(value, str):
+            self.spend(len(value) + STEP)
+        else:
+            if isinstance(value, Opaque):
+                self.stop("writes a namespace")
+            visited, _, _ = self.expanded(value, text=True)
+            self.spend(STEP * visited)
+        return value
+
+    def joined(self, parts: list[Any]) -> None:
+        """Before strings are joined."""
+        total = sum(len(part) for part in parts if isinstance(part, Sized))
+        self.room(total)
+        self.spend(total + STEP * len(parts))
+
+    @staticmethod
+    def searched(text: str, other: object) -> None:
+        """Before a search that may compare every character of one with every one of the other."""
+        if isinstance(other, str) and len(other) > 1 and len(text) * len(other) > MOST_REPEATS:
+            Budget.stop("searches a text of %d characters for %d characters", len(text), len(other))
+
+    def whole(self, value: object, most: float, what: str) -> None:
+        """An argument that is an integer must not be enormous."""
+        if isinstance(value, (int, float)) and not -most <= value <= most:
+            self.stop(f"asks for {what} of more than %d", most)

@@ -1,0 +1,209 @@
+"""What a caller gives to a chat template: checked, copied to plain values, and marked as no template's own text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ..errors import ChatTemplateError, TokenizerError
+from .vocabulary import quoted
+
+__all__ = ["Marks", "MessageTextError", "Reader", "read_messages", "read_tables"]
+
+MOST_NESTED = 60
+_SPEAKERS = frozenset({"system", "user", "assistant"})
+_ROLES = _SPEAKERS | {"tool", "developer", "function", "model"}
+# What a message may have instead of content.
+_INSTEAD = ("tool_calls", "reasoning_content", "thinking", "reasoning")
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+class MessageTextError(TokenizerError, ValueError):
+    """Text of a message that no token can stand for."""
+
+
+class Reader:
+    """Copies what it is given. ``strings``: every text in it."""
+
+    def __init__(self) -> None:
+        self.strings: list[str] = []
+
+    def plain(self, value: Any, place: str, depth: int = 0) -> Any:
+        """A copy that holds nothing but tables, lists, text, numbers, truth values and None. ``place``: for errors."""
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        if isinstance(value, str):
+            return self._text(value, place)
+        if depth > MOST_NESTED:
+            raise ValueError(f"{place}: nested more than {MOST_NESTED} deep")
+        if isinstance(value, Mapping):
+            table = {}
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    raise TypeError(f"{place}: key {quoted(key)} must be text, not {type(key).__name__}")
+                table[self._text(key, f"{place}: a key")] = self.plain(item, f"{place}[{quoted(key)}]", depth + 1)
+            return table
+        if isinstance(value, (list, tuple)):
+            return [self.plain(item, f"{place}[{i}]", depth + 1) for i, item in enumerate(value)]
+        raise TypeError(f"{place} must be text, a number, a list or a table, not {type(value).__name__}")
+
+    def _text(self, text: str, place: str) -> str:
+        text = str(text)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            code = ord(text[error.start])
+            raise MessageTextError(f"{place}: lone surrogate U+{code:04X}", position=error.start) from None
+        self.strings.append(text)
+        return text
+
+
+def read_messages(messages: Any, reader: Reader) -> list[dict[str, Any]]:
+    """Messages as plain tables. Raises TypeError or ValueError naming the place."""
+    if not isinstance(messages, (list, tuple)):
+        raise TypeError(f"messages must be a list of tables, not {type(messages).__name__}")
+    if not messages:
+        raise ValueError("messages is empty: expected at least one")
+    return [_message(message, f"messages[{i}]", reader) for i, message in enumerate(messages)]
+
+
+def _message(message: Any, place: str, reader: Reader) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise TypeError(f'{place} must be a table with "role" and "content", not {type(message).__name__}')
+    copy: dict[str, Any] = reader.plain(message, place)
+    role = copy.get("role")
+    if role is None:
+        raise ValueError(f'{place}: no "role"')
+    if not isinstance(role, str):
+        raise TypeError(f'{place}["role"] must be text, not {type(role).__name__}')
+    content = copy.get("content")
+    if content is None:
+        if not any(copy.get(name) for name in _INSTEAD):
+            raise ValueError(f'{place}: no "content"')
+    elif isinstance(content, list):
+        for i, part in enumerate(content):
+            _check_part(part, f'{place}["content"][{i}]')
+    elif not isinstance(content, str) and not (isinstance(content, dict) and role not in _SPEAKERS):
+        raise TypeError(f'{place}["content"] must be text or a list of parts, not {type(content).__name__}')
+    reasoning = next((copy[name] for name in _REASONING if copy.get(name) is not None), None)
+    if reasoning is not None:  # templates read it by different names
+        copy = {"thinking": reasoning, **copy, "reasoning_content": reasoning}
+    return copy
+
+
+def _check_part(part: Any, place: str) -> None:
+    if not isinstance(part, dict):
+        raise TypeError(f'{place} must be a table with "type" and "text", not {type(part).__name__}')
+    if part.get("type") != "text":
+        kind = quoted(part.get("type")) if "type" in part else "missing"
+        raise ValueError(f'{place}["type"] is {kind}; only "text" is supported')
+    if not isinstance(part.get("text"), str):
+        raise TypeError(f'{place}["text"] must be text, not {type(part.get("text")).__name__}')
+
+
+def read_tables(name: str, values: Any, reader: Reader) -> list[dict[str, Any]] | None:
+    """``tools`` or ``documents``: None or a list of tables."""
+    if values is None:
+        return None
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(f"{name} must be a list of tables, not {type(values).__name__}")
+    for i, value in enumerate(values):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{name}[{i}] must be a table, not {type(value).__name__}")
+    return [reader.plain(value, f"{name}[{i}]") for i, value in enumerate(values)]
+
+
+# Characters that stand in for others: printable, without case, no letters or digits, in hardly any text, and in Unicode
+# for long. Nothing that a template does to a text (trimming, changing case, writing JSON or Python's form) alters them.
+_STAND_INS = [*range(0x2801, 0x2900), *range(0x4DC0, 0x4E00), *range(0x1D800, 0x1DA00)]
+
+
+class Marks:
+    """Keeps what messages say apart from what the template says.
+
+    A special token that a template writes counts; its spelling in a message is text. Both come out of the template as
+    one string, so the messages go in with certain characters replaced, one for one, by others that occur nowhere; what
+    comes out is searched for special tokens first, and then gets its characters back. A replaced character cannot
+    begin a special token, however the template cuts and joins texts.
+
+    Replaced is every character with which some special token begins (``<``, ``[``), unless it begins a text that the
+    template itself names and that leads to no special token: so ``'</think>' in content`` is still found. Where special
+    tokens begin with letters or the like, only their whole spelling is looked for. A role goes straight into
+    ``'<|' + role + '|>'``, so one that is no usual role, and that the template does not name, loses its first character
+    to a mark if it is a part of a special token.
+
+    ``specials``: spellings of special tokens; ``literals``: texts that the template names.
+    """
+
+    def __init__(self, specials: Iterable[str], literals: Iterable[str]) -> None:
+        self._specials = sorted({text for text in specials if text}, key=len, reverse=True)
+        self._named = frozenset(literals)
+        starts = {text[0] for text in self._specials}
+        self._starts = "".join(sorted(c for c in starts if c.isascii() and not c.isalnum() and not c.isspace()))
+        whole = [text for text in self._specials if text[0] not in self._starts]
+        self._alphabet = "".join(sorted({*self._starts, *(text[0] for text in whole)}))
+        harmless = {
+            literal[i:]
+            for literal in self._named
+            for i, character in enumerate(literal[:100])
+            if character in self._starts and not self._leads_to_special(literal[i:])
+        }
+        parts = [f"(?={re.escape(text)}){re.escape(text[0])}" for text in whole]
+        if self._starts:
+            but = "|".join(re.escape(text) for text in sorted(harmless))
+            parts.append((f"(?!{but})" if but else "") + f"[{re.escape(self._starts)}]")
+        self._find = re.compile("|".join(parts)) if parts else None
+
+    def _leads_to_special(self, text: str) -> bool:
+        return any(text.startswith(special) or special.startswith(text) for special in self._specials)
+
+    def choose(self, texts: Iterable[str], messages: list[dict[str, Any]]) -> dict[str, str]:
+        """What each character that must be replaced is replaced by; empty if nothing needs to be.
+        ``texts``: all that was given.
+        """
+        given = "".join(texts)
+        wanted = sorted({match[0] for match in self._find.finditer(given)}) if self._find else []
+        wanted += sorted({role[0] for role in map(self._odd_role, messages) if role} - set(wanted))
+        taken = {*given, *"".join(self._named), *"".join(self._specials)} if wanted else set()
+        free = (chr(code) for code in _STAND_INS if chr(code) not in taken)
+        table = dict(zip(wanted, free, strict=False))
+        if len(table) < len(wanted):
+            raise ChatTemplateError("the messages use every character that could mark special tokens in them as text")
+        return table
+
+    def _odd_role(self, message: dict[str, Any]) -> str | None:
+        role: str = message["role"]
+        if role in _ROLES or role in self._named or not any(role in special for special in self._specials):
+            return None
+        return role or None
+
+    def apply(self, value: Any, table: dict[str, str]) -> Any:
+        """A copy of plain values with the characters replaced."""
+        find = self._find
+        if find is None:
+            return value
+
+        def mark(text: str) -> str:
+            return find.sub(lambda match: table[match[0]], text)
+
+        return _map_strings(value, mark)
+
+    def messages(self, messages: list[dict[str, Any]], table: dict[str, str]) -> list[dict[str, Any]]:
+        """As :meth:`apply`, roles too."""
+        marked: list[dict[str, Any]] = self.apply(messages, table)
+        for message, original in zip(marked, messages, strict=True):
+            role = self._odd_role(original)
+            if role:
+                message["role"] = table[role[0]] + message["role"][1:]
+        return marked
+
+
+def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(key): _map_strings(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_map_strings(item, change) for item in value]
+    return value
