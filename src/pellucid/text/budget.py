@@ -16,7 +16,7 @@ from ..errors import ChatTemplateError
 
 __all__ = ["MOST_TEXT", "Budget", "Opaque"]
 
-SECONDS = 1.0  # of the thread's own processor time: waiting for a busy machine does not count
+SECONDS = 0.8  # of the thread's own processor time: waiting for a busy machine does not count
 UNITS = 64 << 20  # characters and elements that may be made in all, plus MADE_PER_CHARACTER for each one given
 MADE_PER_CHARACTER = 32
 MOST_TEXT = 4 << 20  # characters of one value with all it holds, plus four for each one given
@@ -56,12 +56,16 @@ class Budget:
     def spend(self, units: int = STEP) -> None:
         self._since += units
         if self._since >= CHECK:
-            self.left -= self._since
-            self._since = 0
-            if self.left < 0:
-                self.stop("makes too much: it may write about %d characters in all", UNITS)
-            if self._clock() > self._end:
-                self.stop("runs too long: it has %g s of processor time", SECONDS)
+            self.look()
+
+    def look(self) -> None:
+        """After a step that may have taken its time."""
+        self.left -= self._since + STEP
+        self._since = 0
+        if self.left < 0:
+            self.stop("does too much: it may make %d characters or take %d steps", UNITS, UNITS // STEP)
+        if self._clock() > self._end:
+            self.stop("runs too long: it has %g s of processor time", SECONDS)
 
     @staticmethod
     def stop(message: str, *numbers: float) -> NoReturn:

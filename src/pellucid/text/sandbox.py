@@ -139,7 +139,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             finalize=self._finalize,
         )
         self._spending = threading.local()
-        self.concat = self._concat  # type: ignore[method-assign, assignment]
+        self.concat = self._concat  # type: ignore[method-assign]
         self.globals = {
             "range": self._range,
             "dict": self._dict,
@@ -166,7 +166,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.budget.spend()
 
     def ticked(self, value: Any) -> Any:
-        self.budget.spend()
+        self.budget.look()
         return value
 
     def made(self, value: Any) -> Any:
@@ -201,12 +201,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 budget.stop("makes an integer of more than %d bits", MOST_BITS)
         elif operator == "%" and isinstance(left, str):
             self._check_percent(left, right if isinstance(right, (tuple, dict)) else (right,))
-        budget.spend()
+        budget.look()
         return budget.made(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902
         budget = __self.budget
-        budget.spend()
+        budget.look()
         if isinstance(__obj, METHODS) and isinstance(__obj.__self__, str):
             if __obj.__name__ == "join" and args and isinstance(args[0], GeneratorType):
                 args = (list(args[0]),)
@@ -290,7 +290,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         @wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
             budget = self.budget
-            budget.spend()
+            budget.look()
             if name in WRITES and len(args) > first:
                 budget.text(args[first])
             if check is not None:
@@ -299,10 +299,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
         return run
 
-    def _test(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _test(self, function: Any) -> Callable[..., Any]:
         @wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
-            self.budget.spend()
+            self.budget.look()
             return function(*args, **kwargs)
 
         return run
@@ -362,7 +362,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
     # ---- functions --------------------------------------------------------------------------------------------
 
     def _tojson(
-        self, value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+        self,
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: Any = None,
+        separators: Any = None,
+        sort_keys: bool = False,
     ) -> str:
         """As transformers has it: no character is escaped for HTML."""
         budget = self.budget
