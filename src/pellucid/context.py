@@ -142,7 +142,7 @@ class Context:
         except BaseException:
             self._lock.release()
             raise
-        pieces = self._go_on(prompt.ids[len(self._ids) :], prompt.text, parsed)
+        pieces = self._go_on(prompt.ids[len(self._ids) :], prompt.text if parsed.echo else "", parsed)
         return pieces if stream else collect(pieces)
 
     def _go_on(self, new: list[int], text: str, options: SamplingOptions) -> Iterator[Piece]:

@@ -223,8 +223,8 @@ class Model:
     ) -> ChatPrompt:
         """What :meth:`chat` gives to the model: ChatPrompt(text, ids).
 
-        messages: ``{"role": ..., "content": ...}`` each; content is text or a list of ``{"type": "text", "text": ...}``.
-            The spelling of a special token in a message is ordinary text.
+        messages: ``{"role": ..., "content": ...}`` each; content is text, or a list of parts ``{"type": "text", "text":
+            ...}``. The spelling of a special token in a message is ordinary text.
         tools, documents: tables, as the template wants them (tools: JSON schemas). variables: further values for it,
             e.g. ``{"enable_thinking": False}``.
         template: Jinja, instead of the model's own.

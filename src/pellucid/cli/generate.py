@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from pellucid.cli import options, output
 from pellucid.sampling import SamplingOptions
@@ -15,21 +13,13 @@ _D = SamplingOptions()
 def generate(
     prompt: options.Prompt = None,
     model: options.ModelName = options.DEFAULT,
-    max_tokens: Annotated[
-        int, typer.Option("-n", "--max-tokens", metavar="N", help="New tokens at most.")
-    ] = _D.max_tokens,
-    temperature: Annotated[
-        float, typer.Option(metavar="T", help="0: always the most probable token.")
-    ] = _D.temperature,
-    top_k: Annotated[int, typer.Option(metavar="K", help="Draw from the K most probable tokens; 0: all.")] = _D.top_k,
-    top_p: Annotated[float, typer.Option(metavar="P", help="Draw from the top tokens that hold P; 1: all.")] = _D.top_p,
-    min_p: Annotated[
-        float, typer.Option(metavar="P", help="Drop tokens below P times the most probable one's; 0: none.")
-    ] = _D.min_p,
-    seed: Annotated[int | None, typer.Option(metavar="S", help="Seed of the draws; default: a new one.")] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
-    ] = None,
+    max_tokens: options.MaxTokens = _D.max_tokens,
+    temperature: options.Temperature = _D.temperature,
+    top_k: options.TopK = _D.top_k,
+    top_p: options.TopP = _D.top_p,
+    min_p: options.MinP = _D.min_p,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
     threads: options.Threads = None,
     context: options.Context = None,
     isa: options.Isa = None,

@@ -125,7 +125,8 @@ class _Generation(Extension):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """An environment for templates of chats. Renderings may run side by side, each in its thread, from the budget that `use` gave."""
+    """An environment for templates of chats. Threads may render side by side, each from the budget that it gave to
+    :meth:`use`."""
 
     code_generator_class = _Generator
     intercepted_binops = frozenset(["+", "-", "*", "/", "//", "**", "%"])
