@@ -120,15 +120,14 @@ class _Talk:
 
     def answer(self, text: str) -> None:
         with self.stoppable() as cancel:
-            last = None
-            for last in self.session.answer(text, cancel):
-                output.write(last.text)
-        output.write("" if self.session.last_text().endswith("\n") else "\n")
-        finish = last.finish_reason if last is not None else ""
+            finish, end = None, ""
+            for piece in self.session.answer(text, cancel):
+                output.write(piece.text)
+                finish, end = piece.finish_reason, piece.text or end
+        if not end.endswith("\n"):
+            output.write("\n")
         if finish == "context":
-            self.error(
-                "the context is full, so the answer was cut off; /reset starts anew, --context N makes more room"
-            )
+            self.error(f"the context is full: the answer was cut off; {_FULL}")
         elif self.typed and finish == "cancelled":
             output.note("[stopped]")
         elif finish == "length":
