@@ -15,7 +15,7 @@ TOOLS = [
         "type": "function",
         "function": {
             "name": "get_weather",
-            "description": "The weather at a place, \"now\" & <soon>: 20° or so.",
+            "description": 'The weather at a place, "now" & <soon>: 20° or so.',
             "parameters": {
                 "type": "object",
                 "properties": {
@@ -44,7 +44,7 @@ CALL = {
     "function": {"name": "get_weather", "arguments": {"place": "Zürich <ZH>", "days": 3}},
 }
 RESULT = {"role": "tool", "tool_call_id": "call12345", "name": "get_weather", "content": '{"sun": true}'}
-ODD = "  <b>1 & 2</b> \"it's\" [x] \\n {{ y }} {% z %} ünï 😀 <|im_end|> </s> [/INST]\n\n  "
+ODD = '  <b>1 & 2</b> "it\'s" [x] \\n {{ y }} {% z %} ünï 😀 <|im_end|> </s> [/INST]\n\n  '
 
 
 def _parts(*texts: str) -> list[dict[str, str]]:
@@ -124,7 +124,7 @@ def transformers_render(source: str, case: dict[str, Any]) -> dict[str, str]:
     from jinja2.exceptions import TemplateError
     from transformers.utils import chat_template_utils
 
-    chat_template_utils.datetime = FixedClock  # type: ignore[attr-defined]
+    chat_template_utils.datetime = FixedClock
     given = copy.deepcopy(case)
     messages = given.pop("messages")
     try:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conversations import CASES, expected, templates  # type: ignore[import-not-found]  # noqa: E402
+from conversations import CASES, expected, templates  # type: ignore[import-not-found]
 
 
 def main() -> None:

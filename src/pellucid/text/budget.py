@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sized
 from types import GeneratorType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ..errors import ChatTemplateError
 
@@ -29,6 +29,15 @@ MOST_BITS = 4096  # of an integer
 MOST_REPEATS = 1 << 28  # pairs of characters that a search from the end may compare; others take linear time
 
 
+class Weight(NamedTuple):
+    """``size``: characters, and some for each element; ``levels``: of nesting; ``writable``: all of it is data."""
+
+    size: int
+    levels: int
+    writable: bool
+    value: Any  # kept, so that nothing else gets its identity
+
+
 class Opaque:
     """A namespace: may be used, but neither written nor put in a list."""
 
@@ -42,7 +51,7 @@ class Budget:
     Every method raises ``ChatTemplateError`` when its limit is reached.
     """
 
-    __slots__ = ("_clock", "_end", "_since", "depth", "kept", "left", "most")
+    __slots__ = ("_clock", "_end", "_since", "_weights", "depth", "kept", "left", "most")
 
     def __init__(self, given: int, kept: frozenset[str] = frozenset()) -> None:
         self.kept = kept
@@ -52,6 +61,7 @@ class Budget:
         self._clock = time.thread_time
         self._end = self._clock() + SECONDS
         self._since = 0
+        self._weights: dict[int, Weight] = {}
 
     def spend(self, units: int = STEP) -> None:
         self._since += units
@@ -93,8 +103,8 @@ class Budget:
         elif kind is GeneratorType:
             return self._counted(value)
         elif isinstance(value, (list, tuple, dict)):
-            visited, _, _ = self.expanded(value)
-            self.spend(ELEMENT * len(value) + 4 * visited)
+            self.weigh(value)
+            self.spend(ELEMENT * len(value) + STEP)
         elif isinstance(value, str):  # a string marked as safe
             self.room(len(value))
             self.spend(len(value) + STEP)
@@ -105,45 +115,41 @@ class Budget:
             self.spend()
             yield value
 
-    def expanded(self, value: Any, *, text: bool = False) -> tuple[int, int, int]:
-        """(values inside, their weight, levels) of a list or table, a part that is there twice counted twice.
-        text: it is going to be written, so everything in it must have a text.
-        """
-        total = visited = deepest = 0
-        todo = [(value, 1)]
-        while todo:
-            item, depth = todo.pop()
-            visited += 1
+    def weigh(self, value: Any) -> Weight:
+        """Of a list or table with all that it holds, a part that is there twice counted twice."""
+        known = self._weights.get(id(value))
+        if known is not None:  # nothing that a template can reach changes
+            return known
+        size, levels, writable = ELEMENT * (len(value) + 1), 0, True
+        for item in [*value.keys(), *value.values()] if isinstance(value, dict) else value:
             if isinstance(item, str):
-                total += len(item)
+                size += len(item)
             elif isinstance(item, (list, tuple, dict)):
-                total += ELEMENT * (len(item) + 1)
-                deepest = max(deepest, depth)
-                if depth > MOST_NESTED:
-                    self.stop("nests lists or tables more than %d deep", MOST_NESTED)
-                if total <= self.most:
-                    inside = [*item.keys(), *item.values()] if isinstance(item, dict) else item
-                    todo += [(part, depth + 1) for part in inside]
+                inside = self.weigh(item)
+                size += inside.size
+                levels = max(levels, inside.levels)
+                writable = writable and inside.writable
             elif isinstance(item, Opaque):
                 self.stop("puts a namespace into a list or table")
-            elif text and not self._has_text(item):
-                self.stop(f"writes a {type(item).__name__}")
-            self.room(total)
-        return visited, total, deepest
-
-    @staticmethod
-    def _has_text(value: Any) -> bool:
-        return value is None or isinstance(value, (int, float, range)) or hasattr(value, "_undefined_message")
+            else:
+                writable = writable and _has_text(item)
+        self.room(size)
+        if levels >= MOST_NESTED:
+            self.stop("nests lists or tables more than %d deep", MOST_NESTED)
+        self._weights[id(value)] = made = Weight(size, levels + 1, writable, value)
+        return made
 
     def text(self, value: Any) -> Any:
         """A value that is going to be written: it must have a text that tells nothing of this process."""
         if isinstance(value, str):
             self.spend(len(value) + STEP)
-        else:
-            if isinstance(value, Opaque):
-                self.stop("writes a namespace")
-            visited, _, _ = self.expanded(value, text=True)
-            self.spend(STEP * visited)
+        elif isinstance(value, (list, tuple, dict)):
+            weight = self.weigh(value)
+            if not weight.writable:
+                self.stop("writes a list or table with something in it that is no data")
+            self.spend(weight.size)
+        elif not _has_text(value):
+            self.stop(f"writes a {type(value).__name__}")
         return value
 
     def joined(self, parts: list[Any]) -> None:
@@ -162,3 +168,7 @@ class Budget:
         """An argument that is an integer must not be enormous."""
         if isinstance(value, (int, float)) and not -most <= value <= most:
             self.stop(f"asks for {what} of more than %d", most)
+
+
+def _has_text(value: Any) -> bool:
+    return value is None or isinstance(value, (int, float, range)) or hasattr(value, "_undefined_message")

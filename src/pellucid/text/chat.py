@@ -57,7 +57,7 @@ class ChatTemplate:
         with self._failing():
             tree = self._sandbox.parse(source)
             literals = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
-            self._marks = Marks(specials, literals)
+            self._marks = Marks(specials, literals, [source, *self._tokens.values()])
             code = self._sandbox.compile(tree)
             self._template = Template.from_code(self._sandbox, code, self._sandbox.make_globals(None))
         self._takes: dict[str, bool] = {}
@@ -86,13 +86,13 @@ class ChatTemplate:
         conversation = read_messages(messages, reader)
         tables = {name: read_tables(name, v, reader) for name, v in (("tools", tools), ("documents", documents))}
         extra = _variables(variables)
-        table = self._marks.choose(reader.strings, conversation)
-        given = sum(map(len, reader.strings))
 
         from .budget import Budget
 
-        budget = Budget(given, frozenset(table.values()))
+        budget = Budget(sum(map(len, reader.strings)))
         self._join_parts(conversation, budget)
+        table = self._marks.choose(conversation, [*tables.values()], extra)
+        budget.kept = frozenset(table.values())
         if table:
             conversation = self._marks.messages(conversation, table)
             tables = {name: self._marks.apply(value, table) for name, value in tables.items()}

@@ -133,16 +133,17 @@ class Marks:
     ``'<|' + role + '|>'``, so one that is no usual role, and that the template does not name, loses its first character
     to a mark if it is a part of a special token.
 
-    ``specials``: spellings of special tokens; ``literals``: texts that the template names.
+    ``specials``: spellings of special tokens; ``literals``: texts that the template names; ``others``: further texts
+    that may come out of it.
     """
 
-    def __init__(self, specials: Iterable[str], literals: Iterable[str]) -> None:
+    def __init__(self, specials: Iterable[str], literals: Iterable[str], others: Iterable[str] = ()) -> None:
         self._specials = sorted({text for text in specials if text}, key=len, reverse=True)
         self._named = frozenset(literals)
+        self._taken = {*"".join(self._specials), *"".join(self._named), *"".join(others)}
         starts = {text[0] for text in self._specials}
         self._starts = "".join(sorted(c for c in starts if c.isascii() and not c.isalnum() and not c.isspace()))
         whole = [text for text in self._specials if text[0] not in self._starts]
-        self._alphabet = "".join(sorted({*self._starts, *(text[0] for text in whole)}))
         harmless = {
             literal[i:]
             for literal in self._named
@@ -158,16 +159,20 @@ class Marks:
     def _leads_to_special(self, text: str) -> bool:
         return any(text.startswith(special) or special.startswith(text) for special in self._specials)
 
-    def choose(self, texts: Iterable[str], messages: list[dict[str, Any]]) -> dict[str, str]:
-        """What each character that must be replaced is replaced by; empty if nothing needs to be.
-        ``texts``: all that was given.
+    def choose(self, messages: list[dict[str, Any]], *others: Any) -> dict[str, str]:
+        """What each character of the messages, and of other plain values that are given, is replaced by; empty if none
+        needs to be.
         """
-        given = "".join(texts)
-        wanted = sorted({match[0] for match in self._find.finditer(given)}) if self._find else []
-        wanted += sorted({role[0] for role in map(self._odd_role, messages) if role} - set(wanted))
-        taken = {*given, *"".join(self._named), *"".join(self._specials)} if wanted else set()
+        strings: list[str] = []
+        _map_strings([messages, *others], lambda text: strings.append(text) or text)  # type: ignore[func-returns-value]
+        find = self._find
+        wanted = {match[0] for text in strings for match in find.finditer(text)} if find else set()
+        wanted |= {role[0] for role in map(self._odd_role, messages) if role}
+        if not wanted:
+            return {}
+        taken = self._taken.union(*strings)
         free = (chr(code) for code in _STAND_INS if chr(code) not in taken)
-        table = dict(zip(wanted, free, strict=False))
+        table = dict(zip(sorted(wanted), free, strict=False))
         if len(table) < len(wanted):
             raise ChatTemplateError("the messages use every character that could mark special tokens in them as text")
         return table

@@ -237,7 +237,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self._check_replace(text, first, args[1] if len(args) > 1 else kwargs.get("new"))
         elif name == "join":
             if isinstance(first, (list, tuple, dict, str)):
-                budget.room(len(text) * len(first) + budget.expanded(first)[1])
+                size = len(first) if isinstance(first, str) else budget.weigh(first).size
+                budget.room(len(text) * len(first) + size)
         elif name in ("split", "rsplit", "splitlines"):
             separator = first if first is not None else kwargs.get("sep")
             separator = separator if isinstance(separator, str) and separator else None
@@ -260,8 +261,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 self.budget.stop("formats a text with a width from outside (*)")
             widest = max([widest, *(int(n) if len(n) < 6 else WIDEST + 1 for n in _NUMBER.findall(form))])
         self._check_width(widest)
-        _, weight, _ = self.budget.expanded(values, text=True)
-        self.budget.room(len(text) + text.count("%") * (weight + widest))
+        size = self.budget.weigh(self.budget.text(values)).size
+        self.budget.room(len(text) + text.count("%") * (size + widest))
 
     def _check_width(self, width: int) -> None:
         if width > WIDEST:
@@ -322,9 +323,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _before_join(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         value = self.budget.made(list(value))
-        _, weight, _ = self.budget.expanded(value, text=True)
+        size = self.budget.weigh(self.budget.text(value)).size
         between = args[0] if args else kwargs.get("d", "")
-        self.budget.room(weight + len(value) * len(str(self.budget.text(between))))
+        self.budget.room(size + len(value) * len(str(self.budget.text(between))))
         return value, *args
 
     def _before_replace(self, value: Any, old: Any = None, new: Any = None, *args: Any, **names: Any) -> Any:
@@ -372,11 +373,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
     ) -> str:
         """As transformers has it: no character is escaped for HTML."""
         budget = self.budget
-        visited, weight, levels = budget.expanded(value)
+        size, levels = 0, 0
+        if isinstance(value, (list, tuple, dict)):
+            size, levels, _, _ = budget.weigh(value)
         step = indent if isinstance(indent, int) else len(indent or "")
         budget.whole(step, 1000, "an indent")
         between = sum(len(str(part)) for part in separators or ())
-        budget.room(weight + visited * (levels * max(step, 0) + between))
+        budget.room(size + size // ELEMENT * (levels * max(step, 0) + between))
         text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
         return self.escape_json(text) if ensure_ascii else text
 
