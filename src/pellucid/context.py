@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pellucid import _engine
 from pellucid.errors import ContextBusyError, ContextFullError, TokenizerError
@@ -122,7 +122,15 @@ class Context:
             raise
         return self._go_on(new, prompt if isinstance(prompt, str) else "", parsed)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], *, stream: bool = False, **options: Any) -> Any:
+    @overload
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[False] = False, **options: Any
+    ) -> Completion: ...
+    @overload
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[True], **options: Any
+    ) -> Iterator[Piece]: ...
+    def chat(self, messages: Any, *, stream: bool = False, **options: Any) -> Any:
         """The next message of a conversation -> Completion, or an iterator of Piece where ``stream``.
 
         ``messages`` is the whole conversation each time; what the context holds of its beginning stays, the rest is

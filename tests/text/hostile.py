@@ -37,6 +37,9 @@ FOREVER = {
     + "{{ {ns.x: 1}|length }}",
     "shared tables": SHARED.replace("[ns.x, ns.x]", "dict(a=ns.x, b=ns.x)") + "{{ ns.x }}",
     "adding lists up": "{{ ([[1] * 60] * 2000)|sum(start=[]) }}",
+    "keys that share a hash": "{{ dict(range(0, 99999 * 2305843009213693951, 2305843009213693951)|batch(2)) }}",
+    "a table of a long list": "{{ dict(range(99999)|batch(2)) }}",
+    "splitting long texts": "{% set a = 'é ' * 2000000 %}" + "{% set b = a.split() %}" * 9,
     "a number with very many digits": "{{ ('9' * 4000000)|int }}",
 }
 
@@ -89,6 +92,12 @@ GROWING = {
     "the time": "{{ strftime_now('%9999999999d') }}",
     "output": "{% set a = 'x' * 100000 %}{% for i in range(99999) %}{{ a }}{% endfor %}",
     "output of the template itself": "{% for i in range(99999) %}" + "x" * 10000 + "{% endfor %}",
+    "enormous numbers": "{{ range(0, 10**1000, 10**995)|list|length }}",
+    "the characters of a long text": "{{ ('é' * 4000000)|list|length }}",
+    "the characters of a long text, sorted": "{{ ('é' * 4000000)|sort|length }}",
+    "the lines of a long text": "{{ ('é\n' * 2000000).splitlines()|length }}",
+    "the words of a long text": "{{ ('é ' * 2000000).split()|length }}",
+    "lines of a long text, indented": "{{ ('é\n' * 1000000)|indent(0) }}",
     "deep lists": "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}",
     "raise_exception": BIG + "{{ raise_exception(a) }}",
 }

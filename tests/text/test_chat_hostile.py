@@ -43,7 +43,8 @@ from pellucid.text.chat import ChatTemplate
 from tests.text import hostile
 ChatTemplate("{{ 1 }}").render([{"role": "user", "content": "hi"}])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for source in hostile.GROWING.values():
+names = "sorting again and again", "lazy filters over lazy filters", "splitting long texts"
+for source in [*hostile.GROWING.values(), *(hostile.FOREVER[name] for name in names)]:
     try:
         ChatTemplate(source).render([{"role": "user", "content": "hi"}])
     except ChatTemplateError:
@@ -200,3 +201,15 @@ def test_messages_are_not_changed() -> None:
     before = repr(given)
     ChatTemplate("{{ messages[0].content }}", specials=("<|im_end|>",)).render(given)
     assert repr(given) == before
+
+
+def test_marks_are_found_in_time() -> None:
+    """Thousands of special tokens, a template that names thousands of texts, and messages full of beginnings."""
+    specials = [f"<unused{i}>" for i in range(6000)] + [f"token{i}" for i in range(2000)]
+    named = "{{ '" + "'|trim }}{{ '".join("<" * 60 + f"{i}" for i in range(600)) + "' }}"
+    start = time.thread_time()
+    template = ChatTemplate(named + "{{ messages[0].content }}", specials=specials)
+    text, back = template.render([{"role": "user", "content": "<unused1>" * 20_000 + "token7"}])
+    assert text.translate(back).endswith("<unused1>token7")
+    assert not any(special in text for special in specials)
+    assert time.thread_time() - start < 2

@@ -45,13 +45,15 @@ class Opaque:
 
 
 class Budget:
-    """What is left of one rendering. ``given``: characters of what is rendered, which widen the limits; ``kept``: those
-    that JSON never escapes.
+    """What is left of one rendering.
+
+    ``given``: the size of what is rendered, as ``Weight`` has it: it widens the limits. ``kept``: characters that JSON
+    never escapes.
 
     Every method raises ``ChatTemplateError`` when its limit is reached.
     """
 
-    __slots__ = ("_clock", "_end", "_since", "_weights", "depth", "kept", "left", "most")
+    __slots__ = ("_clock", "_end", "_given", "_since", "_weights", "depth", "kept", "left", "most")
 
     def __init__(self, given: int, kept: frozenset[str] = frozenset()) -> None:
         self.kept = kept
@@ -61,6 +63,7 @@ class Budget:
         self._clock = time.thread_time
         self._end = self._clock() + SECONDS
         self._since = 0
+        self._given = False
         self._weights: dict[int, Weight] = {}
 
     def spend(self, units: int = STEP) -> None:
@@ -115,6 +118,12 @@ class Budget:
             self.spend()
             yield value
 
+    def know(self, values: dict[str, Any]) -> None:
+        """Weighs what is given, all of it once."""
+        self._given = True
+        self.weigh(values)
+        self._given = False
+
     def weigh(self, value: Any) -> Weight:
         """Of a list or table with all that it holds, a part that is there twice counted twice."""
         known = self._weights.get(id(value))
@@ -136,7 +145,9 @@ class Budget:
         self.room(size)
         if levels >= MOST_NESTED:
             self.stop("nests lists or tables more than %d deep", MOST_NESTED)
-        self._weights[id(value)] = made = Weight(size, levels + 1, writable, value)
+        made = Weight(size, levels + 1, writable, value)
+        if levels or len(value) > 16 or self._given:  # others are weighed as quickly as they are found
+            self._weights[id(value)] = made
         return made
 
     def text(self, value: Any) -> Any:

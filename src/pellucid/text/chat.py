@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ChatTemplateError
+from .budget import Budget
 from .conversation import Marks, Reader, read_messages, read_tables
 from .special import Finder
 from .vocabulary import quoted
@@ -85,11 +86,9 @@ class ChatTemplate:
         reader = Reader()
         conversation = read_messages(messages, reader)
         tables = {name: read_tables(name, v, reader) for name, v in (("tools", tools), ("documents", documents))}
-        extra = _variables(variables)
+        extra = _variables(variables, reader)
 
-        from .budget import Budget
-
-        budget = Budget(sum(map(len, reader.strings)))
+        budget = Budget(reader.size)
         self._join_parts(conversation, budget)
         table = self._marks.choose(conversation, [*tables.values()], extra)
         budget.kept = frozenset(table.values())
@@ -103,9 +102,10 @@ class ChatTemplate:
             "add_generation_prompt": bool(add_generation_prompt),
             **extra,
         }
+        budget.know(values)
         return self._run(values, budget), {ord(mark): character for character, mark in table.items()}
 
-    def _run(self, values: dict[str, Any], budget: Any) -> str:
+    def _run(self, values: dict[str, Any], budget: Budget) -> str:
         template = self._template
         assert template is not None
         self._sandbox.use(budget)
@@ -119,13 +119,13 @@ class ChatTemplate:
             return "".join(parts)
         raise AssertionError
 
-    def _join_parts(self, conversation: list[dict[str, Any]], budget: Any) -> None:
+    def _join_parts(self, conversation: list[dict[str, Any]], budget: Budget) -> None:
         """Lists of parts become one text where the template cannot take lists for that role."""
         for message in conversation:
             if isinstance(message.get("content"), list) and not self._takes_parts(message["role"], budget):
                 message["content"] = "\n".join(part["text"] for part in message["content"])
 
-    def _takes_parts(self, role: str, budget: Any) -> bool:
+    def _takes_parts(self, role: str, budget: Budget) -> bool:
         """Whether the template writes the text of parts: tried out, for templates do not say."""
         with self._lock:
             known = self._takes.get(role)
@@ -233,7 +233,7 @@ def _places(finder: Finder, text: str) -> list[tuple[int, int]]:
     return [(position, part) for position, part in finder.split(text) if isinstance(part, int)]
 
 
-def _variables(variables: Any) -> dict[str, Any]:
+def _variables(variables: Any, reader: Reader) -> dict[str, Any]:
     if variables is None:
         return {}
     if not isinstance(variables, Mapping):
@@ -243,7 +243,7 @@ def _variables(variables: Any) -> dict[str, Any]:
             raise ValueError(f"variables: {quoted(name)} is no name for a template's variable")
         if name == "messages":
             raise ValueError('variables: "messages" is an argument of its own')
-    plain: dict[str, Any] = Reader().plain(variables, "variables")
+    plain: dict[str, Any] = reader.plain(variables, "variables")
     return plain
 
 

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..errors import ChatTemplateError, TokenizerError
+from .budget import ELEMENT
+from .special import Finder
 from .vocabulary import quoted
 
 __all__ = ["Marks", "MessageTextError", "Reader", "read_messages", "read_tables"]
 
 MOST_NESTED = 60
+_LONGEST_NAME = 64  # characters of a text that a template may look for in messages
 _SPEAKERS = frozenset({"system", "user", "assistant"})
 _ROLES = _SPEAKERS | {"tool", "developer", "function", "model"}
 # What a message may have instead of content.
@@ -24,10 +27,10 @@ class MessageTextError(TokenizerError, ValueError):
 
 
 class Reader:
-    """Copies what it is given. ``strings``: every text in it."""
+    """Copies what it is given. ``size``: of all of it, as a template's budget counts."""
 
     def __init__(self) -> None:
-        self.strings: list[str] = []
+        self.size = 0
 
     def plain(self, value: Any, place: str, depth: int = 0) -> Any:
         """A copy that holds nothing but tables, lists, text, numbers, truth values and None. ``place``: for errors."""
@@ -37,6 +40,8 @@ class Reader:
             return self._text(value, place)
         if depth > MOST_NESTED:
             raise ValueError(f"{place}: nested more than {MOST_NESTED} deep")
+        if isinstance(value, (Mapping, list, tuple)):
+            self.size += ELEMENT * (len(value) + 1)
         if isinstance(value, Mapping):
             table = {}
             for key, item in value.items():
@@ -55,7 +60,7 @@ class Reader:
         except UnicodeEncodeError as error:
             code = ord(text[error.start])
             raise MessageTextError(f"{place}: lone surrogate U+{code:04X}", position=error.start) from None
-        self.strings.append(text)
+        self.size += len(text)
         return text
 
 
@@ -138,26 +143,38 @@ class Marks:
     """
 
     def __init__(self, specials: Iterable[str], literals: Iterable[str], others: Iterable[str] = ()) -> None:
-        self._specials = sorted({text for text in specials if text}, key=len, reverse=True)
+        self._specials = frozenset(filter(None, specials))
         self._named = frozenset(literals)
         self._taken = {*"".join(self._specials), *"".join(self._named), *"".join(others)}
         starts = {text[0] for text in self._specials}
-        self._starts = "".join(sorted(c for c in starts if c.isascii() and not c.isalnum() and not c.isspace()))
-        whole = [text for text in self._specials if text[0] not in self._starts]
-        harmless = {
-            literal[i:]
-            for literal in self._named
-            for i, character in enumerate(literal[:100])
-            if character in self._starts and not self._leads_to_special(literal[i:])
-        }
-        parts = [f"(?={re.escape(text)}){re.escape(text[0])}" for text in whole]
-        if self._starts:
-            but = "|".join(re.escape(text) for text in sorted(harmless))
-            parts.append((f"(?!{but})" if but else "") + f"[{re.escape(self._starts)}]")
-        self._find = re.compile("|".join(parts)) if parts else None
+        self._starts = frozenset(c for c in starts if c.isascii() and not c.isalnum() and not c.isspace())
+        self._find_starts = re.compile(f"[{re.escape(''.join(sorted(self._starts)))}]") if self._starts else None
+        self._whole = Finder({text: i for i, text in enumerate(self._specials) if text[0] not in self._starts})
+        self._harmless = self._find_harmless()
+        self._lengths = sorted(set(map(len, self._harmless)))
 
-    def _leads_to_special(self, text: str) -> bool:
-        return any(text.startswith(special) or special.startswith(text) for special in self._specials)
+    def _find_harmless(self) -> frozenset[str]:
+        """Texts that the template names, from each character on that could begin a special token and does not."""
+        beginnings = {text[:n] for text in self._specials for n in range(1, min(len(text), _LONGEST_NAME) + 1)}
+        lengths = {len(text) for text in self._specials if len(text) <= _LONGEST_NAME}
+        found = set()
+        for text in self._named:
+            for i, character in enumerate(text if len(text) <= _LONGEST_NAME else ""):
+                rest = text[i:]
+                if character in self._starts and rest not in beginnings:
+                    if not any(rest[:n] in self._specials for n in lengths):
+                        found.add(rest)
+        return frozenset(found)
+
+    def _spots(self, text: str) -> list[int]:
+        """Where in a text the characters are that must be replaced."""
+        spots = [at for at, part in self._whole.split(text) if isinstance(part, int)]
+        if self._find_starts is not None:
+            for match in self._find_starts.finditer(text):
+                at = match.start()
+                if not any(text[at : at + n] in self._harmless for n in self._lengths):
+                    spots.append(at)
+        return spots
 
     def choose(self, messages: list[dict[str, Any]], *others: Any) -> dict[str, str]:
         """What each character of the messages, and of other plain values that are given, is replaced by; empty if none
@@ -165,8 +182,7 @@ class Marks:
         """
         strings: list[str] = []
         _map_strings([messages, *others], lambda text: strings.append(text) or text)  # type: ignore[func-returns-value]
-        find = self._find
-        wanted = {match[0] for text in strings for match in find.finditer(text)} if find else set()
+        wanted = {text[at] for text in strings for at in self._spots(text)}
         wanted |= {role[0] for role in map(self._odd_role, messages) if role}
         if not wanted:
             return {}
@@ -185,12 +201,15 @@ class Marks:
 
     def apply(self, value: Any, table: dict[str, str]) -> Any:
         """A copy of plain values with the characters replaced."""
-        find = self._find
-        if find is None:
-            return value
 
         def mark(text: str) -> str:
-            return find.sub(lambda match: table[match[0]], text)
+            spots = self._spots(text)
+            if not spots:
+                return text
+            characters = list(text)
+            for at in spots:
+                characters[at] = table[text[at]]
+            return "".join(characters)
 
         return _map_strings(value, mark)
 

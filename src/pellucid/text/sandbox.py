@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 from functools import wraps
+from itertools import islice
 from types import BuiltinMethodType, GeneratorType, MethodType
 from typing import Any
 
@@ -43,6 +44,8 @@ FILTERS = (
     " string sum title trim truncate unique upper"
 ).split()
 WRITES = frozenset("capitalize center e escape indent lower replace safe string title trim truncate upper".split())
+LISTS = frozenset("batch groupby join list slice sort".split())  # of a text's characters, where they are given one
+MOST_PAIRS = 2000  # of a table made from a list: keys that share a hash take the square of their number
 
 ATTRIBUTES: tuple[tuple[type, frozenset[str]], ...] = tuple(
     (kind, frozenset(names.split()))
@@ -68,6 +71,7 @@ ATTRIBUTES: tuple[tuple[type, frozenset[str]], ...] = tuple(
 
 METHODS = (BuiltinMethodType, MethodType)
 _PERCENT = re.compile(r"%(?:\([^)]*\))?([^a-zA-Z%]*)")
+_WORD = re.compile(r"\S+")
 _NUMBER = re.compile(r"\d+")
 _TIME = re.compile(r"(?:[^%]|%-?[a-zA-Z%])*")
 WIDEST = 10_000  # characters that a number's width may ask for
@@ -239,16 +243,23 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if isinstance(first, (list, tuple, dict, str)):
                 size = len(first) if isinstance(first, str) else budget.weigh(first).size
                 budget.room(len(text) * len(first) + size)
-        elif name in ("split", "rsplit", "splitlines"):
+        elif name in ("split", "rsplit"):
             separator = first if first is not None else kwargs.get("sep")
-            separator = separator if isinstance(separator, str) and separator else None
-            if name == "rsplit":
-                budget.searched(text, separator)
-            most = text.count(separator) if separator else len(text) // 2
-            if ELEMENT * most > budget.most and (separator or len(text.split()) * ELEMENT > budget.most):
-                budget.room(ELEMENT * most)
+            if isinstance(separator, str) and separator:
+                if name == "rsplit":
+                    budget.searched(text, separator)
+                budget.room(ELEMENT * text.count(separator))
+            elif ELEMENT * len(text) > budget.most:
+                budget.room(ELEMENT * sum(1 for _ in _WORD.finditer(text)))
+        elif name == "splitlines":
+            self._check_lines(text)
         elif name in ("rfind", "rindex", "rpartition", "strip", "lstrip", "rstrip"):
             budget.searched(text, first)
+
+    def _check_lines(self, text: str) -> int:
+        lines = sum(text.count(end) for end in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029") + 1
+        self.budget.room(ELEMENT * lines)
+        return lines
 
     def _check_replace(self, text: Any, old: Any, new: Any) -> None:
         if isinstance(text, str) and isinstance(old, str) and isinstance(new, str) and len(new) > len(old):
@@ -295,6 +306,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             budget.look()
             if name in WRITES and len(args) > first:
                 budget.text(args[first])
+            if name in LISTS and len(args) > first and isinstance(args[first], str):
+                budget.room(ELEMENT * len(args[first]))
             if check is not None:
                 args = (*args[:first], *check(*args[first:], **kwargs))
             return budget.made(function(*args, **kwargs))
@@ -318,7 +331,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _before_indent(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         width = args[0] if args else kwargs.get("width", 4)
         size = width if isinstance(width, int) else len(str(width))
-        self.budget.room(len(str(value)) + (str(value).count("\n") + 1) * size)
+        self.budget.room(len(str(value)) + self._check_lines(str(value)) * size)
         return value, *args
 
     def _before_join(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -389,13 +402,22 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return re.sub(r"[^\x00-\x7e]", lambda match: match[0] if match[0] in kept else _json_escape(match[0]), text)
 
     def _range(self, *args: Any) -> range:
+        for number in args:
+            self.budget.whole(number, 1 << 62, "a range to a number")
         return safe_range(*args)
 
     def _dict(__self, *args: Any, **kwargs: Any) -> dict[Any, Any]:  # noqa: B902
-        return dict(*args, **kwargs)
+        return dict(*map(__self._few, args), **kwargs)
 
     def _namespace(__self, *args: Any, **kwargs: Any) -> Namespace:  # noqa: B902
-        return _Namespace(*args, **kwargs)
+        return _Namespace(*map(__self._few, args), **kwargs)
+
+    def _few(self, pairs: Any) -> Any:
+        if isinstance(pairs, dict):
+            return pairs
+        found = list(islice(pairs, MOST_PAIRS + 1))
+        self.budget.whole(len(found), MOST_PAIRS, "a table made of a list")
+        return found
 
     def _raise(self, message: Any = "") -> None:
         raise TemplateRuntimeError(f"the chat template refuses the conversation: {message}")
