@@ -16,7 +16,7 @@ from ..errors import ChatTemplateError
 
 __all__ = ["MOST_TEXT", "Budget", "Opaque"]
 
-SECONDS = 0.8  # of the thread's own processor time: waiting for a busy machine does not count
+SECONDS = 0.6  # of the thread's own processor time: waiting for a busy machine does not count
 UNITS = 64 << 20  # characters and elements that may be made in all, plus MADE_PER_CHARACTER for each one given
 MADE_PER_CHARACTER = 32
 MOST_TEXT = 4 << 20  # characters of one value with all it holds, plus four for each one given
