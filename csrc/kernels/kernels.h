@@ -64,6 +64,7 @@ typedef struct pl_attend_page {
     const float *q; /* (m, dk), row distance q_stride floats */
     ptrdiff_t q_stride;
     const void *k, *v;  /* the page's keys and values */
+    const void *next;   /* keys, and values right behind them, of what will be read next; NULL: not known */
     const int *lo, *hi; /* (m) visible slots of this page, 0 <= lo, hi <= 64 */
     float *top, *sum;   /* (m) */
     float *acc;         /* (m, dv), dense */
@@ -123,9 +124,9 @@ typedef struct pl_kernels {
      * INT8: then the scales, of k as [4][ceil(dk / 32)][16 slots], of v as [ceil(dv / 32)][64 slots]. */
     void (*kv_append[PL_N_KV])(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage);
     void (*attend[PL_N_KV])(const pl_attend_page *a);
-    /* Merges the state of a later chunk of keys (b) into that of the earlier ones (a), one row of dv. */
-    void (*attend_merge)(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b,
-                         int dv);
+    /* Merges the states of a later chunk of keys (b) into those of the earlier ones (a): top, sum (m), acc (m, dv). */
+    void (*attend_merge)(int m, int dv, float *top_a, float *sum_a, float *acc_a, const float *top_b,
+                         const float *sum_b, const float *acc_b);
 
     /* ---- vocabulary (sampling) ------------------------------------------------------ */
     float (*max)(const float *x, int n); /* NaN if any is NaN */

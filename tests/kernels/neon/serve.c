@@ -159,11 +159,7 @@ static double op_attend(call c)
 
 static double op_attend_merge(call c)
 {
-    float *top_a = c.a[0], *sum_a = c.a[1], *acc_a = c.a[2];
-    const float *top_b = c.a[3], *sum_b = c.a[4], *acc_b = c.a[5];
-    const int64_t dv = c.i[1];
-    for (int64_t r = 0; r < c.i[0]; r++)
-        c.k->attend_merge(top_a + r, sum_a + r, acc_a + r * dv, top_b[r], sum_b[r], acc_b + r * dv, (int)dv);
+    c.k->attend_merge((int)c.i[0], (int)c.i[1], c.a[0], c.a[1], c.a[2], c.a[3], c.a[4], c.a[5]);
     return 0;
 }
 
