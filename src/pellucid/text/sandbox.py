@@ -105,10 +105,18 @@ class _Generator(CodeGenerator):
         self._through("made", super().visit_Dict, node, frame)
 
     def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
-        if isinstance(node.arg, nodes.Slice):
-            self._through("made", super().visit_Getitem, node, frame)
-        else:
+        if not isinstance(node.arg, nodes.Slice):
             super().visit_Getitem(node, frame)
+            return
+        self.write("environment.sliced(")
+        self.visit(node.node, frame)
+        for bound in (node.arg.start, node.arg.stop, node.arg.step):
+            self.write(", ")
+            if bound is None:
+                self.write("None")
+            else:
+                self.visit(bound, frame)
+        self.write(")")
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self.write("environment.strings(context, (")
@@ -176,6 +184,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def made(self, value: Any) -> Any:
         return self.budget.made(value)
+
+    def sliced(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
+        return self.budget.made(value[start:stop:step])
 
     @staticmethod
     @pass_context
@@ -420,7 +431,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return found
 
     def _raise(self, message: Any = "") -> None:
-        raise TemplateRuntimeError(f"the chat template refuses the conversation: {message}")
+        raise TemplateRuntimeError(f"the chat template refuses the conversation: {self.budget.text(message)}")
 
     def _now(self, form: Any) -> str:
         if not isinstance(form, str) or len(form) > 1000 or not _TIME.fullmatch(form):
