@@ -53,6 +53,9 @@ typedef struct pl_model_info {
 /* Validates the plan and takes memory; the plan's tables are copied, the weights it points to stay the caller's and
  * must live until packing has finished (mapped matrices: as long as the model). */
 pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error);
+/* A model that runs another plan over the packed matrices of `base`, whose list of matrices and options it has. Its
+ * buffers and its pool are its own. `base` must be packed and outlive it. */
+pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **view, pl_error *error);
 /* After its sequences' last pass; frees everything but sequences (their pool goes with the last of them). */
 void pl_model_free(pl_model *model);
 void pl_model_info_get(const pl_model *model, pl_model_info *info);

@@ -36,7 +36,7 @@ static void run_op(const pl_run *r, const pl_op *op, int tid)
 {
     static void (*const run[PL_N_OPS])(const pl_run *, const pl_op *, int) = {
         pl_op_embed,  pl_op_norm,       pl_op_linear, pl_op_head_norm, pl_op_rope_append,
-        pl_op_attend, pl_op_linear_add, pl_op_glu,    pl_op_head};
+        pl_op_attend, pl_op_linear_add, pl_op_glu,    pl_op_head,      pl_op_scale_add};
     run[op->kind](r, op, tid);
 }
 
@@ -149,6 +149,15 @@ static void *duplicate(const void *src, size_t n, size_t size)
     return p;
 }
 
+/* Whether any of the pass's operations reads or writes keys and values: others run on any rows, stored or not. */
+static int uses_cache(const pl_model *m, const pl_pass *p)
+{
+    for (int i = p->op_from; i < p->op_to; i++)
+        if (m->plan.ops[i].kind == PL_OP_ROPE_APPEND || m->plan.ops[i].kind == PL_OP_ATTEND)
+            return 1;
+    return whole(m, p);
+}
+
 /* Whether a slot, and all that it sees, is in the cache. */
 static int stored(const pl_model *m, const pl_seq *seq, int32_t slot)
 {
@@ -176,15 +185,16 @@ static pl_status check_pass(const pl_model *m, const pl_pass *p, pl_error *error
             return pl_fail(error, PL_E_ARGUMENT, "a tap of operation %d, which does not run", t->op);
     }
     uint64_t wants = 0;
+    int cached = uses_cache(m, p);
     for (int i = 0; i < p->n_rows; i++) {
         const pl_row *r = &p->rows[i];
         if (r->token < 0 || r->token >= m->plan.vocab)
             return pl_fail(error, PL_E_ARGUMENT, "token id %d, expected 0 to %d", r->token, m->plan.vocab - 1);
-        if (r->seq < 0 || r->seq >= p->n_seqs || r->pos < 0)
+        if (r->seq < 0 || r->seq >= p->n_seqs || r->pos < 0 || r->slot < 0)
             return pl_fail(error, PL_E_ARGUMENT, "row %d: sequence %d, position %d", i, r->seq, r->pos);
         int first = i == 0 || p->rows[i - 1].seq != r->seq;
         const pl_seq *seq = p->seqs[r->seq];
-        if (!whole(m, p) && !stored(m, seq, r->slot))
+        if (cached && !whole(m, p) && !stored(m, seq, r->slot))
             return pl_fail(error, PL_E_ARGUMENT, "row %d: slot %d is not stored", i, r->slot);
         int32_t expected = first ? (whole(m, p) ? seq->length : r->slot) : p->rows[i - 1].slot + 1;
         if (r->slot != expected)
@@ -265,7 +275,7 @@ pl_status pl_forward_start(pl_model *m, const pl_pass *pass, pl_task **out, pl_e
         ok = ok && b->sample && b->step && b->sampled;
     }
     ok = ok && prepare(m, b) == 0;
-    for (int i = 0, first = 0; ok && i < pass->n_rows; i++)
+    for (int i = 0, first = 0; ok && uses_cache(m, pass) && i < pass->n_rows; i++)
         if (i + 1 == pass->n_rows || b->rows[i + 1].seq != b->rows[i].seq) {
             ok = pl_seq_reserve(b->seqs[b->rows[i].seq], b->rows[first].slot, b->rows[i].slot + 1) == 0;
             first = i + 1;

@@ -144,7 +144,8 @@ static void set_caches(pl_model *m)
     }
 }
 
-static pl_status build(pl_model *m, const pl_plan *plan, pl_error *error)
+/* base: whose packed matrices to use, or NULL. */
+static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, pl_error *error)
 {
     const pl_status no_memory = pl_fail(error, PL_E_MEMORY, "no memory for the model");
     m->head_op = -1;
@@ -177,7 +178,9 @@ static pl_status build(pl_model *m, const pl_plan *plan, pl_error *error)
         const pl_mat_desc *d = &plan->mats[i];
         pl_mat *w = &m->mats[i];
         *w = (pl_mat){.format = pl_format_from_gguf(d->gguf_type), .rows = d->rows, .k = d->k, .data = d->src};
-        if (d->mapped)
+        if (base)
+            *w = base->mats[i];
+        if (d->mapped || base)
             continue;
         w->tile_bytes = pl_tile_bytes(w->format, d->k);
         m->arena_bytes += (size_t)w->tile_bytes * (size_t)((d->rows + PL_TILE - 1) / PL_TILE);
@@ -190,7 +193,7 @@ static pl_status build(pl_model *m, const pl_plan *plan, pl_error *error)
     size_t at = 0;
     for (int i = 0; i < plan->n_mats; i++) {
         pl_mat *w = &m->mats[i];
-        if (w->tile_bytes) {
+        if (w->tile_bytes && !base) {
             w->data = (uint8_t *)m->arena + at;
             at += (size_t)w->tile_bytes * (size_t)((w->rows + PL_TILE - 1) / PL_TILE);
         }
@@ -206,7 +209,8 @@ static pl_status build(pl_model *m, const pl_plan *plan, pl_error *error)
     return PL_OK;
 }
 
-pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error)
+static pl_status make(const pl_plan *plan, const pl_options *options, const pl_model *base, pl_model **model,
+                      pl_error *error)
 {
     *model = NULL;
     pl_status status = pl_plan_check(plan, error);
@@ -221,13 +225,31 @@ pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model 
     m->options = *options;
     if (m->options.isa < 0)
         m->options.isa = pl_isa_best();
-    status = build(m, plan, error);
+    status = build(m, plan, base, error);
     if (status) {
         pl_model_free(m);
         return status;
     }
     *model = m;
     return PL_OK;
+}
+
+pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error)
+{
+    return make(plan, options, NULL, model, error);
+}
+
+pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **view, pl_error *error)
+{
+    *view = NULL;
+    if (plan->n_mats != base->plan.n_mats || plan->vocab != base->plan.vocab)
+        return pl_fail(error, PL_E_PLAN, "a view has the matrices of its model");
+    for (int i = 0; i < plan->n_mats; i++) {
+        const pl_mat_desc *a = &plan->mats[i], *b = &base->plan.mats[i];
+        if (a->gguf_type != b->gguf_type || a->rows != b->rows || a->k != b->k || a->mapped != b->mapped)
+            return pl_fail(error, PL_E_PLAN, "matrix %d of a view is not its model's", i);
+    }
+    return make(plan, &base->options, base, view, error);
 }
 
 void pl_model_free(pl_model *m)

@@ -19,7 +19,7 @@ pl_status pl_fail(pl_error *error, pl_status status, const char *format, ...)
 #define FAIL(...) return pl_fail(error, PL_E_PLAN, __VA_ARGS__)
 
 static const char *const names[PL_N_OPS] = {"embed",  "norm",       "linear", "head_norm", "rope_append",
-                                            "attend", "linear_add", "glu",    "head"};
+                                            "attend", "linear_add", "glu",    "head",      "scale_add"};
 
 static int inside(int32_t id, int32_t n)
 {
@@ -100,7 +100,7 @@ static pl_status check_op(const pl_plan *p, int i, pl_error *error)
     }
     if (op->kind != PL_OP_HEAD && op->kind != PL_OP_HEAD_NORM && op->kind != PL_OP_ROPE_APPEND) {
         NEED(inside(op->out, p->n_bufs), "its output");
-        NEED(op->kind == PL_OP_EMBED || op->out != op->in, "writing into its input");
+        NEED(op->kind == PL_OP_EMBED || (op->out == op->in) == (op->kind == PL_OP_SCALE_ADD), "writing into its input");
         out = p->buf_dim[op->out];
     }
     int segs = op->kind == PL_OP_LINEAR ? op->n_seg : op->kind == PL_OP_GLU ? 2 : 1;
@@ -148,6 +148,13 @@ static pl_status check_op(const pl_plan *p, int i, pl_error *error)
             NEED(inside(op->rope, p->n_ropes) && p->ropes[op->rope].n_rot <= c->dk, "its rope");
         if (op->kind == PL_OP_ATTEND)
             NEED(out == c->n_q * c->dv, "its output's width");
+    }
+    if (op->kind == PL_OP_SCALE_ADD) {
+        NEED(op->width >= 1 && op->column >= 0 && op->width <= out - op->column, "its columns");
+        NEED(op->pos_from >= 0 && op->pos_from < op->pos_to, "its positions");
+        NEED(op->vec < 0 || (inside(op->vec, p->n_vecs) &&
+                             p->vecs[op->vec].n == op->width * (op->each ? (int64_t)op->pos_to - op->pos_from : 1)),
+             "what it adds");
     }
     NEED(op->kind != PL_OP_HEAD || i == p->n_ops - 1, "a head before the end");
     return PL_OK;

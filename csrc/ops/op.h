@@ -18,6 +18,8 @@ typedef enum {
     PL_OP_LINEAR_ADD,  /* tmp = segment(in) + bias, optionally rms_norm(tmp) * vec; out += tmp */
     PL_OP_GLU,         /* out = act(segment 0 of in) * segment 1 of in */
     PL_OP_HEAD,        /* rows that ask: logits = softcap(segment(rms_norm(in) * vec)) */
+    PL_OP_SCALE_ADD,   /* columns [column, column + width) of out, rows at positions [pos_from, pos_to):
+                        * out = out * scale + vec, where there is one */
     PL_N_OPS
 } pl_op_kind;
 
@@ -29,7 +31,8 @@ typedef struct pl_op {
     int32_t cache, cache_layer; /* cache group, and the layer's place in it */
     int32_t rope;
     int32_t act;
-    float eps, scale, cap; /* scale: embedding's, or attention's; cap: of the logits, 0 = none */
+    float eps, scale, cap; /* scale: embedding's, attention's or scale_add's; cap: of the logits, 0 = none */
+    int32_t column, width, pos_from, pos_to, each; /* scale_add; each: 1: vec has a row for each position */
 } pl_op;
 
 /* A part of a linear: rows of one matrix, to columns [column, column + rows) of the output. */

@@ -105,6 +105,7 @@ void pl_op_attend(const pl_run *r, const pl_op *op, int tid);
 void pl_op_linear_add(const pl_run *r, const pl_op *op, int tid);
 void pl_op_glu(const pl_run *r, const pl_op *op, int tid);
 void pl_op_head(const pl_run *r, const pl_op *op, int tid);
+void pl_op_scale_add(const pl_run *r, const pl_op *op, int tid);
 
 /* Cosines and sines of this thread's rows, for every rope of the plan. */
 void pl_rope_angles(const pl_run *r, int tid);

@@ -1,10 +1,12 @@
 /* Operations on whole rows: embedding, norms, rotary positions and the append to the cache. */
+#include <string.h>
+
 #include "ops.h"
 
 int pl_op_starts_by_rows(const pl_op *op)
 {
     return op->kind == PL_OP_EMBED || op->kind == PL_OP_NORM || op->kind == PL_OP_HEAD_NORM ||
-           op->kind == PL_OP_ROPE_APPEND;
+           op->kind == PL_OP_ROPE_APPEND || op->kind == PL_OP_SCALE_ADD;
 }
 
 int pl_op_ends_by_rows(const pl_op *op)
@@ -89,5 +91,32 @@ void pl_op_rope_append(const pl_run *r, const pl_op *op, int tid)
             m->kernels->kv_append[m->kv](k + (size_t)h * c->dk, v + (size_t)h * c->dv, c->dk, c->dv,
                                          row->slot % PL_PAGE, page, page + g->k_bytes);
         }
+    }
+}
+
+void pl_op_scale_add(const pl_run *r, const pl_op *op, int tid)
+{
+    const pl_model_tables *m = r->m;
+    const pl_kernels *k = m->kernels;
+    const pl_buf *b = &m->bufs[op->out];
+    int from, to;
+    my_rows(r, tid, &from, &to);
+    for (int i = from; i < to; i++) {
+        int pos = r->rows[i].pos;
+        if (pos < op->pos_from || pos >= op->pos_to)
+            continue;
+        float *y = b->f + (size_t)i * b->dim + op->column;
+        const float *x = NULL;
+        if (op->vec >= 0)
+            x = m->vecs[op->vec] + (op->each ? (size_t)(pos - op->pos_from) * op->width : 0);
+        if (x && op->scale == 0.0f) { /* replaced, whatever was there */
+            memcpy(y, x, sizeof(float) * (size_t)op->width);
+        } else {
+            if (op->scale != 1.0f)
+                k->scale(y, op->scale, op->width, y);
+            if (x)
+                k->add(y, x, op->width, y);
+        }
+        pl_buf_finish(k, b, i, 0, b->dim);
     }
 }

@@ -8,6 +8,8 @@ with Model.load("smollm2-135m") as model:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from pellucid import errors
 from pellucid.context import Context
 from pellucid.generation import Completion, Piece, Timings, TokenLogprob
@@ -16,6 +18,9 @@ from pellucid.model import Model
 from pellucid.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pellucid.look import Trace
 
 __all__ = [
     "Completion",
@@ -27,5 +32,15 @@ __all__ = [
     "Timings",
     "TokenLogprob",
     "Tokenizer",
+    "Trace",
     "errors",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What looking inside needs is loaded when it is first named."""
+    if name == "Trace":
+        from pellucid import look
+
+        return look.Trace
+    raise AttributeError(f"module 'pellucid' has no attribute {name!r}")

@@ -24,6 +24,7 @@ cdef extern from "pellucid.h" nogil:
         int32_t kind, layer, to "out", tmp, seg, n_seg, vec, vec2, cache, cache_layer, rope, act
         int32_t inp "in"
         float eps, scale, cap
+        int32_t column, width, pos_from, pos_to, each
     ctypedef struct pl_segment:
         int32_t mat, column, bias
     ctypedef struct pl_mat_desc:
@@ -107,6 +108,7 @@ cdef extern from "pellucid.h" nogil:
         int64_t packed_bytes, work_bytes
         int huge_pages, max_rows
     pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error)
+    pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **view, pl_error *error)
     void pl_model_free(pl_model *model)
     void pl_model_info_get(const pl_model *model, pl_model_info *info)
     pl_pool *pl_model_pool(pl_model *model)

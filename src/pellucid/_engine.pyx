@@ -231,7 +231,8 @@ cdef class Tables:
         for i, o in enumerate(plan.ops):
             ops[i] = pl_op(kind=o.kind, layer=o.layer, inp=o.inp, to=o.out, tmp=o.tmp, seg=o.seg, n_seg=o.n_seg,
                            vec=o.vec, vec2=o.vec2, cache=o.cache, cache_layer=o.cache_layer, rope=o.rope, act=o.act,
-                           eps=o.eps, scale=o.scale, cap=o.cap)
+                           eps=o.eps, scale=o.scale, cap=o.cap, column=o.column, width=o.width,
+                           pos_from=o.pos_from, pos_to=o.pos_to, each=o.each)
         self.plan.buf_dim = dims = <int32_t *>self.table(len(plan.buffers), sizeof(int32_t))
         self.plan.n_bufs = <int32_t>len(plan.buffers)
         for i, b in enumerate(plan.buffers):
@@ -362,29 +363,41 @@ cdef class Results:
 
 
 cdef class Engine:
-    """A plan with its weights packed, ready to run. Thread-safe; forward passes queue up."""
+    """A plan with its weights packed, ready to run. Thread-safe; forward passes queue up.
+
+    base: an engine whose packed weights and options to use, for another plan over the same matrices; its cache is its
+    own. It closes with its base.
+    """
 
     cdef pl_model *model
     cdef object keep        # mapped matrices
+    cdef Engine base
     cdef readonly object plan
     cdef readonly int max_rows, vocab
     cdef bint closed
 
-    def __cinit__(self, plan, *, str isa, int threads, str kv, int terms, int max_rows):
+    def __cinit__(self, plan, *, str isa="", int threads=0, str kv="f32", int terms=0, int max_rows=0,
+                  Engine base=None):
         cdef Tables tables = Tables(plan)
         cdef pl_error error
         cdef pl_options options
+        cdef pl_status status
         error.text[0] = 0
-        options.isa = pl_isa_find(isa.encode())
-        options.threads = threads
-        options.kv = KV_TYPES.index(kv)
-        options.terms = terms
-        options.max_rows = max_rows
-        cdef pl_status status = pl_model_new(&tables.plan, &options, &self.model, &error)
+        if base is not None:
+            status = pl_model_view(base.open(), &tables.plan, &self.model, &error)
+            max_rows = base.max_rows
+        else:
+            options.isa = pl_isa_find(isa.encode())
+            options.threads = threads
+            options.kv = KV_TYPES.index(kv)
+            options.terms = terms
+            options.max_rows = max_rows
+            status = pl_model_new(&tables.plan, &options, &self.model, &error)
         if status:
             raise_status(status, &error)
         self.plan = plan
         self.keep = tables
+        self.base = base
         self.vocab = plan.vocab
         self.max_rows = max_rows
 
@@ -393,7 +406,7 @@ cdef class Engine:
             pl_model_free(self.model)
 
     cdef pl_model *open(self) except NULL:
-        if self.closed:
+        if self.closed or (self.base is not None and self.base.closed):
             raise ClosedError
         return self.model
 
@@ -425,17 +438,21 @@ cdef class Engine:
             raise ValueError(f"matrix={matrix}: expected 0 to {len(self.plan.matrices) - 1}")
         return pl_model_mat_bytes(self.open(), matrix)
 
-    def matrix(self, int matrix):
-        """-> float32 (rows, k): a matrix dequantised, bit-identical to its file's own decoding."""
+    def matrix(self, int matrix, rows=None):
+        """-> float32 (rows, k): a matrix dequantised, bit-identical to its file's own decoding. rows: (from, to)."""
         if not 0 <= matrix < len(self.plan.matrices):
             raise ValueError(f"matrix={matrix}: expected 0 to {len(self.plan.matrices) - 1}")
         m = self.plan.matrices[matrix]
-        cdef float[:, ::1] out = np.empty((m.rows, m.k), np.float32)
-        cdef int r
+        cdef int r, first = 0, end = m.rows
+        if rows is not None:
+            first, end = rows
+            if not 0 <= first <= end <= m.rows:
+                raise ValueError(f"rows={rows}: expected parts of 0 to {m.rows}")
+        cdef float[:, ::1] out = np.empty((end - first, m.k), np.float32)
         cdef pl_model *model = self.open()
         with nogil:
-            for r in range(<int>out.shape[0]):
-                pl_model_mat_row(model, matrix, r, &out[r, 0])
+            for r in range(first, end):
+                pl_model_mat_row(model, matrix, r, &out[r - first, 0])
         return np.asarray(out)
 
     def forward(self, parts, *, list samplers=None, out=None, cancel=None):
@@ -481,7 +498,8 @@ cdef class Engine:
         """A forward pass, or a part of one, with its inside open.
 
         ops: (from, to), the operations to run, default all. A part looks at tokens that are stored already: then `at`
-        is the slot of the (one) sequence's first row, and nothing is appended.
+        is the slot of the (one) sequence's first row, and nothing is appended. (A part without rope_append and attend
+        looks at no stored token: any rows from at=0 on.)
         feeds: {buffer: float32 (rows, dim)} put into buffers first. taps: [(op, buffer)], copied after that operation.
         -> ({(op, buffer): float32 (rows, dim)}, int64 nanoseconds of each operation or None).
         """

@@ -19,6 +19,7 @@ from pellucid.sampling import SamplingOptions
 from pellucid.text.stream import TextStream
 
 if TYPE_CHECKING:
+    from pellucid.look.trace import Trace
     from pellucid.model import Model
 
 __all__ = ["Completion", "Piece", "Timings", "TokenLogprob"]
@@ -87,7 +88,8 @@ class Piece(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What was generated. ``text`` ends before the stop string; ``ids`` are the new tokens, without the one that ended
-    it (end of sequence, stop id). ``finish_reason``: "stop" | "eos" | "length" | "context" | "cancelled"."""
+    it (end of sequence, stop id). ``finish_reason``: "stop" | "eos" | "length" | "context" | "cancelled". ``trace``:
+    of the prompt and the new tokens, where one was asked for."""
 
     text: str
     ids: list[int]
@@ -95,6 +97,7 @@ class Completion:
     prompt_tokens: int
     logprobs: list[TokenLogprob]
     timings: Timings
+    trace: Trace | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as `--json` prints it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pellucid.plan import Kind, Plan
+from pellucid.plan import EVERYWHERE, Kind, Plan
 
 __all__ = ["ModelInfo", "Operation", "PlanTable"]
 
@@ -148,6 +148,11 @@ def _detail(plan: Plan, op: Any) -> str:
         return "post-norm"
     if op.kind == Kind.GLU:
         return "gelu" if op.act else "silu"
+    if op.kind == Kind.SCALE_ADD:
+        to = "" if op.pos_to == EVERYWHERE else f" to {op.pos_to - 1}"
+        where = "" if not (op.pos_from or to) else f" at positions {op.pos_from}{to}"
+        what = "replaced" if op.vec >= 0 and op.scale == 0 else f"times {op.scale:.6g}{' plus' if op.vec >= 0 else ''}"
+        return f"columns {op.column} to {op.column + op.width - 1} {what}{where}"
     if op.kind == Kind.EMBED and op.scale != 1:
         return f"times {op.scale:.6g}"
     return ""

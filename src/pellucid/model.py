@@ -20,10 +20,14 @@ from pellucid.info import ModelInfo, PlanTable, plan_table
 from pellucid.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from pellucid.look.edit import Edit
+    from pellucid.look.score import Score
+    from pellucid.look.trace import Trace
     from pellucid.text.chat import ChatPrompt
 
 __all__ = ["Model"]
 
+_Tables = Sequence[Mapping[str, Any]]
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, what
 
 DEFAULT_CONTEXT = 8192  # tokens; memory is taken as a context fills
@@ -66,8 +70,8 @@ class Model:
     ) -> Model:
         """Loads a model.
 
-        source: a catalogue name (fetched at its first use), a GGUF file (any part of a split one) or a Hugging Face
-            folder.
+        source: a GGUF file (any part of a split one), a Hugging Face folder, a catalogue name (fetched at its first
+            use, but for models with terms of use), or what `pellucid pull` brought, by the same name.
         threads: default: physical cores that the process may use (PELLUCID_THREADS).
         context: tokens that a sequence may hold; default: the model's own, at most 8192.
         isa: an instruction set; default: the best (PELLUCID_ISA).
@@ -213,11 +217,11 @@ class Model:
 
     def chat_prompt(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: _Tables,
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: _Tables | None = None,
         template: str | None = None,
-        documents: Sequence[Mapping[str, Any]] | None = None,
+        documents: _Tables | None = None,
         variables: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
     ) -> ChatPrompt:
@@ -259,6 +263,13 @@ class Model:
 
     def _prompt(self, prompt: Any, name: str = "prompt") -> list[int]:
         """A prompt's ids, which fit the context."""
+        ids = self._prompt_ids(prompt, name)
+        if len(ids) > self.context_length:
+            raise ContextFullError(f"{name} is too long", needed=len(ids), available=self.context_length)
+        return ids
+
+    def _prompt_ids(self, prompt: Any, name: str) -> list[int]:
+        """A prompt's ids, at least one."""
         if isinstance(prompt, str):
             ids = self.tokenize(prompt)
             if not ids:
@@ -266,11 +277,8 @@ class Model:
                 if bos is None:
                     raise ValueError(f"{name} is empty, and the model has no BOS token to start from")
                 ids = [bos]
-        else:
-            ids = self.check_ids(prompt, name)
-        if len(ids) > self.context_length:
-            raise ContextFullError(f"{name} is too long", needed=len(ids), available=self.context_length)
-        return ids
+            return ids
+        return self.check_ids(prompt, name)
 
     # ---- computing --------------------------------------------------------------------------------------------
 
@@ -306,11 +314,17 @@ class Model:
         Options (defaults): max_tokens=128, temperature=0.8 (0: greedy), top_k=40, top_p=0.95, min_p=0.05,
         typical_p=1.0, repeat_penalty=1.0, repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0, logit_bias={},
         seed=None, stop=(), stop_ids=(), ignore_eos=False, logprobs=0 (alternatives per token), echo=False, cache=True,
-        chunk=512, cancel=None (threading.Event or callable), on_full="stop" | "error".
+        chunk=512, cancel=None (threading.Event or callable), on_full="stop" | "error", trace=None.
+
+        trace: names as `want` of :meth:`trace`, or a dict of its arguments: ``Completion.trace`` then has a row for
+        every token of the prompt and every new one. Tokens are the same with and without. It is made by a pass of its
+        own at the end, whose numbers are those of the generation bit for bit; `limit` is checked first, for max_tokens,
+        and positions must be of the prompt (or count from the end).
 
         Raises ContextFullError (before computing, where the prompt is too long), NumericsError, TokenizerError,
         ClosedError; ValueError or TypeError naming a wrong option.
         """
+        trace = options.pop("trace", None)
         options_ = generation.parse_options(options)
         several = _several(prompt)
         prompts = list(prompt) if several else [prompt]
@@ -319,10 +333,19 @@ class Model:
         own = options.get("seed") is None  # a draw for each
         draws = [options_, *(replace(options_, seed=None) if own else options_ for _ in prompts[1:])]
         jobs = [self._job(engine, p, name, o) for p, name, o in zip(prompts, names, draws, strict=True)]
+        if trace is not None:
+            from pellucid.look import trace as tracing
+
+            trace = tracing.arguments(self, trace, [len(job.ids) for job in jobs], options_.max_tokens)
         pieces: dict[int, list[Piece]] = {id(job): [] for job in jobs}
         for job, piece in generation.run_all(engine, jobs, options_):
             pieces[id(job)].append(piece)
         done = [generation.collect(pieces[id(job)]) for job in jobs]
+        if trace is not None:
+            done = [
+                replace(c, trace=self.trace(job.ids[: self.context_length], **trace))
+                for c, job in zip(done, jobs, strict=True)
+            ]
         return done if several else done[0]
 
     def stream(self, prompt: str | Sequence[int], **options: Any) -> Iterator[Piece]:
@@ -332,32 +355,18 @@ class Model:
         return generation.run(engine, [self._job(engine, prompt, "prompt", options_)], options_)
 
     @overload
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        template: str | None = None,
-        stream: Literal[False] = False,
-        **options: Any,
-    ) -> Completion: ...
+    def chat(self, messages: _Tables, *, stream: Literal[False] = False, **options: Any) -> Completion: ...
     @overload
+    def chat(self, messages: _Tables, *, stream: Literal[True], **options: Any) -> Iterator[Piece]: ...
     def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        template: str | None = None,
-        stream: Literal[True],
-        **options: Any,
-    ) -> Iterator[Piece]: ...
-    def chat(self, messages: Any, *, stream: bool = False, **options: Any) -> Any:
+        self, messages: Any, *, tools: Any = None, template: str | None = None, stream: bool = False, **options: Any
+    ) -> Any:
         """The next message of a conversation -> Completion, or an iterator of Piece where ``stream``.
 
         messages, tools, template, documents, variables: :meth:`chat_prompt`. Other options and errors:
         :meth:`generate`. A conversation that goes on is quicker in a context: ``Context.chat``.
         """
-        prompt, parsed = self.start_chat(messages, options)
+        prompt, parsed = self.start_chat(messages, {**options, "tools": tools, "template": template})
         engine = self._open()
         job = generation.Job(
             self,
@@ -384,6 +393,75 @@ class Model:
         if options.echo:
             echo = prompt if isinstance(prompt, str) else self.detokenize(ids)
         return generation.Job(self, ids, options, _engine.Sequence(engine), len(ids), echo)
+
+    # ---- looking inside ---------------------------------------------------------------------------------------
+
+    def trace(
+        self,
+        prompt: str | Sequence[int],
+        want: str | Sequence[str] = ("hidden", "attention"),
+        *,
+        layers: int | Sequence[int] | None = None,
+        heads: int | Sequence[int] | None = None,
+        positions: int | Sequence[int] | None = None,
+        limit: int = 2 << 30,
+        chunk: int = 512,
+    ) -> Trace:
+        """Runs a text or ids once and keeps what was asked for, as NumPy arrays: see :class:`Trace` for their shapes.
+
+        want: any of embeddings, hidden, q, k, v, scores, attention, attention_out, mlp_out, neurons, head_out, logits.
+        layers, heads, positions: indices to keep, negative ones from the end; None: all. limit: bytes that the arrays
+        may take. chunk: rows of a pass. Neither tracing nor `chunk` changes a bit of anything.
+
+        Raises ValueError for a wrong name or index, and for more than `limit`, saying what would fit; ContextFullError,
+        NumericsError, ClosedError.
+        """
+        from pellucid.look.trace import trace
+
+        return trace(self, prompt, want, layers=layers, heads=heads, positions=positions, limit=limit, chunk=chunk)
+
+    @overload
+    def score(self, text: str | Sequence[int], *, top: int = 0, window: int | None = None) -> Score: ...
+    @overload
+    def score(self, text: list[str] | list[list[int]], *, top: int = 0, window: int | None = None) -> list[Score]: ...
+    def score(self, text: Any, *, top: int = 0, window: int | None = None) -> Any:
+        """Log probability of every token of a text (or ids), given those before it -> Score; of a list of texts, side
+        by side, a list of them.
+
+        top: the likeliest alternatives to give with each. window: texts longer than that many tokens are scored in
+        parts of that length, each of which begins in the middle of the one before: every token sees at least
+        window / 2 tokens before it. Without it a text beyond the context is a ContextFullError.
+        """
+        from pellucid.look.score import score
+
+        return score(self, text, top, window)
+
+    def edit(self) -> Edit:
+        """A view over the same weights whose arithmetic can be edited (steering, ablation, patching): see
+        :class:`pellucid.look.edit.Edit`. To be used in a `with` statement, and closed at its end."""
+        from pellucid.look.edit import Edit
+
+        self._open()
+        return Edit(self)
+
+    def _with_engine(self, engine: Any) -> Model:
+        """The same model, run by another engine."""
+        view = object.__new__(Model)
+        view.__dict__.update(self.__dict__)
+        view._engine = engine
+        return view
+
+    def weight(self, name: str) -> npt.NDArray[np.float32]:
+        """A tensor dequantised -> float32 of its shape (a matrix: (out, in)), as the engine reads it.
+
+        name: as in GGUF files ("blk.0.attn_q.weight"; without ".weight", too). Raises ValueError for one that the plan
+        does not use, with near matches.
+        """
+        from pellucid.look.weight import weight
+
+        return weight(self._open(), name)
+
+    # ---- sequences --------------------------------------------------------------------------------------------
 
     def context(self) -> Context:
         """A sequence of one's own, which keeps its cache between calls."""
@@ -435,15 +513,14 @@ def _at_most_1024(name: str, n: int) -> int:
 
 
 def _resolve(source: Any, progress: Progress | None) -> str:
-    """A path from a path or a catalogue's name."""
+    """A path from a path or a model's name."""
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"source must be a path or a catalogue name, not {type(source).__name__}")
     text = os.fspath(source)
     if isinstance(source, str) and not os.path.exists(text):
         from pellucid.weights import catalog
 
-        if catalog.find(text):
-            return str(catalog.fetch(text, progress=progress))
+        return str(catalog.resolve(text, progress=progress))
     return os.fsdecode(text)
 
 

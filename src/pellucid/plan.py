@@ -30,8 +30,10 @@ class Kind(IntEnum):
     LINEAR_ADD = 6
     GLU = 7
     HEAD = 8
+    SCALE_ADD = 9
 
 
+EVERYWHERE = 2**31 - 1  # pos_to of an operation on every position
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 
 
@@ -73,6 +75,11 @@ class Op:
     eps: float = 0.0
     scale: float = 1.0
     cap: float = 0.0
+    column: int = 0
+    width: int = 0
+    pos_from: int = 0
+    pos_to: int = 0
+    each: int = 0
 
 
 class Buffer(NamedTuple):

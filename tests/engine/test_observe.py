@@ -117,6 +117,26 @@ def test_a_part_of_a_pass_never_alters_a_fork(load: Load) -> None:
     assert not same(rows(engine, s, ids[70:]), expected)  # it did store them in its own
 
 
+@kinds
+def test_a_part_without_keys_and_values_needs_no_stored_token(load: Load, name: str, mix: str) -> None:
+    """The head alone reads what it is fed, in a sequence that holds nothing, and stores nothing."""
+    engine = load(name, mix)._engine
+    n_ops, ids = len(engine.plan.ops), ids_for(engine, 40)
+    x = engine.plan.ops[-1].inp
+    expected = np.empty((40, engine.vocab), np.float32)
+    taps, _ = engine.observe(as_part(sequence(engine), ids, 0), taps=[(n_ops - 2, x)], out=expected)
+    empty, used = sequence(engine), engine.info()["cache_bytes_used"]
+    out = np.empty((30, engine.vocab), np.float32)
+    part = as_part(empty, [0] * 30, 0)
+    engine.observe(part, ops=(n_ops - 1, n_ops), feeds={x: taps[n_ops - 2, x][10:]}, out=out, at=0)
+    assert same(out, expected[10:])
+    assert empty.length == 0 and engine.info()["cache_bytes_used"] == used
+    attend = next(i for i, op in enumerate(engine.plan.ops) if op.kind == Kind.ATTEND)
+    for op in (attend - 1, attend):  # these do need them
+        with pytest.raises(ValueError, match="slot 0 is not stored"):
+            engine.observe(as_part(empty, [0], 1), ops=(op, op + 1), at=0)
+
+
 def test_wrong_requests(load: Load) -> None:
     engine = load("gemma3")._engine
     ids = ids_for(engine, 300)
@@ -131,9 +151,9 @@ def test_wrong_requests(load: Load) -> None:
     with pytest.raises(ValueError, match="operations"):
         observe(ids[:1], ops=(3, 3), at=299)
     with pytest.raises(ValueError, match="slot 300 is not stored"):
-        observe(ids[:2], ops=(0, 1), at=299)
+        observe(ids[:2], ops=(0, n_ops - 1), at=299)
     with pytest.raises(ValueError, match="slot 100 is not stored"):  # the window has let go of what it sees
-        observe(ids[:1], ops=(0, 1), at=100)
+        observe(ids[:1], ops=(0, n_ops - 1), at=100)
     with pytest.raises(ValueError, match="no buffer"):
         observe(ids[:1], taps=[(0, n_bufs)])
     with pytest.raises(ValueError, match="operation"):

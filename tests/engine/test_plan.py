@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pellucid import _engine
-from pellucid.errors import NumericsError, OutOfMemoryError, PellucidError
-from pellucid.plan import Kind, Matrix, Segment, Vector
-from tests.engine.models import Load, sequence
+from pellucid.errors import ClosedError, NumericsError, OutOfMemoryError, PellucidError
+from pellucid.plan import Kind, Matrix, Op, Segment, Vector
+from tests.engine.models import Load, same, sequence
 
 TABLES = ("ops", "buffers", "segments", "matrices", "vectors", "ropes", "caches")
 
@@ -50,6 +50,22 @@ def plan(request: pytest.FixtureRequest, load: Load) -> Any:
     return load(request.param)._engine.plan
 
 
+def with_edits(plan: Any) -> Any:
+    """A copy with operations that scale and add: a vector everywhere, a row each for positions 1 to 3, no vector."""
+    made = copy_of(plan)
+    at = next(i for i, op in enumerate(made.ops) if op.kind == Kind.LINEAR_ADD)
+    x, dim = made.ops[at].out, plan.dim
+    made.vectors += [Vector("same", np.ones(dim, np.float32)), Vector("each", np.ones(3 * dim, np.float32))]
+    n = len(made.vectors)
+    common: Any = {"kind": Kind.SCALE_ADD, "layer": 0, "name": "edit", "inp": x, "out": x, "width": dim}
+    made.ops[at + 1 : at + 1] = [
+        Op(**common, vec=n - 2, pos_to=2**31 - 1),
+        Op(**common, vec=n - 1, pos_from=1, pos_to=4, each=1, scale=0.0),
+        Op(**{**common, "width": 5}, column=3, pos_to=2, scale=2.0),
+    ]
+    return made
+
+
 def first(plan: Any, kind: Kind) -> Any:
     return next(op for op in plan.ops if op.kind == kind)
 
@@ -60,7 +76,7 @@ def test_a_copy_runs(plan: Any) -> None:
 
 # What may not be, op by op: (kind, field, value) and what the error says does not fit.
 WRONG_OPS = [
-    (Kind.NORM, "kind", 9, "unknown kind 9"),
+    (Kind.NORM, "kind", 10, "unknown kind 10"),
     (Kind.NORM, "kind", -1, "unknown kind -1"),
     (Kind.NORM, "inp", -1, "its input"),
     (Kind.NORM, "inp", 99, "its input"),
@@ -88,6 +104,57 @@ WRONG_OPS = [
     (Kind.HEAD, "vec", -1, "its weight"),
     (Kind.HEAD, "inp", 99, "its input"),
 ]
+
+
+WRONG_EDITS = [  # which of the three, field, value, what does not fit
+    (0, "inp", -1, "its input"),
+    (0, "out", 99, "its output"),
+    (0, "inp", 1, "writing into its input"),
+    (0, "vec", 99, "what it adds"),
+    (0, "vec", 0, None),  # another vector of that width
+    (0, "each", 1, "what it adds"),
+    (1, "each", 0, "what it adds"),
+    (1, "pos_to", 5, "what it adds"),
+    (1, "pos_to", 1, "its positions"),
+    (1, "pos_from", -1, "its positions"),
+    (2, "column", -1, "its columns"),
+    (2, "column", 60, "its columns"),
+    (2, "column", 59, None),
+    (2, "width", 0, "its columns"),
+    (2, "width", 2**31 - 1, "its columns"),
+    (2, "n_seg", 1, "its list of segments"),
+]
+
+
+@pytest.mark.parametrize(("which", "field", "value", "what"), WRONG_EDITS)
+def test_wrong_edits(plan: Any, which: int, field: str, value: int, what: str | None) -> None:
+    wrong = with_edits(plan)
+    setattr([op for op in wrong.ops if op.kind == Kind.SCALE_ADD][which], field, value)
+    if what is None:
+        run(wrong)
+    else:
+        with pytest.raises(PellucidError, match=re.escape(what)):
+            make(wrong)
+
+
+def test_a_view_has_its_models_matrices(plan: Any) -> None:
+    engine = make(copy_of(plan))
+    view = _engine.Engine(copy_of(plan), base=engine)
+    assert view.info()["packed_bytes"] == 0 and view.max_rows == engine.max_rows
+    ids = np.arange(5, dtype=np.int32)
+    outs = [np.empty((5, plan.vocab), np.float32) for _ in range(2)]
+    for e, out in zip((engine, view), outs, strict=True):
+        e.forward([(sequence(e), ids, 0)], out=out)
+    assert same(*outs)
+    with pytest.raises(ValueError, match="another model"):  # pages are of one pool, and of one plan
+        view.forward([(sequence(engine), ids, 5)])
+    other = copy_of(plan)
+    other.matrices = other.matrices[::-1]
+    with pytest.raises(PellucidError, match="of a view is not its model's"):
+        _engine.Engine(other, base=engine)
+    engine.close()
+    with pytest.raises(ClosedError):
+        view.forward([(sequence(view), ids, 5)])
 
 
 @pytest.mark.parametrize(("kind", "field", "value", "what"), WRONG_OPS)
@@ -181,7 +248,10 @@ def mutation(draw: st.DrawFn) -> tuple[str, float, str, int]:
     """(table, which entry as a fraction, field, value)"""
     table = draw(st.sampled_from(TABLES))
     field = {
-        "ops": ("kind", "inp", "out", "tmp", "seg", "n_seg", "vec", "vec2", "cache", "cache_layer", "rope", "act"),
+        "ops": (
+            *("kind", "inp", "out", "tmp", "seg", "n_seg", "vec", "vec2", "cache", "cache_layer", "rope", "act"),
+            *("column", "width", "pos_from", "pos_to", "each"),
+        ),
         "buffers": ("dim",),
         "segments": Segment._fields,
         "matrices": ("rows", "k", "type", "mapped"),
@@ -211,7 +281,7 @@ def mutate(plan: Any, table: str, at: float, field: str, value: Any) -> None:
 @given(changes=st.lists(mutation(), min_size=1, max_size=3))
 def test_any_mutation_is_refused_or_runs(load: Load, changes: list[Any]) -> None:
     for name in ("llama_gqa", "gemma3"):
-        plan = copy_of(load(name)._engine.plan)
+        plan = with_edits(load(name)._engine.plan)
         for change in changes:
             mutate(plan, *change)
         try:
@@ -226,8 +296,6 @@ def test_any_mutation_is_refused_or_runs(load: Load, changes: list[Any]) -> None
 
 def test_fields_of_an_operation_are_all_known() -> None:
     """The mutations above reach every integer of an operation but its layer, which is a label."""
-    from pellucid.plan import Op
-
     numbers = {f.name for f in fields(Op)} - {"layer", "name", "eps", "scale", "cap"}
     assert numbers == {
         "kind",
@@ -242,5 +310,10 @@ def test_fields_of_an_operation_are_all_known() -> None:
         "cache_layer",
         "rope",
         "act",
+        "column",
+        "width",
+        "pos_from",
+        "pos_to",
+        "each",
     }
     assert Matrix._fields == ("name", "type", "rows", "k", "data", "mapped", "from_file")

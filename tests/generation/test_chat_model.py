@@ -37,7 +37,7 @@ def test_stream(smol: Model) -> None:
     want = smol.chat(USER, temperature=0, max_tokens=12)
     pieces = list(smol.chat(USER, stream=True, temperature=0, max_tokens=12))
     assert "".join(piece.text for piece in pieces) == want.text
-    assert pieces[-1].finish_reason == "length"
+    assert pieces[-1].finish_reason == want.finish_reason
 
 
 def test_ends_where_the_turn_ends(smol: Model) -> None:

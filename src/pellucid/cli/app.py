@@ -28,7 +28,7 @@ def pellucid(
 ) -> None:
     """Runs Transformer language models on the CPU.
 
-    Models: a catalogue name (see `pellucid models`), a GGUF file, or a Hugging Face folder.
+    Models: a GGUF file, a Hugging Face folder, a catalogue name (see `pellucid models`), or what `pull` brought.
     """
     if version:
         from pellucid import __version__

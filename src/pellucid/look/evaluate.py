@@ -1,0 +1,131 @@
+"""What lm-evaluation-harness asks of a model, in terms of ours; harness.py hands it over."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pellucid.errors import ContextFullError
+from pellucid.look.score import score_ids
+
+__all__ = ["generate_until", "loglikelihood", "rolling"]
+
+MAX_NEW = 256  # tokens, where a task does not say
+
+
+def loglikelihood(model: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+    """(context, continuation) -> (log probability of the continuation, whether greedy decoding gives it).
+
+    A context that is too long loses its beginning, with a warning, as the harness' own models do."""
+    parts = []
+    for context, continuation in pairs:
+        ids, first = _encode(model, context, continuation)
+        room = model.context_length + 1  # the last token needs no place: nothing follows it
+        if len(ids) - first >= room:
+            raise ContextFullError("a continuation is too long", needed=len(ids) - first, available=room - 1)
+        cut = max(len(ids) - room, 0)
+        if cut:
+            _warn(cut)
+        parts.append((ids[cut:], first - cut))
+    out = []
+    for (ids, first), found in zip(parts, score_ids(model._open(), parts, top=1), strict=True):
+        greedy = all(best[0][0] == id for id, (_, best) in zip(ids[first:], found, strict=True))
+        out.append((sum(logprob for logprob, _ in found), greedy))
+    return out
+
+
+def _encode(model: Any, context: str, continuation: str) -> tuple[list[int], int]:
+    """Ids of both together, and where the continuation begins: tokens never straddle the two but for spaces at the
+    context's end, which go with the continuation."""
+    if not context:
+        ids = [_prefix(model), *model.tokenize(continuation, add_special=False)]
+        return ids, 1
+    stem = context.rstrip()
+    if not stem:
+        return [_prefix(model), *model.tokenize(context + continuation, add_special=False)], 1
+    before = len(model.tokenize(stem))
+    return model.tokenize(context + continuation), before
+
+
+def _prefix(model: Any) -> int:
+    """What stands before a text: BOS, else the end-of-sequence token, which ended the text before."""
+    tokenizer = model.tokenizer
+    for id in (tokenizer.bos, tokenizer.eos):
+        if id is not None:
+            return int(id)
+    raise ValueError("the model has no BOS or EOS token to start an empty context from")
+
+
+def rolling(model: Any, texts: Sequence[str]) -> list[float]:
+    """Log probability of whole texts. Longer ones than the context are cut into parts that fill it: each token is
+    scored once, each part begins with the last token of the one before, and the last part sees a full context."""
+    parts: list[tuple[list[int], int]] = []
+    counts = []
+    for text in texts:
+        ids = [_prefix(model), *model.tokenize(text, add_special=False)]
+        room, before = model.context_length, len(parts)
+        for start in range(1, len(ids), room):
+            end = min(start + room, len(ids))
+            low = max(end - room - 1, 0)
+            parts.append((ids[low:end], start - low))
+        counts.append(len(parts) - before)
+    found = iter(score_ids(model._open(), parts))
+    return [sum(logprob for _ in range(n) for logprob, _ in next(found)) for n in counts]
+
+
+def generate_until(
+    model: Any, requests: Sequence[tuple[str, Mapping[str, Any]]], *, together: int = 8, max_new: int = MAX_NEW
+) -> list[str]:
+    """(context, options of the task) -> the text up to a stop string. Neighbours with the same options run together."""
+    out: list[str] = []
+    at = 0
+    while at < len(requests):
+        wanted = dict(requests[at][1])
+        end = at + 1
+        while end < len(requests) and end - at < together and dict(requests[end][1]) == wanted:
+            end += 1
+        options = _options(wanted, max_new)
+        prompts = []
+        for context, _ in requests[at:end]:
+            ids = model.tokenize(context) or [_prefix(model)]
+            room = model.context_length - options["max_tokens"]
+            if room < 1:
+                raise ContextFullError(
+                    "max_gen_toks leaves no room for a context",
+                    needed=options["max_tokens"] + 1,
+                    available=model.context_length,
+                )
+            if len(ids) > room:
+                _warn(len(ids) - room)
+            prompts.append(ids[-room:])
+        out += [done.text for done in model.generate(prompts, **options)]
+        at = end
+    return out
+
+
+def _options(task: dict[str, Any], max_new: int) -> dict[str, Any]:
+    """A task's generation options as ours. Greedy unless it samples."""
+    task = dict(task)
+    until = task.pop("until", None) or ()
+    temperature = task.pop("temperature", None)
+    sample = task.pop("do_sample", None)
+    if sample is None:
+        sample = bool(temperature)
+    options: dict[str, Any] = {
+        "stop": (until,) if isinstance(until, str) else tuple(text for text in until if text),
+        "temperature": (1.0 if temperature is None else float(temperature)) if sample else 0.0,
+        "top_k": int(task.pop("top_k", None) or 0),
+        "top_p": float(task.pop("top_p", None) or 1.0),
+        "min_p": float(task.pop("min_p", None) or 0.0),
+        "seed": task.pop("seed", None),
+    }
+    lengths = [task.pop(name, None) for name in ("max_gen_toks", "max_new_tokens", "max_tokens")]
+    options["max_tokens"] = int(next((n for n in lengths if n is not None), max_new))
+    if task:
+        raise ValueError(f"generation option {next(iter(task))!r} is not known here")
+    return options
+
+
+def _warn(n: int) -> None:
+    warnings.warn(f"a context is too long: its first {n} tokens are left out", stacklevel=3)

@@ -1,0 +1,109 @@
+"""Traces elsewhere: files, pandas, BertViz."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid.look import record
+from pellucid.look.trace import PREDICTIONS, Token, Trace
+
+if TYPE_CHECKING:
+    from pellucid.model import Model
+
+__all__ = ["bertviz", "load", "save", "table", "to_pandas"]
+
+VERSION = 1
+
+
+def save(trace: Trace, path: str | os.PathLike[str]) -> None:
+    """``Trace.save``: arrays under their names, all else as JSON under "meta"."""
+    meta = {
+        "pellucid_trace": VERSION,
+        "name": trace.name,
+        "tokens": [list(token) for token in trace.tokens],
+        "layers": trace.layers,
+        "heads": trace.heads,
+        "positions": trace.positions,
+    }
+    arrays = {name: trace.__dict__[name] for name in (*trace.kept, *PREDICTIONS) if name in trace.__dict__}
+    with open(path, "wb") as file:  # so that no ".npz" is added to the name
+        np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
+
+
+def load(path: str | os.PathLike[str], model: Model | None) -> Trace:
+    """``Trace.load``."""
+    where = os.fspath(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            meta = json.loads(str(file["meta"]))
+            if meta["pellucid_trace"] != VERSION:
+                raise ValueError(f"version {meta['pellucid_trace']!r}, expected {VERSION}")
+            arrays = {name: file[name] for name in file.files if name in record.AXES or name in PREDICTIONS}
+        tokens = [Token(int(id), str(piece)) for id, piece in meta["tokens"]]
+        selected = tuple(tuple(int(i) for i in meta[name]) for name in ("layers", "heads", "positions"))
+        _check(arrays, len(tokens), *(len(part) for part in selected))
+        name = str(meta["name"])
+    except (ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as e:
+        raise ValueError(f"{where}: not a saved trace ({e})") from None
+    if model is not None:
+        for token in tokens:
+            if not 0 <= token.id < model._config.vocab:
+                raise ValueError(f"{where}: token id {token.id} is not of this model")
+    return Trace(tokens, selected, arrays, name, model)  # type: ignore[arg-type]
+
+
+def _check(arrays: dict[str, npt.NDArray[Any]], n: int, layers: int, heads: int, positions: int) -> None:
+    known = {"layer": layers, "after": layers + 1, "head": heads, "position": positions, "token": n}
+    for name, array in arrays.items():
+        axes = record.AXES.get(name, ("position",))
+        expected = tuple(known.get(axis, size) for axis, size in zip(axes, array.shape, strict=False))
+        if array.ndim != len(axes) or array.shape != expected:
+            raise ValueError(f"{name} has shape {array.shape}, expected {expected}")
+        if array.dtype != (np.int32 if name == "next_rank" else np.float32):
+            raise ValueError(f"{name} has type {array.dtype}")
+
+
+def table(trace: Trace, quantity: str) -> tuple[list[str], list[list[int]], list[Any], npt.NDArray[Any]]:
+    """(names of the index levels, their values, columns, values (rows, columns)) of a kept quantity."""
+    array = getattr(trace, quantity)
+    own: dict[str, list[int]] = {
+        "layer": list(trace.layers),
+        "head": list(trace.heads),
+        "position": list(trace.positions),
+        "after": [-1, *trace.layers],  # -1: the embeddings
+    }
+    axes = record.AXES[quantity]
+    values = [own.get(axis, list(range(size))) for axis, size in zip(axes, array.shape, strict=True)]
+    return list(axes[:-1]), values[:-1], values[-1], array.reshape(-1, array.shape[-1])
+
+
+def to_pandas(trace: Trace, quantity: str) -> Any:
+    """``Trace.to_pandas``."""
+    if quantity != "tokens" and quantity not in record.AXES:
+        raise ValueError(f"quantity={quantity!r}: expected tokens or one of {', '.join(trace.kept)}")
+    try:
+        import pandas
+    except ImportError:
+        raise ImportError("to_pandas needs pandas: pip install pandas") from None
+    if quantity == "tokens":
+        tokens = [trace.tokens[i] for i in trace.positions]
+        columns = {"id": [t.id for t in tokens], "piece": [t.piece for t in tokens]}
+        columns |= {name: getattr(trace, name) for name in PREDICTIONS}
+        return pandas.DataFrame(columns, index=pandas.Index(trace.positions, name="position"))
+    names, levels, last, values = table(trace, quantity)
+    index = pandas.MultiIndex.from_product(levels, names=names)
+    return pandas.DataFrame(values, index=index, columns=pandas.Index(last, name=record.AXES[quantity][-1]))
+
+
+def bertviz(trace: Trace) -> tuple[tuple[npt.NDArray[np.float32], ...], list[str]]:
+    """``Trace.bertviz``."""
+    if trace.positions != tuple(range(len(trace))):
+        raise ValueError("positions: BertViz needs the attention of all positions")
+    tokens = [token.piece or f"<{token.id}>" for token in trace.tokens]
+    return tuple(layer[None] for layer in trace.attention), tokens

@@ -1,0 +1,67 @@
+"""Pellucid's models in lm-evaluation-harness (extra `eval`), registered as "pellucid" when this module is imported.
+
+    python -m pellucid.look.harness --model pellucid --model_args pretrained=smollm2-135m --tasks lambada_openai
+
+is the harness' own command line; in Python: `lm_eval.simple_evaluate(model=PellucidLM("smollm2-135m"), tasks=[...])`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+
+from pellucid.look import evaluate
+from pellucid.model import Model
+
+__all__ = ["PellucidLM"]
+
+
+class PellucidLM(LM):
+    """pretrained: a Model, or what ``Model.load`` takes; options: of ``Model.load``. batch_size: texts that are
+    generated side by side ("auto": 8); it changes no result. device and max_batch_size are accepted and mean nothing
+    here."""
+
+    def __init__(
+        self,
+        pretrained: Any,
+        *,
+        batch_size: int | str | None = None,
+        max_gen_toks: int = evaluate.MAX_NEW,
+        device: Any = None,
+        max_batch_size: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.model = pretrained if isinstance(pretrained, Model) else Model.load(pretrained, **options)
+        self.together = int(batch_size or 8) if batch_size != "auto" else 8
+        self.max_gen_toks = max_gen_toks
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Of (context, continuation) -> (log probability, is greedy)."""
+        return evaluate.loglikelihood(self.model, [request.args for request in requests])
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Of (text,) -> log probability."""
+        return evaluate.rolling(self.model, [request.args[0] for request in requests])
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Of (context, options) -> text."""
+        pairs = [request.args for request in requests]
+        return evaluate.generate_until(self.model, pairs, together=self.together, max_new=self.max_gen_toks)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Of the model, for the harness' cache of requests."""
+        return str(self.model.info().path).replace("/", "__")
+
+
+if __name__ != "__main__":
+    register_model("pellucid")(PellucidLM)
+else:
+    from lm_eval.__main__ import cli_evaluate
+
+    import pellucid.look.harness  # noqa: F401 - registered under the module's own name
+
+    cli_evaluate()

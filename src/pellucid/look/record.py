@@ -1,0 +1,341 @@
+"""Runs the passes of a trace and keeps what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid import _engine
+from pellucid.look import attention
+from pellucid.look.places import Layer, Places, Tap, find
+
+__all__ = [
+    "AXES",
+    "Selection",
+    "check_limit",
+    "check_want",
+    "estimate",
+    "head_blocks",
+    "places_of",
+    "record",
+    "select",
+    "single",
+]
+
+Floats = npt.NDArray[np.float32]
+
+# Quantity -> its axes. "layers", "heads" and "positions" are those selected; "hidden" has the embeddings first.
+AXES: dict[str, tuple[str, ...]] = {
+    "embeddings": ("position", "dim"),
+    "hidden": ("after", "position", "dim"),
+    "q": ("layer", "head", "position", "head_dim"),
+    "k": ("layer", "kv_head", "token", "head_dim"),
+    "v": ("layer", "kv_head", "token", "value_dim"),
+    "scores": ("layer", "head", "position", "token"),
+    "attention": ("layer", "head", "position", "token"),
+    "attention_out": ("layer", "position", "dim"),
+    "mlp_out": ("layer", "position", "dim"),
+    "neurons": ("layer", "position", "ff"),
+    "head_out": ("layer", "head", "position", "dim"),
+    "logits": ("position", "vocab"),
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a sequence is kept."""
+
+    want: tuple[str, ...]
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    positions: tuple[int, ...]
+    n: int  # tokens
+
+
+def check_want(want: Any) -> tuple[str, ...]:
+    if not hasattr(want, "__iter__"):
+        raise TypeError(f"want must be names of quantities, not {type(want).__name__}")
+    names = (want,) if isinstance(want, str) else tuple(want)
+    for name in names:
+        if name not in AXES:
+            raise ValueError(f"want={name!r}: expected some of {', '.join(AXES)}")
+    return tuple(name for name in AXES if name in names)
+
+
+def select(name: str, value: Any, n: int) -> tuple[int, ...]:
+    """Indices of [0, n), ascending, from None (all), an integer or several; negative ones count from the end."""
+    if value is None:
+        return tuple(range(n))
+    values = [value] if hasattr(value, "__index__") else value
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        raise TypeError(f"{name} must be integers, not {type(value).__name__}")
+    out = set()
+    for i in values:
+        if isinstance(i, (bool, np.bool_)) or not hasattr(i, "__index__"):
+            raise TypeError(f"{name} must be integers, not {type(i).__name__}")
+        i = i.__index__()
+        if not -n <= i < n:
+            raise ValueError(f"{name}={i}: expected {-n} to {n - 1}")
+        out.add(i % n)
+    if not out:
+        raise ValueError(f"{name} is empty: expected at least one index")
+    return tuple(sorted(out))
+
+
+def single(name: str, value: Any) -> int:
+    """An integer."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
+    return int(value.__index__())
+
+
+def places_of(engine: Any) -> Places:
+    """Where the engine's plan shows each quantity."""
+    return find(engine.plan)
+
+
+# ---- sizes ----------------------------------------------------------------------------------------------------
+
+
+def sizes(engine: Any, places: Places, s: Selection) -> dict[str, int]:
+    """Length of each axis. Raises ValueError where layers differ in their heads."""
+    plan = engine.plan
+    groups = {(g.n_q, g.n_kv, g.dk, g.dv) for i in s.layers if (g := places.layers[i].group) is not None} or {
+        (g.n_q, g.n_kv, g.dk, g.dv) for g in plan.caches[:1]
+    }
+    if len(groups) > 1:
+        raise ValueError("layers: those selected differ in their heads; trace each kind by itself")
+    (group,) = groups
+    glu = next((layer.neurons for layer in places.layers if layer.neurons), None)
+    return {
+        "layer": len(s.layers),
+        "after": len(s.layers) + 1,
+        "head": len(s.heads),
+        "kv_head": group[1],
+        "position": len(s.positions),
+        "token": s.n,
+        "dim": plan.dim,
+        "head_dim": group[2],
+        "value_dim": group[3],
+        "ff": plan.buffers[glu.buffer].dim if glu else 0,
+        "vocab": plan.vocab,
+    }
+
+
+def shapes(engine: Any, places: Places, s: Selection) -> dict[str, tuple[int, ...]]:
+    size = sizes(engine, places, s)
+    return {name: tuple(size[axis] for axis in AXES[name]) for name in s.want}
+
+
+def estimate(engine: Any, places: Places, s: Selection) -> dict[str, int]:
+    """Bytes that each quantity will take."""
+    return {name: 4 * int(np.prod(shape)) for name, shape in shapes(engine, places, s).items()}
+
+
+def check_limit(engine: Any, places: Places, s: Selection, limit: int) -> None:
+    """Raises ValueError when what was asked for is larger, saying what would fit."""
+    parts = estimate(engine, places, s)
+    total = sum(parts.values())
+    if total <= limit:
+        return
+    biggest = max(parts, key=lambda name: parts[name])
+    axes = {axis for name in s.want for axis in AXES[name]}
+    fits = []
+    for axis, name in (("layer", "layers"), ("head", "heads"), ("position", "positions")):
+        if axis not in axes and not (axis == "layer" and "after" in axes):
+            continue
+        selected: tuple[int, ...] = getattr(s, name)
+        low, high = 0, len(selected)  # the most that fit
+        while low < high:
+            middle = (low + high + 1) // 2
+            fewer = {**s.__dict__, name: selected[:middle]}
+            if sum(estimate(engine, places, Selection(**fewer)).values()) <= limit:
+                low = middle
+            else:
+                high = middle - 1
+        if low:
+            fits.append(f"{low} of {len(selected)} {name}")
+    advice = f"; {' or '.join(fits)} would fit" if fits else ""
+    raise ValueError(f"limit={limit}: the trace would take {total:,} bytes ({biggest}: {parts[biggest]:,}){advice}")
+
+
+# ---- passes ---------------------------------------------------------------------------------------------------
+
+
+def record(engine: Any, ids: Sequence[int], s: Selection, places: Places, chunk: int) -> dict[str, Floats]:
+    """Runs the sequence once -> the quantities; no bit of them depends on chunk."""
+    shape = shapes(engine, places, s)
+    out = {name: np.zeros(shape[name], np.float32) for name in s.want}
+    raw = _raw(engine, places, s)  # what passes give directly: some of it is wanted, some only leads to more
+    rows = {name: out[name] if name in out else np.zeros(size, np.float32) for name, size in raw.items()}
+    taps = _taps(places, s, raw)
+    positions = np.array(s.positions)
+    sequence = _engine.Sequence(engine)
+    step = min(chunk, engine.max_rows)
+    for start in range(0, s.n, step):
+        part = np.array(ids[start : start + step], np.int32)
+        found, _ = engine.observe([(sequence, part, len(part))], taps=taps)
+        tokens = slice(start, start + len(part))
+        to = _run(np.nonzero((positions >= start) & (positions < tokens.stop))[0])
+        _keep(rows, found, places, s, tokens, to, _run(positions[to] - start))
+    for j, number in enumerate(s.layers):
+        layer = places.layers[number]
+        if layer.qkv is not None and ("scores" in out or "attention" in out):
+            _attend(out, rows["q"][j], rows["k"][j], layer, j, positions, s)
+        if layer.mixed is not None and "head_out" in out:
+            out["head_out"][j] = head_parts(engine, layer, rows["mixed"][j], s.heads)
+    if "logits" in out:
+        for block, logits in head_blocks(engine, places, rows["last"]):
+            out["logits"][block] = logits
+    return out
+
+
+_OF_LAYER = ("attention_out", "mlp_out", "neurons", "mixed")  # names of Layer's taps, a row per position
+
+
+def _raw(engine: Any, places: Places, s: Selection) -> dict[str, tuple[int, ...]]:
+    """Shapes of what the passes give directly, for all that is wanted."""
+    want = set(s.want)
+    size = sizes(engine, places, s)
+    names = want & {"embeddings", "hidden", "q", "k", "v", *_OF_LAYER}
+    if want & {"scores", "attention"}:
+        names |= {"q", "k"}
+    raw = {name: tuple(size[axis] for axis in AXES[name]) for name in names}
+    if "head_out" in want:
+        raw["mixed"] = (len(s.layers), len(s.positions), engine.plan.caches[0].n_q * size["value_dim"])
+    if "logits" in want:
+        raw["last"] = (len(s.positions), size["dim"])
+    return raw
+
+
+def _taps(places: Places, s: Selection, raw: Container[str]) -> list[Tap]:
+    taps: set[Tap | None] = set()
+    if "embeddings" in raw or "hidden" in raw:
+        taps.add(places.embeddings)
+    if "last" in raw:
+        taps.add(places.last)
+    for i in s.layers:
+        layer = places.layers[i]
+        taps |= {getattr(layer, name) for name in ("hidden", *_OF_LAYER) if name in raw}
+        if "q" in raw or "k" in raw or "v" in raw:
+            taps.add(layer.qkv)
+    return sorted(tap for tap in taps if tap is not None)
+
+
+def _run(indices: npt.NDArray[np.intp]) -> Any:
+    """The same indices, as a slice where they follow each other: no copy is made of what it takes."""
+    if len(indices) and int(indices[-1]) - int(indices[0]) + 1 == len(indices):
+        return slice(int(indices[0]), int(indices[-1]) + 1)
+    return indices
+
+
+def _keep(
+    rows: dict[str, Floats],
+    found: dict[Tap, Floats],
+    places: Places,
+    s: Selection,
+    tokens: slice,
+    to: Any,
+    row: Any,
+) -> None:
+    """Copies what a pass over `tokens` found: its rows `row` to places `to`."""
+    for name, tap in (("embeddings", places.embeddings), ("last", places.last)):
+        if name in rows:
+            rows[name][to] = found[tap][row]
+    if "hidden" in rows:
+        rows["hidden"][0][to] = found[places.embeddings][row]
+    for j, number in enumerate(s.layers):
+        layer = places.layers[number]
+        if "hidden" in rows:
+            rows["hidden"][j + 1][to] = found[layer.hidden][row]
+        for name in _OF_LAYER:
+            tap = getattr(layer, name)
+            if name in rows and tap is not None:
+                rows[name][j][to] = found[tap][row]
+        if layer.qkv is None or layer.qkv not in found:
+            continue
+        g, qkv = layer.group, found[layer.qkv]
+        assert g is not None
+        a, b = g.n_q * g.dk, (g.n_q + g.n_kv) * g.dk
+        if "q" in rows:
+            heads = qkv[row, :a].reshape(-1, g.n_q, g.dk)[:, _run(np.array(s.heads))]
+            rows["q"][j][:, to] = heads.swapaxes(0, 1)
+        if "k" in rows:
+            rows["k"][j][:, tokens] = qkv[:, a:b].reshape(-1, g.n_kv, g.dk).swapaxes(0, 1)
+        if "v" in rows:
+            rows["v"][j][:, tokens] = qkv[:, b:].reshape(-1, g.n_kv, g.dv).swapaxes(0, 1)
+
+
+def _attend(
+    out: dict[str, Floats], q: Floats, k: Floats, layer: Layer, j: int, positions: npt.NDArray[np.intp], s: Selection
+) -> None:
+    """One layer's scores and attention."""
+    g = layer.group
+    assert g is not None
+    groups = [h // (g.n_q // g.n_kv) for h in s.heads]
+    scores = out["scores" if "scores" in out else "attention"][j]
+    if "scores" in out:
+        scores[:] = -np.inf
+    attention.fill(scores, q, k, groups, positions, layer.scale, g.window)
+    if "attention" in out:
+        attention.softmax(out["attention"][j], scores, positions, g.window)
+
+
+# ---- heads' parts ---------------------------------------------------------------------------------------------
+
+
+def projection(engine: Any, layer: Layer) -> Floats:
+    """W_o, dequantised: (dim, heads * value_dim)."""
+    plan = engine.plan
+    return engine.matrix(plan.segments[plan.ops[layer.project].seg].matrix)
+
+
+def post_norm(engine: Any, layer: Layer, projected: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(m, dim), what the rows of attention's projection (bias included) are multiplied by on their way."""
+    plan = engine.plan
+    op = plan.ops[layer.project]
+    if op.vec < 0:
+        return np.ones((1, plan.dim), np.float32)
+    mean = np.mean(np.square(projected, dtype=np.float64), axis=-1, keepdims=True)
+    return plan.vectors[op.vec].data / np.sqrt(mean + op.eps)
+
+
+def projection_bias(engine: Any, layer: Layer) -> Any:
+    plan = engine.plan
+    bias = plan.segments[plan.ops[layer.project].seg].bias
+    return 0.0 if bias < 0 else plan.vectors[bias].data
+
+
+def head_parts(engine: Any, layer: Layer, mixed: Floats, heads: Sequence[int]) -> Floats:
+    """(heads, m, dim): what each head adds to the residual stream."""
+    g, w = layer.group, projection(engine, layer)
+    assert g is not None
+    per = mixed.reshape(len(mixed), g.n_q, g.dv)
+    scale = post_norm(engine, layer, mixed @ w.T + projection_bias(engine, layer))
+    parts = np.empty((len(heads), len(mixed), len(w)), np.float32)
+    for i, h in enumerate(heads):
+        parts[i] = (per[:, h] @ w[:, h * g.dv : (h + 1) * g.dv].T) * scale
+    return parts
+
+
+# ---- the head -------------------------------------------------------------------------------------------------
+
+
+def head_blocks(engine: Any, places: Places, x: Floats, rows: int = 64) -> Iterator[tuple[slice, Floats]]:
+    """Logits (m, vocab) of rows of the residual stream (n, dim), by the model's own head, a block at a time."""
+    sequence = _engine.Sequence(engine)
+    for start in range(0, len(x), rows):
+        part = np.ascontiguousarray(x[start : start + rows])
+        out = np.empty((len(part), engine.vocab), np.float32)
+        engine.observe(
+            [(sequence, np.zeros(len(part), np.int32), 0)],
+            ops=(places.head, places.head + 1),
+            feeds={places.last.buffer: part},
+            out=out,
+            at=0,
+        )
+        yield slice(start, start + len(part)), out

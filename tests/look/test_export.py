@@ -1,0 +1,135 @@
+"""Traces elsewhere: files, pandas, BertViz."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pellucid
+from pellucid import Model, Trace
+from pellucid.look import export
+from pellucid.look.record import AXES
+from tests.engine.models import Load
+
+
+def test_save_and_load(load: Load, tmp_path: Path) -> None:
+    model = load("gemma3")
+    t = model.trace([5, 6, 7, 8, 9], want=tuple(AXES), layers=[1, 5], heads=[0, 2], positions=[1, 3, 4])
+    entropy = t.entropy
+    t.save(tmp_path / "x.trace")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.trace"]
+    alone = Trace.load(tmp_path / "x.trace")
+    for name in AXES:
+        assert np.array_equal(getattr(alone, name), getattr(t, name)), name
+    assert np.array_equal(alone.entropy, entropy)
+    assert (alone.ids, alone.tokens, alone.name) == (t.ids, t.tokens, t.name)
+    assert (alone.layers, alone.heads, alone.positions) == ((1, 5), (0, 2), (1, 3, 4))
+    with pytest.raises(ValueError, match="loaded without a model"):
+        alone.lens(1)
+    assert Trace.load(tmp_path / "x.trace", model).lens(1) == t.lens(1)
+    small = model.trace([5, 6], want="q")
+    small.save(str(tmp_path / "y.npz"))
+    assert Trace.load(str(tmp_path / "y.npz")).kept == ("q",)
+
+
+def test_pieces_survive(smollm: Model, tmp_path: Path) -> None:
+    t = smollm.trace('a "quoted" \N{SNOWMAN} \x00', want="hidden", layers=0)
+    t.save(tmp_path / "x.npz")
+    assert Trace.load(tmp_path / "x.npz").tokens == t.tokens
+
+
+def test_what_is_not_a_saved_trace(load: Load, tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    load("llama_gqa").trace([1, 2, 3]).save(path)
+    whole = path.read_bytes()
+    with np.load(path) as file:
+        arrays: dict[str, Any] = dict(file)
+    bad: list[bytes | dict[str, Any]] = [b"", b"text", whole[: len(whole) // 2], {"hidden": arrays["hidden"]}]
+    bad.append({**arrays, "hidden": arrays["hidden"][:, :2]})
+    bad.append({**arrays, "attention": arrays["attention"].astype(np.float64)})
+    bad.append({**arrays, "meta": np.array("{}")})
+    bad.append({**arrays, "meta": np.array("[1]")})
+    bad.append({**arrays, "meta": np.array(str(arrays["meta"]).replace('"pellucid_trace": 1', '"pellucid_trace": 2'))})
+    bad.append({**arrays, "meta": np.array({"a": 1}, dtype=object)})
+    for content in bad:
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            np.savez(path, **content)
+        with pytest.raises(ValueError, match=r"x\.npz: not a saved trace"):
+            Trace.load(path)
+    with pytest.raises(FileNotFoundError):
+        Trace.load(tmp_path / "none.npz")
+
+
+def test_a_trace_of_another_model(load: Load, tmp_path: Path) -> None:
+    load("llama_odd").trace([130]).save(tmp_path / "x.npz")
+    with pytest.raises(ValueError, match="130 is not of this model"):
+        Trace.load(tmp_path / "x.npz", load("llama_gqa"))
+
+
+def test_bertviz(load: Load) -> None:
+    t = load("gemma3").trace([5, 6, 7, 8], layers=[0, 6])
+    attention, tokens = t.bertviz()
+    assert [a.shape for a in attention] == [(1, 4, 4, 4)] * 2
+    assert np.array_equal(attention[1][0], t.attention[1])
+    assert tokens == ["<5>", "<6>", "<7>", "<8>"]
+    with pytest.raises(ValueError, match="all positions"):
+        load("gemma3").trace([5, 6, 7], positions=[1, 2]).bertviz()
+    with pytest.raises(AttributeError, match="attention"):
+        load("gemma3").trace([5, 6, 7], want="hidden").bertviz()
+
+
+def test_tables(load: Load) -> None:
+    t = load("gemma3").trace([5, 6, 7, 8], layers=[2, 6], heads=[1], positions=[0, 3])
+    names, levels, columns, values = export.table(t, "attention")
+    assert names == ["layer", "head", "position"] and levels == [[2, 6], [1], [0, 3]] and columns == [0, 1, 2, 3]
+    assert np.array_equal(values, t.attention.reshape(4, 4))
+    names, levels, columns, values = export.table(t, "hidden")
+    assert names == ["after", "position"] and levels == [[-1, 2, 6], [0, 3]] and len(columns) == 64
+    assert values.shape == (6, 64)
+
+
+class FakePandas:
+    """Of pandas what is called, given back as it came."""
+
+    class Index(list[Any]):
+        def __init__(self, values: Any, name: str) -> None:
+            super().__init__(values)
+            self.name = name
+
+    class MultiIndex:
+        @staticmethod
+        def from_product(levels: Any, names: Any) -> Any:
+            return levels, names
+
+    @staticmethod
+    def DataFrame(data: Any, **options: Any) -> Any:
+        return data, options
+
+
+def test_to_pandas(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    t = load("gemma3").trace([5, 6, 7, 8], positions=[1, 3])
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        t.to_pandas()
+    monkeypatch.setitem(sys.modules, "pandas", FakePandas)
+    data, options = t.to_pandas()
+    assert list(data) == ["id", "piece", "entropy", "next_rank", "next_probability"] and data["id"] == [6, 8]
+    assert options["index"] == [1, 3] and options["index"].name == "position"
+    data, options = t.to_pandas("attention")
+    assert options["index"][1] == ["layer", "head", "position"] and options["columns"].name == "token"
+    with pytest.raises(ValueError, match="quantity='attentions'"):
+        t.to_pandas("attentions")
+    with pytest.raises(AttributeError, match="neurons"):
+        t.to_pandas("neurons")
+
+
+def test_names() -> None:
+    assert pellucid.Trace is Trace
+    with pytest.raises(AttributeError, match="Traces"):
+        _ = pellucid.Traces
