@@ -12,14 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from pellucid.cli import options, output
+from pellucid.cli.sampling import arguments, sampling_options
 from pellucid.errors import ContextFullError, PellucidError
-from pellucid.sampling import SamplingOptions
 
-_D = SamplingOptions()
 _FULL = "/reset starts anew, --context N makes more room"
 _LONGEST_TEMPLATE = 1 << 22  # bytes; a template that long is refused with its length anyway
 
 
+@sampling_options
 def chat(
     model: options.ModelName = options.DEFAULT,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="The system message.")] = None,
@@ -32,16 +32,14 @@ def chat(
             "-n", "--max-tokens", metavar="N", help="Tokens of an answer at most; default: what there is room for."
         ),
     ] = None,
-    temperature: options.Temperature = _D.temperature,
-    top_k: options.TopK = _D.top_k,
-    top_p: options.TopP = _D.top_p,
-    min_p: options.MinP = _D.min_p,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
+    ] = None,
     threads: options.Threads = None,
     context: options.Context = None,
     isa: options.Isa = None,
     kv: options.Kv = "auto",
+    **sampling: Any,
 ) -> None:
     """Talks with a model. /help tells the commands; Ctrl-C stops an answer, Ctrl-D ends the conversation.
 
@@ -50,14 +48,7 @@ def chat(
     from pellucid.cli.session import Session
     from pellucid.generation import parse_options
 
-    asked: dict[str, Any] = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "seed": seed,
-        "stop": tuple(stop or ()),
-    }
+    asked: dict[str, Any] = {"stop": tuple(stop or ()), **arguments(sampling)}
     if max_tokens is not None:
         asked["max_tokens"] = max_tokens
     with options.naming(*asked):  # before anything is fetched

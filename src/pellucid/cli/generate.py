@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from pellucid.cli import options, output
+from pellucid.cli.sampling import arguments, sampling_options
 from pellucid.sampling import SamplingOptions
 
 _D = SamplingOptions()
 
 
+@sampling_options
 def generate(
     prompt: options.Prompt = None,
     model: options.ModelName = options.DEFAULT,
-    max_tokens: options.MaxTokens = _D.max_tokens,
-    temperature: options.Temperature = _D.temperature,
-    top_k: options.TopK = _D.top_k,
-    top_p: options.TopP = _D.top_p,
-    min_p: options.MinP = _D.min_p,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
+    max_tokens: Annotated[
+        int, typer.Option("-n", "--max-tokens", metavar="N", help="New tokens at most.")
+    ] = _D.max_tokens,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
+    ] = None,
     threads: options.Threads = None,
     context: options.Context = None,
     isa: options.Isa = None,
     kv: options.Kv = "auto",
     json: options.Json = False,
+    **sampling: Any,
 ) -> None:
     """Goes on from a text, as it is (no chat template). Only the new text goes to stdout; timings go to stderr."""
     from pellucid.generation import collect, parse_options
 
-    asked: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "seed": seed,
-        "stop": tuple(stop or ()),
-    }
+    asked: dict[str, Any] = {"max_tokens": max_tokens, "stop": tuple(stop or ()), **arguments(sampling)}
     with options.naming(*asked):  # before anything is fetched
         asked["seed"] = parse_options(asked).seed
     text = options.read_text(prompt)

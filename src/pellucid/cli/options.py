@@ -24,16 +24,9 @@ __all__ = [
     "Isa",
     "Json",
     "Kv",
-    "MaxTokens",
-    "MinP",
     "ModelName",
     "Prompt",
-    "Seed",
-    "Stop",
-    "Temperature",
     "Threads",
-    "TopK",
-    "TopP",
     "checked",
     "load",
     "naming",
@@ -57,15 +50,6 @@ Isa = Annotated[
     str | None, typer.Option(metavar="TIER", help="Instruction set; default: the best here. [env: PELLUCID_ISA]")
 ]
 Kv = Annotated[str, typer.Option(metavar="TYPE", help="Type of cached keys and values: auto, f32, f16, bf16, int8.")]
-MaxTokens = Annotated[int, typer.Option("-n", "--max-tokens", metavar="N", help="New tokens at most.")]
-Temperature = Annotated[float, typer.Option(metavar="T", help="0: always the most probable token.")]
-TopK = Annotated[int, typer.Option(metavar="K", help="Draw from the K most probable tokens; 0: all.")]
-TopP = Annotated[float, typer.Option(metavar="P", help="Draw from the top tokens that hold P; 1: all.")]
-MinP = Annotated[float, typer.Option(metavar="P", help="Drop tokens below P times the most probable one's; 0: none.")]
-Seed = Annotated[int | None, typer.Option(metavar="S", help="Seed of the draws; default: a new one.")]
-Stop = Annotated[
-    list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
-]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 Prompt = Annotated[
     str | None,
