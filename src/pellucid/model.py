@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +23,17 @@ if TYPE_CHECKING:
     from pellucid.look.edit import Edit
     from pellucid.look.score import Score
     from pellucid.look.trace import Trace
+    from pellucid.text.chat import ChatPrompt
 
 __all__ = ["Model"]
 
+_Tables = Sequence[Mapping[str, Any]]
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, what
 
 DEFAULT_CONTEXT = 8192  # tokens; memory is taken as a context fills
 MAX_ROWS = 512  # of a forward pass
 PRECISIONS = {"default": 1, "high": 2}  # int8 terms of activations
+_CHAT_OPTIONS = frozenset({"tools", "template", "documents", "variables", "add_generation_prompt"})
 KV_CHOICES = ("auto", "f32", "f16", "bf16", "int8")
 
 
@@ -217,6 +220,36 @@ class Model:
         known = tokenizer.vocab_size
         return tokenizer.decode([id for id in self.check_ids(ids, "ids", empty=True) if id < known])
 
+    def chat_prompt(
+        self,
+        messages: _Tables,
+        *,
+        tools: _Tables | None = None,
+        template: str | None = None,
+        documents: _Tables | None = None,
+        variables: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> ChatPrompt:
+        """What :meth:`chat` gives to the model: ChatPrompt(text, ids).
+
+        messages: ``{"role": ..., "content": ...}`` each; content is text, or a list of parts ``{"type": "text", "text":
+            ...}``. The spelling of a special token in a message is ordinary text.
+        tools, documents: tables, as the template wants them (tools: JSON schemas). variables: further values for it,
+            e.g. ``{"enable_thinking": False}``.
+        template: Jinja, instead of the model's own.
+
+        Raises ChatTemplateError where there is no template, or where it is broken, forbidden or refuses; TypeError or
+        ValueError naming the place in the messages; TokenizerError for what cannot be encoded.
+        """
+        chat = self._need_tokenizer().chat(template)
+        return chat.prompt(
+            messages,
+            tools=tools,
+            documents=documents,
+            variables=variables,
+            add_generation_prompt=add_generation_prompt,
+        )
+
     def check_ids(self, ids: Any, name: str, *, empty: bool = False) -> list[int]:
         """A list of token ids; ValueError or TypeError naming the argument."""
         if isinstance(ids, (bytes, bytearray)) or not hasattr(ids, "__iter__"):
@@ -329,6 +362,39 @@ class Model:
         options_ = generation.parse_options(options)
         engine = self._open()
         return generation.run(engine, [self._job(engine, prompt, "prompt", options_)], options_)
+
+    @overload
+    def chat(self, messages: _Tables, *, stream: Literal[False] = False, **options: Any) -> Completion: ...
+    @overload
+    def chat(self, messages: _Tables, *, stream: Literal[True], **options: Any) -> Iterator[Piece]: ...
+    def chat(
+        self, messages: Any, *, tools: Any = None, template: str | None = None, stream: bool = False, **options: Any
+    ) -> Any:
+        """The next message of a conversation -> Completion, or an iterator of Piece where ``stream``.
+
+        messages, tools, template, documents, variables: :meth:`chat_prompt`. Other options and errors:
+        :meth:`generate`. A conversation that goes on is quicker in a context: ``Context.chat``.
+        """
+        prompt, parsed = self.start_chat(messages, {**options, "tools": tools, "template": template})
+        engine = self._open()
+        job = generation.Job(
+            self,
+            list(prompt.ids),
+            parsed,
+            _engine.Sequence(engine),
+            len(prompt.ids),
+            prompt.text if parsed.echo else "",
+        )
+        pieces = generation.run(engine, [job], parsed)
+        return pieces if stream else generation.collect(pieces)
+
+    def start_chat(self, messages: Any, options: dict[str, Any]) -> tuple[ChatPrompt, generation.SamplingOptions]:
+        """A chat's prompt, which fits the context, and its checked options."""
+        own = {name: options.pop(name) for name in _CHAT_OPTIONS & options.keys()}
+        parsed = generation.parse_options(options)
+        prompt = self.chat_prompt(messages, **own)
+        self._prompt(prompt.ids, "messages")
+        return prompt, parsed
 
     def _job(self, engine: Any, prompt: Any, name: str, options: Any) -> generation.Job:
         ids = self._prompt(prompt, name)

@@ -16,10 +16,12 @@ from .text.stream import TextStream
 from .text.vocabulary import BYTE, CONTROL, USER_DEFINED, quoted
 
 if TYPE_CHECKING:
+    from .text.chat import Chat
     from .weights.base import ModelFile
 
 __all__ = ["Tokenizer"]
 
+_CHATS = 8  # compiled chat templates that a tokenizer keeps
 _MODELS = {"gpt2": "bpe", "llama": "spm", "gemma4": "spm"}
 _MERGED_SPM = ("gemma4", "sarvam-moe")  # pre-tokenisers that cut nothing: such a "gpt2" is a "gemma4"
 _SPM_MODELS = {1: "unigram", 2: "spm"}
@@ -44,6 +46,7 @@ class Tokenizer:
 
     def __init__(self, text: TextTokenizer) -> None:
         self._text = text
+        self._chats: dict[str | None, Chat] = {}
 
     def __repr__(self) -> str:
         return f"<Tokenizer: {self.vocab_size} tokens, BOS {self.bos}, EOS {self.eos}>"
@@ -106,6 +109,21 @@ class Tokenizer:
     @property
     def chat_template(self) -> str | None:
         return self._text.chat_template
+
+    def chat(self, template: str | None = None) -> Chat:
+        """How conversations are written: by ``template`` (Jinja), or the vocabulary's own; compiled once.
+
+        Raises ``ChatTemplateError`` if there is none, or if it is broken.
+        """
+        from .text.chat import Chat
+
+        made = self._chats.get(template)
+        if made is None:
+            made = Chat(self._text, template)
+            if len(self._chats) >= _CHATS:
+                self._chats.clear()
+            self._chats[template] = made
+        return made
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Ids of ``text``; ``add_special`` adds BOS and EOS where the vocabulary says so.
