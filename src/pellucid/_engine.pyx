@@ -371,6 +371,7 @@ cdef class Engine:
 
     cdef pl_model *model
     cdef object keep        # mapped matrices
+    cdef object __weakref__
     cdef Engine base
     cdef readonly object plan
     cdef readonly int max_rows, vocab
