@@ -13,6 +13,8 @@ OPTIONS = {
     "without this option they are deselected",
     "neon": "also run the kernels for aarch64, cross-compiled, under qemu (Debian, Ubuntu: gcc-aarch64-linux-gnu "
     "libc6-dev-arm64-cross qemu-user); without this option they are deselected",
+    "wheel": "also build the wheel and install it where there is no compiler (extra `wheel`; needs a package index); "
+    "without this option they are deselected",
 }
 
 
@@ -35,7 +37,7 @@ def model_file(name: str) -> Path:
     """The file of a catalogue model, fetched when it is not in the cache."""
     from pellucid.weights.catalog import fetch
 
-    return Path(fetch(name))
+    return Path(fetch(name, accept_terms=True))
 
 
 @pytest.fixture(scope="session")

@@ -29,12 +29,13 @@ typedef struct pl_mat {
 /* Rows of activations (n, k) in the forms that the formats need; a form nobody needs is NULL. */
 typedef struct pl_acts {
     int k;
-    int terms;      /* of the integer form: 1 or 2 */
+    int terms;      /* of the integer form that count: 1 or 2 */
+    int stored;     /* terms of a row in memory, at least as many */
     const float *f; /* (n, k) float32; row distance f_stride floats */
     ptrdiff_t f_stride;
-    const int8_t *q;     /* (n, terms, k_pad) codes in [-127, 127], term hi then lo; k_pad = k rounded up to 32 */
+    const int8_t *q;     /* (n, stored, k_pad) codes in [-127, 127], term hi then lo; k_pad = k rounded up to 32 */
     const float *s;      /* (n, k_pad / 32) scales */
-    const int16_t *sums; /* (n, terms, k_pad / 16) sums of 16 codes */
+    const int16_t *sums; /* (n, stored, k_pad / 16) sums of 16 codes */
     const uint16_t *b;   /* (n, k_pad2) bf16, k_pad2 = k rounded up to 2, zero beyond k */
 } pl_acts;
 
@@ -64,6 +65,7 @@ typedef struct pl_attend_page {
     const float *q; /* (m, dk), row distance q_stride floats */
     ptrdiff_t q_stride;
     const void *k, *v;  /* the page's keys and values */
+    const void *next;   /* keys, and values right behind them, of what will be read next; NULL: not known */
     const int *lo, *hi; /* (m) visible slots of this page, 0 <= lo, hi <= 64 */
     float *top, *sum;   /* (m) */
     float *acc;         /* (m, dv), dense */
@@ -123,15 +125,21 @@ typedef struct pl_kernels {
      * INT8: then the scales, of k as [4][ceil(dk / 32)][16 slots], of v as [ceil(dv / 32)][64 slots]. */
     void (*kv_append[PL_N_KV])(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage);
     void (*attend[PL_N_KV])(const pl_attend_page *a);
-    /* Merges the state of a later chunk of keys (b) into that of the earlier ones (a), one row of dv. */
-    void (*attend_merge)(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b,
-                         int dv);
+    /* Merges the states of a later chunk of keys (b) into those of the earlier ones (a): top, sum (m), acc (m, dv). */
+    void (*attend_merge)(int m, int dv, float *top_a, float *sum_a, float *acc_a, const float *top_b,
+                         const float *sum_b, const float *acc_b);
 
     /* ---- vocabulary (sampling) ------------------------------------------------------ */
     float (*max)(const float *x, int n); /* NaN if any is NaN */
     /* sum of exp((x - top) * inv_t), in float64 over lanes of float32 blocks; order fixed by n */
     double (*sum_exp)(const float *x, int n, float top, float inv_t);
-    /* Indices i (ascending) with x[i] >= least -> at most `room` of them in out; returns how many there are. */
+    /* The same, and in *dot the sum of d * exp(d), d = (x - top) * inv_t, for an entropy. -inf adds nothing. */
+    double (*sum_exp_dot)(const float *x, int n, float top, float inv_t, double *dot);
+    /* Sums of x - top and of its square in float64, -inf left out: lane i % 16 takes x[i], then lanes j and j + 8 are
+     * added, j and j + 4, + 2, + 1. */
+    void (*moments)(const float *x, int n, float top, double *sum, double *squares);
+    /* Indices i (ascending) with x[i] >= least -> at most `room` of them in out; returns how many there are. Counting
+     * alone (room 0) is as fast as where few are found. */
     int (*collect)(const float *x, int n, float least, int32_t *out, int room);
     void (*softmax)(float *x, int n);             /* in place; a row's own max; rows sum to 1 */
     void (*exp)(const float *x, int n, float *y); /* within 2 ulp; exp(0) = 1; -inf -> 0; <= -104 -> 0 */

@@ -70,21 +70,33 @@ static int clip(int64_t slot, int base)
     return v < 0 ? 0 : v > PL_PAGE ? PL_PAGE : (int)v;
 }
 
-/* The state of one chunk of keys: (m) top, (m) sum, (m, dv) acc. */
-static void run_chunk(const tile *t, int chunk, float *state)
+static const uint8_t *page_keys(const tile *t, int page)
+{
+    return pl_seq_keys(t->r->seqs[t->rows[0].seq], t->g, t->op->cache, t->op->cache_layer, t->head, page * PL_PAGE);
+}
+
+/* The first page of a chunk that the tile sees. */
+static int first_page(const tile *t, int chunk)
+{
+    int first = chunk * PL_CHUNK_PAGES, seen = t->from / PL_PAGE;
+    return first < seen ? seen : first;
+}
+
+/* The state of one chunk of keys: (m) top, (m) sum, (m, dv) acc. after: the page that this thread reads next, or NULL. */
+static void run_chunk(const tile *t, int chunk, float *state, const uint8_t *after)
 {
     int m = t->m, dv = t->c->dv;
     float *top = state, *sum = top + m, *acc = sum + m;
     for (int i = 0; i < m; i++)
         top[i] = PL_TOP_NONE;
     memset(sum, 0, sizeof(float) * (m + (size_t)m * dv));
-    int first = chunk * PL_CHUNK_PAGES, last = (t->to - 1) / PL_PAGE;
-    if (last >= first + PL_CHUNK_PAGES)
-        last = first + PL_CHUNK_PAGES - 1;
-    if (first < t->from / PL_PAGE)
-        first = t->from / PL_PAGE;
+    int first = first_page(t, chunk), last = (t->to - 1) / PL_PAGE;
+    if (last >= (chunk + 1) * PL_CHUNK_PAGES)
+        last = (chunk + 1) * PL_CHUNK_PAGES - 1;
+    const uint8_t *keys = page_keys(t, first);
     for (int p = first; p <= last; p++) {
         int base = p * PL_PAGE;
+        const uint8_t *next = p < last ? page_keys(t, p + 1) : after;
         for (int i = 0; i < t->n; i++) {
             int slot = t->rows[i].slot, lo = t->c->window ? clip((int64_t)slot - t->c->window + 1, base) : 0,
                 hi = clip((int64_t)slot + 1, base);
@@ -93,8 +105,6 @@ static void run_chunk(const tile *t, int chunk, float *state)
                 t->hi[i * t->heads + h] = hi;
             }
         }
-        const uint8_t *keys =
-            pl_seq_keys(t->r->seqs[t->rows[0].seq], t->g, t->op->cache, t->op->cache_layer, t->head, base);
         pl_attend_page a = {.m = m,
                             .dk = t->c->dk,
                             .dv = dv,
@@ -103,21 +113,21 @@ static void run_chunk(const tile *t, int chunk, float *state)
                             .q_stride = t->c->dk,
                             .k = keys,
                             .v = keys + t->g->k_bytes,
+                            .next = next,
                             .lo = t->lo,
                             .hi = t->hi,
                             .top = top,
                             .sum = sum,
                             .acc = acc};
         t->r->m->kernels->attend[t->r->m->kv](&a);
+        keys = next;
     }
 }
 
 static void merge(const tile *t, float *a, const float *b)
 {
-    int m = t->m, dv = t->c->dv;
-    for (int i = 0; i < m; i++)
-        t->r->m->kernels->attend_merge(a + i, a + m + i, a + 2 * m + (size_t)i * dv, b[i], b[m + i],
-                                       b + 2 * m + (size_t)i * dv, dv);
+    int m = t->m;
+    t->r->m->kernels->attend_merge(m, t->c->dv, a, a + m, a + 2 * m, b, b + m, b + 2 * m);
 }
 
 /* acc / sum -> the output rows. */
@@ -151,11 +161,13 @@ static void attend_whole(const pl_run *r, const pl_op *op, int item, int tid)
 {
     tile t = tile_of(r, op, item, tid);
     float *state = r->scratch[tid];
+    int last = last_chunk(&t);
     gather_queries(&t);
-    run_chunk(&t, first_chunk(&t), state);
-    for (int c = first_chunk(&t) + 1; c <= last_chunk(&t); c++) {
-        run_chunk(&t, c, t.spare);
-        merge(&t, state, t.spare);
+    for (int c = first_chunk(&t); c <= last; c++) {
+        float *to = c == first_chunk(&t) ? state : t.spare;
+        run_chunk(&t, c, to, c < last ? page_keys(&t, first_page(&t, c + 1)) : NULL);
+        if (to != state)
+            merge(&t, state, to);
     }
     write_out(&t, state);
 }
@@ -165,6 +177,19 @@ static float *partial_of(const pl_run *r, const pl_op *op, int item, int chunk)
     const pl_cache_desc *c = &r->m->caches[op->cache];
     size_t state = pl_attend_state(r->qtile_rows * (c->n_q / c->n_kv), c->dv);
     return r->partial + ((size_t)item * r->max_chunks + chunk) * state;
+}
+
+/* The next number item * max_chunks + chunk of which the tile sees keys; -1: none is left. */
+static int claim_chunk(const pl_run *r, const pl_op *op, int tid)
+{
+    int items = r->n_qtiles * r->m->caches[op->cache].n_kv, i;
+    atomic_int *next = r->next + 2 * (op - r->ops);
+    while ((i = atomic_fetch_add_explicit(next, 1, memory_order_relaxed)) < items * r->max_chunks) {
+        tile t = tile_of(r, op, i / r->max_chunks, tid);
+        if (i % r->max_chunks >= first_chunk(&t) && i % r->max_chunks <= last_chunk(&t))
+            return i;
+    }
+    return -1;
 }
 
 void pl_op_attend(const pl_run *r, const pl_op *op, int tid)
@@ -179,13 +204,17 @@ void pl_op_attend(const pl_run *r, const pl_op *op, int tid)
         while ((i = items - 1 - atomic_fetch_add_explicit(next, 1, memory_order_relaxed)) >= 0)
             attend_whole(r, op, i, tid);
     } else {
-        while ((i = atomic_fetch_add_explicit(next, 1, memory_order_relaxed)) < items * r->max_chunks) {
+        for (i = claim_chunk(r, op, tid); i >= 0;) { /* the next is claimed early, for its keys to be on their way */
+            int after = claim_chunk(r, op, tid);
+            const uint8_t *keys = NULL;
+            if (after >= 0) {
+                tile t = tile_of(r, op, after / r->max_chunks, tid);
+                keys = page_keys(&t, first_page(&t, after % r->max_chunks));
+            }
             tile t = tile_of(r, op, i / r->max_chunks, tid);
-            int chunk = i % r->max_chunks;
-            if (chunk < first_chunk(&t) || chunk > last_chunk(&t))
-                continue;
             gather_queries(&t);
-            run_chunk(&t, chunk, partial_of(r, op, i / r->max_chunks, chunk));
+            run_chunk(&t, i % r->max_chunks, partial_of(r, op, i / r->max_chunks, i % r->max_chunks), keys);
+            i = after;
         }
         pl_team_barrier(r->team);
         for (i = tid; i < items; i += size) {

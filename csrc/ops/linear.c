@@ -23,6 +23,7 @@ void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, 
         int t1 = t + tiles < tile1 ? t + tiles : tile1;
         for (int i = 0; i < n; i += rows) {
             pl_acts x = pl_buf_acts(in, row0 + i);
+            x.terms = seg->terms;
             m->kernels->matmul[w->format->id](w, t, t1, &x, i + rows < n ? rows : n - i, y + i * y_stride + seg->column,
                                               y_stride);
         }
@@ -93,6 +94,15 @@ void pl_op_linear(const pl_run *r, const pl_op *op, int tid)
     }
 }
 
+/* Rows whose products are used again at once: so many that weights are read from memory seldom, so few that the products
+ * of 16 tiles are still in the second-level cache. */
+#define ROWS_AT_ONCE 240
+
+static int next_rows(const pl_run *r, int row)
+{
+    return r->n_rows - row < ROWS_AT_ONCE ? r->n_rows - row : ROWS_AT_ONCE;
+}
+
 void pl_op_linear_add(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_model_tables *m = r->m;
@@ -102,15 +112,16 @@ void pl_op_linear_add(const pl_run *r, const pl_op *op, int tid)
     int dim = out->dim;
     int64_t from, to;
     pl_share(tiles_of(m, seg), 1, tid, pl_team_size(r->team), &from, &to);
-    if (from < to)
-        pl_segment_run(m, seg, (int)from, (int)to, &m->bufs[op->in], 0, r->n_rows, tmp->f, dim);
-    if (op->vec < 0) {
+    for (int row = 0, n; row < r->n_rows && from < to; row += n) {
+        n = next_rows(r, row);
+        pl_segment_run(m, seg, (int)from, (int)to, &m->bufs[op->in], row, n, tmp->f + (size_t)row * dim, dim);
         int c0 = (int)from * PL_TILE, c1 = to * PL_TILE < dim ? (int)to * PL_TILE : dim;
-        for (int i = 0; i < r->n_rows && c0 < c1; i++)
+        for (int i = row; i < row + n && op->vec < 0; i++)
             k->add(out->f + (size_t)i * dim + c0, tmp->f + (size_t)i * dim + c0, c1 - c0,
                    out->f + (size_t)i * dim + c0);
-        return;
     }
+    if (op->vec < 0)
+        return;
     pl_team_barrier(r->team); /* a norm needs the whole row */
     pl_share(r->n_rows, 1, tid, pl_team_size(r->team), &from, &to);
     for (int64_t i = from; i < to; i++) {
@@ -130,15 +141,20 @@ void pl_op_glu(const pl_run *r, const pl_op *op, int tid)
     int dim = out->dim, step = r->n_rows <= 16 ? tiles_of(m, seg) : 16;
     int64_t from, to;
     pl_share(tiles_of(m, seg), 2, tid, pl_team_size(r->team), &from, &to); /* 2: whole blocks of 32 to quantise */
-    for (int t = (int)from; t < (int)to; t += step) {
-        int t1 = t + step < (int)to ? t + step : (int)to;
-        pl_segment_run(m, &seg[0], t, t1, in, 0, r->n_rows, out->f, dim);
-        pl_segment_run(m, &seg[1], t, t1, in, 0, r->n_rows, up->f, dim);
-        int c0 = t * PL_TILE, c1 = t1 * PL_TILE < dim ? t1 * PL_TILE : dim;
-        for (int i = 0; i < r->n_rows; i++) {
-            float *g = out->f + (size_t)i * dim + c0;
-            k->glu[op->act](g, up->f + (size_t)i * dim + c0, c1 - c0, g);
-            pl_buf_finish(k, out, i, c0, c1);
+    for (int row = 0, n; row < r->n_rows; row += n) {
+        n = next_rows(r, row);
+        for (int t = (int)from; t < (int)to; t += step) {
+            int t1 = t + step < (int)to ? t + step : (int)to;
+            int c0 = t * PL_TILE, c1 = t1 * PL_TILE < dim ? t1 * PL_TILE : dim;
+            float *gate = out->f + (size_t)row * dim;
+            const float *other = up->f + (size_t)row * dim;
+            pl_segment_run(m, &seg[0], t, t1, in, row, n, gate, dim);
+            pl_segment_run(m, &seg[1], t, t1, in, row, n, up->f + (size_t)row * dim, dim);
+            for (int i = 0; i < n; i++) {
+                float *g = gate + (size_t)i * dim + c0;
+                k->glu[op->act](g, other + (size_t)i * dim + c0, c1 - c0, g);
+                pl_buf_finish(k, out, row + i, c0, c1);
+            }
         }
     }
 }

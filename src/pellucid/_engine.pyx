@@ -5,8 +5,8 @@ Knows nothing of files, text or architectures: a plan (plan.py) comes in, arrays
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memset
 
 import numpy as np
 
@@ -114,49 +114,7 @@ def format_names():
     return names
 
 
-cdef class Sampler:
-    """What to do with one sequence's logits. Options: csrc/engine/sample.h; `step` counts its draws."""
-
-    cdef pl_sample_params params
-    cdef readonly uint64_t step
-    cdef object keep, recent
-
-    def __init__(self, *, float temperature=0.0, int top_k=0, float top_p=1.0, float min_p=0.0, float typical_p=1.0,
-                 float repeat_penalty=1.0, float presence_penalty=0.0, float frequency_penalty=0.0, uint64_t seed=0,
-                 dict bias=None, int logprobs=-1, mask=None):
-        memset(&self.params, 0, sizeof(self.params))
-        self.params.temperature = temperature
-        self.params.top_k = top_k
-        self.params.top_p = top_p
-        self.params.min_p = min_p
-        self.params.typical_p = typical_p
-        self.params.repeat_penalty = repeat_penalty
-        self.params.presence_penalty = presence_penalty
-        self.params.frequency_penalty = frequency_penalty
-        self.params.seed = seed
-        self.params.n_logprobs = logprobs
-        cdef int32_t[::1] ids
-        cdef float[::1] values
-        cdef uint32_t[::1] bits
-        self.keep = []
-        if bias:
-            ids = np.fromiter(bias.keys(), np.int32, len(bias))
-            values = np.fromiter(bias.values(), np.float32, len(bias))
-            self.keep += [ids, values]
-            self.params.n_bias = <int32_t>len(bias)
-            self.params.bias_id = &ids[0]
-            self.params.bias = &values[0]
-        if mask is not None:
-            bits = np.ascontiguousarray(mask, np.uint32)
-            self.keep.append(bits)
-            self.params.mask = &bits[0]
-
-    def set_recent(self, ids):
-        """The tokens that the penalties look at, int32."""
-        cdef int32_t[::1] recent = np.ascontiguousarray(ids, np.int32)
-        self.recent = recent
-        self.params.n_recent = <int32_t>recent.shape[0]
-        self.params.recent = &recent[0] if recent.shape[0] else NULL
+include "_sampler.pxi"
 
 
 cdef class Sequence:
@@ -240,7 +198,7 @@ cdef class Tables:
         self.plan.segs = segs = <pl_segment *>self.table(len(plan.segments), sizeof(pl_segment))
         self.plan.n_segs = <int32_t>len(plan.segments)
         for i, s in enumerate(plan.segments):
-            segs[i] = pl_segment(mat=s.matrix, column=s.column, bias=s.bias)
+            segs[i] = pl_segment(mat=s.matrix, column=s.column, bias=s.bias, terms=s.terms)
         self.plan.mats = mats = <pl_mat_desc *>self.table(len(plan.matrices), sizeof(pl_mat_desc))
         self.plan.n_mats = <int32_t>len(plan.matrices)
         for i, m in enumerate(plan.matrices):
@@ -311,55 +269,6 @@ cdef class Rows:
                 self.n_wants += i >= want
                 r += 1
             self.n_seqs += 1
-
-
-cdef class Results:
-    """Room for what `pl_sample` says of each wanted row."""
-
-    cdef pl_sample_params *params
-    cdef uint64_t *steps
-    cdef pl_sampled *sampled
-    cdef list tops
-
-    def __dealloc__(self):
-        free(self.params)
-        free(self.steps)
-        free(self.sampled)
-
-    def __init__(self, list samplers):
-        cdef Sampler s
-        cdef int32_t[::1] ids
-        cdef float[::1] logprobs
-        cdef Py_ssize_t n = len(samplers), i
-        self.params = <pl_sample_params *>calloc(n + 1, sizeof(pl_sample_params))
-        self.steps = <uint64_t *>calloc(n + 1, sizeof(uint64_t))
-        self.sampled = <pl_sampled *>calloc(n + 1, sizeof(pl_sampled))
-        if self.params == NULL or self.steps == NULL or self.sampled == NULL:
-            raise OutOfMemoryError("no memory for a pass's results")
-        self.tops = []
-        for i in range(n):
-            s = samplers[i]
-            self.params[i] = s.params
-            self.steps[i] = s.step
-            top = None
-            if s.params.n_logprobs > 0:
-                n_top = s.params.n_logprobs
-                ids, logprobs = top = (np.empty(n_top, np.int32), np.empty(n_top, np.float32))
-                self.sampled[i].top_id = &ids[0]
-                self.sampled[i].top_logprob = &logprobs[0]
-            self.tops.append(top)
-
-    def take(self, list samplers):
-        """-> [(id, logprob or None, [(id, logprob)])]; each sampler steps on."""
-        cdef Sampler s
-        out = []
-        for i in range(len(samplers)):
-            s = samplers[i]
-            s.step += 1
-            top = self.tops[i]
-            out.append((self.sampled[i].id, self.sampled[i].logprob if s.params.n_logprobs >= 0 else None,
-                        [] if top is None else list(zip(top[0].tolist(), top[1].tolist(), strict=True))))
-        return out
 
 
 cdef class Engine:

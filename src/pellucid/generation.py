@@ -21,6 +21,7 @@ from pellucid.text.stream import TextStream
 if TYPE_CHECKING:
     from pellucid.look.trace import Trace
     from pellucid.model import Model
+    from pellucid.text.breakers import Breakers
 
 __all__ = ["Completion", "Piece", "Timings", "TokenLogprob"]
 
@@ -177,6 +178,7 @@ class Job:
         self.model.check_ids(o.stop_ids, "stop_ids", empty=True)
         self.model.check_ids(o.logit_bias, "logit_bias", empty=True)
         self.sampler = _engine.Sampler(**o.sampler())
+        self.seen = 0  # ids that the sampler looks back at
         self.start = time.perf_counter()
         self.first = 0.0  # when the first token came
         self.stepped = False  # a token was sampled since the last pass
@@ -186,6 +188,11 @@ class Job:
         if o.stop and tokenizer is None:
             raise TokenizerError("stop strings need a tokenizer, and the model file has none: use stop_ids")
         self.text = None if tokenizer is None else TextStream(tokenizer.piece, o.stop)
+        self.breakers: Breakers | None = None
+        if o.dry() and o.dry_breakers and tokenizer is not None:
+            from pellucid.text.breakers import Breakers
+
+            self.breakers = Breakers(tokenizer.piece, o.dry_breakers)
         if o.max_tokens == 0:
             self.finish = "length"
 
@@ -194,9 +201,10 @@ class Job:
         return self.ids[self.sequence.length :]
 
     def before_pass(self) -> None:
-        if self.options.penalised():
-            last = self.options.repeat_last
-            self.sampler.set_recent(as_array(self.ids[-last:] if last else []))
+        if self.options.penalised() or self.options.dry():
+            new = self.ids[self.seen :]
+            self.sampler.extend(as_array(new), self.breakers.marks(new) if self.breakers else None)
+            self.seen += len(new)
         if self.stepped and not self.options.cache:
             self.sequence = _engine.Sequence(self.sequence.engine)  # computes everything again, for every token
         self.stepped = False

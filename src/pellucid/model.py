@@ -67,8 +67,8 @@ class Model:
     ) -> Model:
         """Loads a model.
 
-        source: a catalogue name (fetched at its first use), a GGUF file (any part of a split one) or a Hugging Face
-            folder.
+        source: a GGUF file (any part of a split one), a Hugging Face folder, a catalogue name (fetched at its first
+            use, but for models with terms of use), or what `pellucid pull` brought, by the same name.
         threads: default: physical cores that the process may use (PELLUCID_THREADS).
         context: tokens that a sequence may hold; default: the model's own, at most 8192.
         isa: an instruction set; default: the best (PELLUCID_ISA).
@@ -279,8 +279,12 @@ class Model:
         each as it would be alone with the same seed; without a seed each draws its own.
 
         Options (defaults): max_tokens=128, temperature=0.8 (0: greedy), top_k=40, top_p=0.95, min_p=0.05,
-        typical_p=1.0, repeat_penalty=1.0, repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0, logit_bias={},
-        seed=None, stop=(), stop_ids=(), ignore_eos=False, logprobs=0 (alternatives per token), echo=False, cache=True,
+        typical_p=1.0, repeat_penalty=1.0, repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0,
+        dry_multiplier=0.0, dry_base=1.75, dry_allowed_length=2, dry_range=-1 (all),
+        dry_breakers=("\\n", ":", '"', "*"), top_n_sigma=0.0, xtc_probability=0.0, xtc_threshold=0.1,
+        dynatemp_range=0.0, dynatemp_exponent=1.0, mirostat=0 | 2, mirostat_tau=5.0, mirostat_eta=0.1, samplers=None
+        (the names of the sampler's steps in an order of one's own), logit_bias={}, seed=None,
+        stop=(), stop_ids=(), ignore_eos=False, logprobs=0 (alternatives per token), echo=False, cache=True,
         chunk=512, cancel=None (threading.Event or callable), on_full="stop" | "error", trace=None.
 
         trace: names as `want` of :meth:`trace`, or a dict of its arguments: ``Completion.trace`` then has a row for
@@ -447,15 +451,14 @@ def _at_most_1024(name: str, n: int) -> int:
 
 
 def _resolve(source: Any, progress: Progress | None) -> str:
-    """A path from a path or a catalogue's name."""
+    """A path from a path or a model's name."""
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"source must be a path or a catalogue name, not {type(source).__name__}")
     text = os.fspath(source)
     if isinstance(source, str) and not os.path.exists(text):
         from pellucid.weights import catalog
 
-        if catalog.find(text):
-            return str(catalog.fetch(text, progress=progress))
+        return str(catalog.resolve(text, progress=progress))
     return os.fsdecode(text)
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Tokenizer"]
 
-_MODELS = {"gpt2": "bpe", "llama": "spm"}
+_MODELS = {"gpt2": "bpe", "llama": "spm", "gemma4": "spm"}
+_MERGED_SPM = ("gemma4", "sarvam-moe")  # pre-tokenisers that cut nothing: such a "gpt2" is a "gemma4"
+_SPM_MODELS = {1: "unigram", 2: "spm"}
 _IDS = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "unk": "unknown", "pad": "padding"}
 _NAMES = {
     **{name: f"tokenizer.ggml.{key}_token_id" for name, key in _IDS.items()},
@@ -148,37 +150,55 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
         known = ", ".join(f'"{name}"' for name in _MODELS)
         shown = "missing" if model is None else f"unknown kind of vocabulary {quoted(model)}"
         raise read.error("model", f"{shown}; known: {known}")
+    pre = read.text("pre")
+    if model == "gpt2" and pre in _MERGED_SPM:
+        model = "gemma4"
     spm = _MODELS[model] == "spm"
     pieces = read.strings("pieces", as_bytes=spm)
     if pieces is None:
         raise read.error("pieces", "missing; expected an array of strings")
-    pre = read.text("pre")
     ids: dict[str, Any] = {name: read.integer(name) for name in _IDS}
-    if spm:  # the ids of Llama's vocabulary, where the file does not say
+    if model == "llama":  # the ids of its vocabulary, where the file does not say
         for name, default in (("unk", 0), ("bos", 1), ("eos", 2)):
             if ids[name] is None and default < len(pieces):
                 ids[name] = default
     add_bos = read.flag("add_bos")
     if add_bos is None:
-        from .text.bpe import adds_bos
+        from .text.words import adds_bos
 
-        add_bos = (spm or adds_bos(pre)) and ids["bos"] is not None
+        add_bos = (model == "llama" or adds_bos(pre)) and ids["bos"] is not None
     add_space = read.flag("add_space_prefix")
+    merges = None if model == "llama" else read.strings("merges", as_bytes=False)
+    if model == "gemma4" and merges is None:
+        raise read.error("merges", "missing; this kind of vocabulary needs its merges")
+    types = read.numbers("types", np.int32)
+    strips: frozenset[int] = frozenset()
+    if spm and metadata.get("general.architecture") in ("phi3", "phimoe"):
+        strips = _stripping(pieces, types)
     return Vocabulary(
         model=_MODELS[model],
         pieces=pieces,
         pre=pre,
         scores=read.numbers("scores", np.float32),
-        types=read.numbers("types", np.int32),
-        merges=read.strings("merges", as_bytes=False),
+        types=types,
+        merges=merges,
         add_bos=add_bos,
         add_eos=read.flag("add_eos") or False,
-        add_space_prefix=spm if add_space is None else add_space,
+        add_space_prefix=model == "llama" if add_space is None else add_space,
         chat_template=read.text("chat_template"),
         source=source,
         names=_NAMES,
+        strips=strips,
         **ids,
     )
+
+
+def _stripping(pieces: Iterable[bytes], types: Any) -> frozenset[int]:
+    """Phi-3's control tokens that swallow the white space after them; its tokenizer.json says so, but no GGUF field."""
+    plain = (b"<s>", b"<unk>", b"<|endoftext|>")
+    kinds = [] if types is None else types.tolist()
+    pairs = enumerate(zip(pieces, kinds, strict=False))
+    return frozenset(i for i, (piece, kind) in pairs if piece == b"</s>" or (kind == CONTROL and piece not in plain))
 
 
 class _Reader:
@@ -313,16 +333,21 @@ def _from_sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int
         parts = decode_model(_read(path, _JSON_LIMIT))
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
-    wanted = {"model_type": 2, "precompiled_charsmap": b"", "remove_extra_whitespaces": 0, "escape_whitespaces": 1}
+    if parts["model_type"] not in _SPM_MODELS:
+        raise TokenizerError(f"{path}: model_type is {parts['model_type']}; only 1 (unigram) and 2 (BPE) are supported")
+    wanted = {"precompiled_charsmap": b"", "remove_extra_whitespaces": 0, "escape_whitespaces": 1}
     for name, value in wanted.items():
         if parts[name] != value:
             raise TokenizerError(f"{path}: {name} is {quoted(parts[name])}; only {quoted(value)} is supported")
     pieces, scores, types = parts["pieces"], parts["scores"], parts["types"]
     added = config.get("added_tokens_decoder")
+    strips = set()
     for key, token in sorted(
         (added if isinstance(added, dict) else {}).items(), key=lambda item: (len(item[0]), item[0])
     ):
         if key == str(len(pieces)) and isinstance(token, dict) and isinstance(token.get("content"), str):
+            if token.get("special") and token.get("rstrip") is True:
+                strips.add(len(pieces))
             pieces.append(token["content"].encode("utf-8", "replace"))
             scores = np.append(scores, np.float32(0))
             types = np.append(types, np.int32(CONTROL if token.get("special") else USER_DEFINED))
@@ -337,7 +362,7 @@ def _from_sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int
     bos = id_of("bos_token", b"<s>")
     add_bos, add_eos = config.get("add_bos_token", True), config.get("add_eos_token", False)
     vocabulary = Vocabulary(
-        model="spm",
+        model=_SPM_MODELS[parts["model_type"]],
         pieces=pieces,
         scores=scores,
         types=types,
@@ -346,6 +371,7 @@ def _from_sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int
         unk=id_of("unk_token", b"<unk>"),
         pad=id_of("pad_token", b"<pad>"),
         eog=tuple(i for i in end if 0 <= i < len(pieces)),
+        strips=frozenset(strips),
         add_bos=bool(add_bos) and bos is not None,
         add_eos=bool(add_eos),
         add_space_prefix=bool(parts["add_dummy_prefix"]),

@@ -36,6 +36,12 @@ def test_help(run: Run, call: Run) -> None:
     for name in COMMANDS:
         assert any(line.split()[:1] == [name] for line in alone)
         lines(call(name, "--help"))
+    help = lines(call("generate", "--help"))
+    sections = [line for line in help if line.endswith(":") and not line.startswith(" ")]
+    assert sections == ["Arguments:", "Options:", "Sampling:", "Repetition:"]
+    shown = {line.split()[0] for line in help[help.index("Sampling:") :] if line.startswith("  --")}
+    looked_at = {"--temperature", "--top-k", "--samplers", "--seed", "--repeat-penalty", "--dry-breakers", "--mirostat"}
+    assert looked_at <= shown and len(shown) == 24
 
 
 def test_version(call: Run) -> None:
@@ -154,5 +160,6 @@ def test_interrupted_while_fetching(tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
             stdout, stderr = process.communicate(timeout=30)
             connection.close()
-    assert (process.returncode, stdout, stderr) == (130, b"", b"")
+    said = b"fetching smollm2-135m (98.4 MB); licence: Apache-2.0\n"
+    assert (process.returncode, stdout, stderr) == (130, b"", said)
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []

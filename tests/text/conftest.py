@@ -98,11 +98,11 @@ WriteGguf = Callable[..., Path]
 def write_gguf(tmp_path: Path) -> WriteGguf:
     """Writes a vocabulary-only GGUF file; keywords are metadata, the value None leaves a key out."""
 
-    def write(parts: Parts, **changes: Any) -> Path:
+    def write(parts: Parts, architecture: str = "llama", **changes: Any) -> Path:
         from gguf import GGUFWriter
 
         path = tmp_path / "vocabulary.gguf"
-        writer = GGUFWriter(path, "llama")
+        writer = GGUFWriter(path, architecture)
         pieces = [p.decode() if isinstance(p, bytes) else p for p in parts["pieces"]]
         values: dict[str, Any] = {
             "model": "gpt2" if parts["model"] == "bpe" else "llama",

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pellucid.errors import TokenizerError
 from pellucid.text import Vocabulary, build
-from pellucid.text.bpe import PRE_TOKENIZERS, BpeTokenizer, byte_characters, characters_to_bytes
+from pellucid.text.bpe import BpeTokenizer, byte_characters, characters_to_bytes
+from pellucid.text.words import WORDS
 
 Parts = dict[str, Any]
 ByName = dict[str, BpeTokenizer]
@@ -20,7 +21,7 @@ ByName = dict[str, BpeTokenizer]
 @pytest.fixture(scope="module")
 def by_name(bpe_parts: Parts) -> ByName:
     """The small vocabulary with each of the pre-tokenisers."""
-    return {pre: BpeTokenizer(Vocabulary(**{**bpe_parts, "pre": pre})) for pre in PRE_TOKENIZERS}
+    return {pre: BpeTokenizer(Vocabulary(**{**bpe_parts, "pre": pre})) for pre in WORDS}
 
 
 def spelled(tokenizer: BpeTokenizer, text: str, **options: Any) -> list[str]:
@@ -62,7 +63,7 @@ def test_pre_tokenisers(by_name: ByName, pre: str, text: str, expected: list[str
     assert words(by_name[pre], text) == expected
 
 
-@pytest.mark.parametrize("pre", sorted({str(rules): name for name, rules in PRE_TOKENIZERS.items()}.values()))
+@pytest.mark.parametrize("pre", sorted({words: name for name, words in WORDS.items()}.values()))
 @settings(max_examples=40)
 @given(text=st.text())
 def test_round_trip(by_name: ByName, pre: str, text: str) -> None:

@@ -49,7 +49,14 @@ def check_speed(tokenizer: Tokenizer, text: str, seconds: float) -> None:
 
 
 # Generous: what these catch is quadratic growth, which takes minutes. Measured on an idle core: 0.3 to 1 s.
-LONG = ["a" * 1_000_000, " " * 999_999 + "x", "\n" * 1_000_000, "the cat, 12 mice; " * 55_000, "<|im" * 250_000]
+LONG = [
+    "1" * 1_000_000,
+    "a" * 1_000_000,
+    " " * 999_999 + "x",
+    "\n" * 1_000_000,
+    "the cat, 12 mice; " * 55_000,
+    "<|im" * 250_000,
+]
 
 
 def test_smollm2_golden(smol: Tokenizer) -> None:
@@ -71,7 +78,7 @@ def test_smollm2_has_no_piece_for_some_bytes(smol: Tokenizer) -> None:
     assert caught.value.position == 4
 
 
-@pytest.mark.parametrize("text", LONG, ids=["a", "space", "newline", "words", "special"])
+@pytest.mark.parametrize("text", LONG, ids=["digit", "a", "space", "newline", "words", "special"])
 def test_smollm2_long_text(smol: Tokenizer, text: str) -> None:
     check_speed(smol, text, 15)
 
@@ -94,6 +101,6 @@ def test_gemma3_facts(gemma: Tokenizer) -> None:
 
 
 @pytest.mark.gemma
-@pytest.mark.parametrize("text", LONG, ids=["a", "space", "newline", "words", "special"])
+@pytest.mark.parametrize("text", LONG, ids=["digit", "a", "space", "newline", "words", "special"])
 def test_gemma3_long_text(gemma: Tokenizer, text: str) -> None:
     check_speed(gemma, text, 15)

@@ -50,6 +50,16 @@ def test_gguf_of_a_sentencepiece_vocabulary(write_gguf: WriteGguf, spm_parts: Pa
     assert not Tokenizer.load(write_gguf(spm_parts, add_bos_token=False)).add_bos
 
 
+def test_gguf_of_a_sentencepiece_vocabulary_with_merges(write_gguf: WriteGguf, spm_parts: Parts) -> None:
+    changes = {"merges": ["h e", "l l"], "add_space_prefix": None, "scores": None}
+    loaded = Tokenizer.load(write_gguf(spm_parts, model="gemma4", **changes))
+    assert [loaded.spelling(i) for i in loaded.encode("he all\n")] == ["he", "▁", "a", "ll", "<0x0A>"]
+    assert loaded.decode(loaded.encode("▁ he")) == "▁ he"
+    same(loaded, Tokenizer.load(write_gguf(spm_parts, model="gpt2", pre="gemma4", **changes)))
+    with pytest.raises(TokenizerError, match="tokenizer.ggml.merges: missing"):
+        Tokenizer.load(write_gguf(spm_parts, model="gemma4"))
+
+
 def test_gguf_space_prefix_is_the_default(write_gguf: WriteGguf, spm_parts: Parts) -> None:
     loaded = Tokenizer.load(write_gguf(spm_parts, add_space_prefix=None))
     assert [loaded.spelling(i) for i in loaded.encode("the")] == ["<bos>", "▁the"]
@@ -69,7 +79,10 @@ def test_gguf_further_ends(write_gguf: WriteGguf, bpe_parts: Parts) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "rwkv"}, 'tokenizer.ggml.model: unknown kind of vocabulary \'rwkv\'; known: "gpt2", "llama"'),
+        (
+            {"model": "rwkv"},
+            'tokenizer.ggml.model: unknown kind of vocabulary \'rwkv\'; known: "gpt2", "llama", "gemma4"',
+        ),
         ({"model": None}, "tokenizer.ggml.model: missing"),
         ({"model": 3}, "tokenizer.ggml.model: it is 3; expected text"),
         ({"tokens": None}, "tokenizer.ggml.tokens: missing"),
@@ -141,6 +154,28 @@ def test_folder_with_tokenizer_json(folder: Path, bpe: Vocabulary) -> None:
     same(loaded, Tokenizer.from_vocabulary(bpe))
     assert loaded.chat_template == "{{ y }}"
     assert not loaded.add_bos
+
+
+def test_tokenizer_json_takes_linear_time(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    table = json.loads(path.read_text())
+    split = {"type": "Split", "behavior": "Isolated", "invert": False}
+    regexes = [r"\s+$", r"\d{1,3}(?=(?:\d{3})*\b)", r"(?=(\d{3})+(?!\d))"]
+    steps = [{**split, "pattern": {"Regex": regex}} for regex in regexes]
+    table["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [*steps, table["pre_tokenizer"]]}
+    path.write_text(json.dumps(table))
+    loaded = Tokenizer.load(folder)
+    assert [loaded.spelling(i) for i in loaded.encode("1212")] == ["1", "2", "12"]
+    for text in ("12" * 100_000, "12" * 100_000 + "a", " " * 200_000 + "a"):  # minutes, if it were quadratic
+        assert loaded.decode(loaded.encode(text)) == text
+
+
+def test_spaces_are_never_cleaned_up(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "clean_up_tokenization_spaces": True}))
+    loaded = Tokenizer.load(folder)
+    for text in ("a , b . c ! d ?", "do n't I 'm it 's we 've", "  x \n . "):
+        assert loaded.decode(loaded.encode(text)) == text
 
 
 def test_tokenizer_json_alone(folder: Path, bpe: Vocabulary) -> None:
@@ -252,7 +287,7 @@ def test_folder_with_a_sentencepiece_model(tmp_path: Path, spm_parts: Parts, spm
         "eos_token": "<eos>",
         "added_tokens_decoder": {
             str(n + 1): {"content": "<tool>", "special": False},
-            str(n): {"content": "<|im_end|>", "special": True},
+            str(n): {"content": "<|im_end|>", "special": True, "rstrip": True},
         },
     }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
@@ -261,6 +296,9 @@ def test_folder_with_a_sentencepiece_model(tmp_path: Path, spm_parts: Parts, spm
     assert {loaded.spelling(i) for i in loaded.eog} == {"<eos>", "<end_of_turn>", "<|im_end|>"}
     assert loaded.encode("the<tool>")[-1] == n + 1
     assert loaded.encode("<|im_end|>", parse_special=True) == [loaded.bos, n]
+    assert loaded.encode("<|im_end|> \n the<tool> \n", parse_special=True) == [
+        loaded.bos, n, *loaded.encode("the<tool> \n", add_special=False)
+    ]  # fmt: skip
     bare = Tokenizer.load(tmp_path / "tokenizer.model")
     for text in TEXTS[:3]:
         assert loaded.encode(text) == Tokenizer.from_vocabulary(spm).encode(text)
@@ -270,9 +308,9 @@ def test_folder_with_a_sentencepiece_model(tmp_path: Path, spm_parts: Parts, spm
 def test_sentencepiece_models_that_normalise_are_refused(tmp_path: Path, spm_parts: Parts) -> None:
     model = _spm.encode_model(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
     path = tmp_path / "tokenizer.model"
-    for tail, name in [(b"\x12\x02\x18\x01", "model_type"), (b"\x1a\x03\x12\x01x", "precompiled_charsmap")]:
+    for tail, name in [(b"\x12\x02\x18\x03", "model_type"), (b"\x1a\x03\x12\x01x", "precompiled_charsmap")]:
         path.write_bytes(model + tail)
-        with pytest.raises(TokenizerError, match=f"tokenizer.model: {name} is .*; only .* is supported"):
+        with pytest.raises(TokenizerError, match=f"tokenizer.model: {name} is .*; only .* supported"):
             Tokenizer.load(path)
 
 
@@ -297,3 +335,19 @@ def test_threads_share_one(bpe: Vocabulary, folder: Path, kind: str) -> None:
     with ThreadPoolExecutor(4) as pool:  # first, so that the lazy parts are made by several threads at once
         found = list(pool.map(lambda job: tokenizer.encode(job[0], parse_special=job[1]), work))
     assert found == [tokenizer.encode(text, parse_special=special) for text, special in work]
+
+
+def test_phi3_control_tokens_swallow_white_space_after_them(write_gguf: WriteGguf, spm_parts: Parts) -> None:
+    """As the family's tokenizer.json has it: "rstrip" on all control tokens but <s>, <unk> and <|endoftext|>."""
+    renamed = {b"<bos>": b"<s>", b"<end_of_turn>": b"<|end|>", b"<pad>": b"<|endoftext|>"}
+    parts = {**spm_parts, "pieces": [renamed.get(piece, piece) for piece in spm_parts["pieces"]]}
+    text = "<s>the<|end|>\n \n<|endoftext|>\nthe<|end|> \n the<|end|>"
+
+    def spelled(architecture: str) -> list[str]:
+        loaded = Tokenizer.load(write_gguf(parts, architecture, add_bos_token=False, add_space_prefix=True))
+        assert loaded.decode(loaded.encode(" \n the")) == " \n the"
+        return [loaded.spelling(i) for i in loaded.encode(text, parse_special=True)]
+
+    kept = ["<|endoftext|>", "▁", "<0x0A>", "t", "he", "<|end|>"]
+    assert spelled("phi3") == ["<s>", "▁the", "<|end|>", *kept, "▁the", "<|end|>"]
+    assert len(spelled("llama")) > 11

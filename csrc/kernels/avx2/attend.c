@@ -307,7 +307,7 @@ static void append_int8(const float *k, const float *v, int dk, int dv, int slot
         *vs = encode(v + d, dv - d < PL_BLOCK ? dv - d : PL_BLOCK, value + d, 1);
 }
 
-static void attend_merge(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b, int dv)
+static void merge_row(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b, int dv)
 {
     if (sum_b == 0)
         return;
@@ -328,6 +328,13 @@ static void attend_merge(float *top_a, float *sum_a, float *acc_a, float top_b, 
     }
     *sum_a = *sum_a * _mm256_cvtss_f32(fade_a) + sum_b * _mm256_cvtss_f32(fade_b);
     *top_a = top;
+}
+
+static void attend_merge(int m, int dv, float *top_a, float *sum_a, float *acc_a, const float *top_b,
+                         const float *sum_b, const float *acc_b)
+{
+    for (ptrdiff_t i = 0; i < m; i++)
+        merge_row(top_a + i, sum_a + i, acc_a + i * dv, top_b[i], sum_b[i], acc_b + i * dv, dv);
 }
 
 void pl_fill_attend_avx2(pl_kernels *k)

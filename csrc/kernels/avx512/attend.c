@@ -232,22 +232,36 @@ static void attend_int8(const pl_attend_page *a)
     attend(a, PL_KV_INT8);
 }
 
-static void attend_merge(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b, int dv)
+/* Sixteen rows at a time, for their exponentials come together; a row whose b has seen no key keeps a. */
+static void attend_merge(int m, int dv, float *top_a, float *sum_a, float *acc_a, const float *top_b,
+                         const float *sum_b, const float *acc_b)
 {
-    if (sum_b == 0)
-        return;
-    const float top = top_b > *top_a ? top_b : *top_a, apart[2] = {*top_a - top, top_b - top};
-    const __m512 fade = pl_exp16(_mm512_maskz_loadu_ps(3, apart));
-    const __m512 fade_a = _mm512_broadcastss_ps(_mm512_castps512_ps128(fade));
-    const __m512 fade_b = _mm512_broadcastss_ps(_mm_movehdup_ps(_mm512_castps512_ps128(fade)));
-    for (int d = 0; d < dv; d += 16) {
-        const __mmask16 in = pl_first(dv - d);
-        const __m512 b = _mm512_mul_ps(_mm512_maskz_loadu_ps(in, acc_b + d), fade_b);
-        const __m512 a = _mm512_mul_ps(_mm512_maskz_loadu_ps(in, acc_a + d), fade_a);
-        _mm512_mask_storeu_ps(acc_a + d, in, _mm512_add_ps(a, b));
+    for (int row = 0; row < m; row += 16) {
+        const __mmask16 rows = pl_first(m - row);
+        const __m512 a = _mm512_maskz_loadu_ps(rows, top_a + row), b = _mm512_maskz_loadu_ps(rows, top_b + row);
+        const __m512 sb = _mm512_maskz_loadu_ps(rows, sum_b + row), top = _mm512_max_ps(b, a); /* a where one is NaN */
+        const __mmask16 some = _mm512_mask_cmp_ps_mask(rows, sb, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+        const __m512 fade_a = pl_exp16(_mm512_sub_ps(a, top)), fade_b = pl_exp16(_mm512_sub_ps(b, top));
+        const __m512 sum = _mm512_mul_ps(_mm512_maskz_loadu_ps(rows, sum_a + row), fade_a);
+        _mm512_mask_storeu_ps(sum_a + row, some, _mm512_add_ps(sum, _mm512_mul_ps(sb, fade_b)));
+        _mm512_mask_storeu_ps(top_a + row, some, top);
+        float fades[2][16];
+        _mm512_storeu_ps(fades[0], fade_a);
+        _mm512_storeu_ps(fades[1], fade_b);
+        for (int i = 0; i < 16; i++) {
+            if (!(some >> i & 1))
+                continue;
+            float *to = acc_a + (ptrdiff_t)(row + i) * dv;
+            const float *from = acc_b + (ptrdiff_t)(row + i) * dv;
+            const __m512 x = _mm512_set1_ps(fades[0][i]), y = _mm512_set1_ps(fades[1][i]);
+            for (int d = 0; d < dv; d += 16) {
+                const __mmask16 in = pl_first(dv - d);
+                const __m512 add = _mm512_mul_ps(_mm512_maskz_loadu_ps(in, from + d), y);
+                _mm512_mask_storeu_ps(to + d, in,
+                                      _mm512_add_ps(_mm512_mul_ps(_mm512_maskz_loadu_ps(in, to + d), x), add));
+            }
+        }
     }
-    *sum_a = *sum_a * _mm512_cvtss_f32(fade_a) + sum_b * _mm512_cvtss_f32(fade_b);
-    *top_a = top;
 }
 
 void pl_fill_attend_avx512(pl_kernels *k)

@@ -11,12 +11,20 @@
 #include "fill.h"
 #include "../avx512/vmath.h"
 
+#include <float.h>
+
 #define SLOTS 16 /* slots of a group; columns of a vector */
 #define GROUPS (PL_PAGE / SLOTS)
 #define PAIRS (PL_PAGE / 2)
 #define ROWS 6      /* query rows at a time */
 #define Q_PAIRS 128 /* pairs of d of which the queries are held in bf16 at a time */
+#define LOG2_E 1.44269504f
 #define INLINE static inline __attribute__((always_inline))
+
+static size_t k_bytes(int d)
+{
+    return ((size_t)d + 1) / 2 * PL_PAGE * 4;
+}
 
 INLINE __m512 dot2(__m512 acc, __m512i a, uint32_t b)
 {
@@ -43,10 +51,18 @@ INLINE void round_query(const float *q, int d0, int dk, uint32_t *to, int n)
     }
 }
 
+/* Lines of the next page, while this one is multiplied: pages lie apart, so the hardware does not foresee them. */
+INLINE void prefetch(const char *next, ptrdiff_t at, const int lines)
+{
+    if (next)
+        for (int i = 0; i < lines; i++)
+            _mm_prefetch(next + at + 64 * i, _MM_HINT_T1);
+}
+
 /* Scores of `rows` queries, as pairs p0 .. p0 + n - 1 of d, and the keys of `groups` groups from `first` on: added to s
  * unless p0 is 0. */
-INLINE void scores(const uint32_t (*q)[Q_PAIRS], const char *k, int pairs, int p0, int n, ptrdiff_t first,
-                   float (*s)[PL_PAGE], const int rows, const int groups)
+INLINE void scores(const uint32_t (*q)[Q_PAIRS], const char *k, const char *next, int pairs, int p0, int n,
+                   ptrdiff_t first, float (*s)[PL_PAGE], const int rows, const int groups)
 {
     __m512 acc[ROWS][GROUPS];
     for (int r = 0; r < rows; r++)
@@ -54,6 +70,7 @@ INLINE void scores(const uint32_t (*q)[Q_PAIRS], const char *k, int pairs, int p
             acc[r][g] = p0 ? _mm512_loadu_ps(&s[r][(first + g) * SLOTS]) : _mm512_setzero_ps();
     for (int p = 0; p < n; p++) {
         __m512i key[GROUPS];
+        prefetch(next, (p0 + p) * (ptrdiff_t)(64 * GROUPS), GROUPS);
         for (int g = 0; g < groups; g++)
             key[g] = _mm512_loadu_si512(k + ((first + g) * pairs + p0 + p) * (ptrdiff_t)64);
         for (int r = 0; r < rows; r++)
@@ -85,6 +102,7 @@ INLINE void values(const pl_attend_page *a, int row, const uint32_t (*p)[PAIRS],
 {
     const __m512i all = _mm512_set1_epi32(-1);
     const char *v = (const char *)a->v + (ptrdiff_t)column * 4;
+    const char *next = row || !a->next ? NULL : (const char *)a->next + k_bytes(a->dk) + (ptrdiff_t)column * 4;
     float *to = a->acc + (ptrdiff_t)row * a->dv + column;
     __m512 acc[ROWS][8];
     for (int r = 0; r < rows; r++)
@@ -99,8 +117,10 @@ INLINE void values(const pl_attend_page *a, int row, const uint32_t (*p)[PAIRS],
         const __m512i upper = _mm512_set1_epi32((int)0xffff0000u);
         add_pair(acc, p, pair++, v, a->dv, in, upper, rows, vectors);
     }
-    for (; pair < end; pair++)
+    for (; pair < end; pair++) {
+        prefetch(next, pair * (ptrdiff_t)a->dv * 4, vectors);
         add_pair(acc, p, pair, v, a->dv, in, all, rows, vectors);
+    }
     if (pair == end && hi % 2)
         add_pair(acc, p, pair, v, a->dv, in, _mm512_set1_epi32(0xffff), rows, vectors);
     for (int r = 0; r < rows; r++) /* + 0: -0 becomes 0 */
@@ -115,34 +135,54 @@ INLINE uint64_t seen(int lo, int hi)
     return ~0ull >> (PL_PAGE - hi) & ~0ull << lo;
 }
 
-/* Scores s of groups [first, last), times scale -> p = exp(score - top) in bf16, 0 where a row does not see the key.
- * Brings top and sum (of what p holds) up to date; fade: what acc is to be multiplied by. */
-INLINE void probabilities(const pl_attend_page *a, int row, float (*s)[PL_PAGE], uint32_t (*p)[PAIRS], int first,
-                          int last, float *fade, const int rows)
+/* 2^x within 3e-6, of which bf16 sees nothing: a polynomial of the rest that vreduce leaves of x, times 2 to the floor of
+ * x, which vscalef takes. NaN stays NaN. */
+INLINE __m512 exp2_16(__m512 x)
 {
-    const __m512 scale = _mm512_set1_ps(a->scale);
+    const __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    __m512 p = _mm512_set1_ps(0.013534167f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.052011464f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.24144275f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.69300383f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0000026f));
+    return _mm512_scalef_ps(p, x);
+}
+
+/* Scores s of groups [first, last), times scale -> p = exp(score - top) in bf16, 0 where a row does not see the key.
+ * Brings top and sum (of what p holds) up to date; fade: what acc is to be multiplied by. whole: every row sees all 64. */
+INLINE void probabilities(const pl_attend_page *a, int row, float (*s)[PL_PAGE], uint32_t (*p)[PAIRS], int first,
+                          int last, float *fade, const int rows, const int whole)
+{
+    const __m512 scale = _mm512_set1_ps(a->scale * LOG2_E);
+    const __m512i ones = _mm512_set1_epi32(0x3f803f80);
     float top[ROWS];
     for (int r = 0; r < rows; r++) {
-        const uint64_t sees = seen(a->lo[row + r], a->hi[row + r]);
-        __m512 best = _mm512_set1_ps(a->top[row + r]);
+        const uint64_t sees = whole ? ~0ull : seen(a->lo[row + r], a->hi[row + r]);
+        __m512 best = _mm512_set1_ps(-FLT_MAX);
         for (int g = first; g < last; g++) { /* a NaN score leaves best alone, and makes its probability NaN */
-            const __m512 score = _mm512_mul_ps(_mm512_loadu_ps(&s[r][SLOTS * g]), scale);
-            best = _mm512_mask_max_ps(best, (__mmask16)(sees >> SLOTS * g), score, best);
+            const __m512 score = _mm512_loadu_ps(&s[r][SLOTS * g]);
+            best = whole ? _mm512_max_ps(score, best)
+                         : _mm512_mask_max_ps(best, (__mmask16)(sees >> SLOTS * g), score, best);
         }
-        top[r] = pl_max16(best);
-        fade[r] = a->top[row + r] - top[r];
+        const float most = pl_max16(best) * a->scale, old = a->top[row + r];
+        top[r] = most > old ? most : old;
+        fade[r] = old - top[r];
     }
     _mm512_storeu_ps(fade, pl_exp16(_mm512_loadu_ps(fade)));
     for (int r = 0; r < rows; r++) {
-        const uint64_t sees = seen(a->lo[row + r], a->hi[row + r]);
-        const __m512 t = _mm512_set1_ps(top[r]);
+        const uint64_t sees = whole ? ~0ull : seen(a->lo[row + r], a->hi[row + r]);
+        const __m512 t = _mm512_set1_ps(-LOG2_E * top[r]);
         __m512 lane = _mm512_setzero_ps();
-        for (int g = first; g < last; g++) {
-            const __mmask16 in = (__mmask16)(sees >> SLOTS * g);
-            const __m512 score = _mm512_mul_ps(_mm512_loadu_ps(&s[r][SLOTS * g]), scale);
-            const __m256i e = narrow(_mm512_maskz_mov_ps(in, pl_exp16(_mm512_sub_ps(score, t))));
-            _mm256_storeu_si256((__m256i *)(p[r] + SLOTS / 2 * g), e);
-            lane = _mm512_add_ps(lane, widen(e));
+        for (int g = first & ~1; g < last; g += 2) { /* two groups fill a vector; what is not computed is not seen */
+            __m512 e[2];
+            for (int i = 0; i < 2; i++) {
+                e[i] = exp2_16(_mm512_fmadd_ps(_mm512_loadu_ps(&s[r][SLOTS * (g + i)]), scale, t));
+                if (!whole)
+                    e[i] = _mm512_maskz_mov_ps((__mmask16)(sees >> SLOTS * (g + i)), e[i]);
+            }
+            const __m512i pairs = (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]);
+            _mm512_storeu_si512(p[r] + SLOTS / 2 * g, pairs);
+            lane = _mm512_dpbf16_ps(lane, (__m512bh)pairs, (__m512bh)ones);
         }
         a->top[row + r] = top[r];
         a->sum[row + r] = a->sum[row + r] * fade[r] + pl_sum16(lane);
@@ -154,28 +194,33 @@ INLINE void attend_rows(const pl_attend_page *a, int row, const int rows)
 {
     float s[ROWS][PL_PAGE], fade[SLOTS] = {0};
     uint32_t q[ROWS][Q_PAIRS], p[ROWS][PAIRS];
-    int lo = PL_PAGE, hi = 0;
+    int lo = PL_PAGE, hi = 0, all = 1;
     for (int r = 0; r < rows; r++) {
         lo = a->lo[row + r] < lo ? a->lo[row + r] : lo;
         hi = a->hi[row + r] > hi ? a->hi[row + r] : hi;
+        all &= a->lo[row + r] == 0 && a->hi[row + r] == PL_PAGE;
     }
     const int first = lo / SLOTS, last = (hi + SLOTS - 1) / SLOTS, pairs = (a->dk + 1) / 2;
+    const char *next = row ? NULL : a->next;
     int p0 = 0;
     do {
         const int n = pairs - p0 < Q_PAIRS ? pairs - p0 : Q_PAIRS;
         for (int r = 0; r < rows; r++)
             round_query(a->q + (row + r) * a->q_stride, 2 * p0, a->dk, q[r], n);
         if (last - first == GROUPS)
-            scores((const uint32_t (*)[Q_PAIRS])q, a->k, pairs, p0, n, 0, s, rows, GROUPS);
+            scores((const uint32_t (*)[Q_PAIRS])q, a->k, next, pairs, p0, n, 0, s, rows, GROUPS);
         else
-            for (int g = first; g < last; g++)
-                scores((const uint32_t (*)[Q_PAIRS])q, a->k, pairs, p0, n, g, s, rows, 1);
+            for (int g = first; g < last; g += 2)
+                if (g + 1 < last)
+                    scores((const uint32_t (*)[Q_PAIRS])q, a->k, NULL, pairs, p0, n, g, s, rows, 2);
+                else
+                    scores((const uint32_t (*)[Q_PAIRS])q, a->k, NULL, pairs, p0, n, g, s, rows, 1);
         p0 += Q_PAIRS;
     } while (p0 < pairs);
-    if (last - first == GROUPS)
-        probabilities(a, row, s, p, 0, GROUPS, fade, rows);
+    if (all)
+        probabilities(a, row, s, p, 0, GROUPS, fade, rows, 1);
     else
-        probabilities(a, row, s, p, first, last, fade, rows);
+        probabilities(a, row, s, p, first, last, fade, rows, 0);
 
     const int wide = rows <= 3 ? 8 : 4; /* vectors of columns at once */
     const uint32_t (*bits)[PAIRS] = (const uint32_t (*)[PAIRS])p;
@@ -237,11 +282,6 @@ static void append(const float *k, const float *v, int dk, int dv, int slot, voi
             (dv - d < 16 ? (1u << 2 * (dv - d)) - 1 : 0xffffffffu) & (slot % 2 ? 0xaaaaaaaau : 0x55555555u);
         _mm512_mask_storeu_epi16(value, in, slot % 2 ? _mm512_slli_epi32(x, 16) : x);
     }
-}
-
-static size_t k_bytes(int d)
-{
-    return ((size_t)d + 1) / 2 * PL_PAGE * 4;
 }
 
 void pl_fill_attend_avx512bf16(pl_kernels *k)

@@ -226,7 +226,7 @@ static void append_f16(const float *k, const float *v, int dk, int dv, int slot,
         to[d] = pl_f32_to_f16(v[d]);
 }
 
-static void attend_merge(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b, int dv)
+static void merge_row(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b, int dv)
 {
     if (sum_b == 0)
         return;
@@ -242,6 +242,13 @@ static void attend_merge(float *top_a, float *sum_a, float *acc_a, float top_b, 
         acc_a[d] = acc_a[d] * fade_a + acc_b[d] * fade_b;
     *sum_a = *sum_a * fade_a + sum_b * fade_b;
     *top_a = top;
+}
+
+static void attend_merge(int m, int dv, float *top_a, float *sum_a, float *acc_a, const float *top_b,
+                         const float *sum_b, const float *acc_b)
+{
+    for (ptrdiff_t i = 0; i < m; i++)
+        merge_row(top_a + i, sum_a + i, acc_a + i * dv, top_b[i], sum_b[i], acc_b + i * dv, dv);
 }
 
 void pl_fill_attend_neon(pl_kernels *k)

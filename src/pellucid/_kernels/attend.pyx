@@ -69,6 +69,7 @@ def attend(str isa, str kv, q, k, v, lo, hi, float scale, top, sum, acc, int rep
     if min(lo.min(), hi.min()) < 0 or max(lo.max(), hi.max()) > PL_PAGE:
         raise ValueError(f"lo and hi are not within 0..{PL_PAGE}")
     a.scale = scale
+    a.next = NULL
     a.q = &q_view[0, 0]
     a.q_stride = q_view.strides[0] // 4
     a.top = &top_view[0]
@@ -93,6 +94,4 @@ def attend_merge(str isa, top_a, sum_a, acc_a, top_b, sum_b, acc_b):
     cdef const float[::1] sb = checked("sum_b", sum_b, np.float32, (m,))
     cdef float[:, ::1] va = checked("acc_a", acc_a, np.float32, (m, dv))
     cdef const float[:, ::1] vb = checked("acc_b", acc_b, np.float32, (m, dv))
-    cdef int width = dv, i
-    for i in range(m):
-        kernels.attend_merge(&ta[i], &sa[i], &va[i, 0], tb[i], sb[i], &vb[i, 0], width)
+    kernels.attend_merge(m, dv, &ta[0], &sa[0], &va[0, 0], &tb[0], &sb[0], &vb[0, 0])

@@ -14,6 +14,7 @@ cdef extern from "kernels/kernels.h":
         ptrdiff_t q_stride
         const void *k
         const void *v
+        const void *next
         const int *lo
         const int *hi
         float *top
@@ -36,9 +37,11 @@ cdef extern from "kernels/kernels.h":
         bytes_fn v_bytes[4]
         append_fn kv_append[4]
         attend_fn attend[4]
-        void (*attend_merge)(float *, float *, float *, float, float, const float *, int) noexcept nogil
+        void (*attend_merge)(int, int, float *, float *, float *, const float *, const float *, const float *) noexcept nogil
         float (*max)(const float *, int) noexcept nogil
         double (*sum_exp)(const float *, int, float, float) noexcept nogil
+        double (*sum_exp_dot)(const float *, int, float, float, double *) noexcept nogil
+        void (*moments)(const float *, int, float, double *, double *) noexcept nogil
         int (*collect)(const float *, int, float, int32_t *, int) noexcept nogil
         void (*softmax)(float *, int) noexcept nogil
         void (*exp)(const float *, int, float *) noexcept nogil

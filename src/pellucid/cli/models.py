@@ -14,6 +14,7 @@ def models(json: options.Json = False) -> None:
             "default": entry.name == catalog.DEFAULT,
             "description": entry.description,
             "licence": entry.licence,
+            "terms": entry.terms or None,
             "bytes": entry.size,
             "cached": catalog.is_cached(entry.name),
             "path": str(catalog.path(entry.name)),

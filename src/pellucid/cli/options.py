@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pellucid.cli.output import UsageError
+from pellucid.cli.output import UsageError, note
 from pellucid.errors import FetchError, TokenizerError
 from pellucid.weights import catalog
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 DEFAULT = catalog.DEFAULT
-_MODEL_HELP = "A catalogue name, a GGUF file, or a Hugging Face folder."
+_MODEL_HELP = "A GGUF file, a Hugging Face folder, a catalogue name, or a name as given to pull."
 
 ModelName = Annotated[str, typer.Option("-m", "--model", metavar="MODEL", help=_MODEL_HELP)]
 Threads = Annotated[
@@ -90,13 +90,13 @@ def load(source: str, **options: Any) -> Model:
 
 
 def checked(source: str) -> str:
-    """The source, or FetchError for what looks like a catalogue's name and is none."""
-    if (
-        not catalog.find(source)
-        and not os.path.exists(source)
-        and source == os.path.basename(source)
-        and "." not in source
-    ):
+    """The source, or FetchError for what looks like a catalogue's name and is none. Says what will be fetched."""
+    if os.path.exists(source):
+        return source
+    entry = catalog.find(source)
+    if entry is not None and not entry.terms and not catalog.is_cached(source):
+        note(f"fetching {entry.name} ({size(entry.size)}); licence: {entry.licence}")
+    if entry is None and source == os.path.basename(source) and "." not in source:
         names = ", ".join(entry.name for entry in catalog.entries())
         raise FetchError(f"{source!r} is neither a file nor a model of the catalogue, which has {names}", name=source)
     return source

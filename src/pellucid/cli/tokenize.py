@@ -26,9 +26,9 @@ def tokenize(
 
     content = options.read_text(text, "text")
     source = options.checked(model)
-    if not os.path.exists(model) and catalog.find(model):
+    if not os.path.exists(model):
         with progress() as show:
-            source = str(catalog.fetch(model, progress=show))
+            source = str(catalog.resolve(model, progress=show))
     tokenizer = Tokenizer.load(source)
     found = tokenizer.encode(content, add_special=bos, parse_special=special)
     pieces = [tokenizer.piece(id, special=True) for id in found]

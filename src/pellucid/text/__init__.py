@@ -36,8 +36,9 @@ def build(vocabulary: Vocabulary) -> TextTokenizer:
         from .bpe import BpeTokenizer
 
         return BpeTokenizer(vocabulary)
-    if vocabulary.model == "spm":
-        from .spm import SpmTokenizer
+    if vocabulary.model in ("spm", "unigram"):
+        from .spm import MergedSpmTokenizer, SpmTokenizer
 
-        return SpmTokenizer(vocabulary)
-    raise TokenizerError(f'unknown kind of vocabulary {quoted(vocabulary.model)}; known: "bpe", "spm"')
+        merged = vocabulary.model == "spm" and vocabulary.merges is not None
+        return MergedSpmTokenizer(vocabulary) if merged else SpmTokenizer(vocabulary)
+    raise TokenizerError(f'unknown kind of vocabulary {quoted(vocabulary.model)}; known: "bpe", "spm", "unigram"')

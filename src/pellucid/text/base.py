@@ -133,10 +133,14 @@ class VocabularyTokenizer:
         v = self.vocabulary
         ids = [v.bos] if add_special and v.add_bos and v.bos is not None else []
         if parse_special:
+            special = None
             for position, part in self._finder.split(text):
                 if isinstance(part, str):
-                    ids += self._encode_plain(part, position)
+                    kept = part.lstrip() if special in v.strips else part
+                    if kept:
+                        ids += self._encode_plain(kept, position + len(part) - len(kept))
                 else:
+                    special = part
                     ids.append(part)
         elif text:
             ids += self._encode_plain(text, 0)

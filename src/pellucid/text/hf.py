@@ -13,6 +13,7 @@ from .base import check_encodable, check_id, check_ids, check_text, drop_prefix_
 from .bpe import byte_characters, characters_to_bytes
 from .special import END, looks_like_control
 from .vocabulary import quoted
+from .words import LINEAR
 
 __all__ = ["JsonTokenizer"]
 
@@ -56,7 +57,8 @@ class JsonTokenizer:
             if isinstance(text, str) and not token.get("special") and (text in END or looks_like_control(text)):
                 token["special"] = True
                 self._markers.add(text)
-        self._description = json.dumps(table) if self._markers else description
+        changed = _make_linear(table.get("pre_tokenizer")) or bool(self._markers)
+        self._description = json.dumps(table) if changed else description
         self._plain = self._make(special=False)
         self.vocab_size = max([self._plain.get_vocab_size(), *(i + 1 for i in self._added)])
         self.bos, self.eos = self._id_of("bos_token", bos), self._id_of("eos_token", eos)
@@ -167,3 +169,24 @@ def _kind(decoder: object) -> tuple[bool, bool]:
         return False, True
     shown = quoted("+".join(map(str, kinds)) or None)
     raise TokenizerError(f"decoder: {shown} is not supported; expected ByteLevel, ByteFallback or Metaspace")
+
+
+def _make_linear(pre_tokenizer: object) -> bool:
+    """Replaces expressions that take quadratic time by their equals, in place; whether there were any."""
+    steps = pre_tokenizer.get("pretokenizers") if isinstance(pre_tokenizer, dict) else None
+    if not isinstance(steps, list):
+        return False
+    made: list[Any] = []
+    for step in steps:
+        pattern = step.get("pattern") if isinstance(step, dict) and step.get("type") == "Split" else None
+        regex = pattern.get("Regex") if isinstance(pattern, dict) else None
+        if isinstance(regex, str) and regex in LINEAR and step.get("behavior") == "Isolated" and not step.get("invert"):
+            made += [
+                {**step, "pattern": {"Regex": one}, "behavior": behavior.title().replace("_", "")}
+                for one, behavior in LINEAR[regex]
+            ]
+        else:
+            made.append(step)
+    changed = made != steps
+    steps[:] = made
+    return changed

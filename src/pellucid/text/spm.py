@@ -1,8 +1,11 @@
-"""SentencePiece vocabularies of the byte-pair kind (Llama 2, Gemma), over the ``sentencepiece`` package.
+"""SentencePiece vocabularies, over the ``sentencepiece`` package: byte-pair (Llama 2, Gemma) and unigram.
 
 A model file keeps only pieces, scores and types; ``_spm`` writes the model that the package reads from them. Pairs are
-merged in the order of the merged piece's score, over the whole text: there are no words. Spaces are U+2581 in pieces;
-characters without a piece become their bytes.
+merged in the order of the merged piece's score, over the whole text: there are no words. A unigram vocabulary's scores
+are logarithms of probabilities instead, and the likeliest cut is taken. Spaces are U+2581 in pieces; characters without
+a piece become their bytes.
+
+Gemma 4's vocabulary is of this kind, but ranks pairs by a list of merges; that is for the ``tokenizers`` package.
 
 A U+2581 in the text itself would come back as a space, so it is encoded as its three bytes instead, where the
 vocabulary has bytes: decoding is exact. (Other runtimes give the space's piece.)
@@ -17,25 +20,24 @@ import numpy as np
 
 from ..errors import TokenizerError
 from .base import VocabularyTokenizer, to_utf8
-from .special import looks_like_control
+from .special import Finder, looks_like_control
 from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary, quoted
 
-__all__ = ["SpmTokenizer"]
+__all__ = ["MergedSpmTokenizer", "SpmTokenizer"]
 
 _SPACE = "\u2581"
+_UNIGRAM = b"\x12\x02\x18\x01"  # trainer_spec.model_type = 1, in place of what was written before
 _BYTE_SPELLING = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 class SpmTokenizer(VocabularyTokenizer):
-    """SentencePiece BPE. Raises ``TokenizerError`` naming the field if the vocabulary is impossible.
+    """SentencePiece. Raises ``TokenizerError`` naming the field if the vocabulary is impossible.
 
     With ``add_space_prefix`` a space is put before the text, and again before the text after each control token;
     ``decode`` drops the first.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        if vocabulary.scores is None:
-            raise vocabulary.error("scores", "missing; a SentencePiece vocabulary needs its scores")
         super().__init__(vocabulary)
         self._drops_prefix_space = vocabulary.add_space_prefix
         self._byte_ids = self._find_bytes()
@@ -53,6 +55,8 @@ class SpmTokenizer(VocabularyTokenizer):
         return [found[byte] for byte in range(256)] if len(found) == 256 else None
 
     def _load(self, vocabulary: Vocabulary) -> Any:
+        if vocabulary.scores is None:
+            raise vocabulary.error("scores", "missing; a SentencePiece vocabulary needs its scores")
         import sentencepiece
 
         from .._spm import encode_model
@@ -79,6 +83,8 @@ class SpmTokenizer(VocabularyTokenizer):
         if self._byte_ids is None:
             types[types == BYTE] = CONTROL
         proto = encode_model(pieces, scores, types, self._byte_ids is not None)
+        if vocabulary.model == "unigram":
+            proto += _UNIGRAM
         try:
             return sentencepiece.SentencePieceProcessor(model_proto=proto)
         except Exception as error:
@@ -137,3 +143,21 @@ class SpmTokenizer(VocabularyTokenizer):
         piece = self.vocabulary.pieces[index]
         raw = piece.encode("utf-8", "replace") if isinstance(piece, str) else bytes(piece)
         return bytes([int(raw[3:5], 16)]) if is_byte else raw.replace(_SPACE.encode(), b" ")
+
+
+class MergedSpmTokenizer(SpmTokenizer):
+    """SentencePiece's pieces, spaces and bytes, with a list of merges in place of scores. All 256 bytes are needed."""
+
+    def _load(self, vocabulary: Vocabulary) -> Any:
+        from .bpe import load_merges, number_pieces
+
+        if self._byte_ids is None:
+            raise vocabulary.error("pieces", "not all of the 256 bytes <0x00> to <0xFF> are there")
+        self._user = Finder(self._always)
+        return load_merges(vocabulary, number_pieces(vocabulary)[1], byte_fallback=True)
+
+    def _merge(self, text: str, offset: int) -> list[int]:
+        ids: list[int] = []
+        for _, part in self._user.split(text):
+            ids += [part] if isinstance(part, int) else self._model.encode(part.replace(" ", _SPACE)).ids
+        return ids

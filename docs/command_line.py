@@ -1,0 +1,62 @@
+"""Writes command-line.md from the command line itself: python docs/command_line.py. A test compares the two."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).with_name("command-line.md")
+
+HEAD = """# Command line
+
+This page is made by `python docs/command_line.py` from the commands themselves: `pellucid COMMAND --help` says the
+same.
+
+Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 interrupted. What a command is for goes to
+stdout, all else to stderr.
+
+| variable | what it does |
+|---|---|
+| `PELLUCID_CACHE` | folder for models ([Models and licences](models.md)) |
+| `PELLUCID_THREADS`, `PELLUCID_ISA` | as the options |
+| `HF_TOKEN`, `HF_ENDPOINT` | for `pull` from a hub |
+"""
+
+
+def page() -> str:
+    import typer
+
+    from pellucid.cli.app import make_app
+
+    group: Any = typer.main.get_command(make_app())
+    return "\n".join([HEAD, *(_command(name, command) for name, command in group.commands.items())])
+
+
+def _command(name: str, command: Any) -> str:
+    parts = [f"## pellucid {name}", inspect.cleandoc(command.help or "")]
+    rows = [_row(p) for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
+    if rows:
+        parts.append("\n".join(["| argument or option | what it does |", "|---|---|", *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(param: Any) -> str:
+    if param.param_type_name == "argument":
+        names = param.metavar or param.name.upper()
+        names = names if param.required else f"[{names.strip('[]')}]"
+    else:
+        names = ", ".join([*param.opts, *param.secondary_opts])
+        if not param.is_flag:
+            names += f" {param.metavar or param.type.name.upper()}"
+        if param.multiple:
+            names += " ..."
+    text = " ".join((param.help or "").split())
+    default = param.default
+    if not callable(default) and default not in (None, False, True, (), []) and "default" not in text.lower():
+        text += f" Default: {default}."
+    return f"| `{names}` | {text} |".replace("[TEXT | -]", "[TEXT \\| -]")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

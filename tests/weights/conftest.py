@@ -1,0 +1,28 @@
+"""A hub on localhost and an empty cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pellucid.weights import download
+from tests.weights.pulls import DATA
+from tests.weights.server import Hub
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A hub with the model owner/toy, of one GGUF file."""
+    server = Hub()
+    for key in [key for key in os.environ if key.lower().endswith("_proxy")]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("PELLUCID_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "_FIRST_WAIT", 0.01)
+    server.model("owner/toy", {"toy-Q4_0.gguf": DATA, "README.md": b"# toy"}, license="apache-2.0")
+    yield server
+    server.stop()

@@ -1,0 +1,36 @@
+"""Pulls from the hub of `server.py`, and what is left in the cache after them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from pellucid.errors import FetchError
+from pellucid.weights import catalog, hub
+
+DATA = b"GGUF" + random.Random(5).randbytes(300_000)
+REF = "owner/toy:toy-Q4_0.gguf"
+FILE = f"/owner/toy/resolve/{'0123456789abcdef' * 2}01234567/toy-Q4_0.gguf"
+
+
+def pull(reference: str = REF, **options: str) -> Path:
+    return hub.fetch(hub.ask(reference, **options))  # type: ignore[arg-type]
+
+
+def kept() -> list[str]:
+    """Files in the cache but for locks."""
+    top = catalog.cache_folder()
+    return sorted(p.relative_to(top).as_posix() for p in top.rglob("*") if p.is_file() and p.suffix != ".lock")
+
+
+def fails(*words: str, reference: str = REF, whole: bool = True, **options: str) -> str:
+    with pytest.raises(FetchError) as caught:
+        pull(reference, **options)
+    text = str(caught.value)
+    assert "\n" not in text and hub.find(reference) is None
+    for word in words:
+        assert word in text, text
+    assert all(".parts/" in name for name in kept()) and (not whole or kept() == [])
+    return text
