@@ -146,6 +146,16 @@ cdef extern from "pellucid.h" nogil:
         const pl_tap *taps
         int64_t *op_ns
     pl_status pl_forward_start(pl_model *model, const pl_pass *p, pl_task **task, pl_error *error)
+    ctypedef struct pl_attention:
+        int32_t heads, kv_heads, m, n, d, window
+        float scale
+        const float *q
+        const float *k
+        const int32_t *group
+        const int32_t *position
+        float *scores
+        float *weights
+    pl_status pl_attention_start(pl_model *model, const pl_attention *attention, pl_task **task, pl_error *error)
     int pl_task_wait(pl_task *task, int ms)
     void pl_task_cancel(pl_task *task)
     double pl_task_progress(const pl_task *task)

@@ -100,6 +100,18 @@ class Engine:
         cancel: Cancel = None,
         at: int = -1,
     ) -> tuple[dict[tuple[int, int], npt.NDArray[np.float32]], npt.NDArray[np.int64] | None]: ...
+    def attention(
+        self,
+        q: npt.NDArray[np.float32],
+        k: npt.NDArray[np.float32],
+        groups: Sequence_[int],
+        positions: npt.ArrayLike,
+        *,
+        scale: float,
+        window: int = 0,
+        scores: npt.NDArray[np.float32] | None = None,
+        weights: npt.NDArray[np.float32] | None = None,
+    ) -> None: ...
 
 PROBES: tuple[str, ...]
 

@@ -280,6 +280,7 @@ cdef class Engine:
 
     cdef pl_model *model
     cdef object keep        # mapped matrices
+    cdef object __weakref__
     cdef Engine base
     cdef readonly object plan
     cdef readonly int max_rows, vocab
@@ -448,43 +449,42 @@ cdef class Engine:
             free(c_feeds)
         return arrays, op_ns
 
+    def attention(self, q, k, groups, positions, *, float scale, int window=0, scores=None, weights=None):
+        """Attention weights from queries and keys, on the engine's threads.
 
-PROBES = ("read_4k", "read_2m", "int8", "bf16", "f32")  # as numbered in csrc/pellucid.h
-
-
-cdef class Probe:
-    """Measures what the machine can do at most, on the engine's threads with the loops of a tier. One user at a time.
-
-    size: bytes of each of the two buffers that are read. Raises IsaError, OutOfMemoryError.
-    """
-
-    cdef pl_probe *probe
-
-    def __cinit__(self, *, str isa, int threads, int64_t size):
+        q: float32 (heads, m, d), rows at `positions` (ascending). k: (kv_heads, n, d); groups: each head's KV head. A
+        row sees the keys up to its own position, of them the last `window` (0: all). Fills one or both of `scores`
+        (heads, m, n), q . k * scale, -inf where a row does not see, and `weights`, their softmax, which must hold zeros.
+        """
+        cdef const float[:, :, ::1] c_q = q, c_k = k
+        cdef const int32_t[::1] c_groups = np.ascontiguousarray(groups, np.int32)
+        cdef const int32_t[::1] c_positions = np.ascontiguousarray(positions, np.int32)
+        cdef float[:, :, ::1] c_scores, c_weights
+        cdef pl_attention a
+        cdef pl_task *task
         cdef pl_error error
-        cdef pl_status status
-        cdef int number = pl_isa_find(isa.encode())
-        with nogil:
-            status = pl_probe_new(number, threads, size, &self.probe, &error)
+        heads, m, d = q.shape
+        kv_heads, n = k.shape[:2]
+        if k.shape[2] != d or len(c_groups) != heads or len(c_positions) != m or not q.size or not k.size:
+            raise ValueError(f"q {q.shape}, k {k.shape}, {len(c_groups)} groups and {len(c_positions)} positions "
+                             "do not fit together")
+        memset(&a, 0, sizeof(a))
+        for name, out in (("scores", scores), ("weights", weights)):
+            if out is not None and out.shape != (heads, m, n):
+                raise ValueError(f"{name} has shape {out.shape}, expected {(heads, m, n)}")
+        if scores is not None:
+            c_scores = scores
+            a.scores = &c_scores[0, 0, 0]
+        if weights is not None:
+            c_weights = weights
+            a.weights = &c_weights[0, 0, 0]
+        a.heads, a.kv_heads, a.m, a.n, a.d, a.window, a.scale = heads, kv_heads, m, n, d, window, scale
+        a.q, a.k, a.group, a.position = &c_q[0, 0, 0], &c_k[0, 0, 0], &c_groups[0], &c_positions[0]
+        error.text[0] = 0
+        cdef pl_status status = pl_attention_start(self.open(), &a, &task, &error)
         if status:
             raise_status(status, &error)
+        finish_task(task, None, None)
 
-    def __dealloc__(self):
-        pl_probe_free(self.probe)
 
-    def has(self, str kind):
-        """Whether this machine and tier have it: 2 MB pages, an instruction for bf16."""
-        return bool(pl_probe_has(self.probe, PROBES.index(kind)))
-
-    def run(self, str kind, int64_t n):
-        """n rounds of one of PROBES -> (bytes read or operations done by all threads, nanoseconds)."""
-        cdef pl_error error
-        cdef pl_status status
-        cdef double done = 0
-        cdef int64_t ns = 0
-        cdef int number = PROBES.index(kind)
-        with nogil:
-            status = pl_probe_run(self.probe, number, n, &done, &ns, &error)
-        if status:
-            raise_status(status, &error)
-        return done, ns
+include "_engine.probe.pxi"

@@ -214,6 +214,7 @@ def test_a_later_edit_counts_from_the_next_call_on(load: Load) -> None:
         first = next(stream)
         e.skip(0, "mlp")
         assert e.model is not view and not same(e.logits(ids), before)
+        assert same(view.logits(ids), before)
         assert first.ids + [i for p in stream for i in p.ids] == model.generate(ids, temperature=0, max_tokens=5).ids
 
 
@@ -221,6 +222,8 @@ def test_closed(tmp_path: Any) -> None:
     with Model.load(models.write(tmp_path, "llama_gqa"), threads=1) as model:
         with model.edit() as e:
             e.skip(0, "mlp")
+            old = e.model
+            e.skip(0, "attention")
             view, trace = e.model, e.trace([1, 2, 3])
             stream = e.stream([1, 2, 3], max_tokens=50, ignore_eos=True)
             next(stream)
@@ -231,6 +234,7 @@ def test_closed(tmp_path: Any) -> None:
             lambda: e.add(0, np.zeros(64)),
             lambda: e.__enter__(),
             lambda: view.logits([1]),
+            lambda: old.logits([1]),
             lambda: trace.lens(0),
             lambda: list(stream),
         ):

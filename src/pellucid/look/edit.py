@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ class Edit:
         self._heads: list[tuple[int, int, float]] = []
         self._stream: list[tuple[int, float, int, int, Floats]] = []  # layer, scale, positions from, to, what is added
         self._view: Model | None = None
+        self._engines: weakref.WeakSet[Any] = weakref.WeakSet()  # of all views so far
         self._closed = False
 
     def __enter__(self) -> Edit:
@@ -53,7 +55,9 @@ class Edit:
     def close(self) -> None:
         """Ends the view: every later use is a ClosedError. May be called again."""
         self._closed = True
-        self._changed()
+        self._view = None
+        for engine in list(self._engines):
+            engine.close()
 
     # ---- edits ------------------------------------------------------------------------------------------------
 
@@ -106,6 +110,7 @@ class Edit:
             engine = _engine.Engine(
                 edited(self._plan, self._skipped, self._heads, self._stream), base=self._base._engine
             )
+            self._engines.add(engine)
             self._view = self._base._with_engine(engine)
         return self._view
 
@@ -137,9 +142,7 @@ class Edit:
         self._base._open()
 
     def _changed(self) -> Edit:
-        view, self._view = self._view, None
-        if view is not None and self._closed:
-            view.close()
+        self._view = None
         return self
 
     def _layer(self, layer: Any) -> int:
