@@ -194,6 +194,15 @@ def test_nobody_else_sees_an_edit(load: Load) -> None:
     assert same(model.logits(ids), plain)
 
 
+def test_chat(smollm: Model) -> None:
+    messages = [{"role": "user", "content": "Hello"}]
+    options: dict[str, Any] = {"template": "{{ messages[0].content }}", "temperature": 0, "max_tokens": 5}
+    with smollm.edit() as e:
+        assert e.chat(messages, **options).ids == smollm.chat(messages, **options).ids
+        e.skip(0, "mlp")
+        assert e.chat(messages, **options).ids == e.generate("Hello", temperature=0, max_tokens=5).ids
+
+
 def test_score(load: Load) -> None:
     model = load("wide", "K")
     ids = ids_for(model._engine, 30)

@@ -16,8 +16,7 @@ from pellucid.look import places, record
 from pellucid.plan import EVERYWHERE, Kind, Op, Plan, Vector
 
 if TYPE_CHECKING:
-    from pellucid.generation import Completion, Piece
-    from pellucid.look.score import Score
+    from pellucid.generation import Piece
     from pellucid.look.trace import Trace
     from pellucid.model import Model
 
@@ -114,7 +113,7 @@ class Edit:
             self._view = self._base._with_engine(engine)
         return self._view
 
-    def generate(self, prompt: Any, **options: Any) -> Completion | list[Completion]:
+    def generate(self, prompt: Any, **options: Any) -> Any:
         """``Model.generate``, edited."""
         return self.model.generate(prompt, **options)
 
@@ -122,11 +121,15 @@ class Edit:
         """``Model.stream``, edited."""
         return self.model.stream(prompt, **options)
 
+    def chat(self, messages: Any, **options: Any) -> Any:
+        """``Model.chat``, edited."""
+        return self.model.chat(messages, **options)
+
     def logits(self, ids: Any, **options: Any) -> Any:
         """``Model.logits``, edited."""
         return self.model.logits(ids, **options)
 
-    def score(self, text: Any, **options: Any) -> Score | list[Score]:
+    def score(self, text: Any, **options: Any) -> Any:
         """``Model.score``, edited."""
         return self.model.score(text, **options)
 
