@@ -213,7 +213,7 @@ def commit() -> str:
     return found.stdout.strip() + ("+" if changed.strip() else "") if found.returncode == 0 else ""
 
 
-def document(c: Comparison, phases: list[dict[str, Any]], kl: dict[str, Any]) -> dict[str, Any]:
+def document(c: Comparison, phases: list[dict[str, Any]], kl: dict[str, Any], label: str = "") -> dict[str, Any]:
     """Everything, as plain data. memory_mb: the peak of a process that loads and makes one token, 1e6 bytes."""
     from pellucid import _engine
 
@@ -225,6 +225,7 @@ def document(c: Comparison, phases: list[dict[str, Any]], kl: dict[str, Any]) ->
         "threads": c.threads,
         "load_average": c.load_average,
         "file": c.path.name,
+        "label": label,
         "file_bytes": c.path.stat().st_size,
         "runtimes": c.facts,
         "memory_mb": {name: statistics.median(peaks) for name, peaks in c.memory.items()},
@@ -238,9 +239,10 @@ def markdown(doc: dict[str, Any]) -> str:
     """The tables of docs/performance.md."""
     names = list(doc["runtimes"])
     isa = doc["runtimes"]["pellucid"]["isa"]
+    label = f", {doc['label']}" if doc.get("label") else ""
     versions = ", ".join(f"{NAMES[n]} {doc['runtimes'][n]['version']}" for n in names)
     lines = [
-        f"**{doc['file']}** ({doc['file_bytes'] / 1e6:.0f} MB), {doc['date']}, commit {doc['commit']}: {doc['cpu']}, "
+        f"**{doc['file']}** ({doc['file_bytes'] / 1e6:.0f} MB){label}, {doc['date']}, commit {doc['commit']}: {doc['cpu']}, "
         f"{doc['threads']} threads, {isa}. {versions}.",
         "",
         *([] if doc["load_average"] < QUIET else [BUSY.format(doc["load_average"]), ""]),
@@ -307,6 +309,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     about.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     about.add_argument("--markdown", action="store_true", help="print the table; default where no file is named")
     about.add_argument("--into", type=Path, metavar="FILE", help="put the table into a document, over the model's last")
+    about.add_argument(
+        "--label", default="", metavar="TEXT", help="of a table of its own, as of peers built differently"
+    )
     a = about.parse_args(arguments)
     a.peers = {"pellucid": sys.executable}
     for peer in a.peer:
@@ -332,11 +337,12 @@ def main(arguments: list[str] | None = None) -> None:
     with ExitStack() as stack:
         comparison.start(stack)
         found = comparison.run(phases, a.repeat)
-        doc = document(comparison, found, comparison.precision())
+        doc = document(comparison, found, comparison.precision(), a.label)
     if a.json:
         a.json.write_text(json.dumps(doc, indent=2) + "\n", encoding="utf-8")
     if a.into:
-        a.into.write_text(replaced(a.into.read_text(encoding="utf-8"), path.name, markdown(doc)), encoding="utf-8")
+        name = f"{path.name}, {a.label}" if a.label else path.name
+        a.into.write_text(replaced(a.into.read_text(encoding="utf-8"), name, markdown(doc)), encoding="utf-8")
     if a.markdown or not (a.json or a.into):
         print(markdown(doc))
 

@@ -25,7 +25,7 @@ def bench(smollm2: Path) -> Bench:
 
 # SmolLM2-135M: matrices in Q4_1 (20 bytes per 32), the tied embedding in Q8_0 (34 bytes per 32).
 LAYER = 576 * 576 + 2 * 192 * 576 + 576 * 576 + 2 * 1536 * 576 + 576 * 1536
-TWICE = 192 * 576  # values take two terms
+TWICE = 2 * 192 * 576  # keys and values take two terms
 HEAD = 49152 * 576
 ROW = 576 // 32 * 34
 
