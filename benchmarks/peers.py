@@ -242,8 +242,8 @@ def markdown(doc: dict[str, Any]) -> str:
     label = f", {doc['label']}" if doc.get("label") else ""
     versions = ", ".join(f"{NAMES[n]} {doc['runtimes'][n]['version']}" for n in names)
     lines = [
-        f"**{doc['file']}** ({doc['file_bytes'] / 1e6:.0f} MB){label}, {doc['date']}, commit {doc['commit']}: {doc['cpu']}, "
-        f"{doc['threads']} threads, {isa}. {versions}.",
+        f"**{doc['file']}** ({doc['file_bytes'] / 1e6:.0f} MB){label}, {doc['date']}, commit {doc['commit']}: "
+        f"{doc['cpu']}, {doc['threads']} threads, {isa}. {versions}.",
         "",
         *([] if doc["load_average"] < QUIET else [BUSY.format(doc["load_average"]), ""]),
         "| phase (tokens/s) | " + " | ".join(NAMES[n] for n in names) + " | limit | Pellucid of it |",
@@ -309,9 +309,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     about.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     about.add_argument("--markdown", action="store_true", help="print the table; default where no file is named")
     about.add_argument("--into", type=Path, metavar="FILE", help="put the table into a document, over the model's last")
-    about.add_argument(
-        "--label", default="", metavar="TEXT", help="of a table of its own, as of peers built differently"
-    )
+    about.add_argument("--label", default="", metavar="TEXT", help="names a table of its own")
     a = about.parse_args(arguments)
     a.peers = {"pellucid": sys.executable}
     for peer in a.peer:
