@@ -19,7 +19,7 @@ from pellucid.weights import catalog
 
 from .conftest import COMMAND, Run, error_line
 
-COMMANDS = ("generate", "tokenize", "info", "plan", "bench", "pull", "models")
+COMMANDS = ("generate", "tokenize", "inspect", "score", "info", "plan", "bench", "pull", "models")
 
 
 def lines(done: subprocess.CompletedProcess[bytes]) -> list[str]:

@@ -9,7 +9,7 @@ import typer
 from pellucid.cli.output import line
 
 # Each is a module here with a function of the same name. None imports at its top what only its work needs.
-COMMANDS = ("generate", "tokenize", "info", "plan", "bench", "pull", "models")
+COMMANDS = ("generate", "tokenize", "inspect", "score", "info", "plan", "bench", "pull", "models")
 
 
 def make_app() -> typer.Typer:
