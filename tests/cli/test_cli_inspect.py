@@ -76,7 +76,8 @@ def test_inspect_heads(document: dict[str, Any], model: Model) -> None:
     for head in document["heads"]:
         assert head["logits"] == pytest.approx(attribution.heads[head["layer"], head["head"]], abs=1e-6)
         weights = trace.attention[head["layer"], head["head"], -1]
-        assert [look["weight"] for look in head["looks"]] == sorted(weights.tolist(), reverse=True)[:3]
+        best = sorted(weights.tolist(), reverse=True)[:3]
+        assert [look["weight"] for look in head["looks"]] == pytest.approx(best, abs=1e-6)
 
 
 def test_inspect_sampling(document: dict[str, Any]) -> None:
@@ -97,7 +98,7 @@ def test_inspect_one_head_before_the_end(model: Model) -> None:
     assert found["target"]["id"] == trace.ids[3]
     assert [h["layer"] for h in found["heads"]] == [23, 23]
     one = found["head"]
-    assert (one["layer"], one["head"], len(one["looks"])) == (23, 4, 5)
+    assert (one["layer"], one["head"], len(one["looks"])) == (23, 4, 3)  # none after it
     for look in one["looks"]:
         assert look["weight"] == pytest.approx(float(trace.attention[23, 4, 2, look["position"]]), abs=1e-6)
 

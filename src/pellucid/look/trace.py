@@ -23,8 +23,8 @@ PREDICTIONS = ("entropy", "next_rank", "next_probability")
 
 
 class Token(NamedTuple):
-    """A token of the traced text. ``piece``: its text, a special token's spelling (U+FFFD for a part of a character, "" without a
-    tokenizer)."""
+    """A token of the traced text. ``piece``: its text, or a special token's spelling (U+FFFD for a part of a character,
+    "" without a tokenizer)."""
 
     id: int
     piece: str
