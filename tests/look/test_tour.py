@@ -6,7 +6,6 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ FIGURES = {"look/lens.png", "look/attribution.png", "look/induction.png"}
 MOST_BYTES = 1_000_000  # of all figures of the page
 
 
-def _module() -> ModuleType:
+def _module() -> Any:
     spec = importlib.util.spec_from_file_location("looking_inside", DOCS / "looking_inside.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -40,9 +40,8 @@ def plan(
         ns = _time(loaded, rows, depth) if time else None
     if json:
         document = [op.to_dict() for op in table]
-        if ns is not None:
-            for op, taken in zip(document, ns, strict=True):
-                op["ns"] = taken
+        for one, taken in zip(document, ns or (), strict=False):
+            one["ns"] = taken
         output.document(document)
         return
     if ns is not None:

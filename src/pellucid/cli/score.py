@@ -112,7 +112,7 @@ def _sums(logprobs: list[float], tokens: int, nbytes: int) -> dict[str, Any]:
 
 def _result(tokenizer: Any, name: str, text: str, found: Any, top: int) -> dict[str, Any]:
     first = len(tokenizer.piece(found.ids[0])) if not _is_bos(tokenizer, found.ids[0]) else 0
-    out = {"name": name} if name else {}
+    out: dict[str, Any] = {"name": name} if name else {}
     out |= _sums([found.total], len(found.tokens), max(len(text.encode()) - first, 0))
     if top:
         out["scored"] = [{**token._asdict(), "top": [list(other) for other in token.top]} for token in found.tokens]
