@@ -75,12 +75,14 @@ def test_attend(benchmark: Any, depth: int, m: int, d: int, kv: str, isa: str) -
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("name", ["max", "sum_exp", "collect", "softmax"])
+@pytest.mark.parametrize("name", ["max", "sum_exp", "sum_exp_dot", "moments", "collect", "softmax"])
 def test_vocabulary(benchmark: Any, name: str, isa: str) -> None:
     x, out = normal(VOCABULARY), np.empty(VOCABULARY, np.int32)
     call = {
         "max": lambda: vocab.max(isa, x),
         "sum_exp": lambda: vocab.sum_exp(isa, x, 5.0, 1.0),
+        "sum_exp_dot": lambda: vocab.sum_exp_dot(isa, x, 5.0, 1.0),
+        "moments": lambda: vocab.moments(isa, x, 5.0),
         "collect": lambda: vocab.collect(isa, x, 3.0, out),
         "softmax": lambda: vocab.softmax(isa, x),
     }[name]

@@ -92,6 +92,22 @@ typedef struct pl_pass {
 /* Checks the rows and reserves their pages. */
 pl_status pl_forward_start(pl_model *model, const pl_pass *pass, pl_task **task, pl_error *error);
 
+/* Attention weights of one layer, which a pass never stores, computed again in float32 from its queries and keys. A row at
+ * position p sees keys 0..p, of them the last `window` (0: all). */
+typedef struct pl_attention {
+    int32_t heads, kv_heads, m, n, d, window; /* m query rows, n keys, d wide */
+    float scale;
+    const float *q;          /* (heads, m, d) */
+    const float *k;          /* (kv_heads, n, d) */
+    const int32_t *group;    /* (heads): each one's KV head */
+    const int32_t *position; /* (m), ascending */
+    float *scores;           /* (heads, m, n) or NULL: q . k * scale, -inf where a row does not see */
+    float *weights;          /* (heads, m, n) or NULL, all zero before: their softmax */
+} pl_attention;
+
+/* The arrays stay the caller's until the task is finished. Only kernels and threads of the model are used. */
+pl_status pl_attention_start(pl_model *model, const pl_attention *attention, pl_task **task, pl_error *error);
+
 int pl_task_wait(pl_task *task, int ms);      /* 1 when it has ended; -1 in the child of a fork, where it never will */
 void pl_task_cancel(pl_task *task);           /* it ends soon; may be called at any time before finish */
 double pl_task_progress(const pl_task *task); /* 0..1 */

@@ -125,6 +125,7 @@ EDGES = {
     "sampling": (),
     "errors": (),
     "_engine": (),
+    "_sampler": (),  # a part of _engine
     "_gguf": (),
     "_spm": (),
     "_kernels": (),

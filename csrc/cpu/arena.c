@@ -11,6 +11,9 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#if defined(__linux__)
+#include <sys/prctl.h>
+#endif
 #include <unistd.h>
 
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -47,6 +50,12 @@ static void read_enabled(void)
     text[n] = 0;
     system_has_huge = strstr(text, "[never]") == NULL;
 }
+
+/* Switched off for this process alone, by itself or whoever started it (prctl(2)); madvise succeeds all the same. */
+static int process_has_huge(void)
+{
+    return prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) != 1;
+}
 #endif
 
 void *pl_arena_alloc(size_t bytes, int *huge)
@@ -70,7 +79,7 @@ void *pl_arena_alloc(size_t bytes, int *huge)
     pthread_once(&once, read_enabled);
     int taken = madvise(p, size, MADV_HUGEPAGE) == 0;
     if (huge)
-        *huge = taken && system_has_huge;
+        *huge = taken && system_has_huge && process_has_huge();
 #endif
     return p;
 }

@@ -126,14 +126,17 @@ static pl_status forward_finish(pl_task *task, pl_error *error)
     else if (atomic_load(&b->stop_at) < b->pass.op_to)
         status = pl_fail(error, PL_E_CANCELLED, "the forward pass was cancelled");
     else if (atomic_load(&b->bad))
-        status = pl_fail(error, PL_E_NUMERICS, "the model's logits are not finite numbers");
+        status = pl_fail(error, PL_E_NUMERICS, "the model's %s",
+                         atomic_load(&b->bad) & PL_BAD_CACHE
+                             ? "keys or values are not finite numbers, or too large for the cache's type"
+                             : "logits are not finite numbers");
     else if (whole(task->model, &b->pass))
         for (int i = 0; i < b->pass.n_rows; i++)
             if (i + 1 == b->pass.n_rows || b->rows[i + 1].seq != b->rows[i].seq)
                 pl_seq_commit(b->seqs[b->rows[i].seq], b->rows[i].slot + 1);
     void *parts[] = {b->rows,    b->seqs,  b->qtiles, b->wants,       b->sample,  b->step,
                      b->sampled, b->feeds, b->taps,   b->run.partial, b->run.next};
-    if (status == PL_OK && b->sampled)
+    if (status == PL_OK && b->run.n_wants && b->sampled) /* no rows, no room for them: not even an empty copy */
         memcpy(b->pass.sampled, b->sampled, sizeof *b->sampled * (size_t)b->run.n_wants);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         free(parts[i]);

@@ -65,6 +65,7 @@ static int copy_tables(pl_model *m, const pl_plan *p)
 /* Which forms each buffer needs: what the formats of its readers ask for. */
 static void set_forms(pl_model *m)
 {
+    pl_segment *segs = (pl_segment *)m->plan.segs; /* the model's own copy */
     for (int i = 0; i < m->plan.n_bufs; i++)
         m->bufs[i] = (pl_buf){.dim = m->plan.buf_dim[i], .terms = m->options.terms};
     for (int i = 0; i < m->plan.n_ops; i++) {
@@ -72,6 +73,7 @@ static void set_forms(pl_model *m)
         if (op->kind == PL_OP_EMBED || !op->n_seg)
             continue;
         pl_buf *in = &m->bufs[op->in];
+        int least = op->kind == PL_OP_HEAD ? 2 : m->options.terms;
         if (op->kind == PL_OP_HEAD) {
             m->head_op = i;
             m->head_rows = (pl_buf){.dim = in->dim, .terms = 2};
@@ -80,6 +82,10 @@ static void set_forms(pl_model *m)
         for (int s = op->seg; s < op->seg + op->n_seg; s++) {
             const pl_format *f = m->mats[m->plan.segs[s].mat].format;
             in->forms |= f->flags & PL_FLOAT ? (f->id == PL_BF16 ? PL_FORM_BF16 : 0) : PL_FORM_Q8;
+            if (segs[s].terms < least)
+                segs[s].terms = least;
+            if (in->terms < segs[s].terms)
+                in->terms = segs[s].terms;
         }
     }
 }

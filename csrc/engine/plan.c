@@ -115,6 +115,7 @@ static pl_status check_op(const pl_plan *p, int i, pl_error *error)
             const pl_mat_desc *m = &p->mats[p->segs[s].mat];
             NEED(!m->mapped || op->kind == PL_OP_EMBED, "a matrix that is not packed");
             NEED(m->k == (op->kind == PL_OP_EMBED ? out : in), "a matrix' columns");
+            NEED(p->segs[s].terms == 1 || p->segs[s].terms == 2, "terms");
             if (op->kind == PL_OP_EMBED || op->kind == PL_OP_HEAD)
                 NEED(m->rows == p->vocab && p->segs[s].column == 0, "the vocabulary");
             else if (op->kind == PL_OP_LINEAR)

@@ -1,9 +1,11 @@
-/* The sampler: log probabilities, penalties, bias and mask, then filters (sample_filter.c), then the draw. */
-#include "sample_filter.h"
+/* The sampler: log probabilities, the steps in their order (sample_adjust.c, sample_filter.c), then the draw. */
+#include "sample_pool.h"
 
 #include <float.h>
 #include <math.h>
 #include <string.h>
+
+#define LN2 0.69314718055994530942
 
 size_t pl_sample_scratch(int vocab)
 {
@@ -11,9 +13,9 @@ size_t pl_sample_scratch(int vocab)
     return pl_pool_init(&b, NULL, vocab);
 }
 
-double pl_sample_uniform(uint64_t seed, uint64_t step)
+double pl_sample_uniform(uint64_t seed, uint64_t step, uint32_t stream)
 {
-    uint32_t c[4] = {(uint32_t)step, (uint32_t)(step >> 32), 0, 0};
+    uint32_t c[4] = {(uint32_t)step, (uint32_t)(step >> 32), stream, 0};
     uint32_t key0 = (uint32_t)seed, key1 = (uint32_t)(seed >> 32);
 
     for (int round = 0; round < 10; round++) {
@@ -29,85 +31,16 @@ double pl_sample_uniform(uint64_t seed, uint64_t step)
     return (double)(((uint64_t)c[1] << 32 | c[0]) >> 11) * 0x1p-53;
 }
 
-static int valid(int32_t id, int vocab)
-{
-    return id >= 0 && id < vocab;
-}
-
-/* The pool's arrays hold no tokens yet: sub serves as a table of counts, of which only the entries used are cleared. */
-static void penalize(const pl_sample_params *p, float *row, int vocab, int32_t *count)
-{
-    float repeat = p->repeat_penalty > 0 ? p->repeat_penalty : 1;
-
-    for (int i = 0; i < p->n_recent; i++)
-        if (valid(p->recent[i], vocab))
-            count[p->recent[i]] = 0;
-    for (int i = 0; i < p->n_recent; i++)
-        if (valid(p->recent[i], vocab))
-            count[p->recent[i]]++;
-    for (int i = 0; i < p->n_recent; i++) {
-        int32_t id = p->recent[i];
-        if (!valid(id, vocab) || count[id] == 0)
-            continue;
-        row[id] = row[id] > 0 ? row[id] / repeat : row[id] * repeat;
-        row[id] -= p->presence_penalty + (float)count[id] * p->frequency_penalty;
-        count[id] = 0; /* once per token */
-    }
-}
-
-static void forbid(const uint32_t *mask, float *row, int vocab)
-{
-    for (int at = 0; at < vocab; at += 32) {
-        uint32_t allowed = mask[at / 32];
-        int n = vocab - at < 32 ? vocab - at : 32;
-        if (allowed == 0xffffffffu)
-            continue;
-        for (int i = 0; i < n; i++)
-            if (!(allowed >> i & 1))
-                row[at + i] = -INFINITY;
-    }
-}
-
-/* Returns 1 when the row may have changed. */
-static int adjust(const pl_sample_params *p, float *row, int vocab, pl_pool *b)
-{
-    int penalties = p->n_recent > 0 && ((p->repeat_penalty > 0 && p->repeat_penalty != 1) || p->presence_penalty != 0 ||
-                                        p->frequency_penalty != 0);
-
-    if (!penalties && p->n_bias <= 0 && !p->mask)
-        return 0;
-    if (p->n_logprobs >= 0 && (penalties || p->n_bias > 0))
-        memcpy(b->raw, row, (size_t)vocab * sizeof *row);
-    else
-        b->raw = row; /* a mask leaves the logits of the tokens it allows */
-    if (penalties)
-        penalize(p, row, vocab, b->sub);
-    for (int i = 0; i < p->n_bias; i++)
-        if (valid(p->bias_id[i], vocab))
-            row[p->bias_id[i]] += p->bias[i];
-    if (p->mask)
-        forbid(p->mask, row, vocab);
-    return 1;
-}
-
-/* exp((x - top) / t) in float64; safe for every t > 0, infinity too. */
-static double weight(float x, float top, float t)
-{
-    return exp(((double)x - top) / t);
-}
-
 /* Index drawn from n logits in the order given, as exp((x - top) / t): sums of blocks first, then within one block. */
-static int draw_long(const pl_kernels *k, const float *x, int n, float top, float t, double u, double *sum,
-                     double *total)
+static int draw_long(const pl_pool *b, const float *x, int n, double u, double *total)
 {
-    float d[PL_SORTED_MAX], e[PL_SORTED_MAX], inv_t = 1 / t;
+    float d[PL_SORTED_MAX], e[PL_SORTED_MAX], top = b->top, inv_t = 1 / b->t;
     int c = 0, blocks = 0, last = -1, len;
-    double at = 0, target;
+    double at = 0, target, *sum = b->sum;
 
-    inv_t = inv_t < FLT_MAX ? inv_t > FLT_MIN ? inv_t : FLT_MIN : FLT_MAX; /* 0 * inf and -inf * 0 are NaN */
     *total = 0;
     for (int i = 0; i < n; i += PL_SORTED_MAX) {
-        sum[blocks] = k->sum_exp(x + i, n - i < PL_SORTED_MAX ? n - i : PL_SORTED_MAX, top, inv_t);
+        sum[blocks] = b->k->sum_exp(x + i, n - i < PL_SORTED_MAX ? n - i : PL_SORTED_MAX, top, inv_t);
         *total += sum[blocks++];
     }
     target = u * *total;
@@ -123,7 +56,7 @@ static int draw_long(const pl_kernels *k, const float *x, int n, float top, floa
     len = n - c * PL_SORTED_MAX < PL_SORTED_MAX ? n - c * PL_SORTED_MAX : PL_SORTED_MAX;
     for (int i = 0; i < len; i++)
         d[i] = (x[i] - top) * inv_t;
-    k->exp(d, len, e);
+    b->k->exp(d, len, e);
     for (int i = 0; i < len; i++) {
         if (e[i] > 0) {
             last = i;
@@ -139,18 +72,18 @@ static int draw_long(const pl_kernels *k, const float *x, int n, float top, floa
 }
 
 /* Index drawn from the few logits of a sorted pool. */
-static int draw_sorted(const pl_pool *b, float top, float t, double u, double *total)
+static int draw_sorted(const pl_pool *b, double u, double *total)
 {
     double at = 0, target;
     int last = 0;
 
     for (int i = 0; i < b->n; i++)
-        at += weight(b->x[i], top, t);
+        at += pl_pool_weight(b, b->x[i]);
     *total = at;
     target = u * at;
     at = 0;
     for (int i = 0; i < b->n; i++) {
-        double w = weight(b->x[i], top, t);
+        double w = pl_pool_weight(b, b->x[i]);
         if (w > 0) {
             last = i;
             at += w;
@@ -161,73 +94,163 @@ static int draw_sorted(const pl_pool *b, float top, float t, double u, double *t
     return last;
 }
 
-static void report_kept(const pl_pool *b, float top, float t, double total, pl_sampled *out)
+static void report_kept(const pl_pool *b, double total, pl_sampled *out)
 {
     for (int i = 0; i < b->n && i < out->kept_room; i++) {
         out->kept_id[i] = b->id[i];
-        out->kept_prob[i] = (float)(weight(b->x[i], top, t) / total);
+        out->kept_prob[i] = (float)(pl_pool_weight(b, b->x[i]) / total);
     }
 }
 
-static void choose(const pl_kernels *k, const pl_sample_params *p, const float *row, int vocab, float top,
-                   uint64_t step, pl_pool *b, pl_sampled *out)
+/* The token drawn, and mirostat's next mu. */
+static void draw(pl_pool *b, const pl_sample_params *p, uint64_t step, pl_sampled *out)
 {
-    int wants_kept = out->kept_id && out->kept_prob && out->kept_room > 0, filtered, drawn;
-    float t = p->temperature;
-    double total, u;
+    int wants_kept = out->kept_id && out->kept_prob && out->kept_room > 0, drawn;
+    double u = pl_sample_uniform(p->seed, step, 0), total;
+    float x;
 
-    if (!(t > 0)) {
-        k->collect(row, vocab, top, &out->id, 1);
-        out->n_kept = 1;
+    if (b->whole && b->least > -FLT_MAX)
+        pl_pool_gather(b);
+    if (b->whole) {
+        out->id = draw_long(b, b->row, b->vocab, u, &total);
+        x = b->row[out->id];
+        out->n_kept = pl_pool_count(b);
         if (wants_kept) {
-            out->kept_id[0] = out->id;
-            out->kept_prob[0] = 1;
+            pl_pool_gather(b);
+            pl_pool_sort(b);
         }
-        return;
-    }
-    u = pl_sample_uniform(p->seed, step);
-    filtered = pl_pool_filter(k, b, p, row, vocab, top);
-    if (!filtered) {
-        out->id = draw_long(k, row, vocab, top, t, u, b->sum, &total);
-        out->n_kept = k->collect(row, vocab, -FLT_MAX, b->id, 0);
-        if (!wants_kept)
-            return;
-        pl_pool_collect(k, b, row, vocab, -FLT_MAX);
-        pl_pool_sort(b, row);
-        report_kept(b, top, t, total, out);
-        return;
-    }
-    out->n_kept = b->n;
-    if (b->n <= PL_SORTED_MAX) {
-        pl_pool_sort(b, row);
-        top = b->x[0]; /* typical sampling may have dropped the row's best */
-        drawn = draw_sorted(b, top, t, u, &total);
+    } else if (b->n <= PL_SORTED_MAX) {
+        out->n_kept = b->n;
+        pl_pool_sort(b);
+        b->top = b->x[0]; /* typical sampling may have dropped the best */
+        drawn = draw_sorted(b, u, &total);
         out->id = b->id[drawn];
+        x = b->x[drawn];
     } else {
-        top = k->max(b->x, b->n);
-        drawn = draw_long(k, b->x, b->n, top, t, u, b->sum, &total);
+        out->n_kept = b->n;
+        b->top = b->k->max(b->x, b->n);
+        drawn = draw_long(b, b->x, b->n, u, &total);
         out->id = b->id[drawn];
+        x = b->x[drawn];
         if (wants_kept)
-            pl_pool_sort(b, row);
+            pl_pool_sort(b);
     }
     if (wants_kept)
-        report_kept(b, top, t, total, out);
+        report_kept(b, total, out);
+    if (p->mirostat)
+        out->mirostat_mu -= p->mirostat_eta * ((log(total) - ((double)x - b->top) / b->t) / LN2 - p->mirostat_tau);
+}
+
+static void draw_best(pl_pool *b, pl_sampled *out)
+{
+    b->k->collect(b->row, b->vocab, b->top, &out->id, 1);
+    out->n_kept = 1;
+    if (out->kept_id && out->kept_prob && out->kept_room > 0) {
+        out->kept_id[0] = out->id;
+        out->kept_prob[0] = 1;
+    }
+}
+
+/* Dynamic temperature (kalomaze 2023, as llama.cpp has it: by entropy). */
+static double temperature(pl_pool *b, const pl_sample_params *p)
+{
+    double low = fmax((double)p->temperature - p->dynatemp_range, 0), high = (double)p->temperature + p->dynatemp_range;
+    double total, dot = 0, share;
+    int n;
+
+    if (!(p->dynatemp_range > 0))
+        return p->temperature;
+    n = pl_pool_count(b);
+    if (b->whole && b->least <= -FLT_MAX) {
+        total = b->k->sum_exp_dot(b->row, b->vocab, b->top, 1 / b->t, &dot);
+    } else {
+        total = pl_pool_mass(b);
+        for (int i = 0; i < b->n; i++)
+            if (b->w[i] > 0)
+                dot += b->w[i] * (((double)b->x[i] - b->top) / b->t);
+    }
+    if (n < 2)
+        return p->temperature;
+    share = fmin(fmax((log(total) - dot / total) / log(n), 0), 1);
+    return low + (high - low) * pow(share, p->dynatemp_exponent);
+}
+
+static int is_filter(int step)
+{
+    return step > PL_DRY && step < PL_TEMPERATURE;
+}
+
+/* Whether a step can change anything. */
+static int acts(const pl_sample_params *p, int step, int vocab)
+{
+    if (is_filter(step) && (p->mirostat || !(p->temperature > 0)))
+        return 0;
+    switch (step) {
+    case PL_PENALTIES:
+        return p->n_recent > 0 && ((p->repeat_penalty > 0 && p->repeat_penalty != 1) || p->presence_penalty != 0 ||
+                                   p->frequency_penalty != 0);
+    case PL_DRY: return p->n_dry > 0 && p->dry_multiplier > 0;
+    case PL_TOP_N_SIGMA: return p->top_n_sigma > 0;
+    case PL_TOP_K: return p->top_k > 0 && p->top_k < vocab;
+    case PL_TYPICAL_P: return p->typical_p > 0 && p->typical_p < 1;
+    case PL_TOP_P: return p->top_p < 1;
+    case PL_MIN_P: return p->min_p > 0;
+    case PL_XTC: return p->xtc_probability > 0;
+    default: return p->temperature > 0;
+    }
+}
+
+/* -1: the logits are not to be drawn from. */
+static int run_steps(pl_pool *b, const pl_sample_params *p, int want, uint64_t draw)
+{
+    uint8_t steps[PL_N_STEPS];
+    int n = 0, before = 0; /* steps before bias and mask */
+
+    while (before < p->n_order && p->order[before] <= PL_DRY)
+        before++;
+    for (int i = 0, at = before; i < at; i++)
+        before -= !acts(p, p->order[i], b->vocab);
+    for (int i = 0; i < p->n_order; i++)
+        if (acts(p, p->order[i], b->vocab))
+            steps[n++] = p->order[i];
+    for (int i = 0; i <= n; i++) {
+        int step = i < n ? steps[i] : -1;
+        if (i == before)
+            pl_bias_and_mask(b, p);
+        if (step == PL_PENALTIES || step == PL_DRY) {
+            if (b->least > -FLT_MAX)
+                pl_pool_gather(b);
+            (step == PL_PENALTIES ? pl_penalize : pl_penalize_repetitions)(b, p);
+            continue;
+        }
+        if (b->stale && pl_pool_refresh(b, want))
+            return -1;
+        if (step == PL_TEMPERATURE) {
+            b->t = (float)fmin(fmax(temperature(b, p), PL_T_MIN), PL_T_MAX);
+            b->weighed = 0;
+        } else if (step >= 0) {
+            pl_filter(b, p, step, draw, i + 1 < n && steps[i + 1] == PL_MIN_P ? p->min_p : 0);
+        }
+    }
+    if (p->mirostat && p->temperature > 0)
+        pl_filter_surprise(b, p->mirostat_mu);
+    return 0;
 }
 
 /* The most probable tokens of the raw row; returns the logarithm of its sum of exp. */
-static double report_top(const pl_kernels *k, const pl_sample_params *p, const float *row, int vocab, float top,
-                         pl_pool *b, pl_sampled *out)
+static double report_top(pl_pool *b, const pl_sample_params *p, pl_sampled *out)
 {
-    double log_sum = top + log(k->sum_exp(row, vocab, top, 1));
+    double log_sum = b->top + log(b->k->sum_exp(b->row, b->vocab, b->top, 1));
 
     if (p->n_logprobs == 0 || !out->top_id || !out->top_logprob)
         return log_sum;
-    pl_pool_best(k, b, row, vocab, p->n_logprobs < vocab ? p->n_logprobs : vocab);
-    pl_pool_sort(b, row);
+    pl_pool_best(b, p->n_logprobs < b->vocab ? p->n_logprobs : b->vocab);
+    pl_pool_sort(b);
     for (int i = 0; i < p->n_logprobs; i++) {
         out->top_id[i] = i < b->n ? b->id[i] : -1;
         out->top_logprob[i] = i < b->n ? (float)(b->x[i] - log_sum) : -INFINITY;
     }
+    b->whole = 1;
     return log_sum;
 }
 
@@ -235,29 +258,35 @@ int pl_sample(const pl_kernels *k, const pl_sample_params *p, float *logits, int
               pl_sampled *out)
 {
     pl_pool b;
-    float top;
     double log_sum = 0;
-    int want = p->temperature > 0 && p->top_k < vocab ? p->top_k : 0;
+    const float *raw = logits;
+    int want = p->temperature > 0 && !p->mirostat && p->top_k < vocab ? p->top_k : 0;
 
     pl_pool_init(&b, scratch, vocab);
+    b.k = k;
+    b.row = logits;
+    b.whole = 1;
+    b.least = -FLT_MAX;
+    b.t = 1;
     want = want > p->n_logprobs ? want : p->n_logprobs;
     out->id = -1;
     out->logprob = 0;
     out->n_kept = 0;
-    top = pl_pool_top(k, &b, logits, vocab, want);
-    if (!(top >= -FLT_MAX && top <= FLT_MAX))
+    out->mirostat_mu = p->mirostat_mu;
+    if (pl_pool_refresh(&b, want))
         return -1;
-    if (p->n_logprobs >= 0)
-        log_sum = report_top(k, p, logits, vocab, top, &b, out);
-    if (adjust(p, logits, vocab, &b)) {
-        top = pl_pool_top(k, &b, logits, vocab, want);
-        if (!(top >= -FLT_MAX && top <= FLT_MAX))
-            return -1;
-    } else {
-        b.raw = logits;
+    if (p->n_logprobs >= 0) {
+        log_sum = report_top(&b, p, out);
+        if (acts(p, PL_PENALTIES, vocab) || acts(p, PL_DRY, vocab) || p->n_bias > 0)
+            raw = memcpy(b.raw, logits, (size_t)vocab * sizeof *logits); /* else a token's own logit stays */
     }
-    choose(k, p, logits, vocab, top, step, &b, out);
+    if (run_steps(&b, p, want, step))
+        return -1;
+    if (p->temperature > 0)
+        draw(&b, p, step, out);
+    else
+        draw_best(&b, out);
     if (p->n_logprobs >= 0)
-        out->logprob = (float)(b.raw[out->id] - log_sum);
+        out->logprob = (float)(raw[out->id] - log_sum);
     return 0;
 }

@@ -29,12 +29,13 @@ typedef struct pl_mat {
 /* Rows of activations (n, k) in the forms that the formats need; a form nobody needs is NULL. */
 typedef struct pl_acts {
     int k;
-    int terms;      /* of the integer form: 1 or 2 */
+    int terms;      /* of the integer form that count: 1 or 2 */
+    int stored;     /* terms of a row in memory, at least as many */
     const float *f; /* (n, k) float32; row distance f_stride floats */
     ptrdiff_t f_stride;
-    const int8_t *q;     /* (n, terms, k_pad) codes in [-127, 127], term hi then lo; k_pad = k rounded up to 32 */
+    const int8_t *q;     /* (n, stored, k_pad) codes in [-127, 127], term hi then lo; k_pad = k rounded up to 32 */
     const float *s;      /* (n, k_pad / 32) scales */
-    const int16_t *sums; /* (n, terms, k_pad / 16) sums of 16 codes */
+    const int16_t *sums; /* (n, stored, k_pad / 16) sums of 16 codes */
     const uint16_t *b;   /* (n, k_pad2) bf16, k_pad2 = k rounded up to 2, zero beyond k */
 } pl_acts;
 
@@ -52,7 +53,8 @@ enum { PL_ACT_SILU, PL_ACT_GELU_TANH };
  * Per row i: score[j] = (sum over d of q[i][d] * k[j][d]) * scale for lo[i] <= j < hi[i], others do not exist;
  * top' = max(top, scores); acc = acc * exp(top - top') + sum over j ascending of exp(score - top') * v[j]; sum alike,
  * but in lanes (scalar/attend.c says how). acc never holds -0, so a row's bits do not depend on the rows beside it.
- * A row with lo >= hi is left exactly as it was. Keys at or beyond max(hi) are never read, or change nothing.
+ * A row with lo >= hi is left exactly as it was. Keys at or beyond max(hi) are never read, or change nothing; those below it
+ * are finite (rope_append sees to that), for a key that one row does not see may be multiplied by 0 for it.
  * INT8 in every tier: score = (sum over blocks of 32 d of scale * (sum over d of q[d] * code)) * scale; the values' scales go
  * to the probabilities: acc += round(p * scale) * code. BF16 in the tier that multiplies bf16: q and p rounded to bf16 too,
  * pairs of d and of keys together, and v as kv_append rounded it. */
@@ -132,7 +134,13 @@ typedef struct pl_kernels {
     float (*max)(const float *x, int n); /* NaN if any is NaN */
     /* sum of exp((x - top) * inv_t), in float64 over lanes of float32 blocks; order fixed by n */
     double (*sum_exp)(const float *x, int n, float top, float inv_t);
-    /* Indices i (ascending) with x[i] >= least -> at most `room` of them in out; returns how many there are. */
+    /* The same, and in *dot the sum of d * exp(d), d = (x - top) * inv_t, for an entropy. -inf adds nothing. */
+    double (*sum_exp_dot)(const float *x, int n, float top, float inv_t, double *dot);
+    /* Sums of x - top and of its square in float64, -inf left out: lane i % 16 takes x[i], then lanes j and j + 8 are
+     * added, j and j + 4, + 2, + 1. */
+    void (*moments)(const float *x, int n, float top, double *sum, double *squares);
+    /* Indices i (ascending) with x[i] >= least -> at most `room` of them in out; returns how many there are. Counting
+     * alone (room 0) is as fast as where few are found. */
     int (*collect)(const float *x, int n, float least, int32_t *out, int room);
     void (*softmax)(float *x, int n);             /* in place; a row's own max; rows sum to 1 */
     void (*exp)(const float *x, int n, float *y); /* within 2 ulp; exp(0) = 1; -inf -> 0; <= -104 -> 0 */

@@ -17,7 +17,7 @@ void pl_buf_finish(const pl_kernels *k, const pl_buf *b, int row, int from, int 
 pl_acts pl_buf_acts(const pl_buf *b, int row)
 {
     size_t r = (size_t)row;
-    pl_acts a = {.k = b->dim, .terms = b->terms, .f = b->f + r * b->dim, .f_stride = b->dim};
+    pl_acts a = {.k = b->dim, .terms = b->terms, .stored = b->terms, .f = b->f + r * b->dim, .f_stride = b->dim};
     if (b->forms & PL_FORM_Q8) {
         a.q = b->q + r * b->terms * b->dim;
         a.s = b->s + r * (b->dim / 32);

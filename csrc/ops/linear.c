@@ -23,6 +23,7 @@ void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, 
         int t1 = t + tiles < tile1 ? t + tiles : tile1;
         for (int i = 0; i < n; i += rows) {
             pl_acts x = pl_buf_acts(in, row0 + i);
+            x.terms = seg->terms;
             m->kernels->matmul[w->format->id](w, t, t1, &x, i + rows < n ? rows : n - i, y + i * y_stride + seg->column,
                                               y_stride);
         }

@@ -38,6 +38,7 @@ typedef struct pl_op {
 /* A part of a linear: rows of one matrix, to columns [column, column + rows) of the output. */
 typedef struct pl_segment {
     int32_t mat, column, bias;
+    int32_t terms; /* int8 terms of its activations, 1 or 2; more where the model is asked for more */
 } pl_segment;
 
 /* A matrix (rows, k) in its file's format. */

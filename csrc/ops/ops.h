@@ -36,6 +36,9 @@ typedef struct pl_qtile {
     int32_t row, n; /* rows of the pass */
 } pl_qtile;
 
+/* What a pass found to be no finite number. */
+enum { PL_BAD_LOGITS = 1, PL_BAD_CACHE = 2 };
+
 /* Takes the logits of the wanted row number `want`; may overwrite them. Called once per row, from any thread.
  * Nonzero: they are not usable (NaN, infinite). */
 typedef int (*pl_consume_fn)(void *arg, int want, float *logits, int tid);
@@ -76,7 +79,7 @@ typedef struct pl_run {
     float *store;          /* (n_wants, vocab) or NULL */
     pl_consume_fn consume; /* else */
     void *consume_arg;
-    atomic_int *bad; /* set when logits are not finite */
+    atomic_int *bad; /* what is not finite: PL_BAD_* */
 } pl_run;
 
 /* Brings columns [from, to) of a row into the buffer's other forms; from and to: multiples of 32, or the end. */

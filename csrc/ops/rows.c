@@ -69,6 +69,22 @@ void pl_op_head_norm(const pl_run *r, const pl_op *op, int tid)
     }
 }
 
+/* Whether the cache can hold n keys or values as finite numbers: the bits of each are below its type's limit. */
+static int storable(const float *x, int n, pl_kv_type kv)
+{
+    /* what rounds to infinity: 65520 in f16, 2^128 (1 - 2^-9) in bf16; int8 has float32 scales */
+    const int32_t limit = kv == PL_KV_F16 ? 0x477ff000 : kv == PL_KV_BF16 ? 0x7f7f8000 : 0x7f800000;
+    int32_t beyond = 0;
+    for (int i = 0; i < n; i++) {
+        int32_t u;
+        memcpy(&u, x + i, sizeof u);
+        beyond |= (u & 0x7fffffff) >= limit; /* signed: the baseline's vectors compare no other */
+    }
+    return !beyond;
+}
+
+/* A key or value that is no number would spoil the rows before it too (the attention kernels multiply what a row does
+ * not see by 0): so it fails the pass, whoever asks for logits, and never stays in the cache. */
 void pl_op_rope_append(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_model_tables *m = r->m;
@@ -86,6 +102,8 @@ void pl_op_rope_append(const pl_run *r, const pl_op *op, int tid)
         for (int h = 0; h < c->n_q + c->n_kv; h++)
             m->kernels->rope(x + (size_t)h * c->dk, cos, sin, rope->n_rot, rope->halves);
         const float *k = x + (size_t)c->n_q * c->dk, *v = k + (size_t)c->n_kv * c->dk;
+        if (!storable(k, c->n_kv * (c->dk + c->dv), m->kv))
+            atomic_fetch_or(r->bad, PL_BAD_CACHE);
         for (int h = 0; h < c->n_kv; h++) {
             uint8_t *page = pl_seq_keys(r->seqs[row->seq], g, op->cache, op->cache_layer, h, row->slot);
             m->kernels->kv_append[m->kv](k + (size_t)h * c->dk, v + (size_t)h * c->dv, c->dk, c->dv,

@@ -8,19 +8,19 @@ with Model.load("smollm2-135m") as model:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from pellucid import errors
-from pellucid.context import Context
-from pellucid.generation import Completion, Piece, Timings, TokenLogprob
-from pellucid.info import ModelInfo, Operation
-from pellucid.model import Model
-from pellucid.tokenizer import Tokenizer
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # as type checkers know it: nothing is imported here, so that the command line can take a Ctrl-C
 if TYPE_CHECKING:
+    from typing import Any
+
+    from pellucid import errors
+    from pellucid.context import Context
+    from pellucid.generation import Completion, Piece, Timings, TokenLogprob
+    from pellucid.info import ModelInfo, Operation
     from pellucid.look import Trace
+    from pellucid.model import Model
+    from pellucid.tokenizer import Tokenizer
 
 __all__ = [
     "Completion",
@@ -36,11 +36,27 @@ __all__ = [
     "errors",
 ]
 
+_MODULES = {
+    **dict.fromkeys(("Completion", "Piece", "Timings", "TokenLogprob"), "generation"),
+    **dict.fromkeys(("ModelInfo", "Operation"), "info"),
+    "Context": "context",
+    "Model": "model",
+    "Tokenizer": "tokenizer",
+    "Trace": "look",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """What looking inside needs is loaded when it is first named."""
-    if name == "Trace":
-        from pellucid import look
+    """A public name's module is loaded when the name is first used: importing the package costs next to nothing."""
+    import importlib
 
-        return look.Trace
-    raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
+    if name == "errors":
+        return importlib.import_module("pellucid.errors")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"pellucid.{_MODULES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

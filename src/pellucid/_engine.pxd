@@ -26,7 +26,7 @@ cdef extern from "pellucid.h" nogil:
         float eps, scale, cap
         int32_t column, width, pos_from, pos_to, each
     ctypedef struct pl_segment:
-        int32_t mat, column, bias
+        int32_t mat, column, bias, terms
     ctypedef struct pl_mat_desc:
         int32_t gguf_type, rows, k, mapped, from_file
         const uint8_t *src
@@ -69,27 +69,40 @@ cdef extern from "pellucid.h" nogil:
     pl_seq *pl_seq_fork(pl_seq *seq)
     int32_t pl_seq_rewind(pl_seq *seq, int32_t n)
 
+    int PL_N_STEPS
     ctypedef struct pl_sample_params:
-        float temperature, top_p, min_p
-        int32_t top_k
+        float temperature, top_p, min_p, typical_p, top_n_sigma
+        float xtc_probability, xtc_threshold, dynatemp_range, dynatemp_exponent
+        int32_t top_k, n_order
+        uint8_t order[9]
         uint64_t seed
         const uint32_t *mask
         int32_t n_bias
         const int32_t *bias_id
         const float *bias
         int32_t n_logprobs
-        float typical_p, repeat_penalty, presence_penalty, frequency_penalty
+        float repeat_penalty, presence_penalty, frequency_penalty
         int32_t n_recent
         const int32_t *recent
+        float dry_multiplier, dry_base
+        int32_t dry_allowed_length, n_dry
+        const int32_t *dry_id
+        const int32_t *dry_length
+        int32_t mirostat
+        float mirostat_tau, mirostat_eta
+        double mirostat_mu
     ctypedef struct pl_sampled:
         int32_t id
         float logprob
+        double mirostat_mu
         int32_t n_kept
         int32_t *top_id
         float *top_logprob
         int32_t *kept_id
         float *kept_prob
         int32_t kept_room
+    int pl_dry_match(const int32_t *ids, const uint8_t *breaks, int n, int least, int32_t *z, int32_t *out_id,
+                     int32_t *out_length) nogil
 
     ctypedef enum pl_status:
         PL_OK, PL_E_MEMORY, PL_E_PLAN, PL_E_ARGUMENT, PL_E_ISA, PL_E_CANCELLED, PL_E_NUMERICS
@@ -133,6 +146,16 @@ cdef extern from "pellucid.h" nogil:
         const pl_tap *taps
         int64_t *op_ns
     pl_status pl_forward_start(pl_model *model, const pl_pass *p, pl_task **task, pl_error *error)
+    ctypedef struct pl_attention:
+        int32_t heads, kv_heads, m, n, d, window
+        float scale
+        const float *q
+        const float *k
+        const int32_t *group
+        const int32_t *position
+        float *scores
+        float *weights
+    pl_status pl_attention_start(pl_model *model, const pl_attention *attention, pl_task **task, pl_error *error)
     int pl_task_wait(pl_task *task, int ms)
     void pl_task_cancel(pl_task *task)
     double pl_task_progress(const pl_task *task)

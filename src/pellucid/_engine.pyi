@@ -12,6 +12,7 @@ Cancel = Callable[[], bool] | None
 Sampled = tuple[int, float | None, list[tuple[int, float]]]
 
 KV_TYPES: tuple[str, ...]
+STEPS: tuple[str, ...]
 
 class Cancelled(Exception): ...
 
@@ -32,15 +33,31 @@ class Sampler:
         top_p: float = 1.0,
         min_p: float = 0.0,
         typical_p: float = 1.0,
+        top_n_sigma: float = 0.0,
+        xtc_probability: float = 0.0,
+        xtc_threshold: float = 0.1,
+        dynatemp_range: float = 0.0,
+        dynatemp_exponent: float = 1.0,
         repeat_penalty: float = 1.0,
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
+        repeat_last: int = -1,
+        dry_multiplier: float = 0.0,
+        dry_base: float = 1.75,
+        dry_allowed_length: int = 2,
+        dry_range: int = -1,
+        mirostat: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
         seed: int = 0,
         bias: dict[int, float] | None = None,
         logprobs: int = -1,
         mask: npt.ArrayLike | None = None,
+        order: Iterable[str] | None = None,
     ) -> None: ...
-    def set_recent(self, ids: npt.ArrayLike) -> None: ...
+    @property
+    def mirostat_mu(self) -> float: ...
+    def extend(self, ids: npt.ArrayLike, breaks: bytes | None = None) -> None: ...
 
 class Sequence:
     engine: Engine
@@ -83,6 +100,18 @@ class Engine:
         cancel: Cancel = None,
         at: int = -1,
     ) -> tuple[dict[tuple[int, int], npt.NDArray[np.float32]], npt.NDArray[np.int64] | None]: ...
+    def attention(
+        self,
+        q: npt.NDArray[np.float32],
+        k: npt.NDArray[np.float32],
+        groups: Sequence_[int],
+        positions: npt.ArrayLike,
+        *,
+        scale: float,
+        window: int = 0,
+        scores: npt.NDArray[np.float32] | None = None,
+        weights: npt.NDArray[np.float32] | None = None,
+    ) -> None: ...
 
 PROBES: tuple[str, ...]
 

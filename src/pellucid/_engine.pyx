@@ -5,8 +5,8 @@ Knows nothing of files, text or architectures: a plan (plan.py) comes in, arrays
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memset
 
 import numpy as np
 
@@ -114,49 +114,7 @@ def format_names():
     return names
 
 
-cdef class Sampler:
-    """What to do with one sequence's logits. Options: csrc/engine/sample.h; `step` counts its draws."""
-
-    cdef pl_sample_params params
-    cdef readonly uint64_t step
-    cdef object keep, recent
-
-    def __init__(self, *, float temperature=0.0, int top_k=0, float top_p=1.0, float min_p=0.0, float typical_p=1.0,
-                 float repeat_penalty=1.0, float presence_penalty=0.0, float frequency_penalty=0.0, uint64_t seed=0,
-                 dict bias=None, int logprobs=-1, mask=None):
-        memset(&self.params, 0, sizeof(self.params))
-        self.params.temperature = temperature
-        self.params.top_k = top_k
-        self.params.top_p = top_p
-        self.params.min_p = min_p
-        self.params.typical_p = typical_p
-        self.params.repeat_penalty = repeat_penalty
-        self.params.presence_penalty = presence_penalty
-        self.params.frequency_penalty = frequency_penalty
-        self.params.seed = seed
-        self.params.n_logprobs = logprobs
-        cdef int32_t[::1] ids
-        cdef float[::1] values
-        cdef uint32_t[::1] bits
-        self.keep = []
-        if bias:
-            ids = np.fromiter(bias.keys(), np.int32, len(bias))
-            values = np.fromiter(bias.values(), np.float32, len(bias))
-            self.keep += [ids, values]
-            self.params.n_bias = <int32_t>len(bias)
-            self.params.bias_id = &ids[0]
-            self.params.bias = &values[0]
-        if mask is not None:
-            bits = np.ascontiguousarray(mask, np.uint32)
-            self.keep.append(bits)
-            self.params.mask = &bits[0]
-
-    def set_recent(self, ids):
-        """The tokens that the penalties look at, int32."""
-        cdef int32_t[::1] recent = np.ascontiguousarray(ids, np.int32)
-        self.recent = recent
-        self.params.n_recent = <int32_t>recent.shape[0]
-        self.params.recent = &recent[0] if recent.shape[0] else NULL
+include "_sampler.pxi"
 
 
 cdef class Sequence:
@@ -240,7 +198,7 @@ cdef class Tables:
         self.plan.segs = segs = <pl_segment *>self.table(len(plan.segments), sizeof(pl_segment))
         self.plan.n_segs = <int32_t>len(plan.segments)
         for i, s in enumerate(plan.segments):
-            segs[i] = pl_segment(mat=s.matrix, column=s.column, bias=s.bias)
+            segs[i] = pl_segment(mat=s.matrix, column=s.column, bias=s.bias, terms=s.terms)
         self.plan.mats = mats = <pl_mat_desc *>self.table(len(plan.matrices), sizeof(pl_mat_desc))
         self.plan.n_mats = <int32_t>len(plan.matrices)
         for i, m in enumerate(plan.matrices):
@@ -313,55 +271,6 @@ cdef class Rows:
             self.n_seqs += 1
 
 
-cdef class Results:
-    """Room for what `pl_sample` says of each wanted row."""
-
-    cdef pl_sample_params *params
-    cdef uint64_t *steps
-    cdef pl_sampled *sampled
-    cdef list tops
-
-    def __dealloc__(self):
-        free(self.params)
-        free(self.steps)
-        free(self.sampled)
-
-    def __init__(self, list samplers):
-        cdef Sampler s
-        cdef int32_t[::1] ids
-        cdef float[::1] logprobs
-        cdef Py_ssize_t n = len(samplers), i
-        self.params = <pl_sample_params *>calloc(n + 1, sizeof(pl_sample_params))
-        self.steps = <uint64_t *>calloc(n + 1, sizeof(uint64_t))
-        self.sampled = <pl_sampled *>calloc(n + 1, sizeof(pl_sampled))
-        if self.params == NULL or self.steps == NULL or self.sampled == NULL:
-            raise OutOfMemoryError("no memory for a pass's results")
-        self.tops = []
-        for i in range(n):
-            s = samplers[i]
-            self.params[i] = s.params
-            self.steps[i] = s.step
-            top = None
-            if s.params.n_logprobs > 0:
-                n_top = s.params.n_logprobs
-                ids, logprobs = top = (np.empty(n_top, np.int32), np.empty(n_top, np.float32))
-                self.sampled[i].top_id = &ids[0]
-                self.sampled[i].top_logprob = &logprobs[0]
-            self.tops.append(top)
-
-    def take(self, list samplers):
-        """-> [(id, logprob or None, [(id, logprob)])]; each sampler steps on."""
-        cdef Sampler s
-        out = []
-        for i in range(len(samplers)):
-            s = samplers[i]
-            s.step += 1
-            top = self.tops[i]
-            out.append((self.sampled[i].id, self.sampled[i].logprob if s.params.n_logprobs >= 0 else None,
-                        [] if top is None else list(zip(top[0].tolist(), top[1].tolist(), strict=True))))
-        return out
-
-
 cdef class Engine:
     """A plan with its weights packed, ready to run. Thread-safe; forward passes queue up.
 
@@ -371,6 +280,7 @@ cdef class Engine:
 
     cdef pl_model *model
     cdef object keep        # mapped matrices
+    cdef object __weakref__
     cdef Engine base
     cdef readonly object plan
     cdef readonly int max_rows, vocab
@@ -539,43 +449,42 @@ cdef class Engine:
             free(c_feeds)
         return arrays, op_ns
 
+    def attention(self, q, k, groups, positions, *, float scale, int window=0, scores=None, weights=None):
+        """Attention weights from queries and keys, on the engine's threads.
 
-PROBES = ("read_4k", "read_2m", "int8", "bf16", "f32")  # as numbered in csrc/pellucid.h
-
-
-cdef class Probe:
-    """Measures what the machine can do at most, on the engine's threads with the loops of a tier. One user at a time.
-
-    size: bytes of each of the two buffers that are read. Raises IsaError, OutOfMemoryError.
-    """
-
-    cdef pl_probe *probe
-
-    def __cinit__(self, *, str isa, int threads, int64_t size):
+        q: float32 (heads, m, d), rows at `positions` (ascending). k: (kv_heads, n, d); groups: each head's KV head. A
+        row sees the keys up to its own position, of them the last `window` (0: all). Fills one or both of `scores`
+        (heads, m, n), q . k * scale, -inf where a row does not see, and `weights`, their softmax, which must hold zeros.
+        """
+        cdef const float[:, :, ::1] c_q = q, c_k = k
+        cdef const int32_t[::1] c_groups = np.ascontiguousarray(groups, np.int32)
+        cdef const int32_t[::1] c_positions = np.ascontiguousarray(positions, np.int32)
+        cdef float[:, :, ::1] c_scores, c_weights
+        cdef pl_attention a
+        cdef pl_task *task
         cdef pl_error error
-        cdef pl_status status
-        cdef int number = pl_isa_find(isa.encode())
-        with nogil:
-            status = pl_probe_new(number, threads, size, &self.probe, &error)
+        heads, m, d = q.shape
+        kv_heads, n = k.shape[:2]
+        if k.shape[2] != d or len(c_groups) != heads or len(c_positions) != m or not q.size or not k.size:
+            raise ValueError(f"q {q.shape}, k {k.shape}, {len(c_groups)} groups and {len(c_positions)} positions "
+                             "do not fit together")
+        memset(&a, 0, sizeof(a))
+        for name, out in (("scores", scores), ("weights", weights)):
+            if out is not None and out.shape != (heads, m, n):
+                raise ValueError(f"{name} has shape {out.shape}, expected {(heads, m, n)}")
+        if scores is not None:
+            c_scores = scores
+            a.scores = &c_scores[0, 0, 0]
+        if weights is not None:
+            c_weights = weights
+            a.weights = &c_weights[0, 0, 0]
+        a.heads, a.kv_heads, a.m, a.n, a.d, a.window, a.scale = heads, kv_heads, m, n, d, window, scale
+        a.q, a.k, a.group, a.position = &c_q[0, 0, 0], &c_k[0, 0, 0], &c_groups[0], &c_positions[0]
+        error.text[0] = 0
+        cdef pl_status status = pl_attention_start(self.open(), &a, &task, &error)
         if status:
             raise_status(status, &error)
+        finish_task(task, None, None)
 
-    def __dealloc__(self):
-        pl_probe_free(self.probe)
 
-    def has(self, str kind):
-        """Whether this machine and tier have it: 2 MB pages, an instruction for bf16."""
-        return bool(pl_probe_has(self.probe, PROBES.index(kind)))
-
-    def run(self, str kind, int64_t n):
-        """n rounds of one of PROBES -> (bytes read or operations done by all threads, nanoseconds)."""
-        cdef pl_error error
-        cdef pl_status status
-        cdef double done = 0
-        cdef int64_t ns = 0
-        cdef int number = PROBES.index(kind)
-        with nogil:
-            status = pl_probe_run(self.probe, number, n, &done, &ns, &error)
-        if status:
-            raise_status(status, &error)
-        return done, ns
+include "_engine.probe.pxi"

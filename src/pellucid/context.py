@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pellucid import _engine
 from pellucid.errors import ContextBusyError, ContextFullError, TokenizerError
@@ -13,6 +13,7 @@ from pellucid.errors import ContextBusyError, ContextFullError, TokenizerError
 if TYPE_CHECKING:
     from pellucid.generation import Completion, Piece
     from pellucid.model import Model
+    from pellucid.sampling import SamplingOptions
 
 __all__ = ["Context"]
 
@@ -105,23 +106,64 @@ class Context:
 
     def stream(self, prompt: str | Sequence[int] = (), **options: Any) -> Iterator[Piece]:
         """Like :meth:`generate`, piece by piece. The context is in use until the iterator ends or is closed."""
-        from pellucid.generation import Job, parse_options, run
+        from pellucid.generation import parse_options
 
         parsed = parse_options(options)
         self._acquire()  # now, so that a busy context is an error of this call
-        before = len(self._ids)
         try:
-            engine = self._model._open()
+            self._model._open()
             new = self._encode(prompt, "prompt", empty=True)
             if not self._ids and not new:
                 if not isinstance(prompt, str):
                     raise ValueError("prompt is empty, and so is the context: nothing to go on from")
                 new = self._model._prompt(prompt)  # BOS alone, where the model has one
+        except BaseException:
+            self._lock.release()
+            raise
+        return self._go_on(new, prompt if isinstance(prompt, str) else "", parsed)
+
+    @overload
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[False] = False, **options: Any
+    ) -> Completion: ...
+    @overload
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[True], **options: Any
+    ) -> Iterator[Piece]: ...
+    def chat(self, messages: Any, *, stream: bool = False, **options: Any) -> Any:
+        """The next message of a conversation -> Completion, or an iterator of Piece where ``stream``.
+
+        ``messages`` is the whole conversation each time; what the context holds of its beginning stays, the rest is
+        forgotten, and only what is new is computed. ``prompt_tokens`` counts what was computed. Options and errors:
+        ``Model.chat``; where the messages are wrong or too long, the context is as it was.
+        """
+        from pellucid.generation import collect
+
+        prompt, parsed = self._model.start_chat(messages, options)
+        self._acquire()
+        try:
+            self._model._open()
+            same = next((i for i, (a, b) in enumerate(zip(self._ids, prompt.ids)) if a != b), None)
+            keep = min(len(self._ids), len(prompt.ids)) if same is None else same
+            # The last token is computed again where it is held, for its logits are needed.
+            self._cut(min(keep, len(prompt.ids) - 1))
+        except BaseException:
+            self._lock.release()
+            raise
+        pieces = self._go_on(prompt.ids[len(self._ids) :], prompt.text if parsed.echo else "", parsed)
+        return pieces if stream else collect(pieces)
+
+    def _go_on(self, new: list[int], text: str, options: SamplingOptions) -> Iterator[Piece]:
+        """Adds tokens and generates. The context is in use already, and is released at the end."""
+        from pellucid.generation import Job, run
+
+        before = len(self._ids)
+        try:
+            engine = self._model._open()
             self._ids += new
             if self._sequence.length == len(self._ids):  # the last token's logits are needed again
                 self._sequence.rewind(len(self._ids) - 1)
-            text = prompt if isinstance(prompt, str) else ""
-            job = Job(self._model, self._ids, parsed, self._sequence, len(new), text)
+            job = Job(self._model, self._ids, options, self._sequence, len(new), text)
         except BaseException:
             self._cut(before)
             self._lock.release()
@@ -129,7 +171,7 @@ class Context:
 
         def pieces() -> Iterator[Piece]:
             try:
-                yield from run(engine, [job], parsed)
+                yield from run(engine, [job], options)
             except BaseException as e:
                 if not job.new and not isinstance(e, GeneratorExit):  # what could not be computed is not held
                     self._cut(before)

@@ -27,6 +27,13 @@ __all__ = [
 ]
 
 
+def one_line(text: str, limit: int = 400) -> str:
+    """A file's text as a terminal may show it: what is not printable is escaped, what is longer is cut."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 def _rebuild(cls: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return cls(*args, **kwargs)
 
@@ -78,12 +85,12 @@ class ModelFileError(PellucidError):
     def __str__(self) -> str:
         where = [] if self.file is None else [self.file]
         if self.field is not None:
-            where.append(self.field)
+            where.append(one_line(self.field, 200))
         place = ": ".join(where)
         if self.offset is not None:
             place += f" (byte {self.offset})" if place else f"byte {self.offset}"
-        text = f"{place}: {self.message}" if place else self.message
-        return text if self.expected is None else f"{text}; expected {self.expected}"
+        text = f"{place}: {one_line(self.message)}" if place else one_line(self.message)
+        return text if self.expected is None else f"{text}; expected {one_line(self.expected)}"
 
 
 class UnsupportedModelError(PellucidError):
@@ -100,7 +107,7 @@ class UnsupportedModelError(PellucidError):
         self.supported = supported
 
     def __str__(self) -> str:
-        text = self.message or f"{self.feature} is not supported"
+        text = one_line(self.message or f"{self.feature} is not supported")
         return text if self.supported is None else f"{text}; supported: {self.supported}"
 
 

@@ -21,6 +21,7 @@ from pellucid.text.stream import TextStream
 if TYPE_CHECKING:
     from pellucid.look.trace import Trace
     from pellucid.model import Model
+    from pellucid.text.breakers import Breakers
 
 __all__ = ["Completion", "Piece", "Timings", "TokenLogprob"]
 
@@ -159,6 +160,12 @@ def prefill(engine: Any, sequence: Any, ids: Sequence[int], chunk: int, cancel: 
     return True
 
 
+def _pieces(tokenizer: Any) -> Callable[[int], bytes]:
+    """id -> its bytes: none for an id beyond the vocabulary, where an embedding has more rows, to pad it."""
+    known = 0 if tokenizer is None else tokenizer.vocab_size
+    return lambda id: tokenizer.piece(id) if tokenizer is not None and id < known else b""
+
+
 @dataclass(eq=False)
 class Job:
     """One prompt's way to its completion. `ids` (the caller's list) grows by the new tokens."""
@@ -177,6 +184,7 @@ class Job:
         self.model.check_ids(o.stop_ids, "stop_ids", empty=True)
         self.model.check_ids(o.logit_bias, "logit_bias", empty=True)
         self.sampler = _engine.Sampler(**o.sampler())
+        self.seen = 0  # ids that the sampler looks back at
         self.start = time.perf_counter()
         self.first = 0.0  # when the first token came
         self.stepped = False  # a token was sampled since the last pass
@@ -185,7 +193,13 @@ class Job:
         self.stop_ids = frozenset(o.stop_ids)
         if o.stop and tokenizer is None:
             raise TokenizerError("stop strings need a tokenizer, and the model file has none: use stop_ids")
-        self.text = None if tokenizer is None else TextStream(tokenizer.piece, o.stop)
+        self.piece = _pieces(tokenizer)
+        self.text = None if tokenizer is None else TextStream(self.piece, o.stop)
+        self.breakers: Breakers | None = None
+        if o.dry() and o.dry_breakers and tokenizer is not None:
+            from pellucid.text.breakers import Breakers
+
+            self.breakers = Breakers(self.piece, o.dry_breakers)
         if o.max_tokens == 0:
             self.finish = "length"
 
@@ -194,9 +208,10 @@ class Job:
         return self.ids[self.sequence.length :]
 
     def before_pass(self) -> None:
-        if self.options.penalised():
-            last = self.options.repeat_last
-            self.sampler.set_recent(as_array(self.ids[-last:] if last else []))
+        if self.options.penalised() or self.options.dry():
+            new = self.ids[self.seen :]
+            self.sampler.extend(as_array(new), self.breakers.marks(new) if self.breakers else None)
+            self.seen += len(new)
         if self.stepped and not self.options.cache:
             self.sequence = _engine.Sequence(self.sequence.engine)  # computes everything again, for every token
         self.stepped = False
@@ -256,8 +271,7 @@ class Job:
         )
 
     def _spelling(self, id: int) -> str:
-        tokenizer = self.model.tokenizer
-        return "" if tokenizer is None else tokenizer.piece(id).decode("utf-8", "replace")
+        return self.piece(id).decode("utf-8", "replace")
 
 
 def run(engine: Any, jobs: list[Job], options: SamplingOptions) -> Iterator[Piece]:

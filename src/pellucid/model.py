@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from pellucid import _engine, arch, generation, weights
 from pellucid.context import Context
-from pellucid.errors import ClosedError, ContextFullError, TokenizerError
+from pellucid.errors import ClosedError, ContextFullError, TokenizerError, one_line
 from pellucid.generation import Completion, Piece
 from pellucid.info import ModelInfo, PlanTable, plan_table
 from pellucid.tokenizer import Tokenizer
@@ -23,14 +23,17 @@ if TYPE_CHECKING:
     from pellucid.look.edit import Edit
     from pellucid.look.score import Score
     from pellucid.look.trace import Trace
+    from pellucid.text.chat import ChatPrompt
 
 __all__ = ["Model"]
 
+_Tables = Sequence[Mapping[str, Any]]
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, what
 
 DEFAULT_CONTEXT = 8192  # tokens; memory is taken as a context fills
 MAX_ROWS = 512  # of a forward pass
 PRECISIONS = {"default": 1, "high": 2}  # int8 terms of activations
+_CHAT_OPTIONS = frozenset({"tools", "template", "documents", "variables", "add_generation_prompt"})
 KV_CHOICES = ("auto", "f32", "f16", "bf16", "int8")
 
 
@@ -112,7 +115,7 @@ class Model:
             self._facts = {
                 "path": file.path,
                 "format": file.format,
-                "name": str(file.get_str("general.name", "")),
+                "name": one_line(file.get_str("general.name", "")),
                 "quantisation": file.quantisation,
                 "parameters": sum(_count(t.shape) for t in file.tensors.values()),
                 "file_bytes": file.nbytes,
@@ -209,8 +212,43 @@ class Model:
         return self._need_tokenizer().encode(text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """Ids -> text. Raises ValueError for an id out of range."""
-        return self._need_tokenizer().decode(ids)
+        """Ids -> text; none for an id beyond the vocabulary, where the embedding has more rows, to pad it.
+
+        Raises ValueError for an id out of range.
+        """
+        tokenizer = self._need_tokenizer()
+        known = tokenizer.vocab_size
+        return tokenizer.decode([id for id in self.check_ids(ids, "ids", empty=True) if id < known])
+
+    def chat_prompt(
+        self,
+        messages: _Tables,
+        *,
+        tools: _Tables | None = None,
+        template: str | None = None,
+        documents: _Tables | None = None,
+        variables: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> ChatPrompt:
+        """What :meth:`chat` gives to the model: ChatPrompt(text, ids).
+
+        messages: ``{"role": ..., "content": ...}`` each; content is text, or a list of parts ``{"type": "text", "text":
+            ...}``. The spelling of a special token in a message is ordinary text.
+        tools, documents: tables, as the template wants them (tools: JSON schemas). variables: further values for it,
+            e.g. ``{"enable_thinking": False}``.
+        template: Jinja, instead of the model's own.
+
+        Raises ChatTemplateError where there is no template, or where it is broken, forbidden or refuses; TypeError or
+        ValueError naming the place in the messages; TokenizerError for what cannot be encoded.
+        """
+        chat = self._need_tokenizer().chat(template)
+        return chat.prompt(
+            messages,
+            tools=tools,
+            documents=documents,
+            variables=variables,
+            add_generation_prompt=add_generation_prompt,
+        )
 
     def check_ids(self, ids: Any, name: str, *, empty: bool = False) -> list[int]:
         """A list of token ids; ValueError or TypeError naming the argument."""
@@ -279,8 +317,12 @@ class Model:
         each as it would be alone with the same seed; without a seed each draws its own.
 
         Options (defaults): max_tokens=128, temperature=0.8 (0: greedy), top_k=40, top_p=0.95, min_p=0.05,
-        typical_p=1.0, repeat_penalty=1.0, repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0, logit_bias={},
-        seed=None, stop=(), stop_ids=(), ignore_eos=False, logprobs=0 (alternatives per token), echo=False, cache=True,
+        typical_p=1.0, repeat_penalty=1.0, repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0,
+        dry_multiplier=0.0, dry_base=1.75, dry_allowed_length=2, dry_range=-1 (all),
+        dry_breakers=("\\n", ":", '"', "*"), top_n_sigma=0.0, xtc_probability=0.0, xtc_threshold=0.1,
+        dynatemp_range=0.0, dynatemp_exponent=1.0, mirostat=0 | 2, mirostat_tau=5.0, mirostat_eta=0.1, samplers=None
+        (the names of the sampler's steps in an order of one's own), logit_bias={}, seed=None,
+        stop=(), stop_ids=(), ignore_eos=False, logprobs=0 (alternatives per token), echo=False, cache=True,
         chunk=512, cancel=None (threading.Event or callable), on_full="stop" | "error", trace=None.
 
         trace: names as `want` of :meth:`trace`, or a dict of its arguments: ``Completion.trace`` then has a row for
@@ -320,6 +362,39 @@ class Model:
         options_ = generation.parse_options(options)
         engine = self._open()
         return generation.run(engine, [self._job(engine, prompt, "prompt", options_)], options_)
+
+    @overload
+    def chat(self, messages: _Tables, *, stream: Literal[False] = False, **options: Any) -> Completion: ...
+    @overload
+    def chat(self, messages: _Tables, *, stream: Literal[True], **options: Any) -> Iterator[Piece]: ...
+    def chat(
+        self, messages: Any, *, tools: Any = None, template: str | None = None, stream: bool = False, **options: Any
+    ) -> Any:
+        """The next message of a conversation -> Completion, or an iterator of Piece where ``stream``.
+
+        messages, tools, template, documents, variables: :meth:`chat_prompt`. Other options and errors:
+        :meth:`generate`. A conversation that goes on is quicker in a context: ``Context.chat``.
+        """
+        prompt, parsed = self.start_chat(messages, {**options, "tools": tools, "template": template})
+        engine = self._open()
+        job = generation.Job(
+            self,
+            list(prompt.ids),
+            parsed,
+            _engine.Sequence(engine),
+            len(prompt.ids),
+            prompt.text if parsed.echo else "",
+        )
+        pieces = generation.run(engine, [job], parsed)
+        return pieces if stream else generation.collect(pieces)
+
+    def start_chat(self, messages: Any, options: dict[str, Any]) -> tuple[ChatPrompt, generation.SamplingOptions]:
+        """A chat's prompt, which fits the context, and its checked options."""
+        own = {name: options.pop(name) for name in _CHAT_OPTIONS & options.keys()}
+        parsed = generation.parse_options(options)
+        prompt = self.chat_prompt(messages, **own)
+        self._prompt(prompt.ids, "messages")
+        return prompt, parsed
 
     def _job(self, engine: Any, prompt: Any, name: str, options: Any) -> generation.Job:
         ids = self._prompt(prompt, name)
@@ -434,8 +509,8 @@ def _threads(asked: Any) -> tuple[int, str]:
         return _at_most_1024("threads", _positive("threads", asked)), "asked for"
     text = os.environ.get("PELLUCID_THREADS", "")
     if text:
-        if not text.isdecimal() or int(text) < 1:
-            raise ValueError(f"PELLUCID_THREADS={text!r}: expected a positive number")
+        if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+            raise ValueError(f"PELLUCID_THREADS={text!r:.60}: expected a number from 1 to 1024")
         return _at_most_1024("PELLUCID_THREADS", int(text)), "PELLUCID_THREADS"
     return _engine.topology()
 

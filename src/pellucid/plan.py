@@ -88,9 +88,12 @@ class Buffer(NamedTuple):
 
 
 class Segment(NamedTuple):
+    """terms: of the int8 activations that a quantised matrix is multiplied by, at least; two are as good as exact."""
+
     matrix: int
     column: int
     bias: int
+    terms: int = 1
 
 
 class Matrix(NamedTuple):
@@ -188,13 +191,18 @@ class Plan:
         return self._op(Kind.NORM, layer, name, inp=x, out=h, vec=vec, eps=self.eps).out
 
     def qkv(self, layer: int, h: int, a: Attention) -> QKV:
-        """Queries, keys and values, with their biases where the file has some."""
+        """Queries, keys and values, with their biases where the file has some.
+
+        Values take their activations in two terms: they are few, and rounding them costs more than anything as small.
+        Mean KL divergence from float32 over 4,096 positions, of the 32 likeliest tokens, SmolLM2: 0.00146 with one term
+        everywhere, 0.00114 so; with two terms for keys alone 0.00140, for queries 0.00136, for attn_output 0.00142.
+        """
         parts = (("attn_q", a.n_q * a.dk), ("attn_k", a.n_kv * a.dk), ("attn_v", a.n_kv * a.dv))
         out = self.buffer(f"qkv{sum(rows for _, rows in parts)}", sum(rows for _, rows in parts))
         mats = [self.matrix(_layered(layer, name), rows, self.buffers[h].dim) for name, rows in parts]
         biases = [self.bias(_layered(layer, name), rows) for name, rows in parts]
         columns = [0, parts[0][1], parts[0][1] + parts[1][1]]
-        seg = self._segments(mats, columns, biases)
+        seg = self._segments(mats, columns, biases, terms=[1, 1, 2])
         self._op(Kind.LINEAR, layer, "attn_qkv", inp=h, out=out, seg=seg, n_seg=3)
         return QKV(out, a)
 
@@ -311,10 +319,17 @@ class Plan:
             )
         return t
 
-    def _segments(self, mats: list[int], columns: list[int] | None = None, biases: list[int] | None = None) -> int:
+    def _segments(
+        self,
+        mats: list[int],
+        columns: list[int] | None = None,
+        biases: list[int] | None = None,
+        terms: list[int] | None = None,
+    ) -> int:
         first = len(self.segments)
         for i, m in enumerate(mats):
-            self.segments.append(Segment(m, columns[i] if columns else 0, biases[i] if biases else -1))
+            column, bias = columns[i] if columns else 0, biases[i] if biases else -1
+            self.segments.append(Segment(m, column, bias, terms[i] if terms else 1))
         return first
 
     def _cache(self, a: Attention) -> int:

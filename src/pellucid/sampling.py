@@ -14,6 +14,9 @@ __all__ = ["SamplingOptions", "check_cancel", "check_chunk"]
 MOST_LOGPROBS = 2**20  # more than any vocabulary; bounds what one call may allocate
 MOST_INT32 = 2**31 - 1
 
+# The sampler's steps in their default order.
+SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc", "temperature")
+
 
 def _shown(value: Any) -> str:
     try:
@@ -89,6 +92,29 @@ def _biases(name: str, value: Any) -> dict[int, float]:
     return checked
 
 
+def _samplers(name: str, value: Any) -> tuple[str, ...]:
+    if value is None:
+        return SAMPLERS
+    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
+        raise TypeError(f"{name}={_shown(value)}: expected a sequence of names, not {type(value).__name__}")
+    names = tuple(value)
+    for i, step in enumerate(names):
+        if not isinstance(step, str):
+            raise TypeError(f"{name}[{i}]={_shown(step)}: expected a name, not {type(step).__name__}")
+        if step not in SAMPLERS:
+            raise ValueError(f"{name}[{i}]={_shown(step)}{_closest(step, list(SAMPLERS))}")
+        if step in names[:i]:
+            raise ValueError(f"{name}[{i}]={_shown(step)}: expected each name at most once")
+    return names
+
+
+def _mirostat(name: str, value: Any) -> int:
+    number = _integer(name, value, -MOST_INT32, MOST_INT32)
+    if number not in (0, 2):
+        raise ValueError(f"{name}={number}: expected 0 (off) or 2")
+    return number
+
+
 def _seed(name: str, value: Any) -> int:
     return int.from_bytes(os.urandom(8), "little") if value is None else _integer(name, value, 0, 2**64 - 1)
 
@@ -124,6 +150,20 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "repeat_last": lambda n, v: _integer(n, v, 0),
     "presence_penalty": _number,
     "frequency_penalty": _number,
+    "dry_multiplier": lambda n, v: _number(n, v, 0),
+    "dry_base": lambda n, v: _number(n, v, 1),
+    "dry_allowed_length": lambda n, v: _integer(n, v, 0),
+    "dry_range": lambda n, v: _integer(n, v, -1),
+    "dry_breakers": _strings,
+    "top_n_sigma": lambda n, v: _number(n, v, 0),
+    "xtc_probability": lambda n, v: _number(n, v, 0, 1),
+    "xtc_threshold": lambda n, v: _number(n, v, 0, 1),
+    "dynatemp_range": lambda n, v: _number(n, v, 0),
+    "dynatemp_exponent": lambda n, v: _number(n, v, 0),
+    "mirostat": _mirostat,
+    "mirostat_tau": lambda n, v: _number(n, v, 0, 1000),
+    "mirostat_eta": lambda n, v: _number(n, v, 0, 1000),
+    "samplers": _samplers,
     "logit_bias": _biases,
     "seed": _seed,
     "stop": _strings,
@@ -142,11 +182,12 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 class SamplingOptions:
     """What a generation may be told. Every value is checked, however it came in.
 
-    The filters act in this order, each on what the one before left: penalties, ``logit_bias``, ``top_k``,
-    ``typical_p``, ``top_p``, ``min_p``, then ``temperature``. 0, 1.0, {} or () switch a filter off.
+    The sampler's steps act in the order of ``samplers``, by default: penalties, dry, (``logit_bias``), top_n_sigma,
+    top_k, typical_p, top_p, min_p, xtc, temperature; each on what the one before left, probabilities renormalised. 0,
+    1.0, {} or () switch a step off. docs/sampling.md has their definitions, their sources and where others differ.
 
     max_tokens: new tokens at most.
-    temperature: 0 is greedy: the most probable token, whatever the filters.
+    temperature: 0 is greedy: the most probable token, whatever the filters and wherever ``temperature`` stands.
     top_k: the k most probable; 0: all.
     top_p: the smallest set of the most probable that has this probability; 0: the most probable alone.
     min_p: those at least this times as probable as the best.
@@ -154,6 +195,20 @@ class SamplingOptions:
     repeat_penalty, presence_penalty, frequency_penalty: of tokens among the last ``repeat_last``, the prompt's too. The
         first (0 and 1: off) divides logits above 0 and multiplies those below, the second is subtracted once, the third
         per occurrence.
+    dry_multiplier, dry_base, dry_allowed_length: DRY (p-e-w, text-generation-webui #5677): where the last n tokens, n
+        at least the allowed length, occur earlier, multiplier * base ** (n - allowed length) is subtracted from the
+        logit of the token that followed there; the longest n counts. A multiplier of 0 is off.
+    dry_range: how many of the last tokens DRY looks at, the prompt's too; -1: all, 0: none.
+    dry_breakers: texts that no repetition reaches over; tokens that hold one, or end one, are not penalised.
+    top_n_sigma: those within this many standard deviations of the best logit (Tang et al. 2024); 0: all.
+    xtc_probability, xtc_threshold: XTC (p-e-w, text-generation-webui #6335): with this probability, drops all but the
+        least probable of the tokens of at least this probability.
+    dynatemp_range, dynatemp_exponent: the temperature moves within +- range (at least 0) with the entropy H of the n
+        tokens left: low + (high - low) * (H / ln n) ** exponent.
+    mirostat, mirostat_tau, mirostat_eta: 2 is Mirostat 2 (Basu et al. 2021): instead of all filters, tokens of more
+        than mu bits of surprise are dropped; mu, at first 2 tau, becomes mu - eta * (bits of the token drawn - tau).
+    samplers: names of the steps, in their order, each at most once; one that is left out does not act. None: the
+        default. ``logit_bias`` comes before the first step that is neither penalties nor dry.
     logit_bias: {token id: addition}; -inf forbids a token.
     seed: 0 to 2**64 - 1; None takes a random one, which the attribute then tells.
     stop, stop_ids: strings (or one), and tokens, that end the text.
@@ -176,6 +231,20 @@ class SamplingOptions:
     repeat_last: int = 64
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_range: int = -1
+    dry_breakers: str | Sequence[str] = ("\n", ":", '"', "*")
+    top_n_sigma: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    samplers: Sequence[str] | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     seed: int | None = None
     stop: str | Sequence[str] = ()
@@ -207,14 +276,32 @@ class SamplingOptions:
             self.repeat_penalty not in (0, 1) or self.presence_penalty != 0 or self.frequency_penalty != 0
         )
 
+    def dry(self) -> bool:
+        """Whether DRY looks at recent tokens."""
+        return self.dry_multiplier > 0 and self.dry_range != 0 and "dry" in (self.samplers or ())
+
     def sampler(self) -> dict[str, Any]:
-        """The sampler's part, as the engine's Sampler takes it: one draw's settings, without the recent tokens."""
+        """The sampler's part, as the engine's Sampler takes it: a generation's settings, without its tokens."""
         return {
             "temperature": self.temperature,
             "top_k": min(self.top_k, MOST_INT32),
             "top_p": self.top_p,
             "min_p": self.min_p,
             "typical_p": self.typical_p,
+            "top_n_sigma": self.top_n_sigma,
+            "xtc_probability": self.xtc_probability,
+            "xtc_threshold": self.xtc_threshold,
+            "dynatemp_range": self.dynatemp_range,
+            "dynatemp_exponent": self.dynatemp_exponent,
+            "mirostat": self.mirostat,
+            "mirostat_tau": self.mirostat_tau,
+            "mirostat_eta": self.mirostat_eta,
+            "order": self.samplers,
+            "dry_multiplier": self.dry_multiplier,
+            "dry_base": self.dry_base,
+            "dry_allowed_length": min(self.dry_allowed_length, MOST_INT32),
+            "dry_range": min(self.dry_range, MOST_INT32),
+            "repeat_last": min(self.repeat_last, MOST_INT32),
             "repeat_penalty": self.repeat_penalty,
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,

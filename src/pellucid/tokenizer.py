@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import TokenizerError
+from .errors import ModelFileError, TokenizerError
 from .text import TextTokenizer, Vocabulary, build
 from .text.stream import TextStream
 from .text.vocabulary import BYTE, CONTROL, USER_DEFINED, quoted
 
 if TYPE_CHECKING:
+    from .text.chat import Chat
     from .weights.base import ModelFile
 
 __all__ = ["Tokenizer"]
 
+_CHATS = 8  # compiled chat templates that a tokenizer keeps
 _MODELS = {"gpt2": "bpe", "llama": "spm", "gemma4": "spm"}
 _MERGED_SPM = ("gemma4", "sarvam-moe")  # pre-tokenisers that cut nothing: such a "gpt2" is a "gemma4"
 _SPM_MODELS = {1: "unigram", 2: "spm"}
@@ -44,6 +46,7 @@ class Tokenizer:
 
     def __init__(self, text: TextTokenizer) -> None:
         self._text = text
+        self._chats: dict[str | None, Chat] = {}
 
     def __repr__(self) -> str:
         return f"<Tokenizer: {self.vocab_size} tokens, BOS {self.bos}, EOS {self.eos}>"
@@ -106,6 +109,21 @@ class Tokenizer:
     @property
     def chat_template(self) -> str | None:
         return self._text.chat_template
+
+    def chat(self, template: str | None = None) -> Chat:
+        """How conversations are written: by ``template`` (Jinja), or the vocabulary's own; compiled once.
+
+        Raises ``ChatTemplateError`` if there is none, or if it is broken.
+        """
+        from .text.chat import Chat
+
+        made = self._chats.get(template)
+        if made is None:
+            made = Chat(self._text, template)
+            if len(self._chats) >= _CHATS:
+                self._chats.clear()
+            self._chats[template] = made
+        return made
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Ids of ``text``; ``add_special`` adds BOS and EOS where the vocabulary says so.
@@ -242,7 +260,12 @@ class _Reader:
             return None
         if not isinstance(value, np.ndarray) or value.dtype.kind not in ("iu" if kind is np.int32 else "iuf"):
             raise self.error(name, f"it is {quoted(value)}; expected an array of numbers")
-        return np.ascontiguousarray(value, kind)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which no vocabulary takes
+            made: Any = np.ascontiguousarray(value, kind)
+        if kind is np.int32 and (made != value).any():
+            bad = int(np.flatnonzero(made != value)[0])
+            raise self.error(name, f"{value[bad]} of piece {bad} is no number of 32 bits")
+        return made
 
 
 # -- files other than GGUF
@@ -251,11 +274,14 @@ _JSON_LIMIT = 1 << 28  # bytes; the largest published tokenizer.json has 33 MB
 
 
 def _read(path: Path, limit: int) -> bytes:
+    from .weights.base import check_regular
+
     try:
+        check_regular(str(path), path.stat().st_mode, "a file")
         with path.open("rb") as file:
             return file.read(limit)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, ModelFileError) as error:
+        reason = error.message if isinstance(error, ModelFileError) else error.strerror or error
         raise TokenizerError(f"{path}: {reason}; expected a file or folder with a vocabulary") from None
 
 
@@ -287,8 +313,8 @@ def _template(config: Mapping[str, Any], folder: Path) -> str | None:
         return _read(file, _JSON_LIMIT).decode("utf-8", "replace")
     value = config.get("chat_template")
     if isinstance(value, list):
-        named = {one.get("name"): one.get("template") for one in value if isinstance(one, dict)}
-        value = named.get("default")
+        named = [one.get("template") for one in value if isinstance(one, dict) and one.get("name") == "default"]
+        value = named[-1] if named else None
     return value if isinstance(value, str) else None
 
 

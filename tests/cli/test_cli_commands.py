@@ -19,7 +19,7 @@ from pellucid.weights import catalog
 
 from .conftest import COMMAND, Run, error_line
 
-COMMANDS = ("generate", "tokenize", "inspect", "score", "info", "plan", "bench", "pull", "models")
+COMMANDS = ("generate", "chat", "tokenize", "inspect", "score", "info", "plan", "bench", "pull", "models")
 
 
 def lines(done: subprocess.CompletedProcess[bytes]) -> list[str]:
@@ -36,6 +36,12 @@ def test_help(run: Run, call: Run) -> None:
     for name in COMMANDS:
         assert any(line.split()[:1] == [name] for line in alone)
         lines(call(name, "--help"))
+    help = lines(call("generate", "--help"))
+    sections = [line for line in help if line.endswith(":") and not line.startswith(" ")]
+    assert sections == ["Arguments:", "Options:", "Sampling:", "Repetition:"]
+    shown = {line.split()[0] for line in help[help.index("Sampling:") :] if line.startswith("  --")}
+    looked_at = {"--temperature", "--top-k", "--samplers", "--seed", "--repeat-penalty", "--dry-breakers", "--mirostat"}
+    assert looked_at <= shown and len(shown) == 24
 
 
 def test_version(call: Run) -> None:

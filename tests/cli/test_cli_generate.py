@@ -66,6 +66,39 @@ def test_seed_and_sampling_options(run: Run, smollm2: Path) -> None:
     assert texts[0] == wanted
 
 
+def test_samplers_of_a_process(run: Run, smollm2: Path) -> None:
+    text = "Row, row, row your boat.\nRow, row, row your boat.\nRow, row"
+    asked = ("--temperature", "0", "-n", "8")
+    with Model.load(smollm2) as model:
+        wanted = model.generate(text, temperature=0, max_tokens=8, dry_multiplier=3.0, dry_breakers=("#", "!")).text
+        plain = model.generate(text, temperature=0, max_tokens=8).text
+        mixed = model.generate(
+            text, max_tokens=8, seed=5, xtc_probability=0.5, top_n_sigma=1.5, temperature=1.5,
+            samplers=("temperature", "top_n_sigma", "xtc"),
+        ).text  # fmt: skip
+    done = run("generate", text, *asked, "--dry-multiplier", "3", "--dry-breakers", "#", "--dry-breakers", "!")
+    assert done.stdout.decode().rstrip("\n") == wanted.rstrip("\n") != plain.rstrip("\n")
+    done = run(
+        "generate", text, "-n", "8", "--seed", "5", "--xtc-probability", "0.5", "--top-n-sigma", "1.5",
+        "--temperature", "1.5", "--samplers", "temperature, top_n_sigma,xtc",
+    )  # fmt: skip
+    assert done.stdout.decode().rstrip("\n") == mixed.rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--samplers", "top_k,topp"), "--samplers[1]='topp': did you mean 'top_p'?"),
+        (("--mirostat", "1"), "--mirostat=1: expected 0 (off) or 2"),
+        (("--dry-base", "0.5"), "--dry-base=0.5: expected at least 1"),
+        (("--xtc-threshold", "2"), "--xtc-threshold=2.0: expected 0 to 1"),
+    ],
+)
+def test_wrong_sampling_options(call: Run, options: tuple[str, ...], says: str) -> None:
+    done = call("generate", PROMPT, *options)
+    assert (done.returncode, error_line(done)) == (2, f"pellucid: {says}")
+
+
 def test_stop(run: Run, expected: str) -> None:
     done = run("generate", PROMPT, "--temperature", "0", "-n", "12", "--stop", "never", "--stop", ".")
     assert (done.returncode, done.stdout.decode()) == (0, expected.split(".")[0])

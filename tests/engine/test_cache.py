@@ -242,17 +242,6 @@ def test_numbers_that_are_none_never_make_a_token(broken: Model) -> None:
     assert context.generate([4], **forced).ids == broken.generate([1, 2, 3, 4], **forced).ids
 
 
-def test_rewinding_before_a_bad_token(broken: Model) -> None:
-    """Its keys are stored when nobody asks for logits; they are gone with it."""
-    engine = broken._engine
-    s = sequence(engine, [1, 2, 3])
-    extend(engine, s, [BAD, 7, 8])
-    assert s.rewind(3) == 3
-    fresh = rows(engine, sequence(engine), [1, 2, 3, 4, 9, 10, 11])
-    for i, id in ((3, 4), (4, 9), (5, 10), (6, 11)):
-        assert same(rows(engine, s, [id]), fresh[i : i + 1])
-
-
 @pytest.mark.parametrize("name", ["llama_gqa", "gemma3"])
 def test_a_cancelled_pass_leaves_all_as_it_was(load: Load, name: str) -> None:
     """Passes of another thread keep the engine busy, so that a pass waits in the queue when it is cancelled."""

@@ -178,8 +178,8 @@ def test_segments_that_overlap_or_leave_a_gap(plan: Any) -> None:
     for delta in (-1, 1, -(2**31), 2**30):
         wrong = copy_of(plan)
         at = first(wrong, Kind.LINEAR).seg + 1
-        mat, column, bias = wrong.segments[at]
-        wrong.segments[at] = Segment(mat, max(column + delta, -(2**31)), bias)
+        segment = wrong.segments[at]
+        wrong.segments[at] = segment._replace(column=max(segment.column + delta, -(2**31)))
         with pytest.raises(PellucidError, match="segment"):
             make(wrong)
 
@@ -193,6 +193,7 @@ def test_wrong_tables(plan: Any) -> None:
             make(wrong)
 
     m, rest = plan.matrices[0], plan.matrices[1:]
+    fails("terms", segments=[*plan.segments[:1], plan.segments[1]._replace(terms=3), *plan.segments[2:]])
     fails("type -1 is not supported", matrices=[m._replace(type="Q9_9"), *rest])
     fails("shape", matrices=[m._replace(rows=0), *rest])
     fails("shape", matrices=[m._replace(k=-1), *rest])

@@ -27,7 +27,7 @@ COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 FORMATS = list(weights.formats())
 PARTS = ("formats", "kernels", "kernels/scalar")  # of csrc, besides the tier and cpu/detect.c
 PAGE = 4096
-_HEAD, _ARRAY = struct.Struct("<16sq10q2f"), struct.Struct("<qq")
+_HEAD, _ARRAY = struct.Struct("<16sq12q2f"), struct.Struct("<qq")
 
 
 def need(program: str) -> str:
@@ -123,7 +123,7 @@ class Machine:
                 data.append(flat.tobytes())
             elif j in out:
                 out = [*out, twin]
-        ints, floats = [*ints, *[0] * (10 - len(ints))], [*floats, *[0.0] * (2 - len(floats))]
+        ints, floats = [*ints, *[0] * (12 - len(ints))], [*floats, *[0.0] * (2 - len(floats))]
         head = _HEAD.pack(op.encode(), len(arrays), *map(int, ints), *map(float, floats))
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin and stdout
@@ -170,7 +170,7 @@ class Machine:
             weights: ("pack", "unpack_row", "matmul"),
             rows: ("quantize", "to_bf16", "rms_norm", "add", "scale", "glu", "rope", "softcap"),
             attend: ("page_bytes", "kv_append", "attend", "attend_merge"),
-            vocab: ("max", "sum_exp", "collect", "softmax", "exp"),
+            vocab: ("max", "sum_exp", "sum_exp_dot", "moments", "collect", "softmax", "exp"),
         }
         for module, names in table.items():
             for name in names:
@@ -199,7 +199,7 @@ class Machine:
             out = np.full((len(main), rows), np.nan, np.float32)
         x_stride = 0 if x is None else x.strides[0] // 4
         ints = [FORMATS.index(format), rows, k, tile0, -(-rows // 16) if tile1 is None else tile1, len(main), terms,
-                x_stride, out.strides[0] // 4, repeat]  # fmt: skip
+                x_stride, out.strides[0] // 4, repeat, terms if q is None else q.shape[1]]  # fmt: skip
         self.call("matmul", ints, [], [packed, out, x, q, s, sums, b], [1])
         return out
 
@@ -259,6 +259,16 @@ class Machine:
 
     def _sum_exp(self, x: Array, top: float, inv_t: float) -> float:
         return self.call("sum_exp", [len(x)], [top, inv_t], [x], [])
+
+    def _sum_exp_dot(self, x: Array, top: float, inv_t: float) -> tuple[float, float]:
+        out = np.zeros(1, np.float64)
+        total = self.call("sum_exp_dot", [len(x)], [top, inv_t], [x, out], [1])
+        return total, float(out[0])
+
+    def _moments(self, x: Array, top: float) -> tuple[float, float]:
+        out = np.zeros(2, np.float64)
+        self.call("moments", [len(x)], [top], [x, out], [1])
+        return float(out[0]), float(out[1])
 
     def _collect(self, x: Array, least: float, out: Array) -> int:
         return int(self.call("collect", [len(x), len(out)], [least], [x, out], [1]))

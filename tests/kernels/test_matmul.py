@@ -84,6 +84,15 @@ def test_every_tier_has_the_bits_of_scalar(isa, case, terms):
 
 
 @pytest.mark.parametrize("isa", cases.ISAS)
+@pytest.mark.parametrize("name", cases.INTEGER)
+def test_the_first_of_two_terms_alone(isa, name):
+    case = Case(name, 35, 17, 512)
+    two = cases.acts(name, case.n, case.k, terms=2).forms
+    one = {"q": two["q"][:, :1].copy(), "s": two["s"], "sums": two["sums"][:, :1].copy(), "terms": 1}
+    assert product(isa, case, {**two, "terms": 1}).tobytes() == product(isa, case, one).tobytes()
+
+
+@pytest.mark.parametrize("isa", cases.ISAS)
 @pytest.mark.parametrize("terms", [1, 2])
 @pytest.mark.parametrize("name", cases.FORMATS)
 def test_a_row_does_not_depend_on_its_company(isa, name, terms):

@@ -92,6 +92,39 @@ def test_sum_exp(isa: str, inv_t: float) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("inv_t", [1.0, 0.2, 7.0])
+def test_sum_exp_dot(isa: str, inv_t: float) -> None:
+    for n in LONG:
+        x = values(n) * np.float32(4)
+        x[n // 3 :: 7] = -np.inf
+        x[0] = 2
+        top = float(x.max())
+        d = (wide(x[np.isfinite(x)]) - top) * np.float32(inv_t)
+        exact = float(np.sum(d * np.exp(d)))
+        expected = vocab.sum_exp_dot("scalar", x, top, inv_t)
+        assert expected[0] == vocab.sum_exp("scalar", x, top, inv_t)
+        # as above, with one more product and a rounded factor
+        assert abs(expected[1] - exact) <= (2 * -d.min() + 46) * EPS * abs(exact)
+        for side in SIDES:
+            assert vocab.sum_exp_dot(isa, side(x), top, inv_t) == expected
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_moments(isa: str) -> None:
+    for n in LONG:
+        x = values(n) * np.float32(4)
+        x[n // 3 :: 7] = -np.inf
+        x[n // 2 :: 11] = -1e30  # its square is beyond float32
+        x[0] = 2
+        top = float(x.max())
+        d = wide(x[np.isfinite(x)]) - top
+        expected = vocab.moments("scalar", x, top)
+        np.testing.assert_allclose(expected, (d.sum(), (d * d).sum()), rtol=n * 2.3e-16)
+        for side in SIDES:
+            assert vocab.moments(isa, side(x), top) == expected
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_softmax(isa: str) -> None:
     for n in LONG:
         x = values(n) * np.float32(4)

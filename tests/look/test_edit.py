@@ -194,6 +194,15 @@ def test_nobody_else_sees_an_edit(load: Load) -> None:
     assert same(model.logits(ids), plain)
 
 
+def test_chat(smollm: Model) -> None:
+    messages = [{"role": "user", "content": "Hello"}]
+    options: dict[str, Any] = {"template": "{{ messages[0].content }}", "temperature": 0, "max_tokens": 5}
+    with smollm.edit() as e:
+        assert e.chat(messages, **options).ids == smollm.chat(messages, **options).ids
+        e.skip(0, "mlp")
+        assert e.chat(messages, **options).ids == e.generate("Hello", temperature=0, max_tokens=5).ids
+
+
 def test_score(load: Load) -> None:
     model = load("wide", "K")
     ids = ids_for(model._engine, 30)
@@ -214,6 +223,7 @@ def test_a_later_edit_counts_from_the_next_call_on(load: Load) -> None:
         first = next(stream)
         e.skip(0, "mlp")
         assert e.model is not view and not same(e.logits(ids), before)
+        assert same(view.logits(ids), before)
         assert first.ids + [i for p in stream for i in p.ids] == model.generate(ids, temperature=0, max_tokens=5).ids
 
 
@@ -221,6 +231,8 @@ def test_closed(tmp_path: Any) -> None:
     with Model.load(models.write(tmp_path, "llama_gqa"), threads=1) as model:
         with model.edit() as e:
             e.skip(0, "mlp")
+            old = e.model
+            e.skip(0, "attention")
             view, trace = e.model, e.trace([1, 2, 3])
             stream = e.stream([1, 2, 3], max_tokens=50, ignore_eos=True)
             next(stream)
@@ -231,6 +243,7 @@ def test_closed(tmp_path: Any) -> None:
             lambda: e.add(0, np.zeros(64)),
             lambda: e.__enter__(),
             lambda: view.logits([1]),
+            lambda: old.logits([1]),
             lambda: trace.lens(0),
             lambda: list(stream),
         ):

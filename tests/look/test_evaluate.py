@@ -44,7 +44,10 @@ def test_loglikelihood(smollm: Model) -> None:
         expected, is_greedy = log_p(smollm, ids, first)
         assert value == pytest.approx(expected, abs=1e-3) and greedy == is_greedy
     assert [greedy for _, greedy in found[:3]] == [True, False, True]
-    assert found[0] == pytest.approx(found[2], abs=1e-9)
+    assert found[0] == found[2]
+    # The choices of a question share its context's keys and values; each is as it is alone.
+    assert found == [evaluate.loglikelihood(smollm, [pair])[0] for pair in PAIRS]
+    assert evaluate.loglikelihood(smollm, []) == []
 
 
 def test_rolling_and_truncation(smollm2: Path) -> None:

@@ -17,7 +17,7 @@ from tests.reference import corpus, golden, kl, tiny
 
 pytestmark = pytest.mark.live
 
-MAX_MEAN_KL = 0.004
+MAX_MEAN_KL = 0.002
 MIN_AGREEMENT = 0.95
 
 models = pytest.mark.parametrize("reference", corpus.MODELS.values(), ids=corpus.MODELS)

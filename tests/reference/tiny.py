@@ -265,9 +265,16 @@ def llama3_factors(model: Tiny) -> npt.NDArray[np.float32]:
     return (1.0 / ((1.0 - kept) / factor + kept)).astype(np.float32)
 
 
-def write_gguf(model: Tiny, path: Path, *, context: int = 256, encode: Encode | None = None) -> Path:
+def write_gguf(
+    model: Tiny,
+    path: Path,
+    *,
+    context: int = 256,
+    encode: Encode | None = None,
+    extra: Callable[[gguf.GGUFWriter], None] | None = None,
+) -> Path:
     """Writes the model as a GGUF file without a tokenizer; returns the path. encode: what becomes of each tensor, its
-    GGUF name and values -> (data, format or None for the data's own)."""
+    GGUF name and values -> (data, format or None for the data's own). extra: adds to the header, e.g. a tokenizer."""
     writer = gguf.GGUFWriter(path, model.arch)
     writer.add_name(f"tiny {model.name}")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
@@ -292,6 +299,8 @@ def write_gguf(model: Tiny, path: Path, *, context: int = 256, encode: Encode | 
             writer.add_attention_scale(model.query_scalar**-0.5)
     elif model.arch == "llama":
         writer.add_rope_dimension_count(model.head_dim)
+    if extra is not None:
+        extra(writer)
     if model.llama3 is not None:
         writer.add_tensor("rope_freqs.weight", llama3_factors(model))
     for name, value in weights(model).items():

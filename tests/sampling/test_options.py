@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pellucid import _engine
 from pellucid._kernels import sampling as kernels
-from pellucid.sampling import CHECKS, SamplingOptions
+from pellucid.sampling import CHECKS, SAMPLERS, SamplingOptions
+
+from . import twin
 
 
 def test_defaults_are_those_of_the_interface() -> None:
@@ -20,11 +23,15 @@ def test_defaults_are_those_of_the_interface() -> None:
     got = {f.name: getattr(o, f.name) for f in fields(o)}
     assert got == dict(
         max_tokens=128, temperature=0.8, top_k=40, top_p=0.95, min_p=0.05, typical_p=1.0, repeat_penalty=1.0,
-        repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0, logit_bias={}, seed=1, stop=(), stop_ids=(),
+        repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0, dry_multiplier=0.0, dry_base=1.75,
+        dry_allowed_length=2, dry_range=-1, dry_breakers=("\n", ":", '"', "*"), top_n_sigma=0.0, xtc_probability=0.0,
+        xtc_threshold=0.1, dynatemp_range=0.0, dynatemp_exponent=1.0, mirostat=0, mirostat_tau=5.0, mirostat_eta=0.1,
+        samplers=SAMPLERS, logit_bias={}, seed=1, stop=(), stop_ids=(),
         ignore_eos=False, logprobs=0, echo=False, cache=True, chunk=512, cancel=None, on_full="stop",
     )  # fmt: skip
     assert CHECKS.keys() == got.keys()
-    assert not o.penalised()
+    assert not o.penalised() and not o.dry()
+    assert _engine.STEPS == SAMPLERS == twin.ORDER
 
 
 @pytest.mark.parametrize(
@@ -49,6 +56,13 @@ def test_defaults_are_those_of_the_interface() -> None:
         ("ignore_eos", np.bool_(True), True),
         ("seed", 2**64 - 1, 2**64 - 1),
         ("on_full", "error", "error"),
+        ("samplers", None, SAMPLERS),
+        ("samplers", ["min_p", "temperature"], ("min_p", "temperature")),
+        ("samplers", (), ()),
+        ("mirostat", 2, 2),
+        ("dry_range", 0, 0),
+        ("dry_breakers", "###", ("###",)),
+        ("dry_breakers", [], ()),
         ("cancel", print, print),
     ],
 )
@@ -57,8 +71,13 @@ def test_values_that_are_taken(name: str, value: Any, kept: Any) -> None:
     assert got == kept and type(got) is type(kept)
 
 
-INTEGERS = ("max_tokens", "top_k", "repeat_last", "logprobs", "chunk", "seed")
-NUMBERS = ("temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
+INTEGERS = ("max_tokens", "top_k", "repeat_last", "logprobs", "chunk", "seed", "dry_allowed_length")
+NUMBERS = (
+    "temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
+    "dry_multiplier", "dry_base", "top_n_sigma", "xtc_probability", "xtc_threshold", "dynatemp_range",
+    "dynatemp_exponent", "mirostat_tau", "mirostat_eta",
+)  # fmt: skip
+SHARES = ("top_p", "min_p", "typical_p", "xtc_probability", "xtc_threshold")
 FLAGS = ("echo", "cache", "ignore_eos")
 
 
@@ -69,7 +88,7 @@ FLAGS = ("echo", "cache", "ignore_eos")
         *((n, -1, ValueError, f"{n}=-1: expected ") for n in INTEGERS),
         *((n, v, TypeError, f"{n}={v!r}: expected a number") for n in NUMBERS for v in ("0.5", True, None, 1j)),
         *((n, v, ValueError, f"{n}={v!r}: expected ") for n in NUMBERS for v in (math.nan, math.inf, -math.inf)),
-        *((n, 1.01, ValueError, f"{n}=1.01: expected 0 to 1") for n in ("top_p", "min_p", "typical_p")),
+        *((n, 1.01, ValueError, f"{n}=1.01: expected 0 to 1") for n in SHARES),
         *((n, v, TypeError, f"{n}={v!r}: expected True or False") for n in FLAGS for v in (1, "no", None)),
         ("temperature", -0.1, ValueError, "temperature=-0.1: expected at least 0"),
         ("temperature", 10**400, ValueError, "temperature=1000"),
@@ -94,6 +113,20 @@ FLAGS = ("echo", "cache", "ignore_eos")
         ("on_full", "raise", ValueError, "on_full='raise': expected 'error' or 'stop'"),
         ("on_full", None, TypeError, "on_full=None: expected 'error' or 'stop', not NoneType"),
         ("cancel", 5, TypeError, "cancel must be a threading.Event or a callable, not int"),
+        ("dry_multiplier", -1, ValueError, "dry_multiplier=-1: expected at least 0"),
+        ("dry_base", 0.5, ValueError, "dry_base=0.5: expected at least 1"),
+        ("dry_range", -2, ValueError, "dry_range=-2: expected at least -1"),
+        ("dry_breakers", [""], ValueError, "dry_breakers[0]='': expected at least one character"),
+        ("top_n_sigma", -0.1, ValueError, "top_n_sigma=-0.1: expected at least 0"),
+        ("mirostat", 1, ValueError, "mirostat=1: expected 0 (off) or 2"),
+        ("mirostat", True, TypeError, "mirostat=True: expected an integer"),
+        ("mirostat_tau", 1e9, ValueError, "mirostat_tau=1000000000.0: expected 0 to 1000"),
+        ("samplers", "top_k", TypeError, "samplers='top_k': expected a sequence of names, not str"),
+        ("samplers", 3, TypeError, "samplers=3: expected a sequence of names, not int"),
+        ("samplers", ["top_k", 3], TypeError, "samplers[1]=3: expected a name, not int"),
+        ("samplers", ["topk"], ValueError, "samplers[0]='topk': did you mean 'top_k'?"),
+        ("samplers", ["logit_bias"], ValueError, "samplers[0]='logit_bias': expected one of penalties, dry, "),
+        ("samplers", ["xtc", "xtc"], ValueError, "samplers[1]='xtc': expected each name at most once"),
         ("temprature", 1, TypeError, "unknown option 'temprature': did you mean 'temperature'?"),
         ("max-tokens", 1, TypeError, "unknown option 'max-tokens': did you mean 'max_tokens'?"),
         ("zzz", 1, TypeError, "unknown option 'zzz': expected one of max_tokens, temperature, "),
@@ -102,7 +135,7 @@ FLAGS = ("echo", "cache", "ignore_eos")
 def test_values_that_are_refused(name: str, value: Any, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match="^" + re.escape(says)) as caught:
         SamplingOptions.parse({name: value})
-    assert type(caught.value) is error and len(str(caught.value)) < 400
+    assert type(caught.value) is error and len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "seed", "chunk"])
@@ -128,6 +161,19 @@ def test_options_cannot_change_afterwards() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
+        (dict(dry_multiplier=0.8), True),
+        (dict(dry_multiplier=0.8, dry_range=0), False),
+        (dict(dry_multiplier=0.8, samplers=["top_k"]), False),
+        (dict(dry_allowed_length=1), False),
+    ],
+)
+def test_dry_is_told_from_none(options: dict[str, Any], expected: bool) -> None:
+    assert SamplingOptions(**options).dry() is expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
         (dict(presence_penalty=0.1), True),
         (dict(frequency_penalty=-0.1), True),
         (dict(repeat_penalty=1.1), True),
@@ -145,6 +191,8 @@ def test_the_sampler_takes_what_the_options_say() -> None:
     settings = o.sampler()
     assert settings["logprobs"] == -1 and settings["top_k"] == 2**31 - 1
     settings["n_logprobs"] = settings.pop("logprobs")
+    settings["order"] = [SAMPLERS.index(name) for name in settings["order"]]
+    assert (settings.pop("repeat_last"), settings.pop("dry_range")) == (64, -1)
     x = np.zeros(10, np.float32)
     assert kernels.sample("scalar", x, **settings)["id"] == 2
     assert SamplingOptions(logprobs=4).sampler()["logprobs"] == 4

@@ -1,4 +1,4 @@
-"""A hub on localhost and an empty cache."""
+"""A hub on localhost and an empty cache; what is used once before model files are measured."""
 
 from __future__ import annotations
 
@@ -9,8 +9,21 @@ from pathlib import Path
 import pytest
 
 from pellucid.weights import download
+from tests.weights import hostile
 from tests.weights.pulls import DATA
 from tests.weights.server import Hub
+from tests.weights.using import use
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is imported and started once is no case's."""
+    path = tmp_path_factory.mktemp("warm") / "sound.gguf"
+    for change in (hostile.bpe, hostile.spm):
+        file = hostile.model()
+        change(file)
+        path.write_bytes(file.bytes())
+        use(path)
 
 
 @pytest.fixture

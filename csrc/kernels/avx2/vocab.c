@@ -3,6 +3,7 @@
 #include "vmath.h"
 
 #define SUM_BLOCK 1024 /* as in scalar/vocab.c */
+#define DOT_LEAST (-200.0f)
 
 static float max(const float *x, int n)
 {
@@ -55,6 +56,78 @@ static double sum_exp(const float *x, int n, float top, float inv_t)
     return total;
 }
 
+static double sum_exp_dot(const float *x, int n, float top, float inv_t, double *dot)
+{
+    const __m256 t = _mm256_set1_ps(top), inv = _mm256_set1_ps(inv_t), least = _mm256_set1_ps(DOT_LEAST);
+    double total = 0;
+    *dot = 0;
+    for (int b = 0; b < n; b += SUM_BLOCK) {
+        const int end = n - b < SUM_BLOCK ? n : b + SUM_BLOCK;
+        __m256 lane[4], product[4];
+        for (int j = 0; j < 4; j++)
+            lane[j] = product[j] = _mm256_setzero_ps();
+        int i = b;
+        for (; i + 32 <= end; i += 32)
+            for (int j = 0; j < 4; j++) {
+                const __m256 d = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i + 8 * j), t), inv), e = pl_exp8(d);
+                lane[j] = _mm256_add_ps(lane[j], e);
+                product[j] = _mm256_add_ps(product[j], _mm256_mul_ps(e, _mm256_max_ps(d, least)));
+            }
+        for (int j = 0; i + 8 * j < end; j++) {
+            const __m256i in = pl_first(end - i - 8 * j);
+            const __m256 d = _mm256_mul_ps(_mm256_sub_ps(_mm256_maskload_ps(x + i + 8 * j, in), t), inv);
+            const __m256 e = _mm256_and_ps(pl_exp8(d), _mm256_castsi256_ps(in));
+            lane[j] = _mm256_add_ps(lane[j], e);
+            product[j] = _mm256_add_ps(product[j], _mm256_mul_ps(e, _mm256_max_ps(d, least)));
+        }
+        total += pl_sum_lanes(lane);
+        *dot += pl_sum_lanes(product);
+    }
+    return total;
+}
+
+/* As kernels.h has it. */
+static double sum16(const double *lane)
+{
+    double a[8];
+    for (int j = 0; j < 8; j++)
+        a[j] = lane[j] + lane[j + 8];
+    for (int half = 4; half; half /= 2)
+        for (int j = 0; j < half; j++)
+            a[j] += a[j + half];
+    return a[0];
+}
+
+static void moments(const float *x, int n, float top, double *sum, double *squares)
+{
+    const __m256d t = _mm256_set1_pd(top), least = _mm256_set1_pd(-__builtin_inf());
+    __m256d sums[4], products[4];
+    double s[16], q[16];
+    int i = 0;
+    for (int j = 0; j < 4; j++)
+        sums[j] = products[j] = _mm256_setzero_pd();
+    for (; i + 16 <= n; i += 16)
+        for (int j = 0; j < 4; j++) {
+            __m256d d = _mm256_sub_pd(_mm256_cvtps_pd(_mm_loadu_ps(x + i + 4 * j)), t);
+            d = _mm256_and_pd(d, _mm256_cmp_pd(d, least, _CMP_GT_OQ));
+            sums[j] = _mm256_add_pd(sums[j], d);
+            products[j] = _mm256_add_pd(products[j], _mm256_mul_pd(d, d));
+        }
+    for (int j = 0; j < 4; j++) {
+        _mm256_storeu_pd(s + 4 * j, sums[j]);
+        _mm256_storeu_pd(q + 4 * j, products[j]);
+    }
+    for (; i < n; i++) {
+        const double d = (double)x[i] - top;
+        if (d > -__builtin_inf()) {
+            s[i % 16] += d;
+            q[i % 16] += d * d;
+        }
+    }
+    *sum = sum16(s);
+    *squares = sum16(q);
+}
+
 static int collect(const float *x, int n, float least, int32_t *out, int room)
 {
     const __m256 bound = _mm256_set1_ps(least);
@@ -69,6 +142,10 @@ static int collect(const float *x, int n, float least, int32_t *out, int room)
         uint32_t bits = 0;
         for (int j = 0; j < 4; j++)
             bits |= (uint32_t)_mm256_movemask_ps(hit[j]) << (8 * j);
+        if (found >= room) {
+            found += __builtin_popcount(bits);
+            continue;
+        }
         for (; bits; bits &= bits - 1, found++)
             if (found < room)
                 out[found] = i + __builtin_ctz(bits);
@@ -111,6 +188,8 @@ void pl_fill_vocab_avx2(pl_kernels *k)
 {
     k->max = max;
     k->sum_exp = sum_exp;
+    k->sum_exp_dot = sum_exp_dot;
+    k->moments = moments;
     k->collect = collect;
     k->softmax = softmax;
     k->exp = exp_row;

@@ -36,8 +36,8 @@ PL_INLINE void make_part(const shape f, int terms, const pl_acts *x, int i0, int
     for (int i = 0; i < n; i++) {
         int64_t row = i0 + i;
         const float *s = x->s + row * all + b0;
-        const int8_t *q = x->q + row * terms * x->k + (int64_t)PL_BLOCK * b0, *q_low = q + (terms - 1) * x->k;
-        const int16_t *sums = x->sums + row * terms * 2 * all + 2 * b0, *low = sums + (terms - 1) * 2 * all;
+        const int8_t *q = x->q + row * x->stored * x->k + (int64_t)PL_BLOCK * b0, *q_low = q + (terms - 1) * x->k;
+        const int16_t *sums = x->sums + row * x->stored * 2 * all + 2 * b0, *low = sums + (terms - 1) * 2 * all;
         uint8_t *out = part + i * size;
         for (int b = 0; b < blocks; b++, out += n * size) {
             float s_y = terms == 2 ? s[b] / 254.0f : s[b];

@@ -3,6 +3,7 @@
 #include "vmath.h"
 
 #define SUM_BLOCK 1024 /* as in scalar/vocab.c */
+#define DOT_LEAST (-200.0f)
 
 static float max(const float *x, int n)
 {
@@ -51,6 +52,74 @@ static double sum_exp(const float *x, int n, float top, float inv_t)
     return total;
 }
 
+static double sum_exp_dot(const float *x, int n, float top, float inv_t, double *dot)
+{
+    const __m512 t = _mm512_set1_ps(top), inv = _mm512_set1_ps(inv_t), least = _mm512_set1_ps(DOT_LEAST);
+    double total = 0;
+    *dot = 0;
+    for (int b = 0; b < n; b += SUM_BLOCK) {
+        const int end = n - b < SUM_BLOCK ? n : b + SUM_BLOCK;
+        __m512 lane[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, product[2] = {lane[0], lane[0]};
+        int i = b;
+        for (; i + 32 <= end; i += 32)
+            for (int j = 0; j < 2; j++) {
+                const __m512 d = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i + 16 * j), t), inv), e = pl_exp16(d);
+                lane[j] = _mm512_add_ps(lane[j], e);
+                product[j] = _mm512_add_ps(product[j], _mm512_mul_ps(e, _mm512_max_ps(d, least)));
+            }
+        for (int j = 0; i + 16 * j < end; j++) {
+            const __mmask16 in = pl_first(end - i - 16 * j);
+            const __m512 d = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(in, x + i + 16 * j), t), inv);
+            const __m512 e = pl_exp16(d);
+            lane[j] = _mm512_mask_add_ps(lane[j], in, lane[j], e);
+            product[j] = _mm512_mask_add_ps(product[j], in, product[j], _mm512_mul_ps(e, _mm512_max_ps(d, least)));
+        }
+        total += pl_sum_lanes(lane);
+        *dot += pl_sum_lanes(product);
+    }
+    return total;
+}
+
+/* As kernels.h has it. */
+static double sum16(const double *lane)
+{
+    double a[8];
+    for (int j = 0; j < 8; j++)
+        a[j] = lane[j] + lane[j + 8];
+    for (int half = 4; half; half /= 2)
+        for (int j = 0; j < half; j++)
+            a[j] += a[j + half];
+    return a[0];
+}
+
+static void moments(const float *x, int n, float top, double *sum, double *squares)
+{
+    const __m512d t = _mm512_set1_pd(top), least = _mm512_set1_pd(-__builtin_inf());
+    __m512d sums[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()}, products[2] = {sums[0], sums[0]};
+    double s[16], q[16];
+    int i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int j = 0; j < 2; j++) {
+            const __m512d d = _mm512_sub_pd(_mm512_cvtps_pd(_mm256_loadu_ps(x + i + 8 * j)), t);
+            const __mmask8 in = _mm512_cmp_pd_mask(d, least, _CMP_GT_OQ);
+            sums[j] = _mm512_mask_add_pd(sums[j], in, sums[j], d);
+            products[j] = _mm512_mask_add_pd(products[j], in, products[j], _mm512_mul_pd(d, d));
+        }
+    for (int j = 0; j < 2; j++) {
+        _mm512_storeu_pd(s + 8 * j, sums[j]);
+        _mm512_storeu_pd(q + 8 * j, products[j]);
+    }
+    for (; i < n; i++) {
+        const double d = (double)x[i] - top;
+        if (d > -__builtin_inf()) {
+            s[i % 16] += d;
+            q[i % 16] += d * d;
+        }
+    }
+    *sum = sum16(s);
+    *squares = sum16(q);
+}
+
 static int collect(const float *x, int n, float least, int32_t *out, int room)
 {
     const __m512 bound = _mm512_set1_ps(least);
@@ -60,6 +129,10 @@ static int collect(const float *x, int n, float least, int32_t *out, int room)
         for (int j = 0; j < 4; j++)
             hit[j] = _mm512_cmp_ps_mask(_mm512_loadu_ps(x + i + 16 * j), bound, _CMP_GE_OQ);
         uint64_t bits = hit[0] | (uint64_t)hit[1] << 16 | (uint64_t)hit[2] << 32 | (uint64_t)hit[3] << 48;
+        if (found >= room) {
+            found += __builtin_popcountll(bits);
+            continue;
+        }
         for (; bits; bits &= bits - 1, found++)
             if (found < room)
                 out[found] = i + __builtin_ctzll(bits);
@@ -97,6 +170,8 @@ void pl_fill_vocab_avx512(pl_kernels *k)
 {
     k->max = max;
     k->sum_exp = sum_exp;
+    k->sum_exp_dot = sum_exp_dot;
+    k->moments = moments;
     k->collect = collect;
     k->softmax = softmax;
     k->exp = exp_row;

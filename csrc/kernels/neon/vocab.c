@@ -4,6 +4,7 @@
 #include "vmath.h"
 
 #define SUM_BLOCK 1024 /* as in scalar/vocab.c */
+#define DOT_LEAST (-200.0f)
 
 /* fmax gives NaN where an operand is NaN, so that NaN anywhere comes through to the end. */
 static float max(const float *x, int n)
@@ -44,6 +45,79 @@ static double sum_exp(const float *x, int n, float top, float inv_t)
     return total;
 }
 
+static double sum_exp_dot(const float *x, int n, float top, float inv_t, double *dot)
+{
+    const float32x4_t t = vdupq_n_f32(top), inv = vdupq_n_f32(inv_t), least = vdupq_n_f32(DOT_LEAST);
+    double total = 0;
+    *dot = 0;
+    for (int b = 0; b < n; b += SUM_BLOCK) {
+        const int end = n - b < SUM_BLOCK ? n : b + SUM_BLOCK;
+        float32x4_t lane[PL_VECTORS], product[PL_VECTORS];
+        int i = b;
+        for (int j = 0; j < PL_VECTORS; j++)
+            lane[j] = product[j] = vdupq_n_f32(0);
+        for (; i + 32 <= end; i += 32)
+            for (int j = 0; j < PL_VECTORS; j++) {
+                const float32x4_t d = vmulq_f32(vsubq_f32(vld1q_f32(x + i + 4 * j), t), inv), e = pl_exp4(d);
+                lane[j] = vaddq_f32(lane[j], e);
+                product[j] = vaddq_f32(product[j], vmulq_f32(e, vmaxq_f32(d, least)));
+            }
+        for (int j = 0; i < end; i += 4, j++) {
+            const float32x4_t v = end - i < 4 ? pl_load_first(x + i, end - i) : vld1q_f32(x + i);
+            const float32x4_t d = vmulq_f32(vsubq_f32(v, t), inv);
+            const uint32x4_t bits = vandq_u32(vreinterpretq_u32_f32(pl_exp4(d)), pl_first(end - i));
+            const float32x4_t e = vreinterpretq_f32_u32(bits);
+            lane[j] = vaddq_f32(lane[j], e);
+            product[j] = vaddq_f32(product[j], vmulq_f32(e, vmaxq_f32(d, least)));
+        }
+        total += pl_sum_lanes(lane);
+        *dot += pl_sum_lanes(product);
+    }
+    return total;
+}
+
+/* As kernels.h has it. */
+static double sum16(const double *lane)
+{
+    double a[8];
+    for (int j = 0; j < 8; j++)
+        a[j] = lane[j] + lane[j + 8];
+    for (int half = 4; half; half /= 2)
+        for (int j = 0; j < half; j++)
+            a[j] += a[j + half];
+    return a[0];
+}
+
+static void moments(const float *x, int n, float top, double *sum, double *squares)
+{
+    const float64x2_t t = vdupq_n_f64(top), least = vdupq_n_f64(-__builtin_inf());
+    float64x2_t sums[8], products[8];
+    double s[16], q[16];
+    int i = 0;
+    for (int j = 0; j < 8; j++)
+        sums[j] = products[j] = vdupq_n_f64(0);
+    for (; i + 16 <= n; i += 16)
+        for (int j = 0; j < 8; j++) {
+            float64x2_t d = vsubq_f64(vcvt_f64_f32(vld1_f32(x + i + 2 * j)), t);
+            d = vreinterpretq_f64_u64(vandq_u64(vreinterpretq_u64_f64(d), vcgtq_f64(d, least)));
+            sums[j] = vaddq_f64(sums[j], d);
+            products[j] = vaddq_f64(products[j], vmulq_f64(d, d));
+        }
+    for (int j = 0; j < 8; j++) {
+        vst1q_f64(s + 2 * j, sums[j]);
+        vst1q_f64(q + 2 * j, products[j]);
+    }
+    for (; i < n; i++) {
+        const double d = (double)x[i] - top;
+        if (d > -__builtin_inf()) {
+            s[i % 16] += d;
+            q[i % 16] += d * d;
+        }
+    }
+    *sum = sum16(s);
+    *squares = sum16(q);
+}
+
 static int collect(const float *x, int n, float least, int32_t *out, int room)
 {
     const float32x4_t bound = vdupq_n_f32(least);
@@ -55,6 +129,14 @@ static int collect(const float *x, int n, float least, int32_t *out, int room)
             for (int j = 0; j < 4; j++)
                 hit = vorrq_u32(hit, vcgeq_f32(vld1q_f32(x + i + 4 * j), bound));
             if (!vmaxvq_u32(hit)) {
+                i = end;
+                continue;
+            }
+            if (found >= room) {
+                uint32x4_t ones = vdupq_n_u32(0);
+                for (int j = 0; j < 4; j++)
+                    ones = vsubq_u32(ones, vcgeq_f32(vld1q_f32(x + i + 4 * j), bound));
+                found += (int)vaddvq_u32(ones);
                 i = end;
                 continue;
             }
@@ -93,6 +175,8 @@ void pl_fill_vocab_neon(pl_kernels *k)
 {
     k->max = max;
     k->sum_exp = sum_exp;
+    k->sum_exp_dot = sum_exp_dot;
+    k->moments = moments;
     k->collect = collect;
     k->softmax = softmax;
     k->exp = exp_row;

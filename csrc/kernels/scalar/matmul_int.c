@@ -51,8 +51,8 @@ PL_INLINE void tile_times_rows(const pl_format *f, int terms, const uint8_t *til
         pl_read_block(f, header, p, &w);
         for (int i = 0; i < n; i++) {
             int64_t row = i0 + i;
-            const int8_t *hi = x->q + row * terms * k + PL_BLOCK * b, *lo = hi + (terms - 1) * k;
-            const int16_t *sums = x->sums + row * terms * (k / 16) + 2 * b;
+            const int8_t *hi = x->q + row * x->stored * k + PL_BLOCK * b, *lo = hi + (terms - 1) * k;
+            const int16_t *sums = x->sums + row * x->stored * (k / 16) + 2 * b;
             int32_t sum = sums[0] + sums[1];
             if (terms == 2)
                 sum = 254 * sum + sums[k / 16] + sums[k / 16 + 1];

@@ -40,6 +40,8 @@ cdef extern from "kernels/kernels.h":
         void (*attend_merge)(int, int, float *, float *, float *, const float *, const float *, const float *) noexcept nogil
         float (*max)(const float *, int) noexcept nogil
         double (*sum_exp)(const float *, int, float, float) noexcept nogil
+        double (*sum_exp_dot)(const float *, int, float, float, double *) noexcept nogil
+        void (*moments)(const float *, int, float, double *, double *) noexcept nogil
         int (*collect)(const float *, int, float, int32_t *, int) noexcept nogil
         void (*softmax)(float *, int) noexcept nogil
         void (*exp)(const float *, int, float *) noexcept nogil

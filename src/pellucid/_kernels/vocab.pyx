@@ -26,6 +26,21 @@ def sum_exp(str isa, const float[::1] x, float top, float inv_t):
     return tier(isa).sum_exp(&x[0], _length(x), top, inv_t)
 
 
+def sum_exp_dot(str isa, const float[::1] x, float top, float inv_t):
+    """-> sum of exp(d), sum of d exp(d), d = (x - top) inv_t."""
+    cdef double dot
+    cdef double total = tier(isa).sum_exp_dot(&x[0], _length(x), top, inv_t, &dot)
+    return total, dot
+
+
+def moments(str isa, const float[::1] x, float top):
+    """-> sum of x - top, sum of (x - top)^2, over all but -inf."""
+    cdef double total
+    cdef double squares
+    tier(isa).moments(&x[0], _length(x), top, &total, &squares)
+    return total, squares
+
+
 def collect(str isa, const float[::1] x, float least, int32_t[::1] out):
     """Indices of values >= least, ascending, as many as fit into out; returns how many there are."""
     cdef int32_t *to = &out[0] if out.shape[0] else NULL

@@ -52,6 +52,7 @@ cdef extern from "kernels/kernels.h":
     ctypedef struct pl_acts:
         int k
         int terms
+        int stored
         const float *f
         ptrdiff_t f_stride
         const int8_t *q
@@ -273,8 +274,8 @@ def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t
     """Rows of activations times the packed matrix (rows, k) -> float32 (n, rows).
 
     F32 and F16 take `x` float32 (n, k), whose rows may lie apart; BF16 takes `b`, bfloat16 bits uint16
-    (n, k rounded up to 2); the other formats take `q` int8 (n, terms, k), `s` float32 (n, k / 32) and `sums` int16
-    (n, terms, k / 16). Only the rows of tiles [tile0, tile1) are written; without `out` the others are NaN.
+    (n, k rounded up to 2); the other formats take `q` int8 (n, terms or more, k), `s` float32 (n, k / 32) and `sums` int16
+    (n, as many, k / 16). Only the rows of tiles [tile0, tile1) are written; without `out` the others are NaN.
     `repeat` runs the kernel that often, for benchmarks.
     """
     cdef const pl_format *f = _format(format)
@@ -288,7 +289,7 @@ def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t
     cdef const int16_t[:, :, ::1] sums_view
     cdef const uint16_t[:, ::1] b_view
     acts.k = k
-    acts.terms = terms
+    acts.terms = acts.stored = terms
     acts.f = NULL
     acts.f_stride = 0
     acts.q = NULL
@@ -315,9 +316,12 @@ def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t
         acts.f = &f_view[0, 0]
         acts.f_stride = f_view.strides[0] // 4
     else:
-        q_view = _check("q", q, np.int8, (n, terms, k))
+        acts.stored = q.shape[1]
+        if acts.stored < terms:
+            raise ValueError(f"q has {acts.stored} terms, expected at least {terms}")
+        q_view = _check("q", q, np.int8, (n, acts.stored, k))
         s_view = _check("s", s, np.float32, (n, k // 32))
-        sums_view = _check("sums", sums, np.int16, (n, terms, k // 16))
+        sums_view = _check("sums", sums, np.int16, (n, acts.stored, k // 16))
         acts.q = &q_view[0, 0, 0]
         acts.s = &s_view[0, 0]
         acts.sums = &sums_view[0, 0, 0]

@@ -10,6 +10,8 @@ from pellucid.errors import ModelFileError, UnsupportedModelError
 from pellucid.plan import Attention, Rope, TensorLike, floats
 
 _MAX = 1 << 24  # of any size: far beyond real models, small enough that no product overflows
+# What a rotation's frequencies may be divided by: twice the least of it, and no angle is yet too large for the engine.
+_FACTOR = (1e-3, 1e9)
 
 
 class Source(Protocol):
@@ -30,6 +32,8 @@ class Source(Protocol):
     def get_str(self) -> Callable[..., Any]: ...
     @property
     def get_bool(self) -> Callable[..., Any]: ...
+    @property
+    def fail(self) -> Callable[..., ModelFileError]: ...  # (key, message, expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +75,11 @@ class Reader:
             return int(self.source.get_int(self.key(name), min=1, max=max))
         return int(self.source.get_int(self.key(name), default, min=1, max=max))
 
-    def number(self, name: str, default: float | None = None) -> float:
+    def number(self, name: str, default: float | None = None, *, min: float = 1e-30, max: float = 1e30) -> float:
         """A positive number."""
         if default is None:
-            return float(self.source.get_float(self.key(name), min=1e-30, max=1e30))
-        return float(self.source.get_float(self.key(name), default, min=1e-30, max=1e30))
+            return float(self.source.get_float(self.key(name), min=min, max=max))
+        return float(self.source.get_float(self.key(name), default, min=min, max=max))
 
     def base(self, **fields: Any) -> Config:
         """The configuration of a llama-like model: `fields` replaces what differs."""
@@ -84,12 +88,8 @@ class Reader:
         heads = self.size("attention.head_count", max=4096)
         kv_heads = self.size("attention.head_count_kv", heads, max=4096)
         if heads % kv_heads:
-            raise ModelFileError(
-                f"{kv_heads} key-value heads do not divide {heads} heads",
-                file=self.source.path,
-                field=self.key("attention.head_count_kv"),
-                expected=f"a divisor of {heads}",
-            )
+            message = f"{kv_heads} key-value heads do not divide {heads} heads"
+            raise self.source.fail(self.key("attention.head_count_kv"), message, f"a divisor of {heads}")
         dim = self.size("embedding_length")
         dk = self.size("attention.key_length", max(dim // heads, 1), max=4096)
         dv = self.size("attention.value_length", dk, max=4096)
@@ -104,7 +104,7 @@ class Reader:
             "attention": Attention(heads, kv_heads, dk, dv),
         }
         if "rope" not in fields:
-            values["rope"] = self.rope(dk, self.number("rope.freq_base", 10000.0), halves=self.halves(False))
+            values["rope"] = self.rope(dk, self.rope_base("rope.freq_base", 10000.0), halves=self.halves(False))
         return Config(**(values | fields))
 
     def vocabulary(self, dim: int) -> int:
@@ -122,6 +122,10 @@ class Reader:
             )
         return t.shape[0]
 
+    def rope_base(self, name: str, default: float) -> float:
+        """A rotation's base: frequencies fall from 1."""
+        return self.number(name, default, min=1.0)
+
     def halves(self, default: bool) -> bool:
         """Whether rotary pairs are (i, i + n/2). Converters to GGUF permute some architectures' rows; folders never."""
         return bool(self.source.get_bool("pellucid.rope_halves", default))
@@ -130,23 +134,28 @@ class Reader:
         """Frequencies base^(-2i/n), divided by rope_freqs or by the linear factor where the file has them."""
         n = self.size("rope.dimension_count", dk, max=dk)
         if n % 2:
-            raise ModelFileError(
-                f"it is {n}", file=self.source.path, field=self.key("rope.dimension_count"), expected="an even number"
-            )
+            raise self.source.fail(self.key("rope.dimension_count"), f"it is {n}", "an even number")
         freq = [base ** (-2.0 * i / n) for i in range(n // 2)]
         if not scaled:
             return Rope(tuple(freq), halves)
         factors = self.source.tensors.get("rope_freqs.weight")
         if factors is not None:
-            if factors.shape != (n // 2,):
-                raise ModelFileError(
-                    f"has shape {factors.shape}", file=factors.file, field=factors.name, expected=f"shape {(n // 2,)}"
-                )
-            freq = [f / float(x) for f, x in zip(freq, floats(factors), strict=True)]
+            freq = [f / x for f, x in zip(freq, self.factors(factors, n // 2), strict=True)]
         kind = self.source.get_str(self.key("rope.scaling.type"), "none")
         if kind == "linear":
-            factor = self.number("rope.scaling.factor", 1.0)
+            factor = self.number("rope.scaling.factor", 1.0, min=_FACTOR[0], max=_FACTOR[1])
             freq = [f / factor for f in freq]
         elif kind != "none" and factors is None:
             raise UnsupportedModelError(feature=f"rope scaling {kind!r}", supported="none, linear, rope_freqs")
         return Rope(tuple(freq), halves)
+
+    def factors(self, t: TensorLike, n: int) -> list[float]:
+        """n numbers that frequencies are divided by."""
+        message, expected = f"has shape {t.shape}", f"shape {(n,)}"
+        if t.shape == (n,):
+            values: list[float] = floats(t).tolist()
+            bad = next((i for i, x in enumerate(values) if not _FACTOR[0] <= x <= _FACTOR[1]), None)
+            if bad is None:
+                return values
+            message, expected = f"factor {bad} is {values[bad]}", f"{_FACTOR[0]} to {_FACTOR[1]}"
+        raise ModelFileError(message, file=t.file, field=t.name, offset=t.offset, expected=expected)

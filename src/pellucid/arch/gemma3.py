@@ -26,9 +26,9 @@ def config(source: Source) -> Config:
     return replace(
         c,
         attention=a,
-        rope=r.rope(a.dk, r.number("rope.freq_base", _GLOBAL_BASE), halves=halves),
+        rope=r.rope(a.dk, r.rope_base("rope.freq_base", _GLOBAL_BASE), halves=halves),
         local_attention=replace(a, window=r.size("attention.sliding_window")),
-        local_rope=r.rope(a.dk, r.number("rope.freq_base_swa", _LOCAL_BASE), halves=halves, scaled=False),
+        local_rope=r.rope(a.dk, r.rope_base("rope.freq_base_swa", _LOCAL_BASE), halves=halves, scaled=False),
         local_period=r.size("attention.sliding_window_pattern", _PERIOD),
         embed_scale=float(np.sqrt(np.float32(c.dim))),
         logit_cap=float(source.get_float(r.key("final_logit_softcapping"), 0.0, min=0.0)),

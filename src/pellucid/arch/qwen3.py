@@ -13,7 +13,7 @@ _BASE = 1e6  # of the rotation, in every released model
 def config(source: Source) -> Config:
     r = Reader(source)
     c = r.base(rope=None)
-    return replace(c, rope=r.rope(c.attention.dk, r.number("rope.freq_base", _BASE), halves=r.halves(True)))
+    return replace(c, rope=r.rope(c.attention.dk, r.rope_base("rope.freq_base", _BASE), halves=r.halves(True)))
 
 
 def block(p: Plan, c: Config, i: int) -> None:

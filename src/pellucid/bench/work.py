@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pellucid.bench.limits import Limits
-from pellucid.plan import CacheGroup, Kind, Matrix, Op, Plan
+from pellucid.plan import CacheGroup, Kind, Matrix, Plan
 
 __all__ = ["Cost", "Part", "Pass", "Work", "count", "decode_passes", "prefill_passes"]
 
@@ -84,7 +84,8 @@ def count(plan: Plan, passes: Iterable[Pass], cost: Cost, op: int | None = None)
                 products = _scores(group, parts) * group.n_q * (group.dk + group.dv)
                 operations[_KV_OPERATIONS[cost.kv]] += 2 * products
                 continue
-            for m in _matrices(plan, o):
+            for s in plan.segments[o.seg : o.seg + o.n_seg]:
+                m = plan.matrices[s.matrix]
                 if o.kind == Kind.EMBED:
                     total += rows * (m.data.size // m.rows)
                     continue
@@ -92,14 +93,10 @@ def count(plan: Plan, passes: Iterable[Pass], cost: Cost, op: int | None = None)
                 if not n:
                     continue
                 kind = _computed_in(m)
-                terms = 1 if kind != "int8" else 2 if o.kind == Kind.HEAD else cost.terms
+                terms = 1 if kind != "int8" else 2 if o.kind == Kind.HEAD else max(cost.terms, s.terms)
                 total += m.data.size
                 operations[kind] += 2 * n * m.rows * m.k * terms
     return Work(total, {kind: n for kind, n in operations.items() if n})
-
-
-def _matrices(plan: Plan, op: Op) -> list[Matrix]:
-    return [plan.matrices[s.matrix] for s in plan.segments[op.seg : op.seg + op.n_seg]]
 
 
 def _computed_in(m: Matrix) -> str:

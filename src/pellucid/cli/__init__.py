@@ -6,7 +6,10 @@ Exit codes: 0 done, 1 an error of ours (one line on stderr), 2 usage, 130 interr
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+
+TYPE_CHECKING = False  # as type checkers know it: whatever is imported before `main` runs, a Ctrl-C could fall into
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["main"]
 

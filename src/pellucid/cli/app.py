@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from pellucid.cli.output import line
 
 # Each is a module here with a function of the same name. None imports at its top what only its work needs.
-COMMANDS = ("generate", "tokenize", "inspect", "score", "info", "plan", "bench", "pull", "models")
+COMMANDS = ("generate", "chat", "tokenize", "inspect", "score", "info", "plan", "bench", "pull", "models")
+
+
+class Command(TyperCommand):
+    """A command whose help has a section for each panel that its options name."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                usual = "Arguments" if param.param_type_name == "argument" else "Options"
+                sections.setdefault(getattr(param, "rich_help_panel", None) or usual, []).append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
 
 def make_app() -> typer.Typer:
@@ -18,7 +36,7 @@ def make_app() -> typer.Typer:
     app.callback(invoke_without_command=True)(pellucid)
     for name in COMMANDS:
         module = importlib.import_module(f"pellucid.cli.{name}")
-        app.command(name)(getattr(module, name))
+        app.command(name, cls=Command)(getattr(module, name))
     return app
 
 

@@ -7,26 +7,19 @@ from typing import Annotated, Any
 import typer
 
 from pellucid.cli import options, output
+from pellucid.cli.sampling import arguments, sampling_options
 from pellucid.sampling import SamplingOptions
 
 _D = SamplingOptions()
 
 
+@sampling_options
 def generate(
     prompt: options.Prompt = None,
     model: options.ModelName = options.DEFAULT,
     max_tokens: Annotated[
         int, typer.Option("-n", "--max-tokens", metavar="N", help="New tokens at most.")
     ] = _D.max_tokens,
-    temperature: Annotated[
-        float, typer.Option(metavar="T", help="0: always the most probable token.")
-    ] = _D.temperature,
-    top_k: Annotated[int, typer.Option(metavar="K", help="Draw from the K most probable tokens; 0: all.")] = _D.top_k,
-    top_p: Annotated[float, typer.Option(metavar="P", help="Draw from the top tokens that hold P; 1: all.")] = _D.top_p,
-    min_p: Annotated[
-        float, typer.Option(metavar="P", help="Drop tokens below P times the most probable one's; 0: none.")
-    ] = _D.min_p,
-    seed: Annotated[int | None, typer.Option(metavar="S", help="Seed of the draws; default: a new one.")] = None,
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
     ] = None,
@@ -35,19 +28,12 @@ def generate(
     isa: options.Isa = None,
     kv: options.Kv = "auto",
     json: options.Json = False,
+    **sampling: Any,
 ) -> None:
     """Goes on from a text, as it is (no chat template). Only the new text goes to stdout; timings go to stderr."""
     from pellucid.generation import collect, parse_options
 
-    asked: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "seed": seed,
-        "stop": tuple(stop or ()),
-    }
+    asked: dict[str, Any] = {"max_tokens": max_tokens, "stop": tuple(stop or ()), **arguments(sampling)}
     with options.naming(*asked):  # before anything is fetched
         asked["seed"] = parse_options(asked).seed
     text = options.read_text(prompt)

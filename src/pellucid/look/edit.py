@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,7 @@ from pellucid.look import places, record
 from pellucid.plan import EVERYWHERE, Kind, Op, Plan, Vector
 
 if TYPE_CHECKING:
-    from pellucid.generation import Completion, Piece
-    from pellucid.look.score import Score
+    from pellucid.generation import Piece
     from pellucid.look.trace import Trace
     from pellucid.model import Model
 
@@ -41,6 +41,7 @@ class Edit:
         self._heads: list[tuple[int, int, float]] = []
         self._stream: list[tuple[int, float, int, int, Floats]] = []  # layer, scale, positions from, to, what is added
         self._view: Model | None = None
+        self._engines: weakref.WeakSet[Any] = weakref.WeakSet()  # of all views so far
         self._closed = False
 
     def __enter__(self) -> Edit:
@@ -53,7 +54,9 @@ class Edit:
     def close(self) -> None:
         """Ends the view: every later use is a ClosedError. May be called again."""
         self._closed = True
-        self._changed()
+        self._view = None
+        for engine in list(self._engines):
+            engine.close()
 
     # ---- edits ------------------------------------------------------------------------------------------------
 
@@ -106,10 +109,11 @@ class Edit:
             engine = _engine.Engine(
                 edited(self._plan, self._skipped, self._heads, self._stream), base=self._base._engine
             )
+            self._engines.add(engine)
             self._view = self._base._with_engine(engine)
         return self._view
 
-    def generate(self, prompt: Any, **options: Any) -> Completion | list[Completion]:
+    def generate(self, prompt: Any, **options: Any) -> Any:
         """``Model.generate``, edited."""
         return self.model.generate(prompt, **options)
 
@@ -117,11 +121,15 @@ class Edit:
         """``Model.stream``, edited."""
         return self.model.stream(prompt, **options)
 
+    def chat(self, messages: Any, **options: Any) -> Any:
+        """``Model.chat``, edited."""
+        return self.model.chat(messages, **options)
+
     def logits(self, ids: Any, **options: Any) -> Any:
         """``Model.logits``, edited."""
         return self.model.logits(ids, **options)
 
-    def score(self, text: Any, **options: Any) -> Score | list[Score]:
+    def score(self, text: Any, **options: Any) -> Any:
         """``Model.score``, edited."""
         return self.model.score(text, **options)
 
@@ -137,9 +145,7 @@ class Edit:
         self._base._open()
 
     def _changed(self) -> Edit:
-        view, self._view = self._view, None
-        if view is not None and self._closed:
-            view.close()
+        self._view = None
         return self
 
     def _layer(self, layer: Any) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
+from pellucid import _engine
 from pellucid.errors import ContextFullError
+from pellucid.generation import prefill
 from pellucid.look.score import score_ids
 
 __all__ = ["generate_until", "loglikelihood", "rolling"]
@@ -29,10 +32,26 @@ def loglikelihood(model: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[fl
             _warn(cut)
         parts.append((ids[cut:], first - cut))
     out = []
-    for (ids, first), found in zip(parts, score_ids(model._open(), parts, top=1), strict=True):
+    for (ids, first), found in zip(parts, _score(model._open(), parts), strict=True):
         greedy = all(best[0][0] == id for id, (_, best) in zip(ids[first:], found, strict=True))
         out.append((sum(logprob for logprob, _ in found), greedy))
     return out
+
+
+def _score(engine: Any, parts: list[tuple[list[int], int]]) -> Iterator[Any]:
+    """Neighbours with the same context (the choices of one question) compute it once."""
+    alone: list[tuple[list[int], int]] = []
+    for context, group in groupby(parts, key=lambda part: part[0][: part[1] - 1]):
+        same = list(group)
+        if len(same) == 1 or not context:
+            alone += same
+            continue
+        yield from score_ids(engine, alone, top=1)
+        alone = []
+        begun = _engine.Sequence(engine)
+        prefill(engine, begun, context, engine.max_rows, None)
+        yield from score_ids(engine, same, top=1, begun=begun)
+    yield from score_ids(engine, alone, top=1)
 
 
 def _encode(model: Any, context: str, continuation: str) -> tuple[list[int], int]:

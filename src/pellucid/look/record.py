@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid import _engine
-from pellucid.look import attention
 from pellucid.look.places import Layer, Places, Tap, find
 
 __all__ = [
@@ -185,7 +184,18 @@ def record(engine: Any, ids: Sequence[int], s: Selection, places: Places, chunk:
     for j, number in enumerate(s.layers):
         layer = places.layers[number]
         if layer.qkv is not None and ("scores" in out or "attention" in out):
-            _attend(out, rows["q"][j], rows["k"][j], layer, j, positions, s)
+            g = layer.group
+            assert g is not None
+            engine.attention(
+                rows["q"][j],
+                rows["k"][j],
+                [h // (g.n_q // g.n_kv) for h in s.heads],
+                positions,
+                scale=layer.scale,
+                window=g.window,
+                scores=out["scores"][j] if "scores" in out else None,
+                weights=out["attention"][j] if "attention" in out else None,
+            )
         if layer.mixed is not None and "head_out" in out:
             out["head_out"][j] = head_parts(engine, layer, rows["mixed"][j], s.heads)
     if "logits" in out:
@@ -268,21 +278,6 @@ def _keep(
             rows["k"][j][:, tokens] = qkv[:, a:b].reshape(-1, g.n_kv, g.dk).swapaxes(0, 1)
         if "v" in rows:
             rows["v"][j][:, tokens] = qkv[:, b:].reshape(-1, g.n_kv, g.dv).swapaxes(0, 1)
-
-
-def _attend(
-    out: dict[str, Floats], q: Floats, k: Floats, layer: Layer, j: int, positions: npt.NDArray[np.intp], s: Selection
-) -> None:
-    """One layer's scores and attention."""
-    g = layer.group
-    assert g is not None
-    groups = [h // (g.n_q // g.n_kv) for h in s.heads]
-    scores = out["scores" if "scores" in out else "attention"][j]
-    if "scores" in out:
-        scores[:] = -np.inf
-    attention.fill(scores, q, k, groups, positions, layer.scale, g.window)
-    if "attention" in out:
-        attention.softmax(out["attention"][j], scores, positions, g.window)
 
 
 # ---- heads' parts ---------------------------------------------------------------------------------------------

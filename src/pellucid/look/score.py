@@ -115,11 +115,15 @@ class _Job:
 
 
 def score_ids(
-    engine: Any, parts: Sequence[tuple[Sequence[int], int]], top: int = 0
+    engine: Any, parts: Sequence[tuple[Sequence[int], int]], top: int = 0, begun: Any = None
 ) -> list[list[tuple[float, list[tuple[int, float]]]]]:
     """parts: [(ids, first)] -> for each a list of (log probability, [(id, log probability) of the `top` likeliest]) of
-    its tokens from `first` (>= 1) on. Several are rows of the same passes; logits are reduced where they are made."""
-    jobs = [_Job(_engine.Sequence(engine), np.array(ids, np.int32), first) for ids, first in parts]
+    its tokens from `first` (>= 1) on. Several are rows of the same passes; logits are reduced where they are made.
+    begun: a sequence that holds fewer than `first` tokens, with which all parts begin."""
+    jobs = [
+        _Job(_engine.Sequence(engine) if begun is None else begun.fork(), np.array(ids, np.int32), first)
+        for ids, first in parts
+    ]
     waiting = [job for job in jobs if job.first < len(job.ids)]
     while waiting:
         batch, samplers, room = [], [], engine.max_rows

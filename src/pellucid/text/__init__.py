@@ -21,6 +21,9 @@ class TextTokenizer(Protocol):
     add_bos: bool
     chat_template: str | None
 
+    @property
+    def special(self) -> dict[str, int]: ...
+
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]: ...
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str: ...

@@ -116,6 +116,12 @@ class VocabularyTokenizer:
             found.setdefault(self._special_text(i), i)
         return Finder(found)
 
+    @cached_property
+    def special(self) -> dict[str, int]:
+        """Spellings that are their token with ``parse_special=True`` alone."""
+        every = self._finder.ids
+        return {text: i for text, i in every.items() if text not in self._always}
+
     def _special_text(self, index: int) -> str:
         """How the text of a control or user-defined token reads."""
         return self.vocabulary.spelling(index)

@@ -91,6 +91,11 @@ class JsonTokenizer:
         added: dict[int, Any] = self._plain.get_added_tokens_decoder()
         return added
 
+    @cached_property
+    def special(self) -> dict[str, int]:
+        """As :attr:`VocabularyTokenizer.special`."""
+        return {token.content: i for i, token in self._added.items() if token.special and token.content}
+
     def _id_of(self, name: str, spelling: str | None) -> int | None:
         if spelling is None:
             return None

@@ -52,10 +52,10 @@ class Finder:
     """
 
     def __init__(self, ids: Mapping[str, int]) -> None:
-        self._ids = {text: i for text, i in ids.items() if text}
-        width = min(4, min(map(len, self._ids), default=1))
+        self.ids = {text: i for text, i in ids.items() if text}
+        width = min(4, min(map(len, self.ids), default=1))
         lengths: dict[str, set[int]] = defaultdict(set)
-        for text in self._ids:
+        for text in self.ids:
             lengths[text[:width]].add(len(text))
         self._lengths = {start: sorted(sizes, reverse=True) for start, sizes in lengths.items()}
         self._starts = re.compile("|".join(map(re.escape, self._lengths))) if lengths else None
@@ -66,7 +66,7 @@ class Finder:
         while self._starts is not None and (match := self._starts.search(text, at)) is not None:
             at = match.start()
             for size in self._lengths[match.group()]:
-                found = self._ids.get(text[at : at + size])
+                found = self.ids.get(text[at : at + size])
                 if found is not None:
                     if at > done:
                         yield done, text[done:at]

@@ -55,7 +55,7 @@ _GEMMA_NAMES = _NAMES | {
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
-_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_LAYER = re.compile(r"model\.layers\.(0|[1-9][0-9]{0,5})\.(.+)")  # one way to write a number: no two names are one
 _NORM = re.compile(r"norm\.weight$")
 
 
@@ -76,7 +76,7 @@ def translate(folder: ModelFile) -> ModelFile:
     for key, name in _KEYS.items():
         if config.get(key) is not None:
             metadata[f"{arch}.{name}"] = config[key]
-    tensors = _tensors(folder, arch, bool(config.get("tie_word_embeddings", arch == "gemma3")))
+    tensors = _tensors(folder, arch, folder.get_bool("config.tie_word_embeddings", arch == "gemma3"))
     _rope(folder, arch, metadata, tensors)
     if arch == "gemma3":
         _gemma(folder, metadata)
@@ -119,12 +119,12 @@ def _plus_one(t: Tensor) -> Tensor:
         values = (t.data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     else:
         raise UnsupportedModelError(feature=f"weight format {t.type} ({t.name})", supported="F32, F16, BF16")
-    return _made(t.name, values + np.float32(1))
+    return _made(t.name, values.reshape(t.shape) + np.float32(1))
 
 
 def _made(name: str, values: Any) -> Tensor:
     """A tensor that no file holds."""
-    return Tensor(name, "F32", values.shape, np.ascontiguousarray(values, np.float32).view(np.uint8), 0, "")
+    return Tensor(name, "F32", values.shape, np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8), 0, "")
 
 
 def _rope(folder: ModelFile, arch: str, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -140,7 +140,7 @@ def _rope(folder: ModelFile, arch: str, metadata: dict[str, Any], tensors: dict[
         metadata[f"{arch}.rope.freq_base_swa"] = folder.get_float(f"{where}.sliding_attention.rope_theta")
     if isinstance(config[key].get("full_attention"), dict):
         where += ".full_attention"
-    base = folder.get_float(f"{where}.rope_theta", None)
+    base = folder.get_float(f"{where}.rope_theta", None, min=1.0)
     if base is not None:
         metadata[f"{arch}.rope.freq_base"] = base
     kind = folder.get_str(f"{where}.rope_type", folder.get_str(f"{where}.type", "default"))
@@ -148,22 +148,22 @@ def _rope(folder: ModelFile, arch: str, metadata: dict[str, Any], tensors: dict[
         metadata[f"{arch}.rope.scaling.type"] = "linear"
         metadata[f"{arch}.rope.scaling.factor"] = folder.get_float(f"{where}.factor", min=1e-6, max=1e6)
     elif kind == "llama3":
-        tensors["rope_freqs.weight"] = _llama3_factors(folder, arch, metadata, where)
+        tensors["rope_freqs.weight"] = _llama3_factors(folder, where)
     elif kind != "default":
         raise UnsupportedModelError(feature=f"rope {kind!r}", supported="default, linear, llama3")
 
 
-def _llama3_factors(folder: ModelFile, arch: str, metadata: dict[str, Any], where: str) -> Tensor:
+def _llama3_factors(folder: ModelFile, where: str) -> Tensor:
     """What Llama 3.1 divides each frequency by: 1 for short wavelengths, `factor` for long ones, a blend between."""
     factor = folder.get_float(f"{where}.factor", min=1e-6, max=1e6)
-    low = folder.get_float(f"{where}.low_freq_factor", min=1e-6)
-    high = folder.get_float(f"{where}.high_freq_factor", min=1e-6)
-    original = folder.get_int(f"{where}.original_max_position_embeddings", min=1)
+    low = folder.get_float(f"{where}.low_freq_factor", min=1e-6, max=1e6)
+    high = folder.get_float(f"{where}.high_freq_factor", min=1e-6, max=1e6)
+    original = folder.get_int(f"{where}.original_max_position_embeddings", min=1, max=1 << 24)
     if high <= low:
         raise folder.fail(f"{where}.high_freq_factor", f"it is {high}", f"more than low_freq_factor ({low})")
-    heads = folder.get_int("config.num_attention_heads", min=1)
+    heads = folder.get_int("config.num_attention_heads", min=1, max=4096)
     width = folder.get_int("config.head_dim", folder.get_int("config.hidden_size", min=1) // heads, min=2, max=4096)
-    base = metadata.get(f"{arch}.rope.freq_base", 10000.0)
+    base = folder.get_float(f"{where}.rope_theta", folder.get_float("config.rope_theta", 10000.0, min=1.0), min=1.0)
     out = []
     for i in range(width // 2):
         turns = original * base ** (-2.0 * i / width) / (2 * math.pi)  # over the original context

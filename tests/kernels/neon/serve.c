@@ -14,7 +14,7 @@
 #include "cpu/detect.h"
 #include "kernels/select.h"
 
-enum { MOST_INTS = 10, MOST_FLOATS = 2, MOST_ARRAYS = 10 };
+enum { MOST_INTS = 12, MOST_FLOATS = 2, MOST_ARRAYS = 10 };
 
 typedef struct request {
     char op[16];
@@ -63,7 +63,7 @@ static double op_unpack_row(call c)
 static double op_matmul(call c)
 {
     const pl_mat w = matrix(c);
-    const pl_acts x = {w.k, (int)c.i[6], c.a[2], c.i[7], c.a[3], c.a[4], c.a[5], c.a[6]};
+    const pl_acts x = {w.k, (int)c.i[6], (int)c.i[10], c.a[2], c.i[7], c.a[3], c.a[4], c.a[5], c.a[6]};
     for (int64_t times = 0; times < c.i[9]; times++)
         c.k->matmul[c.i[0]](&w, (int)c.i[3], (int)c.i[4], &x, (int)c.i[5], c.a[1], c.i[8]);
     return 0;
@@ -173,6 +173,18 @@ static double op_sum_exp(call c)
     return c.k->sum_exp(c.a[0], (int)c.i[0], c.f[0], c.f[1]);
 }
 
+static double op_sum_exp_dot(call c)
+{
+    return c.k->sum_exp_dot(c.a[0], (int)c.i[0], c.f[0], c.f[1], c.a[1]);
+}
+
+static double op_moments(call c)
+{
+    double *out = c.a[1];
+    c.k->moments(c.a[0], (int)c.i[0], c.f[0], out, out + 1);
+    return 0;
+}
+
 static double op_collect(call c)
 {
     return c.k->collect(c.a[0], (int)c.i[0], c.f[0], c.a[1], (int)c.i[1]);
@@ -228,6 +240,8 @@ static const struct {
     {"attend_merge", op_attend_merge},
     {"max", op_max},
     {"sum_exp", op_sum_exp},
+    {"sum_exp_dot", op_sum_exp_dot},
+    {"moments", op_moments},
     {"collect", op_collect},
     {"softmax", op_softmax},
     {"exp", op_exp},

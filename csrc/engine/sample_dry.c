@@ -1,0 +1,34 @@
+/* DRY's search for repetitions, by the Z algorithm (Gusfield 1997) on the ids read backwards. */
+#include "sample.h"
+
+int pl_dry_match(const int32_t *ids, const uint8_t *breaks, int n, int least, int32_t *z, int32_t *out_id,
+                 int32_t *out_length)
+{
+    const int32_t *last = ids + n - 1; /* the k-th token from the end is last[-k] */
+    int found = 0, most = 0, left = 0, right = 0;
+
+    while (most < n && !(breaks && breaks[n - 1 - most]))
+        most++;
+    least = least > 1 ? least : 1;
+    if (most < least)
+        return 0;
+    /* z[k]: how many tokens that end with last[-k] equal the last ones, at most `most`. [left, right) is the match that
+     * reaches furthest; inside it z is known from the front, so every token is compared once. */
+    for (int k = 1; k < n; k++) {
+        int length = 0;
+        if (k < right)
+            length = z[k - left] < right - k ? z[k - left] : right - k;
+        if (k + length >= right) {
+            while (length < most && k + length < n && last[-length] == last[-k - length])
+                length++;
+            left = k;
+            right = k + length;
+        }
+        z[k] = length;
+        if (length >= least && !(breaks && breaks[n - k])) {
+            out_id[found] = last[1 - k];
+            out_length[found++] = length;
+        }
+    }
+    return found;
+}

@@ -1,0 +1,166 @@
+# Part of _engine.pyx: sequences' samplers, and what they say of a pass, over csrc/engine/sample.h.
+
+# The sampler's steps in their default order, as numbered in csrc/engine/sample.h.
+STEPS = ("penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc", "temperature")
+
+
+cdef class Sampler:
+    """What to do with one sequence's logits. Options: csrc/engine/sample.h; `step` counts its draws.
+
+    order: of STEPS, each at most once; None for all. repeat_last, dry_range: how many of the tokens given to `extend`
+    the penalties and DRY look back at; -1 for all. Without `extend` neither does anything.
+    """
+
+    cdef pl_sample_params params
+    cdef readonly uint64_t step
+    cdef object keep
+    cdef int32_t *ids       # (room) the tokens so far
+    cdef uint8_t *breaks    # (room) whether each is, or ends, a sequence breaker
+    cdef int32_t *matches   # (3 room) what pl_dry_match needs and finds
+    cdef Py_ssize_t n, room, repeat_last, dry_range
+    cdef bint dry
+
+    def __init__(self, *, float temperature=0.0, int top_k=0, float top_p=1.0, float min_p=0.0, float typical_p=1.0,
+                 float top_n_sigma=0.0, float xtc_probability=0.0, float xtc_threshold=0.1, float dynatemp_range=0.0,
+                 float dynatemp_exponent=1.0, float repeat_penalty=1.0, float presence_penalty=0.0,
+                 float frequency_penalty=0.0, int repeat_last=-1, float dry_multiplier=0.0, float dry_base=1.75,
+                 int dry_allowed_length=2, int dry_range=-1, int mirostat=0, float mirostat_tau=5.0,
+                 float mirostat_eta=0.1, uint64_t seed=0, dict bias=None, int logprobs=-1, mask=None, order=None):
+        cdef pl_sample_params *p = &self.params
+        memset(p, 0, sizeof(self.params))
+        p.temperature, p.top_k, p.top_p, p.min_p, p.typical_p = temperature, top_k, top_p, min_p, typical_p
+        p.top_n_sigma, p.xtc_probability, p.xtc_threshold = top_n_sigma, xtc_probability, xtc_threshold
+        p.dynatemp_range, p.dynatemp_exponent = dynatemp_range, dynatemp_exponent
+        p.repeat_penalty, p.presence_penalty, p.frequency_penalty = repeat_penalty, presence_penalty, frequency_penalty
+        p.dry_multiplier, p.dry_base, p.dry_allowed_length = dry_multiplier, dry_base, dry_allowed_length
+        p.mirostat, p.mirostat_tau, p.mirostat_eta = mirostat, mirostat_tau, mirostat_eta
+        p.mirostat_mu = 2 * mirostat_tau
+        p.seed = seed
+        p.n_logprobs = logprobs
+        names = STEPS if order is None else tuple(order)
+        if len(set(names)) < len(names):
+            raise ValueError(f"order={order!r}: each name at most once")
+        for i, name in enumerate(names):
+            p.order[i] = STEPS.index(name)
+        p.n_order = <int32_t>len(names)
+        self.repeat_last, self.dry_range = repeat_last, dry_range
+        self.dry = "dry" in names and dry_multiplier > 0
+        cdef int32_t[::1] ids
+        cdef float[::1] values
+        cdef uint32_t[::1] bits
+        self.keep = []
+        if bias:
+            ids = np.fromiter(bias.keys(), np.int32, len(bias))
+            values = np.fromiter(bias.values(), np.float32, len(bias))
+            self.keep += [ids, values]
+            p.n_bias = <int32_t>len(bias)
+            p.bias_id = &ids[0]
+            p.bias = &values[0]
+        if mask is not None:
+            bits = np.ascontiguousarray(mask, np.uint32)
+            self.keep.append(bits)
+            p.mask = &bits[0]
+
+    def __dealloc__(self):
+        free(self.ids)
+        free(self.breaks)
+        free(self.matches)
+
+    @property
+    def mirostat_mu(self):
+        """The surprise in bits that mirostat lets a token have at most; moves with every draw."""
+        return self.params.mirostat_mu
+
+    cdef grow(self, Py_ssize_t n):
+        cdef Py_ssize_t room = max(n, 2 * self.room, 256)
+        cdef void *ids = realloc(self.ids, room * sizeof(int32_t))
+        self.ids = <int32_t *>ids if ids != NULL else self.ids
+        cdef void *breaks = realloc(self.breaks, room)
+        self.breaks = <uint8_t *>breaks if breaks != NULL else self.breaks
+        cdef void *matches = realloc(self.matches, 3 * room * sizeof(int32_t))
+        self.matches = <int32_t *>matches if matches != NULL else self.matches
+        if ids == NULL or breaks == NULL or matches == NULL:
+            raise OutOfMemoryError("no memory for a sampler's tokens")
+        self.room = room
+
+    def extend(self, ids, breaks=None):
+        """Tokens that came since the last call. breaks: a byte for each, nonzero where it breaks repetitions."""
+        cdef int32_t[::1] new = np.ascontiguousarray(ids, np.int32)
+        cdef Py_ssize_t n = new.shape[0], back
+        cdef const uint8_t[::1] flags = None
+        cdef pl_sample_params *p = &self.params
+        if breaks is not None:
+            flags = breaks
+            if flags.shape[0] != n:
+                raise ValueError(f"{flags.shape[0]} breaks for {n} ids")
+        if self.n + n >= 2**31 // 3:
+            raise ValueError(f"{self.n + n} tokens: expected fewer than {2**31 // 3}")
+        if self.n + n > self.room:
+            self.grow(self.n + n)
+        if n:
+            memcpy(self.ids + self.n, &new[0], n * sizeof(int32_t))
+            if breaks is None:
+                memset(self.breaks + self.n, 0, n)
+            else:
+                memcpy(self.breaks + self.n, &flags[0], n)
+        self.n += n
+        back = self.n if self.repeat_last < 0 else min(self.n, self.repeat_last)
+        p.n_recent, p.recent = <int32_t>back, self.ids + self.n - back
+        if not self.dry:
+            return
+        back = self.n if self.dry_range < 0 else min(self.n, self.dry_range)
+        p.dry_id, p.dry_length = self.matches + self.room, self.matches + 2 * self.room
+        with nogil:
+            p.n_dry = pl_dry_match(self.ids + self.n - back, self.breaks + self.n - back, <int>back,
+                                   p.dry_allowed_length, self.matches, self.matches + self.room,
+                                   self.matches + 2 * self.room)
+
+
+cdef class Results:
+    """Room for what `pl_sample` says of each wanted row."""
+
+    cdef pl_sample_params *params
+    cdef uint64_t *steps
+    cdef pl_sampled *sampled
+    cdef list tops
+
+    def __dealloc__(self):
+        free(self.params)
+        free(self.steps)
+        free(self.sampled)
+
+    def __init__(self, list samplers):
+        cdef Sampler s
+        cdef int32_t[::1] ids
+        cdef float[::1] logprobs
+        cdef Py_ssize_t n = len(samplers), i
+        self.params = <pl_sample_params *>calloc(n + 1, sizeof(pl_sample_params))
+        self.steps = <uint64_t *>calloc(n + 1, sizeof(uint64_t))
+        self.sampled = <pl_sampled *>calloc(n + 1, sizeof(pl_sampled))
+        if self.params == NULL or self.steps == NULL or self.sampled == NULL:
+            raise OutOfMemoryError("no memory for a pass's results")
+        self.tops = []
+        for i in range(n):
+            s = samplers[i]
+            self.params[i] = s.params
+            self.steps[i] = s.step
+            top = None
+            if s.params.n_logprobs > 0:
+                n_top = s.params.n_logprobs
+                ids, logprobs = top = (np.empty(n_top, np.int32), np.empty(n_top, np.float32))
+                self.sampled[i].top_id = &ids[0]
+                self.sampled[i].top_logprob = &logprobs[0]
+            self.tops.append(top)
+
+    def take(self, list samplers):
+        """-> [(id, logprob or None, [(id, logprob)])]; each sampler steps on."""
+        cdef Sampler s
+        out = []
+        for i in range(len(samplers)):
+            s = samplers[i]
+            s.step += 1
+            s.params.mirostat_mu = self.sampled[i].mirostat_mu
+            top = self.tops[i]
+            out.append((self.sampled[i].id, self.sampled[i].logprob if s.params.n_logprobs >= 0 else None,
+                        [] if top is None else list(zip(top[0].tolist(), top[1].tolist(), strict=True))))
+        return out

@@ -1,0 +1,217 @@
+"""`pellucid chat`: a conversation, turn by turn."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from pellucid.cli import options, output
+from pellucid.cli.sampling import arguments, sampling_options
+from pellucid.errors import ContextFullError, PellucidError
+
+_FULL = "/reset starts anew, --context N makes more room"
+_LONGEST_TEMPLATE = 1 << 22  # bytes; a template that long is refused with its length anyway
+
+
+@sampling_options
+def chat(
+    model: options.ModelName = options.DEFAULT,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="The system message.")] = None,
+    template: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A chat template (Jinja) instead of the model's own.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "-n", "--max-tokens", metavar="N", help="Tokens of an answer at most; default: what there is room for."
+        ),
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
+    ] = None,
+    threads: options.Threads = None,
+    context: options.Context = None,
+    isa: options.Isa = None,
+    kv: options.Kv = "auto",
+    **sampling: Any,
+) -> None:
+    """Talks with a model. /help tells the commands; Ctrl-C stops an answer, Ctrl-D ends the conversation.
+
+    Where standard input is no terminal, each line is a turn and only answers go to stdout.
+    """
+    from pellucid.cli.session import Session
+    from pellucid.generation import parse_options
+
+    asked: dict[str, Any] = {"stop": tuple(stop or ()), **arguments(sampling)}
+    if max_tokens is not None:
+        asked["max_tokens"] = max_tokens
+    with options.naming(*asked):  # before anything is fetched
+        parse_options(asked)
+    source = None if template is None else _read_template(template)
+    with options.load(model, threads=threads, context=context, isa=isa, kv=kv) as loaded:
+        asked.setdefault("max_tokens", loaded.context_length)
+        session = Session(loaded, source, system, asked)
+        typed = sys.stdin is not None and sys.stdin.isatty()
+        failed = _Talk(session, typed).run()
+    if failed:
+        raise typer.Exit(1)
+
+
+def _read_template(path: str) -> str:
+    from pellucid.errors import ChatTemplateError
+    from pellucid.weights.base import read_file
+
+    data = read_file(path, _LONGEST_TEMPLATE, "a chat template")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ChatTemplateError(f"{path}: not UTF-8 at byte {error.start}; expected a chat template") from None
+
+
+class _Talk:
+    """Reads turns and shows answers. typed: by a person at a terminal."""
+
+    def __init__(self, session: Any, typed: bool) -> None:
+        self.session = session
+        self.typed = typed
+        self.failed = False  # some turn had no answer, and nobody is there to see why
+
+    def run(self) -> bool:
+        """-> whether something went wrong that only an exit code can tell."""
+        if self.typed:
+            output.note(f"{self.session.title()}: /help for commands, Ctrl-D to end")
+        for text in self.turns():
+            try:
+                if text.startswith("/"):
+                    if not self.session.command(text, output.note):
+                        break
+                else:
+                    self.answer(text)
+            except ContextFullError as error:
+                self.error(f"{error}; {_FULL}")
+            except (PellucidError, ValueError) as error:
+                self.error(str(error))
+            except OSError as error:
+                if isinstance(error, BrokenPipeError) or not error.filename:
+                    raise
+                self.error(f"{error.filename}: {(error.strerror or str(error)).lower()}")
+        return self.failed and not self.typed
+
+    def error(self, message: str) -> None:
+        self.failed = True
+        if self.typed:
+            output.end_line()
+        output.note("pellucid: " + " ".join(message.split()))
+
+    def answer(self, text: str) -> None:
+        with self.stoppable() as cancel:
+            finish, end = None, ""
+            for piece in self.session.answer(text, cancel):
+                output.write(piece.text)
+                finish, end = piece.finish_reason, piece.text or end
+        if not end.endswith("\n"):
+            output.write("\n")
+        if finish == "context":
+            self.error(f"the context is full: the answer was cut off; {_FULL}")
+        elif self.typed and finish == "cancelled":
+            output.note("[stopped]")
+        elif finish == "length":
+            output.note("[cut off after -n tokens]")
+
+    @contextmanager
+    def stoppable(self) -> Iterator[threading.Event | None]:
+        """Ctrl-C sets the event; a second one raises KeyboardInterrupt. Piped, it ends the program as ever."""
+        if not self.typed:
+            yield None
+            return
+        cancel = threading.Event()
+
+        def stop(*_: Any) -> None:
+            if cancel.is_set():
+                raise KeyboardInterrupt
+            cancel.set()
+
+        before = signal.signal(signal.SIGINT, stop)
+        try:
+            yield cancel
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    # ---- input ------------------------------------------------------------------------------------------------
+
+    def turns(self) -> Iterator[str]:
+        """What was said, turn by turn; no empty ones. A backslash at its end continues a line; three quotes begin and
+        end a text of several lines."""
+        lines = self.typed_lines() if self.typed else self.piped_lines()
+        self.prompt = "> "
+        for line in lines:
+            text = line
+            if text.startswith('"""'):
+                self.prompt = '" '
+                text = text[3:]
+                while not text.rstrip().endswith('"""'):
+                    more = next(lines, None)
+                    if more is None:
+                        break
+                    text += "\n" + more
+                else:
+                    text = text.rstrip()[:-3]
+            else:
+                self.prompt = ". "
+                while text.endswith("\\"):
+                    more = next(lines, None)
+                    text = text[:-1] + ("" if more is None else "\n" + more)
+            self.prompt = "> "
+            if text.strip():
+                yield text
+
+    def typed_lines(self) -> Iterator[str]:
+        try:
+            import readline  # noqa: F401  (gives input() its editing and its history)
+        except ImportError:
+            pass
+        warned = False
+        while True:
+            try:
+                line = self.ask()
+            except EOFError:
+                output.note("")
+                return
+            except UnicodeDecodeError:
+                self.error("what was typed is not UTF-8")
+                continue
+            except KeyboardInterrupt:
+                output.note("")
+                if warned:
+                    raise
+                warned = True
+                self.prompt = "> "
+                output.note("(Ctrl-C again, or Ctrl-D, to end)")
+                continue
+            warned = False
+            yield line
+
+    def ask(self) -> str:
+        if sys.stdout is not None and sys.stdout.isatty():
+            return input(self.prompt)
+        sys.stderr.write(self.prompt)  # stdout goes elsewhere, and carries answers alone
+        sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line.rstrip("\n")
+
+    def piped_lines(self) -> Iterator[str]:
+        if sys.stdin is None:
+            raise output.UsageError("standard input is closed: nothing to answer")
+        for number, data in enumerate(sys.stdin.buffer, 1):
+            try:
+                yield data.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                self.error(f"line {number} of standard input is not UTF-8 at byte {error.start}; it is left out")

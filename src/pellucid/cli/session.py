@@ -1,0 +1,162 @@
+"""A conversation of `pellucid chat`: what was said, the context that holds it, and the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from pellucid.errors import ChatTemplateError, ModelFileError
+
+if TYPE_CHECKING:
+    from pellucid import Model, Piece
+
+__all__ = ["Session"]
+
+_LARGEST_FILE = 1 << 26  # bytes of a saved conversation
+
+
+class Session:
+    """``messages``: what was said, without the system message. Raises ``ChatTemplateError`` where the model has no
+    chat template and none is given, or it is broken."""
+
+    def __init__(self, model: Model, template: str | None, system: str | None, options: dict[str, Any]) -> None:
+        self.model = model
+        self.template = template
+        self.system = system
+        self.options = options
+        self.messages: list[dict[str, Any]] = []
+        self.context = model.context()
+        self._last: Piece | None = None
+        if model.tokenizer is None:
+            raise ChatTemplateError("the model file has no tokenizer, so it cannot chat")
+        model.tokenizer.chat(template)
+
+    def title(self) -> str:
+        info = self.model.info()
+        return info.name or os.path.basename(info.path)
+
+    def said(self) -> list[dict[str, Any]]:
+        """The whole conversation, as the template gets it."""
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return system + self.messages
+
+    def answer(self, text: str, cancel: Any) -> Iterator[Piece]:
+        """Says something -> the answer, piece by piece. Where there is none, nothing was said."""
+        asked = {"role": "user", "content": text}
+        pieces: Iterator[Piece] = self.context.chat(
+            [*self.said(), asked], template=self.template, stream=True, cancel=cancel, **self.options
+        )
+        parts: list[str] = []
+        self._last = None
+        try:
+            for piece in pieces:
+                parts.append(piece.text)
+                self._last = piece
+                yield piece
+        finally:
+            pieces.close()  # type: ignore[attr-defined]
+            if any(parts) or (self._last is not None and self._last.finish_reason != "cancelled"):
+                self.messages += [asked, {"role": "assistant", "content": "".join(parts)}]
+
+    # ---- commands ---------------------------------------------------------------------------------------------
+
+    def command(self, line: str, show: Callable[[str], None]) -> bool:
+        """Runs a line that begins with a slash -> whether the conversation goes on. ``show`` gets what it says.
+
+        Raises ``ValueError`` for a wrong command, ``OSError`` or one of ours for a wrong file.
+        """
+        name, _, rest = line[1:].partition(" ")
+        name, rest = name.strip(), rest.strip()
+        if name in ("exit", "quit"):
+            return False
+        if name not in COMMANDS:
+            raise ValueError(f"no command /{name}: /help tells them; a text may begin with a space and then a slash")
+        needs, run, _ = COMMANDS[name]
+        if needs is not None and bool(rest) != needs:
+            raise ValueError(f"/{name} needs a file's name" if needs else f"/{name} takes nothing more")
+        run(self, rest, show)
+        return True
+
+    def help(self, _: str, show: Callable[[str], None]) -> None:
+        for name, (needs, _run, text) in COMMANDS.items():
+            show(f"/{name}{' FILE' if needs else ' TEXT' if needs is None else ''}\n    {text}")
+        show("/exit\n    ends, as Ctrl-D does")
+        show('A line that ends in \\ goes on.\n""" begins and ends several lines.\nCtrl-C stops an answer.')
+
+    def set_system(self, text: str, show: Callable[[str], None]) -> None:
+        if text:
+            self.system = None if text == "-" else text
+        show("no system message" if self.system is None else f"system message: {self.system}")
+
+    def reset(self, _: str, show: Callable[[str], None]) -> None:
+        self.messages = []
+        self._last = None
+        self.context.rewind(0)
+        show("forgotten all but the system message" if self.system is not None else "forgotten all")
+
+    def stats(self, _: str, show: Callable[[str], None]) -> None:
+        show(f"turns: {sum(m['role'] == 'user' for m in self.messages)}")
+        show(f"context: {self.context.length} of {self.model.context_length} tokens")
+        if self._last is not None and self._last.timings is not None:
+            t = self._last.timings
+            show(f"last prompt: {t.prefill_tokens} new tokens, {t.prefill:.2f} s")
+            show(f"last answer: {t.decode_tokens + 1} tokens, {t.decode_rate:.0f}/s")
+
+    def save(self, path: str, show: Callable[[str], None]) -> None:
+        """Writes the conversation as JSON: the whole file or, where that fails, nothing."""
+        path = os.path.expanduser(path)
+        target = os.path.realpath(path)
+        if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
+            raise ValueError(f"{path} is no regular file")
+        text = json.dumps({"messages": self.said()}, ensure_ascii=False, indent=1) + "\n"
+        part = f"{target}.{os.getpid()}.part"
+        try:
+            with open(part, "x", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, target)
+        except OSError as error:
+            error.filename, error.filename2 = path, None
+            raise
+        finally:
+            if os.path.exists(part):
+                os.unlink(part)
+        show(f"saved {len(self.messages)} messages")
+
+    def load(self, path: str, show: Callable[[str], None]) -> None:
+        """Reads what :meth:`save` wrote, or a JSON list of messages; what is wrong changes nothing."""
+        from pellucid.text.conversation import Reader, read_messages
+        from pellucid.weights.base import read_file
+
+        expected = "a saved conversation"
+        path = os.path.expanduser(path)
+        try:
+            found = json.loads(read_file(path, _LARGEST_FILE, expected))
+        except (ValueError, RecursionError) as error:
+            raise ModelFileError(f"not JSON: {error}", file=path, expected=expected) from None
+        if isinstance(found, dict):
+            found = found.get("messages")
+        try:
+            messages = read_messages(found, Reader()) if found != [] else []
+        except (ValueError, TypeError) as error:
+            raise ModelFileError(str(error), file=path, expected=expected) from None
+        first = messages[0] if messages else {}
+        own = first.get("role") == "system" and isinstance(first.get("content"), str)
+        self.system = first["content"] if own else None
+        self.messages = messages[1:] if own else messages
+        show(f"loaded {len(self.messages)} messages")
+
+
+# Name -> (whether it needs a file's name; None: a text or nothing), what it does, what /help says.
+COMMANDS: dict[str, tuple[bool | None, Callable[[Session, str, Callable[[str], None]], None], str]] = {
+    "help": (False, Session.help, "tells the commands"),
+    "system": (None, Session.set_system, "sets the system message (-: none), or shows it"),
+    "reset": (False, Session.reset, "forgets what was said"),
+    "save": (True, Session.save, "writes the conversation as JSON"),
+    "load": (True, Session.load, "goes on with a saved conversation"),
+    "stats": (False, Session.stats, "tokens and speed"),
+}

@@ -1,0 +1,252 @@
+"""Conversations to text and ids, by the chat template that a model file brings.
+
+messages -> checked copies, marked (:mod:`~pellucid.text.conversation`) -> the template
+(:mod:`~pellucid.text.sandbox`) -> text whose special tokens are the template's own -> ids.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import ChatTemplateError
+from .budget import Budget
+from .conversation import Marks, Reader, read_messages, read_tables
+from .special import Finder
+from .vocabulary import quoted
+
+if TYPE_CHECKING:
+    from . import TextTokenizer
+
+__all__ = ["MOST_SOURCE", "Chat", "ChatPrompt", "ChatTemplate"]
+
+MOST_SOURCE = 1 << 16  # characters of a template; the longest published ones have 20,000, and these compile in 1 s
+MOST_MESSAGE = 500  # characters of an error's text
+
+
+class ChatPrompt(NamedTuple):
+    """A rendered conversation: its text, special tokens spelled out, and its ids."""
+
+    text: str
+    ids: list[int]
+
+
+class ChatTemplate:
+    """A compiled template. May be used from several threads.
+
+    ``source``: Jinja, with everything that transformers gives to templates. ``tokens``: ``{"bos_token": "<s>", ...}``.
+    ``specials``: spellings of special tokens, which in a message are ordinary text.
+
+    Raises ``ChatTemplateError``, with the line, if the source is broken, too long or too deeply nested.
+    """
+
+    def __init__(self, source: str, tokens: Mapping[str, str] = {}, specials: Sequence[str] = ()) -> None:
+        if not isinstance(source, str):
+            raise TypeError(f"template must be text, not {type(source).__name__}")
+        if len(source) > MOST_SOURCE:
+            raise ChatTemplateError(f"the chat template has {len(source)} characters; expected at most {MOST_SOURCE}")
+        from jinja2 import Template, nodes
+
+        from .sandbox import Sandbox
+
+        self.source = source
+        self._tokens = dict(tokens)
+        self._sandbox = Sandbox()
+        self._template: Template | None = None
+        with self._failing():
+            tree = self._sandbox.parse(source)
+            literals = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+            self._marks = Marks(specials, literals, [source, *self._tokens.values()])
+            code = self._sandbox.compile(tree)
+            self._template = Template.from_code(self._sandbox, code, self._sandbox.make_globals(None))
+        self._takes: dict[str, bool] = {}
+        self._lock = threading.Lock()
+
+    def render(
+        self,
+        messages: Any,
+        *,
+        tools: Any = None,
+        documents: Any = None,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> tuple[str, dict[int, str]]:
+        """-> (text with stand-ins for some characters of the messages, the table for ``str.translate`` that puts them
+        back).
+
+        messages: tables with "role" and "content" (text, or a list of ``{"type": "text", "text": ...}``), and whatever
+            else the template reads: "tool_calls", "name", "reasoning_content" ...
+        tools: tables, JSON schemas as a rule. documents: tables. variables: further values for the template.
+
+        Raises ``ChatTemplateError`` for what the template does wrong or refuses, and ``TypeError`` or ``ValueError``
+        naming the place for what is wrong with the arguments.
+        """
+        reader = Reader()
+        conversation = read_messages(messages, reader)
+        tables = {name: read_tables(name, v, reader) for name, v in (("tools", tools), ("documents", documents))}
+        extra = _variables(variables, reader)
+
+        budget = Budget(reader.size)
+        self._join_parts(conversation, budget)
+        table = self._marks.choose(conversation, [*tables.values()], extra)
+        budget.kept = frozenset(table.values())
+        if table:
+            conversation = self._marks.messages(conversation, table)
+            tables = {name: self._marks.apply(value, table) for name, value in tables.items()}
+        values = {
+            **self._tokens,
+            **tables,
+            "messages": conversation,
+            "add_generation_prompt": bool(add_generation_prompt),
+            **extra,
+        }
+        budget.know(values)
+        return self._run(values, budget), {ord(mark): character for character, mark in table.items()}
+
+    def _run(self, values: dict[str, Any], budget: Budget) -> str:
+        template = self._template
+        assert template is not None
+        self._sandbox.use(budget)
+        parts: list[str] = []
+        with self._failing():
+            size = 0
+            for part in template.root_render_func(template.new_context(values)):
+                size += len(part)
+                budget.room(size)
+                parts.append(part)
+            return "".join(parts)
+        raise AssertionError
+
+    def _join_parts(self, conversation: list[dict[str, Any]], budget: Budget) -> None:
+        """Lists of parts become one text where the template cannot take lists for that role."""
+        for message in conversation:
+            if isinstance(message.get("content"), list) and not self._takes_parts(message["role"], budget):
+                message["content"] = "\n".join(part["text"] for part in message["content"])
+
+    def _takes_parts(self, role: str, budget: Budget) -> bool:
+        """Whether the template writes the text of parts: tried out, for templates do not say."""
+        with self._lock:
+            known = self._takes.get(role)
+        if known is None:
+            probe = "pellucid probe"
+            asked = {"role": role, "content": [{"type": "text", "text": probe}]}
+            user = {"role": "user", "content": "x"}
+            chat = {"system": [asked, user], "user": [asked]}.get(role, [user, asked])
+            try:
+                text = self._run({**self._tokens, "messages": chat, "tools": None, "documents": None}, budget)
+                known = probe in text and not any(f"{q}type{q}" in text for q in "'\"")
+            except ChatTemplateError:
+                known = False
+            with self._lock:
+                self._takes[role] = known
+        return known
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Whatever goes wrong in a template is a ``ChatTemplateError`` with its line."""
+        from jinja2.exceptions import SecurityError, TemplateRuntimeError, TemplateSyntaxError
+
+        try:
+            yield
+        except ChatTemplateError as error:
+            raise ChatTemplateError(error.message, line=error.line or self._line(error)) from None
+        except TemplateSyntaxError as error:
+            message = f"the chat template is broken: {_cut(error.message)}"
+            raise ChatTemplateError(message, line=error.lineno) from None
+        except SecurityError as error:
+            message = f"the chat template reaches for something forbidden: {_cut(error)}"
+            raise ChatTemplateError(message, line=self._line(error)) from None
+        except RecursionError as error:
+            raise ChatTemplateError("the chat template is nested too deeply", line=self._line(error)) from None
+        except MemoryError as error:
+            raise ChatTemplateError("the chat template needs too much memory", line=self._line(error)) from None
+        except Exception as error:
+            message = _cut(error)
+            if not (isinstance(error, TemplateRuntimeError) and message.startswith("the chat template refuses")):
+                message = f"the chat template failed: {type(error).__name__}: {message}"
+            raise ChatTemplateError(message, line=self._line(error)) from None
+
+    def _line(self, error: BaseException) -> int | None:
+        """The innermost line of the template that the error passed through."""
+        found, trace = None, error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_globals.get("environment") is self._sandbox and self._template is not None:
+                found = self._template.get_corresponding_lineno(trace.tb_lineno)
+            trace = trace.tb_next
+        return found
+
+
+class Chat:
+    """Writes conversations for one tokeniser. ``source``: the template; default: the tokeniser's own.
+
+    Raises ``ChatTemplateError`` if there is none, or if it is broken.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, source: str | None = None) -> None:
+        if source is None:
+            source = tokenizer.chat_template
+        if source is None:
+            raise ChatTemplateError(
+                "the model file has no chat template: give one, in Jinja, with the option template (--template FILE)"
+            )
+        self._tokenizer = tokenizer
+        special = tokenizer.special
+        self._finder = Finder(special)
+        self.template = ChatTemplate(source, special_names(tokenizer), tuple(special))
+
+    def prompt(self, messages: Any, **options: Any) -> ChatPrompt:
+        """A conversation's text and ids. Options and errors: :meth:`ChatTemplate.render`; ``TokenizerError`` for text
+        that cannot be encoded.
+
+        Special tokens that the template writes become their ids; their spelling in a message stays text. BOS comes
+        first where the vocabulary says so and the template has not written it.
+        """
+        marked, back = self.template.render(messages, **options)
+        text = marked.translate(back)
+        tokenizer = self._tokenizer
+        ids = self._encode(marked, text, back)
+        if tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
+            ids.insert(0, tokenizer.bos)
+        return ChatPrompt(text, ids)
+
+    def _encode(self, marked: str, text: str, back: dict[int, str]) -> list[int]:
+        encode = self._tokenizer.encode
+        # A mark matters only where it keeps a special token from being found.
+        if marked == text or _places(self._finder, marked) == _places(self._finder, text):
+            return encode(text, add_special=False, parse_special=True)
+        ids: list[int] = []
+        for _, part in self._finder.split(marked):
+            ids += [part] if isinstance(part, int) else encode(part.translate(back), add_special=False)
+        return ids
+
+
+def special_names(tokenizer: TextTokenizer) -> dict[str, str]:
+    """The spellings that templates know as ``bos_token``, ``eos_token`` and so on, of those that there are."""
+    vocabulary = getattr(tokenizer, "vocabulary", tokenizer)
+    ids = {name: getattr(vocabulary, name, None) for name in ("bos", "eos", "unk", "pad")}
+    return {f"{name}_token": tokenizer.spelling(id) for name, id in ids.items() if id is not None}
+
+
+def _places(finder: Finder, text: str) -> list[tuple[int, int]]:
+    return [(position, part) for position, part in finder.split(text) if isinstance(part, int)]
+
+
+def _variables(variables: Any, reader: Reader) -> dict[str, Any]:
+    if variables is None:
+        return {}
+    if not isinstance(variables, Mapping):
+        raise TypeError(f"variables must be a table, not {type(variables).__name__}")
+    for name in variables:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"variables: {quoted(name)} is no name for a template's variable")
+        if name == "messages":
+            raise ValueError('variables: "messages" is an argument of its own')
+    plain: dict[str, Any] = reader.plain(variables, "variables")
+    return plain
+
+
+def _cut(error: object) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= MOST_MESSAGE else text[: MOST_MESSAGE - 3] + "..."

@@ -1,0 +1,473 @@
+"""Where chat templates run: Jinja, with nothing to reach for and a budget for everything.
+
+A template comes with a model file, so it is a program by a stranger. Jinja's own sandbox hides Python's attributes but
+lets a template compute for ever. Here
+
+- what may be called is listed: the methods of plain values, a few functions, the filters that make sense for text;
+- every operator, call, filter, comparison, list and written value passes through the environment, which weighs it
+  (:class:`~pellucid.text.budget.Budget`); the compiler adds a check at the start of each block, so of each turn of a
+  loop and each call of a macro;
+- what grows out of proportion (``*``, ``**``, ``replace``, ``center``, ``%10000d`` and their like) is refused before.
+
+So each step is short, and a template ends by itself, on any thread, without signals, tracing or a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from functools import wraps
+from itertools import islice
+from types import BuiltinMethodType, GeneratorType, MethodType
+from typing import Any
+
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.defaults import DEFAULT_FILTERS, DEFAULT_TESTS
+from jinja2.exceptions import SecurityError, TemplateRuntimeError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import LoopContext, Macro, markup_join, str_join
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, safe_range
+from jinja2.utils import Namespace, pass_context
+
+from .budget import ELEMENT, MOST_BITS, Budget, Opaque
+
+__all__ = ["Sandbox"]
+
+FILTERS = (
+    "abs attr batch capitalize center count d default dictsort e escape first float format groupby indent int items"
+    " join last length list lower map max min reject rejectattr replace reverse round safe select selectattr slice sort"
+    " string sum title trim truncate unique upper"
+).split()
+WRITES = frozenset("capitalize center e escape indent lower replace safe string title trim truncate upper".split())
+LISTS = frozenset("batch groupby join list slice sort".split())  # of a text's characters, where they are given one
+MOST_PAIRS = 2000  # of a table made from a list: keys that share a hash take the square of their number
+
+ATTRIBUTES: tuple[tuple[type, frozenset[str]], ...] = tuple(
+    (kind, frozenset(names.split()))
+    for kind, names in (
+        (
+            str,
+            "capitalize casefold center count endswith find format format_map index isalnum isalpha isascii isdecimal"
+            " isdigit islower isnumeric isprintable isspace istitle isupper join ljust lower lstrip partition"
+            " removeprefix removesuffix replace rfind rindex rjust rpartition rsplit rstrip split splitlines startswith"
+            " strip swapcase title upper zfill",
+        ),
+        (dict, "copy get items keys values"),
+        (list, "copy count index"),
+        (tuple, "count grouper index list"),
+        (float, "is_integer"),
+        (
+            LoopContext,
+            "changed cycle depth depth0 first index index0 last length nextitem previtem revindex revindex0",
+        ),
+        (Macro, "arguments caller catch_kwargs catch_varargs name"),
+    )
+)
+
+METHODS = (BuiltinMethodType, MethodType)
+_PERCENT = re.compile(r"%(?:\([^)]*\))?([^a-zA-Z%]*)")
+_WORD = re.compile(r"\S+")
+_NUMBER = re.compile(r"\d+")
+_TIME = re.compile(r"(?:[^%]|%-?[a-zA-Z%])*")
+WIDEST = 10_000  # characters that a number's width may ask for
+
+
+class _Generator(CodeGenerator):
+    """Writes the calls of the environment that count."""
+
+    def blockvisit(self, nodes: Any, frame: Frame) -> None:
+        self.writeline("environment.tick()")
+        super().blockvisit(nodes, frame)
+
+    def _through(self, name: str, visit: Callable[..., None], node: nodes.Node, frame: Frame) -> None:
+        self.write(f"environment.{name}(")
+        visit(node, frame)
+        self.write(")")
+
+    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
+        self._through("ticked", super().visit_Compare, node, frame)
+
+    def visit_List(self, node: nodes.List, frame: Frame) -> None:
+        self._through("made", super().visit_List, node, frame)
+
+    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:
+        if node.ctx == "load":
+            self._through("made", super().visit_Tuple, node, frame)
+        else:
+            super().visit_Tuple(node, frame)
+
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
+        self._through("made", super().visit_Dict, node, frame)
+
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
+        if not isinstance(node.arg, nodes.Slice):
+            super().visit_Getitem(node, frame)
+            return
+        self.write("environment.sliced(")
+        self.visit(node.node, frame)
+        for bound in (node.arg.start, node.arg.stop, node.arg.step):
+            self.write(", ")
+            if bound is None:
+                self.write("None")
+            else:
+                self.visit(bound, frame)
+        self.write(")")
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        self.write("environment.strings(context, (")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class _Generation(Extension):
+    """``{% generation %}``: marks what the assistant wrote, for training; here it only stands for its contents."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """An environment for templates of chats. Threads may render side by side, each from the budget that it gave to
+    :meth:`use`."""
+
+    code_generator_class = _Generator
+    intercepted_binops = frozenset(["+", "-", "*", "/", "//", "**", "%"])
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            optimized=False,  # nothing runs while compiling
+            extensions=[_Generation, loopcontrols],
+            finalize=self._finalize,
+        )
+        self._spending = threading.local()
+        self.concat = self._concat  # type: ignore[method-assign]
+        self.globals = {
+            "range": self._range,
+            "dict": self._dict,
+            "namespace": self._namespace,
+            "raise_exception": self._raise,
+            "strftime_now": self._now,
+        }
+        self.filters = {name: self._filter(name, DEFAULT_FILTERS[name]) for name in FILTERS}
+        self.filters["tojson"] = self._filter("tojson", self._tojson)
+        self.tests = {name: self._test(test) for name, test in DEFAULT_TESTS.items()}
+
+    @property
+    def budget(self) -> Budget:
+        found: Budget = self._spending.budget
+        return found
+
+    def use(self, budget: Budget) -> None:
+        """From now on this thread's renderings take from ``budget``."""
+        self._spending.budget = budget
+
+    # ---- what compiled templates call -------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        self.budget.spend()
+
+    def ticked(self, value: Any) -> Any:
+        self.budget.look()
+        return value
+
+    def made(self, value: Any) -> Any:
+        return self.budget.made(value)
+
+    def sliced(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
+        return self.budget.made(value[start:stop:step])
+
+    @staticmethod
+    @pass_context
+    def _finalize(context: Any, value: Any) -> Any:
+        return context.environment.budget.text(value)
+
+    def _concat(self, parts: Any) -> str:
+        parts = list(parts)
+        self.budget.joined(parts)
+        return "".join(parts)
+
+    def strings(self, context: Any, parts: tuple[Any, ...]) -> str:
+        for part in parts:
+            self.budget.text(part)
+        texts = [part if isinstance(part, str) else str(part) for part in parts]
+        self.budget.joined(texts)
+        return markup_join(parts) if context.eval_ctx.autoescape else str_join(texts)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        budget = self.budget
+        if operator == "*":
+            if isinstance(left, int) and not isinstance(right, (int, float)):
+                left, right = right, left
+            if isinstance(right, int) and isinstance(left, (str, list, tuple)):
+                budget.room(len(left) * right * (1 if isinstance(left, str) else ELEMENT))
+        elif operator == "**":
+            if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > MOST_BITS:
+                budget.stop("makes an integer of more than %d bits", MOST_BITS)
+        elif operator == "%" and isinstance(left, str):
+            self._check_percent(left, right if isinstance(right, (tuple, dict)) else (right,))
+        budget.look()
+        return budget.made(super().call_binop(context, operator, left, right))
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902
+        budget = __self.budget
+        budget.look()
+        if isinstance(__obj, METHODS) and isinstance(__obj.__self__, str):
+            if __obj.__name__ == "join" and args and isinstance(args[0], GeneratorType):
+                args = (list(args[0]),)
+            __self._check_method(__obj.__name__, __obj.__self__, args, kwargs)
+        budget.enter()
+        try:
+            return budget.made(super().call(__context, __obj, *args, **kwargs))
+        finally:
+            budget.depth -= 1
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
+        raise SecurityError(f"{attribute!r} of {type(obj).__name__!r} is out of bounds")
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if attr.startswith("_"):
+            return False
+        return isinstance(obj, Namespace) or any(isinstance(obj, k) and attr in names for k, names in ATTRIBUTES)
+
+    # ---- what grows -------------------------------------------------------------------------------------------
+
+    def _check_method(self, name: str, text: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        budget, first = self.budget, args[0] if args else None
+        if name in ("center", "ljust", "rjust", "zfill"):
+            if isinstance(first, int):
+                budget.room(first)
+        elif name == "replace":
+            self._check_replace(text, first, args[1] if len(args) > 1 else kwargs.get("new"))
+        elif name == "join":
+            if isinstance(first, (list, tuple, dict, str)):
+                size = len(first) if isinstance(first, str) else budget.weigh(first).size
+                budget.room(len(text) * len(first) + size)
+        elif name in ("split", "rsplit"):
+            separator = first if first is not None else kwargs.get("sep")
+            if isinstance(separator, str) and separator:
+                if name == "rsplit":
+                    budget.searched(text, separator)
+                budget.room(ELEMENT * text.count(separator))
+            elif ELEMENT * len(text) > budget.most:
+                budget.room(ELEMENT * sum(1 for _ in _WORD.finditer(text)))
+        elif name == "splitlines":
+            self._check_lines(text)
+        elif name in ("rfind", "rindex", "rpartition", "strip", "lstrip", "rstrip"):
+            budget.searched(text, first)
+
+    def _check_lines(self, text: str) -> int:
+        lines = sum(text.count(end) for end in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029") + 1
+        self.budget.room(ELEMENT * lines)
+        return lines
+
+    def _check_replace(self, text: Any, old: Any, new: Any) -> None:
+        if isinstance(text, str) and isinstance(old, str) and isinstance(new, str) and len(new) > len(old):
+            self.budget.room(len(text) + text.count(old) * (len(new) - len(old)))
+
+    def _check_percent(self, text: str, values: Any) -> None:
+        widest = 0
+        for form in _PERCENT.findall(text):
+            if "*" in form:
+                self.budget.stop("formats a text with a width from outside (*)")
+            widest = max([widest, *(int(n) if len(n) < 6 else WIDEST + 1 for n in _NUMBER.findall(form))])
+        self._check_width(widest)
+        size = self.budget.weigh(self.budget.text(values)).size
+        self.budget.room(len(text) + text.count("%") * (size + widest))
+
+    def _check_width(self, width: int) -> None:
+        if width > WIDEST:
+            self.budget.stop("formats a value to more than %d characters", WIDEST)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        if not isinstance(value, METHODS) or value.__name__ not in ("format", "format_map"):
+            return None
+        text = value.__self__
+        if not isinstance(text, str):
+            return None
+        mapped = value.__name__ == "format_map"
+
+        def format(*args: Any, **kwargs: Any) -> str:
+            if mapped and (kwargs or len(args) != 1):
+                raise TypeError("format_map() takes exactly one argument")
+            return _Formatter(self).vformat(text, () if mapped else args, args[0] if mapped else kwargs)
+
+        return format
+
+    # ---- filters and tests ------------------------------------------------------------------------------------
+
+    def _filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        first = 1 if hasattr(function, "jinja_pass_arg") else 0  # which argument is the value
+        check = getattr(self, f"_before_{name}", None)
+
+        @wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            budget = self.budget
+            budget.look()
+            if name in WRITES and len(args) > first:
+                budget.text(args[first])
+            if name in LISTS and len(args) > first and isinstance(args[first], str):
+                budget.room(ELEMENT * len(args[first]))
+            if check is not None:
+                args = (*args[:first], *check(*args[first:], **kwargs))
+            return budget.made(function(*args, **kwargs))
+
+        return run
+
+    def _test(self, function: Any) -> Callable[..., Any]:
+        @wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self.budget.look()
+            return function(*args, **kwargs)
+
+        return run
+
+    # Each checks a filter's arguments (the value first), and returns the positional ones to call it with.
+
+    def _before_center(self, value: Any, width: Any = 80, *args: Any) -> tuple[Any, ...]:
+        self.budget.whole(width, self.budget.most, "a width")
+        return value, width, *args
+
+    def _before_indent(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        width = args[0] if args else kwargs.get("width", 4)
+        size = width if isinstance(width, int) else len(str(width))
+        self.budget.room(len(str(value)) + self._check_lines(str(value)) * size)
+        return value, *args
+
+    def _before_join(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        value = self.budget.made(list(value))
+        size = self.budget.weigh(self.budget.text(value)).size
+        between = args[0] if args else kwargs.get("d", "")
+        self.budget.room(size + len(value) * len(str(self.budget.text(between))))
+        return value, *args
+
+    def _before_replace(self, value: Any, old: Any = None, new: Any = None, *args: Any, **names: Any) -> Any:
+        given = tuple(x for x in (old, new) if x is not None)
+        self._check_replace(str(value), names.get("old", old), names.get("new", new))
+        return value, *given, *args
+
+    def _before_format(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        self._check_percent(str(self.budget.text(value)), kwargs or args)
+        return value, *args
+
+    def _before_trim(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        self.budget.searched(str(value), args[0] if args else kwargs.get("chars"))
+        return value, *args
+
+    def _before_batch(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        self.budget.whole([*args, *kwargs.values()][0], 100_000, "rows")
+        return value, *args
+
+    _before_slice = _before_batch
+
+    def _before_round(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        self.budget.whole(args[0] if args else kwargs.get("precision", 0), 30, "digits")
+        return value, *args
+
+    def _before_int(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        if isinstance(value, str) and len(value) > MOST_BITS:
+            self.budget.stop("reads a number of more than %d digits", MOST_BITS)
+        return value, *args
+
+    def _before_sum(self, value: Any, attribute: Any = None, start: Any = 0, **kwargs: Any) -> tuple[Any, ...]:
+        if not isinstance(kwargs.get("start", start), (int, float)):  # adding lists up takes the square of their length
+            self.budget.stop("adds up what are no numbers")
+        return (value,) if "attribute" in kwargs or "start" in kwargs else (value, attribute, start)
+
+    # ---- functions --------------------------------------------------------------------------------------------
+
+    def _tojson(
+        self,
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: Any = None,
+        separators: Any = None,
+        sort_keys: bool = False,
+    ) -> str:
+        """As transformers has it: no character is escaped for HTML."""
+        budget = self.budget
+        size, levels = 0, 0
+        if isinstance(value, (list, tuple, dict)):
+            size, levels, _, _ = budget.weigh(value)
+        step = indent if isinstance(indent, int) else len(indent or "")
+        budget.whole(step, 1000, "an indent")
+        between = sum(len(str(part)) for part in separators or ())
+        budget.room(size + size // ELEMENT * (levels * max(step, 0) + between))
+        text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
+        return self.escape_json(text) if ensure_ascii else text
+
+    def escape_json(self, text: str) -> str:
+        """JSON in ASCII from JSON in Unicode."""
+        kept = self.budget.kept
+        return re.sub(r"[^\x00-\x7e]", lambda match: match[0] if match[0] in kept else _json_escape(match[0]), text)
+
+    def _range(self, *args: Any) -> range:
+        for number in args:
+            self.budget.whole(number, 1 << 62, "a range to a number")
+        return safe_range(*args)
+
+    def _dict(__self, *args: Any, **kwargs: Any) -> dict[Any, Any]:  # noqa: B902
+        return dict(*map(__self._few, args), **kwargs)
+
+    def _namespace(__self, *args: Any, **kwargs: Any) -> Namespace:  # noqa: B902
+        return _Namespace(*map(__self._few, args), **kwargs)
+
+    def _few(self, pairs: Any) -> Any:
+        if isinstance(pairs, dict):
+            return pairs
+        found = list(islice(pairs, MOST_PAIRS + 1))
+        self.budget.whole(len(found), MOST_PAIRS, "a table made of a list")
+        return found
+
+    def _raise(self, message: Any = "") -> None:
+        raise TemplateRuntimeError(f"the chat template refuses the conversation: {self.budget.text(message)}")
+
+    def _now(self, form: Any) -> str:
+        if not isinstance(form, str) or len(form) > 1000 or not _TIME.fullmatch(form):
+            raise SecurityError("strftime_now: expected a format of plain directives such as %d %b %Y")
+        return datetime.now().strftime(form)
+
+
+def _json_escape(character: str) -> str:
+    return json.dumps(character)[1:-1] if character > "\x7f" else "\\u007f"
+
+
+class _Namespace(Namespace, Opaque):
+    """Jinja's, whose values are weighed and whose text tells nothing."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            raise SecurityError(f"namespace: the name {name!r} begins with an underscore")
+        super().__setitem__(name, value)
+
+    def __repr__(self) -> str:
+        return "<namespace>"
+
+
+class _Formatter(SandboxedFormatter):
+    """``str.format`` whose fields are counted."""
+
+    def __init__(self, env: Sandbox) -> None:
+        super().__init__(env)
+        self._sandbox, self._size = env, 0
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        budget = self._sandbox.budget
+        for number in _NUMBER.findall(format_spec):
+            self._sandbox._check_width(int(number) if len(number) < 6 else WIDEST + 1)
+        text = super().format_field(budget.text(value), format_spec)
+        self._size += len(text)
+        budget.room(self._size)
+        budget.spend(len(text))
+        return text

@@ -1,0 +1,346 @@
+"""`pellucid chat`: turns from a pipe and at a terminal, commands, and every way in which it may end."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pellucid import Model
+
+from .conftest import COMMAND, Run, error_line
+
+GREEDY = ("--temperature", "0", "-n", "8")
+CUT = "[cut off after -n tokens]"
+
+
+@pytest.fixture(scope="module")
+def model(smollm2: Path) -> Iterator[Model]:
+    with Model.load(smollm2) as loaded:
+        yield loaded
+
+
+def answers(model: Model, *said: str, system: str | None = None) -> list[str]:
+    """What the library answers, turn by turn."""
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    context, found = model.context(), []
+    for text in said:
+        messages.append({"role": "user", "content": text})
+        found.append(context.chat(messages, temperature=0, max_tokens=8).text)
+        messages.append({"role": "assistant", "content": found[-1]})
+    return found
+
+
+def lines(*texts: str) -> bytes:
+    return "".join(f"{text}\n" for text in texts).encode()
+
+
+# ---- piped ----------------------------------------------------------------------------------------------------
+
+
+def test_each_line_is_a_turn(run: Run, model: Model) -> None:
+    done = run("chat", *GREEDY, stdin=lines("Hello", "", "What is the capital of France?"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == lines(*answers(model, "Hello", "What is the capital of France?"))
+    assert set(done.stderr.decode().splitlines()) <= {CUT}
+
+
+def test_last_line_without_an_end(run: Run, model: Model) -> None:
+    done = run("chat", *GREEDY, "--system", "Be brief.", stdin=b"Hello")
+    assert (done.returncode, done.stdout) == (0, lines(*answers(model, "Hello", system="Be brief.")))
+
+
+def test_nothing_said(run: Run) -> None:
+    done = run("chat", stdin=b"\n\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_several_lines(run: Run, model: Model) -> None:
+    done = run("chat", *GREEDY, stdin=b'one \\\ntwo\\\nthree\n"""four\n\nfive"""\n"""six"""\n"""seven')
+    assert done.stdout == lines(*answers(model, "one \ntwo\nthree", "four\n\nfive", "six", "seven"))
+
+
+def test_commands(run: Run, model: Model, tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    said = lines(
+        "/system Be brief.",
+        "Hello",
+        f"/save {file}",
+        "/reset",
+        "/stats",
+        f"/load {file}",
+        "/system",
+        "And you?",
+        "/stats",
+        "/help",
+        "/exit",
+        "never said",
+    )
+    done = run("chat", *GREEDY, stdin=said)
+    assert done.returncode == 0, done.stderr
+    expected = answers(model, "Hello", "And you?", system="Be brief.")
+    assert done.stdout == lines(*expected)
+    notes = done.stderr.decode()
+    assert "system message: Be brief.\n" in notes and "saved 2 messages" in notes and "loaded 2 messages" in notes
+    assert "context: 0 of 8192 tokens" in notes and "turns: 2" in notes
+    assert all(f"/{name}" in notes for name in ("help", "system", "reset", "save", "load", "stats", "exit"))
+    assert max(map(len, notes.splitlines())) <= 60  # fits a narrow terminal
+    saved = json.loads(file.read_text())
+    assert saved["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": expected[0]},
+    ]
+
+
+def test_errors_of_commands_end_nothing(run: Run, model: Model, tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "wrong.json").write_text('{"messages": [{"role": "user"}]}')
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    os.mkfifo(tmp_path / "fifo")
+    commands = {
+        "/surprise": "no command /surprise",
+        "/save": "/save needs a file's name",
+        "/load ": "/load needs a file's name",
+        "/reset now": "/reset takes nothing more",
+        f"/save {tmp_path}/no/where": "no such file or directory",
+        f"/save {tmp_path}": "is no regular file",
+        f"/save {tmp_path}/fifo": "is no regular file",
+        f"/load {tmp_path}/nothing": "not found",
+        f"/load {tmp_path}/fifo": "FIFO",
+        f"/load {tmp_path}/broken.json": "not JSON",
+        f"/load {tmp_path}/wrong.json": 'messages[0]: no "content"',
+        f"/load {tmp_path}/other.json": "messages must be a list",
+    }
+    done = run("chat", *GREEDY, stdin=lines(*commands, "Hello"))
+    assert done.returncode == 1  # nobody was there to see
+    assert done.stdout == lines(*answers(model, "Hello"))
+    notes = [line for line in done.stderr.decode().splitlines() if line != CUT]
+    assert len(notes) == len(commands)
+    for note, words in zip(notes, commands.values(), strict=True):
+        assert note.startswith("pellucid: ") and words in note
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.json", "fifo", "other.json", "wrong.json"]
+
+
+def test_saving_is_all_or_nothing(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pellucid.cli.session import Session
+
+    session = Session(model, None, None, {})
+    session.messages = [{"role": "user", "content": "ünï"}]
+    file = tmp_path / "talk.json"
+    link = tmp_path / "link.json"
+    file.write_text("before")
+    link.symlink_to(file)
+    notes: list[str] = []
+    session.command(f"/save {link}", notes.append)
+    assert link.is_symlink() and json.loads(file.read_text())["messages"] == session.messages
+    before = file.read_text()
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    session.messages = []
+    with pytest.raises(OSError) as caught:
+        session.command(f"/save {file}", notes.append)
+    assert caught.value.filename == str(file)
+    assert file.read_text() == before and len(list(tmp_path.iterdir())) == 2
+    assert notes == ["saved 1 messages"]
+
+
+def test_what_does_not_fit(run: Run, model: Model) -> None:
+    done = run("chat", *GREEDY, "--context", "100", stdin=lines("word " * 300, "Hello"))
+    assert (done.returncode, done.stdout) == (1, lines(*answers(model, "Hello")))
+    first, *_ = done.stderr.decode().splitlines()
+    assert first.startswith("pellucid: ") and "100 available" in first and "/reset" in first
+
+
+def test_context_that_fills(run: Run) -> None:
+    said = lines("Tell me a long story.", "And then?", "/reset", "Hello")
+    done = run("chat", "--temperature", "0", "--context", "64", stdin=said)
+    assert done.returncode == 1
+    notes = done.stderr.decode().splitlines()
+    assert "the context is full: the answer was cut off; /reset" in notes[0]
+    assert "64 available" in notes[1] and "/reset" in notes[1]
+
+
+def test_line_that_is_not_utf8(run: Run, model: Model) -> None:
+    done = run("chat", *GREEDY, stdin=b"ab\xff\nHello\n")
+    assert (done.returncode, done.stdout) == (1, lines(*answers(model, "Hello")))
+    assert "line 1 of standard input is not UTF-8 at byte 2" in done.stderr.decode()
+
+
+def test_template(run: Run, model: Model, tmp_path: Path) -> None:
+    file = tmp_path / "t.jinja"
+    file.write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ raise_exception('no') if 0 }}"
+    )
+    done = run("chat", *GREEDY, "--template", str(file), stdin=lines("Hello"))
+    want = model.chat(
+        [{"role": "user", "content": "Hello"}], template=file.read_text(), temperature=0, max_tokens=8
+    ).text
+    assert (done.returncode, done.stdout) == (0, lines(want) if not want.endswith("\n") else want.encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"\n{{ x", "(line 2 of the template)"), (b"\xff", "not UTF-8 at byte 0"), (None, "not found")],
+)
+def test_template_that_is_none(run: Run, tmp_path: Path, content: bytes | None, words: str) -> None:
+    file = tmp_path / "t.jinja"
+    if content is not None:
+        file.write_bytes(content)
+    done = run("chat", "--template", str(file), stdin=lines("Hello"))
+    assert done.returncode == 1
+    assert words in error_line(done)
+
+
+def test_template_that_refuses(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "t.jinja"
+    file.write_text("{{ raise_exception('System role not supported') }}")
+    done = run("chat", "--template", str(file), stdin=lines("Hello"))
+    assert done.returncode == 1
+    assert "refuses the conversation: System role not supported" in error_line(done)
+
+
+def test_model_without_text(run: Run, tiny: Path) -> None:
+    done = run("chat", "-m", str(tiny), stdin=lines("Hello"))
+    assert done.returncode == 1
+    assert "no tokenizer" in error_line(done)
+
+
+@pytest.mark.gemma
+def test_model_without_a_template(run: Run, gemma3: Path) -> None:
+    done = run("chat", "-m", str(gemma3), stdin=lines("Hello"))
+    assert done.returncode == 1
+    assert "--template FILE" in error_line(done)
+
+
+def test_wrong_options(call: Run) -> None:
+    done = call("chat", "--top-p", "2")
+    assert (done.returncode, error_line(done)) == (2, "pellucid: --top-p=2.0: expected 0 to 1")
+    assert call("chat", "hello").returncode == 2
+
+
+# ---- at a terminal --------------------------------------------------------------------------------------------
+
+
+class Terminal:
+    """A process that believes a person is there."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process, self.file = pty.fork()
+        if self.process == 0:
+            os.environ.update(TERM="dumb", NO_COLOR="1", COLUMNS="40")
+            os.execv(COMMAND[0], [*COMMAND, *arguments])
+        self.seen = ""
+
+    def wait(self, text: str, seconds: float = 60) -> str:
+        """Reads until `text` comes -> what came before it."""
+        end = time.monotonic() + seconds
+        while text not in self.seen:
+            ready, _, _ = select.select([self.file], [], [], max(0.0, end - time.monotonic()))
+            assert ready, f"no {text!r} in {self.seen!r}"
+            self.seen += os.read(self.file, 1 << 16).decode("utf-8", "replace").replace("\r\n", "\n")
+        before, _, self.seen = self.seen.partition(text)
+        return before
+
+    def type(self, text: str) -> None:
+        os.write(self.file, text.encode())
+
+    def end(self) -> tuple[int, str]:
+        """-> exit code, and what was still shown."""
+        try:
+            while data := os.read(self.file, 1 << 16):
+                self.seen += data.decode("utf-8", "replace")
+        except OSError:  # the other end has closed
+            pass
+        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1]), self.seen
+
+    def close(self) -> None:
+        try:
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+        os.close(self.file)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[..., Terminal]]:
+    made: list[Terminal] = []
+
+    def start(*arguments: str) -> Terminal:
+        made.append(Terminal("chat", *arguments))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+def test_terminal(terminal: Callable[..., Terminal], model: Model) -> None:
+    screen = terminal(*GREEDY)
+    assert "/help for commands, Ctrl-D to end" in screen.wait("> ")
+    expected = answers(model, "Hello", "one\ntwo", "three\nfour")
+    screen.type("Hello\n")
+    assert expected[0] in screen.wait("\n> ")
+    screen.type("one\\\n")
+    screen.wait(". ")
+    screen.type("two\n")
+    assert expected[1] in screen.wait("\n> ")
+    screen.type('"""three\n')
+    screen.wait('" ')
+    screen.type('four"""\n')
+    assert expected[2] in screen.wait("\n> ")
+    screen.type("/nothing\n")
+    assert "pellucid: no command /nothing" in screen.wait("\n> ")
+    screen.type("\x04")
+    code, rest = screen.end()
+    assert (code, "Traceback" in rest) == (0, False)
+
+
+def test_ctrl_c_stops_the_answer_alone(terminal: Callable[..., Terminal]) -> None:
+    screen = terminal("--seed", "1", "--temperature", "0", "--stop", "never ever")
+    screen.wait("> ")
+    screen.type("Count from one to a thousand, one number per line.\n")
+    screen.wait("line.\n")
+    while len(screen.seen) < 20:
+        screen.seen += os.read(screen.file, 1 << 16).decode()
+    screen.type("\x03")
+    screen.wait("[stopped]")
+    screen.wait("> ")
+    screen.type("/stats\n")
+    assert "turns: 1" in screen.wait("> ")
+    screen.type("/exit\n")
+    assert screen.end()[0] == 0
+
+
+def test_two_ctrl_c_at_the_prompt_end_it(terminal: Callable[..., Terminal]) -> None:
+    def interrupt(text: str, words: str) -> None:
+        """Ctrl-C once the line editor is there: it has shown what was typed."""
+        screen.type(text)
+        screen.wait(text)
+        time.sleep(0.2)
+        screen.type("\x03")
+        screen.wait(words)
+
+    screen = terminal()
+    screen.wait("> ")
+    interrupt("half a li", "(Ctrl-C again, or Ctrl-D, to end)")
+    screen.wait("> ")
+    screen.type("/stats\n")  # something else in between: the next one is a first one again
+    screen.wait("turns: 0")
+    screen.wait("> ")
+    interrupt("x", "(Ctrl-C again")
+    screen.wait("> ")
+    interrupt("y", "\n")
+    code, rest = screen.end()
+    assert (code, "Traceback" in rest) == (130, False)

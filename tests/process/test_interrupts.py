@@ -1,0 +1,104 @@
+"""Ctrl-C of the command, at every moment: exit code 130, nothing on stderr, nothing half written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Runs the command line in a process that interrupts itself: at the n-th search for a module (n from the environment),
+# or when a function is called. Prints how many searches there were, where nothing interrupted them.
+INTERRUPT = """
+import importlib, os, signal, sys
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+class Finder:
+    left = {searches}
+    def find_spec(self, name, path=None, target=None):
+        Finder.left -= 1
+        if Finder.left == 0:
+            interrupt()
+sys.meta_path.insert(0, Finder())
+from pellucid.cli import main
+def patch(place):
+    module, _, name = place.partition(":")
+    owner = importlib.import_module(module)
+    *path, name = name.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    function, calls = getattr(owner, name), [{calls}]
+    def wrapped(*args, **options):
+        calls[0] -= 1
+        if calls[0] == 0:
+            interrupt()
+        return function(*args, **options)
+    setattr(owner, name, wrapped)
+for place in {places!r}:
+    patch(place)
+code = main({arguments!r})
+if code == 0:
+    print("\\n", {searches} - Finder.left)
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.weights import hostile
+
+    path = tmp_path_factory.mktemp("interrupts") / "small.gguf"
+    path.write_bytes(hostile.model().bytes())
+    return path
+
+
+def run(
+    arguments: list[str], searches: int = 0, places: tuple[str, ...] = (), calls: int = 1
+) -> subprocess.CompletedProcess[str]:
+    code = INTERRUPT.format(searches=searches, arguments=arguments, places=places, calls=calls)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+def test_while_modules_are_imported(model: Path) -> None:
+    """From the first on that the command itself imports: NumPy's and typer's many among them."""
+    arguments = ["generate", "he", "-m", str(model), "-n", "2", "--seed", "1"]
+    whole = run(arguments)
+    assert whole.returncode == 0, whole.stderr
+    searches = int(whole.stdout.split()[-1])
+    assert searches > 200
+    # The first three are for pellucid and pellucid.cli: nothing of ours is there yet.
+    for n in [*range(4, 20, 5), *range(20, searches, searches // 25)]:
+        done = run(arguments, searches=n)
+        assert (done.returncode, done.stderr) == (130, ""), f"search {n} of {searches}: {done.stderr}"
+        assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "pellucid.model:weights.open_model",
+        "pellucid.model:arch.build",
+        "pellucid.model:_engine.Engine",
+        "pellucid.model:_Later.wait",
+        "pellucid.model:Model._job",
+        "pellucid.cli.options:read_text",
+    ],
+)
+@pytest.mark.parametrize("json", [False, True])
+def test_while_a_model_is_loaded(model: Path, place: str, json: bool) -> None:
+    arguments = ["generate", "he", "-m", str(model), *(["--json"] if json else [])]
+    done = run(arguments, places=(place,))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_between_tokens(model: Path) -> None:
+    """What was written stays; a JSON document, which would be incomplete, is not begun."""
+    arguments = ["generate", "he", "-m", str(model), "-n", "20", "--temperature", "0"]
+    place = "pellucid.generation:Job.take"
+    done = run(arguments, places=(place,), calls=5)
+    assert (done.returncode, done.stderr) == (130, "")
+    whole = run([*arguments[:-2], "--temperature", "0"])
+    assert whole.returncode == 0 and whole.stdout.startswith(done.stdout)
+    done = run([*arguments, "--json"], places=(place,), calls=5)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

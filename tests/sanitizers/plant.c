@@ -1,0 +1,16 @@
+/* One fault of each kind that the sanitizers are for, to be called by name: a build that does not report them is none. */
+#include <limits.h>
+#include <stdlib.h>
+
+int plant_overflow(int n) /* n = 8: one int beyond the end */
+{
+    int *volatile p = calloc(8, sizeof *p); /* volatile: known to nobody but the allocator */
+    int last = p ? p[n] : 0;
+    free(p);
+    return last;
+}
+
+int plant_undefined(int n) /* n = 1: INT_MAX + 1 */
+{
+    return INT_MAX + n;
+}

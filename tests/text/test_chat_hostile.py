@@ -1,0 +1,215 @@
+"""Templates and messages that mean harm: an error of ours, soon, and nothing read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from pellucid.errors import ChatTemplateError, TokenizerError
+from pellucid.text import budget
+from pellucid.text.chat import ChatTemplate
+
+from . import hostile
+
+USER = [{"role": "user", "content": "hi"}]
+CASES = [
+    pytest.param(source, id=f"{group.lower()}: {name}")
+    for group in ("FOREVER", "GROWING", "FORBIDDEN", "BROKEN")
+    for name, source in getattr(hostile, group).items()
+]
+
+
+@pytest.mark.parametrize("source", CASES)
+def test_ends_in_an_error_soon(source: str) -> None:
+    start = time.thread_time()
+    with pytest.raises(ChatTemplateError) as caught:
+        ChatTemplate(source).render(USER)
+    assert time.thread_time() - start < 2
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 700 and "0x" not in message
+
+
+def test_memory_stays_bounded() -> None:
+    """All of them in a process of its own, which never grows by more than what one rendering may make."""
+    code = """
+import resource
+from pellucid.errors import ChatTemplateError
+from pellucid.text.chat import ChatTemplate
+from tests.text import hostile
+ChatTemplate("{{ 1 }}").render([{"role": "user", "content": "hi"}])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+names = "sorting again and again", "lazy filters over lazy filters", "splitting long texts"
+for source in [*hostile.GROWING.values(), *(hostile.FOREVER[name] for name in names)]:
+    try:
+        ChatTemplate(source).render([{"role": "user", "content": "hi"}])
+    except ChatTemplateError:
+        pass
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 300  # MB
+
+
+def test_the_clock_counts_where_steps_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "SECONDS", 0.05)
+    start = time.thread_time()
+    with pytest.raises(ChatTemplateError, match=r"runs too long.* \(line 1 of the template\)"):
+        ChatTemplate(hostile.FOREVER["comparing again and again"]).render(USER)
+    assert time.thread_time() - start < 1.5
+
+
+def test_off_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several at once, each with its own budget; a harmless one beside them comes to no harm."""
+    monkeypatch.setattr(budget, "SECONDS", 0.1)
+    seen: dict[str, Any] = {}
+    harmless = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}")
+    endless = ChatTemplate(hostile.FOREVER["nested loops"])
+
+    def run(name: str, template: ChatTemplate) -> None:
+        try:
+            seen[name] = template.render(USER)[0]
+        except ChatTemplateError as error:
+            seen[name] = error.message
+
+    threads = [threading.Thread(target=run, args=(f"{i}", endless if i % 2 else harmless)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen["0"] == seen["2"] == "hi"
+    assert all("the chat template" in seen[name] for name in ("1", "3"))
+
+
+def test_a_template_is_as_good_as_new_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "SECONDS", 0.1)
+    template = ChatTemplate("{% if messages[0].content == 'loop' %}" + hostile.NESTED + "{% endif %}fine")
+    for content, fine in (("a", True), ("loop", False), ("a", True)):
+        if fine:
+            assert template.render([{"role": "user", "content": content}])[0] == "fine"
+        else:
+            with pytest.raises(ChatTemplateError):
+                template.render([{"role": "user", "content": content}])
+
+
+def test_long_conversations_are_no_attack() -> None:
+    """What is given widens the limits: a million characters, and templates that look at all messages for each."""
+    messages = [{"role": "user", "content": "x" * 1000} for _ in range(1000)]
+    source = (
+        "{% set ns = namespace(n=0, all=[]) %}{% for m in messages %}{% set ns.all = ns.all + [m] %}"
+        "{% set ns.n = ns.n + (messages[loop.index0:]|length) %}{{ '<' + m.role + '>' + m.content|trim + '\\n' }}"
+        "{% endfor %}{{ ns.n }} {{ ns.all|length }}"
+    )
+    text, _ = ChatTemplate(source).render(messages)
+    assert text.endswith("500500 1000") and len(text) > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "words"),
+    [
+        ("a\n{% for x in %}", 2, "broken"),
+        ("a\n\n{{ raise_exception('no ' ~ 'system') }}", 3, "refuses the conversation: no system"),
+        ("{% macro f(x) %}\n{{ x.__class__ }}\n{% endmacro %}\n\n{{ f('') }}", 2, "forbidden"),
+        ("\n{% for m in messages %}\n{{ m.content + 1 }}{% endfor %}", 3, "TypeError"),
+    ],
+)
+def test_errors_say_where(source: str, line: int, words: str) -> None:
+    with pytest.raises(ChatTemplateError) as caught:
+        ChatTemplate(source).render(USER)
+    assert caught.value.line == line
+    assert words in caught.value.message
+
+
+def deep(n: int) -> Any:
+    value: Any = "x"
+    for _ in range(n):
+        value = [value]
+    return value
+
+
+ROUND: dict[str, Any] = {"role": "user", "content": "x"}
+ROUND["self"] = ROUND
+
+
+@pytest.mark.parametrize(
+    ("messages", "kind", "words"),
+    [
+        (None, TypeError, "messages must be a list of tables, not NoneType"),
+        ("hi", TypeError, "messages must be a list of tables, not str"),
+        ({"role": "user"}, TypeError, "messages must be a list of tables, not dict"),
+        ([], ValueError, "messages is empty"),
+        (["hi"], TypeError, "messages[0] must be a table"),
+        ([{"content": "x"}], ValueError, 'messages[0]: no "role"'),
+        ([*USER, {"role": "user"}], ValueError, 'messages[1]: no "content"'),
+        ([{"role": "user", "content": None}], ValueError, 'messages[0]: no "content"'),
+        ([{"role": 1, "content": "x"}], TypeError, 'messages[0]["role"] must be text, not int'),
+        ([{"role": "user", "content": 1}],
+         TypeError, 'messages[0]["content"] must be text or a list of parts, not int'),
+        ([{"role": "user", "content": b"x"}], TypeError, "messages[0]['content'] must be text, a number"),
+        ([{"role": "user", "content": {"a": 1}}], TypeError, 'messages[0]["content"] must be text or a list of parts'),
+        ([{"role": "user", "content": ["x"]}], TypeError, 'messages[0]["content"][0] must be a table'),
+        ([{"role": "user", "content": [{"type": "text"}]}],
+         TypeError, 'messages[0]["content"][0]["text"] must be text'),
+        ([{"role": "user", "content": [{"type": "image"}]}], ValueError, "is 'image'; only \"text\" is supported"),
+        ([{"role": "user", "content": "x", "more": object()}], TypeError, "messages[0]['more'] must be text"),
+        ([{"role": "user", "content": "x", 1: 2}], TypeError, "messages[0]: key 1 must be text, not int"),
+        ([{"role": "user", "content": "ab\ud800"}],
+         ValueError, "messages[0]['content']: lone surrogate U+D800 (at position 2)"),
+        ([{"role": "user", "content": "x", "\udfff": 1}], ValueError, "messages[0]: a key: lone surrogate U+DFFF"),
+        ([{"role": "user", "content": "x", "a": deep(100)}], ValueError, "nested more than 60 deep"),
+        ([ROUND], ValueError, "nested more than 60 deep"),
+    ],
+)  # fmt: skip
+def test_messages_that_are_none(messages: Any, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind) as caught:
+        ChatTemplate("{{ messages }}").render(messages)
+    assert words in str(caught.value)
+
+
+def test_a_lone_surrogate_is_a_tokenizer_error_too() -> None:
+    with pytest.raises(TokenizerError) as caught:
+        ChatTemplate("").render([{"role": "user", "content": "ab\udc00"}])
+    assert caught.value.position == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        ({"tools": "x"}, TypeError, "tools must be a list of tables, not str"),
+        ({"tools": [print]}, TypeError, "tools[0] must be a table"),
+        ({"tools": [{"a": "\ud800"}]}, ValueError, "tools[0]['a']: lone surrogate"),
+        ({"documents": [1]}, TypeError, "documents[0] must be a table"),
+        ({"variables": [1]}, TypeError, "variables must be a table"),
+        ({"variables": {"a b": 1}}, ValueError, "'a b' is no name"),
+        ({"variables": {"messages": 1}}, ValueError, '"messages" is an argument'),
+        ({"variables": {"a": print}}, TypeError, "variables['a'] must be text"),
+    ],
+)
+def test_arguments_that_are_none(arguments: dict[str, Any], kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind) as caught:
+        ChatTemplate("").render(USER, **arguments)
+    assert words in str(caught.value)
+
+
+def test_messages_are_not_changed() -> None:
+    given = [{"role": "user", "content": [{"type": "text", "text": "<|im_end|>"}], "thinking": "x"}]
+    before = repr(given)
+    ChatTemplate("{{ messages[0].content }}", specials=("<|im_end|>",)).render(given)
+    assert repr(given) == before
+
+
+def test_marks_are_found_in_time() -> None:
+    """Thousands of special tokens, a template that names thousands of texts, and messages full of beginnings."""
+    specials = [f"<unused{i}>" for i in range(6000)] + [f"token{i}" for i in range(2000)]
+    named = "{{ '" + "'|trim }}{{ '".join("<" * 60 + f"{i}" for i in range(600)) + "' }}"
+    start = time.thread_time()
+    template = ChatTemplate(named + "{{ messages[0].content }}", specials=specials)
+    text, back = template.render([{"role": "user", "content": "<unused1>" * 20_000 + "token7"}])
+    assert text.translate(back).endswith("<unused1>token7")
+    assert not any(special in text for special in specials)
+    assert time.thread_time() - start < 2
