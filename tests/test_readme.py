@@ -37,6 +37,18 @@ def test_plan_is_the_plan(smollm2: Path) -> None:
     assert shown == done.stdout
 
 
+def test_heads_are_the_heads(smollm2: Path) -> None:
+    """But for digits, in which instruction sets may differ."""
+    (shown,) = blocks("text")
+    command, _, expected = shown.partition("\n")
+    arguments = re.fullmatch(r'\$ pellucid inspect "(.+)" --show 3 \| tail -5', command)
+    assert arguments is not None
+    program = [sys.executable, "-m", "pellucid", "inspect", arguments[1], "--show", "3"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    last = "".join(line + "\n" for line in done.stdout.splitlines()[-5:])
+    assert re.sub(r"\.\d+", "", last) == re.sub(r"\.\d+", "", expected)
+
+
 def test_commands_exist() -> None:
     """Every `pellucid COMMAND` that a document names is one."""
     from pellucid.cli.app import COMMANDS

@@ -19,7 +19,7 @@ from pellucid.weights import catalog
 
 from .conftest import COMMAND, Run, error_line
 
-COMMANDS = ("generate", "chat", "tokenize", "info", "plan", "bench", "pull", "models")
+COMMANDS = ("generate", "chat", "tokenize", "inspect", "score", "info", "plan", "bench", "pull", "models")
 
 
 def lines(done: subprocess.CompletedProcess[bytes]) -> list[str]:

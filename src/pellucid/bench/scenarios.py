@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pellucid.bench import work
+from pellucid.bench import operations, work
 from pellucid.bench.limits import Limits, Prober
 from pellucid.bench.work import Cost, Part, Pass, Work
 from pellucid.context import Context
@@ -161,21 +161,11 @@ class Bench:
         return work.count(self.engine.plan, passes, self.cost)
 
     def operations(self, repeat: int = 5) -> list[Op]:
-        """Time by operation of a decode step at depth 0 and of a prefill of a whole pass: of each the fastest pass.
-        Every operation runs on its own here, so the sum is a little more than a pass takes."""
-        from pellucid import _engine
-
+        """Time by operation of a decode step at depth 0 and of a prefill of a whole pass: of each the fastest pass."""
         plan, found = self.engine.plan, []
-        out = np.empty((1, self.info.vocab), np.float32)
         rows = min(self.engine.max_rows, self.model.context_length)
         for name, n in (("decode", 1), ("prefill", rows)):
-            best = None
-            for _ in range(repeat + 1):
-                sequence = _engine.Sequence(self.engine)
-                part = (sequence, np.array(self.ids(n), np.int32), n - 1)
-                _, ns = self.engine.observe([part], times=True, out=out)
-                best = ns if best is None or ns.sum() < best.sum() else best
-            assert best is not None
+            best = operations.fastest(self.engine, self.ids(n), repeat=repeat)
             groups: dict[tuple[str, str], list[int]] = {}
             for i, op in enumerate(plan.ops):
                 groups.setdefault((op.kind.name.lower(), op.name), []).append(i)

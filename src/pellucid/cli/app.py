@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 from pellucid.cli.output import line
 
 # Each is a module here with a function of the same name. None imports at its top what only its work needs.
-COMMANDS = ("generate", "chat", "tokenize", "info", "plan", "bench", "pull", "models")
+COMMANDS = ("generate", "chat", "tokenize", "inspect", "score", "info", "plan", "bench", "pull", "models")
 
 
 class Command(TyperCommand):

@@ -11,49 +11,107 @@ import typer
 from pellucid.cli import options, output
 
 if TYPE_CHECKING:
-    from pellucid import Operation
+    from pellucid import Model, Operation
 
 
 def plan(
     model: options.ModelName = options.DEFAULT,
     every: Annotated[bool, typer.Option("--all", help="Every operation on a line of its own, layer by layer.")] = False,
+    time: Annotated[
+        bool, typer.Option("--time", help="Also the time that each operation takes: of several passes the fastest.")
+    ] = False,
+    rows: Annotated[int, typer.Option(metavar="N", min=1, help="With --time: tokens of the pass.")] = 1,
+    depth: Annotated[int, typer.Option(metavar="N", min=0, help="With --time: tokens in the cache before it.")] = 0,
+    threads: options.Threads = None,
+    context: options.Context = None,
     isa: options.Isa = None,
+    kv: options.Kv = "auto",
     json: options.Json = False,
 ) -> None:
-    """Shows the operations that a forward pass runs: buffers, weights, and the bytes that each pass reads."""
-    with options.load(model, isa=isa) as loaded:
+    """Shows the operations that a forward pass runs: buffers, weights, and the bytes that each pass reads.
+
+    --time runs passes over random tokens, by default of one token with an empty cache; the times of layers that are
+    shown together are added.
+    """
+    if not time and (rows, depth) != (1, 0):
+        raise output.UsageError("--rows and --depth: need --time, whose pass they describe")
+    with options.load(model, threads=threads, context=context, isa=isa, kv=kv) as loaded:
         table = loaded.plan()
+        ns = _time(loaded, rows, depth) if time else None
     if json:
-        output.document([op.to_dict() for op in table])
+        document = [op.to_dict() for op in table]
+        for one, taken in zip(document, ns or (), strict=False):
+            one["ns"] = taken
+        output.document(document)
         return
-    rows = [["kind", "operation", "from > to", "reads", "weights (rows x columns)"]]
-    for heading, ops in _each(table) if every else _alike(table):
-        rows += [[heading]] if heading else []
-        rows += [[op.kind, op.name, _flow(op), options.size(op.bytes) if op.bytes else "", _work(op)] for op in ops]
-    output.table(rows, right=(3,), gap=1)
+    if ns is not None:
+        _timed(table, ns, every, f"{rows} token{'s' if rows > 1 else ''} after {depth}")
+        return
+    shown = [["kind", "operation", "from > to", "reads", "weights (rows x columns)"]]
+    for heading, layers in _each(table) if every else _alike(table):
+        shown += [[heading]] if heading else []
+        for op in layers[0]:
+            shown.append([op.kind, op.name, _flow(op), options.size(op.bytes) if op.bytes else "", _work(op)])
+    output.table(shown, right=(3,), gap=1)
     total = sum(op.bytes for op in table)
     output.line(f"{len(table)} operations; every pass reads {total:,} bytes of weights.")
+
+
+def _time(model: Model, rows: int, depth: int) -> list[int]:
+    """Nanoseconds of each operation."""
+    import numpy as np
+
+    from pellucid.bench.operations import fastest
+
+    most = min(model._open().max_rows, model.context_length)
+    if rows > most:
+        raise output.UsageError(f"--rows={rows}: a pass has at most {most} tokens here")
+    if depth + rows > model.context_length:
+        room = model.context_length - rows
+        raise output.UsageError(f"--depth={depth}: with {rows} more, a sequence holds at most {room} here (--context)")
+    ids = np.random.default_rng(0).integers(0, model._open().vocab, depth + rows).tolist()
+    repeat = 20 if rows * (depth + 1) < 64 else 5
+    return fastest(model._open(), ids, before=depth, repeat=repeat).tolist()
+
+
+def _timed(table: Sequence[Operation], ns: Sequence[int], every: bool, what: str) -> None:
+    """Layers that are alike together, with the sum of their times."""
+    total = sum(ns)
+    rows = [["operation", "from > to", "reads", "time", "of all", "weights"]]
+    for heading, layers in _each(table) if every else _alike(table):
+        rows += [[heading]] if heading else []
+        for same in zip(*layers, strict=True):
+            op, taken = same[0], sum(ns[op.index] for op in same)
+            read = options.size(op.bytes) if op.bytes else ""
+            rows.append([op.name, _flow(op), read, _duration(taken), f"{taken / total:.1%}", _work(op)])
+    output.table(rows, right=(2, 3, 4), gap=1)
+    output.line(f"{what}: {len(table)} operations in {_duration(total)}, each run on its own.")
+
+
+def _duration(ns: int) -> str:
+    return f"{ns / 1e3:,.1f} us" if ns < 1e6 else f"{ns / 1e6:,.2f} ms"
 
 
 def _layers(table: Sequence[Operation]) -> list[tuple[int | None, list[Operation]]]:
     return [(layer, list(ops)) for layer, ops in groupby(table, key=lambda op: op.layer)]
 
 
-def _each(table: Sequence[Operation]) -> list[tuple[str, list[Operation]]]:
-    return [("" if layer is None else f"layer {layer}", ops) for layer, ops in _layers(table)]
+def _each(table: Sequence[Operation]) -> list[tuple[str, list[list[Operation]]]]:
+    return [("" if layer is None else f"layer {layer}", [ops]) for layer, ops in _layers(table)]
 
 
-def _alike(table: Sequence[Operation]) -> list[tuple[str, list[Operation]]]:
-    """Layers whose operations differ in nothing but the layer's number, shown once."""
-    groups: dict[object, tuple[list[int], list[Operation]]] = {}
+def _alike(table: Sequence[Operation]) -> list[tuple[str, list[list[Operation]]]]:
+    """Layers whose operations differ in nothing but the layer's number, together."""
+    groups: dict[object, tuple[list[int], list[list[Operation]]]] = {}
     for layer, ops in _layers(table):
         same = tuple(
             (op.kind, op.name, op.inputs, op.output, op.matrices and _work(op), op.detail, op.bytes) for op in ops
         )
-        numbers, _ = groups.setdefault(same, ([], ops))
+        numbers, lists = groups.setdefault(same, ([], []))
+        lists.append(ops)
         if layer is not None:
             numbers.append(layer)
-    return [(_ranges(numbers), ops) for numbers, ops in groups.values()]
+    return [(_ranges(numbers), lists) for numbers, lists in groups.values()]
 
 
 def _ranges(numbers: list[int]) -> str:

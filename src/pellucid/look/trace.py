@@ -23,7 +23,8 @@ PREDICTIONS = ("entropy", "next_rank", "next_probability")
 
 
 class Token(NamedTuple):
-    """A token of the traced text. ``piece``: its text (U+FFFD for a part of a character, "" without a tokenizer)."""
+    """A token of the traced text. ``piece``: its text, or a special token's spelling (U+FFFD for a part of a character,
+    "" without a tokenizer)."""
 
     id: int
     piece: str
@@ -246,4 +247,4 @@ def spell(model: Any, ids: Sequence[int]) -> list[Token]:
     tokenizer = model.tokenizer
     if tokenizer is None:
         return [Token(id, "") for id in ids]
-    return [Token(id, tokenizer.piece(id).decode("utf-8", "replace")) for id in ids]
+    return [Token(id, tokenizer.piece(id, special=True).decode("utf-8", "replace")) for id in ids]

@@ -1,0 +1,71 @@
+"""Runs the programs of looking-inside.md and writes what they print, and their figures, into the page again:
+python docs/looking_inside.py. It needs both models and matplotlib. A test compares page and programs.
+
+A block's output stands in the `text` block below it. A comment above a program may say of it: "gemma", it needs the
+second model; "measured", what it prints depends on the machine, and is not compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE = Path(__file__).with_name("looking-inside.md")
+BLOCK = re.compile(r"^(?:<!-- ([a-z, ]+) -->\n)?```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.M | re.S)
+HEADING = re.compile(r"^#+ (.*)$", re.M)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A program of the page, the heading that it stands under, and what the page says that it prints."""
+
+    heading: str
+    flags: frozenset[str]
+    code: str
+    output: str
+
+
+def blocks(text: str) -> list[Block]:
+    found = []
+    for match in BLOCK.finditer(text):
+        flags = frozenset((match[1] or "").split(", ")) - {""}
+        assert flags <= {"gemma", "measured"}, flags
+        heading = HEADING.findall(text[: match.start()])[-1]
+        found.append(Block(heading, flags, match[2], match[3] or ""))
+    return found
+
+
+def run(chosen: list[Block], folder: Path) -> Iterator[str]:
+    """Runs the programs one after the other, as one session in a folder -> what each prints."""
+    session: dict[str, object] = {}
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        for i, block in enumerate(chosen):
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out):
+                exec(compile(block.code, f"{PAGE.name}, {block.heading} ({i})", "exec"), session)
+            yield "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+    finally:
+        os.chdir(before)
+
+
+def page(text: str, folder: Path) -> str:
+    """The page with what its programs print now."""
+    outputs = run(blocks(text), folder)
+
+    def write(match: re.Match[str]) -> str:
+        head = f"<!-- {match[1]} -->\n" if match[1] else ""
+        output = next(outputs)
+        return f"{head}```python\n{match[2]}```\n" + (f"\n```text\n{output}```\n" if output else "")
+
+    return BLOCK.sub(write, text)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), PAGE.parent), encoding="utf-8")

@@ -1,0 +1,139 @@
+"""`pellucid score`: how probable a model finds a text."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from pellucid.cli import options, output
+from pellucid.errors import PellucidError, TokenizerError
+from pellucid.sampling import MOST_LOGPROBS
+
+
+def score(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A text file, as UTF-8; - reads standard input.")],
+    model: options.ModelName = options.DEFAULT,
+    lines: Annotated[bool, typer.Option("--lines", help="Every line (but empty ones) as a text of its own.")] = False,
+    top: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, max=MOST_LOGPROBS, help="Every token, with the N likeliest in its place; 0: sums alone."
+        ),
+    ] = 0,
+    window: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Longer texts are scored in overlapping parts of N tokens; default: --context."),
+    ] = None,
+    threads: options.Threads = None,
+    context: options.Context = None,
+    isa: options.Isa = None,
+    kv: options.Kv = "auto",
+    json: options.Json = False,
+) -> None:
+    """Shows how probable a model finds a text: log probability, perplexity, bits per byte and per token.
+
+    Each token is judged given those before it; the first one, which has none, is not counted.
+    """
+    text = _read(file)
+    named = (
+        [(f"line {i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()] if lines else [("", text)]
+    )
+    if not named or not named[0][1]:
+        raise PellucidError(f"{'standard input' if file == '-' else file}: there is no text in it")
+    with options.load(model, threads=threads, context=context, isa=isa, kv=kv) as loaded:
+        with options.naming("window", "top"):
+            found = loaded.score([line for _, line in named], top=top, window=window or loaded.context_length)
+        longest = window or loaded.context_length
+        results = [
+            _result(loaded.tokenizer, name, line, one, top) for (name, line), one in zip(named, found, strict=True)
+        ]
+    total = _sums([r["log_probability"] for r in results], *(sum(r[k] for r in results) for k in ("tokens", "bytes")))
+    parts = max(len(one.ids) for one in found) > longest
+    document = {**total, "window": longest if parts else None, "texts": results}
+    if json:
+        output.document(document)
+        return
+    if top:
+        _tokens(results, lines)
+    elif lines:
+        rows = [["", "tokens", "log probability", "perplexity", "bits/byte", "text"]]
+        for (name, line), r in zip(named, results, strict=True):
+            shown = line if len(line) <= 40 else line[:38] + ".."
+            rows.append([name, *_figures(r), "".join(c if c.isprintable() else "?" for c in shown)])
+        output.table(rows, right=(1, 2, 3, 4))
+    rows = [
+        ["log probability", f"{total['log_probability']:.2f}", "natural, of the whole"],
+        ["tokens", f"{total['tokens']:,}", "judged"],
+        ["bytes", f"{total['bytes']:,}", "of these tokens"],
+    ]
+    for key, what in (
+        ("perplexity", "exp of the mean surprise: as if it chose between so many tokens each time"),
+        ("bits_per_token", "mean surprise"),
+        ("bits_per_byte", "comparable between models of different tokens"),
+    ):
+        rows.append([key.replace("_", " "), "none" if total[key] is None else f"{total[key]:.3f}", what])
+    output.table(rows, right=(1,))
+    if parts:
+        output.line(f"Scored in parts of {longest} tokens, each from the middle of the one before.")
+
+
+def _read(file: str) -> str:
+    if file == "-":
+        if sys.stdin is not None and sys.stdin.isatty():
+            output.note("reading standard input")
+        return options.read_text("-", "text")
+    with open(file, "rb") as opened:
+        data = opened.read()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(
+            f"{file} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; expected a text"
+        ) from None
+
+
+def _sums(logprobs: list[float], tokens: int, nbytes: int) -> dict[str, Any]:
+    """Of one text or several; None where nothing was judged."""
+    total = math.fsum(logprobs)
+    bits = -total / math.log(2)
+    perplexity = math.exp(min(-total / tokens, 700.0)) if tokens else None
+    return {
+        "log_probability": total,
+        "tokens": tokens,
+        "bytes": nbytes,
+        "perplexity": perplexity,
+        "bits_per_token": bits / tokens if tokens else None,
+        "bits_per_byte": bits / nbytes if nbytes else None,
+    }
+
+
+def _result(tokenizer: Any, name: str, text: str, found: Any, top: int) -> dict[str, Any]:
+    first = len(tokenizer.piece(found.ids[0])) if not _is_bos(tokenizer, found.ids[0]) else 0
+    out: dict[str, Any] = {"name": name} if name else {}
+    out |= _sums([found.total], len(found.tokens), max(len(text.encode()) - first, 0))
+    if top:
+        out["scored"] = [{**token._asdict(), "top": [list(other) for other in token.top]} for token in found.tokens]
+    return out
+
+
+def _is_bos(tokenizer: Any, id: int) -> bool:
+    return bool(tokenizer.add_bos) and id == tokenizer.bos
+
+
+def _figures(r: dict[str, Any]) -> list[str]:
+    cells = [f"{r['tokens']:,}", f"{r['log_probability']:.2f}"]
+    return cells + ["" if r[key] is None else f"{r[key]:.3f}" for key in ("perplexity", "bits_per_byte")]
+
+
+def _tokens(results: list[dict[str, Any]], lines: bool) -> None:
+    rows = [["logprob", "token", "likeliest"]]
+    for r in results:
+        rows += [[r["name"]]] if lines else []
+        for token in r["scored"]:
+            best = "  ".join(f"{piece!r} {logprob:.2f}" for _, piece, logprob in token["top"])
+            rows.append([f"{token['logprob']:.2f}", repr(token["piece"]), best])
+    output.table(rows, right=(0,))
+    output.line("")

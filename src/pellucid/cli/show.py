@@ -1,0 +1,157 @@
+"""What `inspect` found, on a terminal of any width; without colours it says the same."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from pellucid.cli import output
+
+__all__ = ["inspected"]
+
+MOST = 40  # tokens shown one by one
+NARROWEST = 40  # columns; a narrower terminal folds lines itself
+SURPRISED = 10.0  # bits that get the full colour, and the longest bar
+COLOURS = (None, "#fee6ce", "#fdc692", "#fd9f5a", "#f1711e", "#c44a02")  # one hue, ever darker
+
+
+def inspected(found: dict[str, Any], show: int) -> None:
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    console.width = max(console.width, NARROWEST)
+    tokens, at = found["tokens"], found["position"]
+    with console.capture() as captured:
+        console.print(f"{found['model']}: {len(tokens)} tokens, seen after position {at}, {tokens[at]['piece']!r}.")
+        _tokens(console, tokens, at)
+        _next(console, found)
+        _sampling(console, found["sampling"])
+        _lens(console, found["lens"], show)
+        _heads(console, found)
+    output.line("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _tokens(console: Console, tokens: list[dict[str, Any]], at: int) -> None:
+    _heading(console, "How each token was expected", "surprise: -log2 of its probability")
+    first = max(min(at - MOST // 2, len(tokens) - MOST), 0)
+    shown = tokens[first : first + MOST]
+    if len(shown) < len(tokens):
+        console.print(f"(tokens {first} to {first + len(shown) - 1} of {len(tokens)}; --json has all)")
+    if console.color_system and not console.no_color:
+        text = Text()
+        for token in shown:
+            text.append(_plain(token["piece"]), _shade(token["bits"]))
+        console.print(text)
+    table = _table("position", "token", "surprise", "rank", "")
+    for token in shown:
+        bits = token["bits"]
+        if bits is None:
+            cells = ["", "", "the first: nothing before it"]
+        else:
+            cells = [f"{bits:.1f}", f"{token['rank']:,}", _bar(console, bits / SURPRISED, 20)]
+        table.add_row(f"{token['position']}", Text(repr(token["piece"]), _shade(bits)), *cells)
+    console.print(table)
+
+
+def _next(console: Console, found: dict[str, Any]) -> None:
+    _heading(console, "Next token", "the model's own probabilities")
+    table = _table("probability", "token", "")
+    for guess in found["next"]:
+        mark = "  follows here" if guess["id"] == found["follows"] else ""
+        bar = _bar(console, guess["probability"], 24)
+        table.add_row(f"{guess['probability']:.3f}", repr(guess["piece"]), bar + mark)
+    console.print(table)
+
+
+def _sampling(console: Console, sampling: dict[str, Any]) -> None:
+    _heading(console, "What sampling makes of it", "filter by filter; drawn from the last")
+    steps = sampling["steps"]
+    final = steps[-1]
+    first = {token["id"]: token["probability"] for token in steps[0]["tokens"]}
+    table = _table("step", "tokens left", "most probable")
+    for step in steps:
+        best = "  ".join(f"{t['piece']!r} {t['probability']:.3f}" for t in step["tokens"][:3])
+        table.add_row(step["name"], f"{step['kept']:,}", best)
+    console.print(table)
+    table = _table("drawn", "token", "")
+    for token in final["tokens"]:
+        before = first.get(token["id"])
+        was = "" if before is None else f"  was {before:.3f}"
+        table.add_row(
+            f"{token['probability']:.3f}", repr(token["piece"]), _bar(console, token["probability"], 24) + was
+        )
+    console.print(table)
+
+
+def _lens(console: Console, lens: list[list[dict[str, Any]]], show: int) -> None:
+    _heading(console, "What it would have said after each layer", "the logit lens")
+    columns = max(1, min(show, (console.width - 9) // 20))
+    table = _table("after", *["token"] * columns)
+    for i, guesses in enumerate(lens):
+        cells = [f"{g['probability']:.2f} {_cut(repr(g['piece']), 13)}" for g in guesses[:columns]]
+        table.add_row("embedding" if i == 0 else f"layer {i - 1}", *cells)
+    console.print(table)
+
+
+def _heads(console: Console, found: dict[str, Any]) -> None:
+    target = found["target"]
+    _heading(console, f"Heads that pushed {target['piece']!r} most", f"logit: {target['logit']:.2f}")
+    table = _table("layer", "head", "push", "looks at")
+    for head in found["heads"]:
+        table.add_row(f"{head['layer']}", f"{head['head']}", f"{head['logits']:+.2f}", _looks(head["looks"]))
+    console.print(table)
+    one = found["head"]
+    if one is not None:
+        title = f"Layer {one['layer']}, head {one['head']} looks at"
+        _heading(console, title, f"weights after softmax; it pushed by {one['logits']:+.2f}")
+        table = _table("weight", "position", "token", "")
+        for look in one["looks"][:MOST]:
+            row = f"{look['weight']:.3f}", f"{look['position']}", repr(look["piece"])
+            table.add_row(*row, _bar(console, look["weight"], 24))
+        console.print(table)
+        if len(one["looks"]) > MOST:
+            console.print(f"(the first {MOST} of {len(one['looks'])}; --json has all)")
+
+
+# ---- parts --------------------------------------------------------------------------------------------------------
+
+
+def _heading(console: Console, title: str, what: str) -> None:
+    console.print()
+    console.print(Text(title, "bold").append(f" ({what})", Style(bold=False)))
+
+
+def _table(*names: str) -> Table:
+    """Numbers to the right, tokens never wider than they need."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    numbers = {"position", "surprise", "rank", "probability", "drawn", "tokens left", "layer", "head", "push", "weight"}
+    for name in names:
+        table.add_column(name, justify="right" if name in numbers else "left", no_wrap=name != "looks at")
+    return table
+
+
+def _bar(console: Console, share: float, width: int) -> str:
+    width = min(width, max(console.width - 40, 4))
+    return ("#" if console.options.ascii_only else "\u2588") * round(min(share, 1.0) * width)
+
+
+def _shade(bits: float | None) -> Style:
+    colour = None if bits is None else COLOURS[min(int(bits / SURPRISED * len(COLOURS)), len(COLOURS) - 1)]
+    return Style() if colour is None else Style(color="black", bgcolor=colour)
+
+
+def _plain(piece: str) -> str:
+    """Characters as they are, those that would move the cursor spelled out; lines end where the text's do."""
+    return "".join(c if c.isprintable() else "\n" if c == "\n" else repr(c)[1:-1] for c in piece)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 2] + ".."
+
+
+def _looks(looks: Iterable[dict[str, Any]]) -> str:
+    return ", ".join(f"{look['piece']!r} {look['weight']:.2f}" for look in looks)

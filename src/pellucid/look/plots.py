@@ -1,0 +1,160 @@
+"""A trace as matplotlib figures (extra `plots`). Colours are safe for colour-blind readers; every axis is labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pellucid.look import record
+
+if TYPE_CHECKING:
+    from pellucid.look.lens import Attribution
+    from pellucid.look.trace import Trace
+
+__all__ = ["MOST", "attention", "attribution", "lens", "save"]
+
+MOST = {"lens": 12, "attention": 64}  # tokens that a figure shows: the last ones
+BLUE, ORANGE = "#0072B2", "#E69F00"  # of Okabe and Ito's palette
+
+
+def lens(trace: Trace, positions: Sequence[int] | None = None) -> Any:
+    """The likeliest next token after every layer, at several positions; the colour is its probability. -> Figure
+
+    positions: default: those of the trace, of them the last 12.
+    """
+    if positions is None:
+        chosen = trace.positions[-MOST["lens"] :]
+    else:
+        chosen = record.select("positions", positions, len(trace))
+    best = [[guesses[0] for guesses in trace.lens(p, 1)] for p in chosen]
+    values = np.array([[guess.probability for guess in column] for column in best]).T
+    figure = _figure(1.6 + 0.95 * len(chosen), 1.2 + 0.24 * len(values))
+    axes = figure.add_subplot()
+    image = axes.imshow(values, origin="lower", aspect="auto", cmap="cividis", vmin=0, vmax=1)
+    for x, column in enumerate(best):
+        for y, guess in enumerate(column):
+            colour = "black" if guess.probability > 0.5 else "white"
+            _text(axes.text(x, y, _name(guess.piece, 9), ha="center", va="center", color=colour, fontsize=7))
+    axes.set_yticks(range(len(values)), ["embedding", *(str(i) for i in range(len(values) - 1))], fontsize=7)
+    _tokens(axes, "x", [trace.tokens[p].piece for p in chosen], 8)
+    axes.set_xlabel("after the token")
+    axes.set_ylabel("after the layer")
+    axes.set_title("What the model would say next", fontsize=10)
+    figure.colorbar(image, label="probability")
+    return figure
+
+
+def attention(trace: Trace, layer: int = -1, heads: int | Sequence[int] | None = None) -> Any:
+    """Attention maps of a layer: a row per token that looks, a column per token that is looked at. -> Figure
+
+    heads: default: all of the trace. More than 64 tokens: the last 64.
+    """
+    layer = trace.layers[record.single("layer", layer)] if layer < 0 else layer
+    if layer not in trace.layers:
+        raise ValueError(f"layer={layer}: the trace has {', '.join(map(str, trace.layers))}")
+    wanted = trace.heads if heads is None else record.select("heads", heads, max(trace.heads) + 1)
+    if not set(wanted) <= set(trace.heads):
+        raise ValueError(f"heads={heads}: the trace has {', '.join(map(str, trace.heads))}")
+    first = max(len(trace) - MOST["attention"], 0)
+    rows = [i for i, p in enumerate(trace.positions) if p >= first]
+    maps = trace.attention[trace.layers.index(layer)][:, rows, first:]
+    names = [token.piece for token in trace.tokens]
+    across = min(len(wanted), 3)
+    down = -(-len(wanted) // across)
+    side = 4.2 if len(wanted) == 1 else 2.4
+    figure = _figure(side * across + 1.2, side * down + 0.8)
+    for i, head in enumerate(wanted):
+        axes = figure.add_subplot(down, across, i + 1)
+        image = axes.imshow(maps[trace.heads.index(head)], cmap="cividis", vmin=0, vmax=1, aspect="auto")
+        size = 7 if len(wanted) == 1 else 5
+        if len(names) - first <= 32:
+            _tokens(axes, "x", names[first:], size)
+            _tokens(axes, "y", [names[trace.positions[r]] for r in rows], size)
+        if len(wanted) > 1:
+            axes.set_title(f"head {head}", fontsize=8)
+    figure.supxlabel("looked at", fontsize=9)
+    figure.supylabel("looks", fontsize=9)
+    cut = f", last {len(trace) - first} of {len(trace)} tokens" if first else ""
+    title = f"layer {layer}, head {wanted[0]}" if len(wanted) == 1 else f"layer {layer}"
+    figure.suptitle(f"Attention: {title}{cut}", fontsize=10)
+    figure.colorbar(image, ax=figure.axes, label="weight")
+    return figure
+
+
+def attribution(trace: Trace, position: int = -1, token: int | str | None = None) -> Any:
+    """What each layer's attention and feed-forward part, and each head, pushed a token's logit by. -> Figure"""
+    return of_attribution(trace.attribution(position, token))
+
+
+def of_attribution(found: Attribution) -> Any:
+    """The same, of an attribution that is known already."""
+    n, n_heads = found.heads.shape
+    figure = _figure(8.4, 1.6 + 0.15 * n)
+    bars, grid = figure.subplots(1, 2, width_ratios=(1.2, 1))
+    y = np.arange(n)
+    bars.barh(y + 0.2, found.attention, 0.4, color=BLUE, label="attention")
+    bars.barh(y - 0.2, found.mlp, 0.4, color=ORANGE, hatch="////", edgecolor="white", label="feed-forward")
+    bars.axvline(0, color="black", linewidth=0.6)
+    bars.set_ylim(-0.7, n - 0.3)
+    bars.set_xlabel("logits")
+    bars.set_ylabel("layer")
+    bars.legend(fontsize=7, frameon=False)
+    most = float(np.abs(found.heads).max()) or 1.0
+    image = grid.imshow(found.heads, origin="lower", aspect="auto", cmap="PuOr", vmin=-most, vmax=most)
+    grid.set_xlabel("head")
+    grid.set_ylabel("layer")
+    grid.set_xticks(range(n_heads))
+    figure.colorbar(image, ax=grid, label="logits")
+    title = f"What pushed {found.token.piece!r} after position {found.position}: logit {found.logit:.2f}"
+    _text(figure.suptitle(title, fontsize=10))
+    return figure
+
+
+def save(figure: Any, path: Any, *, dpi: int = 100) -> None:
+    """Writes a figure; the same figure gives the same bytes. Characters that the font lacks become boxes, quietly."""
+    import warnings
+
+    kind = str(path).rpartition(".")[2]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph|Matplotlib currently does not support", UserWarning)
+        figure.savefig(path, dpi=dpi, metadata={"Software": None} if kind == "png" else None)
+
+
+def check() -> None:
+    """Raises ImportError naming the extra where matplotlib is not installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise ImportError("plots need matplotlib: pip install 'pellucid[plots]'") from None
+
+
+def _figure(width: float, height: float) -> Any:
+    """Without pyplot: no window, no state that is shared."""
+    check()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _name(piece: str, most: int = 14) -> str:
+    """A piece on a few characters of one line: a leading space as an open box."""
+    text = repr(piece)[1:-1].replace(" ", "\u2423")
+    return text if len(text) <= most else text[: most - 1] + "\u2026"
+
+
+def _tokens(axes: Any, axis: str, pieces: Sequence[str], size: int) -> None:
+    """Labels an axis with pieces."""
+    names = [_name(piece) for piece in pieces]
+    if axis == "x":
+        labels = axes.set_xticks(range(len(names)), names, fontsize=size, rotation=90)
+    else:
+        labels = axes.set_yticks(range(len(names)), names, fontsize=size)
+    for tick in labels:
+        _text(tick.label1)
+
+
+def _text(text: Any) -> None:
+    """What stands between dollar signs is text, no formula."""
+    text.set_parse_math(False)

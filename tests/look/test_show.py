@@ -1,0 +1,109 @@
+"""What turns traces into tables and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pellucid import Model
+from pellucid.look import choice, plots, tables
+from tests.engine.models import Load
+from tests.sampling import twin
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"top_k": 0, "top_p": 0.5, "min_p": 0, "temperature": 1},
+        {"top_k": 7, "top_p": 1, "min_p": 0.3, "temperature": 2},
+        {"top_k": 0, "top_p": 0, "min_p": 1},
+        {"top_k": 10**9, "top_p": 0.9, "min_p": 0.01, "temperature": 0.3},
+        {"temperature": 0},
+    ],
+)
+def test_steps_end_with_what_the_sampler_draws_from(options: dict[str, Any]) -> None:
+    """The twin is what the sampler's own tests compare C with."""
+    logits = np.random.default_rng(5).normal(0, 3, 500).astype(np.float32)
+    defaults = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+    expected = twin.kept(logits.astype(np.float64), **{**defaults, **options})
+    found = choice.steps(logits, **options)
+    assert found[-1].ids.tolist() == expected.ids.tolist()
+    assert found[-1].probabilities == pytest.approx(expected.probs, abs=1e-12)
+    assert found[0].probabilities == pytest.approx(twin.softmax(np.sort(logits.astype(np.float64))[::-1]), abs=1e-12)
+    assert all(step.probabilities.sum() == pytest.approx(1) for step in found)
+
+
+def test_steps_refuse() -> None:
+    with pytest.raises(ValueError, match="top_p=2: expected 0 to 1"):
+        choice.steps([1.0, 2.0], top_p=2)
+    with pytest.raises(ValueError, match="logits has shape"):
+        choice.steps([[1.0, 2.0]])
+
+
+def test_surprise(load: Load) -> None:
+    model = load("llama_gqa")
+    ids = [1, 2, 3, 4, 5]
+    trace = model.trace(ids)
+    score = model.score(ids)
+    found = tables.surprise(trace)
+    assert [row.token.id for row in found] == ids and found[0].bits is None
+    assert [row.bits for row in found[1:]] == pytest.approx((-score.logprobs / np.log(2)).tolist(), abs=1e-4)
+    with pytest.raises(ValueError, match="positions: surprise needs"):
+        tables.surprise(model.trace(ids, positions=-1))
+
+
+def test_heads_of_some_layers(load: Load) -> None:
+    model = load("llama_gqa")
+    trace = model.trace([1, 2, 3, 4], "attention", layers=[0, 2], heads=[1, 3], positions=[1, 3])
+    pushes = model.trace([1, 2, 3, 4]).attribution().heads
+    found = tables.heads(trace, n=9)
+    assert {(p.layer, p.head) for p in found} == {(0, 1), (0, 3), (2, 1), (2, 3)}
+    assert [abs(p.logits) for p in found] == sorted((abs(p.logits) for p in found), reverse=True)
+    assert all(p.logits == pytest.approx(pushes[p.layer, p.head]) for p in found)
+    assert sum(look.weight for look in tables.looks(trace, 2, 3, 1, 9)) == pytest.approx(1, abs=1e-5)
+    assert len(tables.looks(trace, 2, 3, 1, 9)) == 2
+    with pytest.raises(ValueError, match="no layer 1, head 3 at position 1"):
+        tables.looks(trace, 1, 3, 1)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_figures(smollm: Model, tmp_path: Path, kind: str) -> None:
+    """Every axis has a label; odd characters and long texts are no obstacle; a file is the same each time."""
+    trace = smollm.trace("a $x_$ \u65e5\u672c \U0001f389\n" * 6)
+    few = smollm.trace("one two")
+    assert len(trace) > plots.MOST["attention"]
+    figures = {
+        "lens": plots.lens(trace),
+        "some": plots.lens(few, positions=[0, -1]),
+        "maps": plots.attention(trace, 3),
+        "map": plots.attention(few, -1, 2),
+        "attribution": plots.attribution(few, 0),
+    }
+    for name, figure in figures.items():
+        file = tmp_path / f"{name}.{kind}"
+        plots.save(figure, file)
+        assert file.stat().st_size > 5000
+        above = bool(figure.get_supxlabel() and figure.get_supylabel())
+        for axes in figure.axes:
+            assert above or axes.get_ylabel(), name
+    assert figures["lens"].axes[0].get_xlabel() == "after the token"
+    assert "last 64 of" in figures["maps"].get_suptitle()
+    assert [len(figures[name].axes) for name in ("maps", "map")] == [10, 2]
+    again = tmp_path / f"again.{kind}"
+    plots.save(plots.attention(few, -1, 2), again)
+    if kind == "png":
+        assert again.read_bytes() == (tmp_path / "map.png").read_bytes()
+
+
+def test_figures_refuse(smollm: Model) -> None:
+    trace = smollm.trace("one two", layers=[4, 5], heads=[1, 2])
+    with pytest.raises(ValueError, match="layer=3: the trace has 4, 5"):
+        plots.attention(trace, 3)
+    with pytest.raises(ValueError, match="heads=0: the trace has 1, 2"):
+        plots.attention(trace, 4, 0)
+    with pytest.raises(ValueError, match="positions=7"):
+        plots.lens(trace, positions=[7])

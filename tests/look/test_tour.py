@@ -1,0 +1,82 @@
+"""docs/looking-inside.md runs, and prints what it says that it prints. Otherwise: python docs/looking_inside.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+FIGURES = {"look/lens.png", "look/attribution.png", "look/induction.png"}
+MOST_BYTES = 1_000_000  # of all figures of the page
+
+
+def _module() -> Any:
+    spec = importlib.util.spec_from_file_location("looking_inside", DOCS / "looking_inside.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass looks there
+    spec.loader.exec_module(module)
+    return module
+
+
+TOUR = _module()
+PAGE = TOUR.PAGE.read_text(encoding="utf-8")
+BLOCKS = TOUR.blocks(PAGE)
+OF_SMOLLM = [block for block in BLOCKS if "gemma" not in block.flags]
+
+
+def _ids(blocks: list[Any]) -> list[str]:
+    return [f"{i}: {block.heading}" for i, block in enumerate(blocks)]
+
+
+def _outputs(blocks: list[Any], folder: Path) -> dict[int, str]:
+    """What each program of the session printed; where one fails, those before it have run."""
+    (folder / "look").mkdir()
+    found = dict(zip(map(id, blocks), TOUR.run(blocks, folder), strict=True))
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")} == FIGURES
+    return found
+
+
+@pytest.fixture(scope="module")
+def printed(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    return _outputs(OF_SMOLLM, tmp_path_factory.mktemp("tour"))
+
+
+@pytest.mark.parametrize("block", OF_SMOLLM, ids=_ids(OF_SMOLLM))
+def test_program(printed: dict[int, str], block: Any) -> None:
+    if "measured" in block.flags:
+        assert re.sub(r"[\d.]+", "0", printed[id(block)]) == re.sub(r"[\d.]+", "0", block.output)
+    else:
+        assert printed[id(block)] == block.output
+
+
+@pytest.mark.gemma
+def test_programs_with_gemma(smollm2: Path, gemma3: Path, tmp_path: Path) -> None:
+    outputs = _outputs(BLOCKS, tmp_path)
+    found = [outputs[id(block)] for block in BLOCKS if "gemma" in block.flags]
+    expected = [block.output for block in BLOCKS if "gemma" in block.flags]
+    assert len(found) >= 4
+    assert found == expected
+
+
+def test_the_page_keeps_its_form() -> None:
+    """Writing the outputs that it has leaves it as it is, and no program is overlooked."""
+    outputs = iter([block.output for block in BLOCKS])
+    original, TOUR.run = TOUR.run, lambda blocks, folder: outputs
+    try:
+        assert TOUR.page(PAGE, DOCS) == PAGE
+    finally:
+        TOUR.run = original
+    assert len(BLOCKS) == PAGE.count("\n```python\n") > 30
+    assert set(re.findall(r"\]\((look/[^)]+)\)", PAGE)) == FIGURES
+
+
+def test_figures_are_small() -> None:
+    sizes = [(DOCS / name).stat().st_size for name in FIGURES]
+    assert min(sizes) > 5000
+    assert sum(path.stat().st_size for path in (DOCS / "look").iterdir()) < MOST_BYTES
