@@ -564,7 +564,8 @@ class _Later:
         self._make = make
         self._value: Any = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        # No daemon: the tokenizers' native code must not be running when the interpreter ends (it would panic).
+        self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:

@@ -92,6 +92,26 @@ def test_while_a_model_is_loaded(model: Path, place: str, json: bool) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+def test_while_the_vocabulary_is_made(model: Path) -> None:
+    """The interpreter ends only after the thread that makes it: native code, which panics in a dying one."""
+    code = """
+import os, signal, sys, time
+import pellucid.model as m
+from pellucid.cli import main
+engine = m._engine.Engine
+def slow(*arguments):
+    time.sleep(0.5)
+    os.write(1, b"made")
+def interrupted(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGINT)
+    return engine(*arguments, **options)
+m._tokenizer, m._engine.Engine = slow, interrupted
+sys.exit(main(["generate", "he", "-m", sys.argv[1]]))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(model)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "made", "")
+
+
 def test_between_tokens(model: Path) -> None:
     """What was written stays; a JSON document, which would be incomplete, is not begun."""
     arguments = ["generate", "he", "-m", str(model), "-n", "20", "--temperature", "0"]
