@@ -64,10 +64,14 @@ def _run(argv: list[str]) -> int:
 
 
 def _interrupted() -> int:
+    import signal
+
     from pellucid.cli import output
 
     try:
         output.end_line(interrupted=True)
+        # Python waits for the thread that makes a vocabulary: one more Ctrl-C ends the process there, quietly.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     except (OSError, KeyboardInterrupt):  # a reader that is gone, or an impatient user
         output.forget_stdout()
     return 130
