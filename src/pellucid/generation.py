@@ -182,7 +182,7 @@ class Job:
     def __post_init__(self) -> None:
         o = self.options
         self.model.check_ids(o.stop_ids, "stop_ids", empty=True)
-        self.model.check_ids(o.logit_bias, "logit_bias", empty=True)
+        self.model.check_ids(o.logit_bias, "token ids of logit_bias", empty=True)
         self.sampler = _engine.Sampler(**o.sampler())
         self.seen = 0  # ids that the sampler looks back at
         self.start = time.perf_counter()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pellucid import _engine, arch, generation, weights
 from pellucid.context import Context
-from pellucid.errors import ClosedError, ContextFullError, TokenizerError, one_line
+from pellucid.errors import ChatTemplateError, ClosedError, ContextFullError, TokenizerError, one_line
 from pellucid.generation import Completion, Piece
 from pellucid.info import ModelInfo, PlanTable, plan_table
 from pellucid.tokenizer import Tokenizer
@@ -86,10 +86,12 @@ class Model:
         start = time.perf_counter()
         threads, why = _threads(threads)
         context = _positive("context", context) if context is not None else None
-        if precision not in PRECISIONS:
+        if precision not in tuple(PRECISIONS):
             raise ValueError(f"precision={precision!r}: expected one of {', '.join(map(repr, PRECISIONS))}")
         if kv not in KV_CHOICES:
             raise ValueError(f"kv={kv!r}: expected one of {', '.join(map(repr, KV_CHOICES))}")
+        if progress is not None and not callable(progress):
+            raise TypeError(f"progress must be callable, not {type(progress).__name__}")
         asked = isa if isa is not None else os.environ.get("PELLUCID_ISA") or None
         isa = _engine.find_isa(asked)
         file = weights.open_model(_resolve(source, progress))
@@ -253,12 +255,15 @@ class Model:
     def check_ids(self, ids: Any, name: str, *, empty: bool = False) -> list[int]:
         """A list of token ids; ValueError or TypeError naming the argument."""
         if isinstance(ids, (bytes, bytearray)) or not hasattr(ids, "__iter__"):
-            raise TypeError(f"{name} must be text or a list of token ids, not {type(ids).__name__}")
+            raise TypeError(f"{name} must be a list of token ids, not {type(ids).__name__}")
         out, vocab = [], self._config.vocab
         for i, id in enumerate(ids):
             if isinstance(id, (bool, float)) or not hasattr(id, "__index__"):
                 raise TypeError(f"{name}[{i}] must be a token id, not {type(id).__name__}")
-            value = id.__index__()
+            try:
+                value = id.__index__()
+            except TypeError:  # an array of several
+                raise TypeError(f"{name}[{i}] must be a token id, not {type(id).__name__}") from None
             if not 0 <= value < vocab:
                 raise ValueError(f"{name}[{i}]={value}: token ids go from 0 to {vocab - 1} (vocabulary size {vocab})")
             out.append(value)
@@ -283,6 +288,8 @@ class Model:
                     raise ValueError(f"{name} is empty, and the model has no BOS token to start from")
                 ids = [bos]
             return ids
+        if isinstance(prompt, (bytes, bytearray)) or not hasattr(prompt, "__iter__"):
+            raise TypeError(f"{name} must be text or a list of token ids, not {type(prompt).__name__}")
         return self.check_ids(prompt, name)
 
     # ---- computing --------------------------------------------------------------------------------------------
@@ -393,7 +400,9 @@ class Model:
         own = {name: options.pop(name) for name in _CHAT_OPTIONS & options.keys()}
         parsed = generation.parse_options(options)
         prompt = self.chat_prompt(messages, **own)
-        self._prompt(prompt.ids, "messages")
+        if not prompt.ids:
+            raise ChatTemplateError("the chat template makes no text of these messages")
+        self._prompt(prompt.ids, "the conversation")
         return prompt, parsed
 
     def _job(self, engine: Any, prompt: Any, name: str, options: Any) -> generation.Job:
@@ -526,6 +535,8 @@ def _resolve(source: Any, progress: Progress | None) -> str:
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"source must be a path or a catalogue name, not {type(source).__name__}")
     text = os.fspath(source)
+    if not text:
+        raise ValueError("source is empty: expected a path or a catalogue name")
     if isinstance(source, str) and not os.path.exists(text):
         from pellucid.weights import catalog
 
@@ -564,7 +575,8 @@ class _Later:
         self._make = make
         self._value: Any = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        # No daemon: the tokenizers' native code must not be running when the interpreter ends (it would panic).
+        self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:

@@ -31,7 +31,7 @@ def _integer(name: str, value: Any, low: int, high: float = math.inf) -> int:
         raise TypeError(f"{name}={_shown(value)}: expected an integer, not {type(value).__name__}")
     number = int(value)
     if not low <= number <= high:
-        raise ValueError(f"{name}={_shown(value)}: expected {_range(low, high)}")
+        raise ValueError(f"{name}={_shown(value)}: expected {_range(number, low, high)}")
     return number
 
 
@@ -44,14 +44,16 @@ def _number(name: str, value: Any, low: float = -math.inf, high: float = math.in
     except OverflowError:
         number = math.inf
     if not math.isfinite(number) or not low <= number <= high:
-        raise ValueError(f"{name}={_shown(value)}: expected {_range(low, high)}")
+        raise ValueError(f"{name}={_shown(value)}: expected {_range(number, low, high)}")
     return number
 
 
-def _range(low: float, high: float) -> str:
-    if low == -math.inf:
-        return "a finite number"
-    return f"at least {low:g}" if high in (math.inf, MOST_INT32) else f"{low} to {high}"
+def _range(number: float, low: float, high: float) -> str:
+    if high in (math.inf, MOST_INT32) and number < low:
+        return f"at least {low:g}"
+    if high == math.inf:
+        return "a finite number" if low == -math.inf else f"a finite number of at least {low:g}"
+    return f"{low} to {high}"
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -56,6 +56,8 @@ class Tokenizer:
         """From a GGUF file (of a vocabulary alone, too), a tokenizer.json, a SentencePiece model, or a folder that
         holds either of the latter. Raises ``TokenizerError`` or ``ModelFileError``, naming file and field.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"path must be a path, not {type(path).__name__}")
         where = Path(os.fsdecode(path))
         if where.is_dir():
             return _from_folder(where)

@@ -111,7 +111,7 @@ def test_wrong_earlier_documents(text: str, message: str, tmp_path: Path, capsys
 
 def test_unknown_phase(model_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "-m", str(model_path), "--phase", "dance"]) == 2
-    assert "decode at 0" in capsys.readouterr().err
+    assert "--phase dance: this model's phases are decode at 0, " in capsys.readouterr().err
 
 
 def test_missing_earlier_document(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

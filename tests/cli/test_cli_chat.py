@@ -344,3 +344,32 @@ def test_two_ctrl_c_at_the_prompt_end_it(terminal: Callable[..., Terminal]) -> N
     interrupt("y", "\n")
     code, rest = screen.end()
     assert (code, "Traceback" in rest) == (130, False)
+
+
+def test_ctrl_c_drops_what_was_begun(terminal: Callable[..., Terminal], model: Model) -> None:
+    screen = terminal(*GREEDY)
+    screen.wait("> ")
+    for begun, prompt in (('"""one', '" '), ("one\\", ". ")):
+        screen.type(f"{begun}\n")
+        screen.wait(f"\n{prompt}")
+        time.sleep(0.2)  # the line editor is there
+        screen.type("\x03")
+        screen.wait("(Ctrl-C again, or Ctrl-D, to end)")
+        screen.wait("> ")
+        screen.type("/stats\n")
+        screen.wait("turns: 0")
+        screen.wait("> ")
+    screen.type("Hello\n")
+    assert answers(model, "Hello")[0] in screen.wait("\n> ")
+    screen.type("/exit\n")
+    assert screen.end()[0] == 0
+
+
+def test_typed_bytes_that_are_not_utf8(terminal: Callable[..., Terminal]) -> None:
+    screen = terminal(*GREEDY)
+    screen.wait("> ")
+    os.write(screen.file, b"ab\xff\n")
+    screen.wait("pellucid: what was typed is not UTF-8")
+    screen.wait("> ")
+    screen.type("/exit\n")
+    assert screen.end()[0] == 0

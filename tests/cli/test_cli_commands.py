@@ -132,6 +132,23 @@ def test_tokenize(run: Run, smollm2: Path) -> None:
     assert any(line.endswith("bytes f0") for line in shown)
 
 
+@pytest.mark.parametrize("command", [["tokenize", "--ids"], ["score", "-"]])
+def test_input_without_an_end(call: Run, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    """As of `yes`: it would fill the memory."""
+    monkeypatch.setattr("pellucid.cli.options.LONGEST_TEXT", 1000)
+    with open("/dev/zero") as endless:
+        monkeypatch.setattr("sys.stdin", endless)
+        done = call(*command)
+    assert done.returncode == 1
+    assert error_line(done) == "pellucid: standard input: expected a text of at most 1000 bytes"
+    done = call("score", "/dev/zero")
+    assert error_line(done) == "pellucid: /dev/zero: expected a text of at most 1000 bytes"
+
+
+def test_score_of_a_file_without_a_name(call: Run) -> None:
+    assert error_line(call("score", "")) == "pellucid: '': no such file or directory"
+
+
 def test_start_is_light() -> None:
     """`generate` loads neither what draws nor templates, nor other kinds of vocabulary than the model's."""
     code = (

@@ -120,6 +120,7 @@ def test_context_that_fills(run: Run) -> None:
         (["-n", "-1"], ["-n/--max-tokens=-1"]),
         (["-n", "many"], ["-n"]),
         (["--min-p", "nan"], ["--min-p=nan"]),
+        (["--temperature", "nan"], ["--temperature=nan: expected a finite number of at least 0"]),
         (["--seed", "-1"], ["--seed=-1"]),
         (["--stop", ""], ["--stop"]),
         (["--threads", "0"], ["--threads=0"]),
@@ -127,7 +128,7 @@ def test_context_that_fills(run: Run) -> None:
         (["--kv", "q9"], ["--kv='q9'", "f16"]),
         (["--surprise"], ["--surprise"]),
         (["more"], ["more"]),
-        (["--isa"], ["--isa"]),
+        (["--isa"], ["--isa", "(see pellucid generate --help)"]),
     ],
 )
 def test_wrong_options(call: Run, arguments: list[str], words: list[str]) -> None:

@@ -251,8 +251,9 @@ def test_score_of_what_is_no_text(call: Run, tmp_path: Path, tiny: Path) -> None
     assert "no such file" in error_line(call("score", str(tmp_path / "absent")))
     assert call("score").returncode == 2
     file.write_text("A text.")
-    done = call("score", str(file), "--window", "1")
-    assert (done.returncode, "--window=1: expected 2 to 8192" in error_line(done)) == (2, True)
+    for wrong in ("0", "1"):
+        done = call("score", str(file), "--window", wrong)
+        assert (done.returncode, f"--window={wrong}: expected 2 to 8192" in error_line(done)) == (2, True)
     assert "no tokenizer" in error_line(call("score", str(file), "-m", str(tiny)))
 
 

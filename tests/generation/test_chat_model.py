@@ -72,9 +72,11 @@ def test_errors(smol: Model, ids_only: Model) -> None:
         smol.chat(USER, template="{{")
     with pytest.raises(ChatTemplateError, match="refuses the conversation: no"):
         smol.chat(USER, template="{{ raise_exception('no') }}")
+    with pytest.raises(ChatTemplateError, match="makes no text"):
+        smol.chat(USER, template="")
     with pytest.raises(TokenizerError, match="no tokenizer"):
         ids_only.chat(USER)
-    with pytest.raises(ContextFullError) as full:
+    with pytest.raises(ContextFullError, match="the conversation is too long") as full:
         smol.chat([{"role": "user", "content": "word " * 9000}])
     assert full.value.needed > 9000 and full.value.available == smol.context_length
 

@@ -85,7 +85,7 @@ def test_ids_out_of_range(ids_only: Any, bad: int) -> None:
         assert str(bad) in str(caught.value) and "97" in str(caught.value) and "[1]" in str(caught.value)
     assert context.length == 1
     for option in ({"stop_ids": [bad]}, {"logit_bias": {bad: 1.0}}):
-        with pytest.raises(ValueError, match=next(iter(option))):
+        with pytest.raises(ValueError, match=rf"{next(iter(option))}.*={bad}|token id={bad}"):
             ids_only.generate([1], **option)
 
 
@@ -106,6 +106,11 @@ def test_wrong_kinds_of_prompt(ids_only: Any, smol: Any) -> None:
     assert context.length == 0
     with pytest.raises(TypeError, match="text"):
         smol.logits("text")
+    for use in (smol.logits, smol.detokenize):  # which take no text, and do not say so
+        with pytest.raises(TypeError, match="^ids must be a list of token ids, not NoneType"):
+            use(None)
+    with pytest.raises(TypeError, match=r"^prompt\[0\] must be a token id, not ndarray"):
+        ids_only.generate(np.array([[1, 2]]))
 
 
 def test_arrays_of_ids(ids_only: Any) -> None:
@@ -398,8 +403,11 @@ def test_wrong_options_of_loading(smollm2: Any) -> None:
         ({"threads": 0}, ValueError), ({"threads": 2.0}, TypeError), ({"threads": 5000}, ValueError),
         ({"context": 0}, ValueError),
         ({"context": 10**9}, ValueError), ({"kv": "f8"}, ValueError), ({"precision": "low"}, ValueError),
+        ({"precision": ["high"]}, ValueError), ({"progress": 5}, TypeError),
     ):  # fmt: skip
         with pytest.raises(error, match=next(iter(options))):
             Model.load(smollm2, **options)
     with pytest.raises(TypeError, match="source"):
         Model.load(5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="source is empty"):
+        Model.load("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,32 @@ def test_while_a_model_is_loaded(model: Path, place: str, json: bool) -> None:
     arguments = ["generate", "he", "-m", str(model), *(["--json"] if json else [])]
     done = run(arguments, places=(place,))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_while_the_vocabulary_is_made(model: Path, again: bool) -> None:
+    """The interpreter ends only after the thread that makes it: native code, which panics in a dying one. Who does not
+    want to wait for that interrupts again."""
+    code = """
+import os, signal, sys, time
+import pellucid.model as m
+from pellucid.cli import main
+engine = m._engine.Engine
+def slow(*arguments):
+    time.sleep(0.5)
+    if sys.argv[2:]:
+        os.kill(os.getpid(), signal.SIGINT)
+    os.write(1, b"made")
+def interrupted(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGINT)
+    return engine(*arguments, **options)
+m._tokenizer, m._engine.Engine = slow, interrupted
+sys.exit(main(["generate", "he", "-m", sys.argv[1]]))
+"""
+    command = [sys.executable, "-c", code, str(model), *(["again"] if again else [])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    expected = (-signal.SIGINT, "", "") if again else (130, "made", "")
+    assert (done.returncode, done.stdout, done.stderr) == expected
 
 
 def test_between_tokens(model: Path) -> None:

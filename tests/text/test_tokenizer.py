@@ -351,3 +351,8 @@ def test_phi3_control_tokens_swallow_white_space_after_them(write_gguf: WriteGgu
     kept = ["<|endoftext|>", "▁", "<0x0A>", "t", "he", "<|end|>"]
     assert spelled("phi3") == ["<s>", "▁the", "<|end|>", *kept, "▁the", "<|end|>"]
     assert len(spelled("llama")) > 11
+
+
+def test_load_of_no_path() -> None:
+    with pytest.raises(TypeError, match="path must be a path, not NoneType"):
+        Tokenizer.load(None)  # type: ignore[arg-type]

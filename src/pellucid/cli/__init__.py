@@ -47,7 +47,7 @@ def _run(argv: list[str]) -> int:
         return done.exit_code
     except click_error as error:
         context_ = getattr(error, "ctx", None)
-        path = context_.command_path if context_ else "pellucid"
+        path = context_.command_path if context_ else " ".join(["pellucid", *argv[:1]])  # an option without its value
         return output.fail(f"{error.format_message()} (see {path} --help)", 2)  # type: ignore[attr-defined]
     except output.UsageError as error:
         return output.fail(str(error), 2)
@@ -57,17 +57,21 @@ def _run(argv: list[str]) -> int:
         raise
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        return output.fail(f"{error.filename}: {reason}" if error.filename else reason, 1)
+        return output.fail(reason if error.filename is None else f"{error.filename or repr('')}: {reason}", 1)
     except MemoryError:
         return output.fail("out of memory", 1)
     return 0
 
 
 def _interrupted() -> int:
+    import signal
+
     from pellucid.cli import output
 
     try:
         output.end_line(interrupted=True)
+        # Python waits for the thread that makes a vocabulary: one more Ctrl-C ends the process there, quietly.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     except (OSError, KeyboardInterrupt):  # a reader that is gone, or an impatient user
         output.forget_stdout()
     return 130

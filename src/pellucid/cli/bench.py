@@ -43,7 +43,7 @@ def bench(
         chosen = [p for p in scenarios.phases(runner) if not phase or any(part in p.name for part in phase)]
         if not chosen:
             names = ", ".join(p.name for p in scenarios.phases(runner))
-            raise output.UsageError(f"--phase {phase}: this model's phases are {names}")
+            raise output.UsageError(f"--phase {', '.join(phase or ())}: this model's phases are {names}")
         prober = Prober(runner.info.isa, runner.info.threads)
         runs, limits = runner.measure(chosen, prober, repeat, output.note)
         document = report.document(runner, runs, limits, runner.operations() if ops else ())

@@ -80,6 +80,7 @@ class _Talk:
     def __init__(self, session: Any, typed: bool) -> None:
         self.session = session
         self.typed = typed
+        self.dropped = False  # Ctrl-C, in the middle of a turn
         self.failed = False  # some turn had no answer, and nobody is there to see why
 
     def run(self) -> bool:
@@ -155,7 +156,7 @@ class _Talk:
             if text.startswith('"""'):
                 self.prompt = '" '
                 text = text[3:]
-                while not text.rstrip().endswith('"""'):
+                while not (self.dropped or text.rstrip().endswith('"""')):
                     more = next(lines, None)
                     if more is None:
                         break
@@ -168,7 +169,8 @@ class _Talk:
                     more = next(lines, None)
                     text = text[:-1] + ("" if more is None else "\n" + more)
             self.prompt = "> "
-            if text.strip():
+            dropped, self.dropped = self.dropped, False
+            if text.strip() and not dropped:
                 yield text
 
     def typed_lines(self) -> Iterator[str]:
@@ -183,7 +185,7 @@ class _Talk:
             except EOFError:
                 output.note("")
                 return
-            except UnicodeDecodeError:
+            except UnicodeError:
                 self.error("what was typed is not UTF-8")
                 continue
             except KeyboardInterrupt:
@@ -191,15 +193,18 @@ class _Talk:
                 if warned:
                     raise
                 warned = True
-                self.prompt = "> "
                 output.note("(Ctrl-C again, or Ctrl-D, to end)")
+                self.dropped = True
+                yield ""
                 continue
             warned = False
             yield line
 
     def ask(self) -> str:
         if sys.stdout is not None and sys.stdout.isatty():
-            return input(self.prompt)
+            line = input(self.prompt)
+            line.encode()  # the line editor lets wrong bytes pass, as surrogates
+            return line
         sys.stderr.write(self.prompt)  # stdout goes elsewhere, and carries answers alone
         sys.stderr.flush()
         line = sys.stdin.readline()

@@ -7,12 +7,12 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pellucid.cli.output import UsageError, note
-from pellucid.errors import FetchError, TokenizerError
+from pellucid.errors import FetchError, PellucidError, TokenizerError
 from pellucid.weights import catalog
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = [
     "checked",
     "load",
     "naming",
+    "read_all",
     "read_text",
     "size",
 ]
@@ -59,6 +60,8 @@ Prompt = Annotated[
         help="The text; - or none reads standard input, as UTF-8 and to the last byte (a final line end too).",
     ),
 ]
+
+LONGEST_TEXT = 1 << 28  # bytes; what has no end (a device, a generator) is refused here
 
 # Options whose names differ from the library's.
 _FLAGS = {"max_tokens": "-n/--max-tokens", "prompt": "PROMPT", "text": "TEXT"}
@@ -108,12 +111,20 @@ def read_text(text: str | None, what: str = "prompt") -> str:
         return text
     if sys.stdin is None or (text is None and sys.stdin.isatty()):
         raise UsageError(f"no {what}: give one, or - to read standard input")
-    data = sys.stdin.buffer.read()
+    data = read_all(sys.stdin.buffer, "standard input")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = data[error.start]
         raise TokenizerError(f"standard input is not UTF-8: byte 0x{byte:02x} at offset {error.start}") from None
+
+
+def read_all(file: IO[bytes], name: str) -> bytes:
+    """What is left of a file of text; PellucidError where that is too long."""
+    data = file.read(LONGEST_TEXT + 1)
+    if len(data) > LONGEST_TEXT:
+        raise PellucidError(f"{name}: expected a text of at most {LONGEST_TEXT} bytes")
+    return data
 
 
 def size(nbytes: int) -> str:

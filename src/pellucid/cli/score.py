@@ -44,9 +44,9 @@ def score(
     if not named or not named[0][1]:
         raise PellucidError(f"{'standard input' if file == '-' else file}: there is no text in it")
     with options.load(model, threads=threads, context=context, isa=isa, kv=kv) as loaded:
+        longest = loaded.context_length if window is None else window
         with options.naming("window", "top"):
-            found = loaded.score([line for _, line in named], top=top, window=window or loaded.context_length)
-        longest = window or loaded.context_length
+            found = loaded.score([line for _, line in named], top=top, window=longest)
         results = [
             _result(loaded.tokenizer, name, line, one, top) for (name, line), one in zip(named, found, strict=True)
         ]
@@ -86,7 +86,7 @@ def _read(file: str) -> str:
             output.note("reading standard input")
         return options.read_text("-", "text")
     with open(file, "rb") as opened:
-        data = opened.read()
+        data = options.read_all(opened, file)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
