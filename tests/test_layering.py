@@ -27,7 +27,8 @@ C_MAY = {
     "": ("cache/pages.h", "cpu/detect.h", "cpu/topology.h", "engine/sample.h", "ops/op.h"),  # pellucid.h
 }
 C_EXCEPT = {"kernels/select.c": ("cpu/detect.h",)}
-TIER_MAY = ("kernels/kernels.h", "formats/formats.h")  # a folder of kernels/: these and its own headers
+# A folder of kernels/: these and its own headers.
+TIER_MAY = ("kernels/kernels.h", "kernels/common.h", "kernels/matmul.h", "formats/formats.h")
 TIER_OVER = {
     "kernels/avxvnni": "kernels/avx2/",
     "kernels/avx512bf16": "kernels/avx512/",
@@ -75,6 +76,8 @@ def test_c_layers() -> None:
         ("formats/legacy.c", '#include "../kernels/kernels.h"'),
         ("kernels/avx2/rows.c", '#include "../scalar/simd.h"'),
         ("kernels/avx2/rows.c", '#include "../../cpu/team.h"'),
+        ("kernels/avx2/rows.c", '#include "../select.h"'),
+        ("ops/rope.c", '#include "../kernels/common.h"'),
         ("kernels/other.c", '#include "../cpu/detect.h"'),
         ("ops/rope.c", '#include "../engine/plan.h"'),
         ("ops/rope.c", '#include "../kernels/avx2/simd.h"'),
@@ -95,7 +98,8 @@ def test_c_checker_objects(name: str, text: str) -> None:
     [
         ("cpu/team.c", "#include <omp.h>"),
         ("kernels/select.c", '#include "kernels.h"\n#include "../cpu/detect.h"\n#ifdef PL_HAVE_AVX2'),
-        ("kernels/avx2/simd.h", '#include "../kernels.h"\n#include <immintrin.h>'),
+        ("kernels/avx2/simd.h", '#include "../common.h"\n#include <immintrin.h>'),
+        ("kernels/avx2/matmul_int.h", '#include "../matmul.h"'),
         ("kernels/avx2/rows.c", '#include "simd.h"'),
         ("engine/forward.c", '#include "../ops/ops.h"\n#include "../pellucid.h"\n#include "plan.h"\n#ifdef NDEBUG'),
     ],
@@ -113,7 +117,9 @@ EDGES = {
     "look": ("model", "__init__"),
     "bench": ("model", "_kernels", "__init__"),
     "__init__": ("model",),
-    "model": ("generation", "context", "info", "tokenizer", "weights", "text", "arch"),
+    "model": ("arguments", "generation", "context", "info", "later", "tokenizer", "weights", "text", "arch"),
+    "arguments": ("_engine", "weights"),
+    "later": (),
     "generation": ("_engine", "sampling", "text"),
     "context": ("generation", "_engine"),
     "info": ("plan",),

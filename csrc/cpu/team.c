@@ -22,6 +22,7 @@
 #include <xmmintrin.h>
 #endif
 
+#include "limit.h"
 #include "topology.h"
 
 #define LINE 128 /* two lines of 64 bytes: processors fetch neighbours in pairs */
@@ -251,48 +252,6 @@ void pl_team_barrier(const pl_team *team)
 
 /* ---- the engine thread --------------------------------------------------------------------------------------------- */
 
-typedef struct probe {
-    pthread_mutex_t gate;
-} probe;
-
-static void *probe_thread(void *arg)
-{
-    probe *p = arg;
-    void *volatile m = malloc(64); /* as a real thread does: the C library reserves an arena for it */
-    free(m);
-    pthread_mutex_lock(&p->gate);
-    pthread_mutex_unlock(&p->gate);
-    return NULL;
-}
-
-/* How many of `threads` (ourselves included) the system lets exist at once. An OpenMP library ends the whole process
- * when it cannot start a thread, so a larger team than the last is tried with threads of our own. */
-static int probe_threads(int threads)
-{
-    probe p;
-    pthread_t *t = malloc((size_t)threads * sizeof *t);
-    int n = 0;
-    if (!t)
-        return 1;
-    pthread_mutex_init(&p.gate, NULL);
-    pthread_mutex_lock(&p.gate);
-    while (n < threads - 1 && pthread_create(&t[n], NULL, probe_thread, &p) == 0)
-        n++;
-    pthread_mutex_unlock(&p.gate);
-    for (int i = 0; i < n; i++)
-        pthread_join(t[i], NULL);
-    pthread_mutex_destroy(&p.gate);
-    free(t);
-    if (n == threads - 1)
-        return threads;
-    /* At the limit: let the system count those out that just ended, and leave room. What an OpenMP library needs for a
-     * thread besides its stack is not ours to know: with a quarter of the threads clang's never ran out, with three
-     * quarters it did. */
-    struct timespec rest = {0, 5000000};
-    nanosleep(&rest, NULL);
-    return n < 8 ? 1 : n / 4;
-}
-
 static pl_job *take_job(int look)
 {
     if (look)
@@ -407,7 +366,7 @@ static void *engine_main(void *unused)
     int threads = 1;
     for (pl_job *job = take_job(0);;) {
         /* A team that shrank has let its threads go: so every larger one is tried. */
-        threads = job->threads > threads ? probe_threads(job->threads) : job->threads;
+        threads = job->threads > threads ? pl_thread_limit(job->threads) : job->threads;
         job = run_region(job, threads, processors);
     }
     return NULL;

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine, arch, generation, weights
+from pellucid import _engine, arch, arguments, generation, weights
 from pellucid.context import Context
 from pellucid.errors import ChatTemplateError, ClosedError, ContextFullError, TokenizerError, one_line
 from pellucid.generation import Completion, Piece
 from pellucid.info import ModelInfo, PlanTable, plan_table
+from pellucid.later import Later
 from pellucid.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     from pellucid.look.score import Score
     from pellucid.look.trace import Trace
     from pellucid.text.chat import ChatPrompt
+    from pellucid.weights.store import Progress
 
 __all__ = ["Model"]
 
 _Tables = Sequence[Mapping[str, Any]]
-Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, what
 
 DEFAULT_CONTEXT = 8192  # tokens; memory is taken as a context fills
 MAX_ROWS = 512  # of a forward pass
@@ -48,7 +49,7 @@ class Model:
     _config: arch.Config
     _engine: _engine.Engine
     _facts: dict[str, Any]  # of the file and of how it was loaded
-    _tokenizer: _Later
+    _tokenizer: Later
     _closed: bool
 
     # ---- loading ----------------------------------------------------------------------------------------------
@@ -84,8 +85,8 @@ class Model:
         naming a wrong argument.
         """
         start = time.perf_counter()
-        threads, why = _threads(threads)
-        context = _positive("context", context) if context is not None else None
+        threads, why = arguments.threads(threads)
+        context = arguments.positive("context", context) if context is not None else None
         if precision not in tuple(PRECISIONS):
             raise ValueError(f"precision={precision!r}: expected one of {', '.join(map(repr, PRECISIONS))}")
         if kv not in KV_CHOICES:
@@ -94,7 +95,7 @@ class Model:
             raise TypeError(f"progress must be callable, not {type(progress).__name__}")
         asked = isa if isa is not None else os.environ.get("PELLUCID_ISA") or None
         isa = _engine.find_isa(asked)
-        file = weights.open_model(_resolve(source, progress))
+        file = weights.open_model(arguments.resolve(source, progress))
         try:
             self = object.__new__(cls)
             config, plan = arch.build(file, frozenset(_engine.format_names()))
@@ -102,7 +103,7 @@ class Model:
                 raise ValueError(f"context={context}: the model was made for at most {config.context} tokens")
             self._config = config
             self.context_length = context or min(config.context, DEFAULT_CONTEXT)
-            self._tokenizer = _Later(lambda: _tokenizer(file, config.vocab))  # while the engine packs
+            self._tokenizer = Later(lambda: _tokenizer(file, config.vocab))  # while the engine packs
             if kv == "auto":
                 floats = all(m.type == "F32" for m in plan.matrices)
                 kv = "f32" if floats else "bf16" if isa == "avx512bf16" else "f16"
@@ -119,7 +120,7 @@ class Model:
                 "format": file.format,
                 "name": one_line(file.get_str("general.name", "")),
                 "quantisation": file.quantisation,
-                "parameters": sum(_count(t.shape) for t in file.tensors.values()),
+                "parameters": sum(math.prod(t.shape) for t in file.tensors.values()),
                 "file_bytes": file.nbytes,
                 "threads": threads,
                 "threads_why": why,
@@ -254,22 +255,7 @@ class Model:
 
     def check_ids(self, ids: Any, name: str, *, empty: bool = False) -> list[int]:
         """A list of token ids; ValueError or TypeError naming the argument."""
-        if isinstance(ids, (bytes, bytearray)) or not hasattr(ids, "__iter__"):
-            raise TypeError(f"{name} must be a list of token ids, not {type(ids).__name__}")
-        out, vocab = [], self._config.vocab
-        for i, id in enumerate(ids):
-            if isinstance(id, (bool, float)) or not hasattr(id, "__index__"):
-                raise TypeError(f"{name}[{i}] must be a token id, not {type(id).__name__}")
-            try:
-                value = id.__index__()
-            except TypeError:  # an array of several
-                raise TypeError(f"{name}[{i}] must be a token id, not {type(id).__name__}") from None
-            if not 0 <= value < vocab:
-                raise ValueError(f"{name}[{i}]={value}: token ids go from 0 to {vocab - 1} (vocabulary size {vocab})")
-            out.append(value)
-        if not out and not empty:
-            raise ValueError(f"{name} is empty: expected at least one token")
-        return out
+        return arguments.check_ids(ids, name, self._config.vocab, empty=empty)
 
     def _prompt(self, prompt: Any, name: str = "prompt") -> list[int]:
         """A prompt's ids, which fit the context."""
@@ -307,7 +293,7 @@ class Model:
         engine, chunk = self._open(), generation.check_chunk(chunk)
         if isinstance(ids, str):
             raise TypeError("ids must be a list of token ids, not text: see Model.tokenize")
-        if _several(ids):
+        if arguments.several(ids):
             many = [self._prompt(self.check_ids(part, f"ids[{i}]"), f"ids[{i}]") for i, part in enumerate(ids)]
             return generation.logits(engine, [(_engine.Sequence(engine), part) for part in many], chunk)
         if hasattr(ids, "ndim") and ids.ndim != 1:
@@ -342,7 +328,7 @@ class Model:
         """
         trace = options.pop("trace", None)
         options_ = generation.parse_options(options)
-        several = _several(prompt)
+        several = arguments.several(prompt)
         prompts = list(prompt) if several else [prompt]
         engine = self._open()
         names = [f"prompt[{i}]" for i in range(len(prompts))] if several else ["prompt"]
@@ -487,7 +473,7 @@ class Model:
         return Context(self)
 
 
-# ---- arguments ------------------------------------------------------------------------------------------------
+# ---- what loading needs -----------------------------------------------------------------------------------------
 
 
 def _kv_bytes(kv: str, d: int) -> int:
@@ -495,63 +481,6 @@ def _kv_bytes(kv: str, d: int) -> int:
     if kv == "int8":
         return d + 4 * -(-d // 32)
     return d * (4 if kv == "f32" else 2)
-
-
-def _several(value: Any) -> bool:
-    """Whether it is a list of prompts or sequences, not one of ids. (An array of one id can be an index too.)"""
-    if not isinstance(value, (list, tuple)) or not value:
-        return False
-    return hasattr(value[0], "__len__") or not hasattr(value[0], "__index__")
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name}={value}: expected at least 1")
-    return value
-
-
-def _threads(asked: Any) -> tuple[int, str]:
-    """How many threads, and why."""
-    if asked is not None:
-        return _at_most_1024("threads", _positive("threads", asked)), "asked for"
-    text = os.environ.get("PELLUCID_THREADS", "")
-    if text:
-        if not text.isdecimal() or len(text) > 9 or int(text) < 1:
-            raise ValueError(f"PELLUCID_THREADS={text!r:.60}: expected a number from 1 to 1024")
-        return _at_most_1024("PELLUCID_THREADS", int(text)), "PELLUCID_THREADS"
-    return _engine.topology()
-
-
-def _at_most_1024(name: str, n: int) -> int:
-    if n > 1024:
-        raise ValueError(f"{name}={n}: expected at most 1024")
-    return n
-
-
-def _resolve(source: Any, progress: Progress | None) -> str:
-    """A path from a path or a model's name."""
-    if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f"source must be a path or a catalogue name, not {type(source).__name__}")
-    text = os.fspath(source)
-    if not text:
-        raise ValueError("source is empty: expected a path or a catalogue name")
-    if isinstance(source, str) and not os.path.exists(text):
-        from pellucid.weights import catalog
-
-        return str(catalog.resolve(text, progress=progress))
-    return os.fsdecode(text)
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
-
-
-# ---- the tokenizer, made on the side --------------------------------------------------------------------------
 
 
 def _tokenizer(file: Any, vocab: int) -> Tokenizer | None:
@@ -566,32 +495,3 @@ def _folder_tokenizer(path: str) -> Tokenizer | None:
     if not any(os.path.exists(os.path.join(path, name)) for name in ("tokenizer.json", "tokenizer.model")):
         return None
     return Tokenizer.load(path)
-
-
-class _Later:
-    """A value computed by another thread; an error in it is raised where the value is asked for."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._value: Any = None
-        self._error: BaseException | None = None
-        # No daemon: the tokenizers' native code must not be running when the interpreter ends (it would panic).
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._value = self._make()
-        except BaseException as e:
-            self._error = e
-        finally:
-            del self._make
-
-    def wait(self) -> None:
-        self._thread.join()
-
-    def get(self) -> Any:
-        self.wait()
-        if self._error is not None:
-            raise self._error
-        return self._value

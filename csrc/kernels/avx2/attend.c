@@ -5,6 +5,7 @@
  * FMA. A key that another row of the four sees and this one does not has probability 0 here: acc + 0 * v is acc. */
 #include <string.h>
 
+#include "../common.h"
 #include "fill.h"
 #include "vmath.h"
 
@@ -12,10 +13,9 @@
 #define GROUPS (PL_PAGE / SLOTS)
 #define ROWS 4 /* query rows at a time */
 #define BLOCKS(d) (((d) + PL_BLOCK - 1) / PL_BLOCK)
-#define INLINE static inline __attribute__((always_inline))
 
 /* 8 elements from index i on, as floats. */
-INLINE __m256 load8(const void *p, ptrdiff_t i, pl_kv_type type)
+PL_INLINE __m256 load8(const void *p, ptrdiff_t i, pl_kv_type type)
 {
     if (type == PL_KV_F32)
         return _mm256_loadu_ps((const float *)p + i);
@@ -28,8 +28,8 @@ INLINE __m256 load8(const void *p, ptrdiff_t i, pl_kv_type type)
 }
 
 /* Scores of `rows` queries and 16 * `groups` keys -> s; k points to the first group, q to the first row. */
-INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t first, int dk, float scale,
-                   float (*s)[PL_PAGE], pl_kv_type type, const int rows, const int groups)
+PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t first, int dk, float scale,
+                      float (*s)[PL_PAGE], pl_kv_type type, const int rows, const int groups)
 {
     const int block = type == PL_KV_INT8 ? PL_BLOCK : dk;
     for (int d0 = 0; d0 < dk; d0 += block) {
@@ -65,8 +65,9 @@ INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t 
 
 /* acc = acc * fade + sum over keys [lo, hi) of p * v, for 8 * `vectors` columns from `column` on; rows of v stand
  * `stride` elements apart, acc points to each row's column. With int8 p[1] is that of the second 32 columns. */
-INLINE void values(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const void *v, ptrdiff_t column, ptrdiff_t stride,
-                   const float *fade, float *const *acc, pl_kv_type type, const int rows, const int vectors)
+PL_INLINE void values(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const void *v, ptrdiff_t column,
+                      ptrdiff_t stride, const float *fade, float *const *acc, pl_kv_type type, const int rows,
+                      const int vectors)
 {
     __m256 a[ROWS][8];
     for (int r = 0; r < rows; r++)
@@ -89,8 +90,8 @@ INLINE void values(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const void *
 }
 
 /* The last dv % 16 columns: through floats padded to 16, for narrow loads cannot be masked. */
-INLINE void values_tail(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const void *v, int column, int dv,
-                        const float *fade, float *const *acc, pl_kv_type type, const int rows)
+PL_INLINE void values_tail(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const void *v, int column, int dv,
+                           const float *fade, float *const *acc, pl_kv_type type, const int rows)
 {
     const int n = dv - column;
     float wide[PL_PAGE][SLOTS] = {{0}}, part[ROWS][SLOTS] = {{0}};
@@ -115,7 +116,7 @@ INLINE void values_tail(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const v
 }
 
 /* The new top of a row; scores of groups [first, last) that it does not see, not in [lo, hi), become -inf. */
-INLINE float top_of(float *s, int lo, int hi, int first, int last, float top)
+PL_INLINE float top_of(float *s, int lo, int hi, int first, int last, float top)
 {
     const __m256 none = _mm256_set1_ps(-__builtin_inff());
     __m256 best = _mm256_set1_ps(top);
@@ -131,7 +132,7 @@ INLINE float top_of(float *s, int lo, int hi, int first, int last, float top)
 }
 
 /* Scores -> exp(score - top); their sum. */
-INLINE float probabilities(float *s, int first, int last, float top)
+PL_INLINE float probabilities(float *s, int first, int last, float top)
 {
     const __m256 t = _mm256_set1_ps(top);
     __m256 lane[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
@@ -144,8 +145,8 @@ INLINE float probabilities(float *s, int first, int last, float top)
 }
 
 /* Probabilities for 64 columns of int8 from `column` on: multiplied by the scales of the first 32, and of the others. */
-INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, int column, int first, int last,
-                         float (*p)[ROWS][PL_PAGE], const int rows)
+PL_INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, int column, int first, int last,
+                            float (*p)[ROWS][PL_PAGE], const int rows)
 {
     const float *scales = (const float *)((const char *)a->v + (ptrdiff_t)a->dv * PL_PAGE);
     for (int b = 0; b < 2 && column / PL_BLOCK + b < BLOCKS(a->dv); b++)
@@ -157,7 +158,7 @@ INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, int
 }
 
 /* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
-INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
+PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
     float s[ROWS][PL_PAGE], fade[8] = {0};
     float *acc[ROWS];
@@ -211,42 +212,10 @@ INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const
         values_tail(p, lo, hi, a->v, d, a->dv, fade, acc, type, rows);
 }
 
-/* Rows that see a key, up to four neighbours at a time. */
-INLINE void attend(const pl_attend_page *a, pl_kv_type type)
-{
-    for (int row = 0, n; row < a->m; row += n ? n : 1) {
-        for (n = 0; n < ROWS && row + n < a->m && a->lo[row + n] < a->hi[row + n];)
-            n++;
-        if (n == 4)
-            attend_rows(a, row, type, 4);
-        else if (n == 3)
-            attend_rows(a, row, type, 3);
-        else if (n == 2)
-            attend_rows(a, row, type, 2);
-        else if (n == 1)
-            attend_rows(a, row, type, 1);
-    }
-}
-
-static void attend_f32(const pl_attend_page *a)
-{
-    attend(a, PL_KV_F32);
-}
-
-static void attend_f16(const pl_attend_page *a)
-{
-    attend(a, PL_KV_F16);
-}
-
-static void attend_bf16(const pl_attend_page *a)
-{
-    attend(a, PL_KV_BF16);
-}
-
-static void attend_int8(const pl_attend_page *a)
-{
-    attend(a, PL_KV_INT8);
-}
+PL_ATTEND_OF(attend_f32, PL_KV_F32)
+PL_ATTEND_OF(attend_f16, PL_KV_F16)
+PL_ATTEND_OF(attend_bf16, PL_KV_BF16)
+PL_ATTEND_OF(attend_int8, PL_KV_INT8)
 
 static void to_f16(const float *x, int n, uint16_t *y)
 {
@@ -258,8 +227,8 @@ static void to_f16(const float *x, int n, uint16_t *y)
 }
 
 /* The scalar layout needs no more than its conversions done faster; f32 is inherited. */
-INLINE void append(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage,
-                   void (*convert)(const float *x, int n, uint16_t *y))
+PL_INLINE void append(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage,
+                      void (*convert)(const float *x, int n, uint16_t *y))
 {
     uint16_t *to = (uint16_t *)kpage + (ptrdiff_t)(slot / SLOTS) * dk * SLOTS + slot % SLOTS, part[32];
     for (int d = 0, n; d < dk; d += n) {
@@ -282,7 +251,7 @@ static void append_bf16(const float *k, const float *v, int dk, int dv, int slot
 }
 
 /* n <= 32 values -> codes `step` apart; the scale. */
-INLINE float encode(const float *x, int n, int8_t *to, ptrdiff_t step)
+PL_INLINE float encode(const float *x, int n, int8_t *to, ptrdiff_t step)
 {
     float padded[PL_BLOCK] = {0}, scale;
     int8_t code[PL_BLOCK];

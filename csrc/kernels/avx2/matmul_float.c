@@ -1,9 +1,8 @@
 /* Matrix products on float weights: per row of w and row of x one accumulator, ascending k, fused steps.
  * The latency of a step (4 cycles, two a cycle) asks for eight accumulators at once: T tiles x N rows of x, two
  * vectors each. T * N <= 6 leaves registers for the weights and the broadcast. */
+#include "../matmul.h"
 #include "simd.h"
-
-#define MATMUL_ARGS const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y, ptrdiff_t y_stride
 
 /* Weights of rows 8 * half.. at step j: one k (F32, F16), or the even and odd k of a pair (BF16). */
 PL_INLINE void load_step(pl_format_id id, const uint8_t *tile, int64_t j, int half, __m256 v[2])
@@ -111,7 +110,7 @@ PL_INLINE void tiles_by_all(pl_format_id id, const int T, const int N, const pl_
     }
 }
 
-PL_INLINE void matmul(pl_format_id id, MATMUL_ARGS)
+PL_INLINE void matmul(pl_format_id id, PL_MATMUL_ARGS)
 {
     int t = tile0;
     if (n == 1)
@@ -124,22 +123,9 @@ PL_INLINE void matmul(pl_format_id id, MATMUL_ARGS)
         tiles_by_all(id, 1, 6, w, t, x, n, y, y_stride);
 }
 
-static void matmul_f32(MATMUL_ARGS)
-{
-    matmul(PL_F32, w, tile0, tile1, x, n, y, y_stride);
-}
-static void matmul_f16(MATMUL_ARGS)
-{
-    matmul(PL_F16, w, tile0, tile1, x, n, y, y_stride);
-}
-static void matmul_bf16(MATMUL_ARGS)
-{
-    matmul(PL_BF16, w, tile0, tile1, x, n, y, y_stride);
-}
+PL_FLOAT_FORMATS(PL_MATMUL_OF)
 
 void pl_fill_matmul_float_avx2(pl_kernels *k)
 {
-    k->matmul[PL_F32] = matmul_f32;
-    k->matmul[PL_F16] = matmul_f16;
-    k->matmul[PL_BF16] = matmul_bf16;
+    PL_FLOAT_FORMATS(PL_PUT_MATMUL)
 }

@@ -1,8 +1,7 @@
 /* Rows of activations, AVX2 with FMA and F16C: the scalar reference's bits. */
+#include "../common.h"
 #include "fill.h"
 #include "vmath.h"
-
-#define LEAST_AMAX 1e-30f /* as in scalar/rows.c */
 
 /* Four vectors of 32-bit codes -> 32 bytes in order: the packs work within 128-bit lanes, the permutation mends it. */
 static inline __m256i narrow(const __m256i *c)
@@ -47,7 +46,7 @@ static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *
         const __m128 amax = _mm_castsi128_ps(_mm_cvtsi32_si128((int)top));
         float inv = 127.0f / _mm_cvtss_f32(amax);
         s[b] = _mm_cvtss_f32(amax) / 127.0f;
-        if (_mm_cvtss_f32(amax) < LEAST_AMAX) {
+        if (_mm_cvtss_f32(amax) < PL_LEAST_AMAX) {
             s[b] = 0;
             inv = 0;
         } else if (top >= 0x7f800000u) { /* infinity or NaN: codes of zero, and the scale tells */

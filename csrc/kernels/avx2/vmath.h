@@ -1,26 +1,25 @@
-/* exp and what is made of it, eight lanes at once: the steps (and the bits) of scalar/vmath.h, which explains them. */
+/* exp and what is made of it, eight lanes at once: the steps (and the bits) of scalar/vmath.h. */
 #ifndef PL_VMATH_AVX2_H
 #define PL_VMATH_AVX2_H
 
 #include <immintrin.h>
 #include <stdint.h>
 
-#define PL_LANES 32 /* of sums over long rows: four vectors */
+#include "../common.h"
 
 static inline __m256 pl_exp8(__m256 x)
 {
-    const __m256 rounder = _mm256_set1_ps(12582912.0f), one = _mm256_set1_ps(1.0f);
-    const __m256 zero = _mm256_cmp_ps(x, _mm256_set1_ps(-104.0f), _CMP_LE_OQ);
-    x = _mm256_min_ps(_mm256_set1_ps(89.0f), x); /* the second operand where x is NaN */
-    const __m256 t = _mm256_add_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), rounder),
-                 n = _mm256_sub_ps(t, rounder);
-    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
-    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-    __m256 p = _mm256_set1_ps(0.001381454f);
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.008368745f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.04166839f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.16666521f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.49999994f));
+    const __m256 rounder = _mm256_set1_ps(PL_ROUNDER), one = _mm256_set1_ps(1.0f);
+    const __m256 zero = _mm256_cmp_ps(x, _mm256_set1_ps(PL_EXP_LEAST), _CMP_LE_OQ);
+    x = _mm256_min_ps(_mm256_set1_ps(PL_EXP_MOST), x); /* the second operand where x is NaN */
+    const __m256 t = _mm256_add_ps(_mm256_mul_ps(x, _mm256_set1_ps(PL_LOG2_E)), rounder), n = _mm256_sub_ps(t, rounder);
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(PL_LN2_HI), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(PL_LN2_LO), r);
+    __m256 p = _mm256_set1_ps(PL_EXP_6);
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(PL_EXP_5));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(PL_EXP_4));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(PL_EXP_3));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(PL_EXP_2));
     p = _mm256_fmadd_ps(p, r, one);
     p = _mm256_fmadd_ps(p, r, one);
     const __m256i e = _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(rounder)),
@@ -34,12 +33,12 @@ static inline __m256 pl_exp8(__m256 x)
 static inline __m256 pl_tanh8(__m256 x)
 {
     const __m256 sign = _mm256_and_ps(x, _mm256_set1_ps(-0.0f)), a = _mm256_xor_ps(x, sign), one = _mm256_set1_ps(1.0f);
-    const __m256 small = _mm256_cmp_ps(a, _mm256_set1_ps(0.625f), _CMP_LT_OQ), z = _mm256_mul_ps(x, x);
-    __m256 p = _mm256_set1_ps(-0.005717045f);
-    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(0.020650588f));
-    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(-0.053743497f));
-    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(0.13331491f));
-    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(-0.33333284f));
+    const __m256 small = _mm256_cmp_ps(a, _mm256_set1_ps(PL_TANH_SMALL), _CMP_LT_OQ), z = _mm256_mul_ps(x, x);
+    __m256 p = _mm256_set1_ps(PL_TANH_4);
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(PL_TANH_3));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(PL_TANH_2));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(PL_TANH_1));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(PL_TANH_0));
     p = _mm256_fmadd_ps(_mm256_mul_ps(p, z), a, a);
     const __m256 e = _mm256_add_ps(pl_exp8(_mm256_add_ps(a, a)), one);
     const __m256 large = _mm256_sub_ps(one, _mm256_div_ps(_mm256_set1_ps(2.0f), e));
@@ -55,8 +54,8 @@ static inline __m256 pl_silu8(__m256 g)
 static inline __m256 pl_gelu8(__m256 g)
 {
     const __m256 one = _mm256_set1_ps(1.0f);
-    const __m256 cube = _mm256_fmadd_ps(_mm256_mul_ps(g, g), _mm256_set1_ps(0.044715f), one);
-    const __m256 z2 = _mm256_mul_ps(_mm256_mul_ps(g, _mm256_set1_ps(1.59576912f)), cube);
+    const __m256 cube = _mm256_fmadd_ps(_mm256_mul_ps(g, g), _mm256_set1_ps(PL_GELU_CUBE), one);
+    const __m256 z2 = _mm256_mul_ps(_mm256_mul_ps(g, _mm256_set1_ps(PL_GELU_TWICE)), cube);
     return _mm256_div_ps(g, _mm256_add_ps(one, pl_exp8(_mm256_xor_ps(z2, _mm256_set1_ps(-0.0f)))));
 }
 

@@ -1,9 +1,7 @@
 /* Rows as long as a vocabulary, AVX2: at the memory's speed but for exp. */
+#include "../common.h"
 #include "fill.h"
 #include "vmath.h"
-
-#define SUM_BLOCK 1024 /* as in scalar/vocab.c */
-#define DOT_LEAST (-200.0f)
 
 static float max(const float *x, int n)
 {
@@ -37,8 +35,8 @@ static double sum_exp(const float *x, int n, float top, float inv_t)
 {
     const __m256 t = _mm256_set1_ps(top), inv = _mm256_set1_ps(inv_t);
     double total = 0;
-    for (int b = 0; b < n; b += SUM_BLOCK) {
-        const int end = n - b < SUM_BLOCK ? n : b + SUM_BLOCK;
+    for (int b = 0; b < n; b += PL_SUM_BLOCK) {
+        const int end = n - b < PL_SUM_BLOCK ? n : b + PL_SUM_BLOCK;
         __m256 lane[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
         int i = b;
         for (; i + 32 <= end; i += 32)
@@ -58,11 +56,11 @@ static double sum_exp(const float *x, int n, float top, float inv_t)
 
 static double sum_exp_dot(const float *x, int n, float top, float inv_t, double *dot)
 {
-    const __m256 t = _mm256_set1_ps(top), inv = _mm256_set1_ps(inv_t), least = _mm256_set1_ps(DOT_LEAST);
+    const __m256 t = _mm256_set1_ps(top), inv = _mm256_set1_ps(inv_t), least = _mm256_set1_ps(PL_DOT_LEAST);
     double total = 0;
     *dot = 0;
-    for (int b = 0; b < n; b += SUM_BLOCK) {
-        const int end = n - b < SUM_BLOCK ? n : b + SUM_BLOCK;
+    for (int b = 0; b < n; b += PL_SUM_BLOCK) {
+        const int end = n - b < PL_SUM_BLOCK ? n : b + PL_SUM_BLOCK;
         __m256 lane[4], product[4];
         for (int j = 0; j < 4; j++)
             lane[j] = product[j] = _mm256_setzero_ps();
@@ -86,18 +84,6 @@ static double sum_exp_dot(const float *x, int n, float top, float inv_t, double 
     return total;
 }
 
-/* As kernels.h has it. */
-static double sum16(const double *lane)
-{
-    double a[8];
-    for (int j = 0; j < 8; j++)
-        a[j] = lane[j] + lane[j + 8];
-    for (int half = 4; half; half /= 2)
-        for (int j = 0; j < half; j++)
-            a[j] += a[j + half];
-    return a[0];
-}
-
 static void moments(const float *x, int n, float top, double *sum, double *squares)
 {
     const __m256d t = _mm256_set1_pd(top), least = _mm256_set1_pd(-__builtin_inf());
@@ -117,15 +103,7 @@ static void moments(const float *x, int n, float top, double *sum, double *squar
         _mm256_storeu_pd(s + 4 * j, sums[j]);
         _mm256_storeu_pd(q + 4 * j, products[j]);
     }
-    for (; i < n; i++) {
-        const double d = (double)x[i] - top;
-        if (d > -__builtin_inf()) {
-            s[i % 16] += d;
-            q[i % 16] += d * d;
-        }
-    }
-    *sum = sum16(s);
-    *squares = sum16(q);
+    pl_moments_from(i, x, n, top, s, q, sum, squares);
 }
 
 static int collect(const float *x, int n, float least, int32_t *out, int room)
@@ -146,17 +124,9 @@ static int collect(const float *x, int n, float least, int32_t *out, int room)
             found += __builtin_popcount(bits);
             continue;
         }
-        for (; bits; bits &= bits - 1, found++)
-            if (found < room)
-                out[found] = i + __builtin_ctz(bits);
+        found = pl_collect_bits(bits, i, found, out, room);
     }
-    for (; i < n; i++)
-        if (x[i] >= least) {
-            if (found < room)
-                out[found] = i;
-            found++;
-        }
-    return found;
+    return pl_collect_from(i, found, x, n, least, out, room);
 }
 
 static void exp_row(const float *x, int n, float *y)

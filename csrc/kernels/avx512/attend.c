@@ -4,6 +4,7 @@
  * x rows in registers (128 with few rows), keys ascending. 24 accumulators and the vectors loaded fill the registers;
  * 4 conversions (on ports of their own) serve 24 FMAs. A key that another row of the six sees and this one does not has
  * probability 0 here: acc + 0 * v is acc. */
+#include "../common.h"
 #include "fill.h"
 #include "vmath.h"
 
@@ -11,10 +12,9 @@
 #define GROUPS (PL_PAGE / SLOTS)
 #define ROWS 6 /* query rows at a time */
 #define BLOCKS(d) (((d) + PL_BLOCK - 1) / PL_BLOCK)
-#define INLINE static inline __attribute__((always_inline))
 
 /* 16 elements from index i on, as floats: those in `in`, the others 0. */
-INLINE __m512 load16(const void *p, ptrdiff_t i, __mmask16 in, pl_kv_type type)
+PL_INLINE __m512 load16(const void *p, ptrdiff_t i, __mmask16 in, pl_kv_type type)
 {
     if (type == PL_KV_F32)
         return _mm512_maskz_loadu_ps(in, (const float *)p + i);
@@ -27,8 +27,8 @@ INLINE __m512 load16(const void *p, ptrdiff_t i, __mmask16 in, pl_kv_type type)
 }
 
 /* dots of d0 <= d < end with int8 keys, times the keys' scales there, added to s unless d0 is 0; scaled at the end of dk. */
-INLINE void add_block(const pl_attend_page *a, const float (*dot)[PL_PAGE], int d0, int end, ptrdiff_t first,
-                      float (*s)[PL_PAGE], const int rows, const int groups)
+PL_INLINE void add_block(const pl_attend_page *a, const float (*dot)[PL_PAGE], int d0, int end, ptrdiff_t first,
+                         float (*s)[PL_PAGE], const int rows, const int groups)
 {
     const float *scales = (const float *)((const char *)a->k + (ptrdiff_t)a->dk * PL_PAGE) + d0 / PL_BLOCK * SLOTS;
     const __m512 factor = _mm512_set1_ps(end == a->dk ? a->scale : 1.0f);
@@ -43,8 +43,8 @@ INLINE void add_block(const pl_attend_page *a, const float (*dot)[PL_PAGE], int 
 }
 
 /* Scores of `rows` queries and the keys of `groups` groups from `first` on -> s. */
-INLINE void scores(const pl_attend_page *a, int row, ptrdiff_t first, float (*s)[PL_PAGE], pl_kv_type type,
-                   const int rows, const int groups)
+PL_INLINE void scores(const pl_attend_page *a, int row, ptrdiff_t first, float (*s)[PL_PAGE], pl_kv_type type,
+                      const int rows, const int groups)
 {
     const int dk = a->dk, block = type == PL_KV_INT8 ? PL_BLOCK : dk;
     const float *q = a->q + row * a->q_stride;
@@ -80,8 +80,8 @@ INLINE void scores(const pl_attend_page *a, int row, ptrdiff_t first, float (*s)
 
 /* acc = acc * fade + sum over keys [lo, hi) of p * v, for `vectors` vectors of columns from `column` on, of which the
  * last has the columns in `in`. With int8 p[1], p[2] .. are those of the next 32 columns each, else there is p[0] only. */
-INLINE void values(const pl_attend_page *a, int row, const float (*p)[ROWS][PL_PAGE], int lo, int hi, int column,
-                   __mmask16 in, const float *fade, pl_kv_type type, const int rows, const int vectors)
+PL_INLINE void values(const pl_attend_page *a, int row, const float (*p)[ROWS][PL_PAGE], int lo, int hi, int column,
+                      __mmask16 in, const float *fade, pl_kv_type type, const int rows, const int vectors)
 {
     float *to = a->acc + (ptrdiff_t)row * a->dv + column;
     __m512 acc[ROWS][8];
@@ -110,15 +110,15 @@ INLINE void values(const pl_attend_page *a, int row, const float (*p)[ROWS][PL_P
 }
 
 /* Bit j: whether a row sees slot j, lo <= j < hi; lo < hi. */
-INLINE uint64_t seen(int lo, int hi)
+PL_INLINE uint64_t seen(int lo, int hi)
 {
     return ~0ull >> (PL_PAGE - hi) & ~0ull << lo;
 }
 
 /* Scores s of groups [first, last) -> exp(score - top), 0 where a row does not see the key. Brings top and sum up to
  * date; fade: what acc is to be multiplied by. */
-INLINE void probabilities(const pl_attend_page *a, int row, float (*s)[PL_PAGE], int first, int last, float *fade,
-                          const int rows)
+PL_INLINE void probabilities(const pl_attend_page *a, int row, float (*s)[PL_PAGE], int first, int last, float *fade,
+                             const int rows)
 {
     float top[ROWS];
     for (int r = 0; r < rows; r++) {
@@ -146,8 +146,8 @@ INLINE void probabilities(const pl_attend_page *a, int row, float (*s)[PL_PAGE],
 }
 
 /* Probabilities for 32 columns of int8 from `column` on: multiplied by the values' scales there. */
-INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, int column, int first, int last,
-                         float (*p)[PL_PAGE], const int rows)
+PL_INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, int column, int first, int last,
+                            float (*p)[PL_PAGE], const int rows)
 {
     const float *scales = (const float *)((const char *)a->v + (ptrdiff_t)a->dv * PL_PAGE);
     for (int g = first; g < last; g++) {
@@ -158,7 +158,7 @@ INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, int
 }
 
 /* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
-INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
+PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
     float s[1][ROWS][PL_PAGE], scaled[GROUPS][ROWS][PL_PAGE], fade[SLOTS] = {0};
     int lo = PL_PAGE, hi = 0;
@@ -195,42 +195,10 @@ INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const
     }
 }
 
-/* Rows that see a key, up to six neighbours at a time. */
-INLINE void attend(const pl_attend_page *a, pl_kv_type type)
-{
-    for (int row = 0, n; row < a->m; row += n ? n : 1) {
-        for (n = 0; n < ROWS && row + n < a->m && a->lo[row + n] < a->hi[row + n];)
-            n++;
-        switch (n) {
-        case 6: attend_rows(a, row, type, 6); break;
-        case 5: attend_rows(a, row, type, 5); break;
-        case 4: attend_rows(a, row, type, 4); break;
-        case 3: attend_rows(a, row, type, 3); break;
-        case 2: attend_rows(a, row, type, 2); break;
-        case 1: attend_rows(a, row, type, 1); break;
-        }
-    }
-}
-
-static void attend_f32(const pl_attend_page *a)
-{
-    attend(a, PL_KV_F32);
-}
-
-static void attend_f16(const pl_attend_page *a)
-{
-    attend(a, PL_KV_F16);
-}
-
-static void attend_bf16(const pl_attend_page *a)
-{
-    attend(a, PL_KV_BF16);
-}
-
-static void attend_int8(const pl_attend_page *a)
-{
-    attend(a, PL_KV_INT8);
-}
+PL_ATTEND_OF(attend_f32, PL_KV_F32)
+PL_ATTEND_OF(attend_f16, PL_KV_F16)
+PL_ATTEND_OF(attend_bf16, PL_KV_BF16)
+PL_ATTEND_OF(attend_int8, PL_KV_INT8)
 
 /* Sixteen rows at a time, for their exponentials come together; a row whose b has seen no key keeps a. */
 static void attend_merge(int m, int dv, float *top_a, float *sum_a, float *acc_a, const float *top_b,

@@ -2,9 +2,8 @@
  * broadcast memory operand. Several tiles at once hide the latency of a step where there are few rows of x, and halve the
  * broadcasts where there are many. Parts of x are copied first: rows whose distance is a large power of two would all fall
  * into the same few lines of the first cache. BF16 is widened on the way. */
+#include "../matmul.h"
 #include "simd.h"
-
-#define MATMUL_ARGS const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y, ptrdiff_t y_stride
 
 enum { ROWS = 12, TILES = 4, PANEL_K = 2048 }; /* k of copied activations: 97 KB */
 
@@ -102,7 +101,7 @@ PL_INLINE void widen(const uint16_t *b, int k, float *f)
     }
 }
 
-PL_INLINE void matmul(pl_format_id id, MATMUL_ARGS)
+PL_INLINE void matmul(pl_format_id id, PL_MATMUL_ARGS)
 {
     const ptrdiff_t b_stride = w->k + (w->k & 1), stride = PANEL_K + 16;
     for (int i = 0, c; i < n; i += c) {
@@ -125,24 +124,9 @@ PL_INLINE void matmul(pl_format_id id, MATMUL_ARGS)
     }
 }
 
-static void matmul_f32(MATMUL_ARGS)
-{
-    matmul(PL_F32, w, tile0, tile1, x, n, y, y_stride);
-}
-
-static void matmul_f16(MATMUL_ARGS)
-{
-    matmul(PL_F16, w, tile0, tile1, x, n, y, y_stride);
-}
-
-static void matmul_bf16(MATMUL_ARGS)
-{
-    matmul(PL_BF16, w, tile0, tile1, x, n, y, y_stride);
-}
+PL_FLOAT_FORMATS(PL_MATMUL_OF)
 
 void pl_fill_matmul_float_avx512(pl_kernels *k)
 {
-    k->matmul[PL_F32] = matmul_f32;
-    k->matmul[PL_F16] = matmul_f16;
-    k->matmul[PL_BF16] = matmul_bf16;
+    PL_FLOAT_FORMATS(PL_PUT_MATMUL)
 }

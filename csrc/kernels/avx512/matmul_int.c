@@ -6,12 +6,8 @@
  * The codes of a block of weights then fill eight registers, which meet the rows of a part, whose float sums stay in
  * twelve more. Unpacking runs on ports that dots leave free, so it costs next to nothing to do it again for each part:
  * the limit is eight dots for every ten operations of their ports (eleven with mins, twelve with two scales). */
+#include "../matmul.h"
 #include "simd.h"
-
-typedef struct shape {
-    int bits, group, offset, has_min, super, is_signed;
-    int block, header; /* bytes of a packed block and of a super block's header */
-} shape;
 
 enum {
     ROWS = 12,         /* rows of x that meet a block in registers */
@@ -21,51 +17,11 @@ enum {
     AHEAD = 4096,      /* bytes to prefetch ahead where each weight is read once */
 };
 
-/* ---- a panel of activations -------------------------------------------------------------------------------------- */
-
-/* An entry: 32 codes per term, then words of 32 bits: s_y; then -offset * sum per group, or the sum for the mins. */
-PL_INLINE int entry_bytes(const shape f, int terms)
-{
-    return 32 * terms + 4 * (1 + (f.offset ? 32 / f.group : 0) + f.has_min);
-}
-
-/* Entries [block][row] of blocks [b0, b0 + blocks) of rows [i0, i0 + n). */
-PL_INLINE void make_part(const shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks, uint8_t *part)
-{
-    const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK;
-    for (int i = 0; i < n; i++) {
-        int64_t row = i0 + i;
-        const float *s = x->s + row * all + b0;
-        const int8_t *q = x->q + row * x->stored * x->k + (int64_t)PL_BLOCK * b0, *q_low = q + (terms - 1) * x->k;
-        const int16_t *sums = x->sums + row * x->stored * 2 * all + 2 * b0, *low = sums + (terms - 1) * 2 * all;
-        uint8_t *out = part + i * size;
-        for (int b = 0; b < blocks; b++, out += n * size) {
-            float s_y = terms == 2 ? s[b] / 254.0f : s[b];
-            int32_t first = sums[2 * b], second = sums[2 * b + 1];
-            uint8_t *words = out + 32 * terms;
-            memcpy(out, q + PL_BLOCK * b, 32);
-            if (terms == 2) {
-                memcpy(out + 32, q_low + PL_BLOCK * b, 32);
-                first = 254 * first + low[2 * b];
-                second = 254 * second + low[2 * b + 1];
-            }
-            memcpy(words, &s_y, 4);
-            if (f.has_min) {
-                float sum = s_y * (float)(first + second);
-                memcpy(words + 4, &sum, 4);
-            } else if (f.offset) {
-                int32_t offset[2] = {-f.offset * (f.group == 16 ? first : first + second), -f.offset * second};
-                memcpy(words + 4, offset, f.group == 16 ? 8 : 4);
-            }
-        }
-    }
-}
-
 /* ---- a block of weights ------------------------------------------------------------------------------------------ */
 
 /* v[i]: codes of k 4i..4i+3 as unsigned bytes. shifted = 0 leaves the high nibbles of 4-bit codes (v[4..7]) where they
  * are, sixteen times too large. */
-PL_INLINE void load_codes(const shape f, const uint8_t *p, int shifted, __m512i v[8])
+PL_INLINE void load_codes(const pl_shape f, const uint8_t *p, int shifted, __m512i v[8])
 {
     const __m512i nibble = _mm512_set1_epi8(15), bit = _mm512_set1_epi8(16), pair = _mm512_set1_epi8(48);
     if (f.bits == 8) {
@@ -96,7 +52,7 @@ PL_INLINE void load_codes(const shape f, const uint8_t *p, int shifted, __m512i 
 }
 
 /* Scales of the block's groups, and what multiplies the sums of activations (plain: the min; super: the min negated). */
-PL_INLINE void load_scales(const shape f, const uint8_t *header, const uint8_t *p, __m512 s[2], __m512 *m)
+PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_t *p, __m512 s[2], __m512 *m)
 {
     p += 64 * f.bits;
     if (!f.super) {
@@ -121,7 +77,7 @@ PL_INLINE void dots(const int G, const __m512i v[8], int from, int n, const uint
 }
 
 /* The same of all k of group g. shifted = 0 (4 bits): the high nibbles' sum is sixteen times too large, exactly so. */
-PL_INLINE void group_dots(const shape f, const int G, const __m512i v[8], int shifted, int g, const uint8_t *y,
+PL_INLINE void group_dots(const pl_shape f, const int G, const __m512i v[8], int shifted, int g, const uint8_t *y,
                           int size, __m512i d[])
 {
     if (shifted) {
@@ -137,8 +93,8 @@ PL_INLINE void group_dots(const shape f, const int G, const __m512i v[8], int sh
         d[r] = _mm512_add_epi32(d[r], _mm512_srai_epi32(high[r], 4));
 }
 
-PL_INLINE void block_by_rows(const shape f, int terms, const int G, const __m512i v[8], int shifted, const __m512 s[2],
-                             __m512 m, const uint8_t *entry, int size, __m512 acc[])
+PL_INLINE void block_by_rows(const pl_shape f, int terms, const int G, const __m512i v[8], int shifted,
+                             const __m512 s[2], __m512 m, const uint8_t *entry, int size, __m512 acc[])
 {
     const uint8_t *words = entry + 32 * terms;
     for (int g = 0; g < 32 / f.group; g++) {
@@ -168,10 +124,10 @@ PL_INLINE void block_by_rows(const shape f, int terms, const int G, const __m512
 
 /* y[i] (resume: added to it) = blocks [0, blocks) of the tile at p by the N rows of a part, prefetching `ahead` bytes
  * ahead (0: not). */
-PL_INLINE void tile_by_rows(const shape f, int terms, const int N, const uint8_t *p, int blocks, const uint8_t *part,
+PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int N, const uint8_t *p, int blocks, const uint8_t *part,
                             int resume, int ahead, __mmask16 rows, float *y, ptrdiff_t y_stride)
 {
-    const int shifted = N > 1 || f.bits != 4, size = entry_bytes(f, terms);
+    const int shifted = N > 1 || f.bits != 4, size = pl_entry_bytes(f, terms);
     const int G = N % 4 == 0 ? 4 : N % 3 == 0 ? 3 : N;
     const uint8_t *header = p;
     __m512 acc[ROWS];
@@ -198,10 +154,10 @@ PL_INLINE void tile_by_rows(const shape f, int terms, const int N, const uint8_t
 }
 
 /* The tile at p by all n rows of a panel; the first part prefetches. */
-PL_INLINE void tile_by_panel(const shape f, int terms, const uint8_t *p, int blocks, const uint8_t *panel, int n,
+PL_INLINE void tile_by_panel(const pl_shape f, int terms, const uint8_t *p, int blocks, const uint8_t *panel, int n,
                              int resume, int left, float *y, ptrdiff_t y_stride)
 {
-    const int size = entry_bytes(f, terms);
+    const int size = pl_entry_bytes(f, terms);
     const __mmask16 rows = (__mmask16)(left >= PL_TILE ? 0xffff : (1 << left) - 1);
     for (int c, ahead = AHEAD; n > 0; n -= c, ahead = 0) {
         c = pl_part_of(n);
@@ -224,20 +180,18 @@ PL_INLINE void tile_by_panel(const shape f, int terms, const uint8_t *p, int blo
 
 /* ---- the product ------------------------------------------------------------------------------------------------- */
 
-#define MATMUL_ARGS const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y, ptrdiff_t y_stride
-
 /* Rows [i0, i0 + n) of x, `most` blocks of k (a multiple of 8) at a time, by tiles [tile0, tile1). Where k goes on, the
  * sums that y holds are resumed. */
-PL_INLINE void chunk(const shape f, int terms, const pl_mat *w, int tile0, int tile1, const pl_acts *x, int i0, int n,
-                     int most, float *y, ptrdiff_t y_stride)
+PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, int tile1, const pl_acts *x, int i0,
+                     int n, int most, float *y, ptrdiff_t y_stride)
 {
     uint8_t panel[PANEL];
-    const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK;
+    const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK;
     for (int b0 = 0; b0 < all; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most;
         for (int i = 0, c; i < n; i += c) {
             c = pl_part_of(n - i);
-            make_part(f, terms, x, i0 + i, c, b0, blocks, panel + i * size * blocks);
+            pl_make_panel(f, terms, x, i0 + i, c, b0, blocks, panel + i * size * blocks);
         }
         for (int t = tile0; t < tile1; t++) {
             const uint8_t *p = w->data + t * w->tile_bytes + (int64_t)b0 * f.block + (int64_t)(b0 / 8) * f.header;
@@ -249,16 +203,16 @@ PL_INLINE void chunk(const shape f, int terms, const pl_mat *w, int tile0, int t
 
 /* As many rows at once as a panel of all k has room for, in whole parts; where those are few, k is cut, for weights that
  * come from memory have to meet SHARE rows at a time. */
-PL_INLINE void product(const shape f, int terms, MATMUL_ARGS)
+PL_INLINE void product(const pl_shape f, int terms, PL_MATMUL_ARGS)
 {
-    const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK, few = n < SHARE ? n : SHARE;
+    const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK, few = n < SHARE ? n : SHARE;
     const int limit = PANEL / (few * size) & ~7, blocks = all < limit ? all : limit;
     const int fit = PANEL / (blocks * size), most = fit < ROWS ? fit : fit / ROWS * ROWS;
     for (int i0 = 0; i0 < n; i0 += most)
         chunk(f, terms, w, tile0, tile1, x, i0, n - i0 < most ? n - i0 : most, limit, y, y_stride);
 }
 
-PL_INLINE void matmul(const shape f, MATMUL_ARGS)
+PL_INLINE void matmul(const pl_shape f, PL_MATMUL_ARGS)
 {
     if (n < 1)
         return;
@@ -268,38 +222,9 @@ PL_INLINE void matmul(const shape f, MATMUL_ARGS)
         product(f, 1, w, tile0, tile1, x, n, y, y_stride);
 }
 
-static const shape Q4_0 = {.bits = 4, .group = 32, .offset = 8, .block = 288},
-                   Q4_1 = {.bits = 4, .group = 32, .has_min = 1, .block = 320},
-                   Q5_0 = {.bits = 5, .group = 32, .offset = 16, .block = 352},
-                   Q5_1 = {.bits = 5, .group = 32, .has_min = 1, .block = 384},
-                   Q8_0 = {.bits = 8, .group = 32, .offset = 128, .block = 544},
-                   Q4_K = {.bits = 4, .group = 32, .has_min = 1, .super = 1, .block = 288, .header = 64},
-                   Q5_K = {.bits = 5, .group = 32, .has_min = 1, .super = 1, .block = 352, .header = 64},
-                   Q6_K = {
-                       .bits = 6, .group = 16, .offset = 32, .super = 1, .is_signed = 1, .block = 416, .header = 32};
-
-#define FORMAT(name, shape)                                                                                            \
-    static void matmul_##name(MATMUL_ARGS)                                                                             \
-    {                                                                                                                  \
-        matmul(shape, w, tile0, tile1, x, n, y, y_stride);                                                             \
-    }
-FORMAT(q4_0, Q4_0)
-FORMAT(q4_1, Q4_1)
-FORMAT(q5_0, Q5_0)
-FORMAT(q5_1, Q5_1)
-FORMAT(q8_0, Q8_0)
-FORMAT(q4_k, Q4_K)
-FORMAT(q5_k, Q5_K)
-FORMAT(q6_k, Q6_K)
+PL_INT_FORMATS(PL_MATMUL_OF)
 
 void pl_fill_matmul_int_avx512(pl_kernels *k)
 {
-    k->matmul[PL_Q4_0] = matmul_q4_0;
-    k->matmul[PL_Q4_1] = matmul_q4_1;
-    k->matmul[PL_Q5_0] = matmul_q5_0;
-    k->matmul[PL_Q5_1] = matmul_q5_1;
-    k->matmul[PL_Q8_0] = matmul_q8_0;
-    k->matmul[PL_Q4_K] = matmul_q4_k;
-    k->matmul[PL_Q5_K] = matmul_q5_k;
-    k->matmul[PL_Q6_K] = matmul_q6_k;
+    PL_INT_FORMATS(PL_PUT_MATMUL)
 }

@@ -1,8 +1,7 @@
 /* Rows of activations, AVX-512: the scalar reference's bits. Tails are masked, so that every loop has one body. */
+#include "../common.h"
 #include "fill.h"
 #include "vmath.h"
-
-#define LEAST_AMAX 1e-30f /* as in scalar/rows.c */
 
 /* Sums of 16 signed bytes -> int16; the bytes + 128 as unsigned give 16 * 128 too many. */
 static inline int16_t sum_bytes(__m128i bytes)
@@ -22,7 +21,7 @@ static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *
         const float amax = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128((int)top)));
         float inv = 127.0f / amax;
         s[b] = amax / 127.0f;
-        if (amax < LEAST_AMAX) {
+        if (amax < PL_LEAST_AMAX) {
             s[b] = 0;
             inv = 0;
         } else if (top >= 0x7f800000u) { /* infinity or NaN: codes of zero, and the scale tells */
@@ -86,7 +85,7 @@ static inline int quantize_four(const float *x, int two, int8_t *q, int8_t *q_lo
     if (_mm_cmpgt_epi32_mask(top, _mm_set1_epi32(0x7f7fffff)))
         return 0;
     const __m128 amax = _mm_castsi128_ps(top), limit = _mm_set1_ps(127.0f);
-    const __mmask8 some = _mm_cmp_ps_mask(amax, _mm_set1_ps(LEAST_AMAX), _CMP_GE_OQ);
+    const __mmask8 some = _mm_cmp_ps_mask(amax, _mm_set1_ps(PL_LEAST_AMAX), _CMP_GE_OQ);
     const __m512 inv = _mm512_castps128_ps512(_mm_maskz_div_ps(some, limit, amax));
     _mm_storeu_ps(s, _mm_maskz_div_ps(some, amax, limit));
     __m512i bytes[2], low[2];

@@ -6,10 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "../kernels.h"
-
-/* Inlined always: shapes and counts are constants at every call, so that each format gets code of its own. */
-#define PL_INLINE static inline __attribute__((always_inline))
+#include "../common.h"
 
 PL_INLINE __m512i pl_load512(const void *p)
 {

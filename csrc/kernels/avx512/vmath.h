@@ -1,26 +1,25 @@
-/* exp and what is made of it, 16 lanes at once: the steps (and the bits) of scalar/vmath.h, which explains them. */
+/* exp and what is made of it, 16 lanes at once: the steps (and the bits) of scalar/vmath.h. */
 #ifndef PL_VMATH_AVX512_H
 #define PL_VMATH_AVX512_H
 
 #include <immintrin.h>
 #include <stdint.h>
 
-#define PL_LANES 32 /* of sums over long rows: two vectors */
+#include "../common.h"
 
 static inline __m512 pl_exp16(__m512 x)
 {
-    const __m512 rounder = _mm512_set1_ps(12582912.0f), one = _mm512_set1_ps(1.0f);
-    const __mmask16 some = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-104.0f), _CMP_NLE_UQ);
-    x = _mm512_min_ps(_mm512_set1_ps(89.0f), x); /* the second operand where x is NaN */
-    const __m512 t = _mm512_add_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), rounder),
-                 n = _mm512_sub_ps(t, rounder);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(0.001381454f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.008368745f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.04166839f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.16666521f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.49999994f));
+    const __m512 rounder = _mm512_set1_ps(PL_ROUNDER), one = _mm512_set1_ps(1.0f);
+    const __mmask16 some = _mm512_cmp_ps_mask(x, _mm512_set1_ps(PL_EXP_LEAST), _CMP_NLE_UQ);
+    x = _mm512_min_ps(_mm512_set1_ps(PL_EXP_MOST), x); /* the second operand where x is NaN */
+    const __m512 t = _mm512_add_ps(_mm512_mul_ps(x, _mm512_set1_ps(PL_LOG2_E)), rounder), n = _mm512_sub_ps(t, rounder);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(PL_LN2_HI), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(PL_LN2_LO), r);
+    __m512 p = _mm512_set1_ps(PL_EXP_6);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(PL_EXP_5));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(PL_EXP_4));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(PL_EXP_3));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(PL_EXP_2));
     p = _mm512_fmadd_ps(p, r, one);
     p = _mm512_fmadd_ps(p, r, one);
     return _mm512_maskz_scalef_ps(some, p, n); /* rounds once, as the two factors do */
@@ -34,13 +33,13 @@ static inline __m512 pl_negate(__m512 x)
 static inline __m512 pl_tanh16(__m512 x)
 {
     const __m512 sign = _mm512_and_ps(x, _mm512_set1_ps(-0.0f)), a = _mm512_xor_ps(x, sign), one = _mm512_set1_ps(1.0f);
-    const __mmask16 small = _mm512_cmp_ps_mask(a, _mm512_set1_ps(0.625f), _CMP_LT_OQ);
+    const __mmask16 small = _mm512_cmp_ps_mask(a, _mm512_set1_ps(PL_TANH_SMALL), _CMP_LT_OQ);
     const __m512 z = _mm512_mul_ps(x, x);
-    __m512 p = _mm512_set1_ps(-0.005717045f);
-    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(0.020650588f));
-    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(-0.053743497f));
-    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(0.13331491f));
-    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(-0.33333284f));
+    __m512 p = _mm512_set1_ps(PL_TANH_4);
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(PL_TANH_3));
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(PL_TANH_2));
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(PL_TANH_1));
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(PL_TANH_0));
     p = _mm512_fmadd_ps(_mm512_mul_ps(p, z), a, a);
     const __m512 e = _mm512_add_ps(pl_exp16(_mm512_add_ps(a, a)), one);
     const __m512 large = _mm512_sub_ps(one, _mm512_div_ps(_mm512_set1_ps(2.0f), e));
@@ -55,8 +54,8 @@ static inline __m512 pl_silu16(__m512 g)
 static inline __m512 pl_gelu16(__m512 g)
 {
     const __m512 one = _mm512_set1_ps(1.0f);
-    const __m512 cube = _mm512_fmadd_ps(_mm512_mul_ps(g, g), _mm512_set1_ps(0.044715f), one);
-    const __m512 z2 = _mm512_mul_ps(_mm512_mul_ps(g, _mm512_set1_ps(1.59576912f)), cube);
+    const __m512 cube = _mm512_fmadd_ps(_mm512_mul_ps(g, g), _mm512_set1_ps(PL_GELU_CUBE), one);
+    const __m512 z2 = _mm512_mul_ps(_mm512_mul_ps(g, _mm512_set1_ps(PL_GELU_TWICE)), cube);
     return _mm512_div_ps(g, _mm512_add_ps(one, pl_exp16(pl_negate(z2))));
 }
 

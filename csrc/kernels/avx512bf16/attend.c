@@ -8,8 +8,9 @@
  *
  * Pairs of slots of which a row sees one: the probability of the other is 0, and its value is masked to 0 at the ends of
  * what any row sees, for it may be anything there. */
-#include "fill.h"
 #include "../avx512/vmath.h"
+#include "../common.h"
+#include "fill.h"
 
 #include <float.h>
 
@@ -18,32 +19,25 @@
 #define PAIRS (PL_PAGE / 2)
 #define ROWS 6      /* query rows at a time */
 #define Q_PAIRS 128 /* pairs of d of which the queries are held in bf16 at a time */
-#define LOG2_E 1.44269504f
-#define INLINE static inline __attribute__((always_inline))
 
 static size_t k_bytes(int d)
 {
     return ((size_t)d + 1) / 2 * PL_PAGE * 4;
 }
 
-INLINE __m512 dot2(__m512 acc, __m512i a, uint32_t b)
+PL_INLINE __m512 dot2(__m512 acc, __m512i a, uint32_t b)
 {
     return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)_mm512_set1_epi32((int)b));
 }
 
 /* 16 floats -> bf16, in the low halves. */
-INLINE __m256i narrow(__m512 x)
+PL_INLINE __m256i narrow(__m512 x)
 {
     return (__m256i)_mm512_cvtneps_pbh(x);
 }
 
-INLINE __m512 widen(__m256i x)
-{
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
-}
-
 /* Floats d0 .. d0 + 2 * n - 1 of a row of dk -> n pairs; 0 beyond the row. */
-INLINE void round_query(const float *q, int d0, int dk, uint32_t *to, int n)
+PL_INLINE void round_query(const float *q, int d0, int dk, uint32_t *to, int n)
 {
     for (int i = 0; i < n; i += 8) {
         const __m512 x = _mm512_maskz_loadu_ps(pl_first(dk - d0 - 2 * i), q + d0 + 2 * i);
@@ -52,7 +46,7 @@ INLINE void round_query(const float *q, int d0, int dk, uint32_t *to, int n)
 }
 
 /* Lines of the next page, while this one is multiplied: pages lie apart, so the hardware does not foresee them. */
-INLINE void prefetch(const char *next, ptrdiff_t at, const int lines)
+PL_INLINE void prefetch(const char *next, ptrdiff_t at, const int lines)
 {
     if (next)
         for (int i = 0; i < lines; i++)
@@ -61,8 +55,8 @@ INLINE void prefetch(const char *next, ptrdiff_t at, const int lines)
 
 /* Scores of `rows` queries, as pairs p0 .. p0 + n - 1 of d, and the keys of `groups` groups from `first` on: added to s
  * unless p0 is 0. */
-INLINE void scores(const uint32_t (*q)[Q_PAIRS], const char *k, const char *next, int pairs, int p0, int n,
-                   ptrdiff_t first, float (*s)[PL_PAGE], const int rows, const int groups)
+PL_INLINE void scores(const uint32_t (*q)[Q_PAIRS], const char *k, const char *next, int pairs, int p0, int n,
+                      ptrdiff_t first, float (*s)[PL_PAGE], const int rows, const int groups)
 {
     __m512 acc[ROWS][GROUPS];
     for (int r = 0; r < rows; r++)
@@ -83,8 +77,8 @@ INLINE void scores(const uint32_t (*q)[Q_PAIRS], const char *k, const char *next
 }
 
 /* Adds a pair of slots, whose values' halves in `keep` count. */
-INLINE void add_pair(__m512 (*acc)[8], const uint32_t (*p)[PAIRS], int pair, const char *v, ptrdiff_t dv, __mmask16 in,
-                     __m512i keep, const int rows, const int vectors)
+PL_INLINE void add_pair(__m512 (*acc)[8], const uint32_t (*p)[PAIRS], int pair, const char *v, ptrdiff_t dv,
+                        __mmask16 in, __m512i keep, const int rows, const int vectors)
 {
     __m512i x[8];
     for (int c = 0; c < vectors; c++)
@@ -97,8 +91,8 @@ INLINE void add_pair(__m512 (*acc)[8], const uint32_t (*p)[PAIRS], int pair, con
 
 /* acc = acc * fade + sum over slots [lo, hi) of p * v, for `vectors` vectors of columns from `column` on, of which the
  * last has the columns in `in`. */
-INLINE void values(const pl_attend_page *a, int row, const uint32_t (*p)[PAIRS], int lo, int hi, int column,
-                   __mmask16 in, const float *fade, const int rows, const int vectors)
+PL_INLINE void values(const pl_attend_page *a, int row, const uint32_t (*p)[PAIRS], int lo, int hi, int column,
+                      __mmask16 in, const float *fade, const int rows, const int vectors)
 {
     const __m512i all = _mm512_set1_epi32(-1);
     const char *v = (const char *)a->v + (ptrdiff_t)column * 4;
@@ -130,14 +124,14 @@ INLINE void values(const pl_attend_page *a, int row, const uint32_t (*p)[PAIRS],
 }
 
 /* Bit j: whether a row sees slot j, lo <= j < hi; lo < hi. */
-INLINE uint64_t seen(int lo, int hi)
+PL_INLINE uint64_t seen(int lo, int hi)
 {
     return ~0ull >> (PL_PAGE - hi) & ~0ull << lo;
 }
 
 /* 2^x within 3e-6, of which bf16 sees nothing: a polynomial of the rest that vreduce leaves of x, times 2 to the floor of
  * x, which vscalef takes. NaN stays NaN. */
-INLINE __m512 exp2_16(__m512 x)
+PL_INLINE __m512 exp2_16(__m512 x)
 {
     const __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     __m512 p = _mm512_set1_ps(0.013534167f);
@@ -150,10 +144,10 @@ INLINE __m512 exp2_16(__m512 x)
 
 /* Scores s of groups [first, last), times scale -> p = exp(score - top) in bf16, 0 where a row does not see the key.
  * Brings top and sum (of what p holds) up to date; fade: what acc is to be multiplied by. whole: every row sees all 64. */
-INLINE void probabilities(const pl_attend_page *a, int row, float (*s)[PL_PAGE], uint32_t (*p)[PAIRS], int first,
-                          int last, float *fade, const int rows, const int whole)
+PL_INLINE void probabilities(const pl_attend_page *a, int row, float (*s)[PL_PAGE], uint32_t (*p)[PAIRS], int first,
+                             int last, float *fade, const int rows, const int whole)
 {
-    const __m512 scale = _mm512_set1_ps(a->scale * LOG2_E);
+    const __m512 scale = _mm512_set1_ps(a->scale * PL_LOG2_E);
     const __m512i ones = _mm512_set1_epi32(0x3f803f80);
     float top[ROWS];
     for (int r = 0; r < rows; r++) {
@@ -171,7 +165,7 @@ INLINE void probabilities(const pl_attend_page *a, int row, float (*s)[PL_PAGE],
     _mm512_storeu_ps(fade, pl_exp16(_mm512_loadu_ps(fade)));
     for (int r = 0; r < rows; r++) {
         const uint64_t sees = whole ? ~0ull : seen(a->lo[row + r], a->hi[row + r]);
-        const __m512 t = _mm512_set1_ps(-LOG2_E * top[r]);
+        const __m512 t = _mm512_set1_ps(-PL_LOG2_E * top[r]);
         __m512 lane = _mm512_setzero_ps();
         for (int g = first & ~1; g < last; g += 2) { /* two groups fill a vector; what is not computed is not seen */
             __m512 e[2];
@@ -190,8 +184,9 @@ INLINE void probabilities(const pl_attend_page *a, int row, float (*s)[PL_PAGE],
 }
 
 /* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
-INLINE void attend_rows(const pl_attend_page *a, int row, const int rows)
+PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
+    (void)type;
     float s[ROWS][PL_PAGE], fade[SLOTS] = {0};
     uint32_t q[ROWS][Q_PAIRS], p[ROWS][PAIRS];
     int lo = PL_PAGE, hi = 0, all = 1;
@@ -238,25 +233,10 @@ INLINE void attend_rows(const pl_attend_page *a, int row, const int rows)
     }
 }
 
-/* Rows that see a key, up to six neighbours at a time. */
-static void attend(const pl_attend_page *a)
-{
-    for (int row = 0, n; row < a->m; row += n ? n : 1) {
-        for (n = 0; n < ROWS && row + n < a->m && a->lo[row + n] < a->hi[row + n];)
-            n++;
-        switch (n) {
-        case 6: attend_rows(a, row, 6); break;
-        case 5: attend_rows(a, row, 5); break;
-        case 4: attend_rows(a, row, 4); break;
-        case 3: attend_rows(a, row, 3); break;
-        case 2: attend_rows(a, row, 2); break;
-        case 1: attend_rows(a, row, 1); break;
-        }
-    }
-}
+PL_ATTEND_OF(attend, PL_KV_BF16)
 
 /* 16 floats of n -> bf16 bits, numbers below the normal range too (vcvtneps2bf16 takes them for 0). NaN is made quiet. */
-INLINE __m512i bits_of(const float *x, int n)
+PL_INLINE __m512i bits_of(const float *x, int n)
 {
     const __m512 f = _mm512_maskz_loadu_ps(pl_first(n), x);
     const __m512i u = _mm512_castps_si512(f), last = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));

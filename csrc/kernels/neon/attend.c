@@ -4,6 +4,7 @@
  * columns x rows in registers, keys ascending. With fewer rows more groups (columns) at a time hide the latency of the
  * fused steps: sixteen accumulators, of which two to four may start a cycle. A key that another row of the four sees
  * and this one does not has probability 0 here: acc + 0 * v is acc. Pages of int8 are the scalar tier's. */
+#include "../common.h"
 #include "fill.h"
 #include "simd.h"
 #include "vmath.h"
@@ -173,37 +174,9 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
         values_tail(p, lo, hi, a->v, d, a->dv, fade, acc, type, rows);
 }
 
-/* Rows that see a key, up to four neighbours at a time. */
-PL_INLINE void attend(const pl_attend_page *a, pl_kv_type type)
-{
-    for (int row = 0, n; row < a->m; row += n ? n : 1) {
-        for (n = 0; n < ROWS && row + n < a->m && a->lo[row + n] < a->hi[row + n];)
-            n++;
-        if (n == 4)
-            attend_rows(a, row, type, 4);
-        else if (n == 3)
-            attend_rows(a, row, type, 3);
-        else if (n == 2)
-            attend_rows(a, row, type, 2);
-        else if (n == 1)
-            attend_rows(a, row, type, 1);
-    }
-}
-
-static void attend_f32(const pl_attend_page *a)
-{
-    attend(a, PL_KV_F32);
-}
-
-static void attend_f16(const pl_attend_page *a)
-{
-    attend(a, PL_KV_F16);
-}
-
-static void attend_bf16(const pl_attend_page *a)
-{
-    attend(a, PL_KV_BF16);
-}
+PL_ATTEND_OF(attend_f32, PL_KV_F32)
+PL_ATTEND_OF(attend_f16, PL_KV_F16)
+PL_ATTEND_OF(attend_bf16, PL_KV_BF16)
 
 /* The scalar layout needs no more than its f16 conversion done faster; the others are inherited. */
 static void append_f16(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)

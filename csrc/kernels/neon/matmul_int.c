@@ -5,55 +5,8 @@
  * Activations are first laid out as they will be read, a panel of [block][row] entries. Half a tile, eight rows x 32 k,
  * is unpacked into sixteen registers and meets every row of the panel: sixteen sdot for three loads of activations and
  * one of sums that wait in L1. One row keeps its sums in registers. */
+#include "../matmul.h"
 #include "simd.h"
-
-typedef struct shape {
-    int bits, group, offset, has_min, super, is_signed;
-    int block, header; /* bytes of a packed block and of a super block's header */
-} shape;
-
-enum {
-    CHUNK = 16,              /* rows of x that share an unpacked block */
-    PANEL = 64 << 10,        /* bytes of entries */
-    GROUP_BYTES = 256 << 10, /* tiles that stay in L2 while the chunks of x pass by */
-};
-
-/* ---- a panel of activations -------------------------------------------------------------------------------------- */
-
-/* An entry: 32 codes per term, then four words: s_y (float); -offset * sum of the first group, and of the second
- * (int32); what multiplies mins (float). */
-PL_INLINE int entry_bytes(int terms)
-{
-    return 32 * terms + 16;
-}
-
-/* Entries [block][row] of blocks [b0, b0 + blocks) of rows [i0, i0 + n). */
-PL_INLINE void make_panel(const shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks, uint8_t *panel)
-{
-    const int size = entry_bytes(terms), all = x->k / PL_BLOCK;
-    for (int i = 0; i < n; i++) {
-        const int64_t row = i0 + i;
-        const float *s = x->s + row * all + b0;
-        const int8_t *q = x->q + row * x->stored * x->k + (int64_t)PL_BLOCK * b0, *q_low = q + (terms - 1) * x->k;
-        const int16_t *sums = x->sums + row * x->stored * 2 * all + 2 * b0, *low = sums + (terms - 1) * 2 * all;
-        uint8_t *out = panel + i * size;
-        for (int b = 0; b < blocks; b++, out += n * size) {
-            const float s_y = terms == 2 ? s[b] / 254.0f : s[b];
-            int32_t first = sums[2 * b], second = sums[2 * b + 1];
-            memcpy(out, q + PL_BLOCK * b, 32);
-            if (terms == 2) {
-                memcpy(out + 32, q_low + PL_BLOCK * b, 32);
-                first = 254 * first + low[2 * b];
-                second = 254 * second + low[2 * b + 1];
-            }
-            const float sum = s_y * (float)(first + second);
-            const int32_t offset[2] = {-f.offset * (f.group == 16 ? first : first + second), -f.offset * second};
-            memcpy(out + 32 * terms, &s_y, 4);
-            memcpy(out + 32 * terms + 4, offset, 8);
-            memcpy(out + 32 * terms + 12, &sum, 4);
-        }
-    }
-}
 
 /* ---- half a block of weights: eight rows x 32 k -------------------------------------------------------------------- */
 
@@ -62,7 +15,7 @@ typedef struct half_block {
     float32x4_t s[2][2], m[2]; /* s[group][c] and m[c]; super: the min negated */
 } half_block;
 
-PL_INLINE void load_codes(const shape f, const uint8_t *p, int half, half_block *w)
+PL_INLINE void load_codes(const pl_shape f, const uint8_t *p, int half, half_block *w)
 {
     const uint8x16_t nibble = vdupq_n_u8(15), bit = vdupq_n_u8(16), pair = vdupq_n_u8(48);
     p += 32 * half;
@@ -106,7 +59,7 @@ PL_INLINE void load_codes(const shape f, const uint8_t *p, int half, half_block 
     }
 }
 
-PL_INLINE void load_scales(const shape f, const uint8_t *header, const uint8_t *p, int half, half_block *w)
+PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_t *p, int half, half_block *w)
 {
     p += 64 * f.bits + (f.super ? 8 : 16) * half;
     header += 16 * half;
@@ -146,7 +99,7 @@ PL_INLINE int32x4_t dot16(int32x4_t d, const int8x16_t *v, int8x16_t y)
 
 /* Dots of group g (all 32 k where the group is 32) with the term at y, from `start`. An sdot waits for the one before:
  * with `split` there are two chains of them, where no other rows of x give the processor something to do. */
-PL_INLINE int32x4_t dot_group(const shape f, const int split, int g, int32x4_t start, const int8x16_t *v,
+PL_INLINE int32x4_t dot_group(const pl_shape f, const int split, int g, int32x4_t start, const int8x16_t *v,
                               const int8x16_t y[2])
 {
     if (f.group == 16)
@@ -157,7 +110,7 @@ PL_INLINE int32x4_t dot_group(const shape f, const int split, int g, int32x4_t s
 }
 
 /* acc[c] += the block's eight rows by the entry's codes. */
-PL_INLINE void times_row(const shape f, int terms, const int split, const half_block *w, const uint8_t *entry,
+PL_INLINE void times_row(const pl_shape f, int terms, const int split, const half_block *w, const uint8_t *entry,
                          float32x4_t acc[2])
 {
     const int32x4_t words = vld1q_s32((const int32_t *)(const void *)(entry + 32 * terms)), zero = vdupq_n_s32(0);
@@ -170,7 +123,7 @@ PL_INLINE void times_row(const shape f, int terms, const int split, const half_b
     }
     for (int g = 0; g < 32 / f.group; g++) {
         int32x4_t start = zero;
-        if (f.offset && f.bits != 8)
+        if (f.offset)
             start = g ? vdupq_laneq_s32(words, 2) : vdupq_laneq_s32(words, 1);
         for (int c = 0; c < 2; c++) {
             int32x4_t d = dot_group(f, split, g, start, w->v[c], low);
@@ -186,7 +139,7 @@ PL_INLINE void times_row(const shape f, int terms, const int split, const half_b
 /* ---- a tile ------------------------------------------------------------------------------------------------------ */
 
 /* A half of the block at p with one row: a is that half of its sums. */
-PL_INLINE void half_one(const shape f, int terms, const uint8_t *header, const uint8_t *p, const int half,
+PL_INLINE void half_one(const pl_shape f, int terms, const uint8_t *header, const uint8_t *p, const int half,
                         const uint8_t *entry, float32x4_t a[2])
 {
     half_block w;
@@ -196,13 +149,13 @@ PL_INLINE void half_one(const shape f, int terms, const uint8_t *header, const u
 }
 
 /* One row: acc[16] += blocks [0, blocks) of the tile at p. */
-PL_INLINE void tile_one(const shape f, int terms, const uint8_t *p, int blocks, const uint8_t *panel, float *acc)
+PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int blocks, const uint8_t *panel, float *acc)
 {
     float32x4_t a[4];
     const uint8_t *header = p;
     for (int c = 0; c < 4; c++)
         a[c] = vld1q_f32(acc + 4 * c);
-    for (int b = 0; b < blocks; b++, p += f.block, panel += entry_bytes(terms)) {
+    for (int b = 0; b < blocks; b++, p += f.block, panel += pl_entry_bytes(f, terms)) {
         if (f.super && b % 8 == 0) {
             header = p;
             p += f.header;
@@ -215,13 +168,13 @@ PL_INLINE void tile_one(const shape f, int terms, const uint8_t *p, int blocks, 
 }
 
 /* A half of the block at p with n rows. */
-PL_INLINE void half_many(const shape f, int terms, const uint8_t *header, const uint8_t *p, const int half, int n,
-                         const uint8_t *panel, float acc[CHUNK][PL_TILE])
+PL_INLINE void half_many(const pl_shape f, int terms, const uint8_t *header, const uint8_t *p, const int half, int n,
+                         const uint8_t *panel, float acc[PL_CHUNK][PL_TILE])
 {
     half_block w;
     load_codes(f, p, half, &w);
     load_scales(f, header, p, half, &w);
-    for (int i = 0; i < n; i++, panel += entry_bytes(terms)) {
+    for (int i = 0; i < n; i++, panel += pl_entry_bytes(f, terms)) {
         float *sums = acc[i] + 8 * half;
         float32x4_t a[2] = {vld1q_f32(sums), vld1q_f32(sums + 4)};
         times_row(f, terms, 0, &w, panel, a);
@@ -231,10 +184,10 @@ PL_INLINE void half_many(const shape f, int terms, const uint8_t *header, const 
 }
 
 /* n rows: acc[i][16] += the same. */
-PL_INLINE void tile_many(const shape f, int terms, const uint8_t *p, int blocks, int n, const uint8_t *panel,
-                         float acc[CHUNK][PL_TILE])
+PL_INLINE void tile_many(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, const uint8_t *panel,
+                         float acc[PL_CHUNK][PL_TILE])
 {
-    const int size = entry_bytes(terms);
+    const int size = pl_entry_bytes(f, terms);
     const uint8_t *header = p;
     for (int b = 0; b < blocks; b++, p += f.block, panel += n * size) {
         if (f.super && b % 8 == 0) {
@@ -248,107 +201,26 @@ PL_INLINE void tile_many(const shape f, int terms, const uint8_t *p, int blocks,
 
 /* ---- the product ------------------------------------------------------------------------------------------------- */
 
-#define MATMUL_ARGS const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y, ptrdiff_t y_stride
-
-/* Rows [i0, i0 + n) of x, n <= CHUNK, by tiles [t0, t1). Where k goes on beyond a panel, the next one starts from the
- * sums that y holds. */
-PL_INLINE void chunk(const shape f, int terms, const pl_mat *w, int t0, int t1, const pl_acts *x, int i0, int n,
-                     float *y, ptrdiff_t y_stride)
+PL_INLINE void tile(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, const uint8_t *panel,
+                    float acc[PL_CHUNK][PL_TILE])
 {
-    uint8_t panel[PANEL];
-    const int all = x->k / PL_BLOCK, most = PANEL / (n * entry_bytes(terms)) & ~7;
-    for (int b0 = 0; b0 < all; b0 += most) {
-        const int blocks = all - b0 < most ? all - b0 : most;
-        make_panel(f, terms, x, i0, n, b0, blocks, panel);
-        for (int t = t0; t < t1; t++) {
-            const uint8_t *p = w->data + t * w->tile_bytes + (int64_t)b0 * f.block + (int64_t)(b0 / 8) * f.header;
-            float acc[CHUNK][PL_TILE], *out = y + i0 * y_stride + PL_TILE * t;
-            const int rows = w->rows - PL_TILE * t < PL_TILE ? w->rows - PL_TILE * t : PL_TILE;
-            const size_t bytes = sizeof(float) * (size_t)rows;
-            for (int i = 0; i < n; i++) {
-                memset(acc[i], 0, sizeof acc[i]);
-                if (b0)
-                    memcpy(acc[i], out + i * y_stride, bytes);
-            }
-            if (n == 1)
-                tile_one(f, terms, p, blocks, panel, acc[0]);
-            else
-                tile_many(f, terms, p, blocks, n, panel, acc);
-            for (int i = 0; i < n; i++)
-                memcpy(out + i * y_stride, acc[i], bytes);
-        }
-    }
+    if (n == 1)
+        tile_one(f, terms, p, blocks, panel, acc[0]);
+    else
+        tile_many(f, terms, p, blocks, n, panel, acc);
 }
 
-PL_INLINE void matmul(const shape f, MATMUL_ARGS)
+PL_INLINE void matmul(pl_shape f, PL_MATMUL_ARGS)
 {
-    const int chunks = (n + CHUNK - 1) / CHUNK, size = chunks ? (n + chunks - 1) / chunks : 0;
-    int group = w->tile_bytes < GROUP_BYTES ? (int)(GROUP_BYTES / w->tile_bytes) : 1;
-    if (chunks == 1)
-        group = tile1 - tile0;
-    for (int t0 = tile0; t0 < tile1; t0 += group) {
-        const int t1 = tile1 - t0 < group ? tile1 : t0 + group;
-        for (int i0 = 0; i0 < n; i0 += size) {
-            const int rows = n - i0 < size ? n - i0 : size;
-            if (x->terms == 2)
-                chunk(f, 2, w, t0, t1, x, i0, rows, y, y_stride);
-            else
-                chunk(f, 1, w, t0, t1, x, i0, rows, y, y_stride);
-        }
-    }
+    if (f.bits == 8) /* signed codes need none */
+        f.offset = 0;
+    f.padded = 1; /* the words of an entry are one vector */
+    pl_matmul_chunks(f, tile, w, tile0, tile1, x, n, y, y_stride);
 }
 
-static const shape Q4_0 = {.bits = 4, .group = 32, .offset = 8, .block = 288},
-                   Q4_1 = {.bits = 4, .group = 32, .has_min = 1, .block = 320},
-                   Q5_0 = {.bits = 5, .group = 32, .offset = 16, .block = 352},
-                   Q5_1 = {.bits = 5, .group = 32, .has_min = 1, .block = 384},
-                   Q8_0 = {.bits = 8, .group = 32, .offset = 128, .block = 544},
-                   Q4_K = {.bits = 4, .group = 32, .has_min = 1, .super = 1, .block = 288, .header = 64},
-                   Q5_K = {.bits = 5, .group = 32, .has_min = 1, .super = 1, .block = 352, .header = 64},
-                   Q6_K = {
-                       .bits = 6, .group = 16, .offset = 32, .super = 1, .is_signed = 1, .block = 416, .header = 32};
-
-static void matmul_q4_0(MATMUL_ARGS)
-{
-    matmul(Q4_0, w, tile0, tile1, x, n, y, y_stride);
-}
-static void matmul_q4_1(MATMUL_ARGS)
-{
-    matmul(Q4_1, w, tile0, tile1, x, n, y, y_stride);
-}
-static void matmul_q5_0(MATMUL_ARGS)
-{
-    matmul(Q5_0, w, tile0, tile1, x, n, y, y_stride);
-}
-static void matmul_q5_1(MATMUL_ARGS)
-{
-    matmul(Q5_1, w, tile0, tile1, x, n, y, y_stride);
-}
-static void matmul_q8_0(MATMUL_ARGS)
-{
-    matmul(Q8_0, w, tile0, tile1, x, n, y, y_stride);
-}
-static void matmul_q4_k(MATMUL_ARGS)
-{
-    matmul(Q4_K, w, tile0, tile1, x, n, y, y_stride);
-}
-static void matmul_q5_k(MATMUL_ARGS)
-{
-    matmul(Q5_K, w, tile0, tile1, x, n, y, y_stride);
-}
-static void matmul_q6_k(MATMUL_ARGS)
-{
-    matmul(Q6_K, w, tile0, tile1, x, n, y, y_stride);
-}
+PL_INT_FORMATS(PL_MATMUL_OF)
 
 void pl_fill_matmul_int_neon(pl_kernels *k)
 {
-    k->matmul[PL_Q4_0] = matmul_q4_0;
-    k->matmul[PL_Q4_1] = matmul_q4_1;
-    k->matmul[PL_Q5_0] = matmul_q5_0;
-    k->matmul[PL_Q5_1] = matmul_q5_1;
-    k->matmul[PL_Q8_0] = matmul_q8_0;
-    k->matmul[PL_Q4_K] = matmul_q4_k;
-    k->matmul[PL_Q5_K] = matmul_q5_k;
-    k->matmul[PL_Q6_K] = matmul_q6_k;
+    PL_INT_FORMATS(PL_PUT_MATMUL)
 }

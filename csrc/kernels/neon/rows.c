@@ -1,9 +1,8 @@
 /* Rows of activations, NEON: the scalar reference's bits. */
+#include "../common.h"
 #include "fill.h"
 #include "simd.h"
 #include "vmath.h"
-
-#define LEAST_AMAX 1e-30f /* as in scalar/rows.c */
 
 /* Eight vectors of values -> 32 codes, rounded to the nearest, halves to even; codes as floats -> rounded. */
 PL_INLINE void codes_of(const float32x4_t v[8], int8_t *q, int16_t *sums, float32x4_t rounded[8])
@@ -42,7 +41,7 @@ PL_INLINE void quantize_blocks(const float *x, int blocks, int two, int8_t *q, i
         memcpy(&amax, &top, sizeof amax);
         inv = 127.0f / amax;
         s[b] = amax / 127.0f;
-        if (amax < LEAST_AMAX)
+        if (amax < PL_LEAST_AMAX)
             s[b] = inv = 0;
         else if (top >= 0x7f800000u) /* infinity or NaN: codes of zero, and the scale tells */
             inv = 0;

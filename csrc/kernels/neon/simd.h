@@ -6,10 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "../kernels.h"
-
-/* Inlined always: shapes and counts are constants at every call, so that each format gets code of its own. */
-#define PL_INLINE static inline __attribute__((always_inline))
+#include "../common.h"
 
 /* Four halves -> float32: f16, and bf16 */
 PL_INLINE float32x4_t pl_load_f16(const void *p)

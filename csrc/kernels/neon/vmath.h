@@ -1,25 +1,27 @@
-/* exp and what is made of it, four lanes at once: the steps (and the bits) of scalar/vmath.h, which explains them. */
+/* exp and what is made of it, four lanes at once: the steps (and the bits) of scalar/vmath.h. */
 #ifndef PL_VMATH_NEON_H
 #define PL_VMATH_NEON_H
 
 #include <arm_neon.h>
 #include <stdint.h>
 
+#include "../common.h"
+
 #define PL_VECTORS 8 /* of the 32 lanes of sums over long rows */
 
 static inline float32x4_t pl_exp4(float32x4_t x)
 {
-    const float32x4_t rounder = vdupq_n_f32(12582912.0f), one = vdupq_n_f32(1.0f);
-    const uint32x4_t zero = vcleq_f32(x, vdupq_n_f32(-104.0f));
-    x = vminq_f32(x, vdupq_n_f32(89.0f)); /* NaN where x is NaN */
-    const float32x4_t t = vaddq_f32(vmulq_f32(x, vdupq_n_f32(1.44269504f)), rounder), n = vsubq_f32(t, rounder);
-    float32x4_t r = vfmsq_f32(x, n, vdupq_n_f32(0.693359375f));
-    r = vfmsq_f32(r, n, vdupq_n_f32(-2.12194440e-4f));
-    float32x4_t p = vdupq_n_f32(0.001381454f);
-    p = vfmaq_f32(vdupq_n_f32(0.008368745f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(0.04166839f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(0.16666521f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(0.49999994f), p, r);
+    const float32x4_t rounder = vdupq_n_f32(PL_ROUNDER), one = vdupq_n_f32(1.0f);
+    const uint32x4_t zero = vcleq_f32(x, vdupq_n_f32(PL_EXP_LEAST));
+    x = vminq_f32(x, vdupq_n_f32(PL_EXP_MOST)); /* NaN where x is NaN */
+    const float32x4_t t = vaddq_f32(vmulq_f32(x, vdupq_n_f32(PL_LOG2_E)), rounder), n = vsubq_f32(t, rounder);
+    float32x4_t r = vfmsq_f32(x, n, vdupq_n_f32(PL_LN2_HI));
+    r = vfmsq_f32(r, n, vdupq_n_f32(PL_LN2_LO));
+    float32x4_t p = vdupq_n_f32(PL_EXP_6);
+    p = vfmaq_f32(vdupq_n_f32(PL_EXP_5), p, r);
+    p = vfmaq_f32(vdupq_n_f32(PL_EXP_4), p, r);
+    p = vfmaq_f32(vdupq_n_f32(PL_EXP_3), p, r);
+    p = vfmaq_f32(vdupq_n_f32(PL_EXP_2), p, r);
     p = vfmaq_f32(one, p, r);
     p = vfmaq_f32(one, p, r);
     const int32x4_t e = vsubq_s32(vreinterpretq_s32_f32(t), vreinterpretq_s32_f32(rounder)), half = vshrq_n_s32(e, 1);
@@ -33,15 +35,15 @@ static inline float32x4_t pl_tanh4(float32x4_t x)
 {
     const uint32x4_t sign = vandq_u32(vreinterpretq_u32_f32(x), vdupq_n_u32(0x80000000u));
     const float32x4_t a = vabsq_f32(x), one = vdupq_n_f32(1.0f), z = vmulq_f32(x, x);
-    float32x4_t p = vdupq_n_f32(-0.005717045f);
-    p = vfmaq_f32(vdupq_n_f32(0.020650588f), p, z);
-    p = vfmaq_f32(vdupq_n_f32(-0.053743497f), p, z);
-    p = vfmaq_f32(vdupq_n_f32(0.13331491f), p, z);
-    p = vfmaq_f32(vdupq_n_f32(-0.33333284f), p, z);
+    float32x4_t p = vdupq_n_f32(PL_TANH_4);
+    p = vfmaq_f32(vdupq_n_f32(PL_TANH_3), p, z);
+    p = vfmaq_f32(vdupq_n_f32(PL_TANH_2), p, z);
+    p = vfmaq_f32(vdupq_n_f32(PL_TANH_1), p, z);
+    p = vfmaq_f32(vdupq_n_f32(PL_TANH_0), p, z);
     p = vfmaq_f32(a, vmulq_f32(p, z), a);
     const float32x4_t e = vaddq_f32(pl_exp4(vaddq_f32(a, a)), one);
     const float32x4_t large = vsubq_f32(one, vdivq_f32(vdupq_n_f32(2.0f), e));
-    const float32x4_t y = vbslq_f32(vcltq_f32(a, vdupq_n_f32(0.625f)), p, large);
+    const float32x4_t y = vbslq_f32(vcltq_f32(a, vdupq_n_f32(PL_TANH_SMALL)), p, large);
     return vreinterpretq_f32_u32(vorrq_u32(vreinterpretq_u32_f32(y), sign));
 }
 
@@ -53,8 +55,8 @@ static inline float32x4_t pl_silu4(float32x4_t g)
 static inline float32x4_t pl_gelu4(float32x4_t g)
 {
     const float32x4_t one = vdupq_n_f32(1.0f);
-    const float32x4_t cube = vfmaq_f32(one, vmulq_f32(g, g), vdupq_n_f32(0.044715f));
-    const float32x4_t z2 = vmulq_f32(vmulq_f32(g, vdupq_n_f32(1.59576912f)), cube);
+    const float32x4_t cube = vfmaq_f32(one, vmulq_f32(g, g), vdupq_n_f32(PL_GELU_CUBE));
+    const float32x4_t z2 = vmulq_f32(vmulq_f32(g, vdupq_n_f32(PL_GELU_TWICE)), cube);
     return vdivq_f32(g, vaddq_f32(one, pl_exp4(vnegq_f32(z2))));
 }
 

@@ -1,10 +1,8 @@
 /* Rows as long as a vocabulary, NEON: at the memory's speed but for exp. */
+#include "../common.h"
 #include "fill.h"
 #include "simd.h"
 #include "vmath.h"
-
-#define SUM_BLOCK 1024 /* as in scalar/vocab.c */
-#define DOT_LEAST (-200.0f)
 
 /* fmax gives NaN where an operand is NaN, so that NaN anywhere comes through to the end. */
 static float max(const float *x, int n)
@@ -26,8 +24,8 @@ static double sum_exp(const float *x, int n, float top, float inv_t)
 {
     const float32x4_t t = vdupq_n_f32(top), inv = vdupq_n_f32(inv_t);
     double total = 0;
-    for (int b = 0; b < n; b += SUM_BLOCK) {
-        const int end = n - b < SUM_BLOCK ? n : b + SUM_BLOCK;
+    for (int b = 0; b < n; b += PL_SUM_BLOCK) {
+        const int end = n - b < PL_SUM_BLOCK ? n : b + PL_SUM_BLOCK;
         float32x4_t lane[PL_VECTORS];
         int i = b;
         for (int j = 0; j < PL_VECTORS; j++)
@@ -47,11 +45,11 @@ static double sum_exp(const float *x, int n, float top, float inv_t)
 
 static double sum_exp_dot(const float *x, int n, float top, float inv_t, double *dot)
 {
-    const float32x4_t t = vdupq_n_f32(top), inv = vdupq_n_f32(inv_t), least = vdupq_n_f32(DOT_LEAST);
+    const float32x4_t t = vdupq_n_f32(top), inv = vdupq_n_f32(inv_t), least = vdupq_n_f32(PL_DOT_LEAST);
     double total = 0;
     *dot = 0;
-    for (int b = 0; b < n; b += SUM_BLOCK) {
-        const int end = n - b < SUM_BLOCK ? n : b + SUM_BLOCK;
+    for (int b = 0; b < n; b += PL_SUM_BLOCK) {
+        const int end = n - b < PL_SUM_BLOCK ? n : b + PL_SUM_BLOCK;
         float32x4_t lane[PL_VECTORS], product[PL_VECTORS];
         int i = b;
         for (int j = 0; j < PL_VECTORS; j++)
@@ -76,18 +74,6 @@ static double sum_exp_dot(const float *x, int n, float top, float inv_t, double 
     return total;
 }
 
-/* As kernels.h has it. */
-static double sum16(const double *lane)
-{
-    double a[8];
-    for (int j = 0; j < 8; j++)
-        a[j] = lane[j] + lane[j + 8];
-    for (int half = 4; half; half /= 2)
-        for (int j = 0; j < half; j++)
-            a[j] += a[j + half];
-    return a[0];
-}
-
 static void moments(const float *x, int n, float top, double *sum, double *squares)
 {
     const float64x2_t t = vdupq_n_f64(top), least = vdupq_n_f64(-__builtin_inf());
@@ -107,15 +93,7 @@ static void moments(const float *x, int n, float top, double *sum, double *squar
         vst1q_f64(s + 2 * j, sums[j]);
         vst1q_f64(q + 2 * j, products[j]);
     }
-    for (; i < n; i++) {
-        const double d = (double)x[i] - top;
-        if (d > -__builtin_inf()) {
-            s[i % 16] += d;
-            q[i % 16] += d * d;
-        }
-    }
-    *sum = sum16(s);
-    *squares = sum16(q);
+    pl_moments_from(i, x, n, top, s, q, sum, squares);
 }
 
 static int collect(const float *x, int n, float least, int32_t *out, int room)
@@ -141,12 +119,8 @@ static int collect(const float *x, int n, float least, int32_t *out, int room)
                 continue;
             }
         }
-        for (; i < end; i++)
-            if (x[i] >= least) {
-                if (found < room)
-                    out[found] = i;
-                found++;
-            }
+        found = pl_collect_from(i, found, x, end, least, out, room);
+        i = end;
     }
     return found;
 }

@@ -5,10 +5,12 @@
  * Order of sums, every tier's: a score over d ascending; acc over keys ascending; sum in 16 lanes (slot j to lane
  * j % 16, ascending), then lane j takes j + 8, + 4, + 2, + 1. Keys that a row does not see add exactly 0 or nothing at
  * all, so that a row's bits do not tell which rows were computed beside it; for the same reason acc never holds -0. */
+#include "../common.h"
 #include "fill.h"
 #include "vmath.h"
 
 #define SLOTS 16 /* slots of a group */
+#define ROWS 1   /* query rows at a time */
 #define BLOCKS(d) (((d) + PL_BLOCK - 1) / PL_BLOCK)
 
 static inline float load(const void *p, ptrdiff_t i, pl_kv_type type)
@@ -77,8 +79,9 @@ static inline void append(const float *k, const float *v, int dk, int dv, int sl
         store(vpage, (ptrdiff_t)slot * dv + d, v[d], type);
 }
 
-static inline void attend_row(const pl_attend_page *a, int row, pl_kv_type type)
+PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
+    (void)rows;
     const float *q = a->q + row * a->q_stride;
     float *acc = a->acc + (ptrdiff_t)row * a->dv;
     const int lo = a->lo[row], hi = a->hi[row];
@@ -115,32 +118,10 @@ static inline void attend_row(const pl_attend_page *a, int row, pl_kv_type type)
     a->sum[row] = a->sum[row] * fade + lane[0];
 }
 
-static inline void attend(const pl_attend_page *a, pl_kv_type type)
-{
-    for (int row = 0; row < a->m; row++)
-        if (a->lo[row] < a->hi[row])
-            attend_row(a, row, type);
-}
-
-static void attend_f32(const pl_attend_page *a)
-{
-    attend(a, PL_KV_F32);
-}
-
-static void attend_f16(const pl_attend_page *a)
-{
-    attend(a, PL_KV_F16);
-}
-
-static void attend_bf16(const pl_attend_page *a)
-{
-    attend(a, PL_KV_BF16);
-}
-
-static void attend_int8(const pl_attend_page *a)
-{
-    attend(a, PL_KV_INT8);
-}
+PL_ATTEND_OF(attend_f32, PL_KV_F32)
+PL_ATTEND_OF(attend_f16, PL_KV_F16)
+PL_ATTEND_OF(attend_bf16, PL_KV_BF16)
+PL_ATTEND_OF(attend_int8, PL_KV_INT8)
 
 static void append_f32(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
 {

@@ -1,7 +1,6 @@
 /* Matrix products on float weights: one accumulator, ascending k. */
+#include "../matmul.h"
 #include "simd.h"
-
-#define MATMUL_ARGS const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y, ptrdiff_t y_stride
 
 /* w[r][k] of a tile */
 PL_INLINE float weight(pl_format_id id, const uint8_t *tile, int r, int k)
@@ -23,7 +22,7 @@ PL_INLINE float activation(pl_format_id id, const pl_acts *x, int i, int k)
     return x->f[i * x->f_stride + k];
 }
 
-PL_INLINE void matmul(pl_format_id id, MATMUL_ARGS)
+PL_INLINE void matmul(pl_format_id id, PL_MATMUL_ARGS)
 {
     for (int t = tile0; t < tile1; t++) {
         const uint8_t *tile = w->data + t * w->tile_bytes;
@@ -40,22 +39,9 @@ PL_INLINE void matmul(pl_format_id id, MATMUL_ARGS)
     }
 }
 
-static void matmul_f32(MATMUL_ARGS)
-{
-    matmul(PL_F32, w, tile0, tile1, x, n, y, y_stride);
-}
-static void matmul_f16(MATMUL_ARGS)
-{
-    matmul(PL_F16, w, tile0, tile1, x, n, y, y_stride);
-}
-static void matmul_bf16(MATMUL_ARGS)
-{
-    matmul(PL_BF16, w, tile0, tile1, x, n, y, y_stride);
-}
+PL_FLOAT_FORMATS(PL_MATMUL_OF)
 
 void pl_fill_matmul_float_scalar(pl_kernels *k)
 {
-    k->matmul[PL_F32] = matmul_f32;
-    k->matmul[PL_F16] = matmul_f16;
-    k->matmul[PL_BF16] = matmul_bf16;
+    PL_FLOAT_FORMATS(PL_PUT_MATMUL)
 }

@@ -1,4 +1,5 @@
 /* Matrix products on quantised weights: the reference, in the order that kernels.h fixes. */
+#include "../matmul.h"
 #include "simd.h"
 
 enum { CHUNK = 8 }; /* rows of x that share the reading of a block */
@@ -61,10 +62,16 @@ PL_INLINE void tile_times_rows(const pl_format *f, int terms, const uint8_t *til
     }
 }
 
-#define MATMUL_ARGS const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y, ptrdiff_t y_stride
-
-PL_INLINE void matmul(const pl_format *f, MATMUL_ARGS)
+PL_INLINE void matmul(const pl_shape shape, PL_MATMUL_ARGS)
 {
+    const int flags =
+        (shape.has_min ? PL_HAS_MIN : 0) | (shape.super ? PL_SUPER : 0) | (shape.is_signed ? PL_SIGNED_SCALE : 0);
+    const pl_format *f = &(const pl_format){.bits = shape.bits, /* w->format, in constants */
+                                            .group = shape.group,
+                                            .offset = shape.offset,
+                                            .flags = flags,
+                                            .packed_block = shape.block,
+                                            .packed_header = shape.header};
     for (int t = tile0; t < tile1; t++)
         for (int i0 = 0; i0 < n; i0 += CHUNK) {
             float acc[CHUNK][PL_TILE];
@@ -79,59 +86,9 @@ PL_INLINE void matmul(const pl_format *f, MATMUL_ARGS)
         }
 }
 
-/* What of a descriptor the loops depend on, spelled out here so that it is a constant in each. */
-#define SHAPE(bits_, group_, offset_, flags_, block_, header_)                                                         \
-    &(const pl_format){.bits = bits_,                                                                                  \
-                       .group = group_,                                                                                \
-                       .offset = offset_,                                                                              \
-                       .flags = flags_,                                                                                \
-                       .packed_block = block_,                                                                         \
-                       .packed_header = header_}
-
-static void matmul_q4_0(MATMUL_ARGS)
-{
-    matmul(SHAPE(4, 32, 8, 0, 288, 0), w, tile0, tile1, x, n, y, y_stride);
-}
-static void matmul_q4_1(MATMUL_ARGS)
-{
-    matmul(SHAPE(4, 32, 0, PL_HAS_MIN, 320, 0), w, tile0, tile1, x, n, y, y_stride);
-}
-static void matmul_q5_0(MATMUL_ARGS)
-{
-    matmul(SHAPE(5, 32, 16, 0, 352, 0), w, tile0, tile1, x, n, y, y_stride);
-}
-static void matmul_q5_1(MATMUL_ARGS)
-{
-    matmul(SHAPE(5, 32, 0, PL_HAS_MIN, 384, 0), w, tile0, tile1, x, n, y, y_stride);
-}
-static void matmul_q8_0(MATMUL_ARGS)
-{
-    matmul(SHAPE(8, 32, 128, 0, 544, 0), w, tile0, tile1, x, n, y, y_stride);
-}
-
-static void matmul_q4_k(MATMUL_ARGS)
-{
-    matmul(SHAPE(4, 32, 0, PL_SUPER | PL_HAS_MIN, 288, 64), w, tile0, tile1, x, n, y, y_stride);
-}
-
-static void matmul_q5_k(MATMUL_ARGS)
-{
-    matmul(SHAPE(5, 32, 0, PL_SUPER | PL_HAS_MIN, 352, 64), w, tile0, tile1, x, n, y, y_stride);
-}
-
-static void matmul_q6_k(MATMUL_ARGS)
-{
-    matmul(SHAPE(6, 16, 32, PL_SUPER | PL_SIGNED_SCALE, 416, 32), w, tile0, tile1, x, n, y, y_stride);
-}
+PL_INT_FORMATS(PL_MATMUL_OF)
 
 void pl_fill_matmul_int_scalar(pl_kernels *k)
 {
-    k->matmul[PL_Q4_0] = matmul_q4_0;
-    k->matmul[PL_Q4_1] = matmul_q4_1;
-    k->matmul[PL_Q5_0] = matmul_q5_0;
-    k->matmul[PL_Q5_1] = matmul_q5_1;
-    k->matmul[PL_Q8_0] = matmul_q8_0;
-    k->matmul[PL_Q4_K] = matmul_q4_k;
-    k->matmul[PL_Q5_K] = matmul_q5_k;
-    k->matmul[PL_Q6_K] = matmul_q6_k;
+    PL_INT_FORMATS(PL_PUT_MATMUL)
 }

@@ -1,9 +1,7 @@
 /* Rows of activations, scalar reference. */
+#include "../common.h"
 #include "fill.h"
 #include "vmath.h"
-
-/* Below this a block's largest value counts as 0: 127 / amax would overflow soon after. */
-#define LEAST_AMAX 1e-30f
 
 static float round_even(float x) /* |x| < 2^22 */
 {
@@ -42,7 +40,7 @@ static void quantize(const float *x, int k, int terms, int8_t *q, int8_t *q_lo, 
         const float amax = pl_float(top);
         float inv = 127.0f / amax;
         s[b] = amax / 127.0f;
-        if (amax < LEAST_AMAX)
+        if (amax < PL_LEAST_AMAX)
             s[b] = inv = 0;
         else if (top >= 0x7f800000u)
             inv = 0;

@@ -5,11 +5,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "../kernels.h"
+#include "../common.h"
 #include "vmath.h" /* pl_fma1: a * b + c, rounded once */
-
-/* Inlined always: `f` is a constant at every call, so that each format gets code of its own. */
-#define PL_INLINE static inline __attribute__((always_inline))
 
 PL_INLINE uint32_t pl_load32(const void *p)
 {

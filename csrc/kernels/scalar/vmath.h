@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../common.h"
+
 static inline uint32_t pl_bits(float x)
 {
     uint32_t u;
@@ -41,21 +43,6 @@ static inline float pl_fma1(float a, float b, float c)
 #endif
 }
 
-/* e^x: x = n ln 2 + r, |r| <= ln 2 / 2, then 1 + r + r^2 q(r) with q minimax of degree 4 (3e-9 relative), then 2^n in
- * two factors, so that results near overflow and below the normal range round once. The float 1.5 * 2^23 rounds to
- * integers and leaves n in the low bits. 355/512 has 9 bits, so that n * 355/512 is exact. */
-#define PL_EXP_LEAST (-104.0f) /* e^-104 < 2^-150 rounds to 0 */
-#define PL_EXP_MOST 89.0f      /* e^89 > 2^128 is infinite */
-#define PL_ROUNDER 12582912.0f
-#define PL_LOG2_E 1.44269504f
-#define PL_LN2_HI 0.693359375f
-#define PL_LN2_LO (-2.12194440e-4f)
-#define PL_EXP_2 0.49999994f
-#define PL_EXP_3 0.16666521f
-#define PL_EXP_4 0.04166839f
-#define PL_EXP_5 0.008368745f
-#define PL_EXP_6 0.001381454f
-
 static inline float pl_exp1(float x)
 {
     if (x <= PL_EXP_LEAST)
@@ -75,14 +62,6 @@ static inline float pl_exp1(float x)
     return p * pl_float((uint32_t)(half + 127) << 23) * pl_float((uint32_t)(e - half + 127) << 23);
 }
 
-/* tanh x: x + x^3 P(x^2) below 0.625 (4e-9 relative), else 1 - 2 / (e^2|x| + 1) with the sign of x. */
-#define PL_TANH_SMALL 0.625f
-#define PL_TANH_0 (-0.33333284f)
-#define PL_TANH_1 0.13331491f
-#define PL_TANH_2 (-0.053743497f)
-#define PL_TANH_3 0.020650588f
-#define PL_TANH_4 (-0.005717045f)
-
 static inline float pl_tanh1(float x)
 {
     const uint32_t sign = pl_bits(x) & 0x80000000u;
@@ -99,9 +78,6 @@ static inline float pl_tanh1(float x)
     return pl_float(pl_bits(1.0f - 2.0f / (pl_exp1(a + a) + 1.0f)) | sign);
 }
 
-#define PL_GELU_CUBE 0.044715f
-#define PL_GELU_TWICE 1.59576912f /* 2 sqrt(2 / pi) */
-
 /* silu(g) = g / (1 + e^-g); gelu_tanh(g) = g / (1 + e^-2z), for (1 + tanh z) / 2 = 1 / (1 + e^-2z). */
 static inline float pl_silu1(float g)
 {
@@ -114,10 +90,7 @@ static inline float pl_gelu1(float g)
     return g / (1.0f + pl_exp1(-z2));
 }
 
-/* Sums of long rows go to 32 lanes, element i to lane i % 32, ascending; then lane j takes j + 16, + 8, + 4, + 2, + 1.
- * Any vector width does that alike. */
-#define PL_LANES 32
-
+/* Of the lanes of a long row. */
 static inline float pl_sum_lanes(float *lane)
 {
     for (int half = PL_LANES / 2; half; half /= 2)

@@ -1,9 +1,7 @@
 /* Rows as long as a vocabulary, scalar reference. */
+#include "../common.h"
 #include "fill.h"
 #include "vmath.h"
-
-#define SUM_BLOCK 1024      /* floats that are summed in float32 lanes before float64 takes over */
-#define DOT_LEAST (-200.0f) /* exp is 0 long before; 0 * -inf would be NaN */
 
 static float max(const float *x, int n)
 {
@@ -19,9 +17,9 @@ static float max(const float *x, int n)
 static double sum_exp(const float *x, int n, float top, float inv_t)
 {
     double total = 0;
-    for (int b = 0; b < n; b += SUM_BLOCK) {
+    for (int b = 0; b < n; b += PL_SUM_BLOCK) {
         float lane[PL_LANES] = {0};
-        for (int i = b; i < n && i < b + SUM_BLOCK; i++)
+        for (int i = b; i < n && i < b + PL_SUM_BLOCK; i++)
             lane[i % PL_LANES] += pl_exp1((x[i] - top) * inv_t);
         total += pl_sum_lanes(lane);
     }
@@ -32,12 +30,12 @@ static double sum_exp_dot(const float *x, int n, float top, float inv_t, double 
 {
     double total = 0;
     *dot = 0;
-    for (int b = 0; b < n; b += SUM_BLOCK) {
+    for (int b = 0; b < n; b += PL_SUM_BLOCK) {
         float lane[PL_LANES] = {0}, product[PL_LANES] = {0};
-        for (int i = b; i < n && i < b + SUM_BLOCK; i++) {
+        for (int i = b; i < n && i < b + PL_SUM_BLOCK; i++) {
             const float d = (x[i] - top) * inv_t, e = pl_exp1(d);
             lane[i % PL_LANES] += e;
-            product[i % PL_LANES] += e * (d > DOT_LEAST ? d : DOT_LEAST);
+            product[i % PL_LANES] += e * (d > PL_DOT_LEAST ? d : PL_DOT_LEAST);
         }
         total += pl_sum_lanes(lane);
         *dot += pl_sum_lanes(product);
@@ -45,43 +43,15 @@ static double sum_exp_dot(const float *x, int n, float top, float inv_t, double 
     return total;
 }
 
-/* As kernels.h has it. */
-static double sum16(const double *lane)
-{
-    double a[8];
-    for (int j = 0; j < 8; j++)
-        a[j] = lane[j] + lane[j + 8];
-    for (int half = 4; half; half /= 2)
-        for (int j = 0; j < half; j++)
-            a[j] += a[j + half];
-    return a[0];
-}
-
 static void moments(const float *x, int n, float top, double *sum, double *squares)
 {
     double s[16] = {0}, q[16] = {0};
-    int i = 0;
-    for (; i < n; i++) {
-        const double d = (double)x[i] - top;
-        if (d > -__builtin_inf()) {
-            s[i % 16] += d;
-            q[i % 16] += d * d;
-        }
-    }
-    *sum = sum16(s);
-    *squares = sum16(q);
+    pl_moments_from(0, x, n, top, s, q, sum, squares);
 }
 
 static int collect(const float *x, int n, float least, int32_t *out, int room)
 {
-    int found = 0;
-    for (int i = 0; i < n; i++)
-        if (x[i] >= least) {
-            if (found < room)
-                out[found] = i;
-            found++;
-        }
-    return found;
+    return pl_collect_from(0, 0, x, n, least, out, room);
 }
 
 static void softmax(float *x, int n)

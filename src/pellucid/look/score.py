@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine
+from pellucid import _engine, arguments
 from pellucid.errors import ContextFullError
 from pellucid.generation import TokenLogprob
 from pellucid.look.record import single
-from pellucid.model import _several
 from pellucid.sampling import MOST_LOGPROBS
 
 __all__ = ["Score", "score", "score_ids"]
@@ -65,7 +64,7 @@ def score(model: Any, texts: Any, top: Any, window: Any) -> Any:
         raise ValueError(f"top={top}: expected 0 to {MOST_LOGPROBS}")
     if window is not None and not 2 <= (window := single("window", window)) <= model.context_length:
         raise ValueError(f"window={window}: expected 2 to {model.context_length}, the context's length")
-    several = _several(texts)
+    several = arguments.several(texts)
     many = []
     for i, text in enumerate(texts if several else [texts]):
         name = f"text[{i}]" if several else "text"

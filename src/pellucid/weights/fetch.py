@@ -22,7 +22,8 @@ from pathlib import Path
 
 from pellucid.errors import FetchError
 from pellucid.weights import store
-from pellucid.weights.catalog import Entry, Part, Progress
+from pellucid.weights.entry import Entry, Part
+from pellucid.weights.store import Progress
 
 _CHUNK = 1 << 20
 _POLL = 0.05  # seconds between looks at the child

@@ -20,8 +20,8 @@ from typing import Any
 
 from pellucid.errors import FetchError
 from pellucid.weights import store
-from pellucid.weights.catalog import Progress, cache_folder
 from pellucid.weights.download import Download, Remote, Unreachable, get_json, hub
+from pellucid.weights.store import Progress, cache_folder
 
 _REFERENCE = re.compile(
     r"(?P<owner>\w[\w.-]{0,95})/(?P<name>\w[\w.-]{0,95})(?:@(?P<revision>[\w./-]{1,200}))?(?::(?P<file>.{1,1000}))?"

@@ -1,4 +1,4 @@
-"""The cache folder's manners: one process at a time, names only for whole files, and what its disk refuses."""
+"""The cache folder: where it is, one process at a time, names only for whole files, and what its disk refuses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,28 @@ from typing import IO, Any
 
 from pellucid.errors import FetchError
 
+# progress(done bytes, total bytes, label): done never falls, and reaches total.
+Progress = Callable[[int, int, str], None]
+
 _POLL = 0.05  # seconds between looks at a lock
 _STALE = 7 * 86400.0  # seconds after which a download that broke off is not worth resuming
+
+
+def cache_folder() -> Path:
+    """Where models are kept; it need not exist yet. FetchError where the user has no home folder."""
+    own = os.environ.get("PELLUCID_CACHE")
+    try:
+        if own:
+            return Path(own).expanduser().absolute()
+        if sys.platform == "win32":
+            local = os.environ.get("LOCALAPPDATA")
+            return (Path(local) if local else Path.home() / "AppData" / "Local") / "pellucid"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "pellucid"
+        xdg = os.environ.get("XDG_CACHE_HOME", "")
+        return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "pellucid"
+    except RuntimeError:
+        raise FetchError("there is no home folder: set PELLUCID_CACHE to a folder for models") from None
 
 
 def cannot_use(name: str, folder: Path, need: int, error: OSError) -> FetchError:

@@ -1,0 +1,151 @@
+/* Matrix products, what no instruction set changes: formats, panels of activations, rows and tiles in chunks. A tier
+ * passes its own steps as functions, which are inlined always: nothing of this is called in a loop. */
+#ifndef PL_KERNELS_MATMUL_H
+#define PL_KERNELS_MATMUL_H
+
+#include <string.h>
+
+#include "common.h"
+
+#define PL_MATMUL_ARGS const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y, ptrdiff_t y_stride
+
+/* What loops on a quantised format depend on: a constant in each kernel, unlike the fields of `pl_format`. */
+typedef struct pl_shape {
+    int bits, group, offset, has_min, super, is_signed;
+    int block, header; /* bytes of a packed block and of a super block's header */
+    int padded;        /* a tier's choice: entries of a panel have four words */
+} pl_shape;
+
+/* ---- a kernel for each format ------------------------------------------------------------------------------------ */
+
+static const pl_shape pl_shape_q4_0 = {.bits = 4, .group = 32, .offset = 8, .block = 288},
+                      pl_shape_q4_1 = {.bits = 4, .group = 32, .has_min = 1, .block = 320},
+                      pl_shape_q5_0 = {.bits = 5, .group = 32, .offset = 16, .block = 352},
+                      pl_shape_q5_1 = {.bits = 5, .group = 32, .has_min = 1, .block = 384},
+                      pl_shape_q8_0 = {.bits = 8, .group = 32, .offset = 128, .block = 544},
+                      pl_shape_q4_k = {.bits = 4, .group = 32, .has_min = 1, .super = 1, .block = 288, .header = 64},
+                      pl_shape_q5_k = {.bits = 5, .group = 32, .has_min = 1, .super = 1, .block = 352, .header = 64},
+                      pl_shape_q6_k = {
+                          .bits = 6, .group = 16, .offset = 32, .super = 1, .is_signed = 1, .block = 416, .header = 32};
+
+#define PL_FLOAT_FORMATS(DO) DO(F32, PL_F32) DO(F16, PL_F16) DO(BF16, PL_BF16)
+/* clang-format off */
+#define PL_INT_FORMATS(DO)       \
+    DO(Q4_0, pl_shape_q4_0)      \
+    DO(Q4_1, pl_shape_q4_1)      \
+    DO(Q5_0, pl_shape_q5_0)      \
+    DO(Q5_1, pl_shape_q5_1)      \
+    DO(Q8_0, pl_shape_q8_0)      \
+    DO(Q4_K, pl_shape_q4_k)      \
+    DO(Q5_K, pl_shape_q5_k)      \
+    DO(Q6_K, pl_shape_q6_k)
+/* clang-format on */
+
+/* The kernel of a format out of the file's `matmul`, which takes what tells formats apart first; and its place. */
+#define PL_MATMUL_OF(format, what)                                                                                     \
+    static void matmul_##format(PL_MATMUL_ARGS)                                                                        \
+    {                                                                                                                  \
+        matmul(what, w, tile0, tile1, x, n, y, y_stride);                                                              \
+    }
+#define PL_PUT_MATMUL(format, what) k->matmul[PL_##format] = matmul_##format;
+
+/* ---- a panel of activations: what is read with a block of weights lies together ---------------------------------- */
+
+/* An entry: 32 codes per term, then words of 32 bits: s_y; with an offset, -offset * sum(y) per group; with mins, as
+ * the last word, the sum that multiplies them. */
+PL_INLINE int pl_entry_bytes(const pl_shape f, int terms)
+{
+    return 32 * terms + 4 * (f.padded ? 4 : 1 + (f.offset ? 32 / f.group : 0) + f.has_min);
+}
+
+/* Entries [block][row] of blocks [b0, b0 + blocks) of rows [i0, i0 + n). */
+PL_INLINE void pl_make_panel(const pl_shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks,
+                             uint8_t *panel)
+{
+    const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK;
+    for (int i = 0; i < n; i++) {
+        const int64_t row = i0 + i;
+        const float *s = x->s + row * all + b0;
+        const int8_t *q = x->q + row * x->stored * x->k + (int64_t)PL_BLOCK * b0, *q_low = q + (terms - 1) * x->k;
+        const int16_t *sums = x->sums + row * x->stored * 2 * all + 2 * b0, *low = sums + (terms - 1) * 2 * all;
+        uint8_t *out = panel + i * size;
+        for (int b = 0; b < blocks; b++, out += n * size) {
+            const float s_y = terms == 2 ? s[b] / 254.0f : s[b];
+            int32_t first = sums[2 * b], second = sums[2 * b + 1];
+            memcpy(out, q + PL_BLOCK * b, 32);
+            if (terms == 2) {
+                memcpy(out + 32, q_low + PL_BLOCK * b, 32);
+                first = 254 * first + low[2 * b];
+                second = 254 * second + low[2 * b + 1];
+            }
+            memcpy(out + 32 * terms, &s_y, 4);
+            if (f.offset) {
+                const int32_t offset[2] = {-f.offset * (f.group == 16 ? first : first + second), -f.offset * second};
+                memcpy(out + 32 * terms + 4, offset, f.group == 16 ? 8 : 4);
+            }
+            if (f.has_min) {
+                const float sum = s_y * (float)(first + second);
+                memcpy(out + size - 4, &sum, 4);
+            }
+        }
+    }
+}
+
+/* ---- a product in chunks of rows, each by a group of tiles -------------------------------------------------------- */
+
+enum {
+    PL_CHUNK = 16,              /* rows of x that share an unpacked block */
+    PL_PANEL = 64 << 10,        /* bytes of entries: 3072 k or more of PL_CHUNK rows, less where an entry is padded */
+    PL_GROUP_BYTES = 256 << 10, /* tiles that stay in L2 while the chunks of x pass by */
+};
+
+/* acc[i][16] += blocks [0, blocks) of the tile at p by row i of the panel's n. */
+typedef void (*pl_tile_by_panel)(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, const uint8_t *panel,
+                                 float acc[PL_CHUNK][PL_TILE]);
+
+/* Rows [i0, i0 + n) of x, n <= PL_CHUNK, by tiles [t0, t1). Where k goes on beyond a panel, the next one starts from
+ * the sums that y holds. */
+PL_INLINE void pl_matmul_chunk(const pl_shape f, int terms, pl_tile_by_panel tile, const pl_mat *w, int t0, int t1,
+                               const pl_acts *x, int i0, int n, float *y, ptrdiff_t y_stride)
+{
+    uint8_t panel[PL_PANEL];
+    const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK, most = PL_PANEL / (n * size) & ~7;
+    for (int b0 = 0; b0 < all; b0 += most) {
+        const int blocks = all - b0 < most ? all - b0 : most;
+        pl_make_panel(f, terms, x, i0, n, b0, blocks, panel);
+        for (int t = t0; t < t1; t++) {
+            const uint8_t *p = w->data + t * w->tile_bytes + (int64_t)b0 * f.block + (int64_t)(b0 / 8) * f.header;
+            float acc[PL_CHUNK][PL_TILE], *out = y + i0 * y_stride + PL_TILE * t;
+            const int rows = w->rows - PL_TILE * t < PL_TILE ? w->rows - PL_TILE * t : PL_TILE;
+            const size_t bytes = sizeof(float) * (size_t)rows;
+            for (int i = 0; i < n; i++) {
+                memset(acc[i], 0, sizeof acc[i]);
+                if (b0)
+                    memcpy(acc[i], out + i * y_stride, bytes);
+            }
+            tile(f, terms, p, blocks, n, panel, acc);
+            for (int i = 0; i < n; i++)
+                memcpy(out + i * y_stride, acc[i], bytes);
+        }
+    }
+}
+
+PL_INLINE void pl_matmul_chunks(const pl_shape f, pl_tile_by_panel tile, PL_MATMUL_ARGS)
+{
+    const int chunks = (n + PL_CHUNK - 1) / PL_CHUNK, size = chunks ? (n + chunks - 1) / chunks : 0;
+    int group = w->tile_bytes < PL_GROUP_BYTES ? (int)(PL_GROUP_BYTES / w->tile_bytes) : 1;
+    if (chunks == 1)
+        group = tile1 - tile0;
+    for (int t0 = tile0; t0 < tile1; t0 += group) {
+        const int t1 = tile1 - t0 < group ? tile1 : t0 + group;
+        for (int i0 = 0; i0 < n; i0 += size) {
+            const int rows = n - i0 < size ? n - i0 : size;
+            if (x->terms == 2)
+                pl_matmul_chunk(f, 2, tile, w, t0, t1, x, i0, rows, y, y_stride);
+            else
+                pl_matmul_chunk(f, 1, tile, w, t0, t1, x, i0, rows, y, y_stride);
+        }
+    }
+}
+
+#endif
