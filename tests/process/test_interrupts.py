@@ -81,7 +81,7 @@ def test_while_modules_are_imported(model: Path) -> None:
         "pellucid.model:weights.open_model",
         "pellucid.model:arch.build",
         "pellucid.model:_engine.Engine",
-        "pellucid.model:_Later.wait",
+        "pellucid.later:Later.wait",
         "pellucid.model:Model._job",
         "pellucid.cli.options:read_text",
     ],
