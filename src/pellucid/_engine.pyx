@@ -245,9 +245,9 @@ cdef class Rows:
         free(self.seqs)
 
     def __init__(self, Engine engine, parts, int at=-1):
-        """parts: [(Sequence, ids int32, first wanted row)]; at: the first row's slot, -1: the sequence's length."""
-        cdef const int32_t[::1] ids
+        """parts: [(Sequence, ids, first wanted row)]; at: the first row's slot, -1: the sequence's length."""
         cdef Sequence seq
+        cdef int32_t id
         cdef int i, r = 0, want, slot
         self.keep = list(parts)
         for _, part, _ in parts:
@@ -260,12 +260,11 @@ cdef class Rows:
             seq = s
             if seq.engine is not engine:
                 raise ValueError("a sequence of another model")
-            ids = part
             want = first
             self.seqs[self.n_seqs] = seq.seq
             slot = seq.seq.length if at < 0 else at
-            for i in range(<int>ids.shape[0]):
-                self.rows[r] = pl_row(token=ids[i], seq=self.n_seqs, slot=slot + i, pos=slot + i, want=i >= want)
+            for i, id in enumerate(part):
+                self.rows[r] = pl_row(token=id, seq=self.n_seqs, slot=slot + i, pos=slot + i, want=i >= want)
                 self.n_wants += i >= want
                 r += 1
             self.n_seqs += 1
@@ -368,8 +367,8 @@ cdef class Engine:
     def forward(self, parts, *, list samplers=None, out=None, cancel=None):
         """One forward pass over rows of one or several sequences.
 
-        parts: [(Sequence, ids int32 array, first)]: appends ids to the sequence; logits are asked for from its row
-        `first` on (len(ids): for none). Either `out`, float32 (wanted rows, vocab), takes the logits, or
+        parts: [(Sequence, ids, first)]: appends ids, a list or an array, to the sequence; logits are asked for from
+        its row `first` on (len(ids): for none). Either `out`, float32 (wanted rows, vocab), takes the logits, or
         `samplers`, one per wanted row, choose tokens -> [(id, logprob | None, [(id, logprob), ...])].
         cancel: called every 20 ms or so; true ends the pass, nothing appended, with `Cancelled`.
         Raises ValueError, NumericsError, OutOfMemoryError, Cancelled; then no sequence has changed.

@@ -142,15 +142,11 @@ def check_chunk(chunk: Any) -> int:
     return sampling.check_chunk("chunk", chunk)
 
 
-def as_array(ids: Sequence[int]) -> npt.NDArray[np.int32]:
-    return np.array(ids, np.int32)
-
-
 def prefill(engine: Any, sequence: Any, ids: Sequence[int], chunk: int, cancel: Callable[[], bool] | None) -> bool:
     """Computes what a sequence still lacks of `ids`; False when cancelled."""
     step = min(chunk, engine.max_rows)
     while sequence.length < len(ids):
-        part = as_array(ids[sequence.length : sequence.length + step])
+        part = ids[sequence.length : sequence.length + step]
         if cancel is not None and cancel():  # short passes end before they would ask
             return False
         try:
@@ -184,13 +180,15 @@ class Job:
         self.model.check_ids(o.stop_ids, "stop_ids", empty=True)
         self.model.check_ids(o.logit_bias, "token ids of logit_bias", empty=True)
         self.sampler = _engine.Sampler(**o.sampler())
-        self.seen = 0  # ids that the sampler looks back at
+        self.looks_back = o.penalised() or o.dry()
+        self.seen = 0  # ids that the sampler knows of those it looks back at
         self.start = time.perf_counter()
         self.first = 0.0  # when the first token came
         self.stepped = False  # a token was sampled since the last pass
         tokenizer = self.model.tokenizer
         self.eog = frozenset() if o.ignore_eos or tokenizer is None else tokenizer.eog
         self.stop_ids = frozenset(o.stop_ids)
+        self.cache, self.max_tokens, self.room = o.cache, o.max_tokens, self.model.context_length
         if o.stop and tokenizer is None:
             raise TokenizerError("stop strings need a tokenizer, and the model file has none: use stop_ids")
         self.piece = _pieces(tokenizer)
@@ -208,11 +206,11 @@ class Job:
         return self.ids[self.sequence.length :]
 
     def before_pass(self) -> None:
-        if self.options.penalised() or self.options.dry():
+        if self.looks_back:
             new = self.ids[self.seen :]
-            self.sampler.extend(as_array(new), self.breakers.marks(new) if self.breakers else None)
+            self.sampler.extend(new, self.breakers.marks(new) if self.breakers else None)
             self.seen += len(new)
-        if self.stepped and not self.options.cache:
+        if self.stepped and not self.cache:
             self.sequence = _engine.Sequence(self.sequence.engine)  # computes everything again, for every token
         self.stepped = False
 
@@ -236,9 +234,9 @@ class Job:
             )
         if self.text and self.text.stopped is not None:
             self.finish = "stop"
-        elif len(self.new) >= self.options.max_tokens:
+        elif len(self.new) >= self.max_tokens:
             self.finish = "length"
-        elif len(self.ids) > self.model.context_length:
+        elif len(self.ids) > self.room:
             self._fill()
         if self.finish:
             return self.end(text, [token], logprobs)
@@ -297,7 +295,7 @@ def run_all(engine: Any, jobs: list[Job], options: SamplingOptions) -> Iterator[
                 break
             job.before_pass()
             pending = job.pending()
-            part = as_array(pending[:room])
+            part = pending[:room]
             last = len(part) == len(pending)
             parts.append((job.sequence, part, len(part) - 1 if last else len(part)))
             room -= len(part)
@@ -331,7 +329,7 @@ def logits(engine: Any, sequences: list[tuple[Any, Sequence[int]]], chunk: int) 
         for i, (sequence, ids) in enumerate(sequences):
             n = min(room, len(ids) - at[i])
             if n > 0:
-                parts.append((sequence, as_array(ids[at[i] : at[i] + n]), 0))
+                parts.append((sequence, ids[at[i] : at[i] + n], 0))
                 places.append((i, n))
                 room -= n
         alone = len(places) == 1
