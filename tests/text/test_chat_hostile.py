@@ -44,6 +44,7 @@ from tests.text import hostile
 ChatTemplate("{{ 1 }}").render([{"role": "user", "content": "hi"}])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 names = "sorting again and again", "lazy filters over lazy filters", "splitting long texts"
+names += "a table of very many arguments", "a macro's very many arguments"
 for source in [*hostile.GROWING.values(), *(hostile.FOREVER[name] for name in names)]:
     try:
         ChatTemplate(source).render([{"role": "user", "content": "hi"}])
@@ -107,6 +108,22 @@ def test_long_conversations_are_no_attack() -> None:
     )
     text, _ = ChatTemplate(source).render(messages)
     assert text.endswith("500500 1000") and len(text) > 1_000_000
+
+
+def test_filters_stay_lazy() -> None:
+    source = "{% set a = messages|map(attribute='content') %}{% set b = a|map('upper') %}{{ a|join }}{{ b|join }}"
+    assert ChatTemplate(source).render(USER)[0] == "hi"
+
+
+LAZY = ("ns.x|select", "[1]|map('default', ns.x)", "[1]|map('default', default_value=ns.x)")
+
+
+@pytest.mark.parametrize("filter", LAZY)
+def test_lazy_filters_do_not_overflow_the_stack(filter: str) -> None:
+    """Python frees a chain of generators recursively, with no limit of its own."""
+    source = "{% set ns = namespace(x=[]) %}{% for a in range(100) %}{% set ns.x = " + filter + " %}{% endfor %}"
+    with pytest.raises(ChatTemplateError, match="over each other more than 60 deep"):
+        ChatTemplate(source).render(USER)
 
 
 @pytest.mark.parametrize(

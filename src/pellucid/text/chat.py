@@ -6,6 +6,7 @@ messages -> checked copies, marked (:mod:`~pellucid.text.conversation`) -> the t
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -248,5 +249,5 @@ def _variables(variables: Any, reader: Reader) -> dict[str, Any]:
 
 
 def _cut(error: object) -> str:
-    text = " ".join(str(error).split())
+    text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))  # Python's words tell addresses
     return text if len(text) <= MOST_MESSAGE else text[: MOST_MESSAGE - 3] + "..."
