@@ -160,10 +160,10 @@ def prefill(engine: Any, sequence: Any, ids: Sequence[int], chunk: int, cancel: 
     return True
 
 
-def _pieces(tokenizer: Any) -> Callable[[int], bytes]:
+def pieces(tokenizer: Any, *, special: bool = False) -> Callable[[int], bytes]:
     """id -> its bytes: none for an id beyond the vocabulary, where an embedding has more rows, to pad it."""
     known = 0 if tokenizer is None else tokenizer.vocab_size
-    return lambda id: tokenizer.piece(id) if tokenizer is not None and id < known else b""
+    return lambda id: tokenizer.piece(id, special=special) if tokenizer is not None and id < known else b""
 
 
 @dataclass(eq=False)
@@ -193,7 +193,7 @@ class Job:
         self.stop_ids = frozenset(o.stop_ids)
         if o.stop and tokenizer is None:
             raise TokenizerError("stop strings need a tokenizer, and the model file has none: use stop_ids")
-        self.piece = _pieces(tokenizer)
+        self.piece = pieces(tokenizer)
         self.text = None if tokenizer is None else TextStream(self.piece, o.stop)
         self.breakers: Breakers | None = None
         if o.dry() and o.dry_breakers and tokenizer is not None:
