@@ -131,6 +131,7 @@ def test_lazy_filters_do_not_overflow_the_stack(filter: str) -> None:
     [
         ("a\n{% for x in %}", 2, "broken"),
         ("a\n\n{{ raise_exception('no ' ~ 'system') }}", 3, "refuses the conversation: no system"),
+        ("{{ raise_exception('\x1b]0;x\x07\x9b2J') }}", 1, r"conversation: \x1b]0;x\x07\x9b2J"),
         ("{% macro f(x) %}\n{{ x.__class__ }}\n{% endmacro %}\n\n{{ f('') }}", 2, "forbidden"),
         ("\n{% for m in messages %}\n{{ m.content + 1 }}{% endfor %}", 3, "TypeError"),
     ],

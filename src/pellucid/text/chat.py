@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ChatTemplateError
+from ..errors import ChatTemplateError, one_line
 from .budget import Budget
 from .conversation import Marks, Reader, read_messages, read_tables
 from .special import Finder
@@ -250,4 +250,4 @@ def _variables(variables: Any, reader: Reader) -> dict[str, Any]:
 
 def _cut(error: object) -> str:
     text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))  # Python's words tell addresses
-    return text if len(text) <= MOST_MESSAGE else text[: MOST_MESSAGE - 3] + "..."
+    return one_line(text, MOST_MESSAGE)
