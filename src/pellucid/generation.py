@@ -5,6 +5,7 @@ Several prompts run as rows of the same passes. What a pass computes for one of 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -183,6 +184,8 @@ class Job:
         o = self.options
         self.model.check_ids(o.stop_ids, "stop_ids", empty=True)
         self.model.check_ids(o.logit_bias, "logit_bias", empty=True)
+        if list(o.logit_bias.values()).count(-math.inf) == self.sequence.engine.vocab:
+            raise ValueError("logit_bias forbids every token")
         self.sampler = _engine.Sampler(**o.sampler())
         self.seen = 0  # ids that the sampler looks back at
         self.start = time.perf_counter()
