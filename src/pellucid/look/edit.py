@@ -227,7 +227,8 @@ def edited(
     ops = []
     for i, op in enumerate(plan.ops):
         part = "attention" if op.layer >= 0 and i <= found.layers[op.layer].project else "mlp"
-        if (op.layer, part) not in skipped:
+        kept = op.kind == Kind.SCALE_ADD and op.out == x  # an edit of the stream, by a view of which this is a view
+        if kept or (op.layer, part) not in skipped:
             ops += [*before.get(i, []), op]
         ops += after.get(i, [])
     return replace(plan, ops=ops, vectors=vectors, _known=dict(plan._known))
