@@ -126,6 +126,22 @@ def test_lazy_filters_do_not_overflow_the_stack(filter: str) -> None:
         ChatTemplate(source).render(USER)
 
 
+def test_marking_a_long_conversation_takes_none_of_the_template_s_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "SECONDS", 0.05)
+    template = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", specials=["<|end|>"])
+    choose = template._marks.choose
+
+    def slowly(*given: Any) -> dict[str, str]:
+        start = time.thread_time()
+        while time.thread_time() - start < 0.2:
+            pass
+        return choose(*given)
+
+    monkeypatch.setattr(template._marks, "choose", slowly)
+    text, back = template.render([{"role": "user", "content": "<|end|>"}])
+    assert text.translate(back) == "<|end|>"
+
+
 @pytest.mark.parametrize(
     ("source", "line", "words"),
     [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from types import GeneratorType
 from typing import Any, NamedTuple, NoReturn
 from weakref import WeakKeyDictionary
@@ -82,6 +83,13 @@ class Budget:
             self.stop("does too much: it may make %d characters or take %d steps", UNITS, UNITS // STEP)
         if self._clock() > self._end:
             self.stop("runs too long: it has %g s of processor time", SECONDS)
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """The clock stands still: work that is not the template's."""
+        start = self._clock()
+        yield
+        self._end += self._clock() - start
 
     @staticmethod
     def stop(message: str, *numbers: float) -> NoReturn:

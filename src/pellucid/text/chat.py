@@ -91,11 +91,12 @@ class ChatTemplate:
 
         budget = Budget(reader.size)
         self._join_parts(conversation, budget)
-        table = self._marks.choose(conversation, [*tables.values()], extra)
+        with budget.resting():  # what a long conversation takes is not the template's
+            table = self._marks.choose(conversation, [*tables.values()], extra)
+            if table:
+                conversation = self._marks.messages(conversation, table)
+                tables = {name: self._marks.apply(value, table) for name, value in tables.items()}
         budget.kept = frozenset(table.values())
-        if table:
-            conversation = self._marks.messages(conversation, table)
-            tables = {name: self._marks.apply(value, table) for name, value in tables.items()}
         values = {
             **self._tokens,
             **tables,
