@@ -456,7 +456,7 @@ cdef class Engine:
 
         q: float32 (heads, m, d), rows at `positions` (ascending). k: (kv_heads, n, d); groups: each head's KV head. A
         row sees the keys up to its own position, of them the last `window` (0: all). Fills one or both of `scores`
-        (heads, m, n), q . k * scale, -inf where a row does not see, and `weights`, their softmax, which must hold zeros.
+        (heads, m, n), q . k * scale, -inf where a row does not see, and `weights`, their softmax, which must be zeros.
         """
         cdef const float[:, :, ::1] c_q = q, c_k = k
         cdef const int32_t[::1] c_groups = np.ascontiguousarray(groups, np.int32)

@@ -37,7 +37,8 @@ cdef extern from "kernels/kernels.h":
         bytes_fn v_bytes[4]
         append_fn kv_append[4]
         attend_fn attend[4]
-        void (*attend_merge)(int, int, float *, float *, float *, const float *, const float *, const float *) noexcept nogil
+        void (*attend_merge)(int, int, float *, float *, float *,
+                             const float *, const float *, const float *) noexcept nogil
         float (*max)(const float *, int) noexcept nogil
         double (*sum_exp)(const float *, int, float, float) noexcept nogil
         double (*sum_exp_dot)(const float *, int, float, float, double *) noexcept nogil

@@ -274,8 +274,8 @@ def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t
     """Rows of activations times the packed matrix (rows, k) -> float32 (n, rows).
 
     F32 and F16 take `x` float32 (n, k), whose rows may lie apart; BF16 takes `b`, bfloat16 bits uint16
-    (n, k rounded up to 2); the other formats take `q` int8 (n, terms or more, k), `s` float32 (n, k / 32) and `sums` int16
-    (n, as many, k / 16). Only the rows of tiles [tile0, tile1) are written; without `out` the others are NaN.
+    (n, k rounded up to 2); the other formats take `q` int8 (n, terms or more, k), `s` float32 (n, k / 32) and `sums`
+    int16 (n, as many, k / 16). Only the rows of tiles [tile0, tile1) are written; without `out` the others are NaN.
     `repeat` runs the kernel that often, for benchmarks.
     """
     cdef const pl_format *f = _format(format)
