@@ -315,8 +315,10 @@ cdef class Engine:
             pl_model_free(self.model)
 
     cdef pl_model *open(self) except NULL:
-        if self.closed or (self.base is not None and self.base.closed):
+        if self.closed:
             raise ClosedError
+        if self.base is not None:
+            self.base.open()
         return self.model
 
     def close(self):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, overload
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from pellucid import _engine
 from pellucid.errors import ContextBusyError, ContextFullError, TokenizerError
@@ -169,7 +170,7 @@ class Context:
             self._lock.release()
             raise
 
-        def pieces() -> Iterator[Piece]:
+        def pieces() -> Generator[Piece, None, None]:
             try:
                 yield from run(engine, [job], options)
             except BaseException as e:
@@ -177,7 +178,7 @@ class Context:
                     self._cut(before)
                 raise
 
-        return _Released(pieces(), self._lock.release)
+        return _Released(cast("GeneratorType[Piece, None, None]", pieces()), self._lock.release)
 
     # ---- use --------------------------------------------------------------------------------------------------
 
@@ -208,11 +209,12 @@ class Context:
 
 
 class _Released:
-    """An iterator that gives something back when it ends, fails, is closed or is forgotten, whichever comes first."""
+    """A generator that gives something back when it ends, fails, is closed or is forgotten, whichever comes first: and
+    never while another thread still runs it."""
 
-    def __init__(self, pieces: Iterator[Any], release: Callable[[], None]) -> None:
+    def __init__(self, pieces: GeneratorType[Any, None, None], release: Callable[[], None]) -> None:
         self._pieces = pieces
-        self._release: Callable[[], None] | None = release
+        self._releases = [release]
 
     def __iter__(self) -> _Released:
         return self
@@ -220,17 +222,23 @@ class _Released:
     def __next__(self) -> Any:
         try:
             return next(self._pieces)
-        except BaseException:
-            self._give_back()
+        except ValueError:
+            if self._pieces.gi_running:
+                raise ContextBusyError from None
             raise
+        finally:
+            if self._pieces.gi_frame is None:
+                self._give_back()
 
     def _give_back(self) -> None:
-        release, self._release = self._release, None
-        if release is not None:
-            release()
+        with suppress(IndexError):
+            self._releases.pop()()
 
     def close(self) -> None:
-        self._pieces.close()  # type: ignore[attr-defined]
+        try:
+            self._pieces.close()
+        except ValueError:
+            raise ContextBusyError from None
         self._give_back()
 
     def __del__(self) -> None:

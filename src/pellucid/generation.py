@@ -5,6 +5,7 @@ Several prompts run as rows of the same passes. What a pass computes for one of 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -156,10 +157,10 @@ def prefill(engine: Any, sequence: Any, ids: Sequence[int], chunk: int, cancel: 
     return True
 
 
-def _pieces(tokenizer: Any) -> Callable[[int], bytes]:
+def pieces(tokenizer: Any, *, special: bool = False) -> Callable[[int], bytes]:
     """id -> its bytes: none for an id beyond the vocabulary, where an embedding has more rows, to pad it."""
     known = 0 if tokenizer is None else tokenizer.vocab_size
-    return lambda id: tokenizer.piece(id) if tokenizer is not None and id < known else b""
+    return lambda id: tokenizer.piece(id, special=special) if tokenizer is not None and id < known else b""
 
 
 @dataclass(eq=False)
@@ -179,6 +180,8 @@ class Job:
         o = self.options
         self.model.check_ids(o.stop_ids, "stop_ids", empty=True)
         self.model.check_ids(o.logit_bias, "token ids of logit_bias", empty=True)
+        if list(o.logit_bias.values()).count(-math.inf) == self.sequence.engine.vocab:
+            raise ValueError("logit_bias forbids every token")
         self.sampler = _engine.Sampler(**o.sampler())
         self.looks_back = o.penalised() or o.dry()
         self.seen = 0  # ids that the sampler knows of those it looks back at
@@ -191,7 +194,7 @@ class Job:
         self.cache, self.max_tokens, self.room = o.cache, o.max_tokens, self.model.context_length
         if o.stop and tokenizer is None:
             raise TokenizerError("stop strings need a tokenizer, and the model file has none: use stop_ids")
-        self.piece = _pieces(tokenizer)
+        self.piece = pieces(tokenizer)
         self.text = None if tokenizer is None else TextStream(self.piece, o.stop)
         self.breakers: Breakers | None = None
         if o.dry() and o.dry_breakers and tokenizer is not None:

@@ -141,6 +141,14 @@ def _on_full(name: str, value: Any) -> str:
     return value
 
 
+def _repeat_penalty(name: str, value: Any) -> float:
+    """Logits are divided by it, and must stay finite."""
+    number = _number(name, value, 0)
+    if 0 < number < 1e-6:
+        raise ValueError(f"{name}={_shown(value)}: expected 0 (off) or at least 1e-06")
+    return number
+
+
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "max_tokens": lambda n, v: _integer(n, v, 0),
     "temperature": lambda n, v: _number(n, v, 0),
@@ -148,7 +156,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "top_p": lambda n, v: _number(n, v, 0, 1),
     "min_p": lambda n, v: _number(n, v, 0, 1),
     "typical_p": lambda n, v: _number(n, v, 0, 1),
-    "repeat_penalty": lambda n, v: _number(n, v, 0),
+    "repeat_penalty": _repeat_penalty,
     "repeat_last": lambda n, v: _integer(n, v, 0),
     "presence_penalty": _number,
     "frequency_penalty": _number,

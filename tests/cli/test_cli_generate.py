@@ -194,6 +194,11 @@ def test_wrong_model(run: Run, tmp_path: Path) -> None:
     assert "absent.gguf: not found" in error_line(done)
 
 
+def test_no_terminal_obeys_an_error(call: Run) -> None:
+    done = call("generate", "x", "-m", "./\x1b]0;x\x07\nabsent.gguf")
+    assert r"\x1b]0;x\x07 absent.gguf: not found" in error_line(done)
+
+
 def test_model_without_tokenizer(run: Run, tiny: Path) -> None:
     done = run("generate", PROMPT, "-m", str(tiny))
     assert done.returncode == 1

@@ -82,6 +82,32 @@ def test_an_open_stream_holds_its_context(load: Load) -> None:
     context.rewind(0)
 
 
+def test_a_stream_that_two_threads_read(load: Load) -> None:
+    """The second is told so, and the context stays in use while the first computes."""
+    context = load("gemma3").context()
+    computing, told = threading.Event(), threading.Event()
+
+    def cancel() -> bool:  # asked at the start of a pass, by the thread that reads
+        computing.set()
+        return not told.wait(30)
+
+    stream = context.stream([1, 2], max_tokens=3, temperature=0, cancel=cancel)
+    pieces: list[Any] = []
+    reader = threading.Thread(target=lambda: pieces.extend(stream))
+    reader.start()
+    assert computing.wait(30)
+    with pytest.raises(ContextBusyError):
+        next(stream)
+    with pytest.raises(ContextBusyError):
+        stream.close()
+    with pytest.raises(ContextBusyError):
+        context.append([3])
+    told.set()
+    reader.join()
+    assert [piece.finish_reason for piece in pieces] == [None, None, "length"]
+    context.append([3])
+
+
 def test_a_second_thread_gets_an_error(load: Load) -> None:
     """Of many threads that want a context at once, each has it alone or is told so."""
     context = load("gemma3").context()

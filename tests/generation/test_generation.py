@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -382,6 +383,8 @@ def test_a_context_goes_on_after_append_fork_and_rewind(ids_only: Any) -> None:
         ({"stop": [""]}, ValueError, r"stop\[0\]"),
         ({"stop": 5}, TypeError, "stop"),
         ({"seed": -1}, ValueError, "seed"),
+        ({"repeat_penalty": 1e-30}, ValueError, "repeat_penalty=1e-30: expected 0"),
+        ({"logit_bias": dict.fromkeys(range(97), -math.inf)}, ValueError, "logit_bias forbids every token"),
         ({"chunk": 0}, ValueError, "chunk"),
         ({"on_full": "explode"}, ValueError, "on_full"),
         ({"cancel": 3}, TypeError, "cancel"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pellucid import Model
+from pellucid import Model, _engine
 from pellucid.errors import ClosedError
 from pellucid.look.record import head_blocks, places_of
 from tests.engine import models
@@ -227,6 +228,22 @@ def test_a_later_edit_counts_from_the_next_call_on(load: Load) -> None:
         assert first.ids + [i for p in stream for i in p.ids] == model.generate(ids, temperature=0, max_tokens=5).ids
 
 
+def test_a_view_of_a_view(tmp_path: Any) -> None:
+    """Its edits come on top of the other's, which stay; it closes with the model."""
+    ids, vector = [1, 2, 3, 4], np.linspace(-1, 1, 64)
+    model = Model.load(models.write(tmp_path, "llama_gqa"), threads=1)
+    with model.edit() as e:
+        expected = e.add(1, vector).skip(1, "mlp").logits(ids)
+    outer = model.edit().add(1, vector)
+    inner = outer.model.edit().skip(1, "mlp")
+    assert same(inner.logits(ids), expected) and not same(outer.logits(ids), expected)
+    view = inner.model
+    model.close()
+    for use in (lambda: view.logits([1]), lambda: _engine.Sequence(view._engine)):
+        with pytest.raises(ClosedError):
+            use()
+
+
 def test_closed(tmp_path: Any) -> None:
     with Model.load(models.write(tmp_path, "llama_gqa"), threads=1) as model:
         with model.edit() as e:
@@ -273,6 +290,10 @@ def test_closed(tmp_path: Any) -> None:
         (lambda e: e.add(0, np.zeros(64), positions=[1, 1]), ValueError, "positions: expected each one once"),
         (lambda e: e.add(0, np.zeros(64), positions=[]), ValueError, "positions is empty"),
         (lambda e: e.add(0, np.zeros(64), positions=3.0), TypeError, "positions"),
+        (lambda e: e.add(0, np.zeros(64), positions=np.zeros((1, 2), int)), TypeError, "positions must be integers"),
+        (lambda e: e.add(0, np.zeros(64), positions=itertools.count()), ValueError, "positions=4096"),
+        (lambda e: e.add(0, np.zeros(64, complex)), TypeError, "vector must be numbers"),
+        (lambda e: e.add(0, ["0"] * 64), TypeError, "vector must be numbers"),
         (
             lambda e: e.patch(0, [1, 2], np.zeros((3, 64))),
             ValueError,

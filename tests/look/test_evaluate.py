@@ -12,6 +12,7 @@ import pytest
 from pellucid import Model
 from pellucid.errors import ContextFullError
 from pellucid.look import evaluate
+from tests.weights import hostile
 
 
 def log_p(model: Model, ids: list[int], first: int) -> tuple[float, bool]:
@@ -48,6 +49,19 @@ def test_loglikelihood(smollm: Model) -> None:
     # The choices of a question share its context's keys and values; each is as it is alone.
     assert found == [evaluate.loglikelihood(smollm, [pair])[0] for pair in PAIRS]
     assert evaluate.loglikelihood(smollm, []) == []
+
+
+def test_a_continuation_that_a_token_of_the_context_would_swallow(tmp_path: Path) -> None:
+    """Both together are one token; it must not come out as certain."""
+    path = tmp_path / "small.gguf"
+    path.write_bytes(hostile.model().bytes())
+    with Model.load(path, threads=1) as model:
+        (he,), llo = model.tokenize("he", add_special=False), model.tokenize("llo", add_special=False)
+        assert len(model.tokenize("hello", add_special=False)) == 1
+        context = model.tokenize("he")
+        ((value, greedy),) = evaluate.loglikelihood(model, [("he", "llo")])
+        expected, is_greedy = log_p(model, context + llo, len(context))
+        assert context[-1] == he and value == pytest.approx(expected, abs=1e-3) and greedy == is_greedy
 
 
 def test_rolling_and_truncation(smollm2: Path) -> None:

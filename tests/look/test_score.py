@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pellucid import Model
 from pellucid.errors import ContextFullError
 from tests.engine import models
 from tests.engine.models import Load, ids_for
+from tests.weights import hostile
 
 MODELS = [("llama_odd", "F32"), ("gemma3", "F32"), ("wide", "K"), ("wide_gemma", "Q8_0")]
 several = pytest.mark.parametrize(("name", "mix"), MODELS, ids=["-".join(pair) for pair in MODELS])
@@ -103,3 +105,19 @@ def test_text(smollm: Model) -> None:
 def test_wrong_requests(load: Load, text: Any, options: dict[str, Any], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         load("llama_gqa").score(text, **options)
+
+
+def test_ids_that_only_pad_the_embedding(tmp_path: Path) -> None:
+    """They have no piece, and are scored, traced and guessed like any other."""
+    file = hostile.model("qwen3")
+    path = tmp_path / "padded.gguf"
+    path.write_bytes(file.bytes())
+    with Model.load(path, threads=1) as model:
+        assert model.tokenizer is not None and model.tokenizer.vocab_size < 270 < model.info().vocab == 272
+        found = model.score([1, 270, 3], top=100)
+        assert [t.piece for t in found.tokens] == ["", "\3"]
+        assert {i for t in found.tokens for i, _, _ in t.top} > {270}
+        trace = model.trace([1, 270, 3])
+        assert [t.piece for t in trace.tokens] == ["\1", "", "\3"]
+        assert {g.id for g in trace.top(k=272)} == set(range(272)) and len(trace.lens(k=272)[0]) == 272
+        assert trace.attribution(token=270).token == (270, "")

@@ -177,12 +177,20 @@ def test_the_limit_is_checked_before_anything_runs(load: Load) -> None:
         ({"positions": [5]}, ValueError, "positions=5: expected -5 to 4"),
         ({"positions": []}, ValueError, "positions is empty"),
         ({"positions": [True]}, TypeError, "positions"),
+        ({"positions": np.zeros((2, 2), int)}, TypeError, "positions must be integers, not ndarray"),
+        ({"layers": None, "heads": np.array(1.0)}, TypeError, "heads must be integers"),
         ({"chunk": 0}, ValueError, "chunk"),
     ],
 )
 def test_wrong_requests(load: Load, options: dict[str, Any], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         load("llama_gqa").trace([1, 2, 3, 4, 5], **options)
+
+
+def test_indices_may_be_arrays(load: Load) -> None:
+    model = load("llama_gqa")
+    found = model.trace([1, 2, 3, 4, 5], layers=np.array(2), heads=np.int64(-1), positions=np.arange(1, 3))
+    assert (found.layers, found.heads, found.positions) == ((2,), (3,), (1, 2))
 
 
 def test_wrong_prompts(load: Load) -> None:

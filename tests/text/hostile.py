@@ -23,6 +23,10 @@ FOREVER = {
     + "{% endcall %}" * 14,
     "lazy filters over lazy filters": "{% for a in range(99999)|map('string') %}{% for b in range(99999)|map('string')"
     "|select('equalto', '') %}{% endfor %}{% endfor %}",
+    "lazy filters very deep": "{% set ns = namespace(x=[]) %}{% for a in range(99999) %}{% for b in range(99999) %}"
+    "{% set ns.x = ns.x|select %}{% endfor %}{% endfor %}",
+    "lazy filters very deep, as arguments": "{% set ns = namespace(x=[]) %}{% for a in range(99999) %}"
+    "{% for b in range(99999) %}{% set ns.x = [1]|map('default', ns.x) %}{% endfor %}{% endfor %}",
     "sorting again and again": "{% for a in range(99999) %}{% set b = range(99999)|map('string')|sort %}{% endfor %}",
     "comparing again and again": BIG + "{% set b = a + '' %}" + "{% if 'xy' in a %}{% endif %}" * 2000,
     "comparing in one expression": BIG + "{{ " + " or ".join(["'xy' in a"] * 3000) + " }}",
@@ -40,6 +44,9 @@ FOREVER = {
     "keys that share a hash": "{{ dict(range(0, 99999 * 2305843009213693951, 2305843009213693951)|batch(2)) }}",
     "a table of a long list": "{{ dict(range(99999)|batch(2)) }}",
     "splitting long texts": "{% set a = 'é ' * 2000000 %}" + "{% set b = a.split() %}" * 9,
+    "a table of very many arguments": "{{ dict(*('\u4e00' * 4000000)) }}",
+    "a macro's very many arguments": "{% macro f() %}{% endmacro %}{{ f(*('\u4e00' * 4000000)) }}",
+    "a filter's very many arguments": "{{ 'a'|trim(*('\u4e00' * 4000000)) }}",
     "a number with very many digits": "{{ ('9' * 4000000)|int }}",
 }
 
@@ -61,6 +68,8 @@ GROWING = {
     "doubling by JSON": GROW.replace("ns.x + ns.x", "ns.x|tojson"),
     "a long join": BIG + "{{ [a, a, a]|join(a) }}",
     "a long str.join": BIG + "{{ a.join(['b'] * 99999) }}",
+    "a join of characters": "{{ ''.join('\u4e00' * 4000000) }}",
+    "the words of a long text, in title case": "{{ ('\u0390 ' * 2000000)|title }}",
     "a long join of lazy parts": "{% set a = 'x' * 100000 %}{{ range(99999)|map('replace', '0', a)|join }}",
     "one expression": BIG + "{{ " + " ~ ".join("a" * 2000) + " }}",
     "slices": BIG + "".join(f"{{% set a{i} = a[{i + 1}:] %}}" for i in range(3000)) + "{{ a0 }}",
@@ -154,6 +163,16 @@ FORBIDDEN = {
     "writing a method by format": "{{ '{}'.format(''.upper) }}",
     "writing a method by join": "{{ [''.upper]|join }}",
     "writing a generator": "{{ [1]|map('string') }}",
+    "writing a method by a conversion": "{{ '{!r}'.format(''.upper) }}",
+    "writing a method by a conversion of a list": "{{ '{!s}'.format([''.upper]) }}",
+    "writing a namespace by a conversion": "{{ '{!a}'.format(namespace()) }}",
+    "writing a method by replace": "{{ 'x'|replace('x', ''.upper) }}",
+    "writing a method by a name of replace": "{{ 'x'|replace(old='x', new=''.upper) }}",
+    "writing a method by something marked safe": "{{ ('x'|safe).replace('x', ''.upper) }}",
+    "writing a method by a conversion of something marked safe": "{{ ('{!r}'|safe).format(''.upper) }}",
+    "writing a method by join of something marked safe": "{{ (','|safe).join([''.upper]) }}",
+    "writing a method with escapes": "{% autoescape true %}{{ '{!r}'.format(''.upper) }}{% endautoescape %}",
+    "looking for a method": "{{ [1].index(''.upper) }}",
     "encode": "{{ ''.encode() }}",
     "random": "{{ [1, 2]|random }}",
     "pprint": "{{ [1, 2]|pprint }}",

@@ -86,6 +86,7 @@ def surgery(expression: str) -> str:
         ("{{ c.strip() + c.strip() }}", "im_end|><|"),
         ("{{ c.split('x')[0] }}{{ c.split('x')[1] }}", "<|im_xend|>"),
         ("{{ c|replace('x', '') }}", "<|imx_end|>"),
+        ("{{ c|replace('x', '', count=1) }}", "<|imx_end|>"),
         ("{{ c.split('</think>')|join }}", "<|im_</think>end|>"),
         ("{{ c[0] }}{{ c[1:] }}", "<|im_end|>"),
         ("{{ c|list|join }}", "<|im_end|>"),

@@ -44,6 +44,7 @@ from tests.text import hostile
 ChatTemplate("{{ 1 }}").render([{"role": "user", "content": "hi"}])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 names = "sorting again and again", "lazy filters over lazy filters", "splitting long texts"
+names += "a table of very many arguments", "a macro's very many arguments"
 for source in [*hostile.GROWING.values(), *(hostile.FOREVER[name] for name in names)]:
     try:
         ChatTemplate(source).render([{"role": "user", "content": "hi"}])
@@ -109,11 +110,44 @@ def test_long_conversations_are_no_attack() -> None:
     assert text.endswith("500500 1000") and len(text) > 1_000_000
 
 
+def test_filters_stay_lazy() -> None:
+    source = "{% set a = messages|map(attribute='content') %}{% set b = a|map('upper') %}{{ a|join }}{{ b|join }}"
+    assert ChatTemplate(source).render(USER)[0] == "hi"
+
+
+LAZY = ("ns.x|select", "[1]|map('default', ns.x)", "[1]|map('default', default_value=ns.x)")
+
+
+@pytest.mark.parametrize("filter", LAZY)
+def test_lazy_filters_do_not_overflow_the_stack(filter: str) -> None:
+    """Python frees a chain of generators recursively, with no limit of its own."""
+    source = "{% set ns = namespace(x=[]) %}{% for a in range(100) %}{% set ns.x = " + filter + " %}{% endfor %}"
+    with pytest.raises(ChatTemplateError, match="over each other more than 60 deep"):
+        ChatTemplate(source).render(USER)
+
+
+def test_marking_a_long_conversation_takes_none_of_the_template_s_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "SECONDS", 0.05)
+    template = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", specials=["<|end|>"])
+    choose = template._marks.choose
+
+    def slowly(*given: Any) -> dict[str, str]:
+        start = time.thread_time()
+        while time.thread_time() - start < 0.2:
+            pass
+        return choose(*given)
+
+    monkeypatch.setattr(template._marks, "choose", slowly)
+    text, back = template.render([{"role": "user", "content": "<|end|>"}])
+    assert text.translate(back) == "<|end|>"
+
+
 @pytest.mark.parametrize(
     ("source", "line", "words"),
     [
         ("a\n{% for x in %}", 2, "broken"),
         ("a\n\n{{ raise_exception('no ' ~ 'system') }}", 3, "refuses the conversation: no system"),
+        ("{{ raise_exception('\x1b]0;x\x07\x9b2J') }}", 1, r"conversation: \x1b]0;x\x07\x9b2J"),
         ("{% macro f(x) %}\n{{ x.__class__ }}\n{% endmacro %}\n\n{{ f('') }}", 2, "forbidden"),
         ("\n{% for m in messages %}\n{{ m.content + 1 }}{% endfor %}", 3, "TypeError"),
     ],

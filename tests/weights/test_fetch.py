@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 import types
+import urllib.request
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -200,6 +202,19 @@ def test_the_token_goes_to_the_hub_alone(served: Hub, monkeypatch: pytest.Monkey
 def test_redirects_out_of_http(served: Hub, to: str) -> None:
     served.faults[FILE] = [redirect(to)]
     fails()
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+def test_redirects_from_https_to_http(scheme: str) -> None:
+    """A hub that asks to go on without encryption is not followed; one that asks to go on with it is."""
+    request = urllib.request.Request("https://hub.invalid/x.gguf")
+    follow = download._Redirects().redirect_request
+    new = f"{scheme}://elsewhere.invalid/x.gguf"
+    if scheme == "https":
+        assert follow(request, None, 302, "", Message(), new).full_url == new
+    else:
+        with pytest.raises(FetchError, match="hub.invalid redirects to http://, which is not followed"):
+            follow(request, None, 302, "", Message(), new)
 
 
 def test_redirects_without_end(served: Hub) -> None:

@@ -154,11 +154,25 @@ def test_licences(served: Hub) -> None:
     link = "https://example.org/licence"
     assert terms(license="other", license_name="own", license_link=link) == ("own", link)
     assert terms(license="gemma", license_link="file:///x")[1] == "HUB/o/l"
+    assert terms(license="\x1b[2J", license_link="https://x/\x1b[2J") == (
+        "\\x1b[2J",
+        "HUB/o/l",
+    )  # it is shown on a terminal
 
 
 @pytest.mark.parametrize(
     "name",
-    ["../../evil.gguf", "/etc/evil.gguf", "a/../../evil.gguf", "..\\evil.gguf", "c:evil.gguf", "x//y.gguf", "n\0.gguf"],
+    [
+        "../../evil.gguf",
+        "/etc/evil.gguf",
+        "a/../../evil.gguf",
+        "..\\evil.gguf",
+        "c:evil.gguf",
+        "x//y.gguf",
+        "n\0.gguf",
+        "\x1b]0;x\x07.gguf",
+        "two\nlines.gguf",
+    ],
 )
 def test_names_that_leave_the_folder(served: Hub, name: str) -> None:
     served.model("o/evil", {name: DATA})

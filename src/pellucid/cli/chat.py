@@ -108,7 +108,7 @@ class _Talk:
         self.failed = True
         if self.typed:
             output.end_line()
-        output.note("pellucid: " + " ".join(message.split()))
+        output.note(f"pellucid: {output.shown(message)}")
 
     def answer(self, text: str) -> None:
         with self.stoppable() as cancel:

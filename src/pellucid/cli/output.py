@@ -11,6 +11,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from pellucid.errors import one_line
+
 __all__ = [
     "UsageError",
     "document",
@@ -21,9 +23,13 @@ __all__ = [
     "line",
     "note",
     "prepare",
+    "shown",
     "table",
     "write",
 ]
+
+
+MOST_MESSAGE = 4000  # characters
 
 
 class UsageError(Exception):
@@ -120,8 +126,13 @@ def fail(message: str, code: int) -> int:
         flush()
     except OSError:
         forget_stdout()
-    note("pellucid: " + " ".join(message.split()))
+    note(f"pellucid: {shown(message)}")
     return code
+
+
+def shown(message: str) -> str:
+    """A message in one line that no terminal obeys: what files and servers say may be in it."""
+    return one_line(" ".join(message.split()), MOST_MESSAGE)
 
 
 def table(rows: Sequence[Sequence[str]], *, right: tuple[int, ...] = (), gap: int = 2) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,13 +106,14 @@ class Edit:
     def model(self) -> Model:
         """The edited model, as a Model of its own; the next edit makes another. It closes with the edit."""
         self._open()
-        if self._view is None:
+        view = self._view  # read once: another thread may make an edit meanwhile
+        if view is None:
             engine = _engine.Engine(
                 edited(self._plan, self._skipped, self._heads, self._stream), base=self._base._engine
             )
             self._engines.add(engine)
-            self._view = self._base._with_engine(engine)
-        return self._view
+            self._view = view = self._base._with_engine(engine)
+        return view
 
     def generate(self, prompt: Any, **options: Any) -> Any:
         """``Model.generate``, edited."""
@@ -158,17 +160,20 @@ class Edit:
         n = self._base.context_length
         if positions is None or isinstance(positions, str):
             raise TypeError("positions must be integers")
-        values = list(positions) if hasattr(positions, "__iter__") else [positions]
-        if any(hasattr(i, "__index__") and i.__index__() < 0 for i in values):
+        given = positions if hasattr(positions, "__iter__") and getattr(positions, "ndim", True) else [positions]
+        values = [record.single("positions", i, "integers") for i in islice(given, n + 1)]
+        if any(i < 0 for i in values):
             raise ValueError("positions: expected 0 or more; a text's end is not known here")
         if len(record.select("positions", values, n)) != len(values):
             raise ValueError("positions: expected each one once")
-        return [int(i) for i in values]
+        return values
 
     @staticmethod
     def _floats(name: str, value: Any, *ndim: int) -> Floats:
         try:
             if value is None:
+                raise TypeError
+            if np.asarray(value).dtype.kind in "cSU":
                 raise TypeError
             array = np.array(value, np.float64)
         except (TypeError, ValueError):
@@ -222,7 +227,8 @@ def edited(
     ops = []
     for i, op in enumerate(plan.ops):
         part = "attention" if op.layer >= 0 and i <= found.layers[op.layer].project else "mlp"
-        if (op.layer, part) not in skipped:
+        kept = op.kind == Kind.SCALE_ADD and op.out == x  # an edit of the stream, by a view of which this is a view
+        if kept or (op.layer, part) not in skipped:
             ops += [*before.get(i, []), op]
         ops += after.get(i, [])
     return replace(plan, ops=ops, vectors=vectors, _known=dict(plan._known))

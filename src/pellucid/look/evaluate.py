@@ -55,16 +55,20 @@ def _score(engine: Any, parts: list[tuple[list[int], int]]) -> Iterator[Any]:
 
 
 def _encode(model: Any, context: str, continuation: str) -> tuple[list[int], int]:
-    """Ids of both together, and where the continuation begins: tokens never straddle the two but for spaces at the
-    context's end, which go with the continuation."""
+    """Ids of both together, and where the continuation begins, as the harness has it: where the context alone would
+    end, spaces at its end aside, which go with the continuation. A continuation that a token of the context would
+    swallow is encoded by itself."""
     if not context:
         ids = [_prefix(model), *model.tokenize(continuation, add_special=False)]
         return ids, 1
     stem = context.rstrip()
     if not stem:
         return [_prefix(model), *model.tokenize(context + continuation, add_special=False)], 1
-    before = len(model.tokenize(stem))
-    return model.tokenize(context + continuation), before
+    before = model.tokenize(stem)
+    ids = model.tokenize(context + continuation)
+    if len(ids) <= len(before):
+        ids = before + model.tokenize(context[len(stem) :] + continuation, add_special=False)
+    return ids, len(before)
 
 
 def _prefix(model: Any) -> int:

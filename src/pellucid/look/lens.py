@@ -171,7 +171,8 @@ def attribution(trace: Trace, position: int, token: Any) -> Attribution:
 
 def probe(trace: Trace, position: int) -> dict[Tap, Floats]:
     """All taps of one token's row, (1, width) each: computed again, with the same bits; the last one is kept."""
-    if trace._probe is None or trace._probe[0] != position:
+    known = trace._probe  # read once: another thread may ask for another position
+    if known is None or known[0] != position:
         engine = trace._need_model()._open()
         sequence = _engine.Sequence(engine)
         for start in range(0, position, engine.max_rows):
@@ -179,8 +180,8 @@ def probe(trace: Trace, position: int) -> dict[Tap, Floats]:
             engine.forward([(sequence, part, len(part))])
         last = np.array([trace.ids[position]], np.int32)
         found, _ = engine.observe([(sequence, last, 1)], taps=_row_taps(record.places_of(engine)))
-        trace._probe = (position, found)
-    return trace._probe[1]
+        trace._probe = known = (position, found)
+    return known[1]
 
 
 def _row_taps(places: Places) -> list[Tap]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -69,14 +71,12 @@ def select(name: str, value: Any, n: int) -> tuple[int, ...]:
     """Indices of [0, n), ascending, from None (all), an integer or several; negative ones count from the end."""
     if value is None:
         return tuple(range(n))
-    values = [value] if hasattr(value, "__index__") else value
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+    values = value if hasattr(value, "__iter__") and getattr(value, "ndim", True) else [value]
+    if isinstance(values, (str, bytes)):
         raise TypeError(f"{name} must be integers, not {type(value).__name__}")
     out = set()
     for i in values:
-        if isinstance(i, (bool, np.bool_)) or not hasattr(i, "__index__"):
-            raise TypeError(f"{name} must be integers, not {type(i).__name__}")
-        i = i.__index__()
+        i = single(name, i, "integers")
         if not -n <= i < n:
             raise ValueError(f"{name}={i}: expected {-n} to {n - 1}")
         out.add(i % n)
@@ -85,11 +85,12 @@ def select(name: str, value: Any, n: int) -> tuple[int, ...]:
     return tuple(sorted(out))
 
 
-def single(name: str, value: Any) -> int:
+def single(name: str, value: Any, what: str = "an integer") -> int:
     """An integer."""
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
-    return int(value.__index__())
+    if not isinstance(value, (bool, np.bool_)):
+        with suppress(TypeError):
+            return index(value)
+    raise TypeError(f"{name} must be {what}, not {type(value).__name__}")
 
 
 def places_of(engine: Any) -> Places:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pellucid import _engine, arguments
 from pellucid.errors import ContextFullError
-from pellucid.generation import TokenLogprob
+from pellucid.generation import TokenLogprob, pieces
 from pellucid.look.record import single
 from pellucid.sampling import MOST_LOGPROBS
 
@@ -75,7 +75,7 @@ def score(model: Any, texts: Any, top: Any, window: Any) -> Any:
         many.append(ids)
     parts = [part for ids in many for part in _windows(ids, window)]
     found = iter(score_ids(engine, parts, top))
-    spell = model.tokenizer.piece if model.tokenizer is not None else lambda id: b""
+    spell = pieces(model.tokenizer)
 
     def token(id: int, logprob: float, best: list[tuple[int, float]]) -> TokenLogprob:
         return TokenLogprob(id, _text(spell(id)), logprob, [(i, _text(spell(i)), p) for i, p in best if i >= 0])

@@ -24,7 +24,7 @@ PREDICTIONS = ("entropy", "next_rank", "next_probability")
 
 class Token(NamedTuple):
     """A token of the traced text. ``piece``: its text, or a special token's spelling (U+FFFD for a part of a character,
-    "" without a tokenizer)."""
+    "" without a tokenizer and beyond its vocabulary)."""
 
     id: int
     piece: str
@@ -244,7 +244,7 @@ def arguments(model: Any, asked: Any, lengths: Sequence[int], new: int) -> dict[
 
 
 def spell(model: Any, ids: Sequence[int]) -> list[Token]:
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        return [Token(id, "") for id in ids]
-    return [Token(id, tokenizer.piece(id, special=True).decode("utf-8", "replace")) for id in ids]
+    from pellucid.generation import pieces
+
+    piece = pieces(model.tokenizer, special=True)
+    return [Token(id, piece(id).decode("utf-8", "replace")) for id in ids]

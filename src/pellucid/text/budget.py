@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from types import GeneratorType
 from typing import Any, NamedTuple, NoReturn
+from weakref import WeakKeyDictionary
 
 from ..errors import ChatTemplateError
 
@@ -24,6 +26,7 @@ STEP = 16  # units of a step that makes nothing
 ELEMENT = 32  # units of an element of a list or a table
 CHECK = 1 << 12  # units between two looks at the clock: about 0.1 ms
 MOST_NESTED = 100  # levels of lists and tables
+MOST_LAZY = 60  # lazy filters over each other: Python reads, and frees, such a chain recursively
 MOST_CALLS = 60  # macros inside each other; Python's own stack takes about 200
 MOST_BITS = 4096  # of an integer
 MOST_REPEATS = 1 << 28  # pairs of characters that a search from the end may compare; others take linear time
@@ -53,7 +56,7 @@ class Budget:
     Every method raises ``ChatTemplateError`` when its limit is reached.
     """
 
-    __slots__ = ("_clock", "_end", "_given", "_since", "_weights", "depth", "kept", "left", "most")
+    __slots__ = ("_clock", "_depths", "_end", "_given", "_since", "_weights", "depth", "kept", "left", "most")
 
     def __init__(self, given: int, kept: frozenset[str] = frozenset()) -> None:
         self.kept = kept
@@ -65,6 +68,7 @@ class Budget:
         self._since = 0
         self._given = False
         self._weights: dict[int, Weight] = {}
+        self._depths: WeakKeyDictionary[Iterator[Any], int] = WeakKeyDictionary()  # of lazy filters
 
     def spend(self, units: int = STEP) -> None:
         self._since += units
@@ -79,6 +83,13 @@ class Budget:
             self.stop("does too much: it may make %d characters or take %d steps", UNITS, UNITS // STEP)
         if self._clock() > self._end:
             self.stop("runs too long: it has %g s of processor time", SECONDS)
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """The clock stands still: work that is not the template's."""
+        start = self._clock()
+        yield
+        self._end += self._clock() - start
 
     @staticmethod
     def stop(message: str, *numbers: float) -> NoReturn:
@@ -117,6 +128,13 @@ class Budget:
         for value in values:
             self.spend()
             yield value
+
+    def chained(self, made: Iterator[Any], given: tuple[Any, ...]) -> None:
+        """A lazy filter, made of what it was given."""
+        depth = 1 + max((self._depths.get(value, 0) for value in given if isinstance(value, GeneratorType)), default=0)
+        if depth > MOST_LAZY:
+            self.stop("puts lazy filters over each other more than %d deep", MOST_LAZY)
+        self._depths[made] = depth
 
     def know(self, values: dict[str, Any]) -> None:
         """Weighs what is given, all of it once."""

@@ -6,12 +6,13 @@ messages -> checked copies, marked (:mod:`~pellucid.text.conversation`) -> the t
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ChatTemplateError
+from ..errors import ChatTemplateError, one_line
 from .budget import Budget
 from .conversation import Marks, Reader, read_messages, read_tables
 from .special import Finder
@@ -90,11 +91,12 @@ class ChatTemplate:
 
         budget = Budget(reader.size)
         self._join_parts(conversation, budget)
-        table = self._marks.choose(conversation, [*tables.values()], extra)
+        with budget.resting():  # what a long conversation takes is not the template's
+            table = self._marks.choose(conversation, [*tables.values()], extra)
+            if table:
+                conversation = self._marks.messages(conversation, table)
+                tables = {name: self._marks.apply(value, table) for name, value in tables.items()}
         budget.kept = frozenset(table.values())
-        if table:
-            conversation = self._marks.messages(conversation, table)
-            tables = {name: self._marks.apply(value, table) for name, value in tables.items()}
         values = {
             **self._tokens,
             **tables,
@@ -248,5 +250,5 @@ def _variables(variables: Any, reader: Reader) -> dict[str, Any]:
 
 
 def _cut(error: object) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= MOST_MESSAGE else text[: MOST_MESSAGE - 3] + "..."
+    text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))  # Python's words tell addresses
+    return one_line(text, MOST_MESSAGE)

@@ -44,8 +44,8 @@ FILTERS = (
     " string sum title trim truncate unique upper"
 ).split()
 WRITES = frozenset("capitalize center e escape indent lower replace safe string title trim truncate upper".split())
-LISTS = frozenset("batch groupby join list slice sort".split())  # of a text's characters, where they are given one
-MOST_PAIRS = 2000  # of a table made from a list: keys that share a hash take the square of their number
+LISTS = frozenset("batch groupby join list slice sort title".split())  # of a text's characters or words
+MOST_PAIRS = 2000  # of a table made from a list: keys that share a hash take the square of their number; and arguments
 
 ATTRIBUTES: tuple[tuple[type, frozenset[str]], ...] = tuple(
     (kind, frozenset(names.split()))
@@ -118,6 +118,11 @@ class _Generator(CodeGenerator):
                 self.visit(bound, frame)
         self.write(")")
 
+    def signature(self, node: Any, frame: Frame, extra_kwargs: Any = None) -> None:
+        if node.dyn_args is not None:  # f(*values): as many arguments as there are values
+            node.dyn_args = nodes.Call(nodes.EnvironmentAttribute("spread"), [node.dyn_args], [], None, None)
+        super().signature(node, frame, extra_kwargs)
+
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self.write("environment.strings(context, (")
         for part in node.nodes:
@@ -188,6 +193,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def sliced(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
         return self.budget.made(value[start:stop:step])
 
+    def spread(self, values: Any) -> list[Any]:
+        return self._few(values, "arguments made of a list")
+
     @staticmethod
     @pass_context
     def _finalize(context: Any, value: Any) -> Any:
@@ -245,6 +253,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _check_method(self, name: str, text: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         budget, first = self.budget, args[0] if args else None
+        if hasattr(text, "__html__"):  # marked as safe: it writes its arguments, whatever they are
+            for value in (*args, *kwargs.values()):
+                budget.text(value)
         if name in ("center", "ljust", "rjust", "zfill"):
             if isinstance(first, int):
                 budget.room(first)
@@ -252,7 +263,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self._check_replace(text, first, args[1] if len(args) > 1 else kwargs.get("new"))
         elif name == "join":
             if isinstance(first, (list, tuple, dict, str)):
-                size = len(first) if isinstance(first, str) else budget.weigh(first).size
+                size = ELEMENT * len(first) if isinstance(first, str) else budget.weigh(first).size
                 budget.room(len(text) * len(first) + size)
         elif name in ("split", "rsplit"):
             separator = first if first is not None else kwargs.get("sep")
@@ -321,7 +332,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 budget.room(ELEMENT * len(args[first]))
             if check is not None:
                 args = (*args[:first], *check(*args[first:], **kwargs))
-            return budget.made(function(*args, **kwargs))
+            made = budget.made(function(*args, **kwargs))
+            if isinstance(made, GeneratorType):
+                budget.chained(made, (*args, *kwargs.values()))
+            return made
 
         return run
 
@@ -353,7 +367,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return value, *args
 
     def _before_replace(self, value: Any, old: Any = None, new: Any = None, *args: Any, **names: Any) -> Any:
-        given = tuple(x for x in (old, new) if x is not None)
+        given = tuple(self.budget.text(x) for x in (old, new) if x is not None)
+        for named in names.values():
+            self.budget.text(named)
         self._check_replace(str(value), names.get("old", old), names.get("new", new))
         return value, *given, *args
 
@@ -418,16 +434,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return safe_range(*args)
 
     def _dict(__self, *args: Any, **kwargs: Any) -> dict[Any, Any]:  # noqa: B902
-        return dict(*map(__self._few, args), **kwargs)
+        return dict(*map(__self._pairs, args), **kwargs)
 
     def _namespace(__self, *args: Any, **kwargs: Any) -> Namespace:  # noqa: B902
-        return _Namespace(*map(__self._few, args), **kwargs)
+        return _Namespace(*map(__self._pairs, args), **kwargs)
 
-    def _few(self, pairs: Any) -> Any:
-        if isinstance(pairs, dict):
-            return pairs
-        found = list(islice(pairs, MOST_PAIRS + 1))
-        self.budget.whole(len(found), MOST_PAIRS, "a table made of a list")
+    def _pairs(self, values: Any) -> Any:
+        return values if isinstance(values, dict) else self._few(values)
+
+    def _few(self, values: Any, what: str = "a table made of a list") -> list[Any]:
+        found = list(islice(values, MOST_PAIRS + 1))
+        self.budget.whole(len(found), MOST_PAIRS, what)
         return found
 
     def _raise(self, message: Any = "") -> None:
@@ -461,6 +478,9 @@ class _Formatter(SandboxedFormatter):
     def __init__(self, env: Sandbox) -> None:
         super().__init__(env)
         self._sandbox, self._size = env, 0
+
+    def convert_field(self, value: Any, conversion: Any) -> Any:
+        return super().convert_field(self._sandbox.budget.text(value), conversion)
 
     def format_field(self, value: Any, format_spec: str) -> Any:
         budget = self._sandbox.budget

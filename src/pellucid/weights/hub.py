@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pellucid.errors import FetchError
+from pellucid.errors import FetchError, one_line
 from pellucid.weights import store
 from pellucid.weights.download import Download, Remote, Unreachable, get_json, hub
 from pellucid.weights.store import Progress, cache_folder
@@ -207,8 +207,9 @@ def _place(reference: str) -> tuple[Path, str]:
 
 
 def _safe(name: str) -> bool:
-    """Whether a server's name for a file stays below the folder it goes to."""
-    return not re.search(r"[\\\0:]", name) and all(p and p not in (".", "..") for p in name.split("/"))
+    """Whether a server's name for a file stays below the folder it goes to, and may be shown."""
+    parts = name.split("/")
+    return name.isprintable() and not re.search(r"[\\:]", name) and all(p and p not in (".", "..") for p in parts)
 
 
 def _siblings(name: str) -> list[str]:
@@ -270,13 +271,13 @@ def _listing(reference: str, folder: Path, wanted: str, told: Callable[[str], No
                       for n in chosen)  # fmt: skip
         card = answer.get("cardData") or {}
         licence, link = str(card.get("license") or ""), card.get("license_link")
-        licence = str(card.get("license_name") or licence) if licence == "other" else licence
+        licence = one_line(str(card.get("license_name") or licence) if licence == "other" else licence, 100)
         gated = bool(answer.get("gated"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FetchError(f"{url}: not what a hub answers ({error!r:.200})", name=reference) from None
     page = f"{hub()}/{model}"
     free = licence.lower() in PERMISSIVE and not gated
-    terms = "" if free else link if isinstance(link, str) and is_url(link) else page
+    terms = "" if free else link if isinstance(link, str) and is_url(link) and link.isprintable() else page
     return Listing(reference, folder, files, chosen[0] if chosen[0].endswith(".gguf") else "", licence, terms)
 
 
