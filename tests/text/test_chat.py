@@ -326,3 +326,8 @@ def test_tokenizer_json(folder: Callable[[dict[str, Any]], Tokenizer]) -> None:
     assert tokenizer.decode(ids, special=True) == text
     assert controls(tokenizer, ids) == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
     assert [tokenizer.spelling(i) for i in ids].count("<think>") == 1
+
+
+def test_replace_takes_named_arguments() -> None:
+    source = "{{ messages[0].content|replace('x', 'y', count=1) }}"
+    assert ChatTemplate(source).render(user("xax"))[0] == "yax"
