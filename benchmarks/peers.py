@@ -206,10 +206,11 @@ def note(text: str) -> None:
 
 
 def commit() -> str:
-    """The checkout's commit, with a + where files differ from it; "" outside git."""
+    """The checkout's commit, with a + where the program differs from it; "" outside git."""
     git = ["git", "-C", str(ROOT)]
     found = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
+    status = [*git, "status", "--porcelain", "-uno", "--", "src", "csrc", "setup.py"]
+    changed = subprocess.run(status, capture_output=True, text=True).stdout
     return found.stdout.strip() + ("+" if changed.strip() else "") if found.returncode == 0 else ""
 
 
