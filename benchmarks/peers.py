@@ -169,19 +169,19 @@ class Comparison:
         ]
         for round in range(repeat):
             for p, found in zip(phases, out, strict=True):
-                limit = self.limit(p)
                 for name in self.workers:
                     if p.name in self.errors.get(name, {}):
                         continue
                     note(f"{round + 1}/{repeat} {p.name}: {name}")
+                    before = self.limit(p) if name == "pellucid" else None  # right beside the turn it stands for
                     try:
                         found["seconds"][name].append(self.once(name, p))
                     except RuntimeError as error:
                         self.errors.setdefault(name, {})[p.name] = str(error)
                         note(f"{name}: {error}")
-                after = self.limit(p)
-                if limit is not None and after is not None:
-                    found["limit"].append(min(limit, after))
+                    after = self.limit(p) if before is not None else None
+                    if before is not None and after is not None:
+                        found["limit"].append(min(before, after))
         return out
 
     def precision(self) -> dict[str, Any]:

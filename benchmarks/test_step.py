@@ -2,18 +2,20 @@
 
 Run: pytest benchmarks/test_step.py --benchmark-enable -s
 
-The engine computes on threads of its own while the caller sleeps, so the processor time of the calling thread is just
-that, the calls that hand a pass over and wait for it included. Bound: 60 microseconds a token.
+The engine computes on threads of its own while the caller sleeps, so the processor time of the calling thread is all
+that Python takes. Bound: 60 microseconds a token outside the engine's call. What that call itself takes from the
+caller, to hand the pass over and be woken when it ends, is shown beside it.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from typing import Any
 
 import pytest
 
-from pellucid import Model
+from pellucid import Model, generation
 
 TOKENS = 64
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -25,6 +27,24 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+class Timed:
+    """An engine whose passes count the processor time that the calling thread spends in them."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.seconds = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        start = time.thread_time()
+        try:
+            return self._engine.forward(*arguments, **options)
+        finally:
+            self.seconds += time.thread_time() - start
+
+
 @pytest.fixture(scope="module")
 def model() -> Any:
     with Model.load("smollm2-135m") as model:
@@ -32,21 +52,34 @@ def model() -> Any:
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_python_of_a_step(benchmark: Any, model: Model, setting: str) -> None:
-    seconds: list[float] = []
+def test_python_of_a_step(benchmark: Any, monkeypatch: Any, model: Model, setting: str) -> None:
+    outside: list[float] = []
+    inside: list[float] = []
+    engines: list[Timed] = []
+    run_all = generation.run_all
+
+    def run_timed(engine: Any, *arguments: Any) -> Any:
+        engines.append(Timed(engine))
+        return run_all(engines[-1], *arguments)
 
     def run() -> None:
         text: list[str] = []
         stream = model.stream("Once upon a time", max_tokens=TOKENS, ignore_eos=True, seed=1, **SETTINGS[setting])
         next(stream)  # the prompt
-        start = time.thread_time()
+        engine = engines[-1]
+        start, before = time.thread_time(), engine.seconds
         for piece in stream:
             text.append(piece.text)
-        seconds.append((time.thread_time() - start) / (TOKENS - 1))
+        spent, called = time.thread_time() - start, engine.seconds - before
+        outside.append((spent - called) / (TOKENS - 1))
+        inside.append(called / (TOKENS - 1))
 
+    monkeypatch.setattr(generation, "run_all", run_timed)
     benchmark.pedantic(run, rounds=20, warmup_rounds=2)
-    seconds.sort()
-    median = seconds[len(seconds) // 2]
-    print(f"{setting:14} {median * 1e6:5.1f} us a token ({seconds[0] * 1e6:.1f} .. {seconds[-1] * 1e6:.1f})")
-    benchmark.extra_info.update(us=median * 1e6)
-    assert seconds[0] < 60e-6
+    median, call = statistics.median(outside), statistics.median(inside)
+    print(
+        f"{setting:14} {median * 1e6:5.1f} us a token ({min(outside) * 1e6:.1f} .. {max(outside) * 1e6:.1f}), "
+        f"the engine's call {call * 1e6:.1f} us"
+    )
+    benchmark.extra_info.update(us=median * 1e6, call_us=call * 1e6)
+    assert median < 60e-6

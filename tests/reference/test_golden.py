@@ -24,6 +24,8 @@ MIN_AGREEMENT = 0.96
 # Two terms everywhere leave less than 1e-6; attention in bf16 adds up to 3e-5.
 MAX_MEAN_KL_HIGH = 1e-4
 MIN_AGREEMENT_HIGH = 0.99
+# Keys and values in int8 alone, everything else in two terms: what that cache costs by itself.
+MAX_MEAN_KL_INT8_CACHE = 4e-4
 
 models = pytest.mark.parametrize(
     "reference",
@@ -73,6 +75,15 @@ def test_high_precision_is_exact_for_practical_purposes(reference: corpus.Refere
         found = divergence(model, golden.load(reference.golden), range(1))
     assert found.mean <= MAX_MEAN_KL_HIGH, found
     assert found.agreement >= MIN_AGREEMENT_HIGH, found
+
+
+@models
+def test_int8_keys_and_values_cost_little(reference: corpus.ReferenceModel, path: Path) -> None:
+    with Model.load(path, context=corpus.WINDOW, precision="high", kv="int8") as model:
+        found = divergence(model, golden.load(reference.golden), range(1))
+    print(f"int8 keys and values: {found}")
+    assert found.mean <= MAX_MEAN_KL_INT8_CACHE, found
+    assert found.agreement >= MIN_AGREEMENT, found
 
 
 @models

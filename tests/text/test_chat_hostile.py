@@ -142,6 +142,22 @@ def test_marking_a_long_conversation_takes_none_of_the_template_s_time(monkeypat
     assert text.translate(back) == "<|end|>"
 
 
+def test_marking_reads_a_message_once_however_many_texts_the_template_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = "".join(f"{{% if '<{'a' * n}>' in c %}}{n} {{% endif %}}" for n in range(1, 60))
+    template = ChatTemplate("{% set c = messages[0].content %}" + names + "{{ c|length }}", specials=["<|end|>"])
+
+    class Counted(str):
+        def __getitem__(self, key: Any) -> Any:
+            reads.append(key)
+            return str(self)[key]
+
+    reads: list[Any] = []
+    at = template._marks._spots(Counted("<" * 2000))
+    assert at == list(range(2000)) and len(reads) <= 3 * 2000
+    text = template.render([{"role": "user", "content": "<aaa><aaaa<a>"}])[0]
+    assert text == "1 3 13"
+
+
 @pytest.mark.parametrize(
     ("source", "line", "words"),
     [

@@ -125,18 +125,16 @@ def load_merges(vocabulary: Vocabulary, ids: dict[str, int], **options: Any) -> 
     """The package's tokeniser of these merges, without a pre-tokeniser. Raises ``TokenizerError`` naming the merge."""
     from tokenizers import Tokenizer, models
 
-    merges: list[tuple[str, str]] = []
-    for number, merge in enumerate(vocabulary.merges or ()):
-        left, space, right = merge.partition(" ")
-        if not (left and space and right):
-            raise vocabulary.error(f"merges[{number}]", f"{quoted(merge)}; expected two pieces with a space between")
-        merges.append((left, right))
+    merges: list[Any] = [tuple(merge.split(" ")) for merge in vocabulary.merges or ()]
     try:
         return Tokenizer(models.BPE(ids, merges, **options))
     except Exception as error:  # the package does not say which merge; find it
-        for number, (left, right) in enumerate(merges):
-            for piece in (left, right, left + right):
+        for number, merge in enumerate(merges):
+            if len(merge) != 2 or not all(merge):
+                expected = f"{quoted(' '.join(merge))}; expected two pieces with a space between"
+                raise vocabulary.error(f"merges[{number}]", expected) from None
+            for piece in (*merge, "".join(merge)):
                 if piece not in ids:
-                    message = f"{quoted(f'{left} {right}')} needs the piece {quoted(piece)}, which does not exist"
+                    message = f"{quoted(' '.join(merge))} needs the piece {quoted(piece)}, which does not exist"
                     raise vocabulary.error(f"merges[{number}]", message) from None
         raise vocabulary.error("merges", str(error)) from error

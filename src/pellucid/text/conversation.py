@@ -151,20 +151,30 @@ class Marks:
         self._find_starts = re.compile(f"[{re.escape(''.join(sorted(self._starts)))}]") if self._starts else None
         self._whole = Finder({text: i for i, text in enumerate(self._specials) if text[0] not in self._starts})
         self._harmless = self._find_harmless()
-        self._lengths = sorted(set(map(len, self._harmless)))
 
-    def _find_harmless(self) -> frozenset[str]:
-        """Texts that the template names, from each character on that could begin a special token and does not."""
+    def _find_harmless(self) -> dict[str, Any]:
+        """Texts that the template names, from each character on that could begin a special token and does not: as a
+        tree, a table of what may follow each character, in which a text that is complete has no table but {}."""
         beginnings = {text[:n] for text in self._specials for n in range(1, min(len(text), _LONGEST_NAME) + 1)}
         lengths = {len(text) for text in self._specials if len(text) <= _LONGEST_NAME}
-        found = set()
+        tree: dict[str, Any] = {}
         for text in self._named:
             for i, character in enumerate(text if len(text) <= _LONGEST_NAME else ""):
                 rest = text[i:]
                 if character in self._starts and rest not in beginnings:
                     if not any(rest[:n] in self._specials for n in lengths):
-                        found.add(rest)
-        return frozenset(found)
+                        _plant(tree, rest)
+        return tree
+
+    def _is_harmless(self, text: str, at: int) -> bool:
+        """Whether one of those texts is there."""
+        node = self._harmless
+        for i in range(at, len(text)):
+            found = node.get(text[i])
+            if not found:
+                return found is not None
+            node = found
+        return False
 
     def _spots(self, text: str) -> list[int]:
         """Where in a text the characters are that must be replaced."""
@@ -172,7 +182,7 @@ class Marks:
         if self._find_starts is not None:
             for match in self._find_starts.finditer(text):
                 at = match.start()
-                if not any(text[at : at + n] in self._harmless for n in self._lengths):
+                if not self._is_harmless(text, at):
                     spots.append(at)
         return spots
 
@@ -221,6 +231,16 @@ class Marks:
             if role:
                 message["role"] = table[role[0]] + message["role"][1:]
         return marked
+
+
+def _plant(tree: dict[str, Any], text: str) -> None:
+    """Puts a text into a tree of texts, unless one is there that it begins with; those that begin with it go."""
+    node = tree
+    for character in text[:-1]:
+        if node.get(character) == {}:
+            return
+        node = node.setdefault(character, {})
+    node[text[-1]] = {}
 
 
 def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
