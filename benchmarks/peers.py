@@ -31,8 +31,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 NAMES = {"pellucid": "Pellucid", "llama_cpp": "llama.cpp", "openvino": "OpenVINO GenAI", "transformers": "transformers"}
 CONTEXT = 4096 + 256
-QUIET = 0.7  # load average of a machine that does nothing else
-BUSY = "The machine did other work as well (load average {:.1f}): take nothing from these figures."
+QUIET = 0.15  # cores at work, or taken by other machines, on a machine that does nothing else
+BUSY = "The machine did other work as well ({:.1f} cores of it): take nothing from these figures."
 COLD = 5  # tokens of a cold start's prompt
 
 
@@ -117,7 +117,7 @@ class Comparison:
         self.workers: dict[str, Worker] = {}
         self.facts: dict[str, dict[str, Any]] = {}
         self.errors: dict[str, dict[str, str]] = {}
-        self.load_average = os.getloadavg()[0]  # before this adds to it
+        self.busy_cores = busy_cores()  # before this adds to it
         self.memory: dict[str, list[float]] = {}  # peaks of cold starts, MB
         self.vocab = 0
         self.deep: dict[int, list[int]] = {}
@@ -205,6 +205,22 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def busy_cores(seconds: float = 3.0) -> float:
+    """Cores that are at work now, on average over some seconds. Source: /proc/stat; 0.0 on systems without it."""
+
+    def times() -> list[int]:
+        with open("/proc/stat", encoding="ascii") as file:
+            return [int(x) for x in file.readline().split()[1:9]]  # user nice system idle iowait irq softirq steal
+
+    try:
+        before = times()
+        time.sleep(seconds)
+        spent = [b - a for a, b in zip(before, times(), strict=True)]
+    except OSError:
+        return 0.0
+    return (sum(spent) - spent[3] - spent[4]) / (seconds * os.sysconf("SC_CLK_TCK"))
+
+
 def commit() -> str:
     """The checkout's commit, with a + where the program differs from it; "" outside git."""
     git = ["git", "-C", str(ROOT)]
@@ -224,7 +240,7 @@ def document(c: Comparison, phases: list[dict[str, Any]], kl: dict[str, Any], la
         "cpu": _engine.cpu_name(),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": c.threads,
-        "load_average": c.load_average,
+        "busy_cores": c.busy_cores,
         "file": c.path.name,
         "label": label,
         "file_bytes": c.path.stat().st_size,
@@ -246,7 +262,7 @@ def markdown(doc: dict[str, Any]) -> str:
         f"**{doc['file']}** ({doc['file_bytes'] / 1e6:.0f} MB){label}, {doc['date']}, commit {doc['commit']}: "
         f"{doc['cpu']}, {doc['threads']} threads, {isa}. {versions}.",
         "",
-        *([] if doc["load_average"] < QUIET else [BUSY.format(doc["load_average"]), ""]),
+        *([] if doc["busy_cores"] < QUIET else [BUSY.format(doc["busy_cores"]), ""]),
         "| phase (tokens/s) | " + " | ".join(NAMES[n] for n in names) + " | limit | Pellucid of it |",
         "|---|" + "---|" * (len(names) + 2),
     ]
