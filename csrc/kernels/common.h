@@ -55,32 +55,20 @@ PL_INLINE void pl_attend(const pl_attend_page *a, pl_kv_type type, const int mos
     for (int row = 0, n; row < a->m; row += n ? n : 1) {
         for (n = 0; n < most && row + n < a->m && a->lo[row + n] < a->hi[row + n];)
             n++;
+#define BY(N)                                                                                                          \
+    case N:                                                                                                            \
+        if (most >= N) /* else no code is made for it */                                                               \
+            attend_rows(a, row, type, N);                                                                              \
+        break
         switch (n) {
-        case 6:
-            if (most >= 6)
-                attend_rows(a, row, type, 6);
-            break;
-        case 5:
-            if (most >= 5)
-                attend_rows(a, row, type, 5);
-            break;
-        case 4:
-            if (most >= 4)
-                attend_rows(a, row, type, 4);
-            break;
-        case 3:
-            if (most >= 3)
-                attend_rows(a, row, type, 3);
-            break;
-        case 2:
-            if (most >= 2)
-                attend_rows(a, row, type, 2);
-            break;
-        case 1:
-            if (most >= 1)
-                attend_rows(a, row, type, 1);
-            break;
+            BY(6);
+            BY(5);
+            BY(4);
+            BY(3);
+            BY(2);
+            BY(1);
         }
+#undef BY
     }
 }
 

@@ -99,14 +99,16 @@ enum {
     PL_GROUP_BYTES = 256 << 10, /* tiles that stay in L2 while the chunks of x pass by */
 };
 
-/* acc[i][16] += blocks [0, blocks) of the tile at p by row i of the panel's n. */
+/* acc[16] += blocks [0, blocks) of the tile at p by the panel's only row; acc[i][16] by row i of its n. */
+typedef void (*pl_tile_by_row)(const pl_shape f, int terms, const uint8_t *p, int blocks, const uint8_t *panel,
+                               float acc[PL_TILE]);
 typedef void (*pl_tile_by_panel)(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, const uint8_t *panel,
                                  float acc[PL_CHUNK][PL_TILE]);
 
 /* Rows [i0, i0 + n) of x, n <= PL_CHUNK, by tiles [t0, t1). Where k goes on beyond a panel, the next one starts from
  * the sums that y holds. */
-PL_INLINE void pl_matmul_chunk(const pl_shape f, int terms, pl_tile_by_panel tile, const pl_mat *w, int t0, int t1,
-                               const pl_acts *x, int i0, int n, float *y, ptrdiff_t y_stride)
+PL_INLINE void pl_matmul_chunk(const pl_shape f, int terms, pl_tile_by_row one, pl_tile_by_panel many, const pl_mat *w,
+                               int t0, int t1, const pl_acts *x, int i0, int n, float *y, ptrdiff_t y_stride)
 {
     uint8_t panel[PL_PANEL];
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK, most = PL_PANEL / (n * size) & ~7;
@@ -123,14 +125,17 @@ PL_INLINE void pl_matmul_chunk(const pl_shape f, int terms, pl_tile_by_panel til
                 if (b0)
                     memcpy(acc[i], out + i * y_stride, bytes);
             }
-            tile(f, terms, p, blocks, n, panel, acc);
+            if (n == 1)
+                one(f, terms, p, blocks, panel, acc[0]);
+            else
+                many(f, terms, p, blocks, n, panel, acc);
             for (int i = 0; i < n; i++)
                 memcpy(out + i * y_stride, acc[i], bytes);
         }
     }
 }
 
-PL_INLINE void pl_matmul_chunks(const pl_shape f, pl_tile_by_panel tile, PL_MATMUL_ARGS)
+PL_INLINE void pl_matmul_chunks(const pl_shape f, pl_tile_by_row one, pl_tile_by_panel many, PL_MATMUL_ARGS)
 {
     const int chunks = (n + PL_CHUNK - 1) / PL_CHUNK, size = chunks ? (n + chunks - 1) / chunks : 0;
     int group = w->tile_bytes < PL_GROUP_BYTES ? (int)(PL_GROUP_BYTES / w->tile_bytes) : 1;
@@ -141,9 +146,9 @@ PL_INLINE void pl_matmul_chunks(const pl_shape f, pl_tile_by_panel tile, PL_MATM
         for (int i0 = 0; i0 < n; i0 += size) {
             const int rows = n - i0 < size ? n - i0 : size;
             if (x->terms == 2)
-                pl_matmul_chunk(f, 2, tile, w, t0, t1, x, i0, rows, y, y_stride);
+                pl_matmul_chunk(f, 2, one, many, w, t0, t1, x, i0, rows, y, y_stride);
             else
-                pl_matmul_chunk(f, 1, tile, w, t0, t1, x, i0, rows, y, y_stride);
+                pl_matmul_chunk(f, 1, one, many, w, t0, t1, x, i0, rows, y, y_stride);
         }
     }
 }

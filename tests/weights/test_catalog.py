@@ -323,7 +323,6 @@ def test_concurrent_pulls_download_once(index):
     assert catalog.path(NAME).read_bytes() == index.whole and leftovers() == [f"{NAME}.gguf"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on this system")
 def test_a_killed_pull_leaves_nothing_in_the_way(index):
     index.delay = 1
     child = spawn(index)

@@ -201,21 +201,12 @@ PL_INLINE void tile_many(const pl_shape f, int terms, const uint8_t *p, int bloc
 
 /* ---- the product ------------------------------------------------------------------------------------------------- */
 
-PL_INLINE void tile(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, const uint8_t *panel,
-                    float acc[PL_CHUNK][PL_TILE])
-{
-    if (n == 1)
-        tile_one(f, terms, p, blocks, panel, acc[0]);
-    else
-        tile_many(f, terms, p, blocks, n, panel, acc);
-}
-
 PL_INLINE void matmul(pl_shape f, PL_MATMUL_ARGS)
 {
     if (f.bits == 8) /* signed codes need none */
         f.offset = 0;
     f.padded = 1; /* the words of an entry are one vector */
-    pl_matmul_chunks(f, tile, w, tile0, tile1, x, n, y, y_stride);
+    pl_matmul_chunks(f, tile_one, tile_many, w, tile0, tile1, x, n, y, y_stride);
 }
 
 PL_INT_FORMATS(PL_MATMUL_OF)
