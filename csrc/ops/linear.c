@@ -42,6 +42,34 @@ static int tiles_of(const pl_model_tables *m, const pl_segment *seg)
     return (m->mats[seg->mat].rows + PL_TILE - 1) / PL_TILE;
 }
 
+/* Up to so many rows a product waits for memory, and takes as long with two terms as with one: tiles count alike. Beyond
+ * it computing counts, so that a thread with keys and values in two terms gets fewer tiles than one with queries. */
+#define FEW_ROWS 4
+
+static int work_of(const pl_run *r, const pl_segment *seg)
+{
+    return r->n_rows > FEW_ROWS && !(r->m->mats[seg->mat].format->flags & PL_FLOAT) ? seg->terms : 1;
+}
+
+/* This thread's tiles [*from, *to) of segment s of a linear. */
+static void my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, int *to)
+{
+    int64_t before = 0, total = 0, a, b, work = 1;
+    for (int i = 0; i < op->n_seg; i++) {
+        const pl_segment *seg = &r->m->segs[op->seg + i];
+        if (i == s)
+            before = total, work = work_of(r, seg);
+        total += (int64_t)work_of(r, seg) * tiles_of(r->m, seg);
+    }
+    pl_share(total, 1, tid, pl_team_size(r->team), &a, &b);
+    /* a tile is the thread's that its first unit of work belongs to */
+    a = a > before ? (a - before + work - 1) / work : 0;
+    b = b > before ? (b - before + work - 1) / work : 0;
+    const int64_t n = tiles_of(r->m, &r->m->segs[op->seg + s]);
+    *from = (int)(a < n ? a : n);
+    *to = (int)(b < n ? b : n);
+}
+
 /* What the hardware's own prefetching needs to get going, and no more than the second-level cache can keep. */
 #define PREFETCH_BYTES 8192
 
@@ -49,20 +77,22 @@ void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid)
 {
     if (op->kind == PL_OP_EMBED || !op->n_seg)
         return;
-    int total = 0, unit = op->kind == PL_OP_GLU ? 2 : 1, segs = op->kind == PL_OP_LINEAR ? op->n_seg : 1;
-    for (int s = 0; s < segs; s++)
-        total += tiles_of(r->m, &r->m->segs[op->seg + s]);
-    int64_t from, to;
-    pl_share(total, unit, tid, pl_team_size(r->team), &from, &to);
-    for (int s = 0; s < segs && from < to; s++) {
-        int n = tiles_of(r->m, &r->m->segs[op->seg + s]);
-        if (from >= n) { /* not this segment */
-            from -= n, to -= n;
-            continue;
+    int segs = op->kind == PL_OP_LINEAR ? op->n_seg : 1;
+    for (int s = 0; s < segs; s++) {
+        const pl_segment *seg = &r->m->segs[op->seg + s];
+        int from, to;
+        if (op->kind == PL_OP_LINEAR) {
+            my_tiles(r, op, s, tid, &from, &to);
+        } else {
+            int64_t a, b;
+            pl_share(tiles_of(r->m, seg), op->kind == PL_OP_GLU ? 2 : 1, tid, pl_team_size(r->team), &a, &b);
+            from = (int)a, to = (int)b;
         }
-        const pl_mat *w = &r->m->mats[r->m->segs[op->seg + s].mat];
+        if (from == to) /* nothing of this segment */
+            continue;
+        const pl_mat *w = &r->m->mats[seg->mat];
         const uint8_t *p = w->data + from * w->tile_bytes;
-        for (int64_t i = 0; i < PREFETCH_BYTES && i < (n - from) * w->tile_bytes; i += 64)
+        for (int64_t i = 0; i < PREFETCH_BYTES && i < (to - from) * w->tile_bytes; i += 64)
             __builtin_prefetch(p + i, 0, 2);
         return;
     }
@@ -72,21 +102,14 @@ void pl_op_linear(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_model_tables *m = r->m;
     const pl_buf *in = &m->bufs[op->in], *out = &m->bufs[op->out];
-    int total = 0;
-    for (int s = 0; s < op->n_seg; s++)
-        total += tiles_of(m, &m->segs[op->seg + s]);
-    int64_t from, to;
-    pl_share(total, 1, tid, pl_team_size(r->team), &from, &to);
-    int first = 0; /* first tile of the segment within all */
     for (int s = 0; s < op->n_seg; s++) {
-        const pl_segment *seg = &m->segs[op->seg + s];
-        int n = tiles_of(m, seg);
-        int a = (int)from > first ? (int)from - first : 0, b = (int)to - first < n ? (int)to - first : n;
-        if (a < b)
-            pl_segment_run(m, seg, a, b, in, 0, r->n_rows, out->f, out->dim);
-        first += n;
+        int from, to;
+        my_tiles(r, op, s, tid, &from, &to);
+        if (from < to)
+            pl_segment_run(m, &m->segs[op->seg + s], from, to, in, 0, r->n_rows, out->f, out->dim);
     }
     if (out->forms) {
+        int64_t from, to;
         pl_team_barrier(r->team);
         pl_share(r->n_rows, 1, tid, pl_team_size(r->team), &from, &to);
         for (int64_t i = from; i < to; i++)
@@ -95,8 +118,8 @@ void pl_op_linear(const pl_run *r, const pl_op *op, int tid)
 }
 
 /* Rows whose products are used again at once: so many that weights are read from memory seldom, so few that the products
- * of 16 tiles are still in the second-level cache. */
-#define ROWS_AT_ONCE 240
+ * of 32 tiles are still in the second-level cache. */
+#define ROWS_AT_ONCE 96
 
 static int next_rows(const pl_run *r, int row)
 {
@@ -138,7 +161,7 @@ void pl_op_glu(const pl_run *r, const pl_op *op, int tid)
     const pl_buf *in = &m->bufs[op->in], *up = &m->bufs[op->tmp], *out = &m->bufs[op->out];
     const pl_segment *seg = &m->segs[op->seg];
     /* Tiles at once: the columns of both halves are still cached when they are multiplied; few rows take all. */
-    int dim = out->dim, step = r->n_rows <= 16 ? tiles_of(m, seg) : 16;
+    int dim = out->dim, step = r->n_rows <= 16 ? tiles_of(m, seg) : 32;
     int64_t from, to;
     pl_share(tiles_of(m, seg), 2, tid, pl_team_size(r->team), &from, &to); /* 2: whole blocks of 32 to quantise */
     for (int row = 0, n; row < r->n_rows; row += n) {
