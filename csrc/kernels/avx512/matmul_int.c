@@ -3,53 +3,46 @@
  * A vector holds the sixteen rows of a tile x four k; vpdpbusd multiplies its unsigned codes by activations that it
  * broadcasts from memory, and adds into int32. Offsets enter exactly: an accumulator starts at -offset * sum(y).
  * Activations are first laid out as they will be read: a panel of entries, [parts of up to twelve rows][block][row].
- * The codes of a block of weights then fill eight registers, which meet the rows of a part, whose float sums stay in
- * twelve more. Unpacking runs on ports that dots leave free, so it costs next to nothing to do it again for each part:
- * the limit is eight dots for every ten operations of their ports (eleven with mins, twelve with two scales). */
+ * Each vector of codes meets the rows of a part, whose sums stay in registers: twelve of int32, so many chains side by
+ * side that none waits for itself (four leave 1 to 2 % unused), and twelve of float32. Unpacking runs on ports that dots
+ * leave free, so it costs next to nothing to do it again for each part: the limit is eight dots for every ten operations
+ * of their ports (eleven with mins, twelve with two scales). */
 #include "../matmul.h"
 #include "simd.h"
 
 enum {
     ROWS = 12,         /* rows of x that meet a block in registers */
-    SIDE = 4,          /* of them whose dots go side by side */
     PANEL = 336 << 10, /* bytes of entries: they stay in L2 (1 MB) beside a tile. 160 KB is up to 3 % slower */
     SHARE = 48,        /* rows of x that a pass over the weights serves, where there are as many */
-    FAR_ROWS = 4,      /* from so many rows on the next tile is prefetched, into L2, and not AHEAD bytes into L1: from */
-    AHEAD = 4096,      /* memory 4 rows run 1.4 times as fast so, 16 rows of Q8_0 at 0.75 of the peak in place of 0.57 */
+    /* Up to three rows prefetch AHEAD bytes, into L1; more of them the next tile, into L2: from memory four rows run 1.4 times
+     * as fast so, and sixteen of Q8_0 at 0.75 of the peak in place of 0.57. */
+    FAR_ROWS = 4,
+    AHEAD = 4096,
 };
 
 /* ---- a block of weights ------------------------------------------------------------------------------------------ */
 
-/* v[i]: codes of k 4i..4i+3 as unsigned bytes. shifted = 0 leaves the high nibbles of 4-bit codes (v[4..7]) where they
- * are, sixteen times too large. */
-PL_INLINE void load_codes(const pl_shape f, const uint8_t *p, int shifted, __m512i v[8])
+/* Codes of k 4i..4i+3 as unsigned bytes. shifted = 0 leaves the high nibbles of 4-bit codes (i >= 4) where they are, sixteen
+ * times too large. */
+PL_INLINE __m512i codes(const pl_shape f, const uint8_t *p, int i, int shifted)
 {
     const __m512i nibble = _mm512_set1_epi8(15), bit = _mm512_set1_epi8(16), pair = _mm512_set1_epi8(48);
-    if (f.bits == 8) {
-        for (int i = 0; i < 8; i++)
-            v[i] = pl_load512(p + 64 * i);
-        return;
-    }
-    for (int j = 0; j < 4; j++) {
-        __m512i w = pl_load512(p + 64 * j);
-        v[j] = _mm512_and_si512(w, nibble);
-        v[4 + j] = shifted ? _mm512_and_si512(_mm512_srli_epi16(w, 4), nibble) : _mm512_andnot_si512(nibble, w);
-    }
-    if (f.bits == 5) { /* bit i of the plane is bit 4 of v[i]; 0xf8: a | (b & c) */
+    if (f.bits == 8)
+        return pl_load512(p + 64 * i);
+    const int j = i % 4, h = i / 4;
+    const __m512i w = pl_load512(p + 64 * j);
+    const __m512i low = _mm512_and_si512(h ? _mm512_srli_epi16(w, 4) : w, nibble);
+    if (f.bits == 4)
+        return h && !shifted ? _mm512_andnot_si512(nibble, w) : low;
+    if (f.bits == 5) { /* bit i of the plane is bit 4 of code i; 0xf8: a | (b & c) */
         const __m512i plane = pl_load512(p + 256);
-        for (int j = 0; j < 4; j++) {
-            v[j] = _mm512_ternarylogic_epi32(v[j], _mm512_slli_epi16(plane, 4 - j), bit, 0xf8);
-            v[4 + j] = _mm512_ternarylogic_epi32(v[4 + j], _mm512_srli_epi16(plane, j), bit, 0xf8);
-        }
+        const __m512i high = h ? _mm512_srli_epi16(plane, j) : _mm512_slli_epi16(plane, 4 - j);
+        return _mm512_ternarylogic_epi32(low, high, bit, 0xf8);
     }
-    if (f.bits == 6) /* bits 2j and 2j + 1 of plane h are bits 4 and 5 of v[4h + j] */
-        for (int h = 0; h < 2; h++) {
-            const __m512i plane = pl_load512(p + 256 + 64 * h);
-            for (int j = 0; j < 4; j++) {
-                __m512i high = j < 2 ? _mm512_slli_epi16(plane, 4 - 2 * j) : _mm512_srli_epi16(plane, 2 * j - 4);
-                v[4 * h + j] = _mm512_ternarylogic_epi32(v[4 * h + j], high, pair, 0xf8);
-            }
-        }
+    /* bits 2j and 2j + 1 of plane h are bits 4 and 5 of code 4h + j */
+    const __m512i plane = pl_load512(p + 256 + 64 * h);
+    const __m512i high = j < 2 ? _mm512_slli_epi16(plane, 4 - 2 * j) : _mm512_srli_epi16(plane, 2 * j - 4);
+    return _mm512_ternarylogic_epi32(low, high, pair, 0xf8);
 }
 
 /* Scales of the block's groups, and what multiplies the sums of activations (plain: the min; super: the min negated). */
@@ -69,47 +62,57 @@ PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_
 
 /* ---- a block of weights by G rows of x, whose chains of dots go side by side -------------------------------------- */
 
-/* d[r] = start[r] + v[from..from + n) by the codes at y + r * size, in int32. */
-PL_INLINE void dots(const int G, const __m512i v[8], int from, int n, const uint8_t *y, int size, __m512i d[])
+/* d[r] += codes i by those at y + r * size, in int32. */
+PL_INLINE void dots(const pl_shape f, const int G, const uint8_t *p, int i, int shifted, const uint8_t *y, int size,
+                    __m512i d[])
 {
-    for (int i = from; i < from + n; i++)
-        for (int r = 0; r < G; r++)
-            d[r] = pl_dot_broadcast(d[r], v[i], y + r * size + 4 * i);
+    __m512i v = codes(f, p, i, shifted);
+    __asm__("" : "+v"(v)); /* made here, not all of them beforehand: registers are needed for sums */
+#pragma GCC unroll 12
+    for (int r = 0; r < G; r++)
+        d[r] = pl_dot_broadcast(d[r], v, y + r * size + 4 * i);
 }
 
 /* The same of all k of group g. shifted = 0 (4 bits): the high nibbles' sum is sixteen times too large, exactly so. */
-PL_INLINE void group_dots(const pl_shape f, const int G, const __m512i v[8], int shifted, int g, const uint8_t *y,
+PL_INLINE void group_dots(const pl_shape f, const int G, const uint8_t *p, int shifted, int g, const uint8_t *y,
                           int size, __m512i d[])
 {
     if (shifted) {
-        dots(G, v, f.group / 4 * g, f.group / 4, y, size, d);
+#pragma GCC unroll 8
+        for (int j = 0; j < f.group / 4; j++)
+            dots(f, G, p, f.group == 16 ? 4 * g + j : j / 2 + j % 2 * 4, 1, y, size,
+                 d); /* 0 4 1 5 ..: one load for two */
         return;
     }
-    __m512i high[SIDE];
+    __m512i high[ROWS];
     for (int r = 0; r < G; r++)
         high[r] = _mm512_setzero_si512();
-    dots(G, v, 0, 4, y, size, d);
-    dots(G, v, 4, 4, y, size, high);
+    for (int i = 0; i < 4; i++)
+        dots(f, G, p, i, 0, y, size, d);
+    for (int i = 4; i < 8; i++)
+        dots(f, G, p, i, 0, y, size, high);
     for (int r = 0; r < G; r++)
         d[r] = _mm512_add_epi32(d[r], _mm512_srai_epi32(high[r], 4));
 }
 
-PL_INLINE void block_by_rows(const pl_shape f, int terms, const int G, const __m512i v[8], int shifted,
-                             const __m512 s[2], __m512 m, const uint8_t *entry, int size, __m512 acc[])
+PL_INLINE void block_by_rows(const pl_shape f, int terms, const int G, const uint8_t *p, int shifted, const __m512 s[2],
+                             __m512 m, const uint8_t *entry, int size, __m512 acc[])
 {
     const uint8_t *words = entry + 32 * terms;
+#pragma GCC unroll 2
     for (int g = 0; g < 32 / f.group; g++) {
-        __m512i d[SIDE], low[SIDE];
+        __m512i d[ROWS], low[ROWS];
         for (int r = 0; r < G; r++) {
             low[r] = f.offset ? pl_broadcast(words + r * size + 4 + 4 * g) : _mm512_setzero_si512();
             d[r] = terms == 1 ? low[r] : _mm512_setzero_si512();
         }
-        group_dots(f, G, v, shifted, g, entry, size, d);
+        group_dots(f, G, p, shifted, g, entry, size, d);
         if (terms == 2) {
-            group_dots(f, G, v, shifted, g, entry + 32, size, low);
+            group_dots(f, G, p, shifted, g, entry + 32, size, low);
             for (int r = 0; r < G; r++)
                 d[r] = _mm512_add_epi32(_mm512_mullo_epi32(d[r], _mm512_set1_epi32(254)), low[r]);
         }
+#pragma GCC unroll 12
         for (int r = 0; r < G; r++)
             acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d[r]), _mm512_mul_ps(s[g], pl_broadcast_ps(words + r * size)),
                                      acc[r]);
@@ -130,7 +133,7 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int N, const uint
                             ptrdiff_t y_stride)
 {
     const int shifted = N > 1 || f.bits != 4, size = pl_entry_bytes(f, terms);
-    const int G = N % 4 == 0 ? 4 : N % 3 == 0 ? 3 : N;
+    const int G = terms == 1 ? N : N % 4 == 0 ? 4 : N % 3 == 0 ? 3 : N;
     const uint8_t *header = p;
     __m512 acc[ROWS];
     for (int i = 0; i < N; i++)
@@ -143,13 +146,11 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int N, const uint
         for (int at = 0; at < step; at += 64)
             _mm_prefetch((const char *)next + at, far ? _MM_HINT_T1 : _MM_HINT_T0);
         next += step;
-        __m512i v[8];
         __m512 s[2], m;
-        load_codes(f, p, shifted, v);
         load_scales(f, header, p, s, &m);
 #pragma GCC unroll 12
         for (int i = 0; i < N; i += G)
-            block_by_rows(f, terms, G, v, shifted, s, m, part + i * size, size, acc + i);
+            block_by_rows(f, terms, G, p, shifted, s, m, part + i * size, size, acc + i);
     }
     for (int i = 0; i < N; i++)
         _mm512_mask_storeu_ps(y + i * y_stride, rows, acc[i]);
