@@ -105,9 +105,12 @@ PL_INLINE void block_by_rows(const pl_shape f, int terms, const int G, const uin
         }
         group_dots(f, G, p, shifted, g, entry, size, d);
         if (terms == 2) {
+            __m512i factor = _mm512_set1_epi32(254);
+            if (G == 1) /* one product, of which gcc would make a shift and two sums: for one row these are the limit */
+                __asm__("" : "+v"(factor));
             group_dots(f, G, p, shifted, g, entry + 32, size, low);
             for (int r = 0; r < G; r++)
-                d[r] = _mm512_add_epi32(_mm512_mullo_epi32(d[r], _mm512_set1_epi32(254)), low[r]);
+                d[r] = _mm512_add_epi32(_mm512_mullo_epi32(d[r], factor), low[r]);
         }
 #pragma GCC unroll 12
         for (int r = 0; r < G; r++)
