@@ -14,7 +14,8 @@ enum {
     ROWS = 12,         /* rows of x that meet a block in registers */
     PANEL = 336 << 10, /* bytes of entries: they stay in L2 (1 MB) beside a tile. 160 KB is up to 3 % slower */
     SHARE = 48,        /* rows of x that a pass over the weights serves, where there are as many */
-    AHEAD = 1536,      /* bytes to prefetch ahead where each weight is read but once or twice */
+    AHEAD = 768,       /* bytes to prefetch ahead where each weight is read but once or twice */
+    SUPER_AHEAD = 512, /* of super formats: Q6_K in two terms reads at 0.9 of the bandwidth so, at 0.65 with 1536 */
 };
 
 /* ---- a block of weights ------------------------------------------------------------------------------------------ */
@@ -178,7 +179,8 @@ PL_INLINE void tile_by_panel(const pl_shape f, int terms, const uint8_t *p, cons
 #define BY(N)                                                                                                          \
     case N:                                                                                                            \
         if (N <= near_rows(f) && near)                                                                                 \
-            tile_by_rows(f, terms, N, p, blocks, panel, resume, p + AHEAD, f.block, rows, y, y_stride);                \
+            tile_by_rows(f, terms, N, p, blocks, panel, resume, p + (f.super ? SUPER_AHEAD : AHEAD), f.block, rows, y, \
+                         y_stride);                                                                                    \
         else                                                                                                           \
             tile_by_rows(f, terms, N, p, blocks, panel, resume, next, step, rows, y, y_stride);                        \
         break
