@@ -51,21 +51,26 @@ static int work_of(const pl_run *r, const pl_segment *seg)
     return r->n_rows > FEW_ROWS && !(r->m->mats[seg->mat].format->flags & PL_FLOAT) ? seg->terms : 1;
 }
 
-/* This thread's tiles [*from, *to) of segment s of a linear. */
+/* This thread's tiles [*from, *to) of segment s. A linear's segments are shared out together; other operations have one, or
+ * two with the same tiles. */
 static void my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, int *to)
 {
-    int64_t before = 0, total = 0, a, b, work = 1;
-    for (int i = 0; i < op->n_seg; i++) {
-        const pl_segment *seg = &r->m->segs[op->seg + i];
-        if (i == s)
-            before = total, work = work_of(r, seg);
-        total += (int64_t)work_of(r, seg) * tiles_of(r->m, seg);
+    const int size = pl_team_size(r->team), n = tiles_of(r->m, &r->m->segs[op->seg + s]);
+    int64_t before = 0, total = 0, work = 1, a, b;
+    if (op->kind == PL_OP_LINEAR) {
+        for (int i = 0; i < op->n_seg; i++) {
+            const pl_segment *seg = &r->m->segs[op->seg + i];
+            if (i == s)
+                before = total, work = work_of(r, seg);
+            total += (int64_t)work_of(r, seg) * tiles_of(r->m, seg);
+        }
+        pl_share(total, 1, tid, size, &a, &b);
+        /* a tile is the thread's that its first unit of work belongs to */
+        a = a > before ? (a - before + work - 1) / work : 0;
+        b = b > before ? (b - before + work - 1) / work : 0;
+    } else {
+        pl_share(n, op->kind == PL_OP_GLU ? 2 : 1, tid, size, &a, &b); /* 2: whole blocks of 32 to quantise */
     }
-    pl_share(total, 1, tid, pl_team_size(r->team), &a, &b);
-    /* a tile is the thread's that its first unit of work belongs to */
-    a = a > before ? (a - before + work - 1) / work : 0;
-    b = b > before ? (b - before + work - 1) / work : 0;
-    const int64_t n = tiles_of(r->m, &r->m->segs[op->seg + s]);
     *from = (int)(a < n ? a : n);
     *to = (int)(b < n ? b : n);
 }
@@ -81,13 +86,7 @@ void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid)
     for (int s = 0; s < segs; s++) {
         const pl_segment *seg = &r->m->segs[op->seg + s];
         int from, to;
-        if (op->kind == PL_OP_LINEAR) {
-            my_tiles(r, op, s, tid, &from, &to);
-        } else {
-            int64_t a, b;
-            pl_share(tiles_of(r->m, seg), op->kind == PL_OP_GLU ? 2 : 1, tid, pl_team_size(r->team), &a, &b);
-            from = (int)a, to = (int)b;
-        }
+        my_tiles(r, op, s, tid, &from, &to);
         if (from == to) /* nothing of this segment */
             continue;
         const pl_mat *w = &r->m->mats[seg->mat];
@@ -133,18 +132,19 @@ void pl_op_linear_add(const pl_run *r, const pl_op *op, int tid)
     const pl_buf *tmp = &m->bufs[op->tmp], *out = &m->bufs[op->out];
     const pl_segment *seg = &m->segs[op->seg];
     int dim = out->dim;
-    int64_t from, to;
-    pl_share(tiles_of(m, seg), 1, tid, pl_team_size(r->team), &from, &to);
-    for (int row = 0, n; row < r->n_rows && from < to; row += n) {
+    int first, end;
+    my_tiles(r, op, 0, tid, &first, &end);
+    for (int row = 0, n; row < r->n_rows && first < end; row += n) {
         n = next_rows(r, row);
-        pl_segment_run(m, seg, (int)from, (int)to, &m->bufs[op->in], row, n, tmp->f + (size_t)row * dim, dim);
-        int c0 = (int)from * PL_TILE, c1 = to * PL_TILE < dim ? (int)to * PL_TILE : dim;
+        pl_segment_run(m, seg, first, end, &m->bufs[op->in], row, n, tmp->f + (size_t)row * dim, dim);
+        int c0 = first * PL_TILE, c1 = end * PL_TILE < dim ? end * PL_TILE : dim;
         for (int i = row; i < row + n && op->vec < 0; i++)
             k->add(out->f + (size_t)i * dim + c0, tmp->f + (size_t)i * dim + c0, c1 - c0,
                    out->f + (size_t)i * dim + c0);
     }
     if (op->vec < 0)
         return;
+    int64_t from, to;
     pl_team_barrier(r->team); /* a norm needs the whole row */
     pl_share(r->n_rows, 1, tid, pl_team_size(r->team), &from, &to);
     for (int64_t i = from; i < to; i++) {
@@ -162,12 +162,12 @@ void pl_op_glu(const pl_run *r, const pl_op *op, int tid)
     const pl_segment *seg = &m->segs[op->seg];
     /* Tiles at once: the columns of both halves are still cached when they are multiplied; few rows take all. */
     int dim = out->dim, step = r->n_rows <= 16 ? tiles_of(m, seg) : 32;
-    int64_t from, to;
-    pl_share(tiles_of(m, seg), 2, tid, pl_team_size(r->team), &from, &to); /* 2: whole blocks of 32 to quantise */
+    int from, to;
+    my_tiles(r, op, 0, tid, &from, &to);
     for (int row = 0, n; row < r->n_rows; row += n) {
         n = next_rows(r, row);
-        for (int t = (int)from; t < (int)to; t += step) {
-            int t1 = t + step < (int)to ? t + step : (int)to;
+        for (int t = from; t < to; t += step) {
+            int t1 = t + step < to ? t + step : to;
             int c0 = t * PL_TILE, c1 = t1 * PL_TILE < dim ? t1 * PL_TILE : dim;
             float *gate = out->f + (size_t)row * dim;
             const float *other = up->f + (size_t)row * dim;

@@ -75,9 +75,10 @@ PL_INLINE void group_dots(const pl_shape f, const int G, const uint8_t *p, int s
 {
     if (shifted) {
 #pragma GCC unroll 8
-        for (int j = 0; j < f.group / 4; j++)
-            dots(f, G, p, f.group == 16 ? 4 * g + j : j / 2 + j % 2 * 4, 1, y, size,
-                 d); /* 0 4 1 5 ..: one load for two */
+        for (int j = 0; j < f.group / 4; j++) {
+            const int i = f.group == 16 ? 4 * g + j : j / 2 + j % 2 * 4; /* 0 4 1 5 ..: one load for two */
+            dots(f, G, p, i, 1, y, size, d);
+        }
         return;
     }
     __m512i high[ROWS];
@@ -178,22 +179,27 @@ PL_INLINE int near_rows(const pl_shape f)
     return f.super ? 1 : f.bits == 8 ? 4 : 3;
 }
 
-/* The tile at p by all n rows of a panel. If they are many, each part prefetches a share of the tile at `next`: all of it beside
- * the first part would be more than memory gives in that time (16 rows of Q8_0: 0.57 of the peak, 0.75 so). */
-PL_INLINE void tile_by_panel(const pl_shape f, int terms, const uint8_t *p, const uint8_t *next, int blocks,
+/* Bytes of the next tile that each of n rows' parts prefetches with a block: all of it beside the first part would be more than
+ * memory gives in that time (16 rows of Q8_0: 0.57 of the peak, 0.75 so). */
+PL_INLINE int share_of_next(const pl_shape f, int n)
+{
+    int parts = 0;
+    for (; n > 0; n -= pl_part_of(n))
+        parts++;
+    return (f.block + f.header / 8 + parts - 1) / parts;
+}
+
+/* The tile at p by all n rows of a panel; `next` and `step` as above, NULL if they are few. */
+PL_INLINE void tile_by_panel(const pl_shape f, int terms, const uint8_t *p, const uint8_t *next, int step, int blocks,
                              const uint8_t *panel, int n, int resume, int left, float *y, ptrdiff_t y_stride)
 {
-    const int size = pl_entry_bytes(f, terms), near = n <= near_rows(f);
+    const int size = pl_entry_bytes(f, terms);
     const __mmask16 rows = (__mmask16)(left >= PL_TILE ? 0xffff : (1 << left) - 1);
-    int parts = 0;
-    for (int i = n; i > 0; i -= pl_part_of(i))
-        parts++;
-    const int step = (f.block + f.header / 8 + parts - 1) / parts;
     for (int c; n > 0; n -= c) {
         c = pl_part_of(n);
 #define BY(N)                                                                                                          \
     case N:                                                                                                            \
-        if (N <= near_rows(f) && near)                                                                                 \
+        if (N <= near_rows(f) && !next)                                                                                \
             tile_by_rows(f, terms, N, p, blocks, panel, resume, NULL, 0, rows, y, y_stride);                           \
         else                                                                                                           \
             tile_by_rows(f, terms, N, p, blocks, panel, resume, next, step, rows, y, y_stride);                        \
@@ -209,7 +215,7 @@ PL_INLINE void tile_by_panel(const pl_shape f, int terms, const uint8_t *p, cons
         }
 #undef BY
         panel += c * size * blocks;
-        next += step * blocks;
+        next = next ? next + step * blocks : NULL;
         y += c * y_stride;
     }
 }
@@ -223,6 +229,7 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
 {
     uint8_t panel[PANEL];
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK;
+    const int near = n <= near_rows(f), step = share_of_next(f, n);
     for (int b0 = 0; b0 < all; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most;
         for (int i = 0, c; i < n; i += c) {
@@ -231,8 +238,8 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
         }
         for (int t = tile0; t < tile1; t++) {
             const uint8_t *p = w->data + t * w->tile_bytes + (int64_t)b0 * f.block + (int64_t)(b0 / 8) * f.header;
-            tile_by_panel(f, terms, p, p + w->tile_bytes, blocks, panel, n, b0 > 0, w->rows - PL_TILE * t,
-                          y + i0 * y_stride + PL_TILE * t, y_stride);
+            tile_by_panel(f, terms, p, near ? NULL : p + w->tile_bytes, step, blocks, panel, n, b0 > 0,
+                          w->rows - PL_TILE * t, y + i0 * y_stride + PL_TILE * t, y_stride);
         }
     }
 }
