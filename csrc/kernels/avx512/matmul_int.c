@@ -57,8 +57,16 @@ PL_INLINE __m512i codes(const pl_shape f, const uint8_t *p, const __m512i *w, in
     return _mm512_ternarylogic_epi32(low, high, pair, 0xf8);
 }
 
+/* What scales and mins of a super block are multiplied by. */
+PL_INLINE void load_header(const pl_shape f, const uint8_t *header, __m512 d[2])
+{
+    d[0] = pl_load_f16(header);
+    if (f.has_min)
+        d[1] = pl_load_f16(header + 32);
+}
+
 /* Scales of the block's groups, and what multiplies the sums of activations (plain: the min; super: the min negated). */
-PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_t *p, __m512 s[2], __m512 *m)
+PL_INLINE void load_scales(const pl_shape f, const __m512 d[2], const uint8_t *p, __m512 s[2], __m512 *m)
 {
     p += 64 * f.bits;
     if (!f.super) {
@@ -66,10 +74,9 @@ PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_
         *m = f.has_min ? pl_load_f16(p + 32) : _mm512_setzero_ps();
         return;
     }
-    const __m512 d = pl_load_f16(header);
     for (int g = 0; g < 32 / f.group; g++)
-        s[g] = _mm512_mul_ps(d, f.is_signed ? pl_load_i8(p + 16 * g) : pl_load_u8(p + 16 * g));
-    *m = f.has_min ? _mm512_mul_ps(pl_load_f16(header + 32), pl_load_u8(p + 16)) : _mm512_setzero_ps();
+        s[g] = _mm512_mul_ps(d[0], f.is_signed ? pl_load_i8(p + 16 * g) : pl_load_u8(p + 16 * g));
+    *m = f.has_min ? _mm512_mul_ps(d[1], pl_load_u8(p + 16)) : _mm512_setzero_ps();
 }
 
 /* ---- a block of weights by G rows of x, whose chains of dots go side by side -------------------------------------- */
@@ -164,7 +171,7 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int N, int near, 
     const int shifted = N > 1 || f.bits != 4, size = pl_entry_bytes(f, terms);
     const int G = terms == 1 ? N : N % 4 == 0 ? 4 : N % 3 == 0 ? 3 : N;
     const uint8_t *header = p;
-    __m512 acc[ROWS];
+    __m512 acc[ROWS], d[2];
     for (int i = 0; i < N; i++)
         acc[i] = resume ? _mm512_maskz_loadu_ps(rows, y + i * y_stride) : _mm512_setzero_ps();
     for (int b = 0; b < blocks; b++, p += f.block, part += N * size) {
@@ -181,8 +188,10 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int N, int near, 
                 _mm_prefetch((const char *)next + at, _MM_HINT_T1);
             next += step;
         }
+        if (f.super && (!near || b % 8 == 0)) /* likewise; one row is 5 to 13 % faster for doing this once */
+            load_header(f, header, d);
         __m512 s[2], m;
-        load_scales(f, header, p, s, &m);
+        load_scales(f, d, p, s, &m);
 #pragma GCC unroll 12
         for (int i = 0; i < N; i += G)
             block_by_rows(f, terms, G, p, near ? words : NULL, shifted, s, m, part + i * size, size, acc + i);
