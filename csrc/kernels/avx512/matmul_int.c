@@ -171,7 +171,7 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int N, int near, 
     const int shifted = N > 1 || f.bits != 4, size = pl_entry_bytes(f, terms);
     const int G = terms == 1 ? N : N % 4 == 0 ? 4 : N % 3 == 0 ? 3 : N;
     const uint8_t *header = p;
-    __m512 acc[ROWS], d[2];
+    __m512 acc[ROWS], d[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     for (int i = 0; i < N; i++)
         acc[i] = resume ? _mm512_maskz_loadu_ps(rows, y + i * y_stride) : _mm512_setzero_ps();
     for (int b = 0; b < blocks; b++, p += f.block, part += N * size) {
