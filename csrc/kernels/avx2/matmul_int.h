@@ -18,8 +18,6 @@
 #include "../matmul.h"
 #include "simd.h"
 
-enum { AHEAD = 4096 }; /* bytes to prefetch ahead in a decode step */
-
 /* ---- a block of weights ------------------------------------------------------------------------------------------ */
 
 /* Codes of step h (k 16h..16h+15): v[half][j] holds rows 8 * half.., k 16h + 4j.. as unsigned bytes, or signed ones. */
@@ -119,6 +117,18 @@ PL_INLINE void step_one(const pl_shape f, int terms, int h, const uint8_t *heade
     step(f, terms, h, v, s, m, entry, d, acc);
 }
 
+/* What one row prefetches with the block at p: its own lines in ascending order, which the hardware follows better than
+ * the order of use, where each step goes through half of them; and a line of the next page, for the hardware stops at the
+ * end of each. At moments of 58 GB/s Q8_0 reads 1.01 of it, Q6_K 0.91, Q4_0 0.98, Q4_K 0.91; all lines 4 KB ahead make
+ * that 0.82, 0.85, 0.87 and 0.85. */
+PL_INLINE void prefetch_block(const pl_shape f, const uint8_t *p)
+{
+    if (f.bits > 4)
+        for (int at = 0; at < f.block; at += 64)
+            _mm_prefetch((const char *)p + at, _MM_HINT_T0);
+    _mm_prefetch((const char *)p + 4096, _MM_HINT_T1);
+}
+
 /* One row: acc[16] += blocks [0, blocks) of the tile at p. */
 PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int blocks, const uint8_t *panel, float *acc)
 {
@@ -129,8 +139,7 @@ PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int block
             header = p;
             p += f.header;
         }
-        for (int at = 0; at < f.block; at += 64)
-            _mm_prefetch((const char *)p + AHEAD + at, _MM_HINT_T0);
+        prefetch_block(f, p);
         __m256i d[2];
         step_one(f, terms, 0, header, p, panel, d, a);
         step_one(f, terms, 1, header, p, panel, d, a);
