@@ -149,17 +149,16 @@ PL_INLINE void block_by_rows(const pl_shape f, int terms, const int G, const uin
 
 /* ---- a tile by N rows -------------------------------------------------------------------------------------------- */
 
-/* What few rows prefetch with each block, where weights are read faster than multiplied. Into L2, which can have more requests
- * under way than L1. Bytes of 8 bits, of which there are most, line by line; of the others a line in the pages to come, from
- * which the hardware, that stops at the end of each page, goes on by itself. One row, at moments of 58 GB/s: Q8_0 0.98 of it
- * (a line in a later page 0.90, nothing 0.84), Q4_0 0.97 (line by line 0.93), two terms of Q6_K 0.70 (0.63). */
+/* What few rows prefetch with each block, where weights are read faster than multiplied. Into L2, which can have more
+ * requests under way than L1. Bytes of 8 bits, of which there are most, line by line; of the others one line of the next
+ * page, for the hardware stops at the end of each. */
 PL_INLINE void prefetch_ahead(const pl_shape f, const uint8_t *p)
 {
     if (f.bits == 8)
         for (int at = 768; at < 768 + f.block; at += 64)
             _mm_prefetch((const char *)p + at, _MM_HINT_T1);
     else
-        _mm_prefetch((const char *)p + (f.super ? 4096 : 8192), _MM_HINT_T1);
+        _mm_prefetch((const char *)p + 4096, _MM_HINT_T1);
 }
 
 /* y[i] (resume: added to it) = blocks [0, blocks) of the tile at p by the N rows of a part. near: reads the tile from memory,
