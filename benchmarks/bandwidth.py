@@ -1,0 +1,124 @@
+"""How much of the memory bandwidth a few rows of activations take, by weight format, on all cores at once.
+
+    python benchmarks/bandwidth.py [--rows 1 4] [--terms 1 2] [--isa TIER] [--format Q6_K ...] [--runs 40]
+
+A decode step is made of such products. Each thread multiplies weights of its own, in 2 MB pages where the system gives
+them, and memory is read before and after every product: the product's bytes a second over the mean of the two is its
+fraction. On a shared machine the bandwidth goes up and down within seconds, and the more there is, the less of it a
+kernel takes; so the runs are told apart at the middle of what was read, and the two halves stand side by side. Runs
+whose readings differ by more than a tenth are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import statistics
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from pellucid import _engine
+from pellucid._kernels import machine, weights
+from pellucid.bench.limits import Prober
+from tests.kernels import cases
+
+K = 2048
+BYTES = 192 << 20  # of weights per thread: with two threads a dozen times a last-level cache of 32 MB
+SECONDS = 0.05  # of one run, in which the bandwidth rarely changes
+
+
+class Core:
+    """A thread's weights and what it multiplies them by."""
+
+    def __init__(self) -> None:
+        self.memory = mmap.mmap(-1, BYTES + (2 << 20))
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self.memory.madvise(mmap.MADV_HUGEPAGE)
+        flat = np.frombuffer(self.memory, np.uint8)
+        self.flat = flat[-flat.ctypes.data % (2 << 20) :][:BYTES]
+
+    def fill(self, name: str) -> int:
+        """Random weights of a format -> how many rows."""
+        tiles = weights.pack("scalar", name, cases.raw(name, 64, K), K)
+        times = BYTES // tiles.size
+        self.packed = self.flat[: times * tiles.size]
+        self.packed.reshape(times, -1)[:] = tiles
+        return 64 * times
+
+    def rate(self, start: threading.Barrier, isa: str, name: str, rows: int, forms: dict[str, Any]) -> float:
+        """Bytes a nanosecond, of products repeated for SECONDS."""
+        out = np.empty((len(next(iter(forms.values()))), rows), np.float32)
+        start.wait()
+        begin, done = time.perf_counter_ns(), 0
+        while (spent := time.perf_counter_ns() - begin) < SECONDS * 1e9:
+            weights.matmul(isa, name, self.packed, rows, K, **forms, out=out)
+            done += self.packed.size
+        return done / spent
+
+
+def measure(cores: list[Core], probe: Any, isa: str, name: str, n: int, terms: int, runs: int) -> list[Any]:
+    """-> (bandwidth, fraction of it) of each run that counts."""
+    rows = [core.fill(name) for core in cores][0]
+    forms = cases.acts(name, n, K, terms=terms).forms
+    start, found = threading.Barrier(len(cores)), []
+
+    def read() -> float:
+        done, ns = probe.run("read_2m" if probe.has("read_2m") else "read_4k", 1)
+        return float(done / ns)
+
+    with ThreadPoolExecutor(len(cores)) as pool:
+        before = read()
+        for _ in range(runs):
+            rate = sum(pool.map(lambda core: core.rate(start, isa, name, rows, forms), cores))
+            after = read()
+            if abs(before - after) < 0.1 * max(before, after):
+                found.append(((before + after) / 2, 2 * rate / (before + after)))
+            before = after
+    return found
+
+
+def half(runs: list[Any]) -> str:
+    if not runs:
+        return "-"
+    fractions = [fraction for _, fraction in runs]
+    return f"{statistics.median(fractions):.2f} ({min(fractions):.2f}..{max(fractions):.2f}) of {len(runs)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--isa", default=machine.best_isa())
+    parser.add_argument("--threads", type=int, default=machine.topology()["threads"])
+    parser.add_argument("--rows", type=int, nargs="+", default=[1])
+    parser.add_argument("--terms", type=int, nargs="+", default=[1, 2], choices=(1, 2))
+    parser.add_argument("--format", nargs="+", default=list(cases.FORMATS), choices=list(cases.FORMATS))
+    parser.add_argument("--runs", type=int, default=40)
+    given = parser.parse_args()
+
+    cores = [Core() for _ in range(given.threads)]
+    probe = _engine.Probe(isa=given.isa, threads=given.threads, size=Prober(given.isa, 1).size)
+    kinds = [(name, n, terms) for n in given.rows for terms in given.terms for name in given.format]
+    kinds = [kind for kind in kinds if kind[2] == 1 or not cases.FORMATS[kind[0]]["float"]]
+    found = {}
+    for kind in kinds:
+        print("..", *kind, file=sys.stderr)
+        found[kind] = measure(cores, probe, given.isa, *kind, given.runs)
+    reads = sorted(read for runs in found.values() for read, _ in runs)
+    middle = (reads[len(reads) // 20] + reads[-1 - len(reads) // 20]) / 2
+    low, high = ([r for r in reads if (r < middle) == below] or [middle] for below in (True, False))
+    sides = [f"at {statistics.median(reads):.0f} GB/s" for reads in (low, high)]
+    print(f"{machine.cpu_name()}, {given.threads} threads, {given.isa}: fraction of the bandwidth (range) of n runs")
+    print(f"{'':22}  {sides[0]:28}  {sides[1]}")
+    for (name, n, terms), runs in found.items():
+        sides = [half([r for r in runs if (r[0] < middle) == below]) for below in (True, False)]
+        print(f"{name:5} rows {n:3}, terms {terms}  {sides[0]:28}  {sides[1]}")
+
+
+if __name__ == "__main__":
+    main()
