@@ -1,6 +1,6 @@
 """How much of the memory bandwidth a few rows of activations take, by weight format, on all cores at once.
 
-    python benchmarks/bandwidth.py [--rows 1 4] [--terms 1 2] [--isa TIER] [--format Q6_K ...] [--runs 40]
+    python benchmarks/bandwidth.py [--rows 1 4] [--terms 1 2] [--isa TIER] [--format Q6_K ...] [--rounds 8]
 
 A decode step is made of such products. Each thread multiplies weights of its own, in 2 MB pages where the system gives
 them, and memory is read before and after every product: the product's bytes a second over the mean of the two is its
@@ -32,6 +32,7 @@ from tests.kernels import cases
 K = 2048
 BYTES = 192 << 20  # of weights per thread: with two threads a dozen times a last-level cache of 32 MB
 SECONDS = 0.05  # of one run, in which the bandwidth rarely changes
+RUNS = 5  # of one kind in a row
 
 
 class Core:
@@ -63,8 +64,8 @@ class Core:
         return done / spent
 
 
-def measure(cores: list[Core], probe: Any, isa: str, name: str, n: int, terms: int, runs: int) -> list[Any]:
-    """-> (bandwidth, fraction of it) of each run that counts."""
+def measure(cores: list[Core], probe: Any, isa: str, name: str, n: int, terms: int) -> list[Any]:
+    """-> (bandwidth, fraction of it) of each of RUNS that counts."""
     rows = [core.fill(name) for core in cores][0]
     forms = cases.acts(name, n, K, terms=terms).forms
     start, found = threading.Barrier(len(cores)), []
@@ -75,7 +76,7 @@ def measure(cores: list[Core], probe: Any, isa: str, name: str, n: int, terms: i
 
     with ThreadPoolExecutor(len(cores)) as pool:
         before = read()
-        for _ in range(runs):
+        for _ in range(RUNS):
             rate = sum(pool.map(lambda core: core.rate(start, isa, name, rows, forms), cores))
             after = read()
             if abs(before - after) < 0.1 * max(before, after):
@@ -84,7 +85,7 @@ def measure(cores: list[Core], probe: Any, isa: str, name: str, n: int, terms: i
     return found
 
 
-def half(runs: list[Any]) -> str:
+def summary(runs: list[Any]) -> str:
     if not runs:
         return "-"
     fractions = [fraction for _, fraction in runs]
@@ -98,25 +99,26 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1])
     parser.add_argument("--terms", type=int, nargs="+", default=[1, 2], choices=(1, 2))
     parser.add_argument("--format", nargs="+", default=list(cases.FORMATS), choices=list(cases.FORMATS))
-    parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=8, help=f"over all, of {RUNS} runs each")
     given = parser.parse_args()
 
     cores = [Core() for _ in range(given.threads)]
     probe = _engine.Probe(isa=given.isa, threads=given.threads, size=Prober(given.isa, 1).size)
     kinds = [(name, n, terms) for n in given.rows for terms in given.terms for name in given.format]
     kinds = [kind for kind in kinds if kind[2] == 1 or not cases.FORMATS[kind[0]]["float"]]
-    found = {}
-    for kind in kinds:
-        print("..", *kind, file=sys.stderr)
-        found[kind] = measure(cores, probe, given.isa, *kind, given.runs)
+    found: dict[Any, list[Any]] = {kind: [] for kind in kinds}
+    for i in range(given.rounds):
+        for kind in kinds:
+            print(f"{i + 1}/{given.rounds}", *kind, file=sys.stderr)
+            found[kind] += measure(cores, probe, given.isa, *kind)
     reads = sorted(read for runs in found.values() for read, _ in runs)
     middle = (reads[len(reads) // 20] + reads[-1 - len(reads) // 20]) / 2
     low, high = ([r for r in reads if (r < middle) == below] or [middle] for below in (True, False))
-    sides = [f"at {statistics.median(reads):.0f} GB/s" for reads in (low, high)]
+    heads = [f"at {statistics.median(half):.0f} GB/s" for half in (low, high)]
     print(f"{machine.cpu_name()}, {given.threads} threads, {given.isa}: fraction of the bandwidth (range) of n runs")
-    print(f"{'':22}  {sides[0]:28}  {sides[1]}")
+    print(f"{'':22}  {heads[0]:28}  {heads[1]}")
     for (name, n, terms), runs in found.items():
-        sides = [half([r for r in runs if (r[0] < middle) == below]) for below in (True, False)]
+        sides = [summary([r for r in runs if (r[0] < middle) == below]) for below in (True, False)]
         print(f"{name:5} rows {n:3}, terms {terms}  {sides[0]:28}  {sides[1]}")
 
 
