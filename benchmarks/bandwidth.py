@@ -26,7 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pellucid import _engine
 from pellucid._kernels import machine, weights
-from pellucid.bench.limits import Prober
+from pellucid.bench.limits import last_cache
 from tests.kernels import cases
 
 K = 2048
@@ -92,18 +92,40 @@ def summary(runs: list[Any]) -> str:
     return f"{statistics.median(fractions):.2f} ({min(fractions):.2f}..{max(fractions):.2f}) of {len(runs)}"
 
 
-def main() -> None:
+def table(found: dict[Any, list[Any]]) -> list[str]:
+    """Lines: the two bandwidths, then a line for each (format, rows, terms)."""
+    reads = sorted(read for runs in found.values() for read, _ in runs)
+    if not reads:
+        return ["no two readings of the bandwidth agreed; try again when the machine is quieter"]
+    middle = (reads[len(reads) // 20] + reads[-1 - len(reads) // 20]) / 2
+    halves = ([r for r in reads if r < middle], [r for r in reads if r >= middle])
+    heads = [f"at {statistics.median(half):.0f} GB/s" if half else "" for half in halves]
+    lines = [f"{'':22}  {heads[0]:28}  {heads[1]}"]
+    for (name, n, terms), runs in found.items():
+        sides = [summary([r for r in runs if (r[0] < middle) == below]) for below in (True, False)]
+        lines.append(f"{name:5} rows {n:3}, terms {terms}  {sides[0]:28}  {sides[1]}")
+    return lines
+
+
+def at_least_1(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def main(argv: list[str] | None = None) -> None:
+    isas = [isa["name"] for isa in machine.isas() if isa["runs"]]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--isa", default=machine.best_isa())
-    parser.add_argument("--threads", type=int, default=machine.topology()["threads"])
-    parser.add_argument("--rows", type=int, nargs="+", default=[1])
+    parser.add_argument("--isa", default=machine.best_isa(), choices=isas)
+    parser.add_argument("--threads", type=at_least_1, default=machine.topology()["threads"])
+    parser.add_argument("--rows", type=at_least_1, nargs="+", default=[1])
     parser.add_argument("--terms", type=int, nargs="+", default=[1, 2], choices=(1, 2))
     parser.add_argument("--format", nargs="+", default=list(cases.FORMATS), choices=list(cases.FORMATS))
-    parser.add_argument("--rounds", type=int, default=8, help=f"over all, of {RUNS} runs each")
-    given = parser.parse_args()
+    parser.add_argument("--rounds", type=at_least_1, default=8, help=f"over all, of {RUNS} runs each")
+    given = parser.parse_args(argv)
 
     cores = [Core() for _ in range(given.threads)]
-    probe = _engine.Probe(isa=given.isa, threads=given.threads, size=Prober(given.isa, 1).size)
+    probe = _engine.Probe(isa=given.isa, threads=given.threads, size=8 * (last_cache() or 32 << 20))
     kinds = [(name, n, terms) for n in given.rows for terms in given.terms for name in given.format]
     kinds = [kind for kind in kinds if kind[2] == 1 or not cases.FORMATS[kind[0]]["float"]]
     found: dict[Any, list[Any]] = {kind: [] for kind in kinds}
@@ -111,15 +133,8 @@ def main() -> None:
         for kind in kinds:
             print(f"{i + 1}/{given.rounds}", *kind, file=sys.stderr)
             found[kind] += measure(cores, probe, given.isa, *kind)
-    reads = sorted(read for runs in found.values() for read, _ in runs)
-    middle = (reads[len(reads) // 20] + reads[-1 - len(reads) // 20]) / 2
-    low, high = ([r for r in reads if (r < middle) == below] or [middle] for below in (True, False))
-    heads = [f"at {statistics.median(half):.0f} GB/s" for half in (low, high)]
     print(f"{machine.cpu_name()}, {given.threads} threads, {given.isa}: fraction of the bandwidth (range) of n runs")
-    print(f"{'':22}  {heads[0]:28}  {heads[1]}")
-    for (name, n, terms), runs in found.items():
-        sides = [summary([r for r in runs if (r[0] < middle) == below]) for below in (True, False)]
-        print(f"{name:5} rows {n:3}, terms {terms}  {sides[0]:28}  {sides[1]}")
+    print(*table(found), sep="\n")
 
 
 if __name__ == "__main__":
