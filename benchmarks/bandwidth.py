@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
 
     cores = [Core() for _ in range(given.threads)]
-    probe = _engine.Probe(isa=given.isa, threads=given.threads, size=8 * (last_cache() or 32 << 20))
+    probe = _engine.Probe(isa=given.isa, threads=given.threads, size=min(8 * (last_cache() or 32 << 20), 2 << 30))
     kinds = [(name, n, terms) for n in given.rows for terms in given.terms for name in given.format]
     kinds = [kind for kind in kinds if kind[2] == 1 or not cases.FORMATS[kind[0]]["float"]]
     found: dict[Any, list[Any]] = {kind: [] for kind in kinds}
