@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from pellucid import _engine
 from pellucid._kernels import machine, weights
-from pellucid.bench.limits import last_cache
+from pellucid.bench.limits import Prober
 from tests.kernels import cases
 
 K = 2048
@@ -64,21 +63,17 @@ class Core:
         return done / spent
 
 
-def measure(cores: list[Core], probe: Any, isa: str, name: str, n: int, terms: int) -> list[Any]:
+def measure(cores: list[Core], prober: Prober, isa: str, name: str, n: int, terms: int) -> list[Any]:
     """-> (bandwidth, fraction of it) of each of RUNS that counts."""
     rows = [core.fill(name) for core in cores][0]
     forms = cases.acts(name, n, K, terms=terms).forms
     start, found = threading.Barrier(len(cores)), []
 
-    def read() -> float:
-        done, ns = probe.run("read_2m" if probe.has("read_2m") else "read_4k", 1)
-        return float(done / ns)
-
     with ThreadPoolExecutor(len(cores)) as pool:
-        before = read()
+        before = prober.read()
         for _ in range(RUNS):
             rate = sum(pool.map(lambda core: core.rate(start, isa, name, rows, forms), cores))
-            after = read()
+            after = prober.read()
             if abs(before - after) < 0.1 * max(before, after):
                 found.append(((before + after) / 2, 2 * rate / (before + after)))
             before = after
@@ -125,14 +120,14 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
 
     cores = [Core() for _ in range(given.threads)]
-    probe = _engine.Probe(isa=given.isa, threads=given.threads, size=min(8 * (last_cache() or 32 << 20), 2 << 30))
+    prober = Prober(given.isa, given.threads)
     kinds = [(name, n, terms) for n in given.rows for terms in given.terms for name in given.format]
     kinds = [kind for kind in kinds if kind[2] == 1 or not cases.FORMATS[kind[0]]["float"]]
     found: dict[Any, list[Any]] = {kind: [] for kind in kinds}
     for i in range(given.rounds):
         for kind in kinds:
             print(f"{i + 1}/{given.rounds}", *kind, file=sys.stderr)
-            found[kind] += measure(cores, probe, given.isa, *kind)
+            found[kind] += measure(cores, prober, given.isa, *kind)
     print(f"{machine.cpu_name()}, {given.threads} threads, {given.isa}: fraction of the bandwidth (range) of n runs")
     print(*table(found), sep="\n")
 

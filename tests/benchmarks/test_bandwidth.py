@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from benchmarks import bandwidth
+from pellucid.bench.limits import Prober
 
 
 def test_runs_are_told_apart_by_the_bandwidth() -> None:
@@ -19,7 +22,7 @@ def test_runs_are_told_apart_by_the_bandwidth() -> None:
 def test_a_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bandwidth, "BYTES", 8 << 20)
     monkeypatch.setattr(bandwidth, "RUNS", 2)
-    monkeypatch.setattr(bandwidth, "last_cache", lambda: 1 << 20)
+    monkeypatch.setattr(bandwidth, "Prober", partial(Prober, size=8 << 20))
     bandwidth.main(["--isa", "scalar", "--rounds", "1", "--format", "Q4_0", "F16"])
     out, err = capsys.readouterr()
     assert "scalar: fraction of the bandwidth" in out

@@ -178,10 +178,10 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int N, int near, 
             header = p;
             p += f.header;
         }
-        __m512i words[8];
+        __m512i loaded[8];
         if (near) {
             prefetch_ahead(f, p);
-            load_words(f, p, words);
+            load_words(f, p, loaded);
         } else { /* codes are loaded as they are needed: registers are for sums */
             for (int at = 0; at < step; at += 64)
                 _mm_prefetch((const char *)next + at, _MM_HINT_T1);
@@ -193,14 +193,15 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int N, int near, 
         load_scales(f, d, p, s, &m);
 #pragma GCC unroll 12
         for (int i = 0; i < N; i += G)
-            block_by_rows(f, terms, G, p, near ? words : NULL, shifted, s, m, part + i * size, size, acc + i);
+            block_by_rows(f, terms, G, p, near ? loaded : NULL, shifted, s, m, part + i * size, size, acc + i);
     }
     for (int i = 0; i < N; i++)
         _mm512_mask_storeu_ps(y + i * y_stride, rows, acc[i]);
 }
 
-/* Up to how many rows a tile takes less time than memory needs for the next one, by the operations of a block: they prefetch
- * what lies ahead. Four rows of Q4_0 run 1.3 times as fast when the next tile is prefetched, one or two not. */
+/* Up to how many rows a tile takes less time than memory needs for the next one, by the operations of a block: they read it
+ * in order and prefetch what lies ahead. Four rows of Q4_0 run 1.3 times as fast when the next tile is prefetched instead; two
+ * of Q4_K, like three of Q4_0, 1.3 times as slowly. */
 PL_INLINE int near_rows(const pl_shape f)
 {
     return f.super ? f.bits == 4 ? 2 : 1 : f.bits == 8 ? 4 : 3;
@@ -216,7 +217,7 @@ PL_INLINE int share_of_next(const pl_shape f, int n)
     return (f.block + f.header / 8 + parts - 1) / parts;
 }
 
-/* The tile at p by all n rows of a panel; `next` and `step` as above, NULL if they are few. */
+/* The tile at p by all n rows of a panel; `next` and `step` as above, next NULL if near. */
 PL_INLINE void tile_by_panel(const pl_shape f, int terms, const uint8_t *p, const uint8_t *next, int step, int blocks,
                              const uint8_t *panel, int n, int resume, int left, float *y, ptrdiff_t y_stride)
 {

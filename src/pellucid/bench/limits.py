@@ -70,6 +70,11 @@ class Prober:
         """One measurement: of each limit the best of three runs."""
         return Limits(**{kind: self._best(kind) if self._probe.has(kind) else None for kind in _engine.PROBES})  # type: ignore[arg-type]
 
+    def read(self) -> float:
+        """The bandwidth of this moment, GB/s: memory is read once, in huge pages where there are any."""
+        done, ns = self._probe.run("read_2m" if self.huge else "read_4k", 1)
+        return done / max(ns, 1)
+
     def _best(self, kind: str) -> float:
         n = 1 if kind.startswith("read") else self._rounds.get(kind) or self._calibrate(kind)
         runs = (self._probe.run(kind, n) for _ in range(_REPEAT))
