@@ -13,6 +13,7 @@ __all__ = ["SamplingOptions", "check_cancel", "check_chunk"]
 
 MOST_LOGPROBS = 2**20  # more than any vocabulary; bounds what one call may allocate
 MOST_INT32 = 2**31 - 1
+MOST_LOGIT = 1000  # what a penalty or bias adds at most: logits differ by less, and sums of it stay finite
 
 # The sampler's steps in their default order.
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc", "temperature")
@@ -90,7 +91,7 @@ def _biases(name: str, value: Any) -> dict[int, float]:
     for id, bias in value.items():
         id = _integer(f"{name}'s token id", id, 0, MOST_INT32)
         forbids = isinstance(bias, numbers.Real) and float(bias) == -math.inf
-        checked[id] = -math.inf if forbids else _number(f"{name}[{id}]", bias, -3e38, 3e38)
+        checked[id] = -math.inf if forbids else _number(f"{name}[{id}]", bias, -MOST_LOGIT, MOST_LOGIT)
     return checked
 
 
@@ -143,7 +144,7 @@ def _on_full(name: str, value: Any) -> str:
 
 def _repeat_penalty(name: str, value: Any) -> float:
     """Logits are divided by it, and must stay finite."""
-    number = _number(name, value, 0)
+    number = _number(name, value, 0, MOST_LOGIT)
     if 0 < number < 1e-6:
         raise ValueError(f"{name}={_shown(value)}: expected 0 (off) or at least 1e-06")
     return number
@@ -158,9 +159,9 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "typical_p": lambda n, v: _number(n, v, 0, 1),
     "repeat_penalty": _repeat_penalty,
     "repeat_last": lambda n, v: _integer(n, v, 0),
-    "presence_penalty": _number,
-    "frequency_penalty": _number,
-    "dry_multiplier": lambda n, v: _number(n, v, 0),
+    "presence_penalty": lambda n, v: _number(n, v, -MOST_LOGIT, MOST_LOGIT),
+    "frequency_penalty": lambda n, v: _number(n, v, -MOST_LOGIT, MOST_LOGIT),
+    "dry_multiplier": lambda n, v: _number(n, v, 0, MOST_LOGIT),
     "dry_base": lambda n, v: _number(n, v, 1),
     "dry_allowed_length": lambda n, v: _integer(n, v, 0),
     "dry_range": lambda n, v: _integer(n, v, -1),
@@ -203,8 +204,8 @@ class SamplingOptions:
     min_p: those at least this times as probable as the best.
     typical_p: the smallest set of this probability whose surprise is nearest to the entropy; 0 and 1: all.
     repeat_penalty, presence_penalty, frequency_penalty: of tokens among the last ``repeat_last``, the prompt's too. The
-        first (0 and 1: off) divides logits above 0 and multiplies those below, the second is subtracted once, the third
-        per occurrence.
+        first (0 and 1: off; at most 1000) divides logits above 0 and multiplies those below, the second is subtracted
+        once, the third per occurrence (each -1000 to 1000).
     dry_multiplier, dry_base, dry_allowed_length: DRY (p-e-w, text-generation-webui #5677): where the last n tokens, n
         at least the allowed length, occur earlier, multiplier * base ** (n - allowed length) is subtracted from the
         logit of the token that followed there; the longest n counts. A multiplier of 0 is off.
@@ -219,7 +220,7 @@ class SamplingOptions:
         than mu bits of surprise are dropped; mu, at first 2 tau, becomes mu - eta * (bits of the token drawn - tau).
     samplers: names of the steps, in their order, each at most once; one that is left out does not act. None: the
         default. ``logit_bias`` comes before the first step that is neither penalties nor dry.
-    logit_bias: {token id: addition}; -inf forbids a token.
+    logit_bias: {token id: addition}, -1000 to 1000; -inf forbids a token.
     seed: 0 to 2**64 - 1; None takes a random one, which the attribute then tells.
     stop, stop_ids: strings (or one), and tokens, that end the text.
     logprobs: alternatives reported per token; 0: no log probabilities.
