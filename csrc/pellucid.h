@@ -6,7 +6,7 @@
 #ifndef PELLUCID_H
 #define PELLUCID_H
 
-#include "cache/pages.h"
+#include "cache/sequence.h"
 #include "cpu/detect.h"
 #include "cpu/topology.h"
 #include "engine/sample.h"
@@ -35,11 +35,12 @@ typedef struct pl_model pl_model;
 typedef struct pl_task pl_task;
 
 typedef struct pl_options {
-    int isa;      /* pl_isa, or -1: the best */
-    int threads;  /* >= 1 */
-    int kv;       /* pl_kv_type */
-    int terms;    /* int8 terms of activations: 1, or 2 for high precision; the head always has 2 */
-    int max_rows; /* of one pass */
+    int isa;             /* pl_isa, or -1: the best */
+    int threads;         /* >= 1 */
+    int kv;              /* pl_kv_type */
+    int terms;           /* int8 terms of activations: 1, or 2 for high precision; the head always has 2 */
+    int max_rows;        /* of one pass */
+    int64_t cache_bytes; /* that keys and values may take; 0: no limit */
 } pl_options;
 
 typedef struct pl_model_info {

@@ -117,6 +117,18 @@ static int whole(const pl_model *m, const pl_pass *p)
     return p->op_from == 0 && p->op_to == m->plan.n_ops;
 }
 
+/* The pass's sequences grow by its rows, or go back to what they were. */
+static void settle(const body *b, int done)
+{
+    for (int i = 0; b->rows && b->seqs && i < b->pass.n_rows; i++)
+        if (i + 1 == b->pass.n_rows || b->rows[i + 1].seq != b->rows[i].seq) {
+            if (done)
+                pl_seq_commit(b->seqs[b->rows[i].seq], b->rows[i].slot + 1);
+            else
+                pl_seq_roll_back(b->seqs[b->rows[i].seq]);
+        }
+}
+
 static pl_status forward_finish(pl_task *task, pl_error *error)
 {
     body *b = task->body;
@@ -130,10 +142,8 @@ static pl_status forward_finish(pl_task *task, pl_error *error)
                          atomic_load(&b->bad) & PL_BAD_CACHE
                              ? "keys or values are not finite numbers, or too large for the cache's type"
                              : "logits are not finite numbers");
-    else if (whole(task->model, &b->pass))
-        for (int i = 0; i < b->pass.n_rows; i++)
-            if (i + 1 == b->pass.n_rows || b->rows[i + 1].seq != b->rows[i].seq)
-                pl_seq_commit(b->seqs[b->rows[i].seq], b->rows[i].slot + 1);
+    if (whole(task->model, &b->pass))
+        settle(b, status == PL_OK);
     void *parts[] = {b->rows,    b->seqs,  b->qtiles, b->wants,       b->sample,  b->step,
                      b->sampled, b->feeds, b->taps,   b->run.partial, b->run.next};
     if (status == PL_OK && b->run.n_wants && b->sampled) /* no rows, no room for them: not even an empty copy */
@@ -168,7 +178,7 @@ static int stored(const pl_model *m, const pl_seq *seq, int32_t slot)
         return 0;
     for (int g = 0; g < m->plan.n_caches; g++) {
         int32_t window = m->groups[g].window, oldest = window && slot >= window ? slot - window + 1 : 0;
-        if (oldest / PL_PAGE < seq->table[g].first)
+        if (oldest / PL_PAGE < seq->store[g].first)
             return 0;
     }
     return 1;
@@ -278,14 +288,18 @@ pl_status pl_forward_start(pl_model *m, const pl_pass *pass, pl_task **out, pl_e
         ok = ok && b->sample && b->step && b->sampled;
     }
     ok = ok && prepare(m, b) == 0;
-    for (int i = 0, first = 0; ok && uses_cache(m, pass) && i < pass->n_rows; i++)
+    int room = PL_CACHE_OK;
+    for (int i = 0, first = 0; ok && !room && uses_cache(m, pass) && i < pass->n_rows; i++)
         if (i + 1 == pass->n_rows || b->rows[i + 1].seq != b->rows[i].seq) {
-            ok = pl_seq_reserve(b->seqs[b->rows[i].seq], b->rows[first].slot, b->rows[i].slot + 1) == 0;
+            room = pl_seq_reserve(b->seqs[b->rows[i].seq], b->rows[first].slot, b->rows[i].slot + 1);
             first = i + 1;
         }
-    if (!ok) {
+    if (!ok || room) {
         task->finish(task, error);
         free(task);
+        if (room == PL_CACHE_FULL)
+            return pl_fail(error, PL_E_MEMORY, "the cache is full: cache_bytes=%lld leaves no room for %d more tokens",
+                           (long long)m->options.cache_bytes, pass->n_rows);
         return pl_fail(error, PL_E_MEMORY, "no memory for the pass's keys and values");
     }
     pl_run *r = &b->run;

@@ -208,7 +208,7 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
     set_caches(m);
     m->work_bytes = layout_work(m, NULL);
     m->work = pl_arena_alloc(m->work_bytes, &(int){0});
-    m->pool = pl_pool_new(m->groups, plan->n_caches);
+    m->pool = pl_pool_new(m->groups, plan->n_caches, m->options.cache_bytes);
     if (!m->work || !m->pool)
         return no_memory;
     layout_work(m, m->work);
@@ -223,7 +223,8 @@ static pl_status make(const pl_plan *plan, const pl_options *options, const pl_m
     if (status)
         return status;
     if (options->threads < 1 || options->threads > 1024 || options->kv < 0 || options->kv >= PL_N_KV ||
-        options->terms < 1 || options->terms > 2 || options->max_rows < 1 || options->max_rows > 65536)
+        options->terms < 1 || options->terms > 2 || options->max_rows < 1 || options->max_rows > 65536 ||
+        options->cache_bytes < 0)
         return pl_fail(error, PL_E_ARGUMENT, "an option is out of range");
     pl_model *m = calloc(1, sizeof *m);
     if (!m)

@@ -9,7 +9,7 @@
 
 #include <stdatomic.h>
 
-#include "../cache/pages.h"
+#include "../cache/sequence.h"
 #include "../cpu/team.h"
 #include "../kernels/kernels.h"
 #include "op.h"

@@ -116,6 +116,7 @@ cdef extern from "pellucid.h" nogil:
         pass
     ctypedef struct pl_options:
         int isa, threads, kv, terms, max_rows
+        int64_t cache_bytes
     ctypedef struct pl_model_info:
         const char *isa
         int64_t packed_bytes, work_bytes

@@ -124,13 +124,16 @@ cdef class Sequence:
     cdef readonly Engine engine
 
     def __cinit__(self, Engine engine not None):
+        cdef pl_pool *pool = pl_model_pool(engine.open())
         self.engine = engine
-        self.seq = pl_seq_new(pl_model_pool(engine.open()))
+        with nogil:
+            self.seq = pl_seq_new(pool)
         if self.seq == NULL:
             raise OutOfMemoryError("no memory for a sequence")
 
     def __dealloc__(self):
-        pl_seq_free(self.seq)
+        with nogil:
+            pl_seq_free(self.seq)
 
     @property
     def length(self):
@@ -140,18 +143,24 @@ cdef class Sequence:
     def fork(self):
         """-> a second sequence with the same contents."""
         cdef Sequence other = Sequence.__new__(Sequence, self.engine)
-        cdef pl_seq *seq = pl_seq_fork(self.seq)
+        cdef pl_seq *seq
+        with nogil:
+            seq = pl_seq_fork(self.seq)
         if seq == NULL:
             raise OutOfMemoryError("no memory for a sequence")
-        pl_seq_free(other.seq)
-        other.seq = seq
+        other.seq, seq = seq, other.seq
+        with nogil:
+            pl_seq_free(seq)
         return other
 
     def rewind(self, int n):
-        """Forgets tokens from n on -> the length that is left: n, or 0 when all must be computed again."""
+        """Forgets tokens from n on -> the length that is left: n, or less when tokens must be computed again."""
+        cdef int left
         if n < 0 or n > self.seq.length:
             raise ValueError(f"n={n}: expected 0 to {self.seq.length}")
-        return pl_seq_rewind(self.seq, n)
+        with nogil:
+            left = pl_seq_rewind(self.seq, n)
+        return left
 
 
 cdef class Tables:
@@ -286,7 +295,7 @@ cdef class Engine:
     cdef bint closed
 
     def __cinit__(self, plan, *, str isa="", int threads=0, str kv="f32", int terms=0, int max_rows=0,
-                  Engine base=None):
+                  int64_t cache_bytes=0, Engine base=None):
         cdef Tables tables = Tables(plan)
         cdef pl_error error
         cdef pl_options options
@@ -301,6 +310,7 @@ cdef class Engine:
             options.kv = KV_TYPES.index(kv)
             options.terms = terms
             options.max_rows = max_rows
+            options.cache_bytes = cache_bytes
             status = pl_model_new(&tables.plan, &options, &self.model, &error)
         if status:
             raise_status(status, &error)
@@ -400,7 +410,10 @@ cdef class Engine:
             if rows.n_wants:
                 store = out
                 p.store = &store[0, 0]
-        cdef pl_status status = pl_forward_start(self.open(), p, &task, &error)
+        cdef pl_model *model = self.open()
+        cdef pl_status status
+        with nogil:
+            status = pl_forward_start(model, p, &task, &error)
         if status:
             raise_status(status, &error)
         finish_task(task, cancel, None)

@@ -35,6 +35,7 @@ class ModelInfo:
     work_bytes: int
     cache_bytes: int
     cache_bytes_per_token: int
+    cache_limit: int | None  # bytes that the cache may take
     huge_pages: bool
     threads: int
     threads_why: str

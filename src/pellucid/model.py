@@ -67,6 +67,7 @@ class Model:
         isa: str | None = None,
         kv: str = "auto",
         precision: str = "default",
+        cache_bytes: int | None = None,
         progress: Progress | None = None,
     ) -> Model:
         """Loads a model.
@@ -79,6 +80,8 @@ class Model:
         kv: type of cached keys and values: "auto" (f32 for models in F32, else the best 16-bit type here), "f32",
             "f16", "bf16", "int8" (0.56 times the memory of 16 bits: a scale per 32 values).
         precision: "default" (int8 activations, two terms in the head) or "high" (two terms everywhere).
+        cache_bytes: bytes of memory that the keys and values of all its sequences together may take; default: no limit.
+            What would exceed it is an OutOfMemoryError, and changes no sequence.
         progress: called with (bytes done, bytes in all, what) while fetching and packing.
 
         Raises ModelFileError, UnsupportedModelError, FetchError, IsaError, OutOfMemoryError; ValueError or TypeError
@@ -87,6 +90,7 @@ class Model:
         start = time.perf_counter()
         threads, why = arguments.threads(threads)
         context = arguments.positive("context", context) if context is not None else None
+        cache_bytes = arguments.positive("cache_bytes", cache_bytes) if cache_bytes is not None else None
         if precision not in tuple(PRECISIONS):
             raise ValueError(f"precision={precision!r}: expected one of {', '.join(map(repr, PRECISIONS))}")
         if kv not in KV_CHOICES:
@@ -108,7 +112,13 @@ class Model:
                 floats = all(m.type == "F32" for m in plan.matrices)
                 kv = "f32" if floats else "bf16" if isa == "avx512bf16" else "f16"
             engine = _engine.Engine(
-                plan, isa=isa, threads=threads, kv=kv, terms=PRECISIONS[precision], max_rows=MAX_ROWS
+                plan,
+                isa=isa,
+                threads=threads,
+                kv=kv,
+                terms=PRECISIONS[precision],
+                max_rows=MAX_ROWS,
+                cache_bytes=min(cache_bytes or 0, 1 << 62),
             )
             total = sum(m.data.size for m in plan.matrices)
             engine.pack(
@@ -127,6 +137,7 @@ class Model:
                 "isa_why": "the best that this build and CPU have" if asked is None else "asked for",
                 "kv": kv,
                 "precision": precision,
+                "cache_limit": cache_bytes,
             }
             self._tokenizer.wait()
         finally:

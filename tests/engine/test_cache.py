@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pellucid import Model, _engine
-from pellucid.errors import ContextFullError, NumericsError
+from pellucid.errors import ContextFullError, NumericsError, OutOfMemoryError
 from tests.engine import models
 from tests.engine.models import Load, extend, ids_for, rows, same, sequence
 from tests.reference import tiny
@@ -58,6 +58,69 @@ def test_memory_returns(load: Load) -> None:
     model.generate([[1, 2, 3], [4, 5]], max_tokens=5, temperature=0)
     assert used(model) == 0
     assert model._engine.info()["cache_bytes"] > 0  # kept for the next
+
+
+def test_memory_goes_back_to_the_system(load: Load) -> None:
+    """All but a slab of 8 MB of each group; what the process holds agrees. A chat's turns map nothing anew."""
+    model = load("wide", "K", threads=1)
+    page, slab = page_bytes(model), 8 << 20
+    contexts = [model.context() for _ in range(60)]
+    for context in contexts:
+        context.append(ids_for(model._engine, 1000))
+    most, resident = model._engine.info()["cache_bytes"], anonymous()
+    assert most >= 60 * 16 * page > 7 * slab
+    del context, contexts
+    assert used(model) == 0
+    assert model._engine.info()["cache_bytes"] <= slab
+    assert anonymous() < resident - (most - 2 * slab)
+    context = model.context()
+    taken = set()
+    for _ in range(10):
+        context.append(ids_for(model._engine, 100))
+        context.rewind(context.length - 64)
+        model.generate([1, 2, 3], max_tokens=2)
+        taken.add(model._engine.info()["cache_bytes"])
+    assert len(taken) == 1
+
+
+def anonymous() -> int:
+    """Bytes of this process's own memory that are resident."""
+    text = Path("/proc/self/status").read_text()
+    return int(text.partition("RssAnon:")[2].split()[0]) * 1024
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "gemma3"])
+def test_a_limit(folder: Path, name: str) -> None:
+    """Memory never exceeds it; what does not fit is an error that says so, and every sequence goes on."""
+    for pages in (1, 5, 8):
+        path = models.write(folder, name)
+        with Model.load(path, threads=1) as free:
+            page = page_bytes(free)
+            limit = pages * page + page // 2
+            ids = ids_for(free._engine, 64 * pages)
+            expected = free.logits(ids)
+        with Model.load(path, threads=1, cache_bytes=limit) as model:
+            assert model.info().cache_limit == limit
+            engine = model._engine
+            kept = sequence(engine, ids[:32])
+            for _ in range(2):
+                others = []
+                with pytest.raises(OutOfMemoryError, match=f"cache_bytes={limit}"):
+                    for _ in range(pages + 1):
+                        others.append(sequence(engine, ids[:60]))
+                with pytest.raises(OutOfMemoryError, match=f"cache_bytes={limit}"):  # no room for a copy, or several
+                    engine.forward([(kept.fork(), np.array(ids[:65], np.int32), 65) for _ in range(3)])
+                assert engine.info()["cache_bytes"] <= limit
+                assert [s.length for s in others] == [60] * (pages - 1)
+                assert same(rows(engine, kept, ids[32:64]), expected[32:64])
+                assert kept.rewind(32) == 32
+            others.clear()
+            if name == "llama_gqa":
+                assert same(rows(engine, kept, ids[32:]), expected[32:])  # all of the limit is of use
+            with pytest.raises(OutOfMemoryError, match=f"cache_bytes={limit}"):
+                model.generate([1] * (64 * pages + 64))
+            del kept
+            assert model.generate([1, 2, 3], max_tokens=2).finish_reason == "length"
 
 
 def test_streams_that_are_dropped_give_back(load: Load) -> None:

@@ -1,0 +1,81 @@
+/* A sequence does with its stores what is asked of it. */
+#include <stdlib.h>
+
+#include "store.h"
+
+pl_seq *pl_seq_new(pl_pool *pool)
+{
+    int n;
+    pl_pool_groups(pool, &n);
+    pl_seq *seq = calloc(1, sizeof *seq);
+    if (!seq)
+        return NULL;
+    seq->pool = pool;
+    seq->n_stores = n;
+    for (int i = 0; i < n; i++)
+        seq->store[i] = (pl_store){.type = &pl_paged_store, .pool = pool, .group = i};
+    pl_pool_enter(pool);
+    return seq;
+}
+
+void pl_seq_free(pl_seq *seq)
+{
+    if (!seq)
+        return;
+    for (int i = 0; i < seq->n_stores; i++)
+        seq->store[i].type->free(&seq->store[i]);
+    pl_pool_free(seq->pool);
+    free(seq);
+}
+
+pl_seq *pl_seq_fork(pl_seq *seq)
+{
+    pl_seq *fork = pl_seq_new(seq->pool);
+    for (int i = 0; fork && i < seq->n_stores; i++)
+        if (seq->store[i].type->fork(&seq->store[i], &fork->store[i])) {
+            pl_seq_free(fork);
+            return NULL;
+        }
+    if (fork)
+        fork->length = seq->length;
+    return fork;
+}
+
+int pl_seq_reserve(pl_seq *seq, int32_t from, int32_t upto)
+{
+    int status = PL_CACHE_OK;
+    for (int i = 0; i < seq->n_stores && !status; i++)
+        status = seq->store[i].type->reserve(&seq->store[i], from, upto);
+    if (status)
+        pl_seq_roll_back(seq);
+    return status;
+}
+
+void pl_seq_commit(pl_seq *seq, int32_t upto)
+{
+    seq->length = upto;
+    for (int i = 0; i < seq->n_stores; i++)
+        seq->store[i].type->commit(&seq->store[i], upto);
+}
+
+void pl_seq_roll_back(pl_seq *seq)
+{
+    for (int i = 0; i < seq->n_stores; i++)
+        seq->store[i].type->roll_back(&seq->store[i], seq->length);
+}
+
+/* Where one store goes back further than asked, the others must follow, and perhaps go back further themselves. */
+int32_t pl_seq_rewind(pl_seq *seq, int32_t n)
+{
+    if (n >= seq->length)
+        return seq->length;
+    for (int i = 0; i < seq->n_stores;) {
+        int32_t m = seq->store[i].type->reach(&seq->store[i], n);
+        i = m < n ? 0 : i + 1;
+        n = m;
+    }
+    seq->length = n;
+    for (int i = 0; i < seq->n_stores; i++)
+        seq->store[i].type->rewind(&seq->store[i], n);
+    return n;
+}

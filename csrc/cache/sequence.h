@@ -1,0 +1,84 @@
+/* Sequences: what a model remembers of the tokens it has seen, in reference-counted blocks of one pool per model.
+ *
+ * A sequence owns stores, one per group of layers, behind one interface (store.h): paged keys and values today. A page
+ * holds 64 tokens of all layers and KV heads of its group, [layer][kv head][keys | values], in the layout that the
+ * attention kernel reads. Pages are shared by forks and copied when one of them writes.
+ *
+ * All functions may be called from any thread, and in the child of a fork whatever the parent's other threads were doing;
+ * a sequence has one user at a time.
+ */
+#ifndef PL_SEQUENCE_H
+#define PL_SEQUENCE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PL_PAGE_TOKENS 64
+#define PL_MAX_GROUPS 8
+
+typedef struct pl_pool pl_pool;
+typedef struct pl_page pl_page;
+
+typedef struct pl_group {
+    int32_t n_layers, n_kv;
+    int32_t window;          /* tokens that a row sees, itself included; 0 = all */
+    size_t k_bytes, v_bytes; /* of one page of one KV head of one layer */
+} pl_group;
+
+/* What a sequence keeps for one group. */
+typedef struct pl_store {
+    const struct pl_store_type *type;
+    pl_pool *pool;
+    int32_t group;
+    pl_page **pages; /* page i holds slots [64 i, 64 i + 64); NULL where the window has left it */
+    int32_t n, room;
+    int32_t first; /* pages before this one are released */
+} pl_store;
+
+typedef struct pl_seq {
+    pl_pool *pool;
+    int32_t length; /* tokens stored */
+    int32_t n_stores;
+    pl_store store[PL_MAX_GROUPS]; /* (n_stores), in the order of the groups */
+} pl_seq;
+
+/* Why blocks could not be taken. */
+enum { PL_CACHE_OK, PL_CACHE_NO_MEMORY, PL_CACHE_FULL /* the pool's limit is reached */ };
+
+/* NULL without memory. `groups` is copied. limit: bytes that the pool may take from the system; 0: no limit. */
+pl_pool *pl_pool_new(const pl_group *groups, int n_groups, int64_t limit);
+/* The pool is freed when its last sequence is freed too. */
+void pl_pool_free(pl_pool *pool);
+int64_t pl_pool_bytes(pl_pool *pool);      /* memory taken from the system */
+int64_t pl_pool_bytes_used(pl_pool *pool); /* of pages in use */
+
+pl_seq *pl_seq_new(pl_pool *pool); /* NULL without memory */
+void pl_seq_free(pl_seq *seq);
+/* A second sequence with the same contents; NULL without memory. */
+pl_seq *pl_seq_fork(pl_seq *seq);
+/* Makes slots [from, upto), from <= length, writable: PL_CACHE_OK, or why not; then the sequence is as it was. */
+int pl_seq_reserve(pl_seq *seq, int32_t from, int32_t upto);
+/* Slots [length, upto) have been written. Releases what no later row can see. */
+void pl_seq_commit(pl_seq *seq, int32_t upto);
+/* The pass failed or was cancelled: releases what was reserved beyond the length. */
+void pl_seq_roll_back(pl_seq *seq);
+/* Forgets tokens from n on. Returns the length that is left: n, or less where a store cannot go back to n (then tokens
+ * from there on must be computed again). */
+int32_t pl_seq_rewind(pl_seq *seq, int32_t n);
+
+static inline size_t pl_group_head_bytes(const pl_group *g)
+{
+    return g->k_bytes + g->v_bytes;
+}
+
+uint8_t *pl_page_data(const pl_page *page);
+
+/* Keys of (layer, head) in the page of `slot`. */
+static inline uint8_t *pl_seq_keys(const pl_seq *s, const pl_group *g, int group, int32_t layer, int32_t head,
+                                   int32_t slot)
+{
+    return pl_page_data(s->store[group].pages[slot / PL_PAGE_TOKENS]) +
+           ((size_t)layer * g->n_kv + head) * pl_group_head_bytes(g);
+}
+
+#endif
