@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
+import traceback
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,12 +33,14 @@ CASES = [
     (errors.IsaError("no such tier", isa="x"), "no such tier"),
     (errors.NumericsError("NaN in layer 3"), "NaN in layer 3"),
     (errors.OutOfMemoryError(needed=10), "out of memory (10 bytes needed)"),
+    (errors.WrongValue("top_k", "=-1: expected at least 0"), "top_k=-1: expected at least 0"),
+    (errors.WrongType("stop", "[3]=5: expected a string, not int"), "stop[3]=5: expected a string, not int"),
 ]
 
 
 @pytest.mark.parametrize("error, text", CASES, ids=[type(e).__name__ for e, _ in CASES])
 def test_text_base_and_pickle(error, text):
-    assert isinstance(error, errors.PellucidError)
+    assert isinstance(error, (errors.PellucidError, errors.ArgumentError))
     assert str(error) == text
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
@@ -43,10 +49,67 @@ def test_text_base_and_pickle(error, text):
 
 
 def test_every_class_is_listed_and_tested():
-    classes = {c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.PellucidError)}
+    classes = {c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, Exception)}
     assert {c.__name__ for c in classes} == set(errors.__all__)
-    assert {type(e) for e, _ in CASES} == classes - {errors.PellucidError}
+    bases = {errors.PellucidError, errors.ArgumentError}
+    assert {type(e) for e, _ in CASES} == classes - bases
 
 
 def test_out_of_memory_is_a_memory_error():
     assert issubclass(errors.OutOfMemoryError, MemoryError)
+
+
+def test_a_wrong_argument_is_a_value_error_or_a_type_error():
+    assert issubclass(errors.WrongValue, ValueError) and issubclass(errors.WrongType, TypeError)
+
+
+HOSTILE: list[Any] = [
+    "two\nlines\r",
+    "\x1b]0;a title\x07\x1b]52;c;aGk=\x07\x9b2J\x7f",
+    "\u202e right to left \u2066\u200b\u2028\u2029\ufeff\U000e0041",
+    "\ud800\udcff",
+    "x" * 2000,
+    "\x1b" * 100_000,
+    "\U0010ffff" * 499,
+    10**6000,
+    b"\xff\n" * 300,
+    None,
+    ["\n"] * 1000,
+]
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_the_text_is_one_printable_line(name):
+    cls = getattr(errors, name)
+    names = list(inspect.signature(cls).parameters)
+    fillings = [dict.fromkeys(names, value) for value in HOSTILE]
+    fillings += [{**dict.fromkeys(names, "ok"), one: value} for one in names for value in HOSTILE]
+    for filling in fillings:
+        if "file" in filling:  # a path is text or bytes
+            filling["file"] = filling["file"] if isinstance(filling["file"], (str, bytes)) else Path("a\nb")
+        if issubclass(cls, errors.ArgumentError):
+            filling = {key: value if isinstance(value, str) else "" for key, value in filling.items()}
+        error = cls(**filling)
+        shown = traceback.format_exception_only(type(error), error)
+        for text in (str(error), repr(error), shown[0].removesuffix("\n").partition(": ")[2]):
+            assert text.isprintable() and len(text) <= errors.MOST, text
+        assert len(shown) == 1
+        for key, value in filling.items():
+            if key != "file":
+                assert getattr(error, key) is value
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_long_parts_are_shortened_and_short_ones_are_kept():
+    error = errors.ModelFileError("m" * 900, file="/" + "d" * 900 + "/a.gguf", field="f", offset=7, expected="an end")
+    text = str(error)
+    assert errors.MOST - 5 < len(text) <= errors.MOST
+    assert text.startswith("/ddd") and "/a.gguf: f (byte 7): mmm" in text and text.endswith("mmm; expected an end")
+    assert error.message == "m" * 900
+
+
+def test_one_line_and_shown():
+    assert errors.one_line("a\tb\n\x1b[0m") == "a\\tb\\n\\x1b[0m"
+    assert errors.one_line("abcdefghijkl", 9) == "abcd...kl"
+    assert errors.shown("x" * 10**6) == "'" + "x" * 37 + "..." + "x" * 18 + "'"
+    assert errors.shown(10**6000) == "(a huge number)"

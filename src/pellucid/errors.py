@@ -1,8 +1,8 @@
 """Every error that Pellucid raises on purpose.
 
-All are :class:`PellucidError`, so that one ``except`` clause catches them. A wrong argument is a plain
-``ValueError`` or ``TypeError`` instead. ``str(error)`` is one line fit for a user; the parts it was made of
-are attributes. Nothing here imports anything, so that every layer may use it.
+All are :class:`PellucidError`, so that one ``except`` clause catches them. A wrong argument is a ``ValueError`` or
+``TypeError`` that names it instead. ``str(error)`` is one printable line; the values it was made of are attributes.
+Nothing of Pellucid is imported here, so that every layer may use it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 __all__ = [
+    "ArgumentError",
     "ChatTemplateError",
     "ClosedError",
     "ContextBusyError",
@@ -24,14 +25,42 @@ __all__ = [
     "PellucidError",
     "TokenizerError",
     "UnsupportedModelError",
+    "WrongType",
+    "WrongValue",
 ]
 
 
+MOST = 500  # characters of an error's text
+
+
 def one_line(text: str, limit: int = 400) -> str:
-    """A file's text as a terminal may show it: what is not printable is escaped, what is longer is cut."""
+    """Text from a file, a server or a user as one line that is safe to print: what is not printable is escaped, and
+    the middle of what is longer than `limit` is left out."""
+    if len(text) > limit:  # escapes only lengthen it
+        text = _shortened(text, limit)
     if not text.isprintable():
         text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return _shortened(text, limit)
+
+
+def _shortened(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    end = max(limit - 3, 0) // 3
+    return text[: limit - 3 - end] + "..." + text[len(text) - end :]
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value of any kind as an error may quote it: its `repr`, printable and cut to `limit` characters."""
+    if isinstance(value, (str, bytes)):
+        value = value[: limit + 1]
+    try:
+        text = repr(value)
+    except ValueError:  # an integer with more digits than Python spells
+        text = "(a huge number)"
+    except Exception:
+        text = f"({type(value).__name__})"
+    return one_line(text, limit)
 
 
 def _rebuild(cls: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -39,10 +68,13 @@ def _rebuild(cls: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 
 
 class PellucidError(Exception):
-    """Base of all errors of ours.
+    """Base of all errors that Pellucid raises on purpose.
+
+    ``str(error)`` is one printable line of at most 500 characters, whatever a hostile file put into it; attributes
+    keep the raw values.
 
     A subclass lists in ``_fields`` the attributes that its constructor takes as keywords; they survive pickling
-    (an error raised in a worker process arrives whole).
+    (an error raised in a worker process arrives whole). ``_parts`` gives the pieces of its text.
     """
 
     _fields: tuple[str, ...] = ()
@@ -51,11 +83,49 @@ class PellucidError(Exception):
         super().__init__(message)
         self.message = message
 
+    def _parts(self) -> list[object]:
+        return [self.message]
+
     def __str__(self) -> str:
-        return self.message
+        """The parts together; where they are too long, the longest are shortened."""
+        parts = [one_line(part if isinstance(part, str) else shown(part), MOST) for part in self._parts()]
+        most = MOST
+        while sum(min(len(part), most) for part in parts) > MOST:
+            most -= 1
+        return "".join(_shortened(part, most) for part in parts)
+
+    def __repr__(self) -> str:
+        return one_line(f"{type(self).__name__}({str(self)!r})", MOST)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), (self.message,), {name: getattr(self, name) for name in self._fields})
+
+
+class ArgumentError(Exception):
+    """A wrong argument: either a :class:`WrongValue` or a :class:`WrongType`.
+
+    ``argument``: its name. ``found``: the rest of the text, which follows the name directly, as in "=-1: expected at
+    least 0"; a caller that knows the argument by another name, as the command line does, puts that name before it.
+    """
+
+    def __init__(self, argument: str, found: str = "") -> None:
+        super().__init__(argument, found)
+        self.argument = argument
+        self.found = found
+
+    def __str__(self) -> str:
+        return one_line(self.argument + self.found, MOST)
+
+    def __repr__(self) -> str:
+        return one_line(f"{type(self).__name__}({str(self)!r})", MOST)
+
+
+class WrongValue(ArgumentError, ValueError):
+    """An argument out of its range."""
+
+
+class WrongType(ArgumentError, TypeError):
+    """An argument of the wrong type."""
 
 
 class ModelFileError(PellucidError):
@@ -77,24 +147,23 @@ class ModelFileError(PellucidError):
         expected: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.file = None if file is None else os.fspath(file)
+        self.file = None if file is None else os.fsdecode(file)
         self.field = field
         self.offset = offset
         self.expected = expected
 
-    def __str__(self) -> str:
-        where = [] if self.file is None else [self.file]
+    def _parts(self) -> list[object]:
+        parts: list[object] = [self.file] if self.file is not None else []
         if self.field is not None:
-            where.append(one_line(self.field, 200))
-        place = ": ".join(where)
+            parts += [": ", self.field] if parts else [self.field]
         if self.offset is not None:
-            place += f" (byte {self.offset})" if place else f"byte {self.offset}"
-        text = f"{place}: {one_line(self.message)}" if place else one_line(self.message)
-        return text if self.expected is None else f"{text}; expected {one_line(self.expected)}"
+            parts += [" (byte ", self.offset, ")"] if parts else ["byte ", self.offset]
+        parts += [": ", self.message] if parts else [self.message]
+        return parts if self.expected is None else [*parts, "; expected ", self.expected]
 
 
 class UnsupportedModelError(PellucidError):
-    """A sound model of a kind that Pellucid cannot run (yet): its architecture, a format, an option of it.
+    """A sound model that Pellucid cannot run (yet): its architecture, a format, an option of it.
 
     ``feature``: what is not supported, e.g. ``architecture "mamba"``, or None. ``supported``: what is, or None.
     """
@@ -106,9 +175,9 @@ class UnsupportedModelError(PellucidError):
         self.feature = feature
         self.supported = supported
 
-    def __str__(self) -> str:
-        text = one_line(self.message or f"{self.feature} is not supported")
-        return text if self.supported is None else f"{text}; supported: {self.supported}"
+    def _parts(self) -> list[object]:
+        parts: list[object] = [self.message] if self.message else [self.feature, " is not supported"]
+        return parts if self.supported is None else [*parts, "; supported: ", self.supported]
 
 
 class TokenizerError(PellucidError):
@@ -120,8 +189,8 @@ class TokenizerError(PellucidError):
         super().__init__(message)
         self.position = position
 
-    def __str__(self) -> str:
-        return self.message if self.position is None else f"{self.message} (at position {self.position})"
+    def _parts(self) -> list[object]:
+        return [self.message] if self.position is None else [self.message, " (at position ", self.position, ")"]
 
 
 class ChatTemplateError(PellucidError):
@@ -133,8 +202,8 @@ class ChatTemplateError(PellucidError):
         super().__init__(message)
         self.line = line
 
-    def __str__(self) -> str:
-        return self.message if self.line is None else f"{self.message} (line {self.line} of the template)"
+    def _parts(self) -> list[object]:
+        return [self.message] if self.line is None else [self.message, " (line ", self.line, " of the template)"]
 
 
 class ContextFullError(PellucidError):
@@ -147,9 +216,9 @@ class ContextFullError(PellucidError):
         self.needed = needed
         self.available = available
 
-    def __str__(self) -> str:
-        numbers = f"{self.needed} tokens needed, {self.available} available"
-        return f"{self.message}: {numbers}" if self.message else f"the context is full: {numbers}"
+    def _parts(self) -> list[object]:
+        numbers = [self.needed, " tokens needed, ", self.available, " available"]
+        return [self.message or "the context is full", ": ", *numbers]
 
 
 class ContextBusyError(PellucidError):
@@ -167,7 +236,7 @@ class ClosedError(PellucidError):
 
 
 class FetchError(PellucidError):
-    """A catalogue model could not be brought. ``name``: the catalogue's name, or None."""
+    """A catalogue model could not be downloaded. ``name``: the catalogue's name, or None."""
 
     _fields = ("name",)
 
@@ -199,5 +268,5 @@ class OutOfMemoryError(PellucidError, MemoryError):
         super().__init__(message)
         self.needed = needed
 
-    def __str__(self) -> str:
-        return self.message if self.needed is None else f"{self.message} ({self.needed} bytes needed)"
+    def _parts(self) -> list[object]:
+        return [self.message] if self.needed is None else [self.message, " (", self.needed, " bytes needed)"]

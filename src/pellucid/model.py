@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine, arch, arguments, generation, weights
+from pellucid import _engine, arch, arguments, checks, generation, weights
 from pellucid.context import Context
 from pellucid.errors import ChatTemplateError, ClosedError, ContextFullError, TokenizerError, one_line
 from pellucid.generation import Completion, Piece
@@ -89,8 +89,8 @@ class Model:
         """
         start = time.perf_counter()
         threads, why = arguments.threads(threads)
-        context = arguments.positive("context", context) if context is not None else None
-        cache_bytes = arguments.positive("cache_bytes", cache_bytes) if cache_bytes is not None else None
+        context = checks.integer("context", context, 1) if context is not None else None
+        cache_bytes = checks.integer("cache_bytes", cache_bytes, 1) if cache_bytes is not None else None
         if precision not in tuple(PRECISIONS):
             raise ValueError(f"precision={precision!r}: expected one of {', '.join(map(repr, PRECISIONS))}")
         if kv not in KV_CHOICES:

@@ -3,189 +3,135 @@
 from __future__ import annotations
 
 import math
-import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
+from pellucid.checks import MOST_INT32, choice, flag, integer, items, number, string, wrong_type, wrong_value
+from pellucid.errors import WrongType, WrongValue, shown
+
 __all__ = ["SamplingOptions", "check_cancel", "check_chunk"]
 
 MOST_LOGPROBS = 2**20  # more than any vocabulary; bounds what one call may allocate
-MOST_INT32 = 2**31 - 1
+MOST_STRINGS = 2**16  # of one option
 MOST_LOGIT = 1000  # what a penalty or bias adds at most: logits differ by less, and sums of it stay finite
 
 # The sampler's steps in their default order.
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc", "temperature")
 
 
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # an integer too long for Python to spell
-        text = "(a huge number)"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _integer(name: str, value: Any, low: int, high: float = math.inf) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name}={_shown(value)}: expected an integer, not {type(value).__name__}")
-    number = int(value)
-    if not low <= number <= high:
-        raise ValueError(f"{name}={_shown(value)}: expected {_range(number, low, high)}")
-    return number
-
-
-def _number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
-    """A finite number of [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}={_shown(value)}: expected a number, not {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number) or not low <= number <= high:
-        raise ValueError(f"{name}={_shown(value)}: expected {_range(number, low, high)}")
-    return number
-
-
-def _range(number: float, low: float, high: float) -> str:
-    if high in (math.inf, MOST_INT32) and number < low:
-        return f"at least {low:g}"
-    if high == math.inf:
-        return "a finite number" if low == -math.inf else f"a finite number of at least {low:g}"
-    return f"{low} to {high}"
-
-
-def _flag(name: str, value: Any) -> bool:
-    if value is not True and value is not False and type(value).__name__ not in ("bool_", "bool"):
-        raise TypeError(f"{name}={_shown(value)}: expected True or False, not {type(value).__name__}")
-    return bool(value)
-
-
 def _strings(name: str, value: Any) -> tuple[str, ...]:
+    checked = []
     values = (value,) if isinstance(value, str) else value
-    if isinstance(values, (bytes, Mapping)) or not hasattr(values, "__iter__"):
-        kind = type(value).__name__
-        raise TypeError(f"{name}={_shown(value)}: expected a string or a sequence of strings, not {kind}")
-    values = tuple(values)
-    for i, text in enumerate(values):
-        if not isinstance(text, str):
-            raise TypeError(f"{name}[{i}]={_shown(text)}: expected a string, not {type(text).__name__}")
-        if not text:
-            raise ValueError(f"{name}[{i}]='': expected at least one character")
-    return values
+    for at, text in items(name, values, "a string or a sequence of strings"):
+        checked.append(string(name, text, at=at))
+        if not checked[-1]:
+            raise WrongValue(name, f"{at}='': expected at least one character")
+        if len(checked) > MOST_STRINGS:
+            raise WrongValue(name, f": expected at most {MOST_STRINGS} strings")
+    return tuple(checked)
 
 
 def _ids(name: str, value: Any) -> tuple[int, ...]:
-    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
-        raise TypeError(f"{name}={_shown(value)}: expected a sequence of token ids, not {type(value).__name__}")
-    return tuple(_integer(f"{name}[{i}]", id, 0, MOST_INT32) for i, id in enumerate(value))
+    found = items(name, value, "a sequence of token ids")
+    return tuple(integer(name, id, 0, MOST_INT32, at=at) for at, id in found)
 
 
 def _biases(name: str, value: Any) -> dict[int, float]:
     if not isinstance(value, Mapping):
-        kind = type(value).__name__
-        raise TypeError(f"{name}={_shown(value)}: expected a mapping of token ids to numbers, not {kind}")
+        raise wrong_type(name, value, "a mapping of token ids to numbers")
     checked = {}
-    for id, bias in value.items():
-        id = _integer(f"{name}'s token id", id, 0, MOST_INT32)
-        forbids = isinstance(bias, numbers.Real) and float(bias) == -math.inf
-        checked[id] = -math.inf if forbids else _number(f"{name}[{id}]", bias, -MOST_LOGIT, MOST_LOGIT)
+    for key, bias in value.items():
+        id = integer(name, key, 0, MOST_INT32, at="'s token id")
+        forbids = isinstance(bias, (float, np.floating)) and bias == -math.inf
+        checked[id] = -math.inf if forbids else number(name, bias, -MOST_LOGIT, MOST_LOGIT, at=f"[{id}]")
     return checked
 
 
 def _samplers(name: str, value: Any) -> tuple[str, ...]:
     if value is None:
         return SAMPLERS
-    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
-        raise TypeError(f"{name}={_shown(value)}: expected a sequence of names, not {type(value).__name__}")
-    names = tuple(value)
-    for i, step in enumerate(names):
-        if not isinstance(step, str):
-            raise TypeError(f"{name}[{i}]={_shown(step)}: expected a name, not {type(step).__name__}")
-        if step not in SAMPLERS:
-            raise ValueError(f"{name}[{i}]={_shown(step)}{_closest(step, list(SAMPLERS))}")
-        if step in names[:i]:
-            raise ValueError(f"{name}[{i}]={_shown(step)}: expected each name at most once")
-    return names
+    names: list[str] = []
+    for at, step in items(name, value, "a sequence of names"):
+        found = string(name, step, "a name", at=at)
+        if found not in SAMPLERS:
+            raise WrongValue(name, f"{at}={shown(found)}{_closest(found, list(SAMPLERS))}")
+        if found in names:
+            raise wrong_value(name, found, "each name at most once", at)
+        names.append(found)
+    return tuple(names)
 
 
 def _mirostat(name: str, value: Any) -> int:
-    number = _integer(name, value, -MOST_INT32, MOST_INT32)
-    if number not in (0, 2):
-        raise ValueError(f"{name}={number}: expected 0 (off) or 2")
-    return number
+    found = integer(name, value, -math.inf)
+    if found not in (0, 2):
+        raise wrong_value(name, value, "0 (off) or 2")
+    return found
 
 
 def _seed(name: str, value: Any) -> int:
-    return int.from_bytes(os.urandom(8), "little") if value is None else _integer(name, value, 0, 2**64 - 1)
+    return int.from_bytes(os.urandom(8), "little") if value is None else integer(name, value, 0, 2**64 - 1)
 
 
 def check_cancel(name: str, value: Any) -> Any:
     """None, a threading.Event, or a callable."""
     if value is not None and not callable(value) and not callable(getattr(value, "is_set", None)):
-        raise TypeError(f"{name} must be a threading.Event or a callable, not {type(value).__name__}")
+        raise WrongType(name, f" must be a threading.Event or a callable, not {type(value).__name__}")
     return value
 
 
 def check_chunk(name: str, value: Any) -> int:
     """Rows of a forward pass: at least one."""
-    return _integer(name, value, 1, MOST_INT32)
-
-
-def _on_full(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{name}={_shown(value)}: expected 'error' or 'stop', not {type(value).__name__}")
-    if value not in ("error", "stop"):
-        raise ValueError(f"{name}={_shown(value)}: expected 'error' or 'stop'")
-    return value
+    return integer(name, value, 1, MOST_INT32)
 
 
 def _repeat_penalty(name: str, value: Any) -> float:
     """Logits are divided by it, and must stay finite."""
-    number = _number(name, value, 0, MOST_LOGIT)
-    if 0 < number < 1e-6:
-        raise ValueError(f"{name}={_shown(value)}: expected 0 (off) or at least 1e-06")
-    return number
+    found = number(name, value, 0, MOST_LOGIT)
+    if 0 < found < 1e-6:
+        raise wrong_value(name, value, "0 (off) or at least 1e-06")
+    return found
 
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "max_tokens": lambda n, v: _integer(n, v, 0),
-    "temperature": lambda n, v: _number(n, v, 0),
-    "top_k": lambda n, v: _integer(n, v, 0),
-    "top_p": lambda n, v: _number(n, v, 0, 1),
-    "min_p": lambda n, v: _number(n, v, 0, 1),
-    "typical_p": lambda n, v: _number(n, v, 0, 1),
+    "max_tokens": lambda n, v: integer(n, v, 0),
+    "temperature": lambda n, v: number(n, v, 0),
+    "top_k": lambda n, v: integer(n, v, 0),
+    "top_p": lambda n, v: number(n, v, 0, 1),
+    "min_p": lambda n, v: number(n, v, 0, 1),
+    "typical_p": lambda n, v: number(n, v, 0, 1),
     "repeat_penalty": _repeat_penalty,
-    "repeat_last": lambda n, v: _integer(n, v, 0),
-    "presence_penalty": lambda n, v: _number(n, v, -MOST_LOGIT, MOST_LOGIT),
-    "frequency_penalty": lambda n, v: _number(n, v, -MOST_LOGIT, MOST_LOGIT),
-    "dry_multiplier": lambda n, v: _number(n, v, 0, MOST_LOGIT),
-    "dry_base": lambda n, v: _number(n, v, 1),
-    "dry_allowed_length": lambda n, v: _integer(n, v, 0),
-    "dry_range": lambda n, v: _integer(n, v, -1),
+    "repeat_last": lambda n, v: integer(n, v, 0),
+    "presence_penalty": lambda n, v: number(n, v, -MOST_LOGIT, MOST_LOGIT),
+    "frequency_penalty": lambda n, v: number(n, v, -MOST_LOGIT, MOST_LOGIT),
+    "dry_multiplier": lambda n, v: number(n, v, 0, MOST_LOGIT),
+    "dry_base": lambda n, v: number(n, v, 1),
+    "dry_allowed_length": lambda n, v: integer(n, v, 0),
+    "dry_range": lambda n, v: integer(n, v, -1),
     "dry_breakers": _strings,
-    "top_n_sigma": lambda n, v: _number(n, v, 0),
-    "xtc_probability": lambda n, v: _number(n, v, 0, 1),
-    "xtc_threshold": lambda n, v: _number(n, v, 0, 1),
-    "dynatemp_range": lambda n, v: _number(n, v, 0),
-    "dynatemp_exponent": lambda n, v: _number(n, v, 0),
+    "top_n_sigma": lambda n, v: number(n, v, 0),
+    "xtc_probability": lambda n, v: number(n, v, 0, 1),
+    "xtc_threshold": lambda n, v: number(n, v, 0, 1),
+    "dynatemp_range": lambda n, v: number(n, v, 0),
+    "dynatemp_exponent": lambda n, v: number(n, v, 0),
     "mirostat": _mirostat,
-    "mirostat_tau": lambda n, v: _number(n, v, 0, 1000),
-    "mirostat_eta": lambda n, v: _number(n, v, 0, 1000),
+    "mirostat_tau": lambda n, v: number(n, v, 0, 1000),
+    "mirostat_eta": lambda n, v: number(n, v, 0, 1000),
     "samplers": _samplers,
     "logit_bias": _biases,
     "seed": _seed,
     "stop": _strings,
     "stop_ids": _ids,
-    "ignore_eos": _flag,
-    "logprobs": lambda n, v: _integer(n, v, 0, MOST_LOGPROBS),
-    "echo": _flag,
-    "cache": _flag,
+    "ignore_eos": flag,
+    "logprobs": lambda n, v: integer(n, v, 0, MOST_LOGPROBS),
+    "echo": flag,
+    "cache": flag,
     "chunk": check_chunk,
     "cancel": check_cancel,
-    "on_full": _on_full,
+    "on_full": lambda n, v: choice(n, v, ("error", "stop")),
 }
 
 
@@ -278,7 +224,7 @@ class SamplingOptions:
         known = [f.name for f in fields(cls)]
         for name in options:
             if name not in known:
-                raise TypeError(f"unknown option {name!r}{_closest(str(name), known)}")
+                raise TypeError(f"unknown option {shown(name)}{_closest(str(name), known)}")
         return cls(**options)
 
     def penalised(self) -> bool:

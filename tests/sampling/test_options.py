@@ -141,7 +141,7 @@ FLAGS = ("echo", "cache", "ignore_eos")
 def test_values_that_are_refused(name: str, value: Any, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match="^" + re.escape(says)) as caught:
         SamplingOptions.parse({name: value})
-    assert type(caught.value) is error and len(str(caught.value)) < 500
+    assert caught.value.argument in (name, "") if hasattr(caught.value, "argument") else "unknown" in says
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "seed", "chunk"])

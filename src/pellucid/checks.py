@@ -1,0 +1,106 @@
+"""Checks of arguments: one for each kind of value, raising a ``WrongType`` or ``WrongValue`` that names the argument.
+
+`argument` is its name; `at` says which part of it is meant, as in "[3]". Values may be of any class, also one whose
+conversion raises: what is returned is a plain ``int``, ``float``, ``bool`` or ``str``.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from pellucid.errors import WrongType, WrongValue, shown
+
+__all__ = ["choice", "flag", "integer", "items", "number", "shown", "string", "wrong_type", "wrong_value"]
+
+MOST_INT32 = 2**31 - 1
+MOST_FLOAT32 = float(np.finfo(np.float32).max)
+MOST_ITEMS = 2**24  # of a sequence: one without end is refused here
+
+
+def wrong_type(argument: str, value: object, expected: str, at: str = "") -> WrongType:
+    return WrongType(argument, f"{at}={shown(value)}: expected {expected}, not {type(value).__name__}")
+
+
+def wrong_value(argument: str, value: object, expected: str, at: str = "") -> WrongValue:
+    return WrongValue(argument, f"{at}={shown(value)}: expected {expected}")
+
+
+def integer(argument: str, value: Any, low: float, high: float = math.inf, *, at: str = "") -> int:
+    """An integer of [low, high]: an int, a NumPy integer, or whatever else is an index, but no bool."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        found = int.__int__(operator.index(value))  # a subclass of int may lie about itself
+    except Exception:
+        raise wrong_type(argument, value, "an integer", at) from None
+    if not low <= found <= high:
+        raise wrong_value(argument, value, _range(found, low, high), at)
+    return found
+
+
+def number(argument: str, value: Any, low: float = -MOST_FLOAT32, high: float = MOST_FLOAT32, *, at: str = "") -> float:
+    """A finite number of [low, high], by default as large as 32 bits hold. Zero has no sign."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise wrong_type(argument, value, "a number", at)
+    try:
+        found = float.__float__(value) if isinstance(value, float) else float(value)
+    except OverflowError:
+        found = math.inf
+    except Exception:
+        raise wrong_type(argument, value, "a number", at) from None
+    if not math.isfinite(found) or not low <= found <= high:
+        raise wrong_value(argument, value, _range(found, low, high), at)
+    return found + 0.0
+
+
+def _range(found: float, low: float, high: float) -> str:
+    if high in (math.inf, MOST_INT32, MOST_FLOAT32) and found < low:
+        return f"at least {low:g}"
+    if high == math.inf:
+        return f"at least {low}"
+    if high == MOST_FLOAT32:
+        return "a finite number" if low == -MOST_FLOAT32 else f"a finite number of at least {low:g}"
+    return f"{low} to {high}"
+
+
+def flag(argument: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise wrong_type(argument, value, "True or False")
+    return bool(value)
+
+
+def string(argument: str, value: Any, expected: str = "a string", *, at: str = "") -> str:
+    if not isinstance(value, str):
+        raise wrong_type(argument, value, expected, at)
+    return str.__str__(value)
+
+
+def choice(argument: str, value: Any, allowed: Iterable[str]) -> str:
+    """One of a few names."""
+    names = [repr(name) for name in allowed]
+    expected = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    found = string(argument, value, expected)
+    if repr(found) not in names:
+        raise wrong_value(argument, value, expected)
+    return found
+
+
+def items(argument: str, value: Any, expected: str) -> Iterator[tuple[str, Any]]:
+    """(place, item) for each item of a sequence or set, which is neither text nor a mapping."""
+    if isinstance(value, (str, bytes, bytearray, Mapping)) or not hasattr(type(value), "__iter__"):
+        raise wrong_type(argument, value, expected)
+    try:
+        iterator = iter(value)
+    except TypeError:  # an array without dimensions
+        raise wrong_type(argument, value, expected) from None
+    for i, item in enumerate(islice(iterator, MOST_ITEMS)):
+        yield f"[{i}]", item
+    if next(iterator, iterator) is not iterator:
+        raise WrongValue(argument, f" has more than {MOST_ITEMS} items")
