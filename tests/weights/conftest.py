@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pellucid.weights import download
+from pellucid.weights import web
 from tests.weights import hostile
 from tests.weights.pulls import DATA
 from tests.weights.server import Hub
@@ -35,7 +35,7 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setenv("PELLUCID_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(download, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(web, "_FIRST_WAIT", 0.01)
     server.model("owner/toy", {"toy-Q4_0.gguf": DATA, "README.md": b"# toy"}, license="apache-2.0")
     yield server
     server.stop()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import socket
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -134,3 +136,41 @@ def instead(other: bytes, **headers: str) -> Callable[..., None]:
 
 def redirect(to: str, code: int = 302, **headers: str) -> Callable[..., None]:
     return lambda handler, data: handler.answer(code, Location=to, **headers)
+
+
+class Raw:
+    """Answers each connection, once its request has come, with the next of `answers` (the last one again and again):
+    bytes, or a function that is given the connection. A context manager."""
+
+    def __init__(self, *answers: bytes | Callable[[socket.socket], None]) -> None:
+        self.answers = list(answers)
+        self.requests: list[bytes] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Raw:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)  # ends accept()
+        self.listener.close()
+        self.thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            with connection, suppress(OSError):
+                request = b""
+                while b"\r\n\r\n" not in request and (more := connection.recv(65536)):
+                    request += more
+                self.requests.append(request)
+                if callable(answer):
+                    answer(connection)
+                else:
+                    connection.sendall(answer)

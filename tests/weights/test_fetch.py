@@ -13,14 +13,12 @@ import subprocess
 import sys
 import time
 import types
-import urllib.request
-from email.message import Message
 from pathlib import Path
 
 import pytest
 
 from pellucid.errors import FetchError
-from pellucid.weights import catalog, download, hub
+from pellucid.weights import catalog, hub, web
 from tests.weights.pulls import DATA, FILE, REF, fails, kept, pull
 from tests.weights.server import Hub, drop, instead, redirect, status
 
@@ -36,7 +34,7 @@ def test_dropped_connections_are_resumed(served: Hub) -> None:
 
 def test_resumed_by_the_next_run(served: Hub) -> None:
     served.faults[FILE] = [drop(200_000)] + [status(503)] * 5
-    fails("503", "again, which goes on from there", whole=False)
+    fails("503", "again to continue from there", whole=False)
     before = served.sent(FILE)
     assert pull().read_bytes() == DATA
     ranges = [r for r in served.requests if "range" in r.headers]
@@ -109,7 +107,7 @@ def test_wrong_bytes(served: Hub) -> None:
 def test_wrong_lengths(served: Hub) -> None:
     for size in (0, 10, len(DATA) + 1):
         served.faults[FILE] = [instead((DATA + b"x")[:size])]
-        fails(f"sends {size} bytes, it should be {len(DATA)}")
+        fails(f"Content-Length: {size}; expected the {len(DATA)} bytes of the file")
 
 
 def test_more_than_was_told(served: Hub) -> None:
@@ -153,7 +151,9 @@ def test_passing_troubles(served: Hub, code: int) -> None:
 
 def test_retry_after(served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(download, "time", types.SimpleNamespace(sleep=slept.append, time=time.time))
+    monkeypatch.setattr(
+        web, "time", types.SimpleNamespace(sleep=slept.append, time=time.time, monotonic=time.monotonic)
+    )
     date = email.utils.formatdate(time.time() + 60, usegmt=True)
     served.faults[FILE] = [status(429, Retry_After="7"), status(503, Retry_After=date), status(429, Retry_After="soon")]
     assert pull().read_bytes() == DATA
@@ -164,7 +164,7 @@ def test_retry_after(served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_answer_that_never_comes(served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(web, "_TIMEOUT", 0.2)
     hang = lambda handler, data: time.sleep(0.6)  # noqa: E731
     served.faults[FILE] = [hang, drop(1000)]
     assert pull().read_bytes() == DATA
@@ -194,7 +194,7 @@ def test_the_token_goes_to_the_hub_alone(served: Hub, monkeypatch: pytest.Monkey
         pull("o/p")
     assert "hf_secret" not in str(caught.value)
     monkeypatch.setenv("HF_TOKEN", "two words\r\nX: y")
-    with pytest.raises(FetchError, match="HF_TOKEN holds characters"):
+    with pytest.raises(FetchError, match="HF_TOKEN contains characters"):
         hub.ask("o/p")
 
 
@@ -202,19 +202,6 @@ def test_the_token_goes_to_the_hub_alone(served: Hub, monkeypatch: pytest.Monkey
 def test_redirects_out_of_http(served: Hub, to: str) -> None:
     served.faults[FILE] = [redirect(to)]
     fails()
-
-
-@pytest.mark.parametrize("scheme", ["https", "http"])
-def test_redirects_from_https_to_http(scheme: str) -> None:
-    """A hub that asks to go on without encryption is not followed; one that asks to go on with it is."""
-    request = urllib.request.Request("https://hub.invalid/x.gguf")
-    follow = download._Redirects().redirect_request
-    new = f"{scheme}://elsewhere.invalid/x.gguf"
-    if scheme == "https":
-        assert follow(request, None, 302, "", Message(), new).full_url == new
-    else:
-        with pytest.raises(FetchError, match="hub.invalid redirects to http://, which is not followed"):
-            follow(request, None, 302, "", Message(), new)
 
 
 def test_redirects_without_end(served: Hub) -> None:

@@ -46,7 +46,7 @@ def test_addresses_of_no_gguf_file(served: Hub, reference: str) -> None:
 
 @pytest.mark.parametrize("name", ["a b.gguf", "a\nb.gguf", "é.gguf"])
 def test_addresses_that_no_request_can_have(served: Hub, name: str) -> None:
-    fails("is no address that can be fetched", reference=f"{served.url}/{name}")
+    fails("is not an address that can be requested", reference=f"{served.url}/{name}")
     assert served.requests == []
 
 

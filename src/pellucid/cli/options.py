@@ -14,6 +14,7 @@ import typer
 from pellucid.cli.output import UsageError, note
 from pellucid.errors import FetchError, PellucidError, TokenizerError
 from pellucid.weights import catalog
+from pellucid.weights.store import size
 
 if TYPE_CHECKING:
     from pellucid import Model
@@ -125,11 +126,3 @@ def read_all(file: IO[bytes], name: str) -> bytes:
     if len(data) > LONGEST_TEXT:
         raise PellucidError(f"{name}: expected a text of at most {LONGEST_TEXT} bytes")
     return data
-
-
-def size(nbytes: int) -> str:
-    """Bytes for people: "98.4 MB"."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if nbytes >= scale:
-            return f"{nbytes / scale:.1f} {unit}"
-    return f"{nbytes} B"

@@ -1,15 +1,19 @@
-"""`pellucid pull`: brings a model of the catalogue, of a hub, or from an address."""
+"""`pellucid pull`: downloads a model of the catalogue, of a hub, or from an address."""
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pellucid.cli import options, output
-from pellucid.errors import FetchError
+from pellucid.errors import FetchError, one_line
 from pellucid.weights import catalog
+
+if TYPE_CHECKING:
+    from pellucid.weights.web import Limits
 
 
 def pull(
@@ -24,27 +28,63 @@ def pull(
     sha256: Annotated[
         str | None, typer.Option(metavar="HEX", help="Checksum that a file of a hub or address must have.")
     ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Accept http:// without --sha256: anyone on the way can change the file.")
+    ] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Compare only the sizes of files that are here, not their SHA-256.")
+    ] = False,
+    max_bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Download at most this much, such as 20G or 500M; default: what the disk has room for,"
+            " and 16G for a file whose size the server does not state.",
+        ),
+    ] = None,
+    min_rate: Annotated[
+        str,
+        typer.Option(metavar="SIZE", help="End a download that is slower per second, over 30 seconds; 0: never."),
+    ] = "1K",
     json: options.Json = False,
 ) -> None:
-    """Brings a model into the cache, verified, and prints its path. Shows its licence, and asks where that has terms.
+    """Downloads a model into the cache and verifies it, or verifies again what is there; prints its path.
 
-    HF_TOKEN: a token for a hub's private models; HF_ENDPOINT: another hub's address.
+    Shows the model's licence, and asks where that has terms. HF_TOKEN: a token for a hub's private models;
+    HF_ENDPOINT: another hub's address.
     """
     from pellucid.weights import hub
 
+    most = None if max_bytes is None else _bytes("--max-bytes", max_bytes, least=1)
+    rate = _bytes("--min-rate", min_rate)
     if catalog.find(name) is None and hub.is_reference(name):
-        shown = _from_hub(name, yes, sha256)
+        limits = hub.Limits(most, rate)
+        shown = _from_hub(name, yes, sha256, insecure, not no_verify, limits)
     elif sha256 is not None:
         raise output.UsageError("--sha256 is for a hub's file or an address: the catalogue has its own")
     else:
-        shown = _from_catalogue(name, yes)
+        shown = _from_catalogue(name, yes, not no_verify, most)
     if json:
         output.document(shown)
     else:
         output.line(str(shown["path"]))
 
 
-def _from_catalogue(name: str, yes: bool) -> dict[str, object]:
+def _bytes(option: str, text: str, least: int = 0) -> int:
+    """A number of bytes: digits, and K, M, G or T for powers of 1000, KiB, MiB, GiB or TiB for powers of 1024."""
+    from fractions import Fraction
+
+    match = re.fullmatch(r"([0-9]{1,15})(\.[0-9]{1,9})?(?:([KMGT])(i?)B?|B)?", text.strip(), re.IGNORECASE)
+    value = -1
+    if match is not None:
+        power = "KMGT".index(match[3].upper()) + 1 if match[3] else 0
+        value = int(Fraction(match[1] + (match[2] or "")) * (1024 if match[4] else 1000) ** power)
+    if value < least:
+        raise output.UsageError(f"{option}={one_line(text, 60)!r}: expected a number of bytes, such as 20G or 500M")
+    return value
+
+
+def _from_catalogue(name: str, yes: bool, verify: bool, most: int | None) -> dict[str, object]:
     from pellucid.cli.progress import progress
 
     path = catalog.path(name)  # says which names there are
@@ -55,25 +95,27 @@ def _from_catalogue(name: str, yes: bool) -> dict[str, object]:
     if entry.terms and not catalog.is_cached(name):
         _accept(name, entry.licence, entry.terms, yes)
     with progress() as show:
-        path = catalog.fetch(name, accept_terms=True, progress=show)
+        path = catalog.fetch(name, accept_terms=True, progress=show, verify=verify, max_bytes=most, told=output.note)
     return {"name": name, "path": str(path), "bytes": entry.size, "licence": entry.licence}
 
 
-def _from_hub(reference: str, yes: bool, sha256: str | None) -> dict[str, object]:
+def _from_hub(
+    reference: str, yes: bool, sha256: str | None, insecure: bool, verify: bool, limits: Limits
+) -> dict[str, object]:
     from pellucid.cli.progress import progress
     from pellucid.weights import hub
 
     with options.naming("sha256"):
-        listing = hub.ask(reference, sha256=sha256, told=output.note)
+        listing = hub.ask(reference, sha256=sha256, insecure=insecure, told=output.note)
     size = "" if listing.size is None else f"; {options.size(listing.size)}"
     files = f", {len(listing.files)} files" if len(listing.files) > 1 else ""
-    licence = listing.licence or "not told, see the model's page"
+    licence = listing.licence or "not stated, see the model's page"
     terms = f", {listing.terms}" if listing.terms else ""
     output.note(f"{reference}: {listing.main or 'a folder'}{files}{size}. Licence: {licence}{terms}")
     if listing.terms and hub.find(reference) is None:
         _accept(reference, listing.licence or "licence on its page", listing.terms, yes)
     with progress() as show:
-        path = hub.fetch(listing, progress=show)
+        path = hub.fetch(listing, progress=show, verify=verify, limits=limits, told=output.note)
     whole = sum((listing.folder / name).stat().st_size for name, _ in listing.files)
     return {"name": reference, "path": str(path), "bytes": whole, "licence": listing.licence}
 
@@ -87,4 +129,4 @@ def _accept(name: str, licence: str, terms: str, yes: bool) -> None:
     sys.stderr.write(f"Accept these terms ({terms})? [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise FetchError("the terms were not accepted: nothing was fetched", name=name)
+        raise FetchError("the terms were not accepted: nothing was downloaded", name=name)

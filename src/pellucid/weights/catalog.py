@@ -6,11 +6,12 @@ Models lie in the cache folder as NAME.gguf: PELLUCID_CACHE where it is set, els
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from pellucid.errors import FetchError
+from pellucid.errors import FetchError, one_line
 from pellucid.weights.entry import Entry, Part
-from pellucid.weights.store import Progress, cache_folder
+from pellucid.weights.store import Progress, cache_folder, size
 
 __all__ = ["Entry", "Part", "cache_folder", "entries", "fetch", "find", "is_cached", "path", "resolve"]
 
@@ -63,7 +64,7 @@ def _entry(name: str) -> Entry:
     entry = find(name)
     if entry is None:
         known = ", ".join(entry.name for entry in entries())
-        raise FetchError(f"no model is called {name!r}: the catalogue has {known}", name=name)
+        raise FetchError(f"no model is called {one_line(name, 100)!r}: the catalogue has {known}", name=name)
     return entry
 
 
@@ -79,11 +80,22 @@ def is_cached(name: str) -> bool:
     return is_complete(_entry(name), path(name))
 
 
-def fetch(name: str, *, accept_terms: bool = False, progress: Progress | None = None) -> Path:
-    """Path of the model, downloaded and verified where it is not there yet; no network and no hashing where it is.
+def fetch(
+    name: str,
+    *,
+    accept_terms: bool = False,
+    progress: Progress | None = None,
+    verify: bool = False,
+    max_bytes: int | None = None,
+    told: Callable[[str], None] = lambda note: None,
+) -> Path:
+    """Path of the model, downloaded and verified where it is not in the cache yet; no network where it is.
 
     accept_terms: the user accepts the model's terms of use, where it has some (`Entry.terms`): without it such a
-        model is fetched by `pellucid pull` alone, which asks.
+        model is downloaded only by `pellucid pull`, which asks.
+    verify: read every byte of a model that is here, and download it again if its SHA-256 is wrong. Without it, a
+        model that changed since it was verified, as far as its size, time and some blocks show, is a FetchError.
+    max_bytes: of the model: more is a FetchError. told: is called with what the user should know.
 
     Calls at the same time, in any number of processes, download once. Raises FetchError with what to do.
     """
@@ -95,22 +107,25 @@ def fetch(name: str, *, accept_terms: bool = False, progress: Progress | None = 
             f"{name} is not here yet, and comes under the {entry.licence} ({entry.terms}): run `pellucid pull {name}`",
             name=name,
         )
-    return fetch_entry(entry, path(name), progress)
+    if max_bytes is not None and entry.size > max_bytes and not is_cached(name):
+        raise FetchError(f"{name} needs {size(entry.size)}, more than the {size(max_bytes)} of --max-bytes", name=name)
+    return fetch_entry(entry, path(name), progress, verify=verify, told=told)
 
 
 def resolve(source: str, *, progress: Progress | None = None) -> Path:
-    """The path of a model by its name: the catalogue's (fetched where it may be), or one that was pulled from a hub.
+    """The path of a model by its name: the catalogue's (downloaded where it may be), or one that was pulled from a
+    hub, whose files are compared with the record of what was verified.
 
-    Anything else is taken as a path. Raises FetchError for what must be pulled first.
+    Anything else is taken as a path. Raises FetchError for what must be pulled first, and for what changed since.
     """
     if find(source):
         return fetch(source, progress=progress)
-    from pellucid.weights import hub
+    from pellucid.weights import reference
 
-    if not hub.is_reference(source):
+    if not reference.is_reference(source):
         return Path(source)
-    found = hub.find(source)
+    found = reference.find(source, check=True)
     if found is None:
-        what = "" if ":" in source else "is no file, and "
-        raise FetchError(f"{source} {what}is not here yet: run `pellucid pull {source}`", name=source)
+        shown, what = one_line(source, 100), "" if ":" in source else "is no file, and "
+        raise FetchError(f"{shown} {what}is not here yet: run `pellucid pull {shown}`", name=source)
     return found

