@@ -106,6 +106,7 @@ class _Fetch:
         self.record = Record(names.record_path(listing.folder))
         self.need = listing.size or 0  # bytes to download, as far as they are known
         self._unread = {name for name, _ in listing.files} if verify else set()
+        self._wrong: set[str] = set()
         self._done = self._shown = 0
         self._download: Download | None = None
 
@@ -130,7 +131,9 @@ class _Fetch:
             else:
                 right = self.record.verify(file, name, remote.sha256, lambda done: self.show(0, "verifying"))
             if not right:
-                self.told(f"{name} is not what was published: downloading it again")
+                if name not in self._wrong:
+                    self.told(f"{name} is not what was published: downloading it again")
+                self._wrong.add(name)
                 return False
             self._unread.discard(name)
         return True

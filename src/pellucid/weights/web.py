@@ -144,7 +144,7 @@ class _Wire(io.RawIOBase):
         start = time.monotonic()
         if self._deadline is not None:
             if self._got > _HEADER_BYTES:
-                raise _TooSlow(f"headers of more than {_HEADER_BYTES >> 10} KB")
+                raise _TooSlow(f"sends headers of more than {_HEADER_BYTES >> 10} KB")
             self._sock.settimeout(max(0.001, min(_TIMEOUT, self._deadline - start)))
         try:
             got: int = self._raw.readinto(buffer) or 0
@@ -159,13 +159,15 @@ class _Wire(io.RawIOBase):
             if self._waited >= _WINDOW:
                 if self._got < self._rate * self._waited:
                     rate = self._got / self._waited
-                    raise _TooSlow(f"{rate:.0f} bytes per second, less than the {self._rate:.0f} of --min-rate")
+                    raise _TooSlow(
+                        f"is too slow: {rate:.0f} bytes per second, less than the {self._rate:.0f} of --min-rate"
+                    )
                 self._got, self._waited = 0, 0.0
         return got
 
     def _check_deadline(self) -> None:
         if self._deadline is not None and time.monotonic() >= self._deadline:
-            raise _TooSlow(f"no complete headers within {_HEADER_SECONDS:.0f} s")
+            raise _TooSlow(f"sends no complete headers within {_HEADER_SECONDS:.0f} s")
 
     def close(self) -> None:
         self._raw.close()
@@ -228,7 +230,7 @@ def _failed(url: str, error: BaseException) -> Exception:
     if isinstance(error, FetchError):
         return error
     if isinstance(error, _TooSlow):
-        return FetchError(f"{host(url)} is too slow: {error}")
+        return FetchError(f"{host(url)} {error}")
     if isinstance(error, http.client.BadStatusLine) and not isinstance(error, http.client.RemoteDisconnected):
         line = _value(str(getattr(error, "line", "")))
         return Again(f"{host(url)} answers with the status line {line}: expected HTTP/1.1 and a code")
