@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pellucid import _engine, checks
-from pellucid.errors import WrongType, WrongValue
+from pellucid.errors import ArgumentError, WrongType, WrongValue
 
 if TYPE_CHECKING:
     from pellucid.weights.store import Progress
@@ -18,7 +18,7 @@ def check_ids(ids: Any, name: str, vocab: int, *, empty: bool = False) -> list[i
     """A list of token ids below vocab. name: the argument, or a part of it, as in "ids[3]"."""
     argument, bracket, rest = name.partition("[")
     part = bracket + rest
-    if isinstance(ids, (bytes, bytearray)) or not hasattr(type(ids), "__iter__"):
+    if isinstance(ids, (bytes, bytearray)) or not hasattr(type(ids), "__iter__") or getattr(ids, "ndim", 1) == 0:
         raise WrongType(argument, f"{part} must be a list of token ids, not {type(ids).__name__}")
     out = []
     for i, id in enumerate(ids):
@@ -33,6 +33,12 @@ def check_ids(ids: Any, name: str, vocab: int, *, empty: bool = False) -> list[i
     if not out and not empty:
         raise WrongValue(argument, f"{part} is empty: expected at least one token")
     return out
+
+
+def wrong_part(kind: type[ArgumentError], name: str, found: str) -> ArgumentError:
+    """The error for an argument or a part of it, as in "prompt[3]"."""
+    argument, bracket, rest = name.partition("[")
+    return kind(argument, bracket + rest + found)
 
 
 def several(value: Any) -> bool:
@@ -58,7 +64,7 @@ def resolve(source: Any, progress: Progress | None) -> str:
     """A path from a path or a model's name."""
     if not isinstance(source, (str, os.PathLike)):
         raise WrongType("source", f" must be a path or a catalogue name, not {type(source).__name__}")
-    text = os.fspath(source)
+    text = os.fsdecode(source)
     if not text:
         raise WrongValue("source", " is empty: expected a path or a catalogue name")
     if isinstance(source, str) and not os.path.exists(text):

@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
-from pellucid import _engine
-from pellucid.errors import ContextBusyError, ContextFullError, TokenizerError
+from pellucid import _engine, checks
+from pellucid.errors import ContextBusyError, ContextFullError, TokenizerError, WrongValue
 
 if TYPE_CHECKING:
     from pellucid.generation import Completion, Piece
@@ -72,10 +72,7 @@ class Context:
 
     def rewind(self, n: int) -> None:
         """Forgets all tokens from position n on (0 <= n <= length)."""
-        if not isinstance(n, int) or isinstance(n, bool):
-            raise TypeError(f"n must be an integer, not {type(n).__name__}")
-        if not 0 <= n <= len(self._ids):
-            raise ValueError(f"n={n}: expected 0 to {len(self._ids)}, the tokens held")
+        n = checks.integer("n", n, 0, len(self._ids))
         with self.in_use():
             self._model._open()
             self._cut(n)
@@ -116,7 +113,7 @@ class Context:
             new = self._encode(prompt, "prompt", empty=True)
             if not self._ids and not new:
                 if not isinstance(prompt, str):
-                    raise ValueError("prompt is empty, and so is the context: nothing to go on from")
+                    raise WrongValue("prompt", " is empty, and so is the context: nothing to go on from")
                 new = self._model._prompt(prompt)  # BOS alone, where the model has one
         except BaseException:
             self._lock.release()

@@ -14,7 +14,15 @@ import numpy.typing as npt
 
 from pellucid import _engine, arch, arguments, checks, generation, weights
 from pellucid.context import Context
-from pellucid.errors import ChatTemplateError, ClosedError, ContextFullError, TokenizerError, one_line
+from pellucid.errors import (
+    ChatTemplateError,
+    ClosedError,
+    ContextFullError,
+    TokenizerError,
+    WrongType,
+    WrongValue,
+    one_line,
+)
 from pellucid.generation import Completion, Piece
 from pellucid.info import ModelInfo, PlanTable, plan_table
 from pellucid.later import Later
@@ -91,20 +99,20 @@ class Model:
         threads, why = arguments.threads(threads)
         context = checks.integer("context", context, 1) if context is not None else None
         cache_bytes = checks.integer("cache_bytes", cache_bytes, 1) if cache_bytes is not None else None
-        if precision not in tuple(PRECISIONS):
-            raise ValueError(f"precision={precision!r}: expected one of {', '.join(map(repr, PRECISIONS))}")
-        if kv not in KV_CHOICES:
-            raise ValueError(f"kv={kv!r}: expected one of {', '.join(map(repr, KV_CHOICES))}")
+        precision = checks.choice("precision", precision, PRECISIONS)
+        kv = checks.choice("kv", kv, KV_CHOICES)
         if progress is not None and not callable(progress):
-            raise TypeError(f"progress must be callable, not {type(progress).__name__}")
-        asked = isa if isa is not None else os.environ.get("PELLUCID_ISA") or None
+            raise WrongType("progress", f" must be callable, not {type(progress).__name__}")
+        asked = checks.string("isa", isa) if isa is not None else os.environ.get("PELLUCID_ISA") or None
         isa = _engine.find_isa(asked)
         file = weights.open_model(arguments.resolve(source, progress))
         try:
             self = object.__new__(cls)
             config, plan = arch.build(file, frozenset(_engine.format_names()))
             if context is not None and context > config.context:
-                raise ValueError(f"context={context}: the model was made for at most {config.context} tokens")
+                raise WrongValue(
+                    "context", f"={checks.shown(context)}: the model was made for at most {config.context} tokens"
+                )
             self._config = config
             self.context_length = context or min(config.context, DEFAULT_CONTEXT)
             self._tokenizer = Later(lambda: _tokenizer(file, config.vocab))  # while the engine packs
@@ -282,11 +290,15 @@ class Model:
             if not ids:
                 bos = self._need_tokenizer().bos
                 if bos is None:
-                    raise ValueError(f"{name} is empty, and the model has no BOS token to start from")
+                    raise arguments.wrong_part(
+                        WrongValue, name, " is empty, and the model has no BOS token to start from"
+                    )
                 ids = [bos]
             return ids
         if isinstance(prompt, (bytes, bytearray)) or not hasattr(prompt, "__iter__"):
-            raise TypeError(f"{name} must be text or a list of token ids, not {type(prompt).__name__}")
+            raise arguments.wrong_part(
+                WrongType, name, f" must be text or a list of token ids, not {type(prompt).__name__}"
+            )
         return self.check_ids(prompt, name)
 
     # ---- computing --------------------------------------------------------------------------------------------
@@ -303,12 +315,12 @@ class Model:
         """
         engine, chunk = self._open(), generation.check_chunk(chunk)
         if isinstance(ids, str):
-            raise TypeError("ids must be a list of token ids, not text: see Model.tokenize")
+            raise WrongType("ids", " must be a list of token ids, not text: see Model.tokenize")
         if arguments.several(ids):
             many = [self._prompt(self.check_ids(part, f"ids[{i}]"), f"ids[{i}]") for i, part in enumerate(ids)]
             return generation.logits(engine, [(_engine.Sequence(engine), part) for part in many], chunk)
         if hasattr(ids, "ndim") and ids.ndim != 1:
-            raise ValueError(f"ids has {ids.ndim} dimensions: expected one, or a list of sequences")
+            raise WrongValue("ids", f" has {ids.ndim} dimensions: expected one, or a list of sequences")
         one = self._prompt(self.check_ids(ids, "ids"), "ids")
         return generation.logits(engine, [(_engine.Sequence(engine), one)], chunk)[0]
 

@@ -224,7 +224,7 @@ class SamplingOptions:
         known = [f.name for f in fields(cls)]
         for name in options:
             if name not in known:
-                raise TypeError(f"unknown option {shown(name)}{_closest(str(name), known)}")
+                raise WrongType("", f"unknown option {shown(name)}{_closest(name, known)}")
         return cls(**options)
 
     def penalised(self) -> bool:
@@ -271,5 +271,5 @@ class SamplingOptions:
 def _closest(name: str, known: list[str]) -> str:
     from difflib import get_close_matches
 
-    near = get_close_matches(name.lower().replace("-", "_"), known, 1)
+    near = get_close_matches(name[:60].lower().replace("-", "_"), known, 1)
     return f": did you mean {near[0]!r}?" if near else f": expected one of {', '.join(known)}"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import ModelFileError, TokenizerError
+from .checks import string
+from .errors import ModelFileError, TokenizerError, WrongType
 from .text import TextTokenizer, Vocabulary, build
 from .text.stream import TextStream
 from .text.vocabulary import BYTE, CONTROL, USER_DEFINED, quoted
@@ -57,9 +58,9 @@ class Tokenizer:
         holds either of the latter. Raises ``TokenizerError`` or ``ModelFileError``, naming file and field.
         """
         if not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"path must be a path, not {type(path).__name__}")
+            raise WrongType("path", f" must be a path, not {type(path).__name__}")
         where = Path(os.fsdecode(path))
-        if where.is_dir():
+        if os.path.isdir(where):
             return _from_folder(where)
         head = _read(where, 4)
         if head == b"GGUF":
@@ -119,6 +120,8 @@ class Tokenizer:
         """
         from .text.chat import Chat
 
+        if template is not None:
+            template = string("template", template, "text")
         made = self._chats.get(template)
         if made is None:
             made = Chat(self._text, template)
@@ -282,8 +285,8 @@ def _read(path: Path, limit: int) -> bytes:
         check_regular(str(path), path.stat().st_mode, "a file")
         with path.open("rb") as file:
             return file.read(limit)
-    except (OSError, ModelFileError) as error:
-        reason = error.message if isinstance(error, ModelFileError) else error.strerror or error
+    except (OSError, ModelFileError, ValueError) as error:  # ValueError: a path that no file can have
+        reason = error.message if isinstance(error, ModelFileError) else getattr(error, "strerror", None) or error
         raise TokenizerError(f"{path}: {reason}; expected a file or folder with a vocabulary") from None
 
 

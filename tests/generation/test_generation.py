@@ -406,7 +406,7 @@ def test_wrong_options_of_loading(smollm2: Any) -> None:
         ({"threads": 0}, ValueError), ({"threads": 2.0}, TypeError), ({"threads": 5000}, ValueError),
         ({"context": 0}, ValueError),
         ({"context": 10**9}, ValueError), ({"kv": "f8"}, ValueError), ({"precision": "low"}, ValueError),
-        ({"precision": ["high"]}, ValueError), ({"progress": 5}, TypeError),
+        ({"precision": ["high"]}, TypeError), ({"progress": 5}, TypeError),
     ):  # fmt: skip
         with pytest.raises(error, match=next(iter(options))):
             Model.load(smollm2, **options)

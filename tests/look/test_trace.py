@@ -168,7 +168,7 @@ def test_the_limit_is_checked_before_anything_runs(load: Load) -> None:
     ("options", "error", "match"),
     [
         ({"want": "attentions"}, ValueError, "want='attentions': expected some of embeddings"),
-        ({"want": ("hidden", 3)}, ValueError, "want=3"),
+        ({"want": ("hidden", 3)}, TypeError, "want.1.=3: expected some of"),
         ({"layers": 3}, ValueError, "layers=3: expected -3 to 2"),
         ({"layers": [0, -4]}, ValueError, "layers=-4"),
         ({"heads": [4]}, ValueError, "heads=4"),
@@ -177,8 +177,8 @@ def test_the_limit_is_checked_before_anything_runs(load: Load) -> None:
         ({"positions": [5]}, ValueError, "positions=5: expected -5 to 4"),
         ({"positions": []}, ValueError, "positions is empty"),
         ({"positions": [True]}, TypeError, "positions"),
-        ({"positions": np.zeros((2, 2), int)}, TypeError, "positions must be integers, not ndarray"),
-        ({"layers": None, "heads": np.array(1.0)}, TypeError, "heads must be integers"),
+        ({"positions": np.zeros((2, 2), int)}, TypeError, "positions=array.*expected an integer, not ndarray"),
+        ({"layers": None, "heads": np.array(1.0)}, TypeError, "heads=array.1.*expected an integer"),
         ({"chunk": 0}, ValueError, "chunk"),
     ],
 )

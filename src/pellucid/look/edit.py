@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine
-from pellucid.errors import ClosedError
+from pellucid import _engine, checks
+from pellucid.errors import ClosedError, WrongType, WrongValue
 from pellucid.look import places, record
 from pellucid.plan import EVERYWHERE, Kind, Op, Plan, Vector
 
@@ -66,7 +66,7 @@ class Edit:
         ones too."""
         layer, row = self._layer(layer), self._floats("vector", vector, 1)
         if row.shape != (self._plan.dim,):
-            raise ValueError(f"vector has shape {row.shape}, expected {(self._plan.dim,)}")
+            raise WrongValue("vector", f" has shape {row.shape}, expected {(self._plan.dim,)}")
         runs = [(0, EVERYWHERE)] if positions is None else list(_runs(self._positions(positions)))
         self._stream += [(layer, 1.0, a, b, row) for a, b in runs]
         return self._changed()
@@ -78,7 +78,7 @@ class Edit:
         rows = self._floats("values", values, 1, 2)
         shape = (len(at), self._plan.dim)
         if rows.shape not in (shape, shape[1:]):
-            raise ValueError(f"values has shape {rows.shape}, expected {shape}")
+            raise WrongValue("values", f" has shape {rows.shape}, expected {shape}")
         rows = np.broadcast_to(rows, shape)[np.argsort(at)]
         at = sorted(at)
         self._stream += [(layer, 0.0, a, b, rows[at.index(a) : at.index(a) + b - a]) for a, b in _runs(at)]
@@ -87,7 +87,7 @@ class Edit:
     def scale_head(self, layer: int, head: int, factor: float) -> Edit:
         """Multiplies what a head gives, before it is projected into the residual stream. 0 takes the head out."""
         layer = self._layer(layer)
-        (head,) = record.select("head", record.single("head", head), self._base._config.attention.n_q)
+        (head,) = record.select("head", [head], self._base._config.attention.n_q)
         value = self._floats("factor", factor, 0)
         self._heads.append((layer, head, float(value)))
         return self._changed()
@@ -95,9 +95,7 @@ class Edit:
     def skip(self, layer: int, part: str) -> Edit:
         """Leaves out a layer's "attention" or "mlp": nothing is added to the residual stream."""
         layer = self._layer(layer)
-        if part not in ("attention", "mlp"):
-            raise ValueError(f"part={part!r}: expected 'attention' or 'mlp'")
-        self._skipped.add((layer, part))
+        self._skipped.add((layer, checks.choice("part", part, ("attention", "mlp"))))
         return self._changed()
 
     # ---- use --------------------------------------------------------------------------------------------------
@@ -152,20 +150,18 @@ class Edit:
 
     def _layer(self, layer: Any) -> int:
         self._open()
-        (number,) = record.select("layer", record.single("layer", layer), self._base._config.layers)
+        (number,) = record.select("layer", [layer], self._base._config.layers)
         return number
 
     def _positions(self, positions: Any) -> list[int]:
         """Distinct positions, as given."""
         n = self._base.context_length
         if positions is None or isinstance(positions, str):
-            raise TypeError("positions must be integers")
+            raise WrongType("positions", " must be integers")
         given = positions if hasattr(positions, "__iter__") and getattr(positions, "ndim", True) else [positions]
-        values = [record.single("positions", i, "integers") for i in islice(given, n + 1)]
-        if any(i < 0 for i in values):
-            raise ValueError("positions: expected 0 or more; a text's end is not known here")
+        values = [checks.integer("positions", i, 0, n - 1) for i in islice(given, n + 1)]
         if len(record.select("positions", values, n)) != len(values):
-            raise ValueError("positions: expected each one once")
+            raise WrongValue("positions", ": expected each one once")
         return values
 
     @staticmethod
@@ -175,13 +171,14 @@ class Edit:
                 raise TypeError
             if np.asarray(value).dtype.kind in "cSU":
                 raise TypeError
-            array = np.array(value, np.float64)
-        except (TypeError, ValueError):
-            raise TypeError(f"{name} must be numbers") from None
+            with np.errstate(over="ignore"):  # too large: refused below
+                array = np.array(value, np.float64)
+        except Exception:  # whatever the conversion of the caller's objects raises
+            raise WrongType(name, " must be numbers") from None
         if array.ndim not in ndim:
-            raise ValueError(f"{name} has {array.ndim} dimensions, expected {' or '.join(map(str, ndim))}")
+            raise WrongValue(name, f" has {array.ndim} dimensions, expected {' or '.join(map(str, ndim))}")
         if not (np.abs(array) <= np.finfo(np.float32).max).all():
-            raise ValueError(f"{name} is not finite: expected numbers that fit 32 bits")
+            raise WrongValue(name, " is not finite: expected numbers that fit 32 bits")
         return array.astype(np.float32)
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine
+from pellucid import _engine, checks
+from pellucid.errors import WrongValue, shown
 from pellucid.look import record
 from pellucid.look.places import Places, Tap
 
@@ -194,15 +195,12 @@ def _row_taps(places: Places) -> list[Tap]:
 
 
 def _place(trace: Trace, position: Any) -> int:
-    (place,) = record.select("position", record.single("position", position), len(trace))
+    (place,) = record.select("position", checks.integer("position", position, -len(trace), len(trace) - 1), len(trace))
     return place
 
 
 def _count(k: Any, vocab: int) -> int:
-    k = record.single("k", k)
-    if k < 1:
-        raise ValueError(f"k={k}: expected at least 1")
-    return min(k, vocab)
+    return min(checks.integer("k", k, 1), vocab)
 
 
 def _token(trace: Trace, position: int, token: Any) -> int:
@@ -214,7 +212,7 @@ def _token(trace: Trace, position: int, token: Any) -> int:
     if isinstance(token, str):
         ids = model.tokenize(token, add_special=False)
         if len(ids) != 1:
-            raise ValueError(f"token={token!r} is {len(ids)} tokens, expected one: give an id")
+            raise WrongValue("token", f"={shown(token)} is {len(ids)} tokens, expected one: give an id")
         return ids[0]
     return model.check_ids([token], "token")[0]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pellucid import checks
 from pellucid.look import record
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def attention(trace: Trace, layer: int = -1, heads: int | Sequence[int] | None =
 
     heads: default: all of the trace. More than 64 tokens: the last 64.
     """
-    layer = trace.layers[record.single("layer", layer)] if layer < 0 else layer
+    layer = checks.integer("layer", layer, -len(trace.layers))
+    layer = trace.layers[layer] if layer < 0 else layer
     if layer not in trace.layers:
         raise ValueError(f"layer={layer}: the trace has {', '.join(map(str, trace.layers))}")
     wanted = trace.heads if heads is None else record.select("heads", heads, max(trace.heads) + 1)

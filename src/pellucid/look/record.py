@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from operator import index
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine
+from pellucid import _engine, checks
+from pellucid.errors import WrongValue
 from pellucid.look.places import Layer, Places, Tap, find
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "places_of",
     "record",
     "select",
-    "single",
 ]
 
 Floats = npt.NDArray[np.float32]
@@ -58,12 +56,13 @@ class Selection:
 
 
 def check_want(want: Any) -> tuple[str, ...]:
-    if not hasattr(want, "__iter__"):
-        raise TypeError(f"want must be names of quantities, not {type(want).__name__}")
-    names = (want,) if isinstance(want, str) else tuple(want)
-    for name in names:
+    expected = f"some of {', '.join(AXES)}"
+    names = set()
+    for at, name in [("", want)] if isinstance(want, str) else checks.items("want", want, expected):
+        name = checks.string("want", name, expected, at=at)
         if name not in AXES:
-            raise ValueError(f"want={name!r}: expected some of {', '.join(AXES)}")
+            raise checks.wrong_value("want", name, expected)
+        names.add(name)
     return tuple(name for name in AXES if name in names)
 
 
@@ -71,26 +70,12 @@ def select(name: str, value: Any, n: int) -> tuple[int, ...]:
     """Indices of [0, n), ascending, from None (all), an integer or several; negative ones count from the end."""
     if value is None:
         return tuple(range(n))
-    values = value if hasattr(value, "__iter__") and getattr(value, "ndim", True) else [value]
-    if isinstance(values, (str, bytes)):
-        raise TypeError(f"{name} must be integers, not {type(value).__name__}")
-    out = set()
-    for i in values:
-        i = single(name, i, "integers")
-        if not -n <= i < n:
-            raise ValueError(f"{name}={i}: expected {-n} to {n - 1}")
-        out.add(i % n)
+    several = hasattr(type(value), "__iter__") and getattr(value, "ndim", True)
+    values = checks.items(name, value, "integers") if several else [("", value)]
+    out = {checks.integer(name, i, -n, n - 1) % n for _, i in values}
     if not out:
-        raise ValueError(f"{name} is empty: expected at least one index")
+        raise WrongValue(name, " is empty: expected at least one index")
     return tuple(sorted(out))
-
-
-def single(name: str, value: Any, what: str = "an integer") -> int:
-    """An integer."""
-    if not isinstance(value, (bool, np.bool_)):
-        with suppress(TypeError):
-            return index(value)
-    raise TypeError(f"{name} must be {what}, not {type(value).__name__}")
 
 
 def places_of(engine: Any) -> Places:
@@ -160,7 +145,7 @@ def check_limit(engine: Any, places: Places, s: Selection, limit: int) -> None:
         if low:
             fits.append(f"{low} of {len(selected)} {name}")
     advice = f"; {' or '.join(fits)} would fit" if fits else ""
-    raise ValueError(f"limit={limit}: the trace would take {total:,} bytes ({biggest}: {parts[biggest]:,}){advice}")
+    raise WrongValue("limit", f"={limit}: the trace would take {total:,} bytes ({biggest}: {parts[biggest]:,}){advice}")
 
 
 # ---- passes ---------------------------------------------------------------------------------------------------

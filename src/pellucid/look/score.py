@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine, arguments
+from pellucid import _engine, arguments, checks
 from pellucid.errors import ContextFullError
 from pellucid.generation import TokenLogprob, pieces
-from pellucid.look.record import single
 from pellucid.sampling import MOST_LOGPROBS
 
 __all__ = ["Score", "score", "score_ids"]
@@ -59,11 +58,9 @@ class Score:
 
 def score(model: Any, texts: Any, top: Any, window: Any) -> Any:
     """``Model.score``."""
-    engine, top = model._open(), single("top", top)
-    if not 0 <= top <= MOST_LOGPROBS:
-        raise ValueError(f"top={top}: expected 0 to {MOST_LOGPROBS}")
-    if window is not None and not 2 <= (window := single("window", window)) <= model.context_length:
-        raise ValueError(f"window={window}: expected 2 to {model.context_length}, the context's length")
+    engine, top = model._open(), checks.integer("top", top, 0, MOST_LOGPROBS)
+    if window is not None:
+        window = checks.integer("window", window, 2, model.context_length)
     several = arguments.several(texts)
     many = []
     for i, text in enumerate(texts if several else [texts]):

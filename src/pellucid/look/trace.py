@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pellucid import checks
 from pellucid.look import record
 
 if TYPE_CHECKING:
@@ -214,8 +215,7 @@ def plan_trace(
 ) -> record.Selection:
     """Checks what is asked for of n tokens, and its size."""
     config, engine = model._config, model._open()
-    if isinstance(limit, bool) or not hasattr(limit, "__index__"):
-        raise TypeError(f"limit must be a number of bytes, not {type(limit).__name__}")
+    limit = checks.integer("limit", limit, 0)
     selection = record.Selection(
         record.check_want(want),
         record.select("layers", layers, config.layers),
@@ -223,7 +223,7 @@ def plan_trace(
         record.select("positions", positions, n),
         n,
     )
-    record.check_limit(engine, record.places_of(engine), selection, int(limit))
+    record.check_limit(engine, record.places_of(engine), selection, limit)
     return selection
 
 

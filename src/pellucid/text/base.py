@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 from functools import cached_property
 
-from ..errors import TokenizerError
+from ..checks import integer, items
+from ..errors import TokenizerError, WrongType, WrongValue, shown
 from .special import Finder, end_ids, looks_like_control
 from .vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 
@@ -25,8 +25,8 @@ _REPLACEMENT = "\ufffd".encode()
 
 def check_text(text: object) -> str:
     if not isinstance(text, str):
-        raise TypeError(f"text must be str, not {type(text).__name__}")
-    return text
+        raise WrongType("text", f" must be str, not {type(text).__name__}")
+    return str.__str__(text)
 
 
 def to_utf8(text: str, offset: int = 0) -> bytes:
@@ -51,18 +51,16 @@ def check_encodable(text: str, raw: bytes, offset: int, encodable: bytes) -> Non
 def check_id(index: object, size: int) -> int:
     """``index`` as an int inside the vocabulary. Raises ``TypeError`` or ``ValueError``."""
     try:
-        value = operator.index(index)  # type: ignore[arg-type]
-    except TypeError:
+        return integer("id", index, 0, size - 1)
+    except WrongType:
         raise TypeError(f"a token id must be an integer, not {type(index).__name__}") from None
-    if not 0 <= value < size:
-        raise ValueError(f"token id {value} is out of range: the vocabulary has {size} tokens (0 to {size - 1})")
-    return value
+    except WrongValue:
+        limits = f"the vocabulary has {size} tokens (0 to {size - 1})"
+        raise ValueError(f"token id {shown(index)} is out of range: {limits}") from None
 
 
 def check_ids(ids: object, size: int) -> list[int]:
-    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-        raise TypeError(f"ids must be a sequence of integers, not {type(ids).__name__}")
-    return [check_id(i, size) for i in ids]
+    return [check_id(i, size) for _, i in items("ids", ids, "a sequence of integers")]
 
 
 def drop_prefix_space(raw: bytes) -> bytes:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import TokenizerError
+from ..errors import shown as quoted
 
 __all__ = ["BYTE", "CONTROL", "NORMAL", "UNKNOWN", "UNUSED", "USER_DEFINED", "Vocabulary", "quoted"]
 
@@ -100,9 +101,3 @@ class Vocabulary:
         if self.types is None:
             return []
         return [int(i) for i in np.flatnonzero(np.isin(self.types, types))]
-
-
-def quoted(text: object, limit: int = 60) -> str:
-    """``repr`` cut to ``limit`` characters, for error messages about input of any length."""
-    shown = repr(text)
-    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
