@@ -105,7 +105,7 @@ class Model:
             raise WrongType("progress", f" must be callable, not {type(progress).__name__}")
         asked = checks.string("isa", isa) if isa is not None else os.environ.get("PELLUCID_ISA") or None
         isa = _engine.find_isa(asked)
-        file = weights.open_model(arguments.resolve(source, progress))
+        file = weights.open_model(arguments.resolve(source, progress), arch.folder)
         try:
             self = object.__new__(cls)
             config, plan = arch.build(file, frozenset(_engine.format_names()))

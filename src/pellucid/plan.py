@@ -7,7 +7,7 @@ those of csrc/ops/op.h.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
@@ -108,6 +108,14 @@ class Matrix(NamedTuple):
     from_file: bool
 
 
+class Part(NamedTuple):
+    """Rows of a tensor that several matrices share: `name` has `rows`, this part begins at row `first`."""
+
+    name: str
+    first: int
+    rows: int
+
+
 class Vector(NamedTuple):
     name: str
     data: npt.NDArray[np.float32]
@@ -166,6 +174,7 @@ class Plan:
     eps: float
     formats: frozenset[str]
     file: str = ""
+    own_name: Callable[[str], str] = str  # what the file itself calls a tensor, for errors
     ops: list[Op] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
@@ -173,6 +182,7 @@ class Plan:
     vectors: list[Vector] = field(default_factory=list)
     ropes: list[Any] = field(default_factory=list)
     caches: list[CacheGroup] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)  # names of the tensors that operations read
     _known: dict[Any, int] = field(default_factory=dict)
 
     # ---- operations -------------------------------------------------------------------------------------------
@@ -191,7 +201,7 @@ class Plan:
         return self._op(Kind.NORM, layer, name, inp=x, out=h, vec=vec, eps=self.eps).out
 
     def qkv(self, layer: int, h: int, a: Attention) -> QKV:
-        """Queries, keys and values, with their biases where the file has some.
+        """Queries, keys and values, with their biases where the file has some; from attn_qkv where it has one matrix.
 
         Keys and values take their activations in two terms: they are few, and every later row reads them. Mean KL
         divergence from float32 over 4,096 positions, of the 32 likeliest tokens, SmolLM2: 0.00146 with one term
@@ -200,9 +210,14 @@ class Plan:
         """
         parts = (("attn_q", a.n_q * a.dk), ("attn_k", a.n_kv * a.dk), ("attn_v", a.n_kv * a.dv))
         out = self.buffer(f"qkv{sum(rows for _, rows in parts)}", sum(rows for _, rows in parts))
-        mats = [self.matrix(_layered(layer, name), rows, self.buffers[h].dim) for name, rows in parts]
-        biases = [self.bias(_layered(layer, name), rows) for name, rows in parts]
         columns = [0, parts[0][1], parts[0][1] + parts[1][1]]
+        fused = _layered(layer, "attn_qkv")
+        whole = [Part(fused, column, self.buffers[out].dim) for column in columns]
+        within = whole if f"{fused}.weight" in self.tensors else [None] * 3
+        mats, biases = [], []
+        for (name, rows), part in zip(parts, within, strict=True):
+            mats.append(self.matrix(_layered(layer, name), rows, self.buffers[h].dim, part=part))
+            biases.append(self.bias(_layered(layer, name), rows, part=part))
         seg = self._segments(mats, columns, biases, terms=[1, 2, 2])
         self._op(Kind.LINEAR, layer, "attn_qkv", inp=h, out=out, seg=seg, n_seg=3)
         return QKV(out, a)
@@ -259,11 +274,13 @@ class Plan:
         self._op(Kind.LINEAR_ADD, layer, name, inp=h, out=x, tmp=tmp, seg=seg, n_seg=1, vec=vec, eps=self.eps)
 
     def glu(self, layer: int, h: int, ff: int, act: str) -> int:
-        """act(ffn_gate h) * (ffn_up h). (Shazeer 2020)"""
+        """act(ffn_gate h) * (ffn_up h), with their biases where the file has some. (Shazeer 2020)"""
         k = self.buffers[h].dim
-        mats = [self.matrix(_layered(layer, name), ff, k) for name in ("ffn_gate", "ffn_up")]
+        names = [_layered(layer, name) for name in ("ffn_gate", "ffn_up")]
+        mats = [self.matrix(name, ff, k) for name in names]
+        biases = [self.bias(name, ff) for name in names]
         out, tmp = self.buffer(f"f{ff}", ff), self.buffer(f"u{ff}", ff)
-        seg = self._segments(mats)
+        seg = self._segments(mats, biases=biases)
         return self._op(
             Kind.GLU, layer, "ffn_gate_up", inp=h, out=out, tmp=tmp, seg=seg, n_seg=2, act=ACTIVATIONS[act]
         ).out
@@ -283,16 +300,19 @@ class Plan:
         """The number of a buffer, made at its first mention."""
         return self._once(("buffer", name), self.buffers, lambda: Buffer(name, dim))
 
-    def matrix(self, name: str, rows: int, k: int, *, mapped: bool = False) -> int:
-        """The number of a matrix; it must have this shape and a format that the engine runs."""
+    def matrix(self, name: str, rows: int, k: int, *, mapped: bool = False, part: Part | None = None) -> int:
+        """The number of a matrix; it must have this shape and a format that the engine runs. part: rows of another."""
 
         def make() -> Matrix:
-            t = self._tensor(f"{name}.weight", (rows, k))
+            whole = part or Part(name, 0, rows)
+            t = self._tensor(f"{whole.name}.weight", (whole.rows, k))
             if t.type not in self.formats:
                 raise UnsupportedModelError(
                     feature=f"weight format {t.type} ({t.name})", supported=", ".join(sorted(self.formats))
                 )
-            return Matrix(t.name, t.type, rows, k, t.data, mapped, bool(t.file))
+            row = t.data.size // whole.rows  # bytes: a row is whole blocks in every format
+            data = t.data[whole.first * row : (whole.first + rows) * row]
+            return Matrix(f"{name}.weight", t.type, rows, k, data, mapped, bool(t.file))
 
         return self._once(("matrix", name), self.matrices, make)
 
@@ -300,11 +320,17 @@ class Plan:
         """The number of a vector of n float32, from the tensor name.weight."""
         return self._once(("vector", name), self.vectors, lambda: self._floats(f"{name}.weight", n))
 
-    def bias(self, name: str, n: int) -> int:
-        """The number of the vector name.bias, -1 where the file has none."""
-        if f"{name}.bias" not in self.tensors:
+    def bias(self, name: str, n: int, *, part: Part | None = None) -> int:
+        """The number of the vector name.bias, -1 where the file has none. part: numbers of another."""
+        whole = part or Part(name, 0, n)
+        if f"{whole.name}.bias" not in self.tensors:
             return -1
-        return self._once(("bias", name), self.vectors, lambda: self._floats(f"{name}.bias", n))
+
+        def make() -> Vector:
+            values = self._floats(f"{whole.name}.bias", whole.rows).data
+            return Vector(f"{name}.bias", values[whole.first : whole.first + n])
+
+        return self._once(("bias", name), self.vectors, make)
 
     def _floats(self, name: str, n: int) -> Vector:
         t = self._tensor(name, (n,))
@@ -312,12 +338,14 @@ class Plan:
 
     def _tensor(self, name: str, shape: tuple[int, ...]) -> TensorLike:
         t = self.tensors.get(name)
+        own = self.own_name(name)
         if t is None:
-            raise ModelFileError("no such tensor", file=self.file, field=name, expected=f"shape {shape}")
+            raise ModelFileError("no such tensor", file=self.file, field=own, expected=f"shape {shape}")
         if t.shape != shape:
             raise ModelFileError(
-                f"has shape {t.shape}", file=t.file or self.file, field=name, offset=t.offset, expected=f"shape {shape}"
+                f"has shape {t.shape}", file=t.file or self.file, field=own, offset=t.offset, expected=f"shape {shape}"
             )
+        self.used.add(name)
         return t
 
     def _segments(

@@ -255,7 +255,7 @@ MODELS: dict[str, Case] = {
     ),
     "architecture of a helper": key("general.architecture", STRING, b"config", "'config'",
                                     error="UnsupportedModelError"),
-    "experts": key("expert_count", U32, 8, "experts", error="UnsupportedModelError"),
+    "experts": key("expert_count", U32, 8, "llama.expert_count = 8", error="UnsupportedModelError"),
     "name no UTF-8": key("general.name", STRING, b"\xff", "UTF-8"),
     # hyperparameters
     **{
@@ -279,7 +279,16 @@ MODELS: dict[str, Case] = {
     "kv heads 0": key("attention.head_count_kv", U32, 0, "1 to"),
     "more kv heads than heads": key("attention.head_count_kv", U32, 8, "a divisor"),
     "head counts per layer": Case(
-        lambda f: f.set_array("llama.attention.head_count", U32, [4, 4]), field="llama.attention.head_count"),
+        lambda f: f.set_array("llama.attention.head_count", U32, [4, 4]), error=None, outcome="runs"),
+    "head counts that differ": Case(
+        lambda f: f.set_array("llama.attention.head_count_kv", U32, [2, 4]), error="UnsupportedModelError",
+        words="llama.attention.head_count_kv = a list of 2"),
+    "head counts of other layers": Case(
+        lambda f: f.set_array("llama.attention.head_count", U32, [4, 4, 4]), field="llama.attention.head_count",
+        words="a list of 2"),
+    "head counts of 0": Case(
+        lambda f: f.set_array("llama.attention.head_count", I32, [0, 0]), field="llama.attention.head_count",
+        words="1 to"),
     "many heads": Case(
         lambda f: f.set("llama.attention.head_count", U32, 16), field="blk.0.attn_k.weight", words="(4, 32)"),
     "too many heads": key("attention.head_count", U32, 2**31, "1 to"),
@@ -325,6 +334,8 @@ MODELS: dict[str, Case] = {
             words="expected")
         for value in (0.0, -1.0, NAN, INF, 1e-38)
     },
+    "rotation factors of pairs that do not turn": Case(_factor(1e30), error=None, outcome="runs"),
+    "rotation factors between": Case(_factor(1e20), field="rope_freqs.weight", words="or 1e30"),
     "rotation factors too few": Case(
         lambda f: f.put("rope_freqs.weight", [1.0]), field="rope_freqs.weight", words="(4,)"),
     "rotation factors in codes": Case(
@@ -427,8 +438,10 @@ MODELS: dict[str, Case] = {
     # odd, and sound
     "version 2": Case(lambda f: setattr(f, "version", 2), error=None, outcome="runs"),
     "no vocabulary": Case(lambda f: f.set("tokenizer.ggml.model", STRING, b"none"), error=None, outcome="runs"),
-    "keys nobody knows": Case(
-        lambda f: f.set("llama.unknown", F64, NAN).set("\u00fc", STRING, b"\xff"), error=None, outcome="runs"),
-    "a tensor nobody knows": Case(lambda f: f.put("unknown", [NAN] * 5), error=None, outcome="runs"),
+    "keys of others": Case(
+        lambda f: f.set("gemma3.attention.causal", BOOL, 0).set("\u00fc", STRING, b"\xff"), error=None, outcome="runs"),
+    "a key nobody knows": key("unknown", F64, NAN, "llama.unknown", error="UnsupportedModelError"),
+    "a tensor nobody knows": Case(
+        lambda f: f.put("unknown", [NAN] * 5), error="UnsupportedModelError", words="tensor unknown"),
     "one long context": key("context_length", U32, 2**24, error=None, field=None, outcome="runs"),
 }  # fmt: skip

@@ -1,23 +1,44 @@
-"""Architectures: a file each, named as GGUF's general.architecture and Hugging Face's model_type.
+"""Architectures: a file each, named as GGUF's general.architecture.
 
-A file has `config(source) -> Config`, which reads the sizes, and `block(plan, config, layer)`, which writes a layer's
-operations. What they share is here.
+A file has `config(source) -> Config`, which reads the sizes; `block(plan, config, layer)`, which writes a layer's
+operations; and `FOLDERS`, a table for each model_type of Hugging Face folders that holds such a model. What they share
+is here: nothing that alters what a model computes goes unread.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from pellucid.arch.config import Config, Source
 from pellucid.errors import UnsupportedModelError
+from pellucid.folder import Folder, Wrapper
 from pellucid.plan import Plan
 
-__all__ = ["Config", "Source", "build", "names"]
+__all__ = ["Config", "Source", "build", "folder", "names"]
+
+# Keys below an architecture's name that alter nothing here, whatever their value: `vocab_size` (the embedding's rows
+# count), the epsilon of a norm that is not used, a note on how tensors were made, and what belongs to other rotations.
+_IGNORED = frozenset(
+    {
+        "attention.layer_norm_epsilon",
+        "rope.scaling.finetuned",
+        "rope.scaling.original_context_length",
+        "tensor_data_layout",
+        "vocab_size",
+    }
+)
+# Tensors that may be left unread: inverse rotary frequencies, layers that predict later tokens, and the towers of
+# images and sound.
+_LEFT_OUT = re.compile(r"blk\.\d+\.(attn_rot_embd(\.weight)?|nextn\..+)|(mtp|nextn|v|a|mm)\..+")
 
 
 class _Architecture(Protocol):
+    FOLDERS: Mapping[str, Folder | Wrapper]
+
     def config(self, source: Source) -> Config: ...
     def block(self, p: Plan, c: Config, i: int) -> None: ...
 
@@ -33,13 +54,32 @@ def _module(architecture: str) -> Any:
     return importlib.import_module(f"{__name__}.{architecture}")
 
 
+def folder(model_type: str) -> tuple[str, Folder | Wrapper]:
+    """(architecture, table) of a Hugging Face folder's model_type. Raises UnsupportedModelError for an unknown one."""
+    tables = {kind: (name, table) for name in names() for kind, table in _module(name).FOLDERS.items()}
+    if model_type not in tables:
+        raise UnsupportedModelError(feature=f"architecture {model_type!r}", supported=", ".join(sorted(tables)))
+    return tables[model_type]
+
+
 def build(source: Source, formats: frozenset[str]) -> tuple[Config, Plan]:
     """Reads the configuration and writes the plan. Raises ModelFileError, UnsupportedModelError."""
     module: _Architecture = _module(source.architecture)
     c = module.config(source)
-    p = Plan(source.tensors, c.vocab, c.dim, c.eps, formats, source.path)
+    p = Plan(source.tensors, c.vocab, c.dim, c.eps, formats, source.path, own_name=source.own_name)
     p.embed(c.embed_scale)
     for i in range(c.layers):
         module.block(p, c, i)
     p.head(c.logit_cap)
+    _check_all_was_read(source, p)
     return c, p
+
+
+def _check_all_was_read(source: Source, p: Plan) -> None:
+    prefix = f"{source.architecture}."
+    for key in source.unread(prefix):
+        if key.removeprefix(prefix) not in _IGNORED:
+            raise source.refuse(key)
+    for name in source.tensors:
+        if name not in p.used and name not in source.used and not _LEFT_OUT.fullmatch(name):
+            raise UnsupportedModelError(feature=f"tensor {source.own_name(name)}, which no operation reads,")

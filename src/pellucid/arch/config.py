@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,12 +13,14 @@ from pellucid.plan import Attention, Rope, TensorLike, floats
 _MAX = 1 << 24  # of any size: far beyond real models, small enough that no product overflows
 # What a rotation's frequencies may be divided by: twice the least of it, and no angle is yet too large for the engine.
 _FACTOR = (1e-3, 1e9)
+_STILL = 1e29  # from here on a factor says that its pair does not turn (Gemma 4's files hold 1e30)
 
 
 class Source(Protocol):
     """A model file (weights.ModelFile): metadata by GGUF's keys, tensors by GGUF's names."""
 
     path: str
+    used: set[str]  # names of tensors that were read, but for those of the plan
 
     @property
     def architecture(self) -> str: ...
@@ -33,12 +36,44 @@ class Source(Protocol):
     @property
     def get_bool(self) -> Callable[..., Any]: ...
     @property
+    def get_list(self) -> Callable[..., Any]: ...
+    @property
+    def get_any(self) -> Callable[..., Any]: ...  # (key, default)
+    @property
     def fail(self) -> Callable[..., ModelFileError]: ...  # (key, message, expected)
+    @property
+    def refuse(self) -> Callable[..., UnsupportedModelError]: ...  # (key[, what is supported])
+    @property
+    def own_name(self) -> Callable[[str], str]: ...  # what the file itself calls a tensor
+    @property
+    def unread(self) -> Callable[[str], list[str]]: ...  # keys with this prefix that no getter was asked for
+
+
+# Keys of which one value runs, whatever the architecture.
+_ONLY: dict[str, Any] = {
+    "attention.causal": True,
+    "attention.clamp_kqv": 0.0,
+    "attention.max_alibi_bias": 0.0,
+    "attention.shared_kv_layers": 0,
+    "attn_logit_softcapping": 0.0,
+    "expert_count": 0,
+    "expert_used_count": 0,
+    "leading_dense_block_count": 0,
+    "nextn_predict_layers": 0,
+    "pooling_type": 0,
+    "rope.scaling.attn_factor": 1.0,
+    "use_parallel_residual": False,
+}
+# Names of activations, GGUF's and Hugging Face's; the approximations by tanh are one function.
+_ACTIVATIONS = {"silu": "silu", "swish": "silu"} | dict.fromkeys(
+    ("gelu_tanh", "gelu_pytorch_tanh", "gelu_new", "gelu_fast"), "gelu_tanh"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Sizes of a model. attention and rope: of the full layers, and of the sliding-window ones where there are some."""
+    """Sizes of a model. attention and rope: of the layers that see everything; local: which layers see a window alone,
+    by local_attention and local_rope."""
 
     architecture: str
     vocab: int
@@ -47,16 +82,18 @@ class Config:
     ff: int
     eps: float
     context: int
+    act: str
     attention: Attention
     rope: Rope
-    local_attention: Attention | None = None
-    local_rope: Rope | None = None
-    local_period: int = 0  # every local_period-th layer is a full one; 0: all are
+    local: tuple[bool, ...]
+    local_attention: Attention
+    local_rope: Rope
     embed_scale: float = 1.0
     logit_cap: float = 0.0
 
-    def is_local(self, i: int) -> bool:
-        return bool(self.local_period) and (i + 1) % self.local_period != 0
+    def kind(self, i: int) -> tuple[Attention, Rope]:
+        """Heads and rotation of layer i."""
+        return (self.local_attention, self.local_rope) if self.local[i] else (self.attention, self.rope)
 
 
 class Reader:
@@ -75,37 +112,84 @@ class Reader:
             return int(self.source.get_int(self.key(name), min=1, max=max))
         return int(self.source.get_int(self.key(name), default, min=1, max=max))
 
+    def layer_size(self, name: str, layers: int, default: int | None = None, max: int = _MAX) -> int:
+        """A positive integer; a file may give it once or for each layer, but then it must be the same for all."""
+        values = self.source.get_any(self.key(name), None)
+        if not hasattr(values, "__len__") or isinstance(values, (str, bytes)):
+            return self.size(name, default, max)
+        values = self.source.get_list(self.key(name), of=int, length=layers)
+        if len({*values}) != 1:
+            raise self.source.refuse(self.key(name), "one value for all layers")
+        if not 1 <= values[0] <= max:
+            raise self.source.fail(self.key(name), f"it is {values[0]}", f"1 to {max}")
+        return int(values[0])
+
     def number(self, name: str, default: float | None = None, *, min: float = 1e-30, max: float = 1e30) -> float:
         """A positive number."""
         if default is None:
             return float(self.source.get_float(self.key(name), min=min, max=max))
         return float(self.source.get_float(self.key(name), default, min=min, max=max))
 
-    def base(self, **fields: Any) -> Config:
-        """The configuration of a llama-like model: `fields` replaces what differs."""
-        if self.source.get_int(self.key("expert_count"), 0):
-            raise UnsupportedModelError(feature=f"{self.prefix} with experts")
-        heads = self.size("attention.head_count", max=4096)
-        kv_heads = self.size("attention.head_count_kv", heads, max=4096)
+    def base(self, *, halves: bool, base: float = 10000.0, act: str = "silu", period: int = 0) -> Config:
+        """The configuration of a llama-like model.
+
+        halves: how a GGUF's rotary pairs lie. base: of the rotation, act: the activation, where the file has none.
+        period: every so many-th layer sees everything where a file with a window does not say which; 0: none does.
+        """
+        for name, only in _ONLY.items():
+            value = self.source.get_any(self.key(name), only)
+            if not isinstance(value, (bool, int, float)) or value != only:
+                raise self.source.refuse(self.key(name), "true" if only is True else f"{only:g}")
+        layers = self.size("block_count", max=4096)
+        heads = self.layer_size("attention.head_count", layers, max=4096)
+        kv_heads = self.layer_size("attention.head_count_kv", layers, heads, max=4096)
         if heads % kv_heads:
             message = f"{kv_heads} key-value heads do not divide {heads} heads"
             raise self.source.fail(self.key("attention.head_count_kv"), message, f"a divisor of {heads}")
         dim = self.size("embedding_length")
         dk = self.size("attention.key_length", max(dim // heads, 1), max=4096)
         dv = self.size("attention.value_length", dk, max=4096)
-        values: dict[str, Any] = {
-            "architecture": self.prefix,
-            "vocab": self.vocabulary(dim),
-            "dim": dim,
-            "layers": self.size("block_count", max=4096),
-            "ff": self.size("feed_forward_length"),
-            "eps": self.number("attention.layer_norm_rms_epsilon"),
-            "context": self.size("context_length"),
-            "attention": Attention(heads, kv_heads, dk, dv),
-        }
-        if "rope" not in fields:
-            values["rope"] = self.rope(dk, self.rope_base("rope.freq_base", 10000.0), halves=self.halves(False))
-        return Config(**(values | fields))
+        rope = self.rope(dk, self.rope_base("rope.freq_base", base), halves=self.halves(halves))
+        local, window = self.windows(layers, period)
+        return Config(
+            architecture=self.prefix,
+            vocab=self.vocabulary(dim),
+            dim=dim,
+            layers=layers,
+            ff=self.layer_size("feed_forward_length", layers),
+            eps=self.number("attention.layer_norm_rms_epsilon"),
+            context=self.size("context_length"),
+            act=self.activation(act),
+            attention=Attention(heads, kv_heads, dk, dv),
+            rope=rope,
+            local=local,
+            local_attention=Attention(heads, kv_heads, dk, dv, window=window),
+            local_rope=rope,
+        )
+
+    def activation(self, default: str) -> str:
+        name = self.source.get_str(self.key("hidden_activation"), default)
+        if name not in _ACTIVATIONS:
+            raise self.source.refuse(self.key("hidden_activation"), ", ".join(_ACTIVATIONS))
+        return _ACTIVATIONS[name]
+
+    def windows(self, layers: int, period: int) -> tuple[tuple[bool, ...], int]:
+        """Which layers see a window alone, and how many tokens it has (0 where no layer does).
+
+        The pattern is a truth value for each layer, or the period of those that see everything.
+        """
+        pattern, window = self.key("attention.sliding_window_pattern"), self.key("attention.sliding_window")
+        given = self.source.get_any(pattern, None)
+        if given is not None and type(given) is not int:
+            local = tuple(self.source.get_list(pattern, of=bool, length=layers))
+        else:
+            n = self.source.get_int(pattern, period, min=1, max=_MAX)
+            has_window = self.source.get_any(window, None) is not None
+            local = tuple((i + 1) % n != 0 if n else has_window for i in range(layers))
+        if any(local):
+            return local, self.size("attention.sliding_window")
+        self.source.get_int(window, None, min=1, max=_MAX)
+        return local, 0
 
     def vocabulary(self, dim: int) -> int:
         """Rows of the embedding: the number that counts."""
@@ -140,22 +224,26 @@ class Reader:
             return Rope(tuple(freq), halves)
         factors = self.source.tensors.get("rope_freqs.weight")
         if factors is not None:
+            self.source.used.add("rope_freqs.weight")
             freq = [f / x for f, x in zip(freq, self.factors(factors, n // 2), strict=True)]
-        kind = self.source.get_str(self.key("rope.scaling.type"), "none")
+        factor = self.number("rope.scale_linear", 1.0, min=_FACTOR[0], max=_FACTOR[1])  # the key's older name
+        factor = self.number("rope.scaling.factor", factor, min=_FACTOR[0], max=_FACTOR[1])
+        kind = self.source.get_str(self.key("rope.scaling.type"), "linear")
         if kind == "linear":
-            factor = self.number("rope.scaling.factor", 1.0, min=_FACTOR[0], max=_FACTOR[1])
             freq = [f / factor for f in freq]
-        elif kind != "none" and factors is None:
-            raise UnsupportedModelError(feature=f"rope scaling {kind!r}", supported="none, linear, rope_freqs")
+        elif kind != "none":
+            raise self.source.refuse(self.key("rope.scaling.type"), "none, linear")
         return Rope(tuple(freq), halves)
 
     def factors(self, t: TensorLike, n: int) -> list[float]:
-        """n numbers that frequencies are divided by."""
+        """n numbers that frequencies are divided by; infinity for those of pairs that do not turn."""
         message, expected = f"has shape {t.shape}", f"shape {(n,)}"
         if t.shape == (n,):
             values: list[float] = floats(t).tolist()
-            bad = next((i for i, x in enumerate(values) if not _FACTOR[0] <= x <= _FACTOR[1]), None)
-            if bad is None:
-                return values
-            message, expected = f"factor {bad} is {values[bad]}", f"{_FACTOR[0]} to {_FACTOR[1]}"
+            good = [_FACTOR[0] <= x <= _FACTOR[1] or _STILL <= x < math.inf for x in values]
+            if all(good):
+                return [x if x < _STILL else math.inf for x in values]
+            bad = good.index(False)
+            message = f"factor {bad} is {values[bad]}"
+            expected = f"{_FACTOR[0]} to {_FACTOR[1]}, or 1e30"
         raise ModelFileError(message, file=t.file, field=t.name, offset=t.offset, expected=expected)

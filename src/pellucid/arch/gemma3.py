@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from pellucid.arch.config import Config, Reader, Source
+from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings, Wrapper, windows
 from pellucid.plan import Plan
 
 # What the architecture defines and files leave out.
@@ -17,30 +20,80 @@ _PERIOD = 6
 
 def config(source: Source) -> Config:
     r = Reader(source)
-    c = r.base(rope=None)
-    a = c.attention
+    c = r.base(halves=True, base=_GLOBAL_BASE, act="gelu_tanh", period=_PERIOD)
     # The 27B model alone scales scores by its width per head, not by the head's size.
-    width = c.dim // a.n_q if c.layers == 62 else a.dk
-    a = replace(a, scale=r.number("attention.scale", width**-0.5))
-    halves = r.halves(True)
+    width = c.dim // c.attention.n_q if c.layers == 62 else c.attention.dk
+    scale = r.number("attention.scale", width**-0.5)
+    local_base = r.rope_base("rope.freq_base_swa", _LOCAL_BASE)
     return replace(
         c,
-        attention=a,
-        rope=r.rope(a.dk, r.rope_base("rope.freq_base", _GLOBAL_BASE), halves=halves),
-        local_attention=replace(a, window=r.size("attention.sliding_window")),
-        local_rope=r.rope(a.dk, r.rope_base("rope.freq_base_swa", _LOCAL_BASE), halves=halves, scaled=False),
-        local_period=r.size("attention.sliding_window_pattern", _PERIOD),
+        attention=replace(c.attention, scale=scale),
+        local_attention=replace(c.local_attention, scale=scale),
+        local_rope=r.rope(c.attention.dk, local_base, halves=c.rope.halves, scaled=False),
         embed_scale=float(np.sqrt(np.float32(c.dim))),
         logit_cap=float(source.get_float(r.key("final_logit_softcapping"), 0.0, min=0.0)),
     )
 
 
 def block(p: Plan, c: Config, i: int) -> None:
-    local = c.is_local(i)
-    attention, rope = (c.local_attention, c.local_rope) if local else (c.attention, c.rope)
-    assert attention is not None and rope is not None
+    attention, rope = c.kind(i)
     qkv = p.qkv(i, p.norm(i, "attn_norm"), attention)
     p.head_norm(i, qkv)
     p.rope_append(i, qkv, rope)
     p.add(i, "attn_output", p.attend(i, qkv), post_norm="post_attention_norm")
-    p.add(i, "ffn_down", p.glu(i, p.norm(i, "ffn_norm"), c.ff, "gelu_tanh"), post_norm="post_ffw_norm")
+    p.add(i, "ffn_down", p.glu(i, p.norm(i, "ffn_norm"), c.ff, c.act), post_norm="post_ffw_norm")
+
+
+def _derive(c: Settings) -> Mapping[str, Any]:
+    period = c.get_int("sliding_window_pattern", _PERIOD, min=1)
+    return {
+        "attention.scale": c.get_float("query_pre_attn_scalar", min=1e-6) ** -0.5,
+        "attention.sliding_window_pattern": windows(c, lambda i: (i + 1) % period != 0),
+    }
+
+
+FOLDERS = {
+    "gemma3_text": Folder(
+        classes=("Gemma3ForCausalLM",),
+        keys={
+            **{key: name for key, name in KEYS.items() if key != "hidden_act"},
+            "hidden_activation": "hidden_activation",
+            "rope_local_base_freq": "rope.freq_base_swa",
+            "sliding_window": "attention.sliding_window",
+            "final_logit_softcapping": "final_logit_softcapping",
+        },
+        # Sizes too: the text_config of a wrapper leaves out what is as here.
+        defaults={
+            "hidden_size": 2304,
+            "intermediate_size": 9216,
+            "num_hidden_layers": 26,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 131072,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "query_pre_attn_scalar": 256,
+            "sliding_window": 4096,
+        },
+        biases={"attention_bias": QKVO},
+        # Norms stand on both sides of each half of a layer.
+        names={
+            **NAMES,
+            "post_attention_layernorm": "post_attention_norm",
+            "pre_feedforward_layernorm": "ffn_norm",
+            "post_feedforward_layernorm": "post_ffw_norm",
+        },
+        tied=True,
+        norm_offset=1.0,
+        ropes=True,
+        derive=_derive,
+    ),
+    "gemma3": Wrapper(
+        classes=("Gemma3ForConditionalGeneration",),
+        text="gemma3_text",
+        other=frozenset(
+            {"vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index"}
+        ),
+    ),
+}

@@ -2,16 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pellucid.arch.config import Config, Reader, Source
+from pellucid.folder import KEYS, MLP, QKVO, Folder, Settings, Wrapper, windows
 from pellucid.plan import Plan
 
 
 def config(source: Source) -> Config:
-    return Reader(source).base()
+    return Reader(source).base(halves=False)
 
 
 def block(p: Plan, c: Config, i: int) -> None:
-    qkv = p.qkv(i, p.norm(i, "attn_norm"), c.attention)
-    p.rope_append(i, qkv, c.rope)
+    attention, rope = c.kind(i)
+    qkv = p.qkv(i, p.norm(i, "attn_norm"), attention)
+    p.rope_append(i, qkv, rope)
     p.add(i, "attn_output", p.attend(i, qkv))
-    p.add(i, "ffn_down", p.glu(i, p.norm(i, "ffn_norm"), c.ff, "silu"))
+    p.add(i, "ffn_down", p.glu(i, p.norm(i, "ffn_norm"), c.ff, c.act))
+
+
+def _full(c: Settings) -> Mapping[str, Any]:
+    if any(windows(c, lambda i: False)):
+        raise c.refuse("layer_types", "full_attention")
+    return {}
+
+
+def _mistral(c: Settings) -> Mapping[str, Any]:
+    """A window holds for all layers or for none."""
+    window = c.get_int("sliding_window", None, min=1, max=1 << 24)
+    if {*windows(c, lambda i: window is not None)} != {window is not None}:
+        raise c.refuse("layer_types", "all sliding_attention with a sliding_window, else all full_attention")
+    return {}
+
+
+FOLDERS = {
+    "llama": Folder(
+        classes=("LlamaForCausalLM", "LLaMAForCausalLM"),
+        defaults={"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "hidden_act": "silu"},
+        biases={"attention_bias": QKVO, "mlp_bias": MLP},
+        derive=_full,
+    ),
+    "mistral": Folder(
+        classes=("MistralForCausalLM",),
+        keys={**KEYS, "sliding_window": "attention.sliding_window"},
+        defaults={
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 131072,
+            "hidden_act": "silu",
+            "num_key_value_heads": 8,
+            "sliding_window": 4096,
+        },
+        derive=_mistral,
+    ),
+    "mistral3": Wrapper(
+        classes=("Mistral3ForConditionalGeneration",),
+        text="mistral",
+        other=frozenset(
+            {
+                "vision_config",
+                "image_token_index",
+                "multimodal_projector_bias",
+                "projector_hidden_act",
+                "spatial_merge_size",
+                "vision_feature_layer",
+            }
+        ),
+    ),
+}

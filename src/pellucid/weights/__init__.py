@@ -14,6 +14,7 @@ from pellucid.weights.gguf import open_gguf
 
 if TYPE_CHECKING:
     from pellucid.weights import catalog
+    from pellucid.weights.huggingface import Find
     from pellucid.weights.safetensors import open_folder
 
 __all__ = ["ModelFile", "StringArray", "Tensor", "catalog", "open_folder", "open_gguf", "open_model"]
@@ -30,11 +31,14 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def open_model(path: str | os.PathLike[str]) -> ModelFile:
-    """Opens a GGUF file (any part of a split one) or a Hugging Face folder, told apart by what they hold; in the end
-    both have GGUF's keys and tensor names.
+def open_model(path: str | os.PathLike[str], find: Find | None = None) -> ModelFile:
+    """Opens a GGUF file (any part of a split one) or a Hugging Face folder, told apart by what they hold.
 
-    Raises ModelFileError: not found, neither of the two, or something wrong inside.
+    find: a folder's model_type -> architecture and table (arch.folder): the folder then has GGUF's keys and tensor
+    names too; without it, its own.
+
+    Raises ModelFileError: not found, neither of the two, or something wrong inside; UnsupportedModelError: a folder
+    of which something would not be read.
     """
     path = os.fsdecode(path)
     if stat.S_ISDIR(stat_file(path).st_mode):
@@ -43,7 +47,7 @@ def open_model(path: str | os.PathLike[str]) -> ModelFile:
 
         folder = open_folder(path)
         try:
-            return translate(folder)
+            return folder if find is None else translate(folder, find)
         except BaseException:
             folder.close()
             raise

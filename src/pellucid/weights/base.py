@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import math
 import mmap
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid._gguf import StringArray
-from pellucid.errors import ClosedError, ModelFileError
+from pellucid.errors import ClosedError, ModelFileError, UnsupportedModelError
 
 T = TypeVar("T")
 
@@ -178,6 +179,7 @@ class ModelFile:
         places: Mapping[str, int] | None = None,
         metadata_file: str | None = None,
         aliases: Mapping[str, str] | None = None,
+        own_name: Callable[[str], str] | None = None,
     ) -> None:
         self.path = path
         self.format = format
@@ -188,6 +190,9 @@ class ModelFile:
         self._places = dict(places or {})
         self.metadata_file = metadata_file or path
         self._aliases = dict(aliases or {})  # what the file itself calls a key, for errors
+        self.own_name = own_name or (lambda name: name)  # ... and a tensor
+        self._asked: set[str] = set()  # keys that a getter was asked for
+        self.used: set[str] = set()  # for whoever reads a tensor, to be able to say which nobody read
         self.nbytes = sum(file.size for file in self._files)
 
     @property
@@ -263,12 +268,29 @@ class ModelFile:
             raise ModelFileError(message, file=found.file, field=name, offset=found.offset, expected=f"shape {shape}")
         return found
 
+    def refuse(self, key: str, supported: str | None = None) -> UnsupportedModelError:
+        """An error about a key whose value asks for what Pellucid does not run."""
+        value = self._find(key)
+        value = json.dumps(value) if isinstance(value, (bool, int, float, str)) else _shown(value)
+        return UnsupportedModelError(feature=f"{self._aliases.get(key, key)} = {value}", supported=supported)
+
+    def unread(self, prefix: str) -> list[str]:
+        """Keys that begin with ``prefix`` ("llama.", "config.") and that no getter was asked for, but for nulls."""
+        found = [key for key in self.metadata if key.startswith(prefix)]
+        table: Any = self.metadata
+        for part in prefix.split(".")[:-1]:
+            table = table.get(part) if isinstance(table, dict) else None
+        if isinstance(table, dict):
+            found += [prefix + key for key, value in table.items() if value is not None]
+        return [key for key in found if key not in self._asked]
+
     def __contains__(self, key: str) -> bool:
         return self._find(key) is not MISSING
 
     def _find(self, key: str) -> Any:
         """The value of a key, MISSING where there is none (or null)."""
         metadata = self.metadata
+        self._asked.add(key)
         if key in metadata:
             return metadata[key]
         node: Any = metadata
@@ -291,6 +313,17 @@ class ModelFile:
         if (low is not None and value < low) or (high is not None and value > high):
             wanted = f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
             raise self.fail(key, f"it is {value}", wanted)
+
+    def get_any(self, key: str, default: Any) -> Any:
+        """A value of any type."""
+        return self._get(key, default, "a value")[0]
+
+    def get_table(self, key: str, default: Any = MISSING) -> Any:
+        """A table of config.json."""
+        value, is_default = self._get(key, default, "a table")
+        if not is_default and not isinstance(value, dict):
+            raise self.fail(key, f"it is {_shown(value)}", "a table")
+        return value
 
     @overload
     def get_int(self, key: str, *, min: int | None = None, max: int | None = None) -> int: ...

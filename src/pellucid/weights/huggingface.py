@@ -1,86 +1,132 @@
 """Hugging Face folders, in the terms of GGUF files: so that an architecture's file reads one kind of model.
 
-Configuration keys and tensor names become GGUF's; what a converter to GGUF would compute (rope factors, norm weights
-with their +1) is computed here. Nothing else of a folder changes: its rotary pairs are halves ("pellucid.rope_halves").
+The table of a model_type (folder.py) says what its configuration keys and tensors become; what a converter to GGUF
+would compute (rope factors, norm weights with their offset) is computed here. Nothing else of a folder changes: its
+rotary pairs are halves ("pellucid.rope_halves"). A key or a tensor that no table mentions is an error.
 Sources: transformers' configurations and modeling_rope_utils; GGUF's specification.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from pellucid.errors import ModelFileError, UnsupportedModelError
+from pellucid.folder import Folder, Wrapper
 from pellucid.weights.base import ModelFile, Tensor
 
-_ARCHITECTURES = {"llama": "llama", "mistral": "llama", "gemma3_text": "gemma3", "qwen3": "qwen3"}
+Find = Callable[[str], tuple[str, Folder | Wrapper]]  # model_type -> (architecture, table)
 
-_KEYS = {
-    "hidden_size": "embedding_length",
-    "num_hidden_layers": "block_count",
-    "intermediate_size": "feed_forward_length",
-    "num_attention_heads": "attention.head_count",
-    "num_key_value_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length",
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-    "max_position_embeddings": "context_length",
-    "rope_theta": "rope.freq_base",
-    "rope_local_base_freq": "rope.freq_base_swa",
-    "sliding_window": "attention.sliding_window",
-    "final_logit_softcapping": "final_logit_softcapping",
-}
+# Keys that any folder may have, and that do not alter what a model computes: where it came from, how it was trained
+# and saved, what its outputs are for, special tokens, and options of generation.
+_HARMLESS = frozenset(
+    """
+    _attn_implementation _attn_implementation_autoset _commit_hash _experts_implementation _flash_attn_2_enabled
+    _name_or_path _sliding_window_pattern attention_dropout attn_implementation auto_map cache_implementation
+    chunk_size_feed_forward classifier_dropout dtype embd_pdrop finetuning_task gradient_checkpointing hidden_dropout
+    id2label initializer_range is_decoder is_llama_config keys_to_ignore_at_inference label2id max_sequence_length
+    model_max_length model_type name_or_path num_labels output_attentions output_hidden_states pretraining_tp prefix
+    problem_type resid_pdrop return_dict task_specific_params tokenizer_class torch_dtype torchscript tf_legacy_loss
+    tie_encoder_decoder transformers_version transformers.js_config use_bfloat16 use_cache use_flash_attn
 
-_NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-# Gemma 3 has norms on both sides of each half of a block.
-_GEMMA_NAMES = _NAMES | {
-    "post_attention_layernorm": "post_attention_norm",
-    "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
-}
+    bos_token_id cls_token_id decoder_start_token_id eos_token_id mask_token_id pad_token_id sep_token_id unk_token_id
+
+    assistant_confidence_threshold assistant_lookbehind bad_words_ids begin_suppress_tokens diversity_penalty do_sample
+    early_stopping encoder_no_repeat_ngram_size encoder_repetition_penalty epsilon_cutoff eta_cutoff
+    exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id length_penalty max_length max_new_tokens
+    min_length min_p no_repeat_ngram_size num_assistant_tokens num_assistant_tokens_schedule num_beam_groups num_beams
+    num_return_sequences output_scores remove_invalid_values repetition_penalty return_dict_in_generate suppress_tokens
+    target_lookbehind temperature top_k top_p typical_p
+    """.split()
+)
+_HARMLESS_PREFIX = "unsloth_"
+# Keys of which one value runs, though another would be null, false or empty.
+_ONLY = {"is_causal": True, "partial_rotary_factor": 1.0}
+# Keys that may be null though they have a default: null says something else.
+_NULLABLE = {"head_dim", "num_key_value_heads", "sliding_window"}
+
+# Tensors that may be left unread: inverse rotary frequencies, causal masks, layers that predict later tokens, and the
+# towers of images and sound.
+_LEFT_OUT = re.compile(
+    r"(.+\.)?(rotary_emb\.inv_freq|masked_bias|position_ids)|(model\.)?(mtp|nextn|vision_tower|vision_model|visual"
+    r"|vision_embed_tokens|multi_modal_projector|mm_projector|embed_vision|audio_tower|audio_model|embed_audio)\..+"
+)
 _LAYER = re.compile(r"model\.layers\.(0|[1-9][0-9]{0,5})\.(.+)")  # one way to write a number: no two names are one
 _NORM = re.compile(r"norm\.weight$")
+# Where a wrapper keeps its text model, as older and newer versions of transformers save it.
+_TEXT = (
+    ("model.language_model.", "model."),
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+)
 
 
-def translate(folder: ModelFile) -> ModelFile:
+class _Settings:
+    """A table of config.json ("config.", "config.text_config."), whose keys its getters take without that prefix."""
+
+    def __init__(self, folder: ModelFile, prefix: str) -> None:
+        self.folder = folder
+        self.prefix = prefix
+
+    def __getattr__(self, name: str) -> Any:
+        """get_int(key, ...) and its kin, fail and refuse, as those of ModelFile."""
+        method = getattr(self.folder, name)
+        return lambda key, *args, **options: method(self.prefix + key, *args, **options)
+
+
+def translate(folder: ModelFile, find: Find) -> ModelFile:
     """A folder as `open_folder` gives it -> the same model under GGUF's keys and names.
 
-    Raises UnsupportedModelError for an architecture or a rope that is not known, ModelFileError for a wrong
-    configuration.
+    Raises UnsupportedModelError for what `find` does not know, and for a key or a tensor that nothing reads;
+    ModelFileError for a wrong configuration.
     """
     kind = folder.architecture
-    arch = _ARCHITECTURES.get(kind)
-    if arch is None:
-        raise UnsupportedModelError(feature=f"architecture {kind!r}", supported=", ".join(sorted(_ARCHITECTURES)))
+    arch, table = find(kind)
+    prefix = "config."
+    wrapper = None
+    if isinstance(table, Wrapper):
+        wrapper, prefix = table, "config.text_config."
+        folder.get_table("config.text_config")
+        arch, table = find(folder.get_str("config.text_config.model_type", wrapper.text))
+        if isinstance(table, Wrapper):
+            raise folder.refuse("config.text_config.model_type")
     config = folder.metadata["config"]
-    if arch == "qwen3" and folder.get_bool("config.use_sliding_window", False):
-        raise UnsupportedModelError(feature="qwen3 with a sliding window")
+    if wrapper is None:
+        folder.metadata["config"] = {**table.defaults, **config}
+    else:
+        folder.metadata["config"] = {**config, "text_config": {**table.defaults, **config["text_config"]}}
+    c = _Settings(folder, prefix)
+    _check_classes(c, table.classes)
     metadata: dict[str, Any] = {"general.architecture": arch, "pellucid.rope_halves": True}
-    for key, name in _KEYS.items():
-        if config.get(key) is not None:
-            metadata[f"{arch}.{name}"] = config[key]
-    tensors = _tensors(folder, arch, folder.get_bool("config.tie_word_embeddings", arch == "gemma3"))
-    _rope(folder, arch, metadata, tensors)
-    if arch == "gemma3":
-        _gemma(folder, metadata)
-    aliases = {f"{arch}.{name}": f"config.{key}" for key, name in _KEYS.items()}
+    aliases = {}
+    for key, name in table.keys.items():
+        value = c.get_any(key, None)
+        if value is not None:
+            metadata[f"{arch}.{name}"] = value
+        elif key in table.defaults and key not in _NULLABLE:
+            raise c.fail(key, "it is null", "a value")
+        aliases[f"{arch}.{name}"] = prefix + key
+    if table.derive is not None:
+        metadata |= {f"{arch}.{name}": value for name, value in table.derive(c).items()}
+    names = _Names(table, [key for key in table.biases if c.get_bool(key, False)])
+    tensors = _tensors(folder, table, names, wrapper)
+    rope_factors = _ropes(c, arch, table.ropes, metadata, aliases)
+    if rope_factors is not None:
+        tensors["rope_freqs.weight"] = rope_factors
+    _tie(folder, c, tensors, table.tied)
+    _check_vocabulary(c, tensors)
+    _check_unread(c, frozenset())
+    if wrapper is not None:
+        _check_classes(_Settings(folder, "config."), wrapper.classes)
+        _check_unread(_Settings(folder, "config."), wrapper.other | {"text_config"})
+        logging.getLogger("pellucid").warning(
+            "%s: the text model alone of this %s is loaded; it does not take %s", folder.path, kind, wrapper.lacks
+        )
     return ModelFile(
         folder.path,
         folder.format,
@@ -90,27 +136,102 @@ def translate(folder: ModelFile) -> ModelFile:
         folder.take_files(),
         metadata_file=folder.metadata_file,
         aliases=aliases,
+        own_name=names.own,
     )
 
 
-def _tensors(folder: ModelFile, arch: str, tied: bool) -> dict[str, Tensor]:
-    names = _GEMMA_NAMES if arch == "gemma3" else _NAMES
-    found = {}
-    for name, t in folder.tensors.items():
+# ---- keys -----------------------------------------------------------------------------------------------------
+
+
+def _check_classes(c: _Settings, known: tuple[str, ...]) -> None:
+    given = c.get_list("architectures", None, of=str)
+    if not {*(given or ())} <= {*known}:
+        raise UnsupportedModelError(feature=f"{c.prefix}architectures = {', '.join(given)}", supported=", ".join(known))
+
+
+def _check_vocabulary(c: _Settings, tensors: dict[str, Tensor]) -> None:
+    rows = tensors["token_embd.weight"].shape[0] if "token_embd.weight" in tensors else None
+    size = c.get_int("vocab_size", rows, min=1)
+    if size != rows and rows is not None:
+        raise c.fail("vocab_size", f"it is {size}", f"{rows}, the rows of the embedding")
+
+
+def _check_unread(c: _Settings, known: frozenset[str]) -> None:
+    """Refuses the first key that nothing has read, unless it is known not to matter, or is false or empty."""
+    for key, only in _ONLY.items():
+        if c.get_any(key, only) != only:
+            raise c.refuse(key, str(only).lower())
+    if c.get_any("quantization_config", None):
+        method = c.get_str("quantization_config.quant_method", "unknown")
+        raise UnsupportedModelError(
+            feature=f"{c.prefix}quantization_config (quant_method {method!r})",
+            supported="folders in F32, F16 and BF16, and quantised GGUF files",
+        )
+    for full in c.folder.unread(c.prefix):
+        key = full.removeprefix(c.prefix)
+        if key in known or key in _HARMLESS or key.startswith(_HARMLESS_PREFIX):
+            continue
+        value = c.folder.get_table(c.prefix[:-1])[key]
+        if value is not False and value not in ("", [], {}):
+            raise c.refuse(key)
+
+
+# ---- tensors --------------------------------------------------------------------------------------------------
+
+
+class _Names:
+    """GGUF's names of a folder's tensors, and back."""
+
+    def __init__(self, table: Folder, biases: list[str]) -> None:
+        self._names = table.names
+        self._back = {name: own for own, name in table.names.items()}
+        self.biased = {name for key in biases for name in table.biases[key]}
+        self._found: dict[str, str] = {}
+
+    def gguf(self, own: str, name: str) -> str | None:
+        """GGUF's name for a tensor that the file calls `own` and whose name in a folder without wrapper is `name`."""
         stem, _, kind = name.rpartition(".")
         match = _LAYER.fullmatch(stem)
-        ours = names.get(match[2] if match else stem)
-        if ours is None or (ours == "output" and tied):
+        found = self._names.get(match[2] if match else stem)
+        if found is None or not (kind == "weight" or (kind == "bias" and found in self.biased)):
+            return None
+        found = f"blk.{int(match[1])}.{found}.{kind}" if match else f"{found}.{kind}"
+        self._found[found] = own
+        return found
+
+    def own(self, name: str) -> str:
+        """What the file calls a tensor, or would."""
+        if name in self._found:
+            return self._found[name]
+        match = re.fullmatch(r"(?:blk\.(\d+)\.)?(.+)\.(weight|bias)", name)
+        if match is None or match[2] not in self._back:
+            return name
+        return f"{f'model.layers.{match[1]}.' if match[1] else ''}{self._back[match[2]]}.{match[3]}"
+
+
+def _tensors(folder: ModelFile, table: Folder, names: _Names, wrapper: Wrapper | None) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for own, t in folder.tensors.items():
+        old, new = next(((old, new) for old, new in _TEXT if wrapper and own.startswith(old)), ("", ""))
+        name = names.gguf(own, new + own.removeprefix(old))
+        if name is None:
+            if not _LEFT_OUT.fullmatch(own):
+                raise UnsupportedModelError(feature=f"tensor {own}, which no operation reads,")
             continue
-        ours = f"blk.{int(match[1])}.{ours}.{kind}" if match else f"{ours}.{kind}"
-        if arch == "gemma3" and _NORM.search(ours):
-            t = _plus_one(t)
-        found[ours] = t._replace(name=ours)
+        if name in found:
+            raise ModelFileError("a second tensor of this meaning", file=t.file, field=own, offset=t.offset)
+        if table.norm_offset and _NORM.search(name):
+            t = _plus(t, table.norm_offset)
+        found[name] = t
+    for name in [name for name in found if name.endswith(".weight")]:
+        stem = name.removesuffix(".weight")
+        if stem.rpartition(".")[2] in names.biased and f"{stem}.bias" not in found:
+            raise ModelFileError("no such tensor", file=folder.path, field=names.own(f"{stem}.bias"))
     return found
 
 
-def _plus_one(t: Tensor) -> Tensor:
-    """Gemma's norms multiply by 1 + weight."""
+def _plus(t: Tensor, offset: float) -> Tensor:
+    """A norm that multiplies by offset + weight."""
     if t.type == "F32":
         values = t.data.view(np.float32)
     elif t.type == "F16":
@@ -119,7 +240,7 @@ def _plus_one(t: Tensor) -> Tensor:
         values = (t.data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     else:
         raise UnsupportedModelError(feature=f"weight format {t.type} ({t.name})", supported="F32, F16, BF16")
-    return _made(t.name, values.reshape(t.shape) + np.float32(1))
+    return _made(t.name, values.reshape(t.shape) + np.float32(offset))
 
 
 def _made(name: str, values: Any) -> Tensor:
@@ -127,66 +248,91 @@ def _made(name: str, values: Any) -> Tensor:
     return Tensor(name, "F32", values.shape, np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8), 0, "")
 
 
-def _rope(folder: ModelFile, arch: str, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Reads "rope_parameters" (newer) or "rope_scaling", which Gemma 3 may give per kind of layer."""
-    config = folder.metadata["config"]
-    key = "rope_parameters" if config.get("rope_parameters") is not None else "rope_scaling"
-    if config.get(key) is None:
-        return
-    where = f"config.{key}"
-    if not isinstance(config[key], dict):
-        raise folder.fail(where, f"a {type(config[key]).__name__}", "a table")
-    if isinstance(config[key].get("sliding_attention"), dict):
-        metadata[f"{arch}.rope.freq_base_swa"] = folder.get_float(f"{where}.sliding_attention.rope_theta")
-    if isinstance(config[key].get("full_attention"), dict):
-        where += ".full_attention"
-    base = folder.get_float(f"{where}.rope_theta", None, min=1.0)
-    if base is not None:
-        metadata[f"{arch}.rope.freq_base"] = base
-    kind = folder.get_str(f"{where}.rope_type", folder.get_str(f"{where}.type", "default"))
-    if kind == "linear":
-        metadata[f"{arch}.rope.scaling.type"] = "linear"
-        metadata[f"{arch}.rope.scaling.factor"] = folder.get_float(f"{where}.factor", min=1e-6, max=1e6)
-    elif kind == "llama3":
-        tensors["rope_freqs.weight"] = _llama3_factors(folder, where)
-    elif kind != "default":
-        raise UnsupportedModelError(feature=f"rope {kind!r}", supported="default, linear, llama3")
+def _tie(folder: ModelFile, c: _Settings, tensors: dict[str, Tensor], default: bool) -> None:
+    """Leaves the head out where it is the embedding. Neither two matrices where there is to be one pass, nor one for
+    two; a wrapper may leave it to its tensors to say which it is."""
+    tied = folder.get_bool("config.tie_word_embeddings", None)
+    if c.prefix != "config.":
+        inner = c.get_bool("tie_word_embeddings", None)
+        tied = tied if tied is not None else inner if inner is not None else "output.weight" not in tensors
+    elif tied is None:
+        tied = default
+    head, embedding = tensors.get("output.weight"), tensors.get("token_embd.weight")
+    if not tied and head is None:
+        raise ModelFileError("no such tensor", file=folder.path, field="lm_head.weight",
+                             expected="a head, for tie_word_embeddings is false")  # fmt: skip
+    if tied and head is not None:
+        if embedding is None or (head.type, head.shape) != (embedding.type, embedding.shape):
+            same = False
+        else:
+            same = bool(np.array_equal(head.data, embedding.data))
+        if not same:
+            raise UnsupportedModelError(
+                feature=f"tensor {head.name} that is not the embedding, where tie_word_embeddings is true,"
+            )
+        del tensors["output.weight"]
 
 
-def _llama3_factors(folder: ModelFile, where: str) -> Tensor:
+# ---- rotations ------------------------------------------------------------------------------------------------
+
+
+def _ropes(c: _Settings, arch: str, by_kind: bool, metadata: dict[str, Any], aliases: dict[str, str]) -> Tensor | None:
+    """Reads "rope_parameters" (newer) or "rope_scaling"; returns what frequencies are divided by, where a factor alone
+    does not say. by_kind: for each kind of layer; "rope_scaling" may then be that of the full layers."""
+    tables = {key: table for key in ("rope_parameters", "rope_scaling") if (table := c.get_table(key, None))}
+    if len(tables) == 2 and tables["rope_parameters"] != tables["rope_scaling"]:
+        raise c.fail("rope_scaling", "rope_parameters is there too, with other values", "one of the two")
+    original = c.get_int("original_max_position_embeddings", None, min=1, max=1 << 24)
+    factors = None
+    for key, table in tables.items():
+        kinds = {"": ""}
+        if by_kind and (key == "rope_parameters" or {*table} & {"full_attention", "sliding_attention"}):
+            kinds = {"full_attention.": "", "sliding_attention.": "_swa"}
+        for kind, suffix in kinds.items():
+            if kind and c.get_table(f"{key}.{kind[:-1]}", None) is None:
+                continue
+            where = f"{key}.{kind}"
+            base = c.get_float(f"{where}rope_theta", None, min=1.0)
+            if base is not None:
+                metadata[f"{arch}.rope.freq_base{suffix}"] = base
+                aliases[f"{arch}.rope.freq_base{suffix}"] = f"{c.prefix}{where}rope_theta"
+            rope = c.get_str(f"{where}rope_type", c.get_str(f"{where}type", "default"))
+            if c.get_float(f"{where}partial_rotary_factor", 1.0) != 1.0:
+                raise c.refuse(f"{where}partial_rotary_factor", "1.0")
+            if rope == "linear" and not suffix:
+                metadata[f"{arch}.rope.scaling.type"] = "linear"
+                metadata[f"{arch}.rope.scaling.factor"] = c.get_float(f"{where}factor", min=1e-6, max=1e6)
+            elif rope == "llama3" and not suffix:
+                factors = _llama3_factors(c, where, base, original)
+            elif rope != "default":
+                kind_key = "rope_type" if c.get_any(f"{where}rope_type", None) is not None else "type"
+                raise c.refuse(f"{where}{kind_key}", "default" if suffix else "default, linear, llama3")
+            _check_table(c, where)
+        _check_table(c, f"{key}.")
+    return factors
+
+
+def _check_table(c: _Settings, where: str) -> None:
+    unread = c.folder.unread(c.prefix + where)
+    if unread:
+        raise c.refuse(unread[0].removeprefix(c.prefix))
+
+
+def _llama3_factors(c: _Settings, where: str, base: float | None, original: int | None) -> Tensor:
     """What Llama 3.1 divides each frequency by: 1 for short wavelengths, `factor` for long ones, a blend between."""
-    factor = folder.get_float(f"{where}.factor", min=1e-6, max=1e6)
-    low = folder.get_float(f"{where}.low_freq_factor", min=1e-6, max=1e6)
-    high = folder.get_float(f"{where}.high_freq_factor", min=1e-6, max=1e6)
-    original = folder.get_int(f"{where}.original_max_position_embeddings", min=1, max=1 << 24)
+    factor = c.get_float(f"{where}factor", min=1e-6, max=1e6)
+    low = c.get_float(f"{where}low_freq_factor", min=1e-6, max=1e6)
+    high = c.get_float(f"{where}high_freq_factor", min=1e-6, max=1e6)
+    inner = c.get_int(f"{where}original_max_position_embeddings", None, min=1, max=1 << 24)
+    original = original or inner or c.get_int("max_position_embeddings", min=1, max=1 << 24)
     if high <= low:
-        raise folder.fail(f"{where}.high_freq_factor", f"it is {high}", f"more than low_freq_factor ({low})")
-    heads = folder.get_int("config.num_attention_heads", min=1, max=4096)
-    width = folder.get_int("config.head_dim", folder.get_int("config.hidden_size", min=1) // heads, min=2, max=4096)
-    base = folder.get_float(f"{where}.rope_theta", folder.get_float("config.rope_theta", 10000.0, min=1.0), min=1.0)
+        raise c.fail(f"{where}high_freq_factor", f"it is {high}", f"more than low_freq_factor ({low})")
+    heads = c.get_int("num_attention_heads", min=1, max=4096)
+    width = c.get_int("head_dim", c.get_int("hidden_size", min=1) // heads, min=2, max=4096)
+    base = base or c.get_float("rope_theta", 10000.0, min=1.0)
     out = []
     for i in range(width // 2):
         turns = original * base ** (-2.0 * i / width) / (2 * math.pi)  # over the original context
         blend = min(max((turns - low) / (high - low), 0.0), 1.0)
         out.append(1.0 / ((1 - blend) / factor + blend))
     return _made("rope_freqs.weight", np.array(out, np.float32))
-
-
-def _gemma(folder: ModelFile, metadata: dict[str, Any]) -> None:
-    scalar = folder.get_float("config.query_pre_attn_scalar", None, min=1e-6)
-    if scalar is not None:
-        metadata["gemma3.attention.scale"] = scalar**-0.5
-    kinds = folder.get_list("config.layer_types", None, of=str)
-    period = folder.get_int("config.sliding_window_pattern", None, min=1)
-    if kinds is not None:
-        period = kinds.index("full_attention") + 1 if "full_attention" in kinds else len(kinds) + 1
-        regular = ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(len(kinds))]
-        if kinds != regular:
-            raise ModelFileError(
-                "layers of no regular pattern",
-                file=folder.path,
-                field="config.layer_types",
-                expected="every n-th full_attention",
-            )
-    if period is not None:
-        metadata["gemma3.attention.sliding_window_pattern"] = period
