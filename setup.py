@@ -50,7 +50,7 @@ class Isa:
 
     @property
     def define(self) -> str:
-        """The macro that tells C that this build holds the tier."""
+        """The macro that C tests to see whether the build includes the tier."""
         return f"-DPL_HAVE_{self.name.upper()}"
 
 

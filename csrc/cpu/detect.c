@@ -51,7 +51,7 @@ static regs cpuid(uint32_t leaf, uint32_t sub)
     return r;
 }
 
-/* Written as the instruction, for the intrinsic would need -mxsave in a file built for the baseline. */
+/* In assembly, because the intrinsic would need -mxsave in a file built for the baseline. */
 static uint64_t xcr0(void)
 {
     uint32_t lo, hi;
@@ -94,7 +94,7 @@ static void detect(void)
     if (l7.a >= 1)
         l7_1 = cpuid(7, 1);
 
-    /* A processor may have registers that its operating system does not save: XCR0 tells. xgetbv itself
+    /* A processor may have registers that its operating system does not save: XCR0 says which. xgetbv itself
      * faults unless OSXSAVE is set. */
     uint64_t state = bit(l1.c, 27) ? xcr0() : 0;
     int ymm = (state & 0x06) == 0x06; /* xmm, upper halves of ymm */

@@ -1,6 +1,6 @@
 /* Sources: sched_getaffinity(2); Documentation/ABI/stable/sysfs-devices-system-cpu; cgroups(7);
  * Documentation/admin-guide/cgroup-v2.rst (cpu.max); scheduler/sched-bwc.rst (cpu.cfs_quota_us); proc_pid_mountinfo(5).
- * Every file may be missing, cut short or nonsense: it then tells nothing, and the next best source is asked. */
+ * Any file may be missing, truncated or malformed; it is then ignored, and the next best source is used. */
 #if defined(__linux__)
 #define _GNU_SOURCE
 #include <sched.h>
@@ -52,7 +52,7 @@ static char *read_text(const char *root, const char *path, size_t most)
     int n = snprintf(full, sizeof full, "%s%s", root, path);
     if (n < 0 || (size_t)n >= sizeof full)
         return NULL;
-    int fd = open(full, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe in its place must not hang us */
+    int fd = open(full, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* must not hang on a pipe in its place */
     if (fd < 0)
         return NULL;
     struct stat st;
@@ -80,7 +80,7 @@ static char *read_text(const char *root, const char *path, size_t most)
     return text;
 }
 
-/* A decimal integer at *p, which moves beyond it; -1 unless there is one that is not negative. */
+/* Reads a non-negative decimal integer at *p and moves *p past it; -1 where there is none. */
 static long long take_number(const char **p)
 {
     char *end;
@@ -169,7 +169,7 @@ static int allowed_by_kernel(cpu_bits *bits)
     return n;
 }
 
-/* Which core processor `cpu` belongs to: its least sibling, or package and core number; -1 when nobody says. */
+/* Which core processor `cpu` belongs to: its least sibling, or package and core number; -1 when unknown. */
 static int64_t core_of(const char *root, int cpu)
 {
     static const char *const lists[] = {"core_cpus_list", "thread_siblings_list"}; /* new name, old name */
@@ -264,7 +264,7 @@ static double quota_here(const char *root, const char *dir, int v2)
 static double quota_upward(const char *root, const char *mount, char *group, int v2)
 {
     double least = 0;
-    if (strstr(group, "/..")) /* a namespace outside of ours: only the mount is ours to see */
+    if (strstr(group, "/..")) /* outside our namespace: only the mount is visible */
         group[0] = 0;
     for (;;) {
         char dir[MAX_PATH];
@@ -362,7 +362,7 @@ static int find_mount(char *mountinfo, int v2, const char **mount, const char **
 
 static double hierarchy_quota(const char *root, char *group, int v2)
 {
-    /* Where it is mounted when mountinfo says nothing. */
+    /* The usual mount point, where mountinfo names none. */
     static const char *const usual[2][3] = {{"/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct", NULL},
                                             {"/sys/fs/cgroup", "/sys/fs/cgroup/unified", NULL}};
     const char *mount, *shown;
@@ -430,7 +430,7 @@ void pl_topology_read(const char *root, pl_topology *t)
     if (!t->logical)
         t->logical = allowed_by_status(root, &allowed);
     n_online = read_list(root, "/sys/devices/system/cpu/online", &online);
-    if (!t->logical) { /* no word of affinity: every processor there is */
+    if (!t->logical) { /* affinity unknown: every processor counts */
         if (!n_online) {
             long n = sysconf(_SC_NPROCESSORS_ONLN);
             memset(&online, 0, sizeof online);
