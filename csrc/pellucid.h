@@ -10,7 +10,7 @@
 #include "cpu/detect.h"
 #include "cpu/topology.h"
 #include "engine/sample.h"
-#include "ops/op.h"
+#include "ops/table.h"
 
 typedef enum {
     PL_OK,

@@ -24,7 +24,7 @@ C_MAY = {
     "cache": ("kernels/kernels.h", "formats/formats.h", "cpu/"),
     "ops": ("cache/", "kernels/kernels.h", "formats/formats.h", "cpu/"),
     "engine": ("ops/", "cache/", "kernels/kernels.h", "kernels/select.h", "formats/formats.h", "cpu/", "pellucid.h"),
-    "": ("cache/sequence.h", "cpu/detect.h", "cpu/topology.h", "engine/sample.h", "ops/op.h"),  # pellucid.h
+    "": ("cache/sequence.h", "cpu/detect.h", "cpu/topology.h", "engine/sample.h", "ops/table.h"),  # pellucid.h
 }
 C_EXCEPT = {"kernels/select.c": ("cpu/detect.h",)}
 # A folder of kernels/: these and its own headers.
@@ -127,7 +127,7 @@ EDGES = {
     "arch": ("plan", "folder"),
     "weights": ("_gguf", "folder"),
     "text": ("_spm", "checks"),
-    "plan": (),
+    "plan": ("_engine",),
     "checks": (),
     "sampling": ("checks",),
     "errors": (),
@@ -235,7 +235,7 @@ def test_python_layers() -> None:
         ("weights/gguf.py", "from ..text import bpe"),
         ("weights/gguf.py", "from .. import model"),
         ("arch/llama.py", "import pellucid.model"),
-        ("plan.py", "from . import _engine"),
+        ("plan.py", "from . import info"),
         ("generation.py", "from .model import Model"),
         ("generation.py", "from pellucid.weights.catalog import fetch"),
         ("errors.py", "from . import plan"),

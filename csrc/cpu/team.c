@@ -22,6 +22,7 @@
 #include <xmmintrin.h>
 #endif
 
+#include "clock.h"
 #include "limit.h"
 #include "topology.h"
 
@@ -108,17 +109,10 @@ static inline void pause_once(void)
 #endif
 }
 
-static int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 /* Looks at `word` for a while; 1 when it is no longer `old`. */
 static int spin(atomic_int *word, int old, int64_t ns)
 {
-    int64_t until = now_ns() + ns;
+    int64_t until = pl_now_ns() + ns;
     do {
         for (int i = 0; i < 32; i++) {
             if (atomic_load_explicit(word, memory_order_acquire) != old)
@@ -126,7 +120,7 @@ static int spin(atomic_int *word, int old, int64_t ns)
             pause_once();
         }
         sched_yield();
-    } while (now_ns() < until);
+    } while (pl_now_ns() < until);
     return 0;
 }
 
@@ -146,7 +140,7 @@ static void init_cond(pthread_cond_t *c)
 static void wait_until(pthread_cond_t *c, int64_t deadline)
 {
 #if defined(__APPLE__) /* has no condition on the monotonic clock, but a relative wait */
-    int64_t left = deadline - now_ns();
+    int64_t left = deadline - pl_now_ns();
     struct timespec t = {(time_t)(left / 1000000000), (long)(left % 1000000000)};
     if (left > 0)
         pthread_cond_timedwait_relative_np(c, &q.lock, &t);
@@ -212,9 +206,9 @@ static void yield_through(barrier *b, unsigned phase, int crowded)
         sleep_through(b, phase);
         return;
     }
-    for (int64_t then = now_ns(), now; atomic_load_explicit(&b->phase, memory_order_acquire) == phase; then = now) {
+    for (int64_t then = pl_now_ns(), now; atomic_load_explicit(&b->phase, memory_order_acquire) == phase; then = now) {
         sched_yield();
-        now = now_ns();
+        now = pl_now_ns();
         if (now - then > LATE_NS && !crowded) {
             atomic_store_explicit(&b->company, COMPANY_TURNS, memory_order_relaxed);
             sleep_through(b, phase);
@@ -470,7 +464,7 @@ int pl_job_wait(pl_job *job, int ms)
         return -1;
     if (ms <= 0)
         return 0;
-    int64_t deadline = now_ns() + (int64_t)ms * 1000000;
+    int64_t deadline = pl_now_ns() + (int64_t)ms * 1000000;
     if (spin(&job->done, 0, WAITER_SPIN_NS))
         return 1;
 
@@ -481,7 +475,7 @@ int pl_job_wait(pl_job *job, int ms)
     if (!done) {
         self.next = job->sleepers;
         job->sleepers = &self;
-        while (!(done = is_done(job)) && now_ns() < deadline)
+        while (!(done = is_done(job)) && pl_now_ns() < deadline)
             wait_until(&self.wake, deadline);
         if (!done) { /* nobody reads the list of a job that is done */
             sleeper **s = &job->sleepers;

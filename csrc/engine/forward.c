@@ -4,7 +4,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 typedef struct body {
     pl_run run;
@@ -32,24 +31,17 @@ static int consume(void *arg, int want, float *logits, int tid)
                      &b->sampled[want]);
 }
 
-static void run_op(const pl_run *r, const pl_op *op, int tid)
-{
-    static void (*const run[PL_N_OPS])(const pl_run *, const pl_op *, int) = {
-        pl_op_embed,  pl_op_norm,       pl_op_linear, pl_op_head_norm, pl_op_rope_append,
-        pl_op_attend, pl_op_linear_add, pl_op_glu,    pl_op_head,      pl_op_scale_add};
-    run[op->kind](r, op, tid);
-}
-
 /* This thread's rows of what the caller puts into buffers. */
 static void feed(const pl_run *r, const body *b, int tid)
 {
-    int64_t from, to;
-    pl_share(r->n_rows, 1, tid, pl_team_size(r->team), &from, &to);
+    int from, to;
+    pl_my_rows(r, tid, &from, &to);
     for (int i = 0; i < b->pass.n_feeds; i++) {
         const pl_buf *buf = &r->m->bufs[b->feeds[i].buf];
-        for (int64_t row = from; row < to; row++) {
-            memcpy(buf->f + row * buf->dim, b->feeds[i].data + row * buf->dim, sizeof(float) * (size_t)buf->dim);
-            pl_buf_finish(r->m->kernels, buf, (int)row, 0, buf->dim);
+        size_t dim = (size_t)buf->dim;
+        for (int row = from; row < to; row++) {
+            memcpy(buf->f + (size_t)row * dim, b->feeds[i].data + (size_t)row * dim, sizeof(float) * dim);
+            pl_buf_finish(r->m->kernels, buf, buf->forms, row, 0, buf->dim);
         }
     }
 }
@@ -63,11 +55,11 @@ static void tap(const pl_run *r, const body *b, int op)
         }
 }
 
-static int64_t now_ns(void)
+/* Rows stay on their thread from one operation to the next where both share by rows. */
+static int barrier_between(const pl_op *a, const pl_op *b)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+    const pl_op_desc *d = &pl_op_table[a->kind];
+    return (a->vec >= 0 ? d->end_vec : d->end) != PL_BY_ROWS || pl_op_table[b->kind].start != PL_BY_ROWS;
 }
 
 static void forward_job(void *arg, const pl_team *team, int tid)
@@ -81,10 +73,10 @@ static void forward_job(void *arg, const pl_team *team, int tid)
     feed(&run, b, tid);
     pl_rope_angles(&run, tid);
     pl_team_barrier(team);
-    int64_t start = tid == 0 && watched ? now_ns() : 0;
+    int64_t start = tid == 0 && watched ? pl_now_ns() : 0;
     for (int i = from; i < to; i++) {
-        run_op(&run, &ops[i], tid);
-        if (i + 1 < to && !watched && pl_op_ends_by_rows(&ops[i]) && pl_op_starts_by_rows(&ops[i + 1]))
+        pl_op_table[ops[i].kind].run(&run, &ops[i], tid);
+        if (i + 1 < to && !watched && !barrier_between(&ops[i], &ops[i + 1]))
             continue;
         if (i + 1 < to)
             pl_op_prefetch(&run, &ops[i + 1], tid);
@@ -95,11 +87,11 @@ static void forward_job(void *arg, const pl_team *team, int tid)
         }
         pl_team_barrier(team);
         if (watched && tid == 0) {
-            int64_t end = now_ns();
+            int64_t end = pl_now_ns();
             if (b->pass.op_ns)
                 b->pass.op_ns[i] = end - start;
             tap(&run, b, i);
-            start = now_ns();
+            start = pl_now_ns();
         }
         if (watched && b->pass.n_taps)
             pl_team_barrier(team); /* nobody writes on while thread 0 copies */
@@ -166,7 +158,7 @@ static void *duplicate(const void *src, size_t n, size_t size)
 static int uses_cache(const pl_model *m, const pl_pass *p)
 {
     for (int i = p->op_from; i < p->op_to; i++)
-        if (m->plan.ops[i].kind == PL_OP_ROPE_APPEND || m->plan.ops[i].kind == PL_OP_ATTEND)
+        if (pl_op_table[m->plan.ops[i].kind].stores || pl_op_table[m->plan.ops[i].kind].attends)
             return 1;
     return whole(m, p);
 }
@@ -321,41 +313,4 @@ pl_status pl_forward_start(pl_model *m, const pl_pass *pass, pl_task **out, pl_e
     r->consume_arg = task;
     r->bad = &b->bad;
     return pl_task_start(task, forward_job, out, error);
-}
-
-/* ---- tasks --------------------------------------------------------------------------------------- */
-
-pl_status pl_task_start(pl_task *task, pl_job_fn fn, pl_task **out, pl_error *error)
-{
-    task->job = pl_job_submit(fn, task, task->model->options.threads);
-    if (!task->job) {
-        task->finish(task, error);
-        free(task);
-        return pl_fail(error, PL_E_MEMORY, "the engine thread could not be started");
-    }
-    *out = task;
-    return PL_OK;
-}
-
-int pl_task_wait(pl_task *task, int ms)
-{
-    return pl_job_wait(task->job, ms);
-}
-
-void pl_task_cancel(pl_task *task)
-{
-    atomic_store(&task->cancel, 1);
-}
-
-double pl_task_progress(const pl_task *task)
-{
-    return task->total > 0 ? (double)atomic_load(&((pl_task *)task)->done) / (double)task->total : 1.0;
-}
-
-pl_status pl_task_finish(pl_task *task, pl_error *error)
-{
-    pl_status status = task->finish(task, error);
-    pl_job_free(task->job);
-    free(task);
-    return status;
 }

@@ -62,76 +62,27 @@ static int copy_tables(pl_model *m, const pl_plan *p)
     return 0;
 }
 
-/* Which forms each buffer needs: what the formats of its readers ask for. */
-static void set_forms(pl_model *m)
-{
-    pl_segment *segs = (pl_segment *)m->plan.segs; /* the model's own copy */
-    for (int i = 0; i < m->plan.n_bufs; i++)
-        m->bufs[i] = (pl_buf){.dim = m->plan.buf_dim[i], .terms = m->options.terms};
-    for (int i = 0; i < m->plan.n_ops; i++) {
-        const pl_op *op = &m->plan.ops[i];
-        if (op->kind == PL_OP_EMBED || !op->n_seg)
-            continue;
-        pl_buf *in = &m->bufs[op->in];
-        int least = op->kind == PL_OP_HEAD ? 2 : m->options.terms;
-        if (op->kind == PL_OP_HEAD) {
-            m->head_op = i;
-            m->head_rows = (pl_buf){.dim = in->dim, .terms = 2};
-            in = &m->head_rows;
-        }
-        for (int s = op->seg; s < op->seg + op->n_seg; s++) {
-            const pl_format *f = m->mats[m->plan.segs[s].mat].format;
-            in->forms |= f->flags & PL_FLOAT ? (f->id == PL_BF16 ? PL_FORM_BF16 : 0) : PL_FORM_Q8;
-            if (segs[s].terms < least)
-                segs[s].terms = least;
-            if (in->terms < segs[s].terms)
-                in->terms = segs[s].terms;
-        }
-    }
-}
-
-/* Cuts `bytes` off a block that starts at base (NULL: only counts). */
-static void *cut(void *base, size_t *at, size_t bytes)
-{
-    void *p = base ? (char *)base + *at : NULL;
-    *at += (bytes + 63) / 64 * 64;
-    return p;
-}
-
-static void layout_buf(pl_buf *b, size_t rows, void *base, size_t *at)
-{
-    size_t dim = (size_t)b->dim;
-    b->f = cut(base, at, rows * dim * sizeof(float));
-    if (b->forms & PL_FORM_Q8) {
-        b->q = cut(base, at, rows * (size_t)b->terms * dim + dim);
-        b->s = cut(base, at, rows * (dim / 32) * sizeof(float));
-        b->sums = cut(base, at, (rows + 1) * (size_t)b->terms * (dim / 16) * sizeof(int16_t));
-    }
-    if (b->forms & PL_FORM_BF16)
-        b->b = cut(base, at, rows * ((dim + 1) / 2 * 2) * sizeof(uint16_t));
-}
-
 /* All working memory of a pass; base NULL: only its size. */
 static size_t layout_work(pl_model *m, void *base)
 {
     size_t at = 0, rows = (size_t)m->options.max_rows, scratch = 0;
     for (int i = 0; i < m->plan.n_bufs; i++)
-        layout_buf(&m->bufs[i], rows, base, &at);
+        pl_buf_layout(&m->bufs[i], rows, base, &at);
     if (m->head_op >= 0) {
-        layout_buf(&m->head_rows, PL_HEAD_ROWS, base, &at);
-        m->logits = cut(base, &at, (size_t)PL_HEAD_ROWS * m->plan.vocab * sizeof(float));
+        pl_buf_layout(&m->head_rows, PL_HEAD_ROWS, base, &at);
+        m->logits = pl_cut(base, &at, (size_t)PL_HEAD_ROWS * m->plan.vocab * sizeof(float));
     }
     for (int i = 0; i < m->plan.n_ropes; i++) {
-        m->rope_cos[i] = cut(base, &at, rows * (size_t)m->plan.ropes[i].n_rot / 2 * sizeof(float));
-        m->rope_sin[i] = cut(base, &at, rows * (size_t)m->plan.ropes[i].n_rot / 2 * sizeof(float));
+        m->rope_cos[i] = pl_cut(base, &at, rows * (size_t)m->plan.ropes[i].n_rot / 2 * sizeof(float));
+        m->rope_sin[i] = pl_cut(base, &at, rows * (size_t)m->plan.ropes[i].n_rot / 2 * sizeof(float));
     }
     for (int i = 0; i < m->plan.n_caches; i++) {
         size_t n = pl_attend_scratch(&m->plan.caches[i], m->qtile_rows);
         scratch = n > scratch ? n : scratch;
     }
     for (int t = 0; t < m->options.threads; t++) {
-        m->scratch[t] = cut(base, &at, scratch * sizeof(float));
-        m->sample_scratch[t] = cut(base, &at, pl_sample_scratch(m->plan.vocab));
+        m->scratch[t] = pl_cut(base, &at, scratch * sizeof(float));
+        m->sample_scratch[t] = pl_cut(base, &at, pl_sample_scratch(m->plan.vocab));
     }
     return at;
 }
@@ -161,11 +112,13 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
     m->mats = calloc((size_t)plan->n_mats + 1, sizeof *m->mats);
     m->bufs = calloc((size_t)plan->n_bufs, sizeof *m->bufs);
     m->groups = calloc((size_t)plan->n_caches, sizeof *m->groups);
+    m->finish = calloc((size_t)plan->n_ops, sizeof *m->finish);
     m->scratch = calloc(threads, sizeof *m->scratch);
     m->sample_scratch = calloc(threads, sizeof *m->sample_scratch);
     m->rope_cos = calloc((size_t)plan->n_ropes + 1, sizeof *m->rope_cos);
     m->rope_sin = calloc((size_t)plan->n_ropes + 1, sizeof *m->rope_sin);
-    if (!m->mats || !m->bufs || !m->groups || !m->scratch || !m->sample_scratch || !m->rope_cos || !m->rope_sin)
+    if (!m->mats || !m->bufs || !m->groups || !m->finish || !m->scratch || !m->sample_scratch || !m->rope_cos ||
+        !m->rope_sin)
         return no_memory;
     m->tables = (pl_model_tables){.kernels = pl_kernels_get(m->options.isa),
                                   .segs = m->plan.segs,
@@ -177,7 +130,8 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
                                   .groups = m->groups,
                                   .kv = m->options.kv,
                                   .vocab = plan->vocab,
-                                  .bufs = m->bufs};
+                                  .bufs = m->bufs,
+                                  .finish = m->finish};
     if (!m->tables.kernels)
         return pl_fail(error, PL_E_ISA, "the kernels of %s are not available", pl_isa_name(m->options.isa));
     for (int i = 0; i < plan->n_mats; i++) {
@@ -204,7 +158,7 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
             at += (size_t)w->tile_bytes * (size_t)((w->rows + PL_TILE - 1) / PL_TILE);
         }
     }
-    set_forms(m);
+    pl_forms_set(m, (pl_segment *)m->plan.segs, m->finish); /* the model's own copy */
     set_caches(m);
     m->work_bytes = layout_work(m, NULL);
     m->work = pl_arena_alloc(m->work_bytes, &(int){0});
@@ -273,9 +227,9 @@ void pl_model_free(pl_model *m)
         free(m->vecs[i]);
     for (int i = 0; m->plan.ropes && i < m->plan.n_ropes; i++)
         free((void *)m->plan.ropes[i].freq);
-    const void *tables[] = {m->plan.ops,   m->plan.buf_dim, m->plan.segs,      m->plan.mats, m->plan.vecs,
-                            m->plan.ropes, m->plan.caches,  m->vecs,           m->mats,      m->bufs,
-                            m->groups,     m->scratch,      m->sample_scratch, m->rope_cos,  m->rope_sin};
+    const void *tables[] = {m->plan.ops,       m->plan.buf_dim, m->plan.segs, m->plan.mats, m->plan.vecs, m->plan.ropes,
+                            m->plan.caches,    m->vecs,         m->mats,      m->bufs,      m->groups,    m->scratch,
+                            m->sample_scratch, m->rope_cos,     m->rope_sin,  m->finish};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
         free((void *)tables[i]);
     free(m);

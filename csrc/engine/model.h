@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 
+#include "../cpu/clock.h"
 #include "../ops/ops.h"
 #include "../pellucid.h"
 
@@ -15,6 +16,7 @@ struct pl_model {
     pl_group *groups;
     float **vecs;
     pl_buf *bufs;
+    uint8_t *finish; /* per operation: forms of its output that it writes */
     pl_buf head_rows;
     pl_pool *pool;
     int head_op; /* index, -1 when the plan has none */
@@ -34,6 +36,11 @@ pl_status pl_fail(pl_error *error, pl_status status, const char *format, ...) __
 
 /* Every id, shape and size of the plan. */
 pl_status pl_plan_check(const pl_plan *plan, pl_error *error);
+
+/* Forms of its input that an operation multiplies. */
+int pl_op_forms(const pl_plan *plan, const pl_op *op);
+/* Sets the buffers' forms and terms, the head's rows, and `finish` (n_ops); raises the terms in `segs` (n_segs). */
+void pl_forms_set(pl_model *m, pl_segment *segs, uint8_t *finish);
 
 struct pl_task {
     pl_model *model;

@@ -1,38 +1,14 @@
 /* Validates a plan: after this, the executor trusts every id, shape and size in it. */
-#include <stdarg.h>
-#include <stdio.h>
-
 #include "model.h"
+
+#include <stdlib.h>
 
 #define MAX_DIM (1 << 24)
 #define MAX_FREQ (1 << 20) /* of a rotation, per position: angles stay below 2^51, an exact number of quarter turns */
 
-pl_status pl_fail(pl_error *error, pl_status status, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(error->text, sizeof error->text, format, args);
-    va_end(args);
-    return status;
-}
-
 #define FAIL(...) return pl_fail(error, PL_E_PLAN, __VA_ARGS__)
 
-static const char *const names[PL_N_OPS] = {"embed",  "norm",       "linear", "head_norm", "rope_append",
-                                            "attend", "linear_add", "glu",    "head",      "scale_add"};
-
-static int inside(int32_t id, int32_t n)
-{
-    return id >= 0 && id < n;
-}
-
-/* A vector of n floats. */
-static int has_vec(const pl_plan *p, int32_t id, int32_t n)
-{
-    return inside(id, p->n_vecs) && p->vecs[id].n == n;
-}
-
-static pl_status check_tables(const pl_plan *p, pl_error *error)
+static pl_status check_buffers(const pl_plan *p, pl_error *error)
 {
     if (p->n_ops < 1 || p->n_bufs < 1 || p->vocab < 1)
         FAIL("a plan needs operations, buffers and a vocabulary");
@@ -42,6 +18,11 @@ static pl_status check_tables(const pl_plan *p, pl_error *error)
     for (int i = 0; i < p->n_vecs; i++)
         if (p->vecs[i].n < 1 || !p->vecs[i].data)
             FAIL("vector %d is empty", i);
+    return PL_OK;
+}
+
+static pl_status check_matrices(const pl_plan *p, pl_error *error)
+{
     for (int i = 0; i < p->n_mats; i++) {
         const pl_mat_desc *m = &p->mats[i];
         const pl_format *f = pl_format_from_gguf(m->gguf_type);
@@ -57,11 +38,18 @@ static pl_status check_tables(const pl_plan *p, pl_error *error)
     }
     for (int i = 0; i < p->n_segs; i++) {
         const pl_segment *s = &p->segs[i];
-        if (!inside(s->mat, p->n_mats) || s->column < 0)
+        if (!pl_inside(s->mat, p->n_mats) || s->column < 0)
             FAIL("segment %d: no such matrix or column", i);
-        if (s->bias >= 0 && !has_vec(p, s->bias, p->mats[s->mat].rows))
+        if (s->bias >= 0 && !pl_has_vec(p, s->bias, p->mats[s->mat].rows))
             FAIL("segment %d: its bias does not have %d entries", i, p->mats[s->mat].rows);
+        if (s->terms != 1 && s->terms != 2)
+            FAIL("segment %d: %d terms, expected 1 or 2", i, s->terms);
     }
+    return PL_OK;
+}
+
+static pl_status check_attention(const pl_plan *p, pl_error *error)
+{
     for (int i = 0; i < p->n_ropes; i++) {
         const pl_rope_desc *r = &p->ropes[i];
         if (r->n_rot < 2 || r->n_rot % 2 || r->n_rot > MAX_DIM || !r->freq)
@@ -82,89 +70,113 @@ static pl_status check_tables(const pl_plan *p, pl_error *error)
     return PL_OK;
 }
 
+/* What of an operation's buffers does not fit, or NULL. */
+static const char *check_op_buffers(const pl_plan *p, const pl_op *op, const pl_op_desc *d)
+{
+    int used = d->reads | d->writes | d->scratch;
+    if (used & PL_IN && !pl_inside(op->in, p->n_bufs))
+        return "its input";
+    if (used & PL_OUT && !pl_inside(op->out, p->n_bufs))
+        return "its output";
+    if (used & PL_IN && used & PL_OUT && (op->in == op->out) != d->in_place)
+        return "writing into its input";
+    if (used & PL_TMP && (!pl_inside(op->tmp, p->n_bufs) || p->buf_dim[op->tmp] != p->buf_dim[op->out] ||
+                          op->tmp == op->in || op->tmp == op->out))
+        return "its temporary";
+    return NULL;
+}
+
+/* What of an operation's segments does not fit, or NULL. */
+static const char *check_op_segments(const pl_plan *p, const pl_op *op, const pl_op_desc *d)
+{
+    if (d->segments == PL_SEGS_NONE)
+        return op->n_seg == 0 ? NULL : "its list of segments";
+    if (op->n_seg < 1 || (d->n_segs && op->n_seg != d->n_segs) || op->seg < 0 || op->seg > p->n_segs - op->n_seg)
+        return "its list of segments";
+    int in = p->buf_dim[d->segments == PL_SEGS_LOOKUP ? op->out : op->in], column = 0;
+    int out = d->segments == PL_SEGS_LOOKUP || d->segments == PL_SEGS_VOCAB ? p->vocab : p->buf_dim[op->out];
+    for (int s = op->seg; s < op->seg + op->n_seg; s++) {
+        const pl_mat_desc *m = &p->mats[p->segs[s].mat];
+        if (m->mapped && d->segments != PL_SEGS_LOOKUP)
+            return "a matrix that is not packed";
+        if (m->k != in)
+            return "a matrix' columns";
+        if (d->segments == PL_SEGS_SIDE_BY_SIDE) { /* none writes over another, and no column is left out */
+            if (p->segs[s].column != column || m->rows > out - column)
+                return "a segment's columns";
+        } else if (m->rows != out || p->segs[s].column != 0) {
+            return d->segments == PL_SEGS_WHOLE ? "a matrix' rows" : "the vocabulary";
+        }
+        column += m->rows;
+    }
+    return d->segments != PL_SEGS_SIDE_BY_SIDE || column == out ? NULL : "its segments' columns";
+}
+
 static pl_status check_op(const pl_plan *p, int i, pl_error *error)
 {
     const pl_op *op = &p->ops[i];
     if (op->kind < 0 || op->kind >= PL_N_OPS)
         FAIL("operation %d: unknown kind %d", i, op->kind);
-    const char *name = names[op->kind];
-#define NEED(condition, what)                                                                                          \
-    do {                                                                                                               \
-        if (!(condition))                                                                                              \
-            FAIL("operation %d (%s, layer %d): %s does not fit", i, name, op->layer, what);                            \
-    } while (0)
-    int in = 0, out = 0;
-    if (op->kind != PL_OP_EMBED) {
-        NEED(inside(op->in, p->n_bufs), "its input");
-        in = p->buf_dim[op->in];
+    const pl_op_desc *d = &pl_op_table[op->kind];
+    const char *wrong = check_op_buffers(p, op, d);
+    if (!wrong)
+        wrong = check_op_segments(p, op, d);
+    if (!wrong && d->check)
+        wrong = d->check(p, op);
+    if (wrong)
+        FAIL("operation %d (%s, layer %d): %s does not fit", i, d->name, op->layer, wrong);
+    return PL_OK;
+}
+
+/* What a buffer holds when an operation reads it. */
+enum { NOTHING, FLOATS, ALL_FORMS };
+
+/* Every operation reads what an earlier one has written, in a form that it has written; and a layer's keys and values are
+ * stored once, before they are read. buf: what each buffer holds; stored: per layer of the cache, groups one after another,
+ * of which layer0 says where each begins. */
+static pl_status check_flow(const pl_plan *p, uint8_t *buf, uint8_t *stored, const int *layer0, pl_error *error)
+{
+    for (int i = 0; i < p->n_ops; i++) {
+        const pl_op *op = &p->ops[i];
+        const pl_op_desc *d = &pl_op_table[op->kind];
+        const char *wrong = NULL;
+        if ((d->reads & PL_IN && buf[op->in] == NOTHING) || (d->reads & PL_OUT && buf[op->out] == NOTHING))
+            wrong = "reads a buffer that nothing has written";
+        else if (pl_op_forms(p, op) && buf[op->in] != ALL_FORMS)
+            wrong = "multiplies a temporary, which has no int8 or bf16 form";
+        uint8_t *layer = d->stores || d->attends ? &stored[layer0[op->cache] + op->cache_layer] : NULL;
+        if (!wrong && d->stores && *layer)
+            wrong = "stores keys and values of a layer that has some";
+        else if (!wrong && d->attends && !d->stores && !*layer)
+            wrong = "reads keys and values before they are stored";
+        if (wrong)
+            FAIL("operation %d (%s, layer %d) %s", i, d->name, op->layer, wrong);
+        if (d->stores)
+            *layer = 1;
+        if (d->scratch & PL_TMP)
+            buf[op->tmp] = FLOATS;
+        if (d->writes & PL_OUT && !(d->keeps && buf[op->out] == FLOATS))
+            buf[op->out] = ALL_FORMS;
     }
-    if (op->kind != PL_OP_HEAD && op->kind != PL_OP_HEAD_NORM && op->kind != PL_OP_ROPE_APPEND) {
-        NEED(inside(op->out, p->n_bufs), "its output");
-        NEED(op->kind == PL_OP_EMBED || (op->out == op->in) == (op->kind == PL_OP_SCALE_ADD), "writing into its input");
-        out = p->buf_dim[op->out];
-    }
-    int segs = op->kind == PL_OP_LINEAR ? op->n_seg : op->kind == PL_OP_GLU ? 2 : 1;
-    int has_segs = op->kind == PL_OP_EMBED || op->kind == PL_OP_LINEAR || op->kind == PL_OP_LINEAR_ADD ||
-                   op->kind == PL_OP_GLU || op->kind == PL_OP_HEAD;
-    NEED(has_segs || op->n_seg == 0, "its list of segments"); /* of one that reads no matrix */
-    if (has_segs) {
-        int column =
-            0; /* a linear's segments stand side by side: none writes over another, and no column is left out */
-        NEED(op->n_seg == segs && segs >= 1 && op->seg >= 0 && op->seg <= p->n_segs - segs, "its list of segments");
-        for (int s = op->seg; s < op->seg + segs; s++) {
-            const pl_mat_desc *m = &p->mats[p->segs[s].mat];
-            NEED(!m->mapped || op->kind == PL_OP_EMBED, "a matrix that is not packed");
-            NEED(m->k == (op->kind == PL_OP_EMBED ? out : in), "a matrix' columns");
-            NEED(p->segs[s].terms == 1 || p->segs[s].terms == 2, "terms");
-            if (op->kind == PL_OP_EMBED || op->kind == PL_OP_HEAD)
-                NEED(m->rows == p->vocab && p->segs[s].column == 0, "the vocabulary");
-            else if (op->kind == PL_OP_LINEAR)
-                NEED(p->segs[s].column == column && m->rows <= out - column, "a segment's columns");
-            else
-                NEED(m->rows == out && p->segs[s].column == 0, "a matrix' rows");
-            column += m->rows;
-        }
-        NEED(op->kind != PL_OP_LINEAR || column == out, "its segments' columns");
-    }
-    if (op->kind == PL_OP_NORM || op->kind == PL_OP_HEAD)
-        NEED(has_vec(p, op->vec, in), "its weight");
-    if (op->kind == PL_OP_NORM)
-        NEED(in == out, "its width");
-    if (op->kind == PL_OP_LINEAR_ADD)
-        NEED(op->vec < 0 || has_vec(p, op->vec, out), "its post-norm");
-    if (op->kind == PL_OP_LINEAR_ADD || op->kind == PL_OP_GLU)
-        NEED(inside(op->tmp, p->n_bufs) && p->buf_dim[op->tmp] == out && op->tmp != op->in && op->tmp != op->out,
-             "its temporary");
-    if (op->kind == PL_OP_GLU)
-        NEED(op->act == PL_ACT_SILU || op->act == PL_ACT_GELU_TANH, "its activation");
-    if (op->kind == PL_OP_HEAD_NORM || op->kind == PL_OP_ROPE_APPEND || op->kind == PL_OP_ATTEND) {
-        NEED(inside(op->cache, p->n_caches), "its cache group");
-        const pl_cache_desc *c = &p->caches[op->cache];
-        NEED(in == c->n_q * c->dk + c->n_kv * (c->dk + c->dv), "its input's width");
-        if (op->kind == PL_OP_HEAD_NORM)
-            NEED(has_vec(p, op->vec, c->dk) && has_vec(p, op->vec2, c->dk), "its weight");
-        else
-            NEED(inside(op->cache_layer, c->n_layers), "its cache layer");
-        if (op->kind == PL_OP_ROPE_APPEND)
-            NEED(inside(op->rope, p->n_ropes) && p->ropes[op->rope].n_rot <= c->dk, "its rope");
-        if (op->kind == PL_OP_ATTEND)
-            NEED(out == c->n_q * c->dv, "its output's width");
-    }
-    if (op->kind == PL_OP_SCALE_ADD) {
-        NEED(op->width >= 1 && op->column >= 0 && op->width <= out - op->column, "its columns");
-        NEED(op->pos_from >= 0 && op->pos_from < op->pos_to, "its positions");
-        NEED(op->vec < 0 || (inside(op->vec, p->n_vecs) &&
-                             p->vecs[op->vec].n == op->width * (op->each ? (int64_t)op->pos_to - op->pos_from : 1)),
-             "what it adds");
-    }
-    NEED(op->kind != PL_OP_HEAD || i == p->n_ops - 1, "a head before the end");
     return PL_OK;
 }
 
 pl_status pl_plan_check(const pl_plan *p, pl_error *error)
 {
-    pl_status status = check_tables(p, error);
+    pl_status status = check_buffers(p, error);
+    status = status ? status : check_matrices(p, error);
+    status = status ? status : check_attention(p, error);
     for (int i = 0; i < p->n_ops && !status; i++)
         status = check_op(p, i, error);
+    if (status)
+        return status;
+    int layer0[PL_MAX_GROUPS + 1] = {0};
+    for (int i = 0; i < p->n_caches; i++)
+        layer0[i + 1] = layer0[i] + p->caches[i].n_layers;
+    uint8_t *state = calloc((size_t)p->n_bufs + (size_t)layer0[p->n_caches], 1);
+    if (!state)
+        return pl_fail(error, PL_E_MEMORY, "no memory to check a plan");
+    status = check_flow(p, state, state + p->n_bufs, layer0, error);
+    free(state);
     return status;
 }

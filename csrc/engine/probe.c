@@ -1,7 +1,6 @@
 /* What the machine can do at most: measured by the engine's own threads, with the loops of a tier. */
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "../cpu/arena.h"
 #include "../cpu/team.h"
@@ -23,13 +22,6 @@ struct pl_probe {
     double *each; /* per thread, a line of 64 bytes */
 };
 
-static int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 static void run_job(void *arg, const pl_team *team, int tid)
 {
     pl_probe *p = arg;
@@ -39,7 +31,7 @@ static void run_job(void *arg, const pl_team *team, int tid)
     double done = 0;
     pl_share((int64_t)p->bytes, UNIT, tid, size, &from, &to);
     pl_team_barrier(team);
-    start = now_ns();
+    start = pl_now_ns();
     if (p->kind == PL_PROBE_READ_SMALL || p->kind == PL_PROBE_READ_HUGE) {
         const char *data = p->buf[p->kind == PL_PROBE_READ_HUGE];
         for (int64_t i = 0; i < p->n; i++) {
@@ -53,7 +45,7 @@ static void run_job(void *arg, const pl_team *team, int tid)
     pl_team_barrier(team);
     if (tid)
         return;
-    p->ns = now_ns() - start;
+    p->ns = pl_now_ns() - start;
     p->done = 0;
     for (int i = 0; i < size; i++)
         p->done += p->each[8 * i];

@@ -8,6 +8,15 @@
 
 #include "ops.h"
 
+const char *pl_check_attend(const pl_plan *p, const pl_op *op)
+{
+    const char *wrong = pl_check_cache_layer(p, op);
+    if (wrong)
+        return wrong;
+    const pl_cache_desc *c = &p->caches[op->cache];
+    return p->buf_dim[op->out] == c->n_q * c->dv ? NULL : "its output's width";
+}
+
 int pl_attend_tile_rows(const pl_cache_desc *c)
 {
     int rows = 48 / (c->n_q / c->n_kv);
@@ -134,6 +143,7 @@ static void merge(const tile *t, float *a, const float *b)
 static void write_out(const tile *t, const float *state)
 {
     const pl_model_tables *tables = t->r->m;
+    int forms = pl_finishes(t->r, t->op);
     const pl_buf *out = &tables->bufs[t->op->out];
     int m = t->m, dv = t->c->dv, width = t->heads * dv, column = t->head * width;
     for (int i = 0; i < t->n; i++) {
@@ -143,7 +153,7 @@ static void write_out(const tile *t, const float *state)
             tables->kernels->scale(state + 2 * m + (size_t)j * dv, 1.0f / state[m + j], dv, y + h * dv);
         }
         if (width % PL_BLOCK == 0)
-            pl_buf_finish(tables->kernels, out, t->row + i, column, column + width);
+            pl_buf_finish(tables->kernels, out, forms, t->row + i, column, column + width);
     }
 }
 
@@ -196,7 +206,7 @@ void pl_op_attend(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_cache_desc *c = &r->m->caches[op->cache];
     const pl_buf *out = &r->m->bufs[op->out];
-    int items = r->n_qtiles * c->n_kv, size = pl_team_size(r->team);
+    int items = r->n_qtiles * c->n_kv, size = pl_team_size(r->team), forms = pl_finishes(r, op);
     atomic_int *next = r->next + 2 * (op - r->ops);
     int i;
     if (!r->partial) {
@@ -225,11 +235,11 @@ void pl_op_attend(const pl_run *r, const pl_op *op, int tid)
             write_out(&t, state);
         }
     }
-    if (out->forms && (c->n_q / c->n_kv * c->dv) % PL_BLOCK) { /* a head's columns are no whole blocks: quantise rows */
-        int64_t from, to;
+    if (forms && (c->n_q / c->n_kv * c->dv) % PL_BLOCK) { /* a head's columns are no whole blocks: quantise rows */
+        int from, to;
         pl_team_barrier(r->team);
-        pl_share(r->n_rows, 1, tid, size, &from, &to);
-        for (int64_t j = from; j < to; j++)
-            pl_buf_finish(r->m->kernels, out, (int)j, 0, out->dim);
+        pl_my_rows(r, tid, &from, &to);
+        for (int j = from; j < to; j++)
+            pl_buf_finish(r->m->kernels, out, forms, j, 0, out->dim);
     }
 }

@@ -1,16 +1,42 @@
+/* The rows of a buffer, and the forms in which matrix products read them. */
 #include "ops.h"
 
-void pl_buf_finish(const pl_kernels *k, const pl_buf *b, int row, int from, int to)
+int pl_format_form(const pl_format *f)
+{
+    return !(f->flags & PL_FLOAT) ? PL_FORM_Q8 : f->id == PL_BF16 ? PL_FORM_BF16 : 0;
+}
+
+void *pl_cut(void *base, size_t *at, size_t bytes)
+{
+    void *p = base ? (char *)base + *at : NULL;
+    *at += (bytes + 63) / 64 * 64;
+    return p;
+}
+
+void pl_buf_layout(pl_buf *b, size_t rows, void *base, size_t *at)
+{
+    size_t dim = (size_t)b->dim;
+    b->f = pl_cut(base, at, rows * dim * sizeof(float));
+    if (b->forms & PL_FORM_Q8) {
+        b->q = pl_cut(base, at, rows * (size_t)b->terms * dim + dim);
+        b->s = pl_cut(base, at, rows * (dim / 32) * sizeof(float));
+        b->sums = pl_cut(base, at, (rows + 1) * (size_t)b->terms * (dim / 16) * sizeof(int16_t));
+    }
+    if (b->forms & PL_FORM_BF16)
+        b->b = pl_cut(base, at, rows * ((dim + 1) / 2 * 2) * sizeof(uint16_t));
+}
+
+void pl_buf_finish(const pl_kernels *k, const pl_buf *b, int forms, int row, int from, int to)
 {
     const float *f = b->f + (size_t)row * b->dim;
-    if (b->forms & PL_FORM_Q8) {
+    if (forms & PL_FORM_Q8) {
         int8_t *q = b->q + (size_t)row * b->terms * b->dim;
         int16_t *sums = b->sums + (size_t)row * b->terms * (b->dim / 16);
         float *s = b->s + (size_t)row * (b->dim / 32);
         k->quantize(f + from, to - from, b->terms, q + from, q + b->dim + from, s + from / 32, sums + from / 16,
                     sums + b->dim / 16 + from / 16);
     }
-    if (b->forms & PL_FORM_BF16)
+    if (forms & PL_FORM_BF16)
         k->to_bf16(f + from, to - from, b->b + (size_t)row * ((b->dim + 1) / 2 * 2) + from);
 }
 

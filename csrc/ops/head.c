@@ -15,6 +15,13 @@ static int all_finite(const float *x, int n)
     return !bad;
 }
 
+const char *pl_check_head(const pl_plan *p, const pl_op *op)
+{
+    if (!pl_has_vec(p, op->vec, p->buf_dim[op->in]))
+        return "its weight";
+    return op == p->ops + p->n_ops - 1 ? NULL : "a head before the end";
+}
+
 void pl_op_head(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_model_tables *m = r->m;
@@ -31,7 +38,7 @@ void pl_op_head(const pl_run *r, const pl_op *op, int tid)
         for (int i = tid; i < n; i += size) {
             k->rms_norm(in->f + (size_t)r->wants[base + i] * in->dim, m->vecs[op->vec], in->dim, op->eps,
                         h->f + (size_t)i * h->dim);
-            pl_buf_finish(k, h, i, 0, h->dim);
+            pl_buf_finish(k, h, h->forms, i, 0, h->dim);
         }
         pl_team_barrier(r->team);
         if (from < to)

@@ -1,4 +1,4 @@
-/* What an operation needs to run, and a function per kind.
+/* What an operation needs to run, and what the engine knows of each kind (table.c).
  *
  * Every thread of the team calls the same function; an operation shares out its work by rows or by
  * columns (tiles) so that nobody's result depends on how many threads there are. The executor puts a barrier between
@@ -12,7 +12,7 @@
 #include "../cache/sequence.h"
 #include "../cpu/team.h"
 #include "../kernels/kernels.h"
-#include "op.h"
+#include "table.h"
 
 #define PL_HEAD_ROWS 16   /* logits are computed for this many rows at a time */
 #define PL_CHUNK_KEYS 256 /* attention: keys of one chunk, merged left to right */
@@ -55,6 +55,7 @@ typedef struct pl_model_tables {
     pl_kv_type kv;
     int vocab;
     pl_buf *bufs;
+    const uint8_t *finish; /* per operation: forms of its output that a later one reads */
 } pl_model_tables;
 
 /* One forward pass. */
@@ -82,20 +83,50 @@ typedef struct pl_run {
     atomic_int *bad; /* what is not finite: PL_BAD_* */
 } pl_run;
 
-/* Brings columns [from, to) of a row into the buffer's other forms; from and to: multiples of 32, or the end. */
-void pl_buf_finish(const pl_kernels *k, const pl_buf *b, int row, int from, int to);
+/* The form that products with matrices of this format read besides float32, or 0. */
+int pl_format_form(const pl_format *f);
+/* Cuts `bytes` off a block that starts at base (NULL: only counts). */
+void *pl_cut(void *base, size_t *at, size_t bytes);
+/* Memory of a buffer's `rows` rows. */
+void pl_buf_layout(pl_buf *b, size_t rows, void *base, size_t *at);
+/* Writes columns [from, to) of a row in `forms`; from and to: multiples of 32, or the end. */
+void pl_buf_finish(const pl_kernels *k, const pl_buf *b, int forms, int row, int from, int to);
 /* Row 0 and following of a buffer, as a kernel reads them. */
 pl_acts pl_buf_acts(const pl_buf *b, int row);
+
+/* The forms that an operation of the pass must write of its output. */
+static inline int pl_finishes(const pl_run *r, const pl_op *op)
+{
+    return r->m->finish[op - r->ops];
+}
+
+/* This thread's rows [*from, *to) of the pass. */
+static inline void pl_my_rows(const pl_run *r, int tid, int *from, int *to)
+{
+    int64_t a, b;
+    pl_share(r->n_rows, 1, tid, pl_team_size(r->team), &a, &b);
+    *from = (int)a;
+    *to = (int)b;
+}
+
+/* Rows whose products are used again at once: so many that weights are read from memory seldom, so few that the products
+ * of 32 tiles are still in the second-level cache. */
+#define PL_ROWS_AT_ONCE 96
+
+static inline int pl_rows_at_once(const pl_run *r, int row)
+{
+    return r->n_rows - row < PL_ROWS_AT_ONCE ? r->n_rows - row : PL_ROWS_AT_ONCE;
+}
 
 /* y(n, stride)[column + r] = mats[seg.mat] row r . acts + bias for rows of tiles [tile0, tile1) of the segment. */
 void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0,
                     int n, float *y, ptrdiff_t y_stride);
+int pl_segment_tiles(const pl_model_tables *m, const pl_segment *seg);
+/* This thread's tiles [*from, *to) of segment s. Segments side by side are shared out together; other operations have one,
+ * or two with the same tiles. */
+void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, int *to);
 
-/* Whether an operation reads (ends with) each row on the thread that pl_share(n_rows, 1, ...) gives it to. */
-int pl_op_starts_by_rows(const pl_op *op);
-int pl_op_ends_by_rows(const pl_op *op);
-
-/* Brings the first weights that this thread will read in `op` into its cache: called before a barrier, where time is
+/* Reads the first weights that this thread will need in `op` into its cache: called before a barrier, where time is
  * lost waiting. */
 void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid);
 
@@ -109,6 +140,30 @@ void pl_op_linear_add(const pl_run *r, const pl_op *op, int tid);
 void pl_op_glu(const pl_run *r, const pl_op *op, int tid);
 void pl_op_head(const pl_run *r, const pl_op *op, int tid);
 void pl_op_scale_add(const pl_run *r, const pl_op *op, int tid);
+
+/* Checks of what the table does not say: what does not fit, or NULL. Buffers and segments have been checked. */
+const char *pl_check_norm(const pl_plan *p, const pl_op *op);
+const char *pl_check_head_norm(const pl_plan *p, const pl_op *op);
+const char *pl_check_rope_append(const pl_plan *p, const pl_op *op);
+const char *pl_check_attend(const pl_plan *p, const pl_op *op);
+const char *pl_check_linear_add(const pl_plan *p, const pl_op *op);
+const char *pl_check_glu(const pl_plan *p, const pl_op *op);
+const char *pl_check_head(const pl_plan *p, const pl_op *op);
+const char *pl_check_scale_add(const pl_plan *p, const pl_op *op);
+/* Of operations on queries, keys and values side by side; and of those on a layer of the cache. */
+const char *pl_check_heads(const pl_plan *p, const pl_op *op);
+const char *pl_check_cache_layer(const pl_plan *p, const pl_op *op);
+
+static inline int pl_inside(int32_t id, int32_t n)
+{
+    return id >= 0 && id < n;
+}
+
+/* A vector of n floats. */
+static inline int pl_has_vec(const pl_plan *p, int32_t id, int32_t n)
+{
+    return pl_inside(id, p->n_vecs) && p->vecs[id].n == n;
+}
 
 /* Cosines and sines of this thread's rows, for every rope of the plan. */
 void pl_rope_angles(const pl_run *r, int tid);

@@ -1,4 +1,6 @@
-/* Angles of the rotary embedding, once per pass for all layers. */
+/* Rotary positions, whose angles are computed once per pass for all layers, and the append to the cache. */
+#include <string.h>
+
 #include "ops.h"
 
 /* sin and cos of x >= 0 in float64: reduced by pi/2 in two parts (Cody & Waite 1980), then the Taylor series, whose
@@ -24,14 +26,67 @@ static void sincos64(double x, float *s, float *c)
 
 void pl_rope_angles(const pl_run *r, int tid)
 {
-    int64_t from, to;
-    pl_share(r->n_rows, 1, tid, pl_team_size(r->team), &from, &to);
+    int from, to;
+    pl_my_rows(r, tid, &from, &to);
     for (int p = 0; p < r->m->n_ropes; p++) {
         const pl_rope_desc *d = &r->m->ropes[p];
         int half = d->n_rot / 2;
-        for (int64_t i = from; i < to; i++)
+        for (int i = from; i < to; i++)
             for (int j = 0; j < half; j++)
-                sincos64((double)r->rows[i].pos * d->freq[j], r->rope_sin[p] + i * half + j,
-                         r->rope_cos[p] + i * half + j);
+                sincos64((double)r->rows[i].pos * d->freq[j], r->rope_sin[p] + (size_t)i * half + j,
+                         r->rope_cos[p] + (size_t)i * half + j);
+    }
+}
+
+/* Whether the cache can hold n keys or values as finite numbers: the bits of each are below its type's limit. */
+static int storable(const float *x, int n, pl_kv_type kv)
+{
+    /* what rounds to infinity: 65520 in f16, 2^128 (1 - 2^-9) in bf16; int8 has float32 scales */
+    const int32_t limit = kv == PL_KV_F16 ? 0x477ff000 : kv == PL_KV_BF16 ? 0x7f7f8000 : 0x7f800000;
+    int32_t beyond = 0;
+    for (int i = 0; i < n; i++) {
+        int32_t u;
+        memcpy(&u, x + i, sizeof u);
+        beyond |= (u & 0x7fffffff) >= limit; /* signed: the baseline's vectors compare no other */
+    }
+    return !beyond;
+}
+
+const char *pl_check_rope_append(const pl_plan *p, const pl_op *op)
+{
+    const char *wrong = pl_check_cache_layer(p, op);
+    if (wrong)
+        return wrong;
+    int fits = pl_inside(op->rope, p->n_ropes) && p->ropes[op->rope].n_rot <= p->caches[op->cache].dk;
+    return fits ? NULL : "its rope";
+}
+
+/* A key or value that is no number would spoil the rows before it too (the attention kernels multiply what a row does
+ * not see by 0): so it fails the pass, whoever asks for logits, and never stays in the cache. */
+void pl_op_rope_append(const pl_run *r, const pl_op *op, int tid)
+{
+    const pl_model_tables *m = r->m;
+    const pl_buf *b = &m->bufs[op->in];
+    const pl_cache_desc *c = &m->caches[op->cache];
+    const pl_group *g = &m->groups[op->cache];
+    const pl_rope_desc *rope = &m->ropes[op->rope];
+    int from, to, forms = pl_finishes(r, op);
+    pl_my_rows(r, tid, &from, &to);
+    for (int i = from; i < to; i++) {
+        const pl_row *row = &r->rows[i];
+        float *x = b->f + (size_t)i * b->dim;
+        const float *cos = r->rope_cos[op->rope] + (size_t)i * (rope->n_rot / 2);
+        const float *sin = r->rope_sin[op->rope] + (size_t)i * (rope->n_rot / 2);
+        for (int h = 0; h < c->n_q + c->n_kv; h++)
+            m->kernels->rope(x + (size_t)h * c->dk, cos, sin, rope->n_rot, rope->halves);
+        const float *k = x + (size_t)c->n_q * c->dk, *v = k + (size_t)c->n_kv * c->dk;
+        if (!storable(k, c->n_kv * (c->dk + c->dv), m->kv))
+            atomic_fetch_or(r->bad, PL_BAD_CACHE);
+        for (int h = 0; h < c->n_kv; h++) {
+            uint8_t *page = pl_seq_keys(r->seqs[row->seq], g, op->cache, op->cache_layer, h, row->slot);
+            m->kernels->kv_append[m->kv](k + (size_t)h * c->dk, v + (size_t)h * c->dv, c->dk, c->dv,
+                                         row->slot % PL_PAGE, page, page + g->k_bytes);
+        }
+        pl_buf_finish(m->kernels, b, forms, i, 0, b->dim);
     }
 }

@@ -25,6 +25,15 @@ cdef extern from "pellucid.h" nogil:
         int32_t inp "in"
         float eps, scale, cap
         int32_t column, width, pos_from, pos_to, each
+    ctypedef struct pl_op_desc:
+        const char *name
+        uint8_t reads, segments, terms, stores, attends, wanted
+    enum:
+        PL_N_OPS
+        PL_OUT
+        PL_SEGS_LOOKUP
+    const pl_op_desc *pl_op_table
+    const char *pl_act_name(int i)
     ctypedef struct pl_segment:
         int32_t mat, column, bias, terms
     ctypedef struct pl_mat_desc:

@@ -8,6 +8,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
+from enum import IntEnum
+
 import numpy as np
 
 from pellucid.errors import ClosedError, IsaError, NumericsError, OutOfMemoryError, PellucidError
@@ -112,6 +114,54 @@ def format_names():
         names.append(pl_format_name(i).decode())
         i += 1
     return names
+
+
+class KindOfOperation(IntEnum):
+    """What the engine's table (csrc/ops/table.h) says of a kind."""
+
+    @property
+    def lookup(self):
+        """Reads one row of its matrix for each token."""
+        return pl_op_table[<int>self].segments == PL_SEGS_LOOKUP
+
+    @property
+    def stores(self):
+        """Appends keys and values to its layer of the cache."""
+        return bool(pl_op_table[<int>self].stores)
+
+    @property
+    def attends(self):
+        """Reads its layer of the cache."""
+        return bool(pl_op_table[<int>self].attends)
+
+    @property
+    def adds(self):
+        """Adds to what its output holds."""
+        return bool(pl_op_table[<int>self].reads & PL_OUT)
+
+    @property
+    def wanted(self):
+        """Computes only the rows that ask for logits."""
+        return bool(pl_op_table[<int>self].wanted)
+
+    @property
+    def terms(self):
+        """Int8 terms of its activations, at least."""
+        return max(1, pl_op_table[<int>self].terms)
+
+
+Kind = KindOfOperation("Kind", [(pl_op_table[i].name.decode().upper(), i) for i in range(PL_N_OPS)], module=__name__)
+
+
+cdef activations():
+    found, i = {}, 0
+    while pl_act_name(i) != NULL:
+        found[pl_act_name(i).decode()] = i
+        i += 1
+    return found
+
+
+ACTIVATIONS = activations()
 
 
 include "_sampler.pxi"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pellucid.plan import EVERYWHERE, Kind, Plan
+from pellucid.plan import ACTIVATIONS, EVERYWHERE, Kind, Plan
 
 __all__ = ["ModelInfo", "Operation", "PlanTable"]
 
@@ -120,10 +120,10 @@ def plan_table(plan: Plan, matrix_bytes: Any) -> PlanTable:
         numbers = [s.matrix for s in plan.segments[op.seg : op.seg + op.n_seg]]
         mats = [plan.matrices[m] for m in numbers]
         size = sum(matrix_bytes(m) for m in numbers)
-        if op.kind == Kind.EMBED:
+        if op.kind.lookup:
             size //= mats[0].rows
         inputs = (("token", 1),) if op.inp < 0 else (tuple(plan.buffers[op.inp]),)
-        output = ("logits", plan.vocab) if op.kind == Kind.HEAD else tuple(plan.buffers[op.out])
+        output = ("logits", plan.vocab) if op.kind.wanted else tuple(plan.buffers[op.out])
         table.append(
             Operation(
                 i,
@@ -141,19 +141,19 @@ def plan_table(plan: Plan, matrix_bytes: Any) -> PlanTable:
 
 
 def _detail(plan: Plan, op: Any) -> str:
-    if op.kind in (Kind.ATTEND, Kind.ROPE_APPEND):
+    if op.kind.attends or op.kind.stores:
         c = plan.caches[op.cache]
         heads = f"{c.n_q} heads, {c.n_kv} kv, {c.dk} wide"
         return heads + (f", window {c.window}" if c.window else "")
-    if op.kind == Kind.LINEAR_ADD and op.vec >= 0:
+    if op.kind.adds and op.vec >= 0:
         return "post-norm"
     if op.kind == Kind.GLU:
-        return "gelu" if op.act else "silu"
+        return next(name for name, number in ACTIVATIONS.items() if number == op.act).removesuffix("_tanh")
     if op.kind == Kind.SCALE_ADD:
         to = "" if op.pos_to == EVERYWHERE else f" to {op.pos_to - 1}"
         where = "" if not (op.pos_from or to) else f" at positions {op.pos_from}{to}"
         what = "replaced" if op.vec >= 0 and op.scale == 0 else f"times {op.scale:.6g}{' plus' if op.vec >= 0 else ''}"
         return f"columns {op.column} to {op.column + op.width - 1} {what}{where}"
-    if op.kind == Kind.EMBED and op.scale != 1:
+    if op.kind.lookup and op.scale != 1:
         return f"times {op.scale:.6g}"
     return ""

@@ -2,39 +2,22 @@
 
 An architecture's file (arch/) writes it once per model with the methods of :class:`Plan`; `_engine` hands it to C,
 which validates it. Buffers are (rows, dim) float32; operations name them by number. Field by field, the tables here are
-those of csrc/ops/op.h.
+those of csrc/ops/op.h; the kinds of operation are read off csrc/ops/table.c.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from pellucid._engine import ACTIVATIONS, Kind
 from pellucid.errors import ModelFileError, UnsupportedModelError
 
-
-class Kind(IntEnum):
-    """Kinds of operation, numbered as in csrc/ops/op.h."""
-
-    EMBED = 0
-    NORM = 1
-    LINEAR = 2
-    HEAD_NORM = 3
-    ROPE_APPEND = 4
-    ATTEND = 5
-    LINEAR_ADD = 6
-    GLU = 7
-    HEAD = 8
-    SCALE_ADD = 9
-
-
 EVERYWHERE = 2**31 - 1  # pos_to of an operation on every position
-ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 
 
 class TensorLike(Protocol):

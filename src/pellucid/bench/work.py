@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pellucid.bench.limits import Limits
-from pellucid.plan import CacheGroup, Kind, Matrix, Plan
+from pellucid.plan import CacheGroup, Matrix, Plan
 
 __all__ = ["Cost", "Part", "Pass", "Work", "count", "decode_passes", "prefill_passes"]
 
@@ -78,7 +78,7 @@ def count(plan: Plan, passes: Iterable[Pass], cost: Cost, op: int | None = None)
     for parts in passes:
         rows, wants = sum(p.n for p in parts), sum(p.wants for p in parts)
         for o in ops:
-            if o.kind == Kind.ATTEND:
+            if o.kind.attends:
                 group = plan.caches[o.cache]
                 total += round(_keys(group, parts) * group.n_kv * (group.dk + group.dv) * cost.kv_bytes)
                 products = _scores(group, parts) * group.n_q * (group.dk + group.dv)
@@ -86,14 +86,14 @@ def count(plan: Plan, passes: Iterable[Pass], cost: Cost, op: int | None = None)
                 continue
             for s in plan.segments[o.seg : o.seg + o.n_seg]:
                 m = plan.matrices[s.matrix]
-                if o.kind == Kind.EMBED:
+                if o.kind.lookup:
                     total += rows * (m.data.size // m.rows)
                     continue
-                n = wants if o.kind == Kind.HEAD else rows
+                n = wants if o.kind.wanted else rows
                 if not n:
                     continue
                 kind = _computed_in(m)
-                terms = 1 if kind != "int8" else 2 if o.kind == Kind.HEAD else max(cost.terms, s.terms)
+                terms = 1 if kind != "int8" else max(o.kind.terms, cost.terms, s.terms)
                 total += m.data.size
                 operations[kind] += 2 * n * m.rows * m.k * terms
     return Work(total, {kind: n for kind, n in operations.items() if n})

@@ -50,8 +50,8 @@ def find(plan: Plan) -> Places:
     """Reads the places off the operations' kinds and buffers."""
     ops = plan.ops
     n_layers = sum(group.n_layers for group in plan.caches)
-    (embed,) = (i for i, op in enumerate(ops) if op.kind == Kind.EMBED)
-    (head,) = (i for i, op in enumerate(ops) if op.kind == Kind.HEAD)
+    (embed,) = (i for i, op in enumerate(ops) if op.kind.lookup)
+    (head,) = (i for i, op in enumerate(ops) if op.kind.wanted)
     x = ops[embed].out
     stream = Tap(embed, x)
     layers = []
@@ -61,15 +61,15 @@ def find(plan: Plan) -> Places:
         for i, op in enumerate(ops):
             if op.layer != number:
                 continue
-            if op.kind == Kind.ROPE_APPEND:
+            if op.kind.stores:
                 qkv, group = Tap(i, op.inp), plan.caches[op.cache]
-            elif op.kind == Kind.ATTEND:
+            elif op.kind.attends:
                 mixes, scale = op.out, op.scale
             elif op.kind == Kind.GLU:
                 neurons = Tap(i, op.out)
-            elif op.kind == Kind.LINEAR_ADD and op.inp == mixes:
+            elif op.kind.adds and op.inp == mixes:
                 mixed, attention, project = Tap(i - 1, mixes), Tap(i, op.tmp), i
-            elif op.kind == Kind.LINEAR_ADD:
+            elif op.kind.adds:
                 mlp = Tap(i, op.tmp)
             elif op.out == x:
                 edits.append((stream, Tap(i, x)))

@@ -1,0 +1,65 @@
+/* Which forms each buffer has besides float32, and which operation writes them. */
+#include "model.h"
+
+int pl_op_forms(const pl_plan *p, const pl_op *op)
+{
+    const pl_op_desc *d = &pl_op_table[op->kind];
+    int forms = 0;
+    for (int s = op->seg; d->multiplies && !d->own_rows && s < op->seg + op->n_seg; s++)
+        forms |= pl_format_form(pl_format_from_gguf(p->mats[p->segs[s].mat].gguf_type));
+    return forms;
+}
+
+/* Int8 terms of every segment's activations: what the plan, the options and the operations that use it ask for. A segment
+ * that several use has one number, known before any buffer takes its room. */
+static void set_terms(pl_model *m, pl_segment *segs)
+{
+    for (int i = 0; i < m->plan.n_ops; i++) {
+        const pl_op *op = &m->plan.ops[i];
+        const pl_op_desc *d = &pl_op_table[op->kind];
+        int least = d->terms > m->options.terms ? d->terms : m->options.terms;
+        for (int s = op->seg; d->multiplies && s < op->seg + op->n_seg; s++)
+            if (segs[s].terms < least)
+                segs[s].terms = least;
+    }
+}
+
+/* Forms of what operation i writes that are read before it is written again. */
+static int forms_after(const pl_plan *p, int i)
+{
+    int buf = p->ops[i].out, forms = 0;
+    for (int j = i + 1; j < p->n_ops; j++) {
+        const pl_op *op = &p->ops[j];
+        const pl_op_desc *d = &pl_op_table[op->kind];
+        if (d->reads & PL_IN && op->in == buf)
+            forms |= pl_op_forms(p, op);
+        if (d->writes & PL_OUT && !d->keeps && op->out == buf)
+            break;
+    }
+    return forms;
+}
+
+void pl_forms_set(pl_model *m, pl_segment *segs, uint8_t *finish)
+{
+    set_terms(m, segs);
+    for (int i = 0; i < m->plan.n_bufs; i++)
+        m->bufs[i] = (pl_buf){.dim = m->plan.buf_dim[i], .terms = m->options.terms};
+    for (int i = 0; i < m->plan.n_ops; i++) {
+        const pl_op *op = &m->plan.ops[i];
+        const pl_op_desc *d = &pl_op_table[op->kind];
+        if (!d->multiplies)
+            continue;
+        pl_buf *in = &m->bufs[op->in];
+        if (d->own_rows) {
+            m->head_op = i;
+            m->head_rows = (pl_buf){.dim = in->dim, .terms = d->terms};
+            in = &m->head_rows;
+        }
+        for (int s = op->seg; s < op->seg + op->n_seg; s++) {
+            in->forms |= pl_format_form(m->mats[segs[s].mat].format);
+            in->terms = segs[s].terms > in->terms ? segs[s].terms : in->terms;
+        }
+    }
+    for (int i = 0; i < m->plan.n_ops; i++)
+        finish[i] = pl_op_table[m->plan.ops[i].kind].writes & PL_OUT ? (uint8_t)forms_after(&m->plan, i) : 0;
+}

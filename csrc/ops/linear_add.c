@@ -1,0 +1,45 @@
+/* A matrix product into the residual stream, normed before where a post-norm asks for it. */
+#include "ops.h"
+
+const char *pl_check_linear_add(const pl_plan *p, const pl_op *op)
+{
+    return op->vec < 0 || pl_has_vec(p, op->vec, p->buf_dim[op->out]) ? NULL : "its post-norm";
+}
+
+/* Each thread adds its own columns. */
+static void add_products(const pl_run *r, const pl_op *op, int forms, int tid)
+{
+    const pl_model_tables *m = r->m;
+    const pl_buf *tmp = &m->bufs[op->tmp], *out = &m->bufs[op->out];
+    int dim = out->dim, first, end;
+    pl_my_tiles(r, op, 0, tid, &first, &end);
+    int c0 = first * PL_TILE, c1 = end * PL_TILE < dim ? end * PL_TILE : dim;
+    for (int row = 0, n; row < r->n_rows && first < end; row += n) {
+        n = pl_rows_at_once(r, row);
+        pl_segment_run(m, &m->segs[op->seg], first, end, &m->bufs[op->in], row, n, tmp->f + (size_t)row * dim, dim);
+        for (int i = row; i < row + n && op->vec < 0; i++) {
+            float *x = out->f + (size_t)i * dim + c0;
+            m->kernels->add(x, tmp->f + (size_t)i * dim + c0, c1 - c0, x);
+            pl_buf_finish(m->kernels, out, forms, i, c0, c1);
+        }
+    }
+}
+
+void pl_op_linear_add(const pl_run *r, const pl_op *op, int tid)
+{
+    const pl_model_tables *m = r->m;
+    const pl_kernels *k = m->kernels;
+    const pl_buf *out = &m->bufs[op->out];
+    int dim = out->dim, from, to, forms = pl_finishes(r, op);
+    add_products(r, op, forms, tid);
+    if (op->vec < 0)
+        return;
+    pl_team_barrier(r->team); /* a norm needs the whole row */
+    pl_my_rows(r, tid, &from, &to);
+    for (int i = from; i < to; i++) {
+        float *t = m->bufs[op->tmp].f + (size_t)i * dim, *x = out->f + (size_t)i * dim;
+        k->rms_norm(t, m->vecs[op->vec], dim, op->eps, t);
+        k->add(x, t, dim, x);
+        pl_buf_finish(k, out, forms, i, 0, dim);
+    }
+}

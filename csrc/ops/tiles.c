@@ -1,0 +1,100 @@
+/* Matrix products of segments, shared out by tiles of 16 columns. */
+#include "ops.h"
+
+/* Weights and activations of one block of a large product on float weights: both stay in the second-level cache (1 MB on
+ * the machines of interest, 256 KB on small ones) while every pair of them is multiplied. Kernels of quantised weights lay
+ * activations out anew in every call, so they get all of a product and divide it themselves. */
+#define BLOCK_BYTES (192 << 10)
+
+void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0,
+                    int n, float *y, ptrdiff_t y_stride)
+{
+    const pl_mat *w = &m->mats[seg->mat];
+    int rows = BLOCK_BYTES / (w->k * 4), tiles = (int)(BLOCK_BYTES / w->tile_bytes);
+    if (rows < PL_HEAD_ROWS)
+        rows = PL_HEAD_ROWS;
+    if (tiles < 1)
+        tiles = 1;
+    if (!(w->format->flags & PL_FLOAT))
+        rows = n;
+    if (n <= rows)
+        tiles = tile1 - tile0;
+    for (int t = tile0; t < tile1; t += tiles) {
+        int t1 = t + tiles < tile1 ? t + tiles : tile1;
+        for (int i = 0; i < n; i += rows) {
+            pl_acts x = pl_buf_acts(in, row0 + i);
+            x.terms = seg->terms;
+            m->kernels->matmul[w->format->id](w, t, t1, &x, i + rows < n ? rows : n - i, y + i * y_stride + seg->column,
+                                              y_stride);
+        }
+    }
+    if (seg->bias < 0)
+        return;
+    int from = tile0 * PL_TILE, to = tile1 * PL_TILE < w->rows ? tile1 * PL_TILE : w->rows;
+    for (int i = 0; i < n; i++) {
+        float *yi = y + i * y_stride + seg->column + from;
+        m->kernels->add(yi, m->vecs[seg->bias] + from, to - from, yi);
+    }
+}
+
+int pl_segment_tiles(const pl_model_tables *m, const pl_segment *seg)
+{
+    return (m->mats[seg->mat].rows + PL_TILE - 1) / PL_TILE;
+}
+
+/* Up to so many rows a product waits for memory, and takes as long with two terms as with one: tiles count alike. Beyond
+ * it computing counts, so that a thread with keys and values in two terms gets fewer tiles than one with queries. */
+#define FEW_ROWS 4
+
+/* Of a tile, in fifths of one with one term: a second one takes four of them more (Q4_0 and Q8_0, 512 rows: 0.76 of the
+ * int8 peak with one term, 0.85 with two). */
+static int work_of(const pl_run *r, const pl_segment *seg)
+{
+    const int computing = r->n_rows > FEW_ROWS && !(r->m->mats[seg->mat].format->flags & PL_FLOAT);
+    return computing && seg->terms == 2 ? 9 : 5;
+}
+
+void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, int *to)
+{
+    const int size = pl_team_size(r->team), n = pl_segment_tiles(r->m, &r->m->segs[op->seg + s]);
+    int64_t before = 0, total = 0, work = 1, a, b;
+    if (pl_op_table[op->kind].segments == PL_SEGS_SIDE_BY_SIDE) {
+        for (int i = 0; i < op->n_seg; i++) {
+            const pl_segment *seg = &r->m->segs[op->seg + i];
+            if (i == s)
+                before = total, work = work_of(r, seg);
+            total += (int64_t)work_of(r, seg) * pl_segment_tiles(r->m, seg);
+        }
+        pl_share(total, 1, tid, size, &a, &b);
+        /* a tile is the thread's that its first unit of work belongs to */
+        a = a > before ? (a - before + work - 1) / work : 0;
+        b = b > before ? (b - before + work - 1) / work : 0;
+    } else {
+        pl_share(n, pl_finishes(r, op) ? 2 : 1, tid, size, &a, &b); /* 2: whole blocks of 32 to quantise */
+    }
+    *from = (int)(a < n ? a : n);
+    *to = (int)(b < n ? b : n);
+}
+
+/* What the hardware's own prefetching needs to get going, and no more than the second-level cache can keep. */
+#define PREFETCH_BYTES 8192
+
+void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid)
+{
+    const pl_op_desc *d = &pl_op_table[op->kind];
+    if (!d->multiplies)
+        return;
+    int segs = d->segments == PL_SEGS_SIDE_BY_SIDE ? op->n_seg : 1;
+    for (int s = 0; s < segs; s++) {
+        const pl_segment *seg = &r->m->segs[op->seg + s];
+        int from, to;
+        pl_my_tiles(r, op, s, tid, &from, &to);
+        if (from == to) /* nothing of this segment */
+            continue;
+        const pl_mat *w = &r->m->mats[seg->mat];
+        const uint8_t *p = w->data + from * w->tile_bytes;
+        for (int64_t i = 0; i < PREFETCH_BYTES && i < (to - from) * w->tile_bytes; i += 64)
+            __builtin_prefetch(p + i, 0, 2);
+        return;
+    }
+}
