@@ -239,9 +239,12 @@ def test_tokenizer_json_checks_as_the_others_do(folder: Path) -> None:
         ("[" * 100_000, "not a vocabulary"),
         ('{"a": ' + "[" * 100_000, "not JSON"),
         ("{}", "model: missing"),
-        ('{"model": {}, "decoder": {"type": "ByteLevel"}}', "refused by tokenizers"),
-        ('{"model": {"type": "WordPiece"}, "decoder": {"type": "WordPiece"}}', "decoder: 'WordPiece' is not supported"),
-        ('{"model": {}, "decoder": {"type": "ByteLevel"}, "added_tokens": [3]}', "added_tokens: expected a list"),
+        ('{"model": {}, "decoder": {"type": "ByteLevel"}}', "model.vocab: missing"),
+        ('{"model": {"vocab": {}}, "decoder": {"type": "WordPiece"}}', "decoder: 'WordPiece' is not supported"),
+        (
+            '{"model": {"vocab": {}}, "decoder": {"type": "ByteLevel"}, "added_tokens": [3]}',
+            "added_tokens: expected a list",
+        ),
         ('{"model": {}, "x": "\xff"}', "not UTF-8 at byte 20"),
     ],
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 from ..checks import integer, items
-from ..errors import TokenizerError, WrongType, WrongValue, shown
+from ..errors import PellucidError, TokenizerError, WrongType, WrongValue, one_line, shown
 from .special import Finder, end_ids, looks_like_control
 from .vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 
@@ -17,6 +18,7 @@ __all__ = [
     "check_ids",
     "check_text",
     "drop_prefix_space",
+    "package_errors",
     "to_utf8",
 ]
 
@@ -61,6 +63,25 @@ def check_id(index: object, size: int) -> int:
 
 def check_ids(ids: object, size: int) -> list[int]:
     return [check_id(i, size) for _, i in items("ids", ids, "a sequence of integers")]
+
+
+@contextmanager
+def package_errors(message: str) -> Iterator[None]:
+    """Whatever the ``tokenizers`` package raises becomes a ``TokenizerError``.
+
+    It raises bare ``Exception``, and where its Rust code panics, a class derived from ``BaseException``; Rust has then
+    printed a report on standard error.
+    """
+    try:
+        yield
+    except PellucidError:
+        raise
+    except Exception as error:
+        raise TokenizerError(f"{message}: {one_line(str(error))}") from error
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        raise TokenizerError(f"{message}: {one_line(str(error))}") from None
 
 
 def drop_prefix_space(raw: bytes) -> bytes:

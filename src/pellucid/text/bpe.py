@@ -10,8 +10,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
-from ..errors import TokenizerError
-from .base import VocabularyTokenizer, check_encodable, to_utf8
+from .base import VocabularyTokenizer, check_encodable, package_errors, to_utf8
 from .special import Finder
 from .vocabulary import UNKNOWN, Vocabulary, quoted
 from .words import WORDS, ascii_words, make_splitter
@@ -85,12 +84,10 @@ class BpeTokenizer(VocabularyTokenizer):
     def _merge(self, text: str, raw: bytes, offset: int) -> list[int]:
         if self._encodable is not None:
             check_encodable(text, raw, offset, self._encodable)
-        try:
+        with package_errors("the text could not be encoded"):
             if self._ascii is not None and len(raw) == len(text):
                 return self._merge_words(self._ascii.findall(text))
             ids: list[int] = self._model.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # the package raises bare Exception, e.g. when a regular expression gives up
-            raise TokenizerError(f"the text could not be encoded: {error}") from error
         return ids
 
     def _merge_words(self, words: list[str]) -> list[int]:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
 from ..errors import TokenizerError
-from .base import check_encodable, check_id, check_ids, check_text, drop_prefix_space, to_utf8
+from .base import check_encodable, check_id, check_ids, check_text, drop_prefix_space, package_errors, to_utf8
 from .bpe import byte_characters, characters_to_bytes
+from .description import Description
+from .pattern import Pattern
 from .special import END, looks_like_control
 from .vocabulary import quoted
-from .words import LINEAR
 
 __all__ = ["JsonTokenizer"]
 
 _SPACE = "\u2581"
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
+_MOST_BYTES = 1 << 26  # that a text may become before it is cut into pieces; the package takes 20 times the memory
+_MOST_STEPS = 1 << 29  # of the package on one text: some 5 s
 
 
 class JsonTokenizer:
@@ -39,51 +42,51 @@ class JsonTokenizer:
         end: Iterable[str | int] = (),
         chat_template: str | None = None,
     ) -> None:
-        try:
-            table = json.loads(description)
-        except (ValueError, RecursionError) as error:
-            raise TokenizerError(f"not JSON: {error}") from None
-        if not isinstance(table, dict) or not isinstance(table.get("model"), dict):
-            raise TokenizerError('model: missing; expected a table with "model", "decoder" and so on')
-        added = table.get("added_tokens") or []
-        if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
-            raise TokenizerError("added_tokens: expected a list of tables")
+        self._checked = Description(description)
+        table = self._checked.table
         self.chat_template = chat_template
         self._byte_level, self._spaces = _kind(table.get("decoder"))
         # Ordinary by the description, but not to be matched in ordinary text: a second set, which decoding still shows.
         self._markers = set()
-        for token in added:
-            text = token.get("content")
-            if isinstance(text, str) and not token.get("special") and (text in END or looks_like_control(text)):
+        for token in table.get("added_tokens") or []:
+            text = token["content"]
+            if not token.get("special") and (text in END or looks_like_control(text)):
                 token["special"] = True
                 self._markers.add(text)
-        changed = _make_linear(table.get("pre_tokenizer")) or bool(self._markers)
+        changed = self._checked.changed or bool(self._markers)
         self._description = json.dumps(table) if changed else description
-        self._plain = self._make(special=False)
-        self.vocab_size = max([self._plain.get_vocab_size(), *(i + 1 for i in self._added)])
+        with package_errors("refused by tokenizers"):
+            self._plain = self._make(special=False)
+        self._check_added(table.get("added_tokens") or [])
+        self.vocab_size = max(self._checked.bound, self._plain.get_vocab_size())
         self.bos, self.eos = self._id_of("bos_token", bos), self._id_of("eos_token", eos)
         self.eog = self._ends(end)
         self._bytes: list[bytes | None] = [None] * self.vocab_size
         self._encodable = self._find_encodable(table["model"])
-        first = self._plain.encode("a", add_special_tokens=False).ids
+        first = self.encode("a", add_special=False)
         self._drops_prefix_space = bool(first) and self.piece(first[0])[:1] == b" "
-        self.add_bos = self.bos is not None and self._plain.encode("", add_special_tokens=True).ids[:1] == [self.bos]
+        self.add_bos = self.bos is not None and self.encode("")[:1] == [self.bos]
 
     def _make(self, special: bool) -> Any:
         import tokenizers
 
-        try:
-            made = tokenizers.Tokenizer.from_str(self._description)
-        except Exception as error:
-            raise TokenizerError(f"refused by tokenizers: {error}") from error
+        made = tokenizers.Tokenizer.from_str(self._description)
         made.no_truncation()
         made.no_padding()
         made.encode_special_tokens = not special
         return made
 
+    def _check_added(self, added: list[dict[str, Any]]) -> None:
+        """The package numbers added tokens itself; the file must say the same."""
+        for i, token in enumerate(added):
+            found = self._plain.token_to_id(token["content"])
+            if token["content"] and found != token["id"]:
+                content = quoted(token["content"])
+                raise TokenizerError(f"added_tokens[{i}].id: {token['id']} for {content}, whose id is {found}")
+
     @cached_property
     def _special(self) -> Any:
-        """A second one, for text whose special tokens count: the switch cannot be thrown while another encodes."""
+        """A second one, for text whose special tokens count: the switch must not change while another encodes."""
         return self._make(special=True)
 
     @cached_property
@@ -99,7 +102,8 @@ class JsonTokenizer:
     def _id_of(self, name: str, spelling: str | None) -> int | None:
         if spelling is None:
             return None
-        found: int | None = self._plain.token_to_id(spelling)
+        with package_errors(name):
+            found: int | None = self._plain.token_to_id(spelling)
         if found is None:
             raise TokenizerError(f"{name}: {quoted(spelling)} is not in the vocabulary")
         return found
@@ -125,12 +129,51 @@ class JsonTokenizer:
         raw = to_utf8(check_text(text))
         if self._encodable is not None:
             check_encodable(text, raw, 0, self._encodable)
-        model = self._special if parse_special else self._plain
-        try:
+        self._check_cost(text, len(raw))
+        with package_errors("the text could not be encoded"):
+            model = self._special if parse_special else self._plain
             ids: list[int] = model.encode(text, add_special_tokens=bool(add_special)).ids
-        except Exception as error:
-            raise TokenizerError(f"the text could not be encoded: {error}") from error
+        if ids and max(ids) >= self.vocab_size:
+            raise TokenizerError(f"the text became id {max(ids)}; the vocabulary has {self.vocab_size} tokens")
         return ids
+
+    def _check_cost(self, text: str, size: int) -> None:
+        """``TokenizerError`` if a text of ``size`` bytes could become too large, or take too long."""
+        checked = self._checked
+        if size * checked.growth > _MOST_BYTES:
+            most = int(_MOST_BYTES / checked.growth)
+            raise TokenizerError(f"the text has {size} bytes; this tokenizer.json allows {most}")
+        if size * checked.growth * checked.compared > _MOST_STEPS:
+            steps = len(self._normalized(text).encode()) * checked.compared
+            if steps > _MOST_STEPS:
+                raise TokenizerError(
+                    f"finding the text's pieces could take {steps} steps; expected at most {_MOST_STEPS}"
+                )
+        for place, pattern, growth, exact in checked.expressions:
+            most = int(size * growth)
+            if pattern.cost(most, [most]) > _MOST_STEPS:
+                steps = pattern.cost(most, self._runs(pattern, text)) if exact else pattern.cost(most, [most])
+                if steps > _MOST_STEPS:
+                    message = f"its regular expression could take {steps} steps on this text"
+                    raise TokenizerError(f"{place}: {message}; expected at most {_MOST_STEPS}")
+
+    def _normalized(self, text: str) -> str:
+        normalizer = self._plain.normalizer
+        with package_errors("the text could not be normalised"):
+            made: str = text if normalizer is None else normalizer.normalize_str(text)
+        return made
+
+    def _runs(self, pattern: Pattern, text: str) -> Iterator[int]:
+        """Lengths of the stretches of text that the expression's repetitions can match."""
+        from tokenizers import Regex, pre_tokenizers
+
+        text = self._normalized(text)
+        for loop in pattern.loops:
+            for flags in ("m", "im"):  # at least what it matches with the flags that are set there
+                with package_errors("the text could not be searched"):
+                    cut = pre_tokenizers.Split(Regex(f"(?{flags}:{loop})++"), "removed", invert=True)
+                    found = cut.pre_tokenize_str(text)
+                yield from (end - start for _, (start, end) in found)
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """As :meth:`VocabularyTokenizer.decode`."""
@@ -174,24 +217,3 @@ def _kind(decoder: object) -> tuple[bool, bool]:
         return False, True
     shown = quoted("+".join(map(str, kinds)) or None)
     raise TokenizerError(f"decoder: {shown} is not supported; expected ByteLevel, ByteFallback or Metaspace")
-
-
-def _make_linear(pre_tokenizer: object) -> bool:
-    """Replaces expressions that take quadratic time by their equals, in place; whether there were any."""
-    steps = pre_tokenizer.get("pretokenizers") if isinstance(pre_tokenizer, dict) else None
-    if not isinstance(steps, list):
-        return False
-    made: list[Any] = []
-    for step in steps:
-        pattern = step.get("pattern") if isinstance(step, dict) and step.get("type") == "Split" else None
-        regex = pattern.get("Regex") if isinstance(pattern, dict) else None
-        if isinstance(regex, str) and regex in LINEAR and step.get("behavior") == "Isolated" and not step.get("invert"):
-            made += [
-                {**step, "pattern": {"Regex": one}, "behavior": behavior.title().replace("_", "")}
-                for one, behavior in LINEAR[regex]
-            ]
-        else:
-            made.append(step)
-    changed = made != steps
-    steps[:] = made
-    return changed

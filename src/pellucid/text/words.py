@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["LINEAR", "WORDS", "Words", "adds_bos", "ascii_words", "make_splitter"]
+__all__ = ["KNOWN", "LINEAR", "WORDS", "Words", "adds_bos", "ascii_words", "make_splitter"]
 
 # Steps are applied one after the other, each to every part that the former left. Either a regular expression, whose
 # matches stand alone, or one of the package's own.
@@ -224,6 +224,10 @@ _TABLE: tuple[tuple[str, Words], ...] = (
     ("default", Words((_FALCON_MARKS, _GPT2_TEXT, r"\p{N}+", "[0-9][0-9][0-9]"))),
 )
 WORDS = {name: words for names, words in _TABLE for name in names.split()}
+# Expressions that take linear time, or at worst the square of a short run's length, in texts of any kind.
+KNOWN = frozenset(step for _, words in _TABLE for step in words.steps) - LINEAR.keys() | {
+    regex for steps in LINEAR.values() for regex, _ in steps
+}
 
 
 def adds_bos(pre: str | None) -> bool:
