@@ -142,7 +142,7 @@ def renamed(parts: Parts, old: str, new: str) -> Parts:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pre": "nonsense"}, r"^pre: unknown pre-tokeniser 'nonsense'; known: .*smollm.*qwen2"),
+        ({"pre": "nonsense"}, r"^pre: unknown pre-tokeniser 'nonsense'; known: gpt-2.*smollm.*default"),
         ({"pre": "x" * 10**6}, r"^pre: unknown pre-tokeniser 'xxx"),
         ({"merges": None}, r"^merges: missing"),
         ({"merges": ["h e", "he"]}, r"^merges\[1\]: 'he'; expected two pieces"),
