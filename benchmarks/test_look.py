@@ -43,7 +43,7 @@ def test_trace(benchmark, model):
     rows = np.array(ids, np.int32)
 
     def prefill() -> None:
-        model._engine.forward([(_engine.Sequence(model._engine), rows, len(rows))])
+        model.core.engine.forward([(_engine.Sequence(model.core.engine), rows, len(rows))])
 
     seconds = interleaved(
         prefill=prefill,

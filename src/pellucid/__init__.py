@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from pellucid import errors
     from pellucid.context import Context
-    from pellucid.generation import Completion, Piece, Timings, TokenLogprob
     from pellucid.info import ModelInfo, Operation
     from pellucid.look import Trace
     from pellucid.model import Model
+    from pellucid.results import Completion, Piece, Timings, TokenLogprob
     from pellucid.tokenizer import Tokenizer
 
 __all__ = [
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    **dict.fromkeys(("Completion", "Piece", "Timings", "TokenLogprob"), "generation"),
+    **dict.fromkeys(("Completion", "Piece", "Timings", "TokenLogprob"), "results"),
     **dict.fromkeys(("ModelInfo", "Operation"), "info"),
     "Context": "context",
     "Model": "model",

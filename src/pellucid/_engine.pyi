@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from pellucid.plan import Plan
 
-Parts = Iterable[tuple["Sequence", npt.NDArray[np.int32], int]]
+Parts = Iterable[tuple["Sequence", Sequence_[int] | npt.NDArray[np.int32], int]]
 Cancel = Callable[[], bool] | None
 Sampled = tuple[int, float | None, list[tuple[int, float]]]
 

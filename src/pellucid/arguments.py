@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pellucid import _engine, checks
+from pellucid import checks
 from pellucid.errors import ArgumentError, WrongType, WrongValue
 
-if TYPE_CHECKING:
-    from pellucid.weights.store import Progress
-
-MOST_THREADS = 1024
+__all__ = ["check_ids", "several", "wrong_part"]
 
 
 def check_ids(ids: Any, name: str, vocab: int, *, empty: bool = False) -> list[int]:
@@ -46,29 +42,3 @@ def several(value: Any) -> bool:
     if not isinstance(value, (list, tuple)) or not value:
         return False
     return hasattr(value[0], "__len__") or not hasattr(value[0], "__index__")
-
-
-def threads(asked: Any) -> tuple[int, str]:
-    """How many threads, and why."""
-    if asked is not None:
-        return checks.integer("threads", asked, 1, MOST_THREADS), "asked for"
-    text = os.environ.get("PELLUCID_THREADS", "")
-    if text:
-        if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST_THREADS:
-            raise checks.wrong_value("PELLUCID_THREADS", text, f"a number from 1 to {MOST_THREADS}")
-        return int(text), "PELLUCID_THREADS"
-    return _engine.topology()
-
-
-def resolve(source: Any, progress: Progress | None) -> str:
-    """A path from a path or a model's name."""
-    if not isinstance(source, (str, os.PathLike)):
-        raise WrongType("source", f" must be a path or a catalogue name, not {type(source).__name__}")
-    text = os.fsdecode(source)
-    if not text:
-        raise WrongValue("source", " is empty: expected a path or a catalogue name")
-    if isinstance(source, str) and not os.path.exists(text):
-        from pellucid.weights import catalog
-
-        return str(catalog.resolve(text, progress=progress))
-    return os.fsdecode(text)

@@ -6,15 +6,13 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import Any, Literal, cast, overload
 
-from pellucid import _engine, checks
-from pellucid.errors import ContextBusyError, ContextFullError, TokenizerError, WrongValue
-
-if TYPE_CHECKING:
-    from pellucid.generation import Completion, Piece
-    from pellucid.model import Model
-    from pellucid.sampling import SamplingOptions
+from pellucid import _engine, checks, generation
+from pellucid.core import Core
+from pellucid.errors import ContextBusyError, ContextFullError, WrongValue
+from pellucid.results import Completion, Piece, collect
+from pellucid.sampling import SamplingOptions
 
 __all__ = ["Context"]
 
@@ -26,11 +24,11 @@ class Context:
     ``Model.context()``; every method raises ``ClosedError`` once the model is closed.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, core: Core, sequence: _engine.Sequence | None = None, ids: Sequence[int] = ()) -> None:
+        self._core = core
         self._lock = threading.Lock()
-        self._sequence = _engine.Sequence(model._open())
-        self._ids: list[int] = []
+        self._sequence = _engine.Sequence(core.open()) if sequence is None else sequence
+        self._ids = list(ids)
 
     @property
     def length(self) -> int:
@@ -56,15 +54,13 @@ class Context:
         Raises ``ContextFullError`` before computing anything, ``ValueError`` for an id out of range. When it fails or
         is cancelled, the tokens are not added.
         """
-        from pellucid.generation import canceller, check_chunk, prefill
-
         with self.in_use():
             new = self._encode(ids, "ids")
-            chunk, stop = check_chunk(chunk), canceller(cancel)
+            chunk, stop = generation.check_chunk(chunk), generation.canceller(cancel)
             before = len(self._ids)
             self._ids += new
             try:
-                if not prefill(self._model._open(), self._sequence, self._ids, chunk, stop):
+                if not generation.prefill(self._core.open(), self._sequence, self._ids, chunk, stop):
                     self._cut(before)
             except BaseException:
                 self._cut(before)
@@ -74,19 +70,14 @@ class Context:
         """Forgets all tokens from position n on (0 <= n <= length)."""
         n = checks.integer("n", n, 0, len(self._ids))
         with self.in_use():
-            self._model._open()
+            self._core.open()
             self._cut(n)
 
     def fork(self) -> Context:
         """-> a second context with the same tokens; memory is shared until one of the two goes on."""
         with self.in_use():
-            self._model._open()
-            other = Context.__new__(Context)
-            other._model = self._model
-            other._lock = threading.Lock()
-            other._sequence = self._sequence.fork()
-            other._ids = list(self._ids)
-            return other
+            self._core.open()
+            return Context(self._core, self._sequence.fork(), self._ids)
 
     def _cut(self, n: int) -> None:
         del self._ids[n:]
@@ -98,23 +89,20 @@ class Context:
     def generate(self, prompt: str | Sequence[int] = (), **options: Any) -> Completion:
         """Appends a prompt (none: goes on) and generates; the new tokens stay. Options and errors:
         ``Model.generate``."""
-        from pellucid.generation import collect
-
-        return collect(self.stream(prompt, **options))
+        pieces = self.stream(prompt, **options)
+        return collect(pieces, self.ids)  # a copy, taken before anything is generated
 
     def stream(self, prompt: str | Sequence[int] = (), **options: Any) -> Iterator[Piece]:
         """Like :meth:`generate`, piece by piece. The context is in use until the iterator ends or is closed."""
-        from pellucid.generation import parse_options
-
-        parsed = parse_options(options)
+        parsed = generation.parse_options(options)
         self._acquire()  # now, so that a busy context is an error of this call
         try:
-            self._model._open()
+            self._core.open()
             new = self._encode(prompt, "prompt", empty=True)
             if not self._ids and not new:
                 if not isinstance(prompt, str):
                     raise WrongValue("prompt", " is empty, and so is the context: nothing to go on from")
-                new = self._model._prompt(prompt)  # BOS alone, where the model has one
+                new = self._core.prompt(prompt)  # BOS alone, where the model has one
         except BaseException:
             self._lock.release()
             raise
@@ -135,12 +123,10 @@ class Context:
         forgotten, and only what is new is computed. ``prompt_tokens`` counts what was computed. Options and errors:
         ``Model.chat``; where the messages are wrong or too long, the context is as it was.
         """
-        from pellucid.generation import collect
-
-        prompt, parsed = self._model.start_chat(messages, options)
+        prompt, parsed = generation.start_chat(self._core, messages, options)
         self._acquire()
         try:
-            self._model._open()
+            self._core.open()
             same = next((i for i, (a, b) in enumerate(zip(self._ids, prompt.ids)) if a != b), None)
             keep = min(len(self._ids), len(prompt.ids)) if same is None else same
             # The last token is computed again where it is held, for its logits are needed.
@@ -149,19 +135,17 @@ class Context:
             self._lock.release()
             raise
         pieces = self._go_on(prompt.ids[len(self._ids) :], prompt.text if parsed.echo else "", parsed)
-        return pieces if stream else collect(pieces)
+        return pieces if stream else collect(pieces, prompt.ids)
 
     def _go_on(self, new: list[int], text: str, options: SamplingOptions) -> Iterator[Piece]:
         """Adds tokens and generates. The context is in use already, and is released at the end."""
-        from pellucid.generation import Job, run
-
         before = len(self._ids)
         try:
-            engine = self._model._open()
+            engine = self._core.open()
             self._ids += new
             if self._sequence.length == len(self._ids):  # the last token's logits are needed again
                 self._sequence.rewind(len(self._ids) - 1)
-            job = Job(self._model, self._ids, options, self._sequence, len(new), text)
+            job = generation.Job(self._core, self._ids, options, self._sequence, len(new), text)
         except BaseException:
             self._cut(before)
             self._lock.release()
@@ -169,7 +153,7 @@ class Context:
 
         def pieces() -> Generator[Piece, None, None]:
             try:
-                yield from run(engine, [job], options)
+                yield from generation.run(engine, [job], options)
             except BaseException as e:
                 if not job.new and not isinstance(e, GeneratorExit):  # what could not be computed is not held
                     self._cut(before)
@@ -180,15 +164,14 @@ class Context:
     # ---- use --------------------------------------------------------------------------------------------------
 
     def _encode(self, text: str | Sequence[int], name: str, *, empty: bool = False) -> list[int]:
-        model = self._model
+        core = self._core
         if isinstance(text, str):
-            if model.tokenizer is None:
-                raise TokenizerError("the model file has no tokenizer: only token ids are accepted")
-            ids = model.tokenizer.encode(text, add_special=not self._ids) if text or not empty else []
+            tokenizer = core.need_tokenizer()
+            ids = tokenizer.encode(text, add_special=not self._ids) if text or not empty else []
         else:
-            ids = model.check_ids(text, name, empty=True)
-        if len(self._ids) + len(ids) > model.context_length:
-            raise ContextFullError(needed=len(self._ids) + len(ids), available=model.context_length)
+            ids = core.check_ids(text, name, empty=True)
+        if len(self._ids) + len(ids) > core.context_length:
+            raise ContextFullError(needed=len(self._ids) + len(ids), available=core.context_length)
         return ids
 
     def _acquire(self) -> None:

@@ -7,124 +7,38 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine, sampling
+from pellucid import _engine, arguments, sampling
+from pellucid.core import Core, Tables
 from pellucid.errors import ContextFullError, TokenizerError
+from pellucid.results import FinishReason, Piece, Timings, TokenLogprob, collect
 from pellucid.sampling import SamplingOptions
 from pellucid.text.stream import TextStream
 
 if TYPE_CHECKING:
-    from pellucid.look.trace import Trace
-    from pellucid.model import Model
     from pellucid.text.breakers import Breakers
+    from pellucid.text.chat import ChatPrompt
 
-__all__ = ["Completion", "Piece", "Timings", "TokenLogprob"]
+__all__ = [
+    "Job",
+    "canceller",
+    "generate",
+    "logits",
+    "parse_options",
+    "prefill",
+    "run",
+    "run_all",
+    "start",
+    "start_chat",
+]
 
-FinishReason = str  # "stop" | "eos" | "length" | "context" | "cancelled"
-
-
-class TokenLogprob(NamedTuple):
-    """Natural log probabilities of one new token, from the model's raw logits.
-
-    ``piece``: its text (U+FFFD for a part of a character). ``top``: the most probable tokens, [(id, piece, logprob)].
-    """
-
-    id: int
-    piece: str
-    logprob: float
-    top: list[tuple[int, str, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Seconds and tokens per second. ``first_token``: from the call to the first token; ``load``: of the model."""
-
-    load: float
-    prefill: float
-    decode: float
-    first_token: float
-    prefill_tokens: int
-    decode_tokens: int
-
-    @property
-    def prefill_rate(self) -> float:
-        """Prompt tokens per second."""
-        return self.prefill_tokens / self.prefill if self.prefill > 0 else 0.0
-
-    @property
-    def decode_rate(self) -> float:
-        """New tokens per second, after the first."""
-        return self.decode_tokens / self.decode if self.decode > 0 else 0.0
-
-    def to_dict(self) -> dict[str, float]:
-        names = (
-            "load",
-            "prefill",
-            "decode",
-            "first_token",
-            "prefill_tokens",
-            "decode_tokens",
-            "prefill_rate",
-            "decode_rate",
-        )
-        return {name: getattr(self, name) for name in names}
-
-
-class Piece(NamedTuple):
-    """A step of a stream. ``text`` may be "" while a character, or what may be a stop string, is incomplete."""
-
-    text: str
-    ids: list[int]
-    logprobs: list[TokenLogprob]
-    finish_reason: FinishReason | None = None
-    timings: Timings | None = None  # of the last piece
-    prompt_tokens: int = 0  # of the last piece
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What was generated. ``text`` ends before the stop string; ``ids`` are the new tokens, without the one that ended
-    it (end of sequence, stop id). ``finish_reason``: "stop" | "eos" | "length" | "context" | "cancelled". ``trace``:
-    of the prompt and the new tokens, where one was asked for."""
-
-    text: str
-    ids: list[int]
-    finish_reason: FinishReason
-    prompt_tokens: int
-    logprobs: list[TokenLogprob]
-    timings: Timings
-    trace: Trace | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, as `--json` prints it."""
-        return {
-            "text": self.text,
-            "ids": self.ids,
-            "finish_reason": self.finish_reason,
-            "prompt_tokens": self.prompt_tokens,
-            "logprobs": [t._asdict() for t in self.logprobs],
-            "timings": self.timings.to_dict(),
-        }
-
-
-def collect(pieces: Iterable[Piece]) -> Completion:
-    """Joins a stream."""
-    text, ids, logprobs, last = [], [], [], None
-    for piece in pieces:
-        text.append(piece.text)
-        ids += piece.ids
-        logprobs += piece.logprobs
-        last = piece
-    assert (
-        last is not None and last.finish_reason is not None and last.timings is not None
-    )  # a stream's last piece has them
-    return Completion("".join(text), ids, last.finish_reason, last.prompt_tokens, logprobs, last.timings)
+CHAT_OPTIONS = frozenset({"tools", "template", "documents", "variables", "add_generation_prompt"})
 
 
 def parse_options(options: dict[str, Any]) -> SamplingOptions:
@@ -143,7 +57,13 @@ def check_chunk(chunk: Any) -> int:
     return sampling.check_chunk("chunk", chunk)
 
 
-def prefill(engine: Any, sequence: Any, ids: Sequence[int], chunk: int, cancel: Callable[[], bool] | None) -> bool:
+def prefill(
+    engine: _engine.Engine,
+    sequence: _engine.Sequence,
+    ids: Sequence[int],
+    chunk: int,
+    cancel: Callable[[], bool] | None,
+) -> bool:
     """Computes what a sequence still lacks of `ids`; False when cancelled."""
     step = min(chunk, engine.max_rows)
     while sequence.length < len(ids):
@@ -157,20 +77,14 @@ def prefill(engine: Any, sequence: Any, ids: Sequence[int], chunk: int, cancel: 
     return True
 
 
-def pieces(tokenizer: Any, *, special: bool = False) -> Callable[[int], bytes]:
-    """id -> its bytes: none for an id beyond the vocabulary, where an embedding has more rows, to pad it."""
-    known = 0 if tokenizer is None else tokenizer.vocab_size
-    return lambda id: tokenizer.piece(id, special=special) if tokenizer is not None and id < known else b""
-
-
 @dataclass(eq=False)
 class Job:
     """One prompt's way to its completion. `ids` (the caller's list) grows by the new tokens."""
 
-    model: Model
+    core: Core
     ids: list[int]
     options: SamplingOptions
-    sequence: Any
+    sequence: _engine.Sequence
     prompt_tokens: int
     prompt_text: str = ""  # what `echo` repeats
     new: list[int] = field(default_factory=list)
@@ -178,8 +92,8 @@ class Job:
 
     def __post_init__(self) -> None:
         o = self.options
-        self.model.check_ids(o.stop_ids, "stop_ids", empty=True)
-        self.model.check_ids(o.logit_bias, "token ids of logit_bias", empty=True)
+        self.core.check_ids(o.stop_ids, "stop_ids", empty=True)
+        self.core.check_ids(o.logit_bias, "token ids of logit_bias", empty=True)
         if list(o.logit_bias.values()).count(-math.inf) == self.sequence.engine.vocab:
             raise ValueError("logit_bias forbids every token")
         self.sampler = _engine.Sampler(**o.sampler())
@@ -188,21 +102,25 @@ class Job:
         self.start = time.perf_counter()
         self.first = 0.0  # when the first token came
         self.stepped = False  # a token was sampled since the last pass
-        tokenizer = self.model.tokenizer
+        tokenizer = self.core.tokenizer
         self.eog = frozenset() if o.ignore_eos or tokenizer is None else tokenizer.eog
         self.stop_ids = frozenset(o.stop_ids)
-        self.cache, self.max_tokens, self.room = o.cache, o.max_tokens, self.model.context_length
+        self.cache, self.max_tokens, self.room = o.cache, o.max_tokens, self.core.context_length
         if o.stop and tokenizer is None:
             raise TokenizerError("stop strings need a tokenizer, and the model file has none: use stop_ids")
-        self.piece = pieces(tokenizer)
-        self.text = None if tokenizer is None else TextStream(self.piece, o.stop)
+        self.text = None if tokenizer is None else TextStream(self.core.piece, o.stop)
         self.breakers: Breakers | None = None
         if o.dry() and o.dry_breakers and tokenizer is not None:
             from pellucid.text.breakers import Breakers
 
-            self.breakers = Breakers(self.piece, o.dry_breakers)
+            self.breakers = Breakers(self.core.piece, o.dry_breakers)
         if o.max_tokens == 0:
             self.finish = "length"
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """What the new tokens continue."""
+        return self.ids[: len(self.ids) - len(self.new)]
 
     def pending(self) -> list[int]:
         """Tokens whose keys and values are not computed yet; at least one."""
@@ -230,11 +148,8 @@ class Job:
         text = self.text.push(token) if self.text else ""
         logprobs = []
         if logprob is not None:
-            logprobs.append(
-                TokenLogprob(
-                    token, self._spelling(token), logprob, [(i, self._spelling(i), p) for i, p in top if i >= 0]
-                )
-            )
+            spell = self.core.spell
+            logprobs.append(TokenLogprob(token, spell(token), logprob, [(i, spell(i), p) for i, p in top if i >= 0]))
         if self.text and self.text.stopped is not None:
             self.finish = "stop"
         elif len(self.new) >= self.max_tokens:
@@ -249,7 +164,7 @@ class Job:
         # The last token needs no place of its own until another one is to follow it.
         if self.options.on_full == "error":
             raise ContextFullError(
-                "the context filled while generating", needed=len(self.ids), available=self.model.context_length
+                "the context filled while generating", needed=len(self.ids), available=self.core.context_length
             )
         self.finish = "context"
 
@@ -263,7 +178,7 @@ class Job:
         now = time.perf_counter()
         first = self.first or now
         return Timings(
-            load=self.model.load_seconds,
+            load=self.core.load_seconds,
             prefill=first - self.start,
             decode=now - first if self.first else 0.0,
             first_token=first - self.start,
@@ -271,17 +186,47 @@ class Job:
             decode_tokens=max(len(self.new) - 1, 0),
         )
 
-    def _spelling(self, id: int) -> str:
-        return self.piece(id).decode("utf-8", "replace")
+
+def start(core: Core, prompt: Any, options: SamplingOptions, name: str = "prompt") -> Job:
+    """A job for a prompt (text or ids), in a sequence of its own. name: of the argument, for errors."""
+    ids = core.prompt(prompt, name)
+    echo = ""
+    if options.echo:
+        echo = prompt if isinstance(prompt, str) else core.detokenize(ids)
+    return Job(core, ids, options, _engine.Sequence(core.open()), len(ids), echo)
 
 
-def run(engine: Any, jobs: list[Job], options: SamplingOptions) -> Iterator[Piece]:
+def start_chat(core: Core, messages: Tables, options: dict[str, Any]) -> tuple[ChatPrompt, SamplingOptions]:
+    """A conversation's prompt, which fits the context, and its checked options. options: of both."""
+    own = {name: options.pop(name) for name in CHAT_OPTIONS & options.keys()}
+    parsed = parse_options(options)
+    return core.conversation(messages, **own), parsed
+
+
+def generate(core: Core, prompt: Any, options: dict[str, Any]) -> Any:
+    """``Model.generate``: a Completion; for a list of prompts a list of them."""
+    parsed = parse_options(options)
+    several = arguments.several(prompt)
+    prompts = list(prompt) if several else [prompt]
+    engine = core.open()
+    names = [f"prompt[{i}]" for i in range(len(prompts))] if several else ["prompt"]
+    own = options.get("seed") is None  # a draw for each
+    draws = [parsed, *(replace(parsed, seed=None) if own else parsed for _ in prompts[1:])]
+    jobs = [start(core, p, o, name) for p, name, o in zip(prompts, names, draws, strict=True)]
+    pieces: dict[int, list[Piece]] = {id(job): [] for job in jobs}
+    for job, piece in run_all(engine, jobs, parsed):
+        pieces[id(job)].append(piece)
+    done = [collect(pieces[id(job)], job.prompt_ids) for job in jobs]
+    return done if several else done[0]
+
+
+def run(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -> Iterator[Piece]:
     """Runs one job to its end, piece by piece."""
     for _, piece in run_all(engine, jobs, options):
         yield piece
 
 
-def run_all(engine: Any, jobs: list[Job], options: SamplingOptions) -> Iterator[tuple[Job, Piece]]:
+def run_all(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -> Iterator[tuple[Job, Piece]]:
     """Runs jobs side by side: (job, piece) as they come."""
     cancel = canceller(options.cancel)
     rows = min(options.chunk, engine.max_rows)
@@ -322,7 +267,9 @@ def run_all(engine: Any, jobs: list[Job], options: SamplingOptions) -> Iterator[
         active = [job for job in active[len(parts) :] + active[: len(parts)] if not job.finish]
 
 
-def logits(engine: Any, sequences: list[tuple[Any, Sequence[int]]], chunk: int) -> list[npt.NDArray[np.float32]]:
+def logits(
+    engine: _engine.Engine, sequences: list[tuple[_engine.Sequence, Sequence[int]]], chunk: int
+) -> list[npt.NDArray[np.float32]]:
     """Logits of every token of several sequences -> [(n, vocab) float32]; rows of all share forward passes."""
     rows = min(chunk, engine.max_rows)
     outs = [np.empty((len(ids), engine.vocab), np.float32) for _, ids in sequences]

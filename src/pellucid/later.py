@@ -1,18 +1,22 @@
-"""A value that is made on the side."""
+"""A value that another thread computes."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
+
+__all__ = ["Later"]
+
+T = TypeVar("T")
 
 
-class Later:
-    """A value computed by another thread; an error in it is raised where the value is asked for."""
+class Later(Generic[T]):
+    """A value computed by another thread; an error in it is raised by :meth:`get`, each time."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
-        self._value: Any = None
+        self._value: T
         self._error: BaseException | None = None
         # No daemon: the tokenizers' native code must not be running when the interpreter ends (it would panic).
         self._thread = threading.Thread(target=self._run)
@@ -29,7 +33,7 @@ class Later:
     def wait(self) -> None:
         self._thread.join()
 
-    def get(self) -> Any:
+    def get(self) -> T:
         self.wait()
         if self._error is not None:
             raise self._error

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine, arch, arguments, checks, generation, weights
+from pellucid import _engine, arguments, generation
 from pellucid.context import Context
-from pellucid.errors import (
-    ChatTemplateError,
-    ClosedError,
-    ContextFullError,
-    TokenizerError,
-    WrongType,
-    WrongValue,
-    one_line,
-)
-from pellucid.generation import Completion, Piece
+from pellucid.core import Core, Tables
+from pellucid.errors import WrongType, WrongValue
 from pellucid.info import ModelInfo, PlanTable, plan_table
-from pellucid.later import Later
+from pellucid.results import Completion, Piece, collect
 from pellucid.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -37,14 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Model"]
 
-_Tables = Sequence[Mapping[str, Any]]
-
-DEFAULT_CONTEXT = 8192  # tokens; memory is taken as a context fills
-MAX_ROWS = 512  # of a forward pass
-PRECISIONS = {"default": 1, "high": 2}  # int8 terms of activations
-_CHAT_OPTIONS = frozenset({"tools", "template", "documents", "variables", "add_generation_prompt"})
-KV_CHOICES = ("auto", "f32", "f16", "bf16", "int8")
-
 
 class Model:
     """A loaded model: immutable, and shared freely between threads. Made by :meth:`load`.
@@ -52,18 +34,30 @@ class Model:
     A context manager; after :meth:`close` every use raises ``ClosedError``.
     """
 
-    context_length: int  # tokens that a sequence may hold
-    load_seconds: float
-    _config: arch.Config
-    _engine: _engine.Engine
-    _facts: dict[str, Any]  # of the file and of how it was loaded
-    _tokenizer: Later
-    _closed: bool
+    def __init__(self, core: Core) -> None:
+        if not isinstance(core, Core):
+            raise TypeError("use Model.load(source)")
+        self._core = core
+
+    @property
+    def core(self) -> Core:
+        """Engine, configuration and tokenizer: what the rest of the library works on. Not a stable interface."""
+        return self._core
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a sequence may hold."""
+        return self.core.context_length
+
+    @property
+    def load_seconds(self) -> float:
+        return self.core.load_seconds
+
+    @property
+    def _engine(self) -> Any:
+        return self.core.engine
 
     # ---- loading ----------------------------------------------------------------------------------------------
-
-    def __init__(self) -> None:
-        raise TypeError("use Model.load(source)")
 
     @classmethod
     def load(
@@ -95,69 +89,22 @@ class Model:
         Raises ModelFileError, UnsupportedModelError, FetchError, IsaError, OutOfMemoryError; ValueError or TypeError
         naming a wrong argument.
         """
-        start = time.perf_counter()
-        threads, why = arguments.threads(threads)
-        context = checks.integer("context", context, 1) if context is not None else None
-        cache_bytes = checks.integer("cache_bytes", cache_bytes, 1) if cache_bytes is not None else None
-        precision = checks.choice("precision", precision, PRECISIONS)
-        kv = checks.choice("kv", kv, KV_CHOICES)
-        if progress is not None and not callable(progress):
-            raise WrongType("progress", f" must be callable, not {type(progress).__name__}")
-        asked = checks.string("isa", isa) if isa is not None else os.environ.get("PELLUCID_ISA") or None
-        isa = _engine.find_isa(asked)
-        file = weights.open_model(arguments.resolve(source, progress), arch.folder)
-        try:
-            self = object.__new__(cls)
-            config, plan = arch.build(file, frozenset(_engine.format_names()))
-            if context is not None and context > config.context:
-                raise WrongValue(
-                    "context", f"={checks.shown(context)}: the model was made for at most {config.context} tokens"
-                )
-            self._config = config
-            self.context_length = context or min(config.context, DEFAULT_CONTEXT)
-            self._tokenizer = Later(lambda: _tokenizer(file, config.vocab))  # while the engine packs
-            if kv == "auto":
-                floats = all(m.type == "F32" for m in plan.matrices)
-                kv = "f32" if floats else "bf16" if isa == "avx512bf16" else "f16"
-            engine = _engine.Engine(
-                plan,
-                isa=isa,
+        return Model(
+            Core.load(
+                source,
                 threads=threads,
+                context=context,
+                isa=isa,
                 kv=kv,
-                terms=PRECISIONS[precision],
-                max_rows=MAX_ROWS,
-                cache_bytes=min(cache_bytes or 0, 1 << 62),
+                precision=precision,
+                cache_bytes=cache_bytes,
+                progress=progress,
             )
-            total = sum(m.data.size for m in plan.matrices)
-            engine.pack(
-                None if progress is None else lambda done: progress(int(done * total), total, "packing weights")
-            )
-            self._engine = engine
-            self._facts = {
-                "path": file.path,
-                "format": file.format,
-                "name": one_line(file.get_str("general.name", "")),
-                "quantisation": file.quantisation,
-                "parameters": sum(math.prod(t.shape) for t in file.tensors.values()),
-                "file_bytes": file.nbytes,
-                "threads": threads,
-                "threads_why": why,
-                "isa_why": "the best that this build and CPU have" if asked is None else "asked for",
-                "kv": kv,
-                "precision": precision,
-                "cache_limit": cache_bytes,
-            }
-            self._tokenizer.wait()
-        finally:
-            file.close()  # what is still read of it stays mapped
-        self._closed = False
-        self.load_seconds = time.perf_counter() - start
-        return self
+        )
 
     def close(self) -> None:
-        """Lets go of the model: its memory goes with the last generation that still runs. May be called again."""
-        self._closed = True
-        self._engine.close()
+        """Frees the model; memory is released when the last running generation ends. May be called again."""
+        self.core.close()
 
     def __enter__(self) -> Model:
         return self
@@ -166,23 +113,18 @@ class Model:
         self.close()
 
     def __repr__(self) -> str:
-        state = " (closed)" if self._closed else ""
-        return f"<Model {self._facts['path']}: {self._config.architecture}, {self._facts['quantisation']}{state}>"
-
-    def _open(self) -> Any:
-        if self._closed:
-            raise ClosedError
-        return self._engine
+        c = self.core
+        state = " (closed)" if c.closed else ""
+        return f"<Model {c.facts.path}: {c.config.architecture}, {c.facts.quantisation}{state}>"
 
     # ---- looking at it ----------------------------------------------------------------------------------------
 
     def info(self) -> ModelInfo:
         """Sizes, and how the model runs here and why."""
-        e, c = self._open().info(), self._config
-        kv = self._facts["kv"]
-        plan = self._engine.plan
+        engine, c, facts = self.core.open(), self.core.config, self.core.facts
+        e = engine.info()
         return ModelInfo(
-            **self._facts,
+            **asdict(facts),
             architecture=c.architecture,
             layers=c.layers,
             dim=c.dim,
@@ -197,7 +139,8 @@ class Model:
             work_bytes=e["work_bytes"],
             cache_bytes=e["cache_bytes"],
             cache_bytes_per_token=sum(
-                g.n_layers * g.n_kv * (_kv_bytes(kv, g.dk) + _kv_bytes(kv, g.dv)) for g in plan.caches
+                g.n_layers * g.n_kv * (_kv_bytes(facts.kv, g.dk) + _kv_bytes(facts.kv, g.dv))
+                for g in engine.plan.caches
             ),
             huge_pages=e["huge_pages"],
             isa=e["isa"],
@@ -210,7 +153,7 @@ class Model:
 
     def plan(self) -> PlanTable:
         """The operations that a forward pass runs, with shapes and bytes; prints as a table."""
-        engine = self._open()
+        engine = self.core.open()
         return plan_table(engine.plan, engine.matrix_bytes)
 
     # ---- text and ids -----------------------------------------------------------------------------------------
@@ -219,36 +162,27 @@ class Model:
     def tokenizer(self) -> Tokenizer | None:
         """None when the file has none: then only ids are accepted. Raises TokenizerError where the file's is
         unusable."""
-        return self._tokenizer.get()
-
-    def _need_tokenizer(self) -> Tokenizer:
-        self._open()
-        tokenizer = self.tokenizer
-        if tokenizer is None:
-            raise TokenizerError("the model file has no tokenizer: only token ids are accepted")
-        return tokenizer
+        return self.core.tokenizer
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Text -> ids. add_special: with BOS where the model has one. parse_special: special tokens' text becomes
         their id."""
-        return self._need_tokenizer().encode(text, add_special=add_special, parse_special=parse_special)
+        return self.core.need_tokenizer().encode(text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """Ids -> text; none for an id beyond the vocabulary, where the embedding has more rows, to pad it.
+        """Ids -> text. An id with which the embedding is padded beyond the vocabulary has no text.
 
         Raises ValueError for an id out of range.
         """
-        tokenizer = self._need_tokenizer()
-        known = tokenizer.vocab_size
-        return tokenizer.decode([id for id in self.check_ids(ids, "ids", empty=True) if id < known])
+        return self.core.detokenize(ids)
 
     def chat_prompt(
         self,
-        messages: _Tables,
+        messages: Tables,
         *,
-        tools: _Tables | None = None,
+        tools: Tables | None = None,
         template: str | None = None,
-        documents: _Tables | None = None,
+        documents: Tables | None = None,
         variables: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
     ) -> ChatPrompt:
@@ -263,43 +197,14 @@ class Model:
         Raises ChatTemplateError where there is no template, or where it is broken, forbidden or refuses; TypeError or
         ValueError naming the place in the messages; TokenizerError for what cannot be encoded.
         """
-        chat = self._need_tokenizer().chat(template)
-        return chat.prompt(
+        return self.core.chat_prompt(
             messages,
+            template=template,
             tools=tools,
             documents=documents,
             variables=variables,
             add_generation_prompt=add_generation_prompt,
         )
-
-    def check_ids(self, ids: Any, name: str, *, empty: bool = False) -> list[int]:
-        """A list of token ids; ValueError or TypeError naming the argument."""
-        return arguments.check_ids(ids, name, self._config.vocab, empty=empty)
-
-    def _prompt(self, prompt: Any, name: str = "prompt") -> list[int]:
-        """A prompt's ids, which fit the context."""
-        ids = self._prompt_ids(prompt, name)
-        if len(ids) > self.context_length:
-            raise ContextFullError(f"{name} is too long", needed=len(ids), available=self.context_length)
-        return ids
-
-    def _prompt_ids(self, prompt: Any, name: str) -> list[int]:
-        """A prompt's ids, at least one."""
-        if isinstance(prompt, str):
-            ids = self.tokenize(prompt)
-            if not ids:
-                bos = self._need_tokenizer().bos
-                if bos is None:
-                    raise arguments.wrong_part(
-                        WrongValue, name, " is empty, and the model has no BOS token to start from"
-                    )
-                ids = [bos]
-            return ids
-        if isinstance(prompt, (bytes, bytearray)) or not hasattr(prompt, "__iter__"):
-            raise arguments.wrong_part(
-                WrongType, name, f" must be text or a list of token ids, not {type(prompt).__name__}"
-            )
-        return self.check_ids(prompt, name)
 
     # ---- computing --------------------------------------------------------------------------------------------
 
@@ -313,15 +218,15 @@ class Model:
 
         Raises ContextFullError, NumericsError, ValueError for an id out of range.
         """
-        engine, chunk = self._open(), generation.check_chunk(chunk)
+        c, engine, chunk = self.core, self.core.open(), generation.check_chunk(chunk)
         if isinstance(ids, str):
             raise WrongType("ids", " must be a list of token ids, not text: see Model.tokenize")
         if arguments.several(ids):
-            many = [self._prompt(self.check_ids(part, f"ids[{i}]"), f"ids[{i}]") for i, part in enumerate(ids)]
+            many = [c.prompt(c.check_ids(part, f"ids[{i}]"), f"ids[{i}]") for i, part in enumerate(ids)]
             return generation.logits(engine, [(_engine.Sequence(engine), part) for part in many], chunk)
         if hasattr(ids, "ndim") and ids.ndim != 1:
             raise WrongValue("ids", f" has {ids.ndim} dimensions: expected one, or a list of sequences")
-        one = self._prompt(self.check_ids(ids, "ids"), "ids")
+        one = c.prompt(c.check_ids(ids, "ids"), "ids")
         return generation.logits(engine, [(_engine.Sequence(engine), one)], chunk)[0]
 
     @overload
@@ -339,50 +244,23 @@ class Model:
         dynatemp_range=0.0, dynatemp_exponent=1.0, mirostat=0 | 2, mirostat_tau=5.0, mirostat_eta=0.1, samplers=None
         (the names of the sampler's steps in an order of one's own), logit_bias={}, seed=None,
         stop=(), stop_ids=(), ignore_eos=False, logprobs=0 (alternatives per token), echo=False, cache=True,
-        chunk=512, cancel=None (threading.Event or callable), on_full="stop" | "error", trace=None.
-
-        trace: names as `want` of :meth:`trace`, or a dict of its arguments: ``Completion.trace`` then has a row for
-        every token of the prompt and every new one. Tokens are the same with and without. It is made by a pass of its
-        own at the end, whose numbers are those of the generation bit for bit; `limit` is checked first, for max_tokens,
-        and positions must be of the prompt (or count from the end).
+        chunk=512, cancel=None (threading.Event or callable), on_full="stop" | "error".
 
         Raises ContextFullError (before computing, where the prompt is too long), NumericsError, TokenizerError,
         ClosedError; ValueError or TypeError naming a wrong option.
         """
-        trace = options.pop("trace", None)
-        options_ = generation.parse_options(options)
-        several = arguments.several(prompt)
-        prompts = list(prompt) if several else [prompt]
-        engine = self._open()
-        names = [f"prompt[{i}]" for i in range(len(prompts))] if several else ["prompt"]
-        own = options.get("seed") is None  # a draw for each
-        draws = [options_, *(replace(options_, seed=None) if own else options_ for _ in prompts[1:])]
-        jobs = [self._job(engine, p, name, o) for p, name, o in zip(prompts, names, draws, strict=True)]
-        if trace is not None:
-            from pellucid.look import trace as tracing
-
-            trace = tracing.arguments(self, trace, [len(job.ids) for job in jobs], options_.max_tokens)
-        pieces: dict[int, list[Piece]] = {id(job): [] for job in jobs}
-        for job, piece in generation.run_all(engine, jobs, options_):
-            pieces[id(job)].append(piece)
-        done = [generation.collect(pieces[id(job)]) for job in jobs]
-        if trace is not None:
-            done = [
-                replace(c, trace=self.trace(job.ids[: self.context_length], **trace))
-                for c, job in zip(done, jobs, strict=True)
-            ]
-        return done if several else done[0]
+        return generation.generate(self.core, prompt, options)
 
     def stream(self, prompt: str | Sequence[int], **options: Any) -> Iterator[Piece]:
         """Like :meth:`generate`, piece by piece: a Piece per token; the last one has the finish reason."""
         options_ = generation.parse_options(options)
-        engine = self._open()
-        return generation.run(engine, [self._job(engine, prompt, "prompt", options_)], options_)
+        job = generation.start(self.core, prompt, options_)
+        return generation.run(self.core.open(), [job], options_)
 
     @overload
-    def chat(self, messages: _Tables, *, stream: Literal[False] = False, **options: Any) -> Completion: ...
+    def chat(self, messages: Tables, *, stream: Literal[False] = False, **options: Any) -> Completion: ...
     @overload
-    def chat(self, messages: _Tables, *, stream: Literal[True], **options: Any) -> Iterator[Piece]: ...
+    def chat(self, messages: Tables, *, stream: Literal[True], **options: Any) -> Iterator[Piece]: ...
     def chat(
         self, messages: Any, *, tools: Any = None, template: str | None = None, stream: bool = False, **options: Any
     ) -> Any:
@@ -391,41 +269,18 @@ class Model:
         messages, tools, template, documents, variables: :meth:`chat_prompt`. Other options and errors:
         :meth:`generate`. A conversation that goes on is quicker in a context: ``Context.chat``.
         """
-        prompt, parsed = self.start_chat(messages, {**options, "tools": tools, "template": template})
-        engine = self._open()
-        job = generation.Job(
-            self,
-            list(prompt.ids),
-            parsed,
-            _engine.Sequence(engine),
-            len(prompt.ids),
-            prompt.text if parsed.echo else "",
-        )
+        c = self.core
+        prompt, parsed = generation.start_chat(c, messages, {**options, "tools": tools, "template": template})
+        engine, echo = c.open(), prompt.text if parsed.echo else ""
+        job = generation.Job(c, list(prompt.ids), parsed, _engine.Sequence(engine), len(prompt.ids), echo)
         pieces = generation.run(engine, [job], parsed)
-        return pieces if stream else generation.collect(pieces)
-
-    def start_chat(self, messages: Any, options: dict[str, Any]) -> tuple[ChatPrompt, generation.SamplingOptions]:
-        """A chat's prompt, which fits the context, and its checked options."""
-        own = {name: options.pop(name) for name in _CHAT_OPTIONS & options.keys()}
-        parsed = generation.parse_options(options)
-        prompt = self.chat_prompt(messages, **own)
-        if not prompt.ids:
-            raise ChatTemplateError("the chat template makes no text of these messages")
-        self._prompt(prompt.ids, "the conversation")
-        return prompt, parsed
-
-    def _job(self, engine: Any, prompt: Any, name: str, options: Any) -> generation.Job:
-        ids = self._prompt(prompt, name)
-        echo = ""
-        if options.echo:
-            echo = prompt if isinstance(prompt, str) else self.detokenize(ids)
-        return generation.Job(self, ids, options, _engine.Sequence(engine), len(ids), echo)
+        return pieces if stream else collect(pieces, prompt.ids)
 
     # ---- looking inside ---------------------------------------------------------------------------------------
 
     def trace(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Completion,
         want: str | Sequence[str] = ("hidden", "attention"),
         *,
         layers: int | Sequence[int] | None = None,
@@ -434,7 +289,8 @@ class Model:
         limit: int = 2 << 30,
         chunk: int = 512,
     ) -> Trace:
-        """Runs a text or ids once and keeps what was asked for, as NumPy arrays: see :class:`Trace` for their shapes.
+        """Runs a text, ids or a completion (its prompt and new tokens) once and keeps what was asked for, as NumPy
+        arrays: see :class:`Trace` for their shapes. A completion's arrays are those of its generation, bit for bit.
 
         want: any of embeddings, hidden, q, k, v, scores, attention, attention_out, mlp_out, neurons, head_out, logits.
         layers, heads, positions: indices to keep, negative ones from the end; None: all. limit: bytes that the arrays
@@ -468,15 +324,8 @@ class Model:
         :class:`pellucid.look.edit.Edit`. To be used in a `with` statement, and closed at its end."""
         from pellucid.look.edit import Edit
 
-        self._open()
+        self.core.open()
         return Edit(self)
-
-    def _with_engine(self, engine: Any) -> Model:
-        """The same model, run by another engine."""
-        view = object.__new__(Model)
-        view.__dict__.update(self.__dict__)
-        view._engine = engine
-        return view
 
     def weight(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor dequantised -> float32 of its shape (a matrix: (out, in)), as the engine reads it.
@@ -486,17 +335,16 @@ class Model:
         """
         from pellucid.look.weight import weight
 
-        return weight(self._open(), name)
+        return weight(self.core.open(), name)
 
     # ---- sequences --------------------------------------------------------------------------------------------
 
     def context(self) -> Context:
         """A sequence of one's own, which keeps its cache between calls."""
-        self._open()
-        return Context(self)
+        return Context(self.core)
 
 
-# ---- what loading needs -----------------------------------------------------------------------------------------
+# ---- sizes -----------------------------------------------------------------------------------------
 
 
 def _kv_bytes(kv: str, d: int) -> int:
@@ -504,17 +352,3 @@ def _kv_bytes(kv: str, d: int) -> int:
     if kv == "int8":
         return d + 4 * -(-d // 32)
     return d * (4 if kv == "f32" else 2)
-
-
-def _tokenizer(file: Any, vocab: int) -> Tokenizer | None:
-    tokenizer = Tokenizer.from_gguf(file) if file.format.startswith("GGUF") else _folder_tokenizer(file.path)
-    if tokenizer is not None and tokenizer.vocab_size > vocab:
-        raise TokenizerError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model's embedding {vocab}")
-    return tokenizer
-
-
-def _folder_tokenizer(path: str) -> Tokenizer | None:
-    """A Hugging Face folder's tokenizer, None where it has no file of one."""
-    if not any(os.path.exists(os.path.join(path, name)) for name in ("tokenizer.json", "tokenizer.model")):
-        return None
-    return Tokenizer.load(path)

@@ -34,7 +34,7 @@ CASES = [  # heads, KV heads, keys, width, positions (None: all), window
 def test_against_float64(
     load: Load, isa: str, heads: int, kv: int, n: int, d: int, positions: Any, window: int
 ) -> None:
-    engine = load("llama_gqa", isa=isa)._engine
+    engine = load("llama_gqa", isa=isa).core.engine
     rng = np.random.default_rng(n)
     at = np.array(range(n) if positions is None else positions)
     q = rng.normal(size=(heads, len(at), d)).astype(np.float32) * 2
@@ -60,7 +60,7 @@ def test_against_float64(
 
 
 def test_wrong_requests(load: Load) -> None:
-    engine = load("llama_gqa")._engine
+    engine = load("llama_gqa").core.engine
     q, k, out = np.zeros((2, 3, 8), np.float32), np.zeros((1, 5, 8), np.float32), np.zeros((2, 3, 5), np.float32)
 
     def attention(q: Any = q, k: Any = k, groups: Any = (0, 0), at: Any = (0, 1, 4), **options: Any) -> None:
@@ -92,7 +92,7 @@ def test_closed(tmp_path: Any) -> None:
     from tests.engine import models
 
     with Model.load(models.write(tmp_path, "llama_gqa"), threads=1) as model:
-        engine = model._engine
+        engine = model.core.engine
     one = np.zeros((1, 1, 1), np.float32)
     with pytest.raises(ClosedError):
         engine.attention(one, one, [0], [0], scale=1.0, weights=one.copy())

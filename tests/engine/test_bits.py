@@ -29,7 +29,7 @@ kinds = pytest.mark.parametrize(("name", "mix"), KINDS, ids=["-".join(kind) for 
 @kinds
 def test_threads_and_chunks(load: Load, isa: str, name: str, mix: str) -> None:
     model = load(name, mix, isa=isa, threads=1)
-    ids = ids_for(model._engine, 90 if isa == "scalar" else 150)
+    ids = ids_for(model.core.engine, 90 if isa == "scalar" else 150)
     expected = model.logits(ids)
     for threads, chunks in ((1, (7, 64)), (2, (1, 7, 512)), (3, (64, 512))):
         model = load(name, mix, isa=isa, threads=threads)
@@ -42,7 +42,7 @@ def test_threads_and_chunks(load: Load, isa: str, name: str, mix: str) -> None:
 def test_a_full_pass_of_narrow_rows(load: Load, isa: str, name: str, mix: str) -> None:
     """512 rows at once, with however few blocks a row has."""
     one, two = (load(name, mix, isa=isa, threads=threads) for threads in (1, 2))
-    ids = ids_for(one._engine, 130 if isa == "scalar" else 520)
+    ids = ids_for(one.core.engine, 130 if isa == "scalar" else 520)
     assert same(two.logits(ids), one.logits(ids, chunk=100))
 
 
@@ -50,7 +50,7 @@ def test_a_full_pass_of_narrow_rows(load: Load, isa: str, name: str, mix: str) -
 @pytest.mark.parametrize("kv", ["f32", "f16", "bf16", "int8"])
 def test_every_kv_type(load: Load, name: str, mix: str, kv: str) -> None:
     one, two = (load(name, mix, kv=kv, threads=threads) for threads in (1, 2))
-    ids = ids_for(one._engine, 140)
+    ids = ids_for(one.core.engine, 140)
     expected = one.logits(ids)
     assert same(two.logits(ids, chunk=33), expected)
     assert same(two.logits(ids[:66], chunk=1), expected[:66])
@@ -59,14 +59,14 @@ def test_every_kv_type(load: Load, name: str, mix: str, kv: str) -> None:
 @kinds
 def test_two_terms(load: Load, name: str, mix: str) -> None:
     one, two = (load(name, mix, precision="high", threads=threads) for threads in (1, 2))
-    ids = ids_for(one._engine, 70)
+    ids = ids_for(one.core.engine, 70)
     assert same(two.logits(ids, chunk=9), one.logits(ids))
 
 
 @kinds
 def test_batch_mates(load: Load, isa: str, name: str, mix: str) -> None:
     model = load(name, mix, isa=isa)
-    several = [ids_for(model._engine, n, seed=n) for n in (1, 30, 3, 77, 5, 16)]
+    several = [ids_for(model.core.engine, n, seed=n) for n in (1, 30, 3, 77, 5, 16)]
     alone = [model.logits(ids) for ids in several]
     for chunk in (512, 20):
         for together, expected in zip(model.logits(several, chunk=chunk), alone, strict=True):
@@ -75,7 +75,7 @@ def test_batch_mates(load: Load, isa: str, name: str, mix: str) -> None:
 
 @kinds
 def test_rewound_forked_and_fresh(load: Load, isa: str, name: str, mix: str) -> None:
-    engine = load(name, mix, isa=isa)._engine
+    engine = load(name, mix, isa=isa).core.engine
     ids, other = ids_for(engine, 130), ids_for(engine, 60, seed=2)
     fresh = rows(engine, sequence(engine), ids)
     # Rewound to places inside, at the border of, and before a page; other tokens stood there meanwhile.
@@ -97,7 +97,7 @@ def test_rewound_forked_and_fresh(load: Load, isa: str, name: str, mix: str) -> 
 
 def test_from_several_python_threads(load: Load) -> None:
     models = [load("narrow", "all"), load("gemma3"), load("wide", "K")]
-    work = [(model, ids_for(model._engine, n, seed=n)) for model in models for n in (5, 40, 90)]
+    work = [(model, ids_for(model.core.engine, n, seed=n)) for model in models for n in (5, 40, 90)]
     expected = [model.logits(ids) for model, ids in work]
     with ThreadPoolExecutor(6) as pool:
         for _ in range(3):
@@ -120,19 +120,19 @@ DEEP = [
 def test_deep(load: Load, name: str, mix: str, changes: dict[str, int], kv: str) -> None:
     """Attention whole (a long pass) and cut into chunks over the threads (few rows at depth) is the same."""
     one, three = (load(name, mix, changes, kv=kv, threads=threads) for threads in (1, 3))
-    ids = ids_for(one._engine, 1500)
+    ids = ids_for(one.core.engine, 1500)
     expected = one.logits(ids)
     assert same(three.logits(ids, chunk=200), expected)
     for at, n in ((1499, 1), (1490, 5), (1024, 1), (1023, 2), (512, 3), (511, 1), (1100, 17)):
-        s = sequence(three._engine, ids[:at], chunk=512)
-        assert same(rows(three._engine, s, ids[at : at + n]), expected[at : at + n]), f"{n} rows at {at}"
-        s = sequence(one._engine, ids[:at], chunk=100)
-        assert same(rows(one._engine, s, ids[at : at + n]), expected[at : at + n]), f"{n} rows at {at}, one thread"
+        s = sequence(three.core.engine, ids[:at], chunk=512)
+        assert same(rows(three.core.engine, s, ids[at : at + n]), expected[at : at + n]), f"{n} rows at {at}"
+        s = sequence(one.core.engine, ids[:at], chunk=100)
+        assert same(rows(one.core.engine, s, ids[at : at + n]), expected[at : at + n]), f"{n} rows at {at}, one thread"
 
 
 def test_deep_mates(load: Load) -> None:
     """Sequences of very different depth in one pass, whole and split."""
-    engine = load("llama_gqa", threads=3)._engine
+    engine = load("llama_gqa", threads=3).core.engine
     ids = ids_for(engine, 1300)
     expected = load("llama_gqa", threads=3).logits(ids)
     depths = (1299, 3, 700, 511)

@@ -22,13 +22,13 @@ PAGE = 64
 
 def used(model: Model) -> int:
     gc.collect()
-    return model._engine.info()["cache_bytes_used"]
+    return model.core.engine.info()["cache_bytes_used"]
 
 
 def page_bytes(model: Model) -> int:
     """Of one page of all groups together."""
     width = {"f32": 4, "f16": 2, "bf16": 2}[model.info().kv]
-    return sum(c.n_layers * c.n_kv * (c.dk + c.dv) * width * PAGE for c in model._engine.plan.caches)
+    return sum(c.n_layers * c.n_kv * (c.dk + c.dv) * width * PAGE for c in model.core.engine.plan.caches)
 
 
 def test_memory_returns(load: Load) -> None:
@@ -37,7 +37,7 @@ def test_memory_returns(load: Load) -> None:
     assert start == 0
     a = model.context()
     assert used(model) == 0
-    a.append(ids_for(model._engine, 65))
+    a.append(ids_for(model.core.engine, 65))
     assert used(model) == 2 * page
     b = a.fork()
     c = b.fork()
@@ -54,10 +54,10 @@ def test_memory_returns(load: Load) -> None:
     assert used(model) == 3 * page
     del b, c
     assert used(model) == 0
-    model.logits([ids_for(model._engine, 200), [1, 2]])
+    model.logits([ids_for(model.core.engine, 200), [1, 2]])
     model.generate([[1, 2, 3], [4, 5]], max_tokens=5, temperature=0)
     assert used(model) == 0
-    assert model._engine.info()["cache_bytes"] > 0  # kept for the next
+    assert model.core.engine.info()["cache_bytes"] > 0  # kept for the next
 
 
 def test_memory_goes_back_to_the_system(load: Load) -> None:
@@ -66,20 +66,20 @@ def test_memory_goes_back_to_the_system(load: Load) -> None:
     page, slab = page_bytes(model), 8 << 20
     contexts = [model.context() for _ in range(60)]
     for context in contexts:
-        context.append(ids_for(model._engine, 1000))
-    most, resident = model._engine.info()["cache_bytes"], anonymous()
+        context.append(ids_for(model.core.engine, 1000))
+    most, resident = model.core.engine.info()["cache_bytes"], anonymous()
     assert most >= 60 * 16 * page > 7 * slab
     del context, contexts
     assert used(model) == 0
-    assert model._engine.info()["cache_bytes"] <= slab
+    assert model.core.engine.info()["cache_bytes"] <= slab
     assert anonymous() < resident - (most - 2 * slab)
     context = model.context()
     taken = set()
     for _ in range(10):
-        context.append(ids_for(model._engine, 100))
+        context.append(ids_for(model.core.engine, 100))
         context.rewind(context.length - 64)
         model.generate([1, 2, 3], max_tokens=2)
-        taken.add(model._engine.info()["cache_bytes"])
+        taken.add(model.core.engine.info()["cache_bytes"])
     assert len(taken) == 1
 
 
@@ -97,11 +97,11 @@ def test_a_limit(folder: Path, name: str) -> None:
         with Model.load(path, threads=1) as free:
             page = page_bytes(free)
             limit = pages * page + page // 2
-            ids = ids_for(free._engine, 64 * pages)
+            ids = ids_for(free.core.engine, 64 * pages)
             expected = free.logits(ids)
         with Model.load(path, threads=1, cache_bytes=limit) as model:
             assert model.info().cache_limit == limit
-            engine = model._engine
+            engine = model.core.engine
             kept = sequence(engine, ids[:32])
             for _ in range(2):
                 others = []
@@ -152,7 +152,7 @@ def test_memory_of_a_closed_model(folder: Path) -> None:
 
 def test_pages_are_zero_again(load: Load) -> None:
     """Tokens of a sequence that is gone leave nothing in the pages that the next one gets."""
-    engine = load("llama_gqa", threads=1)._engine
+    engine = load("llama_gqa", threads=1).core.engine
     ids = ids_for(engine, 70)
     expected = rows(engine, sequence(engine), ids)
     for n in (600, 64, 1):
@@ -167,12 +167,12 @@ def test_pages_are_zero_again(load: Load) -> None:
 def group_bytes(model: Model) -> dict[int, int]:
     """Bytes of a page by window."""
     width = {"f32": 4, "f16": 2, "bf16": 2}[model.info().kv]
-    return {c.window: c.n_layers * c.n_kv * (c.dk + c.dv) * width * PAGE for c in model._engine.plan.caches}
+    return {c.window: c.n_layers * c.n_kv * (c.dk + c.dv) * width * PAGE for c in model.core.engine.plan.caches}
 
 
 def test_windows_let_go(load: Load) -> None:
     model = load("gemma3", threads=1)
-    engine, pages = model._engine, group_bytes(load("gemma3", threads=1))
+    engine, pages = model.core.engine, group_bytes(load("gemma3", threads=1))
     assert set(pages) == {0, 8}
     start = used(model)
     s = sequence(engine)
@@ -199,7 +199,7 @@ def used_now(engine: Any) -> int:
 @pytest.mark.parametrize("window", [1, 8, 64, 65, 100])
 def test_rewinding_over_what_a_window_let_go(load: Load, window: int) -> None:
     model = load("gemma3", "F32", {"window": window}, threads=1)
-    engine = model._engine
+    engine = model.core.engine
     ids = ids_for(engine, 400)
     expected = rows(engine, sequence(engine), ids)
     for back in (399, 390, 350, 336, 320, 300, 257, 256, 200, 128, 64, 10, 0):
@@ -221,7 +221,7 @@ def test_rewinding_over_what_a_window_let_go(load: Load, window: int) -> None:
 
 
 def test_forks_over_windows(load: Load) -> None:
-    engine = load("gemma3", threads=1)._engine
+    engine = load("gemma3", threads=1).core.engine
     ids = ids_for(engine, 500)
     expected = rows(engine, sequence(engine), ids)
     start = used_now(engine)
@@ -267,7 +267,7 @@ def broken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_failed_pass_leaves_all_as_it_was(broken: Model, isa: str) -> None:
-    engine = broken._engine
+    engine = broken.core.engine
     ids = [i if i != BAD else 6 for i in ids_for(engine, 100)]
     expected = rows(engine, sequence(engine), ids)
     for at in (0, 1, 60, 63, 64, 90):
@@ -309,11 +309,11 @@ def test_numbers_that_are_none_never_make_a_token(broken: Model) -> None:
 def test_a_cancelled_pass_leaves_all_as_it_was(load: Load, name: str) -> None:
     """Passes of another thread keep the engine busy, so that a pass waits in the queue when it is cancelled."""
     model = load(name, threads=1)
-    engine = model._engine
+    engine = model.core.engine
     ids = ids_for(engine, 400)
     expected = rows(engine, sequence(engine), ids)
     slow = load("wide_gemma", "K", isa="scalar", threads=1)
-    busy, over = ids_for(slow._engine, 60), threading.Event()
+    busy, over = ids_for(slow.core.engine, 60), threading.Event()
 
     def work() -> None:
         while not over.is_set():
@@ -348,8 +348,8 @@ def test_too_much_for_the_context_computes_nothing(load: Load) -> None:
     model = load("llama_gqa", threads=1)
     context = model.context()
     context.append([1, 2])
-    start = used_now(model._engine)
+    start = used_now(model.core.engine)
     with pytest.raises(ContextFullError) as caught:
         context.append([1] * models.CONTEXT)
     assert (caught.value.needed, caught.value.available) == (models.CONTEXT + 2, models.CONTEXT)
-    assert context.length == 2 and used_now(model._engine) == start
+    assert context.length == 2 and used_now(model.core.engine) == start

@@ -25,7 +25,7 @@ OPTIONS: dict[str, Any] = {"seed": 3, "max_tokens": 30, "temperature": 1.0}
 
 def test_users_of_one_model(load: Load) -> None:
     model = load("wide_gemma", "K")
-    prompts = [ids_for(model._engine, n, seed=n) for n in (3, 90, 20, 1)]
+    prompts = [ids_for(model.core.engine, n, seed=n) for n in (3, 90, 20, 1)]
     expected = [model.generate(p, **OPTIONS).ids for p in prompts]
     logits = [model.logits(p) for p in prompts]
     contexts = [model.context() for _ in prompts]
@@ -37,15 +37,15 @@ def test_users_of_one_model(load: Load) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(4)))
-    assert model._engine.info()["cache_bytes_used"] > 0
+    assert model.core.engine.info()["cache_bytes_used"] > 0
     contexts.clear()
     gc.collect()
-    assert model._engine.info()["cache_bytes_used"] == 0
+    assert model.core.engine.info()["cache_bytes_used"] == 0
 
 
 def test_more_threads_than_cores(load: Load) -> None:
     one, many = load("wide", "K", threads=1), load("wide", "K", threads=4 * (os.cpu_count() or 1))
-    prompt = ids_for(one._engine, 100)
+    prompt = ids_for(one.core.engine, 100)
     start = time.monotonic()
     assert many.generate(prompt, **OPTIONS).ids == one.generate(prompt, **OPTIONS).ids
     assert same(many.logits(prompt), one.logits(prompt))
@@ -167,7 +167,7 @@ def test_cancelling_from_another_thread(load: Load) -> None:
     other = load("llama_gqa")
     few = {**OPTIONS, "max_tokens": 4}
     expected = other.generate([1, 2], **few).ids
-    ids = ids_for(slow._engine, 4000)
+    ids = ids_for(slow.core.engine, 4000)
     event = threading.Event()
     with ThreadPoolExecutor(2) as pool:
         job = pool.submit(slow.generate, ids, cancel=event, chunk=32, max_tokens=3)

@@ -59,7 +59,7 @@ def good(engine: Any, n: int, seed: int = 1) -> list[int]:
 
 def test_prefill_without_logits(model: Model) -> None:
     """Nobody asks for logits of the pass that meets it: it fails all the same, for its keys would spoil others."""
-    engine = model._engine
+    engine = model.core.engine
     ids = good(engine, 40)
     expected = rows(engine, sequence(engine), ids)
     s = sequence(engine, ids[:20])
@@ -79,7 +79,7 @@ def test_prefill_without_logits(model: Model) -> None:
 
 def test_mates_of_a_pass(model: Model) -> None:
     """The pass fails as a whole; their next one has the bits that it would have had."""
-    engine = model._engine
+    engine = model.core.engine
     ids = good(engine, 30)
     expected = rows(engine, sequence(engine), ids)
     a, b = sequence(engine, ids[:9]), sequence(engine, ids[:3])
@@ -111,7 +111,7 @@ def test_a_stream(model: Model) -> None:
 
 def test_other_threads(model: Model) -> None:
     """Whose passes stand in the same queue."""
-    prompt, over = good(model._engine, 30), threading.Event()
+    prompt, over = good(model.core.engine, 30), threading.Event()
     expected = model.generate(prompt, **OPTIONS).ids
 
     def fail() -> int:
@@ -141,7 +141,7 @@ def test_keys_and_values_beyond_a_type(tmp_path: Path, isa: str, part: str) -> N
     path = spoilt(tmp_path, "llama_gqa", large)
     for kv in KV:
         with Model.load(path, isa=isa, kv=kv, threads=1) as model:
-            ids = good(model._engine, 20)
+            ids = good(model.core.engine, 20)
             if kv == "f16":
                 for use in (model.logits, model.generate, model.context().append):
                     with pytest.raises(NumericsError, match="too large for the cache's type"):

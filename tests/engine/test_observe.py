@@ -40,7 +40,7 @@ def writes(op: Any) -> int:
 @kinds
 @lengths
 def test_taps_and_times_change_nothing(load: Load, name: str, mix: str, before: int, n: int) -> None:
-    engine = load(name, mix)._engine
+    engine = load(name, mix).core.engine
     ids = ids_for(engine, before + n)
     expected = rows(engine, sequence(engine, ids[:before]), ids[before:])
     every = [(i, b) for i in range(len(engine.plan.ops)) for b in range(len(engine.plan.buffers))]
@@ -60,7 +60,7 @@ def test_taps_and_times_change_nothing(load: Load, name: str, mix: str, before: 
 @lengths
 def test_every_operation_alone(load: Load, name: str, mix: str, before: int, n: int) -> None:
     """The state before operation i: the taps after i - 1; buffers that no operation has written yet are not read."""
-    engine = load(name, mix)._engine
+    engine = load(name, mix).core.engine
     plan = engine.plan
     ids = ids_for(engine, before + n)
     out = np.empty((n, engine.vocab), np.float32)
@@ -88,7 +88,7 @@ def test_every_operation_alone(load: Load, name: str, mix: str, before: int, n: 
 @kinds
 def test_parts_of_the_plan(load: Load, name: str, mix: str) -> None:
     """A pass cut in two at any place, with all buffers handed over, ends in the same logits."""
-    engine = load(name, mix)._engine
+    engine = load(name, mix).core.engine
     plan = engine.plan
     ids = ids_for(engine, 60)
     s = sequence(engine, ids[:40])
@@ -104,7 +104,7 @@ def test_parts_of_the_plan(load: Load, name: str, mix: str) -> None:
 
 def test_a_part_of_a_pass_never_alters_a_fork(load: Load) -> None:
     """Pages that two sequences share are copied before an operation alone stores other keys and values into them."""
-    engine = load("llama_gqa")._engine
+    engine = load("llama_gqa").core.engine
     ids = ids_for(engine, 80)
     s = sequence(engine, ids[:70])
     fork = s.fork()
@@ -120,7 +120,7 @@ def test_a_part_of_a_pass_never_alters_a_fork(load: Load) -> None:
 @kinds
 def test_a_part_without_keys_and_values_needs_no_stored_token(load: Load, name: str, mix: str) -> None:
     """The head alone reads what it is fed, in a sequence that holds nothing, and stores nothing."""
-    engine = load(name, mix)._engine
+    engine = load(name, mix).core.engine
     n_ops, ids = len(engine.plan.ops), ids_for(engine, 40)
     x = engine.plan.ops[-1].inp
     expected = np.empty((40, engine.vocab), np.float32)
@@ -138,7 +138,7 @@ def test_a_part_without_keys_and_values_needs_no_stored_token(load: Load, name: 
 
 
 def test_wrong_requests(load: Load) -> None:
-    engine = load("gemma3")._engine
+    engine = load("gemma3").core.engine
     ids = ids_for(engine, 300)
     s = sequence(engine, ids)
     n_ops, n_bufs = len(engine.plan.ops), len(engine.plan.buffers)
@@ -167,12 +167,12 @@ def test_wrong_requests(load: Load) -> None:
     with pytest.raises(ValueError, match="rows"):
         observe([])
     with pytest.raises(ValueError, match="another model"):
-        load("llama_gqa")._engine.observe(as_part(s, ids[:1], 1))
+        load("llama_gqa").core.engine.observe(as_part(s, ids[:1], 1))
     assert s.length == 300
 
 
 def test_cache_of_a_sequence_twice_in_a_pass(load: Load) -> None:
-    engine = load("llama_gqa")._engine
+    engine = load("llama_gqa").core.engine
     s = sequence(engine)
     one = np.array([1], np.int32)
     with pytest.raises(ValueError, match="stand together"):

@@ -47,7 +47,7 @@ def run(plan: Any) -> None:
 
 @pytest.fixture(scope="module", params=["llama_gqa", "gemma3"])
 def plan(request: pytest.FixtureRequest, load: Load) -> Any:
-    return load(request.param)._engine.plan
+    return load(request.param).core.engine.plan
 
 
 def with_edits(plan: Any) -> Any:
@@ -282,7 +282,7 @@ def mutate(plan: Any, table: str, at: float, field: str, value: Any) -> None:
 @given(changes=st.lists(mutation(), min_size=1, max_size=3))
 def test_any_mutation_is_refused_or_runs(load: Load, changes: list[Any]) -> None:
     for name in ("llama_gqa", "gemma3"):
-        plan = with_edits(load(name)._engine.plan)
+        plan = with_edits(load(name).core.engine.plan)
         for change in changes:
             mutate(plan, *change)
         try:

@@ -294,7 +294,7 @@ def test_a_prompt_far_too_long_is_refused_at_once(smol: Any) -> None:
     assert caught.value.available == smol.context_length and caught.value.needed == len(smol.tokenize(text))
     with pytest.raises(ContextFullError):
         smol.context().append(text)
-    assert smol._engine.info()["cache_bytes_used"] == 0
+    assert smol.core.engine.info()["cache_bytes_used"] == 0
 
 
 def test_cancelling(smol: Any) -> None:

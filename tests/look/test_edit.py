@@ -24,7 +24,7 @@ INSIDE = ("hidden", "attention_out", "mlp_out", "head_out", "attention")
 @several
 def test_neutral_edits_change_no_bit(load: Load, name: str, mix: str) -> None:
     model = load(name, mix)
-    ids = ids_for(model._engine, 90)
+    ids = ids_for(model.core.engine, 90)
     plain, hidden = model.logits(ids), model.trace(ids, "hidden").hidden
     with model.edit() as e:
         assert same(e.logits(ids), plain)
@@ -44,7 +44,7 @@ def test_neutral_edits_change_no_bit(load: Load, name: str, mix: str) -> None:
 @several
 def test_add(load: Load, name: str, mix: str) -> None:
     model = load(name, mix)
-    ids = ids_for(model._engine, 40)
+    ids = ids_for(model.core.engine, 40)
     base = model.trace(ids, "hidden").hidden
     v = np.random.default_rng(1).normal(size=base.shape[-1]).astype(np.float32)
     for positions in (None, [39], [5, 6, 30]):
@@ -60,14 +60,14 @@ def test_add(load: Load, name: str, mix: str) -> None:
                 assert not np.allclose(found.hidden[3, rows[0]], base[3, rows[0]], atol=1e-3)
             for chunk in (1, 16):
                 assert same(e.logits(ids, chunk=chunk), found.logits)
-            other = ids_for(model._engine, 25, seed=5)
+            other = ids_for(model.core.engine, 25, seed=5)
             assert same(e.logits([other, ids])[1], found.logits)
 
 
 @several
 def test_patching_a_layer_with_another_texts_is_that_text_from_there_on(load: Load, name: str, mix: str) -> None:
     model = load(name, mix)
-    one, other = ids_for(model._engine, 50, seed=1), ids_for(model._engine, 50, seed=2)
+    one, other = ids_for(model.core.engine, 50, seed=1), ids_for(model._engine, 50, seed=2)
     there = model.trace(other, ("hidden", "logits"))
     with model.edit() as e:
         found = e.patch(1, range(50), there.hidden[2]).trace(one, ("hidden", "logits"))
@@ -80,14 +80,14 @@ def test_patching_a_layer_with_another_texts_is_that_text_from_there_on(load: Lo
         last = len(there.hidden) - 2
         logits = e.patch(last, 3, np.ones(there.hidden.shape[-1])).logits(one)
         x = np.ones((1, there.hidden.shape[-1]), np.float32)
-        ((_, expected),) = head_blocks(model._engine, places_of(model._engine), x)
+        ((_, expected),) = head_blocks(model.core.engine, places_of(model._engine), x)
         assert same(logits[3:4], expected)
 
 
 @several
 def test_scale_head(load: Load, name: str, mix: str) -> None:
     model = load(name, mix)
-    ids = ids_for(model._engine, 30)
+    ids = ids_for(model.core.engine, 30)
     base = model.trace(ids, INSIDE)
     with model.edit() as e:
         none = e.scale_head(1, 2, 0.0).trace(ids, INSIDE)
@@ -108,7 +108,7 @@ def test_scale_head(load: Load, name: str, mix: str) -> None:
 @several
 def test_skip(load: Load, name: str, mix: str) -> None:
     model = load(name, mix)
-    ids = ids_for(model._engine, 30)
+    ids = ids_for(model.core.engine, 30)
     base = model.trace(ids, INSIDE)
     n = len(base.layers)
     with model.edit() as e:
@@ -123,7 +123,7 @@ def test_skip(load: Load, name: str, mix: str) -> None:
             e.skip(i, "attention").skip(i, "mlp")
         found = e.trace(ids, ("hidden", "logits"))
         assert all(same(x, base.hidden[0]) for x in found.hidden)
-        ((_, expected),) = head_blocks(model._engine, places_of(model._engine), base.hidden[0])
+        ((_, expected),) = head_blocks(model.core.engine, places_of(model._engine), base.hidden[0])
         assert same(found.logits, expected) and same(e.logits(ids, chunk=3), expected)
         e.add(0, np.ones(base.hidden.shape[-1]))  # after a layer of which nothing is left
         assert same(e.trace(ids, "hidden").hidden[1], base.hidden[0] + np.float32(1))
@@ -131,7 +131,7 @@ def test_skip(load: Load, name: str, mix: str) -> None:
 
 def test_attribution_of_edits(load: Load) -> None:
     model = load("llama_gqa")
-    ids = ids_for(model._engine, 20)
+    ids = ids_for(model.core.engine, 20)
     v = np.linspace(-3, 3, 64)
     with model.edit() as e:
         t = e.add(0, v).patch(1, [19], -v).scale_head(2, 0, 3.0).trace(ids)
@@ -140,7 +140,7 @@ def test_attribution_of_edits(load: Load) -> None:
         assert a.edits[0] and a.edits[1] and not a.edits[2]
         assert t.lens(19)[-1] == t.top(19)
         assert "edits" in dict(a.parts()).__str__()
-    assert len(model.plan()) == len(model._engine.plan.ops)
+    assert len(model.plan()) == len(model.core.engine.plan.ops)
 
 
 def test_the_plan_shows_them(load: Load) -> None:
@@ -159,7 +159,7 @@ def test_the_plan_shows_them(load: Load) -> None:
 def test_nobody_else_sees_an_edit(load: Load) -> None:
     """Other users run meanwhile; a context made before, and one under the edit, hold pages of their own."""
     model = load("wide", "K")
-    ids = ids_for(model._engine, 70)
+    ids = ids_for(model.core.engine, 70)
     plain = model.logits(ids)
     context = model.context()
     context.append(ids[:50])
@@ -206,7 +206,7 @@ def test_chat(smollm: Model) -> None:
 
 def test_score(load: Load) -> None:
     model = load("wide", "K")
-    ids = ids_for(model._engine, 30)
+    ids = ids_for(model.core.engine, 30)
     with model.edit() as e:
         e.skip(1, "attention")
         x = e.logits(ids).astype(np.float64)
@@ -216,7 +216,7 @@ def test_score(load: Load) -> None:
 
 def test_a_later_edit_counts_from_the_next_call_on(load: Load) -> None:
     model = load("llama_gqa")
-    ids = ids_for(model._engine, 12)
+    ids = ids_for(model.core.engine, 12)
     with model.edit() as e:
         view = e.model
         before = e.logits(ids)
@@ -239,7 +239,7 @@ def test_a_view_of_a_view(tmp_path: Any) -> None:
     assert same(inner.logits(ids), expected) and not same(outer.logits(ids), expected)
     view = inner.model
     model.close()
-    for use in (lambda: view.logits([1]), lambda: _engine.Sequence(view._engine)):
+    for use in (lambda: view.logits([1]), lambda: _engine.Sequence(view.core.engine)):
         with pytest.raises(ClosedError):
             use()
 

@@ -1,4 +1,4 @@
-"""Generation with a trace."""
+"""Traces of completions."""
 
 from __future__ import annotations
 
@@ -6,62 +6,58 @@ from typing import Any
 
 import pytest
 
-from pellucid import Model
+from pellucid import Completion, Model
 from tests.engine import models
 from tests.engine.models import Load, ids_for, same
 
 
 @pytest.mark.parametrize(("name", "mix"), [("gemma3", "F32"), ("wide", "K")])
-def test_the_same_tokens_with_a_row_for_each(load: Load, name: str, mix: str) -> None:
+def test_a_row_for_each_token(load: Load, name: str, mix: str) -> None:
     model = load(name, mix)
-    ids = ids_for(model._engine, 20)
-    options: dict[str, Any] = {"seed": 3, "max_tokens": 15, "temperature": 1.0}
-    plain = model.generate(ids, **options)
-    done = model.generate(ids, trace=("hidden", "attention", "logits"), **options)
-    assert done.ids == plain.ids and plain.trace is None and done.trace is not None
-    assert done.trace.ids == ids + done.ids
-    assert done.trace.attention.shape[-2:] == (35, 35)
-    assert same(done.trace.logits, model.logits(ids + done.ids))
-    assert same(done.trace.hidden, model.trace(ids + done.ids, "hidden").hidden)
-    assert done.to_dict().keys() == plain.to_dict().keys()
+    ids = ids_for(model.core.engine, 20)
+    done = model.generate(ids, seed=3, max_tokens=15, temperature=1.0)
+    assert done.prompt_ids == ids
+    trace = model.trace(done, ("hidden", "attention", "logits"))
+    assert trace.ids == ids + done.ids
+    assert trace.attention.shape[-2:] == (35, 35)
+    assert same(trace.logits, model.logits(ids + done.ids))
+    assert same(trace.hidden, model.trace(ids + done.ids, "hidden").hidden)
     # What was drawn at temperature 0 is what the traced logits say.
-    greedy = model.generate(ids, temperature=0, max_tokens=9, trace={"want": "logits", "positions": -2})
-    assert greedy.trace is not None and greedy.trace.positions == (27,)
-    assert greedy.trace.logits[0].argmax() == greedy.ids[-1]
+    greedy = model.generate(ids, temperature=0, max_tokens=9)
+    before = model.trace(greedy, "logits", positions=-2)
+    assert before.positions == (27,) and before.logits[0].argmax() == greedy.ids[-1]
 
 
 def test_several_prompts(load: Load) -> None:
     model = load("gemma3")
-    prompts = [ids_for(model._engine, n, seed=n) for n in (3, 30)]
-    for done, ids in zip(model.generate(prompts, trace="hidden", max_tokens=4), prompts, strict=True):
-        assert done.trace is not None and done.trace.ids == ids + done.ids
+    prompts = [ids_for(model.core.engine, n, seed=n) for n in (3, 30)]
+    for done, ids in zip(model.generate(prompts, max_tokens=4), prompts, strict=True):
+        assert done.prompt_ids == ids and model.trace(done, "hidden").ids == ids + done.ids
     with model.edit() as e:
         e.skip(0, "mlp")
-        edited = e.generate(prompts[0], trace="mlp_out", max_tokens=4, temperature=0)
-        assert not edited.trace.mlp_out[0].any() and edited.trace.mlp_out[1].any()
+        edited = e.trace(e.generate(prompts[0], max_tokens=4, temperature=0), "mlp_out")
+        assert not edited.mlp_out[0].any() and edited.mlp_out[1].any()
+
+
+def test_in_a_context(load: Load) -> None:
+    """What the context already held is part of what the new tokens continue."""
+    model = load("llama_gqa")
+    context, greedy = model.context(), {"temperature": 0, "max_tokens": 3, "ignore_eos": True}
+    context.append([5, 6, 7])
+    first: Completion = context.generate([8], **greedy)
+    assert (first.prompt_ids, first.prompt_tokens) == ([5, 6, 7, 8], 1)
+    second = context.generate([9], **greedy)
+    assert second.prompt_ids == [5, 6, 7, 8, *first.ids, 9]
+    assert model.trace(second, "hidden").ids == context.ids
 
 
 def test_a_context_that_fills(tmp_path: Any) -> None:
     with Model.load(models.write(tmp_path, "llama_gqa"), context=30, threads=1) as model:
-        done = model.generate([1] * 25, trace="hidden", ignore_eos=True, temperature=0)
-        assert done.finish_reason == "context" and done.trace is not None
-        assert done.trace.ids == ([1] * 25 + done.ids)[:30]
+        done = model.generate([1] * 25, ignore_eos=True, temperature=0)
+        assert done.finish_reason == "context"
+        assert model.trace(done, "hidden").ids == ([1] * 25 + done.ids)[:30]
 
 
-@pytest.mark.parametrize(
-    ("trace", "error", "match"),
-    [
-        ("everything", ValueError, "want='everything'"),
-        ({"want": "q", "rows": 3}, ValueError, "unknown option 'rows'"),
-        ({"positions": [5]}, ValueError, "positions=5"),
-        ({"limit": 1000}, ValueError, "limit=1000"),
-        ({"limit": 160_000, "want": "attention"}, ValueError, "limit"),  # enough for the prompt alone
-        (3, TypeError, "want"),
-    ],
-)
-def test_wrong_requests_before_anything_runs(load: Load, trace: Any, error: type[Exception], match: str) -> None:
-    def never() -> bool:
-        raise AssertionError("it ran")
-
-    with pytest.raises(error, match=match):
-        load("llama_gqa").generate([1, 2, 3, 4, 5], trace=trace, cancel=never)
+def test_generate_has_no_trace_of_its_own(load: Load) -> None:
+    with pytest.raises(TypeError, match="trace"):
+        load("llama_gqa").generate([1, 2], trace="hidden")

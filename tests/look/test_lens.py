@@ -25,7 +25,7 @@ def softmax(x: Any) -> Any:
 @models
 def test_lens(load: Load, name: str, mix: str) -> None:
     model = load(name, mix)
-    ids = ids_for(model._engine, 70)
+    ids = ids_for(model.core.engine, 70)
     logits = model.logits(ids)
     kept, asked = model.trace(ids), model.trace(ids, want="q", positions=3)
     for position in (0, 33, -1):
@@ -41,7 +41,7 @@ def test_lens(load: Load, name: str, mix: str) -> None:
     # In between: the final norm and the head of the residual stream.
     scale = model.weight("output_norm")
     head = model.weight("output" if name == "llama_mha_untied" else "token_embd")
-    eps = model._engine.plan.eps
+    eps = model.core.engine.plan.eps
     for row, x in zip(kept.lens(33, k=3), kept.hidden[:, 33].astype(np.float64), strict=True):
         expected = head @ (x / np.sqrt(np.mean(x * x) + eps) * scale)
         assert np.allclose([g.logit for g in row], expected[[g.id for g in row]], atol=2e-3 * np.abs(expected).max())
@@ -51,7 +51,7 @@ def test_lens(load: Load, name: str, mix: str) -> None:
 @models
 def test_attribution_sums_to_the_logit(load: Load, name: str, mix: str) -> None:
     model = load(name, mix)
-    ids = ids_for(model._engine, 40)
+    ids = ids_for(model.core.engine, 40)
     logits = model.logits(ids)
     t = model.trace(ids, want="embeddings", positions=0)
     scale = float(np.abs(logits).max())
@@ -73,7 +73,7 @@ def test_attribution_sums_to_the_logit(load: Load, name: str, mix: str) -> None:
     a = whole.attribution(20, 7)
     x = whole.hidden[-1, 20].astype(np.float64)
     row = model.weight("output" if name == "llama_mha_untied" else "token_embd")[7]
-    direction = row * model.weight("output_norm") / np.sqrt(np.mean(x * x) + model._engine.plan.eps)
+    direction = row * model.weight("output_norm") / np.sqrt(np.mean(x * x) + model.core.engine.plan.eps)
     assert a.embedding == pytest.approx(whole.embeddings[20] @ direction, abs=1e-4 * scale)
     assert np.allclose(a.attention, whole.attention_out[:, 20] @ direction, atol=1e-4 * scale)
     assert np.allclose(a.mlp, whole.mlp_out[:, 20] @ direction, atol=1e-4 * scale)
@@ -85,7 +85,7 @@ def test_attribution_is_of_the_logit_before_a_soft_cap(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "final_logit_softcapping": 2.0}))
     with Model.load(folder, threads=2) as model:
-        t = model.trace(ids_for(model._engine, 9))
+        t = model.trace(ids_for(model.core.engine, 9))
         for token in range(0, 97, 7):
             a = t.attribution(5, token)
             assert abs(a.logit) < 2
@@ -95,7 +95,7 @@ def test_attribution_is_of_the_logit_before_a_soft_cap(tmp_path: Path) -> None:
 @models
 def test_predictions(load: Load, name: str, mix: str) -> None:
     model = load(name, mix)
-    ids = ids_for(model._engine, 100)
+    ids = ids_for(model.core.engine, 100)
     p = softmax(model.logits(ids))
     entropy = -(p * np.log(p)).sum(-1)
     own = p[np.arange(99), ids[1:]]

@@ -28,7 +28,7 @@ def log_softmax(x: Any) -> Any:
 @several
 def test_every_token(load: Load, name: str, mix: str) -> None:
     model = load(name, mix)
-    ids = ids_for(model._engine, 700)  # more than a pass
+    ids = ids_for(model.core.engine, 700)  # more than a pass
     expected = log_softmax(model.logits(ids))
     s = model.score(ids, top=3)
     own = expected[np.arange(699), ids[1:]]
@@ -46,7 +46,7 @@ def test_every_token(load: Load, name: str, mix: str) -> None:
 @several
 def test_texts_side_by_side_are_as_alone(load: Load, name: str, mix: str) -> None:
     model = load(name, mix)
-    texts = [ids_for(model._engine, n, seed=n) for n in (300, 1, 2, 511, 40, 513, 7)]
+    texts = [ids_for(model.core.engine, n, seed=n) for n in (300, 1, 2, 511, 40, 513, 7)]
     together = model.score(texts, top=2)
     assert together == [model.score(ids, top=2) for ids in texts]
     assert together[1].tokens == [] and math.isnan(together[1].perplexity) and together[1].total == 0
@@ -54,7 +54,7 @@ def test_texts_side_by_side_are_as_alone(load: Load, name: str, mix: str) -> Non
 
 def test_windows(load: Load) -> None:
     model = load("llama_gqa")
-    ids = ids_for(model._engine, 53)
+    ids = ids_for(model.core.engine, 53)
     found = model.score(ids, window=20).logprobs
     assert len(found) == 52
     for start in range(0, 40, 10):  # parts 0..20, 10..30, 20..40, 30..50, 40..53
@@ -70,7 +70,7 @@ def test_windows(load: Load) -> None:
 
 def test_the_context(tmp_path: Any) -> None:
     with Model.load(models.write(tmp_path, "llama_gqa"), context=30, threads=1) as model:
-        ids = ids_for(model._engine, 31)
+        ids = ids_for(model.core.engine, 31)
         assert len(model.score(ids[:30]).tokens) == 29
         with pytest.raises(ContextFullError, match="window=30") as caught:
             model.score(ids)

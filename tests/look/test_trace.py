@@ -37,7 +37,7 @@ def test_everything_is_what_transformers_computes(load: Load, tiny_model: Any, f
 @golden_models
 def test_scores_lead_to_the_attention(load: Load, tiny_model: Any) -> None:
     model = load(tiny_model.name)
-    ids = ids_for(model._engine, 30)
+    ids = ids_for(model.core.engine, 30)
     both = model.trace(ids, want=("scores", "attention"))
     alone = model.trace(ids, want="scores")
     assert np.array_equal(alone.scores, both.scores)
@@ -56,7 +56,7 @@ def test_scores_lead_to_the_attention(load: Load, tiny_model: Any) -> None:
 @quantised
 def test_nothing_depends_on_tracing_or_chunks(load: Load, name: str, mix: str) -> None:
     model = load(name, mix)
-    ids = ids_for(model._engine, 130)
+    ids = ids_for(model.core.engine, 130)
     plain = model.logits(ids)
     whole = model.trace(ids, want=EVERYTHING)
     assert same(whole.logits, plain)
@@ -73,7 +73,7 @@ def test_nothing_depends_on_tracing_or_chunks(load: Load, name: str, mix: str) -
 @quantised
 def test_a_selection_is_a_part_of_the_whole(load: Load, name: str, mix: str) -> None:
     model = load(name, mix)
-    ids = ids_for(model._engine, 90)
+    ids = ids_for(model.core.engine, 90)
     whole = model.trace(ids, want=EVERYTHING)
     for layers, heads, positions in (([0], 1, None), (-1, [0, 3], [3, 70, -1]), (None, None, range(60, 80))):
         part = model.trace(ids, EVERYTHING, layers=layers, heads=heads, positions=positions, chunk=33)
@@ -101,7 +101,7 @@ def test_attention_and_values_make_what_the_heads_give(load: Load, name: str, mi
     """Softmax(scores) v, projected, is close to what the engine's own attention added: f16 or bf16 keys and values and
     int8 activations differ by up to 2^-8 of the values each."""
     model = load(name, mix)
-    ids = ids_for(model._engine, 100)
+    ids = ids_for(model.core.engine, 100)
     t = model.trace(ids, want=("attention", "v", "attention_out", "head_out"))
     group = len(t.heads) // t.v.shape[1]
     for i in t.layers:
@@ -117,7 +117,7 @@ def test_attention_and_values_make_what_the_heads_give(load: Load, name: str, mi
 
 def test_the_residual_stream_adds_up(load: Load) -> None:
     model = load("gemma3")
-    t = model.trace(ids_for(model._engine, 20), want=("hidden", "attention_out", "mlp_out"))
+    t = model.trace(ids_for(model.core.engine, 20), want=("hidden", "attention_out", "mlp_out"))
     assert golden.distance(t.hidden[:-1] + t.attention_out + t.mlp_out, t.hidden[1:]) <= 1e-6
 
 
@@ -144,7 +144,7 @@ def test_tokens(smollm: Model) -> None:
 
 def test_the_limit_is_checked_before_anything_runs(load: Load) -> None:
     model = load("llama_gqa")
-    ids = ids_for(model._engine, 200)
+    ids = ids_for(model.core.engine, 200)
     before = model.info().cache_bytes
     with pytest.raises(ValueError, match="limit=1000000") as caught:
         model.trace(ids, limit=1_000_000)

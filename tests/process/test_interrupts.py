@@ -78,11 +78,11 @@ def test_while_modules_are_imported(model: Path) -> None:
 @pytest.mark.parametrize(
     "place",
     [
-        "pellucid.model:weights.open_model",
-        "pellucid.model:arch.build",
-        "pellucid.model:_engine.Engine",
+        "pellucid.core:weights.open_model",
+        "pellucid.core:arch.build",
+        "pellucid.core:_engine.Engine",
         "pellucid.later:Later.wait",
-        "pellucid.model:Model._job",
+        "pellucid.generation:start",
         "pellucid.cli.options:read_text",
     ],
 )
@@ -99,7 +99,7 @@ def test_while_the_vocabulary_is_made(model: Path, again: bool) -> None:
     want to wait for that interrupts again."""
     code = """
 import os, signal, sys, time
-import pellucid.model as m
+import pellucid.core as m
 from pellucid.cli import main
 engine = m._engine.Engine
 def slow(*arguments):

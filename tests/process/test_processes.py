@@ -18,6 +18,7 @@ import pytest
 
 from pellucid import Model, generation
 from pellucid.errors import ClosedError
+from pellucid.results import collect
 from tests.engine import models
 
 OPTIONS: dict[str, Any] = {"seed": 3, "max_tokens": 20, "temperature": 1.0}
@@ -173,9 +174,9 @@ class Counted:
 def test_cancelling_takes_no_more_than_a_chunk(model: Model) -> None:
     """From another thread, in a prefill of 125 chunks: at most the pass that was about to begin still begins."""
     cancel = threading.Event()
-    engine = Counted(model._engine)
+    engine: Any = Counted(model.core.engine)
     options = generation.parse_options({"cancel": cancel, "chunk": 32})
-    job = model._job(model._engine, [i % 300 for i in range(4000)], "prompt", options)
+    job = generation.start(model.core, [i % 300 for i in range(4000)], options)
     after: list[int] = []
 
     def stop() -> None:
@@ -185,7 +186,7 @@ def test_cancelling_takes_no_more_than_a_chunk(model: Model) -> None:
 
     thread = threading.Thread(target=stop)
     thread.start()
-    done = generation.collect(list(generation.run(engine, [job], options)))
+    done = collect(generation.run(engine, [job], options), job.prompt_ids)
     thread.join()
     assert done.finish_reason == "cancelled" and done.ids == []
     assert 3 <= engine.passes <= after[0] + 1 < 100

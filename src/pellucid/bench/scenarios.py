@@ -78,7 +78,7 @@ class Bench:
 
     def __init__(self, model: Model, seed: int = 0) -> None:
         self.model = model
-        self.engine = model._open()
+        self.engine = model.core.open()
         self.info = model.info()
         self._rng = np.random.default_rng(seed)
         self._deep: dict[int, Context] = {}

@@ -31,19 +31,20 @@ def generate(
     **sampling: Any,
 ) -> None:
     """Goes on from a text, as it is (no chat template). Only the new text goes to stdout; timings go to stderr."""
-    from pellucid.generation import collect, parse_options
+    from pellucid.generation import parse_options
 
     asked: dict[str, Any] = {"max_tokens": max_tokens, "stop": tuple(stop or ()), **arguments(sampling)}
     with options.naming(*asked):  # before anything is fetched
         asked["seed"] = parse_options(asked).seed
     text = options.read_text(prompt)
     with options.load(model, threads=threads, context=context, isa=isa, kv=kv) as loaded:
-        with options.naming("prompt", *asked):
-            pieces = loaded.stream(text, **asked)
         if json:
-            done = collect(pieces)
+            with options.naming("prompt", *asked):
+                done = loaded.generate(text, **asked)
             output.document({**done.to_dict(), "seed": asked["seed"], "model": loaded.info().to_dict()})
             return
+        with options.naming("prompt", *asked):
+            pieces = loaded.stream(text, **asked)
         last = None
         for last in pieces:
             output.write(last.text)

@@ -83,8 +83,8 @@ def look(
     from pellucid.look.lens import logits_at
     from pellucid.look.trace import spell
 
-    config = model._config
-    ids = model._prompt(text)
+    config = model.core.config
+    ids = model.core.prompt(text)
     (at,) = record.select("position", position, len(ids))
     layers = None if layer is None else record.select("layer", layer, config.layers)
     if head is not None:
@@ -97,7 +97,7 @@ def look(
     own = here.ids[at + 1] if at + 1 < len(ids) else None
 
     def step(found: choice.Step) -> dict[str, Any]:
-        tokens = zip(spell(model, found.ids[:show].tolist()), found.probabilities, strict=False)
+        tokens = zip(spell(model.core, found.ids[:show].tolist()), found.probabilities, strict=False)
         return {
             "name": found.name,
             "kept": len(found.ids),
@@ -108,7 +108,7 @@ def look(
         return [{"position": one.position, "piece": one.token.piece, "weight": one.weight} for one in found]
 
     out: dict[str, Any] = {
-        "model": os.path.basename(model._facts["path"]),
+        "model": os.path.basename(model.core.facts.path),
         "position": at,
         "follows": own,
         "tokens": [

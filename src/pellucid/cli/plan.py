@@ -63,15 +63,15 @@ def _time(model: Model, rows: int, depth: int) -> list[int]:
 
     from pellucid.bench.operations import fastest
 
-    most = min(model._open().max_rows, model.context_length)
+    most = min(model.core.open().max_rows, model.context_length)
     if rows > most:
         raise output.UsageError(f"--rows={rows}: a pass has at most {most} tokens here")
     if depth + rows > model.context_length:
         room = model.context_length - rows
         raise output.UsageError(f"--depth={depth}: with {rows} more, a sequence holds at most {room} here (--context)")
-    ids = np.random.default_rng(0).integers(0, model._open().vocab, depth + rows).tolist()
+    ids = np.random.default_rng(0).integers(0, model.core.open().vocab, depth + rows).tolist()
     repeat = 20 if rows * (depth + 1) < 64 else 5
-    return fastest(model._open(), ids, before=depth, repeat=repeat).tolist()
+    return fastest(model.core.open(), ids, before=depth, repeat=repeat).tolist()
 
 
 def _timed(table: Sequence[Operation], ns: Sequence[int], every: bool, what: str) -> None:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine, checks
+from pellucid import checks
+from pellucid.core import Core
 from pellucid.errors import ClosedError, WrongType, WrongValue
 from pellucid.look import places, record
+from pellucid.model import Model
 from pellucid.plan import EVERYWHERE, Kind, Op, Plan, Vector
+from pellucid.results import Piece
 
 if TYPE_CHECKING:
-    from pellucid.generation import Piece
     from pellucid.look.trace import Trace
-    from pellucid.model import Model
 
 __all__ = ["Edit"]
 
@@ -37,12 +38,12 @@ class Edit:
 
     def __init__(self, model: Model) -> None:
         self._base = model
-        self._plan: Plan = model._open().plan
+        self._plan: Plan = model.core.open().plan
         self._skipped: set[tuple[int, str]] = set()
         self._heads: list[tuple[int, int, float]] = []
         self._stream: list[tuple[int, float, int, int, Floats]] = []  # layer, scale, positions from, to, what is added
         self._view: Model | None = None
-        self._engines: weakref.WeakSet[Any] = weakref.WeakSet()  # of all views so far
+        self._cores: weakref.WeakSet[Core] = weakref.WeakSet()  # of all views so far
         self._closed = False
 
     def __enter__(self) -> Edit:
@@ -56,8 +57,8 @@ class Edit:
         """Ends the view: every later use is a ClosedError. May be called again."""
         self._closed = True
         self._view = None
-        for engine in list(self._engines):
-            engine.close()
+        for core in list(self._cores):
+            core.close()
 
     # ---- edits ------------------------------------------------------------------------------------------------
 
@@ -87,7 +88,7 @@ class Edit:
     def scale_head(self, layer: int, head: int, factor: float) -> Edit:
         """Multiplies what a head gives, before it is projected into the residual stream. 0 takes the head out."""
         layer = self._layer(layer)
-        (head,) = record.select("head", [head], self._base._config.attention.n_q)
+        (head,) = record.select("head", [head], self._base.core.config.attention.n_q)
         value = self._floats("factor", factor, 0)
         self._heads.append((layer, head, float(value)))
         return self._changed()
@@ -106,11 +107,9 @@ class Edit:
         self._open()
         view = self._view  # read once: another thread may make an edit meanwhile
         if view is None:
-            engine = _engine.Engine(
-                edited(self._plan, self._skipped, self._heads, self._stream), base=self._base._engine
-            )
-            self._engines.add(engine)
-            self._view = view = self._base._with_engine(engine)
+            core = self._base.core.view(edited(self._plan, self._skipped, self._heads, self._stream))
+            self._cores.add(core)
+            self._view = view = Model(core)
         return view
 
     def generate(self, prompt: Any, **options: Any) -> Any:
@@ -142,7 +141,7 @@ class Edit:
     def _open(self) -> None:
         if self._closed:
             raise ClosedError("the edit is closed")
-        self._base._open()
+        self._base.core.open()
 
     def _changed(self) -> Edit:
         self._view = None
@@ -150,7 +149,7 @@ class Edit:
 
     def _layer(self, layer: Any) -> int:
         self._open()
-        (number,) = record.select("layer", [layer], self._base._config.layers)
+        (number,) = record.select("layer", [layer], self._base.core.config.layers)
         return number
 
     def _positions(self, positions: Any) -> list[int]:

@@ -32,7 +32,7 @@ def loglikelihood(model: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[fl
             _warn(cut)
         parts.append((ids[cut:], first - cut))
     out = []
-    for (ids, first), found in zip(parts, _score(model._open(), parts), strict=True):
+    for (ids, first), found in zip(parts, _score(model.core.open(), parts), strict=True):
         greedy = all(best[0][0] == id for id, (_, best) in zip(ids[first:], found, strict=True))
         out.append((sum(logprob for logprob, _ in found), greedy))
     return out
@@ -93,7 +93,7 @@ def rolling(model: Any, texts: Sequence[str]) -> list[float]:
             low = max(end - room - 1, 0)
             parts.append((ids[low:end], start - low))
         counts.append(len(parts) - before)
-    found = iter(score_ids(model._open(), parts))
+    found = iter(score_ids(model.core.open(), parts))
     return [sum(logprob for _ in range(n) for logprob, _ in next(found)) for n in counts]
 
 

@@ -53,7 +53,7 @@ def load(path: str | os.PathLike[str], model: Model | None) -> Trace:
         raise ValueError(f"{where}: not a saved trace ({e})") from None
     if model is not None:
         for token in tokens:
-            if not 0 <= token.id < model._config.vocab:
+            if not 0 <= token.id < model.core.config.vocab:
                 raise ValueError(f"{where}: token id {token.id} is not of this model")
     return Trace(tokens, selected, arrays, name, model)  # type: ignore[arg-type]
 

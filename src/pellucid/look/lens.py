@@ -81,7 +81,7 @@ class Attribution:
 
 def lens(trace: Trace, position: int, k: int) -> Lens:
     model = trace._need_model()
-    engine, places = model._open(), record.places_of(model._open())
+    engine, places = model.core.open(), record.places_of(model.core.open())
     position, k = _place(trace, position), _count(k, engine.vocab)
     n_layers = len(places.layers)
     if "hidden" in trace.kept and trace.layers == tuple(range(n_layers)) and position in trace.positions:
@@ -97,7 +97,7 @@ def lens(trace: Trace, position: int, k: int) -> Lens:
 
 def top(trace: Trace, position: int, k: int) -> list[Guess]:
     model = trace._need_model()
-    position, k = _place(trace, position), _count(k, model._open().vocab)
+    position, k = _place(trace, position), _count(k, model.core.open().vocab)
     return guesses(model, logits_at(trace, position), k)
 
 
@@ -105,7 +105,7 @@ def logits_at(trace: Trace, position: int) -> Floats:
     """(vocab), kept or computed again."""
     if "logits" in trace.kept and position in trace.positions:
         return trace.logits[trace.positions.index(position)]
-    engine = trace._need_model()._open()
+    engine = trace._need_model().core.open()
     places = record.places_of(engine)
     if "hidden" in trace.kept and len(places.layers) - 1 in trace.layers and position in trace.positions:
         row = trace.hidden[-1, trace.positions.index(position)][None]
@@ -126,7 +126,7 @@ def guesses(model: Any, logits: Floats, k: int) -> list[Guess]:
     p = np.exp(wide[order] - top) / np.exp(wide - top).sum()
     return [
         Guess(token.id, token.piece, float(p[i]), float(logits[token.id]))
-        for i, token in enumerate(spell(model, order.tolist()))
+        for i, token in enumerate(spell(model.core, order.tolist()))
     ]
 
 
@@ -134,7 +134,7 @@ def attribution(trace: Trace, position: int, token: Any) -> Attribution:
     from pellucid.look.trace import spell
 
     model = trace._need_model()
-    engine = model._open()
+    engine = model.core.open()
     places = record.places_of(engine)
     position = _place(trace, position)
     id = _token(trace, position, token)
@@ -149,7 +149,7 @@ def attribution(trace: Trace, position: int, token: Any) -> Attribution:
         return 0.0 if tap is None else float(found[tap][0].astype(np.float64) @ direction)
 
     layers = places.layers
-    heads = np.zeros((len(layers), model._config.attention.n_q))
+    heads = np.zeros((len(layers), model.core.config.attention.n_q))
     for i, layer in enumerate(layers):
         if layer.mixed is None or layer.group is None:
             continue
@@ -160,7 +160,7 @@ def attribution(trace: Trace, position: int, token: Any) -> Attribution:
         heads[i] = (mixed * read).reshape(layer.group.n_q, layer.group.dv).sum(axis=1)
     return Attribution(
         position,
-        spell(model, [id])[0],
+        spell(model.core, [id])[0],
         float(logits_at(trace, position)[id]),
         push(places.embeddings),
         np.array([push(layer.attention_out) for layer in layers]),
@@ -174,7 +174,7 @@ def probe(trace: Trace, position: int) -> dict[Tap, Floats]:
     """All taps of one token's row, (1, width) each: computed again, with the same bits; the last one is kept."""
     known = trace._probe  # read once: another thread may ask for another position
     if known is None or known[0] != position:
-        engine = trace._need_model()._open()
+        engine = trace._need_model().core.open()
         sequence = _engine.Sequence(engine)
         for start in range(0, position, engine.max_rows):
             part = np.array(trace.ids[start : min(start + engine.max_rows, position)], np.int32)
@@ -214,7 +214,7 @@ def _token(trace: Trace, position: int, token: Any) -> int:
         if len(ids) != 1:
             raise WrongValue("token", f"={shown(token)} is {len(ids)} tokens, expected one: give an id")
         return ids[0]
-    return model.check_ids([token], "token")[0]
+    return model.core.check_ids([token], "token")[0]
 
 
 # ---- every position -----------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def predictions(trace: Trace) -> dict[str, npt.NDArray[Any]]:
 def _blocks(trace: Trace) -> Any:
     if "logits" in trace.kept:
         return ((slice(i, i + 64), trace.logits[i : i + 64]) for i in range(0, len(trace.positions), 64))
-    engine = trace._need_model()._open()
+    engine = trace._need_model().core.open()
     places = record.places_of(engine)
     if "hidden" in trace.kept and len(places.layers) - 1 in trace.layers:
         return record.head_blocks(engine, places, trace.hidden[-1])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pellucid import _engine, arguments, checks
 from pellucid.errors import ContextFullError
-from pellucid.generation import TokenLogprob, pieces
+from pellucid.results import TokenLogprob
 from pellucid.sampling import MOST_LOGPROBS
 
 __all__ = ["Score", "score", "score_ids"]
@@ -58,34 +58,30 @@ class Score:
 
 def score(model: Any, texts: Any, top: Any, window: Any) -> Any:
     """``Model.score``."""
-    engine, top = model._open(), checks.integer("top", top, 0, MOST_LOGPROBS)
+    engine, top = model.core.open(), checks.integer("top", top, 0, MOST_LOGPROBS)
     if window is not None:
         window = checks.integer("window", window, 2, model.context_length)
     several = arguments.several(texts)
     many = []
     for i, text in enumerate(texts if several else [texts]):
         name = f"text[{i}]" if several else "text"
-        ids = model._prompt_ids(text, name)
+        ids = model.core.prompt_ids(text, name)
         if window is None and len(ids) > model.context_length:
             message = f"{name} is too long; window={model.context_length} scores it in overlapping parts"
             raise ContextFullError(message, needed=len(ids), available=model.context_length)
         many.append(ids)
     parts = [part for ids in many for part in _windows(ids, window)]
     found = iter(score_ids(engine, parts, top))
-    spell = pieces(model.tokenizer)
+    spell = model.core.spell
 
     def token(id: int, logprob: float, best: list[tuple[int, float]]) -> TokenLogprob:
-        return TokenLogprob(id, _text(spell(id)), logprob, [(i, _text(spell(i)), p) for i, p in best if i >= 0])
+        return TokenLogprob(id, spell(id), logprob, [(i, spell(i), p) for i, p in best if i >= 0])
 
     scores = []
     for ids in many:
         results = [result for _ in _windows(ids, window) for result in next(found)]
         scores.append(Score(ids, [token(id, *result) for id, result in zip(ids[1:], results, strict=True)]))
     return scores if several else scores[0]
-
-
-def _text(piece: bytes) -> str:
-    return piece.decode("utf-8", "replace")
 
 
 def _windows(ids: list[int], window: int | None) -> list[tuple[list[int], int]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pellucid import checks
+from pellucid.core import Core
 from pellucid.look import record
+from pellucid.results import Completion
 
 if TYPE_CHECKING:
     from pellucid.look.lens import Attribution, Guess, Lens
@@ -201,20 +203,21 @@ def trace(
     """``Model.trace``."""
     from pellucid import generation
 
-    engine, chunk = model._open(), generation.check_chunk(chunk)
-    ids = model._prompt(prompt)
+    engine, chunk = model.core.open(), generation.check_chunk(chunk)
+    if isinstance(prompt, Completion):
+        prompt = (prompt.prompt_ids + prompt.ids)[: model.context_length]  # a last token without a place is left out
+    ids = model.core.prompt(prompt)
     selection = plan_trace(model, len(ids), want, layers, heads, positions, limit)
     arrays = record.record(engine, ids, selection, record.places_of(engine), chunk)
-    return Trace(
-        spell(model, ids), (selection.layers, selection.heads, selection.positions), arrays, model._facts["name"], model
-    )
+    selected = selection.layers, selection.heads, selection.positions
+    return Trace(spell(model.core, ids), selected, arrays, model.core.facts.name, model)
 
 
 def plan_trace(
     model: Any, n: int, want: Any, layers: Any = None, heads: Any = None, positions: Any = None, limit: int = LIMIT
 ) -> record.Selection:
     """Checks what is asked for of n tokens, and its size."""
-    config, engine = model._config, model._open()
+    config, engine = model.core.config, model.core.open()
     limit = checks.integer("limit", limit, 0)
     selection = record.Selection(
         record.check_want(want),
@@ -227,24 +230,5 @@ def plan_trace(
     return selection
 
 
-def arguments(model: Any, asked: Any, lengths: Sequence[int], new: int) -> dict[str, Any]:
-    """Checks the `trace` of ``Model.generate``, for prompts of these lengths and at most so many new tokens, before
-    anything runs -> arguments of ``Model.trace``."""
-    options = dict(asked) if isinstance(asked, Mapping) else {"want": asked}
-    known = ("want", "layers", "heads", "positions", "limit", "chunk")
-    for name in options:
-        if name not in known:
-            raise ValueError(f"trace: unknown option {name!r}; expected {', '.join(known)}")
-    checked = {name: value for name, value in options.items() if name != "chunk"}
-    checked.setdefault("want", ("hidden", "attention"))
-    for n in lengths:
-        plan_trace(model, n, **checked)
-        plan_trace(model, min(n + new, model.context_length), **checked)
-    return options
-
-
-def spell(model: Any, ids: Sequence[int]) -> list[Token]:
-    from pellucid.generation import pieces
-
-    piece = pieces(model.tokenizer, special=True)
-    return [Token(id, piece(id).decode("utf-8", "replace")) for id in ids]
+def spell(core: Core, ids: Sequence[int]) -> list[Token]:
+    return [Token(id, core.spell(id, special=True)) for id in ids]

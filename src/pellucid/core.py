@@ -1,0 +1,295 @@
+"""A loaded model: its engine, configuration and tokenizer. Everything that computes works on a Core.
+
+Loading is here, and so are the checks of ids and prompts and the spelling of tokens that generation, contexts, traces
+and scores share.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pellucid import _engine, arch, arguments, checks, weights
+from pellucid.errors import (
+    ChatTemplateError,
+    ClosedError,
+    ContextFullError,
+    TokenizerError,
+    WrongType,
+    WrongValue,
+    one_line,
+)
+from pellucid.later import Later
+from pellucid.plan import Plan
+from pellucid.tokenizer import Tokenizer
+from pellucid.weights.base import ModelFile
+
+if TYPE_CHECKING:  # loaded when first needed
+    from pellucid.text.chat import ChatPrompt
+    from pellucid.weights.store import Progress
+
+__all__ = ["Core", "Facts", "Loaded", "Tables"]
+
+DEFAULT_CONTEXT = 8192  # tokens; memory is taken as a context fills
+MOST_THREADS = 1024
+MAX_ROWS = 512  # of a forward pass
+PRECISIONS = {"default": 1, "high": 2}  # int8 terms of activations
+KV_CHOICES = ("auto", "f32", "f16", "bf16", "int8")
+
+Tables = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Of the file, and of how it was loaded; as in ModelInfo."""
+
+    path: str
+    format: str
+    name: str
+    quantisation: str
+    parameters: int
+    file_bytes: int
+    threads: int
+    threads_why: str
+    isa_why: str
+    kv: str
+    precision: str
+    cache_limit: int | None
+
+
+class Core:
+    """A loaded model, shared freely between threads: it never changes, but that it can be closed."""
+
+    def __init__(
+        self,
+        engine: _engine.Engine,
+        config: arch.Config,
+        facts: Facts,
+        context_length: int,
+        tokenizer: Later[Tokenizer | None],
+        load_seconds: float,
+        base: Core | None = None,
+    ) -> None:
+        self.engine = engine
+        self.config = config
+        self.facts = facts
+        self.context_length = context_length  # tokens that a sequence may hold
+        self.load_seconds = load_seconds
+        self._tokenizer = tokenizer
+        self._base = base
+        self._closed = False
+
+    @classmethod
+    def load(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        isa: str | None = None,
+        kv: str = "auto",
+        precision: str = "default",
+        cache_bytes: int | None = None,
+        progress: Progress | None = None,
+    ) -> Core:
+        """``Model.load``."""
+        start = time.perf_counter()
+        n_threads, why = _threads(threads)
+        context = checks.integer("context", context, 1) if context is not None else None
+        cache_bytes = checks.integer("cache_bytes", cache_bytes, 1) if cache_bytes is not None else None
+        precision = checks.choice("precision", precision, PRECISIONS)
+        kv = checks.choice("kv", kv, KV_CHOICES)
+        if progress is not None and not callable(progress):
+            raise WrongType("progress", f" must be callable, not {type(progress).__name__}")
+        asked = checks.string("isa", isa) if isa is not None else os.environ.get("PELLUCID_ISA") or None
+        isa = _engine.find_isa(asked)
+        file = weights.open_model(_resolve(source, progress), arch.folder)
+        try:
+            config, plan = arch.build(file, frozenset(_engine.format_names()))
+            if context is not None and context > config.context:
+                raise WrongValue(
+                    "context", f"={checks.shown(context)}: the model was made for at most {config.context} tokens"
+                )
+            tokenizer = Later(lambda: _tokenizer(file, config.vocab))  # while the engine packs
+            if kv == "auto":
+                floats = all(m.type == "F32" for m in plan.matrices)
+                kv = "f32" if floats else "bf16" if isa == "avx512bf16" else "f16"
+            engine = _engine.Engine(
+                plan,
+                isa=isa,
+                threads=n_threads,
+                kv=kv,
+                terms=PRECISIONS[precision],
+                max_rows=MAX_ROWS,
+                cache_bytes=min(cache_bytes or 0, 1 << 62),
+            )
+            total = sum(m.data.size for m in plan.matrices)
+            engine.pack(
+                None if progress is None else lambda done: progress(int(done * total), total, "packing weights")
+            )
+            facts = Facts(
+                path=file.path,
+                format=file.format,
+                name=one_line(file.get_str("general.name", "")),
+                quantisation=file.quantisation,
+                parameters=sum(math.prod(t.shape) for t in file.tensors.values()),
+                file_bytes=file.nbytes,
+                threads=n_threads,
+                threads_why=why,
+                isa_why="the best that this build and CPU have" if asked is None else "asked for",
+                kv=kv,
+                precision=precision,
+                cache_limit=cache_bytes,
+            )
+            tokenizer.wait()
+        finally:
+            file.close()  # what is still read of it stays mapped
+        seconds = time.perf_counter() - start
+        length = context or min(config.context, DEFAULT_CONTEXT)
+        return cls(engine, config, facts, length, tokenizer, seconds)
+
+    def view(self, plan: Plan) -> Core:
+        """The same weights run by another plan, with a cache of its own. It closes with this core, too."""
+        engine = _engine.Engine(plan, base=self.open())
+        return Core(engine, self.config, self.facts, self.context_length, self._tokenizer, self.load_seconds, self)
+
+    # ---- open and closed --------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        return self._closed or (self._base is not None and self._base.closed)
+
+    def open(self) -> _engine.Engine:
+        """The engine. Raises ClosedError after `close`."""
+        if self.closed:
+            raise ClosedError
+        return self.engine
+
+    def close(self) -> None:
+        """Frees the engine's memory as soon as no pass uses it. May be called again."""
+        self._closed = True
+        self.engine.close()
+
+    # ---- text and ids -----------------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """None where the file has none. Raises TokenizerError where the file's is unusable."""
+        return self._tokenizer.get()
+
+    def need_tokenizer(self) -> Tokenizer:
+        """Raises TokenizerError where there is none."""
+        self.open()
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            raise TokenizerError("the model file has no tokenizer: only token ids are accepted")
+        return tokenizer
+
+    def piece(self, id: int, *, special: bool = False) -> bytes:
+        """A token's bytes (special: a special token's spelling); b"" without a tokenizer, and for an id with which the
+        embedding is padded beyond the vocabulary."""
+        tokenizer = self.tokenizer
+        return b"" if tokenizer is None or id >= tokenizer.vocab_size else tokenizer.piece(id, special=special)
+
+    def spell(self, id: int, *, special: bool = False) -> str:
+        """A token's text; U+FFFD for a part of a character."""
+        return self.piece(id, special=special).decode("utf-8", "replace")
+
+    def detokenize(self, ids: Iterable[int]) -> str:
+        """Ids -> text; an id beyond the vocabulary has none."""
+        tokenizer = self.need_tokenizer()
+        known = tokenizer.vocab_size
+        return tokenizer.decode([id for id in self.check_ids(ids, "ids", empty=True) if id < known])
+
+    def check_ids(self, ids: Any, name: str, *, empty: bool = False) -> list[int]:
+        """A list of token ids; ValueError or TypeError naming the argument."""
+        return arguments.check_ids(ids, name, self.config.vocab, empty=empty)
+
+    def prompt_ids(self, prompt: Any, name: str = "prompt") -> list[int]:
+        """A prompt's ids (text or ids), at least one."""
+        if isinstance(prompt, str):
+            tokenizer = self.need_tokenizer()
+            ids = tokenizer.encode(prompt)
+            if not ids:
+                if tokenizer.bos is None:
+                    found = " is empty, and the model has no BOS token to start from"
+                    raise arguments.wrong_part(WrongValue, name, found)
+                ids = [tokenizer.bos]
+            return ids
+        if isinstance(prompt, (bytes, bytearray)) or not hasattr(prompt, "__iter__"):
+            found = f" must be text or a list of token ids, not {type(prompt).__name__}"
+            raise arguments.wrong_part(WrongType, name, found)
+        return self.check_ids(prompt, name)
+
+    def prompt(self, prompt: Any, name: str = "prompt") -> list[int]:
+        """A prompt's ids, which fit the context. Raises ContextFullError."""
+        ids = self.prompt_ids(prompt, name)
+        if len(ids) > self.context_length:
+            raise ContextFullError(f"{name} is too long", needed=len(ids), available=self.context_length)
+        return ids
+
+    def chat_prompt(self, messages: Tables, *, template: str | None = None, **options: Any) -> ChatPrompt:
+        """``Model.chat_prompt``."""
+        return self.need_tokenizer().chat(template).prompt(messages, **options)
+
+    def conversation(self, messages: Tables, **options: Any) -> ChatPrompt:
+        """A conversation's prompt, which is not empty and fits the context. options: of :meth:`chat_prompt`."""
+        prompt = self.chat_prompt(messages, **options)
+        if not prompt.ids:
+            raise ChatTemplateError("the chat template makes no text of these messages")
+        self.prompt(prompt.ids, "the conversation")
+        return prompt
+
+
+class Loaded(Protocol):
+    """A model, or a view of one."""
+
+    @property
+    def core(self) -> Core: ...
+
+
+# ---- what loading needs ---------------------------------------------------------------------------------------------
+
+
+def _threads(asked: Any) -> tuple[int, str]:
+    """How many threads, and why."""
+    if asked is not None:
+        return checks.integer("threads", asked, 1, MOST_THREADS), "asked for"
+    text = os.environ.get("PELLUCID_THREADS", "")
+    if text:
+        if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST_THREADS:
+            raise checks.wrong_value("PELLUCID_THREADS", text, f"a number from 1 to {MOST_THREADS}")
+        return int(text), "PELLUCID_THREADS"
+    return _engine.topology()
+
+
+def _resolve(source: Any, progress: Progress | None) -> str:
+    """A path from a path or a model's name."""
+    if not isinstance(source, (str, os.PathLike)):
+        raise WrongType("source", f" must be a path or a catalogue name, not {type(source).__name__}")
+    text = os.fsdecode(source)
+    if not text:
+        raise WrongValue("source", " is empty: expected a path or a catalogue name")
+    if isinstance(source, str) and not os.path.exists(text):
+        from pellucid.weights import catalog
+
+        return str(catalog.resolve(text, progress=progress))
+    return text
+
+
+def _tokenizer(file: ModelFile, vocab: int) -> Tokenizer | None:
+    tokenizer = Tokenizer.from_gguf(file) if file.format.startswith("GGUF") else _folder_tokenizer(file.path)
+    if tokenizer is not None and tokenizer.vocab_size > vocab:
+        raise TokenizerError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model's embedding {vocab}")
+    return tokenizer
+
+
+def _folder_tokenizer(path: str) -> Tokenizer | None:
+    """A Hugging Face folder's tokenizer, None where it has no file of one."""
+    if not any(os.path.exists(os.path.join(path, name)) for name in ("tokenizer.json", "tokenizer.model")):
+        return None
+    return Tokenizer.load(path)

@@ -1,0 +1,114 @@
+"""What generation returns: pieces of a stream, completions, log probabilities, timings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+__all__ = ["Completion", "FinishReason", "Piece", "Timings", "TokenLogprob", "collect"]
+
+FinishReason = str  # "stop" | "eos" | "length" | "context" | "cancelled"
+
+
+class TokenLogprob(NamedTuple):
+    """Natural log probabilities of one new token, from the model's raw logits.
+
+    ``piece``: its text (U+FFFD for a part of a character). ``top``: the most probable tokens, [(id, piece, logprob)].
+    """
+
+    id: int
+    piece: str
+    logprob: float
+    top: list[tuple[int, str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds and tokens per second. ``first_token``: from the call to the first token; ``load``: of the model."""
+
+    load: float
+    prefill: float
+    decode: float
+    first_token: float
+    prefill_tokens: int
+    decode_tokens: int
+
+    @property
+    def prefill_rate(self) -> float:
+        """Prompt tokens per second."""
+        return self.prefill_tokens / self.prefill if self.prefill > 0 else 0.0
+
+    @property
+    def decode_rate(self) -> float:
+        """New tokens per second, after the first."""
+        return self.decode_tokens / self.decode if self.decode > 0 else 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        names = (
+            "load",
+            "prefill",
+            "decode",
+            "first_token",
+            "prefill_tokens",
+            "decode_tokens",
+            "prefill_rate",
+            "decode_rate",
+        )
+        return {name: getattr(self, name) for name in names}
+
+
+class Piece(NamedTuple):
+    """A step of a stream. ``text`` may be "" while a character, or what may be a stop string, is incomplete."""
+
+    text: str
+    ids: list[int]
+    logprobs: list[TokenLogprob]
+    finish_reason: FinishReason | None = None
+    timings: Timings | None = None  # of the last piece
+    prompt_tokens: int = 0  # of the last piece
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What was generated. ``text`` ends before the stop string; ``ids`` are the new tokens, without the one that ended
+    it (end of sequence, stop id). ``finish_reason``: "stop" | "eos" | "length" | "context" | "cancelled".
+
+    ``prompt_ids``: the tokens that it continues, including those that a context already held; ``prompt_tokens``: how
+    many of them this call added. ``Model.trace`` takes a completion and runs ``prompt_ids`` and ``ids`` once more.
+    """
+
+    text: str
+    ids: list[int]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    logprobs: list[TokenLogprob]
+    timings: Timings
+    prompt_ids: list[int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as `--json` prints it: all but ``prompt_ids``."""
+        return {
+            "text": self.text,
+            "ids": self.ids,
+            "finish_reason": self.finish_reason,
+            "prompt_tokens": self.prompt_tokens,
+            "logprobs": [t._asdict() for t in self.logprobs],
+            "timings": self.timings.to_dict(),
+        }
+
+
+def collect(pieces: Iterable[Piece], prompt_ids: Sequence[int]) -> Completion:
+    """Joins a whole stream. prompt_ids: the tokens that it continues."""
+    text, ids, logprobs, last = [], [], [], None
+    for piece in pieces:
+        text.append(piece.text)
+        ids += piece.ids
+        logprobs += piece.logprobs
+        last = piece
+    assert (
+        last is not None and last.finish_reason is not None and last.timings is not None
+    )  # a stream's last piece has them
+    return Completion(
+        "".join(text), ids, last.finish_reason, last.prompt_tokens, logprobs, last.timings, list(prompt_ids)
+    )
