@@ -16,6 +16,10 @@ same.
 Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 interrupted. What a command is for goes to
 stdout, all else to stderr.
 
+Text of a model, a file or a server goes to a pipe as it is. On a terminal, control characters but newline and tab are
+shown escaped, as in `\\x1b`; so are characters that hide or reorder text (bidirectional overrides and isolates,
+zero-width spaces, tags). Joiners and direction marks, which writing systems and emoji need, are kept.
+
 | variable | what it does |
 |---|---|
 | `PELLUCID_CACHE` | folder for models ([Models and licences](models.md)) |

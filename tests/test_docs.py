@@ -71,7 +71,7 @@ def sections() -> dict[str, str]:
 
 
 def test_every_error_has_an_example_a_cause_and_a_cure() -> None:
-    assert set(sections()) == set(errors.__all__)
+    assert set(sections()) == set(errors.__all__) - {"ArgumentError"}  # the base of two, never raised itself
     for name, section in sections().items():
         (example,) = re.findall(r"^```text\n(.+?)\n```$", section, re.M | re.S)
         assert example and "**Cause.**" in section and "**Cure.**" in section, name

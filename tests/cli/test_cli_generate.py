@@ -196,7 +196,7 @@ def test_wrong_model(run: Run, tmp_path: Path) -> None:
 
 def test_no_terminal_obeys_an_error(call: Run) -> None:
     done = call("generate", "x", "-m", "./\x1b]0;x\x07\nabsent.gguf")
-    assert r"\x1b]0;x\x07 absent.gguf: not found" in error_line(done)
+    assert r"\x1b]0;x\x07\nabsent.gguf: not found" in error_line(done)
 
 
 def test_model_without_tokenizer(run: Run, tiny: Path) -> None:

@@ -290,7 +290,7 @@ def test_closed(tmp_path: Any) -> None:
         (lambda e: e.add(0, np.zeros(64), positions=[1, 1]), ValueError, "positions: expected each one once"),
         (lambda e: e.add(0, np.zeros(64), positions=[]), ValueError, "positions is empty"),
         (lambda e: e.add(0, np.zeros(64), positions=3.0), TypeError, "positions"),
-        (lambda e: e.add(0, np.zeros(64), positions=np.zeros((1, 2), int)), TypeError, "positions=array.*expected an integer"),
+        (lambda e: e.add(0, np.zeros(64), np.zeros((1, 2), int)), TypeError, "positions=array.*expected an integer"),
         (lambda e: e.add(0, np.zeros(64), positions=itertools.count()), ValueError, "positions=4096"),
         (lambda e: e.add(0, np.zeros(64, complex)), TypeError, "vector must be numbers"),
         (lambda e: e.add(0, ["0"] * 64), TypeError, "vector must be numbers"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from pellucid.cli.output import UsageError, note
-from pellucid.errors import FetchError, PellucidError, TokenizerError
+from pellucid.errors import ArgumentError, FetchError, PellucidError, TokenizerError
 from pellucid.weights import catalog
 from pellucid.weights.store import size
 
@@ -64,24 +63,25 @@ Prompt = Annotated[
 
 LONGEST_TEXT = 1 << 28  # bytes; what has no end (a device, a generator) is refused here
 
-# Options whose names differ from the library's.
-_FLAGS = {"max_tokens": "-n/--max-tokens", "prompt": "PROMPT", "text": "TEXT"}
+# What differs from the library's name in more than dashes.
+_FLAGS = {
+    "max_tokens": "-n/--max-tokens",
+    "prompt": "PROMPT",
+    "text": "TEXT",
+    "PELLUCID_THREADS": "PELLUCID_THREADS",
+}
 
 
 @contextmanager
 def naming(*names: str) -> Iterator[None]:
-    """An argument that the library refuses becomes a usage error under the option's name as typed."""
+    """An argument of these names that the library refuses becomes a usage error under the option's name as typed."""
     try:
         yield
-    except (ValueError, TypeError) as error:
-        message = str(error)
-        match = re.match(r"(\w+)(?=[=\s\[])", message)
-        if match is None or match[1] not in names:
-            if match is not None and match[1] == "PELLUCID_THREADS":
-                raise UsageError(message) from None
+    except ArgumentError as error:
+        if error.argument not in (*names, *_FLAGS):
             raise
-        flag = _FLAGS.get(match[1], "--" + match[1].replace("_", "-"))
-        raise UsageError(flag + message[match.end() :]) from None
+        flag = _FLAGS.get(error.argument, "--" + error.argument.replace("_", "-"))
+        raise UsageError(flag + error.found) from None
 
 
 def load(source: str, **options: Any) -> Model:

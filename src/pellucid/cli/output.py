@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from pellucid.errors import one_line
+from pellucid.errors import MOST, one_line
 
 __all__ = [
     "UsageError",
@@ -25,11 +25,13 @@ __all__ = [
     "prepare",
     "shown",
     "table",
+    "visible",
     "write",
 ]
 
-
-MOST_MESSAGE = 4000  # characters
+# Format characters that writing systems, emoji and hyphenation need, and that neither hide text nor reorder much of it:
+# soft hyphen, zero-width (non-)joiner, left-to-right, right-to-left and Arabic letter marks, Arabic number signs.
+_KEPT = "\n\t\u00ad\u061c\u200c\u200d\u200e\u200f\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u08e2"
 
 
 class UsageError(Exception):
@@ -55,12 +57,34 @@ def _stdout() -> TextIO:
     return sys.stdout
 
 
-def write(text: str) -> None:
-    """Text to stdout, at once."""
+class _Escapes(dict[int, str]):
+    """For str.translate: how a terminal gets each character."""
+
+    def __missing__(self, code: int) -> str:
+        import unicodedata
+
+        character = chr(code)
+        unsafe = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in _KEPT
+        self[code] = repr(character)[1:-1] if unsafe else character
+        return self[code]
+
+
+_ESCAPES = _Escapes()
+
+
+def visible(text: str) -> str:
+    """Text as a terminal may get it: what it would obey, or what would hide or reorder the text around it, is escaped,
+    as in "\\x1b". Newline, tab and what writing systems need stay. Each character is judged alone, so that it does not
+    matter how text is cut into pieces."""
+    return text.translate(_ESCAPES)
+
+
+def write(text: str, *, styled: bool = False) -> None:
+    """Text to stdout, at once; on a terminal it is made :func:`visible`. styled: it has been, and has colours since."""
     global _open_line
     if text:
         out = _stdout()
-        out.write(text)
+        out.write(visible(text) if out.isatty() and not styled else text)
         out.flush()
         _open_line = not text.endswith("\n")
 
@@ -72,7 +96,7 @@ def line(text: str) -> None:
 
 def document(value: Any) -> None:
     """One JSON document to stdout, in ASCII: whole whatever the encoding."""
-    line(json.dumps(value, indent=2, allow_nan=False))
+    line(json.dumps(value, indent=2, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def end_line(*, interrupted: bool = False) -> None:
@@ -110,10 +134,10 @@ def forget_stdout() -> None:
 
 
 def note(text: str) -> None:
-    """A line to stderr."""
+    """A line to stderr; on a terminal it is made :func:`visible`."""
     if sys.stderr is not None:
         try:
-            sys.stderr.write(text + "\n")
+            sys.stderr.write((visible(text) if sys.stderr.isatty() else text) + "\n")
             sys.stderr.flush()
         except OSError:  # nobody reads it: the exit code remains
             pass
@@ -131,15 +155,18 @@ def fail(message: str, code: int) -> int:
 
 
 def shown(message: str) -> str:
-    """A message in one line that no terminal obeys: what files and servers say may be in it."""
-    return one_line(" ".join(message.split()), MOST_MESSAGE)
+    """A message as one printable line: it may quote a file or a server. With "pellucid: " before it, it is as long as
+    an error may be."""
+    return one_line(" ".join(message.split()), MOST - len("pellucid: "))
 
 
 def table(rows: Sequence[Sequence[str]], *, right: tuple[int, ...] = (), gap: int = 2) -> None:
     """A table to stdout, as wide as the terminal (80 columns where there is none): the last column folds.
 
-    A row of one cell is a heading. right: columns of numbers. gap: spaces between columns.
+    A row of one cell is a heading. right: columns of numbers. gap: spaces between columns. Control characters in cells
+    are escaped, wherever the table goes.
     """
+    rows = [[visible(cell).replace("\n", "\\n").replace("\t", "\\t") for cell in row] for row in rows]
     full = [row for row in rows if len(row) > 1]
     widths = [max(map(len, column)) for column in list(zip(*full, strict=True))[:-1]]
     indent = sum(widths) + gap * len(widths)

@@ -62,7 +62,7 @@ def score(
         rows = [["", "tokens", "log probability", "perplexity", "bits/byte", "text"]]
         for (name, line), r in zip(named, results, strict=True):
             shown = line if len(line) <= 40 else line[:38] + ".."
-            rows.append([name, *_figures(r), "".join(c if c.isprintable() else "?" for c in shown)])
+            rows.append([name, *_figures(r), shown])
         output.table(rows, right=(1, 2, 3, 4))
     rows = [
         ["log probability", f"{total['log_probability']:.2f}", "natural, of the whole"],

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pellucid.cli import output
+from pellucid.errors import one_line
 
 __all__ = ["inspected"]
 
@@ -26,13 +27,15 @@ def inspected(found: dict[str, Any], show: int) -> None:
     console.width = max(console.width, NARROWEST)
     tokens, at = found["tokens"], found["position"]
     with console.capture() as captured:
-        console.print(f"{found['model']}: {len(tokens)} tokens, seen after position {at}, {tokens[at]['piece']!r}.")
+        console.print(
+            f"{one_line(found['model'])}: {len(tokens)} tokens, seen after position {at}, {tokens[at]['piece']!r}."
+        )
         _tokens(console, tokens, at)
         _next(console, found)
         _sampling(console, found["sampling"])
         _lens(console, found["lens"], show)
         _heads(console, found)
-    output.line("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    output.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()), styled=True)
 
 
 def _tokens(console: Console, tokens: list[dict[str, Any]], at: int) -> None:

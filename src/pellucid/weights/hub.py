@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pellucid.errors import FetchError, one_line
+from pellucid.errors import FetchError, WrongValue, one_line, shown
 from pellucid.weights import reference as names
 from pellucid.weights import store, web
 from pellucid.weights.download import Download, Remote, git_digest
@@ -216,7 +216,7 @@ def ask(
     """
     folder, wanted = names.place(reference)
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise ValueError(f"sha256={one_line(sha256, 100)!r}: expected 64 hexadecimal digits")
+        raise WrongValue("sha256", f"={shown(sha256, 100)}: expected 64 hexadecimal digits")
     base = reference if names.is_url(reference) else web.hub()
     if not names.is_url(reference) and web.is_loopback(base):
         insecure = True  # no one is on the way to this machine itself
