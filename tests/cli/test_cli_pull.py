@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pellucid.cli import pull
 from pellucid.errors import FetchError
 from pellucid.weights import catalog
 from tests.weights.server import Hub
@@ -71,7 +72,7 @@ def test_pull_from_a_hub_and_use_it(run: Run, served: Hub) -> None:
     assert run("info", "-m", "o/free").returncode == 0
     served.__post_init__()
     error = error_line(run("info", "-m", "o/terms"))
-    assert error == "pellucid: o/terms is no file, and is not here yet: run `pellucid pull o/terms`"
+    assert error == "pellucid: o/terms is not a file, and was not downloaded yet: run `pellucid pull o/terms`"
 
 
 def test_terms_of_a_hubs_model(run: Run, served: Hub) -> None:
@@ -99,6 +100,57 @@ def test_asked_on_a_terminal(served: Hub, answer: bytes, code: int) -> None:
     assert process.returncode == code
     assert out.endswith(b"tiny.gguf\n") is (code == 0)
     assert f"Accept these terms ({TERMS})?".encode() in said
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [
+        ("20G", 20 * 10**9),
+        ("500M", 5 * 10**8),
+        ("1.5GiB", 3 << 29),
+        ("1kb", 1000),
+        ("7", 7),
+        ("7B", 7),
+        ("2t", 2 * 10**12),
+    ],
+)
+def test_sizes(text: str, nbytes: int) -> None:
+    assert pull._bytes("--max-bytes", text) == nbytes
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1", "1e9", "20 G B", "20X", "nan", "9" * 5000, "\u0665G", "0"])
+def test_sizes_that_are_not(call: Run, text: str) -> None:
+    done = call("pull", "o/free", f"--max-bytes={text}")
+    assert done.returncode == 2 and "--max-bytes=" in error_line(done) and "such as 20G or 500M" in error_line(done)
+
+
+def test_limits_and_verification(call: Run, served: Hub, tiny: Path) -> None:
+    size = tiny.stat().st_size
+    done = call("pull", "o/free", "--max-bytes", str(size - 1))
+    assert done.returncode == 1 and "of --max-bytes" in done.stderr.decode()
+    done = call("pull", "o/free", f"--max-bytes={size}", "--min-rate=0")
+    path = Path(done.stdout.decode().strip())
+    data = path.read_bytes()
+    path.write_bytes(bytes(size))
+    assert call("pull", "o/free", "--no-verify").returncode == 0 and path.read_bytes() != data
+    done = call("pull", "o/free")
+    assert done.returncode == 0 and path.read_bytes() == data
+    assert "tiny.gguf is not what was published: downloading it again" in done.stderr.decode()
+
+
+def test_http_without_checksum(call: Run, served: Hub, tiny: Path) -> None:
+    served.files["/x.gguf"] = tiny.read_bytes()
+    url = f"{served.url}/x.gguf"
+    assert "give --sha256" in error_line(call("pull", url)) and served.requests == []
+    assert call("pull", url, "--insecure").returncode == 0
+
+
+def test_the_catalogue_takes_the_same_limits(call: Run, served: Hub) -> None:
+    done = call("pull", "--max-bytes", "1M")
+    assert (
+        done.returncode == 1
+        and "smollm2-135m needs 98.4 MB, more than the 1.0 MB of --max-bytes" in done.stderr.decode()
+    )
 
 
 def test_wrong_options(call: Run, served: Hub) -> None:

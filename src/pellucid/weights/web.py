@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pellucid.errors import FetchError, one_line
+from pellucid.weights.store import MIN_RATE
 
-MIN_RATE = 1000.0  # bytes per second: an eighth of what a telephone modem carries
 _WINDOW = 30.0  # seconds of waiting over which the rate is measured
 _TIMEOUT = 30.0  # seconds without a byte
 _HEADER_SECONDS = 60.0  # for the status line and all headers
@@ -83,7 +83,7 @@ def host(url: str) -> str:
 
 
 def scheme(url: str) -> str:
-    """The scheme of an address in lower case, "" where there is none."""
+    """The scheme of an address in lower case, "" if it has none."""
     with suppress(ValueError):
         return urllib.parse.urlsplit(url).scheme
     return ""
@@ -291,7 +291,7 @@ class Answer:
             self._response.close()
 
     def header(self, name: str) -> str:
-        """The header's value, "" where there is none. FetchError where it comes twice with different values."""
+        """The header's value, "" if it is missing. Raises FetchError for several different values."""
         values = {str(value).strip() for value in self._response.headers.get_all(name, [])}
         if len(values) > 1:
             self.refuse(name, ", ".join(sorted(values)), "one value")
