@@ -7,7 +7,7 @@ from pellucid.weights import catalog
 
 
 def models(json: options.Json = False) -> None:
-    """Lists the models that `pull` brings, and which of them are here."""
+    """Lists the models of the catalogue, and which of them are in the cache."""
     found = [
         {
             "name": entry.name,

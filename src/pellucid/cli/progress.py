@@ -1,4 +1,4 @@
-"""A progress bar for fetching and packing."""
+"""A progress bar for downloading and packing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 __all__ = ["progress"]
 
-_PATIENCE = 0.5  # seconds: what takes less shows no bar (and does not import what draws one)
+_PATIENCE = 0.5  # seconds: shorter work shows no bar, and does not import what draws one
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[int, int, str], None] | None]:
-    """A callback (bytes done, bytes in all, what), or None where stderr is no terminal. The bar vanishes at the end."""
+    """Yields a callback (bytes done, bytes in all, what), or None where stderr is not a terminal. The bar disappears at
+    the end."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return

@@ -1,7 +1,7 @@
-"""The catalogue: small models that any package index brings, and where they are kept.
+"""The catalogue: small models that any package index offers, and where they are kept.
 
-Models lie in the cache folder as NAME.gguf: PELLUCID_CACHE where it is set, else the platform's user cache folder
-(XDG_CACHE_HOME or ~/.cache, ~/Library/Caches, LOCALAPPDATA) and ``pellucid`` in it.
+Models are files of the cache folder, ``NAME.gguf``. The folder is PELLUCID_CACHE where that is set, else ``pellucid``
+in the platform's user cache folder (XDG_CACHE_HOME or ~/.cache, ~/Library/Caches, LOCALAPPDATA).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def entries() -> tuple[Entry, ...]:
 
 
 def find(name: str) -> Entry | None:
-    """The model of this name, None where there is none."""
+    """The model of this name, or None."""
     return next((entry for entry in entries() if entry.name == name), None)
 
 
@@ -69,12 +69,12 @@ def _entry(name: str) -> Entry:
 
 
 def path(name: str) -> Path:
-    """Where the model is, or would be, kept. FetchError for an unknown name."""
+    """Where the model is kept, or would be. Raises FetchError for an unknown name."""
     return cache_folder() / f"{_entry(name).name}.gguf"
 
 
 def is_cached(name: str) -> bool:
-    """Whether the model is there: it gets its name only once its checksum has been verified."""
+    """Whether the model is in the cache: a file gets its name only when its checksum was verified."""
     from pellucid.weights.fetch import is_complete
 
     return is_complete(_entry(name), path(name))
@@ -103,10 +103,8 @@ def fetch(
 
     entry = _entry(name)
     if entry.terms and not accept_terms and not is_cached(name):
-        raise FetchError(
-            f"{name} is not here yet, and comes under the {entry.licence} ({entry.terms}): run `pellucid pull {name}`",
-            name=name,
-        )
+        what = f"{name} was not downloaded yet, and is under the {entry.licence} ({entry.terms})"
+        raise FetchError(f"{what}: run `pellucid pull {name}`", name=name)
     if max_bytes is not None and entry.size > max_bytes and not is_cached(name):
         raise FetchError(f"{name} needs {size(entry.size)}, more than the {size(max_bytes)} of --max-bytes", name=name)
     return fetch_entry(entry, path(name), progress, verify=verify, told=told)
@@ -126,6 +124,6 @@ def resolve(source: str, *, progress: Progress | None = None) -> Path:
         return Path(source)
     found = reference.find(source, check=True)
     if found is None:
-        shown, what = one_line(source, 100), "" if ":" in source else "is no file, and "
-        raise FetchError(f"{shown} {what}is not here yet: run `pellucid pull {shown}`", name=source)
+        shown, what = one_line(source, 100), "" if ":" in source else "is not a file, and "
+        raise FetchError(f"{shown} {what}was not downloaded yet: run `pellucid pull {shown}`", name=source)
     return found

@@ -1,4 +1,4 @@
-"""What the catalogue knows of a model, and what brings one has to know."""
+"""An entry of the catalogue: what a model is, and which wheels hold it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Part:
-    """A file inside a wheel. ``wheel_bytes``: the wheel's size, for progress and free space alone."""
+    """A file inside a wheel. ``wheel_bytes``: the wheel's size, for progress and for limits on space."""
 
     package: str
     version: str
@@ -17,10 +17,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model of the catalogue: the bytes of its parts, one after the other, are the file. ``size``: in bytes.
+    """A model of the catalogue. The bytes of its parts, one after the other, are the file. ``size``: in bytes.
 
-    ``terms``: address of terms of use that must be accepted before the model is fetched; "" where the licence asks
-    nothing of who merely uses it.
+    ``terms``: address of the terms of use that must be accepted before the model is downloaded; "" for a licence that
+    sets no conditions for using a model.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Models of a hub, and of an ``https://`` address: what there is to download, and downloading it into the cache.
+"""Models of a hub, and of an ``https://`` address: lists the files of a model and downloads them into the cache.
 
 `reference` says what the names mean and where the models lie.
 """
@@ -26,7 +26,7 @@ __all__ = ["Limits", "Listing", "ask", "fetch", "find", "is_reference"]
 
 _MOST_ENTRIES = 100_000
 _MOST_BYTES = 1 << 53  # of a file: more than any has
-# Licences that ask nothing of who merely uses a model.
+# Licences that set no conditions for using a model.
 PERMISSIVE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "cc0-1.0", "cc-by-4.0")
 
 
@@ -69,13 +69,13 @@ def fetch(
     limits: Limits | None = None,
     told: Callable[[str], None] = lambda note: None,
 ) -> Path:
-    """Downloads all files that are not here yet, verified, and returns `Listing.path`. Raises FetchError.
+    """Downloads the files that are not in the cache, verifies them, and returns `Listing.path`. Raises FetchError.
 
-    verify: read every byte of the files that are here, and download again what is not right; else sizes are compared.
-    limits: of bytes and of time. told: is called with what the user should know.
+    verify: also read every byte of the files in the cache, and download wrong ones again; else only sizes count.
+    limits: of size and pace. told: is called with notes for the user.
 
-    One process at a time downloads; what breaks off is resumed by the next call. Where all is here, nothing is
-    written, so the cache may be read-only.
+    One process at a time downloads, and the next call resumes what broke off. Where all files are in the cache, no
+    more than their record is written, if it can be: the cache may be read-only.
     """
     for _, remote in listing.files:
         if web.scheme(remote.url) == "http" and not remote.sha256 and not listing.insecure:
@@ -111,14 +111,14 @@ class _Fetch:
         self._download: Download | None = None
 
     def show(self, now: int, note: str) -> None:
-        """Calls ``progress`` with bytes that never fall; ``now``: those of the file under way."""
+        """Calls ``progress`` with bytes that never decrease; ``now``: those of the current file."""
         if self.progress is not None:
-            self._shown = max(self._shown, self._done + now)  # a download that starts anew does not fall back
+            self._shown = max(self._shown, self._done + now)  # a download may start anew
             under_way = self._done + (self._download.size or 0) if self._download else 0
             self.progress(self._shown, max(self.need, under_way, self._shown), note or "downloading")
 
     def missing(self) -> list[tuple[str, Remote]]:
-        """The files to download. Those that are here are read once, where they are to be verified."""
+        """The files to download. Files in the cache that are to be verified are read, once."""
         return [(name, remote) for name, remote in self.listing.files if not self._is_here(name, remote)]
 
     def _is_here(self, name: str, remote: Remote) -> bool:
@@ -173,12 +173,12 @@ class _Fetch:
         try:
             draft = download.run()
             size = draft.stat().st_size
-            if name in self.record.seals:  # a reader must not hold the new file against the old seal
+            if name in self.record.seals:  # else a load meanwhile would compare the new file with the old seal
                 self.record.put(name, None)
             with open(draft, "r+b") as out:
                 store.commit(out, draft, file)
         except OSError as error:
-            if store.is_full(error) and download.draft is not None:  # a full disk: what it is full of goes
+            if store.is_full(error) and download.draft is not None:  # the draft is what fills the disk
                 with suppress(OSError):
                     download.draft.unlink()
             raise
@@ -209,9 +209,9 @@ def ask(
     insecure: bool = False,
     told: Callable[[str], None] = lambda note: None,
 ) -> Listing:
-    """What the hub (or, for an address, the address itself) says there is to download. Raises FetchError.
+    """Returns what there is to download, as the hub lists it; for an address, that alone. Raises FetchError.
 
-    sha256: of the file, where the user knows it. insecure: ``http://`` is accepted without it. told: is called with
+    sha256: of the file, if the user knows it. insecure: accept ``http://`` without it. told: is called with notes on
     what is waited for.
     """
     folder, wanted = names.place(reference)

@@ -28,7 +28,7 @@ REFERENCE = re.compile(
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
 _MOST_PARTS = 1000
 _LONGEST_NAME = 200  # bytes; locks and records add to it, and file systems allow 255
-# Of a Hugging Face folder: what Pellucid reads.
+# The files of a Hugging Face folder that Pellucid reads.
 _FOLDER_FILES = re.compile(
     r"config\.json|generation_config\.json|tokenizer\.json|tokenizer\.model|tokenizer_config\.json"
     r"|special_tokens_map\.json|chat_template\.(json|jinja)|model(-[0-9]+-of-[0-9]+)?\.safetensors"
@@ -42,7 +42,7 @@ def is_url(text: str) -> bool:
 
 
 def is_reference(text: str) -> bool:
-    """Whether this can only mean a model of a hub or an address (a path to a file would look otherwise)."""
+    """Whether this can only be a model of a hub or an address, not a path to a file."""
     if is_url(text):
         return True
     match = REFERENCE.fullmatch(text)
@@ -50,10 +50,10 @@ def is_reference(text: str) -> bool:
 
 
 def find(reference: str, *, check: bool = False) -> Path | None:
-    """Where a model that was pulled lies: a GGUF file or a folder; None where it is not here.
+    """The path of a model that was pulled, a GGUF file or a folder; None where it is not in the cache.
 
-    check: also compare its files with the record of what was verified. Raises FetchError for a name that cannot be,
-    for a cache that cannot be read, and for a file that changed since it was verified.
+    check: compare its files with the record of what was verified. Raises FetchError for an impossible name, for a
+    cache that cannot be read, and for a file that changed after it was verified.
     """
     folder, wanted = place(reference)
     try:
@@ -89,7 +89,7 @@ def record_path(folder: Path) -> Path:
 
 
 def place(reference: str) -> tuple[Path, str]:
-    """The folder of a model in the cache, and which of its files is meant ("": what there is)."""
+    """The folder of a model in the cache, and which of its files is meant ("": not stated)."""
     if is_url(reference):
         return _web_place(reference)
     match = REFERENCE.fullmatch(reference)
@@ -131,13 +131,13 @@ def _check_length(name: str) -> None:
 
 
 def is_safe(name: str) -> bool:
-    """Whether a server's name for a file stays below the folder it goes to, and may be shown."""
+    """Whether a server's name for a file stays below the folder it is written to, and is printable."""
     parts = name.split("/")
     return name.isprintable() and not re.search(r"[\\:]", name) and all(p and p not in (".", "..") for p in parts)
 
 
 def check_name(name: str) -> None:
-    """FetchError for a name that some file system cannot have: of a device, too long, or ending in a dot or space."""
+    """Raises FetchError for a name that some system cannot have: a device, too long, or ending in a dot or space."""
     if len(name) > 1000:
         raise FetchError(f"{one_line(name, 60)}: the name is too long: {len(name)} characters, at most 1000 can be")
     for part in name.split("/"):
@@ -150,11 +150,11 @@ def check_name(name: str) -> None:
 
 
 class NotThere(FetchError):
-    """The files of a model do not include what the reference asks for, or what it asks for is not one model."""
+    """A model has no file that the reference can mean, or several."""
 
 
 def siblings(name: str) -> list[str]:
-    """All parts of the split file that ``name`` belongs to, in order; of others, themselves."""
+    """All parts of the split file that ``name`` belongs to, in order; the name itself of any other file."""
     match = _PART.fullmatch(name)
     if match is None:
         return [name]
@@ -171,18 +171,18 @@ def missing(chosen: list[str], names: Iterable[str]) -> list[str]:
 
 
 def _first(name: str) -> str:
-    """The first part of the split file that ``name`` is a part of; of others, themselves."""
+    """The first part of the split file that ``name`` belongs to; the name itself of any other file."""
     match = _PART.fullmatch(name)
     return f"{match['stem']}-00001-of-{match['count']}.gguf" if match else name
 
 
 def choose(reference: str, names: list[str], wanted: str) -> list[str]:
-    """Of a model's files those to load, the one to name first: a GGUF file (all its parts), else those of a folder.
-    Raises NotThere."""
+    """Of the files of a model those to load: a GGUF file with all its parts, the first one first, else those of a
+    folder. Raises NotThere."""
     models = dict.fromkeys(_first(name) for name in names if name.endswith(".gguf"))
     if _first(wanted) in models:
         return siblings(wanted)
-    # A projector for images is a GGUF file, and no model of its own.
+    # A projector for images is a GGUF file, but not a model.
     part = wanted.lower()
     found = [name for name in models if part in name.lower() and not name.rpartition("/")[2].startswith("mmproj")]
     if len(found) == 1:

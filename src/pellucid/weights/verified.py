@@ -37,7 +37,7 @@ class Seal:
 
 
 def digest(path: Path, start: Any = None, show: Callable[[int], None] = lambda done: None) -> str:
-    """The hexadecimal digest of a whole file: SHA-256, or the hash object ``start`` goes on with it. show: is called
+    """The hexadecimal digest of a whole file: SHA-256, or that of the hash object ``start``. show: is called
     with the bytes read so far."""
     hashed, done = start or hashlib.sha256(), 0
     with open(path, "rb") as file:
