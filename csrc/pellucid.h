@@ -19,11 +19,14 @@ typedef enum {
     PL_E_ARGUMENT,  /* a row, sequence or option out of range */
     PL_E_ISA,       /* the instruction set is not built or not there */
     PL_E_CANCELLED, /* nothing has changed */
+    PL_E_FILE,      /* a matrix's bytes cannot be read: pl_error says where */
     PL_E_NUMERICS,  /* logits that are NaN or infinite; nothing has changed */
 } pl_status;
 
 typedef struct pl_error {
     char text[256];
+    int32_t mat;    /* PL_E_FILE: the matrix ... */
+    int64_t offset; /* ... and where in its file */
 } pl_error;
 
 /* ggml's number of a weight format that the engine runs, by name ("Q4_K"); -1 for others. */
@@ -52,7 +55,7 @@ typedef struct pl_model_info {
 } pl_model_info;
 
 /* Validates the plan and takes memory; the plan's tables are copied, the weights it points to stay the caller's and
- * must live until packing has finished (mapped matrices: as long as the model). */
+ * must live until packing has finished. */
 pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error);
 /* A model that runs another plan over the packed matrices of `base`, whose list of matrices and options it has. Its
  * buffers and its pool are its own. `base` must be packed and outlive it. */

@@ -101,15 +101,3 @@ void pl_arena_free(void *p, size_t bytes)
     if (p)
         munmap(p, whole_pages(bytes));
 }
-
-void pl_file_release(const void *p, size_t bytes)
-{
-    uintptr_t page = page_size(), from = (uintptr_t)p, to;
-    if (!p || bytes > UINTPTR_MAX - from)
-        return;
-    to = (from + bytes) / page * page;
-    from = (from + page - 1) / page * page;
-    /* Private, read-only and of a file: what is let go is read again from it on demand. */
-    if (to > from)
-        madvise((void *)from, to - from, MADV_DONTNEED);
-}

@@ -10,7 +10,5 @@ void *pl_arena_alloc(size_t bytes, int *huge);
 /* The same in the system's small pages, whatever its default: to measure what huge ones are worth. */
 void *pl_arena_small(size_t bytes);
 void pl_arena_free(void *p, size_t bytes);
-/* Tells the kernel that whole file pages inside [p, p + bytes) are not needed again; they stay readable. */
-void pl_file_release(const void *p, size_t bytes);
 
 #endif

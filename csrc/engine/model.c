@@ -8,9 +8,6 @@
 #include "../cpu/detect.h"
 #include "../kernels/select.h"
 
-/* Weights of one thread are packed in slices of at most this many file bytes, whose pages are then let go. */
-#define SLICE_BYTES ((int64_t)4 << 20)
-
 int pl_format_number(const char *name)
 {
     for (int i = 0; i < PL_N_FORMATS; i++)
@@ -101,6 +98,18 @@ static void set_caches(pl_model *m)
     }
 }
 
+static int64_t mat_bytes(const pl_mat *w)
+{
+    return w->tile_bytes ? w->tile_bytes * ((w->rows + PL_TILE - 1) / PL_TILE)
+                         : pl_row_bytes(w->format, w->k) * w->rows;
+}
+
+/* Bytes of the arena for a matrix: each begins on a line of the cache. */
+static size_t arena_part(const pl_mat *w)
+{
+    return ((size_t)mat_bytes(w) + 63) / 64 * 64;
+}
+
 /* base: whose packed matrices to use, or NULL. */
 static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, pl_error *error)
 {
@@ -137,13 +146,13 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
     for (int i = 0; i < plan->n_mats; i++) {
         const pl_mat_desc *d = &plan->mats[i];
         pl_mat *w = &m->mats[i];
-        *w = (pl_mat){.format = pl_format_from_gguf(d->gguf_type), .rows = d->rows, .k = d->k, .data = d->src};
-        if (base)
+        *w = (pl_mat){.format = pl_format_from_gguf(d->gguf_type), .rows = d->rows, .k = d->k};
+        if (base) {
             *w = base->mats[i];
-        if (d->mapped || base)
             continue;
-        w->tile_bytes = pl_tile_bytes(w->format, d->k);
-        m->arena_bytes += (size_t)w->tile_bytes * (size_t)((d->rows + PL_TILE - 1) / PL_TILE);
+        }
+        w->tile_bytes = d->plain ? 0 : pl_tile_bytes(w->format, d->k);
+        m->arena_bytes += arena_part(w);
     }
     if (m->arena_bytes) {
         m->arena = pl_arena_alloc(m->arena_bytes, &m->huge);
@@ -153,9 +162,9 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
     size_t at = 0;
     for (int i = 0; i < plan->n_mats; i++) {
         pl_mat *w = &m->mats[i];
-        if (w->tile_bytes && !base) {
+        if (!base) {
             w->data = (uint8_t *)m->arena + at;
-            at += (size_t)w->tile_bytes * (size_t)((w->rows + PL_TILE - 1) / PL_TILE);
+            at += arena_part(w);
         }
     }
     pl_forms_set(m, (pl_segment *)m->plan.segs, m->finish); /* the model's own copy */
@@ -207,7 +216,7 @@ pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **vi
         return pl_fail(error, PL_E_PLAN, "a view has the matrices of its model");
     for (int i = 0; i < plan->n_mats; i++) {
         const pl_mat_desc *a = &plan->mats[i], *b = &base->plan.mats[i];
-        if (a->gguf_type != b->gguf_type || a->rows != b->rows || a->k != b->k || a->mapped != b->mapped)
+        if (a->gguf_type != b->gguf_type || a->rows != b->rows || a->k != b->k || a->plain != b->plain)
             return pl_fail(error, PL_E_PLAN, "matrix %d of a view is not its model's", i);
     }
     return make(plan, &base->options, base, view, error);
@@ -248,9 +257,7 @@ pl_pool *pl_model_pool(pl_model *m)
 
 int64_t pl_model_mat_bytes(const pl_model *m, int mat)
 {
-    const pl_mat *w = &m->mats[mat];
-    return w->tile_bytes ? w->tile_bytes * ((w->rows + PL_TILE - 1) / PL_TILE)
-                         : pl_row_bytes(w->format, w->k) * w->rows;
+    return mat_bytes(&m->mats[mat]);
 }
 
 void pl_model_mat_row(const pl_model *m, int mat, int row, float *dst)
@@ -260,49 +267,4 @@ void pl_model_mat_row(const pl_model *m, int mat, int row, float *dst)
         m->tables.kernels->unpack_row[w->format->id](w, row, dst);
     else
         w->format->decode(w->data + pl_row_bytes(w->format, w->k) * row, dst, w->k);
-}
-
-/* ---- packing ------------------------------------------------------------------------------------- */
-
-static void pack_job(void *arg, const pl_team *team, int tid)
-{
-    pl_task *task = arg;
-    pl_model *m = task->model;
-    for (int i = 0; i < m->plan.n_mats; i++) {
-        const pl_mat_desc *d = &m->plan.mats[i];
-        const pl_mat *w = &m->mats[i];
-        if (d->mapped)
-            continue;
-        int64_t row = pl_row_bytes(w->format, w->k), from, to;
-        int64_t step = SLICE_BYTES / (row * PL_TILE) * PL_TILE;
-        step = step < PL_TILE ? PL_TILE : step;
-        pl_share(w->rows, PL_TILE, tid, pl_team_size(team), &from, &to); /* the same tiles as when it is multiplied */
-        for (int64_t r = from; r < to; r += step) {
-            int64_t n = r + step < to ? step : to - r;
-            if (atomic_load_explicit(&task->cancel, memory_order_relaxed))
-                return;
-            m->tables.kernels->pack[w->format->id](d->src + r * row, (int)n, w->k,
-                                                   (uint8_t *)w->data + r / PL_TILE * w->tile_bytes);
-            if (d->from_file)
-                pl_file_release(d->src + r * row, (size_t)(n * row));
-            atomic_fetch_add_explicit(&task->done, n * row, memory_order_relaxed);
-        }
-    }
-}
-
-static pl_status pack_finish(pl_task *task, pl_error *error)
-{
-    return atomic_load(&task->cancel) ? pl_fail(error, PL_E_CANCELLED, "loading was cancelled") : PL_OK;
-}
-
-pl_status pl_pack_start(pl_model *m, pl_task **out, pl_error *error)
-{
-    pl_task *task = calloc(1, sizeof *task);
-    if (!task)
-        return pl_fail(error, PL_E_MEMORY, "no memory for a task");
-    task->model = m;
-    task->finish = pack_finish;
-    for (int i = 0; i < m->plan.n_mats; i++)
-        task->total += m->plan.mats[i].mapped ? 0 : m->plan.mats[i].bytes;
-    return pl_task_start(task, pack_job, out, error);
 }

@@ -33,7 +33,7 @@ static pl_status check_matrices(const pl_plan *p, pl_error *error)
         int64_t row = pl_row_bytes(f, m->k);
         if (row < 0 || (!(f->flags & PL_FLOAT) && m->k % PL_BLOCK))
             FAIL("matrix %d: %d columns are no multiple of %s's block", i, m->k, f->name);
-        if (!m->src || m->bytes != row * m->rows)
+        if (m->bytes != row * m->rows)
             FAIL("matrix %d: %lld bytes, expected %lld", i, (long long)m->bytes, (long long)(row * m->rows));
     }
     for (int i = 0; i < p->n_segs; i++) {
@@ -97,7 +97,7 @@ static const char *check_op_segments(const pl_plan *p, const pl_op *op, const pl
     int out = d->segments == PL_SEGS_LOOKUP || d->segments == PL_SEGS_VOCAB ? p->vocab : p->buf_dim[op->out];
     for (int s = op->seg; s < op->seg + op->n_seg; s++) {
         const pl_mat_desc *m = &p->mats[p->segs[s].mat];
-        if (m->mapped && d->segments != PL_SEGS_LOOKUP)
+        if (m->plain && d->segments != PL_SEGS_LOOKUP)
             return "a matrix that is not packed";
         if (m->k != in)
             return "a matrix' columns";

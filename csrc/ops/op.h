@@ -44,9 +44,10 @@ typedef struct pl_segment {
 /* A matrix (rows, k) in its file's format. */
 typedef struct pl_mat_desc {
     int32_t gguf_type, rows, k;
-    int32_t mapped;     /* 1: used as the file stores it (an untied embedding), not packed */
-    int32_t from_file;  /* 1: src is a read-only file mapping, whose pages may be let go once packed */
-    const uint8_t *src; /* the file's bytes */
+    int32_t plain;      /* 1: kept as the file stores it (an untied embedding), not packed */
+    int32_t fd;         /* the file that has its bytes ... */
+    int64_t offset;     /* ... from here on; only packing reads them */
+    const uint8_t *src; /* or where they are in memory, else NULL */
     int64_t bytes;      /* how many there are: must be rows * row bytes */
 } pl_mat_desc;
 

@@ -46,7 +46,7 @@ typedef int (*pl_consume_fn)(void *arg, int want, float *logits, int tid);
 typedef struct pl_model_tables {
     const pl_kernels *kernels;
     const pl_segment *segs;
-    const pl_mat *mats; /* packed; a mapped one has its file's rows in `data` */
+    const pl_mat *mats; /* packed; a plain one has its file's rows in `data` */
     const float *const *vecs;
     const pl_rope_desc *ropes;
     int n_ropes;

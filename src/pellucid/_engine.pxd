@@ -37,7 +37,8 @@ cdef extern from "pellucid.h" nogil:
     ctypedef struct pl_segment:
         int32_t mat, column, bias, terms
     ctypedef struct pl_mat_desc:
-        int32_t gguf_type, rows, k, mapped, from_file
+        int32_t gguf_type, rows, k, plain, fd
+        int64_t offset
         const uint8_t *src
         int64_t bytes
     ctypedef struct pl_vec_desc:
@@ -114,9 +115,11 @@ cdef extern from "pellucid.h" nogil:
                      int32_t *out_length) nogil
 
     ctypedef enum pl_status:
-        PL_OK, PL_E_MEMORY, PL_E_PLAN, PL_E_ARGUMENT, PL_E_ISA, PL_E_CANCELLED, PL_E_NUMERICS
+        PL_OK, PL_E_MEMORY, PL_E_PLAN, PL_E_ARGUMENT, PL_E_ISA, PL_E_CANCELLED, PL_E_FILE, PL_E_NUMERICS
     ctypedef struct pl_error:
         char text[256]
+        int32_t mat
+        int64_t offset
     int pl_format_number(const char *name)
     const char *pl_format_name(int i)
     ctypedef struct pl_model:

@@ -12,7 +12,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from pellucid.errors import ClosedError, IsaError, NumericsError, OutOfMemoryError, PellucidError
+from pellucid.errors import ClosedError, IsaError, ModelFileError, NumericsError, OutOfMemoryError, PellucidError
 
 # How long a wait goes without looking for signals and cancellation, in milliseconds.
 cdef enum:
@@ -25,6 +25,10 @@ class Cancelled(Exception):
     """A task ended early because its `cancel` said so; nothing has changed."""
 
 
+class Unreadable(Exception):
+    """A matrix's bytes cannot be read: (why, number of the matrix, offset in its file)."""
+
+
 cdef raise_status(pl_status status, pl_error *error):
     text = error.text.decode("utf-8", "replace")
     if status == PL_E_MEMORY:
@@ -35,6 +39,8 @@ cdef raise_status(pl_status status, pl_error *error):
         raise IsaError(text)
     if status == PL_E_CANCELLED:
         raise Cancelled(text)
+    if status == PL_E_FILE:
+        raise Unreadable(text, error.mat, error.offset)
     if status == PL_E_ARGUMENT:
         raise ValueError(text)
     raise PellucidError(text)
@@ -214,7 +220,7 @@ cdef class Sequence:
 
 
 cdef class Tables:
-    """A plan's tables as C structs, alive while this object is."""
+    """A plan's tables as C structs, alive while this object is. packed: its matrices are, so nobody reads them."""
 
     cdef pl_plan plan
     cdef list keep
@@ -230,7 +236,7 @@ cdef class Tables:
             raise MemoryError
         return p
 
-    def __init__(self, plan):
+    def __init__(self, plan, bint packed):
         cdef pl_op *ops
         cdef int32_t *dims
         cdef pl_segment *segs
@@ -261,13 +267,16 @@ cdef class Tables:
         self.plan.mats = mats = <pl_mat_desc *>self.table(len(plan.matrices), sizeof(pl_mat_desc))
         self.plan.n_mats = <int32_t>len(plan.matrices)
         for i, m in enumerate(plan.matrices):
-            raw = m.data
-            self.keep.append(raw)
             mats[i].gguf_type = format_number(m.type)
-            mats[i].rows, mats[i].k = m.rows, m.k
-            mats[i].mapped, mats[i].from_file = m.mapped, m.from_file
-            mats[i].bytes = raw.shape[0]
-            if raw.shape[0]:
+            mats[i].rows, mats[i].k, mats[i].plain = m.rows, m.k, m.plain
+            mats[i].bytes, mats[i].fd = m.data.size, -1
+            if packed:
+                continue
+            if not isinstance(m.data, np.ndarray):
+                mats[i].fd, mats[i].offset = m.data.fileno(), m.data.offset
+            elif m.data.size:
+                raw = m.data
+                self.keep.append(raw)
                 mats[i].src = &raw[0]
         self.plan.vecs = vecs = <pl_vec_desc *>self.table(len(plan.vectors), sizeof(pl_vec_desc))
         self.plan.n_vecs = <int32_t>len(plan.vectors)
@@ -308,14 +317,15 @@ cdef class Rows:
         cdef Sequence seq
         cdef int32_t id
         cdef int i, r = 0, want, slot
-        self.keep = list(parts)
-        for _, part, _ in parts:
+        # Lists of our own, which are as long as they say.
+        self.keep = [(s, list(part), first) for s, part, first in parts]
+        for _, part, _ in self.keep:
             self.n += <int>len(part)
         self.rows = <pl_row *>calloc(self.n + 1, sizeof(pl_row))
-        self.seqs = <pl_seq **>calloc(len(parts) + 1, sizeof(pl_seq *))
+        self.seqs = <pl_seq **>calloc(len(self.keep) + 1, sizeof(pl_seq *))
         if self.rows == NULL or self.seqs == NULL:
             raise OutOfMemoryError("no memory for the rows of a pass")
-        for s, part, first in parts:
+        for s, part, first in self.keep:
             seq = s
             if seq.engine is not engine:
                 raise ValueError("a sequence of another model")
@@ -337,7 +347,7 @@ cdef class Engine:
     """
 
     cdef pl_model *model
-    cdef object keep        # mapped matrices
+    cdef object keep        # what packing reads
     cdef object __weakref__
     cdef Engine base
     cdef readonly object plan
@@ -346,7 +356,7 @@ cdef class Engine:
 
     def __cinit__(self, plan, *, str isa="", int threads=0, str kv="f32", int terms=0, int max_rows=0,
                   int64_t cache_bytes=0, Engine base=None):
-        cdef Tables tables = Tables(plan)
+        cdef Tables tables = Tables(plan, base is not None)
         cdef pl_error error
         cdef pl_options options
         cdef pl_status status
@@ -386,14 +396,24 @@ cdef class Engine:
         self.closed = True
 
     def pack(self, progress=None):
-        """Packs every matrix, on all threads. progress: called with the fraction done now and then."""
+        """Reads and packs every matrix, on all threads. progress: called with the fraction done now and then.
+
+        Raises ModelFileError where a file has become shorter or cannot be read.
+        """
         cdef pl_task *task
         cdef pl_error error
         error.text[0] = 0
         cdef pl_status status = pl_pack_start(self.open(), &task, &error)
         if status:
             raise_status(status, &error)
-        finish_task(task, None, progress)
+        try:
+            finish_task(task, None, progress)
+        except Unreadable as e:
+            why, number, offset = e.args
+            m = self.plan.matrices[number]
+            raise ModelFileError(why, file=m.data.file.path, field=m.name, offset=offset,
+                                 expected=f"{m.data.size} bytes of it from byte {m.data.offset} on") from None
+        self.keep = None
 
     def info(self):
         """-> dict of isa, packed_bytes, work_bytes, huge_pages, cache_bytes."""
@@ -443,7 +463,7 @@ cdef class Engine:
         if samplers is not None:
             if len(samplers) != rows.n_wants:
                 raise ValueError(f"{len(samplers)} samplers for {rows.n_wants} rows")
-            results = Results(samplers)
+            results = Results(samplers, self.vocab)
             p.sample, p.step, p.sampled = results.params, results.steps, results.sampled
         self.run_pass(&p, rows, out, cancel)
         return results.take(samplers) if results is not None else None

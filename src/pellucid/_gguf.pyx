@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Parser of GGUF headers, versions 2 and 3, over a read-only buffer.
+"""Parser of GGUF headers, versions 2 and 3, over bytes or a file that is read as far as its header reaches.
 
 The file is taken for hostile: every count and length is compared with the bytes that remain before it is used, so
 that nothing is allocated that the file does not hold, and no read leaves the buffer. What is wrong becomes a
@@ -33,6 +33,7 @@ cdef uint64_t MAX_ELEMENTS = 1 << 26
 cdef uint64_t MAX_KEY = 65535          # the specification's
 cdef uint64_t MAX_NAME = 1023          # the specification says 64; longer ones exist and do no harm
 cdef uint64_t MAX_ALIGNMENT = 1 << 20
+cdef uint64_t FIRST_READ = 1 << 18     # bytes; each later read doubles what is there
 
 # Value types by number: name, bytes of an element (0: not of fixed size), NumPy type of arrays.
 VALUE_TYPES = (
@@ -59,7 +60,7 @@ TENSOR_TYPES = {
 
 
 cdef class StringArray:
-    """The strings of one array of a header, left in the file's buffer (which it keeps alive).
+    """The strings of one array of a header, left among the header's bytes (which it keeps alive).
 
     A sequence of ``bytes``: nothing is decoded until asked. ``field`` names the array in errors.
     """
@@ -146,11 +147,27 @@ cdef class Header:
 
 
 cdef class _Parser:
-    cdef const uint8_t[::1] buffer
+    cdef const uint8_t[::1] buffer      # the first `have` bytes of `size`
     cdef const uint8_t *p
+    cdef uint64_t have
     cdef uint64_t size
     cdef uint64_t pos
+    cdef object source                  # what has the others
     cdef object file
+
+    cdef int fetch(self, uint64_t end, str field) except -1:
+        """Makes the bytes before `end`, at most `size`, available; `p` may move."""
+        if end <= self.have:
+            return 0
+        cdef uint64_t room = min(max(end, 2 * self.have, FIRST_READ), self.size)
+        more = np.empty(room, np.uint8)
+        if self.have:
+            more[:self.have] = self.buffer
+        self.source.read_into(more[self.have:], self.have, field)
+        self.buffer = more
+        self.p = &self.buffer[0]
+        self.have = room
+        return 0
 
     cdef object fail(self, str message, str field, uint64_t offset, str expected=None):
         return ModelFileError(message, file=self.file, field=field, offset=offset, expected=expected)
@@ -159,7 +176,7 @@ cdef class _Parser:
         if n > self.size - self.pos:
             raise self.fail("the file ends here", field, self.pos,
                             f"{n} more bytes, {self.size - self.pos} remain")
-        return 0
+        return self.fetch(self.pos + n, field)
 
     cdef uint32_t u32(self, str field) except? 0xffffffff:
         cdef uint32_t value
@@ -176,13 +193,14 @@ cdef class _Parser:
         return value
 
     cdef uint64_t length(self, str field, uint64_t limit) except? 0xffffffffffffffff:
-        """A string's length, checked against what remains."""
+        """A string's length, checked against what remains; its bytes are available."""
         cdef uint64_t at = self.pos
         cdef uint64_t n = self.u64(field)
         if n > self.size - self.pos:
             raise self.fail(f"a string of {n} bytes", field, at, f"at most the {self.size - self.pos} that remain")
         if n > limit:
             raise self.fail(f"a string of {n} bytes", field, at, f"at most {limit}")
+        self.fetch(self.pos + n, field)
         return n
 
     cdef str name(self, str field, uint64_t limit):
@@ -247,26 +265,27 @@ cdef class _Parser:
         """Gathers the offsets of n strings; the caller knows that 8 n bytes remain."""
         starts = np.empty(n + 1, np.int64)
         cdef int64_t[::1] out = starts
-        cdef uint64_t i, length = 0, pos = self.pos, size = self.size
-        cdef const uint8_t *p = self.p
-        with nogil:
-            for i in range(n):
-                if size - pos < 8:
-                    break
-                memcpy(&length, p + pos, 8)
-                if length > size - pos - 8:
-                    break
-                out[i] = <int64_t>(pos + 8)
-                pos += 8 + length
-            else:
-                i = n
+        cdef uint64_t i = 0, length = 0, pos = self.pos, size = self.size, have
+        cdef const uint8_t *p
+        while True:
+            p, have = self.p, self.have
+            with nogil:
+                while i < n and pos + 8 <= have:
+                    memcpy(&length, p + pos, 8)
+                    if length > size - pos - 8:
+                        break
+                    out[i] = <int64_t>(pos + 8)
+                    pos += 8 + length
+                    i += 1
+            if i == n or pos + 8 <= have or pos + 8 > size:
+                break
+            self.fetch(pos + 8, key)
         self.pos = pos
         if i < n:
             self.length(f"{key}[{i}]", INT64_MAX)      # raises: it meets what stopped the loop
-            raise self.fail("the file changed while it was read", f"{key}[{i}]", pos)
+        self.fetch(pos, key)
         out[n] = <int64_t>(pos + 8)
         cdef StringArray array = StringArray.__new__(StringArray)
-        array._buffer = self.buffer
         array._starts = out
         array._n = n
         array.field = key
@@ -295,6 +314,7 @@ cdef class _Parser:
         if n == 0:
             return f"array of {name}", np.empty(0, dtype)
         cdef uint64_t end = self.pos + n * least
+        self.fetch(end, key)
         raw = np.frombuffer(self.buffer[self.pos:end], np.uint8)
         if kind == V_BOOL and raw.max() > 1:
             i = int(np.argmax(raw > 1))
@@ -371,9 +391,11 @@ cdef class _Parser:
 
     cdef Header run(self):
         cdef Header header = Header.__new__(Header)
+        cdef StringArray array
         cdef uint64_t i
         header.metadata, header.kinds, header.places, header.tensors = {}, {}, {}, []
         header.size = self.size
+        self.fetch(min(self.size, 4), "magic")
         if self.size < 4 or self.p[0] != 71 or self.p[1] != 71 or self.p[2] != 85 or self.p[3] != 70:
             magic = PyBytes_FromStringAndSize(<const char *>self.p, 4 if self.size >= 4 else <Py_ssize_t>self.size)
             raise self.fail(f"the file starts with {magic!r}", "magic", 0, "b'GGUF'")
@@ -396,6 +418,10 @@ cdef class _Parser:
         cdef uint64_t alignment = header.alignment
         cdef uint64_t start = (self.pos + alignment - 1) & ~(alignment - 1)
         header.data_start = start
+        for value in header.metadata.values():
+            if isinstance(value, StringArray):
+                array = value
+                array._buffer = self.buffer
         self.lay_out(infos, start, alignment, header)
         return header
 
@@ -448,14 +474,18 @@ cdef class _Parser:
         return 0
 
 
-def parse(buffer, file=None):
-    """Header of the GGUF file whose bytes are ``buffer`` (read-only, contiguous uint8; kept alive by StringArrays).
+def parse(source, file=None):
+    """Header of a GGUF file: its bytes, or an object with its ``size`` and ``read_into(array, offset, field)``.
 
     ``file``: the name that errors give. Raises ModelFileError for whatever is wrong.
     """
     cdef _Parser parser = _Parser()
-    parser.buffer = buffer
-    parser.size = parser.buffer.shape[0]
-    parser.p = &parser.buffer[0] if parser.size else NULL
     parser.file = file
+    if isinstance(source, bytes):
+        parser.buffer = source
+        parser.size = parser.have = parser.buffer.shape[0]
+        parser.p = &parser.buffer[0] if parser.size else NULL
+    else:
+        parser.source = source
+        parser.size = source.size
     return parser.run()

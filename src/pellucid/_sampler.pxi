@@ -18,6 +18,7 @@ cdef class Sampler:
     cdef uint8_t *breaks    # (room) whether each is, or ends, a sequence breaker
     cdef int32_t *matches   # (3 room) what pl_dry_match needs and finds
     cdef Py_ssize_t n, room, repeat_last, dry_range
+    cdef Py_ssize_t n_mask  # words
     cdef bint dry
 
     def __init__(self, *, float temperature=0.0, int top_k=0, float top_p=1.0, float min_p=0.0, float typical_p=1.0,
@@ -59,6 +60,9 @@ cdef class Sampler:
         if mask is not None:
             bits = np.ascontiguousarray(mask, np.uint32)
             self.keep.append(bits)
+            self.n_mask = bits.shape[0]
+            if self.n_mask == 0:
+                raise ValueError("mask is empty: expected a bit for each token of the vocabulary")
             p.mask = &bits[0]
 
     def __dealloc__(self):
@@ -93,16 +97,17 @@ cdef class Sampler:
             flags = breaks
             if flags.shape[0] != n:
                 raise ValueError(f"{flags.shape[0]} breaks for {n} ids")
+        if n == 0:
+            return
         if self.n + n >= 2**31 // 3:
             raise ValueError(f"{self.n + n} tokens: expected fewer than {2**31 // 3}")
         if self.n + n > self.room:
             self.grow(self.n + n)
-        if n:
-            memcpy(self.ids + self.n, &new[0], n * sizeof(int32_t))
-            if breaks is None:
-                memset(self.breaks + self.n, 0, n)
-            else:
-                memcpy(self.breaks + self.n, &flags[0], n)
+        memcpy(self.ids + self.n, &new[0], n * sizeof(int32_t))
+        if breaks is None:
+            memset(self.breaks + self.n, 0, n)
+        else:
+            memcpy(self.breaks + self.n, &flags[0], n)
         self.n += n
         back = self.n if self.repeat_last < 0 else min(self.n, self.repeat_last)
         p.n_recent, p.recent = <int32_t>back, self.ids + self.n - back
@@ -129,7 +134,7 @@ cdef class Results:
         free(self.steps)
         free(self.sampled)
 
-    def __init__(self, list samplers):
+    def __init__(self, list samplers, int vocab):
         cdef Sampler s
         cdef int32_t[::1] ids
         cdef float[::1] logprobs
@@ -142,6 +147,9 @@ cdef class Results:
         self.tops = []
         for i in range(n):
             s = samplers[i]
+            if s.params.mask != NULL and s.n_mask != (vocab + 31) // 32:
+                raise ValueError(f"samplers[{i}]: a mask of {s.n_mask} words, expected {(vocab + 31) // 32}, "
+                                 f"a bit for each of {vocab} tokens")
             self.params[i] = s.params
             self.steps[i] = s.step
             top = None

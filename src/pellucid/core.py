@@ -147,7 +147,7 @@ class Core:
             )
             tokenizer.wait()
         finally:
-            file.close()  # what is still read of it stays mapped
+            file.close()
         seconds = time.perf_counter() - start
         length = context or min(config.context, DEFAULT_CONTEXT)
         return cls(engine, config, facts, length, tokenizer, seconds)

@@ -20,6 +20,15 @@ from pellucid.errors import ModelFileError, UnsupportedModelError
 EVERYWHERE = 2**31 - 1  # pos_to of an operation on every position
 
 
+class Bytes(Protocol):
+    """Bytes in memory (a NumPy array), or still in a file (weights.base.FileBytes)."""
+
+    @property
+    def size(self) -> int: ...
+    def view(self, dtype: Any, /) -> npt.NDArray[Any]: ...
+    def __getitem__(self, part: slice, /) -> Bytes: ...
+
+
 class TensorLike(Protocol):
     """A tensor of a model file, still in its file's format (weights.Tensor)."""
 
@@ -30,7 +39,7 @@ class TensorLike(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
-    def data(self) -> npt.NDArray[np.uint8]: ...
+    def data(self) -> Bytes: ...
     @property
     def offset(self) -> int: ...
     @property
@@ -80,15 +89,14 @@ class Segment(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """(rows, k) in its file's format. mapped: read where it lies, not packed."""
+    """(rows, k) in its file's format. plain: kept in it (an embedding of its own), not packed."""
 
     name: str
     type: str
     rows: int
     k: int
-    data: npt.NDArray[np.uint8]
-    mapped: bool
-    from_file: bool
+    data: Bytes
+    plain: bool
 
 
 class Part(NamedTuple):
@@ -173,7 +181,7 @@ class Plan:
     def embed(self, scale: float = 1.0) -> int:
         """The residual stream begins: rows of token_embd times scale."""
         tied = "output.weight" not in self.tensors
-        seg = self._segments([self.matrix("token_embd", self.vocab, self.dim, mapped=not tied)])
+        seg = self._segments([self.matrix("token_embd", self.vocab, self.dim, plain=not tied)])
         x = self.buffer("x", self.dim)
         return self._op(Kind.EMBED, -1, "token_embd", out=x, seg=seg, n_seg=1, scale=scale).out
 
@@ -283,7 +291,7 @@ class Plan:
         """The number of a buffer, made at its first mention."""
         return self._once(("buffer", name), self.buffers, lambda: Buffer(name, dim))
 
-    def matrix(self, name: str, rows: int, k: int, *, mapped: bool = False, part: Part | None = None) -> int:
+    def matrix(self, name: str, rows: int, k: int, *, plain: bool = False, part: Part | None = None) -> int:
         """The number of a matrix; it must have this shape and a format that the engine runs. part: rows of another."""
 
         def make() -> Matrix:
@@ -295,7 +303,7 @@ class Plan:
                 )
             row = t.data.size // whole.rows  # bytes: a row is whole blocks in every format
             data = t.data[whole.first * row : (whole.first + rows) * row]
-            return Matrix(f"{name}.weight", t.type, rows, k, data, mapped, bool(t.file))
+            return Matrix(f"{name}.weight", t.type, rows, k, data, plain)
 
         return self._once(("matrix", name), self.matrices, make)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import platform
 import subprocess
@@ -329,27 +328,3 @@ def test_arena_gives_back_all_its_addresses() -> None:
         "for _ in range(300): machine.arena_probe(5_000_001, False)\nprint(size() - before)"
     )
     assert python(code) == "0"
-
-
-def file_pages() -> int:
-    """Resident pages of files, of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[2])
-
-
-def test_released_file_pages_leave_memory_and_stay_readable(tmp_path: Path) -> None:
-    page = mmap.PAGESIZE
-    data = os.urandom(1024 * page)
-    (tmp_path / "f").write_bytes(data)
-    with open(tmp_path / "f", "rb") as f:
-        view = mmap.mmap(f.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
-    assert view[:] == data
-    held = file_pages()
-    machine.file_release(view, 1, len(data) - 1)
-    assert held - file_pages() >= 1022 - 64  # whole pages only; the process maps other files too
-    assert view[:] == data
-    held = file_pages()
-    machine.file_release(view, 1, page + 5)  # no whole page inside
-    machine.file_release(view, 7, 7)
-    assert abs(held - file_pages()) <= 64
-    with pytest.raises(ValueError, match="expected a part of"):
-        machine.file_release(view, 0, len(data) + 1)

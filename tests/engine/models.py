@@ -98,6 +98,15 @@ def write(folder: Path, name: str, mix: str = "F32", **changes: Any) -> Path:
     return path
 
 
+def in_memory(plan: Any) -> Any:
+    """A copy of a loaded model's plan whose matrices are in memory, for an engine to pack again."""
+
+    def read(data: Any) -> npt.NDArray[np.uint8]:
+        return np.fromfile(data.file.path, np.uint8, data.size, offset=data.offset)
+
+    return replace(plan, matrices=[m._replace(data=read(m.data)) for m in plan.matrices])
+
+
 def ids_for(engine: Any, n: int, seed: int = 1) -> list[int]:
     return [int(i) for i in np.random.default_rng(seed).integers(0, engine.vocab, n)]
 

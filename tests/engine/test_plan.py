@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pellucid import _engine
 from pellucid.errors import ClosedError, NumericsError, OutOfMemoryError, PellucidError
 from pellucid.plan import Kind, Matrix, Op, Segment, Vector
+from tests.engine import models
 from tests.engine.models import Load, same, sequence
 
 TABLES = ("ops", "buffers", "segments", "matrices", "vectors", "ropes", "caches")
@@ -47,7 +48,7 @@ def run(plan: Any) -> None:
 
 @pytest.fixture(scope="module", params=["llama_gqa", "gemma3"])
 def plan(request: pytest.FixtureRequest, load: Load) -> Any:
-    return load(request.param).core.engine.plan
+    return models.in_memory(load(request.param).core.engine.plan)
 
 
 def with_edits(plan: Any) -> Any:
@@ -255,7 +256,7 @@ def mutation(draw: st.DrawFn) -> tuple[str, float, str, int]:
         ),
         "buffers": ("dim",),
         "segments": Segment._fields,
-        "matrices": ("rows", "k", "type", "mapped"),
+        "matrices": ("rows", "k", "type", "plain"),
         "vectors": ("data",),
         "ropes": ("freq", "halves"),
         "caches": ("n_layers", "n_q", "n_kv", "dk", "dv", "window"),
@@ -273,7 +274,7 @@ def mutate(plan: Any, table: str, at: float, field: str, value: Any) -> None:
         value = np.ones(min(abs(value), 5000), np.float32)
     elif field == "freq":
         value = np.ones(min(abs(value), 5000), np.float64) * value
-    elif field in ("mapped", "halves"):
+    elif field in ("plain", "halves"):
         value = bool(value % 2)
     entries[i] = entry._replace(**{field: value}) if hasattr(entry, "_replace") else replace(entry, **{field: value})
 
@@ -282,7 +283,7 @@ def mutate(plan: Any, table: str, at: float, field: str, value: Any) -> None:
 @given(changes=st.lists(mutation(), min_size=1, max_size=3))
 def test_any_mutation_is_refused_or_runs(load: Load, changes: list[Any]) -> None:
     for name in ("llama_gqa", "gemma3"):
-        plan = with_edits(load(name).core.engine.plan)
+        plan = with_edits(models.in_memory(load(name).core.engine.plan))
         for change in changes:
             mutate(plan, *change)
         try:
@@ -317,4 +318,4 @@ def test_fields_of_an_operation_are_all_known() -> None:
         "pos_to",
         "each",
     }
-    assert Matrix._fields == ("name", "type", "rows", "k", "data", "mapped", "from_file")
+    assert Matrix._fields == ("name", "type", "rows", "k", "data", "plain")

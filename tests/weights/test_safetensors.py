@@ -58,13 +58,13 @@ def test_reads_what_the_package_wrote(folder):
         assert np.array_equal(a.data.view(np.float32).reshape(3, 4), A)
         assert np.array_equal(b.data.view(np.float16), B)
         assert np.array_equal((c.data.view(np.uint16).astype(np.uint32) << 16).view(np.float32), C)
-        assert not a.data.flags.writeable and a.data.dtype == np.uint8
         raw = (folder / "model.safetensors").read_bytes()
         assert all(raw[t.offset : t.offset + t.data.size] == t.data.tobytes() for t in (a, b, c))
         assert model.quantisation == "F32"
     with pytest.raises(ClosedError):
         _ = model.tensors
-    assert np.array_equal(a.data.view(np.float32).reshape(3, 4), A)
+    with pytest.raises(ClosedError):
+        a.data.view(np.float32)
 
 
 def test_getters_reach_into_the_configuration(folder):

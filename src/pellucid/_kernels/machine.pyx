@@ -29,7 +29,6 @@ cdef extern from "cpu/topology.h":
 cdef extern from "cpu/arena.h":
     void *pl_arena_alloc(size_t bytes, int *huge) nogil
     void pl_arena_free(void *p, size_t bytes) nogil
-    void pl_file_release(const void *p, size_t bytes) nogil
 
 cdef extern from "cpu/team.h":
     ctypedef struct pl_team:
@@ -166,14 +165,6 @@ def arena_probe(size_t size, bint touch=True):
     if p == NULL:
         return None
     return {"aligned": <uintptr_t>p % (2 << 20) == 0, "zero": bool(zero), "huge": bool(huge)}
-
-
-def file_release(const unsigned char[::1] data, Py_ssize_t start, Py_ssize_t stop):
-    """Lets go of the whole pages inside data[start:stop], `data` a mapping of a file. ValueError when out of range."""
-    if not 0 <= start <= stop <= data.shape[0]:
-        raise ValueError(f"start:stop is {start}:{stop}, expected a part of 0:{data.shape[0]}")
-    if stop > start:
-        pl_file_release(&data[start], <size_t>(stop - start))
 
 
 def share(int64_t n, int64_t unit, int tid, int size):

@@ -1,12 +1,10 @@
-"""What every model file looks like from above: tensors by name, metadata by key, one mapping underneath."""
+"""What every model file looks like from above: tensors by name, metadata by key, the files underneath."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
-import mmap
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +19,8 @@ from pellucid.errors import ClosedError, ModelFileError, UnsupportedModelError
 
 T = TypeVar("T")
 
+MOST_READ = 8 << 20  # bytes of one call to the system
+
 
 class _Missing:
     def __repr__(self) -> str:
@@ -34,14 +34,14 @@ class Tensor(NamedTuple):
     """One tensor, still in its file.
 
     ``type``: "F32", "Q4_1", ...; of an unknown type "ggml type 99": an error only for those who use it.
-    ``shape``: NumPy's order, so that a matrix is (rows, k). ``data``: (bytes,) uint8, a read-only view of the mapping.
+    ``shape``: NumPy's order, so that a matrix is (rows, k). ``data``: its bytes, in the file or made in memory.
     ``offset``: where the data start in ``file``.
     """
 
     name: str
     type: str
     shape: tuple[int, ...]
-    data: npt.NDArray[np.uint8]
+    data: FileBytes | npt.NDArray[np.uint8]
     offset: int
     file: str
 
@@ -106,28 +106,89 @@ def read_file(path: str, limit: int, expected: str) -> bytes:
         raise ModelFileError(os_reason(error), file=path) from None
 
 
-class MappedFile:
-    """A file mapped read-only. ``data``: (size,) uint8, read-only."""
+class SourceFile:
+    """A file open for reading, of ``size`` bytes. It is never mapped: where another program cuts it, a read raises
+    ModelFileError, while touching a mapping would end the process."""
 
     def __init__(self, path: str, expected: str) -> None:
-        fd, self.size = open_regular(path, expected)
         self.path = path
-        try:
-            if self.size == 0:
-                raise ModelFileError("the file is empty", file=path, expected=expected)
-            self._map = mmap.mmap(fd, self.size, access=mmap.ACCESS_READ)
-        except OSError as error:
-            reason = "not enough address space" if error.errno == errno.ENOMEM else os_reason(error)
-            raise ModelFileError(f"cannot be mapped: {reason}", file=path) from None
-        finally:
-            os.close(fd)
-        self.data: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        fd, self.size = open_regular(path, expected)
+        self._fd: int | None = fd
+        if self.size == 0:
+            self.close()
+            raise ModelFileError("the file is empty", file=path, expected=expected)
+
+    def fileno(self) -> int:
+        if self._fd is None:
+            raise ClosedError(f"{self.path} is closed")
+        return self._fd
+
+    def read_into(self, out: npt.NDArray[np.uint8], offset: int, field: str | None = None) -> None:
+        """Fills ``out`` with the bytes from ``offset`` on. ``field``: what errors call them."""
+        done, view = 0, out.data
+        while done < out.size:
+            try:
+                got = os.preadv(self.fileno(), [view[done : done + MOST_READ]], offset + done)
+            except OSError as error:
+                raise ModelFileError(os_reason(error), file=self.path, field=field, offset=offset + done) from None
+            if got == 0:
+                wanted = f"{out.size} bytes from byte {offset} on"
+                message = "the file ends here"
+                raise ModelFileError(message, file=self.path, field=field, offset=offset + done, expected=wanted)
+            done += got
+
+    def read(self, offset: int, size: int, field: str | None = None) -> npt.NDArray[np.uint8]:
+        """(size,) uint8."""
+        out = np.empty(size, np.uint8)
+        self.read_into(out, offset, field)
+        return out
 
     def close(self) -> None:
-        """Lets go of the mapping: at once, or when the last view of it dies. Views stay valid."""
-        self.data = np.empty(0, np.uint8)
-        with contextlib.suppress(BufferError):  # raised where views live: they own the mapping now
-            self._map.close()
+        """May be called again."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # it was never opened
+            self.close()
+
+
+class FileBytes:
+    """``size`` bytes of a file from ``offset`` on: each use reads them. ``field``: the name that errors give them."""
+
+    __slots__ = ("field", "file", "offset", "size")
+
+    def __init__(self, file: SourceFile, offset: int, size: int, field: str) -> None:
+        self.file, self.offset, self.size, self.field = file, offset, size, field
+
+    def fileno(self) -> int:
+        """Of the file; ClosedError after it is closed."""
+        return self.file.fileno()
+
+    def view(self, dtype: Any, /) -> npt.NDArray[Any]:
+        """As an array of `dtype`. Raises ModelFileError where they cannot be read, ClosedError."""
+        return self.file.read(self.offset, self.size, self.field).view(dtype)
+
+    def __getitem__(self, part: slice, /) -> FileBytes:
+        start, stop, step = part.indices(self.size)
+        if step != 1:
+            raise ValueError("a part of a file's bytes has no step")
+        return FileBytes(self.file, self.offset + start, max(stop - start, 0), self.field)
+
+    def tobytes(self) -> bytes:
+        return self.view(np.uint8).tobytes()
+
+
+def same_bytes(a: FileBytes | npt.NDArray[np.uint8], b: FileBytes | npt.NDArray[np.uint8]) -> bool:
+    """Whether two tensors have the same bytes; a few megabytes at a time."""
+
+    def part(of: FileBytes | npt.NDArray[np.uint8], start: int) -> npt.NDArray[np.uint8]:
+        return of[start : start + MOST_READ].view(np.uint8)
+
+    return a.size == b.size and all(
+        np.array_equal(part(a, start), part(b, start)) for start in range(0, a.size, MOST_READ)
+    )
 
 
 # general.file_type of GGUF files: what a mixture of formats is called.
@@ -175,7 +236,7 @@ class ModelFile:
         architecture_key: str,
         metadata: dict[str, Any],
         tensors: dict[str, Tensor],
-        files: Iterable[MappedFile],
+        files: Iterable[SourceFile],
         places: Mapping[str, int] | None = None,
         metadata_file: str | None = None,
         aliases: Mapping[str, str] | None = None,
@@ -226,13 +287,13 @@ class ModelFile:
         name = FILE_TYPES.get(self.get_int("general.file_type", -1)) if self.format.startswith("GGUF") else None
         return name or next(iter(self.types), "")
 
-    def take_files(self) -> list[MappedFile]:
+    def take_files(self) -> list[SourceFile]:
         """Hands the files over to another ModelFile over the same tensors."""
         files, self._files = self._files, []
         return files
 
     def close(self) -> None:
-        """Lets go of the files. Views that still live keep their mapping, and stay valid. May be called again."""
+        """Closes the files; tensors that were not read cannot be any more. May be called again."""
         self._metadata = self._tensors = None
         files, self._files = self._files, []
         for file in files:

@@ -1,4 +1,4 @@
-"""GGUF files: one, or all parts of a split one, mapped and checked."""
+"""GGUF files: one, or all parts of a split one, opened and checked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pellucid import _gguf
 from pellucid.errors import ModelFileError
-from pellucid.weights.base import MappedFile, ModelFile, Tensor
+from pellucid.weights.base import FileBytes, ModelFile, SourceFile, Tensor
 
 # The name that splitting tools give a part; the counts are also in each part's metadata.
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
@@ -24,7 +24,7 @@ def open_gguf(path: str | os.PathLike[str]) -> ModelFile:
     Nothing but the header is read. Raises ModelFileError for whatever is wrong with a file.
     """
     path = os.fsdecode(path)
-    files: list[MappedFile] = []
+    files: list[SourceFile] = []
     try:
         header = _open(path, files)
         paths = _parts(path, header)
@@ -60,14 +60,14 @@ def open_gguf(path: str | os.PathLike[str]) -> ModelFile:
         raise
 
 
-def _open(path: str, files: list[MappedFile]) -> _gguf.Header:
-    file = MappedFile(path, _EXPECTED)
+def _open(path: str, files: list[SourceFile]) -> _gguf.Header:
+    file = SourceFile(path, _EXPECTED)
     files.append(file)
-    magic = file.data[:4].tobytes()
+    magic = file.read(0, min(4, file.size), "magic").tobytes()
     if magic in _OLD:
         message = f"a file in the {_OLD[magic]} format, which GGUF replaced in 2023"
         raise ModelFileError(message, file=path, field="magic", offset=0, expected=_EXPECTED)
-    return _gguf.parse(file.data, path)
+    return _gguf.parse(file, path)
 
 
 def _number(header: _gguf.Header, key: str, path: str) -> int | None:
@@ -101,7 +101,7 @@ def _parts(path: str, header: _gguf.Header) -> list[str]:
     return [f"{match['stem']}-{i + 1:05d}-of-{count:05d}.gguf" for i in range(count)]
 
 
-def _open_part(path: str, index: int, count: int, files: list[MappedFile], given: str) -> _gguf.Header:
+def _open_part(path: str, index: int, count: int, files: list[SourceFile], given: str) -> _gguf.Header:
     if not os.path.exists(path):
         raise ModelFileError(f"not found: part {index + 1} of {count} of the model that {given} belongs to", file=path)
     header = _open(path, files)
@@ -113,18 +113,18 @@ def _open_part(path: str, index: int, count: int, files: list[MappedFile], given
     return header
 
 
-def _tensors(headers: list[_gguf.Header], files: list[MappedFile]) -> dict[str, Tensor]:
+def _tensors(headers: list[_gguf.Header], files: list[SourceFile]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for header, file in zip(headers, files, strict=True):
         for name, kind, shape, offset, nbytes in header.tensors:
             if name in tensors:
                 message = f"a second tensor of this name (the first is in {tensors[name].file})"
                 raise ModelFileError(message, file=file.path, field=name, expected="names that differ")
-            tensors[name] = Tensor(name, kind, shape, file.data[offset : offset + nbytes], offset, file.path)
+            tensors[name] = Tensor(name, kind, shape, FileBytes(file, offset, nbytes, name), offset, file.path)
     return tensors
 
 
-def _check_total(headers: list[_gguf.Header], files: list[MappedFile], found: int) -> None:
+def _check_total(headers: list[_gguf.Header], files: list[SourceFile], found: int) -> None:
     key = "split.tensors.count"
     for header, file in zip(headers, files, strict=True):
         total = _number(header, key, file.path)

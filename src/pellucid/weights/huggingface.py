@@ -18,7 +18,7 @@ import numpy as np
 
 from pellucid.errors import ModelFileError, UnsupportedModelError
 from pellucid.folder import Folder, Wrapper
-from pellucid.weights.base import ModelFile, Tensor
+from pellucid.weights.base import ModelFile, Tensor, same_bytes
 
 Find = Callable[[str], tuple[str, Folder | Wrapper]]  # model_type -> (architecture, table)
 
@@ -265,7 +265,7 @@ def _tie(folder: ModelFile, c: _Settings, tensors: dict[str, Tensor], default: b
         if embedding is None or (head.type, head.shape) != (embedding.type, embedding.shape):
             same = False
         else:
-            same = bool(np.array_equal(head.data, embedding.data))
+            same = same_bytes(head.data, embedding.data)
         if not same:
             raise UnsupportedModelError(
                 feature=f"tensor {head.name} that is not the embedding, where tie_word_embeddings is true,"

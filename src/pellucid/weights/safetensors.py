@@ -1,7 +1,7 @@
-"""Hugging Face folders: config.json, and tensors in safetensors files, mapped and checked.
+"""Hugging Face folders: config.json, and tensors in safetensors files, opened and checked.
 
-The `safetensors` package copies what it gives to NumPy, and cannot give it bfloat16; mapped bytes need the offsets,
-which it keeps to itself. So the header, a table in JSON, is read here. Source: the format's specification,
+The `safetensors` package copies what it gives to NumPy, and cannot give it bfloat16; reading tensors in parts needs the
+offsets, which it keeps to itself. So the header, a table in JSON, is read here. Source: the format's specification,
 https://github.com/huggingface/safetensors
 """
 
@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 from pellucid.errors import ModelFileError
-from pellucid.weights.base import MappedFile, ModelFile, Tensor, read_file
+from pellucid.weights.base import FileBytes, ModelFile, SourceFile, Tensor, read_file
 
 _EXPECTED = "a safetensors file"
 _FOLDER = "a Hugging Face folder (config.json, model.safetensors)"
@@ -41,11 +41,11 @@ def open_folder(path: str | os.PathLike[str]) -> ModelFile:
         message = "no model: " + ("the folder has no config.json" if os.path.isdir(path) else "not a folder")
         raise ModelFileError(message, file=path, expected=_FOLDER + _hint(path))
     config = _json_table(read_file(config_path, _MAX_CONFIG, "a configuration"), config_path)
-    files: list[MappedFile] = []
+    files: list[SourceFile] = []
     try:
         tensors: dict[str, Tensor] = {}
         for shard, wanted in _shards(path):
-            file = MappedFile(shard, _EXPECTED)
+            file = SourceFile(shard, _EXPECTED)
             files.append(file)
             found = _read_header(file)
             if wanted is not None:
@@ -126,7 +126,7 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 56
 
 
-def _read_header(file: MappedFile) -> dict[str, Tensor]:
+def _read_header(file: SourceFile) -> dict[str, Tensor]:
     """Tensors of one safetensors file: in order of their data, which leave no gap and do not overlap."""
 
     def fail(message: str, field: str, offset: int | None = None, expected: str | None = None) -> ModelFileError:
@@ -134,12 +134,12 @@ def _read_header(file: MappedFile) -> dict[str, Tensor]:
 
     if file.size < 10:
         raise fail(f"the file ends after {file.size} bytes", "header", 0, _EXPECTED)
-    length = int.from_bytes(file.data[:8].tobytes(), "little")
+    length = int.from_bytes(file.read(0, 8, "header").tobytes(), "little")
     room = min(file.size - 8, _MAX_HEADER)
     if not 2 <= length <= room:
         raise fail(f"a header of {length} bytes", "header", 0, f"2 to {room}")
     start = 8 + length
-    table = _json_table(file.data[8:start].tobytes(), file.path, "header", 8)
+    table = _json_table(file.read(8, length, "header").tobytes(), file.path, "header", 8)
     notes = table.pop("__metadata__", None)
     if notes is not None and not isinstance(notes, dict):
         raise fail(f"a {type(notes).__name__}", "__metadata__", 8, "a table")
@@ -175,7 +175,9 @@ def _read_header(file: MappedFile) -> dict[str, Tensor]:
         if high > file.size - start:
             wanted = f"a file of at least {start + high} bytes, not {file.size}"
             raise fail("the file ends within the tensor's data", f"{name}.data_offsets", 8, wanted)
-        tensors[name] = Tensor(name, dtype, dims, file.data[start + low : start + high], start + low, file.path)
+        tensors[name] = Tensor(
+            name, dtype, dims, FileBytes(file, start + low, high - low, name), start + low, file.path
+        )
         end = high
     if end != file.size - start:
         raise fail(f"{file.size - start - end} bytes beyond the last tensor's data", "header", 8, "none")

@@ -1,0 +1,123 @@
+/* Reads the weights and packs them: one job of the team, each thread the tiles that it will multiply. */
+#include "model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "../cpu/arena.h"
+#include "../cpu/file.h"
+
+/* File bytes that a thread reads and packs at a time, or a tile of rows where that is more: few enough to stay in its
+ * second cache in between. */
+#define SLICE_BYTES ((int64_t)1 << 20)
+
+typedef struct body {
+    uint8_t *room; /* (threads, slice): what was read */
+    size_t slice, bytes;
+    atomic_int failed; /* the first to set it fills the rest in */
+    int mat, why;      /* errno; 0: the file has ended */
+    int64_t offset;
+} body;
+
+/* Rows of a matrix that are read at a time. */
+static int64_t slice_rows(const pl_mat *w)
+{
+    int64_t tiles = SLICE_BYTES / (pl_row_bytes(w->format, w->k) * PL_TILE);
+    return (tiles < 1 ? 1 : tiles) * PL_TILE;
+}
+
+static int64_t at_least_0(int64_t n)
+{
+    return n < 0 ? 0 : n;
+}
+
+static int fetch(body *b, int mat, const pl_mat_desc *d, uint8_t *dst, int64_t n, int64_t offset)
+{
+    int64_t got = pl_file_read(d->fd, dst, (size_t)n, offset);
+    if (got == n)
+        return 0;
+    if (!atomic_exchange(&b->failed, 1)) {
+        b->mat = mat;
+        b->why = got < 0 ? (int)-got : 0;
+        b->offset = offset + at_least_0(got);
+    }
+    return -1;
+}
+
+/* Rows [r, r + n) of a matrix. */
+static int pack_rows(const pl_model *m, body *b, int mat, int64_t r, int64_t n, int tid)
+{
+    const pl_mat_desc *d = &m->plan.mats[mat];
+    const pl_mat *w = &m->mats[mat];
+    int64_t row = pl_row_bytes(w->format, w->k), offset = d->offset + r * row;
+    uint8_t *to = (uint8_t *)w->data + (d->plain ? r * row : r / PL_TILE * w->tile_bytes);
+    uint8_t *room = d->plain ? to : b->room + (size_t)tid * b->slice;
+    const uint8_t *from = d->src ? d->src + r * row : room;
+    if (!d->src && fetch(b, mat, d, room, n * row, offset))
+        return -1;
+    if (!d->plain)
+        m->tables.kernels->pack[w->format->id](from, (int)n, w->k, to);
+    else if (d->src)
+        memcpy(to, from, (size_t)(n * row));
+    return 0;
+}
+
+static void pack_job(void *arg, const pl_team *team, int tid)
+{
+    pl_task *task = arg;
+    pl_model *m = task->model;
+    body *b = task->body;
+    for (int i = 0; i < m->plan.n_mats; i++) {
+        const pl_mat_desc *d = &m->plan.mats[i];
+        int64_t row = pl_row_bytes(m->mats[i].format, m->mats[i].k), step = slice_rows(&m->mats[i]), from, to;
+        pl_share(m->mats[i].rows, PL_TILE, tid, pl_team_size(team), &from, &to); /* as when it is multiplied */
+        for (int64_t r = from; r < to; r += step) {
+            int64_t n = r + step < to ? step : to - r;
+            if (!d->src && r + n < to)
+                pl_file_expect(d->fd, (size_t)(step * row), d->offset + (r + n) * row);
+            if (atomic_load_explicit(&task->cancel, memory_order_relaxed) ||
+                atomic_load_explicit(&b->failed, memory_order_relaxed) || pack_rows(m, b, i, r, n, tid))
+                return;
+            atomic_fetch_add_explicit(&task->done, n * row, memory_order_relaxed);
+        }
+    }
+}
+
+static pl_status pack_finish(pl_task *task, pl_error *error)
+{
+    body *b = task->body;
+    pl_status status = PL_OK;
+    if (atomic_load(&b->failed)) {
+        status = pl_fail(error, PL_E_FILE, "%s", b->why ? strerror(b->why) : "the file ends here");
+        error->mat = b->mat;
+        error->offset = b->offset;
+    } else if (atomic_load(&task->cancel)) {
+        status = pl_fail(error, PL_E_CANCELLED, "loading was cancelled");
+    }
+    pl_arena_free(b->room, b->bytes);
+    free(b);
+    return status;
+}
+
+pl_status pl_pack_start(pl_model *m, pl_task **out, pl_error *error)
+{
+    pl_task *task = calloc(1, sizeof *task);
+    body *b = calloc(1, sizeof *b);
+    for (int i = 0; b && i < m->plan.n_mats; i++) {
+        size_t slice = (size_t)(slice_rows(&m->mats[i]) * pl_row_bytes(m->mats[i].format, m->mats[i].k));
+        b->slice = slice > b->slice ? slice : b->slice;
+    }
+    if (b) {
+        b->bytes = b->slice * (size_t)m->options.threads;
+        b->room = pl_arena_alloc(b->bytes, NULL);
+    }
+    if (!task || !b || !b->room) {
+        free(task);
+        free(b);
+        return pl_fail(error, PL_E_MEMORY, "no memory to read the weights into");
+    }
+    *task = (pl_task){.model = m, .body = b, .finish = pack_finish};
+    for (int i = 0; i < m->plan.n_mats; i++)
+        task->total += m->plan.mats[i].bytes;
+    return pl_task_start(task, pack_job, out, error);
+}
