@@ -9,7 +9,6 @@
 #include "team.h"
 
 #include <fenv.h>
-#include <omp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -24,6 +23,7 @@
 
 #include "clock.h"
 #include "limit.h"
+#include "region.h"
 #include "topology.h"
 
 #define LINE 128 /* two lines of 64 bytes: processors fetch neighbours in pairs */
@@ -321,30 +321,36 @@ static void run_job(const pl_job *job, const pl_team *team, int tid)
     pl_team_barrier(team);
 }
 
+typedef struct region {
+    pl_job *job; /* the next */
+    int crowded;
+} region;
+
+static void work(void *arg, int tid, int size)
+{
+    region *r = arg;
+    pl_team team = {size, r->crowded ? SPINS_CROWDED : SPINS, &team_barrier};
+    if (tid == 0) {
+        for (int asked = r->job->threads; r->job->threads == asked; r->job = take_job(!r->crowded)) {
+            post(r->job);
+            run_job(r->job, &team, 0);
+            finish_job(r->job);
+        }
+        post(NULL);
+    } else {
+        pl_job *mine;
+        for (int turn = 0; (mine = next_post(turn, !r->crowded)); turn++)
+            run_job(mine, &team, tid);
+    }
+}
+
 /* Runs `job` and all that follow with as many threads; the first that wants another number is returned. */
 static pl_job *run_region(pl_job *job, int threads, int processors)
 {
-    int asked = job->threads, crowded = threads > processors;
+    region r = {job, threads > processors};
     atomic_store(&shift.turn, 0);
-#pragma omp parallel num_threads(threads)
-    {
-        pl_team team = {omp_get_num_threads(), crowded ? SPINS_CROWDED : SPINS, &team_barrier};
-        int tid = omp_get_thread_num();
-        if (tid == 0) {
-            while (job->threads == asked) {
-                post(job);
-                run_job(job, &team, 0);
-                finish_job(job);
-                job = take_job(!crowded);
-            }
-            post(NULL);
-        } else {
-            pl_job *mine;
-            for (int turn = 0; (mine = next_post(turn, !crowded)); turn++)
-                run_job(mine, &team, tid);
-        }
-    }
-    return job;
+    pl_region_run(threads, work, &r);
+    return r.job;
 }
 
 static void *engine_main(void *unused)
@@ -356,7 +362,6 @@ static void *engine_main(void *unused)
     if (machine.quota > 0 && machine.quota < processors)
         processors = machine.quota < 1 ? 1 : (int)machine.quota;
 
-    omp_set_dynamic(0);
     int threads = 1;
     for (pl_job *job = take_job(0);;) {
         /* A team that shrank has let its threads go: so every larger one is tried. */

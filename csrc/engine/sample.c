@@ -1,5 +1,5 @@
 /* The sampler: log probabilities, the steps in their order (sample_adjust.c, sample_filter.c), then the draw. */
-#include "sample_pool.h"
+#include "sample_candidates.h"
 
 #include <float.h>
 #include <math.h>
@@ -9,36 +9,36 @@
 
 size_t pl_sample_scratch(int vocab)
 {
-    pl_pool b;
-    return pl_pool_init(&b, NULL, vocab);
+    pl_candidates c;
+    return pl_candidates_init(&c, NULL, vocab);
 }
 
 /* Index drawn from n logits in the order given, as exp((x - top) / t): sums of blocks first, then within one block. */
-static int draw_long(const pl_pool *b, const float *x, int n, double u, double *total)
+static int draw_long(const pl_candidates *c, const float *x, int n, double u, double *total)
 {
-    float d[PL_SORTED_MAX], e[PL_SORTED_MAX], top = b->top, inv_t = 1 / b->t;
-    int c = 0, blocks = 0, last = -1, len;
-    double at = 0, target, *sum = b->sum;
+    float d[PL_SORTED_MAX], e[PL_SORTED_MAX], top = c->top, inv_t = 1 / c->t;
+    int block = 0, blocks = 0, last = -1, len;
+    double at = 0, target, *sum = c->sum;
 
     *total = 0;
     for (int i = 0; i < n; i += PL_SORTED_MAX) {
-        sum[blocks] = b->k->sum_exp(x + i, n - i < PL_SORTED_MAX ? n - i : PL_SORTED_MAX, top, inv_t);
+        sum[blocks] = c->k->sum_exp(x + i, n - i < PL_SORTED_MAX ? n - i : PL_SORTED_MAX, top, inv_t);
         *total += sum[blocks++];
     }
     target = u * *total;
     for (int i = 0; i < blocks; i++) {
         if (sum[i] > 0) {
-            c = i;
+            block = i;
             if (at + sum[i] > target)
                 break;
             at += sum[i];
         }
     }
-    x += c * PL_SORTED_MAX;
-    len = n - c * PL_SORTED_MAX < PL_SORTED_MAX ? n - c * PL_SORTED_MAX : PL_SORTED_MAX;
+    x += block * PL_SORTED_MAX;
+    len = n - block * PL_SORTED_MAX < PL_SORTED_MAX ? n - block * PL_SORTED_MAX : PL_SORTED_MAX;
     for (int i = 0; i < len; i++)
         d[i] = (x[i] - top) * inv_t;
-    b->k->exp(d, len, e);
+    c->k->exp(d, len, e);
     for (int i = 0; i < len; i++) {
         if (e[i] > 0) {
             last = i;
@@ -50,22 +50,22 @@ static int draw_long(const pl_pool *b, const float *x, int n, double u, double *
     if (last < 0) /* every weight of the block underflowed singly: its largest */
         for (int i = last = 0; i < len; i++)
             last = x[i] > x[last] ? i : last;
-    return c * PL_SORTED_MAX + last;
+    return block * PL_SORTED_MAX + last;
 }
 
-/* Index drawn from the few logits of a sorted pool. */
-static int draw_sorted(const pl_pool *b, double u, double *total)
+/* Index drawn from the few logits of a sorted list. */
+static int draw_sorted(const pl_candidates *c, double u, double *total)
 {
     double at = 0, target;
     int last = 0;
 
-    for (int i = 0; i < b->n; i++)
-        at += pl_pool_weight(b, b->x[i]);
+    for (int i = 0; i < c->n; i++)
+        at += pl_candidates_weight(c, c->x[i]);
     *total = at;
     target = u * at;
     at = 0;
-    for (int i = 0; i < b->n; i++) {
-        double w = pl_pool_weight(b, b->x[i]);
+    for (int i = 0; i < c->n; i++) {
+        double w = pl_candidates_weight(c, c->x[i]);
         if (w > 0) {
             last = i;
             at += w;
@@ -76,56 +76,55 @@ static int draw_sorted(const pl_pool *b, double u, double *total)
     return last;
 }
 
-static void report_kept(const pl_pool *b, double total, pl_sampled *out)
+static void report_kept(const pl_candidates *c, double total, pl_sampled *out)
 {
-    for (int i = 0; i < b->n && i < out->kept_room; i++) {
-        out->kept_id[i] = b->id[i];
-        out->kept_prob[i] = (float)(pl_pool_weight(b, b->x[i]) / total);
+    for (int i = 0; i < c->n && i < out->kept_room; i++) {
+        out->kept_id[i] = c->id[i];
+        out->kept_prob[i] = (float)(pl_candidates_weight(c, c->x[i]) / total);
     }
 }
 
 /* The token drawn, and mirostat's next mu. */
-static void draw(pl_pool *b, const pl_sample_params *p, uint64_t step, pl_sampled *out)
+static void draw(pl_candidates *c, const pl_sample_params *p, uint64_t step, pl_sampled *out)
 {
     int wants_kept = out->kept_id && out->kept_prob && out->kept_room > 0, drawn;
     double u = pl_sample_uniform(p->seed, step, 0), total;
     float x;
 
-    if (b->whole && b->least > -FLT_MAX)
-        pl_pool_gather(b);
-    if (b->whole) {
-        out->id = draw_long(b, b->row, b->vocab, u, &total);
-        x = b->row[out->id];
-        out->n_kept = pl_pool_count(b);
+    pl_candidates_apply_bound(c);
+    if (c->form == PL_ROW) {
+        out->id = draw_long(c, c->row, c->vocab, u, &total);
+        x = c->row[out->id];
+        out->n_kept = pl_candidates_count(c);
         if (wants_kept) {
-            pl_pool_gather(b);
-            pl_pool_sort(b);
+            pl_candidates_gather(c);
+            pl_candidates_sort(c);
         }
-    } else if (b->n <= PL_SORTED_MAX) {
-        out->n_kept = b->n;
-        pl_pool_sort(b);
-        b->top = b->x[0]; /* typical sampling may have dropped the best */
-        drawn = draw_sorted(b, u, &total);
-        out->id = b->id[drawn];
-        x = b->x[drawn];
+    } else if (c->n <= PL_SORTED_MAX) {
+        out->n_kept = c->n;
+        pl_candidates_sort(c);
+        c->top = c->x[0]; /* typical sampling may have dropped the best */
+        drawn = draw_sorted(c, u, &total);
+        out->id = c->id[drawn];
+        x = c->x[drawn];
     } else {
-        out->n_kept = b->n;
-        b->top = b->k->max(b->x, b->n);
-        drawn = draw_long(b, b->x, b->n, u, &total);
-        out->id = b->id[drawn];
-        x = b->x[drawn];
+        out->n_kept = c->n;
+        c->top = c->k->max(c->x, c->n);
+        drawn = draw_long(c, c->x, c->n, u, &total);
+        out->id = c->id[drawn];
+        x = c->x[drawn];
         if (wants_kept)
-            pl_pool_sort(b);
+            pl_candidates_sort(c);
     }
     if (wants_kept)
-        report_kept(b, total, out);
+        report_kept(c, total, out);
     if (p->mirostat)
-        out->mirostat_mu -= p->mirostat_eta * ((log(total) - ((double)x - b->top) / b->t) / LN2 - p->mirostat_tau);
+        out->mirostat_mu -= p->mirostat_eta * ((log(total) - ((double)x - c->top) / c->t) / LN2 - p->mirostat_tau);
 }
 
-static void draw_best(pl_pool *b, pl_sampled *out)
+static void draw_best(pl_candidates *c, pl_sampled *out)
 {
-    b->k->collect(b->row, b->vocab, b->top, &out->id, 1);
+    c->k->collect(c->row, c->vocab, c->top, &out->id, 1);
     out->n_kept = 1;
     if (out->kept_id && out->kept_prob && out->kept_room > 0) {
         out->kept_id[0] = out->id;
@@ -134,7 +133,7 @@ static void draw_best(pl_pool *b, pl_sampled *out)
 }
 
 /* Dynamic temperature (kalomaze 2023, as llama.cpp has it: by entropy). */
-static double temperature(pl_pool *b, const pl_sample_params *p)
+static double temperature(pl_candidates *c, const pl_sample_params *p)
 {
     double low = fmax((double)p->temperature - p->dynatemp_range, 0), high = (double)p->temperature + p->dynatemp_range;
     double total, dot = 0, share;
@@ -142,14 +141,14 @@ static double temperature(pl_pool *b, const pl_sample_params *p)
 
     if (!(p->dynatemp_range > 0))
         return p->temperature;
-    n = pl_pool_count(b);
-    if (b->whole && b->least <= -FLT_MAX) {
-        total = b->k->sum_exp_dot(b->row, b->vocab, b->top, 1 / b->t, &dot);
+    n = pl_candidates_count(c);
+    if (c->form == PL_ROW && c->least <= -FLT_MAX) {
+        total = c->k->sum_exp_dot(c->row, c->vocab, c->top, 1 / c->t, &dot);
     } else {
-        total = pl_pool_mass(b);
-        for (int i = 0; i < b->n; i++)
-            if (b->w[i] > 0)
-                dot += b->w[i] * (((double)b->x[i] - b->top) / b->t);
+        total = pl_candidates_mass(c);
+        for (int i = 0; i < c->n; i++)
+            if (c->w[i] > 0)
+                dot += c->w[i] * (((double)c->x[i] - c->top) / c->t);
     }
     if (n < 2)
         return p->temperature;
@@ -183,91 +182,93 @@ static int acts(const pl_sample_params *p, int step, int vocab)
 }
 
 /* -1: the logits are not to be drawn from. */
-static int run_steps(pl_pool *b, const pl_sample_params *p, int want, uint64_t draw)
+static int run_steps(pl_candidates *c, const pl_sample_params *p, int want, uint64_t draw)
 {
     uint8_t steps[PL_N_STEPS];
     int n = 0, before = 0; /* steps before bias and mask */
+    int altered = 0;       /* since top was taken */
 
     while (before < p->n_order && p->order[before] <= PL_DRY)
         before++;
     for (int i = 0, at = before; i < at; i++)
-        before -= !acts(p, p->order[i], b->vocab);
+        before -= !acts(p, p->order[i], c->vocab);
     for (int i = 0; i < p->n_order; i++)
-        if (acts(p, p->order[i], b->vocab))
+        if (acts(p, p->order[i], c->vocab))
             steps[n++] = p->order[i];
     for (int i = 0; i <= n; i++) {
         int step = i < n ? steps[i] : -1;
         if (i == before)
-            pl_bias_and_mask(b, p);
+            altered |= pl_bias_and_mask(c, p);
         if (step == PL_PENALTIES || step == PL_DRY) {
-            if (b->least > -FLT_MAX)
-                pl_pool_gather(b);
-            (step == PL_PENALTIES ? pl_penalize : pl_penalize_repetitions)(b, p);
+            pl_candidates_apply_bound(c);
+            (step == PL_PENALTIES ? pl_penalize : pl_penalize_repetitions)(c, p);
+            altered = 1;
             continue;
         }
-        if (b->stale && pl_pool_refresh(b, want))
+        if (altered && pl_candidates_refresh(c, want))
             return -1;
+        altered = 0;
         if (step == PL_TEMPERATURE) {
-            b->t = (float)fmin(fmax(temperature(b, p), PL_T_MIN), PL_T_MAX);
-            b->weighed = 0;
+            c->t = (float)fmin(fmax(temperature(c, p), PL_T_MIN), PL_T_MAX);
+            c->form = c->form == PL_WEIGHED ? PL_LIST : c->form;
         } else if (step >= 0) {
-            pl_filter(b, p, step, draw, i + 1 < n && steps[i + 1] == PL_MIN_P ? p->min_p : 0);
+            altered = pl_filter(c, p, step, draw, i + 1 < n && steps[i + 1] == PL_MIN_P ? p->min_p : 0);
         }
     }
     if (p->mirostat && p->temperature > 0)
-        pl_filter_surprise(b, p->mirostat_mu);
+        pl_filter_surprise(c, p->mirostat_mu);
     return 0;
 }
 
 /* The most probable tokens of the raw row; returns the logarithm of its sum of exp. */
-static double report_top(pl_pool *b, const pl_sample_params *p, pl_sampled *out)
+static double report_top(pl_candidates *c, const pl_sample_params *p, pl_sampled *out)
 {
-    double log_sum = b->top + log(b->k->sum_exp(b->row, b->vocab, b->top, 1));
+    double log_sum = c->top + log(c->k->sum_exp(c->row, c->vocab, c->top, 1));
 
     if (p->n_logprobs == 0 || !out->top_id || !out->top_logprob)
         return log_sum;
-    pl_pool_best(b, p->n_logprobs < b->vocab ? p->n_logprobs : b->vocab);
-    pl_pool_sort(b);
+    pl_candidates_best(c, p->n_logprobs < c->vocab ? p->n_logprobs : c->vocab);
+    pl_candidates_sort(c);
     for (int i = 0; i < p->n_logprobs; i++) {
-        out->top_id[i] = i < b->n ? b->id[i] : -1;
-        out->top_logprob[i] = i < b->n ? (float)(b->x[i] - log_sum) : -INFINITY;
+        out->top_id[i] = i < c->n ? c->id[i] : -1;
+        out->top_logprob[i] = i < c->n ? (float)(c->x[i] - log_sum) : -INFINITY;
     }
-    b->whole = 1;
+    c->form = PL_ROW;
     return log_sum;
 }
 
 int pl_sample(const pl_kernels *k, const pl_sample_params *p, float *logits, int vocab, uint64_t step, void *scratch,
               pl_sampled *out)
 {
-    pl_pool b;
+    pl_candidates c;
     double log_sum = 0;
     const float *raw = logits;
     int want = p->temperature > 0 && !p->mirostat && p->top_k < vocab ? p->top_k : 0;
 
-    pl_pool_init(&b, scratch, vocab);
-    b.k = k;
-    b.row = logits;
-    b.whole = 1;
-    b.least = -FLT_MAX;
-    b.t = 1;
+    pl_candidates_init(&c, scratch, vocab);
+    c.k = k;
+    c.row = logits;
+    c.form = PL_ROW;
+    c.least = -FLT_MAX;
+    c.t = 1;
     want = want > p->n_logprobs ? want : p->n_logprobs;
     out->id = -1;
     out->logprob = 0;
     out->n_kept = 0;
     out->mirostat_mu = p->mirostat_mu;
-    if (pl_pool_refresh(&b, want))
+    if (pl_candidates_refresh(&c, want))
         return -1;
     if (p->n_logprobs >= 0) {
-        log_sum = report_top(&b, p, out);
+        log_sum = report_top(&c, p, out);
         if (acts(p, PL_PENALTIES, vocab) || acts(p, PL_DRY, vocab) || p->n_bias > 0)
-            raw = memcpy(b.raw, logits, (size_t)vocab * sizeof *logits); /* else a token's own logit stays */
+            raw = memcpy(c.raw, logits, (size_t)vocab * sizeof *logits); /* else a token's own logit stays */
     }
-    if (run_steps(&b, p, want, step))
+    if (run_steps(&c, p, want, step))
         return -1;
     if (p->temperature > 0)
-        draw(&b, p, step, out);
+        draw(&c, p, step, out);
     else
-        draw_best(&b, out);
+        draw_best(&c, out);
     if (p->n_logprobs >= 0)
         out->logprob = (float)(raw[out->id] - log_sum);
     return 0;

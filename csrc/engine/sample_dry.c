@@ -4,9 +4,11 @@
 int pl_dry_match(const int32_t *ids, const uint8_t *breaks, int n, int least, int32_t *z, int32_t *out_id,
                  int32_t *out_length)
 {
-    const int32_t *last = ids + n - 1; /* the k-th token from the end is last[-k] */
     int found = 0, most = 0, left = 0, right = 0;
 
+    if (n < 1)
+        return 0;
+    const int32_t *last = ids + n - 1; /* the k-th token from the end is last[-k] */
     while (most < n && !(breaks && breaks[n - 1 - most]))
         most++;
     least = least > 1 ? least : 1;

@@ -317,8 +317,8 @@ cdef class Rows:
         cdef Sequence seq
         cdef int32_t id
         cdef int i, r = 0, want, slot
-        # Lists of our own, which are as long as they say.
-        self.keep = [(s, list(part), first) for s, part, first in parts]
+        # Lists that are as long as they say: a comprehension does not ask a part for its length.
+        self.keep = [(s, [id for id in part], first) for s, part, first in parts]
         for _, part, _ in self.keep:
             self.n += <int>len(part)
         self.rows = <pl_row *>calloc(self.n + 1, sizeof(pl_row))

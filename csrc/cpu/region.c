@@ -1,0 +1,52 @@
+/* OpenMP's region; or, with PL_REGION_PTHREADS, one of POSIX threads, for sanitizers: gcc's cannot see how its own OpenMP
+ * library keeps accesses apart. */
+#include "region.h"
+
+#if defined(PL_REGION_PTHREADS)
+
+#include <pthread.h>
+#include <stdlib.h>
+
+typedef struct region {
+    void (*fn)(void *arg, int tid, int size);
+    void *arg;
+    pthread_mutex_t gate; /* held until everybody is there */
+    int came, size;
+} region;
+
+static void *enter(void *p)
+{
+    region *r = p;
+    pthread_mutex_lock(&r->gate);
+    int tid = ++r->came;
+    pthread_mutex_unlock(&r->gate);
+    r->fn(r->arg, tid, r->size);
+    return NULL;
+}
+
+void pl_region_run(int threads, void (*fn)(void *arg, int tid, int size), void *arg)
+{
+    region r = {.fn = fn, .arg = arg, .gate = PTHREAD_MUTEX_INITIALIZER, .size = 1};
+    pthread_t *others = malloc((size_t)threads * sizeof *others);
+    pthread_mutex_lock(&r.gate);
+    while (others && r.size < threads && !pthread_create(&others[r.size], NULL, enter, &r))
+        r.size++;
+    pthread_mutex_unlock(&r.gate);
+    fn(arg, 0, r.size);
+    for (int i = 1; i < r.size; i++)
+        pthread_join(others[i], NULL);
+    free(others);
+}
+
+#else
+
+#include <omp.h>
+
+void pl_region_run(int threads, void (*fn)(void *arg, int tid, int size), void *arg)
+{
+    omp_set_dynamic(0);
+#pragma omp parallel num_threads(threads)
+    fn(arg, omp_get_thread_num(), omp_get_num_threads());
+}
+
+#endif
