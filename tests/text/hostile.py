@@ -47,6 +47,27 @@ FOREVER = {
     "a table of very many arguments": "{{ dict(*('\u4e00' * 4000000)) }}",
     "a macro's very many arguments": "{% macro f() %}{% endmacro %}{{ f(*('\u4e00' * 4000000)) }}",
     "a filter's very many arguments": "{{ 'a'|trim(*('\u4e00' * 4000000)) }}",
+    "unique integers that share a hash": "{{ range(0, 99999 * 2305843009213693951, 2305843009213693951)|unique|list }}",
+    "unique tuples that share a hash": "{% set ns = namespace(x=[]) %}"
+    "{% for i in range(0, 3000 * 2305843009213693951, 2305843009213693951) %}{% set ns.x = ns.x + [(i, 1)] %}"
+    "{% endfor %}{{ (ns.x * 40)|unique|list }}",
+    "looking up keys that share a hash": "{% set a = dict(range(0, 1999 * 2305843009213693951, 2305843009213693951)"
+    "|batch(2)) %}" + "{% for i in range(99999) %}{% if 3 in a %}{% endif %}{% endfor %}" * 9,
+    "grouping again and again": "{% for a in range(99999) %}{% set b = range(9999)|groupby('x') %}{% endfor %}",
+    "ordering equal texts": "{% set a = 'x' * 100000 %}{% set b = [a + 'y', a + 'y'] * 15 %}"
+    "{% for i in range(99999) %}{% set c = b|sort %}{% set d = b|max %}{% endfor %}",
+    "comparing equal texts": BIG + "{% set b = a[1:] + 'x' %}{% for i in range(99999) %}{% if a == b %}{% endif %}"
+    "{% if a is eq b %}{% endif %}{% if a <= b <= a %}{% endif %}{% endfor %}",
+    "comparing equal lists": "{% set a = range(9999)|list %}{% set b = range(9999)|list %}{% for i in range(99999) %}"
+    "{% if a == b %}{% endif %}{% endfor %}",
+    "looking for a text in a list": "{% set a = 'x' * 100000 %}{% set b = [a + 'y'] * 30 %}{% set c = a + 'z' %}"
+    "{% for i in range(99999) %}{% if c in b %}{% endif %}{% if c is in b %}{% endif %}{% endfor %}",
+    "counting characters": BIG + "{% for i in range(99999) %}{% set b = a.count('y') + a.find('y') %}{% endfor %}",
+    "asking about characters": BIG
+    + "{% for i in range(99999) %}{% if a.islower() or a is upper %}{% endif %}{% endfor %}",
+    "stripping again and again": BIG
+    + "{% for i in range(99999) %}{% set b = a.strip('y') ~ a.rfind('yy') %}{% endfor %}",
+    "reading numbers": "{% set a = '1' * 4000000 %}{% for i in range(99999) %}{% set b = a|float %}{% endfor %}",
     "a number with very many digits": "{{ ('9' * 4000000)|int }}",
 }
 

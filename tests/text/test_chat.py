@@ -215,7 +215,7 @@ def test_names_of_special_tokens(bpe: Tokenizer, spm: Tokenizer, bpe_parts: dict
 def test_no_template(spm: Tokenizer) -> None:
     with pytest.raises(ChatTemplateError, match="no chat template.* the option template"):
         spm.chat()
-    with pytest.raises(TypeError, match="template must be text"):
+    with pytest.raises(TypeError, match="template=.*expected text, not bytes"):
         spm.chat(b"x")  # type: ignore[arg-type]
 
 

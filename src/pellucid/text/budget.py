@@ -1,15 +1,15 @@
-"""What a template may spend: work, memory and processor time, all counted while it runs.
+"""What a template may spend: units of work and memory, counted while it runs.
 
-Nothing interrupts a template from outside: no signal, thread or process watches it. Instead every value that it makes
-is weighed when it is made, what would be too large is refused before it is made, and so each single step is short;
-between steps the budget is checked.
+Nothing interrupts a template from outside: no signal, thread or process watches it. Instead each step is charged for
+the work that it is going to do, every value is weighed when it is made, and what would be too large is refused before
+it is made. So the same template and conversation end alike on any machine, however busy. The clock is a distant
+backstop.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sized
-from contextlib import contextmanager
 from types import GeneratorType
 from typing import Any, NamedTuple, NoReturn
 from weakref import WeakKeyDictionary
@@ -18,12 +18,14 @@ from ..errors import ChatTemplateError
 
 __all__ = ["MOST_TEXT", "Budget", "Opaque"]
 
-SECONDS = 0.6  # of the thread's own processor time: waiting for a busy machine does not count
-UNITS = 64 << 20  # characters and elements that may be made in all, plus MADE_PER_CHARACTER for each one given
-MADE_PER_CHARACTER = 32
+UNITS = 64 << 20  # characters and elements that may be read or made in all, plus some for each one given:
+UNITS_PER_CHARACTER = 128
+SECONDS = 60  # of processor time, plus some for each character given; the units take less than 5 s
+SECONDS_PER_CHARACTER = 1e-4
 MOST_TEXT = 4 << 20  # characters of one value with all it holds, plus four for each one given
-STEP = 16  # units of a step that makes nothing
+STEP = 32  # units of a step
 ELEMENT = 32  # units of an element of a list or a table
+MOST_ALIKE = 16  # keys of a table, other than texts, that share a hash
 CHECK = 1 << 12  # units between two looks at the clock: about 0.1 ms
 MOST_NESTED = 100  # levels of lists and tables
 MOST_LAZY = 60  # lazy filters over each other: Python reads, and frees, such a chain recursively
@@ -56,40 +58,65 @@ class Budget:
     Every method raises ``ChatTemplateError`` when its limit is reached.
     """
 
-    __slots__ = ("_clock", "_depths", "_end", "_given", "_since", "_weights", "depth", "kept", "left", "most")
+    __slots__ = (
+        "_depths", "_end", "_given", "_seconds", "_since", "_units", "_weights", "depth", "kept", "left", "most",
+    )  # fmt: skip
 
     def __init__(self, given: int, kept: frozenset[str] = frozenset()) -> None:
         self.kept = kept
         self.most = MOST_TEXT + 4 * given
-        self.left = UNITS + MADE_PER_CHARACTER * given
+        self.left = self._units = UNITS + UNITS_PER_CHARACTER * given
         self.depth = 0
-        self._clock = time.thread_time
-        self._end = self._clock() + SECONDS
+        self._seconds = SECONDS + SECONDS_PER_CHARACTER * given
+        self._end = time.thread_time() + self._seconds
         self._since = 0
         self._given = False
         self._weights: dict[int, Weight] = {}
         self._depths: WeakKeyDictionary[Iterator[Any], int] = WeakKeyDictionary()  # of lazy filters
 
     def spend(self, units: int = STEP) -> None:
+        """Before work of so many units."""
         self._since += units
         if self._since >= CHECK:
             self.look()
 
     def look(self) -> None:
-        """After a step that may have taken its time."""
+        """Counts a step, and stops the template if it has spent all that it may."""
         self.left -= self._since + STEP
         self._since = 0
         if self.left < 0:
-            self.stop("does too much: it may make %d characters or take %d steps", UNITS, UNITS // STEP)
-        if self._clock() > self._end:
-            self.stop("runs too long: it has %g s of processor time", SECONDS)
+            self.stop("does too much: it may read and make %d characters, or take %d steps", *self._limits())
+        if time.thread_time() > self._end:
+            self.stop("runs too long: it has %g s of processor time", self._seconds)
 
-    @contextmanager
-    def resting(self) -> Iterator[None]:
-        """The clock stands still: work that is not the template's."""
-        start = self._clock()
-        yield
-        self._end += self._clock() - start
+    def _limits(self) -> tuple[int, int]:
+        return self._units, self._units // STEP
+
+    def size(self, value: Any) -> int:
+        """Units of reading all of a value."""
+        if isinstance(value, str):
+            return len(value)
+        return self.weigh(value).size if isinstance(value, (list, tuple, dict)) else 1
+
+    def comparing(self, name: str, left: Any, right: Any) -> None:
+        """Before two values are compared. ``name``: as Jinja names the operators ("eq", "lt", "in" ...)."""
+        if name not in ("in", "notin"):
+            if type(left) is type(right) and isinstance(left, (str, list, tuple, dict)):
+                self.spend(min(self.size(left), self.size(right)))
+        elif isinstance(right, str):
+            self.spend(len(right) + self.size(left))
+        elif isinstance(right, (list, tuple)):
+            alike = min(self.size(left) * len(right), self.size(right))
+            self.spend(len(right) + alike)
+        elif isinstance(right, range) or not hasattr(right, "__len__"):
+            self.spend()
+        else:
+            self.spend(self.size(left) + len(right) * (not isinstance(right, dict)))
+        self.look()
+
+    def sorting(self, values: Any) -> None:
+        """Before values are put in order."""
+        self.spend(self.size(values) * max(1, len(values).bit_length()))
 
     @staticmethod
     def stop(message: str, *numbers: float) -> NoReturn:
@@ -147,6 +174,8 @@ class Budget:
         known = self._weights.get(id(value))
         if known is not None:  # nothing that a template can reach changes
             return known
+        if isinstance(value, dict):
+            self._check_keys(value)
         size, levels, writable = ELEMENT * (len(value) + 1), 0, True
         for item in [*value.keys(), *value.values()] if isinstance(value, dict) else value:
             if isinstance(item, str):
@@ -168,8 +197,17 @@ class Budget:
             self._weights[id(value)] = made
         return made
 
+    def _check_keys(self, table: dict[Any, Any]) -> None:
+        """Looking up keys that share a hash takes time by their number; texts cannot be made to share one."""
+        alike: dict[int, int] = {}
+        for key in table:
+            if type(key) is not str:
+                count = alike[hash(key)] = alike.get(hash(key), 0) + 1
+                if count > MOST_ALIKE:
+                    self.stop("makes a table with more than %d keys that share a hash", MOST_ALIKE)
+
     def text(self, value: Any) -> Any:
-        """A value that is going to be written: it must have a text that tells nothing of this process."""
+        """A value that is going to be written: it must have a text that says nothing of this process."""
         if isinstance(value, str):
             self.spend(len(value) + STEP)
         elif isinstance(value, (list, tuple, dict)):
@@ -187,11 +225,13 @@ class Budget:
         self.room(total)
         self.spend(total + STEP * len(parts))
 
-    @staticmethod
-    def searched(text: str, other: object) -> None:
+    def searched(self, text: str, other: object) -> None:
         """Before a search that may compare every character of one with every one of the other."""
-        if isinstance(other, str) and len(other) > 1 and len(text) * len(other) > MOST_REPEATS:
-            Budget.stop("searches a text of %d characters for %d characters", len(text), len(other))
+        if not isinstance(other, str) or len(other) < 2:
+            return
+        self.spend(len(text) * len(other) // 8)
+        if len(text) * len(other) > MOST_REPEATS:
+            self.stop("searches a text of %d characters for %d characters", len(text), len(other))
 
     def whole(self, value: object, most: float, what: str) -> None:
         """An argument that is an integer must not be enormous."""

@@ -89,13 +89,12 @@ class ChatTemplate:
         tables = {name: read_tables(name, v, reader) for name, v in (("tools", tools), ("documents", documents))}
         extra = _variables(variables, reader)
 
+        self._join_parts(conversation, Budget(reader.size))
+        table = self._marks.choose(conversation, [*tables.values()], extra)
+        if table:
+            conversation = self._marks.messages(conversation, table)
+            tables = {name: self._marks.apply(value, table) for name, value in tables.items()}
         budget = Budget(reader.size)
-        self._join_parts(conversation, budget)
-        with budget.resting():  # what a long conversation takes is not the template's
-            table = self._marks.choose(conversation, [*tables.values()], extra)
-            if table:
-                conversation = self._marks.messages(conversation, table)
-                tables = {name: self._marks.apply(value, table) for name, value in tables.items()}
         budget.kept = frozenset(table.values())
         values = {
             **self._tokens,

@@ -14,19 +14,17 @@ So each step is short, and a template ends by itself, on any thread, without sig
 
 from __future__ import annotations
 
-import json
+import operator
 import re
 import threading
 from collections.abc import Callable
 from datetime import datetime
-from functools import wraps
 from itertools import islice
 from types import BuiltinMethodType, GeneratorType, MethodType
 from typing import Any
 
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
-from jinja2.defaults import DEFAULT_FILTERS, DEFAULT_TESTS
 from jinja2.exceptions import SecurityError, TemplateRuntimeError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -35,16 +33,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, sa
 from jinja2.utils import Namespace, pass_context
 
 from .budget import ELEMENT, MOST_BITS, Budget, Opaque
+from .filters import NUMBER, WIDEST, Filters
 
 __all__ = ["Sandbox"]
 
-FILTERS = (
-    "abs attr batch capitalize center count d default dictsort e escape first float format groupby indent int items"
-    " join last length list lower map max min reject rejectattr replace reverse round safe select selectattr slice sort"
-    " string sum title trim truncate unique upper"
-).split()
-WRITES = frozenset("capitalize center e escape indent lower replace safe string title trim truncate upper".split())
-LISTS = frozenset("batch groupby join list slice sort title".split())  # of a text's characters or words
 MOST_PAIRS = 2000  # of a table made from a list: keys that share a hash take the square of their number; and arguments
 
 ATTRIBUTES: tuple[tuple[type, frozenset[str]], ...] = tuple(
@@ -69,12 +61,19 @@ ATTRIBUTES: tuple[tuple[type, frozenset[str]], ...] = tuple(
     )
 )
 
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "gt": operator.gt,
+    "gteq": operator.ge,
+    "lt": operator.lt,
+    "lteq": operator.le,
+    "in": lambda left, right: left in right,
+    "notin": lambda left, right: left not in right,
+}
 METHODS = (BuiltinMethodType, MethodType)
-_PERCENT = re.compile(r"%(?:\([^)]*\))?([^a-zA-Z%]*)")
 _WORD = re.compile(r"\S+")
-_NUMBER = re.compile(r"\d+")
 _TIME = re.compile(r"(?:[^%]|%-?[a-zA-Z%])*")
-WIDEST = 10_000  # characters that a number's width may ask for
 
 
 class _Generator(CodeGenerator):
@@ -90,7 +89,18 @@ class _Generator(CodeGenerator):
         self.write(")")
 
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
-        self._through("ticked", super().visit_Compare, node, frame)
+        """``a < b < c`` is ``a < b and b < c``, with b evaluated once."""
+        self.write("(")
+        left = ""
+        for number, operand in enumerate(node.ops):
+            self.write(f"{' and ' if number else ''}environment.compared({operand.op!r}, {left}")
+            if number == 0:
+                self.visit(node.expr, frame)
+            left = self.temporary_identifier()
+            self.write(f", ({left} := ")
+            self.visit(operand.expr, frame)
+            self.write("))")
+        self.write(")")
 
     def visit_List(self, node: nodes.List, frame: Frame) -> None:
         self._through("made", super().visit_List, node, frame)
@@ -141,7 +151,7 @@ class _Generation(Extension):
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
-class Sandbox(ImmutableSandboxedEnvironment):
+class Sandbox(Filters, ImmutableSandboxedEnvironment):
     """An environment for templates of chats. Threads may render side by side, each from the budget that it gave to
     :meth:`use`."""
 
@@ -165,9 +175,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "raise_exception": self._raise,
             "strftime_now": self._now,
         }
-        self.filters = {name: self._filter(name, DEFAULT_FILTERS[name]) for name in FILTERS}
-        self.filters["tojson"] = self._filter("tojson", self._tojson)
-        self.tests = {name: self._test(test) for name, test in DEFAULT_TESTS.items()}
+        self.filters = self.make_filters()
+        self.tests = self.make_tests()
 
     @property
     def budget(self) -> Budget:
@@ -183,9 +192,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def tick(self) -> None:
         self.budget.spend()
 
-    def ticked(self, value: Any) -> Any:
-        self.budget.look()
-        return value
+    def compared(self, name: str, left: Any, right: Any) -> Any:
+        self.budget.comparing(name, left, right)
+        return _COMPARE[name](left, right)
 
     def made(self, value: Any) -> Any:
         return self.budget.made(value)
@@ -224,7 +233,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > MOST_BITS:
                 budget.stop("makes an integer of more than %d bits", MOST_BITS)
         elif operator == "%" and isinstance(left, str):
-            self._check_percent(left, right if isinstance(right, (tuple, dict)) else (right,))
+            self.check_percent(left, right if isinstance(right, (tuple, dict)) else (right,))
         budget.look()
         return budget.made(super().call_binop(context, operator, left, right))
 
@@ -256,11 +265,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if hasattr(text, "__html__"):  # marked as safe: it writes its arguments, whatever they are
             for value in (*args, *kwargs.values()):
                 budget.text(value)
+        if name in ("startswith", "endswith"):
+            budget.spend(budget.size(first))
+        elif not name.startswith("format"):
+            budget.spend(len(text))
         if name in ("center", "ljust", "rjust", "zfill"):
             if isinstance(first, int):
                 budget.room(first)
         elif name == "replace":
-            self._check_replace(text, first, args[1] if len(args) > 1 else kwargs.get("new"))
+            self.check_replace(text, first, args[1] if len(args) > 1 else kwargs.get("new"))
         elif name == "join":
             if isinstance(first, (list, tuple, dict, str)):
                 size = ELEMENT * len(first) if isinstance(first, str) else budget.weigh(first).size
@@ -274,32 +287,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             elif ELEMENT * len(text) > budget.most:
                 budget.room(ELEMENT * sum(1 for _ in _WORD.finditer(text)))
         elif name == "splitlines":
-            self._check_lines(text)
+            self.check_lines(text)
         elif name in ("rfind", "rindex", "rpartition", "strip", "lstrip", "rstrip"):
             budget.searched(text, first)
-
-    def _check_lines(self, text: str) -> int:
-        lines = sum(text.count(end) for end in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029") + 1
-        self.budget.room(ELEMENT * lines)
-        return lines
-
-    def _check_replace(self, text: Any, old: Any, new: Any) -> None:
-        if isinstance(text, str) and isinstance(old, str) and isinstance(new, str) and len(new) > len(old):
-            self.budget.room(len(text) + text.count(old) * (len(new) - len(old)))
-
-    def _check_percent(self, text: str, values: Any) -> None:
-        widest = 0
-        for form in _PERCENT.findall(text):
-            if "*" in form:
-                self.budget.stop("formats a text with a width from outside (*)")
-            widest = max([widest, *(int(n) if len(n) < 6 else WIDEST + 1 for n in _NUMBER.findall(form))])
-        self._check_width(widest)
-        size = self.budget.weigh(self.budget.text(values)).size
-        self.budget.room(len(text) + text.count("%") * (size + widest))
-
-    def _check_width(self, width: int) -> None:
-        if width > WIDEST:
-            self.budget.stop("formats a value to more than %d characters", WIDEST)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         if not isinstance(value, METHODS) or value.__name__ not in ("format", "format_map"):
@@ -316,117 +306,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
         return format
 
-    # ---- filters and tests ------------------------------------------------------------------------------------
-
-    def _filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        first = 1 if hasattr(function, "jinja_pass_arg") else 0  # which argument is the value
-        check = getattr(self, f"_before_{name}", None)
-
-        @wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            budget = self.budget
-            budget.look()
-            if name in WRITES and len(args) > first:
-                budget.text(args[first])
-            if name in LISTS and len(args) > first and isinstance(args[first], str):
-                budget.room(ELEMENT * len(args[first]))
-            if check is not None:
-                args = (*args[:first], *check(*args[first:], **kwargs))
-            made = budget.made(function(*args, **kwargs))
-            if isinstance(made, GeneratorType):
-                budget.chained(made, (*args, *kwargs.values()))
-            return made
-
-        return run
-
-    def _test(self, function: Any) -> Callable[..., Any]:
-        @wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            self.budget.look()
-            return function(*args, **kwargs)
-
-        return run
-
-    # Each checks a filter's arguments (the value first), and returns the positional ones to call it with.
-
-    def _before_center(self, value: Any, width: Any = 80, *args: Any) -> tuple[Any, ...]:
-        self.budget.whole(width, self.budget.most, "a width")
-        return value, width, *args
-
-    def _before_indent(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        width = args[0] if args else kwargs.get("width", 4)
-        size = width if isinstance(width, int) else len(str(width))
-        self.budget.room(len(str(value)) + self._check_lines(str(value)) * size)
-        return value, *args
-
-    def _before_join(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        value = self.budget.made(list(value))
-        size = self.budget.weigh(self.budget.text(value)).size
-        between = args[0] if args else kwargs.get("d", "")
-        self.budget.room(size + len(value) * len(str(self.budget.text(between))))
-        return value, *args
-
-    def _before_replace(self, value: Any, old: Any = None, new: Any = None, *args: Any, **names: Any) -> Any:
-        given = tuple(self.budget.text(x) for x in (old, new) if x is not None)
-        for named in names.values():
-            self.budget.text(named)
-        self._check_replace(str(value), names.get("old", old), names.get("new", new))
-        return value, *given, *args
-
-    def _before_format(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        self._check_percent(str(self.budget.text(value)), kwargs or args)
-        return value, *args
-
-    def _before_trim(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        self.budget.searched(str(value), args[0] if args else kwargs.get("chars"))
-        return value, *args
-
-    def _before_batch(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        self.budget.whole([*args, *kwargs.values()][0], 100_000, "rows")
-        return value, *args
-
-    _before_slice = _before_batch
-
-    def _before_round(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        self.budget.whole(args[0] if args else kwargs.get("precision", 0), 30, "digits")
-        return value, *args
-
-    def _before_int(self, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        if isinstance(value, str) and len(value) > MOST_BITS:
-            self.budget.stop("reads a number of more than %d digits", MOST_BITS)
-        return value, *args
-
-    def _before_sum(self, value: Any, attribute: Any = None, start: Any = 0, **kwargs: Any) -> tuple[Any, ...]:
-        if not isinstance(kwargs.get("start", start), (int, float)):  # adding lists up takes the square of their length
-            self.budget.stop("adds up what are no numbers")
-        return (value,) if "attribute" in kwargs or "start" in kwargs else (value, attribute, start)
-
     # ---- functions --------------------------------------------------------------------------------------------
-
-    def _tojson(
-        self,
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: Any = None,
-        separators: Any = None,
-        sort_keys: bool = False,
-    ) -> str:
-        """As transformers has it: no character is escaped for HTML."""
-        budget = self.budget
-        size, levels = 0, 0
-        if isinstance(value, (list, tuple, dict)):
-            size, levels, _, _ = budget.weigh(value)
-        step = indent if isinstance(indent, int) else len(indent or "")
-        budget.whole(step, 1000, "an indent")
-        between = sum(len(str(part)) for part in separators or ())
-        budget.room(size + size // ELEMENT * (levels * max(step, 0) + between))
-        text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
-        return self.escape_json(text) if ensure_ascii else text
-
-    def escape_json(self, text: str) -> str:
-        """JSON in ASCII from JSON in Unicode."""
-        kept = self.budget.kept
-        return re.sub(r"[^\x00-\x7e]", lambda match: match[0] if match[0] in kept else _json_escape(match[0]), text)
 
     def _range(self, *args: Any) -> range:
         for number in args:
@@ -450,14 +330,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _raise(self, message: Any = "") -> None:
         raise TemplateRuntimeError(f"the chat template refuses the conversation: {self.budget.text(message)}")
 
-    def _now(self, form: Any) -> str:
-        if not isinstance(form, str) or len(form) > 1000 or not _TIME.fullmatch(form):
+    def _now(self, format: Any) -> str:
+        if not isinstance(format, str) or len(format) > 1000 or not _TIME.fullmatch(format):
             raise SecurityError("strftime_now: expected a format of plain directives such as %d %b %Y")
-        return datetime.now().strftime(form)
-
-
-def _json_escape(character: str) -> str:
-    return json.dumps(character)[1:-1] if character > "\x7f" else "\\u007f"
+        return datetime.now().strftime(format)
 
 
 class _Namespace(Namespace, Opaque):
@@ -484,8 +360,8 @@ class _Formatter(SandboxedFormatter):
 
     def format_field(self, value: Any, format_spec: str) -> Any:
         budget = self._sandbox.budget
-        for number in _NUMBER.findall(format_spec):
-            self._sandbox._check_width(int(number) if len(number) < 6 else WIDEST + 1)
+        for number in NUMBER.findall(format_spec):
+            self._sandbox.check_width(int(number) if len(number) < 6 else WIDEST + 1)
         text = super().format_field(budget.text(value), format_spec)
         self._size += len(text)
         budget.room(self._size)
