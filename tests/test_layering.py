@@ -7,6 +7,7 @@ import posixpath
 import re
 import subprocess
 import sys
+from collections.abc import Container
 from pathlib import Path
 
 import pytest
@@ -110,14 +111,14 @@ def test_c_checker_accepts(name: str, text: str) -> None:
 
 # ---- Python and Cython -----------------------------------------------------------------------------------
 # First name below pellucid -> the names it may know; what those know, it may know too. All may know errors.
-# A name imported under `if TYPE_CHECKING:` is an annotation, not a dependency: it is never imported.
+# Every import counts: those of functions, and those under `if TYPE_CHECKING:`, too.
 EDGES = {
     "__main__": ("cli",),
-    "cli": ("look", "bench", "model", "__init__"),
-    "look": ("model", "__init__"),
-    "bench": ("model", "_kernels", "__init__"),
+    "cli": ("bench", "__init__"),
+    "bench": ("__init__", "_kernels"),
     "__init__": ("model",),
-    "model": ("generation", "context", "info"),
+    "model": ("look", "context", "info"),
+    "look": ("generation",),
     "context": ("generation",),
     "generation": ("core", "sampling", "results"),
     "core": ("arguments", "checks", "later", "tokenizer", "weights", "text", "arch", "_engine"),
@@ -140,9 +141,6 @@ EDGES = {
     "_spm": (),
     "_kernels": (),
 }
-# Imports inside a function, of what builds on the importer: a method that is there for convenience, whose work is done
-# above. Nothing of it is loaded, or needed, until the method is called.
-LAZY = {"model": ("look",), "__init__": ("look",)}
 # Headers of csrc that a binding may declare from; a name that ends in / is a folder.
 BINDINGS = {
     "_engine": ("pellucid.h",),
@@ -164,22 +162,12 @@ def may_know(area: str) -> set[str]:
     return known
 
 
-def imported(name: str, text: str, *, inside: bool = True) -> set[str]:
-    """Full dotted names that the file `name` (relative to src/pellucid) imports, of any package.
-
-    inside: also those that functions import when they are called."""
+def imported(name: str, text: str) -> set[str]:
+    """Full dotted names that the file `name` (relative to src/pellucid) imports, of any package, at any depth."""
     package = ["pellucid", *name.split("/")[:-1]]
     pairs: list[tuple[int, str, list[str]]] = []
-    if name.endswith(".py"):
-        todo: list[ast.AST] = [ast.parse(text)]
-        while todo:
-            node = todo.pop()
-            if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-                todo += node.orelse
-                continue
-            if not inside and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-                continue
-            todo += ast.iter_child_nodes(node)
+    if name.endswith((".py", ".pyi")):
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Import):
                 pairs += [(0, alias.name, []) for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
@@ -193,9 +181,16 @@ def imported(name: str, text: str, *, inside: bool = True) -> set[str]:
     for level, module, names_ in pairs:
         base = package[: len(package) - level + 1] if level else []
         full = ".".join([*base, *([module] if module else [])])
-        # `from pellucid import x` names a module or a name of pellucid itself: the area of x either way.
-        found |= {f"{full}.{n}" for n in names_} if full == "pellucid" and names_ else {full}
+        # `from pellucid.look import x` names a module or a name of the package itself: module_of() tells which.
+        found |= {f"{full}.{n}" for n in names_} or {full}
     return found
+
+
+def module_of(target: str, modules: Container[str]) -> str | None:
+    """The module of `modules` that a dotted name is, or is defined in."""
+    while target and target not in modules:
+        target = target.rpartition(".")[0]
+    return target or None
 
 
 def python_violations(name: str, text: str) -> list[str]:
@@ -204,14 +199,11 @@ def python_violations(name: str, text: str) -> list[str]:
     if area not in EDGES:
         return [f"{name}: {area} has no place in EDGES yet"]
     found = []
-    at_once = imported(name, text, inside=False)
     for target in sorted(imported(name, text)):
         if target.split(".")[0] != "pellucid":
             continue
         first = [*target.split("."), "__init__"][1]
         first = first if first in EDGES else "__init__"
-        if first in LAZY.get(area, ()) and target not in at_once:
-            continue
         if first not in may_know(area):
             found.append(f"{name}: may not import {target}")
     if not name.endswith(".py"):
@@ -234,6 +226,7 @@ def test_python_layers() -> None:
         ("text/bpe.py", "from pellucid.weights import gguf"),
         ("text/bpe.py", "def f():\n    from ..weights.gguf import read"),
         ("text/bpe.py", "from pellucid import Model"),
+        ("text/bpe.py", "if TYPE_CHECKING:\n    from pellucid.core import Core"),
         ("weights/gguf.py", "from ..text import bpe"),
         ("weights/gguf.py", "from .. import model"),
         ("arch/llama.py", "import pellucid.model"),
@@ -242,9 +235,10 @@ def test_python_layers() -> None:
         ("core.py", "from pellucid.generation import Job"),
         ("errors.py", "from . import plan"),
         ("context.py", "if TYPE_CHECKING:\n    from . import plan\nelse:\n    from .model import Model"),
+        ("context.py", "if TYPE_CHECKING:\n    from pellucid.model import Model\nfrom pellucid import _engine"),
+        ("look/edit.py", "def f():\n    from pellucid.model import Model"),
         ("text/spm.py", "def f():\n    try:\n        from .. import tokenizer\n    except ImportError:\n        pass"),
         ("model.py", "from .cli import main"),
-        ("model.py", "from .look.trace import trace"),
         ("generation.py", "def f():\n    from .look.trace import trace"),
         ("look/trace.py", "from ..cli import main"),
         ("surprise.py", ""),
@@ -267,7 +261,7 @@ def test_python_checker_objects(name: str, text: str) -> None:
         ("model.py", "from . import _engine, errors\nfrom .arch import load\nfrom .text.bpe import Bpe"),
         ("model.py", "class Model:\n    def trace(self):\n        from .look.trace import trace"),
         ("__init__.py", "from .model import Model\nfrom .errors import PellucidError"),
-        ("context.py", "if TYPE_CHECKING:\n    from pellucid.model import Model\nfrom pellucid import _engine"),
+        ("context.py", "if TYPE_CHECKING:\n    from pellucid.core import Core\nfrom pellucid import _engine"),
         ("text/bpe.py", "from . import stream\nfrom .stream import Safe\nfrom ..errors import TokenizerError"),
         ("_engine.pyx", 'cdef extern from "pellucid.h" nogil:\nfrom libc.stdint cimport int32_t\nimport numpy as np'),
         ("_kernels/machine.pyx", 'cdef extern from "cpu/detect.h":\ncdef extern from "<string.h>":'),
@@ -276,6 +270,91 @@ def test_python_checker_objects(name: str, text: str) -> None:
 )
 def test_python_checker_accepts(name: str, text: str) -> None:
     assert python_violations(name, text) == []
+
+
+# ---- no circle -------------------------------------------------------------------------------------------
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Names that lead back to the first of them, in order; empty where there is no circle."""
+    done: set[str] = set()
+
+    def follow(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return path[path.index(name) :]
+        if name in done:
+            return []
+        found = next((c for n in sorted(graph[name]) if (c := follow(n, [*path, name]))), [])
+        done.add(name)
+        return found
+
+    return next((c for name in sorted(graph) if (c := follow(name, []))), [])
+
+
+def test_no_circle() -> None:
+    """No file of the package imports itself over others: at once, in a function, or for its types."""
+    found = (p for p in PYTHON.rglob("*") if p.suffix in (".py", ".pyx"))
+    files = {p.relative_to(PYTHON).as_posix(): p.read_text() for p in found}
+    stems = {name: name.rpartition(".")[0].replace("/", ".") for name in files}
+    names = {f"pellucid.{stem}".removesuffix(".__init__"): name for name, stem in stems.items()}
+    graph = {
+        module: {m for t in imported(name, files[name]) if (m := module_of(t, names)) is not None and m != module}
+        for module, name in names.items()
+    }
+    assert len(graph) > 60 and graph["pellucid.model"] >= {"pellucid.core", "pellucid.look.trace"}
+    assert circle(graph) == []
+
+
+def test_circles_are_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["b", "c"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+# ---- private names ---------------------------------------------------------------------------------------
+NAMED_TUPLE = {"_asdict", "_fields", "_make", "_replace"}  # public, in spite of their names
+
+
+def private_uses(text: str) -> list[str]:
+    """Uses of what another module keeps to itself: `x._name` where the module itself defines no such name, and
+    `from x import _name`. Modules of the package that begin with "_" are no secret of anyone's."""
+    tree = ast.parse(text)
+    own = set(NAMED_TUPLE)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            own.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
+                own.add(node.attr)
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                found.append(f"{node.lineno}: {ast.unparse(node)}")
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names if is_private(alias.name)]
+            found += [f"{node.lineno}: {name}" for name in names if name not in PRIVATE_MODULES]
+    return found
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+PRIVATE_MODULES = {p.name.split(".")[0] for p in PYTHON.iterdir() if is_private(p.name)}
+
+
+def test_no_private_name_is_used_elsewhere() -> None:
+    files = sorted(PYTHON.rglob("*.py"))
+    assert files
+    found = {p.relative_to(PYTHON).as_posix(): private_uses(p.read_text()) for p in files}
+    assert {name: uses for name, uses in found.items() if uses} == {}
+
+
+def test_private_uses_are_found() -> None:
+    assert private_uses("model._config") == ["1: model._config"]
+    assert private_uses("from a import _b\nfrom pellucid import _engine") == ["1: _b"]
+    assert private_uses("import os\nos._exit(0)") == ["2: os._exit(0)".removesuffix("(0)")]
+    assert private_uses("class A:\n    def f(self, o):\n        self._x = o._x\n        return t._asdict()") == []
 
 
 # ---- size and weight -------------------------------------------------------------------------------------

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from pellucid.context import Context
     from pellucid.info import ModelInfo, Operation
     from pellucid.look import Trace
-    from pellucid.model import Model
+    from pellucid.model import Edit, Model
     from pellucid.results import Completion, Piece, Timings, TokenLogprob
     from pellucid.tokenizer import Tokenizer
 
 __all__ = [
     "Completion",
     "Context",
+    "Edit",
     "Model",
     "ModelInfo",
     "Operation",
@@ -40,7 +41,7 @@ _MODULES = {
     **dict.fromkeys(("Completion", "Piece", "Timings", "TokenLogprob"), "results"),
     **dict.fromkeys(("ModelInfo", "Operation"), "info"),
     "Context": "context",
-    "Model": "model",
+    **dict.fromkeys(("Edit", "Model"), "model"),
     "Tokenizer": "tokenizer",
     "Trace": "look",
 }

@@ -199,8 +199,12 @@ class Core:
         """A token's text; U+FFFD for a part of a character."""
         return self.piece(id, special=special).decode("utf-8", "replace")
 
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """``Model.tokenize``."""
+        return self.need_tokenizer().encode(text, add_special=add_special, parse_special=parse_special)
+
     def detokenize(self, ids: Iterable[int]) -> str:
-        """Ids -> text; an id beyond the vocabulary has none."""
+        """``Model.detokenize``."""
         tokenizer = self.need_tokenizer()
         known = tokenizer.vocab_size
         return tokenizer.decode([id for id in self.check_ids(ids, "ids", empty=True) if id < known])
@@ -212,13 +216,13 @@ class Core:
     def prompt_ids(self, prompt: Any, name: str = "prompt") -> list[int]:
         """A prompt's ids (text or ids), at least one."""
         if isinstance(prompt, str):
-            tokenizer = self.need_tokenizer()
-            ids = tokenizer.encode(prompt)
+            ids = self.tokenize(prompt)
             if not ids:
-                if tokenizer.bos is None:
+                bos = self.need_tokenizer().bos
+                if bos is None:
                     found = " is empty, and the model has no BOS token to start from"
                     raise arguments.wrong_part(WrongValue, name, found)
-                ids = [tokenizer.bos]
+                ids = [bos]
             return ids
         if isinstance(prompt, (bytes, bytearray)) or not hasattr(prompt, "__iter__"):
             found = f" must be text or a list of token ids, not {type(prompt).__name__}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -13,19 +14,18 @@ import numpy.typing as npt
 from pellucid import _engine, arguments, generation
 from pellucid.context import Context
 from pellucid.core import Core, Tables
-from pellucid.errors import WrongType, WrongValue
+from pellucid.errors import ClosedError, WrongType, WrongValue
 from pellucid.info import ModelInfo, PlanTable, plan_table
 from pellucid.results import Completion, Piece, collect
 from pellucid.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from pellucid.look.edit import Edit
     from pellucid.look.score import Score
     from pellucid.look.trace import Trace
     from pellucid.text.chat import ChatPrompt
     from pellucid.weights.store import Progress
 
-__all__ = ["Model"]
+__all__ = ["Edit", "Model"]
 
 
 class Model:
@@ -47,11 +47,12 @@ class Model:
     @property
     def context_length(self) -> int:
         """Tokens that a sequence may hold."""
-        return self.core.context_length
+        return self._core.context_length
 
     @property
     def load_seconds(self) -> float:
-        return self.core.load_seconds
+        """Seconds that loading took."""
+        return self._core.load_seconds
 
     @property
     def _engine(self) -> Any:
@@ -104,7 +105,7 @@ class Model:
 
     def close(self) -> None:
         """Frees the model; memory is released when the last running generation ends. May be called again."""
-        self.core.close()
+        self._core.close()
 
     def __enter__(self) -> Model:
         return self
@@ -113,9 +114,9 @@ class Model:
         self.close()
 
     def __repr__(self) -> str:
-        c = self.core
+        c = self._core
         state = " (closed)" if c.closed else ""
-        return f"<Model {c.facts.path}: {c.config.architecture}, {c.facts.quantisation}{state}>"
+        return f"<{type(self).__name__} {c.facts.path}: {c.config.architecture}, {c.facts.quantisation}{state}>"
 
     # ---- looking at it ----------------------------------------------------------------------------------------
 
@@ -162,12 +163,12 @@ class Model:
     def tokenizer(self) -> Tokenizer | None:
         """None when the file has none: then only ids are accepted. Raises TokenizerError where the file's is
         unusable."""
-        return self.core.tokenizer
+        return self._core.tokenizer
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Text -> ids. add_special: with BOS where the model has one. parse_special: special tokens' text becomes
         their id."""
-        return self.core.need_tokenizer().encode(text, add_special=add_special, parse_special=parse_special)
+        return self.core.tokenize(text, add_special, parse_special)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Ids -> text. An id with which the embedding is padded beyond the vocabulary has no text.
@@ -254,8 +255,8 @@ class Model:
     def stream(self, prompt: str | Sequence[int], **options: Any) -> Iterator[Piece]:
         """Like :meth:`generate`, piece by piece: a Piece per token; the last one has the finish reason."""
         options_ = generation.parse_options(options)
-        job = generation.start(self.core, prompt, options_)
-        return generation.run(self.core.open(), [job], options_)
+        core = self.core
+        return generation.run(core.open(), [generation.start(core, prompt, options_)], options_)
 
     @overload
     def chat(self, messages: Tables, *, stream: Literal[False] = False, **options: Any) -> Completion: ...
@@ -301,7 +302,7 @@ class Model:
         """
         from pellucid.look.trace import trace
 
-        return trace(self, prompt, want, layers=layers, heads=heads, positions=positions, limit=limit, chunk=chunk)
+        return trace(self.core, prompt, want, layers=layers, heads=heads, positions=positions, limit=limit, chunk=chunk)
 
     @overload
     def score(self, text: str | Sequence[int], *, top: int = 0, window: int | None = None) -> Score: ...
@@ -317,15 +318,14 @@ class Model:
         """
         from pellucid.look.score import score
 
-        return score(self, text, top, window)
+        return score(self.core, text, top, window)
 
     def edit(self) -> Edit:
         """A view over the same weights whose arithmetic can be edited (steering, ablation, patching): see
-        :class:`pellucid.look.edit.Edit`. To be used in a `with` statement, and closed at its end."""
-        from pellucid.look.edit import Edit
-
-        self.core.open()
-        return Edit(self)
+        :class:`Edit`. Use it in a `with` statement, which closes it at its end."""
+        core = self.core
+        core.open()
+        return Edit(core)
 
     def weight(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor dequantised -> float32 of its shape (a matrix: (out, in)), as the engine reads it.
@@ -344,7 +344,83 @@ class Model:
         return Context(self.core)
 
 
-# ---- sizes -----------------------------------------------------------------------------------------
+class Edit(Model):
+    """A view of a model with edits: made by ``Model.edit``, a context manager, closed at its end.
+
+    The edits make a plan of their own over the same packed weights, with a cache of its own; the model and its other
+    users see nothing of them. Each takes effect from the next call on; they act in the order in which they were made.
+    A neutral one (a factor of 1, zeros added) changes no bit. Edit methods raise ValueError or TypeError naming the
+    argument, and then nothing has changed. What a model can do, the view does with its edits: hidden states of a trace
+    are those after them.
+    """
+
+    def __init__(self, core: Core) -> None:
+        from pellucid.look.edit import Edits
+
+        super().__init__(core)
+        self._edits = Edits(core)
+        self._view: Model | None = None  # None: an edit was made since
+        self._cores: weakref.WeakSet[Core] = weakref.WeakSet()  # of all views so far
+        self._closed = False
+
+    @property
+    def model(self) -> Model:
+        """The edited model as it is now, which later edits do not change. It closes with the edit."""
+        self._check_open()
+        view = self._view  # read once: another thread may make an edit meanwhile
+        if view is None:
+            core = self._core.view(self._edits.plan())
+            self._cores.add(core)
+            self._view = view = Model(core)
+        return view
+
+    @property
+    def core(self) -> Core:
+        """The edited model's."""
+        return self.model.core
+
+    def __enter__(self) -> Edit:
+        self._check_open()
+        return self
+
+    def close(self) -> None:
+        """Ends the view: every later use is a ClosedError. May be called again."""
+        self._closed = True
+        self._view = None
+        for core in list(self._cores):
+            core.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the edit is closed")
+        self._core.open()
+
+    def add(self, layer: int, vector: npt.ArrayLike, positions: Any = None) -> Edit:
+        """Adds a vector (d) to the residual stream after a layer, at the tokens of some positions; None: at all, new
+        ones too."""
+        return self._make(self._edits.add, layer, vector, positions)
+
+    def patch(self, layer: int, positions: Any, values: npt.ArrayLike) -> Edit:
+        """Replaces the residual stream after a layer, at some positions, by values (len(positions), d), or (d) for
+        each."""
+        return self._make(self._edits.patch, layer, positions, values)
+
+    def scale_head(self, layer: int, head: int, factor: float) -> Edit:
+        """Multiplies a head's output before it is projected into the residual stream. 0 takes the head out."""
+        return self._make(self._edits.scale_head, layer, head, factor)
+
+    def skip(self, layer: int, part: str) -> Edit:
+        """Leaves out a layer's "attention" or "mlp": nothing is added to the residual stream."""
+        return self._make(self._edits.skip, layer, part)
+
+    def _make(self, edit: Callable[..., None], *arguments: Any) -> Edit:
+        self._check_open()
+        edit(*arguments)
+        self._view = None
+        return self
+
+
+# ---- sizes ----------------------------------------------------------------------------------------------------------
 
 
 def _kv_bytes(kv: str, d: int) -> int:

@@ -8,7 +8,7 @@ those of csrc/ops/op.h; the kinds of operation are read off csrc/ops/table.c.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -175,6 +175,10 @@ class Plan:
     caches: list[CacheGroup] = field(default_factory=list)
     used: set[str] = field(default_factory=set)  # names of the tensors that operations read
     _known: dict[Any, int] = field(default_factory=dict)
+
+    def changed(self, ops: list[Op], vectors: list[Vector]) -> Plan:
+        """A copy with other operations and vectors; matrices keep their numbers."""
+        return replace(self, ops=ops, vectors=vectors, _known=dict(self._known))
 
     # ---- operations -------------------------------------------------------------------------------------------
 

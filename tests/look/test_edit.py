@@ -11,7 +11,8 @@ import pytest
 
 from pellucid import Model, _engine
 from pellucid.errors import ClosedError
-from pellucid.look.record import head_blocks, places_of
+from pellucid.look.places import find
+from pellucid.look.record import head_blocks
 from tests.engine import models
 from tests.engine.models import Load, ids_for, same
 from tests.look import golden
@@ -80,7 +81,7 @@ def test_patching_a_layer_with_another_texts_is_that_text_from_there_on(load: Lo
         last = len(there.hidden) - 2
         logits = e.patch(last, 3, np.ones(there.hidden.shape[-1])).logits(one)
         x = np.ones((1, there.hidden.shape[-1]), np.float32)
-        ((_, expected),) = head_blocks(model.core.engine, places_of(model._engine), x)
+        ((_, expected),) = head_blocks(model.core.engine, find(model.core.engine.plan), x)
         assert same(logits[3:4], expected)
 
 
@@ -123,7 +124,7 @@ def test_skip(load: Load, name: str, mix: str) -> None:
             e.skip(i, "attention").skip(i, "mlp")
         found = e.trace(ids, ("hidden", "logits"))
         assert all(same(x, base.hidden[0]) for x in found.hidden)
-        ((_, expected),) = head_blocks(model.core.engine, places_of(model._engine), base.hidden[0])
+        ((_, expected),) = head_blocks(model.core.engine, find(model.core.engine.plan), base.hidden[0])
         assert same(found.logits, expected) and same(e.logits(ids, chunk=3), expected)
         e.add(0, np.ones(base.hidden.shape[-1]))  # after a layer of which nothing is left
         assert same(e.trace(ids, "hidden").hidden[1], base.hidden[0] + np.float32(1))

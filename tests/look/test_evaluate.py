@@ -33,8 +33,8 @@ PAIRS = [
 
 
 def test_loglikelihood(smollm: Model) -> None:
-    found = evaluate.loglikelihood(smollm, PAIRS)
-    end = evaluate._prefix(smollm)
+    found = evaluate.loglikelihood(smollm.core, PAIRS)
+    end = evaluate._prefix(smollm.core)
     assert smollm.tokenizer is not None and end in (smollm.tokenizer.bos, smollm.tokenizer.eos)
     for (context, continuation), (value, greedy) in zip(PAIRS, found, strict=True):
         stem = context.rstrip()
@@ -47,8 +47,8 @@ def test_loglikelihood(smollm: Model) -> None:
     assert [greedy for _, greedy in found[:3]] == [True, False, True]
     assert found[0] == found[2]
     # The choices of a question share its context's keys and values; each is as it is alone.
-    assert found == [evaluate.loglikelihood(smollm, [pair])[0] for pair in PAIRS]
-    assert evaluate.loglikelihood(smollm, []) == []
+    assert found == [evaluate.loglikelihood(smollm.core, [pair])[0] for pair in PAIRS]
+    assert evaluate.loglikelihood(smollm.core, []) == []
 
 
 def test_a_continuation_that_a_token_of_the_context_would_swallow(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_continuation_that_a_token_of_the_context_would_swallow(tmp_path: Path
         (he,), llo = model.tokenize("he", add_special=False), model.tokenize("llo", add_special=False)
         assert len(model.tokenize("hello", add_special=False)) == 1
         context = model.tokenize("he")
-        ((value, greedy),) = evaluate.loglikelihood(model, [("he", "llo")])
+        ((value, greedy),) = evaluate.loglikelihood(model.core, [("he", "llo")])
         expected, is_greedy = log_p(model, context + llo, len(context))
         assert context[-1] == he and value == pytest.approx(expected, abs=1e-3) and greedy == is_greedy
 
@@ -67,7 +67,7 @@ def test_a_continuation_that_a_token_of_the_context_would_swallow(tmp_path: Path
 def test_rolling_and_truncation(smollm2: Path) -> None:
     text = " ".join(str(i) for i in range(60))
     with Model.load(smollm2, context=40, threads=2) as small, Model.load(smollm2, threads=2) as whole:
-        ids = [evaluate._prefix(whole), *whole.tokenize(text, add_special=False)]
+        ids = [evaluate._prefix(whole.core), *whole.tokenize(text, add_special=False)]
         assert 120 < len(ids) < 200
         expected, covered = 0.0, list[int]()
         for start in range(1, len(ids), 40):
@@ -76,39 +76,39 @@ def test_rolling_and_truncation(smollm2: Path) -> None:
             expected += log_p(whole, ids[low:end], start - low)[0]
             covered += range(start, end)
         assert covered == list(range(1, len(ids)))
-        long, short = evaluate.rolling(small, [text, "1 2 3"])
+        long, short = evaluate.rolling(small.core, [text, "1 2 3"])
         assert long == pytest.approx(expected, abs=5e-3)
-        assert short == pytest.approx(evaluate.rolling(whole, ["1 2 3"])[0])
+        assert short == pytest.approx(evaluate.rolling(whole.core, ["1 2 3"])[0])
         with pytest.warns(UserWarning, match="its first .* tokens are left out"):
-            ((value, _),) = evaluate.loglikelihood(small, [(text, " 60 61")])
+            ((value, _),) = evaluate.loglikelihood(small.core, [(text, " 60 61")])
         tail = whole.tokenize(text + " 60 61")
         n = len(tail) - len(whole.tokenize(text))
         assert value == pytest.approx(log_p(whole, tail[-41:], 41 - n)[0], abs=1e-3)
         with pytest.raises(ContextFullError, match="continuation is too long"):
-            evaluate.loglikelihood(small, [("1", text)])
+            evaluate.loglikelihood(small.core, [("1", text)])
         with pytest.warns(UserWarning, match="left out"):
-            (made,) = evaluate.generate_until(small, [(text, {"max_gen_toks": 5})])
+            (made,) = evaluate.generate_until(small.core, [(text, {"max_gen_toks": 5})])
         assert made == whole.generate(whole.tokenize(text)[-35:], temperature=0, max_tokens=5).text
         with pytest.raises(ContextFullError, match="leaves no room"):
-            evaluate.generate_until(small, [("a", {"max_gen_toks": 40})])
+            evaluate.generate_until(small.core, [("a", {"max_gen_toks": 40})])
 
 
 def test_generate_until(smollm: Model) -> None:
     greedy: dict[str, Any] = {"until": ["\n", "."], "max_gen_toks": 12, "do_sample": False, "temperature": 0.0}
     contexts = ["The capital of France is", "Once upon a time", "2 + 2 =", ""]
     requests = [*((c, greedy) for c in contexts), (contexts[1], {**greedy, "until": " time"}), (contexts[0], greedy)]
-    found = evaluate.generate_until(smollm, requests, together=3)
+    found = evaluate.generate_until(smollm.core, requests, together=3)
     for text, (context, options) in zip(found, requests, strict=True):
         stop = options["until"]
-        prompt: Any = smollm.tokenize(context) or [evaluate._prefix(smollm)]
+        prompt: Any = smollm.tokenize(context) or [evaluate._prefix(smollm.core)]
         assert text == smollm.generate(prompt, temperature=0, max_tokens=12, stop=stop).text
     assert found[0] == found[-1] and found[0].startswith(" Paris")
     seeded = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "seed": 4, "max_gen_toks": 6, "until": None}
-    assert evaluate.generate_until(smollm, [(contexts[1], seeded)]) == [
+    assert evaluate.generate_until(smollm.core, [(contexts[1], seeded)]) == [
         smollm.generate(contexts[1], temperature=0.7, top_p=0.9, top_k=0, min_p=0, seed=4, max_tokens=6).text
     ]
     with pytest.raises(ValueError, match="'num_beams' is not known"):
-        evaluate.generate_until(smollm, [("a", {"num_beams": 4})])
+        evaluate.generate_until(smollm.core, [("a", {"num_beams": 4})])
 
 
 @pytest.mark.live
@@ -146,5 +146,5 @@ def test_the_harness_runs_a_task(smollm: Model, tmp_path: Path) -> None:
     assert results["capitals"]["acc,none"] == 1.0
     assert results["capitals_until"]["exact_match,none"] >= 1 / 3
     n_words = sum(len(doc["q"].split()) for doc in docs)
-    total = sum(evaluate.rolling(smollm, [doc["q"] for doc in docs]))
+    total = sum(evaluate.rolling(smollm.core, [doc["q"] for doc in docs]))
     assert results["capitals_ppl"]["word_perplexity,none"] == pytest.approx(np.exp(-total / n_words), rel=1e-4)

@@ -12,7 +12,7 @@ import pytest
 import pellucid
 from pellucid import Model, Trace
 from pellucid.look import export
-from pellucid.look.record import AXES
+from pellucid.look.recorded import AXES
 from tests.engine.models import Load
 
 

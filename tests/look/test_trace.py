@@ -9,7 +9,7 @@ import pytest
 
 from pellucid import Model
 from pellucid.errors import ClosedError
-from pellucid.look.record import AXES
+from pellucid.look.recorded import AXES
 from tests.engine.models import Load, ids_for, same
 from tests.look import golden
 

@@ -80,11 +80,9 @@ def look(
 ) -> dict[str, Any]:
     """All that is shown, as plain data; "_" holds what figures are drawn from."""
     from pellucid.look import choice, record, tables
-    from pellucid.look.lens import logits_at
-    from pellucid.look.trace import spell
 
-    config = model.core.config
-    ids = model.core.prompt(text)
+    core = model.core
+    config, ids = core.config, core.prompt(text)
     (at,) = record.select("position", position, len(ids))
     layers = None if layer is None else record.select("layer", layer, config.layers)
     if head is not None:
@@ -93,15 +91,15 @@ def look(
     here = model.trace(ids, ("hidden", "attention"), positions=at)
     near = here if layers is None else model.trace(ids, "attention", positions=at, layers=layers)
     pushed = here.attribution(at)
-    logits = logits_at(here, at)
+    logits = here.logits_at(at)
     own = here.ids[at + 1] if at + 1 < len(ids) else None
 
     def step(found: choice.Step) -> dict[str, Any]:
-        tokens = zip(spell(model.core, found.ids[:show].tolist()), found.probabilities, strict=False)
+        tokens = zip(found.ids[:show].tolist(), found.probabilities, strict=False)
         return {
             "name": found.name,
             "kept": len(found.ids),
-            "tokens": [{"id": t.id, "piece": t.piece, "probability": float(p)} for t, p in tokens],
+            "tokens": [{"id": id, "piece": core.spell(id, special=True), "probability": float(p)} for id, p in tokens],
         }
 
     def looked(found: list[tables.Look]) -> list[dict[str, Any]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pellucid.look.edit import Edit
 from pellucid.look.lens import Attribution, Guess, Lens
 from pellucid.look.score import Score
 from pellucid.look.trace import Token, Trace
 
-__all__ = ["Attribution", "Edit", "Guess", "Lens", "Score", "Token", "Trace"]
+__all__ = ["Attribution", "Guess", "Lens", "Score", "Token", "Trace"]

@@ -1,4 +1,4 @@
-"""What lm-evaluation-harness asks of a model, in terms of ours; harness.py hands it over."""
+"""What lm-evaluation-harness asks of a model; harness.py is the class that it calls."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from itertools import groupby
 from typing import Any
 
 from pellucid import _engine
+from pellucid.core import Core
 from pellucid.errors import ContextFullError
-from pellucid.generation import prefill
+from pellucid.generation import generate, prefill
 from pellucid.look.score import score_ids
 
 __all__ = ["generate_until", "loglikelihood", "rolling"]
@@ -17,14 +18,14 @@ __all__ = ["generate_until", "loglikelihood", "rolling"]
 MAX_NEW = 256  # tokens, where a task does not say
 
 
-def loglikelihood(model: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+def loglikelihood(core: Core, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
     """(context, continuation) -> (log probability of the continuation, whether greedy decoding gives it).
 
     A context that is too long loses its beginning, with a warning, as the harness' own models do."""
     parts = []
     for context, continuation in pairs:
-        ids, first = _encode(model, context, continuation)
-        room = model.context_length + 1  # the last token needs no place: nothing follows it
+        ids, first = _encode(core, context, continuation)
+        room = core.context_length + 1  # the last token needs no place: nothing follows it
         if len(ids) - first >= room:
             raise ContextFullError("a continuation is too long", needed=len(ids) - first, available=room - 1)
         cut = max(len(ids) - room, 0)
@@ -32,13 +33,13 @@ def loglikelihood(model: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[fl
             _warn(cut)
         parts.append((ids[cut:], first - cut))
     out = []
-    for (ids, first), found in zip(parts, _score(model.core.open(), parts), strict=True):
+    for (ids, first), found in zip(parts, _score(core.open(), parts), strict=True):
         greedy = all(best[0][0] == id for id, (_, best) in zip(ids[first:], found, strict=True))
         out.append((sum(logprob for logprob, _ in found), greedy))
     return out
 
 
-def _score(engine: Any, parts: list[tuple[list[int], int]]) -> Iterator[Any]:
+def _score(engine: _engine.Engine, parts: list[tuple[list[int], int]]) -> Iterator[Any]:
     """Neighbours with the same context (the choices of one question) compute it once."""
     alone: list[tuple[list[int], int]] = []
     for context, group in groupby(parts, key=lambda part: part[0][: part[1] - 1]):
@@ -54,51 +55,51 @@ def _score(engine: Any, parts: list[tuple[list[int], int]]) -> Iterator[Any]:
     yield from score_ids(engine, alone, top=1)
 
 
-def _encode(model: Any, context: str, continuation: str) -> tuple[list[int], int]:
+def _encode(core: Core, context: str, continuation: str) -> tuple[list[int], int]:
     """Ids of both together, and where the continuation begins, as the harness has it: where the context alone would
     end, spaces at its end aside, which go with the continuation. A continuation that a token of the context would
     swallow is encoded by itself."""
     if not context:
-        ids = [_prefix(model), *model.tokenize(continuation, add_special=False)]
+        ids = [_prefix(core), *core.tokenize(continuation, add_special=False)]
         return ids, 1
     stem = context.rstrip()
     if not stem:
-        return [_prefix(model), *model.tokenize(context + continuation, add_special=False)], 1
-    before = model.tokenize(stem)
-    ids = model.tokenize(context + continuation)
+        return [_prefix(core), *core.tokenize(context + continuation, add_special=False)], 1
+    before = core.tokenize(stem)
+    ids = core.tokenize(context + continuation)
     if len(ids) <= len(before):
-        ids = before + model.tokenize(context[len(stem) :] + continuation, add_special=False)
+        ids = before + core.tokenize(context[len(stem) :] + continuation, add_special=False)
     return ids, len(before)
 
 
-def _prefix(model: Any) -> int:
+def _prefix(core: Core) -> int:
     """What stands before a text: BOS, else the end-of-sequence token, which ended the text before."""
-    tokenizer = model.tokenizer
+    tokenizer = core.need_tokenizer()
     for id in (tokenizer.bos, tokenizer.eos):
         if id is not None:
             return int(id)
     raise ValueError("the model has no BOS or EOS token to start an empty context from")
 
 
-def rolling(model: Any, texts: Sequence[str]) -> list[float]:
+def rolling(core: Core, texts: Sequence[str]) -> list[float]:
     """Log probability of whole texts. Longer ones than the context are cut into parts that fill it: each token is
     scored once, each part begins with the last token of the one before, and the last part sees a full context."""
     parts: list[tuple[list[int], int]] = []
     counts = []
     for text in texts:
-        ids = [_prefix(model), *model.tokenize(text, add_special=False)]
-        room, before = model.context_length, len(parts)
+        ids = [_prefix(core), *core.tokenize(text, add_special=False)]
+        room, before = core.context_length, len(parts)
         for start in range(1, len(ids), room):
             end = min(start + room, len(ids))
             low = max(end - room - 1, 0)
             parts.append((ids[low:end], start - low))
         counts.append(len(parts) - before)
-    found = iter(score_ids(model.core.open(), parts))
+    found = iter(score_ids(core.open(), parts))
     return [sum(logprob for _ in range(n) for logprob, _ in next(found)) for n in counts]
 
 
 def generate_until(
-    model: Any, requests: Sequence[tuple[str, Mapping[str, Any]]], *, together: int = 8, max_new: int = MAX_NEW
+    core: Core, requests: Sequence[tuple[str, Mapping[str, Any]]], *, together: int = 8, max_new: int = MAX_NEW
 ) -> list[str]:
     """(context, options of the task) -> the text up to a stop string. Neighbours with the same options run together."""
     out: list[str] = []
@@ -111,18 +112,18 @@ def generate_until(
         options = _options(wanted, max_new)
         prompts = []
         for context, _ in requests[at:end]:
-            ids = model.tokenize(context) or [_prefix(model)]
-            room = model.context_length - options["max_tokens"]
+            ids = core.tokenize(context) or [_prefix(core)]
+            room = core.context_length - options["max_tokens"]
             if room < 1:
                 raise ContextFullError(
                     "max_gen_toks leaves no room for a context",
                     needed=options["max_tokens"] + 1,
-                    available=model.context_length,
+                    available=core.context_length,
                 )
             if len(ids) > room:
                 _warn(len(ids) - room)
             prompts.append(ids[-room:])
-        out += [done.text for done in model.generate(prompts, **options)]
+        out += [done.text for done in generate(core, prompts, options)]
         at = end
     return out
 

@@ -5,23 +5,19 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid.look import record
-from pellucid.look.trace import PREDICTIONS, Token, Trace
-
-if TYPE_CHECKING:
-    from pellucid.model import Model
+from pellucid.look.recorded import AXES, PREDICTIONS, Recorded, Token
 
 __all__ = ["bertviz", "load", "save", "table", "to_pandas"]
 
 VERSION = 1
 
 
-def save(trace: Trace, path: str | os.PathLike[str]) -> None:
+def save(trace: Recorded, path: str | os.PathLike[str]) -> None:
     """``Trace.save``: arrays under their names, all else as JSON under "meta"."""
     meta = {
         "pellucid_trace": VERSION,
@@ -31,37 +27,36 @@ def save(trace: Trace, path: str | os.PathLike[str]) -> None:
         "heads": trace.heads,
         "positions": trace.positions,
     }
-    arrays = {name: trace.__dict__[name] for name in (*trace.kept, *PREDICTIONS) if name in trace.__dict__}
+    arrays: dict[str, Any] = trace.arrays
     with open(path, "wb") as file:  # so that no ".npz" is added to the name
         np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
 
 
-def load(path: str | os.PathLike[str], model: Model | None) -> Trace:
-    """``Trace.load``."""
+def load(path: str | os.PathLike[str], vocab: int | None) -> Recorded:
+    """``Trace.load``. vocab: of the model that is to be asked, if any."""
     where = os.fspath(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             meta = json.loads(str(file["meta"]))
             if meta["pellucid_trace"] != VERSION:
                 raise ValueError(f"version {meta['pellucid_trace']!r}, expected {VERSION}")
-            arrays = {name: file[name] for name in file.files if name in record.AXES or name in PREDICTIONS}
+            arrays = {name: file[name] for name in file.files if name in AXES or name in PREDICTIONS}
         tokens = [Token(int(id), str(piece)) for id, piece in meta["tokens"]]
-        selected = tuple(tuple(int(i) for i in meta[name]) for name in ("layers", "heads", "positions"))
-        _check(arrays, len(tokens), *(len(part) for part in selected))
+        layers, heads, positions = (tuple(int(i) for i in meta[name]) for name in ("layers", "heads", "positions"))
+        _check(arrays, len(tokens), len(layers), len(heads), len(positions))
         name = str(meta["name"])
     except (ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as e:
         raise ValueError(f"{where}: not a saved trace ({e})") from None
-    if model is not None:
-        for token in tokens:
-            if not 0 <= token.id < model.core.config.vocab:
-                raise ValueError(f"{where}: token id {token.id} is not of this model")
-    return Trace(tokens, selected, arrays, name, model)  # type: ignore[arg-type]
+    for token in tokens:
+        if vocab is not None and not 0 <= token.id < vocab:
+            raise ValueError(f"{where}: token id {token.id} is not of this model")
+    return Recorded(tokens, (layers, heads, positions), arrays, name)
 
 
 def _check(arrays: dict[str, npt.NDArray[Any]], n: int, layers: int, heads: int, positions: int) -> None:
     known = {"layer": layers, "after": layers + 1, "head": heads, "position": positions, "token": n}
     for name, array in arrays.items():
-        axes = record.AXES.get(name, ("position",))
+        axes = AXES.get(name, ("position",))
         expected = tuple(known.get(axis, size) for axis, size in zip(axes, array.shape, strict=False))
         if array.ndim != len(axes) or array.shape != expected:
             raise ValueError(f"{name} has shape {array.shape}, expected {expected}")
@@ -69,7 +64,7 @@ def _check(arrays: dict[str, npt.NDArray[Any]], n: int, layers: int, heads: int,
             raise ValueError(f"{name} has type {array.dtype}")
 
 
-def table(trace: Trace, quantity: str) -> tuple[list[str], list[list[int]], list[Any], npt.NDArray[Any]]:
+def table(trace: Recorded, quantity: str) -> tuple[list[str], list[list[int]], list[Any], npt.NDArray[Any]]:
     """(names of the index levels, their values, columns, values (rows, columns)) of a kept quantity."""
     array = getattr(trace, quantity)
     own: dict[str, list[int]] = {
@@ -78,14 +73,14 @@ def table(trace: Trace, quantity: str) -> tuple[list[str], list[list[int]], list
         "position": list(trace.positions),
         "after": [-1, *trace.layers],  # -1: the embeddings
     }
-    axes = record.AXES[quantity]
+    axes = AXES[quantity]
     values = [own.get(axis, list(range(size))) for axis, size in zip(axes, array.shape, strict=True)]
     return list(axes[:-1]), values[:-1], values[-1], array.reshape(-1, array.shape[-1])
 
 
-def to_pandas(trace: Trace, quantity: str) -> Any:
+def to_pandas(trace: Recorded, quantity: str) -> Any:
     """``Trace.to_pandas``."""
-    if quantity != "tokens" and quantity not in record.AXES:
+    if quantity != "tokens" and quantity not in AXES:
         raise ValueError(f"quantity={quantity!r}: expected tokens or one of {', '.join(trace.kept)}")
     try:
         import pandas
@@ -98,10 +93,10 @@ def to_pandas(trace: Trace, quantity: str) -> Any:
         return pandas.DataFrame(columns, index=pandas.Index(trace.positions, name="position"))
     names, levels, last, values = table(trace, quantity)
     index = pandas.MultiIndex.from_product(levels, names=names)
-    return pandas.DataFrame(values, index=index, columns=pandas.Index(last, name=record.AXES[quantity][-1]))
+    return pandas.DataFrame(values, index=index, columns=pandas.Index(last, name=AXES[quantity][-1]))
 
 
-def bertviz(trace: Trace) -> tuple[tuple[npt.NDArray[np.float32], ...], list[str]]:
+def bertviz(trace: Recorded) -> tuple[tuple[npt.NDArray[np.float32], ...], list[str]]:
     """``Trace.bertviz``."""
     if trace.positions != tuple(range(len(trace))):
         raise ValueError("positions: BertViz needs the attention of all positions")

@@ -12,8 +12,8 @@ from typing import Any
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
+from pellucid.core import Core
 from pellucid.look import evaluate
-from pellucid.model import Model
 
 __all__ = ["PellucidLM"]
 
@@ -34,27 +34,27 @@ class PellucidLM(LM):
         **options: Any,
     ) -> None:
         super().__init__()
-        self.model = pretrained if isinstance(pretrained, Model) else Model.load(pretrained, **options)
+        self.core: Core = pretrained.core if hasattr(pretrained, "core") else Core.load(pretrained, **options)
         self.together = int(batch_size or 8) if batch_size != "auto" else 8
         self.max_gen_toks = max_gen_toks
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Of (context, continuation) -> (log probability, is greedy)."""
-        return evaluate.loglikelihood(self.model, [request.args for request in requests])
+        return evaluate.loglikelihood(self.core, [request.args for request in requests])
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Of (text,) -> log probability."""
-        return evaluate.rolling(self.model, [request.args[0] for request in requests])
+        return evaluate.rolling(self.core, [request.args[0] for request in requests])
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Of (context, options) -> text."""
         pairs = [request.args for request in requests]
-        return evaluate.generate_until(self.model, pairs, together=self.together, max_new=self.max_gen_toks)
+        return evaluate.generate_until(self.core, pairs, together=self.together, max_new=self.max_gen_toks)
 
     @property
     def tokenizer_name(self) -> str:
         """Of the model, for the harness' cache of requests."""
-        return str(self.model.info().path).replace("/", "__")
+        return self.core.facts.path.replace("/", "__")
 
 
 if __name__ != "__main__":

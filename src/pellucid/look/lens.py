@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine, checks
-from pellucid.errors import WrongValue, shown
+from pellucid import _engine
+from pellucid.core import Core
 from pellucid.look import record
-from pellucid.look.places import Places, Tap
+from pellucid.look.places import Places, Tap, find
+from pellucid.look.recorded import Recorded, Token
 
-if TYPE_CHECKING:
-    from pellucid.look.trace import Token, Trace
-
-__all__ = ["Attribution", "Guess", "Lens", "attribution", "lens", "predictions", "top"]
+__all__ = ["Attribution", "Guess", "Lens", "attribution", "guesses", "lens", "predictions", "probe"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -79,67 +78,31 @@ class Attribution:
 # ---- one position -------------------------------------------------------------------------------------------------
 
 
-def lens(trace: Trace, position: int, k: int) -> Lens:
-    model = trace._need_model()
-    engine, places = model.core.open(), record.places_of(model.core.open())
-    position, k = _place(trace, position), _count(k, engine.vocab)
-    n_layers = len(places.layers)
-    if "hidden" in trace.kept and trace.layers == tuple(range(n_layers)) and position in trace.positions:
-        rows = trace.hidden[:, trace.positions.index(position)]
-    else:
-        found = probe(trace, position)
-        rows = np.concatenate([found[places.embeddings], *(found[layer.hidden] for layer in places.layers)])
+def lens(core: Core, rows: Floats, k: int) -> Lens:
+    """rows: the residual stream (L + 1, d) of one token, first the embedding, then after each layer."""
+    engine = core.open()
     out = Lens()
-    for _, logits in record.head_blocks(engine, places, np.ascontiguousarray(rows)):
-        out += [guesses(model, row, k) for row in logits]
+    for _, logits in record.head_blocks(engine, find(engine.plan), np.ascontiguousarray(rows)):
+        out += [guesses(core, row, k) for row in logits]
     return out
 
 
-def top(trace: Trace, position: int, k: int) -> list[Guess]:
-    model = trace._need_model()
-    position, k = _place(trace, position), _count(k, model.core.open().vocab)
-    return guesses(model, logits_at(trace, position), k)
-
-
-def logits_at(trace: Trace, position: int) -> Floats:
-    """(vocab), kept or computed again."""
-    if "logits" in trace.kept and position in trace.positions:
-        return trace.logits[trace.positions.index(position)]
-    engine = trace._need_model().core.open()
-    places = record.places_of(engine)
-    if "hidden" in trace.kept and len(places.layers) - 1 in trace.layers and position in trace.positions:
-        row = trace.hidden[-1, trace.positions.index(position)][None]
-    else:
-        row = probe(trace, position)[places.last]
-    ((_, logits),) = record.head_blocks(engine, places, row)
-    return logits[0]
-
-
-def guesses(model: Any, logits: Floats, k: int) -> list[Guess]:
-    """The k likeliest, of equals the lower id first."""
-    from pellucid.look.trace import spell
-
+def guesses(core: Core, logits: Floats, k: int) -> list[Guess]:
+    """The k likeliest tokens of logits (vocab); of equals the lower id first."""
+    k = min(k, len(logits))
     best = np.argpartition(-logits, k - 1)[:k]
     order = best[np.lexsort((best, -logits[best]))]
     wide = logits.astype(np.float64)
     top = wide.max()
     p = np.exp(wide[order] - top) / np.exp(wide - top).sum()
-    return [
-        Guess(token.id, token.piece, float(p[i]), float(logits[token.id]))
-        for i, token in enumerate(spell(model.core, order.tolist()))
-    ]
+    ids = order.tolist()
+    return [Guess(id, core.spell(id, special=True), float(p[i]), float(logits[id])) for i, id in enumerate(ids)]
 
 
-def attribution(trace: Trace, position: int, token: Any) -> Attribution:
-    from pellucid.look.trace import spell
-
-    model = trace._need_model()
-    engine = model.core.open()
-    places = record.places_of(engine)
-    position = _place(trace, position)
-    id = _token(trace, position, token)
-    found = probe(trace, position)
-    plan = engine.plan
+def attribution(core: Core, found: dict[Tap, Floats], position: int, id: int, logit: float) -> Attribution:
+    """found: of :func:`probe`; logit: the model's own, of the token `id`."""
+    engine = core.open()
+    plan, places = engine.plan, find(engine.plan)
     op = plan.ops[places.head]
     x = found[places.last][0].astype(np.float64)
     row = engine.matrix(plan.segments[op.seg].matrix, rows=(id, id + 1))[0]
@@ -149,7 +112,7 @@ def attribution(trace: Trace, position: int, token: Any) -> Attribution:
         return 0.0 if tap is None else float(found[tap][0].astype(np.float64) @ direction)
 
     layers = places.layers
-    heads = np.zeros((len(layers), model.core.config.attention.n_q))
+    heads = np.zeros((len(layers), core.config.attention.n_q))
     for i, layer in enumerate(layers):
         if layer.mixed is None or layer.group is None:
             continue
@@ -160,8 +123,8 @@ def attribution(trace: Trace, position: int, token: Any) -> Attribution:
         heads[i] = (mixed * read).reshape(layer.group.n_q, layer.group.dv).sum(axis=1)
     return Attribution(
         position,
-        spell(model.core, [id])[0],
-        float(logits_at(trace, position)[id]),
+        Token(id, core.spell(id, special=True)),
+        logit,
         push(places.embeddings),
         np.array([push(layer.attention_out) for layer in layers]),
         np.array([push(layer.mlp_out) for layer in layers]),
@@ -170,19 +133,15 @@ def attribution(trace: Trace, position: int, token: Any) -> Attribution:
     )
 
 
-def probe(trace: Trace, position: int) -> dict[Tap, Floats]:
-    """All taps of one token's row, (1, width) each: computed again, with the same bits; the last one is kept."""
-    known = trace._probe  # read once: another thread may ask for another position
-    if known is None or known[0] != position:
-        engine = trace._need_model().core.open()
-        sequence = _engine.Sequence(engine)
-        for start in range(0, position, engine.max_rows):
-            part = np.array(trace.ids[start : min(start + engine.max_rows, position)], np.int32)
-            engine.forward([(sequence, part, len(part))])
-        last = np.array([trace.ids[position]], np.int32)
-        found, _ = engine.observe([(sequence, last, 1)], taps=_row_taps(record.places_of(engine)))
-        trace._probe = known = (position, found)
-    return known[1]
+def probe(engine: _engine.Engine, ids: Sequence[int], position: int) -> dict[Tap, Floats]:
+    """All taps of one token's row, (1, width) each, computed again with the same bits."""
+    sequence = _engine.Sequence(engine)
+    for start in range(0, position, engine.max_rows):
+        part = np.array(ids[start : min(start + engine.max_rows, position)], np.int32)
+        engine.forward([(sequence, part, len(part))])
+    last = np.array([ids[position]], np.int32)
+    found, _ = engine.observe([(sequence, last, 1)], taps=_row_taps(find(engine.plan)))
+    return {Tap(*tap): rows for tap, rows in found.items()}
 
 
 def _row_taps(places: Places) -> list[Tap]:
@@ -194,56 +153,22 @@ def _row_taps(places: Places) -> list[Tap]:
     return sorted(taps)
 
 
-def _place(trace: Trace, position: Any) -> int:
-    (place,) = record.select("position", checks.integer("position", position, -len(trace), len(trace) - 1), len(trace))
-    return place
-
-
-def _count(k: Any, vocab: int) -> int:
-    return min(checks.integer("k", k, 1), vocab)
-
-
-def _token(trace: Trace, position: int, token: Any) -> int:
-    model = trace._need_model()
-    if token is None:
-        if position + 1 < len(trace):
-            return trace.ids[position + 1]
-        return int(np.argmax(logits_at(trace, position)))
-    if isinstance(token, str):
-        ids = model.tokenize(token, add_special=False)
-        if len(ids) != 1:
-            raise WrongValue("token", f"={shown(token)} is {len(ids)} tokens, expected one: give an id")
-        return ids[0]
-    return model.core.check_ids([token], "token")[0]
-
-
 # ---- every position -----------------------------------------------------------------------------------------------
 
 
-def predictions(trace: Trace) -> dict[str, npt.NDArray[Any]]:
-    """entropy, next_rank and next_probability of the trace's positions, in blocks of 64 rows of logits."""
-    n = len(trace.positions)
+def predictions(recorded: Recorded, blocks: Iterable[tuple[slice, Floats]]) -> dict[str, npt.NDArray[Any]]:
+    """entropy, next_rank and next_probability of the recorded positions. blocks: (rows, their logits), in order."""
+    n = len(recorded.positions)
     entropy = np.empty(n, np.float32)
     rank, probability = np.zeros(n, np.int32), np.full(n, np.nan, np.float32)
-    for rows, logits in _blocks(trace):
+    for rows, logits in blocks:
         x = logits - logits.max(axis=1, keepdims=True)
         e = np.exp(x)
         total = e.sum(axis=1)
         entropy[rows] = np.log(total) - np.einsum("ij,ij->i", e, x) / total
-        for i, position in enumerate(trace.positions[rows]):
-            if position + 1 < len(trace):
-                own = x[i, trace.ids[position + 1]]
+        for i, position in enumerate(recorded.positions[rows]):
+            if position + 1 < len(recorded):
+                own = x[i, recorded.ids[position + 1]]
                 rank[rows.start + i] = 1 + np.count_nonzero(x[i] > own)
                 probability[rows.start + i] = np.exp(own) / total[i]
     return {"entropy": entropy, "next_rank": rank, "next_probability": probability}
-
-
-def _blocks(trace: Trace) -> Any:
-    if "logits" in trace.kept:
-        return ((slice(i, i + 64), trace.logits[i : i + 64]) for i in range(0, len(trace.positions), 64))
-    engine = trace._need_model().core.open()
-    places = record.places_of(engine)
-    if "hidden" in trace.kept and len(places.layers) - 1 in trace.layers:
-        return record.head_blocks(engine, places, trace.hidden[-1])
-    again = record.Selection(("hidden",), (len(places.layers) - 1,), trace.heads, trace.positions, len(trace))
-    return record.head_blocks(engine, places, record.record(engine, trace.ids, again, places, 512)["hidden"][-1])

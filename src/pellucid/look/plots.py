@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pellucid import checks
 from pellucid.look import record
-
-if TYPE_CHECKING:
-    from pellucid.look.lens import Attribution
-    from pellucid.look.trace import Trace
+from pellucid.look.lens import Attribution
+from pellucid.look.trace import Trace
 
 __all__ = ["MOST", "attention", "attribution", "lens", "save"]
 

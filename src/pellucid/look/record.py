@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,37 +11,20 @@ import numpy.typing as npt
 
 from pellucid import _engine, checks
 from pellucid.errors import WrongValue
-from pellucid.look.places import Layer, Places, Tap, find
+from pellucid.look.places import Layer, Places, Tap
+from pellucid.look.recorded import AXES
 
 __all__ = [
-    "AXES",
     "Selection",
     "check_limit",
     "check_want",
     "estimate",
     "head_blocks",
-    "places_of",
     "record",
     "select",
 ]
 
 Floats = npt.NDArray[np.float32]
-
-# Quantity -> its axes. "layers", "heads" and "positions" are those selected; "hidden" has the embeddings first.
-AXES: dict[str, tuple[str, ...]] = {
-    "embeddings": ("position", "dim"),
-    "hidden": ("after", "position", "dim"),
-    "q": ("layer", "head", "position", "head_dim"),
-    "k": ("layer", "kv_head", "token", "head_dim"),
-    "v": ("layer", "kv_head", "token", "value_dim"),
-    "scores": ("layer", "head", "position", "token"),
-    "attention": ("layer", "head", "position", "token"),
-    "attention_out": ("layer", "position", "dim"),
-    "mlp_out": ("layer", "position", "dim"),
-    "neurons": ("layer", "position", "ff"),
-    "head_out": ("layer", "head", "position", "dim"),
-    "logits": ("position", "vocab"),
-}
 
 
 @dataclass(frozen=True)
@@ -78,15 +61,10 @@ def select(name: str, value: Any, n: int) -> tuple[int, ...]:
     return tuple(sorted(out))
 
 
-def places_of(engine: Any) -> Places:
-    """Where the engine's plan shows each quantity."""
-    return find(engine.plan)
-
-
 # ---- sizes ----------------------------------------------------------------------------------------------------
 
 
-def sizes(engine: Any, places: Places, s: Selection) -> dict[str, int]:
+def sizes(engine: _engine.Engine, places: Places, s: Selection) -> dict[str, int]:
     """Length of each axis. Raises ValueError where layers differ in their heads."""
     plan = engine.plan
     groups = {(g.n_q, g.n_kv, g.dk, g.dv) for i in s.layers if (g := places.layers[i].group) is not None} or {
@@ -111,17 +89,17 @@ def sizes(engine: Any, places: Places, s: Selection) -> dict[str, int]:
     }
 
 
-def shapes(engine: Any, places: Places, s: Selection) -> dict[str, tuple[int, ...]]:
+def shapes(engine: _engine.Engine, places: Places, s: Selection) -> dict[str, tuple[int, ...]]:
     size = sizes(engine, places, s)
     return {name: tuple(size[axis] for axis in AXES[name]) for name in s.want}
 
 
-def estimate(engine: Any, places: Places, s: Selection) -> dict[str, int]:
+def estimate(engine: _engine.Engine, places: Places, s: Selection) -> dict[str, int]:
     """Bytes that each quantity will take."""
     return {name: 4 * int(np.prod(shape)) for name, shape in shapes(engine, places, s).items()}
 
 
-def check_limit(engine: Any, places: Places, s: Selection, limit: int) -> None:
+def check_limit(engine: _engine.Engine, places: Places, s: Selection, limit: int) -> None:
     """Raises ValueError when what was asked for is larger, saying what would fit."""
     parts = estimate(engine, places, s)
     total = sum(parts.values())
@@ -137,8 +115,8 @@ def check_limit(engine: Any, places: Places, s: Selection, limit: int) -> None:
         low, high = 0, len(selected)  # the most that fit
         while low < high:
             middle = (low + high + 1) // 2
-            fewer = {**s.__dict__, name: selected[:middle]}
-            if sum(estimate(engine, places, Selection(**fewer)).values()) <= limit:
+            fewer = replace(s, **{name: selected[:middle]})  # type: ignore[arg-type]
+            if sum(estimate(engine, places, fewer).values()) <= limit:
                 low = middle
             else:
                 high = middle - 1
@@ -151,7 +129,7 @@ def check_limit(engine: Any, places: Places, s: Selection, limit: int) -> None:
 # ---- passes ---------------------------------------------------------------------------------------------------
 
 
-def record(engine: Any, ids: Sequence[int], s: Selection, places: Places, chunk: int) -> dict[str, Floats]:
+def record(engine: _engine.Engine, ids: Sequence[int], s: Selection, places: Places, chunk: int) -> dict[str, Floats]:
     """Runs the sequence once -> the quantities; no bit of them depends on chunk."""
     shape = shapes(engine, places, s)
     out = {name: np.zeros(shape[name], np.float32) for name in s.want}
@@ -193,7 +171,7 @@ def record(engine: Any, ids: Sequence[int], s: Selection, places: Places, chunk:
 _OF_LAYER = ("attention_out", "mlp_out", "neurons", "mixed")  # names of Layer's taps, a row per position
 
 
-def _raw(engine: Any, places: Places, s: Selection) -> dict[str, tuple[int, ...]]:
+def _raw(engine: _engine.Engine, places: Places, s: Selection) -> dict[str, tuple[int, ...]]:
     """Shapes of what the passes give directly, for all that is wanted."""
     want = set(s.want)
     size = sizes(engine, places, s)
@@ -231,7 +209,7 @@ def _run(indices: npt.NDArray[np.intp]) -> Any:
 
 def _keep(
     rows: dict[str, Floats],
-    found: dict[Tap, Floats],
+    found: Mapping[tuple[int, int], Floats],
     places: Places,
     s: Selection,
     tokens: slice,
@@ -269,13 +247,13 @@ def _keep(
 # ---- heads' parts ---------------------------------------------------------------------------------------------
 
 
-def projection(engine: Any, layer: Layer) -> Floats:
+def projection(engine: _engine.Engine, layer: Layer) -> Floats:
     """W_o, dequantised: (dim, heads * value_dim)."""
     plan = engine.plan
     return engine.matrix(plan.segments[plan.ops[layer.project].seg].matrix)
 
 
-def post_norm(engine: Any, layer: Layer, projected: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def post_norm(engine: _engine.Engine, layer: Layer, projected: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """(m, dim), what the rows of attention's projection (bias included) are multiplied by on their way."""
     plan = engine.plan
     op = plan.ops[layer.project]
@@ -285,13 +263,13 @@ def post_norm(engine: Any, layer: Layer, projected: npt.NDArray[Any]) -> npt.NDA
     return plan.vectors[op.vec].data / np.sqrt(mean + op.eps)
 
 
-def projection_bias(engine: Any, layer: Layer) -> Any:
+def projection_bias(engine: _engine.Engine, layer: Layer) -> Any:
     plan = engine.plan
     bias = plan.segments[plan.ops[layer.project].seg].bias
     return 0.0 if bias < 0 else plan.vectors[bias].data
 
 
-def head_parts(engine: Any, layer: Layer, mixed: Floats, heads: Sequence[int]) -> Floats:
+def head_parts(engine: _engine.Engine, layer: Layer, mixed: Floats, heads: Sequence[int]) -> Floats:
     """(heads, m, dim): what each head adds to the residual stream."""
     g, w = layer.group, projection(engine, layer)
     assert g is not None
@@ -306,7 +284,7 @@ def head_parts(engine: Any, layer: Layer, mixed: Floats, heads: Sequence[int]) -
 # ---- the head -------------------------------------------------------------------------------------------------
 
 
-def head_blocks(engine: Any, places: Places, x: Floats, rows: int = 64) -> Iterator[tuple[slice, Floats]]:
+def head_blocks(engine: _engine.Engine, places: Places, x: Floats, rows: int = 64) -> Iterator[tuple[slice, Floats]]:
     """Logits (m, vocab) of rows of the residual stream (n, dim), by the model's own head, a block at a time."""
     sequence = _engine.Sequence(engine)
     for start in range(0, len(x), rows):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pellucid import _engine, arguments, checks
+from pellucid.core import Core
 from pellucid.errors import ContextFullError
 from pellucid.results import TokenLogprob
 from pellucid.sampling import MOST_LOGPROBS
@@ -56,23 +57,23 @@ class Score:
         }
 
 
-def score(model: Any, texts: Any, top: Any, window: Any) -> Any:
+def score(core: Core, texts: Any, top: Any, window: Any) -> Any:
     """``Model.score``."""
-    engine, top = model.core.open(), checks.integer("top", top, 0, MOST_LOGPROBS)
+    engine, top = core.open(), checks.integer("top", top, 0, MOST_LOGPROBS)
     if window is not None:
-        window = checks.integer("window", window, 2, model.context_length)
+        window = checks.integer("window", window, 2, core.context_length)
     several = arguments.several(texts)
     many = []
     for i, text in enumerate(texts if several else [texts]):
         name = f"text[{i}]" if several else "text"
-        ids = model.core.prompt_ids(text, name)
-        if window is None and len(ids) > model.context_length:
-            message = f"{name} is too long; window={model.context_length} scores it in overlapping parts"
-            raise ContextFullError(message, needed=len(ids), available=model.context_length)
+        ids = core.prompt_ids(text, name)
+        if window is None and len(ids) > core.context_length:
+            message = f"{name} is too long; window={core.context_length} scores it in overlapping parts"
+            raise ContextFullError(message, needed=len(ids), available=core.context_length)
         many.append(ids)
     parts = [part for ids in many for part in _windows(ids, window)]
     found = iter(score_ids(engine, parts, top))
-    spell = model.core.spell
+    spell = core.spell
 
     def token(id: int, logprob: float, best: list[tuple[int, float]]) -> TokenLogprob:
         return TokenLogprob(id, spell(id), logprob, [(i, spell(i), p) for i, p in best if i >= 0])
@@ -98,41 +99,46 @@ def _windows(ids: list[int], window: int | None) -> list[tuple[list[int], int]]:
     return parts
 
 
+Found = tuple[float, list[tuple[int, float]]]  # a token's log probability, and [(id, log probability)] of the likeliest
+
+
 @dataclass(slots=True)
-class _Job:
-    sequence: Any
+class _Part:
+    sequence: _engine.Sequence
     ids: npt.NDArray[np.int32]
     first: int
-    found: list[tuple[float, list[tuple[int, float]]]] = field(default_factory=list)
+    found: list[Found]
 
 
 def score_ids(
-    engine: Any, parts: Sequence[tuple[Sequence[int], int]], top: int = 0, begun: Any = None
-) -> list[list[tuple[float, list[tuple[int, float]]]]]:
+    engine: _engine.Engine,
+    parts: Sequence[tuple[Sequence[int], int]],
+    top: int = 0,
+    begun: _engine.Sequence | None = None,
+) -> list[list[Found]]:
     """parts: [(ids, first)] -> for each a list of (log probability, [(id, log probability) of the `top` likeliest]) of
     its tokens from `first` (>= 1) on. Several are rows of the same passes; logits are reduced where they are made.
     begun: a sequence that holds fewer than `first` tokens, with which all parts begin."""
-    jobs = [
-        _Job(_engine.Sequence(engine) if begun is None else begun.fork(), np.array(ids, np.int32), first)
-        for ids, first in parts
-    ]
-    waiting = [job for job in jobs if job.first < len(job.ids)]
+    found: list[list[Found]] = [[] for _ in parts]
+    waiting = []
+    for (ids, first), of_part in zip(parts, found, strict=True):
+        if first < len(ids):
+            sequence = _engine.Sequence(engine) if begun is None else begun.fork()
+            waiting.append(_Part(sequence, np.array(ids, np.int32), first, of_part))
     while waiting:
         batch, samplers, room = [], [], engine.max_rows
-        for job in waiting:
-            start = job.sequence.length
-            rows = job.ids[start : min(start + room, len(job.ids) - 1)]  # the last token predicts none of ours
+        for part in waiting:
+            start = part.sequence.length
+            rows = part.ids[start : min(start + room, len(part.ids) - 1)]  # no scored token follows the last one
             room -= len(rows)
-            skip = min(max(job.first - 1 - start, 0), len(rows))
-            batch.append((job.sequence, rows, skip))
-            for id in job.ids[start + skip + 1 : start + len(rows) + 1].tolist():
+            skip = min(max(part.first - 1 - start, 0), len(rows))
+            batch.append((part.sequence, rows, skip))
+            for id in part.ids[start + skip + 1 : start + len(rows) + 1].tolist():
                 samplers.append(_engine.Sampler(bias={id: CERTAIN}, logprobs=top))
             if not room:
                 break
         results = iter(engine.forward(batch, samplers=samplers))
-        for job, (_, rows, skip) in zip(waiting, batch, strict=False):
-            job.found += [(logprob, best) for _, logprob, best in (next(results) for _ in range(len(rows) - skip))]
-            if job.sequence.length == len(job.ids) - 1:
-                job.sequence = None  # its pages
-        waiting = [job for job in waiting if job.sequence is not None]
-    return [job.found for job in jobs]
+        for part, (_, rows, skip) in zip(waiting, batch, strict=False):
+            part.found += [(logprob, best) for _, logprob, best in (next(results) for _ in range(len(rows) - skip))]
+        waiting = [part for part in waiting if part.sequence.length < len(part.ids) - 1]  # frees the others' pages
+    return found

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from pellucid.look.lens import Attribution
-    from pellucid.look.trace import Token, Trace
+from pellucid.look.lens import Attribution
+from pellucid.look.trace import Token, Trace
 
 __all__ = ["Look", "Push", "Surprise", "heads", "looks", "surprise"]
 

@@ -1,39 +1,30 @@
-"""A trace: what one pass over a text computed on its way, as NumPy arrays."""
+"""A trace: what one pass over a text computed, and what else the model says of it when asked again."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import checks
-from pellucid.core import Core
-from pellucid.look import record
+from pellucid import checks, generation
+from pellucid.core import Core, Loaded
+from pellucid.errors import WrongValue, shown
+from pellucid.look import export, lens, record
+from pellucid.look.lens import Attribution, Guess, Lens
+from pellucid.look.places import Tap, find
+from pellucid.look.recorded import PREDICTIONS, Recorded, Selected, Token
 from pellucid.results import Completion
-
-if TYPE_CHECKING:
-    from pellucid.look.lens import Attribution, Guess, Lens
-    from pellucid.model import Model
 
 __all__ = ["LIMIT", "Token", "Trace", "trace"]
 
 Floats = npt.NDArray[np.float32]
 LIMIT = 2 << 30  # bytes that a trace may take unless `limit` says otherwise
-PREDICTIONS = ("entropy", "next_rank", "next_probability")
 
 
-class Token(NamedTuple):
-    """A token of the traced text. ``piece``: its text, or a special token's spelling (U+FFFD for a part of a character,
-    "" without a tokenizer and beyond its vocabulary)."""
-
-    id: int
-    piece: str
-
-
-class Trace:
+class Trace(Recorded):
     """What one pass over n tokens computed. Made by ``Model.trace``, which says what is kept; arrays are float32.
 
     L, H, P: how many ``layers``, ``heads`` and ``positions`` were selected (the attributes of these names list them,
@@ -61,76 +52,31 @@ class Trace:
     Of a layer whose part an edit skipped, that part's arrays are zero.
     """
 
-    ids: list[int]
-    tokens: list[Token]
-    layers: tuple[int, ...]
-    heads: tuple[int, ...]
-    positions: tuple[int, ...]
-    name: str  # of the model
-    embeddings: Floats
-    hidden: Floats
-    q: Floats
-    k: Floats
-    v: Floats
-    scores: Floats
-    attention: Floats
-    attention_out: Floats
-    mlp_out: Floats
-    neurons: Floats
-    head_out: Floats
-    logits: Floats
-    entropy: Floats
-    next_rank: npt.NDArray[np.int32]
-    next_probability: Floats
-
     def __init__(
         self,
         tokens: Sequence[Token],
-        selected: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+        selected: Selected,
         arrays: dict[str, npt.NDArray[Any]],
         name: str,
-        model: Model | None,
+        core: Core | None,
     ) -> None:
-        self.tokens = list(tokens)
-        self.ids = [token.id for token in self.tokens]
-        self.layers, self.heads, self.positions = selected
-        self.name = name
-        self.__dict__.update(arrays)
-        self._model = model
-        self._probe: Any = None  # (position, its taps): lens.probe
+        super().__init__(tokens, selected, arrays, name)
+        self._core = core
+        self._probed: tuple[int, dict[Tap, Floats]] | None = None  # the last position's
 
-    def __getattr__(self, name: str) -> Any:  # of what is not there
-        if name in PREDICTIONS:
-            from pellucid.look import lens
+    def __getattr__(self, name: str) -> Any:  # of what is not there yet
+        if name not in PREDICTIONS:
+            return super().__getattr__(name)
+        self._keep(lens.predictions(self, self._blocks()))
+        return vars(self)[name]
 
-            self.__dict__.update(lens.predictions(self))
-            return self.__dict__[name]
-        if name in record.AXES:
-            raise AttributeError(f"the trace has no {name}: ask for it with trace(..., want=({name!r}, ...))")
-        raise AttributeError(f"a trace has no attribute {name!r}")
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """Names of the quantities that it holds."""
-        return tuple(name for name in record.AXES if name in self.__dict__)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(self.__dict__[name].nbytes for name in self.kept)
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __repr__(self) -> str:
-        return f"<Trace of {len(self)} tokens, {', '.join(self.kept)}: {self.nbytes / 1e6:.1f} MB>"
-
-    # ---- asking the model again -------------------------------------------------------------------------------
-
-    def _need_model(self) -> Model:
-        """The model (or edited view) that it was made with. Raises ValueError after `load` without one."""
-        if self._model is None:
+    def _need_core(self) -> Core:
+        """What it was made with. Raises ValueError after `load` without a model."""
+        if self._core is None:
             raise ValueError("this trace was loaded without a model: Trace.load(path, model=model)")
-        return self._model
+        return self._core
+
+    # ---- one position -----------------------------------------------------------------------------------------
 
     def lens(self, position: int = -1, k: int = 5) -> Lens:
         """The logit lens (nostalgebraist 2020) at a token: the k likeliest next tokens after each layer.
@@ -138,15 +84,35 @@ class Trace:
         The final norm and the head are applied to the residual stream, by the model's own operation: the last entry
         has the bits of the real logits. -> list of layers + 1 lists of Guess(id, piece, probability, logit).
         """
-        from pellucid.look import lens
-
-        return lens.lens(self, position, k)
+        core = self._need_core()
+        places = find(core.open().plan)
+        position, k = self._place(position), checks.integer("k", k, 1)
+        if "hidden" in self.kept and self.layers == tuple(range(len(places.layers))) and position in self.positions:
+            rows = self.hidden[:, self.positions.index(position)]
+        else:
+            found = self._probe(position)
+            rows = np.concatenate([found[places.embeddings], *(found[layer.hidden] for layer in places.layers)])
+        return lens.lens(core, rows, k)
 
     def top(self, position: int = -1, k: int = 5) -> list[Guess]:
         """The k likeliest next tokens after a position -> [Guess(id, piece, probability, logit)]."""
-        from pellucid.look import lens
+        core, position, k = self._need_core(), self._place(position), checks.integer("k", k, 1)
+        return lens.guesses(core, self.logits_at(position), k)
 
-        return lens.top(self, position, k)
+    def logits_at(self, position: int = -1) -> Floats:
+        """Logits (vocab) after a position, kept or computed again."""
+        position = self._place(position)
+        kept = position in self.positions
+        if "logits" in self.kept and kept:
+            return self.logits[self.positions.index(position)]
+        engine = self._need_core().open()
+        places = find(engine.plan)
+        if "hidden" in self.kept and len(places.layers) - 1 in self.layers and kept:
+            row = self.hidden[-1, self.positions.index(position)][None]
+        else:
+            row = self._probe(position)[places.last]
+        ((_, logits),) = record.head_blocks(engine, places, row)
+        return logits[0]
 
     def attribution(self, position: int = -1, token: int | str | None = None) -> Attribution:
         """What the embedding, each layer's attention and feed-forward part, and each head pushed a token's logit by.
@@ -154,81 +120,96 @@ class Trace:
         token: an id, or the text of a single token; default: the token that follows, at the end the likeliest. The
         final norm is taken as linear at that row's own scale; what is attributed is the logit before a soft cap.
         """
-        from pellucid.look import lens
+        core, position = self._need_core(), self._place(position)
+        id = self._token(position, token)
+        return lens.attribution(core, self._probe(position), position, id, float(self.logits_at(position)[id]))
 
-        return lens.attribution(self, position, token)
+    def _place(self, position: Any) -> int:
+        n = len(self)
+        return checks.integer("position", position, -n, n - 1) % n
+
+    def _token(self, position: int, token: Any) -> int:
+        core = self._need_core()
+        if token is None:
+            if position + 1 < len(self):
+                return self.ids[position + 1]
+            return int(np.argmax(self.logits_at(position)))
+        if isinstance(token, str):
+            ids = core.need_tokenizer().encode(token, add_special=False)
+            if len(ids) != 1:
+                raise WrongValue("token", f"={shown(token)} is {len(ids)} tokens, expected one: give an id")
+            return ids[0]
+        return core.check_ids([token], "token")[0]
+
+    def _probe(self, position: int) -> dict[Tap, Floats]:
+        """Every tap of one token's row; the last one is kept."""
+        known = self._probed  # read once: another thread may ask for another position
+        if known is None or known[0] != position:
+            self._probed = known = (position, lens.probe(self._need_core().open(), self.ids, position))
+        return known[1]
+
+    def _blocks(self) -> Iterator[tuple[slice, Floats]]:
+        """Logits of all its positions, in blocks of 64 rows."""
+        if "logits" in self.kept:
+            return ((slice(i, i + 64), self.logits[i : i + 64]) for i in range(0, len(self.positions), 64))
+        engine = self._need_core().open()
+        places = find(engine.plan)
+        last = len(places.layers) - 1
+        if "hidden" in self.kept and last in self.layers:
+            return record.head_blocks(engine, places, self.hidden[-1])
+        again = record.Selection(("hidden",), (last,), self.heads, self.positions, len(self))
+        return record.head_blocks(engine, places, record.record(engine, self.ids, again, places, 512)["hidden"][-1])
 
     # ---- elsewhere --------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes all that it holds as one NumPy file (.npz)."""
-        from pellucid.look import export
-
         export.save(self, path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], model: Model | None = None) -> Trace:
+    def load(cls, path: str | os.PathLike[str], model: Loaded | None = None) -> Trace:
         """Reads what `save` wrote. model: for what must ask it (lens, attribution). Raises ValueError for another
         file."""
-        from pellucid.look import export
-
-        return export.load(path, model)
+        core = None if model is None else model.core
+        found = export.load(path, None if core is None else core.config.vocab)
+        return cls(found.tokens, (found.layers, found.heads, found.positions), found.arrays, found.name, core)
 
     def to_pandas(self, quantity: str = "tokens") -> Any:
         """A pandas DataFrame: "tokens", a row per position (id, piece, entropy, next_rank, next_probability); or a kept
         quantity, its last axis as columns and the others as index levels. Raises ImportError without pandas."""
-        from pellucid.look import export
-
         return export.to_pandas(self, quantity)
 
     def bertviz(self) -> tuple[tuple[npt.NDArray[np.float32], ...], list[str]]:
         """(attention, tokens) as BertViz's head_view and model_view take them: of each selected layer an array
         (1, heads, n, n), which `torch.from_numpy` turns into a tensor. Needs attention at all positions."""
-        from pellucid.look import export
-
         return export.bertviz(self)
 
 
 def trace(
-    model: Any,
+    core: Core,
     prompt: Any,
     want: Any = ("hidden", "attention"),
     *,
     layers: Any = None,
     heads: Any = None,
     positions: Any = None,
-    limit: int = LIMIT,
-    chunk: int = 512,
+    limit: Any = LIMIT,
+    chunk: Any = 512,
 ) -> Trace:
     """``Model.trace``."""
-    from pellucid import generation
-
-    engine, chunk = model.core.open(), generation.check_chunk(chunk)
+    engine, chunk = core.open(), generation.check_chunk(chunk)
     if isinstance(prompt, Completion):
-        prompt = (prompt.prompt_ids + prompt.ids)[: model.context_length]  # a last token without a place is left out
-    ids = model.core.prompt(prompt)
-    selection = plan_trace(model, len(ids), want, layers, heads, positions, limit)
-    arrays = record.record(engine, ids, selection, record.places_of(engine), chunk)
-    selected = selection.layers, selection.heads, selection.positions
-    return Trace(spell(model.core, ids), selected, arrays, model.core.facts.name, model)
-
-
-def plan_trace(
-    model: Any, n: int, want: Any, layers: Any = None, heads: Any = None, positions: Any = None, limit: int = LIMIT
-) -> record.Selection:
-    """Checks what is asked for of n tokens, and its size."""
-    config, engine = model.core.config, model.core.open()
-    limit = checks.integer("limit", limit, 0)
+        prompt = (prompt.prompt_ids + prompt.ids)[: core.context_length]  # a last token may have no place
+    ids = core.prompt(prompt)
     selection = record.Selection(
         record.check_want(want),
-        record.select("layers", layers, config.layers),
-        record.select("heads", heads, config.attention.n_q),
-        record.select("positions", positions, n),
-        n,
+        record.select("layers", layers, core.config.layers),
+        record.select("heads", heads, core.config.attention.n_q),
+        record.select("positions", positions, len(ids)),
+        len(ids),
     )
-    record.check_limit(engine, record.places_of(engine), selection, limit)
-    return selection
-
-
-def spell(core: Core, ids: Sequence[int]) -> list[Token]:
-    return [Token(id, core.spell(id, special=True)) for id in ids]
+    places = find(engine.plan)
+    record.check_limit(engine, places, selection, checks.integer("limit", limit, 0))
+    arrays = record.record(engine, ids, selection, places, chunk)
+    tokens = [Token(id, core.spell(id, special=True)) for id in ids]
+    return Trace(tokens, (selection.layers, selection.heads, selection.positions), arrays, core.facts.name, core)

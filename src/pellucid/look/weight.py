@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid import checks
+from pellucid._engine import Engine
 from pellucid.errors import WrongValue, shown
 
 __all__ = ["weight"]
 
 
-def weight(engine: Any, name: Any) -> npt.NDArray[np.float32]:
+def weight(engine: Engine, name: Any) -> npt.NDArray[np.float32]:
     """``Model.weight``."""
     name = checks.string("name", name)
     plan = engine.plan

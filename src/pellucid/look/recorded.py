@@ -1,0 +1,104 @@
+"""What a pass over a text computed on its way, as NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["AXES", "PREDICTIONS", "Recorded", "Selected", "Token"]
+
+Floats = npt.NDArray[np.float32]
+Selected = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # layers, heads, positions
+
+# Quantity -> its axes. "layers", "heads" and "positions" are those selected; "hidden" has the embeddings first.
+AXES: dict[str, tuple[str, ...]] = {
+    "embeddings": ("position", "dim"),
+    "hidden": ("after", "position", "dim"),
+    "q": ("layer", "head", "position", "head_dim"),
+    "k": ("layer", "kv_head", "token", "head_dim"),
+    "v": ("layer", "kv_head", "token", "value_dim"),
+    "scores": ("layer", "head", "position", "token"),
+    "attention": ("layer", "head", "position", "token"),
+    "attention_out": ("layer", "position", "dim"),
+    "mlp_out": ("layer", "position", "dim"),
+    "neurons": ("layer", "position", "ff"),
+    "head_out": ("layer", "head", "position", "dim"),
+    "logits": ("position", "vocab"),
+}
+PREDICTIONS = ("entropy", "next_rank", "next_probability")
+
+
+class Token(NamedTuple):
+    """A token of the traced text. ``piece``: its text, or a special token's spelling (U+FFFD for a part of a character,
+    "" without a tokenizer and beyond its vocabulary)."""
+
+    id: int
+    piece: str
+
+
+class Recorded:
+    """Tokens, and the arrays that were kept of them. They are attributes: see :class:`~pellucid.look.trace.Trace`."""
+
+    ids: list[int]
+    tokens: list[Token]
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    positions: tuple[int, ...]
+    name: str  # of the model
+    embeddings: Floats
+    hidden: Floats
+    q: Floats
+    k: Floats
+    v: Floats
+    scores: Floats
+    attention: Floats
+    attention_out: Floats
+    mlp_out: Floats
+    neurons: Floats
+    head_out: Floats
+    logits: Floats
+    entropy: Floats
+    next_rank: npt.NDArray[np.int32]
+    next_probability: Floats
+
+    def __init__(
+        self, tokens: Sequence[Token], selected: Selected, arrays: dict[str, npt.NDArray[Any]], name: str
+    ) -> None:
+        self.tokens = list(tokens)
+        self.ids = [token.id for token in self.tokens]
+        self.layers, self.heads, self.positions = selected
+        self.name = name
+        self._keep(arrays)
+
+    def _keep(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        for name, array in arrays.items():
+            setattr(self, name, array)
+
+    def __getattr__(self, name: str) -> Any:  # of what is not there
+        if name in AXES:
+            raise AttributeError(f"the trace has no {name}: ask for it with trace(..., want=({name!r}, ...))")
+        raise AttributeError(f"a trace has no attribute {name!r}")
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """By name: quantities, and predictions once they are known."""
+        return {name: vars(self)[name] for name in (*AXES, *PREDICTIONS) if name in vars(self)}
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the quantities that it holds."""
+        return tuple(name for name in AXES if name in vars(self))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the kept arrays."""
+        return sum(vars(self)[name].nbytes for name in self.kept)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __repr__(self) -> str:
+        return f"<Trace of {len(self)} tokens, {', '.join(self.kept)}: {self.nbytes / 1e6:.1f} MB>"
