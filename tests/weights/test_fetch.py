@@ -295,6 +295,8 @@ def test_killed_at_random_moments(served: Hub) -> None:
         _, err = child.communicate(timeout=30)
         assert child.returncode in (-signal.SIGKILL, 130, 0), err
         assert b"Traceback" not in err, err.decode()
+        final = catalog.cache_folder() / "hub/owner/toy/toy-Q4_0.gguf"
+        assert not final.exists() or final.read_bytes() == DATA
     served.pace = 0
     path = pull()
     assert path.read_bytes() == DATA and kept() == ["hub/owner/toy/toy-Q4_0.gguf"]

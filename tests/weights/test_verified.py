@@ -134,6 +134,14 @@ def test_damaged_records(served: Hub, record: bytes) -> None:
     assert pull() == path and "sha256" in file.read_text()
     flip(path, 0)
     damaged(REF)
+    served.model("o/s", FOLDER, license="mit")
+    folder = pull("o/s")
+    (folder.parent / ".s.verified").write_bytes(record)
+    pull("o/s")
+    for name in FOLDER:
+        flip(folder / name, 0, quietly=True)
+        damaged("o/s")
+        pull("o/s")
 
 
 # -- of the catalogue -----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pellucid.weights import store, web
 from pellucid.weights.download import Download, Remote, git_digest
 from pellucid.weights.reference import find, is_reference
 from pellucid.weights.store import Progress, cache_folder
-from pellucid.weights.verified import Record, seal
+from pellucid.weights.verified import Record, digest, seal
 from pellucid.weights.web import Limits, Unreachable
 
 __all__ = ["Limits", "Listing", "ask", "fetch", "find", "is_reference"]
@@ -126,17 +126,21 @@ class _Fetch:
         if not file.is_file() or remote.size not in (None, file.stat().st_size):
             return False
         if name in self._unread:
-            if remote.git and not remote.sha256:
-                right = git_digest(file) == remote.git
-            else:
-                right = self.record.verify(file, name, remote.sha256, lambda done: self.show(0, "verifying"))
-            if not right:
+            if not self._is_right(file, name, remote):
                 if name not in self._wrong:
                     self.told(f"{name} is not what was published: downloading it again")
                 self._wrong.add(name)
                 return False
             self._unread.discard(name)
         return True
+
+    def _is_right(self, file: Path, name: str, remote: Remote) -> bool:
+        sha256 = remote.sha256
+        if remote.git and sha256 is None:
+            if git_digest(file) != remote.git:
+                return False
+            sha256 = digest(file)
+        return self.record.verify(file, name, sha256, lambda done: self.show(0, "verifying"))
 
     def download(self) -> None:
         reference = self.listing.reference
@@ -277,9 +281,7 @@ class _Malformed(Exception):
     """A field of a listing is not what a hub sends."""
 
     def __init__(self, field: str, value: object, expected: str) -> None:
-        if isinstance(value, int) and not -(10**20) < value < 10**20:
-            value = "a number of more than 20 digits"
-        super().__init__(f"{field}: {one_line(repr(value), 80)}; expected {expected}")
+        super().__init__(f"{field}: {shown(value, 80)}; expected {expected}")
 
 
 def _field(of: dict[str, Any], name: str, kinds: type | tuple[type, ...], where: str = "") -> Any:
@@ -330,9 +332,9 @@ def _remote(url: str, index: int, entry: dict[str, Any]) -> Remote:
         raise _Malformed(f"{prefix}size", size, f"bytes, at most {_MOST_BYTES}")
     sha256 = _field(lfs, "sha256", (str, _NOTHING), f"{where}lfs.")
     git = _field(entry, "blobId", (str, _NOTHING), where)
-    for field, digest, digits in (("lfs.sha256", sha256, 64), ("blobId", git, 40)):
-        if digest is not None and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", digest):
-            raise _Malformed(where + field, digest, f"{digits} hexadecimal digits")
+    for field, value, digits in (("lfs.sha256", sha256, 64), ("blobId", git, 40)):
+        if value is not None and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
+            raise _Malformed(where + field, value, f"{digits} hexadecimal digits")
     return Remote(url, size, sha256, None if lfs else git)
 
 

@@ -24,7 +24,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from pellucid.errors import FetchError, one_line
+from pellucid import errors
+from pellucid.errors import FetchError, WrongValue, one_line
 from pellucid.weights.store import MIN_RATE
 
 _WINDOW = 30.0  # seconds of waiting over which the rate is measured
@@ -460,9 +461,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.max_bytes is not None and (type(self.max_bytes) is not int or self.max_bytes < 1):
-            raise ValueError(f"max_bytes={self.max_bytes!r}: expected a number of bytes")
+            raise WrongValue("max_bytes", f"={errors.shown(self.max_bytes)}: expected a number of bytes")
         if not 0 <= self.min_rate < float("inf"):
-            raise ValueError(f"min_rate={self.min_rate!r}: expected bytes per second")
+            raise WrongValue("min_rate", f"={errors.shown(self.min_rate)}: expected bytes per second")
 
 
 def get_json(url: str, told: Callable[[str], None], *, most: int = 16 << 20) -> Any:
