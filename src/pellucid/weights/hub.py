@@ -19,7 +19,7 @@ from pellucid.weights import store, web
 from pellucid.weights.download import Download, Remote, git_digest
 from pellucid.weights.reference import find, is_reference
 from pellucid.weights.store import Progress, cache_folder
-from pellucid.weights.verified import Record, digest, seal
+from pellucid.weights.verified import digest, record_of, seal
 from pellucid.weights.web import Limits, Unreachable
 
 __all__ = ["Limits", "Listing", "ask", "fetch", "find", "is_reference"]
@@ -103,7 +103,7 @@ class _Fetch:
         self.listing, self.progress, self.limits, self.told = listing, progress, limits, told
         self.top = listing.folder.parent
         self.parts = self.top / f".{listing.folder.name}.parts"
-        self.record = Record(names.record_path(listing.folder))
+        self.record = record_of(self.top, listing.folder.name)
         self.need = listing.size or 0  # bytes to download, as far as they are known
         self._unread = {name for name, _ in listing.files} if verify else set()
         self._wrong: set[str] = set()

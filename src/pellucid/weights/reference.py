@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pellucid.errors import FetchError, one_line
 from pellucid.weights.store import cache_folder, cannot_use
-from pellucid.weights.verified import Record
+from pellucid.weights.verified import changed, record_of
 
 REFERENCE = re.compile(
     r"(?P<owner>\w[\w.-]{0,95})/(?P<name>\w[\w.-]{0,95})(?:@(?P<revision>[\w./-]{1,200}))?(?::(?P<file>.{1,1000}))?"
@@ -64,7 +64,7 @@ def find(reference: str, *, check: bool = False) -> Path | None:
             chosen = choose(reference, names, wanted)
             if missing(chosen, names):
                 return None
-            record = Record(record_path(folder))
+            record = record_of(folder.parent, folder.name)
             for name in chosen if check else []:
                 if not record.is_same(folder / name, name):
                     raise changed(reference, folder / name)
@@ -72,20 +72,6 @@ def find(reference: str, *, check: bool = False) -> Path | None:
     except OSError as error:
         raise cannot_use(reference, cache_folder(), 0, error) from error
     return None
-
-
-def changed(reference: str, file: Path) -> FetchError:
-    """The error for a file that is no longer what was verified."""
-    return FetchError(
-        f"{one_line(str(file), 200)} is damaged, or was changed after it was verified: run"
-        f" `pellucid pull {one_line(reference, 100)}`, which downloads it again",
-        name=reference,
-    )
-
-
-def record_path(folder: Path) -> Path:
-    """The record of what was verified of the model in ``folder``."""
-    return folder.parent / f".{folder.name}.verified"
 
 
 def place(reference: str) -> tuple[Path, str]:

@@ -91,6 +91,14 @@ def check_space(name: str, folder: Path, need: int) -> None:
         raise disk_full(name, folder, need)
 
 
+def has_size(path: Path, nbytes: int) -> bool:
+    """Whether this is a file of that many bytes."""
+    try:
+        return path.is_file() and path.stat().st_size == nbytes
+    except OSError:
+        return False
+
+
 def commit(out: IO[bytes], draft: Path, target: Path) -> None:
     """Gives a whole file its name, by one atomic rename after its bytes are on the disk. ``out``: the open draft."""
     out.flush()

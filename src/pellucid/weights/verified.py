@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pellucid.errors import FetchError, one_line
+
 _HEAD = 1 << 16
 _BLOCK = 1 << 12
 _BLOCKS = 16
@@ -112,6 +114,20 @@ class Record:
         if (new := seal(file, found)) != known:
             self.put(name, new)
         return True
+
+
+def record_of(folder: Path, name: str) -> Record:
+    """The record of the model ``name`` in ``folder``."""
+    return Record(folder / f".{name}.verified")
+
+
+def changed(name: str, file: Path) -> FetchError:
+    """The error for a file that is no longer what was verified."""
+    return FetchError(
+        f"{one_line(str(file), 200)} is damaged, or was changed after it was verified: run"
+        f" `pellucid pull {one_line(name, 100)}`, which downloads it again",
+        name=name,
+    )
 
 
 def _read(record: Path) -> dict[str, Seal]:
