@@ -54,10 +54,21 @@ class Tiny:
     pattern: int = 6  # every so many-th layer is global
     local_base: float = 10000.0
     query_scalar: int = 0  # scores are divided by its root; 0: head_dim
+    local: tuple[bool, ...] | None = None  # which layers have the window, where no pattern says
+    model_type: str = ""  # of the folder, where it is not that of KINDS
+    act: str = ""  # activation; "": that of the architecture
+    biases: tuple[str, ...] = ()  # "attention", "mlp": which projections have some
 
     @property
     def gemma(self) -> bool:
         return self.arch == "gemma3"
+
+    @property
+    def windows(self) -> tuple[bool, ...]:
+        """Which layers see a window alone."""
+        if self.local is not None:
+            return self.local
+        return tuple(self.gemma and (i + 1) % self.pattern != 0 for i in range(self.layers))
 
     @property
     def qk_norm(self) -> bool:
@@ -81,6 +92,17 @@ TINY = (
     ),
     # Heads wider than hidden / heads, as the smaller Qwen3 have them.
     Tiny("qwen3", seed=31, arch="qwen3", head_dim=24, eps=1e-4, rope_base=1e6),
+    Tiny("mistral", seed=41, model_type="mistral", window=8, local=(True,) * 3, tied=False),
+    Tiny("llama_biases", seed=42, biases=("attention", "mlp"), tied=False),
+    Tiny("llama_gelu", seed=43, act="gelu_pytorch_tanh", layers=2),
+    Tiny(
+        "qwen3_windows", seed=44, arch="qwen3", layers=4, eps=1e-4, rope_base=1e4, local=(False, True, True, True),
+        biases=("attention",),
+    ),
+    Tiny(
+        "gemma3_irregular", seed=45, arch="gemma3", layers=4, head_dim=24, eps=1e-3, rope_base=1e5,
+        local=(False, True, True, False), biases=("attention",), act="silu",
+    ),
 )  # fmt: skip
 
 
@@ -91,6 +113,12 @@ def token_ids(model: Tiny, length: int) -> list[int]:
         if place < length:
             ids[place] = value
     return ids
+
+
+BIASED = {
+    "attention": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+    "mlp": ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+}
 
 
 def weights(model: Tiny) -> Weights:
@@ -127,6 +155,10 @@ def weights(model: Tiny) -> Weights:
         out[p + "mlp.gate_proj.weight"] = matrix(model.ff, d)
         out[p + "mlp.up_proj.weight"] = matrix(model.ff, d)
         out[p + "mlp.down_proj.weight"] = matrix(d, model.ff, 2.0)
+        for kind, parts in BIASED.items():
+            for name in parts if kind in model.biases else ():
+                rows = len(out[f"{p}{name}.weight"])
+                out[f"{p}{name}.bias"] = (generator.random(rows) - 0.5).astype(np.float32)
     out["model.norm.weight"] = norm(d)
     if not model.tied:
         out["lm_head.weight"] = matrix(model.vocab, d)
@@ -148,12 +180,13 @@ KINDS = {
     "llama": ("LlamaForCausalLM", "llama"),
     "gemma3": ("Gemma3ForCausalLM", "gemma3_text"),
     "qwen3": ("Qwen3ForCausalLM", "qwen3"),
+    "mistral": ("MistralForCausalLM", "mistral"),
 }
 
 
 def config(model: Tiny) -> dict[str, Any]:
     """The contents of config.json."""
-    class_name, model_type = KINDS[model.arch]
+    class_name, model_type = KINDS[model.model_type or model.arch]
     out: dict[str, Any] = {
         "architectures": [class_name],
         "model_type": model_type,
@@ -167,7 +200,7 @@ def config(model: Tiny) -> dict[str, Any]:
         "max_position_embeddings": 256,
         "rms_norm_eps": model.eps,
         "tie_word_embeddings": model.tied,
-        "attention_bias": False,
+        "attention_bias": "attention" in model.biases,
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,
@@ -191,18 +224,23 @@ def config(model: Tiny) -> dict[str, Any]:
         out["rope_theta"] = model.rope_base
         out["rope_scaling"] = scaling
     if model.gemma:
-        out["hidden_activation"] = "gelu_pytorch_tanh"
+        out["hidden_activation"] = model.act or "gelu_pytorch_tanh"
         out["rope_local_base_freq"] = model.local_base
         out["sliding_window"] = model.window
         out["query_pre_attn_scalar"] = model.query_scalar or model.head_dim
         out["final_logit_softcapping"] = None
         out["attn_logit_softcapping"] = None
-        out["layer_types"] = [
-            "full_attention" if (i + 1) % model.pattern == 0 else "sliding_attention" for i in range(model.layers)
-        ]
+        out["layer_types"] = ["sliding_attention" if local else "full_attention" for local in model.windows]
     else:
-        out["hidden_act"] = "silu"
-        out["mlp_bias"] = False
+        out["hidden_act"] = model.act or "silu"
+    if model.arch == "llama":
+        out["mlp_bias"] = "mlp" in model.biases
+    if model.model_type == "mistral":
+        out["sliding_window"] = model.window if any(model.windows) else None
+    if model.arch == "qwen3" and any(model.windows):
+        out["use_sliding_window"] = True
+        out["sliding_window"] = model.window
+        out["max_window_layers"] = model.windows.index(True)
     return out
 
 
@@ -239,20 +277,18 @@ OUTER_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", 
 
 def gguf_name(model: Tiny, name: str) -> str:
     """The GGUF name of a tensor with this Hugging Face name."""
-    stem = name.removesuffix(".weight")
+    stem, _, kind = name.rpartition(".")
     if stem in OUTER_NAMES:
-        return OUTER_NAMES[stem] + ".weight"
+        return f"{OUTER_NAMES[stem]}.{kind}"
     _, _, layer, rest = stem.split(".", 3)
     table = {**LAYER_NAMES, **(GEMMA_NAMES if model.gemma else LLAMA_NAMES)}
-    return f"blk.{layer}.{table[rest]}.weight"
+    return f"blk.{layer}.{table[rest]}.{kind}"
 
 
 def interleave_halves(matrix: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float32]:
-    """Reorders the rows of every head from (first half, second half) to pairs of one of each."""
-    rows, columns = matrix.shape
-    return np.ascontiguousarray(matrix.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2)).reshape(
-        rows, columns
-    )
+    """Reorders the rows of every head (of a matrix or a bias) from (first half, second half) to pairs of one of each."""
+    rows = len(matrix)
+    return np.ascontiguousarray(matrix.reshape(heads, 2, rows // heads // 2, -1).swapaxes(1, 2)).reshape(matrix.shape)
 
 
 def llama3_factors(model: Tiny) -> npt.NDArray[np.float32]:
@@ -293,8 +329,13 @@ def write_gguf(
     if model.qk_norm:
         writer.add_key_length(model.head_dim)
         writer.add_value_length(model.head_dim)
-    if model.gemma:
+    if any(model.windows):
         writer.add_sliding_window(model.window)
+    if model.local is not None and len({*model.local}) > 1:
+        writer.add_sliding_window_pattern(model.local)  # type: ignore[arg-type]
+    if model.act:
+        writer.add_string(f"{model.arch}.hidden_activation", model.act)
+    if model.gemma:
         if model.query_scalar:
             writer.add_attention_scale(model.query_scalar**-0.5)
     elif model.arch == "llama":
