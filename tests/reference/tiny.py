@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,7 +287,7 @@ def gguf_name(model: Tiny, name: str) -> str:
 
 
 def interleave_halves(matrix: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float32]:
-    """Reorders the rows of every head (of a matrix or a bias) from (first half, second half) to pairs of one of each."""
+    """Reorders the rows of every head, also of a bias, from (first half, second half) to pairs of one of each."""
     rows = len(matrix)
     return np.ascontiguousarray(matrix.reshape(heads, 2, rows // heads // 2, -1).swapaxes(1, 2)).reshape(matrix.shape)
 
@@ -308,9 +309,11 @@ def write_gguf(
     context: int = 256,
     encode: Encode | None = None,
     extra: Callable[[gguf.GGUFWriter], None] | None = None,
+    fused: bool = False,
 ) -> Path:
     """Writes the model as a GGUF file without a tokenizer; returns the path. encode: what becomes of each tensor, its
-    GGUF name and values -> (data, format or None for the data's own). extra: adds to the header, e.g. a tokenizer."""
+    GGUF name and values -> (data, format or None for the data's own). extra: adds to the header, e.g. a tokenizer.
+    fused: queries, keys and values of a layer are one matrix, attn_qkv, where their formats are one."""
     writer = gguf.GGUFWriter(path, model.arch)
     writer.add_name(f"tiny {model.name}")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
@@ -344,6 +347,7 @@ def write_gguf(
         extra(writer)
     if model.llama3 is not None:
         writer.add_tensor("rope_freqs.weight", llama3_factors(model))
+    together: dict[str, list[npt.NDArray[Any]]] = {}
     for name, value in weights(model).items():
         if model.gemma and name.endswith("norm.weight"):
             value = value + np.float32(1.0)
@@ -352,6 +356,13 @@ def write_gguf(
         if model.arch == "llama" and "k_proj" in name:
             value = interleave_halves(value, model.kv_heads)
         data, kind = (value, None) if encode is None else encode(gguf_name(model, name), value)
+        part = re.fullmatch(r"(blk\.\d+\.attn_)[qkv](\.\w+)", gguf_name(model, name))
+        if fused and part is not None:
+            parts = together.setdefault(f"{part[1]}qkv{part[2]}", [])
+            parts.append(data)
+            if len(parts) == 3:
+                writer.add_tensor(f"{part[1]}qkv{part[2]}", np.concatenate(parts), raw_dtype=kind)
+            continue
         writer.add_tensor(gguf_name(model, name), data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -185,7 +185,7 @@ class _Names:
     def __init__(self, table: Folder, biases: list[str]) -> None:
         self._names = table.names
         self._back = {name: own for own, name in table.names.items()}
-        self.biased = {name for key in biases for name in table.biases[key]}
+        self.biased = {name: key for key in biases for name in table.biases[key]}  # projection -> the key that says so
         self._found: dict[str, str] = {}
 
     def gguf(self, own: str, name: str) -> str | None:
@@ -225,8 +225,10 @@ def _tensors(folder: ModelFile, table: Folder, names: _Names, wrapper: Wrapper |
         found[name] = t
     for name in [name for name in found if name.endswith(".weight")]:
         stem = name.removesuffix(".weight")
-        if stem.rpartition(".")[2] in names.biased and f"{stem}.bias" not in found:
-            raise ModelFileError("no such tensor", file=folder.path, field=names.own(f"{stem}.bias"))
+        key = names.biased.get(stem.rpartition(".")[2])
+        if key is not None and f"{stem}.bias" not in found:
+            field, expected = names.own(f"{stem}.bias"), f"a bias, for {key} is true"
+            raise ModelFileError("no such tensor", file=folder.path, field=field, expected=expected)
     return found
 
 
