@@ -45,7 +45,7 @@ _HARMLESS = frozenset(
     """.split()
 )
 _HARMLESS_PREFIX = "unsloth_"
-# Keys of which one value runs, though another would be null, false or empty.
+# Keys of which one value runs, though another would be false.
 _ONLY = {"is_causal": True, "partial_rotary_factor": 1.0}
 # Keys that may be null though they have a default: null says something else.
 _NULLABLE = {"head_dim", "num_key_value_heads", "sliding_window"}
@@ -158,9 +158,12 @@ def _check_vocabulary(c: _Settings, tensors: dict[str, Tensor]) -> None:
 
 def _check_unread(c: _Settings, known: frozenset[str]) -> None:
     """Refuses the first key that nothing has read, unless it is known not to matter, or is false or empty."""
+    table = c.folder.get_table(c.prefix[:-1])
     for key, only in _ONLY.items():
         if c.get_any(key, only) != only:
             raise c.refuse(key, str(only).lower())
+    if table.get("is_causal", True) is None:  # transformers takes null for false
+        raise c.fail("is_causal", "it is null", "true")
     if c.get_any("quantization_config", None):
         method = c.get_str("quantization_config.quant_method", "unknown")
         raise UnsupportedModelError(
@@ -171,7 +174,7 @@ def _check_unread(c: _Settings, known: frozenset[str]) -> None:
         key = full.removeprefix(c.prefix)
         if key in known or key in _HARMLESS or key.startswith(_HARMLESS_PREFIX):
             continue
-        value = c.folder.get_table(c.prefix[:-1])[key]
+        value = table[key]
         if value is not False and value not in ("", [], {}):
             raise c.refuse(key)
 
