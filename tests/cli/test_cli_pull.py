@@ -156,6 +156,7 @@ def test_the_catalogue_takes_the_same_limits(call: Run, served: Hub) -> None:
 def test_wrong_options(call: Run, served: Hub) -> None:
     assert "--sha256='x': expected 64" in error_line(call("pull", "o/free", "--sha256", "x"))
     assert "the catalogue has its own" in error_line(call("pull", "--sha256", "x"))
-    assert "names no model" in error_line(call("pull", "o/free@../x:y"))
+    for name in ("o/free@../x:y", "o/" + "n" * 400, "a/b/c", "/"):
+        assert "names no model: expected OWNER/NAME" in error_line(call("pull", name))
     with pytest.raises(FetchError, match="no model is called"):
         catalog.fetch("x")

@@ -57,7 +57,7 @@ def pull(
 
     most = None if max_bytes is None else _bytes("--max-bytes", max_bytes, least=1)
     rate = _bytes("--min-rate", min_rate)
-    if catalog.find(name) is None and hub.is_reference(name):
+    if catalog.find(name) is None and (hub.is_reference(name) or "/" in name):
         limits = hub.Limits(most, rate)
         shown = _from_hub(name, yes, sha256, insecure, not no_verify, limits)
     elif sha256 is not None:

@@ -81,7 +81,8 @@ def place(reference: str) -> tuple[Path, str]:
     match = REFERENCE.fullmatch(reference)
     if match is None or ".." in (match["revision"] or ""):
         raise FetchError(
-            f"{one_line(reference, 200)!r} names no model: expected OWNER/NAME, OWNER/NAME:FILE or https://...gguf"
+            f"{one_line(reference, 200)!r} names no model: expected OWNER/NAME, of at most 96 characters each,"
+            " OWNER/NAME:FILE or https://...gguf"
         )
     name = match["name"] + (f"@{match['revision'].replace('/', '--')}" if match["revision"] else "")
     for part in (match["owner"], name):
