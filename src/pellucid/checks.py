@@ -21,7 +21,7 @@ __all__ = ["choice", "flag", "integer", "items", "number", "shown", "string", "w
 
 MOST_INT32 = 2**31 - 1
 MOST_FLOAT32 = float(np.finfo(np.float32).max)
-MOST_ITEMS = 2**24  # of a sequence: one without end is refused here
+MOST_ITEMS = 2**20  # of a sequence, more than any vocabulary has: one without end is refused here
 
 
 def wrong_type(argument: str, value: object, expected: str, at: str = "") -> WrongType:
@@ -92,7 +92,7 @@ def choice(argument: str, value: Any, allowed: Iterable[str]) -> str:
     return found
 
 
-def items(argument: str, value: Any, expected: str) -> Iterator[tuple[str, Any]]:
+def items(argument: str, value: Any, expected: str, most: int = MOST_ITEMS) -> Iterator[tuple[str, Any]]:
     """(place, item) for each item of a sequence or set, which is neither text nor a mapping."""
     if isinstance(value, (str, bytes, bytearray, Mapping)) or not hasattr(type(value), "__iter__"):
         raise wrong_type(argument, value, expected)
@@ -100,7 +100,7 @@ def items(argument: str, value: Any, expected: str) -> Iterator[tuple[str, Any]]
         iterator = iter(value)
     except TypeError:  # an array without dimensions
         raise wrong_type(argument, value, expected) from None
-    for i, item in enumerate(islice(iterator, MOST_ITEMS)):
+    for i, item in enumerate(islice(iterator, most)):
         yield f"[{i}]", item
     if next(iterator, iterator) is not iterator:
-        raise WrongValue(argument, f" has more than {MOST_ITEMS} items")
+        raise WrongValue(argument, f" has more than {most} items")

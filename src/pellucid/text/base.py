@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -62,7 +63,7 @@ def check_id(index: object, size: int) -> int:
 
 
 def check_ids(ids: object, size: int) -> list[int]:
-    return [check_id(i, size) for _, i in items("ids", ids, "a sequence of integers")]
+    return [check_id(i, size) for _, i in items("ids", ids, "a sequence of integers", sys.maxsize)]
 
 
 @contextmanager
