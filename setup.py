@@ -29,6 +29,10 @@ BASELINE = ("cpu", "formats", "cache", "ops", "engine", "kernels", "kernels/scal
 # No -ffast-math and no contraction: a sum's order and rounding are part of the contract.
 COMMON = shlex.split("-std=gnu11 -O3 -ffp-contract=off -fno-math-errno -fPIC -fvisibility=hidden -pthread -fopenmp")
 WARNINGS = ["-Wall", "-Wextra"]
+# Threads' stacks may be small (kernels/kernels.h): larger frames are errors, and large ones touch each page they take.
+FRAME_BYTES = 8192
+FRAMES = (f"-Werror=frame-larger-than={FRAME_BYTES}", f"-Wframe-larger-than={FRAME_BYTES} -Werror=frame-larger-than")
+CLASH = "-fstack-clash-protection"
 GENERATED = shlex.split("-O2 -DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -fopenmp -w")
 DIRECTIVES = {"language_level": 3}
 
@@ -122,6 +126,18 @@ def check_toolchain(cc: list[str], include: list[str]) -> None:
         )
 
 
+def stack_flags(cc: list[str], extra: list[str]) -> list[str]:
+    """The flags that keep frames small, in the compiler's spelling; the frames of a sanitizer are its own."""
+    frame = "int g(char *);\nint f(void) { char a[%d]; return g(a); }"
+    flags = [CLASH] if compiles(cc, ["-Werror", CLASH], frame % 64) else []
+    if any(flag.startswith("-fsanitize") for flag in extra):
+        return flags
+    for spelling in map(shlex.split, FRAMES):
+        if compiles(cc, ["-Werror", *spelling], frame % 64) and not compiles(cc, spelling, frame % (FRAME_BYTES + 64)):
+            return [*flags, *spelling]
+    return flags
+
+
 def tiers(cc: list[str], root: Path = CSRC) -> list[Isa]:
     """The tiers of this machine that have sources under `root` and that the compiler can build."""
     found = [t for t in TIERS if t.machine == machine() and any((root / "kernels" / t.sources).glob("*.c"))]
@@ -189,7 +205,7 @@ class BuildExt(build_ext):
         temp = Path(self.build_temp)
         built = tiers(cc)
         print("instruction sets:", ", ".join(["scalar", *(t.name for t in built)]), flush=True)
-        core = [*COMMON, *WARNINGS, f"-I{CSRC}", *(t.define for t in built)]
+        core = [*COMMON, *WARNINGS, *stack_flags(cc, extra_flags()), f"-I{CSRC}", *(t.define for t in built)]
         jobs = [("scalar", core, p) for folder in BASELINE for p in sorted((CSRC / folder).glob("*.c"))]
         for tier in built:
             jobs += [

@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,27 @@ def test_builds_and_builds_again_what_changed(project: Path) -> None:
 def test_cflags_reach_the_compiler(project: Path) -> None:
     (project / "csrc/ops/idle.c").write_text("#ifndef WANTED\n#error not wanted\n#endif\ntypedef int pl_nothing;\n")
     assert build_in_place(project, PELLUCID_CFLAGS="-DWANTED").returncode == 0
+
+
+FRAME = "void pl_use(char *);\nvoid pl_idle(void);\nvoid pl_idle(void) { char a[%d]; pl_use(a); }\n"
+
+
+@pytest.mark.parametrize("cc", COMPILERS)
+def test_a_frame_too_large_for_small_stacks_is_an_error(project: Path, cc: str) -> None:
+    source = project / "csrc/ops/idle.c"
+    (project / "csrc/ops/use.c").write_text("void pl_use(char *);\nvoid pl_use(char *a) { *a = 0; }\n")
+    source.write_text(FRAME % 8000)
+    assert build_in_place(project, CC=cc).returncode == 0
+    source.write_text(FRAME % 9000)
+    done = build_in_place(project, CC=cc)
+    assert done.returncode == 1 and "frame" in done.stderr and "8192" in done.stderr
+    assert build_in_place(project, CC=cc, PELLUCID_CFLAGS="-fsanitize=undefined").returncode == 0
+
+
+@pytest.mark.parametrize("cc", COMPILERS)
+def test_large_frames_touch_each_page(build: ModuleType, cc: str) -> None:
+    flags = build.stack_flags([cc], [])
+    assert "-fstack-clash-protection" in flags and any("frame-larger-than" in flag for flag in flags)
 
 
 def test_a_broken_source_shows_the_compilers_words(project: Path) -> None:

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,8 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MAX_CPUS 8192 /* the most that Linux can be built for */
-#define MAX_PATH 4096
+#define MAX_CPUS 8192      /* the most that Linux can be built for */
 #define MAX_FILE (1 << 20) /* mountinfo of a host with many containers: some 100 KB */
 
 typedef struct cpu_bits {
@@ -45,14 +45,22 @@ static int count_bits(const cpu_bits *b)
 
 /* ---- files -------------------------------------------------------------------------------------------------------- */
 
-/* The text of root + path, at most `most` bytes of it, to be freed; NULL when it is not a readable ordinary file. */
-static char *read_text(const char *root, const char *path, size_t most)
+/* The text of a file, at most `most` bytes of it, to be freed; NULL when it is not a readable ordinary file. Its path:
+ * root, and what the format makes of the rest. */
+static char *read_text_v(const char *root, size_t most, const char *format, va_list args)
 {
-    char full[MAX_PATH];
-    int n = snprintf(full, sizeof full, "%s%s", root, path);
-    if (n < 0 || (size_t)n >= sizeof full)
+    va_list again;
+    va_copy(again, args);
+    size_t n = strlen(root);
+    int rest = vsnprintf(NULL, 0, format, again);
+    va_end(again);
+    char *path = rest < 0 ? NULL : malloc(n + (size_t)rest + 1);
+    if (!path)
         return NULL;
-    int fd = open(full, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* must not hang on a pipe in its place */
+    memcpy(path, root, n);
+    vsnprintf(path + n, (size_t)rest + 1, format, args);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* must not hang on a pipe in its place */
+    free(path);
     if (fd < 0)
         return NULL;
     struct stat st;
@@ -80,6 +88,15 @@ static char *read_text(const char *root, const char *path, size_t most)
     return text;
 }
 
+__attribute__((format(printf, 3, 4))) static char *read_text(const char *root, size_t most, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    char *text = read_text_v(root, most, format, args);
+    va_end(args);
+    return text;
+}
+
 /* Reads a non-negative decimal integer at *p and moves *p past it; -1 where there is none. */
 static long long take_number(const char **p)
 {
@@ -92,9 +109,12 @@ static long long take_number(const char **p)
     return errno ? LLONG_MAX : v;
 }
 
-static long long read_number(const char *root, const char *path)
+__attribute__((format(printf, 2, 3))) static long long read_number(const char *root, const char *format, ...)
 {
-    char *text = read_text(root, path, 64);
+    va_list args;
+    va_start(args, format);
+    char *text = read_text_v(root, 64, format, args);
+    va_end(args);
     const char *p = text;
     long long v = text ? take_number(&p) : -1;
     free(text);
@@ -124,7 +144,7 @@ static int parse_list(const char *p, cpu_bits *bits)
 
 static int read_list(const char *root, const char *path, cpu_bits *bits)
 {
-    char *text = read_text(root, path, MAX_FILE);
+    char *text = read_text(root, MAX_FILE, "%s", path);
     int n = text ? parse_list(text, bits) : 0;
     free(text);
     return n;
@@ -136,7 +156,7 @@ static int read_list(const char *root, const char *path, cpu_bits *bits)
 static int allowed_by_status(const char *root, cpu_bits *bits)
 {
     static const char key[] = "Cpus_allowed_list:";
-    char *text = read_text(root, "/proc/self/status", MAX_FILE);
+    char *text = read_text(root, MAX_FILE, "/proc/self/status");
     const char *p = text ? strstr(text, key) : NULL;
     int n = 0;
     if (p) {
@@ -182,10 +202,8 @@ static int64_t core_of(const char *root, int cpu)
                 if (has_bit(&siblings, j))
                     return j;
     }
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/core_id", cpu);
-    long long core = read_number(root, path);
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/physical_package_id", cpu);
-    long long package = read_number(root, path);
+    long long core = read_number(root, "/sys/devices/system/cpu/cpu%d/topology/core_id", cpu);
+    long long package = read_number(root, "/sys/devices/system/cpu/cpu%d/topology/physical_package_id", cpu);
     if (core < 0 || core > INT32_MAX || package > INT32_MAX)
         return -1;
     /* Packages may be unknown (-1) on one-package machines; beyond every number that a sibling can have. */
@@ -232,32 +250,25 @@ static double ratio(long long quota, long long period)
     return quota > 0 && period > 0 ? (double)quota / (double)period : 0;
 }
 
-/* The quota of one folder; 0 = none. */
-static double quota_here(const char *root, const char *dir, int v2)
+/* The quota of the folder `mount` + `group`; 0 = none. */
+static double quota_here(const char *root, const char *mount, const char *group, int v2)
 {
-    char path[MAX_PATH];
-    if (v2) { /* "max 100000" or "150000 100000" */
-        if ((size_t)snprintf(path, sizeof path, "%s/cpu.max", dir) >= sizeof path)
-            return 0;
-        char *text = read_text(root, path, 64);
-        double q = 0;
-        if (text) {
-            const char *p = text;
-            long long quota = take_number(&p), period = 100000; /* the period may be left out */
-            p += strspn(p, " \t");
-            if (*p && *p != '\n')
-                period = take_number(&p);
-            q = ratio(quota, period);
-        }
-        free(text);
-        return q;
+    if (!v2) { /* -1: none */
+        long long quota = read_number(root, "%s%s/cpu.cfs_quota_us", mount, group);
+        return ratio(quota, read_number(root, "%s%s/cpu.cfs_period_us", mount, group));
     }
-    if ((size_t)snprintf(path, sizeof path, "%s/cpu.cfs_quota_us", dir) >= sizeof path)
-        return 0;
-    long long quota = read_number(root, path); /* -1: none */
-    if ((size_t)snprintf(path, sizeof path, "%s/cpu.cfs_period_us", dir) >= sizeof path)
-        return 0;
-    return ratio(quota, read_number(root, path));
+    char *text = read_text(root, 64, "%s%s/cpu.max", mount, group); /* "max 100000" or "150000 100000" */
+    double q = 0;
+    if (text) {
+        const char *p = text;
+        long long quota = take_number(&p), period = 100000; /* the period may be left out */
+        p += strspn(p, " \t");
+        if (*p && *p != '\n')
+            period = take_number(&p);
+        q = ratio(quota, period);
+    }
+    free(text);
+    return q;
 }
 
 /* The least quota from `mount` + `group` up to `mount`. `group` is cut as we climb. */
@@ -267,15 +278,12 @@ static double quota_upward(const char *root, const char *mount, char *group, int
     if (strstr(group, "/..")) /* outside our namespace: only the mount is visible */
         group[0] = 0;
     for (;;) {
-        char dir[MAX_PATH];
         size_t len = strlen(group);
         while (len && group[len - 1] == '/')
             group[--len] = 0;
-        if ((size_t)snprintf(dir, sizeof dir, "%s%s", mount, group) < sizeof dir) {
-            double q = quota_here(root, dir, v2);
-            if (q > 0 && (least == 0 || q < least))
-                least = q;
-        }
+        double q = quota_here(root, mount, group, v2);
+        if (q > 0 && (least == 0 || q < least))
+            least = q;
         char *slash = strrchr(group, '/');
         if (!slash)
             return least;
@@ -366,7 +374,7 @@ static double hierarchy_quota(const char *root, char *group, int v2)
     static const char *const usual[2][3] = {{"/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct", NULL},
                                             {"/sys/fs/cgroup", "/sys/fs/cgroup/unified", NULL}};
     const char *mount, *shown;
-    char *mountinfo = read_text(root, "/proc/self/mountinfo", MAX_FILE);
+    char *mountinfo = read_text(root, MAX_FILE, "/proc/self/mountinfo");
     double least = 0;
     if (mountinfo && find_mount(mountinfo, v2, &mount, &shown)) {
         /* A container may see its own folder as the top: cut what lies above it. */
@@ -380,9 +388,9 @@ static double hierarchy_quota(const char *root, char *group, int v2)
         least = quota_upward(root, mount, group, v2);
     } else {
         for (int i = 0; usual[v2][i]; i++) {
-            char copy[MAX_PATH];
-            snprintf(copy, sizeof copy, "%s", group);
-            double q = quota_upward(root, usual[v2][i], copy, v2);
+            char *copy = strdup(group);
+            double q = copy ? quota_upward(root, usual[v2][i], copy, v2) : 0;
+            free(copy);
             if (q > 0 && (least == 0 || q < least))
                 least = q;
         }
@@ -394,7 +402,7 @@ static double hierarchy_quota(const char *root, char *group, int v2)
 /* The least quota of all hierarchies that /proc/self/cgroup names; 0 = none. */
 static double read_quota(const char *root)
 {
-    char *text = read_text(root, "/proc/self/cgroup", MAX_FILE);
+    char *text = read_text(root, MAX_FILE, "/proc/self/cgroup");
     double least = 0;
     char *next;
     for (char *line = text; line && *line; line = next) {

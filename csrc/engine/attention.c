@@ -17,7 +17,7 @@ typedef struct body {
 } body;
 
 /* One head's rows [r0, r1). */
-static void run_item(const pl_kernels *k, const body *b, int head, int r0, int r1)
+static void run_item(const pl_kernels *k, const body *b, int head, int r0, int r1, void *scratch)
 {
     const pl_attention *a = &b->a;
     size_t first = ((size_t)head * a->m + r0);
@@ -25,7 +25,7 @@ static void run_item(const pl_kernels *k, const body *b, int head, int r0, int r
     int tile0 = low / PL_TILE, tile1 = a->position[r1 - 1] / PL_TILE + 1;
     int end = tile1 * PL_TILE < a->n ? tile1 * PL_TILE : a->n;
     float *y = (a->scores ? a->scores : a->weights) + first * a->n;
-    pl_acts q = {.k = a->d, .terms = 1, .f = a->q + first * a->d, .f_stride = a->d};
+    pl_acts q = {.k = a->d, .terms = 1, .f = a->q + first * a->d, .f_stride = a->d, .scratch = scratch};
     k->matmul[b->format->id](&b->keys[a->group[head]], tile0, tile1, &q, r1 - r0, y, a->n);
     for (int i = r0; i < r1; i++, y += a->n) {
         int pos = a->position[i], from = a->window && pos >= a->window ? pos - a->window + 1 : 0, to = pos + 1;
@@ -64,7 +64,7 @@ static void attention_job(void *arg, const pl_team *team, int tid)
         if (atomic_load_explicit(&task->cancel, memory_order_relaxed))
             return;
         int r0 = i % blocks * ROWS;
-        run_item(k, b, i / blocks, r0, r0 + ROWS < a->m ? r0 + ROWS : a->m);
+        run_item(k, b, i / blocks, r0, r0 + ROWS < a->m ? r0 + ROWS : a->m, task->model->kernel_scratch[tid]);
     }
 }
 

@@ -305,6 +305,7 @@ pl_status pl_forward_start(pl_model *m, const pl_pass *pass, pl_task **out, pl_e
     r->qtiles = b->qtiles;
     r->qtile_rows = m->qtile_rows;
     r->scratch = m->scratch;
+    r->kernel_scratch = m->kernel_scratch;
     r->wants = b->wants;
     r->head_rows = &m->head_rows;
     r->logits = m->logits;

@@ -80,6 +80,7 @@ static size_t layout_work(pl_model *m, void *base)
     for (int t = 0; t < m->options.threads; t++) {
         m->scratch[t] = pl_cut(base, &at, scratch * sizeof(float));
         m->sample_scratch[t] = pl_cut(base, &at, pl_sample_scratch(m->plan.vocab));
+        m->kernel_scratch[t] = pl_cut(base, &at, pl_kernels_scratch(m->tables.kernels));
     }
     return at;
 }
@@ -124,10 +125,11 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
     m->finish = calloc((size_t)plan->n_ops, sizeof *m->finish);
     m->scratch = calloc(threads, sizeof *m->scratch);
     m->sample_scratch = calloc(threads, sizeof *m->sample_scratch);
+    m->kernel_scratch = calloc(threads, sizeof *m->kernel_scratch);
     m->rope_cos = calloc((size_t)plan->n_ropes + 1, sizeof *m->rope_cos);
     m->rope_sin = calloc((size_t)plan->n_ropes + 1, sizeof *m->rope_sin);
-    if (!m->mats || !m->bufs || !m->groups || !m->finish || !m->scratch || !m->sample_scratch || !m->rope_cos ||
-        !m->rope_sin)
+    if (!m->mats || !m->bufs || !m->groups || !m->finish || !m->scratch || !m->sample_scratch || !m->kernel_scratch ||
+        !m->rope_cos || !m->rope_sin)
         return no_memory;
     m->tables = (pl_model_tables){.kernels = pl_kernels_get(m->options.isa),
                                   .segs = m->plan.segs,
@@ -236,9 +238,10 @@ void pl_model_free(pl_model *m)
         free(m->vecs[i]);
     for (int i = 0; m->plan.ropes && i < m->plan.n_ropes; i++)
         free((void *)m->plan.ropes[i].freq);
-    const void *tables[] = {m->plan.ops,       m->plan.buf_dim, m->plan.segs, m->plan.mats, m->plan.vecs, m->plan.ropes,
-                            m->plan.caches,    m->vecs,         m->mats,      m->bufs,      m->groups,    m->scratch,
-                            m->sample_scratch, m->rope_cos,     m->rope_sin,  m->finish};
+    const void *tables[] = {m->plan.ops,   m->plan.buf_dim, m->plan.segs,      m->plan.mats,      m->plan.vecs,
+                            m->plan.ropes, m->plan.caches,  m->vecs,           m->mats,           m->bufs,
+                            m->groups,     m->scratch,      m->sample_scratch, m->kernel_scratch, m->rope_cos,
+                            m->rope_sin,   m->finish};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
         free((void *)tables[i]);
     free(m);

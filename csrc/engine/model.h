@@ -27,6 +27,7 @@ struct pl_model {
     int huge;
     float **scratch;              /* per thread */
     void **sample_scratch;        /* per thread */
+    void **kernel_scratch;        /* per thread; of passes and attentions, which the engine thread runs one at a time */
     float *logits;                /* (PL_HEAD_ROWS, vocab) */
     float **rope_cos, **rope_sin; /* per rope: (max_rows, n_rot / 2) */
 };

@@ -16,7 +16,7 @@ size_t pl_sample_scratch(int vocab)
 /* Index drawn from n logits in the order given, as exp((x - top) / t): sums of blocks first, then within one block. */
 static int draw_long(const pl_candidates *c, const float *x, int n, double u, double *total)
 {
-    float d[PL_SORTED_MAX], e[PL_SORTED_MAX], top = c->top, inv_t = 1 / c->t;
+    float *d = c->d, *e = c->w, top = c->top, inv_t = 1 / c->t; /* nobody asks for weights after the draw */
     int block = 0, blocks = 0, last = -1, len;
     double at = 0, target, *sum = c->sum;
 

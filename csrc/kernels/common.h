@@ -79,6 +79,9 @@ PL_INLINE void pl_attend(const pl_attend_page *a, pl_kv_type type, const int mos
         pl_attend(a, type, ROWS, attend_rows);                                                                         \
     }
 
+/* Puts it, and the bytes of scratch that it takes, into the table. */
+#define PL_PUT_ATTEND(type, name, bytes) (k->attend[type] = (name), k->attend_scratch[type] = (bytes))
+
 /* ---- vocabulary -------------------------------------------------------------------------------------------------- */
 
 /* Lane j takes j + 8, + 4, + 2, + 1. */

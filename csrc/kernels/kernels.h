@@ -5,6 +5,11 @@
  * n, by the range of tiles asked for, or by what stands beside the row. Integer dot products are exact.
  * Pointers need no alignment beyond their type's; no kernel touches a byte outside the ranges given.
  *
+ * Kernels run on threads whose stacks may be small (OMP_STACKSIZE, ulimit -s), so no frame is larger than 8 KB, which the
+ * build checks, and no array of more than 4 KB is on the stack: a kernel lays it out in `scratch`, memory of the calling
+ * thread alone, which starts at a multiple of 64 bytes and has as many bytes as `matmul_scratch` or `attend_scratch` says
+ * (multiples of 64). What it holds before a call does not matter, and nothing in it is needed afterwards.
+ *
  * Order of sums of `matmul` on integer formats: one float accumulator per (row of w, row of x), blocks of
  * 32 k in ascending order; per block and group (in order):
  *     one term:  f = fma((float)dot,                  round(s * s_y),       f)
@@ -37,6 +42,7 @@ typedef struct pl_acts {
     const float *s;      /* (n, k_pad / 32) scales */
     const int16_t *sums; /* (n, stored, k_pad / 16) sums of 16 codes */
     const uint16_t *b;   /* (n, k_pad2) bf16, k_pad2 = k rounded up to 2, zero beyond k */
+    void *scratch;       /* matmul_scratch of the format */
 } pl_acts;
 
 /* One page of keys and values of one KV head; see `kv_append` for the layout, private to a tier. */
@@ -70,6 +76,7 @@ typedef struct pl_attend_page {
     const int *lo, *hi; /* (m) visible slots of this page, 0 <= lo, hi <= 64 */
     float *top, *sum;   /* (m) */
     float *acc;         /* (m, dv), dense */
+    void *scratch;      /* attend_scratch of the type */
 } pl_attend_page;
 
 /* What a tier's instructions can do at most, for measuring limits. `read` reads each of `bytes` (a multiple of 1024) once,
@@ -97,6 +104,7 @@ typedef struct pl_kernels {
      * f; BF16 reads b. */
     void (*matmul[PL_N_FORMATS])(const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y,
                                  ptrdiff_t y_stride);
+    size_t matmul_scratch[PL_N_FORMATS]; /* bytes; 0: none is read, and the pointer may be NULL */
 
     /* ---- activations ---------------------------------------------------------------- */
     /* k floats -> codes, scales per 32, sums per 16. k a multiple of 32. amax = max |x| over 32; s = amax / 127;
@@ -126,6 +134,7 @@ typedef struct pl_kernels {
      * INT8: then the scales, of k as [4][ceil(dk / 32)][16 slots], of v as [ceil(dv / 32)][64 slots]. */
     void (*kv_append[PL_N_KV])(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage);
     void (*attend[PL_N_KV])(const pl_attend_page *a);
+    size_t attend_scratch[PL_N_KV]; /* bytes; 0: as above */
     /* Merges the states of a later chunk of keys (b) into those of the earlier ones (a): top, sum (m), acc (m, dv). */
     void (*attend_merge)(int m, int dv, float *top_a, float *sum_a, float *acc_a, const float *top_b,
                          const float *sum_b, const float *acc_b);

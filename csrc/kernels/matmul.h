@@ -47,7 +47,9 @@ static const pl_shape pl_shape_q4_0 = {.bits = 4, .group = 32, .offset = 8, .blo
     {                                                                                                                  \
         matmul(what, w, tile0, tile1, x, n, y, y_stride);                                                              \
     }
-#define PL_PUT_MATMUL(format, what) k->matmul[PL_##format] = matmul_##format;
+#define PL_PUT_MATMUL(format, what)                                                                                    \
+    k->matmul[PL_##format] = matmul_##format;                                                                          \
+    k->matmul_scratch[PL_##format] = SCRATCH; /* the file's */
 
 /* ---- a panel of activations: what is read with a block of weights lies together ---------------------------------- */
 
@@ -60,7 +62,7 @@ PL_INLINE int pl_entry_bytes(const pl_shape f, int terms)
 
 /* Entries [block][row] of blocks [b0, b0 + blocks) of rows [i0, i0 + n). */
 PL_INLINE void pl_make_panel(const pl_shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks,
-                             uint8_t *panel)
+                             uint8_t *restrict panel)
 {
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK;
     for (int i = 0; i < n; i++) {
@@ -110,7 +112,7 @@ typedef void (*pl_tile_by_panel)(const pl_shape f, int terms, const uint8_t *p, 
 PL_INLINE void pl_matmul_chunk(const pl_shape f, int terms, pl_tile_by_row one, pl_tile_by_panel many, const pl_mat *w,
                                int t0, int t1, const pl_acts *x, int i0, int n, float *y, ptrdiff_t y_stride)
 {
-    uint8_t panel[PL_PANEL];
+    uint8_t *const panel = x->scratch; /* PL_PANEL bytes */
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK, most = PL_PANEL / (n * size) & ~7;
     for (int b0 = 0; b0 < all; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most;

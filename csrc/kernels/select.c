@@ -60,6 +60,16 @@ static void fill_all(void)
             fill(&tables[isa], isa);
 }
 
+size_t pl_kernels_scratch(const pl_kernels *k)
+{
+    size_t most = 0;
+    for (int i = 0; i < PL_N_FORMATS; i++)
+        most = k->matmul_scratch[i] > most ? k->matmul_scratch[i] : most;
+    for (int i = 0; i < PL_N_KV; i++)
+        most = k->attend_scratch[i] > most ? k->attend_scratch[i] : most;
+    return most;
+}
+
 const pl_kernels *pl_kernels_get(int isa)
 {
     if (isa < 0 || isa >= PL_N_ISA || !tiers[isa].fill || !pl_isa_built(isa) || !pl_isa_runs(isa))

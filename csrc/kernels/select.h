@@ -8,4 +8,7 @@
  * build does not hold the tier, the processor cannot run it, or there is no such tier. Lives for ever; thread-safe. */
 const pl_kernels *pl_kernels_get(int isa);
 
+/* Bytes of scratch that are enough for every kernel of a tier. */
+size_t pl_kernels_scratch(const pl_kernels *k);
+
 #endif

@@ -40,6 +40,7 @@ typedef struct tile {
     int from, to;       /* slots that any row sees: [from, to) */
     float *q, *spare;   /* (m, dk); a state */
     int *lo, *hi;       /* (m) */
+    void *kernel_scratch;
 } tile;
 
 static tile tile_of(const pl_run *r, const pl_op *op, int item, int tid)
@@ -61,6 +62,7 @@ static tile tile_of(const pl_run *r, const pl_op *op, int item, int tid)
     t.spare = t.q + (size_t)t.m * t.c->dk;
     t.lo = (int *)(t.spare + state);
     t.hi = t.lo + t.m;
+    t.kernel_scratch = r->kernel_scratch[tid];
     return t;
 }
 
@@ -127,7 +129,8 @@ static void run_chunk(const tile *t, int chunk, float *state, const uint8_t *aft
                             .hi = t->hi,
                             .top = top,
                             .sum = sum,
-                            .acc = acc};
+                            .acc = acc,
+                            .scratch = t->kernel_scratch};
         t->r->m->kernels->attend[t->r->m->kv](&a);
         keys = next;
     }

@@ -24,8 +24,8 @@ void pl_op_glu(const pl_run *r, const pl_op *op, int tid)
             int c0 = t * PL_TILE, c1 = t1 * PL_TILE < dim ? t1 * PL_TILE : dim;
             float *gate = out->f + (size_t)row * dim;
             const float *other = up->f + (size_t)row * dim;
-            pl_segment_run(m, &seg[0], t, t1, in, row, n, gate, dim);
-            pl_segment_run(m, &seg[1], t, t1, in, row, n, up->f + (size_t)row * dim, dim);
+            pl_segment_run(r, &seg[0], t, t1, in, row, n, gate, dim, tid);
+            pl_segment_run(r, &seg[1], t, t1, in, row, n, up->f + (size_t)row * dim, dim, tid);
             for (int i = 0; i < n; i++) {
                 float *g = gate + (size_t)i * dim + c0;
                 k->glu[op->act](g, other + (size_t)i * dim + c0, c1 - c0, g);

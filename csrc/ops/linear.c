@@ -9,7 +9,7 @@ void pl_op_linear(const pl_run *r, const pl_op *op, int tid)
     for (int s = 0; s < op->n_seg; s++) {
         pl_my_tiles(r, op, s, tid, &from, &to);
         if (from < to)
-            pl_segment_run(m, &m->segs[op->seg + s], from, to, in, 0, r->n_rows, out->f, out->dim);
+            pl_segment_run(r, &m->segs[op->seg + s], from, to, in, 0, r->n_rows, out->f, out->dim, tid);
     }
     if (forms) {
         pl_team_barrier(r->team);

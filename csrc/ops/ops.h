@@ -68,12 +68,13 @@ typedef struct pl_run {
     pl_seq *const *seqs;
     float *const *rope_cos, *const *rope_sin; /* per rope: (n_rows, n_rot / 2) */
     const pl_qtile *qtiles;
-    int n_qtiles, qtile_rows; /* at most qtile_rows rows each */
-    float *const *scratch;    /* per thread: pl_attend_scratch() floats */
-    float *partial;           /* states of chunks: (items, max_chunks) x pl_attend_state() floats */
-    int max_chunks;           /* of any row of this pass */
-    atomic_int *next;         /* (n_ops, 2) work counters, zero at the start */
-    const int32_t *wants;     /* (n_wants) rows that ask for logits, ascending */
+    int n_qtiles, qtile_rows;    /* at most qtile_rows rows each */
+    float *const *scratch;       /* per thread: pl_attend_scratch() floats */
+    void *const *kernel_scratch; /* per thread: pl_kernels_scratch() bytes */
+    float *partial;              /* states of chunks: (items, max_chunks) x pl_attend_state() floats */
+    int max_chunks;              /* of any row of this pass */
+    atomic_int *next;            /* (n_ops, 2) work counters, zero at the start */
+    const int32_t *wants;        /* (n_wants) rows that ask for logits, ascending */
     int n_wants;
     pl_buf *head_rows;     /* normed rows of one block of the head */
     float *logits;         /* (PL_HEAD_ROWS, vocab), unless stored directly */
@@ -118,9 +119,10 @@ static inline int pl_rows_at_once(const pl_run *r, int row)
     return r->n_rows - row < PL_ROWS_AT_ONCE ? r->n_rows - row : PL_ROWS_AT_ONCE;
 }
 
-/* y(n, stride)[column + r] = mats[seg.mat] row r . acts + bias for rows of tiles [tile0, tile1) of the segment. */
-void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0,
-                    int n, float *y, ptrdiff_t y_stride);
+/* y(n, stride)[column + r] = mats[seg.mat] row r . acts + bias for rows of tiles [tile0, tile1) of the segment, on
+ * thread tid. */
+void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0, int n,
+                    float *y, ptrdiff_t y_stride, int tid);
 int pl_segment_tiles(const pl_model_tables *m, const pl_segment *seg);
 /* This thread's tiles [*from, *to) of segment s. Segments side by side are shared out together; other operations have one,
  * or two with the same tiles. */

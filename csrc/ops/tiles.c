@@ -6,9 +6,10 @@
  * activations out anew in every call, so they get all of a product and divide it themselves. */
 #define BLOCK_BYTES (192 << 10)
 
-void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0,
-                    int n, float *y, ptrdiff_t y_stride)
+void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0, int n,
+                    float *y, ptrdiff_t y_stride, int tid)
 {
+    const pl_model_tables *m = r->m;
     const pl_mat *w = &m->mats[seg->mat];
     int rows = BLOCK_BYTES / (w->k * 4), tiles = (int)(BLOCK_BYTES / w->tile_bytes);
     if (rows < PL_HEAD_ROWS)
@@ -24,6 +25,7 @@ void pl_segment_run(const pl_model_tables *m, const pl_segment *seg, int tile0, 
         for (int i = 0; i < n; i += rows) {
             pl_acts x = pl_buf_acts(in, row0 + i);
             x.terms = seg->terms;
+            x.scratch = r->kernel_scratch[tid];
             m->kernels->matmul[w->format->id](w, t, t1, &x, i + rows < n ? rows : n - i, y + i * y_stride + seg->column,
                                               y_stride);
         }

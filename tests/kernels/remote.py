@@ -47,12 +47,13 @@ def compile_all(sources: Sequence[Path], folder: Path, isa: setup.Isa) -> list[P
     """Objects of files of csrc with the flags that setup.py gives them; a warning is an error."""
     folder.mkdir(parents=True, exist_ok=True)
     compiler = need(COMPILER)
+    stack = setup.stack_flags([compiler], [])
 
     def work(source: Path) -> Path:
         own = shlex.split(isa.flags) if source.parent.name == isa.name else []
         target = folder / ("_".join(source.relative_to(ROOT).with_suffix("").parts) + ".o")
-        command = [compiler, *setup.COMMON, *setup.WARNINGS, "-Werror", isa.define, *own, f"-I{ROOT / 'csrc'}",
-                   "-c", str(source), "-o", str(target)]  # fmt: skip
+        command = [compiler, *setup.COMMON, *setup.WARNINGS, *stack, "-Werror", isa.define, *own,
+                   f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(target)]  # fmt: skip
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         return target
@@ -167,9 +168,9 @@ class Machine:
     def patches(self) -> Iterator[tuple[ModuleType, str, Callable[..., Any]]]:
         """(module, name, function to put there)."""
         table = {
-            weights: ("pack", "unpack_row", "matmul"),
+            weights: ("pack", "unpack_row", "matmul", "scratch_bytes"),
             rows: ("quantize", "to_bf16", "rms_norm", "add", "scale", "glu", "rope", "softcap"),
-            attend: ("page_bytes", "kv_append", "attend", "attend_merge"),
+            attend: ("page_bytes", "kv_append", "attend", "attend_merge", "scratch_bytes"),
             vocab: ("max", "sum_exp", "sum_exp_dot", "moments", "collect", "softmax", "exp"),
         }
         for module, names in table.items():
@@ -192,7 +193,7 @@ class Machine:
 
     def _matmul(self, format: str, packed: Array, rows: int, k: int, *, x: Array | None = None, q: Array | None = None,
                 s: Array | None = None, sums: Array | None = None, b: Array | None = None, terms: int = 1,
-                tile0: int = 0, tile1: int | None = None, out: Array | None = None,
+                tile0: int = 0, tile1: int | None = None, out: Array | None = None, scratch: Array | None = None,
                 repeat: int = 1) -> Array:  # fmt: skip
         main = next(a for a in (x, q, b) if a is not None)
         if out is None:
@@ -200,8 +201,15 @@ class Machine:
         x_stride = 0 if x is None else x.strides[0] // 4
         ints = [FORMATS.index(format), rows, k, tile0, -(-rows // 16) if tile1 is None else tile1, len(main), terms,
                 x_stride, out.strides[0] // 4, repeat, terms if q is None else q.shape[1]]  # fmt: skip
-        self.call("matmul", ints, [], [packed, out, x, q, s, sums, b], [1])
+        if scratch is None:
+            scratch = np.empty(self._scratch_bytes(format), np.uint8)
+        self.call("matmul", ints, [], [packed, out, x, q, s, sums, b, scratch], [1, 7])
         return out
+
+    def _scratch_bytes(self, name: str) -> int:
+        """Of a format's products, or of attention over a type of keys and values."""
+        op, names = ("matmul", FORMATS) if name in FORMATS else ("attend", attend.KV)
+        return int(self.call(f"{op}_scratch", [names.index(name)], [], [], []))
 
     def _quantize(self, x: Array, terms: int = 1, out: Any = None) -> Any:
         k = len(x)
@@ -247,9 +255,11 @@ class Machine:
         self.call("kv_append", [attend.KV.index(kv), len(k), len(v), slot], [], [k, v, kpage, vpage], [2, 3])
 
     def _attend(self, kv: str, q: Array, k: Array, v: Array, lo: Array, hi: Array, scale: float, top: Array, sum: Array,
-                acc: Array) -> None:  # fmt: skip
+                acc: Array, scratch: Array | None = None) -> None:  # fmt: skip
         ints = [attend.KV.index(kv), *q.shape, acc.shape[1], q.strides[0] // 4, len(k)]
-        self.call("attend", ints, [scale], [q, k, v, lo, hi, top, sum, acc], [5, 6, 7])
+        if scratch is None:
+            scratch = np.empty(self._scratch_bytes(kv), np.uint8)
+        self.call("attend", ints, [scale], [q, k, v, lo, hi, top, sum, acc, scratch], [5, 6, 7, 8])
 
     def _attend_merge(self, *states: Array) -> None:
         self.call("attend_merge", states[2].shape, [], states, [0, 1, 2])

@@ -295,7 +295,7 @@ def test_append_holds_rounded_values_and_touches_one_slot(isa: str, kv: str) -> 
 @pytest.mark.parametrize("kv", KV)
 @pytest.mark.parametrize("isa", ISAS)
 def test_nothing_beyond_the_ranges_is_touched(isa: str, kv: str) -> None:
-    for dk, dv, m in [(1, 1, 1), (5, 7, 2), (16, 17, 3), (33, 24, 4), (64, 40, 5)]:
+    for dk, dv, m in [(1, 1, 1), (5, 7, 2), (16, 17, 3), (33, 24, 4), (64, 40, 5), (300, 140, 7)]:
         s = Scene.random(dk, dv, m, PAGE)
         expected = run(isa, kv, s)
         for side in (at_end, at_start):
@@ -305,7 +305,8 @@ def test_nothing_beyond_the_ranges_is_touched(isa: str, kv: str) -> None:
                 kernels.kv_append(isa, kv, side(s.k[i]), side(s.v[i]), i, kp[0], vp[0])
             top, total, acc = (side(a) for a in fresh(m, dv))
             lo, hi = (side(b) for b in s.bounds())
-            kernels.attend(isa, kv, side(s.q), kp, vp, lo, hi, s.scale, top, total, acc)
+            scratch = side(np.full(kernels.scratch_bytes(isa, kv), 255, np.uint8))
+            kernels.attend(isa, kv, side(s.q), kp, vp, lo, hi, s.scale, top, total, acc, scratch)
             assert all(same(a, b) for a, b in zip((top, total, acc), expected, strict=True))
 
 

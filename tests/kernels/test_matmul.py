@@ -124,6 +124,11 @@ def test_a_range_of_tiles_is_part_of_the_whole(isa, name, n):
         assert np.isnan(outside).all()
 
 
+def garbage(n: int) -> np.ndarray:
+    """n bytes that are NaN as floats and -1 as codes."""
+    return np.full(n, 255, np.uint8)
+
+
 @pytest.mark.parametrize("place", [guard.at_end, guard.at_start])
 @pytest.mark.parametrize("isa", cases.ISAS)
 @pytest.mark.parametrize("name", cases.FORMATS)
@@ -135,9 +140,25 @@ def test_products_stay_within_their_arrays(isa, name, place):
             acts = cases.acts(name, n, k, terms=terms)
             forms = {key: value if key == "terms" else place(value) for key, value in acts.forms.items()}
             packed = place(cases.pack_reference(name, cases.raw(name, rows, k), k))
-            out = place(np.empty((n, rows), np.float32))
-            weights.matmul(isa, name, packed, rows, k, **forms, out=out)
+            out, scratch = place(np.empty((n, rows), np.float32)), place(garbage(weights.scratch_bytes(isa, name)))
+            weights.matmul(isa, name, packed, rows, k, **forms, out=out, scratch=scratch)
             assert out.tobytes() == product(isa, Case(name, rows, n, k), acts.forms).tobytes()
+
+
+@pytest.mark.parametrize("isa", cases.ISAS)
+@pytest.mark.parametrize("name", cases.FORMATS)
+def test_large_products_stay_within_their_scratch(isa, name):
+    """As many rows and as large a k as a tier lays out at once, and more."""
+    n_bytes = weights.scratch_bytes(isa, name)
+    assert n_bytes % 64 == 0
+    for rows, n, k, terms in [(16, 61, 7168, 1), (16, 16, 4096, 2), (16, 200, 2048, 1), (17, 1, 16384, 1)]:
+        k = k - 5 if name in cases.FLOAT else k
+        terms = 1 if name in cases.FLOAT else terms
+        acts = cases.acts(name, n, k, terms=terms)
+        expected = product(isa, Case(name, rows, n, k), acts.forms)
+        for place in (guard.at_end, guard.at_start):
+            scratch = place(garbage(n_bytes))
+            assert product(isa, Case(name, rows, n, k), acts.forms, scratch=scratch).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("isa", cases.ISAS)

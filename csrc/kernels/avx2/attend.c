@@ -14,6 +14,13 @@
 #define ROWS 4 /* query rows at a time */
 #define BLOCKS(d) (((d) + PL_BLOCK - 1) / PL_BLOCK)
 
+typedef float probs[ROWS][PL_PAGE]; /* of a page: scores, then probabilities */
+
+typedef struct scratch {
+    probs scaled[2];            /* int8: times the scales of 32 columns of values, and of the next 32 */
+    float wide[PL_PAGE][SLOTS]; /* the last columns of values */
+} scratch;
+
 /* 8 elements from index i on, as floats. */
 PL_INLINE __m256 load8(const void *p, ptrdiff_t i, pl_kv_type type)
 {
@@ -65,9 +72,8 @@ PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff
 
 /* acc = acc * fade + sum over keys [lo, hi) of p * v, for 8 * `vectors` columns from `column` on; rows of v stand
  * `stride` elements apart, acc points to each row's column. With int8 p[1] is that of the second 32 columns. */
-PL_INLINE void values(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const void *v, ptrdiff_t column,
-                      ptrdiff_t stride, const float *fade, float *const *acc, pl_kv_type type, const int rows,
-                      const int vectors)
+PL_INLINE void values(const probs *p, int lo, int hi, const void *v, ptrdiff_t column, ptrdiff_t stride,
+                      const float *fade, float *const *acc, pl_kv_type type, const int rows, const int vectors)
 {
     __m256 a[ROWS][8];
     for (int r = 0; r < rows; r++)
@@ -90,13 +96,13 @@ PL_INLINE void values(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const voi
 }
 
 /* The last dv % 16 columns: through floats padded to 16, for narrow loads cannot be masked. */
-PL_INLINE void values_tail(const float (*p)[ROWS][PL_PAGE], int lo, int hi, const void *v, int column, int dv,
-                           const float *fade, float *const *acc, pl_kv_type type, const int rows)
+PL_INLINE void values_tail(const probs *p, int lo, int hi, const void *v, int column, int dv, const float *fade,
+                           float *const *acc, float (*wide)[SLOTS], pl_kv_type type, const int rows)
 {
     const int n = dv - column;
-    float wide[PL_PAGE][SLOTS] = {{0}}, part[ROWS][SLOTS] = {{0}};
-    float *parts[ROWS];
-    for (int j = lo; j < hi; j++)
+    float part[ROWS][SLOTS] = {{0}}, *parts[ROWS];
+    for (int j = lo; j < hi; j++) {
+        memset(wide[j], 0, sizeof wide[j]);
         for (int c = 0; c < n; c++) {
             const ptrdiff_t i = (ptrdiff_t)j * dv + column + c;
             wide[j][c] = type == PL_KV_F32    ? ((const float *)v)[i]
@@ -104,6 +110,7 @@ PL_INLINE void values_tail(const float (*p)[ROWS][PL_PAGE], int lo, int hi, cons
                          : type == PL_KV_BF16 ? pl_bf16_to_f32(((const uint16_t *)v)[i])
                                               : ((const int8_t *)v)[i];
         }
+    }
     for (int r = 0; r < rows; r++) {
         parts[r] = part[r];
         for (int c = 0; c < n; c++)
@@ -146,7 +153,7 @@ PL_INLINE float probabilities(float *s, int first, int last, float top)
 
 /* Probabilities for 64 columns of int8 from `column` on: multiplied by the scales of the first 32, and of the others. */
 PL_INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, int column, int first, int last,
-                            float (*p)[ROWS][PL_PAGE], const int rows)
+                            probs *p, const int rows)
 {
     const float *scales = (const float *)((const char *)a->v + (ptrdiff_t)a->dv * PL_PAGE);
     for (int b = 0; b < 2 && column / PL_BLOCK + b < BLOCKS(a->dv); b++)
@@ -160,8 +167,8 @@ PL_INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, 
 /* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
 PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
-    float s[ROWS][PL_PAGE], fade[8] = {0};
-    float *acc[ROWS];
+    probs s;
+    float fade[8] = {0}, *acc[ROWS];
     const int at_once = rows == 1 ? 4 : rows == 4 ? 1 : 2; /* groups of keys: at most 12 accumulators */
     const float *q = a->q + row * a->q_stride;
     int lo = PL_PAGE, hi = 0;
@@ -189,8 +196,9 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
     }
 
     const int wide = rows == 1 ? 8 : rows == 4 ? 2 : 4; /* vectors of columns at once */
-    float scaled[2][ROWS][PL_PAGE];
-    const float (*p)[ROWS][PL_PAGE] = (const float (*)[ROWS][PL_PAGE])(type == PL_KV_INT8 ? scaled : &s);
+    scratch *const room = a->scratch;
+    probs *const scaled = room->scaled;
+    const probs *p = (const probs *)(type == PL_KV_INT8 ? scaled : &s);
     int d = 0;
     for (; d + 8 * wide <= a->dv; d += 8 * wide) {
         if (type == PL_KV_INT8 && d % PL_BLOCK == 0)
@@ -209,7 +217,7 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
     if (type == PL_KV_INT8 && d < a->dv && d % PL_BLOCK == 0)
         scale_values((const float (*)[PL_PAGE])s, a, d, first, last, scaled, rows);
     if (d < a->dv)
-        values_tail(p, lo, hi, a->v, d, a->dv, fade, acc, type, rows);
+        values_tail(p, lo, hi, a->v, d, a->dv, fade, acc, room->wide, type, rows);
 }
 
 PL_ATTEND_OF(attend_f32, PL_KV_F32)
@@ -311,9 +319,9 @@ void pl_fill_attend_avx2(pl_kernels *k)
     k->kv_append[PL_KV_F16] = append_f16;
     k->kv_append[PL_KV_BF16] = append_bf16;
     k->kv_append[PL_KV_INT8] = append_int8;
-    k->attend[PL_KV_F32] = attend_f32;
-    k->attend[PL_KV_F16] = attend_f16;
-    k->attend[PL_KV_BF16] = attend_bf16;
-    k->attend[PL_KV_INT8] = attend_int8;
+    PL_PUT_ATTEND(PL_KV_F32, attend_f32, sizeof(scratch));
+    PL_PUT_ATTEND(PL_KV_F16, attend_f16, sizeof(scratch));
+    PL_PUT_ATTEND(PL_KV_BF16, attend_bf16, sizeof(scratch));
+    PL_PUT_ATTEND(PL_KV_INT8, attend_int8, sizeof(scratch));
     k->attend_merge = attend_merge;
 }

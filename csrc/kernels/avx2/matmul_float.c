@@ -4,6 +4,8 @@
 #include "../matmul.h"
 #include "simd.h"
 
+enum { SCRATCH = 0 };
+
 /* Weights of rows 8 * half.. at step j: one k (F32, F16), or the even and odd k of a pair (BF16). */
 PL_INLINE void load_step(pl_format_id id, const uint8_t *tile, int64_t j, int half, __m256 v[2])
 {

@@ -18,6 +18,8 @@
 #include "../matmul.h"
 #include "simd.h"
 
+enum { SCRATCH = PL_PANEL };
+
 /* ---- a block of weights ------------------------------------------------------------------------------------------ */
 
 /* Codes of step h (k 16h..16h+15): v[half][j] holds rows 8 * half.., k 16h + 4j.. as unsigned bytes, or signed ones. */

@@ -13,6 +13,8 @@
 #define ROWS 6 /* query rows at a time */
 #define BLOCKS(d) (((d) + PL_BLOCK - 1) / PL_BLOCK)
 
+typedef float probs[ROWS][PL_PAGE]; /* of a page: scores, then probabilities */
+
 /* 16 elements from index i on, as floats: those in `in`, the others 0. */
 PL_INLINE __m512 load16(const void *p, ptrdiff_t i, __mmask16 in, pl_kv_type type)
 {
@@ -80,8 +82,8 @@ PL_INLINE void scores(const pl_attend_page *a, int row, ptrdiff_t first, float (
 
 /* acc = acc * fade + sum over keys [lo, hi) of p * v, for `vectors` vectors of columns from `column` on, of which the
  * last has the columns in `in`. With int8 p[1], p[2] .. are those of the next 32 columns each, else there is p[0] only. */
-PL_INLINE void values(const pl_attend_page *a, int row, const float (*p)[ROWS][PL_PAGE], int lo, int hi, int column,
-                      __mmask16 in, const float *fade, pl_kv_type type, const int rows, const int vectors)
+PL_INLINE void values(const pl_attend_page *a, int row, const probs *p, int lo, int hi, int column, __mmask16 in,
+                      const float *fade, pl_kv_type type, const int rows, const int vectors)
 {
     float *to = a->acc + (ptrdiff_t)row * a->dv + column;
     __m512 acc[ROWS][8];
@@ -160,7 +162,8 @@ PL_INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, 
 /* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
 PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
-    float s[1][ROWS][PL_PAGE], scaled[GROUPS][ROWS][PL_PAGE], fade[SLOTS] = {0};
+    probs s[1], *const scaled = a->scratch; /* int8: (GROUPS) */
+    float fade[SLOTS] = {0};
     int lo = PL_PAGE, hi = 0;
     for (int r = 0; r < rows; r++) {
         lo = a->lo[row + r] < lo ? a->lo[row + r] : lo;
@@ -177,7 +180,7 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
     }
 
     const int wide = rows <= 3 ? 8 : 4; /* vectors of columns at once */
-    const float (*p)[ROWS][PL_PAGE] = (const float (*)[ROWS][PL_PAGE])(type == PL_KV_INT8 ? scaled : s);
+    const probs *p = (const probs *)(type == PL_KV_INT8 ? scaled : s);
     for (int d = 0, n; d < a->dv; d += SLOTS * n) {
         const int left = a->dv - d;
         n = left >= SLOTS * wide ? wide : left >= SLOTS * 4 ? 4 : left > SLOTS ? 2 : 1;
@@ -234,9 +237,9 @@ static void attend_merge(int m, int dv, float *top_a, float *sum_a, float *acc_a
 
 void pl_fill_attend_avx512(pl_kernels *k)
 {
-    k->attend[PL_KV_F32] = attend_f32;
-    k->attend[PL_KV_F16] = attend_f16;
-    k->attend[PL_KV_BF16] = attend_bf16;
-    k->attend[PL_KV_INT8] = attend_int8;
+    PL_PUT_ATTEND(PL_KV_F32, attend_f32, 0);
+    PL_PUT_ATTEND(PL_KV_F16, attend_f16, 0);
+    PL_PUT_ATTEND(PL_KV_BF16, attend_bf16, 0);
+    PL_PUT_ATTEND(PL_KV_INT8, attend_int8, GROUPS * sizeof(probs));
     k->attend_merge = attend_merge;
 }

@@ -5,7 +5,13 @@
 #include "../matmul.h"
 #include "simd.h"
 
-enum { ROWS = 12, TILES = 4, PANEL_K = 2048 }; /* k of copied activations: 97 KB */
+enum {
+    ROWS = 12,
+    TILES = 4,
+    PANEL_K = 2048,              /* k of copied activations: 97 KB */
+    PANEL_STRIDE = PANEL_K + 16, /* floats between their rows */
+    SCRATCH = ROWS * PANEL_STRIDE * 4,
+};
 
 PL_INLINE __m512 high_halves(__m512i pairs)
 {
@@ -103,10 +109,11 @@ PL_INLINE void widen(const uint16_t *b, int k, float *f)
 
 PL_INLINE void matmul(pl_format_id id, PL_MATMUL_ARGS)
 {
-    const ptrdiff_t b_stride = w->k + (w->k & 1), stride = PANEL_K + 16;
+    const ptrdiff_t b_stride = w->k + (w->k & 1);
+    float *const panel = x->scratch;
     for (int i = 0, c; i < n; i += c) {
         c = pl_part_of(n - i);
-        float panel[ROWS * (PANEL_K + 16)], *yi = y + i * y_stride;
+        float *yi = y + i * y_stride;
         if (id != PL_BF16 && c <= 4) {
             tiles_by_any(id, w, tile0, tile1, 0, w->k, x->f + i * x->f_stride, x->f_stride, c, yi, y_stride);
             continue;
@@ -115,11 +122,11 @@ PL_INLINE void matmul(pl_format_id id, PL_MATMUL_ARGS)
             const int k = w->k - k0 < PANEL_K ? w->k - k0 : PANEL_K;
             for (int r = 0; r < c; r++) {
                 if (id == PL_BF16)
-                    widen(x->b + (i + r) * b_stride + k0, k + (k & 1), panel + r * stride);
+                    widen(x->b + (i + r) * b_stride + k0, k + (k & 1), panel + r * PANEL_STRIDE);
                 else
-                    memcpy(panel + r * stride, x->f + (i + r) * x->f_stride + k0, (size_t)k * sizeof *panel);
+                    memcpy(panel + r * PANEL_STRIDE, x->f + (i + r) * x->f_stride + k0, (size_t)k * sizeof *panel);
             }
-            tiles_by_any(id, w, tile0, tile1, k0, k, panel, stride, c, yi, y_stride);
+            tiles_by_any(id, w, tile0, tile1, k0, k, panel, PANEL_STRIDE, c, yi, y_stride);
         }
     }
 }

@@ -13,7 +13,8 @@
 enum {
     ROWS = 12,         /* rows of x that meet a block in registers */
     PANEL = 336 << 10, /* bytes of entries: they stay in L2 (1 MB) beside a tile. 160 KB is up to 3 % slower */
-    SHARE = 48,        /* rows of x that a pass over the weights serves, where there are as many */
+    SCRATCH = PANEL,
+    SHARE = 48, /* rows of x that a pass over the weights serves, where there are as many */
 };
 
 /* ---- a block of weights ------------------------------------------------------------------------------------------ */
@@ -255,7 +256,7 @@ PL_INLINE void tile_by_panel(const pl_shape f, int terms, const uint8_t *p, cons
 PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, int tile1, const pl_acts *x, int i0,
                      int n, int most, float *y, ptrdiff_t y_stride)
 {
-    uint8_t panel[PANEL];
+    uint8_t *const panel = x->scratch;
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK;
     const int near = n <= near_rows(f), step = share_of_next(f, n);
     for (int b0 = 0; b0 < all; b0 += most) {

@@ -188,7 +188,7 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
 {
     (void)type;
     float s[ROWS][PL_PAGE], fade[SLOTS] = {0};
-    uint32_t q[ROWS][Q_PAIRS], p[ROWS][PAIRS];
+    uint32_t (*const q)[Q_PAIRS] = a->scratch, p[ROWS][PAIRS];
     int lo = PL_PAGE, hi = 0, all = 1;
     for (int r = 0; r < rows; r++) {
         lo = a->lo[row + r] < lo ? a->lo[row + r] : lo;
@@ -268,5 +268,5 @@ void pl_fill_attend_avx512bf16(pl_kernels *k)
 {
     k->k_bytes[PL_KV_BF16] = k_bytes;
     k->kv_append[PL_KV_BF16] = append;
-    k->attend[PL_KV_BF16] = attend;
+    PL_PUT_ATTEND(PL_KV_BF16, attend, sizeof(uint32_t[ROWS][Q_PAIRS]));
 }

@@ -67,4 +67,5 @@ static void matmul_bf16(const pl_mat *w, int tile0, int tile1, const pl_acts *x,
 void pl_fill_matmul_avx512bf16(pl_kernels *k)
 {
     k->matmul[PL_BF16] = matmul_bf16;
+    k->matmul_scratch[PL_BF16] = 0;
 }

@@ -4,6 +4,8 @@
  * columns x rows in registers, keys ascending. With fewer rows more groups (columns) at a time hide the latency of the
  * fused steps: sixteen accumulators, of which two to four may start a cycle. A key that another row of the four sees
  * and this one does not has probability 0 here: acc + 0 * v is acc. Pages of int8 are the scalar tier's. */
+#include <string.h>
+
 #include "../common.h"
 #include "fill.h"
 #include "simd.h"
@@ -12,6 +14,8 @@
 #define SLOTS 16 /* slots of a group; columns of a block */
 #define GROUPS (PL_PAGE / SLOTS)
 #define ROWS 4 /* query rows at a time */
+
+typedef float columns[PL_PAGE][SLOTS]; /* scratch: the last columns of values, padded */
 
 /* 4 elements from index i on, as floats. */
 PL_INLINE float32x4_t load4(const void *p, ptrdiff_t i, pl_kv_type type)
@@ -77,14 +81,15 @@ PL_INLINE void values(const float (*p)[PL_PAGE], int lo, int hi, const void *v, 
 
 /* The last dv % 16 columns: through floats padded to 16. */
 PL_INLINE void values_tail(const float (*p)[PL_PAGE], int lo, int hi, const void *v, int column, int dv,
-                           const float *fade, float *const *acc, pl_kv_type type, const int rows)
+                           const float *fade, float *const *acc, float (*wide)[SLOTS], pl_kv_type type, const int rows)
 {
     const int n = dv - column;
-    float wide[PL_PAGE][SLOTS] = {{0}}, part[ROWS][SLOTS] = {{0}};
-    float *parts[ROWS];
-    for (int j = lo; j < hi; j++)
+    float part[ROWS][SLOTS] = {{0}}, *parts[ROWS];
+    for (int j = lo; j < hi; j++) {
+        memset(wide[j], 0, sizeof wide[j]);
         for (int c = 0; c < n; c++)
             wide[j][c] = load1(v, (ptrdiff_t)j * dv + column + c, type);
+    }
     for (int r = 0; r < rows; r++) {
         parts[r] = part[r];
         for (int c = 0; c < n; c++)
@@ -171,7 +176,7 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
             acc[r] += SLOTS;
     }
     if (d < a->dv)
-        values_tail(p, lo, hi, a->v, d, a->dv, fade, acc, type, rows);
+        values_tail(p, lo, hi, a->v, d, a->dv, fade, acc, a->scratch, type, rows);
 }
 
 PL_ATTEND_OF(attend_f32, PL_KV_F32)
@@ -227,8 +232,8 @@ static void attend_merge(int m, int dv, float *top_a, float *sum_a, float *acc_a
 void pl_fill_attend_neon(pl_kernels *k)
 {
     k->kv_append[PL_KV_F16] = append_f16;
-    k->attend[PL_KV_F32] = attend_f32;
-    k->attend[PL_KV_F16] = attend_f16;
-    k->attend[PL_KV_BF16] = attend_bf16;
+    PL_PUT_ATTEND(PL_KV_F32, attend_f32, sizeof(columns));
+    PL_PUT_ATTEND(PL_KV_F16, attend_f16, sizeof(columns));
+    PL_PUT_ATTEND(PL_KV_BF16, attend_bf16, sizeof(columns));
     k->attend_merge = attend_merge;
 }

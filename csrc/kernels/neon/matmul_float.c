@@ -4,7 +4,10 @@
 #include "../matmul.h"
 #include "simd.h"
 
-enum { AT_ONCE = 4 }; /* T * N at most */
+enum {
+    AT_ONCE = 4, /* T * N at most */
+    SCRATCH = 0,
+};
 
 /* Weights of rows 4c.. at k. BF16: of an even k; `odd` gets those of k + 1. */
 PL_INLINE float32x4_t weights(pl_format_id id, const uint8_t *tile, int64_t k, int c, float32x4_t *odd)

@@ -8,6 +8,8 @@
 #include "../matmul.h"
 #include "simd.h"
 
+enum { SCRATCH = PL_PANEL };
+
 /* ---- half a block of weights: eight rows x 32 k -------------------------------------------------------------------- */
 
 typedef struct half_block {

@@ -178,12 +178,12 @@ void pl_fill_attend_scalar(pl_kernels *k)
     for (int t = 0; t < PL_N_KV; t++)
         k->k_bytes[t] = k->v_bytes[t] = t == PL_KV_F32 ? bytes_4 : t == PL_KV_INT8 ? bytes_1 : bytes_2;
     k->kv_append[PL_KV_INT8] = append_int8;
-    k->attend[PL_KV_INT8] = attend_int8;
     k->kv_append[PL_KV_F32] = append_f32;
     k->kv_append[PL_KV_F16] = append_f16;
     k->kv_append[PL_KV_BF16] = append_bf16;
-    k->attend[PL_KV_F32] = attend_f32;
-    k->attend[PL_KV_F16] = attend_f16;
-    k->attend[PL_KV_BF16] = attend_bf16;
+    PL_PUT_ATTEND(PL_KV_F32, attend_f32, 0);
+    PL_PUT_ATTEND(PL_KV_F16, attend_f16, 0);
+    PL_PUT_ATTEND(PL_KV_BF16, attend_bf16, 0);
+    PL_PUT_ATTEND(PL_KV_INT8, attend_int8, 0);
     k->attend_merge = attend_merge;
 }

@@ -2,6 +2,8 @@
 #include "../matmul.h"
 #include "simd.h"
 
+enum { SCRATCH = 0 };
+
 /* w[r][k] of a tile */
 PL_INLINE float weight(pl_format_id id, const uint8_t *tile, int r, int k)
 {

@@ -2,7 +2,10 @@
 #include "../matmul.h"
 #include "simd.h"
 
-enum { CHUNK = 8 }; /* rows of x that share the reading of a block */
+enum {
+    CHUNK = 8, /* rows of x that share the reading of a block */
+    SCRATCH = 0,
+};
 
 /* acc[r] = sum over k of (code - offset) * y, for group g of the block (0..groups-1). */
 PL_INLINE void dot(const pl_format *f, const pl_block *w, int g, const int8_t *y, int32_t *acc)

@@ -8,6 +8,7 @@ PAGE: int
 TOP_NONE: np.float32
 
 def page_bytes(isa: str, kv: str, dk: int, dv: int) -> tuple[int, int]: ...
+def scratch_bytes(isa: str, kv: str) -> int: ...
 def kv_append(isa: str, kv: str, k: _Array, v: _Array, slot: int, kpage: _Array, vpage: _Array) -> None: ...
 def attend(
     isa: str,
@@ -21,6 +22,7 @@ def attend(
     top: _Array,
     sum: _Array,
     acc: _Array,
+    scratch: _Array | None = None,
     repeat: int = 1,
 ) -> None: ...
 def attend_merge(

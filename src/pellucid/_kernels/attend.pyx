@@ -30,6 +30,11 @@ def page_bytes(str isa, str kv, int dk, int dv):
     return kernels.k_bytes[t](dk), kernels.v_bytes[t](dv)
 
 
+def scratch_bytes(str isa, str kv):
+    """Bytes of scratch that a kernel reads and writes."""
+    return tier(isa).attend_scratch[_type(kv)]
+
+
 def kv_append(str isa, str kv, const float[::1] k, const float[::1] v, int slot, kpage, vpage):
     """Stores k (dk) and v (dv) at `slot` of the page."""
     cdef const pl_kernels *kernels = tier(isa)
@@ -43,11 +48,11 @@ def kv_append(str isa, str kv, const float[::1] k, const float[::1] v, int slot,
         kernels.kv_append[t](&k[0], &v[0], dk, dv, slot, &k_view[0], &v_view[0])
 
 
-def attend(str isa, str kv, q, k, v, lo, hi, float scale, top, sum, acc, int repeat=1):
+def attend(str isa, str kv, q, k, v, lo, hi, float scale, top, sum, acc, scratch=None, int repeat=1):
     """Rows q float32 (m, dk, rows may lie apart) over pages k and v uint8 (pages, bytes), in order.
 
     lo, hi int32 (pages, m): the slots of each page that each row sees. top, sum float32 (m), acc float32 (m, dv): the
-    running state, updated in place.
+    running state, updated in place. scratch uint8 (scratch_bytes).
     """
     cdef const pl_kernels *kernels = tier(isa)
     cdef int t = _type(kv)
@@ -66,10 +71,12 @@ def attend(str isa, str kv, q, k, v, lo, hi, float scale, top, sum, acc, int rep
     cdef float[::1] top_view = checked("top", top, np.float32, (a.m,))
     cdef float[::1] sum_view = checked("sum", sum, np.float32, (a.m,))
     cdef float[:, ::1] acc_view = checked("acc", acc, np.float32, (a.m, a.dv))
+    cdef uint8_t[::1] room = checked("scratch", scratch, np.uint8, (kernels.attend_scratch[t],))
     if min(lo.min(), hi.min()) < 0 or max(lo.max(), hi.max()) > PL_PAGE:
         raise ValueError(f"lo and hi are not within 0..{PL_PAGE}")
     a.scale = scale
     a.next = NULL
+    a.scratch = &room[0] if room.shape[0] else NULL
     a.q = &q_view[0, 0]
     a.q_stride = q_view.strides[0] // 4
     a.top = &top_view[0]

@@ -20,6 +20,7 @@ cdef extern from "kernels/kernels.h":
         float *top
         float *sum
         float *acc
+        void *scratch
     ctypedef void (*glu_fn)(const float *, const float *, int, float *) noexcept nogil
     ctypedef size_t (*bytes_fn)(int) noexcept nogil
     ctypedef void (*append_fn)(const float *, const float *, int, int, int, void *, void *) noexcept nogil
@@ -37,6 +38,7 @@ cdef extern from "kernels/kernels.h":
         bytes_fn v_bytes[4]
         append_fn kv_append[4]
         attend_fn attend[4]
+        size_t attend_scratch[4]
         void (*attend_merge)(int, int, float *, float *, float *,
                              const float *, const float *, const float *) noexcept nogil
         float (*max)(const float *, int) noexcept nogil

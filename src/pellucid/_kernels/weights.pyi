@@ -19,6 +19,7 @@ def pack(isa: str, format: str, raw: Array, k: int, out: Array | None = None) ->
 def unpack_row(
     isa: str, format: str, packed: Array, rows: int, k: int, row: int, out: Array | None = None
 ) -> Array: ...
+def scratch_bytes(isa: str, format: str) -> int: ...
 def matmul(
     isa: str,
     format: str,
@@ -35,5 +36,6 @@ def matmul(
     tile0: int = 0,
     tile1: int | None = None,
     out: Array | None = None,
+    scratch: Array | None = None,
     repeat: int = 1,
 ) -> Array: ...

@@ -59,6 +59,7 @@ cdef extern from "kernels/kernels.h":
         const float *s
         const int16_t *sums
         const uint16_t *b
+        void *scratch
     ctypedef void (*pack_fn)(const uint8_t *, int, int, uint8_t *) noexcept nogil
     ctypedef void (*unpack_fn)(const pl_mat *, int, float *) noexcept nogil
     ctypedef void (*matmul_fn)(const pl_mat *, int, int, const pl_acts *, int, float *, ptrdiff_t) noexcept nogil
@@ -66,6 +67,7 @@ cdef extern from "kernels/kernels.h":
         pack_fn pack[11]
         unpack_fn unpack_row[11]
         matmul_fn matmul[11]
+        size_t matmul_scratch[11]
 
 cdef extern from "kernels/select.h":
     const pl_kernels *pl_kernels_get(int isa)
@@ -269,14 +271,20 @@ cdef _check(name, array, dtype, shape):
     return array
 
 
+def scratch_bytes(str isa, str format):
+    """Bytes of scratch that a product of this format reads and writes."""
+    return _kernels(isa).matmul_scratch[_format(format).id]
+
+
 def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t k, *,
-           x=None, q=None, s=None, sums=None, b=None, int terms=1, int tile0=0, tile1=None, out=None, int repeat=1):
+           x=None, q=None, s=None, sums=None, b=None, int terms=1, int tile0=0, tile1=None, out=None, scratch=None,
+           int repeat=1):
     """Rows of activations times the packed matrix (rows, k) -> float32 (n, rows).
 
     F32 and F16 take `x` float32 (n, k), whose rows may lie apart; BF16 takes `b`, bfloat16 bits uint16
     (n, k rounded up to 2); the other formats take `q` int8 (n, terms or more, k), `s` float32 (n, k / 32) and `sums`
     int16 (n, as many, k / 16). Only the rows of tiles [tile0, tile1) are written; without `out` the others are NaN.
-    `repeat` runs the kernel that often, for benchmarks.
+    `scratch` uint8 (scratch_bytes) is what the kernel may lay out. `repeat` runs the kernel that often, for benchmarks.
     """
     cdef const pl_format *f = _format(format)
     cdef const pl_kernels *kernels = _kernels(isa)
@@ -325,6 +333,10 @@ def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t
         acts.q = &q_view[0, 0, 0]
         acts.s = &s_view[0, 0]
         acts.sums = &sums_view[0, 0, 0]
+
+    scratch = np.empty(kernels.matmul_scratch[f.id], np.uint8) if scratch is None else scratch
+    cdef uint8_t[::1] room = _check("scratch", scratch, np.uint8, (kernels.matmul_scratch[f.id],))
+    acts.scratch = &room[0] if room.shape[0] else NULL
 
     last = (rows + 15) // 16 if tile1 is None else tile1
     if not 0 <= tile0 <= last <= (rows + 15) // 16:

@@ -63,10 +63,15 @@ static double op_unpack_row(call c)
 static double op_matmul(call c)
 {
     const pl_mat w = matrix(c);
-    const pl_acts x = {w.k, (int)c.i[6], (int)c.i[10], c.a[2], c.i[7], c.a[3], c.a[4], c.a[5], c.a[6]};
+    const pl_acts x = {w.k, (int)c.i[6], (int)c.i[10], c.a[2], c.i[7], c.a[3], c.a[4], c.a[5], c.a[6], c.a[7]};
     for (int64_t times = 0; times < c.i[9]; times++)
         c.k->matmul[c.i[0]](&w, (int)c.i[3], (int)c.i[4], &x, (int)c.i[5], c.a[1], c.i[8]);
     return 0;
+}
+
+static double op_matmul_scratch(call c)
+{
+    return (double)c.k->matmul_scratch[c.i[0]];
 }
 
 static double op_quantize(call c)
@@ -151,10 +156,16 @@ static double op_attend(call c)
                                   .hi = (const int *)c.a[4] + page * m,
                                   .top = c.a[5],
                                   .sum = c.a[6],
-                                  .acc = c.a[7]};
+                                  .acc = c.a[7],
+                                  .scratch = c.a[8]};
         c.k->attend[c.i[0]](&a);
     }
     return 0;
+}
+
+static double op_attend_scratch(call c)
+{
+    return (double)c.k->attend_scratch[c.i[0]];
 }
 
 static double op_attend_merge(call c)
@@ -226,6 +237,7 @@ static const struct {
     {"pack", op_pack},
     {"unpack_row", op_unpack_row},
     {"matmul", op_matmul},
+    {"matmul_scratch", op_matmul_scratch},
     {"quantize", op_quantize},
     {"to_bf16", op_to_bf16},
     {"rms_norm", op_rms_norm},
@@ -237,6 +249,7 @@ static const struct {
     {"page_bytes", op_page_bytes},
     {"kv_append", op_kv_append},
     {"attend", op_attend},
+    {"attend_scratch", op_attend_scratch},
     {"attend_merge", op_attend_merge},
     {"max", op_max},
     {"sum_exp", op_sum_exp},
