@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pellucid import Model
 from pellucid.errors import FetchError
 from pellucid.weights import catalog, hub, verified
-from tests.weights.pulls import DATA, REF, kept, pull
+from tests.weights.pulls import DATA, FILE, REF, kept, pull
 from tests.weights.server import Hub
 from tests.weights.test_catalog import NAME, Index, index  # noqa: F401
 
@@ -278,6 +279,21 @@ class Trap:
 
     def __exit__(self, *_: object) -> None:
         Trap.now = None
+
+
+def test_a_disk_that_fails_while_a_server_refuses(served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's answer is the error, not what the disk says about drafts."""
+
+    def is_dir(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    def refuse(handler: Any, data: bytes) -> None:
+        monkeypatch.setattr(Path, "is_dir", is_dir)
+        handler.answer(404)
+
+    served.faults[FILE] = [refuse]
+    with pytest.raises(FetchError, match="answers 404"):
+        pull()
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO, errno.ENAMETOOLONG])

@@ -90,8 +90,8 @@ def fetch(
     except Unreachable as error:
         raise _offline(listing.reference, error) from None
     except FetchError as error:
-        begun = work.parts.is_dir() and any(work.parts.iterdir())
-        what = f": run `pellucid pull {one_line(listing.reference, 100)}` again to continue from there" if begun else ""
+        again = f": run `pellucid pull {one_line(listing.reference, 100)}` again to continue from there"
+        what = again if work.has_begun() else ""
         raise FetchError(f"{error}{what}", name=listing.reference) from None
     return listing.path
 
@@ -116,6 +116,12 @@ class _Fetch:
             self._shown = max(self._shown, self._done + now)  # a download may start anew
             under_way = self._done + (self._download.size or 0) if self._download else 0
             self.progress(self._shown, max(self.need, under_way, self._shown), note or "downloading")
+
+    def has_begun(self) -> bool:
+        """Whether a draft is there that the next call can continue."""
+        with suppress(OSError):
+            return self.parts.is_dir() and any(self.parts.iterdir())
+        return False
 
     def missing(self) -> list[tuple[str, Remote]]:
         """The files to download. Files in the cache that are to be verified are read, once."""
