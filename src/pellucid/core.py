@@ -22,6 +22,7 @@ from pellucid.errors import (
     WrongType,
     WrongValue,
     one_line,
+    out_of_memory,
 )
 from pellucid.later import Later
 from pellucid.plan import Plan
@@ -84,6 +85,7 @@ class Core:
         self._closed = False
 
     @classmethod
+    @out_of_memory("to load the model")
     def load(
         cls,
         source: str | os.PathLike[str],
@@ -240,6 +242,7 @@ class Core:
         """``Model.chat_prompt``."""
         return self.need_tokenizer().chat(template).prompt(messages, **options)
 
+    @out_of_memory("to lay out the conversation")
     def conversation(self, messages: Tables, **options: Any) -> ChatPrompt:
         """A conversation's prompt, which is not empty and fits the context. options: of :meth:`chat_prompt`."""
         prompt = self.chat_prompt(messages, **options)
@@ -285,6 +288,7 @@ def _resolve(source: Any, progress: Progress | None) -> str:
     return text
 
 
+@out_of_memory("to load the tokenizer")
 def _tokenizer(file: ModelFile, vocab: int) -> Tokenizer | None:
     tokenizer = Tokenizer.from_gguf(file) if file.format.startswith("GGUF") else _folder_tokenizer(file.path)
     if tokenizer is not None and tokenizer.vocab_size > vocab:

@@ -8,7 +8,8 @@ Nothing of Pellucid is imported here, so that every layer may use it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 __all__ = [
@@ -270,3 +271,28 @@ class OutOfMemoryError(PellucidError, MemoryError):
 
     def _parts(self) -> list[object]:
         return [self.message] if self.needed is None else [self.message, " (", self.needed, " bytes needed)"]
+
+
+# What the dynamic loader says when a module's code finds no room.
+_NO_ROOM = ("failed to map", "cannot map", "cannot allocate", "out of memory", "cannot create shared object descriptor")
+
+
+@contextmanager
+def out_of_memory(what: str) -> Iterator[None]:
+    """Inside, what Python raises for lack of memory becomes OutOfMemoryError: MemoryError, a module that cannot be
+    loaded, a thread that cannot be started. what: what it was for, "to load the model". Also a decorator."""
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except MemoryError as error:
+        raise OutOfMemoryError(f"no memory {what}") from error
+    except ImportError as error:
+        if not any(words in str(error).lower() for words in _NO_ROOM):
+            raise
+        name = os.path.basename(error.path or "") or error.name or "a module"
+        raise OutOfMemoryError(f"no memory {what}: {name} cannot be loaded") from error
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        raise OutOfMemoryError(f"no thread can be started {what}") from error

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pellucid import _engine, arguments, sampling
 from pellucid.core import Core, Tables
-from pellucid.errors import ContextFullError, TokenizerError
+from pellucid.errors import ContextFullError, TokenizerError, out_of_memory
 from pellucid.results import FinishReason, Piece, Timings, TokenLogprob, collect
 from pellucid.sampling import SamplingOptions
 from pellucid.text.stream import TextStream
@@ -187,6 +187,7 @@ class Job:
         )
 
 
+@out_of_memory("to generate")
 def start(core: Core, prompt: Any, options: SamplingOptions, name: str = "prompt") -> Job:
     """A job for a prompt (text or ids), in a sequence of its own. name: of the argument, for errors."""
     ids = core.prompt(prompt, name)
@@ -203,6 +204,7 @@ def start_chat(core: Core, messages: Tables, options: dict[str, Any]) -> tuple[C
     return core.conversation(messages, **own), parsed
 
 
+@out_of_memory("to generate")
 def generate(core: Core, prompt: Any, options: dict[str, Any]) -> Any:
     """``Model.generate``: a Completion; for a list of prompts a list of them."""
     parsed = parse_options(options)

@@ -1,0 +1,126 @@
+"""Memory and threads that are not to be had: at every place the error is OutOfMemoryError, and the model goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine import models
+
+ROOT = Path(__file__).resolve().parents[2]
+
+EVERYWHERE = """
+import ctypes, json, os, signal, sys, traceback
+import numpy as np
+from pellucid import Model, _engine
+shim = ctypes.CDLL(sys.argv[1])
+path, module = sys.argv[2], os.path.basename(_engine.__file__).encode()
+
+def work():
+    with Model.load(path, threads=2, context=4096) as model:
+        context = model.context()
+        context.append(ids)
+        fork = context.fork()
+        fork.rewind(60)
+        done = [fork.generate([1, 2], **options), context.generate([3], **options)]
+        with model.edit() as edited:
+            edited.skip(1, "mlp")
+            done.append(edited.generate(ids[:20], **options))
+        trace = model.trace(ids[:20], ("hidden", "attention"))
+        return [one.ids for one in done], trace.hidden.tobytes()
+
+ids = [i % 90 for i in range(100)]
+options = dict(max_tokens=3, seed=1, logprobs=2, repeat_penalty=1.1, dry_multiplier=0.5, logit_bias={1: 0.5})
+expected = work()
+assert shim.arm(module, -1)
+places = {}
+for n in range(10000):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(100)
+        code = 3
+        try:
+            shim.arm(module, n)
+            try:
+                code = 0 if work() == expected else 2
+            except MemoryError as e:
+                code = 1
+            if shim.count() <= n:
+                code = 4 if code == 0 else 5
+            shim.arm(module, -1)
+            if code == 1 and work() != expected:
+                code = 6
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    places.setdefault(str(code), []).append(n)
+    if code == 4:
+        break
+print(json.dumps(places))
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_at_every_allocation(tmp_path: Path) -> None:
+    """Of a load, generations, a fork, a rewind, an edit and a trace: each in turn fails, once, in a process of its own,
+    which then does all of it again. (Threads to measure how many there may be are done without.)"""
+    compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")[0]
+    shim = tmp_path / "memory.so"
+    command = [compiler, "-O1", "-shared", "-fPIC", str(ROOT / "tests/sanitizers/memory.c"), "-o", str(shim), "-ldl"]
+    subprocess.run(command, check=True, timeout=120)
+    path = models.write(tmp_path, "gemma3")
+    done = run(EVERYWHERE, str(shim), str(path), LD_PRELOAD=str(shim))
+    places = json.loads(done.stdout)
+    assert set(places) <= {"0", "1", "4"}, f"{places}\n{done.stderr}"
+    assert len(places["1"]) > 200 and places["1"][0] == 0, places  # the first is the tokenizer's thread
+
+
+LIMITS = """
+import os, resource, sys
+from pellucid import Model
+from pellucid.errors import OutOfMemoryError
+prompt = [{"role": "user", "content": "Hi"}]
+def work():
+    return Model.load(sys.argv[1], threads=2, context=512).chat(prompt, max_tokens=2).ids
+def size():
+    return int(open("/proc/self/statm").read().split()[0]) * 4096
+counts = {}
+for mb in range(4, 404, 8):
+    pid = os.fork()
+    if pid == 0:
+        resource.setrlimit(resource.RLIMIT_AS, (size() + (mb << 20), resource.RLIM_INFINITY))
+        try:
+            code = "no result" if len(work()) != 2 else "tokens"
+        except OutOfMemoryError as e:
+            code = "error" if str(e) else "an error without words"
+        except BaseException as e:
+            code = f"{type(e).__name__}: {e}"
+        os.write(1, f"{code}\\n".encode())
+        os._exit(0)
+    if os.waitpid(pid, 0)[1]:
+        print("killed", mb, flush=True)
+"""
+
+
+def test_under_a_limit_of_address_space(smollm2: Path) -> None:
+    """As of `ulimit -v`: whatever does not fit, weights, a thread or a module's code, is said by OutOfMemoryError."""
+    said = run(LIMITS, str(smollm2)).stdout.split("\n")[:-1]
+    assert len(said) == 50 and set(said) == {"error", "tokens"}, said
+
+
+def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
+    environ: Any = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environ)
+    assert done.returncode == 0, done.stderr
+    return done
