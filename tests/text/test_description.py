@@ -90,7 +90,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"normalizer": json.loads('{"type": "Sequence", "normalizers": [' * 20 + '{"type": "NFC"}' + "]}" * 20)},
         "nested more than 8 deep"),
     "an empty replacement": (
-        {"normalizer": replace("", "b")}, "normalizer.pattern: .*text that is not empty"),
+        {"normalizer": replace("", "b")}, "normalizer.pattern: .*text that is neither empty"),
+    "a long text to search for": (
+        {"pre_tokenizer": {**SPLIT, "pattern": {"String": "a" * 2000}}}, "pre_tokenizer.pattern: .*too long"),
     "a replacement of nothing": (
         {"normalizer": {**replace("", "b"), "pattern": {"Regex": "x*"}}}, "normalizer: .*can match nothing"),
     "a length of nothing": (
@@ -101,7 +103,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a field of another type": ({"pre_tokenizer": {**SPLIT, "invert": 3}}, "pre_tokenizer.invert: it is 3; exp"),
     "no table": ({"pre_tokenizer": [SPLIT]}, "pre_tokenizer: .*expected a table"),
     "a template repeated": (
-        {"post_processor": template(["A"] * 50, [1])}, "post_processor.single: expected each of A once"),
+        {"post_processor": template(["A"] * 50, [1])}, "post_processor.single: expected the sequence A once"),
     "a template of many tokens": (
         {"post_processor": template(["A", *["<s>"] * 200], [1] * 100)}, "single: adds 20000 tokens"),
     "a template's unknown token": (

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _LONGEST = 1 << 16  # characters of a replacement, a prefix or the like
+_PATTERNS = {"String": 1024, "Regex": _LONGEST}  # characters
 _LONGEST_AFFIX = 64  # bytes of a piece's prefix or suffix
 _LONGEST_WORD = 1000  # characters that WordPiece may look up
 # Unicode 16: most bytes of a character's form / bytes of the character, rounded up.
@@ -70,13 +71,13 @@ ANY = Is(lambda value: True, "")
 BEHAVIOR = _one_of("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
 LIST = Is(lambda value: isinstance(value, list), "a list")
 TABLE = Is(lambda value: isinstance(value, dict), "a table")
-PATTERN = Is(
+PATTERN = Is(  # a text is searched for in time that grows with its length
     lambda value: (
         isinstance(value, dict)
         and len(value) == 1
-        and any(isinstance(value.get(name), str) and value[name] for name in ("String", "Regex"))
+        and any(isinstance(value.get(n), str) and 0 < len(value[n]) <= most for n, most in _PATTERNS.items())
     ),
-    'a table with "String" or "Regex" and text that is not empty',
+    'a table with "String" or "Regex" and text that is neither empty nor too long',
 )
 NAMED = Is(
     lambda value: isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and ID.test(value[1]),

@@ -20,7 +20,7 @@ __all__ = ["JsonTokenizer"]
 
 _SPACE = "\u2581"
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
-_MOST_BYTES = 1 << 26  # that a text may become before it is cut into pieces; the package takes 20 times the memory
+_MOST_BYTES = 1 << 25  # that a text may become before it is cut into pieces; the package takes 20 times the memory
 _MOST_STEPS = 1 << 29  # of the package on one text: some 5 s
 
 
