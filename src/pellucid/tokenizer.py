@@ -1,4 +1,4 @@
-"""The public tokeniser, and how each kind of file makes one."""
+"""The public tokeniser, and how it is read from each kind of file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Tokenizer"]
 
 _CHATS = 8  # compiled chat templates that a tokenizer keeps
 _MODELS = {"gpt2": "bpe", "llama": "spm", "gemma4": "spm"}
-_MERGED_SPM = ("gemma4", "sarvam-moe")  # pre-tokenisers that cut nothing: such a "gpt2" is a "gemma4"
+_MERGED_SPM = ("gemma4", "sarvam-moe")  # pre-tokenisers that do not cut text: such a "gpt2" is a "gemma4"
 _SPM_MODELS = {1: "unigram", 2: "spm"}
 _IDS = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "unk": "unknown", "pad": "padding"}
 _NAMES = {
@@ -41,7 +41,7 @@ _NAMES = {
 class Tokenizer:
     """Text to token ids and back. Immutable, and safe to share between threads.
 
-    ``vocab_size``; ``bos`` and ``eos``: ids or None; ``eog``: the ids that end a generation (EOS and its like);
+    ``vocab_size``; ``bos`` and ``eos``: ids or None; ``eog``: the ids that end a generation (EOS and others);
     ``add_bos``: whether ``encode`` puts BOS first; ``chat_template``: its source, or None.
     """
 
@@ -54,8 +54,8 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
-        """From a GGUF file (of a vocabulary alone, too), a tokenizer.json, a SentencePiece model, or a folder that
-        holds either of the latter. Raises ``TokenizerError`` or ``ModelFileError``, naming file and field.
+        """From a GGUF file (also one with a vocabulary only), a tokenizer.json, a SentencePiece model, or a folder with
+        one of the latter two. Raises ``TokenizerError`` or ``ModelFileError``, naming file and field.
         """
         if not isinstance(path, (str, os.PathLike)):
             raise WrongType("path", f" must be a path, not {type(path).__name__}")
@@ -79,7 +79,7 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(cls, model_file: ModelFile) -> Tokenizer | None:
-        """From an open GGUF file; None if it has no vocabulary. Nothing of the file is needed afterwards.
+        """From an open GGUF file; None if it has no vocabulary. The file is not needed afterwards.
         Raises ``TokenizerError`` naming file and field.
         """
         vocabulary = vocabulary_of(model_file.metadata, os.fspath(model_file.path))
@@ -114,7 +114,7 @@ class Tokenizer:
         return self._text.chat_template
 
     def chat(self, template: str | None = None) -> Chat:
-        """How conversations are written: by ``template`` (Jinja), or the vocabulary's own; compiled once.
+        """The writer of conversations, by ``template`` (Jinja) or the vocabulary's own; compiled once.
 
         Raises ``ChatTemplateError`` if there is none, or if it is broken.
         """
@@ -131,25 +131,25 @@ class Tokenizer:
         return made
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Ids of ``text``; ``add_special`` adds BOS and EOS where the vocabulary says so.
+        """Ids of ``text``; ``add_special`` adds BOS and EOS if the vocabulary says so.
 
         The spelling of a control token is ordinary text, unless ``parse_special`` makes it that token; user-defined
-        tokens (runs of spaces, ``<think>``) match always, but for those that look like ``<|...|>``.
-        Raises ``TypeError`` for what is no ``str``; ``TokenizerError``, with the position, for lone surrogates and
+        tokens (runs of spaces, ``<think>``) always match, except those that look like ``<|...|>``.
+        Raises ``TypeError`` for what is not a ``str``; ``TokenizerError``, with the position, for lone surrogates and
         for characters that the vocabulary has no way to write.
         """
         return self._text.encode(text, add_special, parse_special)
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
-        """Text of ``ids``, the exact inverse of ``encode``; bytes that are no UTF-8 become U+FFFD.
+        """Text of ``ids``, the exact inverse of ``encode``; bytes that are not UTF-8 become U+FFFD.
 
-        Control tokens (BOS, EOS, chat markers) stand for no text; ``special=True`` spells them out.
+        Control tokens (BOS, EOS, chat markers) decode to nothing; ``special=True`` gives their spellings.
         Raises ``ValueError`` with the id and the vocabulary's size if one is out of range.
         """
         return self._text.decode(ids, special=special)
 
     def piece(self, id: int, *, special: bool = False) -> bytes:
-        """The bytes that ``id`` stands for, maybe a part of a character; ``b""`` for a control token, or its spelling
+        """The bytes of ``id``, possibly part of a character; ``b""`` for a control token, or its spelling
         if ``special``. Raises ``ValueError`` if it is out of range.
         """
         return self._text.piece(id, special=special)
@@ -181,7 +181,7 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
     if pieces is None:
         raise read.error("pieces", "missing; expected an array of strings")
     ids: dict[str, Any] = {name: read.integer(name) for name in _IDS}
-    if model == "llama":  # the ids of its vocabulary, where the file does not say
+    if model == "llama":  # the ids of its vocabulary, if the file does not say
         for name, default in (("unk", 0), ("bos", 1), ("eos", 2)):
             if ids[name] is None and default < len(pieces):
                 ids[name] = default
@@ -217,7 +217,7 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
 
 
 def _stripping(pieces: Iterable[bytes], types: Any) -> frozenset[int]:
-    """Phi-3's control tokens that swallow the white space after them; its tokenizer.json says so, but no GGUF field."""
+    """Phi-3's control tokens that remove the white space after them, by its tokenizer.json; GGUF has no such field."""
     plain = (b"<s>", b"<unk>", b"<|endoftext|>")
     kinds = [] if types is None else types.tolist()
     pairs = enumerate(zip(pieces, kinds, strict=False))
@@ -225,7 +225,7 @@ def _stripping(pieces: Iterable[bytes], types: Any) -> frozenset[int]:
 
 
 class _Reader:
-    """Metadata values by the vocabulary's field names, of the right type or a ``TokenizerError``."""
+    """Metadata values by the vocabulary's field names. A value of a wrong type raises ``TokenizerError``."""
 
     def __init__(self, metadata: Mapping[str, Any], source: str) -> None:
         self.metadata, self.source = metadata, source
@@ -265,11 +265,11 @@ class _Reader:
             return None
         if not isinstance(value, np.ndarray) or value.dtype.kind not in ("iu" if kind is np.int32 else "iuf"):
             raise self.error(name, f"it is {quoted(value)}; expected an array of numbers")
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which no vocabulary takes
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which the vocabulary refuses
             made: Any = np.ascontiguousarray(value, kind)
         if kind is np.int32 and (made != value).any():
             bad = int(np.flatnonzero(made != value)[0])
-            raise self.error(name, f"{value[bad]} of piece {bad} is no number of 32 bits")
+            raise self.error(name, f"{value[bad]} of piece {bad} is not a number of 32 bits")
         return made
 
 
@@ -291,7 +291,7 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 def _json_table(path: Path) -> dict[str, Any]:
-    """A small JSON file beside the vocabulary; empty if there is none."""
+    """A small JSON file beside the vocabulary; empty if it does not exist."""
     if not path.exists():
         return {}
     try:
@@ -304,7 +304,7 @@ def _json_table(path: Path) -> dict[str, Any]:
 
 
 def _spelling(config: Mapping[str, Any], name: str) -> str | None:
-    """A special token's spelling, given as text or as a table with ``content``."""
+    """A special token's spelling, which the file gives as text or as a table with ``content``."""
     value = config.get(name)
     if isinstance(value, dict):
         value = value.get("content")
@@ -312,7 +312,7 @@ def _spelling(config: Mapping[str, Any], name: str) -> str | None:
 
 
 def _template(config: Mapping[str, Any], folder: Path) -> str | None:
-    """chat_template.jinja if there is one; else the template of tokenizer_config.json, of several the "default"."""
+    """chat_template.jinja if it exists; else the template of tokenizer_config.json, or of several its "default"."""
     file = folder / "chat_template.jinja"
     if file.exists():
         return _read(file, _JSON_LIMIT).decode("utf-8", "replace")

@@ -274,7 +274,7 @@ def test_a_lone_surrogate_is_a_tokenizer_error_too() -> None:
         ({"tools": [{"a": "\ud800"}]}, ValueError, "tools[0]['a']: lone surrogate"),
         ({"documents": [1]}, TypeError, "documents[0] must be a table"),
         ({"variables": [1]}, TypeError, "variables must be a table"),
-        ({"variables": {"a b": 1}}, ValueError, "'a b' is no name"),
+        ({"variables": {"a b": 1}}, ValueError, "'a b' is not a name"),
         ({"variables": {"messages": 1}}, ValueError, '"messages" is an argument'),
         ({"variables": {"a": print}}, TypeError, "variables['a'] must be text"),
     ],

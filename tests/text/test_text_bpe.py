@@ -149,7 +149,7 @@ def renamed(parts: Parts, old: str, new: str) -> Parts:
         ({"merges": ["h e", " he"]}, r"^merges\[1\]"),
         ({"rename": ("hello", "<gone>")}, r"^merges\[6\]: 'hell o' needs the piece 'hello', which does not exist"),
         ({"rename": ("h", "<gone>")}, r"^merges\[0\]: 'h e' needs the piece 'h', which does not exist"),
-        ({"rename": ("b", "a")}, r"^pieces: 'a' is there twice, as 97 and 98"),
+        ({"rename": ("b", "a")}, r"^pieces: 'a' is given twice, as 97 and 98"),
     ],
 )
 def test_impossible_vocabularies_are_refused_by_field(bpe_parts: Parts, changes: Parts, message: str) -> None:

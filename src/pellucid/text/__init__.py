@@ -12,7 +12,7 @@ __all__ = ["TextTokenizer", "Vocabulary", "build"]
 
 
 class TextTokenizer(Protocol):
-    """What all tokenisers offer; :class:`~pellucid.text.base.VocabularyTokenizer` says what each method promises."""
+    """The interface of all tokenisers; :class:`~pellucid.text.base.VocabularyTokenizer` documents each method."""
 
     vocab_size: int
     bos: int | None
@@ -34,7 +34,7 @@ class TextTokenizer(Protocol):
 
 
 def build(vocabulary: Vocabulary) -> TextTokenizer:
-    """The tokeniser of a vocabulary. Raises ``TokenizerError`` for a model or pre-tokeniser that is not known."""
+    """The tokeniser of a vocabulary. Raises ``TokenizerError`` for an unknown model or pre-tokeniser."""
     if vocabulary.model == "bpe":
         from .bpe import BpeTokenizer
 

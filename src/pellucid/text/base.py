@@ -33,17 +33,17 @@ def check_text(text: object) -> str:
 
 
 def to_utf8(text: str, offset: int = 0) -> bytes:
-    """UTF-8, or a ``TokenizerError`` with the position (plus ``offset``) of the first lone surrogate."""
+    """UTF-8. Raises ``TokenizerError`` with the position (plus ``offset``) of the first lone surrogate."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        message = f"the text has a lone surrogate U+{code:04X}, which no token can stand for"
+        message = f"the text has a lone surrogate U+{code:04X}, which no token can represent"
         raise TokenizerError(message, position=offset + error.start) from None
 
 
 def check_encodable(text: str, raw: bytes, offset: int, encodable: bytes) -> None:
-    """``TokenizerError`` with the position of the first character with a byte that is not in ``encodable``."""
+    """Raises ``TokenizerError`` with the position of the first character that has a byte outside ``encodable``."""
     if lost := raw.translate(None, encodable):
         position = len(raw[: raw.index(lost[0])].decode("utf-8", "ignore"))
         code, byte = ord(text[position]), lost[0]
@@ -86,20 +86,20 @@ def package_errors(message: str) -> Iterator[None]:
 
 
 def drop_prefix_space(raw: bytes) -> bytes:
-    """Undo the space that encoding put before the text."""
+    """Removes the space that encoding put before the text."""
     return raw[1:] if raw[:1] == b" " else raw
 
 
 class VocabularyTokenizer:
-    """Common half of :class:`~pellucid.text.bpe.BpeTokenizer` and :class:`~pellucid.text.spm.SpmTokenizer`.
+    """What :class:`~pellucid.text.bpe.BpeTokenizer` and :class:`~pellucid.text.spm.SpmTokenizer` share.
 
     *Encoding.* The spelling of a control token in ordinary text is ordinary text; ``parse_special=True`` makes it the
-    token. User-defined tokens (runs of spaces, ``<think>``) are part of the language and always match, except those
-    that look like control tokens (``<|...|>``) or end a generation: these need ``parse_special`` too, whatever type
-    the file gives them. Matching is leftmost, then longest.
+    token. User-defined tokens (runs of spaces, ``<think>``) always match, except those that look like control tokens
+    (``<|...|>``) or end a generation: these need ``parse_special`` too, whatever type the file gives them. The
+    leftmost match wins, and of several there the longest.
 
-    *Decoding.* Control and unused tokens, and all that end a generation, stand for no text; ``special=True`` gives
-    their spelling instead. An unknown token stands for U+FFFD.
+    *Decoding.* Control tokens, unused tokens and tokens that end a generation decode to nothing; ``special=True``
+    gives their spelling instead. An unknown token decodes to U+FFFD.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -115,11 +115,11 @@ class VocabularyTokenizer:
         self._bytes: list[bytes | None] = [None] * self.vocab_size
         self._drops_prefix_space = False
 
-    # -- which special texts match when
+    # -- special tokens in text
 
     @cached_property
     def _always(self) -> dict[str, int]:
-        """User-defined texts, which match in any text."""
+        """Spellings of user-defined tokens, which match in any text."""
         found: dict[str, int] = {}
         for i in self.vocabulary.ids_of(USER_DEFINED):
             text = self._special_text(i)
@@ -129,7 +129,7 @@ class VocabularyTokenizer:
 
     @cached_property
     def _finder(self) -> Finder:
-        """Everything that matches with ``parse_special=True``."""
+        """Finds every spelling that matches with ``parse_special=True``."""
         ids = self.vocabulary.ids_of(CONTROL, UNKNOWN, USER_DEFINED)
         found = dict(self._always)
         for i in (*ids, *sorted(self.eog)):
@@ -138,22 +138,22 @@ class VocabularyTokenizer:
 
     @cached_property
     def special(self) -> dict[str, int]:
-        """Spellings that are their token with ``parse_special=True`` alone."""
+        """Spellings that become their token only with ``parse_special=True``."""
         every = self._finder.ids
         return {text: i for text, i in every.items() if text not in self._always}
 
     def _special_text(self, index: int) -> str:
-        """How the text of a control or user-defined token reads."""
+        """The text of a control or user-defined token."""
         return self.vocabulary.spelling(index)
 
     # -- text to ids
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Ids of ``text``; ``add_special`` puts BOS before and EOS after it where the vocabulary says so.
+        """Ids of ``text``. ``add_special`` puts BOS before and EOS after it if the vocabulary says so.
 
-        ``parse_special`` turns the spelling of control tokens into those tokens. Raises ``TypeError`` if ``text`` is
-        no ``str``, ``TokenizerError`` with the position for what cannot be encoded: lone surrogates, and characters
-        for whose bytes the vocabulary has no piece.
+        ``parse_special`` turns the spellings of control tokens into those tokens. Raises ``TypeError`` if ``text`` is
+        not a ``str``, and ``TokenizerError`` with the position of what cannot be encoded: a lone surrogate, or a
+        character with a byte that the vocabulary has no piece for.
         """
         check_text(text)
         v = self.vocabulary
@@ -175,15 +175,15 @@ class VocabularyTokenizer:
         return ids
 
     def _encode_plain(self, text: str, offset: int) -> list[int]:
-        """Ids of non-empty text without control tokens; ``offset``: where it begins, for error messages."""
+        """Ids of non-empty text without control tokens. ``offset``: its position in the whole text, for errors."""
         raise NotImplementedError
 
     # -- ids to text
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
-        """Text of ``ids``: the exact inverse of ``encode``. Bytes that are no UTF-8 become U+FFFD.
+        """Text of ``ids``: the exact inverse of ``encode``. Bytes that are not UTF-8 become U+FFFD.
 
-        Raises ``TypeError``, or ``ValueError`` with the id and the vocabulary's size.
+        Raises ``TypeError`` for what is not a sequence of integers, and ``ValueError`` for an id out of range.
         """
         known = self._bytes
         checked = check_ids(ids, self.vocab_size)
@@ -193,8 +193,8 @@ class VocabularyTokenizer:
         return raw.decode("utf-8", "replace")
 
     def piece(self, id: int, *, special: bool = False) -> bytes:
-        """The bytes that a token stands for, perhaps a part of a character only; ``b""`` for a control token, or its
-        spelling if ``special``. Joined, the pieces of ids are the text (before any space at its start is dropped).
+        """The bytes of a token, possibly only part of a character; ``b""`` for a control token, or its spelling if
+        ``special``. The joined pieces of ids are their text, with the space that encoding put before it.
         """
         index = check_id(id, self.vocab_size)
         raw = self._bytes[index]

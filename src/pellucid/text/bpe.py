@@ -1,8 +1,8 @@
 """Byte-level byte-pair encoding (GPT-2, 2019), over the ``tokenizers`` package.
 
 Text is cut into words (:mod:`~pellucid.text.words`); each word's bytes, written as 256 printable characters, are then
-merged pair by pair. Text is never normalised (some published tokenisers ask for NFC), so that decoding gives back
-exactly what was encoded.
+merged pair by pair. Text is never normalised, although some published tokenisers ask for NFC: decoding
+returns exactly what was encoded.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def byte_characters() -> dict[int, str]:
 
 _CHARACTER = byte_characters()
 _BYTE = {ord(character): byte for byte, character in _CHARACTER.items()}
-_KNOWN, _LONG = 1 << 15, 32  # words that a tokeniser remembers: how many, and of how many characters at most
+_KNOWN, _LONG = 1 << 15, 32  # words whose ids are kept: their number, and their longest in characters
 
 
 def characters_to_bytes(piece: str) -> bytes:
-    """Inverse of the byte alphabet; a piece with other characters is taken to be plain text."""
+    """Inverse of the byte alphabet; a piece with other characters is plain text."""
     try:
         return piece.translate(_BYTE).encode("latin-1")
     except UnicodeEncodeError:
@@ -44,13 +44,13 @@ def characters_to_bytes(piece: str) -> bytes:
 
 
 class BpeTokenizer(VocabularyTokenizer):
-    """Byte-level BPE. Raises ``TokenizerError`` for an unknown pre-tokeniser, a piece given twice, or merges of
-    pieces that do not exist.
+    """Byte-level BPE. Raises ``TokenizerError`` for an unknown pre-tokeniser, a duplicate piece, or a merge of pieces
+    that do not exist.
 
     Some vocabularies have no piece for bytes that were rare in training (SmolLM2: 21 of them, e.g. U+0004). Such a
-    character is an error with its position, never dropped, unless the vocabulary has an unknown token.
+    character is an error with its position, unless the vocabulary has an unknown token; it is never dropped.
 
-    ASCII text goes a way of its own, by regular expression and table, some ten times faster than the package.
+    ASCII text is cut and looked up here, some ten times faster than by the package.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -91,7 +91,7 @@ class BpeTokenizer(VocabularyTokenizer):
         return ids
 
     def _merge_words(self, words: list[str]) -> list[int]:
-        """Ids of ASCII words; those of short words are remembered."""
+        """Ids of ASCII words; those of short words are kept."""
         known = self._known
         new = [word for word in set(words) if word not in known]
         if new:
@@ -108,13 +108,13 @@ class BpeTokenizer(VocabularyTokenizer):
 
 
 def number_pieces(vocabulary: Vocabulary) -> tuple[list[str], dict[str, int]]:
-    """The pieces as text, and their ids. Raises ``TokenizerError`` if a piece is there twice."""
+    """The pieces as text, and their ids. Raises ``TokenizerError`` for a duplicate piece."""
     pieces = [p if isinstance(p, str) else p.decode("utf-8", "replace") for p in vocabulary.pieces]
     ids = dict(zip(pieces, range(len(pieces)), strict=True))
     if len(ids) != len(pieces):
         second = next(i for i, piece in enumerate(pieces) if ids[piece] != i)
         twice = pieces[second]
-        raise vocabulary.error("pieces", f"{quoted(twice)} is there twice, as {second} and {ids[twice]}")
+        raise vocabulary.error("pieces", f"{quoted(twice)} is given twice, as {second} and {ids[twice]}")
     return pieces, ids
 
 

@@ -1,4 +1,4 @@
-"""Where text that ends a repetition stands among tokens."""
+"""Finds the tokens that end a repetition, for the DRY penalty."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["Breakers"]
 
 
 class Breakers:
-    """Marks tokens that hold a sequence breaker, or the end of one that began in tokens before.
+    """Marks tokens that contain a sequence breaker, or the end of one that began in earlier tokens.
 
-    ``piece``: the bytes that an id stands for (a tokeniser's ``piece``). How text was cut into tokens makes no
-    difference, but that all of a token is marked. Tokens come in order, in one call or several.
+    ``piece``: the bytes of an id (a tokeniser's ``piece``). A breaker is found however the text is cut into tokens.
+    Tokens are given in order, in one call or in several.
     """
 
     __slots__ = ("_piece", "_tail", "_tail_bytes", "_texts")

@@ -27,32 +27,32 @@ STEP = 32  # units of a step
 ELEMENT = 32  # units of an element of a list or a table
 MOST_ALIKE = 16  # keys of a table, other than texts, that share a hash
 CHECK = 1 << 12  # units between two looks at the clock: about 0.1 ms
-MOST_NESTED = 100  # levels of lists and tables
-MOST_LAZY = 60  # lazy filters over each other: Python reads, and frees, such a chain recursively
-MOST_CALLS = 60  # macros inside each other; Python's own stack takes about 200
+MOST_NESTED = 100  # levels of lists and tables in each other
+MOST_LAZY = 60  # lazy filters on top of each other: Python reads and frees such a chain recursively
+MOST_CALLS = 60  # nested calls of macros; Python's own stack takes about 200
 MOST_BITS = 4096  # of an integer
-MOST_REPEATS = 1 << 28  # pairs of characters that a search from the end may compare; others take linear time
+MOST_REPEATS = 1 << 28  # pairs of characters that a search from the end may compare; other searches take linear time
 
 
 class Weight(NamedTuple):
-    """``size``: characters, and some for each element; ``levels``: of nesting; ``writable``: all of it is data."""
+    """``size``: characters, plus ``ELEMENT`` per element; ``levels`` of nesting; ``writable``: all of it is data."""
 
     size: int
     levels: int
     writable: bool
-    value: Any  # kept, so that nothing else gets its identity
+    value: Any  # a reference, so that its id is not given to another object
 
 
 class Opaque:
-    """A namespace: may be used, but neither written nor put in a list."""
+    """A namespace: it may be used, but neither written nor put in a list."""
 
     __slots__ = ()
 
 
 class Budget:
-    """What is left of one rendering.
+    """What one rendering may still spend.
 
-    ``given``: the size of what is rendered, as ``Weight`` has it: it widens the limits. ``kept``: characters that JSON
+    ``given``: the size of what is rendered, as in ``Weight``; the limits grow with it. ``kept``: characters that JSON
     never escapes.
 
     Every method raises ``ChatTemplateError`` when its limit is reached.
@@ -133,7 +133,7 @@ class Budget:
             self.stop("calls macros inside each other more than %d deep", MOST_CALLS)
 
     def made(self, value: Any) -> Any:
-        """A new value, weighed: what it holds is counted as often as it would be written."""
+        """A new value, after it was weighed: what it holds is counted as often as it would be written."""
         kind = type(value)
         if kind is str:
             self.room(len(value))
@@ -157,22 +157,22 @@ class Budget:
             yield value
 
     def chained(self, made: Iterator[Any], given: tuple[Any, ...]) -> None:
-        """A lazy filter, made of what it was given."""
+        """Limits how many lazy filters are stacked."""
         depth = 1 + max((self._depths.get(value, 0) for value in given if isinstance(value, GeneratorType)), default=0)
         if depth > MOST_LAZY:
             self.stop("puts lazy filters over each other more than %d deep", MOST_LAZY)
         self._depths[made] = depth
 
     def know(self, values: dict[str, Any]) -> None:
-        """Weighs what is given, all of it once."""
+        """Weighs the values that are given, all of them once."""
         self._given = True
         self.weigh(values)
         self._given = False
 
     def weigh(self, value: Any) -> Weight:
-        """Of a list or table with all that it holds, a part that is there twice counted twice."""
+        """The weight of a list or table with all that it holds; a part that occurs twice counts twice."""
         known = self._weights.get(id(value))
-        if known is not None:  # nothing that a template can reach changes
+        if known is not None:  # templates cannot change values
             return known
         if isinstance(value, dict):
             self._check_keys(value)
@@ -193,7 +193,7 @@ class Budget:
         if levels >= MOST_NESTED:
             self.stop("nests lists or tables more than %d deep", MOST_NESTED)
         made = Weight(size, levels + 1, writable, value)
-        if levels or len(value) > 16 or self._given:  # others are weighed as quickly as they are found
+        if levels or len(value) > 16 or self._given:  # others are weighed as fast as they are looked up
             self._weights[id(value)] = made
         return made
 
@@ -207,13 +207,13 @@ class Budget:
                     self.stop("makes a table with more than %d keys that share a hash", MOST_ALIKE)
 
     def text(self, value: Any) -> Any:
-        """A value that is going to be written: it must have a text that says nothing of this process."""
+        """Before a value is written: its text must not depend on this process."""
         if isinstance(value, str):
             self.spend(len(value) + STEP)
         elif isinstance(value, (list, tuple, dict)):
             weight = self.weigh(value)
             if not weight.writable:
-                self.stop("writes a list or table with something in it that is no data")
+                self.stop("writes a list or table that holds something other than data")
             self.spend(weight.size)
         elif not _has_text(value):
             self.stop(f"writes a {type(value).__name__}")
@@ -226,7 +226,7 @@ class Budget:
         self.spend(total + STEP * len(parts))
 
     def searched(self, text: str, other: object) -> None:
-        """Before a search that may compare every character of one with every one of the other."""
+        """Before a search that may compare every character of the text with every one of the other."""
         if not isinstance(other, str) or len(other) < 2:
             return
         self.spend(len(text) * len(other) // 8)

@@ -1,4 +1,4 @@
-"""Conversations to text and ids, by the chat template that a model file brings.
+"""Conversations to text and ids, by the chat template of a model file.
 
 messages -> checked copies, marked (:mod:`~pellucid.text.conversation`) -> the template
 (:mod:`~pellucid.text.sandbox`) -> text whose special tokens are the template's own -> ids.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_SOURCE", "Chat", "ChatPrompt", "ChatTemplate"]
 
-MOST_SOURCE = 1 << 16  # characters of a template; the longest published ones have 20,000, and these compile in 1 s
+MOST_SOURCE = 1 << 16  # characters of a template; the longest published ones have 20,000 and compile in 1 s
 MOST_MESSAGE = 500  # characters of an error's text
 
 
@@ -35,10 +35,10 @@ class ChatPrompt(NamedTuple):
 
 
 class ChatTemplate:
-    """A compiled template. May be used from several threads.
+    """A compiled template, which several threads may use.
 
     ``source``: Jinja, with everything that transformers gives to templates. ``tokens``: ``{"bos_token": "<s>", ...}``.
-    ``specials``: spellings of special tokens, which in a message are ordinary text.
+    ``specials``: spellings of special tokens, which are ordinary text in a message.
 
     Raises ``ChatTemplateError``, with the line, if the source is broken, too long or too deeply nested.
     """
@@ -74,15 +74,15 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> tuple[str, dict[int, str]]:
-        """-> (text with stand-ins for some characters of the messages, the table for ``str.translate`` that puts them
-        back).
+        """-> (text with stand-ins for some characters of the messages, the table for ``str.translate`` that restores
+        them).
 
         messages: tables with "role" and "content" (text, or a list of ``{"type": "text", "text": ...}``), and whatever
             else the template reads: "tool_calls", "name", "reasoning_content" ...
         tools: tables, JSON schemas as a rule. documents: tables. variables: further values for the template.
 
-        Raises ``ChatTemplateError`` for what the template does wrong or refuses, and ``TypeError`` or ``ValueError``
-        naming the place for what is wrong with the arguments.
+        Raises ``ChatTemplateError`` if the template fails or refuses the conversation, and ``TypeError`` or
+        ``ValueError``, naming the place, for a wrong argument.
         """
         reader = Reader()
         conversation = read_messages(messages, reader)
@@ -121,13 +121,13 @@ class ChatTemplate:
         raise AssertionError
 
     def _join_parts(self, conversation: list[dict[str, Any]], budget: Budget) -> None:
-        """Lists of parts become one text where the template cannot take lists for that role."""
+        """Joins a list of parts to one text if the template cannot take lists for that role."""
         for message in conversation:
             if isinstance(message.get("content"), list) and not self._takes_parts(message["role"], budget):
                 message["content"] = "\n".join(part["text"] for part in message["content"])
 
     def _takes_parts(self, role: str, budget: Budget) -> bool:
-        """Whether the template writes the text of parts: tried out, for templates do not say."""
+        """Whether the template writes the text of parts; found by trying, since templates do not say."""
         with self._lock:
             known = self._takes.get(role)
         if known is None:
@@ -146,7 +146,7 @@ class ChatTemplate:
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """Whatever goes wrong in a template is a ``ChatTemplateError`` with its line."""
+        """Turns every failure of a template into a ``ChatTemplateError`` with its line."""
         from jinja2.exceptions import SecurityError, TemplateRuntimeError, TemplateSyntaxError
 
         try:
@@ -180,7 +180,7 @@ class ChatTemplate:
 
 
 class Chat:
-    """Writes conversations for one tokeniser. ``source``: the template; default: the tokeniser's own.
+    """Writes conversations for one tokeniser. ``source``: the template; by default the tokeniser's own.
 
     Raises ``ChatTemplateError`` if there is none, or if it is broken.
     """
@@ -201,7 +201,7 @@ class Chat:
         """A conversation's text and ids. Options and errors: :meth:`ChatTemplate.render`; ``TokenizerError`` for text
         that cannot be encoded.
 
-        Special tokens that the template writes become their ids; their spelling in a message stays text. BOS comes
+        Special tokens that the template writes become ids; their spellings in a message remain text. BOS comes
         first where the vocabulary says so and the template has not written it.
         """
         marked, back = self.template.render(messages, **options)
@@ -214,7 +214,7 @@ class Chat:
 
     def _encode(self, marked: str, text: str, back: dict[int, str]) -> list[int]:
         encode = self._tokenizer.encode
-        # A mark matters only where it keeps a special token from being found.
+        # Marks matter only if they keep a special token from being found.
         if marked == text or _places(self._finder, marked) == _places(self._finder, text):
             return encode(text, add_special=False, parse_special=True)
         ids: list[int] = []
@@ -224,7 +224,7 @@ class Chat:
 
 
 def special_names(tokenizer: TextTokenizer) -> dict[str, str]:
-    """The spellings that templates know as ``bos_token``, ``eos_token`` and so on, of those that there are."""
+    """The spellings that templates know as ``bos_token``, ``eos_token`` and so on, as far as they exist."""
     vocabulary = getattr(tokenizer, "vocabulary", tokenizer)
     ids = {name: getattr(vocabulary, name, None) for name in ("bos", "eos", "unk", "pad")}
     return {f"{name}_token": tokenizer.spelling(id) for name, id in ids.items() if id is not None}
@@ -241,7 +241,7 @@ def _variables(variables: Any, reader: Reader) -> dict[str, Any]:
         raise TypeError(f"variables must be a table, not {type(variables).__name__}")
     for name in variables:
         if not isinstance(name, str) or not name.isidentifier():
-            raise ValueError(f"variables: {quoted(name)} is no name for a template's variable")
+            raise ValueError(f"variables: {quoted(name)} is not a name for a template's variable")
         if name == "messages":
             raise ValueError('variables: "messages" is an argument of its own')
     plain: dict[str, Any] = reader.plain(variables, "variables")
@@ -249,5 +249,5 @@ def _variables(variables: Any, reader: Reader) -> dict[str, Any]:
 
 
 def _cut(error: object) -> str:
-    text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))  # Python's words tell addresses
+    text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))  # Python's messages hold addresses
     return one_line(text, MOST_MESSAGE)

@@ -1,4 +1,4 @@
-"""What a caller gives to a chat template: checked, copied to plain values, and marked as no template's own text."""
+"""What a caller gives to a chat template: checked, copied to plain values, and marked as the caller's text."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ MOST_NESTED = 60
 _LONGEST_NAME = 64  # characters of a text that a template may look for in messages
 _SPEAKERS = frozenset({"system", "user", "assistant"})
 _ROLES = _SPEAKERS | {"tool", "developer", "function", "model"}
-# What a message may have instead of content.
+# A message may have one of these instead of content.
 _INSTEAD = ("tool_calls", "reasoning_content", "thinking", "reasoning")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class MessageTextError(TokenizerError, ValueError):
-    """Text of a message that no token can stand for."""
+    """Text of a message that no token can represent."""
 
 
 class Reader:
-    """Copies what it is given. ``size``: of all of it, as a template's budget counts."""
+    """Copies plain values. ``size``: of all that was copied, as a template's budget counts it."""
 
     def __init__(self) -> None:
         self.size = 0
 
     def plain(self, value: Any, place: str, depth: int = 0) -> Any:
-        """A copy that holds nothing but tables, lists, text, numbers, truth values and None. ``place``: for errors."""
+        """A copy of tables, lists, text, numbers, truth values and None, and nothing else. ``place``: for errors."""
         if value is None or isinstance(value, (bool, int, float)):
             return value
         if isinstance(value, str):
@@ -92,7 +92,7 @@ def _message(message: Any, place: str, reader: Reader) -> dict[str, Any]:
     elif not isinstance(content, str) and not (isinstance(content, dict) and role not in _SPEAKERS):
         raise TypeError(f'{place}["content"] must be text or a list of parts, not {type(content).__name__}')
     reasoning = next((copy[name] for name in _REASONING if copy.get(name) is not None), None)
-    if reasoning is not None:  # templates read it by different names
+    if reasoning is not None:  # templates use different names for it
         copy = {"thinking": reasoning, **copy, "reasoning_content": reasoning}
     return copy
 
@@ -119,27 +119,27 @@ def read_tables(name: str, values: Any, reader: Reader) -> list[dict[str, Any]] 
     return [reader.plain(value, f"{name}[{i}]") for i, value in enumerate(values)]
 
 
-# Characters that stand in for others: printable, without case, no letters or digits, in hardly any text, and in Unicode
-# for long. Nothing that a template does to a text (trimming, changing case, writing JSON or Python's form) alters them.
+# Characters that stand in for others: printable, without case, neither letters nor digits, rare in text, and long in
+# Unicode. Nothing that a template does to text (trimming, changing case, writing JSON or Python's form) alters them.
 _STAND_INS = [*range(0x2801, 0x2900), *range(0x4DC0, 0x4E00), *range(0x1D800, 0x1DA00)]
 
 
 class Marks:
-    """Keeps what messages say apart from what the template says.
+    """Tells the text of messages from the text of the template.
 
-    A special token that a template writes counts; its spelling in a message is text. Both come out of the template as
-    one string, so the messages go in with certain characters replaced, one for one, by others that occur nowhere; what
-    comes out is searched for special tokens first, and then gets its characters back. A replaced character cannot
-    begin a special token, however the template cuts and joins texts.
+    A special token that a template writes becomes its id; the same spelling in a message is text. The template returns
+    both in one string. So certain characters of the messages are first replaced, one for one, by characters that occur
+    nowhere else; the result is searched for special tokens, and then the characters are restored. A replaced character
+    cannot begin a special token, however the template cuts and joins text.
 
-    Replaced is every character with which some special token begins (``<``, ``[``), unless it begins a text that the
-    template itself names and that leads to no special token: so ``'</think>' in content`` is still found. Where special
-    tokens begin with letters or the like, only their whole spelling is looked for. A role goes straight into
-    ``'<|' + role + '|>'``, so one that is no usual role, and that the template does not name, loses its first character
-    to a mark if it is a part of a special token.
+    Every character that begins some special token (``<``, ``[``) is replaced, unless it begins a text that the template
+    itself names and that cannot become a special token: ``'</think>' in content`` still works. Of special tokens that
+    begin with letters or the like, only the whole spelling is replaced. Templates write ``'<|' + role + '|>'``, so the
+    first character of a role is replaced if the role is part of a special token, unless it is a usual role or one that
+    the template names.
 
     ``specials``: spellings of special tokens; ``literals``: texts that the template names; ``others``: further texts
-    that may come out of it.
+    that the template may write.
     """
 
     def __init__(self, specials: Iterable[str], literals: Iterable[str], others: Iterable[str] = ()) -> None:
@@ -153,8 +153,10 @@ class Marks:
         self._harmless = self._find_harmless()
 
     def _find_harmless(self) -> dict[str, Any]:
-        """Texts that the template names, from each character on that could begin a special token and does not: as a
-        tree, a table of what may follow each character, in which a text that is complete has no table but {}."""
+        """Texts that the template names, from each character on that could begin a special token but does not.
+
+        They form a tree: each character has a table of those that may follow, and the last one has an empty table.
+        """
         beginnings = {text[:n] for text in self._specials for n in range(1, min(len(text), _LONGEST_NAME) + 1)}
         lengths = {len(text) for text in self._specials if len(text) <= _LONGEST_NAME}
         tree: dict[str, Any] = {}
@@ -177,7 +179,7 @@ class Marks:
         return False
 
     def _spots(self, text: str) -> list[int]:
-        """Where in a text the characters are that must be replaced."""
+        """Positions of the characters of a text that must be replaced."""
         spots = [at for at, part in self._whole.split(text) if isinstance(part, int)]
         if self._find_starts is not None:
             for match in self._find_starts.finditer(text):
@@ -187,8 +189,8 @@ class Marks:
         return spots
 
     def choose(self, messages: list[dict[str, Any]], *others: Any) -> dict[str, str]:
-        """What each character of the messages, and of other plain values that are given, is replaced by; empty if none
-        needs to be.
+        """Which characters of the messages, and of other plain values, are replaced by which; empty if none needs to
+        be.
         """
         strings: list[str] = []
         _map_strings([messages, *others], lambda text: strings.append(text) or text)  # type: ignore[func-returns-value]
@@ -224,7 +226,7 @@ class Marks:
         return _map_strings(value, mark)
 
     def messages(self, messages: list[dict[str, Any]], table: dict[str, str]) -> list[dict[str, Any]]:
-        """As :meth:`apply`, roles too."""
+        """As :meth:`apply`, for messages and their roles."""
         marked: list[dict[str, Any]] = self.apply(messages, table)
         for message, original in zip(marked, messages, strict=True):
             role = self._odd_role(original)
@@ -234,7 +236,7 @@ class Marks:
 
 
 def _plant(tree: dict[str, Any], text: str) -> None:
-    """Puts a text into a tree of texts, unless one is there that it begins with; those that begin with it go."""
+    """Adds a text to a tree of texts, unless the tree holds a prefix of it; removes those that it is a prefix of."""
     node = tree
     for character in text[:-1]:
         if node.get(character) == {}:

@@ -1,4 +1,4 @@
-"""A whole tokeniser as a ``tokenizer.json`` describes it, run by the ``tokenizers`` package as it stands."""
+"""A tokeniser that a ``tokenizer.json`` describes, run by the ``tokenizers`` package."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _MOST_STEPS = 1 << 29  # of the package on one text: some 5 s
 
 
 class JsonTokenizer:
-    """Offers what :class:`~pellucid.text.base.VocabularyTokenizer` does, by the same rules.
+    """Has the methods of :class:`~pellucid.text.base.VocabularyTokenizer`, with the same rules.
 
     ``description``: the text of a tokenizer.json. ``bos``, ``eos``: spellings, or None; ``end``: further spellings or
-    ids that end a generation. What the description says of truncation and padding is ignored; its normaliser and its
-    post-processor (which adds BOS) are obeyed. Raises ``TokenizerError`` if it is broken or of a kind whose pieces
-    cannot be turned into bytes.
+    ids that end a generation. The description's truncation and padding are ignored; its normaliser and its
+    post-processor (which adds BOS) are used. Raises ``TokenizerError`` if it is broken, could do harm, or is of a kind
+    whose pieces cannot be turned into bytes.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class JsonTokenizer:
         table = self._checked.table
         self.chat_template = chat_template
         self._byte_level, self._spaces = _kind(table.get("decoder"))
-        # Ordinary by the description, but not to be matched in ordinary text: a second set, which decoding still shows.
+        # Ordinary tokens by the description, which must not match in ordinary text; decoding still shows them.
         self._markers = set()
         for token in table.get("added_tokens") or []:
             text = token["content"]
@@ -125,7 +125,7 @@ class JsonTokenizer:
         return present if len(present) < 256 else None
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """As :meth:`VocabularyTokenizer.encode`; here the description's post-processor says what is added."""
+        """As :meth:`VocabularyTokenizer.encode`; the description's post-processor says what is added."""
         raw = to_utf8(check_text(text))
         if self._encodable is not None:
             check_encodable(text, raw, 0, self._encodable)
@@ -189,7 +189,7 @@ class JsonTokenizer:
         return self.spelling(index).encode("utf-8", "replace") if special and not raw else raw
 
     def spelling(self, id: int) -> str:
-        """The token as the vocabulary spells it; ``""`` for an id that no token has."""
+        """The token as the vocabulary spells it; ``""`` for an id without a token."""
         return self._plain.id_to_token(check_id(id, self.vocab_size)) or ""
 
     def _stands_for(self, index: int) -> bytes:
@@ -208,7 +208,7 @@ class JsonTokenizer:
 
 
 def _kind(decoder: object) -> tuple[bool, bool]:
-    """(pieces are written in the byte alphabet, U+2581 is a space), by the decoders that the description lists."""
+    """(whether pieces are in the byte alphabet, whether U+2581 is a space), from the description's decoders."""
     steps = decoder.get("decoders", [decoder]) if isinstance(decoder, dict) else []
     kinds = [step.get("type") for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
     if "ByteLevel" in kinds:

@@ -1,15 +1,15 @@
-"""Where chat templates run: Jinja, with nothing to reach for and a budget for everything.
+"""Where chat templates run: Jinja without access to anything else, and with a budget for everything.
 
 A template comes with a model file, so it is a program by a stranger. Jinja's own sandbox hides Python's attributes but
-lets a template compute for ever. Here
+lets a template run for ever. Here
 
-- what may be called is listed: the methods of plain values, a few functions, the filters that make sense for text;
+- only listed callables can be called: methods of plain values, a few functions, the filters that serve text;
 - every operator, call, filter, comparison, list and written value passes through the environment, which weighs it
   (:class:`~pellucid.text.budget.Budget`); the compiler adds a check at the start of each block, so of each turn of a
   loop and each call of a macro;
-- what grows out of proportion (``*``, ``**``, ``replace``, ``center``, ``%10000d`` and their like) is refused before.
+- what would grow out of proportion (``*``, ``**``, ``replace``, ``center``, ``%10000d`` and the like) is refused first.
 
-So each step is short, and a template ends by itself, on any thread, without signals, tracing or a process of its own.
+So each step is short, and a template ends by itself, on any thread, without signals, tracing or a separate process.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _TIME = re.compile(r"(?:[^%]|%-?[a-zA-Z%])*")
 
 
 class _Generator(CodeGenerator):
-    """Writes the calls of the environment that count."""
+    """Adds the calls that count to the compiled template."""
 
     def blockvisit(self, nodes: Any, frame: Frame) -> None:
         self.writeline("environment.tick()")
@@ -142,7 +142,7 @@ class _Generator(CodeGenerator):
 
 
 class _Generation(Extension):
-    """``{% generation %}``: marks what the assistant wrote, for training; here it only stands for its contents."""
+    """``{% generation %}``: marks what the assistant wrote, for training; here it only renders its contents."""
 
     tags = {"generation"}
 
@@ -152,8 +152,8 @@ class _Generation(Extension):
 
 
 class Sandbox(Filters, ImmutableSandboxedEnvironment):
-    """An environment for templates of chats. Threads may render side by side, each from the budget that it gave to
-    :meth:`use`."""
+    """An environment for templates of chats. Threads may render at the same time, each with the budget that it
+    gave to :meth:`use`."""
 
     code_generator_class = _Generator
     intercepted_binops = frozenset(["+", "-", "*", "/", "//", "**", "%"])
@@ -184,7 +184,7 @@ class Sandbox(Filters, ImmutableSandboxedEnvironment):
         return found
 
     def use(self, budget: Budget) -> None:
-        """From now on this thread's renderings take from ``budget``."""
+        """This thread renders with ``budget`` from now on."""
         self._spending.budget = budget
 
     # ---- what compiled templates call -------------------------------------------------------------------------
@@ -262,7 +262,7 @@ class Sandbox(Filters, ImmutableSandboxedEnvironment):
 
     def _check_method(self, name: str, text: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         budget, first = self.budget, args[0] if args else None
-        if hasattr(text, "__html__"):  # marked as safe: it writes its arguments, whatever they are
+        if hasattr(text, "__html__"):  # marked as safe: it writes its arguments, of any type
             for value in (*args, *kwargs.values()):
                 budget.text(value)
         if name in ("startswith", "endswith"):
@@ -337,7 +337,7 @@ class Sandbox(Filters, ImmutableSandboxedEnvironment):
 
 
 class _Namespace(Namespace, Opaque):
-    """Jinja's, whose values are weighed and whose text tells nothing."""
+    """Jinja's, whose values are weighed and whose text reveals nothing."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):

@@ -1,4 +1,4 @@
-"""Special tokens: which end a generation, which may be matched in text, and finding them there."""
+"""Special tokens: which of them end a generation, which may match in text, and how they are found there."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from .vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
 
 __all__ = ["END", "Finder", "end_ids", "looks_like_control"]
 
-# Spellings that mean "this turn is over" in models whose files name at most one of them as EOS.
+# Spellings that end a turn; model files name at most one of them as EOS.
 END = frozenset(
     {
         "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>",
         "<turn|>", "<end_of_utterance>", "<EOT>", "_<EOT>", "[EOT]", "<|return|>", "<|call|>", "<｜end▁of▁sentence｜>",
     }
 )  # fmt: skip
-# Ends only where the file says that they are control tokens: Gemma has "</s>" as the HTML tag that it is elsewhere.
+# They end a turn only if the file says that they are control tokens: in Gemma, "</s>" is an HTML tag.
 _END_IF_CONTROL = frozenset({"</s>", "<eos>", "[EOS]"})
 _CONTROL = re.compile(r"<\|.*\|>|<｜.*｜>", re.DOTALL)
 
 
 def looks_like_control(text: str) -> bool:
-    """True for ``<|...|>``: many files call such tokens user defined, though they steer the chat format."""
+    """True for ``<|...|>``: many files call such tokens user-defined, although they control the chat format."""
     return _CONTROL.fullmatch(text) is not None
 
 
 def end_ids(vocabulary: Vocabulary) -> frozenset[int]:
-    """Ids after which a generation is over: EOS, EOT, EOM, the vocabulary's own list, and well-known spellings.
+    """Ids that end a generation: EOS, EOT, EOM, the vocabulary's own list, and well-known spellings.
 
     Where ``<|return|>`` and ``<|call|>`` exist, ``<|end|>`` closes a message but not the turn (the Harmony format).
     """
@@ -47,8 +47,8 @@ def end_ids(vocabulary: Vocabulary) -> frozenset[int]:
 class Finder:
     """Finds the given texts inside a longer one: leftmost first, and of those the longest.
 
-    One regular expression of their common beginnings proposes places; a table decides. So thousands of special
-    tokens cost nothing where the text has none.
+    One regular expression of their first characters proposes places, and a table decides: thousands of special tokens
+    cost nothing in text that has none.
     """
 
     def __init__(self, ids: Mapping[str, int]) -> None:

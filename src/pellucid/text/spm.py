@@ -7,8 +7,8 @@ a piece become their bytes.
 
 Gemma 4's vocabulary is of this kind, but ranks pairs by a list of merges; that is for the ``tokenizers`` package.
 
-A U+2581 in the text itself would come back as a space, so it is encoded as its three bytes instead, where the
-vocabulary has bytes: decoding is exact. (Other runtimes give the space's piece.)
+A U+2581 in the text itself would be decoded as a space. It is encoded as its three bytes instead if the vocabulary
+has bytes, so that decoding is exact; other runtimes give the space's piece.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
 __all__ = ["MergedSpmTokenizer", "SpmTokenizer"]
 
 _SPACE = "\u2581"
-_UNIGRAM = b"\x12\x02\x18\x01"  # trainer_spec.model_type = 1, in place of what was written before
+_UNIGRAM = b"\x12\x02\x18\x01"  # trainer_spec.model_type = 1, in place of the value written before
 _BYTE_SPELLING = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 class SpmTokenizer(VocabularyTokenizer):
     """SentencePiece. Raises ``TokenizerError`` naming the field if the vocabulary is impossible.
 
-    With ``add_space_prefix`` a space is put before the text, and again before the text after each control token;
+    With ``add_space_prefix`` a space is put before the text, and before the text after each control token;
     ``decode`` drops the first.
     """
 
@@ -44,7 +44,7 @@ class SpmTokenizer(VocabularyTokenizer):
         self._model = self._load(vocabulary)
 
     def _find_bytes(self) -> list[int] | None:
-        """The ids of all 256 bytes, or None if any is missing: half a fallback is none."""
+        """The ids of all 256 bytes, or None if any of them is missing."""
         found: dict[int, int] = {}
         for i in self.vocabulary.ids_of(BYTE):
             match = _BYTE_SPELLING.fullmatch(self.vocabulary.spelling(i))
@@ -63,7 +63,7 @@ class SpmTokenizer(VocabularyTokenizer):
 
         n = self.vocab_size
         types = np.full(n, NORMAL, np.int32) if vocabulary.types is None else vocabulary.types.astype(np.int32)
-        for i in vocabulary.ids_of(USER_DEFINED):  # those that must not match in ordinary text
+        for i in vocabulary.ids_of(USER_DEFINED):  # these must not match in ordinary text
             if i in self.eog or looks_like_control(vocabulary.spelling(i)):
                 types[i] = CONTROL
         for i in vocabulary.ids_of(UNKNOWN):
@@ -98,7 +98,7 @@ class SpmTokenizer(VocabularyTokenizer):
             if not piece:
                 raise vocabulary.error("pieces", f"piece {i} is empty")
             if piece in seen:
-                raise vocabulary.error("pieces", f"{quoted(piece)} is there twice, as {seen[piece]} and {i}")
+                raise vocabulary.error("pieces", f"{quoted(piece)} is given twice, as {seen[piece]} and {i}")
             seen[piece] = i
 
     def _special_text(self, index: int) -> str:

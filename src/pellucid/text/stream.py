@@ -1,4 +1,4 @@
-"""Text out of tokens as they come: whole characters only, and nothing of a stop string."""
+"""Text from tokens as they are generated: whole characters only, and no part of a stop string."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ __all__ = ["TextStream"]
 
 
 class TextStream:
-    """Turns ids into text that may be shown at once.
+    """Turns ids into text that can be shown at once.
 
-    ``piece``: the bytes that an id stands for (a tokeniser's ``piece``). ``stop``: strings that end the text (one
-    alone may be given as a ``str``). A character is held back until all of its bytes are there, and an end of the
-    text until it can no longer begin a stop string. The first stop string to be complete wins, of those that are
-    complete with the same character the longest; how the text was cut into tokens makes no difference.
+    ``piece``: the bytes of an id (a tokeniser's ``piece``). ``stop``: strings that end the text, or one ``str``. A
+    character is held back until all of its bytes have arrived, and the end of the text until it can no longer begin a
+    stop string. The stop string that is complete first wins, and of several that are complete at the same character the
+    longest; how the text is cut into tokens makes no difference.
 
-    Without a stop, what ``push`` and ``flush`` return is, joined, the joined pieces decoded as UTF-8 with U+FFFD for
-    what is none. No space is dropped at the start: the text continues another.
+    Without a stop, the joined results of ``push`` and ``flush`` are the joined pieces decoded as UTF-8, with U+FFFD for
+    bytes that are not UTF-8. No space is dropped at the start, because the text continues another.
 
-    ``stopped``: the stop string that was met, or None. Raises ``ValueError`` for an empty stop string, ``TypeError``
-    for one that is no string.
+    ``stopped``: the stop string that was found, or None. Raises ``ValueError`` for an empty stop string, ``TypeError``
+    for one that is not a string.
     """
 
     __slots__ = ("_decode", "_held", "_piece", "_stops", "stopped")
@@ -39,13 +39,13 @@ class TextStream:
         self.stopped: str | None = None
 
     def push(self, id: int) -> str:
-        """Text that is safe to show now that ``id`` came; often ``""``. Always ``""`` after a stop."""
+        """The text that can be shown after ``id``, often ``""``; always ``""`` after a stop."""
         if self.stopped is not None:
             return ""
         return self._advance(self._decode(self._piece(id)), last=False)
 
     def flush(self) -> str:
-        """All that was held back; an incomplete character becomes U+FFFD. The generation is over."""
+        """Ends the generation: returns the text held back, with U+FFFD for an incomplete character."""
         if self.stopped is not None:
             return ""
         return self._advance(self._decode(b"", True), last=True)
@@ -64,7 +64,7 @@ class TextStream:
         return text[: len(text) - keep]
 
     def _beginning(self, text: str) -> int:
-        """Length of the longest end of ``text`` that a stop string begins with."""
+        """Length of the longest suffix of ``text`` that a stop string begins with."""
         longest = max(map(len, self._stops)) - 1
         for size in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-size:]) for stop in self._stops):

@@ -1,4 +1,4 @@
-"""A vocabulary as plain data, whatever file it came from."""
+"""A vocabulary as plain data, independent of the file format."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Vocabulary:
     """Pieces of text, numbered, and how text is cut into them.
 
     ``model``: "bpe" (byte-level byte-pair encoding, as GPT-2), "spm" (SentencePiece, merges ranked by score) or
-    "unigram" (SentencePiece, the likeliest cut).
+    "unigram" (SentencePiece, the most probable segmentation).
     ``pre``: name of the pre-tokeniser of a "bpe" vocabulary; None means "default".
     ``pieces``: one spelling per id, all ``str`` or all UTF-8 ``bytes``.
     ``scores``: float32 (n,), for "spm" and "unigram"; ``types``: int32 (n,), the constants of this module, or None:
     all are normal.
-    ``merges``: pairs "left right", best first, for "bpe"; for "spm" they take the place of the scores.
-    ``eog``: ids that end a generation, besides ``eos``, ``eot``, ``eom`` and those known by their spelling.
-    ``strips``: ids of control tokens that swallow the white space after them, where the text's control tokens count.
-    ``names``: what the source file calls a field, and ``source`` the file itself: both for error messages alone.
+    ``merges``: pairs "left right", best first, for "bpe"; for "spm" they replace the scores.
+    ``eog``: ids that end a generation, besides ``eos``, ``eot``, ``eom`` and those that are known by their spelling.
+    ``strips``: ids of control tokens that remove the white space after them, when control tokens in text are parsed.
+    ``names``: the source file's names of the fields, and ``source``: its path; only for error messages.
 
     Raises ``TokenizerError`` naming the field, if lengths disagree or an id is out of range.
     """
@@ -87,7 +87,7 @@ class Vocabulary:
         return len(self.pieces)
 
     def error(self, name: str, message: str) -> TokenizerError:
-        """An error about the field ``name``, in the source file's own words."""
+        """An error about the field ``name``, which it calls by the source file's name."""
         where = self.names.get(name, name)
         return TokenizerError(f"{self.source}: {where}: {message}" if self.source else f"{where}: {message}")
 

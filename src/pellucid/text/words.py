@@ -1,7 +1,7 @@
 r"""How each family of byte-level vocabularies cuts text into words, by the GGUF field ``tokenizer.ggml.pre``.
 
 A model file names its pre-tokeniser but does not describe it; the description is in the family's published
-``tokenizer.json``, which the comments of the table name. Where these were not at hand, the comment says "by GGUF": the
+``tokenizer.json``, which the comments of the table name. Where that is not public, the comment says "by GGUF": the
 entry is then what readers of GGUF files agree on.
 
 The expressions are in the syntax of Oniguruma, which the ``tokenizers`` package runs.
@@ -15,15 +15,15 @@ from typing import Any
 
 __all__ = ["KNOWN", "LINEAR", "WORDS", "Words", "adds_bos", "ascii_words", "make_splitter"]
 
-# Steps are applied one after the other, each to every part that the former left. Either a regular expression, whose
-# matches stand alone, or one of the package's own.
+# Steps are applied one after the other, each to every part that the one before left: a regular expression, whose
+# matches become parts of their own, or one of the package's own steps.
 BYTES, GPT2, DIGITS, DIGIT_RUNS, MARK, MARKS = "<bytes>", "<gpt2>", "<digits>", "<digit runs>", "<mark>", "<marks>"
 
 
 @dataclass(frozen=True)
 class Words:
-    """``steps``; ``whole``: a word that is a piece is taken as it is, even where no chain of merges leads to it;
-    ``adds_bos``: whether BOS comes first where the file does not say.
+    """``steps``; ``whole``: a word that is a piece is that piece, even if no chain of merges leads to it;
+    ``adds_bos``: whether BOS comes first if the file does not say.
     """
 
     steps: tuple[str, ...]
@@ -51,15 +51,15 @@ def _cased(contraction: str, digits: str, breaks: str = r"[\r\n/]*", but: str = 
 _GPT4O = _cased(_CONTRACTION + "?", r"\p{N}{1,3}")
 _KIMI = r"[\p{Han}]+|" + _cased(_CONTRACTION + "?", r"\p{N}{1,3}", r"[\r\n]*", r"&&[^\p{Han}]")
 
-# Digits alone, then GPT-2's expression, in one: where a digit follows, white space is at an end.
+# Single digits, then GPT-2's expression, in one: white space ends before a digit.
 _DIGIT_GPT2 = r"\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 
 # A part that is all digits, in threes from its end. \G: where the last match ended.
 _THREES = r"\A\d{1,2}(?=(?:\d{3})++\z)|(?:\A(?=\d++\z)|\G(?!\A))\d{3}"
 _THREES_TO_BOUNDARY, _THREES_TO_END = r"\d{1,3}(?=(?:\d{3})*\b)", r"\d{1,3}(?=(?:\d{3})*(?!\d))"
 _BEFORE_THREES, _SPACES_AT_END = r"(?=(\d{3})+(?!\d))", r"\s+$"
-# Expressions whose time grows with the square of a run's length, and equal steps that take linear time: expression, and
-# what becomes of its matches.
+# Expressions whose time grows with the square of a run's length, and equivalent steps that take linear time: an
+# expression, and what is done with its matches.
 LINEAR = {
     _SPACES_AT_END: ((r"(?<!\s)(?:\s++\z|\s+(?=\n))", "isolated"),),
     _THREES_TO_BOUNDARY: ((r"(?<!\d)\d++\b", "isolated"), (_THREES, "isolated")),
@@ -231,7 +231,7 @@ KNOWN = frozenset(step for _, words in _TABLE for step in words.steps) - LINEAR.
 
 
 def adds_bos(pre: str | None) -> bool:
-    """Whether BOS comes first where the file does not say."""
+    """Whether BOS comes first if the file does not say."""
     return pre in WORDS and WORDS[pre].adds_bos
 
 
@@ -265,7 +265,7 @@ _PROPERTY = re.compile(r"\\p\{(\w+)\}")
 def ascii_words(words: Words) -> re.Pattern[str] | None:
     """An expression for ``findall`` that cuts pure ASCII text in the same way, if one step covers all text.
 
-    The properties are then short ranges, and the standard library's expressions suffice; they are ten times faster.
+    In ASCII the properties are short ranges, which the standard library can match, ten times faster.
     """
     step = _GPT2_TEXT if words.steps == (GPT2,) else words.steps[0]
     if len(words.steps) > 1 or not step.endswith((r"\s+", r"\s")) or "Han" in step:
