@@ -15,12 +15,15 @@ INTERRUPT = """
 import importlib, os, signal, sys
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
+class Dying:  # an exception in the middle of this gets lost
+    def __del__(self):
+        interrupt()
 class Finder:
     left = {searches}
     def find_spec(self, name, path=None, target=None):
         Finder.left -= 1
         if Finder.left == 0:
-            interrupt()
+            Dying() if {lost} else interrupt()
 sys.meta_path.insert(0, Finder())
 from pellucid.cli import main
 def patch(place):
@@ -55,9 +58,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(
-    arguments: list[str], searches: int = 0, places: tuple[str, ...] = (), calls: int = 1
+    arguments: list[str], searches: int = 0, places: tuple[str, ...] = (), calls: int = 1, lost: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    code = INTERRUPT.format(searches=searches, arguments=arguments, places=places, calls=calls)
+    code = INTERRUPT.format(searches=searches, arguments=arguments, places=places, calls=calls, lost=lost)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
 
@@ -73,6 +76,12 @@ def test_while_modules_are_imported(model: Path) -> None:
         done = run(arguments, searches=n)
         assert (done.returncode, done.stderr) == (130, ""), f"search {n} of {searches}: {done.stderr}"
         assert done.stdout == ""
+
+
+@pytest.mark.parametrize("search", [5, 40, 150])
+def test_where_an_exception_would_get_lost(model: Path, search: int) -> None:
+    done = run(["generate", "he", "-m", str(model)], searches=search, lost=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize(

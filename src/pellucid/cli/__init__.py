@@ -10,6 +10,7 @@ import sys
 TYPE_CHECKING = False  # as type checkers know it: whatever is imported before `main` runs, a Ctrl-C could fall into
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 __all__ = ["main"]
 
@@ -27,17 +28,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _command() -> Any:
+    """The commands. Ctrl-C while their modules load ends the process at once: there is nothing to clean up yet, and an
+    exception could get lost in the middle of an import."""
+    import signal
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not ignored, and nobody else's
+    try:
+        if usual:
+            signal.signal(signal.SIGINT, _leave)
+    except ValueError:  # not the main thread, which alone gets signals
+        usual = False
+    try:
+        import typer
+
+        from pellucid.cli.app import make_app
+
+        return typer.main.get_command(make_app())
+    finally:
+        if usual:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave(*_: object) -> None:
+    import os
+
+    if os.isatty(1):  # where the terminal shows ^C
+        os.write(1, b"\n")
+    os._exit(130)
+
+
 def _run(argv: list[str]) -> int:
+    command = _command()
     import typer
 
     from pellucid.cli import output
-    from pellucid.cli.app import make_app
     from pellucid.errors import PellucidError
 
     # Typer's own copy of click, or click itself: its errors are the bases of this one.
     click_error: type[Exception] = typer.BadParameter.__mro__[2]
     output.prepare()
-    command = typer.main.get_command(make_app())
     try:
         with command.make_context("pellucid", argv) as context:
             command.invoke(context)
