@@ -49,7 +49,8 @@ def parse_options(options: dict[str, Any]) -> SamplingOptions:
 def canceller(cancel: Any) -> Callable[[], bool] | None:
     """A callable from what `cancel` may be: None, a threading.Event, a callable."""
     cancel = sampling.check_cancel("cancel", cancel)
-    return getattr(cancel, "is_set", cancel)
+    asked: Callable[[], bool] | None = getattr(cancel, "is_set", cancel)
+    return asked
 
 
 def check_chunk(chunk: Any) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pellucid.plan import ACTIVATIONS, EVERYWHERE, Kind, Plan
+from pellucid._engine import ACTIVATIONS, Kind
+from pellucid.plan import EVERYWHERE, Op, Plan
 
 __all__ = ["ModelInfo", "Operation", "PlanTable"]
 
@@ -113,7 +115,7 @@ class PlanTable(list[Operation]):
         return "\n".join(line.rstrip() for line in lines)
 
 
-def plan_table(plan: Plan, matrix_bytes: Any) -> PlanTable:
+def plan_table(plan: Plan, matrix_bytes: Callable[[int], int]) -> PlanTable:
     """matrix_bytes: number of a matrix -> bytes as the engine holds it."""
     table = PlanTable()
     for i, op in enumerate(plan.ops):
@@ -140,7 +142,7 @@ def plan_table(plan: Plan, matrix_bytes: Any) -> PlanTable:
     return table
 
 
-def _detail(plan: Plan, op: Any) -> str:
+def _detail(plan: Plan, op: Op) -> str:
     if op.kind.attends or op.kind.stores:
         c = plan.caches[op.cache]
         heads = f"{c.n_q} heads, {c.n_kv} kv, {c.dk} wide"

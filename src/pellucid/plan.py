@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pellucid._engine import ACTIVATIONS, Kind
+from pellucid._engine import ACTIVATIONS as ACTIVATIONS
+from pellucid._engine import Kind as Kind
 from pellucid.errors import ModelFileError, UnsupportedModelError
 
 EVERYWHERE = 2**31 - 1  # pos_to of an operation on every position

@@ -69,7 +69,7 @@ def of_heads(plan: Any) -> None:
         kind = "Q8_0"
     data = gguf.quantize(values, getattr(gguf.GGMLQuantizationType, kind)) if kind != "F32" else values
     raw = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
-    plan.matrices.append(Matrix("extra", kind, dim, k, raw, False, False))
+    plan.matrices.append(Matrix("extra", kind, dim, k, raw, False))
     plan.segments.append(Segment(len(plan.matrices) - 1, 0, -1))
     plan.vectors += [Vector("norm", rng.uniform(0.5, 1.5, c.dk).astype(np.float32))]
     tmp = next(o.tmp for o in plan.ops if o.kind == Kind.LINEAR_ADD)

@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 from pellucid.errors import FetchError
-from pellucid.weights import hub, reference, store, web
+from pellucid.weights import hub, reference, web
 from tests.weights.server import Raw
 
 URL = "http://models.invalid/x.gguf"
@@ -145,7 +145,7 @@ def run(data: bytes) -> None:
         proxies = {"http_proxy": server.url, "https_proxy": server.url, "no_proxy": ""}
         with (
             mock.patch.dict(os.environ, {**proxies, "PELLUCID_CACHE": cache, "HF_TOKEN": ""}),
-            mock.patch.object(store.os, "fsync"),  # no power cut is tried
+            mock.patch.object(os, "fsync"),  # no power cut is tried
             mock.patch.multiple(web, _FIRST_WAIT=0.0, _LONGEST_WAIT=0.0, _TIMEOUT=5.0, _HEADER_SECONDS=5.0),
         ):
             folder, _ = reference.place(URL)

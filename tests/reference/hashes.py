@@ -3,8 +3,8 @@
     python -m tests.reference.hashes [--gemma] > before.txt      # then after the change, and compare with diff
 
 A line per model, instruction set, cache type and precision: the SHA-256 of the logits of one prompt in one pass, of the
-same prompt in small passes, and of tokens drawn with every filter. Only the public interface is used, so that the script
-runs on both sides of a change. What this processor cannot run is not listed.
+same prompt in small passes, and of tokens drawn with every filter. Only the public interface is used, so that the
+script runs on both sides of a change. What this processor cannot run is not listed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FILTERS = {
 def digest(*arrays: object) -> str:
     found = hashlib.sha256()
     for array in arrays:
-        found.update(np.ascontiguousarray(array).tobytes())  # type: ignore[call-overload]
+        found.update(np.ascontiguousarray(array).tobytes())
     return found.hexdigest()[:24]
 
 
@@ -52,7 +52,7 @@ def hashes(path: Path, tokens: int, isa: str, kv: str, precision: str) -> str:
         parts = model.logits(ids[: tokens // 2], chunk=5)
         if not np.isfinite(whole).all() or not (whole[: tokens // 2] == parts).all():
             raise SystemExit(f"{path.name}, {isa}, {kv}, {precision}: logits differ by the cut of the prompt")
-        done = model.generate(ids[:9], max_tokens=12, ignore_eos=True, **FILTERS)  # type: ignore[arg-type]
+        done = model.generate(ids[:9], max_tokens=12, ignore_eos=True, **FILTERS)
         drawn = [[one.logprob, *(p for _, _, p in one.top)] for one in done.logprobs]
         return f"{digest(whole)} {digest(np.array(done.ids, np.int32), np.array(drawn, np.float64))}"
 

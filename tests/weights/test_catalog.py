@@ -10,6 +10,7 @@ import hashlib
 import http.server
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -263,16 +264,16 @@ def test_cache_that_cannot_be_written(index, monkeypatch, tmp_path):
 
 
 def test_disk_full(index, monkeypatch):
-    usage = fetch.shutil.disk_usage(index.root)
+    usage = shutil.disk_usage(index.root)
     with monkeypatch.context() as patch:
-        patch.setattr(fetch.shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
         fails("disk is full", "KB free", "5% of the disk are left", "PELLUCID_CACHE")
     assert index.requests == []
 
     def no_space(fd: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(fetch.os, "fsync", no_space)
+    monkeypatch.setattr(os, "fsync", no_space)
     fails("disk is full")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import socket
 import time
 import types
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from pellucid.errors import FetchError
-from pellucid.weights import catalog, download, hub, store, web
+from pellucid.weights import catalog, download, hub, web
 from pellucid.weights.web import Limits
 from tests.weights.pulls import DATA, FILE, REF, fails, kept, pull
 from tests.weights.server import Hub, Raw, instead, redirect, status
@@ -206,9 +207,7 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int, each: int) -> None:
         self.free, self.each, self.looks = free, each, 0
         usage = types.SimpleNamespace(total=1_000_000_000, used=0)
-        monkeypatch.setattr(
-            store.shutil, "disk_usage", lambda path: types.SimpleNamespace(**vars(usage), free=self.look())
-        )
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(**vars(usage), free=self.look()))
 
     def look(self) -> int:
         self.looks += 1

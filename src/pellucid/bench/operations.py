@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ from pellucid import _engine
 __all__ = ["fastest"]
 
 
-def fastest(engine: Any, ids: Sequence[int], *, before: int = 0, repeat: int = 5) -> npt.NDArray[np.int64]:
+def fastest(engine: _engine.Engine, ids: Sequence[int], *, before: int = 0, repeat: int = 5) -> npt.NDArray[np.int64]:
     """Nanoseconds of each operation (n_ops), in the fastest of `repeat` passes over the ids after the first `before`,
     whose keys and values are in the cache, and of which the last row asks for logits.
 

@@ -21,6 +21,7 @@ from pellucid.bench.limits import Limits, Prober
 from pellucid.bench.work import Cost, Part, Pass, Work
 from pellucid.context import Context
 from pellucid.model import Model
+from pellucid.results import Completion
 
 __all__ = ["Bench", "Op", "Phase", "Run", "phases"]
 
@@ -92,7 +93,8 @@ class Bench:
 
     def ids(self, n: int) -> list[int]:
         """n random tokens."""
-        return self._rng.integers(0, self.info.vocab, n).tolist()
+        ids: list[int] = self._rng.integers(0, self.info.vocab, n).tolist()
+        return ids
 
     # ---- runs: each does its phase once and returns seconds -----------------------------------------------------
 
@@ -134,7 +136,7 @@ class Bench:
             raise RuntimeError(f"a new process could not generate from {info.path} (exit code {process.returncode})")
         return seconds
 
-    def _generate(self, ids: list[int], n: int, **options: Any) -> Any:
+    def _generate(self, ids: list[int], n: int, **options: Any) -> Completion:
         return self.model.generate(ids, max_tokens=n, temperature=0, ignore_eos=True, **options)
 
     # ---- all of it -----------------------------------------------------------------------------------------------

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pellucid.cli import options, output
 from pellucid.errors import PellucidError
 from pellucid.sampling import SamplingOptions
+
+if TYPE_CHECKING:
+    from pellucid.model import Model
 
 _D = SamplingOptions()
 LOOKS = 3  # tokens named of those that a head looks at
@@ -76,7 +79,7 @@ def inspect(
 
 
 def look(
-    model: Any, text: str, position: int, layer: int | None, head: int | None, show: int, sampling: dict[str, Any]
+    model: Model, text: str, position: int, layer: int | None, head: int | None, show: int, sampling: dict[str, Any]
 ) -> dict[str, Any]:
     """All that is shown, as plain data; "_" holds what figures are drawn from."""
     from pellucid.look import choice, record, tables
@@ -142,7 +145,7 @@ def _check_folder(folder: str) -> None:
     os.makedirs(folder, exist_ok=True)
 
 
-def _figures(model: Any, found: dict[str, Any], folder: str, head: int | None) -> list[str]:
+def _figures(model: Model, found: dict[str, Any], folder: str, head: int | None) -> list[str]:
     """Of the tokens up to the position."""
     from pellucid.look import plots
 

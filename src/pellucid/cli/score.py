@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pellucid.cli import options, output
 from pellucid.errors import PellucidError, TokenizerError
 from pellucid.sampling import MOST_LOGPROBS
+
+if TYPE_CHECKING:
+    from pellucid.look.score import Score
+    from pellucid.tokenizer import Tokenizer
 
 
 def score(
@@ -47,9 +51,8 @@ def score(
         longest = loaded.context_length if window is None else window
         with options.naming("window", "top"):
             found = loaded.score([line for _, line in named], top=top, window=longest)
-        results = [
-            _result(loaded.tokenizer, name, line, one, top) for (name, line), one in zip(named, found, strict=True)
-        ]
+        tokenizer = loaded.core.need_tokenizer()
+        results = [_result(tokenizer, name, line, one, top) for (name, line), one in zip(named, found, strict=True)]
     total = _sums([r["log_probability"] for r in results], *(sum(r[k] for r in results) for k in ("tokens", "bytes")))
     parts = max(len(one.ids) for one in found) > longest
     document = {**total, "window": longest if parts else None, "texts": results}
@@ -110,7 +113,7 @@ def _sums(logprobs: list[float], tokens: int, nbytes: int) -> dict[str, Any]:
     }
 
 
-def _result(tokenizer: Any, name: str, text: str, found: Any, top: int) -> dict[str, Any]:
+def _result(tokenizer: Tokenizer, name: str, text: str, found: Score, top: int) -> dict[str, Any]:
     first = len(tokenizer.piece(found.ids[0])) if not _is_bos(tokenizer, found.ids[0]) else 0
     out: dict[str, Any] = {"name": name} if name else {}
     out |= _sums([found.total], len(found.tokens), max(len(text.encode()) - first, 0))
@@ -119,7 +122,7 @@ def _result(tokenizer: Any, name: str, text: str, found: Any, top: int) -> dict[
     return out
 
 
-def _is_bos(tokenizer: Any, id: int) -> bool:
+def _is_bos(tokenizer: Tokenizer, id: int) -> bool:
     return bool(tokenizer.add_bos) and id == tokenizer.bos
 
 

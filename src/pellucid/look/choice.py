@@ -64,5 +64,6 @@ def steps(
 
 
 def _softmax(x: Floats) -> Floats:
-    e = np.exp(x - x.max())
-    return e / e.sum()
+    e: Floats = np.exp(x - x.max())
+    e /= e.sum()
+    return e

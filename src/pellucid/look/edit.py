@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid import checks
+from pellucid._engine import Kind
 from pellucid.core import Core
 from pellucid.errors import WrongType, WrongValue
 from pellucid.look import places, record
-from pellucid.plan import EVERYWHERE, Kind, Op, Plan, Vector
+from pellucid.plan import EVERYWHERE, Op, Plan, Vector
 
 __all__ = ["Edits"]
 

@@ -18,7 +18,7 @@ from pellucid.look import evaluate
 __all__ = ["PellucidLM"]
 
 
-class PellucidLM(LM):
+class PellucidLM(LM):  # type: ignore[misc]  # Any where lm_eval is not installed
     """pretrained: a Model, or what ``Model.load`` takes; options: of ``Model.load``. batch_size: texts that are
     generated side by side ("auto": 8); it changes no result. device and max_batch_size are accepted and mean nothing
     here."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pellucid.plan import CacheGroup, Kind, Plan
+from pellucid._engine import Kind
+from pellucid.plan import CacheGroup, Plan
 
 __all__ = ["Layer", "Places", "Tap", "find"]
 

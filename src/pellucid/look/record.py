@@ -260,7 +260,8 @@ def post_norm(engine: _engine.Engine, layer: Layer, projected: npt.NDArray[Any])
     if op.vec < 0:
         return np.ones((1, plan.dim), np.float32)
     mean = np.mean(np.square(projected, dtype=np.float64), axis=-1, keepdims=True)
-    return plan.vectors[op.vec].data / np.sqrt(mean + op.eps)
+    scale: npt.NDArray[Any] = plan.vectors[op.vec].data / np.sqrt(mean + op.eps)
+    return scale
 
 
 def projection_bias(engine: _engine.Engine, layer: Layer) -> Any:

@@ -104,15 +104,17 @@ class Trace(Recorded):
         position = self._place(position)
         kept = position in self.positions
         if "logits" in self.kept and kept:
-            return self.logits[self.positions.index(position)]
+            row: Floats = self.logits[self.positions.index(position)]
+            return row
         engine = self._need_core().open()
         places = find(engine.plan)
         if "hidden" in self.kept and len(places.layers) - 1 in self.layers and kept:
-            row = self.hidden[-1, self.positions.index(position)][None]
+            rows = self.hidden[-1, self.positions.index(position)][None]
         else:
-            row = self._probe(position)[places.last]
-        ((_, logits),) = record.head_blocks(engine, places, row)
-        return logits[0]
+            rows = self._probe(position)[places.last]
+        ((_, logits),) = record.head_blocks(engine, places, rows)
+        row = logits[0]
+        return row
 
     def attribution(self, position: int = -1, token: int | str | None = None) -> Attribution:
         """What the embedding, each layer's attention and feed-forward part, and each head pushed a token's logit by.

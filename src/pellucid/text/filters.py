@@ -10,8 +10,9 @@ from functools import wraps
 from types import GeneratorType
 from typing import Any
 
-from jinja2.defaults import DEFAULT_FILTERS, DEFAULT_TESTS
+from jinja2.filters import FILTERS as DEFAULT_FILTERS
 from jinja2.filters import ignore_case, make_attrgetter
+from jinja2.tests import TESTS as DEFAULT_TESTS
 from jinja2.utils import pass_environment
 
 from .budget import ELEMENT, MOST_BITS, STEP, Budget

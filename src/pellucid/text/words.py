@@ -10,6 +10,7 @@ The expressions are in the syntax of Oniguruma, which the ``tokenizers`` package
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -239,7 +240,7 @@ def make_splitter(words: Words) -> Any:
     """A pre-tokeniser of the ``tokenizers`` package: text to words, written in the byte alphabet."""
     from tokenizers import Regex, pre_tokenizers
 
-    known = {
+    known: dict[str, Callable[[], Any]] = {
         BYTES: lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         GPT2: lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         DIGITS: lambda: pre_tokenizers.Digits(individual_digits=True),
