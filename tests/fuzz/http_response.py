@@ -116,6 +116,21 @@ def _chunks(rng: random.Random, body: bytes) -> bytes:
     return out + rng.choice((b"0\r\n\r\n",) * 6 + (b"", b"0\r\n", b"0\r\n" + b"A: b\r\n" * 200, b"-0\r\n\r\n"))
 
 
+def known() -> dict[str, bytes]:
+    """Headers and chunks whose numbers were once taken as they came."""
+    head = b"HTTP/1.1 200 OK\r\n"
+    found = {
+        "a length of 5,000 digits": head + b"Content-Length: " + b"9" * 5000,
+        "a length of 2**60": head + b"Content-Length: %d" % 2**60,
+        "a negative length": head + b"Content-Length: -1",
+        "a retry in a year of 20 digits": b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: " + DATES[0],
+        "a negative chunk size": head + b"Transfer-Encoding: chunked\r\n\r\n-5\r\nGGUF",
+        "a redirect to a file": b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd",
+        "a redirect to itself": b"HTTP/1.1 302 Found\r\nLocation: /x.gguf",
+    }
+    return {name: data + b"\r\n\r\nGGUF" for name, data in found.items()}
+
+
 def mutate(rng: random.Random) -> bytes:
     """A raw HTTP response: one that is right but for a few of its parts, and at times for a few of its bytes."""
     body = _mostly(rng, b"GGUF", (b"<html>", b"GG", b"")) + rng.randbytes(rng.choice((0, 1, 100, 9000)))

@@ -46,7 +46,7 @@ def test_inputs_depend_on_seed_and_number_alone() -> None:
         assert one == other and len(set(one)) > 10, area
 
 
-@pytest.mark.parametrize("area", ["gguf", "folder", "template", "options"])
+@pytest.mark.parametrize("area", ["gguf", "folder", "template", "options", "tokenizer_json", "http_response"])
 def test_known_inputs(area: str) -> None:
     worker = Worker(area, seconds=60, megabytes=2048)
     found = {name: worker.judge(data) for name, data in module(area).known().items()}

@@ -18,7 +18,7 @@ from pellucid.text.bpe import byte_characters
 from pellucid.text.components import KINDS
 from pellucid.text.hf import JsonTokenizer
 
-__all__ = ["mutate", "run"]
+__all__ = ["known", "mutate", "run"]
 
 MEMORY = 2 << 30  # bytes of address space that a process of mutations may have
 
@@ -207,6 +207,13 @@ def run(data: bytes) -> None:
                 continue
             assert all(type(i) is int and 0 <= i < tokenizer.vocab_size for i in ids)
             tokenizer.decode(ids, special=parse_special)
+
+
+def known() -> dict[str, bytes]:
+    """Files that are refused by name; before they were, many ended the process."""
+    from tests.text.test_description import REFUSED, made
+
+    return {name: made(**sections).encode() for name, (sections, _) in REFUSED.items()}
 
 
 def main(seed: int, count: int) -> None:
