@@ -310,6 +310,13 @@ def test_an_expression_limits_the_runs_of_a_text_and_not_its_length() -> None:
             tokenizer.encode(" " * 100_000 + "x")
 
 
+def test_a_long_counted_repetition_limits_the_text() -> None:
+    tokenizer = JsonTokenizer(made(pre_tokenizer=sequence("pretokenizers", [regex("[^x]{0,1000}x"), BYTE_LEVEL])))
+    assert len(tokenizer.encode("a" * 1000)) == 1000
+    with pytest.raises(TokenizerError, match="its regular expression could take 600300000 steps"):
+        tokenizer.encode("a" * 300_000)
+
+
 # -- what the package still raises
 
 

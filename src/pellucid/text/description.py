@@ -43,7 +43,7 @@ _HOLES, _FEW = 4, 4096  # ids are below the first times the number of pieces, pl
 
 
 class Expression(NamedTuple):
-    """A regular expression that may take more than linear time. ``growth``: of the text before it is searched.
+    """A regular expression whose time is bounded. ``growth``: of the text before it is searched.
     ``exact``: whether the normalised text is searched as it is."""
 
     place: str
@@ -209,9 +209,8 @@ class Description:
         pattern = Pattern(source)
         if section == "normalizer" and pattern.least == 0:
             raise TokenizerError(f"the regular expression {quoted(source)} can match nothing, which is not supported")
-        if pattern.degree:
-            exact = section == "pre_tokenizer" and self._exact
-            self.expressions.append(Expression(place, pattern, self.growth, exact))
+        exact = section == "pre_tokenizer" and self._exact
+        self.expressions.append(Expression(place, pattern, self.growth, exact))
         return pattern.least
 
     def _make_linear(self, steps: list[Any]) -> None:

@@ -62,8 +62,8 @@ class Pattern:
 
     def cost(self, characters: int, runs: Iterable[int]) -> int:
         """An upper bound of the steps that searching a text takes, by the lengths of the runs that ``loops`` match."""
-        searched = characters + sum(int(run ** (self.degree + 1)) for run in runs)
-        return (self.ways + self._counts) * searched
+        tried = sum(int(run ** (self.degree + 1)) for run in runs) if self.degree else 0
+        return (self.ways + self._counts) * (characters + tried)
 
     def _error(self, what: str) -> TokenizerError:
         return TokenizerError(f"the regular expression has {what} at character {self._at}, which is not supported")
