@@ -51,7 +51,7 @@ def run(data: bytes) -> None:
     except (ValueError, AttributeError):  # a part of an input
         return
     expect = files.pop("expect", "")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="\x1b[2J\n") as folder:  # errors quote the path
         for name, text in files.items():
             path = Path(folder, os.path.basename(name) or "x")
             path.write_bytes(text.encode("latin-1", "replace"))

@@ -42,7 +42,7 @@ def mutate(rng: random.Random) -> bytes:
 
 
 def run(data: bytes) -> None:
-    with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
+    with tempfile.NamedTemporaryFile(prefix="\x1b[2J\n", suffix=".gguf") as file:  # errors quote the path
         file.write(data)
         file.flush()
         use(file.name)
@@ -71,6 +71,13 @@ def known() -> dict[str, bytes]:
         file = hostile.model(case.arch)
         case.change(file)
         out[name] = file.bytes()
+    sequence = b"\x1b]0;a title\x07\n\xe2\x80\xae"
+    file = copy.deepcopy(_seed("llama", "F32", False))
+    file.tensors[sequence * 20] = file.tensors.pop(b"blk.0.attn_norm.weight")
+    out["a tensor whose name is an escape sequence"] = file.bytes()
+    file = copy.deepcopy(_seed("llama", "F32", False))
+    file.keys[b"general.architecture"] = hostile.STRING, hostile.scalar(hostile.STRING, sequence * 20)
+    out["an architecture whose name is an escape sequence"] = file.bytes()
     return out
 
 

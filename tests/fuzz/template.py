@@ -98,7 +98,6 @@ def run(data: bytes) -> None:
 
 
 GROWING = list(templates.GROWING.values())
-COLLIDING = "{{ range(0, 99999 * 2305843009213693951, 2305843009213693951)|unique|list|length }}"
 RIGHT = {
     "{{ [{'a': 1}, {'a': 2}]|sum(attribute='a') }}": "3",
     "{{ [1, 2]|sum(start=4) }}": "7",
@@ -110,7 +109,8 @@ RIGHT = {
 
 
 def known() -> dict[str, bytes]:
-    packed = {COLLIDING: json.dumps({"template": COLLIDING, "messages": MESSAGES}).encode()}
+    colliding = {name: source for name, source in templates.FOREVER.items() if "share a hash" in name}
+    packed = {name: json.dumps({"template": t, "messages": MESSAGES}).encode() for name, t in colliding.items()}
     for source, expect in RIGHT.items():
         messages = [{"role": "user", "content": "hello"}] * 5000
         packed[source] = json.dumps({"template": source, "messages": messages, "expect": expect}).encode()
