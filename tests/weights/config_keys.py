@@ -45,6 +45,7 @@ SIZES = {
     "num_hidden_layers", "num_key_value_heads", "tie_word_embeddings",
 }  # fmt: skip
 
+FEW = [True, False, None, 5, "gelu", {"a": 1}]
 VALUES = [True, False, None, 1, 5, 0.5, 300.0, "silu", "gelu", "gelu_pytorch_tanh", [1], {"a": 1}]
 ROPES = [
     {"rope_type": "default"},
@@ -70,7 +71,9 @@ ROPES = [
 
 def changes(model_type: str) -> list[tuple[str, object]]:
     """(key, another value) of each key."""
-    found: list[tuple[str, object]] = [(key, value) for key in keys(model_type) for value in VALUES]
+    found: list[tuple[str, object]] = [
+        (key, value) for key in keys(model_type) for value in (VALUES if key in READ else FEW)
+    ]
     for key in ("rope_parameters", "rope_scaling"):
         found += [(key, rope) for rope in ROPES]
         found += [

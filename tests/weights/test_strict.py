@@ -83,7 +83,7 @@ def test_keys_of_folders(kind: str, sound: Any, tmp_path: Path) -> None:
         else:
             accepted += 1
             assert np.array_equal(found, expected) or key in READ, f"{key} = {value}: other logits"
-    assert accepted > 200 and refused > 200
+    assert accepted > 100 and refused > 100
 
 
 @kinds
@@ -147,7 +147,7 @@ GGUF_SIZES = {
     "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length", "block_count",
     "context_length", "embedding_length", "feed_forward_length",
 }  # fmt: skip
-GGUF_VALUES = [True, False, 0, 7, 1.0, 0.5, "yarn", [True, False, True]]
+GGUF_VALUES = [True, False, 0, 7, 0.5, "yarn", [True, False, True]]
 
 
 def with_keys(model: tiny.Tiny, path: Path, keys: dict[str, Any]) -> Path:

@@ -64,7 +64,7 @@ def test_what_loads_is_right(kind: str, tmp_path: Path) -> None:
             continue
         compared += 1
         assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max(), f"{key} = {value}"
-    assert compared > 150
+    assert compared > 50
 
 
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
