@@ -335,7 +335,7 @@ def write_gguf(
     if any(model.windows):
         writer.add_sliding_window(model.window)
     if model.local is not None and len({*model.local}) > 1:
-        writer.add_sliding_window_pattern(model.local)  # type: ignore[arg-type]
+        writer.add_sliding_window_pattern(model.local)
     if model.act:
         writer.add_string(f"{model.arch}.hidden_activation", model.act)
     if model.gemma:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pellucid import arch
+from pellucid.folder import Folder
 from tests.reference import tiny
 from tests.weights import config_keys
 from tests.weights.test_strict import IDS, SMALL, WRAPPERS, attempt, wrap
@@ -31,9 +33,8 @@ def test_keys_of_this_version_are_listed(kind: str) -> None:
 def test_defaults_are_those_of_this_version(kind: str) -> None:
     from transformers import CONFIG_MAPPING
 
-    from pellucid import arch
-
     _, table = arch.folder(kind)
+    assert isinstance(table, Folder)
     fields = {field.name: field.default for field in dataclasses.fields(CONFIG_MAPPING[kind])}
     assert table.tied == fields["tie_word_embeddings"]
     for key, value in table.defaults.items():

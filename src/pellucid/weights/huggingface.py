@@ -301,7 +301,11 @@ def _ropes(c: _Settings, arch: str, by_kind: bool, metadata: dict[str, Any], ali
             if base is not None:
                 metadata[f"{arch}.rope.freq_base{suffix}"] = base
                 aliases[f"{arch}.rope.freq_base{suffix}"] = f"{c.prefix}{where}rope_theta"
-            rope = c.get_str(f"{where}rope_type", c.get_str(f"{where}type", "default"))
+            old, new = (c.get_str(f"{where}{name}", None) for name in ("type", "rope_type"))
+            rope = new or old or "default"
+            # transformers does not look at the older name where a table is that of one kind of layer among several.
+            if rope != (new or "default") and by_kind and not kind:
+                raise c.refuse(f"{where}type", "rope_type in its place")
             if c.get_float(f"{where}partial_rotary_factor", 1.0) != 1.0:
                 raise c.refuse(f"{where}partial_rotary_factor", "1.0")
             if rope == "linear" and not suffix:
@@ -310,8 +314,9 @@ def _ropes(c: _Settings, arch: str, by_kind: bool, metadata: dict[str, Any], ali
             elif rope == "llama3" and not suffix:
                 factors = _llama3_factors(c, where, base, original)
             elif rope != "default":
-                kind_key = "rope_type" if c.get_any(f"{where}rope_type", None) is not None else "type"
-                raise c.refuse(f"{where}{kind_key}", "default" if suffix else "default, linear, llama3")
+                raise c.refuse(
+                    f"{where}{'rope_type' if new else 'type'}", "default" if suffix else "default, linear, llama3"
+                )
             _check_table(c, where)
         _check_table(c, f"{key}.")
     return factors
