@@ -275,7 +275,7 @@ JSON = st.recursive(
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_configuration(tmp_path: Path, data: st.DataObject) -> None:
-    model = BY_NAME[data.draw(st.sampled_from(["llama3_rope", "gemma3_scaled", "qwen3"]))]
+    model = BY_NAME[data.draw(st.sampled_from(["llama3_rope", "gemma3_scaled", "qwen3_windows", "mistral"]))]
     folder = tmp_path / model.name
     if not folder.exists():
         tiny.write_folder(model, folder)

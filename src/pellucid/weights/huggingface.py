@@ -287,54 +287,64 @@ def _ropes(c: _Settings, arch: str, by_kind: bool, metadata: dict[str, Any], ali
     tables = {key: table for key in ("rope_parameters", "rope_scaling") if (table := c.get_table(key, None))}
     if len(tables) == 2 and tables["rope_parameters"] != tables["rope_scaling"]:
         raise c.fail("rope_scaling", "rope_parameters is there too, with other values", "one of the two")
-    original = c.get_int("original_max_position_embeddings", None, min=1, max=1 << 24)
+    c.get_int("original_max_position_embeddings", None, min=1, max=1 << 24)
     factors = None
     for key, table in tables.items():
-        kinds = {"": ""}
-        if by_kind and (key == "rope_parameters" or {*table} & {"full_attention", "sliding_attention"}):
-            kinds = {"full_attention.": "", "sliding_attention.": "_swa"}
-        for kind, suffix in kinds.items():
-            if kind and c.get_table(f"{key}.{kind[:-1]}", None) is None:
-                continue
-            where = f"{key}.{kind}"
-            base = c.get_float(f"{where}rope_theta", None, min=1.0)
-            if base is not None:
-                metadata[f"{arch}.rope.freq_base{suffix}"] = base
-                aliases[f"{arch}.rope.freq_base{suffix}"] = f"{c.prefix}{where}rope_theta"
-            old, new = (c.get_str(f"{where}{name}", None) for name in ("type", "rope_type"))
-            rope = new or old or "default"
-            # transformers does not look at the older name where a table is that of one kind of layer among several.
-            if rope != (new or "default") and by_kind and not kind:
-                raise c.refuse(f"{where}type", "rope_type in its place")
-            if c.get_float(f"{where}partial_rotary_factor", 1.0) != 1.0:
-                raise c.refuse(f"{where}partial_rotary_factor", "1.0")
-            if rope == "linear" and not suffix:
-                metadata[f"{arch}.rope.scaling.type"] = "linear"
-                metadata[f"{arch}.rope.scaling.factor"] = c.get_float(f"{where}factor", min=1e-6, max=1e6)
-            elif rope == "llama3" and not suffix:
-                factors = _llama3_factors(c, where, base, original)
-            elif rope != "default":
-                raise c.refuse(
-                    f"{where}{'rope_type' if new else 'type'}", "default" if suffix else "default, linear, llama3"
-                )
-            _check_table(c, where)
-        _check_table(c, f"{key}.")
+        if not by_kind:
+            factors = _rope(c, f"{key}.", f"{arch}.rope", metadata, aliases)
+        elif key == "rope_scaling" and not {*table} & {"full_attention", "sliding_attention"}:
+            if c.get_any("rope_scaling.type", None) is not None and c.get_any("rope_scaling.rope_type", None) is None:
+                raise c.refuse("rope_scaling.type", "rope_type in its place")  # transformers passes the older name over
+            factors = _rope(c, "rope_scaling.", f"{arch}.rope", metadata, aliases)
+        else:
+            if c.get_table(f"{key}.full_attention", None) is not None:
+                factors = _rope(c, f"{key}.full_attention.", f"{arch}.rope", metadata, aliases)
+            if c.get_table(f"{key}.sliding_attention", None) is not None:
+                _rope(c, f"{key}.sliding_attention.", f"{arch}.rope", metadata, aliases, local=True)
+            _check_table(c, f"{key}.")
+    return factors
+
+
+def _rope(
+    c: _Settings, where: str, name: str, metadata: dict[str, Any], aliases: dict[str, str], local: bool = False
+) -> Tensor | None:
+    """Reads one rotation. local: that of the layers that see a window, which is not scaled."""
+    base = c.get_float(f"{where}rope_theta", None, min=1.0)
+    if base is not None:
+        key = f"{name}.freq_base{'_swa' if local else ''}"
+        metadata[key], aliases[key] = base, f"{c.prefix}{where}rope_theta"
+    if c.get_float(f"{where}partial_rotary_factor", 1.0) != 1.0:
+        raise c.refuse(f"{where}partial_rotary_factor", "1.0")
+    factors = None
+    old = c.get_str(f"{where}type", None)
+    given = "type" if old is not None and c.get_any(f"{where}rope_type", None) is None else "rope_type"
+    kind = c.get_str(where + given, "default")
+    if kind == "linear" and not local:
+        metadata[f"{name}.scaling.type"] = "linear"
+        metadata[f"{name}.scaling.factor"] = c.get_float(f"{where}factor", min=1e-6, max=1e6)
+    elif kind == "llama3" and not local:
+        factors = _llama3_factors(c, where, base)
+    elif kind != "default":
+        raise c.refuse(where + given, "default" if local else "default, linear, llama3")
+    _check_table(c, where)
     return factors
 
 
 def _check_table(c: _Settings, where: str) -> None:
+    """Refuses the first key of a table that nothing has read."""
     unread = c.folder.unread(c.prefix + where)
     if unread:
         raise c.refuse(unread[0].removeprefix(c.prefix))
 
 
-def _llama3_factors(c: _Settings, where: str, base: float | None, original: int | None) -> Tensor:
+def _llama3_factors(c: _Settings, where: str, base: float | None) -> Tensor:
     """What Llama 3.1 divides each frequency by: 1 for short wavelengths, `factor` for long ones, a blend between."""
     factor = c.get_float(f"{where}factor", min=1e-6, max=1e6)
     low = c.get_float(f"{where}low_freq_factor", min=1e-6, max=1e6)
     high = c.get_float(f"{where}high_freq_factor", min=1e-6, max=1e6)
-    inner = c.get_int(f"{where}original_max_position_embeddings", None, min=1, max=1 << 24)
-    original = original or inner or c.get_int("max_position_embeddings", min=1, max=1 << 24)
+    original = c.get_int("max_position_embeddings", min=1, max=1 << 24)
+    for place in (where, ""):  # beside the table it counts before what is in it
+        original = c.get_int(f"{place}original_max_position_embeddings", original, min=1, max=1 << 24)
     if high <= low:
         raise c.fail(f"{where}high_freq_factor", f"it is {high}", f"more than low_freq_factor ({low})")
     heads = c.get_int("num_attention_heads", min=1, max=4096)
