@@ -283,16 +283,16 @@ def _tie(folder: ModelFile, c: _Settings, tensors: dict[str, Tensor], default: b
 
 def _ropes(c: _Settings, arch: str, by_kind: bool, metadata: dict[str, Any], aliases: dict[str, str]) -> Tensor | None:
     """Reads "rope_parameters" (newer) or "rope_scaling"; returns what frequencies are divided by, where a factor alone
-    does not say. by_kind: for each kind of layer; "rope_scaling" may then be that of the full layers."""
+    does not say. by_kind: rope_parameters has a table for each kind of layer; rope_scaling is that of the full ones."""
     tables = {key: table for key in ("rope_parameters", "rope_scaling") if (table := c.get_table(key, None))}
     if len(tables) == 2 and tables["rope_parameters"] != tables["rope_scaling"]:
         raise c.fail("rope_scaling", "rope_parameters is there too, with other values", "one of the two")
     c.get_int("original_max_position_embeddings", None, min=1, max=1 << 24)
     factors = None
-    for key, table in tables.items():
+    for key in tables:
         if not by_kind:
             factors = _rope(c, f"{key}.", f"{arch}.rope", metadata, aliases)
-        elif key == "rope_scaling" and not {*table} & {"full_attention", "sliding_attention"}:
+        elif key == "rope_scaling":
             if c.get_any("rope_scaling.type", None) is not None and c.get_any("rope_scaling.rope_type", None) is None:
                 raise c.refuse("rope_scaling.type", "rope_type in its place")  # transformers passes the older name over
             factors = _rope(c, "rope_scaling.", f"{arch}.rope", metadata, aliases)
