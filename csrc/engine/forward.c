@@ -290,7 +290,7 @@ pl_status pl_forward_start(pl_model *m, const pl_pass *pass, pl_task **out, pl_e
         task->finish(task, error);
         free(task);
         if (room == PL_CACHE_FULL)
-            return pl_fail(error, PL_E_MEMORY, "the cache is full: cache_bytes=%lld leaves no room for %d more tokens",
+            return pl_fail(error, PL_E_MEMORY, "the cache is full: cache_bytes=%lld has no room for a pass of %d rows",
                            (long long)m->options.cache_bytes, pass->n_rows);
         return pl_fail(error, PL_E_MEMORY, "no memory for the pass's keys and values");
     }

@@ -14,3 +14,11 @@ int plant_undefined(int n) /* n = 1: INT_MAX + 1 */
 {
     return INT_MAX + n;
 }
+
+int plant_race(int n) /* by two threads */
+{
+    static volatile int shared;
+    for (int i = 0; i < n; i++)
+        shared += i & 1;
+    return shared;
+}
