@@ -316,7 +316,7 @@ def private_uses(text: str) -> list[str]:
     """Uses of what another module keeps to itself: `x._name` where the module itself defines no such name, and
     `from x import _name`. Modules of the package that begin with "_" are no secret of anyone's."""
     tree = ast.parse(text)
-    own = set(NAMED_TUPLE)
+    own = {*NAMED_TUPLE, "_exit"}  # os._exit is documented
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             own.add(node.name)
