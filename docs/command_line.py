@@ -59,7 +59,8 @@ def _row(param: Any) -> str:
     default = param.default
     if not callable(default) and default not in (None, False, True, (), []) and "default" not in text.lower():
         text += f" Default: {default}."
-    return f"| `{names}` | {text} |".replace("[TEXT | -]", "[TEXT \\| -]")
+    names = names.replace("|", "\\|")  # which ends a cell otherwise
+    return f"| `{names}` | {text} |"
 
 
 if __name__ == "__main__":

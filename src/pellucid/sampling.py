@@ -1,4 +1,4 @@
-"""The options of a generation, checked in one place: what each may be, and what it says when it is not."""
+"""The options of a generation, and the check of each."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """What a generation may be told. Every value is checked, however it came in.
+    """The options of a generation. Every value is checked.
 
     The sampler's steps act in the order of ``samplers``, by default: penalties, dry, (``logit_bias``), top_n_sigma,
     top_k, typical_p, top_p, min_p, xtc, temperature; each on what the one before left, probabilities renormalised. 0,
@@ -167,7 +167,7 @@ class SamplingOptions:
     samplers: names of the steps, in their order, each at most once; one that is left out does not act. None: the
         default. ``logit_bias`` comes before the first step that is neither penalties nor dry.
     logit_bias: {token id: addition}, -1000 to 1000; -inf forbids a token.
-    seed: 0 to 2**64 - 1; None takes a random one, which the attribute then tells.
+    seed: 0 to 2**64 - 1; None: a random one, which the attribute then holds.
     stop, stop_ids: strings (or one), and tokens, that end the text.
     logprobs: alternatives reported per token; 0: no log probabilities.
     cache: False computes everything again for every token.
@@ -220,7 +220,7 @@ class SamplingOptions:
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> SamplingOptions:
-        """Options as keyword arguments of a call; a name that is none is a TypeError with the closest one."""
+        """Options as keyword arguments of a call; an unknown name is a TypeError that suggests the closest one."""
         known = [f.name for f in fields(cls)]
         for name in options:
             if name not in known:
@@ -238,7 +238,7 @@ class SamplingOptions:
         return self.dry_multiplier > 0 and self.dry_range != 0 and "dry" in (self.samplers or ())
 
     def sampler(self) -> dict[str, Any]:
-        """The sampler's part, as the engine's Sampler takes it: a generation's settings, without its tokens."""
+        """The options of the engine's Sampler."""
         return {
             "temperature": self.temperature,
             "top_k": min(self.top_k, MOST_INT32),

@@ -111,8 +111,8 @@ def test_errors_of_commands_end_nothing(run: Run, model: Model, tmp_path: Path) 
         "/load ": "/load needs a file's name",
         "/reset now": "/reset takes nothing more",
         f"/save {tmp_path}/no/where": "no such file or directory",
-        f"/save {tmp_path}": "is no regular file",
-        f"/save {tmp_path}/fifo": "is no regular file",
+        f"/save {tmp_path}": "is not a regular file",
+        f"/save {tmp_path}/fifo": "is not a regular file",
         f"/load {tmp_path}/nothing": "not found",
         f"/load {tmp_path}/fifo": "FIFO",
         f"/load {tmp_path}/broken.json": "not JSON",
@@ -167,7 +167,7 @@ def test_context_that_fills(run: Run) -> None:
     done = run("chat", "--temperature", "0", "--context", "64", stdin=said)
     assert done.returncode == 1
     notes = done.stderr.decode().splitlines()
-    assert "the context is full: the answer was cut off; /reset" in notes[0]
+    assert "the context is full, and the answer was cut off; /reset" in notes[0]
     assert "64 available" in notes[1] and "/reset" in notes[1]
 
 

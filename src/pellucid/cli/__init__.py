@@ -1,13 +1,13 @@
-"""The command line: a file per command, and what ends a run (exit codes, errors, interrupts) here.
+"""The command line: a file per command; how a run ends (exit codes, errors, interrupts) is decided here.
 
-Exit codes: 0 done, 1 an error of ours (one line on stderr), 2 usage, 130 interrupted.
+Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import sys
 
-TYPE_CHECKING = False  # as type checkers know it: whatever is imported before `main` runs, a Ctrl-C could fall into
+TYPE_CHECKING = False  # as type checkers know it: until `main` runs, nothing that takes time is imported
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         return _interrupted()
-    except BrokenPipeError:  # whoever read has what they wanted: no error
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does: no error
         from pellucid.cli.output import forget_stdout
 
         forget_stdout()
@@ -100,8 +100,8 @@ def _interrupted() -> int:
 
     try:
         output.end_line(interrupted=True)
-        # Python waits for the thread that makes a vocabulary: one more Ctrl-C ends the process there, quietly.
+        # At exit Python waits for the thread that builds a vocabulary: another Ctrl-C then ends the process quietly.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    except (OSError, KeyboardInterrupt):  # a reader that is gone, or an impatient user
+    except (OSError, KeyboardInterrupt):  # the reader is gone, or Ctrl-C was pressed again
         output.forget_stdout()
     return 130

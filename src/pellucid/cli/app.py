@@ -1,4 +1,4 @@
-"""The commands together, and what `pellucid` alone does."""
+"""All commands, and what `pellucid` does without one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typer.core import TyperCommand
 
 from pellucid.cli.output import line
 
-# Each is a module here with a function of the same name. None imports at its top what only its work needs.
+# Each is a module of this folder with a function of the same name, which imports what only its work needs.
 COMMANDS = ("generate", "chat", "tokenize", "inspect", "score", "info", "plan", "bench", "pull", "models")
 
 
 class Command(TyperCommand):
-    """A command whose help has a section for each panel that its options name."""
+    """A command whose help has a section for each panel named in its options."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
@@ -31,7 +31,7 @@ class Command(TyperCommand):
 
 
 def make_app() -> typer.Typer:
-    # Plain help and plain errors: the same on a terminal, in a pipe, and in a log.
+    # Help and errors in plain text are the same on a terminal, in a pipe and in a log.
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.callback(invoke_without_command=True)(pellucid)
     for name in COMMANDS:
@@ -46,7 +46,8 @@ def pellucid(
 ) -> None:
     """Runs Transformer language models on the CPU.
 
-    Models: a GGUF file, a Hugging Face folder, a catalogue name (see `pellucid models`), or what `pull` brought.
+    A model is a GGUF file, a Hugging Face folder, a catalogue name (see `pellucid models`), or a name that was given
+    to `pull`.
     """
     if version:
         from pellucid import __version__

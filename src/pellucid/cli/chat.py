@@ -15,8 +15,8 @@ from pellucid.cli import options, output
 from pellucid.cli.sampling import arguments, sampling_options
 from pellucid.errors import ContextFullError, PellucidError
 
-_FULL = "/reset starts anew, --context N makes more room"
-_LONGEST_TEMPLATE = 1 << 22  # bytes; a template that long is refused with its length anyway
+_FULL = "/reset starts over, --context N makes more room"
+_LONGEST_TEMPLATE = 1 << 22  # bytes; longer templates are refused by their length
 
 
 @sampling_options
@@ -29,11 +29,14 @@ def chat(
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            "-n", "--max-tokens", metavar="N", help="Tokens of an answer at most; default: what there is room for."
+            "-n",
+            "--max-tokens",
+            metavar="N",
+            help="Maximum number of tokens of an answer; default: as many as fit the context.",
         ),
     ] = None,
     stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
+        list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given several times.")
     ] = None,
     threads: options.Threads = None,
     context: options.Context = None,
@@ -41,9 +44,9 @@ def chat(
     kv: options.Kv = "auto",
     **sampling: Any,
 ) -> None:
-    """Talks with a model. /help tells the commands; Ctrl-C stops an answer, Ctrl-D ends the conversation.
+    """Chats with a model. /help lists the commands; Ctrl-C stops an answer, Ctrl-D ends the conversation.
 
-    Where standard input is no terminal, each line is a turn and only answers go to stdout.
+    Where standard input is not a terminal, each line is a turn, and only answers go to stdout.
     """
     from pellucid.cli.session import Session
     from pellucid.generation import parse_options
@@ -75,16 +78,16 @@ def _read_template(path: str) -> str:
 
 
 class _Talk:
-    """Reads turns and shows answers. typed: by a person at a terminal."""
+    """Reads turns and prints answers. typed: by a person at a terminal."""
 
     def __init__(self, session: Any, typed: bool) -> None:
         self.session = session
         self.typed = typed
         self.dropped = False  # Ctrl-C, in the middle of a turn
-        self.failed = False  # some turn had no answer, and nobody is there to see why
+        self.failed = False  # some turn had no answer
 
     def run(self) -> bool:
-        """-> whether something went wrong that only an exit code can tell."""
+        """-> whether a turn failed without anybody there to see it: then the exit code says so."""
         if self.typed:
             output.note(f"{self.session.title()}: /help for commands, Ctrl-D to end")
         for text in self.turns():
@@ -119,7 +122,7 @@ class _Talk:
         if not end.endswith("\n"):
             output.write("\n")
         if finish == "context":
-            self.error(f"the context is full: the answer was cut off; {_FULL}")
+            self.error(f"the context is full, and the answer was cut off; {_FULL}")
         elif self.typed and finish == "cancelled":
             output.note("[stopped]")
         elif finish == "length":
@@ -127,7 +130,7 @@ class _Talk:
 
     @contextmanager
     def stoppable(self) -> Iterator[threading.Event | None]:
-        """Ctrl-C sets the event; a second one raises KeyboardInterrupt. Piped, it ends the program as ever."""
+        """Ctrl-C sets the event, a second one raises KeyboardInterrupt. Where input is piped, it ends the run."""
         if not self.typed:
             yield None
             return
@@ -147,8 +150,8 @@ class _Talk:
     # ---- input ------------------------------------------------------------------------------------------------
 
     def turns(self) -> Iterator[str]:
-        """What was said, turn by turn; no empty ones. A backslash at its end continues a line; three quotes begin and
-        end a text of several lines."""
+        """What was said, turn by turn, without empty turns. A line that ends in a backslash continues on the next;
+        three quotes begin and end a text of several lines."""
         lines = self.typed_lines() if self.typed else self.piped_lines()
         self.prompt = "> "
         for line in lines:
@@ -193,7 +196,7 @@ class _Talk:
                 if warned:
                     raise
                 warned = True
-                output.note("(Ctrl-C again, or Ctrl-D, to end)")
+                output.note("(press Ctrl-C again, or Ctrl-D, to end)")
                 self.dropped = True
                 yield ""
                 continue
@@ -205,7 +208,7 @@ class _Talk:
             line = input(self.prompt)
             line.encode()  # the line editor lets wrong bytes pass, as surrogates
             return line
-        sys.stderr.write(self.prompt)  # stdout goes elsewhere, and carries answers alone
+        sys.stderr.write(self.prompt)  # stdout goes elsewhere, and gets the answers alone
         sys.stderr.flush()
         line = sys.stdin.readline()
         if not line:
@@ -219,4 +222,4 @@ class _Talk:
             try:
                 yield data.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
-                self.error(f"line {number} of standard input is not UTF-8 at byte {error.start}; it is left out")
+                self.error(f"line {number} of standard input is not UTF-8 at byte {error.start}; it is skipped")

@@ -1,4 +1,4 @@
-"""`pellucid generate`: text from a prompt, as it comes."""
+"""`pellucid generate`: continues a text."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def generate(
     prompt: options.Prompt = None,
     model: options.ModelName = options.DEFAULT,
     max_tokens: Annotated[
-        int, typer.Option("-n", "--max-tokens", metavar="N", help="New tokens at most.")
+        int, typer.Option("-n", "--max-tokens", metavar="N", help="Maximum number of new tokens.")
     ] = _D.max_tokens,
     stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
+        list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given several times.")
     ] = None,
     threads: options.Threads = None,
     context: options.Context = None,
@@ -30,7 +30,7 @@ def generate(
     json: options.Json = False,
     **sampling: Any,
 ) -> None:
-    """Goes on from a text, as it is (no chat template). Only the new text goes to stdout; timings go to stderr."""
+    """Continues a text, without a chat template. Only the new text goes to stdout; timings go to stderr."""
     from pellucid.generation import parse_options
 
     asked: dict[str, Any] = {"max_tokens": max_tokens, "stop": tuple(stop or ()), **arguments(sampling)}

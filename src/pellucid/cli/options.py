@@ -1,4 +1,4 @@
-"""Options that several commands take, and how they become arguments of the library."""
+"""Options that several commands share, and how they become arguments of the library."""
 
 from __future__ import annotations
 
@@ -36,19 +36,27 @@ __all__ = [
 ]
 
 DEFAULT = catalog.DEFAULT
-_MODEL_HELP = "A GGUF file, a Hugging Face folder, a catalogue name, or a name as given to pull."
+_MODEL_HELP = "A GGUF file, a Hugging Face folder, a catalogue name, or a name that was given to pull."
 
 ModelName = Annotated[str, typer.Option("-m", "--model", metavar="MODEL", help=_MODEL_HELP)]
 Threads = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Threads; default: the physical cores allowed. [env: PELLUCID_THREADS]"),
+    typer.Option(
+        metavar="N", help="Threads; default: the physical cores that the process may use. [env: PELLUCID_THREADS]"
+    ),
 ]
 Context = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Tokens that prompt and text may have; default: the model's own, at most 8192."),
+    typer.Option(
+        metavar="N",
+        help="Maximum number of tokens of prompt and text together; default: the model's own limit, at most 8192.",
+    ),
 ]
 Isa = Annotated[
-    str | None, typer.Option(metavar="TIER", help="Instruction set; default: the best here. [env: PELLUCID_ISA]")
+    str | None,
+    typer.Option(
+        metavar="TIER", help="Instruction set; default: the best that this processor has. [env: PELLUCID_ISA]"
+    ),
 ]
 Kv = Annotated[str, typer.Option(metavar="TYPE", help="Type of cached keys and values: auto, f32, f16, bf16, int8.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
@@ -57,11 +65,11 @@ Prompt = Annotated[
     typer.Argument(
         metavar="[TEXT | -]",
         show_default=False,
-        help="The text; - or none reads standard input, as UTF-8 and to the last byte (a final line end too).",
+        help="The text; without it, or with -, standard input is read as UTF-8, a final line end included.",
     ),
 ]
 
-LONGEST_TEXT = 1 << 28  # bytes; what has no end (a device, a generator) is refused here
+LONGEST_TEXT = 1 << 28  # bytes; an endless device or pipe is refused here
 
 # What differs from the library's name in more than dashes.
 _FLAGS = {
@@ -85,7 +93,7 @@ def naming(*names: str) -> Iterator[None]:
 
 
 def load(source: str, **options: Any) -> Model:
-    """Loads a model, with a progress bar on stderr when that is a terminal and it takes its time."""
+    """Loads a model, with a progress bar on stderr where that is a terminal and loading takes a while."""
     from pellucid.cli.progress import progress
     from pellucid.model import Model
 
@@ -94,7 +102,7 @@ def load(source: str, **options: Any) -> Model:
 
 
 def checked(source: str) -> str:
-    """The source, or FetchError for what looks like a catalogue's name and is none. Says what will be fetched."""
+    """The source, or FetchError for a name that the catalogue does not have. Prints what will be downloaded."""
     if os.path.exists(source):
         return source
     entry = catalog.find(source)
@@ -107,11 +115,11 @@ def checked(source: str) -> str:
 
 
 def read_text(text: str | None, what: str = "prompt") -> str:
-    """The argument, or standard input. UsageError where that is a terminal, TokenizerError where it is no UTF-8."""
+    """The argument, or standard input. UsageError where that is a terminal, TokenizerError where it is not UTF-8."""
     if text is not None and text != "-":
         return text
     if sys.stdin is None or (text is None and sys.stdin.isatty()):
-        raise UsageError(f"no {what}: give one, or - to read standard input")
+        raise UsageError(f"no {what}: give one, or - to read it from standard input")
     data = read_all(sys.stdin.buffer, "standard input")
     try:
         return data.decode("utf-8")
@@ -121,7 +129,7 @@ def read_text(text: str | None, what: str = "prompt") -> str:
 
 
 def read_all(file: IO[bytes], name: str) -> bytes:
-    """What is left of a file of text; PellucidError where that is too long."""
+    """The rest of a text file; PellucidError where it is too long."""
     data = file.read(LONGEST_TEXT + 1)
     if len(data) > LONGEST_TEXT:
         raise PellucidError(f"{name}: expected a text of at most {LONGEST_TEXT} bytes")

@@ -1,4 +1,4 @@
-"""What goes to stdout and stderr, and how a run that fails says so."""
+"""Writing to stdout and stderr, and reporting a failed run."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _KEPT = "\n\t\u00ad\u061c\u200c\u200d\u200e\u200f\u0600\u0601\u0602\u0603\u0604\
 
 
 class UsageError(Exception):
-    """A command line that asks for something impossible: exit code 2."""
+    """A wrong command line: exit code 2."""
 
 
-_open_line = False  # stdout's last character was no line end
+_open_line = False  # the last character written to stdout was not a line end
 
 
 def prepare() -> None:
-    """Makes stdout and stderr take any text: what an encoding lacks becomes "?", file names pass byte by byte."""
+    """Makes stdout and stderr accept any text: what the encoding lacks becomes "?"; file names keep their bytes."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             utf8 = (stream.encoding or "").lower().replace("-", "") == "utf8"
@@ -100,9 +100,9 @@ def document(value: Any) -> None:
 
 
 def end_line(*, interrupted: bool = False) -> None:
-    """Ends a line on a terminal, so that what follows starts on its own. In a pipe of its own the text stays as it is.
+    """Ends a line on a terminal, so that what follows starts on its own. Text in a pipe of its own is left as it is.
 
-    interrupted: the terminal shows ^C, after whatever stood there.
+    interrupted: the terminal shows ^C at the end of the line.
     """
     if sys.stdout is not None and (sys.stdout.isatty() or _same_file()):
         if _open_line or interrupted:
@@ -120,13 +120,13 @@ def _same_file() -> bool:
 
 
 def flush() -> None:
-    """Brings out an error of writing now, while it can still be told."""
+    """Makes an error of writing appear now, while it can still be reported."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
 
 def forget_stdout() -> None:
-    """Lets what is left in stdout's buffer go nowhere, quietly, when Python ends."""
+    """Discards what is left in stdout's buffer, so that Python ends quietly."""
     if sys.stdout is not None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -139,12 +139,12 @@ def note(text: str) -> None:
         try:
             sys.stderr.write((visible(text) if sys.stderr.isatty() else text) + "\n")
             sys.stderr.flush()
-        except OSError:  # nobody reads it: the exit code remains
+        except OSError:  # nobody reads it; the exit code still tells
             pass
 
 
 def fail(message: str, code: int) -> int:
-    """Says what went wrong, in one line, and returns the exit code."""
+    """Prints what went wrong as one line, and returns the exit code."""
     try:
         end_line()
         flush()
@@ -161,7 +161,7 @@ def shown(message: str) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], *, right: tuple[int, ...] = (), gap: int = 2) -> None:
-    """A table to stdout, as wide as the terminal (80 columns where there is none): the last column folds.
+    """A table to stdout, as wide as the terminal (80 columns elsewhere); the last column is folded.
 
     A row of one cell is a heading. right: columns of numbers. gap: spaces between columns. Control characters in cells
     are escaped, wherever the table goes.

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 def plan(
     model: options.ModelName = options.DEFAULT,
-    every: Annotated[bool, typer.Option("--all", help="Every operation on a line of its own, layer by layer.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Print every operation on a line of its own, layer by layer.")
+    ] = False,
     time: Annotated[
-        bool, typer.Option("--time", help="Also the time that each operation takes: of several passes the fastest.")
+        bool, typer.Option("--time", help="Also time each operation: the fastest of several passes.")
     ] = False,
     rows: Annotated[int, typer.Option(metavar="N", min=1, help="With --time: tokens of the pass.")] = 1,
     depth: Annotated[int, typer.Option(metavar="N", min=0, help="With --time: tokens in the cache before it.")] = 0,

@@ -32,7 +32,8 @@ def pull(
         bool, typer.Option("--insecure", help="Accept http:// without --sha256: anyone on the way can change the file.")
     ] = False,
     no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Compare only the sizes of files that are here, not their SHA-256.")
+        bool,
+        typer.Option("--no-verify", help="Compare only the sizes of files that are in the cache, not their SHA-256."),
     ] = False,
     max_bytes: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""Options of the sampler, for every command that makes text."""
+"""Options of the sampler, for every command that generates text."""
 
 from __future__ import annotations
 
@@ -18,30 +18,75 @@ _SAMPLING, _REPETITION = "Sampling", "Repetition"
 
 # Option -> (type, metavar, panel, help). Defaults are the library's.
 _OPTIONS: dict[str, tuple[Any, str, str, str]] = {
-    "temperature": (float, "T", _SAMPLING, "0: always the most probable token."),
+    "temperature": (float, "T", _SAMPLING, "Divide logits by T; 0: always the most probable token."),
     "top_k": (int, "K", _SAMPLING, "Draw from the K most probable tokens; 0: all."),
-    "top_p": (float, "P", _SAMPLING, "Draw from the top tokens that hold P; 1: all."),
-    "min_p": (float, "P", _SAMPLING, "Drop tokens below P times the most probable one's; 0: none."),
-    "typical_p": (float, "P", _SAMPLING, "Draw from the tokens of most usual surprise that hold P; 1: all."),
-    "top_n_sigma": (float, "N", _SAMPLING, "Draw from tokens within N standard deviations of the best; 0: all."),
-    "xtc_probability": (float, "P", _SAMPLING, "How often the top choices but the last are excluded; 0: never."),
-    "xtc_threshold": (float, "P", _SAMPLING, "What is a top choice: a token of at least P."),
-    "dynatemp_range": (float, "R", _SAMPLING, "Move the temperature within +-R, with the entropy."),
-    "dynatemp_exponent": (float, "E", _SAMPLING, "It moves with (entropy / the most there can be) ^ E."),
-    "mirostat": (int, "0|2", _SAMPLING, "2: hold the text's surprise instead of filtering."),
-    "mirostat_tau": (float, "BITS", _SAMPLING, "Surprise per token that mirostat holds."),
-    "mirostat_eta": (float, "RATE", _SAMPLING, "How fast mirostat corrects."),
-    "samplers": (str | None, "NAMES", _SAMPLING, "Steps to take, in order, with commas; default: all."),
-    "seed": (int | None, "S", _SAMPLING, "Seed of the draws; default: a new one."),
-    "repeat_penalty": (float, "F", _REPETITION, "Divide logits of recent tokens by F; 1: off."),
-    "presence_penalty": (float, "A", _REPETITION, "Subtract A from logits of recent tokens."),
-    "frequency_penalty": (float, "A", _REPETITION, "Subtract A from them for every occurrence."),
-    "repeat_last": (int, "N", _REPETITION, "Tokens that are recent."),
-    "dry_multiplier": (float, "A", _REPETITION, "DRY: A * B ^ (length - L) off what repeats on; 0: off."),
-    "dry_base": (float, "B", _REPETITION, "B of DRY."),
-    "dry_allowed_length": (int, "L", _REPETITION, "L of DRY: what is shorter than L tokens may repeat."),
-    "dry_range": (int, "N", _REPETITION, "Tokens that DRY looks back at; -1: all."),
-    "dry_breakers": (list[str] | None, "TEXT", _REPETITION, "Text that ends a repetition; may be given several times."),
+    "top_p": (
+        float,
+        "P",
+        _SAMPLING,
+        "Draw from the smallest set of the most probable tokens with total probability P; 1: all.",
+    ),
+    "min_p": (float, "P", _SAMPLING, "Drop tokens less probable than P times the most probable one; 0: none."),
+    "typical_p": (
+        float,
+        "P",
+        _SAMPLING,
+        "Draw from the smallest set of tokens nearest the expected surprise with total probability P; 1: all.",
+    ),
+    "top_n_sigma": (
+        float,
+        "N",
+        _SAMPLING,
+        "Draw from tokens whose logit is within N standard deviations of the highest; 0: all.",
+    ),
+    "xtc_probability": (
+        float,
+        "P",
+        _SAMPLING,
+        "Probability of excluding all top choices but the least probable one; 0: never.",
+    ),
+    "xtc_threshold": (float, "P", _SAMPLING, "Least probability of a top choice."),
+    "dynatemp_range": (float, "R", _SAMPLING, "Vary the temperature by up to R with the entropy; 0: off."),
+    "dynatemp_exponent": (
+        float,
+        "E",
+        _SAMPLING,
+        "The temperature varies with (entropy / largest possible entropy) ^ E.",
+    ),
+    "mirostat": (int, "0|2", _SAMPLING, "2: keep the surprise of the text constant, instead of filtering."),
+    "mirostat_tau": (float, "BITS", _SAMPLING, "Surprise per token that mirostat aims at."),
+    "mirostat_eta": (float, "RATE", _SAMPLING, "How fast mirostat corrects the surprise."),
+    "samplers": (
+        str | None,
+        "NAMES",
+        _SAMPLING,
+        "Steps of the sampler in their order, separated by commas; default: all.",
+    ),
+    "seed": (int | None, "S", _SAMPLING, "Seed of the random draws; default: a random one."),
+    "repeat_penalty": (
+        float,
+        "F",
+        _REPETITION,
+        "Divide positive logits of recent tokens by F, multiply negative ones; 1: off.",
+    ),
+    "presence_penalty": (float, "A", _REPETITION, "Subtract A from the logits of recent tokens."),
+    "frequency_penalty": (float, "A", _REPETITION, "Subtract A from the logits of recent tokens for each occurrence."),
+    "repeat_last": (int, "N", _REPETITION, "How many of the last tokens are recent."),
+    "dry_multiplier": (
+        float,
+        "A",
+        _REPETITION,
+        "DRY: subtract A * B ^ (length - L) from tokens that would continue a repetition; 0: off.",
+    ),
+    "dry_base": (float, "B", _REPETITION, "DRY: the base B."),
+    "dry_allowed_length": (int, "L", _REPETITION, "DRY: repetitions shorter than L tokens are not penalised."),
+    "dry_range": (int, "N", _REPETITION, "DRY: how many of the last tokens are searched for repetitions; -1: all."),
+    "dry_breakers": (
+        list[str] | None,
+        "TEXT",
+        _REPETITION,
+        "DRY: text that no repetition extends over; may be given several times.",
+    ),
 }
 _NONE_AT_FIRST = ("samplers", "seed", "dry_breakers")
 
@@ -64,7 +109,7 @@ def sampling_options(command: _Command) -> _Command:
 
 
 def arguments(sampling: dict[str, Any]) -> dict[str, Any]:
-    """What the command got, as the library's options; those not given are left out where they have no value."""
+    """What the command got, as the library's options, without those that were not given."""
     given = {name: value for name, value in sampling.items() if name == "seed" or value is not None}
     if "samplers" in given:
         given["samplers"] = tuple(name.strip() for name in given["samplers"].split(",") if name.strip())

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 def score(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A text file, as UTF-8; - reads standard input.")],
     model: options.ModelName = options.DEFAULT,
-    lines: Annotated[bool, typer.Option("--lines", help="Every line (but empty ones) as a text of its own.")] = False,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Score each line as a text of its own; empty lines are skipped.")
+    ] = False,
     top: Annotated[
         int,
         typer.Option(
-            metavar="N", min=0, max=MOST_LOGPROBS, help="Every token, with the N likeliest in its place; 0: sums alone."
+            metavar="N",
+            min=0,
+            max=MOST_LOGPROBS,
+            help="Print every token with the N likeliest alternatives; 0: only sums.",
         ),
     ] = 0,
     window: Annotated[
@@ -39,7 +44,7 @@ def score(
 ) -> None:
     """Shows how probable a model finds a text: log probability, perplexity, bits per byte and per token.
 
-    Each token is judged given those before it; the first one, which has none, is not counted.
+    Each token is scored given those before it; the first token is not counted.
     """
     text = _read(file)
     named = (
@@ -68,12 +73,12 @@ def score(
             rows.append([name, *_figures(r), shown])
         output.table(rows, right=(1, 2, 3, 4))
     rows = [
-        ["log probability", f"{total['log_probability']:.2f}", "natural, of the whole"],
-        ["tokens", f"{total['tokens']:,}", "judged"],
+        ["log probability", f"{total['log_probability']:.2f}", "natural logarithm, of all tokens together"],
+        ["tokens", f"{total['tokens']:,}", "scored"],
         ["bytes", f"{total['bytes']:,}", "of these tokens"],
     ]
     for key, what in (
-        ("perplexity", "exp of the mean surprise: as if it chose between so many tokens each time"),
+        ("perplexity", "exp of the mean surprise: as if each token were drawn from so many equally probable ones"),
         ("bits_per_token", "mean surprise"),
         ("bits_per_byte", "comparable between models of different tokens"),
     ):

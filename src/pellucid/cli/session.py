@@ -19,8 +19,8 @@ _LARGEST_FILE = 1 << 26  # bytes of a saved conversation
 
 
 class Session:
-    """``messages``: what was said, without the system message. Raises ``ChatTemplateError`` where the model has no
-    chat template and none is given, or it is broken."""
+    """``messages``: what was said, without the system message. Raises ``ChatTemplateError`` where neither
+    the model nor the caller has a chat template, or it is broken."""
 
     def __init__(self, model: Model, template: str | None, system: str | None, options: dict[str, Any]) -> None:
         self.model = model
@@ -44,7 +44,7 @@ class Session:
         return system + self.messages
 
     def answer(self, text: str, cancel: Any) -> Iterator[Piece]:
-        """Says something -> the answer, piece by piece. Where there is none, nothing was said."""
+        """Says something -> the answer, piece by piece. A turn without an answer is not kept."""
         asked = {"role": "user", "content": text}
         pieces: Iterator[Piece] = self.context.chat(
             [*self.said(), asked], template=self.template, stream=True, cancel=cancel, **self.options
@@ -64,27 +64,31 @@ class Session:
     # ---- commands ---------------------------------------------------------------------------------------------
 
     def command(self, line: str, show: Callable[[str], None]) -> bool:
-        """Runs a line that begins with a slash -> whether the conversation goes on. ``show`` gets what it says.
+        """Runs a line that begins with a slash -> whether the conversation continues. ``show`` prints a line.
 
-        Raises ``ValueError`` for a wrong command, ``OSError`` or one of ours for a wrong file.
+        Raises ``ValueError`` for a wrong command, ``OSError`` or ``PellucidError`` for a wrong file.
         """
         name, _, rest = line[1:].partition(" ")
         name, rest = name.strip(), rest.strip()
         if name in ("exit", "quit"):
             return False
         if name not in COMMANDS:
-            raise ValueError(f"no command /{name}: /help tells them; a text may begin with a space and then a slash")
+            raise ValueError(
+                f"no command /{name}: /help lists them; to say a text that begins with a slash, put a space before it"
+            )
         needs, run, _ = COMMANDS[name]
         if needs is not None and bool(rest) != needs:
-            raise ValueError(f"/{name} needs a file's name" if needs else f"/{name} takes nothing more")
+            raise ValueError(f"/{name} needs a file's name" if needs else f"/{name} takes no argument")
         run(self, rest, show)
         return True
 
     def help(self, _: str, show: Callable[[str], None]) -> None:
         for name, (needs, _run, text) in COMMANDS.items():
             show(f"/{name}{' FILE' if needs else ' TEXT' if needs is None else ''}\n    {text}")
-        show("/exit\n    ends, as Ctrl-D does")
-        show('A line that ends in \\ goes on.\n""" begins and ends several lines.\nCtrl-C stops an answer.')
+        show("/exit\n    ends the conversation, as Ctrl-D does")
+        show(
+            'A line that ends in \\ continues on the next.\n""" begins and ends several lines.\nCtrl-C stops an answer.'
+        )
 
     def set_system(self, text: str, show: Callable[[str], None]) -> None:
         if text:
@@ -95,7 +99,7 @@ class Session:
         self.messages = []
         self._last = None
         self.context.rewind(0)
-        show("forgotten all but the system message" if self.system is not None else "forgotten all")
+        show("all is forgotten but the system message" if self.system is not None else "all is forgotten")
 
     def stats(self, _: str, show: Callable[[str], None]) -> None:
         show(f"turns: {sum(m['role'] == 'user' for m in self.messages)}")
@@ -110,7 +114,7 @@ class Session:
         path = os.path.expanduser(path)
         target = os.path.realpath(path)
         if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
-            raise ValueError(f"{path} is no regular file")
+            raise ValueError(f"{path} is not a regular file")
         text = json.dumps({"messages": self.said()}, ensure_ascii=False, indent=1) + "\n"
         part = f"{target}.{os.getpid()}.part"
         try:
@@ -153,10 +157,10 @@ class Session:
 
 # Name -> (whether it needs a file's name; None: a text or nothing), what it does, what /help says.
 COMMANDS: dict[str, tuple[bool | None, Callable[[Session, str, Callable[[str], None]], None], str]] = {
-    "help": (False, Session.help, "tells the commands"),
-    "system": (None, Session.set_system, "sets the system message (-: none), or shows it"),
+    "help": (False, Session.help, "lists the commands"),
+    "system": (None, Session.set_system, "sets the system message (-: removes it), or shows it"),
     "reset": (False, Session.reset, "forgets what was said"),
     "save": (True, Session.save, "writes the conversation as JSON"),
-    "load": (True, Session.load, "goes on with a saved conversation"),
+    "load": (True, Session.load, "continues a saved conversation"),
     "stats": (False, Session.stats, "tokens and speed"),
 }

@@ -15,12 +15,14 @@ from pellucid.weights import catalog
 def tokenize(
     text: options.Prompt = None,
     model: options.ModelName = options.DEFAULT,
-    ids: Annotated[bool, typer.Option("--ids", help="Only the ids, on one line.")] = False,
-    special: Annotated[bool, typer.Option("--special", help="Special tokens' text becomes their token.")] = False,
-    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="BOS first, where the model has one.")] = True,
+    ids: Annotated[bool, typer.Option("--ids", help="Print only the ids, on one line.")] = False,
+    special: Annotated[
+        bool, typer.Option("--special", help="Read the text of special tokens as these tokens.")
+    ] = False,
+    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put BOS first, where the model has one.")] = True,
     json: options.Json = False,
 ) -> None:
-    """Shows a text's tokens: ids and pieces. Reads the vocabulary alone, no weights."""
+    """Shows the tokens of a text: ids and pieces. Only the vocabulary is read, no weights."""
     from pellucid.cli.progress import progress
     from pellucid.tokenizer import Tokenizer
 
