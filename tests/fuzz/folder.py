@@ -155,7 +155,7 @@ def _index(rng: random.Random, files: Files) -> None:
 def _names(rng: random.Random, files: Files) -> None:
     name = rng.choice(list(files))
     data = files.pop(name)
-    if rng.random() < 0.5:
+    if not files or rng.random() < 0.5:
         files[rng.choice(("config.json", "model.safetensors", name + "x", "tokenizer.json", "tokenizer.model"))] = data
 
 
