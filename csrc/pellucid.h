@@ -20,7 +20,6 @@ typedef enum {
     PL_E_ISA,       /* the instruction set is not built or not there */
     PL_E_CANCELLED, /* nothing has changed */
     PL_E_FILE,      /* a matrix's bytes cannot be read: pl_error says where */
-    PL_E_NUMERICS,  /* logits that are NaN or infinite; nothing has changed */
 } pl_status;
 
 typedef struct pl_error {
@@ -86,6 +85,7 @@ typedef struct pl_pass {
     const pl_sample_params *sample; /* one per row that wants */
     const uint64_t *step;           /* one per row that wants */
     pl_sampled *sampled;            /* one per row that wants */
+    int32_t *status;                /* (n_seqs) or NULL: PL_BAD_* of each sequence, 0 for those that grew */
     /* Looking inside. Operations [op_from, op_to) run; feeds fill buffers (n_rows, dim) before, taps copy them after. */
     int32_t op_from, op_to;
     int32_t n_feeds, n_taps;
@@ -93,7 +93,8 @@ typedef struct pl_pass {
     int64_t *op_ns;             /* (n_ops) nanoseconds of each operation, or NULL */
 } pl_pass;
 
-/* Checks the rows and reserves their pages. */
+/* Checks the rows and reserves their pages. Part of the plan ([op_from, op_to) not all) stores nothing: its rows are in
+ * slots that are stored, see their own keys and values where it computes some, and leave those that are stored. */
 pl_status pl_forward_start(pl_model *model, const pl_pass *pass, pl_task **task, pl_error *error);
 
 /* Attention weights of one layer, which a pass never stores, computed again in float32 from its queries and keys. A row at
@@ -115,7 +116,8 @@ pl_status pl_attention_start(pl_model *model, const pl_attention *attention, pl_
 int pl_task_wait(pl_task *task, int ms);      /* 1 when it has ended; -1 in the child of a fork, where it never will */
 void pl_task_cancel(pl_task *task);           /* it ends soon; may be called at any time before finish */
 double pl_task_progress(const pl_task *task); /* 0..1 */
-/* After pl_task_wait said 1: takes the task's result and frees it. A pass that went well has lengthened its sequences. */
+/* After pl_task_wait said 1: takes the task's result and frees it. A whole pass that
+ * ended with PL_OK has lengthened the sequences whose status is 0; all others are as they were. */
 pl_status pl_task_finish(pl_task *task, pl_error *error);
 
 /* ---- what the machine can do at most, for comparison ------------------------------------------------------------ */

@@ -27,6 +27,7 @@ CASES = [
     (errors.TokenizerError("a lone surrogate", position=5), "a lone surrogate (at position 5)"),
     (errors.ChatTemplateError("unexpected 'end'", line=3), "unexpected 'end' (line 3 of the template)"),
     (errors.ContextFullError(needed=12, available=8), "the context is full: 12 tokens needed, 8 available"),
+    (errors.BatchError("two failed", errors={}, completions=[None]), "two failed"),
     (errors.ContextBusyError(), "the context is in use: one user at a time"),
     (errors.ClosedError(), "the model is closed"),
     (errors.FetchError("offline", name="m"), "offline"),
@@ -53,6 +54,15 @@ def test_every_class_is_listed_and_tested():
     assert {c.__name__ for c in classes} == set(errors.__all__)
     bases = {errors.PellucidError, errors.ArgumentError}
     assert {type(e) for e, _ in CASES} == classes - bases
+
+
+def test_a_batch_keeps_each_error():
+    error = errors.BatchError(
+        "two", errors={2: errors.NumericsError("NaN"), 1: ValueError("no")}, completions=[1, None]
+    )
+    again = pickle.loads(pickle.dumps(error))
+    assert {i: str(e) for i, e in again.errors.items()} == {1: "no", 2: "NaN"}
+    assert again.completions == error.completions
 
 
 def test_out_of_memory_is_a_memory_error():

@@ -257,14 +257,14 @@ int pl_sample(const pl_kernels *k, const pl_sample_params *p, float *logits, int
     out->n_kept = 0;
     out->mirostat_mu = p->mirostat_mu;
     if (pl_candidates_refresh(&c, want))
-        return -1;
+        return PL_SAMPLE_LOGITS;
     if (p->n_logprobs >= 0) {
         log_sum = report_top(&c, p, out);
         if (acts(p, PL_PENALTIES, vocab) || acts(p, PL_DRY, vocab) || p->n_bias > 0)
             raw = memcpy(c.raw, logits, (size_t)vocab * sizeof *logits); /* else a token's own logit stays */
     }
     if (run_steps(&c, p, want, step))
-        return -1;
+        return PL_SAMPLE_OPTIONS;
     if (p->temperature > 0)
         draw(&c, p, step, out);
     else

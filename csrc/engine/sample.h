@@ -92,8 +92,9 @@ int pl_dry_match(const int32_t *ids, const uint8_t *breaks, int n, int least, in
  * The draw is the inverse CDF of its number over the tokens left: most probable first where they are at
  * most 1024 (their weights then come from float64 arithmetic that is the same on every ISA), in the order of ids beyond
  * that or when nothing filters (the weights are then the kernels').
- * logits (vocab) may be overwritten. Returns 0, or -1 when a logit is NaN or +inf (also after penalties and bias), or
- * when none is finite, or none that the mask and bias allow. */
+ * logits (vocab) may be overwritten. Returns 0; PL_SAMPLE_LOGITS when one is NaN or +inf or none is finite;
+ * PL_SAMPLE_OPTIONS when that is so after penalties, bias and mask, but not before. */
+enum { PL_SAMPLE_LOGITS = -1, PL_SAMPLE_OPTIONS = -2 };
 int pl_sample(const pl_kernels *k, const pl_sample_params *p, float *logits, int vocab, uint64_t step, void *scratch,
               pl_sampled *out);
 

@@ -48,13 +48,15 @@ void pl_op_head(const pl_run *r, const pl_op *op, int tid)
             if (op->cap > 0)
                 k->softcap(yi, op->cap, c1 - c0, yi);
             if (r->store && !all_finite(yi, c1 - c0))
-                atomic_fetch_or(r->bad, PL_BAD_LOGITS);
+                pl_bad(r, r->wants[base + i], PL_BAD_LOGITS);
         }
         pl_team_barrier(r->team);
         if (!r->store) {
-            for (int i = tid; i < n; i += size)
-                if (r->consume(r->consume_arg, base + i, y + (size_t)i * vocab, tid))
-                    atomic_fetch_or(r->bad, PL_BAD_LOGITS);
+            for (int i = tid; i < n; i += size) {
+                int wrong = r->consume(r->consume_arg, base + i, y + (size_t)i * vocab, tid);
+                if (wrong)
+                    pl_bad(r, r->wants[base + i], wrong);
+            }
             if (base + n < r->n_wants)
                 pl_team_barrier(r->team);
         }

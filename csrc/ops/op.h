@@ -96,4 +96,11 @@ typedef struct pl_row {
     int32_t want; /* 1: this row's logits are asked for */
 } pl_row;
 
+/* Why a sequence fails in a pass whose others go on; several may come together. */
+enum {
+    PL_BAD_KEYS = 1,    /* keys or values are not finite, or too large for the cache's type */
+    PL_BAD_LOGITS = 2,  /* the model's logits are not finite */
+    PL_BAD_OPTIONS = 4, /* its own penalties, biases and mask leave no token to draw */
+};
+
 #endif

@@ -36,11 +36,8 @@ typedef struct pl_qtile {
     int32_t row, n; /* rows of the pass */
 } pl_qtile;
 
-/* What a pass found to be no finite number. */
-enum { PL_BAD_LOGITS = 1, PL_BAD_CACHE = 2 };
-
 /* Takes the logits of the wanted row number `want`; may overwrite them. Called once per row, from any thread.
- * Nonzero: they are not usable (NaN, infinite). */
+ * Returns 0, or what is wrong with them: PL_BAD_*. */
 typedef int (*pl_consume_fn)(void *arg, int want, float *logits, int tid);
 
 typedef struct pl_model_tables {
@@ -66,6 +63,7 @@ typedef struct pl_run {
     int n_rows;
     const pl_row *rows;
     pl_seq *const *seqs;
+    atomic_int *status;                       /* per sequence: PL_BAD_* */
     float *const *rope_cos, *const *rope_sin; /* per rope: (n_rows, n_rot / 2) */
     const pl_qtile *qtiles;
     int n_qtiles, qtile_rows;    /* at most qtile_rows rows each */
@@ -81,7 +79,6 @@ typedef struct pl_run {
     float *store;          /* (n_wants, vocab) or NULL */
     pl_consume_fn consume; /* else */
     void *consume_arg;
-    atomic_int *bad; /* what is not finite: PL_BAD_* */
 } pl_run;
 
 /* The form that products with matrices of this format read besides float32, or 0. */
@@ -94,6 +91,12 @@ void pl_buf_layout(pl_buf *b, size_t rows, void *base, size_t *at);
 void pl_buf_finish(const pl_kernels *k, const pl_buf *b, int forms, int row, int from, int to);
 /* Row 0 and following of a buffer, as a kernel reads them. */
 pl_acts pl_buf_acts(const pl_buf *b, int row);
+
+/* Something is wrong with a row: its sequence fails. */
+static inline void pl_bad(const pl_run *r, int row, int what)
+{
+    atomic_fetch_or_explicit(&r->status[r->rows[row].seq], what, memory_order_relaxed);
+}
 
 /* The forms that an operation of the pass must write of its output. */
 static inline int pl_finishes(const pl_run *r, const pl_op *op)

@@ -61,8 +61,8 @@ const char *pl_check_rope_append(const pl_plan *p, const pl_op *op)
     return fits ? NULL : "its rope";
 }
 
-/* A key or value that is no number would spoil the rows before it too (the attention kernels multiply what a row does
- * not see by 0): so it fails the pass, whoever asks for logits, and never stays in the cache. */
+/* Keys and values that are not finite are not stored, and their sequence fails: so the cache holds finite numbers alone,
+ * whatever a pass left in slots that it could not keep (the attention kernels multiply what a row does not see by 0). */
 void pl_op_rope_append(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_model_tables *m = r->m;
@@ -80,9 +80,10 @@ void pl_op_rope_append(const pl_run *r, const pl_op *op, int tid)
         for (int h = 0; h < c->n_q + c->n_kv; h++)
             m->kernels->rope(x + (size_t)h * c->dk, cos, sin, rope->n_rot, rope->halves);
         const float *k = x + (size_t)c->n_q * c->dk, *v = k + (size_t)c->n_kv * c->dk;
-        if (!storable(k, c->n_kv * (c->dk + c->dv), m->kv))
-            atomic_fetch_or(r->bad, PL_BAD_CACHE);
-        for (int h = 0; h < c->n_kv; h++) {
+        int ok = storable(k, c->n_kv * (c->dk + c->dv), m->kv);
+        if (!ok)
+            pl_bad(r, i, PL_BAD_KEYS);
+        for (int h = 0; h < c->n_kv && ok; h++) {
             uint8_t *page = pl_seq_keys(r->seqs[row->seq], g, op->cache, op->cache_layer, h, row->slot);
             m->kernels->kv_append[m->kv](k + (size_t)h * c->dk, v + (size_t)h * c->dv, c->dk, c->dv,
                                          row->slot % PL_PAGE, page, page + g->k_bytes);

@@ -34,6 +34,9 @@ cdef extern from "pellucid.h" nogil:
         PL_SEGS_LOOKUP
     const pl_op_desc *pl_op_table
     const char *pl_act_name(int i)
+    enum:
+        PL_BAD_KEYS
+        PL_BAD_LOGITS
     ctypedef struct pl_segment:
         int32_t mat, column, bias, terms
     ctypedef struct pl_mat_desc:
@@ -115,7 +118,7 @@ cdef extern from "pellucid.h" nogil:
                      int32_t *out_length) nogil
 
     ctypedef enum pl_status:
-        PL_OK, PL_E_MEMORY, PL_E_PLAN, PL_E_ARGUMENT, PL_E_ISA, PL_E_CANCELLED, PL_E_FILE, PL_E_NUMERICS
+        PL_OK, PL_E_MEMORY, PL_E_PLAN, PL_E_ARGUMENT, PL_E_ISA, PL_E_CANCELLED, PL_E_FILE
     ctypedef struct pl_error:
         char text[256]
         int32_t mat
@@ -154,6 +157,7 @@ cdef extern from "pellucid.h" nogil:
         const pl_sample_params *sample
         const uint64_t *step
         pl_sampled *sampled
+        int32_t *status
         int32_t op_from, op_to, n_feeds, n_taps
         const pl_tap *feeds
         const pl_tap *taps

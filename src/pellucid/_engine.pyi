@@ -116,7 +116,8 @@ class Engine:
         samplers: list[Sampler] | None = None,
         out: npt.NDArray[np.float32] | None = None,
         cancel: Cancel = None,
-    ) -> Any: ...  # list[Sampled] with samplers
+        failed: dict[int, Exception] | None = None,
+    ) -> Any: ...  # list[Sampled] with samplers, None for a row that failed
     def observe(
         self,
         parts: Parts,

@@ -4,7 +4,7 @@ Knows nothing of files, text or architectures: a plan (plan.py) comes in, arrays
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
@@ -33,8 +33,6 @@ cdef raise_status(pl_status status, pl_error *error):
     text = error.text.decode("utf-8", "replace")
     if status == PL_E_MEMORY:
         raise OutOfMemoryError(text)
-    if status == PL_E_NUMERICS:
-        raise NumericsError(text)
     if status == PL_E_ISA:
         raise IsaError(text)
     if status == PL_E_CANCELLED:
@@ -44,6 +42,15 @@ cdef raise_status(pl_status status, pl_error *error):
     if status == PL_E_ARGUMENT:
         raise ValueError(text)
     raise PellucidError(text)
+
+
+cdef sequence_error(int32_t status):
+    """What went wrong with one sequence of a pass: the first cause of those that the engine names."""
+    if status & PL_BAD_KEYS:
+        return NumericsError("the model's keys or values are not finite numbers, or too large for the cache's type")
+    if status & PL_BAD_LOGITS:
+        return NumericsError("the model's logits are not finite numbers")
+    return ValueError("penalties, logit_bias and mask together leave no token to draw")
 
 
 cdef finish_task(pl_task *task, cancel, progress):
@@ -122,54 +129,6 @@ def format_names():
     return names
 
 
-class KindOfOperation(IntEnum):
-    """What the engine's table (csrc/ops/table.h) says of a kind."""
-
-    @property
-    def lookup(self):
-        """Reads one row of its matrix for each token."""
-        return pl_op_table[<int>self].segments == PL_SEGS_LOOKUP
-
-    @property
-    def stores(self):
-        """Appends keys and values to its layer of the cache."""
-        return bool(pl_op_table[<int>self].stores)
-
-    @property
-    def attends(self):
-        """Reads its layer of the cache."""
-        return bool(pl_op_table[<int>self].attends)
-
-    @property
-    def adds(self):
-        """Adds to what its output holds."""
-        return bool(pl_op_table[<int>self].reads & PL_OUT)
-
-    @property
-    def wanted(self):
-        """Computes only the rows that ask for logits."""
-        return bool(pl_op_table[<int>self].wanted)
-
-    @property
-    def terms(self):
-        """Int8 terms of its activations, at least."""
-        return max(1, pl_op_table[<int>self].terms)
-
-
-Kind = KindOfOperation("Kind", [(pl_op_table[i].name.decode().upper(), i) for i in range(PL_N_OPS)], module=__name__)
-
-
-cdef activations():
-    found, i = {}, 0
-    while pl_act_name(i) != NULL:
-        found[pl_act_name(i).decode()] = i
-        i += 1
-    return found
-
-
-ACTIVATIONS = activations()
-
-
 include "_sampler.pxi"
 
 
@@ -219,85 +178,7 @@ cdef class Sequence:
         return left
 
 
-cdef class Tables:
-    """A plan's tables as C structs, alive while this object is. packed: its matrices are, so nobody reads them."""
-
-    cdef pl_plan plan
-    cdef list keep
-
-    def __dealloc__(self):
-        for p in (<size_t>self.plan.ops, <size_t>self.plan.buf_dim, <size_t>self.plan.segs, <size_t>self.plan.mats,
-                  <size_t>self.plan.vecs, <size_t>self.plan.ropes, <size_t>self.plan.caches):
-            free(<void *><size_t>p)
-
-    cdef void *table(self, Py_ssize_t n, size_t size) except NULL:
-        cdef void *p = calloc(n + 1, size)
-        if p == NULL:
-            raise MemoryError
-        return p
-
-    def __init__(self, plan, bint packed):
-        cdef pl_op *ops
-        cdef int32_t *dims
-        cdef pl_segment *segs
-        cdef pl_mat_desc *mats
-        cdef pl_vec_desc *vecs
-        cdef pl_rope_desc *ropes
-        cdef pl_cache_desc *caches
-        cdef const uint8_t[::1] raw
-        cdef const float[::1] vec
-        cdef const double[::1] freq
-        self.keep = []
-        self.plan.vocab = plan.vocab
-        self.plan.ops = ops = <pl_op *>self.table(len(plan.ops), sizeof(pl_op))
-        self.plan.n_ops = <int32_t>len(plan.ops)
-        for i, o in enumerate(plan.ops):
-            ops[i] = pl_op(kind=o.kind, layer=o.layer, inp=o.inp, to=o.out, tmp=o.tmp, seg=o.seg, n_seg=o.n_seg,
-                           vec=o.vec, vec2=o.vec2, cache=o.cache, cache_layer=o.cache_layer, rope=o.rope, act=o.act,
-                           eps=o.eps, scale=o.scale, cap=o.cap, column=o.column, width=o.width,
-                           pos_from=o.pos_from, pos_to=o.pos_to, each=o.each)
-        self.plan.buf_dim = dims = <int32_t *>self.table(len(plan.buffers), sizeof(int32_t))
-        self.plan.n_bufs = <int32_t>len(plan.buffers)
-        for i, b in enumerate(plan.buffers):
-            dims[i] = b.dim
-        self.plan.segs = segs = <pl_segment *>self.table(len(plan.segments), sizeof(pl_segment))
-        self.plan.n_segs = <int32_t>len(plan.segments)
-        for i, s in enumerate(plan.segments):
-            segs[i] = pl_segment(mat=s.matrix, column=s.column, bias=s.bias, terms=s.terms)
-        self.plan.mats = mats = <pl_mat_desc *>self.table(len(plan.matrices), sizeof(pl_mat_desc))
-        self.plan.n_mats = <int32_t>len(plan.matrices)
-        for i, m in enumerate(plan.matrices):
-            mats[i].gguf_type = format_number(m.type)
-            mats[i].rows, mats[i].k, mats[i].plain = m.rows, m.k, m.plain
-            mats[i].bytes, mats[i].fd = m.data.size, -1
-            if packed:
-                continue
-            if not isinstance(m.data, np.ndarray):
-                mats[i].fd, mats[i].offset = m.data.fileno(), m.data.offset
-            elif m.data.size:
-                raw = m.data
-                self.keep.append(raw)
-                mats[i].src = &raw[0]
-        self.plan.vecs = vecs = <pl_vec_desc *>self.table(len(plan.vectors), sizeof(pl_vec_desc))
-        self.plan.n_vecs = <int32_t>len(plan.vectors)
-        for i, v in enumerate(plan.vectors):
-            vec = v.data
-            self.keep.append(vec)
-            vecs[i].n = <int32_t>vec.shape[0]
-            if vec.shape[0]:
-                vecs[i].data = &vec[0]
-        self.plan.ropes = ropes = <pl_rope_desc *>self.table(len(plan.ropes), sizeof(pl_rope_desc))
-        self.plan.n_ropes = <int32_t>len(plan.ropes)
-        for i, r in enumerate(plan.ropes):
-            freq = r.freq
-            self.keep.append(freq)
-            ropes[i].n_rot, ropes[i].halves = <int32_t>(2 * freq.shape[0]), r.halves
-            if freq.shape[0]:
-                ropes[i].freq = &freq[0]
-        self.plan.caches = caches = <pl_cache_desc *>self.table(len(plan.caches), sizeof(pl_cache_desc))
-        self.plan.n_caches = <int32_t>len(plan.caches)
-        for i, c in enumerate(plan.caches):
-            caches[i] = pl_cache_desc(n_layers=c.n_layers, n_q=c.n_q, n_kv=c.n_kv, dk=c.dk, dv=c.dv, window=c.window)
+include "_engine.plan.pxi"
 
 
 cdef class Rows:
@@ -305,38 +186,56 @@ cdef class Rows:
 
     cdef pl_row *rows
     cdef pl_seq **seqs
+    cdef int32_t *status
     cdef int n, n_seqs, n_wants
     cdef list keep
 
     def __dealloc__(self):
         free(self.rows)
         free(self.seqs)
+        free(self.status)
 
     def __init__(self, Engine engine, parts, int at=-1):
         """parts: [(Sequence, ids, first wanted row)]; at: the first row's slot, -1: the sequence's length."""
         cdef Sequence seq
-        cdef int32_t id
-        cdef int i, r = 0, want, slot
+        cdef int32_t id, slot
+        cdef int r = 0, want
+        cdef int64_t n = 0
         # Lists that are as long as they say: a comprehension does not ask a part for its length.
-        self.keep = [(s, [id for id in part], first) for s, part, first in parts]
+        self.keep = [(s, part.tolist() if isinstance(part, np.ndarray) else [id for id in part], first)
+                     for s, part, first in parts]
         for _, part, _ in self.keep:
-            self.n += <int>len(part)
-        self.rows = <pl_row *>calloc(self.n + 1, sizeof(pl_row))
+            n += len(part)
+        if n > engine.max_rows:
+            raise ValueError(f"{n} rows in a pass, expected 1 to {engine.max_rows}")
+        self.rows = <pl_row *>calloc(n + 1, sizeof(pl_row))
         self.seqs = <pl_seq **>calloc(len(self.keep) + 1, sizeof(pl_seq *))
-        if self.rows == NULL or self.seqs == NULL:
+        self.status = <int32_t *>calloc(len(self.keep) + 1, sizeof(int32_t))
+        if self.rows == NULL or self.seqs == NULL or self.status == NULL:
             raise OutOfMemoryError("no memory for the rows of a pass")
-        for s, part, first in self.keep:
-            seq = s
-            if seq.engine is not engine:
+        self.n = <int>n
+        for seq, part, first in self.keep:
+            if seq is None or seq.engine is not engine:
                 raise ValueError("a sequence of another model")
-            want = first
+            want = r + min(first, len(part))
             self.seqs[self.n_seqs] = seq.seq
             slot = seq.seq.length if at < 0 else at
-            for i, id in enumerate(part):
-                self.rows[r] = pl_row(token=id, seq=self.n_seqs, slot=slot + i, pos=slot + i, want=i >= want)
-                self.n_wants += i >= want
+            if slot + <int64_t>len(part) > INT32_MAX:
+                raise ValueError(f"at={at}: with {len(part)} rows, expected at most {INT32_MAX - len(part)}")
+            for id in part:
+                self.rows[r] = pl_row(token=id, seq=self.n_seqs, slot=slot, pos=slot, want=r >= want)
+                self.n_wants += r >= want
+                slot += 1
                 r += 1
             self.n_seqs += 1
+
+    cdef dict errors(self):
+        """After the pass: {index of a part: why it failed}."""
+        return {i: sequence_error(self.status[i]) for i in range(self.n_seqs) if self.status[i]}
+
+    cdef list wanted(self):
+        """The part of each wanted row."""
+        return [self.rows[r].seq for r in range(self.n) if self.rows[r].want]
 
 
 cdef class Engine:
@@ -347,7 +246,7 @@ cdef class Engine:
     """
 
     cdef pl_model *model
-    cdef object keep        # what packing reads
+    cdef Tables tables      # what packing reads, until then; the sizes of the plan, whatever becomes of `plan`
     cdef object __weakref__
     cdef Engine base
     cdef readonly object plan
@@ -375,7 +274,7 @@ cdef class Engine:
         if status:
             raise_status(status, &error)
         self.plan = plan
-        self.keep = tables
+        self.tables = tables
         self.base = base
         self.vocab = plan.vocab
         self.max_rows = max_rows
@@ -413,7 +312,7 @@ cdef class Engine:
             m = self.plan.matrices[number]
             raise ModelFileError(why, file=m.data.file.path, field=m.name, offset=offset,
                                  expected=f"{m.data.size} bytes of it from byte {m.data.offset} on") from None
-        self.keep = None
+        self.tables.keep = None
 
     def info(self):
         """-> dict of isa, packed_bytes, work_bytes, huge_pages, cache_bytes."""
@@ -423,17 +322,19 @@ cdef class Engine:
                 "huge_pages": bool(i.huge_pages), "cache_bytes": pl_pool_bytes(pl_model_pool(self.model)),
                 "cache_bytes_used": pl_pool_bytes_used(pl_model_pool(self.model))}
 
+    cdef check_matrix(self, int matrix):
+        if not 0 <= matrix < self.tables.plan.n_mats:
+            raise ValueError(f"matrix={matrix}: expected 0 to {self.tables.plan.n_mats - 1}")
+
     def matrix_bytes(self, int matrix):
         """Bytes of a matrix as the engine holds it."""
-        if not 0 <= matrix < len(self.plan.matrices):
-            raise ValueError(f"matrix={matrix}: expected 0 to {len(self.plan.matrices) - 1}")
+        self.check_matrix(matrix)
         return pl_model_mat_bytes(self.open(), matrix)
 
     def matrix(self, int matrix, rows=None):
         """-> float32 (rows, k): a matrix dequantised, bit-identical to its file's own decoding. rows: (from, to)."""
-        if not 0 <= matrix < len(self.plan.matrices):
-            raise ValueError(f"matrix={matrix}: expected 0 to {len(self.plan.matrices) - 1}")
-        m = self.plan.matrices[matrix]
+        self.check_matrix(matrix)
+        cdef const pl_mat_desc *m = &self.tables.plan.mats[matrix]
         cdef int r, first = 0, end = m.rows
         if rows is not None:
             first, end = rows
@@ -446,34 +347,44 @@ cdef class Engine:
                 pl_model_mat_row(model, matrix, r, &out[r - first, 0])
         return np.asarray(out)
 
-    def forward(self, parts, *, list samplers=None, out=None, cancel=None):
+    def forward(self, parts, *, list samplers=None, out=None, cancel=None, dict failed=None):
         """One forward pass over rows of one or several sequences.
 
         parts: [(Sequence, ids, first)]: appends ids, a list or an array, to the sequence; logits are asked for from
         its row `first` on (len(ids): for none). Either `out`, float32 (wanted rows, vocab), takes the logits, or
         `samplers`, one per wanted row, choose tokens -> [(id, logprob | None, [(id, logprob), ...])].
         cancel: called every 20 ms or so; true ends the pass, nothing appended, with `Cancelled`.
-        Raises ValueError, NumericsError, OutOfMemoryError, Cancelled; then no sequence has changed.
+        Raises ValueError, OutOfMemoryError, Cancelled; then no sequence has changed.
+
+        What goes wrong in one sequence (its keys, its logits: NumericsError; its own penalties, biases and mask:
+        ValueError) leaves that one as it was; the others grow, with the results that they would have had. failed: takes
+        {index of the part: its error}, and the results of its rows are None. Without it the first such error is raised.
         """
         cdef Rows rows = Rows(self, parts)
         cdef Results results = None
         cdef pl_pass p
         memset(&p, 0, sizeof(p))
-        p.op_to = <int32_t>len(self.plan.ops)
+        p.op_to = self.tables.plan.n_ops
         if samplers is not None:
             if len(samplers) != rows.n_wants:
                 raise ValueError(f"{len(samplers)} samplers for {rows.n_wants} rows")
             results = Results(samplers, self.vocab)
             p.sample, p.step, p.sampled = results.params, results.steps, results.sampled
         self.run_pass(&p, rows, out, cancel)
-        return results.take(samplers) if results is not None else None
+        errors = rows.errors()
+        found = None if results is None else results.take(samplers, [part in errors for part in rows.wanted()])
+        if failed is not None:
+            failed.update(errors)
+        elif errors:
+            raise errors[min(errors)]
+        return found
 
     cdef run_pass(self, pl_pass *p, Rows rows, out, cancel):
         cdef pl_task *task
         cdef pl_error error
         cdef float[:, ::1] store
         error.text[0] = 0
-        p.n_rows, p.rows, p.n_seqs, p.seqs = rows.n, rows.rows, rows.n_seqs, rows.seqs
+        p.n_rows, p.rows, p.n_seqs, p.seqs, p.status = rows.n, rows.rows, rows.n_seqs, rows.seqs, rows.status
         if out is not None:
             if out.shape != (rows.n_wants, self.vocab):
                 raise ValueError(f"out has shape {out.shape}, expected {(rows.n_wants, self.vocab)}")
@@ -492,8 +403,9 @@ cdef class Engine:
         """A forward pass, or a part of one, with its inside open.
 
         ops: (from, to), the operations to run, default all. A part looks at tokens that are stored already: then `at`
-        is the slot of the (one) sequence's first row, and nothing is appended. (A part without rope_append and attend
-        looks at no stored token: any rows from at=0 on.)
+        is the slot of the (one) sequence's first row, nothing is appended, and what is stored stays: rows attend to
+        keys and values that the part itself computes, where it does, and to the stored ones before them. (A part
+        without rope_append and attend looks at no stored token: any rows from at=0 on.)
         feeds: {buffer: float32 (rows, dim)} put into buffers first. taps: [(op, buffer)], copied after that operation.
         -> ({(op, buffer): float32 (rows, dim)}, int64 nanoseconds of each operation or None).
         """
@@ -502,11 +414,11 @@ cdef class Engine:
         cdef float[:, ::1] view
         cdef int64_t[::1] ns
         memset(&p, 0, sizeof(p))
-        p.op_from, p.op_to = (0, len(self.plan.ops)) if ops is None else ops
+        p.op_from, p.op_to = (0, self.tables.plan.n_ops) if ops is None else ops
         feeds = {} if feeds is None else feeds
         arrays, keep = {}, []
         for buf in [*feeds, *(t[1] for t in taps)]:
-            if not 0 <= buf < len(self.plan.buffers):
+            if not 0 <= buf < self.tables.plan.n_bufs:
                 raise ValueError(f"no buffer {buf}")
         cdef pl_tap *c_feeds = <pl_tap *>calloc(len(feeds) + len(taps) + 1, sizeof(pl_tap))
         cdef pl_tap *c_taps = c_feeds + len(feeds)
@@ -514,23 +426,25 @@ cdef class Engine:
             raise OutOfMemoryError("no memory for taps")
         try:
             for i, (buf, data) in enumerate(feeds.items()):
-                shape = (rows.n, self.plan.buffers[buf].dim)
+                shape = (rows.n, self.tables.plan.buf_dim[buf])
                 if data.shape != shape:
                     raise ValueError(f"feed of buffer {buf} has shape {data.shape}, expected {shape}")
                 view = np.ascontiguousarray(data, np.float32)
                 keep.append(view)
                 c_feeds[i] = pl_tap(op=0, buf=buf, data=&view[0, 0])
             for i, (op, buf) in enumerate(taps):
-                view = arrays[op, buf] = np.empty((rows.n, self.plan.buffers[buf].dim), np.float32)
+                view = arrays[op, buf] = np.empty((rows.n, self.tables.plan.buf_dim[buf]), np.float32)
                 c_taps[i] = pl_tap(op=op, buf=buf, data=&view[0, 0])
             p.n_feeds, p.n_taps, p.feeds, p.taps = <int32_t>len(feeds), <int32_t>len(taps), c_feeds, c_taps
             op_ns = None
             if times:
-                ns = op_ns = np.zeros(len(self.plan.ops), np.int64)
+                ns = op_ns = np.zeros(self.tables.plan.n_ops, np.int64)
                 p.op_ns = &ns[0]
             self.run_pass(&p, rows, out, cancel)
         finally:
             free(c_feeds)
+        for error in rows.errors().values():
+            raise error
         return arrays, op_ns
 
     def attention(self, q, k, groups, positions, *, float scale, int window=0, scores=None, weights=None):

@@ -160,11 +160,14 @@ cdef class Results:
                 self.sampled[i].top_logprob = &logprobs[0]
             self.tops.append(top)
 
-    def take(self, list samplers):
-        """-> [(id, logprob or None, [(id, logprob)])]; each sampler steps on."""
+    def take(self, list samplers, list failed):
+        """-> [(id, logprob or None, [(id, logprob)])], and those samplers step on; None where a row failed."""
         cdef Sampler s
         out = []
         for i in range(len(samplers)):
+            if failed[i]:
+                out.append(None)
+                continue
             s = samplers[i]
             s.step += 1
             s.params.mirostat_mu = self.sampled[i].mirostat_mu

@@ -14,6 +14,7 @@ from typing import Any
 
 __all__ = [
     "ArgumentError",
+    "BatchError",
     "ChatTemplateError",
     "ClosedError",
     "ContextBusyError",
@@ -220,6 +221,20 @@ class ContextFullError(PellucidError):
     def _parts(self) -> list[object]:
         numbers = [self.needed, " tokens needed, ", self.available, " available"]
         return [self.message or "the context is full", ": ", *numbers]
+
+
+class BatchError(PellucidError):
+    """Some prompts of a list failed, each for a reason of its own; the others are complete.
+
+    ``errors``: {index of a prompt: its error}. ``completions``: one for each prompt, None for those that failed.
+    """
+
+    _fields = ("errors", "completions")
+
+    def __init__(self, message: str = "", *, errors: dict[int, Exception], completions: list[Any]) -> None:
+        super().__init__(message)
+        self.errors = errors
+        self.completions = completions
 
 
 class ContextBusyError(PellucidError):

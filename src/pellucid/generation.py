@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pellucid import _engine, arguments, sampling
 from pellucid.core import Core, Tables
-from pellucid.errors import ContextFullError, TokenizerError, out_of_memory
+from pellucid.errors import BatchError, ContextFullError, NumericsError, TokenizerError, out_of_memory
 from pellucid.results import FinishReason, Piece, Timings, TokenLogprob, collect
 from pellucid.sampling import SamplingOptions
 from pellucid.text.stream import TextStream
@@ -90,6 +90,7 @@ class Job:
     prompt_text: str = ""  # what `echo` repeats
     new: list[int] = field(default_factory=list)
     finish: FinishReason | None = None
+    failure: Exception | None = None  # what ended it instead
 
     def __post_init__(self) -> None:
         o = self.options
@@ -219,18 +220,29 @@ def generate(core: Core, prompt: Any, options: dict[str, Any]) -> Any:
     pieces: dict[int, list[Piece]] = {id(job): [] for job in jobs}
     for job, piece in run_all(engine, jobs, parsed):
         pieces[id(job)].append(piece)
-    done = [collect(pieces[id(job)], job.prompt_ids) for job in jobs]
+    done = [None if job.failure else collect(pieces[id(job)], job.prompt_ids) for job in jobs]
+    failures = {i: job.failure for i, job in enumerate(jobs) if job.failure}
+    if failures and several:
+        first = min(failures)
+        text = f"{names[first]}: {failures[first]} ({len(failures)} of {len(jobs)} prompts failed)"
+        raise BatchError(text, errors=failures, completions=done)
+    for failure in failures.values():
+        raise failure
     return done if several else done[0]
 
 
 def run(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -> Iterator[Piece]:
-    """Runs one job to its end, piece by piece."""
+    """Runs one job to its end, piece by piece, and raises what went wrong with it."""
     for _, piece in run_all(engine, jobs, options):
         yield piece
+    for job in jobs:
+        if job.failure is not None:
+            raise job.failure
 
 
 def run_all(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -> Iterator[tuple[Job, Piece]]:
-    """Runs jobs side by side: (job, piece) as they come."""
+    """Runs jobs side by side: (job, piece) as they come. What goes wrong with one job ends it, as its `failure`; the
+    others go on. What goes wrong with a pass as a whole is raised."""
     cancel = canceller(options.cancel)
     rows = min(options.chunk, engine.max_rows)
     for job in jobs:
@@ -254,9 +266,10 @@ def run_all(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -
                 samplers.append(job.sampler)
                 asked.append(job)
         stopped = cancel is not None and cancel()
+        failed: dict[int, Exception] = {}
         if not stopped:
             try:
-                results = engine.forward(parts, samplers=samplers, cancel=cancel)
+                results = engine.forward(parts, samplers=samplers, cancel=cancel, failed=failed)
             except _engine.Cancelled:
                 stopped = True
         if stopped:
@@ -264,10 +277,20 @@ def run_all(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -
                 job.finish = "cancelled"
                 yield job, job.end("")
             return
+        for i, error in failed.items():
+            active[i].failure = error
         for job, result in zip(asked, results, strict=True):
-            yield job, job.take(*result)
+            if job.failure is not None:
+                continue
+            try:
+                piece = job.take(*result)
+            except ContextFullError as e:
+                job.failure = e
+            else:
+                yield job, piece
         # those that had no room come first next time
-        active = [job for job in active[len(parts) :] + active[: len(parts)] if not job.finish]
+        waiting = active[len(parts) :] + active[: len(parts)]
+        active = [job for job in waiting if not job.finish and job.failure is None]
 
 
 def logits(
@@ -288,7 +311,10 @@ def logits(
         alone = len(places) == 1
         i, n = places[0]
         out = outs[i][at[i] : at[i] + n] if alone else np.empty((sum(n for _, n in places), engine.vocab), np.float32)
-        engine.forward(parts, out=out)
+        failed: dict[int, Exception] = {}
+        engine.forward(parts, out=out, failed=failed)
+        for part, error in failed.items():
+            raise NumericsError(f"ids[{places[part][0]}]: {error}") if len(sequences) > 1 else error
         row = 0
         for i, n in places:
             if not alone:

@@ -248,7 +248,8 @@ class Model:
         chunk=512, cancel=None (threading.Event or callable), on_full="stop" | "error".
 
         Raises ContextFullError (before computing, where the prompt is too long), NumericsError, TokenizerError,
-        ClosedError; ValueError or TypeError naming a wrong option.
+        ClosedError; ValueError or TypeError naming a wrong option. Of a list of prompts, one that fails while it runs
+        does not end the others: when they are complete, a BatchError has the failed ones' errors and their completions.
         """
         return generation.generate(self.core, prompt, options)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pellucid import Model, _engine
-from pellucid.errors import ContextFullError, NumericsError, OutOfMemoryError
+from pellucid.errors import BatchError, ContextFullError, NumericsError, OutOfMemoryError
 from tests.engine import models
 from tests.engine.models import Load, extend, ids_for, rows, same, sequence
 from tests.reference import tiny
@@ -294,7 +294,7 @@ def test_numbers_that_are_none_never_make_a_token(broken: Model) -> None:
             broken.generate([1, BAD], **options)
     with pytest.raises(NumericsError):
         broken.logits([1, BAD, 2])
-    with pytest.raises(NumericsError):
+    with pytest.raises(BatchError, match=r"^prompt\[1\]: "):
         broken.generate([[1, 2], [1, BAD]], max_tokens=2)
     context = broken.context()
     context.append([1, 2, 3])

@@ -17,7 +17,7 @@ from pellucid import _engine
 from pellucid.errors import PellucidError
 from pellucid.plan import Kind, Matrix, Op, Segment, Vector
 from tests.engine import arithmetic
-from tests.engine.models import Load, ids_for, same, sequence
+from tests.engine.models import Load, ids_for, in_memory, same, sequence
 from tests.engine.test_plan import copy_of
 
 # Largest error over the largest logit, with two int8 terms. BF16 weights take activations rounded to 8 bits.
@@ -97,7 +97,7 @@ def logits(engine: Any, ids: list[int], chunk: int) -> Any:
 
 
 def changed(load: Load, mix: str, change: Callable[[Any], None]) -> Any:
-    plan = copy_of(load("wide" if mix != "all" else "narrow", mix)._engine.plan)
+    plan = copy_of(in_memory(load("wide" if mix != "all" else "narrow", mix).core.engine.plan))
     change(plan)
     return plan
 
@@ -130,7 +130,7 @@ def test_one_term(load: Load, change: Callable[[Any], None]) -> None:
 @pytest.mark.parametrize("mix", ["F32", "BF16", "Q8_0", "K"])
 def test_the_reference_is_right_of_plans_as_they_are(load: Load, mix: str) -> None:
     for name in ("wide", "wide_gemma"):
-        engine = engine_of(load(name, mix)._engine.plan)
+        engine = engine_of(in_memory(load(name, mix).core.engine.plan))
         ids = ids_for(engine, 60)
         expected = arithmetic.logits(engine, ids)
         assert np.abs(logits(engine, ids, 60) - expected).max() <= max(MIXES[mix], 1e-4) * np.abs(expected).max()
@@ -144,7 +144,7 @@ def test_the_reference_is_right_of_plans_as_they_are(load: Load, mix: str) -> No
 def test_a_segment_of_two_operations(load: Load, mix: str, terms: int) -> None:
     """The head asks for two terms of a segment that a linear has read with one: both compute with two, whichever comes
     first, and the plan stays as it was given."""
-    plan = copy_of(load("wide", mix)._engine.plan)
+    plan = copy_of(in_memory(load("wide", mix).core.engine.plan))
     x, h = plan.ops[0].out, plan.ops[1].out
     head = plan.ops[-1]
     plan.buffers.append(plan.buffers[0]._replace(name="early", dim=plan.vocab))
@@ -179,7 +179,7 @@ def first(plan: Any, kind: Kind) -> int:
 @pytest.mark.parametrize("mix", ["F32", "BF16", "Q8_0"])
 def test_a_product_of_a_temporary(load: Load, mix: str) -> None:
     """What an operation leaves in its temporary is float32 alone: products in other forms are refused."""
-    plan = copy_of(load("wide", mix)._engine.plan)
+    plan = copy_of(in_memory(load("wide", mix).core.engine.plan))
     added = plan.ops[first(plan, Kind.LINEAR_ADD)]
     plan.ops[first(plan, Kind.GLU)].inp = added.tmp
     if mix == "F32":
@@ -193,20 +193,20 @@ def test_a_product_of_a_temporary(load: Load, mix: str) -> None:
 
 def test_what_nothing_has_written(load: Load) -> None:
     for kind in (Kind.EMBED, Kind.NORM, Kind.LINEAR, Kind.GLU, Kind.ATTEND):
-        plan = copy_of(load("wide")._engine.plan)
+        plan = copy_of(in_memory(load("wide").core.engine.plan))
         del plan.ops[first(plan, kind)]
         refused(plan, r"operation \d+ \(\w+, layer -?\d+\) reads a buffer that nothing has written")
 
 
 def test_keys_that_are_not_there_or_twice(load: Load) -> None:
-    plan = copy_of(load("wide")._engine.plan)
+    plan = copy_of(in_memory(load("wide").core.engine.plan))
     del plan.ops[first(plan, Kind.ROPE_APPEND)]
     refused(plan, r"\(attend, layer 0\) reads keys and values before they are stored")
-    plan = copy_of(load("wide")._engine.plan)
+    plan = copy_of(in_memory(load("wide").core.engine.plan))
     at = first(plan, Kind.ROPE_APPEND)
     plan.ops[at : at + 2] = plan.ops[at : at + 2][::-1]
     refused(plan, r"\(attend, layer 0\) reads keys and values before they are stored")
-    plan = copy_of(load("wide")._engine.plan)
+    plan = copy_of(in_memory(load("wide").core.engine.plan))
     plan.ops.insert(at, plan.ops[at])
     refused(plan, r"\(rope_append, layer 0\) stores keys and values of a layer that has some")
 

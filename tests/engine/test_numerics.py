@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pellucid import Model, _engine
-from pellucid.errors import NumericsError
+from pellucid.errors import BatchError, NumericsError
 from tests.engine import models
 from tests.engine.models import ids_for, rows, same, sequence
 from tests.reference import tiny
@@ -77,20 +77,96 @@ def test_prefill_without_logits(model: Model) -> None:
     assert context.generate(ids[10:], **OPTIONS).ids == model.generate(ids, **OPTIONS).ids
 
 
+def test_steps_after_a_failure(model: Model) -> None:
+    """What a failed pass wrote into slots that it could not keep is seen by no later row, one token at a time."""
+    engine = model.core.engine
+    ids = good(engine, 80)
+    expected = rows(engine, sequence(engine), ids)
+    for at in (0, 1, 30, 55):
+        s = sequence(engine, ids[:20])
+        mates = s.fork()
+        with pytest.raises(NumericsError, match="keys or values"):
+            engine.forward(
+                [(s, [*ids[20 : 20 + at], BAD, *ids[:50]], 0)], out=np.empty((at + 51, engine.vocab), np.float32)
+            )
+        for i in range(20, 28):
+            for one in (s, mates):
+                assert same(rows(engine, one, ids[i : i + 1]), expected[i : i + 1]), f"slot {i} after a failure at {at}"
+
+
 def test_mates_of_a_pass(model: Model) -> None:
-    """The pass fails as a whole; their next one has the bits that it would have had."""
+    """One sequence fails as a whole, its earlier rows too, and is as it was; the others have the bits that they would
+    have had, wherever they stand in the pass."""
     engine = model.core.engine
     ids = good(engine, 30)
     expected = rows(engine, sequence(engine), ids)
+    for where in range(3):
+        parts = [(sequence(engine, ids[:n]), ids[n : n + 7]) for n in (9, 0)]
+        bad = sequence(engine, ids[:3])
+        parts.insert(where, (bad, [1, BAD, 2]))
+        out = np.empty((sum(len(part) for _, part in parts), engine.vocab), np.float32)
+        failed: dict[int, Exception] = {}
+        engine.forward([(s, part, 0) for s, part in parts], out=out, failed=failed)
+        assert list(failed) == [where] and isinstance(failed[where], NumericsError)
+        assert "keys or values" in str(failed[where])
+        row = 0
+        for s, part in parts:
+            if s is not bad:
+                n = s.length - len(part)
+                assert same(out[row : row + len(part)], expected[n : n + len(part)])
+                assert same(rows(engine, s, ids[n + 7 :]), expected[n + 7 :])  # what was stored is right too
+            row += len(part)
+        assert bad.length == 3 and same(rows(engine, bad, ids[3:]), expected[3:])
     a, b = sequence(engine, ids[:9]), sequence(engine, ids[:3])
-    with pytest.raises(NumericsError):
-        engine.forward(
-            [(a, np.array(ids[9:20], np.int32), 10), (b, np.array([1, BAD], np.int32), 1)],
-            samplers=[_engine.Sampler(), _engine.Sampler()],
-        )
-    assert (a.length, b.length) == (9, 3)
-    assert same(rows(engine, a, ids[9:]), expected[9:])
-    assert same(rows(engine, b, ids[3:]), expected[3:])
+    with pytest.raises(NumericsError):  # nobody takes its error: the other's rows are stored all the same
+        engine.forward([(a, ids[9:20], 11), (b, [1, BAD], 2)])
+    assert (a.length, b.length) == (20, 3)
+    assert same(rows(engine, a, ids[20:]), expected[20:])
+
+
+def test_options_that_leave_no_token(model: Model) -> None:
+    """They fail their own sequence, whose draws do not count; the model's logits fail theirs."""
+    engine = model.core.engine
+    ids, nothing = good(engine, 12), np.zeros((engine.vocab + 31) // 32, np.uint32)
+    alone = engine.forward(
+        [(sequence(engine, ids[:-1]), ids[-1:], 0)], samplers=[_engine.Sampler(temperature=1, seed=3)]
+    )
+    parts = [(sequence(engine, ids[:-1]), ids[-1:], 0) for _ in range(4)]
+    samplers = [
+        _engine.Sampler(mask=nothing),
+        _engine.Sampler(temperature=1, seed=3),
+        _engine.Sampler(temperature=1, bias=dict.fromkeys(range(engine.vocab), -np.inf)),
+        _engine.Sampler(presence_penalty=-3e38, bias={ids[0]: 3e38}),
+    ]
+    samplers[3].extend(ids)
+    failed: dict[int, Exception] = {}
+    found = engine.forward(parts, samplers=samplers, failed=failed)
+    assert found == [None, *alone, None, None]
+    assert sorted(failed) == [0, 2, 3] and [s.step for s in samplers] == [0, 1, 0, 0]
+    for error in failed.values():
+        assert isinstance(error, ValueError) and "leave no token" in str(error)
+    assert [s.length for s, _, _ in parts] == [11, 12, 11, 11]
+    found = engine.forward([parts[0]], samplers=[_engine.Sampler(temperature=1, seed=3)])
+    assert found == alone
+
+
+def test_prompts_side_by_side(model: Model) -> None:
+    """The others are completed, then one error names the prompts that failed and why."""
+    prompts = [good(model.core.engine, 20), [1, BAD, 2], good(model.core.engine, 9, seed=4), [BAD]]
+    expected = [model.generate(p, **OPTIONS).ids for p in (prompts[0], prompts[2])]
+    with pytest.raises(
+        BatchError, match=r"^prompt\[1\]: the model's keys or values .* \(2 of 4 prompts failed\)$"
+    ) as caught:
+        model.generate(prompts, **OPTIONS)
+    assert sorted(caught.value.errors) == [1, 3]
+    assert all(isinstance(error, NumericsError) for error in caught.value.errors.values())
+    done = caught.value.completions
+    assert [c and c.ids for c in done] == [expected[0], None, expected[1], None]
+    with pytest.raises(NumericsError, match=r"^ids\[1\]: "):
+        model.logits(prompts)
+    with pytest.raises(BatchError, match=r"^prompt\[0\]: the context filled"):
+        full = [0] * (model.context_length - 2)
+        model.generate([full, [1]], temperature=0, max_tokens=9, on_full="error", logit_bias={BAD: -np.inf})
 
 
 def test_a_stream(model: Model) -> None:

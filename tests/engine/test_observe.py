@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pellucid.errors import NumericsError
 from pellucid.plan import Kind
-from tests.engine.models import Load, ids_for, rows, same, sequence
+from tests.engine.models import Load, ids_for, in_memory, rows, same, sequence
+from tests.engine.test_forms import engine_of
+from tests.engine.test_plan import copy_of
 
 KINDS = [
     ("llama_gqa", "F32"),
@@ -102,19 +105,85 @@ def test_parts_of_the_plan(load: Load, name: str, mix: str) -> None:
         assert same(out, expected), f"cut before operation {cut}"
 
 
-def test_a_part_of_a_pass_never_alters_a_fork(load: Load) -> None:
-    """Pages that two sequences share are copied before an operation alone stores other keys and values into them."""
+@pytest.mark.parametrize("name", ["llama_gqa", "wide_gemma"])
+@pytest.mark.parametrize("kv", ["f32", "int8"])
+def test_a_part_of_a_pass_stores_nothing(load: Load, name: str, kv: str) -> None:
+    """Its rows see the keys and values that it computes itself; the sequence, and forks of it, keep theirs, whatever
+    becomes of the part."""
+    engine = load(name, kv=kv).core.engine
+    plan = engine.plan
+    ids = ids_for(engine, 180)
+    expected = rows(engine, sequence(engine), ids)[170:]
+    s = sequence(engine, ids[:170])
+    fork, used = s.fork(), engine.info()["cache_bytes_used"]
+    append = next(i for i, op in enumerate(plan.ops) if op.kind == Kind.ROPE_APPEND)
+    attend = next(i for i, op in enumerate(plan.ops) if op.kind == Kind.ATTEND)
+    buf, group = plan.ops[append].inp, plan.caches[plan.ops[append].cache]
+    other = np.random.default_rng(1).normal(0, 1, (30, plan.buffers[buf].dim)).astype(np.float32)
+    feeds = {buf: other, plan.ops[0].out: other[:, : plan.dim]}
+    part, taps = ids[:30], [(attend, plan.ops[attend].out), (len(plan.ops) - 2, plan.ops[0].out)]
+    for at in (140, 128, 131) if group.window else (0, 64, 140):
+        found, again = (
+            engine.observe(as_part(one, part, 30), ops=(append, len(plan.ops)), feeds=feeds, taps=taps, at=at)[0]
+            for one in (s, fork)
+        )
+        assert all(same(found[tap], again[tap]) for tap in taps)
+        if at == 0 and kv == "f32":  # the first row sees its own value alone
+            value = other[0, -group.n_kv * group.dv :].reshape(group.n_kv, group.dv)
+            assert same(found[taps[0]][0].reshape(group.n_q, group.dv), value.repeat(group.n_q // group.n_kv, axis=0))
+        spoilt = other.copy()
+        spoilt[3, -1] = np.nan
+        with pytest.raises(NumericsError, match="keys or values"):
+            engine.observe(as_part(s, part, 30), ops=(append, attend + 1), feeds={buf: spoilt}, at=at)
+    assert s.length == fork.length == 170 and engine.info()["cache_bytes_used"] == used
+    for one in (s, fork):
+        assert same(rows(engine, one, ids[170:]), expected)
+
+
+def test_slots_near_the_largest_number(load: Load) -> None:
+    """A part that uses no key runs at any slot, and takes no memory for the slots before it."""
     engine = load("llama_gqa").core.engine
-    ids = ids_for(engine, 80)
-    s = sequence(engine, ids[:70])
-    fork = s.fork()
-    expected = rows(engine, sequence(engine, ids[:70]), ids[70:])
-    append = next(i for i, op in enumerate(engine.plan.ops) if op.kind == Kind.ROPE_APPEND)
-    dim = engine.plan.buffers[engine.plan.ops[append].inp].dim
-    other = np.full((70, dim), 3.0, np.float32)
-    engine.observe(as_part(s, ids[:70], 70), ops=(append, append + 1), feeds={engine.plan.ops[append].inp: other}, at=0)
-    assert same(rows(engine, fork, ids[70:]), expected)
-    assert not same(rows(engine, s, ids[70:]), expected)  # it did store them in its own
+    plan, ids = engine.plan, ids_for(engine, 5)
+    norm = next(i for i, op in enumerate(plan.ops) if op.kind == Kind.NORM)
+    x, h = plan.ops[norm].inp, plan.ops[norm].out
+    feeds = {x: np.random.default_rng(1).normal(0, 1, (5, plan.buffers[x].dim)).astype(np.float32)}
+    found = []
+    for at in (0, 100_000_000, 2**31 - 7, 2**31 - 6):
+        taps, _ = engine.observe(
+            as_part(sequence(engine), ids, 5), ops=(norm, norm + 1), feeds=feeds, taps=[(norm, h)], at=at
+        )
+        found.append(taps[norm, h])
+    assert all(same(one, found[0]) for one in found)
+    for at in (2**31 - 5, 2**31 - 1):
+        with pytest.raises(ValueError, match=f"at={at}: with 5 rows, expected at most 2147483642"):
+            engine.observe(as_part(sequence(engine), ids, 5), ops=(norm, norm + 1), at=at)
+    s = sequence(engine, ids)
+    with pytest.raises(ValueError, match="slot 2147483642 is not stored"):
+        engine.observe(as_part(s, ids, 5), ops=(norm, len(plan.ops) - 1), at=2**31 - 6)
+
+
+def test_rows_are_as_many_as_there_are(load: Load) -> None:
+    """Whatever length an argument says it has, and whatever becomes of the plan's lists afterwards."""
+
+    class Lying(list[int]):
+        def __len__(self) -> int:
+            return 1
+
+    engine = load("llama_gqa").core.engine
+    ids = ids_for(engine, 40)
+    s = sequence(engine)
+    engine.forward([(s, Lying(ids), 40)])
+    assert s.length == 40
+    with pytest.raises(ValueError, match="100000 rows in a pass"):
+        engine.forward([(s, Lying([1] * 100_000), 1)])
+    plan = copy_of(in_memory(engine.plan))
+    made = engine_of(plan)
+    plan.buffers[0] = plan.buffers[0]._replace(dim=1)
+    del plan.ops[3:], plan.matrices[1:]
+    expected = rows(engine, sequence(engine), ids)
+    assert same(rows(made, sequence(made), ids), expected)
+    with pytest.raises(ValueError, match="feed of buffer 0 has shape"):
+        made.observe([(sequence(made), ids, 40)], feeds={0: np.zeros((40, 1), np.float32)})
 
 
 @kinds

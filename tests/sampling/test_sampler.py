@@ -324,8 +324,8 @@ def test_rows_without_a_meaning_are_refused(isa: str, vocab: int, chosen: dict[s
             x[at] = bad
             assert one.draw(x) == -1 and one.sample(x) is None
     assert one.draw(np.full(vocab, -np.inf, np.float32)) == -1
-    assert sampling.Sampler(isa, vocab, mask=np.zeros(vocab, bool), **chosen).draw(base) == -1
-    assert sampling.Sampler(isa, vocab, bias={vocab - 1: np.inf}, **chosen).draw(base) == -1
+    assert sampling.Sampler(isa, vocab, mask=np.zeros(vocab, bool), **chosen).draw(base) == -2
+    assert sampling.Sampler(isa, vocab, bias={vocab - 1: np.inf}, **chosen).draw(base) == -2
     only = np.full(vocab, -np.inf, np.float32)
     only[vocab - 1] = -1e38
     assert set(one.draws(only, 50).tolist()) == {vocab - 1}

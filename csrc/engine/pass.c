@@ -1,0 +1,272 @@
+/* Before and after a forward pass: its rows are checked, copied and shared out, and its sequences reserved and settled. */
+#include "pass.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- checks ---------------------------------------------------------------------------------------- */
+
+/* A pass over part of the plan looks at tokens that are stored already, and stores none. */
+static int is_whole(const pl_model *m, const pl_pass *p)
+{
+    return p->op_from == 0 && p->op_to == m->plan.n_ops;
+}
+
+static int attends(const pl_model *m, const pl_pass *p)
+{
+    for (int i = p->op_from; i < p->op_to; i++)
+        if (pl_op_table[m->plan.ops[i].kind].attends)
+            return 1;
+    return 0;
+}
+
+static int stores(const pl_model *m, const pl_pass *p)
+{
+    for (int i = p->op_from; i < p->op_to; i++)
+        if (pl_op_table[m->plan.ops[i].kind].stores)
+            return 1;
+    return 0;
+}
+
+/* Whether a slot, and all that it sees, is in the cache. */
+static int stored(const pl_model *m, const pl_seq *seq, int32_t slot)
+{
+    if (slot < 0 || slot >= seq->length)
+        return 0;
+    for (int g = 0; g < m->plan.n_caches; g++) {
+        int32_t window = m->groups[g].window, oldest = window && slot >= window ? slot - window + 1 : 0;
+        if (oldest / PL_PAGE < seq->store[g].first)
+            return 0;
+    }
+    return 1;
+}
+
+static pl_status check_taps(const pl_model *m, const pl_pass *p, pl_error *error)
+{
+    for (int i = 0; i < p->n_feeds + p->n_taps; i++) {
+        const pl_tap *t = i < p->n_feeds ? &p->feeds[i] : &p->taps[i - p->n_feeds];
+        if (t->buf < 0 || t->buf >= m->plan.n_bufs || !t->data)
+            return pl_fail(error, PL_E_ARGUMENT, "no such buffer: %d", t->buf);
+        if (i >= p->n_feeds && (t->op < p->op_from || t->op >= p->op_to))
+            return pl_fail(error, PL_E_ARGUMENT, "a tap of operation %d, which does not run", t->op);
+    }
+    return PL_OK;
+}
+
+/* Row i: of its sequence's next slot or, in part of the plan, of stored ones (cached: where keys or values are used). */
+static pl_status check_row(const pl_model *m, const pl_pass *p, int i, int cached, pl_error *error)
+{
+    const pl_row *r = &p->rows[i];
+    int whole = is_whole(m, p), first = i == 0 || p->rows[i - 1].seq != r->seq;
+    if (r->token < 0 || r->token >= m->plan.vocab)
+        return pl_fail(error, PL_E_ARGUMENT, "token id %d, expected 0 to %d", r->token, m->plan.vocab - 1);
+    if (r->seq < 0 || r->seq >= p->n_seqs || r->pos < 0 || r->slot < 0)
+        return pl_fail(error, PL_E_ARGUMENT, "row %d: sequence %d, position %d", i, r->seq, r->pos);
+    const pl_seq *seq = p->seqs[r->seq];
+    if (cached && !whole && !stored(m, seq, r->slot))
+        return pl_fail(error, PL_E_ARGUMENT, "row %d: slot %d is not stored", i, r->slot);
+    int64_t expected = !first ? (int64_t)p->rows[i - 1].slot + 1 : whole ? seq->length : r->slot;
+    if (r->slot != expected || r->slot == INT32_MAX)
+        return pl_fail(error, PL_E_ARGUMENT, "row %d: slot %d, expected %lld", i, r->slot, (long long)expected);
+    for (int j = 0; first && j < i; j++)
+        if (p->rows[j].seq == r->seq || p->seqs[p->rows[j].seq] == seq)
+            return pl_fail(error, PL_E_ARGUMENT, "row %d: its sequence's rows do not stand together", i);
+    return PL_OK;
+}
+
+pl_status pl_pass_check(const pl_model *m, const pl_pass *p, pl_error *error)
+{
+    if (p->n_rows < 1 || p->n_rows > m->options.max_rows)
+        return pl_fail(error, PL_E_ARGUMENT, "%d rows in a pass, expected 1 to %d", p->n_rows, m->options.max_rows);
+    if (p->op_from < 0 || p->op_from >= p->op_to || p->op_to > m->plan.n_ops)
+        return pl_fail(error, PL_E_ARGUMENT, "operations %d to %d of %d", p->op_from, p->op_to, m->plan.n_ops);
+    pl_status status = check_taps(m, p, error);
+    int cached = attends(m, p) || stores(m, p), wants = 0;
+    for (int i = 0; i < p->n_rows && !status; i++) {
+        status = check_row(m, p, i, cached, error);
+        wants |= p->rows[i].want != 0;
+    }
+    if (status)
+        return status;
+    if (wants && (m->head_op < p->op_from || m->head_op >= p->op_to))
+        return pl_fail(error, PL_E_ARGUMENT, "rows want logits, but the head does not run");
+    if (wants && !p->store && !(p->sample && p->step && p->sampled))
+        return pl_fail(error, PL_E_ARGUMENT, "rows want logits that nobody takes");
+    return PL_OK;
+}
+
+/* ---- what a pass needs ------------------------------------------------------------------------------- */
+
+static void *duplicate(const void *src, size_t n, size_t size)
+{
+    void *p = malloc(n * size + 1);
+    if (p && n)
+        memcpy(p, src, n * size);
+    return p;
+}
+
+/* The caller's arrays, and room for the pass's own; nonzero without memory. */
+static int copy_pass(pl_pass_body *b, const pl_model *m, const pl_pass *p)
+{
+    size_t n = (size_t)p->n_rows, n_seqs = (size_t)p->n_seqs, wants = 0;
+    for (int i = 0; i < p->n_rows; i++)
+        wants += p->rows[i].want != 0;
+    b->pass = *p;
+    b->whole = is_whole(m, p);
+    atomic_init(&b->stop_at, m->plan.n_ops + 1);
+    b->rows = duplicate(p->rows, n, sizeof *p->rows);
+    b->seqs = duplicate(p->seqs, n_seqs, sizeof *p->seqs);
+    b->status = calloc(n_seqs + 1, sizeof *b->status);
+    b->parts = malloc(n * sizeof *b->parts);
+    b->qtiles = malloc(n * sizeof *b->qtiles);
+    b->wants = malloc(n * sizeof *b->wants);
+    b->feeds = duplicate(p->feeds, (size_t)p->n_feeds, sizeof *p->feeds);
+    b->taps = duplicate(p->taps, (size_t)p->n_taps, sizeof *p->taps);
+    b->run.next = calloc((size_t)m->plan.n_ops * 2, sizeof *b->run.next);
+    int ok = b->rows && b->seqs && b->status && b->parts && b->qtiles && b->wants && b->feeds && b->taps && b->run.next;
+    if (!p->store) {
+        b->sample = duplicate(p->sample, wants, sizeof *b->sample);
+        b->step = duplicate(p->step, wants, sizeof *b->step);
+        b->sampled = duplicate(p->sampled, wants, sizeof *b->sampled);
+        ok = ok && b->sample && b->step && b->sampled;
+    }
+    return !ok;
+}
+
+/* The rows by sequence, in query tiles, and those that want logits. */
+static void sort_rows(const pl_model *m, pl_pass_body *b)
+{
+    pl_run *r = &b->run;
+    for (int i = 0; i < b->pass.n_rows; i++) {
+        int first = i == 0 || b->rows[i - 1].seq != b->rows[i].seq;
+        if (first)
+            b->parts[b->n_parts++] = (pl_part){.row = i, .seq = b->rows[i].seq};
+        b->parts[b->n_parts - 1].n++;
+        if (first || b->qtiles[r->n_qtiles - 1].n == m->qtile_rows)
+            b->qtiles[r->n_qtiles++] = (pl_qtile){.row = i};
+        b->qtiles[r->n_qtiles - 1].n++;
+        if (b->rows[i].want)
+            b->wants[r->n_wants++] = i;
+    }
+}
+
+/* For few rows at depth that attend: room for the states of chunks. Nonzero without memory. */
+static int take_partial(const pl_model *m, pl_pass_body *b)
+{
+    pl_run *r = &b->run;
+    int deepest = 0, most_kv = 0;
+    size_t state = 0;
+    if (!attends(m, &b->pass))
+        return 0;
+    for (int i = 0; i < b->pass.n_rows; i++)
+        deepest = b->rows[i].slot > deepest ? b->rows[i].slot : deepest;
+    for (int i = 0; i < m->plan.n_caches; i++) {
+        const pl_cache_desc *c = &m->plan.caches[i];
+        size_t s = pl_attend_state(m->qtile_rows * (c->n_q / c->n_kv), c->dv);
+        state = s > state ? s : state;
+        most_kv = c->n_kv > most_kv ? c->n_kv : most_kv;
+    }
+    r->max_chunks = deepest / PL_CHUNK_KEYS + 1;
+    size_t items = (size_t)r->n_qtiles * (size_t)most_kv;
+    if (r->max_chunks == 1 || items >= 4 * (size_t)m->options.threads)
+        return 0;
+    r->partial = malloc(items * (size_t)r->max_chunks * state * sizeof(float));
+    return !r->partial;
+}
+
+/* Makes the slots of the pass's rows writable: in its sequences, which a whole pass lengthens, or in forks of them, so that
+ * part of the plan sees its own keys and values and leaves those that are stored. PL_CACHE_*. */
+static int reserve(const pl_model *m, pl_pass_body *b)
+{
+    if (!b->whole && !stores(m, &b->pass))
+        return PL_CACHE_OK;
+    if (!b->whole) {
+        b->forked = 1;
+        memset(b->seqs, 0, sizeof *b->seqs * (size_t)b->pass.n_seqs);
+    }
+    for (int i = 0; i < b->n_parts; i++) {
+        const pl_part *p = &b->parts[i];
+        int32_t slot = b->rows[p->row].slot;
+        if (b->forked)
+            b->seqs[p->seq] = pl_seq_fork(b->pass.seqs[p->seq]);
+        int status = b->seqs[p->seq] ? pl_seq_reserve(b->seqs[p->seq], slot, slot + p->n) : PL_CACHE_NO_MEMORY;
+        if (status)
+            return status;
+    }
+    return PL_CACHE_OK;
+}
+
+static void set_run(pl_model *m, pl_pass_body *b)
+{
+    pl_run *r = &b->run;
+    r->m = &m->tables;
+    r->ops = m->plan.ops;
+    r->n_rows = b->pass.n_rows;
+    r->rows = b->rows;
+    r->seqs = b->seqs;
+    r->status = b->status;
+    r->rope_cos = m->rope_cos;
+    r->rope_sin = m->rope_sin;
+    r->qtiles = b->qtiles;
+    r->qtile_rows = m->qtile_rows;
+    r->scratch = m->scratch;
+    r->kernel_scratch = m->kernel_scratch;
+    r->wants = b->wants;
+    r->head_rows = &m->head_rows;
+    r->logits = m->logits;
+    r->store = b->pass.store;
+}
+
+pl_status pl_pass_new(pl_model *m, const pl_pass *pass, pl_pass_body **out, pl_error *error)
+{
+    pl_pass_body *b = calloc(1, sizeof *b);
+    if (!b || copy_pass(b, m, pass)) {
+        pl_pass_free(b);
+        return pl_fail(error, PL_E_MEMORY, "no memory for a forward pass");
+    }
+    sort_rows(m, b);
+    set_run(m, b);
+    int room = take_partial(m, b) ? PL_CACHE_NO_MEMORY : reserve(m, b);
+    if (room) {
+        pl_pass_settle(b, 0);
+        pl_pass_free(b);
+        if (room == PL_CACHE_FULL)
+            return pl_fail(error, PL_E_MEMORY, "the cache is full: cache_bytes=%lld has no room for a pass of %d rows",
+                           (long long)m->options.cache_bytes, pass->n_rows);
+        return pl_fail(error, PL_E_MEMORY, "no memory for the pass's keys and values");
+    }
+    *out = b;
+    return PL_OK;
+}
+
+/* ---- after it ------------------------------------------------------------------------------------------ */
+
+void pl_pass_settle(pl_pass_body *b, int ran)
+{
+    for (int i = 0; i < b->n_parts && b->whole; i++) {
+        const pl_part *p = &b->parts[i];
+        if (ran && !atomic_load(&b->status[p->seq]))
+            pl_seq_commit(b->seqs[p->seq], b->rows[p->row].slot + p->n);
+        else
+            pl_seq_roll_back(b->seqs[p->seq]);
+    }
+    if (!ran)
+        return;
+    for (int i = 0; i < b->pass.n_seqs && b->pass.status; i++)
+        b->pass.status[i] = atomic_load(&b->status[i]);
+    if (b->run.n_wants && b->sampled) /* no rows, no room for them: not even an empty copy */
+        memcpy(b->pass.sampled, b->sampled, sizeof *b->sampled * (size_t)b->run.n_wants);
+}
+
+void pl_pass_free(pl_pass_body *b)
+{
+    if (!b)
+        return;
+    for (int i = 0; b->forked && i < b->pass.n_seqs; i++)
+        pl_seq_free(b->seqs[i]);
+    void *parts[] = {b->rows, b->seqs,    b->status, b->parts, b->qtiles,      b->wants,   b->sample,
+                     b->step, b->sampled, b->feeds,  b->taps,  b->run.partial, b->run.next};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        free(parts[i]);
+    free(b);
+}

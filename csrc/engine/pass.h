@@ -1,0 +1,40 @@
+/* A forward pass as it waits and runs: its own copies of what the caller gave. */
+#ifndef PL_PASS_H
+#define PL_PASS_H
+
+#include "model.h"
+
+/* The rows of one sequence in a pass. */
+typedef struct pl_part {
+    int32_t row, n, seq; /* first row, how many, index into the pass's sequences */
+} pl_part;
+
+typedef struct pl_pass_body {
+    pl_run run;
+    pl_pass pass;
+    int whole;  /* all operations run: the sequences grow by the rows */
+    int forked; /* seqs are forks, dropped in the end: the pass stores keys and values, and the sequences keep theirs */
+    pl_row *rows;
+    pl_seq **seqs;      /* (n_seqs) */
+    atomic_int *status; /* (n_seqs) PL_BAD_* */
+    pl_part *parts;
+    int n_parts;
+    pl_qtile *qtiles;
+    int32_t *wants;
+    pl_sample_params *sample;
+    uint64_t *step;
+    pl_sampled *sampled;
+    pl_tap *feeds, *taps;
+    atomic_int stop_at; /* operations from here on do not run; set by thread 0 before a barrier, read after it */
+} pl_pass_body;
+
+/* Every number of a pass. */
+pl_status pl_pass_check(const pl_model *m, const pl_pass *pass, pl_error *error);
+/* Copies a pass that has been checked, and reserves what its rows are stored in. */
+pl_status pl_pass_new(pl_model *m, const pl_pass *pass, pl_pass_body **body, pl_error *error);
+/* The sequences of a whole pass that ran grow by its rows, but for those whose status says otherwise; all others stay as
+ * they were. Hands out statuses and what was sampled. */
+void pl_pass_settle(pl_pass_body *b, int ran);
+void pl_pass_free(pl_pass_body *b);
+
+#endif
