@@ -5,11 +5,11 @@
 #include "store.h"
 
 /* Pages that a window has left are kept this long, so that short rewinds find them. */
-#define WINDOW_SLACK PL_PAGE_TOKENS
+#define WINDOW_SLACK PL_PAGE
 
 static int32_t pages_for(int32_t tokens)
 {
-    return (int32_t)(((int64_t)tokens + PL_PAGE_TOKENS - 1) / PL_PAGE_TOKENS);
+    return (int32_t)(((int64_t)tokens + PL_PAGE - 1) / PL_PAGE);
 }
 
 static int32_t window(const pl_store *s)
@@ -78,7 +78,7 @@ static int reserve(pl_store *s, int32_t from, int32_t upto)
     int32_t need = pages_for(upto);
     if (make_room(s, need))
         return PL_CACHE_NO_MEMORY;
-    for (int32_t i = from / PL_PAGE_TOKENS; i < s->n && i < need; i++) {
+    for (int32_t i = from / PL_PAGE; i < s->n && i < need; i++) {
         int status = own_page(s, &s->pages[i]);
         if (status)
             return status;
@@ -90,7 +90,7 @@ static void commit(pl_store *s, int32_t length)
 {
     /* Pages wholly before what row `length` sees; compared first, for the subtraction could leave int32. */
     int32_t w = window(s);
-    int32_t gone = w == 0 || w > length ? 0 : (length - w + 1 - WINDOW_SLACK) / PL_PAGE_TOKENS;
+    int32_t gone = w == 0 || w > length ? 0 : (length - w + 1 - WINDOW_SLACK) / PL_PAGE;
     if (gone <= s->first)
         return;
     pl_cache_lock();
@@ -135,7 +135,7 @@ static int fork_table(const pl_store *s, pl_store *to)
 static int32_t reach(const pl_store *s, int32_t n)
 {
     int32_t w = window(s), oldest = w && n >= w ? n - w + 1 : 0;
-    return oldest / PL_PAGE_TOKENS < s->first ? 0 : n;
+    return oldest / PL_PAGE < s->first ? 0 : n;
 }
 
 static void free_table(pl_store *s)

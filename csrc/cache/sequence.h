@@ -13,7 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PL_PAGE_TOKENS 64
+#include "../kernels/kernels.h"
+
 #define PL_MAX_GROUPS 8
 
 typedef struct pl_pool pl_pool;
@@ -77,7 +78,7 @@ uint8_t *pl_page_data(const pl_page *page);
 static inline uint8_t *pl_seq_keys(const pl_seq *s, const pl_group *g, int group, int32_t layer, int32_t head,
                                    int32_t slot)
 {
-    return pl_page_data(s->store[group].pages[slot / PL_PAGE_TOKENS]) +
+    return pl_page_data(s->store[group].pages[slot / PL_PAGE]) +
            ((size_t)layer * g->n_kv + head) * pl_group_head_bytes(g);
 }
 

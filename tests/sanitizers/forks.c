@@ -23,7 +23,7 @@ static const pl_group GROUPS[] = {{2, 2, 0, 4096, 4096}, {1, 1, 70, 2048, 4096}}
 static void fill(pl_seq *seq, int32_t from, int32_t upto, int byte)
 {
     for (int g = 0; g < 2; g++)
-        for (int32_t slot = from / PL_PAGE_TOKENS * PL_PAGE_TOKENS; slot < upto; slot += PL_PAGE_TOKENS)
+        for (int32_t slot = from / PL_PAGE * PL_PAGE; slot < upto; slot += PL_PAGE)
             memset(pl_seq_keys(seq, &GROUPS[g], g, 0, 0, slot), byte, 64);
 }
 
