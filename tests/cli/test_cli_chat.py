@@ -109,7 +109,7 @@ def test_errors_of_commands_end_nothing(run: Run, model: Model, tmp_path: Path) 
         "/surprise": "no command /surprise",
         "/save": "/save needs a file's name",
         "/load ": "/load needs a file's name",
-        "/reset now": "/reset takes nothing more",
+        "/reset now": "/reset takes no argument",
         f"/save {tmp_path}/no/where": "no such file or directory",
         f"/save {tmp_path}": "is not a regular file",
         f"/save {tmp_path}/fifo": "is not a regular file",

@@ -196,7 +196,7 @@ class _Talk:
                 if warned:
                     raise
                 warned = True
-                output.note("(press Ctrl-C again, or Ctrl-D, to end)")
+                output.note("(Ctrl-C again, or Ctrl-D, to end)")
                 self.dropped = True
                 yield ""
                 continue
