@@ -29,7 +29,7 @@ C_MAY = {
 }
 C_EXCEPT = {"kernels/select.c": ("cpu/detect.h",)}
 # A folder of kernels/: these and its own headers.
-TIER_MAY = ("kernels/kernels.h", "kernels/common.h", "kernels/matmul.h", "formats/formats.h")
+TIER_MAY = ("kernels/kernels.h", "kernels/common.h", "kernels/matmul.h", "kernels/attend.h", "formats/formats.h")
 TIER_OVER = {
     "kernels/avxvnni": "kernels/avx2/",
     "kernels/avx512bf16": "kernels/avx512/",

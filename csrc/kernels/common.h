@@ -44,44 +44,6 @@
  * Any vector width does that alike. */
 #define PL_LANES 32
 
-/* ---- attention --------------------------------------------------------------------------------------------------- */
-
-/* Rows row .. row + rows - 1 of a call, each with at least a visible key. */
-typedef void (*pl_attend_rows)(const pl_attend_page *a, int row, pl_kv_type type, const int rows);
-
-/* Rows that see a key, up to `most` (1, 4 or 6) neighbours at a time. */
-PL_INLINE void pl_attend(const pl_attend_page *a, pl_kv_type type, const int most, pl_attend_rows attend_rows)
-{
-    for (int row = 0, n; row < a->m; row += n ? n : 1) {
-        for (n = 0; n < most && row + n < a->m && a->lo[row + n] < a->hi[row + n];)
-            n++;
-#define BY(N)                                                                                                          \
-    case N:                                                                                                            \
-        if (most >= N) /* else no code is made for it */                                                               \
-            attend_rows(a, row, type, N);                                                                              \
-        break
-        switch (n) {
-            BY(6);
-            BY(5);
-            BY(4);
-            BY(3);
-            BY(2);
-            BY(1);
-        }
-#undef BY
-    }
-}
-
-/* The kernel of a type out of the file's `attend_rows`, for up to ROWS of them. */
-#define PL_ATTEND_OF(name, type)                                                                                       \
-    static void name(const pl_attend_page *a)                                                                          \
-    {                                                                                                                  \
-        pl_attend(a, type, ROWS, attend_rows);                                                                         \
-    }
-
-/* Puts it, and the bytes of scratch that it takes, into the table. */
-#define PL_PUT_ATTEND(type, name, bytes) (k->attend[type] = (name), k->attend_scratch[type] = (bytes))
-
 /* ---- vocabulary -------------------------------------------------------------------------------------------------- */
 
 /* Lane j takes j + 8, + 4, + 2, + 1. */

@@ -5,20 +5,18 @@
  * FMA. A key that another row of the four sees and this one does not has probability 0 here: acc + 0 * v is acc. */
 #include <string.h>
 
-#include "../common.h"
 #include "fill.h"
 #include "vmath.h"
+/* its lanes */
+#include "../attend.h"
 
-#define SLOTS 16 /* slots of a group; columns of a block */
-#define GROUPS (PL_PAGE / SLOTS)
 #define ROWS 4 /* query rows at a time */
-#define BLOCKS(d) (((d) + PL_BLOCK - 1) / PL_BLOCK)
 
 typedef float probs[ROWS][PL_PAGE]; /* of a page: scores, then probabilities */
 
 typedef struct scratch {
-    probs scaled[2];            /* int8: times the scales of 32 columns of values, and of the next 32 */
-    float wide[PL_PAGE][SLOTS]; /* the last columns of values */
+    probs scaled[2];               /* int8: times the scales of 32 columns of values, and of the next 32 */
+    float wide[PL_PAGE][PL_SLOTS]; /* the last columns of values */
 } scratch;
 
 /* 8 elements from index i on, as floats. */
@@ -34,14 +32,14 @@ PL_INLINE __m256 load8(const void *p, ptrdiff_t i, pl_kv_type type)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
 }
 
-/* Scores of `rows` queries and 16 * `groups` keys -> s; k points to the first group, q to the first row. */
-PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t first, int dk, float scale,
-                      float (*s)[PL_PAGE], pl_kv_type type, const int rows, const int groups)
+/* Dot products of `rows` queries and 16 * `groups` keys -> s; k points to the first group, q to the first row. */
+PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t first, int dk, float (*s)[PL_PAGE],
+                      pl_kv_type type, const int rows, const int groups)
 {
     const int block = type == PL_KV_INT8 ? PL_BLOCK : dk;
     for (int d0 = 0; d0 < dk; d0 += block) {
         const int end = dk - d0 < block ? dk : d0 + block;
-        __m256 acc[ROWS][2 * GROUPS];
+        __m256 acc[ROWS][2 * PL_GROUPS];
         for (int r = 0; r < rows; r++)
             for (int c = 0; c < 2 * groups; c++)
                 acc[r][c] = _mm256_setzero_ps();
@@ -50,22 +48,22 @@ PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff
             for (int r = 0; r < rows; r++)
                 x[r] = _mm256_broadcast_ss(q + r * q_stride + d);
             for (int c = 0; c < 2 * groups; c++) {
-                const __m256 key = load8(k, ((first + c / 2) * dk + d) * SLOTS + c % 2 * 8, type);
+                const __m256 key = load8(k, ((first + c / 2) * dk + d) * PL_SLOTS + c % 2 * 8, type);
                 for (int r = 0; r < rows; r++)
                     acc[r][c] = _mm256_fmadd_ps(x[r], key, acc[r][c]);
             }
         }
-        const float *scales = (const float *)((const char *)k + (ptrdiff_t)dk * PL_PAGE) + d0 / PL_BLOCK * SLOTS;
+        const float *scales = (const float *)((const char *)k + (ptrdiff_t)dk * PL_PAGE) + d0 / PL_BLOCK * PL_SLOTS;
         for (int r = 0; r < rows; r++)
             for (int c = 0; c < 2 * groups; c++) {
-                float *to = &s[r][first * SLOTS + 8 * c];
+                float *to = &s[r][first * PL_SLOTS + 8 * c];
                 __m256 dot = acc[r][c];
                 if (type == PL_KV_INT8) {
-                    dot =
-                        _mm256_mul_ps(dot, _mm256_loadu_ps(scales + (first + c / 2) * BLOCKS(dk) * SLOTS + c % 2 * 8));
+                    dot = _mm256_mul_ps(
+                        dot, _mm256_loadu_ps(scales + (first + c / 2) * PL_BLOCKS(dk) * PL_SLOTS + c % 2 * 8));
                     dot = d0 ? _mm256_add_ps(_mm256_loadu_ps(to), dot) : dot;
                 }
-                _mm256_storeu_ps(to, end == dk ? _mm256_mul_ps(dot, _mm256_set1_ps(scale)) : dot);
+                _mm256_storeu_ps(to, dot);
             }
     }
 }
@@ -97,10 +95,10 @@ PL_INLINE void values(const probs *p, int lo, int hi, const void *v, ptrdiff_t c
 
 /* The last dv % 16 columns: through floats padded to 16, for narrow loads cannot be masked. */
 PL_INLINE void values_tail(const probs *p, int lo, int hi, const void *v, int column, int dv, const float *fade,
-                           float *const *acc, float (*wide)[SLOTS], pl_kv_type type, const int rows)
+                           float *const *acc, float (*wide)[PL_SLOTS], pl_kv_type type, const int rows)
 {
     const int n = dv - column;
-    float part[ROWS][SLOTS] = {{0}}, *parts[ROWS];
+    float part[ROWS][PL_SLOTS] = {{0}}, *parts[ROWS];
     for (int j = lo; j < hi; j++) {
         memset(wide[j], 0, sizeof wide[j]);
         for (int c = 0; c < n; c++) {
@@ -116,39 +114,10 @@ PL_INLINE void values_tail(const probs *p, int lo, int hi, const void *v, int co
         for (int c = 0; c < n; c++)
             part[r][c] = acc[r][c];
     }
-    values(p, lo, hi, wide, 0, SLOTS, fade, parts, PL_KV_F32, rows, 2);
+    values(p, lo, hi, wide, 0, PL_SLOTS, fade, parts, PL_KV_F32, rows, 2);
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < n; c++)
             acc[r][c] = part[r][c];
-}
-
-/* The new top of a row; scores of groups [first, last) that it does not see, not in [lo, hi), become -inf. */
-PL_INLINE float top_of(float *s, int lo, int hi, int first, int last, float top)
-{
-    const __m256 none = _mm256_set1_ps(-__builtin_inff());
-    __m256 best = _mm256_set1_ps(top);
-    for (int c = 2 * first; c < 2 * last; c++) {
-        const __m256 in = _mm256_castsi256_ps(_mm256_andnot_si256(pl_first(lo - 8 * c), pl_first(hi - 8 * c)));
-        const __m256 v = _mm256_blendv_ps(none, _mm256_loadu_ps(s + 8 * c), in);
-        _mm256_storeu_ps(s + 8 * c, v);
-        best = _mm256_max_ps(v, best); /* a NaN score leaves best alone, and makes its probability NaN */
-    }
-    __m128 m = _mm_max_ps(_mm256_castps256_ps128(best), _mm256_extractf128_ps(best, 1));
-    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
-    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
-}
-
-/* Scores -> exp(score - top); their sum. */
-PL_INLINE float probabilities(float *s, int first, int last, float top)
-{
-    const __m256 t = _mm256_set1_ps(top);
-    __m256 lane[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (int c = 2 * first; c < 2 * last; c++) {
-        const __m256 p = pl_exp8(_mm256_sub_ps(_mm256_loadu_ps(s + 8 * c), t));
-        _mm256_storeu_ps(s + 8 * c, p);
-        lane[c % 2] = _mm256_add_ps(lane[c % 2], p);
-    }
-    return pl_sum8(_mm256_add_ps(lane[0], lane[1]));
 }
 
 /* Probabilities for 64 columns of int8 from `column` on: multiplied by the scales of the first 32, and of the others. */
@@ -156,7 +125,7 @@ PL_INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, 
                             probs *p, const int rows)
 {
     const float *scales = (const float *)((const char *)a->v + (ptrdiff_t)a->dv * PL_PAGE);
-    for (int b = 0; b < 2 && column / PL_BLOCK + b < BLOCKS(a->dv); b++)
+    for (int b = 0; b < 2 && column / PL_BLOCK + b < PL_BLOCKS(a->dv); b++)
         for (int c = 2 * first; c < 2 * last; c++) {
             const __m256 scale = _mm256_loadu_ps(scales + (ptrdiff_t)(column / PL_BLOCK + b) * PL_PAGE + 8 * c);
             for (int r = 0; r < rows; r++)
@@ -168,32 +137,20 @@ PL_INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, 
 PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
     probs s;
-    float fade[8] = {0}, *acc[ROWS];
+    float fade[PL_EXP_ROWS] = {0}, *acc[ROWS];
     const int at_once = rows == 1 ? 4 : rows == 4 ? 1 : 2; /* groups of keys: at most 12 accumulators */
     const float *q = a->q + row * a->q_stride;
-    int lo = PL_PAGE, hi = 0;
-    for (int r = 0; r < rows; r++) {
-        lo = a->lo[row + r] < lo ? a->lo[row + r] : lo;
-        hi = a->hi[row + r] > hi ? a->hi[row + r] : hi;
+    const pl_span span = pl_attend_span(a, row, rows);
+    const int lo = span.lo, hi = span.hi, first = span.first, last = span.last;
+    for (int r = 0; r < rows; r++)
         acc[r] = a->acc + (ptrdiff_t)(row + r) * a->dv;
-    }
-    const int first = lo / SLOTS, last = (hi + SLOTS - 1) / SLOTS;
     int g = first;
     for (; g + at_once <= last; g += at_once)
-        scores(q, a->q_stride, a->k, g, a->dk, a->scale, s, type, rows, at_once);
+        scores(q, a->q_stride, a->k, g, a->dk, s, type, rows, at_once);
     for (; g < last; g++)
-        scores(q, a->q_stride, a->k, g, a->dk, a->scale, s, type, rows, 1);
+        scores(q, a->q_stride, a->k, g, a->dk, s, type, rows, 1);
 
-    float top[ROWS];
-    for (int r = 0; r < rows; r++) {
-        top[r] = top_of(s[r], a->lo[row + r], a->hi[row + r], first, last, a->top[row + r]);
-        fade[r] = a->top[row + r] - top[r];
-    }
-    _mm256_storeu_ps(fade, pl_exp8(_mm256_loadu_ps(fade)));
-    for (int r = 0; r < rows; r++) {
-        a->top[row + r] = top[r];
-        a->sum[row + r] = a->sum[row + r] * fade[r] + probabilities(s[r], first, last, top[r]);
-    }
+    pl_attend_middle(a, row, s, span, fade, rows);
 
     const int wide = rows == 1 ? 8 : rows == 4 ? 2 : 4; /* vectors of columns at once */
     scratch *const room = a->scratch;
@@ -207,12 +164,12 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
         for (int r = 0; r < rows; r++)
             acc[r] += 8 * wide;
     }
-    for (; d + SLOTS <= a->dv; d += SLOTS) {
+    for (; d + PL_SLOTS <= a->dv; d += PL_SLOTS) {
         if (type == PL_KV_INT8 && d % PL_BLOCK == 0)
             scale_values((const float (*)[PL_PAGE])s, a, d, first, last, scaled, rows);
         values(p, lo, hi, a->v, d, a->dv, fade, acc, type, rows, 2);
         for (int r = 0; r < rows; r++)
-            acc[r] += SLOTS;
+            acc[r] += PL_SLOTS;
     }
     if (type == PL_KV_INT8 && d < a->dv && d % PL_BLOCK == 0)
         scale_values((const float (*)[PL_PAGE])s, a, d, first, last, scaled, rows);
@@ -238,12 +195,12 @@ static void to_f16(const float *x, int n, uint16_t *y)
 PL_INLINE void append(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage,
                       void (*convert)(const float *x, int n, uint16_t *y))
 {
-    uint16_t *to = (uint16_t *)kpage + (ptrdiff_t)(slot / SLOTS) * dk * SLOTS + slot % SLOTS, part[32];
+    uint16_t *to = (uint16_t *)kpage + (ptrdiff_t)(slot / PL_SLOTS) * dk * PL_SLOTS + slot % PL_SLOTS, part[32];
     for (int d = 0, n; d < dk; d += n) {
         n = dk - d < 32 ? dk - d : 32;
         convert(k + d, n, part);
         for (int i = 0; i < n; i++)
-            to[(ptrdiff_t)(d + i) * SLOTS] = part[i];
+            to[(ptrdiff_t)(d + i) * PL_SLOTS] = part[i];
     }
     convert(v, dv, (uint16_t *)vpage + (ptrdiff_t)slot * dv);
 }
@@ -274,12 +231,13 @@ PL_INLINE float encode(const float *x, int n, int8_t *to, ptrdiff_t step)
 
 static void append_int8(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
 {
-    int8_t *key = (int8_t *)kpage + (ptrdiff_t)(slot / SLOTS) * dk * SLOTS + slot % SLOTS;
+    int8_t *key = (int8_t *)kpage + (ptrdiff_t)(slot / PL_SLOTS) * dk * PL_SLOTS + slot % PL_SLOTS;
     int8_t *value = (int8_t *)vpage + (ptrdiff_t)slot * dv;
-    float *ks = (float *)((char *)kpage + (ptrdiff_t)dk * PL_PAGE) + slot / SLOTS * BLOCKS(dk) * SLOTS + slot % SLOTS;
+    float *ks = (float *)((char *)kpage + (ptrdiff_t)dk * PL_PAGE) + slot / PL_SLOTS * PL_BLOCKS(dk) * PL_SLOTS +
+                slot % PL_SLOTS;
     float *vs = (float *)((char *)vpage + (ptrdiff_t)dv * PL_PAGE) + slot;
-    for (int d = 0; d < dk; d += PL_BLOCK, ks += SLOTS)
-        *ks = encode(k + d, dk - d < PL_BLOCK ? dk - d : PL_BLOCK, key + (ptrdiff_t)d * SLOTS, SLOTS);
+    for (int d = 0; d < dk; d += PL_BLOCK, ks += PL_SLOTS)
+        *ks = encode(k + d, dk - d < PL_BLOCK ? dk - d : PL_BLOCK, key + (ptrdiff_t)d * PL_SLOTS, PL_SLOTS);
     for (int d = 0; d < dv; d += PL_BLOCK, vs += PL_PAGE)
         *vs = encode(v + d, dv - d < PL_BLOCK ? dv - d : PL_BLOCK, value + d, 1);
 }

@@ -79,4 +79,84 @@ static inline float pl_sum_lanes(const __m256 *lane)
     return pl_sum8(_mm256_add_ps(_mm256_add_ps(lane[0], lane[2]), _mm256_add_ps(lane[1], lane[3])));
 }
 
+/* ---- sixteen lanes, for attend.h ---------------------------------------------------------------------------------- */
+
+#define PL_EXP_ROWS 8
+typedef struct pl_lanes {
+    __m256 v[2];
+} pl_lanes;
+
+PL_INLINE pl_lanes pl_lanes_load(const float *p)
+{
+    return (pl_lanes){{_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}};
+}
+
+PL_INLINE void pl_lanes_store(float *p, pl_lanes x)
+{
+    _mm256_storeu_ps(p, x.v[0]);
+    _mm256_storeu_ps(p + 8, x.v[1]);
+}
+
+PL_INLINE pl_lanes pl_lanes_all(float x)
+{
+    return (pl_lanes){{_mm256_set1_ps(x), _mm256_set1_ps(x)}};
+}
+
+PL_INLINE pl_lanes pl_lanes_add(pl_lanes a, pl_lanes b)
+{
+    return (pl_lanes){{_mm256_add_ps(a.v[0], b.v[0]), _mm256_add_ps(a.v[1], b.v[1])}};
+}
+
+PL_INLINE pl_lanes pl_lanes_scale(pl_lanes x, float by)
+{
+    return (pl_lanes){{_mm256_mul_ps(x.v[0], _mm256_set1_ps(by)), _mm256_mul_ps(x.v[1], _mm256_set1_ps(by))}};
+}
+
+/* Bits 8 * half .. 8 * half + 7, a lane each. */
+PL_INLINE __m256 pl_lanes_mask(uint32_t bits, const int half)
+{
+    const __m256i bit = _mm256_slli_epi32(_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), 8 * half);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), bit), bit));
+}
+
+PL_INLINE pl_lanes pl_lanes_larger(pl_lanes a, pl_lanes b, uint32_t bits)
+{
+    for (int half = 0; half < 2; half++) {
+        const __m256 most = _mm256_max_ps(b.v[half], a.v[half]);
+        a.v[half] = bits == 0xffff ? most : _mm256_blendv_ps(a.v[half], most, pl_lanes_mask(bits, half));
+    }
+    return a;
+}
+
+PL_INLINE pl_lanes pl_lanes_keep(pl_lanes x, uint32_t bits)
+{
+    for (int half = 0; half < 2; half++)
+        x.v[half] = _mm256_and_ps(x.v[half], pl_lanes_mask(bits, half));
+    return x;
+}
+
+PL_INLINE pl_lanes pl_lanes_exp(pl_lanes x, float top)
+{
+    const __m256 t = _mm256_set1_ps(top);
+    return (pl_lanes){{pl_exp8(_mm256_sub_ps(x.v[0], t)), pl_exp8(_mm256_sub_ps(x.v[1], t))}};
+}
+
+PL_INLINE float pl_lanes_max(pl_lanes x)
+{
+    const __m256 best = _mm256_max_ps(x.v[0], x.v[1]);
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(best), _mm256_extractf128_ps(best, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+
+PL_INLINE float pl_lanes_sum(pl_lanes x)
+{
+    return pl_sum8(_mm256_add_ps(x.v[0], x.v[1]));
+}
+
+PL_INLINE void pl_exp_rows(float *x)
+{
+    _mm256_storeu_ps(x, pl_exp8(_mm256_loadu_ps(x)));
+}
+
 #endif

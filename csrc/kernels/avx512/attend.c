@@ -4,14 +4,12 @@
  * x rows in registers (128 with few rows), keys ascending. 24 accumulators and the vectors loaded fill the registers;
  * 4 conversions (on ports of their own) serve 24 FMAs. A key that another row of the six sees and this one does not has
  * probability 0 here: acc + 0 * v is acc. */
-#include "../common.h"
 #include "fill.h"
 #include "vmath.h"
+/* its lanes */
+#include "../attend.h"
 
-#define SLOTS 16 /* slots of a group; columns of a vector */
-#define GROUPS (PL_PAGE / SLOTS)
 #define ROWS 6 /* query rows at a time */
-#define BLOCKS(d) (((d) + PL_BLOCK - 1) / PL_BLOCK)
 
 typedef float probs[ROWS][PL_PAGE]; /* of a page: scores, then probabilities */
 
@@ -28,23 +26,22 @@ PL_INLINE __m512 load16(const void *p, ptrdiff_t i, __mmask16 in, pl_kv_type typ
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
-/* dots of d0 <= d < end with int8 keys, times the keys' scales there, added to s unless d0 is 0; scaled at the end of dk. */
-PL_INLINE void add_block(const pl_attend_page *a, const float (*dot)[PL_PAGE], int d0, int end, ptrdiff_t first,
+/* dots of d0 <= d < end with int8 keys, times the keys' scales there, added to s unless d0 is 0. */
+PL_INLINE void add_block(const pl_attend_page *a, const float (*dot)[PL_PAGE], int d0, ptrdiff_t first,
                          float (*s)[PL_PAGE], const int rows, const int groups)
 {
-    const float *scales = (const float *)((const char *)a->k + (ptrdiff_t)a->dk * PL_PAGE) + d0 / PL_BLOCK * SLOTS;
-    const __m512 factor = _mm512_set1_ps(end == a->dk ? a->scale : 1.0f);
+    const float *scales = (const float *)((const char *)a->k + (ptrdiff_t)a->dk * PL_PAGE) + d0 / PL_BLOCK * PL_SLOTS;
     for (int g = 0; g < groups; g++) {
-        const __m512 scale = _mm512_loadu_ps(scales + (first + g) * BLOCKS(a->dk) * SLOTS);
+        const __m512 scale = _mm512_loadu_ps(scales + (first + g) * PL_BLOCKS(a->dk) * PL_SLOTS);
         for (int r = 0; r < rows; r++) {
-            float *to = &s[r][(first + g) * SLOTS];
-            const __m512 x = _mm512_mul_ps(_mm512_loadu_ps(&dot[r][SLOTS * g]), scale);
-            _mm512_storeu_ps(to, _mm512_mul_ps(d0 ? _mm512_add_ps(_mm512_loadu_ps(to), x) : x, factor));
+            float *to = &s[r][(first + g) * PL_SLOTS];
+            const __m512 x = _mm512_mul_ps(_mm512_loadu_ps(&dot[r][PL_SLOTS * g]), scale);
+            _mm512_storeu_ps(to, d0 ? _mm512_add_ps(_mm512_loadu_ps(to), x) : x);
         }
     }
 }
 
-/* Scores of `rows` queries and the keys of `groups` groups from `first` on -> s. */
+/* Dot products of `rows` queries and the keys of `groups` groups from `first` on -> s. */
 PL_INLINE void scores(const pl_attend_page *a, int row, ptrdiff_t first, float (*s)[PL_PAGE], pl_kv_type type,
                       const int rows, const int groups)
 {
@@ -54,14 +51,14 @@ PL_INLINE void scores(const pl_attend_page *a, int row, ptrdiff_t first, float (
     int d0 = 0;
     do {
         const int end = dk - d0 < block ? dk : d0 + block;
-        __m512 acc[ROWS][GROUPS];
+        __m512 acc[ROWS][PL_GROUPS];
         for (int r = 0; r < rows; r++)
             for (int g = 0; g < groups; g++)
                 acc[r][g] = _mm512_setzero_ps();
         for (int d = d0; d < end; d++) {
-            __m512 key[GROUPS];
+            __m512 key[PL_GROUPS];
             for (int g = 0; g < groups; g++)
-                key[g] = load16(a->k, ((first + g) * dk + d) * SLOTS, 0xffff, type);
+                key[g] = load16(a->k, ((first + g) * dk + d) * PL_SLOTS, 0xffff, type);
             for (int r = 0; r < rows; r++) {
                 const __m512 x = _mm512_set1_ps(q[r * a->q_stride + d]);
                 for (int g = 0; g < groups; g++)
@@ -71,11 +68,11 @@ PL_INLINE void scores(const pl_attend_page *a, int row, ptrdiff_t first, float (
         for (int r = 0; r < rows; r++)
             for (int g = 0; g < groups; g++)
                 if (type == PL_KV_INT8)
-                    _mm512_storeu_ps(&dot[r][SLOTS * g], acc[r][g]);
+                    _mm512_storeu_ps(&dot[r][PL_SLOTS * g], acc[r][g]);
                 else
-                    _mm512_storeu_ps(&s[r][(first + g) * SLOTS], _mm512_mul_ps(acc[r][g], _mm512_set1_ps(a->scale)));
+                    _mm512_storeu_ps(&s[r][(first + g) * PL_SLOTS], acc[r][g]);
         if (type == PL_KV_INT8)
-            add_block(a, (const float (*)[PL_PAGE])dot, d0, end, first, s, rows, groups);
+            add_block(a, (const float (*)[PL_PAGE])dot, d0, first, s, rows, groups);
         d0 += block;
     } while (d0 < dk);
 }
@@ -90,7 +87,7 @@ PL_INLINE void values(const pl_attend_page *a, int row, const probs *p, int lo, 
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < vectors; c++) {
             const __m512 old =
-                _mm512_maskz_loadu_ps(c < vectors - 1 ? 0xffff : in, to + (ptrdiff_t)r * a->dv + SLOTS * c);
+                _mm512_maskz_loadu_ps(c < vectors - 1 ? 0xffff : in, to + (ptrdiff_t)r * a->dv + PL_SLOTS * c);
             acc[r][c] = _mm512_mul_ps(old, _mm512_set1_ps(fade[r]));
         }
     for (int j = lo; j < hi; j++) {
@@ -100,51 +97,15 @@ PL_INLINE void values(const pl_attend_page *a, int row, const probs *p, int lo, 
                 for (int r = 0; r < rows; r++)
                     x[r] = _mm512_set1_ps(p[c / 2][r][j]);
             const __m512 v =
-                load16(a->v, (ptrdiff_t)j * a->dv + column + SLOTS * c, c < vectors - 1 ? 0xffff : in, type);
+                load16(a->v, (ptrdiff_t)j * a->dv + column + PL_SLOTS * c, c < vectors - 1 ? 0xffff : in, type);
             for (int r = 0; r < rows; r++)
                 acc[r][c] = _mm512_fmadd_ps(x[r], v, acc[r][c]);
         }
     }
     for (int r = 0; r < rows; r++) /* + 0: -0 becomes 0 */
         for (int c = 0; c < vectors; c++)
-            _mm512_mask_storeu_ps(to + (ptrdiff_t)r * a->dv + SLOTS * c, c < vectors - 1 ? 0xffff : in,
+            _mm512_mask_storeu_ps(to + (ptrdiff_t)r * a->dv + PL_SLOTS * c, c < vectors - 1 ? 0xffff : in,
                                   _mm512_add_ps(acc[r][c], _mm512_setzero_ps()));
-}
-
-/* Bit j: whether a row sees slot j, lo <= j < hi; lo < hi. */
-PL_INLINE uint64_t seen(int lo, int hi)
-{
-    return ~0ull >> (PL_PAGE - hi) & ~0ull << lo;
-}
-
-/* Scores s of groups [first, last) -> exp(score - top), 0 where a row does not see the key. Brings top and sum up to
- * date; fade: what acc is to be multiplied by. */
-PL_INLINE void probabilities(const pl_attend_page *a, int row, float (*s)[PL_PAGE], int first, int last, float *fade,
-                             const int rows)
-{
-    float top[ROWS];
-    for (int r = 0; r < rows; r++) {
-        const uint64_t sees = seen(a->lo[row + r], a->hi[row + r]);
-        __m512 best = _mm512_set1_ps(a->top[row + r]);
-        for (int g = first; g < last; g++) /* a NaN score leaves best alone, and makes its probability NaN */
-            best = _mm512_mask_max_ps(best, (__mmask16)(sees >> SLOTS * g), _mm512_loadu_ps(&s[r][SLOTS * g]), best);
-        top[r] = pl_max16(best);
-        fade[r] = a->top[row + r] - top[r];
-    }
-    _mm512_storeu_ps(fade, pl_exp16(_mm512_loadu_ps(fade)));
-    for (int r = 0; r < rows; r++) {
-        const uint64_t sees = seen(a->lo[row + r], a->hi[row + r]);
-        const __m512 t = _mm512_set1_ps(top[r]);
-        __m512 lane = _mm512_setzero_ps();
-        for (int g = first; g < last; g++) {
-            const __mmask16 in = (__mmask16)(sees >> SLOTS * g);
-            const __m512 p = _mm512_maskz_mov_ps(in, pl_exp16(_mm512_sub_ps(_mm512_loadu_ps(&s[r][SLOTS * g]), t)));
-            _mm512_storeu_ps(&s[r][SLOTS * g], p);
-            lane = _mm512_add_ps(lane, p);
-        }
-        a->top[row + r] = top[r];
-        a->sum[row + r] = a->sum[row + r] * fade[r] + pl_sum16(lane);
-    }
 }
 
 /* Probabilities for 32 columns of int8 from `column` on: multiplied by the values' scales there. */
@@ -153,46 +114,40 @@ PL_INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, 
 {
     const float *scales = (const float *)((const char *)a->v + (ptrdiff_t)a->dv * PL_PAGE);
     for (int g = first; g < last; g++) {
-        const __m512 scale = _mm512_loadu_ps(scales + (ptrdiff_t)column / PL_BLOCK * PL_PAGE + SLOTS * g);
+        const __m512 scale = _mm512_loadu_ps(scales + (ptrdiff_t)column / PL_BLOCK * PL_PAGE + PL_SLOTS * g);
         for (int r = 0; r < rows; r++)
-            _mm512_storeu_ps(&p[r][SLOTS * g], _mm512_mul_ps(_mm512_loadu_ps(&s[r][SLOTS * g]), scale));
+            _mm512_storeu_ps(&p[r][PL_SLOTS * g], _mm512_mul_ps(_mm512_loadu_ps(&s[r][PL_SLOTS * g]), scale));
     }
 }
 
 /* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
 PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
-    probs s[1], *const scaled = a->scratch; /* int8: (GROUPS) */
-    float fade[SLOTS] = {0};
-    int lo = PL_PAGE, hi = 0;
-    for (int r = 0; r < rows; r++) {
-        lo = a->lo[row + r] < lo ? a->lo[row + r] : lo;
-        hi = a->hi[row + r] > hi ? a->hi[row + r] : hi;
-    }
-    const int first = lo / SLOTS, last = (hi + SLOTS - 1) / SLOTS;
-    if (last - first == GROUPS) {
-        scores(a, row, 0, s[0], type, rows, GROUPS);
-        probabilities(a, row, s[0], 0, GROUPS, fade, rows);
-    } else {
+    probs s[1], *const scaled = a->scratch; /* int8: (PL_GROUPS) */
+    float fade[PL_EXP_ROWS] = {0};
+    const pl_span span = pl_attend_span(a, row, rows);
+    const int lo = span.lo, hi = span.hi, first = span.first, last = span.last;
+    if (last - first == PL_GROUPS)
+        scores(a, row, 0, s[0], type, rows, PL_GROUPS);
+    else
         for (int g = first; g < last; g++)
             scores(a, row, g, s[0], type, rows, 1);
-        probabilities(a, row, s[0], first, last, fade, rows);
-    }
+    pl_attend_middle(a, row, s[0], span, fade, rows);
 
     const int wide = rows <= 3 ? 8 : 4; /* vectors of columns at once */
     const probs *p = (const probs *)(type == PL_KV_INT8 ? scaled : s);
-    for (int d = 0, n; d < a->dv; d += SLOTS * n) {
+    for (int d = 0, n; d < a->dv; d += PL_SLOTS * n) {
         const int left = a->dv - d;
-        n = left >= SLOTS * wide ? wide : left >= SLOTS * 4 ? 4 : left > SLOTS ? 2 : 1;
+        n = left >= PL_SLOTS * wide ? wide : left >= PL_SLOTS * 4 ? 4 : left > PL_SLOTS ? 2 : 1;
         if (type == PL_KV_INT8)
             for (int b = 0; b < n; b += 2)
-                scale_values((const float (*)[PL_PAGE])s[0], a, d + SLOTS * b, first, last, scaled[b / 2], rows);
+                scale_values((const float (*)[PL_PAGE])s[0], a, d + PL_SLOTS * b, first, last, scaled[b / 2], rows);
         if (n == wide)
             values(a, row, p, lo, hi, d, 0xffff, fade, type, rows, wide);
         else if (n == 4)
             values(a, row, p, lo, hi, d, 0xffff, fade, type, rows, 4);
         else if (n == 2)
-            values(a, row, p, lo, hi, d, pl_first(left - SLOTS), fade, type, rows, 2);
+            values(a, row, p, lo, hi, d, pl_first(left - PL_SLOTS), fade, type, rows, 2);
         else
             values(a, row, p, lo, hi, d, pl_first(left), fade, type, rows, 1);
     }
@@ -240,6 +195,6 @@ void pl_fill_attend_avx512(pl_kernels *k)
     PL_PUT_ATTEND(PL_KV_F32, attend_f32, 0);
     PL_PUT_ATTEND(PL_KV_F16, attend_f16, 0);
     PL_PUT_ATTEND(PL_KV_BF16, attend_bf16, 0);
-    PL_PUT_ATTEND(PL_KV_INT8, attend_int8, GROUPS * sizeof(probs));
+    PL_PUT_ATTEND(PL_KV_INT8, attend_int8, PL_GROUPS * sizeof(probs));
     k->attend_merge = attend_merge;
 }

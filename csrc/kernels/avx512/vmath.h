@@ -89,4 +89,64 @@ static inline float pl_sum_lanes(const __m512 *lane)
     return pl_sum16(_mm512_add_ps(lane[0], lane[1]));
 }
 
+/* ---- sixteen lanes, for attend.h ---------------------------------------------------------------------------------- */
+
+#define PL_EXP_ROWS 16
+typedef __m512 pl_lanes;
+
+PL_INLINE pl_lanes pl_lanes_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+
+PL_INLINE void pl_lanes_store(float *p, pl_lanes x)
+{
+    _mm512_storeu_ps(p, x);
+}
+
+PL_INLINE pl_lanes pl_lanes_all(float x)
+{
+    return _mm512_set1_ps(x);
+}
+
+PL_INLINE pl_lanes pl_lanes_add(pl_lanes a, pl_lanes b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+PL_INLINE pl_lanes pl_lanes_scale(pl_lanes x, float by)
+{
+    return _mm512_mul_ps(x, _mm512_set1_ps(by));
+}
+
+PL_INLINE pl_lanes pl_lanes_larger(pl_lanes a, pl_lanes b, uint32_t bits)
+{
+    return _mm512_mask_max_ps(a, (__mmask16)bits, b, a);
+}
+
+PL_INLINE pl_lanes pl_lanes_keep(pl_lanes x, uint32_t bits)
+{
+    return _mm512_maskz_mov_ps((__mmask16)bits, x);
+}
+
+PL_INLINE pl_lanes pl_lanes_exp(pl_lanes x, float top)
+{
+    return pl_exp16(_mm512_sub_ps(x, _mm512_set1_ps(top)));
+}
+
+PL_INLINE float pl_lanes_max(pl_lanes x)
+{
+    return pl_max16(x);
+}
+
+PL_INLINE float pl_lanes_sum(pl_lanes x)
+{
+    return pl_sum16(x);
+}
+
+PL_INLINE void pl_exp_rows(float *x)
+{
+    _mm512_storeu_ps(x, pl_exp16(_mm512_loadu_ps(x)));
+}
+
 #endif

@@ -9,13 +9,10 @@
  * Pairs of slots of which a row sees one: the probability of the other is 0, and its value is masked to 0 at the ends of
  * what any row sees, for it may be anything there. */
 #include "../avx512/vmath.h"
-#include "../common.h"
 #include "fill.h"
+/* its lanes */
+#include "../attend.h"
 
-#include <float.h>
-
-#define SLOTS 16 /* slots of a group; columns of a vector */
-#define GROUPS (PL_PAGE / SLOTS)
 #define PAIRS (PL_PAGE / 2)
 #define ROWS 6      /* query rows at a time */
 #define Q_PAIRS 128 /* pairs of d of which the queries are held in bf16 at a time */
@@ -58,13 +55,13 @@ PL_INLINE void prefetch(const char *next, ptrdiff_t at, const int lines)
 PL_INLINE void scores(const uint32_t (*q)[Q_PAIRS], const char *k, const char *next, int pairs, int p0, int n,
                       ptrdiff_t first, float (*s)[PL_PAGE], const int rows, const int groups)
 {
-    __m512 acc[ROWS][GROUPS];
+    __m512 acc[ROWS][PL_GROUPS];
     for (int r = 0; r < rows; r++)
         for (int g = 0; g < groups; g++)
-            acc[r][g] = p0 ? _mm512_loadu_ps(&s[r][(first + g) * SLOTS]) : _mm512_setzero_ps();
+            acc[r][g] = p0 ? _mm512_loadu_ps(&s[r][(first + g) * PL_SLOTS]) : _mm512_setzero_ps();
     for (int p = 0; p < n; p++) {
-        __m512i key[GROUPS];
-        prefetch(next, (p0 + p) * (ptrdiff_t)(64 * GROUPS), GROUPS);
+        __m512i key[PL_GROUPS];
+        prefetch(next, (p0 + p) * (ptrdiff_t)(64 * PL_GROUPS), PL_GROUPS);
         for (int g = 0; g < groups; g++)
             key[g] = _mm512_loadu_si512(k + ((first + g) * pairs + p0 + p) * (ptrdiff_t)64);
         for (int r = 0; r < rows; r++)
@@ -73,7 +70,7 @@ PL_INLINE void scores(const uint32_t (*q)[Q_PAIRS], const char *k, const char *n
     }
     for (int r = 0; r < rows; r++)
         for (int g = 0; g < groups; g++)
-            _mm512_storeu_ps(&s[r][(first + g) * SLOTS], acc[r][g]);
+            _mm512_storeu_ps(&s[r][(first + g) * PL_SLOTS], acc[r][g]);
 }
 
 /* Adds a pair of slots, whose values' halves in `keep` count. */
@@ -82,8 +79,8 @@ PL_INLINE void add_pair(__m512 (*acc)[8], const uint32_t (*p)[PAIRS], int pair, 
 {
     __m512i x[8];
     for (int c = 0; c < vectors; c++)
-        x[c] = _mm512_and_si512(
-            keep, _mm512_maskz_loadu_epi32(c < vectors - 1 ? 0xffff : in, v + (pair * dv + SLOTS * c) * (ptrdiff_t)4));
+        x[c] = _mm512_and_si512(keep, _mm512_maskz_loadu_epi32(c < vectors - 1 ? 0xffff : in,
+                                                               v + (pair * dv + PL_SLOTS * c) * (ptrdiff_t)4));
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < vectors; c++)
             acc[r][c] = dot2(acc[r][c], x[c], p[r][pair]);
@@ -102,7 +99,7 @@ PL_INLINE void values(const pl_attend_page *a, int row, const uint32_t (*p)[PAIR
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < vectors; c++) {
             const __m512 old =
-                _mm512_maskz_loadu_ps(c < vectors - 1 ? 0xffff : in, to + (ptrdiff_t)r * a->dv + SLOTS * c);
+                _mm512_maskz_loadu_ps(c < vectors - 1 ? 0xffff : in, to + (ptrdiff_t)r * a->dv + PL_SLOTS * c);
             acc[r][c] = _mm512_mul_ps(old, _mm512_set1_ps(fade[r]));
         }
     const int end = hi / 2;
@@ -119,14 +116,8 @@ PL_INLINE void values(const pl_attend_page *a, int row, const uint32_t (*p)[PAIR
         add_pair(acc, p, pair, v, a->dv, in, _mm512_set1_epi32(0xffff), rows, vectors);
     for (int r = 0; r < rows; r++) /* + 0: -0 becomes 0 */
         for (int c = 0; c < vectors; c++)
-            _mm512_mask_storeu_ps(to + (ptrdiff_t)r * a->dv + SLOTS * c, c < vectors - 1 ? 0xffff : in,
+            _mm512_mask_storeu_ps(to + (ptrdiff_t)r * a->dv + PL_SLOTS * c, c < vectors - 1 ? 0xffff : in,
                                   _mm512_add_ps(acc[r][c], _mm512_setzero_ps()));
-}
-
-/* Bit j: whether a row sees slot j, lo <= j < hi; lo < hi. */
-PL_INLINE uint64_t seen(int lo, int hi)
-{
-    return ~0ull >> (PL_PAGE - hi) & ~0ull << lo;
 }
 
 /* 2^x within 3e-6, of which bf16 sees nothing: a polynomial of the rest that vreduce leaves of x, times 2 to the floor of
@@ -142,68 +133,43 @@ PL_INLINE __m512 exp2_16(__m512 x)
     return _mm512_scalef_ps(p, x);
 }
 
-/* Scores s of groups [first, last), times scale -> p = exp(score - top) in bf16, 0 where a row does not see the key.
- * Brings top and sum (of what p holds) up to date; fade: what acc is to be multiplied by. whole: every row sees all 64. */
-PL_INLINE void probabilities(const pl_attend_page *a, int row, float (*s)[PL_PAGE], uint32_t (*p)[PAIRS], int first,
-                             int last, float *fade, const int rows, const int whole)
+/* Dot products s of groups [first, last) -> p = exp(score - top) in bf16; their sum is of what p holds. */
+PL_INLINE float weigh(const pl_attend_page *a, float *s, void *p, int first, int last, uint64_t sees, float top,
+                      const int all)
 {
-    const __m512 scale = _mm512_set1_ps(a->scale * PL_LOG2_E);
     const __m512i ones = _mm512_set1_epi32(0x3f803f80);
-    float top[ROWS];
-    for (int r = 0; r < rows; r++) {
-        const uint64_t sees = whole ? ~0ull : seen(a->lo[row + r], a->hi[row + r]);
-        __m512 best = _mm512_set1_ps(-FLT_MAX);
-        for (int g = first; g < last; g++) { /* a NaN score leaves best alone, and makes its probability NaN */
-            const __m512 score = _mm512_loadu_ps(&s[r][SLOTS * g]);
-            best = whole ? _mm512_max_ps(score, best)
-                         : _mm512_mask_max_ps(best, (__mmask16)(sees >> SLOTS * g), score, best);
+    const __m512 scale = _mm512_set1_ps(a->scale * PL_LOG2_E), t = _mm512_set1_ps(-PL_LOG2_E * top);
+    __m512 lane = _mm512_setzero_ps();
+    for (int g = first & ~1; g < last; g += 2) { /* two groups fill a vector; what is not computed is not seen */
+        __m512 e[2];
+        for (int i = 0; i < 2; i++) {
+            e[i] = exp2_16(_mm512_fmadd_ps(_mm512_loadu_ps(s + PL_SLOTS * (g + i)), scale, t));
+            if (!all)
+                e[i] = _mm512_maskz_mov_ps((__mmask16)(sees >> PL_SLOTS * (g + i)), e[i]);
         }
-        const float most = pl_max16(best) * a->scale, old = a->top[row + r];
-        top[r] = most > old ? most : old;
-        fade[r] = old - top[r];
+        const __m512i pairs = (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]);
+        _mm512_storeu_si512((uint32_t *)p + PL_SLOTS / 2 * g, pairs);
+        lane = _mm512_dpbf16_ps(lane, (__m512bh)pairs, (__m512bh)ones);
     }
-    _mm512_storeu_ps(fade, pl_exp16(_mm512_loadu_ps(fade)));
-    for (int r = 0; r < rows; r++) {
-        const uint64_t sees = whole ? ~0ull : seen(a->lo[row + r], a->hi[row + r]);
-        const __m512 t = _mm512_set1_ps(-PL_LOG2_E * top[r]);
-        __m512 lane = _mm512_setzero_ps();
-        for (int g = first & ~1; g < last; g += 2) { /* two groups fill a vector; what is not computed is not seen */
-            __m512 e[2];
-            for (int i = 0; i < 2; i++) {
-                e[i] = exp2_16(_mm512_fmadd_ps(_mm512_loadu_ps(&s[r][SLOTS * (g + i)]), scale, t));
-                if (!whole)
-                    e[i] = _mm512_maskz_mov_ps((__mmask16)(sees >> SLOTS * (g + i)), e[i]);
-            }
-            const __m512i pairs = (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]);
-            _mm512_storeu_si512(p[r] + SLOTS / 2 * g, pairs);
-            lane = _mm512_dpbf16_ps(lane, (__m512bh)pairs, (__m512bh)ones);
-        }
-        a->top[row + r] = top[r];
-        a->sum[row + r] = a->sum[row + r] * fade[r] + pl_sum16(lane);
-    }
+    return pl_sum16(lane);
 }
 
 /* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
 PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
     (void)type;
-    float s[ROWS][PL_PAGE], fade[SLOTS] = {0};
+    float s[ROWS][PL_PAGE], fade[PL_SLOTS] = {0};
     uint32_t (*const q)[Q_PAIRS] = a->scratch, p[ROWS][PAIRS];
-    int lo = PL_PAGE, hi = 0, all = 1;
-    for (int r = 0; r < rows; r++) {
-        lo = a->lo[row + r] < lo ? a->lo[row + r] : lo;
-        hi = a->hi[row + r] > hi ? a->hi[row + r] : hi;
-        all &= a->lo[row + r] == 0 && a->hi[row + r] == PL_PAGE;
-    }
-    const int first = lo / SLOTS, last = (hi + SLOTS - 1) / SLOTS, pairs = (a->dk + 1) / 2;
+    const pl_span span = pl_attend_span(a, row, rows);
+    const int lo = span.lo, hi = span.hi, first = span.first, last = span.last, pairs = (a->dk + 1) / 2;
     const char *next = row ? NULL : a->next;
     int p0 = 0;
     do {
         const int n = pairs - p0 < Q_PAIRS ? pairs - p0 : Q_PAIRS;
         for (int r = 0; r < rows; r++)
             round_query(a->q + (row + r) * a->q_stride, 2 * p0, a->dk, q[r], n);
-        if (last - first == GROUPS)
-            scores((const uint32_t (*)[Q_PAIRS])q, a->k, next, pairs, p0, n, 0, s, rows, GROUPS);
+        if (last - first == PL_GROUPS)
+            scores((const uint32_t (*)[Q_PAIRS])q, a->k, next, pairs, p0, n, 0, s, rows, PL_GROUPS);
         else
             for (int g = first; g < last; g += 2)
                 if (g + 1 < last)
@@ -212,22 +178,22 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
                     scores((const uint32_t (*)[Q_PAIRS])q, a->k, NULL, pairs, p0, n, g, s, rows, 1);
         p0 += Q_PAIRS;
     } while (p0 < pairs);
-    if (all)
-        probabilities(a, row, s, p, 0, GROUPS, fade, rows, 1);
+    if (span.all)
+        pl_attend_softmax(a, row, s, span, 1, 1, weigh, p, sizeof *p, fade, rows);
     else
-        probabilities(a, row, s, p, first, last, fade, rows, 0);
+        pl_attend_softmax(a, row, s, span, 0, 1, weigh, p, sizeof *p, fade, rows);
 
     const int wide = rows <= 3 ? 8 : 4; /* vectors of columns at once */
     const uint32_t (*bits)[PAIRS] = (const uint32_t (*)[PAIRS])p;
-    for (int d = 0, n; d < a->dv; d += SLOTS * n) {
+    for (int d = 0, n; d < a->dv; d += PL_SLOTS * n) {
         const int left = a->dv - d;
-        n = left >= SLOTS * wide ? wide : left >= SLOTS * 4 ? 4 : left > SLOTS ? 2 : 1;
+        n = left >= PL_SLOTS * wide ? wide : left >= PL_SLOTS * 4 ? 4 : left > PL_SLOTS ? 2 : 1;
         if (n == wide)
             values(a, row, bits, lo, hi, d, 0xffff, fade, rows, wide);
         else if (n == 4)
             values(a, row, bits, lo, hi, d, 0xffff, fade, rows, 4);
         else if (n == 2)
-            values(a, row, bits, lo, hi, d, pl_first(left - SLOTS), fade, rows, 2);
+            values(a, row, bits, lo, hi, d, pl_first(left - PL_SLOTS), fade, rows, 2);
         else
             values(a, row, bits, lo, hi, d, pl_first(left), fade, rows, 1);
     }
@@ -248,12 +214,12 @@ PL_INLINE __m512i bits_of(const float *x, int n)
 static void append(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
 {
     const ptrdiff_t pairs = (dk + 1) / 2;
-    uint32_t *key = (uint32_t *)kpage + slot / SLOTS * pairs * SLOTS + slot % SLOTS, part[8];
-    for (int d = 0; d < dk; d += 16, key += 8 * SLOTS) {
+    uint32_t *key = (uint32_t *)kpage + slot / PL_SLOTS * pairs * PL_SLOTS + slot % PL_SLOTS, part[8];
+    for (int d = 0; d < dk; d += 16, key += 8 * PL_SLOTS) {
         _mm256_storeu_si256((__m256i *)part, _mm512_cvtepi32_epi16(bits_of(k + d, dk - d)));
         const int n = dk - d < 16 ? (dk - d + 1) / 2 : 8;
         for (int i = 0; i < n; i++)
-            key[i * SLOTS] = part[i];
+            key[i * PL_SLOTS] = part[i];
     }
     uint16_t *value = (uint16_t *)vpage + (ptrdiff_t)(slot / 2) * dv * 2;
     for (int d = 0; d < dv; d += 16, value += 32) {

@@ -6,16 +6,15 @@
  * and this one does not has probability 0 here: acc + 0 * v is acc. Pages of int8 are the scalar tier's. */
 #include <string.h>
 
-#include "../common.h"
 #include "fill.h"
 #include "simd.h"
 #include "vmath.h"
+/* its lanes */
+#include "../attend.h"
 
-#define SLOTS 16 /* slots of a group; columns of a block */
-#define GROUPS (PL_PAGE / SLOTS)
 #define ROWS 4 /* query rows at a time */
 
-typedef float columns[PL_PAGE][SLOTS]; /* scratch: the last columns of values, padded */
+typedef float columns[PL_PAGE][PL_SLOTS]; /* scratch: the last columns of values, padded */
 
 /* 4 elements from index i on, as floats. */
 PL_INLINE float32x4_t load4(const void *p, ptrdiff_t i, pl_kv_type type)
@@ -32,11 +31,11 @@ PL_INLINE float load1(const void *p, ptrdiff_t i, pl_kv_type type)
     return type == PL_KV_F16 ? pl_f16_to_f32(((const uint16_t *)p)[i]) : pl_bf16_to_f32(((const uint16_t *)p)[i]);
 }
 
-/* Scores of `rows` queries and 16 * `groups` keys -> s; `first` is the first group, q the first row. */
-PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t first, int dk, float scale,
-                      float (*s)[PL_PAGE], pl_kv_type type, const int rows, const int groups)
+/* Dot products of `rows` queries and 16 * `groups` keys -> s; `first` is the first group, q the first row. */
+PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t first, int dk, float (*s)[PL_PAGE],
+                      pl_kv_type type, const int rows, const int groups)
 {
-    float32x4_t acc[ROWS][4 * GROUPS];
+    float32x4_t acc[ROWS][4 * PL_GROUPS];
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < 4 * groups; c++)
             acc[r][c] = vdupq_n_f32(0);
@@ -45,14 +44,14 @@ PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff
         for (int r = 0; r < rows; r++)
             x[r] = vld1q_dup_f32(q + r * q_stride + d);
         for (int c = 0; c < 4 * groups; c++) {
-            const float32x4_t key = load4(k, ((first + c / 4) * dk + d) * SLOTS + c % 4 * 4, type);
+            const float32x4_t key = load4(k, ((first + c / 4) * dk + d) * PL_SLOTS + c % 4 * 4, type);
             for (int r = 0; r < rows; r++)
                 acc[r][c] = vfmaq_f32(acc[r][c], x[r], key);
         }
     }
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < 4 * groups; c++)
-            vst1q_f32(&s[r][first * SLOTS + 4 * c], vmulq_n_f32(acc[r][c], scale));
+            vst1q_f32(&s[r][first * PL_SLOTS + 4 * c], acc[r][c]);
 }
 
 /* acc = acc * fade + sum over keys [lo, hi) of p * v, for 4 * `vectors` columns from `column` on; rows of v stand
@@ -81,10 +80,11 @@ PL_INLINE void values(const float (*p)[PL_PAGE], int lo, int hi, const void *v, 
 
 /* The last dv % 16 columns: through floats padded to 16. */
 PL_INLINE void values_tail(const float (*p)[PL_PAGE], int lo, int hi, const void *v, int column, int dv,
-                           const float *fade, float *const *acc, float (*wide)[SLOTS], pl_kv_type type, const int rows)
+                           const float *fade, float *const *acc, float (*wide)[PL_SLOTS], pl_kv_type type,
+                           const int rows)
 {
     const int n = dv - column;
-    float part[ROWS][SLOTS] = {{0}}, *parts[ROWS];
+    float part[ROWS][PL_SLOTS] = {{0}}, *parts[ROWS];
     for (int j = lo; j < hi; j++) {
         memset(wide[j], 0, sizeof wide[j]);
         for (int c = 0; c < n; c++)
@@ -95,72 +95,29 @@ PL_INLINE void values_tail(const float (*p)[PL_PAGE], int lo, int hi, const void
         for (int c = 0; c < n; c++)
             part[r][c] = acc[r][c];
     }
-    values(p, lo, hi, wide, 0, SLOTS, fade, parts, PL_KV_F32, rows, 4);
+    values(p, lo, hi, wide, 0, PL_SLOTS, fade, parts, PL_KV_F32, rows, 4);
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < n; c++)
             acc[r][c] = part[r][c];
 }
 
-/* The new top of a row; scores of groups [first, last) that it does not see, not in [lo, hi), become -inf. */
-PL_INLINE float top_of(float *s, int lo, int hi, int first, int last, float top)
-{
-    const float32x4_t none = vdupq_n_f32(-__builtin_inff());
-    float32x4_t best = vdupq_n_f32(top);
-    for (int c = 4 * first; c < 4 * last; c++) {
-        const uint32x4_t in = vbicq_u32(pl_first(hi - 4 * c), pl_first(lo - 4 * c));
-        const float32x4_t v = vbslq_f32(in, vld1q_f32(s + 4 * c), none);
-        vst1q_f32(s + 4 * c, v);
-        best = vbslq_f32(vcgtq_f32(v, best), v, best); /* a NaN score leaves best alone: its probability is NaN */
-    }
-    return vmaxvq_f32(best);
-}
-
-/* Scores -> exp(score - top); their sum. */
-PL_INLINE float probabilities(float *s, int first, int last, float top)
-{
-    const float32x4_t t = vdupq_n_f32(top);
-    float32x4_t lane[4];
-    for (int c = 0; c < 4; c++)
-        lane[c] = vdupq_n_f32(0);
-    for (int g = first; g < last; g++)
-        for (int c = 0; c < 4; c++) {
-            float *at = s + SLOTS * g + 4 * c;
-            const float32x4_t p = pl_exp4(vsubq_f32(vld1q_f32(at), t));
-            vst1q_f32(at, p);
-            lane[c] = vaddq_f32(lane[c], p);
-        }
-    return pl_sum4(vaddq_f32(vaddq_f32(lane[0], lane[2]), vaddq_f32(lane[1], lane[3])));
-}
-
 /* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
 PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
-    float s[ROWS][PL_PAGE], fade[ROWS] = {0}, top[ROWS];
-    float *acc[ROWS];
+    float s[ROWS][PL_PAGE], fade[PL_EXP_ROWS] = {0}, *acc[ROWS];
     const int at_once = rows == 1 ? 4 : rows == 2 ? 2 : 1; /* groups of keys: at most 16 accumulators */
     const float *q = a->q + row * a->q_stride;
-    int lo = PL_PAGE, hi = 0;
-    for (int r = 0; r < rows; r++) {
-        lo = a->lo[row + r] < lo ? a->lo[row + r] : lo;
-        hi = a->hi[row + r] > hi ? a->hi[row + r] : hi;
+    const pl_span span = pl_attend_span(a, row, rows);
+    const int lo = span.lo, hi = span.hi, first = span.first, last = span.last;
+    for (int r = 0; r < rows; r++)
         acc[r] = a->acc + (ptrdiff_t)(row + r) * a->dv;
-    }
-    const int first = lo / SLOTS, last = (hi + SLOTS - 1) / SLOTS;
     int g = first;
     for (; g + at_once <= last; g += at_once)
-        scores(q, a->q_stride, a->k, g, a->dk, a->scale, s, type, rows, at_once);
+        scores(q, a->q_stride, a->k, g, a->dk, s, type, rows, at_once);
     for (; g < last; g++)
-        scores(q, a->q_stride, a->k, g, a->dk, a->scale, s, type, rows, 1);
+        scores(q, a->q_stride, a->k, g, a->dk, s, type, rows, 1);
 
-    for (int r = 0; r < rows; r++) {
-        top[r] = top_of(s[r], a->lo[row + r], a->hi[row + r], first, last, a->top[row + r]);
-        fade[r] = a->top[row + r] - top[r];
-    }
-    vst1q_f32(fade, pl_exp4(vld1q_f32(fade)));
-    for (int r = 0; r < rows; r++) {
-        a->top[row + r] = top[r];
-        a->sum[row + r] = a->sum[row + r] * fade[r] + probabilities(s[r], first, last, top[r]);
-    }
+    pl_attend_middle(a, row, s, span, fade, rows);
 
     const int wide = rows == 1 ? 16 : rows == 2 ? 8 : 4; /* vectors of columns at once */
     const float (*p)[PL_PAGE] = (const float (*)[PL_PAGE])s;
@@ -170,10 +127,10 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
         for (int r = 0; r < rows; r++)
             acc[r] += 4 * wide;
     }
-    for (; d + SLOTS <= a->dv; d += SLOTS) {
+    for (; d + PL_SLOTS <= a->dv; d += PL_SLOTS) {
         values(p, lo, hi, a->v, d, a->dv, fade, acc, type, rows, 4);
         for (int r = 0; r < rows; r++)
-            acc[r] += SLOTS;
+            acc[r] += PL_SLOTS;
     }
     if (d < a->dv)
         values_tail(p, lo, hi, a->v, d, a->dv, fade, acc, a->scratch, type, rows);
@@ -186,17 +143,17 @@ PL_ATTEND_OF(attend_bf16, PL_KV_BF16)
 /* The scalar layout needs no more than its f16 conversion done faster; the others are inherited. */
 static void append_f16(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
 {
-    uint16_t *to = (uint16_t *)kpage + (ptrdiff_t)(slot / SLOTS) * dk * SLOTS + slot % SLOTS;
+    uint16_t *to = (uint16_t *)kpage + (ptrdiff_t)(slot / PL_SLOTS) * dk * PL_SLOTS + slot % PL_SLOTS;
     int d = 0;
     for (; d + 4 <= dk; d += 4) {
         const uint16x4_t h = vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(k + d)));
-        vst1_lane_u16(to + d * SLOTS, h, 0);
-        vst1_lane_u16(to + (d + 1) * SLOTS, h, 1);
-        vst1_lane_u16(to + (d + 2) * SLOTS, h, 2);
-        vst1_lane_u16(to + (d + 3) * SLOTS, h, 3);
+        vst1_lane_u16(to + d * PL_SLOTS, h, 0);
+        vst1_lane_u16(to + (d + 1) * PL_SLOTS, h, 1);
+        vst1_lane_u16(to + (d + 2) * PL_SLOTS, h, 2);
+        vst1_lane_u16(to + (d + 3) * PL_SLOTS, h, 3);
     }
     for (; d < dk; d++)
-        to[d * SLOTS] = pl_f32_to_f16(k[d]);
+        to[d * PL_SLOTS] = pl_f32_to_f16(k[d]);
     to = (uint16_t *)vpage + (ptrdiff_t)slot * dv;
     for (d = 0; d + 4 <= dv; d += 4)
         vst1_u16(to + d, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(v + d))));

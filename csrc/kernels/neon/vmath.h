@@ -83,4 +83,86 @@ static inline float pl_sum_lanes(const float32x4_t *lane)
     return pl_sum4(vaddq_f32(vaddq_f32(by4[0], by4[2]), vaddq_f32(by4[1], by4[3])));
 }
 
+/* ---- sixteen lanes, for attend.h ---------------------------------------------------------------------------------- */
+
+#define PL_EXP_ROWS 4
+typedef struct pl_lanes {
+    float32x4_t v[4];
+} pl_lanes;
+
+PL_INLINE pl_lanes pl_lanes_load(const float *p)
+{
+    return (pl_lanes){{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}};
+}
+
+PL_INLINE void pl_lanes_store(float *p, pl_lanes x)
+{
+    for (int c = 0; c < 4; c++)
+        vst1q_f32(p + 4 * c, x.v[c]);
+}
+
+PL_INLINE pl_lanes pl_lanes_all(float x)
+{
+    return (pl_lanes){{vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x)}};
+}
+
+PL_INLINE pl_lanes pl_lanes_add(pl_lanes a, pl_lanes b)
+{
+    for (int c = 0; c < 4; c++)
+        a.v[c] = vaddq_f32(a.v[c], b.v[c]);
+    return a;
+}
+
+PL_INLINE pl_lanes pl_lanes_scale(pl_lanes x, float by)
+{
+    for (int c = 0; c < 4; c++)
+        x.v[c] = vmulq_n_f32(x.v[c], by);
+    return x;
+}
+
+/* Bits 4c .. 4c + 3, a lane each. */
+PL_INLINE uint32x4_t pl_lanes_mask(uint32_t bits, int c)
+{
+    const uint32x4_t bit = {1, 2, 4, 8};
+    return vtstq_u32(vdupq_n_u32(bits >> 4 * c), bit);
+}
+
+PL_INLINE pl_lanes pl_lanes_larger(pl_lanes a, pl_lanes b, uint32_t bits)
+{
+    for (int c = 0; c < 4; c++) {
+        const uint32x4_t more = vcgtq_f32(b.v[c], a.v[c]);
+        a.v[c] = vbslq_f32(bits == 0xffff ? more : vandq_u32(more, pl_lanes_mask(bits, c)), b.v[c], a.v[c]);
+    }
+    return a;
+}
+
+PL_INLINE pl_lanes pl_lanes_keep(pl_lanes x, uint32_t bits)
+{
+    for (int c = 0; c < 4; c++)
+        x.v[c] = vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x.v[c]), pl_lanes_mask(bits, c)));
+    return x;
+}
+
+PL_INLINE pl_lanes pl_lanes_exp(pl_lanes x, float top)
+{
+    for (int c = 0; c < 4; c++)
+        x.v[c] = pl_exp4(vsubq_f32(x.v[c], vdupq_n_f32(top)));
+    return x;
+}
+
+PL_INLINE float pl_lanes_max(pl_lanes x)
+{
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.v[0], x.v[1]), vmaxq_f32(x.v[2], x.v[3])));
+}
+
+PL_INLINE float pl_lanes_sum(pl_lanes x)
+{
+    return pl_sum4(vaddq_f32(vaddq_f32(x.v[0], x.v[2]), vaddq_f32(x.v[1], x.v[3])));
+}
+
+PL_INLINE void pl_exp_rows(float *x)
+{
+    vst1q_f32(x, pl_exp4(vld1q_f32(x)));
+}
+
 #endif

@@ -5,13 +5,12 @@
  * Order of sums, every tier's: a score over d ascending; acc over keys ascending; sum in 16 lanes (slot j to lane
  * j % 16, ascending), then lane j takes j + 8, + 4, + 2, + 1. Keys that a row does not see add exactly 0 or nothing at
  * all, so that a row's bits do not tell which rows were computed beside it; for the same reason acc never holds -0. */
-#include "../common.h"
 #include "fill.h"
 #include "vmath.h"
+/* its lanes */
+#include "../attend.h"
 
-#define SLOTS 16 /* slots of a group */
-#define ROWS 1   /* query rows at a time */
-#define BLOCKS(d) (((d) + PL_BLOCK - 1) / PL_BLOCK)
+#define ROWS 1 /* query rows at a time */
 
 static inline float load(const void *p, ptrdiff_t i, pl_kv_type type)
 {
@@ -33,8 +32,8 @@ static inline void store(void *p, ptrdiff_t i, float x, pl_kv_type type)
 /* Where the scales of block 0 and this slot stand in a page of keys (of values), and how far apart blocks are. */
 static inline float *key_scale(const void *k, int dk, int slot)
 {
-    return (float *)((char *)k + (ptrdiff_t)dk * PL_PAGE) + (ptrdiff_t)(slot / SLOTS) * BLOCKS(dk) * SLOTS +
-           slot % SLOTS;
+    return (float *)((char *)k + (ptrdiff_t)dk * PL_PAGE) + (ptrdiff_t)(slot / PL_SLOTS) * PL_BLOCKS(dk) * PL_SLOTS +
+           slot % PL_SLOTS;
 }
 
 static inline float *value_scale(const void *v, int dv, int slot)
@@ -60,12 +59,12 @@ static inline float encode(const float *x, int n, int8_t *code, ptrdiff_t step)
 
 static void append_int8(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
 {
-    int8_t *key = (int8_t *)kpage + (ptrdiff_t)(slot / SLOTS) * dk * SLOTS + slot % SLOTS;
+    int8_t *key = (int8_t *)kpage + (ptrdiff_t)(slot / PL_SLOTS) * dk * PL_SLOTS + slot % PL_SLOTS;
     int8_t *value = (int8_t *)vpage + (ptrdiff_t)slot * dv;
     float *ks = key_scale(kpage, dk, slot), *vs = value_scale(vpage, dv, slot);
     for (int d = 0; d < dk; d += PL_BLOCK)
-        ks[d / PL_BLOCK * SLOTS] =
-            encode(k + d, dk - d < PL_BLOCK ? dk - d : PL_BLOCK, key + (ptrdiff_t)d * SLOTS, SLOTS);
+        ks[d / PL_BLOCK * PL_SLOTS] =
+            encode(k + d, dk - d < PL_BLOCK ? dk - d : PL_BLOCK, key + (ptrdiff_t)d * PL_SLOTS, PL_SLOTS);
     for (int d = 0; d < dv; d += PL_BLOCK)
         vs[d / PL_BLOCK * PL_PAGE] = encode(v + d, dv - d < PL_BLOCK ? dv - d : PL_BLOCK, value + d, 1);
 }
@@ -74,48 +73,49 @@ static inline void append(const float *k, const float *v, int dk, int dv, int sl
                           pl_kv_type type)
 {
     for (int d = 0; d < dk; d++)
-        store(kpage, ((ptrdiff_t)(slot / SLOTS) * dk + d) * SLOTS + slot % SLOTS, k[d], type);
+        store(kpage, ((ptrdiff_t)(slot / PL_SLOTS) * dk + d) * PL_SLOTS + slot % PL_SLOTS, k[d], type);
     for (int d = 0; d < dv; d++)
         store(vpage, (ptrdiff_t)slot * dv + d, v[d], type);
 }
 
-PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
+/* Dot products of a row with the keys [lo, hi). */
+PL_INLINE void scores(const pl_attend_page *a, const float *q, int lo, int hi, float *dots, pl_kv_type type)
 {
-    (void)rows;
-    const float *q = a->q + row * a->q_stride;
-    float *acc = a->acc + (ptrdiff_t)row * a->dv;
-    const int lo = a->lo[row], hi = a->hi[row];
-    float p[PL_PAGE], top = a->top[row], lane[SLOTS] = {0};
+    const int block = type == PL_KV_INT8 ? PL_BLOCK : a->dk;
     for (int j = lo; j < hi; j++) {
         const float *s = type == PL_KV_INT8 ? key_scale(a->k, a->dk, j) : NULL;
-        const int block = type == PL_KV_INT8 ? PL_BLOCK : a->dk;
         float dot = 0;
         for (int d0 = 0; d0 < a->dk; d0 += block) {
             float part = 0;
             for (int d = d0; d < a->dk && d < d0 + block; d++)
-                part += q[d] * load(a->k, ((ptrdiff_t)(j / SLOTS) * a->dk + d) * SLOTS + j % SLOTS, type);
-            dot = s ? dot + part * s[d0 / PL_BLOCK * SLOTS] : part;
+                part += q[d] * load(a->k, ((ptrdiff_t)(j / PL_SLOTS) * a->dk + d) * PL_SLOTS + j % PL_SLOTS, type);
+            dot = s ? dot + part * s[d0 / PL_BLOCK * PL_SLOTS] : part;
         }
-        p[j] = dot * a->scale;
-        top = p[j] > top ? p[j] : top;
+        dots[j] = dot;
     }
-    const float fade = pl_exp1(a->top[row] - top);
+}
+
+/* acc = acc * fade + sum over keys [lo, hi) of p * v */
+PL_INLINE void values(const pl_attend_page *a, const float *p, int lo, int hi, float fade, float *acc, pl_kv_type type)
+{
     for (int d = 0; d < a->dv; d++)
         acc[d] *= fade;
     for (int j = lo; j < hi; j++) {
-        const float e = pl_exp1(p[j] - top);
-        lane[j % SLOTS] += e;
         const float *s = type == PL_KV_INT8 ? value_scale(a->v, a->dv, j) : NULL;
         for (int d = 0; d < a->dv; d++)
-            acc[d] += (s ? e * s[d / PL_BLOCK * PL_PAGE] : e) * load(a->v, (ptrdiff_t)j * a->dv + d, type);
+            acc[d] += (s ? p[j] * s[d / PL_BLOCK * PL_PAGE] : p[j]) * load(a->v, (ptrdiff_t)j * a->dv + d, type);
     }
     for (int d = 0; d < a->dv; d++)
         acc[d] += 0.0f; /* -0 becomes 0 */
-    for (int half = SLOTS / 2; half; half /= 2)
-        for (int j = 0; j < half; j++)
-            lane[j] += lane[j + half];
-    a->top[row] = top;
-    a->sum[row] = a->sum[row] * fade + lane[0];
+}
+
+PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
+{
+    const pl_span span = pl_attend_span(a, row, rows);
+    float p[ROWS][PL_PAGE] = {{0}}, fade;
+    scores(a, a->q + row * a->q_stride, span.lo, span.hi, p[0], type);
+    pl_attend_middle(a, row, p, span, &fade, rows);
+    values(a, p[0], span.lo, span.hi, fade, a->acc + (ptrdiff_t)row * a->dv, type);
 }
 
 PL_ATTEND_OF(attend_f32, PL_KV_F32)
@@ -150,7 +150,7 @@ static size_t bytes_2(int d)
 
 static size_t bytes_1(int d)
 {
-    return ((size_t)d + sizeof(float) * BLOCKS((size_t)d)) * PL_PAGE;
+    return ((size_t)d + sizeof(float) * PL_BLOCKS((size_t)d)) * PL_PAGE;
 }
 
 /* b's keys stand after a's. Where b saw no key, a stays as it was. */

@@ -99,4 +99,86 @@ static inline float pl_sum_lanes(float *lane)
     return lane[0];
 }
 
+/* ---- sixteen lanes, for attend.h ---------------------------------------------------------------------------------- */
+
+#define PL_EXP_ROWS 1
+typedef struct pl_lanes {
+    float v[16];
+} pl_lanes;
+
+PL_INLINE pl_lanes pl_lanes_load(const float *p)
+{
+    pl_lanes x;
+    memcpy(x.v, p, sizeof x.v);
+    return x;
+}
+
+PL_INLINE void pl_lanes_store(float *p, pl_lanes x)
+{
+    memcpy(p, x.v, sizeof x.v);
+}
+
+PL_INLINE pl_lanes pl_lanes_all(float f)
+{
+    pl_lanes x;
+    for (int j = 0; j < 16; j++)
+        x.v[j] = f;
+    return x;
+}
+
+PL_INLINE pl_lanes pl_lanes_add(pl_lanes x, pl_lanes y)
+{
+    for (int j = 0; j < 16; j++)
+        x.v[j] += y.v[j];
+    return x;
+}
+
+PL_INLINE pl_lanes pl_lanes_scale(pl_lanes x, float by)
+{
+    for (int j = 0; j < 16; j++)
+        x.v[j] *= by;
+    return x;
+}
+
+PL_INLINE pl_lanes pl_lanes_larger(pl_lanes x, pl_lanes y, uint32_t bits)
+{
+    for (int j = 0; j < 16; j++)
+        x.v[j] = bits >> j & 1 && y.v[j] > x.v[j] ? y.v[j] : x.v[j];
+    return x;
+}
+
+PL_INLINE pl_lanes pl_lanes_keep(pl_lanes x, uint32_t bits)
+{
+    for (int j = 0; j < 16; j++)
+        x.v[j] = bits >> j & 1 ? x.v[j] : 0;
+    return x;
+}
+
+PL_INLINE pl_lanes pl_lanes_exp(pl_lanes x, float top)
+{
+    for (int j = 0; j < 16; j++)
+        x.v[j] = pl_exp1(x.v[j] - top);
+    return x;
+}
+
+PL_INLINE float pl_lanes_max(pl_lanes x)
+{
+    for (int j = 1; j < 16; j++)
+        x.v[0] = x.v[j] > x.v[0] ? x.v[j] : x.v[0];
+    return x.v[0];
+}
+
+PL_INLINE float pl_lanes_sum(pl_lanes x)
+{
+    for (int half = 8; half; half /= 2)
+        for (int j = 0; j < half; j++)
+            x.v[j] += x.v[j + half];
+    return x.v[0];
+}
+
+PL_INLINE void pl_exp_rows(float *x)
+{
+    *x = pl_exp1(*x);
+}
+
 #endif

@@ -1,0 +1,164 @@
+/* Attention over one page of the cache, what no instruction set changes: which rows go through the page together, which
+ * keys they see, and what becomes of their scores. A tier does the first step, scores, and the last, values, in its own
+ * registers; the one in between is written here, on sixteen lanes that the tier's vmath.h defines:
+ *
+ *     pl_lanes             16 floats; pl_lanes_load, _store, _all (the same in each), _add
+ *     pl_lanes_scale       times a number
+ *     pl_lanes_larger      the larger of each of two where bits are set, else the first; so where the second is NaN
+ *     pl_lanes_keep        0 where bits are not set
+ *     pl_lanes_exp         exp(x - top)
+ *     pl_lanes_max, _sum   over all; _sum: lane j takes j + 8, + 4, + 2, + 1
+ *     pl_exp_rows          exp of PL_EXP_ROWS floats, in place
+ *
+ * What alters a score (scale today; a cap, a slope by distance) belongs into `pl_attend_score`, what hides a key into
+ * `pl_attend_span` and the bits that it gives; a sink is no key of a page: it enters when a row is written out. */
+#ifndef PL_KERNELS_ATTEND_H
+#define PL_KERNELS_ATTEND_H
+
+#include <float.h>
+
+#include "common.h"
+
+#define PL_SLOTS 16 /* slots of a group */
+#define PL_GROUPS (PL_PAGE / PL_SLOTS)
+#define PL_BLOCKS(d) (((d) + PL_BLOCK - 1) / PL_BLOCK)
+#define PL_MOST_ROWS 6 /* query rows at a time, of any tier */
+
+/* ---- rows -------------------------------------------------------------------------------------------------------- */
+
+/* Rows row .. row + rows - 1 of a call, each with at least a visible key. */
+typedef void (*pl_attend_rows)(const pl_attend_page *a, int row, pl_kv_type type, const int rows);
+
+/* Rows that see a key, up to `most` (1, 4 or 6) neighbours at a time. */
+PL_INLINE void pl_attend(const pl_attend_page *a, pl_kv_type type, const int most, pl_attend_rows attend_rows)
+{
+    for (int row = 0, n; row < a->m; row += n ? n : 1) {
+        for (n = 0; n < most && row + n < a->m && a->lo[row + n] < a->hi[row + n];)
+            n++;
+#define BY(N)                                                                                                          \
+    case N:                                                                                                            \
+        if (most >= N) /* else no code is made for it */                                                               \
+            attend_rows(a, row, type, N);                                                                              \
+        break
+        switch (n) {
+            BY(6);
+            BY(5);
+            BY(4);
+            BY(3);
+            BY(2);
+            BY(1);
+        }
+#undef BY
+    }
+}
+
+/* The kernel of a type out of the file's `attend_rows`, for up to ROWS of them. */
+#define PL_ATTEND_OF(name, type)                                                                                       \
+    static void name(const pl_attend_page *a)                                                                          \
+    {                                                                                                                  \
+        pl_attend(a, type, ROWS, attend_rows);                                                                         \
+    }
+
+/* Puts it, and the bytes of scratch that it takes, into the table. */
+#define PL_PUT_ATTEND(type, name, bytes) (k->attend[type] = (name), k->attend_scratch[type] = (bytes))
+
+/* ---- which keys they see ------------------------------------------------------------------------------------------ */
+
+typedef struct pl_span {
+    int lo, hi;      /* slots that any of the rows sees: [lo, hi) */
+    int first, last; /* their groups: [first, last) */
+    int all;         /* every row sees every slot */
+} pl_span;
+
+PL_INLINE pl_span pl_attend_span(const pl_attend_page *a, int row, const int rows)
+{
+    pl_span s = {.lo = PL_PAGE, .all = 1};
+    for (int r = row; r < row + rows; r++) {
+        s.lo = a->lo[r] < s.lo ? a->lo[r] : s.lo;
+        s.hi = a->hi[r] > s.hi ? a->hi[r] : s.hi;
+        s.all &= a->lo[r] == 0 && a->hi[r] == PL_PAGE;
+    }
+    s.first = s.lo / PL_SLOTS;
+    s.last = (s.hi + PL_SLOTS - 1) / PL_SLOTS;
+    return s;
+}
+
+/* Bit j: whether the row sees slot j. */
+PL_INLINE uint64_t pl_attend_sees(const pl_attend_page *a, int row)
+{
+    return ~0ull >> (PL_PAGE - a->hi[row]) & ~0ull << a->lo[row];
+}
+
+/* ---- scores -> probabilities, the running softmax ----------------------------------------------------------------- */
+
+/* A score out of a dot product. */
+PL_INLINE pl_lanes pl_attend_score(const pl_attend_page *a, pl_lanes dot)
+{
+    return pl_lanes_scale(dot, a->scale);
+}
+
+/* Scores of groups [first, last) of a row -> exp(score - top), 0 where it does not see the key; returns their sum. `all`:
+ * it sees every slot; `sees`: its bits otherwise. */
+typedef float (*pl_attend_weigh)(const pl_attend_page *a, float *s, void *p, int first, int last, uint64_t sees,
+                                 float top, const int all);
+
+PL_INLINE float pl_attend_exp(const pl_attend_page *a, float *s, void *p, int first, int last, uint64_t sees, float top,
+                              const int all)
+{
+    (void)a, (void)p; /* in place */
+    pl_lanes sum = pl_lanes_all(0);
+    for (int g = first; g < last; g++) {
+        pl_lanes e = pl_lanes_exp(pl_lanes_load(s + PL_SLOTS * g), top);
+        if (!all)
+            e = pl_lanes_keep(e, (uint32_t)(sees >> PL_SLOTS * g) & 0xffff);
+        pl_lanes_store(s + PL_SLOTS * g, e);
+        sum = pl_lanes_add(sum, e);
+    }
+    return pl_lanes_sum(sum);
+}
+
+/* Dot products s of `rows` rows -> probabilities, by `weigh`, which may put them at p + r * p_bytes. Updates top and sum;
+ * fade[r]: what acc is to be multiplied by. dots: s stays as it is, and `weigh` makes the scores out of it. */
+PL_INLINE void pl_attend_softmax(const pl_attend_page *a, int row, float (*s)[PL_PAGE], pl_span span, const int all,
+                                 const int dots, pl_attend_weigh weigh, void *p, size_t p_bytes, float *fade,
+                                 const int rows)
+{
+    const int first = all ? 0 : span.first, last = all ? PL_GROUPS : span.last;
+    float top[PL_MOST_ROWS];
+    for (int r = 0; r < rows; r++) {
+        const uint64_t sees = pl_attend_sees(a, row + r);
+        const float old = a->top[row + r];
+        pl_lanes best = pl_lanes_all(dots ? -FLT_MAX : old);
+        for (int g = first; g < last; g++) { /* a NaN score leaves best alone, and makes its probability NaN */
+            pl_lanes x = pl_lanes_load(s[r] + PL_SLOTS * g);
+            if (!dots) {
+                x = pl_attend_score(a, x);
+                pl_lanes_store(s[r] + PL_SLOTS * g, x);
+            }
+            best = pl_lanes_larger(best, x, all ? 0xffff : (uint32_t)(sees >> PL_SLOTS * g) & 0xffff);
+        }
+        top[r] = pl_lanes_max(best);
+        if (dots)
+            top[r] = top[r] * a->scale > old ? top[r] * a->scale : old;
+        fade[r] = old - top[r];
+    }
+    pl_exp_rows(fade);
+    for (int r = 0; r < rows; r++) {
+        const uint64_t sees = all ? ~0ull : pl_attend_sees(a, row + r);
+        const float sum = weigh(a, s[r], (char *)p + r * p_bytes, first, last, sees, top[r], all);
+        a->top[row + r] = top[r];
+        a->sum[row + r] = a->sum[row + r] * fade[r] + sum;
+    }
+}
+
+/* The middle step of every tier but that of bf16: s holds the probabilities afterwards. */
+PL_INLINE void pl_attend_middle(const pl_attend_page *a, int row, float (*s)[PL_PAGE], pl_span span, float *fade,
+                                const int rows)
+{
+    if (span.all)
+        pl_attend_softmax(a, row, s, span, 1, 0, pl_attend_exp, NULL, 0, fade, rows);
+    else
+        pl_attend_softmax(a, row, s, span, 0, 0, pl_attend_exp, NULL, 0, fade, rows);
+}
+
+#endif
