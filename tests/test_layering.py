@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC, PYTHON = ROOT / "csrc", ROOT / "src" / "pellucid"
-LONGEST = 600  # lines of a file
+LONGEST = 500  # lines of a file
 
 # ---- C ---------------------------------------------------------------------------------------------------
 # Folder -> what its files may include besides their own folder: a folder, or one header of it.

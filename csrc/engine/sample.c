@@ -260,6 +260,11 @@ int pl_sample(const pl_kernels *k, const pl_sample_params *p, float *logits, int
         return PL_SAMPLE_LOGITS;
     if (p->n_logprobs >= 0) {
         log_sum = report_top(&c, p, out);
+        if (p->target) {
+            out->id = *p->target;
+            out->logprob = (float)(raw[out->id] - log_sum);
+            return 0;
+        }
         if (acts(p, PL_PENALTIES, vocab) || acts(p, PL_DRY, vocab) || p->n_bias > 0)
             raw = memcpy(c.raw, logits, (size_t)vocab * sizeof *logits); /* else a token's own logit stays */
     }

@@ -50,7 +50,8 @@ typedef struct pl_sample_params {
     int32_t n_bias;       /* additions to logits: id, value; ids outside the vocabulary do nothing */
     const int32_t *bias_id;
     const float *bias;
-    int32_t n_logprobs; /* alternatives wanted; < 0: no log probabilities at all */
+    int32_t n_logprobs;    /* alternatives wanted; < 0: no log probabilities at all */
+    const int32_t *target; /* the token to report, an id of the vocabulary, in place of a draw; or NULL */
     float repeat_penalty, presence_penalty, frequency_penalty;
     int32_t n_recent;
     const int32_t *recent; /* ids outside the vocabulary do nothing */

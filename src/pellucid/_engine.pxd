@@ -94,6 +94,7 @@ cdef extern from "pellucid.h" nogil:
         const int32_t *bias_id
         const float *bias
         int32_t n_logprobs
+        const int32_t *target
         float repeat_penalty, presence_penalty, frequency_penalty
         int32_t n_recent
         const int32_t *recent

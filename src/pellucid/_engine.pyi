@@ -10,6 +10,7 @@ from pellucid.plan import Plan
 
 Parts = Iterable[tuple["Sequence", Sequence_[int] | npt.NDArray[np.int32], int]]
 Cancel = Callable[[], bool] | None
+Scored = tuple[float, list[tuple[int, float]]]
 Sampled = tuple[int, float | None, list[tuple[int, float]]]
 
 KV_TYPES: tuple[str, ...]
@@ -109,15 +110,25 @@ class Engine:
     def info(self) -> dict[str, Any]: ...
     def matrix_bytes(self, matrix: int) -> int: ...
     def matrix(self, matrix: int, rows: tuple[int, int] | None = None) -> npt.NDArray[np.float32]: ...
+    @overload
+    def forward(
+        self, parts: Parts, *, samplers: list[Sampler], cancel: Cancel = None, failed: None = None
+    ) -> list[Sampled]: ...
+    @overload
+    def forward(
+        self, parts: Parts, *, samplers: list[Sampler], cancel: Cancel = None, failed: dict[int, Exception]
+    ) -> list[Sampled | None]: ...  # None for a row that failed
+    @overload
+    def forward(self, parts: Parts, *, targets: npt.ArrayLike, top: int = 0, cancel: Cancel = None) -> list[Scored]: ...
+    @overload
     def forward(
         self,
         parts: Parts,
         *,
-        samplers: list[Sampler] | None = None,
         out: npt.NDArray[np.float32] | None = None,
         cancel: Cancel = None,
         failed: dict[int, Exception] | None = None,
-    ) -> Any: ...  # list[Sampled] with samplers, None for a row that failed
+    ) -> None: ...
     def observe(
         self,
         parts: Parts,

@@ -347,12 +347,13 @@ cdef class Engine:
                 pl_model_mat_row(model, matrix, r, &out[r - first, 0])
         return np.asarray(out)
 
-    def forward(self, parts, *, list samplers=None, out=None, cancel=None, dict failed=None):
+    def forward(self, parts, *, list samplers=None, targets=None, int top=0, out=None, cancel=None, dict failed=None):
         """One forward pass over rows of one or several sequences.
 
         parts: [(Sequence, ids, first)]: appends ids, a list or an array, to the sequence; logits are asked for from
-        its row `first` on (len(ids): for none). Either `out`, float32 (wanted rows, vocab), takes the logits, or
-        `samplers`, one per wanted row, choose tokens -> [(id, logprob | None, [(id, logprob), ...])].
+        its row `first` on (len(ids): for none). `out`, float32 (wanted rows, vocab), takes the logits; or `samplers`,
+        one per wanted row, choose tokens -> [(id, logprob | None, [(id, logprob), ...])]; or `targets`, an id per
+        wanted row, are scored, with the `top` likeliest beside each -> [(logprob, [(id, logprob), ...])].
         cancel: called every 20 ms or so; true ends the pass, nothing appended, with `Cancelled`.
         Raises ValueError, OutOfMemoryError, Cancelled; then no sequence has changed.
 
@@ -368,7 +369,12 @@ cdef class Engine:
         if samplers is not None:
             if len(samplers) != rows.n_wants:
                 raise ValueError(f"{len(samplers)} samplers for {rows.n_wants} rows")
-            results = Results(samplers, self.vocab)
+            results = Results(samplers, None, 0, self.vocab)
+        elif targets is not None:
+            if len(targets) != rows.n_wants:
+                raise ValueError(f"{len(targets)} targets for {rows.n_wants} rows")
+            results = Results(None, targets, max(top, 0), self.vocab)
+        if results is not None:
             p.sample, p.step, p.sampled = results.params, results.steps, results.sampled
         self.run_pass(&p, rows, out, cancel)
         errors = rows.errors()

@@ -128,23 +128,32 @@ cdef class Results:
     cdef uint64_t *steps
     cdef pl_sampled *sampled
     cdef list tops
+    cdef int32_t[::1] targets
 
     def __dealloc__(self):
         free(self.params)
         free(self.steps)
         free(self.sampled)
 
-    def __init__(self, list samplers, int vocab):
+    def __init__(self, list samplers, targets, int top, int vocab):
+        """samplers: one per row; or targets, an id per row, with `top` alternatives of each."""
         cdef Sampler s
-        cdef int32_t[::1] ids
-        cdef float[::1] logprobs
-        cdef Py_ssize_t n = len(samplers), i
+        cdef Py_ssize_t n = len(samplers if targets is None else targets), i
         self.params = <pl_sample_params *>calloc(n + 1, sizeof(pl_sample_params))
         self.steps = <uint64_t *>calloc(n + 1, sizeof(uint64_t))
         self.sampled = <pl_sampled *>calloc(n + 1, sizeof(pl_sampled))
         if self.params == NULL or self.steps == NULL or self.sampled == NULL:
             raise OutOfMemoryError("no memory for a pass's results")
         self.tops = []
+        if targets is not None:
+            self.targets = np.ascontiguousarray(targets, np.int32)
+            for i in range(n):
+                if not 0 <= self.targets[i] < vocab:
+                    raise ValueError(f"targets[{i}]={self.targets[i]}: expected 0 to {vocab - 1}")
+                self.params[i].target = &self.targets[i]
+                self.params[i].n_logprobs = top
+                self.make_room(i)
+            return
         for i in range(n):
             s = samplers[i]
             if s.params.mask != NULL and s.n_mask != (vocab + 31) // 32:
@@ -152,16 +161,29 @@ cdef class Results:
                                  f"a bit for each of {vocab} tokens")
             self.params[i] = s.params
             self.steps[i] = s.step
-            top = None
-            if s.params.n_logprobs > 0:
-                n_top = s.params.n_logprobs
-                ids, logprobs = top = (np.empty(n_top, np.int32), np.empty(n_top, np.float32))
-                self.sampled[i].top_id = &ids[0]
-                self.sampled[i].top_logprob = &logprobs[0]
-            self.tops.append(top)
+            self.make_room(i)
+
+    cdef make_room(self, Py_ssize_t i):
+        """For the alternatives of row i, the next one."""
+        cdef int32_t[::1] ids
+        cdef float[::1] logprobs
+        top = None
+        if self.params[i].n_logprobs > 0:
+            n_top = self.params[i].n_logprobs
+            ids, logprobs = top = (np.empty(n_top, np.int32), np.empty(n_top, np.float32))
+            self.sampled[i].top_id = &ids[0]
+            self.sampled[i].top_logprob = &logprobs[0]
+        self.tops.append(top)
+
+    cdef list alternatives(self, Py_ssize_t i):
+        top = self.tops[i]
+        return [] if top is None else list(zip(top[0].tolist(), top[1].tolist(), strict=True))
 
     def take(self, list samplers, list failed):
-        """-> [(id, logprob or None, [(id, logprob)])], and those samplers step on; None where a row failed."""
+        """-> [(id, logprob or None, [(id, logprob)])], and those samplers step on; of targets [(logprob, [(id,
+        logprob)])]; None where a row failed."""
+        if samplers is None:
+            return [None if failed[i] else (self.sampled[i].logprob, self.alternatives(i)) for i in range(len(failed))]
         cdef Sampler s
         out = []
         for i in range(len(samplers)):
@@ -171,7 +193,6 @@ cdef class Results:
             s = samplers[i]
             s.step += 1
             s.params.mirostat_mu = self.sampled[i].mirostat_mu
-            top = self.tops[i]
             out.append((self.sampled[i].id, self.sampled[i].logprob if s.params.n_logprobs >= 0 else None,
-                        [] if top is None else list(zip(top[0].tolist(), top[1].tolist(), strict=True))))
+                        self.alternatives(i)))
         return out

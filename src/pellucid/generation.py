@@ -280,7 +280,7 @@ def run_all(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -
         for i, error in failed.items():
             active[i].failure = error
         for job, result in zip(asked, results, strict=True):
-            if job.failure is not None:
+            if result is None:  # job.failure says why
                 continue
             try:
                 piece = job.take(*result)

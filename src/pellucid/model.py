@@ -54,10 +54,6 @@ class Model:
         """Seconds that loading took."""
         return self._core.load_seconds
 
-    @property
-    def _engine(self) -> Any:
-        return self.core.engine
-
     # ---- loading ----------------------------------------------------------------------------------------------
 
     @classmethod

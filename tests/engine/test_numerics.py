@@ -146,8 +146,7 @@ def test_options_that_leave_no_token(model: Model) -> None:
     for error in failed.values():
         assert isinstance(error, ValueError) and "leave no token" in str(error)
     assert [s.length for s, _, _ in parts] == [11, 12, 11, 11]
-    found = engine.forward([parts[0]], samplers=[_engine.Sampler(temperature=1, seed=3)])
-    assert found == alone
+    assert engine.forward([parts[0]], samplers=[_engine.Sampler(temperature=1, seed=3)]) == alone
 
 
 def test_prompts_side_by_side(model: Model) -> None:

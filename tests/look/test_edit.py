@@ -68,7 +68,7 @@ def test_add(load: Load, name: str, mix: str) -> None:
 @several
 def test_patching_a_layer_with_another_texts_is_that_text_from_there_on(load: Load, name: str, mix: str) -> None:
     model = load(name, mix)
-    one, other = ids_for(model.core.engine, 50, seed=1), ids_for(model._engine, 50, seed=2)
+    one, other = ids_for(model.core.engine, 50, seed=1), ids_for(model.core.engine, 50, seed=2)
     there = model.trace(other, ("hidden", "logits"))
     with model.edit() as e:
         found = e.patch(1, range(50), there.hidden[2]).trace(one, ("hidden", "logits"))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import Model
+from pellucid import Model, _engine
 from pellucid.errors import ContextFullError
 from tests.engine import models
 from tests.engine.models import Load, ids_for
@@ -121,3 +121,25 @@ def test_ids_that_only_pad_the_embedding(tmp_path: Path) -> None:
         assert [t.piece for t in trace.tokens] == ["\1", "", "\3"]
         assert {g.id for g in trace.top(k=272)} == set(range(272)) and len(trace.lens(k=272)[0]) == 272
         assert trace.attribution(token=270).token == (270, "")
+
+
+@pytest.mark.parametrize("top", [0, 3])
+def test_targets_of_a_pass(load: Load, top: int) -> None:
+    """An id per wanted row, beside other sequences' rows; what would be drawn does not matter."""
+    engine = load("wide", "K").core.engine
+    a, b = ids_for(engine, 9, seed=1), ids_for(engine, 5, seed=2)
+    targets = [7, 0, engine.vocab - 1, 3]
+    found = engine.forward(
+        [(_engine.Sequence(engine), a, 6), (_engine.Sequence(engine), b, 4)], targets=targets, top=top
+    )
+    out = np.empty((4, engine.vocab), np.float32)
+    engine.forward([(_engine.Sequence(engine), a, 6), (_engine.Sequence(engine), b, 4)], out=out)
+    wide = out.astype(np.float64)
+    expected = wide - np.log(np.exp(wide - wide.max(-1, keepdims=True)).sum(-1, keepdims=True)) - wide.max(-1)[:, None]
+    for (logprob, best), row, id in zip(found, expected, targets, strict=True):
+        assert logprob == pytest.approx(row[id], abs=1e-4)
+        assert [i for i, _ in best] == np.argsort(-row, kind="stable")[:top].tolist()
+    with pytest.raises(ValueError, match=r"targets\[1\]="):
+        engine.forward([(_engine.Sequence(engine), a, 7)], targets=[0, engine.vocab])
+    with pytest.raises(ValueError, match="1 targets for 2 rows"):
+        engine.forward([(_engine.Sequence(engine), a, 7)], targets=[0])

@@ -20,7 +20,14 @@ import numpy as np
 from pellucid import Model
 from tests.engine import models
 
-OPTIONS: dict[str, Any] = {"seed": 3, "max_tokens": 6, "temperature": 1.0, "repeat_penalty": 1.1, "logprobs": 2, "top_k": 20}
+OPTIONS: dict[str, Any] = {
+    "seed": 3,
+    "max_tokens": 6,
+    "temperature": 1.0,
+    "repeat_penalty": 1.1,
+    "logprobs": 2,
+    "top_k": 20,
+}
 
 
 def main(rounds: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,6 @@ from pellucid.results import TokenLogprob
 from pellucid.sampling import MOST_LOGPROBS
 
 __all__ = ["Score", "score", "score_ids"]
-
-CERTAIN = 1e30  # added to a logit: the greedy draw is that token, and what is reported is its raw log probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,19 +125,19 @@ def score_ids(
             sequence = _engine.Sequence(engine) if begun is None else begun.fork()
             waiting.append(_Part(sequence, np.array(ids, np.int32), first, of_part))
     while waiting:
-        batch, samplers, room = [], [], engine.max_rows
+        batch, room = [], engine.max_rows
+        targets: list[int] = []
         for part in waiting:
             start = part.sequence.length
             rows = part.ids[start : min(start + room, len(part.ids) - 1)]  # no scored token follows the last one
             room -= len(rows)
             skip = min(max(part.first - 1 - start, 0), len(rows))
             batch.append((part.sequence, rows, skip))
-            for id in part.ids[start + skip + 1 : start + len(rows) + 1].tolist():
-                samplers.append(_engine.Sampler(bias={id: CERTAIN}, logprobs=top))
+            targets += part.ids[start + skip + 1 : start + len(rows) + 1].tolist()
             if not room:
                 break
-        results = iter(engine.forward(batch, samplers=samplers))
+        results = iter(engine.forward(batch, targets=targets, top=top))
         for part, (_, rows, skip) in zip(waiting, batch, strict=False):
-            part.found += [(logprob, best) for _, logprob, best in (next(results) for _ in range(len(rows) - skip))]
+            part.found += islice(results, len(rows) - skip)
         waiting = [part for part in waiting if part.sequence.length < len(part.ids) - 1]  # frees the others' pages
     return found
