@@ -10,6 +10,7 @@
 #include "cpu/detect.h"
 #include "cpu/topology.h"
 #include "engine/sample.h"
+#include "formats/names.h"
 #include "ops/table.h"
 
 typedef enum {
@@ -27,11 +28,6 @@ typedef struct pl_error {
     int32_t mat;    /* PL_E_FILE: the matrix ... */
     int64_t offset; /* ... and where in its file */
 } pl_error;
-
-/* ggml's number of a weight format that the engine runs, by name ("Q4_K"); -1 for others. */
-int pl_format_number(const char *name);
-/* Name of format i = 0, 1, ..., NULL after the last. */
-const char *pl_format_name(int i);
 
 typedef struct pl_model pl_model;
 typedef struct pl_task pl_task;

@@ -25,7 +25,14 @@ C_MAY = {
     "cache": ("kernels/kernels.h", "formats/formats.h", "cpu/"),
     "ops": ("cache/", "kernels/kernels.h", "formats/formats.h", "cpu/"),
     "engine": ("ops/", "cache/", "kernels/kernels.h", "kernels/select.h", "formats/formats.h", "cpu/", "pellucid.h"),
-    "": ("cache/sequence.h", "cpu/detect.h", "cpu/topology.h", "engine/sample.h", "ops/table.h"),  # pellucid.h
+    "": (
+        "cache/sequence.h",
+        "cpu/detect.h",
+        "cpu/topology.h",
+        "engine/sample.h",
+        "formats/names.h",
+        "ops/table.h",
+    ),  # pellucid.h
 }
 C_EXCEPT = {"kernels/select.c": ("cpu/detect.h",)}
 # A folder of kernels/: these and its own headers.

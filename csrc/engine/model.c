@@ -8,19 +8,6 @@
 #include "../cpu/detect.h"
 #include "../kernels/select.h"
 
-int pl_format_number(const char *name)
-{
-    for (int i = 0; i < PL_N_FORMATS; i++)
-        if (!strcmp(pl_format_get(i)->name, name))
-            return pl_format_get(i)->gguf;
-    return -1;
-}
-
-const char *pl_format_name(int i)
-{
-    return i < PL_N_FORMATS ? pl_format_get(i)->name : NULL;
-}
-
 static int copy(void *field, const void *src, size_t n, size_t size)
 {
     void *p = malloc(n * size + 1);

@@ -1,5 +1,8 @@
 /* The table of weight formats, and the sizes that follow from it. */
 #include "families.h"
+#include "names.h"
+
+#include <string.h>
 
 /* Bytes of a packed 16 x 32 block: codes and planes (64 bytes a bit of four codes a lane), then the scales and mins. */
 #define CODES(bits) (16 * PL_BLOCK * (bits) / 8)
@@ -35,6 +38,19 @@ const pl_format *pl_format_from_gguf(int gguf_type)
         if (formats[i].gguf == gguf_type)
             return &formats[i];
     return NULL;
+}
+
+int pl_format_number(const char *name)
+{
+    for (int i = 0; i < PL_N_FORMATS; i++)
+        if (!strcmp(pl_format_get(i)->name, name))
+            return pl_format_get(i)->gguf;
+    return -1;
+}
+
+const char *pl_format_name(int i)
+{
+    return i < PL_N_FORMATS ? pl_format_get(i)->name : NULL;
 }
 
 int64_t pl_row_bytes(const pl_format *f, int64_t k)
