@@ -82,7 +82,7 @@ class Context:
     def _cut(self, n: int) -> None:
         del self._ids[n:]
         if n < self._sequence.length:
-            self._sequence.rewind(n)  # where a window has let go of what is needed, all is computed again
+            self._sequence.rewind(n)  # where a window has freed what is needed, all is computed again
 
     # ---- generation -------------------------------------------------------------------------------------------
 

@@ -100,7 +100,7 @@ class Job:
             raise ValueError("logit_bias forbids every token")
         self.sampler = _engine.Sampler(**o.sampler())
         self.looks_back = o.penalised() or o.dry()
-        self.seen = 0  # ids that the sampler knows of those it looks back at
+        self.seen = 0  # how many ids the sampler was given
         self.start = time.perf_counter()
         self.first = 0.0  # when the first token came
         self.stepped = False  # a token was sampled since the last pass

@@ -1,4 +1,4 @@
-"""A model: loads a file, and offers what one does with it."""
+"""Model and Edit: what users hold."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Model:
         """Loads a model.
 
         source: a GGUF file (any part of a split one), a Hugging Face folder, a catalogue name (fetched at its first
-            use, but for models with terms of use), or what `pellucid pull` brought, by the same name.
+            use, but for models with terms of use), or what `pellucid pull` downloaded, by the same name.
         threads: default: physical cores that the process may use (PELLUCID_THREADS).
         context: tokens that a sequence may hold; default: the model's own, at most 8192.
         isa: an instruction set; default: the best (PELLUCID_ISA).
