@@ -1,4 +1,4 @@
-"""A sequence of one's own: tokens, and the keys and values computed for them so far."""
+"""A context: a sequence of tokens, and the keys and values computed for them so far."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Context:
             self._cut(n)
 
     def fork(self) -> Context:
-        """-> a second context with the same tokens; memory is shared until one of the two goes on."""
+        """-> a second context with the same tokens; memory is shared until either is extended."""
         with self.in_use():
             self._core.open()
             return Context(self._core, self._sequence.fork(), self._ids)
@@ -87,7 +87,7 @@ class Context:
     # ---- generation -------------------------------------------------------------------------------------------
 
     def generate(self, prompt: str | Sequence[int] = (), **options: Any) -> Completion:
-        """Appends a prompt (none: goes on) and generates; the new tokens stay. Options and errors:
+        """Appends a prompt (by default none) and generates; the new tokens stay. Options and errors:
         ``Model.generate``."""
         pieces = self.stream(prompt, **options)
         return collect(pieces, self.ids)  # a copy, taken before anything is generated

@@ -184,7 +184,7 @@ class Core:
         return self._tokenizer.get()
 
     def need_tokenizer(self) -> Tokenizer:
-        """Raises TokenizerError where there is none."""
+        """The tokenizer. Raises TokenizerError where the file has none."""
         self.open()
         tokenizer = self.tokenizer
         if tokenizer is None:

@@ -265,7 +265,7 @@ class Model:
         """The next message of a conversation -> Completion, or an iterator of Piece where ``stream``.
 
         messages, tools, template, documents, variables: :meth:`chat_prompt`. Other options and errors:
-        :meth:`generate`. A conversation that goes on is quicker in a context: ``Context.chat``.
+        :meth:`generate`. A conversation of several turns is quicker in a context: ``Context.chat``.
         """
         c = self.core
         prompt, parsed = generation.start_chat(c, messages, {**options, "tools": tools, "template": template})
@@ -337,7 +337,7 @@ class Model:
     # ---- sequences --------------------------------------------------------------------------------------------
 
     def context(self) -> Context:
-        """A sequence of one's own, which keeps its cache between calls."""
+        """A sequence that keeps its cache between calls."""
         return Context(self.core)
 
 

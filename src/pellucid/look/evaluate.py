@@ -129,7 +129,7 @@ def generate_until(
 
 
 def _options(task: dict[str, Any], max_new: int) -> dict[str, Any]:
-    """A task's generation options as ours. Greedy unless it samples."""
+    """A task's generation options as Pellucid's. Greedy unless it samples."""
     task = dict(task)
     until = task.pop("until", None) or ()
     temperature = task.pop("temperature", None)
