@@ -65,8 +65,11 @@ def _run(argv: list[str]) -> int:
     from pellucid.cli import output
     from pellucid.errors import PellucidError
 
-    # Typer's own copy of click, or click itself: its errors are the bases of this one.
-    click_error: type[Exception] = typer.BadParameter.__mro__[2]
+    try:  # newer versions of Typer have their own copy of click
+        from typer._click.exceptions import ClickException
+    except ImportError:
+        from click import ClickException  # type: ignore[assignment]
+
     output.prepare()
     try:
         with command.make_context("pellucid", argv) as context:
@@ -75,10 +78,10 @@ def _run(argv: list[str]) -> int:
     except typer.Exit as done:
         output.flush()
         return done.exit_code
-    except click_error as error:
+    except ClickException as error:
         context_ = getattr(error, "ctx", None)
         path = context_.command_path if context_ else " ".join(["pellucid", *argv[:1]])  # an option without its value
-        return output.fail(f"{error.format_message()} (see {path} --help)", 2)  # type: ignore[attr-defined]
+        return output.fail(f"{error.format_message()} (see {path} --help)", 2)
     except output.UsageError as error:
         return output.fail(str(error), 2)
     except PellucidError as error:
