@@ -36,7 +36,8 @@ C_MAY = {
 }
 C_EXCEPT = {"kernels/select.c": ("cpu/detect.h",)}
 # A folder of kernels/: these and its own headers.
-TIER_MAY = ("kernels/kernels.h", "kernels/common.h", "kernels/matmul.h", "kernels/attend.h", "formats/formats.h")
+SHARED = ("common.h", "matmul.h", "attend.h", "layer_norm.h")  # what tiers share without vector instructions of theirs
+TIER_MAY = ("kernels/kernels.h", *(f"kernels/{name}" for name in SHARED), "formats/formats.h")
 TIER_OVER = {
     "kernels/avxvnni": "kernels/avx2/",
     "kernels/avx512bf16": "kernels/avx512/",

@@ -117,6 +117,8 @@ typedef struct pl_kernels {
     void (*to_bf16)(const float *x, int n, uint16_t *y);
     /* y = x / sqrt(mean(x^2) + eps) * w; w may be NULL; y may be x. (RMSNorm, Zhang & Sennrich 2019) */
     void (*rms_norm)(const float *x, const float *w, int n, float eps, float *y);
+    /* y = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * w + b; w, b may be NULL; y may be x. (Ba et al. 2016) */
+    void (*layer_norm)(const float *x, const float *w, const float *b, int n, float eps, float *y);
     void (*add)(const float *x, const float *y, int n, float *z); /* z = x + y; z may be x or y */
     void (*scale)(const float *x, float a, int n, float *y);      /* y = a * x; y may be x */
     /* y = act(g) * u; y may be g or u. silu(g) = g / (1 + exp(-g)); gelu_tanh(g) = 0.5 g (1 + tanh(sqrt(2/pi) (g + 0.044715 g^3))) */

@@ -17,8 +17,9 @@ static int all_finite(const float *x, int n)
 
 const char *pl_check_head(const pl_plan *p, const pl_op *op)
 {
-    if (!pl_has_vec(p, op->vec, p->buf_dim[op->in]))
-        return "its weight";
+    const char *wrong = pl_check_norm_of(p, op, p->buf_dim[op->in]);
+    if (wrong)
+        return wrong;
     return op == p->ops + p->n_ops - 1 ? NULL : "a head before the end";
 }
 
@@ -36,8 +37,7 @@ void pl_op_head(const pl_run *r, const pl_op *op, int tid)
         int n = r->n_wants - base < PL_HEAD_ROWS ? r->n_wants - base : PL_HEAD_ROWS;
         float *y = r->store ? r->store + (size_t)base * vocab : r->logits;
         for (int i = tid; i < n; i += size) {
-            k->rms_norm(in->f + (size_t)r->wants[base + i] * in->dim, m->vecs[op->vec], in->dim, op->eps,
-                        h->f + (size_t)i * h->dim);
+            pl_norm_row(m, op, in->f + (size_t)r->wants[base + i] * in->dim, in->dim, h->f + (size_t)i * h->dim);
             pl_buf_finish(k, h, h->forms, i, 0, h->dim);
         }
         pl_team_barrier(r->team);

@@ -3,7 +3,7 @@
 
 const char *pl_check_linear_add(const pl_plan *p, const pl_op *op)
 {
-    return op->vec < 0 || pl_has_vec(p, op->vec, p->buf_dim[op->out]) ? NULL : "its post-norm";
+    return op->vec < 0 ? NULL : pl_check_norm_of(p, op, p->buf_dim[op->out]);
 }
 
 /* Each thread adds its own columns. */
@@ -39,7 +39,7 @@ void pl_op_linear_add(const pl_run *r, const pl_op *op, int tid)
     pl_my_rows(r, tid, &from, &to);
     for (int i = from; i < to; i++) {
         float *t = m->bufs[op->tmp].f + (size_t)i * dim, *x = out->f + (size_t)i * dim;
-        k->rms_norm(t, m->vecs[op->vec], dim, op->eps, t);
+        pl_norm_row(m, op, t, dim, t);
         k->add(x, t, dim, x);
         pl_buf_finish(k, out, forms, i, 0, dim);
     }

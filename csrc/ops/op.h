@@ -10,18 +10,25 @@
 
 typedef enum {
     PL_OP_EMBED,       /* out = table[token] * scale */
-    PL_OP_NORM,        /* out = rms_norm(in) * vec */
+    PL_OP_NORM,        /* out = norm(in) */
     PL_OP_LINEAR,      /* out[columns of a segment] = segment(in) + bias */
-    PL_OP_HEAD_NORM,   /* out = in, each query head normed with vec, each key head with vec2 */
+    PL_OP_HEAD_NORM,   /* out = in, rms_norm of each query head * vec, of each key head * vec2 */
     PL_OP_ROPE_APPEND, /* rotate q and k inside `in`; append k and v to the cache */
     PL_OP_ATTEND,      /* out = attention of the q in `in` over the cache */
-    PL_OP_LINEAR_ADD,  /* tmp = segment(in) + bias, optionally rms_norm(tmp) * vec; out += tmp */
+    PL_OP_LINEAR_ADD,  /* tmp = segment(in) + bias, with a vec tmp = norm(tmp); out += tmp */
     PL_OP_GLU,         /* out = act(segment 0 of in) * segment 1 of in */
-    PL_OP_HEAD,        /* rows that ask: logits = softcap(segment(rms_norm(in) * vec)) */
+    PL_OP_HEAD,        /* rows that ask: logits = softcap(segment(norm(in))) */
     PL_OP_SCALE_ADD,   /* columns [column, column + width) of out, rows at positions [pos_from, pos_to):
                         * out = out * scale + vec, where there is one */
     PL_N_OPS
 } pl_op_kind;
+
+/* What norm(x) is in norm, linear_add and head. */
+typedef enum {
+    PL_NORM_RMS,   /* rms_norm(x) * vec */
+    PL_NORM_LAYER, /* layer_norm(x) * vec + vec2, where there is one */
+    PL_N_NORMS
+} pl_norm;
 
 typedef struct pl_op {
     int32_t kind, layer;        /* layer: -1 outside the blocks */
@@ -30,7 +37,7 @@ typedef struct pl_op {
     int32_t vec, vec2;          /* float vectors */
     int32_t cache, cache_layer; /* cache group, and the layer's place in it */
     int32_t rope;
-    int32_t act;
+    int32_t act, norm; /* pl_act, pl_norm */
     float eps, scale, cap; /* scale: embedding's, attention's or scale_add's; cap: of the logits, 0 = none */
     int32_t column, width, pos_from, pos_to, each; /* scale_add; each: 1: vec has a row for each position */
 } pl_op;

@@ -135,6 +135,9 @@ void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, in
  * lost waiting. */
 void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid);
 
+/* The norm of a row of n by norm, linear_add or head; y may be x. */
+void pl_norm_row(const pl_model_tables *m, const pl_op *op, const float *x, int n, float *y);
+
 void pl_op_embed(const pl_run *r, const pl_op *op, int tid);
 void pl_op_norm(const pl_run *r, const pl_op *op, int tid);
 void pl_op_linear(const pl_run *r, const pl_op *op, int tid);
@@ -155,6 +158,8 @@ const char *pl_check_linear_add(const pl_plan *p, const pl_op *op);
 const char *pl_check_glu(const pl_plan *p, const pl_op *op);
 const char *pl_check_head(const pl_plan *p, const pl_op *op);
 const char *pl_check_scale_add(const pl_plan *p, const pl_op *op);
+/* Of an operation that norms rows of n. */
+const char *pl_check_norm_of(const pl_plan *p, const pl_op *op, int n);
 /* Of operations on queries, keys and values side by side; and of those on a layer of the cache. */
 const char *pl_check_heads(const pl_plan *p, const pl_op *op);
 const char *pl_check_cache_layer(const pl_plan *p, const pl_op *op);

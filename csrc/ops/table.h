@@ -46,5 +46,7 @@ extern const pl_op_desc pl_op_table[PL_N_OPS];
 
 /* Name of activation i = 0, 1, ..., NULL after the last. */
 const char *pl_act_name(int i);
+/* The same of norms. */
+const char *pl_norm_name(int i);
 
 #endif

@@ -37,15 +37,16 @@ class KindOfOperation(IntEnum):
 Kind = KindOfOperation("Kind", [(pl_op_table[i].name.decode().upper(), i) for i in range(PL_N_OPS)], module=__name__)
 
 
-cdef activations():
+cdef numbers(const char *(*name_of)(int) noexcept):
     found, i = {}, 0
-    while pl_act_name(i) != NULL:
-        found[pl_act_name(i).decode()] = i
+    while name_of(i) != NULL:
+        found[name_of(i).decode()] = i
         i += 1
     return found
 
 
-ACTIVATIONS = activations()
+ACTIVATIONS = numbers(pl_act_name)
+NORMS = numbers(pl_norm_name)
 
 
 cdef class Tables:
@@ -82,7 +83,7 @@ cdef class Tables:
         self.plan.n_ops = <int32_t>len(plan.ops)
         for i, o in enumerate(plan.ops):
             ops[i] = pl_op(kind=o.kind, layer=o.layer, inp=o.inp, to=o.out, tmp=o.tmp, seg=o.seg, n_seg=o.n_seg,
-                           vec=o.vec, vec2=o.vec2, cache=o.cache, cache_layer=o.cache_layer, rope=o.rope, act=o.act,
+                           vec=o.vec, vec2=o.vec2, cache=o.cache, cache_layer=o.cache_layer, rope=o.rope, act=o.act, norm=o.norm,
                            eps=o.eps, scale=o.scale, cap=o.cap, column=o.column, width=o.width,
                            pos_from=o.pos_from, pos_to=o.pos_to, each=o.each)
         self.plan.buf_dim = dims = <int32_t *>self.table(len(plan.buffers), sizeof(int32_t))

@@ -21,7 +21,7 @@ cdef extern from "pellucid.h" nogil:
     void pl_topology_read(const char *root, pl_topology *t)
 
     ctypedef struct pl_op:
-        int32_t kind, layer, to "out", tmp, seg, n_seg, vec, vec2, cache, cache_layer, rope, act
+        int32_t kind, layer, to "out", tmp, seg, n_seg, vec, vec2, cache, cache_layer, rope, act, norm
         int32_t inp "in"
         float eps, scale, cap
         int32_t column, width, pos_from, pos_to, each
@@ -34,6 +34,7 @@ cdef extern from "pellucid.h" nogil:
         PL_SEGS_LOOKUP
     const pl_op_desc *pl_op_table
     const char *pl_act_name(int i)
+    const char *pl_norm_name(int i)
     enum:
         PL_BAD_KEYS
         PL_BAD_LOGITS

@@ -17,6 +17,7 @@ KV_TYPES: tuple[str, ...]
 STEPS: tuple[str, ...]
 
 ACTIVATIONS: dict[str, int]
+NORMS: dict[str, int]
 
 class Kind(IntEnum):
     EMBED = ...

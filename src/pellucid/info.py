@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pellucid._engine import ACTIVATIONS, Kind
+from pellucid._engine import ACTIVATIONS, NORMS, Kind
 from pellucid.plan import EVERYWHERE, Op, Plan
 
 __all__ = ["ModelInfo", "Operation", "PlanTable"]
@@ -148,7 +148,9 @@ def _detail(plan: Plan, op: Op) -> str:
         heads = f"{c.n_q} heads, {c.n_kv} kv, {c.dk} wide"
         return heads + (f", window {c.window}" if c.window else "")
     if op.kind.adds and op.vec >= 0:
-        return "post-norm"
+        return "post-norm" if op.norm == NORMS["rms"] else "post-norm, LayerNorm"
+    if op.norm != NORMS["rms"]:
+        return "LayerNorm"
     if op.kind == Kind.GLU:
         return next(name for name, number in ACTIVATIONS.items() if number == op.act).removesuffix("_tanh")
     if op.kind == Kind.SCALE_ADD:

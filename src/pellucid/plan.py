@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid._engine import ACTIVATIONS as ACTIVATIONS
+from pellucid._engine import NORMS
 from pellucid._engine import Kind as Kind
 from pellucid.errors import ModelFileError, UnsupportedModelError
 
@@ -65,6 +66,7 @@ class Op:
     cache_layer: int = -1
     rope: int = -1
     act: int = 0
+    norm: int = 0
     eps: float = 0.0
     scale: float = 1.0
     cap: float = 0.0
@@ -166,6 +168,7 @@ class Plan:
     eps: float
     formats: frozenset[str]
     file: str = ""
+    norms: str = "rms"  # or "layer": of all norms but those of heads
     own_name: Callable[[str], str] = str  # what the file itself calls a tensor, for errors
     ops: list[Op] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
@@ -191,10 +194,9 @@ class Plan:
         return self._op(Kind.EMBED, -1, "token_embd", out=x, seg=seg, n_seg=1, scale=scale).out
 
     def norm(self, layer: int, name: str) -> int:
-        """RMSNorm of the residual stream, into a buffer of its own."""
+        """The norm of the residual stream, into a buffer of its own."""
         x, h = self.buffer("x", self.dim), self.buffer("h", self.dim)
-        vec = self.vector(_layered(layer, name), self.dim)
-        return self._op(Kind.NORM, layer, name, inp=x, out=h, vec=vec, eps=self.eps).out
+        return self._op(Kind.NORM, layer, name, inp=x, out=h, **self._norm(_layered(layer, name))).out
 
     def qkv(self, layer: int, h: int, a: Attention) -> QKV:
         """Queries, keys and values, with their biases where the file has some; from attn_qkv where it has one matrix.
@@ -266,8 +268,8 @@ class Plan:
         x, tmp = self.buffer("x", self.dim), self.buffer("o", self.dim)
         mat = self.matrix(_layered(layer, name), self.dim, self.buffers[h].dim)
         seg = self._segments([mat], biases=[self.bias(_layered(layer, name), self.dim)])
-        vec = -1 if post_norm is None else self.vector(_layered(layer, post_norm), self.dim)
-        self._op(Kind.LINEAR_ADD, layer, name, inp=h, out=x, tmp=tmp, seg=seg, n_seg=1, vec=vec, eps=self.eps)
+        norm = {} if post_norm is None else self._norm(_layered(layer, post_norm))
+        self._op(Kind.LINEAR_ADD, layer, name, inp=h, out=x, tmp=tmp, seg=seg, n_seg=1, **norm)
 
     def glu(self, layer: int, h: int, ff: int, act: str) -> int:
         """act(ffn_gate h) * (ffn_up h), with their biases where the file has some. (Shazeer 2020)"""
@@ -285,10 +287,13 @@ class Plan:
         """Final norm and logits (of the rows that ask), from `output` or, tied, from the embedding."""
         name = "output" if "output.weight" in self.tensors else "token_embd"
         seg = self._segments([self.matrix(name, self.vocab, self.dim)])
-        vec = self.vector("output_norm", self.dim)
-        self._op(
-            Kind.HEAD, -1, "head", inp=self.buffer("x", self.dim), seg=seg, n_seg=1, vec=vec, eps=self.eps, cap=cap
-        )
+        x = self.buffer("x", self.dim)
+        self._op(Kind.HEAD, -1, "head", inp=x, seg=seg, n_seg=1, cap=cap, **self._norm("output_norm"))
+
+    def _norm(self, name: str) -> dict[str, Any]:
+        """Fields of an operation that norms the residual stream; a LayerNorm has a bias where the file has one."""
+        bias = self.bias(name, self.dim) if self.norms == "layer" else -1
+        return {"vec": self.vector(name, self.dim), "vec2": bias, "norm": NORMS[self.norms], "eps": self.eps}
 
     # ---- tables -----------------------------------------------------------------------------------------------
 

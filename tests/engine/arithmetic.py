@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pellucid._engine import NORMS
 from pellucid.plan import Kind
 
 Floats = npt.NDArray[np.float64]
@@ -24,13 +25,13 @@ def logits(engine: Any, ids: list[int]) -> Floats:
         if op.kind == Kind.EMBED:
             bufs[op.out] = _matrix(engine, segments[0])[ids] * op.scale
         elif op.kind == Kind.NORM:
-            bufs[op.out] = _norm(bufs[op.inp], vec, op.eps)
+            bufs[op.out] = _normed(plan, op, bufs[op.inp])
         elif op.kind == Kind.LINEAR:
             bufs[op.out] = np.concatenate([_product(engine, s, bufs[op.inp]) for s in segments], axis=1)
         elif op.kind == Kind.LINEAR_ADD:
             bufs[op.tmp] = _product(engine, segments[0], bufs[op.inp])
             if vec is not None:
-                bufs[op.tmp] = _norm(bufs[op.tmp], vec, op.eps)
+                bufs[op.tmp] = _normed(plan, op, bufs[op.tmp])
             bufs[op.out] = bufs[op.out] + bufs[op.tmp]
         elif op.kind == Kind.GLU:
             gate, up = (_product(engine, s, bufs[op.inp]) for s in segments)
@@ -42,7 +43,7 @@ def logits(engine: Any, ids: list[int]) -> Floats:
             changed[rows, columns] = changed[rows, columns] * op.scale + added
             bufs[op.out] = changed
         elif op.kind == Kind.HEAD:
-            return _cap(_product(engine, segments[0], _norm(bufs[op.inp], vec, op.eps)), op.cap)
+            return _cap(_product(engine, segments[0], _normed(plan, op, bufs[op.inp])), op.cap)
         else:
             assert cache is not None
             q, k, v = _heads(bufs[op.inp], cache)
@@ -65,6 +66,14 @@ def _matrix(engine: Any, segment: Any) -> Floats:
 def _product(engine: Any, segment: Any, x: Floats) -> Floats:
     y: Floats = x @ _matrix(engine, segment).T
     return y if segment.bias < 0 else y + engine.plan.vectors[segment.bias].data
+
+
+def _normed(plan: Any, op: Any, x: Floats) -> Floats:
+    weight = plan.vectors[op.vec].data.astype(np.float64)
+    if op.norm == NORMS["rms"]:
+        return _norm(x, weight, op.eps)
+    y = _norm(x - x.mean(axis=-1, keepdims=True), weight, op.eps)
+    return y if op.vec2 < 0 else y + plan.vectors[op.vec2].data
 
 
 def _norm(x: Floats, weight: Any, eps: float) -> Floats:

@@ -7,6 +7,7 @@ edits before it; and products that read rotated queries and keys.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gguf
@@ -79,7 +80,23 @@ def of_heads(plan: Any) -> None:
     plan.ops[at : at + 1] = [norm, add, op, add]
 
 
-CHANGES = [norms_after, norms_nowhere, edited, of_heads]
+def layer_norms(plan: Any) -> None:
+    """LayerNorm before products, after them and in the head: with biases, but for the post-norms of odd layers."""
+    before = [replace(op) for op in plan.ops if op.kind == Kind.NORM]
+    norms_after(plan)
+    plan.ops[1:1] = before[:1]
+    plan.ops[2].inp = before[0].out
+    rng = np.random.default_rng(5)
+    for op in plan.ops:
+        if op.kind in (Kind.NORM, Kind.HEAD) or (op.kind == Kind.LINEAR_ADD and op.vec >= 0):
+            op.norm = _engine.NORMS["layer"]
+            if op.kind != Kind.LINEAR_ADD or op.layer % 2 == 0:
+                bias = rng.normal(0, 0.5, len(plan.vectors[op.vec].data)).astype(np.float32)
+                plan.vectors.append(Vector("bias", bias))
+                op.vec2 = len(plan.vectors) - 1
+
+
+CHANGES = [norms_after, norms_nowhere, edited, of_heads, layer_norms]
 
 
 def engine_of(plan: Any, isa: str | None = None, threads: int = 2, terms: int = 2, max_rows: int = 64) -> Any:

@@ -169,7 +169,7 @@ class Machine:
         """(module, name, function to put there)."""
         table = {
             weights: ("pack", "unpack_row", "matmul", "scratch_bytes"),
-            rows: ("quantize", "to_bf16", "rms_norm", "add", "scale", "glu", "rope", "softcap"),
+            rows: ("quantize", "to_bf16", "rms_norm", "layer_norm", "add", "scale", "glu", "rope", "softcap"),
             attend: ("page_bytes", "kv_append", "attend", "attend_merge", "scratch_bytes"),
             vocab: ("max", "sum_exp", "sum_exp_dot", "moments", "collect", "softmax", "exp"),
         }
@@ -230,6 +230,9 @@ class Machine:
 
     def _rms_norm(self, x: Array, w: Array | None, eps: float, out: Array | None = None) -> Array:
         return self._row("rms_norm", [x, w], out, floats=[eps])
+
+    def _layer_norm(self, x: Array, w: Array | None, b: Array | None, eps: float, out: Array | None = None) -> Array:
+        return self._row("layer_norm", [x, w, b], out, floats=[eps])
 
     def _add(self, x: Array, y: Array, out: Array | None = None) -> Array:
         return self._row("add", [x, y], out)

@@ -51,6 +51,9 @@ KERNELS: dict[str, Callable[[str, Array, Array, Array | None], Array]] = {
     "softcap": lambda isa, x, y, out: rows.softcap(isa, x, 2.5, out),
     "rms_norm": lambda isa, x, y, out: rows.rms_norm(isa, x, y, 1e-5, out),
     "rms_norm without weights": lambda isa, x, y, out: rows.rms_norm(isa, x, None, 1e-5, out),
+    "layer_norm": lambda isa, x, y, out: rows.layer_norm(isa, x, y, y, 1e-5, out),
+    "layer_norm without bias": lambda isa, x, y, out: rows.layer_norm(isa, x, y, None, 1e-5, out),
+    "layer_norm without weights": lambda isa, x, y, out: rows.layer_norm(isa, x, None, None, 1e-5, out),
 }
 
 
@@ -95,6 +98,15 @@ def test_scalar_against_numpy(kind: str) -> None:
             (rows.rms_norm("scalar", x, None, 1e-5), norm, 12 + n / 32),
         ]:
             assert np.all(np.abs(got - exact) <= roundings * EPS * np.abs(exact) + 1e-35)
+        centred = a - np.mean(a)
+        layer = centred / np.sqrt(np.mean(centred * centred) + 1e-5)
+        # The mean rounds, which moves every distance from it by as much.
+        bound = (12 + n / 32) * EPS * (np.abs(layer) + np.abs(a).max() / np.sqrt(np.mean(centred**2) + 1e-5))
+        assert np.all(
+            np.abs(rows.layer_norm("scalar", x, y, y, 1e-5) - (layer * b + b))
+            <= bound * np.abs(b) + EPS * np.abs(layer * b + b)
+        )
+        assert np.all(np.abs(rows.layer_norm("scalar", x, None, None, 1e-5) - layer) <= bound)
         gelu = 0.5 * a * (1 + np.tanh(z)) * b
         assert np.all(np.abs(rows.glu("scalar", "gelu_tanh", x, y) - gelu) <= 1e-6 * np.abs(a * b))
 

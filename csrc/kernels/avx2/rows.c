@@ -1,5 +1,6 @@
 /* Rows of activations, AVX2 with FMA and F16C: the scalar reference's bits. */
 #include "../common.h"
+#include "../layer_norm.h"
 #include "fill.h"
 #include "vmath.h"
 
@@ -233,6 +234,7 @@ void pl_fill_rows_avx2(pl_kernels *k)
     k->quantize = pl_quantize_avx2;
     k->to_bf16 = pl_to_bf16_avx2;
     k->rms_norm = rms_norm;
+    k->layer_norm = pl_layer_norm;
     k->add = add;
     k->scale = scale;
     k->glu[PL_ACT_SILU] = glu_silu;

@@ -1,5 +1,6 @@
 /* Rows of activations, AVX-512: the scalar reference's bits. Tails are masked, so that every loop has one body. */
 #include "../common.h"
+#include "../layer_norm.h"
 #include "fill.h"
 #include "vmath.h"
 
@@ -259,6 +260,7 @@ void pl_fill_rows_avx512(pl_kernels *k)
     k->quantize = quantize;
     k->to_bf16 = to_bf16;
     k->rms_norm = rms_norm;
+    k->layer_norm = pl_layer_norm;
     k->add = add;
     k->scale = scale;
     k->glu[PL_ACT_SILU] = glu_silu;

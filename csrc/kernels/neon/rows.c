@@ -1,5 +1,6 @@
 /* Rows of activations, NEON: the scalar reference's bits. */
 #include "../common.h"
+#include "../layer_norm.h"
 #include "fill.h"
 #include "simd.h"
 #include "vmath.h"
@@ -215,6 +216,7 @@ void pl_fill_rows_neon(pl_kernels *k)
     k->quantize = quantize;
     k->to_bf16 = to_bf16;
     k->rms_norm = rms_norm;
+    k->layer_norm = pl_layer_norm;
     k->add = add;
     k->scale = scale;
     k->glu[PL_ACT_SILU] = glu_silu;

@@ -1,5 +1,6 @@
 /* Rows of activations, scalar reference. */
 #include "../common.h"
+#include "../layer_norm.h"
 #include "fill.h"
 #include "vmath.h"
 
@@ -110,6 +111,7 @@ void pl_fill_rows_scalar(pl_kernels *k)
     k->quantize = quantize;
     k->to_bf16 = to_bf16;
     k->rms_norm = rms_norm;
+    k->layer_norm = pl_layer_norm;
     k->add = add;
     k->scale = scale;
     k->glu[PL_ACT_SILU] = glu_silu;

@@ -69,6 +69,22 @@ def rms_norm(str isa, const float[::1] x, w, float eps, out=None, int repeat=1):
     return y
 
 
+def layer_norm(str isa, const float[::1] x, w, b, float eps, out=None, int repeat=1):
+    """(x - mean(x)) / sqrt(variance(x) + eps) * w + b; w and b may be None."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef int n = _length(x), _i
+    cdef const float[::1] w_view = None if w is None else checked("w", w, np.float32, (n,))
+    cdef const float[::1] b_view = None if b is None else checked("b", b, np.float32, (n,))
+    cdef const float *weights = NULL if w is None else &w_view[0]
+    cdef const float *bias = NULL if b is None else &b_view[0]
+    y = checked("out", out, np.float32, (n,))
+    cdef float[::1] view = y
+    with nogil:
+        for _i in range(repeat):
+            kernels.layer_norm(&x[0], weights, bias, n, eps, &view[0])
+    return y
+
+
 def add(str isa, const float[::1] x, y, out=None, int repeat=1):
     """x + y."""
     cdef const pl_kernels *kernels = tier(isa)

@@ -29,6 +29,7 @@ cdef extern from "kernels/kernels.h":
         void (*quantize)(const float *, int, int, int8_t *, int8_t *, float *, int16_t *, int16_t *) noexcept nogil
         void (*to_bf16)(const float *, int, uint16_t *) noexcept nogil
         void (*rms_norm)(const float *, const float *, int, float, float *) noexcept nogil
+        void (*layer_norm)(const float *, const float *, const float *, int, float, float *) noexcept nogil
         void (*add)(const float *, const float *, int, float *) noexcept nogil
         void (*scale)(const float *, float, int, float *) noexcept nogil
         glu_fn glu[2]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pellucid import _engine
 from pellucid.core import Core
 from pellucid.look import record
+from pellucid.look.norm import NormMap
 from pellucid.look.places import Places, Tap, find
 from pellucid.look.recorded import Recorded, Token
 
@@ -104,9 +105,8 @@ def attribution(core: Core, found: dict[Tap, Floats], position: int, id: int, lo
     engine = core.open()
     plan, places = engine.plan, find(engine.plan)
     op = plan.ops[places.head]
-    x = found[places.last][0].astype(np.float64)
     row = engine.matrix(plan.segments[op.seg].matrix, rows=(id, id + 1))[0]
-    direction = row.astype(np.float64) * plan.vectors[op.vec].data / np.sqrt(np.mean(x * x) + op.eps)
+    direction = NormMap.of(plan, op, found[places.last]).back(row.astype(np.float64))[0]
 
     def push(tap: Tap | None) -> float:
         return 0.0 if tap is None else float(found[tap][0].astype(np.float64) @ direction)
@@ -118,8 +118,8 @@ def attribution(core: Core, found: dict[Tap, Floats], position: int, id: int, lo
             continue
         w = record.projection(engine, layer)
         mixed = found[layer.mixed][0]
-        scale = record.post_norm(engine, layer, (w @ mixed + record.projection_bias(engine, layer))[None])[0]
-        read = (direction * scale) @ w  # (heads * value_dim)
+        norm = record.post_norm(engine, layer, (w @ mixed + record.projection_bias(engine, layer))[None])
+        read = norm.back(direction)[0] @ w  # (heads * value_dim)
         heads[i] = (mixed * read).reshape(layer.group.n_q, layer.group.dv).sum(axis=1)
     return Attribution(
         position,

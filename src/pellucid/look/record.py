@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pellucid import _engine, checks
 from pellucid.errors import WrongValue
+from pellucid.look.norm import NormMap
 from pellucid.look.places import Layer, Places, Tap
 from pellucid.look.recorded import AXES
 
@@ -253,15 +254,9 @@ def projection(engine: _engine.Engine, layer: Layer) -> Floats:
     return engine.matrix(plan.segments[plan.ops[layer.project].seg].matrix)
 
 
-def post_norm(engine: _engine.Engine, layer: Layer, projected: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(m, dim), what the rows of attention's projection (bias included) are multiplied by on their way."""
-    plan = engine.plan
-    op = plan.ops[layer.project]
-    if op.vec < 0:
-        return np.ones((1, plan.dim), np.float32)
-    mean = np.mean(np.square(projected, dtype=np.float64), axis=-1, keepdims=True)
-    scale: npt.NDArray[Any] = plan.vectors[op.vec].data / np.sqrt(mean + op.eps)
-    return scale
+def post_norm(engine: _engine.Engine, layer: Layer, projected: npt.NDArray[Any]) -> NormMap:
+    """The post-norm of attention, where it saw these rows (m, dim) of its projection, bias included."""
+    return NormMap.of(engine.plan, engine.plan.ops[layer.project], projected)
 
 
 def projection_bias(engine: _engine.Engine, layer: Layer) -> Any:
@@ -275,10 +270,10 @@ def head_parts(engine: _engine.Engine, layer: Layer, mixed: Floats, heads: Seque
     g, w = layer.group, projection(engine, layer)
     assert g is not None
     per = mixed.reshape(len(mixed), g.n_q, g.dv)
-    scale = post_norm(engine, layer, mixed @ w.T + projection_bias(engine, layer))
+    norm = post_norm(engine, layer, mixed @ w.T + projection_bias(engine, layer))
     parts = np.empty((len(heads), len(mixed), len(w)), np.float32)
     for i, h in enumerate(heads):
-        parts[i] = (per[:, h] @ w[:, h * g.dv : (h + 1) * g.dv].T) * scale
+        parts[i] = norm.forward(per[:, h] @ w[:, h * g.dv : (h + 1) * g.dv].T)
     return parts
 
 

@@ -95,6 +95,12 @@ static double op_rms_norm(call c)
     return 0;
 }
 
+static double op_layer_norm(call c)
+{
+    c.k->layer_norm(c.a[0], c.a[1], c.a[2], (int)c.i[0], c.f[0], c.a[3]);
+    return 0;
+}
+
 static double op_add(call c)
 {
     c.k->add(c.a[0], c.a[1], (int)c.i[0], c.a[2]);
@@ -241,6 +247,7 @@ static const struct {
     {"quantize", op_quantize},
     {"to_bf16", op_to_bf16},
     {"rms_norm", op_rms_norm},
+    {"layer_norm", op_layer_norm},
     {"add", op_add},
     {"scale", op_scale},
     {"glu", op_glu},
