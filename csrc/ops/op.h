@@ -37,7 +37,7 @@ typedef struct pl_op {
     int32_t vec, vec2;          /* float vectors */
     int32_t cache, cache_layer; /* cache group, and the layer's place in it */
     int32_t rope;
-    int32_t act, norm; /* pl_act, pl_norm */
+    int32_t act, norm;     /* pl_act, pl_norm */
     float eps, scale, cap; /* scale: embedding's, attention's or scale_add's; cap: of the logits, 0 = none */
     int32_t column, width, pos_from, pos_to, each; /* scale_add; each: 1: vec has a row for each position */
 } pl_op;

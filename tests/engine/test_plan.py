@@ -82,7 +82,9 @@ WRONG_OPS = [
     (Kind.NORM, "inp", -1, "its input"),
     (Kind.NORM, "inp", 99, "its input"),
     (Kind.NORM, "out", 99, "its output"),
-    (Kind.NORM, "vec", 99, "its weight"),
+    (Kind.NORM, "vec", 99, "its norm's weight"),
+    (Kind.NORM, "norm", 2, "its kind of norm"),
+    (Kind.NORM, "vec2", 0, "its norm's bias"),
     (Kind.NORM, "n_seg", 2**30, "its list of segments"),
     (Kind.ATTEND, "n_seg", 1, "its list of segments"),
     (Kind.EMBED, "out", -1, "its output"),
@@ -96,13 +98,13 @@ WRONG_OPS = [
     (Kind.ATTEND, "cache", -1, "its cache group"),
     (Kind.ATTEND, "cache_layer", -1, "its cache layer"),
     (Kind.LINEAR_ADD, "tmp", -1, "its temporary"),
-    (Kind.LINEAR_ADD, "vec", 99, "its post-norm"),
+    (Kind.LINEAR_ADD, "vec", 99, "its norm's weight"),
     (Kind.LINEAR_ADD, "seg", 99, "its list of segments"),
     (Kind.GLU, "act", 2, "its activation"),
     (Kind.GLU, "act", -1, "its activation"),
     (Kind.GLU, "tmp", 99, "its temporary"),
     (Kind.GLU, "n_seg", 1, "its list of segments"),
-    (Kind.HEAD, "vec", -1, "its weight"),
+    (Kind.HEAD, "vec", -1, "its norm's weight"),
     (Kind.HEAD, "inp", 99, "its input"),
 ]
 
@@ -205,7 +207,7 @@ def test_wrong_tables(plan: Any) -> None:
     fails("block", matrices=[m._replace(type="Q4_K"), *rest])
     fails("segment 0: no such matrix", matrices=[])
     fails("vector 0 is empty", vectors=[Vector("v", np.zeros(0, np.float32)), *plan.vectors[1:]])
-    fails("its weight", vectors=[Vector("v", np.zeros(3, np.float32))] * len(plan.vectors))
+    fails("its norm's weight", vectors=[Vector("v", np.zeros(3, np.float32))] * len(plan.vectors))
     fails("operations, buffers and a vocabulary", ops=[])
     fails("operations, buffers and a vocabulary", buffers=[])
     fails("operations, buffers and a vocabulary", vocab=0)
@@ -251,7 +253,7 @@ def mutation(draw: st.DrawFn) -> tuple[str, float, str, int]:
     table = draw(st.sampled_from(TABLES))
     field = {
         "ops": (
-            *("kind", "inp", "out", "tmp", "seg", "n_seg", "vec", "vec2", "cache", "cache_layer", "rope", "act"),
+            *("kind", "inp", "out", "tmp", "seg", "n_seg", "vec", "vec2", "cache", "cache_layer", "rope", "act", "norm"),
             *("column", "width", "pos_from", "pos_to", "each"),
         ),
         "buffers": ("dim",),
@@ -312,6 +314,7 @@ def test_fields_of_an_operation_are_all_known() -> None:
         "cache_layer",
         "rope",
         "act",
+        "norm",
         "column",
         "width",
         "pos_from",
