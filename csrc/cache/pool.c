@@ -1,5 +1,5 @@
 /* The blocks of a pool, cut from slabs. */
-#include "store.h"
+#include "pool.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -50,11 +50,6 @@ void pl_cache_unlock(void)
 static void survive_forks(void)
 {
     pthread_atfork(pl_cache_lock, pl_cache_unlock, pl_cache_unlock);
-}
-
-uint8_t *pl_page_data(const pl_page *page)
-{
-    return page->data;
 }
 
 pl_pool *pl_pool_new(const pl_group *groups, int n_groups, int64_t limit)

@@ -10,21 +10,8 @@
 #ifndef PL_SEQUENCE_H
 #define PL_SEQUENCE_H
 
-#include <stddef.h>
-#include <stdint.h>
-
 #include "../kernels/kernels.h"
-
-#define PL_MAX_GROUPS 8
-
-typedef struct pl_pool pl_pool;
-typedef struct pl_page pl_page;
-
-typedef struct pl_group {
-    int32_t n_layers, n_kv;
-    int32_t window;          /* tokens that a row sees, itself included; 0 = all */
-    size_t k_bytes, v_bytes; /* of one page of one KV head of one layer */
-} pl_group;
+#include "pool.h"
 
 /* What a sequence keeps for one group. */
 typedef struct pl_store {
@@ -43,16 +30,6 @@ typedef struct pl_seq {
     pl_store store[PL_MAX_GROUPS]; /* (n_stores), in the order of the groups */
 } pl_seq;
 
-/* Why blocks could not be taken. */
-enum { PL_CACHE_OK, PL_CACHE_NO_MEMORY, PL_CACHE_FULL /* the pool's limit is reached */ };
-
-/* NULL without memory. `groups` is copied. limit: bytes that the pool may take from the system; 0: no limit. */
-pl_pool *pl_pool_new(const pl_group *groups, int n_groups, int64_t limit);
-/* The pool is freed when its last sequence is freed too. */
-void pl_pool_free(pl_pool *pool);
-int64_t pl_pool_bytes(pl_pool *pool);      /* memory taken from the system */
-int64_t pl_pool_bytes_used(pl_pool *pool); /* of pages in use */
-
 pl_seq *pl_seq_new(pl_pool *pool); /* NULL without memory */
 void pl_seq_free(pl_seq *seq);
 /* A second sequence with the same contents; NULL without memory. */
@@ -67,19 +44,11 @@ void pl_seq_roll_back(pl_seq *seq);
  * from there on must be computed again). */
 int32_t pl_seq_rewind(pl_seq *seq, int32_t n);
 
-static inline size_t pl_group_head_bytes(const pl_group *g)
-{
-    return g->k_bytes + g->v_bytes;
-}
-
-uint8_t *pl_page_data(const pl_page *page);
-
 /* Keys of (layer, head) in the page of `slot`. */
 static inline uint8_t *pl_seq_keys(const pl_seq *s, const pl_group *g, int group, int32_t layer, int32_t head,
                                    int32_t slot)
 {
-    return pl_page_data(s->store[group].pages[slot / PL_PAGE]) +
-           ((size_t)layer * g->n_kv + head) * pl_group_head_bytes(g);
+    return s->store[group].pages[slot / PL_PAGE]->data + ((size_t)layer * g->n_kv + head) * pl_group_head_bytes(g);
 }
 
 #endif
