@@ -83,8 +83,8 @@ cdef class Tables:
         self.plan.n_ops = <int32_t>len(plan.ops)
         for i, o in enumerate(plan.ops):
             ops[i] = pl_op(kind=o.kind, layer=o.layer, inp=o.inp, to=o.out, tmp=o.tmp, seg=o.seg, n_seg=o.n_seg,
-                           vec=o.vec, vec2=o.vec2, cache=o.cache, cache_layer=o.cache_layer, rope=o.rope, act=o.act, norm=o.norm,
-                           eps=o.eps, scale=o.scale, cap=o.cap, column=o.column, width=o.width,
+                           vec=o.vec, vec2=o.vec2, cache=o.cache, cache_layer=o.cache_layer, rope=o.rope, act=o.act,
+                           norm=o.norm, eps=o.eps, scale=o.scale, cap=o.cap, column=o.column, width=o.width,
                            pos_from=o.pos_from, pos_to=o.pos_to, each=o.each)
         self.plan.buf_dim = dims = <int32_t *>self.table(len(plan.buffers), sizeof(int32_t))
         self.plan.n_bufs = <int32_t>len(plan.buffers)

@@ -253,7 +253,8 @@ def mutation(draw: st.DrawFn) -> tuple[str, float, str, int]:
     table = draw(st.sampled_from(TABLES))
     field = {
         "ops": (
-            *("kind", "inp", "out", "tmp", "seg", "n_seg", "vec", "vec2", "cache", "cache_layer", "rope", "act", "norm"),
+            *("kind", "inp", "out", "tmp", "seg", "n_seg", "vec", "vec2", "cache", "cache_layer", "rope", "act"),
+            "norm",
             *("column", "width", "pos_from", "pos_to", "each"),
         ),
         "buffers": ("dim",),
