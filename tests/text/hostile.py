@@ -7,7 +7,31 @@ BIG = "{% set a = 'x' * 4000000 %}"
 SHARED = "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
 NESTED = "".join(f"{{% for {c} in range(99999) %}}" for c in "abcdef") + "x" + "{% endfor %}" * 6
 
+LIST = "{% set a = range(90000)|list %}{% set b = a[::-1] %}{% for i in range(99999) %}"
+TUPLE = "{% set ns = namespace(x=(1,)) %}{% for i in range(14) %}{% set ns.x = (ns.x, ns.x) %}{% endfor %}"
+TUPLE += "{% for i in range(99999) %}"
+
 FOREVER = {
+    "counting in a list": LIST + "{% set c = a.count(-1) %}{% endfor %}",
+    "looking for the last of a list": LIST + "{% set c = a.index(89999) %}{% endfor %}",
+    "looking for a text in a range": "{% for i in range(99999) %}{% if 'x' in range(99999) %}{% endif %}{% endfor %}",
+    "testing for a text in a range": "{% for i in range(9999) %}{% if 'x' is in range(99999) %}{% endif %}{% endfor %}",
+    "looking through a list from its end": LIST + "{% if -1 in a|reverse %}{% endif %}{% endfor %}",
+    "a loop that skips all but nothing": LIST + "{% for c in a if none %}{% endfor %}{% endfor %}",
+    "the first of a lazy filter": LIST + "{% set c = b|reject|first %}{% endfor %}",
+    "the first that has an attribute": LIST + "{% set c = a|selectattr('x')|first %}{% endfor %}",
+    "the first row of all": LIST + "{% set c = a|batch(90000)|first %}{% set d = a|slice(1)|first %}{% endfor %}",
+    "a change of long lists": LIST + "{% if loop.changed([a + [1], a + [2]][i % 2]) %}{% endif %}{% endfor %}",
+    "an attribute of very many parts": "{{ ['x']|map(attribute='0.' * 999999 ~ '0')|list }}",
+    "attributes to sort by": "{% set a = ['x'] * 9999 %}{{ a|sort(attribute='0,' * 999999 ~ '0') }}",
+    "an attribute to select by": "{{ ['x']|selectattr('0.' * 999999 ~ '0')|list }}",
+    "formatting nothing": "{% set a = '%(b).0s' * 30000 %}{% for i in range(99999) %}{% set c = a % {'b': 1} %}"
+    "{% endfor %}",
+    "a long tuple as a key": TUPLE + "{% set c = {ns.x: 1} %}{% endfor %}",
+    "looking up a long tuple": TUPLE + "{% set c = {1: 2}[ns.x] %}{% endfor %}",
+    "getting a long tuple": TUPLE + "{% set c = {1: 2}.get(ns.x) %}{% endfor %}",
+    "comparing safe texts": BIG
+    + "{% set b = a|safe %}{% for i in range(99999) %}{% if a == b %}{% endif %}{% endfor %}",
     "nested loops": NESTED,
     "nested loops, nothing written": NESTED.replace("x{%", "{%"),
     "loops whose filter lets nothing through": "{% for a in range(99999) %}{% for b in range(99999) if b < 0 %}"

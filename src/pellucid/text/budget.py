@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sized
+from operator import length_hint
 from types import GeneratorType
 from typing import Any, NamedTuple, NoReturn
 from weakref import WeakKeyDictionary
@@ -101,18 +102,23 @@ class Budget:
     def comparing(self, name: str, left: Any, right: Any) -> None:
         """Before two values are compared. ``name``: as Jinja names the operators ("eq", "lt", "in" ...)."""
         if name not in ("in", "notin"):
-            if type(left) is type(right) and isinstance(left, (str, list, tuple, dict)):
+            if isinstance(left, (str, list, tuple, dict)) and isinstance(right, (str, list, tuple, dict)):
                 self.spend(min(self.size(left), self.size(right)))
         elif isinstance(right, str):
             self.spend(len(right) + self.size(left))
         elif isinstance(right, (list, tuple)):
             alike = min(self.size(left) * len(right), self.size(right))
             self.spend(len(right) + alike)
-        elif isinstance(right, range) or not hasattr(right, "__len__"):
-            self.spend()
-        else:
-            self.spend(self.size(left) + len(right) * (not isinstance(right, dict)))
+        elif isinstance(right, dict):
+            self.hashing(left)
+        elif not (isinstance(right, range) and type(left) in (int, bool)):  # whose place is computed
+            self.spend(self.size(left) * max(1, length_hint(right)))
         self.look()
+
+    def hashing(self, key: Any) -> None:
+        """Before a key is looked up. Texts know their hash; tuples are read each time."""
+        if isinstance(key, tuple):
+            self.spend(self.size(key))
 
     def sorting(self, values: Any) -> None:
         """Before values are put in order."""
@@ -142,7 +148,7 @@ class Budget:
             if value.bit_length() > MOST_BITS:
                 self.stop("makes an integer of more than %d bits", MOST_BITS)
         elif kind is GeneratorType:
-            return self._counted(value)
+            return self.counted(value)
         elif isinstance(value, (list, tuple, dict)):
             self.weigh(value)
             self.spend(ELEMENT * len(value) + STEP)
@@ -151,7 +157,8 @@ class Budget:
             self.spend(len(value) + STEP)
         return value
 
-    def _counted(self, values: Iterator[Any]) -> Iterator[Any]:
+    def counted(self, values: Iterator[Any]) -> Iterator[Any]:
+        """The same values, each a step."""
         for value in values:
             self.spend()
             yield value
@@ -202,6 +209,7 @@ class Budget:
         alike: dict[int, int] = {}
         for key in table:
             if type(key) is not str:
+                self.hashing(key)
                 count = alike[hash(key)] = alike.get(hash(key), 0) + 1
                 if count > MOST_ALIKE:
                     self.stop("makes a table with more than %d keys that share a hash", MOST_ALIKE)

@@ -36,6 +36,8 @@ _TESTS = {
 }
 _PERCENT = re.compile(r"%(?:\([^)]*\))?([^a-zA-Z%]*)")
 NUMBER = re.compile(r"\d+")
+LAZY = frozenset("batch map reject rejectattr select selectattr slice".split())  # may read many values for one
+MOST_PARTS = 32  # of an attribute's name, as in "function.arguments"
 WIDEST = 10_000  # characters that a number's width may ask for
 
 
@@ -67,6 +69,7 @@ class Filters:
             self.budget.room(len(text) + text.count(old) * (len(new) - len(old)))
 
     def check_percent(self, text: str, values: Any) -> None:
+        self.budget.spend(4 * len(text))
         widest = 0
         for form in _PERCENT.findall(text):
             if "*" in form:
@@ -101,6 +104,9 @@ class Filters:
                 if not isinstance(value, (str, list, tuple, dict)):
                     value = given[value_name] = budget.made(list(value))
                 budget.sorting(value)
+            elif name in LAZY and isinstance(value, (str, list, tuple, dict, range)) and value:
+                given[value_name] = budget.counted(iter(value))
+            self._check_attribute(name, given)
             if name in LISTS and isinstance(value, str):
                 budget.room(ELEMENT * len(value))
             if check is not None:
@@ -111,6 +117,15 @@ class Filters:
             return made
 
         return run
+
+    def _check_attribute(self, name: str, given: dict[str, Any]) -> None:
+        """An attribute's name has few parts: each is looked up in each value."""
+        if name in ("selectattr", "rejectattr"):
+            attribute = next(iter(given.get("args", ())), None)
+        else:
+            attribute = (given.get("kwargs", {}) if name == "map" else given).get("attribute")
+        if isinstance(attribute, str) and attribute.count(".") + attribute.count(",") >= MOST_PARTS:
+            self.budget.stop("reads an attribute of more than %d parts", MOST_PARTS)
 
     def _test(self, name: str, function: Any) -> Callable[..., Any]:
         compares = _TESTS.get(name)

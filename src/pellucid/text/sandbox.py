@@ -88,6 +88,12 @@ class _Generator(CodeGenerator):
         visit(node, frame)
         self.write(")")
 
+    def visit_For(self, node: nodes.For, frame: Frame) -> None:
+        if node.test is not None:  # which is read for values that no turn of the loop follows
+            ticked = nodes.Call(nodes.EnvironmentAttribute("ticked"), [], [], None, None)
+            node.test = nodes.And(ticked, node.test, lineno=node.test.lineno)
+        super().visit_For(node, frame)
+
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
         """``a < b < c`` is ``a < b and b < c``, with b evaluated once."""
         self.write("(")
@@ -192,6 +198,15 @@ class Sandbox(Filters, ImmutableSandboxedEnvironment):
     def tick(self) -> None:
         self.budget.spend()
 
+    def ticked(self) -> bool:
+        self.tick()
+        return True
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if isinstance(argument, tuple):
+            self.budget.hashing(argument)
+        return super().getitem(obj, argument)
+
     def compared(self, name: str, left: Any, right: Any) -> Any:
         self.budget.comparing(name, left, right)
         return _COMPARE[name](left, right)
@@ -239,11 +254,15 @@ class Sandbox(Filters, ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902
         budget = __self.budget
+        budget.spend(ELEMENT * (len(args) + len(kwargs)))
         budget.look()
-        if isinstance(__obj, METHODS) and isinstance(__obj.__self__, str):
-            if __obj.__name__ == "join" and args and isinstance(args[0], GeneratorType):
-                args = (list(args[0]),)
-            __self._check_method(__obj.__name__, __obj.__self__, args, kwargs)
+        if isinstance(__obj, METHODS):
+            if isinstance(__obj.__self__, str):
+                if __obj.__name__ == "join" and args and isinstance(args[0], GeneratorType):
+                    args = (list(args[0]),)
+                __self._check_method(__obj.__name__, __obj.__self__, args, kwargs)
+            elif args:
+                __self._check_search(__obj.__name__, __obj.__self__, args)
         budget.enter()
         try:
             return budget.made(super().call(__context, __obj, *args, **kwargs))
@@ -290,6 +309,16 @@ class Sandbox(Filters, ImmutableSandboxedEnvironment):
             self.check_lines(text)
         elif name in ("rfind", "rindex", "rpartition", "strip", "lstrip", "rstrip"):
             budget.searched(text, first)
+
+    def _check_search(self, name: str, owner: Any, args: tuple[Any, ...]) -> None:
+        """Methods of other values, which look for an argument."""
+        budget = self.budget
+        if name in ("index", "count") and isinstance(owner, (list, tuple)):
+            budget.comparing("in", args[0], owner)
+        elif name == "get" and isinstance(owner, dict):
+            budget.hashing(args[0])
+        elif name == "changed" and isinstance(owner, LoopContext):
+            budget.spend(sum(map(budget.size, args)))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         if not isinstance(value, METHODS) or value.__name__ not in ("format", "format_map"):
