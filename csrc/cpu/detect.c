@@ -36,7 +36,7 @@ static const unsigned char built[PL_N_ISA] = {
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static unsigned char runs[PL_N_ISA];
 static int vex_vnni;
-static char cpu_name[49];
+static char cpu_name[49], cpu_vendor[13];
 
 #if defined(__x86_64__)
 
@@ -87,8 +87,9 @@ static void detect(void)
     runs[PL_ISA_SCALAR] = 1;
     read_brand();
 
-    uint32_t last = cpuid(0, 0).a;
-    if (last < 7)
+    regs l0 = cpuid(0, 0);
+    memcpy(cpu_vendor, (uint32_t[]){l0.b, l0.d, l0.c}, 12);
+    if (l0.a < 7)
         return;
     regs l1 = cpuid(1, 0), l7 = cpuid(7, 0), l7_1 = {0, 0, 0, 0};
     if (l7.a >= 1)
@@ -192,4 +193,10 @@ const char *pl_cpu_name(void)
 {
     pthread_once(&once, detect);
     return cpu_name;
+}
+
+const char *pl_cpu_vendor(void)
+{
+    pl_cpu_name();
+    return cpu_vendor;
 }

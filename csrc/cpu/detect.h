@@ -19,6 +19,7 @@ int pl_isa_runs(pl_isa isa);         /* 1 when the processor and the OS (xgetbv)
 int pl_isa_vex_vnni(void);           /* 1 when AVXVNNI runs by its own encodings, not only by those of AVX-512 */
 int pl_isa_find(const char *name);   /* -1 when unknown */
 pl_isa pl_isa_best(void);
-const char *pl_cpu_name(void); /* brand string, "" where unknown */
+const char *pl_cpu_name(void);   /* brand string, "" where unknown */
+const char *pl_cpu_vendor(void); /* as CPUID gives it ("GenuineIntel"), "" elsewhere */
 
 #endif

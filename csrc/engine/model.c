@@ -119,6 +119,7 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
         !m->rope_cos || !m->rope_sin)
         return no_memory;
     m->tables = (pl_model_tables){.kernels = pl_kernels_get(m->options.isa),
+                                  .tuning = pl_tuning_here(),
                                   .segs = m->plan.segs,
                                   .mats = m->mats,
                                   .vecs = (const float *const *)m->vecs,

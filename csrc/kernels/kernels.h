@@ -31,6 +31,15 @@ typedef struct pl_mat {
     const uint8_t *data; /* ceil(rows/16) tiles */
 } pl_mat;
 
+/* What changes a kernel's speed and never a bit of its result; select.h chooses it for the processor. */
+typedef struct pl_tuning {
+    /* A product of few rows, which reads weights from memory, prefetches with each block up to `lines` lines of 64 bytes
+     * (at most a block's), `bytes` beyond it, into L2. [0]: codes of less than a byte; [1]: of a byte. */
+    struct pl_ahead {
+        int32_t bytes, lines;
+    } ahead[2];
+} pl_tuning;
+
 /* Rows of activations (n, k) in the forms that the formats need; a form nobody needs is NULL. */
 typedef struct pl_acts {
     int k;
@@ -38,11 +47,12 @@ typedef struct pl_acts {
     int stored;     /* terms of a row in memory, at least as many */
     const float *f; /* (n, k) float32; row distance f_stride floats */
     ptrdiff_t f_stride;
-    const int8_t *q;     /* (n, stored, k_pad) codes in [-127, 127], term hi then lo; k_pad = k rounded up to 32 */
-    const float *s;      /* (n, k_pad / 32) scales */
-    const int16_t *sums; /* (n, stored, k_pad / 16) sums of 16 codes */
-    const uint16_t *b;   /* (n, k_pad2) bf16, k_pad2 = k rounded up to 2, zero beyond k */
-    void *scratch;       /* matmul_scratch of the format */
+    const int8_t *q;         /* (n, stored, k_pad) codes in [-127, 127], term hi then lo; k_pad = k rounded up to 32 */
+    const float *s;          /* (n, k_pad / 32) scales */
+    const int16_t *sums;     /* (n, stored, k_pad / 16) sums of 16 codes */
+    const uint16_t *b;       /* (n, k_pad2) bf16, k_pad2 = k rounded up to 2, zero beyond k */
+    void *scratch;           /* matmul_scratch of the format */
+    const pl_tuning *tuning; /* of integer formats */
 } pl_acts;
 
 /* One page of keys and values of one KV head; see `kv_append` for the layout, private to a tier. */

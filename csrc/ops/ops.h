@@ -42,6 +42,7 @@ typedef int (*pl_consume_fn)(void *arg, int want, float *logits, int tid);
 
 typedef struct pl_model_tables {
     const pl_kernels *kernels;
+    const pl_tuning *tuning;
     const pl_segment *segs;
     const pl_mat *mats; /* packed; a plain one has its file's rows in `data` */
     const float *const *vecs;

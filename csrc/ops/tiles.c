@@ -26,6 +26,7 @@ void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1
             pl_acts x = pl_buf_acts(in, row0 + i);
             x.terms = seg->terms;
             x.scratch = r->kernel_scratch[tid];
+            x.tuning = m->tuning;
             m->kernels->matmul[w->format->id](w, t, t1, &x, i + rows < n ? rows : n - i, y + i * y_stride + seg->column,
                                               y_stride);
         }

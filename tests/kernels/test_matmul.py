@@ -191,3 +191,17 @@ def test_wrong_arguments_are_named():
         product("scalar", case, {**acts.forms, "sums": None})
     with pytest.raises(ValueError, match=r"tiles \[0, 2\)"):
         product("scalar", case, acts.forms, tile1=2)
+
+
+@pytest.mark.parametrize("format", [name for name in cases.FORMATS if name not in cases.FLOAT])
+@pytest.mark.parametrize("isa", cases.ISAS)
+def test_what_is_prefetched_changes_no_bit(isa: str, format: str) -> None:
+    rng = np.random.default_rng(17)
+    rows, k = 70, 1024
+    packed = weights.pack("scalar", format, cases.raw(format, rows, k), k)
+    for n in (1, 2, 3, 4, 5, 13):
+        for terms in (1, 2):
+            forms = cases.acts(format, n, k, terms=terms).forms
+            expected = weights.matmul(isa, format, packed, rows, k, **forms)
+            for ahead in [((0, 0), (0, 0)), ((1 << 20, 99), (64, 1)), *rng.integers(0, 1 << 14, (6, 2, 2)).tolist()]:
+                assert np.array_equal(weights.matmul(isa, format, packed, rows, k, **forms, ahead=ahead), expected)

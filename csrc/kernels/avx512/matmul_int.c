@@ -150,20 +150,9 @@ PL_INLINE void block_by_rows(const pl_shape f, int terms, const int G, const uin
 
 /* ---- a tile by N rows -------------------------------------------------------------------------------------------- */
 
-/* What few rows prefetch with each block, where weights are read faster than multiplied. Into L2, which can have more
- * requests under way than L1. Bytes of 8 bits, of which there are most, line by line; of the others one line of the next
- * page, for the hardware stops at the end of each. */
-PL_INLINE void prefetch_ahead(const pl_shape f, const uint8_t *p)
-{
-    if (f.bits == 8)
-        for (int at = 768; at < 768 + f.block; at += 64)
-            _mm_prefetch((const char *)p + at, _MM_HINT_T1);
-    else
-        _mm_prefetch((const char *)p + 4096, _MM_HINT_T1);
-}
-
-/* y[i] (resume: added to it) = blocks [0, blocks) of the tile at p by the N rows of a part. near: reads the tile from memory,
- * and prefetches ahead in it. Otherwise it is in L2 by now, and `step` bytes a block of the `next` are on their way there. */
+/* y[i] (resume: added to it) = blocks [0, blocks) of the tile at p by the N rows of a part. With each block it prefetches
+ * `step` bytes into L2, which can have more requests under way than L1. near: the tile is read from memory, and they lie
+ * at `next`, as far ahead of each block. Otherwise the tile is in L2 by now, and they are the next tile's, one after another. */
 PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int N, int near, const uint8_t *p, int blocks,
                             const uint8_t *part, int resume, const uint8_t *next, int step, __mmask16 rows, float *y,
                             ptrdiff_t y_stride)
@@ -180,14 +169,11 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int N, int near, 
             p += f.header;
         }
         __m512i loaded[8];
-        if (near) {
-            prefetch_ahead(f, p);
+        for (int at = 0; at < step; at += 64)
+            _mm_prefetch((const char *)next + at, _MM_HINT_T1);
+        next += near ? f.block + (f.super && b % 8 == 0 ? f.header : 0) : step;
+        if (near) /* otherwise codes are loaded as they are needed: registers are for sums */
             load_words(f, p, loaded);
-        } else { /* codes are loaded as they are needed: registers are for sums */
-            for (int at = 0; at < step; at += 64)
-                _mm_prefetch((const char *)next + at, _MM_HINT_T1);
-            next += step;
-        }
         if (f.super && (!near || b % 8 == 0)) /* likewise; one row is 5 to 13 % faster for doing this once */
             load_header(f, header, d);
         __m512 s[2], m;
@@ -218,9 +204,10 @@ PL_INLINE int share_of_next(const pl_shape f, int n)
     return (f.block + f.header / 8 + parts - 1) / parts;
 }
 
-/* The tile at p by all n rows of a panel; `next` and `step` as above, next NULL if near. */
-PL_INLINE void tile_by_panel(const pl_shape f, int terms, const uint8_t *p, const uint8_t *next, int step, int blocks,
-                             const uint8_t *panel, int n, int resume, int left, float *y, ptrdiff_t y_stride)
+/* The tile at p by all n rows of a panel; near, `next` and `step` as above. */
+PL_INLINE void tile_by_panel(const pl_shape f, int terms, int near, const uint8_t *p, const uint8_t *next, int step,
+                             int blocks, const uint8_t *panel, int n, int resume, int left, float *y,
+                             ptrdiff_t y_stride)
 {
     const int size = pl_entry_bytes(f, terms);
     const __mmask16 rows = (__mmask16)(left >= PL_TILE ? 0xffff : (1 << left) - 1);
@@ -228,8 +215,8 @@ PL_INLINE void tile_by_panel(const pl_shape f, int terms, const uint8_t *p, cons
         c = pl_part_of(n);
 #define BY(N)                                                                                                          \
     case N:                                                                                                            \
-        if (N <= near_rows(f) && !next)                                                                                \
-            tile_by_rows(f, terms, N, 1, p, blocks, panel, resume, NULL, 0, rows, y, y_stride);                        \
+        if (N <= near_rows(f) && near)                                                                                 \
+            tile_by_rows(f, terms, N, 1, p, blocks, panel, resume, next, step, rows, y, y_stride);                     \
         else                                                                                                           \
             tile_by_rows(f, terms, N, 0, p, blocks, panel, resume, next, step, rows, y, y_stride);                     \
         break
@@ -244,7 +231,7 @@ PL_INLINE void tile_by_panel(const pl_shape f, int terms, const uint8_t *p, cons
         }
 #undef BY
         panel += c * size * blocks;
-        next = next ? next + step * blocks : NULL;
+        next += near ? 0 : step * blocks; /* near: there is one part */
         y += c * y_stride;
     }
 }
@@ -258,7 +245,8 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
 {
     uint8_t *const panel = x->scratch;
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK;
-    const int near = n <= near_rows(f), step = share_of_next(f, n);
+    const int near = n <= near_rows(f), bytes = f.bits == 8, lines = x->tuning->ahead[bytes].lines;
+    const int step = !near ? share_of_next(f, n) : lines < f.block / 64 ? 64 * lines : f.block;
     for (int b0 = 0; b0 < all; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most;
         for (int i = 0, c; i < n; i += c) {
@@ -267,8 +255,8 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
         }
         for (int t = tile0; t < tile1; t++) {
             const uint8_t *p = w->data + t * w->tile_bytes + (int64_t)b0 * f.block + (int64_t)(b0 / 8) * f.header;
-            tile_by_panel(f, terms, p, near ? NULL : p + w->tile_bytes, step, blocks, panel, n, b0 > 0,
-                          w->rows - PL_TILE * t, y + i0 * y_stride + PL_TILE * t, y_stride);
+            tile_by_panel(f, terms, near, p, p + (near ? x->tuning->ahead[bytes].bytes : w->tile_bytes), step, blocks,
+                          panel, n, b0 > 0, w->rows - PL_TILE * t, y + i0 * y_stride + PL_TILE * t, y_stride);
         }
     }
 }

@@ -37,5 +37,6 @@ def matmul(
     tile1: int | None = None,
     out: Array | None = None,
     scratch: Array | None = None,
+    ahead: tuple[tuple[int, int], tuple[int, int]] | None = None,
     repeat: int = 1,
 ) -> Array: ...

@@ -7,7 +7,7 @@ names it.
 """
 
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int8_t, int16_t, int64_t, uint8_t, uint16_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t
 
 import numpy as np
 
@@ -49,6 +49,10 @@ cdef extern from "kernels/kernels.h":
         int k
         int64_t tile_bytes
         const uint8_t *data
+    ctypedef struct pl_ahead "struct pl_ahead":
+        int32_t bytes, lines
+    ctypedef struct pl_tuning:
+        pl_ahead ahead[2]
     ctypedef struct pl_acts:
         int k
         int terms
@@ -60,6 +64,7 @@ cdef extern from "kernels/kernels.h":
         const int16_t *sums
         const uint16_t *b
         void *scratch
+        const pl_tuning *tuning
     ctypedef void (*pack_fn)(const uint8_t *, int, int, uint8_t *) noexcept nogil
     ctypedef void (*unpack_fn)(const pl_mat *, int, float *) noexcept nogil
     ctypedef void (*matmul_fn)(const pl_mat *, int, int, const pl_acts *, int, float *, ptrdiff_t) noexcept nogil
@@ -71,6 +76,7 @@ cdef extern from "kernels/kernels.h":
 
 cdef extern from "kernels/select.h":
     const pl_kernels *pl_kernels_get(int isa)
+    const pl_tuning *pl_tuning_here()
 
 cdef extern from "cpu/detect.h":
     enum:
@@ -278,13 +284,14 @@ def scratch_bytes(str isa, str format):
 
 def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t k, *,
            x=None, q=None, s=None, sums=None, b=None, int terms=1, int tile0=0, tile1=None, out=None, scratch=None,
-           int repeat=1):
+           ahead=None, int repeat=1):
     """Rows of activations times the packed matrix (rows, k) -> float32 (n, rows).
 
     F32 and F16 take `x` float32 (n, k), whose rows may lie apart; BF16 takes `b`, bfloat16 bits uint16
     (n, k rounded up to 2); the other formats take `q` int8 (n, terms or more, k), `s` float32 (n, k / 32) and `sums`
     int16 (n, as many, k / 16). Only the rows of tiles [tile0, tile1) are written; without `out` the others are NaN.
-    `scratch` uint8 (scratch_bytes) is what the kernel may lay out. `repeat` runs the kernel that often, for benchmarks.
+    `scratch` uint8 (scratch_bytes) is what the kernel may lay out. `ahead` ((bytes, lines) for codes of less than a byte,
+    the same for bytes) replaces what this processor prefetches, and changes no bit. `repeat` runs the kernel that often, for benchmarks.
     """
     cdef const pl_format *f = _format(format)
     cdef const pl_kernels *kernels = _kernels(isa)
@@ -337,6 +344,10 @@ def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t
     scratch = np.empty(kernels.matmul_scratch[f.id], np.uint8) if scratch is None else scratch
     cdef uint8_t[::1] room = _check("scratch", scratch, np.uint8, (kernels.matmul_scratch[f.id],))
     acts.scratch = &room[0] if room.shape[0] else NULL
+    cdef pl_tuning tuning = pl_tuning_here()[0]
+    for _ in range(2 if ahead is not None else 0):
+        tuning.ahead[_].bytes, tuning.ahead[_].lines = ahead[_]
+    acts.tuning = &tuning
 
     last = (rows + 15) // 16 if tile1 is None else tile1
     if not 0 <= tile0 <= last <= (rows + 15) // 16:
