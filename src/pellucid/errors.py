@@ -7,6 +7,7 @@ Nothing of Pellucid is imported here, so that every layer may use it.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -295,7 +296,8 @@ _NO_ROOM = ("failed to map", "cannot map", "cannot allocate", "out of memory", "
 @contextmanager
 def out_of_memory(what: str) -> Iterator[None]:
     """Inside, what Python raises for lack of memory becomes OutOfMemoryError: MemoryError, a module that cannot be
-    loaded, a thread that cannot be started. what: what it was for, "to load the model". Also a decorator."""
+    loaded, a thread that cannot be started, a file that cannot be opened because too many are open. what: what it was
+    for, "to load the model". Also a decorator."""
     try:
         yield
     except OutOfMemoryError:
@@ -307,6 +309,10 @@ def out_of_memory(what: str) -> Iterator[None]:
             raise
         name = os.path.basename(error.path or "") or error.name or "a module"
         raise OutOfMemoryError(f"no memory {what}: {name} cannot be loaded") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+            raise
+        raise OutOfMemoryError(f"no memory or file descriptor is left {what}") from error
     except RuntimeError as error:
         if "start new thread" not in str(error):
             raise

@@ -118,6 +118,33 @@ def test_under_a_limit_of_address_space(smollm2: Path) -> None:
     assert len(said) == 50 and set(said) == {"error", "tokens"}, said
 
 
+DESCRIPTORS = """
+import os, resource, sys
+from pellucid import Model
+from pellucid.errors import ModelFileError, OutOfMemoryError
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+taken = []
+try:
+    while True:
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+for fd in taken[:int(sys.argv[2])]:
+    os.close(fd)
+try:
+    with Model.load(sys.argv[1], threads=1) as model:
+        print("tokens" if model.generate([1, 2], max_tokens=1).ids else "no result")
+except (ModelFileError, OutOfMemoryError) as e:
+    print("error" if "file" in str(e) else e)
+"""
+
+
+def test_when_too_many_files_are_open(smollm2: Path) -> None:
+    """However many descriptors are left, the model works or the error says that it is files that are missing."""
+    said = [run(DESCRIPTORS, str(smollm2), str(left)).stdout.strip() for left in range(4)]
+    assert set(said) <= {"error", "tokens"} and said[0] == "error" and said[3] == "tokens", said
+
+
 def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
     environ: Any = {**os.environ, **environment}

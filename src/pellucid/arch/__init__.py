@@ -34,6 +34,8 @@ _IGNORED = frozenset(
 # Tensors that may be left unread: inverse rotary frequencies, layers that predict later tokens, and the towers of
 # images and sound.
 _LEFT_OUT = re.compile(r"blk\.\d+\.(attn_rot_embd(\.weight)?|nextn\..+)|(mtp|nextn|v|a|mm)\..+")
+# Read here, while there are file descriptors to import this: a folder that cannot be read would look empty.
+_NAMES = sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "config")
 
 
 class _Architecture(Protocol):
@@ -45,7 +47,7 @@ class _Architecture(Protocol):
 
 def names() -> list[str]:
     """The architectures that Pellucid runs."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "config")
+    return list(_NAMES)
 
 
 def _module(architecture: str) -> Any:
