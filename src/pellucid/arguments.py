@@ -11,7 +11,8 @@ __all__ = ["check_ids", "several", "wrong_part"]
 
 
 def check_ids(ids: Any, name: str, vocab: int, *, empty: bool = False) -> list[int]:
-    """A list of token ids below vocab. name: the argument, or a part of it, as in "ids[3]"."""
+    """The ids as a list of integers in 0 .. vocab - 1. name: of the argument, or a part of it, as in "ids[3]". Raises
+    WrongType, WrongValue."""
     argument, bracket, rest = name.partition("[")
     part = bracket + rest
     if isinstance(ids, (bytes, bytearray)) or not hasattr(type(ids), "__iter__") or getattr(ids, "ndim", 1) == 0:
@@ -32,13 +33,14 @@ def check_ids(ids: Any, name: str, vocab: int, *, empty: bool = False) -> list[i
 
 
 def wrong_part(kind: type[ArgumentError], name: str, found: str) -> ArgumentError:
-    """The error for an argument or a part of it, as in "prompt[3]"."""
+    """An error about an argument or a part of it, as in "prompt[3]"."""
     argument, bracket, rest = name.partition("[")
     return kind(argument, bracket + rest + found)
 
 
 def several(value: Any) -> bool:
-    """Whether it is a list of prompts or sequences, not one of ids. (An array of one id can be an index too.)"""
+    """Whether it is a list of prompts or sequences, not a list of ids. Some ids also have __index__: NumPy arrays of
+    one element."""
     if not isinstance(value, (list, tuple)) or not value:
         return False
     return hasattr(value[0], "__len__") or not hasattr(value[0], "__index__")

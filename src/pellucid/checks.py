@@ -1,7 +1,7 @@
-"""Checks of arguments: one for each kind of value, raising a ``WrongType`` or ``WrongValue`` that names the argument.
+"""Checks of arguments, one per kind of value. They raise ``WrongType`` or ``WrongValue`` naming the argument.
 
-`argument` is its name; `at` says which part of it is meant, as in "[3]". Values may be of any class, also one whose
-conversion raises: what is returned is a plain ``int``, ``float``, ``bool`` or ``str``.
+`argument` is its name; `at` is the part in question, as in "[3]". Values may be of any class, even one whose conversion
+raises; the result is a plain ``int``, ``float``, ``bool`` or ``str``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["choice", "flag", "integer", "items", "number", "shown", "string", "w
 
 MOST_INT32 = 2**31 - 1
 MOST_FLOAT32 = float(np.finfo(np.float32).max)
-MOST_ITEMS = 2**20  # of a sequence, more than any vocabulary has: one without end is refused here
+MOST_ITEMS = 2**20  # of a sequence; more than any vocabulary has, so that an endless iterator is refused
 
 
 def wrong_type(argument: str, value: object, expected: str, at: str = "") -> WrongType:
@@ -33,11 +33,11 @@ def wrong_value(argument: str, value: object, expected: str, at: str = "") -> Wr
 
 
 def integer(argument: str, value: Any, low: float, high: float = math.inf, *, at: str = "") -> int:
-    """An integer of [low, high]: an int, a NumPy integer, or whatever else is an index, but no bool."""
+    """An integer in [low, high]: an int, a NumPy integer or anything else with __index__, but not a bool."""
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
-        found = int.__int__(operator.index(value))  # a subclass of int may lie about itself
+        found = int.__int__(operator.index(value))  # a subclass of int may override __int__
     except Exception:
         raise wrong_type(argument, value, "an integer", at) from None
     if not low <= found <= high:
@@ -46,7 +46,7 @@ def integer(argument: str, value: Any, low: float, high: float = math.inf, *, at
 
 
 def number(argument: str, value: Any, low: float = -MOST_FLOAT32, high: float = MOST_FLOAT32, *, at: str = "") -> float:
-    """A finite number of [low, high], by default as large as 32 bits hold. Zero has no sign."""
+    """A finite number in [low, high], by default the range of float32. -0.0 becomes 0.0."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise wrong_type(argument, value, "a number", at)
     try:
@@ -83,7 +83,7 @@ def string(argument: str, value: Any, expected: str = "a string", *, at: str = "
 
 
 def choice(argument: str, value: Any, allowed: Iterable[str]) -> str:
-    """One of a few names."""
+    """One of the allowed names."""
     names = [repr(name) for name in allowed]
     expected = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
     found = string(argument, value, expected)
@@ -93,12 +93,12 @@ def choice(argument: str, value: Any, allowed: Iterable[str]) -> str:
 
 
 def items(argument: str, value: Any, expected: str, most: int = MOST_ITEMS) -> Iterator[tuple[str, Any]]:
-    """(place, item) for each item of a sequence or set, which is neither text nor a mapping."""
+    """Yields (place, item) for each item of an iterable other than text, bytes or a mapping; place: as in "[3]"."""
     if isinstance(value, (str, bytes, bytearray, Mapping)) or not hasattr(type(value), "__iter__"):
         raise wrong_type(argument, value, expected)
     try:
         iterator = iter(value)
-    except TypeError:  # an array without dimensions
+    except TypeError:  # an array with no dimensions
         raise wrong_type(argument, value, expected) from None
     for i, item in enumerate(islice(iterator, most)):
         yield f"[{i}]", item

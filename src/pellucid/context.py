@@ -18,10 +18,11 @@ __all__ = ["Context"]
 
 
 class Context:
-    """A sequence that keeps its cache between calls, so that a next turn computes only what is new.
+    """A sequence that keeps its cache between calls, so that each call computes only new tokens. Created by
+    ``Model.context()``.
 
-    One user at a time: a call while another runs (or a stream is unfinished) raises ``ContextBusyError``. Made by
-    ``Model.context()``; every method raises ``ClosedError`` once the model is closed.
+    It has one user at a time: a call while another runs, or while a stream is unfinished, raises ``ContextBusyError``.
+    Every method raises ``ClosedError`` once the model is closed.
     """
 
     def __init__(self, core: Core, sequence: _engine.Sequence | None = None, ids: Sequence[int] = ()) -> None:
@@ -32,7 +33,7 @@ class Context:
 
     @property
     def length(self) -> int:
-        """Tokens held: prompts and what was generated."""
+        """Number of tokens held, those of prompts and those generated."""
         return len(self._ids)
 
     @property
@@ -49,10 +50,9 @@ class Context:
     # ---- what it holds ----------------------------------------------------------------------------------------
 
     def append(self, ids: str | Sequence[int], *, chunk: int = 512, cancel: Any = None) -> None:
-        """Adds tokens (or text) and computes their keys and values.
+        """Adds tokens (or text) and computes their keys and values. If it fails or is cancelled, no token is added.
 
-        Raises ``ContextFullError`` before computing anything, ``ValueError`` for an id out of range. When it fails or
-        is cancelled, the tokens are not added.
+        Raises ``ContextFullError``, before computing anything; ``ValueError`` for an id out of range.
         """
         with self.in_use():
             new = self._encode(ids, "ids")
@@ -67,14 +67,14 @@ class Context:
                 raise
 
     def rewind(self, n: int) -> None:
-        """Forgets all tokens from position n on (0 <= n <= length)."""
+        """Removes all tokens from position n on (0 <= n <= length)."""
         n = checks.integer("n", n, 0, len(self._ids))
         with self.in_use():
             self._core.open()
             self._cut(n)
 
     def fork(self) -> Context:
-        """-> a second context with the same tokens; memory is shared until either is extended."""
+        """-> a new context with the same tokens. They share memory until one of them is extended."""
         with self.in_use():
             self._core.open()
             return Context(self._core, self._sequence.fork(), self._ids)
@@ -82,26 +82,26 @@ class Context:
     def _cut(self, n: int) -> None:
         del self._ids[n:]
         if n < self._sequence.length:
-            self._sequence.rewind(n)  # where a window has freed what is needed, all is computed again
+            self._sequence.rewind(n)  # recomputes everything later, where a window has freed what is needed
 
     # ---- generation -------------------------------------------------------------------------------------------
 
     def generate(self, prompt: str | Sequence[int] = (), **options: Any) -> Completion:
-        """Appends a prompt (by default none) and generates; the new tokens stay. Options and errors:
+        """Appends a prompt (by default none) and generates; the context keeps all tokens. Options and errors: see
         ``Model.generate``."""
         pieces = self.stream(prompt, **options)
-        return collect(pieces, self.ids)  # a copy, taken before anything is generated
+        return collect(pieces, self.ids)  # a copy of the ids, made before anything is generated
 
     def stream(self, prompt: str | Sequence[int] = (), **options: Any) -> Iterator[Piece]:
-        """Like :meth:`generate`, piece by piece. The context is in use until the iterator ends or is closed."""
+        """Like :meth:`generate`, but yields pieces. The context is in use until the iterator ends or is closed."""
         parsed = generation.parse_options(options)
-        self._acquire()  # now, so that a busy context is an error of this call
+        self._acquire()  # here, so that this call raises the error of a busy context
         try:
             self._core.open()
             new = self._encode(prompt, "prompt", empty=True)
             if not self._ids and not new:
                 if not isinstance(prompt, str):
-                    raise WrongValue("prompt", " is empty, and so is the context: nothing to go on from")
+                    raise WrongValue("prompt", " is empty, and so is the context: there is nothing to continue")
                 new = self._core.prompt(prompt)  # BOS alone, where the model has one
         except BaseException:
             self._lock.release()
@@ -117,11 +117,11 @@ class Context:
         self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[True], **options: Any
     ) -> Iterator[Piece]: ...
     def chat(self, messages: Any, *, stream: bool = False, **options: Any) -> Any:
-        """The next message of a conversation -> Completion, or an iterator of Piece where ``stream``.
+        """Generates the next message of a conversation -> Completion; with ``stream``, an iterator of Piece.
 
-        ``messages`` is the whole conversation each time; what the context holds of its beginning stays, the rest is
-        forgotten, and only what is new is computed. ``prompt_tokens`` counts what was computed. Options and errors:
-        ``Model.chat``; where the messages are wrong or too long, the context is as it was.
+        ``messages`` is always the whole conversation. The context keeps the tokens at its beginning that it already
+        holds, drops the rest, and computes only new ones; ``prompt_tokens`` counts those. Options and errors: see
+        ``Model.chat``. If the messages are wrong or too long, the context does not change.
         """
         prompt, parsed = generation.start_chat(self._core, messages, options)
         self._acquire()
@@ -129,7 +129,7 @@ class Context:
             self._core.open()
             same = next((i for i, (a, b) in enumerate(zip(self._ids, prompt.ids)) if a != b), None)
             keep = min(len(self._ids), len(prompt.ids)) if same is None else same
-            # The last token is computed again where it is held, for its logits are needed.
+            # The last token is recomputed even if the context holds it, since its logits are needed.
             self._cut(min(keep, len(prompt.ids) - 1))
         except BaseException:
             self._lock.release()
@@ -138,12 +138,12 @@ class Context:
         return pieces if stream else collect(pieces, prompt.ids)
 
     def _go_on(self, new: list[int], text: str, options: SamplingOptions) -> Iterator[Piece]:
-        """Adds tokens and generates. The context is in use already, and is released at the end."""
+        """Adds tokens and generates. The context must be in use already; it is released at the end."""
         before = len(self._ids)
         try:
             engine = self._core.open()
             self._ids += new
-            if self._sequence.length == len(self._ids):  # the last token's logits are needed again
+            if self._sequence.length == len(self._ids):  # recompute the last token, whose logits are needed
                 self._sequence.rewind(len(self._ids) - 1)
             job = generation.Job(self._core, self._ids, options, self._sequence, len(new), text)
         except BaseException:
@@ -155,7 +155,7 @@ class Context:
             try:
                 yield from generation.run(engine, [job], options)
             except BaseException as e:
-                if not job.new and not isinstance(e, GeneratorExit):  # what could not be computed is not held
+                if not job.new and not isinstance(e, GeneratorExit):  # drop a prompt that could not be computed
                     self._cut(before)
                 raise
 
@@ -180,7 +180,7 @@ class Context:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Holds the context for one call."""
+        """Keeps the context in use during one call. Raises ContextBusyError where it already is."""
         self._acquire()
         try:
             yield
@@ -189,7 +189,7 @@ class Context:
 
 
 class _Released:
-    """A generator that gives something back when it ends, fails, is closed or is forgotten, whichever comes first: and
+    """A generator that calls `release` once: when it ends, fails, is closed or is collected, whichever comes first, but
     never while another thread still runs it."""
 
     def __init__(self, pieces: GeneratorType[Any, None, None], release: Callable[[], None]) -> None:

@@ -1,7 +1,7 @@
 """A loaded model: its engine, configuration and tokenizer. Everything that computes works on a Core.
 
-Loading is here, and so are the checks of ids and prompts and the spelling of tokens that generation, contexts, traces
-and scores share.
+This module also loads models, checks ids and prompts, and gives the text of tokens, for generation, contexts, traces
+and scores.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ if TYPE_CHECKING:  # loaded when first needed
 
 __all__ = ["Core", "Facts", "Loaded", "Tables"]
 
-DEFAULT_CONTEXT = 8192  # tokens; memory is taken as a context fills
+DEFAULT_CONTEXT = 8192  # tokens; memory is allocated as a context fills
 MOST_THREADS = 1024
-MAX_ROWS = 512  # of a forward pass
+MAX_ROWS = 512  # per forward pass
 PRECISIONS = {"default": 1, "high": 2}  # int8 terms of activations
 KV_CHOICES = ("auto", "f32", "f16", "bf16", "int8")
 
@@ -46,7 +46,7 @@ Tables = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Of the file, and of how it was loaded; as in ModelInfo."""
+    """What ModelInfo says of the file and of how it was loaded."""
 
     path: str
     format: str
@@ -63,7 +63,7 @@ class Facts:
 
 
 class Core:
-    """A loaded model, shared freely between threads: it never changes, but that it can be closed."""
+    """A loaded model. It can be closed but never changes otherwise, so threads can share it freely."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Core:
         self.engine = engine
         self.config = config
         self.facts = facts
-        self.context_length = context_length  # tokens that a sequence may hold
+        self.context_length = context_length  # maximum number of tokens of a sequence
         self.load_seconds = load_seconds
         self._tokenizer = tokenizer
         self._base = base
@@ -116,7 +116,7 @@ class Core:
                 raise WrongValue(
                     "context", f"={checks.shown(context)}: the model was made for at most {config.context} tokens"
                 )
-            tokenizer = Later(lambda: _tokenizer(file, config.vocab))  # while the engine packs
+            tokenizer = Later(lambda: _tokenizer(file, config.vocab))  # loads while the engine packs the weights
             if kv == "auto":
                 floats = all(m.type == "F32" for m in plan.matrices)
                 kv = "f32" if floats else "bf16" if isa == "avx512bf16" else "f16"
@@ -155,7 +155,7 @@ class Core:
         return cls(engine, config, facts, length, tokenizer, seconds)
 
     def view(self, plan: Plan) -> Core:
-        """The same weights run by another plan, with a cache of its own. It closes with this core, too."""
+        """A core with the same weights, another plan and a separate cache. Closing this core closes it, too."""
         engine = _engine.Engine(plan, base=self.open())
         return Core(engine, self.config, self.facts, self.context_length, self._tokenizer, self.load_seconds, self)
 
@@ -172,7 +172,7 @@ class Core:
         return self.engine
 
     def close(self) -> None:
-        """Frees the engine's memory as soon as no pass uses it. May be called again."""
+        """Frees the engine's memory once no pass uses it. May be called again."""
         self._closed = True
         self.engine.close()
 
@@ -180,11 +180,11 @@ class Core:
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """None where the file has none. Raises TokenizerError where the file's is unusable."""
+        """None where the model has no tokenizer. Raises TokenizerError where it is unusable."""
         return self._tokenizer.get()
 
     def need_tokenizer(self) -> Tokenizer:
-        """The tokenizer. Raises TokenizerError where the file has none."""
+        """The tokenizer. Raises TokenizerError where the model has none."""
         self.open()
         tokenizer = self.tokenizer
         if tokenizer is None:
@@ -192,13 +192,13 @@ class Core:
         return tokenizer
 
     def piece(self, id: int, *, special: bool = False) -> bytes:
-        """A token's bytes (special: a special token's spelling); b"" without a tokenizer, and for an id with which the
-        embedding is padded beyond the vocabulary."""
+        """A token's bytes; b"" without a tokenizer, and for ids beyond the vocabulary, which exist where the embedding
+        is padded. special: gives the spelling of special tokens, which is b"" otherwise."""
         tokenizer = self.tokenizer
         return b"" if tokenizer is None or id >= tokenizer.vocab_size else tokenizer.piece(id, special=special)
 
     def spell(self, id: int, *, special: bool = False) -> str:
-        """A token's text; U+FFFD for a part of a character."""
+        """A token's text; U+FFFD stands for an incomplete character."""
         return self.piece(id, special=special).decode("utf-8", "replace")
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
@@ -212,11 +212,12 @@ class Core:
         return tokenizer.decode([id for id in self.check_ids(ids, "ids", empty=True) if id < known])
 
     def check_ids(self, ids: Any, name: str, *, empty: bool = False) -> list[int]:
-        """A list of token ids; ValueError or TypeError naming the argument."""
+        """The ids as a list. Raises ValueError or TypeError naming the argument."""
         return arguments.check_ids(ids, name, self.config.vocab, empty=empty)
 
     def prompt_ids(self, prompt: Any, name: str = "prompt") -> list[int]:
-        """A prompt's ids (text or ids), at least one."""
+        """The ids of a prompt (text or ids); at least one. Raises ValueError or TypeError naming the argument,
+        TokenizerError."""
         if isinstance(prompt, str):
             ids = self.tokenize(prompt)
             if not ids:
@@ -232,7 +233,7 @@ class Core:
         return self.check_ids(prompt, name)
 
     def prompt(self, prompt: Any, name: str = "prompt") -> list[int]:
-        """A prompt's ids, which fit the context. Raises ContextFullError."""
+        """As :meth:`prompt_ids`. Raises ContextFullError where the ids do not fit the context."""
         ids = self.prompt_ids(prompt, name)
         if len(ids) > self.context_length:
             raise ContextFullError(f"{name} is too long", needed=len(ids), available=self.context_length)
@@ -244,10 +245,13 @@ class Core:
 
     @out_of_memory("to lay out the conversation")
     def conversation(self, messages: Tables, **options: Any) -> ChatPrompt:
-        """A conversation's prompt, which is not empty and fits the context. options: of :meth:`chat_prompt`."""
+        """A conversation's prompt. options: of :meth:`chat_prompt`.
+
+        Raises ChatTemplateError where it is empty, ContextFullError where it does not fit the context.
+        """
         prompt = self.chat_prompt(messages, **options)
         if not prompt.ids:
-            raise ChatTemplateError("the chat template makes no text of these messages")
+            raise ChatTemplateError("the chat template gives no text for these messages")
         self.prompt(prompt.ids, "the conversation")
         return prompt
 
@@ -259,11 +263,11 @@ class Loaded(Protocol):
     def core(self) -> Core: ...
 
 
-# ---- what loading needs ---------------------------------------------------------------------------------------------
+# ---- loading --------------------------------------------------------------------------------------------------------
 
 
 def _threads(asked: Any) -> tuple[int, str]:
-    """How many threads, and why."""
+    """(number of threads, the reason for it)."""
     if asked is not None:
         return checks.integer("threads", asked, 1, MOST_THREADS), "asked for"
     text = os.environ.get("PELLUCID_THREADS", "")
@@ -275,7 +279,7 @@ def _threads(asked: Any) -> tuple[int, str]:
 
 
 def _resolve(source: Any, progress: Progress | None) -> str:
-    """A path from a path or a model's name."""
+    """The path of a model given by path or name, which is downloaded if necessary."""
     if not isinstance(source, (str, os.PathLike)):
         raise WrongType("source", f" must be a path or a catalogue name, not {type(source).__name__}")
     text = os.fsdecode(source)
@@ -297,7 +301,7 @@ def _tokenizer(file: ModelFile, vocab: int) -> Tokenizer | None:
 
 
 def _folder_tokenizer(path: str) -> Tokenizer | None:
-    """A Hugging Face folder's tokenizer, None where it has no file of one."""
+    """A Hugging Face folder's tokenizer; None where the folder has no tokenizer file."""
     if not any(os.path.exists(os.path.join(path, name)) for name in ("tokenizer.json", "tokenizer.model")):
         return None
     return Tokenizer.load(path)

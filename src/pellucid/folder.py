@@ -1,6 +1,6 @@
-"""Hugging Face folders of one model_type, in GGUF's terms: the tables that an architecture's file holds.
+"""Tables that map the Hugging Face folders of one model_type to GGUF's keys and names; architectures hold them.
 
-Data alone: weights/huggingface.py reads a folder by them, and knows no architecture.
+They are plain data. weights/huggingface.py reads folders with them and does not depend on any architecture.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-# Keys of config.json that decoders of Llama's kind share, and GGUF's for them.
+# Keys of config.json that Llama-like decoders share -> GGUF's keys.
 KEYS = {
     "hidden_size": "embedding_length",
     "num_hidden_layers": "block_count",
@@ -23,7 +23,7 @@ KEYS = {
     "rope_theta": "rope.freq_base",
 }
 
-# Modules, and GGUF's names for them.
+# Names of modules -> GGUF's names.
 NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -45,9 +45,9 @@ MLP = ("ffn_gate", "ffn_up", "ffn_down")
 
 
 class Settings(Protocol):
-    """config.json of a folder (its text_config, where it has one): a key's value, checked; read keys are remembered.
+    """Typed getters for a folder's config.json (or its text_config); the keys that were read are recorded.
 
-    Each getter takes (key[, default], *, ...) as those of weights.ModelFile do.
+    Each getter takes (key[, default], *, ...), as in weights.ModelFile.
     """
 
     @property
@@ -64,35 +64,35 @@ class Settings(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """A model_type that runs.
+    """A supported model_type.
 
-    A key of config.json is read (`keys`, `biases`, `derive`, the rotation's), or is known not to alter what a model
-    computes (weights/huggingface.py lists those that all folders may have), or its folder is refused.
+    Each key of config.json must be read (`keys`, `biases`, `derive`, the rotation's keys) or be known not to alter what
+    a model computes (weights/huggingface.py lists those that all folders may have). Otherwise the folder is refused.
     """
 
-    classes: tuple[str, ...]  # of "architectures"
-    keys: Mapping[str, str] = field(default_factory=lambda: KEYS)  # key -> GGUF's, which the architecture then reads
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that are left out, as transformers has them
-    biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # key -> projections with a bias where it holds
-    names: Mapping[str, str] = field(default_factory=lambda: NAMES)  # of modules
-    tied: bool = False  # whether embedding and head are one matrix, where tie_word_embeddings is left out
+    classes: tuple[str, ...]  # supported values of "architectures"
+    keys: Mapping[str, str] = field(default_factory=lambda: KEYS)  # key -> GGUF's key, which the architecture reads
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # transformers' values of keys that may be left out
+    biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # key -> projections with a bias if it is true
+    names: Mapping[str, str] = field(default_factory=lambda: NAMES)  # module -> GGUF's name
+    tied: bool = False  # default of tie_word_embeddings: whether embedding and head are one matrix
     norm_offset: float = 0.0  # added to the weights of norms
     ropes: bool = False  # rope_parameters has a table for each kind of layer
-    derive: Callable[[Settings], Mapping[str, Any]] | None = None  # what one key does not say alone: GGUF's keys
+    derive: Callable[[Settings], Mapping[str, Any]] | None = None  # GGUF's keys computed from several keys
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapper:
-    """A model_type whose `text_config` is a model that runs; nothing else of it does."""
+    """A model_type whose `text_config` is a supported model. Only this text model runs."""
 
-    classes: tuple[str, ...]
-    text: str  # model_type of the text model, where text_config does not say
+    classes: tuple[str, ...]  # supported values of "architectures"
+    text: str  # default of text_config's model_type
     other: frozenset[str]  # keys of the parts that do not run
-    lacks: str = "images"
+    lacks: str = "images"  # what the text model alone does not take
 
 
 def windows(c: Settings, regular: Callable[[int], bool]) -> list[bool]:
-    """Which layers see a window alone: as `layer_types` has it, or else `regular` of each layer's number."""
+    """For each layer, whether it sees only a window: from `layer_types`, else `regular` of the layer's number."""
     layers = c.get_int("num_hidden_layers", min=1, max=4096)
     kinds = c.get_list("layer_types", None, of=str, length=layers)
     if kinds is None:

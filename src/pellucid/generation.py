@@ -1,6 +1,6 @@
-"""The loop that makes text: prompts in, forward passes, one token at a time out.
+"""The generation loop: runs forward passes over prompts and samples one token at a time.
 
-Several prompts run as rows of the same passes. What a pass computes for one of them never depends on the others.
+Several prompts share the same passes. What a pass computes for one of them never depends on the others.
 """
 
 from __future__ import annotations
@@ -47,14 +47,15 @@ def parse_options(options: dict[str, Any]) -> SamplingOptions:
 
 
 def canceller(cancel: Any) -> Callable[[], bool] | None:
-    """A callable from what `cancel` may be: None, a threading.Event, a callable."""
+    """`cancel` as a callable: from a threading.Event or a callable; None stays None. Raises TypeError for anything
+    else."""
     cancel = sampling.check_cancel("cancel", cancel)
     asked: Callable[[], bool] | None = getattr(cancel, "is_set", cancel)
     return asked
 
 
 def check_chunk(chunk: Any) -> int:
-    """Rows of one forward pass: never changes a result, only how often `cancel` and others get their turn."""
+    """The rows of a forward pass. They change no result, only how often `cancel` is asked and other callers run."""
     return sampling.check_chunk("chunk", chunk)
 
 
@@ -65,11 +66,11 @@ def prefill(
     chunk: int,
     cancel: Callable[[], bool] | None,
 ) -> bool:
-    """Computes what a sequence still lacks of `ids`; False when cancelled."""
+    """Computes the keys and values of those `ids` that the sequence does not hold yet -> False when cancelled."""
     step = min(chunk, engine.max_rows)
     while sequence.length < len(ids):
         part = ids[sequence.length : sequence.length + step]
-        if cancel is not None and cancel():  # short passes end before they would ask
+        if cancel is not None and cancel():  # short passes end without asking
             return False
         try:
             engine.forward([(sequence, part, len(part))], cancel=cancel)
@@ -80,17 +81,17 @@ def prefill(
 
 @dataclass(eq=False)
 class Job:
-    """One prompt's way to its completion. `ids` (the caller's list) grows by the new tokens."""
+    """The generation from one prompt. `ids` is the caller's list; new tokens are appended to it."""
 
     core: Core
     ids: list[int]
     options: SamplingOptions
     sequence: _engine.Sequence
     prompt_tokens: int
-    prompt_text: str = ""  # what `echo` repeats
+    prompt_text: str = ""  # what `echo` returns first
     new: list[int] = field(default_factory=list)
     finish: FinishReason | None = None
-    failure: Exception | None = None  # what ended it instead
+    failure: Exception | None = None  # the error that ended it
 
     def __post_init__(self) -> None:
         o = self.options
@@ -100,10 +101,10 @@ class Job:
             raise ValueError("logit_bias forbids every token")
         self.sampler = _engine.Sampler(**o.sampler())
         self.looks_back = o.penalised() or o.dry()
-        self.seen = 0  # how many ids the sampler was given
+        self.seen = 0  # how many ids the sampler has received
         self.start = time.perf_counter()
-        self.first = 0.0  # when the first token came
-        self.stepped = False  # a token was sampled since the last pass
+        self.first = 0.0  # time of the first token
+        self.stepped = False  # whether a token was sampled since the last pass
         tokenizer = self.core.tokenizer
         self.eog = frozenset() if o.ignore_eos or tokenizer is None else tokenizer.eog
         self.stop_ids = frozenset(o.stop_ids)
@@ -121,11 +122,11 @@ class Job:
 
     @property
     def prompt_ids(self) -> list[int]:
-        """What the new tokens continue."""
+        """The tokens that the new ones continue."""
         return self.ids[: len(self.ids) - len(self.new)]
 
     def pending(self) -> list[int]:
-        """Tokens whose keys and values are not computed yet; at least one."""
+        """Tokens whose keys and values have not been computed yet; at least one."""
         return self.ids[self.sequence.length :]
 
     def before_pass(self) -> None:
@@ -134,7 +135,7 @@ class Job:
             self.sampler.extend(new, self.breakers.marks(new) if self.breakers else None)
             self.seen += len(new)
         if self.stepped and not self.cache:
-            self.sequence = _engine.Sequence(self.sequence.engine)  # computes everything again, for every token
+            self.sequence = _engine.Sequence(self.sequence.engine)  # everything is recomputed for every token
         self.stepped = False
 
     def take(self, token: int, logprob: float | None, top: list[tuple[int, float]]) -> Piece:
@@ -163,7 +164,7 @@ class Job:
         return Piece(text, [token], logprobs)
 
     def _fill(self) -> None:
-        # The last token needs no place of its own until another one is to follow it.
+        # The last token needs no room in the context until another one follows it.
         if self.options.on_full == "error":
             raise ContextFullError(
                 "the context filled while generating", needed=len(self.ids), available=self.core.context_length
@@ -171,7 +172,7 @@ class Job:
         self.finish = "context"
 
     def end(self, text: str, ids: list[int] | None = None, logprobs: list[TokenLogprob] | None = None) -> Piece:
-        """The last piece, with all that was held back."""
+        """The last piece, with all text that was held back."""
         if self.text:
             text += self.text.flush()
         return Piece(text, ids or [], logprobs or [], self.finish, self.timings(), self.prompt_tokens)
@@ -191,7 +192,7 @@ class Job:
 
 @out_of_memory("to generate")
 def start(core: Core, prompt: Any, options: SamplingOptions, name: str = "prompt") -> Job:
-    """A job for a prompt (text or ids), in a sequence of its own. name: of the argument, for errors."""
+    """A job for a prompt (text or ids), in a new sequence. name: of the argument, for errors."""
     ids = core.prompt(prompt, name)
     echo = ""
     if options.echo:
@@ -200,7 +201,8 @@ def start(core: Core, prompt: Any, options: SamplingOptions, name: str = "prompt
 
 
 def start_chat(core: Core, messages: Tables, options: dict[str, Any]) -> tuple[ChatPrompt, SamplingOptions]:
-    """A conversation's prompt, which fits the context, and its checked options. options: of both."""
+    """(a conversation's prompt, checked sampling options). options: of ``Model.chat_prompt`` and ``Model.generate``;
+    the former are removed from it. Raises what both raise."""
     own = {name: options.pop(name) for name in CHAT_OPTIONS & options.keys()}
     parsed = parse_options(options)
     return core.conversation(messages, **own), parsed
@@ -208,13 +210,13 @@ def start_chat(core: Core, messages: Tables, options: dict[str, Any]) -> tuple[C
 
 @out_of_memory("to generate")
 def generate(core: Core, prompt: Any, options: dict[str, Any]) -> Any:
-    """``Model.generate``: a Completion; for a list of prompts a list of them."""
+    """``Model.generate``: a Completion; for a list of prompts, a list of completions."""
     parsed = parse_options(options)
     several = arguments.several(prompt)
     prompts = list(prompt) if several else [prompt]
     engine = core.open()
     names = [f"prompt[{i}]" for i in range(len(prompts))] if several else ["prompt"]
-    own = options.get("seed") is None  # a draw for each
+    own = options.get("seed") is None  # then each prompt gets its own random seed
     draws = [parsed, *(replace(parsed, seed=None) if own else parsed for _ in prompts[1:])]
     jobs = [start(core, p, o, name) for p, name, o in zip(prompts, names, draws, strict=True)]
     pieces: dict[int, list[Piece]] = {id(job): [] for job in jobs}
@@ -232,7 +234,7 @@ def generate(core: Core, prompt: Any, options: dict[str, Any]) -> Any:
 
 
 def run(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -> Iterator[Piece]:
-    """Runs one job to its end, piece by piece, and raises what went wrong with it."""
+    """Runs jobs to their end, yields their pieces, and raises the error of a job that failed."""
     for _, piece in run_all(engine, jobs, options):
         yield piece
     for job in jobs:
@@ -241,8 +243,8 @@ def run(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -> It
 
 
 def run_all(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -> Iterator[tuple[Job, Piece]]:
-    """Runs jobs side by side: (job, piece) as they come. What goes wrong with one job ends it, as its `failure`; the
-    others go on. What goes wrong with a pass as a whole is raised."""
+    """Runs jobs in the same passes and yields (job, piece) as they come. An error of one job becomes its `failure` and
+    ends it; the others continue. An error of a whole pass is raised."""
     cancel = canceller(options.cancel)
     rows = min(options.chunk, engine.max_rows)
     for job in jobs:
@@ -288,7 +290,7 @@ def run_all(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -
                 job.failure = e
             else:
                 yield job, piece
-        # those that had no room come first next time
+        # jobs that had no room in this pass come first in the next
         waiting = active[len(parts) :] + active[: len(parts)]
         active = [job for job in waiting if not job.finish and job.failure is None]
 
@@ -296,7 +298,7 @@ def run_all(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -
 def logits(
     engine: _engine.Engine, sequences: list[tuple[_engine.Sequence, Sequence[int]]], chunk: int
 ) -> list[npt.NDArray[np.float32]]:
-    """Logits of every token of several sequences -> [(n, vocab) float32]; rows of all share forward passes."""
+    """Logits of every token of several sequences, which share forward passes -> [(n, vocab) float32]."""
     rows = min(chunk, engine.max_rows)
     outs = [np.empty((len(ids), engine.vocab), np.float32) for _, ids in sequences]
     at = [0] * len(sequences)

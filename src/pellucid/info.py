@@ -1,4 +1,4 @@
-"""What a model says of itself: sizes, how it runs and why, and its plan as a table."""
+"""Information about a model: its sizes, how it runs and why, and its plan as a table."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ __all__ = ["ModelInfo", "Operation", "PlanTable"]
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Sizes of a model and how it runs here. Byte counts are bytes; `context` is what a sequence may hold, in
-    tokens."""
+    """Sizes of a model, and how it runs on this machine. `context`: maximum number of tokens of a sequence;
+    `context_trained`: of the texts that the model was trained on. `*_bytes` are bytes, `*_why` the reason for a
+    setting."""
 
     path: str
     format: str
@@ -69,7 +70,7 @@ class ModelInfo:
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One operation of the plan. `inputs` and `output`: (buffer, columns); `matrices`: (name, format, rows, k);
-    `bytes`: of weights, read by every pass (of the embedding: one row)."""
+    `bytes`: of the weights that every pass reads (of the embedding: one row)."""
 
     index: int
     kind: str
@@ -87,7 +88,7 @@ class Operation:
 
 
 class PlanTable(list[Operation]):
-    """The operations in order; prints as a table."""
+    """The operations in order. `print` shows them as a table."""
 
     def __str__(self) -> str:
         rows = [("op", "layer", "kind", "name", "in", "out", "weights", "bytes", "")]
@@ -116,7 +117,7 @@ class PlanTable(list[Operation]):
 
 
 def plan_table(plan: Plan, matrix_bytes: Callable[[int], int]) -> PlanTable:
-    """matrix_bytes: number of a matrix -> bytes as the engine holds it."""
+    """A plan as a table. matrix_bytes: number of a matrix -> its bytes in the engine."""
     table = PlanTable()
     for i, op in enumerate(plan.ops):
         numbers = [s.matrix for s in plan.segments[op.seg : op.seg + op.n_seg]]

@@ -18,7 +18,7 @@ class Later(Generic[T]):
         self._make = make
         self._value: T
         self._error: BaseException | None = None
-        # No daemon: the tokenizers' native code must not be running when the interpreter ends (it would panic).
+        # Not a daemon thread: the native code of `tokenizers` panics if it still runs when the interpreter exits.
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 

@@ -1,4 +1,4 @@
-"""Model and Edit: what users hold."""
+"""Model and Edit, the objects that users work with."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Edit", "Model"]
 
 
 class Model:
-    """A loaded model: immutable, and shared freely between threads. Made by :meth:`load`.
+    """A loaded model, created by :meth:`load`. It is immutable, so threads can share it freely.
 
     A context manager; after :meth:`close` every use raises ``ClosedError``.
     """
@@ -41,12 +41,12 @@ class Model:
 
     @property
     def core(self) -> Core:
-        """Engine, configuration and tokenizer: what the rest of the library works on. Not a stable interface."""
+        """Engine, configuration and tokenizer, for the rest of the library. Not a stable interface."""
         return self._core
 
     @property
     def context_length(self) -> int:
-        """Tokens that a sequence may hold."""
+        """Maximum number of tokens of a sequence."""
         return self._core.context_length
 
     @property
@@ -71,17 +71,18 @@ class Model:
     ) -> Model:
         """Loads a model.
 
-        source: a GGUF file (any part of a split one), a Hugging Face folder, a catalogue name (fetched at its first
-            use, but for models with terms of use), or what `pellucid pull` downloaded, by the same name.
-        threads: default: physical cores that the process may use (PELLUCID_THREADS).
-        context: tokens that a sequence may hold; default: the model's own, at most 8192.
-        isa: an instruction set; default: the best (PELLUCID_ISA).
-        kv: type of cached keys and values: "auto" (f32 for models in F32, else the best 16-bit type here), "f32",
-            "f16", "bf16", "int8" (0.56 times the memory of 16 bits: a scale per 32 values).
+        source: the path of a GGUF file (any part of a split one) or of a Hugging Face folder, a catalogue name (the
+            model is downloaded at its first use, unless it has terms of use), or the name of a model that
+            `pellucid pull` downloaded.
+        threads: default: PELLUCID_THREADS, else the physical cores that the process may use.
+        context: maximum number of tokens of a sequence; default: that of the model, but at most 8192.
+        isa: an instruction set; default: PELLUCID_ISA, else the best one that this machine has.
+        kv: type of cached keys and values: "auto" ("f32" for models in F32, else the best 16-bit type on this machine),
+            "f32", "f16", "bf16", or "int8" with a scale per 32 values (0.56 times the memory of 16 bits).
         precision: "default" (int8 activations, two terms in the head) or "high" (two terms everywhere).
-        cache_bytes: bytes of memory that the keys and values of all its sequences together may take; default: no limit.
-            What would exceed it is an OutOfMemoryError, and changes no sequence.
-        progress: called with (bytes done, bytes in all, what) while fetching and packing.
+        cache_bytes: bytes that the keys and values of all sequences together may take; default: no limit. A call that
+            would exceed it raises OutOfMemoryError and changes no sequence.
+        progress: called with (bytes done, bytes in all, what) while downloading and packing.
 
         Raises ModelFileError, UnsupportedModelError, FetchError, IsaError, OutOfMemoryError; ValueError or TypeError
         naming a wrong argument.
@@ -149,7 +150,7 @@ class Model:
         )
 
     def plan(self) -> PlanTable:
-        """The operations that a forward pass runs, with shapes and bytes; prints as a table."""
+        """The operations of a forward pass, with shapes and bytes. `print` shows them as a table."""
         engine = self.core.open()
         return plan_table(engine.plan, engine.matrix_bytes)
 
@@ -157,19 +158,24 @@ class Model:
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """None when the file has none: then only ids are accepted. Raises TokenizerError where the file's is
-        unusable."""
+        """None where the model has no tokenizer; then only ids are accepted. Raises TokenizerError where the tokenizer
+        is unusable."""
         return self._core.tokenizer
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Text -> ids. add_special: with BOS where the model has one. parse_special: special tokens' text becomes
-        their id."""
+        """Text -> ids.
+
+        add_special: add BOS where the model uses one. parse_special: turn the spelling of a special token into its id;
+        otherwise it is ordinary text.
+
+        Raises TokenizerError for text that cannot be encoded, and where the model has no tokenizer.
+        """
         return self.core.tokenize(text, add_special, parse_special)
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """Ids -> text. An id with which the embedding is padded beyond the vocabulary has no text.
+        """Ids -> text. Ids beyond the vocabulary, which exist where the embedding is padded, have no text.
 
-        Raises ValueError for an id out of range.
+        Raises ValueError for an id out of range; TokenizerError where the model has no tokenizer.
         """
         return self.core.detokenize(ids)
 
@@ -183,16 +189,17 @@ class Model:
         variables: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
     ) -> ChatPrompt:
-        """What :meth:`chat` gives to the model: ChatPrompt(text, ids).
+        """The prompt that :meth:`chat` gives to the model -> ChatPrompt(text, ids).
 
-        messages: ``{"role": ..., "content": ...}`` each; content is text, or a list of parts ``{"type": "text", "text":
+        messages: each ``{"role": ..., "content": ...}``; content is text, or a list of parts ``{"type": "text", "text":
             ...}``. The spelling of a special token in a message is ordinary text.
-        tools, documents: tables, as the template wants them (tools: JSON schemas). variables: further values for it,
-            e.g. ``{"enable_thinking": False}``.
-        template: Jinja, instead of the model's own.
+        tools, documents: lists of tables, in the form that the template expects (tools: JSON schemas). variables:
+            further values for the template, such as ``{"enable_thinking": False}``.
+        template: a Jinja template to use instead of the model's.
 
-        Raises ChatTemplateError where there is no template, or where it is broken, forbidden or refuses; TypeError or
-        ValueError naming the place in the messages; TokenizerError for what cannot be encoded.
+        Raises ChatTemplateError where there is no template, or where it is broken, does something forbidden, or refuses
+        the messages; TypeError or ValueError naming the place in the messages; TokenizerError for text that cannot be
+        encoded.
         """
         return self.core.chat_prompt(
             messages,
@@ -210,10 +217,10 @@ class Model:
     @overload
     def logits(self, ids: Sequence[Sequence[int]], *, chunk: int = 512) -> list[npt.NDArray[np.float32]]: ...
     def logits(self, ids: Any, *, chunk: int = 512) -> Any:
-        """Logits of every token -> float32 (n, vocab); for a list of sequences a list of the same, computed as rows of
-        the same forward passes. chunk: rows of a pass; changes no bit.
+        """Logits of every token -> float32 (n, vocab); for a list of sequences, a list of such arrays, computed in the
+        same forward passes. chunk: rows of a pass; it changes no bit of the result.
 
-        Raises ContextFullError, NumericsError, ValueError for an id out of range.
+        Raises ContextFullError; NumericsError; ValueError for an id out of range.
         """
         c, engine, chunk = self.core, self.core.open(), generation.check_chunk(chunk)
         if isinstance(ids, str):
@@ -231,26 +238,29 @@ class Model:
     @overload
     def generate(self, prompt: list[str] | list[list[int]], **options: Any) -> list[Completion]: ...
     def generate(self, prompt: Any, **options: Any) -> Any:
-        """Generates from a prompt (text or ids) -> Completion; from a list of prompts, side by side -> a list of them,
-        each as it would be alone with the same seed; without a seed each draws its own.
+        """Generates from a prompt (text or ids) -> Completion; from a list of prompts -> a list of completions.
+
+        The prompts of a list run in the same forward passes; each completion is the one that its prompt would have
+        alone with the same seed. Without a seed, each prompt gets a random one.
 
         Options (defaults): max_tokens=128, temperature=0.8 (0: greedy), top_k=40, top_p=0.95, min_p=0.05,
         typical_p=1.0, repeat_penalty=1.0, repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0,
         dry_multiplier=0.0, dry_base=1.75, dry_allowed_length=2, dry_range=-1 (all),
         dry_breakers=("\\n", ":", '"', "*"), top_n_sigma=0.0, xtc_probability=0.0, xtc_threshold=0.1,
         dynatemp_range=0.0, dynatemp_exponent=1.0, mirostat=0 | 2, mirostat_tau=5.0, mirostat_eta=0.1, samplers=None
-        (the names of the sampler's steps in an order of one's own), logit_bias={}, seed=None,
+        (names of the sampler's steps, in the order in which they act), logit_bias={}, seed=None,
         stop=(), stop_ids=(), ignore_eos=False, logprobs=0 (alternatives per token), echo=False, cache=True,
         chunk=512, cancel=None (threading.Event or callable), on_full="stop" | "error".
 
-        Raises ContextFullError (before computing, where the prompt is too long), NumericsError, TokenizerError,
-        ClosedError; ValueError or TypeError naming a wrong option. Of a list of prompts, one that fails while it runs
-        does not end the others: when they are complete, a BatchError has the failed ones' errors and their completions.
+        Raises ContextFullError (before computing anything, where the prompt is too long), NumericsError,
+        TokenizerError, ClosedError; ValueError or TypeError naming a wrong option. If one of several prompts fails
+        while it runs, the others continue; at the end, a BatchError holds the errors of those that failed and the
+        completions of the others.
         """
         return generation.generate(self.core, prompt, options)
 
     def stream(self, prompt: str | Sequence[int], **options: Any) -> Iterator[Piece]:
-        """Like :meth:`generate`, piece by piece: a Piece per token; the last one has the finish reason."""
+        """Like :meth:`generate`, but yields a Piece per token; the last one has the finish reason."""
         options_ = generation.parse_options(options)
         core = self.core
         return generation.run(core.open(), [generation.start(core, prompt, options_)], options_)
@@ -262,10 +272,10 @@ class Model:
     def chat(
         self, messages: Any, *, tools: Any = None, template: str | None = None, stream: bool = False, **options: Any
     ) -> Any:
-        """The next message of a conversation -> Completion, or an iterator of Piece where ``stream``.
+        """Generates the next message of a conversation -> Completion; with ``stream``, an iterator of Piece.
 
-        messages, tools, template, documents, variables: :meth:`chat_prompt`. Other options and errors:
-        :meth:`generate`. A conversation of several turns is quicker in a context: ``Context.chat``.
+        messages, tools, template, documents, variables: see :meth:`chat_prompt`. Other options and errors: see
+        :meth:`generate`. A conversation of several turns is faster in a context: see ``Context.chat``.
         """
         c = self.core
         prompt, parsed = generation.start_chat(c, messages, {**options, "tools": tools, "template": template})
@@ -287,15 +297,15 @@ class Model:
         limit: int = 2 << 30,
         chunk: int = 512,
     ) -> Trace:
-        """Runs a text, ids or a completion (its prompt and new tokens) once and keeps what was asked for, as NumPy
-        arrays: see :class:`Trace` for their shapes. A completion's arrays are those of its generation, bit for bit.
+        """Runs a text, ids or a completion (its prompt and new tokens) once and keeps the wanted quantities as NumPy
+        arrays; :class:`Trace` lists their shapes. A completion's arrays equal those of its generation, bit for bit.
 
         want: any of embeddings, hidden, q, k, v, scores, attention, attention_out, mlp_out, neurons, head_out, logits.
-        layers, heads, positions: indices to keep, negative ones from the end; None: all. limit: bytes that the arrays
-        may take. chunk: rows of a pass. Neither tracing nor `chunk` changes a bit of anything.
+        layers, heads, positions: the indices to keep; negative ones count from the end; None: all. limit: maximum
+        bytes of the arrays. chunk: rows of a pass. Neither tracing nor `chunk` changes a bit of any result.
 
-        Raises ValueError for a wrong name or index, and for more than `limit`, saying what would fit; ContextFullError,
-        NumericsError, ClosedError.
+        Raises ValueError for a wrong name or index, and where the arrays would exceed `limit` (the message states what
+        would fit); ContextFullError, NumericsError, ClosedError.
         """
         from pellucid.look.trace import trace
 
@@ -306,29 +316,31 @@ class Model:
     @overload
     def score(self, text: list[str] | list[list[int]], *, top: int = 0, window: int | None = None) -> list[Score]: ...
     def score(self, text: Any, *, top: int = 0, window: int | None = None) -> Any:
-        """Log probability of every token of a text (or ids), given those before it -> Score; of a list of texts, side
-        by side, a list of them.
+        """Log probability of every token of a text (or ids), given the tokens before it -> Score; for a list of texts,
+        which run in the same forward passes, a list of scores.
 
-        top: the likeliest alternatives to give with each. window: texts longer than that many tokens are scored in
-        parts of that length, each of which begins in the middle of the one before: every token sees at least
-        window / 2 tokens before it. Without it a text beyond the context is a ContextFullError.
+        top: how many of the likeliest alternatives to return for each token. window: a text of more than this many
+        tokens is scored in parts of this length. Each part begins in the middle of the previous one, so that after the
+        first part every token sees at least window / 2 tokens before it.
+
+        Raises ContextFullError for a text that does not fit the context, without a window.
         """
         from pellucid.look.score import score
 
         return score(self.core, text, top, window)
 
     def edit(self) -> Edit:
-        """A view over the same weights whose arithmetic can be edited (steering, ablation, patching): see
-        :class:`Edit`. Use it in a `with` statement, which closes it at its end."""
+        """A view of the model whose arithmetic can be edited (steering, ablation, patching): see :class:`Edit`. Use it
+        in a `with` statement, which closes it."""
         core = self.core
         core.open()
         return Edit(core)
 
     def weight(self, name: str) -> npt.NDArray[np.float32]:
-        """A tensor dequantised -> float32 of its shape (a matrix: (out, in)), as the engine reads it.
+        """A weight tensor, dequantised as the engine reads it -> float32 in its shape (of a matrix: (out, in)).
 
-        name: as in GGUF files ("blk.0.attn_q.weight"; without ".weight", too). Raises ValueError for one that the plan
-        does not use, with near matches.
+        name: as in GGUF files ("blk.0.attn_q.weight"; ".weight" may be left out). Raises ValueError, which suggests
+        similar names, for a tensor that the plan does not use.
         """
         from pellucid.look.weight import weight
 
@@ -337,18 +349,18 @@ class Model:
     # ---- sequences --------------------------------------------------------------------------------------------
 
     def context(self) -> Context:
-        """A sequence that keeps its cache between calls."""
+        """A new :class:`Context`: a sequence that keeps its cache between calls."""
         return Context(self.core)
 
 
 class Edit(Model):
-    """A view of a model with edits: made by ``Model.edit``, a context manager, closed at its end.
+    """A view of a model with edits, created by ``Model.edit``; a context manager, which closes it at the end.
 
-    The edits make a plan of their own over the same packed weights, with a cache of its own; the model and its other
-    users see nothing of them. Each takes effect from the next call on; they act in the order in which they were made.
-    A neutral one (a factor of 1, zeros added) changes no bit. Edit methods raise ValueError or TypeError naming the
-    argument, and then nothing has changed. What a model can do, the view does with its edits: hidden states of a trace
-    are those after them.
+    The view has the same packed weights, but a plan and a cache of its own; the model and its other users are not
+    affected. An edit takes effect from the next call on; edits act in the order in which they were made. A neutral one
+    (a factor of 1, added zeros) changes no bit. Edit methods raise ValueError or TypeError naming the argument, and
+    then change nothing. The view has all methods of a model and applies its edits in them; a trace's hidden states are
+    those after the edits.
     """
 
     def __init__(self, core: Core) -> None:
@@ -356,15 +368,15 @@ class Edit(Model):
 
         super().__init__(core)
         self._edits = Edits(core)
-        self._view: Model | None = None  # None: an edit was made since
-        self._cores: weakref.WeakSet[Core] = weakref.WeakSet()  # of all views so far
+        self._view: Model | None = None  # None after an edit, until the next use
+        self._cores: weakref.WeakSet[Core] = weakref.WeakSet()  # those of all views so far
         self._closed = False
 
     @property
     def model(self) -> Model:
-        """The edited model as it is now, which later edits do not change. It closes with the edit."""
+        """The edited model as it is now; later edits do not change it. It is closed with the edit."""
         self._check_open()
-        view = self._view  # read once: another thread may make an edit meanwhile
+        view = self._view  # read once: another thread may make an edit at the same time
         if view is None:
             core = self._core.view(self._edits.plan())
             self._cores.add(core)
@@ -373,7 +385,7 @@ class Edit(Model):
 
     @property
     def core(self) -> Core:
-        """The edited model's."""
+        """The core of the edited model."""
         return self.model.core
 
     def __enter__(self) -> Edit:
@@ -381,7 +393,7 @@ class Edit(Model):
         return self
 
     def close(self) -> None:
-        """Ends the view: every later use is a ClosedError. May be called again."""
+        """Closes the view: every later use raises ClosedError. May be called again."""
         self._closed = True
         self._view = None
         for core in list(self._cores):
@@ -393,21 +405,22 @@ class Edit(Model):
         self._core.open()
 
     def add(self, layer: int, vector: npt.ArrayLike, positions: Any = None) -> Edit:
-        """Adds a vector (d) to the residual stream after a layer, at the tokens of some positions; None: at all, new
-        ones too."""
+        """Adds a vector (d) to the residual stream after a layer, at the given positions; None: at all positions,
+        including those of new tokens."""
         return self._make(self._edits.add, layer, vector, positions)
 
     def patch(self, layer: int, positions: Any, values: npt.ArrayLike) -> Edit:
-        """Replaces the residual stream after a layer, at some positions, by values (len(positions), d), or (d) for
-        each."""
+        """Replaces the residual stream after a layer, at the given positions, by values of shape (len(positions), d),
+        or (d) for all of them."""
         return self._make(self._edits.patch, layer, positions, values)
 
     def scale_head(self, layer: int, head: int, factor: float) -> Edit:
-        """Multiplies a head's output before it is projected into the residual stream. 0 takes the head out."""
+        """Multiplies a head's output before it is projected into the residual stream. A factor of 0 removes the
+        head."""
         return self._make(self._edits.scale_head, layer, head, factor)
 
     def skip(self, layer: int, part: str) -> Edit:
-        """Leaves out a layer's "attention" or "mlp": nothing is added to the residual stream."""
+        """Skips a layer's "attention" or "mlp": it adds nothing to the residual stream."""
         return self._make(self._edits.skip, layer, part)
 
     def _make(self, edit: Callable[..., None], *arguments: Any) -> Edit:
@@ -421,7 +434,7 @@ class Edit(Model):
 
 
 def _kv_bytes(kv: str, d: int) -> int:
-    """Bytes of one head's key or value of width d in the cache."""
+    """Bytes of one head's key or value of d numbers in the cache."""
     if kv == "int8":
         return d + 4 * -(-d // 32)
     return d * (4 if kv == "f32" else 2)

@@ -1,8 +1,8 @@
 """A plan: the flat list of operations that one forward pass runs.
 
-An architecture's file (arch/) writes it once per model with the methods of :class:`Plan`; `_engine` hands it to C,
-which validates it. Buffers are (rows, dim) float32; operations name them by number. Field by field, the tables here are
-those of csrc/ops/op.h; the kinds of operation are read off csrc/ops/table.c.
+An architecture's file (arch/) writes it once per model with the methods of :class:`Plan`; `_engine` passes it to C,
+which validates it. Buffers are (rows, dim) float32; operations refer to them by number. The tables here mirror those of
+csrc/ops/op.h field by field; the kinds of operation come from csrc/ops/table.c.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pellucid._engine import NORMS
 from pellucid._engine import Kind as Kind
 from pellucid.errors import ModelFileError, UnsupportedModelError
 
-EVERYWHERE = 2**31 - 1  # pos_to of an operation on every position
+EVERYWHERE = 2**31 - 1  # pos_to of an operation that applies to every position
 
 
 class Bytes(Protocol):
@@ -32,7 +32,7 @@ class Bytes(Protocol):
 
 
 class TensorLike(Protocol):
-    """A tensor of a model file, still in its file's format (weights.Tensor)."""
+    """A tensor of a model file, in the file's format (weights.Tensor)."""
 
     @property
     def name(self) -> str: ...
@@ -50,7 +50,7 @@ class TensorLike(Protocol):
 
 @dataclass(slots=True)
 class Op:
-    """One operation as C sees it; ids are indices into the plan's lists, -1 for none."""
+    """One operation, with the fields of its C struct. Numbers are indices into the plan's lists; -1: none."""
 
     kind: Kind
     layer: int
@@ -83,7 +83,8 @@ class Buffer(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """terms: of the int8 activations that a quantised matrix is multiplied by, at least; two are as good as exact."""
+    """One matrix of an operation; its output begins at `column`. terms: the least number of int8 terms of the
+    activations that a quantised matrix is multiplied by; two are nearly exact."""
 
     matrix: int
     column: int
@@ -92,7 +93,7 @@ class Segment(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """(rows, k) in its file's format. plain: kept in it (an embedding of its own), not packed."""
+    """(rows, k), in the file's format. plain: it stays in that format instead of being packed (an untied embedding)."""
 
     name: str
     type: str
@@ -103,7 +104,7 @@ class Matrix(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Rows of a tensor that several matrices share: `name` has `rows`, this part begins at row `first`."""
+    """Part of a tensor that several matrices share: `name` has `rows` rows, the part begins at row `first`."""
 
     name: str
     first: int
@@ -116,7 +117,8 @@ class Vector(NamedTuple):
 
 
 class Rope(NamedTuple):
-    """Angles of pair i at position p: p * freq[i]. halves: pairs (i, i + n/2), else (2i, 2i + 1). (Su et al. 2021)"""
+    """Rotary positions (Su et al. 2021): at position p, pair i is rotated by p * freq[i] radians. halves: pairs are
+    (i, i + n/2), else (2i, 2i + 1)."""
 
     freq: tuple[float, ...]
     halves: bool
@@ -124,14 +126,15 @@ class Rope(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Heads of one kind of layer. window: tokens that a row sees, itself included; 0 for all."""
+    """The heads of a layer: n_q query heads and n_kv key-value heads, dk and dv wide. window: how many tokens a row
+    sees, itself included; 0: all."""
 
     n_q: int
     n_kv: int
     dk: int
     dv: int
     window: int = 0
-    scale: float = 0.0  # of the scores; 0: 1 / sqrt(dk)
+    scale: float = 0.0  # multiplies the scores; 0: 1 / sqrt(dk)
 
 
 @dataclass(slots=True)
@@ -168,8 +171,8 @@ class Plan:
     eps: float
     formats: frozenset[str]
     file: str = ""
-    norms: str = "rms"  # or "layer": of all norms but those of heads
-    own_name: Callable[[str], str] = str  # what the file itself calls a tensor, for errors
+    norms: str = "rms"  # or "layer"; the norms of heads are always "rms"
+    own_name: Callable[[str], str] = str  # GGUF's name of a tensor -> its name in the file, for errors
     ops: list[Op] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
@@ -187,24 +190,24 @@ class Plan:
     # ---- operations -------------------------------------------------------------------------------------------
 
     def embed(self, scale: float = 1.0) -> int:
-        """The residual stream begins: rows of token_embd times scale."""
+        """Starts the residual stream: rows of token_embd, times scale."""
         tied = "output.weight" not in self.tensors
         seg = self._segments([self.matrix("token_embd", self.vocab, self.dim, plain=not tied)])
         x = self.buffer("x", self.dim)
         return self._op(Kind.EMBED, -1, "token_embd", out=x, seg=seg, n_seg=1, scale=scale).out
 
     def norm(self, layer: int, name: str) -> int:
-        """The norm of the residual stream, into a buffer of its own."""
+        """The norm of the residual stream, in another buffer."""
         x, h = self.buffer("x", self.dim), self.buffer("h", self.dim)
         return self._op(Kind.NORM, layer, name, inp=x, out=h, **self._norm(_layered(layer, name))).out
 
     def qkv(self, layer: int, h: int, a: Attention) -> QKV:
-        """Queries, keys and values, with their biases where the file has some; from attn_qkv where it has one matrix.
+        """Queries, keys and values, with biases where the file has them; from attn_qkv where they are one matrix.
 
-        Keys and values take their activations in two terms: they are few, and every later row reads them. Mean KL
-        divergence from float32 over 4,096 positions, of the 32 likeliest tokens, SmolLM2: 0.00146 with one term
-        everywhere, 0.00104 so; with two terms for values alone 0.00114, for keys 0.00140, for queries 0.00136, for
-        attn_output 0.00142.
+        The activations of keys and values have two int8 terms: these matrices are small, and every later row reads
+        their results. Mean KL divergence from float32 (SmolLM2, 4,096 positions, 32 likeliest tokens): 0.00146 with one
+        term everywhere, 0.00104 with two for keys and values. With two terms for values only 0.00114, for keys 0.00140,
+        for queries 0.00136, for attn_output 0.00142.
         """
         parts = (("attn_q", a.n_q * a.dk), ("attn_k", a.n_kv * a.dk), ("attn_v", a.n_kv * a.dv))
         out = self.buffer(f"qkv{sum(rows for _, rows in parts)}", sum(rows for _, rows in parts))
@@ -237,7 +240,7 @@ class Plan:
         )
 
     def rope_append(self, layer: int, qkv: QKV, rope: Rope) -> None:
-        """Rotates queries and keys in place, and appends keys and values to the cache."""
+        """Rotates queries and keys in place and appends keys and values to the cache."""
         cache = self._cache(qkv.attention)
         place = self.caches[cache].n_layers
         self.caches[cache].n_layers += 1
@@ -254,7 +257,7 @@ class Plan:
         )
 
     def attend(self, layer: int, qkv: QKV) -> int:
-        """Attention of the queries over the cache (grouped heads, causal, within the window)."""
+        """Attention of the queries over the cache: grouped heads, causal, within the window."""
         a = qkv.attention
         out = self.buffer(f"a{a.n_q * a.dv}", a.n_q * a.dv)
         cache, place = self._cache(a), self._known["cache_layer", layer]
@@ -264,7 +267,7 @@ class Plan:
         ).out
 
     def add(self, layer: int, name: str, h: int, *, post_norm: str | None = None) -> None:
-        """Projects h and adds it to the residual stream, normed before where `post_norm` names a weight."""
+        """Projects h, applies the norm `post_norm` if given, and adds the result to the residual stream."""
         x, tmp = self.buffer("x", self.dim), self.buffer("o", self.dim)
         mat = self.matrix(_layered(layer, name), self.dim, self.buffers[h].dim)
         seg = self._segments([mat], biases=[self.bias(_layered(layer, name), self.dim)])
@@ -272,7 +275,7 @@ class Plan:
         self._op(Kind.LINEAR_ADD, layer, name, inp=h, out=x, tmp=tmp, seg=seg, n_seg=1, **norm)
 
     def glu(self, layer: int, h: int, ff: int, act: str) -> int:
-        """act(ffn_gate h) * (ffn_up h), with their biases where the file has some. (Shazeer 2020)"""
+        """act(ffn_gate h) * (ffn_up h), with biases where the file has them (Shazeer 2020)."""
         k = self.buffers[h].dim
         names = [_layered(layer, name) for name in ("ffn_gate", "ffn_up")]
         mats = [self.matrix(name, ff, k) for name in names]
@@ -284,25 +287,27 @@ class Plan:
         ).out
 
     def head(self, cap: float = 0.0) -> None:
-        """Final norm and logits (of the rows that ask), from `output` or, tied, from the embedding."""
+        """The final norm, and the logits of the rows that ask for them; tied to the embedding where there is no
+        `output`. cap: soft cap of the logits; 0: none."""
         name = "output" if "output.weight" in self.tensors else "token_embd"
         seg = self._segments([self.matrix(name, self.vocab, self.dim)])
         x = self.buffer("x", self.dim)
         self._op(Kind.HEAD, -1, "head", inp=x, seg=seg, n_seg=1, cap=cap, **self._norm("output_norm"))
 
     def _norm(self, name: str) -> dict[str, Any]:
-        """Fields of an operation that norms the residual stream; a LayerNorm has a bias where the file has one."""
+        """The fields of a norm of the residual stream. A LayerNorm has a bias where the file has one."""
         bias = self.bias(name, self.dim) if self.norms == "layer" else -1
         return {"vec": self.vector(name, self.dim), "vec2": bias, "norm": NORMS[self.norms], "eps": self.eps}
 
     # ---- tables -----------------------------------------------------------------------------------------------
 
     def buffer(self, name: str, dim: int) -> int:
-        """The number of a buffer, made at its first mention."""
+        """The number of a buffer, which is created at the first call."""
         return self._once(("buffer", name), self.buffers, lambda: Buffer(name, dim))
 
     def matrix(self, name: str, rows: int, k: int, *, plain: bool = False, part: Part | None = None) -> int:
-        """The number of a matrix; it must have this shape and a format that the engine runs. part: rows of another."""
+        """The number of a matrix, which must have this shape and a supported format. part: it is part of another
+        tensor."""
 
         def make() -> Matrix:
             whole = part or Part(name, 0, rows)
@@ -311,18 +316,18 @@ class Plan:
                 raise UnsupportedModelError(
                     feature=f"weight format {t.type} ({t.name})", supported=", ".join(sorted(self.formats))
                 )
-            row = t.data.size // whole.rows  # bytes: a row is whole blocks in every format
+            row = t.data.size // whole.rows  # bytes; in every format a row is a whole number of quantisation blocks
             data = t.data[whole.first * row : (whole.first + rows) * row]
             return Matrix(f"{name}.weight", t.type, rows, k, data, plain)
 
         return self._once(("matrix", name), self.matrices, make)
 
     def vector(self, name: str, n: int) -> int:
-        """The number of a vector of n float32, from the tensor name.weight."""
+        """The number of a vector of n float32 values, from the tensor name.weight."""
         return self._once(("vector", name), self.vectors, lambda: self._floats(f"{name}.weight", n))
 
     def bias(self, name: str, n: int, *, part: Part | None = None) -> int:
-        """The number of the vector name.bias, -1 where the file has none. part: numbers of another."""
+        """The number of the vector name.bias; -1 where the file has none. part: it is part of another tensor."""
         whole = part or Part(name, 0, n)
         if f"{whole.name}.bias" not in self.tensors:
             return -1
@@ -394,7 +399,7 @@ def _layered(layer: int, name: str) -> str:
 
 
 def floats(t: TensorLike) -> npt.NDArray[np.float32]:
-    """A tensor in a float format -> float32 of its shape."""
+    """A tensor's values as float32, in its shape. Raises UnsupportedModelError for a quantised format."""
     if t.type == "F32":
         values = t.data.view(np.float32)
     elif t.type == "F16":

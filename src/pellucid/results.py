@@ -12,9 +12,9 @@ FinishReason = str  # "stop" | "eos" | "length" | "context" | "cancelled"
 
 
 class TokenLogprob(NamedTuple):
-    """Natural log probabilities of one new token, from the model's raw logits.
+    """Natural log probability of one new token, from the model's logits before sampling.
 
-    ``piece``: its text (U+FFFD for a part of a character). ``top``: the most probable tokens, [(id, piece, logprob)].
+    ``piece``: its text (U+FFFD for an incomplete character). ``top``: the most probable tokens, [(id, piece, logprob)].
     """
 
     id: int
@@ -25,7 +25,8 @@ class TokenLogprob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds and tokens per second. ``first_token``: from the call to the first token; ``load``: of the model."""
+    """Times in seconds, and numbers of tokens. ``first_token``: from the call to the first token; ``load``: of loading
+    the model."""
 
     load: float
     prefill: float
@@ -59,20 +60,21 @@ class Timings:
 
 
 class Piece(NamedTuple):
-    """A step of a stream. ``text`` may be "" while a character, or what may be a stop string, is incomplete."""
+    """A step of a stream. ``text`` may be "" while a character or a possible stop string is incomplete. The last piece
+    has a finish reason, timings and the number of prompt tokens."""
 
     text: str
     ids: list[int]
     logprobs: list[TokenLogprob]
     finish_reason: FinishReason | None = None
-    timings: Timings | None = None  # of the last piece
-    prompt_tokens: int = 0  # of the last piece
+    timings: Timings | None = None
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What was generated. ``text`` ends before the stop string; ``ids`` are the new tokens, without the one that ended
-    it (end of sequence, stop id). ``finish_reason``: "stop" | "eos" | "length" | "context" | "cancelled".
+    """What was generated. ``text`` ends before the stop string; ``ids`` are the new tokens without the one that ended
+    the text (end of sequence, stop id). ``finish_reason``: "stop" | "eos" | "length" | "context" | "cancelled".
 
     ``prompt_ids``: the tokens that it continues, including those that a context already held; ``prompt_tokens``: how
     many of them this call added. ``Model.trace`` takes a completion and runs ``prompt_ids`` and ``ids`` once more.
@@ -99,7 +101,7 @@ class Completion:
 
 
 def collect(pieces: Iterable[Piece], prompt_ids: Sequence[int]) -> Completion:
-    """Joins a whole stream. prompt_ids: the tokens that it continues."""
+    """Joins the pieces of a stream. prompt_ids: the tokens that it continues."""
     text, ids, logprobs, last = [], [], [], None
     for piece in pieces:
         text.append(piece.text)

@@ -1,4 +1,4 @@
-"""The options of a generation, and the check of each."""
+"""The options of a generation, and their checks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pellucid.errors import WrongType, WrongValue, shown
 
 __all__ = ["SamplingOptions", "check_cancel", "check_chunk"]
 
-MOST_LOGPROBS = 2**20  # more than any vocabulary; bounds what one call may allocate
-MOST_STRINGS = 2**16  # of one option
-MOST_LOGIT = 1000  # what a penalty or bias adds at most: logits differ by less, and sums of it stay finite
+MOST_LOGPROBS = 2**20  # more than any vocabulary; bounds the memory that one call may allocate
+MOST_STRINGS = 2**16  # per option
+MOST_LOGIT = 1000  # maximum of a penalty or bias: more than logits differ by, and sums of it stay finite
 
 # The sampler's steps in their default order.
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc", "temperature")
@@ -77,19 +77,19 @@ def _seed(name: str, value: Any) -> int:
 
 
 def check_cancel(name: str, value: Any) -> Any:
-    """None, a threading.Event, or a callable."""
+    """None, a threading.Event or a callable. Raises WrongType for anything else."""
     if value is not None and not callable(value) and not callable(getattr(value, "is_set", None)):
         raise WrongType(name, f" must be a threading.Event or a callable, not {type(value).__name__}")
     return value
 
 
 def check_chunk(name: str, value: Any) -> int:
-    """Rows of a forward pass: at least one."""
+    """The rows of a forward pass, at least one."""
     return integer(name, value, 1, MOST_INT32)
 
 
 def _repeat_penalty(name: str, value: Any) -> float:
-    """Logits are divided by it, and must stay finite."""
+    """Not between 0 and 1e-6: logits are divided by it, and must stay finite."""
     found = number(name, value, 0, MOST_LOGIT)
     if 0 < found < 1e-6:
         raise wrong_value(name, value, "0 (off) or at least 1e-06")
@@ -140,40 +140,43 @@ class SamplingOptions:
     """The options of a generation. Every value is checked.
 
     The sampler's steps act in the order of ``samplers``, by default: penalties, dry, (``logit_bias``), top_n_sigma,
-    top_k, typical_p, top_p, min_p, xtc, temperature; each on what the one before left, probabilities renormalised. 0,
-    1.0, {} or () switch a step off. docs/sampling.md has their definitions, their sources and where others differ.
+    top_k, typical_p, top_p, min_p, xtc, temperature. Each works on the tokens that the previous one kept, with
+    probabilities renormalised over them. 0, 1.0, {} or () switch a step off. docs/sampling.md has the definitions,
+    their sources, and the differences from other programs.
 
-    max_tokens: new tokens at most.
-    temperature: 0 is greedy: the most probable token, whatever the filters and wherever ``temperature`` stands.
-    top_k: the k most probable; 0: all.
-    top_p: the smallest set of the most probable that has this probability; 0: the most probable alone.
-    min_p: those at least this times as probable as the best.
-    typical_p: the smallest set of this probability whose surprise is nearest to the entropy; 0 and 1: all.
-    repeat_penalty, presence_penalty, frequency_penalty: of tokens among the last ``repeat_last``, the prompt's too. The
-        first (0 and 1: off; at most 1000) divides logits above 0 and multiplies those below, the second is subtracted
-        once, the third per occurrence (each -1000 to 1000).
-    dry_multiplier, dry_base, dry_allowed_length: DRY (p-e-w, text-generation-webui #5677): where the last n tokens, n
+    max_tokens: maximum number of new tokens.
+    temperature: divides the logits. 0 is greedy: it takes the most probable token, whatever the filters and wherever
+        ``temperature`` stands in the order.
+    top_k: keeps the k most probable tokens; 0: all.
+    top_p: keeps the smallest set of the most probable tokens whose probabilities sum to at least this; 0: only the most
+        probable token.
+    min_p: keeps tokens that are at least this times as probable as the most probable one.
+    typical_p: keeps the tokens whose surprise is closest to the entropy, as few as sum to this probability; 0, 1: all.
+    repeat_penalty, presence_penalty, frequency_penalty: apply to tokens among the last ``repeat_last``, including the
+        prompt's. The first (0 and 1: off; at most 1000) divides logits above 0 and multiplies those below; the second
+        is subtracted once, the third once per occurrence (each -1000 to 1000).
+    dry_multiplier, dry_base, dry_allowed_length: DRY (p-e-w, text-generation-webui #5677). Where the last n tokens, n
         at least the allowed length, occur earlier, multiplier * base ** (n - allowed length) is subtracted from the
-        logit of the token that followed there; the longest n counts. A multiplier of 0 is off.
-    dry_range: how many of the last tokens DRY looks at, the prompt's too; -1: all, 0: none.
-    dry_breakers: texts that no repetition reaches over; tokens that hold one, or end one, are not penalised.
-    top_n_sigma: those within this many standard deviations of the best logit (Tang et al. 2024); 0: all.
-    xtc_probability, xtc_threshold: XTC (p-e-w, text-generation-webui #6335): with this probability, drops all but the
-        least probable of the tokens of at least this probability.
-    dynatemp_range, dynatemp_exponent: the temperature moves within +- range (at least 0) with the entropy H of the n
-        tokens left: low + (high - low) * (H / ln n) ** exponent.
-    mirostat, mirostat_tau, mirostat_eta: 2 is Mirostat 2 (Basu et al. 2021): instead of all filters, tokens of more
-        than mu bits of surprise are dropped; mu, at first 2 tau, becomes mu - eta * (bits of the token drawn - tau).
-    samplers: names of the steps, in their order, each at most once; one that is left out does not act. None: the
-        default. ``logit_bias`` comes before the first step that is neither penalties nor dry.
-    logit_bias: {token id: addition}, -1000 to 1000; -inf forbids a token.
+        logit of the token that followed there; the longest n counts. A multiplier of 0 switches it off.
+    dry_range: how many of the last tokens DRY considers, including the prompt's; -1: all, 0: none.
+    dry_breakers: texts that a repetition must not cross; tokens that contain or complete one are not penalised.
+    top_n_sigma: keeps tokens within this many standard deviations of the best logit (Tang et al. 2024); 0: all.
+    xtc_probability, xtc_threshold: XTC (p-e-w, text-generation-webui #6335). With probability xtc_probability, of the
+        tokens with a probability of at least xtc_threshold, drops all but the least probable.
+    dynatemp_range, dynatemp_exponent: the temperature varies between low and high, temperature -+ range (at least 0),
+        with the entropy H of the n tokens left: low + (high - low) * (H / ln n) ** exponent.
+    mirostat, mirostat_tau, mirostat_eta: 2 is Mirostat 2 (Basu et al. 2021). It replaces all filters and drops tokens
+        with more than mu bits of surprise; mu begins at 2 tau and becomes mu - eta * (bits of the token drawn - tau).
+    samplers: names of the steps, in the order in which they act, each at most once; a step that is left out does not
+        act. None: the default. ``logit_bias`` comes before the first step that is neither penalties nor dry.
+    logit_bias: {token id: what is added to its logit}, -1000 to 1000; -inf forbids a token.
     seed: 0 to 2**64 - 1; None: a random one, which the attribute then holds.
-    stop, stop_ids: strings (or one), and tokens, that end the text.
+    stop, stop_ids: strings (or a single one) and tokens that end the text.
     logprobs: alternatives reported per token; 0: no log probabilities.
-    cache: False computes everything again for every token.
+    cache: False recomputes everything for every token.
     chunk: rows of a forward pass.
-    cancel: threading.Event or callable.
-    on_full: "stop" or "error" when the context fills.
+    cancel: threading.Event or callable that ends the generation.
+    on_full: what happens when the context fills: "stop" ends the generation, "error" raises ContextFullError.
 
     Raises TypeError (an unknown option, a wrong type) and ValueError (out of range), naming the option.
     """
@@ -220,7 +223,8 @@ class SamplingOptions:
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> SamplingOptions:
-        """Options as keyword arguments of a call; an unknown name is a TypeError that suggests the closest one."""
+        """Options from the keyword arguments of a call. Raises TypeError for an unknown name, suggesting the closest;
+        and as the class does."""
         known = [f.name for f in fields(cls)]
         for name in options:
             if name not in known:
@@ -228,13 +232,13 @@ class SamplingOptions:
         return cls(**options)
 
     def penalised(self) -> bool:
-        """Whether recent tokens alter logits."""
+        """Whether a penalty depends on recent tokens."""
         return self.repeat_last > 0 and (
             self.repeat_penalty not in (0, 1) or self.presence_penalty != 0 or self.frequency_penalty != 0
         )
 
     def dry(self) -> bool:
-        """Whether DRY looks at recent tokens."""
+        """Whether DRY is on."""
         return self.dry_multiplier > 0 and self.dry_range != 0 and "dry" in (self.samplers or ())
 
     def sampler(self) -> dict[str, Any]:

@@ -248,7 +248,7 @@ class _Reader:
         return value
 
     def flag(self, name: str) -> bool | None:
-        value: bool | None = self._get(name, bool, "a truth value")
+        value: bool | None = self._get(name, bool, "a boolean")
         return value
 
     def strings(self, name: str, as_bytes: bool) -> Any:

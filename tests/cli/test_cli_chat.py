@@ -1,4 +1,4 @@
-"""`pellucid chat`: turns from a pipe and at a terminal, commands, and every way in which it may end."""
+"""`pellucid chat`: turns from a pipe and at a terminal, commands, and every way in which it can end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def model(smollm2: Path) -> Iterator[Model]:
 
 
 def answers(model: Model, *said: str, system: str | None = None) -> list[str]:
-    """What the library answers, turn by turn."""
+    """The library's answers, turn by turn."""
     messages = [] if system is None else [{"role": "system", "content": system}]
     context, found = model.context(), []
     for text in said:
@@ -106,9 +106,9 @@ def test_errors_of_commands_end_nothing(run: Run, model: Model, tmp_path: Path) 
     (tmp_path / "other.json").write_text('{"a": 1}')
     os.mkfifo(tmp_path / "fifo")
     commands = {
-        "/surprise": "no command /surprise",
-        "/save": "/save needs a file's name",
-        "/load ": "/load needs a file's name",
+        "/surprise": "unknown command /surprise",
+        "/save": "/save needs a file name",
+        "/load ": "/load needs a file name",
         "/reset now": "/reset takes no argument",
         f"/save {tmp_path}/no/where": "no such file or directory",
         f"/save {tmp_path}": "is not a regular file",
@@ -233,7 +233,7 @@ def test_wrong_options(call: Run) -> None:
 
 
 class Terminal:
-    """A process that believes a person is there."""
+    """A process with a terminal as its input and output."""
 
     def __init__(self, *arguments: str) -> None:
         self.process, self.file = pty.fork()
@@ -243,7 +243,7 @@ class Terminal:
         self.seen = ""
 
     def wait(self, text: str, seconds: float = 60) -> str:
-        """Reads until `text` comes -> what came before it."""
+        """Reads up to `text` -> the output before it."""
         end = time.monotonic() + seconds
         while text not in self.seen:
             ready, _, _ = select.select([self.file], [], [], max(0.0, end - time.monotonic()))
@@ -256,7 +256,7 @@ class Terminal:
         os.write(self.file, text.encode())
 
     def end(self) -> tuple[int, str]:
-        """-> exit code, and what was still shown."""
+        """-> (exit code, remaining output)."""
         try:
             while data := os.read(self.file, 1 << 16):
                 self.seen += data.decode("utf-8", "replace")
@@ -301,7 +301,7 @@ def test_terminal(terminal: Callable[..., Terminal], model: Model) -> None:
     screen.type('four"""\n')
     assert expected[2] in screen.wait("\n> ")
     screen.type("/nothing\n")
-    assert "pellucid: no command /nothing" in screen.wait("\n> ")
+    assert "pellucid: unknown command /nothing" in screen.wait("\n> ")
     screen.type("\x04")
     code, rest = screen.end()
     assert (code, "Traceback" in rest) == (0, False)
@@ -325,7 +325,7 @@ def test_ctrl_c_stops_the_answer_alone(terminal: Callable[..., Terminal]) -> Non
 
 def test_two_ctrl_c_at_the_prompt_end_it(terminal: Callable[..., Terminal]) -> None:
     def interrupt(text: str, words: str) -> None:
-        """Ctrl-C once the line editor is there: it has shown what was typed."""
+        """Sends Ctrl-C once the line editor is ready, that is, has echoed the typed text."""
         screen.type(text)
         screen.wait(text)
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""`pellucid inspect`, `score` and `plan --time`: what they show is what the library says."""
+"""`pellucid inspect`, `score` and `plan --time` show the library's results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def model(smollm2: Path) -> Iterator[Model]:
 
 @pytest.fixture(scope="module")
 def document(smollm2: Path) -> dict[str, Any]:
-    """Of the text's last position."""
+    """The JSON document for the text's last position."""
     return _json("inspect", TEXT, "--show", "4")
 
 
@@ -167,7 +167,7 @@ def test_inspect_png_without_matplotlib(call: Run, tmp_path: Path, monkeypatch: 
         (["--position", "5"], "--position=5: expected -5 to 4"),
         (["--layer", "30"], "--layer=30: expected -30 to 29"),
         (["--layer", "0", "--head", "9"], "--head=9: expected -9 to 8"),
-        (["--head", "3"], "--head=3: needs --layer, whose head it is"),
+        (["--head", "3"], "--head=3: needs --layer, the head's layer"),
         (["--top-p", "2"], "--top-p=2.0: expected 0 to 1"),
     ],
 )
@@ -243,10 +243,10 @@ def test_score_of_what_is_no_text(call: Run, tmp_path: Path, tiny: Path) -> None
     assert done.returncode == 1
     assert error_line(done) == f"pellucid: {file} is not UTF-8: byte 0xff at offset 2; expected a text"
     file.write_bytes(b"\n\n")
-    assert "there is no text in it" in error_line(call("score", str(file), "--lines"))
+    assert "contains no text" in error_line(call("score", str(file), "--lines"))
     file.write_bytes(b"")
     done = call("score", str(file))
-    assert (done.returncode, "there is no text in it" in error_line(done)) == (1, True)
+    assert (done.returncode, "contains no text" in error_line(done)) == (1, True)
     assert "is a directory" in error_line(call("score", str(tmp_path)))
     assert "no such file" in error_line(call("score", str(tmp_path / "absent")))
     assert call("score").returncode == 2

@@ -1,4 +1,4 @@
-"""What a generation does with prompts, options and ends of text, as the public interface promises."""
+"""Prompts, options and the end of a generation, as the public interface promises."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_prompts_that_are_nothing(ids_only: Any) -> None:
         ids_only.generate([])
     with pytest.raises(ValueError, match=r"prompt\[1\] is empty"):
         ids_only.generate([[1], []])
-    with pytest.raises(ValueError, match="nothing to go on from"):
+    with pytest.raises(ValueError, match="there is nothing to continue"):
         ids_only.context().generate()
     with pytest.raises(ValueError, match="ids is empty"):
         ids_only.logits([])

@@ -1,4 +1,4 @@
-"""Edits: what each does, and what it must not do to anybody else."""
+"""Edits: what each does, and that other users of the model are not affected."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_the_plan_shows_them(load: Load) -> None:
 
 
 def test_nobody_else_sees_an_edit(load: Load) -> None:
-    """Other users run meanwhile; a context made before, and one under the edit, hold pages of their own."""
+    """Other users run at the same time; a context created before and one of the edit have separate pages."""
     model = load("wide", "K")
     ids = ids_for(model.core.engine, 70)
     plain = model.logits(ids)
@@ -230,7 +230,7 @@ def test_a_later_edit_counts_from_the_next_call_on(load: Load) -> None:
 
 
 def test_a_view_of_a_view(tmp_path: Any) -> None:
-    """Its edits come on top of the other's, which stay; it closes with the model."""
+    """Its edits are added to the other view's, which stay; it closes with the model."""
     ids, vector = [1, 2, 3, 4], np.linspace(-1, 1, 64)
     model = Model.load(models.write(tmp_path, "llama_gqa"), threads=1)
     with model.edit() as e:
@@ -288,7 +288,7 @@ def test_closed(tmp_path: Any) -> None:
         (lambda e: e.add(0, "zeros"), TypeError, "vector must be numbers"),
         (lambda e: e.add(0, np.zeros(64), positions=[-1]), ValueError, "positions"),
         (lambda e: e.add(0, np.zeros(64), positions=[4096]), ValueError, "positions=4096"),
-        (lambda e: e.add(0, np.zeros(64), positions=[1, 1]), ValueError, "positions: expected each one once"),
+        (lambda e: e.add(0, np.zeros(64), positions=[1, 1]), ValueError, "positions: expected each one only once"),
         (lambda e: e.add(0, np.zeros(64), positions=[]), ValueError, "positions is empty"),
         (lambda e: e.add(0, np.zeros(64), positions=3.0), TypeError, "positions"),
         (lambda e: e.add(0, np.zeros(64), np.zeros((1, 2), int)), TypeError, "positions=array.*expected an integer"),

@@ -1,4 +1,4 @@
-"""The public Tokenizer, from every kind of file, sound and not."""
+"""The public Tokenizer, from every kind of file, valid and invalid."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_gguf_further_ends(write_gguf: WriteGguf, bpe_parts: Parts) -> None:
         ({"eos_token_id": -1}, "tokenizer.ggml.eos_token_id: id -1 is out of range"),
         ({"eot_token_id": 271}, "tokenizer.ggml.eot_token_id: id 271 is out of range"),
         ({"unknown_token_id": True}, "tokenizer.ggml.unknown_token_id: it is True; expected a token id"),
-        ({"add_bos_token": 1}, "tokenizer.ggml.add_bos_token: it is 1; expected a truth value"),
+        ({"add_bos_token": 1}, "tokenizer.ggml.add_bos_token: it is 1; expected a boolean"),
         ({"add_bos_token": True, "bos_token_id": None}, "tokenizer.ggml.add_bos_token: is set, but"),
         ({"chat_template": 5}, "tokenizer.chat_template: it is 5; expected text"),
     ],
@@ -321,7 +321,7 @@ def test_sentencepiece_models_that_normalise_are_refused(tmp_path: Path, spm_par
 
 
 def test_loading_is_lazy() -> None:
-    """The tokeniser's module brings in none of the packages; each kind of vocabulary only its own."""
+    """The tokenizer's module imports none of the packages; each kind of vocabulary imports only its own."""
     code = (
         "import sys, pellucid.tokenizer\n"
         "heavy = {'tokenizers', 'sentencepiece', 'jinja2', 'huggingface_hub'}\n"

@@ -1,4 +1,4 @@
-"""GGUF files: sound ones as another writer makes them, and every kind of unsound one."""
+"""GGUF files: valid ones from another writer, and every kind of invalid one."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_strings_stay_bytes_until_text_is_wanted(tmp_path):
 
 
 def test_what_was_read_survives_close(tmp_path):
-    """Tensors that are read afterwards are an error; strings of the header and arrays stay; no file stays open."""
+    """Reading a tensor afterwards is an error; strings of the header and arrays remain; no file stays open."""
     path = write(tmp_path / "a.gguf")
     before = len(os.listdir("/proc/self/fd"))
     model = open_gguf(path)
@@ -147,7 +147,7 @@ def test_what_was_read_survives_close(tmp_path):
 
 @pytest.mark.parametrize("size", [100, 1 << 18, (1 << 18) + 1, 3 << 18, 1 << 20])
 def test_headers_longer_than_the_first_read(tmp_path, size):
-    """Arrays and strings on both sides of where reading goes on."""
+    """Arrays and strings on both sides of the boundary between two reads."""
     pieces = [f"piece {i}" for i in range(20000)] + ["x" * size, "", "last"]
     long, numbers = "y" * (size // 2), list(range(size // 8))
     path = write(tmp_path / "a.gguf", long=long, numbers=numbers, pieces=pieces)
@@ -205,7 +205,7 @@ def test_getters_name_what_is_wrong(tmp_path):
             (lambda: model.get_float("text"), "text", "a number"),
             (lambda: model.get_float("n.float32", min=1), "n.float32", "at least 1"),
             (lambda: model.get_str("n.bool"), "n.bool", "text"),
-            (lambda: model.get_bool("n.uint8"), "n.uint8", "a truth value"),
+            (lambda: model.get_bool("n.uint8"), "n.uint8", "a boolean"),
             (lambda: model.get_list("text"), "text", "a list"),
             (lambda: model.get_list("flags", length=3), "flags", "a list of 3"),
             (lambda: model.get_list("flags", of=int), "flags[0]", "int"),
@@ -377,4 +377,4 @@ def test_split_files_with_something_wrong(tmp_path):
     fails(None, paths[2], "not found: part 3 of 3")
     paths[0].rename(tmp_path / "renamed.gguf")
     paths[0] = tmp_path / "renamed.gguf"
-    fails("split.count", paths[0], "does not tell", opened=0)
+    fails("split.count", paths[0], "cannot be found from its name", opened=0)

@@ -1,4 +1,4 @@
-"""Hostile Hugging Face folders, all the way through: configuration, index, weights, vocabulary."""
+"""Hostile Hugging Face folders, loaded and run: configuration, index, weights, vocabulary."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def configure(folder: Path, **changes: Any) -> None:
-    """Other values in config.json; ... leaves a key out."""
+    """Sets values in config.json; ... removes a key."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config.update(changes)
@@ -69,7 +69,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"rope_theta": -1e4}, "config.rope_theta", "1.0"),
     ({"rope_theta": "10000"}, "config.rope_theta", "a number"),
     ({"rope_theta": [10000]}, "config.rope_theta", "a number"),
-    ({"tie_word_embeddings": "false"}, "config.tie_word_embeddings", "a truth value"),
+    ({"tie_word_embeddings": "false"}, "config.tie_word_embeddings", "a boolean"),
     ({"rope_scaling": [1]}, "config.rope_scaling", "a table"),
     ({"rope_scaling": {"rope_type": 3}}, "config.rope_scaling.rope_type", "text"),
     ({"rope_scaling": {"rope_type": "linear"}}, "config.rope_scaling.factor", "no such key"),
@@ -81,7 +81,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"tie_word_embeddings": False}, "lm_head.weight", "no such tensor"),
     ({"attention_bias": True}, "model.layers.0.self_attn.k_proj.bias", "no such tensor"),
     ({"mlp_bias": True}, "model.layers.0.mlp.down_proj.bias", "no such tensor"),
-    ({"attention_bias": 1}, "config.attention_bias", "a truth value"),
+    ({"attention_bias": 1}, "config.attention_bias", "a boolean"),
     ({"rope_parameters": {"rope_theta": 0.0}}, "config.rope_parameters.rope_theta", "1.0"),
     *(
         ({"rope_scaling": ROPE | {key: value}, "rope_theta": theta}, field, "")
@@ -143,7 +143,7 @@ def test_configurations_of_gemma(tmp_path: Path, changes: dict[str, Any], field:
 
 
 def test_tensors(folder: Path) -> None:
-    """Shapes, types, numbers that are none, names that are two ways to write one."""
+    """Wrong shapes and types, NaN and infinity, and two spellings of one name."""
     path = folder / "model.safetensors"
     sound = load_file(path)
     name = "model.layers.0.self_attn.q_proj.weight"
@@ -176,7 +176,7 @@ def test_tensors(folder: Path) -> None:
 
 
 def test_norms_of_gemma(tmp_path: Path) -> None:
-    """Their weights become 1 + weight, whatever shape they have: a wrong one stays wrong."""
+    """Adding 1 to their weights keeps the shape, so that a wrong one is still refused."""
     folder = tiny.write_folder(BY_NAME["gemma3"], tmp_path / "model")
     path = folder / "model.safetensors"
     tensors = load_file(path)
@@ -257,7 +257,7 @@ def test_what_stands_beside_a_vocabulary(folder: Path, file: str, content: Any) 
 
 
 def test_fifos_in_a_folder(folder: Path) -> None:
-    """Nothing waits for a writer who never comes."""
+    """Opening does not wait for a writer."""
     for name, kind in (("tokenizer.json", TokenizerError), ("model.safetensors", ModelFileError)):
         (folder / name).unlink(missing_ok=True)
         os.mkfifo(folder / name)

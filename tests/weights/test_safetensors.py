@@ -1,4 +1,4 @@
-"""Hugging Face folders: sound ones as the format's own package writes them, and unsound ones."""
+"""Hugging Face folders: valid ones written by the format's own package, and invalid ones."""
 
 from __future__ import annotations
 
@@ -130,9 +130,9 @@ def test_folders_that_are_no_model(folder):
         (b"{", "expected JSON"),
         (b'{"model_type": "\xff"}', "not UTF-8"),
         (b'["llama"]', "a list; expected a table"),
-        (b'{"a": 1, "a": 2}', "'a' twice"),
-        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deep"),
-        (b'{"a": ' + b"1" * 5000 + b"}", "expected sound JSON"),
+        (b'{"a": 1, "a": 2}', "'a' occurs twice"),
+        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "expected valid JSON"),
     ],
 )
 def test_unsound_configurations(folder, text, message):

@@ -1,8 +1,9 @@
-"""Architectures: a file each, named as GGUF's general.architecture.
+"""Architectures: one file each, named after GGUF's general.architecture.
 
 A file has `config(source) -> Config`, which reads the sizes; `block(plan, config, layer)`, which writes a layer's
-operations; and `FOLDERS`, a table for each model_type of Hugging Face folders that holds such a model. What they share
-is here: nothing that alters what a model computes goes unread.
+operations; and `FOLDERS`, which has a table for each model_type of the Hugging Face folders that hold such a model.
+This module does what all of them need. In particular, it refuses a model if anything that could alter its results was
+not read.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from pellucid.plan import Plan
 
 __all__ = ["Config", "Source", "build", "folder", "names"]
 
-# Keys below an architecture's name that alter nothing here, whatever their value: `vocab_size` (the embedding's rows
-# count), the epsilon of a norm that is not used, a note on how tensors were made, and what belongs to other rotations.
+# Keys under an architecture's name that alter no result, whatever their value: `vocab_size` (the number of rows of the
+# embedding is used instead), the epsilon of a norm that is not used, a note on how tensors were made, and parameters of
+# rotations that are not supported.
 _IGNORED = frozenset(
     {
         "attention.layer_norm_epsilon",
@@ -31,8 +33,8 @@ _IGNORED = frozenset(
         "vocab_size",
     }
 )
-# Tensors that may be left unread: inverse rotary frequencies, layers that predict later tokens, and the towers of
-# images and sound.
+# Tensors that may be left unread: inverse rotary frequencies, layers for multi-token prediction, and the encoders of
+# images and audio.
 _LEFT_OUT = re.compile(r"blk\.\d+\.(attn_rot_embd(\.weight)?|nextn\..+)|(mtp|nextn|v|a|mm)\..+")
 # Read here, while there are file descriptors to import this: a folder that cannot be read would look empty.
 _NAMES = sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "config")

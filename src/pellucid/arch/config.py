@@ -1,4 +1,4 @@
-"""What the architectures' configurations have in common. Keys: GGUF's specification."""
+"""What the architectures' configurations have in common. The keys are those of GGUF's specification."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from typing import Any, Protocol
 from pellucid.errors import ModelFileError, UnsupportedModelError
 from pellucid.plan import Attention, Rope, TensorLike, floats
 
-_MAX = 1 << 24  # of any size: far beyond real models, small enough that no product overflows
-# What a rotation's frequencies may be divided by: twice the least of it, and no angle is yet too large for the engine.
+_MAX = 1 << 24  # largest value of any size: far beyond real models, small enough that no product overflows
+# Range of the factors that a rotation's frequencies may be divided by. Even two of the smallest, multiplied, leave
+# every angle within the engine's range.
 _FACTOR = (1e-3, 1e9)
-_STILL = 1e29  # from here on a factor says that its pair does not turn (Gemma 4's files hold 1e30)
+_STILL = 1e29  # a factor this large or larger means that the pair is not rotated (Gemma 4's files have 1e30)
 
 
 class Source(Protocol):
     """A model file (weights.ModelFile): metadata by GGUF's keys, tensors by GGUF's names."""
 
     path: str
-    used: set[str]  # names of tensors that were read, but for those of the plan
+    used: set[str]  # names of tensors that were read, except those in the plan
 
     @property
     def architecture(self) -> str: ...
     @property
     def tensors(self) -> Mapping[str, TensorLike]: ...
-    # get_int(key[, default], *, min, max) and its kin
+    # get_int(key[, default], *, min, max); the other getters likewise
     @property
     def get_int(self) -> Callable[..., Any]: ...
     @property
@@ -44,12 +45,12 @@ class Source(Protocol):
     @property
     def refuse(self) -> Callable[..., UnsupportedModelError]: ...  # (key[, what is supported])
     @property
-    def own_name(self) -> Callable[[str], str]: ...  # what the file itself calls a tensor
+    def own_name(self) -> Callable[[str], str]: ...  # GGUF's name of a tensor -> its name in the file
     @property
-    def unread(self) -> Callable[[str], list[str]]: ...  # keys with this prefix that no getter was asked for
+    def unread(self) -> Callable[[str], list[str]]: ...  # prefix -> keys that begin with it and that no getter has read
 
 
-# Keys of which one value runs, whatever the architecture.
+# Keys for which one value is supported, whatever the architecture.
 _ONLY: dict[str, Any] = {
     "attention.causal": True,
     "attention.clamp_kqv": 0.0,
@@ -64,7 +65,7 @@ _ONLY: dict[str, Any] = {
     "rope.scaling.attn_factor": 1.0,
     "use_parallel_residual": False,
 }
-# Names of activations, GGUF's and Hugging Face's; the approximations by tanh are one function.
+# Names of activations in GGUF files and Hugging Face folders. The tanh approximations of GELU are one function.
 _ACTIVATIONS = {"silu": "silu", "swish": "silu"} | dict.fromkeys(
     ("gelu_tanh", "gelu_pytorch_tanh", "gelu_new", "gelu_fast"), "gelu_tanh"
 )
@@ -72,8 +73,11 @@ _ACTIVATIONS = {"silu": "silu", "swish": "silu"} | dict.fromkeys(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Sizes of a model. attention and rope: of the layers that see everything; local: which layers see a window alone,
-    by local_attention and local_rope."""
+    """Sizes of a model.
+
+    attention, rope: of the layers with full attention. local: for each layer, whether it sees only a window; such
+    layers use local_attention and local_rope.
+    """
 
     architecture: str
     vocab: int
@@ -97,7 +101,7 @@ class Config:
 
 
 class Reader:
-    """Reads the keys that every architecture has, with its name before them."""
+    """Reads the keys that every architecture has, prefixed with the architecture's name."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -113,7 +117,7 @@ class Reader:
         return int(self.source.get_int(self.key(name), default, min=1, max=max))
 
     def layer_size(self, name: str, layers: int, default: int | None = None, max: int = _MAX) -> int:
-        """A positive integer; a file may give it once or for each layer, but then it must be the same for all."""
+        """A positive integer. A file may give it once, or for each layer; then it must be the same for all layers."""
         values = self.source.get_any(self.key(name), None)
         if not hasattr(values, "__len__") or isinstance(values, (str, bytes)):
             return self.size(name, default, max)
@@ -133,8 +137,9 @@ class Reader:
     def base(self, *, halves: bool, base: float = 10000.0, act: str = "silu", period: int = 0) -> Config:
         """The configuration of a llama-like model.
 
-        halves: how a GGUF's rotary pairs lie. base: of the rotation, act: the activation, where the file has none.
-        period: every so many-th layer sees everything where a file with a window does not say which; 0: none does.
+        halves: the layout of rotary pairs in a GGUF file. base, act: the rotation's base and the activation where the
+        file gives none. period: where a file has a window but does not say for which layers, every period-th layer has
+        full attention; 0: all layers see the window.
         """
         for name, only in _ONLY.items():
             value = self.source.get_any(self.key(name), only)
@@ -174,9 +179,9 @@ class Reader:
         return _ACTIVATIONS[name]
 
     def windows(self, layers: int, period: int) -> tuple[tuple[bool, ...], int]:
-        """Which layers see a window alone, and how many tokens it has (0 where no layer does).
+        """For each layer, whether it sees only a window; and the window's tokens (0 where no layer has one).
 
-        The pattern is a truth value for each layer, or the period of those that see everything.
+        A file's pattern is a boolean for each layer, or the period of the layers with full attention.
         """
         pattern, window = self.key("attention.sliding_window_pattern"), self.key("attention.sliding_window")
         given = self.source.get_any(pattern, None)
@@ -192,7 +197,7 @@ class Reader:
         return local, 0
 
     def vocabulary(self, dim: int) -> int:
-        """Rows of the embedding: the number that counts."""
+        """The vocabulary size: the number of rows of the embedding."""
         t = self.source.tensors.get("token_embd.weight")
         if t is None:
             raise ModelFileError("no such tensor", file=self.source.path, field="token_embd.weight")
@@ -207,15 +212,17 @@ class Reader:
         return t.shape[0]
 
     def rope_base(self, name: str, default: float) -> float:
-        """A rotation's base: frequencies fall from 1."""
+        """A rotation's base, at least 1."""
         return self.number(name, default, min=1.0)
 
     def halves(self, default: bool) -> bool:
-        """Whether rotary pairs are (i, i + n/2). Converters to GGUF permute some architectures' rows; folders never."""
+        """Whether rotary pairs are (i, i + n/2), else (2i, 2i + 1). default: of the architecture's GGUF files, whose
+        converters permute the rows of some architectures; in folders pairs are always (i, i + n/2)."""
         return bool(self.source.get_bool("pellucid.rope_halves", default))
 
     def rope(self, dk: int, base: float, *, halves: bool, scaled: bool = True) -> Rope:
-        """Frequencies base^(-2i/n), divided by rope_freqs or by the linear factor where the file has them."""
+        """Frequencies base^(-2i/n), divided by the factors in rope_freqs and by the linear factor where the file has
+        them."""
         n = self.size("rope.dimension_count", dk, max=dk)
         if n % 2:
             raise self.source.fail(self.key("rope.dimension_count"), f"it is {n}", "an even number")
@@ -236,7 +243,7 @@ class Reader:
         return Rope(tuple(freq), halves)
 
     def factors(self, t: TensorLike, n: int) -> list[float]:
-        """n numbers that frequencies are divided by; infinity for those of pairs that do not turn."""
+        """The n factors that frequencies are divided by; infinity for pairs that are not rotated."""
         message, expected = f"has shape {t.shape}", f"shape {(n,)}"
         if t.shape == (n,):
             values: list[float] = floats(t).tolist()

@@ -1,4 +1,4 @@
-"""Gemma 3: five local layers, then a global one; QK norm, pre and post norms, GeGLU (Gemma Team 2025)."""
+"""Gemma 3: five local layers, then a global one; QK norm, pre-norms and post-norms, GeGLU (Gemma Team 2025)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pellucid.arch.config import Config, Reader, Source
 from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings, Wrapper, windows
 from pellucid.plan import Plan
 
-# What the architecture defines and files leave out.
+# Constants of the architecture that files may leave out.
 _LOCAL_BASE = 10000.0
 _GLOBAL_BASE = 1e6
 _PERIOD = 6
@@ -21,7 +21,7 @@ _PERIOD = 6
 def config(source: Source) -> Config:
     r = Reader(source)
     c = r.base(halves=True, base=_GLOBAL_BASE, act="gelu_tanh", period=_PERIOD)
-    # The 27B model alone scales scores by its width per head, not by the head's size.
+    # Only the 27B model (62 layers) scales scores by its width per head instead of the head's size.
     width = c.dim // c.attention.n_q if c.layers == 62 else c.attention.dk
     scale = r.number("attention.scale", width**-0.5)
     local_base = r.rope_base("rope.freq_base_swa", _LOCAL_BASE)
@@ -62,7 +62,7 @@ FOLDERS = {
             "sliding_window": "attention.sliding_window",
             "final_logit_softcapping": "final_logit_softcapping",
         },
-        # Sizes too: the text_config of a wrapper leaves out what is as here.
+        # Sizes too: a wrapper's text_config leaves out keys that have these values.
         defaults={
             "hidden_size": 2304,
             "intermediate_size": 9216,
@@ -77,7 +77,7 @@ FOLDERS = {
             "sliding_window": 4096,
         },
         biases={"attention_bias": QKVO},
-        # Norms stand on both sides of each half of a layer.
+        # Attention and the feed-forward network each have a norm before and one after.
         names={
             **NAMES,
             "post_attention_layernorm": "post_attention_norm",

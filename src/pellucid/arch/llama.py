@@ -1,4 +1,4 @@
-"""Llama: pre-norm blocks of grouped-query attention and SwiGLU (Touvron et al. 2023). Also Mistral, SmolLM2 and kin."""
+"""Llama: pre-norm layers of grouped-query attention and SwiGLU (Touvron et al. 2023); also Mistral and SmolLM2."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _full(c: Settings) -> Mapping[str, Any]:
 
 
 def _mistral(c: Settings) -> Mapping[str, Any]:
-    """A window holds for all layers or for none."""
+    """All layers have the window, or none does."""
     window = c.get_int("sliding_window", None, min=1, max=1 << 24)
     if {*windows(c, lambda i: window is not None)} != {window is not None}:
         raise c.refuse("layer_types", "all sliding_attention with a sliding_window, else all full_attention")

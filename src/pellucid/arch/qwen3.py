@@ -24,7 +24,7 @@ def block(p: Plan, c: Config, i: int) -> None:
 
 
 def _windows(c: Settings) -> Mapping[str, Any]:
-    """use_sliding_window: the layers from max_window_layers on see a window, unless layer_types names others."""
+    """With use_sliding_window, layers from max_window_layers on see a window, unless layer_types names others."""
     window = c.get_int("sliding_window", None, min=1, max=1 << 24)
     first = c.get_int("max_window_layers", min=0)
     if not c.get_bool("use_sliding_window", False):

@@ -1,1 +1,1 @@
-"""What the machine can do at most, and how close a model comes: `limits`, `work`, `scenarios`, `report`."""
+"""Benchmarks: the limits of the machine, and how close a model comes to them."""

@@ -1,7 +1,7 @@
-"""What the machine can do at most: read bandwidth and peaks of multiply-and-add, on the engine's own threads.
+"""The limits of the machine: read bandwidth and peak rates of multiply-add, measured on the engine's threads.
 
-Both change from second to second on a shared machine, so a measurement takes a quarter of a second and is repeated
-between the phases that it is compared with.
+On a shared machine both change from second to second. So a measurement takes a quarter of a second and is repeated
+between the phases that are compared with it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pellucid import _engine
 __all__ = ["UNITS", "Limits", "Prober", "last_cache"]
 
 UNITS = {"read_4k": "GB/s", "read_2m": "GB/s", "int8": "Gop/s", "bf16": "Gop/s", "f32": "Gop/s"}
-_REPEAT = 3  # of which the best counts: a limit is what can be done
-_PEAK_NS = 5_000_000  # of one run of a peak
-_CACHES = 8  # times the last-level cache: what is left in it then adds an eighth at most
+_REPEAT = 3  # runs per limit; the best one counts
+_PEAK_NS = 5_000_000  # nanoseconds of one run that measures a peak
+_CACHES = 8  # a buffer is this many times the last-level cache, which then serves at most an eighth of the reads
 _SMALLEST, _LARGEST = 64 << 20, 2 << 30  # bytes of a buffer
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """One measurement by all threads together. Reads in GB/s (1e9 bytes), peaks in Gop/s (two operations a product).
+    """One measurement, of all threads together: reads in GB/s (1e9 bytes), peaks in Gop/s (two operations a product).
 
     read_2m: None where the system gives no 2 MB pages; bf16: None where the tier has no such instruction.
     """
@@ -35,26 +35,26 @@ class Limits:
 
     @classmethod
     def better(cls, a: Limits, b: Limits) -> Limits:
-        """The better of two measurements, figure by figure."""
+        """The better value of each limit in two measurements."""
         return cls(*(max(x, y) if x is not None and y is not None else None for x, y in zip(a.values(), b.values())))  # type: ignore[arg-type]
 
     def values(self) -> tuple[float | None, ...]:
-        """In the order of the fields."""
+        """The limits, in the order of the fields."""
         return tuple(asdict(self).values())
 
     def read(self, huge: bool) -> float:
-        """Bandwidth over memory in huge pages or in small ones, GB/s."""
+        """Read bandwidth of memory in huge or in small pages, GB/s."""
         return self.read_2m if huge and self.read_2m is not None else self.read_4k
 
     def peak(self, kind: str) -> float:
-        """Gop/s of "int8", "bf16" or "f32"; bf16 without an instruction runs as f32."""
+        """Gop/s of "int8", "bf16" or "f32"; where the tier has no bf16 instruction, bf16 counts as f32."""
         if kind == "int8":
             return self.int8
         return self.bf16 if kind == "bf16" and self.bf16 is not None else self.f32
 
 
 class Prober:
-    """Measures limits of `threads` threads with the loops of tier `isa`. Holds two buffers while it lives.
+    """Measures the limits of `threads` threads with the loops of tier `isa`. It holds two buffers.
 
     size: bytes of each; default: 8 times the last-level cache, within an eighth of the memory available. Raises
     IsaError, OutOfMemoryError.
@@ -67,11 +67,11 @@ class Prober:
         self._rounds: dict[str, int] = {}
 
     def measure(self) -> Limits:
-        """One measurement: of each limit the best of three runs."""
+        """One measurement: the best of three runs for each limit."""
         return Limits(**{kind: self._best(kind) if self._probe.has(kind) else None for kind in _engine.PROBES})  # type: ignore[arg-type]
 
     def read(self) -> float:
-        """The bandwidth of this moment, GB/s: memory is read once, in huge pages where there are any."""
+        """The current read bandwidth in GB/s: memory is read once, in huge pages where the system has them."""
         done, ns = self._probe.run("read_2m" if self.huge else "read_4k", 1)
         return done / max(ns, 1)
 
@@ -81,7 +81,7 @@ class Prober:
         return max(done / max(ns, 1) for done, ns in runs)
 
     def _calibrate(self, kind: str) -> int:
-        """Rounds that take about _PEAK_NS."""
+        """How many rounds take about _PEAK_NS."""
         n = 1000
         while True:
             _, ns = self._probe.run(kind, n)
@@ -93,7 +93,7 @@ class Prober:
 
 
 def last_cache(root: Path = Path("/")) -> int | None:
-    """Bytes of processor 0's largest cache; None where the system does not say."""
+    """Bytes of processor 0's largest cache; None where the system does not report it."""
     sizes = []
     for path in root.glob("sys/devices/system/cpu/cpu0/cache/index*/size"):
         text = path.read_text().strip()

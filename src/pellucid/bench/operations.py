@@ -1,4 +1,4 @@
-"""Time of each operation of a pass."""
+"""The time that each operation of a pass takes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["fastest"]
 
 
 def fastest(engine: _engine.Engine, ids: Sequence[int], *, before: int = 0, repeat: int = 5) -> npt.NDArray[np.int64]:
-    """Nanoseconds of each operation (n_ops), in the fastest of `repeat` passes over the ids after the first `before`,
-    whose keys and values are in the cache, and of which the last row asks for logits.
+    """Nanoseconds of each operation (n_ops) in the fastest of `repeat` passes over ids[before:]. The keys and values of
+    the first `before` ids are in the cache; the last row asks for logits.
 
-    Every operation runs on its own here, so the sum is a little more than a pass takes.
+    Every operation runs separately here, so that the sum is a little more than the time of a pass.
     """
     start = _engine.Sequence(engine)
     for i in range(0, before, engine.max_rows):
@@ -25,7 +25,7 @@ def fastest(engine: _engine.Engine, ids: Sequence[int], *, before: int = 0, repe
     rows = np.array(ids[before:], np.int32)
     out = np.empty((1, engine.vocab), np.float32)
     best: npt.NDArray[np.int64] | None = None
-    for _ in range(repeat + 1):  # the first one warms up
+    for _ in range(repeat + 1):  # the first pass warms up
         _, ns = engine.observe([(start.fork(), rows, len(rows) - 1)], times=True, out=out)
         assert ns is not None
         best = ns if best is None or ns.sum() < best.sum() else best

@@ -1,4 +1,4 @@
-"""Results as one JSON document, as a table, and compared with an earlier document."""
+"""Benchmark results as a JSON document and as a table, and their comparison with an earlier document."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Rows = list[list[str]]
 
 
 def document(bench: Bench, runs: Sequence[Run], limits: Sequence[Limits], ops: Sequence[Op] = ()) -> Document:
-    """Everything measured, as plain data. GB and Gop are 1e9; what was repeated is {"median", "min", "max"}."""
+    """All measurements, as plain data. GB and Gop are 1e9; repeated measurements are {"median", "min", "max"}."""
     from pellucid import __version__
 
     info = bench.info
@@ -106,7 +106,7 @@ def _op(op: Op, limits: Sequence[Limits], huge: bool) -> Document:
 
 
 def rows(doc: Document, earlier: Document | None = None) -> Rows:
-    """A table for people. Rows of one cell are headings. earlier: a document to compare with, new / old."""
+    """A table for people. Rows of one cell are headings. earlier: a document to compare with, as new / old."""
     m, model = doc["machine"], doc["model"]
     memory = "2 MB pages" if m["huge_pages"] else "4 KB pages"
     name = model["name"] or Path(model["path"]).name
@@ -197,13 +197,14 @@ def _number(x: float) -> str:
 
 
 def read(path: str | Path) -> Document:
-    """A document that was written with `--json`. ValueError saying what is wrong with the file, OSError."""
+    """Reads a document that `pellucid bench --json` wrote. Raises ValueError, which says what is wrong with the file;
+    OSError."""
     try:
         doc = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not a JSON document: {error}") from None
     if not isinstance(doc, dict) or doc.get("schema") != SCHEMA:
-        raise ValueError(f'{path} is not a benchmark\'s document: expected "schema": {SCHEMA}')
+        raise ValueError(f'{path} is not a document of pellucid bench: expected "schema": {SCHEMA}')
     phases = doc.get("phases")
     if not isinstance(phases, list) or not all(_is_rate(p, "tokens_per_second") for p in phases):
         raise ValueError(f'{path}: expected "phases", each with a name and a positive tokens_per_second.median')
@@ -223,7 +224,7 @@ def _is_positive(spread: Any) -> bool:
 
 
 def compare(doc: Document, earlier: Document) -> dict[str, dict[str, float]]:
-    """New / old of the medians: {"phases": {name: ratio}, "limits": {kind: ratio}} of what both have."""
+    """Ratios new / old of the medians that both have: {"phases": {name: ratio}, "limits": {kind: ratio}}."""
     old = {p["name"]: p for p in earlier["phases"]}
     return {
         "phases": {

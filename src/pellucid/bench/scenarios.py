@@ -1,6 +1,6 @@
-"""The phases of a model's life, each timed beside the limits of the same moment.
+"""The phases that are timed, each with the machine's limits measured right before and after it.
 
-Prompts are random token ids, new ones every time: no cache can know them.
+Prompts are random token ids, new ones every time, so that no cache holds them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pellucid.results import Completion
 
 __all__ = ["Bench", "Op", "Phase", "Run", "phases"]
 
-STEPS = 16  # tokens of a decode phase: no longer than a machine that others share stays as it was measured
+STEPS = 16  # tokens of a decode phase: few, since the limits of a shared machine soon change
 DEMO_PROMPT, DEMO_TOKENS = 5, 100
 COLD_PROMPT = "The capital of France is"
 
@@ -41,8 +41,8 @@ with Model.load(source, **options) as model:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Something to time. run: does it once -> seconds. passes: the forward passes it takes; None: not compared with a
-    limit. tokens: of which tokens/s are counted."""
+    """Something to time. run: runs it once -> seconds. passes: its forward passes; None: it is not compared with a
+    limit. tokens: their number, for tokens/s."""
 
     name: str
     about: str
@@ -53,7 +53,8 @@ class Phase:
 
 @dataclass(slots=True)
 class Run:
-    """What was measured of a phase: seconds of each repetition, and its limit from the limits around it."""
+    """The measurements of a phase: seconds of each repetition, and the least seconds that the limits measured before
+    and after it allow."""
 
     phase: Phase
     work: Work | None
@@ -64,7 +65,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """The operations of one name in one pass: how many, their nanoseconds together, the least they have to do."""
+    """All operations of one name in one pass: how many there are, their nanoseconds in total, and their least work."""
 
     phase: str
     kind: str
@@ -96,14 +97,14 @@ class Bench:
         ids: list[int] = self._rng.integers(0, self.info.vocab, n).tolist()
         return ids
 
-    # ---- runs: each does its phase once and returns seconds -----------------------------------------------------
+    # ---- each runs its phase once and returns seconds ------------------------------------------------------------
 
     def prefill(self, n: int) -> float:
-        """From n tokens to the first new one."""
+        """A prompt of n tokens, up to the first new token."""
         return self._generate(self.ids(n), 1).timings.prefill
 
     def decode(self, depth: int, n: int) -> float:
-        """n tokens, one after another, the first of them computed at slot `depth` + 1."""
+        """n tokens, one after another; the first is computed at slot `depth` + 1."""
         if depth not in self._deep:
             self._deep[depth] = self.model.context()
             self._deep[depth].append(self.ids(depth))
@@ -111,13 +112,13 @@ class Bench:
         return done.timings.decode
 
     def together(self, sequences: int, n: int) -> float:
-        """n tokens of each of several sequences, side by side."""
+        """n tokens of each of several sequences, in the same passes."""
         prompts = [self.ids(1) for _ in range(sequences)]
         done = self.model.generate(prompts, max_tokens=n + 1, temperature=0, ignore_eos=True)
         return max(one.timings.decode for one in done)
 
     def demonstration(self, cache: bool) -> float:
-        """A short prompt and 100 tokens; without the cache everything is computed again for each."""
+        """A short prompt and 100 tokens; without the cache, everything is recomputed for each of them."""
         t = self._generate(self.ids(DEMO_PROMPT), DEMO_TOKENS, cache=cache).timings
         return t.prefill + t.decode
 
@@ -139,12 +140,12 @@ class Bench:
     def _generate(self, ids: list[int], n: int, **options: Any) -> Completion:
         return self.model.generate(ids, max_tokens=n, temperature=0, ignore_eos=True, **options)
 
-    # ---- all of it -----------------------------------------------------------------------------------------------
+    # ---- all phases ----------------------------------------------------------------------------------------------
 
     def measure(
         self, chosen: Sequence[Phase], prober: Prober, repeat: int, progress: Callable[[str], None]
     ) -> tuple[list[Run], list[Limits]]:
-        """Runs the phases `repeat` times, a round of all at a time, with limits before and after each."""
+        """Runs `repeat` rounds over all phases -> (runs, limits). Limits are measured before and after each phase."""
         runs = [Run(p, None if p.passes is None else self.count(p.passes)) for p in chosen]
         limits = [prober.measure()]
         for round in range(repeat):
@@ -159,11 +160,11 @@ class Bench:
         return runs, limits
 
     def count(self, passes: Sequence[Pass]) -> Work:
-        """The least that passes of this model have to do."""
+        """The least work of passes of this model."""
         return work.count(self.engine.plan, passes, self.cost)
 
     def operations(self, repeat: int = 5) -> list[Op]:
-        """Time by operation of a decode step at depth 0 and of a prefill of a whole pass: of each the fastest pass."""
+        """The time of each operation, in the fastest decode step at depth 0 and in the fastest full prefill pass."""
         plan, found = self.engine.plan, []
         rows = min(self.engine.max_rows, self.model.context_length)
         for name, n in (("decode", 1), ("prefill", rows)):
@@ -180,7 +181,7 @@ class Bench:
 def phases(bench: Bench) -> list[Phase]:
     """The phases that fit the model's context."""
     rows = bench.engine.max_rows
-    found: list[tuple[int, Phase]] = []  # with the context that each needs
+    found: list[tuple[int, Phase]] = []  # (tokens of context that the phase needs, phase)
 
     def add(need: int, *fields: Any) -> None:
         found.append((need, Phase(*fields)))
@@ -201,7 +202,7 @@ def phases(bench: Bench) -> list[Phase]:
     about = "a short prompt and 100 tokens"
     add(need, "100 tokens", about, DEMO_TOKENS, passes, partial(bench.demonstration, True))
     passes = [[Part(0, DEMO_PROMPT + i, 1)] for i in range(DEMO_TOKENS)]
-    about = "the same, everything computed again for each token"
+    about = "the same, with everything recomputed for each token"
     add(need, "100 tokens, no cache", about, DEMO_TOKENS, passes, partial(bench.demonstration, False))
     add(DEMO_PROMPT + 1, "cold start", "a new process, to its first token", 1, None, bench.cold_start)
     return [phase for need, phase in found if need <= bench.model.context_length]

@@ -1,8 +1,8 @@
-"""What a pass must do at least: bytes to read and operations to compute, counted off the plan.
+"""The least work of a pass: bytes to read and operations to compute, counted from the plan.
 
-Bytes: every matrix that a pass uses once, as the model file stores it; of the embedding a row per token; the keys and
-values that its rows see, once per sequence and layer. Operations: two per product. Activations, norms and what is
-written to the cache are not counted: they stay in the processor's caches, or are few.
+Bytes: each matrix of the pass once, as the model file stores it; one row of the embedding per token; the keys and
+values that the rows see, once per sequence and layer. Operations: two per product. Activations, norms and writes to the
+cache are not counted: they stay in the processor's caches or are few.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _KV_OPERATIONS = {"f32": "f32", "f16": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class Part(NamedTuple):
-    """Rows of one sequence in one pass: slots start .. start + n - 1, and how many of them ask for logits."""
+    """The rows of one sequence in a pass: slots start .. start + n - 1, of which `wants` ask for logits."""
 
     start: int
     n: int
@@ -32,7 +32,7 @@ Pass = Sequence[Part]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Bytes read, and operations by the type they are computed in: "int8", "bf16", "f32"."""
+    """Bytes to read, and operations by the type that they are computed in: "int8", "bf16", "f32"."""
 
     bytes: int = 0
     operations: dict[str, int] = field(default_factory=dict)
@@ -45,15 +45,14 @@ class Work:
         )
 
     def seconds(self, limits: Limits, huge: bool) -> tuple[float, float]:
-        """The least time that reading takes, and that computing takes. Neither hides the other's start: the limit of
-        the whole is the larger of the two."""
+        """(least seconds of reading, least seconds of computing). Both overlap: the limit is the larger of the two."""
         compute = sum(n / (limits.peak(kind) * 1e9) for kind, n in self.operations.items())
         return self.bytes / (limits.read(huge) * 1e9), compute
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """How a model was loaded. kv: the cache's type; kv_bytes: bytes of a cached number; terms: of int8 activations."""
+    """How a model was loaded. kv: type of the cache; kv_bytes: bytes per cached number; terms: of int8 activations."""
 
     kv: str
     kv_bytes: float
@@ -61,18 +60,18 @@ class Cost:
 
 
 def prefill_passes(n: int, rows: int, start: int = 0) -> list[Pass]:
-    """n tokens of one sequence, `rows` a pass; the last asks for logits."""
+    """n tokens of one sequence, `rows` per pass; the last row asks for logits."""
     ends = [min(at + rows, n) for at in range(0, n, rows)]
     return [[Part(start + at, end - at, int(end == n))] for at, end in zip(range(0, n, rows), ends)]
 
 
 def decode_passes(depth: int, n: int, sequences: int = 1) -> list[Pass]:
-    """n tokens of each of `sequences` sequences side by side, the first of them at slot `depth`."""
+    """n tokens of each of several sequences in the same passes; the first token is at slot `depth`."""
     return [[Part(depth + i, 1, 1)] * sequences for i in range(n)]
 
 
 def count(plan: Plan, passes: Iterable[Pass], cost: Cost, op: int | None = None) -> Work:
-    """What the passes must do at least; of one operation alone where `op` names it."""
+    """The least work of passes; with `op`, of that operation only."""
     ops = plan.ops if op is None else [plan.ops[op]]
     total, operations = 0, {"int8": 0, "bf16": 0, "f32": 0}
     for parts in passes:
@@ -108,12 +107,12 @@ def _first(group: CacheGroup, slot: int) -> int:
 
 
 def _keys(group: CacheGroup, parts: Pass) -> int:
-    """Slots that the rows of each part see together."""
+    """Number of slots that the rows of each part see, counted once per part."""
     return sum(p.start + p.n - _first(group, p.start) for p in parts)
 
 
 def _scores(group: CacheGroup, parts: Pass) -> int:
-    """Pairs of a row and a slot that it sees."""
+    """Number of pairs of a row and a slot that it sees."""
     total = 0
     for p in parts:
         end = p.start + p.n

@@ -33,11 +33,11 @@ def _command() -> Any:
     exception could get lost in the middle of an import."""
     import signal
 
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not ignored, and nobody else's
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # neither ignored nor replaced
     try:
         if usual:
             signal.signal(signal.SIGINT, _leave)
-    except ValueError:  # not the main thread, which alone gets signals
+    except ValueError:  # this is not the main thread, the only one that receives signals
         usual = False
     try:
         import typer

@@ -1,4 +1,4 @@
-"""`pellucid bench`: what this machine can do, and how close the model comes."""
+"""`pellucid bench`: the limits of this machine, and how close a model comes to them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from pellucid.cli import options, output
 
 def bench(
     model: options.ModelName = options.DEFAULT,
-    repeat: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds over all phases.")] = 3,
+    repeat: Annotated[int, typer.Option(metavar="N", min=1, help="Number of rounds over all phases.")] = 3,
     phase: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only phases whose name has this in it; several times.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Run only phases whose name contains this; may be given several times."),
     ] = None,
-    ops: Annotated[bool, typer.Option("--ops", help="Also the time of each operation in a pass.")] = False,
+    ops: Annotated[bool, typer.Option("--ops", help="Also show the time of each operation in a pass.")] = False,
     compare: Annotated[
-        str | None, typer.Option(metavar="FILE", help="An earlier --json document: shows new / old.")
+        str | None, typer.Option(metavar="FILE", help="Compare with an earlier --json document, as new / old.")
     ] = None,
     threads: options.Threads = None,
     isa: options.Isa = None,
     kv: options.Kv = "auto",
     json: options.Json = False,
 ) -> None:
-    """Times prefill, decode, several sequences at once and a cold start, beside the machine's limits at that moment.
+    """Times prefill, decode, several sequences at once and a cold start, and compares them with the machine's limits.
 
-    A phase's limit is the larger of two times: its bytes over the read bandwidth, its operations over their peak.
-    Figures are medians. Progress goes to stderr.
+    A phase's limit is the larger of two times: its bytes divided by the read bandwidth, its operations divided by their
+    peak rate, both measured right before and after it. Figures are medians. Progress goes to stderr.
     """
     from pellucid.bench import report, scenarios
     from pellucid.bench.limits import Prober

@@ -54,7 +54,7 @@ def chat(
     asked: dict[str, Any] = {"stop": tuple(stop or ()), **arguments(sampling)}
     if max_tokens is not None:
         asked["max_tokens"] = max_tokens
-    with options.naming(*asked):  # before anything is fetched
+    with options.naming(*asked):  # before anything is downloaded
         parse_options(asked)
     source = None if template is None else _read_template(template)
     with options.load(model, threads=threads, context=context, isa=isa, kv=kv) as loaded:
@@ -78,16 +78,16 @@ def _read_template(path: str) -> str:
 
 
 class _Talk:
-    """Reads turns and prints answers. typed: by a person at a terminal."""
+    """Reads turns and prints answers. typed: whether turns are typed at a terminal."""
 
     def __init__(self, session: Any, typed: bool) -> None:
         self.session = session
         self.typed = typed
-        self.dropped = False  # Ctrl-C, in the middle of a turn
-        self.failed = False  # some turn had no answer
+        self.dropped = False  # the turn was interrupted with Ctrl-C
+        self.failed = False  # a turn had no answer
 
     def run(self) -> bool:
-        """-> whether a turn failed without anybody there to see it: then the exit code says so."""
+        """Runs the conversation -> whether a turn failed while input is piped, which the exit code then reports."""
         if self.typed:
             output.note(f"{self.session.title()}: /help for commands, Ctrl-D to end")
         for text in self.turns():
@@ -130,7 +130,7 @@ class _Talk:
 
     @contextmanager
     def stoppable(self) -> Iterator[threading.Event | None]:
-        """Ctrl-C sets the event, a second one raises KeyboardInterrupt. Where input is piped, it ends the run."""
+        """Ctrl-C sets the event; a second one raises KeyboardInterrupt. Where input is piped, Ctrl-C ends the run."""
         if not self.typed:
             yield None
             return
@@ -150,8 +150,8 @@ class _Talk:
     # ---- input ------------------------------------------------------------------------------------------------
 
     def turns(self) -> Iterator[str]:
-        """What was said, turn by turn, without empty turns. A line that ends in a backslash continues on the next;
-        three quotes begin and end a text of several lines."""
+        """Yields turns that are not empty. A line that ends in a backslash continues on the next; three quotes begin
+        and end a text of several lines."""
         lines = self.typed_lines() if self.typed else self.piped_lines()
         self.prompt = "> "
         for line in lines:
@@ -178,7 +178,7 @@ class _Talk:
 
     def typed_lines(self) -> Iterator[str]:
         try:
-            import readline  # noqa: F401  (gives input() its editing and its history)
+            import readline  # noqa: F401  (adds editing and history to input())
         except ImportError:
             pass
         warned = False
@@ -206,9 +206,9 @@ class _Talk:
     def ask(self) -> str:
         if sys.stdout is not None and sys.stdout.isatty():
             line = input(self.prompt)
-            line.encode()  # the line editor lets wrong bytes pass, as surrogates
+            line.encode()  # raises UnicodeError for invalid bytes, which the line editor returns as surrogates
             return line
-        sys.stderr.write(self.prompt)  # stdout goes elsewhere, and gets the answers alone
+        sys.stderr.write(self.prompt)  # stdout is not the terminal and receives only answers
         sys.stderr.flush()
         line = sys.stdin.readline()
         if not line:
@@ -217,7 +217,7 @@ class _Talk:
 
     def piped_lines(self) -> Iterator[str]:
         if sys.stdin is None:
-            raise output.UsageError("standard input is closed: nothing to answer")
+            raise output.UsageError("standard input is closed: there is nothing to answer")
         for number, data in enumerate(sys.stdin.buffer, 1):
             try:
                 yield data.decode("utf-8").rstrip("\r\n")

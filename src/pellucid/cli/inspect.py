@@ -1,4 +1,4 @@
-"""`pellucid inspect`: what a model computes on its way through a text."""
+"""`pellucid inspect`: what a model computes while it processes a text."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ if TYPE_CHECKING:
     from pellucid.model import Model
 
 _D = SamplingOptions()
-LOOKS = 3  # tokens named of those that a head looks at
 
 
 def inspect(
     text: options.Prompt = None,
     model: options.ModelName = options.DEFAULT,
     position: Annotated[
-        int, typer.Option(metavar="P", help="The token after which to look; -1: the last one.", show_default=False)
+        int, typer.Option(metavar="P", help="Position of the token to look at; -1: the last one.", show_default=False)
     ] = -1,
     layer: Annotated[
-        int | None, typer.Option(metavar="L", help="Only this layer's heads; -1: the last layer. Default: all.")
+        int | None, typer.Option(metavar="L", help="Show only this layer's heads; -1: the last layer. Default: all.")
     ] = None,
     head: Annotated[
-        int | None, typer.Option(metavar="H", help="With --layer: all that this head looks at. Default: none.")
+        int | None, typer.Option(metavar="H", help="With --layer: show all tokens that this head attends to.")
     ] = None,
-    show: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="Next tokens, and heads, that are shown.")] = 8,
+    show: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="How many next tokens and heads to show.")] = 8,
     temperature: Annotated[
-        float, typer.Option(metavar="T", help="0: always the most probable token.")
+        float, typer.Option(metavar="T", help="Divides logits; 0: always the most probable token.")
     ] = _D.temperature,
-    top_k: Annotated[int, typer.Option(metavar="K", help="The K most probable tokens; 0: all.")] = _D.top_k,
-    top_p: Annotated[float, typer.Option(metavar="P", help="The top tokens that hold P; 1: all.")] = _D.top_p,
+    top_k: Annotated[int, typer.Option(metavar="K", help="Keep the K most probable tokens; 0: all.")] = _D.top_k,
+    top_p: Annotated[
+        float, typer.Option(metavar="P", help="Keep the most probable tokens that sum to P; 1: all.")
+    ] = _D.top_p,
     min_p: Annotated[
-        float, typer.Option(metavar="P", help="Drop tokens below P times the most probable one's; 0: none.")
+        float, typer.Option(metavar="P", help="Drop tokens less than P times as probable as the best; 0: none.")
     ] = _D.min_p,
     png: Annotated[
         str | None, typer.Option(metavar="DIR", help="Also write figures into this folder (extra `plots`).")
@@ -48,13 +49,14 @@ def inspect(
     kv: options.Kv = "auto",
     json: options.Json = False,
 ) -> None:
-    """Shows what a model computes on its way through a text (as it is, no chat template).
+    """Shows what a model computes while it processes a text (as it is, without a chat template).
 
-    How it expected every token; the next token's probabilities, and what sampling makes of them; what it would have
-    said after each layer; which heads pushed the next token, and what they look at.
+    Prints how much the model expected each token; the next token's probabilities, before and after each sampling
+    filter; the likeliest token after each layer; the heads that changed the next token's logit most, and the tokens
+    that they attend to.
     """
     if head is not None and layer is None:
-        raise output.UsageError(f"--head={head}: needs --layer, whose head it is")
+        raise output.UsageError(f"--head={head}: needs --layer, the head's layer")
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     with options.naming(*sampling):
         SamplingOptions(**sampling)  # type: ignore[arg-type]
@@ -81,7 +83,7 @@ def inspect(
 def look(
     model: Model, text: str, position: int, layer: int | None, head: int | None, show: int, sampling: dict[str, Any]
 ) -> dict[str, Any]:
-    """All that is shown, as plain data; "_" holds what figures are drawn from."""
+    """Everything to show, as plain data; "_" holds what the figures are drawn from."""
     from pellucid.look import choice, record, tables
 
     core = model.core
@@ -90,7 +92,7 @@ def look(
     layers = None if layer is None else record.select("layer", layer, config.layers)
     if head is not None:
         (head,) = record.select("head", head, config.attention.n_q)
-    whole = model.trace(ids, "hidden", layers=-1)  # a row per token, for how it was expected
+    whole = model.trace(ids, "hidden", layers=-1)  # a row per token, for the surprise of each
     here = model.trace(ids, ("hidden", "attention"), positions=at)
     near = here if layers is None else model.trace(ids, "attention", positions=at, layers=layers)
     pushed = here.attribution(at)
@@ -135,7 +137,8 @@ def look(
 
 
 def _check_folder(folder: str) -> None:
-    """Before anything is fetched or computed."""
+    """Creates the folder for figures. Called before anything is downloaded or computed. Raises PellucidError without
+    matplotlib, OSError."""
     from pellucid.look import plots
 
     try:
@@ -146,7 +149,7 @@ def _check_folder(folder: str) -> None:
 
 
 def _figures(model: Model, found: dict[str, Any], folder: str, head: int | None) -> list[str]:
-    """Of the tokens up to the position."""
+    """Draws the figures of the tokens up to the position -> their paths."""
     from pellucid.look import plots
 
     ids, pushed, layers = found["_"]

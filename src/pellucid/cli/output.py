@@ -139,7 +139,7 @@ def note(text: str) -> None:
         try:
             sys.stderr.write((visible(text) if sys.stderr.isatty() else text) + "\n")
             sys.stderr.flush()
-        except OSError:  # nobody reads it; the exit code still tells
+        except OSError:  # stderr is closed; the exit code still reports the error
             pass
 
 

@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 def plan(
     model: options.ModelName = options.DEFAULT,
     every: Annotated[
-        bool, typer.Option("--all", help="Print every operation on a line of its own, layer by layer.")
+        bool, typer.Option("--all", help="Print the operations of every layer; default: of each kind of layer.")
     ] = False,
     time: Annotated[
         bool, typer.Option("--time", help="Also time each operation: the fastest of several passes.")
     ] = False,
-    rows: Annotated[int, typer.Option(metavar="N", min=1, help="With --time: tokens of the pass.")] = 1,
-    depth: Annotated[int, typer.Option(metavar="N", min=0, help="With --time: tokens in the cache before it.")] = 0,
+    rows: Annotated[int, typer.Option(metavar="N", min=1, help="With --time: number of tokens in the pass.")] = 1,
+    depth: Annotated[int, typer.Option(metavar="N", min=0, help="With --time: number of tokens in the cache.")] = 0,
     threads: options.Threads = None,
     context: options.Context = None,
     isa: options.Isa = None,
     kv: options.Kv = "auto",
     json: options.Json = False,
 ) -> None:
-    """Shows the operations that a forward pass runs: buffers, weights, and the bytes that each pass reads.
+    """Shows the operations of a forward pass: buffers, weights, and the bytes that each pass reads.
 
-    --time runs passes over random tokens, by default of one token with an empty cache; the times of layers that are
-    shown together are added.
+    --time runs passes over random tokens, by default one token with an empty cache, and adds the times of layers that
+    are shown together.
     """
     if not time and (rows, depth) != (1, 0):
-        raise output.UsageError("--rows and --depth: need --time, whose pass they describe")
+        raise output.UsageError("--rows and --depth: need --time; they describe the timed pass")
     with options.load(model, threads=threads, context=context, isa=isa, kv=kv) as loaded:
         table = loaded.plan()
         ns = _time(loaded, rows, depth) if time else None
@@ -78,7 +78,7 @@ def _time(model: Model, rows: int, depth: int) -> list[int]:
 
 
 def _timed(table: Sequence[Operation], ns: Sequence[int], every: bool, what: str) -> None:
-    """Layers that are alike together, with the sum of their times."""
+    """Prints a table of times; alike layers are shown together, with the sum of their times."""
     total = sum(ns)
     rows = [["operation", "from > to", "reads", "time", "of all", "weights"]]
     for heading, layers in _each(table) if every else _alike(table):
@@ -88,7 +88,7 @@ def _timed(table: Sequence[Operation], ns: Sequence[int], every: bool, what: str
             read = options.size(op.bytes) if op.bytes else ""
             rows.append([op.name, _flow(op), read, _duration(taken), f"{taken / total:.1%}", _work(op)])
     output.table(rows, right=(2, 3, 4), gap=1)
-    output.line(f"{what}: {len(table)} operations in {_duration(total)}, each run on its own.")
+    output.line(f"{what}: {len(table)} operations in {_duration(total)}, each run separately.")
 
 
 def _duration(ns: int) -> str:
@@ -104,7 +104,7 @@ def _each(table: Sequence[Operation]) -> list[tuple[str, list[list[Operation]]]]
 
 
 def _alike(table: Sequence[Operation]) -> list[tuple[str, list[list[Operation]]]]:
-    """Layers whose operations differ in nothing but the layer's number, together."""
+    """Groups layers whose operations differ only in the layer's number -> [(heading, layers)]."""
     groups: dict[object, tuple[list[int], list[list[Operation]]]] = {}
     for layer, ops in _layers(table):
         same = tuple(
@@ -129,19 +129,19 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def _flow(op: Operation) -> str:
-    """As in "h[576] > qkv[960]"; only the buffer where the operation works in place."""
+    """Buffers as in "h[576] > qkv[960]"; a single one where the operation works in place."""
     names = []
     for name, dim in (op.inputs[0], op.output):
-        # Some buffers' names end in their width; of logits the weights' rows say it.
+        # Some buffers' names end in their width; the width of logits is the number of rows of the weights.
         short = name.removesuffix(str(dim)) or name
         names.append(short if short in ("token", "logits") else f"{short}[{dim}]")
     return names[0] if names[0] == names[1] else " > ".join(names)
 
 
 def _work(op: Operation) -> str:
-    """As in "Q4_1 576+192+192 x 576": segments of one format stand together."""
+    """Weights as in "Q4_1 576+192+192 x 576", where segments of one format are joined, and the operation's detail."""
     parts = []
     for (kind, k), mats in groupby(op.matrices, key=lambda m: (m[1], m[3])):
         parts.append(f"{kind} {'+'.join(str(rows) for _, _, rows, _ in mats)} x {k}")
-    detail = "" if op.kind == "rope_append" else op.detail  # attend says the same of its heads
+    detail = "" if op.kind == "rope_append" else op.detail  # attend shows the same detail
     return "; ".join(part for part in (", ".join(parts), detail) if part)

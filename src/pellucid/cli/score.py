@@ -1,4 +1,4 @@
-"""`pellucid score`: how probable a model finds a text."""
+"""`pellucid score`: how probable a text is for a model."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def score(
             metavar="N",
             min=0,
             max=MOST_LOGPROBS,
-            help="Print every token with the N likeliest alternatives; 0: only sums.",
+            help="Print every token with the N likeliest alternatives; 0: only totals.",
         ),
     ] = 0,
     window: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Longer texts are scored in overlapping parts of N tokens; default: --context."),
+        typer.Option(metavar="N", help="Score longer texts in overlapping parts of N tokens; default: --context."),
     ] = None,
     threads: options.Threads = None,
     context: options.Context = None,
@@ -42,7 +42,7 @@ def score(
     kv: options.Kv = "auto",
     json: options.Json = False,
 ) -> None:
-    """Shows how probable a model finds a text: log probability, perplexity, bits per byte and per token.
+    """Shows how probable a text is for a model: log probability, perplexity, bits per byte and per token.
 
     Each token is scored given those before it; the first token is not counted.
     """
@@ -51,7 +51,7 @@ def score(
         [(f"line {i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()] if lines else [("", text)]
     )
     if not named or not named[0][1]:
-        raise PellucidError(f"{'standard input' if file == '-' else file}: there is no text in it")
+        raise PellucidError(f"{'standard input' if file == '-' else file} contains no text")
     with options.load(model, threads=threads, context=context, isa=isa, kv=kv) as loaded:
         longest = loaded.context_length if window is None else window
         with options.naming("window", "top"):
@@ -78,14 +78,14 @@ def score(
         ["bytes", f"{total['bytes']:,}", "of these tokens"],
     ]
     for key, what in (
-        ("perplexity", "exp of the mean surprise: as if each token were drawn from so many equally probable ones"),
+        ("perplexity", "exp of the mean surprise: the equivalent number of equally probable tokens"),
         ("bits_per_token", "mean surprise"),
-        ("bits_per_byte", "comparable between models of different tokens"),
+        ("bits_per_byte", "comparable between models with different tokenizers"),
     ):
         rows.append([key.replace("_", " "), "none" if total[key] is None else f"{total[key]:.3f}", what])
     output.table(rows, right=(1,))
     if parts:
-        output.line(f"Scored in parts of {longest} tokens, each from the middle of the one before.")
+        output.line(f"Scored in parts of {longest} tokens, each from the middle of the previous one.")
 
 
 def _read(file: str) -> str:
@@ -104,7 +104,7 @@ def _read(file: str) -> str:
 
 
 def _sums(logprobs: list[float], tokens: int, nbytes: int) -> dict[str, Any]:
-    """Of one text or several; None where nothing was judged."""
+    """The totals of one or several texts; perplexity and bits are None where no token was scored."""
     total = math.fsum(logprobs)
     bits = -total / math.log(2)
     perplexity = math.exp(min(-total / tokens, 700.0)) if tokens else None

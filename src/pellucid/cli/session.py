@@ -1,4 +1,4 @@
-"""A conversation of `pellucid chat`: what was said, the context that holds it, and the commands."""
+"""A conversation of `pellucid chat`: its messages, the context that holds them, and the commands."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _LARGEST_FILE = 1 << 26  # bytes of a saved conversation
 
 
 class Session:
-    """``messages``: what was said, without the system message. Raises ``ChatTemplateError`` where neither
-    the model nor the caller has a chat template, or it is broken."""
+    """``messages``: the conversation without the system message. Raises ``ChatTemplateError`` where neither the model
+    nor the caller has a chat template, or it is broken."""
 
     def __init__(self, model: Model, template: str | None, system: str | None, options: dict[str, Any]) -> None:
         self.model = model
@@ -39,12 +39,12 @@ class Session:
         return info.name or os.path.basename(info.path)
 
     def said(self) -> list[dict[str, Any]]:
-        """The whole conversation, as the template gets it."""
+        """The whole conversation, as the template receives it."""
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return system + self.messages
 
     def answer(self, text: str, cancel: Any) -> Iterator[Piece]:
-        """Says something -> the answer, piece by piece. A turn without an answer is not kept."""
+        """Adds a user's message and yields the answer's pieces. A turn without an answer is not kept."""
         asked = {"role": "user", "content": text}
         pieces: Iterator[Piece] = self.context.chat(
             [*self.said(), asked], template=self.template, stream=True, cancel=cancel, **self.options
@@ -74,11 +74,11 @@ class Session:
             return False
         if name not in COMMANDS:
             raise ValueError(
-                f"no command /{name}: /help lists them; to say a text that begins with a slash, put a space before it"
+                f"unknown command /{name}: /help lists all; put a space before a text that begins with a slash"
             )
         needs, run, _ = COMMANDS[name]
         if needs is not None and bool(rest) != needs:
-            raise ValueError(f"/{name} needs a file's name" if needs else f"/{name} takes no argument")
+            raise ValueError(f"/{name} needs a file name" if needs else f"/{name} takes no argument")
         run(self, rest, show)
         return True
 
@@ -99,7 +99,7 @@ class Session:
         self.messages = []
         self._last = None
         self.context.rewind(0)
-        show("all is forgotten but the system message" if self.system is not None else "all is forgotten")
+        show("the conversation is cleared" + ("; the system message stays" if self.system is not None else ""))
 
     def stats(self, _: str, show: Callable[[str], None]) -> None:
         show(f"turns: {sum(m['role'] == 'user' for m in self.messages)}")
@@ -110,7 +110,7 @@ class Session:
             show(f"last answer: {t.decode_tokens + 1} tokens, {t.decode_rate:.0f}/s")
 
     def save(self, path: str, show: Callable[[str], None]) -> None:
-        """Writes the conversation as JSON: the whole file or, where that fails, nothing."""
+        """Writes the conversation as JSON; if that fails, no file is written."""
         path = os.path.expanduser(path)
         target = os.path.realpath(path)
         if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
@@ -132,7 +132,7 @@ class Session:
         show(f"saved {len(self.messages)} messages")
 
     def load(self, path: str, show: Callable[[str], None]) -> None:
-        """Reads what :meth:`save` wrote, or a JSON list of messages; what is wrong changes nothing."""
+        """Reads a file that :meth:`save` wrote, or a JSON list of messages. A wrong file changes nothing."""
         from pellucid.text.conversation import Reader, read_messages
         from pellucid.weights.base import read_file
 
@@ -155,12 +155,12 @@ class Session:
         show(f"loaded {len(self.messages)} messages")
 
 
-# Name -> (whether it needs a file's name; None: a text or nothing), what it does, what /help says.
+# Name -> (whether it needs a file name; None: a text or nothing; method; text of /help).
 COMMANDS: dict[str, tuple[bool | None, Callable[[Session, str, Callable[[str], None]], None], str]] = {
     "help": (False, Session.help, "lists the commands"),
     "system": (None, Session.set_system, "sets the system message (-: removes it), or shows it"),
-    "reset": (False, Session.reset, "forgets what was said"),
+    "reset": (False, Session.reset, "clears the conversation"),
     "save": (True, Session.save, "writes the conversation as JSON"),
     "load": (True, Session.load, "continues a saved conversation"),
-    "stats": (False, Session.stats, "tokens and speed"),
+    "stats": (False, Session.stats, "shows tokens and speed"),
 }

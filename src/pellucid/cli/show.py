@@ -1,4 +1,4 @@
-"""What `inspect` found, on a terminal of any width; without colours it says the same."""
+"""Prints the results of `inspect` on a terminal of any width. Colours only repeat what the text says."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pellucid.errors import one_line
 __all__ = ["inspected"]
 
 MOST = 40  # tokens shown one by one
-NARROWEST = 40  # columns; a narrower terminal folds lines itself
-SURPRISED = 10.0  # bits that get the full colour, and the longest bar
-COLOURS = (None, "#fee6ce", "#fdc692", "#fd9f5a", "#f1711e", "#c44a02")  # one hue, ever darker
+NARROWEST = 40  # columns; a narrower terminal wraps lines itself
+SURPRISED = 10.0  # bits of surprise with the darkest colour and the longest bar
+COLOURS = (None, "#fee6ce", "#fdc692", "#fd9f5a", "#f1711e", "#c44a02")  # one hue, from light to dark
 
 
 def inspected(found: dict[str, Any], show: int) -> None:
@@ -39,7 +39,7 @@ def inspected(found: dict[str, Any], show: int) -> None:
 
 
 def _tokens(console: Console, tokens: list[dict[str, Any]], at: int) -> None:
-    _heading(console, "How each token was expected", "surprise: -log2 of its probability")
+    _heading(console, "How much each token was expected", "surprise: -log2 of its probability")
     first = max(min(at - MOST // 2, len(tokens) - MOST), 0)
     shown = tokens[first : first + MOST]
     if len(shown) < len(tokens):
@@ -53,7 +53,7 @@ def _tokens(console: Console, tokens: list[dict[str, Any]], at: int) -> None:
     for token in shown:
         bits = token["bits"]
         if bits is None:
-            cells = ["", "", "the first: nothing before it"]
+            cells = ["", "", "the first token"]
         else:
             cells = [f"{bits:.1f}", f"{token['rank']:,}", _bar(console, bits / SURPRISED, 20)]
         table.add_row(f"{token['position']}", Text(repr(token["piece"]), _shade(bits)), *cells)
@@ -71,7 +71,7 @@ def _next(console: Console, found: dict[str, Any]) -> None:
 
 
 def _sampling(console: Console, sampling: dict[str, Any]) -> None:
-    _heading(console, "What sampling makes of it", "filter by filter; drawn from the last")
+    _heading(console, "Sampling", "what each filter leaves; the token is drawn from the last row")
     steps = sampling["steps"]
     final = steps[-1]
     first = {token["id"]: token["probability"] for token in steps[0]["tokens"]}
@@ -91,7 +91,7 @@ def _sampling(console: Console, sampling: dict[str, Any]) -> None:
 
 
 def _lens(console: Console, lens: list[list[dict[str, Any]]], show: int) -> None:
-    _heading(console, "What it would have said after each layer", "the logit lens")
+    _heading(console, "Next token after each layer", "the logit lens")
     columns = max(1, min(show, (console.width - 9) // 20))
     table = _table("after", *["token"] * columns)
     for i, guesses in enumerate(lens):
@@ -102,15 +102,15 @@ def _lens(console: Console, lens: list[list[dict[str, Any]]], show: int) -> None
 
 def _heads(console: Console, found: dict[str, Any]) -> None:
     target = found["target"]
-    _heading(console, f"Heads that pushed {target['piece']!r} most", f"logit: {target['logit']:.2f}")
-    table = _table("layer", "head", "push", "looks at")
+    _heading(console, f"Heads that changed the logit of {target['piece']!r} most", f"logit: {target['logit']:.2f}")
+    table = _table("layer", "head", "change", "attends to")
     for head in found["heads"]:
         table.add_row(f"{head['layer']}", f"{head['head']}", f"{head['logits']:+.2f}", _looks(head["looks"]))
     console.print(table)
     one = found["head"]
     if one is not None:
-        title = f"Layer {one['layer']}, head {one['head']} looks at"
-        _heading(console, title, f"weights after softmax; it pushed by {one['logits']:+.2f}")
+        title = f"Layer {one['layer']}, head {one['head']} attends to"
+        _heading(console, title, f"weights after softmax; change of the logit: {one['logits']:+.2f}")
         table = _table("weight", "position", "token", "")
         for look in one["looks"][:MOST]:
             row = f"{look['weight']:.3f}", f"{look['position']}", repr(look["piece"])
@@ -129,11 +129,11 @@ def _heading(console: Console, title: str, what: str) -> None:
 
 
 def _table(*names: str) -> Table:
-    """Numbers to the right, tokens never wider than they need."""
+    """A table with numbers right-aligned and columns as narrow as their contents."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    numbers = {"position", "surprise", "rank", "probability", "drawn", "tokens left", "layer", "head", "push", "weight"}
+    left = {"", "token", "step", "most probable", "after", "attends to"}
     for name in names:
-        table.add_column(name, justify="right" if name in numbers else "left", no_wrap=name != "looks at")
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=name != "attends to")
     return table
 
 
@@ -148,7 +148,7 @@ def _shade(bits: float | None) -> Style:
 
 
 def _plain(piece: str) -> str:
-    """Characters as they are, those that would move the cursor spelled out; lines end where the text's do."""
+    """The text with its line breaks; other characters that are not printable are escaped."""
     return "".join(c if c.isprintable() else "\n" if c == "\n" else repr(c)[1:-1] for c in piece)
 
 

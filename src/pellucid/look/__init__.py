@@ -1,4 +1,4 @@
-"""Looking inside: traces, what the model would have said after each layer, what pushed a token, edits, scores."""
+"""Looking inside: traces, the logit lens, attributions of logits, edits and scores."""
 
 from __future__ import annotations
 

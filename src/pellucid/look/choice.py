@@ -1,4 +1,4 @@
-"""What the sampling options make of a model's probabilities, a filter at a time."""
+"""How each filter of the sampling options changes a model's probabilities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _D = SamplingOptions()
 
 
 class Step(NamedTuple):
-    """What is left after a filter: tokens (m), the most probable first, and their probabilities (m), which sum to 1."""
+    """The m tokens left after a filter, the most probable first, and their probabilities, which sum to 1."""
 
     name: str
     ids: npt.NDArray[np.intp]
@@ -31,8 +31,8 @@ def steps(
     top_p: float = _D.top_p,
     min_p: float = _D.min_p,
 ) -> list[Step]:
-    """A position's logits (vocab) -> the model's own distribution, and after each filter that is on, in the order in
-    which the sampler applies them: top-k, top-p, min-p, temperature. The last one is what a token is drawn from.
+    """A position's logits (vocab) -> the model's distribution, then the one after each filter that is on, in the order
+    in which the sampler applies them: top-k, top-p, min-p, temperature. A token is drawn from the last one.
 
     Raises ValueError or TypeError naming the option, as ``Model.generate`` does.
     """
@@ -42,7 +42,7 @@ def steps(
         raise ValueError(f"logits has shape {x.shape}, expected (vocab)")
     order = np.argsort(-x, kind="stable")
     found = [Step("model", order, _softmax(x[order]))]
-    if temperature == 0:  # whatever the filters
+    if temperature == 0:  # greedy, whatever the filters
         return [*found, Step("greedy", order[:1], np.ones(1))]
 
     def keep(name: str, n: int) -> None:

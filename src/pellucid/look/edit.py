@@ -1,4 +1,4 @@
-"""Edits of a model's arithmetic: what they are, checked, and the plan that they make of a plan."""
+"""Edits of a model's arithmetic: checks them and applies them to a plan."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ Floats = npt.NDArray[np.float32]
 
 
 class Edits:
-    """A list of edits of a model: ``pellucid.Edit`` says what each does. Raises ValueError or TypeError naming the
-    argument, and then nothing is added."""
+    """The edits of a model; ``pellucid.Edit`` documents each. Its methods raise ValueError or TypeError naming the
+    argument, and then add nothing."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self._plan = core.engine.plan
         self._skipped: set[tuple[int, str]] = set()
         self._heads: list[tuple[int, int, float]] = []
-        self._stream: list[tuple[int, float, int, int, Floats]] = []  # layer, scale, positions from, to, what is added
+        self._stream: list[tuple[int, float, int, int, Floats]] = []  # layer, scale, positions [from, to), added rows
 
     def plan(self) -> Plan:
-        """The model's plan with the edits, in the order in which they were made."""
+        """The model's plan with the edits applied, in the order in which they were made."""
         return _edited(self._plan, self._skipped, self._heads, self._stream)
 
     def add(self, layer: int, vector: npt.ArrayLike, positions: Any = None) -> None:
@@ -68,14 +68,14 @@ class Edits:
         return number
 
     def _positions(self, positions: Any) -> list[int]:
-        """Distinct positions, as given."""
+        """The positions as given. Raises ValueError or TypeError where one is wrong or occurs twice."""
         n = self._core.context_length
         if positions is None or isinstance(positions, str):
             raise WrongType("positions", " must be integers")
         given = positions if hasattr(positions, "__iter__") and getattr(positions, "ndim", True) else [positions]
         values = [checks.integer("positions", i, 0, n - 1) for i in islice(given, n + 1)]
         if len(record.select("positions", values, n)) != len(values):
-            raise WrongValue("positions", ": expected each one once")
+            raise WrongValue("positions", ": expected each one only once")
         return values
 
     @staticmethod
@@ -85,9 +85,9 @@ class Edits:
                 raise TypeError
             if np.asarray(value).dtype.kind in "cSU":
                 raise TypeError
-            with np.errstate(over="ignore"):  # too large: refused below
+            with np.errstate(over="ignore"):  # numbers that are too large are refused below
                 array = np.array(value, np.float64)
-        except Exception:  # whatever the conversion of the caller's objects raises
+        except Exception:  # the conversion of the caller's objects may raise anything
             raise WrongType(name, " must be numbers") from None
         if array.ndim not in ndim:
             raise WrongValue(name, f" has {array.ndim} dimensions, expected {' or '.join(map(str, ndim))}")
@@ -118,11 +118,11 @@ def _edited(
     heads: Sequence[tuple[int, int, float]],
     stream: Sequence[tuple[int, float, int, int, Floats]],
 ) -> Plan:
-    """A copy of the plan with edits; matrices keep their numbers."""
+    """A copy of the plan with edits applied; matrices keep their numbers."""
     found = places.find(plan)
     x = found.embeddings.buffer
     vectors = list(plan.vectors)
-    before: dict[int, list[Op]] = {}  # operations to insert before an operation, and after one
+    before: dict[int, list[Op]] = {}  # operation -> operations to insert before it; after: behind it
     after: dict[int, list[Op]] = {}
     for number, head, factor in heads:
         layer = found.layers[number]
@@ -138,7 +138,7 @@ def _edited(
     ops = []
     for i, op in enumerate(plan.ops):
         part = "attention" if op.layer >= 0 and i <= found.layers[op.layer].project else "mlp"
-        kept = op.kind == Kind.SCALE_ADD and op.out == x  # an edit of the stream, by a view of which this is a view
+        kept = op.kind == Kind.SCALE_ADD and op.out == x  # an edit of the stream, by a view that this one is based on
         if kept or (op.layer, part) not in skipped:
             ops += [*before.get(i, []), op]
         ops += after.get(i, [])

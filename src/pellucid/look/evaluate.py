@@ -1,4 +1,4 @@
-"""What lm-evaluation-harness asks of a model; harness.py is the class that it calls."""
+"""The requests of lm-evaluation-harness. harness.py has the class that it calls."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from pellucid.look.score import score_ids
 
 __all__ = ["generate_until", "loglikelihood", "rolling"]
 
-MAX_NEW = 256  # tokens, where a task does not say
+MAX_NEW = 256  # tokens; for tasks that give no number
 
 
 def loglikelihood(core: Core, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
     """(context, continuation) -> (log probability of the continuation, whether greedy decoding gives it).
 
-    A context that is too long loses its beginning, with a warning, as the harness' own models do."""
+    A context that is too long is truncated at its beginning, with a warning, as in the harness's own models. Raises
+    ContextFullError where the continuation alone is too long."""
     parts = []
     for context, continuation in pairs:
         ids, first = _encode(core, context, continuation)
-        room = core.context_length + 1  # the last token needs no place: nothing follows it
+        room = core.context_length + 1  # the last token needs no room in the context, since nothing follows it
         if len(ids) - first >= room:
             raise ContextFullError("a continuation is too long", needed=len(ids) - first, available=room - 1)
         cut = max(len(ids) - room, 0)
@@ -40,7 +41,7 @@ def loglikelihood(core: Core, pairs: Sequence[tuple[str, str]]) -> list[tuple[fl
 
 
 def _score(engine: _engine.Engine, parts: list[tuple[list[int], int]]) -> Iterator[Any]:
-    """Neighbours with the same context (the choices of one question) compute it once."""
+    """Scores parts in order. Adjacent ones with the same context (the choices of a question) compute it once."""
     alone: list[tuple[list[int], int]] = []
     for context, group in groupby(parts, key=lambda part: part[0][: part[1] - 1]):
         same = list(group)
@@ -56,9 +57,9 @@ def _score(engine: _engine.Engine, parts: list[tuple[list[int], int]]) -> Iterat
 
 
 def _encode(core: Core, context: str, continuation: str) -> tuple[list[int], int]:
-    """Ids of both together, and where the continuation begins, as the harness has it: where the context alone would
-    end, spaces at its end aside, which go with the continuation. A continuation that a token of the context would
-    swallow is encoded by itself."""
+    """(ids of both together, index at which the continuation begins). As in the harness, that is where the ids of the
+    context alone end; spaces at its end belong to the continuation. If both together have no more tokens than the
+    context alone, the continuation is encoded separately."""
     if not context:
         ids = [_prefix(core), *core.tokenize(continuation, add_special=False)]
         return ids, 1
@@ -73,7 +74,7 @@ def _encode(core: Core, context: str, continuation: str) -> tuple[list[int], int
 
 
 def _prefix(core: Core) -> int:
-    """What stands before a text: BOS, else the end-of-sequence token, which ended the text before."""
+    """The token that precedes a text: BOS, else the end-of-sequence token, as if another text had ended."""
     tokenizer = core.need_tokenizer()
     for id in (tokenizer.bos, tokenizer.eos):
         if id is not None:
@@ -82,8 +83,8 @@ def _prefix(core: Core) -> int:
 
 
 def rolling(core: Core, texts: Sequence[str]) -> list[float]:
-    """Log probability of whole texts. Longer ones than the context are cut into parts that fill it: each token is
-    scored once, each part begins with the last token of the one before, and the last part sees a full context."""
+    """Log probability of whole texts. Texts longer than the context are split into parts that fill it: each token is
+    scored once, each part begins with the last token of the previous one, and the last part has a full context."""
     parts: list[tuple[list[int], int]] = []
     counts = []
     for text in texts:
@@ -101,7 +102,8 @@ def rolling(core: Core, texts: Sequence[str]) -> list[float]:
 def generate_until(
     core: Core, requests: Sequence[tuple[str, Mapping[str, Any]]], *, together: int = 8, max_new: int = MAX_NEW
 ) -> list[str]:
-    """(context, options of the task) -> the text up to a stop string. Neighbours with the same options run together."""
+    """(context, options of the task) -> the text up to a stop string. Adjacent requests with the same options run in
+    the same passes. Raises ContextFullError, and ValueError for an unknown option."""
     out: list[str] = []
     at = 0
     while at < len(requests):
@@ -129,7 +131,7 @@ def generate_until(
 
 
 def _options(task: dict[str, Any], max_new: int) -> dict[str, Any]:
-    """A task's generation options as Pellucid's. Greedy unless it samples."""
+    """A task's generation options, as Pellucid's; greedy unless the task samples."""
     task = dict(task)
     until = task.pop("until", None) or ()
     temperature = task.pop("temperature", None)

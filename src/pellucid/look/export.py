@@ -1,4 +1,4 @@
-"""Traces elsewhere: files, pandas, BertViz."""
+"""Exports traces: to files, pandas and BertViz."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VERSION = 1
 
 
 def save(trace: Recorded, path: str | os.PathLike[str]) -> None:
-    """``Trace.save``: arrays under their names, all else as JSON under "meta"."""
+    """``Trace.save``: arrays under their names, everything else as JSON under "meta"."""
     meta = {
         "pellucid_trace": VERSION,
         "name": trace.name,
@@ -28,12 +28,12 @@ def save(trace: Recorded, path: str | os.PathLike[str]) -> None:
         "positions": trace.positions,
     }
     arrays: dict[str, Any] = trace.arrays
-    with open(path, "wb") as file:  # so that no ".npz" is added to the name
+    with open(path, "wb") as file:  # opened here, since NumPy would append ".npz" to a name
         np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
 
 
 def load(path: str | os.PathLike[str], vocab: int | None) -> Recorded:
-    """``Trace.load``. vocab: of the model that is to be asked, if any."""
+    """``Trace.load``. vocab: the vocabulary size of the model, if there is one."""
     where = os.fspath(path)
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -65,7 +65,7 @@ def _check(arrays: dict[str, npt.NDArray[Any]], n: int, layers: int, heads: int,
 
 
 def table(trace: Recorded, quantity: str) -> tuple[list[str], list[list[int]], list[Any], npt.NDArray[Any]]:
-    """(names of the index levels, their values, columns, values (rows, columns)) of a kept quantity."""
+    """(names of the index levels, their values, columns, values (rows, columns)) for a kept quantity."""
     array = getattr(trace, quantity)
     own: dict[str, list[int]] = {
         "layer": list(trace.layers),

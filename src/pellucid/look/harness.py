@@ -2,7 +2,7 @@
 
     python -m pellucid.look.harness --model pellucid --model_args pretrained=smollm2-135m --tasks lambada_openai
 
-is the harness' own command line; in Python: `lm_eval.simple_evaluate(model=PellucidLM("smollm2-135m"), tasks=[...])`.
+runs the harness's command line; in Python: `lm_eval.simple_evaluate(model=PellucidLM("smollm2-135m"), tasks=[...])`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["PellucidLM"]
 
 
 class PellucidLM(LM):  # type: ignore[misc]  # Any where lm_eval is not installed
-    """pretrained: a Model, or what ``Model.load`` takes; options: of ``Model.load``. batch_size: texts that are
-    generated side by side ("auto": 8); it changes no result. device and max_batch_size are accepted and mean nothing
-    here."""
+    """A model for the harness. pretrained: a Model, or a source for ``Model.load``; options: of ``Model.load``.
+    batch_size: how many texts are generated in the same passes ("auto": 8); it changes no result. device and
+    max_batch_size are accepted and ignored."""
 
     def __init__(
         self,
@@ -39,21 +39,21 @@ class PellucidLM(LM):  # type: ignore[misc]  # Any where lm_eval is not installe
         self.max_gen_toks = max_gen_toks
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Of (context, continuation) -> (log probability, is greedy)."""
+        """For each (context, continuation): (log probability, is greedy)."""
         return evaluate.loglikelihood(self.core, [request.args for request in requests])
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Of (text,) -> log probability."""
+        """For each (text,): its log probability."""
         return evaluate.rolling(self.core, [request.args[0] for request in requests])
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Of (context, options) -> text."""
+        """For each (context, options): the generated text."""
         pairs = [request.args for request in requests]
         return evaluate.generate_until(self.core, pairs, together=self.together, max_new=self.max_gen_toks)
 
     @property
     def tokenizer_name(self) -> str:
-        """Of the model, for the harness' cache of requests."""
+        """A name for the tokenizer, used by the harness's cache of requests."""
         return self.core.facts.path.replace("/", "__")
 
 

@@ -1,4 +1,4 @@
-"""What the model would have said after each layer, what pushed a token's logit, and how sure it was."""
+"""The logit lens, the attribution of a logit to parts of the model, and the entropy and ranks of predictions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Guess(NamedTuple):
 
 
 class Lens(list[list[Guess]]):
-    """The likeliest tokens after the embedding, [0], and after layer i, [i + 1]; prints as a table."""
+    """The likeliest tokens after the embedding, [0], and after layer i, [i + 1]. `print` shows them as a table."""
 
     def __str__(self) -> str:
         lines = []
@@ -43,10 +43,10 @@ class Lens(list[list[Guess]]):
 
 @dataclass(frozen=True)
 class Attribution:
-    """Parts of one logit, in logits; L layers of H heads.
+    """What each part of a model of L layers and H heads adds to one logit.
 
-    ``embedding`` + ``attention`` + ``mlp`` + ``edits`` sum to ``total``, the logit before a soft cap as the final
-    norm's scale and the dequantised head give it. ``logit``: what the model itself computed.
+    ``embedding`` + ``attention`` + ``mlp`` + ``edits`` sum to ``total``, the logit before a soft cap, computed with the
+    final norm's scale and the dequantised head. ``logit``: the one that the model computed.
     """
 
     position: int
@@ -55,15 +55,16 @@ class Attribution:
     embedding: float
     attention: npt.NDArray[np.float64]  # (L)
     mlp: npt.NDArray[np.float64]  # (L)
-    heads: npt.NDArray[np.float64]  # (L, H): a layer's sum to its attention (but for a projection's bias)
-    edits: npt.NDArray[np.float64]  # (L): what edits of the residual stream after a layer did; else 0
+    heads: npt.NDArray[np.float64]  # (L, H): each row sums to the layer's attention, except for a projection's bias
+    edits: npt.NDArray[np.float64]  # (L): of edits of the residual stream after a layer; 0 without edits
 
     @property
     def total(self) -> float:
         return self.embedding + float(self.attention.sum() + self.mlp.sum() + self.edits.sum())
 
     def parts(self) -> list[tuple[str, float]]:
-        """[(name, logits)], what did most first: embedding, and each layer's attention and mlp (and edits)."""
+        """[(name, logits)] of the embedding and of each layer's attention, mlp and edits, the largest absolute value
+        first."""
         out = [("embedding", self.embedding)]
         for i in range(len(self.mlp)):
             out += [(f"layer {i} attention", float(self.attention[i])), (f"layer {i} mlp", float(self.mlp[i]))]
@@ -80,7 +81,7 @@ class Attribution:
 
 
 def lens(core: Core, rows: Floats, k: int) -> Lens:
-    """rows: the residual stream (L + 1, d) of one token, first the embedding, then after each layer."""
+    """``Trace.lens``. rows: the residual stream (L + 1, d) of one token, first the embedding, then after each layer."""
     engine = core.open()
     out = Lens()
     for _, logits in record.head_blocks(engine, find(engine.plan), np.ascontiguousarray(rows)):
@@ -89,7 +90,7 @@ def lens(core: Core, rows: Floats, k: int) -> Lens:
 
 
 def guesses(core: Core, logits: Floats, k: int) -> list[Guess]:
-    """The k likeliest tokens of logits (vocab); of equals the lower id first."""
+    """The k likeliest tokens of logits (vocab); of equal ones, the lower id first."""
     k = min(k, len(logits))
     best = np.argpartition(-logits, k - 1)[:k]
     order = best[np.lexsort((best, -logits[best]))]
@@ -101,7 +102,7 @@ def guesses(core: Core, logits: Floats, k: int) -> list[Guess]:
 
 
 def attribution(core: Core, found: dict[Tap, Floats], position: int, id: int, logit: float) -> Attribution:
-    """found: of :func:`probe`; logit: the model's own, of the token `id`."""
+    """``Trace.attribution``. found: the result of :func:`probe`; logit: the model's logit of the token `id`."""
     engine = core.open()
     plan, places = engine.plan, find(engine.plan)
     op = plan.ops[places.head]
@@ -134,7 +135,7 @@ def attribution(core: Core, found: dict[Tap, Floats], position: int, id: int, lo
 
 
 def probe(engine: _engine.Engine, ids: Sequence[int], position: int) -> dict[Tap, Floats]:
-    """All taps of one token's row, (1, width) each, computed again with the same bits."""
+    """All taps of one token's row, each (1, width), recomputed with the same bits."""
     sequence = _engine.Sequence(engine)
     for start in range(0, position, engine.max_rows):
         part = np.array(ids[start : min(start + engine.max_rows, position)], np.int32)
@@ -157,7 +158,7 @@ def _row_taps(places: Places) -> list[Tap]:
 
 
 def predictions(recorded: Recorded, blocks: Iterable[tuple[slice, Floats]]) -> dict[str, npt.NDArray[Any]]:
-    """entropy, next_rank and next_probability of the recorded positions. blocks: (rows, their logits), in order."""
+    """entropy, next_rank and next_probability of the recorded positions, by name. blocks: (rows, their logits)."""
     n = len(recorded.positions)
     entropy = np.empty(n, np.float32)
     rank, probability = np.zeros(n, np.int32), np.full(n, np.nan, np.float32)

@@ -1,4 +1,4 @@
-"""A norm at one place, as the linear map that it is there: from parts of its input to parts of its output."""
+"""A norm as a linear map, with the scale of given rows: from parts of its input to parts of its output."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Values = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class NormMap:
-    """The norm of an operation, with the size of the rows that it saw held fixed; its bias is left out."""
+    """The norm of an operation, without its bias, with the scale held fixed that it had for given rows."""
 
-    gain: Values  # (rows, d), what each column is multiplied by
-    centred: bool  # LayerNorm subtracts the mean of a row first
+    gain: Values  # (rows, d): factor of each column
+    centred: bool  # whether the mean of a row is subtracted first (LayerNorm)
 
     @classmethod
     def of(cls, plan: Plan, op: Op, x: Values) -> NormMap:
-        """x: the rows (rows, d) that are normed. An operation without a norm passes them on as they are."""
+        """x: the rows (rows, d) that the norm saw. For an operation without a norm this is the identity."""
         if op.vec < 0:
             return cls(np.ones((1, x.shape[-1]), np.float32), False)
         centred = op.norm == NORMS["layer"]
@@ -36,10 +36,11 @@ class NormMap:
         return cls(plan.vectors[op.vec].data / np.sqrt(mean + op.eps), centred)
 
     def forward(self, parts: Values) -> Values:
-        """Parts (..., rows, d) of the input -> their parts of the output."""
+        """Parts (..., rows, d) of the input -> the corresponding parts of the output."""
         return (parts - parts.mean(axis=-1, keepdims=True) if self.centred else parts) * self.gain
 
     def back(self, direction: Values) -> Values:
-        """A direction (..., rows, d) in the output -> the one in the input along which parts push as far."""
+        """The transposed map: a direction (..., rows, d) in the output -> the direction in the input whose product with
+        a part of the input is that of the output's direction with the corresponding part of the output."""
         pulled = direction * self.gain
         return pulled - pulled.mean(axis=-1, keepdims=True) if self.centred else pulled

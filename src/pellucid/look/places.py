@@ -1,4 +1,4 @@
-"""Where in a plan each quantity can be seen."""
+"""Where in a plan each quantity of a trace can be read."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ class Tap(NamedTuple):
 
 @dataclass(frozen=True)
 class Layer:
-    """Taps of one layer; None where an edit left the part out."""
+    """The taps of one layer; None where an edit skipped the part."""
 
-    entry: Tap  # the residual stream as it comes in
-    hidden: Tap  # ... and as it goes out
-    qkv: Tap | None  # rotated queries and keys, and values, side by side
-    mixed: Tap | None  # the heads' outputs side by side, as they enter the projection
+    entry: Tap  # the residual stream before the layer
+    hidden: Tap  # the residual stream after the layer
+    qkv: Tap | None  # rotated queries and keys, and values, concatenated
+    mixed: Tap | None  # the heads' outputs, concatenated, before the projection
     attention_out: Tap | None  # what attention adds to the residual stream
     neurons: Tap | None
     mlp_out: Tap | None
     edits: tuple[tuple[Tap, Tap], ...]  # the residual stream before and after each edit of it
-    group: CacheGroup | None  # its heads
-    scale: float  # of the scores
-    project: int  # operation that adds attention's output, -1 for none
+    group: CacheGroup | None  # the sizes of its heads
+    scale: float  # multiplies the scores
+    project: int  # index of the operation that adds attention's output; -1: none
 
 
 @dataclass(frozen=True)
 class Places:
     embeddings: Tap
     layers: tuple[Layer, ...]
-    head: int  # operation
+    head: int  # index of the operation
 
     @property
     def last(self) -> Tap:
@@ -48,7 +48,7 @@ class Places:
 
 
 def find(plan: Plan) -> Places:
-    """Reads the places off the operations' kinds and buffers."""
+    """Finds the places from the kinds and buffers of a plan's operations."""
     ops = plan.ops
     n_layers = sum(group.n_layers for group in plan.caches)
     (embed,) = (i for i, op in enumerate(ops) if op.kind.lookup)

@@ -1,4 +1,4 @@
-"""A trace as matplotlib figures (extra `plots`). Colours are safe for colour-blind readers; every axis is labelled."""
+"""Matplotlib figures of a trace (extra `plots`). Colours are safe for colour-blind readers; every axis is labelled."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pellucid.look.trace import Trace
 
 __all__ = ["MOST", "attention", "attribution", "lens", "save"]
 
-MOST = {"lens": 12, "attention": 64}  # tokens that a figure shows: the last ones
-BLUE, ORANGE = "#0072B2", "#E69F00"  # of Okabe and Ito's palette
+MOST = {"lens": 12, "attention": 64}  # how many tokens a figure shows, the last ones
+BLUE, ORANGE = "#0072B2", "#E69F00"  # from Okabe and Ito's palette
 
 
 def lens(trace: Trace, positions: Sequence[int] | None = None) -> Any:
-    """The likeliest next token after every layer, at several positions; the colour is its probability. -> Figure
+    """The likeliest next token after every layer at several positions; the colour is its probability. -> Figure
 
-    positions: default: those of the trace, of them the last 12.
+    positions: default: the last 12 of the trace's positions.
     """
     if positions is None:
         chosen = trace.positions[-MOST["lens"] :]
@@ -46,9 +46,11 @@ def lens(trace: Trace, positions: Sequence[int] | None = None) -> Any:
 
 
 def attention(trace: Trace, layer: int = -1, heads: int | Sequence[int] | None = None) -> Any:
-    """Attention maps of a layer: a row per token that looks, a column per token that is looked at. -> Figure
+    """Attention maps of a layer: a row per query token, a column per key token. -> Figure
 
-    heads: default: all of the trace. More than 64 tokens: the last 64.
+    heads: default: all heads of the trace. Of more than 64 tokens, the last 64 are shown.
+
+    Raises ValueError for a layer or a head that the trace does not have.
     """
     layer = checks.integer("layer", layer, -len(trace.layers))
     layer = trace.layers[layer] if layer < 0 else layer
@@ -84,12 +86,15 @@ def attention(trace: Trace, layer: int = -1, heads: int | Sequence[int] | None =
 
 
 def attribution(trace: Trace, position: int = -1, token: int | str | None = None) -> Any:
-    """What each layer's attention and feed-forward part, and each head, pushed a token's logit by. -> Figure"""
+    """What each layer's attention and feed-forward network, and each head, added to a token's logit. -> Figure
+
+    position, token: as for ``Trace.attribution``.
+    """
     return of_attribution(trace.attribution(position, token))
 
 
 def of_attribution(found: Attribution) -> Any:
-    """The same, of an attribution that is known already."""
+    """As :func:`attribution`, of an attribution that was computed before."""
     n, n_heads = found.heads.shape
     figure = _figure(8.4, 1.6 + 0.15 * n)
     bars, grid = figure.subplots(1, 2, width_ratios=(1.2, 1))
@@ -113,7 +118,8 @@ def of_attribution(found: Attribution) -> Any:
 
 
 def save(figure: Any, path: Any, *, dpi: int = 100) -> None:
-    """Writes a figure; the same figure gives the same bytes. Characters that the font lacks become boxes, quietly."""
+    """Writes a figure; the same figure gives the same bytes. Characters that the font lacks become boxes, without a
+    warning."""
     import warnings
 
     kind = str(path).rpartition(".")[2]
@@ -131,7 +137,7 @@ def check() -> None:
 
 
 def _figure(width: float, height: float) -> Any:
-    """Without pyplot: no window, no state that is shared."""
+    """A figure created without pyplot: it has no window and no shared state."""
     check()
     from matplotlib.figure import Figure
 
@@ -139,7 +145,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _name(piece: str, most: int = 14) -> str:
-    """A piece on a few characters of one line: a leading space as an open box."""
+    """A piece as at most `most` characters on one line; spaces become open boxes."""
     text = repr(piece)[1:-1].replace(" ", "\u2423")
     return text if len(text) <= most else text[: most - 1] + "\u2026"
 
@@ -156,5 +162,5 @@ def _tokens(axes: Any, axis: str, pieces: Sequence[str], size: int) -> None:
 
 
 def _text(text: Any) -> None:
-    """What stands between dollar signs is text, no formula."""
+    """Shows dollar signs as they are: text between them is not a formula."""
     text.set_parse_math(False)

@@ -1,4 +1,4 @@
-"""Runs the passes of a trace and keeps what was asked for."""
+"""Runs the passes of a trace and keeps the wanted quantities."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a sequence is kept."""
+    """What a trace keeps of a sequence."""
 
     want: tuple[str, ...]
     layers: tuple[int, ...]
@@ -51,7 +51,8 @@ def check_want(want: Any) -> tuple[str, ...]:
 
 
 def select(name: str, value: Any, n: int) -> tuple[int, ...]:
-    """Indices of [0, n), ascending, from None (all), an integer or several; negative ones count from the end."""
+    """Indices in [0, n), ascending, from None (all), an integer or several; negative ones count from the end. Raises
+    ValueError or TypeError naming the argument."""
     if value is None:
         return tuple(range(n))
     several = hasattr(type(value), "__iter__") and getattr(value, "ndim", True)
@@ -66,13 +67,13 @@ def select(name: str, value: Any, n: int) -> tuple[int, ...]:
 
 
 def sizes(engine: _engine.Engine, places: Places, s: Selection) -> dict[str, int]:
-    """Length of each axis. Raises ValueError where layers differ in their heads."""
+    """Axis -> its length. Raises ValueError where the selected layers differ in their heads."""
     plan = engine.plan
     groups = {(g.n_q, g.n_kv, g.dk, g.dv) for i in s.layers if (g := places.layers[i].group) is not None} or {
         (g.n_q, g.n_kv, g.dk, g.dv) for g in plan.caches[:1]
     }
     if len(groups) > 1:
-        raise ValueError("layers: those selected differ in their heads; trace each kind by itself")
+        raise ValueError("layers: the selected ones differ in their heads; trace each kind separately")
     (group,) = groups
     glu = next((layer.neurons for layer in places.layers if layer.neurons), None)
     return {
@@ -96,12 +97,12 @@ def shapes(engine: _engine.Engine, places: Places, s: Selection) -> dict[str, tu
 
 
 def estimate(engine: _engine.Engine, places: Places, s: Selection) -> dict[str, int]:
-    """Bytes that each quantity will take."""
+    """Quantity -> bytes that it will take."""
     return {name: 4 * int(np.prod(shape)) for name, shape in shapes(engine, places, s).items()}
 
 
 def check_limit(engine: _engine.Engine, places: Places, s: Selection, limit: int) -> None:
-    """Raises ValueError when what was asked for is larger, saying what would fit."""
+    """Raises ValueError where the selection takes more than `limit` bytes; the message states what would fit."""
     parts = estimate(engine, places, s)
     total = sum(parts.values())
     if total <= limit:
@@ -113,7 +114,7 @@ def check_limit(engine: _engine.Engine, places: Places, s: Selection, limit: int
         if axis not in axes and not (axis == "layer" and "after" in axes):
             continue
         selected: tuple[int, ...] = getattr(s, name)
-        low, high = 0, len(selected)  # the most that fit
+        low, high = 0, len(selected)  # bisection for the largest number that fits
         while low < high:
             middle = (low + high + 1) // 2
             fewer = replace(s, **{name: selected[:middle]})  # type: ignore[arg-type]
@@ -131,10 +132,10 @@ def check_limit(engine: _engine.Engine, places: Places, s: Selection, limit: int
 
 
 def record(engine: _engine.Engine, ids: Sequence[int], s: Selection, places: Places, chunk: int) -> dict[str, Floats]:
-    """Runs the sequence once -> the quantities; no bit of them depends on chunk."""
+    """Runs the sequence once -> quantity -> array. No bit depends on chunk, the rows of a pass."""
     shape = shapes(engine, places, s)
     out = {name: np.zeros(shape[name], np.float32) for name in s.want}
-    raw = _raw(engine, places, s)  # what passes give directly: some of it is wanted, some only leads to more
+    raw = _raw(engine, places, s)  # what passes give directly; some of it is only needed to compute other quantities
     rows = {name: out[name] if name in out else np.zeros(size, np.float32) for name, size in raw.items()}
     taps = _taps(places, s, raw)
     positions = np.array(s.positions)
@@ -169,11 +170,11 @@ def record(engine: _engine.Engine, ids: Sequence[int], s: Selection, places: Pla
     return out
 
 
-_OF_LAYER = ("attention_out", "mlp_out", "neurons", "mixed")  # names of Layer's taps, a row per position
+_OF_LAYER = ("attention_out", "mlp_out", "neurons", "mixed")  # taps of Layer with a row per position
 
 
 def _raw(engine: _engine.Engine, places: Places, s: Selection) -> dict[str, tuple[int, ...]]:
-    """Shapes of what the passes give directly, for all that is wanted."""
+    """Shapes of the arrays that passes give directly and that the wanted quantities need."""
     want = set(s.want)
     size = sizes(engine, places, s)
     names = want & {"embeddings", "hidden", "q", "k", "v", *_OF_LAYER}
@@ -202,7 +203,7 @@ def _taps(places: Places, s: Selection, raw: Container[str]) -> list[Tap]:
 
 
 def _run(indices: npt.NDArray[np.intp]) -> Any:
-    """The same indices, as a slice where they follow each other: no copy is made of what it takes."""
+    """The same indices; as a slice where they are consecutive, since indexing with a slice makes no copy."""
     if len(indices) and int(indices[-1]) - int(indices[0]) + 1 == len(indices):
         return slice(int(indices[0]), int(indices[-1]) + 1)
     return indices
@@ -217,7 +218,7 @@ def _keep(
     to: Any,
     row: Any,
 ) -> None:
-    """Copies what a pass over `tokens` found: its rows `row` to places `to`."""
+    """Copies the results of a pass over `tokens` into `rows`: from its rows `row` to the rows `to`."""
     for name, tap in (("embeddings", places.embeddings), ("last", places.last)):
         if name in rows:
             rows[name][to] = found[tap][row]
@@ -249,13 +250,13 @@ def _keep(
 
 
 def projection(engine: _engine.Engine, layer: Layer) -> Floats:
-    """W_o, dequantised: (dim, heads * value_dim)."""
+    """W_o, dequantised -> (dim, heads * value_dim)."""
     plan = engine.plan
     return engine.matrix(plan.segments[plan.ops[layer.project].seg].matrix)
 
 
 def post_norm(engine: _engine.Engine, layer: Layer, projected: npt.NDArray[Any]) -> NormMap:
-    """The post-norm of attention, where it saw these rows (m, dim) of its projection, bias included."""
+    """The post-norm of attention for these rows (m, dim) of its projection, bias included."""
     return NormMap.of(engine.plan, engine.plan.ops[layer.project], projected)
 
 
@@ -266,7 +267,7 @@ def projection_bias(engine: _engine.Engine, layer: Layer) -> Any:
 
 
 def head_parts(engine: _engine.Engine, layer: Layer, mixed: Floats, heads: Sequence[int]) -> Floats:
-    """(heads, m, dim): what each head adds to the residual stream."""
+    """What each head adds to the residual stream -> (heads, m, dim)."""
     g, w = layer.group, projection(engine, layer)
     assert g is not None
     per = mixed.reshape(len(mixed), g.n_q, g.dv)
@@ -281,7 +282,8 @@ def head_parts(engine: _engine.Engine, layer: Layer, mixed: Floats, heads: Seque
 
 
 def head_blocks(engine: _engine.Engine, places: Places, x: Floats, rows: int = 64) -> Iterator[tuple[slice, Floats]]:
-    """Logits (m, vocab) of rows of the residual stream (n, dim), by the model's own head, a block at a time."""
+    """Logits of rows of the residual stream (n, dim), computed by the model's head. Yields (slice of the rows, logits
+    (m, vocab)), m <= `rows`."""
     sequence = _engine.Sequence(engine)
     for start in range(0, len(x), rows):
         part = np.ascontiguousarray(x[start : start + rows])

@@ -1,4 +1,4 @@
-"""What a pass over a text computed on its way, as NumPy arrays."""
+"""What a pass over a text computed, as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["AXES", "PREDICTIONS", "Recorded", "Selected", "Token"]
 Floats = npt.NDArray[np.float32]
 Selected = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # layers, heads, positions
 
-# Quantity -> its axes. "layers", "heads" and "positions" are those selected; "hidden" has the embeddings first.
+# Quantity -> its axes. Layers, heads and positions are the selected ones; "after" also has the embeddings, first.
 AXES: dict[str, tuple[str, ...]] = {
     "embeddings": ("position", "dim"),
     "hidden": ("after", "position", "dim"),
@@ -32,15 +32,15 @@ PREDICTIONS = ("entropy", "next_rank", "next_probability")
 
 
 class Token(NamedTuple):
-    """A token of the traced text. ``piece``: its text, or a special token's spelling (U+FFFD for a part of a character,
-    "" without a tokenizer and beyond its vocabulary)."""
+    """A token of the traced text. ``piece``: its text, or a special token's spelling; U+FFFD for an incomplete
+    character; "" without a tokenizer and for ids beyond its vocabulary."""
 
     id: int
     piece: str
 
 
 class Recorded:
-    """Tokens, and the arrays that were kept of them. They are attributes: see :class:`~pellucid.look.trace.Trace`."""
+    """Tokens and the arrays kept of them, as attributes: see :class:`~pellucid.look.trace.Trace`."""
 
     ids: list[int]
     tokens: list[Token]
@@ -77,19 +77,19 @@ class Recorded:
         for name, array in arrays.items():
             setattr(self, name, array)
 
-    def __getattr__(self, name: str) -> Any:  # of what is not there
+    def __getattr__(self, name: str) -> Any:  # called for missing attributes
         if name in AXES:
             raise AttributeError(f"the trace has no {name}: ask for it with trace(..., want=({name!r}, ...))")
         raise AttributeError(f"a trace has no attribute {name!r}")
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """By name: quantities, and predictions once they are known."""
+        """Name -> array: the kept quantities, and predictions once they are computed."""
         return {name: vars(self)[name] for name in (*AXES, *PREDICTIONS) if name in vars(self)}
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Names of the quantities that it holds."""
+        """Names of the kept quantities."""
         return tuple(name for name in AXES if name in vars(self))
 
     @property

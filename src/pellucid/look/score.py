@@ -1,4 +1,4 @@
-"""How probable a model finds a text."""
+"""How probable a text is for a model."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = ["Score", "score", "score_ids"]
 class Score:
     """Natural log probabilities of a text's tokens, each given those before it.
 
-    ``ids``: all n tokens. ``tokens``: n - 1 TokenLogprob(id, piece, logprob, top=[(id, piece, logprob)...]), of the
-    second token on: before the first there is nothing to go by (where the model has a BOS token, that is the first).
+    ``ids``: all n tokens. ``tokens``: n - 1 TokenLogprob(id, piece, logprob, top=[(id, piece, logprob)...]), from the
+    second token on. The first one, which is BOS where the model has it, has nothing before it and is not scored.
     """
 
     ids: list[int]
@@ -33,12 +33,12 @@ class Score:
 
     @property
     def logprobs(self) -> npt.NDArray[np.float64]:
-        """(n - 1)"""
+        """The log probabilities, (n - 1)."""
         return np.array([token.logprob for token in self.tokens], np.float64)
 
     @property
     def total(self) -> float:
-        """Log probability of the whole."""
+        """Log probability of the whole text."""
         return float(self.logprobs.sum())
 
     @property
@@ -85,7 +85,7 @@ def score(core: Core, texts: Any, top: Any, window: Any) -> Any:
 
 
 def _windows(ids: list[int], window: int | None) -> list[tuple[list[int], int]]:
-    """[(tokens, first one to score)]: parts of `window` tokens, each from the middle of the one before."""
+    """[(tokens, index of the first one to score)]: parts of `window` tokens, each from the middle of the previous."""
     if window is None or len(ids) <= window:
         return [(ids, 1)]
     parts, done = [], 1
@@ -115,9 +115,9 @@ def score_ids(
     top: int = 0,
     begun: _engine.Sequence | None = None,
 ) -> list[list[Found]]:
-    """parts: [(ids, first)] -> for each a list of (log probability, [(id, log probability) of the `top` likeliest]) of
-    its tokens from `first` (>= 1) on. Several are rows of the same passes; logits are reduced where they are made.
-    begun: a sequence that holds fewer than `first` tokens, with which all parts begin."""
+    """parts: [(ids, first)] -> for each, (log probability, [(id, log probability) of the `top` best]) of its tokens
+    from `first` (>= 1) on. Parts share forward passes; the engine reduces logits as it computes them.
+    begun: a sequence with the tokens, fewer than `first`, that all parts begin with."""
     found: list[list[Found]] = [[] for _ in parts]
     waiting = []
     for (ids, first), of_part in zip(parts, found, strict=True):

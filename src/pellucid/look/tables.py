@@ -1,4 +1,4 @@
-"""What a trace says, as rows of a table."""
+"""Tables of what a trace shows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pellucid.look.trace import Token, Trace
 
 __all__ = ["Look", "Push", "Surprise", "heads", "looks", "surprise"]
 
-LEAST = float(np.finfo(np.float32).smallest_subnormal)  # a probability that float32 rounds to 0 is taken for this
+LEAST = float(np.finfo(np.float32).smallest_subnormal)  # replaces probabilities that float32 rounds to 0
 
 
 class Surprise(NamedTuple):
-    """How the model had expected a token, given those before it. ``bits``: -log2 of its ``probability``; ``rank``: 1
-    for the likeliest; ``entropy``: bits of uncertainty before it. All None for the first token: nothing was before."""
+    """How much the model expected a token, given those before it. ``bits``: -log2 of its ``probability``; ``rank``: 1
+    for the likeliest; ``entropy``: of the prediction, in bits. All are None for the first token, which nothing
+    precedes."""
 
     position: int
     token: Token
@@ -28,7 +29,7 @@ class Surprise(NamedTuple):
 
 
 class Look(NamedTuple):
-    """A token that a head looks at, and its weight after softmax."""
+    """A token that a head attends to, and its weight after softmax."""
 
     position: int
     token: Token
@@ -36,7 +37,7 @@ class Look(NamedTuple):
 
 
 class Push(NamedTuple):
-    """What a head added to a token's logit, and what it looked at."""
+    """What a head added to a token's logit, and the tokens that it attends to."""
 
     layer: int
     head: int
@@ -45,7 +46,7 @@ class Push(NamedTuple):
 
 
 def surprise(trace: Trace) -> list[Surprise]:
-    """A row for every token. Raises ValueError for a trace of some positions alone."""
+    """A row for every token. Raises ValueError for a trace that lacks positions."""
     if trace.positions != tuple(range(len(trace))):
         raise ValueError("positions: surprise needs a trace of all positions")
     rows = [Surprise(0, trace.tokens[0], None, None, None, None)]
@@ -57,7 +58,8 @@ def surprise(trace: Trace) -> list[Surprise]:
 
 
 def looks(trace: Trace, layer: int, head: int, position: int = -1, k: int = 3) -> list[Look]:
-    """The k tokens that a head looks at most from a position; layer, head and position must be of the trace."""
+    """The k tokens that a head attends to most from a position. Raises ValueError where the trace lacks the layer, head
+    or position."""
     position = range(len(trace))[position]
     try:
         at = trace.layers.index(layer), trace.heads.index(head), trace.positions.index(position)
@@ -72,9 +74,9 @@ def looks(trace: Trace, layer: int, head: int, position: int = -1, k: int = 3) -
 def heads(
     trace: Trace, position: int = -1, token: int | str | None = None, n: int = 8, *, of: Attribution | None = None
 ) -> list[Push]:
-    """The n heads of the traced layers that pushed a token's logit most, in either direction, and what they looked at.
+    """The n heads of the traced layers that changed a token's logit most, up or down, and what they attend to.
 
-    token: as for ``Trace.attribution``; of: that attribution, where it is known already.
+    position, token: as for ``Trace.attribution``; of: that attribution, if it was computed before.
     """
     position = range(len(trace))[position]
     found = of or trace.attribution(position, token)

@@ -1,4 +1,4 @@
-"""A trace: what one pass over a text computed, and what else the model says of it when asked again."""
+"""A trace: what one pass over a text computed, and further quantities that are computed on demand."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ LIMIT = 2 << 30  # bytes that a trace may take unless `limit` says otherwise
 
 
 class Trace(Recorded):
-    """What one pass over n tokens computed. Made by ``Model.trace``, which says what is kept; arrays are float32.
+    """What one pass over n tokens computed. Created by ``Model.trace``, whose arguments select what is kept; arrays are
+    float32.
 
-    L, H, P: how many ``layers``, ``heads`` and ``positions`` were selected (the attributes of these names list them,
-    ascending; by default all). d: the model's width.
+    L, H, P: number of selected ``layers``, ``heads`` and ``positions`` (the attributes of these names list them in
+    ascending order; by default all). d: the model's width.
 
     ==================  ==============================  ===========================================================
-    ``embeddings``      (P, d)                          the residual stream as it begins (Gemma's scale included)
+    ``embeddings``      (P, d)                          the residual stream at its start (Gemma's scale included)
     ``hidden``          (L + 1, P, d)                   the residual stream: first the embeddings, then after each
                                                         selected layer; before the final norm, also the last
     ``q``               (L, H, P, head_dim)             queries as attention uses them: head norm and rotation done
@@ -40,16 +41,16 @@ class Trace(Recorded):
     ``scores``          (L, H, P, n)                    q . k * scale before softmax; -inf where a row sees nothing
     ``attention``       (L, H, P, n)                    softmax of these: rows sum to 1
     ``attention_out``   (L, P, d)                       what attention adds to the residual stream (post-norm done)
-    ``mlp_out``         (L, P, d)                       what the feed-forward part adds to it
+    ``mlp_out``         (L, P, d)                       what the feed-forward network adds to it
     ``neurons``         (L, P, ff)                      activations that ffn_down reads: act(gate) * up
     ``head_out``        (L, H, P, d)                    each head's part of attention_out: its columns of W_o, times the
                                                         post-norm's scale of that row; a bias belongs to no head
     ``logits``          (P, vocab)                      the model's, bit for bit
     ==================  ==============================  ===========================================================
 
-    ``entropy`` (nats), ``next_rank`` (1: the likeliest; 0 where no token follows) and ``next_probability`` (NaN there)
-    of the P positions are computed at their first use. A quantity that was not asked for is an ``AttributeError``.
-    Of a layer whose part an edit skipped, that part's arrays are zero.
+    ``entropy`` (nats), ``next_rank`` (1: the likeliest; 0 where no token follows) and ``next_probability`` (NaN there),
+    each (P), are computed at their first use. A quantity that was not asked for raises ``AttributeError``. Where an
+    edit skipped attention or the feed-forward network of a layer, its arrays are zero.
     """
 
     def __init__(
@@ -64,14 +65,14 @@ class Trace(Recorded):
         self._core = core
         self._probed: tuple[int, dict[Tap, Floats]] | None = None  # the last position's
 
-    def __getattr__(self, name: str) -> Any:  # of what is not there yet
+    def __getattr__(self, name: str) -> Any:  # called for attributes that do not exist yet
         if name not in PREDICTIONS:
             return super().__getattr__(name)
         self._keep(lens.predictions(self, self._blocks()))
         return vars(self)[name]
 
     def _need_core(self) -> Core:
-        """What it was made with. Raises ValueError after `load` without a model."""
+        """The core that made the trace. Raises ValueError after `load` without a model."""
         if self._core is None:
             raise ValueError("this trace was loaded without a model: Trace.load(path, model=model)")
         return self._core
@@ -81,8 +82,8 @@ class Trace(Recorded):
     def lens(self, position: int = -1, k: int = 5) -> Lens:
         """The logit lens (nostalgebraist 2020) at a token: the k likeliest next tokens after each layer.
 
-        The final norm and the head are applied to the residual stream, by the model's own operation: the last entry
-        has the bits of the real logits. -> list of layers + 1 lists of Guess(id, piece, probability, logit).
+        The model's own operation applies the final norm and the head to the residual stream, so that the last entry
+        has the bits of the model's logits. -> list of layers + 1 lists of Guess(id, piece, probability, logit).
         """
         core = self._need_core()
         places = find(core.open().plan)
@@ -100,7 +101,7 @@ class Trace(Recorded):
         return lens.guesses(core, self.logits_at(position), k)
 
     def logits_at(self, position: int = -1) -> Floats:
-        """Logits (vocab) after a position, kept or computed again."""
+        """Logits (vocab) after a position; recomputed where they were not kept."""
         position = self._place(position)
         kept = position in self.positions
         if "logits" in self.kept and kept:
@@ -117,10 +118,11 @@ class Trace(Recorded):
         return row
 
     def attribution(self, position: int = -1, token: int | str | None = None) -> Attribution:
-        """What the embedding, each layer's attention and feed-forward part, and each head pushed a token's logit by.
+        """What the embedding, each layer's attention and feed-forward network, and each head added to a token's logit.
 
-        token: an id, or the text of a single token; default: the token that follows, at the end the likeliest. The
-        final norm is taken as linear at that row's own scale; what is attributed is the logit before a soft cap.
+        token: an id, or the text of a single token; default: the token that follows, or after the last position the
+        likeliest. The final norm is linear with its scale at that row held fixed; the attributed logit is the one
+        before a soft cap. Raises ValueError for a text that is not a single token.
         """
         core, position = self._need_core(), self._place(position)
         id = self._token(position, token)
@@ -144,14 +146,14 @@ class Trace(Recorded):
         return core.check_ids([token], "token")[0]
 
     def _probe(self, position: int) -> dict[Tap, Floats]:
-        """Every tap of one token's row; the last one is kept."""
-        known = self._probed  # read once: another thread may ask for another position
+        """Every tap of one token's row; those of the last position asked for are kept."""
+        known = self._probed  # read once: another thread may replace it
         if known is None or known[0] != position:
             self._probed = known = (position, lens.probe(self._need_core().open(), self.ids, position))
         return known[1]
 
     def _blocks(self) -> Iterator[tuple[slice, Floats]]:
-        """Logits of all its positions, in blocks of 64 rows."""
+        """(slice of the positions, their logits) for all positions, at most 64 at a time."""
         if "logits" in self.kept:
             return ((slice(i, i + 64), self.logits[i : i + 64]) for i in range(0, len(self.positions), 64))
         engine = self._need_core().open()
@@ -162,28 +164,30 @@ class Trace(Recorded):
         again = record.Selection(("hidden",), (last,), self.heads, self.positions, len(self))
         return record.head_blocks(engine, places, record.record(engine, self.ids, again, places, 512)["hidden"][-1])
 
-    # ---- elsewhere --------------------------------------------------------------------------------------------
+    # ---- export -----------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes all that it holds as one NumPy file (.npz)."""
+        """Writes the trace as a NumPy file (.npz format); no suffix is added to the path."""
         export.save(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: Loaded | None = None) -> Trace:
-        """Reads what `save` wrote. model: for what must ask it (lens, attribution). Raises ValueError for another
-        file."""
+        """Reads a file that :meth:`save` wrote. model: the traced model, which lens, attribution and others need.
+        Raises ValueError for another kind of file, and for token ids beyond the model's vocabulary."""
         core = None if model is None else model.core
         found = export.load(path, None if core is None else core.config.vocab)
         return cls(found.tokens, (found.layers, found.heads, found.positions), found.arrays, found.name, core)
 
     def to_pandas(self, quantity: str = "tokens") -> Any:
-        """A pandas DataFrame: "tokens", a row per position (id, piece, entropy, next_rank, next_probability); or a kept
-        quantity, its last axis as columns and the others as index levels. Raises ImportError without pandas."""
+        """A pandas DataFrame: for "tokens" a row per position (id, piece, entropy, next_rank, next_probability); for a
+        kept quantity its last axis as columns and the others as index levels. Raises ImportError without pandas,
+        ValueError for an unknown quantity."""
         return export.to_pandas(self, quantity)
 
     def bertviz(self) -> tuple[tuple[npt.NDArray[np.float32], ...], list[str]]:
-        """(attention, tokens) as BertViz's head_view and model_view take them: of each selected layer an array
-        (1, heads, n, n), which `torch.from_numpy` turns into a tensor. Needs attention at all positions."""
+        """(attention, tokens) for BertViz's head_view and model_view: for each selected layer an array
+        (1, heads, n, n), which `torch.from_numpy` turns into a tensor. The trace must have attention at all positions;
+        else ValueError or AttributeError."""
         return export.bertviz(self)
 
 
@@ -201,7 +205,7 @@ def trace(
     """``Model.trace``."""
     engine, chunk = core.open(), generation.check_chunk(chunk)
     if isinstance(prompt, Completion):
-        prompt = (prompt.prompt_ids + prompt.ids)[: core.context_length]  # a last token may have no place
+        prompt = (prompt.prompt_ids + prompt.ids)[: core.context_length]  # the last token may not fit the context
     ids = core.prompt(prompt)
     selection = record.Selection(
         record.check_want(want),

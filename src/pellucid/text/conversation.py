@@ -33,7 +33,7 @@ class Reader:
         self.size = 0
 
     def plain(self, value: Any, place: str, depth: int = 0) -> Any:
-        """A copy of tables, lists, text, numbers, truth values and None, and nothing else. ``place``: for errors."""
+        """A copy of tables, lists, text, numbers, booleans and None, and nothing else. ``place``: for errors."""
         if value is None or isinstance(value, (bool, int, float)):
             return value
         if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""What every model file looks like from above: tensors by name, metadata by key, the files underneath."""
+"""An open model, whatever its file format: tensors by name, metadata by key, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pellucid.errors import ClosedError, ModelFileError, UnsupportedModelError
 
 T = TypeVar("T")
 
-MOST_READ = 8 << 20  # bytes of one call to the system
+MOST_READ = 8 << 20  # bytes of one system call
 
 
 class _Missing:
@@ -33,9 +33,9 @@ MISSING = _Missing()
 class Tensor(NamedTuple):
     """One tensor, still in its file.
 
-    ``type``: "F32", "Q4_1", ...; of an unknown type "ggml type 99": an error only for those who use it.
-    ``shape``: NumPy's order, so that a matrix is (rows, k). ``data``: its bytes, in the file or made in memory.
-    ``offset``: where the data start in ``file``.
+    ``type``: "F32", "Q4_1", ...; an unknown type is "ggml type 99" and becomes an error when the tensor is used.
+    ``shape``: in NumPy's order, so that a matrix is (rows, k). ``data``: its bytes, in the file or in memory.
+    ``offset``: where the data start in ``file``, in bytes.
     """
 
     name: str
@@ -52,7 +52,8 @@ def os_reason(error: OSError) -> str:
 
 
 def check_regular(path: str, mode: int, expected: str) -> None:
-    """ModelFileError unless ``mode`` is a regular file's: opening a FIFO would wait, reading a device never end."""
+    """Raises ModelFileError unless ``mode`` is that of a regular file: opening a FIFO would block, and reading a device
+    might never end."""
     if not stat.S_ISREG(mode):
         kinds = [
             (stat.S_ISDIR, "a folder"),
@@ -61,12 +62,12 @@ def check_regular(path: str, mode: int, expected: str) -> None:
             (stat.S_ISCHR, "a device"),
             (stat.S_ISBLK, "a device"),
         ]
-        kind = next((text for test, text in kinds if test(mode)), "no regular file")
+        kind = next((text for test, text in kinds if test(mode)), "not a regular file")
         raise ModelFileError(f"this is {kind}", file=path, expected=expected)
 
 
 def stat_file(path: str) -> os.stat_result:
-    """``os.stat`` whose failures are ModelFileError."""
+    """``os.stat``; raises ModelFileError where it fails."""
     try:
         return os.stat(path)
     except FileNotFoundError:
@@ -74,11 +75,11 @@ def stat_file(path: str) -> os.stat_result:
     except OSError as error:
         raise ModelFileError(os_reason(error), file=path) from None
     except ValueError:  # a NUL in the path
-        raise ModelFileError("not found: the path holds a NUL", file=path) from None
+        raise ModelFileError("not found: the path contains a NUL character", file=path) from None
 
 
 def open_regular(path: str, expected: str = "a file") -> tuple[int, int]:
-    """(file descriptor, size) of a regular file, opened for reading; never waits."""
+    """(file descriptor, size in bytes) of a regular file, opened for reading; never blocks."""
     check_regular(path, stat_file(path).st_mode, expected)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
@@ -95,7 +96,7 @@ def open_regular(path: str, expected: str = "a file") -> tuple[int, int]:
 
 
 def read_file(path: str, limit: int, expected: str) -> bytes:
-    """The whole of a small file; ModelFileError beyond ``limit`` bytes."""
+    """The contents of a small file. Raises ModelFileError where it has more than ``limit`` bytes."""
     fd, size = open_regular(path, expected)
     try:
         with open(fd, "rb") as file:
@@ -107,8 +108,8 @@ def read_file(path: str, limit: int, expected: str) -> bytes:
 
 
 class SourceFile:
-    """A file open for reading, of ``size`` bytes. It is never mapped: where another program cuts it, a read raises
-    ModelFileError, while touching a mapping would end the process."""
+    """A file open for reading, of ``size`` bytes. It is never memory-mapped: if another program truncates it, a read
+    raises ModelFileError, whereas an access to a mapping would end the process."""
 
     def __init__(self, path: str, expected: str) -> None:
         self.path = path
@@ -124,7 +125,7 @@ class SourceFile:
         return self._fd
 
     def read_into(self, out: npt.NDArray[np.uint8], offset: int, field: str | None = None) -> None:
-        """Fills ``out`` with the bytes from ``offset`` on. ``field``: what errors call them."""
+        """Fills ``out`` with the bytes from ``offset`` on. ``field``: their name in errors."""
         done, view = 0, out.data
         while done < out.size:
             try:
@@ -150,12 +151,12 @@ class SourceFile:
             os.close(fd)
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # it was never opened
+        with contextlib.suppress(AttributeError):  # opening it failed
             self.close()
 
 
 class FileBytes:
-    """``size`` bytes of a file from ``offset`` on: each use reads them. ``field``: the name that errors give them."""
+    """``size`` bytes of a file from ``offset`` on, read at each use. ``field``: their name in errors."""
 
     __slots__ = ("field", "file", "offset", "size")
 
@@ -163,17 +164,17 @@ class FileBytes:
         self.file, self.offset, self.size, self.field = file, offset, size, field
 
     def fileno(self) -> int:
-        """Of the file; ClosedError after it is closed."""
+        """The file's descriptor. Raises ClosedError after the file is closed."""
         return self.file.fileno()
 
     def view(self, dtype: Any, /) -> npt.NDArray[Any]:
-        """As an array of `dtype`. Raises ModelFileError where they cannot be read, ClosedError."""
+        """The bytes as an array of `dtype`. Raises ModelFileError where they cannot be read; ClosedError."""
         return self.file.read(self.offset, self.size, self.field).view(dtype)
 
     def __getitem__(self, part: slice, /) -> FileBytes:
         start, stop, step = part.indices(self.size)
         if step != 1:
-            raise ValueError("a part of a file's bytes has no step")
+            raise ValueError("a slice of a file's bytes must have step 1")
         return FileBytes(self.file, self.offset + start, max(stop - start, 0), self.field)
 
     def tobytes(self) -> bytes:
@@ -181,7 +182,7 @@ class FileBytes:
 
 
 def same_bytes(a: FileBytes | npt.NDArray[np.uint8], b: FileBytes | npt.NDArray[np.uint8]) -> bool:
-    """Whether two tensors have the same bytes; a few megabytes at a time."""
+    """Whether two tensors have the same bytes, compared a few megabytes at a time."""
 
     def part(of: FileBytes | npt.NDArray[np.uint8], start: int) -> npt.NDArray[np.uint8]:
         return of[start : start + MOST_READ].view(np.uint8)
@@ -191,7 +192,7 @@ def same_bytes(a: FileBytes | npt.NDArray[np.uint8], b: FileBytes | npt.NDArray[
     )
 
 
-# general.file_type of GGUF files: what a mixture of formats is called.
+# general.file_type of GGUF files: the name of a mixture of formats.
 FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
     13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
@@ -203,10 +204,10 @@ FILE_TYPES = {
 
 def _kind_of(value: object) -> str:
     if isinstance(value, bytes):
-        return "text that is no UTF-8"
+        return "text that is not UTF-8"
     if isinstance(value, (StringArray, np.ndarray, list, tuple)):
         return f"a list of {len(value)}"
-    names = {bool: "a truth value", int: "an integer", float: "a number", str: "text", dict: "a table"}
+    names = {bool: "a boolean", int: "an integer", float: "a number", str: "text", dict: "a table"}
     return names.get(type(value), type(value).__name__)
 
 
@@ -220,9 +221,9 @@ def _shown(value: object) -> str:
 class ModelFile:
     """An open model: its tensors and metadata.
 
-    ``path``: as given. ``nbytes``: of all parts. ``format``: "GGUF 3" or "safetensors".
-    ``metadata``: key -> int, float, bool, str, NumPy array, StringArray, or ``bytes`` for a string that is no UTF-8;
-    of a folder: {"config": the table of config.json}, whose entries the getters reach as "config.hidden_size".
+    ``path``: as given. ``nbytes``: bytes of all files. ``format``: "GGUF 3" or "safetensors".
+    ``metadata``: key -> int, float, bool, str, NumPy array, StringArray, or ``bytes`` for a string that is not UTF-8.
+    A folder's is {"config": the table of config.json}; the getters find its entries as "config.hidden_size".
     ``tensors``: name -> Tensor, in the file's order. Both raise ClosedError after ``close()``.
 
     The typed getters raise ModelFileError, naming the key and what was expected, where a key is missing and no
@@ -250,10 +251,10 @@ class ModelFile:
         self._files = list(files)
         self._places = dict(places or {})
         self.metadata_file = metadata_file or path
-        self._aliases = dict(aliases or {})  # what the file itself calls a key, for errors
-        self.own_name = own_name or (lambda name: name)  # ... and a tensor
-        self._asked: set[str] = set()  # keys that a getter was asked for
-        self.used: set[str] = set()  # for whoever reads a tensor, to be able to say which nobody read
+        self._aliases = dict(aliases or {})  # key -> its name in the file, for errors
+        self.own_name = own_name or (lambda name: name)  # the same for tensors
+        self._asked: set[str] = set()  # keys that a getter has read
+        self.used: set[str] = set()  # names of tensors that were read; the caller records them
         self.nbytes = sum(file.size for file in self._files)
 
     @property
@@ -270,12 +271,12 @@ class ModelFile:
 
     @property
     def architecture(self) -> str:
-        """ "llama", "gemma3", ...; ModelFileError where the file does not say."""
+        """ "llama", "gemma3", ... Raises ModelFileError where the file has none."""
         return self.get_str(self._architecture_key)
 
     @property
     def types(self) -> dict[str, int]:
-        """Bytes of tensors by type, the largest first."""
+        """Type -> bytes of all its tensors, the largest first."""
         total: dict[str, int] = {}
         for tensor in self.tensors.values():
             total[tensor.type] = total.get(tensor.type, 0) + tensor.data.size
@@ -283,17 +284,18 @@ class ModelFile:
 
     @property
     def quantisation(self) -> str:
-        """The mixture's name where the file gives one ("Q4_K_M"), else the type of most bytes ("" without tensors)."""
+        """The mixture's name where the file gives one ("Q4_K_M"), else the type with the most bytes ("" where there are
+        no tensors)."""
         name = FILE_TYPES.get(self.get_int("general.file_type", -1)) if self.format.startswith("GGUF") else None
         return name or next(iter(self.types), "")
 
     def take_files(self) -> list[SourceFile]:
-        """Hands the files over to another ModelFile over the same tensors."""
+        """Transfers ownership of the files to another ModelFile with the same tensors."""
         files, self._files = self._files, []
         return files
 
     def close(self) -> None:
-        """Closes the files; tensors that were not read cannot be any more. May be called again."""
+        """Closes the files: their tensors can no longer be read. May be called again."""
         self._metadata = self._tensors = None
         files, self._files = self._files, []
         for file in files:
@@ -312,13 +314,13 @@ class ModelFile:
     # -- typed getters ------------------------------------------------------------------------------------------
 
     def fail(self, key: str, message: str, expected: str | None = None) -> ModelFileError:
-        """An error about a key's value, to be raised by whoever finds it unfit."""
+        """An error about a key's value, for the caller to raise."""
         offset = self._places.get(key)
         field = self._aliases.get(key, key)
         return ModelFileError(message, file=self.metadata_file, field=field, offset=offset, expected=expected)
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
-        """A tensor that must be there, of ``shape`` where given."""
+        """The tensor of this name. Raises ModelFileError where it is missing or does not have ``shape`` (if given)."""
         found = self.tensors.get(name)
         if found is None:
             raise ModelFileError(
@@ -330,13 +332,13 @@ class ModelFile:
         return found
 
     def refuse(self, key: str, supported: str | None = None) -> UnsupportedModelError:
-        """An error about a key whose value asks for what Pellucid does not run."""
+        """An error about a key whose value Pellucid does not support, for the caller to raise."""
         value = self._find(key)
         value = json.dumps(value) if isinstance(value, (bool, int, float, str)) else _shown(value)
         return UnsupportedModelError(feature=f"{self._aliases.get(key, key)} = {value}", supported=supported)
 
     def unread(self, prefix: str) -> list[str]:
-        """Keys that begin with ``prefix`` ("llama.", "config.") and that no getter was asked for, but for nulls."""
+        """Keys that begin with ``prefix`` ("llama.", "config."), are not null, and were read by no getter."""
         found = [key for key in self.metadata if key.startswith(prefix)]
         table: Any = self.metadata
         for part in prefix.split(".")[:-1]:
@@ -349,7 +351,7 @@ class ModelFile:
         return self._find(key) is not MISSING
 
     def _find(self, key: str) -> Any:
-        """The value of a key, MISSING where there is none (or null)."""
+        """The value of a key; MISSING where there is none, or it is null."""
         metadata = self.metadata
         self._asked.add(key)
         if key in metadata:
@@ -405,7 +407,7 @@ class ModelFile:
     @overload
     def get_float(self, key: str, default: T, *, min: float | None = None, max: float | None = None) -> float | T: ...
     def get_float(self, key: str, default: Any = MISSING, *, min: float | None = None, max: float | None = None) -> Any:
-        """A finite number in min .. max (an integer will do)."""
+        """A finite number in min .. max, as a float (integers are accepted)."""
         value, is_default = self._get(key, default, "a number")
         if is_default:
             return value
@@ -432,10 +434,10 @@ class ModelFile:
     @overload
     def get_bool(self, key: str, default: T) -> bool | T: ...
     def get_bool(self, key: str, default: Any = MISSING) -> Any:
-        """A truth value."""
-        value, is_default = self._get(key, default, "a truth value")
+        """A boolean."""
+        value, is_default = self._get(key, default, "a boolean")
         if not is_default and type(value) is not bool:
-            raise self.fail(key, f"it is {_shown(value)}", "a truth value")
+            raise self.fail(key, f"it is {_shown(value)}", "a boolean")
         return value
 
     @overload
@@ -443,7 +445,8 @@ class ModelFile:
     @overload
     def get_list(self, key: str, default: T, *, of: type | None = None, length: int | None = None) -> list[Any] | T: ...
     def get_list(self, key: str, default: Any = MISSING, *, of: type | None = None, length: int | None = None) -> Any:
-        """A list of Python values. ``of``: int, float (integers will do), bool, str or bytes; ``length``: how many."""
+        """A list of Python values. ``of``: int, float (integers are accepted), bool, str or bytes; ``length``: how
+        many."""
         wanted = "a list" if length is None else f"a list of {length}"
         wanted += "" if of is None else f" of {of.__name__}"
         value, is_default = self._get(key, default, wanted)

@@ -1,4 +1,4 @@
-"""GGUF files: one, or all parts of a split one, opened and checked."""
+"""Opens and checks GGUF files: a single file, or all parts of a split one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pellucid import _gguf
 from pellucid.errors import ModelFileError
 from pellucid.weights.base import FileBytes, ModelFile, SourceFile, Tensor
 
-# The name that splitting tools give a part; the counts are also in each part's metadata.
+# The name that splitting tools give a part. Its numbers are also in each part's metadata.
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 _EXPECTED = "a GGUF file"
-# First bytes of GGUF's forerunners, as they lie in a file.
+# The first bytes of files in the formats that GGUF replaced.
 _OLD = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt", b"algg": "ggla"}
 
 
 def open_gguf(path: str | os.PathLike[str]) -> ModelFile:
-    """Opens a GGUF file (versions 2 and 3, little-endian), given by its path or that of any part of a split one.
+    """Opens a GGUF file (versions 2 and 3, little-endian) by its path; of a split file, by the path of any part.
 
-    Nothing but the header is read. Raises ModelFileError for whatever is wrong with a file.
+    Only the header is read. Raises ModelFileError for anything that is wrong with a file.
     """
     path = os.fsdecode(path)
     files: list[SourceFile] = []
@@ -79,7 +79,7 @@ def _number(header: _gguf.Header, key: str, path: str) -> int | None:
 
 
 def _parts(path: str, header: _gguf.Header) -> list[str]:
-    """File names of all parts, in order: one for a model that is not split."""
+    """File names of all parts, in order; a single name for a model that is not split."""
     name = os.path.basename(path)
     count = _number(header, "split.count", path)
     if count is None or count <= 1:
@@ -87,7 +87,7 @@ def _parts(path: str, header: _gguf.Header) -> list[str]:
     match = _PART.fullmatch(name)
     example = f"-00001-of-{count:05d}.gguf"
     if match is None:
-        message = "a part of a split model, and its name does not tell the others'"
+        message = "a part of a split model whose other parts cannot be found from its name"
         raise ModelFileError(message, file=path, field="split.count", expected=f"a name ending in {example}")
     if int(match["count"]) != count:
         message = f"it is {count}, the file's name says {int(match['count'])}"
@@ -119,7 +119,7 @@ def _tensors(headers: list[_gguf.Header], files: list[SourceFile]) -> dict[str, 
         for name, kind, shape, offset, nbytes in header.tensors:
             if name in tensors:
                 message = f"a second tensor of this name (the first is in {tensors[name].file})"
-                raise ModelFileError(message, file=file.path, field=name, expected="names that differ")
+                raise ModelFileError(message, file=file.path, field=name, expected="unique names")
             tensors[name] = Tensor(name, kind, shape, FileBytes(file, offset, nbytes, name), offset, file.path)
     return tensors
 

@@ -1,8 +1,8 @@
-"""Hugging Face folders, in the terms of GGUF files: so that an architecture's file reads one kind of model.
+"""Translates Hugging Face folders into GGUF's keys and names, so that each architecture reads one kind of model.
 
-The table of a model_type (folder.py) says what its configuration keys and tensors become; what a converter to GGUF
-would compute (rope factors, norm weights with their offset) is computed here. Nothing else of a folder changes: its
-rotary pairs are halves ("pellucid.rope_halves"). A key or a tensor that no table mentions is an error.
+The table of a model_type (folder.py) maps its configuration keys and tensor names. What a converter to GGUF would
+compute (rope factors, norm weights with their offset) is computed here. Nothing else is converted: rotary pairs stay
+(i, i + n/2), which the key "pellucid.rope_halves" records. A key or a tensor that no table mentions is an error.
 Sources: transformers' configurations and modeling_rope_utils; GGUF's specification.
 """
 
@@ -22,8 +22,8 @@ from pellucid.weights.base import ModelFile, Tensor, same_bytes
 
 Find = Callable[[str], tuple[str, Folder | Wrapper]]  # model_type -> (architecture, table)
 
-# Keys that any folder may have, and that do not alter what a model computes: where it came from, how it was trained
-# and saved, what its outputs are for, special tokens, and options of generation.
+# Keys that any folder may have and that do not alter what a model computes: its origin, how it was trained and saved,
+# the labels of its outputs, special tokens, and generation options.
 _HARMLESS = frozenset(
     """
     _attn_implementation _attn_implementation_autoset _commit_hash _experts_implementation _flash_attn_2_enabled
@@ -45,20 +45,20 @@ _HARMLESS = frozenset(
     """.split()
 )
 _HARMLESS_PREFIX = "unsloth_"
-# Keys of which one value runs, though another would be false.
+# Keys for which only this value is supported.
 _ONLY = {"is_causal": True, "partial_rotary_factor": 1.0}
-# Keys that may be null though they have a default: null says something else.
+# Keys that may be null although they have a default: null means something else.
 _NULLABLE = {"head_dim", "num_key_value_heads", "sliding_window"}
 
-# Tensors that may be left unread: inverse rotary frequencies, causal masks, layers that predict later tokens, and the
-# towers of images and sound.
+# Tensors that may be left unread: inverse rotary frequencies, causal masks, layers for multi-token prediction, and the
+# encoders of images and audio.
 _LEFT_OUT = re.compile(
     r"(.+\.)?(rotary_emb\.inv_freq|masked_bias|position_ids)|(model\.)?(mtp|nextn|vision_tower|vision_model|visual"
     r"|vision_embed_tokens|multi_modal_projector|mm_projector|embed_vision|audio_tower|audio_model|embed_audio)\..+"
 )
-_LAYER = re.compile(r"model\.layers\.(0|[1-9][0-9]{0,5})\.(.+)")  # one way to write a number: no two names are one
+_LAYER = re.compile(r"model\.layers\.(0|[1-9][0-9]{0,5})\.(.+)")  # no leading zeros: one name per layer
 _NORM = re.compile(r"norm\.weight$")
-# Where a wrapper keeps its text model, as older and newer versions of transformers save it.
+# Prefixes of a wrapper's text model, as newer and older versions of transformers save it, and what replaces them.
 _TEXT = (
     ("model.language_model.", "model."),
     ("language_model.model.", "model."),
@@ -67,22 +67,22 @@ _TEXT = (
 
 
 class _Settings:
-    """A table of config.json ("config.", "config.text_config."), whose keys its getters take without that prefix."""
+    """A table of config.json. prefix: "config." or "config.text_config."; the getters take keys without it."""
 
     def __init__(self, folder: ModelFile, prefix: str) -> None:
         self.folder = folder
         self.prefix = prefix
 
     def __getattr__(self, name: str) -> Any:
-        """get_int(key, ...) and its kin, fail and refuse, as those of ModelFile."""
+        """get_int(key, ...) and the other getters, fail and refuse, as in ModelFile."""
         method = getattr(self.folder, name)
         return lambda key, *args, **options: method(self.prefix + key, *args, **options)
 
 
 def translate(folder: ModelFile, find: Find) -> ModelFile:
-    """A folder as `open_folder` gives it -> the same model under GGUF's keys and names.
+    """A folder opened by `open_folder` -> the same model under GGUF's keys and names.
 
-    Raises UnsupportedModelError for what `find` does not know, and for a key or a tensor that nothing reads;
+    Raises UnsupportedModelError for a model_type that `find` does not know, and for a key or a tensor that is not read;
     ModelFileError for a wrong configuration.
     """
     kind = folder.architecture
@@ -157,12 +157,12 @@ def _check_vocabulary(c: _Settings, tensors: dict[str, Tensor]) -> None:
 
 
 def _check_unread(c: _Settings, known: frozenset[str]) -> None:
-    """Refuses the first key that nothing has read, unless it is known not to matter, or is false or empty."""
+    """Refuses the first key that was not read, unless it is known to be harmless, or is false or empty."""
     table = c.folder.get_table(c.prefix[:-1])
     for key, only in _ONLY.items():
         if c.get_any(key, only) != only:
             raise c.refuse(key, str(only).lower())
-    if table.get("is_causal", True) is None:  # transformers takes null for false
+    if table.get("is_causal", True) is None:  # transformers treats null as false
         raise c.fail("is_causal", "it is null", "true")
     if c.get_any("quantization_config", None):
         method = c.get_str("quantization_config.quant_method", "unknown")
@@ -183,16 +183,17 @@ def _check_unread(c: _Settings, known: frozenset[str]) -> None:
 
 
 class _Names:
-    """GGUF's names of a folder's tensors, and back."""
+    """Maps the names of a folder's tensors to GGUF's, and back."""
 
     def __init__(self, table: Folder, biases: list[str]) -> None:
         self._names = table.names
         self._back = {name: own for own, name in table.names.items()}
-        self.biased = {name: key for key in biases for name in table.biases[key]}  # projection -> the key that says so
+        self.biased = {name: key for key in biases for name in table.biases[key]}  # projection with a bias -> its key
         self._found: dict[str, str] = {}
 
     def gguf(self, own: str, name: str) -> str | None:
-        """GGUF's name for a tensor that the file calls `own` and whose name in a folder without wrapper is `name`."""
+        """GGUF's name of a tensor; None for an unknown one. own: its name in the file; name: without a wrapper's
+        prefix."""
         stem, _, kind = name.rpartition(".")
         match = _LAYER.fullmatch(stem)
         found = self._names.get(match[2] if match else stem)
@@ -203,7 +204,7 @@ class _Names:
         return found
 
     def own(self, name: str) -> str:
-        """What the file calls a tensor, or would."""
+        """A tensor's name in the file; for a missing tensor, the name that it would have."""
         if name in self._found:
             return self._found[name]
         match = re.fullmatch(r"(?:blk\.(\d+)\.)?(.+)\.(weight|bias)", name)
@@ -222,7 +223,7 @@ def _tensors(folder: ModelFile, table: Folder, names: _Names, wrapper: Wrapper |
                 raise UnsupportedModelError(feature=f"tensor {own}, which no operation reads,")
             continue
         if name in found:
-            raise ModelFileError("a second tensor of this meaning", file=t.file, field=own, offset=t.offset)
+            raise ModelFileError("a second tensor for the same weight", file=t.file, field=own, offset=t.offset)
         if table.norm_offset and _NORM.search(name):
             t = _plus(t, table.norm_offset)
         found[name] = t
@@ -230,13 +231,13 @@ def _tensors(folder: ModelFile, table: Folder, names: _Names, wrapper: Wrapper |
         stem = name.removesuffix(".weight")
         key = names.biased.get(stem.rpartition(".")[2])
         if key is not None and f"{stem}.bias" not in found:
-            field, expected = names.own(f"{stem}.bias"), f"a bias, for {key} is true"
+            field, expected = names.own(f"{stem}.bias"), f"a bias, since {key} is true"
             raise ModelFileError("no such tensor", file=folder.path, field=field, expected=expected)
     return found
 
 
 def _plus(t: Tensor, offset: float) -> Tensor:
-    """A norm that multiplies by offset + weight."""
+    """The weight of a norm plus the offset, in float32."""
     if t.type == "F32":
         values = t.data.view(np.float32)
     elif t.type == "F16":
@@ -249,13 +250,13 @@ def _plus(t: Tensor, offset: float) -> Tensor:
 
 
 def _made(name: str, values: Any) -> Tensor:
-    """A tensor that no file holds."""
+    """A float32 tensor in memory, of no file."""
     return Tensor(name, "F32", values.shape, np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8), 0, "")
 
 
 def _tie(folder: ModelFile, c: _Settings, tensors: dict[str, Tensor], default: bool) -> None:
-    """Leaves the head out where it is the embedding. Neither two matrices where there is to be one pass, nor one for
-    two; a wrapper may leave it to its tensors to say which it is."""
+    """Removes the head where it is tied to the embedding. Whether it is must agree with tie_word_embeddings; where a
+    wrapper has no such key, the tensors decide. Raises ModelFileError, UnsupportedModelError."""
     tied = folder.get_bool("config.tie_word_embeddings", None)
     if c.prefix != "config.":
         inner = c.get_bool("tie_word_embeddings", None)
@@ -265,7 +266,7 @@ def _tie(folder: ModelFile, c: _Settings, tensors: dict[str, Tensor], default: b
     head, embedding = tensors.get("output.weight"), tensors.get("token_embd.weight")
     if not tied and head is None:
         raise ModelFileError("no such tensor", file=folder.path, field="lm_head.weight",
-                             expected="a head, for tie_word_embeddings is false")  # fmt: skip
+                             expected="a head, since tie_word_embeddings is false")  # fmt: skip
     if tied and head is not None:
         if embedding is None or (head.type, head.shape) != (embedding.type, embedding.shape):
             same = False
@@ -273,7 +274,7 @@ def _tie(folder: ModelFile, c: _Settings, tensors: dict[str, Tensor], default: b
             same = same_bytes(head.data, embedding.data)
         if not same:
             raise UnsupportedModelError(
-                feature=f"tensor {head.name} that is not the embedding, where tie_word_embeddings is true,"
+                feature=f"tensor {head.name}, which differs from the embedding although tie_word_embeddings is true,"
             )
         del tensors["output.weight"]
 
@@ -282,11 +283,12 @@ def _tie(folder: ModelFile, c: _Settings, tensors: dict[str, Tensor], default: b
 
 
 def _ropes(c: _Settings, arch: str, by_kind: bool, metadata: dict[str, Any], aliases: dict[str, str]) -> Tensor | None:
-    """Reads "rope_parameters" (newer) or "rope_scaling"; returns what frequencies are divided by, where a factor alone
-    does not say. by_kind: rope_parameters has a table for each kind of layer; rope_scaling is that of the full ones."""
+    """Reads "rope_parameters" (newer) or "rope_scaling". Returns the factors that frequencies are divided by; None
+    where there is at most one factor for all. by_kind: rope_parameters has a table for each kind of layer, and
+    rope_scaling applies to the layers with full attention."""
     tables = {key: table for key in ("rope_parameters", "rope_scaling") if (table := c.get_table(key, None))}
     if len(tables) == 2 and tables["rope_parameters"] != tables["rope_scaling"]:
-        raise c.fail("rope_scaling", "rope_parameters is there too, with other values", "one of the two")
+        raise c.fail("rope_scaling", "rope_parameters is also there, with other values", "one of the two")
     c.get_int("original_max_position_embeddings", None, min=1, max=1 << 24)
     factors = None
     for key in tables:
@@ -294,7 +296,7 @@ def _ropes(c: _Settings, arch: str, by_kind: bool, metadata: dict[str, Any], ali
             factors = _rope(c, f"{key}.", f"{arch}.rope", metadata, aliases)
         elif key == "rope_scaling":
             if c.get_any("rope_scaling.type", None) is not None and c.get_any("rope_scaling.rope_type", None) is None:
-                raise c.refuse("rope_scaling.type", "rope_type in its place")  # transformers passes the older name over
+                raise c.refuse("rope_scaling.type", "rope_type in its place")  # transformers ignores the older name
             factors = _rope(c, "rope_scaling.", f"{arch}.rope", metadata, aliases)
         else:
             if c.get_table(f"{key}.full_attention", None) is not None:
@@ -308,7 +310,7 @@ def _ropes(c: _Settings, arch: str, by_kind: bool, metadata: dict[str, Any], ali
 def _rope(
     c: _Settings, where: str, name: str, metadata: dict[str, Any], aliases: dict[str, str], local: bool = False
 ) -> Tensor | None:
-    """Reads one rotation. local: that of the layers that see a window, which is not scaled."""
+    """Reads one rotation. local: of the layers with a window, which is not scaled."""
     base = c.get_float(f"{where}rope_theta", None, min=1.0)
     if base is not None:
         key = f"{name}.freq_base{'_swa' if local else ''}"
@@ -331,19 +333,19 @@ def _rope(
 
 
 def _check_table(c: _Settings, where: str) -> None:
-    """Refuses the first key of a table that nothing has read."""
+    """Refuses the first key of a table that was not read."""
     unread = c.folder.unread(c.prefix + where)
     if unread:
         raise c.refuse(unread[0].removeprefix(c.prefix))
 
 
 def _llama3_factors(c: _Settings, where: str, base: float | None) -> Tensor:
-    """What Llama 3.1 divides each frequency by: 1 for short wavelengths, `factor` for long ones, a blend between."""
+    """Llama 3.1's divisor of each frequency: 1 for short wavelengths, `factor` for long ones, a blend in between."""
     factor = c.get_float(f"{where}factor", min=1e-6, max=1e6)
     low = c.get_float(f"{where}low_freq_factor", min=1e-6, max=1e6)
     high = c.get_float(f"{where}high_freq_factor", min=1e-6, max=1e6)
     original = c.get_int("max_position_embeddings", min=1, max=1 << 24)
-    for place in (where, ""):  # beside the table it counts before what is in it
+    for place in (where, ""):  # the key next to the table takes precedence over the one in it
         original = c.get_int(f"{place}original_max_position_embeddings", original, min=1, max=1 << 24)
     if high <= low:
         raise c.fail(f"{where}high_freq_factor", f"it is {high}", f"more than low_freq_factor ({low})")

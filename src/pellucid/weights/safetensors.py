@@ -1,8 +1,8 @@
-"""Hugging Face folders: config.json, and tensors in safetensors files, opened and checked.
+"""Opens and checks Hugging Face folders: config.json, and tensors in safetensors files.
 
-The `safetensors` package copies what it gives to NumPy, and cannot give it bfloat16; reading tensors in parts needs the
-offsets, which it keeps to itself. So the header, a table in JSON, is read here. Source: the format's specification,
-https://github.com/huggingface/safetensors
+The header, a table in JSON, is parsed here. The `safetensors` package copies tensors into NumPy arrays, does not
+support bfloat16 there, and does not expose the offsets that reading a tensor in parts needs. Source: the format's
+specification, https://github.com/huggingface/safetensors
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_CONFIG = 16 << 20
 _MAX_DIMS = 32
 _MAX_COUNT = 1 << 20
 
-# Bits of an element; a type that is not here is an error only for those who use its tensors.
+# Bits of an element. Another type is an error only when one of its tensors is used.
 _BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
     "U16": 16, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "C64": 64,
@@ -33,7 +33,7 @@ def open_folder(path: str | os.PathLike[str]) -> ModelFile:
     """Opens a folder with config.json and model.safetensors, or model.safetensors.index.json and its shards.
 
     ``metadata["config"]`` is the table of config.json, ``architecture`` its model_type; tensors have the files' own
-    names. Raises ModelFileError for whatever is wrong with a file.
+    names. Raises ModelFileError for anything that is wrong with a file.
     """
     path = os.fsdecode(path)
     config_path = os.path.join(path, "config.json")
@@ -72,20 +72,20 @@ def _hint(path: str) -> str:
 
 
 def _shards(folder: str) -> list[tuple[str, set[str] | None]]:
-    """(path, names of its tensors, or None for all) of each file of the model."""
+    """(path, names of its tensors; None: all of them) for each file of the model."""
     single = os.path.join(folder, "model.safetensors")
     index = single + ".index.json"
     if os.path.exists(single):
         return [(single, None)]
     if not os.path.exists(index):
-        raise ModelFileError("no model: no weights beside config.json", file=folder, expected=f"{single} or {index}")
+        raise ModelFileError("no model: no weights next to config.json", file=folder, expected=f"{single} or {index}")
     table = _json_table(read_file(index, _MAX_HEADER, "an index"), index)
     weight_map = table.get("weight_map")
     if not isinstance(weight_map, dict):
         raise ModelFileError("no such table", file=index, field="weight_map", expected="tensor names and file names")
     shards: dict[str, set[str]] = {}
     for name, file in weight_map.items():
-        # A plain name: an index must not reach out of its folder.
+        # A plain file name: an index must not refer to files outside its folder.
         if not isinstance(file, str) or not file or file != os.path.basename(file) or "\\" in file or "\0" in file:
             message = f"it is {file!r:.80}"
             raise ModelFileError(message, file=index, field=f"weight_map[{name!r}]", expected="a file of this folder")
@@ -98,12 +98,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice!r:.80} twice")
+        raise ValueError(f"the key {twice!r:.80} occurs twice")
     return table
 
 
 def _json_table(raw: bytes, path: str, field: str | None = None, offset: int = 0) -> dict[str, Any]:
-    """A JSON object without duplicate keys; ModelFileError for anything else."""
+    """Parses a JSON object without duplicate keys. Raises ModelFileError for anything else."""
     try:
         table = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
@@ -114,9 +114,9 @@ def _json_table(raw: bytes, path: str, field: str | None = None, offset: int = 0
         at = offset + len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
         raise ModelFileError(error.msg.lower(), file=path, field=field, offset=at, expected="JSON") from None
     except RecursionError:
-        raise ModelFileError("tables nested too deep", file=path, field=field, expected="JSON") from None
-    except ValueError as error:  # a key twice, a number of thousands of digits
-        raise ModelFileError(str(error), file=path, field=field, expected="sound JSON") from None
+        raise ModelFileError("tables nested too deeply", file=path, field=field, expected="JSON") from None
+    except ValueError as error:  # a duplicate key, or an integer with thousands of digits
+        raise ModelFileError(str(error), file=path, field=field, expected="valid JSON") from None
     if not isinstance(table, dict):
         raise ModelFileError(f"a {type(table).__name__}", file=path, field=field, expected="a table in JSON")
     return table
@@ -127,7 +127,7 @@ def _is_count(value: object) -> bool:
 
 
 def _read_header(file: SourceFile) -> dict[str, Tensor]:
-    """Tensors of one safetensors file: in order of their data, which leave no gap and do not overlap."""
+    """Tensors of one safetensors file, in the order of their data, which must have no gaps and no overlaps."""
 
     def fail(message: str, field: str, offset: int | None = None, expected: str | None = None) -> ModelFileError:
         return ModelFileError(message, file=file.path, field=field, offset=offset, expected=expected)
@@ -155,7 +155,7 @@ def _read_header(file: SourceFile) -> dict[str, Tensor]:
         if not isinstance(shape, list) or len(shape) > _MAX_DIMS or not all(_is_count(n) for n in shape):
             raise fail(f"it is {shape!r:.80}", f"{name}.shape", 8, f"at most {_MAX_DIMS} sizes")
         if not isinstance(span, list) or len(span) != 2 or not all(_is_count(n) for n in span) or span[0] > span[1]:
-            raise fail(f"it is {span!r:.80}", f"{name}.data_offsets", 8, "two offsets, the lesser first")
+            raise fail(f"it is {span!r:.80}", f"{name}.data_offsets", 8, "two offsets, the smaller one first")
         count = 1
         for n in shape:
             count *= n
