@@ -1,8 +1,8 @@
-"""Runs the programs of looking-inside.md and writes what they print, and their figures, into the page again:
-python docs/looking_inside.py. It needs both models and matplotlib. A test compares page and programs.
+"""Runs the programs of looking-inside.md and updates their output and figures in the page: python
+docs/looking_inside.py. It needs both models and matplotlib. A test compares page and programs.
 
-A block's output stands in the `text` block below it. A comment above a program may say of it: "gemma", it needs the
-second model; "measured", what it prints depends on the machine, and is not compared.
+A program's output is the `text` block below it. A comment above a program may mark it: "gemma": it needs the second
+model; "measured": its output depends on the machine and is not compared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HEADING = re.compile(r"^#+ (.*)$", re.M)
 
 @dataclass(frozen=True)
 class Block:
-    """A program of the page, the heading that it stands under, and what the page says that it prints."""
+    """A program of the page, the heading above it, and its output in the page."""
 
     heading: str
     flags: frozenset[str]
@@ -41,7 +41,7 @@ def blocks(text: str) -> list[Block]:
 
 
 def run(chosen: list[Block], folder: Path) -> Iterator[str]:
-    """Runs the programs one after the other, as one session in a folder -> what each prints."""
+    """Runs the programs one after the other, as one session in a folder -> the output of each."""
     session: dict[str, object] = {}
     before = os.getcwd()
     os.chdir(folder)
@@ -56,7 +56,7 @@ def run(chosen: list[Block], folder: Path) -> Iterator[str]:
 
 
 def page(text: str, folder: Path) -> str:
-    """The page with what its programs print now."""
+    """The page with the current output of its programs."""
     outputs = run(blocks(text), folder)
 
     def write(match: re.Match[str]) -> str:
