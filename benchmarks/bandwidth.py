@@ -1,4 +1,4 @@
-"""How much of the memory bandwidth a few rows of activations take, by weight format, on all cores at once.
+"""How much of the memory bandwidth products of a few rows reach, by weight format, on all cores at once.
 
     python benchmarks/bandwidth.py [--rows 1 4] [--terms 1 2] [--isa TIER] [--format Q6_K ...] [--rounds 8]
 
@@ -35,7 +35,7 @@ RUNS = 5  # of one kind in a row
 
 
 class Core:
-    """A thread's weights and what it multiplies them by."""
+    """A thread's weights, and the activations that it multiplies them by."""
 
     def __init__(self) -> None:
         self.memory = mmap.mmap(-1, BYTES + (2 << 20))
@@ -64,7 +64,7 @@ class Core:
 
 
 def measure(cores: list[Core], prober: Prober, isa: str, name: str, n: int, terms: int) -> list[Any]:
-    """-> (bandwidth, fraction of it) of each of RUNS that counts."""
+    """-> (bandwidth, fraction of it) for each of RUNS that is not left out."""
     rows = [core.fill(name) for core in cores][0]
     forms = cases.acts(name, n, K, terms=terms).forms
     start, found = threading.Barrier(len(cores)), []

@@ -1,4 +1,4 @@
-"""Benchmarks run alone (`pytest benchmarks --benchmark-enable`) and share the tests' case tables."""
+"""Benchmarks run by themselves (`pytest benchmarks --benchmark-enable`) and share the tests' case tables."""
 
 from __future__ import annotations
 

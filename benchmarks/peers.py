@@ -1,4 +1,4 @@
-"""Pellucid beside other runtimes: the same file, the same threads, one after another and again (A B A B).
+"""Compares Pellucid with other runtimes: the same file, the same number of threads, in turns (A B A B).
 
     python benchmarks/peers.py MODEL --peer llama_cpp=PYTHON [--peer openvino=PYTHON] [--peer transformers=PYTHON]
 
@@ -37,7 +37,7 @@ COLD = 5  # tokens of a cold start's prompt
 
 
 class Worker:
-    """A runtime in a process of its own, stopped but for the time that a request takes."""
+    """A runtime in a separate process, which is stopped except during a request."""
 
     def __init__(self, name: str, python: str) -> None:
         self.name = name
@@ -50,7 +50,7 @@ class Worker:
         )
 
     def ask(self, do: str, **arguments: Any) -> Any:
-        """A request's result. RuntimeError when the runtime gave an error or ended."""
+        """A request's result. Raises RuntimeError where the runtime gave an error or ended."""
         assert self.process.stdin is not None and self.process.stdout is not None
         if self.process.poll() is None:
             os.kill(self.process.pid, signal.SIGCONT)
@@ -93,7 +93,7 @@ class Phase:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the rate counts."""
+        """Number of tokens that the rate is computed from."""
         return {"prefill": self.size, "decode": self.steps, "together": self.steps * self.size, "cold": 1}[self.kind]
 
 
@@ -123,7 +123,7 @@ class Comparison:
         self.deep: dict[int, list[int]] = {}
 
     def start(self, stack: ExitStack) -> None:
-        """Starts and loads every worker; one that cannot load is left out, with the reason."""
+        """Starts and loads every worker; one that cannot load is left out, and the reason is printed."""
         for name, python in self.pythons.items():
             w = stack.enter_context(worker(name, python))
             try:
@@ -211,7 +211,7 @@ def note(text: str) -> None:
 
 
 def busy_cores(seconds: float = 3.0) -> float:
-    """Cores that are at work now, on average over some seconds. Source: /proc/stat; 0.0 on systems without it."""
+    """Number of busy cores, on average over some seconds. Source: /proc/stat; 0.0 on systems without it."""
 
     def times() -> list[int]:
         with open("/proc/stat", encoding="ascii") as file:
@@ -236,7 +236,7 @@ def commit() -> str:
 
 
 def document(c: Comparison, phases: list[dict[str, Any]], kl: dict[str, Any], label: str = "") -> dict[str, Any]:
-    """Everything, as plain data. memory_mb: the peak of a process that loads and makes one token, 1e6 bytes."""
+    """All results, as plain data. memory_mb: peak memory of a process that loads and generates one token, 1e6 bytes."""
     from pellucid import _engine
 
     return {
@@ -295,7 +295,7 @@ def markdown(doc: dict[str, Any]) -> str:
 
 
 def replaced(text: str, name: str, table: str) -> str:
-    """A document with the table of the file `name` put between its marks; at the end where it has none yet."""
+    """The document with the table of the file `name` between its marks, or at the end where it has no such marks."""
     start, end = f"<!-- measured: {name} -->\n", "<!-- end -->\n"
     before, found, after = text.partition(start)
     if found:

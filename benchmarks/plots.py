@@ -38,7 +38,7 @@ def points() -> dict[str, list[peers.Phase]]:
 
 
 def measure(path: Path, threads: int, workers: dict[str, str], repeat: int) -> dict[str, Any]:
-    """-> what speed.json holds: per plot the axis, and tokens/s (medians) of every runtime and of the limit."""
+    """-> the contents of speed.json: per plot the axis, and tokens/s (medians) of every runtime and of the limit."""
     comparison = peers.Comparison(path, threads, workers, int(time.time()))
     out: dict[str, Any] = {}
     with ExitStack() as stack:

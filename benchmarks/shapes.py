@@ -1,4 +1,4 @@
-"""Writes GGUF models of real shapes with random weights: for speed and memory where the real files are not at hand.
+"""Writes GGUF models of real shapes with random weights: to measure speed and memory without the real files.
 
 Every byte that a decode step reads and every multiplication of a prefill is that of the real model; the text is noise.
 The weights are centred and have a standard deviation of 0.02, so that logits stay finite. The vocabulary comes from
@@ -31,7 +31,7 @@ UNUSED = 5  # GGUF's token type of tokens that stand for nothing
 
 @dataclass(frozen=True)
 class Shape:
-    """What a decoder's tensors and metadata follow from. `ff`: the feed-forward width; `tied`: no output matrix."""
+    """The sizes that determine a decoder's tensors and metadata. `ff`: feed-forward width; `tied`: no output matrix."""
 
     arch: str
     layers: int
@@ -61,7 +61,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Mix:
-    """Which matrix has which format: most; attn_v and ffn_down of every other layer; the embedding and output."""
+    """The formats of most matrices; of attn_v and ffn_down of every other layer; and of the embedding and output."""
 
     most: Kind
     more: Kind
@@ -267,7 +267,7 @@ def tensors(shape: Shape, mix: Mix) -> Iterator[Matrix]:
 
 @dataclass(frozen=True)
 class Stream:
-    """A tensor for GGUFWriter.write_tensor_data, which asks for `nbytes` and `tofile`: made while it is written."""
+    """A tensor for GGUFWriter.write_tensor_data, which needs `nbytes` and `tofile`. It is generated while written."""
 
     matrix: Matrix
     rng: np.random.Generator

@@ -1,4 +1,4 @@
-"""Decoding in company: more threads than cores, another model, another library's threads in the same process.
+"""Decoding under contention: more threads than cores, another model, another library's threads in the same process.
 
 Run with: pytest benchmarks/test_company.py --benchmark-enable --benchmark-group-by=func -s
 """
@@ -27,7 +27,7 @@ def decode(model: Model) -> None:
 
 @contextmanager
 def beside(work: Callable[[], object]) -> Iterator[None]:
-    """Runs `work` again and again on another thread."""
+    """Runs `work` repeatedly on another thread."""
     stop = threading.Event()
 
     def run() -> None:
@@ -54,7 +54,7 @@ def test_threads_for_each_core(benchmark, times):
 
 @pytest.mark.parametrize("company", ["nobody", "another model", "numpy", "torch"])
 def test_company(benchmark, company):
-    """Another model takes turns with ours; a library's own threads compete for the cores."""
+    """Another model takes turns with the measured one; a library's own threads compete for the cores."""
     matrix = np.ones((1000, 1000), np.float32)
     with load() as model, load() as other:
         works: dict[str, Callable[[], object]] = {

@@ -1,4 +1,4 @@
-"""What looking inside costs, interleaved with the same work without it.
+"""The cost of traces and edits, interleaved with the same work without them.
 
 Run: pytest benchmarks/test_look.py --benchmark-enable -s
 Bounds: a trace of hidden states and attention of 512 tokens of SmolLM2 under 3 times the plain prefill; decoding under
@@ -27,7 +27,7 @@ def model() -> Any:
 
 
 def interleaved(**work: Callable[[], Any]) -> dict[str, float]:
-    """Least seconds of each, one after the other round by round, so that a slow moment hits all alike."""
+    """The least seconds of each; all run in every round, so that a slow moment affects them equally."""
     best = dict.fromkeys(work, float("inf"))
     for _ in range(ROUNDS):
         for name, run in work.items():
@@ -38,7 +38,7 @@ def interleaved(**work: Callable[[], Any]) -> dict[str, float]:
 
 
 def test_trace(benchmark, model):
-    """512 tokens: against a prefill that keeps nothing."""
+    """512 tokens, compared with a plain prefill."""
     ids = [(i * 37) % 40000 for i in range(512)]
     rows = np.array(ids, np.int32)
 

@@ -1,4 +1,4 @@
-"""What a barrier and a hand-over to the engine thread cost.
+"""The cost of a barrier and of a hand-over to the engine thread.
 
 Run: pytest benchmarks/test_machine.py --benchmark-enable
 """
@@ -16,7 +16,7 @@ PROCESSORS = machine.topology()["threads"]
 
 @pytest.mark.parametrize("threads", sorted({1, PROCESSORS, 2 * PROCESSORS}))
 def test_barrier(benchmark: Any, threads: int) -> None:
-    """Barriers in a row; `ns` is one barrier as thread 0 sees it."""
+    """Consecutive barriers; `ns` is the time of one, measured by thread 0."""
     n = 10_000 if threads <= PROCESSORS else 50
     got = benchmark.pedantic(machine.time_barriers, (threads, n), rounds=5, warmup_rounds=1)
     assert got["size"] == threads
@@ -26,7 +26,7 @@ def test_barrier(benchmark: Any, threads: int) -> None:
 @pytest.mark.parametrize("gap_us", [0, 30, 1000])
 @pytest.mark.parametrize("threads", sorted({1, PROCESSORS}))
 def test_handover(benchmark: Any, threads: int, gap_us: int) -> None:
-    """An empty job there and back, the caller busy `gap_us` in between; `ns` is the median of one."""
+    """The round trip of an empty job, with the caller busy for `gap_us` in between; `ns` is the median."""
     n = 200
     ns = benchmark.pedantic(machine.time_handover, (threads, n, gap_us), rounds=5, warmup_rounds=1)
     assert ns > 0

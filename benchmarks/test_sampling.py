@@ -1,4 +1,4 @@
-"""What choosing a token costs: one row of logits -> one token, per instruction set, vocabulary and settings.
+"""The cost of sampling: one row of logits -> one token, per instruction set, vocabulary and settings.
 
 Run: pytest benchmarks/test_sampling.py --benchmark-enable
 Target on AVX2 and a vocabulary of 262,144: 0.35 ms, 5 % of a small model's step, whatever the settings, on a text's
@@ -41,7 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def logits(vocab: int, shape: str) -> Any:
-    """peaked: a text's usual row, a few tokens far above a bell; flat: a bell alone, the worst case of top_p."""
+    """peaked: a typical row, a few tokens far above a bell curve; flat: only the bell curve, top_p's worst case."""
     rng = np.random.default_rng(vocab)
     x = rng.standard_normal(vocab) * (2.0 if shape == "peaked" else 0.5)
     if shape == "peaked":
@@ -65,7 +65,7 @@ def test_sample(benchmark: Any, isa: str, vocab: int, setting: str, shape: str) 
 @pytest.mark.parametrize("text", ["words", "loop"])
 @pytest.mark.parametrize("length", [8192, 131072])
 def test_dry_match(benchmark: Any, length: int, text: str) -> None:
-    """DRY's search before a token; words: a Zipf distribution; loop: 100 tokens again and again."""
+    """DRY's search before a token. words: a Zipf distribution; loop: 100 tokens repeated."""
     rng = np.random.default_rng(length)
     ids = rng.zipf(1.3, length) % 50000 if text == "words" else np.arange(length) % 100
     ids = ids.astype(np.int32)

@@ -1,4 +1,4 @@
-"""What Python costs between two tokens: the loop, the sampler's set-up, detokenising, a callback.
+"""The cost of Python between two tokens: the loop, the sampler's set-up, detokenising, a callback.
 
 Run: pytest benchmarks/test_step.py --benchmark-enable -s
 
@@ -28,7 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 class Timed:
-    """An engine whose passes count the processor time that the calling thread spends in them."""
+    """An engine that measures the processor time that the calling thread spends in its passes."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine

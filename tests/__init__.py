@@ -1,1 +1,1 @@
-"""Tests of Pellucid, a folder per area; a package so that test files can share helpers."""
+"""Tests of Pellucid, one folder per area. They are a package so that test files can share helpers."""

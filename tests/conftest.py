@@ -1,4 +1,4 @@
-"""Options and fixtures that every test may use."""
+"""Options and fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A shell starts what runs in its background with Ctrl-C ignored, which every process of a test would inherit."""
+    """Restores Ctrl-C, which a shell ignores in background processes: every process of a test would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what an option was not given for: deselected and counted, never reported as skipped."""
+    """Deselects tests whose option was not given. They are counted as deselected and never reported as skipped."""
     off = [name for name in OPTIONS if not config.getoption(name)]
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in off)]
     if left_out:
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def model_file(name: str) -> Path:
-    """The file of a catalogue model, fetched when it is not in the cache."""
+    """The file of a catalogue model, downloaded if it is not in the cache."""
     from pellucid.weights.catalog import fetch
 
     return Path(fetch(name, accept_terms=True))
@@ -60,7 +60,7 @@ def gemma3() -> Path:
 
 
 def all_isas() -> list[str]:
-    """The tiers that are built and that this processor has, "scalar" first."""
+    """The tiers that are built and that this processor supports, "scalar" first."""
     from pellucid._kernels.machine import isas
 
     return [tier["name"] for tier in isas() if tier["built"] and tier["runs"]]

@@ -1,4 +1,4 @@
-"""Arguments of every public method, of every kind a caller may come up with: taken, or an error that names them."""
+"""Arguments of every kind for every public method: each is accepted or raises an error that names the argument."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Raises:
 
 
 class Lies:
-    """Converts to something else than was asked for."""
+    """Its conversions return something of another type."""
 
     def __index__(self) -> Any:
         return "3"
@@ -89,7 +89,7 @@ def model(path: Path) -> Model:
 
 
 def taken_or_named(call: Callable[[Any], Any], *names: str) -> None:
-    """Calls with every value; an error names the argument in one printable line."""
+    """Calls the method with every value; an error must name the argument in one printable line."""
     wrong = []
     for value in VALUES:
         what = type(value).__name__

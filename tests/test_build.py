@@ -1,4 +1,4 @@
-"""setup.py: what it builds, when it builds again, and what it says when something is missing."""
+"""setup.py: what it builds, when it rebuilds, and its messages when something is missing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build() -> Iterator[ModuleType]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project of four small files that our setup.py builds."""
+    """A project of four small files, built by Pellucid's setup.py."""
     shutil.copy(ROOT / "setup.py", tmp_path)
     files = {
         "pyproject.toml": '[project]\nname = "tiny"\nversion = "1"\n[tool.setuptools.packages.find]\nwhere = ["src"]\n',
@@ -64,7 +64,7 @@ def script(path: Path, body: str) -> str:
 
 
 def compiled(output: str) -> set[str]:
-    """File names that a build says it compiled."""
+    """Names of the files that a build's output lists as compiled."""
     return {Path(line.split()[1]).name for line in output.splitlines() if line.startswith("cc ")}
 
 

@@ -1,4 +1,4 @@
-"""What docs/ says holds: its programs run, its command line is the real one, and no error is left out."""
+"""docs/ is correct: its programs run, its command line is the real one, and it describes every error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def text(name: str) -> str:
 
 
 def programs(name: str) -> list[tuple[str, str]]:
-    """Each Python block of a page, with the heading that it stands under."""
+    """(heading, code) of each Python block of a page."""
     found: list[tuple[str, str]] = []
     heading = name
     for title, block in re.findall(r"^#+ ([^\n]*)$|^```python\n(.*?)^```$", text(name), re.M | re.S):
@@ -56,7 +56,7 @@ def generator() -> ModuleType:
 
 
 def test_command_line_is_the_real_one() -> None:
-    """Otherwise: python docs/command_line.py."""
+    """To update the page: python docs/command_line.py."""
     from pellucid.cli.app import COMMANDS
 
     page = generator().page()
@@ -78,7 +78,7 @@ def test_every_error_has_an_example_a_cause_and_a_cure() -> None:
 
 
 def test_examples_are_what_is_said(smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that are quickly had: the message, or its start where it goes on with what differs between machines."""
+    """The examples that are quick to produce; of messages that differ between machines, the beginning."""
     model = Model.load(smollm2, context=64)
 
     def busy() -> None:

@@ -1,4 +1,4 @@
-"""Errors say where, what and what was expected, and survive pickling."""
+"""Errors state the place, the fault and what was expected, and can be pickled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may know whom: DESIGN.md's layers, read off the #include lines and the imports."""
+"""Which module may depend on which, checked from #include lines and imports."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ISA = re.compile(r"__(?:AVX|SSE|FMA|F16C|BMI|ARM|aarch64|x86_64|i386)|PL_HAVE_")
 
 
 def c_violations(name: str, text: str) -> list[str]:
-    """What the file `name` (relative to csrc) includes or asks for and may not."""
+    """The includes and uses of the file `name` (relative to csrc) that are not allowed."""
     found = []
     folder = posixpath.dirname(name)
     area = folder.split("/")[0]
@@ -195,14 +195,14 @@ def imported(name: str, text: str) -> set[str]:
 
 
 def module_of(target: str, modules: Container[str]) -> str | None:
-    """The module of `modules` that a dotted name is, or is defined in."""
+    """The module of `modules` that a dotted name refers to, or is defined in."""
     while target and target not in modules:
         target = target.rpartition(".")[0]
     return target or None
 
 
 def python_violations(name: str, text: str) -> list[str]:
-    """What the file `name` (relative to src/pellucid) imports or declares from, and may not."""
+    """The imports and declarations of the file `name` (relative to src/pellucid) that are not allowed."""
     area = name.split("/")[0].split(".")[0]
     if area not in EDGES:
         return [f"{name}: {area} has no place in EDGES yet"]
@@ -282,7 +282,7 @@ def test_python_checker_accepts(name: str, text: str) -> None:
 
 # ---- no circle -------------------------------------------------------------------------------------------
 def circle(graph: dict[str, set[str]]) -> list[str]:
-    """Names that lead back to the first of them, in order; empty where there is no circle."""
+    """The names of a cycle, in order; empty where there is none."""
     done: set[str] = set()
 
     def follow(name: str, path: list[str]) -> list[str]:
@@ -298,7 +298,7 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def test_no_circle() -> None:
-    """No file of the package imports itself over others: at once, in a function, or for its types."""
+    """There is no import cycle in the package, including imports in functions and for types."""
     found = (p for p in PYTHON.rglob("*") if p.suffix in (".py", ".pyx"))
     files = {p.relative_to(PYTHON).as_posix(): p.read_text() for p in found}
     stems = {name: name.rpartition(".")[0].replace("/", ".") for name in files}
@@ -321,8 +321,8 @@ NAMED_TUPLE = {"_asdict", "_fields", "_make", "_replace"}  # public, in spite of
 
 
 def private_uses(text: str) -> list[str]:
-    """Uses of what another module keeps to itself: `x._name` where the module itself defines no such name, and
-    `from x import _name`. Modules of the package that begin with "_" are no secret of anyone's."""
+    """Uses of another module's private names: `x._name` where the module itself defines no such name, and
+    `from x import _name`. Modules of the package whose names begin with "_" are allowed."""
     tree = ast.parse(text)
     own = {*NAMED_TUPLE, "_exit"}  # os._exit is documented
     for node in ast.walk(tree):
@@ -376,7 +376,7 @@ def test_no_file_is_too_long() -> None:
 
 
 def test_import_is_light() -> None:
-    """`import pellucid` loads numpy and the standard library alone."""
+    """`import pellucid` loads only numpy and the standard library."""
     heavy = ("typer", "rich", "jinja2", "tokenizers", "sentencepiece", "safetensors", "huggingface_hub")
     code = f"import sys, pellucid; print(*[m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

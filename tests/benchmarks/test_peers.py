@@ -1,4 +1,4 @@
-"""The comparison with other runtimes, on Pellucid alone: workers, turns, tables."""
+"""The comparison with other runtimes, with Pellucid as the only one: workers, turns, tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""benchmarks/shapes.py: its files parse, and their weights are finite, centred and of the size meant."""
+"""benchmarks/shapes.py: its files parse, and their weights are finite, centred and of the intended size."""
 
 from __future__ import annotations
 

@@ -19,12 +19,12 @@ COMMAND = [sys.executable, "-m", "pellucid"]
 
 @pytest.fixture(autouse=True)
 def _default_model(smollm2: Path) -> None:
-    """Is in the cache, where the commands find it by name."""
+    """Puts the default model into the cache, where the commands find it by name."""
 
 
 @pytest.fixture
 def run() -> Run:
-    """run(*arguments, stdin=b"", **environment) -> the process that has ended; its output as bytes."""
+    """run(*arguments, stdin=b"", **environment) -> the completed process; its output is bytes."""
 
     def go(*arguments: str | bytes, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
@@ -36,7 +36,7 @@ def run() -> Run:
 
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Run:
-    """As `run`, within this process: quicker, for what ends before a model is loaded."""
+    """As `run`, but within this process: faster, for commands that end before a model is loaded."""
 
     def go(*arguments: str) -> subprocess.CompletedProcess[bytes]:
         code = main(arguments)

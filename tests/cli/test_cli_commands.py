@@ -1,4 +1,4 @@
-"""The other commands, and what all share."""
+"""The other commands, and what all commands have in common."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_tokenize(run: Run, smollm2: Path) -> None:
 
 @pytest.mark.parametrize("command", [["tokenize", "--ids"], ["score", "-"]])
 def test_input_without_an_end(call: Run, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
-    """As of `yes`: it would fill the memory."""
+    """Endless input, as from `yes`, is refused before it fills the memory."""
     monkeypatch.setattr("pellucid.cli.options.LONGEST_TEXT", 1000)
     with open("/dev/zero") as endless:
         monkeypatch.setattr("sys.stdin", endless)
@@ -150,7 +150,7 @@ def test_score_of_a_file_without_a_name(call: Run) -> None:
 
 
 def test_start_is_light() -> None:
-    """`generate` loads neither what draws nor templates, nor other kinds of vocabulary than the model's."""
+    """`generate` loads no modules for tables, templates, or vocabularies of another kind than the model's."""
     code = (
         "import sys; from pellucid.cli import main; code = main(['generate', 'a', '-n', '1']);"
         "print('\\n', code, *[m for m in ('rich.console', 'jinja2', 'sentencepiece', 'safetensors', 'huggingface_hub')"
@@ -162,7 +162,7 @@ def test_start_is_light() -> None:
 
 
 def test_interrupted_while_fetching(tmp_path: Path) -> None:
-    """From an index that never answers: nothing of the download stays."""
+    """The index never answers; the interrupted download leaves nothing behind."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         env = {
             **os.environ,

@@ -1,4 +1,4 @@
-"""`pellucid generate`: the text, the options, and every way in which it may end."""
+"""`pellucid generate`: the text, the options, and every way in which it can end."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_output_in_another_encoding(run: Run) -> None:
 
 
 def on_terminal(*arguments: str, interrupt: bool = False, **environment: str) -> tuple[int, str]:
-    """Exit code and all that a terminal saw."""
+    """(exit code, everything written to the terminal)."""
     process, terminal = pty.fork()
     if process == 0:
         os.environ.update(environment)

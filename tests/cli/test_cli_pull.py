@@ -53,7 +53,7 @@ def test_terms_are_not_accepted_by_using_a_model(run: Run, tmp_path: Path) -> No
 
 
 def test_a_permissive_licence_is_named_and_not_asked(run: Run, tmp_path: Path) -> None:
-    """`generate` says in one line what it fetches; offline it ends with one that names the command."""
+    """`generate` prints one line about the model it downloads; offline, it fails with a line naming the command."""
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple/", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
     done = run("generate", "The", PELLUCID_CACHE=str(tmp_path), **nowhere)
     said, error = done.stderr.decode().splitlines()

@@ -1,4 +1,4 @@
-"""What a model, a file or a path makes the commands print: escaped on a terminal, byte for byte in a pipe."""
+"""Output that comes from a model, a file or a path is escaped on a terminal and printed byte for byte to a pipe."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def evil(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def on_terminal(*arguments: str) -> str:
-    """What a terminal gets, without the colours that Pellucid sets itself."""
+    """The output on a terminal, without the colours that Pellucid itself sets."""
     screen = Terminal(*arguments)
     try:
         code, seen = screen.end()

@@ -23,7 +23,7 @@ FLAGS["avx512bf16"] = FLAGS["avx512"] | {"avx512_bf16"}
 
 
 def python(code: str, **env: str) -> str:
-    """Runs `code` in a new Python with `machine` imported; its output."""
+    """Runs `code` in a new Python process with `machine` imported -> its output."""
     result = subprocess.run(
         [sys.executable, "-c", "from pellucid._kernels import machine\n" + code],
         env={**os.environ, "PYTHONPATH": SRC, **env},
@@ -321,7 +321,7 @@ def test_arena_that_cannot_be(size: int) -> None:
 
 
 def test_arena_gives_back_all_its_addresses() -> None:
-    """Trimming to 2 MB leaves nothing mapped."""
+    """Trimming to 2 MB leaves no address mapped."""
     code = (
         "size = lambda: int(open('/proc/self/statm').read().split()[0])\n"
         "machine.arena_probe(5_000_001)\nbefore = size()\n"

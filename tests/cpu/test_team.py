@@ -136,7 +136,7 @@ def test_openmp_s_environment(env: dict[str, str], size: int) -> None:
 
 
 def test_a_team_larger_than_the_system_allows() -> None:
-    """Address space for a few stacks only: fewer threads come, where OpenMP alone would end the process."""
+    """With address space for only a few stacks there are fewer threads; OpenMP by itself would end the process."""
     code = (
         "import resource\n"
         "machine.Job(1).wait()\n"
@@ -192,7 +192,7 @@ def test_a_job_s_mode_does_not_leak_into_the_next() -> None:
 
 
 def in_child(check: Callable[[], bool]) -> None:
-    """Forks; the child's `check` must be true within ten seconds."""
+    """Forks; `check` must become true in the child within ten seconds."""
     pid = os.fork()
     if pid == 0:
         signal.alarm(10)
@@ -266,7 +266,7 @@ def test_multiprocessing(method: str) -> None:
 
 @pytest.mark.parametrize("us", [0, 300_000])
 def test_the_process_may_end_with_the_engine_idle_or_at_work(us: int) -> None:
-    """Ends at once: the interpreter frees no job at its end that a global still holds with its module."""
+    """The process ends at once: at exit the interpreter frees no job that a global still refers to."""
     code = (
         f"import os, sys, threading\njob = machine.Job(2, us={us}); job.wait(1)\n"
         "t = threading.Thread(target=job.wait, daemon=True); t.start()\nprint('end'); sys.exit(0)"

@@ -1,4 +1,4 @@
-"""What a plan computes, in float64 NumPy and one operation after the other: whatever the engine accepts must agree."""
+"""Runs a plan in float64 NumPy, one operation after the other, as a reference for any plan that the engine accepts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def logits(engine: Any, ids: list[int]) -> Floats:
-    """Of every token of a sequence that begins here: (n, vocab)."""
+    """Logits of every token of a new sequence -> (n, vocab)."""
     plan, n = engine.plan, len(ids)
     bufs = [np.full((n, b.dim), np.nan) for b in plan.buffers]
     stored: dict[tuple[int, int], tuple[Floats, Floats]] = {}

@@ -89,7 +89,7 @@ def encoder(mix: str) -> tiny.Encode:
 
 
 def write(folder: Path, name: str, mix: str = "F32", **changes: Any) -> Path:
-    """A model file, made once per folder. changes: fields of Tiny that differ."""
+    """A model file, written once per folder. changes: fields of Tiny to replace."""
     model = replace(BY_NAME[name], **changes) if changes else BY_NAME[name]
     extra = "".join(f"-{key}{value}" for key, value in changes.items())
     path = folder / f"{name}-{mix}{extra}.gguf"
@@ -132,7 +132,7 @@ def sequence(engine: Any, ids: list[int] | None = None, chunk: int = 512) -> Any
 
 
 def same(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> bool:
-    """Bit for bit, and numbers at all."""
+    """Whether arrays are equal, bit for bit, and finite."""
     return a.shape == b.shape and bool(np.isfinite(a).all()) and np.array_equal(a.view(np.uint32), b.view(np.uint32))
 
 

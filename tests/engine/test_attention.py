@@ -1,4 +1,4 @@
-"""Attention weights computed again from queries and keys, in every tier, against float64."""
+"""Attention weights recomputed from queries and keys, in every tier, compared with float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row's numbers depend on that row's inputs alone: bit-equal logits however the work is cut."""
+"""A row's results depend only on its inputs: logits are bit-identical however the work is split."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_threads_and_chunks(load: Load, isa: str, name: str, mix: str) -> None:
 
 @kinds
 def test_a_full_pass_of_narrow_rows(load: Load, isa: str, name: str, mix: str) -> None:
-    """512 rows at once, with however few blocks a row has."""
+    """512 rows at once, of as few quantisation blocks as a row can have."""
     one, two = (load(name, mix, isa=isa, threads=threads) for threads in (1, 2))
     ids = ids_for(one.core.engine, 130 if isa == "scalar" else 520)
     assert same(two.logits(ids), one.logits(ids, chunk=100))
@@ -118,7 +118,7 @@ DEEP = [
 @pytest.mark.parametrize("kv", ["f32", "f16", "bf16", "int8"])
 @pytest.mark.parametrize(("name", "mix", "changes"), DEEP, ids=["llama", "K", "window600", "window512"])
 def test_deep(load: Load, name: str, mix: str, changes: dict[str, int], kv: str) -> None:
-    """Attention whole (a long pass) and cut into chunks over the threads (few rows at depth) is the same."""
+    """Attention gives the same bits unsplit (a long pass) and split into chunks over threads (few rows at depth)."""
     one, three = (load(name, mix, changes, kv=kv, threads=threads) for threads in (1, 3))
     ids = ids_for(one.core.engine, 1500)
     expected = one.logits(ids)
@@ -131,7 +131,7 @@ def test_deep(load: Load, name: str, mix: str, changes: dict[str, int], kv: str)
 
 
 def test_deep_mates(load: Load) -> None:
-    """Sequences of very different depth in one pass, whole and split."""
+    """Sequences of very different depths in one pass, unsplit and split."""
     engine = load("llama_gqa", threads=3).core.engine
     ids = ids_for(engine, 1300)
     expected = load("llama_gqa", threads=3).logits(ids)

@@ -1,4 +1,4 @@
-"""Keys and values: reference counts, copy on write, windows that let go, and passes that fail or are cancelled."""
+"""Keys and values: reference counts, copy on write, windows that free pages, and passes that fail or are cancelled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def used(model: Model) -> int:
 
 
 def page_bytes(model: Model) -> int:
-    """Of one page of all groups together."""
+    """Bytes of one page of all groups together."""
     width = {"f32": 4, "f16": 2, "bf16": 2}[model.info().kv]
     return sum(c.n_layers * c.n_kv * (c.dk + c.dv) * width * PAGE for c in model.core.engine.plan.caches)
 
@@ -61,7 +61,7 @@ def test_memory_returns(load: Load) -> None:
 
 
 def test_memory_goes_back_to_the_system(load: Load) -> None:
-    """All but a slab of 8 MB of each group; what the process holds agrees. A chat's turns map nothing anew."""
+    """All but a slab of 8 MB per group is returned, as the process's size confirms. A chat's turns map nothing new."""
     model = load("wide", "K", threads=1)
     page, slab = page_bytes(model), 8 << 20
     contexts = [model.context() for _ in range(60)]
@@ -84,14 +84,14 @@ def test_memory_goes_back_to_the_system(load: Load) -> None:
 
 
 def anonymous() -> int:
-    """Bytes of this process's own memory that are resident."""
+    """Resident bytes of this process's anonymous memory."""
     text = Path("/proc/self/status").read_text()
     return int(text.partition("RssAnon:")[2].split()[0]) * 1024
 
 
 @pytest.mark.parametrize("name", ["llama_gqa", "gemma3"])
 def test_a_limit(folder: Path, name: str) -> None:
-    """Memory never exceeds it; what does not fit is an error that says so, and every sequence goes on."""
+    """Memory never exceeds the limit; a pass that does not fit raises an error, and every sequence can continue."""
     for pages in (1, 5, 8):
         path = models.write(folder, name)
         with Model.load(path, threads=1) as free:
@@ -134,7 +134,7 @@ def test_streams_that_are_dropped_give_back(load: Load) -> None:
 
 
 def test_memory_of_a_closed_model(folder: Path) -> None:
-    """A context keeps what it uses; nothing breaks when it goes after its model."""
+    """A context keeps the memory that it uses, and may be freed after its model."""
     model = Model.load(models.write(folder, "gemma3"), threads=2)
     contexts = [model.context() for _ in range(3)]
     for context in contexts:
@@ -151,7 +151,7 @@ def test_memory_of_a_closed_model(folder: Path) -> None:
 
 
 def test_pages_are_zero_again(load: Load) -> None:
-    """Tokens of a sequence that is gone leave nothing in the pages that the next one gets."""
+    """The tokens of a freed sequence leave nothing in the pages that the next one gets."""
     engine = load("llama_gqa", threads=1).core.engine
     ids = ids_for(engine, 70)
     expected = rows(engine, sequence(engine), ids)
@@ -165,7 +165,7 @@ def test_pages_are_zero_again(load: Load) -> None:
 
 
 def group_bytes(model: Model) -> dict[int, int]:
-    """Bytes of a page by window."""
+    """Window -> bytes of a page."""
     width = {"f32": 4, "f16": 2, "bf16": 2}[model.info().kv]
     return {c.window: c.n_layers * c.n_kv * (c.dk + c.dv) * width * PAGE for c in model.core.engine.plan.caches}
 

@@ -83,7 +83,7 @@ def test_an_open_stream_holds_its_context(load: Load) -> None:
 
 
 def test_a_stream_that_two_threads_read(load: Load) -> None:
-    """The second is told so, and the context stays in use while the first computes."""
+    """The second thread gets an error, and the context stays in use while the first computes."""
     context = load("gemma3").context()
     computing, told = threading.Event(), threading.Event()
 
@@ -109,7 +109,7 @@ def test_a_stream_that_two_threads_read(load: Load) -> None:
 
 
 def test_a_second_thread_gets_an_error(load: Load) -> None:
-    """Of many threads that want a context at once, each has it alone or is told so."""
+    """Of many threads that use a context at once, each has it exclusively or gets an error."""
     context = load("gemma3").context()
     outcomes: list[str] = []
 
@@ -208,7 +208,7 @@ def test_spawned_processes(folder: Path) -> None:
 
 
 def python(code: str, path: Path, timeout: float = 60) -> str:
-    """Runs code in a process of its own, with `model_path` and helpers at hand -> what it printed."""
+    """Runs code in a separate process, with `model_path` and helpers defined -> its output."""
     before = f"""
 import os, signal, sys, threading, time
 import numpy as np
@@ -237,7 +237,7 @@ def interrupted(fn, after=0.3):
 
 
 def test_a_forked_child_generates(folder: Path) -> None:
-    """With a model loaded and used before, by several threads; the parent goes on too."""
+    """Several threads have used the model before the fork; the parent continues to use it, too."""
     out = python(
         """
 model = Model.load(path, threads=2)
@@ -274,7 +274,7 @@ print("fine")
 
 
 def test_ctrl_c(folder: Path) -> None:
-    """In a prefill, in a long pass, between the tokens of a stream: at once, and the model goes on."""
+    """Ctrl-C acts at once in a prefill, a long pass and between tokens of a stream; the model stays usable."""
     out = python(
         """
 model = Model.load(path, threads=1, isa="scalar", context=4096)
@@ -339,7 +339,7 @@ print("fine", caught)
 
 
 def test_ctrl_c_without_an_own_thread_of_python(folder: Path) -> None:
-    """A thread other than the main one computes: the main one still gets its signal while it waits for it."""
+    """Another thread than the main one computes; the main thread, which waits for it, still receives the signal."""
     out = python(
         """
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Whatever writes a buffer writes the forms that its readers multiply; a plan that reads what is not there is refused.
+"""Operations write a buffer in the forms that its readers multiply; a plan that reads a missing form is refused.
 
 Plans that no architecture here has yet: a product that reads the residual stream itself, with a norm after it or none;
 edits before it; and products that read rotated queries and keys.
@@ -26,7 +26,7 @@ MIXES = {"F32": 2e-5, "F16": 2e-5, "BF16": 0.03, "Q8_0": 1e-3, "Q4_0": 1e-3, "K"
 
 
 def norms_after(plan: Any) -> None:
-    """Products read the residual stream; what they add is normed (OLMo 2)."""
+    """Products read the residual stream; their results are normed before they are added (OLMo 2)."""
     for layer in range(plan.ops[-2].layer + 1):
         vecs = [op.vec for op in plan.ops if op.kind == Kind.NORM and op.layer == layer]
         for op in plan.ops:
@@ -134,7 +134,7 @@ def test_products_of_the_residual_stream(load: Load, isa: str, change: Callable[
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_one_term(load: Load, change: Callable[[Any], None]) -> None:
-    """As models run by default: further from float64, but as near as int8 is."""
+    """The default of models: less exact than two terms, within the error of int8."""
     plan = changed(load, "Q8_0", change)
     ids = ids_for(plan, 20)
     engine = engine_of(plan, terms=1)
@@ -232,7 +232,7 @@ def test_keys_that_are_not_there_or_twice(load: Load) -> None:
 
 
 def test_kinds_are_those_of_the_engine() -> None:
-    """The stub's names are the table's."""
+    """The stub has the names of the engine's table."""
     import ast
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Numbers that are none: NumericsError wherever they come up, never a token; nothing stays of them, nobody is hurt."""
+"""NaN and infinity raise NumericsError wherever they occur and never become a token; other sequences are unaffected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KV = ("f32", "f16", "bf16", "int8")
 
 
 def spoilt(folder: Path, name: str, change: Any) -> Path:
-    """A model whose tensors are what `change(name, values)` makes of them; its embedding and its head are two."""
+    """A model with an untied head whose tensors are replaced by `change(name, values)`."""
     path = folder / f"{name}.gguf"
     tiny.write_gguf(
         replace(models.BY_NAME[name], tied=False),
@@ -58,7 +58,7 @@ def good(engine: Any, n: int, seed: int = 1) -> list[int]:
 
 
 def test_prefill_without_logits(model: Model) -> None:
-    """Nobody asks for logits of the pass that meets it: it fails all the same, for its keys would spoil others."""
+    """A pass without logits fails too, since its keys would spoil later rows."""
     engine = model.core.engine
     ids = good(engine, 40)
     expected = rows(engine, sequence(engine), ids)
@@ -78,7 +78,7 @@ def test_prefill_without_logits(model: Model) -> None:
 
 
 def test_steps_after_a_failure(model: Model) -> None:
-    """What a failed pass wrote into slots that it could not keep is seen by no later row, one token at a time."""
+    """No later row sees what a failed pass wrote into slots of the cache; one token at a time."""
     engine = model.core.engine
     ids = good(engine, 80)
     expected = rows(engine, sequence(engine), ids)
@@ -125,7 +125,7 @@ def test_mates_of_a_pass(model: Model) -> None:
 
 
 def test_options_that_leave_no_token(model: Model) -> None:
-    """They fail their own sequence, whose draws do not count; the model's logits fail theirs."""
+    """Only the sequence with such options fails, and its draws do not count; logits that are not finite fail theirs."""
     engine = model.core.engine
     ids, nothing = good(engine, 12), np.zeros((engine.vocab + 31) // 32, np.uint32)
     alone = engine.forward(
@@ -150,7 +150,7 @@ def test_options_that_leave_no_token(model: Model) -> None:
 
 
 def test_prompts_side_by_side(model: Model) -> None:
-    """The others are completed, then one error names the prompts that failed and why."""
+    """The other prompts are completed; then one error names those that failed, and why."""
     prompts = [good(model.core.engine, 20), [1, BAD, 2], good(model.core.engine, 9, seed=4), [BAD]]
     expected = [model.generate(p, **OPTIONS).ids for p in (prompts[0], prompts[2])]
     with pytest.raises(
@@ -169,7 +169,7 @@ def test_prompts_side_by_side(model: Model) -> None:
 
 
 def test_a_stream(model: Model) -> None:
-    """Pieces up to the token that is none, then the error; a context keeps what was computed."""
+    """The stream yields pieces up to the failed token, then raises; a context keeps what was computed."""
     forced = {"temperature": 0, "max_tokens": 9, "logit_bias": {BAD: 1000}}
     pieces = []
     with pytest.raises(NumericsError):
@@ -185,7 +185,7 @@ def test_a_stream(model: Model) -> None:
 
 
 def test_other_threads(model: Model) -> None:
-    """Whose passes stand in the same queue."""
+    """Other threads, whose passes are in the same queue, are not affected."""
     prompt, over = good(model.core.engine, 30), threading.Event()
     expected = model.generate(prompt, **OPTIONS).ids
 
@@ -208,7 +208,7 @@ def test_other_threads(model: Model) -> None:
 
 @pytest.mark.parametrize("part", ["attn_k", "attn_v"])
 def test_keys_and_values_beyond_a_type(tmp_path: Path, isa: str, part: str) -> None:
-    """Too large for f16 alone: an infinity there is an error, and the other types hold them."""
+    """Keys and values too large only for f16: infinity there is an error, and the other types can hold them."""
 
     def large(name: str, value: Any) -> Any:
         return value * np.float32(3e5) if part in name else value

@@ -1,4 +1,4 @@
-"""Looking inside changes nothing: tapped and timed passes, and each operation run alone on what it was given."""
+"""Observing changes no result: tapped and timed passes, and each operation run alone on its inputs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def as_part(s: Any, ids: list[int], first: int) -> list[tuple[Any, Any, int]]:
 
 
 def reads(op: Any) -> list[int]:
-    """Buffers whose contents before the operation matter."""
+    """Buffers that the operation reads."""
     return [b for b in (op.inp, op.out if op.kind == Kind.LINEAR_ADD else -1) if b >= 0]
 
 
@@ -90,7 +90,7 @@ def test_every_operation_alone(load: Load, name: str, mix: str, before: int, n: 
 
 @kinds
 def test_parts_of_the_plan(load: Load, name: str, mix: str) -> None:
-    """A pass cut in two at any place, with all buffers handed over, ends in the same logits."""
+    """A pass split in two at any operation, with all buffers passed on, gives the same logits."""
     engine = load(name, mix).core.engine
     plan = engine.plan
     ids = ids_for(engine, 60)

@@ -1,4 +1,4 @@
-"""C validates a plan: whatever is wrong in it is an error that names it, and what it lets through runs."""
+"""C validates a plan: it refuses any wrong one with an error that names the fault, and an accepted one runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TABLES = ("ops", "buffers", "segments", "matrices", "vectors", "ropes", "caches"
 
 
 def copy_of(plan: Any) -> Any:
-    """A plan as plain lists that may be altered."""
+    """A plan as plain lists that can be changed."""
     made = SimpleNamespace(vocab=plan.vocab, **{name: list(getattr(plan, name)) for name in TABLES})
     made.ops = [replace(op) for op in made.ops]
     made.caches = [replace(c) for c in made.caches]
@@ -234,7 +234,7 @@ def test_logits_of_a_plan_without_a_head(plan: Any) -> None:
 
 
 def test_windows_of_any_size(plan: Any, load: Load) -> None:
-    """A window wider than any context, up to the largest number there is, is as good as none."""
+    """A window larger than any context, up to the largest integer, has no effect."""
     for window in (100, 2**31 - 1, 2**31 - 60, 2**30):
         wide = copy_of(plan)
         wide.caches = [replace(c, window=window) for c in wide.caches]

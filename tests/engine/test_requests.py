@@ -1,4 +1,4 @@
-"""What the binding is given for a pass: objects that lie, masks of another vocabulary, nothing at all."""
+"""Arguments of a pass: objects with a wrong length, masks of another vocabulary size, empty lists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.engine.models import Load, ids_for, rows, same, sequence
 
 
 class Lying:
-    """A sequence of ids whose length is not what it says, or differs from call to call."""
+    """A sequence of ids that reports a wrong length, or one that differs from call to call."""
 
     def __init__(self, ids: list[int], *lengths: int) -> None:
         self.ids, self.lengths = ids, list(lengths)
@@ -27,7 +27,7 @@ class Lying:
 
 @pytest.mark.parametrize("lengths", [(0,), (1,), (40,), (3, 0), (0, 40), (2**31 - 1,), (2**40,)])
 def test_ids_that_lie_about_their_length(load: Load, lengths: tuple[int, ...]) -> None:
-    """They are what iterating gives."""
+    """The ids are those that iteration yields."""
     engine = load("llama_gqa").core.engine
     ids = ids_for(engine, 5)
     expected = rows(engine, sequence(engine), ids)
@@ -74,7 +74,7 @@ def test_a_mask_is_of_the_vocabulary(load: Load) -> None:
 
 
 def test_a_sampler_without_tokens(load: Load) -> None:
-    """DRY and penalties of nothing change nothing."""
+    """DRY and penalties without earlier tokens change nothing."""
     engine = load("llama_gqa").core.engine
     plain = engine.forward([(sequence(engine), [1], 0)], samplers=[_engine.Sampler()])
     sampler = _engine.Sampler(dry_multiplier=1.0, presence_penalty=1.0)

@@ -49,7 +49,7 @@ def run(data: bytes) -> None:
 
 
 def use(path: str) -> None:
-    """Loads a model, and does with it what reads all of it."""
+    """Loads a model and uses it in ways that read all of it."""
     with Model.load(path, threads=1) as model:
         vocab = model.info().vocab
         ids = [0, vocab - 1, vocab // 2]
@@ -65,7 +65,7 @@ def use(path: str) -> None:
 
 
 def known() -> dict[str, bytes]:
-    """What once was read wrongly or refused in the wrong way: models with one thing wrong."""
+    """Models with one fault each that were once read wrongly or refused in the wrong way."""
     out = {}
     for name, case in hostile.MODELS.items():
         file = hostile.model(case.arch)
@@ -99,7 +99,7 @@ def _float(rng: random.Random, kind: int) -> float:
 
 
 def _value(rng: random.Random, file: File) -> None:
-    """A key of another value, mostly of the same type."""
+    """Changes the value of a key, mostly to one of the same type."""
     key = rng.choice(list(file.keys))
     kind, _ = file.keys[key]
     if kind == hostile.ARRAY or rng.random() < 0.2:
@@ -131,7 +131,7 @@ def _extra_key(rng: random.Random, file: File) -> None:
 
 
 def _tensor(rng: random.Random, file: File) -> None:
-    """A tensor of another shape, type or place, or of other data."""
+    """Changes a tensor's shape, type, place or data."""
     one = file.tensors[rng.choice(list(file.tensors))]
     what = rng.randrange(5)
     if what == 0:
@@ -153,7 +153,7 @@ def _tensor(rng: random.Random, file: File) -> None:
 
 
 def _tensors(rng: random.Random, file: File) -> None:
-    """A tensor less, or under another name."""
+    """Removes or renames a tensor."""
     name = rng.choice(list(file.tensors))
     one: Any = file.tensors.pop(name)
     if rng.random() < 0.6:

@@ -117,7 +117,7 @@ def _chunks(rng: random.Random, body: bytes) -> bytes:
 
 
 def known() -> dict[str, bytes]:
-    """Headers and chunks whose numbers were once taken as they came."""
+    """Headers and chunks whose numbers were once not checked."""
     head = b"HTTP/1.1 200 OK\r\n"
     found = {
         "a length of 5,000 digits": head + b"Content-Length: " + b"9" * 5000,

@@ -1,4 +1,4 @@
-"""Changes of bytes and of JSON values that parsers take badly."""
+"""Mutations of bytes and JSON values that often break parsers."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def varied(rng: random.Random, value: Any) -> Any:
 
 
 def exercise(*calls: Callable[[], object]) -> None:
-    """Makes all calls; the first error that Pellucid raises on purpose is raised at the end."""
+    """Makes all calls; at the end, raises the first error that Pellucid raised on purpose."""
     from pellucid.errors import PellucidError
 
     first: Exception | None = None

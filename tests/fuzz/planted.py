@@ -14,7 +14,7 @@ WORDS = (b"abort", b"exit", b"loop", b"sleep", b"key", b"panic", b"memory", b"er
 
 
 class Panic(BaseException):
-    """As a package in Rust raises it: no Exception."""
+    """A panic as packages in Rust raise it: not an Exception."""
 
 
 class Unprintable(PellucidError):

@@ -1,4 +1,4 @@
-"""The harness finds every kind of defect, and what was once found is found no more."""
+"""The harness finds every kind of defect, and defects that were found before are fixed."""
 
 from __future__ import annotations
 

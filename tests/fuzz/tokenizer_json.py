@@ -111,7 +111,7 @@ def _models() -> list[dict[str, Any]]:
 
 
 def _seed(rng: random.Random) -> dict[str, Any]:
-    """A file that is sound, as a rule."""
+    """A file that is usually valid."""
     model = copy.deepcopy(rng.choice(_models()))
     added = [("<s>", 1), ("</s>", 2), ("<m>", len(model["vocab"]))]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
@@ -142,7 +142,7 @@ def _steps(section: str, rng: random.Random) -> dict[str, Any]:
 
 
 def _places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """Every (container, key) of a tree, of a long one only its beginning."""
+    """Every (container, key) of a tree; of long containers only the first ones."""
     if isinstance(value, (dict, list)):
         for key in list(value)[:12] if isinstance(value, dict) else range(min(len(value), 12)):
             found.append((value, key))
@@ -177,7 +177,7 @@ _KINDS = {kind for kinds in KINDS.values() for kind in kinds}
 
 
 def mutate(rng: random.Random) -> bytes:
-    """A tokenizer.json, sound or not."""
+    """A mutated tokenizer.json, valid or not."""
     table = _seed(rng)
     for _ in range(rng.choice([0, 1, 1, 1, 2, 4])):
         _change(table, rng)
@@ -210,7 +210,7 @@ def run(data: bytes) -> None:
 
 
 def known() -> dict[str, bytes]:
-    """Files that are refused by name; before they were, many ended the process."""
+    """Files whose faulty component is named in the error; many once ended the process."""
     from tests.text.test_description import REFUSED, made
 
     return {name: made(**sections).encode() for name, (sections, _) in REFUSED.items()}

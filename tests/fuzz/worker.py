@@ -1,4 +1,4 @@
-"""A process that runs inputs of one area, one after the other, within limits; and the parent's end of it.
+"""A process that runs the inputs of one area, one after the other, within limits; and the parent's side of it.
 
 `python -m tests.fuzz.worker AREA SECONDS MEGABYTES` reads inputs from standard input (8 bytes of length, then the
 data) and answers each with a line of JSON: what is wrong with the outcome, or nothing.
@@ -129,7 +129,7 @@ class Worker:
         self._answers, self._done = b"", 0
 
     def _answer(self, seconds: float) -> bytes | None:
-        """A line; empty when the process has ended, None when nothing comes."""
+        """A line; empty when the process has ended, None after a timeout."""
         assert self._process is not None and self._process.stdout is not None
         file = self._process.stdout.fileno()
         while b"\n" not in self._answers:

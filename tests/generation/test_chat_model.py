@@ -1,4 +1,4 @@
-"""Model.chat and Context.chat: the template's prompt, the answer's end, and a cache that is kept."""
+"""Model.chat and Context.chat: the template's prompt, the answer's end, and the reuse of the cache."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_context_computes_only_what_is_new(smol: Model) -> None:
 
 
 def test_context_follows_changed_messages(smol: Model) -> None:
-    """What differs from what is held, early or late, is computed again: the same bits as in a new context."""
+    """Tokens from the first difference on, early or late, are recomputed: the same bits as in a new context."""
     context = smol.context()
     answers = ["Paris.", "Lyon."]
     for system, answer in [("Be brief.", 0), ("Be brief.", 1), ("Be verbose.", 1), ("Be brief.", 0)]:

@@ -1,4 +1,4 @@
-"""Samplers that look back or keep a state, in generations: against logits asked for and the sampler's NumPy twin."""
+"""Samplers with a state or that depend on earlier tokens, in generations: compared with the sampler's NumPy twin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOOP = "Row, row, row your boat.\nRow, row, row your boat.\nRow, row"
 
 
 def greedy_with_dry(model: Model, ids: list[int], n: int, breaks: Any, **dry: Any) -> list[int]:
-    """New tokens, each from logits computed anew and penalties found by comparing everything."""
+    """New tokens, each from recomputed logits, with penalties found by brute force."""
     ids, start = list(ids), len(ids)
     for _ in range(n):
         x = model.logits(ids)[-1].astype(np.float64)

@@ -1,4 +1,4 @@
-"""The case table of the matrix kernels: what tests check and benchmarks time.
+"""The case table of the matrix kernels, for tests and benchmarks.
 
 File bytes, activations in the forms that kernels take, and independent NumPy versions of what csrc/formats and
 csrc/kernels do, written from the formats' definitions and shared by tests and benchmarks.
@@ -181,7 +181,7 @@ def exact_weights(name: str, data: Array, k: int) -> tuple[Array, Array]:
 
 
 def pack_reference(name: str, data: Array, k: int) -> Array:
-    """The packed layout as csrc/formats/formats.h says it, from file bytes; flat uint8."""
+    """File bytes in the packed layout that csrc/formats/formats.h defines; flat uint8."""
     f = FORMATS[name]
     rows = len(data)
     tiles = -(-rows // 16)
@@ -235,7 +235,7 @@ class Acts:
     forms: dict[str, Any]
 
     def rows(self, start: int, stop: int) -> dict[str, Any]:
-        """The forms of rows [start, stop) alone."""
+        """The forms of only the rows [start, stop)."""
         return {key: a if key == "terms" else a[start:stop].copy() for key, a in self.forms.items()}
 
 
@@ -245,7 +245,7 @@ def sums_of(q: Array) -> Array:
 
 
 def quantize(x: Array, terms: int) -> tuple[Array, Array]:
-    """x float32 (n, k) -> codes int8 (n, terms, k), scales float32 (n, k / 32), as kernels.h says."""
+    """x float32 (n, k) -> codes int8 (n, terms, k), scales float32 (n, k / 32), as kernels.h defines."""
     blocks = x.reshape(len(x), -1, 32)
     top = np.abs(blocks).max(-1, keepdims=True)
     inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top > 0)

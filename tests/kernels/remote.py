@@ -31,7 +31,7 @@ _HEAD, _ARRAY = struct.Struct("<16sq12q2f"), struct.Struct("<qq")
 
 
 def need(program: str) -> str:
-    """The program's path; an error that says which packages hold what is needed."""
+    """The program's path. Raises an error naming the packages to install where it is missing."""
     path = shutil.which(program)
     if path is None:
         packages = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
@@ -44,7 +44,7 @@ def tier(name: str) -> setup.Isa:
 
 
 def compile_all(sources: Sequence[Path], folder: Path, isa: setup.Isa) -> list[Path]:
-    """Objects of files of csrc with the flags that setup.py gives them; a warning is an error."""
+    """Compiles files of csrc with the flags of setup.py -> objects; a warning is an error."""
     folder.mkdir(parents=True, exist_ok=True)
     compiler = need(COMPILER)
     stack = setup.stack_flags([compiler], [])
@@ -63,7 +63,7 @@ def compile_all(sources: Sequence[Path], folder: Path, isa: setup.Isa) -> list[P
 
 
 def build(folder: Path, isa: setup.Isa) -> Path:
-    """serve.c with the scalar kernels and those of the tier, static."""
+    """Builds serve.c with the scalar kernels and those of the tier, statically linked."""
     csrc = ROOT / "csrc"
     sources = [p for part in (*PARTS, f"kernels/{isa.name}") for p in sorted((csrc / part).glob("*.c"))]
     objects = compile_all([*sources, csrc / "cpu/detect.c", ROOT / "tests/kernels/neon/serve.c"], folder, isa)
@@ -81,7 +81,7 @@ def span(a: Array) -> Array:
 
 
 class Machine:
-    """A running serve. A call that ends it (a guard page touched, say) raises RuntimeError; it is then started anew."""
+    """A running serve. A call that ends it (by touching a guard page, say) raises RuntimeError and restarts it."""
 
     def __init__(self, program: Path, isa: str) -> None:
         self.command = [need(EMULATOR), str(program), isa]
@@ -148,7 +148,7 @@ class Machine:
         return float(result)
 
     def close_quietly(self) -> None:
-        """Closes the pipes of a program that has ended, whatever is left in them."""
+        """Closes the pipes of a program that has ended, even if they still hold data."""
         for pipe in (self.process.stdin, self.process.stdout):
             try:
                 if pipe:
@@ -166,7 +166,7 @@ class Machine:
     # ---- pellucid._kernels, for this machine's tier ------------------------------------------------------------------
 
     def patches(self) -> Iterator[tuple[ModuleType, str, Callable[..., Any]]]:
-        """(module, name, function to put there)."""
+        """(module, name, replacement) of each function to patch."""
         table = {
             weights: ("pack", "unpack_row", "matmul", "scratch_bytes"),
             rows: ("quantize", "to_bf16", "rms_norm", "layer_norm", "add", "scale", "glu", "rope", "softcap"),
@@ -207,7 +207,7 @@ class Machine:
         return out
 
     def _scratch_bytes(self, name: str) -> int:
-        """Of a format's products, or of attention over a type of keys and values."""
+        """Scratch bytes of a format's products, or of attention over a type of keys and values."""
         op, names = ("matmul", FORMATS) if name in FORMATS else ("attend", attend.KV)
         return int(self.call(f"{op}_scratch", [names.index(name)], [], [], []))
 

@@ -1,4 +1,4 @@
-"""Attention kernels: every tier against the scalar one and float64, pages in sequence, rows independent to the bit."""
+"""Attention kernels: every tier compared with the scalar one and float64; pages in sequence; independent rows."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def rounded(x: Array, kv: str) -> Array:
 
 
 def encoded(x: Array) -> tuple[Array, Array]:
-    """int8 codes (n, d) and float32 scales (n, ceil(d / 32)) as kernels.h says, step by step in float32."""
+    """int8 codes (n, d) and float32 scales (n, ceil(d / 32)) as kernels.h defines them, step by step in float32."""
     n, d = x.shape
     blocks = np.zeros((n, -(-d // 32) * 32), np.float32)
     blocks[:, :d] = x
@@ -87,7 +87,7 @@ def encoded(x: Array) -> tuple[Array, Array]:
 
 
 def multiplies_bf16(isa: str, kv: str) -> bool:
-    """Whether the tier rounds queries and probabilities to bf16, and has pages of its own."""
+    """Whether the tier rounds queries and probabilities to bf16 and has its own page layout."""
     return isa == "avx512bf16" and kv == "bf16"
 
 
@@ -132,7 +132,7 @@ def fresh(m: int, dv: int) -> State:
 
 
 def run(isa: str, kv: str, s: Scene, rows: Array | None = None, kept: tuple[Array, Array] | None = None) -> State:
-    """The state after all pages, of all rows or of the rows named."""
+    """The state after all pages, of all rows or of the given ones."""
     q = s.q if rows is None else s.q[rows]
     state = fresh(len(q), s.v.shape[1])
     kp, vp = kept or pages(isa, kv, s.k, s.v)
@@ -187,7 +187,7 @@ def test_rows_do_not_know_each_other(isa: str, kv: str) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_signs_of_zero_do_not_tell_of_neighbours(isa: str) -> None:
-    """A row whose sums underflow, beside one that sees keys with negative and positive values where it sees none."""
+    """A row whose sums underflow, next to one that sees keys with values of both signs where the first sees none."""
     k = np.zeros((40, 8), np.float32)
     k[20:, 0] = 60
     v = np.random.default_rng(1).choice([-1e-20, 1e-20], (40, 24)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Formats: decoding, taking apart, packing and reading back, against gguf and against NumPy."""
+"""Formats: decoding, splitting into parts, packing and unpacking, compared with the gguf package and NumPy."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_split_agrees_with_numpy(name):
 
 @pytest.mark.parametrize("name", cases.INTEGER)
 def test_parts_of_the_case_table_are_the_weights(name):
-    """The NumPy parts that other tests rest on are gguf's own weights."""
+    """The NumPy parts that other tests rely on give the weights that the gguf package reads."""
     raw = cases.raw(name, 3, 512)
     scaled, least = cases.exact_weights(name, raw, 512)
     np.testing.assert_allclose(dequantize(raw, ggml_type(name)), scaled + least, rtol=1e-6, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Matrix products: the scalar kernels against exact arithmetic, every tier against the scalar ones."""
+"""Matrix products: scalar kernels compared with exact arithmetic, every tier with the scalar kernels."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_scalar_is_within_the_bound_of_its_order(case, terms):
 
 
 def flushed(case: Case, acts: cases.Acts) -> np.ndarray:
-    """What vdpbf16ps may lose besides: it takes subnormal operands, and makes subnormal sums, zero."""
+    """The further error of vdpbf16ps, which replaces subnormal operands and sums by zero."""
     raw = cases.raw(case.format, case.rows, case.k, case.codes, case.scales)
     w = np.abs(cases.exact_weights(case.format, raw, case.k)[0])
     x = np.abs(acts.value)
@@ -148,7 +148,7 @@ def test_products_stay_within_their_arrays(isa, name, place):
 @pytest.mark.parametrize("isa", cases.ISAS)
 @pytest.mark.parametrize("name", cases.FORMATS)
 def test_large_products_stay_within_their_scratch(isa, name):
-    """As many rows and as large a k as a tier lays out at once, and more."""
+    """The largest numbers of rows and k that a tier lays out at once, and larger ones."""
     n_bytes = weights.scratch_bytes(isa, name)
     assert n_bytes % 64 == 0
     for rows, n, k, terms in [(16, 61, 7168, 1), (16, 16, 4096, 2), (16, 200, 2048, 1), (17, 1, 16384, 1)]:
@@ -164,7 +164,7 @@ def test_large_products_stay_within_their_scratch(isa, name):
 @pytest.mark.parametrize("isa", cases.ISAS)
 @pytest.mark.parametrize("name", cases.FORMATS)
 def test_rows_may_lie_apart(isa, name):
-    """Nothing but the asked columns of a strided result is written; strided float rows are read as such."""
+    """Only the requested columns of a strided result are written; strided float rows are read correctly."""
     k = 256 if cases.FORMATS[name]["block"] > 1 else 19
     case = Case(name, 37, 4, k)
     acts = cases.acts(name, case.n, k)

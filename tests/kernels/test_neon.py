@@ -31,7 +31,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def diverted(machine: Machine) -> Iterator[None]:
-    """While a test of this module runs, isa "neon" means the machine."""
+    """During the tests of this module, isa "neon" is run by the emulated machine."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name, function in machine.patches():
             patch.setattr(module, name, function)
@@ -50,7 +50,7 @@ def on_neon(test: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def tier_tests() -> dict[str, Callable[..., Any]]:
-    """Every test of the kernels that takes an `isa`, by a name of its own."""
+    """Unique name -> test, for every kernel test that takes an `isa`."""
     found = {}
     for module in (test_formats, test_matmul, test_rows, test_vocab, test_attend):
         area = module.__name__.rpartition("test_")[2]
@@ -90,7 +90,7 @@ def test_a_changed_input_is_seen(machine: Machine) -> None:
 
 
 def test_packed_weights_cross_machines(machine: Machine) -> None:
-    """What the host packs and multiplies with its best tier is, bit for bit, what the machine does."""
+    """The host's packed weights and products, in its best tier, equal those of the emulated machine bit for bit."""
     raw = np.random.default_rng(0).standard_normal((40, 96)).astype(np.float32)
     x = np.random.default_rng(1).standard_normal((3, 96)).astype(np.float32)
     packed = weights.pack("scalar", "F32", raw.view(np.uint8), 96)

@@ -1,4 +1,4 @@
-"""Kernels of rows of activations: every tier against the scalar one bit for bit, that one against NumPy in float64."""
+"""Kernels of rows of activations: every tier equals the scalar one bit for bit; that is compared with float64 NumPy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = ["normal", "tiny", "huge", "mixed", "special"]
 
 
 def values(n: int, kind: str = "normal", seed: int = 0) -> Array:
-    """n floats: of ordinary size, near the least and the largest, of all sizes, or with zeros, infinities and NaN."""
+    """n floats: ordinary ones, near the smallest and the largest, of all sizes, or with zeros, infinities and NaN."""
     rng = np.random.default_rng([n, KINDS.index(kind), seed])
     x = rng.standard_normal(n)
     if kind == "mixed":
@@ -31,7 +31,7 @@ def values(n: int, kind: str = "normal", seed: int = 0) -> Array:
 
 
 def same(a: Array, b: Array) -> bool:
-    """The same bits, but that one NaN is like another."""
+    """Whether the bits are the same; all NaNs count as equal."""
     if a.dtype.kind != "f":
         return a.dtype == b.dtype and np.array_equal(a, b)
     return bool(np.array_equal(np.where(np.isnan(a), 0, a).view(np.uint32), np.where(np.isnan(b), 0, b).view(np.uint32))
@@ -170,7 +170,7 @@ def test_to_bf16(isa: str) -> None:
 
 
 def quantize_numpy(x: Array, terms: int) -> tuple[Array, Array, Array]:
-    """What kernels.h says, step by step in float32."""
+    """Quantisation as kernels.h defines it, step by step in float32."""
     blocks = x.reshape(-1, 32)
     amax = np.abs(blocks).max(1, initial=0)
     zero, broken = amax < np.float32(1e-30), ~np.isfinite(amax)

@@ -1,4 +1,4 @@
-"""Kernels of rows as long as a vocabulary: every tier against the scalar one, that one against NumPy in float64."""
+"""Kernels of rows as long as a vocabulary: every tier compared with the scalar one, that with float64 NumPy."""
 
 from __future__ import annotations
 

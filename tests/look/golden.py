@@ -19,7 +19,7 @@ def ids_of(model: tiny.Tiny) -> list[int]:
 
 
 def load(model: tiny.Tiny) -> dict[str, npt.NDArray[np.float32]]:
-    """Quantity -> its values; fails where the stored ones are of other weights."""
+    """Quantity -> its values; fails where the stored ones were made with other weights."""
     with np.load(PATH, allow_pickle=False) as stored:
         assert str(stored[f"{model.name}/weights_sha256"]) == tiny.weights_sha256(model)
         prefix = f"{model.name}/"

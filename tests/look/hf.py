@@ -1,4 +1,4 @@
-"""What transformers computes on its way (extra `reference`), under the names and in the shapes of a trace."""
+"""Intermediate results of transformers (extra `reference`), with the names and shapes of a trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lm-evaluation-harness asks for, against the model's own logits; with `--live` the harness itself runs a task."""
+"""The requests of lm-evaluation-harness, compared with the model's logits; with `--live`, the harness runs a task."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_loglikelihood(smollm: Model) -> None:
 
 
 def test_a_continuation_that_a_token_of_the_context_would_swallow(tmp_path: Path) -> None:
-    """Both together are one token; it must not come out as certain."""
+    """Context and continuation together are one token; the continuation must not get probability 1."""
     path = tmp_path / "small.gguf"
     path.write_bytes(hostile.model().bytes())
     with Model.load(path, threads=1) as model:

@@ -1,4 +1,4 @@
-"""Traces elsewhere: files, pandas, BertViz."""
+"""Exports of traces: files, pandas, BertViz."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_tables(load: Load) -> None:
 
 
 class FakePandas:
-    """Of pandas what is called, given back as it came."""
+    """The functions of pandas that are called; they return their arguments."""
 
     class Index(list[Any]):
         def __init__(self, values: Any, name: str) -> None:

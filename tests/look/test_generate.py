@@ -40,7 +40,7 @@ def test_several_prompts(load: Load) -> None:
 
 
 def test_in_a_context(load: Load) -> None:
-    """What the context already held is part of what the new tokens continue."""
+    """The tokens that the context already held are part of the completion's prompt_ids."""
     model = load("llama_gqa")
     context, greedy = model.context(), {"temperature": 0, "max_tokens": 3, "ignore_eos": True}
     context.append([5, 6, 7])

@@ -1,4 +1,4 @@
-"""Scores of texts: against the logits of the same model."""
+"""Scores of texts, compared with the logits of the same model."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_wrong_requests(load: Load, text: Any, options: dict[str, Any], error: t
 
 
 def test_ids_that_only_pad_the_embedding(tmp_path: Path) -> None:
-    """They have no piece, and are scored, traced and guessed like any other."""
+    """Such ids have no piece, but are scored, traced and predicted like any other."""
     file = hostile.model("qwen3")
     path = tmp_path / "padded.gguf"
     path.write_bytes(file.bytes())
@@ -125,7 +125,7 @@ def test_ids_that_only_pad_the_embedding(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("top", [0, 3])
 def test_targets_of_a_pass(load: Load, top: int) -> None:
-    """An id per wanted row, beside other sequences' rows; what would be drawn does not matter."""
+    """One target per row that asks for logits, next to other sequences' rows; samplers play no part."""
     engine = load("wide", "K").core.engine
     a, b = ids_for(engine, 9, seed=1), ids_for(engine, 5, seed=2)
     targets = [7, 0, engine.vocab - 1, 3]

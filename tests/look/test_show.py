@@ -1,4 +1,4 @@
-"""What turns traces into tables and figures."""
+"""Tables and figures of traces."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.sampling import twin
     ],
 )
 def test_steps_end_with_what_the_sampler_draws_from(options: dict[str, Any]) -> None:
-    """The twin is what the sampler's own tests compare C with."""
+    """Compared with the twin that the sampler's tests compare C with."""
     logits = np.random.default_rng(5).normal(0, 3, 500).astype(np.float32)
     defaults = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
     expected = twin.kept(logits.astype(np.float64), **{**defaults, **options})
@@ -72,7 +72,7 @@ def test_heads_of_some_layers(load: Load) -> None:
 
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_figures(smollm: Model, tmp_path: Path, kind: str) -> None:
-    """Every axis has a label; odd characters and long texts are no obstacle; a file is the same each time."""
+    """Every axis has a label; unusual characters and long texts work; a file is the same each time."""
     trace = smollm.trace("a $x_$ \u65e5\u672c \U0001f389\n" * 6)
     few = smollm.trace("one two")
     assert len(trace) > plots.MOST["attention"]

@@ -1,4 +1,4 @@
-"""docs/looking-inside.md runs, and prints what it says that it prints. Otherwise: python docs/looking_inside.py."""
+"""The programs of docs/looking-inside.md print the output in the page. To update it: python docs/looking_inside.py."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _ids(blocks: list[Any]) -> list[str]:
 
 
 def _outputs(blocks: list[Any], folder: Path) -> dict[int, str]:
-    """What each program of the session printed; where one fails, those before it have run."""
+    """The output of each program of the session; where one fails, those before it have run."""
     (folder / "look").mkdir()
     found = dict(zip(map(id, blocks), TOUR.run(blocks, folder), strict=True))
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")} == FIGURES
@@ -65,7 +65,7 @@ def test_programs_with_gemma(smollm2: Path, gemma3: Path, tmp_path: Path) -> Non
 
 
 def test_the_page_keeps_its_form() -> None:
-    """Writing the outputs that it has leaves it as it is, and no program is overlooked."""
+    """Writing its present outputs does not change the page, and no program is overlooked."""
     outputs = iter([block.output for block in BLOCKS])
     original, TOUR.run = TOUR.run, lambda blocks, folder: outputs
     try:

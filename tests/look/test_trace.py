@@ -1,4 +1,4 @@
-"""Traces: every quantity against transformers' (stored), and what tracing must not change."""
+"""Traces: every quantity compared with stored values of transformers; and that tracing changes no result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forks of a process whose other threads are in the middle of things."""
+"""Forks of a process while its other threads work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_forks_while_threads_take_pages(tmp_path: Path) -> None:
-    """In C, where no interpreter lock keeps the threads out of the pool."""
+    """The threads run in C, where no interpreter lock serialises their use of the pool."""
     compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")[0]
     sources = [ROOT / "tests/sanitizers/forks.c", *sorted((ROOT / "csrc/cache").glob("*.c")), ROOT / "csrc/cpu/arena.c"]
     program = tmp_path / "forks"
@@ -28,7 +28,7 @@ def test_forks_while_threads_take_pages(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["llama_gqa", "gemma3"])
 def test_a_child_uses_what_the_parents_threads_share(tmp_path: Path, name: str) -> None:
-    """Threads append, fork, rewind and release; each child goes on with a context that it inherits."""
+    """Threads append, fork, rewind and release; each child continues a context that it inherits."""
     code = f"""
 import os, signal, threading
 from pellucid import Model

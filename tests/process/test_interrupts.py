@@ -1,4 +1,4 @@
-"""Ctrl-C of the command, at every moment: exit code 130, nothing on stderr, nothing half written."""
+"""Ctrl-C at any moment of a command: exit code 130, nothing on stderr, no incomplete output."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def run(
 
 
 def test_while_modules_are_imported(model: Path) -> None:
-    """From the first on that the command itself imports: NumPy's and typer's many among them."""
+    """At any import from the command's first one on, including those of NumPy and typer."""
     arguments = ["generate", "he", "-m", str(model), "-n", "2", "--seed", "1"]
     whole = run(arguments)
     assert whole.returncode == 0, whole.stderr
@@ -104,8 +104,8 @@ def test_while_a_model_is_loaded(model: Path, place: str, json: bool) -> None:
 
 @pytest.mark.parametrize("again", [False, True])
 def test_while_the_vocabulary_is_made(model: Path, again: bool) -> None:
-    """The interpreter ends only after the thread that makes it: native code, which panics in a dying one. Who does not
-    want to wait for that interrupts again."""
+    """The interpreter ends only after the thread that makes the vocabulary, whose native code would panic in an
+    interpreter that is shutting down. A second Ctrl-C ends the process without waiting."""
     code = """
 import os, signal, sys, time
 import pellucid.core as m
@@ -129,7 +129,7 @@ sys.exit(main(["generate", "he", "-m", sys.argv[1]]))
 
 
 def test_between_tokens(model: Path) -> None:
-    """What was written stays; a JSON document, which would be incomplete, is not begun."""
+    """Text that was already written stays; an incomplete JSON document is not written at all."""
     arguments = ["generate", "he", "-m", str(model), "-n", "20", "--temperature", "0"]
     place = "pellucid.generation:Job.take"
     done = run(arguments, places=(place,), calls=5)

@@ -1,4 +1,4 @@
-"""Memory and threads that are not to be had: at every place the error is OutOfMemoryError, and the model goes on."""
+"""Memory or threads are refused: everywhere the error is OutOfMemoryError, and the model stays usable."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ print(json.dumps(places))
 
 @pytest.mark.filterwarnings("ignore")
 def test_at_every_allocation(tmp_path: Path) -> None:
-    """Of a load, generations, a fork, a rewind, an edit and a trace: each in turn fails, once, in a process of its own,
-    which then does all of it again. (Threads to measure how many there may be are done without.)"""
+    """Each allocation of a load, generations, a fork, a rewind, an edit and a trace fails once, in a separate process,
+    which then repeats everything. (Threads that only measure how many are possible may fail without an error.)"""
     compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")[0]
     shim = tmp_path / "memory.so"
     command = [compiler, "-O1", "-shared", "-fPIC", str(ROOT / "tests/sanitizers/memory.c"), "-o", str(shim), "-ldl"]
@@ -113,7 +113,7 @@ for mb in range(4, 404, 8):
 
 
 def test_under_a_limit_of_address_space(smollm2: Path) -> None:
-    """As of `ulimit -v`: whatever does not fit, weights, a thread or a module's code, is said by OutOfMemoryError."""
+    """As with `ulimit -v`: OutOfMemoryError, whether weights, a thread or a module's code does not fit."""
     said = run(LIMITS, str(smollm2)).stdout.split("\n")[:-1]
     assert len(said) == 50 and set(said) == {"error", "tokens"}, said
 

@@ -45,7 +45,7 @@ def expected(model: Model) -> list[list[int]]:
 
 
 def python(code: str, path: Path, **environment: str) -> Any:
-    """Runs code in a process of its own, which prints JSON. At hand: path, PROMPTS, OPTIONS, Model, np, show."""
+    """Runs code in a separate process, which prints JSON. Defined there: path, PROMPTS, OPTIONS, Model, np, show."""
     before = f"""
 import ctypes, json, os, sys, threading
 import numpy as np
@@ -79,14 +79,14 @@ def work(i: int) -> list[int]:
 @NO_FORK_WARNING
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_pools_of_processes(path: Path, expected: list[list[int]], method: str) -> None:
-    """Each worker loads its own."""
+    """Each worker loads its own model."""
     with multiprocessing.get_context(method).Pool(2, load_worker, (str(path),)) as pool:
         assert pool.map_async(work, [0, 1, 2, 2, 1, 0]).get(120) == [expected[i] for i in (0, 1, 2, 2, 1, 0)]
 
 
 @NO_FORK_WARNING
 def test_a_pool_that_inherits_a_model(model: Model, expected: list[list[int]]) -> None:
-    """Loaded and used before the fork; the parent goes on with it meanwhile."""
+    """The model is loaded and used before the fork; the parent uses it at the same time as the children."""
     global held
     held = model
     with multiprocessing.get_context("fork").Pool(2) as pool:
@@ -96,7 +96,7 @@ def test_a_pool_that_inherits_a_model(model: Model, expected: list[list[int]]) -
 
 
 def test_an_event_loop(model: Model, expected: list[list[int]]) -> None:
-    """`asyncio.to_thread`, several at once: the loop goes on meanwhile; an event ends a generation."""
+    """Several `asyncio.to_thread` at once: the loop keeps running; an event ends a generation."""
 
     async def main() -> tuple[list[list[int]], int, str | None]:
         turns, over = 0, False
@@ -137,7 +137,7 @@ def test_two_models_from_two_threads(model: Model, expected: list[list[int]], pa
 
 
 def test_closing_one_of_two(model: Model, expected: list[list[int]], path: Path) -> None:
-    """While a thread generates with it: that ends with ClosedError or whole; the other model goes on."""
+    """A thread generates with the closed model and gets ClosedError or a complete text; the other stays usable."""
     for _ in range(3):
         doomed, started = Model.load(path, threads=2, context=models.CONTEXT), threading.Event()
 
@@ -159,7 +159,7 @@ def test_closing_one_of_two(model: Model, expected: list[list[int]], path: Path)
 
 
 class Counted:
-    """An engine that counts its passes, and says when the third begins."""
+    """An engine that counts its passes and signals when the third begins."""
 
     def __init__(self, engine: Any) -> None:
         self.engine, self.max_rows, self.passes, self.third = engine, engine.max_rows, 0, threading.Event()
@@ -172,7 +172,7 @@ class Counted:
 
 
 def test_cancelling_takes_no_more_than_a_chunk(model: Model) -> None:
-    """From another thread, in a prefill of 125 chunks: at most the pass that was about to begin still begins."""
+    """Cancelled from another thread in a prefill of 125 chunks: at most one more pass begins."""
     cancel = threading.Event()
     engine: Any = Counted(model.core.engine)
     options = generation.parse_options({"cancel": cancel, "chunk": 32})
@@ -220,7 +220,7 @@ def test_beside_numpy_s_threads(model: Model, expected: list[list[int]]) -> None
 @pytest.mark.live
 @pytest.mark.parametrize("first", ["torch", "pellucid"])
 def test_beside_torch_s_threads(path: Path, expected: list[list[int]], first: str) -> None:
-    """torch brings an OpenMP of its own; whichever is loaded first, both compute what they should."""
+    """torch has its own OpenMP runtime; whichever library is loaded first, both give correct results."""
     code = """
 if {first}:
     import torch
@@ -269,7 +269,7 @@ def test_wrong_threads_from_the_environment(path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("threads", [None, 4])
 def test_one_processor(path: Path, expected: list[list[int]], threads: int | None) -> None:
-    """An affinity mask of one: one thread by default; four share it and do not hang."""
+    """An affinity mask of one processor: the default is one thread; four share the processor and do not hang."""
     code = (
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
         f"show(Model.load(path, threads={threads}, context=4096))"

@@ -1,4 +1,4 @@
-"""Small stacks: what the system or the user leaves to threads changes no result and ends no process."""
+"""Small stacks: the stack size set by the system or the user changes no result and crashes no process."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def files(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> list[Path]
 
 
 def runs(files: list[Path], isa: str) -> list[tuple[Path, int, str, str, str]]:
-    """(file, tokens, isa, kv, precision): every kernel with scratch of its own, products in one and two terms."""
+    """(file, tokens, isa, kv, precision) for every kernel with scratch memory, with products in one and two terms."""
     tiny = [(file, PROMPT, isa, kv, "default") for file, kv in zip(files, ("f16", "int8", "f32", "bf16"), strict=False)]
     return [*tiny, (files[-1], PROMPT if isa != "scalar" else 20, isa, "bf16", "high")]
 
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, list[str]]:
-    """Per tier, with the stacks that this process has."""
+    """Results per tier, with the stacks of this process."""
     return {}
 
 

@@ -1,4 +1,4 @@
-"""What the comparisons run on: the text, its windows, and the two models with the first tokens to expect."""
+"""The input of the comparisons: the text, its windows, and the two models with their expected first tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPT = "The capital of France is"
 
 @dataclass(frozen=True)
 class ReferenceModel:
-    """A model of the catalogue, and what full precision says about `PROMPT`."""
+    """A model of the catalogue, and the result of full precision for `PROMPT`."""
 
     name: str
     fixture: str
@@ -74,7 +74,7 @@ MODELS = {model.name: model for model in (SMOLLM2, GEMMA3)}
 
 
 def read_text() -> str:
-    """The text; ValueError when the file is not the one the goldens were made from."""
+    """The text. Raises ValueError where the file is not the one that the stored values were made from."""
     data = TEXT.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != TEXT_SHA256:

@@ -1,4 +1,4 @@
-"""The reference: transformers on PyTorch (extra `reference`). Imported by make_golden.py and the live tests alone."""
+"""The reference: transformers on PyTorch (extra `reference`). Imported only by make_golden.py and the live tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.reference.corpus import ReferenceModel
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that the reference's numbers depend on."""
+    """Versions of the packages that the reference depends on."""
     return {"torch": torch.__version__, "transformers": transformers.__version__}
 
 
@@ -30,14 +30,14 @@ def load_folder(path: Path, dtype: torch.dtype) -> Any:
 
 
 def tokenize(path: Path, text: str, model: ReferenceModel) -> list[int]:
-    """The text's ids without BOS, by the tokenizer that transformers makes from the GGUF file."""
+    """The text's ids without BOS, from the tokenizer that transformers creates from the GGUF file."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     ids = list(tokenizer(text).input_ids)
     return ids[1:] if model.bos is not None and ids[:1] == [model.bos] else ids
 
 
 def logits(model: Any, ids: npt.ArrayLike) -> npt.NDArray[np.floating]:
-    """(n, vocab) logits of one sequence that starts fresh, in the model's own precision."""
+    """Logits (n, vocab) of a new sequence, in the model's own precision."""
     with torch.inference_mode():
         result = model(torch.as_tensor(np.asarray(ids, dtype=np.int64))[None], use_cache=False).logits[0]
     return np.asarray(result.numpy())

@@ -73,7 +73,7 @@ def tiny_models() -> None:
 
 
 def main() -> None:
-    """Makes what the command line names."""
+    """Makes the values that the command line selects."""
     parser = argparse.ArgumentParser(description="Make the stored reference values.")
     parser.add_argument("--smollm2", type=Path, metavar="FILE", help="the catalogue's SmolLM2 file")
     parser.add_argument("--gemma3", type=Path, metavar="FILE", help="the catalogue's Gemma 3 file")

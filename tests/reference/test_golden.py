@@ -48,7 +48,7 @@ def model(path: Path) -> Iterator[Any]:
 
 
 def divergence(model: Any, stored: golden.Golden, windows: range) -> kl.Divergence:
-    """Over some windows, one window's logits in memory at a time (1.07 GB for Gemma 3)."""
+    """The divergence over some windows, with one window's logits in memory at a time (1.07 GB for Gemma 3)."""
     parts = []
     for w in windows:
         logits = model.logits(stored.windows[w].tolist())

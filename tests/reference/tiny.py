@@ -1,10 +1,10 @@
 """Tiny random models in F32, each as a GGUF file and as a Hugging Face folder.
 
-They hold what the real models leave out (untied heads, one KV head per query head, scaled rotations, head widths
-that are no multiple of a vector), and in F32 the whole computation can be checked to 1e-4. Neither form has a
-tokenizer. The two forms differ as real files do: a GGUF of the llama architecture has the rows of q and k permuted,
-so that neighbours rotate together where a folder rotates halves (a GGUF of qwen3 keeps halves); a GGUF of gemma3
-stores norm weights with their +1.
+They have what the real models lack (untied heads, one KV head per query head, scaled rotations, head widths that are
+not a multiple of a vector), and in F32 the whole computation can be checked to 1e-4. Neither form has a tokenizer. The
+two forms differ as real files do: a GGUF file of the llama architecture has the rows of q and k permuted, so that
+adjacent rows form a rotary pair, where a folder pairs the two halves (a GGUF file of qwen3 does, too); a GGUF file of
+gemma3 stores norm weights with 1 added.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Tiny:
 
     @property
     def windows(self) -> tuple[bool, ...]:
-        """Which layers see a window alone."""
+        """For each layer, whether it sees only a window."""
         if self.local is not None:
             return self.local
         return tuple(self.gemma and (i + 1) % self.pattern != 0 for i in range(self.layers))
@@ -167,7 +167,7 @@ def weights(model: Tiny) -> Weights:
 
 
 def weights_sha256(model: Tiny) -> str:
-    """Of all weights: a generator that changed must not look like an engine that is wrong."""
+    """SHA-256 of all weights, which tells a changed generator from a wrong engine."""
     digest = hashlib.sha256()
     for name, value in sorted(weights(model).items()):
         digest.update(name.encode() + repr(value.shape).encode() + value.astype("<f4").tobytes())
@@ -293,7 +293,7 @@ def interleave_halves(matrix: npt.NDArray[np.float32], heads: int) -> npt.NDArra
 
 
 def llama3_factors(model: Tiny) -> npt.NDArray[np.float32]:
-    """What each of head_dim / 2 frequencies is divided by (rope_freqs.weight)."""
+    """The divisors of the head_dim / 2 frequencies (rope_freqs.weight)."""
     assert model.llama3 is not None
     factor, low, high, context = model.llama3
     frequency = model.rope_base ** (-np.arange(0, model.head_dim, 2) / model.head_dim)

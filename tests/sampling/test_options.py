@@ -1,4 +1,4 @@
-"""SamplingOptions: what is accepted, and what a wrong value says."""
+"""SamplingOptions: accepted values, and the errors of wrong ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""csrc/engine/sample.c against its NumPy twin, and the distribution of its draws."""
+"""csrc/engine/sample.c compared with its NumPy twin, and the distribution of its draws."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def rows(rng: np.random.Generator, n: int, vocabularies: tuple[int, ...]) -> lis
 
 
 def settings(rng: np.random.Generator, vocab: int) -> dict[str, Any]:
-    """Filters at random, each off about half of the time."""
+    """Random filters, each off about half of the time."""
 
     def maybe(*values: float) -> Any:
         return rng.choice(values) if rng.random() < 0.5 else None
@@ -61,7 +61,7 @@ def settings(rng: np.random.Generator, vocab: int) -> dict[str, Any]:
 
 
 def check_row(isa: str, x: Row, step: int, **chosen: Any) -> bool:
-    """What is kept, its probabilities and the token drawn equal the twin's -> whether exactly."""
+    """Compares kept tokens, probabilities and the drawn token with the twin's -> whether they are exactly equal."""
     expected = twin.kept(x.astype(np.float64), **chosen)
     got = sampling.sample(isa, x, step, seed=99, **chosen)
     assert got["n_kept"] == len(got["kept_id"]) >= 1
@@ -216,7 +216,7 @@ def test_random_numbers_are_philox() -> None:
 
 
 def test_random_numbers_are_independent() -> None:
-    """Of steps, of seeds that are neighbours, and flat to the last test of 256 cells."""
+    """Numbers of successive steps and of adjacent seeds are independent, and uniform over 256 cells."""
     n = 20000
     by_step = np.array([sampling.uniform(5, i) for i in range(n)])
     by_seed = np.array([sampling.uniform(i, 5) for i in range(n)])

@@ -24,7 +24,7 @@ def numbers(order: tuple[str, ...]) -> list[int]:
 
 
 def compare(isa: str, x: Row, draw: int, order: tuple[str, ...] = twin.ORDER, **chosen: Any) -> bool:
-    """The tokens left and their probabilities are the twin's -> whether no decision was too near to tell."""
+    """Compares the tokens left and their probabilities with the twin's -> whether no decision was too close to tell."""
     u = twin.uniform(SEED, draw, 1)
     dry = chosen.pop("dry", {})
     expected = twin.kept(x.astype(np.float64), order=order, dry=dry, xtc_u=u, **chosen)
@@ -43,8 +43,8 @@ def compare(isa: str, x: Row, draw: int, order: tuple[str, ...] = twin.ORDER, **
 
 
 def random_settings(rng: np.random.Generator, vocab: int) -> dict[str, Any]:
-    """Every step, each off about half of the time. Penalties and temperatures are powers of two and their multiples,
-    so that float32 computes as float64 does."""
+    """Random options of all steps, each off about half of the time. Penalties and temperatures are
+    multiples of powers of two, so that float32 computes as float64 does."""
 
     def maybe(name: str, *values: float) -> None:
         if rng.random() < 0.5:
@@ -152,7 +152,7 @@ def test_dry_by_hand() -> None:
 
 @pytest.mark.parametrize("period", [1, 2, 7, 1000])
 def test_dry_is_linear_in_a_loop(period: int) -> None:
-    """Ten times the tokens of a long context, and all of them repeat: comparing everything would take an hour."""
+    """Ten times the tokens of a long context, all of them repeating: a quadratic search would take an hour."""
     n = 1_300_000
     ids = np.arange(n, dtype=np.int32) % period
     started = time.process_time()
@@ -258,7 +258,7 @@ def test_dynamic_temperature(isa: str) -> None:
 
 @pytest.mark.parametrize("tau", [2.0, 4.0])
 def test_mirostat_steers_the_surprise(tau: float) -> None:
-    """On a Zipf distribution, whose entropy is 8.6 bits, the average surprise comes out as tau."""
+    """On a Zipf distribution with an entropy of 8.6 bits, the mean surprise becomes tau."""
     x = -np.log(np.arange(1, 5001)).astype(np.float32)
     mu, surprises = 2 * tau, []
     for step in range(1500):

@@ -1,4 +1,4 @@
-"""The sampler again, in NumPy and float64, by sorting everything: what csrc/engine/sample.h says, in its order."""
+"""The sampler in NumPy and float64, by full sorting, as csrc/engine/sample.h defines it and in its order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass
 class Kept:
-    """Tokens left, most probable first, and what they are drawn with.
+    """The tokens left, most probable first, and the probabilities that they are drawn with.
 
     margin: how far the nearest decision (a sum against top_p, a probability against min_p, ...) was from going the
     other way. Below float32's rounding, another arithmetic may rightly decide otherwise.
@@ -61,7 +61,7 @@ def adjusted(
 
 
 def smallest_sum(p: Floats, least: float) -> tuple[int, float]:
-    """How many of p, in order, add up to at least `least` (one at the least), and the margin of that."""
+    """How many of p, in order, sum to `least` or more (at least one), and the margin of this decision."""
     sums = np.cumsum(p)
     n = min(int(np.searchsorted(sums, least, "left")) + 1, len(p))
     return n, float(np.abs(sums - least).min())
@@ -201,7 +201,7 @@ def kept(
     mirostat_mu: float = 10,
     xtc_u: float = 0,
 ) -> Kept:
-    """What the steps leave. logits (vocab); dry: {token: length}; xtc_u: the number XTC draws."""
+    """The tokens that the steps keep. logits (vocab); dry: {token: length}; xtc_u: the random number of XTC."""
     s = Steps(logits)
     biased = bias is None
     for name in (*order, ""):
@@ -235,7 +235,7 @@ def kept(
 
 
 def dry_lengths(ids: Sequence[int], least: int, breaks: Sequence[int] | None = None) -> dict[int, int]:
-    """What followed earlier occurrences of the last tokens -> how many of them, the most; by comparing everything."""
+    """Token that followed an earlier occurrence of the last n tokens -> the largest such n; by brute force."""
     n = len(ids)
     broken = breaks if breaks is not None else [0] * n
     longest: dict[int, int] = {}

@@ -1,7 +1,7 @@
 """Drives a whole model from several threads at once, for the thread sanitizer: passes of one plan and of a view of it,
 sequences that are forked, rewound and dropped, cancelled passes, samplers, partial passes, loads and closes.
 
-Prints "fine" when every thread computed what one alone computes.
+Prints "fine" when every thread computed the same results as a single one.
 
     python -m tests.sanitizers.callers [ROUNDS]
 """

@@ -1,4 +1,4 @@
-"""Checks real vocabularies, which are too large to keep here, against ids made by the models' own tokenisers.
+"""Checks real vocabularies, which are too large to keep here, against ids made by the models' own tokenizers.
 
     python -m tests.text.check_vocabularies DIRECTORY
 
@@ -29,7 +29,7 @@ def random_texts(count: int) -> list[str]:
 
 
 def check(path: Path) -> int | None:
-    """How many texts come out wrong; None if there is nothing to compare with."""
+    """How many texts are encoded wrongly; None if there is nothing to compare with."""
     if path.suffix == ".gguf":
         texts_file, ids_file = (path.with_name(path.name + end) for end in (".inp", ".out"))
         if not texts_file.exists():

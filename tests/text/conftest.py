@@ -1,4 +1,4 @@
-"""Small vocabularies written by hand, of every kind of token."""
+"""Small handwritten vocabularies with every kind of token."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def bpe_parts() -> Parts:
 
 @pytest.fixture(scope="session")
 def spm_parts() -> Parts:
-    """Arguments of a SentencePiece vocabulary in the manner of Gemma: 256 bytes, runs of spaces, chat markers."""
+    """Arguments of a SentencePiece vocabulary like Gemma's: 256 bytes, runs of spaces, chat markers."""
     rows: list[tuple[str, float, int]] = [("<pad>", 0, CONTROL), ("<eos>", 0, CONTROL), ("<bos>", 0, CONTROL)]
     rows.append(("<unk>", 0, UNKNOWN))
     rows += [(f"<0x{byte:02X}>", 0, BYTE) for byte in range(256)]

@@ -101,7 +101,7 @@ def templates() -> dict[str, str]:
 
 
 def joined(case: dict[str, Any]) -> dict[str, Any]:
-    """The same with parts as one text: what templates get that do not know parts."""
+    """The same messages with their parts joined to one text, for templates that do not support parts."""
     messages = [
         {**m, "content": "\n".join(p["text"] for p in m["content"])} if isinstance(m["content"], list) else m
         for m in case["messages"]
@@ -110,7 +110,7 @@ def joined(case: dict[str, Any]) -> dict[str, Any]:
 
 
 class FixedClock(datetime):
-    """`datetime` whose now is always the same."""
+    """`datetime` with a fixed now."""
 
     @classmethod
     def now(cls, tz: Any = None) -> FixedClock:
@@ -137,7 +137,7 @@ def transformers_render(source: str, case: dict[str, Any]) -> dict[str, str]:
 
 
 def expected(source: str, case: dict[str, Any]) -> dict[str, str]:
-    """What ours must give. A template that does not know parts is given the joined text."""
+    """The expected result. A template that does not support parts is given the joined text."""
     found = transformers_render(source, case)
     if any(isinstance(m["content"], list) for m in case["messages"]):
         text = found.get("text", "")

@@ -1,4 +1,4 @@
-"""Templates that want to run for ever, to fill the memory, or to read what is not theirs."""
+"""Templates that try to run forever, to fill the memory, or to read data that they must not see."""
 
 from __future__ import annotations
 

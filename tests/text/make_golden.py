@@ -1,9 +1,9 @@
-"""Makes golden_*.json: ids of hard strings, by two implementations that share no code with ours.
+"""Makes golden_*.json: ids of hard strings, by two implementations that share no code with Pellucid's.
 
     python tests/text/make_golden.py DIRECTORY_WITH_BOTH_GGUF_FILES
 
 needs gguf, regex and transformers. One reference is transformers on the GGUF file itself. Its conversion forgets
-SmolLM2's pre-tokeniser (digits stand alone, as the model's published tokenizer.json says), so that is put back. The
+SmolLM2's pre-tokenizer (digits stand alone, as the model's published tokenizer.json says), so that is put back. The
 other is the naive algorithm, written out below: split, then merge the best pair until none is left. A string goes
 into the file only with the ids of the naive one; where transformers differs, its ids are kept beside them with the
 reason that `explain` gives. A difference without a reason stops the script.

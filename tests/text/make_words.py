@@ -1,8 +1,8 @@
-"""Makes golden_words.json: how each published pre-tokeniser cuts the hard strings, by the ``regex`` package.
+"""Makes golden_words.json: how each published pre-tokenizer splits the hard strings, by the ``regex`` package.
 
     python -m tests.text.make_words
 
-A few lines stand for what the ``tokenizers`` package does with the steps, so that neither it nor Oniguruma has a say.
+A few lines replace the steps of the ``tokenizers`` package, so that the result depends neither on it nor on Oniguruma.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def apply(step: object, part: str) -> list[str]:
 
 
 def cut(steps: list[object], text: str) -> list[int]:
-    """Bytes of each word."""
+    """The bytes of each word."""
     parts = [text]
     for step in steps:
         parts = [piece for part in parts for piece in apply(step, part)]

@@ -1,4 +1,4 @@
-"""Pre-tokenisers as the families' tokenizer.json files publish them (as far as these are public), and hard strings.
+"""Pre-tokenizers as published in the families' tokenizer.json files (where these are public), and hard strings.
 
 The names that GGUF files give them, and the steps of "pre_tokenizer" in order. A string is the expression of a Split
 whose matches are isolated; ``BYTES`` is ByteLevel without, ``GPT2`` with its own expression.

@@ -1,4 +1,4 @@
-"""Conversations to ids: what templates write as special tokens, and what messages only spell."""
+"""Conversations to ids: templates write special tokens; their spellings in messages stay ordinary text."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_user_defined_tokens_match_always(bpe: Tokenizer) -> None:
 
 
 def surgery(expression: str) -> str:
-    """A template that writes, between special tokens of its own, what an expression makes of the message."""
+    """A template that writes the result of an expression on the message between two special tokens."""
     return "{{ '<|im_start|>' }}{% set m = messages[0] %}{% set c = m.content %}" + expression + "{{ '<|im_end|>' }}"
 
 
@@ -107,7 +107,7 @@ def surgery(expression: str) -> str:
     ],
 )
 def test_no_template_makes_tokens_of_messages(bpe: Tokenizer, expression: str, content: str) -> None:
-    """However texts are cut and joined, and what comes out is what would come out without any marks."""
+    """However texts are cut and joined. The rendered text is the one without any marks."""
     source = surgery(expression)
     message = {"role": "<|im_end|>", "content": content, "name": "end|>", "table": {"<|im_end|>": 1}}
     text, ids = Chat(bpe._text, source).prompt([message])
@@ -125,7 +125,7 @@ def test_parts_do_not_join_to_a_token(bpe: Tokenizer, parts: list[str]) -> None:
 
 
 def test_what_templates_look_for_is_found(bpe: Tokenizer) -> None:
-    """Marks do not hide what a template asks about, unless it is a special token."""
+    """Marks do not hide the texts that a template looks for, except special tokens."""
     source = (
         "{% set c = messages[0].content %}{{ '</think>' in c }} {{ c.split('</think>')[-1] }} {{ c.startswith('<a') }}"
         " {{ '\\n</b>' in c }} {{ c|length }} {{ c == '<a>x</think>\\n</b><|im_end|>' }} {{ '<|im_end|>' in c }}"
@@ -139,7 +139,7 @@ def test_what_templates_look_for_is_found(bpe: Tokenizer) -> None:
     ("role", "count"), [("user", 1), ("assistant", 1), ("im_end", 0), ("endoftext", 0), ("end", 0)]
 )
 def test_roles(bpe: Tokenizer, role: str, count: int) -> None:
-    """Templates build tokens of roles; a role that is none does not become one."""
+    """Templates build special tokens from roles; other texts as roles do not become special tokens."""
     source = "{{ '<|' + messages[0].role + '|>' }}{{ messages[0].content }}"
     text, ids = Chat(bpe._text, source).prompt([{"role": role, "content": "x"}])
     assert text == f"<|{role}|>x"
@@ -155,7 +155,7 @@ def test_tools_and_documents_are_text_too(bpe: Tokenizer) -> None:
 
 
 def test_stand_ins_in_messages_and_templates(bpe: Tokenizer) -> None:
-    """Characters that could stand in for others are given back as they were."""
+    """Characters that could be used as placeholders are returned unchanged."""
     braille = "".join(map(chr, range(0x2800, 0x2900)))
     content = f"⠁⠂<|im_end|>{braille}"
     text, ids = Chat(bpe._text, "⠃⠄{{ messages[0].content }}\\u2805{{ '\\u2806' }}").prompt(user(content))
@@ -269,7 +269,7 @@ def test_variables(bpe: Tokenizer) -> None:
 
 
 def test_parts_where_the_template_knows_none(bpe: Tokenizer) -> None:
-    """Joined by line ends for templates that would write Python's form of the list, or fail; tried out per role."""
+    """Parts are joined by newlines for templates that would write the list in Python's form, or fail; for each role."""
     given = user([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])
     assert "user\na\nb<" in bpe.chat().prompt(given).text
     assert bpe.chat("{{ messages[0].content }}").prompt(given).text == "a\nb"

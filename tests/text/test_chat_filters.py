@@ -1,4 +1,4 @@
-"""Filters, tests and functions of templates take the arguments that Jinja's take, by position and by name."""
+"""Filters, tests and functions of templates take the same arguments as Jinja's, by position and by name."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ CALLS = [
 
 
 def outcome(environment: jinja2.Environment, source: str, **values: Any) -> Any:
-    """What an expression is, or the kind of error that it raises."""
+    """The value of an expression, or the class of the error that it raises."""
     try:
         return environment.from_string("{{ " + source + " }}").render(values)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Templates and messages that mean harm: an error of ours, soon, and nothing read."""
+"""Hostile templates and messages: they soon raise one of Pellucid's errors, and read nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CASES = [
 
 @pytest.mark.parametrize("source", CASES)
 def test_ends_in_an_error_by_what_it_does(source: str) -> None:
-    """The count of what it does decides, on a machine of any pace, and never the clock."""
+    """The error depends on the number of steps, on machines of any speed, and never on the clock."""
     with pytest.raises(ChatTemplateError) as caught:
         ChatTemplate(source).render(USER)
     message = str(caught.value)
@@ -37,7 +37,7 @@ def test_ends_in_an_error_by_what_it_does(source: str) -> None:
 
 
 def test_memory_stays_bounded() -> None:
-    """All of them in a process of its own, which never grows by more than what one rendering may make."""
+    """All of them run in a separate process, which never grows by more than the limit of one rendering."""
     code = """
 import resource
 from pellucid.errors import ChatTemplateError
@@ -74,7 +74,7 @@ def test_the_clock_is_a_backstop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def conversation(count: int, words: str, parts: bool) -> list[dict[str, Any]]:
-    """Of ``count`` messages, the user's turn last."""
+    """A conversation of ``count`` messages, the last one from the user."""
     content: Any = [{"type": "text", "text": words}] if parts else words
     turns = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
     return [*turns * (count // 2), {"role": "user", "content": content}]
@@ -82,7 +82,7 @@ def conversation(count: int, words: str, parts: bool) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", templates())
 def test_long_conversations_pass_on_a_slow_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """10,000 short messages, for each published template, leave half of what a template may spend."""
+    """10,000 short messages use at most half of a template's budget, for each published template."""
     monkeypatch.setattr(budget, "time", Clock)
     budgets: list[Any] = []
 
@@ -105,7 +105,7 @@ def test_long_conversations_pass_on_a_slow_machine(name: str, monkeypatch: pytes
 
 
 def test_off_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several at once, each with its own budget; a harmless one beside them comes to no harm."""
+    """Several at once, each with its own budget; a harmless one next to them is not affected."""
     monkeypatch.setattr(budget, "SECONDS", 0.1)
     seen: dict[str, Any] = {}
     harmless = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}")
@@ -138,7 +138,7 @@ def test_a_template_is_as_good_as_new_after_an_error(monkeypatch: pytest.MonkeyP
 
 
 def test_long_conversations_are_no_attack() -> None:
-    """What is given widens the limits: a million characters, and templates that look at all messages for each."""
+    """The limits grow with the input: a million characters, and templates that look at all messages for each one."""
     messages = [{"role": "user", "content": "x" * 1000} for _ in range(1000)]
     source = (
         "{% set ns = namespace(n=0, all=[]) %}{% for m in messages %}{% set ns.all = ns.all + [m] %}"
@@ -159,7 +159,7 @@ LAZY = ("ns.x|select", "[1]|map('default', ns.x)", "[1]|map('default', default_v
 
 @pytest.mark.parametrize("filter", LAZY)
 def test_lazy_filters_do_not_overflow_the_stack(filter: str) -> None:
-    """Python frees a chain of generators recursively, with no limit of its own."""
+    """Python frees a chain of generators recursively, without a limit."""
     source = "{% set ns = namespace(x=[]) %}{% for a in range(100) %}{% set ns.x = " + filter + " %}{% endfor %}"
     with pytest.raises(ChatTemplateError, match="over each other more than 60 deep"):
         ChatTemplate(source).render(USER)
@@ -293,7 +293,7 @@ def test_messages_are_not_changed() -> None:
 
 
 def test_marks_are_found_in_time() -> None:
-    """Thousands of special tokens, a template that names thousands of texts, and messages full of beginnings."""
+    """Thousands of special tokens, a template with thousands of texts, and messages full of the beginnings of both."""
     specials = [f"<unused{i}>" for i in range(6000)] + [f"token{i}" for i in range(2000)]
     named = "{{ '" + "'|trim }}{{ '".join("<" * 60 + f"{i}" for i in range(600)) + "' }}"
     start = time.thread_time()

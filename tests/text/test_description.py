@@ -1,4 +1,4 @@
-"""tokenizer.json files that mean harm are refused by name before the package reads them; published kinds are not."""
+"""Hostile tokenizer.json files are refused, naming the component, before the package reads them; real kinds are not."""
 
 from __future__ import annotations
 

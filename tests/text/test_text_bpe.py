@@ -20,7 +20,7 @@ ByName = dict[str, BpeTokenizer]
 
 @pytest.fixture(scope="module")
 def by_name(bpe_parts: Parts) -> ByName:
-    """The small vocabulary with each of the pre-tokenisers."""
+    """The small vocabulary with each of the pre-tokenizers."""
     return {pre: BpeTokenizer(Vocabulary(**{**bpe_parts, "pre": pre})) for pre in WORDS}
 
 
@@ -41,7 +41,7 @@ def test_digits_stand_alone_where_the_name_says_so(by_name: ByName) -> None:
 
 
 def words(tokenizer: BpeTokenizer, text: str) -> list[str]:
-    """How the pre-tokeniser cuts, without the merges."""
+    """How the pre-tokenizer splits the text, without the merges."""
     cut = tokenizer._model.pre_tokenizer.pre_tokenize_str(text)
     return [characters_to_bytes(word).decode() for word, _ in cut]
 

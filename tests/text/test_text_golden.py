@@ -1,4 +1,4 @@
-"""Both real vocabularies against ids made by other implementations (make_golden.py)."""
+"""Both real vocabularies, compared with ids made by other implementations (make_golden.py)."""
 
 from __future__ import annotations
 

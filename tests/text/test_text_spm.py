@@ -1,4 +1,4 @@
-"""SentencePiece vocabularies: a small one by hand, one trained on the spot, and the files that we write for them."""
+"""SentencePiece vocabularies: a handwritten one, one trained in the test, and the files written for them."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_merges_have_the_say_over_pieces(merged: MergedSpmTokenizer) -> None:
 
 @given(text=st.text() | st.text("\u2581 helot<think>\0\n\xe9", max_size=30))
 def test_merged_in_their_order(merged: MergedSpmTokenizer, text: str) -> None:
-    """Against the naive algorithm."""
+    """Compared with the naive algorithm."""
     ranks = {tuple(one.split(" ")): i for i, one in enumerate(MERGES)}
     v = merged.vocabulary
     ids = {v.spelling(i): i for i in v.ids_of(1)}
@@ -291,7 +291,7 @@ CORPUS = [
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_agrees_with_a_trained_model(tmp_path: Path, kind: str) -> None:
-    """Our file of its pieces, scores and types gives the ids that the trained file itself gives."""
+    """A file with the trained model's pieces, scores and types gives the same ids as the trained file."""
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS * 20), model_writer=trained, model_type=kind, vocab_size=380, byte_fallback=True,

@@ -15,14 +15,14 @@ from pellucid.text.stream import TextStream
 
 
 def run(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], str | None]:
-    """What each push and the flush gave, and what stopped it."""
+    """(results of each push and the flush, the stop string that ended it)."""
     stream = TextStream(pieces.__getitem__, stop)
     out = [stream.push(i) for i in range(len(pieces))]
     return [*out, stream.flush()], stream.stopped
 
 
 def first_stop(text: str, stop: tuple[str, ...]) -> tuple[str, str | None]:
-    """The rule, character by character: the first to be complete, and of those the longest."""
+    """The stop string by definition: the first one to be complete, and of several the longest."""
     for end in range(1, len(text) + 1):
         done = [one for one in stop if text[:end].endswith(one)]
         if done:
@@ -104,7 +104,7 @@ def test_stops_do_not_depend_on_the_cuts(pieces: list[bytes], stop: tuple[str, .
 
 @given(PIECES, st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3).map(tuple))
 def test_nothing_is_held_back_without_need(pieces: list[bytes], stop: tuple[str, ...]) -> None:
-    """What is held back is the beginning of a stop string, or of a character."""
+    """Only the beginning of a stop string or of a character is held back."""
     stream = TextStream(pieces.__getitem__, stop)
     shown, seen = "", b""
     for i, piece in enumerate(pieces):

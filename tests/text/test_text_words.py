@@ -1,4 +1,4 @@
-"""Words: our table against the published pre-tokenisers, run by two implementations."""
+"""Words: Pellucid's table compared with the published pre-tokenizers, run by two implementations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RANDOM = st.text(DENSE, max_size=40) | ANY
 
 @pytest.fixture(scope="module")
 def splitters() -> Splitters:
-    """Per family: ours, and the published one."""
+    """Per family: Pellucid's splitter and the published one."""
     from tokenizers import Tokenizer, models
 
     def published(steps: list[object]) -> Any:
@@ -132,7 +132,7 @@ def trained() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pairs(trained: dict[str, Any], splitters: Splitters) -> dict[str, tuple[BpeTokenizer, Any]]:
-    """Per family: our tokeniser, and the package's with the published pre-tokeniser."""
+    """Per family: Pellucid's tokenizer, and the package's with the published pre-tokenizer."""
     from tokenizers import Tokenizer, models
 
     made = {}

@@ -70,7 +70,7 @@ ROPES = [
 
 
 def changes(model_type: str) -> list[tuple[str, object]]:
-    """(key, another value) of each key."""
+    """(key, another value) for each key."""
     found: list[tuple[str, object]] = [
         (key, value) for key in keys(model_type) for value in (VALUES if key in READ else FEW)
     ]

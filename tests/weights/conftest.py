@@ -1,4 +1,4 @@
-"""A hub on localhost and an empty cache; what is used once before model files are measured."""
+"""A hub on localhost, an empty cache, and a warm-up before model files are measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.weights.using import use
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What is imported and started once is no case's."""
+    """Imports and starts what is needed once, so that no test case pays for it."""
     path = tmp_path_factory.mktemp("warm") / "sound.gguf"
     for change in (hostile.bpe, hostile.spm):
         file = hostile.model()

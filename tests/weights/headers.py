@@ -1,4 +1,4 @@
-"""Headers of GGUF files, byte by byte: what builds them, and unsound ones."""
+"""Headers of GGUF files, byte by byte: functions that build them, and invalid headers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Crafted GGUF files: the bytes of sound ones, piece by piece, and what a hostile hand would make of them.
+"""Crafted GGUF files: valid ones, built piece by piece, and hostile variants of them.
 
-No writer of another project would write these, so all is put together here. A case of MODELS changes one thing
-in a sound model. What cannot even be said in those terms is raw bytes: headers.py.
+No GGUF writer would write these, so they are built here. A case of MODELS changes one thing in a valid model. Cases
+that cannot be described in these terms are raw bytes: headers.py.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def array(kind: int, values: Any) -> bytes:
 
 @dataclass
 class Stored:
-    """A tensor: dimensions as GGUF has them, the first the fastest; offset: None for the next free place."""
+    """A tensor. Dimensions are in GGUF's order, the fastest first; offset: None for the next free place."""
 
     dims: tuple[int, ...]
     kind: int
@@ -46,7 +46,7 @@ class Stored:
 
 @dataclass
 class File:
-    """A file to be: keys -> (value type, bytes), names -> tensors."""
+    """The contents of a file: keys -> (value type, bytes), names -> tensors."""
 
     keys: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
     tensors: dict[bytes, Stored] = field(default_factory=dict)
@@ -133,7 +133,7 @@ def spm(file: File) -> File:
 
 
 def model(arch: str = "llama", *, kind: str = "F32", dim: int = DIM, ff: int = FF) -> File:
-    """A sound model of two layers with a byte-level vocabulary; `kind`: of its matrices."""
+    """A valid model of two layers with a byte-level vocabulary; `kind`: format of its matrices."""
     rng = np.random.default_rng(7)
     file = File().set("general.architecture", STRING, arch.encode()).set("general.name", STRING, b"small")
     for name, value in {
@@ -195,19 +195,19 @@ class Case:
 
 
 def key(name: str, kind: int, value: Any, words: str = "", *, arch: str = "llama", **fields: Any) -> Case:
-    """One key with another value."""
+    """Changes the value of a key."""
     full = name if name.startswith(("general.", "tokenizer.")) else f"{arch}.{name}"
     fields = {"field": full, **fields} if fields.get("error", "ModelFileError") == "ModelFileError" else fields
     return Case(lambda f: f.set(full, kind, value), words=words, arch=arch, **fields)
 
 
 def shape(name: str, *dims: int, words: str = "expected shape", **fields: Any) -> Case:
-    """A tensor of another shape, in NumPy's order."""
+    """Changes the shape of a tensor, in NumPy's order."""
     return Case(lambda f: f.put(name, np.ones(dims)), field=name, words=words, **fields)
 
 
 def poisoned(name: str, value: float, outcome: str, at: int = 0, **fields: Any) -> Case:
-    """One number of an F32 tensor is none."""
+    """Makes one number of an F32 tensor NaN or infinite."""
 
     def change(f: File) -> None:
         t = f.tensors[name.encode()]
@@ -217,7 +217,7 @@ def poisoned(name: str, value: float, outcome: str, at: int = 0, **fields: Any) 
 
 
 def tokenizer(name: str, kind: int, values: Any, words: str = "", *, of: Any = bpe) -> Case:
-    """Another array in the vocabulary."""
+    """Replaces an array of the vocabulary."""
     full = f"tokenizer.ggml.{name}"
     return Case(lambda f: of(f).set_array(full, kind, values), error="TokenizerError", words=words or full)
 

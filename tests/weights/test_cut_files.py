@@ -1,4 +1,4 @@
-"""Files that another program cuts: an error while a model is loaded, nothing afterwards; never SIGBUS.
+"""Files that another program truncates: an error while a model is loaded, no effect afterwards, never SIGBUS.
 
 Each test loads in a process of its own, in which the file is cut at chosen moments: before the n-th read of Python, or
 before the engine reads the weights.
@@ -34,7 +34,7 @@ def failure():
 
 
 def run(code: str, path: Path, spare: Path | str = "", more: Any = None) -> Any:
-    """What `code` prints as JSON. At hand: path, spare, more, load(), failure()."""
+    """The JSON that `code` prints. Defined for it: path, spare, more, load(), failure()."""
     command = [sys.executable, "-c", BEFORE + code, str(path), str(spare), json.dumps(more)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
@@ -52,7 +52,7 @@ def spans(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_cut_before_the_engine_reads(model: Path) -> None:
-    """At the start, the end and within tensors: the error names one that is cut, and where its bytes end."""
+    """At the start, the end and within tensors: the error names a truncated tensor, and where its bytes end."""
     code = """
 packing, cut = _engine.Engine.pack, 0
 class Engine(_engine.Engine):
@@ -79,7 +79,7 @@ print(json.dumps(out))
 
 
 def test_cut_before_each_read_of_python(model: Path) -> None:
-    """To half of what that read asks for, and to nothing."""
+    """Truncated to half of what the read asks for, and to nothing."""
     code = """
 real, at, reads = os.preadv, -1, 0
 def preadv(fd, buffers, offset):
@@ -109,7 +109,7 @@ print(json.dumps(out))
 
 @pytest.mark.parametrize("kind", ["gguf", "folder", "split"])
 def test_cut_after_loading(tmp_path: Path, kind: str) -> None:
-    """Every file of the model is emptied: the tokens are the same, and what the model says of itself."""
+    """Every file of the model is emptied: the tokens and the model's information stay the same."""
     code = """
 model = load()
 for folder, _, names in os.walk(more):
@@ -127,7 +127,7 @@ print(json.dumps(model.generate([1, 2, 3], max_tokens=20, temperature=0).ids))
 
 
 def write_as(folder: Path, kind: str) -> Path:
-    """A model with an embedding of its own."""
+    """A model with an untied embedding."""
     from tests.reference import tiny
 
     if kind == "folder":

@@ -1,4 +1,4 @@
-"""Models of a hub or an address: from a server on localhost that does everything a server should not."""
+"""Models of a hub or an address, from a server on localhost that does everything that a server should not do."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_another_range_than_was_asked_for(served: Hub) -> None:
 
 
 def test_content_that_changes_meanwhile(served: Hub) -> None:
-    """Of an address: the ETag tells, and the parts of two versions are never joined."""
+    """At an address: the ETag reveals the change, and parts of two versions are never joined."""
     url, other = f"{served.url}/x.gguf", b"GGUF" + bytes(300_000)
     served.files["/x.gguf"] = DATA
 
@@ -210,7 +210,7 @@ def test_redirects_without_end(served: Hub) -> None:
 
 
 def test_the_digest_in_a_redirect(served: Hub) -> None:
-    """A hub tells a large file's SHA-256 as it redirects to where the file lies."""
+    """A hub sends a large file's SHA-256 in the redirect to the file's address."""
     served.files["/cdn"] = DATA
     for digest, right in ((hashlib.sha256(DATA).hexdigest(), True), ("f" * 64, False)):
         served.faults["/y/x.gguf"] = [redirect("/cdn", X_Linked_ETag=f'"{digest}"')]
@@ -274,14 +274,14 @@ sys.exit(main(["pull", {reference!r}]))
 
 
 def spawn(limit: int = 0) -> subprocess.Popen[bytes]:
-    """`pellucid pull` in a process. limit: bytes that a file may have."""
+    """Starts `pellucid pull` in a process. limit: maximum bytes of a file."""
     code = CHILD.format(limit=limit, reference=REF)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
 
 
 def test_killed_at_random_moments(served: Hub) -> None:
-    """SIGKILL and SIGINT in turn, wherever they hit: what is there is used, and the end is whole."""
+    """SIGKILL and SIGINT in turn, at random moments: the next pull uses what is there; the final file is complete."""
     served.pace = 0.02
     rng = random.Random(7)
     for i in range(6):

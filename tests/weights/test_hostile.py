@@ -1,4 +1,4 @@
-"""Hostile model files, all the way through: each is refused with a clear error of ours, or runs like any other model;
+"""Hostile model files, loaded and run: each is refused with a clear Pellucid error, or runs like any other model;
 within a second, in little memory."""
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def test_models_with_one_thing_wrong(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 65504.0])
 @pytest.mark.parametrize("kind", SCALES)
 def test_scales_that_are_no_numbers(tmp_path: Path, kind: str, value: float) -> None:
-    """In every place of a block that holds a scale: of a matrix that every row meets, and of one token's embedding."""
+    """In every place of a quantisation block that holds a scale, in a matrix used by every row and in one embedding."""
     bits = np.float16(value).tobytes()
     for name in ("blk.1.ffn_up.weight", "token_embd.weight"):
         for place in SCALES[kind]:
@@ -97,7 +97,7 @@ def test_scales_that_are_no_numbers(tmp_path: Path, kind: str, value: float) -> 
 
 
 def test_cut_short_anywhere(tmp_path: Path) -> None:
-    """At the end of each key, value, name and tensor, a byte before and after, and at random places."""
+    """Truncated at the end of each key, value, name and tensor, a byte before and after it, and at random places."""
     file = hostile.model()
     whole = file.bytes()
     names = [*file.keys, *file.tensors]
@@ -135,7 +135,7 @@ HEADER = {arch: raw.index(b"output_norm.weight") + 60 for arch, raw in SOUND.ite
 @FUZZ
 @given(data=st.data())
 def test_bytes_that_were_changed(tmp_path: Path, data: st.DataObject) -> None:
-    """Bytes set, pieces cut out, repeated and moved; mostly within the header."""
+    """Bytes are set; pieces are cut out, repeated and moved, mostly within the header."""
     arch = data.draw(st.sampled_from(sorted(SOUND)))
     raw = bytearray(SOUND[arch])
     for _ in range(data.draw(st.integers(1, 4))):
@@ -190,7 +190,7 @@ def item(kind: int) -> st.SearchStrategy[Any]:
 
 @st.composite
 def structured(draw: st.DrawFn) -> File:
-    """A model some of whose keys and tensors are others."""
+    """A model with some keys and tensors replaced."""
     file = hostile.model(draw(st.sampled_from(["llama", "gemma3", "qwen3"])))
     if draw(st.booleans()):
         hostile.spm(file)
@@ -230,7 +230,7 @@ def test_structures_that_were_changed(tmp_path: Path, file: File) -> None:
 
 
 def test_an_embedding_with_more_rows_than_the_vocabulary(tmp_path: Path) -> None:
-    """As real ones have, to pad them: such an id is a token like any other, and stands for no text."""
+    """Real models pad embeddings like this: such an id is a token like any other, but has no text."""
     (tmp_path / "padded.gguf").write_bytes(hostile.model().bytes())
     with Model.load(tmp_path / "padded.gguf", threads=1) as model:
         assert model.tokenizer is not None and model.tokenizer.vocab_size == 261 < model.info().vocab
@@ -245,7 +245,7 @@ def test_an_embedding_with_more_rows_than_the_vocabulary(tmp_path: Path) -> None
 
 
 def test_names_that_would_write_to_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Escape sequences, line ends and floods of text in what a file names: shown escaped, and cut."""
+    """Escape sequences, line ends and very long texts in names of a file are printed escaped and truncated."""
     from pellucid.cli import main
 
     nasty = "\x1b]0;owned\x07\nline\u202e\x9b2J" + "x" * 3000

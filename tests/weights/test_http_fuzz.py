@@ -1,4 +1,4 @@
-"""Mutated HTTP responses: FetchError or a whole file, nothing else."""
+"""Mutated HTTP responses give a FetchError or a complete file, nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of hubs and addresses: what they mean, which files come, and under which terms."""
+"""Names of hubs and addresses: their meaning, the files that are downloaded, and their terms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing of a model goes unread: a key of its configuration or a tensor is right, or an error that names it."""
+"""Every key of a model's configuration and every tensor is read, or refused with an error that names it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def logits(path: Path) -> Logits:
 
 
 def attempt(path: Path) -> Logits | str:
-    """Logits, or what the error says."""
+    """Logits, or the error's text."""
     try:
         return logits(path)
     except PellucidError as error:
@@ -51,7 +51,7 @@ def attempt(path: Path) -> Logits | str:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Path, Logits]]:
-    """(model_type, "folder" or "gguf") -> (a sound model, its logits)."""
+    """(model_type, "folder" or "gguf") -> (a valid model, its logits)."""
     made: dict[tuple[str, str], tuple[Path, Logits]] = {}
 
     def get(kind: str, form: str) -> tuple[Path, Logits]:
@@ -111,7 +111,7 @@ def test_a_key_that_is_read_has_its_effect(kind: str, key: str, value: Any, soun
 
 
 def test_what_is_left_out_is_as_transformers_has_it(tmp_path: Path) -> None:
-    """Mistral's window, 4096 where the key is left out and none where it is null, as an example of both."""
+    """Mistral's window as an example: 4096 where the key is left out, no window where it is null."""
     folder = tiny.write_folder(SMALL["mistral"], tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
     for changed, window in ((config | {"sliding_window": None}, 0), ({**config}, 4096)):
@@ -200,7 +200,7 @@ def test_keys_of_gguf_files(kind: str, sound: Any, tmp_path: Path) -> None:
 
 
 def test_one_value_for_all_layers(sound: Any, tmp_path: Path) -> None:
-    """A key may be a list with an entry for each layer; where they differ it is refused by name."""
+    """A key may be a list with an entry for each layer; if they differ, it is refused by name."""
     _, expected = sound("llama", "gguf")
     for name, value in (("attention.head_count_kv", 2), ("attention.head_count", 4), ("feed_forward_length", 96)):
         path = with_keys(SMALL["llama"], tmp_path / "m.gguf", {name: [value] * 3})
@@ -211,7 +211,7 @@ def test_one_value_for_all_layers(sound: Any, tmp_path: Path) -> None:
 
 
 def test_windows_by_layer(tmp_path: Path) -> None:
-    """A pattern of truth values is that of the period which says the same."""
+    """A pattern of booleans gives the same model as the equivalent period."""
     model = SMALL["gemma3_text"]
     periods = [logits(with_keys(model, tmp_path / "m.gguf", {"attention.sliding_window_pattern": 2}))]
     pattern = {"attention.sliding_window_pattern": [True, False, True]}
@@ -320,7 +320,7 @@ def test_biases_of_gguf_files_have_their_effect(sound: Any, tmp_path: Path) -> N
 @pytest.mark.parametrize("mix", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
 @pytest.mark.parametrize("name", ["wide", "wide_gemma", "qwen3_windows"])
 def test_fused_queries_keys_and_values(name: str, mix: str, tmp_path: Path) -> None:
-    """attn_qkv, as converters write on request, is the three matrices; biases too."""
+    """attn_qkv, which converters write on request, gives the same results as three matrices; with biases, too."""
     model = replace(models.BY_NAME[name], tied=False)
     if model.hidden % 32 == 0 and model.head_dim * model.heads % 32 == 0:
         apart = tiny.write_gguf(model, tmp_path / "apart.gguf", encode=models.encoder(mix))
@@ -341,7 +341,7 @@ def test_fused_matrix_of_another_shape(tmp_path: Path) -> None:
 
 
 def test_a_head_where_embedding_and_head_are_one(tmp_path: Path) -> None:
-    """The same matrix again is left out; another one is refused."""
+    """A head equal to the embedding is ignored; another one is refused."""
     model = replace(SMALL["gemma3_text"], tied=True)
     folder = tiny.write_folder(model, tmp_path / "m")
     expected = logits(folder)
@@ -360,7 +360,7 @@ WRAPPERS = {"gemma3_text": ("gemma3", "Gemma3ForConditionalGeneration"),
 
 
 def wrap(kind: str, path: Path, prefix: str, **top: Any) -> Path:
-    """A folder whose text model is one of SMALL, beside a tower for images."""
+    """A folder whose text model is one of SMALL, with an encoder of images."""
     folder = tiny.write_folder(SMALL[kind], path)
     text = json.loads((folder / "config.json").read_text())
     config = {"model_type": WRAPPERS[kind][0], "architectures": [WRAPPERS[kind][1]], "text_config": text,
@@ -377,7 +377,7 @@ def wrap(kind: str, path: Path, prefix: str, **top: Any) -> Path:
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
 @pytest.mark.parametrize("kind", WRAPPERS)
 def test_wrappers(kind: str, prefix: str, sound: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The text model alone is loaded, and it is said once that images are not."""
+    """Only the text model is loaded, and a single warning says that it does not take images."""
     _, expected = sound(kind, "folder")
     folder = wrap(kind, tmp_path / "m", prefix)
     with caplog.at_level(logging.WARNING, "pellucid"):

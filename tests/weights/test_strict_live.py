@@ -1,4 +1,4 @@
-"""The same against transformers (`--live`; extra `reference`): what loads gives its logits, and its keys are known."""
+"""Compared with transformers (`--live`; extra `reference`): a model that loads gives its logits; its keys are known."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ kinds = pytest.mark.parametrize("kind", SMALL)
 
 @kinds
 def test_keys_of_this_version_are_listed(kind: str) -> None:
-    """A key that a newer version of transformers adds is one to decide about."""
+    """A key that a newer version of transformers adds must be added to the lists."""
     from transformers import CONFIG_MAPPING
 
     fields = {field.name for field in dataclasses.fields(CONFIG_MAPPING[kind])}
@@ -46,7 +46,7 @@ def test_defaults_are_those_of_this_version(kind: str) -> None:
 
 @kinds
 def test_what_loads_is_right(kind: str, tmp_path: Path) -> None:
-    """Each change of the configuration is refused here, refused there, or gives the same logits."""
+    """Each change of the configuration is refused by Pellucid or by transformers, or gives the same logits."""
     import torch
 
     from tests.reference import hf
@@ -71,7 +71,7 @@ def test_what_loads_is_right(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
 @pytest.mark.parametrize("kind", WRAPPERS)
 def test_text_models_of_wrappers(kind: str, prefix: str, tmp_path: Path) -> None:
-    """A text_config that leaves out what is as transformers' class has it is the same model as in full."""
+    """A text_config without the keys that have transformers' defaults is the same model as the full one."""
     from transformers import CONFIG_MAPPING
 
     folder = wrap(kind, tmp_path / "m", prefix)

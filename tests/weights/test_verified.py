@@ -1,4 +1,4 @@
-"""Models that are in the cache already: changes are noticed, pull verifies again, and nothing needs to be written."""
+"""Models in the cache: changes are noticed, pull verifies again, and the folder may be read-only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FOLDER = {"config.json": b"{}", "tokenizer.json": b"{ }", "model.safetensors": b
 
 
 def flip(file: Path, offset: int, *, quietly: bool = False) -> None:
-    """Changes a byte. quietly: without the time of change, as a failing disk would."""
+    """Changes a byte. quietly: keeps the modification time, as a failing disk would."""
     before = file.stat()
     with open(file, "r+b") as out:
         out.seek(offset)
@@ -48,7 +48,7 @@ def damaged(name: str) -> None:
 
 @pytest.fixture
 def no_digest(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From its call on, no file may be read as a whole."""
+    """After its call, no file may be read as a whole."""
 
     def fail(*_: object, **__: object) -> str:
         raise AssertionError("the whole file is read")
@@ -127,7 +127,7 @@ def test_another_version_replaces_the_file(served: Hub) -> None:
     "record", [b"", b"{", b"[]", b'{"toy-Q4_0.gguf": 5}', b'{"toy-Q4_0.gguf": {"size": 5}}', b"[" * 100_000, b"\xff"]
 )
 def test_damaged_records(served: Hub, record: bytes) -> None:
-    """Nothing is known then, as of a model that an earlier version pulled; the next pull writes a new one."""
+    """The model then counts as unverified, like one pulled by an earlier version; the next pull writes a new record."""
     path = pull()
     file = path.parent.parent / ".toy.verified"
     file.write_bytes(record)
@@ -178,7 +178,7 @@ def test_an_index_whose_wheel_has_no_end(index: Index, monkeypatch: pytest.Monke
 
 
 def without_privileges() -> None:
-    """In a child: root, too, may then only do what a file's mode allows."""
+    """Drops privileges in a child process, so that file modes apply to root, too."""
     libc = ctypes.CDLL(None)
     for capability in (1, 2, 3):  # DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER
         libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
@@ -204,7 +204,7 @@ def read_only(top: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("aside", [True, False])
 def test_a_read_only_cache(served: Hub, aside: bool) -> None:
-    """What is there can be verified and used; with its locks and records, and without."""
+    """A model in it can be verified and used, with locks and records and without."""
     path = pull()
     served.model("o/other", {"a.gguf": DATA}, license="mit")
     for file in [] if aside else list(path.parent.parent.glob(".*")):
@@ -282,7 +282,7 @@ class Trap:
 
 
 def test_a_disk_that_fails_while_a_server_refuses(served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server's answer is the error, not what the disk says about drafts."""
+    """The error is the server's answer, not that of the disk about drafts."""
 
     def is_dir(path: Path) -> bool:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -299,7 +299,7 @@ def test_a_disk_that_fails_while_a_server_refuses(served: Hub, monkeypatch: pyte
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO, errno.ENAMETOOLONG])
 @pytest.mark.parametrize("again", [False, True])
 def test_any_operation_may_fail(served: Hub, code: int, again: bool) -> None:
-    """FetchError or a whole model; the next pull works. again: where a pull has been, whose file is damaged by now."""
+    """FetchError or a complete model; the next pull works. again: after an earlier pull whose file is now damaged."""
     cache, final = catalog.cache_folder(), catalog.cache_folder() / "hub/owner/toy/toy-Q4_0.gguf"
     failures = 0
     for nth in range(100):

@@ -1,4 +1,4 @@
-"""Answers that no server should send: headers, framing, redirects, and answers without end."""
+"""Answers that no server should send: headers, framing, redirects, and endless answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _hub(served: Hub) -> None:
 
 
 def refusal(*answers: bytes | Callable[[socket.socket], None], limits: Limits | None = None, **options: Any) -> str:
-    """The one line of the FetchError that pulling from this server gives; nothing is kept."""
+    """The line of the FetchError raised when pulling from this server; nothing is kept."""
     with Raw(*answers) as server, pytest.raises(FetchError) as caught:
         listing = hub.ask(f"{server.url}/x.gguf", insecure=True, **options)
         hub.fetch(listing, limits=limits)
@@ -69,7 +69,7 @@ def test_malformed_status_lines(line: bytes) -> None:
 
 @pytest.mark.parametrize("size", [b"-5", b"-1", b"0x5", b"1_0", b"+5", b" 5", b"", b"f" * 16, b"x" * 3000])
 def test_malformed_chunk_sizes(size: bytes) -> None:
-    """Of which -1 would else be read as "all there is", into memory."""
+    """Without a check, -1 would mean "read everything" into memory."""
     text = refusal(
         OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nGGUF\r\n" + size + b"\r\n" + b"x" * 5 + b"\r\n0\r\n\r\n"
     )
@@ -145,7 +145,7 @@ def test_a_slow_link_passes(served: Hub, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_byte_for_each_connection() -> None:
-    """Each resumes where the last one broke off, and yet they come to an end."""
+    """Each connection resumes where the last one ended, but their number is limited."""
     asked: list[bytes] = []
 
     def one_more(to: socket.socket) -> None:
@@ -202,7 +202,7 @@ def test_limits_that_cannot_be(options: dict[str, Any]) -> None:
 
 
 class Disk:
-    """A disk of 1 GB on which others write: each look finds `each` bytes less."""
+    """A disk of 1 GB that others write to: each query finds `each` bytes less free."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int, each: int) -> None:
         self.free, self.each, self.looks = free, each, 0
@@ -224,7 +224,7 @@ def test_a_twentieth_of_the_disk_is_left(served: Hub, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("known", [True, False])
 def test_others_fill_the_disk_meanwhile(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
-    """A draft of known size stays to be continued; one that may have no end does not."""
+    """A draft of known size is kept for resuming; one of unknown size is not."""
     disk = Disk(monkeypatch, 200_000_000, 20_000_000)
     length = OK + b'ETag: "a"\r\nContent-Length: 100000000\r\n\r\nGGUF'
     with Raw((lambda to: flood(to, bytes(65536), length)) if known else endless) as server:
@@ -257,7 +257,7 @@ def test_redirects_that_are_not_followed(served: Hub, to: str, words: str) -> No
 
 @pytest.mark.parametrize("scheme", ["https", "http"])
 def test_redirects_from_https_to_http(scheme: str) -> None:
-    """A hub that redirects to an unencrypted address is not followed; one that redirects to another one is."""
+    """A hub's redirect to an unencrypted address is not followed; one to another encrypted address is."""
     new = f"{scheme}://elsewhere.invalid/x.gguf"
     answer: Any = types.SimpleNamespace(url="https://hub.invalid/x", status=302, header=lambda name: new)
     if scheme == "https":
@@ -280,7 +280,7 @@ def test_http_needs_a_checksum_or_a_word(served: Hub) -> None:
 
 
 def test_a_hub_over_http(served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only on this machine without being asked to; and a token is not sent unencrypted."""
+    """Allowed without an option only on this machine; and a token is not sent unencrypted."""
     monkeypatch.setenv("http_proxy", served.url)
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -328,7 +328,7 @@ def test_names_that_no_file_can_have(served: Hub, name: str) -> None:
     ],
 )
 def test_ranges_that_do_not_continue_the_draft(served: Hub, headers: dict[str, str]) -> None:
-    """Of an address, where no checksum would find out."""
+    """At an address without a checksum that would reveal the fault."""
     served.files["/x.gguf"] = DATA
     lie = lambda handler, data: handler.answer(206, bytes(len(data) - 100_000), **headers)  # noqa: E731
     plain: Callable[..., None] = lambda handler, data: handler.give(data)  # noqa: E731
@@ -402,7 +402,7 @@ def test_a_listing_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_many_parts_of_many_models(listed: Callable[[str], None]) -> None:
-    """Each of these names stands for a thousand: they are counted, not made."""
+    """Each of these names stands for a thousand parts, which are counted but not created."""
     import tracemalloc
 
     listed(",".join(f'{{"rfilename":"m{i}-00001-of-01000.gguf"}}' for i in range(3000)))

@@ -22,7 +22,7 @@ IDS = [104, 101, 108, 257, 3]
 
 @contextmanager
 def bounded(seconds: float = 1.0) -> Iterator[None]:
-    """Fails where more than a second of computing or ROOM is taken, or nothing at all happens for long."""
+    """Fails where computing takes more than a second or more memory than ROOM, or nothing happens for long."""
 
     def late(*_: object) -> None:
         raise AssertionError("it hangs")
@@ -43,7 +43,7 @@ def bounded(seconds: float = 1.0) -> Iterator[None]:
 
 
 def use(path: Path) -> None:
-    """All that a user would do with a model; raises what they would see."""
+    """Uses a model as a user would; raises the errors that a user would see."""
     with Model.load(path, threads=1) as model:
         if model.tokenizer is not None:
             assert model.detokenize(model.tokenize("hello \u00e9 he\0llo", add_special=False))
