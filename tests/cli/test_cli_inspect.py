@@ -112,7 +112,7 @@ def test_inspect_text(run: Run, columns: str) -> None:
     shown = text.splitlines()
     assert max(map(len, shown)) <= max(int(columns), 40)
     assert all(line == line.rstrip() for line in shown)
-    for words in ("each token", "Next token", "sampling", "layer 29", "Layer 23, head 4", "' Paris'"):
+    for words in ("each token", "Next token", "Sampling", "layer 29", "Layer 23, head 4", "' Paris'"):
         assert words in text.replace("\n", " ")
 
 
