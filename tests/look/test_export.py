@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +136,36 @@ def test_names() -> None:
     assert pellucid.Trace is Trace
     with pytest.raises(AttributeError, match="Traces"):
         _ = pellucid.Traces
+
+
+HUGE = (
+    b"\x93NUMPY\x01\x00\x76\x00"
+    + b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), }".ljust(117)
+    + b"\n"
+)
+
+
+def test_a_saved_trace_that_means_harm(load: Load, tmp_path: Path) -> None:
+    """Memory is bounded by the file's size, and the error is one printable line."""
+    load("llama_gqa").trace([1, 2, 3]).save(tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz") as saved:
+        arrays = dict(saved)
+    meta = json.loads(str(arrays["meta"]))
+    metas = [{"pellucid_trace": "\x1b]52;\n" * 1000}, {**meta, "layers": [math.inf]}, {**meta, "tokens": [["\n", "x"]]}]
+    texts = [json.dumps(found) for found in metas] + ["[" * 100_000]
+    path = tmp_path / "y\x1b[2J\n.npz"
+    for text in texts:
+        np.savez(path, **{**arrays, "meta": np.array(text)})
+        check_refused(path)
+    np.savez_compressed(path, **arrays, hidden2=np.zeros(10**7))
+    check_refused(path)
+    with zipfile.ZipFile(path, "w") as file, zipfile.ZipFile(tmp_path / "x.npz") as sound:
+        for name in sound.namelist():
+            file.writestr(name, HUGE if name == "hidden.npy" else sound.read(name))
+    check_refused(path)
+
+
+def check_refused(path: Path) -> None:
+    with pytest.raises(ValueError, match="not a saved trace") as caught:
+        Trace.load(path)
+    assert str(caught.value).isprintable() and len(str(caught.value)) <= 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import zipfile
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pellucid.errors import MOST, one_line, shown
 from pellucid.look.recorded import AXES, PREDICTIONS, Recorded, Token
 
 __all__ = ["bertviz", "load", "save", "table", "to_pandas"]
@@ -34,23 +36,43 @@ def save(trace: Recorded, path: str | os.PathLike[str]) -> None:
 
 def load(path: str | os.PathLike[str], vocab: int | None) -> Recorded:
     """``Trace.load``. vocab: the vocabulary size of the model, if there is one."""
-    where = os.fspath(path)
+    where = one_line(os.fsdecode(path), 200)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            meta = json.loads(str(file["meta"]))
+        with zipfile.ZipFile(os.fsdecode(path)) as file:
+            meta = json.loads(str(_array(file, "meta")))
             if meta["pellucid_trace"] != VERSION:
                 raise ValueError(f"version {meta['pellucid_trace']!r}, expected {VERSION}")
-            arrays = {name: file[name] for name in file.files if name in AXES or name in PREDICTIONS}
+            names = {info.filename.removesuffix(".npy") for info in file.infolist()}
+            arrays = {name: _array(file, name) for name in (*AXES, *PREDICTIONS) if name in names}
         tokens = [Token(int(id), str(piece)) for id, piece in meta["tokens"]]
         layers, heads, positions = (tuple(int(i) for i in meta[name]) for name in ("layers", "heads", "positions"))
         _check(arrays, len(tokens), len(layers), len(heads), len(positions))
         name = str(meta["name"])
-    except (ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as e:
-        raise ValueError(f"{where}: not a saved trace ({e})") from None
+    except OSError:
+        raise
+    except Exception as e:  # zipfile, zlib and json have many of their own
+        raise ValueError(one_line(f"{where}: not a saved trace ({e})", MOST)) from None
     for token in tokens:
         if vocab is not None and not 0 <= token.id < vocab:
-            raise ValueError(f"{where}: token id {token.id} is not of this model")
+            raise ValueError(f"{where}: token id {shown(token.id)} is not of this model")
     return Recorded(tokens, (layers, heads, positions), arrays, name)
+
+
+def _array(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    """An array as `save` writes it: stored, not compressed, so that it takes no more memory than the file's size."""
+    info = file.getinfo(f"{name}.npy")
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    with file.open(info) as stored:
+        if np.lib.format.read_magic(stored) != (1, 0):
+            raise ValueError(f"{name} is in a newer format of NumPy")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stored)
+        assert file.fp is not None
+        if math.prod(shape) * dtype.itemsize > min(info.file_size, os.fstat(file.fp.fileno()).st_size):
+            raise ValueError(f"{name} has shape {shape}, more than the file holds")
+    with file.open(info) as stored:
+        array: npt.NDArray[Any] = np.lib.format.read_array(stored, allow_pickle=False)
+    return array
 
 
 def _check(arrays: dict[str, npt.NDArray[Any]], n: int, layers: int, heads: int, positions: int) -> None:
