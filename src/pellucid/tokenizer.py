@@ -1,4 +1,4 @@
-"""The public tokeniser, and how it is read from each kind of file."""
+"""The public tokenizer, and how it is read from each kind of file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Tokenizer"]
 
 _CHATS = 8  # compiled chat templates that a tokenizer keeps
 _MODELS = {"gpt2": "bpe", "llama": "spm", "gemma4": "spm"}
-_MERGED_SPM = ("gemma4", "sarvam-moe")  # pre-tokenisers that do not cut text: such a "gpt2" is a "gemma4"
+_MERGED_SPM = ("gemma4", "sarvam-moe")  # pre-tokenizers that do not cut text: such a "gpt2" is a "gemma4"
 _SPM_MODELS = {1: "unigram", 2: "spm"}
 _IDS = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "unk": "unknown", "pad": "padding"}
 _NAMES = {

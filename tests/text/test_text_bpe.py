@@ -59,7 +59,7 @@ def words(tokenizer: BpeTokenizer, text: str) -> list[str]:
         ("default", "a,b 12345 $x", ["a", ",", "b", " ", "123", "45", " ", "$", "x"]),
     ],
 )
-def test_pre_tokenisers(by_name: ByName, pre: str, text: str, expected: list[str]) -> None:
+def test_pre_tokenizers(by_name: ByName, pre: str, text: str, expected: list[str]) -> None:
     assert words(by_name[pre], text) == expected
 
 
@@ -142,8 +142,8 @@ def renamed(parts: Parts, old: str, new: str) -> Parts:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pre": "nonsense"}, r"^pre: unknown pre-tokeniser 'nonsense'; known: gpt-2.*smollm.*default"),
-        ({"pre": "x" * 10**6}, r"^pre: unknown pre-tokeniser 'xxx"),
+        ({"pre": "nonsense"}, r"^pre: unknown pre-tokenizer 'nonsense'; known: gpt-2.*smollm.*default"),
+        ({"pre": "x" * 10**6}, r"^pre: unknown pre-tokenizer 'xxx"),
         ({"merges": None}, r"^merges: missing"),
         ({"merges": ["h e", "he"]}, r"^merges\[1\]: 'he'; expected two pieces"),
         ({"merges": ["h e", " he"]}, r"^merges\[1\]"),

@@ -95,7 +95,7 @@ def test_gguf_further_ends(write_gguf: WriteGguf, bpe_parts: Parts) -> None:
         ({"merges": None}, "tokenizer.ggml.merges: missing"),
         ({"merges": ["q u", "qu x"]}, r"merges\[0\]: 'q u' needs the piece 'qu'"),
         ({"merges": [1]}, "tokenizer.ggml.merges: .*expected an array of strings"),
-        ({"pre": "other"}, "tokenizer.ggml.pre: unknown pre-tokeniser 'other'; known: gpt-2"),
+        ({"pre": "other"}, "tokenizer.ggml.pre: unknown pre-tokenizer 'other'; known: gpt-2"),
         ({"bos_token_id": 999}, "tokenizer.ggml.bos_token_id: id 999 is out of range; the vocabulary has 271 pieces"),
         ({"eos_token_id": -1}, "tokenizer.ggml.eos_token_id: id -1 is out of range"),
         ({"eot_token_id": 271}, "tokenizer.ggml.eot_token_id: id 271 is out of range"),

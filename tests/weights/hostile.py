@@ -388,7 +388,7 @@ MODELS: dict[str, Case] = {
         lambda f: f.put("token_embd.weight", np.ones((100, 32))), error="TokenizerError", words="embedding 100"),
     "unknown vocabulary": key("tokenizer.ggml.model", STRING, b"rwkv", "rwkv", error="TokenizerError"),
     "vocabulary as a number": key("tokenizer.ggml.model", U32, 1, "tokenizer.ggml.model", error="TokenizerError"),
-    "unknown pre-tokeniser": key("tokenizer.ggml.pre", STRING, b"nobody's", "pre", error="TokenizerError"),
+    "unknown pre-tokenizer": key("tokenizer.ggml.pre", STRING, b"nobody's", "pre", error="TokenizerError"),
     "no pieces": Case(lambda f: f.drop("tokenizer.ggml.tokens"), error="TokenizerError", words="tokens: missing"),
     "pieces as numbers": tokenizer("tokens", U32, [1, 2, 3]),
     "pieces none": tokenizer("tokens", STRING, [], "empty"),

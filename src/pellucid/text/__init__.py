@@ -12,7 +12,7 @@ __all__ = ["TextTokenizer", "Vocabulary", "build"]
 
 
 class TextTokenizer(Protocol):
-    """The interface of all tokenisers; :class:`~pellucid.text.base.VocabularyTokenizer` documents each method."""
+    """The interface of all tokenizers; :class:`~pellucid.text.base.VocabularyTokenizer` documents each method."""
 
     vocab_size: int
     bos: int | None
@@ -34,7 +34,7 @@ class TextTokenizer(Protocol):
 
 
 def build(vocabulary: Vocabulary) -> TextTokenizer:
-    """The tokeniser of a vocabulary. Raises ``TokenizerError`` for an unknown model or pre-tokeniser."""
+    """The tokenizer of a vocabulary. Raises ``TokenizerError`` for an unknown model or pre-tokenizer."""
     if vocabulary.model == "bpe":
         from .bpe import BpeTokenizer
 

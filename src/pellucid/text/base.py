@@ -1,4 +1,4 @@
-"""What every tokeniser over a :class:`Vocabulary` shares."""
+"""What every tokenizer over a :class:`Vocabulary` shares."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Byte-level byte-pair encoding (GPT-2, 2019), over the ``tokenizers`` package.
 
 Text is cut into words (:mod:`~pellucid.text.words`); each word's bytes, written as 256 printable characters, are then
-merged pair by pair. Text is never normalised, although some published tokenisers ask for NFC: decoding
+merged pair by pair. Text is never normalised, although some published tokenizers ask for NFC: decoding
 returns exactly what was encoded.
 """
 
@@ -44,7 +44,7 @@ def characters_to_bytes(piece: str) -> bytes:
 
 
 class BpeTokenizer(VocabularyTokenizer):
-    """Byte-level BPE. Raises ``TokenizerError`` for an unknown pre-tokeniser, a duplicate piece, or a merge of pieces
+    """Byte-level BPE. Raises ``TokenizerError`` for an unknown pre-tokenizer, a duplicate piece, or a merge of pieces
     that do not exist.
 
     Some vocabularies have no piece for bytes that were rare in training (SmolLM2: 21 of them, e.g. U+0004). Such a
@@ -57,7 +57,7 @@ class BpeTokenizer(VocabularyTokenizer):
         pre = vocabulary.pre or "default"
         if pre not in WORDS:
             known = ", ".join(WORDS)
-            raise vocabulary.error("pre", f"unknown pre-tokeniser {quoted(pre)}; known: {known}")
+            raise vocabulary.error("pre", f"unknown pre-tokenizer {quoted(pre)}; known: {known}")
         if vocabulary.merges is None:
             raise vocabulary.error("merges", "missing; a BPE vocabulary needs its merges")
         super().__init__(vocabulary)
@@ -119,7 +119,7 @@ def number_pieces(vocabulary: Vocabulary) -> tuple[list[str], dict[str, int]]:
 
 
 def load_merges(vocabulary: Vocabulary, ids: dict[str, int], **options: Any) -> Any:
-    """The package's tokeniser of these merges, without a pre-tokeniser. Raises ``TokenizerError`` naming the merge."""
+    """The package's tokenizer of these merges, without a pre-tokenizer. Raises ``TokenizerError`` naming the merge."""
     from tokenizers import Tokenizer, models
 
     merges: list[Any] = [tuple(merge.split(" ")) for merge in vocabulary.merges or ()]

@@ -10,7 +10,7 @@ __all__ = ["Breakers"]
 class Breakers:
     """Marks tokens that contain a sequence breaker, or the end of one that began in earlier tokens.
 
-    ``piece``: the bytes of an id (a tokeniser's ``piece``). A breaker is found however the text is cut into tokens.
+    ``piece``: the bytes of an id (a tokenizer's ``piece``). A breaker is found however the text is cut into tokens.
     Tokens are given in order, in one call or in several.
     """
 

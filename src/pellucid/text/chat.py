@@ -180,7 +180,7 @@ class ChatTemplate:
 
 
 class Chat:
-    """Writes conversations for one tokeniser. ``source``: the template; by default the tokeniser's own.
+    """Writes conversations for one tokenizer. ``source``: the template; by default the tokenizer's own.
 
     Raises ``ChatTemplateError`` if there is none, or if it is broken.
     """

@@ -1,4 +1,4 @@
-"""A tokeniser that a ``tokenizer.json`` describes, run by the ``tokenizers`` package."""
+"""A tokenizer that a ``tokenizer.json`` describes, run by the ``tokenizers`` package."""
 
 from __future__ import annotations
 

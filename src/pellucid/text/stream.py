@@ -11,7 +11,7 @@ __all__ = ["TextStream"]
 class TextStream:
     """Turns ids into text that can be shown at once.
 
-    ``piece``: the bytes of an id (a tokeniser's ``piece``). ``stop``: strings that end the text, or one ``str``. A
+    ``piece``: the bytes of an id (a tokenizer's ``piece``). ``stop``: strings that end the text, or one ``str``. A
     character is held back until all of its bytes have arrived, and the end of the text until it can no longer begin a
     stop string. The stop string that is complete first wins, and of several that are complete at the same character the
     longest; how the text is cut into tokens makes no difference.

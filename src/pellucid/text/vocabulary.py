@@ -25,7 +25,7 @@ class Vocabulary:
 
     ``model``: "bpe" (byte-level byte-pair encoding, as GPT-2), "spm" (SentencePiece, merges ranked by score) or
     "unigram" (SentencePiece, the most probable segmentation).
-    ``pre``: name of the pre-tokeniser of a "bpe" vocabulary; None means "default".
+    ``pre``: name of the pre-tokenizer of a "bpe" vocabulary; None means "default".
     ``pieces``: one spelling per id, all ``str`` or all UTF-8 ``bytes``.
     ``scores``: float32 (n,), for "spm" and "unigram"; ``types``: int32 (n,), the constants of this module, or None:
     all are normal.

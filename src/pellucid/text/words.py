@@ -1,6 +1,6 @@
 r"""How each family of byte-level vocabularies cuts text into words, by the GGUF field ``tokenizer.ggml.pre``.
 
-A model file names its pre-tokeniser but does not describe it; the description is in the family's published
+A model file names its pre-tokenizer but does not describe it; the description is in the family's published
 ``tokenizer.json``, which the comments of the table name. Where that is not public, the comment says "by GGUF": the
 entry is then what readers of GGUF files agree on.
 
@@ -237,7 +237,7 @@ def adds_bos(pre: str | None) -> bool:
 
 
 def make_splitter(words: Words) -> Any:
-    """A pre-tokeniser of the ``tokenizers`` package: text to words, written in the byte alphabet."""
+    """A pre-tokenizer of the ``tokenizers`` package: text to words, written in the byte alphabet."""
     from tokenizers import Regex, pre_tokenizers
 
     known: dict[str, Callable[[], Any]] = {
