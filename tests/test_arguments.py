@@ -120,6 +120,7 @@ def test_option(model: Model, name: str) -> None:
     taken_or_named(call, name)
 
 
+USER = [{"role": "user", "content": "x"}]
 CALLS: dict[str, tuple[Callable[[Model, Any], Any], tuple[str, ...]]] = {
     "generate: prompt": (lambda m, v: m.generate(v, max_tokens=1), ("prompt",)),
     "generate: unknown option": (lambda m, v: m.generate([1], **{v: 1} if isinstance(v, str) else {}), ("option",)),
@@ -138,6 +139,13 @@ CALLS: dict[str, tuple[Callable[[Model, Any], Any], tuple[str, ...]]] = {
     "trace: positions": (lambda m, v: m.trace([1, 2], positions=v), ("positions",)),
     "trace: limit": (lambda m, v: m.trace([1, 2], limit=v), ("limit",)),
     "trace: chunk": (lambda m, v: m.trace([1, 2], chunk=v), ("chunk",)),
+    "lens: position": (lambda m, v: m.trace([1, 2]).lens(v), ("position",)),
+    "lens: k": (lambda m, v: m.trace([1, 2]).lens(0, v), ("k=", "k must")),
+    "attribution: position": (lambda m, v: m.trace([1, 2]).attribution(v), ("position",)),
+    "attribution: token": (lambda m, v: m.trace([1, 2]).attribution(0, v), ("token",)),
+    "to_pandas: quantity": (lambda m, v: m.trace([1, 2]).to_pandas(v), ("quantity",)),
+    "chat: documents": (lambda m, v: m.chat_prompt(USER, documents=v, template="x"), ("documents",)),
+    "chat: variables": (lambda m, v: m.chat_prompt(USER, variables=v, template="x"), ("variables",)),
     "weight: name": (lambda m, v: m.weight(v), ("name",)),
     "context: append": (lambda m, v: m.context().append(v), ("ids",)),
     "context: chunk": (lambda m, v: m.context().append([1], chunk=v), ("chunk",)),
@@ -175,7 +183,7 @@ def test_argument(model: Model, name: str) -> None:
     taken_or_named(lambda value: call(model, value), *names)
 
 
-@pytest.mark.parametrize("name", ["threads", "context", "isa", "kv", "precision", "progress"])
+@pytest.mark.parametrize("name", ["threads", "context", "isa", "kv", "precision", "cache_bytes", "progress"])
 def test_load(path: Path, name: str) -> None:
     def call(value: Any) -> None:
         if not callable(value) or name != "progress":

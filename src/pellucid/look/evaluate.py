@@ -9,7 +9,7 @@ from typing import Any
 
 from pellucid import _engine
 from pellucid.core import Core
-from pellucid.errors import ContextFullError
+from pellucid.errors import ContextFullError, shown
 from pellucid.generation import generate, prefill
 from pellucid.look.score import score_ids
 
@@ -149,7 +149,7 @@ def _options(task: dict[str, Any], max_new: int) -> dict[str, Any]:
     lengths = [task.pop(name, None) for name in ("max_gen_toks", "max_new_tokens", "max_tokens")]
     options["max_tokens"] = int(next((n for n in lengths if n is not None), max_new))
     if task:
-        raise ValueError(f"generation option {next(iter(task))!r} is not known here")
+        raise ValueError(f"generation option {shown(next(iter(task)))} is not known here")
     return options
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pellucid import checks
 from pellucid.errors import MOST, one_line, shown
 from pellucid.look.recorded import AXES, PREDICTIONS, Recorded, Token
 
@@ -102,8 +103,9 @@ def table(trace: Recorded, quantity: str) -> tuple[list[str], list[list[int]], l
 
 def to_pandas(trace: Recorded, quantity: str) -> Any:
     """``Trace.to_pandas``."""
+    quantity = checks.string("quantity", quantity)
     if quantity != "tokens" and quantity not in AXES:
-        raise ValueError(f"quantity={quantity!r}: expected tokens or one of {', '.join(trace.kept)}")
+        raise checks.wrong_value("quantity", quantity, f"tokens or one of {', '.join(trace.kept)}")
     try:
         import pandas
     except ImportError:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pellucid import checks
+from pellucid.errors import WrongValue
 from pellucid.look import record
 from pellucid.look.lens import Attribution
 from pellucid.look.trace import Trace
@@ -55,10 +56,10 @@ def attention(trace: Trace, layer: int = -1, heads: int | Sequence[int] | None =
     layer = checks.integer("layer", layer, -len(trace.layers))
     layer = trace.layers[layer] if layer < 0 else layer
     if layer not in trace.layers:
-        raise ValueError(f"layer={layer}: the trace has {', '.join(map(str, trace.layers))}")
+        raise WrongValue("layer", f"={checks.shown(layer)}: the trace has {', '.join(map(str, trace.layers))}")
     wanted = trace.heads if heads is None else record.select("heads", heads, max(trace.heads) + 1)
     if not set(wanted) <= set(trace.heads):
-        raise ValueError(f"heads={heads}: the trace has {', '.join(map(str, trace.heads))}")
+        raise WrongValue("heads", f"={checks.shown(heads)}: the trace has {', '.join(map(str, trace.heads))}")
     first = max(len(trace) - MOST["attention"], 0)
     rows = [i for i, p in enumerate(trace.positions) if p >= first]
     maps = trace.attention[trace.layers.index(layer)][:, rows, first:]
