@@ -148,7 +148,7 @@ class Comparison:
             return w.ask("decode", depth=phase.size, ids=ids, n=phase.steps)
         if phase.kind == "together":
             return w.ask("together", prompts=[self.ids(1) for _ in range(phase.size)], n=phase.steps)
-        self.cold_start(name, phase.size)  # so that nobody's turn pays for pages that the system took away meanwhile
+        self.cold_start(name, phase.size)  # so that no runtime pays for pages evicted while it was stopped
         return self.cold_start(name, phase.size)
 
     def cold_start(self, name: str, size: int) -> float:

@@ -189,7 +189,7 @@ def imported(name: str, text: str) -> set[str]:
     for level, module, names_ in pairs:
         base = package[: len(package) - level + 1] if level else []
         full = ".".join([*base, *([module] if module else [])])
-        # `from pellucid.look import x` names a module or a name of the package itself: module_of() tells which.
+        # In `from pellucid.look import x`, x is a module or a name of the package itself; module_of() finds out.
         found |= {f"{full}.{n}" for n in names_} or {full}
     return found
 

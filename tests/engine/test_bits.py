@@ -84,7 +84,7 @@ def test_rewound_forked_and_fresh(load: Load, isa: str, name: str, mix: str) -> 
         n = s.rewind(n)
         assert s.length == n
         assert same(rows(engine, s, ids[n:]), fresh[n:]), f"rewound to {n}"
-    # A fork and its origin go on side by side, each on its own.
+    # A fork and its origin continue independently of each other.
     for n in (65, 64, 10):
         s = sequence(engine, ids[:n])
         fork = s.fork()

@@ -118,7 +118,7 @@ def test_mates_of_a_pass(model: Model) -> None:
             row += len(part)
         assert bad.length == 3 and same(rows(engine, bad, ids[3:]), expected[3:])
     a, b = sequence(engine, ids[:9]), sequence(engine, ids[:3])
-    with pytest.raises(NumericsError):  # nobody takes its error: the other's rows are stored all the same
+    with pytest.raises(NumericsError):  # without `failed` it raises; the other sequence's rows are stored all the same
         engine.forward([(a, ids[9:20], 11), (b, [1, BAD], 2)])
     assert (a.length, b.length) == (20, 3)
     assert same(rows(engine, a, ids[20:]), expected[20:])

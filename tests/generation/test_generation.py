@@ -398,7 +398,7 @@ def test_wrong_options(ids_only: Any, options: dict[str, Any], error: type[Excep
         with pytest.raises(error, match=words):
             use([1, 2], **options)
     assert context.length == 0
-    assert len(context.generate([1, 2], max_tokens=1).ids) == 1  # and nobody holds it
+    assert len(context.generate([1, 2], max_tokens=1).ids) == 1  # and is not in use
 
 
 def test_wrong_options_of_loading(smollm2: Any) -> None:

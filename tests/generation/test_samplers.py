@@ -55,7 +55,7 @@ def test_dry_in_a_generation(smol: Any, range: int, breakers: tuple[str, ...]) -
 
 def test_dry_breaks_a_loop(ids_only: Any) -> None:
     prompt = [3, 5, 8, 13, 3, 5, 8]
-    bias = {13: 12.0}  # a model that wants to go on with it
+    bias = {13: 12.0}  # the model then tends to repeat this token
     assert ids_only.generate(prompt, temperature=0, max_tokens=1, logit_bias=bias).ids == [13]
     dry: dict[str, Any] = dict(temperature=0, max_tokens=1, dry_multiplier=20.0)
     assert ids_only.generate(prompt, logit_bias=bias, **dry).ids != [13]  # 20 * 1.75 more than the bias

@@ -76,7 +76,7 @@ def test_every_tier_has_the_bits_of_scalar(isa, case, terms):
     acts = cases.acts(case.format, case.n, case.k, case.acts, terms)
     expected = product("scalar", case, acts.forms)
     got = product(isa, case, acts.forms)
-    if case.format == "BF16" and isa == "avx512bf16":  # its instruction has an order of its own within a pair
+    if case.format == "BF16" and isa == "avx512bf16":  # its instruction adds a pair in its own order
         exact, bound = reference(case, acts)
         assert (np.abs(got - exact) <= 2 * bound + flushed(case, acts)).all()
     else:

@@ -71,7 +71,7 @@ def test_while_modules_are_imported(model: Path) -> None:
     assert whole.returncode == 0, whole.stderr
     searches = int(whole.stdout.split()[-1])
     assert searches > 200
-    # The first three are for pellucid and pellucid.cli: nothing of ours is there yet.
+    # The first three are for pellucid and pellucid.cli: no module of Pellucid is loaded yet.
     for n in [*range(4, 20, 5), *range(20, searches, searches // 25)]:
         done = run(arguments, searches=n)
         assert (done.returncode, done.stderr) == (130, ""), f"search {n} of {searches}: {done.stderr}"

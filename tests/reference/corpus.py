@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent
 TEXT = HERE / "text.txt"
 TEXT_SHA256 = "22dd92105526c07ce618a43cc6d239ad4ebda8ebae5ffe44b8d3569c35a2da79"
 
-# Each window is a context of its own that starts empty. 1,024 positions are twice Gemma's sliding window.
+# Each window is a separate context that starts empty. 1,024 positions are twice Gemma's sliding window.
 WINDOW = 1024
 WINDOWS = 4
 PROMPT = "The capital of France is"
