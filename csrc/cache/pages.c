@@ -4,7 +4,7 @@
 
 #include "store.h"
 
-/* Pages that a window has left are kept this long, so that short rewinds find them. */
+/* Tokens for which a page stays after the window has passed it, so that short rewinds still find it. */
 #define WINDOW_SLACK PL_PAGE
 
 static int32_t pages_for(int32_t tokens)
@@ -18,7 +18,7 @@ static int32_t window(const pl_store *s)
     return pl_pool_groups(s->pool, &n)[s->group].window;
 }
 
-/* Room for n pages. The table is exchanged under the lock, as all that a fork's child reads. */
+/* Room for n pages. The table is replaced under the lock, like everything that a forked child reads. */
 static int make_room(pl_store *s, int32_t n)
 {
     if (n <= s->room)
@@ -37,12 +37,12 @@ static int make_room(pl_store *s, int32_t n)
     return 0;
 }
 
-/* Makes a page that others share this sequence's own. */
+/* Replaces a shared page by a copy that belongs to this sequence alone. */
 static int own_page(pl_store *s, pl_page **at)
 {
     pl_page *page = *at, *own;
     pl_cache_lock();
-    int shared = page && page->refs > 1; /* NULL: the window has left it */
+    int shared = page && page->refs > 1; /* NULL: released, the window has passed it */
     pl_cache_unlock();
     if (!shared)
         return PL_CACHE_OK;
@@ -88,7 +88,7 @@ static int reserve(pl_store *s, int32_t from, int32_t upto)
 
 static void commit(pl_store *s, int32_t length)
 {
-    /* Pages wholly before what row `length` sees; compared first, for the subtraction could leave int32. */
+    /* Pages wholly before the window of row `length`. w > length is tested first: the subtraction could overflow. */
     int32_t w = window(s);
     int32_t gone = w == 0 || w > length ? 0 : (length - w + 1 - WINDOW_SLACK) / PL_PAGE;
     if (gone <= s->first)

@@ -1,4 +1,4 @@
-/* The blocks of a pool, cut from slabs. */
+/* The pages of a pool, cut from slabs. */
 #include "pool.h"
 
 #include <pthread.h>
@@ -8,10 +8,10 @@
 
 /* Small pages are cut from slabs of about this size, so that huge pages serve them too. */
 #define SLAB_BYTES ((int64_t)8 << 20)
-/* Where the pool has a limit, a slab is at most this part of it: what one group does not use is left to the others. */
+/* In a pool with a limit, a slab takes at most 1/LIMIT_SHARE of it, so that one group's unused pages leave room for the
+ * others. */
 #define LIMIT_SHARE 32
-/* Slabs of a group that are kept though nobody uses them, so that short sequences that come and go do not map and clear
- * memory each time. */
+/* Empty slabs kept per group, so that a succession of short sequences does not map and clear memory each time. */
 #define KEPT_EMPTY 1
 
 typedef struct pl_slab {
@@ -130,7 +130,7 @@ size_t pl_pool_page_bytes(const pl_pool *pool, int group)
     return (size_t)pool->page_bytes[group];
 }
 
-/* With the lock held: takes all but `keep` empty slabs of a group out of the pool, for `unmap`. */
+/* With the lock held: removes all but `keep` empty slabs of a group from the pool, for `unmap`. */
 static pl_slab *cut_empty(pl_pool *pool, int g, int keep, pl_slab *list)
 {
     for (pl_slab **at = &pool->slabs[g]; *at && pool->n_empty[g] > keep;) {
@@ -158,7 +158,7 @@ void pl_pool_trim(pl_pool *pool)
     unmap(list);
 }
 
-/* With the lock held: pages that a new slab may have; 0: the limit allows none. */
+/* With the lock held: number of pages for a new slab; 0: the limit allows none. */
 static int64_t slab_pages(const pl_pool *pool, int g)
 {
     int64_t each = pool->page_bytes[g], most = (pool->limit - pool->bytes) / each;
@@ -167,11 +167,11 @@ static int64_t slab_pages(const pl_pool *pool, int g)
     return n < most ? n : most;
 }
 
-/* With the lock held, but for the moments in which the system maps memory. */
+/* With the lock held; released while the system maps memory. */
 static int add_slab(pl_pool *pool, int g)
 {
     int64_t n = slab_pages(pool, g), each = pool->page_bytes[g];
-    if (n < 1) { /* what other groups keep */
+    if (n < 1) { /* free the empty slabs of all groups and try again */
         pl_slab *list = NULL;
         for (int i = 0; i < pool->n_groups; i++)
             list = cut_empty(pool, i, 0, list);
@@ -209,7 +209,7 @@ static int add_slab(pl_pool *pool, int g)
     return PL_CACHE_OK;
 }
 
-/* With the lock held: a page off a free list, NULL where none has one. */
+/* With the lock held: a free page of the group, or NULL. */
 static pl_page *take_free(pl_pool *pool, int g)
 {
     pl_slab *s = pool->slabs[g];

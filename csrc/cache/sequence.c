@@ -1,4 +1,4 @@
-/* A sequence does with its stores what is asked of it. */
+/* A sequence: each call goes to all of its stores. */
 #include <stdlib.h>
 
 #include "store.h"
@@ -64,7 +64,7 @@ void pl_seq_roll_back(pl_seq *seq)
         seq->store[i].type->roll_back(&seq->store[i], seq->length);
 }
 
-/* Where one store goes back further than asked, the others must follow, and perhaps go back further themselves. */
+/* If one store can only go back further than n, the others must follow, and may have to go back further still. */
 int32_t pl_seq_rewind(pl_seq *seq, int32_t n)
 {
     if (n >= seq->length)
