@@ -24,7 +24,7 @@ static size_t page_size(void)
     return n > 0 ? (size_t)n : 4096;
 }
 
-/* Whole small pages: the tail beyond the last 2 MB stays in small ones, rather than cost memory. 0 on overflow. */
+/* Rounded up to small pages only, so that the tail after the last 2 MB page costs no more memory. 0 on overflow. */
 static size_t whole_pages(size_t bytes)
 {
     size_t page = page_size();
@@ -36,7 +36,7 @@ static size_t whole_pages(size_t bytes)
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int system_has_huge;
 
-/* "always [madvise] never", the chosen one in brackets; no file: a kernel without huge pages. */
+/* The file reads "always [madvise] never", the active setting in brackets; kernels without huge pages lack it. */
 static void read_enabled(void)
 {
     char text[64];
@@ -51,7 +51,7 @@ static void read_enabled(void)
     system_has_huge = strstr(text, "[never]") == NULL;
 }
 
-/* Switched off for this process alone, by itself or whoever started it (prctl(2)); madvise succeeds all the same. */
+/* 0 if huge pages were disabled for this process, by itself or by its parent (prctl(2)); madvise succeeds even then. */
 static int process_has_huge(void)
 {
     return prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) != 1;

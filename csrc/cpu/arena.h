@@ -4,10 +4,10 @@
 
 #include <stddef.h>
 
-/* Zeroed, 2 MB aligned; NULL when there is none. *huge: 1 when the system promises huge pages (MADV_HUGEPAGE taken and
- * /sys/kernel/mm/transparent_hugepage/enabled is not "never"). Untouched memory costs nothing. */
+/* Zeroed and 2 MB aligned; NULL if out of memory. *huge: 1 if the system promises huge pages (it accepts MADV_HUGEPAGE
+ * and /sys/kernel/mm/transparent_hugepage/enabled is not "never"). Untouched memory costs nothing. */
 void *pl_arena_alloc(size_t bytes, int *huge);
-/* The same in the system's small pages, whatever its default: to measure what huge ones are worth. */
+/* The same in small pages, whatever the system's default, to measure the gain from huge ones. */
 void *pl_arena_small(size_t bytes);
 void pl_arena_free(void *p, size_t bytes);
 

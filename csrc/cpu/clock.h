@@ -1,4 +1,4 @@
-/* The clock of waits and measurements. */
+/* The clock for waits and measurements. */
 #ifndef PL_CLOCK_H
 #define PL_CLOCK_H
 

@@ -182,7 +182,7 @@ int pl_isa_find(const char *name)
 
 pl_isa pl_isa_best(void)
 {
-    /* The enum ascends within an architecture, and no processor has tiers of two. */
+    /* The enum ascends within an architecture, and no processor has tiers of more than one. */
     int i = PL_N_ISA - 1;
     while (i > PL_ISA_SCALAR && !(pl_isa_built((pl_isa)i) && pl_isa_runs((pl_isa)i)))
         i--;

@@ -12,7 +12,7 @@ typedef struct probe {
 static void *probe_thread(void *arg)
 {
     probe *p = arg;
-    void *volatile m = malloc(64); /* as a real thread would: the C library reserves an arena for it */
+    void *volatile m = malloc(64); /* like a real thread: the C library reserves an arena for it */
     free(m);
     pthread_mutex_lock(&p->gate);
     pthread_mutex_unlock(&p->gate);
@@ -37,9 +37,9 @@ int pl_thread_limit(int threads)
     free(t);
     if (n == threads - 1)
         return threads;
-    /* At the limit: give the system time to deduct the threads that just ended, and leave room for what an OpenMP library
-     * allocates per thread besides its stack. With a quarter of the threads clang's library never ran out of memory, with
-     * three quarters it did. */
+    /* At the limit: give the system time to deduct the threads that just ended, and leave room for what an OpenMP
+     * library allocates per thread besides its stack. With a quarter of the threads, clang's library never ran out of
+     * memory; with three quarters it did. */
     struct timespec rest = {0, 5000000};
     nanosleep(&rest, NULL);
     return n < 8 ? 1 : n / 4;

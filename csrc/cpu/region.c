@@ -1,5 +1,5 @@
-/* OpenMP's region; or, with PL_REGION_PTHREADS, one of POSIX threads, for sanitizers: gcc's cannot see how its own OpenMP
- * library keeps accesses apart. */
+/* An OpenMP region; or, with PL_REGION_PTHREADS, one of POSIX threads for sanitizers: gcc's thread sanitizer does not
+ * see the synchronisation inside its own OpenMP library. */
 #include "region.h"
 
 #if defined(PL_REGION_PTHREADS)
@@ -10,7 +10,7 @@
 typedef struct region {
     void (*fn)(void *arg, int tid, int size);
     void *arg;
-    pthread_mutex_t gate; /* held until everybody is there */
+    pthread_mutex_t gate; /* held until all threads are started */
     int came, size;
 } region;
 

@@ -2,8 +2,8 @@
 #ifndef PL_REGION_H
 #define PL_REGION_H
 
-/* Runs fn(arg, tid, size) for tid in [0, size) and returns when all have ended; tid 0 is the caller's thread. size: how many
- * threads really came, 1 to `threads`. */
+/* Runs fn(arg, tid, size) for tid in [0, size) and returns when all have ended; tid 0 is the caller's thread. size: the
+ * number of threads that started, 1 to `threads`. */
 void pl_region_run(int threads, void (*fn)(void *arg, int tid, int size), void *arg);
 
 #endif

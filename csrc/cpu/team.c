@@ -1,7 +1,7 @@
 /* The engine thread, its queue of jobs and its OpenMP team: see team.h.
  *
- * One mutex guards the queue. A job's last touch by the engine is the store of `done`, so that a waiter that sees
- * it may free the job at once; who sleeps is woken through a node on the sleeper's own stack.
+ * One mutex guards the queue. The engine's last access to a job is the store to `done`, so that a waiter that sees it
+ * may free the job at once. A sleeping waiter is woken through a node on its own stack.
  */
 #if defined(__linux__)
 #define _GNU_SOURCE
@@ -26,24 +26,24 @@
 #include "region.h"
 #include "topology.h"
 
-#define LINE 128 /* two lines of 64 bytes: processors fetch neighbours in pairs */
+#define LINE 128 /* two cache lines of 64 bytes: processors fetch adjacent lines in pairs */
 #define STACK_BYTES ((size_t)8 << 20)
 #define MAX_THREADS 1024
 
-/* Turns of a barrier (some 20 ns each) before it yields between looks, which costs about 0.4 us a look. */
+/* Polls of a barrier (about 20 ns each) before it yields between polls (about 0.4 us each). */
 #define SPINS 1000
-#define SPINS_CROWDED 50 /* more threads than processors: those we wait for need ours */
-/* A yield that comes back later than this has let somebody else run: another library's threads, another program. Whoever
- * yields again waits for a slice of theirs each time, so for a while those who wait sleep instead, which the scheduler
- * makes up for when they wake. Decoding beside a BLAS that keeps both cores of a Zen 4 busy, SmolLM2, milliseconds a token,
- * median (worst): 19 (193) yielding, 10 (12) so; 2.7 alone. */
+#define SPINS_CROWDED 50 /* more threads than processors: the awaited threads need this one's processor */
+/* A yield that takes longer than this has let foreign threads run (another library's, or another program's). Each
+ * further yield would cost another of their time slices, so for a while waiting threads sleep instead, for which the
+ * scheduler favours them when they wake. Decoding SmolLM2 beside a BLAS that keeps both cores of a Zen 4 busy,
+ * milliseconds per token, median (worst): 19 (193) when yielding, 10 (12) when sleeping; 2.7 without the BLAS. */
 #define LATE_NS 1000000
-#define COMPANY_TURNS 1000 /* barriers until that is tried again */
+#define COMPANY_TURNS 1000 /* barriers before yielding is tried again */
 
-/* How long a waiter, and the idle engine with its team, look before they sleep. They yield between looks, for a
- * looker that does not may hold the very processor that the other side needs. An empty job of one thread there and
- * back, median, two busy cores of a Zen 4: 4.4 us so; 9.3 us without looking; 32 us (called again at once) to
- * 78 us (after 30 us) when looking without yielding. */
+/* How long a waiter, and the idle engine with its team, poll before they sleep. They yield between polls: otherwise
+ * they could occupy the very processor that the other side needs. Round trip of an empty job of one thread, median, two
+ * busy cores of a Zen 4: 4.4 us; 9.3 us without polling; 32 us (next call at once) to 78 us (after 30 us) when polling
+ * without yielding. */
 #define WAITER_SPIN_NS 20000
 #define ENGINE_SPIN_NS 50000
 
@@ -56,7 +56,7 @@ typedef struct barrier {
     pthread_cond_t passed;
 } barrier;
 
-/* Each thread of a region has one of its own. */
+/* Each thread of a region has its own. */
 struct pl_team {
     int size, spins;
     barrier *barrier;
@@ -71,7 +71,7 @@ struct pl_job {
     pl_job_fn fn;
     void *arg;
     int threads;
-    int born; /* how many forks ago, counted from the first process */
+    int born; /* value of q.forks when it was submitted */
     atomic_int done;
     struct pl_job *next;
     sleeper *sleepers;
@@ -82,14 +82,14 @@ static struct {
     pthread_cond_t arrival;
     pl_job *first, **last; /* guarded by lock */
     int running;           /* the engine thread exists */
-    int asleep;            /* threads that wait for `arrival`: the engine, its team */
-    atomic_int queued;     /* jobs from first on, for spinning without the lock */
+    int asleep;            /* threads waiting for `arrival`: the engine and its team */
+    atomic_int queued;     /* number of queued jobs, for polling without the lock */
     atomic_int forks;
 } q = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static barrier team_barrier = {.lock = PTHREAD_MUTEX_INITIALIZER}; /* one job at a time, so one barrier */
 
-/* What the engine tells its team. */
+/* How the engine passes jobs to its team. */
 static struct {
     pl_job *job;                    /* NULL: the region ends */
     _Alignas(LINE) atomic_int turn; /* counts the jobs of a region */
@@ -98,7 +98,7 @@ static struct {
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* ---- small things -------------------------------------------------------------------------------------------------- */
+/* ---- helpers ----------------------------------------------------------------------------------------------------- */
 
 static inline void pause_once(void)
 {
@@ -109,7 +109,7 @@ static inline void pause_once(void)
 #endif
 }
 
-/* Looks at `word` for a while; 1 when it is no longer `old`. */
+/* Polls `word` for `ns` nanoseconds; 1 as soon as it is no longer `old`. */
 static int spin(atomic_int *word, int old, int64_t ns)
 {
     int64_t until = pl_now_ns() + ns;
@@ -150,9 +150,9 @@ static void wait_until(pthread_cond_t *c, int64_t deadline)
 #endif
 }
 
-/* ---- floating-point mode ------------------------------------------------------------------------------------------- */
+/* ---- floating-point mode ----------------------------------------------------------------------------------------- */
 
-/* Round to nearest, denormals kept, no exception traps; a thread inherits its creator's mode, whatever that was. */
+/* Round to nearest, keep denormals, trap no exceptions. Set explicitly: a thread inherits its creator's mode. */
 #if defined(__x86_64__)
 typedef unsigned fp_mode;
 static fp_mode enter_fp(void)
@@ -180,14 +180,14 @@ static void leave_fp(fp_mode was)
 }
 #endif
 
-/* ---- barrier ------------------------------------------------------------------------------------------------------- */
+/* ---- barrier ----------------------------------------------------------------------------------------------------- */
 
 int pl_team_size(const pl_team *team)
 {
     return team->size;
 }
 
-/* Sleeps until the phase is another one. */
+/* Sleeps until the phase changes. */
 static void sleep_through(barrier *b, unsigned phase)
 {
     pthread_mutex_lock(&b->lock);
@@ -198,7 +198,7 @@ static void sleep_through(barrier *b, unsigned phase)
     pthread_mutex_unlock(&b->lock);
 }
 
-/* Lets others run until the phase is another one. crowded: among them are those we wait for. */
+/* Lets other threads run until the phase changes. crowded: the awaited threads are among them. */
 static void yield_through(barrier *b, unsigned phase, int crowded)
 {
     if (atomic_load_explicit(&b->company, memory_order_relaxed) > 0 && !crowded) {
@@ -217,17 +217,17 @@ static void yield_through(barrier *b, unsigned phase, int crowded)
     }
 }
 
-/* Zen 4, two threads on two cores: 0.04 us a barrier (omp barrier: 0.24 us). */
+/* Zen 4, two threads on two cores: 0.04 us per barrier (omp barrier: 0.24 us). */
 void pl_team_barrier(const pl_team *team)
 {
     barrier *b = team->barrier;
     if (team->size == 1)
         return;
-    /* The phase cannot move before we arrive. */
+    /* The phase cannot change before this thread arrives. */
     unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) == team->size - 1) {
         atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
-        /* Both this and a sleeper write one word, then read the other's: one of them sees it. */
+        /* This thread and a sleeper each write one word, then read the other's: one of them sees the change. */
         atomic_store(&b->phase, phase + 1);
         if (atomic_load(&b->asleep)) {
             pthread_mutex_lock(&b->lock);
@@ -244,7 +244,7 @@ void pl_team_barrier(const pl_team *team)
     yield_through(b, phase, team->spins == SPINS_CROWDED);
 }
 
-/* ---- the engine thread --------------------------------------------------------------------------------------------- */
+/* ---- the engine thread ------------------------------------------------------------------------------------------- */
 
 static pl_job *take_job(int look)
 {
@@ -270,21 +270,21 @@ static void finish_job(pl_job *job)
     pthread_mutex_lock(&q.lock);
     sleeper *s = job->sleepers;
     atomic_store_explicit(&job->done, 1, memory_order_release);
-    for (; s; s = s->next) /* cannot leave before we unlock */
+    for (; s; s = s->next) /* sleepers cannot return before the unlock */
         pthread_cond_signal(&s->wake);
     pthread_mutex_unlock(&q.lock);
 }
 
-/* ---- the region ---------------------------------------------------------------------------------------------------- */
+/* ---- the region -------------------------------------------------------------------------------------------------- */
 
-/* A region stays open from job to job while they ask for the same number of threads: between them the team waits here
- * rather than in the OpenMP library, whose own wait spins for milliseconds (gcc) and so, on a machine with no processor
- * to spare, keeps the engine from waking up. */
+/* A region stays open for consecutive jobs with the same number of threads. Between jobs the team waits here rather
+ * than in the OpenMP library, whose wait spins for milliseconds (gcc) and so, on a machine with no processor to spare,
+ * keeps the engine from waking up. */
 static void post(pl_job *job)
 {
     shift.job = job;
     atomic_fetch_add(&shift.turn, 1);
-    /* Both this and a worker's way to sleep write one word, then read the other's: one of them sees it. */
+    /* This thread and a worker about to sleep each write one word, then read the other's: one sees the change. */
     if (atomic_load(&shift.sleeping)) {
         pthread_mutex_lock(&q.lock);
         pthread_cond_broadcast(&q.arrival);
@@ -292,7 +292,7 @@ static void post(pl_job *job)
     }
 }
 
-/* The next job; NULL: go home. A worker wakes as soon as a job is queued, together with the engine. */
+/* The next job; NULL: leave the region. A worker wakes as soon as a job is queued, together with the engine. */
 static pl_job *next_post(int turn, int look)
 {
     for (;;) {
@@ -309,7 +309,7 @@ static pl_job *next_post(int turn, int look)
         }
         atomic_fetch_sub(&shift.sleeping, 1);
         pthread_mutex_unlock(&q.lock);
-        sched_yield(); /* perhaps to the engine */
+        sched_yield(); /* lets the engine run */
     }
 }
 
@@ -322,7 +322,7 @@ static void run_job(const pl_job *job, const pl_team *team, int tid)
 }
 
 typedef struct region {
-    pl_job *job; /* the next */
+    pl_job *job; /* the next job */
     int crowded;
 } region;
 
@@ -344,7 +344,7 @@ static void work(void *arg, int tid, int size)
     }
 }
 
-/* Runs `job` and all that follow with as many threads; the first that wants another number is returned. */
+/* Runs `job` and those after it that want the same number of threads; returns the first that does not. */
 static pl_job *run_region(pl_job *job, int threads, int processors)
 {
     region r = {job, threads > processors};
@@ -364,14 +364,14 @@ static void *engine_main(void *unused)
 
     int threads = 1;
     for (pl_job *job = take_job(0);;) {
-        /* A team that shrank has let its threads go: so every larger one is tried. */
+        /* A smaller team ends the threads that it does not need, so the limit is checked whenever a team grows. */
         threads = job->threads > threads ? pl_thread_limit(job->threads) : job->threads;
         job = run_region(job, threads, processors);
     }
     return NULL;
 }
 
-/* ---- fork ---------------------------------------------------------------------------------------------------------- */
+/* ---- fork -------------------------------------------------------------------------------------------------------- */
 
 static void before_fork(void)
 {
@@ -390,14 +390,14 @@ static void reset(void)
     q.running = q.asleep = 0;
     atomic_store(&q.queued, 0);
     atomic_store(&shift.sleeping, 0);
-    atomic_store(&team_barrier.arrived, 0); /* the parent's job may be in the middle of one */
+    atomic_store(&team_barrier.arrived, 0); /* the parent may have forked during a barrier */
     atomic_store(&team_barrier.asleep, 0);
     pthread_mutex_init(&team_barrier.lock, NULL);
     init_cond(&team_barrier.passed);
     init_cond(&q.arrival);
 }
 
-/* Of all threads only the one that called fork exists here. Jobs that were not done are the parent's. */
+/* Only the thread that called fork exists here. Unfinished jobs belong to the parent. */
 static void after_fork_child(void)
 {
     pthread_mutex_init(&q.lock, NULL);
@@ -421,7 +421,7 @@ static int start_engine(void)
         return 0;
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attr, STACK_BYTES);
-    /* Signals are for the threads that the program knows of (Python's main one). Inherited by the team. */
+    /* Leave signals to the program's own threads (Python's main thread). The team inherits this mask. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &was);
     int failed = pthread_create(&thread, &attr, engine_main, NULL);
@@ -430,7 +430,7 @@ static int start_engine(void)
     return !failed;
 }
 
-/* ---- jobs ---------------------------------------------------------------------------------------------------------- */
+/* ---- jobs -------------------------------------------------------------------------------------------------------- */
 
 pl_job *pl_job_submit(pl_job_fn fn, void *arg, int threads)
 {
@@ -482,7 +482,7 @@ int pl_job_wait(pl_job *job, int ms)
         job->sleepers = &self;
         while (!(done = is_done(job)) && pl_now_ns() < deadline)
             wait_until(&self.wake, deadline);
-        if (!done) { /* nobody reads the list of a job that is done */
+        if (!done) { /* once a job is done, its list is no longer read */
             sleeper **s = &job->sleepers;
             while (*s != &self)
                 s = &(*s)->next;

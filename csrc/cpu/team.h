@@ -1,30 +1,31 @@
 /* One engine thread per process owns the OpenMP team and alone opens parallel regions.
  *
- * Callers submit jobs; the engine thread runs them one at a time in order of arrival. After fork the child
- * starts an engine thread of its own at its first submit. All functions may be called from any thread.
+ * Callers submit jobs; the engine thread runs them one at a time in order of arrival. After fork, the child
+ * starts its own engine thread at its first submit. All functions may be called from any thread.
  */
 #ifndef PL_TEAM_H
 #define PL_TEAM_H
 
 #include <stdint.h>
 
-typedef struct pl_team pl_team; /* what a running job knows of its threads */
+typedef struct pl_team pl_team; /* the threads of a running job */
 
 /* Runs on every thread of the region at once: tid in [0, size). */
 typedef void (*pl_job_fn)(void *arg, const pl_team *team, int tid);
 
-int pl_team_size(const pl_team *team);     /* threads that really came: may be fewer than asked for */
+int pl_team_size(const pl_team *team);     /* threads that started: may be fewer than requested */
 void pl_team_barrier(const pl_team *team); /* all threads of the job; spins briefly, then yields; acquire/release */
 
 typedef struct pl_job pl_job;
-/* Queues fn(arg) on `threads` threads (>= 1). NULL when there is no memory or no thread can be started. */
+/* Queues fn(arg) on `threads` threads (>= 1). NULL if out of memory or if no thread can be started. */
 pl_job *pl_job_submit(pl_job_fn fn, void *arg, int threads);
-/* Waits at most `ms` milliseconds (0: only looks): 1 when it has finished (what it wrote is visible), 0 not yet,
- * -1 never: this process was forked while the job waited or ran, and it is the parent's. */
+/* Waits at most `ms` milliseconds (0: does not wait). Returns 1 if the job has finished (what it wrote is visible), 0
+ * if not yet, -1 if it never will: the process was forked while the job was queued or running, and only the parent runs
+ * it. */
 int pl_job_wait(pl_job *job, int ms);
-/* Only after pl_job_wait said 1 or -1. */
+/* Only after pl_job_wait returned 1 or -1. */
 void pl_job_free(pl_job *job);
-/* Bounds of share `tid` of `n` things cut into `size` runs of whole `unit`s. */
+/* Share `tid`, [*from, *to), of `n` elements divided into `size` ranges of whole units. */
 static inline void pl_share(int64_t n, int64_t unit, int tid, int size, int64_t *from, int64_t *to)
 {
     int64_t units = (n + unit - 1) / unit;

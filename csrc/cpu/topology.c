@@ -43,10 +43,10 @@ static int count_bits(const cpu_bits *b)
     return n;
 }
 
-/* ---- files -------------------------------------------------------------------------------------------------------- */
+/* ---- files ------------------------------------------------------------------------------------------------------- */
 
-/* The text of a file, at most `most` bytes of it, to be freed; NULL when it is not a readable ordinary file. Its path:
- * root, and what the format makes of the rest. */
+/* The text of a file, at most `most` bytes of it, to be freed; NULL if it is not a readable regular file. The path is
+ * root, followed by the formatted rest. */
 static char *read_text_v(const char *root, size_t most, const char *format, va_list args)
 {
     va_list again;
@@ -150,7 +150,7 @@ static int read_list(const char *root, const char *path, cpu_bits *bits)
     return n;
 }
 
-/* ---- processors --------------------------------------------------------------------------------------------------- */
+/* ---- processors -------------------------------------------------------------------------------------------------- */
 
 /* A list named in /proc/self/status. */
 static int allowed_by_status(const char *root, cpu_bits *bits)
@@ -206,7 +206,7 @@ static int64_t core_of(const char *root, int cpu)
     long long package = read_number(root, "/sys/devices/system/cpu/cpu%d/topology/physical_package_id", cpu);
     if (core < 0 || core > INT32_MAX || package > INT32_MAX)
         return -1;
-    /* Packages may be unknown (-1) on one-package machines; beyond every number that a sibling can have. */
+    /* Packages may be unknown (-1) on machines with one package. The result is beyond any sibling's number. */
     return ((int64_t)(package < 0 ? 0 : package) + 1) << 32 | core;
 }
 
@@ -216,7 +216,7 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Distinct cores; a processor of unknown core counts as one, and *unknown says so. */
+/* Number of distinct cores; a processor whose core is unknown counts as one, and *unknown is set. */
 static int count_cores(const char *root, const cpu_bits *allowed, int logical, int *unknown)
 {
     int64_t *core = malloc((size_t)logical * sizeof *core);
@@ -243,7 +243,7 @@ static int count_cores(const char *root, const cpu_bits *allowed, int logical, i
     return distinct;
 }
 
-/* ---- quota -------------------------------------------------------------------------------------------------------- */
+/* ---- quota ------------------------------------------------------------------------------------------------------- */
 
 static double ratio(long long quota, long long period)
 {
@@ -271,7 +271,7 @@ static double quota_here(const char *root, const char *mount, const char *group,
     return q;
 }
 
-/* The least quota from `mount` + `group` up to `mount`. `group` is cut as we climb. */
+/* The least quota from `mount` + `group` up to `mount`. `group` is truncated on the way up. */
 static double quota_upward(const char *root, const char *mount, char *group, int v2)
 {
     double least = 0;
@@ -320,7 +320,7 @@ static void unescape(char *s)
     *to = 0;
 }
 
-/* Where the hierarchy is mounted, and which of its folders that mount shows. 1 when mountinfo knows. */
+/* Finds where the hierarchy is mounted, and which of its folders is mounted there. 1 if mountinfo lists it. */
 static int find_mount(char *mountinfo, int v2, const char **mount, const char **shown)
 {
     for (char *line = mountinfo, *next; line && *line; line = next) {
@@ -352,7 +352,7 @@ static int find_mount(char *mountinfo, int v2, const char **mount, const char **
             }
         }
         if (match) {
-            /* Into the caller's buffer, whose line is at least as long. */
+            /* The caller's buffer is at least as long as this line. */
             size_t at = strlen(field[3]) + 1;
             memcpy(line, field[3], at);
             memcpy(line + at, field[4], strlen(field[4]) + 1);
@@ -370,14 +370,14 @@ static int find_mount(char *mountinfo, int v2, const char **mount, const char **
 
 static double hierarchy_quota(const char *root, char *group, int v2)
 {
-    /* The usual mount point, where mountinfo names none. */
+    /* The usual mount point, if mountinfo names none. */
     static const char *const usual[2][3] = {{"/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct", NULL},
                                             {"/sys/fs/cgroup", "/sys/fs/cgroup/unified", NULL}};
     const char *mount, *shown;
     char *mountinfo = read_text(root, MAX_FILE, "/proc/self/mountinfo");
     double least = 0;
     if (mountinfo && find_mount(mountinfo, v2, &mount, &shown)) {
-        /* A container may see its own folder as the top: cut what lies above it. */
+        /* A container may see its own folder as the root: remove what lies above it. */
         size_t n = strlen(shown);
         while (n && shown[n - 1] == '/')
             n--;
@@ -424,7 +424,7 @@ static double read_quota(const char *root)
     return least;
 }
 
-/* ---- all together ------------------------------------------------------------------------------------------------- */
+/* ---- all together ------------------------------------------------------------------------------------------------ */
 
 void pl_topology_read(const char *root, pl_topology *t)
 {

@@ -5,7 +5,7 @@
 typedef struct pl_topology {
     int logical;  /* processors this process may run on (affinity) */
     int physical; /* distinct cores among them */
-    double quota; /* processors that the cgroup (v1 or v2, every level up) grants; 0 = no limit */
+    double quota; /* processors granted by the cgroup and those above it (v1 or v2); 0 = no limit */
     int threads;  /* default: min(physical, max(1, floor(quota))) */
     char why[96]; /* "2 physical cores", "cgroup quota 1.5", "affinity 1 of 2", "cores unknown: ..." */
 } pl_topology;
