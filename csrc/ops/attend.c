@@ -1,8 +1,9 @@
 /* Attention over cached keys and values.
  *
  * The unit of work is a tile of query rows of one sequence x one KV head, whose query heads share every key that is
- * loaded. Keys are taken in chunks of 256 from slot 0, each with a state of its own, and chunks merge left to right,
- * whoever computed them: so a few rows at great depth can be spread over threads without changing a bit.
+ * loaded. Keys are processed in chunks of 256 from slot 0, each with a state of its own. Chunks merge from left to
+ * right whichever threads computed them, so a few rows that see many keys can be spread over threads without changing a
+ * bit.
  */
 #include <string.h>
 
@@ -34,8 +35,8 @@ typedef struct tile {
     const pl_op *op;
     const pl_cache_desc *c;
     const pl_group *g;
-    const pl_row *rows; /* the tile's */
-    int row, n, head;   /* first row in the pass, how many, KV head */
+    const pl_row *rows; /* (n) rows of the tile */
+    int row, n, head;   /* first row in the pass, number of rows, KV head */
     int heads, m;       /* query heads of the KV head; query rows = n * heads */
     int from, to;       /* slots that any row sees: [from, to) */
     float *q, *spare;   /* (m, dk); a state */
@@ -58,7 +59,7 @@ static tile tile_of(const pl_run *r, const pl_op *op, int item, int tid)
         t.from = 0;
     t.to = t.rows[t.n - 1].slot + 1;
     size_t state = pl_attend_state(t.m, t.c->dv);
-    t.q = r->scratch[tid] + state; /* a state first, for the caller */
+    t.q = r->scratch[tid] + state; /* the first state is the caller's */
     t.spare = t.q + (size_t)t.m * t.c->dk;
     t.lo = (int *)(t.spare + state);
     t.hi = t.lo + t.m;
@@ -86,14 +87,15 @@ static const uint8_t *page_keys(const tile *t, int page)
     return pl_seq_keys(t->r->seqs[t->rows[0].seq], t->g, t->op->cache, t->op->cache_layer, t->head, page * PL_PAGE);
 }
 
-/* The first page of a chunk that the tile sees. */
+/* The first page of a chunk with keys that the tile sees. */
 static int first_page(const tile *t, int chunk)
 {
     int first = chunk * PL_CHUNK_PAGES, seen = t->from / PL_PAGE;
     return first < seen ? seen : first;
 }
 
-/* The state of one chunk of keys: (m) top, (m) sum, (m, dv) acc. after: the page that this thread reads next, or NULL. */
+/* Computes the state of one chunk of keys: (m) top, (m) sum, (m, dv) acc. after: the page that this thread reads next,
+ * or NULL. */
 static void run_chunk(const tile *t, int chunk, float *state, const uint8_t *after)
 {
     int m = t->m, dv = t->c->dv;
@@ -192,7 +194,7 @@ static float *partial_of(const pl_run *r, const pl_op *op, int item, int chunk)
     return r->partial + ((size_t)item * r->max_chunks + chunk) * state;
 }
 
-/* The next number item * max_chunks + chunk of which the tile sees keys; -1: none is left. */
+/* Claims the next chunk with keys that its tile sees, as item * max_chunks + chunk; -1: none is left. */
 static int claim_chunk(const pl_run *r, const pl_op *op, int tid)
 {
     int items = r->n_qtiles * r->m->caches[op->cache].n_kv, i;
@@ -213,11 +215,11 @@ void pl_op_attend(const pl_run *r, const pl_op *op, int tid)
     atomic_int *next = r->next + 2 * (op - r->ops);
     int i;
     if (!r->partial) {
-        /* the last tiles see the most keys: they go first */
+        /* the last tiles see the most keys, so they start first */
         while ((i = items - 1 - atomic_fetch_add_explicit(next, 1, memory_order_relaxed)) >= 0)
             attend_whole(r, op, i, tid);
     } else {
-        for (i = claim_chunk(r, op, tid); i >= 0;) { /* the next is claimed early, for its keys to be on their way */
+        for (i = claim_chunk(r, op, tid); i >= 0;) { /* claims the next early, to prefetch its keys */
             int after = claim_chunk(r, op, tid);
             const uint8_t *keys = NULL;
             if (after >= 0) {
@@ -238,7 +240,7 @@ void pl_op_attend(const pl_run *r, const pl_op *op, int tid)
             write_out(&t, state);
         }
     }
-    if (forms && (c->n_q / c->n_kv * c->dv) % PL_BLOCK) { /* a head's columns are no whole blocks: quantise rows */
+    if (forms && (c->n_q / c->n_kv * c->dv) % PL_BLOCK) { /* a head's columns are not whole blocks: quantise rows */
         int from, to;
         pl_team_barrier(r->team);
         pl_my_rows(r, tid, &from, &to);

@@ -1,4 +1,4 @@
-/* The rows of a buffer, and the forms in which matrix products read them. */
+/* Buffers: their layout, and the forms in which matrix products read their rows. */
 #include "ops.h"
 
 int pl_format_form(const pl_format *f)

@@ -1,4 +1,4 @@
-/* Rows of the embedding. */
+/* The embedding: looks up a row for each token. */
 #include "ops.h"
 
 void pl_op_embed(const pl_run *r, const pl_op *op, int tid)

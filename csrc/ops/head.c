@@ -1,9 +1,9 @@
-/* The language-modelling head: final norm and logits of the rows that ask, in blocks of at most 16 rows. */
+/* The language-modelling head: final norm and logits of the rows that want them, in blocks of at most 16 rows. */
 #include <string.h>
 
 #include "ops.h"
 
-/* Whether every value is finite: exponent bits not all set. */
+/* Whether every value is finite, that is, does not have all exponent bits set. */
 static int all_finite(const float *x, int n)
 {
     uint32_t bad = 0;

@@ -1,4 +1,4 @@
-/* Matrix products side by side. */
+/* Matrix products whose outputs lie side by side. */
 #include "ops.h"
 
 void pl_op_linear(const pl_run *r, const pl_op *op, int tid)

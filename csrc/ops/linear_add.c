@@ -1,4 +1,4 @@
-/* A matrix product into the residual stream, normed before where a post-norm asks for it. */
+/* A matrix product added to the residual stream, after a post-norm if there is one. */
 #include "ops.h"
 
 const char *pl_check_linear_add(const pl_plan *p, const pl_op *op)
@@ -6,7 +6,7 @@ const char *pl_check_linear_add(const pl_plan *p, const pl_op *op)
     return op->vec < 0 ? NULL : pl_check_norm_of(p, op, p->buf_dim[op->out]);
 }
 
-/* Each thread adds its own columns. */
+/* Each thread computes its own columns and, without a post-norm, adds them. */
 static void add_products(const pl_run *r, const pl_op *op, int forms, int tid)
 {
     const pl_model_tables *m = r->m;

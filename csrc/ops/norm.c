@@ -1,4 +1,4 @@
-/* Norms: of rows, and of each query and key head. */
+/* Norms of rows, and of each query and key head. */
 #include "ops.h"
 
 static void rms(const pl_model_tables *m, const pl_op *op, const float *x, int n, float *y)

@@ -1,8 +1,8 @@
-/* What an operation needs to run, and what the engine knows of each kind (table.c).
+/* The data that operations work on, and the function of each kind (listed in table.c).
  *
- * Every thread of the team calls the same function; an operation shares out its work by rows or by
- * columns (tiles) so that nobody's result depends on how many threads there are. The executor puts a barrier between
- * two operations unless both share by rows.
+ * Every thread of the team calls the same function. An operation divides its work by rows, by columns (tiles) or by
+ * items in such a way that no result depends on the number of threads. The executor puts a barrier between two
+ * operations unless both are divided by rows.
  */
 #ifndef PL_OPS_H
 #define PL_OPS_H
@@ -15,10 +15,10 @@
 #include "table.h"
 
 #define PL_HEAD_ROWS 16   /* logits are computed for this many rows at a time */
-#define PL_CHUNK_KEYS 256 /* attention: keys of one chunk, merged left to right */
+#define PL_CHUNK_KEYS 256 /* attention: keys per chunk; chunks merge from left to right */
 #define PL_CHUNK_PAGES (PL_CHUNK_KEYS / PL_PAGE)
 
-/* Forms of a buffer's rows that its readers want besides float32. */
+/* Forms of a buffer's rows besides float32, for matrix products. */
 enum { PL_FORM_Q8 = 1, PL_FORM_BF16 = 2 };
 
 /* A buffer of the plan: (rows, dim) float32, and the forms that linears read. */
@@ -33,18 +33,18 @@ typedef struct pl_buf {
 
 /* Query rows of one sequence that attend together. */
 typedef struct pl_qtile {
-    int32_t row, n; /* rows of the pass */
+    int32_t row, n; /* first row in the pass, number of rows */
 } pl_qtile;
 
-/* Takes the logits of the wanted row number `want`; may overwrite them. Called once per row, from any thread.
- * Returns 0, or what is wrong with them: PL_BAD_*. */
+/* Consumes, and may overwrite, the logits of row wants[want]. Called once per such row, from any thread. Returns 0, or
+ * PL_BAD_* if something is wrong with them. */
 typedef int (*pl_consume_fn)(void *arg, int want, float *logits, int tid);
 
 typedef struct pl_model_tables {
     const pl_kernels *kernels;
     const pl_tuning *tuning;
     const pl_segment *segs;
-    const pl_mat *mats; /* packed; a plain one has its file's rows in `data` */
+    const pl_mat *mats; /* packed; `data` of a plain matrix holds rows as in the file */
     const float *const *vecs;
     const pl_rope_desc *ropes;
     int n_ropes;
@@ -53,7 +53,7 @@ typedef struct pl_model_tables {
     pl_kv_type kv;
     int vocab;
     pl_buf *bufs;
-    const uint8_t *finish; /* per operation: forms of its output that a later one reads */
+    const uint8_t *finish; /* per operation: forms of its output that later operations read */
 } pl_model_tables;
 
 /* One forward pass. */
@@ -67,39 +67,39 @@ typedef struct pl_run {
     atomic_int *status;                       /* per sequence: PL_BAD_* */
     float *const *rope_cos, *const *rope_sin; /* per rope: (n_rows, n_rot / 2) */
     const pl_qtile *qtiles;
-    int n_qtiles, qtile_rows;    /* at most qtile_rows rows each */
+    int n_qtiles, qtile_rows;    /* qtile_rows: most rows per query tile */
     float *const *scratch;       /* per thread: pl_attend_scratch() floats */
     void *const *kernel_scratch; /* per thread: pl_kernels_scratch() bytes */
     float *partial;              /* states of chunks: (items, max_chunks) x pl_attend_state() floats */
-    int max_chunks;              /* of any row of this pass */
+    int max_chunks;              /* most chunks that a row of this pass sees */
     atomic_int *next;            /* (n_ops, 2) work counters, zero at the start */
-    const int32_t *wants;        /* (n_wants) rows that ask for logits, ascending */
+    const int32_t *wants;        /* (n_wants) rows with want, ascending */
     int n_wants;
     pl_buf *head_rows;     /* normed rows of one block of the head */
-    float *logits;         /* (PL_HEAD_ROWS, vocab), unless stored directly */
+    float *logits;         /* (PL_HEAD_ROWS, vocab), used if `store` is NULL */
     float *store;          /* (n_wants, vocab) or NULL */
-    pl_consume_fn consume; /* else */
+    pl_consume_fn consume; /* called if `store` is NULL */
     void *consume_arg;
 } pl_run;
 
-/* The form that products with matrices of this format read besides float32, or 0. */
+/* The form besides float32 that products with matrices of this format read, or 0. */
 int pl_format_form(const pl_format *f);
-/* Cuts `bytes` off a block that starts at base (NULL: only counts). */
+/* Takes `bytes` at offset *at of the block at `base` and advances *at; base NULL: only advances. */
 void *pl_cut(void *base, size_t *at, size_t bytes);
-/* Memory of a buffer's `rows` rows. */
+/* Assigns the memory for `rows` rows of a buffer. */
 void pl_buf_layout(pl_buf *b, size_t rows, void *base, size_t *at);
 /* Writes columns [from, to) of a row in `forms`; from and to: multiples of 32, or the end. */
 void pl_buf_finish(const pl_kernels *k, const pl_buf *b, int forms, int row, int from, int to);
-/* Row 0 and following of a buffer, as a kernel reads them. */
+/* The rows of a buffer from `row` on, as a kernel reads them. */
 pl_acts pl_buf_acts(const pl_buf *b, int row);
 
-/* Something is wrong with a row: its sequence fails. */
+/* Marks the sequence of a row as failed. */
 static inline void pl_bad(const pl_run *r, int row, int what)
 {
     atomic_fetch_or_explicit(&r->status[r->rows[row].seq], what, memory_order_relaxed);
 }
 
-/* The forms that an operation of the pass must write of its output. */
+/* Forms in which an operation must write its output. */
 static inline int pl_finishes(const pl_run *r, const pl_op *op)
 {
     return r->m->finish[op - r->ops];
@@ -114,8 +114,8 @@ static inline void pl_my_rows(const pl_run *r, int tid, int *from, int *to)
     *to = (int)b;
 }
 
-/* Rows whose products are used again at once: so many that weights are read from memory seldom, so few that the products
- * of 32 tiles are still in the second-level cache. */
+/* Rows per step of operations that use their products immediately: enough that weights are seldom read from memory, few
+ * enough that the products of 32 tiles stay in the second-level cache. */
 #define PL_ROWS_AT_ONCE 96
 
 static inline int pl_rows_at_once(const pl_run *r, int row)
@@ -128,12 +128,11 @@ static inline int pl_rows_at_once(const pl_run *r, int row)
 void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0, int n,
                     float *y, ptrdiff_t y_stride, int tid);
 int pl_segment_tiles(const pl_model_tables *m, const pl_segment *seg);
-/* This thread's tiles [*from, *to) of segment s. Segments side by side are shared out together; other operations have one,
- * or two with the same tiles. */
+/* This thread's tiles [*from, *to) of segment s. Segments side by side are divided as a whole; other operations have
+ * one segment, or two with the same tiles. */
 void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, int *to);
 
-/* Reads the first weights that this thread will need in `op` into its cache: called before a barrier, where time is
- * lost waiting. */
+/* Prefetches the first weights that this thread will need in `op`. Called before a barrier, to use the waiting time. */
 void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid);
 
 /* The norm of a row of n by norm, linear_add or head; y may be x. */
@@ -150,7 +149,8 @@ void pl_op_glu(const pl_run *r, const pl_op *op, int tid);
 void pl_op_head(const pl_run *r, const pl_op *op, int tid);
 void pl_op_scale_add(const pl_run *r, const pl_op *op, int tid);
 
-/* Checks of what the table does not say: what does not fit, or NULL. Buffers and segments have been checked. */
+/* Checks beyond those that the table describes, called after buffers and segments have been checked: the name of what
+ * does not fit, or NULL. */
 const char *pl_check_norm(const pl_plan *p, const pl_op *op);
 const char *pl_check_head_norm(const pl_plan *p, const pl_op *op);
 const char *pl_check_rope_append(const pl_plan *p, const pl_op *op);
@@ -161,7 +161,7 @@ const char *pl_check_head(const pl_plan *p, const pl_op *op);
 const char *pl_check_scale_add(const pl_plan *p, const pl_op *op);
 /* Of an operation that norms rows of n. */
 const char *pl_check_norm_of(const pl_plan *p, const pl_op *op, int n);
-/* Of operations on queries, keys and values side by side; and of those on a layer of the cache. */
+/* For operations on queries, keys and values side by side; for operations on a layer of the cache. */
 const char *pl_check_heads(const pl_plan *p, const pl_op *op);
 const char *pl_check_cache_layer(const pl_plan *p, const pl_op *op);
 
@@ -170,13 +170,13 @@ static inline int pl_inside(int32_t id, int32_t n)
     return id >= 0 && id < n;
 }
 
-/* A vector of n floats. */
+/* Whether `id` is a vector of n floats. */
 static inline int pl_has_vec(const pl_plan *p, int32_t id, int32_t n)
 {
     return pl_inside(id, p->n_vecs) && p->vecs[id].n == n;
 }
 
-/* Cosines and sines of this thread's rows, for every rope of the plan. */
+/* Computes cosines and sines of this thread's rows for every rope of the plan. */
 void pl_rope_angles(const pl_run *r, int tid);
 
 /* Floats of one attention state (top, sum, acc) of `m` rows of width dv. */
@@ -186,7 +186,7 @@ static inline size_t pl_attend_state(int m, int dv)
 }
 /* Floats of scratch per thread for a cache group with tiles of `rows` rows. */
 size_t pl_attend_scratch(const pl_cache_desc *c, int rows);
-/* Query rows of a tile for a group: enough heads x rows to share each key among, few enough for the first cache. */
+/* Query rows per tile of a group: enough heads x rows to share each key, few enough for the first-level cache. */
 int pl_attend_tile_rows(const pl_cache_desc *c);
 
 #endif

@@ -1,4 +1,4 @@
-/* Rotary positions, whose angles are computed once per pass for all layers, and the append to the cache. */
+/* Rotates queries and keys, appends keys and values to the cache. Angles are computed once per pass, for all layers. */
 #include <string.h>
 
 #include "ops.h"
@@ -47,7 +47,7 @@ static int storable(const float *x, int n, pl_kv_type kv)
     for (int i = 0; i < n; i++) {
         int32_t u;
         memcpy(&u, x + i, sizeof u);
-        beyond |= (u & 0x7fffffff) >= limit; /* signed: the baseline's vectors compare no other */
+        beyond |= (u & 0x7fffffff) >= limit; /* signed: the vector instructions of the baseline compare only those */
     }
     return !beyond;
 }
@@ -61,8 +61,9 @@ const char *pl_check_rope_append(const pl_plan *p, const pl_op *op)
     return fits ? NULL : "its rope";
 }
 
-/* Keys and values that are not finite are not stored, and their sequence fails: so the cache holds finite numbers alone,
- * whatever a pass left in slots that it could not keep (the attention kernels multiply what a row does not see by 0). */
+/* If keys or values are not finite, they are not stored and their sequence fails. So the cache holds only finite
+ * numbers, even in slots beyond a sequence's length; the attention kernels rely on it, multiplying what a row does not
+ * see by 0. */
 void pl_op_rope_append(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_model_tables *m = r->m;

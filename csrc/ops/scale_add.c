@@ -1,4 +1,4 @@
-/* Columns scaled and added to, at some positions. */
+/* Scales columns of rows at some positions and adds a vector to them. */
 #include <string.h>
 
 #include "ops.h"
@@ -29,7 +29,7 @@ void pl_op_scale_add(const pl_run *r, const pl_op *op, int tid)
         const float *x = NULL;
         if (op->vec >= 0)
             x = m->vecs[op->vec] + (op->each ? (size_t)(pos - op->pos_from) * op->width : 0);
-        if (x && op->scale == 0.0f) { /* replaced, whatever was there */
+        if (x && op->scale == 0.0f) { /* replace: 0 * y would keep NaN and inf */
             memcpy(y, x, sizeof(float) * (size_t)op->width);
         } else {
             if (op->scale != 1.0f)

@@ -1,9 +1,9 @@
-/* Matrix products of segments, shared out by tiles of 16 columns. */
+/* Matrix products of segments, divided by tiles of 16 columns. */
 #include "ops.h"
 
-/* Weights and activations of one block of a large product on float weights: both stay in the second-level cache (1 MB on
- * the machines of interest, 256 KB on small ones) while every pair of them is multiplied. Kernels of quantised weights lay
- * activations out anew in every call, so they get all of a product and divide it themselves. */
+/* Bytes of weights, and of activations, per block of a large product with float weights: both stay in the second-level
+ * cache (1 MB on the machines of interest, 256 KB on small ones) while every pair is multiplied. Kernels of quantised
+ * weights rearrange activations in every call, so they get a whole product and divide it themselves. */
 #define BLOCK_BYTES (192 << 10)
 
 void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0, int n,
@@ -45,12 +45,13 @@ int pl_segment_tiles(const pl_model_tables *m, const pl_segment *seg)
     return (m->mats[seg->mat].rows + PL_TILE - 1) / PL_TILE;
 }
 
-/* Up to so many rows a product waits for memory, and takes as long with two terms as with one: tiles count alike. Beyond
- * it computing counts, so that a thread with keys and values in two terms gets fewer tiles than one with queries. */
+/* Up to this many rows, a product is bound by memory and takes as long with two terms as with one, so all tiles count
+ * the same. With more rows it is bound by computation: a thread with keys and values in two terms then gets fewer tiles
+ * than one with queries. */
 #define FEW_ROWS 4
 
-/* Of a tile, in fifths of one with one term: a second one takes four of them more (Q4_0 and Q8_0, 512 rows: 0.76 of the
- * int8 peak with one term, 0.85 with two). */
+/* Work of a tile, in fifths of a tile with one term. A second term adds four fifths (Q4_0 and Q8_0, 512 rows: 0.76 of
+ * the int8 peak with one term, 0.85 with two). */
 static int work_of(const pl_run *r, const pl_segment *seg)
 {
     const int computing = r->n_rows > FEW_ROWS && !(r->m->mats[seg->mat].format->flags & PL_FLOAT);
@@ -69,7 +70,7 @@ void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, in
             total += (int64_t)work_of(r, seg) * pl_segment_tiles(r->m, seg);
         }
         pl_share(total, 1, tid, size, &a, &b);
-        /* a tile is the thread's that its first unit of work belongs to */
+        /* a tile belongs to the thread to which its first unit of work belongs */
         a = a > before ? (a - before + work - 1) / work : 0;
         b = b > before ? (b - before + work - 1) / work : 0;
     } else {
@@ -79,7 +80,7 @@ void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, in
     *to = (int)(b < n ? b : n);
 }
 
-/* What the hardware's own prefetching needs to get going, and no more than the second-level cache can keep. */
+/* Enough to start the hardware's own prefetching, and no more than the second-level cache can hold. */
 #define PREFETCH_BYTES 8192
 
 void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid)
@@ -92,7 +93,7 @@ void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid)
         const pl_segment *seg = &r->m->segs[op->seg + s];
         int from, to;
         pl_my_tiles(r, op, s, tid, &from, &to);
-        if (from == to) /* nothing of this segment */
+        if (from == to) /* no tiles in this segment */
             continue;
         const pl_mat *w = &r->m->mats[seg->mat];
         const uint8_t *p = w->data + from * w->tile_bytes;
