@@ -16,9 +16,9 @@
 typedef enum {
     PL_OK,
     PL_E_MEMORY,    /* no memory, or no thread could be started */
-    PL_E_PLAN,      /* the plan or its tensors do not fit together */
+    PL_E_PLAN,      /* the plan or its tensors are inconsistent */
     PL_E_ARGUMENT,  /* a row, sequence or option out of range */
-    PL_E_ISA,       /* the instruction set is not built or not there */
+    PL_E_ISA,       /* the instruction set is not in this build or not in this processor */
     PL_E_CANCELLED, /* nothing has changed */
     PL_E_FILE,      /* a matrix's bytes cannot be read: pl_error says where */
 } pl_status;
@@ -37,31 +37,31 @@ typedef struct pl_options {
     int threads;         /* >= 1 */
     int kv;              /* pl_kv_type */
     int terms;           /* int8 terms of activations: 1, or 2 for high precision; the head always has 2 */
-    int max_rows;        /* of one pass */
-    int64_t cache_bytes; /* that keys and values may take; 0: no limit */
+    int max_rows;        /* per pass */
+    int64_t cache_bytes; /* most memory for keys and values; 0: no limit */
 } pl_options;
 
 typedef struct pl_model_info {
     const char *isa;
-    int64_t packed_bytes; /* of matrices, as packed */
-    int64_t work_bytes;   /* of buffers */
+    int64_t packed_bytes; /* packed matrices */
+    int64_t work_bytes;   /* buffers of a pass */
     int huge_pages;
     int max_rows;
 } pl_model_info;
 
-/* Validates the plan and takes memory; the plan's tables are copied, the weights it points to stay the caller's and
+/* Validates the plan and allocates memory. The plan's tables are copied; the weights it points to stay the caller's and
  * must live until packing has finished. */
 pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error);
-/* A model that runs another plan over the packed matrices of `base`, whose list of matrices and options it has. Its
- * buffers and its pool are its own. `base` must be packed and outlive it. */
+/* A model that runs another plan over the packed matrices of `base`. The plan must list the same matrices; the options
+ * are those of `base`, buffers and pool are separate. `base` must be packed and must outlive the view. */
 pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **view, pl_error *error);
-/* After its sequences' last pass; frees everything but sequences (their pool goes with the last of them). */
+/* Call after the last pass. Frees everything except sequences; the pool is freed with the last sequence. */
 void pl_model_free(pl_model *model);
 void pl_model_info_get(const pl_model *model, pl_model_info *info);
 pl_pool *pl_model_pool(pl_model *model);
-/* Packed bytes that a pass reads of matrix `mat`. */
+/* Packed bytes of matrix `mat`. */
 int64_t pl_model_mat_bytes(const pl_model *model, int mat);
-/* Row `row` of a matrix -> float32 (k), bit-identical to the file's own decoding. */
+/* Row `row` of a matrix -> float32 (k), bit-identical to decoding the file's bytes. */
 void pl_model_mat_row(const pl_model *model, int mat, int row, float *dst);
 
 pl_status pl_pack_start(pl_model *model, pl_task **task, pl_error *error);
@@ -76,56 +76,60 @@ typedef struct pl_pass {
     int32_t n_rows;
     const pl_row *rows; /* copied */
     int32_t n_seqs;
-    pl_seq *const *seqs;            /* copied; each has one user until the task is finished */
-    float *store;                   /* (rows that want, vocab), or NULL: sampled */
-    const pl_sample_params *sample; /* one per row that wants */
-    const uint64_t *step;           /* one per row that wants */
-    pl_sampled *sampled;            /* one per row that wants */
+    pl_seq *const *seqs;            /* copied; none may be used elsewhere until the task is finished */
+    float *store;                   /* (rows with want, vocab) logits, or NULL: sample instead */
+    const pl_sample_params *sample; /* one per row with want */
+    const uint64_t *step;           /* one per row with want */
+    pl_sampled *sampled;            /* one per row with want */
     int32_t *status;                /* (n_seqs) or NULL: PL_BAD_* of each sequence, 0 for those that grew */
-    /* Looking inside. Operations [op_from, op_to) run; feeds fill buffers (n_rows, dim) before, taps copy them after. */
+    /* For inspection: operations [op_from, op_to) run; feeds fill buffers (n_rows, dim) before the first, each tap
+     * copies a buffer after its operation. */
     int32_t op_from, op_to;
     int32_t n_feeds, n_taps;
     const pl_tap *feeds, *taps; /* a feed's op is ignored */
     int64_t *op_ns;             /* (n_ops) nanoseconds of each operation, or NULL */
 } pl_pass;
 
-/* Checks the rows and reserves their pages. Part of the plan ([op_from, op_to) not all) stores nothing: its rows are in
- * slots that are stored, see their own keys and values where it computes some, and leave those that are stored. */
+/* Checks the rows and reserves their pages. A pass over part of the plan ([op_from, op_to) is not all of it) does not
+ * lengthen its sequences: its rows are in slots already stored. If it computes keys and values, its rows see those; the
+ * stored ones do not change. */
 pl_status pl_forward_start(pl_model *model, const pl_pass *pass, pl_task **task, pl_error *error);
 
-/* Attention weights of one layer, which a pass never stores, computed again in float32 from its queries and keys. A row at
- * position p sees keys 0..p, of them the last `window` (0: all). */
+/* Attention weights of one layer, recomputed in float32 from its queries and keys, because a pass never stores them. A
+ * row at position p sees the last `window` of the keys 0..p (0: all of them). */
 typedef struct pl_attention {
     int32_t heads, kv_heads, m, n, d, window; /* m query rows, n keys, d wide */
     float scale;
     const float *q;          /* (heads, m, d) */
     const float *k;          /* (kv_heads, n, d) */
-    const int32_t *group;    /* (heads): each one's KV head */
+    const int32_t *group;    /* (heads): KV head of each head */
     const int32_t *position; /* (m), ascending */
-    float *scores;           /* (heads, m, n) or NULL: q . k * scale, -inf where a row does not see */
-    float *weights;          /* (heads, m, n) or NULL, all zero before: their softmax */
+    float *scores;           /* (heads, m, n) or NULL: q . k * scale, -inf for keys that a row does not see */
+    float *weights;          /* (heads, m, n) or NULL, zeroed by the caller: softmax of the scores */
 } pl_attention;
 
-/* The arrays stay the caller's until the task is finished. Only kernels and threads of the model are used. */
+/* The arrays must live until the task is finished. Of the model, only kernels, threads and scratch are used. */
 pl_status pl_attention_start(pl_model *model, const pl_attention *attention, pl_task **task, pl_error *error);
 
-int pl_task_wait(pl_task *task, int ms);      /* 1 when it has ended; -1 in the child of a fork, where it never will */
-void pl_task_cancel(pl_task *task);           /* it ends soon; may be called at any time before finish */
+int pl_task_wait(pl_task *task, int ms);      /* 1: ended; 0: not yet; -1: never, in a forked child */
+void pl_task_cancel(pl_task *task);           /* ends it soon; allowed any time before finish */
 double pl_task_progress(const pl_task *task); /* 0..1 */
-/* After pl_task_wait said 1: takes the task's result and frees it. A whole pass that
- * ended with PL_OK has lengthened the sequences whose status is 0; all others are as they were. */
+/* After pl_task_wait returned 1: returns the task's result and frees it. A pass over the whole plan that ended with
+ * PL_OK has lengthened the sequences whose status is 0; all others are unchanged. */
 pl_status pl_task_finish(pl_task *task, pl_error *error);
 
-/* ---- what the machine can do at most, for comparison ------------------------------------------------------------ */
+/* ---- the machine's limits, for comparison ------------------------------------------------------------------------ */
 
 typedef struct pl_probe pl_probe;
 enum { PL_PROBE_READ_SMALL, PL_PROBE_READ_HUGE, PL_PROBE_I8, PL_PROBE_BF16, PL_PROBE_F32, PL_N_PROBES };
 
-/* Takes two buffers of `bytes` (much more than the caches hold), one in 4 KB and one in 2 MB pages. One user at a time. */
+/* Allocates two buffers of `bytes` (much more than the caches hold), one in 4 KB and one in 2 MB pages. One user at a
+ * time. */
 pl_status pl_probe_new(int isa, int threads, int64_t bytes, pl_probe **probe, pl_error *error);
 void pl_probe_free(pl_probe *probe);
-int pl_probe_has(const pl_probe *probe, int kind); /* 0: no huge pages; the tier has no such instruction */
-/* Runs n rounds on the engine's threads and waits: bytes read or operations done in all, and nanoseconds. */
+int pl_probe_has(const pl_probe *probe, int kind); /* 0: no huge pages, or no such instruction in the tier */
+/* Runs n rounds on the engine's threads and waits. *done: bytes read or operations done by all threads; *ns: elapsed
+ * nanoseconds. */
 pl_status pl_probe_run(pl_probe *probe, int kind, int64_t n, double *done, int64_t *ns, pl_error *error);
 
 #endif

@@ -1,18 +1,18 @@
-/* Scores and attention weights of one layer, computed again from queries and keys that a pass has given: for looking at.
- * The engine's own attention never has them in memory. */
+/* Scores and attention weights of one layer, recomputed for inspection from the queries and keys of a pass. The
+ * attention of a pass never holds them in memory. */
 #include "model.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define ROWS 64 /* query rows of an item: their scores of 512 keys fit the second-level cache */
+#define ROWS 64 /* query rows per work item: their scores of 512 keys fit the second-level cache */
 
 typedef struct body {
     pl_attention a; /* its arrays are the caller's */
     const pl_format *format;
     pl_mat *keys;   /* (kv_heads), packed */
-    uint8_t *tiles; /* theirs */
+    uint8_t *tiles; /* packed data of `keys` */
     atomic_int next;
 } body;
 

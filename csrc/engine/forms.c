@@ -1,4 +1,4 @@
-/* Which forms each buffer has besides float32, and which operation writes them. */
+/* Decides which forms each buffer has besides float32, and which operation writes them. */
 #include "model.h"
 
 int pl_op_forms(const pl_plan *p, const pl_op *op)
@@ -10,8 +10,8 @@ int pl_op_forms(const pl_plan *p, const pl_op *op)
     return forms;
 }
 
-/* Int8 terms of every segment's activations: what the plan, the options and the operations that use it ask for. A segment
- * that several use has one number, known before any buffer takes its room. */
+/* Int8 terms of every segment's activations: the most that the plan, the options or an operation using the segment
+ * requires. Set before buffers are laid out, because their sizes depend on it. */
 static void set_terms(pl_model *m, pl_segment *segs)
 {
     for (int i = 0; i < m->plan.n_ops; i++) {
@@ -24,7 +24,7 @@ static void set_terms(pl_model *m, pl_segment *segs)
     }
 }
 
-/* Forms of what operation i writes that are read before it is written again. */
+/* Forms of operation i's output that are read before it is overwritten. */
 static int forms_after(const pl_plan *p, int i)
 {
     int buf = p->ops[i].out, forms = 0;

@@ -1,5 +1,5 @@
-/* Runs a plan: one job on the team per forward pass, operations in order, a barrier where one shares out its work
- * differently from the next. */
+/* Runs a plan: one job of the team per forward pass, operations in order, with a barrier between two operations that
+ * divide their work differently. */
 #include "pass.h"
 
 #include <stdlib.h>
@@ -15,7 +15,7 @@ static int consume(void *arg, int want, float *logits, int tid)
     return wrong == PL_SAMPLE_OPTIONS ? PL_BAD_OPTIONS : wrong ? PL_BAD_LOGITS : 0;
 }
 
-/* This thread's rows of what the caller puts into buffers. */
+/* Copies this thread's rows of the caller's feeds into their buffers. */
 static void feed(const pl_run *r, const pl_pass_body *b, int tid)
 {
     int from, to;
@@ -39,7 +39,7 @@ static void tap(const pl_run *r, const pl_pass_body *b, int op)
         }
 }
 
-/* Rows stay on their thread from one operation to the next where both share by rows. */
+/* No barrier is needed if both operations are divided by rows: each row then stays on its thread. */
 static int barrier_between(const pl_op *a, const pl_op *b)
 {
     const pl_op_desc *d = &pl_op_table[a->kind];
@@ -50,7 +50,7 @@ static void forward_job(void *arg, const pl_team *team, int tid)
 {
     pl_task *task = arg;
     pl_pass_body *b = task->body;
-    pl_run run = b->run; /* each thread its own, read-only */
+    pl_run run = b->run; /* a copy per thread, read-only except for `team` */
     run.team = team;
     const pl_op *ops = run.ops;
     int from = b->pass.op_from, to = b->pass.op_to, watched = b->pass.n_taps || b->pass.op_ns;
@@ -78,8 +78,8 @@ static void forward_job(void *arg, const pl_team *team, int tid)
             start = pl_now_ns();
         }
         if (watched && b->pass.n_taps)
-            pl_team_barrier(team); /* nobody writes on while thread 0 copies */
-        /* A later stop is set only before a later barrier, so that all threads stop at the same one. */
+            pl_team_barrier(team); /* the others wait while thread 0 copies */
+        /* Thread 0 changes stop_at only before a barrier, so that all threads stop after the same operation. */
         if (atomic_load_explicit(&b->stop_at, memory_order_relaxed) <= i + 1)
             return;
     }

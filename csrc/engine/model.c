@@ -1,4 +1,4 @@
-/* Makes a model from a plan: copies its tables, lays out memory, packs the weights. */
+/* Makes a model from a plan: copies its tables and lays out memory. */
 #include "model.h"
 
 #include <stdlib.h>
@@ -20,7 +20,7 @@ static int copy(void *field, const void *src, size_t n, size_t size)
 static int copy_tables(pl_model *m, const pl_plan *p)
 {
     m->plan = *p;
-    /* first all pointers are made the model's own, so that freeing is safe whatever fails */
+    /* clear the caller's pointers first, so that pl_model_free is safe whatever fails below */
     m->plan.ops = NULL, m->plan.buf_dim = NULL, m->plan.segs = NULL, m->plan.mats = NULL, m->plan.vecs = NULL,
     m->plan.ropes = NULL;
     m->plan.caches = NULL;
@@ -46,7 +46,7 @@ static int copy_tables(pl_model *m, const pl_plan *p)
     return 0;
 }
 
-/* All working memory of a pass; base NULL: only its size. */
+/* Assigns the working memory of a pass from `base` and returns its size; base NULL: only the size. */
 static size_t layout_work(pl_model *m, void *base)
 {
     size_t at = 0, rows = (size_t)m->options.max_rows, scratch = 0;
@@ -92,13 +92,13 @@ static int64_t mat_bytes(const pl_mat *w)
                          : pl_row_bytes(w->format, w->k) * w->rows;
 }
 
-/* Bytes of the arena for a matrix: each begins on a line of the cache. */
+/* Bytes of the arena for a matrix; each matrix begins at a multiple of 64, the size of a cache line. */
 static size_t arena_part(const pl_mat *w)
 {
     return ((size_t)mat_bytes(w) + 63) / 64 * 64;
 }
 
-/* base: whose packed matrices to use, or NULL. */
+/* base: the model whose packed matrices are used, or NULL. */
 static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, pl_error *error)
 {
     const pl_status no_memory = pl_fail(error, PL_E_MEMORY, "no memory for the model");
@@ -203,11 +203,11 @@ pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **vi
 {
     *view = NULL;
     if (plan->n_mats != base->plan.n_mats || plan->vocab != base->plan.vocab)
-        return pl_fail(error, PL_E_PLAN, "a view has the matrices of its model");
+        return pl_fail(error, PL_E_PLAN, "a view must have the matrices and the vocabulary of its model");
     for (int i = 0; i < plan->n_mats; i++) {
         const pl_mat_desc *a = &plan->mats[i], *b = &base->plan.mats[i];
         if (a->gguf_type != b->gguf_type || a->rows != b->rows || a->k != b->k || a->plain != b->plain)
-            return pl_fail(error, PL_E_PLAN, "matrix %d of a view is not its model's", i);
+            return pl_fail(error, PL_E_PLAN, "matrix %d of a view differs from its model's", i);
     }
     return make(plan, &base->options, base, view, error);
 }

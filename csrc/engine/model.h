@@ -1,4 +1,4 @@
-/* A model as the engine holds it. */
+/* The engine's model and task structures. */
 #ifndef PL_MODEL_H
 #define PL_MODEL_H
 
@@ -16,10 +16,10 @@ struct pl_model {
     pl_group *groups;
     float **vecs;
     pl_buf *bufs;
-    uint8_t *finish; /* per operation: forms of its output that it writes */
+    uint8_t *finish; /* per operation: forms in which it writes its output */
     pl_buf head_rows;
     pl_pool *pool;
-    int head_op; /* index, -1 when the plan has none */
+    int head_op; /* index of the head, -1 if the plan has none */
     int qtile_rows;
     /* memory */
     void *arena, *work;
@@ -27,7 +27,7 @@ struct pl_model {
     int huge;
     float **scratch;              /* per thread */
     void **sample_scratch;        /* per thread */
-    void **kernel_scratch;        /* per thread; of passes and attentions, which the engine thread runs one at a time */
+    void **kernel_scratch;        /* per thread; shared by all tasks, since the engine thread runs one at a time */
     float *logits;                /* (PL_HEAD_ROWS, vocab) */
     float **rope_cos, **rope_sin; /* per rope: (max_rows, n_rot / 2) */
 };
@@ -35,10 +35,10 @@ struct pl_model {
 /* Fills `error` and returns `status`. */
 pl_status pl_fail(pl_error *error, pl_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-/* Every id, shape and size of the plan. */
+/* Checks every id, shape and size of the plan. */
 pl_status pl_plan_check(const pl_plan *plan, pl_error *error);
 
-/* Forms of its input that an operation multiplies. */
+/* Forms in which an operation reads its input for matrix products. */
 int pl_op_forms(const pl_plan *plan, const pl_op *op);
 /* Sets the buffers' forms and terms, the head's rows, and `finish` (n_ops); raises the terms in `segs` (n_segs). */
 void pl_forms_set(pl_model *m, pl_segment *segs, uint8_t *finish);
@@ -53,7 +53,7 @@ struct pl_task {
     void *body;
 };
 
-/* Queues fn(task). Takes the task over; on failure frees it and its body through `finish`. */
+/* Queues fn(task). Takes ownership of the task; on failure frees it, and its body through `finish`. */
 pl_status pl_task_start(pl_task *task, pl_job_fn fn, pl_task **out, pl_error *error);
 
 #endif

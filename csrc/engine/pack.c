@@ -1,4 +1,4 @@
-/* Reads the weights and packs them: one job of the team, each thread the tiles that it will multiply. */
+/* Reads the weights and packs them: one job of the team, in which each thread packs the tiles that it will multiply. */
 #include "model.h"
 
 #include <stdlib.h>
@@ -7,19 +7,19 @@
 #include "../cpu/arena.h"
 #include "../cpu/file.h"
 
-/* File bytes that a thread reads and packs at a time, or a tile of rows where that is more: few enough to stay in its
- * second cache in between. */
+/* File bytes that a thread reads and packs at a time (one tile of rows if that is more): few enough to stay in the
+ * second-level cache between reading and packing. */
 #define SLICE_BYTES ((int64_t)1 << 20)
 
 typedef struct body {
-    uint8_t *room; /* (threads, slice): what was read */
+    uint8_t *room; /* (threads, slice): bytes read, not yet packed */
     size_t slice, bytes;
-    atomic_int failed; /* the first to set it fills the rest in */
-    int mat, why;      /* errno; 0: the file has ended */
+    atomic_int failed; /* the thread that sets it first fills in the fields below */
+    int mat, why;      /* why: errno; 0: the file has ended */
     int64_t offset;
 } body;
 
-/* Rows of a matrix that are read at a time. */
+/* Rows of a matrix read at a time. */
 static int64_t slice_rows(const pl_mat *w)
 {
     int64_t tiles = SLICE_BYTES / (pl_row_bytes(w->format, w->k) * PL_TILE);
@@ -44,7 +44,7 @@ static int fetch(body *b, int mat, const pl_mat_desc *d, uint8_t *dst, int64_t n
     return -1;
 }
 
-/* Rows [r, r + n) of a matrix. */
+/* Reads and packs rows [r, r + n) of a matrix. */
 static int pack_rows(const pl_model *m, body *b, int mat, int64_t r, int64_t n, int tid)
 {
     const pl_mat_desc *d = &m->plan.mats[mat];
@@ -70,7 +70,7 @@ static void pack_job(void *arg, const pl_team *team, int tid)
     for (int i = 0; i < m->plan.n_mats; i++) {
         const pl_mat_desc *d = &m->plan.mats[i];
         int64_t row = pl_row_bytes(m->mats[i].format, m->mats[i].k), step = slice_rows(&m->mats[i]), from, to;
-        pl_share(m->mats[i].rows, PL_TILE, tid, pl_team_size(team), &from, &to); /* as when it is multiplied */
+        pl_share(m->mats[i].rows, PL_TILE, tid, pl_team_size(team), &from, &to); /* the same shares as in products */
         for (int64_t r = from; r < to; r += step) {
             int64_t n = r + step < to ? step : to - r;
             if (!d->src && r + n < to)
@@ -114,7 +114,7 @@ pl_status pl_pack_start(pl_model *m, pl_task **out, pl_error *error)
     if (!task || !b || !b->room) {
         free(task);
         free(b);
-        return pl_fail(error, PL_E_MEMORY, "no memory to read the weights into");
+        return pl_fail(error, PL_E_MEMORY, "no memory for reading the weights");
     }
     *task = (pl_task){.model = m, .body = b, .finish = pack_finish};
     for (int i = 0; i < m->plan.n_mats; i++)

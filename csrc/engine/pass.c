@@ -1,4 +1,4 @@
-/* Before and after a forward pass: its rows are checked, copied and shared out, and its sequences reserved and settled. */
+/* Before and after a forward pass: checks and copies its rows, reserves their slots, and commits them or rolls back. */
 #include "pass.h"
 
 #include <stdlib.h>
@@ -6,7 +6,7 @@
 
 /* ---- checks ---------------------------------------------------------------------------------------- */
 
-/* A pass over part of the plan looks at tokens that are stored already, and stores none. */
+/* A pass over part of the plan inspects tokens already stored and does not lengthen its sequences. */
 static int is_whole(const pl_model *m, const pl_pass *p)
 {
     return p->op_from == 0 && p->op_to == m->plan.n_ops;
@@ -28,7 +28,7 @@ static int stores(const pl_model *m, const pl_pass *p)
     return 0;
 }
 
-/* Whether a slot, and all that it sees, is in the cache. */
+/* Whether a slot, and every slot that it sees, is in the cache. */
 static int stored(const pl_model *m, const pl_seq *seq, int32_t slot)
 {
     if (slot < 0 || slot >= seq->length)
@@ -53,7 +53,8 @@ static pl_status check_taps(const pl_model *m, const pl_pass *p, pl_error *error
     return PL_OK;
 }
 
-/* Row i: of its sequence's next slot or, in part of the plan, of stored ones (cached: where keys or values are used). */
+/* Row i must take its sequence's next slot or, in a pass over part of the plan, slots already stored. cached: the pass
+ * reads or writes keys and values. */
 static pl_status check_row(const pl_model *m, const pl_pass *p, int i, int cached, pl_error *error)
 {
     const pl_row *r = &p->rows[i];
@@ -70,7 +71,7 @@ static pl_status check_row(const pl_model *m, const pl_pass *p, int i, int cache
         return pl_fail(error, PL_E_ARGUMENT, "row %d: slot %d, expected %lld", i, r->slot, (long long)expected);
     for (int j = 0; first && j < i; j++)
         if (p->rows[j].seq == r->seq || p->seqs[p->rows[j].seq] == seq)
-            return pl_fail(error, PL_E_ARGUMENT, "row %d: its sequence's rows do not stand together", i);
+            return pl_fail(error, PL_E_ARGUMENT, "row %d: its sequence's rows are not consecutive", i);
     return PL_OK;
 }
 
@@ -91,7 +92,7 @@ pl_status pl_pass_check(const pl_model *m, const pl_pass *p, pl_error *error)
     if (wants && (m->head_op < p->op_from || m->head_op >= p->op_to))
         return pl_fail(error, PL_E_ARGUMENT, "rows want logits, but the head does not run");
     if (wants && !p->store && !(p->sample && p->step && p->sampled))
-        return pl_fail(error, PL_E_ARGUMENT, "rows want logits that nobody takes");
+        return pl_fail(error, PL_E_ARGUMENT, "rows want logits, but the pass neither stores nor samples them");
     return PL_OK;
 }
 
@@ -105,7 +106,7 @@ static void *duplicate(const void *src, size_t n, size_t size)
     return p;
 }
 
-/* The caller's arrays, and room for the pass's own; nonzero without memory. */
+/* Copies the caller's arrays and allocates the pass's own; nonzero if out of memory. */
 static int copy_pass(pl_pass_body *b, const pl_model *m, const pl_pass *p)
 {
     size_t n = (size_t)p->n_rows, n_seqs = (size_t)p->n_seqs, wants = 0;
@@ -133,7 +134,7 @@ static int copy_pass(pl_pass_body *b, const pl_model *m, const pl_pass *p)
     return !ok;
 }
 
-/* The rows by sequence, in query tiles, and those that want logits. */
+/* Groups the rows by sequence and into query tiles, and lists those that want logits. */
 static void sort_rows(const pl_model *m, pl_pass_body *b)
 {
     pl_run *r = &b->run;
@@ -150,7 +151,7 @@ static void sort_rows(const pl_model *m, pl_pass_body *b)
     }
 }
 
-/* For few rows at depth that attend: room for the states of chunks. Nonzero without memory. */
+/* Allocates the states of chunks if few rows attend to many keys. Nonzero if out of memory. */
 static int take_partial(const pl_model *m, pl_pass_body *b)
 {
     pl_run *r = &b->run;
@@ -174,8 +175,8 @@ static int take_partial(const pl_model *m, pl_pass_body *b)
     return !r->partial;
 }
 
-/* Makes the slots of the pass's rows writable: in its sequences, which a whole pass lengthens, or in forks of them, so that
- * part of the plan sees its own keys and values and leaves those that are stored. PL_CACHE_*. */
+/* Makes the slots of the pass's rows writable: PL_CACHE_*. A whole pass writes to its sequences; a pass over part of
+ * the plan writes to forks of them, so that the stored keys and values do not change. */
 static int reserve(const pl_model *m, pl_pass_body *b)
 {
     if (!b->whole && !stores(m, &b->pass))
@@ -254,7 +255,7 @@ void pl_pass_settle(pl_pass_body *b, int ran)
         return;
     for (int i = 0; i < b->pass.n_seqs && b->pass.status; i++)
         b->pass.status[i] = atomic_load(&b->status[i]);
-    if (b->run.n_wants && b->sampled) /* no rows, no room for them: not even an empty copy */
+    if (b->run.n_wants && b->sampled) /* memcpy takes no NULL, even for 0 bytes */
         memcpy(b->pass.sampled, b->sampled, sizeof *b->sampled * (size_t)b->run.n_wants);
 }
 

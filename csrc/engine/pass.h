@@ -1,4 +1,4 @@
-/* A forward pass as it waits and runs: its own copies of what the caller gave. */
+/* A queued or running forward pass, with copies of the caller's arrays. */
 #ifndef PL_PASS_H
 #define PL_PASS_H
 
@@ -6,14 +6,14 @@
 
 /* The rows of one sequence in a pass. */
 typedef struct pl_part {
-    int32_t row, n, seq; /* first row, how many, index into the pass's sequences */
+    int32_t row, n, seq; /* first row, number of rows, index into the pass's sequences */
 } pl_part;
 
 typedef struct pl_pass_body {
     pl_run run;
     pl_pass pass;
     int whole;  /* all operations run: the sequences grow by the rows */
-    int forked; /* seqs are forks, dropped in the end: the pass stores keys and values, and the sequences keep theirs */
+    int forked; /* seqs are forks, freed at the end: the pass stores keys and values without changing its sequences */
     pl_row *rows;
     pl_seq **seqs;      /* (n_seqs) */
     atomic_int *status; /* (n_seqs) PL_BAD_* */
@@ -28,12 +28,12 @@ typedef struct pl_pass_body {
     atomic_int stop_at; /* operations from here on do not run; set by thread 0 before a barrier, read after it */
 } pl_pass_body;
 
-/* Every number of a pass. */
+/* Checks every number of a pass. */
 pl_status pl_pass_check(const pl_model *m, const pl_pass *pass, pl_error *error);
-/* Copies a pass that has been checked, and reserves what its rows are stored in. */
+/* Copies a checked pass and reserves the slots of its rows. */
 pl_status pl_pass_new(pl_model *m, const pl_pass *pass, pl_pass_body **body, pl_error *error);
-/* The sequences of a whole pass that ran grow by its rows, but for those whose status says otherwise; all others stay as
- * they were. Hands out statuses and what was sampled. */
+/* Lengthens the sequences of a whole pass that ran by their rows, except those that failed (status); rolls back all
+ * others. Copies statuses and samples to the caller. */
 void pl_pass_settle(pl_pass_body *b, int ran);
 void pl_pass_free(pl_pass_body *b);
 

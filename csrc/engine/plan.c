@@ -1,10 +1,10 @@
-/* Validates a plan: after this, the executor trusts every id, shape and size in it. */
+/* Validates a plan; the executor then trusts every id, shape and size in it. */
 #include "model.h"
 
 #include <stdlib.h>
 
 #define MAX_DIM (1 << 24)
-#define MAX_FREQ (1 << 20) /* of a rotation, per position: angles stay below 2^51, an exact number of quarter turns */
+#define MAX_FREQ (1 << 20) /* radians per position: angles stay below 2^51, where quarter turns are counted exactly */
 
 #define FAIL(...) return pl_fail(error, PL_E_PLAN, __VA_ARGS__)
 
@@ -32,7 +32,7 @@ static pl_status check_matrices(const pl_plan *p, pl_error *error)
             FAIL("matrix %d: shape (%d, %d)", i, m->rows, m->k);
         int64_t row = pl_row_bytes(f, m->k);
         if (row < 0 || (!(f->flags & PL_FLOAT) && m->k % PL_BLOCK))
-            FAIL("matrix %d: %d columns are no multiple of %s's block", i, m->k, f->name);
+            FAIL("matrix %d: %d columns are not a multiple of %s's block", i, m->k, f->name);
         if (m->bytes != row * m->rows)
             FAIL("matrix %d: %lld bytes, expected %lld", i, (long long)m->bytes, (long long)(row * m->rows));
     }
@@ -70,7 +70,7 @@ static pl_status check_attention(const pl_plan *p, pl_error *error)
     return PL_OK;
 }
 
-/* What of an operation's buffers does not fit, or NULL. */
+/* Names what is wrong with an operation's buffers, or NULL. */
 static const char *check_op_buffers(const pl_plan *p, const pl_op *op, const pl_op_desc *d)
 {
     int used = d->reads | d->writes | d->scratch;
@@ -86,7 +86,7 @@ static const char *check_op_buffers(const pl_plan *p, const pl_op *op, const pl_
     return NULL;
 }
 
-/* What of an operation's segments does not fit, or NULL. */
+/* Names what is wrong with an operation's segments, or NULL. */
 static const char *check_op_segments(const pl_plan *p, const pl_op *op, const pl_op_desc *d)
 {
     if (d->segments == PL_SEGS_NONE)
@@ -101,7 +101,7 @@ static const char *check_op_segments(const pl_plan *p, const pl_op *op, const pl
             return "a matrix that is not packed";
         if (m->k != in)
             return "a matrix' columns";
-        if (d->segments == PL_SEGS_SIDE_BY_SIDE) { /* none writes over another, and no column is left out */
+        if (d->segments == PL_SEGS_SIDE_BY_SIDE) { /* segments neither overlap nor leave a gap */
             if (p->segs[s].column != column || m->rows > out - column)
                 return "a segment's columns";
         } else if (m->rows != out || p->segs[s].column != 0) {
@@ -131,9 +131,9 @@ static pl_status check_op(const pl_plan *p, int i, pl_error *error)
 /* What a buffer holds when an operation reads it. */
 enum { NOTHING, FLOATS, ALL_FORMS };
 
-/* Every operation reads what an earlier one has written, in a form that it has written; and a layer's keys and values are
- * stored once, before they are read. buf: what each buffer holds; stored: per layer of the cache, groups one after another,
- * of which layer0 says where each begins. */
+/* Every operation must read what an earlier one has written, in a form that was written; a layer's keys and values must
+ * be stored once, before they are read. buf: what each buffer holds; stored: a flag per layer of the cache, group after
+ * group; layer0: index of each group's first layer in it. */
 static pl_status check_flow(const pl_plan *p, uint8_t *buf, uint8_t *stored, const int *layer0, pl_error *error)
 {
     for (int i = 0; i < p->n_ops; i++) {
@@ -146,7 +146,7 @@ static pl_status check_flow(const pl_plan *p, uint8_t *buf, uint8_t *stored, con
             wrong = "multiplies a temporary, which has no int8 or bf16 form";
         uint8_t *layer = d->stores || d->attends ? &stored[layer0[op->cache] + op->cache_layer] : NULL;
         if (!wrong && d->stores && *layer)
-            wrong = "stores keys and values of a layer that has some";
+            wrong = "stores keys and values of a layer a second time";
         else if (!wrong && d->attends && !d->stores && !*layer)
             wrong = "reads keys and values before they are stored";
         if (wrong)

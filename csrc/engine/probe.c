@@ -1,4 +1,4 @@
-/* What the machine can do at most: measured by the engine's own threads, with the loops of a tier. */
+/* The machine's limits, measured on the engine's threads with the peak loops of a tier. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,13 +13,13 @@ struct pl_probe {
     const pl_kernels *kernels;
     int threads;
     size_t bytes;
-    int huge;     /* the second buffer really has huge pages */
+    int huge;     /* the second buffer has huge pages */
     void *buf[2]; /* in 4 KB pages; in 2 MB pages */
-    /* the run at hand */
+    /* the current run */
     int kind;
     int64_t n, ns;
     double done;
-    double *each; /* per thread, a line of 64 bytes */
+    double *each; /* a cache line of 64 bytes per thread */
 };
 
 static void run_job(void *arg, const pl_team *team, int tid)
@@ -51,7 +51,7 @@ static void run_job(void *arg, const pl_team *team, int tid)
         p->done += p->each[8 * i];
 }
 
-/* Each thread touches what it will read, as weights are packed. */
+/* Each thread touches the share that it will read, as when weights are packed. */
 static void touch_job(void *arg, const pl_team *team, int tid)
 {
     pl_probe *p = arg;
@@ -65,7 +65,7 @@ static pl_status run(pl_probe *p, pl_job_fn fn, pl_error *error)
 {
     pl_job *job = pl_job_submit(fn, p, p->threads);
     if (!job)
-        return pl_fail(error, PL_E_MEMORY, "no memory for a measurement, or no thread");
+        return pl_fail(error, PL_E_MEMORY, "no memory or no thread for a measurement");
     while (pl_job_wait(job, 1000) == 0)
         ;
     pl_job_free(job);
@@ -79,7 +79,7 @@ pl_status pl_probe_new(int isa, int threads, int64_t bytes, pl_probe **out, pl_e
     if (!kernels)
         return pl_fail(error, PL_E_ISA, "the kernels of that instruction set are not available");
     if (threads < 1 || threads > 1024 || bytes < UNIT || bytes > (INT64_C(1) << 46))
-        return pl_fail(error, PL_E_ARGUMENT, "threads or bytes is out of range");
+        return pl_fail(error, PL_E_ARGUMENT, "threads or bytes are out of range");
     pl_probe *p = calloc(1, sizeof *p);
     if (!p)
         return pl_fail(error, PL_E_MEMORY, "no memory for a measurement");
@@ -118,7 +118,7 @@ int pl_probe_has(const pl_probe *p, int kind)
 pl_status pl_probe_run(pl_probe *p, int kind, int64_t n, double *done, int64_t *ns, pl_error *error)
 {
     if (kind < 0 || kind >= PL_N_PROBES || n < 1 || !pl_probe_has(p, kind))
-        return pl_fail(error, PL_E_ARGUMENT, "no such measurement here");
+        return pl_fail(error, PL_E_ARGUMENT, "this measurement is not available on this machine");
     p->kind = kind;
     p->n = n;
     pl_status status = run(p, run_job, error);

@@ -1,4 +1,4 @@
-/* The sampler: log probabilities, the steps in their order (sample_adjust.c, sample_filter.c), then the draw. */
+/* The sampler: log probabilities, the steps in order (sample_adjust.c, sample_filter.c), then the draw. */
 #include "sample_candidates.h"
 
 #include <float.h>
@@ -13,10 +13,11 @@ size_t pl_sample_scratch(int vocab)
     return pl_candidates_init(&c, NULL, vocab);
 }
 
-/* Index drawn from n logits in the order given, as exp((x - top) / t): sums of blocks first, then within one block. */
+/* Draws an index from n logits in the order given, weighted by exp((x - top) / t): first a block by the blocks' sums,
+ * then an index within it. */
 static int draw_long(const pl_candidates *c, const float *x, int n, double u, double *total)
 {
-    float *d = c->d, *e = c->w, top = c->top, inv_t = 1 / c->t; /* nobody asks for weights after the draw */
+    float *d = c->d, *e = c->w, top = c->top, inv_t = 1 / c->t; /* free to use: no weights are needed after the draw */
     int block = 0, blocks = 0, last = -1, len;
     double at = 0, target, *sum = c->sum;
 
@@ -47,13 +48,13 @@ static int draw_long(const pl_candidates *c, const float *x, int n, double u, do
                 break;
         }
     }
-    if (last < 0) /* every weight of the block underflowed singly: its largest */
+    if (last < 0) /* every weight of the block underflowed: take its largest logit */
         for (int i = last = 0; i < len; i++)
             last = x[i] > x[last] ? i : last;
     return block * PL_SORTED_MAX + last;
 }
 
-/* Index drawn from the few logits of a sorted list. */
+/* Draws an index from a short sorted list. */
 static int draw_sorted(const pl_candidates *c, double u, double *total)
 {
     double at = 0, target;
@@ -84,7 +85,7 @@ static void report_kept(const pl_candidates *c, double total, pl_sampled *out)
     }
 }
 
-/* The token drawn, and mirostat's next mu. */
+/* Draws the token and updates mirostat's mu. */
 static void draw(pl_candidates *c, const pl_sample_params *p, uint64_t step, pl_sampled *out)
 {
     int wants_kept = out->kept_id && out->kept_prob && out->kept_room > 0, drawn;
@@ -103,7 +104,7 @@ static void draw(pl_candidates *c, const pl_sample_params *p, uint64_t step, pl_
     } else if (c->n <= PL_SORTED_MAX) {
         out->n_kept = c->n;
         pl_candidates_sort(c);
-        c->top = c->x[0]; /* typical sampling may have dropped the best */
+        c->top = c->x[0]; /* typical_p may have dropped the best */
         drawn = draw_sorted(c, u, &total);
         out->id = c->id[drawn];
         x = c->x[drawn];
@@ -132,7 +133,7 @@ static void draw_best(pl_candidates *c, pl_sampled *out)
     }
 }
 
-/* Dynamic temperature (kalomaze 2023, as llama.cpp has it: by entropy). */
+/* Dynamic temperature by entropy (kalomaze 2023, as in llama.cpp). */
 static double temperature(pl_candidates *c, const pl_sample_params *p)
 {
     double low = fmax((double)p->temperature - p->dynatemp_range, 0), high = (double)p->temperature + p->dynatemp_range;
@@ -181,12 +182,12 @@ static int acts(const pl_sample_params *p, int step, int vocab)
     }
 }
 
-/* -1: the logits are not to be drawn from. */
+/* -1: no token can be drawn from the logits. */
 static int run_steps(pl_candidates *c, const pl_sample_params *p, int want, uint64_t draw)
 {
     uint8_t steps[PL_N_STEPS];
-    int n = 0, before = 0; /* steps before bias and mask */
-    int altered = 0;       /* since top was taken */
+    int n = 0, before = 0; /* before: number of steps before bias and mask */
+    int altered = 0;       /* whether logits have changed since top was computed */
 
     while (before < p->n_order && p->order[before] <= PL_DRY)
         before++;
@@ -220,7 +221,7 @@ static int run_steps(pl_candidates *c, const pl_sample_params *p, int want, uint
     return 0;
 }
 
-/* The most probable tokens of the raw row; returns the logarithm of its sum of exp. */
+/* Reports the most probable tokens of the raw logits; returns their log-sum-exp. */
 static double report_top(pl_candidates *c, const pl_sample_params *p, pl_sampled *out)
 {
     double log_sum = c->top + log(c->k->sum_exp(c->row, c->vocab, c->top, 1));
@@ -266,7 +267,7 @@ int pl_sample(const pl_kernels *k, const pl_sample_params *p, float *logits, int
             return 0;
         }
         if (acts(p, PL_PENALTIES, vocab) || acts(p, PL_DRY, vocab) || p->n_bias > 0)
-            raw = memcpy(c.raw, logits, (size_t)vocab * sizeof *logits); /* else a token's own logit stays */
+            raw = memcpy(c.raw, logits, (size_t)vocab * sizeof *logits); /* else the drawn logit is unaltered */
     }
     if (run_steps(&c, p, want, step))
         return PL_SAMPLE_OPTIONS;

@@ -1,17 +1,17 @@
-/* What alters logits: penalties, DRY, bias and mask. */
+/* The steps that alter logits: penalties, DRY, bias and mask. */
 #include "sample_candidates.h"
 
 #include <math.h>
 
-#define MOST_PENALTY 1e30 /* of DRY: leaves every logit finite */
+#define MOST_PENALTY 1e30 /* of DRY: keeps every logit finite */
 
 static int valid(int32_t id, int vocab)
 {
     return id >= 0 && id < vocab;
 }
 
-/* A penalty is one of logits / t. No cut is under way: sub serves as a table of counts, of which only the
- * entries used are cleared. */
+/* Penalties are in units of logits / t. `sub`, which only pl_candidates_cut needs, serves as a table of counts; only
+ * the entries used are cleared. */
 void pl_penalize(pl_candidates *c, const pl_sample_params *p)
 {
     float repeat = p->repeat_penalty > 0 ? p->repeat_penalty : 1;
@@ -73,7 +73,7 @@ static void forbid(pl_candidates *c, const uint32_t *mask)
     }
 }
 
-/* Of the whole row: nothing but penalties acted before. */
+/* Acts on the whole row: only penalties and DRY act before it. */
 int pl_bias_and_mask(pl_candidates *c, const pl_sample_params *p)
 {
     for (int i = 0; i < p->n_bias; i++)

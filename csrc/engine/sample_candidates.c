@@ -1,8 +1,8 @@
-/* The tokens that are still in, each function linear in the tokens it looks at.
+/* The candidate tokens. Every function is linear in the tokens that it reads.
  *
- * Most filters keep a prefix of the tokens in some order, but nothing is sorted to find where it ends: a radix search
- * from the most significant digit adds up counts or probabilities per digit and goes on in the digit where the wanted
- * sum is reached. What has to look at the whole vocabulary are vector kernels only. */
+ * Most filters keep a prefix of the tokens in some order. Its end is found without sorting: a radix search adds up
+ * counts or probabilities per digit, starting at the most significant one, and continues within the digit in which the
+ * target sum is reached. Only vector kernels read the whole vocabulary. */
 #include "sample_candidates.h"
 
 #include <float.h>
@@ -50,7 +50,7 @@ size_t pl_candidates_init(pl_candidates *c, void *scratch, int vocab)
     return total;
 }
 
-/* Ascending keys are ascending floats; -0 and +0 have one key. */
+/* Keys ascend as the floats do; -0 and +0 have the same key. */
 static uint32_t float_key(float x)
 {
     uint32_t u;
@@ -104,7 +104,7 @@ void pl_candidates_cut(pl_candidates *c, const float *w, double target)
         if (digit > (int)mask) {
             if (level == 0 || filled < 0)
                 return;
-            digit = filled; /* the same weights in another order: the sum is an ulp lower than a level above */
+            digit = filled; /* sums of another order differ by an ulp: take the last digit in use */
             before = filled_before;
         }
         for (int j = 0; j < n_sub; j++) {
@@ -129,13 +129,13 @@ void pl_candidates_cut(pl_candidates *c, const float *w, double target)
         }
         c->id[m] = c->id[i];
         c->x[m] = c->x[i];
-        c->w[m] = c->w[i]; /* whatever it holds before there are weights */
+        c->w[m] = c->w[i]; /* meaningless, but harmless, before weights are computed */
         m++;
     }
     c->n = m;
 }
 
-/* With at least 4 blocks per token wanted, few tokens beyond those wanted pass the bound that the maxima give. */
+/* With at least 4 blocks per wanted token, few more tokens than wanted pass the bound given by the blocks' maxima. */
 static int block_size(int vocab, int want)
 {
     if (want <= 0)
@@ -185,7 +185,7 @@ void pl_candidates_best(pl_candidates *c, int want)
     float least = -FLT_MAX;
 
     if (c->block_size) {
-        /* `want` blocks have a maximum at or above the want-th largest of all, so as many tokens do. */
+        /* `want` blocks have a maximum at or above the want-th largest maximum, hence at least `want` tokens do. */
         int n = (c->vocab + c->block_size - 1) / c->block_size;
         c->n = n;
         for (int i = 0; i < n; i++)
@@ -282,7 +282,7 @@ static void sort_keys(uint64_t *a, uint64_t *room, int n)
         }
         return;
     }
-    /* Least significant digit first over the float half; the ids are in order already. */
+    /* Radix sort on the float half, least significant digit first; the ids are in order already. */
     uint64_t *from = a, *to = room;
     for (int shift = 32; shift < 64; shift += 8) {
         int count[256] = {0}, at = 0, only = 0;

@@ -14,8 +14,9 @@ int pl_dry_match(const int32_t *ids, const uint8_t *breaks, int n, int least, in
     least = least > 1 ? least : 1;
     if (most < least)
         return 0;
-    /* z[k]: how many tokens that end with last[-k] equal the last ones, at most `most`. [left, right) is the match that
-     * reaches furthest; inside it z is known from the front, so every token is compared once. */
+    /* z[k]: length of the match between the tokens ending at last[-k] and the last tokens, at most `most`. [left,
+     * right) is the match that reaches furthest; inside it z follows from earlier values, so every token is compared
+     * once. */
     for (int k = 1; k < n; k++) {
         int length = 0;
         if (k < right)

@@ -6,7 +6,7 @@
 
 #define LN2 0.69314718055994530942
 
-/* A bound `width` (times t) below the best, less what rounding it to float32 may add. */
+/* A bound `width` (in units of t) below the best, lowered by what rounding to float32 may add. */
 static float below(const pl_candidates *c, double width)
 {
     return (float)(c->top - width * c->t - fabs((double)c->top) * 1e-6);
@@ -38,7 +38,7 @@ static void top_n_sigma(pl_candidates *c, double n)
         pl_candidates_keep_from(c, least);
         return;
     }
-    c->least = least; /* top_k may never look at all of these */
+    c->least = least; /* only a bound: a top_k that follows need not collect all of these tokens */
     if (pl_candidates_count(c) == count)
         c->least = -FLT_MAX;
 }
@@ -54,13 +54,14 @@ static void top_k(pl_candidates *c, int k)
     }
 }
 
-/* How far a token's surprise, -ln p = ln(total) - (x - top) / t, lies from the entropy; mean is that of (x - top) / t. */
+/* Distance of a token's surprise, -ln p = ln(total) - (x - top) / t, from the entropy; mean: of (x - top) / t. */
 static double off(const pl_candidates *c, double mean, int i)
 {
     return fabs(((double)c->x[i] - c->top) / c->t - mean);
 }
 
-/* What typical_p can keep of the whole row: mostly tokens of little more surprise than the entropy. */
+/* Collects the tokens of the whole row that typical_p can keep. Most have little more surprise than the entropy, so a
+ * bound on it is tried first and widened as needed. */
 static void collect_typical(pl_candidates *c, double mean, double wanted)
 {
     for (double width = 4; width < 32; width *= 2) {
@@ -96,14 +97,15 @@ static void typical(pl_candidates *c, double typical_p)
     pl_candidates_cut(c, c->w, typical_p * total);
 }
 
-/* How far below the best, in units of t, a token that min_p keeps can lie; renormalising does not alter ratios. */
+/* Greatest distance below the best, in units of t, of a token that min_p keeps; renormalising does not alter ratios. */
 static double reach(double min_p)
 {
     return min_p > 0 ? 1e-3 - log(min_p < 1 ? min_p : 1) : INFINITY;
 }
 
-/* Tokens that top_p can keep, when it acts on the whole row of weight total. All that lie below top - width weigh less
- * than vocab * exp(-width) together, which bounds the width; a narrower one nearly always does. */
+/* Collects the tokens that top_p can keep from a whole row of weight `total`. All tokens below top - width together
+ * weigh less than vocab * exp(-width), which bounds the width; a narrower one nearly always suffices and is tried
+ * first. */
 static void collect_nucleus(pl_candidates *c, double total, float top_p, double most)
 {
     double rest = top_p > 0 ? 1 - (double)top_p : 1, wide = log(2.0 * c->vocab / (rest * total)), width = 3 - log(rest);
@@ -151,13 +153,14 @@ static void min_p(pl_candidates *c, double p)
     c->n = m;
 }
 
-/* Original: p-e-w, text-generation-webui's pull request 6335 (2024). Of equals the highest id is the least probable. */
+/* Original: p-e-w, text-generation-webui's pull request 6335 (2024). Among equals, the highest id counts as the least
+ * probable. */
 static int xtc(pl_candidates *c, double threshold)
 {
     double total = pl_candidates_mass(c), least = threshold * total;
     int row = c->form == PL_ROW && threshold > 0, above = 0, last = 0, m = 0;
 
-    if (row) /* few tokens are that probable: the others stay where they are */
+    if (row) /* few tokens are that probable: only they are collected */
         pl_candidates_collect(c, below(c, fmax(-log(least), 0) + 1e-3));
     pl_candidates_gather(c);
     if (c->form != PL_WEIGHED)

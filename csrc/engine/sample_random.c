@@ -1,4 +1,4 @@
-/* The sampler's random numbers. */
+/* The sampler's random numbers: Philox-4x32-10. */
 #include "sample.h"
 
 double pl_sample_uniform(uint64_t seed, uint64_t step, uint32_t stream)

@@ -1,4 +1,4 @@
-/* Tasks: jobs of the team that a caller starts, waits for in slices, and finishes. */
+/* Tasks: jobs of the team that a caller starts, waits for, and finishes. */
 #include "model.h"
 
 #include <stdlib.h>

@@ -225,7 +225,7 @@ def test_keys_that_are_not_there_or_twice(load: Load) -> None:
     refused(plan, r"\(attend, layer 0\) reads keys and values before they are stored")
     plan = copy_of(in_memory(load("wide").core.engine.plan))
     plan.ops.insert(at, plan.ops[at])
-    refused(plan, r"\(rope_append, layer 0\) stores keys and values of a layer that has some")
+    refused(plan, r"\(rope_append, layer 0\) stores keys and values of a layer a second time")
 
 
 # ---- the table --------------------------------------------------------------------------------------------------

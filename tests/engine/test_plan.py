@@ -153,7 +153,7 @@ def test_a_view_has_its_models_matrices(plan: Any) -> None:
         view.forward([(sequence(engine), ids, 5)])
     other = copy_of(plan)
     other.matrices = other.matrices[::-1]
-    with pytest.raises(PellucidError, match="of a view is not its model's"):
+    with pytest.raises(PellucidError, match="of a view differs from its model's"):
         _engine.Engine(other, base=engine)
     engine.close()
     with pytest.raises(ClosedError):
