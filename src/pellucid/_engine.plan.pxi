@@ -1,7 +1,7 @@
 # Part of _engine.pyx: plans, and the kinds of operation that they are made of, over csrc/ops/op.h and csrc/ops/table.h.
 
 class KindOfOperation(IntEnum):
-    """What the engine's table (csrc/ops/table.h) says of a kind."""
+    """A kind of operation, with its properties from the engine's table (csrc/ops/table.h)."""
 
     @property
     def lookup(self):
@@ -20,17 +20,17 @@ class KindOfOperation(IntEnum):
 
     @property
     def adds(self):
-        """Adds to what its output holds."""
+        """Adds to its output instead of replacing it."""
         return bool(pl_op_table[<int>self].reads & PL_OUT)
 
     @property
     def wanted(self):
-        """Computes only the rows that ask for logits."""
+        """Computes only the rows whose logits are wanted."""
         return bool(pl_op_table[<int>self].wanted)
 
     @property
     def terms(self):
-        """Int8 terms of its activations, at least."""
+        """Least number of int8 terms of its activations."""
         return max(1, pl_op_table[<int>self].terms)
 
 
@@ -50,7 +50,7 @@ NORMS = numbers(pl_norm_name)
 
 
 cdef class Tables:
-    """A plan's tables as C structs, alive while this object is. packed: its matrices are, so nobody reads them."""
+    """A plan's tables as C structs, valid while this object lives. packed: the matrices are already packed."""
 
     cdef pl_plan plan
     cdef list keep

@@ -1,12 +1,11 @@
-# Part of _engine.pyx: what the machine can do at most.
+# Part of _engine.pyx: measures the machine's limits.
 
 PROBES = ("read_4k", "read_2m", "int8", "bf16", "f32")  # as numbered in csrc/pellucid.h
 
 
 cdef class Probe:
-    """Measures what the machine can do at most, on the engine's threads with the loops of a tier. One user at a time.
-
-    size: bytes of each of the two buffers that are read. Raises IsaError, OutOfMemoryError.
+    """Measures the machine's limits on the engine's threads, with the loops of a tier. One user at a time.
+    size: bytes of each of the two buffers to read. Raises IsaError, OutOfMemoryError.
     """
 
     cdef pl_probe *probe
@@ -24,7 +23,7 @@ cdef class Probe:
         pl_probe_free(self.probe)
 
     def has(self, str kind):
-        """Whether this machine and tier have it: 2 MB pages, an instruction for bf16."""
+        """Whether this machine and tier can run it: read_2m needs 2 MB pages, bf16 an instruction."""
         return bool(pl_probe_has(self.probe, PROBES.index(kind)))
 
     def run(self, str kind, int64_t n):

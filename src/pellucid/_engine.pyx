@@ -1,6 +1,6 @@
 """Binding of csrc/pellucid.h: checks arguments, releases the GIL, maps status codes to exceptions.
 
-Knows nothing of files, text or architectures: a plan (plan.py) comes in, arrays and token ids go out.
+Knows nothing of files, text or architectures: takes a plan (plan.py), returns arrays and token ids.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -14,7 +14,7 @@ import numpy as np
 
 from pellucid.errors import ClosedError, IsaError, ModelFileError, NumericsError, OutOfMemoryError, PellucidError
 
-# How long a wait goes without looking for signals and cancellation, in milliseconds.
+# Milliseconds of waiting between two checks for signals and cancellation.
 cdef enum:
     SLICE_MS = 20
 
@@ -22,11 +22,11 @@ KV_TYPES = ("f32", "f16", "bf16", "int8")
 
 
 class Cancelled(Exception):
-    """A task ended early because its `cancel` said so; nothing has changed."""
+    """A task ended early because `cancel` returned true; no sequence has changed."""
 
 
 class Unreadable(Exception):
-    """A matrix's bytes cannot be read: (why, number of the matrix, offset in its file)."""
+    """A matrix's bytes cannot be read: (reason, index of the matrix, offset in its file)."""
 
 
 cdef raise_status(pl_status status, pl_error *error):
@@ -45,7 +45,7 @@ cdef raise_status(pl_status status, pl_error *error):
 
 
 cdef sequence_error(int32_t status):
-    """What went wrong with one sequence of a pass: the first cause of those that the engine names."""
+    """The exception for one sequence of a pass that failed, by the first of its PL_BAD_* bits."""
     if status & PL_BAD_KEYS:
         return NumericsError("the model's keys or values are not finite numbers, or too large for the cache's type")
     if status & PL_BAD_LOGITS:
@@ -54,7 +54,7 @@ cdef sequence_error(int32_t status):
 
 
 cdef finish_task(pl_task *task, cancel, progress):
-    """Waits for a task in slices that let signals in, and takes its result."""
+    """Waits for a task in slices, so that signals are handled, then finishes it; raises if it failed."""
     cdef pl_error error
     cdef pl_status status
     cdef int done
@@ -70,10 +70,10 @@ cdef finish_task(pl_task *task, cancel, progress):
                 progress(pl_task_progress(task))
             if cancel is not None and cancel():
                 pl_task_cancel(task)
-        except BaseException as e:  # the task must end before its memory goes
+        except BaseException as e:  # the task must end before its memory is freed
             failure = e
             pl_task_cancel(task)
-    if done < 0:  # this is a fork's child; the task goes on in the parent
+    if done < 0:  # this is a forked child; the task continues in the parent
         raise PellucidError("the process was forked while the model was computing")
     error.text[0] = 0
     status = pl_task_finish(task, &error)
@@ -84,13 +84,13 @@ cdef finish_task(pl_task *task, cancel, progress):
 
 
 def isas():
-    """[(name, built, runs)] of every tier known."""
+    """[(name, built, runs)] of every known tier."""
     return [(pl_isa_name(<pl_isa>i).decode(), bool(pl_isa_built(<pl_isa>i)), bool(pl_isa_runs(<pl_isa>i)))
             for i in range(PL_N_ISA)]
 
 
 def find_isa(name):
-    """-> the tier's name: `name` where this build and CPU have it, the best for None. Raises IsaError."""
+    """-> a tier's name: `name` if this build and CPU have it, the best tier for None. Raises IsaError."""
     if name is None:
         return pl_isa_name(pl_isa_best()).decode()
     known = isas()
@@ -110,14 +110,14 @@ def cpu_name():
 
 
 def topology():
-    """-> (threads by default, why)."""
+    """-> (default number of threads, reason)."""
     cdef pl_topology t
     pl_topology_read(b"", &t)
     return t.threads, t.why.decode("utf-8", "replace")
 
 
 def format_number(str name):
-    """ggml's number of a weight format, or -1 where the engine does not run it."""
+    """ggml's number of a weight format, or -1 if the engine does not support it."""
     return pl_format_number(name.encode())
 
 
@@ -169,7 +169,7 @@ cdef class Sequence:
         return other
 
     def rewind(self, int n):
-        """Forgets tokens from n on -> the length that is left: n, or less when tokens must be computed again."""
+        """Forgets tokens from n on -> the new length: n, or less if earlier tokens must be computed again."""
         cdef int left
         if n < 0 or n > self.seq.length:
             raise ValueError(f"n={n}: expected 0 to {self.seq.length}")
@@ -196,12 +196,12 @@ cdef class Rows:
         free(self.status)
 
     def __init__(self, Engine engine, parts, int at=-1):
-        """parts: [(Sequence, ids, first wanted row)]; at: the first row's slot, -1: the sequence's length."""
+        """parts: [(Sequence, ids, first wanted row)]; at: slot of each part's first row, -1: its sequence's length."""
         cdef Sequence seq
         cdef int32_t id, slot
         cdef int r = 0, want
         cdef int64_t n = 0
-        # Lists that are as long as they say: a comprehension does not ask a part for its length.
+        # Copied into lists, whose lengths can be trusted: a comprehension does not use a part's own __len__.
         self.keep = [(s, part.tolist() if isinstance(part, np.ndarray) else [id for id in part], first)
                      for s, part, first in parts]
         for _, part, _ in self.keep:
@@ -230,23 +230,22 @@ cdef class Rows:
             self.n_seqs += 1
 
     cdef dict errors(self):
-        """After the pass: {index of a part: why it failed}."""
+        """After the pass: {index of a failed part: its exception}."""
         return {i: sequence_error(self.status[i]) for i in range(self.n_seqs) if self.status[i]}
 
     cdef list wanted(self):
-        """The part of each wanted row."""
+        """The index of each wanted row's part."""
         return [self.rows[r].seq for r in range(self.n) if self.rows[r].want]
 
 
 cdef class Engine:
-    """A plan with its weights packed, ready to run. Thread-safe; forward passes queue up.
-
-    base: an engine whose packed weights and options to use, for another plan over the same matrices; its cache is its
-    own. It closes with its base.
+    """A plan with its weights packed, ready to run. Thread-safe; forward passes are queued.
+    base: an engine whose packed weights and options this one uses for another plan over the same matrices. The new
+    engine has its own cache, and is closed when `base` is.
     """
 
     cdef pl_model *model
-    cdef Tables tables      # what packing reads, until then; the sizes of the plan, whatever becomes of `plan`
+    cdef Tables tables      # weights until packed; the plan's sizes, even if `plan` is changed
     cdef object __weakref__
     cdef Engine base
     cdef readonly object plan
@@ -291,13 +290,12 @@ cdef class Engine:
         return self.model
 
     def close(self):
-        """No pass begins from now on. Memory goes with the last reference."""
+        """Prevents new passes. Memory is released with the last reference."""
         self.closed = True
 
     def pack(self, progress=None):
-        """Reads and packs every matrix, on all threads. progress: called with the fraction done now and then.
-
-        Raises ModelFileError where a file has become shorter or cannot be read.
+        """Reads and packs every matrix, on all threads. progress: called repeatedly with the fraction done.
+        Raises ModelFileError if a file has become shorter or cannot be read.
         """
         cdef pl_task *task
         cdef pl_error error
@@ -327,19 +325,19 @@ cdef class Engine:
             raise ValueError(f"matrix={matrix}: expected 0 to {self.tables.plan.n_mats - 1}")
 
     def matrix_bytes(self, int matrix):
-        """Bytes of a matrix as the engine holds it."""
+        """Bytes of a matrix in the engine's memory."""
         self.check_matrix(matrix)
         return pl_model_mat_bytes(self.open(), matrix)
 
     def matrix(self, int matrix, rows=None):
-        """-> float32 (rows, k): a matrix dequantised, bit-identical to its file's own decoding. rows: (from, to)."""
+        """-> float32 (rows, k): a matrix dequantised, bit-identical to decoding its file. rows: (from, to)."""
         self.check_matrix(matrix)
         cdef const pl_mat_desc *m = &self.tables.plan.mats[matrix]
         cdef int r, first = 0, end = m.rows
         if rows is not None:
             first, end = rows
             if not 0 <= first <= end <= m.rows:
-                raise ValueError(f"rows={rows}: expected parts of 0 to {m.rows}")
+                raise ValueError(f"rows={rows}: expected a range within 0 to {m.rows}")
         cdef float[:, ::1] out = np.empty((end - first, m.k), np.float32)
         cdef pl_model *model = self.open()
         with nogil:
@@ -350,16 +348,15 @@ cdef class Engine:
     def forward(self, parts, *, list samplers=None, targets=None, int top=0, out=None, cancel=None, dict failed=None):
         """One forward pass over rows of one or several sequences.
 
-        parts: [(Sequence, ids, first)]: appends ids, a list or an array, to the sequence; logits are asked for from
-        its row `first` on (len(ids): for none). `out`, float32 (wanted rows, vocab), takes the logits; or `samplers`,
-        one per wanted row, choose tokens -> [(id, logprob | None, [(id, logprob), ...])]; or `targets`, an id per
-        wanted row, are scored, with the `top` likeliest beside each -> [(logprob, [(id, logprob), ...])].
-        cancel: called every 20 ms or so; true ends the pass, nothing appended, with `Cancelled`.
-        Raises ValueError, OutOfMemoryError, Cancelled; then no sequence has changed.
-
-        What goes wrong in one sequence (its keys, its logits: NumericsError; its own penalties, biases and mask:
-        ValueError) leaves that one as it was; the others grow, with the results that they would have had. failed: takes
-        {index of the part: its error}, and the results of its rows are None. Without it the first such error is raised.
+        parts: [(Sequence, ids, first)]: appends ids, a list or an array, to the sequence; rows from `first` on are
+        wanted (first = len(ids): none). `out`, float32 (wanted rows, vocab), receives the logits; or `samplers`, one
+        per wanted row, choose tokens -> [(id, logprob | None, [(id, logprob), ...])]; or `targets`, an id per wanted
+        row, are scored, each with the `top` most probable tokens -> [(logprob, [(id, logprob), ...])].
+        cancel: called about every 20 ms; if it returns true, the pass ends with `Cancelled` and nothing is appended.
+        Raises ValueError, OutOfMemoryError, Cancelled; no sequence has then changed.
+        A sequence that fails (its keys or logits: NumericsError; its penalties, biases and mask: ValueError) does not
+        change; the others grow, with the results that they would have had without it. failed: receives {index of the
+        part: its error}, and the results of that part's rows are None; without it the first such error is raised.
         """
         cdef Rows rows = Rows(self, parts)
         cdef Results results = None
@@ -406,13 +403,12 @@ cdef class Engine:
         finish_task(task, cancel, None)
 
     def observe(self, parts, *, ops=None, feeds=None, taps=(), times=False, out=None, cancel=None, int at=-1):
-        """A forward pass, or a part of one, with its inside open.
-
-        ops: (from, to), the operations to run, default all. A part looks at tokens that are stored already: then `at`
-        is the slot of the (one) sequence's first row, nothing is appended, and what is stored stays: rows attend to
-        keys and values that the part itself computes, where it does, and to the stored ones before them. (A part
-        without rope_append and attend looks at no stored token: any rows from at=0 on.)
-        feeds: {buffer: float32 (rows, dim)} put into buffers first. taps: [(op, buffer)], copied after that operation.
+        """Runs a forward pass, or a part of one, and records its buffers.
+        ops: (from, to), the operations to run, default all. A pass over some of them works on tokens already stored:
+        `at` is the slot of the (one) sequence's first row, nothing is appended, stored keys and values do not change.
+        Rows attend to the keys and values that these operations compute, if any, and to the stored ones before them.
+        (Without rope_append and attend no stored token is needed: any rows from at=0 on are allowed.)
+        feeds: {buffer: float32 (rows, dim)}, written first. taps: [(op, buffer)], copied after that operation.
         -> ({(op, buffer): float32 (rows, dim)}, int64 nanoseconds of each operation or None).
         """
         cdef Rows rows = Rows(self, parts, at)
@@ -457,8 +453,9 @@ cdef class Engine:
         """Attention weights from queries and keys, on the engine's threads.
 
         q: float32 (heads, m, d), rows at `positions` (ascending). k: (kv_heads, n, d); groups: each head's KV head. A
-        row sees the keys up to its own position, of them the last `window` (0: all). Fills one or both of `scores`
-        (heads, m, n), q . k * scale, -inf where a row does not see, and `weights`, their softmax, which holds zeros.
+        row sees the last `window` (0: all) of the keys up to its own position. Fills one or both of `scores`
+        (heads, m, n), q . k * scale or -inf for keys that a row does not see, and `weights`, their softmax; `weights`
+        must hold zeros.
         """
         cdef const float[:, :, ::1] c_q = q, c_k = k
         cdef const int32_t[::1] c_groups = np.ascontiguousarray(groups, np.int32)

@@ -1,10 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Parser of GGUF headers, versions 2 and 3, over bytes or a file that is read as far as its header reaches.
-
-The file is taken for hostile: every count and length is compared with the bytes that remain before it is used, so
-that nothing is allocated that the file does not hold, and no read leaves the buffer. What is wrong becomes a
-ModelFileError with file, field, offset and what was expected. It parses Gemma's header (262,144 pieces) in a few
-milliseconds, for arrays of strings stay in the buffer: only their offsets are gathered.
+"""Parser of GGUF headers, versions 2 and 3, from bytes or from a file that is read no further than needed.
+The file is treated as hostile: every count and length is compared with the remaining bytes before it is used, so
+that no more is allocated than the file holds, and no read leaves the buffer. Errors are ModelFileErrors with file,
+field, offset and what was expected. Gemma's header (262,144 pieces) takes a few milliseconds, because arrays of
+strings stay in the buffer and only their offsets are collected.
 
 Source: the specification of the format, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -31,9 +30,9 @@ cdef uint64_t MAX_PAIRS = 1 << 20
 cdef uint64_t MAX_TENSORS = 1 << 20
 cdef uint64_t MAX_ELEMENTS = 1 << 26
 cdef uint64_t MAX_KEY = 65535          # the specification's
-cdef uint64_t MAX_NAME = 1023          # the specification says 64; longer ones exist and do no harm
+cdef uint64_t MAX_NAME = 1023          # the specification says 64; longer ones exist and are harmless
 cdef uint64_t MAX_ALIGNMENT = 1 << 20
-cdef uint64_t FIRST_READ = 1 << 18     # bytes; each later read doubles what is there
+cdef uint64_t FIRST_READ = 1 << 18     # bytes; each later read doubles the buffer
 
 # Value types by number: name, bytes of an element (0: not of fixed size), NumPy type of arrays.
 VALUE_TYPES = (
@@ -46,7 +45,7 @@ cdef enum:
     V_UINT64, V_INT64, V_FLOAT64, V_COUNT
 cdef int[13] VALUE_BYTES = [1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8]
 
-# Tensor types: number -> (name, weights of a block, bytes of a block). Numbers that are missing were withdrawn.
+# Tensor types: number -> (name, weights per block, bytes per block). Missing numbers were withdrawn.
 TENSOR_TYPES = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
@@ -60,9 +59,8 @@ TENSOR_TYPES = {
 
 
 cdef class StringArray:
-    """The strings of one array of a header, left among the header's bytes (which it keeps alive).
-
-    A sequence of ``bytes``: nothing is decoded until asked. ``field`` names the array in errors.
+    """The strings of one array of a header, stored in the header's bytes (which it keeps alive).
+    A sequence of ``bytes``; strings are decoded on request. ``field`` names the array in errors.
     """
 
     cdef const uint8_t[::1] _buffer
@@ -108,7 +106,7 @@ cdef class StringArray:
         return self._get(i)
 
     def text(self, Py_ssize_t i):
-        """String ``i`` (0 .. n-1) as text; ModelFileError naming the index where it is not UTF-8."""
+        """String ``i`` (0 .. n-1) as text; ModelFileError naming the index if it is not UTF-8."""
         if i < 0 or i >= self._n:
             raise IndexError(f"index {i} of {self._n} strings")
         return self._text(i)
@@ -128,9 +126,8 @@ cdef class StringArray:
 
 
 cdef class Header:
-    """What a file's header says.
-
-    ``metadata``: key -> int, float, bool, str (bytes where it is no UTF-8), NumPy array (a copy), or StringArray.
+    """The contents of a file's header.
+    ``metadata``: key -> int, float, bool, str (bytes if not UTF-8), NumPy array (a copy), or StringArray.
     ``kinds`` and ``places``: key -> name of the value's type, offset of the value.
     ``tensors``: a list of (name, type name, shape, offset in the file, bytes), shape in NumPy's order.
     ``data_start``: where tensor data begins. ``size``: bytes of the whole file.
@@ -152,7 +149,7 @@ cdef class _Parser:
     cdef uint64_t have
     cdef uint64_t size
     cdef uint64_t pos
-    cdef object source                  # what has the others
+    cdef object source                  # object to read the others from
     cdef object file
 
     cdef int fetch(self, uint64_t end, str field) except -1:
@@ -219,7 +216,7 @@ cdef class _Parser:
         return text
 
     cdef object string(self, str field):
-        """A string value: text, or bytes where it is no UTF-8 (an error only where text is wanted)."""
+        """A string value: text, or bytes if it is not UTF-8 (an error only if text is required)."""
         cdef uint64_t n = self.length(field, INT64_MAX)
         cdef const char *start = <const char *>self.p + self.pos
         self.pos += n
@@ -262,7 +259,7 @@ cdef class _Parser:
         return u8 if kind == V_UINT64 else <int64_t>u8
 
     cdef object strings(self, uint64_t n, str key):
-        """Gathers the offsets of n strings; the caller knows that 8 n bytes remain."""
+        """Collects the offsets of n strings; the caller has checked that 8 n bytes remain."""
         starts = np.empty(n + 1, np.int64)
         cdef int64_t[::1] out = starts
         cdef uint64_t i = 0, length = 0, pos = self.pos, size = self.size, have
@@ -282,7 +279,7 @@ cdef class _Parser:
             self.fetch(pos + 8, key)
         self.pos = pos
         if i < n:
-            self.length(f"{key}[{i}]", INT64_MAX)      # raises: it meets what stopped the loop
+            self.length(f"{key}[{i}]", INT64_MAX)      # raises: reads the string at which the loop stopped
         self.fetch(pos, key)
         out[n] = <int64_t>(pos + 8)
         cdef StringArray array = StringArray.__new__(StringArray)
@@ -343,7 +340,7 @@ cdef class _Parser:
         return 0
 
     cdef tuple tensor(self, uint64_t i, set names):
-        """(name, type name, shape, offset from the data's start, bytes or -1 where the type is unknown, place)."""
+        """(name, type name, shape, offset from the data's start, bytes or -1 if the type is unknown, place)."""
         field = f"tensors[{i}]"
         cdef uint64_t place = self.pos
         cdef uint64_t at = place
@@ -440,7 +437,7 @@ cdef class _Parser:
         return value
 
     cdef int lay_out(self, list infos, uint64_t start, uint64_t alignment, Header header) except -1:
-        """Checks where the tensors' data lie; those of unknown type reach to the next one."""
+        """Checks where the tensors' data lie; data of unknown type extend to the next tensor."""
         cdef int64_t nbytes
         cdef uint64_t offset, end, at, known, low = 0
         order = sorted(range(len(infos)), key=[info[3] for info in infos].__getitem__)
@@ -461,11 +458,11 @@ cdef class _Parser:
                 end = self.size - start
                 if rank + 1 < len(order):
                     end = min(end, <uint64_t>infos[order[rank + 1]][3])
-                known = end - offset        # not negative: in order of their offsets, and this one's is in the file
+                known = end - offset        # not negative: offsets ascend, and this one is within the file
             if known > self.size - start - offset:
                 raise self.fail(f"the file ends within the tensor's data ({known} bytes)", f"{name}.offset", at,
                                 f"a file of at least {start + offset + known} bytes, not {self.size}")
-            # An unknown type still takes some room: two tensors never start at the same place.
+            # A tensor of unknown type has at least a byte: two tensors never start at the same offset.
             low = offset + (known if known else 1)
             before = name
             sizes[index] = known
@@ -477,7 +474,7 @@ cdef class _Parser:
 def parse(source, file=None):
     """Header of a GGUF file: its bytes, or an object with its ``size`` and ``read_into(array, offset, field)``.
 
-    ``file``: the name that errors give. Raises ModelFileError for whatever is wrong.
+    ``file``: the name for errors. Raises ModelFileError if the header is malformed.
     """
     cdef _Parser parser = _Parser()
     parser.file = file

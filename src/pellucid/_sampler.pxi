@@ -1,14 +1,13 @@
-# Part of _engine.pyx: sequences' samplers, and what they say of a pass, over csrc/engine/sample.h.
+# Part of _engine.pyx: samplers of sequences, and the results of a pass, over csrc/engine/sample.h.
 
 # The sampler's steps in their default order, as numbered in csrc/engine/sample.h.
 STEPS = ("penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc", "temperature")
 
 
 cdef class Sampler:
-    """What to do with one sequence's logits. Options: csrc/engine/sample.h; `step` counts its draws.
-
-    order: of STEPS, each at most once; None for all. repeat_last, dry_range: how many of the tokens given to `extend`
-    the penalties and DRY look back at; -1 for all. Without `extend` neither does anything.
+    """Chooses tokens from one sequence's logits. Options: csrc/engine/sample.h; `step` counts the draws.
+    order: names from STEPS, each at most once; None for all. repeat_last, dry_range: how many of the last tokens given
+    to `extend` count for the penalties and for DRY; -1 for all. Without `extend`, neither has an effect.
     """
 
     cdef pl_sample_params params
@@ -16,7 +15,7 @@ cdef class Sampler:
     cdef object keep
     cdef int32_t *ids       # (room) the tokens so far
     cdef uint8_t *breaks    # (room) whether each is, or ends, a sequence breaker
-    cdef int32_t *matches   # (3 room) what pl_dry_match needs and finds
+    cdef int32_t *matches   # (3, room) scratch, ids and lengths of pl_dry_match
     cdef Py_ssize_t n, room, repeat_last, dry_range
     cdef Py_ssize_t n_mask  # words
     cdef bint dry
@@ -72,7 +71,7 @@ cdef class Sampler:
 
     @property
     def mirostat_mu(self):
-        """The surprise in bits that mirostat lets a token have at most; moves with every draw."""
+        """The most bits of surprise that mirostat allows a token; changes with every draw."""
         return self.params.mirostat_mu
 
     cdef grow(self, Py_ssize_t n):
@@ -88,7 +87,7 @@ cdef class Sampler:
         self.room = room
 
     def extend(self, ids, breaks=None):
-        """Tokens that came since the last call. breaks: a byte for each, nonzero where it breaks repetitions."""
+        """Appends tokens generated since the last call. breaks: a byte per token, nonzero if it breaks repetitions."""
         cdef int32_t[::1] new = np.ascontiguousarray(ids, np.int32)
         cdef Py_ssize_t n = new.shape[0], back
         cdef const uint8_t[::1] flags = None
@@ -122,7 +121,7 @@ cdef class Sampler:
 
 
 cdef class Results:
-    """Room for what `pl_sample` says of each wanted row."""
+    """Parameters and results of `pl_sample` for each wanted row."""
 
     cdef pl_sample_params *params
     cdef uint64_t *steps
@@ -136,7 +135,7 @@ cdef class Results:
         free(self.sampled)
 
     def __init__(self, list samplers, targets, int top, int vocab):
-        """samplers: one per row; or targets, an id per row, with `top` alternatives of each."""
+        """samplers: one per row; or targets: an id per row, each reported with `top` alternatives."""
         cdef Sampler s
         cdef Py_ssize_t n = len(samplers if targets is None else targets), i
         self.params = <pl_sample_params *>calloc(n + 1, sizeof(pl_sample_params))
@@ -164,7 +163,7 @@ cdef class Results:
             self.make_room(i)
 
     cdef make_room(self, Py_ssize_t i):
-        """For the alternatives of row i, the next one."""
+        """Allocates the alternatives of row i; called for each row in order."""
         cdef int32_t[::1] ids
         cdef float[::1] logprobs
         top = None
@@ -180,8 +179,8 @@ cdef class Results:
         return [] if top is None else list(zip(top[0].tolist(), top[1].tolist(), strict=True))
 
     def take(self, list samplers, list failed):
-        """-> [(id, logprob or None, [(id, logprob)])], and those samplers step on; of targets [(logprob, [(id,
-        logprob)])]; None where a row failed."""
+        """-> [(id, logprob or None, [(id, logprob)])], and advances the samplers; of targets [(logprob, alternatives)].
+        None for a row that failed."""
         if samplers is None:
             return [None if failed[i] else (self.sampled[i].logprob, self.alternatives(i)) for i in range(len(failed))]
         cdef Sampler s

@@ -65,14 +65,14 @@ def encode_model(list pieces not None, const float[::1] scores not None, const i
     """A BPE model of ``pieces`` (str or bytes), scores (n,) and types (n,), serialised.
 
     Normalisation is the identity, spaces are kept and escaped, and no space is put before the text. Spaces in
-    user-defined pieces are written as U+2581, for it is the escaped text that they are matched with.
+    user-defined pieces are written as U+2581, because those pieces are matched with the escaped text.
     Raises ``ValueError`` if the lengths differ, ``TypeError`` for a piece of another type.
     """
     cdef Py_ssize_t n = len(pieces), i, size = 0, k, total = 64, body
     cdef const char *text
     cdef uint32_t spaces
     if scores.shape[0] != n or types.shape[0] != n:
-        raise ValueError(f"{n} pieces, {scores.shape[0]} scores and {types.shape[0]} types; expected as many of each")
+        raise ValueError(f"{n} pieces, {scores.shape[0]} scores and {types.shape[0]} types; expected equal numbers")
     # A piece takes at most 3 x its bytes (all spaces), 5 for the score, 11 for the type, and two headers of up to 11.
     for i in range(n):
         utf8(pieces[i], &size)
@@ -102,7 +102,7 @@ def encode_model(list pieces not None, const float[::1] scores not None, const i
             memcpy(at, text, size)
             at += size
         at[0] = 0x15
-        memcpy(at + 1, &scores[i], 4)  # little-endian, as all machines that we run on
+        memcpy(at + 1, &scores[i], 4)  # little-endian, like all supported machines
         at[5] = 0x18
         at = put_varint(at + 6, <uint64_t>types[i])
     cdef bytes rest = b"\x12\x05\x18\x02\x98\x02" + (b"\x01" if byte_fallback else b"\x00")
@@ -113,7 +113,7 @@ def encode_model(list pieces not None, const float[::1] scores not None, const i
 
 
 cdef class _Reader:
-    """A cursor over protocol-buffer bytes [at, end). Whatever is malformed raises ``TokenizerError``."""
+    """A cursor over protocol-buffer bytes [at, end). Malformed bytes raise ``TokenizerError``."""
     cdef const uint8_t *base
     cdef Py_ssize_t at
     cdef Py_ssize_t end
@@ -130,7 +130,7 @@ cdef class _Reader:
             if self.base[self.at - 1] < 128:
                 return value
             shift += 7
-        self.fail("a number without end")
+        self.fail("a number that does not end")
 
     cdef Py_ssize_t length(self) except -1:
         cdef uint64_t value = self.varint()
@@ -169,9 +169,9 @@ cdef class _Reader:
 
 
 def decode_model(bytes data not None):
-    """Parts of a serialised model: a dict with pieces (list of bytes), scores (float32), types (int32), and the
+    """The parts of a serialised model, as a dict: pieces (list of bytes), scores (float32), types (int32), and the
     fields model_type, byte_fallback, precompiled_charsmap, add_dummy_prefix, remove_extra_whitespaces and
-    escape_whitespaces, with the format's defaults where absent. Raises ``TokenizerError`` for anything else.
+    escape_whitespaces, with the format's defaults if absent. Raises ``TokenizerError`` if the bytes are malformed.
     """
     cdef _Reader r = _Reader.__new__(_Reader)
     cdef Py_ssize_t stop, whole = len(data)
