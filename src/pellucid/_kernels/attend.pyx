@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False
-"""Kernels of attention, one of one tier at a time, for tests and benchmarks.
+"""Attention kernels of a chosen tier, for tests and benchmarks.
 
 `kv` is the type of keys and values, one of `KV`. Pages are uint8 arrays in a layout private to the tier, `page_bytes`
 long. A wrong argument is a `ValueError` that names it.
@@ -22,7 +22,7 @@ cdef int _type(str kv) except -1:
 
 
 def page_bytes(str isa, str kv, int dk, int dv):
-    """Bytes of a page's keys and of its values."""
+    """(bytes of a page's keys, bytes of its values)."""
     cdef const pl_kernels *kernels = tier(isa)
     cdef int t = _type(kv)
     if dk < 1 or dv < 1:
@@ -31,7 +31,7 @@ def page_bytes(str isa, str kv, int dk, int dv):
 
 
 def scratch_bytes(str isa, str kv):
-    """Bytes of scratch that a kernel reads and writes."""
+    """Bytes of scratch that a kernel needs."""
     return tier(isa).attend_scratch[_type(kv)]
 
 
@@ -49,7 +49,7 @@ def kv_append(str isa, str kv, const float[::1] k, const float[::1] v, int slot,
 
 
 def attend(str isa, str kv, q, k, v, lo, hi, float scale, top, sum, acc, scratch=None, int repeat=1):
-    """Rows q float32 (m, dk, rows may lie apart) over pages k and v uint8 (pages, bytes), in order.
+    """Attention of q, float32 (m, dk; rows need not be adjacent), over pages k and v, uint8 (pages, bytes), in order.
 
     lo, hi int32 (pages, m): the slots of each page that each row sees. top, sum float32 (m), acc float32 (m, dv): the
     running state, updated in place. scratch uint8 (scratch_bytes).

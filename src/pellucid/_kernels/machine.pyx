@@ -1,6 +1,5 @@
-"""What csrc/cpu sees and does, for tests and benchmarks.
-
-A module holds its own copy of the C core: the engine thread of this one is not that of the inference engine.
+"""Access to csrc/cpu, for tests and benchmarks.
+Each extension module contains its own copy of the C core, so this one's engine thread is not the inference engine's.
 """
 
 from libc.stdint cimport int64_t, uintptr_t
@@ -72,7 +71,7 @@ cdef extern from *:
     static unsigned get_fp(void)
     {
     #if defined(__SSE2__)
-        return _mm_getcsr() & ~0x3fu;           /* without the flags that arithmetic raises */
+        return _mm_getcsr() & ~0x3fu;           /* without the exception flags */
     #else
         return (unsigned)fegetround();
     #endif
@@ -113,7 +112,7 @@ def isas():
 
 
 def find_isa(name: str) -> int:
-    """The number of a tier by name; -1 when there is none."""
+    """The number of a tier by name; -1 if there is none."""
     return pl_isa_find(name.encode())
 
 
@@ -123,14 +122,14 @@ def best_isa() -> str:
 
 
 def cpu_name() -> str:
-    """The processor's brand string; "" where it is unknown."""
+    """The processor's brand string; "" if unknown."""
     return pl_cpu_name().decode("ascii", "replace")
 
 
 def topology(root=""):
     """The processors that this process may use: {"logical", "physical", "quota", "threads", "why"}.
 
-    `root`: a folder with proc/ and sys/ of its own; "" is this machine.
+    `root`: a folder with its own proc/ and sys/; "": this machine.
     """
     cdef pl_topology t
     cdef bytes path = str(root).encode()
@@ -145,9 +144,8 @@ def topology(root=""):
 
 
 def arena_probe(size_t size, bint touch=True):
-    """Allocates an arena of `size` bytes, reads and writes all of it (`touch`), frees it.
-
-    Returns {"aligned": to 2 MB, "zero": bool, "huge": bool}; None when there is no memory.
+    """Allocates an arena of `size` bytes, with `touch` reads and writes all of it, and frees it.
+    Returns {"aligned": to 2 MB, "zero": bool, "huge": bool}; None if out of memory.
     """
     cdef int huge = -1
     cdef bint zero = True
@@ -197,12 +195,12 @@ cdef struct Work:
     int threads             # slots of seen and clean
     int us                  # how long each thread is busy
     int spoil               # leave a spoilt floating-point mode behind
-    int size                # threads that came
-    int64_t order           # how many jobs ran before
-    int64_t sum             # result: the sum of the slots, by thread 0 after a barrier
+    int size                # threads that started
+    int64_t order           # number of jobs run before
+    int64_t sum             # result: the sum of the slots, computed by thread 0 after a barrier
     int *clean              # per thread
 
-cdef int64_t n_ran = 0      # only ever touched by jobs, which run one at a time
+cdef int64_t n_ran = 0      # accessed only by jobs, which run one at a time
 
 
 cdef void work(void *arg, const pl_team *team, int tid) noexcept nogil:
@@ -225,9 +223,8 @@ cdef void work(void *arg, const pl_team *team, int tid) noexcept nogil:
 
 
 cdef class Job:
-    """A job of `threads` threads that are busy for `us` microseconds each, queued at once.
-
-    RuntimeError when it cannot be queued.
+    """A job whose `threads` threads are each busy for `us` microseconds, queued immediately.
+    RuntimeError if it cannot be queued.
     """
 
     cdef Work w
@@ -255,7 +252,7 @@ cdef class Job:
         free(self.w.clean)
 
     def wait(self, int ms=10000):
-        """1 done, 0 not yet after `ms` milliseconds, -1 a fork has left it with the parent."""
+        """1: done; 0: not yet after `ms` milliseconds; -1: never, it belongs to the parent of this forked process."""
         cdef int done
         with nogil:
             done = pl_job_wait(self.job, ms)
@@ -263,12 +260,12 @@ cdef class Job:
 
     @property
     def size(self):
-        """Threads that came. Like the others: once `wait` has said 1."""
+        """Threads that started. Like the other results, valid once `wait` has returned 1."""
         return self.w.size
 
     @property
     def order(self):
-        """How many jobs of this process ran before."""
+        """Number of jobs of this process that ran before."""
         return self.w.order
 
     @property
@@ -341,15 +338,14 @@ cdef run_rounds(pl_job_fn fn, int threads, int n):
 
 
 def check_barriers(int threads, int n):
-    """`n` times: every thread adds one to its own count, barrier, every thread sums all counts, barrier.
-
-    Returns {"size": threads that came, "wrong": sums that missed an increment, "ns": per round}.
+    """Repeats `n` times: every thread adds one to its own count, barrier, every thread sums all counts, barrier.
+    Returns {"size": threads that started, "wrong": sums that missed an increment, "ns": per round}.
     """
     return run_rounds(count_rounds, threads, n)
 
 
 def time_barriers(int threads, int n):
-    """{"size": threads that came, "ns": nanoseconds of a barrier}, of `n` barriers in a row."""
+    """{"size": threads that started, "ns": nanoseconds per barrier}, over `n` consecutive barriers."""
     return run_rounds(only_barriers, threads, n)
 
 
@@ -358,7 +354,7 @@ cdef void nothing(void *arg, const pl_team *team, int tid) noexcept nogil:
 
 
 def time_handover(int threads, int n, int gap_us=0):
-    """Median nanoseconds from submitting an empty job until its waiter goes on, of `n`, busy `gap_us` between."""
+    """Median nanoseconds from submitting an empty job until its waiter returns, of `n`, busy `gap_us` between."""
     cdef int64_t start = 0
     cdef int64_t[::1] took
     cdef pl_job *job = NULL

@@ -1,8 +1,7 @@
 # cython: boundscheck=False, wraparound=False
-"""Kernels of rows of activations, one of one tier at a time, for tests and benchmarks.
-
-Arrays are contiguous and one-dimensional, float32 (n) unless it says otherwise, n >= 1. `out` is what the kernel writes
-to (a new array where it is None) and may be an input; `repeat` runs the kernel that often. A wrong argument is a
+"""Kernels for rows of activations, of a chosen tier, for tests and benchmarks.
+Arrays are contiguous and one-dimensional, float32 (n) unless stated otherwise, n >= 1. The kernel writes to `out` (a
+new array if None), which may be an input; `repeat` is the number of times it runs. A wrong argument raises a
 `ValueError` that names it.
 """
 

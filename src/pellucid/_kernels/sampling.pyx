@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False
-"""csrc/engine/sample.c for tests and benchmarks: one row of logits in, a token and what led to it out."""
+"""csrc/engine/sample.c for tests and benchmarks: takes a row of logits, returns a token and the sampler's reports."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -63,7 +63,7 @@ def uniform(seed, step, stream=0):
 
 
 def dry_match(ids, least, breaks=None):
-    """-> [(token, length)]: what followed earlier occurrences of the last `length` >= least ids."""
+    """-> [(token, length)]: tokens that followed earlier occurrences of the last `length` >= least ids."""
     cdef const int32_t[::1] x = np.ascontiguousarray(ids, np.int32)
     cdef const uint8_t[::1] b = None if breaks is None else np.ascontiguousarray(breaks, np.uint8)
     cdef int n = x.shape[0]
@@ -75,15 +75,14 @@ def dry_match(ids, least, breaks=None):
 
 
 def scratch_bytes(int vocab):
-    """Bytes of scratch that one sampler of this vocabulary needs."""
+    """Bytes of scratch that a sampler needs for this vocabulary."""
     return pl_sample_scratch(vocab)
 
 
 cdef class Sampler:
-    """Settings, and the scratch for rows of `vocab` logits. The defaults switch everything off.
-
-    mask: bool (vocab), True where a token is allowed. bias: {id: addition}. recent: ids that penalties count. dry:
-    [(id, length)] that dry_match found. order: numbers of the steps (csrc/engine/sample.h); None for all.
+    """Options, and the scratch for rows of `vocab` logits. By default every step is off.
+    mask: bool (vocab), True for allowed tokens. bias: {id: addition}. recent: ids that penalties count. dry:
+    [(id, length)] from dry_match. order: numbers of the steps (csrc/engine/sample.h); None for all.
     n_logprobs: alternatives of the raw logits, -1 for no log probabilities.
     """
 
@@ -172,7 +171,7 @@ cdef class Sampler:
         return logits
 
     def draw(self, logits, step=0):
-        """The token of this step; -1 where pl_sample refuses the row. logits (vocab) stay as they were."""
+        """The token of this step; -1 if pl_sample rejects the row. logits (vocab) do not change."""
         cdef float[::1] x = self.check(logits)
         cdef pl_sampled out
         out.top_id = out.kept_id = NULL
@@ -184,7 +183,7 @@ cdef class Sampler:
         return -1 if status else out.id
 
     def sample(self, logits, step=0):
-        """As draw, with all that pl_sample tells: a dict, or None where it refuses the row.
+        """As draw, with everything that pl_sample reports: a dict, or None if it rejects the row.
 
         id, logprob, n_kept, mirostat_mu, top_id and top_logprob (n_logprobs), kept_id and kept_prob (n_kept, most
         probable first).
@@ -205,7 +204,7 @@ cdef class Sampler:
                 "kept_id": kept_id[:out.n_kept], "kept_prob": kept_prob[:out.n_kept]}
 
     def draws(self, logits, int n, first=0):
-        """The tokens of steps first .. first + n - 1: int32 (n); -1 where pl_sample refuses."""
+        """The tokens of steps first .. first + n - 1: int32 (n); -1 if pl_sample rejects the row."""
         cdef float[::1] x = self.check(logits)
         ids = np.empty(n, np.int32)
         cdef int32_t[::1] y = ids

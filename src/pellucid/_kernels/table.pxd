@@ -1,4 +1,4 @@
-# The table of kernels but for weights, and a tier's by name.
+# The table of kernels except those for weights, and a tier's table by name.
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int8_t, int16_t, int32_t, uint16_t
 
@@ -68,7 +68,7 @@ cdef inline const pl_kernels *tier(str isa) except NULL:
     return k
 
 
-# `array`, or a new one where it is None; ValueError unless it is C-contiguous, of this type and shape.
+# `array`, or a new one if it is None; ValueError unless it is C-contiguous and has this type and shape.
 cdef inline object checked(str name, object array, object dtype, tuple shape):
     import numpy as np
 

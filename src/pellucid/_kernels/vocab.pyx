@@ -1,7 +1,6 @@
 # cython: boundscheck=False, wraparound=False
-"""Kernels of rows as long as a vocabulary, one of one tier at a time, for tests and benchmarks.
-
-x is contiguous float32 (n), n >= 1. A wrong argument is a `ValueError` that names it.
+"""Kernels for rows of a vocabulary's length, of a chosen tier, for tests and benchmarks.
+x is contiguous float32 (n), n >= 1. A wrong argument raises a `ValueError` that names it.
 """
 
 from libc.stdint cimport int32_t
@@ -42,13 +41,13 @@ def moments(str isa, const float[::1] x, float top):
 
 
 def collect(str isa, const float[::1] x, float least, int32_t[::1] out):
-    """Indices of values >= least, ascending, as many as fit into out; returns how many there are."""
+    """Writes the indices of values >= least, ascending, to out as far as they fit; returns how many there are."""
     cdef int32_t *to = &out[0] if out.shape[0] else NULL
     return tier(isa).collect(&x[0], _length(x), least, to, out.shape[0])
 
 
 def softmax(str isa, float[::1] x):
-    """In place."""
+    """Softmax in place."""
     tier(isa).softmax(&x[0], _length(x))
 
 

@@ -1,9 +1,8 @@
 # cython: boundscheck=False, wraparound=False
-"""Weight formats, packing and matrix products, one kernel of one tier at a time.
+"""Weight formats, packing and matrix products of a chosen tier, for tests and benchmarks.
 
-Packed weights are a flat uint8 array in the layout of csrc/formats/formats.h. Every function takes `out`, an array to
-write into, so that a test can choose where results lie. Arguments are checked; a wrong one is a `ValueError` that
-names it.
+Packed weights are a flat uint8 array in the layout of csrc/formats/formats.h. Functions take `out`, an array to
+write to, so that a test can choose where results lie. A wrong argument raises a `ValueError` that names it.
 """
 
 from libc.stddef cimport ptrdiff_t
@@ -121,7 +120,7 @@ cdef _out(out, shape, dtype):
 
 
 def isas():
-    """Names of the tiers that this build holds and this processor runs, least first."""
+    """Names of the tiers that this build contains and this processor runs, in ascending order."""
     return [pl_isa_name(i).decode() for i in range(PL_N_ISA) if pl_kernels_get(i) != NULL]
 
 
@@ -278,7 +277,7 @@ cdef _check(name, array, dtype, shape):
 
 
 def scratch_bytes(str isa, str format):
-    """Bytes of scratch that a product of this format reads and writes."""
+    """Bytes of scratch that a product of this format needs."""
     return _kernels(isa).matmul_scratch[_format(format).id]
 
 
@@ -290,8 +289,8 @@ def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t
     F32 and F16 take `x` float32 (n, k), whose rows may lie apart; BF16 takes `b`, bfloat16 bits uint16
     (n, k rounded up to 2); the other formats take `q` int8 (n, terms or more, k), `s` float32 (n, k / 32) and `sums`
     int16 (n, as many, k / 16). Only the rows of tiles [tile0, tile1) are written; without `out` the others are NaN.
-    `scratch` uint8 (scratch_bytes) is what the kernel may lay out. `ahead` ((bytes, lines) for codes of less than a byte,
-    the same for bytes) replaces what this processor prefetches, and changes no bit. `repeat` runs the kernel that often, for benchmarks.
+    `scratch`: uint8 (scratch_bytes). `ahead`, ((bytes, lines) for codes of less than a byte, the same for bytes),
+    replaces this processor's prefetching and changes no bit. `repeat` is the number of times the kernel runs.
     """
     cdef const pl_format *f = _format(format)
     cdef const pl_kernels *kernels = _kernels(isa)
