@@ -29,7 +29,7 @@ BASELINE = ("cpu", "formats", "cache", "ops", "engine", "kernels", "kernels/scal
 # No -ffast-math and no contraction: a sum's order and rounding are part of the contract.
 COMMON = shlex.split("-std=gnu11 -O3 -ffp-contract=off -fno-math-errno -fPIC -fvisibility=hidden -pthread -fopenmp")
 WARNINGS = ["-Wall", "-Wextra"]
-# Threads' stacks may be small (kernels/kernels.h): larger frames are errors, and large ones touch each page they take.
+# Threads' stacks may be small (kernels/kernels.h): frames above the limit are errors; large frames touch every page.
 FRAME_BYTES = 8192
 FRAMES = (f"-Werror=frame-larger-than={FRAME_BYTES}", f"-Wframe-larger-than={FRAME_BYTES} -Werror=frame-larger-than")
 CLASH = "-fstack-clash-protection"
@@ -39,14 +39,14 @@ DIRECTIVES = {"language_level": 3}
 
 @dataclass(frozen=True)
 class Isa:
-    """A tier: its folder in csrc/kernels, its compile flags, the machine it is for, and a line that needs it."""
+    """A tier: its folder in csrc/kernels, compile flags, machine, and a line of C that needs the flags."""
 
     name: str
     machine: str
     flags: str
     header: str
     probe: str
-    folder: str = ""  # where it is not `name`: a tier's sources built a second time
+    folder: str = ""  # if not `name`: a tier whose sources are built a second time
 
     @property
     def sources(self) -> str:
@@ -65,7 +65,7 @@ TIERS = (
     Isa("avx2", X86[0], AVX2, X86[1], "__m256 f(__m256 a) { return _mm256_fmadd_ps(a, a, a); }"),
     Isa("avxvnni", X86[0], f"{AVX2} -mavxvnni", X86[1],
         "__m256i f(__m256i a) { return _mm256_dpbusd_avx_epi32(a, a, a); }"),
-    # The same sources by the encodings of AVX-512: processors with those alone can test them.
+    # The same sources in the encodings of AVX-512, so that processors that have only those can test them.
     Isa("avxvnni_evex", X86[0], f"{AVX2} -mavx512f -mavx512vl -mavx512vnni -DPL_EVEX", X86[1],
         "__m256i f(__m256i a) { return _mm256_dpbusd_epi32(a, a, a); }", folder="avxvnni"),
     Isa("avx512", X86[0], AVX512, X86[1], "__m512i f(__m512i a) { return _mm512_dpbusd_epi32(a, a, a); }"),
@@ -77,13 +77,13 @@ TIERS = (
 
 
 def machine() -> str:
-    """The processor family by the name that TIERS uses."""
+    """The processor family, as named in TIERS."""
     name = platform.machine().lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
 def fail(what: str, fix: str) -> SystemExit:
-    """The error that ends a build: what is missing, and the one line that installs it on Debian or Ubuntu."""
+    """The error that ends a build: what is missing, and the command that installs it on Debian or Ubuntu."""
     return SystemExit(f"pellucid cannot be built: {what}\n  fix: {fix}")
 
 
@@ -112,7 +112,7 @@ def compiles(cc: list[str], flags: list[str], text: str, *, link: bool = False) 
 
 
 def check_toolchain(cc: list[str], include: list[str]) -> None:
-    """Raises SystemExit with the fix when the compiler, Python.h or omp.h is missing."""
+    """Raises SystemExit, naming the remedy, if the compiler, Python.h or omp.h is missing."""
     if not compiles(cc, [], '#include <stdio.h>\nint main(void) { return puts("") < 0; }', link=True):
         raise fail(
             f"{shlex.join(cc)} does not compile a C program", "apt install gcc libc6-dev python3-dev python3-venv"
@@ -151,7 +151,7 @@ def cython_modules(root: Path = PACKAGES) -> list[Extension]:
 
 
 def stale(target: Path, command: str) -> bool:
-    """Whether `target` is missing, came from another command, or is older than a file of its .d list."""
+    """Whether `target` is missing, was built by another command, or is older than a file in its .d list."""
     try:
         if target.with_suffix(".cmd").read_text() != command:
             return True
@@ -163,7 +163,7 @@ def stale(target: Path, command: str) -> bool:
 
 
 def run(target: Path, command: list[str]) -> None:
-    """Runs a compile or archive command that makes `target` and remembers it; SystemExit when it fails."""
+    """Runs a compile or archive command that makes `target` and records it; SystemExit if it fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
@@ -189,7 +189,7 @@ def make_archive(target: Path, objects: list[Path]) -> Path:
     target.with_suffix(".d").parent.mkdir(parents=True, exist_ok=True)
     target.with_suffix(".d").write_text(": " + " ".join(map(str, objects)))
     if stale(target, shlex.join(command)):
-        target.unlink(missing_ok=True)  # ar would keep the objects of files that are gone
+        target.unlink(missing_ok=True)  # ar would keep the objects of deleted files
         run(target, command)
     return target
 
@@ -233,7 +233,7 @@ class BuildExt(build_ext):
             # The libraries need each other: the selector names every tier, tiers use the formats.
             grouped = ["-Wl,--start-group", *archives, "-Wl,--end-group"]
             ext.extra_link_args = [*grouped, "-fopenmp", "-pthread", "-lm", *extra_flags()]
-        self.compiler.force = True  # its own check looks at objects alone, not at the archives
+        self.compiler.force = True  # its own check considers only objects, not archives
         super().build_extensions()
 
     def translate(self, folder: Path) -> dict[str, Path]:

@@ -1,7 +1,7 @@
-/* Threads take, share and give back the pages of one pool while the process forks: each child does the same with a
- * sequence of its own and with one that no thread was using, and ends; a lock that a thread of the parent held would hang
- * it until the alarm. Prints how many children ended well. With an argument nothing forks, and the main thread does what a
- * child would: for the thread sanitizer, whose own locks a child may find taken.
+/* Threads allocate, share and release pages of one pool while the process forks. Each child does the same with its own
+ * sequence and with one that no thread was using, then exits; a lock held by one of the parent's threads would block it
+ * until the alarm. Prints the number of children that succeeded. With an argument nothing forks, and the main thread
+ * does a child's work: for the thread sanitizer, whose own locks may be held in a child.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -34,7 +34,7 @@ static int is_zero(const pl_seq *seq, int32_t slot)
            !memcmp(pl_seq_keys(seq, &GROUPS[1], 1, 0, 0, slot), zero, 64);
 }
 
-/* 1: a page came that was not zero, or changed under its owner; -1: no memory. */
+/* 1: a new page was not zero, or a page changed under its owner; -1: out of memory. */
 static int use(pl_seq *seq, int byte)
 {
     int32_t n = seq->length;

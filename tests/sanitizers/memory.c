@@ -1,6 +1,6 @@
-/* To be preloaded: makes one allocation of a module fail, the n-th from `arm` on. Counted are malloc, calloc, realloc and
- * mmap called from the module's own code, and threads that are started by anyone but the OpenMP library, which ends the
- * process when it gets none.
+/* To be preloaded: makes one allocation of a module fail, the n-th after `arm`. Counts malloc, calloc, realloc and mmap
+ * called from the module's own code, and the start of threads, except by the OpenMP library, which ends the process if
+ * it cannot start one.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,8 +19,8 @@ void *__libc_calloc(size_t n, size_t each);
 void *__libc_realloc(void *p, size_t n);
 
 static const char *module;
-static uintptr_t from, to;             /* its code */
-static atomic_long left = -1, counted; /* allocations until the one that fails; below 0: none does */
+static uintptr_t from, to;             /* the module's code */
+static atomic_long left = -1, counted; /* left: allocations before the failing one; below 0: none fails */
 
 static int find(struct dl_phdr_info *info, size_t size, void *arg)
 {
@@ -35,7 +35,8 @@ static int find(struct dl_phdr_info *info, size_t size, void *arg)
     return 0;
 }
 
-/* Makes the n-th allocation (0: the next) of the module fail that has `name` in its path; n < 0: none. Whether it is loaded. */
+/* Makes the n-th allocation (0: the next) fail in the module with `name` in its path; n < 0: none. Returns whether the
+ * module is loaded. */
 int arm(const char *name, long n)
 {
     module = name;
@@ -46,7 +47,7 @@ int arm(const char *name, long n)
     return from < to;
 }
 
-/* Allocations since then. */
+/* Allocations since `arm`. */
 long count(void)
 {
     return atomic_load(&counted);

@@ -1,10 +1,10 @@
-/* One fault of each kind that the sanitizers are for, to be called by name: a build that does not report them is none. */
+/* One fault of each kind that the sanitizers must find, called by name; a build that does not report them is broken. */
 #include <limits.h>
 #include <stdlib.h>
 
 int plant_overflow(int n) /* n = 8: one int beyond the end */
 {
-    int *volatile p = calloc(8, sizeof *p); /* volatile: known to nobody but the allocator */
+    int *volatile p = calloc(8, sizeof *p); /* volatile: the compiler must not see the size */
     int last = p ? p[n] : 0;
     free(p);
     return last;

@@ -1,7 +1,7 @@
-/* Drives csrc/cpu/team.c for the thread sanitizer: every word that is shared here is plain, so that only the queue, its
- * waits and its barriers keep the accesses apart. A missing order between any two of them is a report.
+/* Drives csrc/cpu/team.c for the thread sanitizer. Every shared word here is a plain variable, so only the queue, its
+ * waits and its barriers order the accesses; the sanitizer reports any two that are not ordered.
  *
- * PLANT=job|barrier|wait in the environment leaves out one of those orders on purpose: the sanitizer must then speak.
+ * PLANT=job|barrier|wait in the environment omits one of these orderings on purpose: the sanitizer must then report it.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -27,7 +27,7 @@ static int planted(const char *what)
     return !strcmp(plant, what);
 }
 
-/* Every thread fills its share, all read all of it, twice: a barrier stands between. */
+/* Twice, with barriers between: every thread fills its share, then all threads read everything. */
 static void run(void *arg, const pl_team *team, int tid)
 {
     work *w = arg;
@@ -59,7 +59,7 @@ static int check(const work *w)
     return w->order < 1;
 }
 
-/* A job whose caller does not wait for it before it goes on to the next: several of one caller are queued. */
+/* A job for which its caller does not wait before queueing the next, so that several are queued. */
 static void *call(void *arg)
 {
     long number = (long)arg, wrong = 0;
@@ -79,7 +79,7 @@ static void *call(void *arg)
         while (planted("wait") && !w[2]->order) /* by eye */
             sched_yield();
         for (int j = 2; j >= 0; j--) {
-            while (pl_job_wait(job[j], i % 3) == 0) /* looks, gives up, waits */
+            while (pl_job_wait(job[j], i % 3) == 0) /* polls, times out, waits */
                 ;
             wrong += check(w[j]);
             pl_job_free(job[j]);
@@ -89,7 +89,7 @@ static void *call(void *arg)
     return (void *)wrong;
 }
 
-/* Two wait for one job. */
+/* Two threads wait for one job. */
 static void *wait_too(void *arg)
 {
     while (pl_job_wait(arg, 1) != 1)

@@ -1,6 +1,6 @@
-/* Runs single kernels of one tier for a test on another machine: requests come in on stdin, results go out on stdout.
- * Every array lies between two unmapped pages, at the end or the start of the room between them, so that a kernel that
- * reads or writes beyond it ends this program. Usage: serve TIER. The other side is tests/kernels/remote.py.
+/* Runs single kernels of one tier for a test on another machine: reads requests from stdin, writes results to stdout.
+ * Every array lies between two unmapped pages, at the end or the start of the space between them, so that a kernel that
+ * reads or writes beyond it crashes this program. Usage: serve TIER. The client is tests/kernels/remote.py.
  *
  * Request: the head below, n_arrays `array_head`s, then the arrays' bytes. Reply: a double, then all bytes again. */
 #define _GNU_SOURCE
@@ -25,7 +25,7 @@ typedef struct request {
 
 typedef struct array_head {
     int64_t bytes; /* -1: NULL */
-    int64_t place; /* 0: at the end of its room, 1: at the start, -1 - j: array j */
+    int64_t place; /* 0: at the end of its space, 1: at the start, -1 - j: array j */
 } array_head;
 
 typedef struct call {
@@ -282,7 +282,7 @@ static void receive(void *to, size_t n)
         stop("a request ends early");
 }
 
-/* Room for `bytes` between two unmapped pages. */
+/* Space for `bytes` between two unmapped pages. */
 typedef struct room {
     char *area, *data;
     size_t size;
