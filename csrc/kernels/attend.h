@@ -1,6 +1,6 @@
 /* Attention over one page of the cache, what no instruction set changes: which rows go through the page together, which
- * keys they see, and what becomes of their scores. A tier does the first step, scores, and the last, values, in its own
- * registers; the one in between is written here, on sixteen lanes that the tier's vmath.h defines:
+ * keys they see, and how scores become probabilities. A tier does the first step, scores, and the last, values, in its
+ * own registers; the one in between is written here, on sixteen lanes that the tier's vmath.h defines:
  *
  *     pl_lanes             16 floats; pl_lanes_load, _store, _all (the same in each), _add
  *     pl_lanes_scale       times a number
@@ -10,7 +10,7 @@
  *     pl_lanes_max, _sum   over all; _sum: lane j takes j + 8, + 4, + 2, + 1
  *     pl_exp_rows          exp of PL_EXP_ROWS floats, in place
  *
- * What alters a score (scale today; a cap, a slope by distance) belongs into `pl_attend_score`, what hides a key into
+ * What alters a score (scale today; a cap, a slope by distance) belongs in `pl_attend_score`, what hides a key in
  * `pl_attend_span` and the bits that it gives; a sink is no key of a page: it enters when a row is written out. */
 #ifndef PL_KERNELS_ATTEND_H
 #define PL_KERNELS_ATTEND_H
@@ -37,7 +37,7 @@ PL_INLINE void pl_attend(const pl_attend_page *a, pl_kv_type type, const int mos
             n++;
 #define BY(N)                                                                                                          \
     case N:                                                                                                            \
-        if (most >= N) /* else no code is made for it */                                                               \
+        if (most >= N) /* otherwise no code is generated */                                                            \
             attend_rows(a, row, type, N);                                                                              \
         break
         switch (n) {
@@ -59,10 +59,10 @@ PL_INLINE void pl_attend(const pl_attend_page *a, pl_kv_type type, const int mos
         pl_attend(a, type, ROWS, attend_rows);                                                                         \
     }
 
-/* Puts it, and the bytes of scratch that it takes, into the table. */
+/* Enters the kernel, and the bytes of scratch that it needs, in the table. */
 #define PL_PUT_ATTEND(type, name, bytes) (k->attend[type] = (name), k->attend_scratch[type] = (bytes))
 
-/* ---- which keys they see ------------------------------------------------------------------------------------------ */
+/* ---- which keys they see ----------------------------------------------------------------------------------------- */
 
 typedef struct pl_span {
     int lo, hi;      /* slots that any of the rows sees: [lo, hi) */
@@ -89,16 +89,16 @@ PL_INLINE uint64_t pl_attend_sees(const pl_attend_page *a, int row)
     return ~0ull >> (PL_PAGE - a->hi[row]) & ~0ull << a->lo[row];
 }
 
-/* ---- scores -> probabilities, the running softmax ----------------------------------------------------------------- */
+/* ---- scores -> probabilities, the running softmax ---------------------------------------------------------------- */
 
-/* A score out of a dot product. */
+/* The score of a dot product. */
 PL_INLINE pl_lanes pl_attend_score(const pl_attend_page *a, pl_lanes dot)
 {
     return pl_lanes_scale(dot, a->scale);
 }
 
-/* Scores of groups [first, last) of a row -> exp(score - top), 0 where it does not see the key; returns their sum. `all`:
- * it sees every slot; `sees`: its bits otherwise. */
+/* Scores of groups [first, last) of a row -> exp(score - top), 0 where it does not see the key; returns their sum.
+ * `all`: it sees every slot; `sees`: its bits otherwise. */
 typedef float (*pl_attend_weigh)(const pl_attend_page *a, float *s, void *p, int first, int last, uint64_t sees,
                                  float top, const int all);
 
@@ -117,8 +117,8 @@ PL_INLINE float pl_attend_exp(const pl_attend_page *a, float *s, void *p, int fi
     return pl_lanes_sum(sum);
 }
 
-/* Dot products s of `rows` rows -> probabilities, by `weigh`, which may put them at p + r * p_bytes. Updates top and sum;
- * fade[r]: what acc is to be multiplied by. dots: s stays as it is, and `weigh` makes the scores out of it. */
+/* Dot products s of `rows` rows -> probabilities, by `weigh`, which may put them at p + r * p_bytes. Updates top and
+ * sum; fade[r]: what acc is to be multiplied by. dots: s stays as it is, and `weigh` makes the scores out of it. */
 PL_INLINE void pl_attend_softmax(const pl_attend_page *a, int row, float (*s)[PL_PAGE], pl_span span, const int all,
                                  const int dots, pl_attend_weigh weigh, void *p, size_t p_bytes, float *fade,
                                  const int rows)

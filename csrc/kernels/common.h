@@ -1,4 +1,4 @@
-/* What kernels of every tier share and no instruction set changes: constants of the contracts, and the scalar parts of
+/* The parts of the kernels that are the same in every tier: constants of the contracts, and the scalar parts of
  * rows and pages. All is inlined into the file that includes it, with that file's instructions. */
 #ifndef PL_KERNELS_COMMON_H
 #define PL_KERNELS_COMMON_H

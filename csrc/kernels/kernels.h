@@ -2,13 +2,14 @@
  * overlaid tier by tier. A kernel is pure: no allocation, no threads, no environment, no libm.
  *
  * Every row's result depends on that row alone: the order of every sum is fixed by (tier, k), never by
- * n, by the range of tiles asked for, or by what stands beside the row. Integer dot products are exact.
+ * n, by the range of tiles, or by the other rows. Integer dot products are exact.
  * Pointers need no alignment beyond their type's; no kernel touches a byte outside the ranges given.
  *
- * Kernels run on threads whose stacks may be small (OMP_STACKSIZE, ulimit -s), so no frame is larger than 8 KB, which the
- * build checks, and no array of more than 4 KB is on the stack: a kernel lays it out in `scratch`, memory of the calling
- * thread alone, which starts at a multiple of 64 bytes and has as many bytes as `matmul_scratch` or `attend_scratch` says
- * (multiples of 64). What it holds before a call does not matter, and nothing in it is needed afterwards.
+ * Kernels run on threads whose stacks may be small (OMP_STACKSIZE, ulimit -s), so no frame is larger than 8 KB, which
+ * the build checks, and no array of more than 4 KB is on the stack: a kernel lays it out in `scratch`, memory of the
+ * calling thread alone, which starts at a multiple of 64 bytes and has as many bytes as `matmul_scratch` or
+ * `attend_scratch` says (multiples of 64). What it holds before a call does not matter, and nothing in it is needed
+ * afterwards.
  *
  * Order of sums of `matmul` on integer formats: one float accumulator per (row of w, row of x), blocks of
  * 32 k in ascending order; per block and group (in order):
@@ -33,14 +34,14 @@ typedef struct pl_mat {
 
 /* What changes a kernel's speed and never a bit of its result; select.h chooses it for the processor. */
 typedef struct pl_tuning {
-    /* A product of few rows, which reads weights from memory, prefetches with each block up to `lines` lines of 64 bytes
-     * (at most a block's), `bytes` beyond it, into L2. [0]: codes of less than a byte; [1]: of a byte. */
+    /* A product of few rows, which reads weights from memory, prefetches with each block up to `lines` lines of 64
+     * bytes (at most a block's), `bytes` beyond it, into L2. [0]: codes of less than a byte; [1]: of a byte. */
     struct pl_ahead {
         int32_t bytes, lines;
     } ahead[2];
 } pl_tuning;
 
-/* Rows of activations (n, k) in the forms that the formats need; a form nobody needs is NULL. */
+/* Rows of activations (n, k) in the forms that the formats need; other forms are NULL. */
 typedef struct pl_acts {
     int k;
     int terms;      /* of the integer form that count: 1 or 2 */
@@ -58,9 +59,9 @@ typedef struct pl_acts {
 /* One page of keys and values of one KV head; see `kv_append` for the layout, private to a tier. */
 #define PL_PAGE 64 /* tokens of a page */
 
-/* INT8: codes in [-127, 127] and a float32 scale for every 32 values (fewer at the end) of a slot: code = round_even(x *
- * (127 / amax)), scale = amax / 127; what is below 1e-30 or not finite as `quantize` has it. Scales in f16 would save 6 %
- * of the bytes, but heads whose values lie below 0.008 would have scales below f16's normal range. */
+/* INT8: codes in [-127, 127] and a float32 scale for every 32 values (fewer at the end) of a slot: code = round_even(x
+ * * (127 / amax)), scale = amax / 127; what is below 1e-30 or not finite as `quantize` has it. Scales in f16 would save
+ * 6 % of the bytes, but heads whose values lie below 0.008 would have scales below f16's normal range. */
 typedef enum { PL_KV_F32, PL_KV_F16, PL_KV_BF16, PL_KV_INT8, PL_N_KV } pl_kv_type;
 enum { PL_ACT_SILU, PL_ACT_GELU_TANH };
 
@@ -69,11 +70,11 @@ enum { PL_ACT_SILU, PL_ACT_GELU_TANH };
  * Per row i: score[j] = (sum over d of q[i][d] * k[j][d]) * scale for lo[i] <= j < hi[i], others do not exist;
  * top' = max(top, scores); acc = acc * exp(top - top') + sum over j ascending of exp(score - top') * v[j]; sum alike,
  * but in lanes (scalar/attend.c says how). acc never holds -0, so a row's bits do not depend on the rows beside it.
- * A row with lo >= hi is left exactly as it was. Keys at or beyond max(hi) are never read, or change nothing; those below it
- * are finite (rope_append sees to that), for a key that one row does not see may be multiplied by 0 for it.
- * INT8 in every tier: score = (sum over blocks of 32 d of scale * (sum over d of q[d] * code)) * scale; the values' scales go
- * to the probabilities: acc += round(p * scale) * code. BF16 in the tier that multiplies bf16: q and p rounded to bf16 too,
- * pairs of d and of keys together, and v as kv_append rounded it. */
+ * A row with lo >= hi is left exactly as it was. Keys at or beyond max(hi) are never read, or change nothing; those
+ * below it are finite (rope_append sees to that), for a key that one row does not see may be multiplied by 0 for it.
+ * INT8 in every tier: score = (sum over blocks of 32 d of scale * (sum over d of q[d] * code)) * scale; the values'
+ * scales go to the probabilities: acc += round(p * scale) * code. BF16 in the tier that multiplies bf16: q and p
+ * rounded to bf16 too, pairs of d and of keys together, and v as kv_append rounded it. */
 #define PL_TOP_NONE (-1e30f)
 typedef struct pl_attend_page {
     int m;      /* query rows, any number >= 1 */
@@ -89,10 +90,10 @@ typedef struct pl_attend_page {
     void *scratch;      /* attend_scratch of the type */
 } pl_attend_page;
 
-/* What a tier's instructions can do at most, for measuring limits. `read` reads each of `bytes` (a multiple of 1024) once,
- * with the widest loads, and returns a value made of them. The others do n rounds of independent multiply-and-adds on
- * registers and return the operations done, two a product: int8 added up in int32, bf16 in float32 (NULL where the tier
- * has no such instruction), float32. */
+/* What a tier's instructions can do at most, for measuring limits. `read` reads each of `bytes` (a multiple of 1024)
+ * once, with the widest loads, and returns a value made of them. The others do n rounds of independent
+ * multiply-and-adds on registers and return the operations done, two a product: int8 added up in int32, bf16 in float32
+ * (NULL where the tier has no such instruction), float32. */
 typedef struct pl_peak {
     uint64_t (*read)(const void *p, size_t bytes);
     double (*i8)(int64_t n);
@@ -131,7 +132,8 @@ typedef struct pl_kernels {
     void (*layer_norm)(const float *x, const float *w, const float *b, int n, float eps, float *y);
     void (*add)(const float *x, const float *y, int n, float *z); /* z = x + y; z may be x or y */
     void (*scale)(const float *x, float a, int n, float *y);      /* y = a * x; y may be x */
-    /* y = act(g) * u; y may be g or u. silu(g) = g / (1 + exp(-g)); gelu_tanh(g) = 0.5 g (1 + tanh(sqrt(2/pi) (g + 0.044715 g^3))) */
+    /* y = act(g) * u; y may be g or u. silu(g) = g / (1 + exp(-g)); gelu_tanh(g) = 0.5 g (1 + tanh(sqrt(2/pi) (g +
+     * 0.044715 g^3))) */
     void (*glu[2])(const float *g, const float *u, int n, float *y);
     /* Rotates one head in place by the angles whose cosines and sines are given (n_rot / 2 each).
      * halves = 0: x[2i], x[2i+1] (adjacent); 1: x[i], x[i + n_rot/2]. (RoPE, Su et al. 2021) */

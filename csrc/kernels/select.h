@@ -4,8 +4,9 @@
 
 #include "kernels.h"
 
-/* `isa`: a pl_isa (cpu/detect.h). The scalar kernels, overlaid tier by tier up to the one asked for. NULL where this
- * build does not hold the tier, the processor cannot run it, or there is no such tier. Lives for ever; thread-safe. */
+/* `isa`: a pl_isa (cpu/detect.h). The scalar kernels, overlaid tier by tier up to this one. NULL where this
+ * build does not hold the tier, the processor cannot run it, or there is no such tier. Valid for the life of the
+ * process; thread-safe. */
 const pl_kernels *pl_kernels_get(int isa);
 
 /* The tuning for this processor. */
