@@ -50,7 +50,7 @@ static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *
         if (_mm_cvtss_f32(amax) < PL_LEAST_AMAX) {
             s[b] = 0;
             inv = 0;
-        } else if (top >= 0x7f800000u) { /* infinity or NaN: codes of zero, and the scale tells */
+        } else if (top >= 0x7f800000u) { /* infinity or NaN: codes of zero, the scale is not finite */
             for (int i = 0; i < 4; i++)
                 v[i] = _mm256_setzero_ps();
             inv = 0;

@@ -25,7 +25,7 @@ static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *
         if (amax < PL_LEAST_AMAX) {
             s[b] = 0;
             inv = 0;
-        } else if (top >= 0x7f800000u) { /* infinity or NaN: codes of zero, and the scale tells */
+        } else if (top >= 0x7f800000u) { /* infinity or NaN: codes of zero, the scale is not finite */
             v[0] = v[1] = _mm512_setzero_ps();
             inv = 0;
         }

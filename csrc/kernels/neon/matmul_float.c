@@ -1,5 +1,5 @@
 /* Matrix products on float weights: per row of w and row of x one accumulator, ascending k, fused steps.
- * The latency of a step (4 cycles, two to four a cycle) asks for sixteen accumulators at once: T tiles x N rows of x,
+ * The latency of a step (4 cycles, two to four a cycle) requires sixteen accumulators at once: T tiles x N rows of x,
  * four vectors each. T * N <= 4 leaves half of the registers for weights and activations. */
 #include "../matmul.h"
 #include "simd.h"

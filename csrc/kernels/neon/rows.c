@@ -44,7 +44,7 @@ PL_INLINE void quantize_blocks(const float *x, int blocks, int two, int8_t *q, i
         s[b] = amax / 127.0f;
         if (amax < PL_LEAST_AMAX)
             s[b] = inv = 0;
-        else if (top >= 0x7f800000u) /* infinity or NaN: codes of zero, and the scale tells */
+        else if (top >= 0x7f800000u) /* infinity or NaN: codes of zero, the scale is not finite */
             inv = 0;
         for (int i = 0; i < 8; i++)
             v[i] = inv == 0 ? vdupq_n_f32(0) : vmulq_n_f32(v[i], inv);
