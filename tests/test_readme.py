@@ -81,3 +81,12 @@ def test_files_that_documents_name() -> None:
     assert len(names) > 20
     places = (ROOT, ROOT / "src" / "pellucid", ROOT / "csrc")
     assert [name for name in sorted(names - NOT_OURS) if not any((place / name).exists() for place in places)] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_lines_of_prose_are_short(path: Path) -> None:
+    """But for tables, code, links to figures, and what a program writes between comments."""
+    text = re.sub(
+        r"^ *```.*?^ *```$|<!-- (measured).*?<!-- end -->", "", path.read_text(encoding="utf-8"), flags=re.M | re.S
+    )
+    assert [line for line in text.splitlines() if len(line) > 120 and not re.match(r" *(\||!\[)", line)] == []
