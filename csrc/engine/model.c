@@ -257,5 +257,5 @@ void pl_model_mat_row(const pl_model *m, int mat, int row, float *dst)
     if (w->tile_bytes)
         m->tables.kernels->unpack_row[w->format->id](w, row, dst);
     else
-        w->format->decode(w->data + pl_row_bytes(w->format, w->k) * row, dst, w->k);
+        pl_decode(w->format, w->data + pl_row_bytes(w->format, w->k) * row, dst, w->k);
 }

@@ -31,7 +31,7 @@ static pl_status check_matrices(const pl_plan *p, pl_error *error)
         if (m->rows < 1 || m->k < 1 || m->rows > MAX_DIM || m->k > MAX_DIM)
             FAIL("matrix %d: shape (%d, %d)", i, m->rows, m->k);
         int64_t row = pl_row_bytes(f, m->k);
-        if (row < 0 || (!(f->flags & PL_FLOAT) && m->k % PL_BLOCK))
+        if (row < 0 || (!f->is_float && m->k % PL_BLOCK))
             FAIL("matrix %d: %d columns are not a multiple of %s's block", i, m->k, f->name);
         if (m->bytes != row * m->rows)
             FAIL("matrix %d: %lld bytes, expected %lld", i, (long long)m->bytes, (long long)(row * m->rows));

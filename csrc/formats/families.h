@@ -4,32 +4,16 @@
 
 #include "formats.h"
 
-void pl_decode_f32(const uint8_t *src, float *dst, int64_t k);
-void pl_decode_f16(const uint8_t *src, float *dst, int64_t k);
-void pl_decode_bf16(const uint8_t *src, float *dst, int64_t k);
-
-void pl_decode_q4_0(const uint8_t *src, float *dst, int64_t k);
-void pl_decode_q4_1(const uint8_t *src, float *dst, int64_t k);
-void pl_decode_q5_0(const uint8_t *src, float *dst, int64_t k);
-void pl_decode_q5_1(const uint8_t *src, float *dst, int64_t k);
-void pl_decode_q8_0(const uint8_t *src, float *dst, int64_t k);
-
-void pl_decode_q4_k(const uint8_t *src, float *dst, int64_t k);
-void pl_decode_q5_k(const uint8_t *src, float *dst, int64_t k);
-void pl_decode_q6_k(const uint8_t *src, float *dst, int64_t k);
+/* pl_decode of float formats. */
+void pl_decode_float(const pl_format *f, const uint8_t *src, float *dst, int64_t k);
 
 /* The signature of pl_format.split. */
 #define PL_SPLIT_ARGS const uint8_t *block, int slice, uint8_t *codes, uint16_t *scale, uint16_t *min, uint16_t *factor
 
-void pl_split_q4_0(PL_SPLIT_ARGS);
-void pl_split_q4_1(PL_SPLIT_ARGS);
-void pl_split_q5_0(PL_SPLIT_ARGS);
-void pl_split_q5_1(PL_SPLIT_ARGS);
-void pl_split_q8_0(PL_SPLIT_ARGS);
-
-void pl_split_q4_k(PL_SPLIT_ARGS);
-void pl_split_q5_k(PL_SPLIT_ARGS);
-void pl_split_q6_k(PL_SPLIT_ARGS);
+/* pl_split_Q4_0 and so on */
+#define PL_SPLIT_OF(name, ...) void pl_split_##name(PL_SPLIT_ARGS);
+PL_INT_FORMATS(PL_SPLIT_OF)
+#undef PL_SPLIT_OF
 
 /* Two little-endian bytes at any address. */
 static inline uint16_t pl_u16(const uint8_t *p)

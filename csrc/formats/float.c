@@ -61,19 +61,21 @@ uint16_t pl_f32_to_bf16(float f)
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
-void pl_decode_f32(const uint8_t *src, float *dst, int64_t k)
+float pl_e8m0_to_f32(uint8_t e)
 {
-    memcpy(dst, src, (size_t)k * sizeof *dst);
+    if (e == 255)
+        return from_bits(0x7fc00000);
+    return from_bits(e ? (uint32_t)e << 23 : 0x00400000); /* 2^-127 is subnormal */
 }
 
-void pl_decode_f16(const uint8_t *src, float *dst, int64_t k)
+void pl_decode_float(const pl_format *f, const uint8_t *src, float *dst, int64_t k)
 {
-    for (int64_t i = 0; i < k; i++)
-        dst[i] = pl_f16_to_f32(pl_u16(src + 2 * i));
-}
-
-void pl_decode_bf16(const uint8_t *src, float *dst, int64_t k)
-{
-    for (int64_t i = 0; i < k; i++)
-        dst[i] = pl_bf16_to_f32(pl_u16(src + 2 * i));
+    if (f->id == PL_F32)
+        memcpy(dst, src, (size_t)k * sizeof *dst);
+    else if (f->id == PL_F16)
+        for (int64_t i = 0; i < k; i++)
+            dst[i] = pl_f16_to_f32(pl_u16(src + 2 * i));
+    else
+        for (int64_t i = 0; i < k; i++)
+            dst[i] = pl_bf16_to_f32(pl_u16(src + 2 * i));
 }

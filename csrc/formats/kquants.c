@@ -24,7 +24,7 @@ static void scale_and_min(const uint8_t *p, int slice, uint16_t *scale, uint16_t
     }
 }
 
-void pl_split_q4_k(PL_SPLIT_ARGS)
+void pl_split_Q4_K(PL_SPLIT_ARGS)
 {
     const uint8_t *q = block + 16 + slice / 2 * 32;
     for (int i = 0; i < 32; i++)
@@ -34,7 +34,7 @@ void pl_split_q4_k(PL_SPLIT_ARGS)
     factor[1] = pl_u16(block + 2);
 }
 
-void pl_split_q5_k(PL_SPLIT_ARGS)
+void pl_split_Q5_K(PL_SPLIT_ARGS)
 {
     const uint8_t *high = block + 16, *q = block + 48 + slice / 2 * 32;
     for (int i = 0; i < 32; i++)
@@ -44,7 +44,7 @@ void pl_split_q5_k(PL_SPLIT_ARGS)
     factor[1] = pl_u16(block + 2);
 }
 
-void pl_split_q6_k(PL_SPLIT_ARGS)
+void pl_split_Q6_K(PL_SPLIT_ARGS)
 {
     int half = slice / 4, part = slice % 4;
     const uint8_t *q = block + 64 * half + 32 * (part % 2), *high = block + 128 + 32 * half;
@@ -54,40 +54,4 @@ void pl_split_q6_k(PL_SPLIT_ARGS)
     scale[0] = block[192 + 2 * slice];
     scale[1] = block[193 + 2 * slice];
     factor[0] = pl_u16(block + 208);
-}
-
-static void decode_with_min(pl_format_id id, const uint8_t *src, float *dst, int64_t k)
-{
-    const pl_format *f = pl_format_get(id);
-    for (int64_t i = 0; i < k; i += 256, src += f->block_bytes)
-        for (int slice = 0; slice < 8; slice++, dst += 32) {
-            uint8_t codes[32];
-            uint16_t scale[2], min[1], factor[2];
-            f->split(src, slice, codes, scale, min, factor);
-            float s = pl_f16_to_f32(factor[0]) * (float)scale[0], m = pl_f16_to_f32(factor[1]) * (float)min[0];
-            for (int j = 0; j < 32; j++)
-                dst[j] = s * (float)codes[j] - m;
-        }
-}
-
-void pl_decode_q4_k(const uint8_t *src, float *dst, int64_t k)
-{
-    decode_with_min(PL_Q4_K, src, dst, k);
-}
-void pl_decode_q5_k(const uint8_t *src, float *dst, int64_t k)
-{
-    decode_with_min(PL_Q5_K, src, dst, k);
-}
-
-void pl_decode_q6_k(const uint8_t *src, float *dst, int64_t k)
-{
-    for (int64_t i = 0; i < k; i += 256, src += 210)
-        for (int slice = 0; slice < 8; slice++, dst += 32) {
-            uint8_t codes[32];
-            uint16_t scale[2], min[1], factor[2];
-            pl_split_q6_k(src, slice, codes, scale, min, factor);
-            float d = pl_f16_to_f32(factor[0]);
-            for (int j = 0; j < 32; j++)
-                dst[j] = d * (float)(int8_t)scale[j / 16] * (float)(codes[j] - 32);
-        }
 }

@@ -4,28 +4,31 @@
 
 #include <string.h>
 
-/* Bytes of a packed 16 x 32 block: codes and planes (64 bytes a bit of four codes a lane), then the scales and mins. */
-#define CODES(bits) (16 * PL_BLOCK * (bits) / 8)
-#define PLAIN(bits, has_min) (CODES(bits) + 32 * (1 + (has_min)))
-#define SUPER(bits, groups, has_min) (CODES(bits) + 16 * ((groups) + (has_min)))
+/* Eight packed blocks hold what a super block of each row holds in the file (plain: eight blocks), and each scale and min in a
+ * form that may be wider; and what kernels rely on. */
+#define CHECK(name, gguf, weights, bits, group, offset, min, scale, in_file, table)                                    \
+    _Static_assert(8 * PL_PACKED_BYTES(bits, group, min, scale) + PL_HEADER_BYTES(weights, min) ==                     \
+                       PL_TILE * (256 / (weights) * PL_FILE_BYTES(weights, bits, group, min, in_file) +                \
+                                  256 / (group) * (1 + (min)) * (8 * PL_SCALE_BYTES(scale) - (in_file)) / 8),          \
+                   #name ": file and packed sizes agree");                                                             \
+    _Static_assert((bits) == 8 || ((bits) >= 4 && (bits) <= 6), #name ": planes that kernels unpack");                 \
+    _Static_assert((group) == 32 || ((group) == 16 && !(min)), #name ": one or two scales a block, one min at most");  \
+    _Static_assert((weights) == 32 || (weights) == 256, #name ": a block or a super block");                           \
+    _Static_assert(((weights) == 256) == (PL_SCALE_##scale == PL_SCALE_U8 || PL_SCALE_##scale == PL_SCALE_I8),         \
+                   #name ": integer scales stand under factors");                                                      \
+    _Static_assert((offset) >= 0 && (offset) <= 128, #name ": sums of offsets fit");
+PL_INT_FORMATS(CHECK)
 
-static const pl_format formats[PL_N_FORMATS] = {
-    /* id, name, gguf, block, block_bytes, bits, group, offset, flags, packed_block, packed_header, decode, split */
-    [PL_F32] = {PL_F32, "F32", 0, 1, 4, 32, 0, 0, PL_FLOAT, 0, 0, pl_decode_f32, NULL},
-    [PL_F16] = {PL_F16, "F16", 1, 1, 2, 16, 0, 0, PL_FLOAT, 0, 0, pl_decode_f16, NULL},
-    [PL_BF16] = {PL_BF16, "BF16", 30, 1, 2, 16, 0, 0, PL_FLOAT, 0, 0, pl_decode_bf16, NULL},
-    [PL_Q4_0] = {PL_Q4_0, "Q4_0", 2, 32, 18, 4, 32, 8, 0, PLAIN(4, 0), 0, pl_decode_q4_0, pl_split_q4_0},
-    [PL_Q4_1] = {PL_Q4_1, "Q4_1", 3, 32, 20, 4, 32, 0, PL_HAS_MIN, PLAIN(4, 1), 0, pl_decode_q4_1, pl_split_q4_1},
-    [PL_Q5_0] = {PL_Q5_0, "Q5_0", 6, 32, 22, 5, 32, 16, 0, PLAIN(5, 0), 0, pl_decode_q5_0, pl_split_q5_0},
-    [PL_Q5_1] = {PL_Q5_1, "Q5_1", 7, 32, 24, 5, 32, 0, PL_HAS_MIN, PLAIN(5, 1), 0, pl_decode_q5_1, pl_split_q5_1},
-    [PL_Q8_0] = {PL_Q8_0, "Q8_0", 8, 32, 34, 8, 32, 128, 0, PLAIN(8, 0), 0, pl_decode_q8_0, pl_split_q8_0},
-    [PL_Q4_K] = {PL_Q4_K, "Q4_K", 12, 256, 144, 4, 32, 0, PL_SUPER | PL_HAS_MIN, SUPER(4, 1, 1), 64, pl_decode_q4_k,
-                 pl_split_q4_k},
-    [PL_Q5_K] = {PL_Q5_K, "Q5_K", 13, 256, 176, 5, 32, 0, PL_SUPER | PL_HAS_MIN, SUPER(5, 1, 1), 64, pl_decode_q5_k,
-                 pl_split_q5_k},
-    [PL_Q6_K] = {PL_Q6_K, "Q6_K", 14, 256, 210, 6, 16, 32, PL_SUPER | PL_SIGNED_SCALE, SUPER(6, 2, 0), 32,
-                 pl_decode_q6_k, pl_split_q6_k},
-};
+#define FLOAT_ROW(label, number, bits) [PL_##label] = {PL_##label, #label, number, 1, (bits) / 8, .is_float = 1},
+#define INT_ROW(label, number, weights, bits, group, offset, min, scale, in_file, table)                               \
+    [PL_##label] = {PL_##label,                                                                                        \
+                    #label,                                                                                            \
+                    number,                                                                                            \
+                    weights,                                                                                           \
+                    PL_FILE_BYTES(weights, bits, group, min, in_file),                                                 \
+                    .shape = PL_SHAPE(label, number, weights, bits, group, offset, min, scale, in_file, table),        \
+                    .split = pl_split_##label},
+static const pl_format formats[PL_N_FORMATS] = {PL_FLOAT_FORMATS(FLOAT_ROW) PL_INT_FORMATS(INT_ROW)};
 
 const pl_format *pl_format_get(pl_format_id id)
 {
@@ -64,7 +67,44 @@ int64_t pl_tile_bytes(const pl_format *f, int64_t k)
 {
     if (f->id == PL_BF16)
         k += k & 1; /* pairs of k */
-    if (f->flags & PL_FLOAT)
-        return k * PL_TILE * (f->bits / 8);
-    return k / PL_BLOCK * f->packed_block + k / 256 * f->packed_header;
+    if (f->is_float)
+        return k * PL_TILE * f->block_bytes;
+    return k / PL_BLOCK * f->shape.packed_block + k / 256 * f->shape.packed_header;
+}
+
+/* Scale of a group, out of what `split` gives. */
+static float scale_of(const pl_shape *f, uint16_t scale, uint16_t factor)
+{
+    switch (f->scale) {
+    case PL_SCALE_U8: return pl_f16_to_f32(factor) * (float)(uint8_t)scale;
+    case PL_SCALE_I8: return pl_f16_to_f32(factor) * (float)(int8_t)scale;
+    case PL_SCALE_E8M0: return pl_e8m0_to_f32((uint8_t)scale);
+    case PL_SCALE_F16: break;
+    }
+    return pl_f16_to_f32(scale);
+}
+
+void pl_decode(const pl_format *format, const uint8_t *src, float *dst, int64_t k)
+{
+    const pl_shape *f = &format->shape;
+    if (format->is_float) {
+        pl_decode_float(format, src, dst, k);
+        return;
+    }
+    for (int64_t i = 0; i < k; i += PL_BLOCK, dst += PL_BLOCK) {
+        uint8_t codes[PL_BLOCK];
+        uint16_t scale[2], min[1], factor[2] = {0, 0};
+        format->split(src + i / format->block * format->block_bytes, (int)(i % format->block / PL_BLOCK), codes, scale,
+                      min, factor);
+        for (int j = 0; j < PL_BLOCK; j += f->group) {
+            const float s = scale_of(f, scale[j / f->group], factor[0]);
+            for (int at = j; at < j + f->group; at++)
+                dst[at] = s * (float)((f->table ? f->table[codes[at]] : codes[at]) - f->offset);
+        }
+        if (!f->has_min) /* adding 0 would turn -0 into 0 */
+            continue;
+        const float m = f->super ? -scale_of(f, min[0], factor[1]) : scale_of(f, min[0], 0);
+        for (int j = 0; j < PL_BLOCK; j++)
+            dst[j] += m;
+    }
 }

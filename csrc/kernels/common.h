@@ -8,6 +8,11 @@
 /* Inlined always: shapes, counts and functions are constants at every call, so that each gets code of its own. */
 #define PL_INLINE static inline __attribute__((always_inline))
 
+/* pl_shape_Q4_0 and so on: what loops on a format depend on, constants in each kernel, unlike the fields of `pl_format`. */
+#define PL_SHAPE_OF(name, ...) static const pl_shape pl_shape_##name = PL_SHAPE(name, __VA_ARGS__);
+PL_INT_FORMATS(PL_SHAPE_OF)
+#undef PL_SHAPE_OF
+
 #define PL_LEAST_AMAX 1e-30f   /* below it a block's largest value counts as 0: 127 / amax would overflow soon after */
 #define PL_SUM_BLOCK 1024      /* floats that are summed in float32 lanes before float64 takes over */
 #define PL_DOT_LEAST (-200.0f) /* exp is 0 long before; 0 * -inf would be NaN */

@@ -1,4 +1,4 @@
-/* Matrix products, what no instruction set changes: formats, panels of activations, rows and tiles in chunks. A tier
+/* Matrix products, what no instruction set changes: panels of activations, rows and tiles in chunks. A tier
  * passes its own steps as functions, which are inlined always: nothing of this is called in a loop. */
 #ifndef PL_KERNELS_MATMUL_H
 #define PL_KERNELS_MATMUL_H
@@ -9,47 +9,22 @@
 
 #define PL_MATMUL_ARGS const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y, ptrdiff_t y_stride
 
-/* What loops on a quantised format depend on: a constant in each kernel, unlike the fields of `pl_format`. */
-typedef struct pl_shape {
-    int bits, group, offset, has_min, super, is_signed;
-    int block, header; /* bytes of a packed block and of a super block's header */
-    int padded;        /* a tier's choice: entries of a panel have four words */
-} pl_shape;
-
 /* ---- a kernel for each format ------------------------------------------------------------------------------------ */
 
-static const pl_shape pl_shape_q4_0 = {.bits = 4, .group = 32, .offset = 8, .block = 288},
-                      pl_shape_q4_1 = {.bits = 4, .group = 32, .has_min = 1, .block = 320},
-                      pl_shape_q5_0 = {.bits = 5, .group = 32, .offset = 16, .block = 352},
-                      pl_shape_q5_1 = {.bits = 5, .group = 32, .has_min = 1, .block = 384},
-                      pl_shape_q8_0 = {.bits = 8, .group = 32, .offset = 128, .block = 544},
-                      pl_shape_q4_k = {.bits = 4, .group = 32, .has_min = 1, .super = 1, .block = 288, .header = 64},
-                      pl_shape_q5_k = {.bits = 5, .group = 32, .has_min = 1, .super = 1, .block = 352, .header = 64},
-                      pl_shape_q6_k = {
-                          .bits = 6, .group = 16, .offset = 32, .super = 1, .is_signed = 1, .block = 416, .header = 32};
-
-#define PL_FLOAT_FORMATS(DO) DO(F32, PL_F32) DO(F16, PL_F16) DO(BF16, PL_BF16)
-/* clang-format off */
-#define PL_INT_FORMATS(DO)       \
-    DO(Q4_0, pl_shape_q4_0)      \
-    DO(Q4_1, pl_shape_q4_1)      \
-    DO(Q5_0, pl_shape_q5_0)      \
-    DO(Q5_1, pl_shape_q5_1)      \
-    DO(Q8_0, pl_shape_q8_0)      \
-    DO(Q4_K, pl_shape_q4_k)      \
-    DO(Q5_K, pl_shape_q5_k)      \
-    DO(Q6_K, pl_shape_q6_k)
-/* clang-format on */
-
 /* The kernel of a format out of the file's `matmul`, which takes what tells formats apart first; and its place. */
-#define PL_MATMUL_OF(format, what)                                                                                     \
-    static void matmul_##format(PL_MATMUL_ARGS)                                                                        \
+#define PL_INT_MATMUL_OF(name, ...)                                                                                    \
+    static void matmul_##name(PL_MATMUL_ARGS)                                                                          \
     {                                                                                                                  \
-        matmul(what, w, tile0, tile1, x, n, y, y_stride);                                                              \
+        matmul(pl_shape_##name, w, tile0, tile1, x, n, y, y_stride);                                                   \
     }
-#define PL_PUT_MATMUL(format, what)                                                                                    \
-    k->matmul[PL_##format] = matmul_##format;                                                                          \
-    k->matmul_scratch[PL_##format] = SCRATCH; /* the file's */
+#define PL_FLOAT_MATMUL_OF(name, ...)                                                                                  \
+    static void matmul_##name(PL_MATMUL_ARGS)                                                                          \
+    {                                                                                                                  \
+        matmul(PL_##name, w, tile0, tile1, x, n, y, y_stride);                                                         \
+    }
+#define PL_PUT_MATMUL(name, ...)                                                                                       \
+    k->matmul[PL_##name] = matmul_##name;                                                                              \
+    k->matmul_scratch[PL_##name] = SCRATCH; /* the file's */
 
 /* ---- a panel of activations: what is read with a block of weights lies together ---------------------------------- */
 
@@ -118,7 +93,8 @@ PL_INLINE void pl_matmul_chunk(const pl_shape f, int terms, pl_tile_by_row one, 
         const int blocks = all - b0 < most ? all - b0 : most;
         pl_make_panel(f, terms, x, i0, n, b0, blocks, panel);
         for (int t = t0; t < t1; t++) {
-            const uint8_t *p = w->data + t * w->tile_bytes + (int64_t)b0 * f.block + (int64_t)(b0 / 8) * f.header;
+            const uint8_t *p =
+                w->data + t * w->tile_bytes + (int64_t)b0 * f.packed_block + (int64_t)(b0 / 8) * f.packed_header;
             float acc[PL_CHUNK][PL_TILE], *out = y + i0 * y_stride + PL_TILE * t;
             const int rows = w->rows - PL_TILE * t < PL_TILE ? w->rows - PL_TILE * t : PL_TILE;
             const size_t bytes = sizeof(float) * (size_t)rows;

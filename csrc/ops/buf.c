@@ -3,7 +3,7 @@
 
 int pl_format_form(const pl_format *f)
 {
-    return !(f->flags & PL_FLOAT) ? PL_FORM_Q8 : f->id == PL_BF16 ? PL_FORM_BF16 : 0;
+    return !f->is_float ? PL_FORM_Q8 : f->id == PL_BF16 ? PL_FORM_BF16 : 0;
 }
 
 void *pl_cut(void *base, size_t *at, size_t bytes)

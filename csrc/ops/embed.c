@@ -14,7 +14,7 @@ void pl_op_embed(const pl_run *r, const pl_op *op, int tid)
         if (w->tile_bytes)
             m->kernels->unpack_row[w->format->id](w, token, y);
         else
-            w->format->decode(w->data + pl_row_bytes(w->format, w->k) * token, y, w->k);
+            pl_decode(w->format, w->data + pl_row_bytes(w->format, w->k) * token, y, w->k);
         if (op->scale != 1.0f)
             m->kernels->scale(y, op->scale, out->dim, y);
         pl_buf_finish(m->kernels, out, forms, i, 0, out->dim);

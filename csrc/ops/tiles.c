@@ -16,7 +16,7 @@ void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1
         rows = PL_HEAD_ROWS;
     if (tiles < 1)
         tiles = 1;
-    if (!(w->format->flags & PL_FLOAT))
+    if (!w->format->is_float)
         rows = n;
     if (n <= rows)
         tiles = tile1 - tile0;
@@ -54,7 +54,7 @@ int pl_segment_tiles(const pl_model_tables *m, const pl_segment *seg)
  * the int8 peak with one term, 0.85 with two). */
 static int work_of(const pl_run *r, const pl_segment *seg)
 {
-    const int computing = r->n_rows > FEW_ROWS && !(r->m->mats[seg->mat].format->flags & PL_FLOAT);
+    const int computing = r->n_rows > FEW_ROWS && !r->m->mats[seg->mat].format->is_float;
     return computing && seg->terms == 2 ? 9 : 5;
 }
 

@@ -174,3 +174,8 @@ def test_wrong_arguments_are_named():
         weights.split("Q4_K", raw[0], 8)
     with pytest.raises(ValueError, match="out is"):
         weights.pack("scalar", "Q4_K", raw, 256, out=np.empty(3, np.uint8))
+
+
+def test_e8m0_is_a_power_of_two():
+    got = weights.e8m0_to_f32(np.arange(256, dtype=np.uint8))
+    assert (got[:255] == np.ldexp(1.0, np.arange(-127, 128)).astype(np.float32)).all() and np.isnan(got[255])

@@ -125,7 +125,7 @@ PL_INLINE void matmul(pl_format_id id, PL_MATMUL_ARGS)
         tiles_by_all(id, 1, 6, w, t, x, n, y, y_stride);
 }
 
-PL_FLOAT_FORMATS(PL_MATMUL_OF)
+PL_FLOAT_FORMATS(PL_FLOAT_MATMUL_OF)
 
 void pl_fill_matmul_float_avx2(pl_kernels *k)
 {

@@ -65,7 +65,8 @@ PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_
             continue;
         }
         const uint8_t *at = p + (f.group == 16 ? 16 * h : 0) + 8 * half;
-        s[half] = _mm256_mul_ps(pl_load_f16(header + 16 * half), f.is_signed ? pl_load_i8(at) : pl_load_u8(at));
+        s[half] =
+            _mm256_mul_ps(pl_load_f16(header + 16 * half), f.scale == PL_SCALE_I8 ? pl_load_i8(at) : pl_load_u8(at));
         if (f.has_min)
             m[half] = _mm256_mul_ps(pl_load_f16(header + 32 + 16 * half), pl_load_u8(p + 16 + 8 * half));
     }
@@ -126,7 +127,7 @@ PL_INLINE void step_one(const pl_shape f, int terms, int h, const uint8_t *heade
 PL_INLINE void prefetch_block(const pl_shape f, const uint8_t *p)
 {
     if (f.bits > 4)
-        for (int at = 0; at < f.block; at += 64)
+        for (int at = 0; at < f.packed_block; at += 64)
             _mm_prefetch((const char *)p + at, _MM_HINT_T0);
     _mm_prefetch((const char *)p + 4096, _MM_HINT_T1);
 }
@@ -136,10 +137,10 @@ PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int block
 {
     __m256 a[2] = {_mm256_loadu_ps(acc), _mm256_loadu_ps(acc + 8)};
     const uint8_t *header = p;
-    for (int b = 0; b < blocks; b++, p += f.block, panel += pl_entry_bytes(f, terms)) {
+    for (int b = 0; b < blocks; b++, p += f.packed_block, panel += pl_entry_bytes(f, terms)) {
         if (f.super && b % 8 == 0) {
             header = p;
-            p += f.header;
+            p += f.packed_header;
         }
         prefetch_block(f, p);
         __m256i d[2];
@@ -177,10 +178,10 @@ PL_INLINE void tile_many(const pl_shape f, int terms, const uint8_t *p, int bloc
 {
     __m256i d[PL_CHUNK][2];
     const uint8_t *header = p;
-    for (int b = 0; b < blocks; b++, p += f.block, panel += n * pl_entry_bytes(f, terms)) {
+    for (int b = 0; b < blocks; b++, p += f.packed_block, panel += n * pl_entry_bytes(f, terms)) {
         if (f.super && b % 8 == 0) {
             header = p;
-            p += f.header;
+            p += f.packed_header;
         }
         step_many(f, terms, 0, header, p, n, panel, d, acc);
         step_many(f, terms, 1, header, p, n, panel, d, acc);
@@ -196,7 +197,7 @@ PL_INLINE void matmul(pl_shape f, PL_MATMUL_ARGS)
     pl_matmul_chunks(f, tile_one, tile_many, w, tile0, tile1, x, n, y, y_stride);
 }
 
-PL_INT_FORMATS(PL_MATMUL_OF)
+PL_INT_FORMATS(PL_INT_MATMUL_OF)
 
 static void fill_matmul_int(pl_kernels *k)
 {

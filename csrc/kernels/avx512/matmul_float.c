@@ -131,7 +131,7 @@ PL_INLINE void matmul(pl_format_id id, PL_MATMUL_ARGS)
     }
 }
 
-PL_FLOAT_FORMATS(PL_MATMUL_OF)
+PL_FLOAT_FORMATS(PL_FLOAT_MATMUL_OF)
 
 void pl_fill_matmul_float_avx512(pl_kernels *k)
 {

@@ -76,7 +76,7 @@ PL_INLINE void load_scales(const pl_shape f, const __m512 d[2], const uint8_t *p
         return;
     }
     for (int g = 0; g < 32 / f.group; g++)
-        s[g] = _mm512_mul_ps(d[0], f.is_signed ? pl_load_i8(p + 16 * g) : pl_load_u8(p + 16 * g));
+        s[g] = _mm512_mul_ps(d[0], f.scale == PL_SCALE_I8 ? pl_load_i8(p + 16 * g) : pl_load_u8(p + 16 * g));
     *m = f.has_min ? _mm512_mul_ps(d[1], pl_load_u8(p + 16)) : _mm512_setzero_ps();
 }
 
@@ -163,15 +163,15 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int N, int near, 
     __m512 acc[ROWS], d[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     for (int i = 0; i < N; i++)
         acc[i] = resume ? _mm512_maskz_loadu_ps(rows, y + i * y_stride) : _mm512_setzero_ps();
-    for (int b = 0; b < blocks; b++, p += f.block, part += N * size) {
+    for (int b = 0; b < blocks; b++, p += f.packed_block, part += N * size) {
         if (f.super && b % 8 == 0) {
             header = p;
-            p += f.header;
+            p += f.packed_header;
         }
         __m512i loaded[8];
         for (int at = 0; at < step; at += 64)
             _mm_prefetch((const char *)next + at, _MM_HINT_T1);
-        next += near ? f.block + (f.super && b % 8 == 0 ? f.header : 0) : step;
+        next += near ? f.packed_block + (f.super && b % 8 == 0 ? f.packed_header : 0) : step;
         if (near) /* otherwise codes are loaded as they are needed: registers are for sums */
             load_words(f, p, loaded);
         if (f.super && (!near || b % 8 == 0)) /* likewise; one row is 5 to 13 % faster for doing this once */
@@ -201,7 +201,7 @@ PL_INLINE int share_of_next(const pl_shape f, int n)
     int parts = 0;
     for (; n > 0; n -= pl_part_of(n))
         parts++;
-    return (f.block + f.header / 8 + parts - 1) / parts;
+    return (f.packed_block + f.packed_header / 8 + parts - 1) / parts;
 }
 
 /* The tile at p by all n rows of a panel; near, `next` and `step` as above. */
@@ -246,7 +246,7 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
     uint8_t *const panel = x->scratch;
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK;
     const int near = n <= near_rows(f), bytes = f.bits == 8, lines = x->tuning->ahead[bytes].lines;
-    const int step = !near ? share_of_next(f, n) : lines < f.block / 64 ? 64 * lines : f.block;
+    const int step = !near ? share_of_next(f, n) : lines < f.packed_block / 64 ? 64 * lines : f.packed_block;
     for (int b0 = 0; b0 < all; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most;
         for (int i = 0, c; i < n; i += c) {
@@ -254,7 +254,8 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
             pl_make_panel(f, terms, x, i0 + i, c, b0, blocks, panel + i * size * blocks);
         }
         for (int t = tile0; t < tile1; t++) {
-            const uint8_t *p = w->data + t * w->tile_bytes + (int64_t)b0 * f.block + (int64_t)(b0 / 8) * f.header;
+            const uint8_t *p =
+                w->data + t * w->tile_bytes + (int64_t)b0 * f.packed_block + (int64_t)(b0 / 8) * f.packed_header;
             tile_by_panel(f, terms, near, p, p + (near ? x->tuning->ahead[bytes].bytes : w->tile_bytes), step, blocks,
                           panel, n, b0 > 0, w->rows - PL_TILE * t, y + i0 * y_stride + PL_TILE * t, y_stride);
         }
@@ -284,7 +285,7 @@ PL_INLINE void matmul(const pl_shape f, PL_MATMUL_ARGS)
         product(f, 1, w, tile0, tile1, x, n, y, y_stride);
 }
 
-PL_INT_FORMATS(PL_MATMUL_OF)
+PL_INT_FORMATS(PL_INT_MATMUL_OF)
 
 void pl_fill_matmul_int_avx512(pl_kernels *k)
 {

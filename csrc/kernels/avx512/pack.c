@@ -69,9 +69,9 @@ PL_INLINE void store_nibbles(uint8_t *p, const __m512i *a, const __m512i *b, int
 }
 
 /* One super block of Q4_K or Q5_K of 16 rows. File: d, dmin, 12 bytes of scales and mins, fifth bits, nibbles. */
-PL_INLINE void pack_k_with_min(int bits, const uint8_t *src, int64_t row_bytes, int rows, uint8_t *dst)
+PL_INLINE void pack_k_with_min(const pl_shape f, const uint8_t *src, int64_t row_bytes, int rows, uint8_t *dst)
 {
-    const int words = bits == 5 ? 12 : 4, packed = 64 * bits + 32; /* before the nibbles */
+    const int bits = f.bits, words = bits == 5 ? 12 : 4; /* before the nibbles */
     __m512i v[48], scale[2], min[2];
     load_words(src, row_bytes, rows, 64, v);
     load_words(src + 64, row_bytes, rows, 64, v + 16);
@@ -83,9 +83,9 @@ PL_INLINE void pack_k_with_min(int bits, const uint8_t *src, int64_t row_bytes, 
     scale[1] = _mm512_or_si512(and_all(v[3], 0x0f0f0f0f), and_all(_mm512_srli_epi32(v[1], 2), 0x30303030));
     min[1] = _mm512_or_si512(and_all(_mm512_srli_epi32(v[3], 4), 0x0f0f0f0f),
                              and_all(_mm512_srli_epi32(v[2], 2), 0x30303030));
-    dst += 64;
+    dst += f.packed_header;
 #pragma GCC unroll 8
-    for (int slice = 0; slice < 8; slice++, dst += packed) {
+    for (int slice = 0; slice < 8; slice++, dst += f.packed_block) {
         const __m512i *q = v + words + slice / 2 * 8;
         store_nibbles(dst, q, q + 4, slice % 2);
         if (bits == 5) {
@@ -100,16 +100,16 @@ PL_INLINE void pack_k_with_min(int bits, const uint8_t *src, int64_t row_bytes, 
 }
 
 /* One super block of Q6_K of 16 rows. File: nibbles, pairs of high bits, 16 scales, d. */
-PL_INLINE void pack_q6_k_block(const uint8_t *src, int64_t row_bytes, int rows, uint8_t *dst)
+PL_INLINE void pack_q6_k_block(const pl_shape f, const uint8_t *src, int64_t row_bytes, int rows, uint8_t *dst)
 {
     __m512i v[64];
     for (int i = 0; i < 3; i++)
         load_words(src + 64 * i, row_bytes, rows, 64, v + 16 * i);
     load_words(src + 192, row_bytes, rows, 18, v + 48);
     store_halves(dst, v[52], 0);
-    dst += 32;
+    dst += f.packed_header;
 #pragma GCC unroll 8
-    for (int slice = 0; slice < 8; slice++, dst += 416) {
+    for (int slice = 0; slice < 8; slice++, dst += f.packed_block) {
         const __m512i *q = v + slice / 4 * 16 + slice % 2 * 8, *high = v + 32 + slice / 4 * 8;
         store_nibbles(dst, q, q + 4, slice % 4 >= 2);
         for (int h = 0; h < 2; h++) {
@@ -123,32 +123,32 @@ PL_INLINE void pack_q6_k_block(const uint8_t *src, int64_t row_bytes, int rows, 
     }
 }
 
-PL_INLINE void pack_super(int bits, int block_bytes, int packed, PACK_ARGS)
+PL_INLINE void pack(const pl_shape f, PACK_ARGS)
 {
     const int blocks = k / 256;
-    const int64_t row_bytes = (int64_t)blocks * block_bytes;
+    const int64_t row_bytes = (int64_t)blocks * f.file_bytes;
     for (int row = 0; row < n; row += PL_TILE, src += PL_TILE * row_bytes)
-        for (int b = 0; b < blocks; b++, dst += packed) {
-            if (bits == 6)
-                pack_q6_k_block(src + (int64_t)b * block_bytes, row_bytes, n - row, dst);
+        for (int b = 0; b < blocks; b++, dst += 8 * f.packed_block + f.packed_header) {
+            if (f.has_min)
+                pack_k_with_min(f, src + (int64_t)b * f.file_bytes, row_bytes, n - row, dst);
             else
-                pack_k_with_min(bits, src + (int64_t)b * block_bytes, row_bytes, n - row, dst);
+                pack_q6_k_block(f, src + (int64_t)b * f.file_bytes, row_bytes, n - row, dst);
         }
 }
 
-static void pack_q4_k(PACK_ARGS)
+static void pack_Q4_K(PACK_ARGS)
 {
-    pack_super(4, 144, 8 * 288 + 64, src, n, k, dst);
+    pack(pl_shape_Q4_K, src, n, k, dst);
 }
 
-static void pack_q5_k(PACK_ARGS)
+static void pack_Q5_K(PACK_ARGS)
 {
-    pack_super(5, 176, 8 * 352 + 64, src, n, k, dst);
+    pack(pl_shape_Q5_K, src, n, k, dst);
 }
 
-static void pack_q6_k(PACK_ARGS)
+static void pack_Q6_K(PACK_ARGS)
 {
-    pack_super(6, 210, 8 * 416 + 32, src, n, k, dst);
+    pack(pl_shape_Q6_K, src, n, k, dst);
 }
 
 /* [rows][k] -> [k][16 rows] (pairs: [ceil(k / 2)][16 rows][2], zero beyond k), 64 bytes of every row at a time. */
@@ -176,27 +176,27 @@ PL_INLINE void pack_float(int size, int pairs, PACK_ARGS)
         }
 }
 
-static void pack_f32(PACK_ARGS)
+static void pack_F32(PACK_ARGS)
 {
     pack_float(4, 0, src, n, k, dst);
 }
 
-static void pack_f16(PACK_ARGS)
+static void pack_F16(PACK_ARGS)
 {
     pack_float(2, 0, src, n, k, dst);
 }
 
-static void pack_bf16(PACK_ARGS)
+static void pack_BF16(PACK_ARGS)
 {
     pack_float(2, 1, src, n, k, dst);
 }
 
 void pl_fill_pack_avx512(pl_kernels *k)
 {
-    k->pack[PL_F32] = pack_f32;
-    k->pack[PL_F16] = pack_f16;
-    k->pack[PL_BF16] = pack_bf16;
-    k->pack[PL_Q4_K] = pack_q4_k;
-    k->pack[PL_Q5_K] = pack_q5_k;
-    k->pack[PL_Q6_K] = pack_q6_k;
+    k->pack[PL_F32] = pack_F32;
+    k->pack[PL_F16] = pack_F16;
+    k->pack[PL_BF16] = pack_BF16;
+    k->pack[PL_Q4_K] = pack_Q4_K;
+    k->pack[PL_Q5_K] = pack_Q5_K;
+    k->pack[PL_Q6_K] = pack_Q6_K;
 }

@@ -74,7 +74,7 @@ PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_
         return;
     }
     for (int g = 0; g < 32 / f.group; g++) {
-        if (f.is_signed)
+        if (f.scale == PL_SCALE_I8)
             pl_load_i8(p + 16 * g, w->s[g]);
         else
             pl_load_u8(p + 16 * g, w->s[g]);
@@ -157,10 +157,10 @@ PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int block
     const uint8_t *header = p;
     for (int c = 0; c < 4; c++)
         a[c] = vld1q_f32(acc + 4 * c);
-    for (int b = 0; b < blocks; b++, p += f.block, panel += pl_entry_bytes(f, terms)) {
+    for (int b = 0; b < blocks; b++, p += f.packed_block, panel += pl_entry_bytes(f, terms)) {
         if (f.super && b % 8 == 0) {
             header = p;
-            p += f.header;
+            p += f.packed_header;
         }
         half_one(f, terms, header, p, 0, panel, a);
         half_one(f, terms, header, p, 1, panel, a + 2);
@@ -191,10 +191,10 @@ PL_INLINE void tile_many(const pl_shape f, int terms, const uint8_t *p, int bloc
 {
     const int size = pl_entry_bytes(f, terms);
     const uint8_t *header = p;
-    for (int b = 0; b < blocks; b++, p += f.block, panel += n * size) {
+    for (int b = 0; b < blocks; b++, p += f.packed_block, panel += n * size) {
         if (f.super && b % 8 == 0) {
             header = p;
-            p += f.header;
+            p += f.packed_header;
         }
         half_many(f, terms, header, p, 0, n, panel, acc);
         half_many(f, terms, header, p, 1, n, panel, acc);
@@ -211,7 +211,7 @@ PL_INLINE void matmul(pl_shape f, PL_MATMUL_ARGS)
     pl_matmul_chunks(f, tile_one, tile_many, w, tile0, tile1, x, n, y, y_stride);
 }
 
-PL_INT_FORMATS(PL_MATMUL_OF)
+PL_INT_FORMATS(PL_INT_MATMUL_OF)
 
 void pl_fill_matmul_int_neon(pl_kernels *k)
 {

@@ -8,23 +8,23 @@ enum {
 };
 
 /* acc[r] = sum over k of (code - offset) * y, for group g of the block (0..groups-1). */
-PL_INLINE void dot(const pl_format *f, const pl_block *w, int g, const int8_t *y, int32_t *acc)
+PL_INLINE void dot(const pl_shape f, const pl_block *w, int g, const int8_t *y, int32_t *acc)
 {
-    int n = f->group / 4;
+    int n = f.group / 4;
     for (int r = 0; r < PL_TILE; r++)
         acc[r] = 0;
     for (int j = g * n; j < (g + 1) * n; j++)
         for (int r = 0; r < PL_TILE; r++)
             for (int b = 0; b < 4; b++)
-                acc[r] += (w->codes[j][4 * r + b] - f->offset) * y[4 * j + b];
+                acc[r] += (w->codes[j][4 * r + b] - f.offset) * y[4 * j + b];
 }
 
-PL_INLINE void block_times_row(const pl_format *f, int terms, const pl_block *w, const int8_t *hi, const int8_t *lo,
+PL_INLINE void block_times_row(const pl_shape f, int terms, const pl_block *w, const int8_t *hi, const int8_t *lo,
                                float s_y, int32_t sum_y, float *acc)
 {
     if (terms == 2)
         s_y /= 254.0f;
-    for (int g = 0; g < 32 / f->group; g++) {
+    for (int g = 0; g < 32 / f.group; g++) {
         int32_t d[PL_TILE], d_lo[PL_TILE];
         dot(f, w, g, hi, d);
         if (terms == 2) {
@@ -35,14 +35,14 @@ PL_INLINE void block_times_row(const pl_format *f, int terms, const pl_block *w,
         for (int r = 0; r < PL_TILE; r++)
             acc[r] = pl_fma1((float)d[r], w->s[g][r] * s_y, acc[r]);
     }
-    if (f->flags & PL_HAS_MIN) {
+    if (f.has_min) {
         float sum = s_y * (float)sum_y;
         for (int r = 0; r < PL_TILE; r++)
             acc[r] = pl_fma1(w->m[r], sum, acc[r]);
     }
 }
 
-PL_INLINE void tile_times_rows(const pl_format *f, int terms, const uint8_t *tile, const pl_acts *x, int i0, int n,
+PL_INLINE void tile_times_rows(const pl_shape f, int terms, const uint8_t *tile, const pl_acts *x, int i0, int n,
                                float acc[CHUNK][PL_TILE])
 {
     int blocks = x->k / PL_BLOCK;
@@ -65,16 +65,8 @@ PL_INLINE void tile_times_rows(const pl_format *f, int terms, const uint8_t *til
     }
 }
 
-PL_INLINE void matmul(const pl_shape shape, PL_MATMUL_ARGS)
+PL_INLINE void matmul(const pl_shape f, PL_MATMUL_ARGS)
 {
-    const int flags =
-        (shape.has_min ? PL_HAS_MIN : 0) | (shape.super ? PL_SUPER : 0) | (shape.is_signed ? PL_SIGNED_SCALE : 0);
-    const pl_format *f = &(const pl_format){.bits = shape.bits, /* w->format, in constants */
-                                            .group = shape.group,
-                                            .offset = shape.offset,
-                                            .flags = flags,
-                                            .packed_block = shape.block,
-                                            .packed_header = shape.header};
     for (int t = tile0; t < tile1; t++)
         for (int i0 = 0; i0 < n; i0 += CHUNK) {
             float acc[CHUNK][PL_TILE];
@@ -89,7 +81,7 @@ PL_INLINE void matmul(const pl_shape shape, PL_MATMUL_ARGS)
         }
 }
 
-PL_INT_FORMATS(PL_MATMUL_OF)
+PL_INT_FORMATS(PL_INT_MATMUL_OF)
 
 void pl_fill_matmul_int_scalar(pl_kernels *k)
 {

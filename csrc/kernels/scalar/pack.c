@@ -21,9 +21,10 @@ PL_INLINE uint32_t fifth_bits(uint32_t qh)
 }
 
 /* One 32-weight block of row r: the file's words are the packed ones already. */
-PL_INLINE void pack_plain_block(int bits, int has_min, const uint8_t *src, int r, uint8_t *dst)
+PL_INLINE void pack_plain_block(const pl_shape f, const uint8_t *src, int r, uint8_t *dst)
 {
-    const uint8_t *q = src + 2 + 2 * has_min;
+    const int bits = f.bits;
+    const uint8_t *q = src + 2 + 2 * f.has_min;
     uint8_t *scales = dst + 64 * bits;
     if (bits == 5) {
         pl_store32(dst + 256 + 4 * r, fifth_bits(pl_load32(q)));
@@ -32,23 +33,8 @@ PL_INLINE void pack_plain_block(int bits, int has_min, const uint8_t *src, int r
     for (int j = 0; j < (bits == 8 ? 8 : 4); j++)
         pl_store32(dst + 64 * j + 4 * r, bits == 8 ? pl_load32(q + 4 * j) ^ 0x80808080u : pl_load32(q + 4 * j));
     store16(scales + 2 * r, src);
-    if (has_min)
+    if (f.has_min)
         store16(scales + 32 + 2 * r, src + 2);
-}
-
-PL_INLINE void pack_plain(int bits, int has_min, int block_bytes, PACK_ARGS)
-{
-    int blocks = k / PL_BLOCK, packed = 64 * bits + 32 * (1 + has_min);
-    int64_t row_bytes = (int64_t)blocks * block_bytes;
-    for (int row = 0; row < n; row += PL_TILE, src += PL_TILE * row_bytes) {
-        int rows = n - row < PL_TILE ? n - row : PL_TILE;
-        for (int b = 0; b < blocks; b++, dst += packed) {
-            if (rows < PL_TILE)
-                memset(dst, 0, (size_t)packed);
-            for (int r = 0; r < rows; r++)
-                pack_plain_block(bits, has_min, src + r * row_bytes + b * block_bytes, r, dst);
-        }
-    }
 }
 
 /* The eight 6-bit scales and mins of Q4_K and Q5_K (formats/kquants.c), a byte each. */
@@ -62,16 +48,16 @@ PL_INLINE void six_bits(const uint8_t *p, uint8_t *scale, uint8_t *min)
 }
 
 /* One super block of row r of Q4_K or Q5_K. */
-PL_INLINE void pack_k_with_min(int bits, const uint8_t *src, int r, uint8_t *dst)
+PL_INLINE void pack_k_with_min(const pl_shape f, const uint8_t *src, int r, uint8_t *dst)
 {
+    const int bits = f.bits;
     const uint8_t *high = src + 16, *q = src + (bits == 5 ? 48 : 16);
-    int packed = 64 * bits + 32;
     uint8_t scale[8], min[8];
     six_bits(src + 4, scale, min);
     store16(dst + 2 * r, src);
     store16(dst + 32 + 2 * r, src + 2);
-    dst += 64;
-    for (int slice = 0; slice < 8; slice++, dst += packed) {
+    dst += f.packed_header;
+    for (int slice = 0; slice < 8; slice++, dst += f.packed_block) {
         uint32_t plane = 0;
         for (int j = 0; j < 4; j++) {
             uint32_t a = pl_load32(q + slice / 2 * 32 + 4 * j), b = pl_load32(q + slice / 2 * 32 + 16 + 4 * j);
@@ -92,11 +78,11 @@ PL_INLINE void pack_k_with_min(int bits, const uint8_t *src, int r, uint8_t *dst
 }
 
 /* One super block of row r of Q6_K. */
-PL_INLINE void pack_q6_k_block(const uint8_t *src, int r, uint8_t *dst)
+PL_INLINE void pack_q6_k_block(const pl_shape f, const uint8_t *src, int r, uint8_t *dst)
 {
     store16(dst + 2 * r, src + 208);
-    dst += 32;
-    for (int slice = 0; slice < 8; slice++, dst += 416) {
+    dst += f.packed_header;
+    for (int slice = 0; slice < 8; slice++, dst += f.packed_block) {
         const uint8_t *q = src + slice / 4 * 64 + slice % 2 * 32, *high = src + 128 + slice / 4 * 32;
         uint32_t plane0 = 0, plane1 = 0;
         for (int j = 0; j < 4; j++) {
@@ -115,58 +101,35 @@ PL_INLINE void pack_q6_k_block(const uint8_t *src, int r, uint8_t *dst)
     }
 }
 
-PL_INLINE void pack_super(int bits, int block_bytes, int64_t packed, PACK_ARGS)
+PL_INLINE void pack(const pl_shape f, PACK_ARGS)
 {
-    int blocks = k / 256;
-    int64_t row_bytes = (int64_t)blocks * block_bytes;
+    const int blocks = k / (f.super ? 256 : PL_BLOCK);
+    const int64_t row_bytes = (int64_t)blocks * f.file_bytes;
+    const size_t packed = (size_t)(f.super ? 8 * f.packed_block + f.packed_header : f.packed_block);
     for (int row = 0; row < n; row += PL_TILE, src += PL_TILE * row_bytes) {
         int rows = n - row < PL_TILE ? n - row : PL_TILE;
         for (int b = 0; b < blocks; b++, dst += packed) {
             if (rows < PL_TILE)
-                memset(dst, 0, (size_t)packed);
+                memset(dst, 0, packed);
             for (int r = 0; r < rows; r++) {
-                const uint8_t *block = src + r * row_bytes + b * block_bytes;
-                if (bits == 6)
-                    pack_q6_k_block(block, r, dst);
+                const uint8_t *block = src + r * row_bytes + b * f.file_bytes;
+                if (!f.super)
+                    pack_plain_block(f, block, r, dst);
+                else if (f.has_min)
+                    pack_k_with_min(f, block, r, dst);
                 else
-                    pack_k_with_min(bits, block, r, dst);
+                    pack_q6_k_block(f, block, r, dst);
             }
         }
     }
 }
 
-static void pack_q4_0(PACK_ARGS)
-{
-    pack_plain(4, 0, 18, src, n, k, dst);
-}
-static void pack_q4_1(PACK_ARGS)
-{
-    pack_plain(4, 1, 20, src, n, k, dst);
-}
-static void pack_q5_0(PACK_ARGS)
-{
-    pack_plain(5, 0, 22, src, n, k, dst);
-}
-static void pack_q5_1(PACK_ARGS)
-{
-    pack_plain(5, 1, 24, src, n, k, dst);
-}
-static void pack_q8_0(PACK_ARGS)
-{
-    pack_plain(8, 0, 34, src, n, k, dst);
-}
-static void pack_q4_k(PACK_ARGS)
-{
-    pack_super(4, 144, 8 * 288 + 64, src, n, k, dst);
-}
-static void pack_q5_k(PACK_ARGS)
-{
-    pack_super(5, 176, 8 * 352 + 64, src, n, k, dst);
-}
-static void pack_q6_k(PACK_ARGS)
-{
-    pack_super(6, 210, 8 * 416 + 32, src, n, k, dst);
-}
+#define PACK_OF(name, ...)                                                                                             \
+    static void pack_##name(PACK_ARGS)                                                                                 \
+    {                                                                                                                  \
+        pack(pl_shape_##name, src, n, k, dst);                                                                         \
+    }
+PL_INT_FORMATS(PACK_OF)
 
 /* [rows][units] -> [units][16 rows], a unit of `size` bytes: F32, F16, and the pairs of BF16. Eight units at a time,
  * so that each line of the source is read once while its line of the destination is near. */
@@ -189,16 +152,16 @@ PL_INLINE void pack_float(int size, PACK_ARGS)
         pack_units((size_t)size, row_bytes, k, src, n - row < PL_TILE ? n - row : PL_TILE, dst);
 }
 
-static void pack_f32(PACK_ARGS)
+static void pack_F32(PACK_ARGS)
 {
     pack_float(4, src, n, k, dst);
 }
-static void pack_f16(PACK_ARGS)
+static void pack_F16(PACK_ARGS)
 {
     pack_float(2, src, n, k, dst);
 }
 
-static void pack_bf16(PACK_ARGS)
+static void pack_BF16(PACK_ARGS)
 {
     int64_t row_bytes = (int64_t)k * 2;
     for (int row = 0; row < n; row += PL_TILE, src += PL_TILE * row_bytes) {
@@ -214,17 +177,10 @@ static void pack_bf16(PACK_ARGS)
     }
 }
 
+#define PUT(name, ...) k->pack[PL_##name] = pack_##name;
+
 void pl_fill_pack_scalar(pl_kernels *k)
 {
-    k->pack[PL_F32] = pack_f32;
-    k->pack[PL_F16] = pack_f16;
-    k->pack[PL_BF16] = pack_bf16;
-    k->pack[PL_Q4_0] = pack_q4_0;
-    k->pack[PL_Q4_1] = pack_q4_1;
-    k->pack[PL_Q5_0] = pack_q5_0;
-    k->pack[PL_Q5_1] = pack_q5_1;
-    k->pack[PL_Q8_0] = pack_q8_0;
-    k->pack[PL_Q4_K] = pack_q4_k;
-    k->pack[PL_Q5_K] = pack_q5_k;
-    k->pack[PL_Q6_K] = pack_q6_k;
+    PL_FLOAT_FORMATS(PUT)
+    PL_INT_FORMATS(PUT)
 }

@@ -36,61 +36,67 @@ typedef struct pl_block {
 } pl_block;
 
 /* Scale of group g and row r; `scales`: where a block's scales begin, `header`: that of its super block. */
-PL_INLINE float pl_scale(const pl_format *f, const uint8_t *header, const uint8_t *scales, int g, int r)
+PL_INLINE float pl_scale(const pl_shape f, const uint8_t *header, const uint8_t *scales, int g, int r)
 {
-    if (!(f->flags & PL_SUPER))
-        return pl_f16_to_f32(pl_load16(scales + 2 * r));
-    uint8_t sc = scales[16 * g + r];
-    return pl_f16_to_f32(pl_load16(header + 2 * r)) * (f->flags & PL_SIGNED_SCALE ? (float)(int8_t)sc : (float)sc);
+    const uint8_t *byte = scales + 16 * g + r;
+    switch (f.scale) {
+    case PL_SCALE_U8: return pl_f16_to_f32(pl_load16(header + 2 * r)) * (float)*byte;
+    case PL_SCALE_I8: return pl_f16_to_f32(pl_load16(header + 2 * r)) * (float)(int8_t)*byte;
+    case PL_SCALE_E8M0: return pl_e8m0_to_f32(*byte);
+    case PL_SCALE_F16: break;
+    }
+    return pl_f16_to_f32(pl_load16(scales + 32 * g + 2 * r));
 }
 
 /* Min of row r, for formats that have one. */
-PL_INLINE float pl_min(const pl_format *f, const uint8_t *header, const uint8_t *scales, int r)
+PL_INLINE float pl_min(const pl_shape f, const uint8_t *header, const uint8_t *scales, int r)
 {
-    if (!(f->flags & PL_SUPER))
-        return pl_f16_to_f32(pl_load16(scales + 32 + 2 * r));
-    return -(pl_f16_to_f32(pl_load16(header + 32 + 2 * r)) * (float)scales[32 / f->group * 16 + r]);
+    const float min = pl_scale(f, f.super ? header + 32 : NULL, scales, 32 / f.group, r);
+    return f.super ? -min : min;
+}
+
+/* What a code stands for. */
+PL_INLINE uint8_t pl_code(const pl_shape f, int code)
+{
+    return f.table ? f.table[code] : (uint8_t)code;
 }
 
 /* The block at `p`. */
-PL_INLINE void pl_read_block(const pl_format *f, const uint8_t *header, const uint8_t *p, pl_block *out)
+PL_INLINE void pl_read_block(const pl_shape f, const uint8_t *header, const uint8_t *p, pl_block *out)
 {
-    const uint8_t *plane = p + (f->bits == 8 ? 512 : 256);
-    const uint8_t *scales = plane + (f->bits == 5 ? 64 : f->bits == 6 ? 128 : 0);
-    int groups = 32 / f->group;
-
+    const uint8_t *plane = p + 256, *scales = p + 64 * f.bits;
     for (int j = 0; j < 4; j++)
         for (int i = 0; i < 64; i++) {
-            if (f->bits == 8) {
+            if (f.bits == 8) {
                 out->codes[j][i] = p[64 * j + i];
                 out->codes[4 + j][i] = p[64 * (4 + j) + i];
                 continue;
             }
             int low = p[64 * j + i] & 15, high = p[64 * j + i] >> 4;
-            if (f->bits == 5) {
+            if (f.bits == 5) {
                 low |= (plane[i] >> j & 1) << 4;
                 high |= (plane[i] >> (4 + j) & 1) << 4;
             }
-            if (f->bits == 6) {
+            if (f.bits == 6) {
                 low |= (plane[i] >> 2 * j & 3) << 4;
                 high |= (plane[64 + i] >> 2 * j & 3) << 4;
             }
-            out->codes[j][i] = (uint8_t)low;
-            out->codes[4 + j][i] = (uint8_t)high;
+            out->codes[j][i] = pl_code(f, low);
+            out->codes[4 + j][i] = pl_code(f, high);
         }
 
     for (int r = 0; r < PL_TILE; r++) {
-        for (int g = 0; g < groups; g++)
+        for (int g = 0; g < 32 / f.group; g++)
             out->s[g][r] = pl_scale(f, header, scales, g, r);
-        out->m[r] = f->flags & PL_HAS_MIN ? pl_min(f, header, scales, r) : 0;
+        out->m[r] = f.has_min ? pl_min(f, header, scales, r) : 0;
     }
 }
 
 /* Where block b of a tile begins, and the header of its super block. */
-PL_INLINE const uint8_t *pl_block_at(const pl_format *f, const uint8_t *tile, int b, const uint8_t **header)
+PL_INLINE const uint8_t *pl_block_at(const pl_shape f, const uint8_t *tile, int b, const uint8_t **header)
 {
-    *header = tile + (int64_t)(b / 8) * (8 * f->packed_block + f->packed_header);
-    return tile + (int64_t)b * f->packed_block + (int64_t)(b / 8 + 1) * f->packed_header;
+    *header = tile + (int64_t)(b / 8) * (8 * f.packed_block + f.packed_header);
+    return tile + (int64_t)b * f.packed_block + (int64_t)(b / 8 + 1) * f.packed_header;
 }
 
 /* ---- this folder's parts of the matrix family, put together by matmul.c ---------------------------------------- */

@@ -13,32 +13,35 @@ import numpy as np
 cdef extern from "formats/formats.h":
     enum:
         PL_N_FORMATS
-        PL_HAS_MIN
-        PL_SUPER
-        PL_SIGNED_SCALE
-        PL_FLOAT
+        PL_SCALE_I8
         PL_BF16
+    ctypedef struct pl_shape:
+        int bits
+        int group
+        int offset
+        int has_min
+        int super
+        int scale
+        int packed_block
+        int packed_header
     ctypedef struct pl_format:
         int id
         const char *name
         int gguf
         int block
         int block_bytes
-        int bits
-        int group
-        int offset
-        int flags
-        int packed_block
-        int packed_header
-        void (*decode)(const uint8_t *, float *, int64_t) noexcept nogil
+        int is_float
+        pl_shape shape
         void (*split)(const uint8_t *, int, uint8_t *, uint16_t *, uint16_t *, uint16_t *) noexcept nogil
     const pl_format *pl_format_get(int id) nogil
     const pl_format *pl_format_from_gguf(int gguf_type) nogil
+    void pl_decode(const pl_format *f, const uint8_t *src, float *dst, int64_t k) nogil
     int64_t pl_row_bytes(const pl_format *f, int64_t k) nogil
     int64_t pl_tile_bytes(const pl_format *f, int64_t k) nogil
     float pl_f16_to_f32(uint16_t h) nogil
     uint16_t pl_f32_to_f16(float f) nogil
     float pl_bf16_to_f32(uint16_t h) nogil
+    float pl_e8m0_to_f32(uint8_t e) nogil
     uint16_t pl_f32_to_bf16(float f) nogil
 
 cdef extern from "kernels/kernels.h":
@@ -131,10 +134,10 @@ def formats():
     for i in range(PL_N_FORMATS):
         f = pl_format_get(i)
         table[f.name.decode()] = {
-            "gguf": f.gguf, "block": f.block, "block_bytes": f.block_bytes, "bits": f.bits, "group": f.group,
-            "offset": f.offset, "has_min": bool(f.flags & PL_HAS_MIN), "super": bool(f.flags & PL_SUPER),
-            "signed_scale": bool(f.flags & PL_SIGNED_SCALE), "float": bool(f.flags & PL_FLOAT),
-            "packed_block": f.packed_block, "packed_header": f.packed_header,
+            "gguf": f.gguf, "block": f.block, "block_bytes": f.block_bytes, "float": bool(f.is_float),
+            "bits": f.shape.bits, "group": f.shape.group, "offset": f.shape.offset, "has_min": bool(f.shape.has_min),
+            "super": bool(f.shape.super), "signed_scale": not f.is_float and f.shape.scale == PL_SCALE_I8,
+            "packed_block": f.shape.packed_block, "packed_header": f.shape.packed_header,
         }
     return table
 
@@ -183,6 +186,15 @@ def bf16_to_f32(const uint16_t[::1] x):
     return y
 
 
+def e8m0_to_f32(const uint8_t[::1] x):
+    """Bytes of e8m0, powers of two (n) -> float32 (n)."""
+    y = np.empty(x.shape[0], np.float32)
+    cdef float[::1] view = y
+    for i in range(x.shape[0]):
+        view[i] = pl_e8m0_to_f32(x[i])
+    return y
+
+
 def f32_to_bf16(const float[::1] x):
     """float32 (n) -> bits of bfloat16 (n), rounded to nearest even."""
     y = np.empty(x.shape[0], np.uint16)
@@ -201,7 +213,7 @@ def decode(str format, const uint8_t[::1] raw, int64_t k, out=None):
     y = _out(out, (k,), np.float32)
     cdef float[::1] view = y
     with nogil:
-        f.decode(&raw[0], &view[0], k)
+        pl_decode(f, &raw[0], &view[0], k)
     return y
 
 
@@ -211,7 +223,7 @@ def split(str format, const uint8_t[::1] block, int slice):
     cdef uint16_t scale[2]
     cdef uint16_t least[1]
     cdef uint16_t factor[2]
-    if f.flags & PL_FLOAT:
+    if f.is_float:
         raise ValueError(f"format {format} has no codes")
     if block.shape[0] != f.block_bytes:
         raise ValueError(f"block has {block.shape[0]} bytes, expected {f.block_bytes} for {format}")
@@ -221,7 +233,7 @@ def split(str format, const uint8_t[::1] block, int slice):
     cdef uint8_t[::1] view = codes
     scale[0] = scale[1] = least[0] = factor[0] = factor[1] = 0
     f.split(&block[0], slice, &view[0], scale, least, factor)
-    return codes, [scale[i] for i in range(32 // f.group)], least[0], [factor[0], factor[1]]
+    return codes, [scale[i] for i in range(32 // f.shape.group)], least[0], [factor[0], factor[1]]
 
 
 def pack(str isa, str format, const uint8_t[:, ::1] raw, int64_t k, out=None):
@@ -311,10 +323,10 @@ def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t
     acts.sums = NULL
     acts.b = NULL
 
-    main = b if f.id == PL_BF16 else x if f.flags & PL_FLOAT else q
+    main = b if f.id == PL_BF16 else x if f.is_float else q
     n = 0 if main is None else len(main)
     if n < 1:
-        wanted = "b" if f.id == PL_BF16 else "x" if f.flags & PL_FLOAT else "q"
+        wanted = "b" if f.id == PL_BF16 else "x" if f.is_float else "q"
         raise ValueError(f"{format} needs {wanted}, at least a row")
     if terms not in (1, 2):
         raise ValueError(f"terms is {terms}, expected 1 or 2")
@@ -323,7 +335,7 @@ def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t
     if f.id == PL_BF16:
         b_view = _check("b", b, np.uint16, (n, k + k % 2))
         acts.b = &b_view[0, 0]
-    elif f.flags & PL_FLOAT:
+    elif f.is_float:
         if x.dtype != np.float32 or x.shape != (n, k) or (k > 1 and x.strides[1] != 4) or x.strides[0] % 4:
             raise ValueError(f"x is {x.dtype} {x.shape}, expected float32 {n, k} with adjacent columns")
         f_view = x
