@@ -5,8 +5,8 @@
  *     pl_lanes             16 floats; pl_lanes_load, _store, _all (the same in each), _add
  *     pl_lanes_scale       times a number
  *     pl_lanes_larger      the larger of each of two where bits are set, else the first; so where the second is NaN
- *     pl_lanes_keep        0 where bits are not set
  *     pl_lanes_exp         exp(x - top)
+ *     pl_lanes_exp_of      the same where bits are set, else 0
  *     pl_lanes_max, _sum   over all; _sum: lane j takes j + 8, + 4, + 2, + 1
  *     pl_exp_rows          exp of PL_EXP_ROWS floats, in place
  *
@@ -56,7 +56,7 @@ PL_INLINE void pl_attend(const pl_attend_page *a, pl_kv_type type, const int mos
 #define PL_ATTEND_OF(name, type)                                                                                       \
     static void name(const pl_attend_page *a)                                                                          \
     {                                                                                                                  \
-        pl_attend(a, type, ROWS, attend_rows);                                                                         \
+        pl_attend(a, type, ROWS, attend_rows);                                                                  \
     }
 
 /* Enters the kernel, and the bytes of scratch that it needs, in the table. */
@@ -108,9 +108,9 @@ PL_INLINE float pl_attend_exp(const pl_attend_page *a, float *s, void *p, int fi
     (void)a, (void)p; /* in place */
     pl_lanes sum = pl_lanes_all(0);
     for (int g = first; g < last; g++) {
-        pl_lanes e = pl_lanes_exp(pl_lanes_load(s + PL_SLOTS * g), top);
-        if (!all)
-            e = pl_lanes_keep(e, (uint32_t)(sees >> PL_SLOTS * g) & 0xffff);
+        const pl_lanes x = pl_lanes_load(s + PL_SLOTS * g);
+        const pl_lanes e =
+            all ? pl_lanes_exp(x, top) : pl_lanes_exp_of(x, top, (uint32_t)(sees >> PL_SLOTS * g) & 0xffff);
         pl_lanes_store(s + PL_SLOTS * g, e);
         sum = pl_lanes_add(sum, e);
     }

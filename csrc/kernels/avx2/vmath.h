@@ -141,6 +141,11 @@ PL_INLINE pl_lanes pl_lanes_exp(pl_lanes x, float top)
     return (pl_lanes){{pl_exp8(_mm256_sub_ps(x.v[0], t)), pl_exp8(_mm256_sub_ps(x.v[1], t))}};
 }
 
+PL_INLINE pl_lanes pl_lanes_exp_of(pl_lanes x, float top, uint32_t bits)
+{
+    return pl_lanes_keep(pl_lanes_exp(x, top), bits);
+}
+
 PL_INLINE float pl_lanes_max(pl_lanes x)
 {
     const __m256 best = _mm256_max_ps(x.v[0], x.v[1]);

@@ -134,6 +134,11 @@ PL_INLINE pl_lanes pl_lanes_exp(pl_lanes x, float top)
     return pl_exp16(_mm512_sub_ps(x, _mm512_set1_ps(top)));
 }
 
+PL_INLINE pl_lanes pl_lanes_exp_of(pl_lanes x, float top, uint32_t bits)
+{
+    return pl_lanes_keep(pl_lanes_exp(x, top), bits);
+}
+
 PL_INLINE float pl_lanes_max(pl_lanes x)
 {
     return pl_max16(x);

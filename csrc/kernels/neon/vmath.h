@@ -150,6 +150,11 @@ PL_INLINE pl_lanes pl_lanes_exp(pl_lanes x, float top)
     return x;
 }
 
+PL_INLINE pl_lanes pl_lanes_exp_of(pl_lanes x, float top, uint32_t bits)
+{
+    return pl_lanes_keep(pl_lanes_exp(x, top), bits);
+}
+
 PL_INLINE float pl_lanes_max(pl_lanes x)
 {
     return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.v[0], x.v[1]), vmaxq_f32(x.v[2], x.v[3])));

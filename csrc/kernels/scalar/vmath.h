@@ -147,17 +147,17 @@ PL_INLINE pl_lanes pl_lanes_larger(pl_lanes x, pl_lanes y, uint32_t bits)
     return x;
 }
 
-PL_INLINE pl_lanes pl_lanes_keep(pl_lanes x, uint32_t bits)
-{
-    for (int j = 0; j < 16; j++)
-        x.v[j] = bits >> j & 1 ? x.v[j] : 0;
-    return x;
-}
-
 PL_INLINE pl_lanes pl_lanes_exp(pl_lanes x, float top)
 {
     for (int j = 0; j < 16; j++)
         x.v[j] = pl_exp1(x.v[j] - top);
+    return x;
+}
+
+PL_INLINE pl_lanes pl_lanes_exp_of(pl_lanes x, float top, uint32_t bits)
+{
+    for (int j = 0; j < 16; j++)
+        x.v[j] = bits >> j & 1 ? pl_exp1(x.v[j] - top) : 0;
     return x;
 }
 
