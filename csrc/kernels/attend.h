@@ -52,11 +52,11 @@ PL_INLINE void pl_attend(const pl_attend_page *a, pl_kv_type type, const int mos
     }
 }
 
-/* The kernel of a type out of the file's `attend_rows`, for up to ROWS of them. */
+/* The kernel of a type out of the file's `attend_rows`, for up to ATTEND_ROWS of them. */
 #define PL_ATTEND_OF(name, type)                                                                                       \
     static void name(const pl_attend_page *a)                                                                          \
     {                                                                                                                  \
-        pl_attend(a, type, ROWS, attend_rows);                                                                  \
+        pl_attend(a, type, ATTEND_ROWS, attend_rows);                                                                  \
     }
 
 /* Enters the kernel, and the bytes of scratch that it needs, in the table. */

@@ -12,11 +12,8 @@
 #include "../cache/sequence.h"
 #include "../cpu/team.h"
 #include "../kernels/kernels.h"
+#include "blocking.h"
 #include "table.h"
-
-#define PL_HEAD_ROWS 16   /* logits are computed for this many rows at a time */
-#define PL_CHUNK_KEYS 256 /* attention: keys per chunk; chunks merge from left to right */
-#define PL_CHUNK_PAGES (PL_CHUNK_KEYS / PL_PAGE)
 
 /* Forms of a buffer's rows besides float32, for matrix products. */
 enum { PL_FORM_Q8 = 1, PL_FORM_BF16 = 2 };
@@ -113,10 +110,6 @@ static inline void pl_my_rows(const pl_run *r, int tid, int *from, int *to)
     *from = (int)a;
     *to = (int)b;
 }
-
-/* Rows per step of operations that use their products immediately: enough that weights are seldom read from memory, few
- * enough that the products of 32 tiles stay in the second-level cache. */
-#define PL_ROWS_AT_ONCE 96
 
 static inline int pl_rows_at_once(const pl_run *r, int row)
 {

@@ -1,17 +1,12 @@
 /* Matrix products of segments, divided by tiles of 16 columns. */
 #include "ops.h"
 
-/* Bytes of weights, and of activations, per block of a large product with float weights: both stay in the second-level
- * cache (1 MB on the machines of interest, 256 KB on small ones) while every pair is multiplied. Kernels of quantised
- * weights rearrange activations in every call, so they get a whole product and divide it themselves. */
-#define BLOCK_BYTES (192 << 10)
-
 void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0, int n,
                     float *y, ptrdiff_t y_stride, int tid)
 {
     const pl_model_tables *m = r->m;
     const pl_mat *w = &m->mats[seg->mat];
-    int rows = BLOCK_BYTES / (w->k * 4), tiles = (int)(BLOCK_BYTES / w->tile_bytes);
+    int rows = PL_FLOAT_BYTES / (w->k * 4), tiles = (int)(PL_FLOAT_BYTES / w->tile_bytes);
     if (rows < PL_HEAD_ROWS)
         rows = PL_HEAD_ROWS;
     if (tiles < 1)
@@ -45,16 +40,11 @@ int pl_segment_tiles(const pl_model_tables *m, const pl_segment *seg)
     return (m->mats[seg->mat].rows + PL_TILE - 1) / PL_TILE;
 }
 
-/* Up to this many rows, a product is bound by memory and takes as long with two terms as with one, so all tiles count
- * the same. With more rows it is bound by computation: a thread with keys and values in two terms then gets fewer tiles
- * than one with queries. */
-#define FEW_ROWS 4
-
 /* Work of a tile, in fifths of a tile with one term. A second term adds four fifths (Q4_0 and Q8_0, 512 rows: 0.76 of
  * the int8 peak with one term, 0.85 with two). */
 static int work_of(const pl_run *r, const pl_segment *seg)
 {
-    const int computing = r->n_rows > FEW_ROWS && !r->m->mats[seg->mat].format->is_float;
+    const int computing = r->n_rows > PL_FEW_ROWS && !r->m->mats[seg->mat].format->is_float;
     return computing && seg->terms == 2 ? 9 : 5;
 }
 
@@ -80,9 +70,6 @@ void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, in
     *to = (int)(b < n ? b : n);
 }
 
-/* Enough to start the hardware's own prefetching, and no more than the second-level cache can hold. */
-#define PREFETCH_BYTES 8192
-
 void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_op_desc *d = &pl_op_table[op->kind];
@@ -97,7 +84,7 @@ void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid)
             continue;
         const pl_mat *w = &r->m->mats[seg->mat];
         const uint8_t *p = w->data + from * w->tile_bytes;
-        for (int64_t i = 0; i < PREFETCH_BYTES && i < (to - from) * w->tile_bytes; i += 64)
+        for (int64_t i = 0; i < PL_PREFETCH_BYTES && i < (to - from) * w->tile_bytes; i += 64)
             __builtin_prefetch(p + i, 0, 2);
         return;
     }

@@ -5,14 +5,13 @@
  * FMA. A key that another row of the four sees and this one does not has probability 0 here: acc + 0 * v is acc. */
 #include <string.h>
 
+#include "blocking.h"
 #include "fill.h"
 #include "vmath.h"
 /* its lanes */
 #include "../attend.h"
 
-#define ROWS 4 /* query rows at a time */
-
-typedef float probs[ROWS][PL_PAGE]; /* of a page: scores, then probabilities */
+typedef float probs[ATTEND_ROWS][PL_PAGE]; /* of a page: scores, then probabilities */
 
 typedef struct scratch {
     probs scaled[2];               /* int8: times the scales of 32 columns of values, and of the next 32 */
@@ -39,12 +38,12 @@ PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff
     const int block = type == PL_KV_INT8 ? PL_BLOCK : dk;
     for (int d0 = 0; d0 < dk; d0 += block) {
         const int end = dk - d0 < block ? dk : d0 + block;
-        __m256 acc[ROWS][2 * PL_GROUPS];
+        __m256 acc[ATTEND_ROWS][2 * PL_GROUPS];
         for (int r = 0; r < rows; r++)
             for (int c = 0; c < 2 * groups; c++)
                 acc[r][c] = _mm256_setzero_ps();
         for (int d = d0; d < end; d++) {
-            __m256 x[ROWS];
+            __m256 x[ATTEND_ROWS];
             for (int r = 0; r < rows; r++)
                 x[r] = _mm256_broadcast_ss(q + r * q_stride + d);
             for (int c = 0; c < 2 * groups; c++) {
@@ -73,12 +72,12 @@ PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff
 PL_INLINE void values(const probs *p, int lo, int hi, const void *v, ptrdiff_t column, ptrdiff_t stride,
                       const float *fade, float *const *acc, pl_kv_type type, const int rows, const int vectors)
 {
-    __m256 a[ROWS][8];
+    __m256 a[ATTEND_ROWS][8];
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < vectors; c++)
             a[r][c] = _mm256_mul_ps(_mm256_loadu_ps(acc[r] + 8 * c), _mm256_set1_ps(fade[r]));
     for (int j = lo; j < hi; j++) {
-        __m256 x[ROWS];
+        __m256 x[ATTEND_ROWS];
         for (int c = 0; c < vectors; c++) {
             if (c == 0 || (c == 4 && type == PL_KV_INT8))
                 for (int r = 0; r < rows; r++)
@@ -98,7 +97,7 @@ PL_INLINE void values_tail(const probs *p, int lo, int hi, const void *v, int co
                            float *const *acc, float (*wide)[PL_SLOTS], pl_kv_type type, const int rows)
 {
     const int n = dv - column;
-    float part[ROWS][PL_SLOTS] = {{0}}, *parts[ROWS];
+    float part[ATTEND_ROWS][PL_SLOTS] = {{0}}, *parts[ATTEND_ROWS];
     for (int j = lo; j < hi; j++) {
         memset(wide[j], 0, sizeof wide[j]);
         for (int c = 0; c < n; c++) {
@@ -137,7 +136,7 @@ PL_INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, 
 PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
     probs s;
-    float fade[PL_EXP_ROWS] = {0}, *acc[ROWS];
+    float fade[PL_EXP_ROWS] = {0}, *acc[ATTEND_ROWS];
     const int at_once = rows == 1 ? 4 : rows == 4 ? 1 : 2; /* groups of keys: at most 12 accumulators */
     const float *q = a->q + row * a->q_stride;
     const pl_span span = pl_attend_span(a, row, rows);

@@ -1,7 +1,8 @@
 /* Matrix products on float weights: per row of w and row of x one accumulator, ascending k, fused steps.
  * The latency of a step (4 cycles, two a cycle) requires eight accumulators at once: T tiles x N rows of x, two
- * vectors each. T * N <= 6 leaves registers for the weights and the broadcast. */
+ * vectors each. T * N <= FLOAT_AT_ONCE leaves registers for the weights and the broadcast. */
 #include "../matmul.h"
+#include "blocking.h"
 #include "simd.h"
 
 enum { SCRATCH = 0 };
@@ -96,7 +97,7 @@ PL_INLINE void tiles_by_rows(pl_format_id id, const int T, const int N, const pl
     }
 }
 
-/* Tiles [t, t + T) by all rows, N at a time; T * N <= 6. */
+/* Tiles [t, t + T) by all rows, N at a time; T * N <= FLOAT_AT_ONCE. */
 PL_INLINE void tiles_by_all(pl_format_id id, const int T, const int N, const pl_mat *w, int t, const pl_acts *x, int n,
                             float *y, ptrdiff_t y_stride)
 {
@@ -120,9 +121,9 @@ PL_INLINE void matmul(pl_format_id id, PL_MATMUL_ARGS)
             tiles_by_all(id, 4, 1, w, t, x, n, y, y_stride);
     else if (n <= 3)
         for (; t + 2 <= tile1; t += 2)
-            tiles_by_all(id, 2, 3, w, t, x, n, y, y_stride);
+            tiles_by_all(id, 2, FLOAT_AT_ONCE / 2, w, t, x, n, y, y_stride);
     for (; t < tile1; t++)
-        tiles_by_all(id, 1, 6, w, t, x, n, y, y_stride);
+        tiles_by_all(id, 1, FLOAT_AT_ONCE, w, t, x, n, y, y_stride);
 }
 
 PL_FLOAT_FORMATS(PL_FLOAT_MATMUL_OF)

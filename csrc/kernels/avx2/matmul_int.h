@@ -15,10 +15,12 @@
 #ifndef PL_AVX2_MATMUL_INT_H
 #define PL_AVX2_MATMUL_INT_H
 
-#include "../matmul.h"
+#include "blocking.h"
 #include "simd.h"
+/* takes its numbers */
+#include "../chunks.h"
 
-enum { SCRATCH = PL_PANEL };
+enum { SCRATCH = INT_PANEL };
 
 /* ---- a block of weights ------------------------------------------------------------------------------------------ */
 
@@ -153,7 +155,7 @@ PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int block
 
 /* Step h of the block at p with n rows. */
 PL_INLINE void step_many(const pl_shape f, int terms, int h, const uint8_t *header, const uint8_t *p, int n,
-                         const uint8_t *panel, __m256i d[PL_CHUNK][2], float acc[PL_CHUNK][PL_TILE])
+                         const uint8_t *panel, __m256i d[INT_ROWS][2], float acc[INT_ROWS][PL_TILE])
 {
     const int size = pl_entry_bytes(f, terms);
     __m256i v[2][4];
@@ -174,9 +176,9 @@ PL_INLINE void step_many(const pl_shape f, int terms, int h, const uint8_t *head
 
 /* n rows: acc[i][16] += the same. */
 PL_INLINE void tile_many(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, const uint8_t *panel,
-                         float acc[PL_CHUNK][PL_TILE])
+                         float acc[INT_ROWS][PL_TILE])
 {
-    __m256i d[PL_CHUNK][2];
+    __m256i d[INT_ROWS][2];
     const uint8_t *header = p;
     for (int b = 0; b < blocks; b++, p += f.packed_block, panel += n * pl_entry_bytes(f, terms)) {
         if (f.super && b % 8 == 0) {

@@ -4,14 +4,13 @@
  * x rows in registers (128 with few rows), keys ascending. 24 accumulators and the vectors loaded fill the registers;
  * 4 conversions (on ports of their own) serve 24 FMAs. A key that another row of the six sees and this one does not has
  * probability 0 here: acc + 0 * v is acc. */
+#include "blocking.h"
 #include "fill.h"
 #include "vmath.h"
 /* its lanes */
 #include "../attend.h"
 
-#define ROWS 6 /* query rows at a time */
-
-typedef float probs[ROWS][PL_PAGE]; /* of a page: scores, then probabilities */
+typedef float probs[ATTEND_ROWS][PL_PAGE]; /* of a page: scores, then probabilities */
 
 /* 16 elements from index i on, as floats: those in `in`, the others 0. */
 PL_INLINE __m512 load16(const void *p, ptrdiff_t i, __mmask16 in, pl_kv_type type)
@@ -47,11 +46,11 @@ PL_INLINE void scores(const pl_attend_page *a, int row, ptrdiff_t first, float (
 {
     const int dk = a->dk, block = type == PL_KV_INT8 ? PL_BLOCK : dk;
     const float *q = a->q + row * a->q_stride;
-    float dot[ROWS][PL_PAGE];
+    float dot[ATTEND_ROWS][PL_PAGE];
     int d0 = 0;
     do {
         const int end = dk - d0 < block ? dk : d0 + block;
-        __m512 acc[ROWS][PL_GROUPS];
+        __m512 acc[ATTEND_ROWS][PL_GROUPS];
         for (int r = 0; r < rows; r++)
             for (int g = 0; g < groups; g++)
                 acc[r][g] = _mm512_setzero_ps();
@@ -83,7 +82,7 @@ PL_INLINE void values(const pl_attend_page *a, int row, const probs *p, int lo, 
                       const float *fade, pl_kv_type type, const int rows, const int vectors)
 {
     float *to = a->acc + (ptrdiff_t)row * a->dv + column;
-    __m512 acc[ROWS][8];
+    __m512 acc[ATTEND_ROWS][8];
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < vectors; c++) {
             const __m512 old =
@@ -91,7 +90,7 @@ PL_INLINE void values(const pl_attend_page *a, int row, const probs *p, int lo, 
             acc[r][c] = _mm512_mul_ps(old, _mm512_set1_ps(fade[r]));
         }
     for (int j = lo; j < hi; j++) {
-        __m512 x[ROWS];
+        __m512 x[ATTEND_ROWS];
         for (int c = 0; c < vectors; c++) {
             if (c == 0 || (c % 2 == 0 && type == PL_KV_INT8))
                 for (int r = 0; r < rows; r++)

@@ -3,14 +3,12 @@
  * broadcasts where there are many. Parts of x are copied first: rows whose distance is a large power of two would all fall
  * into the same few lines of the first cache. BF16 is widened on the way. */
 #include "../matmul.h"
+#include "blocking.h"
 #include "simd.h"
 
 enum {
-    ROWS = 12,
-    TILES = 4,
-    PANEL_K = 2048,              /* k of copied activations: 97 KB */
-    PANEL_STRIDE = PANEL_K + 16, /* floats between their rows */
-    SCRATCH = ROWS * PANEL_STRIDE * 4,
+    PANEL_STRIDE = FLOAT_PANEL_K + 16, /* floats between rows of copied activations */
+    SCRATCH = FLOAT_ROWS * PANEL_STRIDE * 4,
 };
 
 PL_INLINE __m512 high_halves(__m512i pairs)
@@ -31,13 +29,13 @@ PL_INLINE void tiles_by_rows(pl_format_id id, const int T, const int N, const ui
 {
     const int parts = id == PL_BF16 ? 2 : 1, bytes = id == PL_F16 ? 32 : 64; /* of a step and tile */
     const __mmask16 all = 0xffff, last = (__mmask16)(left >= PL_TILE ? 0xffff : (1 << left) - 1);
-    __m512 acc[TILES][ROWS];
+    __m512 acc[FLOAT_TILES][FLOAT_ROWS];
     for (int c = 0; c < T; c++)
         for (int i = 0; i < N; i++)
             acc[c][i] = resume ? _mm512_maskz_loadu_ps(c == T - 1 ? last : all, y + i * y_stride + PL_TILE * c)
                                : _mm512_setzero_ps();
     for (int j = 0; j < k; j += parts, p += bytes) {
-        __m512 v[2][TILES];
+        __m512 v[2][FLOAT_TILES];
         for (int c = 0; c < T; c++) {
             const uint8_t *at = p + c * tile_bytes;
             if (id == PL_F32)
@@ -118,8 +116,8 @@ PL_INLINE void matmul(pl_format_id id, PL_MATMUL_ARGS)
             tiles_by_any(id, w, tile0, tile1, 0, w->k, x->f + i * x->f_stride, x->f_stride, c, yi, y_stride);
             continue;
         }
-        for (int k0 = 0; k0 < w->k; k0 += PANEL_K) {
-            const int k = w->k - k0 < PANEL_K ? w->k - k0 : PANEL_K;
+        for (int k0 = 0; k0 < w->k; k0 += FLOAT_PANEL_K) {
+            const int k = w->k - k0 < FLOAT_PANEL_K ? w->k - k0 : FLOAT_PANEL_K;
             for (int r = 0; r < c; r++) {
                 if (id == PL_BF16)
                     widen(x->b + (i + r) * b_stride + k0, k + (k & 1), panel + r * PANEL_STRIDE);

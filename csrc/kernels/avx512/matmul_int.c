@@ -8,14 +8,10 @@
  * leave free, so it costs next to nothing to do it again for each part: the limit is eight dots for every ten operations
  * of their ports (eleven with mins, twelve with two scales). */
 #include "../matmul.h"
+#include "blocking.h"
 #include "simd.h"
 
-enum {
-    ROWS = 12,         /* rows of x that meet a block in registers */
-    PANEL = 336 << 10, /* bytes of entries: they stay in L2 (1 MB) beside a tile. 160 KB is up to 3 % slower */
-    SCRATCH = PANEL,
-    SHARE = 48, /* rows of x that a pass over the weights serves, where there are as many */
-};
+enum { SCRATCH = INT_PANEL };
 
 /* ---- a block of weights ------------------------------------------------------------------------------------------ */
 
@@ -105,7 +101,7 @@ PL_INLINE void group_dots(const pl_shape f, const int G, const uint8_t *p, const
         }
         return;
     }
-    __m512i high[ROWS];
+    __m512i high[INT_ROWS];
     for (int r = 0; r < G; r++)
         high[r] = _mm512_setzero_si512();
     for (int i = 0; i < 4; i++)
@@ -122,7 +118,7 @@ PL_INLINE void block_by_rows(const pl_shape f, int terms, const int G, const uin
     const uint8_t *words = entry + 32 * terms;
 #pragma GCC unroll 2
     for (int g = 0; g < 32 / f.group; g++) {
-        __m512i d[ROWS], low[ROWS];
+        __m512i d[INT_ROWS], low[INT_ROWS];
         for (int r = 0; r < G; r++) {
             low[r] = f.offset ? pl_broadcast(words + r * size + 4 + 4 * g) : _mm512_setzero_si512();
             d[r] = terms == 1 ? low[r] : _mm512_setzero_si512();
@@ -160,7 +156,7 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int N, int near, 
     const int shifted = N > 1 || f.bits != 4, size = pl_entry_bytes(f, terms);
     const int G = terms == 1 ? N : N % 4 == 0 ? 4 : N % 3 == 0 ? 3 : N;
     const uint8_t *header = p;
-    __m512 acc[ROWS], d[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    __m512 acc[INT_ROWS], d[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     for (int i = 0; i < N; i++)
         acc[i] = resume ? _mm512_maskz_loadu_ps(rows, y + i * y_stride) : _mm512_setzero_ps();
     for (int b = 0; b < blocks; b++, p += f.packed_block, part += N * size) {
@@ -263,14 +259,14 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
 }
 
 /* As many rows at once as a panel of all k has room for, in chunks of whole parts about alike; where those are few, k is
- * cut, for weights that come from memory have to meet SHARE rows at a time. */
+ * cut, for weights that come from memory have to meet INT_SHARE rows at a time. */
 PL_INLINE void product(const pl_shape f, int terms, PL_MATMUL_ARGS)
 {
-    const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK, few = n < SHARE ? n : SHARE;
-    const int limit = PANEL / (few * size) & ~7, blocks = all < limit ? all : limit;
-    const int fit = PANEL / (blocks * size), most = fit < ROWS ? fit : fit / ROWS * ROWS;
-    const int chunks = (n + most - 1) / most, parts = (n + chunks * ROWS - 1) / (chunks * ROWS);
-    const int each = parts * ROWS < most ? parts * ROWS : most;
+    const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK, few = n < INT_SHARE ? n : INT_SHARE;
+    const int limit = INT_PANEL / (few * size) & ~7, blocks = all < limit ? all : limit;
+    const int fit = INT_PANEL / (blocks * size), most = fit < INT_ROWS ? fit : fit / INT_ROWS * INT_ROWS;
+    const int chunks = (n + most - 1) / most, parts = (n + chunks * INT_ROWS - 1) / (chunks * INT_ROWS);
+    const int each = parts * INT_ROWS < most ? parts * INT_ROWS : most;
     for (int i0 = 0; i0 < n; i0 += each)
         chunk(f, terms, w, tile0, tile1, x, i0, n - i0 < each ? n - i0 : each, limit, y, y_stride);
 }

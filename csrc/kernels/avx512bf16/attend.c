@@ -9,13 +9,12 @@
  * Pairs of slots of which a row sees one: the probability of the other is 0, and its value is masked to 0 at the ends of
  * what any row sees, for it may be anything there. */
 #include "../avx512/vmath.h"
+#include "blocking.h"
 #include "fill.h"
 /* its lanes */
 #include "../attend.h"
 
 #define PAIRS (PL_PAGE / 2)
-#define ROWS 6      /* query rows at a time */
-#define Q_PAIRS 128 /* pairs of d of which the queries are held in bf16 at a time */
 
 static size_t k_bytes(int d)
 {
@@ -52,10 +51,10 @@ PL_INLINE void prefetch(const char *next, ptrdiff_t at, const int lines)
 
 /* Scores of `rows` queries, as pairs p0 .. p0 + n - 1 of d, and the keys of `groups` groups from `first` on: added to s
  * unless p0 is 0. */
-PL_INLINE void scores(const uint32_t (*q)[Q_PAIRS], const char *k, const char *next, int pairs, int p0, int n,
+PL_INLINE void scores(const uint32_t (*q)[ATTEND_Q_PAIRS], const char *k, const char *next, int pairs, int p0, int n,
                       ptrdiff_t first, float (*s)[PL_PAGE], const int rows, const int groups)
 {
-    __m512 acc[ROWS][PL_GROUPS];
+    __m512 acc[ATTEND_ROWS][PL_GROUPS];
     for (int r = 0; r < rows; r++)
         for (int g = 0; g < groups; g++)
             acc[r][g] = p0 ? _mm512_loadu_ps(&s[r][(first + g) * PL_SLOTS]) : _mm512_setzero_ps();
@@ -95,7 +94,7 @@ PL_INLINE void values(const pl_attend_page *a, int row, const uint32_t (*p)[PAIR
     const char *v = (const char *)a->v + (ptrdiff_t)column * 4;
     const char *next = row || !a->next ? NULL : (const char *)a->next + k_bytes(a->dk) + (ptrdiff_t)column * 4;
     float *to = a->acc + (ptrdiff_t)row * a->dv + column;
-    __m512 acc[ROWS][8];
+    __m512 acc[ATTEND_ROWS][8];
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < vectors; c++) {
             const __m512 old =
@@ -158,25 +157,25 @@ PL_INLINE float weigh(const pl_attend_page *a, float *s, void *p, int first, int
 PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
     (void)type;
-    float s[ROWS][PL_PAGE], fade[PL_SLOTS] = {0};
-    uint32_t (*const q)[Q_PAIRS] = a->scratch, p[ROWS][PAIRS];
+    float s[ATTEND_ROWS][PL_PAGE], fade[PL_SLOTS] = {0};
+    uint32_t (*const q)[ATTEND_Q_PAIRS] = a->scratch, p[ATTEND_ROWS][PAIRS];
     const pl_span span = pl_attend_span(a, row, rows);
     const int lo = span.lo, hi = span.hi, first = span.first, last = span.last, pairs = (a->dk + 1) / 2;
     const char *next = row ? NULL : a->next;
     int p0 = 0;
     do {
-        const int n = pairs - p0 < Q_PAIRS ? pairs - p0 : Q_PAIRS;
+        const int n = pairs - p0 < ATTEND_Q_PAIRS ? pairs - p0 : ATTEND_Q_PAIRS;
         for (int r = 0; r < rows; r++)
             round_query(a->q + (row + r) * a->q_stride, 2 * p0, a->dk, q[r], n);
         if (last - first == PL_GROUPS)
-            scores((const uint32_t (*)[Q_PAIRS])q, a->k, next, pairs, p0, n, 0, s, rows, PL_GROUPS);
+            scores((const uint32_t (*)[ATTEND_Q_PAIRS])q, a->k, next, pairs, p0, n, 0, s, rows, PL_GROUPS);
         else
             for (int g = first; g < last; g += 2)
                 if (g + 1 < last)
-                    scores((const uint32_t (*)[Q_PAIRS])q, a->k, NULL, pairs, p0, n, g, s, rows, 2);
+                    scores((const uint32_t (*)[ATTEND_Q_PAIRS])q, a->k, NULL, pairs, p0, n, g, s, rows, 2);
                 else
-                    scores((const uint32_t (*)[Q_PAIRS])q, a->k, NULL, pairs, p0, n, g, s, rows, 1);
-        p0 += Q_PAIRS;
+                    scores((const uint32_t (*)[ATTEND_Q_PAIRS])q, a->k, NULL, pairs, p0, n, g, s, rows, 1);
+        p0 += ATTEND_Q_PAIRS;
     } while (p0 < pairs);
     if (span.all)
         pl_attend_softmax(a, row, s, span, 1, 1, weigh, p, sizeof *p, fade, rows);
@@ -234,5 +233,5 @@ void pl_fill_attend_avx512bf16(pl_kernels *k)
 {
     k->k_bytes[PL_KV_BF16] = k_bytes;
     k->kv_append[PL_KV_BF16] = append;
-    PL_PUT_ATTEND(PL_KV_BF16, attend, sizeof(uint32_t[ROWS][Q_PAIRS]));
+    PL_PUT_ATTEND(PL_KV_BF16, attend, sizeof(uint32_t[ATTEND_ROWS][ATTEND_Q_PAIRS]));
 }

@@ -1,9 +1,8 @@
 /* Matrix products on BF16 weights and BF16 activations with vdpbf16ps: one accumulator per row of w and row of x,
  * pairs of k in ascending order; the order within a pair, and its rounding, are the instruction's own. */
 #include "../avx512/simd.h"
+#include "blocking.h"
 #include "fill.h"
-
-enum { ROWS = 12, TILES = 2 };
 
 /* Tiles [t, t + T) by rows [i, i + N) of x. T * N accumulators hide the dot's latency. */
 PL_INLINE void tiles_by_rows(const int T, const int N, const pl_mat *w, int t, const pl_acts *x, int i, float *y,
@@ -12,12 +11,12 @@ PL_INLINE void tiles_by_rows(const int T, const int N, const pl_mat *w, int t, c
     const int pairs = (w->k + 1) / 2;
     const uint16_t *row = x->b + (int64_t)i * 2 * pairs;
     const uint8_t *tile = w->data + t * w->tile_bytes;
-    __m512 acc[TILES][ROWS];
+    __m512 acc[BF16_TILES][BF16_ROWS];
     for (int c = 0; c < T; c++)
         for (int r = 0; r < N; r++)
             acc[c][r] = _mm512_setzero_ps();
     for (int64_t j = 0; j < pairs; j++) {
-        __m512bh v[TILES];
+        __m512bh v[BF16_TILES];
         for (int c = 0; c < T; c++)
             v[c] = (__m512bh)_mm512_loadu_si512(tile + c * w->tile_bytes + 64 * j);
 #pragma GCC unroll 12
@@ -58,8 +57,8 @@ PL_INLINE void tiles_by_all(const int T, const pl_mat *w, int t, const pl_acts *
 static void matmul_bf16(const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y, ptrdiff_t y_stride)
 {
     int t = tile0;
-    for (; t + TILES <= tile1; t += TILES)
-        tiles_by_all(TILES, w, t, x, n, y, y_stride);
+    for (; t + BF16_TILES <= tile1; t += BF16_TILES)
+        tiles_by_all(BF16_TILES, w, t, x, n, y, y_stride);
     for (; t < tile1; t++)
         tiles_by_all(1, w, t, x, n, y, y_stride);
 }

@@ -6,13 +6,12 @@
  * and this one does not has probability 0 here: acc + 0 * v is acc. Pages of int8 are the scalar tier's. */
 #include <string.h>
 
+#include "blocking.h"
 #include "fill.h"
 #include "simd.h"
 #include "vmath.h"
 /* its lanes */
 #include "../attend.h"
-
-#define ROWS 4 /* query rows at a time */
 
 typedef float columns[PL_PAGE][PL_SLOTS]; /* scratch: the last columns of values, padded */
 
@@ -35,12 +34,12 @@ PL_INLINE float load1(const void *p, ptrdiff_t i, pl_kv_type type)
 PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t first, int dk, float (*s)[PL_PAGE],
                       pl_kv_type type, const int rows, const int groups)
 {
-    float32x4_t acc[ROWS][4 * PL_GROUPS];
+    float32x4_t acc[ATTEND_ROWS][4 * PL_GROUPS];
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < 4 * groups; c++)
             acc[r][c] = vdupq_n_f32(0);
     for (int d = 0; d < dk; d++) {
-        float32x4_t x[ROWS];
+        float32x4_t x[ATTEND_ROWS];
         for (int r = 0; r < rows; r++)
             x[r] = vld1q_dup_f32(q + r * q_stride + d);
         for (int c = 0; c < 4 * groups; c++) {
@@ -59,12 +58,12 @@ PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff
 PL_INLINE void values(const float (*p)[PL_PAGE], int lo, int hi, const void *v, ptrdiff_t column, ptrdiff_t stride,
                       const float *fade, float *const *acc, pl_kv_type type, const int rows, const int vectors)
 {
-    float32x4_t a[ROWS][16];
+    float32x4_t a[ATTEND_ROWS][16];
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < vectors; c++)
             a[r][c] = vmulq_n_f32(vld1q_f32(acc[r] + 4 * c), fade[r]);
     for (int j = lo; j < hi; j++) {
-        float32x4_t x[ROWS];
+        float32x4_t x[ATTEND_ROWS];
         for (int r = 0; r < rows; r++)
             x[r] = vld1q_dup_f32(&p[r][j]);
         for (int c = 0; c < vectors; c++) {
@@ -84,7 +83,7 @@ PL_INLINE void values_tail(const float (*p)[PL_PAGE], int lo, int hi, const void
                            const int rows)
 {
     const int n = dv - column;
-    float part[ROWS][PL_SLOTS] = {{0}}, *parts[ROWS];
+    float part[ATTEND_ROWS][PL_SLOTS] = {{0}}, *parts[ATTEND_ROWS];
     for (int j = lo; j < hi; j++) {
         memset(wide[j], 0, sizeof wide[j]);
         for (int c = 0; c < n; c++)
@@ -104,7 +103,7 @@ PL_INLINE void values_tail(const float (*p)[PL_PAGE], int lo, int hi, const void
 /* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
 PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
-    float s[ROWS][PL_PAGE], fade[PL_EXP_ROWS] = {0}, *acc[ROWS];
+    float s[ATTEND_ROWS][PL_PAGE], fade[PL_EXP_ROWS] = {0}, *acc[ATTEND_ROWS];
     const int at_once = rows == 1 ? 4 : rows == 2 ? 2 : 1; /* groups of keys: at most 16 accumulators */
     const float *q = a->q + row * a->q_stride;
     const pl_span span = pl_attend_span(a, row, rows);

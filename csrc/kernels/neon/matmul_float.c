@@ -1,13 +1,11 @@
 /* Matrix products on float weights: per row of w and row of x one accumulator, ascending k, fused steps.
  * The latency of a step (4 cycles, two to four a cycle) requires sixteen accumulators at once: T tiles x N rows of x,
- * four vectors each. T * N <= 4 leaves half of the registers for weights and activations. */
+ * four vectors each. T * N <= FLOAT_AT_ONCE leaves half of the registers for weights and activations. */
 #include "../matmul.h"
+#include "blocking.h"
 #include "simd.h"
 
-enum {
-    AT_ONCE = 4, /* T * N at most */
-    SCRATCH = 0,
-};
+enum { SCRATCH = 0 };
 
 /* Weights of rows 4c.. at k. BF16: of an even k; `odd` gets those of k + 1. */
 PL_INLINE float32x4_t weights(pl_format_id id, const uint8_t *tile, int64_t k, int c, float32x4_t *odd)
@@ -95,7 +93,7 @@ PL_INLINE void steps(pl_format_id id, const int N, const uint8_t *tile, int64_t 
 
 /* The same for T tiles, one or four: no loop, so that sums stay in registers. */
 PL_INLINE void tiles(pl_format_id id, const int T, const int N, const uint8_t *const *tile, int64_t k, int left,
-                     const float32x4_t *a, float32x4_t (*acc)[AT_ONCE][4])
+                     const float32x4_t *a, float32x4_t (*acc)[FLOAT_AT_ONCE][4])
 {
     steps(id, N, tile[0], k, left, a, acc[0]);
     if (T == 4) {
@@ -109,9 +107,9 @@ PL_INLINE void tiles(pl_format_id id, const int T, const int N, const uint8_t *c
 PL_INLINE void tiles_by_rows(pl_format_id id, const int T, const int N, const pl_mat *w, int t, const pl_acts *x, int i,
                              float *y, ptrdiff_t y_stride)
 {
-    const uint8_t *tile[AT_ONCE];
-    const void *row[AT_ONCE];
-    float32x4_t acc[AT_ONCE][AT_ONCE][4], a[AT_ONCE];
+    const uint8_t *tile[FLOAT_AT_ONCE];
+    const void *row[FLOAT_AT_ONCE];
+    float32x4_t acc[FLOAT_AT_ONCE][FLOAT_AT_ONCE][4], a[FLOAT_AT_ONCE];
     for (int b = 0; b < T; b++) {
         tile[b] = w->data + (t + b) * w->tile_bytes;
         for (int r = 0; r < N; r++)

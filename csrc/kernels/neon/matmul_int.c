@@ -5,10 +5,12 @@
  * Activations are first laid out as they will be read, a panel of [block][row] entries. Half a tile, eight rows x 32 k,
  * is unpacked into sixteen registers and meets every row of the panel: sixteen sdot for three loads of activations and
  * one of sums that wait in L1. One row keeps its sums in registers. */
-#include "../matmul.h"
+#include "blocking.h"
 #include "simd.h"
+/* takes its numbers */
+#include "../chunks.h"
 
-enum { SCRATCH = PL_PANEL };
+enum { SCRATCH = INT_PANEL };
 
 /* ---- half a block of weights: eight rows x 32 k -------------------------------------------------------------------- */
 
@@ -171,7 +173,7 @@ PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int block
 
 /* A half of the block at p with n rows. */
 PL_INLINE void half_many(const pl_shape f, int terms, const uint8_t *header, const uint8_t *p, const int half, int n,
-                         const uint8_t *panel, float acc[PL_CHUNK][PL_TILE])
+                         const uint8_t *panel, float acc[INT_ROWS][PL_TILE])
 {
     half_block w;
     load_codes(f, p, half, &w);
@@ -187,7 +189,7 @@ PL_INLINE void half_many(const pl_shape f, int terms, const uint8_t *header, con
 
 /* n rows: acc[i][16] += the same. */
 PL_INLINE void tile_many(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, const uint8_t *panel,
-                         float acc[PL_CHUNK][PL_TILE])
+                         float acc[INT_ROWS][PL_TILE])
 {
     const int size = pl_entry_bytes(f, terms);
     const uint8_t *header = p;

@@ -5,12 +5,11 @@
  * Order of sums, every tier's: a score over d ascending; acc over keys ascending; sum in 16 lanes (slot j to lane
  * j % 16, ascending), then lane j takes j + 8, + 4, + 2, + 1. Keys that a row does not see add exactly 0 or nothing at
  * all, so that a row's bits do not tell which rows were computed beside it; for the same reason acc never holds -0. */
+#include "blocking.h"
 #include "fill.h"
 #include "vmath.h"
 /* its lanes */
 #include "../attend.h"
-
-#define ROWS 1 /* query rows at a time */
 
 static inline float load(const void *p, ptrdiff_t i, pl_kv_type type)
 {
@@ -50,7 +49,7 @@ static inline float encode(const float *x, int n, int8_t *code, ptrdiff_t step)
         top = u > top ? u : top;
     }
     const float amax = pl_float(top);
-    const int blank = amax < 1e-30f, broken = top >= 0x7f800000u;
+    const int blank = amax < PL_LEAST_AMAX, broken = top >= 0x7f800000u;
     const float inv = 127.0f / amax;
     for (int i = 0; i < n; i++)
         code[i * step] = blank || broken ? 0 : (int8_t)((x[i] * inv + PL_ROUNDER) - PL_ROUNDER);
@@ -112,7 +111,7 @@ PL_INLINE void values(const pl_attend_page *a, const float *p, int lo, int hi, f
 PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
     const pl_span span = pl_attend_span(a, row, rows);
-    float p[ROWS][PL_PAGE] = {{0}}, fade;
+    float p[ATTEND_ROWS][PL_PAGE] = {{0}}, fade;
     scores(a, a->q + row * a->q_stride, span.lo, span.hi, p[0], type);
     pl_attend_middle(a, row, p, span, &fade, rows);
     values(a, p[0], span.lo, span.hi, fade, a->acc + (ptrdiff_t)row * a->dv, type);

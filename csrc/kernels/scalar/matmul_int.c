@@ -1,11 +1,9 @@
 /* Matrix products on quantised weights: the reference, in the order that kernels.h fixes. */
 #include "../matmul.h"
+#include "blocking.h"
 #include "simd.h"
 
-enum {
-    CHUNK = 8, /* rows of x that share the reading of a block */
-    SCRATCH = 0,
-};
+enum { SCRATCH = 0 };
 
 /* acc[r] = sum over k of (code - offset) * y, for group g of the block (0..groups-1). */
 PL_INLINE void dot(const pl_shape f, const pl_block *w, int g, const int8_t *y, int32_t *acc)
@@ -43,7 +41,7 @@ PL_INLINE void block_times_row(const pl_shape f, int terms, const pl_block *w, c
 }
 
 PL_INLINE void tile_times_rows(const pl_shape f, int terms, const uint8_t *tile, const pl_acts *x, int i0, int n,
-                               float acc[CHUNK][PL_TILE])
+                               float acc[INT_ROWS][PL_TILE])
 {
     int blocks = x->k / PL_BLOCK;
     int64_t k = x->k;
@@ -68,9 +66,9 @@ PL_INLINE void tile_times_rows(const pl_shape f, int terms, const uint8_t *tile,
 PL_INLINE void matmul(const pl_shape f, PL_MATMUL_ARGS)
 {
     for (int t = tile0; t < tile1; t++)
-        for (int i0 = 0; i0 < n; i0 += CHUNK) {
-            float acc[CHUNK][PL_TILE];
-            int count = n - i0 < CHUNK ? n - i0 : CHUNK;
+        for (int i0 = 0; i0 < n; i0 += INT_ROWS) {
+            float acc[INT_ROWS][PL_TILE];
+            int count = n - i0 < INT_ROWS ? n - i0 : INT_ROWS;
             int rows = w->rows - PL_TILE * t < PL_TILE ? w->rows - PL_TILE * t : PL_TILE;
             if (x->terms == 2)
                 tile_times_rows(f, 2, w->data + t * w->tile_bytes, x, i0, count, acc);

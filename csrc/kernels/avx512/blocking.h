@@ -1,0 +1,22 @@
+/* How much the kernels of this tier take at once. Change a number only with the measurement beside it. */
+#ifndef PL_BLOCKING_AVX512_H
+#define PL_BLOCKING_AVX512_H
+
+/* Products on quantised weights: pytest benchmarks/test_matmul.py --benchmark-enable -k "test_matmul and avx512" */
+enum {
+    INT_ROWS = 12,         /* rows of x that meet a block in registers */
+    INT_PANEL = 336 << 10, /* bytes of entries: they stay in L2 (1 MB) beside a tile. 160 KB is up to 3 % slower */
+    INT_SHARE = 48,        /* rows of x that a pass over the weights serves, where there are as many */
+};
+
+/* Products on float weights: the same command. */
+enum {
+    FLOAT_ROWS = 12,
+    FLOAT_TILES = 4,
+    FLOAT_PANEL_K = 2048, /* k of copied activations: 97 KB */
+};
+
+/* Attention: pytest benchmarks/test_rows.py --benchmark-enable -k "test_attend and avx512" */
+enum { ATTEND_ROWS = 6 }; /* query rows at a time */
+
+#endif

@@ -1,0 +1,19 @@
+/* How much the kernels of this tier take at once. Change a number only with the measurement beside it. */
+#ifndef PL_BLOCKING_NEON_H
+#define PL_BLOCKING_NEON_H
+
+/* Products on quantised weights (../chunks.h):
+ * pytest benchmarks/test_matmul.py --benchmark-enable -k "test_matmul and neon" */
+enum {
+    INT_ROWS = 16,               /* rows of x that share an unpacked block */
+    INT_PANEL = 64 << 10,        /* bytes of entries: 3072 k or more of INT_ROWS rows, less where an entry is padded */
+    INT_GROUP_BYTES = 256 << 10, /* tiles that stay in L2 while the chunks of x pass by */
+};
+
+/* Products on float weights: the same command. */
+enum { FLOAT_AT_ONCE = 4 }; /* tiles by rows of x: leaves half of the registers for weights and activations */
+
+/* Attention: pytest benchmarks/test_rows.py --benchmark-enable -k "test_attend and neon" */
+enum { ATTEND_ROWS = 4 }; /* query rows at a time */
+
+#endif
