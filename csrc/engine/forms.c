@@ -17,7 +17,7 @@ static void set_terms(pl_model *m, pl_segment *segs)
     for (int i = 0; i < m->plan.n_ops; i++) {
         const pl_op *op = &m->plan.ops[i];
         const pl_op_desc *d = &pl_op_table[op->kind];
-        int least = d->terms > m->options.terms ? d->terms : m->options.terms;
+        int least = d->least_terms > m->options.least_terms ? d->least_terms : m->options.least_terms;
         for (int s = op->seg; d->multiplies && s < op->seg + op->n_seg; s++)
             if (segs[s].terms < least)
                 segs[s].terms = least;
@@ -43,7 +43,7 @@ void pl_forms_set(pl_model *m, pl_segment *segs, uint8_t *finish)
 {
     set_terms(m, segs);
     for (int i = 0; i < m->plan.n_bufs; i++)
-        m->bufs[i] = (pl_buf){.dim = m->plan.buf_dim[i], .terms = m->options.terms};
+        m->bufs[i] = (pl_buf){.dim = m->plan.buf_dim[i], .stored = m->options.least_terms};
     for (int i = 0; i < m->plan.n_ops; i++) {
         const pl_op *op = &m->plan.ops[i];
         const pl_op_desc *d = &pl_op_table[op->kind];
@@ -52,12 +52,12 @@ void pl_forms_set(pl_model *m, pl_segment *segs, uint8_t *finish)
         pl_buf *in = &m->bufs[op->in];
         if (d->own_rows) {
             m->head_op = i;
-            m->head_rows = (pl_buf){.dim = in->dim, .terms = d->terms};
+            m->head_rows = (pl_buf){.dim = in->dim, .stored = d->least_terms};
             in = &m->head_rows;
         }
         for (int s = op->seg; s < op->seg + op->n_seg; s++) {
             in->forms |= pl_format_form(m->mats[segs[s].mat].format);
-            in->terms = segs[s].terms > in->terms ? segs[s].terms : in->terms;
+            in->stored = segs[s].terms > in->stored ? segs[s].terms : in->stored;
         }
     }
     for (int i = 0; i < m->plan.n_ops; i++)

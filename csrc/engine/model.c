@@ -176,7 +176,7 @@ static pl_status make(const pl_plan *plan, const pl_options *options, const pl_m
     if (status)
         return status;
     if (options->threads < 1 || options->threads > 1024 || options->kv < 0 || options->kv >= PL_N_KV ||
-        options->terms < 1 || options->terms > 2 || options->max_rows < 1 || options->max_rows > 65536 ||
+        options->least_terms < 1 || options->least_terms > 2 || options->max_rows < 1 || options->max_rows > 65536 ||
         options->cache_bytes < 0)
         return pl_fail(error, PL_E_ARGUMENT, "an option is out of range");
     pl_model *m = calloc(1, sizeof *m);

@@ -40,7 +40,7 @@ pl_status pl_plan_check(const pl_plan *plan, pl_error *error);
 
 /* Forms in which an operation reads its input for matrix products. */
 int pl_op_forms(const pl_plan *plan, const pl_op *op);
-/* Sets the buffers' forms and terms, the head's rows, and `finish` (n_ops); raises the terms in `segs` (n_segs). */
+/* Sets the buffers' forms and stored terms, the head's rows, and `finish` (n_ops); raises the terms in `segs` (n_segs). */
 void pl_forms_set(pl_model *m, pl_segment *segs, uint8_t *finish);
 
 struct pl_task {

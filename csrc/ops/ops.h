@@ -20,11 +20,12 @@ enum { PL_FORM_Q8 = 1, PL_FORM_BF16 = 2 };
 
 /* A buffer of the plan: (rows, dim) float32, and the forms that linears read. */
 typedef struct pl_buf {
-    int dim, forms, terms;
+    int dim, forms;
+    int stored;    /* int8 terms of a row: the most that a reader takes */
     float *f;      /* (rows, dim) */
-    int8_t *q;     /* (rows, terms, dim) */
+    int8_t *q;     /* (rows, stored, dim) */
     float *s;      /* (rows, dim / 32) */
-    int16_t *sums; /* (rows, terms, dim / 16) */
+    int16_t *sums; /* (rows, stored, dim / 16) */
     uint16_t *b;   /* (rows, dim rounded up to 2) */
 } pl_buf;
 

@@ -36,7 +36,7 @@ typedef struct pl_op_desc {
     uint8_t multiplies;             /* multiplies `in`, in the forms that its matrices need ... */
     uint8_t own_rows;               /* ... or rows of its own, computed from `in` (the head) */
     uint8_t segments, n_segs;       /* pl_segs; their number, 0: any */
-    uint8_t terms;                  /* least int8 terms of its activations */
+    uint8_t least_terms;            /* least number of int8 terms of its activations */
     uint8_t stores, attends;        /* appends to its layer of the cache; reads it */
     uint8_t wanted;                 /* computes only rows with want */
     uint8_t start, end, end_vec;    /* pl_sharing; end_vec: the end, if the operation has a vec */

@@ -29,9 +29,9 @@ class KindOfOperation(IntEnum):
         return bool(pl_op_table[<int>self].wanted)
 
     @property
-    def terms(self):
+    def least_terms(self):
         """Least number of int8 terms of its activations."""
-        return max(1, pl_op_table[<int>self].terms)
+        return max(1, pl_op_table[<int>self].least_terms)
 
 
 Kind = KindOfOperation("Kind", [(pl_op_table[i].name.decode().upper(), i) for i in range(PL_N_OPS)], module=__name__)

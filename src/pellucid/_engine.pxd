@@ -27,7 +27,7 @@ cdef extern from "pellucid.h" nogil:
         int32_t column, width, pos_from, pos_to, each
     ctypedef struct pl_op_desc:
         const char *name
-        uint8_t reads, segments, terms, stores, attends, wanted
+        uint8_t reads, segments, least_terms, stores, attends, wanted
     enum:
         PL_N_OPS
         PL_OUT
@@ -132,7 +132,7 @@ cdef extern from "pellucid.h" nogil:
     ctypedef struct pl_task:
         pass
     ctypedef struct pl_options:
-        int isa, threads, kv, terms, max_rows
+        int isa, threads, kv, least_terms, max_rows
         int64_t cache_bytes
     ctypedef struct pl_model_info:
         const char *isa

@@ -252,7 +252,7 @@ cdef class Engine:
     cdef readonly int max_rows, vocab
     cdef bint closed
 
-    def __cinit__(self, plan, *, str isa="", int threads=0, str kv="f32", int terms=0, int max_rows=0,
+    def __cinit__(self, plan, *, str isa="", int threads=0, str kv="f32", int least_terms=0, int max_rows=0,
                   int64_t cache_bytes=0, Engine base=None):
         cdef Tables tables = Tables(plan, base is not None)
         cdef pl_error error
@@ -266,7 +266,7 @@ cdef class Engine:
             options.isa = pl_isa_find(isa.encode())
             options.threads = threads
             options.kv = KV_TYPES.index(kv)
-            options.terms = terms
+            options.least_terms = least_terms
             options.max_rows = max_rows
             options.cache_bytes = cache_bytes
             status = pl_model_new(&tables.plan, &options, &self.model, &error)

@@ -38,7 +38,7 @@ __all__ = ["Core", "Facts", "Loaded", "Tables"]
 DEFAULT_CONTEXT = 8192  # tokens; memory is allocated as a context fills
 MOST_THREADS = 1024
 MAX_ROWS = 512  # per forward pass
-PRECISIONS = {"default": 1, "high": 2}  # int8 terms of activations
+PRECISIONS = {"default": 1, "high": 2}  # least number of int8 terms of activations
 KV_CHOICES = ("auto", "f32", "f16", "bf16", "int8")
 
 Tables = Sequence[Mapping[str, Any]]
@@ -125,7 +125,7 @@ class Core:
                 isa=isa,
                 threads=n_threads,
                 kv=kv,
-                terms=PRECISIONS[precision],
+                least_terms=PRECISIONS[precision],
                 max_rows=MAX_ROWS,
                 cache_bytes=min(cache_bytes or 0, 1 << 62),
             )

@@ -100,7 +100,8 @@ CHANGES = [norms_after, norms_nowhere, edited, of_heads, layer_norms]
 
 
 def engine_of(plan: Any, isa: str | None = None, threads: int = 2, terms: int = 2, max_rows: int = 64) -> Any:
-    engine = _engine.Engine(plan, isa=_engine.find_isa(isa), threads=threads, kv="f32", terms=terms, max_rows=max_rows)
+    found = _engine.find_isa(isa)
+    engine = _engine.Engine(plan, isa=found, threads=threads, kv="f32", least_terms=terms, max_rows=max_rows)
     engine.pack()
     return engine
 

@@ -31,7 +31,7 @@ def copy_of(plan: Any) -> Any:
 
 
 def make(plan: Any) -> Any:
-    engine = _engine.Engine(plan, isa=_engine.find_isa(None), threads=2, kv="f32", terms=1, max_rows=8)
+    engine = _engine.Engine(plan, isa=_engine.find_isa(None), threads=2, kv="f32", least_terms=1, max_rows=8)
     engine.pack()
     return engine
 

@@ -104,7 +104,7 @@ def top_divergence(
     for start in range(0, len(ids), BLOCK):
         rows = slice(start, start + BLOCK)
         q_top, q_rest = top_and_rest(logits[rows], ids[rows])
-        kl[rows] = _terms(p_top[rows], q_top).sum(axis=-1) + _terms(p_rest[rows], q_rest)
+        kl[rows] = _parts(p_top[rows], q_top).sum(axis=-1) + _parts(p_rest[rows], q_rest)
         same[rows] = logits[rows].argmax(axis=-1) == ids[rows, 0]
     return Divergence(kl, same)
 
@@ -118,13 +118,13 @@ def full_divergence(reference: npt.NDArray[np.float32], candidate: npt.NDArray[n
     for start in range(0, len(reference), BLOCK):
         rows = slice(start, start + BLOCK)
         log_p, log_q = log_softmax(reference[rows]), log_softmax(candidate[rows])
-        kl[rows] = _terms(np.exp(log_p), log_q, log_p).sum(axis=-1)
+        kl[rows] = _parts(np.exp(log_p), log_q, log_p).sum(axis=-1)
         same[rows] = reference[rows].argmax(axis=-1) == candidate[rows].argmax(axis=-1)
     return Divergence(kl, same)
 
 
-def _terms(p: Floats, log_q: Floats, log_p: Floats | None = None) -> Floats:
+def _parts(p: Floats, log_q: Floats, log_p: Floats | None = None) -> Floats:
     """p log(p / q), which is 0 where p is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        terms = p * ((np.log(p) if log_p is None else log_p) - log_q)
-    return np.where(p > 0, terms, 0.0)
+        parts = p * ((np.log(p) if log_p is None else log_p) - log_q)
+    return np.where(p > 0, parts, 0.0)

@@ -89,7 +89,7 @@ class Bench:
         self.cost = Cost(
             kv=self.info.kv,
             kv_bytes=self.info.cache_bytes_per_token / max(numbers, 1),
-            terms=2 if self.info.precision == "high" else 1,
+            least_terms=2 if self.info.precision == "high" else 1,
         )
 
     def ids(self, n: int) -> list[int]:

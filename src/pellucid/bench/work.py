@@ -52,11 +52,12 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """How a model was loaded. kv: type of the cache; kv_bytes: bytes per cached number; terms: of int8 activations."""
+    """How a model was loaded. kv: type of the cache; kv_bytes: bytes per cached number; least_terms: int8
+    terms of activations, at least."""
 
     kv: str
     kv_bytes: float
-    terms: int
+    least_terms: int
 
 
 def prefill_passes(n: int, rows: int, start: int = 0) -> list[Pass]:
@@ -92,7 +93,7 @@ def count(plan: Plan, passes: Iterable[Pass], cost: Cost, op: int | None = None)
                 if not n:
                     continue
                 kind = _computed_in(m)
-                terms = 1 if kind != "int8" else max(o.kind.terms, cost.terms, s.terms)
+                terms = 1 if kind != "int8" else max(o.kind.least_terms, cost.least_terms, s.terms)
                 total += m.data.size
                 operations[kind] += 2 * n * m.rows * m.k * terms
     return Work(total, {kind: n for kind, n in operations.items() if n})
