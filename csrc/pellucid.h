@@ -36,7 +36,7 @@ typedef struct pl_options {
     int isa;             /* pl_isa, or -1: the best */
     int threads;         /* >= 1 */
     int kv;              /* pl_kv_type */
-    int least_terms;     /* least number of int8 terms of activations: 1, or 2 for high precision; the head always has 2 */
+    int least_terms;     /* least number of int8 terms of activations: 1, or 2 for high precision; the head has 2 */
     int max_rows;        /* per pass */
     int64_t cache_bytes; /* most memory for keys and values; 0: no limit */
 } pl_options;

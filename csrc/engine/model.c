@@ -8,13 +8,12 @@
 #include "../cpu/detect.h"
 #include "../kernels/select.h"
 
-static int copy(void *field, const void *src, size_t n, size_t size)
+void *pl_copy_of(const void *src, size_t n, size_t size)
 {
     void *p = malloc(n * size + 1);
     if (p && n)
         memcpy(p, src, n * size);
-    memcpy(field, &p, sizeof p);
-    return p ? 0 : -1;
+    return p;
 }
 
 static int copy_tables(pl_model *m, const pl_plan *p)
@@ -27,20 +26,20 @@ static int copy_tables(pl_model *m, const pl_plan *p)
     m->vecs = calloc((size_t)p->n_vecs + 1, sizeof *m->vecs);
     pl_rope_desc *ropes = calloc((size_t)p->n_ropes + 1, sizeof *ropes);
     m->plan.ropes = ropes;
-    if (!m->vecs || !ropes || copy(&m->plan.ops, p->ops, (size_t)p->n_ops, sizeof *p->ops) ||
-        copy(&m->plan.buf_dim, p->buf_dim, (size_t)p->n_bufs, sizeof *p->buf_dim) ||
-        copy(&m->plan.segs, p->segs, (size_t)p->n_segs, sizeof *p->segs) ||
-        copy(&m->plan.mats, p->mats, (size_t)p->n_mats, sizeof *p->mats) ||
-        copy(&m->plan.vecs, p->vecs, (size_t)p->n_vecs, sizeof *p->vecs) ||
-        copy(&m->plan.caches, p->caches, (size_t)p->n_caches, sizeof *p->caches))
+    if (!m->vecs || !ropes || !(m->plan.ops = pl_copy_of(p->ops, (size_t)p->n_ops, sizeof *p->ops)) ||
+        !(m->plan.buf_dim = pl_copy_of(p->buf_dim, (size_t)p->n_bufs, sizeof *p->buf_dim)) ||
+        !(m->plan.segs = pl_copy_of(p->segs, (size_t)p->n_segs, sizeof *p->segs)) ||
+        !(m->plan.mats = pl_copy_of(p->mats, (size_t)p->n_mats, sizeof *p->mats)) ||
+        !(m->plan.vecs = pl_copy_of(p->vecs, (size_t)p->n_vecs, sizeof *p->vecs)) ||
+        !(m->plan.caches = pl_copy_of(p->caches, (size_t)p->n_caches, sizeof *p->caches)))
         return -1;
     for (int i = 0; i < p->n_vecs; i++)
-        if (copy(&m->vecs[i], p->vecs[i].data, (size_t)p->vecs[i].n, sizeof(float)))
+        if (!(m->vecs[i] = pl_copy_of(p->vecs[i].data, (size_t)p->vecs[i].n, sizeof(float))))
             return -1;
     for (int i = 0; i < p->n_ropes; i++) {
         ropes[i] = p->ropes[i];
         ropes[i].freq = NULL;
-        if (copy(&ropes[i].freq, p->ropes[i].freq, (size_t)p->ropes[i].n_rot / 2, sizeof(double)))
+        if (!(ropes[i].freq = pl_copy_of(p->ropes[i].freq, (size_t)p->ropes[i].n_rot / 2, sizeof(double))))
             return -1;
     }
     return 0;

@@ -98,14 +98,6 @@ pl_status pl_pass_check(const pl_model *m, const pl_pass *p, pl_error *error)
 
 /* ---- what a pass needs ------------------------------------------------------------------------------- */
 
-static void *duplicate(const void *src, size_t n, size_t size)
-{
-    void *p = malloc(n * size + 1);
-    if (p && n)
-        memcpy(p, src, n * size);
-    return p;
-}
-
 /* Copies the caller's arrays and allocates the pass's own; nonzero if out of memory. */
 static int copy_pass(pl_pass_body *b, const pl_model *m, const pl_pass *p)
 {
@@ -115,20 +107,20 @@ static int copy_pass(pl_pass_body *b, const pl_model *m, const pl_pass *p)
     b->pass = *p;
     b->whole = is_whole(m, p);
     atomic_init(&b->stop_at, m->plan.n_ops + 1);
-    b->rows = duplicate(p->rows, n, sizeof *p->rows);
-    b->seqs = duplicate(p->seqs, n_seqs, sizeof *p->seqs);
+    b->rows = pl_copy_of(p->rows, n, sizeof *p->rows);
+    b->seqs = pl_copy_of(p->seqs, n_seqs, sizeof *p->seqs);
     b->status = calloc(n_seqs + 1, sizeof *b->status);
     b->parts = malloc(n * sizeof *b->parts);
     b->qtiles = malloc(n * sizeof *b->qtiles);
     b->wants = malloc(n * sizeof *b->wants);
-    b->feeds = duplicate(p->feeds, (size_t)p->n_feeds, sizeof *p->feeds);
-    b->taps = duplicate(p->taps, (size_t)p->n_taps, sizeof *p->taps);
+    b->feeds = pl_copy_of(p->feeds, (size_t)p->n_feeds, sizeof *p->feeds);
+    b->taps = pl_copy_of(p->taps, (size_t)p->n_taps, sizeof *p->taps);
     b->run.next = calloc((size_t)m->plan.n_ops * 2, sizeof *b->run.next);
     int ok = b->rows && b->seqs && b->status && b->parts && b->qtiles && b->wants && b->feeds && b->taps && b->run.next;
     if (!p->store) {
-        b->sample = duplicate(p->sample, wants, sizeof *b->sample);
-        b->step = duplicate(p->step, wants, sizeof *b->step);
-        b->sampled = duplicate(p->sampled, wants, sizeof *b->sampled);
+        b->sample = pl_copy_of(p->sample, wants, sizeof *b->sample);
+        b->step = pl_copy_of(p->step, wants, sizeof *b->step);
+        b->sampled = pl_copy_of(p->sampled, wants, sizeof *b->sampled);
         ok = ok && b->sample && b->step && b->sampled;
     }
     return !ok;

@@ -5,8 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-#define LN2 0.69314718055994530942
-
 size_t pl_sample_scratch(int vocab)
 {
     pl_candidates c;
@@ -120,7 +118,7 @@ static void draw(pl_candidates *c, const pl_sample_params *p, uint64_t step, pl_
     if (wants_kept)
         report_kept(c, total, out);
     if (p->mirostat)
-        out->mirostat_mu -= p->mirostat_eta * ((log(total) - ((double)x - c->top) / c->t) / LN2 - p->mirostat_tau);
+        out->mirostat_mu -= p->mirostat_eta * ((log(total) - ((double)x - c->top) / c->t) / PL_LN2 - p->mirostat_tau);
 }
 
 static void draw_best(pl_candidates *c, pl_sampled *out)

@@ -14,6 +14,7 @@
 
 #define PL_SORTED_MAX 1024 /* lists up to this size are drawn from in sorted order, with float64 weights */
 #define PL_DIGIT 2048      /* values of a radix digit of 11 bits */
+#define PL_LN2 0.69314718055994530942
 #define PL_T_MIN 0x1p-126f /* temperatures are normal numbers, and so are their inverses: no 0 * inf */
 #define PL_T_MAX 0x1p126f
 

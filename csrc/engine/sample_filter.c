@@ -4,8 +4,6 @@
 #include <float.h>
 #include <math.h>
 
-#define LN2 0.69314718055994530942
-
 /* A bound `width` (in units of t) below the best, lowered by what rounding to float32 may add. */
 static float below(const pl_candidates *c, double width)
 {
@@ -185,7 +183,7 @@ static int xtc(pl_candidates *c, double threshold)
 void pl_filter_surprise(pl_candidates *c, double mu)
 {
     /* -log2 p <= mu */
-    double bound = c->top + (log(pl_candidates_mass(c)) - mu * LN2) * c->t;
+    double bound = c->top + (log(pl_candidates_mass(c)) - mu * PL_LN2) * c->t;
     int count = pl_candidates_count(c);
 
     if (bound > c->top) {
