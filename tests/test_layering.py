@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC, PYTHON = ROOT / "csrc", ROOT / "src" / "pellucid"
-LONGEST = 500  # lines of a file
+LONGEST, LONGEST_FUNCTION = 500, 80  # lines of a file; of a C function, but for kernels
 
 # ---- C ---------------------------------------------------------------------------------------------------
 # Folder -> what its files may include besides their own folder: a folder, or one header of it.
@@ -36,7 +36,8 @@ C_MAY = {
 }
 C_EXCEPT = {"kernels/select.c": ("cpu/detect.h",)}
 # A folder of kernels/: these and its own headers.
-SHARED = ("common.h", "matmul.h", "attend.h", "layer_norm.h")  # what tiers share without vector instructions of theirs
+# What tiers share, without vector instructions of theirs.
+SHARED = ("common.h", "matmul.h", "chunks.h", "attend.h", "layer_norm.h")
 TIER_MAY = ("kernels/kernels.h", *(f"kernels/{name}" for name in SHARED), "formats/formats.h")
 TIER_OVER = {
     "kernels/avxvnni": "kernels/avx2/",
@@ -368,11 +369,43 @@ def test_private_uses_are_found() -> None:
 
 # ---- size and weight -------------------------------------------------------------------------------------
 def test_no_file_is_too_long() -> None:
-    ours = {"src": (".py", ".pyx", ".pxd", ".pxi"), "csrc": (".c", ".h"), "tests": (".py",)}
+    ours = {
+        "src": (".py", ".pyx", ".pxd", ".pxi"),
+        "csrc": (".c", ".h"),
+        "tests": (".py", ".c"),
+        "benchmarks": (".py",),
+    }
     files = [p for folder, kinds in ours.items() for p in (ROOT / folder).rglob("*") if p.suffix in kinds]
     lines = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in files}
     assert lines
     assert {name: n for name, n in lines.items() if n > LONGEST} == {}
+
+
+def functions(text: str) -> dict[str, int]:
+    """First line of each function of a C file -> its lines, from there to the brace that ends it."""
+    found, start = {}, None
+    lines = text.splitlines()
+    for i, line in enumerate(lines):
+        if line == "{":  # Linux braces: alone on its line at a function, and only there in the first column
+            start = i - 1
+            while start and re.match(r"[ \t]", lines[start]):  # parameters that went on
+                start -= 1
+        elif line == "}" and start is not None:
+            found[lines[start]] = i + 1 - start
+            start = None
+    return found
+
+
+def test_no_function_is_too_long() -> None:
+    files = [p for p in CSRC.rglob("*.[ch]") if p.relative_to(CSRC).parts[0] != "kernels"]
+    found = {f"{p.relative_to(CSRC)}: {f}": n for p in files for f, n in functions(p.read_text("utf-8")).items()}
+    assert len(found) > 200
+    assert {name: n for name, n in found.items() if n > LONGEST_FUNCTION} == {}
+
+
+def test_functions_are_measured() -> None:
+    text = "int f(int a,\n      int b)\n{\n    if (a) {\n    }\n}\n\nstatic void g(void)\n{\n}\n"
+    assert functions(text) == {"int f(int a,": 6, "static void g(void)": 3}
 
 
 def test_import_is_light() -> None:
