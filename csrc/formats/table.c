@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-/* Eight packed blocks hold what a super block of each row holds in the file (plain: eight blocks), and each scale and min in a
- * form that may be wider; and what kernels rely on. */
+/* Eight packed blocks hold what a super block of each row holds in the file (plain: eight blocks), with scales and mins
+ * that may be wider. The other assertions are what kernels rely on. */
 #define CHECK(name, gguf, weights, bits, group, offset, min, scale, in_file, table)                                    \
     _Static_assert(8 * PL_PACKED_BYTES(bits, group, min, scale) + PL_HEADER_BYTES(weights, min) ==                     \
                        PL_TILE * (256 / (weights) * PL_FILE_BYTES(weights, bits, group, min, in_file) +                \

@@ -8,7 +8,7 @@
 /* Inlined always: shapes, counts and functions are constants at every call, so that each gets code of its own. */
 #define PL_INLINE static inline __attribute__((always_inline))
 
-/* pl_shape_Q4_0 and so on: what loops on a format depend on, constants in each kernel, unlike the fields of `pl_format`. */
+/* pl_shape_Q4_0 and so on: compile-time constants in each kernel, unlike the fields of `pl_format`. */
 #define PL_SHAPE_OF(name, ...) static const pl_shape pl_shape_##name = PL_SHAPE(name, __VA_ARGS__);
 PL_INT_FORMATS(PL_SHAPE_OF)
 #undef PL_SHAPE_OF
