@@ -28,8 +28,8 @@
     DO(Q6_K,  14,     256,   6,    16,    32,  0,    I8,       8,  NULL)
 /* clang-format on */
 
-/* Sizes in bytes: of a block of the file; of a packed block of 16 rows x 32 k; of the header before eight such blocks of a
- * super format. */
+/* Sizes in bytes: of a block of the file; of a packed block of 16 rows x 32 k; of the header before eight such blocks
+ * of a super format. */
 #define PL_FILE_BYTES(weights, bits, group, min, in_file)                                                              \
     ((weights) * (bits) / 8 + (weights) / (group) * (in_file) * (1 + (min)) / 8 +                                      \
      ((weights) > 32 ? 2 * (1 + (min)) : 0))
