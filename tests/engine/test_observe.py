@@ -229,7 +229,7 @@ def test_wrong_requests(load: Load) -> None:
         observe(ids[:1], taps=[(n_ops, 0)])
     with pytest.raises(ValueError, match="shape"):
         observe(ids[:1], feeds={0: np.zeros((2, 64), np.float32)})
-    with pytest.raises(ValueError, match="takes"):
+    with pytest.raises(ValueError, match="neither stores nor samples"):
         observe(ids[:1], first=0)
     with pytest.raises(ValueError, match="token id"):
         observe([engine.vocab])
@@ -244,6 +244,6 @@ def test_cache_of_a_sequence_twice_in_a_pass(load: Load) -> None:
     engine = load("llama_gqa").core.engine
     s = sequence(engine)
     one = np.array([1], np.int32)
-    with pytest.raises(ValueError, match="stand together"):
+    with pytest.raises(ValueError, match="not consecutive"):
         engine.forward([(s, one, 1), (s, one, 1)])
     assert s.length == 0

@@ -171,7 +171,10 @@ cdef class Sampler:
         return logits
 
     def draw(self, logits, step=0):
-        """The token of this step; -1 if pl_sample rejects the row. logits (vocab) do not change."""
+        """The token of this step; if pl_sample rejects the row, its status: -1 for the logits, -2 for the options.
+
+        logits (vocab) do not change.
+        """
         cdef float[::1] x = self.check(logits)
         cdef pl_sampled out
         out.top_id = out.kept_id = NULL
@@ -180,7 +183,7 @@ cdef class Sampler:
         cdef int status
         with nogil:
             status = self.run(&x[0], at, &out)
-        return -1 if status else out.id
+        return status if status else out.id
 
     def sample(self, logits, step=0):
         """As draw, with everything that pl_sample reports: a dict, or None if it rejects the row.
