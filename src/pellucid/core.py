@@ -6,6 +6,7 @@ and scores.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import time
@@ -116,7 +117,6 @@ class Core:
                 raise WrongValue(
                     "context", f"={checks.shown(context)}: the model was made for at most {config.context} tokens"
                 )
-            tokenizer = Later(lambda: _tokenizer(file, config.vocab))  # loads while the engine packs the weights
             if kv == "auto":
                 floats = all(m.type == "F32" for m in plan.matrices)
                 kv = "f32" if floats else "bf16" if isa == "avx512bf16" else "f16"
@@ -130,9 +130,15 @@ class Core:
                 cache_bytes=min(cache_bytes or 0, 1 << 62),
             )
             total = sum(m.data.size for m in plan.matrices)
+            # The tokenizer loads while the engine packs the weights; one after the other where memory may run short, so
+            # that the tokenizer can tell beforehand whether there is enough.
+            limited = _address_space_is_limited()
+            load_tokenizer = functools.partial(_tokenizer, file, config.vocab)
+            tokenizer = None if limited else Later(load_tokenizer)
             engine.pack(
                 None if progress is None else lambda done: progress(int(done * total), total, "packing weights")
             )
+            tokenizer = tokenizer or Later(load_tokenizer)
             facts = Facts(
                 path=file.path,
                 format=file.format,
@@ -293,6 +299,14 @@ def _resolve(source: Any, progress: Progress | None) -> str:
 
 
 @out_of_memory("to load the tokenizer")
+def _address_space_is_limited() -> bool:
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return False
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+
+
 def _tokenizer(file: ModelFile, vocab: int) -> Tokenizer | None:
     tokenizer = Tokenizer.from_gguf(file) if file.format.startswith("GGUF") else _folder_tokenizer(file.path)
     if tokenizer is not None and tokenizer.vocab_size > vocab:

@@ -95,7 +95,7 @@ def work():
 def size():
     return int(open("/proc/self/statm").read().split()[0]) * 4096
 counts = {}
-for mb in range(4, 404, 8):
+for mb in range(4, 804, 16):
     pid = os.fork()
     if pid == 0:
         resource.setrlimit(resource.RLIMIT_AS, (size() + (mb << 20), resource.RLIM_INFINITY))
@@ -116,6 +116,27 @@ def test_under_a_limit_of_address_space(smollm2: Path) -> None:
     """As with `ulimit -v`: OutOfMemoryError, whether weights, a thread or a module's code does not fit."""
     said = run(LIMITS, str(smollm2)).stdout.split("\n")[:-1]
     assert len(said) == 50 and set(said) == {"error", "tokens"}, said
+
+
+FRESH = """
+import resource, sys
+import pellucid.core, tokenizers
+from pellucid import Model
+from pellucid.errors import OutOfMemoryError
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (int(sys.argv[2]) << 20),) * 2)
+try:
+    with Model.load(sys.argv[1], threads=1) as model:
+        print("tokens" if model.generate("Once", max_tokens=1).ids else "no result")
+except OutOfMemoryError:
+    print("error")
+"""
+
+
+def test_a_tokenizer_without_memory(smollm2: Path) -> None:
+    """The tokenizers package would end a process that runs out of memory: what it may need is checked beforehand."""
+    said = [run(FRESH, str(smollm2), str(megabytes)).stdout.strip() for megabytes in range(96, 528, 16)]
+    assert set(said) == {"error", "tokens"} and said[0] == "error" and said[-1] == "tokens", said
 
 
 DESCRIPTORS = """

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
 from ..checks import integer, items
-from ..errors import PellucidError, TokenizerError, WrongType, WrongValue, one_line, shown
+from ..errors import OutOfMemoryError, PellucidError, TokenizerError, WrongType, WrongValue, one_line, shown
 from .special import Finder, end_ids, looks_like_control
 from .vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 
@@ -17,6 +18,7 @@ __all__ = [
     "check_encodable",
     "check_id",
     "check_ids",
+    "check_room",
     "check_text",
     "drop_prefix_space",
     "package_errors",
@@ -83,6 +85,20 @@ def package_errors(message: str) -> Iterator[None]:
         if type(error).__module__ != "pyo3_runtime":
             raise
         raise TokenizerError(f"{message}: {one_line(str(error))}") from None
+
+
+def check_room(entries: int, each: int) -> None:
+    """Raises OutOfMemoryError if the ``tokenizers`` package might run out of memory while it builds a tokenizer.
+
+    Its Rust code ends the process then. entries, each: how many pieces, merges or characters, and bytes for each, at
+    least twice what was measured (a BPE of 49,152 pieces and as many merges takes 24 MB at its peak). The C library may
+    take 128 MB of address space at once for a thread's memory.
+    """
+    size = (160 << 20) + entries * each
+    try:
+        mmap.mmap(-1, size).close()
+    except (OSError, ValueError, OverflowError, MemoryError):
+        raise OutOfMemoryError(f"no memory for the tokenizer: it may take {size >> 20} MB of address space") from None
 
 
 def drop_prefix_space(raw: bytes) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
-from .base import VocabularyTokenizer, check_encodable, package_errors, to_utf8
+from .base import VocabularyTokenizer, check_encodable, check_room, package_errors, to_utf8
 from .special import Finder
 from .vocabulary import UNKNOWN, Vocabulary, quoted
 from .words import WORDS, ascii_words, make_splitter
@@ -120,9 +120,10 @@ def number_pieces(vocabulary: Vocabulary) -> tuple[list[str], dict[str, int]]:
 
 def load_merges(vocabulary: Vocabulary, ids: dict[str, int], **options: Any) -> Any:
     """The package's tokenizer of these merges, without a pre-tokenizer. Raises ``TokenizerError`` naming the merge."""
+    merges: list[Any] = [tuple(merge.split(" ")) for merge in vocabulary.merges or ()]
+    check_room(len(ids) + len(merges), 512)
     from tokenizers import Tokenizer, models
 
-    merges: list[Any] = [tuple(merge.split(" ")) for merge in vocabulary.merges or ()]
     try:
         return Tokenizer(models.BPE(ids, merges, **options))
     except Exception as error:  # the package does not say which merge; find it

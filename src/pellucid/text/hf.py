@@ -9,7 +9,16 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import TokenizerError
-from .base import check_encodable, check_id, check_ids, check_text, drop_prefix_space, package_errors, to_utf8
+from .base import (
+    check_encodable,
+    check_id,
+    check_ids,
+    check_room,
+    check_text,
+    drop_prefix_space,
+    package_errors,
+    to_utf8,
+)
 from .bpe import byte_characters, characters_to_bytes
 from .description import Description
 from .pattern import Pattern
@@ -68,6 +77,7 @@ class JsonTokenizer:
         self.add_bos = self.bos is not None and self.encode("")[:1] == [self.bos]
 
     def _make(self, special: bool) -> Any:
+        check_room(len(self._description), 24)
         import tokenizers
 
         made = tokenizers.Tokenizer.from_str(self._description)
