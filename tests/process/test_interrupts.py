@@ -110,16 +110,16 @@ def test_while_the_vocabulary_is_made(model: Path, again: bool) -> None:
 import os, signal, sys, time
 import pellucid.core as m
 from pellucid.cli import main
-engine = m._engine.Engine
+class Interrupted(m._engine.Engine):
+    def pack(self, *arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        super().pack(*arguments)
 def slow(*arguments):
     time.sleep(0.5)
     if sys.argv[2:]:
         os.kill(os.getpid(), signal.SIGINT)
     os.write(1, b"made")
-def interrupted(*arguments, **options):
-    os.kill(os.getpid(), signal.SIGINT)
-    return engine(*arguments, **options)
-m._tokenizer, m._engine.Engine = slow, interrupted
+m._tokenizer, m._engine.Engine = slow, Interrupted
 sys.exit(main(["generate", "he", "-m", sys.argv[1]]))
 """
     command = [sys.executable, "-c", code, str(model), *(["again"] if again else [])]
