@@ -128,7 +128,7 @@ EDGES = {
     "__init__": ("model",),
     "model": ("look", "context", "info"),
     "look": ("generation",),
-    "context": ("generation",),
+    "context": ("look",),
     "generation": ("core", "sampling", "results"),
     "core": ("arguments", "checks", "later", "tokenizer", "weights", "text", "arch", "_engine"),
     "arguments": ("checks",),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pellucid.info import ModelInfo, Operation
     from pellucid.look import Trace
     from pellucid.model import Edit, Model
-    from pellucid.results import Completion, Piece, Timings, TokenLogprob
+    from pellucid.results import Completion, NextToken, Piece, Timings, TokenLogprob
     from pellucid.tokenizer import Tokenizer
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Edit",
     "Model",
     "ModelInfo",
+    "NextToken",
     "Operation",
     "Piece",
     "Timings",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    **dict.fromkeys(("Completion", "Piece", "Timings", "TokenLogprob"), "results"),
+    **dict.fromkeys(("Completion", "NextToken", "Piece", "Timings", "TokenLogprob"), "results"),
     **dict.fromkeys(("ModelInfo", "Operation"), "info"),
     "Context": "context",
     **dict.fromkeys(("Edit", "Model"), "model"),

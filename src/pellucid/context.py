@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import GeneratorType
-from typing import Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
+
+import numpy as np
+import numpy.typing as npt
 
 from pellucid import _engine, checks, generation
+from pellucid.arguments import wrong_part
 from pellucid.core import Core
-from pellucid.errors import ContextBusyError, ContextFullError, WrongValue
-from pellucid.results import Completion, Piece, collect
-from pellucid.sampling import SamplingOptions
+from pellucid.errors import ClosedError, ContextBusyError, ContextFullError, WrongType, WrongValue, shown
+from pellucid.results import Completion, NextToken, Piece, collect
+from pellucid.sampling import MOST_LOGPROBS, SamplingOptions
+
+if TYPE_CHECKING:
+    from pellucid.look.score import Score
 
 __all__ = ["Context"]
 
@@ -22,14 +29,18 @@ class Context:
     ``Model.context()``.
 
     It has one user at a time: a call while another runs, or while a stream is unfinished, raises ``ContextBusyError``.
-    Every method raises ``ClosedError`` once the model is closed.
+    A context manager, which releases its memory at the end, as :meth:`close` does. Every method raises ``ClosedError``
+    once the context or the model is closed. A context is always true, an empty one too.
     """
 
     def __init__(self, core: Core, sequence: _engine.Sequence | None = None, ids: Sequence[int] = ()) -> None:
+        if not isinstance(core, Core):
+            raise WrongType("Context", f"({shown(core)}): use model.context()")
         self._core = core
         self._lock = threading.Lock()
         self._sequence = _engine.Sequence(core.open()) if sequence is None else sequence
         self._ids = list(ids)
+        self._closed = False
 
     @property
     def length(self) -> int:
@@ -44,45 +55,142 @@ class Context:
     def __len__(self) -> int:
         return self.length
 
+    def __bool__(self) -> bool:
+        return True  # else `if context:` would ask whether it is empty
+
     def __repr__(self) -> str:
-        return f"<Context of {self.length} tokens, {self._sequence.length} computed>"
+        state = "closed" if self._closed else f"{self._sequence.length} computed"
+        return f"<Context of {self.length} tokens, {state}>"
+
+    # ---- open and closed --------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Releases the context's memory, at once or when a call that still uses the context ends. ``length`` and
+        ``ids`` remain. May be called again."""
+        self._closed = True
+        self._drop()
+
+    def __enter__(self) -> Context:
+        self._open()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _open(self) -> _engine.Engine:
+        """The engine. Raises ClosedError."""
+        if self._closed:
+            raise ClosedError("the context is closed")
+        return self._core.open()
+
+    def _drop(self) -> None:
+        """Drops the sequence of a closed context, unless it is in use: then its user does."""
+        if self._closed and self._lock.acquire(blocking=False):
+            self.__dict__.pop("_sequence", None)
+            self._lock.release()
 
     # ---- what it holds ----------------------------------------------------------------------------------------
 
-    def append(self, ids: str | Sequence[int], *, chunk: int = 512, cancel: Any = None) -> None:
-        """Adds tokens (or text) and computes their keys and values. If it fails or is cancelled, no token is added.
+    def append(self, ids: str | Sequence[int], *, chunk: int = 512, cancel: Any = None) -> int:
+        """Adds tokens (or text) and computes their keys and values -> the number of tokens added. If it fails or is
+        cancelled, no token is added: all of them, or 0.
 
         Raises ``ContextFullError``, before computing anything; ``ValueError`` for an id out of range.
         """
-        with self.in_use():
+        with self.in_use() as engine:
             new = self._encode(ids, "ids")
             chunk, stop = generation.check_chunk(chunk), generation.canceller(cancel)
             before = len(self._ids)
             self._ids += new
             try:
-                if not generation.prefill(self._core.open(), self._sequence, self._ids, chunk, stop):
+                if not generation.prefill(engine, self._sequence, self._ids, chunk, stop):
                     self._cut(before)
             except BaseException:
                 self._cut(before)
                 raise
+            return len(self._ids) - before
 
     def rewind(self, n: int) -> None:
         """Removes all tokens from position n on (0 <= n <= length)."""
         n = checks.integer("n", n, 0, len(self._ids))
         with self.in_use():
-            self._core.open()
             self._cut(n)
 
     def fork(self) -> Context:
         """-> a new context with the same tokens. They share memory until one of them is extended."""
         with self.in_use():
-            self._core.open()
             return Context(self._core, self._sequence.fork(), self._ids)
 
     def _cut(self, n: int) -> None:
         del self._ids[n:]
         if n < self._sequence.length:
             self._sequence.rewind(n)  # recomputes everything later, where a window has freed what is needed
+
+    # ---- what may come next -----------------------------------------------------------------------------------
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """Logits of the token that comes next -> float32 (vocab): what ``Model.logits`` gives for the last token, bit
+        for bit. The context keeps its tokens.
+
+        Raises ``ValueError`` where it has none; ``ContextFullError`` where the last one, generated when the context
+        filled, has no room; ``NumericsError``.
+        """
+        with self.in_use() as engine:
+            last = self._last(engine)
+            out = np.empty((1, engine.vocab), np.float32)
+            engine.forward([(self._sequence, [last], 0)], out=out)
+            row: npt.NDArray[np.float32] = out[0]
+            return row
+
+    def next(self, k: int = 10) -> list[NextToken]:
+        """The k most probable next tokens, the first the most probable -> [NextToken(id, piece, logprob)]; the whole
+        vocabulary, if k is at least its size. The context keeps its tokens. Raises as :meth:`logits`."""
+        k = checks.integer("k", k, 1)
+        with self.in_use() as engine:
+            last = self._last(engine)
+            rows = [(self._sequence, [last], 0)]
+            ((_, top),) = engine.forward(rows, targets=[last], top=min(k, engine.vocab))
+        return [NextToken(id, self._core.spell(id, special=True), logprob) for id, logprob in top if id >= 0]
+
+    def score(self, continuations: Iterable[str | Sequence[int]], *, top: int = 0) -> list[Score]:
+        """Log probability of each of several continuations (texts or ids) of the context, all computed in the same
+        forward passes; the context's tokens are not computed again, and it keeps them alone.
+
+        -> a Score per continuation: ``ids`` and ``tokens`` of the continuation, ``total``, its log probability. The
+        numbers are those that ``Model.score`` gives for the context's ids followed by the continuation's, bit for bit.
+        A text is encoded by itself: it should begin as the context's text would go on, as a rule with a space. top: how
+        many of the likeliest alternatives to return for each token.
+
+        Raises ``ContextFullError`` for a continuation that does not fit, before computing anything; ``ValueError``
+        where the context or a continuation is empty; ``NumericsError``.
+        """
+        from pellucid.look.score import score_continuations
+
+        top = checks.integer("top", top, 0, MOST_LOGPROBS)
+        with self.in_use() as engine:
+            several = checks.items("continuations", continuations, "a list of texts, or of lists of token ids")
+            many = [self._continuation(value, f"continuations{at}") for at, value in several]
+            last = self._last(engine)
+            return score_continuations(self._core, self._sequence, last, many, top)
+
+    def _continuation(self, value: Any, name: str) -> list[int]:
+        ids = self._encode(value, name)
+        if not ids:
+            raise wrong_part(WrongValue, name, " is empty: expected at least one token")
+        return ids
+
+    def _last(self, engine: _engine.Engine) -> int:
+        """The last token, whose row is then the only one that the sequence lacks. Raises ValueError where there is
+        none, ContextFullError where it has no room."""
+        if not self._ids:
+            raise ValueError("the context is empty: expected at least one token; append a prompt first")
+        if len(self._ids) > self._core.context_length:  # a generated token needs no room until another one follows it
+            raise ContextFullError(needed=len(self._ids), available=self._core.context_length)
+        before = self._ids[:-1]
+        if self._sequence.length > len(before):
+            self._sequence.rewind(len(before))
+        generation.prefill(engine, self._sequence, before, engine.max_rows, None)
+        return self._ids[-1]
 
     # ---- generation -------------------------------------------------------------------------------------------
 
@@ -97,14 +205,14 @@ class Context:
         parsed = generation.parse_options(options)
         self._acquire()  # here, so that this call raises the error of a busy context
         try:
-            self._core.open()
+            self._open()
             new = self._encode(prompt, "prompt", empty=True)
             if not self._ids and not new:
                 if not isinstance(prompt, str):
                     raise WrongValue("prompt", " is empty, and so is the context: there is nothing to continue")
                 new = self._core.prompt(prompt)  # BOS alone, where the model has one
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
         return self._go_on(new, prompt if isinstance(prompt, str) else "", parsed)
 
@@ -126,13 +234,13 @@ class Context:
         prompt, parsed = generation.start_chat(self._core, messages, options)
         self._acquire()
         try:
-            self._core.open()
+            self._open()
             same = next((i for i, (a, b) in enumerate(zip(self._ids, prompt.ids)) if a != b), None)
             keep = min(len(self._ids), len(prompt.ids)) if same is None else same
             # The last token is recomputed even if the context holds it, since its logits are needed.
             self._cut(min(keep, len(prompt.ids) - 1))
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
         pieces = self._go_on(prompt.ids[len(self._ids) :], prompt.text if parsed.echo else "", parsed)
         return pieces if stream else collect(pieces, prompt.ids)
@@ -148,7 +256,7 @@ class Context:
             job = generation.Job(self._core, self._ids, options, self._sequence, len(new), text)
         except BaseException:
             self._cut(before)
-            self._lock.release()
+            self._release()
             raise
 
         def pieces() -> Generator[Piece, None, None]:
@@ -159,7 +267,7 @@ class Context:
                     self._cut(before)
                 raise
 
-        return _Released(cast("GeneratorType[Piece, None, None]", pieces()), self._lock.release)
+        return _Released(cast("GeneratorType[Piece, None, None]", pieces()), self._release)
 
     # ---- use --------------------------------------------------------------------------------------------------
 
@@ -178,14 +286,18 @@ class Context:
         if not self._lock.acquire(blocking=False):
             raise ContextBusyError
 
+    def _release(self) -> None:
+        self._lock.release()
+        self._drop()
+
     @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keeps the context in use during one call. Raises ContextBusyError where it already is."""
+    def in_use(self) -> Iterator[_engine.Engine]:
+        """Keeps the context in use during one call. Raises ContextBusyError where it already is, ClosedError."""
         self._acquire()
         try:
-            yield
+            yield self._open()
         finally:
-            self._lock.release()
+            self._release()
 
 
 class _Released:

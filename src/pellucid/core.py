@@ -110,7 +110,7 @@ class Core:
             raise WrongType("progress", f" must be callable, not {type(progress).__name__}")
         asked = checks.string("isa", isa) if isa is not None else os.environ.get("PELLUCID_ISA") or None
         isa = _engine.find_isa(asked)
-        file = weights.open_model(_resolve(source, progress), arch.folder)
+        file = weights.open_model(weights.locate("source", source, progress), arch.folder)
         try:
             config, plan = arch.build(file, frozenset(_engine.format_names()))
             if context is not None and context > config.context:
@@ -164,6 +164,16 @@ class Core:
         """A core with the same weights, another plan and a separate cache. Closing this core closes it, too."""
         engine = _engine.Engine(plan, base=self.open())
         return Core(engine, self.config, self.facts, self.context_length, self._tokenizer, self.load_seconds, self)
+
+    def lasting(self) -> Core:
+        """This core; if it is a view that was closed, a new one with the same plan. So what was computed with an edit
+        outlives it. Raises ClosedError once the model that was edited is closed."""
+        if not self.closed or self._base is None:
+            return self
+        root = self._base
+        while root._base is not None:
+            root = root._base
+        return root.view(self.engine.plan)
 
     # ---- open and closed --------------------------------------------------------------------------------------
 
@@ -282,20 +292,6 @@ def _threads(asked: Any) -> tuple[int, str]:
             raise checks.wrong_value("PELLUCID_THREADS", text, f"a number from 1 to {MOST_THREADS}")
         return int(text), "PELLUCID_THREADS"
     return _engine.topology()
-
-
-def _resolve(source: Any, progress: Progress | None) -> str:
-    """The path of a model given by path or name, which is downloaded if necessary."""
-    if not isinstance(source, (str, os.PathLike)):
-        raise WrongType("source", f" must be a path or a catalogue name, not {type(source).__name__}")
-    text = os.fsdecode(source)
-    if not text:
-        raise WrongValue("source", " is empty: expected a path or a catalogue name")
-    if isinstance(source, str) and not os.path.exists(text):
-        from pellucid.weights import catalog
-
-        return str(catalog.resolve(text, progress=progress))
-    return text
 
 
 @out_of_memory("to load the tokenizer")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pellucid import _engine, arguments, generation
 from pellucid.context import Context
 from pellucid.core import Core, Tables
-from pellucid.errors import ClosedError, WrongType, WrongValue
+from pellucid.errors import ClosedError, WrongType, WrongValue, shown
 from pellucid.info import ModelInfo, PlanTable, plan_table
 from pellucid.results import Completion, Piece, collect
 from pellucid.tokenizer import Tokenizer
@@ -36,7 +36,9 @@ class Model:
 
     def __init__(self, core: Core) -> None:
         if not isinstance(core, Core):
-            raise TypeError("use Model.load(source)")
+            kind = type(self).__name__
+            how = f"use Model.load({shown(core)})" if kind == "Model" else "use model.edit()"
+            raise WrongType(kind, f"({shown(core)}): {how}")
         self._core = core
 
     @property
@@ -349,7 +351,8 @@ class Model:
     # ---- sequences --------------------------------------------------------------------------------------------
 
     def context(self) -> Context:
-        """A new :class:`Context`: a sequence that keeps its cache between calls."""
+        """A new :class:`Context`: a sequence that keeps its cache between calls. In a `with` statement, its memory is
+        released at the end."""
         return Context(self.core)
 
 
@@ -360,13 +363,13 @@ class Edit(Model):
     affected. An edit takes effect from the next call on; edits act in the order in which they were made. A neutral one
     (a factor of 1, added zeros) changes no bit. Edit methods raise ValueError or TypeError naming the argument, and
     then change nothing. The view has all methods of a model and applies its edits in them; a trace's hidden states are
-    those after the edits.
+    those after the edits. A trace can be used after the view is closed.
     """
 
     def __init__(self, core: Core) -> None:
+        super().__init__(core)
         from pellucid.look.edit import Edits
 
-        super().__init__(core)
         self._edits = Edits(core)
         self._view: Model | None = None  # None after an edit, until the next use
         self._cores: weakref.WeakSet[Core] = weakref.WeakSet()  # those of all views so far

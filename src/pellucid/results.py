@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["Completion", "FinishReason", "Piece", "Timings", "TokenLogprob", "collect"]
+__all__ = ["Completion", "FinishReason", "NextToken", "Piece", "Timings", "TokenLogprob", "collect"]
 
 FinishReason = str  # "stop" | "eos" | "length" | "context" | "cancelled"
 
@@ -21,6 +21,17 @@ class TokenLogprob(NamedTuple):
     piece: str
     logprob: float
     top: list[tuple[int, str, float]]
+
+
+class NextToken(NamedTuple):
+    """A token that may come next, its text and its natural log probability, from the model's logits before sampling.
+
+    ``piece``: its text, or a special token's spelling; U+FFFD for an incomplete character.
+    """
+
+    id: int
+    piece: str
+    logprob: float
 
 
 @dataclass(frozen=True, slots=True)

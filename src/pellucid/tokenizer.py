@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .checks import string
-from .errors import ModelFileError, TokenizerError, WrongType
+from .errors import ModelFileError, TokenizerError, WrongType, shown
 from .text import TextTokenizer, Vocabulary, build
 from .text.stream import TextStream
 from .text.vocabulary import BYTE, CONTROL, USER_DEFINED, quoted
@@ -19,6 +19,7 @@ from .text.vocabulary import BYTE, CONTROL, USER_DEFINED, quoted
 if TYPE_CHECKING:
     from .text.chat import Chat
     from .weights.base import ModelFile
+    from .weights.store import Progress
 
 __all__ = ["Tokenizer"]
 
@@ -46,6 +47,8 @@ class Tokenizer:
     """
 
     def __init__(self, text: TextTokenizer) -> None:
+        if isinstance(text, (str, os.PathLike)):
+            raise WrongType("Tokenizer", f"({shown(text)}): use Tokenizer.load({shown(text)})")
         self._text = text
         self._chats: dict[str | None, Chat] = {}
 
@@ -53,13 +56,16 @@ class Tokenizer:
         return f"<Tokenizer: {self.vocab_size} tokens, BOS {self.bos}, EOS {self.eos}>"
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
+    def load(cls, path: str | os.PathLike[str], *, progress: Progress | None = None) -> Tokenizer:
         """From a GGUF file (also one with a vocabulary only), a tokenizer.json, a SentencePiece model, or a folder with
-        one of the latter two. Raises ``TokenizerError`` or ``ModelFileError``, naming file and field.
+        one of the latter two; or from a model by its name, as ``Model.load`` takes it. Only the vocabulary is read.
+
+        progress: called with (bytes done, bytes in all, what) while downloading. Raises ``TokenizerError`` or
+        ``ModelFileError``, naming file and field; ``FetchError`` as ``Model.load`` does.
         """
-        if not isinstance(path, (str, os.PathLike)):
-            raise WrongType("path", f" must be a path, not {type(path).__name__}")
-        where = Path(os.fsdecode(path))
+        from .weights import locate
+
+        where = Path(locate("path", path, progress))
         if os.path.isdir(where):
             return _from_folder(where)
         head = _read(where, 4)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import Model, _engine
+from pellucid import Model, Trace, _engine
 from pellucid.errors import ClosedError
 from pellucid.look.places import find
 from pellucid.look.record import head_blocks
@@ -245,13 +245,38 @@ def test_a_view_of_a_view(tmp_path: Any) -> None:
             use()
 
 
+def asked(trace: Trace) -> tuple[Any, ...]:
+    """What a trace computes on demand."""
+    return trace.lens(1), trace.top(2), trace.attribution(2).parts(), trace.entropy.tolist()
+
+
+def test_a_trace_outlives_its_edit(tmp_path: Any) -> None:
+    """What it computes on demand is of the edited model, in a view of a view as well."""
+    vector = np.linspace(-3, 3, 64, dtype=np.float32)
+    with Model.load(models.write(tmp_path, "llama_gqa"), threads=1) as model:
+        with model.edit() as outer:
+            outer.add(0, vector)
+            with outer.model.edit() as inner:
+                inner.skip(1, "mlp")
+                kept, late = (inner.trace([1, 2, 3, 4], want=["hidden"]) for _ in range(2))
+                plain = model.trace([1, 2, 3, 4], want=["hidden"])
+                expected, logits = asked(kept), kept.logits_at(1)
+        assert asked(late) == expected and asked(plain) != expected
+        assert same(late.logits_at(1), logits)
+        with pytest.raises(ClosedError):
+            inner.logits([1])
+        last = late
+    with pytest.raises(ClosedError):
+        last.lens(0)
+
+
 def test_closed(tmp_path: Any) -> None:
     with Model.load(models.write(tmp_path, "llama_gqa"), threads=1) as model:
         with model.edit() as e:
             e.skip(0, "mlp")
             old = e.model
             e.skip(0, "attention")
-            view, trace = e.model, e.trace([1, 2, 3])
+            view = e.model
             stream = e.stream([1, 2, 3], max_tokens=50, ignore_eos=True)
             next(stream)
         for use in (
@@ -262,7 +287,6 @@ def test_closed(tmp_path: Any) -> None:
             lambda: e.__enter__(),
             lambda: view.logits([1]),
             lambda: old.logits([1]),
-            lambda: trace.lens(0),
             lambda: list(stream),
         ):
             with pytest.raises(ClosedError):

@@ -357,5 +357,5 @@ def test_phi3_control_tokens_swallow_white_space_after_them(write_gguf: WriteGgu
 
 
 def test_load_of_no_path() -> None:
-    with pytest.raises(TypeError, match="path must be a path, not NoneType"):
+    with pytest.raises(TypeError, match="path must be a path or a catalogue name, not NoneType"):
         Tokenizer.load(None)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from pellucid.cli.output import UsageError, note
-from pellucid.errors import ArgumentError, FetchError, PellucidError, TokenizerError
+from pellucid.errors import ArgumentError, PellucidError, TokenizerError
 from pellucid.weights import catalog
 from pellucid.weights.store import size
 
@@ -102,15 +102,12 @@ def load(source: str, **options: Any) -> Model:
 
 
 def checked(source: str) -> str:
-    """The source, or FetchError for a name that the catalogue does not have. Prints what will be downloaded."""
+    """The source. Prints what will be downloaded."""
     if os.path.exists(source):
         return source
     entry = catalog.find(source)
     if entry is not None and not entry.terms and not catalog.is_cached(source):
         note(f"fetching {entry.name} ({size(entry.size)}); licence: {entry.licence}")
-    if entry is None and source == os.path.basename(source) and "." not in source:
-        names = ", ".join(entry.name for entry in catalog.entries())
-        raise FetchError(f"{source!r} is neither a file nor a model of the catalogue, which has {names}", name=source)
     return source
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json as json_
-import os
 from typing import Annotated
 
 import typer
 
 from pellucid.cli import options, output
-from pellucid.weights import catalog
 
 
 def tokenize(
@@ -28,10 +26,8 @@ def tokenize(
 
     content = options.read_text(text, "text")
     source = options.checked(model)
-    if not os.path.exists(model):
-        with progress() as show:
-            source = str(catalog.resolve(model, progress=show))
-    tokenizer = Tokenizer.load(source)
+    with progress() as show:
+        tokenizer = Tokenizer.load(source, progress=show)
     found = tokenizer.encode(content, add_special=bos, parse_special=special)
     pieces = [tokenizer.piece(id, special=True) for id in found]
     if json:

@@ -52,7 +52,7 @@ def _score(engine: _engine.Engine, parts: list[tuple[list[int], int]]) -> Iterat
         alone = []
         begun = _engine.Sequence(engine)
         prefill(engine, begun, context, engine.max_rows, None)
-        yield from score_ids(engine, same, top=1, begun=begun)
+        yield from score_ids(engine, [(ids[first - 1 :], 1) for ids, first in same], top=1, begun=begun)
     yield from score_ids(engine, alone, top=1)
 
 

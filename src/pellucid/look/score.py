@@ -17,7 +17,10 @@ from pellucid.errors import ContextFullError
 from pellucid.results import TokenLogprob
 from pellucid.sampling import MOST_LOGPROBS
 
-__all__ = ["Score", "score", "score_ids"]
+__all__ = ["Score", "score", "score_continuations", "score_ids"]
+
+Found = tuple[float, list[tuple[int, float]]]  # a token's log probability, and [(id, log probability)] of the likeliest
+MOST_SEQUENCES = 64  # in a pass: each takes a page of the cache, or copies one, whatever the number of its rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Score:
 
     ``ids``: all n tokens. ``tokens``: n - 1 TokenLogprob(id, piece, logprob, top=[(id, piece, logprob)...]), from the
     second token on. The first one, which is BOS where the model has it, has nothing before it and is not scored.
+    Of a continuation, which ``Context.score`` gives, ``ids`` are those of the continuation, and ``tokens`` has all n.
     """
 
     ids: list[int]
@@ -33,7 +37,7 @@ class Score:
 
     @property
     def logprobs(self) -> npt.NDArray[np.float64]:
-        """The log probabilities, (n - 1)."""
+        """The log probabilities of ``tokens``."""
         return np.array([token.logprob for token in self.tokens], np.float64)
 
     @property
@@ -72,16 +76,27 @@ def score(core: Core, texts: Any, top: Any, window: Any) -> Any:
         many.append(ids)
     parts = [part for ids in many for part in _windows(ids, window)]
     found = iter(score_ids(engine, parts, top))
-    spell = core.spell
-
-    def token(id: int, logprob: float, best: list[tuple[int, float]]) -> TokenLogprob:
-        return TokenLogprob(id, spell(id), logprob, [(i, spell(i), p) for i, p in best if i >= 0])
-
     scores = []
     for ids in many:
         results = [result for _ in _windows(ids, window) for result in next(found)]
-        scores.append(Score(ids, [token(id, *result) for id, result in zip(ids[1:], results, strict=True)]))
+        scores.append(Score(ids, _tokens(core, ids[1:], results)))
     return scores if several else scores[0]
+
+
+def score_continuations(
+    core: Core, begun: _engine.Sequence, last: int, continuations: Sequence[list[int]], top: int
+) -> list[Score]:
+    """Scores of continuations of the same tokens: those of `begun`, then `last`."""
+    found = score_ids(core.open(), [([last, *ids], 1) for ids in continuations], top, begun)
+    return [Score(ids, _tokens(core, ids, results)) for ids, results in zip(continuations, found, strict=True)]
+
+
+def _tokens(core: Core, ids: Sequence[int], found: Sequence[Found]) -> list[TokenLogprob]:
+    spell = core.spell
+    return [
+        TokenLogprob(id, spell(id), logprob, [(i, spell(i), p) for i, p in best if i >= 0])
+        for id, (logprob, best) in zip(ids, found, strict=True)
+    ]
 
 
 def _windows(ids: list[int], window: int | None) -> list[tuple[list[int], int]]:
@@ -96,9 +111,6 @@ def _windows(ids: list[int], window: int | None) -> list[tuple[list[int], int]]:
         if done == len(ids):
             break
     return parts
-
-
-Found = tuple[float, list[tuple[int, float]]]  # a token's log probability, and [(id, log probability)] of the likeliest
 
 
 @dataclass(slots=True)
@@ -117,7 +129,8 @@ def score_ids(
 ) -> list[list[Found]]:
     """parts: [(ids, first)] -> for each, (log probability, [(id, log probability) of the `top` best]) of its tokens
     from `first` (>= 1) on. Parts share forward passes; the engine reduces logits as it computes them.
-    begun: a sequence with the tokens, fewer than `first`, that all parts begin with."""
+    begun: a sequence whose tokens precede those of every part; it does not change."""
+    done = 0 if begun is None else begun.length
     found: list[list[Found]] = [[] for _ in parts]
     waiting = []
     for (ids, first), of_part in zip(parts, found, strict=True):
@@ -128,16 +141,18 @@ def score_ids(
         batch, room = [], engine.max_rows
         targets: list[int] = []
         for part in waiting:
-            start = part.sequence.length
+            start = part.sequence.length - done
             rows = part.ids[start : min(start + room, len(part.ids) - 1)]  # no scored token follows the last one
             room -= len(rows)
             skip = min(max(part.first - 1 - start, 0), len(rows))
             batch.append((part.sequence, rows, skip))
             targets += part.ids[start + skip + 1 : start + len(rows) + 1].tolist()
-            if not room:
+            if not room or len(batch) == MOST_SEQUENCES:
                 break
         results = iter(engine.forward(batch, targets=targets, top=top))
         for part, (_, rows, skip) in zip(waiting, batch, strict=False):
             part.found += islice(results, len(rows) - skip)
-        waiting = [part for part in waiting if part.sequence.length < len(part.ids) - 1]  # frees the others' pages
+        waiting = [
+            part for part in waiting if part.sequence.length - done < len(part.ids) - 1
+        ]  # frees the others' pages
     return found

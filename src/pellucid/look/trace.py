@@ -75,6 +75,7 @@ class Trace(Recorded):
         """The core that made the trace. Raises ValueError after `load` without a model."""
         if self._core is None:
             raise ValueError("this trace was loaded without a model: Trace.load(path, model=model)")
+        self._core = self._core.lasting()
         return self._core
 
     # ---- one position -----------------------------------------------------------------------------------------

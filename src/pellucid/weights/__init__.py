@@ -8,7 +8,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from pellucid._gguf import StringArray
-from pellucid.errors import ModelFileError
+from pellucid.errors import ModelFileError, WrongType, WrongValue
 from pellucid.weights.base import ModelFile, Tensor, open_regular, stat_file
 from pellucid.weights.gguf import open_gguf
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from pellucid.weights import catalog
     from pellucid.weights.huggingface import Find
     from pellucid.weights.safetensors import open_folder
+    from pellucid.weights.store import Progress
 
-__all__ = ["ModelFile", "StringArray", "Tensor", "catalog", "open_folder", "open_gguf", "open_model"]
+__all__ = ["ModelFile", "StringArray", "Tensor", "catalog", "locate", "open_folder", "open_gguf", "open_model"]
 
 _EXPECTED = "a GGUF file or a Hugging Face folder (config.json, model.safetensors)"
 
@@ -29,6 +30,24 @@ def __getattr__(name: str) -> Any:
     if name == "open_folder":
         return importlib.import_module("pellucid.weights.safetensors").open_folder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def locate(argument: str, source: Any, progress: Progress | None = None) -> str:
+    """The path of a model that is given by its path or its name; one of the catalogue is downloaded if necessary.
+
+    Raises TypeError or ValueError naming the argument; FetchError for an unknown name, which suggests similar ones, and
+    for a model that must be pulled first.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        raise WrongType(argument, f" must be a path or a catalogue name, not {type(source).__name__}")
+    text = os.fsdecode(source)
+    if not text:
+        raise WrongValue(argument, " is empty: expected a path or a catalogue name")
+    if isinstance(source, str) and not os.path.exists(text):
+        from pellucid.weights import catalog
+
+        return str(catalog.resolve(text, progress=progress))
+    return text
 
 
 def open_model(path: str | os.PathLike[str], find: Find | None = None) -> ModelFile:

@@ -6,6 +6,9 @@ in the platform's user cache folder (XDG_CACHE_HOME or ~/.cache, ~/Library/Cache
 
 from __future__ import annotations
 
+import difflib
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,9 +66,22 @@ def find(name: str) -> Entry | None:
 def _entry(name: str) -> Entry:
     entry = find(name)
     if entry is None:
-        known = ", ".join(entry.name for entry in entries())
-        raise FetchError(f"no model is called {one_line(name, 100)!r}: the catalogue has {known}", name=name)
+        raise FetchError(f"no model is called {one_line(name, 100)!r}{_similar(name)}", name=name)
     return entry
+
+
+def _similar(name: str) -> str:
+    """The rest of an error about an unknown name: names like it, and all names."""
+    known, asked = [entry.name for entry in entries()], name[:100].lower()
+    near = [entry for entry in known if entry.startswith(asked)] or difflib.get_close_matches(asked, known, 1)
+    if near:
+        return f": did you mean {' or '.join(map(repr, near))}? The catalogue has {', '.join(known)}"
+    return f": the catalogue has {', '.join(known)}"
+
+
+def _is_name(source: str) -> bool:
+    """Whether it looks like a name rather than a path: one part, and no suffix of a file, but perhaps "llama3.2"."""
+    return source == os.path.basename(source) and re.search(r"\.[a-z]\w*$", source) is None
 
 
 def path(name: str) -> Path:
@@ -126,13 +142,17 @@ def resolve(source: str, *, progress: Progress | None = None) -> Path:
     """The path of a model by its name: the catalogue's (downloaded where it may be), or one that was pulled from a
     hub, whose files are compared with the record of what was verified.
 
-    Anything else is taken as a path. Raises FetchError for what must be pulled first, and for what changed since.
+    Anything else is taken as a path. Raises FetchError for an unknown name, for what must be pulled first, and for
+    what changed since.
     """
     if find(source):
         return fetch(source, progress=progress)
     from pellucid.weights import reference
 
     if not reference.is_reference(source):
+        if _is_name(source):
+            what = f"{one_line(source, 100)!r} is neither a file nor the name of a model"
+            raise FetchError(what + _similar(source), name=source)
         return Path(source)
     found = reference.find(source, check=True)
     if found is None:
