@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pellucid import _engine, arch, arguments, checks, weights
+from pellucid import _engine, arch, arguments, checks, log, weights
 from pellucid.errors import (
     ChatTemplateError,
     ClosedError,
@@ -158,12 +158,37 @@ class Core:
             file.close()
         seconds = time.perf_counter() - start
         length = context or min(config.context, DEFAULT_CONTEXT)
-        return cls(engine, config, facts, length, tokenizer, seconds)
+        core = cls(engine, config, facts, length, tokenizer, seconds)
+        core._log()
+        return core
 
     def view(self, plan: Plan) -> Core:
         """A core with the same weights, another plan and a separate cache. Closing this core closes it, too."""
         engine = _engine.Engine(plan, base=self.open())
         return Core(engine, self.config, self.facts, self.context_length, self._tokenizer, self.load_seconds, self)
+
+    def _log(self) -> None:
+        """Logs what was loaded and how, and what is slower or missing."""
+        if not log.is_on():
+            return
+        facts, engine = self.facts, self.engine.info()
+        log.info(
+            "loaded %s in %.2f s: isa %s (%s), threads %d (%s), kv %s, precision %s, context %d, huge pages %s",
+            one_line(facts.path), self.load_seconds, engine["isa"], facts.isa_why, facts.threads, facts.threads_why,
+            facts.kv, facts.precision, self.context_length, "yes" if engine["huge_pages"] else "no",
+        )  # fmt: skip
+        if not engine["huge_pages"]:
+            log.warn_once("the system gives no huge pages: passes over the weights are slower")
+        cores, why = _engine.topology()
+        if facts.threads > cores:
+            log.warn_once("%d threads on the %d cores that the process may use (%s)", facts.threads, cores, why)
+        elif "cgroup" in facts.threads_why or "affinity" in facts.threads_why:
+            log.warn_once("fewer threads than the machine has cores: %d (%s)", facts.threads, facts.threads_why)
+        try:
+            if self.tokenizer is None:
+                log.warn_once("%s has no tokenizer: only token ids are accepted", one_line(facts.path))
+        except Exception as error:  # raised where the tokenizer is needed
+            log.warn_once("%s: the tokenizer cannot be used: %s", one_line(facts.path), error)
 
     def lasting(self) -> Core:
         """This core; if it is a view that was closed, a new one with the same plan. So what was computed with an edit

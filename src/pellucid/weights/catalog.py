@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from pellucid import log
 from pellucid.errors import FetchError, one_line
 from pellucid.weights.entry import Entry, Part
 from pellucid.weights.store import Progress, cache_folder, cannot_use, has_size, size
@@ -101,7 +102,7 @@ def fetch(
     progress: Progress | None = None,
     verify: bool = False,
     max_bytes: int | None = None,
-    told: Callable[[str], None] = lambda note: None,
+    told: Callable[[str], None] = log.warn_once,
 ) -> Path:
     """Path of the model, downloaded and verified where it is not in the cache yet; no network where it is.
 
@@ -109,7 +110,8 @@ def fetch(
         model is downloaded only by `pellucid pull`, which asks.
     verify: read every byte of a model that is here, and download it again if its SHA-256 is wrong. Without it, a
         model that changed since it was verified, as far as its size, time and some blocks show, is a FetchError.
-    max_bytes: of the model: more is a FetchError. told: is called with what the user should know.
+    max_bytes: of the model: more is a FetchError. told: is called with what the user should know; by default that is
+        logged.
 
     Calls at the same time, in any number of processes, download once. Raises FetchError with what to do.
     """
@@ -121,6 +123,7 @@ def fetch(
         raise FetchError(f"{what}: run `pellucid pull {name}`", name=name)
     if max_bytes is not None and entry.size > max_bytes and not is_cached(name):
         raise FetchError(f"{name} needs {size(entry.size)}, more than the {size(max_bytes)} of --max-bytes", name=name)
+    log.info("downloading %s (%s)", name, size(entry.size))
     from pellucid.weights.fetch import fetch_entry  # only now: it imports what runs pip
 
     return fetch_entry(entry, target, progress, verify=verify, told=told)

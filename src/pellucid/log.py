@@ -1,0 +1,47 @@
+"""The logger "pellucid": how models load, and what had to be done in a slower way. It never has texts of users.
+
+It is silent unless the program configures logging.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import logging
+
+__all__ = ["info", "is_on", "warn_once"]
+
+_warned: set[str] = set()
+
+
+def is_on() -> bool:
+    """Whether anything may listen."""
+    return _logger() is not None
+
+
+def info(message: str, *values: object) -> None:
+    logger = _logger()
+    if logger is not None:
+        logger.info(message, *values)
+
+
+def warn_once(message: str, *values: object) -> None:
+    """A warning; the same one is logged only once in a process."""
+    logger = _logger()
+    if logger is not None and (text := message % values if values else message) not in _warned:
+        _warned.add(text)
+        logger.warning("%s", text)
+
+
+def _logger() -> logging.Logger | None:
+    """None where the program has not imported logging, which takes milliseconds: then nothing listens."""
+    if "logging" not in sys.modules:
+        return None
+    import logging
+
+    logger = logging.getLogger("pellucid")
+    if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+        logger.addHandler(logging.NullHandler())  # without any handler, warnings would go to stderr
+    return logger

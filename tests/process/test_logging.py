@@ -1,0 +1,75 @@
+"""The logger "pellucid"."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pellucid import Model, log
+from tests.engine import models
+
+SECRET = "a text of the user"
+
+
+def run(code: str, *arguments: object) -> tuple[str, str]:
+    """(stdout, stderr) of a program."""
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_loading(smollm2: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "pellucid")
+    with Model.load(smollm2, threads=1, context=100, kv="f16", isa="avx2") as model:
+        info = model.info()
+        model.generate(SECRET, max_tokens=2)
+        model.context().append(SECRET)
+        model.chat([{"role": "user", "content": SECRET}], max_tokens=2)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    for part in (
+        f"loaded {smollm2} in {model.load_seconds:.2f} s", "isa avx2 (asked for)", "threads 1 (asked for)", "kv f16",
+        "context 100", f"huge pages {'yes' if info.huge_pages else 'no'}",
+    ):  # fmt: skip
+        assert part in line
+    assert {record.name for record in caplog.records} == {"pellucid"} and SECRET not in caplog.text
+
+
+FALLBACKS = """
+import ctypes, logging, os, sys
+logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from pellucid import Model
+for threads in (None, None, 2, 2):
+    Model.load(sys.argv[1], threads=threads)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl and affinity are Linux's")
+def test_what_is_slower_or_missing_is_a_warning_once(tmp_path: Path) -> None:
+    path = models.write(tmp_path, "narrow", "all")
+    _, stderr = run(FALLBACKS, path)
+    lines = stderr.splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["WARNING"] * len(lines)
+    for words in ("no huge pages", "2 threads on the 1 cores", f"{path} has no tokenizer"):
+        assert len([line for line in lines if words in line]) == 1, lines
+
+
+def test_silent_by_default(tmp_path: Path) -> None:
+    """Even warnings, which a logger without a handler would print."""
+    path = models.write(tmp_path, "narrow", "all")
+    assert run("import logging\n" + FALLBACKS.replace("logging.basicConfig", "dict"), path) == ("", "")
+    code = "import sys; from pellucid import Model; Model.load(sys.argv[1]); print('logging' in sys.modules)"
+    assert run(code, path) == ("False\n", "")  # it costs nothing where nobody listens
+
+
+def test_a_warning_comes_once(caplog: pytest.LogCaptureFixture) -> None:
+    for value in (1, 1, 2):
+        log.warn_once("a test's %d", value)
+    log.warn_once("100 %")
+    assert [record.getMessage() for record in caplog.records] == ["a test's 1", "a test's 2", "100 %"]
+    assert isinstance(logging.getLogger("pellucid").handlers[0], logging.NullHandler)
