@@ -7,13 +7,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pellucid._engine import ACTIVATIONS, NORMS, Kind
+from pellucid.errors import one_line
+from pellucid.markup import Fragment, Shown
 from pellucid.plan import EVERYWHERE, Op, Plan
 
 __all__ = ["ModelInfo", "Operation", "PlanTable"]
 
+_NUMBERS = (0, 1, 7)  # columns of a plan's table
+
 
 @dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelInfo(Shown):
     """Sizes of a model, and how it runs on this machine. `context`: maximum number of tokens of a sequence;
     `context_trained`: of the texts that the model was trained on. `*_bytes` are bytes, `*_why` the reason for a
     setting."""
@@ -53,18 +57,29 @@ class ModelInfo:
         """Plain data."""
         return asdict(self)
 
+    def __repr__(self) -> str:
+        sizes = one_line(f"{self.architecture}, {self.quantisation}, {self.parameters:,} parameters", 80)
+        return f"<ModelInfo of {one_line(self.path, 60)}: {sizes}>"
+
     def __str__(self) -> str:
+        rows = self._rows()
+        width = max(len(key) for key, _ in rows)
+        return "\n".join(f"{key:{width}}  {value}" for key, value in rows)
+
+    def _rows(self) -> list[tuple[str, str]]:
         d = self.to_dict()
         d["isas"] = ", ".join(f"{name}: {state}" for name, state in self.isas.items())
-        width = max(map(len, d))
-        lines = []
+        rows = []
         for key, value in d.items():
             if key.endswith("bytes") and value >= 1 << 20:
                 value = f"{value:,} ({value / 1e6:.1f} MB)"
             elif isinstance(value, int) and not isinstance(value, bool):
                 value = f"{value:,}"
-            lines.append(f"{key:{width}}  {value}")
-        return "\n".join(lines)
+            rows.append((key, one_line(str(value))))
+        return rows
+
+    def _draw(self, fragment: Fragment) -> None:
+        fragment.table(("", ""), self._rows())
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +97,31 @@ class Operation:
     bytes: int
     detail: str
 
+    def __repr__(self) -> str:
+        where = "" if self.layer is None else f" of layer {self.layer}"
+        return f"<Operation {self.index}: {self.kind} {self.name}{where}, {self.bytes:,} bytes>"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
 
 
-class PlanTable(list[Operation]):
+class PlanTable(list[Operation], Shown):
     """The operations in order. `print` shows them as a table."""
 
-    def __str__(self) -> str:
-        rows = [("op", "layer", "kind", "name", "in", "out", "weights", "bytes", "")]
+    def __repr__(self) -> str:
+        return f"<PlanTable: {self._total()}>"
+
+    def _total(self) -> str:
+        return f"{len(self)} operations, {sum(o.bytes for o in self):,} bytes of weights read by every pass"
+
+    def _draw(self, fragment: Fragment) -> None:
+        head, *rows = self._rows()
+        fragment.note(f"{self._total()}.")
+        fragment.table(head, rows, right=_NUMBERS, what="operations")
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = [("op", "layer", "kind", "name", "in", "out", "weights", "bytes", "")]
         for o in self:
             rows.append(
                 (
@@ -106,13 +136,17 @@ class PlanTable(list[Operation]):
                     o.detail,
                 )
             )
+        return rows
+
+    def __str__(self) -> str:
+        rows = self._rows()
         widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-        right = {0, 1, 7}
-        lines = [
-            "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
-            for r in rows
+        aligned = [
+            [c.rjust(w) if i in _NUMBERS else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+            for row in rows
         ]
-        lines.append(f"{len(self)} operations, {sum(o.bytes for o in self):,} bytes of weights read by every pass")
+        lines = ["  ".join(row) for row in aligned]
+        lines.append(self._total())
         return "\n".join(line.rstrip() for line in lines)
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pellucid import _engine, arguments, generation
 from pellucid.context import Context
 from pellucid.core import Core, Tables
-from pellucid.errors import ClosedError, WrongType, WrongValue, shown
+from pellucid.errors import ClosedError, WrongType, WrongValue, one_line, shown
 from pellucid.info import ModelInfo, PlanTable, plan_table
 from pellucid.results import Completion, Piece, collect
 from pellucid.tokenizer import Tokenizer
@@ -115,7 +115,8 @@ class Model:
     def __repr__(self) -> str:
         c = self._core
         state = " (closed)" if c.closed else ""
-        return f"<{type(self).__name__} {c.facts.path}: {c.config.architecture}, {c.facts.quantisation}{state}>"
+        path = one_line(c.facts.path, 60)
+        return f"<{type(self).__name__} {path}: {c.config.architecture}, {c.facts.quantisation}{state}>"
 
     # ---- looking at it ----------------------------------------------------------------------------------------
 

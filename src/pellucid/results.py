@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from pellucid.errors import one_line
+from pellucid.markup import Fragment, Shown, token
+
 __all__ = ["Completion", "FinishReason", "NextToken", "Piece", "Timings", "TokenLogprob", "collect"]
 
 FinishReason = str  # "stop" | "eos" | "length" | "context" | "cancelled"
@@ -21,6 +24,10 @@ class TokenLogprob(NamedTuple):
     piece: str
     logprob: float
     top: list[tuple[int, str, float]]
+
+    def __repr__(self) -> str:
+        others = f", {len(self.top)} likeliest" if self.top else ""
+        return f"<TokenLogprob {_short(self.piece)} (id {self.id}): {self.logprob:.4f}{others}>"
 
 
 class NextToken(NamedTuple):
@@ -56,6 +63,12 @@ class Timings:
         """New tokens per second, after the first."""
         return self.decode_tokens / self.decode if self.decode > 0 else 0.0
 
+    def __repr__(self) -> str:
+        return (
+            f"<Timings: {self.prefill_tokens} tokens in {self.prefill:.3f} s ({self.prefill_rate:.0f}/s), "
+            f"{self.decode_tokens} in {self.decode:.3f} s ({self.decode_rate:.0f}/s)>"
+        )
+
     def to_dict(self) -> dict[str, float]:
         names = (
             "load",
@@ -81,9 +94,13 @@ class Piece(NamedTuple):
     timings: Timings | None = None
     prompt_tokens: int = 0
 
+    def __repr__(self) -> str:
+        end = "" if self.finish_reason is None else f", {self.finish_reason}"
+        return f"<Piece {_short(self.text)}: ids {one_line(str(self.ids), 40)}{end}>"
+
 
 @dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(Shown):
     """What was generated. ``text`` ends before the stop string; ``ids`` are the new tokens without the one that ended
     the text (end of sequence, stop id). ``finish_reason``: "stop" | "eos" | "length" | "context" | "cancelled".
 
@@ -99,6 +116,16 @@ class Completion:
     timings: Timings
     prompt_ids: list[int]
 
+    def __repr__(self) -> str:
+        return f"<Completion {_short(self.text)}: {len(self.ids)} tokens, {self.finish_reason}>"
+
+    def _draw(self, fragment: Fragment) -> None:
+        after = f"{len(self.ids)} tokens after a prompt of {len(self.prompt_ids)}; finish reason: {self.finish_reason}."
+        fragment.note(f"{after} The stronger its colour, the more probable a token was." if self.logprobs else after)
+        if self.text != "".join(one.piece for one in self.logprobs):  # a character of several tokens, a stop string
+            fragment.text(self.text)
+        fragment.tokens(token(*one) for one in self.logprobs)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as `--json` prints it: all but ``prompt_ids``."""
         return {
@@ -109,6 +136,10 @@ class Completion:
             "logprobs": [t._asdict() for t in self.logprobs],
             "timings": self.timings.to_dict(),
         }
+
+
+def _short(text: str) -> str:
+    return one_line(repr(text), 60)
 
 
 def collect(pieces: Iterable[Piece], prompt_ids: Sequence[int]) -> Completion:

@@ -22,6 +22,9 @@ class Step(NamedTuple):
     ids: npt.NDArray[np.intp]
     probabilities: Floats
 
+    def __repr__(self) -> str:
+        return f"<Step {self.name!r}: {len(self.ids)} tokens left, the likeliest {self.probabilities[0]:.3f}>"
+
 
 def steps(
     logits: npt.ArrayLike,

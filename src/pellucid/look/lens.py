@@ -11,14 +11,17 @@ import numpy.typing as npt
 
 from pellucid import _engine
 from pellucid.core import Core
+from pellucid.errors import shown
 from pellucid.look import record
 from pellucid.look.norm import NormMap
 from pellucid.look.places import Places, Tap, find
 from pellucid.look.recorded import Recorded, Token
+from pellucid.markup import ORANGE, PURPLE, Cell, Fragment, Shown
 
 __all__ = ["Attribution", "Guess", "Lens", "attribution", "guesses", "lens", "predictions", "probe"]
 
 Floats = npt.NDArray[np.float32]
+MOST_GUESSES = 10  # that a notebook shows after a layer
 
 
 class Guess(NamedTuple):
@@ -30,19 +33,45 @@ class Guess(NamedTuple):
     logit: float
 
 
-class Lens(list[list[Guess]]):
+class Lens(list[list[Guess]], Shown):
     """The likeliest tokens after the embedding, [0], and after layer i, [i + 1]. `print` shows them as a table."""
+
+    def __repr__(self) -> str:
+        last = f", after the last {shown(self[-1][0].piece)}" if self and self[-1] else ""
+        return f"<Lens of {max(len(self) - 1, 0)} layers: {self._width()} likeliest tokens after each{last}>"
 
     def __str__(self) -> str:
         lines = []
         for i, guesses in enumerate(self):
             cells = "  ".join(f"{g.piece!r} {g.probability:.3f}" for g in guesses)
-            lines.append(f"{'embedding' if i == 0 else f'layer {i - 1}':>9}  {cells}")
+            lines.append(f"{_after(i):>9}  {cells}")
         return "\n".join(lines)
+
+    def _width(self) -> int:
+        return max(map(len, self), default=0)
+
+    def _draw(self, fragment: Fragment) -> None:
+        n = min(self._width(), MOST_GUESSES)
+        left = f" The first {n} of {self._width()} are shown." if n < self._width() else ""
+        fragment.note(f"The likeliest next tokens after each layer, and their probabilities.{left}")
+        rows: list[list[str | Cell]] = []
+        for i, guesses in enumerate(self):
+            cells = [_guess(g) for g in guesses[:n]]
+            rows.append([_after(i), *cells, *[Cell("")] * (n - len(cells))])
+        fragment.table(["after", *map(str, range(1, n + 1))], rows, what="layers")
+
+
+def _after(i: int) -> str:
+    return "embedding" if i == 0 else f"layer {i - 1}"
+
+
+def _guess(guess: Guess) -> Cell:
+    title = f"id {guess.id}: probability {guess.probability:.4f}, logit {guess.logit:.2f}"
+    return Cell(f"{shown(guess.piece, 24)} {guess.probability:.2f}", guess.probability, title=title)
 
 
 @dataclass(frozen=True)
-class Attribution:
+class Attribution(Shown):
     """What each part of a model of L layers and H heads adds to one logit.
 
     ``embedding`` + ``attention`` + ``mlp`` + ``edits`` sum to ``total``, the logit before a soft cap, computed with the
@@ -72,9 +101,33 @@ class Attribution:
                 out.append((f"layer {i} edits", float(self.edits[i])))
         return sorted(out, key=lambda part: -abs(part[1]))
 
+    def __repr__(self) -> str:
+        return f"<Attribution of {shown(self.token.piece)} at position {self.position}: logit {self.logit:.3f}>"
+
+    def _draw(self, fragment: Fragment) -> None:
+        fragment.heading(f"{shown(self.token.piece)} at position {self.position}: logit {self.logit:.2f}")
+        fragment.note(
+            f"What each layer added to it, in logits; the embedding added {self.embedding:+.2f}. "
+            "Orange is up, purple is down."
+        )
+        parts = {"attention": self.attention, "feed-forward": self.mlp, "edits": self.edits}
+        if not self.edits.any():
+            del parts["edits"]
+        most = max((float(np.abs(part).max()) for part in parts.values() if part.size), default=0.0)
+        rows: list[list[str | Cell]] = []
+        for i in range(len(self.mlp)):
+            strongest = np.argsort(-np.abs(self.heads[i]), kind="stable")[:3].tolist()
+            heads = ", ".join(f"{head}: {self.heads[i, head]:+.2f}" for head in strongest if self.heads[i, head])
+            rows.append([str(i), *[_push(float(part[i]), most) for part in parts.values()], heads])
+        fragment.table(["layer", *parts, "heads that added most"], rows, (0, *range(1, len(parts) + 1)), "layers")
+
     def __str__(self) -> str:
         lines = [f"{self.token.piece!r} at position {self.position}: logit {self.logit:.3f}"]
         return "\n".join(lines + [f"{value:+9.3f}  {name}" for name, value in self.parts()[:12]])
+
+
+def _push(value: float, most: float) -> Cell:
+    return Cell(f"{value:+.2f}", abs(value) / most if most else 0.0, ORANGE if value > 0 else PURPLE)
 
 
 # ---- one position -------------------------------------------------------------------------------------------------

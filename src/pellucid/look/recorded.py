@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AXES", "PREDICTIONS", "Recorded", "Selected", "Token"]
+from pellucid.markup import Cell, Fragment, Shown, token
+
+__all__ = ["AXES", "LEAST", "PREDICTIONS", "Recorded", "Selected", "Token"]
 
 Floats = npt.NDArray[np.float32]
 Selected = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # layers, heads, positions
@@ -31,6 +34,9 @@ AXES: dict[str, tuple[str, ...]] = {
 PREDICTIONS = ("entropy", "next_rank", "next_probability")
 
 
+LEAST = float(np.finfo(np.float32).smallest_subnormal)  # replaces probabilities that float32 rounds to 0
+
+
 class Token(NamedTuple):
     """A token of the traced text. ``piece``: its text, or a special token's spelling; U+FFFD for an incomplete
     character; "" without a tokenizer and for ids beyond its vocabulary."""
@@ -39,7 +45,7 @@ class Token(NamedTuple):
     piece: str
 
 
-class Recorded:
+class Recorded(Shown):
     """Tokens and the arrays kept of them, as attributes: see :class:`~pellucid.look.trace.Trace`."""
 
     ids: list[int]
@@ -99,6 +105,25 @@ class Recorded:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def _draw(self, fragment: Fragment) -> None:
+        fragment.heading(f"{len(self)} tokens through {self.name or 'a model'}")
+        found = vars(self).get("next_probability")  # nothing is computed here
+        known = {} if found is None else dict(zip(self.positions, map(float, found), strict=True))
+        if known:
+            fragment.note("The stronger its colour, the more surprising a token was.")
+        fragment.tokens(self._cell(i, known.get(i - 1, math.nan)) for i in range(len(self)))
+        rows = [
+            (name, " \u00d7 ".join(map(str, array.shape)), ", ".join(AXES[name]), f"{array.nbytes / 1e6:.1f}")
+            for name, array in ((name, vars(self)[name]) for name in self.kept)
+        ]
+        fragment.table(("kept", "shape", "axes", "MB"), rows, right=(3,))
+
+    def _cell(self, i: int, probability: float) -> Cell:
+        id, piece = self.tokens[i]
+        if math.isnan(probability):
+            return Cell(piece or f"[{id}]", title=f"position {i}: {piece!r} (id {id})")
+        return token(id, piece, math.log(max(probability, LEAST)), surprise=True)
 
     def __repr__(self) -> str:
         return f"<Trace of {len(self)} tokens, {', '.join(self.kept)}: {self.nbytes / 1e6:.1f} MB>"

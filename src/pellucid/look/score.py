@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pellucid import _engine, arguments, checks
 from pellucid.core import Core
 from pellucid.errors import ContextFullError
+from pellucid.markup import Fragment, Shown, token
 from pellucid.results import TokenLogprob
 from pellucid.sampling import MOST_LOGPROBS
 
@@ -24,7 +25,7 @@ MOST_SEQUENCES = 64  # in a pass: each takes a page of the cache, or copies one,
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class Score(Shown):
     """Natural log probabilities of a text's tokens, each given those before it.
 
     ``ids``: all n tokens. ``tokens``: n - 1 TokenLogprob(id, piece, logprob, top=[(id, piece, logprob)...]), from the
@@ -48,7 +49,20 @@ class Score:
     @property
     def perplexity(self) -> float:
         """exp(-mean log probability); NaN for a single token."""
-        return math.exp(-self.total / len(self.tokens)) if self.tokens else math.nan
+        if not self.tokens:
+            return math.nan
+        mean = -self.total / len(self.tokens)
+        return math.inf if mean > 700 else math.exp(mean)
+
+    def __repr__(self) -> str:
+        return f"<Score of {len(self.tokens)} tokens: total {self.total:.3f}, perplexity {self.perplexity:.3f}>"
+
+    def _draw(self, fragment: Fragment) -> None:
+        fragment.note(
+            f"{len(self.tokens)} tokens: log probability {self.total:.3f}, perplexity {self.perplexity:.3f}. "
+            "The stronger its colour, the more surprising a token was."
+        )
+        fragment.tokens(token(*one, surprise=True) for one in self.tokens)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

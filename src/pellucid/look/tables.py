@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pellucid.errors import shown
 from pellucid.look.lens import Attribution
+from pellucid.look.recorded import LEAST
 from pellucid.look.trace import Token, Trace
 
 __all__ = ["Look", "Push", "Surprise", "heads", "looks", "surprise"]
-
-LEAST = float(np.finfo(np.float32).smallest_subnormal)  # replaces probabilities that float32 rounds to 0
 
 
 class Surprise(NamedTuple):
@@ -43,6 +43,10 @@ class Push(NamedTuple):
     head: int
     logits: float
     looks: list[Look]
+
+    def __repr__(self) -> str:
+        best = f", looks at {shown(self.looks[0].token.piece)}" if self.looks else ""
+        return f"<Push of layer {self.layer}, head {self.head}: {self.logits:+.3f}{best}>"
 
 
 def surprise(trace: Trace) -> list[Surprise]:

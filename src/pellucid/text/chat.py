@@ -33,6 +33,9 @@ class ChatPrompt(NamedTuple):
     text: str
     ids: list[int]
 
+    def __repr__(self) -> str:
+        return f"<ChatPrompt {one_line(repr(self.text), 60)}: {len(self.ids)} tokens>"
+
 
 class ChatTemplate:
     """A compiled template, which several threads may use.
