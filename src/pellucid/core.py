@@ -106,8 +106,6 @@ class Core:
         cache_bytes = checks.integer("cache_bytes", cache_bytes, 1) if cache_bytes is not None else None
         precision = checks.choice("precision", precision, PRECISIONS)
         kv = checks.choice("kv", kv, KV_CHOICES)
-        if progress is not None and not callable(progress):
-            raise WrongType("progress", f" must be callable, not {type(progress).__name__}")
         asked = checks.string("isa", isa) if isa is not None else os.environ.get("PELLUCID_ISA") or None
         isa = _engine.find_isa(asked)
         file = weights.open_model(weights.locate("source", source, progress), arch.folder)
@@ -135,9 +133,11 @@ class Core:
             limited = _address_space_is_limited()
             load_tokenizer = functools.partial(_tokenizer, file, config.vocab)
             tokenizer = None if limited else Later(load_tokenizer)
-            engine.pack(
-                None if progress is None else lambda done: progress(int(done * total), total, "packing weights")
-            )
+            if progress is None:
+                engine.pack()
+            else:
+                engine.pack(lambda done: progress(int(done * total), total, "packing weights"))
+                progress(total, total, "packing weights")
             tokenizer = tokenizer or Later(load_tokenizer)
             facts = Facts(
                 path=file.path,

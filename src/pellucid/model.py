@@ -16,6 +16,7 @@ from pellucid.context import Context
 from pellucid.core import Core, Tables
 from pellucid.errors import ClosedError, WrongType, WrongValue, one_line, shown
 from pellucid.info import ModelInfo, PlanTable, plan_table
+from pellucid.progress import reporting
 from pellucid.results import Completion, Piece, collect
 from pellucid.tokenizer import Tokenizer
 
@@ -69,7 +70,7 @@ class Model:
         kv: str = "auto",
         precision: str = "default",
         cache_bytes: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> Model:
         """Loads a model.
 
@@ -84,13 +85,14 @@ class Model:
         precision: "default" (int8 activations, two terms in the head) or "high" (two terms everywhere).
         cache_bytes: bytes that the keys and values of all sequences together may take; default: no limit. A call that
             would exceed it raises OutOfMemoryError and changes no sequence.
-        progress: called with (bytes done, bytes in all, what) while downloading and packing.
+        progress: called with (bytes done, bytes in all, what) while downloading and packing; True: a bar drawn by tqdm;
+            False: nothing. Default: a bar in a notebook where tqdm is installed, nothing elsewhere.
 
         Raises ModelFileError, UnsupportedModelError, FetchError, IsaError, OutOfMemoryError; ValueError or TypeError
         naming a wrong argument.
         """
-        return Model(
-            Core.load(
+        with reporting(progress) as report:
+            core = Core.load(
                 source,
                 threads=threads,
                 context=context,
@@ -98,9 +100,9 @@ class Model:
                 kv=kv,
                 precision=precision,
                 cache_bytes=cache_bytes,
-                progress=progress,
+                progress=report,
             )
-        )
+        return Model(core)
 
     def close(self) -> None:
         """Frees the model; memory is released when the last running generation ends. May be called again."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from .checks import string
 from .errors import ModelFileError, TokenizerError, WrongType, shown
+from .progress import reporting
 from .text import TextTokenizer, Vocabulary, build
 from .text.stream import TextStream
 from .text.vocabulary import BYTE, CONTROL, USER_DEFINED, quoted
@@ -56,16 +57,17 @@ class Tokenizer:
         return f"<Tokenizer: {self.vocab_size} tokens, BOS {self.bos}, EOS {self.eos}>"
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, progress: Progress | None = None) -> Tokenizer:
+    def load(cls, path: str | os.PathLike[str], *, progress: Progress | bool | None = None) -> Tokenizer:
         """From a GGUF file (also one with a vocabulary only), a tokenizer.json, a SentencePiece model, or a folder with
         one of the latter two; or from a model by its name, as ``Model.load`` takes it. Only the vocabulary is read.
 
-        progress: called with (bytes done, bytes in all, what) while downloading. Raises ``TokenizerError`` or
-        ``ModelFileError``, naming file and field; ``FetchError`` as ``Model.load`` does.
+        progress: of a download, as for ``Model.load``. Raises ``TokenizerError`` or ``ModelFileError``, naming file and
+        field; ``FetchError`` as ``Model.load`` does.
         """
         from .weights import locate
 
-        where = Path(locate("path", path, progress))
+        with reporting(progress) as report:
+            where = Path(locate("path", path, report))
         if os.path.isdir(where):
             return _from_folder(where)
         head = _read(where, 4)

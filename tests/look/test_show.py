@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +109,13 @@ def test_figures_refuse(smollm: Model) -> None:
         plots.attention(trace, 4, 0)
     with pytest.raises(ValueError, match="positions=7"):
         plots.lens(trace, positions=[7])
+
+
+def test_figures_are_pictures_in_a_notebook(smollm: Model) -> None:
+    """Without warnings about characters that the font lacks."""
+    trace = smollm.trace("one \u65e5\u672c")
+    for figure in (plots.lens(trace), plots.attention(trace, 3), plots.attribution(trace)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert figure._repr_png_().startswith(b"\x89PNG")
+        assert pickle.loads(pickle.dumps(figure))._repr_png_() == figure._repr_png_()

@@ -1,4 +1,7 @@
-"""Matplotlib figures of a trace (extra `plots`). Colours are safe for colour-blind readers; every axis is labelled."""
+"""Matplotlib figures of a trace (extra `plots`). Colours are safe for colour-blind readers; every axis is labelled.
+
+A figure as the last value of a notebook's cell is shown; :func:`save` writes it to a file.
+"""
 
 from __future__ import annotations
 
@@ -121,12 +124,8 @@ def of_attribution(found: Attribution) -> Any:
 def save(figure: Any, path: Any, *, dpi: int = 100) -> None:
     """Writes a figure; the same figure gives the same bytes. Characters that the font lacks become boxes, without a
     warning."""
-    import warnings
-
     kind = str(path).rpartition(".")[2]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph|Matplotlib currently does not support", UserWarning)
-        figure.savefig(path, dpi=dpi, metadata={"Software": None} if kind == "png" else None)
+    figure.savefig(path, dpi=dpi, metadata={"Software": None} if kind == "png" else None)
 
 
 def check() -> None:
@@ -138,9 +137,8 @@ def check() -> None:
 
 
 def _figure(width: float, height: float) -> Any:
-    """A figure created without pyplot: it has no window and no shared state."""
     check()
-    from matplotlib.figure import Figure
+    from pellucid.look.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
