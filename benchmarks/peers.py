@@ -226,18 +226,10 @@ def busy_cores(seconds: float = 3.0) -> float:
     return (sum(spent) - spent[3] - spent[4]) / (seconds * os.sysconf("SC_CLK_TCK"))
 
 
-def commit() -> str:
-    """The checkout's commit, with a + where the program differs from it; "" outside git."""
-    git = ["git", "-C", str(ROOT)]
-    found = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True)
-    status = [*git, "status", "--porcelain", "-uno", "--", "src", "csrc", "setup.py"]
-    changed = subprocess.run(status, capture_output=True, text=True).stdout
-    return found.stdout.strip() + ("+" if changed.strip() else "") if found.returncode == 0 else ""
-
-
 def document(c: Comparison, phases: list[dict[str, Any]], kl: dict[str, Any], label: str = "") -> dict[str, Any]:
     """All results, as plain data. memory_mb: peak memory of a process that loads and generates one token, 1e6 bytes."""
     from pellucid import _engine
+    from pellucid.bench.history import commit
 
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),

@@ -121,15 +121,16 @@ pl_status pl_task_finish(pl_task *task, pl_error *error);
 /* ---- the machine's limits, for comparison ------------------------------------------------------------------------ */
 
 typedef struct pl_probe pl_probe;
-enum { PL_PROBE_READ_SMALL, PL_PROBE_READ_HUGE, PL_PROBE_I8, PL_PROBE_BF16, PL_PROBE_F32, PL_N_PROBES };
+enum { PL_PROBE_READ_SMALL, PL_PROBE_READ_HUGE, PL_PROBE_I8, PL_PROBE_BF16, PL_PROBE_F32, PL_PROBE_CLOCK, PL_N_PROBES };
 
 /* Allocates two buffers of `bytes` (much more than the caches hold), one in 4 KB and one in 2 MB pages. One user at a
  * time. */
 pl_status pl_probe_new(int isa, int threads, int64_t bytes, pl_probe **probe, pl_error *error);
 void pl_probe_free(pl_probe *probe);
 int pl_probe_has(const pl_probe *probe, int kind); /* 0: no huge pages, or no such instruction in the tier */
-/* Runs n rounds on the engine's threads and waits. *done: bytes read or operations done by all threads; *ns: elapsed
- * nanoseconds. */
+/* Runs n rounds on the engine's threads and waits. *done: bytes read, operations or (PL_PROBE_CLOCK) cycles done by all
+ * threads; *ns: nanoseconds, elapsed ones for reads, else of processor time (the threads' harmonic mean), so that a
+ * thread that waits for a processor does not count as a slow one. */
 pl_status pl_probe_run(pl_probe *probe, int kind, int64_t n, double *done, int64_t *ns, pl_error *error);
 
 #endif

@@ -35,7 +35,7 @@ class Pellucid(Runtime):
         return self.model.logits(ids)
 
     def limit(self, phase: str, tokens: int, depth: int) -> float:
-        """The least seconds that a phase could take at this moment (pellucid.bench)."""
+        """The least seconds that a phase could take: the bandwidth of this moment, the best peaks so far."""
         from pellucid.bench import scenarios, work
         from pellucid.bench.limits import Prober
 
@@ -48,7 +48,7 @@ class Pellucid(Runtime):
             passes = work.decode_passes(depth + 1, tokens)
         else:
             passes = work.decode_passes(1, tokens, depth)  # depth: sequences
-        return max(self.bench.count(passes).seconds(self.prober.measure(), self.bench.info.huge_pages))
+        return max(self.bench.count(passes).seconds(self.prober.holding(), self.bench.info.huge_pages))
 
 
 if __name__ == "__main__":

@@ -19,36 +19,69 @@ struct pl_probe {
     int kind;
     int64_t n, ns;
     double done;
-    double *each; /* a cache line of 64 bytes per thread */
+    struct each {
+        double done;
+        int64_t ns;
+        char line[48]; /* each has a cache line */
+    } *each;
 };
+
+#define CHAIN 16
+
+/* Additions of which each waits for the one before it: one per cycle, whatever else uses the core's ports. */
+static double count_cycles(int64_t n)
+{
+    uint64_t x = 0, y = (uint64_t)n;
+    for (int64_t i = 0; i < n; i++)
+        for (int j = 0; j < CHAIN; j++) {
+            x += y;
+            __asm__ volatile("" : "+r"(x));
+        }
+    return (double)CHAIN * (double)n;
+}
+
+static double compute(const pl_probe *p)
+{
+    const pl_peak *peak = &p->kernels->peak;
+    switch (p->kind) {
+    case PL_PROBE_I8: return peak->i8(p->n);
+    case PL_PROBE_BF16: return peak->bf16(p->n);
+    case PL_PROBE_F32: return peak->f32(p->n);
+    default: return count_cycles(p->n);
+    }
+}
 
 static void run_job(void *arg, const pl_team *team, int tid)
 {
     pl_probe *p = arg;
-    const pl_peak *peak = &p->kernels->peak;
-    int size = pl_team_size(team);
+    int size = pl_team_size(team), reads = p->kind == PL_PROBE_READ_SMALL || p->kind == PL_PROBE_READ_HUGE;
     int64_t start, from, to;
-    double done = 0;
+    double done = 0, inverse = 0;
     pl_share((int64_t)p->bytes, UNIT, tid, size, &from, &to);
     pl_team_barrier(team);
-    start = pl_now_ns();
-    if (p->kind == PL_PROBE_READ_SMALL || p->kind == PL_PROBE_READ_HUGE) {
+    start = reads ? pl_now_ns() : pl_thread_ns();
+    if (reads) {
         const char *data = p->buf[p->kind == PL_PROBE_READ_HUGE];
         for (int64_t i = 0; i < p->n; i++) {
             done += (double)(to - from);
-            done += peak->read(data + from, (size_t)(to - from)) == 1 ? 1e-3 : 0;
+            done += p->kernels->peak.read(data + from, (size_t)(to - from)) == 1 ? 1e-3 : 0;
         }
     } else {
-        done = p->kind == PL_PROBE_I8 ? peak->i8(p->n) : p->kind == PL_PROBE_BF16 ? peak->bf16(p->n) : peak->f32(p->n);
+        done = compute(p);
+        p->each[tid].ns = pl_thread_ns() - start;
     }
-    p->each[8 * tid] = done;
+    p->each[tid].done = done;
     pl_team_barrier(team);
     if (tid)
         return;
     p->ns = pl_now_ns() - start;
     p->done = 0;
-    for (int i = 0; i < size; i++)
-        p->done += p->each[8 * i];
+    for (int i = 0; i < size; i++) {
+        p->done += p->each[i].done;
+        inverse += 1.0 / (double)(p->each[i].ns > 0 ? p->each[i].ns : 1);
+    }
+    if (!reads)
+        p->ns = (int64_t)((double)size / inverse);
 }
 
 /* Each thread touches the share that it will read, as when weights are packed. */
@@ -86,7 +119,7 @@ pl_status pl_probe_new(int isa, int threads, int64_t bytes, pl_probe **out, pl_e
     p->kernels = kernels;
     p->threads = threads;
     p->bytes = (size_t)bytes / UNIT * UNIT;
-    p->each = calloc((size_t)threads, 64);
+    p->each = calloc((size_t)threads, sizeof *p->each);
     p->buf[0] = pl_arena_small(p->bytes);
     p->buf[1] = pl_arena_alloc(p->bytes, &p->huge);
     pl_status status = p->each && p->buf[0] && p->buf[1]

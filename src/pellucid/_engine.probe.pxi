@@ -1,6 +1,6 @@
 # Part of _engine.pyx: measures the machine's limits.
 
-PROBES = ("read_4k", "read_2m", "int8", "bf16", "f32")  # as numbered in csrc/pellucid.h
+PROBES = ("read_4k", "read_2m", "int8", "bf16", "f32", "clock")  # as numbered in csrc/pellucid.h
 
 
 cdef class Probe:
@@ -27,7 +27,8 @@ cdef class Probe:
         return bool(pl_probe_has(self.probe, PROBES.index(kind)))
 
     def run(self, str kind, int64_t n):
-        """n rounds of one of PROBES -> (bytes read or operations done by all threads, nanoseconds)."""
+        """n rounds of one of PROBES -> (bytes read, operations or cycles of all threads, nanoseconds): elapsed ones of
+        reads, else of processor time, which does not count a thread's waiting for a processor."""
         cdef pl_error error
         cdef pl_status status
         cdef double done = 0

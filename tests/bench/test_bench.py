@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pellucid import Model
-from pellucid.bench import report, scenarios
-from pellucid.bench.limits import Prober
+from pellucid.bench import history, report, scenarios
+from pellucid.bench.limits import Limits, Prober
+from pellucid.bench.scenarios import Once, Phase, Run
+from pellucid.bench.work import Work
 from pellucid.cli import main
 from tests.reference.tiny import TINY, write_gguf
 
@@ -35,11 +38,12 @@ def document(model_path: Path) -> dict[str, Any]:
 
 
 def test_schema(document: dict[str, Any], model_path: Path) -> None:
-    assert document["schema"] == report.SCHEMA
+    assert document["schema"] == history.SCHEMA
     assert document["machine"]["threads"] == 2 and document["model"]["path"] == str(model_path)
-    assert {"read_4k", "int8", "f32"} <= set(document["limits"])
+    assert {"read_4k", "int8", "f32", "clock"} <= set(document["limits"])
+    assert all(("per_cycle" in limit) == (limit["unit"] == "Gop/s") for limit in document["limits"].values())
     for limit in document["limits"].values():
-        assert limit["unit"] in ("GB/s", "Gop/s") and 0 < limit["min"] <= limit["median"] <= limit["max"]
+        assert limit["unit"] in ("GB/s", "Gop/s", "GHz") and 0 < limit["min"] <= limit["median"] <= limit["max"]
     # A context of 256 tokens has room for these alone.
     names = [p["name"] for p in document["phases"]]
     assert names == ["decode at 0", "4 sequences", "16 sequences", "100 tokens", "100 tokens, no cache", "cold start"]
@@ -60,7 +64,12 @@ def test_schema(document: dict[str, Any], model_path: Path) -> None:
 
 def test_operations(document: dict[str, Any]) -> None:
     ops = document["operations"]
-    assert {o["phase"] for o in ops} == {"decode", "prefill"}
+    assert [p for p, _ in groupby(o["phase"] for o in ops)] == ["decode", "4 sequences", "16 sequences", "prefill"]
+    gate = {o["phase"]: o["operations"]["f32"] for o in ops if o["name"] == "ffn_gate_up"}
+    assert [gate["4 sequences"], gate["16 sequences"]] == [4 * gate["decode"], 16 * gate["decode"]]
+    products = {o["name"] for o in ops if o["kernel_microseconds"] is not None}
+    assert products == {"attn_qkv", "attn_output", "ffn_gate_up", "ffn_down", "head"}
+    assert all(o["kernel_microseconds"] > 0 for o in ops if o["name"] in products)
     decode = {o["name"]: o for o in ops if o["phase"] == "decode"}
     assert decode["attn_qkv"]["count"] == 3 and decode["head"]["count"] == 1
     assert decode["ffn_down"]["bytes"] == 3 * 64 * 96 * 4
@@ -69,54 +78,73 @@ def test_operations(document: dict[str, Any]) -> None:
 
 def test_table(document: dict[str, Any]) -> None:
     text = [row for row in report.rows(document) if len(row) > 1]
-    assert {len(row) for row in text} == {8}
-    assert [row[0] for row in text if row[0].startswith("decode")] == ["decode at 0"]
+    assert {len(row) for row in text} == {report.COLUMNS}
+    assert [row[0] for row in text if row[0].startswith("operations")] == [
+        f"operations: {name}" for name in ("decode", "4 sequences", "16 sequences", "prefill")
+    ]
+    assert sum(row[0] == "all products" for row in text) == 4
 
 
-def test_compare(document: dict[str, Any], tmp_path: Path) -> None:
-    path = tmp_path / "earlier.json"
-    path.write_text(json.dumps(document))
-    faster = json.loads(path.read_text())
-    for p in faster["phases"]:
-        p["tokens_per_second"]["median"] *= 2
-    faster["phases"].append({**faster["phases"][0], "name": "new"})
-    found = report.compare(faster, report.read(path))
-    assert "new" not in found["phases"]
-    assert set(found["phases"].values()) == {2.0} and set(found["limits"].values()) == {1.0}
-    rows = report.rows(faster, report.read(path))
-    assert next(row for row in rows if row[0] == "decode at 0")[-1] == "2.000"
-    assert next(row for row in rows if row[0] == "new")[-1] == ""
+def test_products_beside_their_kernels() -> None:
+    def op(name: str, us: float, kernel: float | None) -> dict[str, Any]:
+        work = {"bytes": 1000, "operations": {"int8": 500}, "limit_microseconds": us / 4}
+        return {"name": name, "count": 1, "microseconds": us, "kernel_microseconds": kernel, **work}
+
+    found = report.op_rows([op("attn_qkv", 40.0, 30.0), op("attend", 40.0, None), op("head", 20.0, 18.0)])
+    assert [(row[0], row[2], row[-1]) for row in found] == [
+        ("attn_qkv", "40.0", "75 %"),
+        ("attend", "40.0", ""),
+        ("head", "20.0", "90 %"),
+        ("all products", "60.0", "80 %"),
+    ]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("not json", "not a JSON document"),
-        ("[]", 'expected "schema": 1'),
-        ('{"schema": 2, "phases": []}', 'expected "schema": 1'),
-        ('{"schema": 1}', "phases"),
-        ('{"schema": 1, "phases": [7]}', "phases"),
-        ('{"schema": 1, "phases": [{"name": "a", "tokens_per_second": {"median": 0}}]}', "tokens_per_second.median"),
-        ('{"schema": 1, "phases": [], "limits": {"int8": 5}}', "limits"),
-    ],
-)
-def test_wrong_earlier_documents(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "earlier.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        report.read(path)
-    assert main(["bench", "--compare", str(path)]) == 2  # before any model is loaded
-    assert "--compare" in capsys.readouterr().err
+def made(model_path: Path, once: list[Once], operations: int = 0) -> dict[str, Any]:
+    """The document of a phase that reads 1 GB and computes so many Gop, in runs that these are."""
+    phase = Phase("decode at 0", "", 10, [], lambda: 0.0)
+    best = Limits(60.0, 60.0, 100.0, None, 50.0, 4.0)
+    run = Run(phase, Work(10**9, {"int8": operations * 10**9}), True, once, best)
+    model = Model.load(model_path, threads=1)
+    return report.document(scenarios.Bench(model), [run], [best, Limits(30.0, 30.0, 40.0, None, 50.0, 4.0)])
+
+
+def once(seconds: float, around: float, read: float | None) -> Once:
+    return Once(seconds, Limits(around, around, 40.0, None, 50.0, 4.0), read)
+
+
+def test_runs_by_the_bandwidth_of_the_moment(model_path: Path) -> None:
+    runs = [once(0.05, 30, 28.0), once(0.05, 30, 27.0), once(0.02, 60, 57.0), once(0.03, 60, None)]
+    doc = made(model_path, runs)
+    phase = doc["phases"][0]
+    slow, fast = phase["by_bandwidth"]
+    assert (slow["repeats"], fast["repeats"], phase["bandwidth_changed"]) == (2, 1, 1)
+    assert slow["gb_per_second"] == {"median": 27.5, "min": 27.0, "max": 28.0}
+    assert slow["fraction"]["min"] == pytest.approx(1 / 28 / 0.05)
+    assert fast["tokens_per_second"]["median"] == 500
+    table = report.rows(doc)
+    at = table.index(next(row for row in table if row[0] == "at a bandwidth of"))
+    assert table[at + 1] == ["decode at 0", "27.5", "200", "73 %", "71..74 %", "2", "", ""]
+    assert table[at + 2] == ["", "57.0", "500", "88 %", "88..88 %", "1", "", ""]
+    assert table[at + 3] == ["left out: 1 run in which the bandwidth changed"]
+
+
+def test_computing_counts_against_the_best_peak(model_path: Path) -> None:
+    """Whatever the peak was around the run: 40 then, 100 at best."""
+    phase = made(model_path, [once(0.5, 60, 60.0)], operations=20)["phases"][0]
+    assert phase["limit"]["bound"] == "compute" and "by_bandwidth" not in phase
+    assert phase["limit"]["fraction"]["median"] == pytest.approx(20 / 100 / 0.5)
+
+
+def test_a_peak_that_varies_per_cycle_is_named(model_path: Path) -> None:
+    doc = made(model_path, [once(0.5, 60, 60.0)])
+    assert doc["limits"]["int8"]["per_cycle"] == {"median": 17.5, "min": 10.0, "max": 25.0}
+    text = [row[0] for row in report.rows(doc) if len(row) == 1]
+    assert [row for row in text if "varied" in row] == [row for row in text if row.startswith("int8 products: ")] != []
 
 
 def test_unknown_phase(model_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "-m", str(model_path), "--phase", "dance"]) == 2
     assert "--phase dance: this model's phases are decode at 0, " in capsys.readouterr().err
-
-
-def test_missing_earlier_document(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["bench", "--compare", str(tmp_path / "none.json")]) == 1
-    assert "none.json" in capsys.readouterr().err
 
 
 def test_limits_around_each_phase(model_path: Path) -> None:
@@ -125,7 +153,8 @@ def test_limits_around_each_phase(model_path: Path) -> None:
     chosen = scenarios.phases(bench)[:2]
     runs, limits = bench.measure(chosen, Prober(bench.info.isa, 1, 8 << 20), 2, order.append)
     assert order == [f"{i}/2 {p.name}" for i in (1, 2) for p in chosen]  # rounds, not blocks: the machine drifts
-    assert len(limits) == 1 + 4 and all(len(run.seconds) == len(run.limit_seconds) == 2 for run in runs)
+    assert len(limits) == 1 + 4 and all(len(run.once) == 2 for run in runs)
+    assert all(run.best is not None and run.best.int8 == max(m.int8 for m in limits) for run in runs)
 
 
 def test_prompts_differ(model_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from pellucid import _engine
 from pellucid._kernels.machine import arena_probe
-from pellucid.bench.limits import Limits, Prober, last_cache
+from pellucid.bench.limits import Limits, Prober, last_cache, processor
 from pellucid.errors import IsaError
 
 SIZE = 8 << 20
@@ -22,7 +23,36 @@ def test_limits_are_possible(isa: str, threads: int) -> None:
     assert huge is not None and prober.huge == huge["huge"] == (found.read_2m is not None)
     assert (found.bf16 is not None) == (isa == "avx512bf16")
     for value in (*found.values(), prober.read()):
-        assert value is None or 0.05 < value < 1e5  # GB/s or Gop/s; no machine of today is outside
+        assert value is None or 0.05 < value < 1e5  # GB/s, Gop/s or GHz; no machine of today is outside
+    assert 0.2 < found.clock < 10  # of a core, not of all
+
+
+def test_the_best_of_a_session_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    prober = Prober("scalar", 1, SIZE)
+    assert prober.best is None
+    series = iter((20.0, 30.0, 25.0))
+    now = {"read_4k": 8.0, "read_2m": 9.0}
+
+    def best(kind: str) -> float:
+        return now[kind] if kind in now else next(series) if kind == "int8" else 5.0
+
+    monkeypatch.setattr(prober, "_best", best)
+    assert [prober.measure().int8, prober.holding().int8] == [20.0, 30.0]
+    now["read_4k"] = 4.0
+    last = prober.holding()  # 25 by itself
+    assert (last.int8, last.read_4k) == (30.0, 4.0)
+    assert prober.best is not None and (prober.best.int8, prober.best.read_4k) == (30.0, 8.0)
+
+
+def test_a_peak_is_per_processor_time() -> None:
+    """More threads than processors wait for each other, which slows no core."""
+    processors = len(os.sched_getaffinity(0))
+    ratios = []
+    for _ in range(5):
+        one, many = (_engine.Probe(isa="scalar", threads=n, size=4096) for n in (1, 4 * processors))
+        rates = [done / ns for done, ns in (one.run("clock", 500_000), many.run("clock", 500_000))]
+        ratios.append(rates[1] / rates[0])
+    assert max(ratios) > 2 * processors  # by the wall, it would be at most the number of processors
 
 
 def test_counts(isa: str) -> None:
@@ -30,7 +60,7 @@ def test_counts(isa: str) -> None:
     for rounds in (1, 3):
         done, ns = probe.run("read_4k", rounds)
         assert round(done) == SIZE * rounds and ns > 0
-    for kind in ("int8", "f32"):  # as much again for as many rounds again
+    for kind in ("int8", "f32", "clock"):  # as much again for as many rounds again
         assert probe.run(kind, 500)[0] * 2 == pytest.approx(probe.run(kind, 1000)[0], rel=1e-9)
 
 
@@ -65,10 +95,22 @@ def test_last_cache(tmp_path: Path) -> None:
 
 
 def test_better_and_peak() -> None:
-    a, b = Limits(10.0, None, 100.0, None, 50.0), Limits(12.0, None, 90.0, None, 60.0)
+    a, b = Limits(10.0, None, 100.0, None, 50.0, 3.0), Limits(12.0, None, 90.0, None, 60.0, 2.0)
     best = Limits.better(a, b)
-    assert best == Limits(12.0, None, 100.0, None, 60.0)
+    assert best == Limits(12.0, None, 100.0, None, 60.0, 3.0)
     assert (best.read(True), best.read(False)) == (12.0, 12.0)
+    assert b.computing(a) == Limits(12.0, None, 100.0, None, 50.0, 3.0)
     assert best.peak("bf16") == 60.0  # without an instruction it runs as float32
-    assert Limits(10.0, 20.0, 100.0, 80.0, 50.0).read(True) == 20.0
-    assert Limits(10.0, 20.0, 100.0, 80.0, 50.0).peak("bf16") == 80.0
+    assert Limits(10.0, 20.0, 100.0, 80.0, 50.0, 3.0).read(True) == 20.0
+    assert Limits(10.0, 20.0, 100.0, 80.0, 50.0, 3.0).peak("bf16") == 80.0
+
+
+def test_processor(tmp_path: Path) -> None:
+    assert processor(tmp_path) == ""
+    (tmp_path / "proc").mkdir()
+    text = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Xeon\n"
+    (tmp_path / "proc/cpuinfo").write_text(f"{text}stepping\t: 8\n\nprocessor\t: 1\nmodel\t\t: 7\n")
+    assert processor(tmp_path) == "GenuineIntel, family 6, model 143, stepping 8"
+    arm = "processor\t: 0\nCPU implementer\t: 0x41\nCPU variant\t: 0x3\nCPU part\t: 0xd0c\n"
+    (tmp_path / "proc/cpuinfo").write_text(arm)
+    assert processor(tmp_path) == "implementer 0x41, variant 0x3, part 0xd0c"

@@ -10,7 +10,7 @@ from pellucid import Model
 from pellucid.bench import work
 from pellucid.bench.limits import Limits
 from pellucid.bench.scenarios import Bench
-from pellucid.bench.work import Part, Work
+from pellucid.bench.work import Part, Product, Work
 from tests.reference.tiny import TINY, Tiny, write_gguf
 
 
@@ -71,6 +71,21 @@ def test_operations_add_up(bench: Bench) -> None:
     assert each == bench.count(passes)
 
 
+def test_products(bench: Bench) -> None:
+    """Of a pass of two sequences, 7 rows of which one asks for logits."""
+    plan = bench.engine.plan
+    names = {op.name: op for op in plan.ops if op.layer <= 0}
+    found = {
+        name: [p for _, p in work.products(plan, op, [Part(0, 5, 0), Part(9, 2, 1)], bench.cost)]
+        for name, op in names.items()
+    }
+    kv = Product("Q4_1", 192, 576, 7, 2)
+    assert found["attn_qkv"] == [Product("Q4_1", 576, 576, 7, 1), kv, kv]
+    assert found["ffn_gate_up"] == [Product("Q4_1", 1536, 576, 7, 1)] * 2
+    assert found["head"] == [Product("Q8_0", 49152, 576, 1, 2)]
+    assert found["token_embd"] == found["attend"] == found["attn_norm"] == []
+
+
 def test_floats_and_windows(tmp_path: Path) -> None:
     t = tiny("gemma3")  # 7 layers, of which the sixth sees everything and the others 8 tokens; one KV head of 32
     bench = Bench(Model.load(write_gguf(t, tmp_path / "tiny.gguf"), isa="scalar", threads=1))
@@ -85,7 +100,7 @@ def test_floats_and_windows(tmp_path: Path) -> None:
 
 
 def test_limit() -> None:
-    limits = Limits(read_4k=10.0, read_2m=20.0, int8=100.0, bf16=None, f32=50.0)
+    limits = Limits(read_4k=10.0, read_2m=20.0, int8=100.0, bf16=None, f32=50.0, clock=3.0)
     found = Work(4 * 10**9, {"int8": 10**11, "bf16": 10**11}).seconds(limits, huge=True)
     assert found == pytest.approx((0.2, 1.0 + 2.0))
     assert Work(4 * 10**9).seconds(limits, huge=False) == pytest.approx((0.4, 0.0))

@@ -1,19 +1,19 @@
 """The limits of the machine: read bandwidth and peak rates of multiply-add, measured on the engine's threads.
 
-On a shared machine both change from second to second. So a measurement takes a quarter of a second and is repeated
-between the phases that are compared with it.
+On a shared machine the bandwidth changes from second to second, so it is measured beside each phase that is compared
+with it. A peak is a property of the cores: the best measurement of a session counts (:attr:`Prober.best`).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pellucid import _engine
 
-__all__ = ["UNITS", "Limits", "Prober", "last_cache"]
+__all__ = ["UNITS", "Limits", "Prober", "buffer_size", "last_cache", "processor"]
 
-UNITS = {"read_4k": "GB/s", "read_2m": "GB/s", "int8": "Gop/s", "bf16": "Gop/s", "f32": "Gop/s"}
+UNITS = {"read_4k": "GB/s", "read_2m": "GB/s", "int8": "Gop/s", "bf16": "Gop/s", "f32": "Gop/s", "clock": "GHz"}
 _REPEAT = 3  # runs per limit; the best one counts
 _PEAK_NS = 5_000_000  # nanoseconds of one run that measures a peak
 _CACHES = 8  # a buffer is this many times the last-level cache, which then serves at most an eighth of the reads
@@ -22,9 +22,11 @@ _SMALLEST, _LARGEST = 64 << 20, 2 << 30  # bytes of a buffer
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """One measurement, of all threads together: reads in GB/s (1e9 bytes), peaks in Gop/s (two operations a product).
+    """One measurement, of all threads together: reads in GB/s (1e9 bytes), peaks in Gop/s (two operations a product);
+    clock: GHz of a thread's core, the mean.
 
-    read_2m: None where the system gives no 2 MB pages; bf16: None where the tier has no such instruction.
+    read_2m: None where the system gives no 2 MB pages; bf16: None where the tier has no such instruction. Peaks and
+    clock are per second of processor time, so that a thread that waits for a processor does not count as a slow one.
     """
 
     read_4k: float
@@ -32,6 +34,7 @@ class Limits:
     int8: float
     bf16: float | None
     f32: float
+    clock: float
 
     @classmethod
     def better(cls, a: Limits, b: Limits) -> Limits:
@@ -41,6 +44,10 @@ class Limits:
     def values(self) -> tuple[float | None, ...]:
         """The limits, in the order of the fields."""
         return tuple(asdict(self).values())
+
+    def computing(self, best: Limits) -> Limits:
+        """These reads beside the peaks of another measurement."""
+        return replace(best, read_4k=self.read_4k, read_2m=self.read_2m)
 
     def read(self, huge: bool) -> float:
         """Read bandwidth of memory in huge or in small pages, GB/s."""
@@ -56,19 +63,33 @@ class Limits:
 class Prober:
     """Measures the limits of `threads` threads with the loops of tier `isa`. It holds two buffers.
 
-    size: bytes of each; default: 8 times the last-level cache, within an eighth of the memory available. Raises
-    IsaError, OutOfMemoryError.
+    size: bytes of each; default: 8 times the last-level cache, within an eighth of the memory available. best: the
+    better value of each limit so far; None before the first measurement. Raises IsaError, OutOfMemoryError.
     """
 
+    best: Limits | None = None
+
     def __init__(self, isa: str, threads: int, size: int | None = None) -> None:
-        self.size = size or _buffer_size()
+        self.threads = threads
+        self.size = size or buffer_size()
         self._probe = _engine.Probe(isa=isa, threads=threads, size=self.size)
         self.huge = self._probe.has("read_2m")
         self._rounds: dict[str, int] = {}
 
     def measure(self) -> Limits:
         """One measurement: the best of three runs for each limit."""
-        return Limits(**{kind: self._best(kind) if self._probe.has(kind) else None for kind in _engine.PROBES})  # type: ignore[arg-type]
+        found = {kind: self._best(kind) if self._probe.has(kind) else None for kind in _engine.PROBES}
+        assert found["clock"] is not None
+        found["clock"] /= self.threads
+        limits = Limits(**found)  # type: ignore[arg-type]
+        self.best = limits if self.best is None else Limits.better(self.best, limits)
+        return limits
+
+    def holding(self) -> Limits:
+        """A measurement, with the best peaks so far in place of its own."""
+        limits = self.measure()
+        assert self.best is not None
+        return limits.computing(self.best)
 
     def read(self) -> float:
         """The current read bandwidth in GB/s: memory is read once, in huge pages where the system has them."""
@@ -92,6 +113,24 @@ class Prober:
         return self._rounds[kind]
 
 
+def processor(root: Path = Path("/")) -> str:
+    """Which processor it is, apart from the name that its maker or a virtual machine gives it, as in "AuthenticAMD,
+    family 25, model 17, stepping 1"; "" where the system does not report it."""
+    keys = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part", "CPU variant")
+    found: dict[str, str] = {}
+    try:
+        for line in (root / "proc/cpuinfo").read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in keys:
+                found.setdefault(key.strip(), value.strip())
+            elif not key and found:
+                break  # the next processor
+    except OSError:
+        pass
+    words = (value if key == "vendor_id" else f"{key.split()[-1]} {value}" for key, value in found.items())
+    return ", ".join(words)
+
+
 def last_cache(root: Path = Path("/")) -> int | None:
     """Bytes of processor 0's largest cache; None where the system does not report it."""
     sizes = []
@@ -103,7 +142,9 @@ def last_cache(root: Path = Path("/")) -> int | None:
     return max(sizes, default=None)
 
 
-def _buffer_size() -> int:
+def buffer_size() -> int:
+    """Bytes of a buffer that is read from memory: 8 times the last-level cache, within an eighth of the memory
+    available."""
     size = min(max(_CACHES * (last_cache() or 32 << 20), _SMALLEST), _LARGEST)
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():

@@ -12,21 +12,25 @@ from pellucid import _engine
 __all__ = ["fastest"]
 
 
-def fastest(engine: _engine.Engine, ids: Sequence[int], *, before: int = 0, repeat: int = 5) -> npt.NDArray[np.int64]:
-    """Nanoseconds of each operation (n_ops) in the fastest of `repeat` passes over ids[before:]. The keys and values of
-    the first `before` ids are in the cache; the last row asks for logits.
+def fastest(
+    engine: _engine.Engine, prompts: Sequence[Sequence[int]], *, before: int = 0, repeat: int = 5
+) -> npt.NDArray[np.int64]:
+    """Nanoseconds of each operation (n_ops) in the fastest of `repeat` passes over the ids of each prompt from `before`
+    on. The keys and values of those before them are in the cache; each prompt's last row asks for logits.
 
     Every operation runs separately here, so that the sum is a little more than the time of a pass.
     """
-    start = _engine.Sequence(engine)
-    for i in range(0, before, engine.max_rows):
-        part = np.array(ids[i : min(i + engine.max_rows, before)], np.int32)
-        engine.forward([(start, part, len(part))])
-    rows = np.array(ids[before:], np.int32)
-    out = np.empty((1, engine.vocab), np.float32)
+    starts = [_engine.Sequence(engine) for _ in prompts]
+    for start, ids in zip(starts, prompts, strict=True):
+        for i in range(0, before, engine.max_rows):
+            part = np.array(ids[i : min(i + engine.max_rows, before)], np.int32)
+            engine.forward([(start, part, len(part))])
+    rows = [np.array(ids[before:], np.int32) for ids in prompts]
+    out = np.empty((len(prompts), engine.vocab), np.float32)
     best: npt.NDArray[np.int64] | None = None
     for _ in range(repeat + 1):  # the first pass warms up
-        _, ns = engine.observe([(start.fork(), rows, len(rows) - 1)], times=True, out=out)
+        parts = [(start.fork(), ids, len(ids) - 1) for start, ids in zip(starts, rows)]
+        _, ns = engine.observe(parts, times=True, out=out)
         assert ns is not None
         best = ns if best is None or ns.sum() < best.sum() else best
     assert best is not None

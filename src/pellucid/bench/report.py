@@ -1,24 +1,24 @@
-"""Benchmark results as a JSON document and as a table, and their comparison with an earlier document."""
+"""Benchmark results as a JSON document and as a table."""
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import time
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-from pellucid.bench.limits import UNITS, Limits
+from pellucid.bench import history, moments
+from pellucid.bench.history import SCHEMA, Document
+from pellucid.bench.limits import UNITS, Limits, processor
 from pellucid.bench.scenarios import Bench, Op, Run
 
-__all__ = ["SCHEMA", "compare", "document", "read", "rows"]
+__all__ = ["COLUMNS", "document", "op_rows", "rows"]
 
-SCHEMA = 1
-
-Document = dict[str, Any]
 Rows = list[list[str]]
+COLUMNS = 8
+PORTS_VARY = 1.25  # peaks per cycle that differ by more than this factor: something else uses the cores' ports
 
 
 def document(bench: Bench, runs: Sequence[Run], limits: Sequence[Limits], ops: Sequence[Op] = ()) -> Document:
@@ -26,12 +26,16 @@ def document(bench: Bench, runs: Sequence[Run], limits: Sequence[Limits], ops: S
     from pellucid import __version__
 
     info = bench.info
+    compared = [run for run in runs if run.work is not None and _bound(run) == "memory"]
+    edges = moments.edges(one.read for run in compared for one in run.once if one.read is not None)
     return {
         "schema": SCHEMA,
         "pellucid": __version__,
+        "commit": history.commit(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": {
             "cpu": info.cpu,
+            "processor": processor(),
             "system": f"{platform.system()} {platform.machine()}",
             "threads": info.threads,
             "threads_why": info.threads_why,
@@ -48,11 +52,11 @@ def document(bench: Bench, runs: Sequence[Run], limits: Sequence[Limits], ops: S
             "precision": info.precision,
         },
         "limits": {
-            kind: {"unit": unit, **_spread([x for x in (getattr(m, kind) for m in limits) if x is not None])}
+            kind: _limit(kind, unit, limits, info.threads)
             for kind, unit in UNITS.items()
             if getattr(limits[0], kind) is not None
         },
-        "phases": [_phase(run) for run in runs],
+        "phases": [_phase(run, edges if run in compared else None) for run in runs],
         "operations": [_op(op, limits, info.huge_pages) for op in ops],
     }
 
@@ -61,29 +65,64 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def _phase(run: Run) -> Document:
+def _limit(kind: str, unit: str, limits: Sequence[Limits], threads: int) -> Document:
+    """A limit's spread; of a peak also the operations per cycle of a thread's core."""
+    out: Document = {"unit": unit, **_spread([x for x in (getattr(m, kind) for m in limits) if x is not None])}
+    if unit == "Gop/s":
+        out["per_cycle"] = _spread([getattr(m, kind) / (m.clock * threads) for m in limits])
+    return out
+
+
+def _bound(run: Run) -> str:
+    memory = [reading >= computing for reading, computing in map(run.least, run.once)]
+    return "memory" if statistics.median_low(memory) else "compute"
+
+
+def _phase(run: Run, edges: Sequence[float] | None) -> Document:
     tokens = run.phase.tokens
     out: Document = {
         "name": run.phase.name,
         "about": run.phase.about,
         "tokens": tokens,
-        "repeats": len(run.seconds),
+        "repeats": len(run.once),
         "seconds": _spread(run.seconds),
         "tokens_per_second": _spread([tokens / s for s in run.seconds]),
         "limit": None,
     }
     if run.work is not None:
         operations = sum(run.work.operations.values())
+        least = [max(run.least(one)) for one in run.once]
         out["limit"] = {
             "bytes": run.work.bytes,
             "operations": dict(run.work.operations),
-            "bound": "memory" if statistics.median_low(run.memory_bound) else "compute",
-            "tokens_per_second": _spread([tokens / s for s in run.limit_seconds]),
-            "fraction": _spread([a / b for a, b in zip(run.limit_seconds, run.seconds, strict=True)]),
+            "bound": _bound(run),
+            "tokens_per_second": _spread([tokens / s for s in least]),
+            "fraction": _spread([a / b for a, b in zip(least, run.seconds, strict=True)]),
         }
         out["gb_per_second"] = _spread([run.work.bytes / s / 1e9 for s in run.seconds])
         out["gop_per_second"] = _spread([operations / s / 1e9 for s in run.seconds])
+    if edges is not None:
+        out |= _by_bandwidth(run, edges)
     return out
+
+
+def _by_bandwidth(run: Run, edges: Sequence[float]) -> Document:
+    """The runs of a phase that memory bounds, grouped by the bandwidth beside them (pellucid.bench.moments)."""
+    steady = [(one, one.read) for one in run.once if one.read is not None]
+    groups = moments.divide([read for _, read in steady], edges)
+    return {
+        "by_bandwidth": [
+            {
+                "gb_per_second": _spread([steady[i][1] for i in group]),
+                "repeats": len(group),
+                "tokens_per_second": _spread([run.phase.tokens / steady[i][0].seconds for i in group]),
+                "fraction": _spread([max(run.least(*steady[i])) / steady[i][0].seconds for i in group]),
+            }
+            for group in groups
+            if group
+        ],
+        "bandwidth_changed": len(run.once) - len(steady),
+    }
 
 
 def _op(op: Op, limits: Sequence[Limits], huge: bool) -> Document:
@@ -99,14 +138,15 @@ def _op(op: Op, limits: Sequence[Limits], huge: bool) -> Document:
         "bytes": op.work.bytes,
         "operations": dict(op.work.operations),
         "limit_microseconds": max(op.work.seconds(best, huge)) * 1e6,
+        "kernel_microseconds": None if op.kernel_ns is None else op.kernel_ns / 1e3,
     }
 
 
 # ---- as a table ----------------------------------------------------------------------------------------------------
 
 
-def rows(doc: Document, earlier: Document | None = None) -> Rows:
-    """A table for people. Rows of one cell are headings. earlier: a document to compare with, as new / old."""
+def rows(doc: Document) -> Rows:
+    """A table for people, of COLUMNS columns. Rows of one cell are headings."""
     m, model = doc["machine"], doc["model"]
     memory = "2 MB pages" if m["huge_pages"] else "4 KB pages"
     name = model["name"] or Path(model["path"]).name
@@ -114,25 +154,22 @@ def rows(doc: Document, earlier: Document | None = None) -> Rows:
         [f"{name}, {model['quantisation']}, {model['file_bytes'] / 1e6:.1f} MB, keys and values in {model['kv']}"],
         [f"{m['cpu']}, {m['threads']} threads ({m['threads_why']}), {m['isa']}, {memory}"],
         [""],
-        ["limit", "median", "best", "", "", "", "", ""],
-    ]
-    out += [
-        [_LIMIT_NAMES[kind], f"{x['median']:.1f}", f"{x['max']:.1f}", x["unit"], "", "", "", ""]
-        for kind, x in doc["limits"].items()
-    ]
-    old = {p["name"]: p for p in earlier["phases"]} if earlier else {}
-    out += [
+        ["limit", "median", "best", "", "a cycle", "", "", ""],
+        *(_limit_row(kind, x) for kind, x in doc["limits"].items()),
+        *([f"{_LIMIT_NAMES[kind]}: {_VARY}"] for kind, x in doc["limits"].items() if _varies(x)),
         [""],
-        ["phase", "tokens/s", "min..max", "limit", "of it", "GB/s", "Gop/s", "bound by" if not old else "new/old"],
+        ["phase", "tokens/s", "min..max", "limit", "of it", "GB/s", "Gop/s", "bound by"],
+        *map(_phase_row, doc["phases"]),
     ]
-    for p in doc["phases"]:
-        out.append(_phase_row(p, old))
-    if doc["operations"]:
-        out += [[""], ["operation", "us", "%", "limit us", "of it", "GB/s", "Gop/s", "pass"]]
-        totals: dict[str, float] = {}
-        for o in doc["operations"]:
-            totals[o["phase"]] = totals.get(o["phase"], 0.0) + o["microseconds"]
-        out += [_op_row(o, totals[o["phase"]]) for o in doc["operations"]]
+    grouped = [p for p in doc["phases"] if p.get("by_bandwidth")]
+    if grouped:
+        out += [[""], ["at a bandwidth of", "GB/s", "tokens/s", "of limit", "min..max", "runs", "", ""]]
+        out += [_moment_row(p["name"] if not i else "", x) for p in grouped for i, x in enumerate(p["by_bandwidth"])]
+        if changed := sum(p["bandwidth_changed"] for p in grouped):
+            out.append([f"left out: {changed} run{'s' if changed > 1 else ''} in which the bandwidth changed"])
+    for phase, ops in groupby(doc["operations"], key=lambda o: o["phase"]):
+        out += [[""], [f"operations: {phase}", "us", "%", "limit us", "of it", "GB/s", "Gop/s", "of kernel"]]
+        out += op_rows(list(ops))
     return out
 
 
@@ -142,99 +179,85 @@ _LIMIT_NAMES = {
     "int8": "int8 products",
     "bf16": "bf16 products",
     "f32": "float32 products",
+    "clock": "clock",
 }
+_VARY = "the rate per cycle varied, so something else used the cores at times; the best rate counts"
 
 
-def _phase_row(p: Document, old: dict[str, Document]) -> list[str]:
+def _varies(limit: Document) -> bool:
+    spread = limit.get("per_cycle")
+    return spread is not None and spread["max"] > PORTS_VARY * spread["min"]
+
+
+def _limit_row(kind: str, x: Document) -> list[str]:
+    cycle = f"{x['per_cycle']['max']:.0f}" if "per_cycle" in x else ""
+    digits = 2 if kind == "clock" else 1
+    return [_LIMIT_NAMES[kind], f"{x['median']:.{digits}f}", f"{x['max']:.{digits}f}", x["unit"], cycle, "", "", ""]
+
+
+def _phase_row(p: Document) -> list[str]:
     rate, limit = p["tokens_per_second"], p["limit"]
-    ratio = ""
-    if p["name"] in old:
-        ratio = f"{rate['median'] / old[p['name']]['tokens_per_second']['median']:.3f}"
     if limit is None:
         seconds = p["seconds"]
-        return [
-            p["name"],
-            f"{seconds['median']:.3f} s",
-            f"{seconds['min']:.3f}..{seconds['max']:.3f}",
-            "",
-            "",
-            "",
-            "",
-            ratio,
-        ]
+        spread = f"{seconds['min']:.3f}..{seconds['max']:.3f}"
+        return [p["name"], f"{seconds['median']:.3f} s", spread, "", "", "", "", ""]
     return [
         p["name"],
-        _number(rate["median"]),
-        f"{_number(rate['min'])}..{_number(rate['max'])}",
-        _number(limit["tokens_per_second"]["median"]),
-        f"{100 * limit['fraction']['median']:.0f} %",
+        number(rate["median"]),
+        f"{number(rate['min'])}..{number(rate['max'])}",
+        number(limit["tokens_per_second"]["median"]),
+        percent(limit["fraction"]["median"]),
         f"{p['gb_per_second']['median']:.1f}",
         f"{p['gop_per_second']['median']:.0f}",
-        ratio if old else limit["bound"],
+        limit["bound"],
     ]
+
+
+def _moment_row(name: str, x: Document) -> list[str]:
+    fraction = x["fraction"]
+    return [
+        name,
+        f"{x['gb_per_second']['median']:.1f}",
+        number(x["tokens_per_second"]["median"]),
+        percent(fraction["median"]),
+        f"{100 * fraction['min']:.0f}..{percent(fraction['max'])}",
+        str(x["repeats"]),
+        "",
+        "",
+    ]
+
+
+def op_rows(ops: Sequence[Document]) -> Rows:
+    """A row for each operation of a pass, and one for all that are products."""
+    total = sum(o["microseconds"] for o in ops)
+    products = [o for o in ops if o["kernel_microseconds"] is not None]
+    sums = {
+        key: sum(o[key] for o in products)
+        for key in ("microseconds", "bytes", "limit_microseconds", "kernel_microseconds")
+    }
+    kinds = {kind: sum(o["operations"].get(kind, 0) for o in products) for o in products for kind in o["operations"]}
+    return [_op_row(o, total) for o in [*ops, {"name": "all products", "count": 1, "operations": kinds, **sums}]]
 
 
 def _op_row(o: Document, total: float) -> list[str]:
     us = max(o["microseconds"], 1e-3)
     ops = sum(o["operations"].values())
+    work, kernel = bool(o["bytes"] or ops), o["kernel_microseconds"]
     return [
         o["name"] + (f" x {o['count']}" if o["count"] > 1 else ""),
         f"{us:.0f}",
-        f"{100 * us / total:.1f}",
-        f"{o['limit_microseconds']:.0f}" if o["bytes"] or ops else "",
-        f"{100 * o['limit_microseconds'] / us:.0f} %" if o["bytes"] or ops else "",
+        f"{100 * us / max(total, us):.1f}",
+        f"{o['limit_microseconds']:.0f}" if work else "",
+        percent(o["limit_microseconds"] / us) if work else "",
         f"{o['bytes'] / us / 1e3:.1f}" if o["bytes"] else "",
         f"{ops / us / 1e3:.0f}" if ops else "",
-        o["phase"],
+        percent(kernel / us) if kernel is not None else "",
     ]
 
 
-def _number(x: float) -> str:
+def number(x: float) -> str:
     return f"{x:.0f}" if x >= 100 else f"{x:.1f}"
 
 
-# ---- an earlier document -------------------------------------------------------------------------------------------
-
-
-def read(path: str | Path) -> Document:
-    """Reads a document that `pellucid bench --json` wrote. Raises ValueError, which says what is wrong with the file;
-    OSError."""
-    try:
-        doc = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON document: {error}") from None
-    if not isinstance(doc, dict) or doc.get("schema") != SCHEMA:
-        raise ValueError(f'{path} is not a document of pellucid bench: expected "schema": {SCHEMA}')
-    phases = doc.get("phases")
-    if not isinstance(phases, list) or not all(_is_rate(p, "tokens_per_second") for p in phases):
-        raise ValueError(f'{path}: expected "phases", each with a name and a positive tokens_per_second.median')
-    limits = doc.setdefault("limits", {})
-    if not isinstance(limits, dict) or not all(_is_positive(x) for x in limits.values()):
-        raise ValueError(f'{path}: expected "limits", each with a positive median')
-    return doc
-
-
-def _is_rate(phase: Any, key: str) -> bool:
-    return isinstance(phase, dict) and isinstance(phase.get("name"), str) and _is_positive(phase.get(key))
-
-
-def _is_positive(spread: Any) -> bool:
-    median = spread.get("median") if isinstance(spread, dict) else None
-    return isinstance(median, (int, float)) and median > 0
-
-
-def compare(doc: Document, earlier: Document) -> dict[str, dict[str, float]]:
-    """Ratios new / old of the medians that both have: {"phases": {name: ratio}, "limits": {kind: ratio}}."""
-    old = {p["name"]: p for p in earlier["phases"]}
-    return {
-        "phases": {
-            p["name"]: p["tokens_per_second"]["median"] / old[p["name"]]["tokens_per_second"]["median"]
-            for p in doc["phases"]
-            if p["name"] in old
-        },
-        "limits": {
-            kind: x["median"] / earlier["limits"][kind]["median"]
-            for kind, x in doc["limits"].items()
-            if kind in earlier["limits"]
-        },
-    }
+def percent(x: float) -> str:
+    return f"{100 * x:.0f} %"

@@ -1,4 +1,4 @@
-"""The phases that are timed, each with the machine's limits measured right before and after it.
+"""The phases that are timed, each with the memory bandwidth measured right before and after it.
 
 Prompts are random token ids, new ones every time, so that no cache holds them.
 """
@@ -16,16 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from pellucid.bench import operations, work
+from pellucid.bench import moments, operations, work
+from pellucid.bench.kernels import Kernels
 from pellucid.bench.limits import Limits, Prober
-from pellucid.bench.work import Cost, Part, Pass, Work
+from pellucid.bench.work import Cost, Part, Pass, Product, Work
 from pellucid.context import Context
 from pellucid.model import Model
 from pellucid.results import Completion
 
-__all__ = ["Bench", "Op", "Phase", "Run", "phases"]
+__all__ = ["Bench", "Once", "Op", "Phase", "Run", "phases"]
 
 STEPS = 16  # tokens of a decode phase: few, since the limits of a shared machine soon change
+SEQUENCES = (4, 16)
 DEMO_PROMPT, DEMO_TOKENS = 5, 100
 COLD_PROMPT = "The capital of France is"
 
@@ -51,21 +53,42 @@ class Phase:
     run: Callable[[], float]
 
 
+@dataclass(frozen=True, slots=True)
+class Once:
+    """One run of a phase. around: the reads measured before and after it, the better ones. read: GB/s right beside it;
+    None where the bandwidth changed in between."""
+
+    seconds: float
+    around: Limits
+    read: float | None
+
+
 @dataclass(slots=True)
 class Run:
-    """The measurements of a phase: seconds of each repetition, and the least seconds that the limits measured before
-    and after it allow."""
+    """The measurements of a phase, and the limits that they are compared with: the reads of each moment, and `best`,
+    the highest peaks of the session."""
 
     phase: Phase
     work: Work | None
-    seconds: list[float] = field(default_factory=list)
-    limit_seconds: list[float] = field(default_factory=list)
-    memory_bound: list[bool] = field(default_factory=list)
+    huge: bool
+    once: list[Once] = field(default_factory=list)
+    best: Limits | None = None
+
+    @property
+    def seconds(self) -> list[float]:
+        return [one.seconds for one in self.once]
+
+    def least(self, one: Once, read: float | None = None) -> tuple[float, float]:
+        """The least seconds of reading and of computing; read: GB/s, default those around the run."""
+        assert self.work is not None and self.best is not None
+        reading, computing = self.work.seconds(one.around.computing(self.best), self.huge)
+        return (reading if read is None else self.work.bytes / (read * 1e9)), computing
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """All operations of one name in one pass: how many there are, their nanoseconds in total, and their least work."""
+    """All operations of one name in one pass: how many there are, their nanoseconds in total, and their least work.
+    kernel_ns: of their products by the kernels alone; None where they have none."""
 
     phase: str
     kind: str
@@ -73,6 +96,7 @@ class Op:
     count: int
     ns: int
     work: Work
+    kernel_ns: float | None
 
 
 class Bench:
@@ -145,36 +169,66 @@ class Bench:
     def measure(
         self, chosen: Sequence[Phase], prober: Prober, repeat: int, progress: Callable[[str], None]
     ) -> tuple[list[Run], list[Limits]]:
-        """Runs `repeat` rounds over all phases -> (runs, limits). Limits are measured before and after each phase."""
-        runs = [Run(p, None if p.passes is None else self.count(p.passes)) for p in chosen]
+        """Runs `repeat` rounds over all phases -> (runs, limits). Limits are measured before and after each phase, and
+        the bandwidth once more right beside it."""
+        huge = self.info.huge_pages
+        runs = [Run(p, None if p.passes is None else self.count(p.passes), huge) for p in chosen]
         limits = [prober.measure()]
         for round in range(repeat):
             for run in runs:
                 progress(f"{round + 1}/{repeat} {run.phase.name}")
-                run.seconds.append(run.phase.run())
+                before = prober.read()
+                seconds = run.phase.run()
+                after = prober.read()
                 limits.append(prober.measure())
-                if run.work is not None:
-                    times = run.work.seconds(Limits.better(*limits[-2:]), self.info.huge_pages)
-                    run.limit_seconds.append(max(times))
-                    run.memory_bound.append(times[0] >= times[1])
+                around = Limits.better(*limits[-2:])
+                run.once.append(Once(seconds, around, moments.steady(before, after)))
+        for run in runs:
+            run.best = prober.best
         return runs, limits
 
     def count(self, passes: Sequence[Pass]) -> Work:
         """The least work of passes of this model."""
         return work.count(self.engine.plan, passes, self.cost)
 
-    def operations(self, repeat: int = 5) -> list[Op]:
-        """The time of each operation, in the fastest decode step at depth 0 and in the fastest full prefill pass."""
+    def operations(self, kernels: Kernels, progress: Callable[[str], None], repeat: int = 5) -> list[Op]:
+        """The time of each operation in the fastest pass of each kind: a decode step, one of several sequences, and a
+        full pass of prefill. Right after it, the products of the pass by the kernels alone."""
         plan, found = self.engine.plan, []
-        rows = min(self.engine.max_rows, self.model.context_length)
-        for name, n in (("decode", 1), ("prefill", rows)):
-            best = operations.fastest(self.engine, self.ids(n), repeat=repeat)
+        for name, parts in self.passes():
+            progress(f"operations: {name}")
+            best = operations.fastest(self.engine, [self.ids(part.n) for part in parts], repeat=repeat)
             groups: dict[tuple[str, str], list[int]] = {}
             for i, op in enumerate(plan.ops):
                 groups.setdefault((op.kind.name.lower(), op.name), []).append(i)
+            alone = self._alone(kernels, parts)
             for (kind, op_name), numbers in groups.items():
-                least = sum((work.count(plan, [[Part(0, n, 1)]], self.cost, i) for i in numbers), Work())
-                found.append(Op(name, kind, op_name, len(numbers), int(best[numbers].sum()), least))
+                least = sum((work.count(plan, [parts], self.cost, i) for i in numbers), Work())
+                ns = [alone[i] for i in numbers if i in alone]
+                taken = int(best[numbers].sum())
+                found.append(Op(name, kind, op_name, len(numbers), taken, least, sum(ns) if ns else None))
+        return found
+
+    def passes(self) -> list[tuple[str, list[Part]]]:
+        """The passes whose operations are timed, by name."""
+        rows = min(self.engine.max_rows, self.model.context_length)
+        together = [(f"{n} sequences", [Part(0, 1, 1)] * n) for n in SEQUENCES if n <= self.engine.max_rows]
+        return [("decode", [Part(0, 1, 1)]), *together, ("prefill", [Part(0, rows, 1)])]
+
+    def _alone(self, kernels: Kernels, parts: Pass) -> dict[int, float]:
+        """Operation -> nanoseconds of its products by the kernels alone."""
+        found: dict[int, float] = {}
+        known: dict[Product, float] = {}
+        each = [
+            (product, i)
+            for i, op in enumerate(self.engine.plan.ops)
+            for _, product in work.products(self.engine.plan, op, parts, self.cost)
+        ]
+        each.sort(key=lambda one: (one[0].format, one[0].k))  # whose weights are made once
+        for product, i in each:
+            if product not in known:
+                known[product] = kernels.fastest(product)
+            found[i] = found.get(i, 0.0) + known[product]
         return found
 
 
@@ -193,7 +247,7 @@ def phases(bench: Bench) -> list[Phase]:
         passes = work.decode_passes(depth + 1, STEPS)
         about = f"one token at a time after {depth}"
         add(depth + STEPS + 2, f"decode at {depth}", about, STEPS, passes, partial(bench.decode, depth, STEPS))
-    for n in (4, 16):
+    for n in SEQUENCES:
         passes = work.decode_passes(1, STEPS, n)
         about = f"one token of each of {n} sequences at a time"
         add(STEPS + 2, f"{n} sequences", about, STEPS * n, passes, partial(bench.together, n, STEPS))

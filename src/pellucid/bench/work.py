@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pellucid.bench.limits import Limits
-from pellucid.plan import CacheGroup, Matrix, Plan
+from pellucid.plan import CacheGroup, Matrix, Op, Plan
 
-__all__ = ["Cost", "Part", "Pass", "Work", "count", "decode_passes", "prefill_passes"]
+__all__ = ["Cost", "Part", "Pass", "Product", "Work", "count", "decode_passes", "prefill_passes", "products"]
 
 _KV_OPERATIONS = {"f32": "f32", "f16": "f32", "bf16": "bf16", "int8": "f32"}
 
@@ -28,6 +28,20 @@ class Part(NamedTuple):
 
 
 Pass = Sequence[Part]
+
+
+class Product(NamedTuple):
+    """n rows of activations, quantised ones in `terms` int8 terms, times a matrix (rows, k) in a format."""
+
+    format: str
+    rows: int
+    k: int
+    n: int
+    terms: int
+
+    @property
+    def operations(self) -> int:
+        return 2 * self.n * self.rows * self.k * self.terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,31 +90,40 @@ def count(plan: Plan, passes: Iterable[Pass], cost: Cost, op: int | None = None)
     ops = plan.ops if op is None else [plan.ops[op]]
     total, operations = 0, {"int8": 0, "bf16": 0, "f32": 0}
     for parts in passes:
-        rows, wants = sum(p.n for p in parts), sum(p.wants for p in parts)
+        rows = sum(p.n for p in parts)
         for o in ops:
             if o.kind.attends:
                 group = plan.caches[o.cache]
                 total += round(_keys(group, parts) * group.n_kv * (group.dk + group.dv) * cost.kv_bytes)
-                products = _scores(group, parts) * group.n_q * (group.dk + group.dv)
-                operations[_KV_OPERATIONS[cost.kv]] += 2 * products
+                scores = _scores(group, parts) * group.n_q * (group.dk + group.dv)
+                operations[_KV_OPERATIONS[cost.kv]] += 2 * scores
                 continue
-            for s in plan.segments[o.seg : o.seg + o.n_seg]:
-                m = plan.matrices[s.matrix]
-                if o.kind.lookup:
+            if o.kind.lookup:
+                for s in plan.segments[o.seg : o.seg + o.n_seg]:
+                    m = plan.matrices[s.matrix]
                     total += rows * (m.data.size // m.rows)
-                    continue
-                n = wants if o.kind.wanted else rows
-                if not n:
-                    continue
-                kind = _computed_in(m)
-                terms = 1 if kind != "int8" else max(o.kind.least_terms, cost.least_terms, s.terms)
+            for m, product in products(plan, o, parts, cost):
                 total += m.data.size
-                operations[kind] += 2 * n * m.rows * m.k * terms
+                operations[_computed_in(m.type)] += product.operations
     return Work(total, {kind: n for kind, n in operations.items() if n})
 
 
-def _computed_in(m: Matrix) -> str:
-    return {"F32": "f32", "F16": "f32", "BF16": "bf16"}.get(m.type, "int8")
+def products(plan: Plan, op: Op, parts: Pass, cost: Cost) -> list[tuple[Matrix, Product]]:
+    """The matrix products of an operation in a pass."""
+    n = sum(p.wants if op.kind.wanted else p.n for p in parts)
+    if op.kind.lookup or not n:
+        return []
+    found = []
+    for s in plan.segments[op.seg : op.seg + op.n_seg]:
+        m = plan.matrices[s.matrix]
+        quantised = _computed_in(m.type) == "int8"
+        terms = max(op.kind.least_terms, cost.least_terms, s.terms) if quantised else 1
+        found.append((m, Product(m.type, m.rows, m.k, n, terms)))
+    return found
+
+
+def _computed_in(format: str) -> str:
+    return {"F32": "f32", "F16": "f32", "BF16": "bf16"}.get(format, "int8")
 
 
 def _first(group: CacheGroup, slot: int) -> int:

@@ -16,9 +16,21 @@ def bench(
         list[str] | None,
         typer.Option(metavar="NAME", help="Run only phases whose name contains this; may be given several times."),
     ] = None,
-    ops: Annotated[bool, typer.Option("--ops", help="Also show the time of each operation in a pass.")] = False,
+    ops: Annotated[
+        bool,
+        typer.Option(
+            "--ops", help="Also show the time of each operation in a pass, beside that of its matrix kernels alone."
+        ),
+    ] = False,
     compare: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Compare with an earlier --json document, as new / old.")
+        str | None,
+        typer.Option(metavar="FILE", help="Compare with an earlier document of --json or --save, as new / old."),
+    ] = None,
+    save: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Also write the document of --json to a file, or under a name of its own to a folder."
+        ),
     ] = None,
     threads: options.Threads = None,
     isa: options.Isa = None,
@@ -27,18 +39,25 @@ def bench(
 ) -> None:
     """Times prefill, decode, several sequences at once and a cold start, and compares them with the machine's limits.
 
-    A phase's limit is the larger of two times: its bytes divided by the read bandwidth, its operations divided by their
-    peak rate, both measured right before and after it. Figures are medians. Progress goes to stderr.
+    A phase's limit is the larger of two times: its bytes divided by the read bandwidth, measured right before and after
+    it, and its operations divided by their peak rate, the best of the session. Figures are medians; phases that memory
+    bounds are also shown by the bandwidth of the moment. Progress goes to stderr.
     """
-    from pellucid.bench import report, scenarios
+    from pellucid.bench import history, report, scenarios
+    from pellucid.bench.kernels import Kernels
     from pellucid.bench.limits import Prober
 
     earlier = None
     if compare is not None:
         try:
-            earlier = report.read(compare)
+            earlier = history.read(compare)
         except ValueError as error:
             raise output.UsageError(f"--compare: {error}") from None
+    if save is not None:
+        try:
+            history.target(save)
+        except ValueError as error:
+            raise output.UsageError(f"--save: {error}") from None
     with options.load(model, threads=threads, isa=isa, kv=kv) as loaded:
         runner = scenarios.Bench(loaded)
         chosen = [p for p in scenarios.phases(runner) if not phase or any(part in p.name for part in phase)]
@@ -47,10 +66,18 @@ def bench(
             raise output.UsageError(f"--phase {', '.join(phase or ())}: this model's phases are {names}")
         prober = Prober(runner.info.isa, runner.info.threads)
         runs, limits = runner.measure(chosen, prober, repeat, output.note)
-        document = report.document(runner, runs, limits, runner.operations() if ops else ())
+        del prober  # its buffers, before the kernels' weights
+        kernels = Kernels(runner.info.isa, runner.info.threads) if ops else None
+        timed = runner.operations(kernels, output.note) if kernels is not None else []
+        document = report.document(runner, runs, limits, timed)
+    if save is not None:
+        output.note(f"written to {history.save(document, save)}")
     if earlier is not None:
-        document["compared"] = report.compare(document, earlier)
+        document["compared"] = history.compare(document, earlier)
     if json:
         output.document(document)
-    else:
-        output.table(report.rows(document, earlier), right=(1, 2, 3, 4, 5, 6))
+        return
+    rows = report.rows(document)
+    if compare is not None and earlier is not None:
+        rows += history.rows(document["compared"], compare, report.COLUMNS)
+    output.table(rows, right=(1, 2, 3, 4, 5, 6))

@@ -73,7 +73,7 @@ def _time(model: Model, rows: int, depth: int) -> list[int]:
         raise output.UsageError(f"--depth={depth}: with {rows} more, a sequence holds at most {room} here (--context)")
     ids = np.random.default_rng(0).integers(0, model.core.open().vocab, depth + rows).tolist()
     repeat = 20 if rows * (depth + 1) < 64 else 5
-    ns: list[int] = fastest(model.core.open(), ids, before=depth, repeat=repeat).tolist()
+    ns: list[int] = fastest(model.core.open(), [ids], before=depth, repeat=repeat).tolist()
     return ns
 
 

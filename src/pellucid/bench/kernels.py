@@ -1,0 +1,157 @@
+"""Matrix kernels alone: what products of weights reach without a model around them, on several threads at once.
+
+Each thread multiplies weights of its own, in 2 MB pages where the system has them, without waiting for the others. So
+what a product of a model takes longer is the cost of its surroundings: laying out and quantising activations, shares
+of tiles, barriers, other operations.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid._kernels import rows as row_kernels
+from pellucid._kernels import weights
+from pellucid.bench.limits import buffer_size
+from pellucid.bench.work import Product
+from pellucid.errors import OutOfMemoryError
+
+__all__ = ["Kernels"]
+
+SECONDS = 0.05  # of one run, in which the bandwidth rarely changes
+TILE = 16  # rows of a packed matrix that lie together
+FEW = 16  # up to this many rows a product reads weights about as fast as it computes
+CALL_BYTES = 16 << 20  # of weights per call with few rows: a millisecond, so that Python's part does not count
+CALL_OPERATIONS = 1e9  # per call with many rows: two milliseconds
+AT_ONCE = 96  # rows of many that a kernel may also take at a time; the faster way counts
+_HUGE = 2 << 20
+
+
+class _Weights:
+    """Memory of a thread, filled with random weights of one shape."""
+
+    def __init__(self, size: int) -> None:
+        try:
+            self._memory = mmap.mmap(-1, size + _HUGE)
+        except OSError:
+            raise OutOfMemoryError(f"no memory for {size >> 20} MB of weights") from None
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
+        flat = np.frombuffer(self._memory, np.uint8)
+        self.flat = flat[-flat.ctypes.data % _HUGE :][:size]
+
+    def fill(self, tiles: npt.NDArray[np.uint8]) -> None:
+        """Copies of the same tiles, as many as there is room for: of random codes, no copy is faster than another."""
+        times = max(len(self.flat) // len(tiles), 1)
+        if len(tiles) > len(self.flat):  # a few rows of a matrix wider than the memory
+            self.flat = np.empty_like(tiles)
+        self.packed = self.flat[: times * len(tiles)]
+        self.packed.reshape(times, -1)[:] = tiles
+
+
+class Kernels:
+    """Multiplies on `threads` threads with the kernels of tier `isa`. size: bytes of weights per thread; default: those
+    of a Prober's buffer, divided among the threads. Raises OutOfMemoryError."""
+
+    def __init__(self, isa: str, threads: int, size: int | None = None) -> None:
+        self.isa = isa
+        size = size or max(buffer_size() // threads, CALL_BYTES)
+        self._weights = [_Weights(size) for _ in range(threads)]
+        self._filled = ("", 0)
+
+    def load(self, format: str, k: int) -> None:
+        """Fills the memory of every thread with random weights in rows of k."""
+        if self._filled != (format, k):
+            tiles = weights.pack("scalar", format, _raw(format, 4 * TILE, k), k)
+            for one in self._weights:
+                one.fill(tiles)
+            self._filled = (format, k)
+
+    def rate(self, product: Product) -> float:
+        """Bytes of packed weights per nanosecond, of all threads together, in products repeated for SECONDS.
+
+        With few rows of activations a thread reads its memory from end to end. With more it multiplies as many rows
+        of weights as its share of the matrix has.
+        """
+        self.load(product.format, product.k)
+        forms = _activations(self.isa, product)
+        start = threading.Barrier(len(self._weights))
+        with ThreadPoolExecutor(len(self._weights)) as pool:
+            return sum(pool.map(lambda one: self._run(one, start, product, forms), self._weights))
+
+    def fastest(self, product: Product, runs: int = 3) -> float:
+        """Nanoseconds of a product at the best rate of some runs, all its threads together.
+
+        Many rows of activations are also multiplied AT_ONCE at a time: whichever is faster counts.
+        """
+        tiles = -(-product.rows // TILE)
+        size = tiles * weights.tile_bytes(product.format, product.k)
+        best = min(size / self.rate(product) for _ in range(runs))
+        if product.n > AT_ONCE:
+            part = product._replace(n=AT_ONCE)
+            best = min(best, *(size * product.n / AT_ONCE / self.rate(part) for _ in range(runs)))
+        return best
+
+    def _run(self, one: _Weights, start: threading.Barrier, product: Product, forms: dict[str, Any]) -> float:
+        tile = weights.tile_bytes(product.format, product.k)
+        total = len(one.packed) // tile
+        tiles, repeat = CALL_BYTES // tile, 1
+        if product.n > FEW:
+            tiles = -(-product.rows // (TILE * len(self._weights)))
+            operations = product.operations * tiles * TILE / product.rows
+            repeat = max(1, int(CALL_OPERATIONS / operations))
+        tiles = min(max(tiles, 1), total)
+        out = np.empty((product.n, tiles * TILE), np.float32)
+        scratch = np.empty(weights.scratch_bytes(self.isa, product.format), np.uint8)
+        start.wait()
+        begin, done, at = time.perf_counter_ns(), 0, 0
+        while (spent := time.perf_counter_ns() - begin) < SECONDS * 1e9 or not done:
+            packed = one.packed[at * tile : (at + tiles) * tile]
+            weights.matmul(
+                self.isa,
+                product.format,
+                packed,
+                tiles * TILE,
+                product.k,
+                **forms,
+                out=out,
+                scratch=scratch,
+                repeat=repeat,
+            )
+            done += len(packed) * repeat
+            at = at + tiles if at + 2 * tiles <= total else 0
+        return done / max(spent, 1)
+
+
+def _raw(format: str, rows: int, k: int) -> npt.NDArray[np.uint8]:
+    """Random bytes of a file's rows, of which each is a number neither tiny nor huge where it belongs to a float."""
+    size = (rows, weights.row_bytes(format, k))
+    codes = np.random.default_rng(1).integers(0, 256, size, np.uint8)
+    return codes & np.uint8(0x9F) | np.uint8(0x20)
+
+
+def _activations(isa: str, product: Product) -> dict[str, Any]:
+    """Random activations in the form that the format's kernel takes."""
+    n, k = product.n, product.k
+    x = np.random.default_rng(2).standard_normal((n, k), np.float32)
+    if product.format in ("F32", "F16"):
+        return {"x": x}
+    if product.format == "BF16":
+        wide = np.zeros((n, k + k % 2), np.float32)
+        wide[:, :k] = x
+        return {"b": row_kernels.to_bf16(isa, wide.reshape(-1)).reshape(n, -1)}
+    parts = row_kernels.quantize(isa, x.reshape(-1), product.terms)
+    shapes: Sequence[tuple[int, ...]] = ((product.terms, n, k), (n, k // 32), (product.terms, n, k // 16))
+    q, s, sums = (a.reshape(shape) for a, shape in zip(parts, shapes, strict=True))
+    planes = {"q": q, "sums": sums}
+    return {name: np.ascontiguousarray(a.swapaxes(0, 1)) for name, a in planes.items()} | {
+        "s": s,
+        "terms": product.terms,
+    }
