@@ -13,8 +13,11 @@ HEAD = """# Command line
 This page is made by `python docs/command_line.py` from the commands themselves: `pellucid COMMAND --help` says the
 same.
 
-Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 interrupted. What a command is for goes to
-stdout, all else to stderr.
+Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, which includes a value that an option does not
+take, 130 interrupted. What a command is for goes to stdout, all else to stderr. `-h` is `--help`.
+
+`pellucid --install-completion` installs completion for the current shell: of commands, options, and the names of
+models. `pellucid --show-completion` prints it instead.
 
 Text of a model, a file or a server goes to a pipe as it is. On a terminal, control characters but newline and tab are
 shown escaped, as in `\\x1b`; so are characters that hide or reorder text (bidirectional overrides and isolates,
@@ -48,7 +51,7 @@ def _command(name: str, command: Any) -> str:
 def _row(param: Any) -> str:
     if param.param_type_name == "argument":
         names = param.metavar or param.name.upper()
-        names = names if param.required else f"[{names.strip('[]')}]"
+        names = names if param.required else f"[{names}]"
     else:
         names = ", ".join([*param.opts, *param.secondary_opts])
         if not param.is_flag:

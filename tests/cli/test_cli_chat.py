@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +12,8 @@ import pytest
 
 from pellucid import Model
 
-from .conftest import COMMAND, Run, error_line
+from .conftest import Run, error_line
+from .terminal import Terminal
 
 GREEDY = ("--temperature", "0", "-n", "8")
 CUT = "[cut off after -n tokens]"
@@ -230,47 +228,6 @@ def test_wrong_options(call: Run) -> None:
 
 
 # ---- at a terminal --------------------------------------------------------------------------------------------
-
-
-class Terminal:
-    """A process with a terminal as its input and output."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.process, self.file = pty.fork()
-        if self.process == 0:
-            os.environ.update(TERM="dumb", NO_COLOR="1", COLUMNS="40")
-            os.execv(COMMAND[0], [*COMMAND, *arguments])
-        self.seen = ""
-
-    def wait(self, text: str, seconds: float = 60) -> str:
-        """Reads up to `text` -> the output before it."""
-        end = time.monotonic() + seconds
-        while text not in self.seen:
-            ready, _, _ = select.select([self.file], [], [], max(0.0, end - time.monotonic()))
-            assert ready, f"no {text!r} in {self.seen!r}"
-            self.seen += os.read(self.file, 1 << 16).decode("utf-8", "replace").replace("\r\n", "\n")
-        before, _, self.seen = self.seen.partition(text)
-        return before
-
-    def type(self, text: str) -> None:
-        os.write(self.file, text.encode())
-
-    def end(self) -> tuple[int, str]:
-        """-> (exit code, remaining output)."""
-        try:
-            while data := os.read(self.file, 1 << 16):
-                self.seen += data.decode("utf-8", "replace")
-        except OSError:  # the other end has closed
-            pass
-        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1]), self.seen
-
-    def close(self) -> None:
-        try:
-            os.kill(self.process, signal.SIGKILL)
-            os.waitpid(self.process, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
-        os.close(self.file)
 
 
 @pytest.fixture

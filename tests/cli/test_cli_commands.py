@@ -15,11 +15,8 @@ import pytest
 import pellucid
 from pellucid import Model, Tokenizer
 from pellucid.cli.plan import _ranges
-from pellucid.weights import catalog
 
 from .conftest import COMMAND, Run, error_line
-
-COMMANDS = ("generate", "chat", "tokenize", "inspect", "score", "info", "plan", "bench", "pull", "models")
 
 
 def lines(done: subprocess.CompletedProcess[bytes]) -> list[str]:
@@ -28,20 +25,6 @@ def lines(done: subprocess.CompletedProcess[bytes]) -> list[str]:
     found = done.stdout.decode().splitlines()
     assert max(map(len, found)) <= 80
     return found
-
-
-def test_help(run: Run, call: Run) -> None:
-    alone = lines(run())
-    assert alone == lines(call("--help"))
-    for name in COMMANDS:
-        assert any(line.split()[:1] == [name] for line in alone)
-        lines(call(name, "--help"))
-    help = lines(call("generate", "--help"))
-    sections = [line for line in help if line.endswith(":") and not line.startswith(" ")]
-    assert sections == ["Arguments:", "Options:", "Sampling:", "Repetition:"]
-    shown = {line.split()[0] for line in help[help.index("Sampling:") :] if line.startswith("  --")}
-    looked_at = {"--temperature", "--top-k", "--samplers", "--seed", "--repeat-penalty", "--dry-breakers", "--mirostat"}
-    assert looked_at <= shown and len(shown) == 24
 
 
 def test_version(call: Run) -> None:
@@ -84,29 +67,11 @@ def test_ranges(numbers: list[int], text: str) -> None:
     assert _ranges(numbers) == text
 
 
-def test_models(run: Run, smollm2: Path, tmp_path: Path) -> None:
-    found = {m["name"]: m for m in json.loads(run("models", "--json").stdout)}
-    assert set(found) == {entry.name for entry in catalog.entries()}
-    assert found["smollm2-135m"]["cached"] is True
-    assert found["smollm2-135m"]["default"] is True
-    assert (found["smollm2-135m"]["licence"], found["smollm2-135m"]["bytes"]) == ("Apache-2.0", 98_362_432)
-    assert found["smollm2-135m"]["path"] == str(smollm2)
-    nothing = json.loads(run("models", "--json", PELLUCID_CACHE=str(tmp_path)).stdout)
-    assert [m["cached"] for m in nothing] == [False] * len(found)
-    assert "smollm2-135m (default)" in "\n".join(lines(run("models", COLUMNS="80")))
-
-
 def test_pull(run: Run, smollm2: Path) -> None:
     done = run("pull", "smollm2-135m")
     assert (done.returncode, done.stdout.decode()) == (0, f"{smollm2}\n")
     assert b"Licence: Apache-2.0" in done.stderr
     assert json.loads(run("pull", "--json").stdout)["path"] == str(smollm2)
-
-
-def test_pull_unknown(call: Run) -> None:
-    done = call("pull", "nobody-knows-it")
-    assert done.returncode == 1
-    assert all(entry.name in error_line(done) for entry in catalog.entries())
 
 
 def test_pull_into_a_file(run: Run, tmp_path: Path) -> None:

@@ -175,9 +175,10 @@ def test_prompt_that_is_not_utf8(run: Run) -> None:
 
 def test_wrong_isa(run: Run) -> None:
     done = run("generate", PROMPT, "--isa", "abacus")
-    assert done.returncode == 1
-    assert "'abacus'" in error_line(done) and "scalar" in error_line(done)
-    assert run("generate", PROMPT, PELLUCID_ISA="abacus").returncode == 1
+    assert done.returncode == 2
+    assert "--isa: unknown instruction set 'abacus'" in error_line(done) and "scalar" in error_line(done)
+    done = run("generate", PROMPT, PELLUCID_ISA="abacus")
+    assert (done.returncode, error_line(done)[:36]) == (2, "pellucid: PELLUCID_ISA: unknown inst")
 
 
 def test_wrong_model(run: Run, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pellucid.cli import pull
+from pellucid.cli import options
 from pellucid.errors import FetchError
 from pellucid.weights import catalog
 from tests.weights.server import Hub
@@ -115,7 +115,7 @@ def test_asked_on_a_terminal(served: Hub, answer: bytes, code: int) -> None:
     ],
 )
 def test_sizes(text: str, nbytes: int) -> None:
-    assert pull._bytes("--max-bytes", text) == nbytes
+    assert options.nbytes("--max-bytes", text) == nbytes
 
 
 @pytest.mark.parametrize("text", ["", "G", "-1", "1e9", "20 G B", "20X", "nan", "9" * 5000, "\u0665G", "0"])

@@ -10,7 +10,7 @@ import pytest
 
 from pellucid.cli.output import visible
 from tests.cli.conftest import Run
-from tests.cli.test_cli_chat import Terminal
+from tests.cli.terminal import Terminal
 from tests.weights import hostile
 
 PIECES = [

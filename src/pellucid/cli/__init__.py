@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 interrup
 
 from __future__ import annotations
 
+import os
 import sys
 
 TYPE_CHECKING = False  # as type checkers know it: until `main` runs, nothing that takes time is imported
@@ -26,6 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         forget_stdout()
         return 0
+    except (OSError, ImportError, MemoryError) as error:  # modules cannot be read: no file descriptors, no memory
+        reason = getattr(error, "strerror", None) or str(error) or "out of memory"
+        return _failed(" ".join(reason.lower().split()))
+
+
+def _failed(reason: str) -> int:
+    """Reports that the program itself could not be loaded; imports nothing."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"pellucid: {reason[:400]}\n")
+    return 1
 
 
 def _command() -> Any:
@@ -51,8 +62,6 @@ def _command() -> Any:
 
 
 def _leave(*_: object) -> None:
-    import os
-
     if os.isatty(1):  # where the terminal shows ^C
         os.write(1, b"\n")
     os._exit(130)
@@ -71,8 +80,14 @@ def _run(argv: list[str]) -> int:
         from click import ClickException  # type: ignore[assignment]
 
     output.prepare()
+    asked = os.environ.get("_PELLUCID_COMPLETE")
+    if asked:  # by the shell, for what may follow on its command line
+        from typer.completion import shell_complete
+
+        return int(shell_complete(command, {}, "pellucid", "_PELLUCID_COMPLETE", asked) or 0)
     try:
-        with command.make_context("pellucid", argv) as context:
+        width = max(min(output.columns(), 80) - 2, 20)
+        with command.make_context("pellucid", argv, terminal_width=width) as context:
             command.invoke(context)
         output.flush()
     except typer.Exit as done:

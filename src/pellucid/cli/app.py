@@ -3,36 +3,81 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from pellucid.cli.output import line
 
 # Each is a module of this folder with a function of the same name, which imports what only its work needs.
-COMMANDS = ("generate", "chat", "tokenize", "inspect", "score", "info", "plan", "bench", "pull", "models")
+COMMANDS = ("generate", "chat", "tokenize", "inspect", "score", "info", "plan", "bench", "pull", "models", "rm")
+
+_NARROW = 60  # columns; below, what is described stands on a line of its own
 
 
 class Command(TyperCommand):
     """A command whose help has a section for each panel named in its options."""
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        names = [(_name(param), param.required) for param in self.params if _is_argument(param)]
+        return ["[OPTIONS]", *(name if required else f"[{name}]" for name, required in names)]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
-                usual = "Arguments" if param.param_type_name == "argument" else "Options"
-                sections.setdefault(getattr(param, "rich_help_panel", None) or usual, []).append(record)
+            if record is None:
+                continue
+            if _is_argument(param):
+                sections["Arguments"].append((_name(param), record[1]))
+            else:
+                sections.setdefault(getattr(param, "rich_help_panel", None) or "Options", []).append(record)
         for title, records in sections.items():
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
+            _section(formatter, title, records)
+
+
+class Group(TyperGroup):
+    """All commands; its help gives the first sentence of each whole."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        _section(formatter, "Commands", [(name, _sentence(self.commands[name].help or "")) for name in self.commands])
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        records = [param.get_help_record(ctx) for param in self.get_params(ctx)]
+        _section(formatter, "Options", [record for record in records if record is not None])
+        self.format_commands(ctx, formatter)
+
+
+def _is_argument(param: Any) -> bool:
+    return bool(param.param_type_name == "argument")
+
+
+def _name(argument: Any) -> str:
+    return str(argument.metavar or argument.name.upper())
+
+
+def _section(formatter: Any, title: str, records: Sequence[tuple[str, str]]) -> None:
+    if records:
+        with formatter.section(title):
+            formatter.write_dl(records, col_max=30 if formatter.width >= _NARROW else 2)
+
+
+def _sentence(text: str) -> str:
+    """The first sentence of a text."""
+    first, end, _ = " ".join(text.split()).partition(". ")
+    return first + end.rstrip()
 
 
 def make_app() -> typer.Typer:
     # Help and errors in plain text are the same on a terminal, in a pipe and in a log.
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        cls=Group,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
     app.callback(invoke_without_command=True)(pellucid)
     for name in COMMANDS:
         module = importlib.import_module(f"pellucid.cli.{name}")

@@ -35,6 +35,7 @@ def bench(
     threads: options.Threads = None,
     isa: options.Isa = None,
     kv: options.Kv = "auto",
+    cache_bytes: options.CacheBytes = None,
     json: options.Json = False,
 ) -> None:
     """Times prefill, decode, several sequences at once and a cold start, and compares them with the machine's limits.
@@ -58,7 +59,7 @@ def bench(
             history.target(save)
         except ValueError as error:
             raise output.UsageError(f"--save: {error}") from None
-    with options.load(model, threads=threads, isa=isa, kv=kv) as loaded:
+    with options.load(model, threads=threads, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
         runner = scenarios.Bench(loaded)
         chosen = [p for p in scenarios.phases(runner) if not phase or any(part in p.name for part in phase)]
         if not chosen:

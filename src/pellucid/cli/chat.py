@@ -42,6 +42,7 @@ def chat(
     context: options.Context = None,
     isa: options.Isa = None,
     kv: options.Kv = "auto",
+    cache_bytes: options.CacheBytes = None,
     **sampling: Any,
 ) -> None:
     """Chats with a model. /help lists the commands; Ctrl-C stops an answer, Ctrl-D ends the conversation.
@@ -57,7 +58,7 @@ def chat(
     with options.naming(*asked):  # before anything is downloaded
         parse_options(asked)
     source = None if template is None else _read_template(template)
-    with options.load(model, threads=threads, context=context, isa=isa, kv=kv) as loaded:
+    with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
         asked.setdefault("max_tokens", loaded.context_length)
         session = Session(loaded, source, system, asked)
         typed = sys.stdin is not None and sys.stdin.isatty()

@@ -27,6 +27,7 @@ def generate(
     context: options.Context = None,
     isa: options.Isa = None,
     kv: options.Kv = "auto",
+    cache_bytes: options.CacheBytes = None,
     json: options.Json = False,
     **sampling: Any,
 ) -> None:
@@ -37,7 +38,7 @@ def generate(
     with options.naming(*asked):  # before anything is fetched
         asked["seed"] = parse_options(asked).seed
     text = options.read_text(prompt)
-    with options.load(model, threads=threads, context=context, isa=isa, kv=kv) as loaded:
+    with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
         if json:
             with options.naming("prompt", *asked):
                 done = loaded.generate(text, **asked)

@@ -13,10 +13,11 @@ def info(
     context: options.Context = None,
     isa: options.Isa = None,
     kv: options.Kv = "auto",
+    cache_bytes: options.CacheBytes = None,
     json: options.Json = False,
 ) -> None:
     """Shows a model's sizes, and how it runs here and why."""
-    with options.load(model, threads=threads, context=context, isa=isa, kv=kv) as loaded:
+    with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
         facts = loaded.info().to_dict()
     if json:
         output.document(facts)

@@ -31,7 +31,8 @@ def inspect(
     ] = None,
     show: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="How many next tokens and heads to show.")] = 8,
     temperature: Annotated[
-        float, typer.Option(metavar="T", help="Divides logits; 0: always the most probable token.")
+        float,
+        typer.Option("--temperature", "--temp", metavar="T", help="Divides logits; 0: always the most probable token."),
     ] = _D.temperature,
     top_k: Annotated[int, typer.Option(metavar="K", help="Keep the K most probable tokens; 0: all.")] = _D.top_k,
     top_p: Annotated[
@@ -47,6 +48,7 @@ def inspect(
     context: options.Context = None,
     isa: options.Isa = None,
     kv: options.Kv = "auto",
+    cache_bytes: options.CacheBytes = None,
     json: options.Json = False,
 ) -> None:
     """Shows what a model computes while it processes a text (as it is, without a chat template).
@@ -63,7 +65,7 @@ def inspect(
     if png is not None:
         _check_folder(png)
     content = options.read_text(text, "text")
-    with options.load(model, threads=threads, context=context, isa=isa, kv=kv) as loaded:
+    with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
         with options.naming("prompt", "position", "layer", "head"):
             found = look(loaded, content, position, layer, head, show, sampling)
         figures = [] if png is None else _figures(loaded, found, png, head)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pellucid.cli.output import UsageError, note
-from pellucid.errors import ArgumentError, PellucidError, TokenizerError
+from pellucid.cli.output import UsageError
+from pellucid.errors import ArgumentError, IsaError, PellucidError, TokenizerError, one_line
 from pellucid.weights import catalog
 from pellucid.weights.store import size
 
@@ -20,25 +21,59 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT",
+    "CacheBytes",
     "Context",
     "Isa",
     "Json",
     "Kv",
     "ModelName",
     "Prompt",
+    "Raw",
     "Threads",
-    "checked",
+    "announcement",
     "load",
     "naming",
+    "nbytes",
+    "pulled",
     "read_all",
     "read_text",
+    "removable",
     "size",
 ]
 
 DEFAULT = catalog.DEFAULT
 _MODEL_HELP = "A GGUF file, a Hugging Face folder, a catalogue name, or a name that was given to pull."
 
-ModelName = Annotated[str, typer.Option("-m", "--model", metavar="MODEL", help=_MODEL_HELP)]
+
+def pulled(incomplete: str) -> list[str]:
+    """The names of models that begin so, for the shell's completion: the catalogue's, and those that were pulled."""
+    from pellucid.weights import inventory
+
+    names = [entry.name for entry in catalog.entries()]
+    with suppress(PellucidError, OSError):  # a cache that cannot be read
+        names += [held.name for held in inventory.pulled()]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def removable(incomplete: str) -> list[str]:
+    """Those of the names that are in the cache."""
+    with suppress(PellucidError, OSError):
+        return [n for n in pulled(incomplete) if catalog.find(n) is None or catalog.is_cached(n)]
+    return []
+
+
+def _among(*words: str) -> Any:
+    """Completes one of the words."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def _isas(incomplete: str) -> list[str]:
+    from pellucid import _engine
+
+    return [name for name, built, runs in _engine.isas() if built and runs and name.startswith(incomplete)]
+
+
+ModelName = Annotated[str, typer.Option("-m", "--model", metavar="MODEL", help=_MODEL_HELP, autocompletion=pulled)]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -55,19 +90,36 @@ Context = Annotated[
 Isa = Annotated[
     str | None,
     typer.Option(
-        metavar="TIER", help="Instruction set; default: the best that this processor has. [env: PELLUCID_ISA]"
+        metavar="TIER",
+        help="Instruction set; default: the best that this processor has. [env: PELLUCID_ISA]",
+        autocompletion=_isas,
     ),
 ]
-Kv = Annotated[str, typer.Option(metavar="TYPE", help="Type of cached keys and values: auto, f32, f16, bf16, int8.")]
+Kv = Annotated[
+    str,
+    typer.Option(
+        metavar="TYPE",
+        help="Type of cached keys and values: auto, f32, f16, bf16, int8.",
+        autocompletion=_among("auto", "f32", "f16", "bf16", "int8"),
+    ),
+]
+CacheBytes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Memory that the keys and values of all sequences may take, such as 2G or 500M; default: no limit.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 Prompt = Annotated[
     str | None,
     typer.Argument(
-        metavar="[TEXT | -]",
+        metavar="TEXT | -",
         show_default=False,
-        help="The text; without it, or with -, standard input is read as UTF-8, a final line end included.",
+        help="The text; without it, or with -, standard input is read as UTF-8, but for its final line end (--raw).",
     ),
 ]
+Raw = Annotated[bool, typer.Option("--raw", help="Keep the final line end of standard input.")]
 
 LONGEST_TEXT = 1 << 28  # bytes; an endless device or pipe is refused here
 
@@ -92,23 +144,40 @@ def naming(*names: str) -> Iterator[None]:
         raise UsageError(flag + error.found) from None
 
 
-def load(source: str, **options: Any) -> Model:
+def nbytes(option: str, text: str, least: int = 0) -> int:
+    """A number of bytes: digits, and K, M, G or T for powers of 1000, KiB, MiB, GiB or TiB for powers of 1024."""
+    from fractions import Fraction
+
+    match = re.fullmatch(r"([0-9]{1,15})(\.[0-9]{1,9})?(?:([KMGT])(i?)B?|B)?", text.strip(), re.IGNORECASE)
+    value = -1
+    if match is not None:
+        power = "KMGT".index(match[3].upper()) + 1 if match[3] else 0
+        value = int(Fraction(match[1] + (match[2] or "")) * (1024 if match[4] else 1000) ** power)
+    if value < least:
+        raise UsageError(f"{option}={one_line(text, 60)!r}: expected a number of bytes, such as 20G or 500M")
+    return value
+
+
+def load(source: str, *, isa: str | None = None, cache_bytes: str | None = None, **options: Any) -> Model:
     """Loads a model, with a progress bar on stderr where that is a terminal and loading takes a while."""
     from pellucid.cli.progress import progress
     from pellucid.model import Model
 
-    with naming(*options), progress() as show:
-        return Model.load(checked(source), progress=show, **options)
+    if cache_bytes is not None:
+        options["cache_bytes"] = nbytes("--cache-bytes", cache_bytes, least=1)
+    with naming(*options), progress(announcement(source)) as show:
+        try:
+            return Model.load(source, progress=show, isa=isa, **options)
+        except IsaError as error:
+            raise UsageError(f"{'PELLUCID_ISA' if isa is None else '--isa'}: {error}") from None
 
 
-def checked(source: str) -> str:
-    """The source. Prints what will be downloaded."""
-    if os.path.exists(source):
-        return source
-    entry = catalog.find(source)
-    if entry is not None and not entry.terms and not catalog.is_cached(source):
-        note(f"fetching {entry.name} ({size(entry.size)}); licence: {entry.licence}")
-    return source
+def announcement(source: str) -> str:
+    """What is said when a model of the catalogue begins to be downloaded; "" where none will be."""
+    entry = None if os.path.exists(source) else catalog.find(source)
+    if entry is None or entry.terms or catalog.is_cached(source):
+        return ""
+    return f"fetching {entry.name} ({size(entry.size)}); licence: {entry.licence}"
 
 
 def read_text(text: str | None, what: str = "prompt") -> str:

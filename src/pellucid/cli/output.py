@@ -15,6 +15,9 @@ from pellucid.errors import MOST, one_line
 
 __all__ = [
     "UsageError",
+    "can_ask",
+    "columns",
+    "confirmed",
     "document",
     "end_line",
     "fail",
@@ -37,6 +40,8 @@ _KEPT = "\n\t\u00ad\u061c\u200c\u200d\u200e\u200f\u0600\u0601\u0602\u0603\u0604\
 class UsageError(Exception):
     """A wrong command line: exit code 2."""
 
+
+_LEAST_ROOM = 20  # columns for the last column of a table of three or more
 
 _open_line = False  # the last character written to stdout was not a line end
 
@@ -143,6 +148,20 @@ def note(text: str) -> None:
             pass
 
 
+def can_ask() -> bool:
+    """Whether a question can be asked: somebody sits at a terminal, and stderr is there."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None
+
+
+def confirmed(question: str) -> bool:
+    """Asks on the terminal; anything but y or yes is no. False, without asking, where nobody is there."""
+    if not can_ask():
+        return False
+    sys.stderr.write(f"{visible(question)} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def fail(message: str, code: int) -> int:
     """Prints what went wrong as one line, and returns the exit code."""
     try:
@@ -160,25 +179,42 @@ def shown(message: str) -> str:
     return one_line(" ".join(message.split()), MOST - len("pellucid: "))
 
 
-def table(rows: Sequence[Sequence[str]], *, right: tuple[int, ...] = (), gap: int = 2) -> None:
-    """A table to stdout, as wide as the terminal (80 columns elsewhere); the last column is folded.
+def columns() -> int:
+    """Width of the terminal; 80 where there is none."""
+    return shutil.get_terminal_size((80, 24)).columns
 
-    A row of one cell is a heading. right: columns of numbers. gap: spaces between columns. Control characters in cells
-    are escaped, wherever the table goes.
+
+def table(rows: Sequence[Sequence[str]], *, right: tuple[int, ...] = (), gap: int = 2) -> None:
+    """A table to stdout, as wide as the terminal (80 columns elsewhere); the last column is folded. Where that leaves
+    it no room, the first column stands on lines of its own, above the others.
+
+    A row of one cell is a heading. right: columns of numbers. gap: spaces between columns.
+    Control characters in cells are escaped, wherever the table goes.
     """
     rows = [[visible(cell).replace("\n", "\\n").replace("\t", "\\t") for cell in row] for row in rows]
     full = [row for row in rows if len(row) > 1]
     widths = [max(map(len, column)) for column in list(zip(*full, strict=True))[:-1]]
-    indent = sum(widths) + gap * len(widths)
-    room = max(shutil.get_terminal_size((80, 24)).columns - indent, 20)
+    room = columns() - sum(widths) - gap * len(widths)
+    apart = room < _LEAST_ROOM and len(widths) > 1
     for row in rows:
-        if len(row) == 1:
-            line(row[0])
+        first, *rest = row
+        if not rest:
+            line(first)
             continue
         cells = [
             c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row[:-1], widths, strict=True))
         ]
-        first, *more = textwrap.wrap(row[-1], room, break_on_hyphens=False) or [""]
-        line((" " * gap).join([*cells, first]).rstrip())
-        for text in more:
-            line(" " * indent + text)
+        if apart:
+            line(first)
+            del cells[0]
+            _row(cells, row[-1], gap, indent=2)
+        else:
+            _row(cells, row[-1], gap)
+
+
+def _row(cells: list[str], last: str, gap: int, indent: int = 0) -> None:
+    before = " " * indent + "".join(cell + " " * gap for cell in cells)
+    first, *more = textwrap.wrap(last, max(columns() - len(before), 10), break_on_hyphens=False) or [""]
+    line((before + first).rstrip())
+    for text in more:
+        line(" " * len(before) + text)

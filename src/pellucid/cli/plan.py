@@ -28,6 +28,7 @@ def plan(
     context: options.Context = None,
     isa: options.Isa = None,
     kv: options.Kv = "auto",
+    cache_bytes: options.CacheBytes = None,
     json: options.Json = False,
 ) -> None:
     """Shows the operations of a forward pass: buffers, weights, and the bytes that each pass reads.
@@ -37,7 +38,7 @@ def plan(
     """
     if not time and (rows, depth) != (1, 0):
         raise output.UsageError("--rows and --depth: need --time; they describe the timed pass")
-    with options.load(model, threads=threads, context=context, isa=isa, kv=kv) as loaded:
+    with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
         table = loaded.plan()
         ns = _time(loaded, rows, depth) if time else None
     if json:

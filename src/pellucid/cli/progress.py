@@ -8,19 +8,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pellucid.cli.output import note
+from pellucid.weights.store import size
+
 __all__ = ["progress"]
 
 _PATIENCE = 0.5  # seconds: shorter work shows no bar, and does not import what draws one
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[int, int, str], None] | None]:
-    """Yields a callback (bytes done, bytes in all, what), or None where stderr is not a terminal. The bar disappears at
-    the end."""
-    if sys.stderr is None or not sys.stderr.isatty():
+def progress(first: str = "") -> Iterator[Callable[[int, int, str], None] | None]:
+    """Yields a callback (bytes done, bytes in all, what), or None where stderr is not a terminal and there is nothing
+    to say first. The bar disappears at the end. first: a line for stderr when the work begins."""
+    shows = sys.stderr is not None and sys.stderr.isatty()
+    if not (shows or first):
         yield None
         return
-    bar = _Bar()
+    bar = _Bar(first, shows)
     try:
         yield bar.show
     finally:
@@ -28,29 +32,36 @@ def progress() -> Iterator[Callable[[int, int, str], None] | None]:
 
 
 class _Bar:
-    def __init__(self) -> None:
+    def __init__(self, first: str, shows: bool) -> None:
+        self._first = first
+        self._shows = shows
         self._start = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
         self._phase = ""
 
     def show(self, done: int, total: int, what: str) -> None:
+        if self._first:
+            note(self._first)
+            self._first = ""
         if self._bar is None:
-            if time.monotonic() - self._start < _PATIENCE or done >= total:
+            if not self._shows or time.monotonic() - self._start < _PATIENCE or done >= total:
                 return
             self._open()
         if what != self._phase:
             self._phase = what
             self._bar.update(self._task, description=what)
-        self._bar.update(self._task, completed=done, total=max(total, 1))
+        counts = f"{size(done)} of {size(total)}"
+        self._bar.update(self._task, completed=done, total=max(total, 1), bytes=counts)
 
     def _open(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("", total=None)
+        # As narrow as a terminal of 40 columns: what, a bar, and bytes in the units of what was announced.
+        columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[bytes]}"))
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True, expand=True)
+        self._task = self._bar.add_task("", total=None, bytes="")
         self._bar.start()
 
     def stop(self) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pellucid.cli import options, output
-from pellucid.errors import FetchError, one_line
+from pellucid.errors import FetchError
 from pellucid.weights import catalog
 
 if TYPE_CHECKING:
@@ -20,8 +18,9 @@ def pull(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="[NAME]",
+            metavar="NAME",
             help="A name of the catalogue; OWNER/NAME[@REVISION][:FILE] of a hub; an https:// address of a GGUF file.",
+            autocompletion=options.pulled,
         ),
     ] = options.DEFAULT,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Accept the model's terms without being asked.")] = False,
@@ -56,8 +55,8 @@ def pull(
     """
     from pellucid.weights import hub
 
-    most = None if max_bytes is None else _bytes("--max-bytes", max_bytes, least=1)
-    rate = _bytes("--min-rate", min_rate)
+    most = None if max_bytes is None else options.nbytes("--max-bytes", max_bytes, least=1)
+    rate = options.nbytes("--min-rate", min_rate)
     if catalog.find(name) is None and (hub.is_reference(name) or "/" in name):
         limits = hub.Limits(most, rate)
         shown = _from_hub(name, yes, sha256, insecure, not no_verify, limits)
@@ -69,20 +68,6 @@ def pull(
         output.document(shown)
     else:
         output.line(str(shown["path"]))
-
-
-def _bytes(option: str, text: str, least: int = 0) -> int:
-    """A number of bytes: digits, and K, M, G or T for powers of 1000, KiB, MiB, GiB or TiB for powers of 1024."""
-    from fractions import Fraction
-
-    match = re.fullmatch(r"([0-9]{1,15})(\.[0-9]{1,9})?(?:([KMGT])(i?)B?|B)?", text.strip(), re.IGNORECASE)
-    value = -1
-    if match is not None:
-        power = "KMGT".index(match[3].upper()) + 1 if match[3] else 0
-        value = int(Fraction(match[1] + (match[2] or "")) * (1024 if match[4] else 1000) ** power)
-    if value < least:
-        raise output.UsageError(f"{option}={one_line(text, 60)!r}: expected a number of bytes, such as 20G or 500M")
-    return value
 
 
 def _from_catalogue(name: str, yes: bool, verify: bool, most: int | None) -> dict[str, object]:
@@ -123,11 +108,8 @@ def _from_hub(
 
 def _accept(name: str, licence: str, terms: str, yes: bool) -> None:
     """Asks on the terminal whether the terms are accepted; without one, UsageError."""
-    if yes:
+    if yes or output.confirmed(f"Accept these terms ({terms})?"):
         return
-    if sys.stdin is None or not sys.stdin.isatty() or sys.stderr is None:
+    if not output.can_ask():
         raise output.UsageError(f"{name} comes under terms ({licence}, {terms}): give --yes to accept them")
-    sys.stderr.write(f"Accept these terms ({terms})? [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise FetchError("the terms were not accepted: nothing was downloaded", name=name)
+    raise FetchError("the terms were not accepted: nothing was downloaded", name=name)

@@ -88,6 +88,7 @@ _OPTIONS: dict[str, tuple[Any, str, str, str]] = {
         "DRY: text that no repetition extends over; may be given several times.",
     ),
 }
+_ALIASES = {"temperature": ("--temp",)}
 _NONE_AT_FIRST = ("samplers", "seed", "dry_breakers")
 
 
@@ -98,7 +99,8 @@ def sampling_options(command: _Command) -> _Command:
     kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     ours = []
     for name, (kind, metavar, panel, text) in _OPTIONS.items():
-        option = typer.Option(metavar=metavar, help=text, rich_help_panel=panel)
+        flags = [f"--{name.replace('_', '-')}", *_ALIASES.get(name, ())]
+        option = typer.Option(*flags, metavar=metavar, help=text, rich_help_panel=panel)
         default = None if name in _NONE_AT_FIRST else defaults[name]
         ours.append(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])

@@ -40,6 +40,7 @@ def score(
     context: options.Context = None,
     isa: options.Isa = None,
     kv: options.Kv = "auto",
+    cache_bytes: options.CacheBytes = None,
     json: options.Json = False,
 ) -> None:
     """Shows how probable a text is for a model: log probability, perplexity, bits per byte and per token.
@@ -52,7 +53,7 @@ def score(
     )
     if not named or not named[0][1]:
         raise PellucidError(f"{'standard input' if file == '-' else file} contains no text")
-    with options.load(model, threads=threads, context=context, isa=isa, kv=kv) as loaded:
+    with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
         longest = loaded.context_length if window is None else window
         with options.naming("window", "top"):
             found = loaded.score([line for _, line in named], top=top, window=longest)

@@ -35,8 +35,11 @@ class Session:
         model.tokenizer.chat(template)
 
     def title(self) -> str:
+        """The name that the model was given or pulled under, else the one in its file, else the file's."""
+        from pellucid.weights import inventory
+
         info = self.model.info()
-        return info.name or os.path.basename(info.path)
+        return inventory.name_of(info.path) or info.name or os.path.basename(info.path)
 
     def said(self) -> list[dict[str, Any]]:
         """The whole conversation, as the template receives it."""

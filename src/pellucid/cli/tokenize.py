@@ -25,9 +25,8 @@ def tokenize(
     from pellucid.tokenizer import Tokenizer
 
     content = options.read_text(text, "text")
-    source = options.checked(model)
-    with progress() as show:
-        tokenizer = Tokenizer.load(source, progress=show)
+    with progress(options.announcement(model)) as show:
+        tokenizer = Tokenizer.load(model, progress=show)
     found = tokenizer.encode(content, add_special=bos, parse_special=special)
     pieces = [tokenizer.piece(id, special=True) for id in found]
     if json:

