@@ -56,11 +56,12 @@ def write(tmp_path: Path, doc: Any) -> Path:
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     path = history.save(document(), tmp_path / "a.json")
-    assert path == tmp_path / "a.json" and history.read(path) == DOCUMENT
+    assert path == tmp_path / "a.json" and json.loads(path.read_text()) == DOCUMENT
+    assert history.compare(document(), history.read(path))["differs"] == {}
     changed = document()
     changed["commit"] = "9876543210"
     history.save(changed, path)  # in place of the first
-    assert history.read(path) == changed and os.listdir(tmp_path) == ["a.json"]
+    assert history.read(path)["commit"] == "9876543210" and os.listdir(tmp_path) == ["a.json"]
 
 
 def test_a_folder_gets_a_name_by_version_machine_and_model(tmp_path: Path) -> None:
@@ -82,8 +83,8 @@ def test_ratios() -> None:
     old["phases"].append({"name": "dance", "tokens_per_second": {"median": 9.0}, "limit": None})
     found = history.compare(new, old)
     assert found["phases"] == {
-        "decode at 0": {"tokens_per_second": 1.25, "fraction": pytest.approx(1.125)},
-        "cold start": {"tokens_per_second": 1.0, "fraction": None},
+        "decode at 0": {"tokens_per_second": 1.25, "fraction": pytest.approx(1.125), "by_bandwidth": []},
+        "cold start": {"tokens_per_second": 1.0, "fraction": None, "by_bandwidth": []},
     }
     assert found["limits"] == {"read_2m": 1.25, "int8": 1.0}
     assert (found["missing"], found["added"], found["differs"]) == (["dance"], ["prefill 512"], {})
@@ -92,6 +93,21 @@ def test_ratios() -> None:
     assert ["only there: dance"] in text and ["only here: prefill 512"] in text
     assert ["compared with old.json (0.1.0, 0123456789, 2026-11-26T00:00:00Z)"] in text
     assert not any("another" in row[0] for row in text)
+
+
+def test_runs_at_the_same_bandwidth_are_compared(tmp_path: Path) -> None:
+    def group(read: float, rate: float, fraction: float) -> dict[str, Any]:
+        values = {"gb_per_second": read, "tokens_per_second": rate, "fraction": fraction}
+        return {key: {"median": value} for key, value in values.items()}
+
+    new, old = document(), document()
+    old["phases"][0]["by_bandwidth"] = [group(35.0, 300.0, 0.9), group(59.0, 400.0, 0.8)]
+    new["phases"][0]["by_bandwidth"] = [group(20.0, 250.0, 0.9), group(58.0, 440.0, 0.9)]
+    path = write(tmp_path, old)
+    found = history.compare(new, history.read(path))
+    ratios = {"gb_per_second": 58.0, "tokens_per_second": pytest.approx(1.1), "fraction": pytest.approx(1.125)}
+    assert found["phases"]["decode at 0"]["by_bandwidth"] == [ratios]  # at 20 GB/s there was nothing
+    assert ["  at 58 GB/s", "1.100", "1.125", "", "", "", "", ""] in history.rows(found, "old.json", 8)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +183,9 @@ def broken(**changes: Any) -> dict[str, Any]:
         (broken(phases__0__tokens_per_second={"median": 10**400}), r"phases\[0\].tokens_per_second.median"),
         (broken(phases__0__tokens_per_second={"median": float("nan")}), r"phases\[0\].tokens_per_second.median"),
         (broken(phases__0__tokens_per_second={"median": float("inf")}), r"phases\[0\].tokens_per_second.median"),
+        (broken(phases__0__by_bandwidth=3), r"phases\[0\].by_bandwidth: expected a list"),
+        (broken(phases__0__by_bandwidth=[3]), r"phases\[0\].by_bandwidth\[0\]: expected an object"),
+        (broken(phases__0__by_bandwidth=[{}]), r"phases\[0\].by_bandwidth\[0\].gb_per_second.median: expected a pos"),
         (broken(phases__0__limit=[]), r"phases\[0\].limit: expected an object"),
         (broken(phases__0__limit={}), r"phases\[0\].limit.fraction.median: expected a positive number"),
     ],

@@ -52,7 +52,8 @@ def test_a_rate_counts_threads_and_repeats(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(kernels, "SECONDS", 0.0)
     calls = []
     monkeypatch.setattr(weights, "matmul", lambda *given, **forms: calls.append((given, forms)))
-    monkeypatch.setattr("time.perf_counter_ns", lambda: 0)
+    for clock in ("perf_counter_ns", "thread_time_ns"):
+        monkeypatch.setattr(f"time.{clock}", lambda: 0)
     size = weights.tile_bytes("Q8_0", 256)
     rate = Kernels("scalar", 2, SIZE).rate(Product("Q8_0", 64, 256, 32, 1))
     assert {(given[3], forms["repeat"]) for given, forms in calls} == {(32, 1)}  # half of 64 rows each

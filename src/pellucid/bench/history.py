@@ -7,11 +7,11 @@ import math
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pellucid.bench import moments
 from pellucid.errors import one_line
 
 __all__ = ["SCHEMA", "Document", "commit", "compare", "read", "rows", "save", "target"]
@@ -86,15 +86,13 @@ def save(doc: Document, path: str | Path) -> Path:
         words = (doc["pellucid"], doc["commit"], m["cpu"], numbers, m["isa"], f"{m['threads']}t", model.stem)
         path = path / (re.sub(r"[^a-z0-9.+]+", "-", "-".join(filter(None, words)).lower())[:200] + ".json")
     text = json.dumps(doc, indent=2, allow_nan=False) + "\n"
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".bench-")
+    draft = path.with_name(f".{os.getpid()}.part")
     try:
-        with open(handle, "w", encoding="utf-8") as file:
+        with open(draft, "x", encoding="utf-8") as file:
             file.write(text)
-        os.chmod(draft, 0o644)
         os.replace(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise
+    finally:
+        draft.unlink(missing_ok=True)
     return path
 
 
@@ -140,9 +138,16 @@ def read(path: str | Path) -> Document:
         if phase.get("limit") is not None:
             limit = fields.object(phase, "limit", f"{at}.limit")
             fields.median(limit.get("fraction"), f"{at}.limit.fraction")
+        groups = phase.setdefault("by_bandwidth", [])
+        fields.expect(isinstance(groups, list), f"{at}.by_bandwidth", "a list")
+        for j, group in enumerate(groups):
+            fields.expect(isinstance(group, dict), f"{at}.by_bandwidth[{j}]", "an object")
+            for key in _GROUP:
+                fields.median(group.get(key), f"{at}.by_bandwidth[{j}].{key}")
     return doc
 
 
+_GROUP = ("gb_per_second", "tokens_per_second", "fraction")
 _KINDS: dict[type, tuple[str, Callable[[Any], bool]]] = {
     int: ("a positive integer", lambda x: type(x) is int and 0 < x < 1 << 63),
     bool: ("true or false", lambda x: isinstance(x, bool)),
@@ -185,30 +190,45 @@ class _Fields:
 
 
 def compare(doc: Document, earlier: Document) -> Document:
-    """Ratios new / old of the medians that both have: {"phases": {name: {"tokens_per_second", "fraction"}}, "limits":
-    {kind: ratio}, ...}. fraction: of the fractions of the limit; None for a phase without one. differs: what else
-    differs, as {"name": [old, new]}; missing, added: phases that only the earlier or only this document has."""
+    """Ratios new / old of the medians that both have.
+
+    phases: {name: {"tokens_per_second", "fraction" of the limit, "by_bandwidth"}}; fraction: None for a phase without a
+    limit; by_bandwidth: the ratios of runs at about the same bandwidth, where both have some. limits: {kind: ratio}.
+    differs: what else differs, {name: [old, new]}. missing, added: phases that only the earlier or only this one has.
+    """
     old = {p["name"]: p for p in earlier["phases"]}
     new = {p["name"]: p for p in doc["phases"]}
     return {
         "with": {key: earlier[key] for key in ("pellucid", "commit", "date")},
         "differs": _differences(doc, earlier),
-        "phases": {
-            name: {
-                "tokens_per_second": _ratio(p["tokens_per_second"], old[name]["tokens_per_second"]),
-                "fraction": _ratio(p["limit"]["fraction"], old[name]["limit"]["fraction"])
-                if p["limit"] and old[name].get("limit")
-                else None,
-            }
-            for name, p in new.items()
-            if name in old
-        },
+        "phases": {name: _ratios(p, old[name]) for name, p in new.items() if name in old},
         "missing": [name for name in old if name not in new],
         "added": [name for name in new if name not in old],
         "limits": {
             kind: _ratio(x, earlier["limits"][kind]) for kind, x in doc["limits"].items() if kind in earlier["limits"]
         },
     }
+
+
+def _ratios(new: Document, old: Document) -> Document:
+    limits = new["limit"] and old.get("limit")
+    alike = []
+    for group in new.get("by_bandwidth", []):
+        found = min(old["by_bandwidth"], key=lambda other: _apart(group, other), default=None)
+        if found is not None and _apart(group, found) <= moments.WIDTH:
+            read = {"gb_per_second": group["gb_per_second"]["median"]}
+            alike.append(read | {key: _ratio(group[key], found[key]) for key in _GROUP[1:]})
+    return {
+        "tokens_per_second": _ratio(new["tokens_per_second"], old["tokens_per_second"]),
+        "fraction": _ratio(new["limit"]["fraction"], old["limit"]["fraction"]) if limits else None,
+        "by_bandwidth": alike,
+    }
+
+
+def _apart(a: Document, b: Document) -> float:
+    """The factor between the bandwidths of two groups of runs, at least 1."""
+    ratio = _ratio(a["gb_per_second"], b["gb_per_second"])
+    return max(ratio, 1 / ratio)
 
 
 def _ratio(new: Document, old: Document) -> float:
@@ -244,6 +264,9 @@ def rows(compared: Document, path: str, columns: int) -> list[list[str]]:
     out.append(row("new / old", "tokens/s", "of limit"))
     for name, p in compared["phases"].items():
         out.append(row(name, f"{p['tokens_per_second']:.3f}", "" if p["fraction"] is None else f"{p['fraction']:.3f}"))
+        for group in p["by_bandwidth"]:
+            at = f"  at {group['gb_per_second']:.0f} GB/s"
+            out.append(row(at, f"{group['tokens_per_second']:.3f}", f"{group['fraction']:.3f}"))
     if compared["limits"]:
         out.append(row("limit", "new / old"))
         out += [row(kind, f"{ratio:.3f}") for kind, ratio in compared["limits"].items()]
