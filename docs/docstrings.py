@@ -1,4 +1,4 @@
-"""Our docstrings as the site shows them: a list of arguments where one stands, and names in code type."""
+"""Our docstrings as the site shows them: a list of arguments where one stands, tables, and names in code type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class Docstrings(griffe.Extension):
 
 
 def tidy(text: str, arguments: set[str]) -> str:
-    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text)
+    text = re.sub(r":\w+:`~?(?:pellucid[\w.]*\.)?([^`]+)`", r"`\1`", text)
+    text = re.sub(r"^(=+(?: +=+)+)\n(.*?)^\1$", lambda found: table(found[1], found[2]), text, flags=re.M | re.S)
     lines: list[str] = []
     for line in text.splitlines():
         name = line.partition(":")[0]
@@ -26,3 +27,17 @@ def tidy(text: str, arguments: set[str]) -> str:
             line = f"- `{name}`{line[len(name) :]}"
         lines.append(line)
     return "\n".join(lines)
+
+
+def table(rule: str, body: str) -> str:
+    """A simple table of reStructuredText, without a heading, as one of Markdown. rule: its line of ``=``."""
+    starts = [column.start() for column in re.finditer("=+", rule)]
+    rows: list[list[str]] = []
+    for line in body.splitlines():
+        cells = [line[at:end].strip() for at, end in zip(starts, [*starts[1:], None], strict=True)]
+        if cells[0]:
+            rows.append(cells)
+        else:  # the row goes on
+            rows[-1] = [f"{old} {new}".strip() for old, new in zip(rows[-1], cells, strict=True)]
+    head = ["|" + "   |" * len(starts), "|" + "---|" * len(starts)]
+    return "\n".join([*head, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)])

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import importlib.util
+import inspect
+import pkgutil
 import re
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-from pellucid import Model, errors
+from pellucid import Context, Model, Tokenizer, errors
+from pellucid.sampling import SamplingOptions
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -36,14 +42,14 @@ def programs(name: str) -> list[tuple[str, str]]:
     "program",
     [
         pytest.param(code, id=f"{name}: {title}")
-        for name in ("index.md", "embedding.md")
+        for name in ("index.md", "generating.md", "embedding.md", "other-packages.md", "coming-from.md")
         for title, code in programs(name)
     ],
 )
 def test_programs_run(program: str, smollm2: Path, tmp_path: Path) -> None:
     file = tmp_path / "program.py"
     file.write_text(program)
-    done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -115,3 +121,90 @@ def test_examples_are_what_is_said(smollm2: Path, tmp_path: Path, monkeypatch: p
 def test_every_page_is_in_the_navigation() -> None:
     settings = (DOCS.parent / "mkdocs.yml").read_text()
     assert {page.name for page in DOCS.glob("*.md")} == set(re.findall(r": ([\w-]+\.md)$", settings, re.M))
+
+
+# What the API page may show: the members of each class, and the names of each module. Anything else is internal.
+SHOWN = {
+    "pellucid.Model": "chat chat_prompt close context context_length detokenize edit generate info load load_seconds "
+    "logits plan score stream tokenize tokenizer trace weight",
+    "pellucid.Context": "append chat close fork generate ids length logits next rewind score stream",
+    "pellucid.Completion": "to_dict",
+    "pellucid.Piece": "finish_reason ids logprobs prompt_tokens text timings",
+    "pellucid.TokenLogprob": "id logprob piece top",
+    "pellucid.NextToken": "id logprob piece",
+    "pellucid.Timings": "decode_rate prefill_rate",
+    "pellucid.Trace": "arrays attribution bertviz kept lens load logits_at nbytes save to_pandas top",
+    "pellucid.look.lens.Guess": "id logit piece probability",
+    "pellucid.look.lens.Attribution": "parts",
+    "pellucid.model.Edit": "add close model patch scale_head skip",
+    "pellucid.look.score.Score": "logprobs perplexity to_dict total",
+    "pellucid.look.tables": "Look Push Surprise heads looks surprise",
+    "pellucid.look.choice": "Step steps",
+    "pellucid.look.plots": "attention attribution lens save",
+    "pellucid.Tokenizer": "chat decode encode load piece spelling",
+    "pellucid.ModelInfo": "to_dict",
+    "pellucid.Operation": "to_dict",
+    "pellucid.errors": " ".join(sorted(errors.__all__)),
+    "pellucid.weights.catalog": "Entry cache_folder entries fetch find is_cached path",
+}
+
+
+def blocks_of_api() -> dict[str, dict[str, Any]]:
+    """What api.md shows -> the options of each."""
+    found = re.findall(r"^::: (\S+)\n((?: +.*\n)*)", text("api.md"), re.M)
+    return {
+        name: {
+            key: ast.literal_eval(re.sub(r"\b(\w+)\b(?=[,\]])", r"'\1'", value) if key.endswith("members") else value)
+            for key, value in re.findall(r"^ +(\w+): (\[.+)$", options, re.M)
+        }
+        | {key: value == "true" for key, value in re.findall(r"^ +(\w+): (true|false)$", options, re.M)}
+        for name, options in found
+    }
+
+
+def shown(name: str, options: dict[str, Any]) -> set[str]:
+    """The names that mkdocstrings shows of a class or module: the documented ones that pass its filters."""
+    thing = pkgutil.resolve_name(name.rpartition(".")[0] + ":" + name.rpartition(".")[2] if name[9].isupper() else name)
+    own = dict(vars(thing))
+    inherited = {key: inspect.getattr_static(thing, key) for key in options.get("inherited_members", ())}
+    filters = [pattern.removeprefix("!") for pattern in options.get("filters", ["!^_"])]
+
+    def is_shown(key: str, value: Any) -> bool:
+        if any(re.search(pattern, key) for pattern in filters) or inspect.ismodule(value):
+            return False
+        if inspect.ismodule(thing) and getattr(value, "__module__", None) != thing.__name__:
+            return key in options.get("members", ())  # imported from elsewhere
+        if key in getattr(thing, "_fields", ()):
+            return bool(options.get("show_if_no_docstring"))
+        return (callable(value) or isinstance(value, (property, classmethod))) and bool(value.__doc__)
+
+    members = options.get("members")
+    return {key for key, value in (own | inherited).items() if is_shown(key, value) and (not members or key in members)}
+
+
+def test_api_page_shows_what_is_public() -> None:
+    assert {name: " ".join(sorted(shown(name, options))) for name, options in blocks_of_api().items()} == SHOWN
+    assert set(SHOWN) == set(blocks_of_api())
+
+
+def test_api_page_shows_no_constructor_that_is_internal() -> None:
+    """Only those of plain data, whose parameters are its attributes."""
+    assert "merge_init_into_class: false" in (DOCS.parent / "mkdocs.yml").read_text()
+    for name, options in blocks_of_api().items():
+        if options.get("merge_init_into_class"):
+            module, _, attribute = name.rpartition(".")
+            assert dataclasses.is_dataclass(getattr(importlib.import_module(module), attribute)), name
+
+
+def test_calls_that_others_become_exist() -> None:
+    """Each method and option in the right column of the tables of coming-from.md is one of ours."""
+    page = text("coming-from.md")
+    ours = " ".join(re.findall(r"^\| .* (\| [^|]+ \|)$", page, re.M))
+    code = " ".join(re.findall(r"`([^`]+)`", ours))
+    owners = {"model": Model, "Model": Model, "context": Context, "model.tokenizer": Tokenizer}
+    calls = re.findall(r"\b(model\.tokenizer|[mM]odel|context)\.([a-z_]+)\b", code)
+    assert len(calls) > 40
+    assert [call for call in calls if call[1] != "gguf" and not hasattr(owners[call[0]], call[1])] == []
+    known = {field.name for field in dataclasses.fields(SamplingOptions)} | {"template", "tools", "stream", "model"}
+    known |= set(inspect.signature(Model.load).parameters)
+    assert set(re.findall(r"\b([a-z_]+)=", code)) <= known

@@ -27,8 +27,10 @@ def test_python_runs(smollm2: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith(" Paris")
+    assert any(line.startswith(" Paris.") for line in lines)
     assert lines[-1] == " Paris"
+    assert code.index("model.chat([{") < code.index("model.generate(")  # what a newcomer wants comes first
+    assert "template=" not in code
 
 
 def test_plan_is_the_plan(smollm2: Path) -> None:
@@ -62,6 +64,12 @@ def test_commands_exist() -> None:
 def test_install_lines() -> None:
     assert 'pip install . && pellucid generate "The capital of France is"\n' in "".join(blocks("sh"))
     assert "pip install -e '.[test]' && pytest\n" in "".join(blocks("sh"))
+    assert "git clone" in "".join(blocks("sh")) and "\ncd pellucid\n" in "".join(blocks("sh"))
+
+
+def test_the_quick_subset_exists() -> None:
+    (folders,) = re.findall(r"`pytest ((?:tests/\w+ ?)+)`\s+is a subset", (ROOT / "README.md").read_text())
+    assert all(list((ROOT / folder).glob("test_*.py")) for folder in folders.split())
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
