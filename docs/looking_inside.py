@@ -1,5 +1,6 @@
 """Runs the programs of looking-inside.md and updates their output and figures in the page: python
-docs/looking_inside.py. It needs both models and matplotlib. A test compares page and programs.
+docs/looking_inside.py. It needs both models and matplotlib; figures are written to docs/look. A test compares page and
+programs.
 
 A program's output is the `text` block below it. A comment above a program may mark it: "gemma": it needs the second
 model; "measured": its output depends on the machine and is not compared.
@@ -68,4 +69,4 @@ def page(text: str, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), PAGE.parent), encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), PAGE.parent / "look"), encoding="utf-8")

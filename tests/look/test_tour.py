@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codeop
 import importlib.util
 import re
 import sys
@@ -35,10 +36,9 @@ def _ids(blocks: list[Any]) -> list[str]:
 
 
 def _outputs(blocks: list[Any], folder: Path) -> dict[int, str]:
-    """The output of each program of the session; where one fails, those before it have run."""
-    (folder / "look").mkdir()
+    """The output of each program of the session, whose figures go to the current folder."""
     found = dict(zip(map(id, blocks), TOUR.run(blocks, folder), strict=True))
-    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")} == FIGURES
+    assert {f"look/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*")} == FIGURES
     return found
 
 
@@ -69,11 +69,31 @@ def test_the_page_keeps_its_form() -> None:
     outputs = iter([block.output for block in BLOCKS])
     original, TOUR.run = TOUR.run, lambda blocks, folder: outputs
     try:
-        assert TOUR.page(PAGE, DOCS) == PAGE
+        assert TOUR.page(PAGE, DOCS / "look") == PAGE
     finally:
         TOUR.run = original
     assert len(BLOCKS) == PAGE.count("\n```python\n") > 30
     assert set(re.findall(r"\]\((look/[^)]+)\)", PAGE)) == FIGURES
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=_ids(BLOCKS))
+def test_a_program_can_be_pasted(block: Any) -> None:
+    """Into Python's prompt, which reads line by line: a blank line ends a loop or a function, and nothing else does."""
+    waiting: list[str] = []
+    for line in [*block.code.splitlines(), ""]:
+        waiting.append(line)
+        if codeop.compile_command("\n".join(waiting)) is not None:
+            waiting = []
+    assert waiting == []
+
+
+def test_the_page_says_what_it_needs_and_what_differs() -> None:
+    """The second model and how to get it before its first use, and of what was measured that it differs."""
+    assert "`pellucid pull gemma3-270m`" in PAGE[: PAGE.index("gemma = Model.load")]
+    assert "pip install 'pellucid[plots]'" in PAGE[: PAGE.index("plots.")]
+    before = PAGE.split("<!-- measured -->\n")[:-1]
+    assert len(before) == sum("measured" in block.flags for block in BLOCKS) >= 3
+    assert all("differ" in text.rpartition("\n```\n")[2] for text in before)
 
 
 def test_figures_are_small() -> None:
