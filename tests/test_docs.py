@@ -53,6 +53,27 @@ def test_programs_run(program: str, smollm2: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+# Modules that the tests do not install, reduced to what the pages take from them.
+OTHERS = {
+    "torch": "from_numpy = lambda array: array",
+    "bertviz": """
+def head_view(attention, tokens):
+    n = len(tokens)
+    assert attention and all(layer.shape[0] == 1 and layer.shape[2:] == (n, n) for layer in attention)
+""",
+}
+
+
+def test_program_for_bertviz_runs(smollm2: Path, tmp_path: Path) -> None:
+    (program, harness) = re.findall(r"^```py\n(.*?)^```$", text("other-packages.md"), re.M | re.S)
+    assert "head_view(" in program and "from pellucid.look.harness import PellucidLM" in harness
+    for name, code in OTHERS.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    (tmp_path / "program.py").write_text(program)
+    done = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("command_line", DOCS / "command_line.py")
     assert spec is not None and spec.loader is not None
@@ -97,6 +118,10 @@ def test_examples_are_what_is_said(smollm2: Path, tmp_path: Path, monkeypatch: p
         (tmp_path / "model.gguf").write_bytes(smollm2.read_bytes()[:30_000_000])
         Model.load("model.gguf")
 
+    def endless() -> None:
+        many = "{% for a in range(3000) %}{% for b in range(3000) %}{% endfor %}{% endfor %}"
+        model.chat_prompt([{"role": "user", "content": "Hello"}], template=many)
+
     def closed() -> None:
         model.close()
         model.generate("a")
@@ -110,6 +135,7 @@ def test_examples_are_what_is_said(smollm2: Path, tmp_path: Path, monkeypatch: p
         lambda: Model.load(smollm2, isa="abacus"),
         busy,
         cut,
+        endless,
         closed,
     ):
         with pytest.raises(errors.PellucidError) as caught:
