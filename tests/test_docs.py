@@ -192,7 +192,10 @@ def shown(name: str, options: dict[str, Any]) -> set[str]:
     """The names that mkdocstrings shows of a class or module: the documented ones that pass its filters."""
     thing = pkgutil.resolve_name(name.rpartition(".")[0] + ":" + name.rpartition(".")[2] if name[9].isupper() else name)
     own = dict(vars(thing))
-    inherited = {key: inspect.getattr_static(thing, key) for key in options.get("inherited_members", ())}
+    inherited = options.get("inherited_members", ())
+    if inherited is True:
+        inherited = {key for parent in thing.__mro__[1:-1] for key in vars(parent)}
+    own |= {key: inspect.getattr_static(thing, key) for key in inherited}
     filters = [pattern.removeprefix("!") for pattern in options.get("filters", ["!^_"])]
 
     def is_shown(key: str, value: Any) -> bool:
@@ -205,7 +208,7 @@ def shown(name: str, options: dict[str, Any]) -> set[str]:
         return (callable(value) or isinstance(value, (property, classmethod))) and bool(value.__doc__)
 
     members = options.get("members")
-    return {key for key, value in (own | inherited).items() if is_shown(key, value) and (not members or key in members)}
+    return {key for key, value in own.items() if is_shown(key, value) and (not members or key in members)}
 
 
 def test_api_page_shows_what_is_public() -> None:
