@@ -1,0 +1,117 @@
+"""docs/notebooks: the notebooks run in a kernel, and git has them without output. What a kernel shows of a figure."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from pellucid import markup
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
+MOST_CELLS = 25
+EXPECTED = {  # what the output of each notebook has
+    "first-steps.ipynb": ["7 days", "365 days", " Rome.", " Tokyo.", " Berlin.", "' Paris'"],
+    "looking-inside.ipynb": ["(31, 5, 576)", "' Paris' 0.77", "' Paris' 0.14", " Rome"],
+}
+
+
+@pytest.fixture
+def execute(smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """execute(notebook): the notebook with its output. The user's own settings of Jupyter and IPython are left out."""
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+
+    def run(notebook: Any) -> Any:
+        resources = {"metadata": {"path": str(tmp_path)}}
+        return NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+
+    return run
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def outputs(notebook: Any) -> list[list[Any]]:
+    """Those of each cell of code."""
+    return [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def data(found: list[Any]) -> list[dict[str, Any]]:
+    """The data of the results of a cell: what it shows, but for streams."""
+    return [one.data for one in found if one.output_type in ("execute_result", "display_data")]
+
+
+def text(found: list[Any], stream: str = "stdout") -> str:
+    return "".join(one.text for one in found if one.output_type == "stream" and one.name == stream)
+
+
+def test_there_are_two() -> None:
+    assert [path.name for path in NOTEBOOKS] == list(EXPECTED)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_git_has_no_output(path: Path) -> None:
+    """Nor other traces of having been run; and the file is as Jupyter writes it."""
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert notebook.metadata.language_info == {"name": "python"}
+    assert len(notebook.cells) <= MOST_CELLS
+    for cell in notebook.cells:
+        assert cell.metadata == {}
+        if cell.cell_type == "code":
+            assert (cell.outputs, cell.execution_count) == ([], None), cell.source
+    raw = path.read_text(encoding="utf-8")
+    assert raw == json.dumps(json.loads(raw), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_links(path: Path) -> None:
+    prose = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    links = re.findall(r"\]\(([^)]+)\)", prose)
+    assert links and all((path.parent / link).exists() for link in links)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_runs(execute: Any, path: Path) -> None:
+    """Every value at the end of a cell is shown as a picture or as HTML; only loading writes to stderr."""
+    found = outputs(execute(read(path)))
+    everything = "".join(text(of_cell) for of_cell in found)
+    assert [words for words in EXPECTED[path.name] if words not in everything] == []
+    assert "packing weights: 100%" in text(found[0], "stderr")
+    assert all(text(of_cell, "stderr") == "" for of_cell in found[1:])
+    shown = [one for of_cell in found[1:] for one in data(of_cell)]
+    assert len(shown) >= 3
+    for one in shown:
+        assert "image/png" in one or "<div" in one["text/html"]
+        assert len(one.get("text/html", "").encode()) <= markup.MOST_BYTES
+        assert len(one["text/plain"].splitlines()) <= markup.MOST_LINES and "array(" not in one["text/plain"]
+
+
+@pytest.mark.parametrize("first", ["", "%matplotlib inline\nimport matplotlib.pyplot"], ids=["plain", "inline"])
+def test_a_figure_is_one_picture(execute: Any, first: str) -> None:
+    """With and without pyplot, which Pellucid does not import."""
+    cells = [
+        first,
+        "from pellucid import Model\nfrom pellucid.look import plots",
+        "model = Model.load('smollm2-135m', progress=False)",
+        "trace = model.trace('one two')",
+        "plots.attention(trace, 3, 0)",
+        "figure = plots.lens(trace)",
+        "figure",
+        "import sys; print('matplotlib.pyplot' in sys.modules)",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    found = outputs(execute(notebook))
+    assert text(found[2], "stderr") == ""
+    assert [["image/png" in one for one in data(of_cell)] for of_cell in found[4:7]] == [[True], [], [True]]
+    assert text(found[7]) == f"{bool(first)}\n"
