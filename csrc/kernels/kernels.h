@@ -39,6 +39,7 @@ typedef struct pl_tuning {
     struct pl_ahead {
         int32_t bytes, lines;
     } ahead[2];
+    int32_t tiles; /* 1 or 2 that rows of activations meet at once */
 } pl_tuning;
 
 /* Rows of activations (n, k) in the forms that the formats need; other forms are NULL. */

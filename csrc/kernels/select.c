@@ -69,8 +69,8 @@ static const struct {
     const char *vendor;
     pl_tuning tuning;
 } tunings[] = {
-    {"GenuineIntel", {{{4096, INT32_MAX}, {768, INT32_MAX}}}},
-    {"", {{{4096, 1}, {768, INT32_MAX}}}}, /* measured on AuthenticAMD */
+    {"GenuineIntel", {{{4096, INT32_MAX}, {768, INT32_MAX}}, 1}},
+    {"", {{{4096, 1}, {768, INT32_MAX}}, 2}}, /* measured on AuthenticAMD */
 };
 
 const pl_tuning *pl_tuning_here(void)

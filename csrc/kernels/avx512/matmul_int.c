@@ -76,89 +76,110 @@ PL_INLINE void load_scales(const pl_shape f, const __m512 d[2], const uint8_t *p
     *m = f.has_min ? _mm512_mul_ps(d[1], pl_load_u8(p + 16)) : _mm512_setzero_ps();
 }
 
-/* ---- a block of weights by G rows of x, whose chains of dots go side by side -------------------------------------- */
+/* ---- T tiles' blocks of weights by G rows of x, whose chains of dots go side by side ----------------------------- */
 
-/* d[r] += codes i by those at y + r * size, in int32. */
-PL_INLINE void dots(const pl_shape f, const int G, const uint8_t *p, const __m512i *w, int i, int shifted,
-                    const uint8_t *y, int size, __m512i d[])
+/* d[t][r] += codes i of tile t, `apart` bytes from the one before, by those at y + r * size, in int32. */
+PL_INLINE void dots(const pl_shape f, const int T, const int G, const uint8_t *p, int64_t apart, const __m512i *w,
+                    int i, int shifted, const uint8_t *y, int size, __m512i d[][INT_ROWS])
 {
-    __m512i v = codes(f, p, w, i, shifted);
-    __asm__("" : "+v"(v)); /* made here, not all of them beforehand: registers are needed for sums */
+    __m512i v[2];
+    for (int t = 0; t < T; t++) {
+        v[t] = codes(f, p + t * apart, w, i, shifted);
+        __asm__("" : "+v"(v[t])); /* made here, not all of them beforehand: registers are needed for sums */
+    }
 #pragma GCC unroll 12
-    for (int r = 0; r < G; r++)
-        d[r] = pl_dot_broadcast(d[r], v, y + r * size + 4 * i);
+    for (int r = 0; r < G; r++) {
+        if (T == 1) {
+            d[0][r] = pl_dot_broadcast(d[0][r], v[0], y + r * size + 4 * i);
+            continue;
+        }
+        __m512i four = pl_broadcast(y + r * size + 4 * i);
+        __asm__("" : "+v"(four)); /* loaded once for both */
+        d[0][r] = _mm512_dpbusd_epi32(d[0][r], v[0], four);
+        d[1][r] = _mm512_dpbusd_epi32(d[1][r], v[1], four);
+    }
 }
 
 /* The same of all k of group g. shifted = 0 (4 bits): the high nibbles' sum is sixteen times too large, exactly so. */
-PL_INLINE void group_dots(const pl_shape f, const int G, const uint8_t *p, const __m512i *w, int shifted, int g,
-                          const uint8_t *y, int size, __m512i d[])
+PL_INLINE void group_dots(const pl_shape f, const int T, const int G, const uint8_t *p, int64_t apart, const __m512i *w,
+                          int shifted, int g, const uint8_t *y, int size, __m512i d[][INT_ROWS])
 {
     if (shifted) {
 #pragma GCC unroll 8
         for (int j = 0; j < f.group / 4; j++) {
             const int i = f.group == 16 ? 4 * g + j : j / 2 + j % 2 * 4; /* 0 4 1 5 ..: one load for two */
-            dots(f, G, p, w, i, 1, y, size, d);
+            dots(f, T, G, p, apart, w, i, 1, y, size, d);
         }
         return;
     }
-    __m512i high[INT_ROWS];
+    __m512i high[1][INT_ROWS];
     for (int r = 0; r < G; r++)
-        high[r] = _mm512_setzero_si512();
+        high[0][r] = _mm512_setzero_si512();
     for (int i = 0; i < 4; i++)
-        dots(f, G, p, w, i, 0, y, size, d);
+        dots(f, 1, G, p, apart, w, i, 0, y, size, d);
     for (int i = 4; i < 8; i++)
-        dots(f, G, p, w, i, 0, y, size, high);
+        dots(f, 1, G, p, apart, w, i, 0, y, size, high);
     for (int r = 0; r < G; r++)
-        d[r] = _mm512_add_epi32(d[r], _mm512_srai_epi32(high[r], 4));
+        d[0][r] = _mm512_add_epi32(d[0][r], _mm512_srai_epi32(high[0][r], 4));
 }
 
-PL_INLINE void block_by_rows(const pl_shape f, int terms, const int G, const uint8_t *p, const __m512i *w, int shifted,
-                             const __m512 s[2], __m512 m, const uint8_t *entry, int size, __m512 acc[])
+PL_INLINE void block_by_rows(const pl_shape f, int terms, const int T, const int G, const uint8_t *p, int64_t apart,
+                             const __m512i *w, int shifted, __m512 s[][2], const __m512 m[], const uint8_t *entry,
+                             int size, __m512 acc[][INT_ROWS], int at)
 {
     const uint8_t *words = entry + 32 * terms;
 #pragma GCC unroll 2
     for (int g = 0; g < 32 / f.group; g++) {
-        __m512i d[INT_ROWS], low[INT_ROWS];
-        for (int r = 0; r < G; r++) {
-            low[r] = f.offset ? pl_broadcast(words + r * size + 4 + 4 * g) : _mm512_setzero_si512();
-            d[r] = terms == 1 ? low[r] : _mm512_setzero_si512();
-        }
-        group_dots(f, G, p, w, shifted, g, entry, size, d);
+        __m512i d[2][INT_ROWS], low[2][INT_ROWS];
+        for (int r = 0; r < G; r++)
+            for (int t = 0; t < T; t++) {
+                low[t][r] = f.offset ? pl_broadcast(words + r * size + 4 + 4 * g) : _mm512_setzero_si512();
+                d[t][r] = terms == 1 ? low[t][r] : _mm512_setzero_si512();
+            }
+        group_dots(f, T, G, p, apart, w, shifted, g, entry, size, d);
         if (terms == 2) {
             __m512i factor = _mm512_set1_epi32(254);
             if (G == 1) /* one product, of which gcc would make a shift and two sums: for one row these are the limit */
                 __asm__("" : "+v"(factor));
-            group_dots(f, G, p, w, shifted, g, entry + 32, size, low);
-            for (int r = 0; r < G; r++)
-                d[r] = _mm512_add_epi32(_mm512_mullo_epi32(d[r], factor), low[r]);
+            group_dots(f, T, G, p, apart, w, shifted, g, entry + 32, size, low);
+            for (int t = 0; t < T; t++)
+                for (int r = 0; r < G; r++)
+                    d[t][r] = _mm512_add_epi32(_mm512_mullo_epi32(d[t][r], factor), low[t][r]);
         }
 #pragma GCC unroll 12
         for (int r = 0; r < G; r++)
-            acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d[r]), _mm512_mul_ps(s[g], pl_broadcast_ps(words + r * size)),
-                                     acc[r]);
+            for (int t = 0; t < T; t++)
+                acc[t][at + r] =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(d[t][r]),
+                                    _mm512_mul_ps(s[t][g], pl_broadcast_ps(words + r * size)), acc[t][at + r]);
     }
     if (f.has_min)
-        for (int r = 0; r < G; r++) {
-            const __m512 sum = pl_broadcast_ps(words + r * size + 4);
-            acc[r] = f.super ? _mm512_fnmadd_ps(m, sum, acc[r]) : _mm512_fmadd_ps(m, sum, acc[r]);
-        }
+        for (int r = 0; r < G; r++)
+            for (int t = 0; t < T; t++) {
+                const __m512 sum = pl_broadcast_ps(words + r * size + 4);
+                acc[t][at + r] = f.super ? _mm512_fnmadd_ps(m[t], sum, acc[t][at + r])
+                                         : _mm512_fmadd_ps(m[t], sum, acc[t][at + r]);
+            }
 }
 
-/* ---- a tile by N rows -------------------------------------------------------------------------------------------- */
+/* ---- T tiles by N rows ------------------------------------------------------------------------------------------- */
 
-/* y[i] (resume: added to it) = blocks [0, blocks) of the tile at p by the N rows of a part. With each block it prefetches
- * `step` bytes into L2, which can have more requests under way than L1. near: the tile is read from memory, and they lie
- * at `next`, as far ahead of each block. Otherwise the tile is in L2 by now, and they are the next tile's, one after another. */
-PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int N, int near, const uint8_t *p, int blocks,
-                            const uint8_t *part, int resume, const uint8_t *next, int step, __mmask16 rows, float *y,
-                            ptrdiff_t y_stride)
+/* y[i] (resume: added to it) = blocks [0, blocks) of the tiles at p, `apart` bytes from each other, by the N rows of a
+ * part. With each block it prefetches `step` bytes into L2, which can have more requests under way than L1. near: the
+ * tile is read from memory, and they lie at `next`, as far ahead of each block. Otherwise the tiles are in L2 by now, and
+ * they are those of the next tiles, one after another. rows: those of the last tile that exist. */
+PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int T, const int N, int near, const uint8_t *p,
+                            int64_t apart, int blocks, const uint8_t *part, int resume, const uint8_t *next, int step,
+                            __mmask16 rows, float *y, ptrdiff_t y_stride)
 {
     const int shifted = N > 1 || f.bits != 4, size = pl_entry_bytes(f, terms);
-    const int G = terms == 1 ? N : N % 4 == 0 ? 4 : N % 3 == 0 ? 3 : N;
+    const int most = 12 / T / (terms == 1 ? 1 : 3), G = terms == 1 ? N : N % most == 0 ? most : N % 3 == 0 ? 3 : N;
     const uint8_t *header = p;
-    __m512 acc[INT_ROWS], d[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    for (int i = 0; i < N; i++)
-        acc[i] = resume ? _mm512_maskz_loadu_ps(rows, y + i * y_stride) : _mm512_setzero_ps();
+    __m512 acc[2][INT_ROWS], d[2][2] = {{_mm512_setzero_ps(), _mm512_setzero_ps()}};
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < N; i++)
+            acc[t][i] = resume ? _mm512_maskz_loadu_ps(t + 1 < T ? 0xffff : rows, y + i * y_stride + t * PL_TILE)
+                               : _mm512_setzero_ps();
     for (int b = 0; b < blocks; b++, p += f.packed_block, part += N * size) {
         if (f.super && b % 8 == 0) {
             header = p;
@@ -170,16 +191,26 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int N, int near, 
         next += near ? f.packed_block + (f.super && b % 8 == 0 ? f.packed_header : 0) : step;
         if (near) /* otherwise codes are loaded as they are needed: registers are for sums */
             load_words(f, p, loaded);
-        if (f.super && (!near || b % 8 == 0)) /* likewise; one row is 5 to 13 % faster for doing this once */
-            load_header(f, header, d);
-        __m512 s[2], m;
-        load_scales(f, d, p, s, &m);
+        __m512 s[2][2], m[2];
+        for (int t = 0; t < T; t++) {
+            if (f.super && (!near || b % 8 == 0)) /* likewise; one row is 5 to 13 % faster for doing this once */
+                load_header(f, header + t * apart, d[t]);
+            load_scales(f, d[t], p + t * apart, s[t], &m[t]);
+        }
 #pragma GCC unroll 12
         for (int i = 0; i < N; i += G)
-            block_by_rows(f, terms, G, p, near ? loaded : NULL, shifted, s, m, part + i * size, size, acc + i);
+            block_by_rows(f, terms, T, G, p, apart, near ? loaded : NULL, shifted, s, m, part + i * size, size, acc, i);
     }
-    for (int i = 0; i < N; i++)
-        _mm512_mask_storeu_ps(y + i * y_stride, rows, acc[i]);
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < N; i++)
+            _mm512_mask_storeu_ps(y + i * y_stride + t * PL_TILE, t + 1 < T ? 0xffff : rows, acc[t][i]);
+}
+
+/* How many of n rows meet `wide` tiles next: their sums fill the registers. */
+static inline int part_of(int wide, int n)
+{
+    static const uint8_t by_two[12] = {0, 1, 2, 3, 4, 3, 6, 4, 4, 6, 6, 4};
+    return wide == 1 ? pl_part_of(n) : n < 12 ? by_two[n] : 6;
 }
 
 /* Up to how many rows a tile takes less time than memory needs for the next one, by the operations of a block: they read it
@@ -192,33 +223,38 @@ PL_INLINE int near_rows(const pl_shape f)
 
 /* Bytes of the next tile that each of n rows' parts prefetches with a block: all of it beside the first part would be more than
  * memory gives in that time (16 rows of Q8_0: 0.57 of the peak, 0.75 so). */
-PL_INLINE int share_of_next(const pl_shape f, int n)
+PL_INLINE int share_of_next(const pl_shape f, int T, int n)
 {
     int parts = 0;
-    for (; n > 0; n -= pl_part_of(n))
+    for (; n > 0; n -= part_of(T, n))
         parts++;
     return (f.packed_block + f.packed_header / 8 + parts - 1) / parts;
 }
 
-/* The tile at p by all n rows of a panel; near, `next` and `step` as above. */
-PL_INLINE void tile_by_panel(const pl_shape f, int terms, int near, const uint8_t *p, const uint8_t *next, int step,
-                             int blocks, const uint8_t *panel, int n, int resume, int left, float *y,
-                             ptrdiff_t y_stride)
+/* T tiles at p by all n rows of a panel whose parts were made for `wide` tiles; near, `next` and `step` as above. */
+PL_INLINE void tile_by_panel(const pl_shape f, int terms, const int T, int wide, int near, const uint8_t *p,
+                             int64_t apart, const uint8_t *next, int step, int blocks, const uint8_t *panel, int n,
+                             int resume, int left, float *y, ptrdiff_t y_stride)
 {
-    const int size = pl_entry_bytes(f, terms);
-    const __mmask16 rows = (__mmask16)(left >= PL_TILE ? 0xffff : (1 << left) - 1);
+    const int size = pl_entry_bytes(f, terms), last = left - PL_TILE * (T - 1);
+    const __mmask16 rows = (__mmask16)(last >= PL_TILE ? 0xffff : (1 << last) - 1);
     for (int c; n > 0; n -= c) {
-        c = pl_part_of(n);
+        c = part_of(wide, n);
 #define BY(N)                                                                                                          \
     case N:                                                                                                            \
-        if (N <= near_rows(f) && near)                                                                                 \
-            tile_by_rows(f, terms, N, 1, p, blocks, panel, resume, next, step, rows, y, y_stride);                     \
+        if (N <= near_rows(f) && T == 1 && near)                                                                       \
+            tile_by_rows(f, terms, 1, N, 1, p, apart, blocks, panel, resume, next, step, rows, y, y_stride);           \
         else                                                                                                           \
-            tile_by_rows(f, terms, N, 0, p, blocks, panel, resume, next, step, rows, y, y_stride);                     \
+            tile_by_rows(f, terms, T, N, 0, p, apart, blocks, panel, resume, next, T *step, rows, y, y_stride);        \
         break
-        switch (c) {
-            BY(12);
-            BY(8);
+        switch (T == 2 && c > 6 ? 6 : c) {
+#define BY_ONE(N)                                                                                                      \
+    case N:                                                                                                            \
+        if (T == 1)                                                                                                    \
+            tile_by_rows(f, terms, 1, N, 0, p, apart, blocks, panel, resume, next, step, rows, y, y_stride);           \
+        break
+            BY_ONE(12);
+            BY_ONE(8);
             BY(6);
             BY(4);
             BY(3);
@@ -226,8 +262,9 @@ PL_INLINE void tile_by_panel(const pl_shape f, int terms, int near, const uint8_
             BY(1);
         }
 #undef BY
+#undef BY_ONE
         panel += c * size * blocks;
-        next += near ? 0 : step * blocks; /* near: there is one part */
+        next += near ? 0 : T * step * blocks; /* near: there is one part */
         y += c * y_stride;
     }
 }
@@ -242,18 +279,25 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
     uint8_t *const panel = x->scratch;
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK;
     const int near = n <= near_rows(f), bytes = f.bits == 8, lines = x->tuning->ahead[bytes].lines;
-    const int step = !near ? share_of_next(f, n) : lines < f.packed_block / 64 ? 64 * lines : f.packed_block;
+    const int wide = near ? 1 : x->tuning->tiles;
+    const int step = !near ? share_of_next(f, wide, n) : lines < f.packed_block / 64 ? 64 * lines : f.packed_block;
     for (int b0 = 0; b0 < all; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most;
         for (int i = 0, c; i < n; i += c) {
-            c = pl_part_of(n - i);
+            c = part_of(wide, n - i);
             pl_make_panel(f, terms, x, i0 + i, c, b0, blocks, panel + i * size * blocks);
         }
-        for (int t = tile0; t < tile1; t++) {
-            const uint8_t *p =
-                w->data + t * w->tile_bytes + (int64_t)b0 * f.packed_block + (int64_t)(b0 / 8) * f.packed_header;
-            tile_by_panel(f, terms, near, p, p + (near ? x->tuning->ahead[bytes].bytes : w->tile_bytes), step, blocks,
-                          panel, n, b0 > 0, w->rows - PL_TILE * t, y + i0 * y_stride + PL_TILE * t, y_stride);
+        int t = tile0;
+        const int64_t before = (int64_t)b0 * f.packed_block + (int64_t)(b0 / 8) * f.packed_header, apart = w->tile_bytes;
+        for (; wide == 2 && t + 1 < tile1; t += 2) {
+            const uint8_t *p = w->data + t * apart + before;
+            tile_by_panel(f, terms, 2, wide, 0, p, apart, p + 2 * apart, step, blocks, panel, n, b0 > 0,
+                          w->rows - PL_TILE * t, y + i0 * y_stride + PL_TILE * t, y_stride);
+        }
+        for (; t < tile1; t++) {
+            const uint8_t *p = w->data + t * apart + before;
+            tile_by_panel(f, terms, 1, wide, near, p, apart, p + (near ? x->tuning->ahead[bytes].bytes : apart), step,
+                          blocks, panel, n, b0 > 0, w->rows - PL_TILE * t, y + i0 * y_stride + PL_TILE * t, y_stride);
         }
     }
 }
