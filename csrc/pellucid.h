@@ -11,6 +11,7 @@
 #include "cpu/topology.h"
 #include "engine/sample.h"
 #include "formats/names.h"
+#include "kernels/tuning.h"
 #include "ops/table.h"
 
 typedef enum {
@@ -39,6 +40,7 @@ typedef struct pl_options {
     int least_terms;     /* least number of int8 terms of activations: 1, or 2 for high precision; the head has 2 */
     int max_rows;        /* per pass */
     int64_t cache_bytes; /* most memory for keys and values; 0: no limit */
+    pl_tuning tuning;
 } pl_options;
 
 typedef struct pl_model_info {
@@ -55,6 +57,8 @@ pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model 
 /* A model that runs another plan over the packed matrices of `base`. The plan must list the same matrices; the options
  * are those of `base`, buffers and pool are separate. `base` must be packed and must outlive the view. */
 pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **view, pl_error *error);
+/* Another tuning, whose fields are within their limits. Call between passes. */
+void pl_model_tune(pl_model *model, const pl_tuning *tuning);
 /* Call after the last pass. Frees everything except sequences; the pool is freed with the last sequence. */
 void pl_model_free(pl_model *model);
 void pl_model_info_get(const pl_model *model, pl_model_info *info);
@@ -123,14 +127,25 @@ pl_status pl_task_finish(pl_task *task, pl_error *error);
 typedef struct pl_probe pl_probe;
 enum { PL_PROBE_READ_SMALL, PL_PROBE_READ_HUGE, PL_PROBE_I8, PL_PROBE_BF16, PL_PROBE_F32, PL_PROBE_CLOCK, PL_N_PROBES };
 
-/* Allocates two buffers of `bytes` (much more than the caches hold), one in 4 KB and one in 2 MB pages. One user at a
- * time. */
-pl_status pl_probe_new(int isa, int threads, int64_t bytes, pl_probe **probe, pl_error *error);
+/* Allocates a buffer of `bytes` (much more than the caches hold) in 2 MB pages, where the system has them, and with
+ * `small` another in 4 KB pages. One user at a time. */
+pl_status pl_probe_new(int isa, int threads, int64_t bytes, int small, pl_probe **probe, pl_error *error);
 void pl_probe_free(pl_probe *probe);
 int pl_probe_has(const pl_probe *probe, int kind); /* 0: no huge pages, or no such instruction in the tier */
 /* Runs n rounds on the engine's threads and waits. *done: bytes read, operations or (PL_PROBE_CLOCK) cycles done by all
  * threads; *ns: nanoseconds, elapsed ones for reads, else of processor time (the threads' harmonic mean), so that a
  * thread that waits for a processor does not count as a slow one. */
 pl_status pl_probe_run(pl_probe *probe, int kind, int64_t n, double *done, int64_t *ns, pl_error *error);
+
+/* Products of random numbers, for choosing a tuning. */
+typedef struct pl_product {
+    int format, k, n, terms; /* n rows of activations, by ... */
+    int64_t from, bytes;     /* ... as many tiles of weights as this part of the buffer in 2 MB pages has room for */
+    int times;               /* how often */
+    int cold;                /* 1: no cache holds the weights at the start */
+    pl_tuning tuning;
+} pl_product;
+/* The threads share the tiles. *done: bytes of weights read, all times together. */
+pl_status pl_probe_product(pl_probe *probe, const pl_product *product, double *done, int64_t *ns, pl_error *error);
 
 #endif

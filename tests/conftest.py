@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Restores Ctrl-C, which a shell ignores in background processes: every process of a test would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault("PELLUCID_TUNE", "off")  # tests of the tuning itself set it; others need not wait for it
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

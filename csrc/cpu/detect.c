@@ -37,6 +37,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static unsigned char runs[PL_N_ISA];
 static int vex_vnni;
 static char cpu_name[49], cpu_vendor[13];
+static int cpu_family;
 
 #if defined(__x86_64__)
 
@@ -89,6 +90,8 @@ static void detect(void)
 
     regs l0 = cpuid(0, 0);
     memcpy(cpu_vendor, (uint32_t[]){l0.b, l0.d, l0.c}, 12);
+    const uint32_t signature = l0.a >= 1 ? cpuid(1, 0).a : 0, family = signature >> 8 & 15;
+    cpu_family = (int)(family == 15 ? family + (signature >> 20 & 255) : family);
     if (l0.a < 7)
         return;
     regs l1 = cpuid(1, 0), l7 = cpuid(7, 0), l7_1 = {0, 0, 0, 0};
@@ -199,4 +202,10 @@ const char *pl_cpu_vendor(void)
 {
     pl_cpu_name();
     return cpu_vendor;
+}
+
+int pl_cpu_family(void)
+{
+    pl_cpu_name();
+    return cpu_family;
 }

@@ -20,5 +20,6 @@ int pl_isa_find(const char *name);   /* -1 if unknown */
 pl_isa pl_isa_best(void);            /* the best tier that is both built and runnable */
 const char *pl_cpu_name(void);       /* brand string, "" if unknown */
 const char *pl_cpu_vendor(void);     /* as CPUID gives it ("GenuineIntel"), "" elsewhere */
+int pl_cpu_family(void);             /* as CPUID gives it, with its extension; 0 elsewhere */
 
 #endif

@@ -118,7 +118,7 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
         !m->rope_cos || !m->rope_sin)
         return no_memory;
     m->tables = (pl_model_tables){.kernels = pl_kernels_get(m->options.isa),
-                                  .tuning = pl_tuning_here(),
+                                  .tuning = m->options.tuning,
                                   .segs = m->plan.segs,
                                   .mats = m->mats,
                                   .vecs = (const float *const *)m->vecs,
@@ -178,6 +178,8 @@ static pl_status make(const pl_plan *plan, const pl_options *options, const pl_m
         options->least_terms < 1 || options->least_terms > 2 || options->max_rows < 1 || options->max_rows > 65536 ||
         options->cache_bytes < 0)
         return pl_fail(error, PL_E_ARGUMENT, "an option is out of range");
+    if (pl_tuning_wrong(&options->tuning))
+        return pl_fail(error, PL_E_ARGUMENT, "%s of the tuning is out of range", pl_tuning_wrong(&options->tuning));
     pl_model *m = calloc(1, sizeof *m);
     if (!m)
         return pl_fail(error, PL_E_MEMORY, "no memory for the model");
@@ -209,6 +211,11 @@ pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **vi
             return pl_fail(error, PL_E_PLAN, "matrix %d of a view differs from its model's", i);
     }
     return make(plan, &base->options, base, view, error);
+}
+
+void pl_model_tune(pl_model *m, const pl_tuning *tuning)
+{
+    m->options.tuning = m->tables.tuning = *tuning;
 }
 
 void pl_model_free(pl_model *m)

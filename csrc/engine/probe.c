@@ -14,7 +14,7 @@ struct pl_probe {
     int threads;
     size_t bytes;
     int huge;     /* the second buffer has huge pages */
-    void *buf[2]; /* in 4 KB pages; in 2 MB pages */
+    void *buf[2]; /* in 4 KB pages, or NULL; in 2 MB pages */
     /* the current run */
     int kind;
     int64_t n, ns;
@@ -24,6 +24,14 @@ struct pl_probe {
         int64_t ns;
         char line[48]; /* each has a cache line */
     } *each;
+    const pl_product *product;
+    pl_mat weights;
+    pl_acts acts;
+    size_t kernel_scratch; /* bytes for each thread */
+    uint8_t *scratch;
+    float *y; /* (n, rows of all tiles) */
+    void *work; /* what a product needs besides its weights; kept, so that a measurement does not wait for new memory */
+    size_t work_bytes;
 };
 
 #define CHAIN 16
@@ -91,7 +99,8 @@ static void touch_job(void *arg, const pl_team *team, int tid)
     int64_t from, to;
     pl_share((int64_t)p->bytes, UNIT, tid, pl_team_size(team), &from, &to);
     for (int i = 0; i < 2; i++)
-        memset((char *)p->buf[i] + from, 1, (size_t)(to - from));
+        if (p->buf[i])
+            memset((char *)p->buf[i] + from, 1, (size_t)(to - from));
 }
 
 static pl_status run(pl_probe *p, pl_job_fn fn, pl_error *error)
@@ -105,7 +114,7 @@ static pl_status run(pl_probe *p, pl_job_fn fn, pl_error *error)
     return PL_OK;
 }
 
-pl_status pl_probe_new(int isa, int threads, int64_t bytes, pl_probe **out, pl_error *error)
+pl_status pl_probe_new(int isa, int threads, int64_t bytes, int small, pl_probe **out, pl_error *error)
 {
     const pl_kernels *kernels = pl_kernels_get(isa);
     *out = NULL;
@@ -120,11 +129,11 @@ pl_status pl_probe_new(int isa, int threads, int64_t bytes, pl_probe **out, pl_e
     p->threads = threads;
     p->bytes = (size_t)bytes / UNIT * UNIT;
     p->each = calloc((size_t)threads, sizeof *p->each);
-    p->buf[0] = pl_arena_small(p->bytes);
+    p->buf[0] = small ? pl_arena_small(p->bytes) : NULL;
     p->buf[1] = pl_arena_alloc(p->bytes, &p->huge);
-    pl_status status = p->each && p->buf[0] && p->buf[1]
+    pl_status status = p->each && (p->buf[0] || !small) && p->buf[1]
                            ? run(p, touch_job, error)
-                           : pl_fail(error, PL_E_MEMORY, "no memory for two buffers of %zu MB", p->bytes >> 20);
+                           : pl_fail(error, PL_E_MEMORY, "no memory for buffers of %zu MB", p->bytes >> 20);
     if (status) {
         pl_probe_free(p);
         return status;
@@ -137,15 +146,17 @@ void pl_probe_free(pl_probe *p)
 {
     if (!p)
         return;
-    pl_arena_free(p->buf[0], p->bytes);
-    pl_arena_free(p->buf[1], p->bytes);
+    for (int i = 0; i < 2; i++)
+        if (p->buf[i])
+            pl_arena_free(p->buf[i], p->bytes);
+    free(p->work);
     free(p->each);
     free(p);
 }
 
 int pl_probe_has(const pl_probe *p, int kind)
 {
-    return kind == PL_PROBE_READ_HUGE ? p->huge : kind == PL_PROBE_BF16 ? p->kernels->peak.bf16 != NULL : 1;
+    return kind == PL_PROBE_READ_SMALL ? p->buf[0] != NULL : kind == PL_PROBE_READ_HUGE ? p->huge : kind == PL_PROBE_BF16 ? p->kernels->peak.bf16 != NULL : 1;
 }
 
 pl_status pl_probe_run(pl_probe *p, int kind, int64_t n, double *done, int64_t *ns, pl_error *error)
@@ -156,6 +167,96 @@ pl_status pl_probe_run(pl_probe *p, int kind, int64_t n, double *done, int64_t *
     p->n = n;
     pl_status status = run(p, run_job, error);
     *done = p->done;
+    *ns = p->ns;
+    return status;
+}
+
+/* ---- products ---------------------------------------------------------------------------------------------------- */
+
+/* Writes back and drops what caches hold of [p, p + n). */
+static void flush(const uint8_t *p, int64_t n)
+{
+#ifdef __x86_64__
+    for (int64_t i = 0; i < n; i += 64)
+        __asm__ volatile(".byte 0x66; clflush %0" : "+m"(*(volatile uint8_t *)(p + i))); /* clflushopt where there is one */
+    __asm__ volatile("mfence" ::: "memory");
+#else
+    (void)p, (void)n;
+#endif
+}
+
+static void product_job(void *arg, const pl_team *team, int tid)
+{
+    pl_probe *p = arg;
+    const pl_mat *w = &p->weights;
+    pl_acts x = p->acts;
+    int64_t from, to, start;
+    pl_share(w->rows / PL_TILE, 1, tid, pl_team_size(team), &from, &to);
+    x.scratch = p->scratch + (size_t)tid * p->kernel_scratch;
+    if (p->product->cold)
+        flush(w->data + from * w->tile_bytes, (to - from) * w->tile_bytes);
+    pl_team_barrier(team);
+    start = pl_now_ns();
+    for (int i = 0; i < p->product->times && from < to; i++)
+        p->kernels->matmul[w->format->id](w, (int)from, (int)to, &x, p->product->n, p->y, w->rows);
+    pl_team_barrier(team);
+    if (tid == 0)
+        p->ns = pl_now_ns() - start;
+}
+
+/* Assigns the memory of a product from `base`, and returns its bytes; base NULL: only the bytes. */
+static size_t layout_product(pl_probe *p, const pl_product *o, void *base)
+{
+    const size_t n = (size_t)o->n, k = (size_t)o->k, terms = (size_t)o->terms;
+    size_t at = 0;
+    p->kernel_scratch = (pl_kernels_scratch(p->kernels) + 63) / 64 * 64;
+    p->scratch = pl_cut(base, &at, p->kernel_scratch * (size_t)p->threads);
+    p->y = pl_cut(base, &at, n * (size_t)p->weights.rows * sizeof *p->y);
+    int8_t *q = pl_cut(base, &at, n * terms * k);
+    float *s = pl_cut(base, &at, n * k / 32 * sizeof *s);
+    int16_t *sums = pl_cut(base, &at, n * terms * k / 16 * sizeof *sums);
+    p->acts = (pl_acts){.k = o->k, .terms = o->terms, .stored = o->terms, .q = q, .s = s, .sums = sums,
+                        .tuning = &o->tuning};
+    if (!base)
+        return at;
+    for (size_t i = 0; i < n * terms * k; i++)
+        q[i] = (int8_t)(i * 37 % 255 - 127);
+    for (size_t i = 0; i < n * k / 32; i++)
+        s[i] = 1;
+    memset(sums, 0, n * terms * k / 16 * sizeof *sums);
+    return at;
+}
+
+static pl_status run_product(pl_probe *p, const pl_product *o, pl_error *error)
+{
+    const size_t bytes = (layout_product(p, o, NULL) + 63) / 64 * 64;
+    if (bytes > p->work_bytes) {
+        free(p->work);
+        p->work_bytes = 0;
+        p->work = aligned_alloc(64, bytes);
+        if (!p->work)
+            return pl_fail(error, PL_E_MEMORY, "no memory for a product");
+        memset(p->work, 0, bytes);
+        p->work_bytes = bytes;
+    }
+    layout_product(p, o, p->work);
+    return run(p, product_job, error);
+}
+
+pl_status pl_probe_product(pl_probe *p, const pl_product *o, double *done, int64_t *ns, pl_error *error)
+{
+    const pl_format *f = o->format < 0 ? NULL : pl_format_from_gguf(o->format);
+    if (!f || f->is_float || o->k < 256 || o->k > 65536 || o->k % 256 || o->n < 1 || o->n > 4096 || o->terms < 1 ||
+        o->terms > 2 || o->times < 1 || o->from < 0 || o->from % 64 || o->bytes < 1 ||
+        o->bytes > (int64_t)p->bytes - o->from || pl_tuning_wrong(&o->tuning))
+        return pl_fail(error, PL_E_ARGUMENT, "a number of the product is out of range");
+    const int64_t tile_bytes = pl_tile_bytes(f, o->k), tiles = o->bytes / tile_bytes;
+    if (tiles < 1 || tiles > INT32_MAX / PL_TILE)
+        return pl_fail(error, PL_E_ARGUMENT, "the part of the buffer has room for no tile, or for too many");
+    p->product = o;
+    p->weights = (pl_mat){f, (int)tiles * PL_TILE, o->k, tile_bytes, (const uint8_t *)p->buf[1] + o->from};
+    pl_status status = run_product(p, o, error);
+    *done = (double)tile_bytes * (double)tiles * o->times;
     *ns = p->ns;
     return status;
 }

@@ -1,5 +1,5 @@
 /* Products on quantised weights in chunks of rows, each by a group of tiles, for tiers with few registers. The file
- * that includes this includes its tier's blocking.h first (INT_ROWS, INT_PANEL, INT_GROUP_BYTES), and passes its own
+ * that includes this includes its tier's blocking.h first (INT_ROWS, INT_PANEL), and passes its own
  * steps as functions, which are always inlined: nothing here is called in a loop. */
 #ifndef PL_KERNELS_CHUNKS_H
 #define PL_KERNELS_CHUNKS_H
@@ -7,8 +7,8 @@
 #include "matmul.h"
 
 /* acc[16] += blocks [0, blocks) of the tile at p by the panel's only row; acc[i][16] by row i of its n. */
-typedef void (*pl_tile_by_row)(const pl_shape f, int terms, const uint8_t *p, int blocks, const uint8_t *panel,
-                               float acc[PL_TILE]);
+typedef void (*pl_tile_by_row)(const pl_shape f, int terms, const uint8_t *p, int blocks, const pl_tuning *tuning,
+                               const uint8_t *panel, float acc[PL_TILE]);
 typedef void (*pl_tile_by_panel)(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, const uint8_t *panel,
                                  float acc[INT_ROWS][PL_TILE]);
 
@@ -17,11 +17,12 @@ typedef void (*pl_tile_by_panel)(const pl_shape f, int terms, const uint8_t *p, 
 PL_INLINE void pl_matmul_chunk(const pl_shape f, int terms, pl_tile_by_row one, pl_tile_by_panel many, const pl_mat *w,
                                int t0, int t1, const pl_acts *x, int i0, int n, float *y, ptrdiff_t y_stride)
 {
-    uint8_t *const panel = x->scratch; /* INT_PANEL bytes */
+    uint8_t *const panel = (uint8_t *)x->scratch + PL_PANEL_HEAD; /* INT_PANEL bytes */
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK, most = INT_PANEL / (n * size) & ~7;
     for (int b0 = 0; b0 < all; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most;
-        pl_make_panel(f, terms, x, i0, n, b0, blocks, panel);
+        if (!pl_panel_is(f, terms, x, i0, n, b0, blocks, 1))
+            pl_make_panel(f, terms, x, i0, n, b0, blocks, panel);
         for (int t = t0; t < t1; t++) {
             const uint8_t *p =
                 w->data + t * w->tile_bytes + (int64_t)b0 * f.packed_block + (int64_t)(b0 / 8) * f.packed_header;
@@ -34,7 +35,7 @@ PL_INLINE void pl_matmul_chunk(const pl_shape f, int terms, pl_tile_by_row one, 
                     memcpy(acc[i], out + i * y_stride, bytes);
             }
             if (n == 1)
-                one(f, terms, p, blocks, panel, acc[0]);
+                one(f, terms, p, blocks, x->tuning, panel, acc[0]);
             else
                 many(f, terms, p, blocks, n, panel, acc);
             for (int i = 0; i < n; i++)
@@ -46,7 +47,8 @@ PL_INLINE void pl_matmul_chunk(const pl_shape f, int terms, pl_tile_by_row one, 
 PL_INLINE void pl_matmul_chunks(const pl_shape f, pl_tile_by_row one, pl_tile_by_panel many, PL_MATMUL_ARGS)
 {
     const int chunks = (n + INT_ROWS - 1) / INT_ROWS, size = chunks ? (n + chunks - 1) / chunks : 0;
-    int group = w->tile_bytes < INT_GROUP_BYTES ? (int)(INT_GROUP_BYTES / w->tile_bytes) : 1;
+    const int group_bytes = x->tuning->group_bytes;
+    int group = w->tile_bytes < group_bytes ? (int)(group_bytes / w->tile_bytes) : 1;
     if (chunks == 1)
         group = tile1 - tile0;
     for (int t0 = tile0; t0 < tile1; t0 += group) {

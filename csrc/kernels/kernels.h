@@ -23,6 +23,7 @@
 #define PL_KERNELS_H
 
 #include "../formats/formats.h"
+#include "tuning.h"
 
 /* A packed matrix (rows, k). */
 typedef struct pl_mat {
@@ -31,16 +32,6 @@ typedef struct pl_mat {
     int64_t tile_bytes;  /* distance of tiles */
     const uint8_t *data; /* ceil(rows/16) tiles */
 } pl_mat;
-
-/* What changes a kernel's speed and never a bit of its result; select.h chooses it for the processor. */
-typedef struct pl_tuning {
-    /* A product of few rows, which reads weights from memory, prefetches with each block up to `lines` lines of 64
-     * bytes (at most a block's), `bytes` beyond it, into L2. [0]: codes of less than a byte; [1]: of a byte. */
-    struct pl_ahead {
-        int32_t bytes, lines;
-    } ahead[2];
-    int32_t tiles; /* 1 or 2 that rows of activations meet at once */
-} pl_tuning;
 
 /* Rows of activations (n, k) in the forms that the formats need; other forms are NULL. */
 typedef struct pl_acts {
@@ -55,6 +46,7 @@ typedef struct pl_acts {
     const uint16_t *b;       /* (n, k_pad2) bf16, k_pad2 = k rounded up to 2, zero beyond k */
     void *scratch;           /* matmul_scratch of the format */
     const pl_tuning *tuning; /* of integer formats */
+    int again;               /* 1: the last product with this scratch had the same rows, unchanged since */
 } pl_acts;
 
 /* One page of keys and values of one KV head; see `kv_append` for the layout, private to a tier. */

@@ -34,6 +34,22 @@ PL_INLINE int pl_entry_bytes(const pl_shape f, int terms)
     return 32 * terms + 4 * (f.padded ? 4 : 1 + (f.offset ? 32 / f.group : 0) + f.has_min);
 }
 
+/* What lies in the scratch memory of a product: a head that says which panel it is, then the panel. */
+enum { PL_PANEL_HEAD = 64, PL_PANEL_MOST = 1 << 20 };
+
+/* Whether the panel that these numbers describe is there already, from the product before; in any case it is from now on. */
+PL_INLINE int pl_panel_is(const pl_shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks, int wide)
+{
+    const struct {
+        const int8_t *q;
+        int32_t i0, n, b0, blocks, k, terms, wide, offset, group, has_min;
+    } head = {x->q, i0, n, b0, blocks, x->k, terms, wide, f.offset, f.group, f.has_min};
+    _Static_assert(sizeof head <= PL_PANEL_HEAD, "a head fits into its place");
+    const int same = x->again && !memcmp(x->scratch, &head, sizeof head);
+    memcpy(x->scratch, &head, sizeof head);
+    return same;
+}
+
 /* Entries [block][row] of blocks [b0, b0 + blocks) of rows [i0, i0 + n). */
 PL_INLINE void pl_make_panel(const pl_shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks,
                              uint8_t *restrict panel)

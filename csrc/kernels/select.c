@@ -61,27 +61,6 @@ static void fill_all(void)
             fill(&tables[isa], isa);
 }
 
-/* By vendor, as CPUID names it. One row on two cores of an Intel Xeon (avx512bf16), fraction of 29 GB/s, Q4_0, Q4_K and
- * Q6_K: with one line of the next page 0.80, 0.73 and 0.71; with every line of the block 4 KB ahead 0.83, 0.91 and 0.88.
- * 2 and 8 KB are alike, and Q8_0 gains nothing. On Zen 4 one line was measured as the better choice.
- * `python benchmarks/bandwidth.py` measures it. */
-static const struct {
-    const char *vendor;
-    pl_tuning tuning;
-} tunings[] = {
-    {"GenuineIntel", {{{4096, INT32_MAX}, {768, INT32_MAX}}, 1}},
-    {"", {{{4096, 1}, {768, INT32_MAX}}, 2}}, /* measured on AuthenticAMD */
-};
-
-const pl_tuning *pl_tuning_here(void)
-{
-    const size_t last = sizeof tunings / sizeof *tunings - 1;
-    for (size_t i = 0; i < last; i++)
-        if (!strcmp(pl_cpu_vendor(), tunings[i].vendor))
-            return &tunings[i].tuning;
-    return &tunings[last].tuning;
-}
-
 size_t pl_kernels_scratch(const pl_kernels *k)
 {
     size_t most = 0;

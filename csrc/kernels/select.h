@@ -9,9 +9,6 @@
  * process; thread-safe. */
 const pl_kernels *pl_kernels_get(int isa);
 
-/* The tuning for this processor. */
-const pl_tuning *pl_tuning_here(void);
-
 /* Bytes of scratch that are enough for every kernel of a tier. */
 size_t pl_kernels_scratch(const pl_kernels *k);
 

@@ -42,7 +42,7 @@ void pl_op_head(const pl_run *r, const pl_op *op, int tid)
         }
         pl_team_barrier(r->team);
         if (from < to)
-            pl_segment_run(r, seg, (int)from, (int)to, h, 0, n, y, vocab, tid);
+            pl_segment_run(r, seg, (int)from, (int)to, h, 0, n, y, vocab, tid, 0);
         for (int i = 0; i < n && c0 < c1; i++) {
             float *yi = y + (size_t)i * vocab + c0;
             if (op->cap > 0)

@@ -40,7 +40,7 @@ typedef int (*pl_consume_fn)(void *arg, int want, float *logits, int tid);
 
 typedef struct pl_model_tables {
     const pl_kernels *kernels;
-    const pl_tuning *tuning;
+    pl_tuning tuning;
     const pl_segment *segs;
     const pl_mat *mats; /* packed; `data` of a plain matrix holds rows as in the file */
     const float *const *vecs;
@@ -114,13 +114,13 @@ static inline void pl_my_rows(const pl_run *r, int tid, int *from, int *to)
 
 static inline int pl_rows_at_once(const pl_run *r, int row)
 {
-    return r->n_rows - row < PL_ROWS_AT_ONCE ? r->n_rows - row : PL_ROWS_AT_ONCE;
+    return r->n_rows - row < r->m->tuning.step_rows ? r->n_rows - row : r->m->tuning.step_rows;
 }
 
 /* y(n, stride)[column + r] = mats[seg.mat] row r . acts + bias for rows of tiles [tile0, tile1) of the segment, on
- * thread tid. */
+ * thread tid. again: 1: the thread's last product had the same rows of `in`, which have not changed since. */
 void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0, int n,
-                    float *y, ptrdiff_t y_stride, int tid);
+                    float *y, ptrdiff_t y_stride, int tid, int again);
 int pl_segment_tiles(const pl_model_tables *m, const pl_segment *seg);
 /* This thread's tiles [*from, *to) of segment s. Segments side by side are divided as a whole; other operations have
  * one segment, or two with the same tiles. */

@@ -2,11 +2,11 @@
 #include "ops.h"
 
 void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0, int n,
-                    float *y, ptrdiff_t y_stride, int tid)
+                    float *y, ptrdiff_t y_stride, int tid, int again)
 {
     const pl_model_tables *m = r->m;
     const pl_mat *w = &m->mats[seg->mat];
-    int rows = PL_FLOAT_BYTES / (w->k * 4), tiles = (int)(PL_FLOAT_BYTES / w->tile_bytes);
+    int rows = m->tuning.float_bytes / (w->k * 4), tiles = (int)(m->tuning.float_bytes / w->tile_bytes);
     if (rows < PL_HEAD_ROWS)
         rows = PL_HEAD_ROWS;
     if (tiles < 1)
@@ -21,7 +21,8 @@ void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1
             pl_acts x = pl_buf_acts(in, row0 + i);
             x.terms = seg->terms;
             x.scratch = r->kernel_scratch[tid];
-            x.tuning = m->tuning;
+            x.tuning = &m->tuning;
+            x.again = again;
             m->kernels->matmul[w->format->id](w, t, t1, &x, i + rows < n ? rows : n - i, y + i * y_stride + seg->column,
                                               y_stride);
         }
@@ -84,7 +85,7 @@ void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid)
             continue;
         const pl_mat *w = &r->m->mats[seg->mat];
         const uint8_t *p = w->data + from * w->tile_bytes;
-        for (int64_t i = 0; i < PL_PREFETCH_BYTES && i < (to - from) * w->tile_bytes; i += 64)
+        for (int64_t i = 0; i < r->m->tuning.barrier_bytes && i < (to - from) * w->tile_bytes; i += 64)
             __builtin_prefetch(p + i, 0, 2);
         return;
     }

@@ -5,17 +5,19 @@ PROBES = ("read_4k", "read_2m", "int8", "bf16", "f32", "clock")  # as numbered i
 
 cdef class Probe:
     """Measures the machine's limits on the engine's threads, with the loops of a tier. One user at a time.
-    size: bytes of each of the two buffers to read. Raises IsaError, OutOfMemoryError.
+    size: bytes of the buffer in 2 MB pages, and with `small` of one in 4 KB pages. Raises IsaError, OutOfMemoryError.
     """
 
     cdef pl_probe *probe
+    cdef str isa
 
-    def __cinit__(self, *, str isa, int threads, int64_t size):
+    def __cinit__(self, *, str isa, int threads, int64_t size, bint small=True):
         cdef pl_error error
         cdef pl_status status
         cdef int number = pl_isa_find(isa.encode())
+        self.isa = isa
         with nogil:
-            status = pl_probe_new(number, threads, size, &self.probe, &error)
+            status = pl_probe_new(number, threads, size, small, &self.probe, &error)
         if status:
             raise_status(status, &error)
 
@@ -36,6 +38,28 @@ cdef class Probe:
         cdef int number = PROBES.index(kind)
         with nogil:
             status = pl_probe_run(self.probe, number, n, &done, &ns, &error)
+        if status:
+            raise_status(status, &error)
+        return done, ns
+
+    def product(self, str format, *, int k, int rows, int64_t size, int64_t at=0, int terms=1, int times=1,
+                bint cold=False, tuning=None):
+        """Products of `rows` rows of k activations by weights of a quantised format, `size` bytes of them from byte
+        `at` of the buffer in 2 MB pages on, `times` times -> (bytes of weights read by all threads, nanoseconds).
+        cold: no cache holds the weights at the start (x86-64).
+        Raises ValueError for numbers out of range, OutOfMemoryError.
+        """
+        cdef pl_error error
+        cdef pl_status status
+        cdef pl_product product
+        cdef double done = 0
+        cdef int64_t ns = 0
+        product.format = pl_format_number(format.encode())
+        product.k, product.n, product.terms, product.times = k, rows, terms, times
+        product.from_, product.bytes, product.cold = at, size, cold
+        product.tuning = to_tuning(self.isa, tuning)
+        with nogil:
+            status = pl_probe_product(self.probe, &product, &done, &ns, &error)
         if status:
             raise_status(status, &error)
         return done, ns

@@ -131,9 +131,17 @@ cdef extern from "pellucid.h" nogil:
         pass
     ctypedef struct pl_task:
         pass
+    ctypedef struct pl_tuning:
+        int32_t ahead_bytes  # and so on: one int32 for each of pl_tuning_name's names
+    enum:
+        PL_N_TUNING
+    const char *pl_tuning_name(int i)
+    void pl_tuning_limits(int i, int32_t *least, int32_t *most)
+    void pl_tuning_default(int isa, pl_tuning *tuning)
     ctypedef struct pl_options:
         int isa, threads, kv, least_terms, max_rows
         int64_t cache_bytes
+        pl_tuning tuning
     ctypedef struct pl_model_info:
         const char *isa
         int64_t packed_bytes, work_bytes
@@ -141,6 +149,7 @@ cdef extern from "pellucid.h" nogil:
     pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error)
     pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **view, pl_error *error)
     void pl_model_free(pl_model *model)
+    void pl_model_tune(pl_model *model, const pl_tuning *tuning)
     void pl_model_info_get(const pl_model *model, pl_model_info *info)
     pl_pool *pl_model_pool(pl_model *model)
     int64_t pl_model_mat_bytes(const pl_model *model, int mat)
@@ -184,7 +193,13 @@ cdef extern from "pellucid.h" nogil:
         pass
     enum:
         PL_N_PROBES
-    pl_status pl_probe_new(int isa, int threads, int64_t bytes, pl_probe **probe, pl_error *error)
+    pl_status pl_probe_new(int isa, int threads, int64_t bytes, int small, pl_probe **probe, pl_error *error)
     void pl_probe_free(pl_probe *probe)
     int pl_probe_has(const pl_probe *probe, int kind)
     pl_status pl_probe_run(pl_probe *probe, int kind, int64_t n, double *done, int64_t *ns, pl_error *error)
+    ctypedef struct pl_product:
+        int format, k, n, terms
+        int64_t from_ "from", bytes
+        int times, cold
+        pl_tuning tuning
+    pl_status pl_probe_product(pl_probe *probe, const pl_product *product, double *done, int64_t *ns, pl_error *error)

@@ -179,6 +179,7 @@ cdef class Sequence:
 
 
 include "_engine.plan.pxi"
+include "_engine.tuning.pxi"
 
 
 cdef class Rows:
@@ -253,7 +254,7 @@ cdef class Engine:
     cdef bint closed
 
     def __cinit__(self, plan, *, str isa="", int threads=0, str kv="f32", int least_terms=0, int max_rows=0,
-                  int64_t cache_bytes=0, Engine base=None):
+                  int64_t cache_bytes=0, tuning=None, Engine base=None):
         cdef Tables tables = Tables(plan, base is not None)
         cdef pl_error error
         cdef pl_options options
@@ -269,6 +270,7 @@ cdef class Engine:
             options.least_terms = least_terms
             options.max_rows = max_rows
             options.cache_bytes = cache_bytes
+            options.tuning = to_tuning(isa, tuning)
             status = pl_model_new(&tables.plan, &options, &self.model, &error)
         if status:
             raise_status(status, &error)
@@ -292,6 +294,12 @@ cdef class Engine:
     def close(self):
         """Prevents new passes. Memory is released with the last reference."""
         self.closed = True
+
+    def tune(self, values):
+        """Uses another tuning ({name: value}, None: the default) from the next pass on; call it between passes. It
+        changes no bit of any result. Raises ValueError."""
+        cdef pl_tuning tuning = to_tuning(self.info()["isa"], values)
+        pl_model_tune(self.open(), &tuning)
 
     def pack(self, progress=None):
         """Reads and packs every matrix, on all threads. progress: called repeatedly with the fraction done.

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pellucid import _engine, arch, arguments, checks, log, weights
+from pellucid import _engine, arch, arguments, checks, log, tuning, weights
 from pellucid.errors import (
     ChatTemplateError,
     ClosedError,
@@ -58,6 +58,8 @@ class Facts:
     threads: int
     threads_why: str
     isa_why: str
+    tuning: dict[str, int]
+    tuning_why: str
     kv: str
     precision: str
     cache_limit: int | None
@@ -118,6 +120,7 @@ class Core:
             if kv == "auto":
                 floats = all(m.type == "F32" for m in plan.matrices)
                 kv = "f32" if floats else "bf16" if isa == "avx512bf16" else "f16"
+            tuned = tuning.find(isa, n_threads)
             engine = _engine.Engine(
                 plan,
                 isa=isa,
@@ -126,6 +129,7 @@ class Core:
                 least_terms=PRECISIONS[precision],
                 max_rows=MAX_ROWS,
                 cache_bytes=min(cache_bytes or 0, 1 << 62),
+                tuning=tuned.values,
             )
             total = sum(m.data.size for m in plan.matrices)
             # The tokenizer loads while the engine packs the weights; one after the other where memory may run short, so
@@ -149,6 +153,8 @@ class Core:
                 threads=n_threads,
                 threads_why=why,
                 isa_why="the best that this build and CPU have" if asked is None else "asked for",
+                tuning=tuned.values,
+                tuning_why=tuned.why,
                 kv=kv,
                 precision=precision,
                 cache_limit=cache_bytes,

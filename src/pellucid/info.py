@@ -48,6 +48,8 @@ class ModelInfo(Shown):
     threads_why: str
     isa: str
     isa_why: str
+    tuning: dict[str, int]  # what changes speed and no bit (csrc/kernels/tuning.h)
+    tuning_why: str
     isas: dict[str, str]  # every tier: "runs", "not built", "not on this CPU"
     cpu: str
     kv: str
@@ -68,7 +70,8 @@ class ModelInfo(Shown):
 
     def _rows(self) -> list[tuple[str, str]]:
         d = self.to_dict()
-        d["isas"] = ", ".join(f"{name}: {state}" for name, state in self.isas.items())
+        for name in ("isas", "tuning"):
+            d[name] = ", ".join(f"{key}: {value}" for key, value in d[name].items())
         rows = []
         for key, value in d.items():
             if key.endswith("bytes") and value >= 1 << 20:

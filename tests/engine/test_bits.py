@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from pellucid import _engine
 from tests.engine.models import Load, extend, ids_for, rows, same, sequence
 
 KINDS = [
@@ -61,6 +62,25 @@ def test_two_terms(load: Load, name: str, mix: str) -> None:
     one, two = (load(name, mix, precision="high", threads=threads) for threads in (1, 2))
     ids = ids_for(one.core.engine, 70)
     assert same(two.logits(ids, chunk=9), one.logits(ids))
+
+
+@kinds
+def test_a_tuning(load: Load, isa: str, name: str, mix: str) -> None:
+    """What is prefetched and how much is computed at once, drawn at random, and at the limits."""
+    model = load(name, mix, isa=isa, threads=2)
+    engine, limits = model.core.engine, _engine.tuning_limits()
+    ids = ids_for(engine, 40 if isa == "scalar" else 130)
+    expected = model.logits(ids)
+    rng = np.random.default_rng(23)
+    drawn = [{key: int(rng.integers(a, b + 1)) for key, (a, b) in limits.items()} for _ in range(4)]
+    small = [{**values, "step_rows": 16 + i, "step_tiles": 2 + i} for i, values in enumerate(drawn[:2])]
+    try:
+        for tuning in [*({key: limit[end] for key, limit in limits.items()} for end in (0, 1)), *drawn, *small]:
+            engine.tune(tuning)
+            assert same(model.logits(ids), expected), tuning
+            assert same(model.logits(ids[:30], chunk=7), expected[:30]), tuning
+    finally:
+        engine.tune(None)
 
 
 @kinds

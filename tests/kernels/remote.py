@@ -194,7 +194,7 @@ class Machine:
     def _matmul(self, format: str, packed: Array, rows: int, k: int, *, x: Array | None = None, q: Array | None = None,
                 s: Array | None = None, sums: Array | None = None, b: Array | None = None, terms: int = 1,
                 tile0: int = 0, tile1: int | None = None, out: Array | None = None, scratch: Array | None = None,
-                ahead: Any = None, repeat: int = 1) -> Array:  # fmt: skip
+                tuning: Any = None, repeat: int = 1) -> Array:  # fmt: skip
         main = next(a for a in (x, q, b) if a is not None)
         if out is None:
             out = np.full((len(main), rows), np.nan, np.float32)

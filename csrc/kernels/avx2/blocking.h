@@ -5,9 +5,8 @@
 /* Products on quantised weights (../chunks.h):
  * pytest benchmarks/test_matmul.py --benchmark-enable -k "test_matmul and avx2" */
 enum {
-    INT_ROWS = 16,               /* rows of x that share an unpacked block */
-    INT_PANEL = 64 << 10,        /* bytes of entries: 3072 k or more of INT_ROWS rows, less where an entry is padded */
-    INT_GROUP_BYTES = 256 << 10, /* tiles that stay in L2 while the chunks of x pass by */
+    INT_ROWS = 16,        /* rows of x that share an unpacked block */
+    INT_PANEL = 64 << 10, /* bytes of entries: 3072 k or more of INT_ROWS rows, less where an entry is padded */
 };
 
 /* Products on float weights: the same command. */

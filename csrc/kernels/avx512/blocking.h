@@ -4,9 +4,8 @@
 
 /* Products on quantised weights: pytest benchmarks/test_matmul.py --benchmark-enable -k "test_matmul and avx512" */
 enum {
-    INT_ROWS = 12,         /* rows of x that meet a block in registers */
-    INT_PANEL = 336 << 10, /* bytes of entries: they stay in L2 (1 MB) beside a tile. 160 KB is up to 3 % slower */
-    INT_SHARE = 48,        /* rows of x that a pass over the weights serves, where there are as many */
+    INT_ROWS = 12,  /* rows of x that meet a block in registers; six meet two */
+    INT_SHARE = 48, /* rows of x that a pass over the weights serves, where there are as many */
 };
 
 /* Products on float weights: the same command. */

@@ -11,7 +11,7 @@
 #include "blocking.h"
 #include "simd.h"
 
-enum { SCRATCH = INT_PANEL };
+enum { SCRATCH = PL_PANEL_HEAD + PL_PANEL_MOST };
 
 /* ---- a block of weights ------------------------------------------------------------------------------------------ */
 
@@ -276,17 +276,21 @@ PL_INLINE void tile_by_panel(const pl_shape f, int terms, const int T, int wide,
 PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, int tile1, const pl_acts *x, int i0,
                      int n, int most, float *y, ptrdiff_t y_stride)
 {
-    uint8_t *const panel = x->scratch;
+    uint8_t *const panel = (uint8_t *)x->scratch + PL_PANEL_HEAD;
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK;
-    const int near = n <= near_rows(f), bytes = f.bits == 8, lines = x->tuning->ahead[bytes].lines;
-    const int wide = near ? 1 : x->tuning->tiles;
+    const int near = n <= near_rows(f), bytes = f.bits == 8;
+    const int lines = bytes ? x->tuning->ahead8_lines : x->tuning->ahead_lines;
+    const int64_t ahead = bytes ? x->tuning->ahead8_bytes : x->tuning->ahead_bytes;
+    /* scales and mins of super blocks need the registers: two tiles would gain nothing */
+    const int wide = near || (f.super && f.has_min) ? 1 : x->tuning->pair_tiles;
     const int step = !near ? share_of_next(f, wide, n) : lines < f.packed_block / 64 ? 64 * lines : f.packed_block;
     for (int b0 = 0; b0 < all; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most;
-        for (int i = 0, c; i < n; i += c) {
-            c = part_of(wide, n - i);
-            pl_make_panel(f, terms, x, i0 + i, c, b0, blocks, panel + i * size * blocks);
-        }
+        if (!pl_panel_is(f, terms, x, i0, n, b0, blocks, wide))
+            for (int i = 0, c; i < n; i += c) {
+                c = part_of(wide, n - i);
+                pl_make_panel(f, terms, x, i0 + i, c, b0, blocks, panel + i * size * blocks);
+            }
         int t = tile0;
         const int64_t before = (int64_t)b0 * f.packed_block + (int64_t)(b0 / 8) * f.packed_header, apart = w->tile_bytes;
         for (; wide == 2 && t + 1 < tile1; t += 2) {
@@ -296,7 +300,7 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
         }
         for (; t < tile1; t++) {
             const uint8_t *p = w->data + t * apart + before;
-            tile_by_panel(f, terms, 1, wide, near, p, apart, p + (near ? x->tuning->ahead[bytes].bytes : apart), step,
+            tile_by_panel(f, terms, 1, wide, near, p, apart, p + (near ? ahead : apart), step,
                           blocks, panel, n, b0 > 0, w->rows - PL_TILE * t, y + i0 * y_stride + PL_TILE * t, y_stride);
         }
     }
@@ -307,8 +311,8 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
 PL_INLINE void product(const pl_shape f, int terms, PL_MATMUL_ARGS)
 {
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK, few = n < INT_SHARE ? n : INT_SHARE;
-    const int limit = INT_PANEL / (few * size) & ~7, blocks = all < limit ? all : limit;
-    const int fit = INT_PANEL / (blocks * size), most = fit < INT_ROWS ? fit : fit / INT_ROWS * INT_ROWS;
+    const int panel = x->tuning->panel_bytes, limit = panel / (few * size) & ~7, blocks = all < limit ? all : limit;
+    const int fit = panel / (blocks * size), most = fit < INT_ROWS ? fit : fit / INT_ROWS * INT_ROWS;
     const int chunks = (n + most - 1) / most, parts = (n + chunks * INT_ROWS - 1) / (chunks * INT_ROWS);
     const int each = parts * INT_ROWS < most ? parts * INT_ROWS : most;
     for (int i0 = 0; i0 < n; i0 += each)

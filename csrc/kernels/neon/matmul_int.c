@@ -10,7 +10,7 @@
 /* takes its numbers */
 #include "../chunks.h"
 
-enum { SCRATCH = INT_PANEL };
+enum { SCRATCH = PL_PANEL_HEAD + INT_PANEL };
 
 /* ---- half a block of weights: eight rows x 32 k -------------------------------------------------------------------- */
 
@@ -153,8 +153,10 @@ PL_INLINE void half_one(const pl_shape f, int terms, const uint8_t *header, cons
 }
 
 /* One row: acc[16] += blocks [0, blocks) of the tile at p. */
-PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int blocks, const uint8_t *panel, float *acc)
+PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int blocks, const pl_tuning *tuning,
+                        const uint8_t *panel, float *acc)
 {
+    (void)tuning;
     float32x4_t a[4];
     const uint8_t *header = p;
     for (int c = 0; c < 4; c++)

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,6 @@ def matmul(
     tile1: int | None = None,
     out: Array | None = None,
     scratch: Array | None = None,
-    ahead: tuple[tuple[int, int], tuple[int, int]] | None = None,
+    tuning: Mapping[str, int] | None = None,
     repeat: int = 1,
 ) -> Array: ...

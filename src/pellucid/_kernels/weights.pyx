@@ -51,10 +51,13 @@ cdef extern from "kernels/kernels.h":
         int k
         int64_t tile_bytes
         const uint8_t *data
-    ctypedef struct pl_ahead "struct pl_ahead":
-        int32_t bytes, lines
     ctypedef struct pl_tuning:
-        pl_ahead ahead[2]
+        int32_t ahead_bytes  # and so on: one int32 for each of pl_tuning_name's names
+    enum:
+        PL_N_TUNING
+    const char *pl_tuning_name(int i)
+    void pl_tuning_default(int isa, pl_tuning *tuning)
+    const char *pl_tuning_wrong(const pl_tuning *tuning)
     ctypedef struct pl_acts:
         int k
         int terms
@@ -67,6 +70,7 @@ cdef extern from "kernels/kernels.h":
         const uint16_t *b
         void *scratch
         const pl_tuning *tuning
+        int again
     ctypedef void (*pack_fn)(const uint8_t *, int, int, uint8_t *) noexcept nogil
     ctypedef void (*unpack_fn)(const pl_mat *, int, float *) noexcept nogil
     ctypedef void (*matmul_fn)(const pl_mat *, int, int, const pl_acts *, int, float *, ptrdiff_t) noexcept nogil
@@ -78,7 +82,6 @@ cdef extern from "kernels/kernels.h":
 
 cdef extern from "kernels/select.h":
     const pl_kernels *pl_kernels_get(int isa)
-    const pl_tuning *pl_tuning_here()
 
 cdef extern from "cpu/detect.h":
     enum:
@@ -295,14 +298,15 @@ def scratch_bytes(str isa, str format):
 
 def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t k, *,
            x=None, q=None, s=None, sums=None, b=None, int terms=1, int tile0=0, tile1=None, out=None, scratch=None,
-           ahead=None, int repeat=1):
+           tuning=None, int repeat=1):
     """Rows of activations times the packed matrix (rows, k) -> float32 (n, rows).
 
     F32 and F16 take `x` float32 (n, k), whose rows may lie apart; BF16 takes `b`, bfloat16 bits uint16
     (n, k rounded up to 2); the other formats take `q` int8 (n, terms or more, k), `s` float32 (n, k / 32) and `sums`
     int16 (n, as many, k / 16). Only the rows of tiles [tile0, tile1) are written; without `out` the others are NaN.
-    `scratch`: uint8 (scratch_bytes). `ahead`, ((bytes, lines) for codes of less than a byte, the same for bytes),
-    replaces this processor's prefetching and changes no bit. `repeat` is the number of times the kernel runs.
+    `scratch`: uint8 (scratch_bytes). `tuning` ({name: value}, see csrc/kernels/tuning.h) replaces values of this
+    processor's and changes no bit. `repeat` is the number of times the kernel runs; all but the first find the panel
+    of activations in `scratch`.
     """
     cdef const pl_format *f = _format(format)
     cdef const pl_kernels *kernels = _kernels(isa)
@@ -355,10 +359,15 @@ def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t
     scratch = np.empty(kernels.matmul_scratch[f.id], np.uint8) if scratch is None else scratch
     cdef uint8_t[::1] room = _check("scratch", scratch, np.uint8, (kernels.matmul_scratch[f.id],))
     acts.scratch = &room[0] if room.shape[0] else NULL
-    cdef pl_tuning tuning = pl_tuning_here()[0]
-    for _ in range(2 if ahead is not None else 0):
-        tuning.ahead[_].bytes, tuning.ahead[_].lines = ahead[_]
-    acts.tuning = &tuning
+    cdef pl_tuning numbers
+    pl_tuning_default(pl_isa_find(isa.encode()), &numbers)
+    names = {pl_tuning_name(i).decode(): i for i in range(PL_N_TUNING)}
+    for name, value in ({} if tuning is None else tuning).items():
+        (<int32_t *>&numbers)[<int>names[name]] = value
+    if pl_tuning_wrong(&numbers) != NULL:
+        raise ValueError(f"{pl_tuning_wrong(&numbers).decode()} is out of range")
+    acts.tuning = &numbers
+    acts.again = 0
 
     last = (rows + 15) // 16 if tile1 is None else tile1
     if not 0 <= tile0 <= last <= (rows + 15) // 16:
@@ -372,4 +381,5 @@ def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t
     with nogil:
         for _ in range(repeat):
             kernels.matmul[f.id](&w, tile0, last, &acts, n, &out_view[0, 0], stride)
+            acts.again = 1
     return out

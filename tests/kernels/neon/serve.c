@@ -63,9 +63,10 @@ static double op_unpack_row(call c)
 static double op_matmul(call c)
 {
     const pl_mat w = matrix(c);
-    const pl_acts x = {w.k,    (int)c.i[6], (int)c.i[10], c.a[2], c.i[7],          c.a[3],
-                       c.a[4], c.a[5],      c.a[6],       c.a[7], pl_tuning_here()};
-    for (int64_t times = 0; times < c.i[9]; times++)
+    pl_tuning tuning;
+    pl_tuning_default(PL_ISA_NEON, &tuning);
+    pl_acts x = {w.k, (int)c.i[6], (int)c.i[10], c.a[2], c.i[7], c.a[3], c.a[4], c.a[5], c.a[6], c.a[7], &tuning, 0};
+    for (int64_t times = 0; times < c.i[9]; times++, x.again = 1)
         c.k->matmul[c.i[0]](&w, (int)c.i[3], (int)c.i[4], &x, (int)c.i[5], c.a[1], c.i[8]);
     return 0;
 }

@@ -1,0 +1,45 @@
+"""`pellucid tune`: measures what is fastest on this machine, and keeps it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pellucid.cli import options, output
+
+
+def tune(
+    model: options.ModelName = options.DEFAULT,
+    seconds: Annotated[
+        float, typer.Option(metavar="S", min=1, max=3600, help="How long to measure; more is more certain.")
+    ] = 20,
+    threads: options.Threads = None,
+    isa: options.Isa = None,
+    json: options.Json = False,
+) -> None:
+    """Measures what is fastest on this machine, and keeps it for every later load.
+
+    What is prefetched how far ahead, and how much is computed at once, changes the speed but no bit of a result. The
+    first load on a machine measures the most important of it in a moment; this command measures all of it, with the
+    model's own passes, and shows the times. PELLUCID_TUNE=off loads without what was measured, PELLUCID_TUNE=now
+    measures again at the next load.
+    """
+    from pellucid.bench.tune import tune as measure
+
+    with options.load(model, threads=threads, isa=isa) as loaded:
+        output.note(f"measuring for about {seconds:g} s; other work on this machine disturbs it")
+        found, cpu = measure(loaded, seconds), loaded.info().cpu
+    if json:
+        measured = [timing.to_dict() for timing in found.timings]
+        output.document({"cpu": cpu, "values": found.values, "why": found.why, "measured": measured})
+        return
+    output.line(f"{output.visible(cpu)}: {output.visible(found.why)}")
+    rows = []
+    for timing in found.timings:
+        rows.append([f"\n{timing.what}"])
+        for i, (candidate, ratio) in enumerate(zip(timing.candidates, timing.ratios, strict=True)):
+            words = ", ".join(f"{name} {value:,}" for name, value in candidate.items())
+            rows.append([f"{ratio:.3f}", "chosen" if i == timing.chosen else "", words])
+    output.table(rows, right=(0,))
+    output.line("\nTimes relative to what follows from the processor; less is faster.")

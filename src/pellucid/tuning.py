@@ -1,0 +1,226 @@
+"""What changes speed and never a bit of a result: chosen by a short measurement at the first load on a machine.
+
+How far ahead a product of few rows prefetches its weights, and how many tiles many rows meet at once, decide up to a
+third of the speed, and which choice is best differs between processors of the same maker. So the candidates are timed
+on the engine's own threads, with weights in memory that no cache holds, and the choice is kept in the cache folder, by
+processor, tier, number of threads and build. Without a measurement the choice follows from the processor
+(csrc/kernels/tuning.c).
+
+PELLUCID_TUNE: "off" does not measure and reads no choice that was kept; "now" measures anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pellucid import _engine, checks
+from pellucid.errors import OutOfMemoryError, PellucidError
+from pellucid.weights import store
+
+__all__ = ["Choice", "Timing", "Tuning", "choices", "decide", "find", "keep", "measure"]
+
+SECONDS = 0.035  # of measuring at a load; with its buffer, less than 0.06 s
+BYTES = 8 << 20  # of the weights of a product that is bound by memory; no cache holds them at its start
+GAIN = 0.02  # a candidate must be faster by this share than what follows from the processor
+ROWS = 96  # of a product that is bound by computing
+K = 2048
+
+Values = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One decision: the candidates, each {name: value}, and the products whose times decide, (format, rows)."""
+
+    what: str
+    candidates: tuple[Values, ...]
+    products: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The times of one choice's candidates, relative to the first, which follows from the processor; less is faster."""
+
+    what: str
+    candidates: tuple[Values, ...]
+    ratios: tuple[float, ...]
+    chosen: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "what": self.what,
+            "candidates": [dict(c) for c in self.candidates],
+            "relative_time": [round(r, 4) for r in self.ratios],
+            "chosen": self.chosen,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """values: {name: value} of all names in csrc/kernels/tuning.h; why: where they come from."""
+
+    values: dict[str, int]
+    why: str
+    timings: tuple[Timing, ...] = field(default=(), compare=False)
+
+
+def _ahead(prefix: str, *pairs: tuple[int, int]) -> tuple[Values, ...]:
+    return tuple({f"{prefix}_bytes": far, f"{prefix}_lines": lines} for far, lines in pairs)
+
+
+def choices(isa: str, long: bool = False) -> list[Choice]:
+    """What is measured in a tier, in the order in which it is decided; the default comes first among the candidates.
+    long: with more candidates."""
+    if isa in ("scalar", "neon"):  # their kernels have no such choices
+        return []
+    default = _engine.default_tuning(isa)
+    pages = ((4096, 1), (4096, 64), (0, 0), *(((1024, 64), (2048, 64), (8192, 64)) if long else ()))
+    found = [
+        Choice("prefetching, codes of less than a byte", _ahead("ahead", *pages), (("Q4_0", 1), ("Q4_K", 1))),
+        Choice("prefetching, codes of a byte", _ahead("ahead8", *pages), (("Q8_0", 1),)),
+    ]
+    if isa.startswith("avx512"):
+        tiles = tuple({"pair_tiles": n} for n in (1, 2))
+        found.insert(0, Choice("tiles at once", tiles, (("Q4_0", ROWS), ("Q6_K", ROWS))))
+    return [Choice(c.what, tuple(_default_first(c.candidates, default)), c.products) for c in found]
+
+
+def _default_first(candidates: Sequence[Values], default: Values) -> Iterator[Values]:
+    own = {name: default[name] for name in candidates[0]}
+    yield own
+    yield from (c for c in candidates if c != own)
+
+
+def measure(isa: str, threads: int, seconds: float = SECONDS) -> list[Timing]:
+    """Times every candidate, in turns, for about `seconds` in all, each at least once; with more than a second, more
+    candidates.
+
+    Raises OutOfMemoryError where there is no room for the buffer.
+    """
+    plan = choices(isa, long=seconds > 1)
+    if not plan:
+        return []
+    probe = _engine.Probe(isa=isa, threads=threads, size=BYTES, small=False)
+    found: list[Timing] = []
+    values: dict[str, int] = {}
+    start = time.perf_counter()
+    for i, choice in enumerate(plan):
+        until = start + seconds * (i + 1) / len(plan)
+        found.append(_time(probe, choice, values, until))
+        values |= choice.candidates[found[-1].chosen]
+    return found
+
+
+def _time(probe: _engine.Probe, choice: Choice, values: Values, until: float) -> Timing:
+    turns: list[list[list[float]]] = [[] for _ in choice.products]
+    while not turns[0] or time.perf_counter() < until:
+        for (format, rows), turn in zip(choice.products, turns, strict=True):
+            turn.append([_run(probe, format, rows, {**values, **c}) for c in choice.candidates])
+    return decide(choice.what, choice.candidates, turns)
+
+
+def decide(what: str, candidates: tuple[Values, ...], turns: Sequence[Sequence[Sequence[float]]]) -> Timing:
+    """The fastest candidate, if it is clearly faster than the first. turns: for each kind of work, times in turns; in
+    each turn, a time for each candidate."""
+    medians = [[statistics.median(column) for column in zip(*work, strict=True)] for work in turns]
+    ratios = tuple(statistics.geometric_mean(m[i] / m[0] for m in medians) for i in range(len(candidates)))
+    best = min(range(len(ratios)), key=ratios.__getitem__)
+    return Timing(what, candidates, ratios, best if ratios[best] < 1 - GAIN else 0)
+
+
+def _run(probe: _engine.Probe, format: str, rows: int, values: Values) -> int:
+    if rows == 1:
+        return probe.product(format, k=K, rows=1, size=BYTES, cold=True, tuning=values)[1]
+    return probe.product(format, k=K, rows=rows, size=1 << 20, tuning=values)[1]  # 50 tiles or so, in a cache
+
+
+# ---- what is kept ---------------------------------------------------------------------------------------------------
+
+_known: dict[str, Tuning] = {}  # by key: what this process has found
+_lock = threading.Lock()
+
+
+def find(isa: str, threads: int) -> Tuning:
+    """The tuning for this machine: the one kept in the cache folder, or else one that is measured now and kept.
+
+    Raises ValueError for another value of PELLUCID_TUNE.
+    """
+    default = _engine.default_tuning(isa)
+    asked = checks.choice("PELLUCID_TUNE", os.environ.get("PELLUCID_TUNE") or "auto", ("auto", "off", "now"))
+    if asked == "off":
+        return Tuning(default, "by processor (PELLUCID_TUNE=off)")
+    if not choices(isa):
+        return Tuning(default, "by processor: this instruction set has nothing to measure")
+    key = _key(isa, threads)
+    with _lock:  # several loads at once measure once
+        if key not in _known:
+            kept = None if asked == "now" else _read(key, isa)
+            _known[key] = kept or _measured(isa, threads)
+        return _known[key]
+
+
+def keep(isa: str, threads: int, timings: Sequence[Timing]) -> Tuning:
+    """Keeps what was measured, for later processes. ``why`` says where, or why it is not kept."""
+    key = _key(isa, threads)
+    values = _engine.default_tuning(isa)
+    for timing in timings:
+        values |= timing.candidates[timing.chosen]
+    why = "measured now"
+    try:
+        path = _path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+        document = {"key": key, "values": values, "measured": [t.to_dict() for t in timings]}
+        try:
+            draft.write_text(json.dumps(document, indent=1))
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+        why += f", kept in {path}"
+    except (OSError, PellucidError):
+        why += ", not kept: the cache folder cannot be written"
+    return Tuning(values, why, tuple(timings))
+
+
+def _measured(isa: str, threads: int) -> Tuning:
+    try:
+        return keep(isa, threads, measure(isa, threads))
+    except (MemoryError, OutOfMemoryError):
+        return Tuning(_engine.default_tuning(isa), "by processor: no memory to measure")
+
+
+def _key(isa: str, threads: int) -> str:
+    """What a measurement holds for: processor, tier, threads and build."""
+    build = os.stat(_engine.__file__)
+    return f"{_engine.cpu_name()}, {isa}, {threads} threads, build {build.st_size:x}-{build.st_mtime_ns:x}"
+
+
+def _path(key: str) -> Path:
+    return store.cache_folder() / "tuning" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+
+
+def _read(key: str, isa: str) -> Tuning | None:
+    """The tuning kept for a key; None where there is none, or where the file is broken."""
+    limits = _engine.tuning_limits()
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, PellucidError):
+        path = _path(key)
+        if path.stat().st_size > 1 << 16:
+            return None
+        document = json.loads(path.read_text())
+        values = document["values"]
+        whole = values.keys() == limits.keys() and all(
+            type(v) is int and limits[n][0] <= v <= limits[n][1] for n, v in values.items()
+        )
+        if document["key"] == key and whole:
+            return Tuning(values, f"measured earlier, kept in {path}")
+    return None

@@ -1,0 +1,267 @@
+"""What is measured at a load, where it is kept, and what is done with a file that is broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pellucid import Model, _engine, tuning
+from pellucid.bench.tune import tune
+from pellucid.cli import main
+from pellucid.errors import OutOfMemoryError, WrongValue
+from tests.reference.tiny import TINY, write_gguf
+
+TIERS = [name for name, built, runs in _engine.isas() if built and runs]
+MEASURED = [name for name in TIERS if tuning.choices(name)]
+ISA = MEASURED[-1] if MEASURED else ""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PELLUCID_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PELLUCID_TUNE", raising=False)
+    monkeypatch.setattr(tuning, "_known", {})
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def model_path(tmp_path: Path) -> Path:
+    return write_gguf(TINY[0], tmp_path / "tiny.gguf")
+
+
+def kept(cache: Path) -> list[Path]:
+    return sorted(cache.glob("tuning/*"))
+
+
+def test_this_machine_has_something_to_measure() -> None:
+    assert ("x86_64" not in os.uname().machine) or MEASURED
+
+
+def test_limits_and_defaults() -> None:
+    limits = _engine.tuning_limits()
+    for isa in TIERS:
+        default = _engine.default_tuning(isa)
+        assert default.keys() == limits.keys()
+        assert all(limits[name][0] <= value <= limits[name][1] for name, value in default.items())
+
+
+@pytest.mark.parametrize("isa", MEASURED)
+@pytest.mark.parametrize("long", [False, True])
+def test_the_default_comes_first(isa: str, long: bool) -> None:
+    default = _engine.default_tuning(isa)
+    for choice in tuning.choices(isa, long):
+        assert choice.candidates[0] == {name: default[name] for name in choice.candidates[0]}
+        assert len(choice.candidates) == len({tuple(sorted(c.items())) for c in choice.candidates}) > 1
+
+
+@pytest.mark.parametrize("isa", MEASURED)
+def test_measured_once_kept_and_read(isa: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tuning.find(isa, 2)
+    assert first.why == f"measured now, kept in {kept(cache)[0]}" and len(kept(cache)) == 1
+    assert {t.what for t in first.timings} == {c.what for c in tuning.choices(isa)}
+    for timing in first.timings:
+        chosen = timing.candidates[timing.chosen]
+        assert {name: first.values[name] for name in chosen} == chosen
+        assert timing.ratios[0] == 1 and all(r > 0 for r in timing.ratios)
+        assert timing.chosen == 0 or timing.ratios[timing.chosen] == min(timing.ratios) < 1 - tuning.GAIN
+
+    def measure(*_: Any) -> Any:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(tuning, "measure", measure)
+    assert tuning.find(isa, 2) is first  # in this process
+    monkeypatch.setattr(tuning, "_known", {})
+    again = tuning.find(isa, 2)  # in the next one
+    assert again.values == first.values and again.why == f"measured earlier, kept in {kept(cache)[0]}"
+    with pytest.raises(AssertionError, match="measured again"):
+        tuning.find(isa, 1)  # other threads, another measurement
+
+
+def test_another_build_is_measured_again(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = tuning._key(ISA, 2)
+    other = tmp_path / "_engine.so"
+    other.write_bytes(b"another build")
+    monkeypatch.setattr(_engine, "__file__", str(other))
+    assert tuning._key(ISA, 2) != before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"{}" + b" " * (1 << 17),
+        b"[" * 60000,
+        b'{"key": "another processor", "values": {}}',
+        "one value less",
+        "a value beyond its limits",
+        "a value of another type",
+        "an unknown name",
+        "another key",
+    ],
+)
+def test_a_broken_file_is_ignored_and_replaced(
+    content: bytes | str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning.find(ISA, 1)
+    path = kept(cache)[0]
+    whole = json.loads(path.read_text())
+    if isinstance(content, str):
+        document = {**whole, "values": dict(whole["values"])}
+        if content == "one value less":
+            del document["values"]["step_rows"]
+        elif content == "another key":
+            document["key"] += "!"
+        else:
+            name, value = {
+                "a value beyond its limits": ("step_rows", 0),
+                "a value of another type": ("step_rows", "96"),
+                "an unknown name": ("step_row", 96),
+            }[content]
+            document["values"][name] = value
+        content = json.dumps(document).encode()
+    path.write_bytes(content)
+    monkeypatch.setattr(tuning, "_known", {})
+    found = tuning.find(ISA, 1)
+    assert found.why.startswith("measured now") and json.loads(path.read_text())["key"] == whole["key"]
+    assert kept(cache) == [path]  # no draft is left
+
+
+def test_where_the_cache_cannot_be_written(cache: Path) -> None:
+    cache.parent.mkdir(exist_ok=True)
+    cache.write_bytes(b"a file where the folder should be")
+    found = tuning.find(ISA, 1)
+    assert found.why == "measured now, not kept: the cache folder cannot be written" and found.timings
+    assert tuning.find(ISA, 1) is found  # not measured for every load
+
+
+def test_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(**_: Any) -> Any:
+        raise OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(_engine, "Probe", no_memory)
+    found = tuning.find(ISA, 1)
+    assert found == tuning.Tuning(_engine.default_tuning(ISA), "by processor: no memory to measure")
+
+
+def test_off_and_now(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PELLUCID_TUNE", "off")
+    assert tuning.find(ISA, 1) == tuning.Tuning(_engine.default_tuning(ISA), "by processor (PELLUCID_TUNE=off)")
+    assert not kept(cache)
+    monkeypatch.delenv("PELLUCID_TUNE")
+    tuning.find(ISA, 1)
+    before = kept(cache)[0].stat().st_mtime_ns
+    monkeypatch.setattr(tuning, "_known", {})
+    monkeypatch.setenv("PELLUCID_TUNE", "now")
+    assert tuning.find(ISA, 1).why.startswith("measured now")
+    assert kept(cache)[0].stat().st_mtime_ns > before
+    monkeypatch.setenv("PELLUCID_TUNE", "later")
+    with pytest.raises(WrongValue, match=r"PELLUCID_TUNE='later': expected 'auto', 'off' or 'now'"):
+        tuning.find(ISA, 1)
+
+
+def test_loads_at_once_measure_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    measure = tuning.measure
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return measure(*arguments)
+
+    monkeypatch.setattr(tuning, "measure", counted)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: tuning.find(ISA, 1), range(8)))
+    assert len(calls) == 1 and all(f is found[0] for f in found)
+
+
+def test_a_model_says_what_was_chosen_and_why(model_path: Path) -> None:
+    with Model.load(model_path, threads=1) as model:
+        info = model.info()
+        assert info.tuning == tuning.find(info.isa, 1).values
+        assert info.tuning_why == tuning.find(info.isa, 1).why
+        assert "tuning_why" in str(info) and "step_rows: " in str(info)
+
+
+def test_a_wrong_tuning_is_refused(model_path: Path) -> None:
+    with Model.load(model_path, threads=1) as model:
+        engine = model.core.engine
+        for wrong, text in [
+            ({"steps": 1}, "unknown name in a tuning: 'steps'"),
+            ({"step_rows": 0}, "step_rows=0: expected 16 to 512"),
+            ({"step_rows": 96.0}, "step_rows=96.0: expected 16 to 512"),
+            ({"step_rows": 2**40}, f"step_rows={2**40}: expected 16 to 512"),
+        ]:
+            with pytest.raises(ValueError, match=text):
+                engine.tune(wrong)  # type: ignore[arg-type]
+
+
+def test_products_of_a_probe() -> None:
+    probe = _engine.Probe(isa=ISA, threads=2, size=1 << 20, small=False)
+    assert not probe.has("read_4k") and probe.has("int8")
+    for format in ("Q4_0", "Q4_K", "Q8_0"):
+        done, ns = probe.product(format, k=512, rows=3, size=1 << 19, at=1 << 18, times=2, cold=True)
+        assert 0.9 * (1 << 20) < done <= 1 << 20 and ns > 0
+    for wrong in (
+        {"format": "F32"},
+        {"format": "Q9_0"},
+        {"k": 100},
+        {"k": 0},
+        {"rows": 0},
+        {"size": 0},
+        {"size": (1 << 20) + 1},
+        {"size": 100},
+        {"at": -64},
+        {"at": 1 << 20},
+        {"at": 1},
+        {"times": 0},
+        {"terms": 3},
+    ):
+        arguments: Any = {"format": "Q4_0", "k": 512, "rows": 1, "size": 1 << 19, **wrong}
+        with pytest.raises(ValueError, match="product is out of range|no tile"):
+            probe.product(**arguments)
+
+
+def test_the_command(model_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "-m", str(model_path), "--seconds", "1", "--threads", "1", "--isa", ISA, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["values"] == json.loads(kept(cache)[0].read_text())["values"]
+    assert "rows at once" in [m["what"] for m in document["measured"]]
+    assert main(["tune", "-m", str(model_path), "--seconds", "1", "--threads", "1", "--isa", ISA]) == 0
+    table = capsys.readouterr().out
+    assert table.count("chosen") == len(document["measured"]) and "step_rows 96" in table
+    assert main(["tune", "-m", str(model_path), "--seconds", "0"]) == 2
+    # and the next load uses what was kept
+    command = [
+        sys.executable,
+        "-m",
+        "pellucid",
+        "info",
+        "-m",
+        str(model_path),
+        "--threads",
+        "1",
+        "--isa",
+        ISA,
+        "--json",
+    ]
+    info = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+    assert info["tuning"] == json.loads(kept(cache)[0].read_text())["values"]
+    assert info["tuning_why"].startswith("measured earlier")
+
+
+def test_the_model_is_left_as_it_was(model_path: Path) -> None:
+    with Model.load(model_path, threads=1) as model:
+        before = model.logits([1, 2, 3])
+        found = tune(model, 1)
+        assert (model.logits([1, 2, 3]) == before).all()
+        assert found.values.keys() == _engine.tuning_limits().keys()
