@@ -24,17 +24,27 @@ C_MAY = {
     "kernels": ("formats/formats.h",),
     "cache": ("kernels/kernels.h", "formats/formats.h", "cpu/"),
     "ops": ("cache/", "kernels/kernels.h", "formats/formats.h", "cpu/"),
-    "engine": ("ops/", "cache/", "kernels/kernels.h", "kernels/select.h", "formats/formats.h", "cpu/", "pellucid.h"),
+    "engine": (
+        "ops/",
+        "cache/",
+        "kernels/kernels.h",
+        "kernels/select.h",
+        "kernels/tuning.h",
+        "formats/formats.h",
+        "cpu/",
+        "pellucid.h",
+    ),
     "": (
         "cache/sequence.h",
         "cpu/detect.h",
         "cpu/topology.h",
         "engine/sample.h",
         "formats/names.h",
+        "kernels/tuning.h",
         "ops/table.h",
     ),  # pellucid.h
 }
-C_EXCEPT = {"kernels/select.c": ("cpu/detect.h",)}
+C_EXCEPT = {"kernels/select.c": ("cpu/detect.h",), "kernels/tuning.c": ("cpu/detect.h",)}
 # A folder of kernels/: these and its own headers.
 # What tiers share, without vector instructions of theirs.
 SHARED = ("common.h", "matmul.h", "chunks.h", "attend.h", "layer_norm.h")
@@ -130,9 +140,10 @@ EDGES = {
     "look": ("generation",),
     "context": ("look",),
     "generation": ("core", "sampling", "results"),
-    "core": ("arguments", "checks", "later", "log", "tokenizer", "weights", "text", "arch", "_engine"),
+    "core": ("arguments", "checks", "later", "log", "tokenizer", "tuning", "weights", "text", "arch", "_engine"),
     "arguments": ("checks",),
     "later": (),
+    "tuning": ("checks", "weights", "_engine"),
     "log": (),
     "results": ("markup",),
     "info": ("plan", "markup"),

@@ -101,3 +101,14 @@ void pl_arena_free(void *p, size_t bytes)
     if (p)
         munmap(p, whole_pages(bytes));
 }
+
+void pl_flush(const void *p, size_t bytes)
+{
+#ifdef __x86_64__
+    for (size_t i = 0; i < bytes; i += 64) /* clflushopt, which processors that lack it run as clflush */
+        __asm__ volatile(".byte 0x66; clflush %0" : : "m"(*((const char *)p + i)) : "memory");
+    __asm__ volatile("mfence" : : : "memory");
+#else
+    (void)p, (void)bytes;
+#endif
+}

@@ -11,4 +11,7 @@ void *pl_arena_alloc(size_t bytes, int *huge);
 void *pl_arena_small(size_t bytes);
 void pl_arena_free(void *p, size_t bytes);
 
+/* Drops what the caches hold of [p, p + bytes), so that the next reading comes from memory; on x86-64 alone. */
+void pl_flush(const void *p, size_t bytes);
+
 #endif

@@ -29,7 +29,7 @@ struct pl_probe {
     pl_acts acts;
     size_t kernel_scratch; /* bytes for each thread */
     uint8_t *scratch;
-    float *y; /* (n, rows of all tiles) */
+    float *y;   /* (n, rows of all tiles) */
     void *work; /* what a product needs besides its weights; kept, so that a measurement does not wait for new memory */
     size_t work_bytes;
 };
@@ -156,7 +156,10 @@ void pl_probe_free(pl_probe *p)
 
 int pl_probe_has(const pl_probe *p, int kind)
 {
-    return kind == PL_PROBE_READ_SMALL ? p->buf[0] != NULL : kind == PL_PROBE_READ_HUGE ? p->huge : kind == PL_PROBE_BF16 ? p->kernels->peak.bf16 != NULL : 1;
+    return kind == PL_PROBE_READ_SMALL  ? p->buf[0] != NULL
+           : kind == PL_PROBE_READ_HUGE ? p->huge
+           : kind == PL_PROBE_BF16      ? p->kernels->peak.bf16 != NULL
+                                        : 1;
 }
 
 pl_status pl_probe_run(pl_probe *p, int kind, int64_t n, double *done, int64_t *ns, pl_error *error)
@@ -173,18 +176,6 @@ pl_status pl_probe_run(pl_probe *p, int kind, int64_t n, double *done, int64_t *
 
 /* ---- products ---------------------------------------------------------------------------------------------------- */
 
-/* Writes back and drops what caches hold of [p, p + n). */
-static void flush(const uint8_t *p, int64_t n)
-{
-#ifdef __x86_64__
-    for (int64_t i = 0; i < n; i += 64)
-        __asm__ volatile(".byte 0x66; clflush %0" : "+m"(*(volatile uint8_t *)(p + i))); /* clflushopt where there is one */
-    __asm__ volatile("mfence" ::: "memory");
-#else
-    (void)p, (void)n;
-#endif
-}
-
 static void product_job(void *arg, const pl_team *team, int tid)
 {
     pl_probe *p = arg;
@@ -194,7 +185,7 @@ static void product_job(void *arg, const pl_team *team, int tid)
     pl_share(w->rows / PL_TILE, 1, tid, pl_team_size(team), &from, &to);
     x.scratch = p->scratch + (size_t)tid * p->kernel_scratch;
     if (p->product->cold)
-        flush(w->data + from * w->tile_bytes, (to - from) * w->tile_bytes);
+        pl_flush(w->data + from * w->tile_bytes, (size_t)((to - from) * w->tile_bytes));
     pl_team_barrier(team);
     start = pl_now_ns();
     for (int i = 0; i < p->product->times && from < to; i++)
@@ -215,8 +206,8 @@ static size_t layout_product(pl_probe *p, const pl_product *o, void *base)
     int8_t *q = pl_cut(base, &at, n * terms * k);
     float *s = pl_cut(base, &at, n * k / 32 * sizeof *s);
     int16_t *sums = pl_cut(base, &at, n * terms * k / 16 * sizeof *sums);
-    p->acts = (pl_acts){.k = o->k, .terms = o->terms, .stored = o->terms, .q = q, .s = s, .sums = sums,
-                        .tuning = &o->tuning};
+    p->acts =
+        (pl_acts){.k = o->k, .terms = o->terms, .stored = o->terms, .q = q, .s = s, .sums = sums, .tuning = &o->tuning};
     if (!base)
         return at;
     for (size_t i = 0; i < n * terms * k; i++)

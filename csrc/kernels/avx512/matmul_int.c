@@ -157,8 +157,8 @@ PL_INLINE void block_by_rows(const pl_shape f, int terms, const int T, const int
         for (int r = 0; r < G; r++)
             for (int t = 0; t < T; t++) {
                 const __m512 sum = pl_broadcast_ps(words + r * size + 4);
-                acc[t][at + r] = f.super ? _mm512_fnmadd_ps(m[t], sum, acc[t][at + r])
-                                         : _mm512_fmadd_ps(m[t], sum, acc[t][at + r]);
+                acc[t][at + r] =
+                    f.super ? _mm512_fnmadd_ps(m[t], sum, acc[t][at + r]) : _mm512_fmadd_ps(m[t], sum, acc[t][at + r]);
             }
 }
 
@@ -292,7 +292,8 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
                 pl_make_panel(f, terms, x, i0 + i, c, b0, blocks, panel + i * size * blocks);
             }
         int t = tile0;
-        const int64_t before = (int64_t)b0 * f.packed_block + (int64_t)(b0 / 8) * f.packed_header, apart = w->tile_bytes;
+        const int64_t before = (int64_t)b0 * f.packed_block + (int64_t)(b0 / 8) * f.packed_header,
+                      apart = w->tile_bytes;
         for (; wide == 2 && t + 1 < tile1; t += 2) {
             const uint8_t *p = w->data + t * apart + before;
             tile_by_panel(f, terms, 2, wide, 0, p, apart, p + 2 * apart, step, blocks, panel, n, b0 > 0,
@@ -300,8 +301,8 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
         }
         for (; t < tile1; t++) {
             const uint8_t *p = w->data + t * apart + before;
-            tile_by_panel(f, terms, 1, wide, near, p, apart, p + (near ? ahead : apart), step,
-                          blocks, panel, n, b0 > 0, w->rows - PL_TILE * t, y + i0 * y_stride + PL_TILE * t, y_stride);
+            tile_by_panel(f, terms, 1, wide, near, p, apart, p + (near ? ahead : apart), step, blocks, panel, n, b0 > 0,
+                          w->rows - PL_TILE * t, y + i0 * y_stride + PL_TILE * t, y_stride);
         }
     }
 }

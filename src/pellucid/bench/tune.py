@@ -1,4 +1,4 @@
-"""Measures the whole tuning at length: what a load measures in a moment, and what shows only in whole passes of a model."""
+"""Measures the whole tuning at length: what a load measures too, and what shows only in whole passes of a model."""
 
 from __future__ import annotations
 
