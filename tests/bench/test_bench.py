@@ -16,7 +16,7 @@ from pellucid.bench import history, report, scenarios
 from pellucid.bench.limits import Limits, Prober
 from pellucid.bench.scenarios import Once, Phase, Run
 from pellucid.bench.work import Work
-from pellucid.cli import main
+from pellucid.cli import main, output
 from tests.reference.tiny import TINY, write_gguf
 
 SPREAD = {"median", "min", "max"}
@@ -79,10 +79,18 @@ def test_operations(document: dict[str, Any]) -> None:
 def test_table(document: dict[str, Any]) -> None:
     text = [row for row in report.rows(document) if len(row) > 1]
     assert {len(row) for row in text} == {report.COLUMNS}
-    assert [row[0] for row in text if row[0].startswith("operations")] == [
-        f"operations: {name}" for name in ("decode", "4 sequences", "16 sequences", "prefill")
-    ]
+    headings = [row[0] for row in report.rows(document) if len(row) == 1 and row[0].startswith("a pass of ")]
+    passes = ("decode", "4 sequences", "16 sequences", "prefill")
+    assert headings == [f"a pass of {name}, each operation by itself" for name in passes]
     assert sum(row[0] == "all products" for row in text) == 4
+
+
+def test_the_table_fits_80_columns(document: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    rows = report.rows(document)
+    output.table(rows, right=(1, 2, 3, 4, 5, 6), gap=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(rows)  # no row is folded or stands on two lines
+    assert max(len(line) for line, row in zip(lines, rows, strict=True) if len(row) > 1) <= 80
 
 
 def test_products_beside_their_kernels() -> None:
@@ -122,9 +130,9 @@ def test_runs_by_the_bandwidth_of_the_moment(model_path: Path) -> None:
     assert slow["fraction"]["min"] == pytest.approx(1 / 28 / 0.05)
     assert fast["tokens_per_second"]["median"] == 500
     table = report.rows(doc)
-    at = table.index(next(row for row in table if row[0] == "at a bandwidth of"))
-    assert table[at + 1] == ["decode at 0", "27.5", "200", "73 %", "71..74 %", "2", "", ""]
-    assert table[at + 2] == ["", "57.0", "500", "88 %", "88..88 %", "1", "", ""]
+    at = table.index(next(row for row in table if row[0] == "by bandwidth"))
+    assert table[at + 1] == ["decode at 0", "200", "71..74 %", "", "73 %", "27.5", "2", ""]
+    assert table[at + 2] == ["", "500", "88..88 %", "", "88 %", "57.0", "1", ""]
     assert table[at + 3] == ["left out: 1 run in which the bandwidth changed"]
 
 

@@ -154,7 +154,7 @@ def rows(doc: Document) -> Rows:
         [f"{name}, {model['quantisation']}, {model['file_bytes'] / 1e6:.1f} MB, keys and values in {model['kv']}"],
         [f"{m['cpu']}, {m['threads']} threads ({m['threads_why']}), {m['isa']}, {memory}"],
         [""],
-        ["limit", "median", "best", "", "a cycle", "", "", ""],
+        ["limit", "median", "best", "", "/cycle", "", "", ""],
         *(_limit_row(kind, x) for kind, x in doc["limits"].items()),
         *([f"{_LIMIT_NAMES[kind]}: {_VARY}"] for kind, x in doc["limits"].items() if _varies(x)),
         [""],
@@ -163,12 +163,13 @@ def rows(doc: Document) -> Rows:
     ]
     grouped = [p for p in doc["phases"] if p.get("by_bandwidth")]
     if grouped:
-        out += [[""], ["at a bandwidth of", "GB/s", "tokens/s", "of limit", "min..max", "runs", "", ""]]
+        out += [[""], ["by bandwidth", "tokens/s", "min..max", "", "of it", "GB/s", "runs", ""]]
         out += [_moment_row(p["name"] if not i else "", x) for p in grouped for i, x in enumerate(p["by_bandwidth"])]
         if changed := sum(p["bandwidth_changed"] for p in grouped):
             out.append([f"left out: {changed} run{'s' if changed > 1 else ''} in which the bandwidth changed"])
     for phase, ops in groupby(doc["operations"], key=lambda o: o["phase"]):
-        out += [[""], [f"operations: {phase}", "us", "%", "limit us", "of it", "GB/s", "Gop/s", "of kernel"]]
+        out += [[""], [f"a pass of {phase}, each operation by itself"]]
+        out += [["operation", "us", "%", "limit", "of it", "GB/s", "Gop/s", "of kernel"]]
         out += op_rows(list(ops))
     return out
 
@@ -217,12 +218,12 @@ def _moment_row(name: str, x: Document) -> list[str]:
     fraction = x["fraction"]
     return [
         name,
-        f"{x['gb_per_second']['median']:.1f}",
         number(x["tokens_per_second"]["median"]),
-        percent(fraction["median"]),
         f"{100 * fraction['min']:.0f}..{percent(fraction['max'])}",
-        str(x["repeats"]),
         "",
+        percent(fraction["median"]),
+        f"{x['gb_per_second']['median']:.1f}",
+        str(x["repeats"]),
         "",
     ]
 

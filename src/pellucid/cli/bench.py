@@ -81,4 +81,4 @@ def bench(
     rows = report.rows(document)
     if compare is not None and earlier is not None:
         rows += history.rows(document["compared"], compare, report.COLUMNS)
-    output.table(rows, right=(1, 2, 3, 4, 5, 6))
+    output.table(rows, right=(1, 2, 3, 4, 5, 6), gap=1)

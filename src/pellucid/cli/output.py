@@ -41,7 +41,7 @@ class UsageError(Exception):
     """A wrong command line: exit code 2."""
 
 
-_LEAST_ROOM = 20  # columns for the last column of a table of three or more
+_LEAST_ROOM = 20  # columns for the last column of a table of three or more, unless its cells need fewer
 
 _open_line = False  # the last character written to stdout was not a line end
 
@@ -195,7 +195,7 @@ def table(rows: Sequence[Sequence[str]], *, right: tuple[int, ...] = (), gap: in
     full = [row for row in rows if len(row) > 1]
     widths = [max(map(len, column)) for column in list(zip(*full, strict=True))[:-1]]
     room = columns() - sum(widths) - gap * len(widths)
-    apart = room < _LEAST_ROOM and len(widths) > 1
+    apart = room < min(_LEAST_ROOM, max(len(row[-1]) for row in full)) and len(widths) > 1
     for row in rows:
         first, *rest = row
         if not rest:
