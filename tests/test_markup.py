@@ -15,6 +15,7 @@ from pellucid.info import PlanTable
 from pellucid.look import Attribution, Guess, Lens, Score, Token
 from pellucid.look.choice import Step
 from pellucid.look.tables import Look, Push
+from pellucid.weights import catalog
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -187,6 +188,7 @@ def test_shades() -> None:
     assert list(opacities(trace("a")._repr_html_())) == pytest.approx(
         [0, markup.STRONGEST / 12, markup.STRONGEST], abs=0.01
     )
+    assert read(Score([0, 1, 2], [sure, unsure], "<s>")._repr_html_()).text.endswith("<s>ab")
     impossible = [TokenLogprob(1, "a", -math.inf, []), TokenLogprob(1, "b", math.nan, [])]
     assert list(opacities(Score([0, 1, 2], impossible)._repr_html_())) == [markup.STRONGEST, 0]
 
@@ -252,6 +254,8 @@ def test_reprs_are_one_short_line(piece: str) -> None:
         Push(1, 2, 0.5, [Look(0, Token(1, piece), 0.5)] * 50),
         Operation(1, "linear", 3, "attn_qkv", (("a", 4),), ("b", 5), (("w", "F32", 2, 2),) * 300, 1000, "x" * 300),
     ]
+    assert "1 token," in repr(completion(piece, 1))
+    parts += catalog.entries()
     for one in (*made, *parts):
         text = repr(one)
         assert len(text) <= 200 and text.isprintable(), type(one)

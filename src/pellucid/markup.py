@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pellucid.errors import one_line, shown
 
-__all__ = ["BLUE", "MOST_BYTES", "ORANGE", "PURPLE", "STRONGEST", "Cell", "Fragment", "Shown", "token"]
+__all__ = ["BLUE", "MOST_BYTES", "ORANGE", "PURPLE", "STRONGEST", "Cell", "Fragment", "Shown", "count", "token"]
 
 MOST_BYTES = 200_000  # of a fragment, in UTF-8
 RESERVE = 4_000  # of these, for what closes blocks and says what was left out
@@ -31,6 +31,7 @@ _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;",
 _ROOT = '<div class="tex2jax_ignore mathjax_ignore">'
 _SCROLL = "max-height:30em;overflow:auto"
 _STRIP = f'<div style="{_SCROLL};white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7">'
+_TABLE = f'<div style="{_SCROLL}"><table style="border-collapse:separate;border-spacing:.8em 0">'
 
 
 class Cell(NamedTuple):
@@ -75,8 +76,8 @@ class Fragment:
         def line(tag: str, row: Sequence[str | Cell]) -> str:
             return f"<tr>{''.join(_cell(tag, cell, align) for cell, align in zip(row, aligns, strict=True))}</tr>"
 
-        start = f'<div style="{_SCROLL}"><table style="border-collapse:collapse"><thead>{line("th", head)}</thead>'
-        self._block(f"{start}<tbody>", (line("td", row) for row in rows), "</tbody></table></div>", what)
+        start = f"{_TABLE}<thead>{line('th', head)}</thead><tbody>"
+        self._block(start, (line("td", row) for row in rows), "</tbody></table></div>", what)
 
     def html(self) -> str:
         return f"{''.join(self._parts)}</div>"
@@ -115,6 +116,11 @@ class Shown:
             left = len(lines) - MOST_LINES + 2
             lines[MOST_LINES - 2 : -1] = [f"... {left} lines are not shown here; print() shows all"]
         printer.text("\n".join(lines))
+
+
+def count(n: int, name: str) -> str:
+    """A number of things, as in "1 token" and "2 tokens"."""
+    return f"{n:,} {name}" if n == 1 else f"{n:,} {name}s"
 
 
 def token(

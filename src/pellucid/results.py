@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pellucid.errors import one_line
-from pellucid.markup import Fragment, Shown, token
+from pellucid.markup import Fragment, Shown, count, token
 
 __all__ = ["Completion", "FinishReason", "NextToken", "Piece", "Timings", "TokenLogprob", "collect"]
 
@@ -65,7 +65,7 @@ class Timings:
 
     def __repr__(self) -> str:
         return (
-            f"<Timings: {self.prefill_tokens} tokens in {self.prefill:.3f} s ({self.prefill_rate:.0f}/s), "
+            f"<Timings: {count(self.prefill_tokens, 'token')} in {self.prefill:.3f} s ({self.prefill_rate:.0f}/s), "
             f"{self.decode_tokens} in {self.decode:.3f} s ({self.decode_rate:.0f}/s)>"
         )
 
@@ -117,10 +117,11 @@ class Completion(Shown):
     prompt_ids: list[int]
 
     def __repr__(self) -> str:
-        return f"<Completion {_short(self.text)}: {len(self.ids)} tokens, {self.finish_reason}>"
+        return f"<Completion {_short(self.text)}: {count(len(self.ids), 'token')}, {self.finish_reason}>"
 
     def _draw(self, fragment: Fragment) -> None:
-        after = f"{len(self.ids)} tokens after a prompt of {len(self.prompt_ids)}; finish reason: {self.finish_reason}."
+        new = count(len(self.ids), "token")
+        after = f"{new} after a prompt of {len(self.prompt_ids):,}; finish reason: {self.finish_reason}."
         fragment.note(f"{after} The stronger its colour, the more probable a token was." if self.logprobs else after)
         if self.text != "".join(one.piece for one in self.logprobs):  # a character of several tokens, a stop string
             fragment.text(self.text)

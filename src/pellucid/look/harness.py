@@ -14,6 +14,7 @@ from lm_eval.api.registry import register_model
 
 from pellucid.core import Core
 from pellucid.look import evaluate
+from pellucid.progress import reporting
 
 __all__ = ["PellucidLM"]
 
@@ -34,7 +35,12 @@ class PellucidLM(LM):  # type: ignore[misc]  # Any where lm_eval is not installe
         **options: Any,
     ) -> None:
         super().__init__()
-        self.core: Core = pretrained.core if hasattr(pretrained, "core") else Core.load(pretrained, **options)
+        self.core: Core
+        if hasattr(pretrained, "core"):
+            self.core = pretrained.core
+        else:
+            with reporting(options.pop("progress", None)) as report:
+                self.core = Core.load(pretrained, progress=report, **options)
         self.together = int(batch_size or 8) if batch_size != "auto" else 8
         self.max_gen_toks = max_gen_toks
 

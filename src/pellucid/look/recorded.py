@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pellucid.markup import Cell, Fragment, Shown, token
+from pellucid.markup import Cell, Fragment, Shown, count, token
 
 __all__ = ["AXES", "LEAST", "PREDICTIONS", "Recorded", "Selected", "Token"]
 
@@ -107,7 +107,7 @@ class Recorded(Shown):
         return len(self.tokens)
 
     def _draw(self, fragment: Fragment) -> None:
-        fragment.heading(f"{len(self)} tokens through {self.name or 'a model'}")
+        fragment.heading(f"{count(len(self), 'token')} through {self.name or 'a model'}")
         found = vars(self).get("next_probability")  # nothing is computed here
         known = {} if found is None else dict(zip(self.positions, map(float, found), strict=True))
         if known:
@@ -126,4 +126,4 @@ class Recorded(Shown):
         return token(id, piece, math.log(max(probability, LEAST)), surprise=True)
 
     def __repr__(self) -> str:
-        return f"<Trace of {len(self)} tokens, {', '.join(self.kept)}: {self.nbytes / 1e6:.1f} MB>"
+        return f"<Trace of {count(len(self), 'token')}, {', '.join(self.kept)}: {self.nbytes / 1e6:.1f} MB>"

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from pellucid import _engine, arguments, checks
 from pellucid.core import Core
-from pellucid.errors import ContextFullError
-from pellucid.markup import Fragment, Shown, token
+from pellucid.errors import ContextFullError, shown
+from pellucid.markup import Cell, Fragment, Shown, count, token
 from pellucid.results import TokenLogprob
 from pellucid.sampling import MOST_LOGPROBS
 
@@ -29,12 +29,14 @@ class Score(Shown):
     """Natural log probabilities of a text's tokens, each given those before it.
 
     ``ids``: all n tokens. ``tokens``: n - 1 TokenLogprob(id, piece, logprob, top=[(id, piece, logprob)...]), from the
-    second token on. The first one, which is BOS where the model has it, has nothing before it and is not scored.
-    Of a continuation, which ``Context.score`` gives, ``ids`` are those of the continuation, and ``tokens`` has all n.
+    second token on. The first one, which is BOS where the model has it, has nothing before it and is not scored;
+    ``first`` is its text. Of a continuation, which ``Context.score`` gives, ``ids`` are those of the continuation, and
+    ``tokens`` has all n.
     """
 
     ids: list[int]
     tokens: list[TokenLogprob]
+    first: str = ""
 
     @property
     def logprobs(self) -> npt.NDArray[np.float64]:
@@ -55,14 +57,17 @@ class Score(Shown):
         return math.inf if mean > 700 else math.exp(mean)
 
     def __repr__(self) -> str:
-        return f"<Score of {len(self.tokens)} tokens: total {self.total:.3f}, perplexity {self.perplexity:.3f}>"
+        return (
+            f"<Score of {count(len(self.tokens), 'token')}: total {self.total:.3f}, perplexity {self.perplexity:.3f}>"
+        )
 
     def _draw(self, fragment: Fragment) -> None:
         fragment.note(
-            f"{len(self.tokens)} tokens: log probability {self.total:.3f}, perplexity {self.perplexity:.3f}. "
+            f"{count(len(self.tokens), 'token')}: log probability {self.total:.3f}, perplexity {self.perplexity:.3f}. "
             "The stronger its colour, the more surprising a token was."
         )
-        fragment.tokens(token(*one, surprise=True) for one in self.tokens)
+        given = [Cell(self.first, title=f"{shown(self.first)} (id {self.ids[0]}): the first token, not scored")]
+        fragment.tokens([*(given if self.first else []), *(token(*one, surprise=True) for one in self.tokens)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -93,7 +98,7 @@ def score(core: Core, texts: Any, top: Any, window: Any) -> Any:
     scores = []
     for ids in many:
         results = [result for _ in _windows(ids, window) for result in next(found)]
-        scores.append(Score(ids, _tokens(core, ids[1:], results)))
+        scores.append(Score(ids, _tokens(core, ids[1:], results), core.spell(ids[0], special=True)))
     return scores if several else scores[0]
 
 

@@ -30,3 +30,6 @@ class Entry:
     sha256: str
     parts: tuple[Part, ...]
     terms: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.name}: {self.description}, {self.licence}, {self.size:,} bytes>"
