@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable
-from dataclasses import fields
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 
 from pellucid import Model, Tokenizer
 from pellucid.errors import MOST, PellucidError
-from pellucid.sampling import SamplingOptions
+from pellucid.sampling import CHECKS
 
 
 class Raises:
@@ -111,7 +110,7 @@ def taken_or_named(call: Callable[[Any], Any], *names: str) -> None:
     assert wrong == [], "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(SamplingOptions)])
+@pytest.mark.parametrize("name", list(CHECKS))
 def test_option(model: Model, name: str) -> None:
     def call(value: Any) -> None:
         if name != "cancel" or not callable(value):
@@ -120,10 +119,14 @@ def test_option(model: Model, name: str) -> None:
     taken_or_named(call, name)
 
 
+def nothing(name: Any) -> dict[str, Any]:
+    return {name: 1} if isinstance(name, str) else {}
+
+
 USER = [{"role": "user", "content": "x"}]
 CALLS: dict[str, tuple[Callable[[Model, Any], Any], tuple[str, ...]]] = {
     "generate: prompt": (lambda m, v: m.generate(v, max_tokens=1), ("prompt",)),
-    "generate: unknown option": (lambda m, v: m.generate([1], **{v: 1} if isinstance(v, str) else {}), ("option",)),
+    "generate: unknown option": (lambda m, v: m.generate([1], **nothing(v)), ("option",)),
     "stream: prompt": (lambda m, v: list(m.stream(v, max_tokens=1)), ("prompt",)),
     "tokenize: text": (lambda m, v: m.tokenize(v), ("text",)),
     "detokenize: ids": (lambda m, v: m.detokenize(v), ("ids",)),

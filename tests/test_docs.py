@@ -42,7 +42,14 @@ def programs(name: str) -> list[tuple[str, str]]:
     "program",
     [
         pytest.param(code, id=f"{name}: {title}")
-        for name in ("index.md", "generating.md", "embedding.md", "other-packages.md", "coming-from.md")
+        for name in (
+            "index.md",
+            "generating.md",
+            "sampling.md",
+            "embedding.md",
+            "other-packages.md",
+            "coming-from.md",
+        )
         for title, code in programs(name)
     ],
 )

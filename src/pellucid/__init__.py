@@ -19,18 +19,26 @@ if TYPE_CHECKING:
     from pellucid.info import ModelInfo, Operation
     from pellucid.look import Trace
     from pellucid.model import Edit, Model
+    from pellucid.options import ChatOptions, GenerateOptions
     from pellucid.results import Completion, NextToken, Piece, Timings, TokenLogprob
+    from pellucid.sampling import SamplingOptions
+    from pellucid.streams import BatchStream, Stream
     from pellucid.tokenizer import Tokenizer
 
 __all__ = [
+    "BatchStream",
+    "ChatOptions",
     "Completion",
     "Context",
     "Edit",
+    "GenerateOptions",
     "Model",
     "ModelInfo",
     "NextToken",
     "Operation",
     "Piece",
+    "SamplingOptions",
+    "Stream",
     "Timings",
     "TokenLogprob",
     "Tokenizer",
@@ -40,6 +48,9 @@ __all__ = [
 
 _MODULES = {
     **dict.fromkeys(("Completion", "NextToken", "Piece", "Timings", "TokenLogprob"), "results"),
+    **dict.fromkeys(("ChatOptions", "GenerateOptions"), "options"),
+    "SamplingOptions": "sampling",
+    **dict.fromkeys(("BatchStream", "Stream"), "streams"),
     **dict.fromkeys(("ModelInfo", "Operation"), "info"),
     "Context": "context",
     **dict.fromkeys(("Edit", "Model"), "model"),

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import chain, islice
 from typing import Any
 
 from pellucid import checks
 from pellucid.errors import ArgumentError, WrongType, WrongValue
 
-__all__ = ["check_ids", "several", "wrong_part"]
+__all__ = ["check_ids", "conversations", "prompts", "wrong_part"]
+
+MOST_PROMPTS = 2**20
+MOST_IDS = 2**24  # more than any context holds, so that an endless iterator is refused
+_KINDS_OF_TEXT = "OUST"  # NumPy's: objects, strings, bytes, variable-length strings
+_NOTHING = object()
 
 
 def check_ids(ids: Any, name: str, vocab: int, *, empty: bool = False) -> list[int]:
@@ -19,6 +26,8 @@ def check_ids(ids: Any, name: str, vocab: int, *, empty: bool = False) -> list[i
         raise WrongType(argument, f"{part} must be a list of token ids, not {type(ids).__name__}")
     out = []
     for i, id in enumerate(ids):
+        if i == MOST_IDS:
+            raise WrongValue(argument, f"{part} has more than {MOST_IDS} token ids")
         try:
             out.append(checks.integer(argument, id, 0, vocab - 1, at=f"{part}[{i}]"))
         except WrongType:
@@ -38,9 +47,61 @@ def wrong_part(kind: type[ArgumentError], name: str, found: str) -> ArgumentErro
     return kind(argument, bracket + rest + found)
 
 
-def several(value: Any) -> bool:
-    """Whether it is a list of prompts or sequences, not a list of ids. Some ids also have __index__: NumPy arrays of
-    one element."""
-    if not isinstance(value, (list, tuple)) or not value:
+def prompts(value: Any, name: str) -> tuple[bool, list[Any]]:
+    """(whether there are several, the prompts) of what a caller gives: a text or a sequence of ids, or a sequence,
+    column or iterator of them. Each is still to be checked. Raises WrongType for a table, mapping or set, WrongValue
+    for more than MOST_PROMPTS."""
+    value = _plain(value)
+    if isinstance(value, (str, bytes, bytearray)) or not hasattr(type(value), "__iter__"):
+        return False, [value]
+    if isinstance(value, (Mapping, Set)) or hasattr(value, "columns"):
+        raise WrongType(name, f" must be text, token ids or a sequence of them, not {type(value).__name__}")
+    ndim, kind = getattr(value, "ndim", None), getattr(getattr(value, "dtype", None), "kind", "O")
+    if ndim == 0 or (ndim == 1 and kind not in _KINDS_OF_TEXT):
+        return False, [value]
+    iterator = iter(value)
+    first = next(iterator, _NOTHING)
+    if first is _NOTHING:
+        return True, []
+    items: Iterator[Any] = map(_plain, chain([first], iterator))
+    if _is_id(_plain(first)):
+        return False, [value if isinstance(value, Sequence) or ndim else items]
+    found = list(islice(items, MOST_PROMPTS + 1))
+    if len(found) > MOST_PROMPTS:
+        raise WrongValue(name, f" has more than {MOST_PROMPTS} prompts")
+    return True, found
+
+
+def conversations(value: Any) -> tuple[bool, list[Any]]:
+    """(whether there are several, the conversations) of what a caller gives as messages: dicts, or a sequence, column
+    or iterator of such sequences. Each is still to be checked."""
+    value = _plain(value)
+    if not _holds_items(value):
+        return False, [value]
+    found = [_plain(item) for item in islice(value, MOST_PROMPTS + 1)]
+    if len(found) > MOST_PROMPTS:
+        raise WrongValue("messages", f" has more than {MOST_PROMPTS} entries")
+    if not found or not _holds_items(found[0]):
+        return False, [found]
+    return True, [list(islice(one, MOST_PROMPTS)) if _holds_items(one) else one for one in found]
+
+
+def _holds_items(value: Any) -> bool:
+    """Whether it is an iterable other than text, a mapping or a table."""
+    if isinstance(value, (str, bytes, bytearray, Mapping)) or not hasattr(type(value), "__iter__"):
         return False
-    return hasattr(value[0], "__len__") or not hasattr(value[0], "__index__")
+    return getattr(value, "ndim", 1) != 0 and not hasattr(value, "columns")
+
+
+def _plain(value: Any) -> Any:
+    """Arrow's scalars as Python objects."""
+    convert = getattr(type(value), "as_py", None)
+    return value if convert is None else convert(value)
+
+
+def _is_id(value: Any) -> bool:
+    """Whether it is meant as a token id, not as a prompt. NumPy arrays of one element also have __index__."""
+    if isinstance(value, (str, bytes)):
+        return False
+    ndim = getattr(value, "ndim", None)
+    return ndim == 0 if ndim is not None else hasattr(value, "__index__") and not hasattr(value, "__len__")

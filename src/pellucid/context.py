@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from types import GeneratorType
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +14,14 @@ from pellucid import _engine, checks, generation
 from pellucid.arguments import wrong_part
 from pellucid.core import Core
 from pellucid.errors import ClosedError, ContextBusyError, ContextFullError, WrongType, WrongValue, shown
-from pellucid.results import Completion, NextToken, Piece, collect
-from pellucid.sampling import MOST_LOGPROBS, SamplingOptions
+from pellucid.options import ChatOptions, GenerateOptions, Messages, Prompt, Prompts
+from pellucid.results import Completion, NextToken
+from pellucid.sampling import MOST_LOGPROBS, Cancel, Integer, SamplingOptions
+from pellucid.streams import Stream
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from pellucid.look.score import Score
 
 __all__ = ["Context"]
@@ -91,7 +94,7 @@ class Context:
 
     # ---- what it holds ----------------------------------------------------------------------------------------
 
-    def append(self, ids: str | Sequence[int], *, chunk: int = 512, cancel: Any = None) -> int:
+    def append(self, ids: Prompt, *, chunk: Integer | None = None, cancel: Cancel | None = None) -> int:
         """Adds tokens (or text) and computes their keys and values -> the number of tokens added. If it fails or is
         cancelled, no token is added: all of them, or 0.
 
@@ -99,18 +102,18 @@ class Context:
         """
         with self.in_use() as engine:
             new = self._encode(ids, "ids")
-            chunk, stop = generation.check_chunk(chunk), generation.canceller(cancel)
+            rows, stop = generation.check_chunk(chunk), generation.canceller(cancel)
             before = len(self._ids)
             self._ids += new
             try:
-                if not generation.prefill(engine, self._sequence, self._ids, chunk, stop):
+                if not generation.prefill(engine, self._sequence, self._ids, rows, stop):
                     self._cut(before)
             except BaseException:
                 self._cut(before)
                 raise
             return len(self._ids) - before
 
-    def rewind(self, n: int) -> None:
+    def rewind(self, n: Integer) -> None:
         """Removes all tokens from position n on (0 <= n <= length)."""
         n = checks.integer("n", n, 0, len(self._ids))
         with self.in_use():
@@ -142,17 +145,17 @@ class Context:
             row: npt.NDArray[np.float32] = out[0]
             return row
 
-    def next(self, k: int = 10) -> list[NextToken]:
+    def next(self, k: Integer = 10) -> list[NextToken]:
         """The k most probable next tokens, the first the most probable -> [NextToken(id, piece, logprob)]; the whole
         vocabulary, if k is at least its size. The context keeps its tokens. Raises as :meth:`logits`."""
-        k = checks.integer("k", k, 1)
+        most = checks.integer("k", k, 1)
         with self.in_use() as engine:
             last = self._last(engine)
             rows = [(self._sequence, [last], 0)]
-            ((_, top),) = engine.forward(rows, targets=[last], top=min(k, engine.vocab))
-        return [NextToken(id, self._core.spell(id, special=True), logprob) for id, logprob in top if id >= 0]
+            ((_, top),) = engine.forward(rows, targets=[last], top=min(most, engine.vocab))
+        return [NextToken(id, self._core.spell(id), logprob) for id, logprob in top if id >= 0]
 
-    def score(self, continuations: Iterable[str | Sequence[int]], *, top: int = 0) -> list[Score]:
+    def score(self, continuations: Prompts, *, top: Integer | None = 0) -> list[Score]:
         """Log probability of each of several continuations (texts or ids) of the context, all computed in the same
         forward passes; the context's tokens are not computed again, and it keeps them alone.
 
@@ -166,12 +169,12 @@ class Context:
         """
         from pellucid.look.score import score_continuations
 
-        top = checks.integer("top", top, 0, MOST_LOGPROBS)
+        likeliest = checks.integer("top", 0 if top is None else top, 0, MOST_LOGPROBS)
         with self.in_use() as engine:
             several = checks.items("continuations", continuations, "a list of texts, or of lists of token ids")
             many = [self._continuation(value, f"continuations{at}") for at, value in several]
             last = self._last(engine)
-            return score_continuations(self._core, self._sequence, last, many, top)
+            return score_continuations(self._core, self._sequence, last, many, likeliest)
 
     def _continuation(self, value: Any, name: str) -> list[int]:
         ids = self._encode(value, name)
@@ -194,14 +197,13 @@ class Context:
 
     # ---- generation -------------------------------------------------------------------------------------------
 
-    def generate(self, prompt: str | Sequence[int] = (), **options: Any) -> Completion:
+    def generate(self, prompt: Prompt = (), **options: Unpack[GenerateOptions]) -> Completion:
         """Appends a prompt (by default none) and generates; the context keeps all tokens. Options and errors: see
         ``Model.generate``."""
-        pieces = self.stream(prompt, **options)
-        return collect(pieces, self.ids)  # a copy of the ids, made before anything is generated
+        return self.stream(prompt, **options).result()
 
-    def stream(self, prompt: str | Sequence[int] = (), **options: Any) -> Iterator[Piece]:
-        """Like :meth:`generate`, but yields pieces. The context is in use until the iterator ends or is closed."""
+    def stream(self, prompt: Prompt = (), **options: Unpack[GenerateOptions]) -> Stream:
+        """Like :meth:`generate`, piece by piece. The context is in use until the stream ends or is closed."""
         parsed = generation.parse_options(options)
         self._acquire()  # here, so that this call raises the error of a busy context
         try:
@@ -218,14 +220,12 @@ class Context:
 
     @overload
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[False] = False, **options: Any
+        self, messages: Messages, *, stream: Literal[False] = False, **options: Unpack[ChatOptions]
     ) -> Completion: ...
     @overload
-    def chat(
-        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[True], **options: Any
-    ) -> Iterator[Piece]: ...
+    def chat(self, messages: Messages, *, stream: Literal[True], **options: Unpack[ChatOptions]) -> Stream: ...
     def chat(self, messages: Any, *, stream: bool = False, **options: Any) -> Any:
-        """Generates the next message of a conversation -> Completion; with ``stream``, an iterator of Piece.
+        """Generates the next message of a conversation -> Completion; with ``stream``, a :class:`Stream`.
 
         ``messages`` is always the whole conversation. The context keeps the tokens at its beginning that it already
         holds, drops the rest, and computes only new ones; ``prompt_tokens`` counts those. Options and errors: see
@@ -243,35 +243,28 @@ class Context:
             self._release()
             raise
         pieces = self._go_on(prompt.ids[len(self._ids) :], prompt.text if parsed.echo else "", parsed)
-        return pieces if stream else collect(pieces, prompt.ids)
+        return pieces if stream else pieces.result()
 
-    def _go_on(self, new: list[int], text: str, options: SamplingOptions) -> Iterator[Piece]:
+    def _go_on(self, new: list[int], text: str, options: SamplingOptions) -> Stream:
         """Adds tokens and generates. The context must be in use already; it is released at the end."""
         before = len(self._ids)
         try:
-            engine = self._core.open()
+            self._core.open()
+            (seed,) = options.seeds(1)
             self._ids += new
             if self._sequence.length == len(self._ids):  # recompute the last token, whose logits are needed
                 self._sequence.rewind(len(self._ids) - 1)
-            job = generation.Job(self._core, self._ids, options, self._sequence, len(new), text)
+            job = generation.Job(self._core, self._ids, options.settled(seed), self._sequence, len(new), text)
         except BaseException:
             self._cut(before)
             self._release()
             raise
-
-        def pieces() -> Generator[Piece, None, None]:
-            try:
-                yield from generation.run(engine, [job], options)
-            except BaseException as e:
-                if not job.new and not isinstance(e, GeneratorExit):  # drop a prompt that could not be computed
-                    self._cut(before)
-                raise
-
-        return _Released(cast("GeneratorType[Piece, None, None]", pieces()), self._release)
+        # A prompt that could not be computed is dropped.
+        return generation.launch(job, options, self._release, lambda: self._cut(before))
 
     # ---- use --------------------------------------------------------------------------------------------------
 
-    def _encode(self, text: str | Sequence[int], name: str, *, empty: bool = False) -> list[int]:
+    def _encode(self, text: Prompt, name: str, *, empty: bool = False) -> list[int]:
         core = self._core
         if isinstance(text, str):
             tokenizer = core.need_tokenizer()
@@ -298,40 +291,3 @@ class Context:
             yield self._open()
         finally:
             self._release()
-
-
-class _Released:
-    """A generator that calls `release` once: when it ends, fails, is closed or is collected, whichever comes first, but
-    never while another thread still runs it."""
-
-    def __init__(self, pieces: GeneratorType[Any, None, None], release: Callable[[], None]) -> None:
-        self._pieces = pieces
-        self._releases = [release]
-
-    def __iter__(self) -> _Released:
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            return next(self._pieces)
-        except ValueError:
-            if self._pieces.gi_running:
-                raise ContextBusyError from None
-            raise
-        finally:
-            if self._pieces.gi_frame is None:
-                self._give_back()
-
-    def _give_back(self) -> None:
-        with suppress(IndexError):
-            self._releases.pop()()
-
-    def close(self) -> None:
-        try:
-            self._pieces.close()
-        except ValueError:
-            raise ContextBusyError from None
-        self._give_back()
-
-    def __del__(self) -> None:
-        self._give_back()

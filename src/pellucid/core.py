@@ -10,7 +10,6 @@ import functools
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,15 +33,13 @@ if TYPE_CHECKING:  # loaded when first needed
     from pellucid.text.chat import ChatPrompt
     from pellucid.weights.store import Progress
 
-__all__ = ["Core", "Facts", "Loaded", "Tables"]
+__all__ = ["Core", "Facts", "Loaded"]
 
 DEFAULT_CONTEXT = 8192  # tokens; memory is allocated as a context fills
 MOST_THREADS = 1024
 MAX_ROWS = 512  # per forward pass
 PRECISIONS = {"default": 1, "high": 2}  # least number of int8 terms of activations
 KV_CHOICES = ("auto", "f32", "f16", "bf16", "int8")
-
-Tables = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +90,12 @@ class Core:
         cls,
         source: str | os.PathLike[str],
         *,
-        threads: int | None = None,
-        context: int | None = None,
+        threads: Any = None,
+        context: Any = None,
         isa: str | None = None,
-        kv: str = "auto",
-        precision: str = "default",
-        cache_bytes: int | None = None,
+        kv: str | None = "auto",
+        precision: str | None = "default",
+        cache_bytes: Any = None,
         progress: Progress | None = None,
     ) -> Core:
         """``Model.load``."""
@@ -106,8 +103,8 @@ class Core:
         n_threads, why = _threads(threads)
         context = checks.integer("context", context, 1) if context is not None else None
         cache_bytes = checks.integer("cache_bytes", cache_bytes, 1) if cache_bytes is not None else None
-        precision = checks.choice("precision", precision, PRECISIONS)
-        kv = checks.choice("kv", kv, KV_CHOICES)
+        precision = checks.choice("precision", "default" if precision is None else precision, PRECISIONS)
+        kv = checks.choice("kv", "auto" if kv is None else kv, KV_CHOICES)
         asked = checks.string("isa", isa) if isa is not None else os.environ.get("PELLUCID_ISA") or None
         isa = _engine.find_isa(asked)
         file = weights.open_model(weights.locate("source", source, progress), arch.folder)
@@ -244,15 +241,15 @@ class Core:
         tokenizer = self.tokenizer
         return b"" if tokenizer is None or id >= tokenizer.vocab_size else tokenizer.piece(id, special=special)
 
-    def spell(self, id: int, *, special: bool = False) -> str:
-        """A token's text; U+FFFD stands for an incomplete character."""
-        return self.piece(id, special=special).decode("utf-8", "replace")
+    def spell(self, id: int) -> str:
+        """A token's text, or a special token's spelling; U+FFFD stands for an incomplete character."""
+        return self.piece(id, special=True).decode("utf-8", "replace")
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """``Model.tokenize``."""
         return self.need_tokenizer().encode(text, add_special=add_special, parse_special=parse_special)
 
-    def detokenize(self, ids: Iterable[int]) -> str:
+    def detokenize(self, ids: Any) -> str:
         """``Model.detokenize``."""
         tokenizer = self.need_tokenizer()
         known = tokenizer.vocab_size
@@ -286,20 +283,20 @@ class Core:
             raise ContextFullError(f"{name} is too long", needed=len(ids), available=self.context_length)
         return ids
 
-    def chat_prompt(self, messages: Tables, *, template: str | None = None, **options: Any) -> ChatPrompt:
+    def chat_prompt(self, messages: Any, *, template: str | None = None, **options: Any) -> ChatPrompt:
         """``Model.chat_prompt``."""
         return self.need_tokenizer().chat(template).prompt(messages, **options)
 
     @out_of_memory("to lay out the conversation")
-    def conversation(self, messages: Tables, **options: Any) -> ChatPrompt:
-        """A conversation's prompt. options: of :meth:`chat_prompt`.
+    def conversation(self, messages: Any, name: str = "messages", **options: Any) -> ChatPrompt:
+        """A conversation's prompt. name: of the argument, for errors. options: of :meth:`chat_prompt`.
 
         Raises ChatTemplateError where it is empty, ContextFullError where it does not fit the context.
         """
-        prompt = self.chat_prompt(messages, **options)
+        prompt = self.chat_prompt(messages, name=name, **options)
         if not prompt.ids:
             raise ChatTemplateError("the chat template gives no text for these messages")
-        self.prompt(prompt.ids, "the conversation")
+        self.prompt(prompt.ids, "the conversation" if name == "messages" else f"the conversation {name}")
         return prompt
 
 

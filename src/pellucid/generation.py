@@ -6,19 +6,21 @@ Several prompts share the same passes. What a pass computes for one of them neve
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine, arguments, sampling
-from pellucid.core import Core, Tables
-from pellucid.errors import BatchError, ContextFullError, NumericsError, TokenizerError, out_of_memory
-from pellucid.results import FinishReason, Piece, Timings, TokenLogprob, collect
+from pellucid import _engine, arguments, checks, sampling
+from pellucid.core import Core
+from pellucid.errors import BatchError, ContextFullError, NumericsError, TokenizerError, WrongValue, out_of_memory
+from pellucid.results import FinishReason, Gathered, Piece, Timings, TokenLogprob
 from pellucid.sampling import SamplingOptions
+from pellucid.streams import BatchStream, Stream
 from pellucid.text.stream import TextStream
 
 if TYPE_CHECKING:
@@ -28,22 +30,31 @@ if TYPE_CHECKING:
 __all__ = [
     "Job",
     "canceller",
-    "generate",
+    "chat",
+    "check_chunk",
+    "launch",
     "logits",
+    "parse_chat_options",
     "parse_options",
     "prefill",
-    "run",
-    "run_all",
-    "start",
     "start_chat",
+    "stream",
 ]
 
 CHAT_OPTIONS = frozenset({"tools", "template", "documents", "variables", "add_generation_prompt"})
+MOST_COPIES = 2**16  # completions per prompt
 
 
-def parse_options(options: dict[str, Any]) -> SamplingOptions:
-    """Checks a call's options. Raises ValueError or TypeError naming the option."""
+def parse_options(options: Mapping[str, Any]) -> SamplingOptions:
+    """Checks the keywords of ``generate``. Raises ValueError or TypeError naming the option."""
     return SamplingOptions.parse(options)
+
+
+def parse_chat_options(options: Mapping[str, Any]) -> tuple[SamplingOptions, dict[str, Any]]:
+    """The keywords of ``chat`` -> (checked options, those of ``Model.chat_prompt``). Raises as `parse_options`."""
+    own = {name: value for name, value in options.items() if name in CHAT_OPTIONS and value is not None}
+    rest = {name: value for name, value in options.items() if name not in CHAT_OPTIONS}
+    return SamplingOptions.parse(rest, max_tokens=None), own
 
 
 def canceller(cancel: Any) -> Callable[[], bool] | None:
@@ -55,8 +66,9 @@ def canceller(cancel: Any) -> Callable[[], bool] | None:
 
 
 def check_chunk(chunk: Any) -> int:
-    """The rows of a forward pass. They change no result, only how often `cancel` is asked and other callers run."""
-    return sampling.check_chunk("chunk", chunk)
+    """The rows of a forward pass; None: the default. They change no result, only how often `cancel` is asked and other
+    callers run."""
+    return sampling.check_chunk("chunk", sampling.DEFAULTS["chunk"] if chunk is None else chunk)
 
 
 def prefill(
@@ -108,7 +120,8 @@ class Job:
         tokenizer = self.core.tokenizer
         self.eog = frozenset() if o.ignore_eos or tokenizer is None else tokenizer.eog
         self.stop_ids = frozenset(o.stop_ids)
-        self.cache, self.max_tokens, self.room = o.cache, o.max_tokens, self.core.context_length
+        self.cache, self.room = o.cache, self.core.context_length
+        self.max_tokens = math.inf if o.max_tokens is None else o.max_tokens
         if o.stop and tokenizer is None:
             raise TokenizerError("stop strings need a tokenizer, and the model file has none: use stop_ids")
         self.text = None if tokenizer is None else TextStream(self.core.piece, o.stop)
@@ -119,11 +132,6 @@ class Job:
             self.breakers = Breakers(self.core.piece, o.dry_breakers)
         if o.max_tokens == 0:
             self.finish = "length"
-
-    @property
-    def prompt_ids(self) -> list[int]:
-        """The tokens that the new ones continue."""
-        return self.ids[: len(self.ids) - len(self.new)]
 
     def pending(self) -> list[int]:
         """Tokens whose keys and values have not been computed yet; at least one."""
@@ -143,16 +151,16 @@ class Job:
         if not self.first:
             self.first = time.perf_counter()
         self.stepped = True
-        if token in self.eog or token in self.stop_ids:
-            self.finish = "eos" if token in self.eog else "stop"
-            return self.end("")
-        self.ids.append(token)
-        self.new.append(token)
-        text = self.text.push(token) if self.text else ""
         logprobs = []
         if logprob is not None:
             spell = self.core.spell
             logprobs.append(TokenLogprob(token, spell(token), logprob, [(i, spell(i), p) for i, p in top if i >= 0]))
+        if token in self.eog or token in self.stop_ids:
+            self.finish = "eos" if token in self.eog else "stop"
+            return self.end("")._replace(end=logprobs[0] if logprobs else None)
+        self.ids.append(token)
+        self.new.append(token)
+        text = self.text.push(token) if self.text else ""
         if self.text and self.text.stopped is not None:
             self.finish = "stop"
         elif len(self.new) >= self.max_tokens:
@@ -190,61 +198,139 @@ class Job:
         )
 
 
+# ---- starting -----------------------------------------------------------------------------------------------------
+
+
+class Begun(NamedTuple):
+    """A prompt: its tokens, and the text that `echo` returns first."""
+
+    ids: list[int]
+    text: str
+
+
+def stream(core: Core, prompt: Any, keywords: Mapping[str, Any], n: Any = None) -> Any:
+    """``Model.stream``: a Stream; for several prompts, or with n, a BatchStream."""
+    options = parse_options(keywords)
+    several, prompts = arguments.prompts(prompt, "prompt")
+    names = _names("prompt", prompts, several)
+    begun = []
+    with out_of_memory("to generate"):
+        for one, name in zip(prompts, names, strict=True):
+            ids = core.prompt(one, name)
+            text = "" if not options.echo else one if isinstance(one, str) else core.detokenize(ids)
+            begun.append(Begun(ids, text))
+    return _start(core, begun, names, options, n, several)
+
+
+def chat(core: Core, messages: Any, keywords: Mapping[str, Any], n: Any = None) -> Any:
+    """``Model.chat``, streaming."""
+    options, own = parse_chat_options(keywords)
+    several, conversations = arguments.conversations(messages)
+    names = _names("messages", conversations, several)
+    prompts = [core.conversation(one, name, **own) for one, name in zip(conversations, names, strict=True)]
+    return _start(core, [Begun(p.ids, p.text) for p in prompts], names, options, n, several)
+
+
+def start_chat(core: Core, messages: Any, keywords: Mapping[str, Any]) -> tuple[ChatPrompt, SamplingOptions]:
+    """(a conversation's prompt, checked options)."""
+    options, own = parse_chat_options(keywords)
+    return core.conversation(messages, **own), options
+
+
+def _names(name: str, values: list[Any], several: bool) -> list[str]:
+    return [f"{name}[{i}]" for i in range(len(values))] if several else [name]
+
+
 @out_of_memory("to generate")
-def start(core: Core, prompt: Any, options: SamplingOptions, name: str = "prompt") -> Job:
-    """A job for a prompt (text or ids), in a new sequence. name: of the argument, for errors."""
-    ids = core.prompt(prompt, name)
-    echo = ""
-    if options.echo:
-        echo = prompt if isinstance(prompt, str) else core.detokenize(ids)
-    return Job(core, ids, options, _engine.Sequence(core.open()), len(ids), echo)
-
-
-def start_chat(core: Core, messages: Tables, options: dict[str, Any]) -> tuple[ChatPrompt, SamplingOptions]:
-    """(a conversation's prompt, checked sampling options). options: of ``Model.chat_prompt`` and ``Model.generate``;
-    the former are removed from it. Raises what both raise."""
-    own = {name: options.pop(name) for name in CHAT_OPTIONS & options.keys()}
-    parsed = parse_options(options)
-    return core.conversation(messages, **own), parsed
-
-
-@out_of_memory("to generate")
-def generate(core: Core, prompt: Any, options: dict[str, Any]) -> Any:
-    """``Model.generate``: a Completion; for a list of prompts, a list of completions."""
-    parsed = parse_options(options)
-    several = arguments.several(prompt)
-    prompts = list(prompt) if several else [prompt]
+def _start(
+    core: Core, begun: list[Begun], names: list[str], options: SamplingOptions, n: Any, several: bool
+) -> Stream | BatchStream:
+    copies = 1 if n is None else checks.integer("n", n, 1, MOST_COPIES)
+    if len(begun) * copies > arguments.MOST_PROMPTS:
+        raise WrongValue("n", f"={copies}: expected at most {arguments.MOST_PROMPTS} completions in all")
     engine = core.open()
-    names = [f"prompt[{i}]" for i in range(len(prompts))] if several else ["prompt"]
-    own = options.get("seed") is None  # then each prompt gets its own random seed
-    draws = [parsed, *(replace(parsed, seed=None) if own else parsed for _ in prompts[1:])]
-    jobs = [start(core, p, o, name) for p, name, o in zip(prompts, names, draws, strict=True)]
-    pieces: dict[int, list[Piece]] = {id(job): [] for job in jobs}
-    for job, piece in run_all(engine, jobs, parsed):
-        pieces[id(job)].append(piece)
-    done = [None if job.failure else collect(pieces[id(job)], job.prompt_ids) for job in jobs]
-    failures = {i: job.failure for i, job in enumerate(jobs) if job.failure}
-    if failures and several:
-        first = min(failures)
-        text = f"{names[first]}: {failures[first]} ({len(failures)} of {len(jobs)} prompts failed)"
-        raise BatchError(text, errors=failures, completions=done)
-    for failure in failures.values():
-        raise failure
-    return done if several else done[0]
+    jobs = []
+    for i, seed in enumerate(options.seeds(len(begun), copies)):
+        ids, text = begun[i // copies]
+        jobs.append(Job(core, list(ids), options.settled(seed), _engine.Sequence(engine), len(ids), text))
+    if not several and n is None:
+        return launch(jobs[0], options)
+    closing = threading.Event()
+    pieces = _run_batch(engine, jobs, names, options, closing.is_set)
+    return BatchStream(
+        pieces, [Gathered(begun[i // copies].ids, job.options) for i, job in enumerate(jobs)], closing.set
+    )
 
 
-def run(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -> Iterator[Piece]:
-    """Runs jobs to their end, yields their pieces, and raises the error of a job that failed."""
-    for _, piece in run_all(engine, jobs, options):
-        yield piece
-    for job in jobs:
+def launch(
+    job: Job,
+    options: SamplingOptions,
+    release: Callable[[], None] | None = None,
+    undo: Callable[[], None] | None = None,
+) -> Stream:
+    """The stream of one job. release: called when the stream ends or is closed. undo: called where it fails before its
+    first new token."""
+    closing = threading.Event()
+    return Stream(
+        _run_one(job, options, closing.is_set, undo), Gathered(list(job.ids), job.options), closing.set, release
+    )
+
+
+# ---- running ------------------------------------------------------------------------------------------------------
+
+
+def _run_one(
+    job: Job, options: SamplingOptions, closing: Callable[[], bool], undo: Callable[[], None] | None
+) -> Generator[Piece, None, None]:
+    try:
+        for _, piece in _run_all(job.core.open(), [job], options, closing):
+            yield piece
         if job.failure is not None:
             raise job.failure
+    except BaseException as e:
+        if undo is not None and not job.new and not isinstance(e, GeneratorExit):
+            undo()
+        raise
 
 
-def run_all(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -> Iterator[tuple[Job, Piece]]:
+def _run_batch(
+    engine: _engine.Engine, jobs: list[Job], names: list[str], options: SamplingOptions, closing: Callable[[], bool]
+) -> Generator[tuple[int, Piece], None, None]:
+    """The pieces of several jobs, equally many per prompt, with their indices. names: of the prompts, for errors."""
+    copies = len(jobs) // max(len(names), 1)
+    if copies > 1 and options.cache:
+        _share_prompts(engine, [jobs[i : i + copies] for i in range(0, len(jobs), copies)], options)
+    index = {id(job): i for i, job in enumerate(jobs)}
+    for job, piece in _run_all(engine, jobs, options, closing):
+        yield index[id(job)], piece
+    failures = {i: job.failure for i, job in enumerate(jobs) if job.failure is not None}
+    if failures:
+        first, what = min(failures), "prompts" if copies == 1 else "completions"
+        text = f"{names[first // copies]}: {failures[first]} ({len(failures)} of {len(jobs)} {what} failed)"
+        raise BatchError(text, errors=failures, completions=[])  # the stream has the completions
+
+
+def _share_prompts(engine: _engine.Engine, groups: list[list[Job]], options: SamplingOptions) -> None:
+    """Computes the prompt of each group of jobs once, but for its last token, whose logits each job needs."""
+    cancel = canceller(options.cancel)
+    for group in groups:
+        first = group[0]
+        try:
+            if not prefill(engine, first.sequence, first.ids[:-1], options.chunk, cancel):
+                return  # cancelled
+        except NumericsError as error:
+            for job in group:
+                job.failure = error
+            continue
+        for job in group[1:]:
+            job.sequence = first.sequence.fork()
+
+
+def _run_all(
+    engine: _engine.Engine, jobs: list[Job], options: SamplingOptions, closing: Callable[[], bool]
+) -> Iterator[tuple[Job, Piece]]:
     """Runs jobs in the same passes and yields (job, piece) as they come. An error of one job becomes its `failure` and
-    ends it; the others continue. An error of a whole pass is raised."""
+    ends it; the others continue. An error of a whole pass is raised. closing: whether to end without computing."""
     cancel = canceller(options.cancel)
     rows = min(options.chunk, engine.max_rows)
     for job in jobs:
@@ -252,7 +338,7 @@ def run_all(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -
             yield job, Piece(job.prompt_text, [], [])
         if job.finish:
             yield job, job.end("")
-    active = [job for job in jobs if not job.finish]
+    active = [job for job in jobs if not job.finish and job.failure is None]
     while active:
         parts, samplers, asked, room = [], [], [], rows
         for job in active:
@@ -267,7 +353,7 @@ def run_all(engine: _engine.Engine, jobs: list[Job], options: SamplingOptions) -
             if last:
                 samplers.append(job.sampler)
                 asked.append(job)
-        stopped = cancel is not None and cancel()
+        stopped = closing() or (cancel is not None and cancel())
         failed: dict[int, Exception] = {}
         if not stopped:
             try:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from pellucid import _engine, arguments, generation
+from pellucid.calls import Calls
 from pellucid.context import Context
-from pellucid.core import Core, Tables
+from pellucid.core import Core
 from pellucid.errors import ClosedError, WrongType, WrongValue, one_line, shown
 from pellucid.info import ModelInfo, PlanTable, plan_table
+from pellucid.options import Ids, Kv, Messages, Part, Precision, Prompt, Quantity
 from pellucid.progress import reporting
-from pellucid.results import Completion, Piece, collect
+from pellucid.results import Completion
+from pellucid.sampling import Integer, Number
 from pellucid.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from pellucid.look.score import Score
     from pellucid.look.trace import Trace
     from pellucid.text.chat import ChatPrompt
     from pellucid.weights.store import Progress
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Edit", "Model"]
 
 
-class Model:
+class Model(Calls):
     """A loaded model, created by :meth:`load`. It is immutable, so threads can share it freely.
 
     A context manager; after :meth:`close` every use raises ``ClosedError``.
@@ -64,12 +66,12 @@ class Model:
         cls,
         source: str | os.PathLike[str],
         *,
-        threads: int | None = None,
-        context: int | None = None,
+        threads: Integer | None = None,
+        context: Integer | None = None,
         isa: str | None = None,
-        kv: str = "auto",
-        precision: str = "default",
-        cache_bytes: int | None = None,
+        kv: Kv | None = "auto",
+        precision: Precision | None = "default",
+        cache_bytes: Integer | None = None,
         progress: Progress | bool | None = None,
     ) -> Model:
         """Loads a model.
@@ -177,7 +179,7 @@ class Model:
         """
         return self.core.tokenize(text, add_special, parse_special)
 
-    def detokenize(self, ids: Sequence[int]) -> str:
+    def detokenize(self, ids: Ids) -> str:
         """Ids -> text. Ids beyond the vocabulary, which exist where the embedding is padded, have no text.
 
         Raises ValueError for an id out of range; TokenizerError where the model has no tokenizer.
@@ -186,11 +188,11 @@ class Model:
 
     def chat_prompt(
         self,
-        messages: Tables,
+        messages: Messages,
         *,
-        tools: Tables | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         template: str | None = None,
-        documents: Tables | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
     ) -> ChatPrompt:
@@ -198,7 +200,7 @@ class Model:
 
         messages: each ``{"role": ..., "content": ...}``; content is text, or a list of parts ``{"type": "text", "text":
             ...}``. The spelling of a special token in a message is ordinary text.
-        tools, documents: lists of tables, in the form that the template expects (tools: JSON schemas). variables:
+        tools, documents: lists of dicts, in the form that the template expects (tools: JSON schemas). variables:
             further values for the template, such as ``{"enable_thinking": False}``.
         template: a Jinja template to use instead of the model's.
 
@@ -218,96 +220,46 @@ class Model:
     # ---- computing --------------------------------------------------------------------------------------------
 
     @overload
-    def logits(self, ids: Sequence[int], *, chunk: int = 512) -> npt.NDArray[np.float32]: ...
+    def logits(self, ids: Ids, *, chunk: Integer | None = None) -> npt.NDArray[np.float32]: ...  # type: ignore[overload-overlap]
     @overload
-    def logits(self, ids: Sequence[Sequence[int]], *, chunk: int = 512) -> list[npt.NDArray[np.float32]]: ...
-    def logits(self, ids: Any, *, chunk: int = 512) -> Any:
+    def logits(self, ids: Iterable[Ids], *, chunk: Integer | None = None) -> list[npt.NDArray[np.float32]]: ...
+    def logits(self, ids: Any, *, chunk: Any = None) -> Any:
         """Logits of every token -> float32 (n, vocab); for a list of sequences, a list of such arrays, computed in the
-        same forward passes. chunk: rows of a pass; it changes no bit of the result.
+        same forward passes. chunk: rows of a pass, by default 512; it changes no bit of the result.
 
         Raises ContextFullError; NumericsError; ValueError for an id out of range.
         """
         c, engine, chunk = self.core, self.core.open(), generation.check_chunk(chunk)
-        if isinstance(ids, str):
+        several, sequences = arguments.prompts(ids, "ids")
+        if not sequences:
+            raise WrongValue("ids", " is empty: expected at least one token")
+        if isinstance(sequences[0], str):
             raise WrongType("ids", " must be a list of token ids, not text: see Model.tokenize")
-        if arguments.several(ids):
-            many = [c.prompt(c.check_ids(part, f"ids[{i}]"), f"ids[{i}]") for i, part in enumerate(ids)]
-            return generation.logits(engine, [(_engine.Sequence(engine), part) for part in many], chunk)
-        if hasattr(ids, "ndim") and ids.ndim != 1:
-            raise WrongValue("ids", f" has {ids.ndim} dimensions: expected one, or a list of sequences")
-        one = c.prompt(c.check_ids(ids, "ids"), "ids")
-        return generation.logits(engine, [(_engine.Sequence(engine), one)], chunk)[0]
-
-    @overload
-    def generate(self, prompt: str | Sequence[int], **options: Any) -> Completion: ...
-    @overload
-    def generate(self, prompt: list[str] | list[list[int]], **options: Any) -> list[Completion]: ...
-    def generate(self, prompt: Any, **options: Any) -> Any:
-        """Generates from a prompt (text or ids) -> Completion; from a list of prompts -> a list of completions.
-
-        The prompts of a list run in the same forward passes; each completion is the one that its prompt would have
-        alone with the same seed. Without a seed, each prompt gets a random one.
-
-        Options (defaults): max_tokens=128, temperature=0.8 (0: greedy), top_k=40, top_p=0.95, min_p=0.05,
-        typical_p=1.0, repeat_penalty=1.0, repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0,
-        dry_multiplier=0.0, dry_base=1.75, dry_allowed_length=2, dry_range=-1 (all),
-        dry_breakers=("\\n", ":", '"', "*"), top_n_sigma=0.0, xtc_probability=0.0, xtc_threshold=0.1,
-        dynatemp_range=0.0, dynatemp_exponent=1.0, mirostat=0 | 2, mirostat_tau=5.0, mirostat_eta=0.1, samplers=None
-        (names of the sampler's steps, in the order in which they act), logit_bias={}, seed=None,
-        stop=(), stop_ids=(), ignore_eos=False, logprobs=0 (alternatives per token), echo=False, cache=True,
-        chunk=512, cancel=None (threading.Event or callable), on_full="stop" | "error".
-
-        Raises ContextFullError (before computing anything, where the prompt is too long), NumericsError,
-        TokenizerError, ClosedError; ValueError or TypeError naming a wrong option. If one of several prompts fails
-        while it runs, the others continue; at the end, a BatchError holds the errors of those that failed and the
-        completions of the others.
-        """
-        return generation.generate(self.core, prompt, options)
-
-    def stream(self, prompt: str | Sequence[int], **options: Any) -> Iterator[Piece]:
-        """Like :meth:`generate`, but yields a Piece per token; the last one has the finish reason."""
-        options_ = generation.parse_options(options)
-        core = self.core
-        return generation.run(core.open(), [generation.start(core, prompt, options_)], options_)
-
-    @overload
-    def chat(self, messages: Tables, *, stream: Literal[False] = False, **options: Any) -> Completion: ...
-    @overload
-    def chat(self, messages: Tables, *, stream: Literal[True], **options: Any) -> Iterator[Piece]: ...
-    def chat(
-        self, messages: Any, *, tools: Any = None, template: str | None = None, stream: bool = False, **options: Any
-    ) -> Any:
-        """Generates the next message of a conversation -> Completion; with ``stream``, an iterator of Piece.
-
-        messages, tools, template, documents, variables: see :meth:`chat_prompt`. Other options and errors: see
-        :meth:`generate`. A conversation of several turns is faster in a context: see ``Context.chat``.
-        """
-        c = self.core
-        prompt, parsed = generation.start_chat(c, messages, {**options, "tools": tools, "template": template})
-        engine, echo = c.open(), prompt.text if parsed.echo else ""
-        job = generation.Job(c, list(prompt.ids), parsed, _engine.Sequence(engine), len(prompt.ids), echo)
-        pieces = generation.run(engine, [job], parsed)
-        return pieces if stream else collect(pieces, prompt.ids)
+        names = [f"ids[{i}]" if several else "ids" for i in range(len(sequences))]
+        many = [c.prompt(c.check_ids(one, name), name) for one, name in zip(sequences, names, strict=True)]
+        rows = generation.logits(engine, [(_engine.Sequence(engine), part) for part in many], chunk)
+        return rows if several else rows[0]
 
     # ---- looking inside ---------------------------------------------------------------------------------------
 
     def trace(
         self,
-        prompt: str | Sequence[int] | Completion,
-        want: str | Sequence[str] = ("hidden", "attention"),
+        prompt: Prompt | Completion,
+        want: Quantity | Iterable[Quantity] | None = ("hidden", "attention"),
         *,
-        layers: int | Sequence[int] | None = None,
-        heads: int | Sequence[int] | None = None,
-        positions: int | Sequence[int] | None = None,
-        limit: int = 2 << 30,
-        chunk: int = 512,
+        layers: Integer | Ids | None = None,
+        heads: Integer | Ids | None = None,
+        positions: Integer | Ids | None = None,
+        limit: Integer | None = 2 << 30,
+        chunk: Integer | None = None,
     ) -> Trace:
         """Runs a text, ids or a completion (its prompt and new tokens) once and keeps the wanted quantities as NumPy
         arrays; :class:`Trace` lists their shapes. A completion's arrays equal those of its generation, bit for bit.
 
         want: any of embeddings, hidden, q, k, v, scores, attention, attention_out, mlp_out, neurons, head_out, logits.
         layers, heads, positions: the indices to keep; negative ones count from the end; None: all. limit: maximum
-        bytes of the arrays. chunk: rows of a pass. Neither tracing nor `chunk` changes a bit of any result.
+        bytes of the arrays. chunk: rows of a pass, by default 512. Neither tracing nor `chunk` changes a bit of any
+        result.
 
         Raises ValueError for a wrong name or index, and where the arrays would exceed `limit` (the message states what
         would fit); ContextFullError, NumericsError, ClosedError.
@@ -315,24 +267,6 @@ class Model:
         from pellucid.look.trace import trace
 
         return trace(self.core, prompt, want, layers=layers, heads=heads, positions=positions, limit=limit, chunk=chunk)
-
-    @overload
-    def score(self, text: str | Sequence[int], *, top: int = 0, window: int | None = None) -> Score: ...
-    @overload
-    def score(self, text: list[str] | list[list[int]], *, top: int = 0, window: int | None = None) -> list[Score]: ...
-    def score(self, text: Any, *, top: int = 0, window: int | None = None) -> Any:
-        """Log probability of every token of a text (or ids), given the tokens before it -> Score; for a list of texts,
-        which run in the same forward passes, a list of scores.
-
-        top: how many of the likeliest alternatives to return for each token. window: a text of more than this many
-        tokens is scored in parts of this length. Each part begins in the middle of the previous one, so that after the
-        first part every token sees at least window / 2 tokens before it.
-
-        Raises ContextFullError for a text that does not fit the context, without a window.
-        """
-        from pellucid.look.score import score
-
-        return score(self.core, text, top, window)
 
     def edit(self) -> Edit:
         """A view of the model whose arithmetic can be edited (steering, ablation, patching): see :class:`Edit`. Use it
@@ -410,22 +344,22 @@ class Edit(Model):
             raise ClosedError("the edit is closed")
         self._core.open()
 
-    def add(self, layer: int, vector: npt.ArrayLike, positions: Any = None) -> Edit:
+    def add(self, layer: Integer, vector: npt.ArrayLike, positions: Integer | Ids | None = None) -> Edit:
         """Adds a vector (d) to the residual stream after a layer, at the given positions; None: at all positions,
         including those of new tokens."""
         return self._make(self._edits.add, layer, vector, positions)
 
-    def patch(self, layer: int, positions: Any, values: npt.ArrayLike) -> Edit:
+    def patch(self, layer: Integer, positions: Integer | Ids, values: npt.ArrayLike) -> Edit:
         """Replaces the residual stream after a layer, at the given positions, by values of shape (len(positions), d),
         or (d) for all of them."""
         return self._make(self._edits.patch, layer, positions, values)
 
-    def scale_head(self, layer: int, head: int, factor: float) -> Edit:
+    def scale_head(self, layer: Integer, head: Integer, factor: Number) -> Edit:
         """Multiplies a head's output before it is projected into the residual stream. A factor of 0 removes the
         head."""
         return self._make(self._edits.scale_head, layer, head, factor)
 
-    def skip(self, layer: int, part: str) -> Edit:
+    def skip(self, layer: Integer, part: Part) -> Edit:
         """Skips a layer's "attention" or "mlp": it adds nothing to the residual stream."""
         return self._make(self._edits.skip, layer, part)
 

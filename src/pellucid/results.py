@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from pellucid.errors import one_line
 from pellucid.markup import Fragment, Shown, count, token
+from pellucid.sampling import SamplingOptions
 
-__all__ = ["Completion", "FinishReason", "NextToken", "Piece", "Timings", "TokenLogprob", "collect"]
+__all__ = ["Completion", "FinishReason", "Gathered", "NextToken", "Piece", "Timings", "TokenLogprob"]
 
-FinishReason = str  # "stop" | "eos" | "length" | "context" | "cancelled"
+FinishReason = Literal["stop", "eos", "length", "context", "cancelled"]
 
 
 class TokenLogprob(NamedTuple):
@@ -85,7 +86,7 @@ class Timings:
 
 class Piece(NamedTuple):
     """A step of a stream. ``text`` may be "" while a character or a possible stop string is incomplete. The last piece
-    has a finish reason, timings and the number of prompt tokens."""
+    has a finish reason, timings, the number of prompt tokens and ``end``, which :class:`Completion` describes."""
 
     text: str
     ids: list[int]
@@ -93,6 +94,7 @@ class Piece(NamedTuple):
     finish_reason: FinishReason | None = None
     timings: Timings | None = None
     prompt_tokens: int = 0
+    end: TokenLogprob | None = None
 
     def __repr__(self) -> str:
         end = "" if self.finish_reason is None else f", {self.finish_reason}"
@@ -103,6 +105,10 @@ class Piece(NamedTuple):
 class Completion(Shown):
     """What was generated. ``text`` ends before the stop string; ``ids`` are the new tokens without the one that ended
     the text (end of sequence, stop id). ``finish_reason``: "stop" | "eos" | "length" | "context" | "cancelled".
+
+    ``logprobs``: one for each of ``ids``, where they were asked for; ``end``: that of the token that ended the text,
+    else None. ``seed``: the one used, also where it was drawn. ``options``: all options, that seed included, without
+    ``cancel``: with them, the same prompt gives the same completion again.
 
     ``prompt_ids``: the tokens that it continues, including those that a context already held; ``prompt_tokens``: how
     many of them this call added. ``Model.trace`` takes a completion and runs ``prompt_ids`` and ``ids`` once more.
@@ -115,6 +121,9 @@ class Completion(Shown):
     logprobs: list[TokenLogprob]
     timings: Timings
     prompt_ids: list[int]
+    end: TokenLogprob | None
+    seed: int
+    options: SamplingOptions
 
     def __repr__(self) -> str:
         return f"<Completion {_short(self.text)}: {count(len(self.ids), 'token')}, {self.finish_reason}>"
@@ -128,13 +137,15 @@ class Completion(Shown):
         fragment.tokens(token(*one) for one in self.logprobs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as `--json` prints it: all but ``prompt_ids``."""
+        """Plain data, as `--json` prints it: all but ``prompt_ids`` and ``options``."""
         return {
             "text": self.text,
             "ids": self.ids,
             "finish_reason": self.finish_reason,
             "prompt_tokens": self.prompt_tokens,
             "logprobs": [t._asdict() for t in self.logprobs],
+            "end": None if self.end is None else self.end._asdict(),
+            "seed": self.seed,
             "timings": self.timings.to_dict(),
         }
 
@@ -143,17 +154,38 @@ def _short(text: str) -> str:
     return one_line(repr(text), 60)
 
 
-def collect(pieces: Iterable[Piece], prompt_ids: Sequence[int]) -> Completion:
-    """Joins the pieces of a stream. prompt_ids: the tokens that it continues."""
-    text, ids, logprobs, last = [], [], [], None
-    for piece in pieces:
-        text.append(piece.text)
-        ids += piece.ids
-        logprobs += piece.logprobs
-        last = piece
-    assert (
-        last is not None and last.finish_reason is not None and last.timings is not None
-    )  # a stream's last piece has them
-    return Completion(
-        "".join(text), ids, last.finish_reason, last.prompt_tokens, logprobs, last.timings, list(prompt_ids)
-    )
+@dataclass(slots=True)
+class Gathered:
+    """The pieces of a generation so far. prompt_ids: the tokens that it continues; options: with the seed drawn."""
+
+    prompt_ids: Sequence[int]
+    options: SamplingOptions
+    text: list[str] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    last: Piece | None = None
+
+    def add(self, piece: Piece) -> None:
+        self.text.append(piece.text)
+        self.ids += piece.ids
+        self.logprobs += piece.logprobs
+        self.last = piece
+
+    def completion(self) -> Completion | None:
+        """The whole completion; None before the last piece."""
+        last, seed = self.last, self.options.seed
+        if last is None or last.finish_reason is None or last.timings is None:
+            return None
+        assert isinstance(seed, int)
+        return Completion(
+            "".join(self.text),
+            list(self.ids),
+            last.finish_reason,
+            last.prompt_tokens,
+            list(self.logprobs),
+            last.timings,
+            list(self.prompt_ids),
+            last.end,
+            seed,
+            self.options,
+        )

@@ -4,23 +4,96 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, get_args
 
 import numpy as np
 
 from pellucid.checks import MOST_INT32, choice, flag, integer, items, number, string, wrong_type, wrong_value
 from pellucid.errors import WrongType, WrongValue, shown
 
-__all__ = ["SamplingOptions", "check_cancel", "check_chunk"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = [
+    "Cancel",
+    "Integer",
+    "Number",
+    "OnFull",
+    "SamplerName",
+    "SamplingKeywords",
+    "SamplingOptions",
+    "SharedKeywords",
+    "check_cancel",
+    "check_chunk",
+]
 
 MOST_LOGPROBS = 2**20  # more than any vocabulary; bounds the memory that one call may allocate
 MOST_STRINGS = 2**16  # per option
+MOST_SEED = 2**64 - 1
 MOST_LOGIT = 1000  # maximum of a penalty or bias: more than logits differ by, and sums of it stay finite
 
 # The sampler's steps in their default order.
-SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc", "temperature")
+SamplerName = Literal["penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc", "temperature"]
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+OnFull = Literal["error", "stop"]
+
+Integer = int | np.integer[Any]
+Number = float | np.floating[Any] | np.integer[Any]
+
+
+class _Event(Protocol):
+    def is_set(self) -> bool: ...
+
+
+Cancel = _Event | Callable[[], object]
+
+
+class SharedKeywords(TypedDict, total=False):
+    """The options that every generation takes, as keywords. None: the default; :class:`SamplingOptions` describes
+    them."""
+
+    max_tokens: Integer | None
+    temperature: Number | None
+    top_k: Integer | None
+    top_p: Number | None
+    min_p: Number | None
+    typical_p: Number | None
+    repeat_penalty: Number | None
+    repeat_last: Integer | None
+    presence_penalty: Number | None
+    frequency_penalty: Number | None
+    dry_multiplier: Number | None
+    dry_base: Number | None
+    dry_allowed_length: Integer | None
+    dry_range: Integer | None
+    dry_breakers: str | Iterable[str] | None
+    top_n_sigma: Number | None
+    xtc_probability: Number | None
+    xtc_threshold: Number | None
+    dynatemp_range: Number | None
+    dynatemp_exponent: Number | None
+    mirostat: Literal[0, 2] | None
+    mirostat_tau: Number | None
+    mirostat_eta: Number | None
+    samplers: Iterable[SamplerName] | None
+    logit_bias: Mapping[int, Number] | Mapping[np.int32, Number] | Mapping[np.int64, Number] | None
+    seed: Integer | Iterable[Integer] | None
+    stop: str | Iterable[str] | None
+    stop_ids: Iterable[Integer] | None
+    ignore_eos: bool | np.bool_ | None
+    logprobs: Integer | None
+    echo: bool | np.bool_ | None
+    cache: bool | np.bool_ | None
+    chunk: Integer | None
+    cancel: Cancel | None
+
+
+class SamplingKeywords(SharedKeywords, total=False):
+    """What :class:`SamplingOptions` takes."""
+
+    on_full: OnFull | None
 
 
 def _strings(name: str, value: Any) -> tuple[str, ...]:
@@ -52,8 +125,6 @@ def _biases(name: str, value: Any) -> dict[int, float]:
 
 
 def _samplers(name: str, value: Any) -> tuple[str, ...]:
-    if value is None:
-        return SAMPLERS
     names: list[str] = []
     for at, step in items(name, value, "a sequence of names"):
         found = string(name, step, "a name", at=at)
@@ -72,8 +143,12 @@ def _mirostat(name: str, value: Any) -> int:
     return found
 
 
-def _seed(name: str, value: Any) -> int:
-    return int.from_bytes(os.urandom(8), "little") if value is None else integer(name, value, 0, 2**64 - 1)
+def _seed(name: str, value: Any) -> int | tuple[int, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, (str, bytes)) or not hasattr(type(value), "__iter__") or getattr(value, "ndim", None) == 0:
+        return integer(name, value, 0, MOST_SEED)
+    return tuple(integer(name, one, 0, MOST_SEED, at=at) for at, one in items(name, value, "an integer or several"))
 
 
 def check_cancel(name: str, value: Any) -> Any:
@@ -97,7 +172,7 @@ def _repeat_penalty(name: str, value: Any) -> float:
 
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "max_tokens": lambda n, v: integer(n, v, 0),
+    "max_tokens": lambda n, v: None if v is None else integer(n, v, 0),
     "temperature": lambda n, v: number(n, v, 0),
     "top_k": lambda n, v: integer(n, v, 0),
     "top_p": lambda n, v: number(n, v, 0, 1),
@@ -135,16 +210,18 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class SamplingOptions:
-    """The options of a generation. Every value is checked.
+    """The options of a generation, for any number of calls: ``generate(prompt, options=o)``. Keywords beside it win.
+
+    Created from keywords, all optional; None is the default. Every value is checked.
 
     The sampler's steps act in the order of ``samplers``, by default: penalties, dry, (``logit_bias``), top_n_sigma,
     top_k, typical_p, top_p, min_p, xtc, temperature. Each works on the tokens that the previous one kept, with
     probabilities renormalised over them. 0, 1.0, {} or () switch a step off. docs/sampling.md has the definitions,
     their sources, and the differences from other programs.
 
-    max_tokens: maximum number of new tokens.
+    max_tokens: maximum number of new tokens; None: as many as fit the context. The default of ``chat`` is None.
     temperature: divides the logits. 0 is greedy: it takes the most probable token, whatever the filters and wherever
         ``temperature`` stands in the order.
     top_k: keeps the k most probable tokens; 0: all.
@@ -170,18 +247,19 @@ class SamplingOptions:
     samplers: names of the steps, in the order in which they act, each at most once; a step that is left out does not
         act. None: the default. ``logit_bias`` comes before the first step that is neither penalties nor dry.
     logit_bias: {token id: what is added to its logit}, -1000 to 1000; -inf forbids a token.
-    seed: 0 to 2**64 - 1; None: a random one, which the attribute then holds.
+    seed: 0 to 2**64 - 1; None: a random one for each completion, which its ``seed`` tells. Several, one per prompt,
+        for a call with several prompts.
     stop, stop_ids: strings (or a single one) and tokens that end the text.
     logprobs: alternatives reported per token; 0: no log probabilities.
     cache: False recomputes everything for every token.
     chunk: rows of a forward pass.
-    cancel: threading.Event or callable that ends the generation.
+    cancel: threading.Event or callable that ends the generation when it is set or returns true.
     on_full: what happens when the context fills: "stop" ends the generation, "error" raises ContextFullError.
 
     Raises TypeError (an unknown option, a wrong type) and ValueError (out of range), naming the option.
     """
 
-    max_tokens: int = 128
+    max_tokens: int | None = 128
     temperature: float = 0.8
     top_k: int = 40
     top_p: float = 0.95
@@ -195,41 +273,74 @@ class SamplingOptions:
     dry_base: float = 1.75
     dry_allowed_length: int = 2
     dry_range: int = -1
-    dry_breakers: str | Sequence[str] = ("\n", ":", '"', "*")
+    dry_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
     top_n_sigma: float = 0.0
     xtc_probability: float = 0.0
     xtc_threshold: float = 0.1
     dynatemp_range: float = 0.0
     dynatemp_exponent: float = 1.0
-    mirostat: int = 0
+    mirostat: Literal[0, 2] = 0
     mirostat_tau: float = 5.0
     mirostat_eta: float = 0.1
-    samplers: Sequence[str] | None = None
+    samplers: tuple[SamplerName, ...] = SAMPLERS
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
-    seed: int | None = None
-    stop: str | Sequence[str] = ()
-    stop_ids: Sequence[int] = ()
+    seed: int | tuple[int, ...] | None = None
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int = 0
     echo: bool = False
     cache: bool = True
     chunk: int = 512
-    cancel: Any = None
-    on_full: str = "stop"
+    cancel: Cancel | None = None
+    on_full: OnFull = "stop"
+    given: frozenset[str] = field(default=frozenset(), init=False, compare=False)  # names of the options given
 
-    def __post_init__(self) -> None:
+    def __init__(self, **options: Unpack[SamplingKeywords]) -> None:
+        given = _given(options)
         for name, check in CHECKS.items():
-            object.__setattr__(self, name, check(name, getattr(self, name)))
+            value = given[name] if name in given else DEFAULTS[name]
+            object.__setattr__(self, name, check(name, value))
+        object.__setattr__(self, "given", frozenset(given))
+
+    def __repr__(self) -> str:
+        return f"SamplingOptions({', '.join(f'{n}={v!r}' for n, v in self._options().items())})"
 
     @classmethod
-    def parse(cls, options: Mapping[str, Any]) -> SamplingOptions:
-        """Options from the keyword arguments of a call. Raises TypeError for an unknown name, suggesting the closest;
-        and as the class does."""
-        known = [f.name for f in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise WrongType("", f"unknown option {shown(name)}{_closest(name, known)}")
-        return cls(**options)
+    def parse(cls, keywords: Mapping[str, Any], **defaults: Any) -> SamplingOptions:
+        """Options from the keyword arguments of a call, of which ``options`` may hold more. defaults: those of the
+        call, where they differ. Raises TypeError for an unknown name, suggesting the closest; and as the class does."""
+        base = keywords.get("options")
+        if base is not None and not isinstance(base, SamplingOptions):
+            raise WrongType("options", f" must be a SamplingOptions, not {type(base).__name__}")
+        own = _given({name: value for name, value in keywords.items() if name != "options"})
+        return cls(**{**defaults, **(base._options() if base is not None else {}), **own})
+
+    def replace(self, **options: Unpack[SamplingKeywords]) -> SamplingOptions:
+        """-> a copy with other values."""
+        return self.parse({**options, "options": self})
+
+    def settled(self, seed: int) -> SamplingOptions:
+        """-> a copy for one completion: with its seed, and without ``cancel``, which belongs to a call."""
+        given = {**self._options(), "max_tokens": self.max_tokens, "seed": seed}
+        given.pop("cancel", None)
+        return SamplingOptions(**given)
+
+    def _options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in CHECKS if name in self.given}
+
+    def seeds(self, prompts: int, n: int = 1) -> list[int]:
+        """The seeds of n completions for each of several prompts: random ones where none is given; else the k-th (from
+        0) of a prompt has the given one plus k, modulo 2**64. Raises ValueError for a wrong number of them."""
+        seed, every = self.seed, prompts * n
+        if seed is None:
+            return [int.from_bytes(os.urandom(8), "little") for _ in range(every)]
+        if isinstance(seed, int):
+            seed = (seed,) * prompts
+        elif len(seed) not in (prompts, every):
+            expected = f"{prompts} (one per prompt)" + (f" or {every} (one per completion)" if n > 1 else "")
+            raise WrongValue("seed", f" has {len(seed)} values: expected {expected}")
+        return list(seed) if len(seed) == every else [(s + k) % (MOST_SEED + 1) for s in seed for k in range(n)]
 
     def penalised(self) -> bool:
         """Whether a penalty depends on recent tokens."""
@@ -242,8 +353,9 @@ class SamplingOptions:
         return self.dry_multiplier > 0 and self.dry_range != 0 and "dry" in (self.samplers or ())
 
     def sampler(self) -> dict[str, Any]:
-        """The options of the engine's Sampler."""
+        """The options of the engine's Sampler. The seed must be a single one."""
         return {
+            "seed": self.seed,
             "temperature": self.temperature,
             "top_k": min(self.top_k, MOST_INT32),
             "top_p": self.top_p,
@@ -266,10 +378,23 @@ class SamplingOptions:
             "repeat_penalty": self.repeat_penalty,
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
-            "seed": self.seed,
             "bias": dict(self.logit_bias),
             "logprobs": self.logprobs or -1,
         }
+
+
+DEFAULTS: dict[str, Any] = {
+    f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(SamplingOptions)
+}
+del DEFAULTS["given"]
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without those that are None, which are as if they were not given; only max_tokens knows None."""
+    for name in options:
+        if name not in CHECKS:
+            raise WrongType("", f"unknown option {shown(name)}{_closest(name, list(CHECKS))}")
+    return {name: value for name, value in options.items() if value is not None or name == "max_tokens"}
 
 
 def _closest(name: str, known: list[str]) -> str:

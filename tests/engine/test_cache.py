@@ -301,7 +301,7 @@ def test_numbers_that_are_none_never_make_a_token(broken: Model) -> None:
     with pytest.raises(NumericsError):
         context.generate([BAD])
     assert context.ids == [1, 2, 3]  # what could not be computed is not held
-    forced = {"temperature": 0, "max_tokens": 4, "logit_bias": {BAD: -np.inf}}
+    forced: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "logit_bias": {BAD: -np.inf}}
     assert context.generate([4], **forced).ids == broken.generate([1, 2, 3, 4], **forced).ids
 
 

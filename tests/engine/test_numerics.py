@@ -14,13 +14,14 @@ import pytest
 
 from pellucid import Model, _engine
 from pellucid.errors import BatchError, NumericsError
+from pellucid.options import Kv
 from tests.engine import models
 from tests.engine.models import ids_for, rows, same, sequence
 from tests.reference import tiny
 
 BAD = 5  # the token whose embedding is NaN
 OPTIONS: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "logit_bias": {BAD: -np.inf}}
-KV = ("f32", "f16", "bf16", "int8")
+KV: tuple[Kv, ...] = ("f32", "f16", "bf16", "int8")
 
 
 def spoilt(folder: Path, name: str, change: Any) -> Path:
@@ -170,7 +171,7 @@ def test_prompts_side_by_side(model: Model) -> None:
 
 def test_a_stream(model: Model) -> None:
     """The stream yields pieces up to the failed token, then raises; a context keeps what was computed."""
-    forced = {"temperature": 0, "max_tokens": 9, "logit_bias": {BAD: 1000}}
+    forced: dict[str, Any] = {"temperature": 0, "max_tokens": 9, "logit_bias": {BAD: 1000}}
     pieces = []
     with pytest.raises(NumericsError):
         for piece in model.stream([1, 2], **forced):

@@ -63,7 +63,7 @@ def test_special_tokens_in_messages(smol: Model) -> None:
 
 def test_errors(smol: Model, ids_only: Model) -> None:
     with pytest.raises(TypeError, match="did you mean 'temperature'"):
-        smol.chat(USER, temprature=0)
+        smol.chat(USER, temprature=0)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="messages must be a list"):
         smol.chat("hello")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_tokens=-1"):

@@ -32,7 +32,7 @@ def test_an_empty_prompt_begins_with_bos(smol: Any) -> None:
 
 def test_prompts_that_are_nothing(ids_only: Any) -> None:
     with pytest.raises(ValueError, match="prompt is empty"):
-        ids_only.generate([])
+        ids_only.generate(np.array([], np.int64))
     with pytest.raises(ValueError, match=r"prompt\[1\] is empty"):
         ids_only.generate([[1], []])
     with pytest.raises(ValueError, match="there is nothing to continue"):
@@ -110,8 +110,8 @@ def test_wrong_kinds_of_prompt(ids_only: Any, smol: Any) -> None:
     for use in (smol.logits, smol.detokenize):  # which take no text, and do not say so
         with pytest.raises(TypeError, match="^ids must be a list of token ids, not NoneType"):
             use(None)
-    with pytest.raises(TypeError, match=r"^prompt\[0\] must be a token id, not ndarray"):
-        ids_only.generate(np.array([[1, 2]]))
+    with pytest.raises(TypeError, match=r"^prompt\[0\]\[0\] must be a token id, not ndarray"):
+        ids_only.generate(np.array([[[1, 2]]]))
 
 
 def test_arrays_of_ids(ids_only: Any) -> None:
@@ -126,8 +126,10 @@ def test_arrays_of_ids(ids_only: Any) -> None:
         assert [c.ids for c in ids_only.generate([array[:1], array], **GREEDY)] == [
             ids_only.generate(part, **GREEDY).ids for part in (ids[:1], ids)
         ]
-    with pytest.raises(ValueError, match="dimensions"):
-        ids_only.logits(np.zeros((2, 2), np.int32))
+    both = ids_only.logits(np.array([ids, ids[::-1]]))
+    assert len(both) == 2 and np.array_equal(both[0], expected)
+    with pytest.raises(TypeError, match=r"^ids\[0\]\[0\] must be a token id, not ndarray"):
+        ids_only.logits(np.zeros((2, 2, 2), np.int32))
 
 
 def test_lists_of_prompts(smol: Any) -> None:
@@ -182,7 +184,7 @@ def test_log_probabilities(smol: Any) -> None:
             assert [i for i, _, _ in token.top] == [int(i) for i in np.argsort(-row, kind="stable")[:5]]
             for i, piece, p in token.top:
                 assert abs(p - row[i]) < 1e-4
-                assert piece == smol.tokenizer.piece(i).decode("utf-8", "replace")
+                assert piece == smol.tokenizer.piece(i, special=True).decode("utf-8", "replace")
             assert sum(np.exp(p) for _, _, p in token.top) <= 1 + 1e-5
     assert smol.generate(PROMPT, **GREEDY).logprobs == []
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pellucid import Model, Trace
+from pellucid.options import Precision, Quantity
 from tests.look import golden
 from tests.reference import corpus, tiny
 
@@ -21,8 +22,19 @@ TEXT = "The tower was built in 1889 by a company of engineers, and for forty yea
 # squares: 0.5 % sqrt(2 * 30 layers) = 4 %, and what is read from the stream is as far off. Found: 0.039. With
 # precision="high" inputs have 16 bits; what is left is the 16-bit attention, 2^-9 of each query, key and value, in as
 # many layers: 0.2 % sqrt(30) = 1 %. Found: 0.0102.
-BOUNDS = {"default": 0.06, "high": 0.015}
-QUANTITIES = ("hidden", "q", "k", "v", "attention", "attention_out", "mlp_out", "neurons", "head_out", "logits")
+BOUNDS: dict[Precision, float] = {"default": 0.06, "high": 0.015}
+QUANTITIES: tuple[Quantity, ...] = (
+    "hidden",
+    "q",
+    "k",
+    "v",
+    "attention",
+    "attention_out",
+    "mlp_out",
+    "neurons",
+    "head_out",
+    "logits",
+)
 
 
 @pytest.mark.parametrize("reference", corpus.MODELS.values(), ids=corpus.MODELS)
@@ -31,7 +43,7 @@ def test_real_models(reference: corpus.ReferenceModel, request: pytest.FixtureRe
     from tests.reference import hf
 
     path: Path = request.getfixturevalue(reference.fixture)
-    traces: dict[str, Trace] = {}
+    traces: dict[Precision, Trace] = {}
     for precision in BOUNDS:
         with Model.load(path, precision=precision) as model:
             ids = model.tokenize(TEXT)
@@ -43,11 +55,11 @@ def test_real_models(reference: corpus.ReferenceModel, request: pytest.FixtureRe
         if llama and name in ("q", "k"):  # a llama's GGUF has the rotated pairs side by side
             r = r.reshape(*r.shape[:-1], 2, -1).swapaxes(-1, -2).reshape(r.shape)
         axes = tuple(range(1, r.ndim)) if name != "logits" else None
-        for precision, t in traces.items():
+        for level, t in traces.items():
             x = getattr(t, name)
             assert x.shape == r.shape
             off = np.sqrt(((x - r) ** 2).sum(axes) / (r**2).sum(axes)).max()
-            assert off <= BOUNDS[precision], (name, precision, off)
+            assert off <= BOUNDS[level], (name, level, off)
 
 
 @pytest.mark.parametrize("tiny_model", golden.MODELS, ids=lambda model: model.name)

@@ -93,7 +93,7 @@ def test_text(smollm: Model) -> None:
 @pytest.mark.parametrize(
     ("text", "options", "error", "match"),
     [
-        ([], {}, ValueError, "text is empty"),
+        (np.array([], np.int64), {}, ValueError, "text is empty"),
         ([[1], []], {}, ValueError, r"text\[1\] is empty"),
         ([1, 97], {}, ValueError, r"text\[1\]=97"),
         ([1, 2], {"top": -1}, ValueError, "top=-1"),

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import Model, generation
+from pellucid import Model
 from pellucid.errors import ClosedError
-from pellucid.results import collect
 from tests.engine import models
 
 OPTIONS: dict[str, Any] = {"seed": 3, "max_tokens": 20, "temperature": 1.0}
@@ -171,12 +170,12 @@ class Counted:
         return self.engine.forward(parts, **options)
 
 
-def test_cancelling_takes_no_more_than_a_chunk(model: Model) -> None:
+def test_cancelling_takes_no_more_than_a_chunk(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cancelled from another thread in a prefill of 125 chunks: at most one more pass begins."""
     cancel = threading.Event()
     engine: Any = Counted(model.core.engine)
-    options = generation.parse_options({"cancel": cancel, "chunk": 32})
-    job = generation.start(model.core, [i % 300 for i in range(4000)], options)
+    stream = model.stream([i % 300 for i in range(4000)], cancel=cancel, chunk=32)
+    monkeypatch.setattr(model.core, "open", lambda: engine)
     after: list[int] = []
 
     def stop() -> None:
@@ -186,7 +185,7 @@ def test_cancelling_takes_no_more_than_a_chunk(model: Model) -> None:
 
     thread = threading.Thread(target=stop)
     thread.start()
-    done = collect(generation.run(engine, [job], options), job.prompt_ids)
+    done = stream.result()
     thread.join()
     assert done.finish_reason == "cancelled" and done.ids == []
     assert 3 <= engine.passes <= after[0] + 1 < 100

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pellucid.options import Kv, Precision
 from tests.engine import models
 from tests.reference.hashes import hashes
 
@@ -24,10 +25,13 @@ def files(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> list[Path]
     return [*(models.write(folder, "wide", mix) for mix in ("K", "all", "F32", "BF16")), smollm2]
 
 
-def runs(files: list[Path], isa: str) -> list[tuple[Path, int, str, str, str]]:
+def runs(files: list[Path], isa: str) -> list[tuple[Path, int, str, Kv, Precision]]:
     """(file, tokens, isa, kv, precision) for every kernel with scratch memory, with products in one and two terms."""
-    tiny = [(file, PROMPT, isa, kv, "default") for file, kv in zip(files, ("f16", "int8", "f32", "bf16"), strict=False)]
-    return [*tiny, (files[-1], PROMPT if isa != "scalar" else 20, isa, "bf16", "high")]
+    kinds: tuple[Kv, ...] = ("f16", "int8", "f32", "bf16")
+    return [
+        *((file, PROMPT, isa, kv, "default") for file, kv in zip(files, kinds, strict=False)),
+        (files[-1], PROMPT if isa != "scalar" else 20, isa, "bf16", "high"),
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,18 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pellucid import Model
+from pellucid.options import Kv, Precision
 from tests.conftest import all_isas, model_file
 from tests.engine.models import BY_NAME, MIXES, write
 
-KV = ("f32", "f16", "bf16", "int8")
-PRECISION = ("default", "high")
-FILTERS = {
+KV: tuple[Kv, ...] = ("f32", "f16", "bf16", "int8")
+PRECISION: tuple[Precision, ...] = ("default", "high")
+FILTERS: dict[str, Any] = {
     "temperature": 0.9,
     "top_k": 30,
     "top_p": 0.9,
@@ -44,7 +46,7 @@ def digest(*arrays: object) -> str:
     return found.hexdigest()[:24]
 
 
-def hashes(path: Path, tokens: int, isa: str, kv: str, precision: str) -> str:
+def hashes(path: Path, tokens: int, isa: str, kv: Kv, precision: Precision) -> str:
     with Model.load(path, isa=isa, kv=kv, precision=precision, threads=2) as model:
         vocab = model.info().vocab
         ids = [int(i) for i in np.random.default_rng(3).integers(0, vocab, tokens)]

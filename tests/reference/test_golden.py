@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from pellucid import Model
+from pellucid.options import Precision
 from tests.reference import corpus, golden, kl
 
 # The stored tokens show 0.70 to 0.71 of the whole divergence: this is 0.002 over the whole vocabulary.
@@ -94,7 +95,7 @@ def test_int8_keys_and_values_cost_little(reference: corpus.ReferenceModel, path
     [("default", 0.1, 0.25), ("high", 0.02, 0.07)],
 )
 def test_first_tokens(
-    reference: corpus.ReferenceModel, path: Path, precision: str, top_tolerance: float, tolerance: float
+    reference: corpus.ReferenceModel, path: Path, precision: Precision, top_tolerance: float, tolerance: float
 ) -> None:
     with Model.load(path, context=corpus.WINDOW, precision=precision) as model:
         ids = model.tokenize(corpus.PROMPT)

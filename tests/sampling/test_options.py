@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import pickle
 import re
 import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import FrozenInstanceError, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 
-from pellucid import _engine
+from pellucid import ChatOptions, GenerateOptions, Model, _engine, generation
 from pellucid._kernels import sampling as kernels
-from pellucid.sampling import CHECKS, SAMPLERS, SamplingOptions
+from pellucid.sampling import (
+    CHECKS,
+    SAMPLERS,
+    Cancel,
+    Integer,
+    Number,
+    SamplerName,
+    SamplingKeywords,
+    SamplingOptions,
+)
 
 from . import twin
 
 
 def test_defaults_are_those_of_the_interface() -> None:
     o = SamplingOptions(seed=1)
-    got = {f.name: getattr(o, f.name) for f in fields(o)}
+    got = {f.name: getattr(o, f.name) for f in fields(o) if f.name != "given"}
     assert got == dict(
         max_tokens=128, temperature=0.8, top_k=40, top_p=0.95, min_p=0.05, typical_p=1.0, repeat_penalty=1.0,
         repeat_last=64, presence_penalty=0.0, frequency_penalty=0.0, dry_multiplier=0.0, dry_base=1.75,
@@ -57,6 +69,9 @@ def test_defaults_are_those_of_the_interface() -> None:
         ("seed", 2**64 - 1, 2**64 - 1),
         ("on_full", "error", "error"),
         ("samplers", None, SAMPLERS),
+        ("seed", None, None),
+        ("seed", np.array([1, 2]), (1, 2)),
+        ("seed", np.array(3), 3),
         ("samplers", ["min_p", "temperature"], ("min_p", "temperature")),
         ("samplers", (), ()),
         ("mirostat", 2, 2),
@@ -84,12 +99,13 @@ FLAGS = ("echo", "cache", "ignore_eos")
 @pytest.mark.parametrize(
     ("name", "value", "error", "says"),
     [
-        *((n, v, TypeError, f"{n}={v!r}: expected an integer") for n in INTEGERS for v in (1.5, "3", True, [1])),
+        *((n, v, TypeError, f"{n}={v!r}: expected an integer") for n in INTEGERS for v in (1.5, "3", True, b"3")),
+        *((n, [1], TypeError, f"{n}=[1]: expected an integer") for n in INTEGERS if n != "seed"),
         *((n, -1, ValueError, f"{n}=-1: expected ") for n in INTEGERS),
-        *((n, v, TypeError, f"{n}={v!r}: expected a number") for n in NUMBERS for v in ("0.5", True, None, 1j)),
+        *((n, v, TypeError, f"{n}={v!r}: expected a number") for n in NUMBERS for v in ("0.5", True, 1j)),
         *((n, v, ValueError, f"{n}={v!r}: expected ") for n in NUMBERS for v in (math.nan, math.inf, -math.inf)),
         *((n, 1.01, ValueError, f"{n}=1.01: expected 0 to 1") for n in SHARES),
-        *((n, v, TypeError, f"{n}={v!r}: expected True or False") for n in FLAGS for v in (1, "no", None)),
+        *((n, v, TypeError, f"{n}={v!r}: expected True or False") for n in FLAGS for v in (1, "no")),
         ("temperature", -0.1, ValueError, "temperature=-0.1: expected at least 0"),
         ("temperature", math.nan, ValueError, "temperature=nan: expected a finite number of at least 0"),
         ("temperature", math.inf, ValueError, "temperature=inf: expected a finite number of at least 0"),
@@ -102,7 +118,9 @@ FLAGS = ("echo", "cache", "ignore_eos")
         ("stop", ["a", ""], ValueError, "stop[1]='': expected at least one character"),
         ("stop", "", ValueError, "stop[0]='': expected at least one character"),
         ("stop", b"x", TypeError, "stop=b'x': expected a string or a sequence of strings, not bytes"),
-        ("stop", None, TypeError, "stop=None: expected a string"),
+        ("seed", [1, "2"], TypeError, "seed[1]='2': expected an integer"),
+        ("seed", [1, -2], ValueError, "seed[1]=-2: expected 0 to 18446744073709551615"),
+        ("options", {"top_k": 1}, TypeError, "options must be a SamplingOptions, not dict"),
         ("stop", [3], TypeError, "stop[0]=3: expected a string, not int"),
         ("stop_ids", 3, TypeError, "stop_ids=3: expected a sequence of token ids, not int"),
         ("stop_ids", [1, -1], ValueError, "stop_ids[1]=-1: expected at least 0"),
@@ -117,7 +135,6 @@ FLAGS = ("echo", "cache", "ignore_eos")
         ("frequency_penalty", 1001, ValueError, "frequency_penalty=1001: expected -1000 to 1000"),
         ("logit_bias", {5: "x"}, TypeError, "logit_bias[5]='x': expected a number, not str"),
         ("on_full", "raise", ValueError, "on_full='raise': expected 'error' or 'stop'"),
-        ("on_full", None, TypeError, "on_full=None: expected 'error' or 'stop', not NoneType"),
         ("cancel", 5, TypeError, "cancel must be a threading.Event or a callable, not int"),
         ("dry_multiplier", -1, ValueError, "dry_multiplier=-1: expected 0 to 1000"),
         ("dry_base", 0.5, ValueError, "dry_base=0.5: expected at least 1"),
@@ -150,9 +167,68 @@ def test_a_number_that_python_does_not_spell(name: str) -> None:
         SamplingOptions.parse({name: -(10**6000)})
 
 
-def test_a_seed_of_none_is_fresh_and_told() -> None:
-    seeds = {SamplingOptions().seed for _ in range(50)}
-    assert len(seeds) == 50 and all(isinstance(s, int) and 0 <= s < 2**64 for s in seeds)
+def test_a_seed_of_none_is_fresh_for_each_completion() -> None:
+    o = SamplingOptions(seed=None)
+    seeds = {s for _ in range(10) for s in o.seeds(5)}
+    assert o.seed is None and len(seeds) == 50 and all(0 <= s < 2**64 for s in seeds)
+
+
+def test_seeds_of_several() -> None:
+    assert SamplingOptions(seed=5).seeds(2) == [5, 5]
+    assert SamplingOptions(seed=2**64 - 1).seeds(2, 3) == [2**64 - 1, 0, 1] * 2
+    assert SamplingOptions(seed=np.array([7, 9])).seeds(2, 2) == [7, 8, 9, 10]
+    assert SamplingOptions(seed=iter([7, 9])).seeds(1, 2) == [7, 9]
+    for prompts, n, expected in ((3, 1, r"expected 3 \(one per prompt\)$"), (3, 2, r".*or 6 \(one per completion\)$")):
+        with pytest.raises(ValueError, match="^seed has 2 values: " + expected):
+            SamplingOptions(seed=(1, 2)).seeds(prompts, n)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_none_is_the_default(name: str) -> None:
+    o = SamplingOptions.parse({name: None})
+    if name == "max_tokens":  # which alone knows None: as many as fit
+        assert o.max_tokens is None and o.given == {"max_tokens"}
+    else:
+        assert o == SamplingOptions() and not o.given
+
+
+def test_keywords_win_over_options() -> None:
+    base = SamplingOptions(temperature=0.5, seed=3, max_tokens=9)
+    o = SamplingOptions.parse({"options": base, "seed": 4, "top_k": np.int64(2), "temperature": None})
+    assert (o.temperature, o.seed, o.top_k, o.max_tokens) == (0.5, 4, 2, 9)
+    assert o.given == {"temperature", "seed", "top_k", "max_tokens"}
+    assert SamplingOptions.parse({"options": base, "max_tokens": None}).max_tokens is None
+    assert SamplingOptions.parse({"options": base}, max_tokens=None, top_k=7) == base.replace(top_k=7)
+    assert base.replace(seed=4) == SamplingOptions(temperature=0.5, seed=4, max_tokens=9)
+    assert repr(base) == "SamplingOptions(max_tokens=9, temperature=0.5, seed=3)"
+    assert pickle.loads(pickle.dumps(base)).given == base.given
+
+
+def test_the_typed_keywords_are_the_options() -> None:
+    """SamplingKeywords and SamplingOptions have the same names, and types that belong together."""
+    keywords, attributes = get_type_hints(SamplingKeywords), get_type_hints(SamplingOptions)
+    del attributes["given"]
+    assert list(attributes) == list(CHECKS) and keywords.keys() == attributes.keys()
+    given_as: dict[Any, Any] = {
+        int: Integer,
+        float: Number,
+        bool: bool | np.bool_,
+        int | None: Integer,
+        tuple[str, ...]: str | Iterable[str],
+        tuple[int, ...]: Iterable[Integer],
+        tuple[SamplerName, ...]: Iterable[SamplerName],
+        int | tuple[int, ...] | None: Integer | Iterable[Integer],
+        Mapping[int, float]: Mapping[int, Number] | Mapping[np.int32, Number] | Mapping[np.int64, Number],
+        Cancel | None: Cancel,
+    }
+    for name, kind in attributes.items():
+        assert keywords[name] == given_as.get(kind, kind) | None, name
+    assert get_type_hints(GenerateOptions) == {**keywords, "options": SamplingOptions | None}
+    own = generation.CHAT_OPTIONS
+    assert own == set(inspect.signature(Model.chat_prompt).parameters) - {"self", "messages"}
+    chat = get_type_hints(ChatOptions)
+    assert chat.keys() == get_type_hints(GenerateOptions).keys() | own
+    assert all(chat[name] == kind for name, kind in get_type_hints(GenerateOptions).items() if name != "on_full")
 
 
 def test_options_cannot_change_afterwards() -> None:

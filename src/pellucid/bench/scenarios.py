@@ -162,7 +162,8 @@ class Bench:
         return seconds
 
     def _generate(self, ids: list[int], n: int, **options: Any) -> Completion:
-        return self.model.generate(ids, max_tokens=n, temperature=0, ignore_eos=True, **options)
+        done: Completion = self.model.generate(ids, max_tokens=n, temperature=0, ignore_eos=True, **options)
+        return done
 
     # ---- all phases ----------------------------------------------------------------------------------------------
 

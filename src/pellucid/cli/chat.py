@@ -59,7 +59,6 @@ def chat(
         parse_options(asked)
     source = None if template is None else _read_template(template)
     with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
-        asked.setdefault("max_tokens", loaded.context_length)
         session = Session(loaded, source, system, asked)
         typed = sys.stdin is not None and sys.stdin.isatty()
         failed = _Talk(session, typed).run()

@@ -19,7 +19,7 @@ def generate(
     model: options.ModelName = options.DEFAULT,
     max_tokens: Annotated[
         int, typer.Option("-n", "--max-tokens", metavar="N", help="Maximum number of new tokens.")
-    ] = _D.max_tokens,
+    ] = _D.max_tokens or 0,
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given several times.")
     ] = None,
@@ -36,23 +36,21 @@ def generate(
 
     asked: dict[str, Any] = {"max_tokens": max_tokens, "stop": tuple(stop or ()), **arguments(sampling)}
     with options.naming(*asked):  # before anything is fetched
-        asked["seed"] = parse_options(asked).seed
+        parse_options(asked)
     text = options.read_text(prompt)
     with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
         if json:
             with options.naming("prompt", *asked):
                 done = loaded.generate(text, **asked)
-            output.document({**done.to_dict(), "seed": asked["seed"], "model": loaded.info().to_dict()})
+            output.document({**done.to_dict(), "model": loaded.info().to_dict()})
             return
         with options.naming("prompt", *asked):
             pieces = loaded.stream(text, **asked)
-        last = None
-        for last in pieces:
-            output.write(last.text)
+        for piece in pieces:
+            output.write(piece.text)
         output.end_line()
-        assert last is not None and last.timings is not None  # a stream's last piece has them
-        t = last.timings
-        output.note(_timings(t, last.finish_reason or ""))
+        done = pieces.result()
+        output.note(_timings(done.timings, done.finish_reason))
 
 
 def _timings(t: Any, finish: str) -> str:

@@ -106,7 +106,7 @@ def look(
         return {
             "name": found.name,
             "kept": len(found.ids),
-            "tokens": [{"id": id, "piece": core.spell(id, special=True), "probability": float(p)} for id, p in tokens],
+            "tokens": [{"id": id, "piece": core.spell(id), "probability": float(p)} for id, p in tokens],
         }
 
     def looked(found: list[tables.Look]) -> list[dict[str, Any]]:

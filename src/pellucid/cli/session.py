@@ -49,7 +49,7 @@ class Session:
     def answer(self, text: str, cancel: Any) -> Iterator[Piece]:
         """Adds a user's message and yields the answer's pieces. A turn without an answer is not kept."""
         asked = {"role": "user", "content": text}
-        pieces: Iterator[Piece] = self.context.chat(
+        pieces = self.context.chat(
             [*self.said(), asked], template=self.template, stream=True, cancel=cancel, **self.options
         )
         parts: list[str] = []
@@ -60,7 +60,7 @@ class Session:
                 self._last = piece
                 yield piece
         finally:
-            pieces.close()  # type: ignore[attr-defined]
+            pieces.close()
             if any(parts) or (self._last is not None and self._last.finish_reason != "cancelled"):
                 self.messages += [asked, {"role": "assistant", "content": "".join(parts)}]
 

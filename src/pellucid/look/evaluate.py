@@ -10,7 +10,7 @@ from typing import Any
 from pellucid import _engine
 from pellucid.core import Core
 from pellucid.errors import ContextFullError, shown
-from pellucid.generation import generate, prefill
+from pellucid.generation import prefill, stream
 from pellucid.look.score import score_ids
 
 __all__ = ["generate_until", "loglikelihood", "rolling"]
@@ -125,7 +125,7 @@ def generate_until(
             if len(ids) > room:
                 _warn(len(ids) - room)
             prompts.append(ids[-room:])
-        out += [done.text for done in generate(core, prompts, options)]
+        out += [done.text for done in stream(core, prompts, options).result()]
         at = end
     return out
 

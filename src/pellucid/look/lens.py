@@ -151,7 +151,7 @@ def guesses(core: Core, logits: Floats, k: int) -> list[Guess]:
     top = wide.max()
     p = np.exp(wide[order] - top) / np.exp(wide - top).sum()
     ids = order.tolist()
-    return [Guess(id, core.spell(id, special=True), float(p[i]), float(logits[id])) for i, id in enumerate(ids)]
+    return [Guess(id, core.spell(id), float(p[i]), float(logits[id])) for i, id in enumerate(ids)]
 
 
 def attribution(core: Core, found: dict[Tap, Floats], position: int, id: int, logit: float) -> Attribution:
@@ -177,7 +177,7 @@ def attribution(core: Core, found: dict[Tap, Floats], position: int, id: int, lo
         heads[i] = (mixed * read).reshape(layer.group.n_q, layer.group.dv).sum(axis=1)
     return Attribution(
         position,
-        Token(id, core.spell(id, special=True)),
+        Token(id, core.spell(id)),
         logit,
         push(places.embeddings),
         np.array([push(layer.attention_out) for layer in layers]),

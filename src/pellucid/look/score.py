@@ -81,12 +81,12 @@ class Score(Shown):
 
 def score(core: Core, texts: Any, top: Any, window: Any) -> Any:
     """``Model.score``."""
-    engine, top = core.open(), checks.integer("top", top, 0, MOST_LOGPROBS)
+    engine, top = core.open(), checks.integer("top", 0 if top is None else top, 0, MOST_LOGPROBS)
     if window is not None:
         window = checks.integer("window", window, 2, core.context_length)
-    several = arguments.several(texts)
+    several, given = arguments.prompts(texts, "text")
     many = []
-    for i, text in enumerate(texts if several else [texts]):
+    for i, text in enumerate(given):
         name = f"text[{i}]" if several else "text"
         ids = core.prompt_ids(text, name)
         if window is None and len(ids) > core.context_length:

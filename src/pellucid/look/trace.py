@@ -21,6 +21,7 @@ from pellucid.results import Completion
 __all__ = ["LIMIT", "Token", "Trace", "trace"]
 
 Floats = npt.NDArray[np.float32]
+WANT = ("hidden", "attention")
 LIMIT = 2 << 30  # bytes that a trace may take unless `limit` says otherwise
 
 
@@ -195,13 +196,13 @@ class Trace(Recorded):
 def trace(
     core: Core,
     prompt: Any,
-    want: Any = ("hidden", "attention"),
+    want: Any = WANT,
     *,
     layers: Any = None,
     heads: Any = None,
     positions: Any = None,
     limit: Any = LIMIT,
-    chunk: Any = 512,
+    chunk: Any = None,
 ) -> Trace:
     """``Model.trace``."""
     engine, chunk = core.open(), generation.check_chunk(chunk)
@@ -209,14 +210,14 @@ def trace(
         prompt = (prompt.prompt_ids + prompt.ids)[: core.context_length]  # the last token may not fit the context
     ids = core.prompt(prompt)
     selection = record.Selection(
-        record.check_want(want),
+        record.check_want(WANT if want is None else want),
         record.select("layers", layers, core.config.layers),
         record.select("heads", heads, core.config.attention.n_q),
         record.select("positions", positions, len(ids)),
         len(ids),
     )
     places = find(engine.plan)
-    record.check_limit(engine, places, selection, checks.integer("limit", limit, 0))
+    record.check_limit(engine, places, selection, checks.integer("limit", LIMIT if limit is None else limit, 0))
     arrays = record.record(engine, ids, selection, places, chunk)
-    tokens = [Token(id, core.spell(id, special=True)) for id in ids]
+    tokens = [Token(id, core.spell(id)) for id in ids]
     return Trace(tokens, (selection.layers, selection.heads, selection.positions), arrays, core.facts.name, core)

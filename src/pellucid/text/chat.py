@@ -76,19 +76,21 @@ class ChatTemplate:
         documents: Any = None,
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
+        name: str = "messages",
     ) -> tuple[str, dict[int, str]]:
         """-> (text with stand-ins for some characters of the messages, the table for ``str.translate`` that restores
         them).
 
-        messages: tables with "role" and "content" (text, or a list of ``{"type": "text", "text": ...}``), and whatever
+        messages: dicts with "role" and "content" (text, or a list of ``{"type": "text", "text": ...}``), and whatever
             else the template reads: "tool_calls", "name", "reasoning_content" ...
-        tools: tables, JSON schemas as a rule. documents: tables. variables: further values for the template.
+        tools: dicts, JSON schemas as a rule. documents: dicts. variables: further values for the template. name: of
+            `messages`, for errors.
 
         Raises ``ChatTemplateError`` if the template fails or refuses the conversation, and ``TypeError`` or
         ``ValueError``, naming the place, for a wrong argument.
         """
         reader = Reader()
-        conversation = read_messages(messages, reader)
+        conversation = read_messages(messages, reader, name)
         tables = {name: read_tables(name, v, reader) for name, v in (("tools", tools), ("documents", documents))}
         extra = _variables(variables, reader)
 
@@ -241,7 +243,7 @@ def _variables(variables: Any, reader: Reader) -> dict[str, Any]:
     if variables is None:
         return {}
     if not isinstance(variables, Mapping):
-        raise TypeError(f"variables must be a table, not {type(variables).__name__}")
+        raise TypeError(f"variables must be a dict, not {type(variables).__name__}")
     for name in variables:
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"variables: {quoted(name)} is not a name for a template's variable")

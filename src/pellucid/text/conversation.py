@@ -33,7 +33,7 @@ class Reader:
         self.size = 0
 
     def plain(self, value: Any, place: str, depth: int = 0) -> Any:
-        """A copy of tables, lists, text, numbers, booleans and None, and nothing else. ``place``: for errors."""
+        """A copy of dicts, lists, text, numbers, booleans and None, and nothing else. ``place``: for errors."""
         if value is None or isinstance(value, (bool, int, float)):
             return value
         if isinstance(value, str):
@@ -51,7 +51,7 @@ class Reader:
             return table
         if isinstance(value, (list, tuple)):
             return [self.plain(item, f"{place}[{i}]", depth + 1) for i, item in enumerate(value)]
-        raise TypeError(f"{place} must be text, a number, a list or a table, not {type(value).__name__}")
+        raise TypeError(f"{place} must be text, a number, a list or a dict, not {type(value).__name__}")
 
     def _text(self, text: str, place: str) -> str:
         text = str(text)
@@ -64,18 +64,18 @@ class Reader:
         return text
 
 
-def read_messages(messages: Any, reader: Reader) -> list[dict[str, Any]]:
-    """Messages as plain tables. Raises TypeError or ValueError naming the place."""
+def read_messages(messages: Any, reader: Reader, name: str = "messages") -> list[dict[str, Any]]:
+    """Messages as plain dicts. name: of the argument, for errors: TypeError or ValueError naming the place."""
     if not isinstance(messages, (list, tuple)):
-        raise TypeError(f"messages must be a list of tables, not {type(messages).__name__}")
+        raise TypeError(f"{name} must be a list of dicts, not {type(messages).__name__}")
     if not messages:
-        raise ValueError("messages is empty: expected at least one")
-    return [_message(message, f"messages[{i}]", reader) for i, message in enumerate(messages)]
+        raise ValueError(f"{name} is empty: expected at least one")
+    return [_message(message, f"{name}[{i}]", reader) for i, message in enumerate(messages)]
 
 
 def _message(message: Any, place: str, reader: Reader) -> dict[str, Any]:
     if not isinstance(message, Mapping):
-        raise TypeError(f'{place} must be a table with "role" and "content", not {type(message).__name__}')
+        raise TypeError(f'{place} must be a dict with "role" and "content", not {type(message).__name__}')
     copy: dict[str, Any] = reader.plain(message, place)
     role = copy.get("role")
     if role is None:
@@ -99,7 +99,7 @@ def _message(message: Any, place: str, reader: Reader) -> dict[str, Any]:
 
 def _check_part(part: Any, place: str) -> None:
     if not isinstance(part, dict):
-        raise TypeError(f'{place} must be a table with "type" and "text", not {type(part).__name__}')
+        raise TypeError(f'{place} must be a dict with "type" and "text", not {type(part).__name__}')
     if part.get("type") != "text":
         kind = quoted(part.get("type")) if "type" in part else "missing"
         raise ValueError(f'{place}["type"] is {kind}; only "text" is supported')
@@ -108,14 +108,14 @@ def _check_part(part: Any, place: str) -> None:
 
 
 def read_tables(name: str, values: Any, reader: Reader) -> list[dict[str, Any]] | None:
-    """``tools`` or ``documents``: None or a list of tables."""
+    """``tools`` or ``documents``: None or a list of dicts."""
     if values is None:
         return None
     if not isinstance(values, (list, tuple)):
-        raise TypeError(f"{name} must be a list of tables, not {type(values).__name__}")
+        raise TypeError(f"{name} must be a list of dicts, not {type(values).__name__}")
     for i, value in enumerate(values):
         if not isinstance(value, Mapping):
-            raise TypeError(f"{name}[{i}] must be a table, not {type(value).__name__}")
+            raise TypeError(f"{name}[{i}] must be a dict, not {type(value).__name__}")
     return [reader.plain(value, f"{name}[{i}]") for i, value in enumerate(values)]
 
 

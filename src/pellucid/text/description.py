@@ -141,7 +141,7 @@ class Description:
     def _check_added(self) -> None:
         added = self.table.get("added_tokens") or []
         if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
-            raise TokenizerError("added_tokens: expected a list of tables")
+            raise TokenizerError("added_tokens: expected a list of objects")
         pieces = self.bound + len(added)
         for i, token in enumerate(added):
             place = f"added_tokens[{i}]"

@@ -1,0 +1,169 @@
+"""Streams: generations that a caller takes piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from types import GeneratorType
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from pellucid.errors import BatchError, ClosedError, ContextBusyError
+from pellucid.results import Completion, Gathered, Piece
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["BatchStream", "Stream"]
+
+Item = TypeVar("Item")
+
+
+class _Running(Iterator[Item], Generic[Item]):
+    """Items of a generator. `release` is called once: when the generator ends, fails or is closed or the object is
+    collected, whichever comes first, but never while another thread still runs it.
+
+    stop: makes the generator yield what is left without computing, and end.
+    """
+
+    def __init__(
+        self, items: Generator[Item, None, None], stop: Callable[[], None], release: Callable[[], None] | None
+    ) -> None:
+        self._items = cast("GeneratorType[Item, None, None]", items)
+        self._stop = stop
+        self._releases = [] if release is None else [release]
+        self._failure: Exception | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Item:
+        try:
+            item = next(self._items)
+        except StopIteration:
+            raise
+        except Exception as error:
+            if isinstance(error, ValueError) and self._items.gi_running:
+                raise _busy() from None
+            self._failure = self._failed(error)
+            raise
+        finally:
+            if self._items.gi_frame is None:
+                self._give_back()
+        self._add(item)
+        return item
+
+    def close(self) -> None:
+        """Stops the generation. May be called again. Raises ContextBusyError while another thread takes a piece."""
+        if self._items.gi_running:
+            raise _busy()
+        self._stop()
+        with suppress(Exception):  # one that `result` raises
+            for _ in self:
+                pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._give_back()
+
+    def _give_back(self) -> None:
+        with suppress(IndexError):
+            self._releases.pop()()
+
+    def _drain(self) -> None:
+        """Takes all items that are left. Raises the error that ended the stream, each time."""
+        for _ in self:
+            pass
+        if self._failure is not None:
+            raise self._failure
+
+    def _add(self, item: Item) -> None:
+        raise NotImplementedError
+
+    def _failed(self, error: Exception) -> Exception:
+        return error
+
+
+class Stream(_Running[Piece]):
+    """A generation that runs as its pieces are taken: an iterator of :class:`Piece`, made by ``stream`` and by
+    ``chat(stream=True)``.
+
+    A context manager, which closes it at the end. A context is in use until its stream ends or is closed.
+    """
+
+    def __init__(
+        self,
+        pieces: Generator[Piece, None, None],
+        gathered: Gathered,
+        stop: Callable[[], None],
+        release: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(pieces, stop, release)
+        self._gathered = gathered
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self._gathered.text)
+
+    def result(self) -> Completion:
+        """Generates what is left -> the whole Completion. After an early :meth:`close`, what there was until then, with
+        the finish reason "cancelled". Raises the error that ended the generation."""
+        self._drain()
+        return self._gathered.completion() or _interrupted()
+
+    def __repr__(self) -> str:
+        return f"<Stream: {len(self._gathered.ids)} tokens so far>"
+
+    def _add(self, item: Piece) -> None:
+        self._gathered.add(item)
+
+
+class BatchStream(_Running[tuple[int, Piece]]):
+    """Generations from several prompts in the same passes: an iterator of (index, :class:`Piece`), made by ``stream``
+    of several prompts. With ``n``, the completions of the first prompt come first in the order of indices.
+
+    A context manager, which closes it at the end. If some of the prompts fail, the others continue; at the end,
+    iterating raises a BatchError.
+    """
+
+    def __init__(
+        self, pieces: Generator[tuple[int, Piece], None, None], gathered: Sequence[Gathered], stop: Callable[[], None]
+    ) -> None:
+        super().__init__(pieces, stop, None)
+        self._gathered = gathered
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts so far, by index."""
+        return ["".join(one.text) for one in self._gathered]
+
+    def result(self) -> list[Completion]:
+        """Generates what is left -> the whole completions, by index. After an early :meth:`close`, what there was until
+        then. Raises BatchError, with the errors of some prompts and the completions of the others."""
+        self._drain()
+        return [one.completion() or _interrupted() for one in self._gathered]
+
+    def __repr__(self) -> str:
+        return f"<BatchStream of {len(self._gathered)}: {sum(len(one.ids) for one in self._gathered)} tokens so far>"
+
+    def _add(self, item: tuple[int, Piece]) -> None:
+        index, piece = item
+        self._gathered[index].add(piece)
+
+    def _failed(self, error: Exception) -> Exception:
+        if isinstance(error, BatchError):
+            error.completions = [one.completion() for one in self._gathered]
+        return error
+
+
+def _busy() -> ContextBusyError:
+    return ContextBusyError("the stream is in use by another thread")
+
+
+def _interrupted() -> Completion:
+    raise ClosedError("the stream was interrupted: it has no result")
