@@ -162,7 +162,12 @@ SHOWN = {
     "logits plan score stream tokenize tokenizer trace weight",
     "pellucid.Context": "append chat close fork generate ids length logits next rewind score stream",
     "pellucid.Completion": "to_dict",
-    "pellucid.Piece": "finish_reason ids logprobs prompt_tokens text timings",
+    "pellucid.Stream": "close result text",
+    "pellucid.BatchStream": "close result texts",
+    "pellucid.SamplingOptions": "replace",
+    "pellucid.GenerateOptions": "",
+    "pellucid.ChatOptions": "",
+    "pellucid.Piece": "end finish_reason ids logprobs prompt_tokens text timings",
     "pellucid.TokenLogprob": "id logprob piece top",
     "pellucid.NextToken": "id logprob piece",
     "pellucid.Timings": "decode_rate prefill_rate",
@@ -241,6 +246,13 @@ def test_calls_that_others_become_exist() -> None:
     calls = re.findall(r"\b(model\.tokenizer|[mM]odel|context)\.([a-z_]+)\b", code)
     assert len(calls) > 40
     assert [call for call in calls if call[1] != "gguf" and not hasattr(owners[call[0]], call[1])] == []
-    known = {field.name for field in dataclasses.fields(SamplingOptions)} | {"template", "tools", "stream", "model"}
+    known = {field.name for field in dataclasses.fields(SamplingOptions)} | {
+        "template",
+        "tools",
+        "stream",
+        "model",
+        "n",
+        "options",
+    }
     known |= set(inspect.signature(Model.load).parameters)
     assert set(re.findall(r"\b([a-z_]+)=", code)) <= known

@@ -98,7 +98,7 @@ def score(core: Core, texts: Any, top: Any, window: Any) -> Any:
     scores = []
     for ids in many:
         results = [result for _ in _windows(ids, window) for result in next(found)]
-        scores.append(Score(ids, _tokens(core, ids[1:], results), core.spell(ids[0], special=True)))
+        scores.append(Score(ids, _tokens(core, ids[1:], results), core.spell(ids[0])))
     return scores if several else scores[0]
 
 
