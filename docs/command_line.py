@@ -27,7 +27,7 @@ zero-width spaces, tags). Joiners and direction marks, which writing systems and
 |---|---|
 | `PELLUCID_CACHE` | folder for models ([Models and licences](models.md)) |
 | `PELLUCID_THREADS`, `PELLUCID_ISA` | as the options |
-| `PELLUCID_TUNE` | `off`: loads without measuring what is fastest here; `now`: measures again ([Tuning](performance.md#tuning)) |
+| `PELLUCID_TUNE` | `off`: does not measure what is fastest; `now`: measures again ([Tuning](performance.md#tuning)) |
 | `HF_TOKEN`, `HF_ENDPOINT` | for `pull` from a hub |
 """
 

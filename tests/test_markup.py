@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
 import pytest
+from IPython.lib.pretty import pretty
 
 from pellucid import Completion, ModelInfo, Operation, Piece, Timings, TokenLogprob, Trace, markup
 from pellucid.info import PlanTable
@@ -92,10 +94,8 @@ def plan(piece: str, n: int = 3) -> PlanTable:
 
 
 def info(piece: str, n: int = 3) -> ModelInfo:
-    numbers: dict[str, Any] = dict.fromkeys(ModelInfo.__dataclass_fields__, 1 << 24)
-    words = ("path", "format", "architecture", "name", "quantisation", "threads_why", "isa", "isa_why", "cpu", "kv")
-    numbers.update(dict.fromkeys(words, piece * n), precision=piece, isas={piece: piece})
-    return ModelInfo(**numbers)
+    values: dict[str, Any] = {"str": piece * n, "dict[str, str]": {piece: piece}, "dict[str, int]": {piece: 5}}
+    return ModelInfo(**{field.name: values.get(str(field.type), 1 << 24) for field in fields(ModelInfo)})
 
 
 Make = Callable[..., markup.Shown]
@@ -238,9 +238,12 @@ def test_plain_text_is_short_and_printable(make: Make) -> None:
         assert len(printer.out.splitlines()) <= markup.MOST_LINES
         assert "array(" not in printer.out
         assert all(c.isprintable() or c == "\n" for c in printer.out)
-    printer = Printer()
-    attribution("a", 3)._repr_pretty_(printer, False)
-    assert printer.out == str(attribution("a", 3))
+
+
+@pytest.mark.parametrize("make", EVERY, ids=lambda make: make.__name__)
+def test_ipython_shows_tables(make: Make) -> None:
+    assert pretty(make("a", 3)) == str(make("a", 3))
+    assert len(pretty([make("a", 3)] * 2).splitlines()) <= 2 * markup.MOST_LINES + 2
 
 
 @pytest.mark.parametrize("piece", HOSTILE, ids=range(len(HOSTILE)))
