@@ -12,12 +12,11 @@ from pellucid import Context, Model
 
 def answer(context: Context, history: list[dict[str, str]], max_tokens: int) -> str:
     """The next message, printed as it is generated."""
-    text = ""
-    for piece in context.chat(history, stream=True, max_tokens=max_tokens):
-        print(piece.text, end="", flush=True)
-        text += piece.text
+    with context.chat(history, stream=True, max_tokens=max_tokens) as stream:
+        for piece in stream:
+            print(piece.text, end="", flush=True)
     print()
-    return text
+    return stream.text
 
 
 def main() -> None:

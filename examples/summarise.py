@@ -1,6 +1,7 @@
 """Summarises text files: python examples/summarise.py README.md docs/*.md
 
-A file that is too long for one prompt is summarised in parts. All parts of all files run in the same forward passes.
+A file that is too long for one prompt is summarised in parts. All parts of all files run in the same passes over the
+weights.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ def parts(model: Model, text: str, tokens: int) -> list[str]:
     return [model.detokenize(ids[start : start + tokens]) for start in range(0, len(ids), tokens)]
 
 
-def prompt(model: Model, part: str) -> list[int]:
-    messages = [{"role": "system", "content": TASK}, {"role": "user", "content": part}]
-    return list(model.chat_prompt(messages).ids)
+def conversation(part: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": TASK}, {"role": "user", "content": part}]
 
 
 def main() -> None:
@@ -34,8 +34,8 @@ def main() -> None:
 
     with Model.load(arguments.model) as model:
         found = [(file, part) for file in arguments.files for part in parts(model, file.read_text(), arguments.part)]
-        prompts = [prompt(model, part) for _, part in found]
-        answers = model.generate(prompts, max_tokens=arguments.max_tokens, temperature=0, repeat_penalty=1.1)
+        conversations = [conversation(part) for _, part in found]
+        answers = model.chat(conversations, max_tokens=arguments.max_tokens, temperature=0, repeat_penalty=1.1)
         for (file, _), answer in zip(found, answers):
             print(f"{file}: {' '.join(answer.text.split())}")
 
