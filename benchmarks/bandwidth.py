@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from pellucid import tuning
 from pellucid._kernels import machine, weights
 from pellucid.bench import moments
 from pellucid.bench.kernels import Kernels
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=at_least_1, default=8, help=f"over all, of {RUNS} runs each")
     given = parser.parse_args(argv)
 
-    kernels = Kernels(given.isa, given.threads, BYTES)
+    kernels = Kernels(given.isa, given.threads, BYTES, tuning.find(given.isa, given.threads).values)
     prober = Prober(given.isa, given.threads)
     products = [Product(name, K, K, n, terms) for n in given.rows for terms in given.terms for name in given.format]
     products = [p for p in products if p.terms == 1 or not FORMATS[p.format]["float"]]

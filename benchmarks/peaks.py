@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.bandwidth import FORMATS, at_least_1
-from pellucid import _engine
+from pellucid import _engine, tuning
 from pellucid._kernels import machine
 from pellucid.bench.kernels import AT_ONCE, Kernels
 from pellucid.bench.limits import Prober
@@ -55,7 +55,7 @@ class Meter:
         self.single = _engine.Probe(isa=isa, threads=1, size=4096)
         self.prober = Prober(isa, threads)
         self.every = _engine.Probe(isa=isa, threads=threads, size=4096)
-        self.kernels = Kernels(isa, threads, 64 << 20)
+        self.kernels = Kernels(isa, threads, 64 << 20, tuning.find(isa, threads).values)
         self.ticks = stolen()
 
     def round(self) -> Round:

@@ -78,6 +78,14 @@ def test_the_faster_of_two_ways_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.fastest(Product("Q4_0", 64, 256, 96, 1), runs=1) == pytest.approx(size / 10)
 
 
+def test_kernels_run_with_the_tuning_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(weights, "matmul", lambda *_, tuning, **__: seen.append(tuning))
+    tuning = {"panel_bytes": 4096}
+    Kernels("scalar", 1, SIZE, tuning).rate(Product("Q8_0", 64, 256, 1, 1))
+    assert seen and all(given is tuning for given in seen)
+
+
 def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(12, "Cannot allocate memory")

@@ -124,6 +124,9 @@ def read(path: str | Path) -> Document:
                 fields.check(given, key, f"{part}.{key}", *_KINDS[numbers[key]])
             else:
                 fields.text(given, key, f"{part}.{key}")
+    tuning = fields.object(doc["machine"], "tuning", "machine.tuning")
+    for key in tuning:
+        fields.check(tuning, key, f"machine.tuning.{one_line(key, _NAME)}", "an integer", lambda x: type(x) is int)
     for kind, limit in fields.object(doc, "limits", "limits").items():
         fields.median(limit, f"limits.{one_line(kind, _NAME)}")
     fields.check(doc, "phases", "phases", "a list", lambda x: isinstance(x, list))
@@ -244,6 +247,9 @@ def _differences(doc: Document, earlier: Document) -> dict[str, list[Any]]:
             pair = [earlier[part][key], doc[part][key]]
             if pair[0] != pair[1]:
                 found.setdefault(name, pair)  # a processor's name, or its numbers where the names agree
+    old, new = earlier["machine"]["tuning"], doc["machine"]["tuning"]
+    if other := sorted(key for key in {**old, **new} if old.get(key) != new.get(key)):
+        found["tuning"] = [", ".join(f"{key} {given[key]}" for key in other if key in given) for given in (old, new)]
     return found
 
 
@@ -279,4 +285,4 @@ def rows(compared: Document, path: str, columns: int) -> list[list[str]]:
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return one_line(str(value), _NAME) or "unnamed"
+    return one_line(str(value), _NAME) or "none"

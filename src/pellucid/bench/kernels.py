@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -58,10 +58,13 @@ class _Weights:
 
 class Kernels:
     """Multiplies on `threads` threads with the kernels of tier `isa`. size: bytes of weights per thread; default: those
-    of a Prober's buffer, divided among the threads. Raises OutOfMemoryError."""
+    of a Prober's buffer, divided among the threads. tuning: {name: value}, as in ModelInfo; default: what follows from
+    the processor. Raises OutOfMemoryError."""
 
-    def __init__(self, isa: str, threads: int, size: int | None = None) -> None:
-        self.isa = isa
+    def __init__(
+        self, isa: str, threads: int, size: int | None = None, tuning: Mapping[str, int] | None = None
+    ) -> None:
+        self.isa, self.tuning = isa, tuning
         size = size or max(buffer_size() // threads, CALL_BYTES)
         self._weights = [_Weights(size) for _ in range(threads)]
         self._filled = ("", 0)
@@ -125,6 +128,7 @@ class Kernels:
                 **forms,
                 out=out,
                 scratch=scratch,
+                tuning=self.tuning,
                 repeat=repeat,
             )
             done += len(packed) * repeat

@@ -41,6 +41,8 @@ def document(bench: Bench, runs: Sequence[Run], limits: Sequence[Limits], ops: S
             "threads_why": info.threads_why,
             "isa": info.isa,
             "huge_pages": info.huge_pages,
+            "tuning": dict(info.tuning),
+            "tuning_why": info.tuning_why,
         },
         "model": {
             "path": info.path,

@@ -68,8 +68,10 @@ def bench(
         prober = Prober(runner.info.isa, runner.info.threads)
         runs, limits = runner.measure(chosen, prober, repeat, output.note)
         del prober  # its buffers, before the kernels' weights
-        kernels = Kernels(runner.info.isa, runner.info.threads) if ops else None
-        timed = runner.operations(kernels, output.note) if kernels is not None else []
+        timed = []
+        if ops:
+            kernels = Kernels(runner.info.isa, runner.info.threads, tuning=runner.info.tuning)
+            timed = runner.operations(kernels, output.note)
         document = report.document(runner, runs, limits, timed)
     if save is not None:
         output.note(f"written to {history.save(document, save)}")
