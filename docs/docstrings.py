@@ -11,8 +11,27 @@ import griffe
 class Docstrings(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is not None:
-            names = {p.name for p in obj.parameters} if isinstance(obj, griffe.Function) else set()
+            names = {p.name for p in obj.parameters} if isinstance(obj, griffe.Function) else set(obj.attributes)
             obj.docstring.value = tidy(obj.docstring.value, names)
+            if obj.name == "SamplingOptions":
+                obj.docstring.value += "\n\n" + defaults(obj)
+
+
+def defaults(obj: griffe.Object) -> str:
+    """A table of the fields of a dataclass and their defaults."""
+    rows = ["| option | default |", "|---|---|"]
+    for field in obj.attributes.values():
+        value = str(field.value)
+        if not field.name.startswith("_") and "init=False" not in value:
+            value = (
+                "`{}`"
+                if "default_factory=dict" in value
+                else "the order above"
+                if value == "SAMPLERS"
+                else f"`{value}`"
+            )
+            rows.append(f"| `{field.name}` | {value} |")
+    return "\n".join(rows)
 
 
 def tidy(text: str, arguments: set[str]) -> str:
@@ -20,11 +39,11 @@ def tidy(text: str, arguments: set[str]) -> str:
     text = re.sub(r"^(=+(?: +=+)+)\n(.*?)^\1$", lambda found: table(found[1], found[2]), text, flags=re.M | re.S)
     lines: list[str] = []
     for line in text.splitlines():
-        name = line.partition(":")[0]
-        if name in arguments and line.startswith(f"{name}: "):
+        names, colon, rest = line.partition(": ")
+        if colon and all(name in arguments for name in names.split(", ")):
             if lines and lines[-1] and not lines[-1].startswith(("- ", "    ")):
                 lines.append("")
-            line = f"- `{name}`{line[len(name) :]}"
+            line = f"- `{'`, `'.join(names.split(', '))}`: {rest}"
         lines.append(line)
     return "\n".join(lines)
 

@@ -230,11 +230,18 @@ def test_api_page_shows_what_is_public() -> None:
 
 def test_api_page_shows_no_constructor_that_is_internal() -> None:
     """Only those of plain data, whose parameters are its attributes."""
-    assert "merge_init_into_class: false" in (DOCS.parent / "mkdocs.yml").read_text()
+    settings = (DOCS.parent / "mkdocs.yml").read_text()
+    assert "merge_init_into_class: false" in settings and "show_bases: false" in settings
     for name, options in blocks_of_api().items():
         if options.get("merge_init_into_class"):
             module, _, attribute = name.rpartition(".")
             assert dataclasses.is_dataclass(getattr(importlib.import_module(module), attribute)), name
+
+
+def test_every_option_is_described() -> None:
+    described = SamplingOptions.__doc__ or ""
+    options = [field.name for field in dataclasses.fields(SamplingOptions) if field.init]
+    assert [name for name in options if not re.search(rf"\b{name}\b", described)] == []
 
 
 def test_calls_that_others_become_exist() -> None:

@@ -250,7 +250,9 @@ class SamplingOptions:
     seed: 0 to 2**64 - 1; None: a random one for each completion, which its ``seed`` tells. Several, one per prompt,
         for a call with several prompts.
     stop, stop_ids: strings (or a single one) and tokens that end the text.
+    ignore_eos: goes on where the model would end the text.
     logprobs: alternatives reported per token; 0: no log probabilities.
+    echo: puts the prompt before the text, in a stream as a piece of its own.
     cache: False recomputes everything for every token.
     chunk: rows of a forward pass.
     cancel: threading.Event or callable that ends the generation when it is set or returns true.
