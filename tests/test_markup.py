@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from IPython.lib.pretty import pretty
 
-from pellucid import Completion, ModelInfo, Operation, Piece, Timings, TokenLogprob, Trace, markup
+from pellucid import Completion, ModelInfo, Operation, Piece, SamplingOptions, Timings, TokenLogprob, Trace, markup
 from pellucid.info import PlanTable
 from pellucid.look import Attribution, Guess, Lens, Score, Token
 from pellucid.look.choice import Step
@@ -59,6 +59,9 @@ def _completion(text: str, ids: list[int], probabilities: list[TokenLogprob]) ->
         "logprobs": probabilities,
         "timings": TIMINGS,
         "prompt_ids": [1, 2],
+        "end": probabilities[0] if probabilities else None,
+        "seed": 1,
+        "options": SamplingOptions(),
     }
     return Completion(**given)
 
@@ -181,7 +184,7 @@ def test_shades() -> None:
             yield float(tag.partition("rgba(")[2].partition(")")[0].rpartition(",")[2] or 0)
 
     sure, unsure = TokenLogprob(1, "a", -0.01, []), TokenLogprob(2, "b", -6.0, [])
-    first, second = opacities(_completion("ab", [1, 2], [sure, unsure])._repr_html_())
+    first, second, _ = opacities(_completion("ab", [1, 2], [sure, unsure])._repr_html_())
     assert first == pytest.approx(markup.STRONGEST, abs=0.01) and second < 0.01
     first, second = opacities(Score([0, 1, 2], [sure, unsure])._repr_html_())
     assert first < 0.01 and second == pytest.approx(markup.STRONGEST * 6 / math.log(2) / 12, abs=0.01)

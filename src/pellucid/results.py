@@ -130,11 +130,13 @@ class Completion(Shown):
 
     def _draw(self, fragment: Fragment) -> None:
         new = count(len(self.ids), "token")
-        after = f"{new} after a prompt of {len(self.prompt_ids):,}; finish reason: {self.finish_reason}."
+        after = (
+            f"{new} after a prompt of {len(self.prompt_ids):,}; finish reason: {self.finish_reason}; seed: {self.seed}."
+        )
         fragment.note(f"{after} The stronger its colour, the more probable a token was." if self.logprobs else after)
         if self.text != "".join(one.piece for one in self.logprobs):  # a character of several tokens, a stop string
             fragment.text(self.text)
-        fragment.tokens(token(*one) for one in self.logprobs)
+        fragment.tokens(token(*one) for one in (*self.logprobs, *([] if self.end is None else [self.end])))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as `--json` prints it: all but ``prompt_ids`` and ``options``."""
