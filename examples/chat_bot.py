@@ -1,6 +1,7 @@
 """A chat bot that remembers the conversation: python examples/chat_bot.py
 
-The context keeps the keys and values of earlier turns, so that each turn computes only what is new. Ends with Ctrl-D.
+The context keeps the keys and values of earlier turns, so that each turn computes only what is new. When they no longer
+fit, the oldest turns are left out. Ends with Ctrl-D.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pellucid import Context, Model
 
 def answer(context: Context, history: list[dict[str, str]], max_tokens: int) -> str:
     """The next message, printed as it is generated."""
-    with context.chat(history, stream=True, max_tokens=max_tokens) as stream:
+    with context.chat(history, stream=True, max_tokens=max_tokens, on_full="trim") as stream:
         for piece in stream:
             print(piece.text, end="", flush=True)
     print()

@@ -158,12 +158,15 @@ def test_every_page_is_in_the_navigation() -> None:
 
 # What the API page may show: the members of each class, and the names of each module. Anything else is internal.
 SHOWN = {
-    "pellucid.Model": "chat chat_prompt close context context_length detokenize edit generate info load load_seconds "
-    "logits plan score stream tokenize tokenizer trace weight",
-    "pellucid.Context": "append chat close fork generate ids length logits next rewind score stream",
+    "pellucid.Model": "achat agenerate astream chat chat_prompt close context context_length detokenize edit generate "
+    "info load load_seconds logits plan score stream tokenize tokenizer trace weight",
+    "pellucid.Context": "aappend achat agenerate append astream chat close fork generate ids length logits next rewind "
+    "score stream",
     "pellucid.Completion": "to_dict",
-    "pellucid.Stream": "close result text",
+    "pellucid.Stream": "close dropped result text",
     "pellucid.BatchStream": "close result texts",
+    "pellucid.AsyncStream": "aclose result text",
+    "pellucid.AsyncBatchStream": "aclose result texts",
     "pellucid.SamplingOptions": "replace",
     "pellucid.GenerateOptions": "",
     "pellucid.ChatOptions": "",

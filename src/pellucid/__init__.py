@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pellucid import errors
+    from pellucid.asynchronous import AsyncBatchStream, AsyncStream
     from pellucid.context import Context
     from pellucid.info import ModelInfo, Operation
     from pellucid.look import Trace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from pellucid.tokenizer import Tokenizer
 
 __all__ = [
+    "AsyncBatchStream",
+    "AsyncStream",
     "BatchStream",
     "ChatOptions",
     "Completion",
@@ -51,6 +54,7 @@ _MODULES = {
     **dict.fromkeys(("ChatOptions", "GenerateOptions"), "options"),
     "SamplingOptions": "sampling",
     **dict.fromkeys(("BatchStream", "Stream"), "streams"),
+    **dict.fromkeys(("AsyncBatchStream", "AsyncStream"), "asynchronous"),
     **dict.fromkeys(("ModelInfo", "Operation"), "info"),
     "Context": "context",
     **dict.fromkeys(("Edit", "Model"), "model"),

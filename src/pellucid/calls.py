@@ -105,9 +105,16 @@ class Calls:
         """Generates the next message of a conversation -> Completion; with ``stream``, a :class:`Stream`. For several
         conversations, or with n, as in :meth:`generate`: a list of completions, or a :class:`BatchStream`.
 
-        messages, tools, template, documents, variables: see :meth:`chat_prompt`. ``max_tokens`` is by default None: as
-        many as fit the context. Other options and errors: see :meth:`generate`. A conversation of several turns is
-        faster in a context: see ``Context.chat``.
+        messages, tools, template, documents, variables: see :meth:`chat_prompt`. Other options and errors: see
+        :meth:`generate`, but for:
+
+        max_tokens: by default None: as many as fit the context.
+        on_full: "trim" leaves out the oldest turns of a conversation that does not fit the context, as few as must go
+            for max_tokens new tokens to fit, too (None: 512, or a quarter of the context if that is less). A turn is a
+            message of the user and all that answers it; system messages at the beginning stay. ``Completion.dropped``
+            is the number of messages left out. ContextFullError is raised where even the last turn does not fit.
+
+        A conversation of several turns is faster in a context: see ``Context.chat``.
         """
         made = generation.chat(self.core, messages, options, n)
         return made if stream else made.result()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid import _engine, checks, generation
-from pellucid.arguments import wrong_part
+from pellucid.arguments import prompts, wrong_part
+from pellucid.asynchronous import AsyncStream, call
 from pellucid.core import Core
 from pellucid.errors import ClosedError, ContextBusyError, ContextFullError, WrongType, WrongValue, shown
 from pellucid.options import ChatOptions, GenerateOptions, Messages, Prompt, Prompts
@@ -171,8 +172,12 @@ class Context:
 
         likeliest = checks.integer("top", 0 if top is None else top, 0, MOST_LOGPROBS)
         with self.in_use() as engine:
-            several = checks.items("continuations", continuations, "a list of texts, or of lists of token ids")
-            many = [self._continuation(value, f"continuations{at}") for at, value in several]
+            several, values = prompts(continuations, "continuations")
+            if not several:
+                raise WrongType(
+                    "continuations", f"={shown(continuations)}: expected several texts or lists of token ids"
+                )
+            many = [self._continuation(value, f"continuations[{i}]") for i, value in enumerate(values)]
             last = self._last(engine)
             return score_continuations(self._core, self._sequence, last, many, likeliest)
 
@@ -242,10 +247,42 @@ class Context:
         except BaseException:
             self._release()
             raise
-        pieces = self._go_on(prompt.ids[len(self._ids) :], prompt.text if parsed.echo else "", parsed)
+        echo = prompt.text if parsed.echo else ""
+        pieces = self._go_on(prompt.ids[len(self._ids) :], echo, parsed, prompt.dropped)
         return pieces if stream else pieces.result()
 
-    def _go_on(self, new: list[int], text: str, options: SamplingOptions) -> Stream:
+    # ---- for asyncio ------------------------------------------------------------------------------------------
+
+    async def aappend(self, ids: Prompt, *, chunk: Integer | None = None, cancel: Cancel | None = None) -> int:
+        """:meth:`append` for asyncio: computes in a thread of its own. A task that is cancelled stops it within one
+        forward pass, and is cancelled when it has stopped; no token was added then."""
+        return await call(self.append, ids, chunk=chunk, cancel=cancel)
+
+    async def agenerate(self, prompt: Prompt = (), **options: Unpack[GenerateOptions]) -> Completion:
+        """:meth:`generate` for asyncio: computes in a thread of its own. A task that is cancelled stops it within one
+        forward pass, and is cancelled when it has stopped; the context then holds the prompt and the tokens generated
+        so far."""
+        return await call(self.generate, prompt, **options)
+
+    def astream(self, prompt: Prompt = (), **options: Unpack[GenerateOptions]) -> AsyncStream:
+        """:meth:`stream` for asyncio. It begins, and the context is in use, when its first piece is awaited."""
+        return AsyncStream(self.stream, prompt, **options)
+
+    @overload
+    def achat(
+        self, messages: Messages, *, stream: Literal[False] = False, **options: Unpack[ChatOptions]
+    ) -> Coroutine[Any, Any, Completion]: ...
+    @overload
+    def achat(self, messages: Messages, *, stream: Literal[True], **options: Unpack[ChatOptions]) -> AsyncStream: ...
+    def achat(self, messages: Any, *, stream: bool = False, **options: Any) -> Any:
+        """:meth:`chat` for asyncio, to be awaited; with ``stream``, an :class:`AsyncStream`."""
+        if stream:
+            return AsyncStream(self.chat, messages, stream=True, **options)
+        return call(self.chat, messages, **options)
+
+    # ---- use --------------------------------------------------------------------------------------------------
+
+    def _go_on(self, new: list[int], text: str, options: SamplingOptions, dropped: int = 0) -> Stream:
         """Adds tokens and generates. The context must be in use already; it is released at the end."""
         before = len(self._ids)
         try:
@@ -260,9 +297,7 @@ class Context:
             self._release()
             raise
         # A prompt that could not be computed is dropped.
-        return generation.launch(job, options, self._release, lambda: self._cut(before))
-
-    # ---- use --------------------------------------------------------------------------------------------------
+        return generation.launch(job, options, self._release, lambda: self._cut(before), dropped)
 
     def _encode(self, text: Prompt, name: str, *, empty: bool = False) -> list[int]:
         core = self._core

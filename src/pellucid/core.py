@@ -288,14 +288,19 @@ class Core:
         return self.need_tokenizer().chat(template).prompt(messages, **options)
 
     @out_of_memory("to lay out the conversation")
-    def conversation(self, messages: Any, name: str = "messages", **options: Any) -> ChatPrompt:
-        """A conversation's prompt. name: of the argument, for errors. options: of :meth:`chat_prompt`.
+    def laid_out(self, messages: Any, name: str = "messages", **options: Any) -> ChatPrompt:
+        """A conversation's prompt, of any length. name: of the argument, for errors. options: of :meth:`chat_prompt`.
 
-        Raises ChatTemplateError where it is empty, ContextFullError where it does not fit the context.
+        Raises ChatTemplateError where it is empty.
         """
         prompt = self.chat_prompt(messages, name=name, **options)
         if not prompt.ids:
             raise ChatTemplateError("the chat template gives no text for these messages")
+        return prompt
+
+    def conversation(self, messages: Any, name: str = "messages", **options: Any) -> ChatPrompt:
+        """As :meth:`laid_out`. Raises ContextFullError where the prompt does not fit the context."""
+        prompt = self.laid_out(messages, name, **options)
         self.prompt(prompt.ids, "the conversation" if name == "messages" else f"the conversation {name}")
         return prompt
 

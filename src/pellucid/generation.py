@@ -22,10 +22,10 @@ from pellucid.results import FinishReason, Gathered, Piece, Timings, TokenLogpro
 from pellucid.sampling import SamplingOptions
 from pellucid.streams import BatchStream, Stream
 from pellucid.text.stream import TextStream
+from pellucid.trimming import trimmed
 
 if TYPE_CHECKING:
     from pellucid.text.breakers import Breakers
-    from pellucid.text.chat import ChatPrompt
 
 __all__ = [
     "Job",
@@ -50,11 +50,24 @@ def parse_options(options: Mapping[str, Any]) -> SamplingOptions:
     return SamplingOptions.parse(options)
 
 
-def parse_chat_options(options: Mapping[str, Any]) -> tuple[SamplingOptions, dict[str, Any]]:
-    """The keywords of ``chat`` -> (checked options, those of ``Model.chat_prompt``). Raises as `parse_options`."""
-    own = {name: value for name, value in options.items() if name in CHAT_OPTIONS and value is not None}
-    rest = {name: value for name, value in options.items() if name not in CHAT_OPTIONS}
-    return SamplingOptions.parse(rest, max_tokens=None), own
+class ChatCall(NamedTuple):
+    """The keywords of ``chat``: checked options, those of ``Model.chat_prompt``, and whether to trim."""
+
+    options: SamplingOptions
+    own: dict[str, Any]
+    trim: bool
+
+
+def parse_chat_options(keywords: Mapping[str, Any]) -> ChatCall:
+    """Checks the keywords of ``chat``. Raises as `parse_options`."""
+    own = {name: value for name, value in keywords.items() if name in CHAT_OPTIONS and value is not None}
+    rest = {name: value for name, value in keywords.items() if name not in CHAT_OPTIONS}
+    on_full = rest.pop("on_full", None)
+    if on_full is not None:
+        on_full = checks.choice("on_full", on_full, ("error", "stop", "trim"))
+    trim = on_full == "trim"  # what then fills the context is the answer, which stops there
+    options = SamplingOptions.parse({**rest, "on_full": "stop" if trim else on_full}, max_tokens=None)
+    return ChatCall(options, own, trim)
 
 
 def canceller(cancel: Any) -> Callable[[], bool] | None:
@@ -206,6 +219,7 @@ class Begun(NamedTuple):
 
     ids: list[int]
     text: str
+    dropped: int = 0  # messages that were left out
 
 
 def stream(core: Core, prompt: Any, keywords: Mapping[str, Any], n: Any = None) -> Any:
@@ -224,17 +238,25 @@ def stream(core: Core, prompt: Any, keywords: Mapping[str, Any], n: Any = None) 
 
 def chat(core: Core, messages: Any, keywords: Mapping[str, Any], n: Any = None) -> Any:
     """``Model.chat``, streaming."""
-    options, own = parse_chat_options(keywords)
+    call = parse_chat_options(keywords)
     several, conversations = arguments.conversations(messages)
     names = _names("messages", conversations, several)
-    prompts = [core.conversation(one, name, **own) for one, name in zip(conversations, names, strict=True)]
-    return _start(core, [Begun(p.ids, p.text) for p in prompts], names, options, n, several)
+    begun = [_conversation(core, one, name, call) for one, name in zip(conversations, names, strict=True)]
+    return _start(core, begun, names, call.options, n, several)
 
 
-def start_chat(core: Core, messages: Any, keywords: Mapping[str, Any]) -> tuple[ChatPrompt, SamplingOptions]:
+def start_chat(core: Core, messages: Any, keywords: Mapping[str, Any]) -> tuple[Begun, SamplingOptions]:
     """(a conversation's prompt, checked options)."""
-    options, own = parse_chat_options(keywords)
-    return core.conversation(messages, **own), options
+    call = parse_chat_options(keywords)
+    return _conversation(core, messages, "messages", call), call.options
+
+
+def _conversation(core: Core, messages: Any, name: str, call: ChatCall) -> Begun:
+    if call.trim:
+        prompt, dropped = trimmed(core, messages, name, call.options.max_tokens, call.own)
+        return Begun(prompt.ids, prompt.text, dropped)
+    prompt = core.conversation(messages, name, **call.own)
+    return Begun(prompt.ids, prompt.text)
 
 
 def _names(name: str, values: list[Any], several: bool) -> list[str]:
@@ -251,15 +273,15 @@ def _start(
     engine = core.open()
     jobs = []
     for i, seed in enumerate(options.seeds(len(begun), copies)):
-        ids, text = begun[i // copies]
+        ids, text, _ = begun[i // copies]
         jobs.append(Job(core, list(ids), options.settled(seed), _engine.Sequence(engine), len(ids), text))
     if not several and n is None:
-        return launch(jobs[0], options)
+        return launch(jobs[0], options, dropped=begun[0].dropped)
     closing = threading.Event()
     pieces = _run_batch(engine, jobs, names, options, closing.is_set)
-    return BatchStream(
-        pieces, [Gathered(begun[i // copies].ids, job.options) for i, job in enumerate(jobs)], closing.set
-    )
+    prompts = [begun[i // copies] for i in range(len(jobs))]
+    gathered = [Gathered(p.ids, job.options, p.dropped) for p, job in zip(prompts, jobs, strict=True)]
+    return BatchStream(pieces, gathered, closing.set)
 
 
 def launch(
@@ -267,13 +289,13 @@ def launch(
     options: SamplingOptions,
     release: Callable[[], None] | None = None,
     undo: Callable[[], None] | None = None,
+    dropped: int = 0,
 ) -> Stream:
     """The stream of one job. release: called when the stream ends or is closed. undo: called where it fails before its
-    first new token."""
+    first new token. dropped: messages left out of its prompt."""
     closing = threading.Event()
-    return Stream(
-        _run_one(job, options, closing.is_set, undo), Gathered(list(job.ids), job.options), closing.set, release
-    )
+    gathered = Gathered(list(job.ids), job.options, dropped)
+    return Stream(_run_one(job, options, closing.is_set, undo), gathered, closing.set, release)
 
 
 # ---- running ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid import _engine, arguments, generation
-from pellucid.calls import Calls
+from pellucid.async_calls import AsyncCalls
 from pellucid.context import Context
 from pellucid.core import Core
 from pellucid.errors import ClosedError, WrongType, WrongValue, one_line, shown
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Edit", "Model"]
 
 
-class Model(Calls):
+class Model(AsyncCalls):
     """A loaded model, created by :meth:`load`. It is immutable, so threads can share it freely.
 
     A context manager; after :meth:`close` every use raises ``ClosedError``.

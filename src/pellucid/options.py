@@ -57,10 +57,11 @@ class GenerateOptions(SamplingKeywords, total=False):
 
 
 class ChatOptions(SharedKeywords, total=False):
-    """The keywords of ``chat``: those of ``generate``, and those of ``Model.chat_prompt``."""
+    """The keywords of ``chat``: those of ``generate``, and those of ``Model.chat_prompt``. ``on_full`` may also be
+    "trim": leave out the oldest turns of a conversation that does not fit the context."""
 
     options: SamplingOptions | None
-    on_full: OnFull | None
+    on_full: OnFull | Literal["trim"] | None
     tools: Sequence[Mapping[str, Any]] | None
     template: str | None
     documents: Sequence[Mapping[str, Any]] | None

@@ -112,6 +112,7 @@ class Completion(Shown):
 
     ``prompt_ids``: the tokens that it continues, including those that a context already held; ``prompt_tokens``: how
     many of them this call added. ``Model.trace`` takes a completion and runs ``prompt_ids`` and ``ids`` once more.
+    ``dropped``: number of messages that ``chat(on_full="trim")`` left out of the prompt.
     """
 
     text: str
@@ -124,6 +125,7 @@ class Completion(Shown):
     end: TokenLogprob | None
     seed: int
     options: SamplingOptions
+    dropped: int = 0
 
     def __repr__(self) -> str:
         return f"<Completion {_short(self.text)}: {count(len(self.ids), 'token')}, {self.finish_reason}>"
@@ -148,6 +150,7 @@ class Completion(Shown):
             "logprobs": [t._asdict() for t in self.logprobs],
             "end": None if self.end is None else self.end._asdict(),
             "seed": self.seed,
+            "dropped": self.dropped,
             "timings": self.timings.to_dict(),
         }
 
@@ -158,10 +161,12 @@ def _short(text: str) -> str:
 
 @dataclass(slots=True)
 class Gathered:
-    """The pieces of a generation so far. prompt_ids: the tokens that it continues; options: with the seed drawn."""
+    """The pieces of a generation so far. prompt_ids: the tokens that it continues; options: with the seed drawn;
+    dropped: messages left out of the prompt."""
 
     prompt_ids: Sequence[int]
     options: SamplingOptions
+    dropped: int = 0
     text: list[str] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -190,4 +195,5 @@ class Gathered:
             last.end,
             seed,
             self.options,
+            self.dropped,
         )

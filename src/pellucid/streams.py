@@ -110,6 +110,11 @@ class Stream(_Running[Piece]):
         """The text so far."""
         return "".join(self._gathered.text)
 
+    @property
+    def dropped(self) -> int:
+        """Number of messages that ``chat(on_full="trim")`` left out of the prompt."""
+        return self._gathered.dropped
+
     def result(self) -> Completion:
         """Generates what is left -> the whole Completion. After an early :meth:`close`, what there was until then, with
         the finish reason "cancelled". Raises the error that ended the generation."""

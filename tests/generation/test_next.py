@@ -15,17 +15,8 @@ from pellucid.errors import ClosedError, ContextBusyError, ContextFullError, Num
 from tests.engine import models
 from tests.engine.models import ids_for
 from tests.engine.test_numerics import BAD, bad_token, spoilt
+from tests.generation.counting import Counting
 from tests.test_docs import programs
-
-
-class Counting(_engine.Engine):
-    """Counts the rows of each pass."""
-
-    passes: list[int] = []
-
-    def forward(self, parts: Any, **options: Any) -> Any:
-        self.passes.append(sum(len(ids) for _, ids, _ in parts))
-        return super().forward(parts, **options)
 
 
 @pytest.fixture(params=["llama_gqa", "wide_gemma"])
@@ -34,7 +25,7 @@ def model(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setattr(_engine, "Engine", Counting)
     mix = "F32" if request.param == "llama_gqa" else "Q8_0"
     with Model.load(models.write(tmp_path, request.param, mix), threads=2, context=300) as loaded:
-        Counting.passes.clear()
+        Counting.reset()
         yield loaded
 
 
@@ -125,8 +116,9 @@ def test_errors_leave_the_context_as_it_was(model: Model) -> None:
     for bad, error, words in (
         ([[1], []], ValueError, r"continuations\[1\] is empty"),
         ([[1], [vocab]], ValueError, rf"continuations\[1\]\[0\]={vocab}"),
-        ([1, 2], TypeError, r"continuations\[0\] must be a list of token ids, not int"),
-        ("text", TypeError, "continuations='text': expected a list of texts"),
+        ([1, 2], TypeError, r"continuations=\[1, 2\]: expected several"),
+        ([[1], 2], TypeError, r"continuations\[1\] must be a list of token ids, not int"),
+        ("text", TypeError, "continuations='text': expected several texts or lists of token ids"),
         (5, TypeError, "continuations=5"),
         ([[1], [2] * 281], ContextFullError, "301 tokens needed, 300 available"),
     ):
@@ -188,7 +180,7 @@ def test_a_classifier_computes_its_examples_once(smollm2: Path, monkeypatch: pyt
     exec(compile(ast.Module(parts, []), "embedding.md", "exec"), recipe)
     monkeypatch.setattr(_engine, "Engine", Counting)
     with Model.load(smollm2, threads=2) as model:
-        Counting.passes.clear()
+        Counting.reset()
         classifier = recipe["Classifier"](model, recipe["EXAMPLES"], ["positive", "negative"])
         prefix = sum(Counting.passes)
         assert prefix == classifier.context.length > 30

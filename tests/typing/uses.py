@@ -13,12 +13,15 @@ import numpy.typing as npt
 from typing_extensions import assert_type
 
 from pellucid import (
+    AsyncBatchStream,
+    AsyncStream,
     BatchStream,
     Completion,
     Context,
     Edit,
     GenerateOptions,
     Model,
+    NextToken,
     Piece,
     SamplingOptions,
     Stream,
@@ -128,6 +131,9 @@ assert_type(model.chat(messages, n=2), list[Completion])
 assert_type(model.chat(messages, n=2, stream=True), BatchStream)
 assert_type(model.chat([messages, messages], tools=[{"name": "f"}]), list[Completion])
 assert_type(model.chat([messages, messages], stream=True), BatchStream)
+assert_type(model.chat(messages, on_full="trim").dropped, int)
+model.generate("a", on_full="trim")  # error
+model.chat(messages, on_full="cut")  # error
 model.chat("Hi")  # error
 model.chat(messages, tols=[])  # error
 model.chat_prompt(messages, template="x").ids.append(1)
@@ -162,10 +168,51 @@ assert_type(context.stream((1, 2), seed=3), Stream)
 assert_type(context.chat(messages), Completion)
 assert_type(context.chat(messages, stream=True, max_tokens=9), Stream)
 context.append(array, chunk=np.int64(5), cancel=threading.Event())
+assert_type(context.append("a"), int)
 context.rewind(np.int64(0))
+assert_type(context.next(np.int64(3)), list[NextToken])
+assert_type(context.logits(), npt.NDArray[np.float32])
+assert_type(context.score(texts), list[Score])
+assert_type(context.score([[1], [2, 3]], top=2), list[Score])
+with model.context() as inner:
+    assert_type(inner, Context)
+context.next("3")  # error
+context.score(5)  # error
 context.generate("a", temprature=1)  # error
 context.generate("a", on_full=True)  # error
 context.stream(texts)  # error
+
+# ---- asyncio --------------------------------------------------------------------------------------------------------
+
+
+async def main() -> None:
+    assert_type(await model.agenerate("a", temperature=0), Completion)
+    assert_type(await model.agenerate(texts), list[Completion])
+    assert_type(await model.agenerate("a", n=2), list[Completion])
+    assert_type(await model.achat(messages, on_full="trim"), Completion)
+    assert_type(await model.achat([messages, messages]), list[Completion])
+    assert_type(await asyncio.wait_for(model.achat(messages), 1), Completion)
+    assert_type(await asyncio.gather(model.agenerate("a"), context.agenerate("b")), tuple[Completion, Completion])
+    assert_type(model.achat(messages, stream=True), AsyncStream)
+    assert_type(await model.achat(messages, stream=True), AsyncStream)
+    assert_type(model.astream(texts), AsyncBatchStream)
+    async for piece in model.astream("a"):
+        assert_type(piece, Piece)
+    async for index, _ in model.astream(texts):
+        assert_type(index, int)
+    async with context.astream("a") as stream:
+        assert_type(stream, AsyncStream)
+        assert_type(await stream.result(), Completion)
+        assert_type(stream.text, str)
+    assert_type(await context.agenerate(), Completion)
+    assert_type(await context.achat(messages), Completion)
+    assert_type(context.achat(messages, stream=True), AsyncStream)
+    assert_type(await context.aappend("a", cancel=lambda: False), int)
+    await model.agenerate("a", temprature=1)  # error
+    model.astream("a", temprature=1)  # error
+    await model.achat(messages, on_full="cut")  # error
+    await context.agenerate("a", on_full="trim")  # error
+
 
 # ---- options --------------------------------------------------------------------------------------------------------
 

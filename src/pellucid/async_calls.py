@@ -1,0 +1,95 @@
+"""The calls of a model that generate, for asyncio, with their types."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from pellucid import arguments
+from pellucid.asynchronous import AsyncBatchStream, AsyncStream, call
+from pellucid.calls import Calls
+from pellucid.options import ChatOptions, Conversations, GenerateOptions, Messages, Prompt, Prompts
+from pellucid.results import Completion
+from pellucid.sampling import Integer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["AsyncCalls"]
+
+
+class AsyncCalls(Calls):
+    """What a model and an edited one generate, for asyncio too."""
+
+    @overload
+    async def agenerate(self, prompt: Prompt, *, n: None = None, **options: Unpack[GenerateOptions]) -> Completion: ...  # type: ignore[overload-overlap]  # a text is an iterable of texts
+    @overload
+    async def agenerate(
+        self, prompt: Prompts, *, n: Integer | None = None, **options: Unpack[GenerateOptions]
+    ) -> list[Completion]: ...
+    @overload
+    async def agenerate(
+        self, prompt: Prompt, *, n: Integer, **options: Unpack[GenerateOptions]
+    ) -> list[Completion]: ...
+    async def agenerate(self, prompt: Any, *, n: Any = None, **options: Any) -> Any:
+        """:meth:`generate` for asyncio: computes in a thread of its own. A task that is cancelled stops it within one
+        forward pass, and is cancelled when it has stopped."""
+        return await call(self.generate, prompt, n=n, **options)
+
+    @overload
+    def astream(self, prompt: Prompt, *, n: None = None, **options: Unpack[GenerateOptions]) -> AsyncStream: ...  # type: ignore[overload-overlap]  # a text is an iterable of texts
+    @overload
+    def astream(
+        self, prompt: Prompts, *, n: Integer | None = None, **options: Unpack[GenerateOptions]
+    ) -> AsyncBatchStream: ...
+    @overload
+    def astream(self, prompt: Prompt, *, n: Integer, **options: Unpack[GenerateOptions]) -> AsyncBatchStream: ...
+    def astream(self, prompt: Any, *, n: Any = None, **options: Any) -> Any:
+        """:meth:`stream` for asyncio -> :class:`AsyncStream`; for several prompts, or with n,
+        :class:`AsyncBatchStream`. It begins, and raises what is wrong, when its first piece is awaited."""
+        several, prompts = arguments.prompts(prompt, "prompt")
+        kind = AsyncBatchStream if several or n is not None else AsyncStream
+        return kind(self.stream, prompts if several else prompts[0], n=n, **options)
+
+    @overload
+    def achat(
+        self, messages: Messages, *, stream: Literal[False] = False, n: None = None, **options: Unpack[ChatOptions]
+    ) -> Coroutine[Any, Any, Completion]: ...
+    @overload
+    def achat(
+        self, messages: Messages, *, stream: Literal[True], n: None = None, **options: Unpack[ChatOptions]
+    ) -> AsyncStream: ...
+    @overload
+    def achat(
+        self, messages: Messages, *, stream: Literal[False] = False, n: Integer, **options: Unpack[ChatOptions]
+    ) -> Coroutine[Any, Any, list[Completion]]: ...
+    @overload
+    def achat(
+        self, messages: Messages, *, stream: Literal[True], n: Integer, **options: Unpack[ChatOptions]
+    ) -> AsyncBatchStream: ...
+    @overload
+    def achat(
+        self,
+        messages: Conversations,
+        *,
+        stream: Literal[False] = False,
+        n: Integer | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Coroutine[Any, Any, list[Completion]]: ...
+    @overload
+    def achat(
+        self,
+        messages: Conversations,
+        *,
+        stream: Literal[True],
+        n: Integer | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> AsyncBatchStream: ...
+    def achat(self, messages: Any, *, stream: bool = False, n: Any = None, **options: Any) -> Any:
+        """:meth:`chat` for asyncio, to be awaited; with ``stream``, an :class:`AsyncStream` or
+        :class:`AsyncBatchStream`, which may be awaited before it is iterated over."""
+        if not stream:
+            return call(self.chat, messages, n=n, **options)
+        several, conversations = arguments.conversations(messages)
+        kind = AsyncBatchStream if several or n is not None else AsyncStream
+        return kind(self.chat, conversations if several else conversations[0], stream=True, n=n, **options)
