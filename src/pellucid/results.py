@@ -132,9 +132,8 @@ class Completion(Shown):
 
     def _draw(self, fragment: Fragment) -> None:
         new = count(len(self.ids), "token")
-        after = (
-            f"{new} after a prompt of {len(self.prompt_ids):,}; finish reason: {self.finish_reason}; seed: {self.seed}."
-        )
+        drawn = f"; seed: {self.seed}" if self.options.temperature else ""
+        after = f"{new} after a prompt of {len(self.prompt_ids):,}; finish reason: {self.finish_reason}{drawn}."
         fragment.note(f"{after} The stronger its colour, the more probable a token was." if self.logprobs else after)
         if self.text != "".join(one.piece for one in self.logprobs):  # a character of several tokens, a stop string
             fragment.text(self.text)
