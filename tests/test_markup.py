@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from IPython.lib.pretty import pretty
 
-from pellucid import Completion, ModelInfo, Operation, Piece, SamplingOptions, Timings, TokenLogprob, Trace, markup
+from pellucid import (
+    Completion,
+    Model,
+    ModelInfo,
+    Operation,
+    Piece,
+    SamplingOptions,
+    Timings,
+    TokenLogprob,
+    Trace,
+    markup,
+)
 from pellucid.info import PlanTable
 from pellucid.look import Attribution, Guess, Lens, Score, Token
 from pellucid.look.choice import Step
@@ -175,6 +188,11 @@ def test_large_results_are_cut_and_say_so(make: Make) -> None:
     assert make is not info or "..." in text
 
 
+def test_a_shortened_conversation_says_so() -> None:
+    short = replace(completion("a"), dropped=2)
+    assert "2 messages of the conversation left out" in read(short._repr_html_()).text
+
+
 def test_shades() -> None:
     """A probable token of a completion and a surprising token of a score have the stronger colour."""
 
@@ -247,6 +265,22 @@ def test_plain_text_is_short_and_printable(make: Make) -> None:
 def test_ipython_shows_tables(make: Make) -> None:
     assert pretty(make("a", 3)) == str(make("a", 3))
     assert len(pretty([make("a", 3)] * 2).splitlines()) <= 2 * markup.MOST_LINES + 2
+
+
+def test_reprs_of_what_a_model_gives(smollm2: Path) -> None:
+    async def streams() -> list[str]:
+        one = model.astream("a", max_tokens=2)
+        return [repr(one), *[repr(one) async for _ in one], repr(model.astream(["a", "b"]))]
+
+    with Model.load(smollm2) as model:
+        context = model.context()
+        context.append("a b")
+        messages = [{"role": "user", "content": "x\n" * 500}]
+        given: list[object] = [model, model.edit(), context, model.tokenizer, context.next(1)[0]]
+        given += [model.stream("a"), model.stream(["a", "b"]), model.chat_prompt(messages), model.trace("a")]
+        given += [SamplingOptions(stop=["x" * 1000] * 50, logit_bias=dict.fromkeys(range(1000), 1.0))]
+        texts = [*map(repr, given), *asyncio.run(streams())]
+    assert [text for text in texts if len(text) > 200 or not text.isprintable() or " object at " in text] == []
 
 
 @pytest.mark.parametrize("piece", HOSTILE, ids=range(len(HOSTILE)))

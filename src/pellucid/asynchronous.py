@@ -104,6 +104,9 @@ class _AsyncRunning(AsyncIterator[Item], Generic[Item, Result]):
         self._closed = False
         self._taken = threading.Lock()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: not begun>" if self._stream is None else f"<Async{repr(self._stream)[1:]}"
+
     def __aiter__(self) -> Self:
         return self
 

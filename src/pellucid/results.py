@@ -134,6 +134,8 @@ class Completion(Shown):
         new = count(len(self.ids), "token")
         drawn = f"; seed: {self.seed}" if self.options.temperature else ""
         after = f"{new} after a prompt of {len(self.prompt_ids):,}; finish reason: {self.finish_reason}{drawn}."
+        if self.dropped:
+            fragment.note(f"{count(self.dropped, 'message')} of the conversation left out, to fit the context.")
         fragment.note(f"{after} The stronger its colour, the more probable a token was." if self.logprobs else after)
         if self.text != "".join(one.piece for one in self.logprobs):  # a character of several tokens, a stop string
             fragment.text(self.text)

@@ -306,7 +306,7 @@ class SamplingOptions:
         object.__setattr__(self, "given", frozenset(given))
 
     def __repr__(self) -> str:
-        return f"SamplingOptions({', '.join(f'{n}={v!r}' for n, v in self._options().items())})"
+        return f"SamplingOptions({', '.join(f'{n}={shown(v)}' for n, v in self._options().items())})"
 
     @classmethod
     def parse(cls, keywords: Mapping[str, Any], **defaults: Any) -> SamplingOptions:
