@@ -37,7 +37,7 @@ def tune(
     output.line(f"{output.visible(cpu)}: {output.visible(found.why)}")
     rows = []
     for timing in found.timings:
-        rows.append([f"\n{timing.what}"])
+        rows += [[""], [timing.what]]
         for i, (candidate, ratio) in enumerate(zip(timing.candidates, timing.ratios, strict=True)):
             words = ", ".join(f"{name} {value:,}" for name, value in candidate.items())
             rows.append([f"{ratio:.3f}", "chosen" if i == timing.chosen else "", words])
