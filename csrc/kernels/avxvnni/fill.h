@@ -7,8 +7,10 @@
 #ifdef PL_EVEX /* the folder is built once for either encoding */
 #define pl_kernels_avxvnni pl_kernels_avxvnni_evex
 #define pl_fill_matmul_avxvnni pl_fill_matmul_avxvnni_evex
+#define pl_fill_peak_avxvnni pl_fill_peak_avxvnni_evex
 #endif
 
 void pl_fill_matmul_avxvnni(pl_kernels *k); /* products on quantised weights */
+void pl_fill_peak_avxvnni(pl_kernels *k);   /* peak */
 
 #endif

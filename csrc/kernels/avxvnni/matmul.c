@@ -2,6 +2,7 @@
  * into int32. The instruction has two encodings: VEX (AVX-VNNI), and EVEX (AVX512_VNNI with VL, -DPL_EVEX), by which
  * processors without the first test the same code. */
 #include "../avx2/simd.h"
+#include "dot.h"
 #include "fill.h"
 
 enum { SIGNED_BYTES = 0 };
@@ -12,15 +13,6 @@ PL_INLINE int narrow(int bits, int terms)
     return 0;
 }
 
-PL_INLINE __m256i add_dots(__m256i acc, __m256i codes, __m256i y)
-{
-#ifdef PL_EVEX
-    return _mm256_dpbusd_epi32(acc, codes, y);
-#else
-    return _mm256_dpbusd_avx_epi32(acc, codes, y);
-#endif
-}
-
 /* v by 16 codes y, times `factor` (1 or 254 = 256 - 2): int32 sums of sixteen rows. */
 PL_INLINE void dot(int bits, __m256i v[2][4], const uint8_t *y, int keep16, int factor, __m256i d[2])
 {
@@ -29,7 +21,7 @@ PL_INLINE void dot(int bits, __m256i v[2][4], const uint8_t *y, int keep16, int 
     for (int j = 0; j < 4; j++) {
         __m256i a = _mm256_set1_epi32(pl_load_i32(y + 4 * j));
         for (int half = 0; half < 2; half++)
-            d[half] = add_dots(d[half], v[half][j], a);
+            d[half] = pl_add_dots(d[half], v[half][j], a);
     }
     if (factor == 254)
         for (int half = 0; half < 2; half++)

@@ -5,4 +5,5 @@ void pl_kernels_avxvnni(pl_kernels *k)
 {
     k->isa = "avxvnni";
     pl_fill_matmul_avxvnni(k);
+    pl_fill_peak_avxvnni(k);
 }
