@@ -238,7 +238,7 @@ def test_the_command(model_path: Path, cache: Path, capsys: pytest.CaptureFixtur
     assert "rows at once" in [m["what"] for m in document["measured"]]
     assert main(["tune", "-m", str(model_path), "--seconds", "1", "--threads", "1", "--isa", ISA]) == 0
     table = capsys.readouterr().out
-    assert table.count("chosen") == len(document["measured"]) and "step_rows 96" in table
+    assert table.count("chosen") == len(document["measured"]) and "step_rows " in table
     assert main(["tune", "-m", str(model_path), "--seconds", "0"]) == 2
     # and the next load uses what was kept
     command = [
