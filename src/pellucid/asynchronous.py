@@ -15,6 +15,8 @@ from pellucid.errors import ClosedError, ContextBusyError, out_of_memory
 from pellucid.results import Completion, Piece
 
 if TYPE_CHECKING:
+    import asyncio
+
     from typing_extensions import Self
 
 __all__ = ["AsyncBatchStream", "AsyncStream", "call"]
@@ -31,9 +33,23 @@ async def call(function: Callable[..., T], *arguments: Any, **options: Any) -> T
     return await _run(lambda: function(*arguments, **options), stop)
 
 
-def _stoppable(options: Mapping[str, Any]) -> tuple[dict[str, Any], threading.Event]:
-    """(options whose ``cancel`` also asks an event, that event)."""
-    stop, cancel = threading.Event(), options.get("cancel")
+class _Stop:
+    """What ends a call: it was set, or the event loop that waits for the call was closed."""
+
+    def __init__(self) -> None:
+        self._set = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def set(self) -> None:
+        self._set = True
+
+    def is_set(self) -> bool:
+        return self._set or (self.loop is not None and self.loop.is_closed())
+
+
+def _stoppable(options: Mapping[str, Any]) -> tuple[dict[str, Any], _Stop]:
+    """(options whose ``cancel`` also asks whether to stop, what it asks)."""
+    stop, cancel = _Stop(), options.get("cancel")
     if cancel is None:
         cancel = getattr(options.get("options"), "cancel", None)
     asked = getattr(cancel, "is_set", cancel)
@@ -42,13 +58,14 @@ def _stoppable(options: Mapping[str, Any]) -> tuple[dict[str, Any], threading.Ev
     return {**options, "cancel": stop if cancel is None else cancel}, stop  # the call refuses a wrong one
 
 
-async def _run(work: Callable[[], T], stop: threading.Event) -> T:
+async def _run(work: Callable[[], T], stop: _Stop) -> T:
     """What `work` returns or raises; it runs in a thread of its own. When the task is cancelled, `stop` is set, and
     CancelledError is raised once the work has ended."""
     import asyncio
     import contextvars
 
     loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+    stop.loop = loop
     ended = loop.create_future()
     results: list[T] = []
     errors: list[BaseException] = []

@@ -37,9 +37,14 @@ class Context:
     once the context or the model is closed. A context is always true, an empty one too.
     """
 
-    def __init__(self, core: Core, sequence: _engine.Sequence | None = None, ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        core: Core = None,  # type: ignore[assignment]  # None: as if forgotten
+        sequence: _engine.Sequence | None = None,
+        ids: Sequence[int] = (),
+    ) -> None:
         if not isinstance(core, Core):
-            raise WrongType("Context", f"({shown(core)}): use model.context()")
+            raise WrongType("Context", f"({'' if core is None else shown(core)}): use model.context()")
         self._core = core
         self._lock = threading.Lock()
         self._sequence = _engine.Sequence(core.open()) if sequence is None else sequence

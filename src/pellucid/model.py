@@ -37,11 +37,11 @@ class Model(AsyncCalls):
     A context manager; after :meth:`close` every use raises ``ClosedError``.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core = None) -> None:  # type: ignore[assignment]  # None: as if forgotten
         if not isinstance(core, Core):
-            kind = type(self).__name__
-            how = f"use Model.load({shown(core)})" if kind == "Model" else "use model.edit()"
-            raise WrongType(kind, f"({shown(core)}): {how}")
+            kind, given = type(self).__name__, "" if core is None else shown(core)
+            how = f"use Model.load({given or 'source'})" if kind == "Model" else "use model.edit()"
+            raise WrongType(kind, f"({given}): {how}")
         self._core = core
 
     @property
@@ -303,7 +303,7 @@ class Edit(Model):
     those after the edits. A trace can be used after the view is closed.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core = None) -> None:  # type: ignore[assignment]  # None: as if forgotten
         super().__init__(core)
         from pellucid.look.edit import Edits
 

@@ -47,9 +47,10 @@ class Tokenizer:
     ``add_bos``: whether ``encode`` puts BOS first; ``chat_template``: its source, or None.
     """
 
-    def __init__(self, text: TextTokenizer) -> None:
-        if isinstance(text, (str, os.PathLike)):
-            raise WrongType("Tokenizer", f"({shown(text)}): use Tokenizer.load({shown(text)})")
+    def __init__(self, text: TextTokenizer = None) -> None:  # type: ignore[assignment]  # None: as if forgotten
+        if text is None or isinstance(text, (str, os.PathLike)):
+            given = "" if text is None else shown(text)
+            raise WrongType("Tokenizer", f"({given}): use Tokenizer.load({given or 'path'})")
         self._text = text
         self._chats: dict[str | None, Chat] = {}
 

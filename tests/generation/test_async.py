@@ -360,6 +360,26 @@ def test_tasks_that_the_loop_cancels_at_its_end(model: Model) -> None:
     context.rewind(0)
 
 
+def test_a_loop_that_is_closed_before_its_tasks_end(model: Model) -> None:
+    context = model.context()
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> asyncio.Task[Any]:
+        task = loop.create_task(context.agenerate(ids(model, 100), max_tokens=3800, **GREEDY))
+        while not Counting.passes:
+            await asyncio.sleep(0.001)
+        return task
+
+    task = loop.run_until_complete(begin())
+    loop.close()
+    for thread in threading.enumerate():
+        if thread.name == "pellucid call":
+            thread.join()
+    assert 100 <= context.length < 3800
+    context.rewind(0)  # usable
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio would complain of it
+
+
 # ---- streams that are left ---------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import Context, Model, NextToken, Tokenizer, _engine
+from pellucid import Context, Edit, Model, NextToken, Tokenizer, _engine
 from pellucid.errors import ClosedError, ContextBusyError, ContextFullError, NumericsError
 from tests.engine import models
 from tests.engine.models import ids_for
@@ -253,6 +253,10 @@ def test_append_returns_what_it_added(ids_only: Model, smol: Model) -> None:
     [
         (lambda: Model("x"), r"Model\('x'\): use Model.load\('x'\)"),  # type: ignore[arg-type]
         (lambda: Model(Path("x")), r"use Model.load\("),  # type: ignore[arg-type]
+        (lambda: Model(), r"Model\(\): use Model.load\(source\)"),
+        (lambda: Edit(), r"Edit\(\): use model.edit\(\)"),
+        (lambda: Context(), r"Context\(\): use model.context\(\)"),
+        (lambda: Tokenizer(), r"Tokenizer\(\): use Tokenizer.load\(path\)"),
         (lambda: Context("x"), r"Context\('x'\): use model.context\(\)"),  # type: ignore[arg-type]
         (lambda: Tokenizer("x"), r"Tokenizer\('x'\): use Tokenizer.load\('x'\)"),  # type: ignore[arg-type]
     ],
