@@ -16,7 +16,7 @@ def answer(context: Context, history: list[dict[str, str]], max_tokens: int) -> 
     with context.chat(history, stream=True, max_tokens=max_tokens, on_full="trim") as stream:
         for piece in stream:
             print(piece.text, end="", flush=True)
-    print()
+    print(f" ({stream.dropped} earlier messages left out)" if stream.dropped else "")
     return stream.text
 
 
@@ -24,10 +24,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A chat bot that remembers the conversation.")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--system", default="You are a helpful assistant. Answer in one or two sentences.")
+    parser.add_argument(
+        "--context", type=int, help="tokens that the bot remembers (default: the model's, at most 8192)"
+    )
     parser.add_argument("--max-tokens", type=int, default=128)
     arguments = parser.parse_args()
 
-    with Model.load(arguments.model) as model, model.context() as context:
+    with Model.load(arguments.model, context=arguments.context) as model, model.context() as context:
         history = [{"role": "system", "content": arguments.system}]
         while True:
             try:

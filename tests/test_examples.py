@@ -42,6 +42,13 @@ def test_chat_bot() -> None:
     assert all(answer.strip() for answer in answers[1:3])
 
 
+def test_chat_bot_outgrows_its_context() -> None:
+    sizes = ("--context", "128", "--max-tokens", "32")
+    text = "\n".join(run("chat_bot.py", *sizes, stdin="Name a river.\nName a city.\nName a sea.\nName a lake.\n"))
+    assert " (0 " not in text
+    assert re.search(r" \(\d earlier messages left out\)$", text, re.M)
+
+
 def test_chat_bot_keeps_the_conversation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from pellucid import Context
 
