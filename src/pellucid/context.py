@@ -151,10 +151,10 @@ class Context:
             row: npt.NDArray[np.float32] = out[0]
             return row
 
-    def next(self, k: Integer = 10) -> list[NextToken]:
-        """The k most probable next tokens, the first the most probable -> [NextToken(id, piece, logprob)]; the whole
-        vocabulary, if k is at least its size. The context keeps its tokens. Raises as :meth:`logits`."""
-        most = checks.integer("k", k, 1)
+    def next(self, k: Integer | None = 10) -> list[NextToken]:
+        """The k (by default 10) most probable next tokens, the most probable first -> [NextToken(id, piece, logprob)];
+        the whole vocabulary, if k is at least its size. The context keeps its tokens. Raises as :meth:`logits`."""
+        most = checks.integer("k", 10 if k is None else k, 1)
         with self.in_use() as engine:
             last = self._last(engine)
             rows = [(self._sequence, [last], 0)]
@@ -312,7 +312,8 @@ class Context:
         else:
             ids = core.check_ids(text, name, empty=True)
         if len(self._ids) + len(ids) > core.context_length:
-            raise ContextFullError(needed=len(self._ids) + len(ids), available=core.context_length)
+            what = f"{name} does not fit" if "[" in name else ""  # of several
+            raise ContextFullError(what, needed=len(self._ids) + len(ids), available=core.context_length)
         return ids
 
     def _acquire(self) -> None:

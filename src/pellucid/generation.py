@@ -248,7 +248,8 @@ def chat(core: Core, messages: Any, keywords: Mapping[str, Any], n: Any = None) 
 def start_chat(core: Core, messages: Any, keywords: Mapping[str, Any]) -> tuple[Begun, SamplingOptions]:
     """(a conversation's prompt, checked options)."""
     call = parse_chat_options(keywords)
-    return _conversation(core, messages, "messages", call), call.options
+    several, found = arguments.conversations(messages)
+    return _conversation(core, found if several else found[0], "messages", call), call.options
 
 
 def _conversation(core: Core, messages: Any, name: str, call: ChatCall) -> Begun:

@@ -49,8 +49,9 @@ def trimmed(
     least = 1 if max_tokens is None else room
     if len(prompt.ids) + least <= available:
         return prompt, starts[-1] - first if starts else 0
+    which = "the conversation" if name == "messages" else f"the conversation {name}"
     raise ContextFullError(
-        f"the last turn of {name} does not fit the context" + (f" with max_tokens={max_tokens}" if max_tokens else ""),
+        f"the last turn of {which} does not fit the context" + (f" with max_tokens={max_tokens}" if max_tokens else ""),
         needed=len(prompt.ids) + least - 1,
         available=core.context_length,
     )

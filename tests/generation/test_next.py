@@ -57,7 +57,7 @@ def test_the_likeliest_next_tokens(model: Model) -> None:
     top = context.next(5)
     assert top == first.top and isinstance(top[0], NextToken) and top[0].id == first.id
     assert [(t.id, t.piece, t.logprob) for t in top] == [tuple(t) for t in top]
-    assert len(context.next()) == 10
+    assert len(context.next()) == len(context.next(None)) == 10
     everything = context.next(10**9)
     assert sorted(t.id for t in everything) == list(range(model.info().vocab)) and everything[:5] == top
     assert context.ids == ids(model, 20)
@@ -120,7 +120,7 @@ def test_errors_leave_the_context_as_it_was(model: Model) -> None:
         ([[1], 2], TypeError, r"continuations\[1\] must be a list of token ids, not int"),
         ("text", TypeError, "continuations='text': expected several texts or lists of token ids"),
         (5, TypeError, "continuations=5"),
-        ([[1], [2] * 281], ContextFullError, "301 tokens needed, 300 available"),
+        ([[1], [2] * 281], ContextFullError, r"continuations\[1\] does not fit: 301 tokens needed, 300 avail"),
     ):
         with pytest.raises(error, match=words):
             context.score(bad)  # type: ignore[arg-type]

@@ -129,6 +129,18 @@ def test_a_last_turn_that_does_not_fit(model: Model) -> None:
     assert context.length == 0
 
 
+def test_messages_of_any_kind(model: Any) -> None:
+    done = model.chat(conversation(9), max_tokens=4, **GREEDY)
+    for chat in (model.chat, model.context().chat):
+        for messages in (tuple(conversation(9)), iter(conversation(9))):
+            again = chat(messages, max_tokens=4, **GREEDY)
+            assert (again.ids, again.dropped) == (done.ids, done.dropped)
+    with pytest.raises(TypeError, match=r"messages\[0\] must be a dict"):
+        model.context().chat([conversation(1)], **GREEDY)
+    with pytest.raises(ContextFullError, match=r"the last turn of the conversation messages\[1\] does not fit"):
+        model.chat([conversation(1), [{"role": "user", "content": "word " * 400}]], **GREEDY)
+
+
 def test_tool_messages_go_with_their_turn(model: Model) -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
     turn = [
