@@ -208,8 +208,8 @@ class Context:
     # ---- generation -------------------------------------------------------------------------------------------
 
     def generate(self, prompt: Prompt = (), **options: Unpack[GenerateOptions]) -> Completion:
-        """Appends a prompt (by default none) and generates; the context keeps all tokens. Options and errors: see
-        ``Model.generate``."""
+        """Appends a prompt (by default none) and generates. The context keeps the prompt and the completion's ``ids``,
+        not what ended it: a stop string, a stop id, the end of sequence. Options and errors: see ``Model.generate``."""
         return self.stream(prompt, **options).result()
 
     def stream(self, prompt: Prompt = (), **options: Unpack[GenerateOptions]) -> Stream:

@@ -21,7 +21,7 @@ from pellucid.errors import BatchError, ContextFullError, NumericsError, Tokeniz
 from pellucid.results import FinishReason, Gathered, Piece, Timings, TokenLogprob
 from pellucid.sampling import SamplingOptions
 from pellucid.streams import BatchStream, Stream
-from pellucid.text.stream import TextStream
+from pellucid.text.stream import TextStream, spell_out
 from pellucid.trimming import trimmed
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ class Job:
     sequence: _engine.Sequence
     prompt_tokens: int
     prompt_text: str = ""  # what `echo` returns first
-    new: list[int] = field(default_factory=list)
+    held: list[tuple[int, TokenLogprob | None]] = field(default_factory=list)  # new tokens that no piece has yet
+    new: int = 0  # tokens drawn, without the one that ended the text
     finish: FinishReason | None = None
     failure: Exception | None = None  # the error that ended it
 
@@ -164,25 +165,55 @@ class Job:
         if not self.first:
             self.first = time.perf_counter()
         self.stepped = True
-        logprobs = []
-        if logprob is not None:
-            spell = self.core.spell
-            logprobs.append(TokenLogprob(token, spell(token), logprob, [(i, spell(i), p) for i, p in top if i >= 0]))
+        spelled = None if logprob is None else self._spelled(token, logprob, top)
         if token in self.eog or token in self.stop_ids:
             self.finish = "eos" if token in self.eog else "stop"
-            return self.end("")._replace(end=logprobs[0] if logprobs else None)
+            return self.end("")._replace(end=spelled)
         self.ids.append(token)
-        self.new.append(token)
+        self.held.append((token, spelled))
+        self.new += 1
         text = self.text.push(token) if self.text else ""
         if self.text and self.text.stopped is not None:
             self.finish = "stop"
-        elif len(self.new) >= self.max_tokens:
+            self._end_before_the_stop_string(self.text)
+        elif self.new >= self.max_tokens:
             self.finish = "length"
         elif len(self.ids) > self.room:
             self._fill()
-        if self.finish:
-            return self.end(text, [token], logprobs)
-        return Piece(text, [token], logprobs)
+        return self.end(text) if self.finish else Piece(text, *self._release())
+
+    def _spelled(self, token: int, logprob: float, top: list[tuple[int, float]]) -> TokenLogprob:
+        spell = self.core.spell
+        return TokenLogprob(token, spell(token), logprob, [(i, spell(i), p) for i, p in top if i >= 0])
+
+    def _release(self) -> tuple[list[int], list[TokenLogprob]]:
+        """The tokens, and their log probabilities, that a stop string cannot reach any more; at the end, all."""
+        waiting = 0 if self.finish or not self.text else self.new - self.text.settled
+        out = self.held[: len(self.held) - waiting]
+        del self.held[: len(out)]
+        return [token for token, _ in out], [logprob for _, logprob in out if logprob is not None]
+
+    def _end_before_the_stop_string(self, text: TextStream) -> None:
+        """Drops the tokens of the stop string. In place of one that also holds the end of the text, tokens of that end,
+        if the vocabulary has any."""
+        dropped = self.new - text.settled
+        del self.held[len(self.held) - dropped :], self.ids[len(self.ids) - dropped :]
+        n, sequence = len(self.ids), self.sequence
+        tail = spell_out(self.core.need_tokenizer(), text.tail) if text.tail else []
+        if n + len(tail) > self.room + 1:
+            tail = []
+        scored = bool(tail) and self.options.logprobs > 0
+        if sequence.length > n - scored:
+            sequence.rewind(n - scored)
+        if scored:
+            engine = sequence.engine
+            prefill(engine, sequence, self.ids[:-1], engine.max_rows, None)
+            rows = [(sequence, [self.ids[-1], *tail[:-1]], 0)]
+            found = engine.forward(rows, targets=tail, top=self.options.logprobs)
+            self.held += [(id, self._spelled(id, *one)) for id, one in zip(tail, found, strict=True)]
+        else:
+            self.held += [(id, None) for id in tail]
+        self.ids += tail
 
     def _fill(self) -> None:
         # The last token needs no room in the context until another one follows it.
@@ -192,11 +223,11 @@ class Job:
             )
         self.finish = "context"
 
-    def end(self, text: str, ids: list[int] | None = None, logprobs: list[TokenLogprob] | None = None) -> Piece:
-        """The last piece, with all text that was held back."""
+    def end(self, text: str) -> Piece:
+        """The last piece, with all that was held back."""
         if self.text:
             text += self.text.flush()
-        return Piece(text, ids or [], logprobs or [], self.finish, self.timings(), self.prompt_tokens)
+        return Piece(text, *self._release(), self.finish, self.timings(), self.prompt_tokens)
 
     def timings(self) -> Timings:
         now = time.perf_counter()
@@ -207,7 +238,7 @@ class Job:
             decode=now - first if self.first else 0.0,
             first_token=first - self.start,
             prefill_tokens=self.prompt_tokens,
-            decode_tokens=max(len(self.new) - 1, 0),
+            decode_tokens=max(self.new - 1, 0),
         )
 
 
@@ -395,7 +426,7 @@ def _run_all(
                 continue
             try:
                 piece = job.take(*result)
-            except ContextFullError as e:
+            except (ContextFullError, NumericsError) as e:
                 job.failure = e
             else:
                 yield job, piece

@@ -85,7 +85,8 @@ class Timings:
 
 
 class Piece(NamedTuple):
-    """A step of a stream. ``text`` may be "" while a character or a possible stop string is incomplete. The last piece
+    """A step of a stream. ``text`` may be "" while a character or a possible stop string is incomplete, and ``ids`` are
+    those of no token, or of several, while and after a possible stop string is. The last piece
     has a finish reason, timings, the number of prompt tokens and ``end``, which :class:`Completion` describes."""
 
     text: str
@@ -103,8 +104,11 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Completion(Shown):
-    """What was generated. ``text`` ends before the stop string; ``ids`` are the new tokens without the one that ended
-    the text (end of sequence, stop id). ``finish_reason``: "stop" | "eos" | "length" | "context" | "cancelled".
+    """What was generated. ``finish_reason``: "stop" | "eos" | "length" | "context" | "cancelled".
+
+    ``ids``: the new tokens without the one that ended the text (end of sequence, stop id). ``text``, ``ids``,
+    ``logprobs`` and what a context then holds end before a stop string, all at the same place: where a token holds both
+    the end of the text and the beginning of the stop string, tokens of that end alone stand in its place.
 
     ``logprobs``: one for each of ``ids``, where they were asked for; ``end``: that of the token that ended the text,
     else None. ``seed``: the one used, also where it was drawn. ``options``: all options, that seed included, without

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pellucid.text import Vocabulary
 from pellucid.text.bpe import BpeTokenizer
 from pellucid.text.spm import SpmTokenizer
-from pellucid.text.stream import TextStream
+from pellucid.text.stream import TextStream, spell_out
 
 
 def run(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], str | None]:
@@ -130,3 +131,44 @@ def test_long_stop_strings_are_quick() -> None:
     stream = TextStream(lambda i: b"a", [stop])
     assert "".join(stream.push(0) for _ in range(5_000)) == ""
     assert stream.flush() == "a" * 5_000
+
+
+@given(st.lists(st.binary(max_size=4), max_size=12), st.lists(st.text("ab\u00e9", min_size=1, max_size=3), max_size=2))
+def test_settled_tokens_and_the_tail_are_the_text(pieces: list[bytes], stop: list[str]) -> None:
+    stream = TextStream(pieces.__getitem__, stop)
+    text, settled = "", 0
+    for i in range(len(pieces)):
+        text += stream.push(i)
+        assert settled <= stream.settled <= i + 1
+        settled = stream.settled
+        if stream.stopped is not None:
+            break
+    if stop:
+        whole = b"".join(pieces[:settled])
+        assert text == whole.decode("utf-8", "replace") + stream.tail
+    else:
+        assert settled == len(pieces)
+
+
+def test_a_token_settles_when_no_stop_string_can_reach_it() -> None:
+    stream = TextStream([b"a", b"x\xc3", b"\xa9", b"y", b"\xc3", b"\xa9z"].__getitem__, ["\u00e9z"])
+    found = [(stream.push(i), stream.settled, stream.tail) for i in range(6)]
+    assert found == [("a", 1, ""), ("x", 1, "x"), ("", 1, "x"), ("\u00e9y", 4, ""), ("", 4, ""), ("", 4, "")]
+    assert stream.stopped == "\u00e9z"
+
+
+def test_text_that_is_spelled_out_exactly() -> None:
+    pieces = [b"<unk>", b"<s>", b"</s>", *(b"<0x%02X>" % i for i in range(256))]
+    pieces += [piece.encode() for piece in ("\u2581", "r", "i", "s", "\u2581r", "is", "\u2581is", "ris")]
+    scores = [0.0] * 259 + [-float(i) for i in range(1, 9)]
+    types = [2, 3, 3, *[6] * 256, *[1] * 8]
+    for add_space in (True, False):
+        tokenizer = SpmTokenizer(
+            Vocabulary(
+                model="spm", pieces=pieces, scores=np.array(scores, np.float32), types=np.array(types, np.int32),
+                bos=1, eos=2, unk=0, add_bos=True, add_space_prefix=add_space,
+            )
+        )  # fmt: skip
+        for text in ("ris", " ris", "is is", "  r", "\u00e9", "\n"):
+            ids = spell_out(tokenizer, text)
+            assert b"".join(map(tokenizer.piece, ids)).decode() == text, (add_space, text, ids)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
-__all__ = ["TextStream"]
+from ..errors import TokenizerError
+
+__all__ = ["TextStream", "spell_out"]
 
 
 class TextStream:
@@ -19,11 +22,12 @@ class TextStream:
     Without a stop, the joined results of ``push`` and ``flush`` are the joined pieces decoded as UTF-8, with U+FFFD for
     bytes that are not UTF-8. No space is dropped at the start, because the text continues another.
 
-    ``stopped``: the stop string that was found, or None. Raises ``ValueError`` for an empty stop string, ``TypeError``
-    for one that is not a string.
+    ``stopped``: the stop string that was found, or None. ``settled``: how many of the ids pushed so far have all of
+    their text shown, and end with a whole character, so that no later stop string can reach into them. ``tail``: the
+    text shown after those. Raises ``ValueError`` for an empty stop string, ``TypeError`` for one that is not a string.
     """
 
-    __slots__ = ("_decode", "_held", "_piece", "_stops", "stopped")
+    __slots__ = ("_decoded", "_decoder", "_ends", "_held", "_piece", "_shown", "_stops", "settled", "stopped", "tail")
 
     def __init__(self, piece: Callable[[int], bytes], stop: Iterable[str] = ()) -> None:
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
@@ -34,21 +38,46 @@ class TextStream:
                 raise ValueError("stop must not hold an empty string")
         self._piece = piece
         self._stops = stops
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
+        self._decoded = self._shown = 0  # characters
+        self._ends: list[
+            tuple[int, bool]
+        ] = []  # of the ids that are not settled: characters up to there, are they whole
+        self.settled = 0
+        self.tail = ""
         self.stopped: str | None = None
 
     def push(self, id: int) -> str:
         """The text that can be shown after ``id``, often ``""``; always ``""`` after a stop."""
         if self.stopped is not None:
             return ""
-        return self._advance(self._decode(self._piece(id)), last=False)
+        new = self._decoder.decode(self._piece(id))
+        if not self._stops:
+            self.settled += 1
+            return new
+        self._decoded += len(new)
+        self._ends.append((self._decoded, not self._decoder.getstate()[0]))
+        text = self._advance(new, last=False)
+        self._settle(text)
+        return text
 
     def flush(self) -> str:
         """Ends the generation: returns the text held back, with U+FFFD for an incomplete character."""
         if self.stopped is not None:
             return ""
-        return self._advance(self._decode(b"", True), last=True)
+        return self._advance(self._decoder.decode(b"", True), last=True)
+
+    def _settle(self, text: str) -> None:
+        self._shown += len(text)
+        self.tail += text
+        for i in range(len(self._ends) - 1, -1, -1):
+            end, whole = self._ends[i]
+            if whole and end <= self._shown:
+                self.settled += i + 1
+                self.tail = self.tail[len(self.tail) - (self._shown - end) :]
+                del self._ends[: i + 1]
+                break
 
     def _advance(self, new: str, last: bool) -> str:
         if not self._stops:
@@ -70,3 +99,22 @@ class TextStream:
             if any(stop.startswith(text[-size:]) for stop in self._stops):
                 return size
         return 0
+
+
+class _Encoder(Protocol):
+    def encode(self, text: str, add_special: bool = True) -> list[int]: ...
+    def piece(self, id: int) -> bytes: ...
+
+
+def spell_out(tokenizer: _Encoder, text: str) -> list[int]:
+    """Ids whose joined pieces are exactly this text; none where the vocabulary cannot write it."""
+    wanted = text.encode()
+    for before in ("", "\n"):  # some vocabularies put a space before what they encode
+        try:
+            ids = tokenizer.encode(before + text, add_special=False)
+        except TokenizerError:
+            return []
+        for i in range(len(ids)):
+            if b"".join(map(tokenizer.piece, ids[i:])) == wanted:
+                return ids[i:]
+    return []
