@@ -65,7 +65,8 @@ def prompts(value: Any, name: str) -> tuple[bool, list[Any]]:
         return True, []
     items: Iterator[Any] = map(_plain, chain([first], iterator))
     if _is_id(_plain(first)):
-        return False, [value if isinstance(value, Sequence) or ndim else items]
+        whole = (isinstance(value, Sequence) or ndim) and _plain(first) is first
+        return False, [value if whole else items]
     found = list(islice(items, MOST_PROMPTS + 1))
     if len(found) > MOST_PROMPTS:
         raise WrongValue(name, f" has more than {MOST_PROMPTS} prompts")
