@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from itertools import count, repeat
+from itertools import repeat
 from types import SimpleNamespace
 from typing import Any
 
@@ -139,8 +139,6 @@ def test_what_is_no_sequence_of_prompts(smol: Model, monkeypatch: pytest.MonkeyP
         smol.generate(repeat("a"))
     with pytest.raises(ValueError, match="^prompt has more than 1000 token ids"):
         smol.generate(repeat(1))
-    with pytest.raises(ValueError, match=r"^prompt\[\d+\]=\d+: token ids go from 0 to"):
-        smol.generate(count())
     with pytest.raises(ValueError, match="^messages has more than 100 entries"):
         smol.chat(repeat({"role": "user", "content": "a"}))  # type: ignore[arg-type]
 
