@@ -173,7 +173,7 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int T, const int 
                             __mmask16 rows, float *y, ptrdiff_t y_stride)
 {
     const int shifted = N > 1 || f.bits != 4, size = pl_entry_bytes(f, terms);
-    const int most = 12 / T / (terms == 1 ? 1 : 3), G = terms == 1 ? N : N % most == 0 ? most : N % 3 == 0 ? 3 : N;
+    const int G = terms == 1 ? N : N % 4 == 0 ? 4 : N % 3 == 0 ? 3 : N; /* twice the sums with two */
     const uint8_t *header = p;
     __m512 acc[2][INT_ROWS], d[2][2] = {{_mm512_setzero_ps(), _mm512_setzero_ps()}};
     for (int t = 0; t < T; t++)
@@ -206,26 +206,32 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int T, const int 
             _mm512_mask_storeu_ps(y + i * y_stride + t * PL_TILE, t + 1 < T ? 0xffff : rows, acc[t][i]);
 }
 
-/* Tiles that n rows meet at once. Scales and mins of super blocks need the registers: two tiles would gain nothing. */
-PL_INLINE int tiles_at_once(const pl_shape f, const pl_acts *x, int near)
+/* Whether rows may meet two tiles at once: a second term, or scales and mins of super blocks, need the registers. */
+PL_INLINE int may_pair(const pl_shape f, int terms)
 {
-    return near || (f.super && f.has_min) ? 1 : x->tuning->pair_tiles;
+    return terms == 1 && !(f.super && f.has_min);
+}
+
+/* Tiles that rows meet at once. */
+PL_INLINE int tiles_at_once(const pl_shape f, int terms, const pl_acts *x, int near)
+{
+    return near || !may_pair(f, terms) ? 1 : x->tuning->pair_tiles;
 }
 
 /* Most rows that meet `wide` tiles at once: their sums, in int32 and float32, are in registers. A sixth row by two tiles
  * fits, but leaves none for all else (Zen 5, 96 rows of Q4_0: 0.73 of the int8 peak, five 0.77; Q4_1: five 0.66, four 0.68). */
-PL_INLINE int rows_at_once(const pl_shape f, int terms, int wide)
+PL_INLINE int rows_at_once(const pl_shape f, int wide)
 {
-    return wide == 1 ? INT_ROWS : f.has_min || terms == 2 ? 4 : 5;
+    return wide == 1 ? INT_ROWS : f.has_min ? 4 : 5;
 }
 
 /* How many of n rows meet `wide` tiles next. */
-PL_INLINE int part_of(const pl_shape f, int terms, int wide, int n)
+PL_INLINE int part_of(const pl_shape f, int wide, int n)
 {
     static const uint8_t fives[15] = {0, 1, 2, 3, 4, 5, 3, 4, 4, 5, 5, 4, 4, 5, 5}, fours[8] = {0, 1, 2, 3, 4, 3, 3, 4};
     if (wide == 1)
         return pl_part_of(n);
-    return rows_at_once(f, terms, wide) == 4 ? n < 8 ? fours[n] : 4 : n < 15 ? fives[n] : 5;
+    return rows_at_once(f, wide) == 4 ? n < 8 ? fours[n] : 4 : n < 15 ? fives[n] : 5;
 }
 
 /* Up to how many rows a tile takes less time than memory needs for the next one, by the operations of a block: they read it
@@ -238,10 +244,10 @@ PL_INLINE int near_rows(const pl_shape f)
 
 /* Bytes of the next tile that each of n rows' parts prefetches with a block: all of it beside the first part would be more than
  * memory gives in that time (16 rows of Q8_0: 0.57 of the peak, 0.75 so). */
-PL_INLINE int share_of_next(const pl_shape f, int terms, int T, int n)
+PL_INLINE int share_of_next(const pl_shape f, int T, int n)
 {
     int parts = 0;
-    for (; n > 0; n -= part_of(f, terms, T, n))
+    for (; n > 0; n -= part_of(f, T, n))
         parts++;
     return (f.packed_block + f.packed_header / 8 + parts - 1) / parts;
 }
@@ -254,7 +260,7 @@ PL_INLINE void tile_by_panel(const pl_shape f, int terms, const int T, int wide,
     const int size = pl_entry_bytes(f, terms), last = left - PL_TILE * (T - 1);
     const __mmask16 rows = (__mmask16)(last >= PL_TILE ? 0xffff : (1 << last) - 1);
     for (int c; n > 0; n -= c) {
-        c = part_of(f, terms, wide, n);
+        c = part_of(f, wide, n);
 #define BY(N)                                                                                                          \
     case N:                                                                                                            \
         if (N <= near_rows(f) && T == 1 && near)                                                                       \
@@ -297,21 +303,19 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
     const int near = n <= near_rows(f), bytes = f.bits == 8;
     const int lines = bytes ? x->tuning->ahead8_lines : x->tuning->ahead_lines;
     const int64_t ahead = bytes ? x->tuning->ahead8_bytes : x->tuning->ahead_bytes;
-    const int wide = tiles_at_once(f, x, near);
-    const int step = !near                         ? share_of_next(f, terms, wide, n)
-                     : lines < f.packed_block / 64 ? 64 * lines
-                                                   : f.packed_block;
+    const int wide = tiles_at_once(f, terms, x, near);
+    const int step = !near ? share_of_next(f, wide, n) : lines < f.packed_block / 64 ? 64 * lines : f.packed_block;
     for (int b0 = 0; b0 < all; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most;
         if (!pl_panel_is(f, terms, x, i0, n, b0, blocks, wide))
             for (int i = 0, c; i < n; i += c) {
-                c = part_of(f, terms, wide, n - i);
+                c = part_of(f, wide, n - i);
                 pl_make_panel(f, terms, x, i0 + i, c, b0, blocks, panel + i * size * blocks);
             }
         int t = tile0;
         const int64_t before = (int64_t)b0 * f.packed_block + (int64_t)(b0 / 8) * f.packed_header,
                       apart = w->tile_bytes;
-        for (; wide == 2 && t + 1 < tile1; t += 2) {
+        for (; may_pair(f, terms) && wide == 2 && t + 1 < tile1; t += 2) {
             const uint8_t *p = w->data + t * apart + before;
             tile_by_panel(f, terms, 2, wide, 0, p, apart, p + 2 * apart, step, blocks, panel, n, b0 > 0,
                           w->rows - PL_TILE * t, y + i0 * y_stride + PL_TILE * t, y_stride);
@@ -330,7 +334,7 @@ PL_INLINE void product(const pl_shape f, int terms, PL_MATMUL_ARGS)
 {
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK, few = n < INT_SHARE ? n : INT_SHARE;
     const int panel = x->tuning->panel_bytes, limit = panel / (few * size) & ~7, blocks = all < limit ? all : limit;
-    const int whole = rows_at_once(f, terms, tiles_at_once(f, x, n <= near_rows(f)));
+    const int whole = rows_at_once(f, tiles_at_once(f, terms, x, n <= near_rows(f)));
     const int fit = panel / (blocks * size), most = fit < whole ? fit : fit / whole * whole;
     const int chunks = (n + most - 1) / most, parts = (n + chunks * whole - 1) / (chunks * whole);
     const int each = parts * whole < most ? parts * whole : most;
