@@ -19,9 +19,14 @@ take, 130 interrupted. What a command is for goes to stdout, all else to stderr.
 `pellucid --install-completion` installs completion for the current shell: of commands, options, and the names of
 models. `pellucid --show-completion` prints it instead.
 
+Standard input is read as UTF-8, and its final line end, which programs add, is dropped; `--raw` keeps it.
+`pellucid chat "Which of these is the oldest?" < list.txt` gives the model the input, a blank line, and the question.
+Where input is a pipe, `chat PROMPT` waits for its end: in a script, `< /dev/null` says that there is none.
+
 Text of a model, a file or a server goes to a pipe as it is. On a terminal, control characters but newline and tab are
 shown escaped, as in `\\x1b`; so are characters that hide or reorder text (bidirectional overrides and isolates,
-zero-width spaces, tags). Joiners and direction marks, which writing systems and emoji need, are kept.
+zero-width spaces, tags). Joiners and direction marks, which writing systems and emoji need, are kept. Words wrap whole
+at the terminal's edge.
 
 | variable | what it does |
 |---|---|

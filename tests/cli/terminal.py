@@ -8,22 +8,32 @@ import re
 import select
 import signal
 import time
+from collections.abc import Sequence
 
 from .conftest import COMMAND
 
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
+# Lines that were erased, such as those of a progress bar, which a slow machine shows.
+ERASED = re.compile("[^\n]*\n\x1b\\[1A\x1b\\[2K|[^\n]*\x1b\\[2K|\x1b\\[\\?25[hl]")
 
 
 class Terminal:
     """A process with a terminal as its input and output."""
 
-    def __init__(self, *arguments: str, columns: int = 40, colour: bool = False, **environment: str) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        columns: int = 40,
+        colour: bool = False,
+        program: Sequence[str] = COMMAND,
+        **environment: str,
+    ) -> None:
         self.process, self.file = pty.fork()
         if self.process == 0:
             os.environ.pop("NO_COLOR", None)
             os.environ.update({"TERM": "xterm-256color"} if colour else {"TERM": "dumb", "NO_COLOR": "1"})
             os.environ.update(COLUMNS=str(columns), **environment)
-            os.execv(COMMAND[0], [*COMMAND, *arguments])
+            os.execv(program[0], [*program, *arguments])
         self.seen = ""
 
     def wait(self, text: str, seconds: float = 60) -> str:
@@ -58,10 +68,10 @@ class Terminal:
 
 
 def on_terminal(*arguments: str, columns: int = 40, colour: bool = False, **environment: str) -> tuple[int, str]:
-    """(exit code, what a command writes to a terminal). Colours, which only some commands use, are taken out."""
+    """(exit code, what a command writes to a terminal). Colours and what was erased are taken out."""
     screen = Terminal(*arguments, columns=columns, colour=colour, **environment)
     try:
         code, seen = screen.end()
     finally:
         os.close(screen.file)
-    return code, COLOURS.sub("", seen.replace("\r\n", "\n"))
+    return code, ERASED.sub("", COLOURS.sub("", seen.replace("\r\n", "\n")).replace("\r", ""))

@@ -13,7 +13,7 @@ import pytest
 from pellucid import Model
 
 from .conftest import Run, error_line
-from .terminal import Terminal
+from .terminal import Terminal, on_terminal
 
 GREEDY = ("--temperature", "0", "-n", "8")
 CUT = "[cut off after -n tokens]"
@@ -36,6 +36,11 @@ def answers(model: Model, *said: str, system: str | None = None) -> list[str]:
     return found
 
 
+def flat(text: str) -> str:
+    """A text without its line ends, which a terminal's width may have added."""
+    return " ".join(text.split())
+
+
 def lines(*texts: str) -> bytes:
     return "".join(f"{text}\n" for text in texts).encode()
 
@@ -44,24 +49,24 @@ def lines(*texts: str) -> bytes:
 
 
 def test_each_line_is_a_turn(run: Run, model: Model) -> None:
-    done = run("chat", *GREEDY, stdin=lines("Hello", "", "What is the capital of France?"))
+    done = run("chat", "--lines", *GREEDY, stdin=lines("Hello", "", "What is the capital of France?"))
     assert done.returncode == 0, done.stderr
     assert done.stdout == lines(*answers(model, "Hello", "What is the capital of France?"))
     assert set(done.stderr.decode().splitlines()) <= {CUT}
 
 
 def test_last_line_without_an_end(run: Run, model: Model) -> None:
-    done = run("chat", *GREEDY, "--system", "Be brief.", stdin=b"Hello")
+    done = run("chat", "--lines", *GREEDY, "--system", "Be brief.", stdin=b"Hello")
     assert (done.returncode, done.stdout) == (0, lines(*answers(model, "Hello", system="Be brief.")))
 
 
 def test_nothing_said(run: Run) -> None:
-    done = run("chat", stdin=b"\n\n")
+    done = run("chat", "--lines", stdin=b"\n\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_several_lines(run: Run, model: Model) -> None:
-    done = run("chat", *GREEDY, stdin=b'one \\\ntwo\\\nthree\n"""four\n\nfive"""\n"""six"""\n"""seven')
+    done = run("chat", "--lines", *GREEDY, stdin=b'one \\\ntwo\\\nthree\n"""four\n\nfive"""\n"""six"""\n"""seven')
     assert done.stdout == lines(*answers(model, "one \ntwo\nthree", "four\n\nfive", "six", "seven"))
 
 
@@ -81,7 +86,7 @@ def test_commands(run: Run, model: Model, tmp_path: Path) -> None:
         "/exit",
         "never said",
     )
-    done = run("chat", *GREEDY, stdin=said)
+    done = run("chat", "--lines", *GREEDY, stdin=said)
     assert done.returncode == 0, done.stderr
     expected = answers(model, "Hello", "And you?", system="Be brief.")
     assert done.stdout == lines(*expected)
@@ -117,7 +122,7 @@ def test_errors_of_commands_end_nothing(run: Run, model: Model, tmp_path: Path) 
         f"/load {tmp_path}/wrong.json": 'messages[0]: no "content"',
         f"/load {tmp_path}/other.json": "messages must be a list",
     }
-    done = run("chat", *GREEDY, stdin=lines(*commands, "Hello"))
+    done = run("chat", "--lines", *GREEDY, stdin=lines(*commands, "Hello"))
     assert done.returncode == 1  # input is piped, so the exit code reports it
     assert done.stdout == lines(*answers(model, "Hello"))
     notes = [line for line in done.stderr.decode().splitlines() if line != CUT]
@@ -154,7 +159,7 @@ def test_saving_is_all_or_nothing(tmp_path: Path, model: Model, monkeypatch: pyt
 
 
 def test_what_does_not_fit(run: Run, model: Model) -> None:
-    done = run("chat", *GREEDY, "--context", "100", stdin=lines("word " * 300, "Hello"))
+    done = run("chat", "--lines", *GREEDY, "--context", "100", stdin=lines("word " * 300, "Hello"))
     assert (done.returncode, done.stdout) == (1, lines(*answers(model, "Hello")))
     first, *_ = done.stderr.decode().splitlines()
     assert first.startswith("pellucid: ") and "100 available" in first and "/reset" in first
@@ -162,7 +167,7 @@ def test_what_does_not_fit(run: Run, model: Model) -> None:
 
 def test_context_that_fills(run: Run) -> None:
     said = lines("Tell me a long story.", "And then?", "/reset", "Hello")
-    done = run("chat", "--temperature", "0", "--context", "64", stdin=said)
+    done = run("chat", "--lines", "--temperature", "0", "--context", "64", stdin=said)
     assert done.returncode == 1
     notes = done.stderr.decode().splitlines()
     assert "the context is full, and the answer was cut off; /reset" in notes[0]
@@ -170,7 +175,7 @@ def test_context_that_fills(run: Run) -> None:
 
 
 def test_line_that_is_not_utf8(run: Run, model: Model) -> None:
-    done = run("chat", *GREEDY, stdin=b"ab\xff\nHello\n")
+    done = run("chat", "--lines", *GREEDY, stdin=b"ab\xff\nHello\n")
     assert (done.returncode, done.stdout) == (1, lines(*answers(model, "Hello")))
     assert "line 1 of standard input is not UTF-8 at byte 2" in done.stderr.decode()
 
@@ -180,7 +185,7 @@ def test_template(run: Run, model: Model, tmp_path: Path) -> None:
     file.write_text(
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ raise_exception('no') if 0 }}"
     )
-    done = run("chat", *GREEDY, "--template", str(file), stdin=lines("Hello"))
+    done = run("chat", "--lines", *GREEDY, "--template", str(file), stdin=lines("Hello"))
     want = model.chat(
         [{"role": "user", "content": "Hello"}], template=file.read_text(), temperature=0, max_tokens=8
     ).text
@@ -195,7 +200,7 @@ def test_template_that_is_none(run: Run, tmp_path: Path, content: bytes | None, 
     file = tmp_path / "t.jinja"
     if content is not None:
         file.write_bytes(content)
-    done = run("chat", "--template", str(file), stdin=lines("Hello"))
+    done = run("chat", "--lines", "--template", str(file), stdin=lines("Hello"))
     assert done.returncode == 1
     assert words in error_line(done)
 
@@ -203,20 +208,20 @@ def test_template_that_is_none(run: Run, tmp_path: Path, content: bytes | None, 
 def test_template_that_refuses(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "t.jinja"
     file.write_text("{{ raise_exception('System role not supported') }}")
-    done = run("chat", "--template", str(file), stdin=lines("Hello"))
+    done = run("chat", "--lines", "--template", str(file), stdin=lines("Hello"))
     assert done.returncode == 1
     assert "refuses the conversation: System role not supported" in error_line(done)
 
 
 def test_model_without_text(run: Run, tiny: Path) -> None:
-    done = run("chat", "-m", str(tiny), stdin=lines("Hello"))
+    done = run("chat", "--lines", "-m", str(tiny), stdin=lines("Hello"))
     assert done.returncode == 1
     assert "no tokenizer" in error_line(done)
 
 
 @pytest.mark.gemma
 def test_model_without_a_template(run: Run, gemma3: Path) -> None:
-    done = run("chat", "-m", str(gemma3), stdin=lines("Hello"))
+    done = run("chat", "--lines", "-m", str(gemma3), stdin=lines("Hello"))
     assert done.returncode == 1
     assert "--template FILE" in error_line(done)
 
@@ -224,7 +229,92 @@ def test_model_without_a_template(run: Run, gemma3: Path) -> None:
 def test_wrong_options(call: Run) -> None:
     done = call("chat", "--top-p", "2")
     assert (done.returncode, error_line(done)) == (2, "pellucid: --top-p=2.0: expected 0 to 1")
-    assert call("chat", "hello").returncode == 2
+    for arguments, words in (
+        (("--lines", "hello"), "--lines: the turns come from standard input"),
+        (("--lines", "--json"), "--json: prints one answer"),
+    ):
+        done = call("chat", *arguments)
+        assert done.returncode == 2 and words in error_line(done)
+
+
+# ---- one turn -------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt(run: Run, model: Model) -> None:
+    done = run("chat", "Hello", *GREEDY)
+    assert (done.returncode, done.stdout) == (0, lines(*answers(model, "Hello")))
+    assert done.stderr.decode().splitlines() in ([], [CUT])
+    system = run("chat", "--system", "Be brief.", "Hello", *GREEDY)
+    assert system.stdout == lines(*answers(model, "Hello", system="Be brief."))
+    slash = run("chat", "/help me", *GREEDY)  # a text, not a command
+    assert (slash.returncode, slash.stdout) == (0, lines(*answers(model, "/help me")))
+
+
+@pytest.mark.parametrize("arguments", [(), ("-",)])
+def test_all_of_a_pipe_is_one_turn(run: Run, model: Model, arguments: tuple[str, ...]) -> None:
+    text = 'Hello\n/exit\n"""How\nare\\\nyou?'
+    done = run("chat", *arguments, *GREEDY, stdin=f"{text}\n".encode())
+    assert (done.returncode, done.stdout) == (0, lines(*answers(model, text)))
+
+
+def test_a_question_about_a_pipe(run: Run, model: Model) -> None:
+    """The input, a blank line, the question."""
+    done = run("chat", "--system", "S", "Which city?", *GREEDY, stdin=b"Paris is big.\nSo is Rome.\n")
+    assert done.stdout == lines(*answers(model, "Paris is big.\nSo is Rome.\n\nWhich city?", system="S"))
+    empty = run("chat", "Which city?", *GREEDY, stdin=b"\n")
+    assert empty.stdout == lines(*answers(model, "Which city?"))
+
+
+@pytest.mark.parametrize("arguments", [("-",), ("Hello",)])
+def test_one_document(run: Run, model: Model, arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = run("chat", *arguments, "--json", "--seed", "7", *GREEDY, stdin=b"Hello" if arguments == ("-",) else b"")
+    assert (done.returncode, done.stderr) == (0, b"")
+    found = json.loads(done.stdout)
+    (text,) = answers(model, "Hello")
+    assert (found["text"], len(found["ids"]), found["seed"]) == (text, 8, 7)
+    assert (found["finish_reason"], found["model"]["architecture"]) == ("length", "llama")
+    assert found["messages"] == [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": text}]
+    (tmp_path / "talk.json").write_bytes(done.stdout)  # which a conversation can go on from
+    more = run("chat", "--lines", *GREEDY, stdin=lines(f"/load {tmp_path}/talk.json", "And you?"))
+    assert more.stdout == lines(answers(model, "Hello", "And you?")[1])
+
+
+def test_one_turn_that_does_not_fit(run: Run) -> None:
+    done = run("chat", "Tell me a long story.", "--temp", "0", "--context", "64")
+    assert done.returncode == 1 and done.stdout.endswith(b"\n")
+    assert done.stderr == (b"pellucid: the context is full, and the answer was cut off; --context N makes more room\n")
+    found = run("chat", "Tell me a long story.", "--temp", "0", "--context", "64", "--json")
+    assert found.returncode == 1 and json.loads(found.stdout)["finish_reason"] == "context"
+    long = run("chat", "-", "--context", "100", stdin=b"word " * 300)
+    assert long.returncode == 1 and "100 available" in error_line(long)
+    assert "/reset" not in error_line(long)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "code", "words"),
+    [
+        ((), b"", 1, "standard input contains no text"),
+        (("-",), b" \n\n", 1, "standard input contains no text"),
+        (("",), b"", 2, "TEXT='': expected something to say"),
+        (("-",), b"ab\xff", 1, "standard input is not UTF-8: byte 0xff at offset 2"),
+    ],
+)
+def test_nothing_to_answer(run: Run, arguments: tuple[str, ...], stdin: bytes, code: int, words: str) -> None:
+    done = run("chat", *arguments, stdin=stdin)
+    assert done.returncode == code and words in error_line(done)
+
+
+def test_prompts_on_terminals(model: Model) -> None:
+    """A prompt is answered and the command ends, though a terminal is there; words wrap whole."""
+    (expected,) = answers(model, "Write one long sentence about the sea.")
+    for columns, colour in ((40, False), (40, True), (80, False), (120, True)):
+        code, seen = on_terminal(
+            "chat", "Write one long sentence about the sea.", *GREEDY, columns=columns, colour=colour
+        )
+        assert code == 0 and flat(expected) in flat(seen)
+        assert max(map(len, seen.splitlines())) <= columns
+    code, seen = on_terminal("chat", "--json")
+    assert code == 2 and "--json: prints one answer" in flat(seen)
 
 
 # ---- at a terminal --------------------------------------------------------------------------------------------
@@ -245,18 +335,18 @@ def terminal() -> Iterator[Callable[..., Terminal]]:
 
 def test_terminal(terminal: Callable[..., Terminal], model: Model) -> None:
     screen = terminal(*GREEDY)
-    assert "/help for commands, Ctrl-D to end" in screen.wait("> ")
+    assert "/help for commands, Ctrl-D to end" in flat(screen.wait("> "))
     expected = answers(model, "Hello", "one\ntwo", "three\nfour")
     screen.type("Hello\n")
-    assert expected[0] in screen.wait("\n> ")
+    assert flat(expected[0]) in flat(screen.wait("\n> "))
     screen.type("one\\\n")
     screen.wait(". ")
     screen.type("two\n")
-    assert expected[1] in screen.wait("\n> ")
+    assert flat(expected[1]) in flat(screen.wait("\n> "))
     screen.type('"""three\n')
     screen.wait('" ')
     screen.type('four"""\n')
-    assert expected[2] in screen.wait("\n> ")
+    assert flat(expected[2]) in flat(screen.wait("\n> "))
     screen.type("/nothing\n")
     assert "pellucid: unknown command /nothing" in screen.wait("\n> ")
     screen.type("\x04")
@@ -317,7 +407,7 @@ def test_ctrl_c_drops_what_was_begun(terminal: Callable[..., Terminal], model: M
         screen.wait("turns: 0")
         screen.wait("> ")
     screen.type("Hello\n")
-    assert answers(model, "Hello")[0] in screen.wait("\n> ")
+    assert flat(answers(model, "Hello")[0]) in flat(screen.wait("\n> "))
     screen.type("/exit\n")
     assert screen.end()[0] == 0
 

@@ -106,12 +106,12 @@ def test_input_without_an_end(call: Run, monkeypatch: pytest.MonkeyPatch, comman
         done = call(*command)
     assert done.returncode == 1
     assert error_line(done) == "pellucid: standard input: expected a text of at most 1000 bytes"
-    done = call("score", "/dev/zero")
+    done = call("score", "--file", "/dev/zero")
     assert error_line(done) == "pellucid: /dev/zero: expected a text of at most 1000 bytes"
 
 
 def test_score_of_a_file_without_a_name(call: Run) -> None:
-    assert error_line(call("score", "")) == "pellucid: '': no such file or directory"
+    assert error_line(call("score", "--file", "")) == "pellucid: '': no such file or directory"
 
 
 def test_start_is_light() -> None:

@@ -17,6 +17,7 @@ from pellucid import Model
 from .conftest import COMMAND, Run, error_line
 
 PROMPT = "The capital of France is"
+HINT = "the model ended the text at once; to ask it something, use its chat template: pellucid chat PROMPT"
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,30 @@ def test_text_equals_the_library(run: Run, expected: str) -> None:
 def test_prompt_from_stdin(run: Run, expected: str, arguments: list[str]) -> None:
     done = run("generate", *arguments, "--temperature", "0", "-n", "12", stdin=PROMPT.encode())
     assert (done.returncode, done.stdout.decode()) == (0, expected)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_final_line_end_of_a_pipe_is_dropped(run: Run, smollm2: Path, end: str) -> None:
+    """One, of every command that reads text; --raw keeps it."""
+    arguments = ("generate", "--temp", "0", "-n", "12")
+    plain = run(*arguments, PROMPT).stdout
+    assert run(*arguments, stdin=f"{PROMPT}{end}".encode()).stdout == plain
+    for command in (("tokenize",), ("inspect", "--only", "surprise"), ("score", "--top", "0")):
+        found = [
+            json.loads(run(*command, "--json", *more, stdin=text.encode()).stdout)
+            for text, more in (("a", ()), (f"a{end}", ()), (f"a{end}", ("--raw",)), (f"a{end}{end}", ()))
+        ]
+        assert found[0] == found[1] != found[2] == found[3], command
+
+
+def test_a_model_that_ends_at_once_points_to_chat(run: Run, tmp_path: Path) -> None:
+    asked = ("generate", "What is the capital of France?", "--temp", "0")
+    done = run(*asked)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert done.stderr.decode().splitlines()[1:] == [HINT]
+    assert run(*asked, "--json").stderr.decode().splitlines() == [HINT]
+    assert HINT not in run(*asked, "-n", "0").stderr.decode()
+    assert HINT not in run("generate", PROMPT, "--temp", "0").stderr.decode()
 
 
 def test_json(run: Run, smollm2: Path, expected: str) -> None:

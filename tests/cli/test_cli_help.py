@@ -146,7 +146,7 @@ def test_every_option_for_a_number_refuses_a_word(call: Run) -> None:
     ],
 )  # fmt: skip
 def test_words_and_ranges_of_loading(name: str, option: str, value: str, call: Run) -> None:
-    text = {"generate": ["x"], "inspect": ["x"], "score": [__file__]}.get(name, [])
+    text = ["x"] if name in ("generate", "inspect", "score") else ["--lines"] if name == "chat" else []
     done = call(name, *text, f"{option}={value}")
     assert done.returncode == 2 and error_line(done).startswith(f"pellucid: {option}")
 
@@ -159,9 +159,12 @@ def test_words_and_ranges_of_loading(name: str, option: str, value: str, call: R
         ("generate", "--samplers", "top"),
         ("generate", "--mirostat", "1"),
         ("generate", "--context", "0"),
+        ("inspect", "--only", "colours"),
         ("inspect", "--position", "99"),
         ("inspect", "--layer", "99"),
         ("inspect", "--show", "0"),
+        ("score", "--top", "99999999"),
+        ("score", "--window", "1"),
     ],
 )
 def test_words_and_ranges(arguments: tuple[str, ...], call: Run) -> None:
@@ -172,6 +175,7 @@ def test_words_and_ranges(arguments: tuple[str, ...], call: Run) -> None:
 
 def test_words_and_ranges_without_a_text(call: Run) -> None:
     for arguments in (
+        ("chat", "--repeat-last=-2"),
         ("bench", "--repeat", "0"),
         ("bench", "--phase", "nap"),
         ("plan", "--rows", "0"),

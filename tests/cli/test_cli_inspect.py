@@ -15,6 +15,7 @@ from pellucid import Model
 from pellucid.look import tables
 
 from .conftest import Run, error_line
+from .terminal import on_terminal as on_any_terminal
 from .test_cli_commands import lines
 from .test_cli_generate import on_terminal
 
@@ -116,6 +117,63 @@ def test_inspect_text(run: Run, columns: str) -> None:
         assert words in text.replace("\n", " ")
 
 
+def test_inspect_only(call: Run) -> None:
+    everything = json.loads(call("inspect", TEXT, "--json").stdout)
+    always = {"model", "position", "follows"}
+    keys = {
+        "surprise": {"tokens"},
+        "probabilities": {"next"},
+        "sampling": {"sampling"},
+        "lens": {"lens"},
+        "memory": {"memory"},
+        "heads": {"target", "heads", "head"},
+    }
+    assert set(everything) == always.union(*keys.values())
+    headings = {
+        "surprise": "How much each token",
+        "probabilities": "Next token (",
+        "sampling": "Sampling (",
+        "lens": "Next token after each layer",
+        "memory": "Memory (",
+        "heads": "Heads that changed",
+    }
+    for part, names in keys.items():
+        found = json.loads(call("inspect", TEXT, "--only", part, "--json").stdout)
+        assert set(found) == always | names
+        assert all(found[name] == everything[name] for name in found)
+        shown = call("inspect", TEXT, "--only", part).stdout.decode()
+        assert [name for name, words in headings.items() if words in shown] == [part]
+    for several in (("--only", "lens", "--only", "memory"), ("--only", "lens,memory")):
+        assert set(json.loads(call("inspect", TEXT, *several, "--json").stdout)) == {*always, "lens", "memory"}
+
+
+def test_inspect_memory(call: Run, model: Model) -> None:
+    info = model.info()
+    found = json.loads(call("inspect", TEXT, "--only", "memory", "--cache-bytes", "1G", "--json").stdout)["memory"]
+    assert (found["weights"], found["limit"], found["kv"]) == (info.packed_bytes, 10**9, info.kv)
+    assert found["text"] == 5 * info.cache_bytes_per_token and found["context"] == 8192 * info.cache_bytes_per_token
+
+
+def test_the_bar_of_surprise_has_no_end(call: Run) -> None:
+    """Beyond 10 bits, a bar is as long as the surprise, beside the most surprising token's."""
+    arguments = ("inspect", "The capital of France is Quzzle", "--only", "surprise")
+    found = [token["bits"] for token in json.loads(call(*arguments, "--json").stdout)["tokens"]][1:]
+    most = max(found)
+    shown = call(*arguments).stdout.decode()
+    assert f"full bar: {most:.1f})" in shown and most > 10
+    bars = [line.count("█") for line in shown.splitlines() if "█" in line or " 0." in line]
+    assert bars == [round(bits / most * 20) for bits in found]
+    assert sum(bar == 20 for bar in bars) == 1 and len({round(b) for b in found if b > 10}) > 1
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("colour", [False, True])
+def test_inspect_and_score_on_terminals(columns: int, colour: bool) -> None:
+    for arguments in (("inspect", TEXT), ("score", TEXT), ("score", TEXT, "--top", "2"), ("score", TEXT, "--lines")):
+        code, seen = on_any_terminal(*arguments, columns=columns, colour=colour)
+        assert code == 0 and max(map(len, seen.splitlines())) <= columns, seen
+
+
 def test_inspect_colours_and_none() -> None:
     arguments = ("inspect", TEXT, "--show", "2")
     code, seen = on_terminal(*arguments, TERM="xterm-256color", COLUMNS="80")
@@ -169,6 +227,12 @@ def test_inspect_png_without_matplotlib(call: Run, tmp_path: Path, monkeypatch: 
         (["--layer", "0", "--head", "9"], "--head=9: expected -9 to 8"),
         (["--head", "3"], "--head=3: needs --layer, the head's layer"),
         (["--top-p", "2"], "--top-p=2.0: expected 0 to 1"),
+        (
+            ["--only", "colours"],
+            "--only='colours': expected surprise, probabilities, sampling, lens, memory or heads",
+        ),
+        (["--only", "lens", "--layer", "3"], "--layer=3: is about heads, which --only leaves out"),
+        (["--only", "memory", "--png", "x"], "--png: figures are of lens and heads, which --only leaves out"),
     ],
 )
 def test_inspect_wrong_options(call: Run, arguments: list[str], message: str) -> None:
@@ -189,24 +253,38 @@ def test_score(run: Run, model: Model, tmp_path: Path) -> None:
     text = "Grüße aus Paris.\nThe capital of France is Paris.\n"
     file = tmp_path / "text.txt"
     file.write_text(text)
-    expected = model.score(text)
-    found = json.loads(run("score", str(file), "--json").stdout)
+    expected = model.score(text.removesuffix("\n"))
+    whole = json.loads(run("score", "--file", str(file), "--raw", "--json").stdout)
+    assert whole["log_probability"] == pytest.approx(model.score(text).total)
+    found = json.loads(run("score", "--file", str(file), "--json").stdout)
     assert found["tokens"] == len(expected.tokens) and found["window"] is None
     assert found["log_probability"] == pytest.approx(expected.total)
     assert found["perplexity"] == pytest.approx(expected.perplexity)
-    nbytes = len(text.encode()) - len("Gr")
+    nbytes = len(text.encode()) - len("Gr") - len("\n")
     assert found["bytes"] == nbytes
     assert found["bits_per_byte"] == pytest.approx(-expected.total / math.log(2) / nbytes)
     assert found["bits_per_token"] == pytest.approx(math.log2(expected.perplexity))
     shown = lines(run("score", "-", stdin=text.encode(), COLUMNS="80"))
     assert f"{expected.total:.2f}" in shown[0]
     assert any(line.startswith("bits per byte") for line in shown)
+    assert shown == lines(run("score", stdin=text.encode(), COLUMNS="80"))
+    assert shown == lines(run("score", text.removesuffix("\n"), COLUMNS="80"))
+    assert shown == lines(run("score", "-f", "-", stdin=text.encode(), COLUMNS="80"))
+
+
+def test_score_of_a_name_that_is_a_file(call: Run, tmp_path: Path) -> None:
+    """Once the argument was a file: whoever still gives one is told."""
+    file = tmp_path / "text.txt"
+    file.write_text("A text in a file.")
+    done = call("score", str(file))
+    assert done.returncode == 0 and f"--file {file}" in done.stderr.decode()
+    assert call("score", "A text.").stderr == b""
 
 
 def test_score_lines_and_alternatives(call: Run, model: Model, tmp_path: Path) -> None:
     file = tmp_path / "text.txt"
     file.write_text("The cat sat.\n\nOne, two, three.\n")
-    found = json.loads(call("score", str(file), "--lines", "--top", "2", "--json").stdout)
+    found = json.loads(call("score", "--file", str(file), "--lines", "--top", "2", "--json").stdout)
     assert [one["name"] for one in found["texts"]] == ["line 1", "line 3"]
     for one, text in zip(found["texts"], ("The cat sat.", "One, two, three."), strict=True):
         expected = model.score(text, top=2)
@@ -214,47 +292,49 @@ def test_score_lines_and_alternatives(call: Run, model: Model, tmp_path: Path) -
         assert [t["id"] for t in one["scored"]] == expected.ids[1:]
         assert [t["top"] for t in one["scored"]] == [[list(o) for o in t.top] for t in expected.tokens]
     assert found["log_probability"] == pytest.approx(sum(one["log_probability"] for one in found["texts"]))
-    assert "' sat'" in "\n".join(lines(call("score", str(file), "--top", "1")))
-    assert any(line.startswith("line 3") for line in lines(call("score", str(file), "--lines")))
+    assert "' sat'" in "\n".join(lines(call("score", "--file", str(file), "--top", "1")))
+    assert any(line.startswith("line 3") for line in lines(call("score", "--file", str(file), "--lines")))
 
 
 def test_score_in_parts(call: Run, model: Model, tmp_path: Path) -> None:
     file = tmp_path / "text.txt"
     file.write_text(TEXT * 20)
     for arguments in (["--window", "16"], ["--context", "16"]):
-        found = json.loads(call("score", str(file), "--json", *arguments).stdout)
+        found = json.loads(call("score", "--file", str(file), "--json", *arguments).stdout)
         assert found["window"] == 16
         assert found["log_probability"] == pytest.approx(model.score(TEXT * 20, window=16).total)
-    assert "in parts of 16 tokens" in call("score", str(file), "--window", "16").stdout.decode()
+    assert "in parts of 16 tokens" in call("score", "--file", str(file), "--window", "16").stdout.decode()
 
 
 def test_score_of_one_token(call: Run, tmp_path: Path) -> None:
     file = tmp_path / "text.txt"
     file.write_text("The")
-    found = json.loads(call("score", str(file), "--json").stdout)
+    found = json.loads(call("score", "--file", str(file), "--json").stdout)
     assert (found["tokens"], found["perplexity"], found["bits_per_byte"]) == (0, None, None)
-    assert "none" in call("score", str(file)).stdout.decode()
+    assert "none" in call("score", "--file", str(file)).stdout.decode()
 
 
 def test_score_of_what_is_no_text(call: Run, tmp_path: Path, tiny: Path) -> None:
     file = tmp_path / "data"
     file.write_bytes(b"ab\xffc")
-    done = call("score", str(file))
+    done = call("score", "--file", str(file))
     assert done.returncode == 1
-    assert error_line(done) == f"pellucid: {file} is not UTF-8: byte 0xff at offset 2; expected a text"
+    assert error_line(done) == f"pellucid: {file} is not UTF-8: byte 0xff at offset 2"
     file.write_bytes(b"\n\n")
-    assert "contains no text" in error_line(call("score", str(file), "--lines"))
+    assert "contains no text" in error_line(call("score", "--file", str(file), "--lines"))
     file.write_bytes(b"")
-    done = call("score", str(file))
+    done = call("score", "--file", str(file))
     assert (done.returncode, "contains no text" in error_line(done)) == (1, True)
-    assert "is a directory" in error_line(call("score", str(tmp_path)))
-    assert "no such file" in error_line(call("score", str(tmp_path / "absent")))
-    assert call("score").returncode == 2
+    assert "is a directory" in error_line(call("score", "--file", str(tmp_path)))
+    assert "no such file" in error_line(call("score", "--file", str(tmp_path / "absent")))
+    done = call("score", "a text", "--file", str(file))
+    assert done.returncode == 2 and "takes the place of TEXT" in error_line(done)
+    assert "TEXT contains no text" in error_line(call("score", ""))
     file.write_text("A text.")
     for wrong in ("0", "1"):
-        done = call("score", str(file), "--window", wrong)
+        done = call("score", "--file", str(file), "--window", wrong)
         assert (done.returncode, f"--window={wrong}: expected 2 to 8192" in error_line(done)) == (2, True)
-    assert "no tokenizer" in error_line(call("score", str(file), "-m", str(tiny)))
+    assert "no tokenizer" in error_line(call("score", "--file", str(file), "-m", str(tiny)))
 
 
 # ---- plan -------------------------------------------------------------------------------------------------------

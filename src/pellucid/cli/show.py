@@ -13,41 +13,48 @@ from rich.text import Text
 
 from pellucid.cli import output
 from pellucid.errors import one_line
+from pellucid.weights.store import size
 
 __all__ = ["inspected"]
 
 MOST = 40  # tokens shown one by one
 NARROWEST = 40  # columns; a narrower terminal wraps lines itself
-SURPRISED = 10.0  # bits of surprise with the darkest colour and the longest bar
+SURPRISED = 10.0  # bits: the least surprise that may have the darkest colour and the longest bar
 COLOURS = (None, "#fee6ce", "#fdc692", "#fd9f5a", "#f1711e", "#c44a02")  # one hue, from light to dark
 
 
-def inspected(found: dict[str, Any], show: int) -> None:
+def inspected(found: dict[str, Any], seen: str, show: int) -> None:
+    """Prints the parts that there are. seen: what was looked at."""
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     console.width = max(console.width, NARROWEST)
-    tokens, at = found["tokens"], found["position"]
     with console.capture() as captured:
-        console.print(
-            f"{one_line(found['model'])}: {len(tokens)} tokens, seen after position {at}, {tokens[at]['piece']!r}."
-        )
-        _tokens(console, tokens, at)
-        _next(console, found)
-        _sampling(console, found["sampling"])
-        _lens(console, found["lens"], show)
-        _heads(console, found)
+        console.print(f"{one_line(found['model'])}: {seen}")
+        if "tokens" in found:
+            _tokens(console, found["tokens"], found["position"])
+        if "next" in found:
+            _next(console, found)
+        if "sampling" in found:
+            _sampling(console, found["sampling"])
+        if "lens" in found:
+            _lens(console, found["lens"], show)
+        if "memory" in found:
+            _memory(console, found["memory"])
+        if "heads" in found:
+            _heads(console, found)
     output.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()), styled=True)
 
 
 def _tokens(console: Console, tokens: list[dict[str, Any]], at: int) -> None:
-    _heading(console, "How much each token was expected", "surprise: -log2 of its probability")
     first = max(min(at - MOST // 2, len(tokens) - MOST), 0)
     shown = tokens[first : first + MOST]
+    most = max([SURPRISED, *(token["bits"] for token in shown if token["bits"] is not None)])
+    _heading(console, "How much each token was expected", f"surprise in bits: -log2 p; full bar: {most:.1f}")
     if len(shown) < len(tokens):
         console.print(f"(tokens {first} to {first + len(shown) - 1} of {len(tokens)}; --json has all)")
     if console.color_system and not console.no_color:
         text = Text()
         for token in shown:
-            text.append(_plain(token["piece"]), _shade(token["bits"]))
+            text.append(_plain(token["piece"]), _shade(token["bits"], most))
         console.print(text)
     table = _table("position", "token", "surprise", "rank", "")
     for token in shown:
@@ -55,8 +62,8 @@ def _tokens(console: Console, tokens: list[dict[str, Any]], at: int) -> None:
         if bits is None:
             cells = ["", "", "the first token"]
         else:
-            cells = [f"{bits:.1f}", f"{token['rank']:,}", _bar(console, bits / SURPRISED, 20)]
-        table.add_row(f"{token['position']}", Text(repr(token["piece"]), _shade(bits)), *cells)
+            cells = [f"{bits:.1f}", f"{token['rank']:,}", _bar(console, bits / most, 20)]
+        table.add_row(f"{token['position']}", Text(repr(token["piece"]), _shade(bits, most)), *cells)
     console.print(table)
 
 
@@ -100,6 +107,22 @@ def _lens(console: Console, lens: list[list[dict[str, Any]]], show: int) -> None
     console.print(table)
 
 
+def _memory(console: Console, memory: dict[str, Any]) -> None:
+    _heading(console, "Memory", "in bytes; keys and values grow with the text")
+    table = _table("bytes", "what")
+    limit = memory["limit"]
+    for nbytes, what in (
+        (memory["weights"], "weights, as they are packed"),
+        (memory["pass"], "a forward pass"),
+        (memory["per_token"], f"keys and values of a token ({memory['kv']})"),
+        (memory["text"], "of this text"),
+        (memory["context"], "of a context that is full"),
+        *(() if limit is None else ((limit, "the most that all keys and values may take"),)),
+    ):
+        table.add_row(size(nbytes), what)
+    console.print(table)
+
+
 def _heads(console: Console, found: dict[str, Any]) -> None:
     target = found["target"]
     _heading(console, f"Heads that changed the logit of {target['piece']!r} most", f"logit: {target['logit']:.2f}")
@@ -131,9 +154,9 @@ def _heading(console: Console, title: str, what: str) -> None:
 def _table(*names: str) -> Table:
     """A table with numbers right-aligned and columns as narrow as their contents."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    left = {"", "token", "step", "most probable", "after", "attends to"}
+    left = {"", "token", "step", "most probable", "after", "attends to", "what"}
     for name in names:
-        table.add_column(name, justify="left" if name in left else "right", no_wrap=name != "attends to")
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=name not in ("attends to", "what"))
     return table
 
 
@@ -142,8 +165,9 @@ def _bar(console: Console, share: float, width: int) -> str:
     return ("#" if console.options.ascii_only else "\u2588") * round(min(share, 1.0) * width)
 
 
-def _shade(bits: float | None) -> Style:
-    colour = None if bits is None else COLOURS[min(int(bits / SURPRISED * len(COLOURS)), len(COLOURS) - 1)]
+def _shade(bits: float | None, most: float) -> Style:
+    """most: bits of the darkest colour."""
+    colour = None if bits is None else COLOURS[min(int(bits / most * len(COLOURS)), len(COLOURS) - 1)]
     return Style() if colour is None else Style(color="black", bgcolor=colour)
 
 

@@ -18,13 +18,14 @@ def tokenize(
         bool, typer.Option("--special", help="Read the text of special tokens as these tokens.")
     ] = False,
     bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put BOS first, where the model has one.")] = True,
+    raw: options.Raw = False,
     json: options.Json = False,
 ) -> None:
     """Shows the tokens of a text: ids and pieces. Only the vocabulary is read, no weights."""
     from pellucid.cli.progress import progress
     from pellucid.tokenizer import Tokenizer
 
-    content = options.read_text(text, "text")
+    content = options.read_text(text, "text", raw=raw)
     with progress(options.announcement(model)) as show:
         tokenizer = Tokenizer.load(model, progress=show)
     found = tokenizer.encode(content, add_special=bos, parse_special=special)
