@@ -17,8 +17,8 @@ _TAB = 8
 class Flow:
     """Writes pieces of text to stdout. In a pipe they are written as they are; on a terminal, words wrap whole.
 
-    On a terminal a word is held back until it is complete: the end of a ``with`` writes the last one. A word longer than
-    a line is broken by the terminal itself.
+    On a terminal a word is held back until it is complete; the end of a ``with`` writes the last one. A word longer
+    than a line is broken by the terminal itself.
     """
 
     def __init__(self, write: Callable[[str], None] | None = None, columns: Callable[[], int] = output.columns) -> None:

@@ -160,7 +160,7 @@ def look(
         pushed = here.attribution(at)
         near = here if layers is None else model.trace(ids, "attention", positions=at, layers=layers)
         out |= _heads(near, pushed, at, layers, head, show, len(ids))
-    seen = f"{len(ids)} tokens, seen after position {at}, {core.spell(ids[at])!r}."
+    seen = f"{len(ids)} token{'s' if len(ids) > 1 else ''}, seen after position {at}, {core.spell(ids[at])!r}."
     out["_"] = _Drawn(ids, pushed, layers, seen)
     return out
 
