@@ -62,7 +62,7 @@ def test_commands_exist() -> None:
 
 
 def test_install_lines() -> None:
-    assert 'pip install . && pellucid generate "The capital of France is"\n' in "".join(blocks("sh"))
+    assert 'pip install . && pellucid chat "Name three colours."\n' in "".join(blocks("sh"))
     assert "pip install -e '.[test]' && pytest\n" in "".join(blocks("sh"))
     assert "git clone" in "".join(blocks("sh")) and "\ncd pellucid\n" in "".join(blocks("sh"))
 
