@@ -9,7 +9,7 @@ from typing import Any
 from pellucid import checks
 from pellucid.errors import ArgumentError, WrongType, WrongValue
 
-__all__ = ["check_ids", "conversations", "prompts", "wrong_part"]
+__all__ = ["check_ids", "conversations", "plain", "prompts", "wrong_part"]
 
 MOST_PROMPTS = 2**20
 MOST_IDS = 2**24  # more than any context holds, so that an endless iterator is refused
@@ -25,7 +25,7 @@ def check_ids(ids: Any, name: str, vocab: int, *, empty: bool = False) -> list[i
     if isinstance(ids, (bytes, bytearray)) or not hasattr(type(ids), "__iter__") or getattr(ids, "ndim", 1) == 0:
         raise WrongType(argument, f"{part} must be a list of token ids, not {type(ids).__name__}")
     out = []
-    for i, id in enumerate(ids):
+    for i, id in enumerate(map(plain, ids)):
         if i == MOST_IDS:
             raise WrongValue(argument, f"{part} has more than {MOST_IDS} token ids")
         try:
@@ -51,7 +51,7 @@ def prompts(value: Any, name: str) -> tuple[bool, list[Any]]:
     """(whether there are several, the prompts) of what a caller gives: a text or a sequence of ids, or a sequence,
     column or iterator of them. Each is still to be checked. Raises WrongType for a table, mapping or set, WrongValue
     for more than MOST_PROMPTS."""
-    value = _plain(value)
+    value = plain(value)
     if isinstance(value, (str, bytes, bytearray)) or not hasattr(type(value), "__iter__"):
         return False, [value]
     if isinstance(value, (Mapping, Set)) or hasattr(value, "columns"):
@@ -63,9 +63,9 @@ def prompts(value: Any, name: str) -> tuple[bool, list[Any]]:
     first = next(iterator, _NOTHING)
     if first is _NOTHING:
         return True, []
-    items: Iterator[Any] = map(_plain, chain([first], iterator))
-    if _is_id(_plain(first)):
-        whole = (isinstance(value, Sequence) or ndim) and _plain(first) is first
+    items: Iterator[Any] = map(plain, chain([first], iterator))
+    if _is_id(plain(first)):
+        whole = (isinstance(value, Sequence) or ndim) and plain(first) is first
         return False, [value if whole else items]
     found = list(islice(items, MOST_PROMPTS + 1))
     if len(found) > MOST_PROMPTS:
@@ -76,10 +76,10 @@ def prompts(value: Any, name: str) -> tuple[bool, list[Any]]:
 def conversations(value: Any) -> tuple[bool, list[Any]]:
     """(whether there are several, the conversations) of what a caller gives as messages: dicts, or a sequence, column
     or iterator of such sequences. Each is still to be checked."""
-    value = _plain(value)
+    value = plain(value)
     if not _holds_items(value):
         return False, [value]
-    found = [_plain(item) for item in islice(value, MOST_PROMPTS + 1)]
+    found = [plain(item) for item in islice(value, MOST_PROMPTS + 1)]
     if len(found) > MOST_PROMPTS:
         raise WrongValue("messages", f" has more than {MOST_PROMPTS} entries")
     if not found or not _holds_items(found[0]):
@@ -94,7 +94,7 @@ def _holds_items(value: Any) -> bool:
     return getattr(value, "ndim", 1) != 0 and not hasattr(value, "columns")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Arrow's scalars as Python objects."""
     convert = getattr(type(value), "as_py", None)
     return value if convert is None else convert(value)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid import _engine, checks, generation
-from pellucid.arguments import prompts, wrong_part
+from pellucid.arguments import plain, prompts, wrong_part
 from pellucid.asynchronous import AsyncStream, call
 from pellucid.core import Core
 from pellucid.errors import ClosedError, ContextBusyError, ContextFullError, WrongType, WrongValue, shown
@@ -305,7 +305,7 @@ class Context:
         return generation.launch(job, options, self._release, lambda: self._cut(before), dropped)
 
     def _encode(self, text: Prompt, name: str, *, empty: bool = False) -> list[int]:
-        core = self._core
+        core, text = self._core, plain(text)
         if isinstance(text, str):
             tokenizer = core.need_tokenizer()
             ids = tokenizer.encode(text, add_special=not self._ids) if text or not empty else []

@@ -262,6 +262,7 @@ class Core:
     def prompt_ids(self, prompt: Any, name: str = "prompt") -> list[int]:
         """The ids of a prompt (text or ids); at least one. Raises ValueError or TypeError naming the argument,
         TokenizerError."""
+        prompt = arguments.plain(prompt)
         if isinstance(prompt, str):
             ids = self.tokenize(prompt)
             if not ids:

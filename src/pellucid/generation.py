@@ -37,6 +37,7 @@ __all__ = [
     "parse_chat_options",
     "parse_options",
     "prefill",
+    "run_all",
     "start_chat",
     "stream",
 ]
@@ -337,7 +338,7 @@ def _run_one(
     job: Job, options: SamplingOptions, closing: Callable[[], bool], undo: Callable[[], None] | None
 ) -> Generator[Piece, None, None]:
     try:
-        for _, piece in _run_all(job.core.open(), [job], options, closing):
+        for _, piece in run_all(job.core.open(), [job], options, closing):
             yield piece
         if job.failure is not None:
             raise job.failure
@@ -352,10 +353,10 @@ def _run_batch(
 ) -> Generator[tuple[int, Piece], None, None]:
     """The pieces of several jobs, equally many per prompt, with their indices. names: of the prompts, for errors."""
     copies = len(jobs) // max(len(names), 1)
-    if copies > 1 and options.cache:
+    if copies > 1 and options.cache and not closing():
         _share_prompts(engine, [jobs[i : i + copies] for i in range(0, len(jobs), copies)], options)
     index = {id(job): i for i, job in enumerate(jobs)}
-    for job, piece in _run_all(engine, jobs, options, closing):
+    for job, piece in run_all(engine, jobs, options, closing):
         yield index[id(job)], piece
     failures = {i: job.failure for i, job in enumerate(jobs) if job.failure is not None}
     if failures:
@@ -380,7 +381,7 @@ def _share_prompts(engine: _engine.Engine, groups: list[list[Job]], options: Sam
             job.sequence = first.sequence.fork()
 
 
-def _run_all(
+def run_all(
     engine: _engine.Engine, jobs: list[Job], options: SamplingOptions, closing: Callable[[], bool]
 ) -> Iterator[tuple[Job, Piece]]:
     """Runs jobs in the same passes and yields (job, piece) as they come. An error of one job becomes its `failure` and

@@ -194,7 +194,7 @@ class Model(AsyncCalls):
         template: str | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool | None = True,
     ) -> ChatPrompt:
         """The prompt that :meth:`chat` gives to the model -> ChatPrompt(text, ids).
 
@@ -214,7 +214,7 @@ class Model(AsyncCalls):
             tools=tools,
             documents=documents,
             variables=variables,
-            add_generation_prompt=add_generation_prompt,
+            add_generation_prompt=True if add_generation_prompt is None else add_generation_prompt,
         )
 
     # ---- computing --------------------------------------------------------------------------------------------

@@ -66,4 +66,4 @@ class ChatOptions(SharedKeywords, total=False):
     template: str | None
     documents: Sequence[Mapping[str, Any]] | None
     variables: Mapping[str, Any] | None
-    add_generation_prompt: bool
+    add_generation_prompt: bool | None

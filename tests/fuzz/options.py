@@ -3,7 +3,6 @@ Python table: {"prompt": ..., option: value}."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import random
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pellucid import Model
-from pellucid.sampling import SAMPLERS, SamplingOptions
+from pellucid.sampling import CHECKS, SAMPLERS, SamplingOptions
 from tests.fuzz.mutation import FLOATS, number, text
 from tests.weights import hostile
 
@@ -25,7 +24,7 @@ NAMESPACE: dict[str, Any] = {
     "np": np, "math": math, "nan": math.nan, "inf": math.inf, "Decimal": Decimal, "Fraction": Fraction,
     "__builtins__": {"range": range, "set": set},
 }  # fmt: skip
-NAMES = [field.name for field in dataclasses.fields(SamplingOptions) if field.name != "cancel"]
+NAMES = [name for name in CHECKS if name != "cancel"]
 FORMS = (
     "{}",
     "{}",

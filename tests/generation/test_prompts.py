@@ -101,11 +101,14 @@ def test_one_list_of_ids(ids_only: Model, kind: str) -> None:
     assert ids_only.score(ONE[kind]()).ids == [3, 1, 4]
     assert ids_only.logits(ONE[kind]()).shape == (3, ids_only.info().vocab)
     assert ids_only.stream(ONE[kind](), max_tokens=0).result().prompt_ids == [3, 1, 4]
+    assert ids_only.context().generate(ONE[kind](), max_tokens=0).prompt_ids == [3, 1, 4]
+    assert ids_only.trace(ONE[kind](), "hidden").ids == [3, 1, 4]
 
 
 def test_one_text(smol: Model) -> None:
     for text in (np.str_("Hi"), pa.array(["Hi"])[0]):
-        assert smol.generate(text, **OPTIONS).ids == smol.generate("Hi", **OPTIONS).ids
+        expected = smol.generate("Hi", **OPTIONS).ids
+        assert smol.generate(text, **OPTIONS).ids == smol.context().generate(text, **OPTIONS).ids == expected
 
 
 EMPTY = [[], (), iter([]), deque(), np.array([], str), np.empty((0, 3), int), pd.Series([], dtype=object), pa.array([])]

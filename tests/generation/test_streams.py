@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import BatchStream, Completion, Model, SamplingOptions, Stream
+from pellucid import BatchStream, Completion, Model, SamplingOptions, Stream, generation
 from pellucid.errors import BatchError, ContextBusyError, ContextFullError, NumericsError
 
 OPTIONS: dict[str, Any] = {"max_tokens": 9, "seed": 5, "temperature": 1.0, "ignore_eos": True}
@@ -241,8 +241,6 @@ def test_a_stream_of_several_of_which_one_fails(ids_only: Model) -> None:
 
 
 def test_a_shared_prompt_that_fails(ids_only: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pellucid import generation
-
     def prefill(engine: Any, sequence: Any, ids: list[int], *more: Any) -> bool:
         if ids == [1, 2]:
             raise NumericsError("NaN")
@@ -258,3 +256,30 @@ def test_a_shared_prompt_that_fails(ids_only: Model, monkeypatch: pytest.MonkeyP
 def test_cancelling_before_a_shared_prompt(smol: Model) -> None:
     done = smol.generate(["Hi", "Ho"], n=2, cancel=lambda: True)
     assert [(one.ids, one.finish_reason) for one in done] == [([], "cancelled")] * 4
+
+
+def test_none_is_the_default_of_every_argument(smol: Model, smollm2: Any) -> None:
+    with Model.load(smollm2, threads=None, context=None, isa=None, kv=None, precision=None, cache_bytes=None) as model:
+        assert model.info().kv == smol.info().kv and model.info().precision == smol.info().precision
+    nothing: dict[str, Any] = dict.fromkeys(generation.CHAT_OPTIONS)
+    done = smol.chat(USER, max_tokens=3, seed=1, **nothing)
+    assert done.prompt_ids == smol.chat_prompt(USER).ids and same(done, smol.chat(USER, max_tokens=3, seed=1))
+    assert smol.chat_prompt(USER, **nothing) == smol.chat_prompt(USER)
+    assert smol.generate("Hi", n=None, options=None, seed=1).options == smol.generate("Hi", seed=1).options
+    assert smol.score("Hi", top=None, window=None) == smol.score("Hi")
+    assert np.array_equal(smol.logits([1, 2], chunk=None), smol.logits([1, 2]))
+    trace = smol.trace("Hi there", None, layers=None, heads=None, positions=None, limit=None, chunk=None)
+    assert trace.kept == smol.trace("Hi there").kept
+    assert trace.lens(None, None) == trace.lens() and trace.top(None, None) == trace.top()
+    context = smol.context()
+    context.append("Hi", chunk=None, cancel=None)
+    assert context.next(None) == context.next()
+
+
+def test_closing_before_the_first_piece_computes_nothing(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "prefill", None)  # of a prompt that several completions share
+    for stream in (smol.stream("Hi there", n=2), smol.stream(["Hi there"])):
+        stream.close()
+        assert {(done.finish_reason, done.timings.first_token > 60) for done in stream.result()} == {
+            ("cancelled", False)
+        }

@@ -17,6 +17,7 @@ from pellucid.look.lens import Attribution, Guess, Lens
 from pellucid.look.places import Tap, find
 from pellucid.look.recorded import PREDICTIONS, Recorded, Selected, Token
 from pellucid.results import Completion
+from pellucid.sampling import Integer
 
 __all__ = ["LIMIT", "Token", "Trace", "trace"]
 
@@ -81,7 +82,7 @@ class Trace(Recorded):
 
     # ---- one position -----------------------------------------------------------------------------------------
 
-    def lens(self, position: int = -1, k: int = 5) -> Lens:
+    def lens(self, position: Integer | None = -1, k: Integer | None = 5) -> Lens:
         """The logit lens (nostalgebraist 2020) at a token: the k likeliest next tokens after each layer.
 
         The model's own operation applies the final norm and the head to the residual stream, so that the last entry
@@ -89,7 +90,7 @@ class Trace(Recorded):
         """
         core = self._need_core()
         places = find(core.open().plan)
-        position, k = self._place(position), checks.integer("k", k, 1)
+        position, k = self._place(position), checks.integer("k", 5 if k is None else k, 1)
         if "hidden" in self.kept and self.layers == tuple(range(len(places.layers))) and position in self.positions:
             rows = self.hidden[:, self.positions.index(position)]
         else:
@@ -97,12 +98,12 @@ class Trace(Recorded):
             rows = np.concatenate([found[places.embeddings], *(found[layer.hidden] for layer in places.layers)])
         return lens.lens(core, rows, k)
 
-    def top(self, position: int = -1, k: int = 5) -> list[Guess]:
+    def top(self, position: Integer | None = -1, k: Integer | None = 5) -> list[Guess]:
         """The k likeliest next tokens after a position -> [Guess(id, piece, probability, logit)]."""
-        core, position, k = self._need_core(), self._place(position), checks.integer("k", k, 1)
+        core, position, k = self._need_core(), self._place(position), checks.integer("k", 5 if k is None else k, 1)
         return lens.guesses(core, self.logits_at(position), k)
 
-    def logits_at(self, position: int = -1) -> Floats:
+    def logits_at(self, position: Integer | None = -1) -> Floats:
         """Logits (vocab) after a position; recomputed where they were not kept."""
         position = self._place(position)
         kept = position in self.positions
@@ -119,7 +120,7 @@ class Trace(Recorded):
         row = logits[0]
         return row
 
-    def attribution(self, position: int = -1, token: int | str | None = None) -> Attribution:
+    def attribution(self, position: Integer | None = -1, token: Integer | str | None = None) -> Attribution:
         """What the embedding, each layer's attention and feed-forward network, and each head added to a token's logit.
 
         token: an id, or the text of a single token; default: the token that follows, or after the last position the
@@ -132,7 +133,7 @@ class Trace(Recorded):
 
     def _place(self, position: Any) -> int:
         n = len(self)
-        return checks.integer("position", position, -n, n - 1) % n
+        return checks.integer("position", -1 if position is None else position, -n, n - 1) % n
 
     def _token(self, position: int, token: Any) -> int:
         core = self._need_core()
