@@ -116,10 +116,13 @@ def test_completion_of_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_shells_script(shell: str) -> None:
-    env = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+def test_the_shells_script(shell: str, tmp_path: Path) -> None:
+    env = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     done = subprocess.run([*COMMAND, "--show-completion", shell], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "_PELLUCID_COMPLETE=complete_" in done.stdout
+    installed = subprocess.run([*COMMAND, "--install-completion", shell], env=env, capture_output=True, timeout=60)
+    assert installed.returncode == 0
+    assert any("_PELLUCID_COMPLETE" in path.read_text() for path in tmp_path.rglob("*pellucid*") if path.is_file())
     assert "--install-completion" in subprocess.run([*COMMAND, "-h"], capture_output=True, text=True).stdout
 
 

@@ -80,6 +80,17 @@ def test_what_was_pulled_is_listed_and_loaded_by_that_name(call: Run, served: Hu
         assert shown["path"] == found[name]["path"]
     assert {"o/one", "pulled"} <= set(call("models").stdout.decode().split())
     assert inventory.name_of(str(found["o/one"]["path"])) == "o/one"
+    assert inventory.name_of(tiny) is None
+
+
+def test_no_cache_is_no_name(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    def no_home() -> Path:
+        raise RuntimeError
+
+    for key in ("PELLUCID_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert inventory.name_of(tiny) is None
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120])
@@ -158,6 +169,8 @@ def test_rm_of_what_is_not_there(call: Run, cache: Path, tmp_path: Path) -> None
         done = call("rm", name, "-y")
         assert done.returncode == 1 and words in error_line(done), name
     assert other.exists() and (cache / "loose.txt").exists()
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    assert "is not a model of the cache" in error_line(call("rm", str(tmp_path / "round"), "-y"))
     assert call("rm").returncode == 2
 
 

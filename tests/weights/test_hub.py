@@ -58,6 +58,19 @@ def test_ports_that_are_none(served: Hub, port: str) -> None:
 # -- a hub's model --------------------------------------------------------------------------------------------------
 
 
+def test_progress_counts_what_was_announced(served: Hub) -> None:
+    """All files, though one of them is here already."""
+    parts = {f"m-0000{i}-of-00002.gguf": DATA for i in (1, 2)}
+    served.model("o/split", parts, license="mit")
+    hub.fetch(hub.ask("o/split")).unlink()
+    seen: list[tuple[int, int, str]] = []
+    listing = hub.ask("o/split")
+    hub.fetch(listing, lambda *step: seen.append(step))
+    done = [step[0] for step in seen if step[2] != "verifying"]
+    assert {total for _, total, _ in seen} == {2 * len(DATA)} == {listing.size}
+    assert done == sorted(done) and (done[0], done[-1]) == (len(DATA), 2 * len(DATA))
+
+
 def test_pull_verify_and_find(served: Hub) -> None:
     assert hub.find(REF) is None
     seen: list[tuple[int, int, str]] = []

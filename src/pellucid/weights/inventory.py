@@ -75,14 +75,14 @@ def _of_folder(folder: Path) -> Iterator[Held]:
 
 def name_of(path: str | os.PathLike[str]) -> str | None:
     """The name of the catalogue or of a hub for a model's path in the cache; None for any other path."""
-    target = Path(path).resolve()
-    for entry in catalog.entries():
-        if catalog.path(entry.name).resolve() == target:
-            return entry.name
-    cache = cache_folder().resolve()
-    if cache not in target.parents:
-        return None
-    return next((held.name for held in pulled() if held.path.resolve() == target), None)
+    target = os.path.realpath(path)
+    with suppress(FetchError):  # there is no cache, or it cannot be read
+        for entry in catalog.entries():
+            if os.path.realpath(catalog.path(entry.name)) == target:
+                return entry.name
+        if target.startswith(os.path.realpath(cache_folder()) + os.sep):
+            return next((held.name for held in pulled() if os.path.realpath(held.path) == target), None)
+    return None
 
 
 def find(name: str) -> Held:
@@ -118,12 +118,12 @@ def _chosen(name: str, folder: Path, wanted: str) -> Held:
 
 
 def _at(path: str, cache: Path) -> Held:
-    target = Path(path).resolve()
+    target = os.path.realpath(path)
     for entry in catalog.entries():
-        if catalog.path(entry.name).resolve() == target:
+        if os.path.realpath(catalog.path(entry.name)) == target:
             return find(entry.name)
     for held in pulled():
-        if target in (held.path.resolve(), *(file.resolve() for file in held.files)):
+        if target in map(os.path.realpath, (held.path, *held.files)):
             return held
     shown = one_line(path, 200) or "''"
     if not os.path.lexists(path):
@@ -138,7 +138,7 @@ def remove(held: Held, told: Callable[[str], None] = lambda note: None) -> int:
     """
     cache = cache_folder()
     for file in held.files:
-        if cache.resolve() not in file.parent.resolve().joinpath(file.name).parents:
+        if not (os.path.realpath(file.parent) + os.sep).startswith(os.path.realpath(cache) + os.sep):
             raise FetchError(f"{file} is outside of the cache {cache}: it is not removed", name=held.name)
     said: list[str] = []
 
