@@ -354,6 +354,17 @@ def test_terminal(terminal: Callable[..., Terminal], model: Model) -> None:
     assert (code, "Traceback" in rest) == (0, False)
 
 
+def test_notes_wrap_whole(terminal: Callable[..., Terminal]) -> None:
+    screen = terminal()
+    assert screen.wait("> ") == "smollm2-135m: /help for commands, Ctrl-D\nto end\n"
+    screen.type("/help\n")
+    shown = screen.wait("\n> ")
+    assert "    sets the system message (-: removes\n    it), or shows it\n" in shown
+    assert max(map(len, shown.splitlines())) <= 40
+    screen.type("/exit\n")
+    assert screen.end()[0] == 0
+
+
 def test_ctrl_c_stops_the_answer_alone(terminal: Callable[..., Terminal]) -> None:
     screen = terminal("--seed", "1", "--temperature", "0", "--stop", "never ever")
     screen.wait("> ")

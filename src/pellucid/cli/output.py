@@ -173,8 +173,13 @@ def sentence(text: str) -> None:
 
 
 def _folded(text: str) -> str:
+    """Lines with their words whole at the terminal's edge, continued under their beginning."""
     wrapper = textwrap.TextWrapper(columns(), break_long_words=False, break_on_hyphens=False)
-    return "\n".join(wrapper.fill(part) for part in visible(text).split("\n"))
+    folded = []
+    for part in visible(text).split("\n"):
+        wrapper.subsequent_indent = part[: len(part) - len(part.lstrip(" "))]
+        folded.append(wrapper.fill(part))
+    return "\n".join(folded)
 
 
 def can_ask() -> bool:
