@@ -11,10 +11,7 @@ PELLUCID_TUNE: "off" does not measure and reads no choice that was kept; "now" m
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import statistics
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -132,6 +129,8 @@ def _time(probe: _engine.Probe, choice: Choice, values: Values, until: float) ->
 def decide(what: str, candidates: tuple[Values, ...], turns: Sequence[Sequence[Sequence[float]]]) -> Timing:
     """The fastest candidate, if it is clearly faster than the first. turns: for each kind of work, times in turns; in
     each turn, a time for each candidate."""
+    import statistics  # takes as long to import as all else here; only a measurement needs it
+
     medians = [[statistics.median(column) for column in zip(*work, strict=True)] for work in turns]
     ratios = tuple(statistics.geometric_mean(m[i] / m[0] for m in medians) for i in range(len(candidates)))
     best = min(range(len(ratios)), key=ratios.__getitem__)
@@ -171,6 +170,8 @@ def find(isa: str, threads: int) -> Tuning:
 
 def keep(isa: str, threads: int, timings: Sequence[Timing]) -> Tuning:
     """Keeps what was measured, for later processes. ``why`` says where, or why it is not kept."""
+    import json
+
     key = _key(isa, threads)
     values = _engine.default_tuning(isa)
     for timing in timings:
@@ -206,11 +207,15 @@ def _key(isa: str, threads: int) -> str:
 
 
 def _path(key: str) -> Path:
+    import hashlib
+
     return store.cache_folder() / "tuning" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
 
 def _read(key: str, isa: str) -> Tuning | None:
     """The tuning kept for a key; None where there is none, or where the file is broken."""
+    import json
+
     limits = _engine.tuning_limits()
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, PellucidError):
         path = _path(key)
