@@ -14,7 +14,8 @@ from .conftest import COMMAND
 
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
 # Lines that were erased, such as those of a progress bar, which a slow machine shows.
-ERASED = re.compile("[^\n]*\n\x1b\\[1A\x1b\\[2K|[^\n]*\x1b\\[2K|\x1b\\[\\?25[hl]")
+CURSOR = re.compile("\x1b\\[\\?25[hl]|\r")
+ERASED = re.compile("[^\n]*\n\x1b\\[1A\x1b\\[2K|[^\n]*\x1b\\[2K")
 
 
 class Terminal:
@@ -74,4 +75,4 @@ def on_terminal(*arguments: str, columns: int = 40, colour: bool = False, **envi
         code, seen = screen.end()
     finally:
         os.close(screen.file)
-    return code, ERASED.sub("", COLOURS.sub("", seen.replace("\r\n", "\n")).replace("\r", ""))
+    return code, ERASED.sub("", CURSOR.sub("", COLOURS.sub("", seen)))
