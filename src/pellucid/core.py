@@ -245,7 +245,7 @@ class Core:
         """A token's text, or a special token's spelling; U+FFFD stands for an incomplete character."""
         return self.piece(id, special=True).decode("utf-8", "replace")
 
-    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+    def tokenize(self, text: str, add_special: bool | None = True, parse_special: bool | None = False) -> list[int]:
         """``Model.tokenize``."""
         return self.need_tokenizer().encode(text, add_special=add_special, parse_special=parse_special)
 

@@ -169,7 +169,7 @@ class Model(AsyncCalls):
         is unusable."""
         return self._core.tokenizer
 
-    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+    def tokenize(self, text: str, add_special: bool | None = True, parse_special: bool | None = False) -> list[int]:
         """Text -> ids.
 
         add_special: add BOS where the model uses one. parse_special: turn the spelling of a special token into its id;

@@ -139,7 +139,7 @@ class Tokenizer:
             self._chats[template] = made
         return made
 
-    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+    def encode(self, text: str, add_special: bool | None = True, parse_special: bool | None = False) -> list[int]:
         """Ids of ``text``; ``add_special`` adds BOS and EOS if the vocabulary says so.
 
         The spelling of a control token is ordinary text, unless ``parse_special`` makes it that token; user-defined
@@ -147,7 +147,7 @@ class Tokenizer:
         Raises ``TypeError`` for what is not a ``str``; ``TokenizerError``, with the position, for lone surrogates and
         for characters that the vocabulary has no way to write.
         """
-        return self._text.encode(text, add_special, parse_special)
+        return self._text.encode(text, add_special is None or bool(add_special), bool(parse_special))
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """Text of ``ids``, the exact inverse of ``encode``; bytes that are not UTF-8 become U+FFFD.

@@ -271,6 +271,7 @@ def test_none_is_the_default_of_every_argument(smol: Model, smollm2: Any) -> Non
     trace = smol.trace("Hi there", None, layers=None, heads=None, positions=None, limit=None, chunk=None)
     assert trace.kept == smol.trace("Hi there").kept
     assert trace.lens(None, None) == trace.lens() and trace.top(None, None) == trace.top()
+    assert smol.tokenize("Hi", None, None) == smol.tokenize("Hi")
     context = smol.context()
     context.append("Hi", chunk=None, cancel=None)
     assert context.next(None) == context.next()
