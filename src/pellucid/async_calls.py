@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from pellucid import arguments
 from pellucid.asynchronous import AsyncBatchStream, AsyncStream, call
 from pellucid.calls import Calls
-from pellucid.options import ChatOptions, Conversations, GenerateOptions, Messages, Prompt, Prompts
+from pellucid.options import (
+    CHAT_DEFAULTS,
+    GENERATE_DEFAULTS,
+    ChatOptions,
+    Conversations,
+    GenerateOptions,
+    Messages,
+    Prompt,
+    Prompts,
+)
 from pellucid.results import Completion
-from pellucid.sampling import Integer
+from pellucid.sampling import Integer, lists_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -31,6 +40,7 @@ class AsyncCalls(Calls):
     async def agenerate(
         self, prompt: Prompt, *, n: Integer, **options: Unpack[GenerateOptions]
     ) -> list[Completion]: ...
+    @lists_options(GENERATE_DEFAULTS)
     async def agenerate(self, prompt: Any, *, n: Any = None, **options: Any) -> Any:
         """:meth:`generate` for asyncio: computes in a thread of its own. A task that is cancelled stops it within one
         forward pass, and is cancelled when it has stopped."""
@@ -44,6 +54,7 @@ class AsyncCalls(Calls):
     ) -> AsyncBatchStream: ...
     @overload
     def astream(self, prompt: Prompt, *, n: Integer, **options: Unpack[GenerateOptions]) -> AsyncBatchStream: ...
+    @lists_options(GENERATE_DEFAULTS)
     def astream(self, prompt: Any, *, n: Any = None, **options: Any) -> Any:
         """:meth:`stream` for asyncio -> :class:`AsyncStream`; for several prompts, or with n,
         :class:`AsyncBatchStream`. It begins, and raises what is wrong, when its first piece is awaited."""
@@ -85,6 +96,7 @@ class AsyncCalls(Calls):
         n: Integer | None = None,
         **options: Unpack[ChatOptions],
     ) -> AsyncBatchStream: ...
+    @lists_options(CHAT_DEFAULTS)
     def achat(self, messages: Any, *, stream: bool = False, n: Any = None, **options: Any) -> Any:
         """:meth:`chat` for asyncio, to be awaited; with ``stream``, an :class:`AsyncStream` or
         :class:`AsyncBatchStream`, which may be awaited before it is iterated over."""

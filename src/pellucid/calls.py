@@ -6,9 +6,18 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pellucid import generation
 from pellucid.core import Core
-from pellucid.options import ChatOptions, Conversations, GenerateOptions, Messages, Prompt, Prompts
+from pellucid.options import (
+    CHAT_DEFAULTS,
+    GENERATE_DEFAULTS,
+    ChatOptions,
+    Conversations,
+    GenerateOptions,
+    Messages,
+    Prompt,
+    Prompts,
+)
 from pellucid.results import Completion
-from pellucid.sampling import Integer
+from pellucid.sampling import Integer, lists_options
 from pellucid.streams import BatchStream, Stream
 
 if TYPE_CHECKING:
@@ -34,6 +43,7 @@ class Calls:
     ) -> list[Completion]: ...
     @overload
     def generate(self, prompt: Prompt, *, n: Integer, **options: Unpack[GenerateOptions]) -> list[Completion]: ...
+    @lists_options(GENERATE_DEFAULTS)
     def generate(self, prompt: Any, *, n: Any = None, **options: Any) -> Any:
         """Generates from a prompt (text or ids) -> Completion; from several prompts -> a list of completions.
 
@@ -62,6 +72,7 @@ class Calls:
     ) -> BatchStream: ...
     @overload
     def stream(self, prompt: Prompt, *, n: Integer, **options: Unpack[GenerateOptions]) -> BatchStream: ...
+    @lists_options(GENERATE_DEFAULTS)
     def stream(self, prompt: Any, *, n: Any = None, **options: Any) -> Any:
         """Like :meth:`generate`, piece by piece -> :class:`Stream`; for several prompts, or with n,
         :class:`BatchStream`."""
@@ -101,6 +112,7 @@ class Calls:
         n: Integer | None = None,
         **options: Unpack[ChatOptions],
     ) -> BatchStream: ...
+    @lists_options(CHAT_DEFAULTS)
     def chat(self, messages: Any, *, stream: bool = False, n: Any = None, **options: Any) -> Any:
         """Generates the next message of a conversation -> Completion; with ``stream``, a :class:`Stream`. For several
         conversations, or with n, as in :meth:`generate`: a list of completions, or a :class:`BatchStream`.

@@ -15,9 +15,9 @@ from pellucid.arguments import plain, prompts, wrong_part
 from pellucid.asynchronous import AsyncStream, call
 from pellucid.core import Core
 from pellucid.errors import ClosedError, ContextBusyError, ContextFullError, WrongType, WrongValue, shown
-from pellucid.options import ChatOptions, GenerateOptions, Messages, Prompt, Prompts
+from pellucid.options import CHAT_DEFAULTS, GENERATE_DEFAULTS, ChatOptions, GenerateOptions, Messages, Prompt, Prompts
 from pellucid.results import Completion, NextToken
-from pellucid.sampling import MOST_LOGPROBS, Cancel, Integer, SamplingOptions
+from pellucid.sampling import MOST_LOGPROBS, Cancel, Integer, SamplingOptions, lists_options
 from pellucid.streams import Stream
 
 if TYPE_CHECKING:
@@ -207,11 +207,13 @@ class Context:
 
     # ---- generation -------------------------------------------------------------------------------------------
 
+    @lists_options(GENERATE_DEFAULTS)
     def generate(self, prompt: Prompt = (), **options: Unpack[GenerateOptions]) -> Completion:
         """Appends a prompt (by default none) and generates. The context keeps the prompt and the completion's ``ids``,
         not what ended it: a stop string, a stop id, the end of sequence. Options and errors: see ``Model.generate``."""
         return self.stream(prompt, **options).result()
 
+    @lists_options(GENERATE_DEFAULTS)
     def stream(self, prompt: Prompt = (), **options: Unpack[GenerateOptions]) -> Stream:
         """Like :meth:`generate`, piece by piece. The context is in use until the stream ends or is closed."""
         parsed = generation.parse_options(options)
@@ -234,6 +236,7 @@ class Context:
     ) -> Completion: ...
     @overload
     def chat(self, messages: Messages, *, stream: Literal[True], **options: Unpack[ChatOptions]) -> Stream: ...
+    @lists_options(CHAT_DEFAULTS)
     def chat(self, messages: Any, *, stream: bool = False, **options: Any) -> Any:
         """Generates the next message of a conversation -> Completion; with ``stream``, a :class:`Stream`.
 
@@ -263,12 +266,14 @@ class Context:
         forward pass, and is cancelled when it has stopped; no token was added then."""
         return await call(self.append, ids, chunk=chunk, cancel=cancel)
 
+    @lists_options(GENERATE_DEFAULTS)
     async def agenerate(self, prompt: Prompt = (), **options: Unpack[GenerateOptions]) -> Completion:
         """:meth:`generate` for asyncio: computes in a thread of its own. A task that is cancelled stops it within one
         forward pass, and is cancelled when it has stopped; the context then holds the prompt and the tokens generated
         so far."""
         return await call(self.generate, prompt, **options)
 
+    @lists_options(GENERATE_DEFAULTS)
     def astream(self, prompt: Prompt = (), **options: Unpack[GenerateOptions]) -> AsyncStream:
         """:meth:`stream` for asyncio. It begins, and the context is in use, when its first piece is awaited."""
         return AsyncStream(self.stream, prompt, **options)
@@ -279,6 +284,7 @@ class Context:
     ) -> Coroutine[Any, Any, Completion]: ...
     @overload
     def achat(self, messages: Messages, *, stream: Literal[True], **options: Unpack[ChatOptions]) -> AsyncStream: ...
+    @lists_options(CHAT_DEFAULTS)
     def achat(self, messages: Any, *, stream: bool = False, **options: Any) -> Any:
         """:meth:`chat` for asyncio, to be awaited; with ``stream``, an :class:`AsyncStream`."""
         if stream:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pellucid import _engine, arguments, checks, sampling
 from pellucid.core import Core
 from pellucid.errors import BatchError, ContextFullError, NumericsError, TokenizerError, WrongValue, out_of_memory
+from pellucid.options import TEMPLATE_DEFAULTS
 from pellucid.results import FinishReason, Gathered, Piece, Timings, TokenLogprob
 from pellucid.sampling import SamplingOptions
 from pellucid.streams import BatchStream, Stream
@@ -42,7 +43,6 @@ __all__ = [
     "stream",
 ]
 
-CHAT_OPTIONS = frozenset({"tools", "template", "documents", "variables", "add_generation_prompt"})
 MOST_COPIES = 2**16  # completions per prompt
 
 
@@ -61,8 +61,8 @@ class ChatCall(NamedTuple):
 
 def parse_chat_options(keywords: Mapping[str, Any]) -> ChatCall:
     """Checks the keywords of ``chat``. Raises as `parse_options`."""
-    own = {name: value for name, value in keywords.items() if name in CHAT_OPTIONS and value is not None}
-    rest = {name: value for name, value in keywords.items() if name not in CHAT_OPTIONS}
+    own = {name: value for name, value in keywords.items() if name in TEMPLATE_DEFAULTS and value is not None}
+    rest = {name: value for name, value in keywords.items() if name not in TEMPLATE_DEFAULTS}
     on_full = rest.pop("on_full", None)
     if on_full is not None:
         on_full = checks.choice("on_full", on_full, ("error", "stop", "trim"))

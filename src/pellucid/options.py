@@ -8,9 +8,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pellucid.sampling import Integer, OnFull, SamplingKeywords, SamplingOptions, SharedKeywords
+from pellucid.sampling import DEFAULTS, Integer, OnFull, SamplingKeywords, SamplingOptions, SharedKeywords
 
 __all__ = [
+    "CHAT_DEFAULTS",
+    "GENERATE_DEFAULTS",
+    "TEMPLATE_DEFAULTS",
     "ChatOptions",
     "Conversations",
     "GenerateOptions",
@@ -67,3 +70,14 @@ class ChatOptions(SharedKeywords, total=False):
     documents: Sequence[Mapping[str, Any]] | None
     variables: Mapping[str, Any] | None
     add_generation_prompt: bool | None
+
+
+TEMPLATE_DEFAULTS: dict[str, Any] = {
+    "tools": None,
+    "template": None,
+    "documents": None,
+    "variables": None,
+    "add_generation_prompt": True,
+}
+GENERATE_DEFAULTS: dict[str, Any] = {"options": None, **DEFAULTS}
+CHAT_DEFAULTS: dict[str, Any] = {**TEMPLATE_DEFAULTS, **GENERATE_DEFAULTS, "max_tokens": None}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, get_args
 
 import numpy as np
 
@@ -27,6 +28,7 @@ __all__ = [
     "SharedKeywords",
     "check_cancel",
     "check_chunk",
+    "lists_options",
 ]
 
 MOST_LOGPROBS = 2**20  # more than any vocabulary; bounds the memory that one call may allocate
@@ -389,6 +391,26 @@ DEFAULTS: dict[str, Any] = {
     f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(SamplingOptions)
 }
 del DEFAULTS["given"]
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def lists_options(defaults: Mapping[str, Any]) -> Callable[[F], F]:
+    """Decorates a callable whose ``**options`` have these defaults: `help` and the completion of a notebook, which see
+    it as it runs, list them. Type checkers and editors read its types."""
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        options = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=v) for n, v in defaults.items()]
+        function.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+lists_options(DEFAULTS)(SamplingOptions)
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

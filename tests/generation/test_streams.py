@@ -12,6 +12,7 @@ import pytest
 
 from pellucid import BatchStream, Completion, Model, SamplingOptions, Stream, generation
 from pellucid.errors import BatchError, ContextBusyError, ContextFullError, NumericsError
+from pellucid.options import TEMPLATE_DEFAULTS
 
 OPTIONS: dict[str, Any] = {"max_tokens": 9, "seed": 5, "temperature": 1.0, "ignore_eos": True}
 USER = [{"role": "user", "content": "Hi"}]
@@ -261,7 +262,7 @@ def test_cancelling_before_a_shared_prompt(smol: Model) -> None:
 def test_none_is_the_default_of_every_argument(smol: Model, smollm2: Any) -> None:
     with Model.load(smollm2, threads=None, context=None, isa=None, kv=None, precision=None, cache_bytes=None) as model:
         assert model.info().kv == smol.info().kv and model.info().precision == smol.info().precision
-    nothing: dict[str, Any] = dict.fromkeys(generation.CHAT_OPTIONS)
+    nothing: dict[str, Any] = dict.fromkeys(TEMPLATE_DEFAULTS)
     done = smol.chat(USER, max_tokens=3, seed=1, **nothing)
     assert done.prompt_ids == smol.chat_prompt(USER).ids and same(done, smol.chat(USER, max_tokens=3, seed=1))
     assert smol.chat_prompt(USER, **nothing) == smol.chat_prompt(USER)

@@ -14,8 +14,9 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 
-from pellucid import ChatOptions, GenerateOptions, Model, _engine, generation
+from pellucid import ChatOptions, Context, Edit, GenerateOptions, Model, _engine
 from pellucid._kernels import sampling as kernels
+from pellucid.options import TEMPLATE_DEFAULTS
 from pellucid.sampling import (
     CHECKS,
     SAMPLERS,
@@ -224,11 +225,25 @@ def test_the_typed_keywords_are_the_options() -> None:
     for name, kind in attributes.items():
         assert keywords[name] == given_as.get(kind, kind) | None, name
     assert get_type_hints(GenerateOptions) == {**keywords, "options": SamplingOptions | None}
-    own = generation.CHAT_OPTIONS
+    own = set(TEMPLATE_DEFAULTS)
     assert own == set(inspect.signature(Model.chat_prompt).parameters) - {"self", "messages"}
     chat = get_type_hints(ChatOptions)
     assert chat.keys() == get_type_hints(GenerateOptions).keys() | own
     assert all(chat[name] == kind for name, kind in get_type_hints(GenerateOptions).items() if name != "on_full")
+
+
+def test_signatures_list_the_options_and_their_defaults() -> None:
+    own = {name: p.default for name, p in inspect.signature(SamplingOptions).parameters.items()}
+    assert own == {name: getattr(SamplingOptions(), name) for name in CHECKS}
+    template = inspect.signature(Model.chat_prompt).parameters
+    for owner in (Model, Edit, Context):
+        for name in ("generate", "stream", "chat", "agenerate", "astream", "achat"):
+            listed = {key: p.default for key, p in inspect.signature(getattr(owner, name)).parameters.items()}
+            expected = {**own, "options": None}
+            if "chat" in name:
+                expected |= {"max_tokens": None} | {key: template[key].default for key in TEMPLATE_DEFAULTS}
+            assert expected.items() <= listed.items(), (owner, name)
+            assert listed.keys() - expected.keys() <= {"self", "prompt", "messages", "stream", "n"}
 
 
 def test_options_cannot_change_afterwards() -> None:
