@@ -295,7 +295,7 @@ def test_numbers_that_are_none_never_make_a_token(broken: Model) -> None:
     with pytest.raises(NumericsError):
         broken.logits([1, BAD, 2])
     with pytest.raises(BatchError, match=r"^prompt\[1\]: "):
-        broken.generate([[1, 2], [1, BAD]], max_tokens=2)
+        broken.generate([[1, 2], [1, BAD]], max_tokens=2, logit_bias={BAD: -np.inf})  # the first must not draw it
     context = broken.context()
     context.append([1, 2, 3])
     with pytest.raises(NumericsError):
