@@ -11,6 +11,7 @@ PELLUCID_TUNE: "off" does not measure and reads no choice that was kept; "now" m
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -28,7 +29,8 @@ __all__ = ["Choice", "Timing", "Tuning", "choices", "decide", "find", "keep", "m
 
 SECONDS = 0.035  # of measuring at a load; with its buffer, less than 0.06 s
 BYTES = 8 << 20  # of the weights of a product that is bound by memory; no cache holds them at its start
-GAIN = 0.02  # a candidate must be faster by this share than what follows from the processor
+# A candidate must be faster by this share than what follows from the processor: at a load, at length.
+GAIN, GAIN_AT_LENGTH = 0.05, 0.02
 ROWS = 96  # of a product that is bound by computing
 K = 2048
 
@@ -113,28 +115,29 @@ def measure(isa: str, threads: int, seconds: float = SECONDS) -> list[Timing]:
     start = time.perf_counter()
     for i, choice in enumerate(plan):
         until = start + seconds * (i + 1) / len(plan)
-        found.append(_time(probe, choice, values, until))
+        found.append(_time(probe, choice, values, until, GAIN if seconds <= 1 else GAIN_AT_LENGTH))
         values |= choice.candidates[found[-1].chosen]
     return found
 
 
-def _time(probe: _engine.Probe, choice: Choice, values: Values, until: float) -> Timing:
+def _time(probe: _engine.Probe, choice: Choice, values: Values, until: float, gain: float) -> Timing:
     turns: list[list[list[float]]] = [[] for _ in choice.products]
     while not turns[0] or time.perf_counter() < until:
         for (format, rows), turn in zip(choice.products, turns, strict=True):
             turn.append([_run(probe, format, rows, {**values, **c}) for c in choice.candidates])
-    return decide(choice.what, choice.candidates, turns)
+    return decide(choice.what, choice.candidates, turns, gain)
 
 
-def decide(what: str, candidates: tuple[Values, ...], turns: Sequence[Sequence[Sequence[float]]]) -> Timing:
-    """The fastest candidate, if it is clearly faster than the first. turns: for each kind of work, times in turns; in
-    each turn, a time for each candidate."""
-    import statistics  # takes as long to import as all else here; only a measurement needs it
-
-    medians = [[statistics.median(column) for column in zip(*work, strict=True)] for work in turns]
-    ratios = tuple(statistics.geometric_mean(m[i] / m[0] for m in medians) for i in range(len(candidates)))
-    best = min(range(len(ratios)), key=ratios.__getitem__)
-    return Timing(what, candidates, ratios, best if ratios[best] < 1 - GAIN else 0)
+def decide(
+    what: str, candidates: tuple[Values, ...], turns: Sequence[Sequence[Sequence[float]]], gain: float
+) -> Timing:
+    """The fastest candidate, if it is faster than the first by `gain`. turns: for each kind of work, times in turns; in
+    each turn, a time for each candidate. Their least times count: other work on the machine only ever adds to one."""
+    least = [[min(column) for column in zip(*work, strict=True)] for work in turns]
+    logs = [sum(math.log(times[i] / times[0]) for times in least) / len(least) for i in range(len(candidates))]
+    best = min(range(len(logs)), key=logs.__getitem__)
+    ratios = tuple(math.exp(x) for x in logs)
+    return Timing(what, candidates, ratios, best if ratios[best] < 1 - gain else 0)
 
 
 def _run(probe: _engine.Probe, format: str, rows: int, values: Values) -> int:

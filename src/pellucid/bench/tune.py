@@ -71,7 +71,7 @@ def _time(
             engine.tune({**values, **candidate})
             times.append(_pass(engine, ids))
         turns.append(times)
-    return tuning.decide(what, candidates, [turns])
+    return tuning.decide(what, candidates, [turns], tuning.GAIN_AT_LENGTH)
 
 
 def _pass(engine: _engine.Engine, ids: list[int]) -> float:
