@@ -68,7 +68,8 @@ class _Running(Iterator[Item], Generic[Item]):
         self.close()
 
     def __del__(self) -> None:
-        self._give_back()
+        if hasattr(self, "_releases"):  # the constructor had its arguments
+            self._give_back()
 
     def _give_back(self) -> None:
         with suppress(IndexError):

@@ -123,3 +123,12 @@ def test_a_long_message_is_one_line_of_500_characters(run: Run) -> None:
     line = done.stderr.decode()
     assert done.returncode == 1 and line.startswith("pellucid: ") and line.endswith("\n")
     assert len(line) <= 501 and line[:-1].isprintable()
+
+
+def test_numbers_of_inspect_are_whole_in_40_columns(smollm2: Path) -> None:
+    text = "The capital of France is Paris zxq"
+    parts = ("--only", "surprise", "--only", "sampling")
+    code, seen = on_terminal("inspect", text, "-m", str(smollm2), *parts, columns=40)
+    assert code == 0 and "\u2026" not in seen and max(map(len, seen.splitlines())) <= 40
+    assert re.search(r"^position +token +surprise +rank$", seen, re.M)
+    assert re.search(r"^step +tokens left ", seen, re.M) and re.search(r"^model +49,152 ", seen, re.M)

@@ -285,3 +285,11 @@ def test_closing_before_the_first_piece_computes_nothing(smol: Model, monkeypatc
         assert {(done.finish_reason, done.timings.first_token > 60) for done in stream.result()} == {
             ("cancelled", False)
         }
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_stream_without_its_arguments_is_one_error() -> None:
+    for kind in (Stream, BatchStream):
+        with pytest.raises(TypeError, match="missing"):
+            kind()  # type: ignore[call-arg]
+        gc.collect()

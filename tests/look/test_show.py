@@ -109,6 +109,9 @@ def test_figures_refuse(smollm: Model) -> None:
         plots.attention(trace, 4, 0)
     with pytest.raises(ValueError, match="positions=7"):
         plots.lens(trace, positions=[7])
+    for draw in (plots.lens, plots.attention, plots.attribution):
+        with pytest.raises(TypeError, match=r"trace must be a Trace, not Attribution"):
+            draw(trace.attribution())  # type: ignore[arg-type]
 
 
 def test_figures_are_pictures_in_a_notebook(smollm: Model) -> None:

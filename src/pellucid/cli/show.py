@@ -18,6 +18,7 @@ from pellucid.weights.store import size
 __all__ = ["inspected"]
 
 MOST = 40  # tokens shown one by one
+NARROW = 60  # columns of a terminal that leave no room for bars beside four columns
 NARROWEST = 40  # columns; a narrower terminal wraps lines itself
 SURPRISED = 10.0  # bits: the least surprise that may have the darkest colour and the longest bar
 COLOURS = (None, "#fee6ce", "#fdc692", "#fd9f5a", "#f1711e", "#c44a02")  # one hue, from light to dark
@@ -56,14 +57,17 @@ def _tokens(console: Console, tokens: list[dict[str, Any]], at: int) -> None:
         for token in shown:
             text.append(_plain(token["piece"]), _shade(token["bits"], most))
         console.print(text)
-    table = _table("position", "token", "surprise", "rank", "")
+    bars = console.width >= NARROW
+    room = console.width if bars else max(console.width - 29, 6)  # the other columns take 29
+    table = _table("position", "token", "surprise", "rank", *[""] * bars)
     for token in shown:
         bits = token["bits"]
         if bits is None:
             cells = ["", "", "the first token"]
         else:
             cells = [f"{bits:.1f}", f"{token['rank']:,}", _bar(console, bits / most, 20)]
-        table.add_row(f"{token['position']}", Text(repr(token["piece"]), _shade(bits, most)), *cells)
+        piece = Text(_cut(repr(token["piece"]), room), _shade(bits, most))
+        table.add_row(f"{token['position']}", piece, *cells[: 2 + bars])
     console.print(table)
 
 
@@ -154,9 +158,10 @@ def _heading(console: Console, title: str, what: str) -> None:
 def _table(*names: str) -> Table:
     """A table with numbers right-aligned and columns as narrow as their contents."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    left = {"", "token", "step", "most probable", "after", "attends to", "what"}
+    folded = {"most probable", "attends to", "what"}
+    left = {"", "token", "step", "after", *folded}
     for name in names:
-        table.add_column(name, justify="left" if name in left else "right", no_wrap=name not in ("attends to", "what"))
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=name not in folded)
     return table
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pellucid import checks
-from pellucid.errors import WrongValue
+from pellucid.errors import WrongType, WrongValue
 from pellucid.look import record
 from pellucid.look.lens import Attribution
 from pellucid.look.trace import Trace
@@ -27,6 +27,7 @@ def lens(trace: Trace, positions: Sequence[int] | None = None) -> Any:
 
     positions: default: the last 12 of the trace's positions.
     """
+    _trace(trace)
     if positions is None:
         chosen = trace.positions[-MOST["lens"] :]
     else:
@@ -56,6 +57,7 @@ def attention(trace: Trace, layer: int = -1, heads: int | Sequence[int] | None =
 
     Raises ValueError for a layer or a head that the trace does not have.
     """
+    _trace(trace)
     layer = checks.integer("layer", layer, -len(trace.layers))
     layer = trace.layers[layer] if layer < 0 else layer
     if layer not in trace.layers:
@@ -94,6 +96,7 @@ def attribution(trace: Trace, position: int = -1, token: int | str | None = None
 
     position, token: as for ``Trace.attribution``.
     """
+    _trace(trace)
     return of_attribution(trace.attribution(position, token))
 
 
@@ -119,6 +122,12 @@ def of_attribution(found: Attribution) -> Any:
     title = f"What pushed {found.token.piece!r} after position {found.position}: logit {found.logit:.2f}"
     _text(figure.suptitle(title, fontsize=10))
     return figure
+
+
+def _trace(trace: object) -> None:
+    """Refuses what is no trace: its lens or its attribution, for example."""
+    if not isinstance(trace, Trace):
+        raise WrongType("trace", f" must be a Trace, not {type(trace).__name__}")
 
 
 def save(figure: Any, path: Any, *, dpi: int = 100) -> None:
