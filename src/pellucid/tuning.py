@@ -17,9 +17,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pellucid import _engine, checks
 from pellucid.errors import OutOfMemoryError, PellucidError
@@ -37,8 +36,7 @@ K = 2048
 Values = Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """One decision: the candidates, each {name: value}, and the products whose times decide, (format, rows)."""
 
     what: str
@@ -46,8 +44,7 @@ class Choice:
     products: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """The times of one choice's candidates, relative to the first, which follows from the processor; less is faster."""
 
     what: str
@@ -64,13 +61,12 @@ class Timing:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Tuning:
+class Tuning(NamedTuple):
     """values: {name: value} of all names in csrc/kernels/tuning.h; why: where they come from."""
 
     values: dict[str, int]
     why: str
-    timings: tuple[Timing, ...] = field(default=(), compare=False)
+    timings: tuple[Timing, ...] = ()
 
 
 def _ahead(prefix: str, *pairs: tuple[int, int]) -> tuple[Values, ...]:

@@ -55,9 +55,21 @@ def write(tmp_path: Path, doc: Any) -> Path:
     return path
 
 
+SAVED = {**DOCUMENT, "model": {**DOCUMENT["model"], "path": "smollm2-135m.gguf"}}
+
+
+def test_no_folder_of_this_machine_is_saved(tmp_path: Path) -> None:
+    doc = document()
+    doc["machine"]["tuning_why"] = "measured earlier, kept in /home/user/.cache/pellucid/tuning/0.json"
+    doc["model"]["path"] = "/home/user/models/some.gguf"
+    text = history.save(doc, tmp_path / "a.json").read_text()
+    assert "/home" not in text and '"path": "some.gguf"' in text
+    assert doc["model"]["path"] == "/home/user/models/some.gguf"  # what was given stays as it was
+
+
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     path = history.save(document(), tmp_path / "a.json")
-    assert path == tmp_path / "a.json" and json.loads(path.read_text()) == DOCUMENT
+    assert path == tmp_path / "a.json" and json.loads(path.read_text()) == SAVED
     assert history.compare(document(), history.read(path))["differs"] == {}
     changed = document()
     changed["commit"] = "9876543210"

@@ -77,8 +77,11 @@ def target(path: str | Path) -> Path:
 
 def save(doc: Document, path: str | Path) -> Path:
     """Writes a document to a file, which is replaced as a whole, or into a folder under a name made of the version, the
-    commit, the machine and the model. -> the file. Raises ValueError as `target` does, OSError."""
+    commit, the machine and the model; without the folders of this machine, for it may be read elsewhere. -> the file.
+    Raises ValueError as `target` does, OSError."""
     path = target(path)
+    machine = {key: value for key, value in doc["machine"].items() if key != "tuning_why"}
+    doc = {**doc, "machine": machine, "model": {**doc["model"], "path": Path(doc["model"]["path"]).name}}
     if path.is_dir():
         m, model = doc["machine"], Path(doc["model"]["path"])
         # Virtual machines give different processors one name; family, model and stepping tell them apart.

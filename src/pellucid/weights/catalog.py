@@ -6,7 +6,6 @@ in the platform's user cache folder (XDG_CACHE_HOME or ~/.cache, ~/Library/Cache
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable
@@ -86,6 +85,8 @@ def _entry(name: str) -> Entry:
 def unknown(name: str, what: str = "") -> FetchError:
     """The error for an unknown name: names like it, all names, and how those of a hub are formed. what: its beginning,
     by default that no model is called so."""
+    import difflib
+
     known, asked = [entry.name for entry in entries()], name[:100].lower()
     near = [entry for entry in known if asked and entry.startswith(asked)] or difflib.get_close_matches(asked, known, 1)
     there = f"he catalogue has {', '.join(known)}"
