@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pellucid.asynchronous import AsyncBatchStream, AsyncStream
     from pellucid.context import Context
     from pellucid.info import ModelInfo, Operation
-    from pellucid.look import Trace
+    from pellucid.look import Attribution, Lens, Score, Trace
     from pellucid.model import Edit, Model
     from pellucid.options import ChatOptions, GenerateOptions
     from pellucid.results import Completion, NextToken, Piece, Timings, TokenLogprob
@@ -29,18 +29,21 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncBatchStream",
     "AsyncStream",
+    "Attribution",
     "BatchStream",
     "ChatOptions",
     "Completion",
     "Context",
     "Edit",
     "GenerateOptions",
+    "Lens",
     "Model",
     "ModelInfo",
     "NextToken",
     "Operation",
     "Piece",
     "SamplingOptions",
+    "Score",
     "Stream",
     "Timings",
     "TokenLogprob",
@@ -59,7 +62,7 @@ _MODULES = {
     "Context": "context",
     **dict.fromkeys(("Edit", "Model"), "model"),
     "Tokenizer": "tokenizer",
-    "Trace": "look",
+    **dict.fromkeys(("Attribution", "Lens", "Score", "Trace"), "look"),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, KeysView, Mapping, Sequence, Set
 from itertools import chain, islice
 from typing import Any
 
@@ -54,7 +54,8 @@ def prompts(value: Any, name: str) -> tuple[bool, list[Any]]:
     value = plain(value)
     if isinstance(value, (str, bytes, bytearray)) or not hasattr(type(value), "__iter__"):
         return False, [value]
-    if isinstance(value, (Mapping, Set)) or hasattr(value, "columns"):
+    unordered = isinstance(value, Set) and not isinstance(value, KeysView)
+    if isinstance(value, Mapping) or unordered or hasattr(value, "columns"):
         raise WrongType(name, f" must be text, token ids or a sequence of them, not {type(value).__name__}")
     ndim, kind = getattr(value, "ndim", None), getattr(getattr(value, "dtype", None), "kind", "O")
     if ndim == 0 or (ndim == 1 and kind not in _KINDS_OF_TEXT):

@@ -186,3 +186,7 @@ def test_a_stand_in_for_arrow() -> None:
     assert arguments.prompts(scalar(value="a"), "prompt") == (False, ["a"])
     several, (ids,) = arguments.prompts([scalar(value=1), scalar(value=2)], "prompt")
     assert not several and [*ids] == [1, 2]
+
+
+def test_keys_of_a_dict_are_prompts_in_their_order() -> None:
+    assert arguments.prompts({"b": 1, "a": 2}.keys(), "prompt") == (True, ["b", "a"])
