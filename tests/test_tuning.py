@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,26 @@ def test_loads_at_once_measure_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: tuning.find(ISA, 1), range(8)))
     assert len(calls) == 1 and all(f is found[0] for f in found)
+
+
+def test_a_child_forked_during_a_measurement_measures_for_itself() -> None:
+    with tuning._lock:  # as a thread of the parent that measures holds it
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(0 if tuning.find(ISA, 1).timings else 1)
+            finally:
+                os._exit(2)
+    for _ in range(600):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise AssertionError("the child waits for a thread that does not exist")
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_a_model_says_what_was_chosen_and_why(model_path: Path) -> None:

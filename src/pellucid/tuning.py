@@ -148,6 +148,16 @@ _known: dict[str, Tuning] = {}  # by key: what this process has found
 _lock = threading.Lock()
 
 
+def _unlock() -> None:
+    """In a forked child: the thread that measured in the parent does not exist here."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)
+
+
 def find(isa: str, threads: int) -> Tuning:
     """The tuning for this machine: the one kept in the cache folder, or else one that is measured now and kept.
 

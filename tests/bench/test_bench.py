@@ -93,6 +93,13 @@ def test_the_table_fits_80_columns(document: dict[str, Any], capsys: pytest.Capt
     assert max(len(line) for line, row in zip(lines, rows, strict=True) if len(row) > 1) <= 80
 
 
+def test_numbers_are_short() -> None:
+    known = {0.04: "0.0", 9.96: "10.0", 99.94: "99.9", 100: "100", 99_999: "99999", 99_999.9: "100k", 149_530: "150k"}
+    known |= {999_499: "999k", 999_500: "1.00M", 1_644_916: "1.64M", 9_994_999: "9.99M", 12_000_000: "12M"}
+    assert {x: report.number(x) for x in known} == known
+    assert all(len(report.number(10 ** (i / 50))) <= 5 for i in range(450))
+
+
 def test_products_beside_their_kernels() -> None:
     def op(name: str, us: float, kernel: float | None) -> dict[str, Any]:
         work = {"bytes": 1000, "operations": {"int8": 500}, "limit_microseconds": us / 4}

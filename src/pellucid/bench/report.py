@@ -259,6 +259,9 @@ def _op_row(o: Document, total: float) -> list[str]:
 
 
 def number(x: float) -> str:
+    """In at most five characters up to 10^9: a column of the table has no room for more."""
+    if x >= 99_999.5:
+        return f"{x / 1e6:.2f}M" if 999_500 <= x < 9_995_000 else f"{x / 1e6:.0f}M" if x >= 1e6 else f"{x / 1e3:.0f}k"
     return f"{x:.0f}" if x >= 100 else f"{x:.1f}"
 
 

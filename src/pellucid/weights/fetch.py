@@ -110,7 +110,7 @@ class _Meter:
 
     def show(self, done: int, label: str) -> None:
         """``done``: bytes of the wheel under way."""
-        here = min(self._base + done, self._wheels) * self._total // self._wheels
+        here = min(self._base + done, self._wheels) * self._total // max(self._wheels, 1)
         self._shown = max(self._shown, here)
         if self._progress is not None:
             self._progress(self._shown, self._total, label)
