@@ -18,7 +18,8 @@ def default_tuning(str isa):
 
 
 cdef pl_tuning to_tuning(str isa, values) except *:
-    """values: those that differ from the tier's default; None: none. Raises ValueError for an unknown name or a value beyond its limits."""
+    """values: those that differ from the tier's default; None: none. Raises ValueError for an unknown name or a value
+    beyond its limits."""
     cdef pl_tuning tuning
     limits = tuning_limits()
     known = default_tuning(isa)
