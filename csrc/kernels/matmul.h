@@ -37,7 +37,8 @@ PL_INLINE int pl_entry_bytes(const pl_shape f, int terms)
 /* What lies in the scratch memory of a product: a head that says which panel it is, then the panel. */
 enum { PL_PANEL_HEAD = 64, PL_PANEL_MOST = 1 << 20 };
 
-/* Whether the panel that these numbers describe is there already, from the product before; in any case it is from now on. */
+/* Whether the panel that these numbers describe is there already, from the product before; in any case it is from
+ * now on. */
 PL_INLINE int pl_panel_is(const pl_shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks, int wide)
 {
     const struct {

@@ -11,13 +11,14 @@ static const char *const names[] = {PL_TUNING(NAME) NULL};
 static const int32_t limits[][2] = {PL_TUNING(LIMITS)};
 
 /* Measured on processors of two makers, in bytes:
- * - AMD (Zen 4, Zen 5) and Intel (Sapphire or Emerald Rapids): panels of 336 KB, a third of a second-level cache of 1 MB,
- *   and 32 tiles of the gated unit. Twice the cache gave no reason for larger ones. Steps of 108 rows (105 where five meet
- *   two tiles) make five of a pass of 512 and leave little for the last.
+ * - AMD (Zen 4, Zen 5) and Intel (Sapphire or Emerald Rapids): panels of 336 KB, a third of a second-level cache of 1
+ *   MB, and 32 tiles of the gated unit. Twice the cache gave no reason for larger ones. Steps of 108 rows (105 where
+ *   five meet two tiles) make five of a pass of 512 and leave little for the last.
  * - Every line of the block 4 KB ahead: Intel reads Q4_K at 0.91 of 29 GB/s so and at 0.73 with one line of the next
  *   page, Zen 5 at 1.05 and 0.92 of 52 GB/s; on Zen 4 one line was the better choice, at moments of 58 GB/s.
- * - Two tiles at once: Zen 5, which computes two dots of 512 bits a cycle and loads two vectors, reaches 0.77 of its int8
- *   peak with Q4_0 so and 0.68 with one; where dots share two ports with all else, one tile is better. */
+ * - Two tiles at once: Zen 5, which computes two dots of 512 bits a cycle and loads two vectors, reaches 0.77 of its
+ *   int8 peak with Q4_0 so and 0.68 with one. Where dots share two ports with all else, unpacking twice as often should
+ *   cost more than loads: one tile, until a measurement says otherwise. */
 static const pl_tuning usual = {
     .ahead_bytes = 4096,
     .ahead_lines = 64,

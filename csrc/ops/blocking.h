@@ -1,5 +1,6 @@
-/* How much the operations take at once, where it is not a matter of tuning (kernels/tuning.h). `pellucid bench -m MODEL` measures it on whole passes: the prompt for products
- * of many rows, generation for those of one row and for the head. */
+/* How much the operations take at once, where it is not a matter of tuning (kernels/tuning.h). `pellucid bench -m
+ * MODEL` measures it on whole passes: the prompt for products of many rows, generation for those of one row and for
+ * the head. */
 #ifndef PL_OPS_BLOCKING_H
 #define PL_OPS_BLOCKING_H
 

@@ -13,8 +13,8 @@ void pl_op_glu(const pl_run *r, const pl_op *op, int tid)
     const pl_kernels *k = m->kernels;
     const pl_buf *in = &m->bufs[op->in], *up = &m->bufs[op->tmp], *out = &m->bufs[op->out];
     const pl_segment *seg = &m->segs[op->seg];
-    /* Tiles per step, an even number (blocks of 32 are quantised): few enough that the columns of both halves are still cached when they are multiplied. With few
-     * rows, all tiles are. */
+    /* Tiles per step, an even number (blocks of 32 are quantised): few enough that the columns of both halves are
+     * still cached when they are multiplied. With few rows, all tiles are. */
     int dim = out->dim, step = r->n_rows <= 16 ? pl_segment_tiles(m, seg) : m->tuning.step_tiles & ~1;
     int from, to, forms = pl_finishes(r, op);
     pl_my_tiles(r, op, 0, tid, &from, &to);
