@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pellucid import errors
+from pellucid import Model, Tokenizer, errors
 
 CASES = [
     (
@@ -67,6 +67,36 @@ def test_a_batch_keeps_each_error():
 
 def test_out_of_memory_is_a_memory_error():
     assert issubclass(errors.OutOfMemoryError, MemoryError)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("mmap.so: cannot open shared object file: Too many open files", "no file descriptor is left to load it"),
+        ("mmap.so: failed to map segment from shared object", "no memory to load it"),
+    ],
+)
+def test_a_module_without_room_is_out_of_memory(said: str, expected: str) -> None:
+    with pytest.raises(errors.OutOfMemoryError, match=f"^{expected}: mmap cannot be loaded$"):
+        with errors.out_of_memory("to load it"):
+            raise ImportError(said, name="mmap")
+    with pytest.raises(ImportError, match="no such module"):
+        with errors.out_of_memory("to load it"):
+            raise ImportError("no such module", name="mmap")
+
+
+def test_a_tokenizer_that_lacks_memory_or_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def build(*_: Any) -> Any:
+        raise ImportError("bpe.so: cannot open shared object file: Too many open files", name="bpe")
+
+    from tests.weights import hostile
+
+    path = tmp_path / "small.gguf"
+    path.write_bytes(hostile.model().bytes())
+    monkeypatch.setattr(Tokenizer, "from_gguf", build)
+    with Model.load(path) as model:
+        with pytest.raises(errors.OutOfMemoryError, match="no file descriptor is left to load the tokenizer"):
+            model.generate("he", max_tokens=1)
 
 
 def test_a_wrong_argument_is_a_value_error_or_a_type_error():

@@ -328,7 +328,6 @@ def _threads(asked: Any) -> tuple[int, str]:
     return _engine.topology()
 
 
-@out_of_memory("to load the tokenizer")
 def _address_space_is_limited() -> bool:
     try:
         import resource
@@ -337,6 +336,7 @@ def _address_space_is_limited() -> bool:
     return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
+@out_of_memory("to load the tokenizer")
 def _tokenizer(file: ModelFile, vocab: int) -> Tokenizer | None:
     tokenizer = Tokenizer.from_gguf(file) if file.format.startswith("GGUF") else _folder_tokenizer(file.path)
     if tokenizer is not None and tokenizer.vocab_size > vocab:

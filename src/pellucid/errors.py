@@ -290,7 +290,14 @@ class OutOfMemoryError(PellucidError, MemoryError):
 
 
 # What the dynamic loader says when a module's code finds no room.
-_NO_ROOM = ("failed to map", "cannot map", "cannot allocate", "out of memory", "cannot create shared object descriptor")
+_NO_ROOM = (
+    "failed to map",
+    "cannot map",
+    "cannot allocate",
+    "out of memory",
+    "cannot create shared object descriptor",
+    "too many open files",
+)
 
 
 @contextmanager
@@ -308,7 +315,8 @@ def out_of_memory(what: str) -> Iterator[None]:
         if not any(words in str(error).lower() for words in _NO_ROOM):
             raise
         name = os.path.basename(error.path or "") or error.name or "a module"
-        raise OutOfMemoryError(f"no memory {what}: {name} cannot be loaded") from error
+        lacking = "file descriptor is left" if "open files" in str(error).lower() else "memory"
+        raise OutOfMemoryError(f"no {lacking} {what}: {name} cannot be loaded") from error
     except OSError as error:
         if error.errno not in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
             raise
