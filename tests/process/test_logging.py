@@ -49,7 +49,6 @@ for threads in (None, None, 2, 2):
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="prctl and affinity are Linux's")
 def test_what_is_slower_or_missing_is_a_warning_once(tmp_path: Path) -> None:
     path = models.write(tmp_path, "narrow", "all")
     _, stderr = run(FALLBACKS, path)
