@@ -25,10 +25,11 @@ from setuptools.command.build_ext import build_ext
 
 CSRC = Path("csrc")
 PACKAGES = Path("src")
-BASELINE = ("cpu", "formats", "cache", "ops", "engine", "kernels", "kernels/scalar")
+BASELINE = ("cpu", "formats", "quantize", "cache", "ops", "engine", "kernels", "kernels/scalar")
 # No -ffast-math and no contraction: a sum's order and rounding are part of the contract.
 COMMON = shlex.split("-std=gnu11 -O3 -ffp-contract=off -fno-math-errno -fPIC -fvisibility=hidden -pthread -fopenmp")
-WARNINGS = ["-Wall", "-Wextra"]
+# Functions that take or return wide vectors are all inlined: how they would be passed is no concern.
+WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi"]
 # Threads' stacks may be small (kernels/kernels.h): frames above the limit are errors; large frames touch every page.
 FRAME_BYTES = 8192
 FRAMES = (f"-Werror=frame-larger-than={FRAME_BYTES}", f"-Wframe-larger-than={FRAME_BYTES} -Werror=frame-larger-than")
@@ -71,6 +72,8 @@ TIERS = (
     Isa("avx512", X86[0], AVX512, X86[1], "__m512i f(__m512i a) { return _mm512_dpbusd_epi32(a, a, a); }"),
     Isa("avx512bf16", X86[0], f"{AVX512} -mavx512bf16", X86[1],
         "__m512 f(__m512 a, __m512bh b) { return _mm512_dpbf16_ps(a, b, b); }"),
+    Isa("amx", X86[0], f"{AVX512} -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16", X86[1],
+        "void f(void) { _tile_dpbssd(0, 1, 2); _tile_dpbf16ps(0, 1, 2); }"),
     Isa("neon", "aarch64", "-march=armv8.2-a+dotprod", "arm_neon.h",
         "int32x4_t f(int32x4_t a, int8x16_t b) { return vdotq_s32(a, b, b); }"),
 )  # fmt: skip

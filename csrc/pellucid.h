@@ -13,6 +13,8 @@
 #include "formats/names.h"
 #include "kernels/tuning.h"
 #include "ops/table.h"
+#include "quantize/integers.h"
+#include "quantize/quantize.h"
 
 typedef enum {
     PL_OK,
@@ -27,6 +29,7 @@ typedef enum {
 typedef struct pl_error {
     char text[256];
     int32_t mat;    /* PL_E_FILE: the matrix ... */
+    int32_t part;   /* ... which of its stack ... */
     int64_t offset; /* ... and where in its file */
 } pl_error;
 
@@ -40,6 +43,7 @@ typedef struct pl_options {
     int least_terms;     /* least number of int8 terms of activations: 1, or 2 for high precision; the head has 2 */
     int max_rows;        /* per pass */
     int64_t cache_bytes; /* most memory for keys and values; 0: no limit */
+    int64_t checkpoints; /* bytes of earlier states of recurrent layers that a sequence keeps; 0: of PL_MAX_MARKS */
     pl_tuning tuning;
 } pl_options;
 
@@ -49,6 +53,7 @@ typedef struct pl_model_info {
     int64_t work_bytes;   /* buffers of a pass */
     int huge_pages;
     int max_rows;
+    int64_t checkpoint_bytes; /* of earlier states of recurrent layers, at most, for each sequence */
 } pl_model_info;
 
 /* Validates the plan and allocates memory. The plan's tables are copied; the weights it points to stay the caller's and
@@ -65,10 +70,14 @@ void pl_model_info_get(const pl_model *model, pl_model_info *info);
 pl_pool *pl_model_pool(pl_model *model);
 /* Packed bytes of matrix `mat`. */
 int64_t pl_model_mat_bytes(const pl_model *model, int mat);
-/* Row `row` of a matrix -> float32 (k), bit-identical to decoding the file's bytes. */
+/* Matrix `mat` as it lies in memory. */
+const void *pl_model_mat_data(const pl_model *model, int mat);
+/* Row `row` of a matrix, or of a stack as one matrix -> float32 (k), bit-identical to decoding the file's bytes. */
 void pl_model_mat_row(const pl_model *model, int mat, int row, float *dst);
 
-pl_status pl_pack_start(pl_model *model, pl_task **task, pl_error *error);
+/* Packs matrices [first, end). src: the bytes of matrix `first`, the only one then, in place of those that the plan points
+ * to; NULL: none. */
+pl_status pl_pack_start(pl_model *model, int first, int end, const uint8_t *src, pl_task **task, pl_error *error);
 
 /* Copies the float32 rows of a buffer after an operation: data (n_rows, dim). */
 typedef struct pl_tap {
@@ -81,10 +90,12 @@ typedef struct pl_pass {
     const pl_row *rows; /* copied */
     int32_t n_seqs;
     pl_seq *const *seqs;            /* copied; none may be used elsewhere until the task is finished */
-    float *store;                   /* (rows with want, vocab) logits, or NULL: sample instead */
-    const pl_sample_params *sample; /* one per row with want */
-    const uint64_t *step;           /* one per row with want */
-    pl_sampled *sampled;            /* one per row with want */
+    float *store;                   /* (rows that want logits, vocab), or NULL: sample instead */
+    const pl_sample_params *sample; /* one per row that wants logits */
+    const uint64_t *step;           /* one per row that wants logits */
+    pl_sampled *sampled;            /* one per row that wants logits */
+    int32_t late_masks;             /* 1: rows with a mask wait for pl_task_masks_ready before they are sampled */
+    float *hidden;                  /* (rows that want their hidden state, its width) */
     int32_t *status;                /* (n_seqs) or NULL: PL_BAD_* of each sequence, 0 for those that grew */
     /* For inspection: operations [op_from, op_to) run; feeds fill buffers (n_rows, dim) before the first, each tap
      * copies a buffer after its operation. */
@@ -100,16 +111,18 @@ typedef struct pl_pass {
 pl_status pl_forward_start(pl_model *model, const pl_pass *pass, pl_task **task, pl_error *error);
 
 /* Attention weights of one layer, recomputed in float32 from its queries and keys, because a pass never stores them. A
- * row at position p sees the last `window` of the keys 0..p (0: all of them). */
+ * row at position p sees keys as `window` and `causal` of pl_cache_desc say. */
 typedef struct pl_attention {
-    int32_t heads, kv_heads, m, n, d, window; /* m query rows, n keys, d wide */
-    float scale;
+    int32_t heads, kv_heads, m, n, d; /* m query rows, n keys, d wide */
+    int32_t window, causal;
+    float scale, cap;        /* cap: soft cap of the scores, 0 = none */
+    const float *sinks;      /* (heads): each head's score of nothing, or NULL */
     const float *q;          /* (heads, m, d) */
     const float *k;          /* (kv_heads, n, d) */
     const int32_t *group;    /* (heads): KV head of each head */
     const int32_t *position; /* (m), ascending */
     float *scores;           /* (heads, m, n) or NULL: q . k * scale, -inf for keys that a row does not see */
-    float *weights;          /* (heads, m, n) or NULL, zeroed by the caller: softmax of the scores */
+    float *weights;          /* (heads, m, n) or NULL, zeroed by the caller: softmax of the scores, and of the sink */
 } pl_attention;
 
 /* The arrays must live until the task is finished. Of the model, only kernels, threads and scratch are used. */
@@ -117,6 +130,7 @@ pl_status pl_attention_start(pl_model *model, const pl_attention *attention, pl_
 
 int pl_task_wait(pl_task *task, int ms);      /* 1: ended; 0: not yet; -1: never, in a forked child */
 void pl_task_cancel(pl_task *task);           /* ends it soon; allowed any time before finish */
+void pl_task_masks_ready(pl_task *task);      /* the masks of a pass with late_masks are written */
 double pl_task_progress(const pl_task *task); /* 0..1 */
 /* After pl_task_wait returned 1: returns the task's result and frees it. A pass over the whole plan that ended with
  * PL_OK has lengthened the sequences whose status is 0; all others are unchanged. */

@@ -138,10 +138,32 @@ static int32_t reach(const pl_store *s, int32_t n)
     return oldest / PL_PAGE < s->first ? 0 : n;
 }
 
+static int restore(pl_store *s, int32_t length, const pl_extent *e)
+{
+    int32_t n = pages_for(length), w = window(s);
+    int32_t oldest = w == 0 || w > length ? 0 : length - w + 1;
+    if (e->first < 0 || e->first > n || e->first > oldest / PL_PAGE)
+        return -1;
+    if (make_room(s, n))
+        return PL_CACHE_NO_MEMORY;
+    pl_page *list;
+    int status = pl_pool_take(s->pool, s->group, n - e->first, &list);
+    if (status)
+        return status;
+    pl_cache_lock();
+    while (s->n < e->first)
+        s->pages[s->n++] = NULL;
+    for (; list; list = list->next)
+        s->pages[s->n++] = list;
+    s->first = e->first;
+    pl_cache_unlock();
+    return PL_CACHE_OK;
+}
+
 static void free_table(pl_store *s)
 {
     cut(s, 0);
     free(s->pages);
 }
 
-const pl_store_type pl_paged_store = {reserve, commit, cut, fork_table, reach, cut, free_table};
+const pl_store_type pl_paged_store = {reserve, commit, cut, fork_table, reach, cut, restore, free_table};

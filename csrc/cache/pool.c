@@ -66,7 +66,7 @@ pl_pool *pl_pool_new(const pl_group *groups, int n_groups, int64_t limit)
     for (int g = 0; g < n_groups; g++) {
         pool->group[g] = groups[g];
         size_t bytes = pl_group_head_bytes(&groups[g]) * (size_t)groups[g].n_kv * (size_t)groups[g].n_layers;
-        pool->page_bytes[g] = (int64_t)((bytes + 63) / 64 * 64);
+        pool->page_bytes[g] = (int64_t)(((groups[g].state_bytes ? groups[g].state_bytes : bytes) + 63) / 64 * 64);
     }
     return pool;
 }

@@ -10,15 +10,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PL_MAX_GROUPS 8
+#define PL_MAX_CACHES 8                   /* groups of keys and values */
+#define PL_MAX_GROUPS (PL_MAX_CACHES + 1) /* and the states of recurrent layers */
 
 typedef struct pl_pool pl_pool;
 
-/* Layers that share pages, all of the same size. */
+/* Layers that share pages, all of the same size. With state_bytes, a page is not for 64 tokens: it holds what all
+ * recurrent layers of a model keep of a sequence. */
 typedef struct pl_group {
     int32_t n_layers, n_kv;
     int32_t window;          /* tokens that a row sees, including itself; 0 = all */
     size_t k_bytes, v_bytes; /* keys and values of one KV head of one layer in a page */
+    size_t state_bytes;      /* 0: keys and values */
+    int32_t marks;           /* most earlier states that a sequence keeps, 1 to PL_MAX_MARKS */
 } pl_group;
 
 /* A page of a pool. */

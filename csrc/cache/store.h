@@ -12,9 +12,12 @@ typedef struct pl_store_type {
     int (*fork)(const pl_store *s, pl_store *to);   /* `to` is empty; nonzero if out of memory */
     int32_t (*reach)(const pl_store *s, int32_t n); /* the greatest length <= n to which it can rewind */
     void (*rewind)(pl_store *s, int32_t n);         /* n: a length that reach() returned */
+    /* Takes the pages of an extent; s is empty. PL_CACHE_*, or -1 where no store can hold that. */
+    int (*restore)(pl_store *s, int32_t length, const pl_extent *extent);
     void (*free)(pl_store *s);
 } pl_store_type;
 
 extern const pl_store_type pl_paged_store; /* keys and values: pages.c */
+extern const pl_store_type pl_state_store; /* states of recurrent layers: states.c */
 
 #endif

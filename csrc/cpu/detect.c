@@ -6,13 +6,16 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__aarch64__) && defined(__linux__)
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
 #include <sys/sysctl.h>
 #endif
 
-static const char *const names[PL_N_ISA] = {"scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "neon"};
+static const char *const names[PL_N_ISA] = {"scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "amx", "neon"};
 
 static const unsigned char built[PL_N_ISA] = {
     [PL_ISA_SCALAR] = 1,
@@ -27,6 +30,9 @@ static const unsigned char built[PL_N_ISA] = {
 #endif
 #ifdef PL_HAVE_AVX512BF16
     [PL_ISA_AVX512BF16] = 1,
+#endif
+#ifdef PL_HAVE_AMX
+    [PL_ISA_AMX] = 1,
 #endif
 #ifdef PL_HAVE_NEON
     [PL_ISA_NEON] = 1,
@@ -83,6 +89,20 @@ static void read_brand(void)
     memcpy(cpu_name, from, n);
 }
 
+#ifdef PL_HAVE_AMX
+/* Whether the system lets this process use tile registers. Linux wants to be asked, for signals then need larger stacks
+ * (Documentation/arch/x86/xstate.rst); it refuses where a thread has set up one that is too small. */
+static int may_use_tiles(void)
+{
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    enum { REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, REQ_XCOMP_PERM, XTILEDATA) == 0;
+#else
+    return 0;
+#endif
+}
+#endif
+
 static void detect(void)
 {
     runs[PL_ISA_SCALAR] = 1;
@@ -118,6 +138,11 @@ static void detect(void)
     runs[PL_ISA_AVXVNNI] = (unsigned char)(avx2 && avx_vnni);
     runs[PL_ISA_AVX512] = (unsigned char)(avx2 && avx512);
     runs[PL_ISA_AVX512BF16] = (unsigned char)(avx2 && avx512 && bit(l7_1.a, 5) /* AVX512_BF16 */);
+#ifdef PL_HAVE_AMX
+    const int tiles = (state & 0x60000) == 0x60000 /* their configuration and data */ && bit(l7.d, 22) /* AMX_BF16 */ &&
+                      bit(l7.d, 24) /* AMX_TILE */ && bit(l7.d, 25) /* AMX_INT8 */;
+    runs[PL_ISA_AMX] = (unsigned char)(runs[PL_ISA_AVX512BF16] && tiles && may_use_tiles());
+#endif
 }
 
 #elif defined(__aarch64__)

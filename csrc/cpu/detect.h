@@ -8,6 +8,7 @@ typedef enum {
     PL_ISA_AVXVNNI,
     PL_ISA_AVX512,
     PL_ISA_AVX512BF16,
+    PL_ISA_AMX,
     PL_ISA_NEON,
     PL_N_ISA
 } pl_isa;

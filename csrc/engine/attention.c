@@ -16,20 +16,47 @@ typedef struct body {
     atomic_int next;
 } body;
 
+/* The keys [*from, *to) that a row sees. */
+static void seen(const pl_attention *a, int pos, int *from, int *to)
+{
+    *from = a->window && pos >= a->window ? pos - a->window + 1 : 0;
+    *to = a->causal ? pos + 1 : !a->window || a->window > a->n - pos ? a->n : pos + a->window;
+}
+
+/* Scores -> weights, in place. sink: one more score, whose weight is left out; or NULL. */
+static void weigh(const pl_kernels *k, float *w, int n, const float *sink)
+{
+    float top = k->max(w, n), share = 1;
+    if (sink) {
+        float e = *sink - top;
+        k->exp(&e, 1, &e);
+        double sum = k->sum_exp(w, n, top, 1.0f);
+        share = (float)(sum / (sum + e));
+    }
+    k->softmax(w, n);
+    if (sink)
+        k->scale(w, share, n, w);
+}
+
 /* One head's rows [r0, r1). */
 static void run_item(const pl_kernels *k, const body *b, int head, int r0, int r1, void *scratch)
 {
     const pl_attention *a = &b->a;
     size_t first = ((size_t)head * a->m + r0);
-    int low = a->window && a->position[r0] >= a->window ? a->position[r0] - a->window + 1 : 0;
-    int tile0 = low / PL_TILE, tile1 = a->position[r1 - 1] / PL_TILE + 1;
+    int from, to;
+    seen(a, a->position[r0], &from, &to);
+    int tile0 = from / PL_TILE;
+    seen(a, a->position[r1 - 1], &from, &to);
+    int tile1 = (to - 1) / PL_TILE + 1;
     int end = tile1 * PL_TILE < a->n ? tile1 * PL_TILE : a->n;
     float *y = (a->scores ? a->scores : a->weights) + first * a->n;
     pl_acts q = {.k = a->d, .terms = 1, .f = a->q + first * a->d, .f_stride = a->d, .scratch = scratch};
     k->matmul[b->format->id](&b->keys[a->group[head]], tile0, tile1, &q, r1 - r0, y, a->n);
     for (int i = r0; i < r1; i++, y += a->n) {
-        int pos = a->position[i], from = a->window && pos >= a->window ? pos - a->window + 1 : 0, to = pos + 1;
+        seen(a, a->position[i], &from, &to);
         k->scale(y + from, a->scale, to - from, y + from);
+        if (a->cap > 0)
+            k->softcap(y + from, a->cap, to - from, y + from);
         float *w = a->weights ? a->weights + ((size_t)head * a->m + i) * a->n : NULL;
         if (a->scores) {
             for (int j = 0; j < from; j++)
@@ -43,7 +70,7 @@ static void run_item(const pl_kernels *k, const body *b, int head, int r0, int r
             memset(y + to, 0, sizeof(float) * (size_t)(end - to));
         }
         if (w)
-            k->softmax(w + from, to - from);
+            weigh(k, w + from, to - from, a->sinks ? a->sinks + head : NULL);
     }
 }
 

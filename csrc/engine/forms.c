@@ -1,12 +1,13 @@
 /* Decides which forms each buffer has besides float32, and which operation writes them. */
 #include "model.h"
 
-int pl_op_forms(const pl_plan *p, const pl_op *op)
+int pl_op_forms(const pl_plan *p, const pl_op *op, int buf)
 {
     const pl_op_desc *d = &pl_op_table[op->kind];
     int forms = 0;
     for (int s = op->seg; d->multiplies && !d->own_rows && s < op->seg + op->n_seg; s++)
-        forms |= pl_format_form(pl_format_from_gguf(p->mats[p->segs[s].mat].gguf_type));
+        if (pl_segment_in(op, &p->segs[s]) == buf)
+            forms |= pl_format_form(pl_format_from_gguf(p->mats[p->segs[s].mat].gguf_type));
     return forms;
 }
 
@@ -31,9 +32,8 @@ static int forms_after(const pl_plan *p, int i)
     for (int j = i + 1; j < p->n_ops; j++) {
         const pl_op *op = &p->ops[j];
         const pl_op_desc *d = &pl_op_table[op->kind];
-        if (d->reads & PL_IN && op->in == buf)
-            forms |= pl_op_forms(p, op);
-        if (d->writes & PL_OUT && !d->keeps && op->out == buf)
+        forms |= pl_op_forms(p, op, buf);
+        if (d->writes & PL_OUT && !pl_op_keeps(p, op) && op->out == buf)
             break;
     }
     return forms;
@@ -56,6 +56,8 @@ void pl_forms_set(pl_model *m, pl_segment *segs, uint8_t *finish)
             in = &m->head_rows;
         }
         for (int s = op->seg; s < op->seg + op->n_seg; s++) {
+            if (!d->own_rows)
+                in = &m->bufs[pl_segment_in(op, &segs[s])];
             in->forms |= pl_format_form(m->mats[segs[s].mat].format);
             in->stored = segs[s].terms > in->stored ? segs[s].terms : in->stored;
         }

@@ -2,14 +2,36 @@
  * divide their work differently. */
 #include "pass.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+enum { MASK_YIELDS = 200 }; /* before a thread that waits for masks sleeps: about 0.1 ms where nobody else runs */
+
+/* Waits until the caller has written the masks -> whether it has; 0: the pass is cancelled instead. */
+static int await_masks(pl_task *task)
+{
+    for (int i = 0; !atomic_load_explicit(&task->masks_ready, memory_order_acquire); i++) {
+        if (atomic_load_explicit(&task->cancel, memory_order_relaxed))
+            return 0;
+        if (i < MASK_YIELDS)
+            sched_yield();
+        else
+            nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+    }
+    return 1;
+}
 
 static int consume(void *arg, int want, float *logits, int tid)
 {
     pl_task *task = arg;
     pl_pass_body *b = task->body;
     pl_model *m = task->model;
+    if (b->pass.late_masks && b->sample[want].mask && !await_masks(task)) {
+        atomic_store_explicit(&b->stop_at, 0, memory_order_relaxed); /* read when the task is finished */
+        return 0;
+    }
     int wrong = pl_sample(m->tables.kernels, &b->sample[want], logits, m->plan.vocab, b->step[want],
                           m->sample_scratch[tid], &b->sampled[want]);
     return wrong == PL_SAMPLE_OPTIONS ? PL_BAD_OPTIONS : wrong ? PL_BAD_LOGITS : 0;
@@ -65,7 +87,8 @@ static void forward_job(void *arg, const pl_team *team, int tid)
         if (i + 1 < to)
             pl_op_prefetch(&run, &ops[i + 1], tid);
         if (tid == 0) {
-            if (atomic_load_explicit(&task->cancel, memory_order_relaxed))
+            if (atomic_load_explicit(&task->cancel, memory_order_relaxed) &&
+                atomic_load_explicit(&b->stop_at, memory_order_relaxed) > i + 1)
                 atomic_store_explicit(&b->stop_at, i + 1, memory_order_relaxed);
             atomic_store_explicit(&task->done, i + 1, memory_order_relaxed);
         }

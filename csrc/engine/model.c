@@ -23,19 +23,30 @@ static int copy_tables(pl_model *m, const pl_plan *p)
     m->plan.ops = NULL, m->plan.buf_dim = NULL, m->plan.segs = NULL, m->plan.mats = NULL, m->plan.vecs = NULL,
     m->plan.ropes = NULL;
     m->plan.caches = NULL;
+    m->plan.states = NULL;
     m->vecs = calloc((size_t)p->n_vecs + 1, sizeof *m->vecs);
     pl_rope_desc *ropes = calloc((size_t)p->n_ropes + 1, sizeof *ropes);
     m->plan.ropes = ropes;
+    pl_mat_desc *mats = pl_copy_of(p->mats, (size_t)p->n_mats, sizeof *p->mats);
+    m->plan.mats = mats;
+    for (int i = 0; mats && i < p->n_mats; i++)
+        mats[i].parts = NULL; /* until it has its own */
     if (!m->vecs || !ropes || !(m->plan.ops = pl_copy_of(p->ops, (size_t)p->n_ops, sizeof *p->ops)) ||
         !(m->plan.buf_dim = pl_copy_of(p->buf_dim, (size_t)p->n_bufs, sizeof *p->buf_dim)) ||
-        !(m->plan.segs = pl_copy_of(p->segs, (size_t)p->n_segs, sizeof *p->segs)) ||
-        !(m->plan.mats = pl_copy_of(p->mats, (size_t)p->n_mats, sizeof *p->mats)) ||
+        !(m->plan.segs = pl_copy_of(p->segs, (size_t)p->n_segs, sizeof *p->segs)) || !mats ||
         !(m->plan.vecs = pl_copy_of(p->vecs, (size_t)p->n_vecs, sizeof *p->vecs)) ||
-        !(m->plan.caches = pl_copy_of(p->caches, (size_t)p->n_caches, sizeof *p->caches)))
+        !(m->plan.caches = pl_copy_of(p->caches, (size_t)p->n_caches, sizeof *p->caches)) ||
+        !(m->plan.states = pl_copy_of(p->states, (size_t)p->n_states, sizeof *p->states)))
         return -1;
     for (int i = 0; i < p->n_vecs; i++)
         if (!(m->vecs[i] = pl_copy_of(p->vecs[i].data, (size_t)p->vecs[i].n, sizeof(float))))
             return -1;
+    for (int i = 0; i < p->n_mats; i++) {
+        const pl_source *parts = p->mats[i].parts;
+        mats[i].parts = parts ? pl_copy_of(parts, (size_t)mats[i].stack, sizeof *parts) : NULL;
+        if (parts && !mats[i].parts)
+            return -1;
+    }
     for (int i = 0; i < p->n_ropes; i++) {
         ropes[i] = p->ropes[i];
         ropes[i].freq = NULL;
@@ -53,7 +64,8 @@ static size_t layout_work(pl_model *m, void *base)
         pl_buf_layout(&m->bufs[i], rows, base, &at);
     if (m->head_op >= 0) {
         pl_buf_layout(&m->head_rows, PL_HEAD_ROWS, base, &at);
-        m->logits = pl_cut(base, &at, (size_t)PL_HEAD_ROWS * m->plan.vocab * sizeof(float));
+        if (m->plan.ops[m->head_op].n_seg)
+            m->logits = pl_cut(base, &at, (size_t)PL_HEAD_ROWS * m->plan.vocab * sizeof(float));
     }
     for (int i = 0; i < m->plan.n_ropes; i++) {
         m->rope_cos[i] = pl_cut(base, &at, rows * (size_t)m->plan.ropes[i].n_rot / 2 * sizeof(float));
@@ -63,9 +75,19 @@ static size_t layout_work(pl_model *m, void *base)
         size_t n = pl_attend_scratch(&m->plan.caches[i], m->qtile_rows);
         scratch = n > scratch ? n : scratch;
     }
+    size_t channels = 0;
+    for (int i = 0; i < m->plan.n_states; i++)
+        if ((size_t)m->plan.states[i].channels > channels)
+            channels = (size_t)m->plan.states[i].channels;
+    m->gates = pl_cut(base, &at, rows * (size_t)m->tables.gates * sizeof(float));
+    m->zeros = pl_cut(base, &at, channels * sizeof(float));
+    m->tables.zeros = m->zeros;
     for (int t = 0; t < m->options.threads; t++) {
         m->scratch[t] = pl_cut(base, &at, scratch * sizeof(float));
         m->sample_scratch[t] = pl_cut(base, &at, pl_sample_scratch(m->plan.vocab));
+        m->expert_room[t] = NULL;
+        at += pl_experts_layout(&m->plan, m->options.max_rows, &m->expert_room[t], base ? (char *)base + at : NULL);
+        m->gathered[t] = pl_cut(base, &at, pl_gather_bytes(&m->plan, m->bufs, m->options.max_rows));
         m->kernel_scratch[t] = pl_cut(base, &at, pl_kernels_scratch(m->tables.kernels));
     }
     return at;
@@ -78,23 +100,57 @@ static void set_caches(pl_model *m)
     m->qtile_rows = 16;
     for (int i = 0; i < m->plan.n_caches; i++) {
         const pl_cache_desc *c = &m->plan.caches[i];
-        m->groups[i] = (pl_group){c->n_layers, c->n_kv, c->window, (k->k_bytes[kv](c->dk) + 63) / 64 * 64,
-                                  (k->v_bytes[kv](c->dv) + 63) / 64 * 64};
+        /* where a token sees later ones, no page is ever out of a window's reach */
+        m->groups[i] = (pl_group){c->n_layers,
+                                  c->n_kv,
+                                  c->causal ? c->window : 0,
+                                  (k->k_bytes[kv](c->dk) + 63) / 64 * 64,
+                                  (k->v_bytes[kv](c->dv) + 63) / 64 * 64,
+                                  0,
+                                  0};
         int rows = pl_attend_tile_rows(c);
         m->qtile_rows = rows < m->qtile_rows ? rows : m->qtile_rows;
     }
 }
 
-static int64_t mat_bytes(const pl_mat *w)
+/* The states of all recurrent layers lie in one block. */
+static void set_states(pl_model *m)
 {
-    return w->tile_bytes ? w->tile_bytes * ((w->rows + PL_TILE - 1) / PL_TILE)
+    size_t floats = 0;
+    for (int i = 0; i < m->plan.n_states; i++) {
+        const pl_state_desc *d = &m->plan.states[i];
+        m->state_at[i] = floats;
+        floats += (size_t)d->n_layers * pl_state_floats(d);
+        const int heads = d->n_v ? d->n_v + d->n_k : 0; /* without value heads the other sizes mean nothing */
+        if (2 * heads > m->tables.gates)
+            m->tables.gates = 2 * heads;
+    }
+    for (int i = 0; i < m->plan.n_ops; i++) {
+        const pl_op *op = &m->plan.ops[i];
+        if (op->kind != PL_OP_SCAN || !(op->flags & PL_SCAN_EACH))
+            continue;
+        const pl_state_desc *d = &m->plan.states[op->state];
+        const int floats_of_row = 2 * (d->n_v + d->n_k) + d->n_v * d->dk; /* a plan's sizes are checked */
+        if (floats_of_row > m->tables.gates)
+            m->tables.gates = floats_of_row;
+    }
+    if (floats) {
+        int64_t bytes = (int64_t)(floats * sizeof(float)), most = m->options.checkpoints / bytes;
+        most = m->options.checkpoints == 0 || most > PL_MAX_MARKS ? PL_MAX_MARKS : most < 1 ? 1 : most;
+        m->groups[m->plan.n_caches] = (pl_group){.state_bytes = (size_t)bytes, .marks = (int32_t)most};
+    }
+}
+
+static int64_t mat_bytes(const pl_mat *w, int stack)
+{
+    return w->tile_bytes ? w->tile_bytes * ((w->rows + PL_TILE - 1) / PL_TILE) * stack
                          : pl_row_bytes(w->format, w->k) * w->rows;
 }
 
 /* Bytes of the arena for a matrix; each matrix begins at a multiple of 64, the size of a cache line. */
-static size_t arena_part(const pl_mat *w)
+static size_t arena_part(const pl_mat *w, int stack)
 {
-    return ((size_t)mat_bytes(w) + 63) / 64 * 64;
+    return ((size_t)mat_bytes(w, stack) + 63) / 64 * 64;
 }
 
 /* base: the model whose packed matrices are used, or NULL. */
@@ -106,26 +162,34 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
         return no_memory;
     size_t threads = (size_t)m->options.threads;
     m->mats = calloc((size_t)plan->n_mats + 1, sizeof *m->mats);
+    m->stacks = calloc((size_t)plan->n_mats + 1, sizeof *m->stacks);
     m->bufs = calloc((size_t)plan->n_bufs, sizeof *m->bufs);
-    m->groups = calloc((size_t)plan->n_caches, sizeof *m->groups);
+    m->groups = calloc((size_t)plan->n_caches + 1, sizeof *m->groups);
+    m->state_at = calloc((size_t)plan->n_states + 1, sizeof *m->state_at);
     m->finish = calloc((size_t)plan->n_ops, sizeof *m->finish);
     m->scratch = calloc(threads, sizeof *m->scratch);
     m->sample_scratch = calloc(threads, sizeof *m->sample_scratch);
+    m->expert_room = calloc(threads, sizeof *m->expert_room);
+    m->gathered = calloc(threads, sizeof *m->gathered);
     m->kernel_scratch = calloc(threads, sizeof *m->kernel_scratch);
     m->rope_cos = calloc((size_t)plan->n_ropes + 1, sizeof *m->rope_cos);
     m->rope_sin = calloc((size_t)plan->n_ropes + 1, sizeof *m->rope_sin);
-    if (!m->mats || !m->bufs || !m->groups || !m->finish || !m->scratch || !m->sample_scratch || !m->kernel_scratch ||
-        !m->rope_cos || !m->rope_sin)
+    if (!m->mats || !m->stacks || !m->bufs || !m->groups || !m->state_at || !m->finish || !m->scratch ||
+        !m->sample_scratch || !m->kernel_scratch || !m->expert_room || !m->gathered || !m->rope_cos || !m->rope_sin)
         return no_memory;
     m->tables = (pl_model_tables){.kernels = pl_kernels_get(m->options.isa),
                                   .tuning = m->options.tuning,
                                   .segs = m->plan.segs,
                                   .mats = m->mats,
+                                  .stacks = m->stacks,
                                   .vecs = (const float *const *)m->vecs,
                                   .ropes = m->plan.ropes,
                                   .n_ropes = plan->n_ropes,
                                   .caches = m->plan.caches,
                                   .groups = m->groups,
+                                  .states = m->plan.states,
+                                  .state_at = m->state_at,
+                                  .state_group = plan->n_caches,
                                   .kv = m->options.kv,
                                   .vocab = plan->vocab,
                                   .bufs = m->bufs,
@@ -136,12 +200,13 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
         const pl_mat_desc *d = &plan->mats[i];
         pl_mat *w = &m->mats[i];
         *w = (pl_mat){.format = pl_format_from_gguf(d->gguf_type), .rows = d->rows, .k = d->k};
+        m->stacks[i] = d->stack;
         if (base) {
             *w = base->mats[i];
             continue;
         }
         w->tile_bytes = d->plain ? 0 : pl_tile_bytes(w->format, d->k);
-        m->arena_bytes += arena_part(w);
+        m->arena_bytes += arena_part(w, m->stacks[i]);
     }
     if (m->arena_bytes) {
         m->arena = pl_arena_alloc(m->arena_bytes, &m->huge);
@@ -153,14 +218,15 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
         pl_mat *w = &m->mats[i];
         if (!base) {
             w->data = (uint8_t *)m->arena + at;
-            at += arena_part(w);
+            at += arena_part(w, m->stacks[i]);
         }
     }
     pl_forms_set(m, (pl_segment *)m->plan.segs, m->finish); /* the model's own copy */
     set_caches(m);
+    set_states(m);
     m->work_bytes = layout_work(m, NULL);
     m->work = pl_arena_alloc(m->work_bytes, &(int){0});
-    m->pool = pl_pool_new(m->groups, plan->n_caches, m->options.cache_bytes);
+    m->pool = pl_pool_new(m->groups, plan->n_caches + (plan->n_states > 0), m->options.cache_bytes);
     if (!m->work || !m->pool)
         return no_memory;
     layout_work(m, m->work);
@@ -176,7 +242,7 @@ static pl_status make(const pl_plan *plan, const pl_options *options, const pl_m
         return status;
     if (options->threads < 1 || options->threads > 1024 || options->kv < 0 || options->kv >= PL_N_KV ||
         options->least_terms < 1 || options->least_terms > 2 || options->max_rows < 1 || options->max_rows > 65536 ||
-        options->cache_bytes < 0)
+        options->cache_bytes < 0 || options->checkpoints < 0)
         return pl_fail(error, PL_E_ARGUMENT, "an option is out of range");
     if (pl_tuning_wrong(&options->tuning))
         return pl_fail(error, PL_E_ARGUMENT, "%s of the tuning is out of range", pl_tuning_wrong(&options->tuning));
@@ -207,7 +273,8 @@ pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **vi
         return pl_fail(error, PL_E_PLAN, "a view must have the matrices and the vocabulary of its model");
     for (int i = 0; i < plan->n_mats; i++) {
         const pl_mat_desc *a = &plan->mats[i], *b = &base->plan.mats[i];
-        if (a->gguf_type != b->gguf_type || a->rows != b->rows || a->k != b->k || a->plain != b->plain)
+        if (a->gguf_type != b->gguf_type || a->rows != b->rows || a->k != b->k || a->stack != b->stack ||
+            a->plain != b->plain)
             return pl_fail(error, PL_E_PLAN, "matrix %d of a view differs from its model's", i);
     }
     return make(plan, &base->options, base, view, error);
@@ -230,12 +297,15 @@ void pl_model_free(pl_model *m)
         pl_arena_free(m->work, m->work_bytes);
     for (int i = 0; m->vecs && i < m->plan.n_vecs; i++)
         free(m->vecs[i]);
+    for (int i = 0; m->plan.mats && i < m->plan.n_mats; i++)
+        free((void *)m->plan.mats[i].parts);
     for (int i = 0; m->plan.ropes && i < m->plan.n_ropes; i++)
         free((void *)m->plan.ropes[i].freq);
     const void *tables[] = {m->plan.ops,   m->plan.buf_dim, m->plan.segs,      m->plan.mats,      m->plan.vecs,
                             m->plan.ropes, m->plan.caches,  m->vecs,           m->mats,           m->bufs,
                             m->groups,     m->scratch,      m->sample_scratch, m->kernel_scratch, m->rope_cos,
-                            m->rope_sin,   m->finish};
+                            m->rope_sin,   m->finish,       m->expert_room,    m->stacks,         m->plan.states,
+                            m->state_at,   m->gathered};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
         free((void *)tables[i]);
     free(m);
@@ -243,8 +313,15 @@ void pl_model_free(pl_model *m)
 
 void pl_model_info_get(const pl_model *m, pl_model_info *info)
 {
-    *info = (pl_model_info){m->tables.kernels->isa, (int64_t)m->arena_bytes, (int64_t)m->work_bytes, m->huge,
-                            m->options.max_rows};
+    const pl_group *states = &m->groups[m->plan.n_caches];
+    *info = (pl_model_info){
+        .isa = m->tables.kernels->isa,
+        .packed_bytes = (int64_t)m->arena_bytes,
+        .work_bytes = (int64_t)m->work_bytes,
+        .huge_pages = m->huge,
+        .max_rows = m->options.max_rows,
+        .checkpoint_bytes = m->plan.n_states ? (int64_t)states->state_bytes * states->marks : 0,
+    };
 }
 
 pl_pool *pl_model_pool(pl_model *m)
@@ -254,14 +331,20 @@ pl_pool *pl_model_pool(pl_model *m)
 
 int64_t pl_model_mat_bytes(const pl_model *m, int mat)
 {
-    return mat_bytes(&m->mats[mat]);
+    return mat_bytes(&m->mats[mat], m->stacks[mat]);
+}
+
+const void *pl_model_mat_data(const pl_model *m, int mat)
+{
+    return m->mats[mat].data;
 }
 
 void pl_model_mat_row(const pl_model *m, int mat, int row, float *dst)
 {
     const pl_mat *w = &m->mats[mat];
+    const pl_mat part = pl_mat_part(w, row / w->rows);
     if (w->tile_bytes)
-        m->tables.kernels->unpack_row[w->format->id](w, row, dst);
+        m->tables.kernels->unpack_row[w->format->id](&part, row % w->rows, dst);
     else
         pl_decode(w->format, w->data + pl_row_bytes(w->format, w->k) * row, dst, w->k);
 }

@@ -13,6 +13,7 @@ struct pl_model {
     pl_plan plan; /* tables are the model's own copies */
     pl_model_tables tables;
     pl_mat *mats;
+    int32_t *stacks; /* per matrix */
     pl_group *groups;
     float **vecs;
     pl_buf *bufs;
@@ -25,10 +26,14 @@ struct pl_model {
     void *arena, *work;
     size_t arena_bytes, work_bytes;
     int huge;
-    float **scratch;              /* per thread */
-    void **sample_scratch;        /* per thread */
+    float **scratch;                     /* per thread */
+    void **sample_scratch;               /* per thread */
+    struct pl_expert_room **expert_room; /* per thread */
+    void **gathered;                     /* per thread */
     void **kernel_scratch;        /* per thread; shared by all tasks, since the engine thread runs one at a time */
     float *logits;                /* (PL_HEAD_ROWS, vocab) */
+    float *gates, *zeros;         /* (max_rows, tables.gates); zeros for convolutions */
+    size_t *state_at;             /* per group of recurrent layers */
     float **rope_cos, **rope_sin; /* per rope: (max_rows, n_rot / 2) */
 };
 
@@ -38,8 +43,8 @@ pl_status pl_fail(pl_error *error, pl_status status, const char *format, ...) __
 /* Checks every id, shape and size of the plan. */
 pl_status pl_plan_check(const pl_plan *plan, pl_error *error);
 
-/* Forms in which an operation reads its input for matrix products. */
-int pl_op_forms(const pl_plan *plan, const pl_op *op);
+/* Forms in which an operation reads a buffer for matrix products. */
+int pl_op_forms(const pl_plan *plan, const pl_op *op, int buf);
 /* A copy of n elements of `size` bytes, to be freed; NULL without memory. */
 void *pl_copy_of(const void *src, size_t n, size_t size);
 /* Sets the buffers' forms and stored terms, the head's rows, and `finish` (n_ops); raises the terms in `segs` (n_segs). */
@@ -49,6 +54,7 @@ struct pl_task {
     pl_model *model;
     pl_job *job;
     atomic_int cancel;
+    atomic_int masks_ready;
     atomic_llong done;
     int64_t total;
     pl_status (*finish)(pl_task *task, pl_error *error); /* frees what `body` points to */

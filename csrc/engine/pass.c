@@ -23,7 +23,23 @@ static int attends(const pl_model *m, const pl_pass *p)
 static int stores(const pl_model *m, const pl_pass *p)
 {
     for (int i = p->op_from; i < p->op_to; i++)
-        if (pl_op_table[m->plan.ops[i].kind].stores)
+        if (pl_op_stores(&m->plan.ops[i]))
+            return 1;
+    return 0;
+}
+
+static int is_causal(const pl_model *m)
+{
+    for (int i = 0; i < m->plan.n_caches; i++)
+        if (!m->plan.caches[i].causal)
+            return 0;
+    return 1;
+}
+
+static int recurs(const pl_model *m, const pl_pass *p)
+{
+    for (int i = p->op_from; i < p->op_to; i++)
+        if (pl_op_table[m->plan.ops[i].kind].recurs)
             return 1;
     return 0;
 }
@@ -61,17 +77,23 @@ static pl_status check_row(const pl_model *m, const pl_pass *p, int i, int cache
     int whole = is_whole(m, p), first = i == 0 || p->rows[i - 1].seq != r->seq;
     if (r->token < 0 || r->token >= m->plan.vocab)
         return pl_fail(error, PL_E_ARGUMENT, "token id %d, expected 0 to %d", r->token, m->plan.vocab - 1);
-    if (r->seq < 0 || r->seq >= p->n_seqs || r->pos < 0 || r->slot < 0)
-        return pl_fail(error, PL_E_ARGUMENT, "row %d: sequence %d, position %d", i, r->seq, r->pos);
+    if (r->seq < 0 || r->seq >= p->n_seqs || r->pos < 0 || r->slot < 0 || r->want < 0 || r->want >= PL_N_WANTS)
+        return pl_fail(error, PL_E_ARGUMENT, "row %d: sequence %d, position %d, want %d", i, r->seq, r->pos, r->want);
     const pl_seq *seq = p->seqs[r->seq];
     if (cached && !whole && !stored(m, seq, r->slot))
         return pl_fail(error, PL_E_ARGUMENT, "row %d: slot %d is not stored", i, r->slot);
+    if (first && !whole && recurs(m, p) && !pl_seq_reaches(seq, r->slot))
+        return pl_fail(error, PL_E_ARGUMENT, "row %d: no state of the recurrent layers before slot %d is stored", i,
+                       r->slot);
     int64_t expected = !first ? (int64_t)p->rows[i - 1].slot + 1 : whole ? seq->length : r->slot;
     if (r->slot != expected || r->slot == INT32_MAX)
         return pl_fail(error, PL_E_ARGUMENT, "row %d: slot %d, expected %lld", i, r->slot, (long long)expected);
     for (int j = 0; first && j < i; j++)
         if (p->rows[j].seq == r->seq || p->seqs[p->rows[j].seq] == seq)
             return pl_fail(error, PL_E_ARGUMENT, "row %d: its sequence's rows are not consecutive", i);
+    int last = i == p->n_rows - 1 || p->rows[i + 1].seq != r->seq;
+    if (cached && !is_causal(m) && ((first && r->slot) || (last && !whole && r->slot != seq->length - 1)))
+        return pl_fail(error, PL_E_ARGUMENT, "row %d: a token sees later ones: its sequence must be one pass", i);
     return PL_OK;
 }
 
@@ -82,15 +104,21 @@ pl_status pl_pass_check(const pl_model *m, const pl_pass *p, pl_error *error)
     if (p->op_from < 0 || p->op_from >= p->op_to || p->op_to > m->plan.n_ops)
         return pl_fail(error, PL_E_ARGUMENT, "operations %d to %d of %d", p->op_from, p->op_to, m->plan.n_ops);
     pl_status status = check_taps(m, p, error);
-    int cached = attends(m, p) || stores(m, p), wants = 0;
+    int cached = attends(m, p) || stores(m, p) || recurs(m, p), wanted[PL_N_WANTS] = {0};
     for (int i = 0; i < p->n_rows && !status; i++) {
         status = check_row(m, p, i, cached, error);
-        wants |= p->rows[i].want != 0;
+        if (!status)
+            wanted[p->rows[i].want] = 1;
     }
     if (status)
         return status;
-    if (wants && (m->head_op < p->op_from || m->head_op >= p->op_to))
-        return pl_fail(error, PL_E_ARGUMENT, "rows want logits, but the head does not run");
+    int wants = wanted[PL_WANT_LOGITS], hiddens = wanted[PL_WANT_HIDDEN];
+    if ((wants || hiddens) && (m->head_op < p->op_from || m->head_op >= p->op_to))
+        return pl_fail(error, PL_E_ARGUMENT, "rows want logits or hidden states, but the head does not run");
+    if (wants && !m->plan.ops[m->head_op].n_seg)
+        return pl_fail(error, PL_E_ARGUMENT, "rows want logits, but the model is an encoder, which has none");
+    if (hiddens && !p->hidden)
+        return pl_fail(error, PL_E_ARGUMENT, "rows want hidden states, but the pass does not store them");
     if (wants && !p->store && !(p->sample && p->step && p->sampled))
         return pl_fail(error, PL_E_ARGUMENT, "rows want logits, but the pass neither stores nor samples them");
     return PL_OK;
@@ -103,7 +131,7 @@ static int copy_pass(pl_pass_body *b, const pl_model *m, const pl_pass *p)
 {
     size_t n = (size_t)p->n_rows, n_seqs = (size_t)p->n_seqs, wants = 0;
     for (int i = 0; i < p->n_rows; i++)
-        wants += p->rows[i].want != 0;
+        wants += p->rows[i].want == PL_WANT_LOGITS;
     b->pass = *p;
     b->whole = is_whole(m, p);
     atomic_init(&b->stop_at, m->plan.n_ops + 1);
@@ -113,10 +141,12 @@ static int copy_pass(pl_pass_body *b, const pl_model *m, const pl_pass *p)
     b->parts = malloc(n * sizeof *b->parts);
     b->qtiles = malloc(n * sizeof *b->qtiles);
     b->wants = malloc(n * sizeof *b->wants);
+    b->hiddens = malloc(n * sizeof *b->hiddens);
     b->feeds = pl_copy_of(p->feeds, (size_t)p->n_feeds, sizeof *p->feeds);
     b->taps = pl_copy_of(p->taps, (size_t)p->n_taps, sizeof *p->taps);
     b->run.next = calloc((size_t)m->plan.n_ops * 2, sizeof *b->run.next);
-    int ok = b->rows && b->seqs && b->status && b->parts && b->qtiles && b->wants && b->feeds && b->taps && b->run.next;
+    int ok = b->rows && b->seqs && b->status && b->parts && b->qtiles && b->wants && b->hiddens && b->feeds &&
+             b->taps && b->run.next;
     if (!p->store) {
         b->sample = pl_copy_of(p->sample, wants, sizeof *b->sample);
         b->step = pl_copy_of(p->step, wants, sizeof *b->step);
@@ -126,7 +156,7 @@ static int copy_pass(pl_pass_body *b, const pl_model *m, const pl_pass *p)
     return !ok;
 }
 
-/* Groups the rows by sequence and into query tiles, and lists those that want logits. */
+/* Groups the rows by sequence and into query tiles, and lists those that want something. */
 static void sort_rows(const pl_model *m, pl_pass_body *b)
 {
     pl_run *r = &b->run;
@@ -138,8 +168,15 @@ static void sort_rows(const pl_model *m, pl_pass_body *b)
         if (first || b->qtiles[r->n_qtiles - 1].n == m->qtile_rows)
             b->qtiles[r->n_qtiles++] = (pl_qtile){.row = i};
         b->qtiles[r->n_qtiles - 1].n++;
-        if (b->rows[i].want)
+        if (b->rows[i].want == PL_WANT_LOGITS)
             b->wants[r->n_wants++] = i;
+        else if (b->rows[i].want == PL_WANT_HIDDEN)
+            b->hiddens[r->n_hiddens++] = i;
+    }
+    for (int i = 0, part = 0; i < r->n_qtiles; i++) {
+        while (b->qtiles[i].row >= b->parts[part].row + b->parts[part].n)
+            part++;
+        b->qtiles[i].end = b->rows[b->parts[part].row + b->parts[part].n - 1].slot + 1;
     }
 }
 
@@ -171,7 +208,7 @@ static int take_partial(const pl_model *m, pl_pass_body *b)
  * the plan writes to forks of them, so that the stored keys and values do not change. */
 static int reserve(const pl_model *m, pl_pass_body *b)
 {
-    if (!b->whole && !stores(m, &b->pass))
+    if (!b->whole && !stores(m, &b->pass) && !recurs(m, &b->pass))
         return PL_CACHE_OK;
     if (!b->whole) {
         b->forked = 1;
@@ -200,14 +237,21 @@ static void set_run(pl_model *m, pl_pass_body *b)
     r->status = b->status;
     r->rope_cos = m->rope_cos;
     r->rope_sin = m->rope_sin;
+    r->parts = b->parts;
+    r->n_parts = b->n_parts;
+    r->gates = m->gates;
     r->qtiles = b->qtiles;
     r->qtile_rows = m->qtile_rows;
     r->scratch = m->scratch;
     r->kernel_scratch = m->kernel_scratch;
+    r->expert_room = m->expert_room;
+    r->gathered = m->gathered;
     r->wants = b->wants;
+    r->hiddens = b->hiddens;
     r->head_rows = &m->head_rows;
     r->logits = m->logits;
     r->store = b->pass.store;
+    r->hidden = b->pass.hidden;
 }
 
 pl_status pl_pass_new(pl_model *m, const pl_pass *pass, pl_pass_body **out, pl_error *error)
@@ -226,7 +270,7 @@ pl_status pl_pass_new(pl_model *m, const pl_pass *pass, pl_pass_body **out, pl_e
         if (room == PL_CACHE_FULL)
             return pl_fail(error, PL_E_MEMORY, "the cache is full: cache_bytes=%lld has no room for a pass of %d rows",
                            (long long)m->options.cache_bytes, pass->n_rows);
-        return pl_fail(error, PL_E_MEMORY, "no memory for the pass's keys and values");
+        return pl_fail(error, PL_E_MEMORY, "no memory for the pass's keys, values and states");
     }
     *out = b;
     return PL_OK;
@@ -257,8 +301,8 @@ void pl_pass_free(pl_pass_body *b)
         return;
     for (int i = 0; b->forked && i < b->pass.n_seqs; i++)
         pl_seq_free(b->seqs[i]);
-    void *parts[] = {b->rows, b->seqs,    b->status, b->parts, b->qtiles,      b->wants,   b->sample,
-                     b->step, b->sampled, b->feeds,  b->taps,  b->run.partial, b->run.next};
+    void *parts[] = {b->rows,   b->seqs, b->status,  b->parts, b->qtiles, b->wants,       b->hiddens,
+                     b->sample, b->step, b->sampled, b->feeds, b->taps,   b->run.partial, b->run.next};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         free(parts[i]);
     free(b);

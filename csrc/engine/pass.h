@@ -4,11 +4,6 @@
 
 #include "model.h"
 
-/* The rows of one sequence in a pass. */
-typedef struct pl_part {
-    int32_t row, n, seq; /* first row, number of rows, index into the pass's sequences */
-} pl_part;
-
 typedef struct pl_pass_body {
     pl_run run;
     pl_pass pass;
@@ -20,7 +15,7 @@ typedef struct pl_pass_body {
     pl_part *parts;
     int n_parts;
     pl_qtile *qtiles;
-    int32_t *wants;
+    int32_t *wants, *hiddens;
     pl_sample_params *sample;
     uint64_t *step;
     pl_sampled *sampled;

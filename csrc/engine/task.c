@@ -25,6 +25,11 @@ void pl_task_cancel(pl_task *task)
     atomic_store(&task->cancel, 1);
 }
 
+void pl_task_masks_ready(pl_task *task)
+{
+    atomic_store_explicit(&task->masks_ready, 1, memory_order_release);
+}
+
 double pl_task_progress(const pl_task *task)
 {
     return task->total > 0 ? (double)atomic_load(&((pl_task *)task)->done) / (double)task->total : 1.0;

@@ -61,11 +61,9 @@ uint16_t pl_f32_to_bf16(float f)
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
-float pl_e8m0_to_f32(uint8_t e)
+float pl_e8m0_half(uint8_t e)
 {
-    if (e == 255)
-        return from_bits(0x7fc00000);
-    return from_bits(e ? (uint32_t)e << 23 : 0x00400000); /* 2^-127 is subnormal */
+    return from_bits(e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23); /* 2^-128 and 2^-127 are subnormal */
 }
 
 void pl_decode_float(const pl_format *f, const uint8_t *src, float *dst, int64_t k)

@@ -4,31 +4,28 @@
 
 #include <string.h>
 
-/* Eight packed blocks hold what a super block of each row holds in the file (plain: eight blocks), with scales and mins
- * that may be wider. The other assertions are what kernels rely on. */
-#define CHECK(name, gguf, weights, bits, group, offset, min, scale, in_file, table)                                    \
-    _Static_assert(8 * PL_PACKED_BYTES(bits, group, min, scale) + PL_HEADER_BYTES(weights, min) ==                     \
-                       PL_TILE * (256 / (weights) * PL_FILE_BYTES(weights, bits, group, min, in_file) +                \
-                                  256 / (group) * (1 + (min)) * (8 * PL_SCALE_BYTES(scale) - (in_file)) / 8),          \
-                   #name ": file and packed sizes agree");                                                             \
-    _Static_assert((bits) == 8 || ((bits) >= 4 && (bits) <= 6), #name ": planes that kernels unpack");                 \
-    _Static_assert((group) == 32 || ((group) == 16 && !(min)), #name ": one or two scales a block, one min at most");  \
-    _Static_assert((weights) == 32 || (weights) == 256, #name ": a block or a super block");                           \
-    _Static_assert(((weights) == 256) == (PL_SCALE_##scale == PL_SCALE_U8 || PL_SCALE_##scale == PL_SCALE_I8),         \
-                   #name ": integer scales stand under factors");                                                      \
+/* What kernels rely on. */
+#define CHECK(name, gguf, weights, bytes, bits, group, offset, min, scale, table, ...)                                 \
+    _Static_assert((bits) == 8 || ((bits) >= 2 && (bits) <= 6), #name ": planes that kernels unpack");                 \
+    _Static_assert((group) == 32 || (group) == 16, #name ": one or two scales a block");                               \
+    _Static_assert(!((offset) && (min)), #name ": sums of activations serve the offset or the min");                   \
+    _Static_assert((weights) % 32 == 0 && (!PL_SUPER_##scale || (weights) == 256), #name ": whole headers");           \
+    _Static_assert(PL_SCALE_##scale != PL_SCALE_U4 || (min), #name ": a byte holds a scale and a min");                \
     _Static_assert((offset) >= 0 && (offset) <= 128, #name ": sums of offsets fit");
 PL_INT_FORMATS(CHECK)
+PL_SHARED_FORMATS(CHECK)
 
 #define FLOAT_ROW(label, number, bits) [PL_##label] = {PL_##label, #label, number, 1, (bits) / 8, .is_float = 1},
-#define INT_ROW(label, number, weights, bits, group, offset, min, scale, in_file, table)                               \
+#define INT_ROW(label, number, weights, bytes, ...)                                                                    \
     [PL_##label] = {PL_##label,                                                                                        \
                     #label,                                                                                            \
                     number,                                                                                            \
                     weights,                                                                                           \
-                    PL_FILE_BYTES(weights, bits, group, min, in_file),                                                 \
-                    .shape = PL_SHAPE(label, number, weights, bits, group, offset, min, scale, in_file, table),        \
+                    bytes,                                                                                             \
+                    .shape = PL_SHAPE(label, number, weights, bytes, __VA_ARGS__),                                     \
                     .split = pl_split_##label},
-static const pl_format formats[PL_N_FORMATS] = {PL_FLOAT_FORMATS(FLOAT_ROW) PL_INT_FORMATS(INT_ROW)};
+static const pl_format formats[PL_N_FORMATS] = {PL_FLOAT_FORMATS(FLOAT_ROW) PL_INT_FORMATS(INT_ROW)
+                                                    PL_SHARED_FORMATS(INT_ROW)};
 
 const pl_format *pl_format_get(pl_format_id id)
 {
@@ -51,6 +48,12 @@ int pl_format_number(const char *name)
     return -1;
 }
 
+int64_t pl_format_row(int number, int64_t k)
+{
+    const pl_format *f = pl_format_from_gguf(number);
+    return f ? pl_row_bytes(f, k) : -1;
+}
+
 const char *pl_format_name(int i)
 {
     return i < PL_N_FORMATS ? pl_format_get(i)->name : NULL;
@@ -69,17 +72,19 @@ int64_t pl_tile_bytes(const pl_format *f, int64_t k)
         k += k & 1; /* pairs of k */
     if (f->is_float)
         return k * PL_TILE * f->block_bytes;
-    return k / PL_BLOCK * f->shape.packed_block + k / 256 * f->shape.packed_header;
+    return k / PL_BLOCK * f->shape.packed_block + k / 256 * f->shape.packed_header; /* plain formats: no header */
 }
 
 /* Scale of a group, out of what `split` gives. */
 static float scale_of(const pl_shape *f, uint16_t scale, uint16_t factor)
 {
     switch (f->scale) {
-    case PL_SCALE_U8: return pl_f16_to_f32(factor) * (float)(uint8_t)scale;
+    case PL_SCALE_U4:
+    case PL_SCALE_U8: return pl_f16_to_f32(factor) * f->unit * (float)(uint8_t)scale;
     case PL_SCALE_I8: return pl_f16_to_f32(factor) * (float)(int8_t)scale;
-    case PL_SCALE_E8M0: return pl_e8m0_to_f32((uint8_t)scale);
-    case PL_SCALE_F16: break;
+    case PL_SCALE_E8M0: return pl_e8m0_half((uint8_t)scale);
+    case PL_SCALE_F16:
+    case PL_SCALE_F16Z: break;
     }
     return pl_f16_to_f32(scale);
 }
@@ -93,18 +98,21 @@ void pl_decode(const pl_format *format, const uint8_t *src, float *dst, int64_t 
     }
     for (int64_t i = 0; i < k; i += PL_BLOCK, dst += PL_BLOCK) {
         uint8_t codes[PL_BLOCK];
-        uint16_t scale[2], min[1], factor[2] = {0, 0};
+        uint16_t scale[2], min[2], factor[2] = {0, 0};
         format->split(src + i / format->block * format->block_bytes, (int)(i % format->block / PL_BLOCK), codes, scale,
                       min, factor);
-        for (int j = 0; j < PL_BLOCK; j += f->group) {
-            const float s = scale_of(f, scale[j / f->group], factor[0]);
-            for (int at = j; at < j + f->group; at++)
-                dst[at] = s * (float)((f->table ? f->table[codes[at]] : codes[at]) - f->offset);
+        for (int g = 0; g < PL_BLOCK / f->group; g++) {
+            const int from = g * f->group, to = from + f->group;
+            const float s = scale_of(f, scale[g], factor[0]);
+            for (int j = from; j < to; j++)
+                dst[j] = s * (float)((f->table ? f->table[codes[j]] : codes[j]) - f->offset);
+            if (!f->has_min) /* adding 0 would turn -0 into 0 */
+                continue;
+            const float m = f->super                    ? -scale_of(f, min[g], factor[1])
+                            : f->scale == PL_SCALE_F16Z ? s * (float)-(int)min[g]
+                                                        : scale_of(f, min[g], 0);
+            for (int j = from; j < to; j++)
+                dst[j] += m;
         }
-        if (!f->has_min) /* adding 0 would turn -0 into 0 */
-            continue;
-        const float m = f->super ? -scale_of(f, min[0], factor[1]) : scale_of(f, min[0], 0);
-        for (int j = 0; j < PL_BLOCK; j++)
-            dst[j] += m;
     }
 }

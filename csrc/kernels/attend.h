@@ -4,13 +4,14 @@
  *
  *     pl_lanes             16 floats; pl_lanes_load, _store, _all (the same in each), _add
  *     pl_lanes_scale       times a number
+ *     pl_lanes_tanh        tanh
  *     pl_lanes_larger      the larger of each of two where bits are set, else the first; so where the second is NaN
  *     pl_lanes_exp         exp(x - top)
  *     pl_lanes_exp_of      the same where bits are set, else 0
  *     pl_lanes_max, _sum   over all; _sum: lane j takes j + 8, + 4, + 2, + 1
  *     pl_exp_rows          exp of PL_EXP_ROWS floats, in place
  *
- * What alters a score (scale today; a cap, a slope by distance) belongs in `pl_attend_score`, what hides a key in
+ * What alters a score (scale, cap; a slope by distance) belongs in `pl_attend_softmax`, what hides a key in
  * `pl_attend_span` and the bits that it gives; a sink is no key of a page: it enters when a row is written out. */
 #ifndef PL_KERNELS_ATTEND_H
 #define PL_KERNELS_ATTEND_H
@@ -22,7 +23,7 @@
 #define PL_SLOTS 16 /* slots of a group */
 #define PL_GROUPS (PL_PAGE / PL_SLOTS)
 #define PL_BLOCKS(d) (((d) + PL_BLOCK - 1) / PL_BLOCK)
-#define PL_MOST_ROWS 6 /* query rows at a time, of any tier */
+#define PL_MOST_ROWS 16 /* query rows at a time, of any tier */
 
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
 
@@ -91,10 +92,18 @@ PL_INLINE uint64_t pl_attend_sees(const pl_attend_page *a, int row)
 
 /* ---- scores -> probabilities, the running softmax ---------------------------------------------------------------- */
 
-/* The score of a dot product. */
-PL_INLINE pl_lanes pl_attend_score(const pl_attend_page *a, pl_lanes dot)
+/* Dot products s of groups [first, last) -> scores with a cap, in place. */
+static __attribute__((noinline)) void pl_attend_cap(const pl_attend_page *a, float *s, int first, int last)
 {
-    return pl_lanes_scale(dot, a->scale);
+    const float by = a->scale / a->cap;
+    for (float *x = s + PL_SLOTS * first; x < s + PL_SLOTS * last; x += PL_SLOTS)
+        pl_lanes_store(x, pl_lanes_scale(pl_lanes_tanh(pl_lanes_scale(pl_lanes_load(x), by)), a->cap));
+}
+
+/* What is left to multiply the dot products by: they are scores already if there is a cap. */
+PL_INLINE float pl_attend_scale(const pl_attend_page *a)
+{
+    return a->cap > 0 ? 1.0f : a->scale;
 }
 
 /* Scores of groups [first, last) of a row -> exp(score - top), 0 where it does not see the key; returns their sum.
@@ -124,7 +133,10 @@ PL_INLINE void pl_attend_softmax(const pl_attend_page *a, int row, float (*s)[PL
                                  const int rows)
 {
     const int first = all ? 0 : span.first, last = all ? PL_GROUPS : span.last;
+    const float scale = pl_attend_scale(a);
     float top[PL_MOST_ROWS];
+    for (int r = 0; r < rows && a->cap > 0; r++)
+        pl_attend_cap(a, s[r], first, last);
     for (int r = 0; r < rows; r++) {
         const uint64_t sees = pl_attend_sees(a, row + r);
         const float old = a->top[row + r];
@@ -132,14 +144,14 @@ PL_INLINE void pl_attend_softmax(const pl_attend_page *a, int row, float (*s)[PL
         for (int g = first; g < last; g++) { /* a NaN score leaves best alone, and makes its probability NaN */
             pl_lanes x = pl_lanes_load(s[r] + PL_SLOTS * g);
             if (!dots) {
-                x = pl_attend_score(a, x);
+                x = pl_lanes_scale(x, scale);
                 pl_lanes_store(s[r] + PL_SLOTS * g, x);
             }
             best = pl_lanes_larger(best, x, all ? 0xffff : (uint32_t)(sees >> PL_SLOTS * g) & 0xffff);
         }
         top[r] = pl_lanes_max(best);
         if (dots)
-            top[r] = top[r] * a->scale > old ? top[r] * a->scale : old;
+            top[r] = top[r] * scale > old ? top[r] * scale : old;
         fade[r] = old - top[r];
     }
     pl_exp_rows(fade);

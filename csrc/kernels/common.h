@@ -11,6 +11,8 @@
 /* pl_shape_Q4_0 and so on: compile-time constants in each kernel, unlike the fields of `pl_format`. */
 #define PL_SHAPE_OF(name, ...) static const pl_shape pl_shape_##name = PL_SHAPE(name, __VA_ARGS__);
 PL_INT_FORMATS(PL_SHAPE_OF)
+PL_SHARED_FORMATS(PL_SHAPE_OF)
+PL_FAMILIES(PL_SHAPE_OF)
 #undef PL_SHAPE_OF
 
 #define PL_LEAST_AMAX 1e-30f   /* below it a block's largest value counts as 0: 127 / amax would overflow soon after */

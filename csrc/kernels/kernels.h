@@ -15,8 +15,9 @@
  * 32 k in ascending order; per block and group (in order):
  *     one term:  f = fma((float)dot,                  round(s * s_y),       f)
  *     two terms: f = fma((float)(254*dot_hi + dot_lo), round(s * s_y / 254), f), s_y/254 rounded first
- *     then, with mins, f = fma(m, sum, f), sum = round(s_y * sum_y) or round(s_y/254 * (254*sum_hi+sum_lo))
- * where dot = sum((code - offset) * y), exact in int32, and m as formats.h says.
+ *     then, with mins, f = fma(m, sum, f), sum = round(s_y * sum_y) or round(s_y/254 * (254*sum_hi+sum_lo)),
+ *     sums over the group
+ * where dot = sum((code - offset) * y), or of what the table has for the code, exact in int32, and m as formats.h says.
  * Float formats: one accumulator, ascending k (BF16: the tier's own order within a pair of k).
  */
 #ifndef PL_KERNELS_H
@@ -56,24 +57,38 @@ typedef struct pl_acts {
  * * (127 / amax)), scale = amax / 127; what is below 1e-30 or not finite as `quantize` has it. Scales in f16 would save
  * 6 % of the bytes, but heads whose values lie below 0.008 would have scales below f16's normal range. */
 typedef enum { PL_KV_F32, PL_KV_F16, PL_KV_BF16, PL_KV_INT8, PL_N_KV } pl_kv_type;
-enum { PL_ACT_SILU, PL_ACT_GELU_TANH };
+/* Activations; `glu` says what they are. */
+typedef enum {
+    PL_ACT_SILU,
+    PL_ACT_GELU_TANH,
+    PL_ACT_GELU,
+    PL_ACT_RELU2,
+    PL_ACT_SIGMOID,
+    PL_ACT_NONE,
+    PL_ACT_OAI,
+    PL_ACT_XIELU,
+    PL_N_ACTS
+} pl_act;
+enum { PL_XIELU_PARAMETERS = 4 };
 
 /* Attention of m query rows over the keys of one page (online softmax; Milakov & Gimelshein 2018).
  * On entry and exit top, sum and acc hold the running state: start it with top = PL_TOP_NONE, sum = 0, acc = 0.
- * Per row i: score[j] = (sum over d of q[i][d] * k[j][d]) * scale for lo[i] <= j < hi[i], others do not exist;
+ * Per row i: score[j] = (sum over d of q[i][d] * k[j][d]) * scale for lo[i] <= j < hi[i], others do not exist; with a
+ * cap: cap * tanh(dot * round(scale / cap));
  * top' = max(top, scores); acc = acc * exp(top - top') + sum over j ascending of exp(score - top') * v[j]; sum alike,
  * but in lanes (scalar/attend.c says how). acc never holds -0, so a row's bits do not depend on the rows beside it.
  * A row with lo >= hi is left exactly as it was. Keys at or beyond max(hi) are never read, or change nothing; those
  * below it are finite (rope_append sees to that), for a key that one row does not see may be multiplied by 0 for it.
  * INT8 in every tier: score = (sum over blocks of 32 d of scale * (sum over d of q[d] * code)) * scale; the values'
  * scales go to the probabilities: acc += round(p * scale) * code. BF16 in the tier that multiplies bf16: q and p
- * rounded to bf16 too, pairs of d and of keys together, and v as kv_append rounded it. */
+ * rounded to bf16 too, pairs of d and of keys together (in tile registers: sixteen pairs), and v as kv_append rounded
+ * it. */
 #define PL_TOP_NONE (-1e30f)
 typedef struct pl_attend_page {
-    int m;      /* query rows, any number >= 1 */
-    int dk, dv; /* head sizes of keys and values; any >= 1 */
-    float scale;
-    const float *q; /* (m, dk), row distance q_stride floats */
+    int m;            /* query rows, any number >= 1 */
+    int dk, dv;       /* head sizes of keys and values; any >= 1 */
+    float scale, cap; /* cap: soft cap of the scores, 0 = none */
+    const float *q;   /* (m, dk), row distance q_stride floats */
     ptrdiff_t q_stride;
     const void *k, *v;  /* the page's keys and values */
     const void *next;   /* keys, and values right behind them, of what will be read next; NULL: not known */
@@ -93,6 +108,40 @@ typedef struct pl_peak {
     double (*bf16)(int64_t n);
     double (*f32)(int64_t n);
 } pl_peak;
+
+/* A depthwise causal convolution at one row, n channels: y = sum over taps j ascending of w[j] * x[j] (product, then sum,
+ * each rounded), + bias if there is one. x[j] (n): the input of the row taps - 1 - j before; where by[j] is not NULL,
+ * x[j] * by[j] takes its place. */
+#define PL_MOST_TAPS 8
+typedef struct pl_conv {
+    int taps; /* 1..PL_MOST_TAPS */
+    const float *x[PL_MOST_TAPS], *by[PL_MOST_TAPS];
+    const float *w; /* (taps, n), row distance w_stride floats */
+    ptrdiff_t w_stride;
+    const float *bias; /* (n) or NULL */
+} pl_conv;
+
+/* A recurrence over n rows, for `cols` of the columns of one value head. Per row, with a state S (dk, 16):
+ *     delta: w = (v - S^T k * (decay * k_scale)) * (gain * k_scale), else w = v * (gain * k_scale)
+ *     S = fma(k, w, S * decay);  out = S^T q * q_scale + skip * v
+ * or, where `decays` has one for each key channel,
+ *     w = (v - S^T (k * decays) * k_scale) * (gain * k_scale);  S = fma(k, w, S * decays)
+ * delta is the gated delta rule (Yang et al. 2024) with keys and queries scaled afterwards; without it, Mamba 2 (Dao &
+ * Gu 2024). S^T x sums k ascending with fma in four accumulators, k mod 4; then 0 takes 2, 1 takes 3, 0 takes 1. */
+#define PL_SCAN_COLUMNS 16
+typedef struct pl_scan {
+    int n, dk, cols; /* cols: 1..16; the other columns of S stay finite */
+    int delta;
+    const float *q, *k, *v; /* (n, dk), (n, dk), (n, cols), row distance `stride` floats */
+    ptrdiff_t stride;
+    const float *decay, *gain, *q_scale, *k_scale; /* (n), row distance `gate_stride` floats */
+    ptrdiff_t gate_stride;
+    const float *decays; /* (n, dk), row distance gate_stride, or NULL: one for all channels; only with delta */
+    float skip;
+    float *state; /* (dk, 16) */
+    float *out;   /* (n, cols), row distance out_stride floats */
+    ptrdiff_t out_stride;
+} pl_scan;
 
 typedef struct pl_kernels {
     const char *isa;
@@ -125,13 +174,27 @@ typedef struct pl_kernels {
     void (*layer_norm)(const float *x, const float *w, const float *b, int n, float eps, float *y);
     void (*add)(const float *x, const float *y, int n, float *z); /* z = x + y; z may be x or y */
     void (*scale)(const float *x, float a, int n, float *y);      /* y = a * x; y may be x */
-    /* y = act(g) * u; y may be g or u. silu(g) = g / (1 + exp(-g)); gelu_tanh(g) = 0.5 g (1 + tanh(sqrt(2/pi) (g +
-     * 0.044715 g^3))) */
-    void (*glu[2])(const float *g, const float *u, int n, float *y);
+    /* y = act(g) * u; u NULL: y = act(g). y may be g or u.
+     *     silu       g / (1 + exp(-g))
+     *     gelu_tanh  0.5 g (1 + tanh(sqrt(2/pi) (g + 0.044715 g^3)))
+     *     gelu       0.5 g (1 + erf(g / sqrt(2)))
+     *     relu2      max(g, 0)^2
+     *     sigmoid    1 / (1 + exp(-g))
+     *     none       g
+     *     oai        y = g / (1 + exp(-1.702 g)) * (u + 1); it has no form without u
+     *     xielu      g > 0: p0 g^2 + p2 g; else p1 (exp(min(g, p3)) - 1 - g) + p2 g
+     * p: xielu's four parameters (PL_XIELU_PARAMETERS); the others do not read it. */
+    void (*glu[PL_N_ACTS])(const float *g, const float *u, const float *p, int n, float *y);
+    void (*clip)(const float *x, float least, float most, int n,
+                 float *y); /* into [least, most]; NaN stays; y may be x */
     /* Rotates one head in place by the angles whose cosines and sines are given (n_rot / 2 each).
      * halves = 0: x[2i], x[2i+1] (adjacent); 1: x[i], x[i + n_rot/2]. (RoPE, Su et al. 2021) */
     void (*rope)(float *x, const float *cos, const float *sin, int n_rot, int halves);
     void (*softcap)(const float *x, float cap, int n, float *y); /* y = cap * tanh(x / cap); y may be x */
+
+    /* ---- recurrent layers ----------------------------------------------------------- */
+    void (*conv)(const pl_conv *c, int n, float *y);
+    int (*scan)(const pl_scan *s); /* 0; nonzero if a number of the state is infinite or NaN at the end */
 
     /* ---- attention ------------------------------------------------------------------ */
     /* Bytes that the keys (values) of one page take, for a head size d. */
@@ -171,6 +234,7 @@ void pl_kernels_avxvnni(pl_kernels *k);
 void pl_kernels_avxvnni_evex(pl_kernels *k); /* the same by AVX-512's encodings */
 void pl_kernels_avx512(pl_kernels *k);
 void pl_kernels_avx512bf16(pl_kernels *k);
+void pl_kernels_amx(pl_kernels *k);
 void pl_kernels_neon(pl_kernels *k);
 
 #endif

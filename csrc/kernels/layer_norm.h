@@ -9,7 +9,8 @@
 
 #include "common.h"
 
-typedef float pl_v16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef float pl_v16 __attribute__((vector_size(64)));
+typedef float pl_v16_at __attribute__((vector_size(64), aligned(4), may_alias)); /* in memory */
 
 /* Lane j takes j + 16, + 8, + 4, + 2, + 1. */
 PL_INLINE float pl_fold_lanes(float lane[PL_LANES])
@@ -28,7 +29,7 @@ PL_INLINE float pl_mean_from(const float *x, int n, float shift, int squares)
     int i = 0;
     for (; i + PL_LANES <= n; i += PL_LANES)
         for (int j = 0; j < 2; j++) {
-            const pl_v16 d = *(const pl_v16 *)(x + i + 16 * j) - shift;
+            const pl_v16 d = *(const pl_v16_at *)(x + i + 16 * j) - shift;
             if (squares)
                 sum[j] += d * d;
             else
@@ -48,12 +49,12 @@ static void pl_layer_norm(const float *x, const float *w, const float *b, int n,
     const float r = 1.0f / __builtin_sqrtf(pl_mean_from(x, n, mean, 1) + eps);
     int i = 0;
     for (; i + 16 <= n; i += 16) {
-        pl_v16 v = (*(const pl_v16 *)(x + i) - mean) * r;
+        pl_v16 v = (*(const pl_v16_at *)(x + i) - mean) * r;
         if (w)
-            v *= *(const pl_v16 *)(w + i);
+            v *= *(const pl_v16_at *)(w + i);
         if (b)
-            v += *(const pl_v16 *)(b + i);
-        *(pl_v16 *)(y + i) = v;
+            v += *(const pl_v16_at *)(b + i);
+        *(pl_v16_at *)(y + i) = v;
     }
     for (; i < n; i++) {
         float v = (x[i] - mean) * r;

@@ -16,6 +16,12 @@
     {                                                                                                                  \
         matmul(pl_shape_##name, w, tile0, tile1, x, n, y, y_stride);                                                   \
     }
+/* The same of a family, whose formats differ in their tables, offsets and units alone. */
+#define PL_FAMILY_MATMUL_OF(name, ...)                                                                                 \
+    static void matmul_##name(PL_MATMUL_ARGS)                                                                          \
+    {                                                                                                                  \
+        matmul(pl_family_shape(pl_shape_##name, &w->format->shape), w, tile0, tile1, x, n, y, y_stride);               \
+    }
 #define PL_FLOAT_MATMUL_OF(name, ...)                                                                                  \
     static void matmul_##name(PL_MATMUL_ARGS)                                                                          \
     {                                                                                                                  \
@@ -25,13 +31,30 @@
     k->matmul[PL_##name] = matmul_##name;                                                                              \
     k->matmul_scratch[PL_##name] = SCRATCH; /* the file's */
 
+#define PL_PUT_SHARED(name, gguf, weights, bytes, bits, group, offset, min, scale, table, family)                      \
+    k->matmul[PL_##name] = matmul_##family;                                                                            \
+    k->matmul_scratch[PL_##name] = SCRATCH;
+
+/* The family's shape, constants but for what is the format's own. */
+PL_INLINE pl_shape pl_family_shape(pl_shape family, const pl_shape *format)
+{
+    if (family.table) {
+        family.table = format->table;
+        family.unit = format->unit;
+        family.offset = format->offset;
+        if (!family.table || family.offset <= 0) /* no family has such a format: for the compiler */
+            __builtin_unreachable();
+    }
+    return family;
+}
+
 /* ---- a panel of activations: what is read with a block of weights lies together ---------------------------------- */
 
-/* An entry: 32 codes per term, then words of 32 bits: s_y; with an offset, -offset * sum(y) per group; with mins, as
- * the last word, the sum that multiplies them. */
+/* An entry: 32 codes per term, then words of 32 bits: s_y; then per group, with an offset, -offset * sum(y); with
+ * mins, the sum that multiplies them. */
 PL_INLINE int pl_entry_bytes(const pl_shape f, int terms)
 {
-    return 32 * terms + 4 * (f.padded ? 4 : 1 + (f.offset ? 32 / f.group : 0) + f.has_min);
+    return 32 * terms + 4 * (f.padded ? 4 : 1 + (f.offset || f.has_min ? 32 / f.group : 0));
 }
 
 /* What lies in the scratch memory of a product: a head that says which panel it is, then the panel. */
@@ -72,13 +95,15 @@ PL_INLINE void pl_make_panel(const pl_shape f, int terms, const pl_acts *x, int 
                 second = 254 * second + low[2 * b + 1];
             }
             memcpy(out + 32 * terms, &s_y, 4);
+            if (f.group == 32)
+                first += second;
             if (f.offset) {
-                const int32_t offset[2] = {-f.offset * (f.group == 16 ? first : first + second), -f.offset * second};
+                const int32_t offset[2] = {-f.offset * first, -f.offset * second};
                 memcpy(out + 32 * terms + 4, offset, f.group == 16 ? 8 : 4);
             }
             if (f.has_min) {
-                const float sum = s_y * (float)(first + second);
-                memcpy(out + size - 4, &sum, 4);
+                const float sum[2] = {s_y * (float)first, s_y * (float)second};
+                memcpy(out + 32 * terms + 4, sum, f.group == 16 ? 8 : 4);
             }
         }
     }

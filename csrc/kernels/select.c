@@ -38,6 +38,9 @@ static const tier tiers[PL_N_ISA] = {
 #ifdef PL_HAVE_AVX512BF16
     [PL_ISA_AVX512BF16] = {PL_ISA_AVX512, pl_kernels_avx512bf16},
 #endif
+#ifdef PL_HAVE_AMX
+    [PL_ISA_AMX] = {PL_ISA_AVX512BF16, pl_kernels_amx},
+#endif
 #ifdef PL_HAVE_NEON
     [PL_ISA_NEON] = {PL_ISA_SCALAR, pl_kernels_neon},
 #endif
@@ -63,7 +66,7 @@ static void fill_all(void)
 
 size_t pl_kernels_scratch(const pl_kernels *k)
 {
-    size_t most = 0;
+    size_t most = 64; /* what says which rows are laid out there (matmul.h): pl_product_run clears it in any tier */
     for (int i = 0; i < PL_N_FORMATS; i++)
         most = k->matmul_scratch[i] > most ? k->matmul_scratch[i] : most;
     for (int i = 0; i < PL_N_KV; i++)

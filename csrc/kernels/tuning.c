@@ -57,6 +57,8 @@ void pl_tuning_default(int isa, pl_tuning *tuning)
         tuning->pair_tiles = 2;
         tuning->step_rows = 105;
     }
+    if (isa == PL_ISA_AMX) /* whole tiles of sixteen rows */
+        tuning->step_rows = 112;
 #ifdef _SC_LEVEL2_CACHE_SIZE
     const long l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
     if (l2 > 0 && l2 < 1 << 20) { /* a smaller one than those measured: in proportion */

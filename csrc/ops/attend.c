@@ -11,10 +11,16 @@
 
 const char *pl_check_attend(const pl_plan *p, const pl_op *op)
 {
-    const char *wrong = pl_check_cache_layer(p, op);
+    const char *wrong = pl_check_queries(p, op);
     if (wrong)
         return wrong;
     const pl_cache_desc *c = &p->caches[op->cache];
+    if (!pl_inside(op->cache_layer, c->n_layers))
+        return "its cache layer";
+    if (!(op->cap >= 0)) /* NaN too */
+        return "its cap";
+    if (op->vec != -1 && !pl_has_vec(p, op->vec, c->n_q))
+        return "its sinks";
     return p->buf_dim[op->out] == c->n_q * c->dv ? NULL : "its output's width";
 }
 
@@ -39,10 +45,20 @@ typedef struct tile {
     int row, n, head;   /* first row in the pass, number of rows, KV head */
     int heads, m;       /* query heads of the KV head; query rows = n * heads */
     int from, to;       /* slots that any row sees: [from, to) */
+    int end;            /* slots of the sequence */
     float *q, *spare;   /* (m, dk); a state */
     int *lo, *hi;       /* (m) */
     void *kernel_scratch;
 } tile;
+
+/* The slots [*from, *to) that a row sees. end: the sequence's slots after the pass. */
+static void seen(const pl_cache_desc *c, int slot, int end, int *from, int *to)
+{
+    int64_t first = c->window ? (int64_t)slot - c->window + 1 : 0;
+    int64_t after = c->causal ? (int64_t)slot + 1 : c->window ? (int64_t)slot + c->window : end;
+    *from = first > 0 ? (int)first : 0;
+    *to = after < end ? (int)after : end;
+}
 
 static tile tile_of(const pl_run *r, const pl_op *op, int item, int tid)
 {
@@ -54,10 +70,10 @@ static tile tile_of(const pl_run *r, const pl_op *op, int item, int tid)
     t.head = item % t.c->n_kv;
     t.heads = t.c->n_q / t.c->n_kv;
     t.m = t.n * t.heads;
-    t.from = t.c->window ? t.rows[0].slot - t.c->window + 1 : 0;
-    if (t.from < 0)
-        t.from = 0;
-    t.to = t.rows[t.n - 1].slot + 1;
+    int after;
+    seen(t.c, t.rows[0].slot, qt->end, &t.from, &after);
+    seen(t.c, t.rows[t.n - 1].slot, qt->end, &after, &t.to);
+    t.end = qt->end;
     size_t state = pl_attend_state(t.m, t.c->dv);
     t.q = r->scratch[tid] + state; /* the first state is the caller's */
     t.spare = t.q + (size_t)t.m * t.c->dk;
@@ -76,10 +92,10 @@ static void gather_queries(const tile *t)
                sizeof(float) * t->heads * t->c->dk);
 }
 
-static int clip(int64_t slot, int base)
+static int clip(int slot, int base)
 {
-    int64_t v = slot - base; /* a window may be far wider than any slot */
-    return v < 0 ? 0 : v > PL_PAGE ? PL_PAGE : (int)v;
+    int v = slot - base;
+    return v < 0 ? 0 : v > PL_PAGE ? PL_PAGE : v;
 }
 
 static const uint8_t *page_keys(const tile *t, int page)
@@ -111,17 +127,18 @@ static void run_chunk(const tile *t, int chunk, float *state, const uint8_t *aft
         int base = p * PL_PAGE;
         const uint8_t *next = p < last ? page_keys(t, p + 1) : after;
         for (int i = 0; i < t->n; i++) {
-            int slot = t->rows[i].slot, lo = t->c->window ? clip((int64_t)slot - t->c->window + 1, base) : 0,
-                hi = clip((int64_t)slot + 1, base);
+            int lo, hi;
+            seen(t->c, t->rows[i].slot, t->end, &lo, &hi);
             for (int h = 0; h < t->heads; h++) {
-                t->lo[i * t->heads + h] = lo;
-                t->hi[i * t->heads + h] = hi;
+                t->lo[i * t->heads + h] = clip(lo, base);
+                t->hi[i * t->heads + h] = clip(hi, base);
             }
         }
         pl_attend_page a = {.m = m,
                             .dk = t->c->dk,
                             .dv = dv,
                             .scale = t->op->scale,
+                            .cap = t->op->cap,
                             .q = t->q,
                             .q_stride = t->c->dk,
                             .k = keys,
@@ -144,6 +161,17 @@ static void merge(const tile *t, float *a, const float *b)
     t->r->m->kernels->attend_merge(m, t->c->dv, a, a + m, a + 2 * m, b, b + m, b + 2 * m);
 }
 
+/* What acc is multiplied by: 1 / sum; with a sink, a score without a value, the sum has its exponential as well. */
+static float share(const tile *t, float top, float sum, int head)
+{
+    if (t->op->vec < 0)
+        return 1.0f / sum;
+    const float sink = t->r->m->vecs[t->op->vec][t->head * t->heads + head], most = sink > top ? sink : top;
+    float e[2] = {top - most, sink - most};
+    t->r->m->kernels->exp(e, 2, e);
+    return e[0] / (sum * e[0] + e[1]);
+}
+
 /* acc / sum -> the output rows. */
 static void write_out(const tile *t, const float *state)
 {
@@ -155,7 +183,8 @@ static void write_out(const tile *t, const float *state)
         float *y = out->f + (size_t)(t->row + i) * out->dim + column;
         for (int h = 0; h < t->heads; h++) {
             int j = i * t->heads + h;
-            tables->kernels->scale(state + 2 * m + (size_t)j * dv, 1.0f / state[m + j], dv, y + h * dv);
+            float by = share(t, state[j], state[m + j], h);
+            tables->kernels->scale(state + 2 * m + (size_t)j * dv, by, dv, y + h * dv);
         }
         if (width % PL_BLOCK == 0)
             pl_buf_finish(tables->kernels, out, forms, t->row + i, column, column + width);

@@ -1,4 +1,5 @@
-/* The language-modelling head: final norm and logits of the rows that want them, in blocks of at most 16 rows. */
+/* The head: the final norm of the rows that want their hidden state; final norm and logits of the rows that want those,
+ * in blocks of at most 16 rows. */
 #include <string.h>
 
 #include "ops.h"
@@ -23,14 +24,26 @@ const char *pl_check_head(const pl_plan *p, const pl_op *op)
     return op == p->ops + p->n_ops - 1 ? NULL : "a head before the end";
 }
 
+static void store_hidden(const pl_run *r, const pl_op *op, int tid)
+{
+    const pl_buf *in = &r->m->bufs[op->in];
+    for (int i = tid; i < r->n_hiddens; i += pl_team_size(r->team)) {
+        float *y = r->hidden + (size_t)i * in->dim;
+        pl_norm_row(r->m, op, in->f + (size_t)r->hiddens[i] * in->dim, in->dim, y);
+        if (!all_finite(y, in->dim))
+            pl_bad(r, r->hiddens[i], PL_BAD_LOGITS);
+    }
+}
+
 void pl_op_head(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_model_tables *m = r->m;
     const pl_kernels *k = m->kernels;
     const pl_buf *in = &m->bufs[op->in], *h = r->head_rows;
-    const pl_segment *seg = &m->segs[op->seg];
+    const pl_segment *seg = &m->segs[op->seg]; /* an encoder has none, and no row that wants logits */
     int size = pl_team_size(r->team), vocab = m->vocab;
     int64_t from, to;
+    store_hidden(r, op, tid);
     pl_share((vocab + PL_TILE - 1) / PL_TILE, 1, tid, size, &from, &to);
     int c0 = (int)from * PL_TILE, c1 = to * PL_TILE < vocab ? (int)to * PL_TILE : vocab;
     for (int base = 0; base < r->n_wants; base += PL_HEAD_ROWS) {

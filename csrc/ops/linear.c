@@ -1,17 +1,88 @@
-/* Matrix products whose outputs lie side by side. */
+/* Matrix products whose outputs lie side by side, also those of heads: stacks of matrices, each with its own columns. */
 #include "ops.h"
+
+enum { MOST_SEGMENTS = 32 /* of an operation with stacks */ };
+
+/* ---- what does not fit ------------------------------------------------------------------------------------------- */
+
+static const char *check_segment(const pl_plan *p, const pl_op *op, const pl_segment *s)
+{
+    const pl_mat_desc *m = &p->mats[s->mat];
+    if (s->in != -1 && (!pl_inside(s->in, p->n_bufs) || s->in == op->out))
+        return "a segment's input";
+    int in = p->buf_dim[pl_segment_in(op, s)];
+    if (m->k != in && (int64_t)m->k * m->stack != in)
+        return "a matrix' columns";
+    return m->stack == 1 ? (s->step == 0 ? NULL : "a segment's step") : s->step >= m->rows ? NULL : "a segment's step";
+}
+
+/* The matrices of all segments cover the columns of `out` once: walked from left to right, each begins where another
+ * ends. */
+const char *pl_check_linear(const pl_plan *p, const pl_op *op)
+{
+    int done[MOST_SEGMENTS] = {0}, column = 0, out = p->buf_dim[op->out];
+    if (op->n_seg > MOST_SEGMENTS)
+        return "its list of segments";
+    for (int s = 0; s < op->n_seg; s++) {
+        const char *wrong = check_segment(p, op, &p->segs[op->seg + s]);
+        if (wrong)
+            return wrong;
+    }
+    for (int s = 0, left = 0; s < op->n_seg; s++) {
+        const pl_segment *seg = &p->segs[op->seg + s];
+        const pl_mat_desc *m = &p->mats[seg->mat];
+        left |= done[s] < m->stack;
+        if (done[s] < m->stack && seg->column + (int64_t)done[s] * seg->step == column) {
+            if (m->rows > out - column)
+                return "a segment's columns";
+            column += m->rows;
+            done[s]++;
+            left = 0;
+            s = -1; /* look for the next from the first segment on */
+        } else if (s == op->n_seg - 1 && left) {
+            return "a segment's columns";
+        }
+    }
+    return column == out ? NULL : "its segments' columns";
+}
+
+/* ---- the operation ----------------------------------------------------------------------------------------------- */
+
+/* Matrix e of a stack by tiles [from, to), for all rows. */
+static void head(const pl_run *r, const pl_segment *seg, const pl_buf *in, int e, int from, int to, float *y,
+                 int stride, int tid, int again)
+{
+    const pl_mat *stack = &r->m->mats[seg->mat], w = pl_mat_part(stack, e);
+    y += seg->column + (ptrdiff_t)e * seg->step;
+    if (in->dim == w.k) {
+        pl_product_run(r, seg, &w, e * w.rows, from, to, in, 0, r->n_rows, y, stride, tid, again);
+        return;
+    }
+    pl_buf rows;
+    for (int i = 0, n; i < r->n_rows; i += n) {
+        n = r->n_rows - i < PL_GATHERED ? r->n_rows - i : PL_GATHERED;
+        pl_gather_begin(&rows, r->gathered[tid], in, w.k, pl_format_form(w.format), n);
+        for (int j = 0; j < n; j++)
+            pl_gather_row(&rows, in, i + j, e * w.k, j, !pl_format_form(w.format));
+        pl_product_run(r, seg, &w, e * w.rows, from, to, &rows, 0, n, y + (ptrdiff_t)i * stride, stride, tid, 0);
+    }
+}
 
 void pl_op_linear(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_model_tables *m = r->m;
-    const pl_buf *in = &m->bufs[op->in], *out = &m->bufs[op->out];
-    int from, to, again = 0, forms = pl_finishes(r, op);
+    const pl_buf *out = &m->bufs[op->out], *last = NULL;
+    int from, to, forms = pl_finishes(r, op);
     for (int s = 0; s < op->n_seg; s++) {
+        const pl_segment *seg = &m->segs[op->seg + s];
+        const pl_buf *in = &m->bufs[pl_segment_in(op, seg)];
+        int tiles = pl_segment_tiles(m, seg);
         pl_my_tiles(r, op, s, tid, &from, &to);
-        if (from == to)
-            continue;
-        pl_segment_run(r, &m->segs[op->seg + s], from, to, in, 0, r->n_rows, out->f, out->dim, tid, again);
-        again = 1;
+        for (int t = from, end; t < to; t = end) {
+            end = (t / tiles + 1) * tiles < to ? (t / tiles + 1) * tiles : to;
+            head(r, seg, in, t / tiles, t % tiles, t % tiles + end - t, out->f, out->dim, tid, last == in);
+            last = in->dim == m->mats[seg->mat].k ? in : NULL;
+        }
     }
     if (forms) {
         pl_team_barrier(r->team);

@@ -19,8 +19,10 @@ static void add_products(const pl_run *r, const pl_op *op, int forms, int tid)
         pl_segment_run(r, &m->segs[op->seg], first, end, &m->bufs[op->in], row, n, tmp->f + (size_t)row * dim, dim, tid,
                        0);
         for (int i = row; i < row + n && op->vec < 0; i++) {
-            float *x = out->f + (size_t)i * dim + c0;
-            m->kernels->add(x, tmp->f + (size_t)i * dim + c0, c1 - c0, x);
+            float *x = out->f + (size_t)i * dim + c0, *t = tmp->f + (size_t)i * dim + c0;
+            if (op->scale != 1.0f)
+                m->kernels->scale(t, op->scale, c1 - c0, t);
+            m->kernels->add(x, t, c1 - c0, x);
             pl_buf_finish(m->kernels, out, forms, i, c0, c1);
         }
     }
@@ -40,6 +42,8 @@ void pl_op_linear_add(const pl_run *r, const pl_op *op, int tid)
     for (int i = from; i < to; i++) {
         float *t = m->bufs[op->tmp].f + (size_t)i * dim, *x = out->f + (size_t)i * dim;
         pl_norm_row(m, op, t, dim, t);
+        if (op->scale != 1.0f)
+            k->scale(t, op->scale, dim, t);
         k->add(x, t, dim, x);
         pl_buf_finish(k, out, forms, i, 0, dim);
     }

@@ -15,6 +15,8 @@
 #include "blocking.h"
 #include "table.h"
 
+enum { PL_GATHERED = 256 }; /* rows that are gathered at once */
+
 /* Forms of a buffer's rows besides float32, for matrix products. */
 enum { PL_FORM_Q8 = 1, PL_FORM_BF16 = 2 };
 
@@ -32,22 +34,34 @@ typedef struct pl_buf {
 /* Query rows of one sequence that attend together. */
 typedef struct pl_qtile {
     int32_t row, n; /* first row in the pass, number of rows */
+    int32_t end;    /* the sequence's slots after the pass */
 } pl_qtile;
 
 /* Consumes, and may overwrite, the logits of row wants[want]. Called once per such row, from any thread. Returns 0, or
  * PL_BAD_* if something is wrong with them. */
 typedef int (*pl_consume_fn)(void *arg, int want, float *logits, int tid);
 
+/* The rows of one sequence in a pass. */
+typedef struct pl_part {
+    int32_t row, n, seq; /* first row, number of rows, index into the pass's sequences */
+} pl_part;
+
 typedef struct pl_model_tables {
     const pl_kernels *kernels;
     pl_tuning tuning;
     const pl_segment *segs;
-    const pl_mat *mats; /* packed; `data` of a plain matrix holds rows as in the file */
+    const pl_mat *mats; /* packed; `data` of a plain matrix holds rows as in the file; of a stack: its first matrix */
+    const int32_t *stacks; /* matrices of each stack */
     const float *const *vecs;
     const pl_rope_desc *ropes;
     int n_ropes;
     const pl_cache_desc *caches;
     const pl_group *groups;
+    const pl_state_desc *states;
+    const size_t *state_at; /* per group of recurrent layers: where its layers begin in a block, in floats */
+    int state_group;        /* theirs among the pool's groups */
+    const float *zeros;     /* as many as the most channels of a convolution */
+    int gates;              /* floats of a row of `gates` */
     pl_kv_type kv;
     int vocab;
     pl_buf *bufs;
@@ -64,18 +78,25 @@ typedef struct pl_run {
     pl_seq *const *seqs;
     atomic_int *status;                       /* per sequence: PL_BAD_* */
     float *const *rope_cos, *const *rope_sin; /* per rope: (n_rows, n_rot / 2) */
+    const pl_part *parts;
+    int n_parts;
+    float *gates; /* (n_rows, m->gates): of one scan */
     const pl_qtile *qtiles;
-    int n_qtiles, qtile_rows;    /* qtile_rows: most rows per query tile */
-    float *const *scratch;       /* per thread: pl_attend_scratch() floats */
-    void *const *kernel_scratch; /* per thread: pl_kernels_scratch() bytes */
-    float *partial;              /* states of chunks: (items, max_chunks) x pl_attend_state() floats */
-    int max_chunks;              /* most chunks that a row of this pass sees */
-    atomic_int *next;            /* (n_ops, 2) work counters, zero at the start */
-    const int32_t *wants;        /* (n_wants) rows with want, ascending */
-    int n_wants;
+    int n_qtiles, qtile_rows;                  /* qtile_rows: most rows per query tile */
+    float *const *scratch;                     /* per thread: pl_attend_scratch() floats */
+    struct pl_expert_room *const *expert_room; /* per thread, if the plan has experts (experts.c) */
+    void *const *gathered;                     /* per thread: pl_gather_bytes() */
+    void *const *kernel_scratch;               /* per thread: pl_kernels_scratch() bytes */
+    float *partial;                            /* states of chunks: (items, max_chunks) x pl_attend_state() floats */
+    int max_chunks;                            /* most chunks that a row of this pass sees */
+    atomic_int *next;                          /* (n_ops, 2) work counters, zero at the start */
+    const int32_t *wants;                      /* (n_wants) rows that want logits, ascending */
+    const int32_t *hiddens;                    /* (n_hiddens) rows that want their hidden state, ascending */
+    int n_wants, n_hiddens;
     pl_buf *head_rows;     /* normed rows of one block of the head */
     float *logits;         /* (PL_HEAD_ROWS, vocab), used if `store` is NULL */
     float *store;          /* (n_wants, vocab) or NULL */
+    float *hidden;         /* (n_hiddens, dim) */
     pl_consume_fn consume; /* called if `store` is NULL */
     void *consume_arg;
 } pl_run;
@@ -117,17 +138,25 @@ static inline int pl_rows_at_once(const pl_run *r, int row)
     return r->n_rows - row < r->m->tuning.step_rows ? r->n_rows - row : r->m->tuning.step_rows;
 }
 
-/* y(n, stride)[column + r] = mats[seg.mat] row r . acts + bias for rows of tiles [tile0, tile1) of the segment, on
+/* y(n, stride)[column + r] = scale * row_scale[r] * (mats[seg.mat] row r . acts) + bias[r] for rows of tiles [tile0, tile1) of the segment, on
  * thread tid. again: 1: the thread's last product had the same rows of `in`, which have not changed since. */
 void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0, int n,
                     float *y, ptrdiff_t y_stride, int tid, int again);
+/* The same for `w` in place of the segment's matrix, whose vectors begin at entry `first`; y: from w's column 0 on. */
+void pl_product_run(const pl_run *r, const pl_segment *seg, const pl_mat *w, int first, int tile0, int tile1,
+                    const pl_buf *in, int row0, int n, float *y, ptrdiff_t y_stride, int tid, int again);
+/* Of its matrix, of a stack those of one. */
 int pl_segment_tiles(const pl_model_tables *m, const pl_segment *seg);
-/* This thread's tiles [*from, *to) of segment s. Segments side by side are divided as a whole; other operations have
+/* This thread's tiles [*from, *to) of segment s, in a linear of all matrices of a stack. Segments side by side are divided as a whole; other operations have
  * one segment, or two with the same tiles. */
 void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, int *to);
 
 /* Prefetches the first weights that this thread will need in `op`. Called before a barrier, to use the waiting time. */
 void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid);
+
+/* y = act(g) * u, or act(g) if u is NULL, with the operation's limit and parameters. g and u are overwritten if there is
+ * a limit; y may be g or u. */
+void pl_act_row(const pl_model_tables *m, const pl_op *op, float *g, float *u, int n, float *y);
 
 /* The norm of a row of n by norm, linear_add or head; y may be x. */
 void pl_norm_row(const pl_model_tables *m, const pl_op *op, const float *x, int n, float *y);
@@ -141,23 +170,57 @@ void pl_op_attend(const pl_run *r, const pl_op *op, int tid);
 void pl_op_linear_add(const pl_run *r, const pl_op *op, int tid);
 void pl_op_glu(const pl_run *r, const pl_op *op, int tid);
 void pl_op_head(const pl_run *r, const pl_op *op, int tid);
+void pl_op_route(const pl_run *r, const pl_op *op, int tid);
+void pl_op_experts(const pl_run *r, const pl_op *op, int tid);
+void pl_op_experts_add(const pl_run *r, const pl_op *op, int tid);
 void pl_op_scale_add(const pl_run *r, const pl_op *op, int tid);
+void pl_op_gate(const pl_run *r, const pl_op *op, int tid);
+void pl_op_reorder(const pl_run *r, const pl_op *op, int tid);
+void pl_op_reattend(const pl_run *r, const pl_op *op, int tid);
+void pl_op_conv(const pl_run *r, const pl_op *op, int tid);
+void pl_op_scan(const pl_run *r, const pl_op *op, int tid);
 
 /* Checks beyond those that the table describes, called after buffers and segments have been checked: the name of what
  * does not fit, or NULL. */
 const char *pl_check_norm(const pl_plan *p, const pl_op *op);
+const char *pl_check_gate(const pl_plan *p, const pl_op *op);
+const char *pl_check_reorder(const pl_plan *p, const pl_op *op);
+const char *pl_check_reattend(const pl_plan *p, const pl_op *op);
+const char *pl_check_conv(const pl_plan *p, const pl_op *op);
+const char *pl_check_scan(const pl_plan *p, const pl_op *op);
 const char *pl_check_head_norm(const pl_plan *p, const pl_op *op);
 const char *pl_check_rope_append(const pl_plan *p, const pl_op *op);
 const char *pl_check_attend(const pl_plan *p, const pl_op *op);
+const char *pl_check_linear(const pl_plan *p, const pl_op *op);
 const char *pl_check_linear_add(const pl_plan *p, const pl_op *op);
 const char *pl_check_glu(const pl_plan *p, const pl_op *op);
 const char *pl_check_head(const pl_plan *p, const pl_op *op);
+const char *pl_check_route(const pl_plan *p, const pl_op *op);
+const char *pl_check_experts(const pl_plan *p, const pl_op *op);
+const char *pl_check_experts_add(const pl_plan *p, const pl_op *op);
 const char *pl_check_scale_add(const pl_plan *p, const pl_op *op);
+/* Of an operation with an activation; gated: which multiplies something. */
+const char *pl_check_act(const pl_plan *p, const pl_op *op, int gated);
 /* Of an operation that norms rows of n. */
 const char *pl_check_norm_of(const pl_plan *p, const pl_op *op, int n);
 /* For operations on queries, keys and values side by side; for operations on a layer of the cache. */
 const char *pl_check_heads(const pl_plan *p, const pl_op *op);
+const char *pl_check_queries(const pl_plan *p, const pl_op *op); /* the same, or on queries alone */
 const char *pl_check_cache_layer(const pl_plan *p, const pl_op *op);
+
+/* Matrix e of a stack. */
+static inline pl_mat pl_mat_part(const pl_mat *w, int e)
+{
+    pl_mat part = *w;
+    part.data += e * ((w->rows + PL_TILE - 1) / PL_TILE) * w->tile_bytes;
+    return part;
+}
+
+/* The buffer that a segment reads. */
+static inline int pl_segment_in(const pl_op *op, const pl_segment *seg)
+{
+    return seg->in >= 0 ? seg->in : op->in;
+}
 
 static inline int pl_inside(int32_t id, int32_t n)
 {
@@ -173,6 +236,18 @@ static inline int pl_has_vec(const pl_plan *p, int32_t id, int32_t n)
 /* Computes cosines and sines of this thread's rows for every rope of the plan. */
 void pl_rope_angles(const pl_run *r, int tid);
 
+/* Floats of a recurrent layer's state: the convolution's part, and both. */
+static inline size_t pl_state_conv_part(const pl_state_desc *d)
+{
+    return ((size_t)(d->taps - 1) * d->channels + 15) / 16 * 16;
+}
+
+static inline size_t pl_state_floats(const pl_state_desc *d)
+{
+    size_t blocks = ((size_t)d->dv + PL_SCAN_COLUMNS - 1) / PL_SCAN_COLUMNS;
+    return pl_state_conv_part(d) + (size_t)d->n_v * blocks * d->dk * PL_SCAN_COLUMNS;
+}
+
 /* Floats of one attention state (top, sum, acc) of `m` rows of width dv. */
 static inline size_t pl_attend_state(int m, int dv)
 {
@@ -180,6 +255,15 @@ static inline size_t pl_attend_state(int m, int dv)
 }
 /* Floats of scratch per thread for a cache group with tiles of `rows` rows. */
 size_t pl_attend_scratch(const pl_cache_desc *c, int rows);
+/* Lays out what a thread needs for experts at `base` and returns its bytes, 0 where no operation has any; base NULL:
+ * only the size. */
+size_t pl_experts_layout(const pl_plan *p, int max_rows, struct pl_expert_room **room, void *base);
+/* Bytes that a thread needs to gather the rows of experts and the columns of heads. bufs: with their forms. */
+size_t pl_gather_bytes(const pl_plan *p, const pl_buf *bufs, int max_rows);
+/* Lays out n <= PL_GATHERED rows of k columns in such memory: those of a buffer, in `forms` and float32. */
+void pl_gather_begin(pl_buf *rows, void *memory, const pl_buf *in, int k, int forms, int n);
+/* Row `at` of them = the columns of a row of `in` from `column` on, a multiple of 32 for int8. floats: in float32, too. */
+void pl_gather_row(const pl_buf *rows, const pl_buf *in, int row, int column, int at, int floats);
 /* Query rows per tile of a group: enough heads x rows to share each key, few enough for the first-level cache. */
 int pl_attend_tile_rows(const pl_cache_desc *c);
 

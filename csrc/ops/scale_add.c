@@ -1,4 +1,4 @@
-/* Scales columns of rows at some positions and adds a vector to them. */
+/* Scales columns of rows at some positions and adds a vector, or another buffer before that, to them. */
 #include <string.h>
 
 #include "ops.h"
@@ -7,6 +7,8 @@ const char *pl_check_scale_add(const pl_plan *p, const pl_op *op)
 {
     if (op->width < 1 || op->column < 0 || op->width > p->buf_dim[op->out] - op->column)
         return "its columns";
+    if (op->width > p->buf_dim[op->in] - op->column)
+        return "its input's columns";
     if (op->pos_from < 0 || op->pos_from >= op->pos_to)
         return "its positions";
     int64_t each = op->each ? (int64_t)op->pos_to - op->pos_from : 1;
@@ -18,7 +20,7 @@ void pl_op_scale_add(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_model_tables *m = r->m;
     const pl_kernels *k = m->kernels;
-    const pl_buf *b = &m->bufs[op->out];
+    const pl_buf *b = &m->bufs[op->out], *in = &m->bufs[op->in];
     int from, to, forms = pl_finishes(r, op);
     pl_my_rows(r, tid, &from, &to);
     for (int i = from; i < to; i++) {
@@ -27,6 +29,8 @@ void pl_op_scale_add(const pl_run *r, const pl_op *op, int tid)
             continue;
         float *y = b->f + (size_t)i * b->dim + op->column;
         const float *x = NULL;
+        if (in != b)
+            k->add(y, in->f + (size_t)i * in->dim + op->column, op->width, y);
         if (op->vec >= 0)
             x = m->vecs[op->vec] + (op->each ? (size_t)(pos - op->pos_from) * op->width : 0);
         if (x && op->scale == 0.0f) { /* replace: 0 * y would keep NaN and inf */

@@ -1,11 +1,12 @@
 /* Matrix products of segments, divided by tiles of 16 columns. */
+#include <string.h>
+
 #include "ops.h"
 
-void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0, int n,
-                    float *y, ptrdiff_t y_stride, int tid, int again)
+void pl_product_run(const pl_run *r, const pl_segment *seg, const pl_mat *w, int first, int tile0, int tile1,
+                    const pl_buf *in, int row0, int n, float *y, ptrdiff_t y_stride, int tid, int again)
 {
     const pl_model_tables *m = r->m;
-    const pl_mat *w = &m->mats[seg->mat];
     int rows = m->tuning.float_bytes / (w->k * 4), tiles = (int)(m->tuning.float_bytes / w->tile_bytes);
     if (rows < PL_HEAD_ROWS)
         rows = PL_HEAD_ROWS;
@@ -13,6 +14,8 @@ void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1
         tiles = 1;
     if (!w->format->is_float)
         rows = n;
+    else if (!again) /* what is laid out there for integer formats may be rows of before */
+        memset(r->kernel_scratch[tid], 0, 64);
     if (n <= rows)
         tiles = tile1 - tile0;
     for (int t = tile0; t < tile1; t += tiles) {
@@ -23,17 +26,27 @@ void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1
             x.scratch = r->kernel_scratch[tid];
             x.tuning = &m->tuning;
             x.again = again;
-            m->kernels->matmul[w->format->id](w, t, t1, &x, i + rows < n ? rows : n - i, y + i * y_stride + seg->column,
-                                              y_stride);
+            m->kernels->matmul[w->format->id](w, t, t1, &x, i + rows < n ? rows : n - i, y + i * y_stride, y_stride);
         }
     }
-    if (seg->bias < 0)
+    if (seg->bias < 0 && seg->row_scale < 0 && seg->scale == 1.0f)
         return;
     int from = tile0 * PL_TILE, to = tile1 * PL_TILE < w->rows ? tile1 * PL_TILE : w->rows;
     for (int i = 0; i < n; i++) {
-        float *yi = y + i * y_stride + seg->column + from;
-        m->kernels->add(yi, m->vecs[seg->bias] + from, to - from, yi);
+        float *yi = y + i * y_stride + from;
+        if (seg->row_scale >= 0)
+            m->kernels->glu[PL_ACT_NONE](yi, m->vecs[seg->row_scale] + first + from, NULL, to - from, yi);
+        if (seg->scale != 1.0f)
+            m->kernels->scale(yi, seg->scale, to - from, yi);
+        if (seg->bias >= 0)
+            m->kernels->add(yi, m->vecs[seg->bias] + first + from, to - from, yi);
     }
+}
+
+void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0, int n,
+                    float *y, ptrdiff_t y_stride, int tid, int again)
+{
+    pl_product_run(r, seg, &r->m->mats[seg->mat], 0, tile0, tile1, in, row0, n, y + seg->column, y_stride, tid, again);
 }
 
 int pl_segment_tiles(const pl_model_tables *m, const pl_segment *seg)
@@ -41,24 +54,27 @@ int pl_segment_tiles(const pl_model_tables *m, const pl_segment *seg)
     return (m->mats[seg->mat].rows + PL_TILE - 1) / PL_TILE;
 }
 
-/* Work of a tile, in fifths of a tile with one term. A second term adds four fifths (Q4_0 and Q8_0, 512 rows: 0.76 of
- * the int8 peak with one term, 0.85 with two). */
-static int work_of(const pl_run *r, const pl_segment *seg)
+/* Work of a tile, in fifths of 32 weights of a row with one term. A second term adds four fifths (Q4_0 and Q8_0, 512
+ * rows: 0.76 of the int8 peak with one term, 0.85 with two). */
+static int64_t work_of(const pl_run *r, const pl_segment *seg)
 {
-    const int computing = r->n_rows > PL_FEW_ROWS && !r->m->mats[seg->mat].format->is_float;
-    return computing && seg->terms == 2 ? 9 : 5;
+    const pl_mat *w = &r->m->mats[seg->mat];
+    const int computing = r->n_rows > PL_FEW_ROWS && !w->format->is_float;
+    return (int64_t)((w->k + 31) / 32) * (computing && seg->terms == 2 ? 9 : 5);
 }
 
 void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, int *to)
 {
-    const int size = pl_team_size(r->team), n = pl_segment_tiles(r->m, &r->m->segs[op->seg + s]);
+    const int size = pl_team_size(r->team);
+    int n = pl_segment_tiles(r->m, &r->m->segs[op->seg + s]);
     int64_t before = 0, total = 0, work = 1, a, b;
     if (pl_op_table[op->kind].segments == PL_SEGS_SIDE_BY_SIDE) {
+        n *= r->m->stacks[r->m->segs[op->seg + s].mat];
         for (int i = 0; i < op->n_seg; i++) {
             const pl_segment *seg = &r->m->segs[op->seg + i];
             if (i == s)
                 before = total, work = work_of(r, seg);
-            total += (int64_t)work_of(r, seg) * pl_segment_tiles(r->m, seg);
+            total += work_of(r, seg) * pl_segment_tiles(r->m, seg) * r->m->stacks[seg->mat];
         }
         pl_share(total, 1, tid, size, &a, &b);
         /* a tile belongs to the thread to which its first unit of work belongs */
@@ -74,9 +90,9 @@ void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, in
 void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_op_desc *d = &pl_op_table[op->kind];
-    if (!d->multiplies)
+    if (!d->multiplies || d->segments == PL_SEGS_EXPERTS) /* which experts is not known yet */
         return;
-    int segs = d->segments == PL_SEGS_SIDE_BY_SIDE ? op->n_seg : 1;
+    int segs = d->segments == PL_SEGS_SIDE_BY_SIDE ? op->n_seg : op->n_seg > 0; /* an encoder's head has none */
     for (int s = 0; s < segs; s++) {
         const pl_segment *seg = &r->m->segs[op->seg + s];
         int from, to;

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from pellucid import errors
     from pellucid.asynchronous import AsyncBatchStream, AsyncStream
     from pellucid.context import Context
+    from pellucid.embedding import Ranked
     from pellucid.info import ModelInfo, Operation
-    from pellucid.look import Attribution, Lens, Score, Trace
+    from pellucid.look import Attribution, Attributions, Lens, LensTable, Score, Trace
     from pellucid.model import Edit, Model
     from pellucid.options import ChatOptions, GenerateOptions
-    from pellucid.results import Completion, NextToken, Piece, Timings, TokenLogprob
+    from pellucid.results import Completion, NextToken, Piece, Timings, TokenLogprob, ToolCall, ToolCallDelta
     from pellucid.sampling import SamplingOptions
+    from pellucid.schedule.request import Request
+    from pellucid.schedule.stats import RequestStats, Stats
     from pellucid.streams import BatchStream, Stream
     from pellucid.tokenizer import Tokenizer
 
@@ -30,6 +33,7 @@ __all__ = [
     "AsyncBatchStream",
     "AsyncStream",
     "Attribution",
+    "Attributions",
     "BatchStream",
     "ChatOptions",
     "Completion",
@@ -37,32 +41,44 @@ __all__ = [
     "Edit",
     "GenerateOptions",
     "Lens",
+    "LensTable",
     "Model",
     "ModelInfo",
     "NextToken",
     "Operation",
     "Piece",
+    "Ranked",
+    "Request",
+    "RequestStats",
     "SamplingOptions",
     "Score",
+    "Stats",
     "Stream",
     "Timings",
     "TokenLogprob",
     "Tokenizer",
+    "ToolCall",
+    "ToolCallDelta",
     "Trace",
     "errors",
 ]
 
 _MODULES = {
-    **dict.fromkeys(("Completion", "NextToken", "Piece", "Timings", "TokenLogprob"), "results"),
+    **dict.fromkeys(
+        ("Completion", "NextToken", "Piece", "Timings", "TokenLogprob", "ToolCall", "ToolCallDelta"), "results"
+    ),
     **dict.fromkeys(("ChatOptions", "GenerateOptions"), "options"),
     "SamplingOptions": "sampling",
+    "Request": "schedule.request",
+    **dict.fromkeys(("RequestStats", "Stats"), "schedule.stats"),
     **dict.fromkeys(("BatchStream", "Stream"), "streams"),
     **dict.fromkeys(("AsyncBatchStream", "AsyncStream"), "asynchronous"),
     **dict.fromkeys(("ModelInfo", "Operation"), "info"),
     "Context": "context",
+    "Ranked": "embedding",
     **dict.fromkeys(("Edit", "Model"), "model"),
     "Tokenizer": "tokenizer",
-    **dict.fromkeys(("Attribution", "Lens", "Score", "Trace"), "look"),
+    **dict.fromkeys(("Attribution", "Attributions", "Lens", "LensTable", "Score", "Trace"), "look"),
 }
 
 

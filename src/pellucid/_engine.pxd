@@ -20,18 +20,60 @@ cdef extern from "pellucid.h" nogil:
         char why[96]
     void pl_topology_read(const char *root, pl_topology *t)
 
+    ctypedef struct pl_quantizer:
+        const char *name
+        int gguf, block, block_bytes
+    ctypedef struct pl_integers:
+        const uint8_t *codes
+        int64_t step_column, step_row
+        int bits, columns, rows_of_word, flip
+        int64_t k, groups
+        const int32_t *order
+        const int32_t *group
+        const float *scale
+        const int16_t *zero
+    ctypedef enum pl_integers_to:
+        PL_INTEGERS_F32
+        PL_INTEGERS_INT4
+        PL_INTEGERS_Q8_0
+    void pl_integers_make(const pl_integers *w, pl_integers_to format, int64_t first, int64_t to,
+                          uint8_t *out) noexcept nogil
+    ctypedef struct pl_quantizing:
+        pass
+    const pl_quantizer *pl_quantizer_get(int i)
+    const pl_quantizer *pl_quantizer_find(const char *name)
+    pl_quantizing *pl_quantizing_start(const pl_quantizer *q, int source, const uint8_t *src,
+                                       const float *importance, int64_t rows, int64_t k, uint8_t *out, int threads)
+    int pl_quantizing_wait(pl_quantizing *work, int ms)
+    void pl_quantizing_cancel(pl_quantizing *work)
+    double pl_quantizing_progress(pl_quantizing *work)
+    int64_t pl_quantizing_finish(pl_quantizing *work)
+
     ctypedef struct pl_op:
-        int32_t kind, layer, to "out", tmp, seg, n_seg, vec, vec2, cache, cache_layer, rope, act, norm
+        int32_t kind, layer, to "out", tmp, seg, n_seg, vec, vec2, cache, cache_layer, state, state_layer
+        int32_t rope, act, norm
         int32_t inp "in"
         float eps, scale, cap
-        int32_t column, width, pos_from, pos_to, each
+        int32_t column, width, pos_from, pos_to, each, top_k, route, groups, group_k
+        float limit
+        int32_t flags
     ctypedef struct pl_op_desc:
         const char *name
-        uint8_t reads, segments, least_terms, stores, attends, wanted
+        uint8_t reads, multiplies, segments, least_terms, stores, attends, recurs, wanted, routes, routed
     enum:
         PL_N_OPS
+        PL_ALL_HEADS
+        PL_PER_HEAD
+        PL_ROTATE_ONLY
+        PL_FRESH
+        PL_WEIGHTS
         PL_OUT
         PL_SEGS_LOOKUP
+        PL_ROUTE_SIGMOID
+        PL_ROUTE_TOP_FIRST
+        PL_ROUTE_RENORM
+        PL_ROUTE_GROUP_SUM2
+        PL_ROUTE_SPARSE
     const pl_op_desc *pl_op_table
     const char *pl_act_name(int i)
     const char *pl_norm_name(int i)
@@ -39,20 +81,33 @@ cdef extern from "pellucid.h" nogil:
         PL_BAD_KEYS
         PL_BAD_LOGITS
     ctypedef struct pl_segment:
-        int32_t mat, column, bias, terms
-    ctypedef struct pl_mat_desc:
-        int32_t gguf_type, rows, k, plain, fd
+        int32_t mat, column, bias, terms, row_scale
+        float scale
+        int32_t input "in"
+        int32_t step
+    ctypedef struct pl_source:
+        int32_t fd
         int64_t offset
         const uint8_t *src
+    ctypedef struct pl_mat_desc:
+        int32_t gguf_type, rows, k, stack, plain
+        pl_source source "from"
+        const pl_source *parts
         int64_t bytes
     ctypedef struct pl_vec_desc:
         const float *data
         int32_t n
     ctypedef struct pl_rope_desc:
         const double *freq
-        int32_t n_rot, halves
+        int32_t n_rot, first, halves
+        double scale
     ctypedef struct pl_cache_desc:
-        int32_t n_layers, n_q, n_kv, dk, dv, window
+        int32_t n_layers, n_q, n_kv, dk, dv, window, causal, shared
+    enum:
+        PL_MOST_TAPS
+        PL_CONV_GATED, PL_SCAN_DELTA, PL_SCAN_EACH
+    ctypedef struct pl_state_desc:
+        int32_t n_layers, taps, channels, n_k, n_v, dk, dv, tiled
     ctypedef struct pl_plan:
         const pl_op *ops
         int32_t n_ops
@@ -68,20 +123,38 @@ cdef extern from "pellucid.h" nogil:
         int32_t n_ropes
         const pl_cache_desc *caches
         int32_t n_caches
+        const pl_state_desc *states
+        int32_t n_states
         int32_t vocab
     ctypedef struct pl_row:
         int32_t token, seq, slot, pos, want
+    enum:
+        PL_WANT_NONE, PL_WANT_LOGITS, PL_WANT_HIDDEN
 
     ctypedef struct pl_pool:
         pass
+    enum:
+        PL_MAX_GROUPS, PL_MAX_MARKS, PL_CACHE_OK
+    ctypedef struct pl_page:
+        uint8_t *data
+    ctypedef struct pl_extent:
+        int32_t first, rows, n_marks, passing
+        int32_t marks[16]
     ctypedef struct pl_seq:
-        int32_t length
+        int32_t length, n_stores
     int64_t pl_pool_bytes(pl_pool *pool)
     int64_t pl_pool_bytes_used(pl_pool *pool)
     pl_seq *pl_seq_new(pl_pool *pool)
     void pl_seq_free(pl_seq *seq)
     pl_seq *pl_seq_fork(pl_seq *seq)
     int32_t pl_seq_rewind(pl_seq *seq, int32_t n)
+    int32_t pl_seq_reach(const pl_seq *seq, int32_t n)
+    int pl_seq_reaches(const pl_seq *seq, int32_t n)
+    int64_t pl_seq_pages(const pl_seq *seq, const pl_page **pages, size_t *bytes, int64_t most)
+    void pl_seq_extents(const pl_seq *seq, pl_extent *extents)
+    int pl_seq_restore(pl_seq *seq, int32_t length, const pl_extent *extents)
+    int32_t pl_seq_rows(const pl_seq *seq, int32_t rows)
+    const float *pl_seq_state(const pl_seq *seq, int group)
 
     int PL_N_STEPS
     ctypedef struct pl_sample_params:
@@ -123,9 +196,10 @@ cdef extern from "pellucid.h" nogil:
         PL_OK, PL_E_MEMORY, PL_E_PLAN, PL_E_ARGUMENT, PL_E_ISA, PL_E_CANCELLED, PL_E_FILE
     ctypedef struct pl_error:
         char text[256]
-        int32_t mat
+        int32_t mat, part
         int64_t offset
     int pl_format_number(const char *name)
+    int64_t pl_format_row(int number, int64_t k)
     const char *pl_format_name(int i)
     ctypedef struct pl_model:
         pass
@@ -140,12 +214,13 @@ cdef extern from "pellucid.h" nogil:
     void pl_tuning_default(int isa, pl_tuning *tuning)
     ctypedef struct pl_options:
         int isa, threads, kv, least_terms, max_rows
-        int64_t cache_bytes
+        int64_t cache_bytes, checkpoints
         pl_tuning tuning
     ctypedef struct pl_model_info:
         const char *isa
         int64_t packed_bytes, work_bytes
         int huge_pages, max_rows
+        int64_t checkpoint_bytes
     pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error)
     pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **view, pl_error *error)
     void pl_model_free(pl_model *model)
@@ -153,8 +228,9 @@ cdef extern from "pellucid.h" nogil:
     void pl_model_info_get(const pl_model *model, pl_model_info *info)
     pl_pool *pl_model_pool(pl_model *model)
     int64_t pl_model_mat_bytes(const pl_model *model, int mat)
+    const void *pl_model_mat_data(const pl_model *model, int mat)
     void pl_model_mat_row(const pl_model *model, int mat, int row, float *dst)
-    pl_status pl_pack_start(pl_model *model, pl_task **task, pl_error *error)
+    pl_status pl_pack_start(pl_model *model, int first, int end, const uint8_t *src, pl_task **task, pl_error *error)
 
     ctypedef struct pl_tap:
         int32_t op, buf
@@ -168,6 +244,8 @@ cdef extern from "pellucid.h" nogil:
         const pl_sample_params *sample
         const uint64_t *step
         pl_sampled *sampled
+        int32_t late_masks
+        float *hidden
         int32_t *status
         int32_t op_from, op_to, n_feeds, n_taps
         const pl_tap *feeds
@@ -175,8 +253,9 @@ cdef extern from "pellucid.h" nogil:
         int64_t *op_ns
     pl_status pl_forward_start(pl_model *model, const pl_pass *p, pl_task **task, pl_error *error)
     ctypedef struct pl_attention:
-        int32_t heads, kv_heads, m, n, d, window
-        float scale
+        int32_t heads, kv_heads, m, n, d, window, causal
+        float scale, cap
+        const float *sinks
         const float *q
         const float *k
         const int32_t *group
@@ -186,6 +265,7 @@ cdef extern from "pellucid.h" nogil:
     pl_status pl_attention_start(pl_model *model, const pl_attention *attention, pl_task **task, pl_error *error)
     int pl_task_wait(pl_task *task, int ms)
     void pl_task_cancel(pl_task *task)
+    void pl_task_masks_ready(pl_task *task)
     double pl_task_progress(const pl_task *task)
     pl_status pl_task_finish(pl_task *task, pl_error *error)
 

@@ -3,7 +3,9 @@
 Knows nothing of files, text or architectures: takes a plan (plan.py), returns arrays and token ids.
 """
 
+from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
@@ -38,7 +40,7 @@ cdef raise_status(pl_status status, pl_error *error):
     if status == PL_E_CANCELLED:
         raise Cancelled(text)
     if status == PL_E_FILE:
-        raise Unreadable(text, error.mat, error.offset)
+        raise Unreadable(text, error.mat, error.part, error.offset)
     if status == PL_E_ARGUMENT:
         raise ValueError(text)
     raise PellucidError(text)
@@ -49,16 +51,27 @@ cdef sequence_error(int32_t status):
     if status & PL_BAD_KEYS:
         return NumericsError("the model's keys or values are not finite numbers, or too large for the cache's type")
     if status & PL_BAD_LOGITS:
-        return NumericsError("the model's logits are not finite numbers")
+        return NumericsError("the model's logits or hidden states are not finite numbers")
     return ValueError("penalties, logit_bias and mask together leave no token to draw")
 
 
-cdef finish_task(pl_task *task, cancel, progress):
-    """Waits for a task in slices, so that signals are handled, then finishes it; raises if it failed."""
+cdef finish_task(pl_task *task, cancel, progress, meanwhile=None, masks=None):
+    """Waits for a task in slices, so that signals are handled, then finishes it; raises if it failed. masks, then
+    meanwhile: called once while the task runs; `masks` writes the masks that its rows wait for."""
     cdef pl_error error
     cdef pl_status status
     cdef int done
     failure = None
+    if masks is not None or meanwhile is not None:
+        try:
+            if masks is not None:
+                masks()
+                pl_task_masks_ready(task)
+            if meanwhile is not None:
+                meanwhile()
+        except BaseException as e:
+            failure = e
+            pl_task_cancel(task)
     while True:
         with nogil:
             done = pl_task_wait(task, SLICE_MS)
@@ -83,160 +96,15 @@ cdef finish_task(pl_task *task, cancel, progress):
         raise_status(status, &error)
 
 
-def isas():
-    """[(name, built, runs)] of every known tier."""
-    return [(pl_isa_name(<pl_isa>i).decode(), bool(pl_isa_built(<pl_isa>i)), bool(pl_isa_runs(<pl_isa>i)))
-            for i in range(PL_N_ISA)]
-
-
-def find_isa(name):
-    """-> a tier's name: `name` if this build and CPU have it, the best tier for None. Raises IsaError."""
-    if name is None:
-        return pl_isa_name(pl_isa_best()).decode()
-    known = isas()
-    for n, built, runs in known:
-        if n == name:
-            if not built:
-                raise IsaError(f"instruction set {name!r} is not built", isa=name)
-            if not runs:
-                raise IsaError(f"this CPU lacks instruction set {name!r}", isa=name)
-            return n
-    usable = ", ".join(n for n, built, runs in known if built and runs)
-    raise IsaError(f"unknown instruction set {name!r}; this machine runs: {usable}", isa=name)
-
-
-def cpu_name():
-    return pl_cpu_name().decode("utf-8", "replace").strip()
-
-
-def topology():
-    """-> (default number of threads, reason)."""
-    cdef pl_topology t
-    pl_topology_read(b"", &t)
-    return t.threads, t.why.decode("utf-8", "replace")
-
-
-def format_number(str name):
-    """ggml's number of a weight format, or -1 if the engine does not support it."""
-    return pl_format_number(name.encode())
-
-
-def format_names():
-    names, i = [], 0
-    while pl_format_name(i) != NULL:
-        names.append(pl_format_name(i).decode())
-        i += 1
-    return names
-
-
+include "_engine.machine.pxi"
 include "_sampler.pxi"
 
 
-cdef class Sequence:
-    """Keys and values of one sequence in an engine's pool. One user at a time."""
-
-    cdef pl_seq *seq
-    cdef readonly Engine engine
-
-    def __cinit__(self, Engine engine not None):
-        cdef pl_pool *pool = pl_model_pool(engine.open())
-        self.engine = engine
-        with nogil:
-            self.seq = pl_seq_new(pool)
-        if self.seq == NULL:
-            raise OutOfMemoryError("no memory for a sequence")
-
-    def __dealloc__(self):
-        with nogil:
-            pl_seq_free(self.seq)
-
-    @property
-    def length(self):
-        """Tokens stored."""
-        return self.seq.length
-
-    def fork(self):
-        """-> a second sequence with the same contents."""
-        cdef Sequence other = Sequence.__new__(Sequence, self.engine)
-        cdef pl_seq *seq
-        with nogil:
-            seq = pl_seq_fork(self.seq)
-        if seq == NULL:
-            raise OutOfMemoryError("no memory for a sequence")
-        other.seq, seq = seq, other.seq
-        with nogil:
-            pl_seq_free(seq)
-        return other
-
-    def rewind(self, int n):
-        """Forgets tokens from n on -> the new length: n, or less if earlier tokens must be computed again."""
-        cdef int left
-        if n < 0 or n > self.seq.length:
-            raise ValueError(f"n={n}: expected 0 to {self.seq.length}")
-        with nogil:
-            left = pl_seq_rewind(self.seq, n)
-        return left
-
-
+include "_engine.sequence.pxi"
 include "_engine.plan.pxi"
 include "_engine.tuning.pxi"
-
-
-cdef class Rows:
-    """The rows of one forward pass, and its sequences."""
-
-    cdef pl_row *rows
-    cdef pl_seq **seqs
-    cdef int32_t *status
-    cdef int n, n_seqs, n_wants
-    cdef list keep
-
-    def __dealloc__(self):
-        free(self.rows)
-        free(self.seqs)
-        free(self.status)
-
-    def __init__(self, Engine engine, parts, int at=-1):
-        """parts: [(Sequence, ids, first wanted row)]; at: slot of each part's first row, -1: its sequence's length."""
-        cdef Sequence seq
-        cdef int32_t id, slot
-        cdef int r = 0, want
-        cdef int64_t n = 0
-        # Copied into lists, whose lengths can be trusted: a comprehension does not use a part's own __len__.
-        self.keep = [(s, part.tolist() if isinstance(part, np.ndarray) else [id for id in part], first)
-                     for s, part, first in parts]
-        for _, part, _ in self.keep:
-            n += len(part)
-        if n > engine.max_rows:
-            raise ValueError(f"{n} rows in a pass, expected 1 to {engine.max_rows}")
-        self.rows = <pl_row *>calloc(n + 1, sizeof(pl_row))
-        self.seqs = <pl_seq **>calloc(len(self.keep) + 1, sizeof(pl_seq *))
-        self.status = <int32_t *>calloc(len(self.keep) + 1, sizeof(int32_t))
-        if self.rows == NULL or self.seqs == NULL or self.status == NULL:
-            raise OutOfMemoryError("no memory for the rows of a pass")
-        self.n = <int>n
-        for seq, part, first in self.keep:
-            if seq is None or seq.engine is not engine:
-                raise ValueError("a sequence of another model")
-            want = r + min(first, len(part))
-            self.seqs[self.n_seqs] = seq.seq
-            slot = seq.seq.length if at < 0 else at
-            if slot + <int64_t>len(part) > INT32_MAX:
-                raise ValueError(f"at={at}: with {len(part)} rows, expected at most {INT32_MAX - len(part)}")
-            for id in part:
-                self.rows[r] = pl_row(token=id, seq=self.n_seqs, slot=slot, pos=slot, want=r >= want)
-                self.n_wants += r >= want
-                slot += 1
-                r += 1
-            self.n_seqs += 1
-
-    cdef dict errors(self):
-        """After the pass: {index of a failed part: its exception}."""
-        return {i: sequence_error(self.status[i]) for i in range(self.n_seqs) if self.status[i]}
-
-    cdef list wanted(self):
-        """The index of each wanted row's part."""
-        return [self.rows[r].seq for r in range(self.n) if self.rows[r].want]
+include "_engine.rows.pxi"
+include "_engine.quantize.pxi"
 
 
 cdef class Engine:
@@ -250,11 +118,13 @@ cdef class Engine:
     cdef object __weakref__
     cdef Engine base
     cdef readonly object plan
-    cdef readonly int max_rows, vocab
+    cdef public object spare  # called where memory is short: frees some that nobody needs -> whether there was any
+    cdef readonly int max_rows, vocab, dim
+    cdef readonly str kv
     cdef bint closed
 
     def __cinit__(self, plan, *, str isa="", int threads=0, str kv="f32", int least_terms=0, int max_rows=0,
-                  int64_t cache_bytes=0, tuning=None, Engine base=None):
+                  int64_t cache_bytes=0, int64_t checkpoints=0, tuning=None, Engine base=None):
         cdef Tables tables = Tables(plan, base is not None)
         cdef pl_error error
         cdef pl_options options
@@ -270,6 +140,7 @@ cdef class Engine:
             options.least_terms = least_terms
             options.max_rows = max_rows
             options.cache_bytes = cache_bytes
+            options.checkpoints = checkpoints
             options.tuning = to_tuning(isa, tuning)
             status = pl_model_new(&tables.plan, &options, &self.model, &error)
         if status:
@@ -277,7 +148,9 @@ cdef class Engine:
         self.plan = plan
         self.tables = tables
         self.base = base
+        self.kv = kv if base is None else base.kv
         self.vocab = plan.vocab
+        self.dim = tables.plan.buf_dim[max(tables.plan.ops[tables.plan.n_ops - 1].inp, 0)]
         self.max_rows = max_rows
 
     def __dealloc__(self):
@@ -305,28 +178,60 @@ cdef class Engine:
         """Reads and packs every matrix, on all threads. progress: called repeatedly with the fraction done.
         Raises ModelFileError if a file has become shorter or cannot be read.
         """
+        matrices = self.plan.matrices
+        cdef Py_ssize_t first = 0, end
+        self.open()
+        done, total = 0, sum(m.data.size for m in matrices) or 1
+        while first < len(matrices):
+            end = first + 1
+            made = None
+            if is_made(matrices[first].data):  # its bytes live until it is packed
+                made = matrices[first].data.view(np.uint8)
+            else:
+                while end < len(matrices) and not is_made(matrices[end].data):
+                    end += 1
+            share = sum(m.data.size for m in matrices[first:end]) / total
+            self.pack_range(first, end, made, progress, done, share)
+            done += share
+            first = end
+        self.tables.keep = None
+
+    cdef pack_range(self, Py_ssize_t first, Py_ssize_t end, made, progress, before, share):
+        """Packs matrices [first, end). made: the bytes of the only one; None: the plan says where they are. A
+        `share` of all that is packed, `before` after others."""
         cdef pl_task *task
         cdef pl_error error
+        cdef const uint8_t[::1] raw
+        cdef const uint8_t *src = NULL
         error.text[0] = 0
-        cdef pl_status status = pl_pack_start(self.open(), &task, &error)
+        if made is not None and made.size:
+            raw = made
+            src = &raw[0]
+        cdef pl_status status = pl_pack_start(self.open(), <int>first, <int>end, src, &task, &error)
         if status:
             raise_status(status, &error)
         try:
-            finish_task(task, None, progress)
+            finish_task(task, None, None if progress is None else lambda part: progress(before + part * share))
         except Unreadable as e:
-            why, number, offset = e.args
+            why, number, part, offset = e.args
             m = self.plan.matrices[number]
-            raise ModelFileError(why, file=m.data.file.path, field=m.name, offset=offset,
-                                 expected=f"{m.data.size} bytes of it from byte {m.data.offset} on") from None
-        self.tables.keep = None
+            data = m.data.parts[part] if hasattr(m.data, "parts") else m.data
+            raise ModelFileError(why, file=data.file.path, field=m.name, offset=offset,
+                                 expected=f"{data.size} bytes of it from byte {data.offset} on") from None
+
+    @property
+    def recurs(self):
+        """Whether the model has recurrent layers, which can only go back to lengths whose state is kept."""
+        return self.tables.plan.n_states > 0
 
     def info(self):
-        """-> dict of isa, packed_bytes, work_bytes, huge_pages, cache_bytes."""
+        """-> dict of isa, packed_bytes, work_bytes, huge_pages, cache_bytes, cache_bytes_used, checkpoint_bytes."""
         cdef pl_model_info i
         pl_model_info_get(self.open(), &i)
         return {"isa": i.isa.decode(), "packed_bytes": i.packed_bytes, "work_bytes": i.work_bytes,
                 "huge_pages": bool(i.huge_pages), "cache_bytes": pl_pool_bytes(pl_model_pool(self.model)),
-                "cache_bytes_used": pl_pool_bytes_used(pl_model_pool(self.model))}
+                "cache_bytes_used": pl_pool_bytes_used(pl_model_pool(self.model)),
+                "checkpoint_bytes": i.checkpoint_bytes}
 
     cdef check_matrix(self, int matrix):
         if not 0 <= matrix < self.tables.plan.n_mats:
@@ -337,15 +242,22 @@ cdef class Engine:
         self.check_matrix(matrix)
         return pl_model_mat_bytes(self.open(), matrix)
 
+    def matrix_data(self, int matrix):
+        """-> a memoryview of a matrix as it lies in the engine's memory, which must not be used after the engine."""
+        self.check_matrix(matrix)
+        cdef const void *data = pl_model_mat_data(self.open(), matrix)
+        return PyMemoryView_FromMemory(<char *>data, pl_model_mat_bytes(self.model, matrix), PyBUF_READ)
+
     def matrix(self, int matrix, rows=None):
-        """-> float32 (rows, k): a matrix dequantised, bit-identical to decoding its file. rows: (from, to)."""
+        """-> float32 (rows, k): a matrix dequantised, bit-identical to decoding its file; a stack of matrices as one.
+        rows: (from, to)."""
         self.check_matrix(matrix)
         cdef const pl_mat_desc *m = &self.tables.plan.mats[matrix]
-        cdef int r, first = 0, end = m.rows
+        cdef int r, all = m.rows * m.stack, first = 0, end = all
         if rows is not None:
             first, end = rows
-            if not 0 <= first <= end <= m.rows:
-                raise ValueError(f"rows={rows}: expected a range within 0 to {m.rows}")
+            if not 0 <= first <= end <= all:
+                raise ValueError(f"rows={rows}: expected a range within 0 to {all}")
         cdef float[:, ::1] out = np.empty((end - first, m.k), np.float32)
         cdef pl_model *model = self.open()
         with nogil:
@@ -353,20 +265,28 @@ cdef class Engine:
                 pl_model_mat_row(model, matrix, r, &out[r - first, 0])
         return np.asarray(out)
 
-    def forward(self, parts, *, list samplers=None, targets=None, int top=0, out=None, cancel=None, dict failed=None):
+    def forward(self, parts, *, list samplers=None, targets=None, int top=0, out=None, hidden=None, positions=None,
+                cancel=None, dict failed=None, list found=None, meanwhile=None, masks=None):
         """One forward pass over rows of one or several sequences.
 
         parts: [(Sequence, ids, first)]: appends ids, a list or an array, to the sequence; rows from `first` on are
         wanted (first = len(ids): none). `out`, float32 (wanted rows, vocab), receives the logits; or `samplers`, one
-        per wanted row, choose tokens -> [(id, logprob | None, [(id, logprob), ...])]; or `targets`, an id per wanted
-        row, are scored, each with the `top` most probable tokens -> [(logprob, [(id, logprob), ...])].
+        per wanted row, choose tokens -> [(id, logprob | None, [(id, logprob), ...])]; (sampler, offset) draws as the
+        sampler would that many draws later, if what `Sampler.draft` was given comes true, and does not advance it;
+        `Known` reports a token; or `targets`, an id per wanted row, are scored, each with the `top` most probable
+        tokens -> [(logprob, [(id, logprob), ...])]; or `hidden`, float32 (wanted rows, dim), receives the rows after
+        the final norm, and no logits are computed.
+        positions: an int32 array for each part, of its rows' positions, or None: those of its slots.
         cancel: called about every 20 ms; if it returns true, the pass ends with `Cancelled` and nothing is appended.
+        meanwhile: called once, while the pass runs; it must use none of the sequences and samplers. masks: called
+        before that, to write the samplers' masks; no row that has one is drawn before it returns.
         Raises ValueError, OutOfMemoryError, Cancelled; no sequence has then changed.
         A sequence that fails (its keys or logits: NumericsError; its penalties, biases and mask: ValueError) does not
-        change; the others grow, with the results that they would have had without it. failed: receives {index of the
-        part: its error}, and the results of that part's rows are None; without it the first such error is raised.
+        change; the others grow, with the results that they would have had without it. failed: a dict that receives
+        {index of the part: its error}; that part's results are None. Without it the first such error is raised. found:
+        a list that receives the results, too, before a signal can end the call.
         """
-        cdef Rows rows = Rows(self, parts)
+        cdef Rows rows = Rows(self, parts, -1, PL_WANT_LOGITS if hidden is None else PL_WANT_HIDDEN, positions)
         cdef Results results = None
         cdef pl_pass p
         memset(&p, 0, sizeof(p))
@@ -381,16 +301,20 @@ cdef class Engine:
             results = Results(None, targets, max(top, 0), self.vocab)
         if results is not None:
             p.sample, p.step, p.sampled = results.params, results.steps, results.sampled
-        self.run_pass(&p, rows, out, cancel)
+            p.late_masks = masks is not None
+        self.store_hidden(&p, rows, hidden)
+        self.run_pass(&p, rows, out, cancel, meanwhile, masks)
         errors = rows.errors()
-        found = None if results is None else results.take(samplers, [part in errors for part in rows.wanted()])
+        taken = None if results is None else results.take(samplers, [part in errors for part in rows.wanted()])
+        if found is not None:
+            found.extend(taken or ())
         if failed is not None:
             failed.update(errors)
         elif errors:
             raise errors[min(errors)]
-        return found
+        return taken
 
-    cdef run_pass(self, pl_pass *p, Rows rows, out, cancel):
+    cdef run_pass(self, pl_pass *p, Rows rows, out, cancel, meanwhile=None, masks=None):
         cdef pl_task *task
         cdef pl_error error
         cdef float[:, ::1] store
@@ -404,27 +328,43 @@ cdef class Engine:
                 p.store = &store[0, 0]
         cdef pl_model *model = self.open()
         cdef pl_status status
-        with nogil:
-            status = pl_forward_start(model, p, &task, &error)
-        if status:
-            raise_status(status, &error)
-        finish_task(task, cancel, None)
+        while True:
+            try:
+                with nogil:
+                    status = pl_forward_start(model, p, &task, &error)
+                if status:
+                    raise_status(status, &error)
+                once, meanwhile = meanwhile, None
+                finish_task(task, cancel, None, once, masks)
+                return
+            except OutOfMemoryError:  # nothing has changed
+                if self.spare is None or not self.spare():
+                    raise
 
-    def observe(self, parts, *, ops=None, feeds=None, taps=(), times=False, out=None, cancel=None, int at=-1):
+    def observe(self, parts, *, ops=None, feeds=None, taps=(), times=False, out=None, hidden=None, targets=None,
+                int top=0, list found=None, cancel=None, int at=-1):
         """Runs a forward pass, or a part of one, and records its buffers.
         ops: (from, to), the operations to run, default all. A pass over some of them works on tokens already stored:
         `at` is the slot of the (one) sequence's first row, nothing is appended, stored keys and values do not change.
         Rows attend to the keys and values that these operations compute, if any, and to the stored ones before them.
         (Without rope_append and attend no stored token is needed: any rows from at=0 on are allowed.)
         feeds: {buffer: float32 (rows, dim)}, written first. taps: [(op, buffer)], copied after that operation.
+        out, hidden, targets with top: as for `forward`; found: a list that receives what `forward` gives for targets.
         -> ({(op, buffer): float32 (rows, dim)}, int64 nanoseconds of each operation or None).
         """
-        cdef Rows rows = Rows(self, parts, at)
+        cdef Rows rows = Rows(self, parts, at, PL_WANT_LOGITS if hidden is None else PL_WANT_HIDDEN)
+        cdef Results results = None
         cdef pl_pass p
         cdef float[:, ::1] view
         cdef int64_t[::1] ns
         memset(&p, 0, sizeof(p))
         p.op_from, p.op_to = (0, self.tables.plan.n_ops) if ops is None else ops
+        if targets is not None:
+            if len(targets) != rows.n_wants:
+                raise ValueError(f"{len(targets)} targets for {rows.n_wants} rows")
+            results = Results(None, targets, max(top, 0), self.vocab)
+            p.sample, p.step, p.sampled = results.params, results.steps, results.sampled
+        self.store_hidden(&p, rows, hidden)
         feeds = {} if feeds is None else feeds
         arrays, keep = {}, []
         for buf in [*feeds, *(t[1] for t in taps)]:
@@ -455,20 +395,36 @@ cdef class Engine:
             free(c_feeds)
         for error in rows.errors().values():
             raise error
+        if results is not None:
+            found.extend(results.take(None, [False] * rows.n_wants))
         return arrays, op_ns
 
-    def attention(self, q, k, groups, positions, *, float scale, int window=0, scores=None, weights=None):
+    cdef store_hidden(self, pl_pass *p, Rows rows, hidden):
+        """Where the rows that want their hidden state put it; None: nowhere."""
+        cdef float[:, ::1] store
+        if hidden is None:
+            return
+        if hidden.shape != (rows.n_wants, self.dim):
+            raise ValueError(f"hidden has shape {hidden.shape}, expected {(rows.n_wants, self.dim)}")
+        if rows.n_wants:
+            store = hidden
+            p.hidden = &store[0, 0]
+
+    def attention(self, q, k, groups, positions, *, float scale, int window=0, bint causal=True, float cap=0,
+                  sinks=None, scores=None, weights=None):
         """Attention weights from queries and keys, on the engine's threads.
 
         q: float32 (heads, m, d), rows at `positions` (ascending). k: (kv_heads, n, d); groups: each head's KV head. A
-        row sees the last `window` (0: all) of the keys up to its own position. Fills one or both of `scores`
-        (heads, m, n), q . k * scale or -inf for keys that a row does not see, and `weights`, their softmax; `weights`
-        must hold zeros.
+        row sees the last `window` (0: all) of the keys up to its own position, and without `causal` as many of those
+        after it. Fills one or both of `scores` (heads, m, n), q . k * scale (under a soft `cap`, if any) or -inf for
+        keys that a row does not see, and `weights`, their softmax; `weights` must hold zeros. sinks: a score of each
+        head that takes its part of the softmax and has no key.
         """
         cdef const float[:, :, ::1] c_q = q, c_k = k
         cdef const int32_t[::1] c_groups = np.ascontiguousarray(groups, np.int32)
         cdef const int32_t[::1] c_positions = np.ascontiguousarray(positions, np.int32)
         cdef float[:, :, ::1] c_scores, c_weights
+        cdef const float[::1] c_sinks
         cdef pl_attention a
         cdef pl_task *task
         cdef pl_error error
@@ -488,6 +444,12 @@ cdef class Engine:
             c_weights = weights
             a.weights = &c_weights[0, 0, 0]
         a.heads, a.kv_heads, a.m, a.n, a.d, a.window, a.scale = heads, kv_heads, m, n, d, window, scale
+        a.causal, a.cap = causal, cap
+        if sinks is not None:
+            c_sinks = np.ascontiguousarray(sinks, np.float32)
+            if len(c_sinks) != heads:
+                raise ValueError(f"{len(c_sinks)} sinks, expected {heads}")
+            a.sinks = &c_sinks[0]
         a.q, a.k, a.group, a.position = &c_q[0, 0, 0], &c_k[0, 0, 0], &c_groups[0], &c_positions[0]
         error.text[0] = 0
         cdef pl_status status = pl_attention_start(self.open(), &a, &task, &error)

@@ -8,6 +8,8 @@ cdef class Sampler:
     """Chooses tokens from one sequence's logits. Options: csrc/engine/sample.h; `step` counts the draws.
     order: names from STEPS, each at most once; None for all. repeat_last, dry_range: how many of the last tokens given
     to `extend` count for the penalties and for DRY; -1 for all. Without `extend`, neither has an effect.
+    mask: a bit for each token that may be drawn; a contiguous array of uint32 is not copied, and may change between
+    two draws.
     """
 
     cdef pl_sample_params params
@@ -16,7 +18,7 @@ cdef class Sampler:
     cdef int32_t *ids       # (room) the tokens so far
     cdef uint8_t *breaks    # (room) whether each is, or ends, a sequence breaker
     cdef int32_t *matches   # (3, room) scratch, ids and lengths of pl_dry_match
-    cdef Py_ssize_t n, room, repeat_last, dry_range
+    cdef Py_ssize_t n, n_drafts, room, repeat_last, dry_range
     cdef Py_ssize_t n_mask  # words
     cdef bint dry
 
@@ -44,7 +46,7 @@ cdef class Sampler:
             p.order[i] = STEPS.index(name)
         p.n_order = <int32_t>len(names)
         self.repeat_last, self.dry_range = repeat_last, dry_range
-        self.dry = "dry" in names and dry_multiplier > 0
+        self.dry = "dry" in names and dry_multiplier > 0 and dry_range != 0
         cdef int32_t[::1] ids
         cdef float[::1] values
         cdef uint32_t[::1] bits
@@ -70,6 +72,11 @@ cdef class Sampler:
         free(self.matches)
 
     @property
+    def length(self):
+        """How many tokens `extend` was given."""
+        return self.n
+
+    @property
     def mirostat_mu(self):
         """The most bits of surprise that mirostat allows a token; changes with every draw."""
         return self.params.mirostat_mu
@@ -86,6 +93,46 @@ cdef class Sampler:
             raise OutOfMemoryError("no memory for a sampler's tokens")
         self.room = room
 
+    def advance(self, int64_t n):
+        """Counts n draws that were made by rows with offsets (see `Engine.forward`)."""
+        self.step += <uint64_t>n
+
+    def draft(self, ids):
+        """Tokens that are guessed to follow those of `extend`, for the penalties of rows with offsets; until the next
+        call of either."""
+        cdef int32_t[::1] guessed = np.ascontiguousarray(ids, np.int32)
+        cdef Py_ssize_t n = guessed.shape[0]
+        if self.dry or self.params.mirostat:
+            raise ValueError("mirostat and DRY draw one token after another")
+        self.n_drafts = 0
+        if self.n + n > self.room:
+            self.grow(self.n + n)
+            self.find_recent(&self.params, 0)
+        if n:
+            memcpy(self.ids + self.n, &guessed[0], n * sizeof(int32_t))
+        self.n_drafts = n
+
+    cdef void find_recent(self, pl_sample_params *p, Py_ssize_t offset) noexcept:
+        """The window of the penalties, so many drafts later."""
+        cdef Py_ssize_t n = self.n + offset
+        cdef Py_ssize_t back = n if self.repeat_last < 0 else min(n, self.repeat_last)
+        p.n_recent, p.recent = <int32_t>back, self.ids + n - back
+
+    cdef settings(self, pl_sample_params *p, Py_ssize_t offset):
+        """The parameters of a draw, so many draws after the next. Raises ValueError where that depends on the draws
+        before it."""
+        p[0] = self.params
+        if not offset:
+            return
+        if self.dry or p.mirostat:
+            raise ValueError("mirostat and DRY draw one token after another")
+        if offset < 0:
+            raise ValueError(f"offset={offset}: expected at least 0")
+        if self.n:
+            if offset > self.n_drafts:
+                raise ValueError(f"offset={offset}: expected at most {self.n_drafts}, the tokens given to `draft`")
+            self.find_recent(p, offset)
+
     def extend(self, ids, breaks=None):
         """Appends tokens generated since the last call. breaks: a byte per token, nonzero if it breaks repetitions."""
         cdef int32_t[::1] new = np.ascontiguousarray(ids, np.int32)
@@ -98,6 +145,7 @@ cdef class Sampler:
                 raise ValueError(f"{flags.shape[0]} breaks for {n} ids")
         if n == 0:
             return
+        self.n_drafts = 0
         if self.n + n >= 2**31 // 3:
             raise ValueError(f"{self.n + n} tokens: expected fewer than {2**31 // 3}")
         if self.n + n > self.room:
@@ -108,8 +156,7 @@ cdef class Sampler:
         else:
             memcpy(self.breaks + self.n, &flags[0], n)
         self.n += n
-        back = self.n if self.repeat_last < 0 else min(self.n, self.repeat_last)
-        p.n_recent, p.recent = <int32_t>back, self.ids + self.n - back
+        self.find_recent(p, 0)
         if not self.dry:
             return
         back = self.n if self.dry_range < 0 else min(self.n, self.dry_range)
@@ -118,6 +165,17 @@ cdef class Sampler:
             p.n_dry = pl_dry_match(self.ids + self.n - back, self.breaks + self.n - back, <int>back,
                                    p.dry_allowed_length, self.matches, self.matches + self.room,
                                    self.matches + 2 * self.room)
+
+
+cdef class Known:
+    """In place of a row's sampler: the token is known, and is reported with its log probability and so many
+    alternatives."""
+
+    cdef int32_t id
+    cdef int32_t logprobs
+
+    def __init__(self, int32_t id, int32_t logprobs):
+        self.id, self.logprobs = id, logprobs
 
 
 cdef class Results:
@@ -135,9 +193,10 @@ cdef class Results:
         free(self.sampled)
 
     def __init__(self, list samplers, targets, int top, int vocab):
-        """samplers: one per row; or targets: an id per row, each reported with `top` alternatives."""
+        """samplers: one per row, or (sampler, offset), or Known; or targets: an id per row, each reported with `top`
+        alternatives."""
         cdef Sampler s
-        cdef Py_ssize_t n = len(samplers if targets is None else targets), i
+        cdef Py_ssize_t n = len(samplers if targets is None else targets), i, offset
         self.params = <pl_sample_params *>calloc(n + 1, sizeof(pl_sample_params))
         self.steps = <uint64_t *>calloc(n + 1, sizeof(uint64_t))
         self.sampled = <pl_sampled *>calloc(n + 1, sizeof(pl_sampled))
@@ -151,24 +210,36 @@ cdef class Results:
                     raise ValueError(f"targets[{i}]={self.targets[i]}: expected 0 to {vocab - 1}")
                 self.params[i].target = &self.targets[i]
                 self.params[i].n_logprobs = top
-                self.make_room(i)
+                self.make_room(i, vocab)
             return
+        self.targets = np.zeros(n, np.int32)
         for i in range(n):
-            s = samplers[i]
+            if isinstance(samplers[i], Known):
+                self.report(i, samplers[i], vocab)
+                continue
+            s, offset = samplers[i] if isinstance(samplers[i], tuple) else (samplers[i], 0)
             if s.params.mask != NULL and s.n_mask != (vocab + 31) // 32:
                 raise ValueError(f"samplers[{i}]: a mask of {s.n_mask} words, expected {(vocab + 31) // 32}, "
                                  f"a bit for each of {vocab} tokens")
-            self.params[i] = s.params
-            self.steps[i] = s.step
-            self.make_room(i)
+            s.settings(&self.params[i], offset)
+            self.steps[i] = s.step + <uint64_t>offset
+            self.make_room(i, vocab)
 
-    cdef make_room(self, Py_ssize_t i):
+    cdef report(self, Py_ssize_t i, Known known, int vocab):
+        if not 0 <= known.id < vocab:
+            raise ValueError(f"samplers[{i}]: token {known.id}, expected 0 to {vocab - 1}")
+        self.targets[i] = known.id
+        self.params[i].target = &self.targets[i]
+        self.params[i].n_logprobs = known.logprobs
+        self.make_room(i, vocab)
+
+    cdef make_room(self, Py_ssize_t i, int vocab):
         """Allocates the alternatives of row i; called for each row in order."""
         cdef int32_t[::1] ids
         cdef float[::1] logprobs
         top = None
         if self.params[i].n_logprobs > 0:
-            n_top = self.params[i].n_logprobs
+            n_top = self.params[i].n_logprobs = min(self.params[i].n_logprobs, vocab)
             ids, logprobs = top = (np.empty(n_top, np.int32), np.empty(n_top, np.float32))
             self.sampled[i].top_id = &ids[0]
             self.sampled[i].top_logprob = &logprobs[0]
@@ -179,8 +250,8 @@ cdef class Results:
         return [] if top is None else list(zip(top[0].tolist(), top[1].tolist(), strict=True))
 
     def take(self, list samplers, list failed):
-        """-> [(id, logprob or None, [(id, logprob)])], and advances the samplers; of targets [(logprob, alternatives)].
-        None for a row that failed."""
+        """-> [(id, logprob or None, [(id, logprob)])], and advances samplers without an offset; of targets [(logprob,
+        alternatives)]. None for a row that failed."""
         if samplers is None:
             return [None if failed[i] else (self.sampled[i].logprob, self.alternatives(i)) for i in range(len(failed))]
         cdef Sampler s
@@ -189,9 +260,15 @@ cdef class Results:
             if failed[i]:
                 out.append(None)
                 continue
-            s = samplers[i]
-            s.step += 1
-            s.params.mirostat_mu = self.sampled[i].mirostat_mu
+            if isinstance(samplers[i], Known):
+                out.append((self.targets[i], self.sampled[i].logprob, self.alternatives(i)))
+                continue
+            if isinstance(samplers[i], tuple):
+                s = samplers[i][0]
+            else:
+                s = samplers[i]
+                s.step += 1
+                s.params.mirostat_mu = self.sampled[i].mirostat_mu
             out.append((self.sampled[i].id, self.sampled[i].logprob if s.params.n_logprobs >= 0 else None,
                         self.alternatives(i)))
         return out

@@ -20,6 +20,7 @@ FLAGS = {
     "avx512": {"avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
 }
 FLAGS["avx512bf16"] = FLAGS["avx512"] | {"avx512_bf16"}
+FLAGS["amx"] = FLAGS["avx512bf16"] | {"amx_bf16", "amx_tile", "amx_int8"}
 
 
 def python(code: str, **env: str) -> str:

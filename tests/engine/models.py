@@ -45,6 +45,9 @@ MIXES: dict[str, dict[str, str]] = {
         "ffn_up": "F16",
         "output.weight": "F32",
     },
+    # The one product of int8 activations of a layer comes after a float one of the same buffer: what the layer before
+    # has laid out for it looks like this layer's.
+    "one Q4_0": {"": "BF16", "ffn_up": "Q4_0"},
 }
 
 
@@ -102,6 +105,8 @@ def in_memory(plan: Any) -> Any:
     """A copy of a loaded model's plan whose matrices are in memory, for an engine to pack again."""
 
     def read(data: Any) -> npt.NDArray[np.uint8]:
+        if hasattr(data, "parts"):
+            return np.concatenate([read(part) for part in data.parts])
         return np.fromfile(data.file.path, np.uint8, data.size, offset=data.offset)
 
     return replace(plan, matrices=[m._replace(data=read(m.data)) for m in plan.matrices])

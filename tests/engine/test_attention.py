@@ -59,6 +59,27 @@ def test_against_float64(
         assert same(one[:, 0], both[:, i])
 
 
+def test_cap_and_sinks(load: Load, isa: str) -> None:
+    engine = load("llama_gqa", isa=isa).core.engine
+    rng = np.random.default_rng(4)
+    q, k = (rng.normal(size=(4, 70, 16)).astype(np.float32) for _ in range(2))
+    sinks = np.array([-1e30, -2.0, 1.0, 90.0], np.float32)
+    scores, weights = np.zeros((4, 70, 70), np.float32), np.zeros((4, 70, 70), np.float32)
+    engine.attention(
+        q, k, range(4), range(70), scale=0.25, window=40, cap=1.5, sinks=sinks, scores=scores, weights=weights
+    )
+    plain, _ = reference(q, k, [0, 1, 2, 3], range(70), 0.25, 40)
+    seen = np.isfinite(plain)
+    exact = np.where(seen, np.tanh(plain / 1.5) * 1.5, -np.inf)
+    assert np.abs(scores[seen] - exact[seen]).max() <= 1e-5 and (scores[~seen] == -np.inf).all()
+    most = np.maximum(exact.max(-1), sinks[:, None])[:, :, None]
+    e = np.exp(exact - most)
+    expected = e / (e.sum(-1, keepdims=True) + np.exp(sinks[:, None, None] - most))
+    assert np.abs(weights - expected).max() <= 1e-6 and not weights[~seen].any()
+    with pytest.raises(ValueError, match="3 sinks, expected 4"):
+        engine.attention(q, k, range(4), range(70), scale=1.0, sinks=sinks[:3], weights=weights)
+
+
 def test_wrong_requests(load: Load) -> None:
     engine = load("llama_gqa").core.engine
     q, k, out = np.zeros((2, 3, 8), np.float32), np.zeros((1, 5, 8), np.float32), np.zeros((2, 3, 5), np.float32)

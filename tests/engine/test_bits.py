@@ -18,6 +18,7 @@ KINDS = [
     ("narrow", "Q8_0"),
     ("narrow", "Q4_0"),
     ("narrow", "all"),
+    ("narrow", "one Q4_0"),
     ("wide", "K"),
     ("wide", "Q4_1"),
     ("gemma3", "F32"),

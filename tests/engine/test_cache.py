@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import Model, _engine
+from pellucid import Model, _engine, memory
 from pellucid.errors import BatchError, ContextFullError, NumericsError, OutOfMemoryError
 from tests.engine import models
 from tests.engine.models import Load, extend, ids_for, rows, same, sequence
@@ -353,3 +353,46 @@ def test_too_much_for_the_context_computes_nothing(load: Load) -> None:
         context.append([1] * models.CONTEXT)
     assert (caught.value.needed, caught.value.available) == (models.CONTEXT + 2, models.CONTEXT)
     assert context.length == 2 and used_now(model.core.engine) == start
+
+
+def weights(path: Path) -> int:
+    """Bytes of a model's matrices, as its file has them."""
+    with Model.load(path, threads=1, cache_bytes=1 << 20) as model:
+        return sum(matrix.data.size for matrix in model.core.engine.plan.matrices)
+
+
+def test_the_default_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of what is left; what one sequence of the context takes, where that is more; 64 MB at least."""
+    path = models.write(folder, "llama_gqa")
+    size = weights(path)
+    for left, expected, why in (
+        (10 << 30, 5 << 30, "half"),
+        (200 << 20, 100 << 20, "half"),
+        (-size, 64 << 20, "half"),
+        (None, None, "does not tell"),
+    ):
+        monkeypatch.setattr(memory, "available", lambda left=left: None if left is None else left + size)
+        with Model.load(path, threads=1) as model:
+            info = model.info()
+            assert info.cache_limit == expected == model.stats().cache_bytes_limit and why in info.cache_limit_why
+            with model.edit() as edit:
+                assert edit.info().cache_limit == expected
+        with Model.load(path, threads=1, cache_bytes=3 << 20) as model:
+            assert model.info().cache_limit == 3 << 20 and model.info().cache_limit_why == "asked for"
+    with Model.load(path, threads=1) as model:
+        whole = model.info().cache_bytes_per_token * model.context_length
+    monkeypatch.setattr(memory, "LEAST_CACHE", 0)
+    monkeypatch.setattr(memory, "available", lambda: size + whole + 1000)
+    with Model.load(path, threads=1) as model:
+        assert model.info().cache_limit == whole and "one sequence" in model.info().cache_limit_why
+
+
+def test_a_default_limit_holds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = models.write(folder, "llama_gqa")
+    size = weights(path)
+    monkeypatch.setattr(memory, "LEAST_CACHE", 0)
+    monkeypatch.setattr(memory, "available", lambda: size + 2000)
+    with Model.load(path, threads=1) as model, model.edit() as edit:
+        for one in (model, edit):
+            with pytest.raises(OutOfMemoryError, match=f"cache_bytes={model.info().cache_limit}"):
+                one.generate([1] * 100)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import tempfile
 from dataclasses import fields, replace
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,13 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pellucid import _engine
+from pellucid import Model, _engine
 from pellucid.errors import ClosedError, NumericsError, OutOfMemoryError, PellucidError
-from pellucid.plan import Kind, Matrix, Op, Segment, Vector
-from tests.engine import models
+from pellucid.plan import Experts, Kind, Matrix, Op, Segment, Vector
+from tests.engine import mixtures, models
 from tests.engine.models import Load, same, sequence
+from tests.families.case import load_golden, write_gguf
+from tests.families.cases import BY_NAME
 
-TABLES = ("ops", "buffers", "segments", "matrices", "vectors", "ropes", "caches")
+RECURRENT = ["lfm2", "qwen35", "granitehybrid"]  # cases of tests/families
+TABLES = ("ops", "buffers", "segments", "matrices", "vectors", "ropes", "caches", "states")
 
 
 def copy_of(plan: Any) -> Any:
@@ -77,13 +83,13 @@ def test_a_copy_runs(plan: Any) -> None:
 
 # What may not be, op by op: (kind, field, value) and what the error says does not fit.
 WRONG_OPS = [
-    (Kind.NORM, "kind", 10, "unknown kind 10"),
+    (Kind.NORM, "kind", 99, "unknown kind 99"),
     (Kind.NORM, "kind", -1, "unknown kind -1"),
     (Kind.NORM, "inp", -1, "its input"),
     (Kind.NORM, "inp", 99, "its input"),
     (Kind.NORM, "out", 99, "its output"),
     (Kind.NORM, "vec", 99, "its norm's weight"),
-    (Kind.NORM, "norm", 2, "its kind of norm"),
+    (Kind.NORM, "norm", 4, "its kind of norm"),
     (Kind.NORM, "vec2", 0, "its norm's bias"),
     (Kind.NORM, "n_seg", 2**30, "its list of segments"),
     (Kind.ATTEND, "n_seg", 1, "its list of segments"),
@@ -94,17 +100,28 @@ WRONG_OPS = [
     (Kind.LINEAR, "n_seg", 2, "its segments' columns"),
     (Kind.ROPE_APPEND, "cache", 99, "its cache group"),
     (Kind.ROPE_APPEND, "cache_layer", 99, "its cache layer"),
-    (Kind.ROPE_APPEND, "rope", -1, "its rope"),
+    (Kind.ROPE_APPEND, "rope", -2, "its rope"),
     (Kind.ATTEND, "cache", -1, "its cache group"),
     (Kind.ATTEND, "cache_layer", -1, "its cache layer"),
     (Kind.LINEAR_ADD, "tmp", -1, "its temporary"),
     (Kind.LINEAR_ADD, "vec", 99, "its norm's weight"),
     (Kind.LINEAR_ADD, "seg", 99, "its list of segments"),
-    (Kind.GLU, "act", 2, "its activation"),
+    (Kind.GLU, "act", 8, "its activation"),
     (Kind.GLU, "act", -1, "its activation"),
     (Kind.GLU, "tmp", 99, "its temporary"),
-    (Kind.GLU, "n_seg", 1, "its list of segments"),
-    (Kind.HEAD, "vec", -1, "its norm's weight"),
+    (Kind.GLU, "vec", 0, "its activation's parameters"),
+    (Kind.GLU, "n_seg", 0, "its list of segments"),
+    (Kind.HEAD, "vec", 99, "its norm's weight"),
+    (Kind.HEAD, "norm", 3, "its norm's weight"),
+    (Kind.NORM, "column", 1, "its columns"),
+    (Kind.NORM, "width", 65, "its columns"),
+    (Kind.NORM, "each", 7, "its groups"),
+    (Kind.ATTEND, "vec", 0, "its sinks"),
+    (Kind.ATTEND, "cap", -1.0, "its cap"),
+    (Kind.ATTEND, "cap", math.nan, "its cap"),
+    (Kind.ROPE_APPEND, "vec", 0, "its factors"),
+    (Kind.ROPE_APPEND, "flags", 64, "before they are stored"),
+    (Kind.EMBED, "seg", -1, "its list of segments"),
     (Kind.HEAD, "inp", 99, "its input"),
 ]
 
@@ -112,7 +129,7 @@ WRONG_OPS = [
 WRONG_EDITS = [  # which of the three, field, value, what does not fit
     (0, "inp", -1, "its input"),
     (0, "out", 99, "its output"),
-    (0, "inp", 1, "writing into its input"),
+    (0, "inp", 1, None),  # another buffer of that width is added
     (0, "vec", 99, "what it adds"),
     (0, "vec", 0, None),  # another vector of that width
     (0, "each", 1, "what it adds"),
@@ -169,7 +186,7 @@ def test_wrong_operations(plan: Any, kind: Kind, field: str, value: int, what: s
 
 
 def test_writing_into_the_input(plan: Any) -> None:
-    for kind in (Kind.NORM, Kind.LINEAR, Kind.ATTEND, Kind.LINEAR_ADD, Kind.GLU):
+    for kind in (Kind.LINEAR, Kind.ATTEND, Kind.LINEAR_ADD, Kind.GLU):
         wrong = copy_of(plan)
         op = first(wrong, kind)
         op.inp = op.out
@@ -254,21 +271,25 @@ def mutation(draw: st.DrawFn) -> tuple[str, float, str, int]:
     field = {
         "ops": (
             *("kind", "inp", "out", "tmp", "seg", "n_seg", "vec", "vec2", "cache", "cache_layer", "rope", "act"),
-            "norm",
-            *("column", "width", "pos_from", "pos_to", "each"),
+            *("norm", "flags"),
+            *("column", "width", "pos_from", "pos_to", "each", "top_k", "route", "groups", "group_k"),
+            *("state", "state_layer", "flags"),
         ),
         "buffers": ("dim",),
         "segments": Segment._fields,
-        "matrices": ("rows", "k", "type", "plain"),
+        "matrices": ("rows", "k", "type", "plain", "stack"),
         "vectors": ("data",),
-        "ropes": ("freq", "halves"),
+        "ropes": ("freq", "halves", "first", "scale"),
         "caches": ("n_layers", "n_q", "n_kv", "dk", "dv", "window"),
+        "states": ("n_layers", "taps", "channels", "n_k", "n_v", "dk", "dv", "tiled"),
     }[table]
     return table, draw(st.floats(0, 1, exclude_max=True)), draw(st.sampled_from(field)), draw(NUMBERS)
 
 
 def mutate(plan: Any, table: str, at: float, field: str, value: Any) -> None:
     entries = getattr(plan, table)
+    if not entries:
+        return
     i = int(at * len(entries))
     entry = entries[i]
     if field == "type":
@@ -279,14 +300,31 @@ def mutate(plan: Any, table: str, at: float, field: str, value: Any) -> None:
         value = np.ones(min(abs(value), 5000), np.float64) * value
     elif field in ("plain", "halves"):
         value = bool(value % 2)
+    if table == "states" and field != "n_layers":
+        value = replace(entry.layer, **{field: bool(value % 2) if field == "tiled" else value})
+        field = "layer"
     entries[i] = entry._replace(**{field: value}) if hasattr(entry, "_replace") else replace(entry, **{field: value})
+
+
+@cache
+def recurrent_plans() -> list[Any]:
+    """Plans with recurrent layers."""
+    made = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in RECURRENT:
+            path = write_gguf(BY_NAME[name], load_golden(BY_NAME[name]), Path(folder) / f"{name}.gguf")
+            with Model.load(path, threads=1) as model:
+                made.append(models.in_memory(model.core.engine.plan))
+    return made
 
 
 @settings(max_examples=400, deadline=None)
 @given(changes=st.lists(mutation(), min_size=1, max_size=3))
 def test_any_mutation_is_refused_or_runs(load: Load, changes: list[Any]) -> None:
-    for name in ("llama_gqa", "gemma3"):
-        plan = with_edits(models.in_memory(load(name).core.engine.plan))
+    plans = [with_edits(models.in_memory(load(name).core.engine.plan)) for name in ("llama_gqa", "gemma3")]
+    plans.append(copy_of(mixtures.plan(Experts(8, 2, 32, frozenset({"renorm"}), shared=32), layers=1, fused=True)))
+    plans += [copy_of(plan) for plan in recurrent_plans()]
+    for plan in plans:
         for change in changes:
             mutate(plan, *change)
         try:
@@ -294,14 +332,14 @@ def test_any_mutation_is_refused_or_runs(load: Load, changes: list[Any]) -> None
         except (NumericsError, OutOfMemoryError):
             continue
         except PellucidError as e:
-            assert re.search("operation|buffer|vector|matrix|segment|rope|cache group", str(e)), str(e)
+            assert re.search("operation|buffer|vector|matrix|segment|rope|cache group|recurrent layers", str(e)), str(e)
         except ValueError as e:  # an argument of the pass: the plan was sound, but for another use
             assert "the head does not run" in str(e)
 
 
 def test_fields_of_an_operation_are_all_known() -> None:
     """The mutations above reach every integer of an operation but its layer, which is a label."""
-    numbers = {f.name for f in fields(Op)} - {"layer", "name", "eps", "scale", "cap"}
+    numbers = {f.name for f in fields(Op)} - {"layer", "name", "eps", "scale", "cap", "limit"}
     assert numbers == {
         "kind",
         "inp",
@@ -313,6 +351,8 @@ def test_fields_of_an_operation_are_all_known() -> None:
         "vec2",
         "cache",
         "cache_layer",
+        "state",
+        "state_layer",
         "rope",
         "act",
         "norm",
@@ -321,5 +361,10 @@ def test_fields_of_an_operation_are_all_known() -> None:
         "pos_from",
         "pos_to",
         "each",
+        "top_k",
+        "route",
+        "groups",
+        "group_k",
+        "flags",
     }
-    assert Matrix._fields == ("name", "type", "rows", "k", "data", "plain")
+    assert Matrix._fields == ("name", "type", "rows", "k", "data", "plain", "stack", "tensor")

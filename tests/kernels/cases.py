@@ -25,6 +25,8 @@ TIERS = [isa for isa in ISAS if isa != "scalar"]
 _SHAPES = {
     1: [(1, 1, 1), (16, 2, 2), (17, 3, 7), (40, 5, 33), (70, 13, 64), (33, 7, 101)],
     32: [(1, 1, 32), (16, 2, 64), (17, 3, 96), (33, 7, 288), (70, 13, 160), (90, 40, 224), (20, 17, 8224)],
+    64: [(1, 1, 64), (16, 2, 128), (33, 7, 320), (90, 40, 192), (20, 17, 8256)],
+    128: [(1, 1, 128), (16, 2, 256), (33, 7, 384), (90, 40, 128), (20, 17, 8320)],
     256: [(1, 1, 256), (16, 2, 512), (17, 3, 256), (33, 7, 768), (70, 13, 256), (90, 40, 256), (20, 17, 8448)],
 }
 CODES = ["random", "zeros", "max", "alternating"]
@@ -37,10 +39,30 @@ _F16 = {
     "Q5_0": [0],
     "Q5_1": [0, 2],
     "Q8_0": [0],
+    "Q2_K": [80, 82],
+    "Q3_K": [108],
     "Q4_K": [0, 2],
     "Q5_K": [0, 2],
     "Q6_K": [208],
+    "IQ4_NL": [0],
+    "IQ4_XS": [0],
+    "MXFP4": [],
+    "NVFP4": [],
+    "INT4": [0],
+    "IQ2_XXS": [0],
+    "IQ2_XS": [0],
+    "IQ2_S": [0],
+    "IQ3_XXS": [0],
+    "IQ3_S": [0],
+    "IQ1_S": [0],
+    "IQ1_M": [],
+    "TQ1_0": [52],
+    "TQ2_0": [64],
+    "Q1_0": [0],
+    "Q2_0": [0],
 }
+# Ranges of e8m0 exponents for each kind of scales: those of weights, subnormal ones, the least, near f16's greatest.
+_E8M0 = {"sane": (110, 125), "tiny": (0, 4), "zero": (0, 1), "huge": (140, 144)}
 
 
 @dataclass(frozen=True)
@@ -103,6 +125,11 @@ def raw(name: str, rows: int, k: int, codes: str = "random", scales: str = "sane
             blocks[:, ::2] = 0
     for at in _F16[name]:
         blocks[:, at : at + 2] = _f16_values(rng, scales, n_blocks).view(np.uint8).reshape(-1, 2)
+    if name == "IQ1_M":  # f16 in the upper nibbles of four words
+        words, d = blocks[:, 48:].view(np.uint16), _f16_values(rng, scales, n_blocks).view(np.uint16)
+        blocks[:, 48:] = ((words & 0xFFF) | (d[:, None] >> np.arange(0, 16, 4) & 15) << 12).astype("<u2").view(np.uint8)
+    if name == "MXFP4":
+        blocks[:, 0] = rng.integers(*_E8M0[scales], n_blocks)
     return blocks.reshape(rows, -1)
 
 
@@ -111,11 +138,11 @@ def raw(name: str, rows: int, k: int, codes: str = "random", scales: str = "sane
 
 @dataclass
 class Parts:
-    """A quantised matrix taken apart. `scale` and `min` as stored: f16 bits or integers."""
+    """A quantised matrix taken apart. `scale` and `min` as stored: f16 bits, e8m0 or integers."""
 
     codes: Array  # uint8 (rows, k)
     scale: Array  # uint16 or uint8 (rows, k / group)
-    min: Array | None  # uint16 or uint8 (rows, k / 32)
+    min: Array | None  # uint16 or uint8 (rows, k / group)
     factor: Array | None  # f16 bits of super blocks (rows, k / 256)
     min_factor: Array | None
 
@@ -124,28 +151,51 @@ def _u16(a: Array) -> Array:
     return np.ascontiguousarray(a).view(np.uint16)[..., 0]
 
 
-def take_apart(name: str, data: Array) -> Parts:
-    """File bytes (rows, row_bytes) -> codes and scales."""
-    rows = len(data)
-    f = FORMATS[name]
-    b = data.reshape(rows, -1, f["block_bytes"])
-    if not f["super"]:
-        at = 2 + 2 * f["has_min"]
-        if name == "Q8_0":
-            codes = b[..., 2:] ^ 0x80
-        else:
-            q = b[..., at + 4 * (f["bits"] == 5) :]
-            codes = np.concatenate([q & 15, q >> 4], -1)
-            if f["bits"] == 5:
-                codes = codes | np.unpackbits(b[..., at : at + 4], axis=-1, bitorder="little") << 4
-        least = _u16(b[..., 2:4]) if f["has_min"] else None
-        return Parts(codes.reshape(rows, -1), _u16(b[..., :2]), least, None, None)
-    if name == "Q6_K":
-        low, high = b[..., :128].reshape(rows, -1, 2, 1, 2, 32), b[..., 128:192].reshape(rows, -1, 2, 1, 32)
-        nibbles = np.concatenate([low & 15, low >> 4], 3).reshape(rows, -1, 2, 4, 32)
-        pairs = high >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
-        codes = (nibbles | pairs << 4).reshape(rows, -1)
-        return Parts(codes, b[..., 192:208].reshape(rows, -1), None, _u16(b[..., 208:]), None)
+def _low_then_high(b: Array) -> Array:
+    """Bytes (..., n) -> their low nibbles, then their high ones (..., 2 n)."""
+    return np.concatenate([b & 15, b >> 4], -1)
+
+
+def _plain(name: str, b: Array) -> Parts:
+    """Blocks (rows, n, bytes) that hold 32 weights."""
+    rows, f = len(b), FORMATS[name]
+    if name == "MXFP4":
+        return Parts(_low_then_high(b[..., 1:]).reshape(rows, -1), b[..., 0], None, None, None)
+    if name == "INT4":  # the zero point is no number by itself: its min is -scale * zero
+        return Parts(_low_then_high(b[..., 3:]).reshape(rows, -1), _u16(b[..., :2]), b[..., 2], None, None)
+    at = 2 + 2 * f["has_min"]
+    if name == "Q8_0":
+        codes = b[..., 2:] ^ 0x80
+    else:
+        codes = _low_then_high(b[..., at + 4 * (f["bits"] == 5) :])
+        if f["bits"] == 5:
+            codes = codes | np.unpackbits(b[..., at : at + 4], axis=-1, bitorder="little") << 4
+    least = _u16(b[..., 2:4]) if f["has_min"] else None
+    return Parts(codes.reshape(rows, -1), _u16(b[..., :2]), least, None, None)
+
+
+def _pairs(b: Array) -> Array:
+    """64 bytes -> codes (..., 2, 4, 32): each 32 bytes hold four slices."""
+    return b.reshape(*b.shape[:-1], 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+
+
+def _q2_k(b: Array) -> Parts:
+    rows = len(b)
+    both = b[..., :16].reshape(rows, -1)
+    return Parts(_pairs(b[..., 16:80]).reshape(rows, -1), both & 15, both >> 4, _u16(b[..., 80:82]), _u16(b[..., 82:]))
+
+
+def _q3_k(b: Array) -> Parts:
+    rows = len(b)
+    third = (b[..., None, :32] >> np.arange(8, dtype=np.uint8)[:, None] & 1) << 2
+    codes = _pairs(b[..., 32:96]).reshape(*third.shape) | third
+    low, upper = _low_then_high(b[..., 96:104]), b[..., None, 104:108] >> np.array([[0], [2], [4], [6]], np.uint8)
+    scale = (low | (upper & 3).reshape(low.shape) << 4) - np.uint8(32)
+    return Parts(codes.reshape(rows, -1), scale.reshape(rows, -1), None, _u16(b[..., 108:]), None)
+
+
+def _q4_k_or_q5_k(name: str, b: Array) -> Parts:
+    rows = len(b)
     six = b[..., 4:16]
     lo, hi, mixed = six[..., :4], six[..., 4:8], six[..., 8:]
     scale = np.concatenate([lo & 63, (mixed & 15) | lo >> 6 << 4], -1).reshape(rows, -1)
@@ -157,6 +207,65 @@ def take_apart(name: str, data: Array) -> Parts:
     return Parts(codes.reshape(rows, -1), scale, least, _u16(b[..., :2]), _u16(b[..., 2:4]))
 
 
+def _q6_k(b: Array) -> Parts:
+    rows = len(b)
+    low, high = b[..., :128].reshape(rows, -1, 2, 1, 2, 32), b[..., 128:192].reshape(rows, -1, 2, 1, 32)
+    nibbles = np.concatenate([low & 15, low >> 4], 3).reshape(rows, -1, 2, 4, 32)
+    pairs = high >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+    codes = (nibbles | pairs << 4).reshape(rows, -1)
+    return Parts(codes, b[..., 192:208].reshape(rows, -1), None, _u16(b[..., 208:]), None)
+
+
+def _iq4_xs(b: Array) -> Parts:
+    rows = len(b)
+    codes = _low_then_high(b[..., 8:].reshape(rows, -1, 8, 16))
+    low = np.stack([b[..., 4:8] & 15, b[..., 4:8] >> 4], -1).reshape(rows, -1, 8)
+    upper = (_u16(b[..., 2:4])[..., None] >> np.arange(0, 16, 2, dtype=np.uint16) & 3).astype(np.uint8)
+    scale = (low | upper << 4) - np.uint8(32)
+    return Parts(codes.reshape(rows, -1), scale.reshape(rows, -1), None, _u16(b[..., :2]), None)
+
+
+_NUMPY = (
+    "INT4",
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q4_K",
+    "Q5_K",
+    "IQ4_NL",
+    "MXFP4",
+    "Q2_K",
+    "Q3_K",
+    "Q6_K",
+    "IQ4_XS",
+)
+_SUPER = {"Q2_K": _q2_k, "Q3_K": _q3_k, "Q6_K": _q6_k, "IQ4_XS": _iq4_xs}
+
+
+def _by_split(name: str, blocks: Array) -> Parts:
+    """By the format's own split: decoding, which rests on it, is compared with the gguf package."""
+    f, rows = FORMATS[name], len(blocks)
+    flat = blocks.reshape(-1, f["block_bytes"])
+    found = [weights.split(name, block, i) for block in flat for i in range(f["block"] // 32)]
+    codes, scale = (np.array([part[i] for part in found]).reshape(rows, -1) for i in (0, 1))
+    if not f["super"]:
+        return Parts(codes, scale.astype(np.uint16), None, None, None)
+    factor = np.array([part[3][0] for part in found[:: f["block"] // 32]], np.uint16)
+    return Parts(codes, scale.astype(np.uint8), None, factor.reshape(rows, -1), None)
+
+
+def take_apart(name: str, data: Array) -> Parts:
+    """File bytes (rows, row_bytes) -> codes and scales."""
+    blocks = data.reshape(len(data), -1, FORMATS[name]["block_bytes"])
+    if name not in _NUMPY:
+        return _by_split(name, blocks)
+    if FORMATS[name]["block"] == 32:
+        return _plain(name, blocks)
+    return _SUPER[name](blocks) if name in _SUPER else _q4_k_or_q5_k(name, blocks)
+
+
 def exact_weights(name: str, data: Array, k: int) -> tuple[Array, Array]:
     """File bytes -> (scale * (code - offset) (rows, k), min (rows, k)), float64 and exact."""
     rows = len(data)
@@ -165,19 +274,25 @@ def exact_weights(name: str, data: Array, k: int) -> tuple[Array, Array]:
         return np.array([weights.decode(name, row, k) for row in data], np.float64), np.zeros((rows, k))
     p = take_apart(name, data)
 
-    def values(stored: Array | None, factor: Array | None, width: int) -> Array:
+    def values(stored: Array | None, factor: Array | None) -> Array:
         if stored is None:
             return np.zeros((rows, k))
-        if factor is None:
+        if f["scale"] == "E8M0":
+            v = np.ldexp(1.0, stored.astype(np.int64) - 128)
+        elif factor is None:
             v = stored.view(np.float16).astype(np.float64)
         else:
-            whole = stored.view(np.int8) if f["signed_scale"] else stored
-            v = whole * np.repeat(factor.view(np.float16).astype(np.float64), 256 // width, 1)
-        return np.repeat(v, width, 1)
+            whole = stored.view(np.int8) if f["scale"] == "I8" else stored
+            v = f["unit"] * whole * np.repeat(factor.view(np.float16).astype(np.float64), 256 // f["group"], 1)
+        return np.repeat(v, f["group"], 1)
 
-    least = values(p.min, p.min_factor, 32)
-    centred = p.codes.astype(np.float64) - f["offset"]
-    return values(p.scale, p.factor, f["group"]) * centred, -least if f["super"] else least
+    if f["scale"] == "F16Z":
+        assert p.min is not None
+        scale = values(p.scale, None)
+        return scale * p.codes, -scale * np.repeat(p.min.astype(np.float64), f["group"], 1)
+    least = values(p.min, p.min_factor)
+    centred = (p.codes if f["table"] is None else f["table"][p.codes]).astype(np.float64) - f["offset"]
+    return values(p.scale, p.factor) * centred, -least if f["super"] else least
 
 
 def pack_reference(name: str, data: Array, k: int) -> Array:
@@ -206,15 +321,20 @@ def pack_reference(name: str, data: Array, k: int) -> Array:
     codes = by_tile(p.codes).reshape(tiles, blocks, 8, 4, 16).transpose(0, 1, 2, 4, 3).reshape(tiles, blocks, 8, 64)
     low, high = codes[:, :, :4], codes[:, :, 4:]
     parts = [codes if f["bits"] == 8 else (low & 15) | (high & 15) << 4]
-    if f["bits"] == 5:
-        bit = (codes >> 4 & 1) << np.arange(8, dtype=np.uint8)[:, None]
+    halves = codes.reshape(tiles, blocks, 2, 4, 64)
+    places = 2 * np.arange(4, dtype=np.uint8)[:, None]
+    if f["bits"] < 4:
+        parts = [np.bitwise_or.reduce((halves & 3) << places, 3)]
+    if f["bits"] in (3, 5):
+        bit = (codes >> f["bits"] - 1 & 1) << np.arange(8, dtype=np.uint8)[:, None]
         parts.append(np.bitwise_or.reduce(bit, 2))
     if f["bits"] == 6:
-        pair = codes.reshape(tiles, blocks, 2, 4, 64) >> 4 << 2 * np.arange(4, dtype=np.uint8)[:, None]
-        parts.append(np.bitwise_or.reduce(pair, 3))
-    parts.append(np.ascontiguousarray(by_tile(p.scale)).view(np.uint8))
-    if p.min is not None:
-        parts.append(np.ascontiguousarray(by_tile(p.min)).view(np.uint8))
+        parts.append(np.bitwise_or.reduce(halves >> 4 << places, 3))
+    if f["scale"] == "U4":
+        assert p.min is not None
+        parts.append(by_tile(p.scale | p.min << 4))
+    else:
+        parts += [np.ascontiguousarray(by_tile(a)).view(np.uint8) for a in (p.scale, p.min) if a is not None]
     packed = np.concatenate([part.reshape(tiles, blocks, -1) for part in parts], 2)
     assert packed.shape[2] == f["packed_block"]
     if p.factor is not None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import setup
-from pellucid._kernels import attend, rows, vocab, weights
+from pellucid._kernels import attend, recurrent, rows, vocab, weights
 
 Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -169,7 +169,19 @@ class Machine:
         """(module, name, replacement) of each function to patch."""
         table = {
             weights: ("pack", "unpack_row", "matmul", "scratch_bytes"),
-            rows: ("quantize", "to_bf16", "rms_norm", "layer_norm", "add", "scale", "glu", "rope", "softcap"),
+            rows: (
+                "quantize",
+                "to_bf16",
+                "rms_norm",
+                "layer_norm",
+                "add",
+                "scale",
+                "glu",
+                "clip",
+                "rope",
+                "softcap",
+            ),  # fmt: skip
+            recurrent: ("conv", "scan"),
             attend: ("page_bytes", "kv_append", "attend", "attend_merge", "scratch_bytes"),
             vocab: ("max", "sum_exp", "sum_exp_dot", "moments", "collect", "softmax", "exp"),
         }
@@ -240,14 +252,34 @@ class Machine:
     def _scale(self, x: Array, a: float, out: Array | None = None) -> Array:
         return self._row("scale", [x], out, floats=[a])
 
-    def _glu(self, act: str, g: Array, u: Array, out: Array | None = None) -> Array:
-        return self._row("glu", [g, u], out, ints=[rows.ACTIVATIONS.index(act)])
+    def _glu(self, act: str, g: Array, u: Array | None, out: Array | None = None, p: Array | None = None) -> Array:
+        return self._row("glu", [g, u, p], out, ints=[rows.ACTIVATIONS.index(act)])
+
+    def _clip(self, x: Array, least: float, most: float, out: Array | None = None) -> Array:
+        return self._row("clip", [x], out, floats=[least, most])
 
     def _rope(self, x: Array, cos: Array, sin: Array, halves: bool) -> None:
         self.call("rope", [len(x), halves], [], [x, cos, sin], [0])
 
     def _softcap(self, x: Array, cap: float, out: Array | None = None) -> Array:
         return self._row("softcap", [x], out, floats=[cap])
+
+    def _conv(self, x: Sequence[Array], by: Sequence[Array | None], w: Array, bias: Array | None,
+              out: Array | None = None) -> Array:  # fmt: skip
+        taps, n = w.shape
+        y = np.empty(n, np.float32) if out is None else out
+        bits = sum(1 << j for j, one in enumerate(by) if one is not None)
+        factors = np.stack([np.zeros(n, np.float32) if one is None else one for one in by])
+        self.call("conv", [taps, n, bits], [], [np.stack(x), factors, w, bias, y], [4])
+        return y
+
+    def _scan(self, q: Array, k: Array, v: Array, gates: Array, skip: float, delta: bool, state: Array,
+              out: Array | None = None) -> tuple[Array, bool]:  # fmt: skip
+        n, cols = v.shape
+        y = np.empty((n, cols), np.float32) if out is None else out
+        x = np.concatenate([q, k, v], axis=1)
+        bad = self.call("scan", [n, q.shape[1], cols, delta, gates.shape[1]], [skip], [x, gates, state, y], [2, 3])
+        return y, bool(bad)
 
     def _page_bytes(self, kv: str, dk: int, dv: int) -> tuple[int, int]:
         out = np.zeros(2, np.int64)
@@ -258,11 +290,11 @@ class Machine:
         self.call("kv_append", [attend.KV.index(kv), len(k), len(v), slot], [], [k, v, kpage, vpage], [2, 3])
 
     def _attend(self, kv: str, q: Array, k: Array, v: Array, lo: Array, hi: Array, scale: float, top: Array, sum: Array,
-                acc: Array, scratch: Array | None = None) -> None:  # fmt: skip
+                acc: Array, scratch: Array | None = None, cap: float = 0) -> None:  # fmt: skip
         ints = [attend.KV.index(kv), *q.shape, acc.shape[1], q.strides[0] // 4, len(k)]
         if scratch is None:
             scratch = np.empty(self._scratch_bytes(kv), np.uint8)
-        self.call("attend", ints, [scale], [q, k, v, lo, hi, top, sum, acc, scratch], [5, 6, 7, 8])
+        self.call("attend", ints, [scale, cap], [q, k, v, lo, hi, top, sum, acc, scratch], [5, 6, 7, 8])
 
     def _attend_merge(self, *states: Array) -> None:
         self.call("attend_merge", states[2].shape, [], states, [0, 1, 2])

@@ -31,6 +31,7 @@ class Scene:
     lo: Array
     hi: Array
     scale: float
+    cap: float = 0.0
 
     @classmethod
     def random(cls, dk: int, dv: int, m: int, length: int, seed: int = 0) -> Scene:
@@ -54,7 +55,8 @@ class Scene:
         k, v = wide(rounded(self.k, kv)), wide(rounded(self.v, kv))
         slots = np.arange(len(k))
         sees = (slots >= self.lo[:, None]) & (slots < self.hi[:, None])
-        score = np.where(sees, wide(self.q) @ k.T * self.scale, -np.inf)
+        score = wide(self.q) @ k.T * self.scale
+        score = np.where(sees, np.tanh(score / self.cap) * self.cap if self.cap else score, -np.inf)
         p = np.exp(score - np.maximum(score.max(1, keepdims=True), -1e300)) * sees
         return p @ v / np.maximum(p.sum(1, keepdims=True), 1e-300)
 
@@ -88,7 +90,7 @@ def encoded(x: Array) -> tuple[Array, Array]:
 
 def multiplies_bf16(isa: str, kv: str) -> bool:
     """Whether the tier rounds queries and probabilities to bf16 and has its own page layout."""
-    return isa == "avx512bf16" and kv == "bf16"
+    return isa in ("avx512bf16", "amx") and kv == "bf16"
 
 
 def held(isa: str, kv: str, page: tuple[Array, Array], dk: int, dv: int) -> list[Array]:
@@ -136,7 +138,7 @@ def run(isa: str, kv: str, s: Scene, rows: Array | None = None, kept: tuple[Arra
     q = s.q if rows is None else s.q[rows]
     state = fresh(len(q), s.v.shape[1])
     kp, vp = kept or pages(isa, kv, s.k, s.v)
-    kernels.attend(isa, kv, q, kp, vp, *s.bounds(rows), s.scale, *state)
+    kernels.attend(isa, kv, q, kp, vp, *s.bounds(rows), s.scale, *state, cap=s.cap)
     return state
 
 
@@ -169,6 +171,23 @@ def test_against_float64_and_scalar(isa: str, kv: str, shape: tuple[int, int, in
             assert np.allclose(got, expected, rtol=0, atol=2 * bound(s, isa, kv) * size)
         blind = s.lo >= s.hi
         assert (state[0][blind] == kernels.TOP_NONE).all() and not state[2][blind].any()
+
+
+@pytest.mark.parametrize("cap", [0.3, 50.0])
+@pytest.mark.parametrize("kv", KV)
+@pytest.mark.parametrize("isa", ISAS)
+def test_cap(isa: str, kv: str, cap: float) -> None:
+    for shape in [(64, 64, 9), (20, 23, 7), (128, 40, 48)]:
+        s = Scene.random(*shape, 150)
+        s.cap = cap
+        kept = pages(isa, kv, s.k, s.v)
+        together, reference = run(isa, kv, s, kept=kept), run("scalar", kv, s)
+        assert np.all(np.abs(output(together) - s.exact(kv)) <= bound(s, isa, kv))
+        assert np.allclose(together[0], reference[0], rtol=0, atol=2 * bound(s, isa, kv))
+        assert np.all(together[0] <= cap)
+        for rows in (np.array([i]) for i in range(shape[2])):
+            for got, expected in zip(run(isa, kv, s, rows, kept), together, strict=True):
+                assert same(got, expected[rows])
 
 
 @pytest.mark.parametrize("kv", KV)

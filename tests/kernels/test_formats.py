@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
@@ -17,6 +21,23 @@ def ggml_type(name: str) -> gguf.GGMLQuantizationType:
     return gguf.GGMLQuantizationType[name]
 
 
+def decoded(raw: np.ndarray, name: str) -> np.ndarray:
+    """The values that the gguf package reads. It has no reader of Q1_0 (scale or -scale) and Q2_0 (scale * (code - 1));
+    INT4 is no type of GGUF's: scale * code - scale * zero point."""
+    if name in ("Q1_0", "Q2_0"):
+        blocks = raw.reshape(len(raw), -1, 18)
+        scale = blocks[..., :2].copy().view(np.float16).astype(np.float32)
+        bits = np.unpackbits(blocks[..., 2:], axis=-1, bitorder="little").astype(np.float32)
+        factor = 2 * bits - 1 if name == "Q1_0" else bits[..., ::2] + 2 * bits[..., 1::2] - 1
+        return (scale * factor).reshape(len(raw), -1)
+    if name != "INT4":
+        return dequantize(raw, ggml_type(name))
+    blocks = raw.reshape(len(raw), -1, 19)
+    scale = blocks[..., :2].copy().view(np.float16).astype(np.float32)
+    codes = np.concatenate([blocks[..., 3:] & 15, blocks[..., 3:] >> 4], -1).astype(np.float32)
+    return (scale * codes + scale * (0 - blocks[..., 2:3].astype(np.float32))).reshape(len(raw), -1)
+
+
 def same_bits(a, b) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
@@ -27,18 +48,24 @@ def width(name: str) -> int:
 
 def test_table_agrees_with_gguf():
     for name, f in cases.FORMATS.items():
-        assert f["gguf"] == ggml_type(name)
-        assert (f["block"], f["block_bytes"]) == gguf.GGML_QUANT_SIZES[ggml_type(name)]
+        if name == "INT4":
+            assert f["gguf"] > max(gguf.GGMLQuantizationType) and (f["block"], f["block_bytes"]) == (32, 19)
+            continue
+        if name == "Q2_0":  # of llama.cpp; the package is older
+            assert (f["gguf"], f["block"], f["block_bytes"]) == (42, 64, 18)
+        else:
+            assert f["gguf"] == ggml_type(name)
+            assert (f["block"], f["block_bytes"]) == gguf.GGML_QUANT_SIZES[ggml_type(name)]
         assert weights.from_gguf(f["gguf"]) == name
-    assert len(cases.FORMATS) == 11
-    assert weights.from_gguf(10) is None and weights.from_gguf(-1) is None
+    assert len(cases.FORMATS) == 29
+    assert weights.from_gguf(15) is None and weights.from_gguf(-1) is None
 
 
 @pytest.mark.parametrize(("name", "codes", "scales"), SETS)
 def test_decode_has_the_bits_of_gguf(name, codes, scales):
     k = width(name)
     raw = cases.raw(name, 7, k, codes, scales)
-    expected = dequantize(raw, ggml_type(name))
+    expected = decoded(raw, name)
     got = np.array([weights.decode(name, row, k) for row in raw])
     assert same_bits(got, np.ascontiguousarray(expected, np.float32))
 
@@ -56,7 +83,8 @@ def test_split_agrees_with_numpy(name):
             codes, scale, least, factor = weights.split(name, bytes_, at // 32)
             assert (codes == parts.codes[row, 32 * i : 32 * i + 32]).all()
             assert scale == parts.scale[row, per_slice * i : per_slice * (i + 1)].tolist()
-            assert least == (0 if parts.min is None else parts.min[row, i])
+            mins = np.zeros_like(parts.scale) if parts.min is None else parts.min
+            assert least == mins[row, per_slice * i : per_slice * (i + 1)].tolist()
             assert factor[0] == (0 if parts.factor is None else parts.factor[row, block])
             assert factor[1] == (0 if parts.min_factor is None else parts.min_factor[row, block])
 
@@ -66,7 +94,7 @@ def test_parts_of_the_case_table_are_the_weights(name):
     """The NumPy parts that other tests rely on give the weights that the gguf package reads."""
     raw = cases.raw(name, 3, 512)
     scaled, least = cases.exact_weights(name, raw, 512)
-    np.testing.assert_allclose(dequantize(raw, ggml_type(name)), scaled + least, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(decoded(raw, name), scaled + least, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("isa", cases.ISAS)
@@ -111,6 +139,13 @@ def test_pack_and_unpack_stay_within_their_arrays(isa, name, place):
                 out = place(np.empty(k, np.float32))
                 weights.unpack_row(isa, name, packed, rows, k, row, out=out)
                 assert same_bits(out, weights.decode(name, raw[row], k))
+
+
+def test_grids_are_those_of_gguf():
+    """The committed header is what its script makes."""
+    folder = Path(__file__).resolve().parents[2] / "csrc" / "formats"
+    made = subprocess.run([sys.executable, folder / "make_grids.py"], capture_output=True, check=True, text=True)
+    assert (folder / "grids.h").read_text() == made.stdout
 
 
 def test_f16_conversions_are_exact():
@@ -177,5 +212,21 @@ def test_wrong_arguments_are_named():
 
 
 def test_e8m0_is_a_power_of_two():
-    got = weights.e8m0_to_f32(np.arange(256, dtype=np.uint8))
-    assert (got[:255] == np.ldexp(1.0, np.arange(-127, 128)).astype(np.float32)).all() and np.isnan(got[255])
+    """Half of it, with the bits of the gguf package: MXFP4's table has doubled values."""
+    e = np.arange(256, dtype=np.uint8)
+    got = weights.e8m0_half(e)
+    assert (got == np.ldexp(1.0, np.arange(-128, 128)).astype(np.float32)).all()
+    blocks = np.full((256, 17), 0x31, np.uint8)  # codes 1 and 3: values 1 and 3
+    blocks[:, 0] = e
+    with np.errstate(over="ignore"):
+        expected = dequantize(blocks, ggml_type("MXFP4"))
+    assert same_bits(np.array([weights.decode("MXFP4", block, 32) for block in blocks]), expected)
+    assert (expected[:, 0] == got).all()
+
+
+@pytest.mark.parametrize("name", [name for name in cases.INTEGER if cases.FORMATS[name]["table"] is not None])
+def test_tables_hold_what_kernels_are_told(name):
+    """Their greatest value, on which the sums that fit into 16 bits depend."""
+    f = cases.FORMATS[name]
+    assert f["bits"] == 4 and f["table"].max() == f["top"] and f["offset"] <= 128
+    assert f["table"].max() - f["offset"] <= 127 and f["offset"] - f["table"].min() <= 128

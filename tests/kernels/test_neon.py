@@ -15,7 +15,7 @@ import pytest
 
 import setup
 from pellucid._kernels import weights
-from tests.kernels import guard, remote, test_attend, test_formats, test_matmul, test_rows, test_vocab
+from tests.kernels import guard, remote, test_attend, test_formats, test_matmul, test_recurrent, test_rows, test_vocab
 from tests.kernels.remote import Machine
 
 pytestmark = [pytest.mark.neon, pytest.mark.usefixtures("diverted")]
@@ -52,7 +52,7 @@ def on_neon(test: Callable[..., Any]) -> Callable[..., Any]:
 def tier_tests() -> dict[str, Callable[..., Any]]:
     """Unique name -> test, for every kernel test that takes an `isa`."""
     found = {}
-    for module in (test_formats, test_matmul, test_rows, test_vocab, test_attend):
+    for module in (test_formats, test_matmul, test_rows, test_recurrent, test_vocab, test_attend):
         area = module.__name__.rpartition("test_")[2]
         for name, test in vars(module).items():
             if name.startswith("test_") and "isa" in test.__code__.co_varnames[: test.__code__.co_argcount]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,12 +43,23 @@ def wide(x: Array) -> Array:
     return x.astype(np.float64)
 
 
+XIELU = np.array([0.8, 0.7, 0.5, -1e-6], np.float32)
+GATED = [act for act in rows.ACTIVATIONS if act != "oai"]  # which exist without a second factor, too
+
+
 # ---- elementwise kernels and the norm, as functions of (isa, x, y, out) ------------------------------------
 KERNELS: dict[str, Callable[[str, Array, Array, Array | None], Array]] = {
     "add": lambda isa, x, y, out: rows.add(isa, x, y, out),
     "scale": lambda isa, x, y, out: rows.scale(isa, x, 0.37, out),
     "silu": lambda isa, x, y, out: rows.glu(isa, "silu", x, y, out),
     "gelu_tanh": lambda isa, x, y, out: rows.glu(isa, "gelu_tanh", x, y, out),
+    "gelu": lambda isa, x, y, out: rows.glu(isa, "gelu", x, y, out),
+    "relu2": lambda isa, x, y, out: rows.glu(isa, "relu2", x, y, out),
+    "sigmoid": lambda isa, x, y, out: rows.glu(isa, "sigmoid", x, y, out),
+    "none": lambda isa, x, y, out: rows.glu(isa, "none", x, y, out),
+    "oai": lambda isa, x, y, out: rows.glu(isa, "oai", x, y, out),
+    "xielu": lambda isa, x, y, out: rows.glu(isa, "xielu", x, y, out, XIELU),
+    "clip": lambda isa, x, y, out: rows.clip(isa, x, -0.5, 0.75, out),
     "softcap": lambda isa, x, y, out: rows.softcap(isa, x, 2.5, out),
     "rms_norm": lambda isa, x, y, out: rows.rms_norm(isa, x, y, 1e-5, out),
     "rms_norm without weights": lambda isa, x, y, out: rows.rms_norm(isa, x, None, 1e-5, out),
@@ -77,7 +89,7 @@ def test_result_may_replace_an_input(isa: str, name: str) -> None:
         x, y = values(n), values(n, seed=1)
         expected = KERNELS[name](isa, x, y, None)
         assert same(KERNELS[name](isa, x, y, x), expected)
-        if name in ("add", "silu", "gelu_tanh"):
+        if name in ("add", *rows.ACTIVATIONS):
             assert same(KERNELS[name](isa, values(n), y, y), expected)
 
 
@@ -115,7 +127,7 @@ def test_scalar_against_numpy(kind: str) -> None:
 def test_activations_at_the_ends(isa: str) -> None:
     g = np.array([0, -0.0, 1e30, -1e30, 200, -200, 1e-40, np.nan], np.float32)
     one = np.ones_like(g)
-    for act in rows.ACTIVATIONS:
+    for act in ("silu", "gelu_tanh", "gelu"):
         y = rows.glu(isa, act, g, one)
         assert (
             np.array_equal(y[:6], np.array([0, -0.0, 1e30, -0.0, 200, -0.0], np.float32))
@@ -124,6 +136,65 @@ def test_activations_at_the_ends(isa: str) -> None:
         assert np.isclose(y[6], 5e-41, rtol=1e-4) and np.isnan(y[7])
     capped = rows.softcap(isa, np.array([np.inf, -np.inf, 1e30, 0, -0.0], np.float32), 30.0)
     assert np.array_equal(capped, [30, -30, 30, 0, 0]) and np.signbit(capped[4])
+
+
+def exact_activation(act: str, x: Array) -> Array:
+    """In float64; xIELU with XIELU's parameters."""
+    if act == "xielu":
+        p0, p1, p2, p3 = wide(XIELU)
+        return np.where(x > 0, p0 * x * x, p1 * (np.expm1(np.minimum(x, p3)) - x)) + p2 * x
+    with np.errstate(over="ignore"):
+        sigmoid = 1 / (1 + np.exp(-x))
+    tanh = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+    erf = np.vectorize(math.erf)(x / np.sqrt(2))
+    return {
+        "silu": x * sigmoid,
+        "gelu_tanh": 0.5 * x * (1 + tanh),
+        "gelu": 0.5 * x * (1 + erf),
+        "relu2": np.maximum(x, 0) ** 2,
+        "sigmoid": sigmoid,
+        "none": x,
+    }[act]
+
+
+@pytest.mark.parametrize("act", GATED)
+def test_activations_over_their_range(act: str) -> None:
+    x = np.linspace(-20, 20, 40001, dtype=np.float32)
+    u = values(len(x))
+    alone, exact = rows.glu("scalar", act, x, None, p=XIELU), exact_activation(act, wide(x))
+    assert np.all(np.abs(alone - exact) <= 6 * EPS * (np.abs(exact) + np.abs(x) + (act == "sigmoid") * exact))
+    assert np.allclose(rows.glu("scalar", act, x, u, p=XIELU), alone * u, rtol=2 * EPS, atol=0)
+
+
+def test_gelu_keeps_its_digits_far_below_zero() -> None:
+    x = np.linspace(-6, 0, 6001, dtype=np.float32)
+    exact = np.array([0.5 * v * math.erfc(-v / math.sqrt(2)) for v in wide(x)])
+    assert np.all(np.abs(rows.glu("scalar", "gelu", x, None) - exact) <= 2e-6 * np.abs(exact))
+
+
+def test_xielu_keeps_its_digits_near_zero() -> None:
+    x = -np.logspace(-3, 0, 1001).astype(np.float32)
+    p = np.array([0.8, 0.7, 0.0, -1e-6], np.float32)  # without the term that is linear in x
+    exact = np.float64(p[1]) * (np.expm1(wide(x)) - x)
+    assert np.all(np.abs(rows.glu("scalar", "xielu", x, None, p=p) - exact) <= 1e-6 * np.abs(exact))
+
+
+def test_the_activation_of_gpt_oss() -> None:
+    g, u = values(4001, "mixed") * np.float32(3), values(4001, seed=1)
+    exact = wide(g) / (1 + np.exp(-1.702 * wide(g))) * (wide(u) + 1)
+    assert np.allclose(rows.glu("scalar", "oai", g, u), exact, rtol=3e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("act", GATED)
+def test_activations_without_a_second_factor(isa: str, act: str) -> None:
+    for n in SIZES:
+        for kind in KINDS:
+            x = values(n, kind)
+            expected = rows.glu(isa, act, x, np.ones(n, np.float32), p=XIELU)
+            for side in SIDES:
+                out = side(np.full(n, np.nan, np.float32))
+                assert same(rows.glu(isa, act, side(x), None, out, p=XIELU), expected), (n, kind)
 
 
 @pytest.mark.parametrize("isa", ISAS)

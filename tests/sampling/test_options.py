@@ -41,6 +41,8 @@ def test_defaults_are_those_of_the_interface() -> None:
         xtc_threshold=0.1, dynatemp_range=0.0, dynatemp_exponent=1.0, mirostat=0, mirostat_tau=5.0, mirostat_eta=0.1,
         samplers=SAMPLERS, logit_bias={}, seed=1, stop=(), stop_ids=(),
         ignore_eos=False, logprobs=0, echo=False, cache=True, chunk=512, cancel=None, on_full="stop",
+        speculate="auto", prediction=None,
+        schema=None, regex=None, choice=None, grammar=None, strict=True,
     )  # fmt: skip
     assert CHECKS.keys() == got.keys()
     assert not o.penalised() and not o.dry()
@@ -80,6 +82,15 @@ def test_defaults_are_those_of_the_interface() -> None:
         ("dry_breakers", "###", ("###",)),
         ("dry_breakers", [], ()),
         ("cancel", print, print),
+        ("schema", {"type": "object"}, {"type": "object"}),
+        ("schema", '{"const": [1.5, null]}', {"const": [1.5, None]}),
+        ("schema", True, True),
+        ("schema", "false", False),
+        ("regex", "", ""),
+        ("choice", ["a", "b"], ("a", "b")),
+        ("choice", (text for text in "xy"), ("x", "y")),
+        ("grammar", 'root ::= "a"', 'root ::= "a"'),
+        ("strict", np.bool_(False), False),
     ],
 )
 def test_values_that_are_taken(name: str, value: Any, kept: Any) -> None:
@@ -94,7 +105,7 @@ NUMBERS = (
     "dynatemp_exponent", "mirostat_tau", "mirostat_eta",
 )  # fmt: skip
 SHARES = ("top_p", "min_p", "typical_p", "xtc_probability", "xtc_threshold")
-FLAGS = ("echo", "cache", "ignore_eos")
+FLAGS = ("echo", "cache", "ignore_eos", "strict")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +119,23 @@ FLAGS = ("echo", "cache", "ignore_eos")
         *((n, 1.01, ValueError, f"{n}=1.01: expected 0 to 1") for n in SHARES),
         *((n, v, TypeError, f"{n}={v!r}: expected True or False") for n in FLAGS for v in (1, "no")),
         ("temperature", -0.1, ValueError, "temperature=-0.1: expected at least 0"),
+        ("schema", 3, TypeError, "schema must be a JSON schema (a dictionary, or JSON text) or a pydantic model class"),
+        ("schema", [], TypeError, "schema must be a JSON schema"),
+        ("schema", "3", TypeError, "schema must be a JSON schema"),
+        ("schema", "{", ValueError, "schema: not JSON: "),
+        ("schema", '{"const": NaN}', ValueError, "schema: not JSON: NaN is not JSON"),
+        ("schema", {"const": math.inf}, ValueError, "schema: not JSON: "),
+        ("schema", {"const": {1}}, ValueError, "schema: not JSON: "),
+        ("schema", {"const": "\ud800"}, ValueError, "schema: a lone surrogate"),
+        ("schema", "[" * 60_000, ValueError, "schema: nested too deeply"),
+        ("schema", {"const": "x" * 70_000}, ValueError, "schema: 70012 bytes; expected at most 65536"),
+        ("regex", 3, TypeError, "regex=3: expected a regular expression, not int"),
+        ("regex", "x" * 70_000, ValueError, "regex: 70000 bytes; expected at most 65536"),
+        ("choice", "yes", TypeError, "choice must be several texts, not str"),
+        ("choice", [], ValueError, "choice is empty: expected at least one text"),
+        ("choice", ["a", ""], ValueError, "choice[1]='': expected at least one character"),
+        ("choice", ["a", 3], TypeError, "choice[1]=3: expected a string, not int"),
+        ("grammar", b"x", TypeError, "grammar=b'x': expected a grammar, not bytes"),
         ("temperature", math.nan, ValueError, "temperature=nan: expected a finite number of at least 0"),
         ("temperature", math.inf, ValueError, "temperature=inf: expected a finite number of at least 0"),
         ("temperature", 10**400, ValueError, "temperature=1000"),
@@ -159,7 +187,8 @@ FLAGS = ("echo", "cache", "ignore_eos")
 def test_values_that_are_refused(name: str, value: Any, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match="^" + re.escape(says)) as caught:
         SamplingOptions.parse({name: value})
-    assert caught.value.argument in (name, "") if hasattr(caught.value, "argument") else "unknown" in says
+    named = getattr(caught.value, "argument", getattr(caught.value, "place", None))
+    assert "unknown" in says if named is None else named in (name, "")
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "seed", "chunk"])
@@ -219,8 +248,10 @@ def test_the_typed_keywords_are_the_options() -> None:
         tuple[int, ...]: Iterable[Integer],
         tuple[SamplerName, ...]: Iterable[SamplerName],
         int | tuple[int, ...] | None: Integer | Iterable[Integer],
+        str | tuple[int, ...] | None: str | Iterable[Integer],
         Mapping[int, float]: Mapping[int, Number] | Mapping[np.int32, Number] | Mapping[np.int64, Number],
         Cancel | None: Cancel,
+        tuple[str, ...] | None: Iterable[str],
     }
     for name, kind in attributes.items():
         assert keywords[name] == given_as.get(kind, kind) | None, name

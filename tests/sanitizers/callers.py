@@ -1,5 +1,6 @@
 """Drives a whole model from several threads at once, for the thread sanitizer: passes of one plan and of a view of it,
-sequences that are forked, rewound and dropped, cancelled passes, samplers, partial passes, loads and closes.
+sequences that are forked, rewound and dropped, cancelled passes, samplers, partial passes, loads and closes; and the
+scheduler with requests that come, end and are cancelled, a permanent driver and prefix caches.
 
 Prints "fine" when every thread computed the same results as a single one.
 
@@ -39,6 +40,10 @@ def main(rounds: int) -> None:
     shared = [m.context() for m in loaded]
     for context in shared:
         context.append(ids[:100])
+    cached = [Model.load(path, threads=2, context=models.CONTEXT, prefix_cache=True, max_gap=0.0) for path in paths]
+    cached[1].drive()
+    asked = [[*ids[:100], i] for i in range(3)]
+    answers = [[m.generate(prompt, **OPTIONS).ids for prompt in asked] for m in loaded]
     wrong: list[str] = []
 
     def check(ok: bool, what: str) -> None:
@@ -66,6 +71,17 @@ def main(rounds: int) -> None:
         done = loaded[i % 2].generate(ids * 4, cancel=lambda: next(polls) >= i % 5, chunk=50, **OPTIONS)
         check(done.finish_reason in ("cancelled", "length"), "cancelled")
 
+    def submit(i: int) -> None:
+        model = cached[i % 2]
+        running = [model.submit(prompt, key=str(i), **OPTIONS) for prompt in asked]
+        model.submit(ids, n=2, **OPTIONS).cancel()
+        model.submit(ids * 2, **OPTIONS)  # nobody reads it
+        done: list[Any] = [request.result() for request in running]
+        check([one.ids for one in done] == answers[i % 2], "submitted")
+        check(np.array_equal(model.logits(ids[:70]), expected[i % 2][1]), "logits beside requests")
+        if i % 3 == 0:
+            model.clear_cache()
+
     def look(i: int) -> None:
         trace = loaded[i % 2].trace(ids[:20], ("hidden", "attention", "logits"))
         check(np.array_equal(trace.logits, expected[i % 2][1][:20]), "trace")
@@ -86,13 +102,13 @@ def main(rounds: int) -> None:
         except BaseException as e:
             wrong.append(f"{fn.__name__}: {e!r}")
 
-    jobs = (generate, generate, contexts, contexts, cancel, look, reload)
+    jobs = (generate, generate, contexts, contexts, cancel, look, reload, submit, submit, submit)
     threads = [threading.Thread(target=work, args=(fn, i)) for i, fn in enumerate(jobs)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for model in loaded:
+    for model in (*loaded, *cached):
         model.close()
     print("fine" if not wrong else f"wrong: {sorted(set(wrong))}")
 

@@ -4,11 +4,12 @@
 
 #include "../kernels.h"
 
-void pl_fill_matmul_avx2(pl_kernels *k); /* pack, unpack_row, matmul */
-void pl_fill_rows_avx2(pl_kernels *k);   /* quantize .. softcap */
-void pl_fill_attend_avx2(pl_kernels *k); /* k_bytes .. attend_merge */
-void pl_fill_vocab_avx2(pl_kernels *k);  /* max .. exp */
-void pl_fill_peak_avx2(pl_kernels *k);   /* peak */
+void pl_fill_matmul_avx2(pl_kernels *k);    /* pack, unpack_row, matmul */
+void pl_fill_rows_avx2(pl_kernels *k);      /* quantize .. softcap */
+void pl_fill_recurrent_avx2(pl_kernels *k); /* conv, scan */
+void pl_fill_attend_avx2(pl_kernels *k);    /* k_bytes .. attend_merge */
+void pl_fill_vocab_avx2(pl_kernels *k);     /* max .. exp */
+void pl_fill_peak_avx2(pl_kernels *k);      /* peak */
 
 /* Kernels of rows.c that attend.c takes as well. */
 void pl_quantize_avx2(const float *x, int k, int terms, int8_t *q, int8_t *q_lo, float *s, int16_t *sums,

@@ -1,9 +1,9 @@
 /* Matrix products on quantised weights with 256-bit vectors: what AVX2 and AVX-VNNI share. The file that includes it
  * says first how codes are multiplied:
  *
- *     enum { SIGNED_BYTES };  1: codes of 8 bits become signed and need no offset
- *     narrow(bits, terms):    1: dots of half a block are left in int16, of which two still fit
- *     dot(bits, v, y, narrow, factor, d)
+ *     enum { SIGNED_BYTES };  1: codes above 127 become signed, with the offset taken off
+ *     narrow(top, terms):     1: dots of half a block are left in int16, of which two still fit; top: the greatest code
+ *     dot(top, v, y, narrow, factor, d)
  *
  * A vector holds eight rows of w (half a tile) x four k, which meet activations that are broadcast from memory. Offsets
  * enter exactly, as -offset * sum(y).
@@ -24,53 +24,100 @@ enum { SCRATCH = PL_PANEL_HEAD + INT_PANEL };
 
 /* ---- a block of weights ------------------------------------------------------------------------------------------ */
 
+/* Whether codes are made signed. */
+PL_INLINE int has_signed(const pl_shape f)
+{
+    return SIGNED_BYTES && f.top > 127;
+}
+
+/* Whether the two steps of a block leave their dots in int16. */
+PL_INLINE int keeps16(const pl_shape f, int terms)
+{
+    return f.group == 32 && narrow(f.top, terms);
+}
+
+/* `low` and bit i of the plane `above`, as bit `at` of the code. */
+PL_INLINE __m256i with_bit(__m256i low, __m256i above, int i, int at)
+{
+    const __m256i high = i < at ? _mm256_slli_epi16(above, at - i) : _mm256_srli_epi16(above, i - at);
+    return _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi8((char)(1 << at))));
+}
+
+/* Codes of k 16h + 4j.., or what the table has for them, of the half of the tile that begins at p. */
+PL_INLINE __m256i codes(const pl_shape f, const uint8_t *p, int h, int j)
+{
+    if (f.bits == 8)
+        return pl_load256(p + 256 * h + 64 * j);
+    if (f.bits < 4) {
+        const __m256i all = pl_load256(p + 64 * h);
+        const __m256i low = _mm256_and_si256(j ? _mm256_srli_epi16(all, 2 * j) : all, _mm256_set1_epi8(3));
+        return f.bits == 3 ? with_bit(low, pl_load256(p + 128), 4 * h + j, 2) : low;
+    }
+    const __m256i both = pl_load256(p + 64 * j);
+    const __m256i low = _mm256_and_si256(h ? _mm256_srli_epi16(both, 4) : both, _mm256_set1_epi8(15));
+    if (f.table)
+        return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(pl_load128(f.table)), low);
+    if (f.bits == 5)
+        return with_bit(low, pl_load256(p + 256), 4 * h + j, 4);
+    if (f.bits == 6) { /* bits 2j and 2j + 1 are bits 4 and 5 */
+        __m256i plane = pl_load256(p + 256 + 64 * h);
+        plane = j < 2 ? _mm256_slli_epi16(plane, 4 - 2 * j) : _mm256_srli_epi16(plane, 2 * j - 4);
+        return _mm256_or_si256(low, _mm256_and_si256(plane, _mm256_set1_epi8(48)));
+    }
+    return low;
+}
+
 /* Codes of step h (k 16h..16h+15): v[half][j] holds rows 8 * half.., k 16h + 4j.. as unsigned bytes, or signed ones. */
 PL_INLINE void load_codes(const pl_shape f, const uint8_t *p, int h, __m256i v[2][4])
 {
-    const __m256i nibble = _mm256_set1_epi8(15), bit = _mm256_set1_epi8(16), pair = _mm256_set1_epi8(48);
     for (int half = 0; half < 2; half++, p += 32)
         for (int j = 0; j < 4; j++) {
-            if (f.bits == 8) {
-                v[half][j] =
-                    _mm256_xor_si256(pl_load256(p + 256 * h + 64 * j), _mm256_set1_epi8(SIGNED_BYTES ? -128 : 0));
-                continue;
-            }
-            __m256i w = pl_load256(p + 64 * j);
-            w = _mm256_and_si256(h ? _mm256_srli_epi16(w, 4) : w, nibble);
-            if (f.bits == 5) { /* bit 4h + j of the plane is bit 4 */
-                __m256i plane = pl_load256(p + 256);
-                plane = h ? _mm256_srli_epi16(plane, j) : _mm256_slli_epi16(plane, 4 - j);
-                w = _mm256_or_si256(w, _mm256_and_si256(plane, bit));
-            }
-            if (f.bits == 6) { /* bits 2j and 2j + 1 are bits 4 and 5 */
-                __m256i plane = pl_load256(p + 256 + 64 * h);
-                plane = j < 2 ? _mm256_slli_epi16(plane, 4 - 2 * j) : _mm256_srli_epi16(plane, 2 * j - 4);
-                w = _mm256_or_si256(w, _mm256_and_si256(plane, pair));
-            }
-            v[half][j] = w;
+            v[half][j] = codes(f, p, h, j);
+            if (has_signed(f)) /* minus 128 */
+                v[half][j] = _mm256_xor_si256(v[half][j], _mm256_set1_epi8(-128));
         }
 }
 
-/* What step h needs of the scales: that of its group, where the group ends with it; after the second, what multiplies
- * sums of activations (plain: the min; super: the min negated). */
+/* What step h needs of the scales: that of its group, where the group ends with it, and what multiplies the group's sum of
+ * activations (plain: the min; super: the min negated). */
 PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_t *p, int h, __m256 s[2], __m256 m[2])
 {
+    const int groups = 32 / f.group, g = groups == 2 ? h : 0;
     p += 64 * f.bits;
     for (int half = 0; half < 2; half++) {
+        const uint8_t *bytes = p + 16 * g + 8 * half;
         s[half] = m[half] = _mm256_setzero_ps();
         if (h == 0 && f.group == 32)
             continue;
-        if (!f.super) {
-            s[half] = pl_load_f16(p + 16 * half);
+        if (f.scale == PL_SCALE_F16) {
+            s[half] = pl_load_f16(p + 32 * g + 16 * half);
             if (f.has_min)
-                m[half] = pl_load_f16(p + 32 + 16 * half);
+                m[half] = pl_load_f16(p + 32 * (groups + g) + 16 * half);
             continue;
         }
-        const uint8_t *at = p + (f.group == 16 ? 16 * h : 0) + 8 * half;
-        s[half] =
-            _mm256_mul_ps(pl_load_f16(header + 16 * half), f.scale == PL_SCALE_I8 ? pl_load_i8(at) : pl_load_u8(at));
+        if (f.scale == PL_SCALE_F16Z) {
+            const __m256i zero = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(bytes + 32 * groups)));
+            s[half] = pl_load_f16(p + 32 * g + 16 * half);
+            m[half] = _mm256_mul_ps(s[half], _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_setzero_si256(), zero)));
+            continue;
+        }
+        if (f.scale == PL_SCALE_E8M0) {
+            s[half] = pl_load_e8m0_half(bytes);
+            continue;
+        }
+        __m256 d = pl_load_f16(header + 16 * half);
+        if (f.unit != 1.0f)
+            d = _mm256_mul_ps(d, _mm256_set1_ps(f.unit));
+        const __m256 d_min = f.has_min ? pl_load_f16(header + 32 + 16 * half) : d;
+        if (f.scale == PL_SCALE_U4) {
+            const __m256i both = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)bytes));
+            s[half] = _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_and_si256(both, _mm256_set1_epi32(15))));
+            m[half] = _mm256_mul_ps(d_min, _mm256_cvtepi32_ps(_mm256_srli_epi32(both, 4)));
+            continue;
+        }
+        s[half] = _mm256_mul_ps(d, f.scale == PL_SCALE_I8 ? pl_load_i8(bytes) : pl_load_u8(bytes));
         if (f.has_min)
-            m[half] = _mm256_mul_ps(pl_load_f16(header + 32 + 16 * half), pl_load_u8(p + 16 + 8 * half));
+            m[half] = _mm256_mul_ps(d_min, pl_load_u8(bytes + 16 * groups));
     }
 }
 
@@ -83,9 +130,9 @@ PL_INLINE void step(const pl_shape f, int terms, int h, __m256i v[2][4], const _
 {
     const uint8_t *words = entry + 32 * terms;
     __m256i t[2], low[2];
-    dot(f.bits, v, entry + 16 * h, narrow(f.bits, terms), terms == 2 ? 254 : 1, t);
+    dot(f.top, v, entry + 16 * h, keeps16(f, terms), terms == 2 ? 254 : 1, t);
     if (terms == 2)
-        dot(f.bits, v, entry + 32 + 16 * h, 0, 1, low);
+        dot(f.top, v, entry + 32 + 16 * h, 0, 1, low);
     __m256 s_y = _mm256_castsi256_ps(_mm256_set1_epi32(pl_load_i32(words)));
     __m256i extra = _mm256_set1_epi32(f.has_min || f.offset ? pl_load_i32(words + 4 + (f.group == 16 ? 4 * h : 0)) : 0);
     for (int half = 0; half < 2; half++) {
@@ -96,9 +143,8 @@ PL_INLINE void step(const pl_shape f, int terms, int h, __m256i v[2][4], const _
             continue;
         }
         if (f.group == 32)
-            t[half] = narrow(f.bits, terms)
-                          ? _mm256_madd_epi16(_mm256_add_epi16(d[half], t[half]), _mm256_set1_epi16(1))
-                          : _mm256_add_epi32(d[half], t[half]);
+            t[half] = keeps16(f, terms) ? _mm256_madd_epi16(_mm256_add_epi16(d[half], t[half]), _mm256_set1_epi16(1))
+                                        : _mm256_add_epi32(d[half], t[half]);
         if (f.offset)
             t[half] = _mm256_add_epi32(t[half], extra);
         acc[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(t[half]), _mm256_mul_ps(s[half], s_y), acc[half]);
@@ -128,7 +174,7 @@ PL_INLINE void step_one(const pl_shape f, int terms, int h, const uint8_t *heade
  * that 0.82, 0.85, 0.87 and 0.85. */
 PL_INLINE void prefetch_block(const pl_shape f, const uint8_t *p, int ahead, int step)
 {
-    if (f.bits > 4)
+    if (f.bits != 2 && f.bits != 4)
         for (int at = 0; at < f.packed_block; at += 64)
             _mm_prefetch((const char *)p + at, _MM_HINT_T0);
     for (int at = 0; at < step; at += 64)
@@ -199,16 +245,18 @@ PL_INLINE void tile_many(const pl_shape f, int terms, const uint8_t *p, int bloc
 
 PL_INLINE void matmul(pl_shape f, PL_MATMUL_ARGS)
 {
-    if (f.bits == 8 && SIGNED_BYTES)
-        f.offset = 0;
+    if (has_signed(f))
+        f.offset -= 128;
     pl_matmul_chunks(f, tile_one, tile_many, w, tile0, tile1, x, n, y, y_stride);
 }
 
 PL_INT_FORMATS(PL_INT_MATMUL_OF)
+PL_FAMILIES(PL_FAMILY_MATMUL_OF)
 
 static void fill_matmul_int(pl_kernels *k)
 {
     PL_INT_FORMATS(PL_PUT_MATMUL)
+    PL_SHARED_FORMATS(PL_PUT_SHARED)
 }
 
 #endif

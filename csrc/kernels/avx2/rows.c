@@ -3,6 +3,8 @@
 #include "../layer_norm.h"
 #include "fill.h"
 #include "vmath.h"
+/* its lanes */
+#include "../activations.h"
 
 /* Four vectors of 32-bit codes -> 32 bytes in order: the packs work within 128-bit lanes, the permutation mends it. */
 static inline __m256i narrow(const __m256i *c)
@@ -151,27 +153,31 @@ static void scale(const float *x, float a, int n, float *y)
     _mm256_maskstore_ps(y + i, tail, _mm256_mul_ps(_mm256_set1_ps(a), _mm256_maskload_ps(x + i, tail)));
 }
 
-static void glu_silu(const float *g, const float *u, int n, float *y)
+static void glu_silu(const float *g, const float *u, const float *p, int n, float *y)
 {
+    (void)p;
+    const __m256 one = _mm256_set1_ps(1.0f);
     int i = 0;
     for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(y + i, _mm256_mul_ps(pl_silu8(_mm256_loadu_ps(g + i)), _mm256_loadu_ps(u + i)));
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(pl_silu8(_mm256_loadu_ps(g + i)), u ? _mm256_loadu_ps(u + i) : one));
     if (i < n) {
         const __m256i tail = pl_first(n - i);
-        _mm256_maskstore_ps(y + i, tail,
-                            _mm256_mul_ps(pl_silu8(_mm256_maskload_ps(g + i, tail)), _mm256_maskload_ps(u + i, tail)));
+        const __m256 by = u ? _mm256_maskload_ps(u + i, tail) : one;
+        _mm256_maskstore_ps(y + i, tail, _mm256_mul_ps(pl_silu8(_mm256_maskload_ps(g + i, tail)), by));
     }
 }
 
-static void glu_gelu(const float *g, const float *u, int n, float *y)
+static void glu_gelu(const float *g, const float *u, const float *p, int n, float *y)
 {
+    (void)p;
+    const __m256 one = _mm256_set1_ps(1.0f);
     int i = 0;
     for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(y + i, _mm256_mul_ps(pl_gelu8(_mm256_loadu_ps(g + i)), _mm256_loadu_ps(u + i)));
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(pl_gelu8(_mm256_loadu_ps(g + i)), u ? _mm256_loadu_ps(u + i) : one));
     if (i < n) {
         const __m256i tail = pl_first(n - i);
-        _mm256_maskstore_ps(y + i, tail,
-                            _mm256_mul_ps(pl_gelu8(_mm256_maskload_ps(g + i, tail)), _mm256_maskload_ps(u + i, tail)));
+        const __m256 by = u ? _mm256_maskload_ps(u + i, tail) : one;
+        _mm256_maskstore_ps(y + i, tail, _mm256_mul_ps(pl_gelu8(_mm256_maskload_ps(g + i, tail)), by));
     }
 }
 
@@ -235,6 +241,7 @@ void pl_fill_rows_avx2(pl_kernels *k)
     k->to_bf16 = pl_to_bf16_avx2;
     k->rms_norm = rms_norm;
     k->layer_norm = pl_layer_norm;
+    pl_put_activations(k);
     k->add = add;
     k->scale = scale;
     k->glu[PL_ACT_SILU] = glu_silu;

@@ -47,6 +47,15 @@ PL_INLINE __m256 pl_load_i8(const void *p)
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 
+/* Eight bytes of e8m0 -> 2^(e - 128), of which the two least are subnormal */
+PL_INLINE __m256 pl_load_e8m0_half(const void *p)
+{
+    const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+    const __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+    const __m256i least = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, least, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e)));
+}
+
 /* ---- this folder's parts of the matrix family, put together by matmul.c ---------------------------------------- */
 
 void pl_fill_matmul_int_avx2(pl_kernels *k);

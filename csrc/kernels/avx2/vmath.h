@@ -135,6 +135,11 @@ PL_INLINE pl_lanes pl_lanes_keep(pl_lanes x, uint32_t bits)
     return x;
 }
 
+PL_INLINE pl_lanes pl_lanes_tanh(pl_lanes x)
+{
+    return (pl_lanes){{pl_tanh8(x.v[0]), pl_tanh8(x.v[1])}};
+}
+
 PL_INLINE pl_lanes pl_lanes_exp(pl_lanes x, float top)
 {
     const __m256 t = _mm256_set1_ps(top);

@@ -8,73 +8,10 @@
  * leave free, so it costs next to nothing to do it again for each part: the limit is eight dots for every ten operations
  * of their ports (eleven with mins, twelve with two scales). */
 #include "../matmul.h"
+#include "block.h"
 #include "blocking.h"
-#include "simd.h"
 
 enum { SCRATCH = PL_PANEL_HEAD + PL_PANEL_MOST };
-
-/* ---- a block of weights ------------------------------------------------------------------------------------------ */
-
-/* The vectors of a block's codes, in the order of memory. The hardware's prefetching follows ascending lines best: one row, at
- * moments of 58 GB/s, reads Q6_K at 0.95 of it so and at 0.85 in the order of use (4 0 1 2 3 5); two terms 0.81 and 0.64. */
-PL_INLINE void load_words(const pl_shape f, const uint8_t *p, __m512i w[8])
-{
-    for (int at = 0; at < f.bits; at++) {
-        w[at] = pl_load512(p + 64 * at);
-        __asm__ volatile("" : "+v"(w[at])); /* now, and in this order */
-    }
-}
-
-/* Vector `at` of the block at p; w: loaded already, or NULL. */
-PL_INLINE __m512i word(const uint8_t *p, const __m512i *w, int at)
-{
-    return w ? w[at] : pl_load512(p + 64 * at);
-}
-
-/* Codes of k 4i..4i+3 as unsigned bytes. shifted = 0 leaves the high nibbles of 4-bit codes (i >= 4) where they are, sixteen
- * times too large. */
-PL_INLINE __m512i codes(const pl_shape f, const uint8_t *p, const __m512i *w, int i, int shifted)
-{
-    const __m512i nibble = _mm512_set1_epi8(15), bit = _mm512_set1_epi8(16), pair = _mm512_set1_epi8(48);
-    if (f.bits == 8)
-        return word(p, w, i);
-    const int j = i % 4, h = i / 4;
-    const __m512i both = word(p, w, j);
-    const __m512i low = _mm512_and_si512(h ? _mm512_srli_epi16(both, 4) : both, nibble);
-    if (f.bits == 4)
-        return h && !shifted ? _mm512_andnot_si512(nibble, both) : low;
-    if (f.bits == 5) { /* bit i of the plane is bit 4 of code i; 0xf8: a | (b & c) */
-        const __m512i plane = word(p, w, 4);
-        const __m512i high = h ? _mm512_srli_epi16(plane, j) : _mm512_slli_epi16(plane, 4 - j);
-        return _mm512_ternarylogic_epi32(low, high, bit, 0xf8);
-    }
-    /* bits 2j and 2j + 1 of plane h are bits 4 and 5 of code 4h + j */
-    const __m512i plane = word(p, w, 4 + h);
-    const __m512i high = j < 2 ? _mm512_slli_epi16(plane, 4 - 2 * j) : _mm512_srli_epi16(plane, 2 * j - 4);
-    return _mm512_ternarylogic_epi32(low, high, pair, 0xf8);
-}
-
-/* What scales and mins of a super block are multiplied by. */
-PL_INLINE void load_header(const pl_shape f, const uint8_t *header, __m512 d[2])
-{
-    d[0] = pl_load_f16(header);
-    if (f.has_min)
-        d[1] = pl_load_f16(header + 32);
-}
-
-/* Scales of the block's groups, and what multiplies the sums of activations (plain: the min; super: the min negated). */
-PL_INLINE void load_scales(const pl_shape f, const __m512 d[2], const uint8_t *p, __m512 s[2], __m512 *m)
-{
-    p += 64 * f.bits;
-    if (!f.super) {
-        s[0] = pl_load_f16(p);
-        *m = f.has_min ? pl_load_f16(p + 32) : _mm512_setzero_ps();
-        return;
-    }
-    for (int g = 0; g < 32 / f.group; g++)
-        s[g] = _mm512_mul_ps(d[0], f.scale == PL_SCALE_I8 ? pl_load_i8(p + 16 * g) : pl_load_u8(p + 16 * g));
-    *m = f.has_min ? _mm512_mul_ps(d[1], pl_load_u8(p + 16)) : _mm512_setzero_ps();
-}
 
 /* ---- T tiles' blocks of weights by G rows of x, whose chains of dots go side by side ----------------------------- */
 
@@ -124,7 +61,7 @@ PL_INLINE void group_dots(const pl_shape f, const int T, const int G, const uint
 }
 
 PL_INLINE void block_by_rows(const pl_shape f, int terms, const int T, const int G, const uint8_t *p, int64_t apart,
-                             const __m512i *w, int shifted, __m512 s[][2], const __m512 m[], const uint8_t *entry,
+                             const __m512i *w, int shifted, __m512 s[][2], __m512 m[][2], const uint8_t *entry,
                              int size, __m512 acc[][INT_ROWS], int at)
 {
     const uint8_t *words = entry + 32 * terms;
@@ -152,14 +89,13 @@ PL_INLINE void block_by_rows(const pl_shape f, int terms, const int T, const int
                 acc[t][at + r] =
                     _mm512_fmadd_ps(_mm512_cvtepi32_ps(d[t][r]),
                                     _mm512_mul_ps(s[t][g], pl_broadcast_ps(words + r * size)), acc[t][at + r]);
-    }
-    if (f.has_min)
-        for (int r = 0; r < G; r++)
+        for (int r = 0; r < G && f.has_min; r++)
             for (int t = 0; t < T; t++) {
-                const __m512 sum = pl_broadcast_ps(words + r * size + 4);
-                acc[t][at + r] =
-                    f.super ? _mm512_fnmadd_ps(m[t], sum, acc[t][at + r]) : _mm512_fmadd_ps(m[t], sum, acc[t][at + r]);
+                const __m512 sum = pl_broadcast_ps(words + r * size + 4 + 4 * g);
+                acc[t][at + r] = f.super ? _mm512_fnmadd_ps(m[t][g], sum, acc[t][at + r])
+                                         : _mm512_fmadd_ps(m[t][g], sum, acc[t][at + r]);
             }
+    }
 }
 
 /* ---- T tiles by N rows ------------------------------------------------------------------------------------------- */
@@ -172,7 +108,7 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int T, const int 
                             int64_t apart, int blocks, const uint8_t *part, int resume, const uint8_t *next, int step,
                             __mmask16 rows, float *y, ptrdiff_t y_stride)
 {
-    const int shifted = N > 1 || f.bits != 4, size = pl_entry_bytes(f, terms);
+    const int shifted = N > 1 || f.bits != 4 || f.table, size = pl_entry_bytes(f, terms);
     const int G = terms == 1 ? N : N % 4 == 0 ? 4 : N % 3 == 0 ? 3 : N; /* twice the sums with two */
     const uint8_t *header = p;
     __m512 acc[2][INT_ROWS], d[2][2] = {{_mm512_setzero_ps(), _mm512_setzero_ps()}};
@@ -191,11 +127,11 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int T, const int 
         next += near ? f.packed_block + (f.super && b % 8 == 0 ? f.packed_header : 0) : step;
         if (near) /* otherwise codes are loaded as they are needed: registers are for sums */
             load_words(f, p, loaded);
-        __m512 s[2][2], m[2];
+        __m512 s[2][2], m[2][2];
         for (int t = 0; t < T; t++) {
             if (f.super && (!near || b % 8 == 0)) /* likewise; one row is 5 to 13 % faster for doing this once */
                 load_header(f, header + t * apart, d[t]);
-            load_scales(f, d[t], p + t * apart, s[t], &m[t]);
+            load_scales(f, d[t], p + t * apart, s[t], m[t]);
         }
 #pragma GCC unroll 12
         for (int i = 0; i < N; i += G)
@@ -353,8 +289,10 @@ PL_INLINE void matmul(const pl_shape f, PL_MATMUL_ARGS)
 }
 
 PL_INT_FORMATS(PL_INT_MATMUL_OF)
+PL_FAMILIES(PL_FAMILY_MATMUL_OF)
 
 void pl_fill_matmul_int_avx512(pl_kernels *k)
 {
     PL_INT_FORMATS(PL_PUT_MATMUL)
+    PL_SHARED_FORMATS(PL_PUT_SHARED)
 }

@@ -3,6 +3,8 @@
 #include "../layer_norm.h"
 #include "fill.h"
 #include "vmath.h"
+/* its lanes */
+#include "../activations.h"
 
 /* Sums of 16 signed bytes -> int16; the bytes + 128 as unsigned give 16 * 128 too many. */
 static inline int16_t sum_bytes(__m128i bytes)
@@ -201,14 +203,16 @@ static void scale(const float *x, float a, int n, float *y)
     ROW(y, n, _mm512_mul_ps(_mm512_set1_ps(a), LOAD(x)));
 }
 
-static void glu_silu(const float *g, const float *u, int n, float *y)
+static void glu_silu(const float *g, const float *u, const float *p, int n, float *y)
 {
-    ROW(y, n, _mm512_mul_ps(pl_silu16(LOAD(g)), LOAD(u)));
+    (void)p;
+    ROW(y, n, _mm512_mul_ps(pl_silu16(LOAD(g)), u ? LOAD(u) : _mm512_set1_ps(1.0f)));
 }
 
-static void glu_gelu(const float *g, const float *u, int n, float *y)
+static void glu_gelu(const float *g, const float *u, const float *p, int n, float *y)
 {
-    ROW(y, n, _mm512_mul_ps(pl_gelu16(LOAD(g)), LOAD(u)));
+    (void)p;
+    ROW(y, n, _mm512_mul_ps(pl_gelu16(LOAD(g)), u ? LOAD(u) : _mm512_set1_ps(1.0f)));
 }
 
 static void softcap(const float *x, float cap, int n, float *y)
@@ -261,6 +265,7 @@ void pl_fill_rows_avx512(pl_kernels *k)
     k->to_bf16 = to_bf16;
     k->rms_norm = rms_norm;
     k->layer_norm = pl_layer_norm;
+    pl_put_activations(k);
     k->add = add;
     k->scale = scale;
     k->glu[PL_ACT_SILU] = glu_silu;

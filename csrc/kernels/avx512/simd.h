@@ -54,6 +54,15 @@ PL_INLINE __m512 pl_load_i8(const void *p)
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
 
+/* Sixteen bytes of e8m0 -> 2^(e - 128), of which the two least are subnormal */
+PL_INLINE __m512 pl_load_e8m0_half(const void *p)
+{
+    const __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+    const __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+    const __mmask16 least = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
+    return _mm512_castsi512_ps(_mm512_mask_sllv_epi32(normal, least, _mm512_set1_epi32(0x00200000), e));
+}
+
 /* How many of n rows of x go next: twelve, or such that few parts follow; each number has code of its own. */
 static inline int pl_part_of(int n)
 {

@@ -129,6 +129,11 @@ PL_INLINE pl_lanes pl_lanes_keep(pl_lanes x, uint32_t bits)
     return _mm512_maskz_mov_ps((__mmask16)bits, x);
 }
 
+PL_INLINE pl_lanes pl_lanes_tanh(pl_lanes x)
+{
+    return pl_tanh16(x);
+}
+
 PL_INLINE pl_lanes pl_lanes_exp(pl_lanes x, float top)
 {
     return pl_exp16(_mm512_sub_ps(x, _mm512_set1_ps(top)));

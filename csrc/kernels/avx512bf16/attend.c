@@ -8,37 +8,20 @@
  *
  * Pairs of slots of which a row sees one: the probability of the other is 0, and its value is masked to 0 at the ends of
  * what any row sees, for it may be anything there. */
-#include "../avx512/vmath.h"
 #include "blocking.h"
 #include "fill.h"
-/* its lanes */
-#include "../attend.h"
+#include "round.h"
 
 #define PAIRS (PL_PAGE / 2)
 
 static size_t k_bytes(int d)
 {
-    return ((size_t)d + 1) / 2 * PL_PAGE * 4;
+    return bf16_k_bytes(d);
 }
 
 PL_INLINE __m512 dot2(__m512 acc, __m512i a, uint32_t b)
 {
     return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)_mm512_set1_epi32((int)b));
-}
-
-/* 16 floats -> bf16, in the low halves. */
-PL_INLINE __m256i narrow(__m512 x)
-{
-    return (__m256i)_mm512_cvtneps_pbh(x);
-}
-
-/* Floats d0 .. d0 + 2 * n - 1 of a row of dk -> n pairs; 0 beyond the row. */
-PL_INLINE void round_query(const float *q, int d0, int dk, uint32_t *to, int n)
-{
-    for (int i = 0; i < n; i += 8) {
-        const __m512 x = _mm512_maskz_loadu_ps(pl_first(dk - d0 - 2 * i), q + d0 + 2 * i);
-        _mm256_storeu_si256((__m256i *)(to + i), narrow(x));
-    }
 }
 
 /* Lines of the next page, while this one is multiplied: pages lie apart, so the hardware does not foresee them. */
@@ -92,7 +75,7 @@ PL_INLINE void values(const pl_attend_page *a, int row, const uint32_t (*p)[PAIR
 {
     const __m512i all = _mm512_set1_epi32(-1);
     const char *v = (const char *)a->v + (ptrdiff_t)column * 4;
-    const char *next = row || !a->next ? NULL : (const char *)a->next + k_bytes(a->dk) + (ptrdiff_t)column * 4;
+    const char *next = row || !a->next ? NULL : (const char *)a->next + bf16_k_bytes(a->dk) + (ptrdiff_t)column * 4;
     float *to = a->acc + (ptrdiff_t)row * a->dv + column;
     __m512 acc[ATTEND_ROWS][8];
     for (int r = 0; r < rows; r++)
@@ -117,40 +100,6 @@ PL_INLINE void values(const pl_attend_page *a, int row, const uint32_t (*p)[PAIR
         for (int c = 0; c < vectors; c++)
             _mm512_mask_storeu_ps(to + (ptrdiff_t)r * a->dv + PL_SLOTS * c, c < vectors - 1 ? 0xffff : in,
                                   _mm512_add_ps(acc[r][c], _mm512_setzero_ps()));
-}
-
-/* 2^x within 3e-6, of which bf16 sees nothing: a polynomial of the rest that vreduce leaves of x, times 2 to the floor of
- * x, which vscalef takes. NaN stays NaN. */
-PL_INLINE __m512 exp2_16(__m512 x)
-{
-    const __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    __m512 p = _mm512_set1_ps(0.013534167f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.052011464f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.24144275f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.69300383f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0000026f));
-    return _mm512_scalef_ps(p, x);
-}
-
-/* Dot products s of groups [first, last) -> p = exp(score - top) in bf16; their sum is of what p holds. */
-PL_INLINE float weigh(const pl_attend_page *a, float *s, void *p, int first, int last, uint64_t sees, float top,
-                      const int all)
-{
-    const __m512i ones = _mm512_set1_epi32(0x3f803f80);
-    const __m512 scale = _mm512_set1_ps(a->scale * PL_LOG2_E), t = _mm512_set1_ps(-PL_LOG2_E * top);
-    __m512 lane = _mm512_setzero_ps();
-    for (int g = first & ~1; g < last; g += 2) { /* two groups fill a vector; what is not computed is not seen */
-        __m512 e[2];
-        for (int i = 0; i < 2; i++) {
-            e[i] = exp2_16(_mm512_fmadd_ps(_mm512_loadu_ps(s + PL_SLOTS * (g + i)), scale, t));
-            if (!all)
-                e[i] = _mm512_maskz_mov_ps((__mmask16)(sees >> PL_SLOTS * (g + i)), e[i]);
-        }
-        const __m512i pairs = (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]);
-        _mm512_storeu_si512((uint32_t *)p + PL_SLOTS / 2 * g, pairs);
-        lane = _mm512_dpbf16_ps(lane, (__m512bh)pairs, (__m512bh)ones);
-    }
-    return pl_sum16(lane);
 }
 
 /* Rows row .. row + rows - 1 of the call, each with at least a visible key. */

@@ -7,16 +7,16 @@
 
 enum { SIGNED_BYTES = 0 };
 
-PL_INLINE int narrow(int bits, int terms)
+PL_INLINE int narrow(int top, int terms)
 {
-    (void)bits, (void)terms;
+    (void)top, (void)terms;
     return 0;
 }
 
 /* v by 16 codes y, times `factor` (1 or 254 = 256 - 2): int32 sums of sixteen rows. */
-PL_INLINE void dot(int bits, __m256i v[2][4], const uint8_t *y, int keep16, int factor, __m256i d[2])
+PL_INLINE void dot(int top, __m256i v[2][4], const uint8_t *y, int keep16, int factor, __m256i d[2])
 {
-    (void)bits, (void)keep16;
+    (void)top, (void)keep16;
     d[0] = d[1] = _mm256_setzero_si256();
     for (int j = 0; j < 4; j++) {
         __m256i a = _mm256_set1_epi32(pl_load_i32(y + 4 * j));

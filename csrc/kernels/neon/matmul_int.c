@@ -1,6 +1,6 @@
 /* Matrix products on quantised weights, with sdot: four rows of w x four k a vector, times four k of x, one of the
- * four lanes of a vector of 16 codes. Codes of 4 to 6 bits are below 128 as they are; those of 8 bits become signed
- * with their top bit turned. Dots are exact in int32 and start from -offset * sum(y).
+ * four lanes of a vector of 16 codes. Codes below 128 stay as they are; those of 8 bits, and of tables that go beyond,
+ * become signed with their top bit turned. Dots are exact in int32 and start from -offset * sum(y).
  *
  * Activations are first laid out as they will be read, a panel of [block][row] entries. Half a tile, eight rows x 32 k,
  * is unpacked into sixteen registers and meets every row of the panel: sixteen sdot for three loads of activations and
@@ -15,78 +15,122 @@ enum { SCRATCH = PL_PANEL_HEAD + INT_PANEL };
 /* ---- half a block of weights: eight rows x 32 k -------------------------------------------------------------------- */
 
 typedef struct half_block {
-    int8x16_t v[2][8];         /* v[c][j]: rows 8 * half + 4c.., k 4j.. */
-    float32x4_t s[2][2], m[2]; /* s[group][c] and m[c]; super: the min negated */
+    int8x16_t v[2][8];            /* v[c][j]: rows 8 * half + 4c.., k 4j.. */
+    float32x4_t s[2][2], m[2][2]; /* [group][c]; m, super: the min negated */
 } half_block;
+
+/* Adds bits 0..3 of `plane` to codes v[0..3] and bits 4..7 to v[4..7], as bit `at` (2 or 4): shifts need constants. */
+PL_INLINE void add_bits(uint8x16_t v[8], uint8x16_t plane, const int at)
+{
+    const uint8x16_t bit = vdupq_n_u8((uint8_t)(1 << at));
+    const uint8x16_t up[5] = {plane, vshlq_n_u8(plane, 1), vshlq_n_u8(plane, 2), vshlq_n_u8(plane, 3),
+                              vshlq_n_u8(plane, 4)};
+    const uint8x16_t down[6] = {plane,
+                                vshrq_n_u8(plane, 1),
+                                vshrq_n_u8(plane, 2),
+                                vshrq_n_u8(plane, 3),
+                                vshrq_n_u8(plane, 4),
+                                vshrq_n_u8(plane, 5)};
+    for (int i = 0; i < 8; i++)
+        v[i] = vorrq_u8(v[i], vandq_u8(i < at ? up[at - i] : down[i - at], bit));
+}
+
+/* The same of two bits: bits 2j and 2j + 1 of `plane` become bits 4 and 5 of v[j]. */
+PL_INLINE void add_pairs(uint8x16_t v[4], uint8x16_t plane)
+{
+    const uint8x16_t pair = vdupq_n_u8(48);
+    v[0] = vorrq_u8(v[0], vandq_u8(vshlq_n_u8(plane, 4), pair));
+    v[1] = vorrq_u8(v[1], vandq_u8(vshlq_n_u8(plane, 2), pair));
+    v[2] = vorrq_u8(v[2], vandq_u8(plane, pair));
+    v[3] = vorrq_u8(v[3], vandq_u8(vshrq_n_u8(plane, 2), pair));
+}
 
 PL_INLINE void load_codes(const pl_shape f, const uint8_t *p, int half, half_block *w)
 {
-    const uint8x16_t nibble = vdupq_n_u8(15), bit = vdupq_n_u8(16), pair = vdupq_n_u8(48);
+    const uint8x16_t nibble = vdupq_n_u8(15), two = vdupq_n_u8(3);
     p += 32 * half;
     for (int c = 0; c < 2; c++, p += 16) {
-        uint8x16_t low[4], high[4];
-        for (int j = 0; j < 4; j++) {
-            const uint8x16_t packed = vld1q_u8(p + 64 * j);
-            low[j] = vandq_u8(packed, nibble);
-            high[j] = vshrq_n_u8(packed, 4);
-            if (f.bits == 8) {
-                low[j] = veorq_u8(packed, vdupq_n_u8(0x80));
-                high[j] = veorq_u8(vld1q_u8(p + 256 + 64 * j), vdupq_n_u8(0x80));
-            }
+        uint8x16_t v[8];
+        for (int h = 0; h < 2 && f.bits < 4; h++) {
+            const uint8x16_t all = vld1q_u8(p + 64 * h);
+            v[4 * h] = vandq_u8(all, two);
+            v[4 * h + 1] = vandq_u8(vshrq_n_u8(all, 2), two);
+            v[4 * h + 2] = vandq_u8(vshrq_n_u8(all, 4), two);
+            v[4 * h + 3] = vshrq_n_u8(all, 6);
         }
-        if (f.bits == 5) { /* bits j and 4 + j of the plane are bits 4 of k 4j.. and 16 + 4j.. */
-            const uint8x16_t plane = vld1q_u8(p + 256);
-            low[0] = vorrq_u8(low[0], vandq_u8(vshlq_n_u8(plane, 4), bit));
-            low[1] = vorrq_u8(low[1], vandq_u8(vshlq_n_u8(plane, 3), bit));
-            low[2] = vorrq_u8(low[2], vandq_u8(vshlq_n_u8(plane, 2), bit));
-            low[3] = vorrq_u8(low[3], vandq_u8(vshlq_n_u8(plane, 1), bit));
-            high[0] = vorrq_u8(high[0], vandq_u8(plane, bit));
-            high[1] = vorrq_u8(high[1], vandq_u8(vshrq_n_u8(plane, 1), bit));
-            high[2] = vorrq_u8(high[2], vandq_u8(vshrq_n_u8(plane, 2), bit));
-            high[3] = vorrq_u8(high[3], vandq_u8(vshrq_n_u8(plane, 3), bit));
+        for (int j = 0; j < 4 && f.bits >= 4; j++) {
+            const uint8x16_t both = vld1q_u8(p + 64 * j);
+            v[j] = f.bits == 8 ? both : vandq_u8(both, nibble);
+            v[4 + j] = f.bits == 8 ? vld1q_u8(p + 256 + 64 * j) : vshrq_n_u8(both, 4);
         }
-        if (f.bits == 6) { /* bits 2j and 2j + 1 of a half's plane are bits 4 and 5 */
-            const uint8x16_t first = vld1q_u8(p + 256), second = vld1q_u8(p + 320);
-            low[0] = vorrq_u8(low[0], vandq_u8(vshlq_n_u8(first, 4), pair));
-            low[1] = vorrq_u8(low[1], vandq_u8(vshlq_n_u8(first, 2), pair));
-            low[2] = vorrq_u8(low[2], vandq_u8(first, pair));
-            low[3] = vorrq_u8(low[3], vandq_u8(vshrq_n_u8(first, 2), pair));
-            high[0] = vorrq_u8(high[0], vandq_u8(vshlq_n_u8(second, 4), pair));
-            high[1] = vorrq_u8(high[1], vandq_u8(vshlq_n_u8(second, 2), pair));
-            high[2] = vorrq_u8(high[2], vandq_u8(second, pair));
-            high[3] = vorrq_u8(high[3], vandq_u8(vshrq_n_u8(second, 2), pair));
+        if (f.bits == 3)
+            add_bits(v, vld1q_u8(p + 128), 2);
+        if (f.bits == 5)
+            add_bits(v, vld1q_u8(p + 256), 4);
+        if (f.bits == 6) {
+            add_pairs(v, vld1q_u8(p + 256));
+            add_pairs(v + 4, vld1q_u8(p + 320));
         }
-        for (int j = 0; j < 4; j++) {
-            w->v[c][j] = vreinterpretq_s8_u8(low[j]);
-            w->v[c][4 + j] = vreinterpretq_s8_u8(high[j]);
+        for (int j = 0; j < 8; j++) {
+            if (f.table)
+                v[j] = vqtbl1q_u8(vld1q_u8(f.table), v[j]);
+            if (f.top > 127) /* minus 128 */
+                v[j] = veorq_u8(v[j], vdupq_n_u8(0x80));
+            w->v[c][j] = vreinterpretq_s8_u8(v[j]);
         }
     }
 }
 
 PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_t *p, int half, half_block *w)
 {
-    p += 64 * f.bits + (f.super ? 8 : 16) * half;
+    const int groups = 32 / f.group;
+    p += 64 * f.bits;
     header += 16 * half;
-    if (!f.super) {
-        for (int c = 0; c < 2; c++) {
-            w->s[0][c] = pl_load_f16(p + 8 * c);
-            if (f.has_min)
-                w->m[c] = pl_load_f16(p + 32 + 8 * c);
+    for (int g = 0; g < groups; g++) {
+        const uint8_t *bytes = p + 16 * g + 8 * half, *halves = p + 32 * g + 16 * half;
+        if (f.scale == PL_SCALE_F16) {
+            for (int c = 0; c < 2; c++) {
+                w->s[g][c] = pl_load_f16(halves + 8 * c);
+                if (f.has_min)
+                    w->m[g][c] = pl_load_f16(halves + 32 * groups + 8 * c);
+            }
+            continue;
         }
-        return;
-    }
-    for (int g = 0; g < 32 / f.group; g++) {
-        if (f.scale == PL_SCALE_I8)
-            pl_load_i8(p + 16 * g, w->s[g]);
-        else
-            pl_load_u8(p + 16 * g, w->s[g]);
-        for (int c = 0; c < 2; c++)
-            w->s[g][c] = vmulq_f32(pl_load_f16(header + 8 * c), w->s[g][c]);
-    }
-    if (f.has_min) {
-        pl_load_u8(p + 16, w->m);
-        for (int c = 0; c < 2; c++)
-            w->m[c] = vmulq_f32(pl_load_f16(header + 32 + 8 * c), w->m[c]);
+        if (f.scale == PL_SCALE_F16Z) {
+            pl_load_u8(bytes + 32 * groups, w->m[g]);
+            for (int c = 0; c < 2; c++) {
+                w->s[g][c] = pl_load_f16(halves + 8 * c);
+                w->m[g][c] = vmulq_f32(w->s[g][c], vsubq_f32(vdupq_n_f32(0), w->m[g][c]));
+            }
+            continue;
+        }
+        if (f.scale == PL_SCALE_E8M0) {
+            pl_load_e8m0_half(bytes, w->s[g]);
+            continue;
+        }
+        if (f.scale == PL_SCALE_U4) {
+            uint32x4_t both[2];
+            pl_load_u8_u32(bytes, both);
+            for (int c = 0; c < 2; c++) {
+                w->s[g][c] = vcvtq_f32_u32(vandq_u32(both[c], vdupq_n_u32(15)));
+                w->m[g][c] = vcvtq_f32_u32(vshrq_n_u32(both[c], 4));
+            }
+        } else {
+            if (f.scale == PL_SCALE_I8)
+                pl_load_i8(bytes, w->s[g]);
+            else
+                pl_load_u8(bytes, w->s[g]);
+            if (f.has_min)
+                pl_load_u8(bytes + 16 * groups, w->m[g]);
+        }
+        for (int c = 0; c < 2; c++) {
+            float32x4_t d = pl_load_f16(header + 8 * c);
+            if (f.unit != 1.0f)
+                d = vmulq_n_f32(d, f.unit);
+            w->s[g][c] = vmulq_f32(d, w->s[g][c]);
+            if (f.has_min)
+                w->m[g][c] = vmulq_f32(pl_load_f16(header + 32 + 8 * c), w->m[g][c]);
+        }
     }
 }
 
@@ -135,9 +179,11 @@ PL_INLINE void times_row(const pl_shape f, int terms, const int split, const hal
                 d = vmlaq_s32(d, dot_group(f, split, g, zero, w->v[c], high), vdupq_n_s32(254));
             acc[c] = vfmaq_f32(acc[c], vcvtq_f32_s32(d), vmulq_laneq_f32(w->s[g][c], s_y, 0));
         }
+        for (int c = 0; c < 2 && f.has_min; c++) {
+            const float32x4_t sum = g ? vdupq_laneq_f32(s_y, 2) : vdupq_laneq_f32(s_y, 1);
+            acc[c] = f.super ? vfmsq_f32(acc[c], w->m[g][c], sum) : vfmaq_f32(acc[c], w->m[g][c], sum);
+        }
     }
-    for (int c = 0; c < 2 && f.has_min; c++)
-        acc[c] = f.super ? vfmsq_laneq_f32(acc[c], w->m[c], s_y, 3) : vfmaq_laneq_f32(acc[c], w->m[c], s_y, 3);
 }
 
 /* ---- a tile ------------------------------------------------------------------------------------------------------ */
@@ -209,15 +255,17 @@ PL_INLINE void tile_many(const pl_shape f, int terms, const uint8_t *p, int bloc
 
 PL_INLINE void matmul(pl_shape f, PL_MATMUL_ARGS)
 {
-    if (f.bits == 8) /* signed codes need none */
-        f.offset = 0;
+    if (f.top > 127) /* signed codes have it taken off */
+        f.offset -= 128;
     f.padded = 1; /* the words of an entry are one vector */
     pl_matmul_chunks(f, tile_one, tile_many, w, tile0, tile1, x, n, y, y_stride);
 }
 
 PL_INT_FORMATS(PL_INT_MATMUL_OF)
+PL_FAMILIES(PL_FAMILY_MATMUL_OF)
 
 void pl_fill_matmul_int_neon(pl_kernels *k)
 {
     PL_INT_FORMATS(PL_PUT_MATMUL)
+    PL_SHARED_FORMATS(PL_PUT_SHARED)
 }

@@ -4,6 +4,8 @@
 #include "fill.h"
 #include "simd.h"
 #include "vmath.h"
+/* its lanes */
+#include "../activations.h"
 
 /* Eight vectors of values -> 32 codes, rounded to the nearest, halves to even; codes as floats -> rounded. */
 PL_INLINE void codes_of(const float32x4_t v[8], int8_t *q, int16_t *sums, float32x4_t rounded[8])
@@ -121,10 +123,22 @@ PL_INLINE float32x4_t step_silu(float32x4_t g, float32x4_t u, float32x4_t c)
     return vmulq_f32(pl_silu4(g), u);
 }
 
+PL_INLINE float32x4_t step_silu_alone(float32x4_t g, float32x4_t u, float32x4_t c)
+{
+    (void)u, (void)c;
+    return pl_silu4(g);
+}
+
 PL_INLINE float32x4_t step_gelu(float32x4_t g, float32x4_t u, float32x4_t c)
 {
     (void)c;
     return vmulq_f32(pl_gelu4(g), u);
+}
+
+PL_INLINE float32x4_t step_gelu_alone(float32x4_t g, float32x4_t u, float32x4_t c)
+{
+    (void)u, (void)c;
+    return pl_gelu4(g);
 }
 
 PL_INLINE float32x4_t step_softcap(float32x4_t x, float32x4_t y, float32x4_t cap)
@@ -143,14 +157,22 @@ static void scale(const float *x, float a, int n, float *y)
     map(step_scale, x, x, a, n, y);
 }
 
-static void glu_silu(const float *g, const float *u, int n, float *y)
+static void glu_silu(const float *g, const float *u, const float *p, int n, float *y)
 {
-    map(step_silu, g, u, 0, n, y);
+    (void)p;
+    if (u)
+        map(step_silu, g, u, 0, n, y);
+    else
+        map(step_silu_alone, g, g, 0, n, y);
 }
 
-static void glu_gelu(const float *g, const float *u, int n, float *y)
+static void glu_gelu(const float *g, const float *u, const float *p, int n, float *y)
 {
-    map(step_gelu, g, u, 0, n, y);
+    (void)p;
+    if (u)
+        map(step_gelu, g, u, 0, n, y);
+    else
+        map(step_gelu_alone, g, g, 0, n, y);
 }
 
 static void softcap(const float *x, float cap, int n, float *y)
@@ -217,6 +239,7 @@ void pl_fill_rows_neon(pl_kernels *k)
     k->to_bf16 = to_bf16;
     k->rms_norm = rms_norm;
     k->layer_norm = pl_layer_norm;
+    pl_put_activations(k);
     k->add = add;
     k->scale = scale;
     k->glu[PL_ACT_SILU] = glu_silu;

@@ -19,12 +19,20 @@ PL_INLINE float32x4_t pl_load_bf16(const void *p)
     return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
 }
 
-/* Eight bytes -> float32, unsigned and signed */
-PL_INLINE void pl_load_u8(const void *p, float32x4_t v[2])
+/* Eight bytes -> integers of 32 bits; float32, unsigned and signed */
+PL_INLINE void pl_load_u8_u32(const void *p, uint32x4_t v[2])
 {
     const uint16x8_t w = vmovl_u8(vld1_u8(p));
-    v[0] = vcvtq_f32_u32(vmovl_u16(vget_low_u16(w)));
-    v[1] = vcvtq_f32_u32(vmovl_high_u16(w));
+    v[0] = vmovl_u16(vget_low_u16(w));
+    v[1] = vmovl_high_u16(w);
+}
+
+PL_INLINE void pl_load_u8(const void *p, float32x4_t v[2])
+{
+    uint32x4_t w[2];
+    pl_load_u8_u32(p, w);
+    v[0] = vcvtq_f32_u32(w[0]);
+    v[1] = vcvtq_f32_u32(w[1]);
 }
 
 PL_INLINE void pl_load_i8(const void *p, float32x4_t v[2])
@@ -32,6 +40,18 @@ PL_INLINE void pl_load_i8(const void *p, float32x4_t v[2])
     const int16x8_t w = vmovl_s8(vld1_s8(p));
     v[0] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(w)));
     v[1] = vcvtq_f32_s32(vmovl_high_s16(w));
+}
+
+/* Eight bytes of e8m0 -> 2^(e - 128), of which the two least are subnormal */
+PL_INLINE void pl_load_e8m0_half(const void *p, float32x4_t v[2])
+{
+    uint32x4_t e[2];
+    pl_load_u8_u32(p, e);
+    for (int c = 0; c < 2; c++) {
+        const uint32x4_t normal = vshlq_n_u32(vsubq_u32(e[c], vdupq_n_u32(1)), 23);
+        const uint32x4_t least = vshlq_u32(vdupq_n_u32(0x00200000), vreinterpretq_s32_u32(e[c]));
+        v[c] = vreinterpretq_f32_u32(vbslq_u32(vcltq_u32(e[c], vdupq_n_u32(2)), least, normal));
+    }
 }
 
 /* The last n floats of a row, 0 < n < 4, and zeros. */

@@ -143,6 +143,11 @@ PL_INLINE pl_lanes pl_lanes_keep(pl_lanes x, uint32_t bits)
     return x;
 }
 
+PL_INLINE pl_lanes pl_lanes_tanh(pl_lanes x)
+{
+    return (pl_lanes){{pl_tanh4(x.v[0]), pl_tanh4(x.v[1]), pl_tanh4(x.v[2]), pl_tanh4(x.v[3])}};
+}
+
 PL_INLINE pl_lanes pl_lanes_exp(pl_lanes x, float top)
 {
     for (int c = 0; c < 4; c++)

@@ -18,7 +18,7 @@ PL_INLINE void dot(const pl_shape f, const pl_block *w, int g, const int8_t *y, 
 }
 
 PL_INLINE void block_times_row(const pl_shape f, int terms, const pl_block *w, const int8_t *hi, const int8_t *lo,
-                               float s_y, int32_t sum_y, float *acc)
+                               float s_y, const int32_t *sums, float *acc)
 {
     if (terms == 2)
         s_y /= 254.0f;
@@ -32,11 +32,11 @@ PL_INLINE void block_times_row(const pl_shape f, int terms, const pl_block *w, c
         }
         for (int r = 0; r < PL_TILE; r++)
             acc[r] = pl_fma1((float)d[r], w->s[g][r] * s_y, acc[r]);
-    }
-    if (f.has_min) {
-        float sum = s_y * (float)sum_y;
-        for (int r = 0; r < PL_TILE; r++)
-            acc[r] = pl_fma1(w->m[r], sum, acc[r]);
+        if (f.has_min) {
+            const float sum = s_y * (float)(f.group == 16 ? sums[g] : sums[0] + sums[1]);
+            for (int r = 0; r < PL_TILE; r++)
+                acc[r] = pl_fma1(w->m[g][r], sum, acc[r]);
+        }
     }
 }
 
@@ -54,10 +54,10 @@ PL_INLINE void tile_times_rows(const pl_shape f, int terms, const uint8_t *tile,
         for (int i = 0; i < n; i++) {
             int64_t row = i0 + i;
             const int8_t *hi = x->q + row * x->stored * k + PL_BLOCK * b, *lo = hi + (terms - 1) * k;
-            const int16_t *sums = x->sums + row * x->stored * (k / 16) + 2 * b;
-            int32_t sum = sums[0] + sums[1];
-            if (terms == 2)
-                sum = 254 * sum + sums[k / 16] + sums[k / 16 + 1];
+            const int16_t *sums = x->sums + row * x->stored * (k / 16) + 2 * b, *low = sums + (terms - 1) * (k / 16);
+            int32_t sum[2] = {sums[0], sums[1]};
+            for (int h = 0; h < 2 && terms == 2; h++)
+                sum[h] = 254 * sum[h] + low[h];
             block_times_row(f, terms, &w, hi, lo, x->s[row * blocks + b], sum, acc[i]);
         }
     }
@@ -80,8 +80,10 @@ PL_INLINE void matmul(const pl_shape f, PL_MATMUL_ARGS)
 }
 
 PL_INT_FORMATS(PL_INT_MATMUL_OF)
+PL_FAMILIES(PL_FAMILY_MATMUL_OF)
 
 void pl_fill_matmul_int_scalar(pl_kernels *k)
 {
     PL_INT_FORMATS(PL_PUT_MATMUL)
+    PL_SHARED_FORMATS(PL_PUT_SHARED)
 }

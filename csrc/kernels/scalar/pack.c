@@ -20,11 +20,11 @@ PL_INLINE uint32_t fifth_bits(uint32_t qh)
     return word;
 }
 
-/* One 32-weight block of row r: the file's words are the packed ones already. */
+/* One 32-weight block of row r whose scale comes first: the file's words are the packed ones already. */
 PL_INLINE void pack_plain_block(const pl_shape f, const uint8_t *src, int r, uint8_t *dst)
 {
     const int bits = f.bits;
-    const uint8_t *q = src + 2 + 2 * f.has_min;
+    const uint8_t *q = src + (f.scale == PL_SCALE_E8M0 ? 1 : f.scale == PL_SCALE_F16Z ? 3 : 2 + 2 * f.has_min);
     uint8_t *scales = dst + 64 * bits;
     if (bits == 5) {
         pl_store32(dst + 256 + 4 * r, fifth_bits(pl_load32(q)));
@@ -32,8 +32,14 @@ PL_INLINE void pack_plain_block(const pl_shape f, const uint8_t *src, int r, uin
     }
     for (int j = 0; j < (bits == 8 ? 8 : 4); j++)
         pl_store32(dst + 64 * j + 4 * r, bits == 8 ? pl_load32(q + 4 * j) ^ 0x80808080u : pl_load32(q + 4 * j));
+    if (f.scale == PL_SCALE_E8M0) {
+        scales[r] = src[0];
+        return;
+    }
     store16(scales + 2 * r, src);
-    if (f.has_min)
+    if (f.scale == PL_SCALE_F16Z)
+        scales[32 + r] = src[2];
+    else if (f.has_min)
         store16(scales + 32 + 2 * r, src + 2);
 }
 
@@ -101,11 +107,52 @@ PL_INLINE void pack_q6_k_block(const pl_shape f, const uint8_t *src, int r, uint
     }
 }
 
-PL_INLINE void pack(const pl_shape f, PACK_ARGS)
+/* A slice of 32 weights of row r, 2 to 4 bits a code, as the format's `split` takes it out of its block. */
+PL_INLINE void pack_slice(const pl_shape f, const uint8_t *codes, const uint16_t *scale, const uint16_t *min, int r,
+                          uint8_t *dst)
 {
-    const int blocks = k / (f.super ? 256 : PL_BLOCK);
+    uint32_t word[8], pairs[2] = {0, 0}, plane = 0;
+    uint8_t *scales = dst + 64 * f.bits;
+    memcpy(word, codes, sizeof word);
+    for (int j = 0; j < 4; j++) {
+        if (f.bits == 4)
+            pl_store32(dst + 64 * j + 4 * r, word[j] | word[4 + j] << 4);
+        for (int h = 0; h < 2; h++) {
+            pairs[h] |= (word[4 * h + j] & 0x03030303u) << 2 * j;
+            plane |= (word[4 * h + j] >> 2 & 0x01010101u) << (4 * h + j);
+        }
+    }
+    for (int h = 0; h < 2 && f.bits < 4; h++)
+        pl_store32(dst + 64 * h + 4 * r, pairs[h]);
+    if (f.bits == 3)
+        pl_store32(dst + 128 + 4 * r, plane);
+    for (int g = 0; g < 32 / f.group; g++)
+        if (f.scale == PL_SCALE_F16)
+            store16(scales + 32 * g + 2 * r, (const uint8_t *)&scale[g]);
+        else
+            scales[16 * g + r] = (uint8_t)(f.scale == PL_SCALE_U4 ? scale[g] | min[g] << 4 : scale[g]);
+}
+
+/* A block of the file of row r, slice by slice. */
+PL_INLINE void pack_slices(const pl_shape f, const pl_format *format, const uint8_t *src, int r, uint8_t *dst)
+{
+    uint8_t *header = dst;
+    uint16_t scale[2], min[2], factor[2];
+    dst += f.packed_header;
+    for (int slice = 0; slice < f.file_block / PL_BLOCK; slice++, dst += f.packed_block) {
+        uint8_t codes[PL_BLOCK];
+        format->split(src, slice, codes, scale, min, factor);
+        pack_slice(f, codes, scale, min, r, dst);
+    }
+    for (int i = 0; f.super && i <= f.has_min; i++)
+        store16(header + 32 * i + 2 * r, (const uint8_t *)&factor[i]);
+}
+
+PL_INLINE void pack(const pl_shape f, const pl_format *format, PACK_ARGS)
+{
+    const int blocks = k / f.file_block;
     const int64_t row_bytes = (int64_t)blocks * f.file_bytes;
-    const size_t packed = (size_t)(f.super ? 8 * f.packed_block + f.packed_header : f.packed_block);
+    const size_t packed = (size_t)(f.file_block / PL_BLOCK * f.packed_block + f.packed_header);
     for (int row = 0; row < n; row += PL_TILE, src += PL_TILE * row_bytes) {
         int rows = n - row < PL_TILE ? n - row : PL_TILE;
         for (int b = 0; b < blocks; b++, dst += packed) {
@@ -113,8 +160,10 @@ PL_INLINE void pack(const pl_shape f, PACK_ARGS)
                 memset(dst, 0, packed);
             for (int r = 0; r < rows; r++) {
                 const uint8_t *block = src + r * row_bytes + b * f.file_bytes;
-                if (!f.super)
+                if (f.file_block == PL_BLOCK)
                     pack_plain_block(f, block, r, dst);
+                else if (f.bits < 4 || f.table)
+                    pack_slices(f, format, block, r, dst);
                 else if (f.has_min)
                     pack_k_with_min(f, block, r, dst);
                 else
@@ -127,9 +176,10 @@ PL_INLINE void pack(const pl_shape f, PACK_ARGS)
 #define PACK_OF(name, ...)                                                                                             \
     static void pack_##name(PACK_ARGS)                                                                                 \
     {                                                                                                                  \
-        pack(pl_shape_##name, src, n, k, dst);                                                                         \
+        pack(pl_shape_##name, pl_format_get(PL_##name), src, n, k, dst);                                               \
     }
 PL_INT_FORMATS(PACK_OF)
+PL_SHARED_FORMATS(PACK_OF)
 
 /* [rows][units] -> [units][16 rows], a unit of `size` bytes: F32, F16, and the pairs of BF16. Eight units at a time,
  * so that each line of the source is read once while its line of the destination is near. */
@@ -183,4 +233,5 @@ void pl_fill_pack_scalar(pl_kernels *k)
 {
     PL_FLOAT_FORMATS(PUT)
     PL_INT_FORMATS(PUT)
+    PL_SHARED_FORMATS(PUT)
 }

@@ -3,6 +3,8 @@
 #include "../layer_norm.h"
 #include "fill.h"
 #include "vmath.h"
+/* its lanes */
+#include "../activations.h"
 
 static float round_even(float x) /* |x| < 2^22 */
 {
@@ -78,16 +80,18 @@ static void scale(const float *x, float a, int n, float *y)
         y[i] = a * x[i];
 }
 
-static void glu_silu(const float *g, const float *u, int n, float *y)
+static void glu_silu(const float *g, const float *u, const float *p, int n, float *y)
 {
+    (void)p;
     for (int i = 0; i < n; i++)
-        y[i] = pl_silu1(g[i]) * u[i];
+        y[i] = pl_silu1(g[i]) * (u ? u[i] : 1.0f);
 }
 
-static void glu_gelu(const float *g, const float *u, int n, float *y)
+static void glu_gelu(const float *g, const float *u, const float *p, int n, float *y)
 {
+    (void)p;
     for (int i = 0; i < n; i++)
-        y[i] = pl_gelu1(g[i]) * u[i];
+        y[i] = pl_gelu1(g[i]) * (u ? u[i] : 1.0f);
 }
 
 static void rope(float *x, const float *cos, const float *sin, int n_rot, int halves)
@@ -112,6 +116,7 @@ void pl_fill_rows_scalar(pl_kernels *k)
     k->to_bf16 = to_bf16;
     k->rms_norm = rms_norm;
     k->layer_norm = pl_layer_norm;
+    pl_put_activations(k);
     k->add = add;
     k->scale = scale;
     k->glu[PL_ACT_SILU] = glu_silu;

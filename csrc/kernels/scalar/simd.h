@@ -32,7 +32,7 @@ PL_INLINE uint16_t pl_load16(const void *p)
 typedef struct pl_block {
     uint8_t codes[8][64]; /* [j][4r + b]: the code of w[r][4j + b] */
     float s[2][PL_TILE];  /* scale of each group (one or two) */
-    float m[PL_TILE];     /* min; 0 where the format has none */
+    float m[2][PL_TILE];  /* mins; 0 where the format has none */
 } pl_block;
 
 /* Scale of group g and row r; `scales`: where a block's scales begin, `header`: that of its super block. */
@@ -40,18 +40,24 @@ PL_INLINE float pl_scale(const pl_shape f, const uint8_t *header, const uint8_t 
 {
     const uint8_t *byte = scales + 16 * g + r;
     switch (f.scale) {
-    case PL_SCALE_U8: return pl_f16_to_f32(pl_load16(header + 2 * r)) * (float)*byte;
+    case PL_SCALE_U8: return pl_f16_to_f32(pl_load16(header + 2 * r)) * f.unit * (float)*byte;
     case PL_SCALE_I8: return pl_f16_to_f32(pl_load16(header + 2 * r)) * (float)(int8_t)*byte;
-    case PL_SCALE_E8M0: return pl_e8m0_to_f32(*byte);
-    case PL_SCALE_F16: break;
+    case PL_SCALE_U4: return pl_f16_to_f32(pl_load16(header + 2 * r)) * (float)(*byte & 15);
+    case PL_SCALE_E8M0: return pl_e8m0_half(*byte);
+    case PL_SCALE_F16:
+    case PL_SCALE_F16Z: break;
     }
     return pl_f16_to_f32(pl_load16(scales + 32 * g + 2 * r));
 }
 
-/* Min of row r, for formats that have one. */
-PL_INLINE float pl_min(const pl_shape f, const uint8_t *header, const uint8_t *scales, int r)
+/* The same of its min, for formats that have one. */
+PL_INLINE float pl_min(const pl_shape f, const uint8_t *header, const uint8_t *scales, int g, int r)
 {
-    const float min = pl_scale(f, f.super ? header + 32 : NULL, scales, 32 / f.group, r);
+    if (f.scale == PL_SCALE_U4)
+        return -(pl_f16_to_f32(pl_load16(header + 32 + 2 * r)) * (float)(scales[16 * g + r] >> 4));
+    if (f.scale == PL_SCALE_F16Z)
+        return pl_scale(f, NULL, scales, g, r) * (float)-(int)scales[32 * (32 / f.group) + 16 * g + r];
+    const float min = pl_scale(f, f.super ? header + 32 : NULL, scales, 32 / f.group + g, r);
     return f.super ? -min : min;
 }
 
@@ -61,35 +67,48 @@ PL_INLINE uint8_t pl_code(const pl_shape f, int code)
     return f.table ? f.table[code] : (uint8_t)code;
 }
 
+/* The codes of k 4j.. (low) and 16 + 4j.. (high) of byte i of the block at `p`, 2 to 6 bits. */
+PL_INLINE void pl_read_codes(const pl_shape f, const uint8_t *p, int j, int i, int *low, int *high)
+{
+    const uint8_t *plane = p + (f.bits < 4 ? 128 : 256);
+    if (f.bits < 4) {
+        *low = p[i] >> 2 * j & 3;
+        *high = p[64 + i] >> 2 * j & 3;
+    } else {
+        *low = p[64 * j + i] & 15;
+        *high = p[64 * j + i] >> 4;
+    }
+    if (f.bits == 3 || f.bits == 5) {
+        *low |= (plane[i] >> j & 1) << (f.bits - 1);
+        *high |= (plane[i] >> (4 + j) & 1) << (f.bits - 1);
+    }
+    if (f.bits == 6) {
+        *low |= (plane[i] >> 2 * j & 3) << 4;
+        *high |= (plane[64 + i] >> 2 * j & 3) << 4;
+    }
+}
+
 /* The block at `p`. */
 PL_INLINE void pl_read_block(const pl_shape f, const uint8_t *header, const uint8_t *p, pl_block *out)
 {
-    const uint8_t *plane = p + 256, *scales = p + 64 * f.bits;
+    const uint8_t *scales = p + 64 * f.bits;
     for (int j = 0; j < 4; j++)
         for (int i = 0; i < 64; i++) {
+            int low, high;
             if (f.bits == 8) {
-                out->codes[j][i] = p[64 * j + i];
-                out->codes[4 + j][i] = p[64 * (4 + j) + i];
-                continue;
-            }
-            int low = p[64 * j + i] & 15, high = p[64 * j + i] >> 4;
-            if (f.bits == 5) {
-                low |= (plane[i] >> j & 1) << 4;
-                high |= (plane[i] >> (4 + j) & 1) << 4;
-            }
-            if (f.bits == 6) {
-                low |= (plane[i] >> 2 * j & 3) << 4;
-                high |= (plane[64 + i] >> 2 * j & 3) << 4;
-            }
+                low = p[64 * j + i];
+                high = p[64 * (4 + j) + i];
+            } else
+                pl_read_codes(f, p, j, i, &low, &high);
             out->codes[j][i] = pl_code(f, low);
             out->codes[4 + j][i] = pl_code(f, high);
         }
 
-    for (int r = 0; r < PL_TILE; r++) {
-        for (int g = 0; g < 32 / f.group; g++)
+    for (int g = 0; g < 32 / f.group; g++)
+        for (int r = 0; r < PL_TILE; r++) {
             out->s[g][r] = pl_scale(f, header, scales, g, r);
-        out->m[r] = f.has_min ? pl_min(f, header, scales, r) : 0;
-    }
+            out->m[g][r] = f.has_min ? pl_min(f, header, scales, g, r) : 0;
+        }
 }
 
 /* Where block b of a tile begins, and the header of its super block. */

@@ -7,20 +7,25 @@
 PL_INLINE void row_codes(int bits, const uint8_t *p, int r, uint8_t codes[32])
 {
     p += 4 * r;
+    const uint8_t *above = p + (bits < 4 ? 128 : 256);
     for (int j = 0; j < 4; j++) {
-        uint32_t word = pl_load32(p + 64 * j), low = word & 0x0f0f0f0fu, high = word >> 4 & 0x0f0f0f0fu;
-        if (bits == 8) {
-            low = word;
-            high = pl_load32(p + 64 * (4 + j));
+        uint32_t low, high;
+        if (bits < 4) {
+            low = pl_load32(p) >> 2 * j & 0x03030303u;
+            high = pl_load32(p + 64) >> 2 * j & 0x03030303u;
+        } else {
+            const uint32_t word = pl_load32(p + 64 * j);
+            low = bits == 8 ? word : word & 0x0f0f0f0fu;
+            high = bits == 8 ? pl_load32(p + 64 * (4 + j)) : word >> 4 & 0x0f0f0f0fu;
         }
-        if (bits == 5) {
-            uint32_t plane = pl_load32(p + 256);
-            low |= (plane >> j & 0x01010101u) << 4;
-            high |= (plane >> (4 + j) & 0x01010101u) << 4;
+        if (bits == 3 || bits == 5) {
+            uint32_t plane = pl_load32(above);
+            low |= (plane >> j & 0x01010101u) << (bits - 1);
+            high |= (plane >> (4 + j) & 0x01010101u) << (bits - 1);
         }
         if (bits == 6) {
-            low |= (pl_load32(p + 256) >> 2 * j & 0x03030303u) << 4;
-            high |= (pl_load32(p + 320) >> 2 * j & 0x03030303u) << 4;
+            low |= (pl_load32(above) >> 2 * j & 0x03030303u) << 4;
+            high |= (pl_load32(above + 64) >> 2 * j & 0x03030303u) << 4;
         }
         pl_store32(codes + 4 * j, low);
         pl_store32(codes + 16 + 4 * j, high);
@@ -34,17 +39,18 @@ PL_INLINE void unpack(const pl_shape f, UNPACK_ARGS)
     for (int b = 0; b < w->k / PL_BLOCK; b++, dst += PL_BLOCK) {
         uint8_t codes[PL_BLOCK];
         const uint8_t *header, *p = pl_block_at(f, tile, b, &header), *scales = p + 64 * f.bits;
-        float s[2], m = 0;
         row_codes(f.bits, p, r, codes);
-        for (int g = 0; g < 32 / f.group; g++)
-            s[g] = pl_scale(f, header, scales, g, r);
-        if (f.has_min)
-            m = pl_min(f, header, scales, r);
-        for (int i = 0; i < PL_BLOCK; i++)
-            dst[i] = s[i / f.group] * (float)(pl_code(f, codes[i]) - f.offset);
-        if (f.has_min) /* adding 0 would turn -0 into 0 */
-            for (int i = 0; i < PL_BLOCK; i++)
+        for (int g = 0; g < 32 / f.group; g++) {
+            const int from = g * f.group, to = from + f.group;
+            const float s = pl_scale(f, header, scales, g, r);
+            for (int i = from; i < to; i++)
+                dst[i] = s * (float)(pl_code(f, codes[i]) - f.offset);
+            if (!f.has_min) /* adding 0 would turn -0 into 0 */
+                continue;
+            const float m = pl_min(f, header, scales, g, r);
+            for (int i = from; i < to; i++)
                 dst[i] += m;
+        }
     }
 }
 
@@ -54,6 +60,7 @@ PL_INLINE void unpack(const pl_shape f, UNPACK_ARGS)
         unpack(pl_shape_##name, w, row, dst);                                                                          \
     }
 PL_INT_FORMATS(UNPACK_OF)
+PL_SHARED_FORMATS(UNPACK_OF)
 
 static void unpack_F32(UNPACK_ARGS)
 {
@@ -82,4 +89,5 @@ void pl_fill_unpack_scalar(pl_kernels *k)
 {
     PL_FLOAT_FORMATS(PUT)
     PL_INT_FORMATS(PUT)
+    PL_SHARED_FORMATS(PUT)
 }

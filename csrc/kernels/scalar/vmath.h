@@ -147,6 +147,13 @@ PL_INLINE pl_lanes pl_lanes_larger(pl_lanes x, pl_lanes y, uint32_t bits)
     return x;
 }
 
+PL_INLINE pl_lanes pl_lanes_tanh(pl_lanes x)
+{
+    for (int j = 0; j < 16; j++)
+        x.v[j] = pl_tanh1(x.v[j]);
+    return x;
+}
+
 PL_INLINE pl_lanes pl_lanes_exp(pl_lanes x, float top)
 {
     for (int j = 0; j < 16; j++)

@@ -24,6 +24,7 @@ def attend(
     acc: _Array,
     scratch: _Array | None = None,
     repeat: int = 1,
+    cap: float = 0,
 ) -> None: ...
 def attend_merge(
     isa: str, top_a: _Array, sum_a: _Array, acc_a: _Array, top_b: _Array, sum_b: _Array, acc_b: _Array

@@ -48,11 +48,11 @@ def kv_append(str isa, str kv, const float[::1] k, const float[::1] v, int slot,
         kernels.kv_append[t](&k[0], &v[0], dk, dv, slot, &k_view[0], &v_view[0])
 
 
-def attend(str isa, str kv, q, k, v, lo, hi, float scale, top, sum, acc, scratch=None, int repeat=1):
+def attend(str isa, str kv, q, k, v, lo, hi, float scale, top, sum, acc, scratch=None, int repeat=1, float cap=0):
     """Attention of q, float32 (m, dk; rows need not be adjacent), over pages k and v, uint8 (pages, bytes), in order.
 
     lo, hi int32 (pages, m): the slots of each page that each row sees. top, sum float32 (m), acc float32 (m, dv): the
-    running state, updated in place. scratch uint8 (scratch_bytes).
+    running state, updated in place. scratch uint8 (scratch_bytes). cap: soft cap of the scores; 0: none.
     """
     cdef const pl_kernels *kernels = tier(isa)
     cdef int t = _type(kv)
@@ -74,7 +74,7 @@ def attend(str isa, str kv, q, k, v, lo, hi, float scale, top, sum, acc, scratch
     cdef uint8_t[::1] room = checked("scratch", scratch, np.uint8, (kernels.attend_scratch[t],))
     if min(lo.min(), hi.min()) < 0 or max(lo.max(), hi.max()) > PL_PAGE:
         raise ValueError(f"lo and hi are not within 0..{PL_PAGE}")
-    a.scale = scale
+    a.scale, a.cap = scale, cap
     a.next = NULL
     a.scratch = &room[0] if room.shape[0] else NULL
     a.q = &q_view[0, 0]

@@ -10,7 +10,7 @@ from pellucid._kernels.table cimport checked, pl_kernels, tier
 
 import numpy as np
 
-ACTIVATIONS = ("silu", "gelu_tanh")
+ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu2", "sigmoid", "none", "oai", "xielu")
 
 
 cdef int _length(const float[::1] x) except -1:
@@ -109,19 +109,39 @@ def scale(str isa, const float[::1] x, float a, out=None, int repeat=1):
     return y
 
 
-def glu(str isa, str act, const float[::1] g, u, out=None, int repeat=1):
-    """act(g) u; act: "silu" or "gelu_tanh"."""
+def glu(str isa, str act, const float[::1] g, u, out=None, p=None, int repeat=1):
+    """act(g) u, or act(g) if u is None; act: one of ACTIVATIONS; p: the four parameters of "xielu"."""
     cdef const pl_kernels *kernels = tier(isa)
     cdef int n = _length(g), _i
     if act not in ACTIVATIONS:
         raise ValueError(f"act is {act!r}, expected one of {', '.join(ACTIVATIONS)}")
     cdef int which = ACTIVATIONS.index(act)
-    cdef const float[::1] u_view = checked("u", u, np.float32, (n,))
+    cdef const float[::1] u_view, p_view
+    cdef const float *by = NULL
+    cdef const float *parameters = NULL
+    if u is not None:
+        u_view = checked("u", u, np.float32, (n,))
+        by = &u_view[0]
+    if act == "xielu":
+        p_view = checked("p", p, np.float32, (4,))
+        parameters = &p_view[0]
     y = checked("out", out, np.float32, (n,))
     cdef float[::1] view = y
     with nogil:
         for _i in range(repeat):
-            kernels.glu[which](&g[0], &u_view[0], n, &view[0])
+            kernels.glu[which](&g[0], by, parameters, n, &view[0])
+    return y
+
+
+def clip(str isa, const float[::1] x, float least, float most, out=None, int repeat=1):
+    """x, at least `least` and at most `most`."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef int n = _length(x), _i
+    y = checked("out", out, np.float32, (n,))
+    cdef float[::1] view = y
+    with nogil:
+        for _i in range(repeat):
+            kernels.clip(&x[0], least, most, n, &view[0])
     return y
 
 

@@ -5,11 +5,39 @@ from libc.stdint cimport int8_t, int16_t, int32_t, uint16_t
 cdef extern from "kernels/kernels.h":
     enum:
         PL_PAGE
+        PL_MOST_TAPS
+        PL_SCAN_COLUMNS
+    ctypedef struct pl_conv:
+        int taps
+        const float *x[8]
+        const float *by[8]
+        const float *w
+        ptrdiff_t w_stride
+        const float *bias
+    ctypedef struct pl_scan:
+        int n
+        int dk
+        int cols
+        int delta
+        const float *q
+        const float *k
+        const float *v
+        ptrdiff_t stride
+        const float *decay
+        const float *gain
+        const float *q_scale
+        const float *k_scale
+        ptrdiff_t gate_stride
+        const float *decays
+        float skip
+        float *state
+        float *out
+        ptrdiff_t out_stride
     ctypedef struct pl_attend_page:
         int m
         int dk
         int dv
-        float scale
+        float scale, cap
         const float *q
         ptrdiff_t q_stride
         const void *k
@@ -21,7 +49,7 @@ cdef extern from "kernels/kernels.h":
         float *sum
         float *acc
         void *scratch
-    ctypedef void (*glu_fn)(const float *, const float *, int, float *) noexcept nogil
+    ctypedef void (*glu_fn)(const float *, const float *, const float *, int, float *) noexcept nogil
     ctypedef size_t (*bytes_fn)(int) noexcept nogil
     ctypedef void (*append_fn)(const float *, const float *, int, int, int, void *, void *) noexcept nogil
     ctypedef void (*attend_fn)(const pl_attend_page *) noexcept nogil
@@ -32,9 +60,12 @@ cdef extern from "kernels/kernels.h":
         void (*layer_norm)(const float *, const float *, const float *, int, float, float *) noexcept nogil
         void (*add)(const float *, const float *, int, float *) noexcept nogil
         void (*scale)(const float *, float, int, float *) noexcept nogil
-        glu_fn glu[2]
+        glu_fn glu[8]
+        void (*clip)(const float *, float, float, int, float *) noexcept nogil
         void (*rope)(float *, const float *, const float *, int, int) noexcept nogil
         void (*softcap)(const float *, float, int, float *) noexcept nogil
+        void (*conv)(const pl_conv *, int, float *) noexcept nogil
+        int (*scan)(const pl_scan *) noexcept nogil
         bytes_fn k_bytes[4]
         bytes_fn v_bytes[4]
         append_fn kv_append[4]

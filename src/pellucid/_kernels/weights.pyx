@@ -13,15 +13,23 @@ import numpy as np
 cdef extern from "formats/formats.h":
     enum:
         PL_N_FORMATS
+        PL_SCALE_F16
+        PL_SCALE_U8
         PL_SCALE_I8
+        PL_SCALE_U4
+        PL_SCALE_E8M0
+        PL_SCALE_F16Z
         PL_BF16
     ctypedef struct pl_shape:
         int bits
         int group
         int offset
+        int top
         int has_min
         int super
         int scale
+        const uint8_t *table
+        float unit
         int packed_block
         int packed_header
     ctypedef struct pl_format:
@@ -41,7 +49,7 @@ cdef extern from "formats/formats.h":
     float pl_f16_to_f32(uint16_t h) nogil
     uint16_t pl_f32_to_f16(float f) nogil
     float pl_bf16_to_f32(uint16_t h) nogil
-    float pl_e8m0_to_f32(uint8_t e) nogil
+    float pl_e8m0_half(uint8_t e) nogil
     uint16_t pl_f32_to_bf16(float f) nogil
 
 cdef extern from "kernels/kernels.h":
@@ -75,10 +83,10 @@ cdef extern from "kernels/kernels.h":
     ctypedef void (*unpack_fn)(const pl_mat *, int, float *) noexcept nogil
     ctypedef void (*matmul_fn)(const pl_mat *, int, int, const pl_acts *, int, float *, ptrdiff_t) noexcept nogil
     ctypedef struct pl_kernels:
-        pack_fn pack[11]
-        unpack_fn unpack_row[11]
-        matmul_fn matmul[11]
-        size_t matmul_scratch[11]
+        pack_fn pack[26]
+        unpack_fn unpack_row[26]
+        matmul_fn matmul[26]
+        size_t matmul_scratch[26]
 
 cdef extern from "kernels/select.h":
     const pl_kernels *pl_kernels_get(int isa)
@@ -125,6 +133,12 @@ cdef _out(out, shape, dtype):
     return out
 
 
+SCALES = {
+    PL_SCALE_F16: "F16", PL_SCALE_U8: "U8", PL_SCALE_I8: "I8", PL_SCALE_U4: "U4", PL_SCALE_E8M0: "E8M0",
+    PL_SCALE_F16Z: "F16Z",
+}
+
+
 def isas():
     """Names of the tiers that this build contains and this processor runs, in ascending order."""
     return [pl_isa_name(i).decode() for i in range(PL_N_ISA) if pl_kernels_get(i) != NULL]
@@ -139,7 +153,9 @@ def formats():
         table[f.name.decode()] = {
             "gguf": f.gguf, "block": f.block, "block_bytes": f.block_bytes, "float": bool(f.is_float),
             "bits": f.shape.bits, "group": f.shape.group, "offset": f.shape.offset, "has_min": bool(f.shape.has_min),
-            "super": bool(f.shape.super), "signed_scale": not f.is_float and f.shape.scale == PL_SCALE_I8,
+            "super": bool(f.shape.super), "scale": "" if f.is_float else SCALES[f.shape.scale], "top": f.shape.top,
+            "unit": f.shape.unit,
+            "table": None if f.shape.table == NULL else np.array([f.shape.table[j] for j in range(16)], np.uint8),
             "packed_block": f.shape.packed_block, "packed_header": f.shape.packed_header,
         }
     return table
@@ -189,12 +205,12 @@ def bf16_to_f32(const uint16_t[::1] x):
     return y
 
 
-def e8m0_to_f32(const uint8_t[::1] x):
-    """Bytes of e8m0, powers of two (n) -> float32 (n)."""
+def e8m0_half(const uint8_t[::1] x):
+    """Bytes of e8m0, powers of two (n) -> half of them, float32 (n)."""
     y = np.empty(x.shape[0], np.float32)
     cdef float[::1] view = y
     for i in range(x.shape[0]):
-        view[i] = pl_e8m0_to_f32(x[i])
+        view[i] = pl_e8m0_half(x[i])
     return y
 
 
@@ -221,10 +237,10 @@ def decode(str format, const uint8_t[::1] raw, int64_t k, out=None):
 
 
 def split(str format, const uint8_t[::1] block, int slice):
-    """Slice of 32 weights of a file block -> codes uint8 (32), and the scales, min and factors as stored (ints)."""
+    """Slice of 32 weights of a file block -> codes uint8 (32), and the scales, mins and factors as stored (ints)."""
     cdef const pl_format *f = _format(format)
     cdef uint16_t scale[2]
-    cdef uint16_t least[1]
+    cdef uint16_t least[2]
     cdef uint16_t factor[2]
     if f.is_float:
         raise ValueError(f"format {format} has no codes")
@@ -234,9 +250,10 @@ def split(str format, const uint8_t[::1] block, int slice):
         raise ValueError(f"slice is {slice}, expected 0..{f.block // 32 - 1}")
     codes = np.empty(32, np.uint8)
     cdef uint8_t[::1] view = codes
-    scale[0] = scale[1] = least[0] = factor[0] = factor[1] = 0
+    scale[0] = scale[1] = least[0] = least[1] = factor[0] = factor[1] = 0
     f.split(&block[0], slice, &view[0], scale, least, factor)
-    return codes, [scale[i] for i in range(32 // f.shape.group)], least[0], [factor[0], factor[1]]
+    groups = range(32 // f.shape.group)
+    return codes, [scale[i] for i in groups], [least[i] for i in groups], [factor[0], factor[1]]
 
 
 def pack(str isa, str format, const uint8_t[:, ::1] raw, int64_t k, out=None):
@@ -294,6 +311,13 @@ cdef _check(name, array, dtype, shape):
 def scratch_bytes(str isa, str format):
     """Bytes of scratch that a product of this format needs."""
     return _kernels(isa).matmul_scratch[_format(format).id]
+
+
+def scratch_memory(str isa, str format):
+    """Scratch for products of this format: uint8 (scratch_bytes), which starts at a multiple of 64 bytes."""
+    n = scratch_bytes(isa, format)
+    memory = np.empty(n + 64, np.uint8)
+    return memory[-memory.ctypes.data % 64:][:n]
 
 
 def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t k, *,
@@ -356,9 +380,11 @@ def matmul(str isa, str format, const uint8_t[::1] packed, int64_t rows, int64_t
         acts.s = &s_view[0, 0]
         acts.sums = &sums_view[0, 0, 0]
 
-    scratch = np.empty(kernels.matmul_scratch[f.id], np.uint8) if scratch is None else scratch
+    scratch = scratch_memory(isa, format) if scratch is None else scratch
     cdef uint8_t[::1] room = _check("scratch", scratch, np.uint8, (kernels.matmul_scratch[f.id],))
     acts.scratch = &room[0] if room.shape[0] else NULL
+    if <size_t>acts.scratch % 64:
+        raise ValueError("scratch does not start at a multiple of 64 bytes")
     cdef pl_tuning numbers
     pl_tuning_default(pl_isa_find(isa.encode()), &numbers)
     names = {pl_tuning_name(i).decode(): i for i in range(PL_N_TUNING)}

@@ -117,7 +117,13 @@ static double op_scale(call c)
 
 static double op_glu(call c)
 {
-    c.k->glu[c.i[1]](c.a[0], c.a[1], (int)c.i[0], c.a[2]);
+    c.k->glu[c.i[1]](c.a[0], c.a[1], c.a[2], (int)c.i[0], c.a[3]);
+    return 0;
+}
+
+static double op_clip(call c)
+{
+    c.k->clip(c.a[0], c.f[0], c.f[1], (int)c.i[0], c.a[1]);
     return 0;
 }
 
@@ -131,6 +137,43 @@ static double op_softcap(call c)
 {
     c.k->softcap(c.a[0], c.f[0], (int)c.i[0], c.a[1]);
     return 0;
+}
+
+static double op_conv(call c)
+{
+    const int taps = (int)c.i[0], n = (int)c.i[1];
+    pl_conv v = {.taps = taps, .w = c.a[2], .w_stride = n, .bias = c.a[3]};
+    for (int j = 0; j < taps; j++) {
+        v.x[j] = (const float *)c.a[0] + (size_t)j * n;
+        v.by[j] = c.i[2] >> j & 1 ? (const float *)c.a[1] + (size_t)j * n : NULL;
+    }
+    c.k->conv(&v, n, c.a[4]);
+    return 0;
+}
+
+static double op_scan(call c)
+{
+    const int64_t n = c.i[0], dk = c.i[1], cols = c.i[2];
+    const float *x = c.a[0], *gates = c.a[1];
+    const pl_scan s = {.n = (int)n,
+                       .dk = (int)dk,
+                       .cols = (int)cols,
+                       .delta = (int)c.i[3],
+                       .q = x,
+                       .k = x + dk,
+                       .v = x + 2 * dk,
+                       .stride = 2 * dk + cols,
+                       .decay = gates,
+                       .gain = gates + 1,
+                       .q_scale = gates + 2,
+                       .k_scale = gates + 3,
+                       .gate_stride = (ptrdiff_t)c.i[4],
+                       .decays = c.i[4] > 4 ? gates + 4 : NULL,
+                       .skip = c.f[0],
+                       .state = c.a[2],
+                       .out = c.a[3],
+                       .out_stride = cols};
+    return c.k->scan(&s);
 }
 
 static double op_page_bytes(call c)
@@ -156,6 +199,7 @@ static double op_attend(call c)
                                   .dk = (int)dk,
                                   .dv = (int)dv,
                                   .scale = c.f[0],
+                                  .cap = c.f[1],
                                   .q = c.a[0],
                                   .q_stride = c.i[4],
                                   .k = (const char *)c.a[1] + page * (int64_t)k_bytes,
@@ -253,8 +297,11 @@ static const struct {
     {"add", op_add},
     {"scale", op_scale},
     {"glu", op_glu},
+    {"clip", op_clip},
     {"rope", op_rope},
     {"softcap", op_softcap},
+    {"conv", op_conv},
+    {"scan", op_scan},
     {"page_bytes", op_page_bytes},
     {"kv_append", op_kv_append},
     {"attend", op_attend},

@@ -1,0 +1,20 @@
+/* How much the kernels of this tier take at once. Change a number only with the measurement beside it. */
+#ifndef PL_BLOCKING_AMX_H
+#define PL_BLOCKING_AMX_H
+
+/* Products on quantised weights: pytest benchmarks/test_matmul.py --benchmark-enable -k "test_matmul and amx" */
+enum {
+    AMX_ROWS = 16,   /* rows of a tile register: rows of x that are multiplied at once */
+    AMX_LEAST = 28,  /* rows of x from which on tiles are faster than vectors */
+    AMX_DOTS = 4,    /* products whose sums are stored one after another: leaving the microcode of stores costs time */
+    AMX_PART = 16,   /* blocks of k that are unpacked at a time: 10 KB, in a first-level cache of 48 */
+    AMX_GROUPS = 16, /* groups of sixteen rows that meet a part, at most */
+};
+
+/* Attention in bf16: pytest benchmarks/test_rows.py --benchmark-enable -k "test_attend and amx" */
+enum {
+    ATTEND_ROWS = 16,  /* query rows at a time, at most: those of a tile register */
+    ATTEND_PAIRS = 16, /* pairs of d, or of slots, that one product adds up */
+};
+
+#endif

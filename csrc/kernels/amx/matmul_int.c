@@ -1,0 +1,288 @@
+/* Matrix products of many rows on quantised weights, in tile registers.
+ *
+ * One instruction multiplies 16 rows of activations by 16 rows of weights over the k of a group, exactly, in int32. A
+ * group has scales of its own, so its sums leave the register by way of memory, and vectors multiply them: the same
+ * steps, in the same order, as in the AVX-512 tier, and the same bits. Weights are unpacked to signed bytes once per tile, a
+ * part of k at a time: few enough that they, the activations that they meet and all sums stay in the first-level cache.
+ * The bytes of the part after it are prefetched in between, at an even pace.
+ *
+ * Storing a tile runs in microcode, and vectors wait for its end: per 16 x 16 x 32 a store takes 4.6 ns, the vectors
+ * 6.1, dots and loads of both sides 6, and all together 20 (an Intel Xeon with 2 MB of L2, at 3.9 GHz), where the kernel
+ * of the tier below needs 32. Four tiles are stored in a row: two or eight, sums that are scaled a step later, and two or
+ * four tiles that share activations or weights were no faster. Unpacking takes another 8 ns a block, and waiting for
+ * weights from memory as much: parts of 8 or 32 blocks, and unpacking a part ahead, were slower. */
+#include "../avx512/block.h"
+#include "../matmul.h"
+#include "blocking.h"
+#include "fill.h"
+#include "tiles.h"
+
+/* A panel's entry: what 16 rows of activations have for a block. Codes (16, 32) of each term, then 16 scales, then,
+ * with mins, 16 sums per group. */
+PL_INLINE int entry_bytes(const pl_shape f, int terms)
+{
+    return 512 * terms + 64 * (1 + (f.has_min ? 32 / f.group : 0));
+}
+
+/* Scratch memory: a head, a panel, then a part of unpacked weights, and sums. */
+enum {
+    CODES = PL_PANEL_HEAD + PL_PANEL_MOST, /* 512 bytes a block, signed, (8, 16, 4) */
+    SCALES = CODES + 512 * AMX_PART,       /* (groups, 16) float32 a block */
+    MINS = SCALES + 128 * AMX_PART,        /* likewise */
+    DOTS = MINS + 128 * AMX_PART,          /* AMX_DOTS x (16, 16) int32 */
+    RESULTS = DOTS + 1024 * AMX_DOTS,      /* (AMX_GROUPS, 16, 16) float32 */
+    SCRATCH = RESULTS + 1024 * AMX_GROUPS,
+};
+
+/* Entries [group of 16 rows][block] of blocks [b0, b0 + blocks) of rows [i0, i0 + n); rows beyond the last are zero. */
+PL_INLINE void make_panel(const pl_shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks,
+                          uint8_t *restrict panel)
+{
+    const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK, groups = 32 / f.group;
+    for (int i = 0; i < n; i++) {
+        const int64_t row = i0 + i;
+        const float *s = x->s + row * all + b0;
+        const int8_t *q = x->q + row * x->stored * x->k + (int64_t)PL_BLOCK * b0;
+        const int16_t *sums = x->sums + row * x->stored * 2 * all + 2 * b0, *low = sums + (terms - 1) * 2 * all;
+        uint8_t *out = panel + (int64_t)(i / AMX_ROWS) * blocks * size + 32 * (i % AMX_ROWS);
+        float *words = (float *)(panel + (int64_t)(i / AMX_ROWS) * blocks * size + 512 * terms) + i % AMX_ROWS;
+        for (int b = 0; b < blocks; b++, out += size, words += size / 4) {
+            const float s_y = terms == 2 ? s[b] / 254.0f : s[b];
+            memcpy(out, q + PL_BLOCK * b, 32);
+            if (terms == 2)
+                memcpy(out + 512, q + x->k + PL_BLOCK * b, 32);
+            words[0] = s_y;
+            for (int g = 0; g < groups && f.has_min; g++) {
+                int32_t sum = 0;
+                for (int part = 2 * g / groups; part < 2 * (g + 1) / groups; part++)
+                    sum += terms == 2 ? 254 * sums[2 * b + part] + low[2 * b + part] : sums[2 * b + part];
+                words[16 * (1 + g)] = s_y * (float)sum;
+            }
+        }
+    }
+    for (int i = n; i % AMX_ROWS; i++)
+        for (int b = 0; b < blocks; b++) {
+            uint8_t *out = panel + ((int64_t)(i / AMX_ROWS) * blocks + b) * size;
+            for (int term = 0; term < terms; term++)
+                memset(out + 512 * term + 32 * (i % AMX_ROWS), 0, 32);
+            for (int at = 512 * terms + 4 * (i % AMX_ROWS); at < size; at += 64)
+                memset(out + at, 0, 4);
+        }
+}
+
+/* Where block b of the tile at `tile` begins, behind the header of its super block. */
+PL_INLINE const uint8_t *block_at(const pl_shape f, const uint8_t *tile, int b)
+{
+    return tile + (int64_t)b * f.packed_block + (int64_t)(b / 8 + 1) * f.packed_header;
+}
+
+/* Blocks [b0, b0 + n) of a tile, b0 a multiple of 8, as signed bytes, scales and mins in float32. */
+PL_INLINE void unpack(const pl_shape f, const uint8_t *tile, int b0, int n, uint8_t *scratch)
+{
+    const __m512i offset = _mm512_set1_epi8((char)f.offset);
+    const int groups = 32 / f.group;
+    float *scales = (float *)(scratch + SCALES), *mins = (float *)(scratch + MINS);
+    __m512 d[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, s[2], m[2];
+    for (int i = 0; i < n; i++) {
+        const uint8_t *p = block_at(f, tile, b0 + i);
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++)
+            _mm512_storeu_si512(scratch + CODES + 512 * i + 64 * j, _mm512_sub_epi8(codes(f, p, NULL, j, 1), offset));
+        if (f.super && i % 8 == 0)
+            load_header(f, p - f.packed_header, d);
+        load_scales(f, d, p, s, m);
+        for (int g = 0; g < groups; g++, scales += 16, mins += 16) {
+            _mm512_storeu_ps(scales, s[g]);
+            if (f.has_min)
+                _mm512_storeu_ps(mins, f.super ? _mm512_sub_ps(_mm512_set1_ps(-0.0f), m[g]) : m[g]);
+        }
+    }
+}
+
+/* ---- sixteen rows by a tile -------------------------------------------------------------------------------------- */
+
+/* Up to four products: the group's codes of activations at a[i] (row distance 32 bytes) by those of weights at b[i]. */
+PL_INLINE void dots(int count, const uint8_t *const a[4], const uint8_t *const b[4], int32_t *sums)
+{
+#define DOT(C, A, B)                                                                                                   \
+    _tile_zero(C);                                                                                                     \
+    _tile_loadd(A, a[C], 32);                                                                                          \
+    _tile_loadd(B, b[C], 64);                                                                                          \
+    _tile_dpbssd(C, A, B)
+    __asm__ volatile("" ::: "memory"); /* what was written is read here */
+    DOT(0, 4, 6);
+    if (count > 1) {
+        DOT(1, 5, 7);
+    }
+    if (count > 2) {
+        DOT(2, 4, 6);
+    }
+    if (count > 3) {
+        DOT(3, 5, 7);
+    }
+#undef DOT
+    _tile_stored(0, sums, 64);
+    if (count > 1)
+        _tile_stored(1, sums + 256, 64);
+    if (count > 2)
+        _tile_stored(2, sums + 512, 64);
+    if (count > 3)
+        _tile_stored(3, sums + 768, 64);
+    __asm__ volatile("" ::: "memory");
+}
+
+/* acc[i] += the sums of `blocks` blocks, scaled; entry: the first one's, s and m: its scales and mins. */
+PL_INLINE void scale_sums(const pl_shape f, int terms, int blocks, const int32_t *sums, const uint8_t *entry,
+                          const float *s, const float *m, __m512 acc[AMX_ROWS])
+{
+    const int groups = 32 / f.group, size = entry_bytes(f, terms);
+    for (int b = 0; b < blocks; b++, entry += size)
+        for (int g = 0; g < groups; g++, s += 16, m += 16, sums += 256 * terms) {
+            const float *words = (const float *)(entry + 512 * terms);
+            const __m512 scale = _mm512_loadu_ps(s);
+#pragma GCC unroll 16
+            for (int i = 0; i < AMX_ROWS; i++) {
+                __m512i dot = pl_load512(sums + 16 * i);
+                if (terms == 2)
+                    dot = _mm512_add_epi32(_mm512_mullo_epi32(dot, _mm512_set1_epi32(254)),
+                                           pl_load512(sums + 256 + 16 * i));
+                acc[i] =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(scale, _mm512_set1_ps(words[i])), acc[i]);
+            }
+            if (f.has_min) {
+                const __m512 min = _mm512_loadu_ps(m);
+#pragma GCC unroll 16
+                for (int i = 0; i < AMX_ROWS; i++)
+                    acc[i] = _mm512_fmadd_ps(min, _mm512_set1_ps(words[16 * (1 + g) + i]), acc[i]);
+            }
+        }
+}
+
+/* out (n of sixteen rows) = in (NULL: zeros) + the entries of a group by `blocks` unpacked blocks. With each step it
+ * prefetches `share` bytes from *next on. */
+PL_INLINE void group_by_part(const pl_shape f, int terms, int blocks, const uint8_t *entries, uint8_t *scratch, int n,
+                             const float *in, ptrdiff_t in_stride, float *out, ptrdiff_t out_stride, __mmask16 rows,
+                             const uint8_t **next, int share)
+{
+    const int groups = 32 / f.group, size = entry_bytes(f, terms), per_block = groups * terms;
+    const int at_once = AMX_DOTS / per_block;
+    int32_t *const sums = (int32_t *)(scratch + DOTS);
+    const float *s = (const float *)(scratch + SCALES), *m = (const float *)(scratch + MINS);
+    __m512 acc[AMX_ROWS];
+    for (int i = 0; i < AMX_ROWS; i++)
+        acc[i] = in && i < n ? _mm512_maskz_loadu_ps(rows, in + i * in_stride) : _mm512_setzero_ps();
+    for (int b = 0; b < blocks; b += at_once, s += 16 * groups * at_once, m += 16 * groups * at_once) {
+        const int count = blocks - b < at_once ? blocks - b : at_once;
+        const uint8_t *a[4], *w[4], *entry = entries + (int64_t)b * size;
+        for (int j = 0; j < 4; j++) {
+            const int block = j / per_block, g = j / terms % groups, term = j % terms;
+            a[j] = entry + block * size + 512 * term + f.group * g;
+            w[j] = scratch + CODES + 512 * (b + block) + 16 * f.group * g;
+        }
+        if (count == at_once)
+            dots(AMX_DOTS, a, w, sums);
+        else if (count * per_block == 3)
+            dots(3, a, w, sums);
+        else if (count * per_block == 2)
+            dots(2, a, w, sums);
+        else
+            dots(1, a, w, sums);
+        for (int at = 0; at < share; at += 64)
+            _mm_prefetch((const char *)*next + at, _MM_HINT_T1);
+        *next += share;
+        if (count == at_once)
+            scale_sums(f, terms, at_once, sums, entry, s, m, acc);
+        else
+            for (int j = 0; j < count; j++)
+                scale_sums(f, terms, 1, sums + 256 * per_block * j, entry + j * size, s + 16 * groups * j,
+                           m + 16 * groups * j, acc);
+    }
+    for (int i = 0; i < AMX_ROWS; i++)
+        if (i < n)
+            _mm512_mask_storeu_ps(out + i * out_stride, rows, acc[i]);
+}
+
+/* ---- the product ------------------------------------------------------------------------------------------------- */
+
+/* Rows [i0, i0 + n) of x by tiles [tile0, tile1), `most` blocks of k at a time. Where k goes on, y's sums are resumed. */
+PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, int tile1, const pl_acts *x, int i0,
+                     int n, int most, float *y, ptrdiff_t y_stride)
+{
+    uint8_t *const scratch = x->scratch, *const panel = scratch + PL_PANEL_HEAD;
+    float *const results = (float *)(scratch + RESULTS);
+    const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK, groups = (n + AMX_ROWS - 1) / AMX_ROWS;
+    const int bytes = (AMX_PART * f.packed_block + AMX_PART / 8 * f.packed_header) / 64; /* of a part, in lines */
+    const int steps = groups * (AMX_PART * 32 / f.group * terms / AMX_DOTS), share = 64 * ((bytes + steps - 1) / steps);
+    for (int b0 = 0; b0 < all; b0 += most) {
+        const int blocks = all - b0 < most ? all - b0 : most;
+        if (!pl_panel_is(f, terms, x, i0, n, b0, blocks, AMX_ROWS))
+            make_panel(f, terms, x, i0, n, b0, blocks, panel);
+        for (int t = tile0; t < tile1; t++) {
+            const uint8_t *tile = w->data + t * w->tile_bytes;
+            const int left = w->rows - PL_TILE * t;
+            const __mmask16 rows = (__mmask16)(left >= PL_TILE ? 0xffff : (1 << left) - 1);
+            float *const out = y + i0 * y_stride + PL_TILE * t;
+            for (int b = 0; b < blocks; b += AMX_PART) {
+                const int last = b + AMX_PART >= blocks, count = last ? blocks - b : AMX_PART;
+                const uint8_t *next = last ? block_at(f, tile + w->tile_bytes, b0) : block_at(f, tile, b0 + b + count);
+                unpack(f, tile, b0 + b, count, scratch);
+                for (int g = 0; g < groups; g++) {
+                    const int i = AMX_ROWS * g;
+                    const float *in = b ? results + 256 * g : b0 ? out + i * y_stride : NULL;
+                    group_by_part(f, terms, count, panel + ((int64_t)g * blocks + b) * size, scratch,
+                                  n - i < AMX_ROWS ? n - i : AMX_ROWS, in, b ? 16 : y_stride,
+                                  last ? out + i * y_stride : results + 256 * g, last ? y_stride : 16, rows, &next,
+                                  share);
+                }
+            }
+        }
+    }
+}
+
+/* Groups of rows in chunks about alike, as many as a panel has room for with some blocks of k. */
+PL_INLINE void product(const pl_shape f, int terms, PL_MATMUL_ARGS)
+{
+    const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK, whole = (n + AMX_ROWS - 1) / AMX_ROWS;
+    const int limit = x->tuning->panel_bytes / size; /* entries */
+    int groups = limit / AMX_PART < AMX_GROUPS ? limit / AMX_PART : AMX_GROUPS;
+    if (groups > whole)
+        groups = whole;
+    const int most = limit / groups / AMX_PART * AMX_PART, blocks = most < all ? most : all;
+    const int chunks = (whole + groups - 1) / groups, each = (whole + chunks - 1) / chunks * AMX_ROWS;
+    pl_tiles_on(AMX_ROWS, f.group);
+    for (int i0 = 0; i0 < n; i0 += each)
+        chunk(f, terms, w, tile0, tile1, x, i0, n - i0 < each ? n - i0 : each, blocks, y, y_stride);
+    pl_tiles_off();
+}
+
+static void (*few[PL_N_FORMATS])(PL_MATMUL_ARGS); /* the kernels of the tier below */
+
+PL_INLINE void matmul(const pl_shape f, PL_MATMUL_ARGS)
+{
+    if (x->terms == 2)
+        product(f, 2, w, tile0, tile1, x, n, y, y_stride);
+    else
+        product(f, 1, w, tile0, tile1, x, n, y, y_stride);
+}
+
+/* Few rows: a tile always has sixteen, and unpacking for few of them costs as much. */
+#define MATMUL_OF(name, ...)                                                                                           \
+    static void matmul_##name(PL_MATMUL_ARGS)                                                                          \
+    {                                                                                                                  \
+        if (n < AMX_LEAST)                                                                                             \
+            few[PL_##name](w, tile0, tile1, x, n, y, y_stride);                                                        \
+        else                                                                                                           \
+            matmul(pl_shape_##name, w, tile0, tile1, x, n, y, y_stride);                                               \
+    }
+PL_INT_FORMATS(MATMUL_OF)
+
+#define PUT_MATMUL(name, ...)                                                                                          \
+    few[PL_##name] = k->matmul[PL_##name];                                                                             \
+    k->matmul[PL_##name] = matmul_##name;                                                                              \
+    if (k->matmul_scratch[PL_##name] < SCRATCH)                                                                        \
+        k->matmul_scratch[PL_##name] = SCRATCH;
+
+void pl_fill_matmul_amx(pl_kernels *k)
+{
+    PL_INT_FORMATS(PUT_MATMUL)
+}
