@@ -1,233 +1,209 @@
 """A plan: the flat list of operations that one forward pass runs.
 
-An architecture's file (arch/) writes it once per model with the methods of :class:`Plan`; `_engine` passes it to C,
-which validates it. Buffers are (rows, dim) float32; operations refer to them by number. The tables here mirror those of
-csrc/ops/op.h field by field; the kinds of operation come from csrc/ops/table.c.
+An architecture's file (arch/) writes it once per model with the methods of :class:`Plan` and the functions of
+experts.py and recurrent.py; `_engine` passes it to C, which validates it. Buffers are (rows, dim) float32; operations
+refer to them by number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid._engine import ACTIVATIONS as ACTIVATIONS
-from pellucid._engine import NORMS
-from pellucid._engine import Kind as Kind
-from pellucid.errors import ModelFileError, UnsupportedModelError
+from pellucid._engine import ACTIVATIONS, FLAGS, NORMS, Kind
+from pellucid.entries import (
+    EVERYWHERE,
+    QKV,
+    Attention,
+    CacheGroup,
+    Experts,
+    Latent,
+    Matrix,
+    Op,
+    Part,
+    Recurrent,
+    Rope,
+    Segment,
+    TensorLike,
+    Vector,
+)
+from pellucid.parts import floats
+from pellucid.tables import Tables, layered
 
-EVERYWHERE = 2**31 - 1  # pos_to of an operation that applies to every position
-
-
-class Bytes(Protocol):
-    """Bytes in memory (a NumPy array), or still in a file (weights.base.FileBytes)."""
-
-    @property
-    def size(self) -> int: ...
-    def view(self, dtype: Any, /) -> npt.NDArray[Any]: ...
-    def __getitem__(self, part: slice, /) -> Bytes: ...
-
-
-class TensorLike(Protocol):
-    """A tensor of a model file, in the file's format (weights.Tensor)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def type(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def data(self) -> Bytes: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def file(self) -> str: ...
+__all__ = [
+    "ACTIVATIONS", "EVERYWHERE", "QKV", "Attention", "CacheGroup", "Experts", "Kind", "Latent", "Matrix", "Op", "Part",
+    "Plan", "Recurrent", "Rope", "Segment", "TensorLike", "Vector", "floats",
+]  # fmt: skip
 
 
 @dataclass(slots=True)
-class Op:
-    """One operation, with the fields of its C struct. Numbers are indices into the plan's lists; -1: none."""
-
-    kind: Kind
-    layer: int
-    name: str
-    inp: int = -1
-    out: int = -1
-    tmp: int = -1
-    seg: int = 0
-    n_seg: int = 0
-    vec: int = -1
-    vec2: int = -1
-    cache: int = -1
-    cache_layer: int = -1
-    rope: int = -1
-    act: int = 0
-    norm: int = 0
-    eps: float = 0.0
-    scale: float = 1.0
-    cap: float = 0.0
-    column: int = 0
-    width: int = 0
-    pos_from: int = 0
-    pos_to: int = 0
-    each: int = 0
-
-
-class Buffer(NamedTuple):
-    name: str
-    dim: int
-
-
-class Segment(NamedTuple):
-    """One matrix of an operation; its output begins at `column`. terms: the least number of int8 terms of the
-    activations that a quantised matrix is multiplied by; two are nearly exact."""
-
-    matrix: int
-    column: int
-    bias: int
-    terms: int = 1
-
-
-class Matrix(NamedTuple):
-    """(rows, k), in the file's format. plain: it stays in that format instead of being packed (an untied embedding)."""
-
-    name: str
-    type: str
-    rows: int
-    k: int
-    data: Bytes
-    plain: bool
-
-
-class Part(NamedTuple):
-    """Part of a tensor that several matrices share: `name` has `rows` rows, the part begins at row `first`."""
-
-    name: str
-    first: int
-    rows: int
-
-
-class Vector(NamedTuple):
-    name: str
-    data: npt.NDArray[np.float32]
-
-
-class Rope(NamedTuple):
-    """Rotary positions (Su et al. 2021): at position p, pair i is rotated by p * freq[i] radians. halves: pairs are
-    (i, i + n/2), else (2i, 2i + 1)."""
-
-    freq: tuple[float, ...]
-    halves: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """The heads of a layer: n_q query heads and n_kv key-value heads, dk and dv wide. window: how many tokens a row
-    sees, itself included; 0: all."""
-
-    n_q: int
-    n_kv: int
-    dk: int
-    dv: int
-    window: int = 0
-    scale: float = 0.0  # multiplies the scores; 0: 1 / sqrt(dk)
-
-
-@dataclass(slots=True)
-class CacheGroup:
-    """Layers whose keys and values are paged together."""
-
-    n_q: int
-    n_kv: int
-    dk: int
-    dv: int
-    window: int
-    n_layers: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class QKV:
-    """A buffer that holds queries, keys and values side by side, and the heads they belong to."""
-
-    buffer: int
-    attention: Attention
-
-
-@dataclass(slots=True)
-class Plan:
+class Plan(Tables):
     """Builds a plan over the tensors of a model file; names are GGUF's, without ".weight".
 
     Raises ModelFileError for a missing tensor or a wrong shape, UnsupportedModelError for a format that the engine
     does not run.
     """
 
-    tensors: Mapping[str, TensorLike]
+    _: KW_ONLY
     vocab: int
     dim: int
     eps: float
-    formats: frozenset[str]
-    file: str = ""
     norms: str = "rms"  # or "layer"; the norms of heads are always "rms"
-    own_name: Callable[[str], str] = str  # GGUF's name of a tensor -> its name in the file, for errors
-    ops: list[Op] = field(default_factory=list)
-    buffers: list[Buffer] = field(default_factory=list)
-    segments: list[Segment] = field(default_factory=list)
-    matrices: list[Matrix] = field(default_factory=list)
-    vectors: list[Vector] = field(default_factory=list)
-    ropes: list[Any] = field(default_factory=list)
-    caches: list[CacheGroup] = field(default_factory=list)
-    used: set[str] = field(default_factory=set)  # names of the tensors that operations read
-    _known: dict[Any, int] = field(default_factory=dict)
+    n_layers: int = 0  # of the plan that this one was changed from
 
     def changed(self, ops: list[Op], vectors: list[Vector]) -> Plan:
         """A copy with other operations and vectors; matrices keep their numbers."""
-        return replace(self, ops=ops, vectors=vectors, _known=dict(self._known))
+        return replace(self, ops=ops, vectors=vectors, n_layers=self.layers, _known=dict(self._known))
 
-    # ---- operations -------------------------------------------------------------------------------------------
+    @property
+    def layers(self) -> int:
+        """The number of layers, those that a changed plan leaves out included."""
+        return self.n_layers or max(op.layer + 1 for op in self.ops)
 
     def embed(self, scale: float = 1.0) -> int:
         """Starts the residual stream: rows of token_embd, times scale."""
         tied = "output.weight" not in self.tensors
-        seg = self._segments([self.matrix("token_embd", self.vocab, self.dim, plain=not tied)])
-        x = self.buffer("x", self.dim)
-        return self._op(Kind.EMBED, -1, "token_embd", out=x, seg=seg, n_seg=1, scale=scale).out
+        mat = self.matrix("token_embd", self.vocab, self.dim, plain=not tied, scaled=False)
+        seg = self.row_of_segments([mat])
+        x = self.stream()
+        return self.operation(Kind.EMBED, -1, "token_embd", out=x, seg=seg, n_seg=1, scale=scale).out
 
-    def norm(self, layer: int, name: str) -> int:
-        """The norm of the residual stream, in another buffer."""
-        x, h = self.buffer("x", self.dim), self.buffer("h", self.dim)
-        return self._op(Kind.NORM, layer, name, inp=x, out=h, **self._norm(_layered(layer, name))).out
+    def lookup(self, name: str, width: int, scale: float) -> int:
+        """A row of another table for each token, times scale, in a buffer of its own. The table stays in the file's
+        format, since a token reads a single row of it."""
+        seg = self.row_of_segments([self.matrix(name, self.vocab, width, plain=True, scaled=False)])
+        out = self.buffer(name, width)
+        return self.operation(Kind.EMBED, -1, name, out=out, seg=seg, n_seg=1, scale=scale).out
 
-    def qkv(self, layer: int, h: int, a: Attention) -> QKV:
+    def stream(self) -> int:
+        """The residual stream itself, for models that have no norm before a linear."""
+        return self.buffer("x", self.dim)
+
+    def settle(self, layer: int, name: str) -> int:
+        """The norm of the residual stream, which takes its place: after an embedding or, in encoders, after each
+        half of a layer (Vaswani et al. 2017)."""
+        x = self.stream()
+        return self.operation(Kind.NORM, layer, name, inp=x, out=x, **self._norm(layered(layer, name))).out
+
+    def positions(self, name: str, rows: npt.NDArray[np.float32]) -> None:
+        """Adds to the residual stream at each position p the row p of a table (n, dim)."""
+        x, vec = self.stream(), self.constant(name, rows.reshape(-1))
+        self.operation(Kind.SCALE_ADD, -1, name, inp=x, out=x, vec=vec, width=self.dim, pos_to=len(rows), each=1)
+
+    def shift(self, name: str, row: npt.NDArray[np.float32]) -> None:
+        """Adds the vector (dim) to the residual stream at every position."""
+        x = self.stream()
+        self.operation(
+            Kind.SCALE_ADD, -1, name, inp=x, out=x, vec=self.constant(name, row), width=self.dim, pos_to=EVERYWHERE
+        )
+
+    def table(self, name: str, rows: int, columns: int) -> npt.NDArray[np.float32]:
+        """The float32 values of a tensor that becomes a constant."""
+        return floats(self.tensor(f"{name}.weight", (rows, columns)))
+
+    def norm(self, layer: int, name: str, out: str = "h") -> int:
+        """The norm of the residual stream, in another buffer. out: the buffer's name, for a second norm of the same
+        rows whose result is still needed after the first one's."""
+        x, h = self.stream(), self.buffer(out, self.dim)
+        return self.operation(Kind.NORM, layer, name, inp=x, out=h, **self._norm(layered(layer, name))).out
+
+    def norm_columns(
+        self,
+        layer: int,
+        name: str,
+        buffer: int,
+        column: int,
+        width: int,
+        *,
+        each: int = 0,
+        own: bool = False,
+        norm: str = "rms",
+        weight: bool = True,
+        eps: float | None = None,
+    ) -> None:
+        """Norms columns [column, column + width) of a buffer, in place.
+
+        each: the columns of a group, which has a mean of its own (Wu & He 2018); 0: all. own: each group has its own
+        weights, else all have the same. norm: "rms", "layer" or "l2" (x / sqrt(sum(x^2) + eps)). weight: whether there
+        is a tensor `name` of weights; else `name` is a label.
+        """
+        n, full = each if each and not own else width, layered(layer, name)
+        self.operation(
+            Kind.NORM,
+            layer,
+            name,
+            inp=buffer,
+            out=buffer,
+            column=column,
+            width=width,
+            each=each,
+            flags=FLAGS["per_head"] if own else 0,
+            norm=NORMS[norm],
+            vec=self.vector(full, n) if weight else -1,
+            vec2=self.bias(full, n) if norm == "layer" else -1,
+            eps=self.eps if eps is None else eps,
+        )
+
+    def linear(self, layer: int, name: str, h: int, rows: int, out: str, *, scale: float = 1.0) -> int:
+        """scale times the product of a matrix and h, with a bias where the file has one, in the buffer `out`."""
+        full = layered(layer, name)
+        mat = self.matrix(full, rows, self.buffers[h].dim)
+        seg = self.row_of_segments([mat], biases=[self.bias(full, rows)], scale=scale)
+        return self.operation(Kind.LINEAR, layer, name, inp=h, out=self.buffer(out, rows), seg=seg, n_seg=1).out
+
+    def qkv(self, layer: int, h: int, a: Attention, *, values: str = "attn_v") -> QKV:
         """Queries, keys and values, with biases where the file has them; from attn_qkv where they are one matrix.
+        values: the tensor that gives them.
 
         The activations of keys and values have two int8 terms: these matrices are small, and every later row reads
         their results. Mean KL divergence from float32 (SmolLM2, 4,096 positions, 32 likeliest tokens): 0.00146 with one
         term everywhere, 0.00104 with two for keys and values. With two terms for values only 0.00114, for keys 0.00140,
         for queries 0.00136, for attn_output 0.00142.
         """
-        parts = (("attn_q", a.n_q * a.dk), ("attn_k", a.n_kv * a.dk), ("attn_v", a.n_kv * a.dv))
+        parts = (("attn_q", a.n_q * a.dk), ("attn_k", a.n_kv * a.dk), (values, a.n_kv * a.dv))
         out = self.buffer(f"qkv{sum(rows for _, rows in parts)}", sum(rows for _, rows in parts))
         columns = [0, parts[0][1], parts[0][1] + parts[1][1]]
-        fused = _layered(layer, "attn_qkv")
+        fused = layered(layer, "attn_qkv")
         whole = [Part(fused, column, self.buffers[out].dim) for column in columns]
         within = whole if f"{fused}.weight" in self.tensors else [None] * 3
+        h = self.arranged(
+            layer, h, [fused if part else layered(layer, name) for (name, _), part in zip(parts, within, strict=True)]
+        )
         mats, biases = [], []
         for (name, rows), part in zip(parts, within, strict=True):
-            mats.append(self.matrix(_layered(layer, name), rows, self.buffers[h].dim, part=part))
-            biases.append(self.bias(_layered(layer, name), rows, part=part))
-        seg = self._segments(mats, columns, biases, terms=[1, 2, 2])
-        self._op(Kind.LINEAR, layer, "attn_qkv", inp=h, out=out, seg=seg, n_seg=3)
+            mats.append(self.matrix(layered(layer, name), rows, self.buffers[h].dim, part=part))
+            biases.append(self.bias(layered(layer, name), rows, part=part))
+        seg = self.row_of_segments(mats, columns, biases, terms=[1, 2, 2])
+        self.operation(Kind.LINEAR, layer, "attn_qkv", inp=h, out=out, seg=seg, n_seg=3)
         return QKV(out, a)
 
-    def head_norm(self, layer: int, qkv: QKV) -> None:
-        """RMSNorm of each query and each key head (attn_q_norm, attn_k_norm), in place."""
-        q, k = (self.vector(_layered(layer, f"attn_{part}_norm"), qkv.attention.dk) for part in "qk")
-        cache = self._cache(qkv.attention)
-        self._op(
+    def queries(self, layer: int, h: int, a: Attention, *, of: int) -> QKV:
+        """Queries alone, for a layer that attends to the keys and values of the earlier layer `of`, whose attention has
+        the same sizes (Gemma 4). They are rotated by `rotate`; nothing is appended."""
+        n = a.n_q * a.dk
+        h = self.arranged(layer, h, [layered(layer, "attn_q")])
+        self._known["cache_layer", layer] = self._known["cache_layer", of]
+        return QKV(self.linear(layer, "attn_q", h, n, f"q{n}"), a)
+
+    def head_norm(self, layer: int, qkv: QKV, *, norm: str = "rms", weights: str = "shared") -> None:
+        """Norms queries and keys in place, with the weights attn_q_norm and attn_k_norm.
+
+        norm: "rms", or "layer" (without bias). weights: "shared": heads have the same weights; "own": each head has its
+        own; "all": all query heads together are one row with one norm, and so are all key heads (OLMo 2).
+        """
+        a = qkv.attention
+        names = [layered(layer, f"attn_{part}_norm") for part in "qk"]
+        if weights == "own":
+            q, k = (self.rows_as_vector(name, n, a.dk) for name, n in zip(names, (a.n_q, a.n_kv), strict=True))
+        else:
+            sizes = (a.dk, a.dk) if weights == "shared" else (a.n_q * a.dk, a.n_kv * a.dk)
+            q, k = (self.vector(name, n) for name, n in zip(names, sizes, strict=True))
+        cache = self._cache(a)
+        self.operation(
             Kind.HEAD_NORM,
             layer,
             "attn_qk_norm",
@@ -236,16 +212,43 @@ class Plan:
             vec=q,
             vec2=k,
             cache=cache,
+            norm=NORMS[norm],
+            flags={"shared": 0, "own": FLAGS["per_head"], "all": FLAGS["all_heads"]}[weights],
             eps=self.eps,
         )
 
-    def rope_append(self, layer: int, qkv: QKV, rope: Rope) -> None:
-        """Rotates queries and keys in place and appends keys and values to the cache."""
+    def rotate(self, layer: int, qkv: QKV, rope: Rope) -> None:
+        """Rotates queries and keys in place and appends nothing, where something follows before `rope_append`."""
+        self.operation(
+            Kind.ROPE_APPEND,
+            layer,
+            "rope",
+            inp=qkv.buffer,
+            out=qkv.buffer,
+            cache=self._cache(qkv.attention),
+            rope=self._rope(rope),
+            flags=FLAGS["rotate_only"],
+        )
+
+    def rope_append(
+        self,
+        layer: int,
+        qkv: QKV,
+        rope: Rope | None,
+        *,
+        factors: Sequence[float] = (),
+        every: int = 0,
+    ) -> None:
+        """Rotates queries and keys in place (rope None: not at all) and appends keys and values to the cache.
+
+        factors: queries at positions [i * every, (i + 1) * every) are multiplied by factors[i] as well, those beyond by
+        the last one (Ministral 3).
+        """
         cache = self._cache(qkv.attention)
         place = self.caches[cache].n_layers
         self.caches[cache].n_layers += 1
         self._known["cache_layer", layer] = place
-        self._op(
+        self.operation(
             Kind.ROPE_APPEND,
             layer,
             "rope",
@@ -253,159 +256,136 @@ class Plan:
             out=qkv.buffer,
             cache=cache,
             cache_layer=place,
-            rope=self._rope(rope),
+            rope=-1 if rope is None else self._rope(rope),
+            vec=self.constant(f"query factors every {every}", factors) if factors else -1,
+            width=every,
+            each=len(factors),
         )
 
-    def attend(self, layer: int, qkv: QKV) -> int:
-        """Attention of the queries over the cache: grouped heads, causal, within the window."""
+    def attend(self, layer: int, qkv: QKV, *, cap: float = 0.0, sinks: str | None = None) -> int:
+        """Attention of the queries over the cache: grouped heads, within the window.
+
+        cap: soft cap of the scores, cap * tanh(score / cap); 0: none. sinks: the tensor with a score for each query
+        head that takes its part of the softmax and has no value (gpt-oss).
+        """
         a = qkv.attention
         out = self.buffer(f"a{a.n_q * a.dv}", a.n_q * a.dv)
-        cache, place = self._cache(a), self._known["cache_layer", layer]
-        scale = a.scale or a.dk**-0.5
-        return self._op(
-            Kind.ATTEND, layer, "attend", inp=qkv.buffer, out=out, cache=cache, cache_layer=place, scale=scale
+        return self.operation(
+            Kind.ATTEND,
+            layer,
+            "attend",
+            inp=qkv.buffer,
+            out=out,
+            cache=self._cache(a),
+            cache_layer=self._known["cache_layer", layer],
+            scale=a.scale or a.dk**-0.5,
+            cap=cap,
+            vec=-1 if sinks is None else self.vector(layered(layer, sinks), a.n_q),
         ).out
 
-    def add(self, layer: int, name: str, h: int, *, post_norm: str | None = None) -> None:
-        """Projects h, applies the norm `post_norm` if given, and adds the result to the residual stream."""
-        x, tmp = self.buffer("x", self.dim), self.buffer("o", self.dim)
-        mat = self.matrix(_layered(layer, name), self.dim, self.buffers[h].dim)
-        seg = self._segments([mat], biases=[self.bias(_layered(layer, name), self.dim)])
-        norm = {} if post_norm is None else self._norm(_layered(layer, post_norm))
-        self._op(Kind.LINEAR_ADD, layer, name, inp=h, out=x, tmp=tmp, seg=seg, n_seg=1, **norm)
+    def add(self, layer: int, name: str, h: int, *, post_norm: str | None = None, scale: float = 1.0) -> None:
+        """Projects h, applies the norm `post_norm` if given, and adds scale times the result to the residual stream."""
+        x, tmp = self.stream(), self.buffer("o", self.dim)
+        h = self.arranged(layer, h, [layered(layer, name)])
+        mat = self.matrix(layered(layer, name), self.dim, self.buffers[h].dim)
+        seg = self.row_of_segments([mat], biases=[self.bias(layered(layer, name), self.dim)])
+        norm = {} if post_norm is None else self._norm(layered(layer, post_norm))
+        self.operation(Kind.LINEAR_ADD, layer, name, inp=h, out=x, tmp=tmp, seg=seg, n_seg=1, scale=scale, **norm)
 
-    def glu(self, layer: int, h: int, ff: int, act: str) -> int:
-        """act(ffn_gate h) * (ffn_up h), with biases where the file has them (Shazeer 2020)."""
-        k = self.buffers[h].dim
-        names = [_layered(layer, name) for name in ("ffn_gate", "ffn_up")]
-        mats = [self.matrix(name, ff, k) for name in names]
-        biases = [self.bias(name, ff) for name in names]
-        out, tmp = self.buffer(f"f{ff}", ff), self.buffer(f"u{ff}", ff)
-        seg = self._segments(mats, biases=biases)
-        return self._op(
-            Kind.GLU, layer, "ffn_gate_up", inp=h, out=out, tmp=tmp, seg=seg, n_seg=2, act=ACTIVATIONS[act]
+    def mix(self, layer: int, name: str, h: int, *, out: int | None = None, scale: float = 1.0) -> None:
+        """A buffer, by default the residual stream, = (itself + h) * scale."""
+        self._change(layer, name, h, self.stream() if out is None else out, scale=scale)
+
+    def scale(self, layer: int, name: str, factor: float) -> None:
+        """Multiplies the residual stream by a factor."""
+        self._change(layer, name, self.stream(), self.stream(), scale=factor)
+
+    def _change(self, layer: int, name: str, inp: int, out: int, **fields: Any) -> None:
+        everywhere: dict[str, Any] = {"pos_to": EVERYWHERE, "width": self.buffers[out].dim, **fields}
+        self.operation(Kind.SCALE_ADD, layer, name, inp=inp, out=out, **everywhere)
+
+    def glu(
+        self,
+        layer: int,
+        h: int,
+        ff: int,
+        act: str,
+        kind: str = "",
+        *,
+        limit: float = 0.0,
+        parameters: Sequence[float] = (),
+    ) -> int:
+        """act(ffn_gate h) * (ffn_up h), with biases where the file has them (Shazeer 2020); the two matrices are the
+        halves of ffn_up where it has twice `ff` rows, or of ffn_gate_up.
+
+        act: a name in ACTIVATIONS. limit: the gate is at most `limit`, the other factor between -limit and limit; 0:
+        none. parameters: of "xielu", its four (csrc/kernels/kernels.h). kind: ends the names.
+        """
+        names = [layered(layer, f"{name}{kind}") for name in ("ffn_gate", "ffn_up")]
+        both = f"ffn_gate_up{kind}"
+        whole = (layered(layer, both), names[1]) if not self._rows(names[0]) else ()
+        fused = next((name for name in whole if self._rows(name) == 2 * ff), None)
+        parts = [Part(fused, i * ff, 2 * ff) for i in range(2)] if fused else [None, None]
+        return self._unit(layer, both, h, ff, act, list(zip(names, parts, strict=True)), limit, parameters)
+
+    def mlp(
+        self,
+        layer: int,
+        h: int,
+        ff: int,
+        act: str,
+        *,
+        name: str = "ffn_up",
+        parameters: Sequence[float] = (),
+        out: str = "f",
+    ) -> int:
+        """act(name h), with a bias where the file has one. act and parameters: as those of `glu`. out: begins the
+        buffer's name."""
+        return self._unit(layer, name, h, ff, act, [(layered(layer, name), None)], 0.0, parameters, out)
+
+    def _unit(
+        self,
+        layer: int,
+        name: str,
+        h: int,
+        ff: int,
+        act: str,
+        parts: Sequence[tuple[str, Part | None]],
+        limit: float,
+        parameters: Sequence[float],
+        out_name: str = "f",
+    ) -> int:
+        h = self.arranged(layer, h, [part.name if part else name for name, part in parts])
+        mats = [self.matrix(name, ff, self.buffers[h].dim, part=part) for name, part in parts]
+        biases = [self.bias(name, ff, part=part) for name, part in parts]
+        out = self.buffer(f"{out_name}{ff}", ff)
+        tmp = self.buffer(f"u{ff}", ff) if len(mats) > 1 else -1
+        vec = self.constant(f"{layered(layer, name)}.{act}", parameters) if parameters else -1
+        seg, number = self.row_of_segments(mats, biases=biases), ACTIVATIONS[act]
+        return self.operation(
+            Kind.GLU, layer, name, inp=h, out=out, tmp=tmp, seg=seg, n_seg=len(mats), vec=vec, act=number, limit=limit
         ).out
 
-    def head(self, cap: float = 0.0) -> None:
+    def head(
+        self, cap: float = 0.0, *, logits: bool = True, scale: float = 1.0, norm: str | None = "output_norm"
+    ) -> None:
         """The final norm, and the logits of the rows that ask for them; tied to the embedding where there is no
-        `output`. cap: soft cap of the logits; 0: none."""
+        `output`. cap: soft cap of the logits; 0: none. logits: an encoder has none. scale: multiplies the logits,
+        before the cap. norm: None where rows are normed already."""
+        if not logits:
+            x = self.stream()
+            self.operation(Kind.HEAD, -1, "head", inp=x, **self._norm(norm))
+            return
         name = "output" if "output.weight" in self.tensors else "token_embd"
-        seg = self._segments([self.matrix(name, self.vocab, self.dim)])
-        x = self.buffer("x", self.dim)
-        self._op(Kind.HEAD, -1, "head", inp=x, seg=seg, n_seg=1, cap=cap, **self._norm("output_norm"))
+        mat = self.matrix(name, self.vocab, self.dim)
+        bias = self.bias("output", self.vocab) if name == "output" else -1
+        seg = self.row_of_segments([mat], biases=[bias], scale=scale)
+        x = self.stream()
+        self.operation(Kind.HEAD, -1, "head", inp=x, seg=seg, n_seg=1, cap=cap, **self._norm(norm))
 
-    def _norm(self, name: str) -> dict[str, Any]:
+    def _norm(self, name: str | None) -> dict[str, Any]:
         """The fields of a norm of the residual stream. A LayerNorm has a bias where the file has one."""
+        if name is None:
+            return {"norm": NORMS["none"]}
         bias = self.bias(name, self.dim) if self.norms == "layer" else -1
         return {"vec": self.vector(name, self.dim), "vec2": bias, "norm": NORMS[self.norms], "eps": self.eps}
-
-    # ---- tables -----------------------------------------------------------------------------------------------
-
-    def buffer(self, name: str, dim: int) -> int:
-        """The number of a buffer, which is created at the first call."""
-        return self._once(("buffer", name), self.buffers, lambda: Buffer(name, dim))
-
-    def matrix(self, name: str, rows: int, k: int, *, plain: bool = False, part: Part | None = None) -> int:
-        """The number of a matrix, which must have this shape and a supported format. part: it is part of another
-        tensor."""
-
-        def make() -> Matrix:
-            whole = part or Part(name, 0, rows)
-            t = self._tensor(f"{whole.name}.weight", (whole.rows, k))
-            if t.type not in self.formats:
-                raise UnsupportedModelError(
-                    feature=f"weight format {t.type} ({t.name})", supported=", ".join(sorted(self.formats))
-                )
-            row = t.data.size // whole.rows  # bytes; in every format a row is a whole number of quantisation blocks
-            data = t.data[whole.first * row : (whole.first + rows) * row]
-            return Matrix(f"{name}.weight", t.type, rows, k, data, plain)
-
-        return self._once(("matrix", name), self.matrices, make)
-
-    def vector(self, name: str, n: int) -> int:
-        """The number of a vector of n float32 values, from the tensor name.weight."""
-        return self._once(("vector", name), self.vectors, lambda: self._floats(f"{name}.weight", n))
-
-    def bias(self, name: str, n: int, *, part: Part | None = None) -> int:
-        """The number of the vector name.bias; -1 where the file has none. part: it is part of another tensor."""
-        whole = part or Part(name, 0, n)
-        if f"{whole.name}.bias" not in self.tensors:
-            return -1
-
-        def make() -> Vector:
-            values = self._floats(f"{whole.name}.bias", whole.rows).data
-            return Vector(f"{name}.bias", values[whole.first : whole.first + n])
-
-        return self._once(("bias", name), self.vectors, make)
-
-    def _floats(self, name: str, n: int) -> Vector:
-        t = self._tensor(name, (n,))
-        return Vector(name, floats(t))
-
-    def _tensor(self, name: str, shape: tuple[int, ...]) -> TensorLike:
-        t = self.tensors.get(name)
-        own = self.own_name(name)
-        if t is None:
-            raise ModelFileError("no such tensor", file=self.file, field=own, expected=f"shape {shape}")
-        if t.shape != shape:
-            raise ModelFileError(
-                f"has shape {t.shape}", file=t.file or self.file, field=own, offset=t.offset, expected=f"shape {shape}"
-            )
-        self.used.add(name)
-        return t
-
-    def _segments(
-        self,
-        mats: list[int],
-        columns: list[int] | None = None,
-        biases: list[int] | None = None,
-        terms: list[int] | None = None,
-    ) -> int:
-        first = len(self.segments)
-        for i, m in enumerate(mats):
-            column, bias = columns[i] if columns else 0, biases[i] if biases else -1
-            self.segments.append(Segment(m, column, bias, terms[i] if terms else 1))
-        return first
-
-    def _cache(self, a: Attention) -> int:
-        key = (a.n_q, a.n_kv, a.dk, a.dv, a.window)
-        return self._once(("cache", key), self.caches, lambda: CacheGroup(*key))
-
-    def _rope(self, rope: Rope) -> int:
-        def make() -> Any:
-            return RopeTable(np.array(rope.freq, np.float64), rope.halves)
-
-        return self._once(("rope", rope), self.ropes, make)
-
-    def _once(self, key: Any, table: list[Any], make: Any) -> int:
-        if key not in self._known:
-            table.append(make())
-            self._known[key] = len(table) - 1
-        return self._known[key]
-
-    def _op(self, kind: Kind, layer: int, name: str, **fields: Any) -> Op:
-        op = Op(kind, layer, name, **fields)
-        self.ops.append(op)
-        return op
-
-
-class RopeTable(NamedTuple):
-    freq: npt.NDArray[np.float64]
-    halves: bool
-
-
-def _layered(layer: int, name: str) -> str:
-    return name if layer < 0 else f"blk.{layer}.{name}"
-
-
-def floats(t: TensorLike) -> npt.NDArray[np.float32]:
-    """A tensor's values as float32, in its shape. Raises UnsupportedModelError for a quantised format."""
-    if t.type == "F32":
-        values = t.data.view(np.float32)
-    elif t.type == "F16":
-        values = t.data.view(np.float16).astype(np.float32)
-    elif t.type == "BF16":
-        values = (t.data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    else:
-        raise UnsupportedModelError(feature=f"weight format {t.type} for {t.name}", supported="F32, F16, BF16")
-    return values.reshape(t.shape)

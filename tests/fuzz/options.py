@@ -83,6 +83,8 @@ def known() -> dict[str, bytes]:
             "'max_tokens': 10**400", "'dry_multiplier': 1000, 'dry_base': 3e38, 'repeat_last': 10**30",
             "'mirostat': 2, 'mirostat_tau': 0, 'mirostat_eta': 1000", "'stop': 'x' * 1000000", "'chunk': 2**31 - 1",
             "'logprobs': 2**20", "'stop_ids': range(10**18)",
+            "'schema': {'not': {}}", "'schema': {'type': 'integer'}", "'schema': '['", "'regex': '(' * 300",
+            "'choice': ['h', 'l'], 'logit_bias': {i: -inf for i in range(270)}", "'grammar': 'start: start'",
         )
     }  # fmt: skip
 
@@ -98,6 +100,10 @@ def _value(rng: random.Random, name: str) -> str:
             return repr(
                 {rng.randrange(272): rng.choice((-1000, 1000, -math.inf, 0.5)) for _ in range(rng.randint(1, 300))}
             )
+        if name == "schema":
+            return repr(rng.choice(({"type": "integer"}, {"enum": [1, "a"]}, True, {"type": "array"}, '{"const": 1}')))
+        if name in ("regex", "grammar"):
+            return repr(rng.choice(("[0-9]{2}", "a|b", 'start: "a" | "b"', "root ::= [0-9]+", "(", "")))
         if name == "samplers":
             return repr(rng.sample(SAMPLERS, rng.randint(0, len(SAMPLERS))))
         return repr(rng.choice((["he"], ["l", "o"], "\n", "ll")))

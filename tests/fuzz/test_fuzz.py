@@ -11,6 +11,7 @@ import pytest
 from tests.fuzz.worker import ROOT, Worker, module
 
 RUN = ROOT / "tests" / "fuzz" / "run"
+AREAS = ("gguf", "folder", "template", "options", "tokenizer_json", "http_response", "dialects")
 
 
 def harness(*arguments: str | float | Path) -> subprocess.CompletedProcess[str]:
@@ -40,13 +41,13 @@ def test_every_kind_of_defect_is_found_saved_and_run_again(tmp_path: Path) -> No
 def test_inputs_depend_on_seed_and_number_alone() -> None:
     import random
 
-    for area in ("gguf", "folder", "template", "options", "tokenizer_json", "http_response"):
+    for area in AREAS:
         mutate = module(area).mutate
         one, other = ([mutate(random.Random(f"x {i}")) for i in range(200)] for _ in range(2))
         assert one == other and len(set(one)) > 10, area
 
 
-@pytest.mark.parametrize("area", ["gguf", "folder", "template", "options", "tokenizer_json", "http_response"])
+@pytest.mark.parametrize("area", AREAS)
 def test_known_inputs(area: str) -> None:
     worker = Worker(area, seconds=60, megabytes=2048)
     found = {name: worker.judge(data) for name, data in module(area).known().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pellucid import Tokenizer
 from pellucid.errors import TokenizerError
 from pellucid.text import Vocabulary, build
 from pellucid.text.bpe import BpeTokenizer, byte_characters, characters_to_bytes
@@ -176,3 +178,13 @@ def test_without_types_everything_is_text(bpe_parts: Parts) -> None:
     tokenizer = BpeTokenizer(Vocabulary(**{**bpe_parts, "types": None}))
     assert tokenizer.eog == {bpe_parts["pieces"].index(name) for name in ("<|endoftext|>", "<|im_end|>")}
     assert len(tokenizer.encode("<think>")) == 7
+
+
+@pytest.mark.parametrize("text", ["The cat's 12 hats,  \n\n and a word ", "Größe \u4f60\u597d \U0001f600 and words "])
+def test_a_long_text_has_the_ids_of_a_short_one(smollm2: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is encoded in another way, which lets other threads run."""
+    tokenizer = Tokenizer.load(smollm2)
+    many = text * 700
+    found = tokenizer.encode(many)
+    monkeypatch.setattr("pellucid.text.bpe._LONG_TEXT", 1 << 30)
+    assert found == tokenizer.encode(many) and tokenizer.decode(found) == many

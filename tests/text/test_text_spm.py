@@ -139,7 +139,7 @@ def test_without_bytes_the_unknown_token_stands_in(spm_parts: Parts) -> None:
         ({"piece": (280, b"")}, "^pieces: piece 280 is empty"),
         ({"piece": (270, b"hello")}, "^pieces: b'hello' is given twice, as (269 and 270|270 and 2..)"),
         ({"piece": (9, b"<0xZZ>")}, "^pieces: piece 9 is a byte by its type, but is '<0xZZ>'"),
-        ({"model": "wordpiece"}, "unknown kind of vocabulary 'wordpiece'; known: "),
+        ({"model": "wordlevel"}, "unknown kind of vocabulary 'wordlevel'; known: "),
     ],
 )
 def test_impossible_vocabularies_are_refused_by_field(spm_parts: Parts, changes: Parts, message: str) -> None:

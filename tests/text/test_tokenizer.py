@@ -240,7 +240,7 @@ def test_tokenizer_json_checks_as_the_others_do(folder: Path) -> None:
         ('{"a": ' + "[" * 100_000, "not JSON"),
         ("{}", "model: missing"),
         ('{"model": {}, "decoder": {"type": "ByteLevel"}}', "model.vocab: missing"),
-        ('{"model": {"vocab": {}}, "decoder": {"type": "WordPiece"}}', "decoder: 'WordPiece' is not supported"),
+        ('{"model": {"vocab": {}}, "decoder": {"type": "CTC"}}', "decoder: 'CTC' is not supported"),
         (
             '{"model": {"vocab": {}}, "decoder": {"type": "ByteLevel"}, "added_tokens": [3]}',
             "added_tokens: expected a list",

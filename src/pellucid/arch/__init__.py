@@ -1,7 +1,8 @@
 """Architectures: one file each, named after GGUF's general.architecture.
 
 A file has `config(source) -> Config`, which reads the sizes; `block(plan, config, layer)`, which writes a layer's
-operations; and `FOLDERS`, which has a table for each model_type of the Hugging Face folders that hold such a model.
+operations; where there is more before the first layer than the embedding, `begin(plan, config)`, which writes that;
+and `FOLDERS`, which has a table for each model_type of the Hugging Face folders that hold such a model.
 This module does what all of them need. In particular, it refuses a model if anything that could alter its results was
 not read.
 """
@@ -14,12 +15,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from pellucid.arch.config import Config, Source
+from pellucid.arch.config import DEFAULT_CONTEXT, Config, Source
 from pellucid.errors import UnsupportedModelError
 from pellucid.folder import Folder, Wrapper
 from pellucid.plan import Plan
 
-__all__ = ["Config", "Source", "build", "folder", "names"]
+__all__ = ["DEFAULT_CONTEXT", "Config", "Source", "build", "configure", "folder", "folders", "names"]
 
 # Keys under an architecture's name that alter no result, whatever their value: `vocab_size` (the number of rows of the
 # embedding is used instead), the epsilon of a norm that is not used, a note on how tensors were made, and parameters of
@@ -36,8 +37,18 @@ _IGNORED = frozenset(
 # Tensors that may be left unread: inverse rotary frequencies, layers for multi-token prediction, and the encoders of
 # images and audio.
 _LEFT_OUT = re.compile(r"blk\.\d+\.(attn_rot_embd(\.weight)?|nextn\..+)|(mtp|nextn|v|a|mm)\..+")
+# Files of architectures whose names have hyphens, which no module's can have.
+_HYPHENS = (
+    "command_r", "ernie4_5_moe", "falcon_h1", "gemma_embedding", "gpt_oss", "hunyuan_dense", "kimi_linear",
+    "modern_bert",
+    "nomic_bert",
+)  # fmt: skip
 # Read here, while there are file descriptors to import this: a folder that cannot be read would look empty.
-_NAMES = sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "config")
+_FILES = {
+    "-".join(m.name.rsplit("_", 1)) if m.name in _HYPHENS else m.name: m.name
+    for m in pkgutil.iter_modules(__path__)
+    if m.name not in ("config", "mixture")
+}
 
 
 class _Architecture(Protocol):
@@ -49,32 +60,52 @@ class _Architecture(Protocol):
 
 def names() -> list[str]:
     """The architectures that Pellucid runs."""
-    return list(_NAMES)
+    return sorted(_FILES)
 
 
 def _module(architecture: str) -> Any:
     if architecture not in names():
         raise UnsupportedModelError(feature=f"architecture {architecture!r}", supported=", ".join(names()))
-    return importlib.import_module(f"{__name__}.{architecture}")
+    return importlib.import_module(f"{__name__}.{_FILES[architecture]}")
+
+
+def folders() -> dict[str, tuple[str, Folder | Wrapper]]:
+    """model_type of Hugging Face folders -> (architecture, table)."""
+    return {kind: (name, table) for name in names() for kind, table in _module(name).FOLDERS.items()}
 
 
 def folder(model_type: str) -> tuple[str, Folder | Wrapper]:
     """(architecture, table) of a Hugging Face folder's model_type. Raises UnsupportedModelError for an unknown one."""
-    tables = {kind: (name, table) for name in names() for kind, table in _module(name).FOLDERS.items()}
+    tables = folders()
     if model_type not in tables:
         raise UnsupportedModelError(feature=f"architecture {model_type!r}", supported=", ".join(sorted(tables)))
     return tables[model_type]
+
+
+def configure(source: Source) -> Config:
+    """Reads the configuration. Raises ModelFileError, UnsupportedModelError."""
+    module: _Architecture = _module(source.architecture)
+    return module.config(source)
 
 
 def build(source: Source, formats: frozenset[str]) -> tuple[Config, Plan]:
     """Reads the configuration and writes the plan. Raises ModelFileError, UnsupportedModelError."""
     module: _Architecture = _module(source.architecture)
     c = module.config(source)
-    p = Plan(source.tensors, c.vocab, c.dim, c.eps, formats, source.path, own_name=source.own_name)
+    p = Plan(source.tensors, formats, source.path, source.own_name, vocab=c.vocab, dim=c.dim, eps=c.eps, norms=c.norms)
     p.embed(c.embed_scale)
+    if hasattr(module, "begin"):
+        module.begin(p, c)
     for i in range(c.layers):
         module.block(p, c, i)
-    p.head(c.logit_cap)
+    p.head(c.logit_cap, scale=c.logit_scale, logits=not c.headless, norm=c.final_norm)
+    for name, rows, k in (*c.dense, *c.scorer):
+        p.matrix(name, rows, k)
+    for name, rows, _ in c.scorer:
+        p.bias(name, rows)
+    if c.scorer_norm is not None:
+        p.vector(c.scorer_norm, c.dim)
+        p.bias(c.scorer_norm, c.dim)
     _check_all_was_read(source, p)
     return c, p
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from pellucid import rotary
 from pellucid.errors import ModelFileError, UnsupportedModelError
-from pellucid.plan import Attention, Rope, TensorLike, floats
+from pellucid.plan import Attention, Experts, Latent, Recurrent, Rope, TensorLike, floats
 
+DEFAULT_CONTEXT = 8192  # tokens; memory is allocated as a context fills
 _MAX = 1 << 24  # largest value of any size: far beyond real models, small enough that no product overflows
 # Range of the factors that a rotation's frequencies may be divided by. Even two of the smallest, multiplied, leave
 # every angle within the engine's range.
@@ -21,6 +23,7 @@ class Source(Protocol):
     """A model file (weights.ModelFile): metadata by GGUF's keys, tensors by GGUF's names."""
 
     path: str
+    wanted_context: int | None  # tokens that the caller asked for
     used: set[str]  # names of tensors that were read, except those in the plan
 
     @property
@@ -52,7 +55,6 @@ class Source(Protocol):
 
 # Keys for which one value is supported, whatever the architecture.
 _ONLY: dict[str, Any] = {
-    "attention.causal": True,
     "attention.clamp_kqv": 0.0,
     "attention.max_alibi_bias": 0.0,
     "attention.shared_kv_layers": 0,
@@ -61,14 +63,19 @@ _ONLY: dict[str, Any] = {
     "expert_used_count": 0,
     "leading_dense_block_count": 0,
     "nextn_predict_layers": 0,
-    "pooling_type": 0,
-    "rope.scaling.attn_factor": 1.0,
     "use_parallel_residual": False,
 }
+# GGUF's pooling_type: none, mean, first token, last token.
+_POOLINGS = (None, "mean", "first", "last")
+_RANK = 4  # the value of a model that gives a score
 # Names of activations in GGUF files and Hugging Face folders. The tanh approximations of GELU are one function.
-_ACTIVATIONS = {"silu": "silu", "swish": "silu"} | dict.fromkeys(
-    ("gelu_tanh", "gelu_pytorch_tanh", "gelu_new", "gelu_fast"), "gelu_tanh"
-)
+_ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "relu2": "relu2",
+} | dict.fromkeys(("gelu_tanh", "gelu_pytorch_tanh", "gelu_new", "gelu_fast"), "gelu_tanh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,7 @@ class Config:
     """Sizes of a model.
 
     attention, rope: of the layers with full attention. local: for each layer, whether it sees only a window; such
-    layers use local_attention and local_rope.
+    layers use local_attention and local_rope. Recurrent layers use neither.
     """
 
     architecture: str
@@ -94,14 +101,55 @@ class Config:
     local_rope: Rope
     embed_scale: float = 1.0
     logit_cap: float = 0.0
+    logit_scale: float = 1.0
+    score_cap: float = 0.0
+    residual_scale: float = 1.0  # of what each half of a layer adds
+    query_factors: tuple[float, ...] = ()  # of queries, by position; each for query_every positions
+    query_every: int = 0
+    norms: str = "rms"
+    first_position: int = 0  # of a table of learned positions
+    parallel: bool = False  # attention and feed-forward network read the same norm
+    pooling: str | None = None  # how hidden states become an embedding; None: the file does not say
+    headless: bool = False  # it has no head, and so gives no logits
+    experts: Experts | None = None  # those of a layer that has some
+    sparse: tuple[bool, ...] = ()  # for each layer, whether it has experts; (): no layer
+    rotated: tuple[bool, ...] = ()  # for each layer, whether its queries and keys are rotated; (): all are
+    dense: tuple[tuple[str, int, int], ...] = ()  # layers after pooling: the tensor's name, rows, columns
+    # Layers that give a score from a pooled hidden state, with tanh between them, or gelu and a norm of this name; and
+    # whether a sigmoid follows.
+    scorer: tuple[tuple[str, int, int], ...] = ()
+    scorer_pooling: str = "first"
+    scorer_norm: str | None = None
+    sigmoid: bool = True
+    second_type: int = 0  # added to the positions of the second of two texts; 0: they have one type of tokens
+    recurrent: tuple[bool, ...] = ()  # for each layer, whether it is recurrent; (): none
+    memory: Recurrent = Recurrent(2, 1)  # of recurrent layers
+    latent: Latent | None = None  # attention over latent rows
+    ropes: tuple[Rope, ...] = ()  # for each layer, its rotation, where bases differ
+    post_norms: bool = False  # each half of a layer has a norm after it
+    gates: bool = False  # each head of attention has a gate
+    mixers: tuple[str, ...] = ()  # for each layer, whether it is "mamba", "attention" or "mlp", if it is one of them
+    ssm_norm: str = "after"  # where the norm of a recurrent layer's output is: "after" its gate, "before", or "none"
+    multipliers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of parts of layers, by name
+    act_parameters: tuple[tuple[float, ...], ...] = ()  # of the activation, for each layer; (): it has none
+    head_norms: bool = False  # queries and keys are normed by heads
+    final_norm: str = "output_norm"
+    ffs: tuple[int, ...] = ()  # for each layer, its ff; (): that of all
+    sources: tuple[int, ...] = ()  # for each layer, the layer whose keys and values it reads; (): its own
+    equal_values: bool | None = None  # in layers with full attention, values are keys; None: the tensors tell
+    per_layer: int = 0  # width of a layer's part of a second embedding; 0: there is none
 
-    def kind(self, i: int) -> tuple[Attention, Rope]:
+    def kind(self, i: int) -> tuple[Attention, Rope | None]:
         """Heads and rotation of layer i."""
-        return (self.local_attention, self.local_rope) if self.local[i] else (self.attention, self.rope)
+        attention, rope = (self.local_attention, self.local_rope) if self.local[i] else (self.attention, self.rope)
+        return attention, rope if not self.rotated or self.rotated[i] else None
 
 
 class Reader:
     """Reads the keys that every architecture has, prefixed with the architecture's name."""
+
+    whole_pairs = True  # YaRN's ramp begins and ends at whole pairs
+    scores = False  # it may have a classifier in place of pooling
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -116,17 +164,40 @@ class Reader:
             return int(self.source.get_int(self.key(name), min=1, max=max))
         return int(self.source.get_int(self.key(name), default, min=1, max=max))
 
-    def layer_size(self, name: str, layers: int, default: int | None = None, max: int = _MAX) -> int:
-        """A positive integer. A file may give it once, or for each layer; then it must be the same for all layers."""
-        values = self.source.get_any(self.key(name), None)
-        if not hasattr(values, "__len__") or isinstance(values, (str, bytes)):
-            return self.size(name, default, max)
-        values = self.source.get_list(self.key(name), of=int, length=layers)
+    def layer_size(
+        self, name: str, layers: int, default: int | None = None, max: int = _MAX, zeros: bool = False
+    ) -> int:
+        """A positive integer. A file may give it once, or for each layer; then it must be the same for all layers.
+        zeros: layers that have 0 do not count (1, where all have); they are recurrent."""
+        values = self.layer_sizes(name, layers, default, max, zeros)
+        if zeros:
+            values = tuple(n for n in values if n) or (1,)
         if len({*values}) != 1:
             raise self.source.refuse(self.key(name), "one value for all layers")
-        if not 1 <= values[0] <= max:
-            raise self.source.fail(self.key(name), f"it is {values[0]}", f"1 to {max}")
-        return int(values[0])
+        return values[0]
+
+    def layer_sizes(
+        self, name: str, layers: int, default: int | None = None, max: int = _MAX, zeros: bool = False
+    ) -> tuple[int, ...]:
+        """A positive integer for each layer, which a file may give once. zeros: some may be 0."""
+        values = self.source.get_any(self.key(name), None)
+        if not hasattr(values, "__len__") or isinstance(values, (str, bytes)):
+            return (self.size(name, default, max),) * layers
+        values = self.source.get_list(self.key(name), of=int, length=layers)
+        for n in values:
+            if not (0 if zeros else 1) <= n <= max:
+                raise self.source.fail(self.key(name), f"it is {n}", f"1 to {max}")
+        return tuple(values)
+
+    def of_kinds(self, name: str, local: Sequence[bool], sizes: Sequence[int]) -> tuple[int, int]:
+        """The size of layers with full attention, and of those with a window: one size each."""
+        found: list[int] = []
+        for kind in (False, True):
+            values = {n for n, windowed in zip(sizes, local, strict=True) if windowed == kind} or {sizes[0]}
+            if len(values) > 1:
+                raise self.source.refuse(self.key(name), "one value for all layers of a kind")
+            found += values
+        return found[0], found[1]
 
     def number(self, name: str, default: float | None = None, *, min: float = 1e-30, max: float = 1e30) -> float:
         """A positive number."""
@@ -134,43 +205,125 @@ class Reader:
             return float(self.source.get_float(self.key(name), min=min, max=max))
         return float(self.source.get_float(self.key(name), default, min=min, max=max))
 
-    def base(self, *, halves: bool, base: float = 10000.0, act: str = "silu", period: int = 0) -> Config:
+    def zeros(self, name: str, layers: int) -> tuple[bool, ...]:
+        """For each layer, whether its value is 0; false where the file has one value for all."""
+        values = self.source.get_any(self.key(name), None)
+        if not hasattr(values, "__len__") or isinstance(values, (str, bytes)):
+            return (False,) * layers
+        return tuple(n == 0 for n in self.source.get_list(self.key(name), of=int, length=layers))
+
+    def base(
+        self,
+        *,
+        halves: bool,
+        base: float = 10000.0,
+        act: str = "silu",
+        period: int = 0,
+        causal: bool = True,
+        norms: str = "rms",
+        own: Collection[str] = (),
+        recurrent: bool = False,
+        kinds: bool = False,
+        ff: int | None = None,
+    ) -> Config:
         """The configuration of a llama-like model.
 
         halves: the layout of rotary pairs in a GGUF file. base, act: the rotation's base and the activation where the
         file gives none. period: where a file has a window but does not say for which layers, every period-th layer has
-        full attention; 0: all layers see the window.
+        full attention; 0: all layers see the window. causal: whether a token sees no later ones; if it does, a
+        window reaches half as far to both sides, and there is no head. norms: their kind, as in Plan. own: keys that
+        the architecture reads itself. recurrent: layers with no key-value heads are recurrent. kinds: layers with a
+        window have key-value heads, widths and a rotation of their own, and each layer has its own ff. ff: the
+        width of feed-forward networks where the file gives none.
         """
         for name, only in _ONLY.items():
+            if name in own:
+                continue
             value = self.source.get_any(self.key(name), only)
             if not isinstance(value, (bool, int, float)) or value != only:
                 raise self.source.refuse(self.key(name), "true" if only is True else f"{only:g}")
         layers = self.size("block_count", max=4096)
         heads = self.layer_size("attention.head_count", layers, max=4096)
-        kv_heads = self.layer_size("attention.head_count_kv", layers, heads, max=4096)
-        if heads % kv_heads:
-            message = f"{kv_heads} key-value heads do not divide {heads} heads"
-            raise self.source.fail(self.key("attention.head_count_kv"), message, f"a divisor of {heads}")
+        local, window = self.windows(layers, period)
+        if kinds:
+            sizes = self.layer_sizes("attention.head_count_kv", layers, heads, max=4096)
+            kv_heads, local_kv = self.of_kinds("attention.head_count_kv", local, sizes)
+        else:
+            kv_heads = local_kv = self.layer_size("attention.head_count_kv", layers, heads, max=4096, zeros=recurrent)
+        for n in (kv_heads, local_kv):
+            if heads % n:
+                message = f"{n} key-value heads do not divide {heads} heads"
+                raise self.source.fail(self.key("attention.head_count_kv"), message, f"a divisor of {heads}")
         dim = self.size("embedding_length")
         dk = self.size("attention.key_length", max(dim // heads, 1), max=4096)
         dv = self.size("attention.value_length", dk, max=4096)
-        rope = self.rope(dk, self.rope_base("rope.freq_base", base), halves=self.halves(halves))
-        local, window = self.windows(layers, period)
+        rope = local_rope = self.rope(dk, self.rope_base("rope.freq_base", base), halves=self.halves(halves))
+        local_dk, local_dv = dk, dv
+        ffs: tuple[int, ...] = ()
+        if kinds:
+            local_dk = self.size("attention.key_length_swa", dk, max=4096)
+            local_dv = self.size("attention.value_length_swa", local_dk, max=4096)
+            local_base = self.rope_base("rope.freq_base_swa", 10000.0)
+            local_rope = self.rope(local_dk, local_base, halves=self.halves(halves), scaled=False, kind="_swa")
+            ffs = self.layer_sizes("feed_forward_length", layers)
+        if self.source.get_bool(self.key("attention.causal"), causal) != causal:
+            raise self.source.refuse(self.key("attention.causal"), str(causal).lower())
+        if not causal:
+            window = window // 2 + 1 if window else 0
         return Config(
             architecture=self.prefix,
             vocab=self.vocabulary(dim),
             dim=dim,
             layers=layers,
-            ff=self.layer_size("feed_forward_length", layers),
-            eps=self.number("attention.layer_norm_rms_epsilon"),
+            ff=ffs[0] if ffs else self.layer_size("feed_forward_length", layers, ff, zeros=recurrent),
+            eps=self.number(f"attention.layer_norm_{'rms_' if norms == 'rms' else ''}epsilon"),
+            norms=norms,
             context=self.size("context_length"),
             act=self.activation(act),
-            attention=Attention(heads, kv_heads, dk, dv),
+            attention=Attention(heads, kv_heads, dk, dv, causal=causal),
             rope=rope,
             local=local,
-            local_attention=Attention(heads, kv_heads, dk, dv, window=window),
-            local_rope=rope,
+            local_attention=Attention(heads, local_kv, local_dk, local_dv, window=window, causal=causal),
+            local_rope=local_rope,
+            pooling=self.pooling(),
+            headless=not causal or self.source.get_bool("pellucid.headless", False),
+            recurrent=self.zeros("attention.head_count_kv", layers) if recurrent else (),
+            ffs=ffs,
         )
+
+    def norms_heads(self) -> bool:
+        """Whether queries and keys are normed, in all layers: the tensors say it. The key of folders must agree."""
+        name, key = "blk.0.attn_q_norm.weight", self.key("attention.qk_norm")  # not a key of GGUF
+        has = name in self.source.tensors
+        if self.source.get_bool(key, has) != has:
+            raise self.source.fail(key, f"the model has {'' if has else 'no '}{self.source.own_name(name)}")
+        return has
+
+    def ranks(self) -> bool:
+        """Whether the file says that its model gives scores."""
+        return self.scores and self.source.get_any(self.key("pooling_type"), None) == _RANK
+
+    def pooling(self) -> str | None:
+        kind = self.source.get_int(self.key("pooling_type"), 0)
+        if self.ranks():
+            return None
+        if not 0 <= kind < len(_POOLINGS):
+            raise self.source.refuse(self.key("pooling_type"), "0 (none), 1 (mean), 2 (first), 3 (last)")
+        return _POOLINGS[kind]
+
+    def dense(self, width: int) -> tuple[tuple[str, int, int], ...]:
+        """The layers dense_2 and dense_3 (named after sentence-transformers' modules), where the file has them."""
+        found: list[tuple[str, int, int]] = []
+        for name in ("dense_2", "dense_3"):
+            t = self.source.tensors.get(f"{name}.weight")
+            if t is None and self.source.get_any(self.key(f"{name}_feat_out"), None) is None:
+                continue
+            k = self.size(f"{name}_feat_in", width)
+            if k != width:
+                raise self.source.fail(self.key(f"{name}_feat_in"), f"it is {k}", f"{width}, the width before it")
+            width = self.size(f"{name}_feat_out", None if t is None or not t.shape else t.shape[0])
+            found.append((name, width, k))
+        return tuple(found)
 
     def activation(self, default: str) -> str:
         name = self.source.get_str(self.key("hidden_activation"), default)
@@ -181,7 +334,8 @@ class Reader:
     def windows(self, layers: int, period: int) -> tuple[tuple[bool, ...], int]:
         """For each layer, whether it sees only a window; and the window's tokens (0 where no layer has one).
 
-        A file's pattern is a boolean for each layer, or the period of the layers with full attention.
+        A file's window may be 0, too: none. Its pattern is a boolean for each layer, or the period of the layers with
+        full attention.
         """
         pattern, window = self.key("attention.sliding_window_pattern"), self.key("attention.sliding_window")
         given = self.source.get_any(pattern, None)
@@ -189,18 +343,20 @@ class Reader:
             local = tuple(self.source.get_list(pattern, of=bool, length=layers))
         else:
             n = self.source.get_int(pattern, period, min=1, max=_MAX)
-            has_window = self.source.get_any(window, None) is not None
+            size = self.source.get_any(window, None)
+            has_window = size is not None and not (type(size) is int and size == 0)
             local = tuple((i + 1) % n != 0 if n else has_window for i in range(layers))
         if any(local):
             return local, self.size("attention.sliding_window")
-        self.source.get_int(window, None, min=1, max=_MAX)
+        self.source.get_int(window, None, min=0, max=_MAX)
         return local, 0
 
     def vocabulary(self, dim: int) -> int:
         """The vocabulary size: the number of rows of the embedding."""
         t = self.source.tensors.get("token_embd.weight")
         if t is None:
-            raise ModelFileError("no such tensor", file=self.source.path, field="token_embd.weight")
+            name = self.source.own_name("token_embd.weight")
+            raise ModelFileError("no such tensor", file=self.source.path, field=name)
         if len(t.shape) != 2 or t.shape[1] != dim:
             raise ModelFileError(
                 f"has shape {t.shape}",
@@ -220,12 +376,13 @@ class Reader:
         converters permute the rows of some architectures; in folders pairs are always (i, i + n/2)."""
         return bool(self.source.get_bool("pellucid.rope_halves", default))
 
-    def rope(self, dk: int, base: float, *, halves: bool, scaled: bool = True) -> Rope:
+    def rope(self, dk: int, base: float, *, halves: bool, scaled: bool = True, kind: str = "") -> Rope:
         """Frequencies base^(-2i/n), divided by the factors in rope_freqs and by the linear factor where the file has
-        them."""
-        n = self.size("rope.dimension_count", dk, max=dk)
+        them. kind: ends the name of the key with n."""
+        count = f"rope.dimension_count{kind}"
+        n = self.size(count, dk, max=dk)
         if n % 2:
-            raise self.source.fail(self.key("rope.dimension_count"), f"it is {n}", "an even number")
+            raise self.source.fail(self.key(count), f"it is {n}", "an even number")
         freq = [base ** (-2.0 * i / n) for i in range(n // 2)]
         if not scaled:
             return Rope(tuple(freq), halves)
@@ -233,14 +390,54 @@ class Reader:
         if factors is not None:
             self.source.used.add("rope_freqs.weight")
             freq = [f / x for f, x in zip(freq, self.factors(factors, n // 2), strict=True)]
+        scale = self.number("rope.scaling.attn_factor", 1.0, min=_FACTOR[0], max=_FACTOR[1])
+        longrope = self.longrope(n // 2)
+        if longrope is not None:
+            freq = [f / x for f, x in zip(freq, longrope, strict=True)]
         factor = self.number("rope.scale_linear", 1.0, min=_FACTOR[0], max=_FACTOR[1])  # the key's older name
         factor = self.number("rope.scaling.factor", factor, min=_FACTOR[0], max=_FACTOR[1])
-        kind = self.source.get_str(self.key("rope.scaling.type"), "linear")
-        if kind == "linear":
+        scaling = self.source.get_str(self.key("rope.scaling.type"), "linear")
+        if scaling == "linear":
             freq = [f / factor for f in freq]
-        elif kind != "none":
-            raise self.source.refuse(self.key("rope.scaling.type"), "none, linear")
-        return Rope(tuple(freq), halves)
+        elif scaling == "yarn":
+            divisors, times = self.yarn(n, base, factor)
+            freq = [f / x for f, x in zip(freq, divisors, strict=True)]
+            scale *= times
+        elif scaling != "none" and not (scaling == "longrope" and longrope is not None):
+            raise self.source.refuse(self.key("rope.scaling.type"), "none, linear, yarn, longrope with its factors")
+        return Rope(tuple(freq), halves, scale)
+
+    def yarn(self, n: int, base: float, factor: float) -> tuple[list[float], float]:
+        """YaRN's divisors of the frequencies and its factor of cosines and sines, as llama.cpp computes them."""
+        original = self.size("rope.scaling.original_context_length")
+        fast = self.number("rope.scaling.yarn_beta_fast", 32.0, max=1e6)
+        slow = self.number("rope.scaling.yarn_beta_slow", 1.0, max=1e6)
+        if fast <= slow or base <= 1:
+            message, expected = f"it is {slow}, with a base of {base}", f"less than {fast}, with a base above 1"
+            raise self.source.fail(self.key("rope.scaling.yarn_beta_slow"), message, expected)
+        for name in ("yarn_ext_factor", "yarn_attn_factor"):
+            if self.number(f"rope.scaling.{name}", 1.0) != 1.0:
+                raise self.source.refuse(self.key(f"rope.scaling.{name}"), "1")
+        weight = self.number("rope.scaling.yarn_log_multiplier", 0.0, min=0.0)
+        scale = rotary.yarn_scale(factor) / (rotary.yarn_scale(factor, weight) if weight else 1.0)
+        return rotary.yarn(n, base, factor, original, fast, slow, self.whole_pairs), scale
+
+    def longrope(self, n: int) -> list[float] | None:
+        """LongRoPE's n factors, where the file has them: those for long contexts, if the model is loaded with a longer
+        one than it was first trained with."""
+        names = {kind: f"rope_factors_{kind}.weight" for kind in ("long", "short")}
+        if not any(name in self.source.tensors for name in names.values()):
+            return None
+        found = {}
+        for kind, name in names.items():
+            t = self.source.tensors.get(name)
+            if t is None:
+                raise ModelFileError("no such tensor", file=self.source.path, field=name, expected=f"shape {(n,)}")
+            self.source.used.add(name)
+            found[kind] = self.factors(t, n)
+        original = self.size("rope.scaling.original_context_length")
+        wanted = self.source.wanted_context or min(self.size("context_length"), DEFAULT_CONTEXT)
+        return found["long" if wanted > original else "short"]
 
     def factors(self, t: TensorLike, n: int) -> list[float]:
         """The n factors that frequencies are divided by; infinity for pairs that are not rotated."""
@@ -254,3 +451,13 @@ class Reader:
             message = f"factor {bad} is {values[bad]}"
             expected = f"{_FACTOR[0]} to {_FACTOR[1]}, or 1e30"
         raise ModelFileError(message, file=t.file, field=t.name, offset=t.offset, expected=expected)
+
+
+def without_predictors(r: Reader, c: Config) -> Config:
+    """The configuration without the layers for multi-token prediction, which a file counts among the others: they come
+    last and do not run. Their tensors may be left unread."""
+    source = r.source
+    more = int(source.get_int(r.key("nextn_predict_layers"), 0, min=0, max=c.layers - 1))
+    for i in range(c.layers - more, c.layers):
+        source.used.update(name for name in source.tensors if name.startswith(f"blk.{i}."))
+    return replace(c, layers=c.layers - more)

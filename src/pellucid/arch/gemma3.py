@@ -18,9 +18,9 @@ _GLOBAL_BASE = 1e6
 _PERIOD = 6
 
 
-def config(source: Source) -> Config:
+def config(source: Source, causal: bool = True) -> Config:
     r = Reader(source)
-    c = r.base(halves=True, base=_GLOBAL_BASE, act="gelu_tanh", period=_PERIOD)
+    c = r.base(halves=True, base=_GLOBAL_BASE, act="gelu_tanh", period=_PERIOD, causal=causal)
     # Only the 27B model (62 layers) scales scores by its width per head instead of the head's size.
     width = c.dim // c.attention.n_q if c.layers == 62 else c.attention.dk
     scale = r.number("attention.scale", width**-0.5)
@@ -44,6 +44,14 @@ def block(p: Plan, c: Config, i: int) -> None:
     p.add(i, "ffn_down", p.glu(i, p.norm(i, "ffn_norm"), c.ff, c.act), post_norm="post_ffw_norm")
 
 
+def _variant(c: Settings) -> str | None:
+    if not c.get_bool("use_bidirectional_attention", False):
+        return None
+    if c.get_list("architectures", None, of=str) != ["Gemma3TextModel"]:
+        raise c.refuse("use_bidirectional_attention", "false, or true of a Gemma3TextModel, which embeds texts")
+    return "gemma-embedding"
+
+
 def _derive(c: Settings) -> Mapping[str, Any]:
     period = c.get_int("sliding_window_pattern", _PERIOD, min=1)
     return {
@@ -54,7 +62,7 @@ def _derive(c: Settings) -> Mapping[str, Any]:
 
 FOLDERS = {
     "gemma3_text": Folder(
-        classes=("Gemma3ForCausalLM",),
+        classes=("Gemma3ForCausalLM", "Gemma3TextModel"),
         keys={
             **{key: name for key, name in KEYS.items() if key != "hidden_act"},
             "hidden_activation": "hidden_activation",
@@ -88,6 +96,7 @@ FOLDERS = {
         norm_offset=1.0,
         ropes=True,
         derive=_derive,
+        variant=_variant,
     ),
     "gemma3": Wrapper(
         classes=("Gemma3ForConditionalGeneration",),

@@ -1,4 +1,5 @@
-"""Llama: pre-norm layers of grouped-query attention and SwiGLU (Touvron et al. 2023); also Mistral and SmolLM2."""
+"""Llama: pre-norm layers of grouped-query attention and SwiGLU (Touvron et al. 2023); also Mistral, SmolLM2 and
+Mixtral, whose layers are mixtures of experts (Jiang et al. 2024)."""
 
 from __future__ import annotations
 
@@ -6,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid.arch.config import Config, Reader, Source
-from pellucid.folder import KEYS, MLP, QKVO, Folder, Settings, Wrapper, windows
+from pellucid.arch.mixture import OWN, feed_forward, with_experts
+from pellucid.folder import KEYS, MLP, NAMES, QKVO, Folder, Settings, Wrapper, windows
 from pellucid.plan import Plan
 
 
 def config(source: Source) -> Config:
-    return Reader(source).base(halves=False)
+    r = Reader(source)
+    return with_experts(r, r.base(halves=False, own=OWN), renorm=True)
 
 
 def block(p: Plan, c: Config, i: int) -> None:
@@ -19,7 +22,7 @@ def block(p: Plan, c: Config, i: int) -> None:
     qkv = p.qkv(i, p.norm(i, "attn_norm"), attention)
     p.rope_append(i, qkv, rope)
     p.add(i, "attn_output", p.attend(i, qkv))
-    p.add(i, "ffn_down", p.glu(i, p.norm(i, "ffn_norm"), c.ff, c.act))
+    feed_forward(p, c, i)
 
 
 def _full(c: Settings) -> Mapping[str, Any]:
@@ -52,6 +55,35 @@ FOLDERS = {
             "hidden_act": "silu",
             "num_key_value_heads": 8,
             "sliding_window": 4096,
+        },
+        derive=_mistral,
+    ),
+    "mixtral": Folder(
+        classes=("MixtralForCausalLM",),
+        keys={
+            **KEYS,
+            "sliding_window": "attention.sliding_window",
+            "num_local_experts": "expert_count",
+            "num_experts_per_tok": "expert_used_count",
+        },
+        defaults={
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 131072,
+            "hidden_act": "silu",
+            "num_key_value_heads": 8,
+            "rope_theta": 1e6,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+        },
+        names={
+            **NAMES,
+            "mlp.gate": "ffn_gate_inp",
+            "block_sparse_moe.gate": "ffn_gate_inp",
+            "block_sparse_moe.experts.*.w1": "ffn_gate_exps",
+            "block_sparse_moe.experts.*.w3": "ffn_up_exps",
+            "block_sparse_moe.experts.*.w2": "ffn_down_exps",
+            "mlp.experts.gate_up_proj": "ffn_gate_up_exps.weight",
+            "mlp.experts.down_proj": "ffn_down_exps.weight",
         },
         derive=_mistral,
     ),

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 from pellucid.arch.config import Config, Reader, Source
-from pellucid.folder import QKVO, Folder, Settings, windows
+from pellucid.arch.mixture import feed_forward
+from pellucid.folder import QKVO, Folder, later_windows
 from pellucid.plan import Plan
+
+_HEAD = "cls.output"
+_LABELS = ["yes", "no"]
+
+
+class _Reader(Reader):
+    scores = True
 
 
 def config(source: Source) -> Config:
-    return Reader(source).base(halves=True)
+    r = _Reader(source)
+    c = r.base(halves=True)
+    labels = source.get_list(r.key("classifier.output_labels"), None, of=str)
+    if f"{_HEAD}.weight" not in source.tensors and labels is None and not r.ranks():
+        return c
+    # Qwen3-Reranker, of whose head converters keep the rows of its two answers alone where it is not the embedding.
+    if labels != _LABELS:
+        raise source.refuse(r.key("classifier.output_labels"), ", ".join(_LABELS))
+    return replace(c, headless=True, scorer=((_HEAD, 2, c.dim),), scorer_pooling="last")
 
 
 def block(p: Plan, c: Config, i: int) -> None:
@@ -20,24 +35,12 @@ def block(p: Plan, c: Config, i: int) -> None:
     p.head_norm(i, qkv)
     p.rope_append(i, qkv, rope)
     p.add(i, "attn_output", p.attend(i, qkv))
-    p.add(i, "ffn_down", p.glu(i, p.norm(i, "ffn_norm"), c.ff, c.act))
-
-
-def _windows(c: Settings) -> Mapping[str, Any]:
-    """With use_sliding_window, layers from max_window_layers on see a window, unless layer_types names others."""
-    window = c.get_int("sliding_window", None, min=1, max=1 << 24)
-    first = c.get_int("max_window_layers", min=0)
-    if not c.get_bool("use_sliding_window", False):
-        window = None
-    local = windows(c, lambda i: window is not None and i >= first)
-    if window is None and any(local):
-        raise c.refuse("layer_types", "full_attention without use_sliding_window")
-    return {"attention.sliding_window": window, "attention.sliding_window_pattern": local} if any(local) else {}
+    feed_forward(p, c, i)
 
 
 FOLDERS = {
     "qwen3": Folder(
-        classes=("Qwen3ForCausalLM",),
+        classes=("Qwen3ForCausalLM", "Qwen3Model"),
         defaults={
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 32768,
@@ -48,6 +51,6 @@ FOLDERS = {
             "max_window_layers": 28,
         },
         biases={"attention_bias": QKVO},
-        derive=_windows,
+        derive=later_windows,
     )
 }

@@ -26,6 +26,8 @@ class TextTokenizer(Protocol):
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]: ...
 
+    def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]: ...
+
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str: ...
 
     def piece(self, id: int, *, special: bool = False) -> bytes: ...
@@ -39,9 +41,15 @@ def build(vocabulary: Vocabulary) -> TextTokenizer:
         from .bpe import BpeTokenizer
 
         return BpeTokenizer(vocabulary)
+    if vocabulary.model == "wordpiece":
+        from .wordpiece import WordPieceTokenizer
+
+        return WordPieceTokenizer(vocabulary)
     if vocabulary.model in ("spm", "unigram"):
         from .spm import MergedSpmTokenizer, SpmTokenizer
 
         merged = vocabulary.model == "spm" and vocabulary.merges is not None
         return MergedSpmTokenizer(vocabulary) if merged else SpmTokenizer(vocabulary)
-    raise TokenizerError(f'unknown kind of vocabulary {quoted(vocabulary.model)}; known: "bpe", "spm", "unigram"')
+    raise TokenizerError(
+        f'unknown kind of vocabulary {quoted(vocabulary.model)}; known: "bpe", "spm", "unigram", "wordpiece"'
+    )

@@ -118,6 +118,8 @@ class VocabularyTokenizer:
     gives their spelling instead. An unknown token decodes to U+FFFD.
     """
 
+    joins_with_one = False  # whether one separator stands between two texts, and tokens of the second have a type
+
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self.vocab_size = len(vocabulary)
@@ -130,6 +132,17 @@ class VocabularyTokenizer:
         self._types = None if types is None else types.tolist()
         self._bytes: list[bytes | None] = [None] * self.vocab_size
         self._drops_prefix_space = False
+
+    def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
+        """(ids of two texts as encoders read them together, whether each is of the second text: 0 or 1)."""
+        ends = self.encode("")
+        if len(ends) != 2:
+            raise TokenizerError("the vocabulary has no tokens that begin and end a text, which two texts need")
+        begin, end = ends
+        a, b = ([begin, *self.encode(text, add_special=False), end] for text in (first, second))
+        b[0] = end  # as XLM-R has it; WordPiece has one separator
+        b = b[1:] if self.joins_with_one else b
+        return a + b, [0] * len(a) + [int(self.joins_with_one)] * len(b)
 
     # -- special tokens in text
 

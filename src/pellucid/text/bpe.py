@@ -32,6 +32,7 @@ def byte_characters() -> dict[int, str]:
 
 _CHARACTER = byte_characters()
 _BYTE = {ord(character): byte for byte, character in _CHARACTER.items()}
+_LONG_TEXT = 1 << 14  # characters
 _KNOWN, _LONG = 1 << 15, 32  # words whose ids are kept: their number, and their longest in characters
 
 
@@ -86,8 +87,13 @@ class BpeTokenizer(VocabularyTokenizer):
             check_encodable(text, raw, offset, self._encodable)
         with package_errors("the text could not be encoded"):
             if self._ascii is not None and len(raw) == len(text):
+                if len(text) > _LONG_TEXT:  # step by step, so that other threads run meanwhile
+                    return self._merge_words([match[0] for match in self._ascii.finditer(text)])
                 return self._merge_words(self._ascii.findall(text))
-            ids: list[int] = self._model.encode(text, add_special_tokens=False).ids
+            if len(text) > _LONG_TEXT:  # the package lets other threads run in this call alone
+                ids: list[int] = self._model.encode_batch([text], add_special_tokens=False)[0].ids
+            else:
+                ids = self._model.encode(text, add_special_tokens=False).ids
         return ids
 
     def _merge_words(self, words: list[str]) -> list[int]:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import ChatTemplateError, one_line
 from .budget import Budget
 from .conversation import Marks, Reader, read_messages, read_tables
+from .dialects import find
+from .dialects.messages import Writer
 from .special import Finder
 from .vocabulary import quoted
 
@@ -198,18 +200,32 @@ class Chat:
                 "the model file has no chat template: give one, in Jinja, with the option template (--template FILE)"
             )
         self._tokenizer = tokenizer
-        special = tokenizer.special
+        special = self.specials = tokenizer.special  # tokens by their spellings
         self._finder = Finder(special)
         self.template = ChatTemplate(source, special_names(tokenizer), tuple(special))
+        self._writer = Writer(self.template, find(source), tuple(special))
 
-    def prompt(self, messages: Any, **options: Any) -> ChatPrompt:
+    @property
+    def source(self) -> str:
+        """The template."""
+        return self.template.source
+
+    def conversation(self, messages: Any, *, tools: Any = None, name: str = "messages", **options: Any) -> ChatPrompt:
+        """As :meth:`prompt`, with what the template does not know of tools, calls and their results written for it."""
+        prepared = self._writer.prepare(messages, tools, name)
+        return self.prompt(prepared.messages, tools=prepared.tools, name=name, tags=prepared.tags, **options)
+
+    def prompt(self, messages: Any, *, tags: Mapping[str, str] = {}, **options: Any) -> ChatPrompt:
         """A conversation's text and ids. Options and errors: :meth:`ChatTemplate.render`; ``TokenizerError`` for text
         that cannot be encoded.
 
         Special tokens that the template writes become ids; their spellings in a message remain text. BOS comes
-        first where the vocabulary says so and the template has not written it.
+        first where the vocabulary says so and the template has not written it. tags: characters of messages that stand
+        for special tokens.
         """
         marked, back = self.template.render(messages, **options)
+        if tags:
+            marked = marked.translate({ord(mark): tag for mark, tag in tags.items()})
         text = marked.translate(back)
         tokenizer = self._tokenizer
         ids = self._encode(marked, text, back)

@@ -232,14 +232,18 @@ def prefix_bytes(kind: str, step: Table) -> int:
 
 
 def _precompiled_growth(charsmap: str) -> float:
-    """Of a table of characters: a double-array trie of 32-bit units, then replacements with a NUL after each.
+    try:
+        return charsmap_growth(base64.b64decode(charsmap, validate=True))
+    except (binascii.Error, ValueError):
+        raise TokenizerError("precompiled_charsmap is not base64") from None
+
+
+def charsmap_growth(raw: bytes) -> float:
+    """Bytes that one byte may become, of a table of characters: a double-array trie of 32-bit units, then replacements
+    with a NUL after each.
 
     Raises ``TokenizerError`` unless every walk through the trie stays inside it and ends at a replacement.
     """
-    try:
-        raw = base64.b64decode(charsmap, validate=True)
-    except (binascii.Error, ValueError):
-        raise TokenizerError("precompiled_charsmap is not base64") from None
     size = int.from_bytes(raw[:4], "little")
     texts = raw[4 + size :]
     if size % 1024 or not 1024 <= size <= len(raw) - 4:  # blocks of 256 units

@@ -54,7 +54,7 @@ class JsonTokenizer:
         self._checked = Description(description)
         table = self._checked.table
         self.chat_template = chat_template
-        self._byte_level, self._spaces = _kind(table.get("decoder"))
+        self._byte_level, self._spaces, self._inside = _kind(table.get("decoder"))
         # Ordinary tokens by the description, which must not match in ordinary text; decoding still shows them.
         self._markers = set()
         for token in table.get("added_tokens") or []:
@@ -147,6 +147,18 @@ class JsonTokenizer:
             raise TokenizerError(f"the text became id {max(ids)}; the vocabulary has {self.vocab_size} tokens")
         return ids
 
+    def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
+        """As :meth:`VocabularyTokenizer.encode_pair`; the description's post-processor joins the texts."""
+        alone = [self.encode(text) for text in (first, second)]  # checks both
+        if self._plain.num_special_tokens_to_add(True) < 3:
+            raise TokenizerError("post_processor: it joins two texts without tokens between them")
+        with package_errors("the texts could not be encoded"):
+            found = self._plain.encode(first, second)
+        ids, types = found.ids, found.type_ids
+        if len(ids) < sum(map(len, alone)) - 4 or not {*types} <= {0, 1}:
+            raise TokenizerError("post_processor: it does not keep both texts")
+        return ids, types
+
     def _check_cost(self, text: str, size: int) -> None:
         """``TokenizerError`` if a text of ``size`` bytes could become too large, or take too long."""
         checked = self._checked
@@ -214,16 +226,21 @@ class JsonTokenizer:
         match = _BYTE.fullmatch(text)
         if match is not None:
             return bytes([int(match[1], 16)])
+        if self._inside is not None:  # pieces inside a word begin so; others begin a word
+            text = text.removeprefix(self._inside) if text.startswith(self._inside) else f" {text}"
         return (text.replace(_SPACE, " ") if self._spaces else text).encode("utf-8", "replace")
 
 
-def _kind(decoder: object) -> tuple[bool, bool]:
-    """(whether pieces are in the byte alphabet, whether U+2581 is a space), from the description's decoders."""
+def _kind(decoder: object) -> tuple[bool, bool, str | None]:
+    """(whether pieces are in the byte alphabet, whether U+2581 is a space, how a piece of WordPiece begins that begins
+    no word), from the description's decoders."""
     steps = decoder.get("decoders", [decoder]) if isinstance(decoder, dict) else []
     kinds = [step.get("type") for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
     if "ByteLevel" in kinds:
-        return True, False
+        return True, False, None
     if "Metaspace" in kinds or "ByteFallback" in kinds:
-        return False, True
+        return False, True, None
+    if kinds == ["WordPiece"]:
+        return False, False, steps[0].get("prefix", "##")
     shown = quoted("+".join(map(str, kinds)) or None)
-    raise TokenizerError(f"decoder: {shown} is not supported; expected ByteLevel, ByteFallback or Metaspace")
+    raise TokenizerError(f"decoder: {shown} is not supported; expected ByteLevel, ByteFallback, Metaspace or WordPiece")

@@ -20,6 +20,8 @@ import numpy as np
 
 from ..errors import TokenizerError
 from .base import VocabularyTokenizer, to_utf8
+from .components import charsmap_growth
+from .description import MOST_GROWTH
 from .special import Finder, looks_like_control
 from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary, quoted
 
@@ -28,6 +30,13 @@ __all__ = ["MergedSpmTokenizer", "SpmTokenizer"]
 _SPACE = "\u2581"
 _UNIGRAM = b"\x12\x02\x18\x01"  # trainer_spec.model_type = 1, in place of the value written before
 _BYTE_SPELLING = re.compile("<0x([0-9A-Fa-f]{2})>")
+
+
+def _varint(value: int) -> bytes:
+    out = b""
+    while value > 127:
+        out, value = out + bytes([value & 127 | 128]), value >> 7
+    return out + bytes([value])
 
 
 class SpmTokenizer(VocabularyTokenizer):
@@ -84,12 +93,28 @@ class SpmTokenizer(VocabularyTokenizer):
             types[types == BYTE] = CONTROL
         proto = encode_model(pieces, scores, types, self._byte_ids is not None)
         if vocabulary.model == "unigram":
-            proto += _UNIGRAM
+            proto += _UNIGRAM + self._normalizer(vocabulary)
         try:
             return sentencepiece.SentencePieceProcessor(model_proto=proto)
         except Exception as error:
             self._explain(vocabulary)
             raise vocabulary.error("pieces", f"refused by sentencepiece: {error}") from error
+
+    @staticmethod
+    def _normalizer(vocabulary: Vocabulary) -> bytes:
+        """The fields of normalizer_spec that take the place of those written before."""
+        spec = b""
+        if vocabulary.charsmap:
+            try:
+                growth = charsmap_growth(vocabulary.charsmap)
+            except TokenizerError as error:
+                raise vocabulary.error("charsmap", error.message) from None
+            if growth > MOST_GROWTH:
+                raise vocabulary.error("charsmap", f"with it, a text may become more than {MOST_GROWTH} times as long")
+            spec += b"\x12" + _varint(len(vocabulary.charsmap)) + vocabulary.charsmap
+        if vocabulary.squeezes:  # the package then removes a space that is put before the text, but not its own
+            spec += b"\x20\x01" + (b"\x18\x01" if vocabulary.add_space_prefix else b"")
+        return b"\x1a" + _varint(len(spec)) + spec if spec else b""
 
     @staticmethod
     def _explain(vocabulary: Vocabulary) -> None:
@@ -106,7 +131,7 @@ class SpmTokenizer(VocabularyTokenizer):
 
     def _encode_plain(self, text: str, offset: int) -> list[int]:
         to_utf8(text, offset)
-        if self._drops_prefix_space:
+        if self._drops_prefix_space and not self.vocabulary.squeezes:
             text = " " + text
             offset -= 1
         if self._byte_ids is None or _SPACE not in text:

@@ -23,8 +23,9 @@ _IDS = ("bos", "eos", "eot", "eom", "unk", "pad")
 class Vocabulary:
     """Pieces of text, numbered, and how text is cut into them.
 
-    ``model``: "bpe" (byte-level byte-pair encoding, as GPT-2), "spm" (SentencePiece, merges ranked by score) or
-    "unigram" (SentencePiece, the most probable segmentation).
+    ``model``: "bpe" (byte-level byte-pair encoding, as GPT-2), "spm" (SentencePiece, merges ranked by score),
+    "unigram" (SentencePiece, the most probable segmentation) or "wordpiece" (BERT; a piece that begins a word starts
+    with U+2581).
     ``pre``: name of the pre-tokenizer of a "bpe" vocabulary; None means "default".
     ``pieces``: one spelling per id, all ``str`` or all UTF-8 ``bytes``.
     ``scores``: float32 (n,), for "spm" and "unigram"; ``types``: int32 (n,), the constants of this module, or None:
@@ -32,6 +33,8 @@ class Vocabulary:
     ``merges``: pairs "left right", best first, for "bpe"; for "spm" they replace the scores.
     ``eog``: ids that end a generation, besides ``eos``, ``eot``, ``eom`` and those that are known by their spelling.
     ``strips``: ids of control tokens that remove the white space after them, when control tokens in text are parsed.
+    ``charsmap``: of "unigram": the table of characters that text is normalised by; ``squeezes``: spaces at its ends
+    are removed, and runs of spaces become one.
     ``names``: the source file's names of the fields, and ``source``: its path; only for error messages.
 
     Raises ``TokenizerError`` naming the field, if lengths disagree or an id is out of range.
@@ -54,6 +57,8 @@ class Vocabulary:
     add_bos: bool = False
     add_eos: bool = False
     add_space_prefix: bool = False
+    charsmap: bytes = b""
+    squeezes: bool = False
     chat_template: str | None = None
     source: str = field(default="", compare=False)
     names: Mapping[str, str] = field(default_factory=dict, compare=False)

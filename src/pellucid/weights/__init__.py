@@ -50,11 +50,11 @@ def locate(argument: str, source: Any, progress: Progress | None = None) -> str:
     return text
 
 
-def open_model(path: str | os.PathLike[str], find: Find | None = None) -> ModelFile:
+def open_model(path: str | os.PathLike[str], find: Find | None = None, *, ordered: bool = True) -> ModelFile:
     """Opens a GGUF file (any part of a split one) or a Hugging Face folder, told apart by what they hold.
 
     find: a folder's model_type -> architecture and table (arch.folder): the folder then has GGUF's keys and tensor
-    names too; without it, its own.
+    names too; without it, its own. ordered: as in `translate`.
 
     Raises ModelFileError: not found, neither of the two, or something wrong inside; UnsupportedModelError: a folder
     of which something would not be read.
@@ -66,7 +66,7 @@ def open_model(path: str | os.PathLike[str], find: Find | None = None) -> ModelF
 
         folder = open_folder(path)
         try:
-            return folder if find is None else translate(folder, find)
+            return folder if find is None else translate(folder, find, ordered)
         except BaseException:
             folder.close()
             raise

@@ -9,13 +9,14 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from pellucid._gguf import StringArray
 from pellucid.errors import ClosedError, ModelFileError, UnsupportedModelError
+from pellucid.parts import Made, Parts
 
 T = TypeVar("T")
 
@@ -34,14 +35,14 @@ class Tensor(NamedTuple):
     """One tensor, still in its file.
 
     ``type``: "F32", "Q4_1", ...; an unknown type is "ggml type 99" and becomes an error when the tensor is used.
-    ``shape``: in NumPy's order, so that a matrix is (rows, k). ``data``: its bytes, in the file or in memory.
+    ``shape``: in NumPy's order, so that a matrix is (rows, k). ``data``: its bytes, in the file, in memory or computed.
     ``offset``: where the data start in ``file``, in bytes.
     """
 
     name: str
     type: str
     shape: tuple[int, ...]
-    data: FileBytes | npt.NDArray[np.uint8]
+    data: Data
     offset: int
     file: str
 
@@ -181,10 +182,13 @@ class FileBytes:
         return self.view(np.uint8).tobytes()
 
 
-def same_bytes(a: FileBytes | npt.NDArray[np.uint8], b: FileBytes | npt.NDArray[np.uint8]) -> bool:
+Data: TypeAlias = "FileBytes | Parts | Made | npt.NDArray[np.uint8]"  # the bytes of a tensor
+
+
+def same_bytes(a: Data, b: Data) -> bool:
     """Whether two tensors have the same bytes, compared a few megabytes at a time."""
 
-    def part(of: FileBytes | npt.NDArray[np.uint8], start: int) -> npt.NDArray[np.uint8]:
+    def part(of: Data, start: int) -> npt.NDArray[np.uint8]:
         return of[start : start + MOST_READ].view(np.uint8)
 
     return a.size == b.size and all(
@@ -198,7 +202,7 @@ FILE_TYPES = {
     13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
     21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
     29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4",
-    40: "Q1_0",
+    40: "Q1_0", 41: "Q2_0",
 }  # fmt: skip
 
 
@@ -245,6 +249,7 @@ class ModelFile:
     ) -> None:
         self.path = path
         self.format = format
+        self.wanted_context: int | None = None
         self._architecture_key = architecture_key
         self._metadata: dict[str, Any] | None = metadata
         self._tensors: dict[str, Tensor] | None = tensors
@@ -255,6 +260,8 @@ class ModelFile:
         self.own_name = own_name or (lambda name: name)  # the same for tensors
         self._asked: set[str] = set()  # keys that a getter has read
         self.used: set[str] = set()  # names of tensors that were read; the caller records them
+        self.widened: set[str] = set()  # tensors that are F32 here and FP8 in the file
+        self.method = ""  # how a folder was quantised: "INT4 (GPTQ)"
         self.nbytes = sum(file.size for file in self._files)
 
     @property
@@ -287,7 +294,7 @@ class ModelFile:
         """The mixture's name where the file gives one ("Q4_K_M"), else the type with the most bytes ("" where there are
         no tensors)."""
         name = FILE_TYPES.get(self.get_int("general.file_type", -1)) if self.format.startswith("GGUF") else None
-        return name or next(iter(self.types), "")
+        return self.method or name or next(iter(self.types), "")
 
     def take_files(self) -> list[SourceFile]:
         """Transfers ownership of the files to another ModelFile with the same tensors."""

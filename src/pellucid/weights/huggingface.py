@@ -9,16 +9,22 @@ Sources: transformers' configurations and modeling_rope_utils; GGUF's specificat
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from pellucid.errors import ModelFileError, UnsupportedModelError
 from pellucid.folder import Folder, Wrapper
+from pellucid.parts import Parts, floats
+from pellucid.weights import mxfp4, rotations
 from pellucid.weights.base import ModelFile, Tensor, same_bytes
+from pellucid.weights.integers import Joined
+from pellucid.weights.orders import in_order, orders, plain
+from pellucid.weights.prequantised import Quantised, join
+from pellucid.weights.sentences import has_modules
 
 Find = Callable[[str], tuple[str, Folder | Wrapper]]  # model_type -> (architecture, table)
 
@@ -28,13 +34,18 @@ _HARMLESS = frozenset(
     """
     _attn_implementation _attn_implementation_autoset _commit_hash _experts_implementation _flash_attn_2_enabled
     _name_or_path _sliding_window_pattern attention_dropout attn_implementation auto_map cache_implementation
-    chunk_size_feed_forward classifier_dropout dtype embd_pdrop finetuning_task gradient_checkpointing hidden_dropout
-    id2label initializer_range is_decoder is_llama_config keys_to_ignore_at_inference label2id max_sequence_length
-    model_max_length model_type name_or_path num_labels output_attentions output_hidden_states pretraining_tp prefix
-    problem_type resid_pdrop return_dict task_specific_params tokenizer_class torch_dtype torchscript tf_legacy_loss
-    tie_encoder_decoder transformers_version transformers.js_config use_bfloat16 use_cache use_flash_attn
+    chunk_size_feed_forward classifier_dropout dtype embd_pdrop embedding_dropout finetuning_task
+    gradient_checkpointing hidden_dropout id2label initializer_range is_decoder is_llama_config
+    keys_to_ignore_at_inference label2id max_sequence_length model_max_length model_type name_or_path num_labels
+    output_attentions output_hidden_states output_router_logits pretraining_tp prefix problem_type resid_pdrop
+    residual_dropout return_dict router_aux_loss_coef router_jitter_noise task_specific_params tokenizer_class
+    torch_dtype torchscript tf_legacy_loss tie_encoder_decoder transformers_version transformers.js_config
+    use_bfloat16 use_cache use_flash_attn
+    attention_probs_dropout_prob hidden_dropout_prob directionality output_past pooler_fc_size
+    pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
 
-    bos_token_id cls_token_id decoder_start_token_id eos_token_id mask_token_id pad_token_id sep_token_id unk_token_id
+    bos_token_id cls_token_id
+    decoder_start_token_id eod_token_id eos_token_id mask_token_id pad_token_id sep_token_id unk_token_id
 
     assistant_confidence_threshold assistant_lookbehind bad_words_ids begin_suppress_tokens diversity_penalty do_sample
     early_stopping encoder_no_repeat_ngram_size encoder_repetition_penalty epsilon_cutoff eta_cutoff
@@ -45,8 +56,6 @@ _HARMLESS = frozenset(
     """.split()
 )
 _HARMLESS_PREFIX = "unsloth_"
-# Keys for which only this value is supported.
-_ONLY = {"is_causal": True, "partial_rotary_factor": 1.0}
 # Keys that may be null although they have a default: null means something else.
 _NULLABLE = {"head_dim", "num_key_value_heads", "sliding_window"}
 
@@ -56,8 +65,14 @@ _LEFT_OUT = re.compile(
     r"(.+\.)?(rotary_emb\.inv_freq|masked_bias|position_ids)|(model\.)?(mtp|nextn|vision_tower|vision_model|visual"
     r"|vision_embed_tokens|multi_modal_projector|mm_projector|embed_vision|audio_tower|audio_model|embed_audio)\..+"
 )
-_LAYER = re.compile(r"model\.layers\.(0|[1-9][0-9]{0,5})\.(.+)")  # no leading zeros: one name per layer
 _NORM = re.compile(r"norm\.weight$")
+_STACK = re.compile(r"blk\.\d+\.ffn_.+_exps\.weight")
+# The number of an expert or of a head, within the names of a layer's tensors.
+_EXPERT = re.compile(r"(?:(?<=experts)|(?<=layernorm\.norms))\.(0|[1-9][0-9]{0,3})(?=\.)")
+# What a folder may have in place of several matrices.
+_WHOLE = {"attn_q": "attn_qkv", "attn_k": "attn_qkv", "attn_v": "attn_qkv", "ffn_gate": "ffn_up"}
+_WHOLE |= {"attn_qkv": "ssm_in", "attn_gate": "ssm_in", "ssm_beta": "ssm_ba", "ssm_alpha": "ssm_ba"}
+_WHOLE |= {"ffn_gate_shexp": "ffn_up_shexp"}
 # Prefixes of a wrapper's text model, as newer and older versions of transformers save it, and what replaces them.
 _TEXT = (
     ("model.language_model.", "model."),
@@ -79,8 +94,11 @@ class _Settings:
         return lambda key, *args, **options: method(self.prefix + key, *args, **options)
 
 
-def translate(folder: ModelFile, find: Find) -> ModelFile:
+def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
     """A folder opened by `open_folder` -> the same model under GGUF's keys and names.
+
+    ordered: matrices whose columns GPTQ put in another order may stay so; a tensor NAME.order says which column stands
+    where. Otherwise they are decoded to F32.
 
     Raises UnsupportedModelError for a model_type that `find` does not know, and for a key or a tensor that is not read;
     ModelFileError for a wrong configuration.
@@ -102,32 +120,45 @@ def translate(folder: ModelFile, find: Find) -> ModelFile:
         folder.metadata["config"] = {**config, "text_config": {**table.defaults, **config["text_config"]}}
     c = _Settings(folder, prefix)
     _check_classes(c, table.classes)
-    metadata: dict[str, Any] = {"general.architecture": arch, "pellucid.rope_halves": True}
+    if table.variant is not None:
+        arch = table.variant(c) or arch
+    metadata: dict[str, Any] = {"general.architecture": arch, "pellucid.rope_halves": table.halves}
     aliases = {}
     for key, name in table.keys.items():
         value = c.get_any(key, None)
         if value is not None:
+            if f"{arch}.{name}" in metadata and metadata[f"{arch}.{name}"] != value:  # an older and a newer name
+                raise c.fail(key, f"it is {value}", f"{metadata[f'{arch}.{name}']}, as another key says")
             metadata[f"{arch}.{name}"] = value
         elif key in table.defaults and key not in _NULLABLE:
             raise c.fail(key, "it is null", "a value")
-        aliases[f"{arch}.{name}"] = prefix + key
+        if value is not None or f"{arch}.{name}" not in aliases:
+            aliases[f"{arch}.{name}"] = prefix + key
     if table.derive is not None:
         metadata |= {f"{arch}.{name}": value for name, value in table.derive(c).items()}
-    names = _Names(table, [key for key in table.biases if c.get_bool(key, False)])
-    tensors = _tensors(folder, table, names, wrapper)
-    rope_factors = _ropes(c, arch, table.ropes, metadata, aliases)
-    if rope_factors is not None:
-        tensors["rope_freqs.weight"] = rope_factors
-    _tie(folder, c, tensors, table.tied)
+    bare = wrapper is None and not any(name.startswith(table.base) for name in folder.tensors)
+    names = _Names(table, [key for key in table.biases if c.get_bool(key, False)], bare)
+    mxfp4_alone = bool(table.mxfp4) and c.get_any("quantization_config.quant_method", None) == "mxfp4"
+    quantised = Quantised() if mxfp4_alone else join(folder, prefix)
+    tensors = _tensors(folder, c, table, names, wrapper, quantised if ordered else in_order(folder, quantised))
+    metadata |= _numbers(folder, c, table, names, tensors)
+    known = _join_mxfp4(folder, c, table, names, tensors) or bool(quantised.method)
+    for name, values in (rotations.read(c, arch, table, metadata, aliases) if table.heads else {}).items():
+        tensors[name] = _made(name, np.array(values))
+    if table.encoder or _is_base(c, tensors):
+        metadata["pellucid.headless"] = True
+        c.get_bool("tie_word_embeddings", None)
+    else:
+        _tie(folder, c, tensors, table.tied, names.own)
     _check_vocabulary(c, tensors)
-    _check_unread(c, frozenset())
+    _check_unread(c, frozenset(), known, not table.encoder)
     if wrapper is not None:
         _check_classes(_Settings(folder, "config."), wrapper.classes)
-        _check_unread(_Settings(folder, "config."), wrapper.other | {"text_config"})
+        _check_unread(_Settings(folder, "config."), wrapper.other | {"text_config"}, bool(quantised.method))
         logging.getLogger("pellucid").warning(
             "%s: the text model alone of this %s is loaded; it does not take %s", folder.path, kind, wrapper.lacks
         )
-    return ModelFile(
+    translated = ModelFile(
         folder.path,
         folder.format,
         "general.architecture",
@@ -138,6 +169,11 @@ def translate(folder: ModelFile, find: Find) -> ModelFile:
         aliases=aliases,
         own_name=names.own,
     )
+    translated.widened = {name for name, t in tensors.items() if t.name in quantised.widened}
+    types = {t.type for name, t in tensors.items() if t.name in quantised.names and not name.endswith(".order")}
+    if types:
+        translated.method = f"{', '.join(sorted(types, key=('INT4', 'Q8_0', 'F32').index))} ({quantised.method})"
+    return translated
 
 
 # ---- keys -----------------------------------------------------------------------------------------------------
@@ -156,15 +192,15 @@ def _check_vocabulary(c: _Settings, tensors: dict[str, Tensor]) -> None:
         raise c.fail("vocab_size", f"it is {size}", f"{rows}, the rows of the embedding")
 
 
-def _check_unread(c: _Settings, known: frozenset[str]) -> None:
-    """Refuses the first key that was not read, unless it is known to be harmless, or is false or empty."""
+def _check_unread(c: _Settings, known: frozenset[str], quantised: bool = False, causal: bool = True) -> None:
+    """Refuses the first key that was not read, unless it is known to be harmless, or is false or empty. quantised:
+    quantization_config was read. causal: the only value of is_causal that runs."""
     table = c.folder.get_table(c.prefix[:-1])
-    for key, only in _ONLY.items():
-        if c.get_any(key, only) != only:
-            raise c.refuse(key, str(only).lower())
-    if table.get("is_causal", True) is None:  # transformers treats null as false
+    if c.get_any("is_causal", causal) is not causal:
+        raise c.refuse("is_causal", str(causal).lower())
+    if causal and table.get("is_causal", True) is None:  # transformers treats null as false
         raise c.fail("is_causal", "it is null", "true")
-    if c.get_any("quantization_config", None):
+    if c.get_any("quantization_config", None) and not quantised:
         method = c.get_str("quantization_config.quant_method", "unknown")
         raise UnsupportedModelError(
             feature=f"{c.prefix}quantization_config (quant_method {method!r})",
@@ -179,25 +215,55 @@ def _check_unread(c: _Settings, known: frozenset[str]) -> None:
             raise c.refuse(key)
 
 
+def _is_base(c: _Settings, tensors: dict[str, Tensor]) -> bool:
+    """Whether a folder is of a model that was saved without its head: by its class, or as an embedder."""
+    given = c.get_list("architectures", None, of=str) or ()
+    saved = any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in given) or has_modules(
+        c.folder.path
+    )
+    return saved and "output.weight" not in tensors
+
+
 # ---- tensors --------------------------------------------------------------------------------------------------
 
 
 class _Names:
     """Maps the names of a folder's tensors to GGUF's, and back."""
 
-    def __init__(self, table: Folder, biases: list[str]) -> None:
+    def __init__(self, table: Folder, biases: list[str], bare: bool) -> None:
         self._names = table.names
-        self._back = {name: own for own, name in table.names.items()}
-        self.biased = {name: key for key in biases for name in table.biases[key]}  # projection with a bias -> its key
+        self._others = {**table.others, **table.numbers}
+        self._layers = table.layers
+        self._layer = re.compile(re.escape(table.layers) + r"\.(0|[1-9][0-9]{0,5})\.(.+)")  # one name per layer
+        self._base = table.base if bare else ""  # what the file's names lack
+        self._unused = re.compile(table.unused)
+        self._back = {name: own for own, name in table.names.items()}  # the last name of several
+        self._back |= {part: self._back[whole] for whole, parts in table.split.items() for part in parts}
+        # Projection with a bias -> why it has one.
+        self.biased = dict.fromkeys(table.biased, "this architecture has one")
+        self.biased |= {name: f"{key} is true" for key in biases for name in table.biases[key]}
         self._found: dict[str, str] = {}
 
     def gguf(self, own: str, name: str) -> str | None:
         """GGUF's name of a tensor; None for an unknown one. own: its name in the file; name: without a wrapper's
         prefix."""
-        stem, _, kind = name.rpartition(".")
-        match = _LAYER.fullmatch(stem)
-        found = self._names.get(match[2] if match else stem)
-        if found is None or not (kind == "weight" or (kind == "bias" and found in self.biased)):
+        other = self._layer.fullmatch(self._base + name)
+        if other and other[2] in self._others:
+            made = f"blk.{int(other[1])}.{self._others[other[2]]}"
+            self._found[made] = own
+            return made
+        stem, _, kind = (self._base + name).rpartition(".")
+        if kind not in ("weight", "bias"):  # a parameter whose name has no such end
+            stem, kind = self._base + name, ""
+        match = self._layer.fullmatch(stem)
+        found = self._names.get(_EXPERT.sub(".*", f"{match[2]}.")[:-1] if match else stem, "")
+        if not found:
+            return None
+        if not kind:
+            found, _, kind = found.rpartition(".")
+        elif kind == "bias" and found not in self.biased:
+            return None
+        if not found:
             return None
         found = f"blk.{int(match[1])}.{found}.{kind}" if match else f"{found}.{kind}"
         self._found[found] = own
@@ -207,46 +273,161 @@ class _Names:
         """A tensor's name in the file; for a missing tensor, the name that it would have."""
         if name in self._found:
             return self._found[name]
-        match = re.fullmatch(r"(?:blk\.(\d+)\.)?(.+)\.(weight|bias)", name)
-        if match is None or match[2] not in self._back:
+        for one, known in self._others.items():
+            if match := re.fullmatch(
+                rf"blk\.(\d+)\.({re.escape(known)}|{re.escape(known.removesuffix('_log'))})", name
+            ):
+                return f"{self._layers}.{match[1]}.{one}".removeprefix(self._base)
+        match = re.fullmatch(r"(?:blk\.(\d+)\.)?(.+)\.(\w+)", name)
+        if match is None:
             return name
-        return f"{f'model.layers.{match[1]}.' if match[1] else ''}{self._back[match[2]]}.{match[3]}"
+        layer = f"{self._layers}.{match[1]}." if match[1] else ""
+        whole = f"{match[2]}.{match[3]}"
+        if match[2] not in self._back and whole not in self._back:
+            whole = re.sub("ffn_(gate|up)_exps", "ffn_gate_up_exps", whole)
+        fused = whole.rpartition(".")[0]
+        part = next((name for name in (match[2], fused) if name in self._back), _WHOLE.get(match[2], ""))
+        if whole in self._back and not (fused in self._back and fused.endswith("_exps")):
+            own = layer + self._back[whole]
+        elif part in self._back:
+            own = f"{layer}{self._back[part].replace('*', '0')}.{match[3]}"
+        else:
+            return name
+        return own.removeprefix(self._base)
+
+    def left_out(self, name: str) -> bool:
+        return bool(_LEFT_OUT.fullmatch(name) or self._unused.fullmatch(self._base + name))
 
 
-def _tensors(folder: ModelFile, table: Folder, names: _Names, wrapper: Wrapper | None) -> dict[str, Tensor]:
+def _kind(name: str) -> str:
+    """What has the same number of parts in all layers: experts, or the norms of heads of one name."""
+    return "experts" if name.endswith("_exps.weight") else name.split(".", 2)[2]
+
+
+def _stacked(folder: ModelFile, found: dict[str, dict[int, Tensor]]) -> dict[str, Tensor]:
+    """The matrices of experts, {name: {expert: matrix}}, as one tensor each of shape (experts, rows, k); vectors of
+    heads likewise. All names have as many."""
+    n = max((max(parts) for parts in found.values()), default=-1) + 1
+    made = {}
+    for name, parts in found.items():
+        first = parts[min(parts)]
+        for e in range(n):
+            own = _EXPERT.sub(f".{e}", first.name)
+            if e not in parts:
+                message = f"no such tensor beside {first.name}"
+                raise ModelFileError(message, file=folder.path, field=own, expected=f"a tensor for each of {n} experts")
+            if (parts[e].type, parts[e].shape) != (first.type, first.shape):
+                t, message = parts[e], f"is {parts[e].type} of shape {parts[e].shape}"
+                expected = f"{first.type} of shape {first.shape}, as {first.name} is"
+                raise ModelFileError(message, file=t.file, field=own, offset=t.offset, expected=expected)
+        data = Parts(tuple(parts[e].data for e in range(n)))
+        made[name] = first._replace(shape=(n, *first.shape), data=data)
+    return made
+
+
+def _tensors(
+    folder: ModelFile, c: _Settings, table: Folder, names: _Names, wrapper: Wrapper | None, quantised: Quantised
+) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
+    experts: dict[str, dict[int, Tensor]] = {}
+    ordered: dict[str, Joined] = {}
     for own, t in folder.tensors.items():
         old, new = next(((old, new) for old, new in _TEXT if wrapper and own.startswith(old)), ("", ""))
         name = names.gguf(own, new + own.removeprefix(old))
         if name is None:
-            if not _LEFT_OUT.fullmatch(own):
+            if not names.left_out(own):
                 raise UnsupportedModelError(feature=f"tensor {own}, which no operation reads,")
+            continue
+        if name.endswith(".exp_probs_b.bias") and len(t.shape) == 2:  # ERNIE's has a dimension of 1 before
+            t = t._replace(shape=t.shape[1:] if t.shape[0] == 1 else t.shape)
+        expert = _EXPERT.search(own)
+        if own in quantised.ordered and expert is not None:  # each expert's order is its own
+            t = plain(quantised.ordered[own])
+        elif own in quantised.ordered:
+            ordered[name] = quantised.ordered[own]
+        if expert is not None:
+            experts.setdefault(name, {})[int(expert[1])] = t
             continue
         if name in found:
             raise ModelFileError("a second tensor for the same weight", file=t.file, field=own, offset=t.offset)
-        if table.norm_offset and _NORM.search(name):
+        if table.norm_offset and _NORM.search(name) and name.split(".")[-2] not in table.plain_norms:
             t = _plus(t, table.norm_offset)
-        found[name] = t
+        stem = re.sub(r"^blk\.\d+\.|\.(weight|bias)$", "", name)
+        if name in ordered and (stem in table.split or stem in table.change):
+            t = plain(ordered.pop(name))
+        for made, how in table.split.get(stem, {}).items():
+            found[name.replace(stem, made)] = _changed(t, partial(how, c))
+        if stem not in table.split:
+            change = table.change.get(stem)
+            found[name] = t if change is None else _changed(t, partial(change, c))
+    for kind in {_kind(name) for name in experts}:
+        found |= _stacked(folder, {name: parts for name, parts in experts.items() if _kind(name) == kind})
+    found |= orders(found, ordered)
     for name in [name for name in found if name.endswith(".weight")]:
         stem = name.removesuffix(".weight")
-        key = names.biased.get(stem.rpartition(".")[2])
-        if key is not None and f"{stem}.bias" not in found:
-            field, expected = names.own(f"{stem}.bias"), f"a bias, since {key} is true"
+        why = names.biased.get(re.sub(r"^blk\.\d+\.", "", stem))
+        if why is not None and f"{stem}.bias" not in found:
+            field, expected = names.own(f"{stem}.bias"), f"a bias, since {why}"
             raise ModelFileError("no such tensor", file=folder.path, field=field, expected=expected)
     return found
 
 
+def _join_mxfp4(folder: ModelFile, c: _Settings, table: Folder, names: _Names, tensors: dict[str, Tensor]) -> bool:
+    """Joins the parts of matrices in MXFP4 -> whether quantization_config asks for them, as it must."""
+    config = c.get_table("quantization_config", None) if table.mxfp4 else None
+    asked = config is not None and c.get_any("quantization_config.quant_method", None) == "mxfp4"
+    if asked:
+        c.get_list("quantization_config.modules_to_not_convert", None, of=str)
+        if c.get_bool("quantization_config.dequantize", False):
+            raise c.refuse("quantization_config.dequantize", "false")
+        unread = c.folder.unread(f"{c.prefix}quantization_config.")
+        if unread:
+            raise c.refuse(unread[0].removeprefix(c.prefix))
+    n = mxfp4.joined(tensors, names.own, folder.path, lambda stem: table.mxfp4[stem.rpartition(".")[2]])
+    if n and not asked:
+        raise c.fail("quantization_config", "it asks for no MXFP4, which the folder has", "quant_method mxfp4")
+    whole = [name for name, t in tensors.items() if _STACK.fullmatch(name) and t.type != "MXFP4"]
+    if asked and whole:
+        own = f"{names.own(whole[0])}_blocks"
+        raise ModelFileError("no such tensor", file=folder.path, field=own, expected="a matrix in MXFP4")
+    return asked
+
+
+def _numbers(
+    folder: ModelFile, c: _Settings, table: Folder, names: _Names, tensors: dict[str, Tensor]
+) -> dict[str, list[float]]:
+    """Takes the tensors of one number each out of `tensors` -> lists with the numbers of all layers."""
+    found: dict[str, list[float]] = {}
+    for key in table.numbers.values():
+        for i in range(c.get_int("num_hidden_layers", min=1, max=4096)):
+            t, own = tensors.pop(f"blk.{i}.{key}", None), names.own(f"blk.{i}.{key}")
+            if t is None:
+                raise ModelFileError("no such tensor", file=folder.path, field=own, expected="one number")
+            if t.shape not in ((), (1,)):
+                raise ModelFileError(f"has shape {t.shape}", file=t.file, field=own, offset=t.offset, expected="()")
+            value = float(_plus(t, 0.0).data.view(np.float32)[0])
+            if not abs(value) <= 1e4:  # NaN too
+                raise ModelFileError(f"it is {value}", file=t.file, field=own, offset=t.offset, expected="a number")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def _changed(t: Tensor, change: Callable[[Any], Any]) -> Tensor:
+    """A tensor with its rows and columns in another order, in memory. Raises UnsupportedModelError, and ModelFileError
+    where its shape does not suit."""
+    units = {"F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}
+    if t.type not in units:
+        raise UnsupportedModelError(feature=f"weight format {t.type} ({t.name})", supported=", ".join(units))
+    try:
+        values = np.ascontiguousarray(change(t.data.view(units[t.type]).reshape(t.shape)))
+    except ValueError:
+        raise ModelFileError(f"has shape {t.shape}", file=t.file, field=t.name, offset=t.offset) from None
+    return t._replace(shape=values.shape, data=values.reshape(-1).view(np.uint8))
+
+
 def _plus(t: Tensor, offset: float) -> Tensor:
     """The weight of a norm plus the offset, in float32."""
-    if t.type == "F32":
-        values = t.data.view(np.float32)
-    elif t.type == "F16":
-        values = t.data.view(np.float16).astype(np.float32)
-    elif t.type == "BF16":
-        values = (t.data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    else:
-        raise UnsupportedModelError(feature=f"weight format {t.type} ({t.name})", supported="F32, F16, BF16")
-    return _made(t.name, values.reshape(t.shape) + np.float32(offset))
+    return _made(t.name, floats(t) + np.float32(offset))
 
 
 def _made(name: str, values: Any) -> Tensor:
@@ -254,7 +435,9 @@ def _made(name: str, values: Any) -> Tensor:
     return Tensor(name, "F32", values.shape, np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8), 0, "")
 
 
-def _tie(folder: ModelFile, c: _Settings, tensors: dict[str, Tensor], default: bool) -> None:
+def _tie(
+    folder: ModelFile, c: _Settings, tensors: dict[str, Tensor], default: bool, own_name: Callable[[str], str]
+) -> None:
     """Removes the head where it is tied to the embedding. Whether it is must agree with tie_word_embeddings; where a
     wrapper has no such key, the tensors decide. Raises ModelFileError, UnsupportedModelError."""
     tied = folder.get_bool("config.tie_word_embeddings", None)
@@ -265,7 +448,7 @@ def _tie(folder: ModelFile, c: _Settings, tensors: dict[str, Tensor], default: b
         tied = default
     head, embedding = tensors.get("output.weight"), tensors.get("token_embd.weight")
     if not tied and head is None:
-        raise ModelFileError("no such tensor", file=folder.path, field="lm_head.weight",
+        raise ModelFileError("no such tensor", file=folder.path, field=own_name("output.weight"),
                              expected="a head, since tie_word_embeddings is false")  # fmt: skip
     if tied and head is not None:
         if embedding is None or (head.type, head.shape) != (embedding.type, embedding.shape):
@@ -277,84 +460,3 @@ def _tie(folder: ModelFile, c: _Settings, tensors: dict[str, Tensor], default: b
                 feature=f"tensor {head.name}, which differs from the embedding although tie_word_embeddings is true,"
             )
         del tensors["output.weight"]
-
-
-# ---- rotations ------------------------------------------------------------------------------------------------
-
-
-def _ropes(c: _Settings, arch: str, by_kind: bool, metadata: dict[str, Any], aliases: dict[str, str]) -> Tensor | None:
-    """Reads "rope_parameters" (newer) or "rope_scaling". Returns the factors that frequencies are divided by; None
-    where there is at most one factor for all. by_kind: rope_parameters has a table for each kind of layer, and
-    rope_scaling applies to the layers with full attention."""
-    tables = {key: table for key in ("rope_parameters", "rope_scaling") if (table := c.get_table(key, None))}
-    if len(tables) == 2 and tables["rope_parameters"] != tables["rope_scaling"]:
-        raise c.fail("rope_scaling", "rope_parameters is also there, with other values", "one of the two")
-    c.get_int("original_max_position_embeddings", None, min=1, max=1 << 24)
-    factors = None
-    for key in tables:
-        if not by_kind:
-            factors = _rope(c, f"{key}.", f"{arch}.rope", metadata, aliases)
-        elif key == "rope_scaling":
-            if c.get_any("rope_scaling.type", None) is not None and c.get_any("rope_scaling.rope_type", None) is None:
-                raise c.refuse("rope_scaling.type", "rope_type in its place")  # transformers ignores the older name
-            factors = _rope(c, "rope_scaling.", f"{arch}.rope", metadata, aliases)
-        else:
-            if c.get_table(f"{key}.full_attention", None) is not None:
-                factors = _rope(c, f"{key}.full_attention.", f"{arch}.rope", metadata, aliases)
-            if c.get_table(f"{key}.sliding_attention", None) is not None:
-                _rope(c, f"{key}.sliding_attention.", f"{arch}.rope", metadata, aliases, local=True)
-            _check_table(c, f"{key}.")
-    return factors
-
-
-def _rope(
-    c: _Settings, where: str, name: str, metadata: dict[str, Any], aliases: dict[str, str], local: bool = False
-) -> Tensor | None:
-    """Reads one rotation. local: of the layers with a window, which is not scaled."""
-    base = c.get_float(f"{where}rope_theta", None, min=1.0)
-    if base is not None:
-        key = f"{name}.freq_base{'_swa' if local else ''}"
-        metadata[key], aliases[key] = base, f"{c.prefix}{where}rope_theta"
-    if c.get_float(f"{where}partial_rotary_factor", 1.0) != 1.0:
-        raise c.refuse(f"{where}partial_rotary_factor", "1.0")
-    factors = None
-    old = c.get_str(f"{where}type", None)
-    given = "type" if old is not None and c.get_any(f"{where}rope_type", None) is None else "rope_type"
-    kind = c.get_str(where + given, "default")
-    if kind == "linear" and not local:
-        metadata[f"{name}.scaling.type"] = "linear"
-        metadata[f"{name}.scaling.factor"] = c.get_float(f"{where}factor", min=1e-6, max=1e6)
-    elif kind == "llama3" and not local:
-        factors = _llama3_factors(c, where, base)
-    elif kind != "default":
-        raise c.refuse(where + given, "default" if local else "default, linear, llama3")
-    _check_table(c, where)
-    return factors
-
-
-def _check_table(c: _Settings, where: str) -> None:
-    """Refuses the first key of a table that was not read."""
-    unread = c.folder.unread(c.prefix + where)
-    if unread:
-        raise c.refuse(unread[0].removeprefix(c.prefix))
-
-
-def _llama3_factors(c: _Settings, where: str, base: float | None) -> Tensor:
-    """Llama 3.1's divisor of each frequency: 1 for short wavelengths, `factor` for long ones, a blend in between."""
-    factor = c.get_float(f"{where}factor", min=1e-6, max=1e6)
-    low = c.get_float(f"{where}low_freq_factor", min=1e-6, max=1e6)
-    high = c.get_float(f"{where}high_freq_factor", min=1e-6, max=1e6)
-    original = c.get_int("max_position_embeddings", min=1, max=1 << 24)
-    for place in (where, ""):  # the key next to the table takes precedence over the one in it
-        original = c.get_int(f"{place}original_max_position_embeddings", original, min=1, max=1 << 24)
-    if high <= low:
-        raise c.fail(f"{where}high_freq_factor", f"it is {high}", f"more than low_freq_factor ({low})")
-    heads = c.get_int("num_attention_heads", min=1, max=4096)
-    width = c.get_int("head_dim", c.get_int("hidden_size", min=1) // heads, min=2, max=4096)
-    base = base or c.get_float("rope_theta", 10000.0, min=1.0)
-    out = []
-    for i in range(width // 2):
-        turns = original * base ** (-2.0 * i / width) / (2 * math.pi)  # over the original context
-        blend = min(max((turns - low) / (high - low), 0.0), 1.0)
-        out.append(1.0 / ((1 - blend) / factor + blend))
-    return _made("rope_freqs.weight", np.array(out, np.float32))

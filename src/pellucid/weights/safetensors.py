@@ -40,14 +40,14 @@ def open_folder(path: str | os.PathLike[str]) -> ModelFile:
     if not os.path.exists(config_path):
         message = "no model: " + ("the folder has no config.json" if os.path.isdir(path) else "not a folder")
         raise ModelFileError(message, file=path, expected=_FOLDER + _hint(path))
-    config = _json_table(read_file(config_path, _MAX_CONFIG, "a configuration"), config_path)
+    config = json_table(read_file(config_path, _MAX_CONFIG, "a configuration"), config_path)
     files: list[SourceFile] = []
     try:
         tensors: dict[str, Tensor] = {}
         for shard, wanted in _shards(path):
             file = SourceFile(shard, _EXPECTED)
             files.append(file)
-            found = _read_header(file)
+            found = read_header(file)
             if wanted is not None:
                 missing = next((name for name in wanted if name not in found), None)
                 if missing is not None:
@@ -79,7 +79,7 @@ def _shards(folder: str) -> list[tuple[str, set[str] | None]]:
         return [(single, None)]
     if not os.path.exists(index):
         raise ModelFileError("no model: no weights next to config.json", file=folder, expected=f"{single} or {index}")
-    table = _json_table(read_file(index, _MAX_HEADER, "an index"), index)
+    table = json_table(read_file(index, _MAX_HEADER, "an index"), index)
     weight_map = table.get("weight_map")
     if not isinstance(weight_map, dict):
         raise ModelFileError("no such table", file=index, field="weight_map", expected="tensor names and file names")
@@ -102,10 +102,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _json_table(raw: bytes, path: str, field: str | None = None, offset: int = 0) -> dict[str, Any]:
-    """Parses a JSON object without duplicate keys. Raises ModelFileError for anything else."""
+def json_value(raw: bytes, path: str, field: str | None = None, offset: int = 0) -> Any:
+    """Parses JSON without duplicate keys. Raises ModelFileError for anything else."""
     try:
-        table = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
         raise ModelFileError(
             "not UTF-8", file=path, field=field, offset=offset + error.start, expected="JSON"
@@ -117,6 +117,11 @@ def _json_table(raw: bytes, path: str, field: str | None = None, offset: int = 0
         raise ModelFileError("tables nested too deeply", file=path, field=field, expected="JSON") from None
     except ValueError as error:  # a duplicate key, or an integer with thousands of digits
         raise ModelFileError(str(error), file=path, field=field, expected="valid JSON") from None
+
+
+def json_table(raw: bytes, path: str, field: str | None = None, offset: int = 0) -> dict[str, Any]:
+    """Parses a JSON object without duplicate keys. Raises ModelFileError for anything else."""
+    table = json_value(raw, path, field, offset)
     if not isinstance(table, dict):
         raise ModelFileError(f"a {type(table).__name__}", file=path, field=field, expected="a table in JSON")
     return table
@@ -126,7 +131,7 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 56
 
 
-def _read_header(file: SourceFile) -> dict[str, Tensor]:
+def read_header(file: SourceFile) -> dict[str, Tensor]:
     """Tensors of one safetensors file, in the order of their data, which must have no gaps and no overlaps."""
 
     def fail(message: str, field: str, offset: int | None = None, expected: str | None = None) -> ModelFileError:
@@ -139,7 +144,7 @@ def _read_header(file: SourceFile) -> dict[str, Tensor]:
     if not 2 <= length <= room:
         raise fail(f"a header of {length} bytes", "header", 0, f"2 to {room}")
     start = 8 + length
-    table = _json_table(file.read(8, length, "header").tobytes(), file.path, "header", 8)
+    table = json_table(file.read(8, length, "header").tobytes(), file.path, "header", 8)
     notes = table.pop("__metadata__", None)
     if notes is not None and not isinstance(notes, dict):
         raise fail(f"a {type(notes).__name__}", "__metadata__", 8, "a table")

@@ -1,0 +1,86 @@
+"""GPT-NeoX and Pythia: LayerNorm, both halves of a layer side by side with a norm each (EleutherAI 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pellucid.arch.config import Config, Reader, Source
+from pellucid.folder import KEYS, Folder, Settings
+from pellucid.plan import Plan
+
+
+def config(source: Source) -> Config:
+    r = Reader(source)
+    parallel = bool(source.get_bool(r.key("use_parallel_residual"), True))
+    return replace(r.base(halves=True, act="gelu", norms="layer", own=("use_parallel_residual",)), parallel=parallel)
+
+
+def block(p: Plan, c: Config, i: int) -> None:
+    attention, rope = c.kind(i)
+    qkv = p.qkv(i, p.norm(i, "attn_norm"), attention)
+    p.rope_append(i, qkv, rope)
+    a = p.attend(i, qkv)
+    if not c.parallel:
+        p.add(i, "attn_output", a)
+    f = p.mlp(i, p.norm(i, "ffn_norm"), c.ff, c.act)
+    if c.parallel:
+        p.add(i, "attn_output", a)
+    p.add(i, "ffn_down", f)
+
+
+def _older(c: Settings) -> Mapping[str, Any]:
+    """Older names of the rotation's keys."""
+    base, part = c.get_float("rotary_emb_base", None, min=1.0), c.get_float("rotary_pct", None, min=1e-3, max=1.0)
+    found: dict[str, Any] = {} if base is None else {"rope.freq_base": base}
+    if part is not None:
+        width = c.get_int("hidden_size", min=1) // c.get_int("num_attention_heads", min=1)
+        found["rope.dimension_count"] = int(part * width)
+    return found
+
+
+def _by_part(c: Settings, values: Any) -> Any:
+    """Rows by head, each with its query, key and value -> all queries, all keys, all values."""
+    heads = c.get_int("num_attention_heads", min=1, max=4096)
+    return values.reshape(heads, 3, len(values) // heads // 3, -1).swapaxes(0, 1).reshape(values.shape)
+
+
+FOLDERS = {
+    "gpt_neox": Folder(
+        classes=("GPTNeoXForCausalLM",),
+        keys={
+            **{
+                key: name
+                for key, name in KEYS.items()
+                if key not in ("rms_norm_eps", "head_dim", "num_key_value_heads", "rope_theta")
+            },
+            "layer_norm_eps": "attention.layer_norm_epsilon",
+            "use_parallel_residual": "use_parallel_residual",
+        },
+        defaults={
+            "layer_norm_eps": 1e-5,
+            "max_position_embeddings": 2048,
+            "hidden_act": "gelu",
+            "attention_bias": True,
+        },
+        biases={"attention_bias": ("attn_qkv", "attn_output")},
+        biased=("ffn_up", "ffn_down", "attn_norm", "ffn_norm", "output_norm"),
+        names={
+            "gpt_neox.embed_in": "token_embd",
+            "gpt_neox.final_layer_norm": "output_norm",
+            "embed_out": "output",
+            "input_layernorm": "attn_norm",
+            "post_attention_layernorm": "ffn_norm",
+            "attention.query_key_value": "attn_qkv",
+            "attention.dense": "attn_output",
+            "mlp.dense_h_to_4h": "ffn_up",
+            "mlp.dense_4h_to_h": "ffn_down",
+        },
+        base="gpt_neox.",
+        layers="gpt_neox.layers",
+        partial=0.25,
+        change={"attn_qkv": _by_part},
+        derive=_older,
+    )
+}

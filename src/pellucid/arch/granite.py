@@ -1,0 +1,70 @@
+"""Granite 3 and 4, dense: Llama with multipliers of embedding, scores, residual additions and logits (IBM 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pellucid.arch.config import Config, Reader, Source
+from pellucid.arch.mixture import feed_forward
+from pellucid.folder import KEYS, MLP, QKVO, Folder
+from pellucid.plan import Plan
+
+
+def config(source: Source) -> Config:
+    r = Reader(source)
+    return multiplied(r, r.base(halves=False))
+
+
+def multiplied(r: Reader, c: Config) -> Config:
+    """The configuration with its multipliers."""
+    return replace(
+        c,
+        attention=replace(c.attention, scale=r.number("attention.scale", c.attention.dk**-0.5)),
+        embed_scale=r.number("embedding_scale", 1.0),
+        residual_scale=r.number("residual_scale", 1.0),
+        logit_scale=1.0 / r.number("logit_scale", 1.0),
+    )
+
+
+def block(p: Plan, c: Config, i: int) -> None:
+    attention, rope = c.kind(i)
+    qkv = p.qkv(i, p.norm(i, "attn_norm"), attention)
+    p.rope_append(i, qkv, rope)
+    p.add(i, "attn_output", p.attend(i, qkv), scale=c.residual_scale)
+    feed_forward(p, c, i, scale=c.residual_scale)
+
+
+MULTIPLIERS = {
+    "attention_multiplier": "attention.scale",
+    "embedding_multiplier": "embedding_scale",
+    "residual_multiplier": "residual_scale",
+    "logits_scaling": "logit_scale",
+}
+# Names of modules with experts, as transformers 5 has them and as folders were released.
+OLDER_EXPERTS = {
+    "block_sparse_moe.input_linear": "ffn_gate_up_exps",
+    "block_sparse_moe.output_linear": "ffn_down_exps",
+    "block_sparse_moe.router.layer": "ffn_gate_inp",
+}
+EXPERTS = {
+    "block_sparse_moe.experts.gate_up_proj": "ffn_gate_up_exps.weight",
+    "block_sparse_moe.experts.down_proj": "ffn_down_exps.weight",
+    "block_sparse_moe.router": "ffn_gate_inp",
+    **OLDER_EXPERTS,
+}
+FOLDERS = {
+    "granite": Folder(
+        classes=("GraniteForCausalLM",),
+        keys={
+            **KEYS,
+            **MULTIPLIERS,
+        },
+        defaults={
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 2048,
+            "hidden_act": "silu",
+            **dict.fromkeys(MULTIPLIERS, 1.0),
+        },
+        biases={"attention_bias": QKVO, "mlp_bias": MLP},
+    )
+}

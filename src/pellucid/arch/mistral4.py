@@ -1,0 +1,63 @@
+"""Mistral Small 4: attention over latent rows as DeepSeek has it, and queries that grow with the logarithm of their
+position (Mistral AI 2026)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pellucid.arch.config import Config, Source
+from pellucid.arch.deepseek2 import COMMON, LATENT_NAMES, V3_KEYS, LatentReader, latent_keys, only, with_latent
+from pellucid.arch.deepseek2 import block as block
+from pellucid.arch.mixture import OWN
+from pellucid.folder import EXPERTS, SHARED_EXPERT, Folder, Settings
+
+
+def config(source: Source) -> Config:
+    r = LatentReader(source)
+    return with_latent(r, r.base(halves=False, own=OWN), gate="softmax", sum2=True)
+
+
+def _derive(c: Settings) -> Mapping[str, Any]:
+    only(c, moe_layer_freq=1, scoring_func="softmax")
+    if c.get_table("rope_parameters", None) is None:  # transformers then assumes a scaled rotation
+        raise c.fail("rope_parameters", "no such key", "a table")
+    c.get_int("rope_parameters.max_position_embeddings", None, min=1)  # a copy of the one beside the table
+    original = c.get_int("rope_parameters.original_max_position_embeddings", min=1, max=1 << 24)
+    return {
+        **latent_keys(c),
+        "attention.temperature_scale": c.get_float("rope_parameters.llama_4_scaling_beta", min=0.0, max=1e3),
+        "rope.scaling.original_context_length": c.get_int("original_max_position_embeddings", original, min=1),
+        "expert_choice_bias": False,
+    }
+
+
+FOLDERS = {
+    "mistral4": Folder(
+        classes=("Mistral4ForCausalLM",),
+        keys={**V3_KEYS, "first_k_dense_replace": "leading_dense_block_count"},
+        defaults={
+            "hidden_act": "silu",
+            "kv_lora_rank": 256,
+            "q_lora_rank": 1024,
+            "qk_rope_head_dim": 64,
+            "qk_nope_head_dim": 64,
+            "v_head_dim": 128,
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 1048576,
+            "n_routed_experts": 128,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 4,
+            "n_group": 1,
+            "topk_group": 1,
+            "routed_scaling_factor": 1.0,
+            "moe_intermediate_size": 2048,
+            "norm_topk_prob": True,
+            "first_k_dense_replace": 0,
+            "rope_interleave": True,
+        },
+        names={**LATENT_NAMES, **{name: own for name, own in EXPERTS.items() if "*" not in name}, **SHARED_EXPERT},
+        derive=_derive,
+        **{**COMMON, "rotated": ("qk_rope_head_dim", "qk_nope_head_dim")},
+    )
+}

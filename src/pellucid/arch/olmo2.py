@@ -1,0 +1,63 @@
+"""OLMo 2 and 3: norms after each half alone; all query heads are normed as one row, and so are all key heads. OLMo 3
+has windows, and scales the rotation of its full layers alone (Ai2 2024, 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pellucid.arch.config import Config, Reader, Source
+from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings, windows
+from pellucid.plan import Plan
+
+_PERIOD = 4
+
+
+def config(source: Source) -> Config:
+    r = Reader(source)
+    windowed = source.get_any(r.key("attention.sliding_window"), None) is not None
+    c = r.base(halves=True, period=_PERIOD if windowed else 0)
+    base = r.rope_base("rope.freq_base_swa", r.rope_base("rope.freq_base", 10000.0))
+    return replace(c, local_rope=r.rope(c.attention.dk, base, halves=c.rope.halves, scaled=False))
+
+
+def block(p: Plan, c: Config, i: int) -> None:
+    attention, rope = c.kind(i)
+    x = p.stream()
+    qkv = p.qkv(i, x, attention)
+    p.head_norm(i, qkv, weights="all")
+    p.rope_append(i, qkv, rope)
+    p.add(i, "attn_output", p.attend(i, qkv), post_norm="post_attention_norm")
+    p.add(i, "ffn_down", p.glu(i, x, c.ff, c.act), post_norm="post_ffw_norm")
+
+
+def _windows(c: Settings) -> Mapping[str, Any]:
+    window = c.get_int("sliding_window", None, min=1, max=1 << 24)
+    local = windows(c, lambda i: (i + 1) % _PERIOD != 0)
+    if window is None and any(local):
+        raise c.refuse("layer_types", "full_attention without sliding_window")
+    return {} if window is None else {"attention.sliding_window_pattern": local}
+
+
+_COMMON: dict[str, Any] = {
+    "biases": {"attention_bias": QKVO},
+    "names": {
+        **{name: own for name, own in NAMES.items() if name != "input_layernorm"},
+        "post_attention_layernorm": "post_attention_norm",
+        "post_feedforward_layernorm": "post_ffw_norm",
+    },
+}
+_DEFAULTS = {"rms_norm_eps": 1e-5, "max_position_embeddings": 2048, "hidden_act": "silu"}
+
+FOLDERS = {
+    "olmo2": Folder(classes=("Olmo2ForCausalLM",), defaults=_DEFAULTS, **_COMMON),
+    "olmo3": Folder(
+        classes=("Olmo3ForCausalLM",),
+        keys={**KEYS, "sliding_window": "attention.sliding_window"},
+        defaults={**_DEFAULTS, "sliding_window": 4096, "rope_theta": 500000.0},
+        ropes=True,
+        derive=_windows,
+        **_COMMON,
+    ),
+}

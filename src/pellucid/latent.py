@@ -1,0 +1,65 @@
+"""The operations of attention over latent rows, which architectures add to a plan (MLA, DeepSeek-AI 2024).
+
+Keys and values of all heads are products of one normed row per token, kv_b c. They are never formed: a query's product
+with a key, q (k_b c), is (q k_b) c, and a sum of values is v_b times the sum of rows c. So all heads attend to one key,
+the row and the rotated columns beside it, whose first columns are the value as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pellucid.plan import QKV, Attention, Kind, Latent, Part, Plan, Rope
+
+EPS = 1e-6  # of the norms of latent rows, whatever that of the other norms is (transformers' modeling_deepseek_v3)
+
+
+def attention(a: Latent, scale: float) -> Attention:
+    """The heads as the engine sees them. scale: multiplies the scores."""
+    return Attention(a.heads, 1, a.rank + a.rope, a.rank, scale=scale, shared=True)
+
+
+def attend(
+    p: Plan,
+    layer: int,
+    h: int,
+    a: Latent,
+    rope: Rope | None,
+    scale: float,
+    *,
+    factors: Sequence[float] = (),
+    every: int = 0,
+) -> int:
+    """The values of all heads side by side, before the output's projection. rope: of a key from column `rank` on,
+    None: nothing is rotated; factors, every: as in Plan.rope_append."""
+    heads, source, name = attention(a, scale), h, "attn_q"
+    if a.query_rank:
+        name, source = "attn_q_b", p.linear(layer, "attn_q_a", h, a.query_rank, f"attn_q_a{a.query_rank}")
+        p.norm_columns(layer, "attn_q_a_norm", source, 0, a.query_rank, eps=EPS)
+    full, k, width = f"blk.{layer}.{name}", p.buffers[source].dim, a.nope + a.rope
+    still = p.stack(f"{full}.nope", a.heads, a.nope, k, part=Part(full, 0, width), flat=True)
+    turned = p.stack(f"{full}.rope", a.heads, a.rope, k, part=Part(full, a.nope, width), flat=True)
+    queries = p.buffer(f"q{a.heads * a.nope}", a.heads * a.nope)
+    p.operation(
+        Kind.LINEAR, layer, name, inp=source, out=queries, seg=p.row_of_segments([still], steps=[a.nope]), n_seg=1
+    )
+    absorbed, kv = p.stack(f"blk.{layer}.attn_k_b", a.heads, a.rank, a.nope), f"blk.{layer}.attn_kv_a_mqa"
+    columns = a.heads * heads.dk
+    out = p.buffer(f"qkv{columns + heads.dk}", columns + heads.dk)
+    seg = p.row_of_segments(
+        [absorbed, turned, p.matrix(kv, heads.dk, p.buffers[h].dim)],
+        [0, a.rank, columns],
+        [-1, -1, p.bias(kv, heads.dk)],
+        [1, 1, 2],
+        inputs=[queries, source, -1],
+        steps=[heads.dk, heads.dk, 0],
+    )
+    p.operation(Kind.LINEAR, layer, "attn_qkv", inp=h, out=out, seg=seg, n_seg=3)
+    p.norm_columns(layer, "attn_kv_a_norm", out, columns, a.rank, eps=EPS)
+    qkv = QKV(out, heads)
+    turning = None if rope is None else rope._replace(first=a.rank)
+    p.rope_append(layer, qkv, turning, factors=factors, every=every)
+    mixed = p.attend(layer, qkv)
+    values = p.buffer(f"v{a.heads * a.value}", a.heads * a.value)
+    seg = p.row_of_segments([p.stack(f"blk.{layer}.attn_v_b", a.heads, a.value, a.rank)], steps=[a.value])
+    return p.operation(Kind.LINEAR, layer, "attn_v_b", inp=mixed, out=values, seg=seg, n_seg=1).out

@@ -1,0 +1,142 @@
+"""Matrices of folders that hold integers with scales, or FP8: their bytes in the engine's formats, made when asked for.
+
+w[row][column] = scale[row][group of column] * (code - zero[row][group of column]).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid import _engine
+from pellucid.errors import ModelFileError
+from pellucid.parts import Made
+from pellucid.weights.base import Tensor
+
+__all__ = ["Integers", "Joined", "fp8", "numbers"]
+
+Array = npt.NDArray[Any]
+_BLOCK = 32  # columns of the engine's blocks
+_ROW_BYTES = {"F32": lambda k: 4 * k, "INT4": lambda k: k // _BLOCK * 19, "Q8_0": lambda k: k // _BLOCK * 34}
+
+
+class Joined(NamedTuple):
+    """A matrix. order: the column of the original that stands in each place, None: all in theirs; plain: the same
+    matrix in float32 with its columns in their places."""
+
+    tensor: Tensor
+    order: npt.NDArray[np.int32] | None = None
+    plain: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Integers:
+    """Where codes are (csrc/quantize/integers.h), and their scales and zero points, each (rows, groups)."""
+
+    name: str  # of the weight
+    codes: Tensor
+    rows: int
+    k: int
+    bits: int
+    step_column: int  # bytes between words
+    step_row: int
+    columns: int  # of a word
+    rows_of_word: int
+    flip: int
+    group: npt.NDArray[np.int32]  # (k): each column's
+    scale: Callable[[], Array]
+    zero: Callable[[], Array]
+
+    def joined(self) -> Joined:
+        """The matrix in INT4 or Q8_0 where these hold it exactly, else in F32."""
+        scale, zero = self.scale(), self.zero()
+        if not np.isfinite(scale).all():
+            raise self._fail("has a scale that is not finite")
+        order = None
+        if (np.diff(self.group) < 0).any():  # act-order: groups hold columns that are not neighbours
+            order = np.argsort(self.group, kind="stable").astype(np.int32)
+        group = self.group if order is None else self.group[order]
+        fits = self.k % _BLOCK == 0 and bool((group.reshape(-1, _BLOCK) == group[::_BLOCK, None]).all())
+        with np.errstate(over="ignore"):
+            fits = fits and np.array_equal(scale.astype(np.float16).astype(np.float32), scale)
+        if fits and self.bits == 4 and zero.min() >= 0 and zero.max() <= 255:
+            type = "INT4"
+        elif fits and self.bits == 8 and (zero == 128).all():
+            type = "Q8_0"
+        else:
+            return Joined(self._tensor("F32", None, self.group))
+        plain = None if order is None else self._tensor("F32", None, self.group)
+        return Joined(self._tensor(type, order, group), order, plain)
+
+    def _fail(self, message: str) -> ModelFileError:
+        return ModelFileError(message, file=self.codes.file, field=self.name, offset=self.codes.offset)
+
+    def _tensor(self, type: str, order: npt.NDArray[np.int32] | None, group: npt.NDArray[np.int32]) -> Tensor:
+        group = np.ascontiguousarray(group, np.int32)
+
+        def make(first: int, end: int) -> npt.NDArray[np.uint8]:
+            codes = self.codes.data.view(np.uint8)
+            scale = np.ascontiguousarray(self.scale(), np.float32)
+            zero = np.ascontiguousarray(self.zero(), np.int16)
+            threads = _engine.topology()[0]
+            step = max(-(-(end - first) // threads // 16) * 16, 16)
+
+            def some(at: int) -> Any:
+                return _engine.make_integers(
+                    type, codes, self.bits, self.step_column, self.step_row, self.columns, self.rows_of_word,
+                    self.flip, order, group, scale, zero, at, min(at + step, end),
+                )  # fmt: skip
+
+            with ThreadPoolExecutor(threads) as pool:
+                found = list(pool.map(some, range(first, end, step)))
+            return np.concatenate(found) if len(found) != 1 else found[0]
+
+        row = _ROW_BYTES[type](self.k)
+        data = Made(make, row, self.rows * row)
+        return Tensor(self.name, type, (self.rows, self.k), data, self.codes.offset, self.codes.file)
+
+
+def numbers(t: Tensor) -> npt.NDArray[np.float32]:
+    """The values of scales as float32, in their shape. E8M0 bytes are powers of two."""
+    if t.type in ("F8_E8M0", "U8"):
+        values = np.ldexp(np.float32(1), t.data.view(np.uint8).astype(np.int32) - 127)
+    elif t.type == "BF16":
+        values = (t.data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = t.data.view({"F16": np.float16, "F32": np.float32, "F64": np.float64}[t.type])
+    return np.asarray(values, np.float32).reshape(t.shape)
+
+
+def _e4m3() -> npt.NDArray[np.float32]:
+    """The values of FP8 codes (OCP 8-bit floating point, e4m3 without infinities)."""
+    code = np.arange(256)
+    exponent, fraction = code >> 3 & 15, code & 7
+    values = np.where(exponent == 0, np.ldexp(fraction, -9), np.ldexp(8 + fraction, exponent - 10))
+    values[(code & 127) == 127] = np.nan
+    found: npt.NDArray[np.float32] = np.where(code < 128, values, -values).astype(np.float32)
+    return found
+
+
+def fp8(weight: Tensor, scale: Tensor, block: tuple[int, int]) -> Tensor:
+    """A matrix in FP8 with a scale for each block of (rows, columns), as float32."""
+    rows, k = weight.shape
+    values = _e4m3()
+
+    def make(first: int, end: int) -> npt.NDArray[np.uint8]:
+        codes = weight.data[first * k : end * k].view(np.uint8).reshape(end - first, k)
+        grid = numbers(scale).reshape(-(-rows // block[0]), -(-k // block[1]))
+        columns = np.arange(k) // block[1]
+        out = values[codes]
+        at = first
+        while at < end:  # the rows of a block have the same scales
+            stop = min((at // block[0] + 1) * block[0], end)
+            out[at - first : stop - first] *= grid[at // block[0], columns]
+            at = stop
+        return out.reshape(-1).view(np.uint8)
+
+    return Tensor(weight.name, "F32", weight.shape, Made(make, 4 * k, 4 * k * rows), weight.offset, weight.file)

@@ -1,0 +1,206 @@
+"""Reads the files that sentence-transformers adds to a Hugging Face folder: modules.json and what it names.
+
+Only what Pellucid does is accepted: a Transformer, one way of pooling, dense layers, a last Normalize. Anything else
+that would alter an embedding is refused by name. Source: sentence-transformers' own modules (versions 2 to 6).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pellucid.errors import ModelFileError, UnsupportedModelError
+from pellucid.folder import SCORES
+from pellucid.pooling import Dense, Embedder
+from pellucid.weights.base import SourceFile, Tensor, read_file
+from pellucid.weights.safetensors import json_table, json_value, read_header
+
+__all__ = ["has_modules", "read_embedder"]
+
+_MOST = 1 << 20  # bytes of a file in JSON
+_POOLING = {"cls": "first", "lasttoken": "last", "mean": "mean"}
+# Older files have a flag for each mode.
+_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_TANH = {"torch.nn.modules.activation.Tanh": True, "torch.nn.modules.linear.Identity": False}
+# Keys of the Transformer's own file that alter no embedding of a text that fits.
+_TRANSFORMER = {
+    "max_seq_length", "model_args", "tokenizer_args", "config_args", "model_kwargs", "processor_kwargs",
+    "config_kwargs", "processing_kwargs", "transformer_task", "modality_config", "module_output_name", "unpad_inputs",
+    "track_media_counts", "method_output_name", "backend",
+}  # fmt: skip
+
+
+def has_modules(path: str) -> bool:
+    """Whether the folder is one of sentence-transformers."""
+    return os.path.exists(os.path.join(path, "modules.json"))
+
+
+def read_embedder(path: str, dim: int, *, scores: bool = False) -> Embedder:
+    """What the folder says of its embeddings; nothing where it has no modules.json. dim: the hidden states' width.
+    scores: the model has a classifier of two texts (sentence-transformers' CrossEncoder).
+
+    Raises ModelFileError for a broken file, UnsupportedModelError for a module or an option that Pellucid lacks.
+    """
+    if not has_modules(path):
+        return Embedder(typed=_typed(path)) if scores else Embedder()
+    file = os.path.join(path, "modules.json")
+    modules = json_value(read_file(file, _MOST, "a list of modules"), file)
+    pooling, kinds = None, []
+    dense: list[Dense] = []
+    for i, module in enumerate(modules if isinstance(modules, list) else [modules]):
+        kind, place = (module.get(key) if isinstance(module, dict) else None for key in ("type", "path"))
+        if not isinstance(kind, str) or not isinstance(place, str) or _leaves(place):
+            raise ModelFileError(
+                f"it is {module!r:.80}", file=file, field=f"[{i}]", expected="a module with its type and path"
+            )
+        name = kind.rpartition(".")[2] if kind.startswith("sentence_transformers.") else kind
+        folder = os.path.join(path, place)
+        kinds.append(name)
+        if (name == "Transformer") != (i == 0) or (name == "Transformer" and place):
+            raise _refused(file, "a module", f"{kind} in {place!r}", "one Transformer, first, in the folder itself")
+        if name == "Transformer":
+            _check_transformer(path)
+        elif name == "Pooling" and pooling is None:
+            pooling = _pooling(folder, dim)
+        elif name == "Dense" and pooling is not None and kinds[-2] != "Normalize":
+            width = dense[-1].weight.shape[0] if dense else dim
+            dense.append(_dense(folder, width))
+        elif name != "Normalize" or pooling is None or kinds[-2] == "Normalize":
+            raise _refused(file, "a module", kind, "Transformer, Pooling, Dense, Normalize, in this order")
+    if scores and kinds == ["Transformer"]:
+        return Embedder(sigmoid=_sigmoid(path), typed=_typed(path))
+    if pooling is None:
+        raise _refused(file, "modules", " and ".join(kinds) or "none", "a Pooling")
+    prompts, prompt = _prompts(path)
+    return Embedder(pooling, tuple(dense), prompts, prompt)
+
+
+def _refused(file: str, what: str, value: object, supported: str) -> UnsupportedModelError:
+    return UnsupportedModelError(feature=f"{what} = {value} ({file})", supported=supported)
+
+
+def _leaves(place: str) -> bool:
+    """Whether a module's path is not a folder right inside the model's."""
+    return place in (".", "..") or place != os.path.basename(place) or "\\" in place or "\0" in place
+
+
+def _table(folder: str, name: str, *, needed: bool = True) -> tuple[str, dict[str, Any]]:
+    file = os.path.join(folder, name)
+    if not needed and not os.path.exists(file):
+        return file, {}
+    return file, json_table(read_file(file, _MOST, "a configuration"), file)
+
+
+def _check(file: str, table: Mapping[str, Any], known: set[str], only: Mapping[str, Any]) -> None:
+    for key, value in table.items():
+        if key in only and value != only[key]:
+            raise _refused(file, key, repr(value), repr(only[key]))
+        if key not in known and key not in only:
+            raise _refused(file, key, f"{value!r:.60}", ", ".join(sorted({*known, *only})))
+
+
+def _check_transformer(path: str) -> None:
+    file, table = _table(path, "sentence_bert_config.json", needed=False)
+    _check(file, table, _TRANSFORMER, {"do_lower_case": False})
+
+
+def _pooling(folder: str, dim: int) -> str:
+    file, table = _table(folder, "config.json")
+    widths = {"word_embedding_dimension", "embedding_dimension"}
+    _check(file, table, {*widths, *_FLAGS, "pooling_mode"}, {"include_prompt": True})
+    for key in widths & {*table}:
+        if table[key] != dim:
+            raise ModelFileError(
+                f"it is {table[key]!r:.80}", file=file, field=key, expected=f"{dim}, the model's width"
+            )
+    modes = table.get("pooling_mode", [mode for key, mode in _FLAGS.items() if table.get(key)] or "mean")
+    if isinstance(modes, list) and len(modes) == 1:
+        modes = modes[0]
+    if not isinstance(modes, str) or modes not in _POOLING:
+        raise _refused(file, "pooling_mode", f"{modes!r:.80}", ", ".join(_POOLING))
+    return _POOLING[modes]
+
+
+def _dense(folder: str, width: int) -> Dense:
+    file, table = _table(folder, "config.json")
+    names = {"module_input_name": "sentence_embedding", "use_residual": False}
+    _check(file, table, {"in_features", "out_features", "bias", "activation_function", "module_output_name"}, names)
+    if table.get("module_output_name") not in (None, "sentence_embedding"):
+        raise _refused(file, "module_output_name", repr(table["module_output_name"]), "sentence_embedding")
+    act = table.get("activation_function", "torch.nn.modules.activation.Tanh")
+    if not isinstance(act, str) or act not in _TANH:
+        raise _refused(file, "activation_function", f"{act!r:.80}", ", ".join(_TANH))
+    rows = table.get("out_features")
+    if table.get("in_features") != width or type(rows) is not int or not 1 <= rows <= 1 << 20:
+        message = f"it is {table.get('in_features')!r:.40} -> {rows!r:.40}"
+        raise ModelFileError(message, file=file, field="in_features", expected=f"{width} -> a width")
+    weights = SourceFile(os.path.join(folder, "model.safetensors"), "the weights of a dense layer")
+    try:
+        found = read_header(weights)
+        wanted = {"linear.weight": (rows, width)} | ({"linear.bias": (rows,)} if table.get("bias", True) else {})
+        if {*found} != {*wanted}:
+            message, expected = f"it has {', '.join(sorted(found)) or 'nothing'}", ", ".join(wanted)
+            raise ModelFileError(message, file=weights.path, expected=expected)
+        values = {name: _floats(found[name], shape) for name, shape in wanted.items()}
+    finally:
+        weights.close()
+    return Dense(values["linear.weight"], values.get("linear.bias"), _TANH[act])
+
+
+def _floats(t: Tensor, shape: tuple[int, ...]) -> Any:
+    if t.shape != shape:
+        message = f"a tensor of shape {t.shape}"
+        raise ModelFileError(message, file=t.file, field=t.name, offset=t.offset, expected=f"shape {shape}")
+    if t.type == "F32":
+        return t.data.view(np.float32).reshape(shape)
+    if t.type == "F16":
+        return t.data.view(np.float16).astype(np.float32).reshape(shape)
+    if t.type == "BF16":
+        return (t.data.view(np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    raise UnsupportedModelError(feature=f"weight format {t.type} ({t.name})", supported="F32, F16, BF16")
+
+
+def _typed(path: str) -> bool:
+    """Whether the tokenizer gives types of tokens: those of BERT do, the general class only if it is told to."""
+    file, table = _table(path, "tokenizer_config.json", needed=False)
+    names = table.get("model_input_names")
+    if names is None:
+        return table.get("tokenizer_class") not in ("PreTrainedTokenizerFast", "TokenizersBackend")
+    if not isinstance(names, list):
+        raise ModelFileError(f"it is {names!r:.80}", file=file, field="model_input_names", expected="a list of names")
+    return "token_type_ids" in names
+
+
+def _sigmoid(path: str) -> bool | None:
+    """Whether a sigmoid follows the classifier of a CrossEncoder; None: the file does not say."""
+    file, table = _table(path, "config_sentence_transformers.json", needed=False)
+    for key, only in (("model_type", "CrossEncoder"), ("default_prompt_name", None)):
+        if table.get(key, only) != only:
+            raise _refused(file, key, f"{table[key]!r:.80}", str(only))
+    act = table.get("activation_fn")
+    if act is not None and act not in SCORES:
+        raise _refused(file, "activation_fn", f"{act!r:.80}", ", ".join(SCORES))
+    return None if act is None else SCORES[act]
+
+
+def _prompts(path: str) -> tuple[dict[str, str], str | None]:
+    file, table = _table(path, "config_sentence_transformers.json", needed=False)
+    kind = table.get("model_type", "SentenceTransformer")
+    if kind != "SentenceTransformer":
+        raise _refused(file, "model_type", f"{kind!r:.80}", "SentenceTransformer")
+    prompts, name = table.get("prompts") or {}, table.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise ModelFileError(f"it is {prompts!r:.80}", file=file, field="prompts", expected="texts by name")
+    if name is not None and name not in prompts:
+        raise ModelFileError(f"it is {name!r:.80}", file=file, field="default_prompt_name", expected="a prompt's name")
+    return prompts, name

@@ -1,0 +1,45 @@
+"""Tokens that a model's files forbid: those of images and audio in Gemma 4 12B, which it was not taught to write."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from pellucid.errors import ModelFileError
+from pellucid.weights.base import ModelFile, read_file
+
+__all__ = ["suppressed"]
+
+_KEY = "tokenizer.ggml.suppress_tokens"
+_MOST = 1 << 20  # bytes of a generation_config.json
+
+
+def suppressed(file: ModelFile, vocab: int) -> tuple[int, ...]:
+    """Ids, ascending: of the key in a GGUF file, or of suppress_tokens in a folder's generation_config.json.
+
+    Raises ModelFileError for what is no list of ids of the vocabulary, and where they are all of it.
+    """
+    if file.format.startswith("GGUF"):
+        return _checked(file.get_any(_KEY, None), vocab, file.metadata_file, _KEY)
+    path = os.path.join(file.path, "generation_config.json")
+    if not os.path.exists(path):
+        return ()
+    from pellucid.weights.safetensors import json_table
+
+    table = json_table(read_file(path, _MOST, "a generation_config.json"), path)
+    return _checked(table.get("suppress_tokens"), vocab, path, "suppress_tokens")
+
+
+def _checked(value: Any, vocab: int, path: str, field: str) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    found = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(found, list) or not all(type(i) is int for i in found):
+        raise ModelFileError(f"it is {found!r:.60}", file=path, field=field, expected="a list of token ids")
+    wrong = [i for i in found if not 0 <= i < vocab]
+    if wrong or len({*found}) == vocab:
+        message = f"it has {wrong[0]}" if wrong else "it forbids every token"
+        raise ModelFileError(message, file=path, field=field, expected=f"some of the ids 0 to {vocab - 1}")
+    return tuple(sorted({*found}))

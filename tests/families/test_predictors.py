@@ -1,0 +1,73 @@
+"""Layers for multi-token prediction, and projections stored as one matrix, of hybrid models of Qwen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from pellucid import Model
+from tests.families.cases import BY_NAME
+from tests.families.test_families_strict import Files
+
+NAMES = ("qwen35", "qwen35moe", "qwen3next")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gguf(name: str, tmp_path: Path) -> None:
+    """A file counts them among the layers; they change nothing."""
+    files = Files(BY_NAME[name], tmp_path)
+    expected = files.as_gguf({})
+    n = files.keys["block_count"]
+    full = files.golden.config["layer_types"].index("full_attention")
+    more = {key.replace(f"blk.{full}.", f"blk.{n}."): value
+            for key, value in files.tensors.items() if key.startswith(f"blk.{full}.")}  # fmt: skip
+    more |= {f"blk.{n}.nextn.{part}.weight": np.ones((64,), np.float32) for part in ("enorm", "hnorm")}
+    more[f"blk.{n}.nextn.eh_proj.weight"] = np.ones((64, 128), np.float32)
+    recurrent = [kind == "linear_attention" for kind in files.golden.config["layer_types"]] + [False]
+    keys = {"block_count": n + 1, "nextn_predict_layers": 1}
+    for given in ({}, {"attention.recurrent_layers": recurrent}):
+        if given or "attention.recurrent_layers" not in files.keys:
+            found = files.as_gguf({**keys, **given}, more)
+            assert not isinstance(found, str), found
+            assert np.array_equal(found, expected)
+    assert "nextn_predict_layers" in str(files.as_gguf({"nextn_predict_layers": n}))  # there would be no other layer
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folder(name: str, tmp_path: Path) -> None:
+    files = Files(BY_NAME[name], tmp_path)
+    expected = files.as_folder()
+    more = {f"mtp.{key}": np.ones((4,), np.float32) for key in ("fc.weight", "layers.0.mlp.experts.0.up_proj.weight")}
+    save_file({**files.weights, **more}, files.folder / "model.safetensors")
+    assert np.array_equal(files.as_folder(mtp_num_hidden_layers=1), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fused(name: str, tmp_path: Path) -> None:
+    """Queries with their gates, keys and values as one matrix, as `--fuse-qkv` of converters writes them."""
+    files = Files(BY_NAME[name], tmp_path)
+    expected = files.as_gguf({})
+    full = files.golden.config["layer_types"].index("full_attention")
+    parts = [files.tensors.pop(f"blk.{full}.attn_{part}.weight") for part in "qkv"]
+    assert np.array_equal(files.as_gguf({}, {f"blk.{full}.attn_qkv.weight": np.concatenate(parts)}), expected)
+
+
+def test_wrapper(tmp_path: Path) -> None:
+    """The text model of Qwen3.5 with experts is loaded from the folder of the whole."""
+    files = Files(BY_NAME["qwen35moe"], tmp_path)
+    expected = files.as_folder()
+    config = {
+        "model_type": "qwen3_5_moe", "architectures": ["Qwen3_5MoeForConditionalGeneration"],
+        "text_config": {**files.golden.config, "architectures": None}, "vision_config": {"depth": 2},
+        "image_token_id": 5, "tie_word_embeddings": False,
+    }  # fmt: skip
+    named = {name.replace("model.", "model.language_model.", 1): value for name, value in files.weights.items()}
+    (files.folder / "config.json").write_text(json.dumps(config))
+    save_file({**named, "model.visual.patch_embed.proj.weight": np.ones((4,), np.float32)},
+              files.folder / "model.safetensors")  # fmt: skip
+    with Model.load(files.folder, threads=1) as model:
+        assert np.array_equal(model.logits(files.ids), expected)
