@@ -1,0 +1,187 @@
+/* Float formats, and blocks of 32 weights with scales of their own (formats/legacy.c has the layouts; IQ4_NL is Q4_0's with
+ * a table; MXFP4: an e8m0 scale, then 16 bytes of codes, whose high bit is the sign). */
+#include "fit.h"
+
+#include <math.h>
+#include <string.h>
+
+const float pl_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+const float pl_iq4_middle[15] = {-115.5f, -93.5f, -74, -57, -42, -28.5f, -16, -4.5f, 7, 19, 31.5f, 45.5f, 61, 79, 101};
+
+int pl_quantize_F32(PL_QUANTIZE_ARGS)
+{
+    (void)w;
+    memcpy(out, x, sizeof *x);
+    return isfinite(x[0]) ? 0 : -1;
+}
+
+int pl_quantize_F16(PL_QUANTIZE_ARGS)
+{
+    (void)w;
+    pl_put_u16(out, pl_f32_to_f16(x[0]));
+    return fabsf(x[0]) < 65520.0f ? 0 : -1;
+}
+
+int pl_quantize_BF16(PL_QUANTIZE_ARGS)
+{
+    const uint16_t bits = pl_f32_to_bf16(x[0]);
+    (void)w;
+    pl_put_u16(out, bits);
+    return isfinite(pl_bf16_to_f32(bits)) ? 0 : -1;
+}
+
+/* Scale (and min) in f16, and the codes that are nearest under them. 0, or -1 where f16 cannot hold them. */
+static int fit_block(const pl_book *b, pl_min_kind kind, const float *x, const float *w, uint16_t *scale, uint16_t *min,
+                     uint8_t *codes)
+{
+    float d, m, q[PL_BLOCK];
+    if (!(pl_largest(x, PL_BLOCK) < 1e15f)) /* squares stay finite */
+        return -1;
+    pl_fit(b, x, w, PL_BLOCK, kind, &d, &m);
+    *scale = pl_f32_to_f16(d);
+    *min = pl_f32_to_f16(m);
+    d = pl_f16_to_f32(*scale);
+    m = pl_f16_to_f32(*min);
+    if (!isfinite(d) || !isfinite(m))
+        return -1;
+    pl_assign(b, x, w, PL_BLOCK, d, m, q);
+    for (int i = 0; i < PL_BLOCK; i++)
+        codes[i] = pl_code(b, q[i]);
+    return 0;
+}
+
+static void nibbles(const uint8_t *codes, uint8_t *out)
+{
+    for (int i = 0; i < 16; i++)
+        out[i] = (uint8_t)((codes[i] & 15) | (codes[16 + i] & 15) << 4);
+}
+
+static void fifth_bits(const uint8_t *codes, uint8_t *out)
+{
+    memset(out, 0, 4);
+    for (int i = 0; i < PL_BLOCK; i++)
+        out[i / 8] |= (uint8_t)((codes[i] >> 4) << i % 8);
+}
+
+int pl_quantize_Q4_0(PL_QUANTIZE_ARGS)
+{
+    static const pl_book book = {-8, 7, 0.18f, 0, 0};
+    uint16_t d, m;
+    uint8_t codes[PL_BLOCK];
+    if (fit_block(&book, PL_NO_MIN, x, w, &d, &m, codes))
+        return -1;
+    pl_put_u16(out, d);
+    nibbles(codes, out + 2);
+    return 0;
+}
+
+int pl_quantize_Q4_1(PL_QUANTIZE_ARGS)
+{
+    static const pl_book book = {0, 15, 0.12f, 0, 0};
+    uint16_t d, m;
+    uint8_t codes[PL_BLOCK];
+    if (fit_block(&book, PL_ANY_MIN, x, w, &d, &m, codes))
+        return -1;
+    pl_put_u16(out, d);
+    pl_put_u16(out + 2, m);
+    nibbles(codes, out + 4);
+    return 0;
+}
+
+int pl_quantize_Q5_0(PL_QUANTIZE_ARGS)
+{
+    static const pl_book book = {-16, 15, 0.1f, 0, 0};
+    uint16_t d, m;
+    uint8_t codes[PL_BLOCK];
+    if (fit_block(&book, PL_NO_MIN, x, w, &d, &m, codes))
+        return -1;
+    pl_put_u16(out, d);
+    fifth_bits(codes, out + 2);
+    nibbles(codes, out + 6);
+    return 0;
+}
+
+int pl_quantize_Q5_1(PL_QUANTIZE_ARGS)
+{
+    static const pl_book book = {0, 31, 0.06f, 0, 0};
+    uint16_t d, m;
+    uint8_t codes[PL_BLOCK];
+    if (fit_block(&book, PL_ANY_MIN, x, w, &d, &m, codes))
+        return -1;
+    pl_put_u16(out, d);
+    pl_put_u16(out + 2, m);
+    fifth_bits(codes, out + 4);
+    nibbles(codes, out + 8);
+    return 0;
+}
+
+int pl_quantize_Q8_0(PL_QUANTIZE_ARGS)
+{
+    const float most = pl_largest(x, PL_BLOCK);
+    (void)w; /* eight bits: the scale that spans the block is as good as any */
+    if (!(most / 127.0f < 65520.0f))
+        return -1;
+    const uint16_t bits = pl_f32_to_f16(most / 127.0f);
+    const float d = pl_f16_to_f32(bits), inverse = d > 0 ? 1.0f / d : 0.0f;
+    pl_put_u16(out, bits);
+    for (int i = 0; i < PL_BLOCK; i++) {
+        float v = x[i] * inverse;
+        v = v < -127.0f ? -127.0f : v > 127.0f ? 127.0f : v;
+        out[2 + i] = (uint8_t)(int8_t)(int)(v + 12582912.0f - 12582912.0f);
+    }
+    return 0;
+}
+
+int pl_quantize_IQ4_NL(PL_QUANTIZE_ARGS)
+{
+    static const pl_book book = {-127, 113, 0.15f, pl_iq4_values, pl_iq4_middle};
+    uint16_t d, m;
+    uint8_t codes[PL_BLOCK];
+    if (fit_block(&book, PL_NO_MIN, x, w, &d, &m, codes))
+        return -1;
+    pl_put_u16(out, d);
+    nibbles(codes, out + 2);
+    return 0;
+}
+
+/* MXFP4: codes for the scale 2^exponent -> the error in units of the scale's square. */
+static float mxfp4_codes(const float *x, const float *w, int exponent, uint8_t *codes)
+{
+    static const float values[8] = {0, 1, 2, 3, 4, 6, 8, 12}, middle[7] = {0.5f, 1.5f, 2.5f, 3.5f, 5, 7, 10};
+    float error = 0;
+    for (int i = 0; i < PL_BLOCK; i++) {
+        const float v = ldexpf(x[i], -exponent), a = fabsf(v);
+        int code = 0;
+        for (int j = 0; j < 7; j++)
+            code += a > middle[j];
+        const float e = a - values[code];
+        error += w[i] * e * e;
+        codes[i] = (uint8_t)(code | (code && v < 0) << 3);
+    }
+    return error;
+}
+
+int pl_quantize_MXFP4(PL_QUANTIZE_ARGS)
+{
+    const float most = pl_largest(x, PL_BLOCK);
+    uint8_t codes[PL_BLOCK], best[PL_BLOCK] = {0};
+    int exponent = 0, found = 0;
+    float least = INFINITY;
+    if (!isfinite(most))
+        return -1;
+    frexpf(most, &exponent); /* most = fraction in [1/2, 1) times 2^exponent; 12 is the greatest value */
+    for (int e = exponent - 5; most > 0 && e <= exponent - 3; e++) {
+        const int stored = e + 128; /* the byte stands for 2^(byte - 128): codes count halves */
+        if (stored < 0 || stored > 254)
+            continue;
+        const float error = ldexpf(mxfp4_codes(x, w, e, codes), 2 * (e - exponent));
+        if (error < least) {
+            least = error;
+            found = stored;
+            memcpy(best, codes, sizeof best);
+        }
+    }
+    out[0] = (uint8_t)found;
+    nibbles(best, out + 1);
+    return 0;
+}

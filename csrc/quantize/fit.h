@@ -1,0 +1,87 @@
+/* Private to quantize/: the search for a block's scale and min. */
+#ifndef PL_QUANTIZE_FIT_H
+#define PL_QUANTIZE_FIT_H
+
+#include "../formats/formats.h"
+#include "quantize.h"
+
+#define PL_SUPER 256
+#define PL_GROUPS 16 /* most groups of a super block */
+
+/* The values that codes stand for: the integers lo .. hi, or those of a table. */
+typedef struct pl_book {
+    float lo, hi;
+    float spread;                /* half the width of the range of scales that are tried, in parts of the usual scale */
+    const float *table, *middle; /* (16) ascending values, (15) the borders between them; or NULL */
+} pl_book;
+
+typedef enum { PL_NO_MIN, PL_ANY_MIN, PL_NEGATIVE_MIN } pl_min_kind; /* negative: or 0 */
+
+/* The values q (n) of x nearest to (x - m) / d. Returns the weighted squared error of d * q + m. */
+float pl_assign(const pl_book *b, const float *x, const float *w, int n, float d, float m, float *q);
+/* Least squares: w (x - d q - m)^2 is as small as the search can make it. n: a multiple of 8. */
+void pl_fit(const pl_book *b, const float *x, const float *w, int n, pl_min_kind kind, float *d, float *m);
+/* Largest absolute value of x (n); NaN and infinity give infinity. */
+float pl_largest(const float *x, int n);
+
+/* What distinguishes super formats. */
+typedef struct pl_super_kind {
+    pl_book book;
+    int group;        /* weights that share a scale */
+    int has_min;      /* w = d sc q - dmin mn */
+    int sc_lo, sc_hi; /* the integers that a scale may be */
+} pl_super_kind;
+
+typedef struct pl_super {
+    uint16_t d, dmin; /* f16 */
+    int sc[PL_GROUPS], mn[PL_GROUPS];
+    float q[PL_SUPER];
+} pl_super;
+
+/* 0, or -1 where the values are beyond the format's range. */
+int pl_fit_super(const pl_super_kind *kind, const float *x, const float *w, pl_super *s);
+
+/* Values that the codes of IQ4_NL and IQ4_XS stand for, and the borders between them. */
+extern const float pl_iq4_values[16], pl_iq4_middle[15];
+
+static inline void pl_put_u16(uint8_t *p, uint16_t v)
+{
+    p[0] = (uint8_t)v;
+    p[1] = (uint8_t)(v >> 8);
+}
+
+/* Number of the value q in the book. */
+static inline uint8_t pl_code(const pl_book *b, float q)
+{
+    if (!b->table)
+        return (uint8_t)(int)(q - b->lo);
+    int i = 0;
+    while (b->table[i] < q)
+        i++;
+    return (uint8_t)i;
+}
+
+#define PL_QUANTIZE_ARGS const float *x, const float *w, uint8_t *out
+/* name, number in GGUF files, weights of a block, its bytes */
+#define PL_QUANTIZERS(DO)                                                                                              \
+    DO(F32, 0, 1, 4)                                                                                                   \
+    DO(F16, 1, 1, 2)                                                                                                   \
+    DO(BF16, 30, 1, 2)                                                                                                 \
+    DO(Q4_0, 2, 32, 18)                                                                                                \
+    DO(Q4_1, 3, 32, 20)                                                                                                \
+    DO(Q5_0, 6, 32, 22)                                                                                                \
+    DO(Q5_1, 7, 32, 24)                                                                                                \
+    DO(Q8_0, 8, 32, 34)                                                                                                \
+    DO(Q2_K, 10, 256, 84)                                                                                              \
+    DO(Q3_K, 11, 256, 110)                                                                                             \
+    DO(Q4_K, 12, 256, 144)                                                                                             \
+    DO(Q5_K, 13, 256, 176)                                                                                             \
+    DO(Q6_K, 14, 256, 210)                                                                                             \
+    DO(IQ4_NL, 20, 32, 18)                                                                                             \
+    DO(IQ4_XS, 23, 256, 136)                                                                                           \
+    DO(MXFP4, 39, 32, 17)
+#define PL_QUANTIZE_OF(name, ...) int pl_quantize_##name(PL_QUANTIZE_ARGS);
+PL_QUANTIZERS(PL_QUANTIZE_OF)
+#undef PL_QUANTIZE_OF
+
+#endif

@@ -1,0 +1,66 @@
+"""`pellucid quantize`: a GGUF file in another weight format."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from pellucid.cli import options, output
+from pellucid.cli.progress import progress
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(metavar="IN", help=options.MODEL_HELP, autocompletion=options.pulled)],
+    out: Annotated[str, typer.Argument(metavar="OUT.gguf", help="The file to write.")],
+    type: Annotated[
+        str,
+        typer.Option("-t", "--type", metavar="TYPE", help="The mixture of formats, such as Q4_K_M, Q8_0 or IQ4_XS."),
+    ] = "Q4_K_M",
+    imatrix: options.Imatrix = None,
+    force: options.Force = False,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Writes a GGUF file's model in another weight format, with its metadata and tokenizer.
+
+    Each block's scale is searched for the least squared error; --imatrix weights the errors by how much a column
+    matters. The mixtures give the same tensors more bits as in files of the same name elsewhere. Start from F32, F16 or
+    BF16 weights where you can: what an earlier quantisation lost stays lost.
+    """
+    from pellucid import weights
+    from pellucid.weights.importance import read_importances
+    from pellucid.weights.quantise import check_mixture, quantize_file
+
+    with options.naming("type"):
+        mixture = check_mixture(type)
+    path = weights.locate("model", model)
+    options.check_target(out, path, force)
+    importances = None if imatrix is None else read_importances(imatrix)
+    with weights.open_model(path) as file, progress() as bar:
+        if not file.format.startswith("GGUF"):
+            raise output.UsageError(
+                f"{path}: this is a Hugging Face folder; `pellucid convert` makes a GGUF file of it"
+            )
+        before = sum(tensor.data.size for tensor in file.tensors.values())
+        if importances is not None and not {*importances} & {*file.tensors}:
+            raise output.UsageError(f"--imatrix={imatrix}: it has no tensor of this model")
+        with options.naming("imatrix"):
+            made = quantize_file(
+                file, out, mixture, importances=importances, threads=options.thread_count(threads), progress=bar
+            )
+    report(out, mixture, made, before, json)
+
+
+def report(out: str, mixture: str, made: dict[str, str], before: int, json: bool) -> None:
+    """What a new file has become, on stdout. made: name of a tensor -> its format; before: bytes of the tensors."""
+    nbytes = os.path.getsize(out)
+    formats: dict[str, int] = {}
+    for format in made.values():
+        formats[format] = formats.get(format, 0) + 1
+    if json:
+        output.document({"path": out, "type": mixture, "bytes": nbytes, "formats": formats})
+        return
+    counts = ", ".join(f"{n} {format}" for format, n in sorted(formats.items(), key=lambda item: -item[1]))
+    output.line(f"{output.visible(out)}: {mixture}, {options.size(nbytes)} ({options.size(before)} before); {counts}")

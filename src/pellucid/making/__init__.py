@@ -1,0 +1,1 @@
+"""Model files made from others: Hugging Face folders as GGUF files."""

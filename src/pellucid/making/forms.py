@@ -1,0 +1,256 @@
+"""Tensors in the form that GGUF files have them, where it is not that of folders.
+
+A new form is a tensor whose bytes are made when they are asked for, all at once. What converters do is taken from
+llama.cpp's (conversion/*.py): recurrent layers hold A = -exp(A_log), value heads of Qwen3.5 lie in another order,
+Falcon-H1's multipliers are in its weights, gate and up are two matrices.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid.arch import Config
+from pellucid.errors import UnsupportedModelError
+from pellucid.parts import Made, floats
+from pellucid.weights.base import Tensor
+from pellucid.weights.quantise import parts
+from pellucid.weights.recipes import FLOATS
+from pellucid.weights.writer import tensor_bytes
+
+__all__ = ["gguf_tensors"]
+
+Order = npt.NDArray[np.int64]
+_LAYER = re.compile(r"(blk\.(\d+)\.)?(.+)")
+_LATENT = re.compile(r"attn_(q|q_b|kv_a_mqa)\.(weight|bias)")
+_ROTATED = re.compile(r"attn_(q|k)\.(weight|bias)")
+_MAMBA = ("mamba2", "falcon-h1", "granitehybrid", "nemotron_h")
+_TILED = ("qwen35", "qwen35moe")  # converters reorder their value heads
+_FUSED = ("gemma4", "granite_swa", "mistral4")  # files have gate and up of experts in one tensor, as folders do
+
+
+def gguf_tensors(tensors: dict[str, Tensor], c: Config, halves: bool) -> dict[str, Tensor]:
+    """A folder's tensors under GGUF's names -> those of the file. halves: the folder's rotary pairs are (i, i + n/2).
+
+    Raises UnsupportedModelError for queries and keys whose rows cannot be put into the file's order.
+    """
+    forms = _Forms(c, halves)
+    if c.architecture == "falcon-h1" and (c.embed_scale, c.logit_scale) != (1.0, 1.0):
+        tensors = {"output.weight": tensors["token_embd.weight"], **tensors}  # a tied head has a multiplier of its own
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        match = _LAYER.fullmatch(name)
+        assert match is not None
+        if match[2] is not None and int(match[2]) >= c.layers:  # layers for multi-token prediction, which do not run
+            continue
+        if not c.scorer and re.match(r"(cls|pooler)\.", name):  # of a head that does not run
+            continue
+        for stem, made in forms.of(match[3], tensor, tensors):
+            new = (match[1] or "") + stem
+            found[new] = made._replace(name=new)
+    return found
+
+
+# ---- forms ----------------------------------------------------------------------------------------------------
+
+
+def _lazy(tensor: Tensor, shape: Sequence[int], type: str, make: Callable[[], Any]) -> Tensor:
+    size = tensor_bytes(type, shape)
+    data = Made(lambda first, end: np.ascontiguousarray(make()).reshape(-1).view(np.uint8), max(size, 1), size)
+    return tensor._replace(shape=tuple(shape), type=type, data=data)
+
+
+def _rows(tensor: Tensor, order: Order, shape: Sequence[int] | None = None) -> Tensor:
+    """The tensor with its rows, or those of its matrices one after another, in another order; or with some of them."""
+    count = int(np.prod(tensor.shape[:-1])) if len(tensor.shape) > 1 else tensor.shape[0]
+
+    def make() -> Any:
+        return tensor.data.view(np.uint8).reshape(count, -1)[order]
+
+    return _lazy(tensor, tensor.shape if shape is None else shape, tensor.type, make)
+
+
+def _shaped(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    return tensor._replace(shape=tuple(shape))
+
+
+def _values(tensor: Tensor, change: Callable[[Any], Any]) -> Tensor:
+    """The tensor with other values, of the same shape, in float32."""
+
+    def make() -> Any:
+        if tensor.type in FLOATS:
+            return np.asarray(change(floats(tensor)), np.float32)
+        made = np.concatenate([*parts(tensor, "F32", None, 1)]).view(np.float32)
+        return np.asarray(change(made.reshape(tensor.shape)), np.float32)
+
+    return _lazy(tensor, tensor.shape, "F32", make)
+
+
+def _times(tensor: Tensor, factors: Any) -> Tensor:
+    """The tensor times a factor, or one for each row."""
+    factors = np.asarray(factors, np.float32)
+    if (factors == 1.0).all():
+        return tensor
+    return _values(tensor, lambda x: x * factors.reshape(factors.shape + (1,) * (x.ndim - factors.ndim)))
+
+
+def _cut(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """The two halves of the rows of a matrix, or of each in a stack."""
+    *stack, rows, k = tensor.shape
+    numbers = np.arange(int(np.prod(stack, dtype=np.int64)) * rows).reshape(-1, 2, rows // 2)
+    shape = (*stack, rows // 2, k)
+    first, second = (_rows(tensor, numbers[:, half].reshape(-1), shape) for half in (0, 1))
+    return first, second
+
+
+@dataclass(frozen=True)
+class _Forms:
+    """What becomes of each tensor of a model."""
+
+    c: Config
+    halves: bool
+
+    def of(self, stem: str, t: Tensor, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors that a tensor becomes, by their names without the layer. stem: its own name."""
+        c, r = self.c, self.c.memory
+        arch = c.architecture
+        if arch == "falcon-h1":
+            t = self.multiplied(stem, t)
+            if stem == "ffn_norm.weight":
+                stem = "ffn_norm"  # as its files have it
+        if arch == "bert":
+            stem = stem.replace("pooler.", "cls.")  # both are a layer with tanh before the last
+            if stem == "position_embd.weight" and c.first_position:
+                rows = np.arange(c.first_position, t.shape[0])
+                t = _rows(t, rows, (len(rows), t.shape[1]))
+        if stem == "ssm_a_log":
+            stem, t = "ssm_a", _values(t, lambda x: -np.exp(x))
+        if arch in _MAMBA:
+            if stem in ("ssm_a", "ssm_d"):
+                t = _shaped(t, (r.n_v, 1))
+            elif stem == "ssm_norm.weight":
+                t = _shaped(t, (r.n_k, r.n_v * r.dv // r.n_k))
+        if arch == "kimi-linear" and re.fullmatch(r"ssm_conv1d_[qkv]\.weight", stem):
+            t = _shaped(t, (1, t.shape[0], 1, t.shape[-1]))
+        if stem in ("ssm_conv1d.weight", "shortconv.conv.weight") and len(t.shape) == 3:
+            t = _shaped(t, (t.shape[0], t.shape[2]))
+        elif stem == "ffn_gate_inp_shexp.weight":
+            t = _shaped(t, t.shape[-1:])
+        if arch in _TILED and r.n_v != r.n_k:
+            t = self.tiled(stem, t)
+        order = self.order(stem, t)
+        if order is not None:
+            t = _rows(t, order)
+        if arch == "qwen3next" and stem == "ssm_in.weight":
+            yield from self.by_kind(t)
+        elif arch in _FUSED:
+            yield stem, t
+        elif stem.startswith("ffn_gate_up_exps."):
+            yield from self.gate_and_up(t, "_exps", stem)
+        elif arch.startswith("granite") and stem in ("ffn_up.weight", "ffn_up_shexp.weight", "ffn_down.weight"):
+            yield from self.shared(stem, t, tensors)
+        else:
+            yield stem, t
+
+    def gate_and_up(self, t: Tensor, which: str, stem: str) -> Iterator[tuple[str, Tensor]]:
+        end = stem.rpartition(".")[2]
+        if end == "bias":
+            t = _shaped(t, (*t.shape, 1))
+        gate, up = _cut(t)
+        for part, half in (("gate", gate), ("up", up)):
+            yield f"ffn_{part}{which}.{end}", _shaped(half, half.shape[:-1]) if end == "bias" else half
+
+    def shared(self, stem: str, t: Tensor, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Granite's feed-forward network, whose gate and up are one matrix; beside experts it is the shared one."""
+        which = "_shexp" if self.c.experts is not None else ""
+        gate = f"blk.0.ffn_gate{'_shexp' if '_shexp' in stem else ''}.weight"
+        if stem == "ffn_down.weight":
+            yield f"ffn_down{which}.weight", t
+        elif gate in tensors:
+            yield stem, t
+        else:
+            yield from self.gate_and_up(t, which, stem)
+
+    def by_kind(self, t: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Qwen3-Next's ssm_in, which has queries, keys, values and gates of one key head after another."""
+        r = self.c.memory
+        each = r.n_v // r.n_k * r.dv
+        parts = np.split(np.arange(t.shape[0]).reshape(r.n_k, -1), np.cumsum([r.dk, r.dk, each]), axis=1)
+        queries, keys, values, gates = (part.reshape(-1) for part in parts)
+        qkv = np.concatenate([queries, keys, values])
+        yield "attn_qkv.weight", _rows(t, qkv, (len(qkv), t.shape[1]))
+        yield "attn_gate.weight", _rows(t, gates, (len(gates), t.shape[1]))
+
+    def tiled(self, stem: str, t: Tensor) -> Tensor:
+        """The tensor with its value heads in the order (number within the key head, key head)."""
+        r, name = self.c.memory, stem.partition(".")[0]
+
+        def heads(width: int, first: int = 0) -> Order:
+            n = np.arange(r.n_v * width).reshape(r.n_k, r.n_v // r.n_k, width).swapaxes(0, 1).reshape(-1)
+            return np.concatenate([np.arange(first), first + n])
+
+        if name in ("ssm_a", "ssm_dt", "ssm_alpha", "ssm_beta"):
+            return _rows(t, heads(1))
+        if name == "attn_gate":
+            return _rows(t, heads(r.dv))
+        if name in ("attn_qkv", "ssm_conv1d") and t.shape[0] == r.channels:
+            return _rows(t, heads(r.dv, 2 * r.n_k * r.dk))
+        if stem == "ssm_out.weight":
+            order = heads(r.dv)
+            return _values(t, lambda x: x[:, order])
+        return t
+
+    def multiplied(self, stem: str, t: Tensor) -> Tensor:
+        """Falcon-H1's tensors times the multipliers of their parts."""
+        c, r, m = self.c, self.c.memory, self.c.multipliers
+        name, _, end = stem.rpartition(".")
+        weight = end == "weight"
+        by = m["attention_in"][0] if weight else 1.0  # of what a matrix reads, which its bias is not multiplied by
+        if name == "ssm_in":
+            inner, keys = r.n_v * r.dv, r.n_k * r.dk
+            factors = np.repeat(np.asarray(m["ssm"], np.float32), [inner, inner, keys, keys, r.n_v])
+            return _times(t, factors * np.float32(m["ssm_in"][0] if weight else 1.0))
+        factor = {
+            "attn_q": by,
+            "attn_k": by * m["key"][0],
+            "attn_v": by,
+            "attn_output": m["attention_out"][0],
+            "ssm_out": m["ssm_out"][0],
+            "ffn_gate": m["mlp"][0],
+            "ffn_down": m["mlp"][1],
+            "token_embd": c.embed_scale,
+            "output": c.logit_scale,
+        }.get(name, 1.0)
+        return _times(t, factor)
+
+    def order(self, stem: str, t: Tensor) -> Order | None:
+        """The order of the rows of queries and keys: where GGUF files of an architecture rotate neighbours, and folders
+        the two halves of a head, row i of a pair's first half and row i of its second lie side by side."""
+        c = self.c
+        if c.rope.halves == self.halves or not c.rope.freq:
+            return None
+        if not self.halves:
+            raise UnsupportedModelError(feature=f"a folder of {c.architecture} whose rotary pairs are neighbours")
+        if re.search(r"attn_(qkv|[qk]_norm)\.", stem):
+            raise UnsupportedModelError(feature=f"converting {t.name} of {c.architecture}")
+        n = 2 * len(c.rope.freq)
+        latent, match = _LATENT.fullmatch(stem), _ROTATED.fullmatch(stem)
+        rows: Any = np.arange(t.shape[0])
+        if c.latent is not None:
+            if latent is None:
+                return None
+            rows = rows.reshape(1 if latent[1] == "kv_a_mqa" else c.latent.heads, -1)
+            rows[:, -n:] = rows[:, -n:].reshape(-1, 2, n // 2).swapaxes(1, 2).reshape(-1, n)  # the last rows
+        elif match is None:
+            return None
+        else:
+            heads = c.attention.n_q if match[1] == "q" else c.attention.n_kv
+            rows = rows.reshape(heads, -1)
+            rows[:, :n] = rows[:, :n].reshape(heads, 2, n // 2).swapaxes(1, 2).reshape(heads, n)
+        found: Order = rows.reshape(-1)
+        return found

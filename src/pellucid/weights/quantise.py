@@ -1,0 +1,207 @@
+"""Tensors of a model in other formats: as they are written to a GGUF file, or as they are loaded."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid import _engine, _gguf
+from pellucid.errors import ModelFileError, UnsupportedModelError, WrongValue
+from pellucid.parts import Made
+from pellucid.weights.base import ModelFile, SourceFile, Tensor
+from pellucid.weights.importance import Importance
+from pellucid.weights.recipes import FLOATS, MIXTURES, Recipe
+from pellucid.weights.writer import Planned, Progress, Value, tensor_bytes, write_gguf
+
+__all__ = ["check_mixture", "parts", "quantise_floats", "quantised", "quantize_file", "recipe", "write_model"]
+
+_SLICE = 32 << 20  # weights that are quantised at a time
+
+
+def check_mixture(name: Any, argument: str = "type") -> str:
+    """A mixture's name, in capitals. Raises ValueError naming the argument."""
+    found = str(name).upper()
+    found = f"{found}_M" if found in ("Q3_K", "Q4_K", "Q5_K") else found
+    if found not in MIXTURES:
+        raise WrongValue(argument, f" is {name!r}: expected one of {', '.join(MIXTURES)}")
+    return found
+
+
+def recipe(file: ModelFile, mixture: str, importances: Mapping[str, Importance] | None = None) -> Recipe:
+    """The mixture for a model under GGUF's keys and names."""
+    arch = file.architecture
+
+    def most(key: str, default: int) -> int:
+        """A number that a file gives once, or for each layer."""
+        value = file.get_any(f"{arch}.{key}", default)
+        values = np.asarray(value).reshape(-1)
+        return int(values.max()) if values.size and values.dtype.kind in "iu" else default
+
+    heads = most("attention.head_count", 1)
+    return Recipe(
+        mixture,
+        {name: tensor.shape for name, tensor in file.tensors.items()},
+        architecture=arch,
+        layers=most("block_count", 0),
+        groups=heads // max(most("attention.head_count_kv", heads), 1),
+        experts=most("expert_count", 0),
+        has_importances=bool(importances),
+    )
+
+
+def _importance_of(tensor: Tensor, importances: Mapping[str, Importance] | None) -> npt.NDArray[np.float32] | None:
+    """(experts or 1, k)"""
+    found = (importances or {}).get(tensor.name)
+    if found is None:
+        return None
+    means, k = found.means(), tensor.shape[-1]
+    experts = tensor.shape[0] if len(tensor.shape) > 2 else 1
+    if means.size == experts * k:
+        return means.reshape(experts, k)
+    if means.size == k:
+        return means.reshape(1, k)
+    raise WrongValue("imatrix", f": {tensor.name} has {means.size} values, expected {k} for each of {experts}")
+
+
+def parts(
+    tensor: Tensor, to: str, importances: Mapping[str, Importance] | None, threads: int
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """The tensor's bytes in the format `to`, a slice of rows at a time.
+
+    Raises UnsupportedModelError where its own format cannot be read, ModelFileError for values that `to` cannot hold.
+    """
+    k = tensor.shape[-1]
+    rows = math.prod(tensor.shape[:-1])
+    row = tensor.data.size // max(rows, 1)
+    if tensor.type == to:
+        step = max(_SLICE // k, 1)
+        for start in range(0, rows, step):
+            yield tensor.data[start * row : min(start + step, rows) * row].view(np.uint8)
+        return
+    if _engine.format_number(tensor.type) < 0:
+        raise UnsupportedModelError(
+            feature=f"weight format {tensor.type} ({tensor.name}), which is to become {to}",
+            supported=", ".join(_engine.format_names()),
+        )
+    important = _importance_of(tensor, importances)
+    experts = 1 if important is None else len(important)
+    for expert in range(experts):
+        first, last = expert * (rows // experts), (expert + 1) * (rows // experts)
+        step = max(_SLICE // k, 1)
+        for start in range(first, last, step):
+            raw = tensor.data[start * row : min(start + step, last) * row].view(np.uint8)
+            columns = None if important is None else important[expert]
+            try:
+                yield _engine.quantize(tensor.type, raw, k, to, importance=columns, threads=threads)
+            except OverflowError as error:
+                message = f"row {start + error.args[0]} has a value that is not finite, or beyond what {to} can hold"
+                raise ModelFileError(message, file=tensor.file, field=tensor.name, offset=tensor.offset) from None
+
+
+def quantised(tensor: Tensor, to: str, threads: int) -> Tensor:
+    """The tensor in the format `to`: its bytes are made when they are asked for, a matrix at a time."""
+    k, rows = tensor.shape[-1], math.prod(tensor.shape[:-1])
+    row = tensor.data.size // max(rows, 1)
+
+    def make(first: int, end: int) -> npt.NDArray[np.uint8]:
+        some = tensor._replace(shape=(end - first, k), data=tensor.data[first * row : end * row])
+        data = np.empty(tensor_bytes(to, some.shape), np.uint8)
+        at = 0
+        for part in parts(some, to, None, threads):
+            data[at : at + part.size] = part
+            at += part.size
+        return data
+
+    size = tensor_bytes(to, tensor.shape)
+    return tensor._replace(type=to, data=Made(make, tensor_bytes(to, (k,)), size))
+
+
+def quantise_floats(file: ModelFile, mixture: str, threads: int, names: Collection[str] | None = None) -> int:
+    """Puts a model's matrices in F32, F16 and BF16 into the formats of a mixture -> how many there were. names: only
+    these. Nothing is computed before the bytes are asked for."""
+    chosen = recipe(file, mixture)
+    count = 0
+    for name, tensor in [*file.tensors.items()]:
+        format = chosen.format(name) if tensor.type in FLOATS and (names is None or name in names) else None
+        if format is not None:
+            count += 1
+            if format != tensor.type:
+                file.tensors[name] = quantised(tensor, format, threads)
+    return count
+
+
+def write_model(
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, Value],
+    tensors: Mapping[str, Tensor],
+    format: Callable[[str], str | None],
+    *,
+    importances: Mapping[str, Importance] | None = None,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, str]:
+    """Writes a GGUF file -> name of each tensor: its format there. format: a tensor's name -> its new format; None: it
+    keeps its own. A tensor that is computed is made whole once, others are read a slice at a time.
+
+    Raises UnsupportedModelError for a type whose size is unknown, and what `parts` and write_gguf raise.
+    """
+    planned = []
+    for name, tensor in tensors.items():
+        if tensor.type.startswith("ggml type"):
+            raise UnsupportedModelError(feature=f"weight format {tensor.type} ({name})")
+        to = format(name) or tensor.type
+        planned.append(Planned(name, to, tensor.shape, partial(_made, tensor, to, importances, threads)))
+    write_gguf(path, metadata, planned, progress=progress)
+    return {tensor.name: tensor.type for tensor in planned}
+
+
+def _made(
+    tensor: Tensor, to: str, importances: Mapping[str, Importance] | None, threads: int
+) -> Iterator[npt.NDArray[np.uint8]]:
+    if isinstance(tensor.data, Made):
+        tensor = tensor._replace(data=tensor.data.view(np.uint8))
+    return parts(tensor, to, importances, threads)
+
+
+def metadata_of(path: str) -> dict[str, Value]:
+    """A GGUF file's metadata with the kinds of its values."""
+    source = SourceFile(path, "a GGUF file")
+    try:
+        header = _gguf.parse(source, path)
+    finally:
+        source.close()
+    found = {}
+    for key, value in header.metadata.items():
+        if isinstance(value, _gguf.StringArray):
+            value = value.to_bytes_list()
+        found[key] = Value(header.kinds[key], value)
+    return found
+
+
+def quantize_file(
+    file: ModelFile,
+    path: str | os.PathLike[str],
+    mixture: str,
+    *,
+    importances: Mapping[str, Importance] | None = None,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, str]:
+    """Writes a GGUF file's model in a mixture of formats -> name of each tensor: its format in the new file.
+
+    Metadata and tokenizer are kept. Memory: a slice of a tensor. Raises ModelFileError, UnsupportedModelError.
+    """
+    metadata = {k: v for k, v in metadata_of(file.metadata_file).items() if not k.startswith("split.")}
+    metadata.pop("general.alignment", None)
+    metadata["general.file_type"] = Value("uint32", MIXTURES[mixture][0])
+    metadata["general.quantization_version"] = Value("uint32", 2)
+    chosen = recipe(file, mixture, importances)
+    return write_model(
+        path, metadata, file.tensors, chosen.format, importances=importances, threads=threads, progress=progress
+    )

@@ -1,0 +1,174 @@
+"""Writes GGUF files, version 3: the header, then tensor after tensor as they are made.
+
+A file is written under another name in the target's folder and renamed when it is whole, so that whatever ends the
+process leaves no half file under the target's name. Source: GGUF's specification.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid._gguf import TENSOR_TYPES, VALUE_TYPES
+from pellucid.errors import ModelFileError, WrongValue
+from pellucid.weights.base import os_reason
+
+__all__ = ["Planned", "Value", "tensor_bytes", "write_gguf"]
+
+_NUMBERS = {name: (i, dtype) for i, (name, _, dtype) in enumerate(VALUE_TYPES)}
+_STRING, _ARRAY = _NUMBERS["string"][0], _NUMBERS["array"][0]
+_TYPES = {name: (number, block, nbytes) for number, (name, block, nbytes) in TENSOR_TYPES.items()}
+_ALIGNMENT = 32
+
+Progress = Callable[[int, int, str], None]
+
+
+class Value(NamedTuple):
+    """A value of the metadata. ``kind``: "uint32", "string", "array of float32", ...; strings may be bytes."""
+
+    kind: str
+    value: Any
+
+
+class Planned(NamedTuple):
+    """A tensor to write. ``shape``: in NumPy's order. ``parts``: makes its bytes, in order, when it is written."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    parts: Callable[[], Iterable[bytes | npt.NDArray[np.uint8]]]
+
+
+def tensor_bytes(type: str, shape: Sequence[int]) -> int:
+    """Bytes of a tensor. Raises ValueError for an unknown type, and for rows that are no multiple of its block."""
+    if type not in _TYPES:
+        raise WrongValue("type", f" is {type!r}: not a type of GGUF's")
+    _, block, nbytes = _TYPES[type]
+    if not shape or shape[-1] % block:
+        raise WrongValue("shape", f" is {tuple(shape)}: rows in {type} have a multiple of {block} weights")
+    count = 1
+    for n in shape:
+        count *= n
+    return count // block * nbytes
+
+
+def _string(value: str | bytes) -> bytes:
+    raw = value if isinstance(value, bytes) else value.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _encoded(key: str, value: Value) -> bytes:
+    """Type and value, as they stand after a key."""
+    name = value.kind.removeprefix("array of ")
+    number, dtype = _NUMBERS[name]
+    if name != value.kind:
+        items = value.value
+        head = struct.pack("<IIQ", _ARRAY, number, len(items))
+        if dtype is None:
+            return head + b"".join(map(_string, items))
+        return head + np.asarray(items).astype(np.dtype(dtype)).tobytes()
+    if number == _STRING:
+        return struct.pack("<I", number) + _string(value.value)
+    made = np.asarray(value.value).astype(np.dtype(dtype))
+    if np.dtype(dtype).kind in "iu" and int(made) != int(value.value):
+        raise WrongValue(key, f" is {value.value}: beyond {name}")
+    return struct.pack("<I", number) + made.tobytes()
+
+
+def _header(metadata: Mapping[str, Value], tensors: Sequence[Planned]) -> bytes:
+    out = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
+    for key, value in metadata.items():
+        out += [_string(key), _encoded(key, value)]
+    offset = 0
+    for tensor in tensors:
+        number = _TYPES[tensor.type][0]
+        shape = tuple(reversed(tensor.shape))
+        out += [_string(tensor.name), struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, number, offset)]
+        offset += _aligned(tensor_bytes(tensor.type, tensor.shape))
+    whole = b"".join(out)
+    return whole + bytes(_aligned(len(whole)) - len(whole))
+
+
+def _aligned(n: int) -> int:
+    return -(-n // _ALIGNMENT) * _ALIGNMENT
+
+
+@contextmanager
+def whole_file(path: str) -> Iterator[BinaryIO]:
+    """A file to write; when the block ends without an error, it is synced and takes the place of `path`. Raises
+    ModelFileError where the file cannot be written; nothing is left then."""
+    folder, name = os.path.split(path)
+    draft = ""
+    try:
+        fd, draft = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".part", dir=folder or ".")
+        with open(fd, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(draft, 0o666 & ~mask)
+        os.replace(draft, path)
+        _sync_folder(folder or ".")
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(draft)
+        if isinstance(error, OSError):
+            raise ModelFileError(os_reason(error), file=path) from None
+        raise
+
+
+def _sync_folder(folder: str) -> None:
+    """Makes a new name last; not every system opens folders."""
+    with suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def write_gguf(
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, Value],
+    tensors: Sequence[Planned],
+    *,
+    progress: Progress | None = None,
+) -> int:
+    """Writes a GGUF file -> its size in bytes. A file of this name is replaced, when the new one is whole.
+
+    progress: called after each part with the bytes written, those of the whole file, and the tensor's name. What a
+    tensor's ``parts`` raises is passed on. Raises ModelFileError where the file cannot be written.
+    """
+    path = os.fsdecode(path)
+    header = _header(metadata, tensors)
+    total = len(header) + sum(_aligned(tensor_bytes(t.type, t.shape)) for t in tensors)
+    with whole_file(path) as file:
+        _write_all(file, header, tensors, total, progress)
+    return total
+
+
+def _write_all(file: Any, header: bytes, tensors: Sequence[Planned], total: int, progress: Progress | None) -> None:
+    file.write(header)
+    done = len(header)
+    for tensor in tensors:
+        wanted = tensor_bytes(tensor.type, tensor.shape)
+        start = done
+        for part in tensor.parts():
+            file.write(part)
+            done += len(part)
+            if progress is not None:
+                progress(min(done, total), total, tensor.name)
+        if done - start != wanted:
+            raise WrongValue("parts", f" of {tensor.name} have {done - start} bytes, expected {wanted}")
+        file.write(bytes(_aligned(wanted) - wanted))
+        done = start + _aligned(wanted)
+    if progress is not None:
+        progress(total, total, "")

@@ -1,0 +1,214 @@
+"""GGUF files in other formats: read back by the `gguf` package and by Pellucid, and what a killed process leaves."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from gguf import quants
+
+from pellucid import Model, _engine
+from pellucid.errors import ModelFileError, WrongValue
+from pellucid.weights import open_model
+from pellucid.weights.importance import Importance, read_importances, write_importances
+from pellucid.weights.quantise import quantize_file
+from pellucid.weights.recipes import MIXTURES, fits
+from pellucid.weights.writer import Planned, Value, write_gguf
+
+from .models import write
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("source") / "f32.gguf", layers=1, ff=256)
+
+
+def make(source: Path, out: Path, mixture: str, **options: Any) -> dict[str, str]:
+    with open_model(source) as file:
+        return quantize_file(file, out, mixture, **options)
+
+
+def error(source: Path, out: Path) -> float:
+    """Mean over matrices of the squared error relative to the weights'."""
+    reader = {t.name: t for t in gguf.GGUFReader(source).tensors}
+    found = []
+    for t in gguf.GGUFReader(out).tensors:
+        if t.tensor_type not in (0, reader[t.name].tensor_type):
+            x = reader[t.name].data.astype(np.float64)
+            y = quants.dequantize(t.data, t.tensor_type)
+            found.append(((y - x) ** 2).mean() / (x**2).mean())
+    return float(np.mean(found))
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_the_file_holds_the_model(source: Path, tmp_path: Path, mixture: str) -> None:
+    out = tmp_path / "out.gguf"
+    steps: list[tuple[int, int]] = []
+    made = make(source, out, mixture, threads=2, progress=lambda done, total, _: steps.append((done, total)))
+    before, after = gguf.GGUFReader(source), gguf.GGUFReader(out)
+    assert [t.name for t in before.tensors] == [t.name for t in after.tensors] == [*made]
+    assert all(t.tensor_type.name == made[t.name] for t in after.tensors)
+    assert all(made[t.name] == "F32" for t in before.tensors if len(t.shape) == 1)
+    kept = {name for name in before.fields if not name.startswith(("GGUF.", "general.file_type"))}
+    for name in kept:
+        assert before.fields[name].contents() == after.fields[name].contents()
+        assert before.fields[name].types == after.fields[name].types
+    assert after.fields["general.file_type"].contents() == MIXTURES[mixture][0]
+    assert steps[-1] == (out.stat().st_size,) * 2
+    assert steps == sorted(steps)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.gguf"]
+    if mixture != "F32":
+        assert error(source, out) < (0.09 if mixture.startswith("Q2") else 0.025)
+    with open_model(out) as file:
+        assert {t.type for t in file.tensors.values()} == {*made.values()}
+        assert file.quantisation.removesuffix("_MOE") == mixture.removesuffix("_MOE")
+
+
+def test_what_runs_is_close_to_the_source(source: Path, tmp_path: Path) -> None:
+    ids = [3, 14, 15, 9, 2, 6]
+    with Model.load(source) as model:
+        want = model.logits(ids)
+    for mixture, limit in (("F16", 0.01), ("Q8_0", 0.03), ("Q4_K_M", 0.25)):
+        make(source, tmp_path / "out.gguf", mixture)
+        with Model.load(tmp_path / "out.gguf") as model:
+            found = model.logits(ids)
+        assert np.linalg.norm(found - want) / np.linalg.norm(want) < limit, mixture
+
+
+def test_a_quantised_source_and_back(source: Path, tmp_path: Path) -> None:
+    make(source, tmp_path / "a.gguf", "Q8_0")
+    make(tmp_path / "a.gguf", tmp_path / "b.gguf", "F32")
+    for t in gguf.GGUFReader(tmp_path / "a.gguf").tensors:
+        other = next(o for o in gguf.GGUFReader(tmp_path / "b.gguf").tensors if o.name == t.name)
+        np.testing.assert_array_equal(quants.dequantize(t.data, t.tensor_type), other.data)
+
+
+def test_importances_of_both_formats(source: Path, tmp_path: Path) -> None:
+    """They lower the error of the columns they favour; the two formats give the same bytes."""
+    rng = np.random.default_rng(0)
+    with open_model(source) as file:
+        wide = {n: t.shape[1] for n, t in file.tensors.items() if n.startswith("blk.") and len(t.shape) == 2}
+    squares = {name: np.exp(2 * rng.standard_normal(k)).astype(np.float32) for name, k in wide.items()}
+    found = {name: Importance(10 * x[None], np.array([10], np.float32)) for name, x in squares.items()}
+    write_importances(tmp_path / "new.gguf", found, datasets=["a text"], chunk_size=512, chunks=3)
+    entries = b"".join(
+        len(n).to_bytes(4, "little") + n.encode() + (10).to_bytes(4, "little") + len(x).to_bytes(4, "little")
+        + (10 * x).tobytes() for n, x in squares.items()
+    )  # fmt: skip
+    (tmp_path / "old.dat").write_bytes(len(squares).to_bytes(4, "little") + entries)
+    reader = gguf.GGUFReader(tmp_path / "new.gguf")
+    assert reader.fields["general.type"].contents() == "imatrix"
+    assert reader.fields["imatrix.datasets"].contents() == ["a text"]
+    shapes = {t.name: [int(n) for n in t.shape] for t in reader.tensors}
+    name = "blk.0.ffn_down.weight"
+    assert (shapes[name + ".in_sum2"], shapes[name + ".counts"]) == ([256, 1], [1, 1])
+    assert {*read_importances(tmp_path / "new.gguf")} == {*squares}
+    make(source, tmp_path / "plain.gguf", "Q4_K_S")
+    for kind in ("new.gguf", "old.dat"):
+        make(source, tmp_path / f"{kind}.out", "Q4_K_S", importances=read_importances(tmp_path / kind))
+    assert (tmp_path / "new.gguf.out").read_bytes() == (tmp_path / "old.dat.out").read_bytes()
+
+    def weighted(path: Path) -> float:
+        a = next(t for t in gguf.GGUFReader(source).tensors if t.name == name)
+        b = next(t for t in gguf.GGUFReader(path).tensors if t.name == name)
+        return float((squares[name] * (quants.dequantize(b.data, b.tensor_type) - a.data) ** 2).mean())
+
+    assert weighted(tmp_path / "new.gguf.out") < 0.9 * weighted(tmp_path / "plain.gguf")
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        (b"", "entries"),
+        (b"\1\0\0\0", "entries[0].name"),
+        (b"\xff\xff\xff\xff", "entries"),
+        (b"\1\0\0\0\1\0\0\0a\1\0\0\0\xff\xff\xff\x7f", "entries[0].values"),
+        (b"\1\0\0\0\1\0\0\0a\1\0\0\0\1\0\0\0\0\0\xc0\x7f", "a"),
+        (b"\1\0\0\0\1\0\0\0\xff\1\0\0\0\0\0\0\0", "entries[0].name"),
+        (b"\0\0\0\0", None),
+    ],
+)
+def test_broken_importance_files(tmp_path: Path, raw: bytes, field: str | None) -> None:
+    (tmp_path / "x.dat").write_bytes(raw)
+    with pytest.raises(ModelFileError) as caught:
+        read_importances(tmp_path / "x.dat")
+    assert caught.value.field == field
+
+
+def test_a_model_is_no_importance_file(source: Path) -> None:
+    with pytest.raises(ModelFileError, match="imatrix"):
+        read_importances(source)
+
+
+def test_importances_of_another_model_are_refused(source: Path, tmp_path: Path) -> None:
+    wrong = {"blk.0.ffn_up.weight": Importance(np.ones((1, 7), np.float32), np.ones(1, np.float32))}
+    with pytest.raises(WrongValue, match=r"blk\.0\.ffn_up\.weight has 7 values"):
+        make(source, tmp_path / "out.gguf", "Q4_0", importances=wrong)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_values_that_the_format_cannot_hold(tmp_path: Path) -> None:
+    path = write(tmp_path / "f32.gguf", layers=1)
+    t = next(t for t in gguf.GGUFReader(path, "r+").tensors if t.name == "blk.0.ffn_up.weight")
+    t.data[37, 5] = np.nan
+    t.data.base.flush() if hasattr(t.data.base, "flush") else None
+    del t
+    with pytest.raises(ModelFileError, match="row 37 has a value") as caught:
+        make(path, tmp_path / "out.gguf", "Q4_K_M")
+    assert caught.value.field == "blk.0.ffn_up.weight"
+    assert [p.name for p in tmp_path.iterdir()] == ["f32.gguf"]
+
+
+def test_a_killed_process_leaves_no_file(tmp_path: Path) -> None:
+    """The target does not exist while its tensors are written, and an older file of its name stays whole."""
+    (tmp_path / "old.gguf").write_bytes(b"old")
+    code = f"""
+import os, signal
+from pellucid.weights.writer import *
+def die():
+    yield bytes(64)
+    os.kill(os.getpid(), signal.SIGKILL)
+write_gguf({str(tmp_path / "old.gguf")!r}, {{}}, [Planned("a", "F32", (4, 8), die)])
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert (tmp_path / "old.gguf").read_bytes() == b"old"
+    assert len([p for p in tmp_path.iterdir() if p.suffix == ".gguf"]) == 1
+
+
+def test_folders_that_take_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="no such file or directory"):
+        write_gguf(tmp_path / "none" / "x.gguf", {}, [])
+
+
+def test_every_kind_of_value(tmp_path: Path) -> None:
+    metadata = {
+        "a.u8": Value("uint8", 255), "a.i8": Value("int8", -3), "a.u16": Value("uint16", 65535),
+        "a.i16": Value("int16", -9), "a.u32": Value("uint32", 1 << 31), "a.i32": Value("int32", -5),
+        "a.f32": Value("float32", 0.5), "a.f64": Value("float64", 1e300), "a.u64": Value("uint64", 1 << 63),
+        "a.i64": Value("int64", -(1 << 40)), "a.bool": Value("bool", True), "a.text": Value("string", "é"),
+        "a.words": Value("array of string", [b"\xff", "x"]), "a.numbers": Value("array of int32", [1, -2]),
+        "a.flags": Value("array of bool", [True, False]), "a.none": Value("array of string", []),
+    }  # fmt: skip
+    write_gguf(tmp_path / "x.gguf", metadata, [Planned("t", "F32", (2, 3), lambda: [np.zeros(24, np.uint8)])])
+    with open_model(tmp_path / "x.gguf") as file:
+        found = {k: v.to_bytes_list() if hasattr(v, "to_bytes_list") else v for k, v in file.metadata.items()}
+        assert file.tensors["t"].shape == (2, 3)
+    assert {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in found.items()} == {
+        **{k: v.value for k, v in metadata.items()}, "a.words": [b"\xff", b"x"]
+    }  # fmt: skip
+    with pytest.raises(WrongValue, match="beyond uint8"):
+        write_gguf(tmp_path / "y.gguf", {"a": Value("uint8", 256)}, [])
+
+
+def test_rows_that_do_not_fill_blocks() -> None:
+    assert [fits(f, 576) for f in ("Q4_K", "Q6_K", "Q2_K", "IQ4_XS", "Q4_0")] == [
+        "Q5_0", "Q8_0", "Q4_0", "IQ4_NL", "Q4_0"
+    ]  # fmt: skip
+    assert [fits(f, 48) for f in ("Q4_K", "Q8_0", "BF16")] == ["F16", "F16", "BF16"]
+    assert {main for _, main in MIXTURES.values()} <= {*_engine.quantizers()}

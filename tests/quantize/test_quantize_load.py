@@ -1,0 +1,51 @@
+"""Model.load(quantize=...): the same bits as from a file in that format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pellucid import Model
+from pellucid.errors import WrongType, WrongValue
+from pellucid.making.convert import convert_folder
+from pellucid.weights import open_model
+from pellucid.weights.quantise import quantize_file
+from tests.reference import tiny
+
+from .models import write
+
+IDS = [3, 60, 14, 15, 9, 2, 6, 53]
+
+
+@pytest.mark.parametrize("mixture", ["q8_0", "Q4_0", "bf16"])
+def test_folders(tmp_path: Path, mixture: str) -> None:
+    """qwen3: no rows change their order in a file."""
+    model = next(m for m in tiny.TINY if m.name == "qwen3")
+    folder = tiny.write_folder(model, tmp_path / "folder")
+    convert_folder(folder, tmp_path / "out.gguf", mixture.upper())
+    with Model.load(folder, quantize=mixture, threads=2) as a, Model.load(tmp_path / "out.gguf") as b:
+        np.testing.assert_array_equal(a.logits(IDS), b.logits(IDS))
+        assert a.info().quantisation == f"{mixture.upper()} (quantised from F32)"
+        assert a.info().packed_bytes == b.info().packed_bytes
+
+
+def test_gguf_files_and_k_quants(tmp_path: Path) -> None:
+    path = write(tmp_path / "f32.gguf", layers=2)
+    with open_model(path) as file:
+        quantize_file(file, tmp_path / "out.gguf", "Q4_K_M")
+    with Model.load(path, quantize="q4_k") as found, Model.load(tmp_path / "out.gguf") as want:
+        assert found.info().quantisation == "Q4_K_M (quantised from F32)"
+        assert want.info().quantisation == "Q4_K_M"
+        np.testing.assert_array_equal(found.logits(IDS), want.logits(IDS))
+
+
+def test_wrong_values(tmp_path: Path, smollm2: Path) -> None:
+    path = write(tmp_path / "f32.gguf", layers=1)
+    with pytest.raises(WrongValue, match="quantize.*Q9"):
+        Model.load(path, quantize="Q9")
+    with pytest.raises(WrongType, match="quantize"):
+        Model.load(path, quantize=8)  # type: ignore[arg-type]
+    with pytest.raises(WrongValue, match="quantize='Q8_0': the model's matrices are in Q4_1 already"):
+        Model.load(smollm2, quantize="q8_0")
