@@ -1,0 +1,93 @@
+"""`pellucid embed`: embeddings of texts."""
+
+from __future__ import annotations
+
+import os
+from json import dumps
+from typing import Annotated, Any
+
+import typer
+
+from pellucid.cli import options, output
+from pellucid.errors import PellucidError
+
+
+def embed(
+    text: options.Prompt = None,
+    file: Annotated[
+        str | None,
+        typer.Option("-f", "--file", metavar="FILE", help="Embed the text of this file instead; -: standard input."),
+    ] = None,
+    model: options.ModelName = options.DEFAULT,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Embed each line as a text of its own; empty lines are skipped.")
+    ] = False,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE.npy", help="Write the array, float32 (texts, width), to this NumPy file."
+        ),
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help='"last", "first" (token) or "mean"; default: as the model\'s files say.'),
+    ] = None,
+    dimensions: Annotated[int | None, typer.Option(metavar="N", help="Keep the first N columns; default: all.")] = None,
+    instruction: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="One of the model's prompts by its name, or a text before each text."),
+    ] = None,
+    normalize: Annotated[
+        bool, typer.Option("--normalize/--no-normalize", help="Divide each embedding by its length.")
+    ] = True,
+    threads: options.Threads = None,
+    context: options.Context = None,
+    isa: options.Isa = None,
+    kv: options.Kv = "auto",
+    cache_bytes: options.CacheBytes = None,
+    raw: options.Raw = False,
+    json: options.Json = False,
+) -> None:
+    """Turns texts into embeddings: a line of JSON for each text, or a NumPy file.
+
+    A line has "text" and "embedding". With --json, one document holds all.
+    """
+    name, content = options.read_content(text, file, raw)
+    texts = [line for line in content.split("\n") if line.strip()] if lines else [content]
+    if not texts or not texts[0]:
+        raise PellucidError(f"{name} contains no text")
+    if out is not None and json:
+        raise output.UsageError("--output takes the place of --json; give one of them")
+    if out is not None and not out.endswith(".npy"):
+        raise output.UsageError(f"--output={out}: expected the name of a .npy file")
+    known: Any = pooling  # one that is not known is the library's error
+    with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
+        with options.naming("pooling", "dimensions", "instruction"):
+            found = loaded.embed(
+                texts, pooling=known, dimensions=dimensions, instruction=instruction, normalize=normalize
+            )
+    if out is not None:
+        _save(found, out)
+        output.note(f"{len(found)} embeddings of {found.shape[1]} columns: {out}")
+        return
+    entries = [{"text": text, "embedding": row.tolist()} for text, row in zip(texts, found, strict=True)]
+    if json:
+        output.document({"width": found.shape[1], "embeddings": entries})
+        return
+    for entry in entries:
+        output.line(dumps(entry))
+
+
+def _save(found: Any, path: str) -> None:
+    """Writes the file whole or not at all."""
+    import numpy as np
+
+    draft = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(draft, "wb") as file:
+            np.save(file, found)
+        os.replace(draft, path)
+    except BaseException:
+        if os.path.exists(draft):
+            os.unlink(draft)
+        raise

@@ -1,0 +1,287 @@
+"""Embeddings of texts, and the relevance of documents to a query, from a model's hidden states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid import _engine, arguments, checks
+from pellucid.core import Core
+from pellucid.errors import OutOfMemoryError, TokenizerError, UnsupportedModelError, WrongType, WrongValue
+from pellucid.pooling import POOLINGS, normalized
+from pellucid.schedule.turns import Turns
+
+__all__ = ["Ranked", "embed", "rerank"]
+
+Floats = npt.NDArray[np.float32]
+Positions = npt.NDArray[np.int32] | None
+
+MOST_ROWS = 512  # of a pass that holds several texts
+
+
+class Ranked(NamedTuple):
+    """A document's index in the list that was given, and its relevance to the query."""
+
+    index: int  # type: ignore[assignment]  # takes the place of tuple's method
+    score: float
+
+
+# ---- embeddings -----------------------------------------------------------------------------------------------------
+
+
+def embed(
+    core: Core,
+    texts: Any,
+    pooling: Any,
+    normalize: Any,
+    dimensions: Any,
+    instruction: Any,
+    *,
+    cancel: Any = None,
+    counted: Callable[[int], None] | None = None,
+) -> Floats:
+    """``Model.embed``. cancel: as in `pooled`. counted: called with the number of tokens before they are computed."""
+    engine, embedder = core.open(), core.embedder
+    kind = embedder.pooling if pooling is None else checks.choice("pooling", pooling, POOLINGS)
+    if kind is None:
+        expected = " or ".join(repr(name) for name in POOLINGS)
+        raise WrongValue("pooling", f": the model's files do not say how it makes an embedding; expected {expected}")
+    width = embedder.dense[-1].weight.shape[0] if embedder.dense else engine.dim
+    size = width if dimensions is None else checks.integer("dimensions", dimensions, 1, width)
+    scaled = normalize is None or checks.flag("normalize", normalize)
+    several, given = arguments.prompts(texts, "texts")
+    before = _prompt(core, instruction, any(isinstance(arguments.plain(text), str) for text in given))
+    many = []
+    for i, text in enumerate(given):
+        text, name = arguments.plain(text), f"texts[{i}]" if several else "texts"
+        many.append(core.prompt(before + text if isinstance(text, str) else text, name))
+    if counted is not None:
+        counted(sum(map(len, many)))
+    out = np.empty((len(many), size), np.float32)
+    for i, state in enumerate(pooled(core, many, kind, cancel=cancel)):
+        for layer in embedder.dense:
+            state = layer(state)
+        out[i] = normalized(state[:size]) if scaled else state[:size]
+    return out
+
+
+def _prompt(core: Core, instruction: Any, texts: bool) -> str:
+    """What is put before each text. texts: whether there are any; ids are used as they are."""
+    embedder = core.embedder
+    if instruction is None:
+        return embedder.prompts.get(embedder.prompt or "", "")
+    instruction = checks.string("instruction", instruction, "the name of one of the model's prompts, or text")
+    if not texts:
+        raise WrongType("instruction", " is put before texts; token ids are used as they are")
+    return embedder.prompts.get(instruction, instruction)
+
+
+# ---- hidden states --------------------------------------------------------------------------------------------------
+
+
+class _Text:
+    """A text on its way through the passes."""
+
+    def __init__(self, ids: Sequence[int], pooling: str, positions: Positions = None) -> None:
+        self.ids, self.pooling, self.positions = list(ids), pooling, positions
+        self.sequence: _engine.Sequence | None = None
+        self.done = 0
+        self.result: npt.NDArray[Any] | None = None  # float64 of a mean
+
+    def part(self, turns: Turns, room: int) -> tuple[_engine.Sequence, list[int], int]:
+        """The next rows: (sequence, ids, first wanted row)."""
+        if self.sequence is None:
+            self.sequence = turns.sequence()
+        ids = self.ids[self.done : self.done + room]
+        whole = self.done + len(ids) == len(self.ids)
+        if self.pooling == "first":
+            return self.sequence, ids, len(ids) if self.done else 0
+        return self.sequence, ids, 0 if self.pooling == "mean" else len(ids) - 1 if whole else len(ids)
+
+    def part_positions(self, n: int) -> Positions:
+        """Those of the next n rows."""
+        return None if self.positions is None else self.positions[self.done : self.done + n]
+
+    def take(self, rows: Floats, n: int) -> None:
+        """The wanted hidden states of a pass that had n rows of the text."""
+        self.done += n
+        if self.pooling == "mean":
+            total = np.zeros(rows.shape[1], np.float64) if self.result is None else self.result
+            for row in rows:  # one after the other: the sum does not depend on passes
+                total += row
+            self.result = total
+        elif len(rows):
+            self.result = rows[0].copy()
+
+    def state(self) -> Floats:
+        assert self.result is not None
+        found = self.result / len(self.ids) if self.pooling == "mean" else self.result
+        out: Floats = found.astype(np.float32)
+        return out
+
+
+def pooled(
+    core: Core,
+    many: Sequence[Sequence[int]],
+    pooling: str,
+    *,
+    positions: Sequence[Positions] | None = None,
+    cancel: Any = None,
+) -> Iterator[Floats]:
+    """The pooled hidden state of each text, in order. Texts share passes; their results are those that each has
+    alone. positions: of each text's tokens, where they are not 0, 1, ... cancel: an event or a callable, as of
+    `Model.generate`; once it is set, `_engine.Cancelled` is raised."""
+    whole = not all(group.causal for group in core.open().plan.caches)  # a text is then one pass
+    texts = [_Text(ids, pooling, own) for ids, own in zip(many, positions or [None] * len(many), strict=True)]
+    asked = getattr(cancel, "is_set", cancel)
+    with Turns(core, "embed", [len(ids) for ids in many], asked) as turns:
+        while texts:
+            batch: list[_Text] = []
+            most = min(MOST_ROWS, turns.max_rows)
+            parts, room = [], most if whole else turns.rows(most, texts[0].done)
+            for text in texts[: turns.together]:
+                if whole and batch and len(text.ids) > room:
+                    break
+                parts.append(text.part(turns, max(room, len(text.ids)) if whole else room))
+                batch.append(text)
+                room -= len(parts[-1][1])
+                if room <= 0:
+                    break
+            out = np.empty((sum(len(ids) - wanted for _, ids, wanted in parts), turns.dim), np.float32)
+            own = [text.part_positions(len(ids)) for text, (_, ids, _) in zip(batch, parts, strict=True)]
+            if asked is not None and asked():  # short passes end without asking
+                raise _engine.Cancelled("the call was cancelled")
+            try:
+                turns.forward(parts, hidden=out, positions=own if positions else None)
+            except OutOfMemoryError:
+                if turns.fewer(len(parts)):
+                    continue
+                raise
+            at = 0
+            for text, (_, ids, wanted) in zip(batch, parts, strict=True):
+                text.take(out[at : at + len(ids) - wanted], len(ids))
+                at += len(ids) - wanted
+            ended = [text for text in batch if text.done == len(text.ids)]  # all but the last, which may go on
+            del texts[: len(ended)]
+            for text, (sequence, _, _) in zip(ended, parts, strict=False):
+                turns.drop(sequence)
+                yield text.state()
+
+
+# ---- relevance ------------------------------------------------------------------------------------------------------
+
+# The prompt of Qwen3-Reranker (https://huggingface.co/Qwen/Qwen3-Reranker-0.6B); its answer is "yes" or "no".
+_TEMPLATE = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct"
+    ' provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n',
+    "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}",
+    "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+)
+_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+_ANSWERS = ("yes", "no")
+
+
+def rerank(
+    core: Core,
+    query: Any,
+    documents: Any,
+    instruction: Any,
+    *,
+    cancel: Any = None,
+    counted: Callable[[int], None] | None = None,
+) -> list[Ranked]:
+    """``Model.rerank``. cancel, counted: as in `embed`."""
+    engine = core.open()
+    query = checks.string("query", arguments.plain(query), "text")
+    several, given = arguments.prompts(documents, "documents")
+    if not several:
+        raise WrongType("documents", f"={checks.shown(documents)}: expected several texts")
+    texts = [checks.string("documents", arguments.plain(text), "text", at=f"[{i}]") for i, text in enumerate(given)]
+    if instruction is not None:
+        instruction = checks.string("instruction", instruction, "text")
+    answers = core.config.architecture == "qwen3"
+    if core.embedder.scorer and not answers:
+        if instruction is not None:
+            raise WrongValue("instruction", ": this model has a classifier of two texts, which takes none")
+        many, positions = _pairs(core, query, texts)
+    elif answers and (core.embedder.scorer or engine.plan.ops[-1].n_seg):
+        many, positions = _questions(core, query, texts, instruction or _INSTRUCTION), None
+    else:
+        raise UnsupportedModelError(
+            feature=f"reranking with {core.config.architecture}",
+            supported="Qwen3-Reranker; BERT, XLM-R and ModernBERT with a classifier",
+        )
+    if counted is not None:
+        counted(sum(map(len, many)))
+    if positions is not None:
+        scores = _classified(core, many, positions, cancel)
+    else:
+        scores = _answers(core, engine, many, cancel)
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    return [Ranked(i, scores[i]) for i in order]
+
+
+def _pairs(core: Core, query: str, texts: Sequence[str]) -> tuple[list[list[int]], list[Positions]]:
+    """For the model's classifier: query and text together, and the positions of their tokens, which have the types."""
+    tokenizer, second = core.need_tokenizer(), core.config.second_type if core.embedder.typed else 0
+    many: list[list[int]] = []
+    positions: list[Positions] = []
+    for i, text in enumerate(texts):
+        ids, types = tokenizer.encode_pair(query, text)
+        if any(types) and core.embedder.typed and not second and core.config.architecture == "bert":
+            raise TokenizerError("its tokens have two types, the model's one")
+        many.append(core.prompt(ids, f"documents[{i}]"))
+        positions.append(np.arange(len(ids), dtype=np.int32) + np.int32(second) * np.array(types, np.int32))
+    return many, positions
+
+
+def _classified(core: Core, many: Sequence[list[int]], positions: Sequence[Positions], cancel: Any) -> list[float]:
+    """The scores that the model's classifier gives."""
+    scores = []
+    for state in pooled(core, many, core.config.scorer_pooling, positions=positions, cancel=cancel):
+        for layer in core.embedder.scorer:
+            state = layer(state)
+        scores.append(_sigmoid(float(state[0])) if core.embedder.sigmoid else float(state[0]))
+    return scores
+
+
+def _questions(core: Core, query: str, texts: Sequence[str], instruction: str) -> list[list[int]]:
+    """The template with each text."""
+    tokenizer = core.need_tokenizer()
+    before, middle, after = _TEMPLATE
+    head, tail = (tokenizer.encode(part, add_special=False, parse_special=True) for part in (before, after))
+    many = []
+    for i, text in enumerate(texts):
+        content = middle.format(instruction=instruction, query=query, document=text)
+        ids = [*head, *tokenizer.encode(content, add_special=False), *tail]
+        many.append(core.prompt(ids, f"documents[{i}]"))
+    return many
+
+
+def _answers(core: Core, engine: _engine.Engine, many: Sequence[list[int]], cancel: Any) -> list[float]:
+    """The probability of "yes" rather than "no" as the next token after the template."""
+    yes, no = _rows_of_answers(core, engine)
+    scores = []
+    for state in pooled(core, many, "last", cancel=cancel):
+        margin = float(np.einsum("i,i", yes - no, state.astype(np.float64), optimize=False))
+        scores.append(_sigmoid(margin))
+    return scores
+
+
+def _rows_of_answers(core: Core, engine: _engine.Engine) -> list[npt.NDArray[np.float64]]:
+    """The head's rows of "yes" and "no", which a GGUF file may have apart."""
+    if core.embedder.scorer:
+        return [row.astype(np.float64) for row in core.embedder.scorer[0].weight]
+    tokens = [core.need_tokenizer().encode(answer, add_special=False) for answer in _ANSWERS]
+    if any(len(ids) != 1 for ids in tokens):
+        raise TokenizerError('the vocabulary has no tokens "yes" and "no", with which a reranker answers')
+    matrix = engine.plan.segments[engine.plan.ops[-1].seg].matrix
+    return [engine.matrix(matrix, rows=(ids[0], ids[0] + 1))[0].astype(np.float64) for ids in tokens]
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))

@@ -1,0 +1,80 @@
+"""How a model's hidden states become an embedding: plain data, and its arithmetic in NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["POOLINGS", "Dense", "Embedder", "Norm", "normalized"]
+
+Floats = npt.NDArray[np.float32]
+
+# Which hidden states make the embedding: that of the last or the first token, or the mean of all.
+POOLINGS = ("last", "first", "mean")
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """LayerNorm (Ba et al. 2016) of a vector of float64."""
+
+    weight: Floats
+    bias: Floats | None
+    eps: float
+
+    def __call__(self, x: Any) -> Any:
+        x = x - np.mean(x)
+        y = x / np.sqrt(np.mean(np.square(x)) + self.eps) * self.weight
+        return y if self.bias is None else y + self.bias
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A layer that a pooled vector goes through: norm(act(weight x + bias))."""
+
+    weight: Floats  # (out, in)
+    bias: Floats | None = None  # (out)
+    tanh: bool = False
+    gelu: bool = False
+    norm: Norm | None = None
+
+    def __call__(self, x: Floats) -> Floats:
+        """(in) -> (out); the sums are in float64, ascending: no bit depends on a library or on other texts."""
+        y = np.einsum("ij,j->i", self.weight, x, dtype=np.float64, casting="safe", optimize=False)
+        if self.bias is not None:
+            y = y + self.bias
+        y = np.tanh(y) if self.tanh else y
+        if self.gelu:
+            y = np.array([0.5 * v * (1.0 + math.erf(v / math.sqrt(2.0))) for v in y.tolist()])
+        out: Floats = (y if self.norm is None else self.norm(y)).astype(np.float32)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Embedder:
+    """What a model's files say of its use as an embedder.
+
+    ``pooling``: one of POOLINGS; None: they do not say. ``dense``: the layers after pooling. ``prompts``: texts that
+    are put before a text, by name; ``prompt``: the name of the one that is used unless another is asked for.
+    ``scorer``: the layers that score two texts, from the hidden state of the first token; ``sigmoid``: whether one
+    follows them; None: the model decides; ``typed``: whether the tokens of the second text have a type of their own.
+    """
+
+    pooling: str | None = None
+    dense: tuple[Dense, ...] = ()
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    prompt: str | None = None
+    scorer: tuple[Dense, ...] = ()
+    sigmoid: bool | None = None
+    typed: bool = True
+
+
+def normalized(x: Floats) -> Floats:
+    """A vector divided by its length; zeros stay zeros."""
+    length: Any = np.sqrt(np.sum(np.square(x, dtype=np.float64)))
+    out: Floats = (x / length).astype(np.float32) if length > 0 else x
+    return out

@@ -1,0 +1,57 @@
+"""`pellucid embed` gives the library's embeddings, as JSON lines, a document or a NumPy file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pellucid import Model
+from tests.cli.conftest import Run
+
+
+@pytest.fixture(scope="module")
+def model(smollm2: Path) -> Iterator[Model]:
+    with Model.load(smollm2) as loaded:
+        yield loaded
+
+
+def test_embed(run: Run, model: Model, tmp_path: Path) -> None:
+    texts = ["An owl.", "A bird at night."]
+    expected = model.embed(texts, pooling="mean")
+    file = tmp_path / "texts.txt"
+    file.write_text("An owl.\n\nA bird at night.\n")
+    done = run("embed", "--file", str(file), "--lines", "--pooling", "mean")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["text"] for line in lines] == texts
+    assert (np.array([line["embedding"] for line in lines], np.float32) == expected).all()
+    whole = json.loads(run("embed", texts[0], "--pooling", "mean", "--json").stdout)
+    assert whole["width"] == expected.shape[1] and [one["text"] for one in whole["embeddings"]] == texts[:1]
+    out = tmp_path / "found.npy"
+    done = run("embed", "--file", str(file), "--lines", "--pooling", "mean", "--dimensions", "9", "-o", str(out))
+    assert done.stdout == b"" and b"2 embeddings of 9 columns" in done.stderr
+    assert (np.load(out) == model.embed(texts, pooling="mean", dimensions=9)).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["found.npy", "texts.txt"]
+    raw = run("embed", texts[0], "--pooling", "last", "--no-normalize", "--instruction", "x: ")
+    found = model.embed(texts[:1], pooling="last", normalize=False, instruction="x: ")
+    assert (np.array(json.loads(raw.stdout)["embedding"], np.float32) == found[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("a",), 2, "--pooling"),
+        (("a", "--pooling", "max"), 2, "--pooling"),
+        (("a", "--pooling", "last", "--dimensions", "9999999"), 2, "--dimensions"),
+        (("a", "--pooling", "last", "-o", "x.txt"), 2, ".npy"),
+        (("a", "--pooling", "last", "-o", "x.npy", "--json"), 2, "--json"),
+        (("", "--pooling", "last"), 1, "contains no text"),
+        (("a", "--pooling", "last", "-o", "/no/such/folder/x.npy"), 1, "/no/such/folder"),
+    ],
+)
+def test_mistakes(call: Run, arguments: tuple[str, ...], code: int, words: str) -> None:
+    done = call("embed", *arguments)
+    assert done.returncode == code and words in done.stderr.decode(), done.stderr

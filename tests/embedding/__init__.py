@@ -1,0 +1,1 @@
+"""Embedders and rerankers: tiny models of every family, compared with transformers and sentence-transformers."""

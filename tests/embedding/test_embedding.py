@@ -1,0 +1,260 @@
+"""Embeddings and relevance: against the golden values, the same bits in company, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pellucid import Model
+from pellucid.errors import ContextFullError, ModelFileError, UnsupportedModelError
+from tests.embedding.cases import BY_NAME, CASES
+from tests.embedding.files import DOCUMENTS, QUERY, ROWS, TEXTS, ids_of, load_golden, write_folder
+from tests.engine.models import same
+from tests.families.case import write_gguf
+from tests.families.test_families import TOLERANCE, distance
+from tests.reference import tiny
+
+EMBEDDERS = [case.name for case in CASES if case.pooling]
+RERANKERS = [case.name for case in CASES if not case.pooling]
+FORMS = [(case.name, form) for case in CASES for form in ("folder", "gguf") if form == "folder" or case.model.gguf]
+COSINE = 0.99999
+
+Load = Callable[..., Model]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Iterator[Load]:
+    """load(name, form, **options of Model.load)."""
+    made: list[Model] = []
+
+    def get(name: str, form: str = "folder", **options: Any) -> Model:
+        path, case = tmp_path / f"{name}.{form}", BY_NAME[name]
+        if not path.exists():
+            golden = load_golden(case)
+            if form == "gguf":
+                write_gguf(case.model, golden.model, path)
+            else:
+                write_folder(case, golden, path, older=form == "older")
+        made.append(Model.load(path, **{"threads": 2, **options}))
+        return made[-1]
+
+    yield get
+    for model in made:
+        model.close()
+
+
+def hidden(model: Model, ids: list[int]) -> npt.NDArray[np.float32]:
+    from tests.engine.test_encoders import hidden
+
+    return hidden(model.core.engine, ids)[0]
+
+
+def cosines(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    a, b = (x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True) for x in (a, b))
+    return np.sum(a * b, axis=1)
+
+
+@pytest.mark.parametrize(("name", "form"), FORMS, ids=["-".join(one) for one in FORMS])
+def test_hidden_states(load: Load, name: str, form: str) -> None:
+    golden = load_golden(BY_NAME[name]).model
+    ids = ids_of(BY_NAME[name], golden)
+    model = load(name, form)
+    found = hidden(model, ids)
+    assert distance(found[list(ROWS)], golden.logits) <= TOLERANCE
+    for threads in (1, 3):
+        assert same(hidden(load(name, form, threads=threads), ids), found)
+
+
+@pytest.mark.parametrize("form", ["folder", "older"])
+@pytest.mark.parametrize("name", EMBEDDERS)
+def test_embeddings(load: Load, name: str, form: str) -> None:
+    golden = load_golden(BY_NAME[name])
+    model = load(name, form)
+    found = model.embed(TEXTS)
+    assert found.dtype == np.float32 and found.shape == golden.results.shape
+    assert cosines(found, golden.results).min() >= COSINE
+    assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 1e-6
+    if len(golden.prompted):
+        assert cosines(model.embed(TEXTS, instruction="query"), golden.prompted).min() >= COSINE
+
+
+@pytest.mark.parametrize(("name", "form"), FORMS, ids=["-".join(one) for one in FORMS])
+def test_company_changes_no_bit(load: Load, name: str, form: str) -> None:
+    """Rows of several passes, of texts that share passes, and of one text alone are the same."""
+    model = load(name, form)
+    vocab = model.info().vocab
+    several = [[(7 * i * n + n) % vocab for i in range(n)] for n in (1, 30, 200, 3, 200, 64, 2, 190)]
+    for pooling in ("last", "first", "mean"):
+        if not BY_NAME[name].pooling:
+            continue
+        together = model.embed(several, pooling=pooling)
+        alone = np.concatenate([model.embed(ids, pooling=pooling) for ids in several])
+        assert same(together, alone)
+    if BY_NAME[name].pooling and form == "gguf":
+        assert same(model.embed(several), load(name).embed(several, pooling=_by_key(model)))
+
+
+def _by_key(model: Model) -> Any:
+    assert model.core.embedder.pooling is not None
+    return model.core.embedder.pooling
+
+
+def test_long_texts_take_several_passes(tmp_path: Path) -> None:
+    path = tiny.write_gguf(tiny.TINY[0], tmp_path / "model.gguf", context=2048)
+    ids = [(5 * i * i + 3) % 97 for i in range(1500)]
+    with Model.load(path) as model:
+        for pooling in ("last", "first", "mean"):
+            (found,) = model.embed(ids, pooling=pooling, normalize=False)
+            rows = np.concatenate([hidden_parts(model, ids, 400)])
+            expected = {"last": rows[-1], "first": rows[0], "mean": rows.mean(axis=0, dtype=np.float64)}[pooling]
+            assert same(found[None], expected.astype(np.float32)[None])
+
+
+def hidden_parts(model: Model, ids: list[int], step: int) -> npt.NDArray[np.float32]:
+    from pellucid import _engine
+
+    engine = model.core.engine
+    sequence, out = _engine.Sequence(engine), np.empty((len(ids), engine.dim), np.float32)
+    for i in range(0, len(ids), step):
+        engine.forward([(sequence, ids[i : i + step], 0)], hidden=out[i : i + step])
+    return out
+
+
+def test_options(load: Load) -> None:
+    model = load("qwen3_dense")
+    raw = model.embed(TEXTS, normalize=False)
+    unit = model.embed(TEXTS)
+    assert same(unit, np.stack([row / np.sqrt(np.sum(np.square(row, dtype=np.float64))) for row in raw]).astype("f4"))
+    few = model.embed(TEXTS, dimensions=20)
+    assert few.shape == (5, 20) and np.abs(np.linalg.norm(few, axis=1) - 1).max() < 1e-6
+    assert cosines(few, raw[:, :20]).min() > 1 - 1e-6
+    prompted = model.embed(TEXTS, instruction="query")
+    assert same(prompted, model.embed(TEXTS, instruction=BY_NAME["qwen3_dense"].prompts["query"]))
+    assert same(unit, model.embed([f"Passage: {text}" for text in TEXTS], instruction=""))
+    assert model.embed("one text").shape == (1, 48) and model.embed([]).shape == (0, 48)
+    assert not same(prompted, unit)
+    for options, error, words in (
+        ({"dimensions": 49}, ValueError, "dimensions"),
+        ({"dimensions": 0}, ValueError, "dimensions"),
+        ({"pooling": "max"}, ValueError, "pooling"),
+        ({"normalize": 1}, TypeError, "normalize"),
+        ({"instruction": 3}, TypeError, "instruction"),
+    ):
+        with pytest.raises(error, match=words):
+            model.embed(TEXTS, **options)
+    with pytest.raises(TypeError, match="instruction is put before texts"):
+        model.embed([[1, 2]], instruction="query")
+    with pytest.raises(ContextFullError, match=r"texts\[1\]"):
+        model.embed(["a", "a" * 300])
+    with pytest.raises(TypeError, match=r"texts\[1\]"):
+        model.embed(["a", 5])  # type: ignore[arg-type]
+
+
+def test_pooling_must_be_known(tmp_path: Path) -> None:
+    with Model.load(tiny.write_gguf(tiny.TINY[0], tmp_path / "model.gguf")) as model:
+        with pytest.raises(ValueError, match="pooling: the model's files do not say"):
+            model.embed([[1, 2]])
+        assert model.embed([[1, 2]], pooling="last").shape == (1, 64)
+        with pytest.raises(UnsupportedModelError, match="reranking with llama"):
+            model.rerank("a", ["b"])
+
+
+@pytest.mark.parametrize("name", RERANKERS)
+def test_relevance(load: Load, name: str) -> None:
+    expected = load_golden(BY_NAME[name]).results
+    model = load(name)
+    found = model.rerank(QUERY, DOCUMENTS)
+    assert [i for i, _ in found] == sorted(range(len(DOCUMENTS)), key=lambda i: -expected[i])
+    scores = dict(found)
+    assert np.abs([scores[i] - expected[i] for i in range(len(DOCUMENTS))]).max() < 1e-5
+    assert found[0].score == max(scores.values()) and found[0].index == found[0][0]
+    for i, text in enumerate(DOCUMENTS):
+        assert model.rerank(QUERY, [text]) == [(0, scores[i])]
+    assert model.rerank(QUERY, []) == []
+    for wrong in ("a text", ["a", 3], 5):
+        with pytest.raises(TypeError, match="documents"):
+            model.rerank(QUERY, wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="query"):
+        model.rerank(5, DOCUMENTS)  # type: ignore[arg-type]
+    with pytest.raises(ContextFullError, match=r"documents\[1\]"):
+        model.rerank(QUERY, ["a", "words " * 900])
+
+
+def test_no_tokens_without_a_head(load: Load) -> None:
+    model = load("qwen3_embedding")
+    ids = [1, 2, 3]
+    for call in (
+        lambda: model.generate(ids), lambda: model.stream(ids), lambda: model.logits(ids), lambda: model.score(ids),
+        lambda: model.context(), lambda: model.trace(ids), lambda: model.edit(), lambda: model.generate([ids, ids]),
+    ):  # fmt: skip
+        with pytest.raises(UnsupportedModelError, match=r"no head .*Model\.embed"):
+            call()
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+CHANGES: list[tuple[str, Any, str]] = [
+    ("modules.json", {}, "modules.json"),
+    ("modules.json", [], "a Pooling"),
+    ("modules.json", [{"type": "sentence_transformers.models.Transformer"}], "with its type and path"),
+    ("1_Pooling/config.json", {"pooling_mode": "max"}, "pooling_mode = 'max'"),
+    ("1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}, "pooling_mode"),
+    ("1_Pooling/config.json", {"include_prompt": False}, "include_prompt = False"),
+    ("1_Pooling/config.json", {"embedding_dimension": 63}, "embedding_dimension"),
+    ("1_Pooling/config.json", {"other": 1}, "other = 1"),
+    ("2_Dense/config.json", {"activation_function": "torch.nn.modules.activation.ReLU"}, "activation_function"),
+    ("2_Dense/config.json", {"use_residual": True}, "use_residual = True"),
+    ("2_Dense/config.json", {"in_features": 65}, "in_features"),
+    ("2_Dense/config.json", {"out_features": 81}, "linear.weight"),
+    ("2_Dense/config.json", {"bias": False}, "linear.bias"),
+    ("2_Dense/config.json", {"module_input_name": "token_embeddings"}, "module_input_name"),
+    ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case = True"),
+    ("sentence_bert_config.json", {"other": 1}, "other = 1"),
+    ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "model_type = 'SparseEncoder'"),
+    ("config_sentence_transformers.json", {"default_prompt_name": "no"}, "default_prompt_name"),
+    ("config_sentence_transformers.json", {"prompts": {"query": 3}}, "prompts"),
+]
+
+
+@pytest.mark.parametrize(("file", "change", "words"), CHANGES)
+def test_what_alters_an_embedding_is_refused(tmp_path: Path, file: str, change: Any, words: str) -> None:
+    case = BY_NAME["qwen3_dense"]
+    folder = write_folder(case, load_golden(case), tmp_path)
+    before = json.loads((folder / file).read_text())
+    whole = file == "modules.json"
+    (folder / file).write_text(json.dumps(change if whole else {**before, **change}))
+    with pytest.raises((ModelFileError, UnsupportedModelError), match=words.replace("[", r"\[")):
+        Model.load(folder)
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        ["Pooling", "Transformer"],
+        ["Transformer", "Dense", "Pooling"],
+        ["Transformer", "Pooling", "Normalize", "Dense"],
+        ["Transformer", "Pooling", "Pooling"],
+        ["Transformer", "Pooling", "LSTM"],
+        ["Transformer", "Pooling", "..Dense"],
+    ],
+)
+def test_other_orders_of_modules_are_refused(tmp_path: Path, types: list[str]) -> None:
+    case = BY_NAME["qwen3_dense"]
+    folder = write_folder(case, load_golden(case), tmp_path)
+    places = {"Transformer": "", "Pooling": "1_Pooling", "Dense": "2_Dense", "..Dense": "../2_Dense"}
+    modules = [{"type": f"sentence_transformers.models.{t.strip('.')}", "path": places.get(t, "x")} for t in types]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises((ModelFileError, UnsupportedModelError), match="modules.json"):
+        Model.load(folder)
+
+
+def test_each_golden_file_has_a_case() -> None:
+    from tests.embedding.files import GOLDEN
+
+    assert {path.stem for path in GOLDEN.glob("*.npz")} == {*BY_NAME}
