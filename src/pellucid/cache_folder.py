@@ -1,0 +1,167 @@
+"""The prefix cache in a folder, from one run of a program to the next.
+
+A sequence is a file, in a subfolder for all that share a model, version and setting (`saved.identity`). Names are
+digests of these and of the tokens. The time of a file is when it was last of use, so that the oldest go first where the
+folder is larger than it may be. Nothing that is wrong with the folder is an error: it is logged, and that file is not
+used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pellucid import saved
+from pellucid.core import Core
+from pellucid.errors import OutOfMemoryError, PellucidError, one_line
+from pellucid.schedule import run
+from pellucid.schedule.prefix import common
+
+__all__ = ["load", "save"]
+
+FOLDER = re.compile(r"[0-9a-f]{32}")
+FILE = re.compile(r"[0-9a-f]{64}\.sequence")
+DRAFT = re.compile(r"\.[0-9a-f]{64}\.sequence\..*\.part")  # what a process that was killed left
+STALE = 3600.0  # seconds after which nobody writes such a file any more
+WORTH = 64  # tokens that no other file has, for which a sequence is written
+
+
+Tell = Callable[[str], object]
+
+
+class _File(NamedTuple):
+    used: float  # time.time of its last use
+    path: str
+    size: int
+
+
+def save(core: Core, folder: str, limit: int, tell: Tell) -> int:
+    """Writes what a model's prefix cache holds, that of most recent use first, and removes files of oldest use, so that
+    all in the folder take at most `limit` bytes. tell: logs a line. -> how many sequences of the model the folder then
+    has."""
+    now = time.time()
+    try:
+        own = _own(core, folder)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        os.makedirs(own, mode=0o700, exist_ok=True)
+        scheduler = run.of(core)
+        kept = scheduler.kept()
+        if scheduler.reuse is not None and scheduler.reuse.whole:
+            kept = _worth(kept)
+        for place, (root, ids, sequence) in enumerate(kept):
+            used = now - place  # so that the order is kept
+            path = os.path.join(own, _name(root, ids))
+            if not os.path.isfile(path):
+                size = _size(ids, sequence)
+                if size > limit or not _make_room(folder, limit - size, used):
+                    break
+                saved.write(path, core, sequence, ids, root)
+            os.utime(path, (used, used))
+        _make_room(folder, limit, now + 1)
+        return len(_files(own))
+    except (OSError, PellucidError) as error:
+        tell(f"the prefix cache cannot be written to {one_line(folder, 200)}: {one_line(str(error))}")
+        return 0
+
+
+def load(core: Core, folder: str, tell: Tell) -> int:
+    """Reads what an earlier run wrote into a model's prefix cache -> how many sequences. Files that are damaged are
+    removed."""
+    found: list[tuple[str, list[int], Any]] = []
+    limit, size = core.facts.cache_limit if core.prefix_bytes is None else core.prefix_bytes, 0
+    try:
+        _clean(folder)
+        for file in reversed(_files(_own(core, folder))):
+            size += file.size
+            if limit is not None and size > limit:
+                break
+            try:
+                sequence, ids, root = saved.read_cached(file.path, core)
+            except OutOfMemoryError:
+                break
+            except PellucidError as error:
+                tell(one_line(str(error)))
+                with contextlib.suppress(OSError):
+                    os.unlink(file.path)
+                continue
+            found.append((root, ids, sequence))
+    except (OSError, PellucidError) as error:
+        tell(f"the prefix cache cannot be read from {one_line(folder, 200)}: {one_line(str(error))}")
+    scheduler = run.of(core)
+    for root, ids, sequence in reversed(found):  # that of oldest use first
+        scheduler.put(root, ids, sequence)
+    return len(found)
+
+
+def _own(core: Core, folder: str) -> str:
+    """The subfolder of a model."""
+    words = json.dumps(saved.identity(core), sort_keys=True).encode()
+    return os.path.join(folder, hashlib.blake2b(words, digest_size=16).hexdigest())
+
+
+def _name(root: str, ids: list[int]) -> str:
+    found = hashlib.blake2b(digest_size=32)
+    for part in (root.encode("utf-8", "surrogatepass"), np.array(ids, "<i4").tobytes()):
+        found.update(len(part).to_bytes(8, "little") + part)
+    return f"{found.hexdigest()}.sequence"
+
+
+def _worth(kept: list[tuple[str, list[int], Any]]) -> list[tuple[str, list[int], Any]]:
+    """Of sequences that can go back to any length, those with enough tokens that no earlier one has."""
+    out: list[tuple[str, list[int], Any]] = []
+    for root, ids, sequence in kept:
+        if len(ids) - max((common(ids, other) for key, other, _ in out if key == root), default=0) >= WORTH:
+            out.append((root, ids, sequence))
+    return out
+
+
+def _files(folder: str) -> list[_File]:
+    """A subfolder's files, that of oldest use first."""
+    found = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if FILE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                info = entry.stat(follow_symlinks=False)
+                found.append(_File(info.st_mtime, entry.path, info.st_size))
+    return sorted(found)
+
+
+def _subfolders(folder: str) -> list[str]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return [e.path for e in entries if FOLDER.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+    return []
+
+
+def _size(ids: list[int], sequence: Any) -> int:
+    """Bytes of a sequence's file, or a little more."""
+    pages: list[tuple[int, int]] = sequence.pages()
+    return sum(size for _, size in pages) + 64 * len(pages) + 4 * len(ids) + 4096
+
+
+def _make_room(folder: str, limit: int, before: float) -> bool:
+    """Removes files of oldest use, and before that time, until all take at most `limit` bytes -> whether they do."""
+    files = sorted(file for own in _subfolders(folder) for file in _files(own))
+    size = sum(file.size for file in files)
+    for file in files:
+        if size <= limit or file.used >= before:
+            break
+        os.unlink(file.path)
+        size -= file.size
+    return size <= limit
+
+
+def _clean(folder: str) -> None:
+    """Removes files that were never finished."""
+    for own in _subfolders(folder):
+        with os.scandir(own) as entries:
+            for entry in entries:
+                if DRAFT.fullmatch(entry.name) and time.time() - entry.stat(follow_symlinks=False).st_mtime > STALE:
+                    os.unlink(entry.path)

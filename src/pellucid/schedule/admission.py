@@ -1,0 +1,393 @@
+"""The requests of a scheduler: those that run, those that wait, and who is admitted next."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pellucid.errors import OutOfMemoryError, QueueFullError
+from pellucid.schedule.batch import Batch
+from pellucid.schedule.caller import Caller, Work
+from pellucid.schedule.cost import Cost
+from pellucid.schedule.memory import Call, Holders, drop
+from pellucid.schedule.passes import Want
+from pellucid.schedule.reuse import Reuse
+
+__all__ = ["Requests"]
+
+TOGETHER = 1.0  # predicted seconds of a pass that several callers share: none can end it alone
+
+
+class Requests:
+    """Requests of one engine, and the rows that they want. The scheduler makes passes of these.
+
+    sequence: makes an empty sequence. sequences: how many requests run at once; those that wait for their reader do not
+    count. max_gap: seconds that a pass is predicted to take at most where a request decodes that another caller waits
+    for. elsewhere: whether requests of a view of the model, or of the model that is viewed, decode; it must not wait.
+    """
+
+    def __init__(
+        self,
+        sequence: Callable[[], Any],
+        sequences: int,
+        max_gap: float,
+        reuse: Reuse | None = None,
+        lock: Callable[[], Any] = threading.Lock,
+        event: Callable[[], Any] = threading.Event,
+        room: Any = None,
+        elsewhere: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.room = room  # a Room, where there is a limit
+        self._new_sequence = sequence
+        self._sequences = sequences
+        self._max_gap = max_gap
+        self._elsewhere = elsewhere
+        self.reuse = reuse
+        self._new_lock = lock
+        self.new_event = event
+        self.max_waiting = self.max_wait = math.inf  # requests; seconds of computing that the waiting prompts take
+        self._cost = Cost()
+        self._costs: dict[str, Cost] = {"prompt": self._cost}  # of the passes of calls, by their kind
+        self.prompt_tokens = self.generated = self.prefix_queries = self.prefix_hits = 0
+        self._served: dict[tuple[int, str], int] = {}  # rows, by priority and key
+        self._left: deque[tuple[list[Work], Callable[[], None] | None, bool]] = deque()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._lock = self._new_lock()
+        self._batch: Batch | None = None
+        self._running: list[Work] = []  # the most urgent first
+        self._waiting: list[Work] = []
+        self._news: dict[Caller, None] = {}  # those with owners that have results, or ended
+        self._short = False  # memory ran out: no request is admitted before another ends
+        self._crowded = False  # and for a call: none is admitted before a call ends
+        self._holders = Holders()
+        if self.reuse is not None:
+            self.reuse.forget()
+
+    # ---- arrivals and departures ------------------------------------------------------------------------------
+
+    def submit(self, work: Work) -> None:
+        """Adds a request. Its passes begin when its caller, or another, waits."""
+        with self._lock:
+            if self._running or self._waiting:  # one that comes back has no credit for the time without requests
+                least = min(self._served.get(one.key, 0) for one in (*self._running, *self._waiting))
+                self._served[work.key] = max(self._served.get(work.key, 0), least)
+            self._waiting.append(work)
+        if self._left:
+            self._sweep()
+        self.arrived()
+
+    def check_room(self, requests: int, tokens: int) -> None:
+        """Raises QueueFullError where as many requests, of so many tokens in all, would have to wait longer than
+        they may."""
+        with self._lock:
+            free = self._sequences - len(self._running)
+            waiting = len(self._waiting) + requests - max(free, 0)
+            lacking = sum(len(one.job.tokens) for one in self._waiting)
+            works = [one for one in self._running if one.job.sequence is not None]
+            lacking += sum(max(len(one.job.tokens) - one.job.sequence.length, 0) for one in works)
+            busy = bool(self._waiting or self._running)
+        found = self._cost.seconds()
+        seconds = 0.0 if found is None else (lacking + tokens) * (found.row + found.each / 256)
+        if not busy:
+            return
+        if waiting > self.max_waiting or (lacking and seconds > self.max_wait):
+            raise QueueFullError(retry_after=round(max(1.0, min(seconds, self.max_wait)), 1))
+
+    def decodes(self) -> bool:
+        """Whether a request has begun to decode. Never waits."""
+        return any(work.job.drawn and not work.gone for work in list(self._running))
+
+    # ---- calls that are not generations -----------------------------------------------------------------------
+
+    def begin_call(self, call: Call) -> bool:
+        """Adds a call, whose passes come between those of the requests. False: its memory does not fit beside that of
+        the calls before it."""
+        with self._lock:
+            limit = None if self.room is None else self.room.limit
+            others = sum(one.most for one in self._holders.calls)
+            fits = not others or not call.most or limit is None or others + call.most <= limit
+            if fits:
+                self._holders.calls.append(call)
+        if self._left:
+            self._sweep()
+        return fits
+
+    def end_call(self, call: Call) -> None:
+        """Removes a call, whose memory is free."""
+        with self._lock:
+            if call in self._holders.calls:  # not in a forked child
+                self._holders.calls.remove(call)
+            self._crowded = False
+        if self._left:
+            self._sweep()
+
+    def beside(self, rows: int, depth: int = 0, kind: str = "prompt") -> int:
+        """How many of so many rows the next pass of a call may have, so that it does not hold up those that decode for
+        longer than a prompt's pass may. depth: tokens that the call's sequence holds; kind: of the call."""
+        running = [(len(work.job.tokens), bool(work.job.drawn)) for work in list(self._running) if not work.gone]
+        decoding = [length for length, drawn in running if drawn]
+        if not decoding and not self._elsewhere():
+            return rows
+        gap = self._max_gap if len(decoding) == len(running) else self._max_gap / 2  # prompts have the other half
+        found = self._cost.seconds()
+        if found is not None and decoding:
+            gap -= found.of(len(decoding), sum(decoding))
+        return self._kind(kind).rows(gap, 0, 0, depth, rows)
+
+    def took(self, kind: str, rows: int, deep: int, seconds: float) -> None:
+        """Notes how long a pass of a call took. deep: sum of rows x depth."""
+        if rows > 1:
+            self._kind(kind).add(rows, deep, seconds)
+
+    def _kind(self, name: str) -> Cost:
+        return self._costs.setdefault(name, Cost())
+
+    def arrived(self) -> None:
+        """Called when there may be something to run that there was not before."""
+
+    def leave(self, works: Iterable[Work], then: Callable[[], None] | None = None, *, free: bool = False) -> None:
+        """Ends requests, wherever they are. then: called when no pass uses them any more, which may be at once. free:
+        whether their sequences are dropped before. Never waits, so that a finalizer may call it."""
+        mine = list(works)
+        for work in mine:
+            work.gone = True
+        self._left.append((mine, then, free))
+        self._sweep()
+
+    def leave_and_wait(self, works: Iterable[Work]) -> None:
+        """Ends requests and drops their sequences, and returns when no pass uses them any more."""
+        done = self.new_event()
+        self.leave(works, done.set, free=True)
+        done.wait()
+
+    def _sweep(self) -> None:
+        """Removes the requests that have left. Whoever holds the lock sweeps after releasing it."""
+        while self._left and self._lock.acquire(blocking=False):
+            done, later = [], []
+            try:
+                busy = {work for work, _ in self._batch.entries} if self._batch is not None else ()
+                while self._left:
+                    works, then, free = self._left.popleft()
+                    for work in works:
+                        for queue in (self._running, self._waiting):
+                            if work in queue:
+                                queue.remove(work)
+                                self._short = False
+                                if work.holds:
+                                    self._holders.leaving.add(work)
+                    if any(work in busy for work in works):
+                        later.append((works, then, free))
+                        continue
+                    done.append(then)
+                    for work in works if free else ():
+                        if self.reuse is not None and work.holds and work.root is not None:
+                            self.reuse.keep(work)
+                        work.job.free()  # with the lock, so that who is short of memory finds it
+                        if work.drafts is not None:
+                            work.drafts.close()
+                        work.holds = False
+                        self._holders.leaving.discard(work)
+            finally:
+                self._lock.release()
+            for then in done:
+                if then is not None:
+                    then()
+            if later:  # `_settle` sweeps again
+                self._left.extend(later)
+                if self._batch is not None:
+                    return
+
+    # ---- what a pass may take ----------------------------------------------------------------------------------
+
+    def _wanting(self) -> tuple[list[Work], list[Want], set[Caller]]:
+        """The requests that want rows, the most urgent first, with those that can be admitted."""
+        works, wants, callers = [], [], set()
+        now = 0.0
+        for work in list(self._running):
+            if work.deadline is not None:
+                now = now or time.monotonic()
+                if now > work.deadline:
+                    self._expire(work, self._running)
+                    continue
+            want = self._want(work)
+            if want is not None:
+                works.append(work)
+                wants.append(want)
+                callers.add(work.caller)
+        if self._waiting:
+            admitted = full = False
+            served = self._served
+            for work in sorted(self._waiting, key=lambda w: (w.priority, served.get(w.key, 0), w.number)):
+                if work.deadline is not None and time.monotonic() > work.deadline:
+                    self._expire(work, self._waiting)
+                elif self._crowded or len(works) >= self._sequences or (works and (self._short or full)):
+                    continue
+                elif works and not self._fits(work):
+                    full = True  # no later one passes it
+                elif self._admit(work):
+                    admitted = True
+                    want = self._want(work)
+                    if want is not None:
+                        works.append(work)
+                        wants.append(want)
+                        callers.add(work.caller)
+            if admitted:
+                self._running.sort(key=Work.order)
+                pairs = sorted(zip(works, wants, strict=True), key=lambda pair: pair[0].order())
+                works, wants = [work for work, _ in pairs], [want for _, want in pairs]
+        # At the end, for a request that waits for another makes a cut there.
+        wants = [self._before_cut(work, want) for work, want in zip(works, wants, strict=True)]
+        return works, wants, callers
+
+    def _wants(self, work: Work) -> int:
+        """How many rows a request could use."""
+        job = work.job
+        if work.told < len(job.drawn) and not work.gone:  # decided without a draw
+            self._tell_results(work)
+        if work.gone or work.failure is not None or len(job.drawn) - job.taken + work.unread >= work.ahead:
+            return 0
+        try:
+            more = job.advance()
+        except Exception as error:
+            self._fail_one(work, error)
+            return 0
+        if not more:
+            return 0
+        if job.sequence.length >= job.begun + len(job.drawn):
+            # Computed by a pass whose driver was interrupted before it had the result.
+            job.sequence.rewind(job.begun + len(job.drawn) - 1)
+        return job.rows()
+
+    def _want(self, work: Work) -> Want | None:
+        rows = self._wants(work)
+        if not rows:
+            return None
+        return Want(rows, work.job.fresh(rows), work.caller.number, work.caller.rows)
+
+    @staticmethod
+    def _before_cut(work: Work, want: Want) -> Want:
+        n = work.job.sequence.length
+        cut = next((cut for cut in work.cuts if cut > n), None)
+        return want if cut is None or cut - n >= want.rows else want._replace(rows=cut - n)
+
+    def _fits(self, work: Work) -> bool:
+        """Whether there is room for a request, its prompt and the tokens that it will soon have, beside what those that
+        run will soon need."""
+        room = self.room
+        if room is None or room.limit is None:
+            return True
+        free: int = room.free()
+        if self.reuse is not None:
+            free += self.reuse.bytes  # given up where memory is short
+        for one in self._running:
+            sequence = one.job.sequence
+            held = 0 if sequence is None else sequence.length
+            free -= max(room.need(one.job.soon()) - room.need(held), 0)
+        free -= sum(max(call.most - call.held(), 0) for call in self._holders.calls)
+        needed: int = room.need(work.job.soon())
+        return needed <= free
+
+    def _admit(self, work: Work) -> bool:
+        """Gives a request its sequence. False: it waits for a prompt that another computes."""
+        shared, forked = work.shared, False
+        if shared is not None:
+            if shared.sequence is not None:
+                work.job.sequence = shared.sequence.fork()
+                work.shared, work.holds, work.cached = None, True, shared.length
+                forked = True
+            elif shared.by is None or shared.by is work or shared.by.gone or shared.by.failure is not None:
+                shared.by = work
+            else:
+                return False
+        if self.reuse is not None and work.root is not None and not work.holds:
+            if not self.reuse.begin(work, self._running):
+                return False
+            work.job.cached = work.cached
+            self.prefix_queries, self.prefix_hits = self.reuse.queries, self.reuse.hits
+        if work.job.sequence is None:
+            try:
+                work.job.sequence = self._new_sequence()
+            except OutOfMemoryError as error:
+                self._waiting.remove(work)
+                self._fail_one(work, error)
+                return False
+        if work.shared is not None:
+            work.cuts = sorted({*work.cuts, work.shared.length})
+            self._cut(work)
+        now = time.monotonic()
+        if work.started is None:
+            work.started = now
+            self.prompt_tokens += 0 if forked else len(work.job.tokens)
+        elif work.paused_at:
+            work.paused += now - work.paused_at
+            work.paused_at, work.admitted = 0.0, now
+        self._waiting.remove(work)
+        self._running.append(work)
+        return True
+
+    def _expire(self, work: Work, queue: list[Work]) -> None:
+        queue.remove(work)
+        drop(work)  # its reader may come late
+        work.expired = True
+        self._tell(work)
+
+    def _limits(self, works: list[Work], wants: list[Want], room: int) -> tuple[int, int]:
+        """(rows of a pass of several callers, rows of prompts in it)."""
+        lengths = [work.job.sequence.length for work in works]
+        decoding = [length for length, want in zip(lengths, wants, strict=True) if want.fresh]
+        depth = next(length for length, want in zip(lengths, wants, strict=True) if not want.fresh)
+        rows, deep = len(decoding), sum(decoding)
+        room = min(room, rows + self._cost.rows(TOGETHER, rows, deep, depth, room))
+        gap = self._max_gap / 2 if self._holders.calls else self._max_gap  # calls have the other half
+        return room, self._cost.rows(gap, rows, deep, depth, room)
+
+    def kept(self) -> list[tuple[str, list[int], Any]]:
+        """What the prefix cache holds: see `Reuse.kept`."""
+        with self._lock:
+            return [] if self.reuse is None else self.reuse.kept()
+
+    def put(self, root: str, ids: list[int], sequence: Any) -> None:
+        """Adds to the prefix cache."""
+        with self._lock:
+            if self.reuse is not None:
+                self.reuse.put(root, ids, sequence)
+
+    def _fail_one(self, work: Work, error: Exception) -> None:
+        work.failure = error
+        self._tell(work)
+
+    def _tell_results(self, work: Work) -> None:
+        """A request has results that its caller does not know of."""
+        while work.told < len(work.job.drawn):
+            self._tell(work)
+            work.told += 1
+            self.generated += 1
+
+    def _tell(self, work: Work) -> None:
+        """A request has a result, or ended."""
+        caller = work.caller
+        caller.ready.append(work)
+        if caller.owner is not None:
+            self._news[caller] = None
+
+    def _cut(self, work: Work) -> None:
+        """Keeps what a request has computed, where it is at one of its cuts."""
+        n, shared = work.job.sequence.length, work.shared
+        if n in work.cuts and self.reuse is not None and work.root is not None:
+            self.reuse.reached(work)
+        work.cuts = [cut for cut in work.cuts if cut > n]
+        if shared is not None and shared.length <= n:
+            work.shared = shared.by = None
+            if shared.length < n:  # an interrupt came between; another computes it again
+                return
+            try:
+                shared.sequence = work.job.sequence.fork()
+                self._holders.shared.add(shared)
+            except OutOfMemoryError:
+                pass

@@ -1,0 +1,181 @@
+"""What waits for passes: a caller, one thread at a time, and its requests."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Protocol
+
+from pellucid.schedule.draft import Drafts
+
+__all__ = ["AHEAD", "Caller", "Shared", "Task", "Work"]
+
+AHEAD = 32  # tokens that a request may be ahead of its reader
+
+_numbers = count(1)
+
+
+class Task(Protocol):
+    """What the scheduler runs of a request: ``generation.Job``."""
+
+    sequence: Any  # None: made when the request is admitted
+    tokens: list[int]  # all whose rows are computed or wait for it
+    begun: int  # how many of these are the prompt's
+    bound: Any  # what a grammar decides: bound.Bound, or None
+    options: Any  # sampling.SamplingOptions
+    drawn: list[tuple[int, float | None, list[tuple[int, float]]]]  # results of its rows, for the reader
+    taken: int  # how many of these the reader has taken
+    sampler: Any
+    root: Any  # of the tokens in the prefix cache; None: neither found there nor kept
+    cached: int  # tokens of the prompt that were found computed
+
+    def advance(self) -> bool:
+        """Adds what was drawn, and what a grammar adds to it, to `tokens` -> whether a pass is to follow."""
+
+    def rows(self) -> int:
+        """How many of the tokens that its sequence lacks one pass should take."""
+
+    def fresh(self, rows: int) -> bool:
+        """Whether so many rows are those of new tokens."""
+
+    def soon(self) -> int:
+        """How many tokens its sequence will hold before long."""
+
+    def before_pass(self) -> None:
+        """Called before the pass that draws a token."""
+
+    def verifiable(self, ids: list[int]) -> list[int]:
+        """The first of some guesses at its next tokens: those that a pass may verify."""
+
+    def guess(self, ids: list[int]) -> None:
+        """Called after `before_pass`, where the pass has guesses, too."""
+
+    def verified(self, guesses: int, right: int) -> None:
+        """Counts them."""
+
+    def free(self) -> None:
+        """Called when no pass uses the sequence any more."""
+
+
+class Shared:
+    """A prompt that several requests have in common: one computes it, the others fork its sequence. length: of the
+    prompt without its last token, whose logits each request needs."""
+
+    __slots__ = ("__weakref__", "by", "length", "sequence")
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.by: Work | None = None
+        self.sequence: Any = None
+
+
+class Caller:
+    """Requests whose results one thread at a time waits for.
+
+    cancel: asked by that thread alone whether to end. rows: the most rows that the requests get together in a pass.
+    owner: gives what a permanent driver delivers results to, if there is anything.
+    """
+
+    __slots__ = ("__weakref__", "cancel", "cancelled", "event", "failure", "number", "owner", "ready", "rows", "thread")
+
+    def __init__(
+        self, cancel: Callable[[], bool] | None, rows: int, event: Callable[[], Any] = threading.Event
+    ) -> None:
+        self.cancel = cancel
+        self.rows = rows
+        self.number = next(_numbers)
+        self.ready: deque[Work] = deque()  # a request for each result; may hold one whose result was already taken
+        self.failure: Exception | None = None  # the error of a whole pass
+        self.cancelled = False
+        self.event = event()
+        self.owner: Callable[[], Any] | None = None
+        self.thread = 0  # the last that waited for it
+
+    def stopped(self) -> bool:
+        """Asks whether to end."""
+        if not self.cancelled and self.cancel is not None and self.cancel():
+            self.cancelled = True
+        return self.cancelled
+
+
+class Work:
+    """A request in the scheduler."""
+
+    __slots__ = (
+        "admitted",
+        "ahead",
+        "behind",
+        "cached",
+        "caller",
+        "cuts",
+        "deadline",
+        "drafts",
+        "expired",
+        "failure",
+        "gone",
+        "holds",
+        "job",
+        "key",
+        "number",
+        "paused",
+        "paused_at",
+        "preempted",
+        "priority",
+        "root",
+        "rows",
+        "shared",
+        "started",
+        "submitted",
+        "told",
+        "unread",
+    )
+
+    def __init__(
+        self,
+        job: Task,
+        caller: Caller,
+        *,
+        priority: int = 0,
+        key: str = "",
+        deadline: float | None = None,
+        shared: Shared | None = None,
+        ahead: float = AHEAD,
+        drafts: Drafts | None = None,
+    ) -> None:
+        self.job = job
+        self.caller = caller
+        self.priority = priority
+        self.key = (priority, key)  # of whom the rows are
+        self.deadline = deadline  # of time.monotonic
+        self.shared = shared
+        self.ahead = ahead
+        self.drafts = drafts  # None: its passes have no guesses
+        self.number = next(_numbers)
+        self.failure: Exception | None = None
+        self.gone = False  # its reader wants no more of it
+        self.expired = False
+        self.holds = False  # its sequence may hold pages
+        self.cuts: list[int] = []  # prefill passes end at these tokens, in ascending order
+        self.root = job.root
+        self.behind: tuple[Work, int] | None = None  # who computes how many of its tokens, for which it waits
+        self.preempted = 0
+        self.admitted = -math.inf  # when it began again after it was given up
+        self.paused, self.paused_at = 0.0, 0.0  # seconds that it was given up for, and since when it is
+        self.cached = 0  # tokens of the prompt that were found computed
+        self.unread = 0  # pieces that were made of its results, and that its reader has not taken
+        self.rows = 0  # computed
+        self.told = 0  # results that its caller knows of
+        self.submitted = time.monotonic()
+        self.started: float | None = None
+
+    def hold(self) -> None:
+        """No guesses for a while."""
+        if self.drafts is not None:
+            self.drafts.hold(self.job.tokens)
+
+    def order(self) -> tuple[int, int]:
+        return self.priority, self.number

@@ -1,0 +1,112 @@
+"""How long a forward pass takes: seconds = a + b rows + c sum(rows x depth), fitted to the last passes.
+
+The speed of a machine drifts by a factor of two: older passes count less.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+from pellucid.schedule.passes import LEAST_PREFILL
+
+__all__ = ["Cost", "Seconds", "fit"]
+
+KEPT = 8  # passes of each size, in powers of two
+SMALL = 64  # rows up to which passes of each number of rows are compared with the fit
+REFIT = 32  # passes after which small ones are predicted anew
+UNKNOWN = 1.0, 0.25, 0.0  # before the first pass; only ratios of these count
+FORGET = 0.95  # weight of a pass relative to the next one
+
+
+class Seconds(NamedTuple):
+    """The coefficients: seconds of a pass, of a row, of a row and a token before it. None is negative."""
+
+    each: float
+    row: float
+    deep: float
+
+    def of(self, rows: int, deep: int) -> float:
+        """Seconds of a pass. deep: sum of rows x depth, the tokens that their sequences hold."""
+        return self.each + self.row * rows + self.deep * deep
+
+    def rows(self, limit: float, rows: int, deep: int, depth: int, most: int) -> int:
+        """How many rows at `depth` may join a pass of `rows` so that it ends within `limit` seconds: a multiple of
+        LEAST_PREFILL, and at least that many, up to `most`."""
+        spare = max(limit - self.of(rows, deep), 0)
+        each = self.row + self.deep * depth
+        n = int(min(spare / each, most)) if each > 0 else most if spare else 0
+        return min(most, max(n // LEAST_PREFILL, 1) * LEAST_PREFILL)
+
+
+def fit(passes: Sequence[tuple[int, int, float]]) -> Seconds:
+    """passes: (rows, sum of rows x depth, seconds), the oldest first. Least squares in which coefficients that would be
+    negative are zero."""
+    x = np.array([(1, rows, deep) for rows, deep, _ in passes], np.float64)
+    y = np.array([seconds for _, _, seconds in passes], np.float64)
+    # Relative errors count, so that long passes do not decide alone.
+    weight = FORGET ** np.arange(len(y))[::-1] / np.maximum(y, 1e-9)
+    x, y = x * weight[:, None], y * weight
+    used = [0, 1, 2]
+    while True:
+        scale = np.maximum(np.abs(x[:, used]).max(axis=0), 1e-300)
+        found = np.linalg.lstsq(x[:, used] / scale, y, rcond=None)[0] / scale
+        if (found >= 0).all() or len(used) == 1:
+            break
+        del used[int(np.argmin(found * scale))]
+    out = [0.0, 0.0, 0.0]
+    for i, value in zip(used, found, strict=True):
+        out[i] = max(float(value), 0.0)
+    return Seconds(*out)
+
+
+class Cost:
+    """The last passes of an engine, and what they tell of the next."""
+
+    def __init__(self) -> None:
+        self._passes: dict[int, deque[tuple[int, int, int, float]]] = {}  # by size: (number, rows, deep, seconds)
+        self._number = 0
+        self._fitted: Seconds | None = None
+        self._basis = Seconds(
+            *UNKNOWN
+        )  # an earlier fit; `_off`: how far passes of so many rows are off it, as a factor
+        self._off: dict[int, float] = {}
+        self._due = 1
+
+    def add(self, rows: int, deep: int, seconds: float) -> None:
+        self._number += 1
+        size = rows.bit_length()
+        if size not in self._passes:
+            self._passes[size] = deque(maxlen=KEPT)
+        self._passes[size].append((self._number, rows, deep, seconds))
+        self._fitted = None
+        if self._number >= self._due:
+            found = self.seconds()
+            self._basis = self._basis if found is None else found
+            self._due = self._number + min(self._number, REFIT)
+        if rows <= SMALL:
+            off = min(max(seconds / max(self._basis.of(rows, deep), 1e-9), 0.25), 4.0)
+            self._off[rows] = self._off.get(rows, 1.0) * 0.75 + off * 0.25
+
+    def of(self, rows: int, deep: int) -> float:
+        """Seconds of a pass. Cheap, and closer than the fit where passes of just so many rows were seen; before the
+        first pass, only ratios mean something."""
+        return max(self._basis.of(rows, deep) * self._off.get(rows, 1.0), 1e-9)
+
+    def seconds(self) -> Seconds | None:
+        """None before the first pass. Any thread may ask, while another adds a pass."""
+        found = self._fitted
+        if found is None and self._passes:
+            known = [list(passes) for passes in list(self._passes.values())]  # whole copies, whoever adds
+            self._fitted = found = fit([one[1:] for one in sorted(chain.from_iterable(known))])
+        return found
+
+    def rows(self, limit: float, rows: int, deep: int, depth: int, most: int) -> int:
+        """As `Seconds.rows`, and at most twice as many as were measured; before the first pass, LEAST_PREFILL."""
+        found = self.seconds()
+        most = min(most, max(2 << max(self._passes, default=0), LEAST_PREFILL))
+        return min(most, LEAST_PREFILL) if found is None else found.rows(limit, rows, deep, depth, most)

@@ -1,0 +1,153 @@
+"""Calls over any number of items, of which some are in flight at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+from pellucid import checks
+from pellucid.core import Core
+from pellucid.errors import WrongType, WrongValue
+from pellucid.generation import Job, canceller, parse_chat_options
+from pellucid.options import TEMPLATE_DEFAULTS
+from pellucid.results import Gathered
+from pellucid.sampling import MOST_SEED, SamplingOptions
+from pellucid.schedule.run import AT_ONCE, Item, pieces
+from pellucid.schedule.start import begin
+
+__all__ = ["complete", "in_parts"]
+
+MOST_AT_ONCE = 2**16
+_WAYS = ("prompt", "prompt_ids", "messages")
+T = TypeVar("T")
+
+
+class _Call:
+    """The arguments that calls over items have in common."""
+
+    def __init__(self, items: Any, at_once: Any, order: Any, on_error: Any) -> None:
+        if isinstance(items, (str, bytes, bytearray, Mapping)) or not hasattr(type(items), "__iter__"):
+            raise WrongType("items", f" must be an iterable of prompts, not {type(items).__name__}")
+        self.items: Iterator[Any] = iter(items)
+        self.at_once = checks.integer("at_once", AT_ONCE if at_once is None else at_once, 1, MOST_AT_ONCE)
+        self.in_order = checks.choice("order", "input" if order is None else order, ("input", "done")) == "input"
+        wanted = checks.choice("on_error", "raise" if on_error is None else on_error, ("raise", "return"))
+        self.raises = wanted == "raise"
+        self.done: dict[int, Any] = {}  # results by number, until they are given
+        self.given = 0
+
+    def give(self) -> Generator[Any, None, None]:
+        """What can be given of what is done. Raises the error of one that failed."""
+        while self.done:
+            number = self.given if self.in_order else next(iter(self.done))
+            if number not in self.done:
+                return
+            result = self.done.pop(number)
+            self.given += 1
+            if self.raises and isinstance(result, Exception):
+                raise result
+            yield result if self.in_order else (number, result)
+
+
+def complete(
+    core: Core, items: Any, at_once: Any, order: Any, seeds: Any, on_error: Any, options: Mapping[str, Any]
+) -> Generator[Any, None, None]:
+    """``Model.map``."""
+    call = _Call(items, at_once, order, on_error)
+    common = parse_chat_options(options).options
+    if seeds is not None and not hasattr(type(seeds), "__iter__"):
+        raise WrongType("seeds", f" must be an iterable of integers, not {type(seeds).__name__}")
+    core.decoder()
+    return _complete(core, call, None if seeds is None else iter(seeds), common, options)
+
+
+def _complete(
+    core: Core, call: _Call, seeds: Iterator[Any] | None, common: SamplingOptions, options: Mapping[str, Any]
+) -> Generator[Any, None, None]:
+    gathered: dict[int, Gathered] = {}
+    cancelled = canceller(common.cancel)
+
+    def made() -> Iterator[Item]:
+        for number, item in enumerate(call.items):
+            if cancelled is not None and cancelled():
+                return
+            seed: Any = None
+            if seeds is not None:
+                seed = next(seeds, None)
+                if seed is None:
+                    raise WrongValue("seeds", f" has {number} values: expected one for each item")
+            try:
+                job, gathered[number] = _job(core, number, item, seed, options)
+                yield Item(number, job)
+            except Exception as error:
+                yield Item(number, None, None, error)  # type: ignore[arg-type]
+
+    running = pieces(core, made(), common, lambda: False, at_once=lambda: call.at_once - len(call.done))
+    try:
+        for item, piece in running:
+            number = item.number
+            if isinstance(piece, Exception):
+                gathered.pop(number, None)
+                call.done[number] = piece
+            else:
+                gathered[number].add(piece)
+                done = gathered[number].completion()
+                if done is None:
+                    continue
+                del gathered[number]
+                call.done[number] = done
+            yield from call.give()
+    finally:
+        running.close()
+
+
+def _job(core: Core, number: int, item: Any, seed: Any, common: Mapping[str, Any]) -> tuple[Job, Gathered]:
+    """The generation of an item."""
+    own: dict[str, Any] = {}
+    if isinstance(item, Mapping):
+        own = dict(item)
+        ways = [name for name in _WAYS if name in own]
+        if len(ways) != 1:
+            raise WrongValue("items", f"[{number}]: expected one of the keys {', '.join(_WAYS)}")
+        name, value = ways[0], own.pop(ways[0])
+        if "cancel" in own:
+            raise WrongValue("items", f"[{number}]: cancel belongs to the whole call")
+    else:
+        chat = isinstance(item, Sequence) and not isinstance(item, str) and item and isinstance(item[0], Mapping)
+        name, value = "messages" if chat else "prompt", item
+    given = {**common, **own}
+    if name != "messages":  # templates are for messages alone
+        given = {key: value for key, value in given.items() if key not in TEMPLATE_DEFAULTS or key in own}
+    if seed is not None:
+        given["seed"] = checks.integer("seeds", seed, 0, MOST_SEED, at=f"[{number}]")
+    begun, options = begin(core, name, value, given)
+    options = options.settled(options.seeds(1)[0])
+    job = Job(core, list(begun.ids), options, None, len(begun.ids), begun.text, reply=begun.reply)
+    return job, Gathered(begun.ids, options, begun.dropped, begun.echoed(options))
+
+
+def in_parts(
+    items: Iterable[Any], at_once: Any, order: Any, on_error: Any, several: Callable[[list[Any]], list[T]]
+) -> Generator[Any, None, None]:
+    """``Model.score_map``: `several` for so many items at a time. Where it fails, for each of them alone."""
+    call = _Call(items, at_once, order, on_error)
+
+    def one(item: Any) -> Any:
+        try:
+            return several([item])[0]
+        except Exception as error:
+            return error
+
+    def run() -> Generator[Any, None, None]:
+        first = 0
+        while part := list(islice(call.items, call.at_once)):
+            try:
+                results: list[Any] = list(several(part))
+            except Exception:
+                results = [one(item) for item in part]
+            call.done.update(enumerate(results, first))
+            first += len(part)
+            yield from call.give()
+
+    return run()

@@ -1,0 +1,96 @@
+"""Who holds pages of the cache, and what is given up where these are short.
+
+A request fails for memory only if it was the only one that held pages from before its pass began: what another frees
+while a pass looks for pages may come too late for that pass, and must not decide what its requests get.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from enum import Enum
+from typing import Protocol
+
+from pellucid.schedule.batch import Batch
+from pellucid.schedule.caller import Caller, Shared, Work
+
+__all__ = ["SOON", "Call", "Freed", "Holders", "drop"]
+
+MOST_PREEMPTIONS = 3
+BETWEEN = 1.0  # seconds after a preempted request began again
+SOON = 0.001  # seconds that a pass waits for a reader that is about to free memory
+
+
+class Call(Protocol):
+    """A call that is not a generation: ``turns.Turns``."""
+
+    caller: Caller
+    most: int  # bytes that its sequences will take at most
+    short: bool  # memory was short in its last pass
+    sole: bool  # no request held memory when its last pass began
+
+    def held(self) -> int:
+        """Bytes that its sequences have at least."""
+
+
+class Freed(Enum):
+    """What could be done about a pass that lacked memory."""
+
+    NOTHING = 0  # it was alone
+    AGAIN = 1  # memory was freed, or is when the pass is settled
+    SOON = 2  # a reader is about to free some, or a call when it ends
+
+
+class Holders:
+    """What holds pages beside the requests that run or wait. Used with the scheduler's lock."""
+
+    __slots__ = ("calls", "leaving", "shared")
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []  # the oldest first
+        self.leaving: set[Work] = set()  # requests that have left, and whose sequences are not dropped yet
+        self.shared: weakref.WeakSet[Shared] = weakref.WeakSet()  # prompts that have a sequence
+
+    def only(self, mine: Work | None, *known: list[Work]) -> bool:
+        """Whether nothing but `mine` holds pages; None: nothing but calls. known: the requests that run or wait."""
+        if self.leaving or any(one.sequence is not None for one in self.shared) or (self.calls and mine is not None):
+            return False
+        return not any(work.holds and work is not mine for works in known for work in works)
+
+    def free(self, running: list[Work], batch: Batch | None = None, call: Call | None = None) -> Freed | Work:
+        """Makes room for a pass that lacked memory, of requests or of a call. -> the request that was given up, the
+        youngest of the lowest priority and never the most urgent of the pass; or what else was done."""
+        mine = [] if batch is None else [work for work, _ in batch.entries]
+        if any(work.gone for work in (*running, *mine)):
+            return Freed.AGAIN  # removed when the pass is settled
+        others = [work for work in running if work.holds and work not in mine[:1]]
+        if others:
+            work = max(others, key=lambda work: (not _keeps(work), work.order()))
+            drop(work)
+            return work
+        held = [one for one in self.shared if one.sequence is not None]
+        if held:
+            for one in held:  # who needs it computes it again
+                one.sequence = one.by = None
+            return Freed.AGAIN
+        if self.leaving:
+            return Freed.SOON
+        if call is not None:
+            call.short = True
+        # Where all calls lack memory, the oldest cannot wait for the others.
+        if self.calls and (self.calls[0] is not call or not all(one.short for one in self.calls)):
+            return Freed.SOON
+        alone = batch.sole if batch is not None else call is not None and call.sole
+        return Freed.NOTHING if alone else Freed.AGAIN
+
+
+def _keeps(work: Work) -> bool:
+    """Whether a request was given up so often, or so lately, that others go first."""
+    return work.preempted >= MOST_PREEMPTIONS or time.monotonic() - work.admitted < BETWEEN
+
+
+def drop(work: Work) -> None:
+    """Gives back the pages of a request that no pass uses; they are computed again where needed."""
+    if work.holds:
+        work.job.sequence.rewind(0)
+        work.cuts, work.holds = [], False

@@ -1,0 +1,58 @@
+"""Who gets how many rows of a forward pass: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+__all__ = ["LEAST_PREFILL", "Want", "shares"]
+
+LEAST_PREFILL = 16  # rows of a prompt that a pass computes beside new tokens, however long it takes: a tile of rows
+
+
+class Want(NamedTuple):
+    """The rows that a request could use. fresh: whether it decodes, so that its text waits for this pass; call: the
+    number of its call, whose requests get at most `most` rows together."""
+
+    rows: int
+    fresh: bool
+    call: int = 0
+    most: int = 1 << 30
+
+
+def shares(wants: Sequence[Want], room: int, prefill: int) -> list[int]:
+    """The rows of each request in the next pass. wants: the oldest request first.
+
+    room: the most rows of the pass; decoding requests get theirs first. prefill: the most rows for prompts where any
+    request decodes. Of these, the oldest prompt gets half, and the one that lacks least the other half: a short prompt
+    passes a long one, and the oldest takes at most twice as long as alone. What they do not need goes to the others,
+    the oldest first.
+    """
+    out = [0] * len(wants)
+    left: dict[int, int] = {}
+
+    def give(i: int, rows: int) -> int:
+        """Gives request i up to `rows` more -> how many."""
+        want = wants[i]
+        of_call = left.get(want.call, want.most)
+        rows = min(rows, want.rows - out[i], of_call)
+        left[want.call] = of_call - rows
+        out[i] += rows
+        return rows
+
+    prompts = []
+    for i, want in enumerate(wants):
+        if want.fresh:
+            room -= give(i, min(want.rows, room))
+        else:
+            prompts.append(i)
+    if not prompts:
+        return out
+    if len(prompts) < len(wants):
+        room = min(room, prefill)
+    oldest = prompts[0]
+    shortest = min(prompts, key=lambda i: wants[i].rows)
+    room -= give(oldest, room if shortest == oldest else (room + 1) // 2)
+    for i in (shortest, *prompts):
+        room -= give(i, room)
+    return out

@@ -1,0 +1,370 @@
+"""A request: what ``Model.submit`` returns."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from pellucid.errors import BatchError, PellucidError
+from pellucid.generation import Job
+from pellucid.results import Completion, Gathered, Piece
+from pellucid.schedule.caller import Work
+from pellucid.schedule.scheduler import Scheduler
+from pellucid.schedule.seat import SLICE
+from pellucid.schedule.stats import RequestStats
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from typing_extensions import Self
+
+__all__ = ["Request"]
+
+
+class Request(Iterator[Piece], AsyncIterator[Piece]):
+    """A generation that was submitted to a model: an iterator and an asynchronous iterator of :class:`Piece`, made by
+    ``Model.submit``.
+
+    It runs in the passes that the model's callers share. Any thread or task may use it, one at a time to read its
+    pieces: each piece is given once. With n completions, pieces of all of them come as they are made, each with its
+    ``index``; where some fail, the others go on, and the end of the iteration raises their error. A request that nobody
+    refers to any more is cancelled.
+    """
+
+    def __init__(self, scheduler: Scheduler, works: list[Work], gathered: list[Gathered], several: bool) -> None:
+        self._scheduler = scheduler
+        self._works = works
+        self._gathered = gathered
+        self._several = several
+        self._forks = scheduler.forks
+        self._lock = threading.RLock()  # what follows, in short; nobody waits with it
+        self._active = {work: i for i, work in enumerate(works)}
+        self._pieces: deque[Piece] = deque()
+        self._errors: dict[int, Exception] = {}
+        self._turn = threading.Lock()  # of the thread that reads
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._readers: list[asyncio.Future[None]] = []
+        self._news = threading.Event()  # for threads that wait for what others make ready
+        self._caller = works[0].caller
+
+    def begin(self, echo: bool) -> None:
+        """Submits it. echo: whether the prompts' texts come first."""
+        self._caller.owner = weakref.ref(self)
+        for index, work in enumerate(self._works):
+            job = _job(work)
+            job.apart = True
+            if echo and job.prompt_text:
+                self._put(index, work, Piece(job.prompt_text, [], []))
+            if job.finish:
+                del self._active[work]
+                self._put(index, work, job.end(""))
+        for work in list(self._active):
+            self._scheduler.submit(work)
+
+    # ---- what a caller asks -----------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        tokens = sum(len(one.ids) for one in self._gathered)
+        return f"<Request: {tokens} tokens read, {'done' if self.done else 'running'}>"
+
+    @property
+    def done(self) -> bool:
+        """Whether all is generated, or failed; pieces may be left to read."""
+        return not self._active
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Number of tokens of the prompt."""
+        return len(self._gathered[0].prompt_ids)
+
+    @property
+    def stats(self) -> RequestStats:
+        """What became of it so far."""
+        now, works = time.monotonic(), self._works
+        drafted, accepted = (sum(getattr(_job(work), name) for work in works) for name in ("drafted", "accepted"))
+        first = min((work.started for work in works if work.started is not None), default=None)
+        queued = (now if first is None else first) - works[0].submitted
+        return RequestStats(
+            queued=max(queued, 0.0),
+            cached=sum(work.cached for work in works),
+            prefilled=max(sum(work.rows - max(len(work.job.drawn) - 1, 0) for work in works) - (drafted - accepted), 0),
+            preempted=sum(work.preempted for work in works),
+            preempted_seconds=sum(work.paused + (now - work.paused_at if work.paused_at else 0) for work in works),
+            expired=any(work.expired for work in works),
+            drafted=drafted,
+            accepted=accepted,
+        )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of a schema is ignored, because it is not strict."""
+        bound = _job(self._works[0]).bound
+        return () if bound is None else bound.warnings
+
+    def cancel(self) -> None:
+        """Ends it: what is not generated yet is left out, and the finish reason is "cancelled". Returns at once; no
+        later pass has rows of it. May be called again, from any thread."""
+        if self._scheduler.forks != self._forks:
+            return
+        with self._lock:
+            # One that has met a stop string ends with it.
+            active = [(work, index) for work, index in self._active.items() if not _job(work).finish]
+            for work, index in active:
+                del self._active[work]
+                _job(work).finish = "cancelled"
+                self._put(index, work, _job(work).end(""))
+            if active:
+                self._caller.cancelled = True
+                self._caller.ready.extend(work for work, _ in active)
+                self._scheduler.leave([work for work, _ in active], free=True)
+        if active:
+            self._caller.event.set()
+            self._news.set()
+            self._tell_loop()
+
+    def __del__(self) -> None:
+        # Nobody waits for it. Only what may be called from a finalizer.
+        if getattr(self, "_active", None) and self._scheduler.forks == self._forks:
+            self._scheduler.leave(list(self._active), free=True)
+
+    # ---- reading in a thread ----------------------------------------------------------------------------------
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Piece:
+        piece = self._read(None)
+        if piece is None:
+            self._raise()
+            raise StopIteration
+        return piece
+
+    def result(self, timeout: float | None = None) -> Completion | list[Completion]:
+        """Waits for the whole completion; with n, for a list of them. What was read before is in it.
+
+        timeout: seconds, after which TimeoutError is raised; the request goes on. Raises what iterating raises.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        while self._read(until) is not None:
+            pass
+        return self._whole()
+
+    def _read(self, until: float | None) -> Piece | None:
+        """The next piece; None at the end."""
+        if not self._turn.acquire(timeout=-1 if until is None else max(until - time.monotonic(), 0)):
+            raise TimeoutError("the request is not done yet")
+        try:
+            while True:
+                self._check_fork()
+                self.collect()
+                piece = self._get()
+                if piece is not None or not self._active:
+                    return piece or self._get()
+                if until is not None and time.monotonic() > until:
+                    raise TimeoutError("the request is not done yet")
+                self._wait(until)
+        finally:
+            self._turn.release()
+
+    def _wait(self, until: float | None) -> None:
+        """Waits for results, and drives where nobody does."""
+        caller, scheduler = self._caller, self._scheduler
+        if all(_job(work).finish for work in list(self._active)):  # what comes before a stop string is being settled
+            self._news.wait(SLICE)
+        elif self._loop is not None:  # a permanent driver delivers
+            scheduler.start_driver()
+            self._news.wait(SLICE)
+        else:
+            soon = time.monotonic() + 0.5
+            work = self._works[0]
+            try:
+                if len(self._works) > 1 or not work.job.drawn or caller.ready or not scheduler.step(work):
+                    scheduler.wait(caller, soon if until is None else min(soon, until))
+            except PellucidError as error:
+                caller.failure = error
+            except BaseException:
+                scheduler.leave_seat(caller)
+                raise
+        self._news.clear()
+        if caller.stopped():
+            self.cancel()
+
+    # ---- reading in an event loop -----------------------------------------------------------------------------
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Piece:
+        piece = await self._aread()
+        if piece is None:
+            self._raise()
+            raise StopAsyncIteration
+        return piece
+
+    def __await__(self) -> Generator[Any, None, Completion | list[Completion]]:
+        return self._aresult().__await__()
+
+    async def _aresult(self) -> Completion | list[Completion]:
+        while await self._aread() is not None:
+            pass
+        return self._whole()
+
+    async def _aread(self) -> Piece | None:
+        """The next piece; None at the end."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        while True:
+            self._check_fork()
+            piece = self._get()
+            if piece is not None:
+                return piece
+            if self._loop is not loop:
+                self._loop = loop
+                self.collect()  # what came before a driver knew of the loop
+                continue
+            if not self._active:
+                return self._get()
+            self._scheduler.start_driver()
+            reader = loop.create_future()
+            self._readers.append(reader)
+            try:
+                if self._caller.cancel is None:
+                    if not self._pieces and self._active:
+                        await reader
+                elif not self._pieces and self._active:
+                    await asyncio.wait([reader], timeout=SLICE)
+                    if self._caller.stopped():
+                        self.cancel()
+            finally:
+                if reader in self._readers:
+                    self._readers.remove(reader)
+
+    def tell(self) -> None:
+        """Called in the loop: there is something to read."""
+        for reader in self._readers:
+            if not reader.done():
+                reader.set_result(None)
+
+    def _tell_loop(self) -> None:
+        loop = self._loop
+        if loop is not None and self._readers:
+            with suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(self.tell)
+
+    # ---- pieces -----------------------------------------------------------------------------------------------
+
+    def deliver(self) -> asyncio.AbstractEventLoop | None:
+        """Called by the permanent driver where there are results -> the loop that is to be told. Without a loop, the
+        thread that reads makes the pieces."""
+        if self._loop is None:
+            return None
+        self.collect()
+        return self._loop if self._readers else None
+
+    def collect(self) -> None:
+        """Makes pieces of the results that there are."""
+        caller = self._caller
+        with self._lock:
+            while caller.ready:
+                work = caller.ready.popleft()
+                if work in self._active:
+                    self._take(work, self._active[work])
+            if caller.failure is not None and self._active:
+                for work, index in list(self._active.items()):
+                    self._end(work, index, caller.failure)
+        self._news.set()
+
+    def _take(self, work: Work, index: int) -> None:
+        job = _job(work)
+        if job.taken < len(job.drawn):
+            if job.finish:
+                return
+            try:
+                piece = job.next()
+            except Exception as error:
+                self._end(work, index, error)
+                return
+            if piece is None:  # a stop string
+                self._scheduler.leave((work,), partial(self._stop, work, index))
+                return
+        elif work.failure is not None:
+            self._end(work, index, work.failure)
+            return
+        elif work.expired:
+            job.finish = "cancelled"
+            piece = job.end("")
+        else:
+            return
+        self._put(index, work, piece)
+        if job.finish:
+            del self._active[work]
+            self._scheduler.leave((work,), free=True)
+
+    def _stop(self, work: Work, index: int) -> None:
+        """Ends one before a stop string, when no pass uses its sequence."""
+        with self._lock:
+            if work not in self._active:
+                return
+            try:
+                piece = _job(work).stop()
+            except Exception as error:
+                self._end(work, index, error)
+            else:
+                del self._active[work]
+                self._put(index, work, piece)
+                self._scheduler.leave((work,), free=True)
+        self._caller.ready.append(work)
+        self._caller.event.set()
+        self._news.set()
+        self._tell_loop()
+
+    def _end(self, work: Work, index: int, error: Exception) -> None:
+        self._active.pop(work, None)
+        self._errors[index] = error
+        self._scheduler.leave((work,), free=True)
+
+    def _put(self, index: int, work: Work, piece: Piece) -> None:
+        self._pieces.append(piece._replace(index=index) if index else piece)
+        work.unread += 1
+
+    def _get(self) -> Piece | None:
+        with self._lock:
+            if not self._pieces:
+                return None
+            piece = self._pieces.popleft()
+            self._works[piece.index].unread -= 1
+            self._gathered[piece.index].add(piece)
+        self._scheduler.arrived()
+        return piece
+
+    def _check_fork(self) -> None:
+        if self._scheduler.forks != self._forks:
+            raise PellucidError("the process was forked while the request ran: it runs in the parent alone")
+
+    def _raise(self) -> None:
+        """Raises the error of what failed."""
+        if not self._errors:
+            return
+        first = min(self._errors)
+        if not self._several:
+            raise self._errors[first]
+        done = [one.completion() for one in self._gathered]
+        text = f"completion {first}: {self._errors[first]} ({len(self._errors)} of {len(done)} completions failed)"
+        raise BatchError(text, errors=dict(self._errors), completions=done)
+
+    def _whole(self) -> Completion | list[Completion]:
+        self._raise()
+        done = [one.completion() for one in self._gathered]
+        found = [one for one in done if one is not None]
+        return found if self._several else found[0]
+
+
+def _job(work: Work) -> Job:
+    return cast(Job, work.job)

@@ -1,0 +1,52 @@
+"""How much memory requests need, and how much there is: to admit those that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pellucid.core import Core
+from pellucid.errors import ContextFullError
+
+__all__ = ["MOST_TOGETHER", "Room"]
+
+MOST_TOGETHER = 64  # sequences of a call in a pass: each takes a page, or copies one, whatever its number of rows
+
+
+class Room:
+    """The memory of a model's keys and values."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.limit = core.facts.cache_limit
+        plan = core.engine.plan
+        self._caches = plan.caches
+        self._state = sum(4 * g.n_layers * g.layer.floats for g in plan.states)
+
+    def need(self, tokens: int, rows: int = 0) -> int:
+        """Bytes that a sequence of so many tokens takes at least; with rows, beside the last pass of so many."""
+        kv = self._core.facts.kv
+        # A pass reads one block of states, and writes another.
+        return sum(g.held_bytes(tokens, kv, rows) for g in self._caches) + min(tokens, 2) * self._state
+
+    def most(self, lengths: Sequence[int], rows: int) -> int:
+        """Bytes that sequences of so many tokens take at most at a time, where each is dropped when it is done, and
+        passes of so many rows take one after the other. Where they were forked, what they share is not counted."""
+        if not lengths:
+            return 0
+        some = self.need(max(lengths), rows) + self.need(min(rows, sum(lengths)), rows)
+        return some + min(len(lengths), MOST_TOGETHER) * self.need(1)
+
+    def free(self) -> int:
+        """Bytes that sequences may still take."""
+        limit = self.limit or 0
+        used: int = self._core.engine.info()["cache_bytes_used"]
+        return limit - used
+
+    def check(self, tokens: int) -> None:
+        """Raises ContextFullError where a prompt of so many tokens, and a new one, exceed the limit by themselves."""
+        if self.limit is not None and self.need(tokens + 1) > self.limit:
+            most = 0
+            for step in (1 << i for i in reversed(range(31))):
+                if self.need(most + step) <= self.limit:
+                    most += step
+            raise ContextFullError("the prompt exceeds cache_bytes", needed=tokens + 1, available=most)

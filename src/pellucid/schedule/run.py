@@ -1,0 +1,203 @@
+"""Readers of the scheduler: the pieces of generations that run in it."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterable
+from functools import partial
+from typing import NamedTuple
+
+from pellucid import _engine
+from pellucid.core import Core
+from pellucid.errors import ContextFullError, NumericsError
+from pellucid.generation import Job, canceller
+from pellucid.results import Piece
+from pellucid.sampling import SamplingOptions
+from pellucid.schedule.assistant import Assistant
+from pellucid.schedule.caller import Caller, Shared, Work
+from pellucid.schedule.draft import Drafts
+from pellucid.schedule.reuse import Reuse
+from pellucid.schedule.room import Room
+from pellucid.schedule.scheduler import Scheduler
+
+__all__ = ["AT_ONCE", "Item", "drafts", "of", "pieces"]
+
+AT_ONCE = 32  # requests of one call in the scheduler
+
+_making = threading.Lock()
+
+
+def of(core: Core) -> Scheduler:
+    """The scheduler of a model, or of a view of one."""
+    if core.scheduler is None:
+        with _making:
+            if core.scheduler is None:
+                core.scheduler = Scheduler(
+                    lambda: core.open(),  # looked up anew for each pass
+                    lambda: _engine.Sequence(core.engine),
+                    sequences=core.sequences,
+                    max_gap=core.max_gap,
+                    reuse=_reuse(core),
+                    assistant=_assistant(core),
+                    room=Room(core),
+                    elsewhere=partial(_elsewhere, core),
+                )
+                if core.prefix_bytes != 0:
+                    core.engine.spare = _spare(core.scheduler)
+    scheduler: Scheduler = core.scheduler
+    return scheduler
+
+
+def _elsewhere(core: Core) -> bool:
+    """Whether requests of the same weights decode in another view of them."""
+    schedulers = (one.scheduler for one in core.family() if one is not core)
+    return any(scheduler is not None and scheduler.decodes() for scheduler in schedulers)
+
+
+def _reuse(core: Core) -> Reuse | None:
+    if core.prefix_bytes == 0:
+        return None
+    engine = core.engine
+    whole = not engine.recurs and all(cache.window == 0 for cache in engine.plan.caches)
+    return Reuse(core.prefix_bytes, whole=whole)
+
+
+def _assistant(core: Core) -> Assistant | None:
+    draft = core.draft
+    return None if draft is None else Assistant(draft.open, draft.context_length, core.config.vocab)
+
+
+def drafts(job: Job) -> Drafts | None:
+    """What guesses at a request's tokens; None where they cannot be verified, or shall not be."""
+    return Drafts(job.begun, job.prediction) if job.speculates else None
+
+
+def _spare(scheduler: Scheduler) -> Callable[[], bool]:
+    """For the engine, which must not keep the scheduler alive."""
+    known = weakref.ref(scheduler)
+
+    def spare() -> bool:
+        found = known()
+        return found is not None and found.spare()
+
+    return spare
+
+
+class Item(NamedTuple):
+    """A generation to run, its number in the call, and the prompt that it shares with others. failure: instead of a
+    job, what is wrong with it."""
+
+    number: int
+    job: Job
+    shared: Shared | None = None
+    failure: Exception | None = None
+
+
+def pieces(
+    core: Core,
+    items: Iterable[Item],
+    options: SamplingOptions,
+    closing: Callable[[], bool],
+    *,
+    at_once: Callable[[], int] = lambda: AT_ONCE,
+) -> Generator[tuple[Item, Piece | Exception], None, None]:
+    """Runs generations and yields (item, piece) as they come, or (item, its error), which ends that one. At most
+    `at_once()` are in flight; an item is taken when there is room.
+
+    An error of a whole pass is raised. closing: whether to end without computing.
+    """
+    cancel, scheduler = canceller(options.cancel), of(core)
+    caller = Caller(_either(closing, cancel), options.chunk)
+    active: dict[Work, Item] = {}
+    waiting, left = iter(items), True
+    forks = scheduler.forks
+    try:
+        while True:
+            while left and len(active) < at_once():
+                item = next(waiting, None)
+                if item is None:
+                    left = False
+                    break
+                if item.failure is not None:
+                    yield item, item.failure
+                    continue
+                job = item.job
+                if job.options.echo and job.prompt_text:
+                    yield item, Piece(job.prompt_text, [], [])
+                if job.finish:
+                    yield item, job.end("")
+                    continue
+                work = Work(job, caller, shared=item.shared, drafts=drafts(job))
+                active[work] = item
+                job.leave = partial(scheduler.leave, (work,))
+                scheduler.submit(work)
+            if not active:
+                return
+            if scheduler.forks != forks:  # a forked child: its scheduler knows none of its parent's requests
+                forks = scheduler.forks
+                caller.ready.clear()
+                for work in active:
+                    if work.failure is not None:
+                        caller.ready.append(work)
+                    else:
+                        scheduler.submit(work)
+            if caller.ready:
+                caller.stopped()
+            elif len(active) > 1 or not work.job.drawn or not scheduler.step(work):
+                scheduler.wait(caller)
+            if caller.cancelled:
+                scheduler.leave_and_wait(active)
+                for item in active.values():
+                    yield item, _cancelled(item.job)
+                for item in waiting:
+                    if item.failure is not None:
+                        yield item, item.failure
+                        continue
+                    if item.job.options.echo and item.job.prompt_text:
+                        yield item, Piece(item.job.prompt_text, [], [])
+                    yield item, item.job.end("") if item.job.finish else _cancelled(item.job)
+                return
+            if caller.failure is not None:
+                raise caller.failure
+            out = _take(scheduler, caller, active)
+            if out is not None:
+                yield out
+    finally:
+        scheduler.leave(active, free=True)
+        active.clear()
+
+
+def _take(scheduler: Scheduler, caller: Caller, active: dict[Work, Item]) -> tuple[Item, Piece | Exception] | None:
+    """What the scheduler made ready; None: it was taken already."""
+    work = caller.ready.popleft()
+    item = active.get(work)
+    if item is None:
+        return None
+    job = item.job
+    out: Piece | Exception | None
+    if job.taken < len(job.drawn):
+        try:
+            out = job.next()
+        except (ContextFullError, NumericsError) as error:
+            out = work.failure = error
+    elif work.failure is not None:
+        out = work.failure
+    elif work.expired:
+        out = _cancelled(job)
+    else:
+        return None
+    assert out is not None
+    if job.finish or work.failure is out:
+        del active[work]
+        scheduler.leave((work,), free=True)
+    return item, out
+
+
+def _cancelled(job: Job) -> Piece:
+    job.finish = "cancelled"
+    return job.end("")
+
+
+def _either(closing: Callable[[], bool], cancel: Callable[[], bool] | None) -> Callable[[], bool]:
+    return closing if cancel is None else lambda: closing() or cancel()

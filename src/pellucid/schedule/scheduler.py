@@ -1,0 +1,469 @@
+"""Which requests run, and who runs them.
+
+There is no thread of its own. A caller that waits and finds nobody driving drives: it runs passes, for all requests,
+until one of its own has a result, then hands the seat to another that waits. So a caller alone pays no hand-over
+between threads, a stream that nobody reads computes nothing, and a signal interrupts the pass of the thread that gets
+it. A pass that ends early has changed nothing; its requests are in the next one. Calls that are not generations
+(turns.py) have the seat for a pass of their own each time, in turn with the passes of the requests.
+
+A pass commits a result by appending it to the request's list. Everything else is derived from that list, so that an
+interrupted driver leaves nothing half done: who drives next delivers what it left.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pellucid import _engine
+from pellucid.errors import OutOfMemoryError, PellucidError
+from pellucid.schedule.assistant import Assistant
+from pellucid.schedule.batch import Batch
+from pellucid.schedule.caller import Caller, Work
+from pellucid.schedule.driver import Driver, Signal
+from pellucid.schedule.memory import SOON, Freed
+from pellucid.schedule.passes import shares
+from pellucid.schedule.reuse import Reuse
+from pellucid.schedule.seat import SLICE, Seat
+from pellucid.schedule.speculation import Speculation
+from pellucid.schedule.stats import Stats
+
+__all__ = ["Scheduler"]
+
+
+class Scheduler(Seat):
+    """The requests of one engine.
+
+    open: gives the engine, or raises. The others: see Requests.
+    """
+
+    def __init__(
+        self,
+        open: Callable[[], Any],
+        sequence: Callable[[], Any],
+        *,
+        sequences: int = 32,
+        max_gap: float = 0.1,
+        reuse: Reuse | None = None,
+        assistant: Assistant | None = None,
+        lock: Callable[[], Any] = threading.Lock,
+        event: Callable[[], Any] = threading.Event,
+        signal: Callable[[], Any] = Signal,
+        room: Any = None,
+        elsewhere: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._open = open
+        self.new_signal = signal
+        self.forks = 0
+        self.passes = self.rows = self.preemptions = 0
+        self.pass_seconds = 0.0
+        super().__init__(sequence, sequences, max_gap, reuse, lock, event, room, elsewhere)
+        self._speculation = Speculation(self._cost, assistant)
+        _all.add(self)
+
+    def _clear(self) -> None:
+        """As new, but for what was measured. For a forked child, whose other threads do not exist."""
+        super()._clear()
+        self._permanent: Driver | None = None
+
+    def forked(self) -> None:
+        """Called in a forked child. Requests of the parent that were in a pass fail; callers submit the others anew."""
+        batch = self._batch
+        if batch is not None:
+            error = PellucidError("the process was forked while the model was computing")
+            for work, _ in batch.entries:
+                work.failure = error
+                work.caller.ready.append(work)
+        self.forks += 1
+        self._clear()
+
+    # ---- callers ----------------------------------------------------------------------------------------------
+
+    def leave(self, works: Iterable[Work], then: Callable[[], None] | None = None, *, free: bool = False) -> None:
+        mine = list(works)
+        # Interrupted while it left its seat. One with an owner may be ended by another thread.
+        if mine and self._driver is mine[0].caller and self._driver.owner is None:
+            for work in mine:
+                work.gone = True
+            self.leave_seat(mine[0].caller)
+        super().leave(mine, then, free=free)
+        self.arrived()
+
+    def wait(self, caller: Caller, until: float | None = None) -> None:
+        """Waits until the caller has a result or failed, or is cancelled. Drives where nobody does. until: a time of
+        time.monotonic at which to return, or a pass later."""
+        lead = False
+        if self.computes_here():
+            raise PellucidError("a function given as cancel cannot generate with the model that asks it")
+        caller.thread = threading.get_ident()
+        try:
+            while not caller.ready and caller.failure is None:
+                with self._lock:
+                    lead = self._driver is None
+                    if lead:
+                        self._driver = caller
+                        self._sleeping.pop(caller, None)
+                    elif caller.ready:
+                        break
+                    else:
+                        caller.event.clear()
+                        self._sleeping[caller] = None
+                if self._left:
+                    self._sweep()
+                if lead:
+                    if self._drive(caller, until):
+                        break
+                    self.leave_seat(caller)
+                    lead = False
+                    continue
+                self.arrived()  # a permanent driver may have had nothing to run while the caller read
+                if caller.stopped() or (until is not None and time.monotonic() > until):
+                    break
+                caller.event.wait(None if caller.cancel is None and until is None else SLICE)
+        finally:
+            if lead or self._sleeping:
+                self.leave_seat(caller)
+
+    def step(self, work: Work) -> bool:
+        """`wait` for the next token of a request that is the only one, without what several need. -> False, where it is
+        not the only one; nothing was done then."""
+        caller, job = work.caller, work.job
+        with self._lock:
+            if self._driver is not None or self._batch is not None or self._waiting or self._running != [work]:
+                return False
+            self._driver = caller
+            caller.thread = threading.get_ident()
+        try:
+            if caller.stopped():
+                return True
+            if work.deadline is not None or not job.advance():
+                return False
+            sequence, tokens = job.sequence, job.tokens
+            n = sequence.length
+            if n != len(tokens) - 1 or (work.drafts is not None and self._speculation.wanted(work)):
+                return False
+            job.before_pass()
+            part = [(sequence, tokens[n:], 0)]
+            more: dict[str, Any] = {} if job.bound is None else {"masks": job.bound.fill}
+            found: list[Any] = []
+            failed: dict[int, Exception] = {}
+            start = time.perf_counter()
+            try:
+                self._open().forward(
+                    part, samplers=[job.sampler], cancel=caller.cancel, failed=failed, found=found, **more
+                )
+            except OutOfMemoryError:
+                return False
+            except _engine.Cancelled:
+                caller.cancelled = True
+                return True
+            except Exception as error:
+                sequence, part = None, []  # which the error's traceback would keep
+                caller.failure = error
+                return True
+            if failed:
+                self._fail_one(work, failed[0] if job.bound is None else job.bound.blame(failed[0]))
+            else:
+                job.drawn.append(found[0])
+                self._follow(work)
+            self.passes += 1
+            self.rows += 1
+            seconds = time.perf_counter() - start
+            self.pass_seconds += seconds
+            if not self.passes % 16 or self.passes < 16:
+                self._cost.add(1, n, seconds)
+            work.rows += 1
+            return True
+        finally:
+            with self._lock:
+                self._driver = None
+                self._hand_on()
+            if self._left:
+                self._sweep()
+
+    # ---- a permanent driver -----------------------------------------------------------------------------------
+
+    def start_driver(self) -> None:
+        """Starts a thread that drives until `close`, unless there is one. Raises ClosedError."""
+        if self._permanent is None or not self._permanent.alive():
+            with _starting:
+                if self._permanent is None or not self._permanent.alive():
+                    self._open()
+                    driver = Driver(self)
+                    driver.start()
+                    self._permanent = driver
+
+    def close(self) -> None:
+        """Ends the permanent driver, and the prefix cache."""
+        self.clear_cache(close=True)
+        with _starting:
+            driver, self._permanent = self._permanent, None
+        if driver is not None:
+            driver.close()
+
+    def arrived(self) -> None:
+        driver = self._permanent
+        if driver is not None and not driver.wake.is_set():
+            driver.wake.set()
+
+    def one_pass(self, caller: Caller, meanwhile: Callable[[], None] | None) -> bool:
+        """Runs a pass; the caller drives. -> False: there was nothing to run."""
+        if self._batch is not None:  # an interrupted driver left it
+            self._settle(self._batch)
+        batch = self._gather()
+        if batch is None:
+            return False
+        try:
+            self._run(batch, caller, meanwhile)
+        finally:
+            self._settle(batch)
+        return True
+
+    def take_news(self) -> list[Caller]:
+        """Callers with owners that have results, or ended, since the last call."""
+        out = []
+        while self._news:
+            out.append(self._news.popitem()[0])
+        return out
+
+    def fail_owned(self, error: Exception) -> None:
+        """Ends all requests of callers with owners."""
+        with self._lock:
+            for work in (*self._running, *self._waiting):
+                if work.caller.owner is not None:
+                    work.caller.failure = error
+                    self._news[work.caller] = None
+
+    def next_deadline(self) -> float | None:
+        """Of time.monotonic: when the first request is to end."""
+        with self._lock:
+            times = [one.deadline for one in (*self._running, *self._waiting) if one.deadline is not None]
+        return min(times, default=None)
+
+    # ---- passes -----------------------------------------------------------------------------------------------
+
+    def _drive(self, caller: Caller, until: float | None = None) -> bool:
+        """Runs passes until the caller has a result or failed, or is cancelled. The caller has the seat. -> False: a
+        call has its turn before."""
+        if self._batch is not None:  # an interrupted driver left it
+            self._settle(self._batch)
+        while not caller.ready and caller.failure is None and not caller.stopped():
+            if until is not None and time.monotonic() > until:
+                return True
+            batch = self._gather()
+            if batch is not None:
+                try:
+                    self._run(batch, caller)
+                finally:
+                    self._settle(batch)
+            elif caller.ready or caller.cancelled:
+                return True
+            elif self._crowded:
+                time.sleep(SOON)
+            else:  # of a caller that waits some request can always run
+                raise PellucidError("no request can run")
+            if self._turns and not caller.ready:
+                return False
+        return True
+
+    def _gather(self) -> Batch | None:
+        """The next pass; None where nothing is left to do."""
+        with self._lock:
+            batch = self._alone() if len(self._running) == 1 and not self._waiting else self._together()
+            if batch is not None and len(batch.entries) == 1:
+                batch.sole = self._holders.only(batch.entries[0][0], self._running, self._waiting)
+                batch.sole &= self.reuse is None or not self.reuse.bytes
+            self._batch = batch
+        if self._left:
+            self._sweep()
+        return batch
+
+    def _alone(self) -> Batch | None:
+        """The pass of the only request."""
+        work = self._running[0]
+        if work.deadline is not None and time.monotonic() > work.deadline:
+            self._expire(work, self._running)
+            return None
+        want = self._want(work)
+        if want is None:
+            return None
+        batch = Batch()
+        most = self._open().max_rows
+        if not want.fresh and self._elsewhere():
+            _, most = self._limits([work], [want], most)
+        batch.add(work, min(self._before_cut(work, want).rows, most, work.caller.rows))
+        return batch
+
+    def _together(self) -> Batch | None:
+        """The pass of all requests."""
+        works, wants, callers = self._wanting()
+        if not works and not self._crowded:
+            self._short = False
+            works, wants, callers = self._wanting()
+        if not works:
+            return None
+        room = prefill = self._open().max_rows
+        if not all(want.fresh for want in wants):
+            elsewhere = self._elsewhere()
+            if elsewhere or len(callers) > 1:
+                room, prefill = self._limits(works, wants, room)
+            room = min(room, prefill) if elsewhere else room
+        batch = Batch()
+        for work, rows in zip(works, shares(wants, room, prefill), strict=True):
+            if rows:
+                batch.add(work, rows)
+        return batch
+
+    def _run(self, batch: Batch, leader: Caller, meanwhile: Callable[[], None] | None = None) -> None:
+        """Runs a pass. Errors become those of its requests or callers; interrupts are raised. meanwhile: called while
+        the pass runs."""
+        cancel = leader.cancel
+        alone = len(batch.callers) == 1 and leader in batch.callers and leader.owner is None
+        if not alone:
+
+            def cancel() -> bool:
+                leader.stopped()
+                return batch.all_stopped()
+
+        start = time.perf_counter()
+        try:
+            extra: dict[str, Any] = {} if meanwhile is None else {"meanwhile": meanwhile}
+            if batch.bounds:
+                extra["masks"] = batch.fill_masks
+            engine = self._open()
+            self._speculation.add(batch, engine.max_rows, cancel)
+            start = time.perf_counter()
+            engine.forward(
+                batch.parts, samplers=batch.samplers, cancel=cancel, failed=batch.failed, found=batch.found, **extra
+            )
+        except OutOfMemoryError as error:
+            if batch.guesses:  # without which there may be enough
+                for i in batch.guesses:
+                    batch.entries[i][0].hold()
+            elif not self._preempt(batch):
+                self._fail(batch, error)
+        except Exception as error:
+            if isinstance(error, _engine.Cancelled):
+                if alone:
+                    leader.cancelled = True
+            else:
+                self._fail(batch, error)
+        else:
+            seconds = time.perf_counter() - start
+            self.passes += 1
+            self.rows += batch.rows
+            self.pass_seconds += seconds
+            if batch.rows > 1 or not self.passes % 16 or self.passes < 16:
+                self._cost.add(batch.rows, batch.deep, seconds)
+            for (work, _), (_, part, _) in zip(batch.entries, batch.parts, strict=True):
+                work.rows += len(part)
+                self._served[work.key] = self._served.get(work.key, 0) + len(part)
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        for caller in batch.callers:
+            caller.failure = error
+            if caller.owner is not None:
+                self._news[caller] = None
+
+    def _preempt(self, batch: Batch) -> bool:
+        """Makes room for a pass that lacked memory. -> False: it never will have enough."""
+        with self._lock:
+            freed = self._holders.free(self._running, batch=batch)
+            if isinstance(freed, Work):
+                self._pause(freed)
+        if freed is Freed.SOON:
+            time.sleep(SOON)
+        return freed is not Freed.NOTHING
+
+    def _settle(self, batch: Batch) -> None:
+        """Delivers what a pass gave. May be called again after an interrupt."""
+        found, failed, at = batch.found, batch.failed, 0
+        for i, (work, before) in enumerate(batch.entries):
+            job = work.job
+            if failed and i in failed:
+                if i in batch.guesses:  # one of which may be why
+                    work.hold()
+                else:
+                    self._fail_one(work, failed[i] if job.bound is None else job.bound.blame(failed[i]))
+            results: list[Any] = found[at : at + batch.wanted[i]]
+            at += len(results)
+            if i in batch.guesses:
+                results = self._speculation.verified(batch, i, results)
+            if results and results[0] is not None:
+                new = results[len(job.drawn) - before :]
+                job.drawn.extend(new)
+                if i in batch.guesses and new:
+                    self._speculation.count(work, len(batch.guesses[i][0]), len(results) - 1)
+                self._follow(work)
+        batch.parts.clear()  # an error's traceback may keep the pass, but not its sequences
+        with self._lock:
+            for work, _ in batch.entries:
+                if work.cuts:
+                    self._cut(work)
+            self._batch = None
+            for caller in self._sleeping:
+                if caller.ready or caller.failure is not None:
+                    caller.event.set()
+        if self._left:
+            self._sweep()
+
+    def _follow(self, work: Work) -> None:
+        """Adds what follows from a request's new results, and tells its caller of all."""
+        if work.job.bound is not None:
+            try:
+                work.job.bound.follow(work.job.drawn)
+            except Exception as error:
+                self._fail_one(work, error)
+        self._tell_results(work)
+
+    # ---- the prefix cache -------------------------------------------------------------------------------------
+
+    def spare(self) -> bool:
+        """Called where a pass lacks memory, by whoever runs it -> whether the prefix cache gave some up."""
+        with self._lock:
+            return self.reuse is not None and self.reuse.spare()
+
+    def clear_cache(self, close: bool = False) -> None:
+        """Drops what the prefix cache holds. close: it keeps nothing any more."""
+        with self._lock:
+            if self.reuse is not None:
+                self.reuse.close() if close else self.reuse.clear()
+
+    def stats(self, used: int = 0, limit: int | None = None) -> Stats:
+        """used, limit: bytes of the cache."""
+        with self._lock:
+            return Stats(
+                running=len(self._running),
+                waiting=len(self._waiting),
+                passes=self.passes,
+                rows=self.rows,
+                pass_seconds=self.pass_seconds,
+                preemptions=self.preemptions,
+                cache_bytes_used=used,
+                cache_bytes_limit=limit,
+                prefix_queries=self.prefix_queries,
+                prefix_hits=self.prefix_hits,
+                prompt_tokens=self.prompt_tokens,
+                generated_tokens=self.generated,
+                drafted_tokens=self._speculation.drafted,
+                accepted_tokens=self._speculation.accepted,
+            )
+
+
+_starting = threading.Lock()
+_all: weakref.WeakSet[Scheduler] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    global _starting
+    _starting = threading.Lock()
+    for scheduler in list(_all):
+        scheduler.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

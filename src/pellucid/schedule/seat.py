@@ -1,0 +1,137 @@
+"""Who has the seat: runs the passes of a scheduler, one thread at a time.
+
+The requests' passes are driven by a caller of theirs, for as long as it waits for a result. A call that is not a
+generation (turns.py) has the seat for one pass at a time. Where both wait, they have it in turn.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from pellucid import _engine
+from pellucid.schedule.admission import Requests
+from pellucid.schedule.batch import Batch
+from pellucid.schedule.caller import Caller, Work
+from pellucid.schedule.memory import Call, Freed
+
+__all__ = ["SLICE", "Seat"]
+
+SLICE = 0.02  # seconds between two questions whether to cancel, of a caller that waits for another's pass
+
+
+class Seat(Requests):
+    """Requests, and who runs their passes."""
+
+    preemptions = 0
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._driver: Caller | None = None
+        self._sleeping: dict[Caller, None] = {}  # callers that wait for another's pass, in order
+        self._turns: dict[Caller, None] = {}  # callers that wait for the seat, for one pass of their own, in order
+
+    def _settle(self, batch: Batch) -> None:
+        raise NotImplementedError
+
+    def take_seat(self, caller: Caller) -> bool:
+        """Makes the caller the driver, where nobody drives; else its event is set when that may be."""
+        with self._lock:
+            free = self._driver is None
+            if free:
+                self._driver = caller
+                self._sleeping.pop(caller, None)
+            else:
+                caller.event.clear()
+                self._sleeping[caller] = None
+        if self._left:
+            self._sweep()
+        return free
+
+    def leave_seat(self, caller: Caller, turn: bool = False) -> None:
+        """Lets another drive, where the caller does. turn: it had a turn, so that the requests have the next one."""
+        if self._batch is not None and self._driver is caller:
+            self._settle(self._batch)
+        with self._lock:
+            self._sleeping.pop(caller, None)
+            self._turns.pop(caller, None)
+            if self._driver is caller:
+                self._driver = None
+            if self._driver is None:
+                self._hand_on(not turn)
+        if self._left:
+            self._sweep()
+
+    def _hand_on(self, turn: bool = True) -> None:
+        """With the lock: gives the free seat to the next that waits. turn: a call before the requests."""
+        if self._turns and (turn or not self._sleeping):
+            self._driver = next(iter(self._turns))
+            del self._turns[self._driver]
+            self._driver.event.set()
+        elif self._sleeping:
+            next(iter(self._sleeping)).event.set()
+
+    def gives_way(self, caller: Caller) -> bool:
+        """Leaves the seat where a call waits for its turn."""
+        if not self._turns:
+            return False
+        self.leave_seat(caller)
+        return True
+
+    # ---- passes of calls that are not generations -------------------------------------------------------------
+
+    def take_turn(self, call: Call) -> None:
+        """Waits for the seat, for one pass; `leave_seat` gives it back. Raises Cancelled."""
+        caller = call.caller
+        caller.thread = threading.get_ident()
+        with self._lock:
+            free = self._driver is None and not self._sleeping
+            if free:
+                self._driver = caller
+            else:
+                caller.event.clear()
+                self._turns[caller] = None
+        if not free:
+            self.arrived()
+        while self._driver is not caller:
+            if caller.stopped():
+                raise _engine.Cancelled("the call was cancelled")
+            caller.event.wait(None if caller.cancel is None else SLICE)
+        if self._batch is not None:  # an interrupted driver left it
+            self._settle(self._batch)
+        with self._lock:
+            call.sole = self._holders.only(None, self._running, self._waiting)
+        if self._left:
+            self._sweep()
+
+    def computes_here(self) -> bool:
+        """Whether this thread has the seat."""
+        driver = self._driver
+        return driver is not None and driver.thread == threading.get_ident()
+
+    def make_room(self, call: Call) -> Freed:
+        """Called where a pass of a call lacked memory, by its thread, which has the seat -> what was done about it."""
+        with self._lock:
+            freed = self._holders.free(self._running, call=call)
+            if isinstance(freed, Work):
+                self._pause(freed)
+                self._crowded = True
+                freed = Freed.AGAIN
+        if self._left:
+            self._sweep()
+        return freed
+
+    def end_call(self, call: Call) -> None:
+        super().end_call(call)
+        if self._driver is call.caller:  # interrupted while it left its seat
+            self.leave_seat(call.caller, turn=True)
+        self.arrived()
+
+    def _pause(self, work: Work) -> None:
+        """With the lock: a request was given up; it begins again when there is room."""
+        work.preempted += 1
+        work.paused_at = time.monotonic()
+        self.preemptions += 1
+        self._running.remove(work)
+        self._waiting.append(work)
+        self._short = True

@@ -1,0 +1,173 @@
+"""Calls that are not generations: scores, logits, traces, embeddings, what a context computes.
+
+Their passes have the scheduler's seat one at a time, between the passes of the requests. While a request decodes, they
+are as short as a prompt's pass then is. Their memory counts when requests are admitted. Where it is short, a call waits
+for the calls before it, and requests are given up for it, to be computed again: neither fails for the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid import _engine
+from pellucid.core import Core
+from pellucid.errors import OutOfMemoryError
+from pellucid.schedule.caller import Caller
+from pellucid.schedule.memory import SOON, Freed
+from pellucid.schedule.room import MOST_TOGETHER
+from pellucid.schedule.run import of
+from pellucid.schedule.seat import SLICE
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Turns"]
+
+MOST_PAIRS = 1 << 24  # queries x keys of one step of `attention`: well under a tenth of a second on two cores
+T = TypeVar("T")
+
+
+class Turns:
+    """The passes of one such call: what it uses of an engine. A context manager, at whose end its sequences are empty.
+
+    kind: calls of one kind have passes that take equally long for equally many rows. lengths: how many tokens each
+    sequence is to compute; those that are done are dropped (`drop`). cancel: asked by the call's thread whether to
+    end; then `_engine.Cancelled` is raised.
+    """
+
+    def __init__(
+        self, core: Core, kind: str, lengths: Sequence[int] = (), cancel: Callable[[], bool] | None = None
+    ) -> None:
+        self.engine = engine = core.open()
+        self.max_rows, self.vocab, self.dim, self.plan = engine.max_rows, engine.vocab, engine.dim, engine.plan
+        self.kind = kind
+        self.together = MOST_TOGETHER  # sequences in a pass, at most
+        self.short = False  # memory was short in its last pass
+        self.sole = False  # it was the only one that held memory when its last pass began
+        self._scheduler = scheduler = of(core)
+        self.caller = Caller(cancel, 1 << 30, scheduler.new_event)
+        self.most = 0 if scheduler.room is None else scheduler.room.most(lengths, self.max_rows)
+        self._sequences: dict[int, _engine.Sequence] = {}
+
+    def __enter__(self) -> Self:
+        while not self._scheduler.begin_call(self) and not self._scheduler.computes_here():
+            if self.caller.stopped():
+                raise _engine.Cancelled("the call was cancelled")
+            time.sleep(SLICE)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for sequence in self._sequences.values():  # which the error's traceback may keep
+            sequence.rewind(0)
+        self._sequences.clear()
+        self._scheduler.end_call(self)
+
+    # ---- sequences --------------------------------------------------------------------------------------------
+
+    def sequence(self, begun: _engine.Sequence | None = None) -> _engine.Sequence:
+        """-> an empty sequence, or a fork of one, which is dropped at the end."""
+        made = _engine.Sequence(self.engine) if begun is None else begun.fork()
+        self._sequences[id(made)] = made
+        return made
+
+    def drop(self, sequence: _engine.Sequence) -> None:
+        """Frees the pages of a sequence that is done."""
+        del self._sequences[id(sequence)]
+        sequence.rewind(0)
+
+    def held(self) -> int:
+        """Bytes that its sequences have at least. Any thread may ask."""
+        room = self._scheduler.room
+        lengths = [one.length for one in list(self._sequences.values())]
+        return 0 if room is None else sum(room.need(n) for n in lengths if n)
+
+    # ---- passes -----------------------------------------------------------------------------------------------
+
+    def rows(self, most: int, depth: int = 0) -> int:
+        """How many of so many rows the next pass may have. depth: tokens that their sequence holds."""
+        return self._scheduler.beside(most, depth, self.kind)
+
+    def fewer(self, parts: int) -> bool:
+        """Called where a pass of so many sequences lacked memory -> whether to try it with fewer, `together`."""
+        self.together = parts // 2
+        return self.together > 0
+
+    def forward(self, parts: Sequence[tuple[_engine.Sequence, Any, int]], **options: Any) -> Any:
+        """``Engine.forward``."""
+        forward: Any = self.engine.forward
+        options.setdefault("cancel", self.caller.cancel)
+        return self._pass(parts, lambda: forward(parts, **options))
+
+    def observe(self, parts: Sequence[tuple[_engine.Sequence, Any, int]], **options: Any) -> Any:
+        """``Engine.observe``."""
+        return self._pass(parts, lambda: self.engine.observe(parts, cancel=self.caller.cancel, **options))
+
+    def attention(
+        self,
+        q: npt.NDArray[np.float32],
+        k: npt.NDArray[np.float32],
+        groups: Sequence[int],
+        positions: npt.NDArray[Any],
+        *,
+        scores: npt.NDArray[np.float32] | None,
+        weights: npt.NDArray[np.float32] | None,
+        **options: Any,
+    ) -> None:
+        """``Engine.attention``, some rows at a time; no bit depends on how many."""
+        heads, m, n = q.shape[0], q.shape[1], k.shape[1]
+        step = max(MOST_PAIRS // (heads * n), 1)
+        for start in range(0, m, step):
+            rows = slice(start, min(start + step, m))
+            whole = rows == slice(0, m)
+            outs = {name: out for name, out in (("scores", scores), ("weights", weights)) if out is not None}
+            parts = outs if whole else {name: np.zeros((heads, rows.stop - start, n), np.float32) for name in outs}
+            some = np.ascontiguousarray(q[:, rows])
+
+            def work(some: Any = some, rows: slice = rows, parts: dict[str, Any] = parts) -> None:
+                self.engine.attention(some, k, groups, positions[rows], **parts, **options)
+
+            self._turn(work)
+            if not whole:
+                for name, out in outs.items():
+                    out[:, rows] = parts[name]
+
+    def _pass(self, parts: Sequence[tuple[_engine.Sequence, Any, int]], work: Callable[[], T]) -> T:
+        rows = sum(len(ids) for _, ids, _ in parts)
+        deep = sum(len(ids) * sequence.length for sequence, ids, _ in parts)
+
+        def timed() -> T:
+            start = time.perf_counter()
+            found = work()
+            self._scheduler.took(self.kind, rows, deep, time.perf_counter() - start)
+            return found
+
+        return self._turn(timed)
+
+    def _turn(self, work: Callable[[], T]) -> T:
+        """Runs one pass, again after what it lacked memory for was freed."""
+        scheduler = self._scheduler
+        if scheduler.computes_here():  # called by a function that was given as `cancel`
+            return work()
+        while True:
+            freed = Freed.AGAIN
+            try:
+                scheduler.take_turn(self)
+                found = work()
+                self.short = False
+                return found
+            except OutOfMemoryError:
+                freed = scheduler.make_room(self)
+                if freed is Freed.NOTHING:
+                    raise
+            finally:
+                scheduler.leave_seat(self.caller, turn=True)
+            if freed is Freed.SOON:
+                time.sleep(SOON)

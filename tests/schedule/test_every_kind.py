@@ -1,0 +1,127 @@
+"""What a request gets is what it would get alone: models of every kind, and real ones, under settings drawn at random.
+
+test_same_bits.py has more of the settings, for fewer models.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pellucid import Model
+from pellucid.schedule import run
+from tests.families.case import Case, load_golden, write_folder
+from tests.families.cases import CASES
+from tests.schedule.mixed import OPTIONS, Asked, alone, ids_requests, together
+
+KINDS = [case for case in CASES if case.auto == "AutoModelForCausalLM"]
+GAPS = (0.0, 0.02, 0.1, 1.0)
+WORDS = "The capital of France is Paris , and a river runs through it . Once upon a time there was".split()
+
+
+def settings(seed: str, longest: int, path: Path) -> dict[str, Any]:
+    """What a model is loaded with, and whether it is driven. longest: tokens of a sequence."""
+    r = random.Random(seed)
+    out: dict[str, Any] = {"threads": r.choice([1, 2, 3]), "max_gap": r.choice(GAPS)}
+    out["prefix_cache"] = r.choice([False, True, 100_000])
+    out["sequences"] = r.choice([2, 8, 32])
+    out["driven"] = r.random() < 0.5
+    if r.random() < 0.5:
+        out |= fit(path, 2.5, longest)
+    return out
+
+
+def fit(path: Path, sequences: float, longest: int) -> dict[str, Any]:
+    """Room for so many of the longest requests."""
+    with Model.load(path, threads=1) as model, model.context() as context:
+        context.append([1] * longest)
+        return {"cache_bytes": int(model.stats().cache_bytes_used * sequences), "admit": True}
+
+
+def check(path: Path, asked: list[Asked], expected: list[Any], given: dict[str, Any], seed: int, others: Any) -> None:
+    driven, admit = given.pop("driven", False), given.pop("admit", False)
+    with Model.load(path, **given) as model:
+        if admit:  # who does not fit is given up
+            run.of(model.core).room.limit = None
+        if driven:
+            model.drive()
+        found = together(model, asked, seed, others=others)
+        wrong = [i for i, (one, alone) in enumerate(zip(found, expected, strict=True)) if one != alone]
+        assert not wrong, [asked[i] for i in wrong[:3]]
+        model.clear_cache()
+        until = time.monotonic() + 10  # what was cancelled leaves a pass later at most
+        while model.stats().cache_bytes_used and time.monotonic() < until:
+            time.sleep(0.01)
+        stats = model.stats()
+        assert (stats.running, stats.waiting, stats.cache_bytes_used) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("case", KINDS, ids=lambda case: case.name)
+def test_every_family(case: Case, tmp_path: Path) -> None:
+    path = write_folder(case, load_golden(case), tmp_path / "model")
+    asked = ids_requests(33, 3, (1, 2, 5, 20, 63, 64, 65, 110))
+    with Model.load(path, threads=2) as model:
+        expected = alone(model, asked)
+    given = settings(case.name, 220, path)
+    check(path, asked, expected, given, seed=7, others=[1 + i % 50 for i in range(30)])
+
+
+# ---- real models ----------------------------------------------------------------------------------------------------
+
+
+def text_requests(n: int, seed: int) -> list[Asked]:
+    r = random.Random(seed)
+    out: list[Asked] = []
+    for i in range(n):
+        words = [r.choice(WORDS) for _ in range(r.choice((1, 3, 8, 30, 90)))]
+        if r.random() < 0.3:
+            words[:0] = WORDS * 5
+        options: dict[str, Any] = {**OPTIONS[i % len(OPTIONS)], "seed": i, "max_tokens": r.choice([1, 3, 6, 12])}
+        options.pop("stop_ids", None)
+        if r.random() < 0.3:
+            options["stop"] = r.choice([[".", "\n"], ["the"], ["is "], ["e"]])
+        out.append((" ".join(words), options))
+    r.shuffle(out)
+    return out
+
+
+REAL: dict[str, dict[str, Any]] = {
+    "one thread, driven": {"threads": 1, "driven": True, "max_gap": 0.02},
+    "two threads, prefix cache": {"threads": 2, "prefix_cache": True},
+    "three threads, two sequences fit": {"threads": 3, "max_gap": 1.0, "prefix_cache": True, "fit": 2.5},
+}
+
+
+@pytest.fixture(scope="module")
+def smollm2_alone(smollm2: Path) -> list[Any]:
+    with Model.load(smollm2, threads=2) as model:
+        return alone(model, text_requests(200, 1))
+
+
+@pytest.mark.parametrize("setting", REAL)
+def test_smollm2(smollm2: Path, smollm2_alone: list[Any], setting: str) -> None:
+    check_real(smollm2, text_requests(200, 1), smollm2_alone, setting)
+
+
+@pytest.fixture(scope="module")
+def gemma3_alone(gemma3: Path) -> list[Any]:
+    with Model.load(gemma3, threads=2) as model:
+        return alone(model, text_requests(200, 2))
+
+
+@pytest.mark.gemma
+@pytest.mark.parametrize("setting", REAL)
+def test_gemma3(gemma3: Path, gemma3_alone: list[Any], setting: str) -> None:
+    check_real(gemma3, text_requests(200, 2), gemma3_alone, setting)
+
+
+def check_real(path: Path, asked: list[Asked], expected: list[Any], setting: str) -> None:
+    given = dict(REAL[setting])
+    sequences = given.pop("fit", None)
+    if sequences is not None:
+        given |= fit(path, sequences, 300)
+    check(path, asked, expected, given, seed=11, others="The river runs through the town and")

@@ -1,0 +1,105 @@
+"""Forks of a process whose requests run."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pellucid import Model
+from pellucid.errors import PellucidError
+from tests.engine import models
+
+OPTIONS: dict[str, Any] = {"max_tokens": 200, "ignore_eos": True, "temperature": 1.0, "seed": 3}
+IDS = [1 + i % 40 for i in range(60)]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.write(tmp_path_factory.mktemp("forks"), "llama_gqa")
+
+
+def submitted(model: Model) -> Any:
+    return model.submit(IDS, **OPTIONS).result()
+
+
+def in_child(work: Callable[[], bool]) -> None:
+    """Runs `work` in a forked child, which must end, and say that all was right."""
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            code = 0 if work() else 2
+        finally:
+            os._exit(code)
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            assert status == 0
+            return
+        time.sleep(0.01)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    raise AssertionError("the child hangs")
+
+
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("driven", [False, True])
+def test_with_requests_running(path: Path, driven: bool, cache: bool) -> None:
+    """In threads, in a driver, half read, and calls beside them: the parent's go on, the child's begin anew."""
+    with Model.load(path, threads=2, prefix_cache=cache) as model:
+        expected = model.generate(IDS, **OPTIONS).ids
+        score = model.score(IDS).total
+        if driven:
+            model.drive()
+        stop = threading.Event()
+        wrong: list[Any] = []
+
+        def busy(call: Callable[[], Any], right: Any) -> None:
+            try:
+                while not stop.is_set():
+                    if call() != right:
+                        wrong.append(right)
+            except Exception as error:
+                wrong.append(error)
+
+        threads = [
+            threading.Thread(target=busy, args=(lambda: model.generate(IDS, **OPTIONS).ids, expected)),
+            threading.Thread(target=busy, args=(lambda: submitted(model).ids, expected)),
+            threading.Thread(target=busy, args=(lambda: model.score(IDS).total, score)),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(6):
+                request = model.submit(IDS, ahead=256, **OPTIONS)
+                first = next(request)
+                stream = model.stream(IDS, **OPTIONS)
+                next(stream)
+
+                def child(request: Any = request) -> bool:
+                    with pytest.raises(PellucidError, match="forked"):
+                        request.result()
+                    stats = model.stats()
+                    good = (stats.running, stats.waiting) == (0, 0)
+                    good = good and model.generate(IDS, **OPTIONS).ids == expected
+                    good = good and model.score(IDS).total == score
+                    if driven:
+                        model.drive()
+                    again: Any = model.submit(IDS, **OPTIONS).result()
+                    return good and again.ids == expected
+
+                in_child(child)
+                assert [*first.ids, *(id for piece in request for id in piece.ids)] == expected
+                assert stream.result().ids == expected
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(60)
+        assert not wrong and not any(thread.is_alive() for thread in threads)

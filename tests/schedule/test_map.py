@@ -1,0 +1,136 @@
+"""``Model.map`` and ``Model.score_map``: any number of items, each with the result that it has alone."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pellucid import Model
+from pellucid.errors import ContextFullError
+from tests.engine import models
+from tests.schedule.test_request import content
+
+OPTIONS: dict[str, Any] = {"max_tokens": 6, "ignore_eos": True, "temperature": 1.0, "logprobs": 1}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    with Model.load(models.write(tmp_path_factory.mktemp("map"), "llama_gqa"), threads=2) as loaded:
+        yield loaded
+        assert loaded.stats().cache_bytes_used == 0
+
+
+def prompts(n: int) -> list[list[int]]:
+    return [[i % 50 + 1] * (1 + i * 7 % 90) for i in range(n)]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 64])
+def test_results_are_those_of_one_by_one(model: Model, at_once: int) -> None:
+    asked = [{"prompt_ids": ids, "max_tokens": 1 + i % 9} if i % 3 else ids for i, ids in enumerate(prompts(20))]
+    expected = [
+        content(model.generate(ids, **{**OPTIONS, "max_tokens": 1 + i % 9 if i % 3 else 6}, seed=i))
+        for i, ids in enumerate(prompts(20))
+    ]
+    found = list(model.map(asked, at_once=at_once, seeds=itertools.count(), **OPTIONS))
+    assert [content(one) for one in found] == expected
+    pairs = list(model.map(iter(asked), at_once=at_once, order="done", seeds=range(20), **OPTIONS))
+    assert {number: content(one) for number, one in pairs} == dict(enumerate(expected))
+
+
+@pytest.mark.parametrize("order", ["input", "done"])
+def test_endless_items_and_what_is_in_memory(model: Model, order: Any) -> None:
+    taken = 0
+
+    def items() -> Iterator[Any]:
+        nonlocal taken
+        for i in itertools.count():
+            taken += 1
+            yield {"prompt": [1 + i % 9], "max_tokens": 40 if i % 10 == 0 else 1}
+
+    running: Any = model.map(items(), at_once=5, order=order, **{**OPTIONS, "max_tokens": None})
+    for given, _ in enumerate(itertools.islice(running, 40)):
+        assert taken <= given + 5
+    running.close()
+    assert model.stats().running == 0
+
+
+def test_errors(model: Model) -> None:
+    asked: list[Any] = [[1], [1] * 9999, {"messages": 1, "prompt": 2}, {"prompt": [2], "temperature": -1}, [3], "text"]
+    found = list(model.map(asked, on_error="return", **OPTIONS))
+    assert [type(one).__name__ for one in found[:3]] == ["Completion", "ContextFullError", "WrongValue"]
+    assert "items[2]: expected one of the keys" in str(found[2]) and "temperature" in str(found[3])
+    assert type(found[4]).__name__ == "Completion" and type(found[5]).__name__ == "TokenizerError"
+    running = model.map(asked, **OPTIONS)
+    next(running)
+    with pytest.raises(ContextFullError):
+        next(running)
+    assert list(running) == []
+    for wrong in ({"items": "text"}, {"items": [[1]], "order": "any"}, {"items": [[1]], "at_once": 0}):
+        with pytest.raises((TypeError, ValueError)):
+            model.map(**wrong)
+    with pytest.raises(ValueError, match="seeds has 1 values"):
+        list(model.map([[1], [2]], seeds=[5], **OPTIONS))
+
+
+def test_an_error_of_the_iterable_is_raised(model: Model) -> None:
+    def items() -> Iterator[Any]:
+        yield [1]
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        list(model.map(items(), **OPTIONS))
+
+
+def test_cancel_ends_it_though_items_are_endless(model: Model) -> None:
+    stop = threading.Event()
+    running = model.map(itertools.repeat([1]), at_once=3, cancel=stop, **OPTIONS)
+    next(running)
+    stop.set()
+    left = list(running)
+    assert len(left) <= 6 and left[-1].finish_reason == "cancelled"
+
+
+def test_messages_and_texts(smollm2: Path) -> None:
+    with Model.load(smollm2, threads=2) as model:
+        messages = [{"role": "user", "content": "Hello"}]
+        asked: list[Any] = ["The sky", messages, {"messages": messages, "max_tokens": 2}]
+        found = list(model.map(asked, max_tokens=3, temperature=0, seeds=[1, 1, 1]))
+        assert content(found[0]) == content(model.generate("The sky", max_tokens=3, temperature=0, seed=1))
+        assert content(found[1]) == content(model.chat(messages, max_tokens=3, temperature=0, seed=1))
+        assert content(found[2]) == content(model.chat(messages, max_tokens=2, temperature=0, seed=1))
+
+
+def test_scores(model: Model) -> None:
+    asked = prompts(10)
+    expected = [model.score(ids, top=2) for ids in asked]
+    assert list(model.score_map(asked, at_once=3, top=2)) == expected
+    assert list(model.score_map(asked, at_once=3, top=2, order="done")) == list(enumerate(expected))
+    bad: list[Any] = [asked[0], [10**6], asked[1]]
+    found = list(model.score_map(bad, on_error="return", top=2))
+    assert [found[0], found[2]] == expected[:2] and isinstance(found[1], ValueError)
+    with pytest.raises(ValueError, match="1000000"):
+        list(model.score_map(bad))
+
+
+def test_for_asyncio(model: Model) -> None:
+    async def run() -> None:
+        found = [one async for one in model.amap(prompts(6), seeds=range(6), at_once=2, **OPTIONS)]
+        expected = list(model.map(prompts(6), seeds=range(6), **OPTIONS))
+        assert [content(one) for one in found] == [content(one) for one in expected]
+        scores = [one async for one in model.ascore_map(prompts(6), at_once=4)]
+        assert scores == list(model.score_map(prompts(6)))
+
+        async def endless() -> None:
+            async for _ in model.amap(itertools.repeat([1]), **{**OPTIONS, "max_tokens": 100}):
+                pass
+
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(endless(), 0.05)
+
+    asyncio.run(run())

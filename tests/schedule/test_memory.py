@@ -1,0 +1,202 @@
+"""Where memory is short, neighbours delay a request and never make it fail."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pellucid.errors import OutOfMemoryError
+from pellucid.schedule.caller import Caller, Shared, Work
+from pellucid.schedule.scheduler import Scheduler
+from tests.schedule.test_interleavings import FakeJob, FakeSequence, alone, draw
+
+
+class Pool:
+    """An engine with room for so many tokens of all its sequences. late: called when a pass has failed for room, and
+    before the scheduler hears of it."""
+
+    max_rows = 64
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.sequences: weakref.WeakSet[FakeSequence] = weakref.WeakSet()
+        self.late: Callable[[], None] = lambda: None
+        self.failed = 0
+
+    def sequence(self) -> FakeSequence:
+        made = Sequence(self)
+        self.sequences.add(made)
+        return made
+
+    def forward(self, parts: Any, *, found: list[Any], **options: Any) -> None:
+        if sum(one.length for one in self.sequences) + sum(len(ids) for _, ids, _ in parts) > self.room:
+            self.failed += 1
+            self.late()
+            raise OutOfMemoryError("the cache is full")
+        for sequence, ids, first in parts:
+            sequence.ids += ids
+            if first < len(ids):
+                found.append((draw(sequence.ids), None, []))
+
+
+class Sequence(FakeSequence):
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def fork(self) -> FakeSequence:
+        made = self.pool.sequence()
+        made.ids = list(self.ids)
+        return made
+
+
+class Job(FakeJob):
+    def free(self) -> None:
+        if self.sequence is not None:
+            self.sequence.rewind(0)
+        super().free()
+
+
+def work(prompt: list[int], most: int = 1, **options: Any) -> Work:
+    return Work(Job(prompt, most), Caller(None, 1 << 30), **options)
+
+
+def start(room: int) -> tuple[Pool, Scheduler]:
+    pool = Pool(room)
+    return pool, Scheduler(lambda: pool, pool.sequence)
+
+
+def read(scheduler: Scheduler, one: Work) -> list[int]:
+    """The tokens of a request."""
+    job = one.job
+    assert isinstance(job, Job)
+    while len(job.drawn) < job.most:
+        one.caller.ready.clear()
+        scheduler.wait(one.caller)
+        if one.caller.failure is not None:
+            raise one.caller.failure
+    return [token for token, _, _ in job.drawn]
+
+
+def finished(scheduler: Scheduler) -> Work:
+    """A request that is done and holds 6 tokens until its reader leaves."""
+    one = work([1] * 6)
+    scheduler.submit(one)
+    read(scheduler, one)
+    return one
+
+
+def test_memory_that_is_freed_while_a_pass_fails() -> None:
+    """The neighbour leaves between the pass and the look for somebody to give up."""
+    pool, scheduler = start(10)
+    neighbour, one = finished(scheduler), work([2] * 8)
+    scheduler.submit(one)
+    pool.late = lambda: scheduler.leave((neighbour,), free=True)
+    assert read(scheduler, one) == alone([2] * 8, 1)
+    assert pool.failed == 1 and scheduler.preemptions == 0
+
+
+def test_memory_of_one_that_left_and_whose_reader_still_works_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a stop string is being settled."""
+    pool, scheduler = start(10)
+    neighbour, one = finished(scheduler), work([2] * 8)
+    scheduler.leave((neighbour,))
+    assert neighbour.job.sequence.length == 6
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            scheduler.leave((neighbour,), free=True)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    scheduler.submit(one)
+    assert read(scheduler, one) == alone([2] * 8, 1)
+    assert len(slept) == 3
+
+
+def test_memory_of_one_whose_deadline_passed_and_that_nobody_reads() -> None:
+    pool, scheduler = start(10)
+    neighbour, one = work([1] * 6, 3, deadline=time.monotonic() + 3600), work([2] * 8)
+    scheduler.submit(neighbour)
+    scheduler.wait(neighbour.caller)
+    neighbour.deadline = time.monotonic() - 1
+    scheduler.submit(one)
+    assert read(scheduler, one) == alone([2] * 8, 1)
+    assert neighbour.expired
+
+
+def test_a_prompt_that_requests_share_is_given_up() -> None:
+    pool, scheduler = start(10)
+    shared = Shared(5)
+    shared.sequence = pool.sequence()
+    shared.sequence.ids = [1] * 5
+    scheduler._holders.shared.add(shared)
+    one = work([2] * 8)
+    scheduler.submit(one)
+    assert read(scheduler, one) == alone([2] * 8, 1)
+    assert shared.sequence is None and shared.by is None and pool.failed == 1
+
+
+def test_one_that_can_never_fit_fails_at_once() -> None:
+    pool, scheduler = start(10)
+    one = work([2] * 11)
+    scheduler.submit(one)
+    with pytest.raises(OutOfMemoryError):
+        read(scheduler, one)
+    assert pool.failed == 1
+
+
+def test_one_that_can_never_fit_fails_when_its_neighbours_were_given_up() -> None:
+    pool, scheduler = start(10)
+    neighbour, one = work([1] * 6, 2), work([2] * 11, priority=-1)
+    scheduler.submit(neighbour)
+    scheduler.wait(neighbour.caller)
+    scheduler.submit(one)
+    with pytest.raises(OutOfMemoryError):
+        read(scheduler, one)
+    scheduler.leave((one,), free=True)
+    assert neighbour.caller.failure is None and read(scheduler, neighbour) == alone([1] * 6, 2)
+
+
+class Limit:
+    """A limit of tokens, as Room is one of bytes."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool, self.limit = pool, pool.room
+
+    def need(self, tokens: int) -> int:
+        return tokens
+
+    def free(self) -> int:
+        return self.pool.room - sum(one.length for one in self.pool.sequences)
+
+
+def test_one_begins_when_it_fits_beside_what_others_will_need() -> None:
+    """So that nothing is computed twice; and no later one passes it."""
+    pool = Pool(20)
+    scheduler = Scheduler(lambda: pool, pool.sequence, room=Limit(pool))
+    works = [work([1] * 6, 6), work([2] * 8, 4), work([3], 1)]
+    for one in works:
+        scheduler.submit(one)
+    read(scheduler, works[0])
+    assert works[1].started is None and works[2].started is None and pool.failed == 0
+    scheduler.leave(works[:1], free=True)
+    assert read(scheduler, works[1]) == alone([2] * 8, 4) and read(scheduler, works[2]) == alone([3], 1)
+    assert pool.failed == scheduler.preemptions == 0
+
+
+def test_one_that_was_given_up_often_keeps_its_place() -> None:
+    pool, scheduler = start(20)
+    works = [work([i] * 6, 4) for i in (1, 2, 3)]
+    works[2].preempted = 3
+    for one in works:
+        scheduler.submit(one)
+    for one, i in zip(works, (1, 2, 3), strict=True):
+        assert read(scheduler, one) == alone([i] * 6, 4)
+        scheduler.leave((one,), free=True)
+    assert works[1].preempted > 0 and works[2].preempted == 3 and works[0].preempted == 0
