@@ -1,0 +1,386 @@
+"""`pellucid serve`: models over HTTP, with OpenAI's interface."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pellucid.cli import options, output
+from pellucid.errors import IsaError, PellucidError, one_line
+
+if TYPE_CHECKING:
+    from pellucid.server.access import Key
+    from pellucid.server.settings import Limits
+
+_NEEDS = ("starlette", "uvicorn", "httptools", "prometheus_client", "anyio")
+_ACCESS, _LIMITS, _MODEL = "Access", "Limits", "Model"
+
+
+def serve(
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "-m",
+            "--model",
+            metavar="[NAME=]MODEL",
+            help=options.MODEL_HELP
+            + " NAME is what clients call it. Given several times: several names of one model, or"
+            " several models, each of which is loaded when it is first asked for.",
+            autocompletion=options.pulled,
+        ),
+    ] = [options.DEFAULT],  # noqa: B006  # Typer copies it
+    host: Annotated[str, typer.Option(metavar="HOST", help="Address or name to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", help="Port; 0: a free one.")] = 8080,
+    unix: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Listen on this Unix socket instead, for this user alone.")
+    ] = None,
+    default_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The name that answers requests for names that are unknown.")
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory of all models together, such as 8G; default: what the machine has left. The model that was"
+            " used least recently makes room for another.",
+        ),
+    ] = None,
+    keep_alive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Unload a model that nobody has used for so long, such as 30s, 5m or 2h; default: never.",
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse fields that are not known.")] = False,
+    grace: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Time that running requests have when the server is stopped.")
+    ] = 30.0,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Write the line of a request as JSON.")] = False,
+    ui: Annotated[
+        bool, typer.Option("--ui", help="Serve an app, too: chats in the browser, and the look inside each answer.")
+    ] = False,
+    key_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keys that may call, a line each: KEY [NAME [PRIORITY]]. [env: PELLUCID_API_KEY has one key]",
+            rich_help_panel=_ACCESS,
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", help="Listen on an address that others reach, without a key.", rich_help_panel=_ACCESS
+        ),
+    ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A further name of this server that requests may use; several times for several.",
+            rich_help_panel=_ACCESS,
+        ),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Pages of this origin may call, such as https://example.org; several times for several.",
+            rich_help_panel=_ACCESS,
+        ),
+    ] = None,
+    max_waiting: Annotated[
+        int, typer.Option(metavar="N", help="Requests that may wait; more get 429.", rich_help_panel=_LIMITS)
+    ] = 64,
+    max_waiting_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Prompt tokens that may wait; default: as many as take two minutes.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = None,
+    max_connections: Annotated[
+        int, typer.Option(metavar="N", help="Connections at once.", rich_help_panel=_LIMITS)
+    ] = 512,
+    max_body: Annotated[
+        str, typer.Option(metavar="SIZE", help="Longest body of a request.", rich_help_panel=_LIMITS)
+    ] = "8M",
+    max_seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Longest time of a request.", rich_help_panel=_LIMITS)
+    ] = 600.0,
+    max_load_seconds: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", help="Longest time that a request waits for its model.", rich_help_panel=_LIMITS
+        ),
+    ] = 120.0,
+    max_n: Annotated[int, typer.Option(metavar="N", help="Choices of a request.", rich_help_panel=_LIMITS)] = 8,
+    max_prompts: Annotated[int, typer.Option(metavar="N", help="Prompts of a request.", rich_help_panel=_LIMITS)] = 64,
+    responses: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Answers of /v1/responses to keep, so that a request may go on from one; 0: none.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 0,
+    threads: options.Threads = None,
+    context: options.Context = None,
+    isa: options.Isa = None,
+    kv: options.Kv = "auto",
+    quantize: options.Quantize = None,
+    cache_bytes: options.CacheBytes = None,
+    checkpoints: options.Checkpoints = None,
+    prefix_cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory of the prefix cache, such as 2G; 0: none; default: --cache-bytes, or a quarter of the rest.",
+        ),
+    ] = None,
+    cache_dir: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder that keeps the prefix cache over a restart; it has clients' texts."),
+    ] = None,
+    cache_dir_bytes: Annotated[
+        str, typer.Option(metavar="SIZE", help="Largest size of that folder's files together.")
+    ] = "10G",
+    draft: options.Draft = None,
+    no_speculate: Annotated[
+        bool, typer.Option("--no-speculate", help="Guess no next tokens, unless a request asks for it.")
+    ] = False,
+    share_cache: Annotated[
+        bool, typer.Option("--share-cache", help="Let all keys share the prefix cache.", rich_help_panel=_ACCESS)
+    ] = False,
+    sequences: Annotated[int, typer.Option(metavar="N", help="Generations that run at once; others wait.")] = 32,
+    max_gap: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="How long a prompt may hold up the tokens of other requests."),
+    ] = 0.1,
+) -> None:
+    """Serves models over HTTP, with OpenAI's interface.
+
+    Clients use http://127.0.0.1:8080/v1 as their base URL. A line on stderr follows each request.
+    """
+    try:
+        from pellucid.server import access, models, run, settings
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in _NEEDS:
+            raise
+        raise PellucidError(f"{error.name} is missing: pip install 'pellucid[server]'") from None
+
+    named = _names(model)
+    names = [name for several in named.values() for name in several]
+    limit = None if memory is None else options.nbytes("--memory", memory, 1)
+    sizes = _sizes(named, limit)
+    if len(named) > 1:  # what loading one would find at the start
+        _check(isa, kv=kv, threads=threads, context=context, sequences=sequences)
+    keys = _keys(key_file)
+    loopback = unix is not None or access.is_loopback(host)
+    if not loopback and not keys and not insecure:
+        raise output.UsageError(f"--host={host}: others can reach it; give --key-file, PELLUCID_API_KEY or --insecure")
+    if default_model is not None and default_model not in names:
+        raise output.UsageError(f"--default-model={default_model}: expected one of {', '.join(names)}")
+    if not 0 <= port <= 65535:
+        raise output.UsageError(f"--port={port}: expected 0 to 65535")
+    prefix = True if limit is None else limit // (4 * len(named))
+    if prefix_cache is not None:
+        prefix = options.nbytes("--prefix-cache", prefix_cache, 0)
+    if cache_dir is not None and not prefix:
+        raise output.UsageError("--cache-dir: needs a prefix cache; leave --prefix-cache=0 out")
+    if draft is not None and len(named) > 1:
+        raise output.UsageError("--draft: guesses for one model, and there are several")
+    chosen = settings.Settings(
+        names=tuple(names),
+        memory=limit,
+        keep_alive=None if keep_alive is None else _seconds("--keep-alive", keep_alive),
+        default_model=default_model,
+        keys=keys,
+        bound="" if unix is not None else host,
+        hosts=tuple(allow_host or ()),
+        origins=tuple(cors_origin or ()),
+        share_cache=share_cache,
+        speculate=False if no_speculate else "auto",
+        cache_dir=_folder("--cache-dir", cache_dir),
+        cache_dir_bytes=options.nbytes("--cache-dir-bytes", cache_dir_bytes, 1),
+        strict=strict,
+        grace=_number("--grace", grace, 0, 86400),
+        log_json=log_json,
+        ui=ui,
+        responses=_number("--responses", responses, 0, 1 << 20),
+        limits=_limits(
+            settings.Limits(),
+            body=options.nbytes("--max-body", max_body, 1),
+            connections=_number("--max-connections", max_connections, 1, 65536),
+            waiting=_number("--max-waiting", max_waiting, 1, 1 << 20),
+            waiting_tokens=None
+            if max_waiting_tokens is None
+            else _number("--max-waiting-tokens", max_waiting_tokens, 1, 1 << 31),
+            n=_number("--max-n", max_n, 1, 1024),
+            prompts=_number("--max-prompts", max_prompts, 1, 4096),
+            request_seconds=_number("--max-seconds", max_seconds, 0.001, 1e9),
+            load_seconds=_number("--max-load-seconds", max_load_seconds, 0.001, 1e9),
+        ),
+    )
+    listener = run.listen(host, port) if unix is None else run.listen_unix(unix)
+    address = "http://localhost" if unix is not None else _address(host, listener.getsockname()[1])
+
+    def load(source: str) -> Any:
+        return options.load(
+            source,
+            threads=threads,
+            context=context,
+            isa=isa,
+            kv=kv,
+            quantize=quantize,
+            cache_bytes=cache_bytes,
+            checkpoints=checkpoints,
+            prefix_cache=prefix,
+            draft=draft,
+            sequences=sequences,
+            max_gap=max_gap,
+        )
+
+    def ready() -> None:
+        output.line(_greeting([several[0] for several in named.values()], address, unix, bool(keys)))
+        if ui and unix is None:
+            output.line(f"the app: {address}/")
+        output.flush()
+
+    try:
+        sources = [models.Source(tuple(n), partial(load, source), sizes[source]) for source, n in named.items()]
+        run.serve(sources, chosen, listener, ready)
+    finally:
+        if unix is not None and os.path.exists(unix):
+            os.unlink(unix)
+
+
+def _names(models: list[str]) -> dict[str, list[str]]:
+    """The models that -m gave, each with the names that clients may use."""
+    found: dict[str, list[str]] = {}
+    taken: dict[str, str] = {}
+    for given in models:
+        name, equals, source = given.partition("=")
+        if not equals or os.path.exists(given):
+            name, source = _own_name(given), given
+        if not name or not source or not name.isprintable():
+            raise output.UsageError(f"--model={one_line(given, 80)}: expected MODEL or NAME=MODEL")
+        if taken.setdefault(name, source) != source:
+            raise output.UsageError(f"--model={one_line(given, 80)}: {one_line(name, 80)} is another model already")
+        names = found.setdefault(source, [])
+        if name not in names:
+            names.append(name)
+    return found
+
+
+def _sizes(named: dict[str, list[str]], limit: int | None) -> dict[str, int]:
+    """Bytes of each model's files; 0 where that is not known. One that is not there is an error, where it would be
+    loaded later only."""
+    found = {}
+    for source, names in named.items():
+        found[source] = _size(source, check=len(named) > 1)
+        if limit is not None and found[source] > limit:
+            raise output.UsageError(f"--memory: {one_line(names[0], 80)} alone takes {options.size(found[source])}")
+    return found
+
+
+def _check(isa: str | None, *, kv: str, **numbers: int | None) -> None:
+    """Raises UsageError for options that no model would take."""
+    from pellucid import _engine, checks
+    from pellucid.core import KV_CHOICES
+
+    with options.naming("kv", *numbers):
+        checks.choice("kv", kv, KV_CHOICES)
+        for name, value in numbers.items():
+            if value is not None:
+                checks.integer(name, value, 1)
+    try:
+        _engine.find_isa(isa or os.environ.get("PELLUCID_ISA") or None)
+    except IsaError as error:
+        raise output.UsageError(f"{'PELLUCID_ISA' if isa is None else '--isa'}: {error}") from None
+
+
+def _size(source: str, check: bool) -> int:
+    from pellucid.weights import catalog, inventory
+
+    path = Path(source)
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.glob("*.safetensors") if file.is_file())
+    if path.exists():
+        parts = re.fullmatch(r"(.*-)\d{5}(-of-\d{5}\.gguf)", path.name)
+        files = path.parent.glob(f"{glob.escape(parts[1])}?????{parts[2]}") if parts else [path]
+        return sum(file.stat().st_size for file in files)
+    entry = catalog.find(source)
+    if entry is not None:
+        return entry.size
+    try:
+        return inventory.find(source).bytes
+    except PellucidError:
+        if check:
+            raise
+        return 0  # loading says what is wrong
+
+
+def _own_name(source: str) -> str:
+    """What a model is called: its file's name, without folders and endings."""
+    path = Path(source)
+    return (path.stem if path.suffix == ".gguf" else path.name) if os.path.exists(source) else source
+
+
+def _keys(path: str | None) -> tuple[Key, ...]:
+    from pellucid.server.access import Key, read_keys
+
+    found = read_keys(path) if path is not None else ()
+    value = os.environ.get("PELLUCID_API_KEY", "")
+    if value:
+        if any(not 32 < ord(c) < 127 for c in value):
+            raise output.UsageError("PELLUCID_API_KEY: expected printable ASCII without spaces")
+        found = (*found, Key.of(value))
+    return found
+
+
+def _limits(limits: Limits, **values: Any) -> Limits:
+    from dataclasses import replace
+
+    return replace(limits, **values)
+
+
+def _folder(option: str, path: str | None) -> str | None:
+    if path is not None and (not path or os.path.exists(path) and not os.path.isdir(path)):
+        raise output.UsageError(f"{option}={one_line(path, 80)}: expected a folder")
+    return path
+
+
+def _seconds(option: str, text: str) -> float:
+    """A time: a number of seconds, or one with s, m or h."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh]?)", text.strip(), re.ASCII)
+    if match is None:
+        raise output.UsageError(f"{option}={one_line(text, 60)!r}: expected a time, such as 30s, 5m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _number(option: str, value: Any, low: float, high: float) -> Any:
+    if not low <= value <= high:
+        raise output.UsageError(f"{option}={value}: expected {low:g} to {high:g}")
+    return value
+
+
+def _address(host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def _greeting(names: list[str], address: str, unix: str | None, keys: bool) -> str:
+    body = '{"messages": [{"role": "user", "content": "Hello"}]}'
+    where = f"--unix-socket {unix} " if unix is not None else ""
+    key = '-H "Authorization: Bearer $PELLUCID_API_KEY" ' if keys else ""
+    call = f"curl {where}{address}/v1/chat/completions {key}-H 'Content-Type: application/json' -d '{body}'"
+    return f"{', '.join(names)} at {unix or address + '/v1'}; try: {call}"

@@ -1,0 +1,153 @@
+"""Who may call: the Host header, keys, origins of pages."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pellucid.errors import PellucidError, one_line
+from pellucid.server.failures import Failure
+
+__all__ = ["Hosts", "Key", "Keys", "is_loopback", "read_keys"]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """digest: SHA-256 of the key. name: what logs call its owner. priority: the most urgent one that may be asked
+    for."""
+
+    digest: bytes
+    name: str = "default"
+    priority: int = 0
+
+    @classmethod
+    def of(cls, key: str, name: str = "default", priority: int = 0) -> Key:
+        return cls(_digest(key.encode()), name, priority)
+
+    def __repr__(self) -> str:
+        return f"<Key {self.name}>"
+
+
+ANYONE = Key(b"", "-")
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def read_keys(path: str) -> tuple[Key, ...]:
+    """The keys of a file: a line each, `KEY [NAME [PRIORITY]]`; what follows # is a comment. OSError where it cannot be
+    read, PellucidError naming the line that is wrong, never the key."""
+    with open(path, "rb") as file:
+        data = file.read(1 << 20)
+    keys: dict[bytes, Key] = {}
+    for number, line in enumerate(data.split(b"\n"), 1):
+        words = line.split(b"#")[0].split()
+        if not words:
+            continue
+        place = f"{one_line(path, 200)}, line {number}"
+        if len(words) > 3 or any(not 32 < byte < 127 for word in words for byte in word):
+            raise PellucidError(f"{place}: expected KEY [NAME [PRIORITY]] in ASCII")
+        texts = [word.decode("ascii") for word in words]
+        name = texts[1] if len(texts) > 1 else f"key{len(keys) + 1}"
+        try:
+            priority = int(texts[2]) if len(texts) > 2 else 0
+        except ValueError:
+            raise PellucidError(f"{place}: the priority must be an integer, such as -1") from None
+        key = Key(_digest(words[0]), name, priority)
+        if key.digest in keys:
+            raise PellucidError(f"{place}: a key that an earlier line has")
+        keys[key.digest] = key
+    if not keys:
+        raise PellucidError(f"{one_line(path, 200)}: no key in it")
+    return tuple(keys.values())
+
+
+class Keys:
+    """Finds the key of a request."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self._keys = tuple(keys)
+
+    def find(self, headers: Mapping[str, list[str]]) -> Key:
+        """Raises Failure (401) without a key that is known. Every key is compared, whichever is right."""
+        if not self._keys:
+            return ANYONE
+        given = None
+        kind, _, rest = (headers.get("authorization") or [""])[0].strip().partition(" ")
+        if kind.lower() == "bearer":
+            given = rest.strip()
+        given = given or (headers.get("x-api-key") or [""])[0].strip()
+        digest = _digest(given.encode("utf-8", "surrogateescape"))
+        found = None
+        for key in self._keys:
+            if hmac.compare_digest(key.digest, digest):
+                found = key
+        if found is None:
+            what = "a wrong API key" if given else "no API key: send it as `Authorization: Bearer KEY`"
+            raise Failure(401, what, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        return found
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    address = _address(host)
+    return address is not None and address.is_loopback
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+class Hosts:
+    """Checks the Host header, so that a web page whose name suddenly means this machine (DNS rebinding) gets nothing.
+
+    Loopback names, the one that the server is bound to, and further ones are right. Bound to every address, so are
+    addresses, which no page can rebind, and the machine's name. bound: "" for a Unix socket: any.
+    """
+
+    def __init__(self, bound: str, more: Iterable[str]) -> None:
+        self._names = {name.lower().rstrip(".") for name in (bound, *more)}
+        self._any_address = (address := _address(bound)) is not None and address.is_unspecified
+        if self._any_address:
+            self._names.add(socket.gethostname().lower())
+        self._unchecked = not bound
+
+    def check(self, headers: Mapping[str, list[str]], version: str) -> None:
+        """Raises Failure for a wrong name."""
+        given = headers.get("host", [])
+        if self._unchecked:
+            return
+        if len(given) != 1:
+            raise Failure(400, f"expected one Host header, not {len(given)}", code="invalid_host")
+        host = _name(given[0])
+        if host is None:
+            raise Failure(400, "the Host header is no host name", code="invalid_host")
+        if host in self._names or is_loopback(host) or (self._any_address and _address(host) is not None):
+            return
+        raise Failure(403, f"the name {one_line(host, 80)!r} is not allowed: see --allow-host", code="host_not_allowed")
+
+
+def _name(header: str) -> str | None:
+    """The name or address of a Host header, in lower case, without its port."""
+    host = header.strip().lower()
+    if host.startswith("["):
+        inner, bracket, port = host[1:].partition("]")
+        if not bracket or (port and not port[1:].isdigit()) or (port and port[0] != ":"):
+            return None
+        return inner if _address(inner) is not None else None
+    name, colon, port = host.partition(":")
+    if colon and not (port.isascii() and port.isdigit()):
+        return None
+    name = name.rstrip(".")
+    if not name or not name.isascii() or not all(c.isalnum() or c in ".-_" for c in name):
+        return None
+    return name

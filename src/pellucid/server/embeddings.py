@@ -1,0 +1,211 @@
+"""Embeddings of texts (OpenAI's interface) and the relevance of documents (Cohere's and Jina's)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from pellucid import checks, embedding
+from pellucid.asynchronous import call
+from pellucid.errors import ContextFullError, WrongType, WrongValue
+from pellucid.server.body import Disconnected
+from pellucid.server.failures import Failure, failure, refused
+from pellucid.server.fields import Fields
+from pellucid.server.generate import read, until_left, whole
+from pellucid.server.models import Hosted
+from pellucid.server.service import Running, Service
+from pellucid.server.settings import Settings
+from pellucid.server.shapes import dumps
+
+__all__ = ["Compute", "Task", "embeddings", "rerank"]
+
+# Fields of other servers that would change the numbers.
+REFUSED = (
+    "embedding_types",
+    "input_type",
+    "late_chunking",
+    "max_chunks_per_doc",
+    "max_tokens_per_doc",
+    "max_tokens_per_query",
+    "rank_fields",
+    "relevant_spans",
+    "task",
+    "truncate_prompt_tokens",
+)
+
+
+@dataclass(slots=True)
+class Task:
+    """A request that was read. work: what computes, of `pellucid.embedding`, with its arguments after the model.
+    answer: makes the object of the answer from what was computed, the model's name and the number of tokens. given: the
+    field that has the texts. names: the client's names of arguments, by ours."""
+
+    model: str | None
+    work: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    answer: Callable[[Any, str, int], dict[str, Any]]
+    given: str
+    names: dict[str, str] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+
+
+Read = Callable[[dict[str, Any], Settings], Task]
+
+
+class Compute:
+    """An endpoint whose answer is computed as a whole. read: reads the fields."""
+
+    def __init__(self, service: Service, read: Read) -> None:
+        self._service = service
+        self._read = read
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service, record = self._service, scope["state"]["record"]
+        service.ready()
+        task = self._read(await read(service, scope, receive), service.settings)
+        try:
+            _, hosted = service.select(task.model, record)
+            running = Running(record, False, 1)
+            body = await until_left(receive, running, partial(self._run, hosted, task, running))
+        except Disconnected:
+            raise
+        except Exception as error:
+            told = failure(error, record.id, task.names)
+            if isinstance(error, ContextFullError):
+                told.param = task.given
+            raise told from error
+        await whole(send, body, task.ignored)
+
+    async def _run(self, hosted: Hosted, task: Task, running: Running) -> bytes:
+        service = self._service
+        service.running.add(running)
+        try:
+            seconds = service.settings.limits.request_seconds
+            try:
+                return await asyncio.wait_for(self._compute(hosted, task, running), seconds)
+            except asyncio.TimeoutError:
+                raise Failure(504, f"the request took longer than {seconds:g} s", code="timeout") from None
+        except Exception as error:
+            raise service.crowded(error, running) from None
+        finally:
+            service.running.discard(running)
+
+    async def _compute(self, hosted: Hosted, task: Task, running: Running) -> bytes:
+        service, record = self._service, running.record
+        counts: list[int] = []
+        async with service.models.use(hosted) as model, service.computing():
+            record.first = time.monotonic()
+            record.queued = record.first - record.begun
+            found = await call(task.work, model.core, *task.arguments, counted=counts.append)
+        record.prompt = sum(counts)
+        record.finish = "stop"
+        return await service.text(lambda: dumps(task.answer(found, record.model, record.prompt)))
+
+
+# ---- embeddings ---------------------------------------------------------------------------------------------------
+
+
+def embeddings(body: dict[str, Any], settings: Settings) -> Task:
+    """A request for embeddings. Raises Failure, ValueError or TypeError naming the field."""
+    fields = Fields(body, settings.limits)
+    model = _model(fields)
+    texts = fields.take("input")
+    if not isinstance(texts, (str, list)):
+        raise WrongType("input", ": expected a text, a list of token ids, or a list of these")
+    if isinstance(texts, list):
+        _check_inputs(texts, settings.limits.inputs)
+    form = checks.choice("encoding_format", fields.take("encoding_format", "float"), ("float", "base64"))
+    options = [fields.take(name) for name in ("pooling", "normalize", "dimensions", "instruction")]
+    ignored = rest(fields, settings)
+    answer = partial(embedded, base64 if form == "base64" else None)
+    return Task(model, embedding.embed, (texts, *options), answer, "input", {"texts": "input"}, ignored)
+
+
+def _check_inputs(texts: list[Any], most: int) -> None:
+    if not texts:
+        raise WrongValue("input", " is empty: expected at least one text")
+    if all(type(id) is int for id in texts):
+        return  # one text, whose ids the library checks
+    if len(texts) > most:
+        raise WrongValue("input", f" has {len(texts)} texts: expected at most {most}")
+    for i, text in enumerate(texts):
+        if not isinstance(text, (str, list)):
+            raise WrongType("input", f"[{i}]: expected a text or a list of token ids, not {type(text).__name__}")
+        if text == []:
+            raise WrongValue("input", f"[{i}] is empty: expected at least one token")
+
+
+def embedded(form: Any, rows: Any, model: str, tokens: int) -> dict[str, Any]:
+    """OpenAI's object. form: the module base64, for little-endian float32 in that form; None: numbers."""
+    values = [form.b64encode(row.astype("<f4").tobytes()).decode() if form else row.tolist() for row in rows]
+    data = [{"object": "embedding", "index": i, "embedding": value} for i, value in enumerate(values)]
+    return {"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+
+
+# ---- relevance ----------------------------------------------------------------------------------------------------
+
+
+def rerank(body: dict[str, Any], settings: Settings) -> Task:
+    """A request for the relevance of documents. Raises as `embeddings`."""
+    fields = Fields(body, settings.limits)
+    model = _model(fields)
+    query = checks.string("query", fields.take("query"), "a text")
+    documents = fields.take("documents")
+    if not isinstance(documents, list):
+        raise WrongType("documents", ": expected a list of texts")
+    most = settings.limits.inputs
+    if not 1 <= len(documents) <= most:
+        raise WrongValue("documents", f" has {len(documents)} entries: expected 1 to {most}")
+    texts = [_document(one, i) for i, one in enumerate(documents)]
+    top = fields.integer("top_n", 1, 2**31 - 1, len(texts))
+    shown = texts if fields.flag("return_documents") else None
+    instruction = fields.take("instruction")
+    ignored = rest(fields, settings)
+    answer = partial(ranked, top, shown)
+    return Task(model, embedding.rerank, (query, texts, instruction), answer, "documents", ignored=ignored)
+
+
+def _document(value: Any, i: int) -> str:
+    if isinstance(value, dict):
+        value = value.get("text")
+        return checks.string("documents", value, "a text", at=f"[{i}].text")
+    return checks.string("documents", value, 'a text, or an object with "text"', at=f"[{i}]")
+
+
+def ranked(
+    top: int, texts: Sequence[str] | None, found: Sequence[embedding.Ranked], model: str, tokens: int
+) -> dict[str, Any]:
+    """The object of the answer. texts: where they are to be in it."""
+    results: list[dict[str, Any]] = []
+    for index, score in found[:top]:
+        results.append({"index": index, "relevance_score": score})
+        if texts is not None:
+            results[-1]["document"] = {"text": texts[index]}
+    used = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "model": model, "results": results, "usage": used}
+
+
+# ---- both ---------------------------------------------------------------------------------------------------------
+
+
+def _model(fields: Fields) -> str | None:
+    model = fields.take("model")
+    return None if model is None else checks.string("model", model)
+
+
+def rest(fields: Fields, settings: Settings) -> list[str]:
+    """The fields that are left, which have no effect. Raises Failure for those that would have one."""
+    for name in REFUSED:
+        if name in fields.rest:
+            raise refused(name, " is not supported", "unsupported_field")
+    found = sorted(fields.rest)
+    if found and settings.strict:
+        raise refused(found[0], ": a field that is not known", "unknown_field")
+    return found

@@ -1,0 +1,198 @@
+"""What goes wrong, as HTTP statuses and OpenAI's error objects."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pellucid.errors import (
+    ArgumentError,
+    BatchError,
+    ChatTemplateError,
+    ClosedError,
+    ContextFullError,
+    GrammarError,
+    OutOfMemoryError,
+    PellucidError,
+    TokenizerError,
+    UnsupportedModelError,
+    one_line,
+)
+
+__all__ = ["STATUSES", "Failure", "anthropic_body", "busy", "failure", "naming", "refused", "told"]
+
+# Every status that the server answers with.
+STATUSES = frozenset({200, 204, 400, 401, 403, 404, 405, 408, 413, 415, 429, 431, 500, 503, 504})
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    503: "unavailable_error",
+    504: "timeout_error",
+    500: "server_error",
+}
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+_PLACE = re.compile(r"[A-Za-z_]\w*(?:\[[^\[\]]{1,80}\]|\.\w+)*", re.ASCII)
+
+
+class Failure(Exception):
+    """An answer that is an error. param: the place in the request. more: further keys of the error object. headers:
+    of the answer. cause: what the log names."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+        more: dict[str, Any] | None = None,
+        cause: BaseException | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.headers = headers or {}
+        self.more = more or {}
+        self.cause = cause
+
+    @property
+    def reason(self) -> str:
+        """One word, for metrics."""
+        return self.code or _TYPES.get(self.status, "invalid_request_error")
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's object."""
+        kind = _TYPES.get(self.status, "invalid_request_error")
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code, **self.more}
+        return {"error": error}
+
+
+def told(error: Failure, path: str, request_id: str) -> dict[str, Any]:
+    """The object of an error in the form that clients of this path expect: OpenAI's, Anthropic's or Ollama's."""
+    if path.startswith("/api/"):
+        return {"error": error.message}
+    if path.startswith("/v1/messages"):
+        return anthropic_body(error, request_id)
+    return error.body()
+
+
+def anthropic_body(error: Failure, request_id: str) -> dict[str, Any]:
+    kind, message = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error"), error.message
+    if error.code == "context_length_exceeded":  # in words that its clients look for
+        message = f"prompt is too long: {error.more['n_prompt_tokens']} tokens > {error.more['n_ctx']} maximum"
+    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+
+
+def refused(param: str, found: str, code: str | None = None) -> Failure:
+    """A field that is wrong. found: follows its name, as in "=3: expected at most 2"."""
+    place = _place(param + found)
+    longer = place is not None and place.startswith(param)
+    return Failure(400, one_line(param + found), param=place if longer else param, code=code)
+
+
+def busy(status: int, message: str, code: str, seconds: float = 1.0) -> Failure:
+    """A request that may be sent again, after about that many seconds."""
+    wait = min(max(math.ceil(seconds), 1), 3600)
+    return Failure(status, message, code=code, headers={"Retry-After": str(wait)})
+
+
+@contextmanager
+def naming(names: Mapping[str, str]) -> Iterator[None]:
+    """Errors about fields that a request was translated into are about the client's own. names: its names, by ours."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise type(error)(_named(error.argument, names), error.found) from None
+    except Failure as error:
+        if error.param is not None:
+            if error.message.startswith(error.param):
+                error.message = _named(error.param, names) + error.message[len(error.param) :]
+            error.param = _named(error.param, names)
+        raise
+
+
+def _named(text: str, names: Mapping[str, str]) -> str:
+    """A text that begins with a place by our names, by the client's. An option may be a field of OpenAI's, and that
+    one a field of another interface."""
+    for _ in range(2):
+        ours = max((one for one in names if re.match(rf"{re.escape(one)}\b", text)), key=len, default="")
+        if ours:
+            text = names[ours] + text[len(ours) :]
+    return text
+
+
+def failure(error: BaseException, request_id: str, names: dict[str, str]) -> Failure:
+    """What a client is told of an error. names: the client's names of options, by ours."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, BatchError) and error.errors:
+        return failure(error.errors[min(error.errors)], request_id, names)
+    if isinstance(error, ContextFullError):
+        return _context_full(error)
+    if isinstance(error, ArgumentError):
+        argument = error.argument.removeprefix("token ids of ")
+        text = _named(argument, names) + error.found
+        return Failure(400, one_line(text), param=_place(text), cause=error)
+    if isinstance(error, GrammarError):
+        return _grammar(error, names)
+    if isinstance(error, (TokenizerError, ChatTemplateError)):
+        known = str(error).startswith(("messages[", "prompt"))
+        return Failure(400, str(error), param=_place(str(error)) if known else None, cause=error)
+    if isinstance(error, UnsupportedModelError):  # it was loaded, but does not do this
+        return Failure(400, one_line(str(error)), code="unsupported_by_model", param="model", cause=error)
+    retry = getattr(error, "retry_after", None)  # QueueFullError
+    if retry is not None:
+        return busy(429, str(error), "queue_full", retry)
+    if isinstance(error, ClosedError):
+        return busy(503, "the model is being unloaded", "shutting_down", 10)
+    if isinstance(error, (ValueError, TypeError)) and not isinstance(error, PellucidError):
+        place = _place(str(error))
+        if place and re.split(r"[.\[]", place)[0] in _ARGUMENTS:
+            return Failure(400, one_line(str(error)), param=place, cause=error)
+    if isinstance(error, (OutOfMemoryError, MemoryError)):
+        return Failure(500, f"out of memory (request {request_id})", code="out_of_memory", cause=error)
+    if isinstance(error, PellucidError):
+        return Failure(500, f"{error} (request {request_id})", code="computation_failed", cause=error)
+    return Failure(500, f"an internal error (request {request_id})", code="internal_error", cause=error)
+
+
+def _place(text: str) -> str | None:
+    """The place that an error's text begins with, as clients write it: messages[0].content."""
+    found = _PLACE.match(text)
+    return None if found is None else re.sub(r"\[(['\"])(\w+)\1\]", r".\2", found[0])
+
+
+# Whose errors are a plain ValueError or TypeError that begins with the name.
+_ARGUMENTS = ("messages", "tools", "documents", "variables", "logit_bias", "template", "prompt", "ids")
+
+
+def _grammar(error: GrammarError, names: dict[str, str]) -> Failure:
+    place = _named(error.place or "", names)
+    return Failure(400, f"{one_line(place, 200)}: {one_line(error.message)}", param=place[:200] or None, cause=error)
+
+
+def _context_full(error: ContextFullError) -> Failure:
+    # Clients look for OpenAI's words and its code; llama-server's keys stand beside them.
+    message = (
+        f"This model's maximum context length is {error.available} tokens. However, your messages resulted in "
+        f"{error.needed} tokens. Please reduce the length of the messages."
+    )
+    more = {"n_prompt_tokens": error.needed, "n_ctx": error.available}
+    return Failure(400, message, code="context_length_exceeded", param="messages", more=more, cause=error)

@@ -1,0 +1,480 @@
+"""Ollama's interface: what reads and generates. Its requests become OpenAI's, its answers are made from the same parts.
+
+Models are given to `pellucid serve`; what would pull, make or delete one is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from pellucid import __version__, checks, embedding
+from pellucid.core import Core
+from pellucid.errors import WrongType, WrongValue
+from pellucid.results import ToolCallDelta
+from pellucid.server.embeddings import Task, rest
+from pellucid.server.failures import Failure, failure, naming, refused
+from pellucid.server.feed import Part
+from pellucid.server.fields import EVERYTHING, Call, Fields, chat_call, completion_call
+from pellucid.server.generate import Generate, read, whole
+from pellucid.server.models import Hosted
+from pellucid.server.service import Running, Service
+from pellucid.server.settings import Settings
+from pellucid.server.shapes import FINISH, LEAST, Shape, arguments_of, dumps
+
+__all__ = ["Ollama", "OllamaGenerate", "chat", "embed", "embeddings", "generate", "refusal"]
+
+# Options that have the same name here.
+SAME = (
+    "seed",
+    "stop",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+)
+# The client's names of fields, by OpenAI's or ours.
+NAMES = {name: f"options.{name}" for name in SAME}
+NAMES |= {"max_tokens": "options.num_predict", "repeat_last": "options.repeat_last_n"}
+NAMES |= {"response_format": "format", "response_format.json_schema.schema": "format"}
+NAMES |= {"reasoning_effort": "think", "chat_template_kwargs": "think"}
+# Options that would change the answer and are not supported -> the value that changes nothing.
+REFUSED_OPTIONS = {"tfs_z": 1, "penalize_newline": True}
+LATE = "9999-12-31T23:59:59Z"  # when a model is unloaded that is kept
+
+
+# ---- requests -----------------------------------------------------------------------------------------------------
+
+
+def chat(body: dict[str, Any], settings: Settings) -> Call:
+    """/api/chat. Raises Failure, ValueError or TypeError naming the field."""
+    fields, made = _common(body, settings)
+    messages = fields.take("messages", [])
+    if not isinstance(messages, list):
+        raise WrongType("messages", ": expected a list of messages")
+    made["messages"] = [_message(message, i) for i, message in enumerate(messages)]
+    _logprobs(fields, made)
+    with naming(NAMES):
+        call = chat_call(made, settings)
+    return _finished(call, fields, settings)
+
+
+def generate(body: dict[str, Any], settings: Settings) -> Call:
+    """/api/generate: a prompt, which becomes a message unless it is `raw`, or the model has no chat template."""
+    fields, made = _common(body, settings)
+    prompt = checks.string("prompt", fields.take("prompt", ""))
+    system = checks.string("system", fields.take("system", ""))
+    for name, nothing in (("suffix", ""), ("template", ""), ("context", []), ("images", [])):
+        if fields.take(name, nothing) != nothing:
+            raise refused(name, " is not supported", "unsupported_field")
+    raw = fields.flag("raw")
+    if raw and system:
+        raise WrongValue("system", ": expected raw to be false beside it")
+    _logprobs(fields, made)
+    if raw and prompt:
+        top = made.pop("top_logprobs", 0) if made.pop("logprobs", False) else None
+        made |= {"prompt": prompt, "logprobs": top}
+        for name in ("chat_template_kwargs", "reasoning_effort"):
+            made.pop(name, None)
+        with naming(NAMES):
+            call = completion_call(made, settings)
+    else:
+        made["messages"] = [{"role": "system", "content": system}] if system else []
+        made["messages"] += [{"role": "user", "content": prompt}] if prompt or system else []
+        with naming(NAMES):
+            call = chat_call(made, settings)
+        call.plain = f"{system}\n\n{prompt}" if system else prompt
+    return _finished(call, fields, settings)
+
+
+def _common(body: dict[str, Any], settings: Settings) -> tuple[Fields, dict[str, Any]]:
+    """(the fields that are left, OpenAI's fields)."""
+    fields = Fields(body, settings.limits)
+    made: dict[str, Any] = {"model": _model(fields), "stream": fields.flag("stream", True)}
+    given = fields.take("options", {})
+    if not isinstance(given, dict):
+        raise WrongType("options", ": expected an object")
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name in REFUSED_OPTIONS:
+            if value != REFUSED_OPTIONS[name]:
+                raise refused(f"options.{name}", " is not supported", "unsupported_field")
+        elif name == "num_predict":
+            made["max_tokens"] = None if type(value) is int and value in (-1, -2) else value
+        elif name == "repeat_last_n":
+            made["repeat_last"] = EVERYTHING if type(value) is int and value == -1 else value
+        elif name in SAME:
+            made[name] = value
+        else:
+            fields.rest[f"options.{name}"] = value  # of loading a model, which has no effect here
+    think = fields.take("think")
+    if isinstance(think, str):
+        made["reasoning_effort"] = think
+    elif think is not None:
+        made["chat_template_kwargs"] = {"enable_thinking": checks.flag("think", think)}
+    form = fields.take("format", "")
+    if form == "json":
+        made["response_format"] = {"type": "json_object"}
+    elif isinstance(form, dict):
+        made["response_format"] = {"type": "json_schema", "json_schema": {"name": "format", "schema": form}}
+    elif form != "":
+        raise WrongType("format", ': expected "json" or a JSON schema')
+    made |= {
+        "tools": fields.take("tools"),
+        "priority": fields.take("priority"),
+        "cache_salt": fields.take("cache_salt"),
+    }
+    return fields, made
+
+
+def _model(fields: Fields) -> str | None:
+    name = fields.take("name")
+    model = fields.take("model", name)
+    return None if model is None else checks.string("model", model)
+
+
+def _logprobs(fields: Fields, made: dict[str, Any]) -> None:
+    if fields.flag("logprobs"):
+        made |= {"logprobs": True, "top_logprobs": fields.integer("top_logprobs", 0, fields.limits.top_logprobs, 0)}
+    elif fields.take("top_logprobs", 0) != 0:
+        raise WrongValue("top_logprobs", ": expected logprobs to be true beside it")
+
+
+def _message(message: Any, i: int) -> Any:
+    """OpenAI's message for Ollama's."""
+    if not isinstance(message, dict):
+        raise WrongType("messages", f"[{i}]: expected an object, not {type(message).__name__}")
+    made = {k: v for k, v in message.items() if v is not None}
+    if made.pop("images", []) != []:
+        raise refused(f"messages[{i}].images", " are not supported", "unsupported_field")
+    made.setdefault("content", "")
+    thinking = made.pop("thinking", "")
+    if thinking != "":
+        made["reasoning_content"] = thinking
+    name = made.pop("tool_name", None)
+    if name is not None:
+        made["name"] = name
+    calls = made.get("tool_calls")
+    if calls is not None:
+        if not isinstance(calls, list):
+            raise WrongType("messages", f"[{i}].tool_calls: expected a list")
+        made["tool_calls"] = [_tool_call(call, f"[{i}].tool_calls[{k}]", k) for k, call in enumerate(calls)]
+        if not made["tool_calls"]:
+            del made["tool_calls"]
+    return made
+
+
+def _tool_call(call: Any, place: str, number: int) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        raise WrongType("messages", f'{place}: expected an object with "function"')
+    arguments = function.get("arguments") or {}
+    if not isinstance(arguments, (dict, str)):
+        raise WrongType("messages", f"{place}.function.arguments: expected an object")
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    identity = call.get("id") or f"call_{number}"
+    return {"id": identity, "type": "function", "function": {"name": function.get("name"), "arguments": text}}
+
+
+def _finished(call: Call, fields: Fields, settings: Settings) -> Call:
+    call.names |= NAMES
+    fields.take("keep_alive")  # how long models stay is the operator's choice
+    call.ignored = sorted({*call.ignored, *fields.rest})
+    if call.ignored and settings.strict:
+        raise refused(call.ignored[0], ": a field that is not known", "unknown_field")
+    return call
+
+
+# ---- answers ------------------------------------------------------------------------------------------------------
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class OllamaShape(Shape):
+    """Objects of a line each."""
+
+    media, silence = b"application/x-ndjson", b""  # a line that is empty would be no JSON
+
+    def __init__(self, core: Core, *arguments: Any) -> None:
+        super().__init__(core, *arguments)
+        self._finish = "stop"
+        self._calls = Part()  # whose calls are kept until they are whole
+
+    def content(self, part: Part) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def answer(self, parts: Sequence[Part], used: dict[str, Any]) -> dict[str, Any]:
+        (part,) = parts
+        self._finish = FINISH[part.finish or "cancelled"]
+        return {**self._object(part, True), **self._ended(used)}
+
+    def more(self, index: int, part: Part) -> bytes:
+        if part.finish is not None:
+            self._finish = FINISH[part.finish]
+        shown = replace(part, calls=self._whole(part))
+        if not (shown.text or shown.reasoning or shown.calls or shown.logprobs):
+            return b""
+        return dumps(self._object(shown, False)) + b"\n"
+
+    def _whole(self, part: Part) -> list[ToolCallDelta]:
+        """The calls that have ended: with the beginning of another, or with the answer. Its clients know whole ones
+        alone."""
+        self._calls.calls += part.calls
+        every = self._calls.calls
+        last = max((one.index for one in every), default=0)
+        ended = every if part.finish is not None else [one for one in every if one.index < last]
+        self._calls.calls = [] if part.finish is not None else [one for one in every if one.index == last]
+        return ended
+
+    def end(self, used: dict[str, Any]) -> bytes:
+        return dumps({**self._object(Part(), True), **self._ended(used)}) + b"\n"
+
+    def failed(self, told: Failure) -> bytes:
+        return dumps({"error": told.message}) + b"\n"
+
+    def _object(self, part: Part, done: bool) -> dict[str, Any]:
+        made = {"model": self.record.model, "created_at": now(), **self.content(part), "done": done}
+        if self.top is not None and part.ids:
+            made["logprobs"] = [
+                {
+                    **self._token(token.id, token.piece, token.logprob),
+                    "top_logprobs": [self._token(*likely) for likely in token.top[: self.top]],
+                }
+                for token in part.logprobs[: len(part.ids)]  # without the one that ended the text
+            ]
+        return made
+
+    def _token(self, id: int, piece: str, logprob: float) -> dict[str, Any]:
+        value = list(self.core.piece(id, special=True))
+        return {"token": piece, "logprob": max(logprob, LEAST), "bytes": value}
+
+    def _ended(self, used: dict[str, Any]) -> dict[str, Any]:
+        record, end = self.record, time.monotonic()
+        first = record.first or end
+        return {
+            "done_reason": self._finish,
+            "total_duration": nanoseconds(end - record.begun),
+            "load_duration": nanoseconds(record.loading),
+            "prompt_eval_count": used["prompt_tokens"],
+            "prompt_eval_duration": nanoseconds(first - record.begun - record.loading - record.queued),
+            "eval_count": used["completion_tokens"],
+            "eval_duration": nanoseconds(end - first),
+        }
+
+
+class OllamaChat(OllamaShape):
+    def content(self, part: Part) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": part.text}
+        if part.reasoning:
+            message["thinking"] = part.reasoning
+        calls = part.tool_calls()
+        if calls:
+            message["tool_calls"] = [
+                {"id": call.id, "function": {"name": call.name, "arguments": arguments_of(call)}} for call in calls
+            ]
+        return {"message": message}
+
+
+class OllamaText(OllamaShape):
+    def content(self, part: Part) -> dict[str, Any]:
+        found = {"response": part.text}
+        if part.reasoning:
+            found["thinking"] = part.reasoning
+        return found
+
+
+def nanoseconds(seconds: float) -> int:
+    return max(int(seconds * 1e9), 0)
+
+
+class OllamaGenerate(Generate):
+    """/api/chat and /api/generate; without messages or a prompt, they load the model."""
+
+    def __init__(self, service: Service, chats: bool) -> None:
+        super().__init__(service, chat if chats else generate, OllamaChat if chats else OllamaText)
+        self._chats = chats
+
+    async def _respond(
+        self, hosted: Hosted, scope: Scope, receive: Receive, send: Send, call: Call, running: Running
+    ) -> None:
+        if call.messages != []:
+            await super()._respond(hosted, scope, receive, send, call, running)
+            return
+        async with self._service.models.use(hosted):
+            pass
+        content = {"message": {"role": "assistant", "content": ""}} if self._chats else {"response": ""}
+        made = {"model": running.record.model, "created_at": now(), **content, "done": True, "done_reason": "load"}
+        await whole(send, dumps(made) + b"\n", call.ignored)
+
+
+# ---- embeddings ---------------------------------------------------------------------------------------------------
+
+
+def embed(body: dict[str, Any], settings: Settings) -> Task:
+    """/api/embed. Texts are never cut, whatever `truncate` says."""
+    fields = Fields(body, settings.limits)
+    model, texts = _model(fields), fields.take("input")
+    given = [texts] if isinstance(texts, str) else texts
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise WrongType("input", ": expected a text or a list of texts")
+    if not 1 <= len(given) <= settings.limits.inputs:
+        raise WrongValue("input", f" has {len(given)} texts: expected 1 to {settings.limits.inputs}")
+    return _task(fields, settings, model, given, partial(_embedded, time.monotonic()), "input")
+
+
+def embeddings(body: dict[str, Any], settings: Settings) -> Task:
+    """/api/embeddings, the older one."""
+    fields = Fields(body, settings.limits)
+    model, prompt = _model(fields), checks.string("prompt", fields.take("prompt"), "a text")
+    return _task(
+        fields, settings, model, [prompt], lambda rows, model, tokens: {"embedding": rows[0].tolist()}, "prompt"
+    )
+
+
+def _task(fields: Fields, settings: Settings, model: str | None, texts: list[str], answer: Any, given: str) -> Task:
+    options = [fields.take(name) for name in ("pooling", "normalize", "dimensions", "instruction")]
+    for name in ("keep_alive", "options", "truncate"):
+        fields.take(name)
+    ignored = rest(fields, settings)
+    return Task(model, embedding.embed, (texts, *options), answer, given, {"texts": given}, ignored)
+
+
+def _embedded(begun: float, rows: Any, model: str, tokens: int) -> dict[str, Any]:
+    seconds = nanoseconds(time.monotonic() - begun)
+    made = {"model": model, "embeddings": rows.tolist(), "total_duration": seconds, "load_duration": 0}
+    return {**made, "prompt_eval_count": tokens}
+
+
+# ---- models -------------------------------------------------------------------------------------------------------
+
+
+class Ollama:
+    """What tells about the models."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def version(self, request: Request) -> Response:
+        return _json({"version": __version__})
+
+    async def tags(self, request: Request) -> Response:
+        """The models, by all their names."""
+        self._service.ready()
+        return _json({"models": [_listed(name, one) for one in self._service.models.all for name in one.names]})
+
+    async def running(self, request: Request) -> Response:
+        """Those that are loaded."""
+        self._service.ready()
+        return _json({"models": [self._loaded(one) for one in self._service.models.all if one.model is not None]})
+
+    def _loaded(self, one: Hosted) -> dict[str, Any]:
+        keep = self._service.settings.keep_alive
+        until = LATE
+        if keep is not None:
+            left = one.last + keep - time.monotonic() if not one.uses else keep
+            until = datetime.fromtimestamp(time.time() + max(left, 0), timezone.utc).isoformat().replace("+00:00", "Z")
+        listed = _listed(one.name, one)
+        del listed["modified_at"]
+        return {**listed, "size": one.taken(), "size_vram": 0, "expires_at": until, "context_length": one.context}
+
+    async def show(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A model, which is loaded for it."""
+        service, record = self._service, scope["state"]["record"]
+        service.ready()
+        try:
+            fields = Fields(await read(service, scope, receive), service.settings.limits)
+            name, hosted = service.select(_model(fields), record)
+            async with service.models.use(hosted) as model:
+                made = _shown(name, hosted)
+                tokenizer = model.tokenizer
+                made["template"] = (tokenizer.chat_template or "") if tokenizer is not None else ""
+                if hosted.generates:
+                    made["capabilities"].append("completion")
+                if not hosted.generates or model.core.embedder.pooling is not None:
+                    made["capabilities"].append("embedding")
+        except Exception as error:
+            raise failure(error, record.id, {}) from error
+        await whole(send, dumps(made))
+
+
+def _json(value: Any) -> Response:
+    return Response(dumps(value), media_type="application/json")
+
+
+def _details(one: Hosted) -> dict[str, Any]:
+    """Empty for a model that was never loaded."""
+    info = one.info
+    if info is None:
+        family, size, quantisation, form = "", "", "", ""
+    else:
+        family, quantisation, form = info.architecture, info.quantisation, info.format.partition(" ")[0]
+        n = info.parameters
+        size = f"{n / 1e9:.1f}B" if n >= 1e9 else f"{n / 1e6:.2f}M"
+    return {
+        "parent_model": "",
+        "format": form.lower(),
+        "family": family,
+        "families": [family] if family else [],
+        "parameter_size": size,
+        "quantization_level": quantisation,
+    }
+
+
+def _listed(name: str, one: Hosted) -> dict[str, Any]:
+    made = datetime.fromtimestamp(one.created, timezone.utc).isoformat().replace("+00:00", "Z")
+    size = one.nbytes if one.info is None else one.info.file_bytes
+    found = {"name": name, "model": name, "modified_at": made, "size": size}
+    return {**found, "digest": one.fingerprint.removeprefix("fp_"), "details": _details(one)}
+
+
+def _shown(name: str, one: Hosted) -> dict[str, Any]:
+    info = one.info
+    assert info is not None  # it is loaded
+    arch = info.architecture
+    listed = _listed(name, one)
+    return {
+        "modelfile": "",
+        "parameters": "",
+        "template": "",
+        "details": listed["details"],
+        "model_info": {
+            "general.architecture": arch,
+            "general.name": info.name,
+            "general.parameter_count": info.parameters,
+            f"{arch}.context_length": info.context_trained,
+            f"{arch}.embedding_length": info.dim,
+            f"{arch}.block_count": info.layers,
+            f"{arch}.feed_forward_length": info.ff,
+            f"{arch}.attention.head_count": info.heads,
+            f"{arch}.attention.head_count_kv": info.kv_heads,
+            f"{arch}.vocab_size": info.vocab,
+        },
+        "capabilities": [],
+        "modified_at": listed["modified_at"],
+    }
+
+
+async def refusal(scope: Scope, receive: Receive, send: Send) -> None:
+    """What would change the models."""
+    what = scope["path"].removeprefix("/api/").partition("/")[0]
+    text = f"{what} is refused: models are given to `pellucid serve` with -m, and pulled with `pellucid pull`"
+    raise Failure(403, text, code="read_only")

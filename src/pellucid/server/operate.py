@@ -1,0 +1,170 @@
+"""The other endpoints: models, health, metrics, text and tokens, what runs."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from pellucid import checks
+from pellucid.model import Model
+from pellucid.sampling import DEFAULTS
+from pellucid.server.failures import failure
+from pellucid.server.fields import OPTIONS
+from pellucid.server.generate import read
+from pellucid.server.metrics import CONTENT_TYPE
+from pellucid.server.models import Hosted
+from pellucid.server.service import Service
+from pellucid.server.shapes import dumps
+
+__all__ = ["Operate", "Text"]
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(dumps(value), status, headers, "application/json")
+
+
+class Operate:
+    """Endpoints that are asked with GET."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def health(self, request: Request) -> Response:
+        """200 while requests are answered, else 503."""
+        state, models = self._service.state, self._service.models.all
+        ok = state == "ok"
+        found: dict[str, Any] = {"status": state}
+        if len(models) > 1:  # their names are for those who have a key
+            states = [one.state for one in models]
+            found["models"] = {kind: states.count(kind) for kind in ("loaded", "loading", "unloaded")}
+        return _json(found, 200 if ok else 503, None if ok else {"Retry-After": "5"})
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def models(self, request: Request) -> Response:
+        self._service.ready()
+        every = [(name, one) for one in self._service.models.all for name in one.names]
+        if "anthropic-version" in request.headers:
+            cards = [_anthropic_card(name, one) for name, one in every]
+            ends = {"first_id": cards[0]["id"], "last_id": cards[-1]["id"], "has_more": False}
+            return _json({"data": cards, **ends})
+        data = [self._card(name, one) for name, one in every]
+        return _json({"object": "list", "data": data})
+
+    async def model(self, request: Request) -> Response:
+        """A model; where it is loaded, with what it computes with and the defaults of its options."""
+        self._service.ready()
+        name, hosted = self._service.select(request.path_params["name"])
+        model = hosted.model
+        if model is None:
+            return _json(self._card(name, hosted))
+        info = model.info()
+        defaults = {name: DEFAULTS[name] for name in OPTIONS}
+        return _json(
+            {
+                **self._card(name, hosted),
+                "architecture": info.architecture,
+                "parameters": info.parameters,
+                "quantisation": info.quantisation,
+                "threads": info.threads,
+                "isa": info.isa,
+                "kv": info.kv,
+                "precision": info.precision,
+                "system_fingerprint": hosted.fingerprint,
+                "has_chat_template": model.tokenizer is not None and model.tokenizer.chat_template is not None,
+                "defaults": {**defaults, "max_tokens": None},
+            }
+        )
+
+    def _card(self, name: str, hosted: Hosted) -> dict[str, Any]:
+        card = {"id": name, "object": "model", "created": hosted.created, "owned_by": "pellucid"}
+        if hosted.context:  # else it was never loaded
+            card["max_model_len"] = hosted.context
+        return {**card, "state": hosted.state}
+
+    async def slots(self, request: Request) -> Response:
+        """The requests that run, without their texts."""
+        now, found = time.monotonic(), []
+        for one in sorted(self._service.running, key=lambda running: running.record.begun):
+            record = one.record
+            found.append(
+                {
+                    "id": record.id,
+                    "state": "waiting" if one.waits else "running",
+                    "path": record.path,
+                    "key": record.key,
+                    "model": record.model,
+                    "stream": one.stream,
+                    "n": one.n,
+                    "new_tokens": record.new,
+                    "seconds": round(now - record.begun, 3),
+                }
+            )
+        return _json(found)
+
+
+def _anthropic_card(name: str, hosted: Hosted) -> dict[str, Any]:
+    created = datetime.fromtimestamp(hosted.created, timezone.utc).isoformat().replace("+00:00", "Z")
+    return {"type": "model", "id": name, "display_name": name, "created_at": created}
+
+
+class Text:
+    """Endpoints about text and tokens, asked with POST. kind: tokenize, detokenize or apply_template."""
+
+    def __init__(self, service: Service, kind: str) -> None:
+        self._service = service
+        self._work = {"tokenize": _tokenize, "detokenize": _detokenize, "apply_template": _apply_template}[kind]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service = self._service
+        service.ready()
+        body = {name: value for name, value in (await read(service, scope, receive)).items() if value is not None}
+        record = scope["state"]["record"]
+        try:
+            given = body.get("model")
+            _, hosted = service.select(None if given is None else checks.string("model", given), record)
+            async with service.models.use(hosted) as model:
+                found = await service.text(partial(self._work, model, body, service.settings.limits.messages))
+        except Exception as error:
+            raise failure(error, record.id, _NAMES) from error
+        await _json(found)(scope, receive, send)
+
+
+_NAMES = {"text": "content", "ids": "tokens"}
+
+
+def _tokenize(model: Model, body: dict[str, Any], most: int) -> dict[str, Any]:
+    """vLLM's and llama-server's: the text is `prompt` or `content`."""
+    name = "prompt" if "prompt" in body else "content"
+    text = checks.string(name, body.get(name), "a text")
+    special = "add_special" if "add_special" in body else "add_special_tokens"
+    add = checks.flag(special, body.get(special, True))
+    tokens = model.tokenize(text, add, checks.flag("parse_special", body.get("parse_special", False)))
+    return {"tokens": tokens, "count": len(tokens), "max_model_len": model.context_length}
+
+
+def _detokenize(model: Model, body: dict[str, Any], most: int) -> dict[str, Any]:
+    tokens = model.core.check_ids(body.get("tokens", []), "tokens", empty=True)
+    text = model.detokenize(tokens)
+    return {"content": text, "prompt": text}
+
+
+def _apply_template(model: Model, body: dict[str, Any], most: int) -> dict[str, Any]:
+    names = {"chat_template_kwargs": "variables"}
+    wanted = (
+        "tools", "tool_choice", "documents", "chat_template_kwargs", "reasoning_effort", "thinking_budget",
+        "add_generation_prompt",
+    )  # fmt: skip
+    options = {names.get(name, name): body[name] for name in wanted if name in body}
+    messages = body.get("messages")
+    if isinstance(messages, list) and len(messages) > most:
+        raise ValueError(f"messages has {len(messages)} entries: expected at most {most}")
+    prompt = model.chat_prompt(messages, **options)  # type: ignore[arg-type]  # it names what is wrong
+    return {"prompt": prompt.text, "tokens": prompt.ids, "count": len(prompt.ids)}

@@ -1,0 +1,181 @@
+"""HTTP over one connection: uvicorn's, with the limits that it lacks.
+
+A header must come whole within its time and size, then the body within its time; a client that takes nothing of what
+was sent to it is dropped; there is a most of connections. The server asks every connection twice a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from pellucid.server.failures import Failure, busy
+from pellucid.server.settings import Limits
+from pellucid.server.shapes import dumps
+
+__all__ = ["Protocol"]
+
+
+class _TooLong(Exception):
+    """The header is."""
+
+
+class _Counting:
+    """A transport that counts what is written to it."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.written = 0
+
+    def write(self, data: bytes) -> None:
+        self.written += len(data)
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is not installed
+    """config: has `limits`, too."""
+
+    limits: Limits
+
+    def __init__(self, config: Any, server_state: Any, app_state: Any, _loop: Any = None) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.transport: Any
+        self.limits = config.limits
+        now = time.monotonic()
+        self._header_since: float | None = now  # a header is awaited, or incomplete
+        self._header_bytes = 0  # of an incomplete header, but for those that came with its first
+        self._header_begins = False
+        self._body_since: float | None = None  # a body is incomplete
+        self._taken, self._taken_since = 0, now  # bytes that the client's side took
+        self._cycles: list[Any] = []  # requests that are not answered yet, in order
+        self._too_long = False
+
+    # ---- events of the connection -----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(_Counting(cast(asyncio.Transport, transport)))
+        if len(self.connections) > self.limits.connections:
+            self._refuse(busy(503, "too many connections", "too_many_connections", 5))
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self._header_since is None and self._body_since is None and not self._answering:
+            self._header_since = time.monotonic()  # of the next request
+        super().data_received(data)
+        if self._header_begins:
+            self._header_begins = False
+        elif self._header_since is not None and not self.transport.is_closing():
+            self._header_bytes += len(data)
+            if self._header_bytes > self.limits.header:
+                self._too_long = True
+                self.send_400_response("")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._drop_cycles()
+
+    def _drop_cycles(self) -> None:
+        """Tells every request that its client is gone."""
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+    @property
+    def _answering(self) -> bool:
+        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
+        return bool(self._cycles)
+
+    # ---- events of the parser ---------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._header_since = self._header_since or time.monotonic()
+        self._header_bytes = self._parsed = 0
+        self._header_begins = True
+
+    def on_url(self, url: bytes) -> None:
+        self._grow(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._grow(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def _grow(self, n: int) -> None:
+        self._parsed += n
+        if self._parsed > self.limits.header:
+            self._too_long = True
+            raise _TooLong
+
+    def on_headers_complete(self) -> None:
+        self._header_since, self._header_begins = None, False
+        self._body_since = time.monotonic()
+        super().on_headers_complete()
+        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
+        self._cycles.append(self.cycle)
+
+    def on_message_complete(self) -> None:
+        self._body_since = None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        if self._header_since is not None:  # the next request's, which came while this one was answered
+            self._header_since = time.monotonic()
+        super().on_response_complete()
+
+    # ---- what is refused --------------------------------------------------------------------------------------
+
+    def send_400_response(self, msg: str) -> None:
+        """Called for what is no HTTP, too."""
+        if self._too_long:
+            text = f"the header is longer than {self.limits.header} bytes"
+            self._refuse(Failure(431, text, code="header_too_long"))
+        else:
+            self._refuse(Failure(400, "this is no HTTP request", code="invalid_http"))
+
+    def _refuse(self, told: Failure) -> None:
+        if self.transport.is_closing():
+            return
+        answering = self._answering
+        if not answering or (len(self._cycles) == 1 and not self._cycles[0].response_started):
+            body = dumps(told.body())
+            headers = {
+                "content-type": "application/json",
+                "content-length": str(len(body)),
+                "connection": "close",
+                **told.headers,
+            }
+            head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            self.transport.write(STATUS_LINE[told.status] + head.encode() + b"\r\n" + body)
+        # Inside another answer, an error would be taken for a part of it.
+        self._drop_cycles()
+        self.transport.close()
+
+    def check(self, now: float) -> None:
+        """Ends the connection where its time is up."""
+        limits = self.limits
+        unsent = self.transport.get_write_buffer_size()
+        taken = self.transport.written - unsent
+        if not unsent or taken > self._taken:
+            self._taken, self._taken_since = taken, now
+        if unsent and now - self._taken_since > limits.stalled_seconds:
+            self.transport.abort()
+        elif self.transport.is_closing():
+            return
+        elif self._header_since is not None and not self._answering:
+            if now - self._header_since > limits.header_seconds:
+                text = f"the header did not come within {limits.header_seconds:g} s"
+                self._refuse(Failure(408, text, code="request_timeout"))
+        elif self._body_since is not None and not self.pipeline:
+            if now - self._body_since > limits.body_seconds:
+                text = f"the body did not come within {limits.body_seconds:g} s"
+                if not self._answering:  # it is answered already
+                    self.transport.close()
+                self._refuse(Failure(408, text, code="request_timeout"))

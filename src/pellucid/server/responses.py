@@ -1,0 +1,451 @@
+"""OpenAI's responses. Its requests become those of chat completions, its answers are made from the same parts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from pellucid import checks
+from pellucid.errors import WrongType, WrongValue
+from pellucid.results import FinishReason
+from pellucid.server.failures import Failure, naming, refused
+from pellucid.server.feed import Part
+from pellucid.server.fields import OPTIONS, REFUSED, Call, Fields, chat_call
+from pellucid.server.generate import Answer, Generate, until_left
+from pellucid.server.items import add, messages_of
+from pellucid.server.models import Hosted
+from pellucid.server.service import Running, Service
+from pellucid.server.settings import Settings
+from pellucid.server.shapes import LEAST, Shape, dumps
+from pellucid.server.structured import NAMES_OF_FIELDS
+
+__all__ = ["Kept", "Responses", "ResponseShape", "response_call"]
+
+# Fields that would change the answer and are not supported -> values that change nothing.
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "background": (False,),
+    "context_management": ([],),
+    "conversation": (),
+    "max_tool_calls": (),
+    "moderation": (),
+    "prompt": (),
+    "truncation": ("disabled",),
+}
+# Fields that have the same name and meaning in chat completions, or are ours.
+SAME = frozenset(
+    {
+        *OPTIONS,
+        *REFUSED,
+        *NAMES_OF_FIELDS,
+        "seed",
+        "stop",
+        "cache_salt",
+        "priority",
+        "logit_bias",
+        "chat_template_kwargs",
+    }
+)
+SAME |= {"parallel_tool_calls"}
+LOGPROBS = "message.output_text.logprobs"
+MOST_TEXT = 512  # characters of a piece of metadata; 16 of them
+
+
+class Kept:
+    """The conversations of the last answers, so that a request may go on from one. most: how many; 0: none."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._all: OrderedDict[tuple[str, str], tuple[list[Any], dict[str, Any]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, key: str, response: dict[str, Any], messages: list[Any]) -> None:
+        """key: the name of the one who asked, who alone finds it."""
+        if not self.most:
+            return
+        with self._lock:
+            self._all[key, response["id"]] = (messages, response)
+            while len(self._all) > self.most:
+                self._all.popitem(last=False)
+
+    def get(self, key: str, identity: str) -> tuple[list[Any], dict[str, Any]] | None:
+        with self._lock:
+            found = self._all.get((key, identity))
+            if found is not None:
+                self._all.move_to_end((key, identity))
+            return found
+
+    def remove(self, key: str, identity: str) -> bool:
+        with self._lock:
+            return self._all.pop((key, identity), None) is not None
+
+
+# ---- requests -----------------------------------------------------------------------------------------------------
+
+
+def response_call(body: dict[str, Any], settings: Settings) -> Call:
+    """/v1/responses. Raises Failure, ValueError or TypeError naming the field."""
+    fields = Fields(body, settings.limits)
+    model, metadata = fields.take("model"), _metadata(fields.take("metadata", {}))
+    made: dict[str, Any] = {
+        "model": None if model is None else checks.string("model", model),
+        "stream": fields.flag("stream"),
+        "max_completion_tokens": fields.take("max_output_tokens"),
+    }
+    for name, harmless in UNSUPPORTED.items():
+        if name in fields.rest and fields.take(name) not in harmless:
+            raise refused(name, " is not supported", "unsupported_field")
+    previous = fields.take("previous_response_id")
+    if previous is not None:
+        checks.string("previous_response_id", previous)
+        if not settings.responses:
+            text = ": answers are not kept: send the whole conversation, or start the server with --responses"
+            raise refused("previous_response_id", text, "unsupported_field")
+    store = fields.flag("store", True)
+    instructions = fields.take("instructions")
+    said = [] if instructions is None else [{"role": "system", "content": _instructions(instructions)}]
+    made["messages"] = said + messages_of(fields.take("input", []), settings.limits.messages)
+    if len(made["messages"]) == len(said) and previous is None:
+        raise WrongValue("input", " is empty: expected at least one message")
+    reasoning = _object(fields, "reasoning")
+    made["reasoning_effort"] = reasoning.get("effort")
+    shaped = _object(fields, "text")
+    made["response_format"] = _format(shaped.get("format"))
+    tools = fields.take("tools", [])
+    if not isinstance(tools, list):
+        raise WrongType("tools", ": expected a list of tools")
+    made["tools"] = [_tool(tool, i) for i, tool in enumerate(tools)] or None
+    choice = fields.take("tool_choice")
+    made["tool_choice"] = _choice(choice)
+    _logprobs(fields, made)
+    for name in sorted(SAME & fields.rest.keys()):
+        made[name] = fields.take(name)
+    names = {
+        "max_completion_tokens": "max_output_tokens",
+        "reasoning_effort": "reasoning.effort",
+        "response_format": "text.format",
+        "response_format.json_schema": "text.format",
+    }
+    with naming(names):
+        call = chat_call(made, settings)
+    call.names |= {**names, "max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}
+    for name in ("stream_options", "user", "safety_identifier", "service_tier", "prompt_cache_key"):
+        fields.take(name)  # they say nothing about the answer
+    call.ignored = sorted({*call.ignored, *fields.rest})
+    if call.ignored and settings.strict:
+        raise refused(call.ignored[0], ": a field that is not known", "unknown_field")
+    call.extra = {
+        "previous": previous,
+        "own": len(said),
+        "store": store,
+        "fields": {
+            "instructions": instructions,
+            "max_output_tokens": made["max_completion_tokens"],
+            "metadata": metadata,
+            "parallel_tool_calls": made.get("parallel_tool_calls", True),
+            "previous_response_id": previous,
+            "reasoning": {"effort": reasoning.get("effort"), "summary": None},
+            "store": store and settings.responses > 0,
+            "temperature": made.get("temperature"),
+            "text": {"format": shaped.get("format") or {"type": "text"}},
+            "tool_choice": choice or "auto",
+            "tools": tools,
+            "top_p": made.get("top_p"),
+            "top_logprobs": call.logprobs or 0,
+            "truncation": "disabled",
+        },
+    }
+    return call
+
+
+def _object(fields: Fields, name: str) -> dict[str, Any]:
+    value = fields.take(name, {})
+    if not isinstance(value, dict):
+        raise WrongType(name, ": expected an object")
+    return value
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    """It is given back, and is otherwise of no use here."""
+    if not isinstance(value, dict) or len(value) > 16:
+        raise WrongType("metadata", ": expected an object of at most 16 texts")
+    for name, text in value.items():
+        if len(checks.string("metadata", text, "a text", at=f"[{checks.shown(name)}]")) > MOST_TEXT:
+            raise WrongValue("metadata", f"[{checks.shown(name)}] has more than {MOST_TEXT} characters")
+    return value
+
+
+def _instructions(value: Any) -> str:
+    return checks.string("instructions", value, "a text")
+
+
+def _format(form: Any) -> Any:
+    """The field `response_format` of chat completions, where a schema has a place of its own."""
+    if form is None:
+        return None
+    if not isinstance(form, dict):
+        raise WrongType("text", ".format: expected an object")
+    if form.get("type") != "json_schema":
+        return form
+    inner = {name: form[name] for name in ("name", "schema", "strict", "description") if name in form}
+    return {"type": "json_schema", "json_schema": inner}
+
+
+def _tool(tool: Any, i: int) -> dict[str, Any]:
+    if not isinstance(tool, dict):
+        raise WrongType("tools", f"[{i}]: expected an object, not {type(tool).__name__}")
+    if tool.get("type") != "function":
+        shown = checks.shown(tool.get("type"))
+        raise refused(f"tools[{i}].type", f"={shown}: only functions are supported", "unsupported_field")
+    names = ("name", "description", "parameters", "strict")
+    return {"type": "function", "function": {n: tool[n] for n in names if tool.get(n) is not None}}
+
+
+def _choice(choice: Any) -> Any:
+    if isinstance(choice, dict) and choice.get("type") == "function":
+        return {"type": "function", "function": {"name": choice.get("name")}}
+    return choice
+
+
+def _logprobs(fields: Fields, made: dict[str, Any]) -> None:
+    include = fields.take("include", [])
+    if not isinstance(include, list):
+        raise WrongType("include", ": expected a list of texts")
+    top = fields.integer("top_logprobs", 0, fields.limits.top_logprobs, 0)
+    if LOGPROBS in include or top:
+        made |= {"logprobs": True, "top_logprobs": top}
+
+
+# ---- answers ------------------------------------------------------------------------------------------------------
+
+
+class ResponseShape(Shape):
+    """A response, whole or as events: items, of which one goes on at a time."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._created = int(time.time())
+        self._number = 0  # of the next event
+        self._items: list[dict[str, Any]] = []  # the last one may go on
+        self._open = ""  # its type; "": it has ended
+        self._scores: list[dict[str, Any]] = []  # log probabilities of its text
+        self._finish: FinishReason = "cancelled"
+        self.made: dict[str, Any] = {}  # the response, at its end
+
+    def answer(self, parts: Sequence[Part], used: dict[str, Any]) -> dict[str, Any]:
+        """What the events say at their end."""
+        (part,) = parts
+        self.more(0, part)
+        self.end(used)
+        return self.made
+
+    def begin(self, choices: int, echoed: Sequence[Part], prompt_tokens: int) -> bytes:
+        response = self._response("in_progress", [])
+        created = self._event("response.created", response=response)
+        return created + self._event("response.in_progress", response=response)
+
+    def more(self, index: int, part: Part) -> bytes:
+        events = []
+        if part.reasoning:
+            events.append(self._begin("reasoning"))
+            self._content()["text"] += part.reasoning
+            events.append(self._of_part("response.reasoning_text.delta", delta=part.reasoning))
+        if part.text or (self.top is not None and part.ids and not part.reasoning and not part.calls):
+            events.append(self._begin("message"))
+            scores = self._logprobs(part)
+            self._content()["text"] += part.text
+            self._scores += scores
+            events.append(self._of_part("response.output_text.delta", delta=part.text, logprobs=scores))
+        for one in part.deltas():
+            if one.name is not None:
+                events.append(self._begin_call(one.id or "", one.name))
+            if one.arguments:
+                self._items[-1]["arguments"] += one.arguments
+                events.append(self._of_item("response.function_call_arguments.delta", delta=one.arguments))
+        if part.finish is not None:
+            self._finish = part.finish
+        return b"".join(events)
+
+    def end(self, used: dict[str, Any]) -> bytes:
+        whole = self._finish in ("eos", "stop")
+        begun = self._begin("message") if not self._items else b""
+        ended = self._end("completed" if whole else "incomplete")
+        response = self._response("completed" if whole else "incomplete", self._items)
+        response["completed_at"] = int(time.time()) if whole else None
+        if not whole:
+            response["incomplete_details"] = {"reason": "max_output_tokens"}
+        response["usage"] = _usage(used)
+        self.made = response
+        return begun + ended + self._event(f"response.{response['status']}", response=response)
+
+    def failed(self, told: Failure) -> bytes:
+        code = "rate_limit_exceeded" if told.status == 429 else "server_error"
+        response = {**self._response("failed", []), "error": {"code": code, "message": told.message}}
+        error = self._event("error", code=told.code, message=told.message, param=told.param)
+        return error + self._event("response.failed", response=response)
+
+    def said(self) -> list[dict[str, Any]]:
+        """The answer as messages, to go on from."""
+        made: list[dict[str, Any]] = []
+        for i, item in enumerate(self._items):
+            add(made, item, f"[{i}]")
+        return made
+
+    # ---- events -----------------------------------------------------------------------------------------------
+
+    def _event(self, kind: str, **values: Any) -> bytes:
+        number, self._number = self._number, self._number + 1
+        data = {"type": kind, "sequence_number": number, **values}
+        return f"event: {kind}\n".encode() + b"data: " + dumps(data) + b"\n\n"
+
+    def _of_item(self, kind: str, **values: Any) -> bytes:
+        place = {"item_id": self._items[-1]["id"], "output_index": len(self._items) - 1}
+        return self._event(kind, **place, **values)
+
+    def _of_part(self, kind: str, **values: Any) -> bytes:
+        return self._of_item(kind, content_index=0, **values)
+
+    def _begin(self, kind: str) -> bytes:
+        """Begins an item that holds a text; nothing where one of this kind goes on."""
+        if self._open == kind:
+            return b""
+        ended = self._end("completed")
+        item: dict[str, Any] = {"id": self._new_id(kind), "type": kind, "status": "in_progress", "content": []}
+        part: dict[str, Any] = {"type": "reasoning_text", "text": ""}
+        if kind == "message":
+            item["role"] = "assistant"
+            part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        else:
+            item["summary"] = []
+        self._items.append(item)
+        self._open = kind
+        self._scores = []
+        added = self._event("response.output_item.added", output_index=len(self._items) - 1, item=item)
+        begun = self._of_part("response.content_part.added", part=part)
+        item["content"].append(part)
+        return ended + added + begun
+
+    def _new_id(self, kind: str) -> str:
+        prefix = {"message": "msg", "reasoning": "rs", "function_call": "fc"}[kind]
+        return f"{prefix}_{self.record.id}_{len(self._items)}"
+
+    def _begin_call(self, identity: str, name: str) -> bytes:
+        ended = self._end("completed")
+        item = {"id": self._new_id("function_call"), "type": "function_call", "status": "in_progress"}
+        item |= {"call_id": identity, "name": name, "arguments": ""}
+        self._items.append(item)
+        self._open = "function_call"
+        return ended + self._event("response.output_item.added", output_index=len(self._items) - 1, item=item)
+
+    def _end(self, status: str) -> bytes:
+        """Ends the item that goes on."""
+        if not self._open:
+            return b""
+        item, kind, self._open = self._items[-1], self._open, ""
+        item["status"] = status
+        if kind == "function_call":
+            given = {"name": item["name"], "arguments": item["arguments"]}
+            done = self._of_item("response.function_call_arguments.done", **given)
+        else:
+            part = self._content()
+            if kind == "message":
+                part["logprobs"] = self._scores
+                done = self._of_part("response.output_text.done", text=part["text"], logprobs=self._scores)
+            else:
+                done = self._of_part("response.reasoning_text.done", text=part["text"])
+            done += self._of_part("response.content_part.done", part=part)
+        return done + self._event("response.output_item.done", output_index=len(self._items) - 1, item=item)
+
+    def _content(self) -> dict[str, Any]:
+        """The text of the item that goes on."""
+        part: dict[str, Any] = self._items[-1]["content"][0]
+        return part
+
+    # ---- objects ----------------------------------------------------------------------------------------------
+
+    def _response(self, status: str, output: list[Any]) -> dict[str, Any]:
+        return {
+            "id": f"resp_{self.record.id}",
+            "object": "response",
+            "created_at": self._created,
+            "status": status,
+            "background": False,
+            "error": None,
+            "incomplete_details": None,
+            "model": self.record.model,
+            "output": output,
+            "usage": None,
+            **self.call.extra["fields"],
+        }
+
+    def _logprobs(self, part: Part) -> list[dict[str, Any]]:
+        if self.top is None:
+            return []
+        return [
+            {
+                **self._token(token.id, token.piece, token.logprob),
+                "top_logprobs": [self._token(*likely) for likely in token.top[: self.top]],
+            }
+            for token in part.logprobs[: len(part.ids)]  # without the one that ended the text
+        ]
+
+    def _token(self, id: int, piece: str, logprob: float) -> dict[str, Any]:
+        value = list(self.core.piece(id, special=True))
+        return {"token": piece, "logprob": max(logprob, LEAST), "bytes": value}
+
+
+def _usage(used: dict[str, Any]) -> dict[str, Any]:
+    cached = used["prompt_tokens_details"]["cached_tokens"]
+    reasoning = used.get("completion_tokens_details", {}).get("reasoning_tokens", 0)
+    return {
+        "input_tokens": used["prompt_tokens"],
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
+        "output_tokens": used["completion_tokens"],
+        "output_tokens_details": {"reasoning_tokens": reasoning},
+        "total_tokens": used["total_tokens"],
+    }
+
+
+class Responses(Generate):
+    """/v1/responses, and what is kept of it."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(service, response_call, ResponseShape)
+        self.kept = Kept(service.settings.responses)
+
+    async def _respond(
+        self, hosted: Hosted, scope: Scope, receive: Receive, send: Send, call: Call, running: Running
+    ) -> None:
+        key, extra = scope["state"]["key"].name, call.extra
+        if extra["previous"] is not None:
+            found = self.kept.get(key, extra["previous"])
+            if found is None:
+                text = f"no answer {checks.shown(extra['previous'])} is kept"
+                raise Failure(404, text, code="previous_response_not_found", param="previous_response_id")
+            call.messages[extra["own"] : extra["own"]] = found[0]
+        answer = Answer(self._service, hosted, scope, send, call, running, ResponseShape)
+        await until_left(receive, running, answer.run)
+        if extra["store"] and self.kept.most:
+            shape = answer.shape
+            assert isinstance(shape, ResponseShape)
+            if shape.made:
+                self.kept.put(key, shape.made, [*call.messages[extra["own"] :], *shape.said()])
+
+    async def one(self, request: Request) -> Response:
+        """GET or DELETE of one that is kept."""
+        key, identity = request.scope["state"]["key"].name, request.path_params["id"]
+        found = self.kept.get(key, identity)
+        if found is None:
+            raise Failure(404, f"no answer {checks.shown(identity)} is kept", code="not_found")
+        if request.method == "DELETE":
+            self.kept.remove(key, identity)
+            return Response(
+                dumps({"id": identity, "object": "response", "deleted": True}), media_type="application/json"
+            )
+        return Response(dumps(found[1]), media_type="application/json")

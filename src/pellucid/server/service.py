@@ -1,0 +1,210 @@
+"""What the endpoints share: the model, its names, the requests that run, the threads for text."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+from pellucid.errors import OutOfMemoryError, one_line
+from pellucid.model import Model
+from pellucid.schedule.request import Request
+from pellucid.server.access import Key
+from pellucid.server.failures import Failure, busy
+from pellucid.server.feed import Feed
+from pellucid.server.metrics import Metrics
+from pellucid.server.models import Hosted, Models, Source
+from pellucid.server.record import Record
+from pellucid.server.settings import Settings
+
+__all__ = ["Running", "Service"]
+
+T = TypeVar("T")
+
+
+class Running:
+    """A request for text, from its arrival to its end. feed: None until its generations were submitted; requests:
+    these."""
+
+    def __init__(self, record: Record, stream: bool, n: int) -> None:
+        self.record = record
+        self.stream = stream
+        self.n = n
+        self.feed: Feed | None = None
+        self.requests: list[Request] = []
+        self.task: asyncio.Task[Any] | None = None
+        self.failure: Failure | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing was computed for it yet."""
+        return not self.record.first and not any(one.stats.prefilled + one.stats.cached for one in self.requests)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(one.prompt_tokens for one in self.requests)
+
+    def end(self, error: Failure) -> None:
+        """Ends it with an error."""
+        self.failure = self.failure or error
+        if self.feed is not None:
+            self.feed.fail(self.failure)
+        elif self.task is not None:
+            self.task.cancel()
+
+
+class Service:
+    """The state of the server. sources: the models that are served, each loaded when it is first asked for; empty: one,
+    which is given at the start or to `loaded`."""
+
+    def __init__(self, settings: Settings, model: Model | None = None, sources: Sequence[Source] = ()) -> None:
+        self.settings = settings
+        self.models = Models(
+            sources or [Source(settings.names)],
+            settings.limits,
+            settings.memory,
+            settings.keep_alive,
+            settings.cache_dir,
+            settings.cache_dir_bytes,
+        )
+        self.metrics = Metrics(self.models, lambda: self.running)
+        self.running: set[Running] = set()
+        self.draining = False
+        self._begun = bool(sources)
+        self._waiting_texts = 0
+        self._scoring = 0
+        self._computing = 0  # requests that compute, or wait to
+        self._turns: asyncio.Semaphore | None = None
+        self._texts = ThreadPoolExecutor(settings.limits.text_threads, "pellucid text")
+        self._scores = ThreadPoolExecutor(1, "pellucid score")
+        if model is not None:
+            self.loaded(model)
+
+    def loaded(self, model: Model) -> None:
+        """Begins to serve the model that is the only one."""
+        self.models.begin(self.models.all[0], model)
+        self._begun = True
+
+    @staticmethod
+    def prepare(model: Model) -> None:
+        """Builds what the first request with a schema would wait for, where schemas can be used."""
+        with suppress(Exception):  # llguidance, or a tokenizer, is missing
+            model.core.need_tokenizer().grammars(model.core.engine.vocab)
+
+    def close(self) -> None:
+        self._texts.shutdown(wait=False, cancel_futures=True)
+        self._scores.shutdown(wait=False, cancel_futures=True)
+
+    # ---- what may be asked ------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        return "stopping" if self.draining else "ok" if self._begun else "loading"
+
+    def ready(self) -> None:
+        """Raises Failure (503) while the only model is loaded for the first time, and when the server stops."""
+        if self.draining:
+            raise busy(503, "the server is stopping", "shutting_down", 10)
+        if not self._begun:
+            raise busy(503, "the model is being loaded", "loading", 5)
+
+    def select(self, asked: str | None, record: Record | None = None) -> tuple[str, Hosted]:
+        """(the name under which a request's model answers, the model). record: is told. Raises Failure (404) for a name
+        that is unknown."""
+        default = self.settings.default_model
+        name = asked if asked is not None else default or self.models.all[0].name
+        found = self.models.find(name)
+        if found is None and default is not None:
+            name, found = default, self.models.find(default)
+        if found is not None:
+            if record is not None:
+                record.model, record.served = name, found.name
+            return name, found
+        known = ", ".join(self.models.names)
+        text = f"no model {one_line(name, 80)!r} here; there is {known}"
+        raise Failure(404, one_line(text), code="model_not_found", param="model")
+
+    def priority(self, asked: int, key: Key) -> int:
+        if asked < key.priority:
+            text = f"priority={asked}: this key may ask for {key.priority} at most; lower ones go first"
+            raise Failure(400, text, code="priority_not_allowed", param="priority")
+        return asked
+
+    def check_tokens(self) -> None:
+        """Raises Failure (429) where more prompt tokens wait than may."""
+        most = self.settings.limits.waiting_tokens
+        if most is not None:
+            waiting = sum(one.prompt_tokens for one in self.running if one.waits)
+            if waiting > most:
+                raise busy(429, f"{waiting} prompt tokens wait, of at most {most}", "queue_full", 5)
+
+    # ---- threads ----------------------------------------------------------------------------------------------
+
+    async def text(self, work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
+        """Runs what tokenises or renders in one of the threads for text. undo: what is done with its result where
+        nobody waits for it any more. Raises Failure (429) where too many wait."""
+        if self._waiting_texts >= self.settings.limits.waiting + self.settings.limits.text_threads:
+            raise busy(429, "too many requests wait to be tokenised", "queue_full", 1)
+        self._waiting_texts += 1
+        try:
+            return await _in(self._texts, work, undo)
+        finally:
+            self._waiting_texts -= 1
+
+    async def score(self, model: Model, work: Callable[[], T]) -> T:
+        """Runs what scores prompts. Where generations have the memory that it needs, it waits for them to end."""
+        end = time.monotonic() + self.settings.limits.waiting_seconds
+        while True:
+            stats = model.stats()
+            self._scoring += 1
+            try:
+                return await _in(self._scores, work, None)
+            except OutOfMemoryError:
+                if time.monotonic() > end or not (stats.running or stats.waiting):
+                    raise
+            finally:
+                self._scoring -= 1
+            await asyncio.sleep(0.05)
+
+    @asynccontextmanager
+    async def computing(self) -> AsyncIterator[None]:
+        """One of the few turns of requests that compute in a thread of their own. Raises Failure (429) where too many
+        wait."""
+        limits = self.settings.limits
+        if self._turns is None or not self._computing:
+            self._turns = asyncio.Semaphore(limits.computing)  # of this event loop
+        if self._computing >= limits.waiting + limits.computing:
+            raise busy(429, "too many requests wait to be computed", "queue_full", 5)
+        self._computing += 1
+        try:
+            async with self._turns:
+                self.ready()
+                yield
+        finally:
+            self._computing -= 1
+
+    def crowded(self, error: Exception, mine: Running) -> Exception:
+        """An error of a request; Failure (429) where it lacked memory that others had."""
+        if isinstance(error, OutOfMemoryError) and (self._scoring or self.running - {mine}):
+            return busy(429, "other requests have the memory that this one needs", "queue_full", 5)
+        return error
+
+
+async def _in(pool: ThreadPoolExecutor, work: Callable[[], T], undo: Callable[[T], None] | None) -> T:
+    running: Future[T] = pool.submit(work)
+
+    def ended(done: Future[T]) -> None:
+        if undo is not None and not done.cancelled() and done.exception() is None:
+            undo(done.result())
+
+    waited = asyncio.wrap_future(running)
+    waited.add_done_callback(lambda done: done.cancelled() or done.exception())  # which is then no "never retrieved"
+    try:
+        return await asyncio.shield(waited)
+    except asyncio.CancelledError:
+        running.cancel()
+        running.add_done_callback(ended)
+        raise

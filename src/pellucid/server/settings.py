@@ -1,0 +1,72 @@
+"""What an operator can set, with the defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pellucid.server.access import Key
+
+__all__ = ["Limits", "Settings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client, and all together, may ask for. Bytes, seconds, numbers."""
+
+    body: int = 8_000_000
+    header: int = 32_768
+    connections: int = 512
+    waiting: int = 64  # requests
+    waiting_tokens: int | None = None  # of prompts
+    waiting_seconds: float = 120.0  # that computing the waiting prompts takes, by the measured speed
+    n: int = 8
+    prompts: int = 64
+    inputs: int = 2048  # texts of a request for embeddings, documents of one for their relevance
+    computing: int = 2  # such requests that compute at once
+    stop: int = 16
+    stop_characters: int = 256
+    logit_bias: int = 1024
+    top_logprobs: int = 20
+    tools: int = 128
+    messages: int = 4096
+    header_seconds: float = 10.0
+    body_seconds: float = 60.0
+    stalled_seconds: float = 60.0  # of a client that takes nothing of what was sent to it
+    idle_seconds: float = 60.0  # of a connection between two requests
+    request_seconds: float = 600.0
+    load_seconds: float = 120.0  # that a request waits for its model to be loaded
+    ping_seconds: float = 15.0
+    text_threads: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """names: of the model, the first one is its own; where several are served, `Source` has them. memory: bytes that
+    all models may take; None: what the machine has left. keep_alive: seconds after which one that nobody uses is
+    unloaded; None: never. default_model: the name that answers requests for names that are unknown. keys: empty:
+    everyone may. bound: host name or address that the server listens on, "" for a Unix socket. share_cache: all keys
+    share the prefix cache. speculate: the option of requests without it. cache_dir: folder that keeps the prefix caches
+    of models that are not loaded, in at most cache_dir_bytes. hosts: further names that a Host header
+    may have. origins: of pages that may call (CORS). strict: fields that are not known are refused. grace: seconds that
+    running requests have when the server is stopped. responses: answers of /v1/responses that are kept, to go on from.
+    ui: the app, and the look inside, are served."""
+
+    names: tuple[str, ...] = ("default",)
+    memory: int | None = None
+    keep_alive: float | None = None
+    default_model: str | None = None
+    keys: tuple[Key, ...] = ()
+    bound: str = "127.0.0.1"
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    share_cache: bool = False
+    speculate: Literal["auto", False] = "auto"
+    cache_dir: str | None = None
+    cache_dir_bytes: int = 0
+    strict: bool = False
+    grace: float = 30.0
+    responses: int = 0
+    log_json: bool = False
+    ui: bool = False
+    limits: Limits = field(default_factory=Limits)

@@ -1,0 +1,135 @@
+"""Clients that people use, as released, against a running server: each pinned, each in an environment of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pellucid import Model
+from tests.clients.conftest import HERE, NAME, Run, serving
+
+pytestmark = pytest.mark.clients
+PROGRAMS = HERE / "programs"
+SYSTEM = {"role": "system", "content": "Be brief."}
+MESSAGES: list[Any] = [{"role": "user", "content": "Name three colours."}]
+
+
+@pytest.fixture(scope="module")
+def expected(smollm2: Path) -> str:
+    """What the library answers: greedy, with seeds 7 and 8, with a system prompt, and a completion of a text."""
+    with Model.load(smollm2) as model:
+        return json.dumps(
+            {
+                "greedy": model.chat(MESSAGES, max_tokens=24, temperature=0).text,
+                "seeds": [model.chat(MESSAGES, max_tokens=24, seed=seed).text for seed in (7, 8)],
+                "brief": model.chat([SYSTEM, *MESSAGES], max_tokens=24, temperature=0).text,
+                "completion": model.generate("The capital of France is", max_tokens=8, temperature=0).text,
+            }
+        )
+
+
+@pytest.mark.parametrize("version", ["3.57.0", "2.54.0"])
+def test_openai(version: str, url: str, expected: str, python_client: Callable[..., Run]) -> None:
+    client = python_client([f"openai=={version}"])
+    client("python", str(PROGRAMS / "openai_client.py"), url, NAME, expected)
+
+
+@pytest.mark.parametrize("version", ["3.57.0", "2.54.0"])
+def test_openai_responses_and_embeddings(
+    version: str, two: str, expected: str, python_client: Callable[..., Run]
+) -> None:
+    client = python_client([f"openai=={version}"])
+    client("python", str(PROGRAMS / "openai_responses.py"), two, NAME, expected)
+
+
+def test_anthropic(two: str, expected: str, python_client: Callable[..., Run]) -> None:
+    client = python_client(["anthropic==2.14.0"])
+    client("python", str(PROGRAMS / "anthropic_client.py"), two.removesuffix("/v1"), NAME, expected)
+
+
+def test_ollama(two: str, expected: str, python_client: Callable[..., Run]) -> None:
+    client = python_client(["ollama==0.6.3"])
+    client("python", str(PROGRAMS / "ollama_client.py"), two.removesuffix("/v1"), NAME, expected)
+
+
+def test_openai_waits_as_long_as_it_is_told(smollm2: Path, python_client: Callable[..., Run]) -> None:
+    client = python_client(["openai==3.57.0"])
+    with serving(smollm2, "--sequences", "1", "--max-waiting", "1") as url:
+        client("python", str(PROGRAMS / "openai_retries.py"), url, NAME)
+
+
+def test_openai_for_node(url: str, expected: str, node_client: Callable[..., Run]) -> None:
+    node_client(["openai@6.49.0"])("openai_client.js", url, NAME, expected)
+
+
+def test_langchain(url: str, expected: str, python_client: Callable[..., Run]) -> None:
+    client = python_client(["langchain-openai==1.7.4"])
+    client("python", str(PROGRAMS / "langchain_client.py"), url, NAME, expected)
+
+
+def test_litellm(url: str, expected: str, python_client: Callable[..., Run]) -> None:
+    client = python_client(["litellm==1.110.2"])
+    client("python", str(PROGRAMS / "litellm_client.py"), url, NAME, expected, LITELLM_LOCAL_MODEL_COST_MAP="True")
+
+
+def test_instructor_without_tools(url: str, python_client: Callable[..., Run]) -> None:
+    client = python_client(["instructor==1.17.0"])
+    client("python", str(PROGRAMS / "instructor_client.py"), url, NAME)
+
+
+def test_llm(url: str, expected: str, python_client: Callable[..., Run], tmp_path: Path) -> None:
+    client = python_client(["llm==0.36"])
+    entry = f"- model_id: ours\n  model_name: {NAME}\n  api_base: {url}\n"
+    (tmp_path / "extra-openai-models.yaml").write_text(entry)
+    options = ["-m", "ours", "-o", "temperature", "0", "-o", "max_tokens", "24", "--key", "none"]
+    for stream in ([], ["--no-stream"]):
+        out = client("llm", *options, *stream, "Name three colours.", LLM_USER_PATH=str(tmp_path))
+        assert out.strip() == json.loads(expected)["greedy"].strip()
+
+
+# ---- tools and schemas ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["3.57.0", "2.54.0"])
+def test_openai_tools(version: str, url: str, python_client: Callable[..., Run]) -> None:
+    client = python_client([f"openai=={version}"])
+    client("python", str(PROGRAMS / "openai_tools.py"), url, NAME)
+
+
+def test_anthropic_tools(url: str, python_client: Callable[..., Run]) -> None:
+    client = python_client(["anthropic==2.14.0"])
+    client("python", str(PROGRAMS / "anthropic_tools.py"), url.removesuffix("/v1"), NAME)
+
+
+def test_ollama_tools(url: str, python_client: Callable[..., Run]) -> None:
+    client = python_client(["ollama==0.6.3"])
+    client("python", str(PROGRAMS / "ollama_tools.py"), url.removesuffix("/v1"), NAME)
+
+
+def test_ai_for_node(url: str, expected: str, node_client: Callable[..., Run]) -> None:
+    """The last versions that run on node 20."""
+    packages = ["ai@6.0.325", "@ai-sdk/openai-compatible@2.0.92"]
+    node_client(packages)("ai_client.js", url, NAME, expected)
+
+
+def test_aider(url: str, python_client: Callable[..., Run], tmp_path: Path) -> None:
+    """One edit of a file. So small a model does not keep to aider's form by itself: a regular expression holds it to
+    it."""
+    client = python_client(["aider-chat==0.86.2"])
+    (tmp_path / "hello.py").write_text("before\n")
+    pattern = r"hello\.py\n```\n[a-z]{3,10}\n```\n"
+    entry = {"name": f"openai/{NAME}", "edit_format": "whole", "streaming": True, "use_repo_map": False}
+    entry |= {"extra_params": {"max_tokens": 64, "extra_body": {"guided_regex": pattern}}}
+    (tmp_path / ".aider.model.settings.yml").write_text(json.dumps([entry]))  # which YAML holds
+    options = ["--model", f"openai/{NAME}", "--openai-api-base", url, "--openai-api-key", "none", "--map-tokens", "0"]
+    options += ["--model-settings-file", str(tmp_path / ".aider.model.settings.yml"), "--no-git", "--yes-always"]
+    options += [f"--no-{what}" for what in ("check-update", "show-model-warnings", "show-release-notes", "pretty")]
+    options.append("--analytics-disable")
+    where = {"HOME": str(tmp_path), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    client("aider", *options, "--message", "Greet.", str(tmp_path / "hello.py"), **where)
+    after = (tmp_path / "hello.py").read_text()
+    assert after != "before\n" and after.strip().isalpha() and after.islower()

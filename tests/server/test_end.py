@@ -1,0 +1,209 @@
+"""`pellucid serve` as a process: how it starts, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pellucid.cli import main
+from tests.server.sockets import request, rest
+
+STREAM = {"prompt": "Hello", "ignore_eos": True, "stream": True}
+COMMAND = [sys.executable, "-m", "pellucid", "serve", "--port", "0", "--threads", "2"]
+
+
+@contextmanager
+def served(model: Path, *options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
+    """(the process, its port, the line that it prints)."""
+    command = [*COMMAND, "-m", str(model), *options]
+    env = {**os.environ, **environment}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        port = re.search(r":(\d+)", line)
+        yield process, int(port[1]) if port else 0, line
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def connect(port: int) -> socket.socket:
+    made = socket.create_connection(("127.0.0.1", port), 60)
+    return made
+
+
+def streams(port: int, n: int) -> list[socket.socket]:
+    """Streams that have begun."""
+    made = [connect(port) for _ in range(n)]
+    for connection in made:
+        connection.sendall(request({**STREAM, "max_tokens": 100_000}))
+    for connection in made:
+        found = b""
+        while b"data:" not in found:
+            found += connection.recv(65536)
+    return made
+
+
+def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pellucid", "serve", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+
+
+def test_the_line_works(smollm2: Path) -> None:
+    with served(smollm2, "-m", f"gpt-4o={smollm2}", "--context", "256") as (process, port, line):
+        name, address, body = re.match(r"(\S+) at (\S+)/v1; try: curl .* -d '(.*)'$", line).groups()  # type: ignore[union-attr]
+        assert (name, address) == ("smollm2-135m", f"http://127.0.0.1:{port}")
+        sent = json.dumps({**json.loads(body), "max_tokens": 3, "model": "gpt-4o"}).encode()
+        asked = urllib.request.Request(f"{address}/v1/chat/completions", sent, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            assert json.load(answer)["usage"]["completion_tokens"] <= 3
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+        assert process.returncode == 0
+    (line,) = (line for line in log.splitlines() if " 200 POST /v1/chat/completions " in line)
+    assert "model=gpt-4o" in line and "prompt_tokens=" in line
+    assert "Hello" not in log
+
+
+def test_a_unix_socket(smollm2: Path, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with served(smollm2, "--unix", str(path), "--log-json") as (process, _, line):
+        assert f"--unix-socket {path}" in line and oct(path.stat().st_mode)[-3:] == "600"
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
+            connection.sendall(request({"prompt": "Hi", "max_tokens": 1}, more="Connection: close\r\n"))
+            assert b" 200 OK" in rest(connection)
+        done = run("--unix", str(path))
+        assert (done.returncode, done.stderr) == (1, f"pellucid: {path}: in use\n")
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=30)
+        assert process.returncode == 0 and not path.exists()
+    found = json.loads(log.splitlines()[0])
+    assert (found["status"], found["path"], found["finish"]) == (200, "/v1/completions", "length")
+
+
+def test_terminated_with_time_to_end(smollm2: Path) -> None:
+    """Requests that run go on to their end; others get 503."""
+    with served(smollm2, "--context", "256") as (process, port, _):
+        running = streams(port, 3)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        with connect(port) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert b" 503 " in rest(connection)
+        with connect(port) as connection:
+            connection.sendall(request(STREAM, more="Connection: close\r\n"))
+            answer = rest(connection)
+            assert b" 503 " in answer and b"retry-after: " in answer and b"shutting_down" in answer
+        for connection in running:
+            assert b"data: [DONE]" in rest(connection)
+        assert process.wait(30) == 0
+
+
+def test_terminated_under_many_streams(smollm2: Path) -> None:
+    """All end, with an error in the stream, within the grace and 2 s."""
+    with served(smollm2, "--grace", "0.5", "--sequences", "70") as (process, port, _):
+        running = streams(port, 64)
+        stalled = streams(port, 1)
+        ends: list[bytes] = []
+        readers = [threading.Thread(target=lambda c=c: ends.append(rest(c))) for c in running]
+        for reader in readers:
+            reader.start()
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        seconds = time.monotonic() - begun
+        for reader in readers:
+            reader.join(30)
+        stalled[0].close()
+    assert len(ends) == 64
+    assert all(b"shutting_down" in end and b"[DONE]" not in end for end in ends)
+    assert seconds < 30  # 2.5 on a machine that does nothing else
+
+
+def test_a_second_signal_ends_at_once(smollm2: Path) -> None:
+    with served(smollm2) as (process, port, _):
+        running = streams(port, 1)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        running[0].close()
+
+
+# ---- wrong starts ------------------------------------------------------------------------------------------------
+def test_a_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = run("--port", str(port))
+    expected = f"pellucid: port {port} is in use; --port 0 takes a free one\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "what"),
+    [
+        (["--host", "0.0.0.0"], 2, "--host=0.0.0.0: others can reach it"),
+        (["--host", "no.such.host.invalid", "--insecure"], 1, "no.such.host.invalid: no such host"),
+        (["--host", "203.0.113.1", "--insecure", "--port", "0"], 1, "cannot listen on 203.0.113.1"),
+        (["--port", "70000"], 2, "--port=70000"),
+        (["--key-file", "/no/such/file"], 1, "/no/such/file: no such file"),
+        (["--key-file", "/"], 1, "/: is a directory"),
+        (["--unix", "/no/such/folder/socket"], 1, "/no/such/folder/socket"),
+        (["--unix", "/tmp/" + "a" * 200], 1, "cannot listen on"),
+        (["--unix", __file__], 1, "a file that is no socket"),
+        (["-m", "a=x", "-m", "a=y"], 2, "a is another model already"),
+        (["-m", "a=x", "-m", "b=y"], 1, "no model is called 'x'"),
+        (["-m", "=x"], 2, "expected MODEL or NAME=MODEL"),
+        (["--default-model", "x"], 2, "--default-model=x"),
+        (["--max-body", "x"], 2, "--max-body"),
+        (["--max-waiting", "0"], 2, "--max-waiting=0"),
+        (["--grace", "-1"], 2, "--grace=-1"),
+        (["--port", "0", "-m", "no-such-model"], 1, "no-such-model"),
+        (["--port", "0", "--isa", "abacus"], 2, "--isa"),
+        (["--port", "0", "--sequences", "0"], 2, "--sequences"),
+    ],
+)
+def test_wrong_options(options: Sequence[str], code: int, what: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", *options]) == code
+    out, err = capfd.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1), err
+    assert what in err
+
+
+def test_a_key_from_the_environment(smollm2: Path) -> None:
+    done = run("--port", "0", PELLUCID_API_KEY="a b")
+    assert done.returncode == 2 and "a b" not in done.stderr
+    with served(smollm2, PELLUCID_API_KEY="sk-secret") as (process, port, line):
+        assert "sk-secret" not in line and "$PELLUCID_API_KEY" in line
+        for more, status in (("", b" 401 "), ("Authorization: Bearer sk-secret\r\n", b" 200 ")):
+            with connect(port) as connection:
+                connection.sendall(request({"prompt": "a", "max_tokens": 1}, more=f"{more}Connection: close\r\n"))
+                assert status in rest(connection)
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+    assert "sk-secret" not in log and "key=default" in log
+
+
+@pytest.mark.parametrize("missing", ["starlette", "uvicorn", "httptools", "prometheus_client"])
+def test_without_the_extra(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None\nfrom pellucid.cli import main\nsys.exit(main(['serve']))"
+    done: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "pip install 'pellucid[server]'" in done.stderr and missing in done.stderr

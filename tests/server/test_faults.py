@@ -1,0 +1,205 @@
+"""Clients that vanish in every phase, and connections that do nothing: what is left of them, and what others notice."""
+
+from __future__ import annotations
+
+import re
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pellucid import Model, Request
+from tests.server.sockets import Running, request, reset, rest, running
+
+CLOSE = "Connection: close\r\n"
+CONTROL = request({"prompt": "The capital of France is", "max_tokens": 8, "seed": 3, "logprobs": 1}, more=CLOSE)
+PHASES = ("waiting", "prefill", "decoding")
+
+
+@pytest.fixture(scope="module")
+def lone(smollm2: Path) -> Iterator[Model]:
+    """One request runs at a time, and nothing is kept of it."""
+    with Model.load(smollm2, threads=2, context=2048, sequences=1) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def server(lone: Model) -> Iterator[Running]:
+    with running(lone, stalled_seconds=1, send_buffer=4096) as made:
+        yield made
+
+
+def choices(answer: bytes) -> bytes:
+    assert b" 200 OK" in answer
+    return answer.rpartition(b'"choices"')[2]
+
+
+def metric(server: Running, name: str) -> float:
+    answer = server.exchange(f"GET /metrics HTTP/1.1\r\nHost: localhost\r\n{CLOSE}\r\n".encode()).decode()
+    found = re.search(rf"^pellucid_{name}{{[^}}]*}} (\S+)", answer, re.MULTILINE)
+    assert found, answer
+    return float(found[1])
+
+
+def leave(connection: socket.socket, how: str) -> None:
+    if how == "fin":
+        connection.close()
+    elif how == "rst":
+        reset(connection)
+
+
+@pytest.mark.parametrize("ends", ["fin", "rst", "silence"])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("phase", PHASES)
+def test_clients_that_vanish(
+    server: Running, lone: Model, ends: str, stream: bool, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pages are back two passes later, and its neighbour does not notice. One that falls silent is noticed when it
+    takes nothing of what it is sent: a stream in its decoding, another one when its answer is whole."""
+    expected = choices(server.exchange(CONTROL))
+    server.settled()  # its answer comes before its end
+    cancelled: list[int] = []
+    cancel = Request.cancel
+
+    def noted(self: Request) -> None:
+        if not self.done and not cancelled:
+            cancelled.append(lone.stats().passes)
+        cancel(self)
+
+    long = 60 if ends == "silence" and not stream else 1500
+    body: dict[str, Any] = {"prompt": [7] * 400 if phase == "prefill" else "Hello", "ignore_eos": True}
+    body |= {"max_tokens": long, "stream": stream, "logprobs": 5}
+    holder = None
+    if phase == "waiting":
+        holder = server.connect()
+        holder.sendall(request({"prompt": "Hi", "ignore_eos": True, "max_tokens": 1500, "stream": True}))
+        server.until(lambda: any(one.record.new > 3 for one in server.service.running))
+    before = set(server.service.running)
+    monkeypatch.setattr(Request, "cancel", noted)
+    connection = server.connect(receive_buffer=4096)
+    connection.sendall(request(body))
+    server.until(lambda: bool(server.service.running - before))
+    (mine,) = server.service.running - before
+    server.until(lambda: bool(mine.requests))
+    if phase == "decoding":
+        server.until(lambda: mine.record.new > 3 or mine not in server.service.running)
+    if phase == "waiting":
+        assert mine.waits
+    leave(connection, ends)
+    if ends == "silence" and phase == "waiting":
+        assert holder is not None
+        holder.close()  # so that it is its turn
+        holder = None
+    server.until(lambda: mine not in server.service.running)
+    if holder is not None:
+        assert before <= server.service.running  # it goes on
+        assert metric(server, "requests_waiting") == 0
+        holder.close()
+    server.settled()
+    server.until(lambda: not lone.stats().cache_bytes_used)
+    if cancelled and phase != "waiting":
+        assert lone.stats().passes <= cancelled[0] + 2
+    stats = lone.stats()
+    assert (stats.running, stats.waiting) == (0, 0)
+    assert metric(server, "requests_running") == metric(server, "requests_waiting") == 0
+    assert choices(server.exchange(CONTROL)) == expected
+    connection.close()
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 2000 if hard == resource.RLIM_INFINITY else min(hard, 2000)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_hundreds_of_idle_connections(lone: Model, many_descriptors: None) -> None:
+    """Beside a stream, which is what it is alone; they are closed when their time is up."""
+    with running(lone, connections=1000, header_seconds=4, idle_seconds=4) as server:
+        expected = choices(server.exchange(CONTROL))
+        idle = [server.connect() for _ in range(600)]
+        for connection in idle[::2]:
+            connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: local")
+        for _ in range(3):
+            assert choices(server.exchange(CONTROL)) == expected
+        for connection in idle:
+            rest(connection)  # until the server closes it
+            connection.close()
+        assert choices(server.exchange(CONTROL)) == expected
+
+
+def test_slow_bodies_beside_a_stream(lone: Model) -> None:
+    """A byte at a time: the body's time is up, and others do not wait for it."""
+    with running(lone, body_seconds=2) as server:
+        expected = choices(server.exchange(CONTROL))
+        slow = [server.connect() for _ in range(20)]
+        stop = threading.Event()
+
+        def drip() -> None:
+            at = 0
+            while not stop.wait(0.05):
+                for connection in slow:
+                    try:
+                        connection.sendall(CONTROL[at : at + 1] if at else CONTROL[:120])
+                    except OSError:
+                        pass
+                at = max(at + 1, 120)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            for _ in range(3):
+                assert choices(server.exchange(CONTROL)) == expected
+            for connection in slow:
+                answer = rest(connection)
+                assert not answer or b" 408 " in answer or b" 200 " in answer
+        finally:
+            stop.set()
+            thread.join()
+            for connection in slow:
+                connection.close()
+        server.settled()
+
+
+def test_a_reader_of_a_byte_at_a_time(lone: Model) -> None:
+    """It gets all of its stream, and others are not held up."""
+    body = {"prompt": "Once", "max_tokens": 30, "ignore_eos": True, "stream": True, "seed": 1}
+    with running(lone, send_buffer=4096, stalled_seconds=5) as server:
+        expected = server.exchange(request(body, more=CLOSE))
+        control = choices(server.exchange(CONTROL))
+        with server.connect(receive_buffer=4096) as slow:
+            slow.sendall(request(body, more=CLOSE))
+            found = b""
+            for _ in range(100):
+                found += slow.recv(1)
+                time.sleep(0.002)
+            assert choices(server.exchange(CONTROL)) == control
+            found += rest(slow)
+    assert texts(found) == texts(expected) and b"[DONE]" in found
+
+
+def texts(answer: bytes) -> list[bytes]:
+    return re.findall(rb'"text":"((?:[^"\\]|\\.)*)"', answer)
+
+
+def test_long_texts_do_not_hold_up_short_ones(lone: Model) -> None:
+    """Several prompts of a megabyte are tokenised apart from the others."""
+    with running(lone) as server:
+        expected = choices(server.exchange(CONTROL))
+        long = request({"prompt": "a b" * 400_000, "max_tokens": 1}, more=CLOSE)
+        answers: list[bytes] = []
+        threads = [threading.Thread(target=lambda: answers.append(server.exchange(long))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while not answers:
+            assert choices(server.exchange(CONTROL)) == expected
+        for thread in threads:
+            thread.join()
+        assert all(b"context_length_exceeded" in answer for answer in answers)

@@ -1,0 +1,234 @@
+"""Connections: what is no HTTP, too long or too slow, clients that stall or leave."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pellucid import Model
+from tests.server.sockets import Running, request, reset, rest, running
+
+GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CLOSE = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+SMALL = {"prompt": "Hello", "max_tokens": 2, "temperature": 0}
+LONG = {"prompt": "Hello", "ignore_eos": True, "stream": True}
+
+
+@pytest.fixture(scope="module")
+def server(model: Model) -> Iterator[Running]:
+    with running(model, header_seconds=1, body_seconds=1, idle_seconds=2) as made:
+        yield made
+
+
+def statuses(answer: bytes) -> list[int]:
+    return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d+) [A-Z]", answer)]
+
+
+def code(answer: bytes) -> str:
+    found: str = json.loads(answer.rpartition(b"\r\n\r\n")[2])["error"]["code"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),  # TLS
+        b"GET /health\r\n\r\n",
+        b"GET /health HTTP/9.9\r\n\r\n",
+        b"GET /h\xc3\xa4 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nA b: c\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nA: b\0c\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n\r\n",
+        b"CONNECT x:y HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n",
+    ],
+)
+def test_what_is_no_request(server: Running, data: bytes) -> None:
+    answer = server.exchange(data)
+    assert statuses(answer) == [400], answer
+    assert code(answer) in ("invalid_http", "invalid_host")
+    assert statuses(server.exchange(CLOSE)) == [200]
+
+
+def test_long_headers(server: Running) -> None:
+    for n, status in ((30_000, 200), (40_000, 431), (300_000, 431)):
+        answer = server.exchange(
+            b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nA: " + b"a" * n + b"\r\n\r\n"
+        )
+        assert statuses(answer) in ([status], []), n  # a reset may overtake the answer, as the rest was not read
+        if status == 200:
+            assert statuses(answer) == [200]
+    many = b"".join(b"A%d: b\r\n" % i for i in range(10_000))
+    assert statuses(server.exchange(b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + many + b"\r\n")) in ([431], [])
+    assert statuses(server.exchange(b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")) in ([431], [])
+
+
+def test_an_endless_header(server: Running) -> None:
+    with server.connect() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nA: ")
+        sent = 0
+        with pytest.raises(OSError):
+            while sent < 5_000_000:
+                sent += connection.send(b"a" * 4096)
+                time.sleep(0.001)
+        assert sent < 1_000_000
+
+
+def test_half_requests_end(server: Running) -> None:
+    for data in (b"", b"GET /hea", b"GET /health HTTP/1.1\r\nHost: localhost\r\n", GET + b"GET /"):
+        answer = server.exchange(data)
+        assert statuses(answer) == ([200, 408] if data.startswith(GET) else [408]), data
+        assert code(answer) == "request_timeout"
+
+
+def test_slow_bodies_end(server: Running) -> None:
+    data = request(SMALL)
+    answer = server.exchange(data[:-5])
+    assert (statuses(answer), code(answer)) == ([408], "request_timeout")
+    with server.connect() as connection:  # answered before its body came
+        connection.sendall(request(SMALL, more="Content-Encoding: gzip\r\n")[:-5])
+        assert statuses(rest(connection)) == [415]
+
+
+def test_idle_connections_end(server: Running) -> None:
+    assert statuses(server.exchange(GET)) == [200]
+
+
+def test_pipelining(server: Running) -> None:
+    answer = server.exchange(GET * 40 + request(SMALL) + request(SMALL) + CLOSE)
+    assert statuses(answer) == [200] * 43
+    first, second = (part for part in answer.split(b"\r\n\r\n") if b"choices" in part)
+    assert (
+        json.loads(first.partition(b"HTTP/1.1")[0])["choices"]
+        == json.loads(second.partition(b"HTTP/1.1")[0])["choices"]
+    )
+
+
+def test_nonsense_behind_a_stream_is_no_part_of_it(server: Running) -> None:
+    with server.connect() as connection:
+        connection.sendall(request(LONG))
+        answer = connection.recv(4096)
+        connection.sendall(b"nonsense\r\n\r\n")
+        answer += rest(connection)
+    assert statuses(answer) == [200] and b"invalid_http" not in answer
+    server.settled()
+
+
+def test_chunked_bodies(server: Running) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    data = json.dumps(SMALL).encode()
+    body = b"".join(b"1\r\n%c\r\n" % byte for byte in data) + b"0\r\n\r\n"
+    assert statuses(server.exchange(head + body)) == [200]
+    with server.connect() as connection:
+        connection.sendall(head)
+        chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
+        answer = b""
+        for _ in range(200):
+            try:
+                connection.sendall(chunk)
+            except OSError:
+                break
+        answer = rest(connection)
+    assert statuses(answer) in ([413], [])
+
+
+def test_expect_and_upgrade(server: Running) -> None:
+    data = request(SMALL, more="Expect: 100-continue\r\nConnection: close\r\n")
+    with server.connect() as connection:
+        connection.sendall(data[: data.index(b"{")])
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(data[data.index(b"{") :])
+        assert statuses(rest(connection)) == [200]
+    for kind in ("websocket", "h2c"):
+        upgrade = f"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: {kind}\r\n\r\n"
+        assert statuses(server.exchange(upgrade.encode())) == [200]
+
+
+def test_http_1_0(server: Running) -> None:
+    answer = server.exchange(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer
+
+
+def test_most_connections(model: Model) -> None:
+    with running(model, connections=3, header_seconds=5) as server:
+        held = [server.connect() for _ in range(3)]
+        server.until(lambda: statuses(server.exchange(CLOSE)) == [503])
+        answer = server.exchange(CLOSE)
+        assert code(answer) == "too_many_connections" and b"Retry-After" in answer
+        held.pop().close()
+        server.until(lambda: statuses(server.exchange(CLOSE)) == [200])
+        for connection in held:
+            connection.close()
+
+
+# ---- clients that stall or leave ------------------------------------------------------------------------------------
+def test_a_client_that_takes_nothing_is_dropped(model: Model) -> None:
+    with running(model, send_buffer=4096, stalled_seconds=0.7) as server:
+        with server.connect(receive_buffer=4096) as stalled:
+            stalled.sendall(request({**LONG, "logprobs": 20, "n": 8}))
+            server.until(lambda: bool(server.service.running))
+            assert statuses(server.exchange(CLOSE)) == [200]
+            server.settled()
+
+
+def test_a_slow_reader_is_kept(model: Model) -> None:
+    with running(model, send_buffer=4096, stalled_seconds=1.5) as server:
+        with server.connect(receive_buffer=4096) as slow:
+            slow.sendall(request({**LONG, "max_tokens": 60, "logprobs": 20}, more="Connection: close\r\n"))
+            found = b""
+            for _ in range(8):
+                time.sleep(0.25)
+                found += slow.recv(2048)
+            found += rest(slow)
+    assert b"data: [DONE]" in found
+
+
+def used(model: Model) -> int:
+    return model.info().cache_bytes
+
+
+@pytest.mark.parametrize("ends", ["fin", "rst"])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("phase", ["prefill", "decoding"])
+def test_clients_that_leave(server: Running, model: Model, ends: str, stream: bool, phase: str) -> None:
+    server.settled()
+    body = {**LONG, "stream": stream, "prompt": [7] * 480 if phase == "prefill" else "Hello", "n": 2}
+    connection = server.connect()
+    connection.sendall(request(body))
+    server.until(lambda: bool(server.service.running))
+    if phase == "decoding":
+        server.until(lambda: any(one.record.new > 3 for one in server.service.running))
+    (one,) = server.service.running
+    connection.close() if ends == "fin" else reset(connection)
+    server.settled()
+    assert one.record.new < 2 * 400
+    server.until(lambda: one.record.disconnected)
+
+
+def test_a_client_that_leaves_with_requests_behind(server: Running) -> None:
+    """The one that runs is told, too, not the last one alone."""
+    server.settled()
+    connection = server.connect()
+    connection.sendall(request(LONG) + GET * 3)
+    server.until(lambda: any(one.record.new > 3 for one in server.service.running))
+    connection.close()
+    server.settled()
+
+
+def test_half_closed_connections(server: Running) -> None:
+    with server.connect() as connection:
+        connection.sendall(request(LONG))
+        connection.shutdown(socket.SHUT_WR)
+        rest(connection)
+    server.settled()

@@ -1,0 +1,132 @@
+"""Tools and reasoning over HTTP: chat completions in OpenAI's shapes, whole and in events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pellucid import Model
+from pellucid.server.gate import Gate
+from tests.generation.replayer import replaying, script
+from tests.server.client import call
+
+CHAT = "/v1/chat/completions"
+MESSAGES = [{"role": "user", "content": "What is the weather in Paris?"}]
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "description": "", "parameters": SCHEMA}}]
+WRITTEN = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+TEXT = f"I look.\n{WRITTEN}\n{WRITTEN}"
+
+
+@pytest.fixture
+def told(model: Model) -> Iterator[None]:
+    n = len(model.chat_prompt(MESSAGES, tools=TOOLS).ids)
+    with replaying(model, {n: script(model, TEXT)}):
+        yield
+
+
+def test_a_whole_answer(app: Gate, told: None) -> None:
+    answer = call(app, "POST", CHAT, {"messages": MESSAGES, "tools": TOOLS, "seed": 1})
+    (choice,) = answer.json["choices"]
+    assert choice["finish_reason"] == "tool_calls" and choice["message"]["content"] == "I look."
+    first, second = choice["message"]["tool_calls"]
+    assert first["type"] == "function" and first["function"] == {
+        "name": "get_weather",
+        "arguments": '{"city": "Paris"}',
+    }
+    assert first["id"].startswith("call_") and len(first["id"]) == 29 and first["id"] != second["id"]
+    again = call(app, "POST", CHAT, {"messages": MESSAGES, "tools": TOOLS, "seed": 1}).json
+    assert again["choices"] == answer.json["choices"]
+    assert answer.json["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0
+
+
+def test_a_stream_has_deltas(app: Gate, told: None) -> None:
+    body: dict[str, Any] = {"messages": MESSAGES, "tools": TOOLS, "seed": 1}
+    (whole,) = call(app, "POST", CHAT, body).json["choices"]
+    events = call(app, "POST", CHAT, {**body, "stream": True}).events
+    assert events[-1] == "[DONE]"
+    deltas = [event["choices"][0]["delta"] for event in events[:-1]]
+    assert "".join(one.get("content") or "" for one in deltas) == "I look."
+    calls: dict[int, dict[str, Any]] = {}
+    for one in (one for delta in deltas for one in delta.get("tool_calls", ())):
+        if "id" in one:
+            assert set(one) == {"index", "id", "type", "function"} and one["index"] == len(calls)
+            calls[one["index"]] = {**one, "function": dict(one["function"])}
+        else:
+            assert set(one) == {"index", "function"} and set(one["function"]) == {"arguments"}
+            calls[one["index"]]["function"]["arguments"] += one["function"]["arguments"]
+    found = [{k: v for k, v in one.items() if k != "index"} for one in calls.values()]
+    assert found == whole["message"]["tool_calls"]
+    ends = [event["choices"][0]["finish_reason"] for event in events[:-1]]
+    assert [one for one in ends if one] == ["tool_calls"]
+
+
+def test_calls_alone_have_no_content(app: Gate, model: Model) -> None:
+    n = len(model.chat_prompt(MESSAGES, tools=TOOLS).ids)
+    with replaying(model, {n: script(model, WRITTEN)}):
+        (choice,) = call(app, "POST", CHAT, {"messages": MESSAGES, "tools": TOOLS}).json["choices"]
+    assert choice["message"]["content"] is None and len(choice["message"]["tool_calls"]) == 1
+
+
+def test_one_at_most(app: Gate, told: None) -> None:
+    body = {"messages": MESSAGES, "tools": TOOLS, "parallel_tool_calls": False}
+    (choice,) = call(app, "POST", CHAT, body).json["choices"]
+    assert len(choice["message"]["tool_calls"]) == 1 and choice["finish_reason"] == "tool_calls"
+
+
+def test_cut_off_by_length(app: Gate, told: None) -> None:
+    body = {"messages": MESSAGES, "tools": TOOLS, "max_tokens": 18}
+    (choice,) = call(app, "POST", CHAT, body).json["choices"]
+    assert choice["finish_reason"] == "length"
+
+
+def test_rounds(app: Gate, model: Model) -> None:
+    """Calls and results of earlier turns are in the prompt."""
+    asks = {"role": "assistant", "content": None, "tool_calls": [
+        {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}
+    ]}  # fmt: skip
+    talk: list[dict[str, Any]] = [*MESSAGES, asks, {"role": "tool", "tool_call_id": "call_1", "content": "Sun."}]
+    body = {"messages": talk, "tools": TOOLS, "max_tokens": 4, "temperature": 0}
+    answer = call(app, "POST", CHAT, body)
+    prompt = model.chat_prompt(talk, tools=TOOLS)
+    assert answer.json["usage"]["prompt_tokens"] == len(prompt.ids)
+    assert '{"city": "Oslo"}' in prompt.text and "<tool_response>\nSun.\n</tool_response>" in prompt.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": {}}, "tools"),
+        ({"tools": [1]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": TOOLS * 129}, "tools"),
+        ({"tools": [*TOOLS, *TOOLS]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
+        ({"tools": TOOLS, "tool_choice": "all"}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": TOOLS, "parallel_tool_calls": "yes"}, "parallel_tool_calls"),
+        ({"thinking_budget": -1}, "thinking_budget"),
+        ({"thinking_budget": 1, "thinking_token_budget": 2}, "thinking_token_budget"),
+        ({"reasoning_effort": 3}, "reasoning_effort"),
+    ],
+)
+def test_what_is_refused(app: Gate, fields: dict[str, Any], param: str) -> None:
+    answer = call(app, "POST", CHAT, {"messages": MESSAGES, "max_tokens": 1, **fields})
+    assert answer.status == 400 and answer.error["param"].partition("[")[0] == param
+
+
+def test_tools_that_change_nothing(app: Gate, model: Model) -> None:
+    body = {"messages": MESSAGES, "max_tokens": 6, "temperature": 0}
+    expected = model.chat(MESSAGES, max_tokens=6, temperature=0).text
+    cases: list[dict[str, Any]] = [
+        {"tools": TOOLS, "tool_choice": "none"},
+        {"tools": []},
+        {"tools": None},
+        {"tool_choice": "auto"},
+    ]
+    for fields in cases:
+        (choice,) = call(app, "POST", CHAT, {**body, **fields}).json["choices"]
+        assert choice["message"] == {"role": "assistant", "content": expected, "refusal": None}
