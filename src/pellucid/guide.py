@@ -1,0 +1,251 @@
+"""What an answer of a conversation is bound to, and when: calls of tools, a schema of its content, a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+import numpy as np
+
+from pellucid.bound import Decided
+from pellucid.core import Core
+from pellucid.errors import GrammarError, PellucidError
+from pellucid.reply import Reply
+from pellucid.structure import Structure
+from pellucid.text.dialects.lark import calls_grammar
+from pellucid.text.grammar import Grammar, Matcher
+from pellucid.text.stream import spell_out
+
+__all__ = ["Guide"]
+
+KEPT = 256  # bytes of the text in which a tag may still be found
+
+
+class Guide(Decided):
+    """The tokens of an answer that are bound, in turns:
+
+    - Reasoning is free, and ends after so many tokens where there is a budget: then its closing tag follows.
+    - Content is free until a call begins, whose rest is bound to the tools' schemas; or all of it is bound, where a
+      tool must be called, or where the text has a structure.
+
+    ends, may_end, scored: see ``Decided``. Raises GrammarError where a schema cannot be kept.
+    """
+
+    def __init__(
+        self, core: Core, reply: Reply, structure: Structure | None, ends: Set[int], may_end: bool, scored: bool
+    ) -> None:
+        self._core, self._reply = core, reply
+        size = core.engine.vocab
+        self._free = np.full((size + 31) // 32, 0xFFFFFFFF, np.uint32)
+        if size & 31:
+            self._free[-1] = (1 << (size & 31)) - 1
+        super().__init__(self._free.copy(), ends, may_end, scored)
+        self._structure = structure
+        self._content = self._whole()
+        self._rests = self._after_triggers()
+        self._begin()
+        self._go_on([])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Keywords of schemas that are ignored."""
+        grammars = [*self._rests.values(), *([] if self._content is None else [self._content])]
+        return tuple(dict.fromkeys(text for one in grammars for text in one.warnings))
+
+    # ---- grammars ------------------------------------------------------------------------------------------------
+
+    def _compile(self, structure: Structure) -> Grammar:
+        return self._core.need_tokenizer().grammars(self._core.engine.vocab).compile(structure)
+
+    def _calls(self, trigger: str, several: bool) -> Structure:
+        reply = self._reply
+        tools = [(one.name, one.schema, one.strict) for one in reply.asked.callable]
+        ends = self._core.need_tokenizer().eog
+        text = calls_grammar(reply.dialect, tools, reply.specials, ends=ends, trigger=trigger, several=several)
+        return Structure("grammar", text)
+
+    def _whole(self) -> Grammar | None:
+        """What binds all of the content."""
+        asked = self._reply.asked
+        if asked.tools is not None and asked.choice != "auto":
+            return self._compile(self._calls("", asked.parallel))
+        return None if self._structure is None else self._compile(self._structure)
+
+    def _after_triggers(self) -> dict[bytes, Grammar]:
+        """What binds the rest of a call, by the text that begins one. Where llguidance is missing, calls are free."""
+        asked, dialect = self._reply.asked, self._reply.dialect
+        if asked.tools is None or self._content is not None:
+            return {}
+        try:
+            return {one.encode(): self._compile(self._calls(one, asked.parallel)) for one in dialect.triggers}
+        except GrammarError:
+            raise
+        except PellucidError:
+            return {}
+
+    # ---- what is bound -------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """The state before the first token."""
+        reply = self._reply
+        self._matcher: Matcher | None = None
+        self._pending: list[int] = []  # tokens that follow
+        self._tail = b""
+        self._reasoned = 0
+        self._said = False  # there is content other than white space
+        self._thinking = reply.begun
+        self._opens: int | None = None  # the token that begins reasoning, where it may come in place of bound content
+        thinking = reply.thinking
+        if self._thinking:
+            self._limit()
+        elif self._content is not None and thinking is not None and not reply.thought:
+            if thinking.always:
+                self._pending = self._spell(thinking.opens)
+                self._thinking = True
+            else:
+                opens = self._spell(thinking.opens)
+                self._opens = opens[0] if len(opens) == 1 else None
+                self._matcher = self._content.matcher()
+        elif self._content is not None:
+            self._matcher = self._content.matcher()
+
+    def _step(self, token: int) -> None:
+        """Takes a token."""
+        if self._pending:
+            del self._pending[0]
+        first, self._opens = self._opens, None
+        if self._matcher is not None and token == first:
+            self._matcher, self._thinking = None, True
+            self._limit()
+            return
+        if self._matcher is not None:
+            self._matcher.advance([token])
+            if self._matcher.complete:
+                self._called()
+            return
+        thinking = self._reply.thinking
+        self._tail = (self._tail + self._reply.piece(token))[-KEPT:]
+        if self._thinking and thinking is not None:
+            self._reasoned += 1
+            if thinking.closes.encode() in self._tail and not self._pending:
+                self._stop_thinking()
+            elif not self._pending:
+                self._limit()
+        elif thinking is not None and self._opened(thinking.opens, thinking.anywhere):
+            self._thinking, self._tail = True, b""
+            self._limit()
+        else:
+            self._look_for_calls()
+
+    def _opened(self, tag: str, anywhere: bool) -> bool:
+        """Whether reasoning begins here."""
+        mark = tag.encode()
+        return self._tail.endswith(mark) if anywhere else not self._said and self._tail.lstrip().startswith(mark)
+
+    def _limit(self) -> None:
+        """Ends reasoning that has had its tokens."""
+        thinking, budget = self._reply.thinking, self._reply.asked.budget
+        if thinking is not None and budget is not None and self._reasoned >= budget:
+            closing = thinking.closes if self._content is not None and thinking.always else thinking.closing
+            self._pending = self._spell(closing)
+
+    def _stop_thinking(self) -> None:
+        thinking = self._reply.thinking
+        self._thinking, self._tail = False, b""
+        if self._content is not None:
+            if thinking is not None and thinking.always:
+                answer = thinking.closing.removeprefix(thinking.closes)
+                called = self._reply.asked.tools is not None and self._structure is None
+                self._pending = self._spell("".join(self._reply.dialect.joint) if called else answer)
+            else:
+                self._matcher = self._content.matcher()
+
+    def _look_for_calls(self) -> None:
+        """Binds what follows the beginning of a call."""
+        if self._content is not None and not self._pending:  # the header of a message came between
+            self._matcher = self._content.matcher()
+            return
+        for trigger, grammar in self._rests.items():
+            at = self._tail.find(trigger)
+            if at < 0 or (self._reply.dialect.trigger_first and (self._said or self._tail[:at].strip())):
+                continue
+            rest = self._tail[at + len(trigger) :]
+            matcher = grammar.matcher()
+            try:
+                matcher.advance(spell_out(self._core.need_tokenizer(), rest.decode()) if rest else [])
+            except (GrammarError, UnicodeDecodeError):  # it is no call
+                continue
+            self._tail = b""
+            if matcher.complete:
+                self._called()
+            else:
+                self._matcher = matcher
+            return
+        if len(self._tail.strip()) > 64:
+            self._said = True
+
+    def _called(self) -> None:
+        """A call, or all content that is bound, is complete."""
+        if self._content is not None or not self._reply.asked.parallel:
+            self.complete = True
+        self._matcher, self._tail, self._said = None, b"", True
+
+    def _spell(self, text: str) -> list[int]:
+        """Tokens of a text with tags."""
+        ids: list[int] = []
+        rest = text
+        specials = self._reply.specials
+        while rest:
+            found = [(i, tag) for tag in specials if (i := rest.find(tag)) >= 0]
+            at, tag = min(found, default=(len(rest), ""))
+            if at:
+                plain = self._core.need_tokenizer()
+                ids += spell_out(plain, rest[:at]) or plain.encode(rest[:at], add_special=False)
+            if tag:
+                ids.append(specials[tag])
+            rest = rest[at + len(tag) :]
+        return ids
+
+    # ---- what is decided -----------------------------------------------------------------------------------------
+
+    def _again(self) -> None:
+        self.complete = False
+        self._begin()
+        for token in self.ids:
+            self._step(token)
+
+    def _take(self, token: int) -> None:
+        self._step(token)
+        self._go_on([token])
+
+    def _go_on(self, ids: list[int]) -> None:
+        """Adds tokens that were taken, and those that must follow."""
+        while not self.complete and (more := self._forced()):
+            for token in more:
+                self._step(token)
+            ids = ids + more
+        self.ids += ids
+
+    def _forced(self) -> list[int]:
+        if self._pending:
+            return list(self._pending)
+        return self._matcher.forced() if self._matcher is not None and self._opens is None else []
+
+    def fill(self) -> None:
+        """Writes the mask of the next draw."""
+        if self._matcher is None:
+            self.words[:] = self._free
+            return
+        try:
+            self._matcher.mask(self.words, self._may_end)
+            if self._opens is not None:
+                self.words[self._opens >> 5] |= np.uint32(1 << (self._opens & 31))
+        except GrammarError as error:
+            self.failure = error
+            self.words[:] = 0
+
+    def blame(self, error: Exception) -> Exception:
+        """The error of a pass in which this had no token to draw."""
+        if self.failure is None and self._matcher is not None and type(error) is ValueError:
+            text = "it, the penalties and logit_bias together leave no token to draw"
+            return GrammarError(text, place="tools")
+        return self.failure or error

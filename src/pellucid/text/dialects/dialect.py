@@ -1,0 +1,164 @@
+"""What the families of models have in common: how an answer is read, and how calls are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from .reader import Reader, Wait
+
+__all__ = ["THINK", "Dialect", "Marker", "Shape", "Thinking", "Written", "instructions"]
+
+
+class Thinking(NamedTuple):
+    """The tags of reasoning. closing: what is written where it is to end. anywhere: whether it may also begin within an
+    answer. always: whether an answer begins with it, and each part of it is a message of its own."""
+
+    opens: str
+    closes: str
+    closing: str
+    anywhere: bool = False
+    always: bool = False
+
+
+THINK = Thinking("<think>", "</think>", "\n</think>\n\n")
+
+
+class Written(NamedTuple):
+    """A call as it was given: arguments are JSON."""
+
+    name: str
+    arguments: str
+
+
+class Marker(str):
+    """A tag in a shape, which may be a token of its own."""
+
+
+class Shape(NamedTuple):
+    """How a call of one tool is spelled. before, after: texts and markers around the arguments. values: texts around
+    each argument, where arguments are not an object in JSON (see `grammar`)."""
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    values: Callable[[str], tuple[str, str]] | None = None
+    between: str = ""
+
+
+class Dialect:
+    """A family's way of writing calls and reasoning.
+
+    marks: what the source of such a template has, each of them one of several alternatives. opens: texts with which
+    calls begin, none of which contains another; ends_thinking: those that end reasoning, too. triggers: texts after
+    which the rest of a call can be bound to a grammar; trigger_first: only where the answer begins with one. layout:
+    tags around content. tags: all that may be control tokens, and are spelled in the text to be read. first, last,
+    joint: what stands before, after and between several calls.
+    """
+
+    name: ClassVar[str] = ""
+    marks: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    opens: ClassVar[tuple[str, ...]] = ()
+    triggers: ClassVar[tuple[str, ...]] = ()
+    trigger_first: ClassVar[bool] = False
+    ends_thinking: ClassVar[tuple[str, ...]] = ()
+    layout: ClassVar[tuple[str, ...]] = ()
+    tags: ClassVar[tuple[str, ...]] = ()
+    first: ClassVar[tuple[str, ...]] = ()
+    last: ClassVar[tuple[str, ...]] = ()
+    joint: ClassVar[tuple[str, ...]] = ("\n",)
+    id_length: ClassVar[int] = 24  # letters and digits of a call's id, after `id_prefix`
+    id_prefix: ClassVar[str] = "call_"
+    single: ClassVar[bool] = False  # a message has one call
+    results_as_user: ClassVar[bool] = False
+    says_or_thinks: ClassVar[bool] = False  # a message with calls has content or reasoning, not both
+    thinks: ClassVar[Thinking | None] = None  # its own tags of reasoning
+
+    def fits(self, source: str) -> bool:
+        """Whether a template's source is of this family."""
+        return all(any(one in source for one in several) for several in self.marks)
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    def read(self, r: Reader, tools: Mapping[str, Any] | None, thinking: Thinking | None) -> Wait[None]:
+        """Reads an answer. tools: their schemas by name; None: there are no calls. `r.thinking` says whether the answer
+        begins within reasoning."""
+        opens = self.opens if tools is not None else ()
+        if thinking is not None:
+            yield from self.think_first(r, thinking)
+        while True:
+            if r.thinking:
+                assert thinking is not None
+                ends = self.ends_thinking if tools is not None else ()
+                stop = yield from r.until((thinking.closes, *ends))
+                if stop == thinking.closes:
+                    r.stop_thinking(len(stop))
+                    continue
+                if stop is not None:
+                    r.stop_thinking(0)
+            layout = [one for one in self.layout if one in self.tags or r.thought]
+            stops = (*opens, *layout, *((thinking.opens,) if thinking and thinking.anywhere else ()))
+            stop = yield from r.until(stops)
+            if stop is None:
+                return
+            if stop in layout:
+                r.layout(len(stop))
+            elif stop not in opens:
+                r.think(len(stop))
+            elif not (yield from self.read_call(r, stop, tools or {})):
+                r.say(len(stop))
+            elif r.full:
+                return
+
+    @staticmethod
+    def think_first(r: Reader, thinking: Thinking) -> Wait[None]:
+        """Reads the tag that begins reasoning, where the answer begins with it."""
+        at = yield from r.space(0)
+        opened = yield from r.looking_at((thinking.opens,), at)
+        if opened is not None:
+            r.think(at + len(opened))
+        elif r.thinking:
+            r.think(0)
+
+    def read_call(self, r: Reader, opened: str, tools: Mapping[str, Any]) -> Wait[bool]:
+        """Reads a call, or several, that begin with what `opened` says -> whether there was one; nothing is read
+        otherwise."""
+        raise NotImplementedError
+        yield
+
+    # ---- writing ----------------------------------------------------------------------------------------------------
+
+    def shape(self, name: str) -> Shape:
+        """How a call of a tool is spelled."""
+        raise NotImplementedError
+
+    def write(self, calls: Sequence[Written]) -> list[str]:
+        """Calls as the model writes them, in parts of which the tags are markers, for templates that do not."""
+        parts: list[str] = list(self.first)
+        for i, call in enumerate(calls):
+            shape = self.shape(call.name)
+            parts += (*(self.joint if i else ()), *shape.before, *self.write_arguments(call, shape), *shape.after)
+        return [*parts, *self.last]
+
+    def write_arguments(self, call: Written, shape: Shape) -> list[str]:
+        return [call.arguments]
+
+    def call_id(self, id: object, name: str, index: int) -> str | None:
+        """The id by which the model knows a call, the index-th of its message, or its result; None: the one it has."""
+        return None
+
+    def describe(self, tools: Sequence[Mapping[str, Any]]) -> str:
+        """Text for the system message that says which tools there are and how they are called, for templates that do
+        not."""
+        example = self.write([Written("NAME", '{"ARGUMENT": "VALUE"}')])
+        return instructions(tools, "".join(example))
+
+
+def instructions(tools: Iterable[Mapping[str, Any]], example: str) -> str:
+    """A description of tools. example: of a call."""
+    lines = "\n".join(json.dumps(one, ensure_ascii=False) for one in tools)
+    return (
+        "You may call functions to answer the user. These are available, each with a JSON schema of its parameters:\n"
+        f"<tools>\n{lines}\n</tools>\n\n"
+        f"To call a function, write its name and arguments exactly in this form, once for each call:\n{example}"
+    )

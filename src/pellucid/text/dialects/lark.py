@@ -1,0 +1,146 @@
+"""Grammars of calls, in Lark's syntax as llguidance has it: the tools' names, and what their schemas allow."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
+
+from .dialect import Dialect, Shape
+from .values import declared
+
+__all__ = ["calls_grammar"]
+
+# Without white space an object cannot be endless.
+_COMPACT = {"item_separator": ",", "key_separator": ":", "whitespace_flexible": False, "whitespace_pattern": None}
+_TEXT = r"/(.|\n)*/"
+
+
+def calls_grammar(
+    dialect: Dialect,
+    tools: Iterable[tuple[str, Mapping[str, Any], bool]],
+    specials: Mapping[str, int],
+    *,
+    ends: Container[int] = (),
+    trigger: str = "",
+    several: bool = True,
+) -> str:
+    """The grammar of a call of one of the tools, or of several calls.
+
+    tools: (name, schema of the parameters, whether all of it must be kept). specials: tags that are single tokens.
+    ends: tokens that end an answer, which no grammar names. trigger: what is written already, of what a call begins
+    with.
+    """
+    made = _Maker(dialect, specials, ends)
+    names = []
+    for i, (name, schema, strict) in enumerate(tools):
+        shape = dialect.shape(name)
+        arguments = made.arguments(i, {"type": "object", **schema}, shape, strict)
+        body = f"{arguments} {made.parts(shape.after)}"
+        made.rules.append(f"call_{i}: {made.parts(shape.before)} {body}")
+        if trigger and not dialect.first:
+            made.rules.append(f"rest_{i}: {made.parts(_after(shape.before, trigger))} {body}")
+        names.append(i)
+    made.rules.append("call: " + " | ".join(f"call_{i}" for i in names))
+    if not trigger or dialect.first:
+        first = made.parts(_after(dialect.first, trigger) if trigger else dialect.first)
+        more = f"({made.parts(dialect.joint)} call)*" if several and not (dialect.single and trigger) else ""
+        start = f"start: {first} call {more} {made.parts(dialect.last)}"
+    else:
+        start = "start: " + " | ".join(f"rest_{i}" for i in names)
+    return "\n".join([start, *made.rules]) + "\n"
+
+
+def _after(parts: Sequence[str], trigger: str) -> list[str]:
+    """What comes after the trigger."""
+    found, seen = [], ""
+    for part in parts:
+        before, seen = seen, seen + part
+        if trigger in before:
+            found.append(part)
+        elif trigger in seen:
+            rest = seen[seen.index(trigger) + len(trigger) :]
+            if rest:
+                found.append(rest)
+    return found
+
+
+class _Maker:
+    def __init__(self, dialect: Dialect, specials: Mapping[str, int], ends: Container[int]) -> None:
+        self.rules: list[str] = []
+        self._ends = ends
+        self._specials = specials
+        tags = sorted(specials, key=len, reverse=True)
+        self._tags = re.compile("(" + "|".join(map(re.escape, tags)) + ")") if tags else None
+
+    def parts(self, parts: Sequence[str]) -> str:
+        """Texts one after the other. Tags that are tokens of their own are named by their numbers."""
+        return " ".join(filter(None, (self._spelled(one) for one in parts)))
+
+    def _spelled(self, text: str) -> str:
+        pieces = [text] if self._tags is None else self._tags.split(text)
+        return " ".join(
+            f"<[{self._specials[one]}]>" if one in self._specials else json.dumps(one, ensure_ascii=False)
+            for one in pieces
+            if one and self._specials.get(one, -1) not in self._ends
+        )
+
+    def arguments(self, i: int, schema: dict[str, Any], shape: Shape, strict: bool) -> str:
+        """The name of a rule for the arguments of the i-th tool, or an expression."""
+        if shape.values is None:
+            self.rules.append(f"arguments_{i}: {_json(schema, strict)}")
+            return f"arguments_{i}"
+        properties = schema.get("properties")
+        table = properties if isinstance(properties, Mapping) else {}
+        needed = schema.get("required")
+        required = [name for name in (needed if isinstance(needed, (list, tuple)) else ()) if name in table]
+        names = [*required, *(name for name in table if name not in required)]
+        for j, name in enumerate(names):
+            before, after = shape.values(name)
+            self.rules.append(
+                f"argument_{i}_{j}: {self._spelled(before)} {self._value(i, j, name, schema, after, strict)}"
+            )
+        if not shape.between:
+            return " ".join(f"argument_{i}_{j}{'' if name in required else '?'}" for j, name in enumerate(names))
+        return self._list(i, len(names), len(required), self._spelled(shape.between))
+
+    def _list(self, i: int, n: int, required: int, between: str) -> str:
+        """Arguments with something between them: those that are required, then any of the others, in their order."""
+        if not n:
+            return ""
+        for j in range(n - 1, required - 1, -1):  # from this one on, where there is one
+            later = "" if j == n - 1 else f" | list_{i}_{j + 1}"
+            more = "" if j == n - 1 else f" ({between} list_{i}_{j + 1})?"
+            self.rules.append(f"list_{i}_{j}: argument_{i}_{j}{more}{later}")
+        first = f" {between} ".join(f"argument_{i}_{j}" for j in range(required))
+        if required == n:
+            return first
+        return f"{first} ({between} list_{i}_{required})?" if required else f"list_{i}_0?"
+
+    def _value(self, i: int, j: int, name: str, schema: dict[str, Any], after: str, strict: bool) -> str:
+        """A value, with what comes after it."""
+        own = schema["properties"][name]
+        choices = _choices(own)
+        if after and declared(schema, name) == {"string"}:
+            if choices:
+                return f"({' | '.join(json.dumps(one, ensure_ascii=False) for one in choices)}) {self._spelled(after)}"
+            if any(tag in after for tag in self._specials):
+                return f"{_TEXT} {self._spelled(after)}"
+            self.rules.append(f"value_{i}_{j}[lazy]: {_TEXT} {json.dumps(after, ensure_ascii=False)}")
+            return f"value_{i}_{j}"
+        shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+        found = {**shared, **own} if isinstance(own, Mapping) else {}
+        return f"{_json(found, strict)} {self._spelled(after)}"
+
+
+def _choices(schema: Any) -> list[str]:
+    """The texts that a schema allows, where it lists them."""
+    if not isinstance(schema, Mapping):
+        return []
+    listed = [schema["const"]] if "const" in schema else schema.get("enum")
+    return [one for one in listed if isinstance(one, str)] if isinstance(listed, (list, tuple)) else []
+
+
+def _json(schema: Mapping[str, Any], strict: bool) -> str:
+    return "%json " + json.dumps({**schema, "x-guidance": {**_COMPACT, "lenient": not strict}}, ensure_ascii=False)

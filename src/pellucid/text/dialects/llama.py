@@ -1,0 +1,37 @@
+"""Llama 3.1 and 3.2: an object alone, which has the key "parameters"; several with semicolons between them.
+
+    {"name": "get_weather", "parameters": {"city": "Paris"}}
+
+It may follow ``<|python_tag|>``. An object that does not name one of the tools is content.
+Sources: the templates of meta-llama/Llama-3.1-8B-Instruct and Llama-3.2-3B-Instruct; vLLM's llama3_json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .dialect import Dialect, Marker, Shape
+from .json_calls import read_calls
+from .reader import Reader, Wait
+
+__all__ = ["Llama"]
+
+_TAG = Marker("<|python_tag|>")
+
+
+class Llama(Dialect):
+    name = "llama"
+    marks = (('{"name": function name, "parameters"', _TAG), ("<|start_header_id|>",))
+    opens = (_TAG, "{")
+    triggers, trigger_first = ('{"name": "',), True
+    tags = (_TAG,)
+    joint = ("; ",)
+    single = True
+
+    def read_call(self, r: Reader, opened: str, tools: Mapping[str, Any]) -> Wait[bool]:
+        at = len(opened) if opened == _TAG else 0
+        return (yield from read_calls(r, at, known=tools, bare=True))
+
+    def shape(self, name: str) -> Shape:
+        return Shape((f'{{"name": "{name}", "parameters": ',), ("}",))

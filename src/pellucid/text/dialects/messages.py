@@ -1,0 +1,367 @@
+"""Conversations with tools, for chat templates that know little of them, or nothing.
+
+What a template does with tools, calls and results is found by trying it with small ones, since templates do not say.
+What it does not write is written for it: descriptions of tools into the system message, calls into the content of their
+message, results into a message of the user.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+from ...errors import ChatTemplateError
+from .dialect import Dialect, Marker, Written
+from .values import types
+
+__all__ = ["Prepared", "Writer"]
+
+_NAME, _PROBE, _TEXT = "pellucid_probe", "pellucid probe", '{"pellucid": "probe"}'
+_USER = {"role": "user", "content": "x"}
+_SCHEMA = {"type": "object", "properties": {"pellucid": {"type": "string", "description": "probe"}}, "required": []}
+_FUNCTION = {"name": _NAME, "description": "probe", "parameters": _SCHEMA}
+_SPARSE = {"type": "object", "properties": {"pellucid": {"type": ["object", "null"]}}}
+_TYPES = frozenset(("string", "number", "integer", "boolean", "array", "object"))
+_MOST_DEPTH = 20
+_STAND_INS = range(0xF0000, 0xFFFFE)  # of private use
+
+
+class _Template(Protocol):
+    def render(self, messages: Any, *, tools: Any = None) -> tuple[str, dict[int, str]]: ...
+
+
+class Prepared(NamedTuple):
+    """What a template is given. tags: characters in the messages that stand for tags of the model."""
+
+    messages: Any
+    tools: Any
+    tags: dict[str, str]
+
+
+class Writer:
+    """Prepares conversations for a template. specials: spellings of its special tokens."""
+
+    def __init__(self, template: _Template, dialect: Dialect, specials: Sequence[str]) -> None:
+        self._template = template
+        self._dialect = dialect
+        self._specials = frozenset(specials)
+        self._forms: dict[bool, tuple[str, str | None]] = {}
+
+    def prepare(self, messages: Any, tools: Any, name: str = "messages") -> Prepared:
+        """Messages and tools as the template takes them. Raises TypeError or ValueError naming the place of a wrong
+        call."""
+        if not isinstance(messages, (list, tuple)) or not all(isinstance(one, Mapping) for one in messages):
+            return Prepared(messages, tools, {})  # whose place the template's reader names
+        read = [_read(one, f"{name}[{i}]") for i, one in enumerate(messages)]
+        talks = any(one.get("tool_calls") or _role(one) == "tool" for one in read)
+        tags: dict[str, str] = {}
+        if talks:
+            if self._dialect.single:
+                read = _split(read)
+            if self._dialect.says_or_thinks:
+                read = [_thought(one) for one in read]
+            read = self._ids(read)
+            read = self._calls(read, tags)
+            read = self._results(read)
+        if tools:
+            read, tools = self._tools(read, tools)
+        return Prepared(read, tools or None, tags)
+
+    # ---- what the template does ----------------------------------------------------------------------------------
+
+    def _try(self, messages: list[dict[str, Any]], tools: Any = None) -> str:
+        """What it makes of a conversation; "" where it refuses it."""
+        try:
+            text, back = self._template.render(messages, tools=tools)
+        except (ChatTemplateError, ValueError, TypeError):
+            return ""
+        return text.translate(back)
+
+    @cached_property
+    def _writes_tools(self) -> str:
+        """In which form it writes tools: "nested" in OpenAI's, "flat" ones alone, or "" """
+        if _NAME in self._try([_USER], [{"type": "function", "function": _FUNCTION}]):
+            return "nested"
+        return "flat" if _NAME in self._try([_USER], [_FUNCTION]) else ""
+
+    @cached_property
+    def _writes_any(self) -> bool:
+        """Whether it writes parameters without a description, of several types, or of objects that say nothing of
+        their values."""
+        return _NAME in self._try([_USER], [_nested({**_FUNCTION, "parameters": _SPARSE})])
+
+    @cached_property
+    def _tool(self) -> Any:
+        return [{"type": "function", "function": _FUNCTION}] if self._writes_tools == "nested" else None
+
+    def _writes_calls(self, content: bool) -> tuple[str, str | None]:
+        if content not in self._forms:
+            self._forms[content] = self._find_form(content)
+        return self._forms[content]
+
+    def _find_form(self, content: bool) -> tuple[str, str | None]:
+        """(in which form it writes the arguments of calls, beside content or alone: "text" as it is, an "object" in
+        JSON, or ""; what stands for no content)."""
+        before = self._try([_USER], self._tool).count(_NAME)
+        for form, arguments in (("text", _TEXT), ("object", json.loads(_TEXT))):
+            for said in (_PROBE,) if content else ("", None):
+                text = self._try([_USER, *_calling(said, arguments, "done")], self._tool)
+                whole = _TEXT in text if form == "text" else '"pellucid"' in text or "pellucid" in text.split(_NAME)[-1]
+                if text.count(_NAME) > before and whole and (not content or _PROBE in text):
+                    return form, said
+        return "", ""
+
+    @cached_property
+    def _writes_results(self) -> bool:
+        form, said = self._writes_calls(False)
+        asks = _calling(said, _TEXT if form == "text" else json.loads(_TEXT), _PROBE)
+        if not form:
+            asks[0] = {"role": "assistant", "content": "y"}
+        return _PROBE in self._try([_USER, *asks], self._tool)
+
+    @cached_property
+    def _writes_system(self) -> bool:
+        return _PROBE in self._try([{"role": "system", "content": _PROBE}, _USER], self._tool)
+
+    # ---- what is done for it -------------------------------------------------------------------------------------
+
+    def _ids(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Ids of calls as the models of this family know them."""
+        known: dict[Any, str] = {}
+        for n, message in enumerate(messages):
+            for i, call in enumerate(message.get("tool_calls") or ()):
+                id = call.get("id")
+                new = self._dialect.call_id(f"{n} {i}" if id is None else id, call["function"]["name"], i)
+                if new is not None:
+                    known[str(id)] = call["id"] = new
+            if _role(message) == "tool" and message.get("tool_call_id") is not None:
+                id = str(message["tool_call_id"])
+                new = known.get(id) or self._dialect.call_id(id, "", 0)
+                if new is not None:
+                    message["tool_call_id"] = new
+        return messages
+
+    def _calls(self, messages: list[dict[str, Any]], tags: dict[str, str]) -> list[dict[str, Any]]:
+        marks: dict[str, str] | None = None
+        for message in messages:
+            calls = message.get("tool_calls")
+            if not calls:
+                continue
+            before = _text(message.get("content"))
+            form, none = self._writes_calls(bool(before))
+            if before and not form:  # calls matter more than the text before them
+                form, none = self._writes_calls(False)
+                before = "" if form else before
+            if form:
+                message["content"] = message["content"] if before else none
+                for call in calls:
+                    call["function"]["arguments"] = _arguments(call["function"]["arguments"], form)
+                continue
+            if marks is None:
+                marks = self._marks(messages)
+            written = [
+                Written(one["function"]["name"], _arguments(one["function"]["arguments"], "text")) for one in calls
+            ]
+            parts = self._dialect.write(written)
+            text = "".join(marks.get(one, one) if isinstance(one, Marker) else one for one in parts)
+            message["content"] = f"{before}\n{text}" if before else text
+            del message["tool_calls"]
+        tags.update({mark: tag for tag, mark in (marks or {}).items()})
+        return messages
+
+    def _marks(self, messages: list[dict[str, Any]]) -> dict[str, str]:
+        """A character for each tag that is a token of its own."""
+        own = [tag for tag in self._dialect.tags if tag in self._specials]
+        if not own:
+            return {}
+        said = json.dumps(messages, ensure_ascii=False, default=str)
+        free = (chr(code) for code in _STAND_INS if chr(code) not in said)
+        return dict(zip(own, free, strict=False))
+
+    def _results(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if self._writes_results and not self._dialect.results_as_user:
+            for message in messages:
+                if _role(message) == "tool" and isinstance(message.get("content"), list):
+                    message["content"] = _text(message["content"])
+            return messages
+        made: list[dict[str, Any]] = []
+        joined = False
+        for message in messages:
+            if _role(message) != "tool":
+                joined = False
+                made.append(message)
+                continue
+            text = f"<tool_response>\n{_text(message.get('content'))}\n</tool_response>"
+            if joined:
+                made[-1]["content"] += f"\n{text}"
+            else:
+                made.append({"role": "user", "content": text})
+            joined = True
+        return made
+
+    def _tools(self, messages: list[dict[str, Any]], tools: Sequence[Any]) -> tuple[list[dict[str, Any]], Any]:
+        if not all(isinstance(one, Mapping) for one in tools):
+            return messages, tools
+        form = self._writes_tools
+        if form == "nested":
+            made = [_nested(one) for one in tools]
+            return messages, [one if self._writes_any or self._try([_USER], [one]) else _filled(one) for one in made]
+        if form:
+            return messages, [one.get("function", one) for one in tools]
+        text = self._dialect.describe([one.get("function", one) for one in tools])
+        system = messages and _role(messages[0]) == "system"
+        if self._writes_system:
+            before = _text(messages[0].get("content")) if system else ""
+            first = {"role": "system", "content": f"{before}\n\n{text}" if before else text}
+            return [first, *messages[1 if system else 0 :]], None
+        made = list(messages)
+        for i, message in enumerate(made):
+            if _role(message) == "user":
+                made[i] = {**message, "content": f"{text}\n\n{_text(message.get('content'))}"}
+                return made, None
+        return [{"role": "user", "content": text}, *made], None
+
+
+def _calling(content: str | None, arguments: Any, result: str) -> list[dict[str, Any]]:
+    """A message with a call, and its result."""
+    call = {"id": "probe1234", "type": "function", "function": {"name": _NAME, "arguments": arguments}}
+    return [
+        {"role": "assistant", "content": content, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "probe1234", "name": _NAME, "content": result},
+    ]
+
+
+def _role(message: Mapping[str, Any]) -> str:
+    """The role of a message; "" for what is none, whose place the template's reader names."""
+    role = message.get("role")
+    return role if isinstance(role, str) else ""
+
+
+def _read(message: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """A copy of a message with checked calls; without a list of none."""
+    copy = dict(message)
+    if "tool_calls" not in copy:
+        return copy
+    calls = copy.pop("tool_calls")
+    if calls is None or (isinstance(calls, (list, tuple)) and not calls):
+        return copy
+    place = f'{place}["tool_calls"]'
+    if not isinstance(calls, (list, tuple)):
+        raise TypeError(f"{place} must be a list of dicts, not {type(calls).__name__}")
+    copy["tool_calls"] = [_call(one, f"{place}[{i}]") for i, one in enumerate(calls)]
+    if copy.get("content") is None:
+        copy["content"] = ""
+    return copy
+
+
+def _call(call: Any, place: str) -> dict[str, Any]:
+    if not isinstance(call, Mapping):
+        raise TypeError(f'{place} must be a dict with "function", not {type(call).__name__}')
+    function = call.get("function", call)
+    if not isinstance(function, Mapping):
+        raise TypeError(f'{place}["function"] must be a dict, not {type(function).__name__}')
+    name, arguments = function.get("name"), function.get("arguments")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{place}: expected the name of a function")
+    if arguments is not None and not isinstance(arguments, (str, Mapping)):
+        raise TypeError(f"{place}: arguments must be JSON text or a dict, not {type(arguments).__name__}")
+    rest = {} if "function" not in call else {k: v for k, v in call.items() if k != "function"}
+    given = {"name": name, "arguments": "{}" if arguments is None else arguments}
+    return {"type": "function", **rest, "function": {**function, **given}}
+
+
+def _arguments(arguments: Any, form: str) -> Any:
+    """Arguments as JSON text, or as an object where they are one."""
+    if form == "text":
+        return arguments if isinstance(arguments, str) else json.dumps(dict(arguments), ensure_ascii=False, default=str)
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        found = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        return arguments
+    return found if isinstance(found, dict) else arguments
+
+
+def _split(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A message for each call, with its results after it, for templates that take one call in a message."""
+    made: list[dict[str, Any]] = []
+    at = 0
+    while at < len(messages):
+        message = messages[at]
+        calls = message.get("tool_calls") or ()
+        at += 1
+        if len(calls) < 2:
+            made.append(message)
+            continue
+        results = []
+        while at < len(messages) and _role(messages[at]) == "tool":
+            results.append(messages[at])
+            at += 1
+        for i, call in enumerate(calls):
+            rest = message if not i else {"role": message.get("role"), "content": ""}
+            made.append({**rest, "tool_calls": [call]})
+            mine = [one for one in results if one.get("tool_call_id") == call.get("id")]
+            made += mine
+            results = [one for one in results if one not in mine]
+        made += results
+    return made
+
+
+def _thought(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with calls whose content is a part of its reasoning, where it has both."""
+    name = next((one for one in ("reasoning_content", "thinking", "reasoning") if message.get(one)), None)
+    if not message.get("tool_calls") or not message.get("content") or name is None:
+        return message
+    rest = {k: v for k, v in message.items() if k not in ("reasoning_content", "thinking", "reasoning")}
+    return {**rest, "content": "", name: f"{message[name]}\n\n{_text(message['content'])}"}
+
+
+def _nested(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool in OpenAI's form, with the keys that templates read."""
+    function = tool.get("function", tool)
+    if not isinstance(function, Mapping):
+        return dict(tool)
+    given = function.get("parameters")
+    table = {"type": "object", "properties": {}, **(given if isinstance(given, Mapping) else {})}
+    rest = {k: v for k, v in function.items() if k not in ("type", "strict") or "function" in tool}
+    return {"type": "function", "function": {"description": "", **rest, "parameters": table}}
+
+
+def _filled(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool of `_nested` for a template that writes each parameter itself, as a function's in Python: with all that it
+    reads, and no type that it does not know."""
+    function = tool.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function["parameters"]["properties"], Mapping):
+        return tool
+    table = function["parameters"]
+    properties = {k: {"description": "", **_typed(v, table)} for k, v in table["properties"].items()}
+    return {**tool, "function": {**function, "parameters": {"required": [], **table, "properties": properties}}}
+
+
+def _typed(schema: Any, root: Any, depth: int = 0) -> dict[str, Any]:
+    """A schema with the type that it declares, a list of several, or None, which such templates write as any."""
+    given = schema if isinstance(schema, Mapping) and depth < _MOST_DEPTH else {}
+    known = types(given, root) - {"null"}
+    if known == {"object"}:
+        return {
+            **given,
+            "type": "object",
+            "additionalProperties": _typed(given.get("additionalProperties"), root, depth + 1),
+        }
+    if not known or not known <= _TYPES - {"object"}:
+        return {**given, "type": None}
+    return {**given, "type": sorted(known) if len(known) > 1 else min(known)}
+
+
+def _text(content: Any) -> str:
+    """A message's content as text."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, (list, tuple)) and all(isinstance(one, Mapping) and "text" in one for one in content):
+        return "\n".join(str(one["text"]) for one in content)
+    return json.dumps(content, ensure_ascii=False, default=str)

@@ -1,0 +1,67 @@
+"""The parser of one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .dialect import Dialect, Thinking
+from .reader import CallPart, Reader, Said
+
+__all__ = ["CallPart", "Parser", "Said"]
+
+
+class Parser:
+    """Tells content, reasoning and calls of an answer apart, as it comes.
+
+    tools: their schemas by name; None: there are no calls. thinking: the tags of reasoning; None: there is none.
+    begun: whether the answer begins within reasoning. most: calls, after which the answer ends.
+
+    The joined results do not depend on how the text is cut. Nothing is lost: what is no call is content.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        tools: Mapping[str, Any] | None = None,
+        *,
+        thinking: Thinking | None = None,
+        begun: bool = False,
+        most: int | None = None,
+    ) -> None:
+        self._reader = Reader(most)
+        self._reader.thinking = begun
+        self._run = dialect.read(self._reader, tools, thinking)
+        self.done = False  # all calls that there may be are read
+        self._advance()
+
+    @property
+    def thinking(self) -> bool:
+        """Whether what comes next is reasoning."""
+        return self._reader.thinking
+
+    @property
+    def calls(self) -> int:
+        """Number of calls so far."""
+        return self._reader.calls
+
+    def push(self, text: str) -> Said:
+        """What is known after more text."""
+        if text and not self.done:
+            self._reader.feed(text)
+            self._advance()
+        return self._reader.take()
+
+    def finish(self) -> Said:
+        """The rest, at the end of the answer."""
+        self._reader.ended = True
+        self._advance()
+        return self._reader.take()
+
+    def _advance(self) -> None:
+        if self.done:
+            return
+        try:
+            next(self._run)
+        except StopIteration:
+            self.done = True

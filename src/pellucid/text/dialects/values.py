@@ -1,0 +1,200 @@
+"""Arguments that are not written in JSON: as JSON, by the types that a tool's schema declares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .reader import whole_characters
+
+__all__ = ["Literal", "declared", "key", "quoted", "types", "value"]
+
+_KINDS = {"str": "string", "bool": "boolean", "int": "integer", "float": "number", "NoneType": "null"}
+_WORDS = {"true": "true", "false": "false", "null": "null", "none": "null"}
+_MOST_DEPTH = 60
+
+
+def declared(schema: Any, name: str) -> frozenset[str]:
+    """The JSON types that a schema of an object declares for a property; none, where it does not say."""
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    return types(properties.get(name) if isinstance(properties, Mapping) else None, schema)
+
+
+def types(schema: Any, root: Any) -> frozenset[str]:
+    """The JSON types that a schema declares; none, where it does not say. root: the schema its references are in."""
+    found: set[str] = set()
+    seen: set[int] = set()  # references may go in circles
+    left = [schema]
+    while left:
+        one = left.pop()
+        if not isinstance(one, Mapping) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        reference, kind, values = one.get("$ref"), one.get("type"), one.get("enum")
+        if isinstance(reference, str) and reference.startswith("#/"):
+            left.append(_referred(reference, root))
+        elif isinstance(kind, str):
+            found.add(kind)
+        elif isinstance(kind, (list, tuple)):
+            found.update(part for part in kind if isinstance(part, str))
+        elif "const" in one:
+            found.add(_type(one["const"]))
+        elif isinstance(values, (list, tuple)):
+            found.update(map(_type, values))
+        else:
+            branches = (one.get(word) for word in ("anyOf", "oneOf", "allOf"))
+            left += [part for several in branches if isinstance(several, (list, tuple)) for part in several]
+    return frozenset(found)
+
+
+def _referred(reference: str, root: Any) -> Any:
+    node = root
+    for part in reference[2:].split("/"):
+        node = node.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(node, Mapping) else None
+    return node
+
+
+def _type(value: Any) -> str:
+    return _KINDS.get(type(value).__name__, "object" if isinstance(value, Mapping) else "array")
+
+
+def quoted(text: str) -> str:
+    """A text inside a JSON string, without its quotes."""
+    return json.dumps(whole_characters(text), ensure_ascii=False)[1:-1]
+
+
+def key(name: str, first: bool) -> str:
+    """A key of an object, with what stands before it."""
+    return f'{"{" if first else ", "}"{quoted(name)}": '
+
+
+def value(text: str, kinds: frozenset[str]) -> str:
+    """A value that a model wrote as bare text, as JSON: of a declared type if it can be, as it is written; else a
+    string."""
+    bare = text.strip()
+    written = _WORDS.get(bare.lower(), bare)
+    kind = _kind(written)
+    fits = kind in kinds or (kind == "integer" and "number" in kinds) or (kind == "number" and "integer" in kinds)
+    if kind != "string" and (fits or (not kinds and written == bare)):
+        return written
+    if kind == "string" and bare[:1] in ("{", "[") and kinds & {"object", "array"}:
+        literal = Literal(bare)  # a dict or list in Python's form
+        found = literal.value()
+        if found is not None and literal.ended():
+            return found
+    return f'"{quoted(text)}"'
+
+
+def _kind(text: str) -> str:
+    """The JSON type of a text; "string", where it is no JSON."""
+    try:
+        found = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return "string"
+    return _type(found)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+class Literal:
+    """Reads literals of Python, and of JSON, from a text, and writes them in JSON."""
+
+    _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "0": "\0", "a": "\a", "\n": ""}
+    _CODES = {"x": 2, "u": 4, "U": 8}
+
+    def __init__(self, text: str, at: int = 0) -> None:
+        self.text = text
+        self.at = at
+
+    def space(self) -> str:
+        """Skips white space -> the character after it; "" at the end."""
+        while self.text[self.at : self.at + 1].isspace():
+            self.at += 1
+        return self.text[self.at : self.at + 1]
+
+    def ended(self) -> bool:
+        return not self.space()
+
+    def take(self, mark: str) -> bool:
+        """Reads a mark, if it comes next."""
+        found = self.space() == mark
+        self.at += found
+        return found
+
+    def word(self) -> str:
+        """Reads a name or a number."""
+        start, text = self.at, self.text
+        while self.at < len(text) and (text[self.at].isalnum() or text[self.at] in "_.+-"):
+            self.at += 1
+        return text[start : self.at]
+
+    def value(self, depth: int = 0) -> str | None:
+        """Reads a literal -> it in JSON; None where there is none."""
+        c = self.space()
+        if c in ("'", '"'):
+            text = self.string()
+            return None if text is None else f'"{quoted(text)}"'
+        if c in ("[", "(", "{"):
+            return None if depth == _MOST_DEPTH else self._items(c, depth)
+        word = self.word()
+        if word.lower() in _WORDS:
+            return _WORDS[word.lower()]
+        sign, digits = ("-", word[1:]) if word.startswith("-") else ("", word.removeprefix("+"))
+        plain = digits.lstrip("0") or "0" if digits.isdigit() and digits.isascii() else digits
+        return sign + plain if plain and _kind(sign + plain) in ("integer", "number") else None
+
+    def _items(self, opened: str, depth: int) -> str | None:
+        """Reads a list, a tuple, a dict or a set."""
+        self.at += 1
+        close = {"[": "]", "(": ")", "{": "}"}[opened]
+        parts: list[str] = []
+        table: bool | None = None  # whether it has keys
+        while not self.take(close):
+            if parts and not self.take(","):
+                return None
+            if self.take(close):  # after a comma
+                break
+            one = self.value(depth + 1)
+            if one is None:
+                return None
+            keyed = opened == "{" and self.take(":")
+            if table not in (None, keyed):
+                return None
+            table = keyed
+            if keyed:
+                found = self.value(depth + 1)
+                if found is None:
+                    return None
+                one = f"{one if one.startswith(chr(34)) else json.dumps(one)}: {found}"
+            parts.append(one)
+        text = ", ".join(parts)
+        return "{" + text + "}" if opened == "{" and table is not False else "[" + text + "]"
+
+    def string(self) -> str | None:
+        """Reads a string of Python or JSON, which may span lines -> its text; None where it does not end."""
+        mark, text = self.text[self.at], self.text
+        self.at += 1
+        parts: list[str] = []
+        while self.at < len(text):
+            c = text[self.at]
+            self.at += 1
+            if c == mark:
+                return whole_characters("".join(parts))
+            if c != "\\":
+                parts.append(c)
+                continue
+            c = text[self.at : self.at + 1]
+            self.at += 1
+            digits = text[self.at : self.at + self._CODES.get(c, 0)]
+            if c in self._CODES and len(digits) == self._CODES[c]:
+                try:
+                    parts.append(chr(int(digits, 16)))
+                    self.at += len(digits)
+                    continue
+                except (ValueError, OverflowError):
+                    pass
+            parts.append(self._ESCAPES.get(c, c if c in "\\'\"/" else "\\" + c))
+        return None

@@ -1,0 +1,311 @@
+"""Grammars over a vocabulary: JSON schemas, regular expressions, choices, Lark and GBNF, compiled by llguidance.
+
+    grammars = Grammars(tokenizer, size)
+    matcher = grammars.compile(Structure("schema", '{"type": "object"}')).matcher()
+    matcher.forced(); matcher.mask(words); matcher.advance(id); matcher.accepting; matcher.complete
+
+llguidance does not fetch what a schema refers to. What makes it crash or compute for long is kept from it: see
+`LIMITS`, `_compiled` and schema.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import GrammarError, PellucidError, TokenizerError, out_of_memory
+from ..structure import Structure
+from . import schema
+from .special import looks_like_control
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from . import TextTokenizer
+
+    Words = npt.NDArray[np.uint32]
+
+__all__ = ["Grammar", "Grammars", "Matcher", "grammars_of"]
+
+KEPT = 64  # compiled grammars of a vocabulary
+SPECIAL = b"\xff"  # begins a token that no text spells, as llguidance has it
+REPLACEMENT = "\ufffd".encode()
+STACK = 256 << 20  # bytes of address space. 64 KB of grammar can be nested some 30,000 deep; 8 MB hold 3,000 to 7,000
+
+# Ours, before what a client's schema says of itself in x-guidance. Without white space a text cannot be endless.
+OPTIONS = {"item_separator": ",", "key_separator": ":", "whitespace_flexible": False, "whitespace_pattern": None}
+# Of a step: with 10,000 items about 0.5 s at worst. Of a grammar: 20,000 symbols, 8 for each property of an object.
+LIMITS = {
+    "step_lexer_fuel": 50_000,
+    "step_max_items": 10_000,
+    "max_lexer_states": 50_000,
+    "max_grammar_size": 20_000,
+    "verbose_errors": False,
+}
+
+
+def _package() -> Any:
+    try:
+        import llguidance
+    except ModuleNotFoundError:
+        raise PellucidError("schemas and grammars need llguidance: pip install 'pellucid[grammar]'") from None
+    return llguidance
+
+
+class Grammars:
+    """The grammars of a vocabulary: the last `KEPT` stay compiled. Safe to share between threads.
+
+    size: number of tokens of the model, which may be more than the vocabulary has.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, size: int) -> None:
+        self._ll = _package()
+        self.size = size
+        self.words = (size + 31) // 32  # of a mask
+        self.ends = sorted(id for id in tokenizer.eog if id < size)
+        self._spelling = _Spelling(tokenizer, size)
+        ends = self.ends
+        if not ends:  # llguidance needs one; no mask of ours has it
+            self._spelling.tokens.append(SPECIAL + b"<end>")
+            ends = [size]
+        self._spelling.eos_token_id = ends[0]
+        with out_of_memory("for a grammar's vocabulary"):
+            self.vocabulary = self._ll.LLTokenizer(self._spelling, eos_token=ends)
+        self._spelling.greedy = self.vocabulary.greedy_tokenize
+        self._known: OrderedDict[Structure, Grammar] = OrderedDict()
+
+    def compile(self, structure: Structure) -> Grammar:
+        """Raises GrammarError: a structure is wrong, cannot be kept, or is too complex."""
+        with _locks.table:
+            found = self._known.get(structure)
+            if found is not None:
+                self._known.move_to_end(structure)
+                return found
+        try:
+            made = _compiled(lambda: Grammar(self, structure))
+        except RecursionError:
+            raise GrammarError("nested too deeply", place=structure.kind) from None
+        with _locks.table:
+            self._known[structure] = made
+            while len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        return made
+
+    def source(self, structure: Structure) -> str:
+        """A structure as llguidance reads it: a JSON list of grammars."""
+        content = self._content(structure)
+        if not structure.after:
+            return json.dumps({"grammars": [content]})
+        content["name"] = "content"
+        mark = json.dumps(structure.after, ensure_ascii=False)
+        id = self._spelling.special.get(structure.after.encode())
+        if id is None:
+            before = f"before[lazy]: /(.|\\n)*/ {mark}\n"
+        else:
+            before = f"before: TEXT <[{id}]>\nTEXT: /(.|\\n)*/\n"
+        return json.dumps({"grammars": [{"lark_grammar": f"start: before @content\n{before}"}, content]})
+
+    def _content(self, structure: Structure) -> dict[str, Any]:
+        kind, text = structure.kind, structure.text
+        if kind == "schema":
+            root = schema.checked(text)
+            # Of the options in the schema itself none stays.
+            root["x-guidance"] = {**OPTIONS, "lenient": not structure.strict, "coerce_one_of": not structure.strict}
+            return {"json_schema": root}
+        if kind == "regex":
+            made: dict[str, Any] = json.loads(self._ll.LLMatcher.grammar_from_regex(text))
+            return dict(made["grammars"][0])
+        if kind == "choice":
+            texts = " | ".join(json.dumps(one, ensure_ascii=False) for one in json.loads(text))
+            return {"lark_grammar": f"start: TEXT\nTEXT: {texts}\n"}
+        return {"lark_grammar": self._lark(text)}
+
+    @staticmethod
+    def _lark(text: str) -> str:
+        from llguidance.gbnf_to_lark import any_to_lark
+
+        try:
+            lark: str = any_to_lark(text)
+        except Exception as error:  # RecursionError, and whatever the converter stumbles over
+            raise GrammarError(f"neither Lark's nor GBNF's syntax: {error}", place="grammar") from None
+        schema.check_embedded(lark)
+        return lark
+
+
+def grammars_of(tokenizer: TextTokenizer, size: int) -> Grammars:
+    """Those of a tokenizer, for a model of so many tokens; built at the first use, which may be that of two threads."""
+    known: dict[int, Grammars] = vars(tokenizer).setdefault("_grammars", {})  # which ends with the tokenizer
+    made = known.get(size)
+    return known.setdefault(size, Grammars(tokenizer, size)) if made is None else made
+
+
+class _Spelling:
+    """A tokenizer as llguidance asks for it: what each token spells, and the tokens of a text."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+    special_token_ids: tuple[int, ...] = ()
+    eos_token_id: int
+
+    def __init__(self, tokenizer: TextTokenizer, size: int) -> None:
+        self._tokenizer = tokenizer
+        self.greedy: Any = None
+        self.special: dict[bytes, int] = {}
+        self.tokens = [self._token(id) for id in range(min(tokenizer.vocab_size, size))]
+        self.tokens += [b""] * (size - len(self.tokens))
+
+    def _token(self, id: int) -> bytes:
+        raw = self._tokenizer.piece(id)
+        if raw[:1] == SPECIAL:  # one byte of no character
+            return b""
+        spelled = self._tokenizer.spelling(id)
+        if raw and not looks_like_control(spelled) and (raw != REPLACEMENT or spelled == "\ufffd"):
+            return raw
+        name = spelled.encode("utf-8", "replace")
+        self.special.setdefault(name, id)
+        return SPECIAL + name
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """Tokens that spell exactly this text, as the model was trained on it."""
+        raw = text if isinstance(text, bytes) else text.encode("utf-8", "replace")
+        spelled = raw.decode("utf-8", "replace")
+        for before in ("", "\n"):  # some vocabularies put a space before what they encode
+            try:
+                ids = self._tokenizer.encode(before + spelled, add_special=False)
+            except TokenizerError:
+                break
+            for i in range(min(len(ids), 4)):
+                if b"".join(self.tokens[id] for id in ids[i:]) == raw:
+                    return ids[i:]
+        found: list[int] = self.greedy(spelled)
+        return found
+
+
+class Grammar:
+    """A compiled structure. ``warnings``: keywords of a schema that are ignored, where it is not strict."""
+
+    def __init__(self, grammars: Grammars, structure: Structure) -> None:
+        ll = _package()
+        self.grammars = grammars
+        self.structure = structure
+        limits = ll.LLParserLimits(**LIMITS)
+        self._made = ll.LLMatcher(grammars.vocabulary, grammars.source(structure), log_level=0, limits=limits)
+        if self._made.is_error():
+            raise schema.explained(self._made.get_error(), structure)
+        self.warnings = schema.warnings(self._made.get_grammar_warnings(), structure)
+        first = self.matcher()
+        first.forced()
+        if not first.complete:  # what is too complex from the start is refused here
+            self._made.compute_bitmask()
+            first = self.matcher()
+            if first.complete and not first.accepting:
+                raise GrammarError("no text matches", place=structure.kind)
+
+    def matcher(self) -> Matcher:
+        """A new one, at the beginning."""
+        return Matcher(self, self._made.deep_copy())
+
+
+class Matcher:
+    """Where a text is in its grammar. For one thread at a time. Raises GrammarError, also where it is too complex."""
+
+    __slots__ = ("_grammar", "_made")
+
+    def __init__(self, grammar: Grammar, made: Any) -> None:
+        self._grammar = grammar
+        self._made = made
+
+    @property
+    def accepting(self) -> bool:
+        """Whether the text may end here."""
+        return bool(self._made.is_accepting())
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing may follow."""
+        if not self._made.is_stopped():
+            return False
+        if self._made.is_error():
+            raise self._error()
+        return True
+
+    def advance(self, ids: Iterable[int]) -> None:
+        """Takes tokens."""
+        found = list(ids)
+        if found and not self._made.consume_tokens(found):
+            raise self._error()
+
+    def forced(self) -> list[int]:
+        """The tokens that must follow, as the model spells them; the last may be left out where a longer one could
+        take its place."""
+        found: list[int] = self._made.compute_ff_tokens()
+        if found:
+            del found[self._made.validate_tokens(found) :]
+        if self._made.is_error():
+            raise self._error()
+        return found
+
+    def mask(self, words: Words, ends: bool = True) -> None:
+        """Writes a bit for each token of the model: whether it may follow. ends: also for those that end the text,
+        where it may end; else only where nothing else may follow."""
+        grammars = self._grammar.grammars
+        raw = np.frombuffer(self._made.compute_bitmask(), np.uint32)
+        if self._made.is_error():
+            raise self._error()
+        words[:] = raw[: len(words)]
+        if grammars.size & 31:
+            words[-1] &= np.uint32((1 << (grammars.size & 31)) - 1)
+        if not ends:
+            for id in grammars.ends:
+                words[id >> 5] &= ~np.uint32(1 << (id & 31))
+            if not words.any():
+                self.mask(words)
+
+    def _error(self) -> GrammarError:
+        return schema.explained(self._made.get_error(), self._grammar.structure)
+
+
+def _compiled(work: Any) -> Grammar:
+    """The result of `work` in a thread with a stack deep enough for what may be nested in `LIMIT` bytes."""
+    made: list[Grammar] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            made.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    with _locks.stack, out_of_memory("to compile a grammar"):
+        before = threading.stack_size(STACK)
+        try:
+            thread = threading.Thread(target=run, name="pellucid grammar", daemon=True)
+            thread.start()
+        finally:
+            threading.stack_size(before)
+    thread.join()
+    if failed:
+        raise failed[0]
+    return made[0]
+
+
+class _Locks:
+    def __init__(self) -> None:
+        self.table = threading.Lock()  # of the known grammars
+        self.stack = threading.Lock()  # of the stack's size, which is the process's
+
+
+def _after_fork() -> None:
+    global _locks
+    _locks = _Locks()
+
+
+_locks = _Locks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,122 @@
+"""JSON schemas before they are compiled, and what is said of those that cannot be."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+from ..errors import GrammarError, one_line
+from ..structure import Structure
+
+__all__ = ["check_embedded", "checked", "explained", "warnings"]
+
+# The automaton of a multiple has as many states: 0.2 s for 30,000.
+MOST_MULTIPLE = 30_000
+# Keywords whose values are names and schemas, and those whose values are no schemas.
+_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_DATA = ("const", "enum", "default", "examples", "example", "x-guidance")
+_COUNTS = {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"}
+_KEYWORDS = re.compile(r'Unimplemented keys: (\["[^\]]*"\])')
+_JSON = re.compile(r"%json\s*")
+
+
+def checked(text: str) -> dict[str, Any]:
+    """The schema in a JSON text, as an object. Raises GrammarError where it allows nothing, or would take too long."""
+    root = json.loads(text)
+    if root is False:
+        raise GrammarError("no text matches", place="schema")
+    root = {} if root is True else root
+    for _, node in _nodes(root, "schema"):
+        for key in node.keys() & _COUNTS:
+            value = node[key]
+            if isinstance(value, float) and value.is_integer():  # 2.0 is an integer in JSON schemas
+                node[key] = int(value)
+    _check_multiples(root, "schema")
+    return dict(root)
+
+
+def check_embedded(lark: str) -> None:
+    """As `checked`, for the schemas in a Lark grammar."""
+    for found in _JSON.finditer(lark):
+        try:
+            root, _ = json.JSONDecoder().raw_decode(lark, found.end())
+        except (ValueError, RecursionError):
+            continue  # llguidance refuses it
+        _check_multiples(root, "grammar")
+
+
+def _check_multiples(root: Any, place: str) -> None:
+    least = 1
+    for where, key, value in _keywords(root, place):
+        if key != "multipleOf" or isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            continue
+        try:
+            least = math.lcm(least, Fraction(str(value)).numerator)
+        except (ValueError, OverflowError):
+            least = MOST_MULTIPLE + 1
+        if least > MOST_MULTIPLE:
+            raise GrammarError(f"multiples beyond {MOST_MULTIPLE} are too complex", place=f"{where}.multipleOf")
+
+
+def _keywords(root: Any, place: str) -> Iterator[tuple[str, str, Any]]:
+    """Every keyword in a schema -> (where, keyword, value)."""
+    for where, node in _nodes(root, place):
+        for key, value in node.items():
+            yield where, key, value
+
+
+def _nodes(root: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every object in a schema whose keys are keywords -> (where, object)."""
+    todo: list[tuple[str, Any, bool]] = [(place, root, False)]  # named: the keys are names
+    while todo:
+        where, node, named = todo.pop()
+        if isinstance(node, list):
+            todo += [(f"{where}[{i}]", one, False) for i, one in enumerate(node)]
+        elif isinstance(node, dict):
+            if not named:
+                yield where, node
+            for key, value in node.items():
+                if named or key not in _DATA:
+                    todo.append((f"{where}.{key}", value, not named and key in _NAMED))
+
+
+def explained(message: str, structure: Structure) -> GrammarError:
+    """The error for what llguidance says of a structure, as one line."""
+    kind = structure.kind
+    found = _KEYWORDS.search(message)
+    if found is not None:
+        return _refused(json.loads(found[1]), structure)
+    if message.startswith("oneOf constraints"):
+        return _refused(["oneOf"], structure, " where its alternatives overlap")
+    if message.startswith("NoExtension"):
+        return GrammarError("no text matches", place=kind)
+    text = message.split("\n<non-verbose/>")[0]
+    text = re.split(r"\n\s+\d+ \| ", text)[0]  # the lines of the grammar
+    text = " ".join(text.split())
+    return GrammarError(one_line(text, 300) or "it is too complex", place=kind)
+
+
+def warnings(messages: list[str], structure: Structure) -> tuple[str, ...]:
+    """What llguidance says of a structure that it took, as lines."""
+    out = []
+    for message in messages:
+        found = _KEYWORDS.search(message)
+        names = json.loads(found[1]) if found is not None else []
+        known = ", ".join(json.dumps(name) for name in names)
+        out.append(f"{structure.kind}: {known or one_line(' '.join(message.split()), 200)} is ignored")
+    return tuple(out)
+
+
+def _refused(names: list[str], structure: Structure, where: str = "") -> GrammarError:
+    """Keywords that llguidance does not know. place: that of the keyword, if there is one such."""
+    kind = structure.kind
+    quoted = ", ".join(json.dumps(name, ensure_ascii=False) for name in names)
+    places = []
+    if kind == "schema":
+        places = [f"{at}.{key}" for at, key, _ in _keywords(json.loads(structure.text), kind) if key in names]
+    text = f"the keyword{'s' if len(names) > 1 else ''} {quoted} cannot be kept{where}"
+    return GrammarError(text, place=places[0] if len(places) == 1 else kind)

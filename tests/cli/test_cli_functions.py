@@ -1,0 +1,158 @@
+"""`pellucid chat --tools FILE`: which functions a file offers, what is asked before one runs, and rounds of calls."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pellucid import Piece, ToolCall, ToolCallDelta
+from pellucid.cli.chat import Talk
+from pellucid.cli.functions import Functions
+from pellucid.cli.output import UsageError
+
+from .conftest import Run, error_line
+
+FILE = """
+import math
+from json import dumps
+
+ran = []
+
+def add(a: int, b: int = 1) -> int:
+    "Adds."
+    ran.append((a, b))
+    return a + b
+
+def fails() -> None:
+    raise ValueError("no luck")
+
+def _hidden(x):
+    pass
+
+class Other:
+    pass
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "tools.py"
+    path.write_text(FILE)
+    return path
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+
+
+def call(name: str, arguments: str) -> ToolCall:
+    return ToolCall("call_1", name, arguments)
+
+
+def test_functions_of_a_file(file: Path) -> None:
+    assert list(Functions(str(file), ask=True).known) == ["add", "fails"]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected", "asks"),
+    [("y\n", "3", True), ("n\n", "Error: the user did not allow it", True), ("", "Error: the user did not", True),
+     ("what\nYES\n", "3", True), ("a\n", "3", False)],
+)  # fmt: skip
+def test_asks_before_it_runs_one(
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    said: str,
+    expected: str,
+    asks: bool,
+) -> None:
+    functions = Functions(str(file), ask=True)
+    typed(monkeypatch, said)
+    message = functions.answer(call("add", '{"a": 1, "b": 2}'))
+    assert message["role"] == "tool" and message["tool_call_id"] == "call_1"
+    assert message["content"].startswith(expected) and functions.ask == asks
+    assert 'run add({"a": 1, "b": 2})? [y]es, [n]o, [a]lways ' in capsys.readouterr().err
+
+
+def test_what_it_cannot_run_is_told_without_asking(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed(monkeypatch, "")
+    functions = Functions(str(file), ask=True)
+    assert functions.answer(call("rm", "{}"))["content"].startswith("Error: there is no function rm")
+    allowed = Functions(str(file), ask=False)
+    assert allowed.answer(call("fails", "{}"))["content"] == "Error: ValueError: no luck"
+    assert allowed.answer(call("add", '{"a": "x"}'))["content"].startswith("Error: the arguments do not fit")
+
+
+def test_what_is_shown_cannot_move_the_cursor(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed(monkeypatch, "n\n")
+    Functions(str(file), ask=True).answer(call("add", '{"a": "\x1b[2K\r"}'))
+    assert "\x1b" not in capsys.readouterr().err
+
+
+class Session:
+    """Answers in turn: a call, then text."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[dict[str, Any]]] = []
+        self.calls: tuple[ToolCall, ...] = ()
+
+    def answer(self, asked: list[dict[str, Any]], cancel: Any) -> Iterator[Piece]:
+        self.asked.append(asked)
+        first = len(self.asked) == 1
+        self.calls = (call("add", '{"a": 1}'),) if first else ()
+        deltas = (ToolCallDelta(0, "call_1", "add", '{"a": 1}'),) if first else ()
+        yield Piece("" if first else "It is 2.", [1], [], "eos", tool_calls=deltas)
+
+
+def test_rounds(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session = Session()
+    talk = Talk(session, False, Functions(str(file), ask=False))
+    talk.answer("What is 1 + 1?")
+    assert session.asked == [
+        [{"role": "user", "content": "What is 1 + 1?"}],
+        [{"role": "tool", "tool_call_id": "call_1", "name": "add", "content": "2"}],
+    ]
+    shown = capsys.readouterr()
+    assert shown.out == "It is 2.\n" and '[add({"a": 1})]' in shown.err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, "no such file"),
+        ("x = 1", "defines no function"),
+        ("def f(x): pass", "f(x): expected a type"),
+        ("def f(*x: int): pass", "f(x): expected a parameter that has a name"),
+        ("1/0", "ZeroDivisionError: division by zero"),
+        ("def f(:", "SyntaxError"),
+        ("def f() -> None: pass\nimport nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+    ],
+)
+def test_files_that_are_refused(tmp_path: Path, text: str | None, expected: str) -> None:
+    path = tmp_path / "tools.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UsageError, match="--tools: ") as failed:
+        Functions(str(path), ask=True)
+    assert expected in str(failed.value)
+
+
+def test_needs_someone_to_ask(run: Run, file: Path) -> None:
+    done = run("chat", "--tools", str(file), "Hello")
+    assert done.returncode == 2 and "asks at a terminal" in error_line(done)
+
+
+def test_runs_with_the_default_model(run: Run, file: Path) -> None:
+    done = run("chat", "--tools", str(file), "--yes", "--json", "-n", "6", "--temperature", "0", "Hello")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["messages"][0] == {"role": "user", "content": "Hello"}
+    assert document["messages"][1]["role"] == "assistant"

@@ -1,0 +1,152 @@
+"""Grammars of calls in every family: whatever they allow is read as a call that the tool's schema allows. Tokens are
+drawn at random from those that are allowed, without a model."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from pellucid import Piece, Tokenizer, ToolCall
+from pellucid.guide import Guide
+from pellucid.reply import Reply, Spoken, read_asked
+from pellucid.results import joined
+from pellucid.text.dialects import find
+from pellucid.text.stream import TextStream
+from tests.generation.test_tools import SOURCES
+from tests.text.conversations import templates
+
+# Not endless, so that an answer ends within its tokens.
+TEXT = {"type": "string", "maxLength": 12}
+DAYS = {"type": "integer", "minimum": 1, "maximum": 7}
+SMALL: dict[str, Any] = {
+    "get_weather": {
+        "type": "object",
+        "properties": {"city": TEXT, "days": DAYS, "unit": {"enum": ["C", "F"]}},
+        "required": ["city", "unit"],
+        "additionalProperties": False,
+    },
+    "get_time": {"type": "object", "properties": {}, "additionalProperties": False},
+}
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": schema}} for name, schema in SMALL.items()]
+TAGGED = ("qwen coder", "seed-oss", "glm")  # the length of texts is not bound there
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm2: Path) -> Tokenizer:
+    return Tokenizer.load(smollm2)
+
+
+class Drawn:
+    """An answer whose tokens are drawn at random."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, family: str, options: dict[str, Any], seed: int, first: str = "", prompt: str = "x"
+    ) -> None:
+        rng = random.Random(seed)
+        core: Any = SimpleNamespace(
+            engine=SimpleNamespace(vocab=tokenizer.vocab_size), need_tokenizer=lambda: tokenizer
+        )
+        source = templates()[SOURCES[family]]
+        reply = Reply(tokenizer.piece, tokenizer.chat(source).specials, source, prompt, read_asked(options))
+        self.guide = Guide(core, reply, None, tokenizer.eog, True, False)
+        drawn: list[Any] = []
+        forced: Sequence[int] = tokenizer.encode(first, add_special=False)
+        self.guide.follow(drawn)
+        self.ended = False
+        while not self.guide.complete and len(drawn) < 150 and not self.ended:
+            token = forced[len(drawn)] if len(drawn) < len(forced) else self._draw(rng)
+            self.ended = token in tokenizer.eog
+            if not self.ended:
+                drawn.append((token, None, []))
+                self.guide.follow(drawn)
+        self.ids = [one[0] for one in drawn]
+        text, spoken = TextStream(reply.piece), Spoken(reply, [1], seed)
+        pieces = [spoken.piece(Piece(text.push(id), [id], [])) for id in self.ids]
+        pieces.append(spoken.piece(Piece(text.flush(), [], [], "stop")))
+        self.text = "".join(one.text for one in pieces)
+        self.reasoning = "".join(one.reasoning for one in pieces)
+        self.calls: tuple[ToolCall, ...] = joined(call for one in pieces for call in one.tool_calls)
+
+    def _draw(self, rng: random.Random) -> int:
+        self.guide.fill()
+        allowed = np.flatnonzero(np.unpackbits(self.guide.words.view(np.uint8), bitorder="little"))
+        assert len(allowed)
+        return int(rng.choice(allowed))
+
+
+def check(family: str, drawn: Drawn) -> None:
+    assert drawn.text == "" and len(drawn.calls) == 1
+    (call,) = drawn.calls
+    if family in TAGGED:
+        assert call.name in SMALL
+    else:
+        assert drawn.guide.complete
+        jsonschema.validate(json.loads(call.arguments), SMALL[call.name])
+
+
+@pytest.mark.parametrize("family", SOURCES)
+def test_a_call_is_required(tokenizer: Tokenizer, family: str) -> None:
+    for seed in range(6):
+        options = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False}
+        check(family, Drawn(tokenizer, family, {**options, "thinking_budget": 3}, seed))
+
+
+@pytest.mark.parametrize("family", SOURCES)
+def test_one_by_its_name(tokenizer: Tokenizer, family: str) -> None:
+    for name in SMALL:
+        choice = {"type": "function", "function": {"name": name}}
+        drawn = Drawn(tokenizer, family, {"tools": TOOLS, "tool_choice": choice, "thinking_budget": 0}, 1)
+        check(family, drawn)
+        assert drawn.calls[0].name == name
+
+
+@pytest.mark.parametrize("family", [name for name in SOURCES if find(templates()[SOURCES[name]]).triggers])
+def test_what_follows_the_beginning_of_a_call(tokenizer: Tokenizer, family: str) -> None:
+    trigger = find(templates()[SOURCES[family]]).triggers[0]
+    begun = f"<|channel|>commentary {trigger}" if family == "harmony" else trigger
+    for seed in range(4):
+        check(family, Drawn(tokenizer, family, {"tools": TOOLS, "parallel_tool_calls": False}, seed, begun))
+
+
+def test_several_calls(tokenizer: Tokenizer) -> None:
+    """Required: after each call, another may follow, or the end."""
+    counts = set()
+    for seed in range(12):
+        drawn = Drawn(tokenizer, "hermes", {"tools": TOOLS, "tool_choice": "required"}, seed)
+        counts.add(len(drawn.calls))
+        assert drawn.text == "" or not drawn.ended
+    assert max(counts) > 1
+
+
+def test_text_is_free(tokenizer: Tokenizer) -> None:
+    drawn = Drawn(tokenizer, "hermes", {"tools": TOOLS}, 3, "Hello <tool_cal> {")
+    drawn.guide.fill()
+    assert int(np.unpackbits(drawn.guide.words.view(np.uint8)).sum()) == tokenizer.vocab_size
+
+
+def test_a_budget_ends_reasoning(tokenizer: Tokenizer) -> None:
+    for budget in (0, 1, 9):
+        drawn = Drawn(tokenizer, "hermes", {"thinking_budget": budget}, 4, prompt="<think>\n")
+        said = tokenizer.decode(drawn.ids)
+        closing = tokenizer.encode("\n</think>\n\n", add_special=False)
+        assert "</think>" in said and "</think>" not in drawn.reasoning + drawn.text
+        assert tokenizer.decode(drawn.ids[: budget + len(closing)]).count("</think>") == 1
+
+
+def test_an_interrupted_guide_goes_on(tokenizer: Tokenizer) -> None:
+    """Its state follows from what was drawn."""
+    options = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False}
+    drawn = Drawn(tokenizer, "hermes", options, 5)
+    whole: list[Any] = [(id, None, []) for id in drawn.ids]
+    guide: Any = Drawn(tokenizer, "hermes", options, 5).guide
+    guide._moving = True
+    guide.follow(whole)
+    assert guide.complete and guide.ids == drawn.ids
