@@ -310,7 +310,34 @@ def test_closed(tmp_path: Any) -> None:
         (lambda e: e.add(0, [np.nan] * 64), ValueError, "vector is not finite"),
         (lambda e: e.add(0, [1e39] * 64), ValueError, "vector is not finite"),
         (lambda e: e.add(0, "zeros"), TypeError, "vector must be numbers"),
-        (lambda e: e.add(0, np.zeros(64), positions=[-1]), ValueError, "positions"),
+        (lambda e: e.add(0, np.zeros(64), positions=[-1]), ValueError, r"positions=-1: .* model.edit\(prompt\)"),
+        (lambda e: e.add(-1, np.zeros(64)), ValueError, "layer=-1: expected 0 to 2, or 'embeddings'"),
+        (lambda e: e.patch(-1, 0, np.zeros(64)), ValueError, "layer=-1: expected 0 to 2"),
+        (lambda e: e.scale(-1, 0.5), ValueError, "layer=-1: expected 0 to 2"),
+        (lambda e: e.add("start", np.zeros(64)), TypeError, "layer='start': expected an integer, or 'embeddings'"),
+        (lambda e: e.add("embeddings", np.zeros(64), part="mlp"), TypeError, "layer='embeddings'"),
+        (lambda e: e.add(0, np.zeros(64), part="head"), ValueError, "part='head'"),
+        (
+            lambda e: e.patch(0, 1, np.zeros(63), part="mlp"),
+            ValueError,
+            r"values has shape \(63,\), expected \(1, 64\)",
+        ),
+        (lambda e: e.scale(0, np.inf), ValueError, "factor is not finite"),
+        (lambda e: e.patch_head(0, 4, 1, np.zeros(16)), ValueError, "head=4"),
+        (lambda e: e.patch_head(0, 2, 1, np.zeros(16), "k"), ValueError, "head=2: expected -2 to 1"),
+        (lambda e: e.patch_head(0, 1, 1, np.zeros(15)), ValueError, r"values has shape \(15,\), expected \(1, 16\)"),
+        (lambda e: e.patch_head(0, 1, 1, np.zeros(16), "keys"), ValueError, "part='keys': expected 'output'"),
+        (lambda e: e.patch_pattern(0, 1, [1, 2], np.zeros((3, 4))), ValueError, r"weights has shape \(3, 4\)"),
+        (lambda e: e.patch_pattern(0, 1, 1, []), ValueError, "weights has shape"),
+        (lambda e: e.cut(0, 4, None, 0), ValueError, "head=4"),
+        (lambda e: e.cut(0, 0, None, None), TypeError, "sources"),
+        (lambda e: e.cut(0, 0, None, [1, 1]), ValueError, "sources: expected each one only once"),
+        (lambda e: e.scale_neurons(0, 999, 1), ValueError, "neurons=999"),
+        (lambda e: e.scale_neurons(0, None, 1), TypeError, "neurons must be integers"),
+        (lambda e: e.scale_neurons(0, [1, 1], 1), ValueError, "neurons: expected each one only once"),
+        (lambda e: e.set_neurons(0, [1, 2], [1.0]), ValueError, r"values has shape \(1,\), expected \(2,\)"),
+        (lambda e: e.set_neurons(0, 1, [[1.0]] * 2), ValueError, "values has shape"),
+        (lambda e: e.scale_head(0, 0, 1, [1, 1]), ValueError, "positions: expected each one only once"),
         (lambda e: e.add(0, np.zeros(64), positions=[4096]), ValueError, "positions=4096"),
         (lambda e: e.add(0, np.zeros(64), positions=[1, 1]), ValueError, "positions: expected each one only once"),
         (lambda e: e.add(0, np.zeros(64), positions=[]), ValueError, "positions is empty"),
@@ -343,3 +370,45 @@ def test_wrong_edits_change_nothing(load: Load, call: Any, error: type[Exception
         with pytest.raises(error, match=match):
             call(e)
         assert e.model is view and same(e.logits([1, 2, 3]), before)
+
+
+def test_positions_from_the_end(load: Load) -> None:
+    model = load("llama_gqa")
+    ids, v = ids_for(model.core.engine, 9), np.ones(64)
+    with model.edit(ids) as e, model.edit() as plain:
+        e.add(0, v, [-1, -9]).scale_head(1, 0, 0, -2)
+        plain.add(0, v, [8, 0]).scale_head(1, 0, 0, 7)
+        assert same(e.logits(ids), plain.logits(ids))
+        with pytest.raises(ValueError, match="positions=-10: expected at least -9"):
+            e.add(0, v, -10)
+    with pytest.raises(ValueError, match="prompt: expected a single prompt"):
+        model.edit([[1, 2], [3, 4]])
+
+
+@several
+def test_other_neutral_edits_change_no_bit(load: Load, name: str, mix: str) -> None:
+    model = load(name, mix)
+    ids = ids_for(model.core.engine, 40)
+    t = model.trace(ids, ("logits", "embeddings", "mixed", "q", "k", "v", "neurons"))
+    with model.edit() as e:
+        e.patch("embeddings", range(40), t.embeddings).scale("embeddings", 1)
+        for i in t.layers:
+            e.scale(i, 1.0, [3])
+            e.add(i, np.zeros(t.embeddings.shape[-1]), [2, 3], "attention")
+            for part, values in (("output", t.mixed), ("q", t.q), ("k", t.k), ("v", t.v)):
+                e.patch_head(i, 0, range(40), values[i][0], part)
+            e.set_neurons(i, [7, 3], t.neurons[i][:, [7, 3]], range(40)).scale_neurons(i, [1], 1)
+        assert same(e.logits(ids), t.logits) and same(e.logits(ids, chunk=7), t.logits)
+
+
+def test_a_part_of_a_skipped_layer(load: Load) -> None:
+    """What a part adds can be replaced where it is skipped."""
+    model = load("llama_gqa")
+    ids = ids_for(model.core.engine, 9)
+    whole = model.trace(ids, ("attention_out", "hidden"))
+    with model.edit() as e:
+        e.skip(1, "attention").patch(1, range(9), whole.attention_out[1], "attention").scale_neurons(1, 0, 1)
+        e.patch_head(1, 0, 2, np.zeros(16)).patch_head(1, 0, 2, np.zeros(16), "k").cut(1, None, None, 0)
+        found = e.trace(ids, ("hidden", "attention_out"))
+    assert golden.distance(found.hidden, whole.hidden) < 1e-6
+    assert golden.distance(found.attention_out, whole.attention_out) < 1e-5

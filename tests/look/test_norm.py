@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid._engine import NORMS
+from pellucid._engine import NORMS, Kind
 from pellucid.look.norm import NormMap
 
 D, EPS = 24, 1e-3
 
 
 def normed(kind: str, x: Any, w: Any) -> Any:
+    if kind == "none":
+        return x
     x = x - x.mean(axis=-1, keepdims=True) if kind == "layer" else x
-    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + EPS) * w
+    total = np.sum(x * x, axis=-1, keepdims=True)
+    return x / np.sqrt((total if kind == "l2" else total / D) + EPS) * w
 
 
 @pytest.mark.parametrize("kind", NORMS)
@@ -24,7 +27,7 @@ def test_parts_and_directions(kind: str) -> None:
     rng = np.random.default_rng(8)
     parts, w, direction = rng.normal(0.3, 1, (5, 3, D)), rng.normal(1, 0.3, D).astype(np.float32), rng.normal(0, 1, D)
     plan: Any = SimpleNamespace(vectors=[SimpleNamespace(data=w)])
-    op: Any = SimpleNamespace(vec=0, norm=NORMS[kind], eps=EPS)
+    op: Any = SimpleNamespace(kind=Kind.NORM, vec=0, norm=NORMS[kind], eps=EPS)
     whole = parts.sum(axis=0)
     norm = NormMap.of(plan, op, whole)
     expected = normed(kind, whole, w)
@@ -37,6 +40,16 @@ def test_parts_and_directions(kind: str) -> None:
 def test_without_a_norm() -> None:
     x = np.random.default_rng(9).normal(0, 1, (3, D)).astype(np.float32)
     plan: Any = SimpleNamespace(vectors=[])
-    op: Any = SimpleNamespace(vec=-1, norm=0, eps=EPS)
+    op: Any = SimpleNamespace(kind=Kind.LINEAR_ADD, vec=-1, norm=0, eps=EPS, scale=1.0)
     norm = NormMap.of(plan, op, x)
     assert np.array_equal(norm.forward(x), x) and np.array_equal(norm.back(x), x)
+
+
+def test_what_is_added_is_multiplied_first() -> None:
+    rng = np.random.default_rng(10)
+    x, w = rng.normal(0, 1, (3, D)), rng.normal(1, 0.3, D).astype(np.float32)
+    plan: Any = SimpleNamespace(vectors=[SimpleNamespace(data=w)])
+    op: Any = SimpleNamespace(kind=Kind.LINEAR_ADD, vec=0, norm=NORMS["rms"], eps=EPS, scale=0.25)
+    assert np.allclose(NormMap.of(plan, op, x).forward(x), 0.25 * normed("rms", x, w), rtol=1e-12)
+    op.vec = -1
+    assert np.allclose(NormMap.of(plan, op, x).forward(x), 0.25 * x)

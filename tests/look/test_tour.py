@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
-FIGURES = {"look/lens.png", "look/attribution.png", "look/induction.png"}
+FIGURES = {"look/lens.png", "look/attribution.png", "look/induction.png", "look/patching.png"}
 MOST_BYTES = 1_000_000  # of all figures of the page
 
 
@@ -73,7 +73,7 @@ def test_the_page_keeps_its_form() -> None:
     finally:
         TOUR.run = original
     assert len(BLOCKS) == PAGE.count("\n```python\n") > 30
-    assert set(re.findall(r"\]\((look/[^)]+)\)", PAGE)) == FIGURES
+    assert set(re.findall(r"\]\((look/[^)]+\.png)\)", PAGE)) == FIGURES
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=_ids(BLOCKS))

@@ -9,12 +9,12 @@ import pytest
 
 from pellucid import Model
 from pellucid.errors import ClosedError
-from pellucid.look.recorded import AXES
+from pellucid.look.recorded import AXES, OF_SOME
 from tests.engine.models import Load, ids_for, same
 from tests.look import golden
 
 TOLERANCE = 1e-4
-EVERYTHING = tuple(AXES)
+EVERYTHING = tuple(name for name in AXES if name not in OF_SOME)
 QUANTISED = [("wide", "K"), ("wide_gemma", "Q8_0"), ("narrow", "all")]
 
 golden_models = pytest.mark.parametrize("tiny_model", golden.MODELS, ids=lambda model: model.name)
@@ -26,10 +26,9 @@ quantised = pytest.mark.parametrize(("name", "mix"), QUANTISED, ids=["-".join(pa
 def test_everything_is_what_transformers_computes(load: Load, tiny_model: Any, form: str) -> None:
     model, expected = load(tiny_model.name, form), golden.load(tiny_model)
     found = model.trace(golden.ids_of(tiny_model), want=EVERYTHING)
-    assert set(expected) == set(EVERYTHING) - {"embeddings", "scores"}
+    missing = {"embeddings", "scores", "middle", "attention_in", "mlp_in", "final", "q_unrotated", "k_unrotated"}
+    assert set(expected) == set(EVERYTHING) - missing - {"gate", "up", "mixed"}  # test_inside.py has the others
     for name, value in expected.items():
-        if form == "F32" and tiny_model.arch == "llama" and name in ("q", "k"):
-            continue  # the GGUF's rows stand in another order within each head: only their products are the same
         assert golden.distance(getattr(found, name), value) <= TOLERANCE, name
     assert golden.distance(found.embeddings, expected["hidden"][0]) <= TOLERANCE
 

@@ -1,22 +1,32 @@
-"""How each filter of the sampling options changes a model's probabilities."""
+"""How each step of the sampler changes a model's probabilities, and which token it then draws."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from pellucid import arguments, checks
+from pellucid.errors import WrongValue
+from pellucid.look.filters import Filters, dry_lengths, softmax, uniform
 from pellucid.sampling import SamplingOptions
+from pellucid.text.breakers import Breakers
 
-__all__ = ["Step", "steps"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pellucid.options import GenerateOptions
+
+__all__ = ["SORTED", "Drawn", "Step", "Steps", "steps"]
 
 Floats = npt.NDArray[np.float64]
-_D = SamplingOptions()
+SORTED = 1024  # the engine draws from lists up to this length in the order of probability, from others in that of ids
 
 
 class Step(NamedTuple):
-    """The m tokens left after a filter, the most probable first, and their probabilities, which sum to 1."""
+    """The m tokens left after a step, the most probable first, and their probabilities, which sum to 1."""
 
     name: str
     ids: npt.NDArray[np.intp]
@@ -26,47 +36,148 @@ class Step(NamedTuple):
         return f"<Step {self.name!r}: {len(self.ids)} tokens left, the likeliest {self.probabilities[0]:.3f}>"
 
 
+class Drawn(NamedTuple):
+    """A token drawn: the first, in the order of ``ids``, with which the sum of the probabilities exceeds ``u``."""
+
+    id: int
+    u: float  # the random number, in [0, 1)
+    ids: npt.NDArray[np.intp]  # the tokens left, in the order in which the engine goes through them
+    probabilities: Floats
+
+
+class Steps(list[Step]):
+    """The model's distribution, then the one after each step; :meth:`draw` takes a token from the last one."""
+
+    def __init__(self, found: Iterable[Step], seed: int | None, number: int, by_id: bool) -> None:
+        super().__init__(found)
+        self._seed, self._number, self._by_id = seed, number, by_id
+
+    def draw(self, seed: int | None = None) -> Drawn:
+        """The token that a generation with this seed draws here. seed: default: that of the options. Among more than
+        1,024 tokens the engine adds up in float32, and may rarely take the neighbour. Raises ValueError without one."""
+        seed = self._seed if seed is None else checks.integer("seed", seed, 0, 2**64 - 1)
+        if seed is None:
+            raise WrongValue("seed", " is needed to draw a token: steps(..., seed=1) or draw(1)")
+        _, ids, p = self[-1]
+        if self._by_id or len(ids) > SORTED:
+            order = np.argsort(ids, kind="stable")
+            ids, p = ids[order], p[order]
+        u = uniform(seed, self._number)
+        possible = np.flatnonzero(p > 0)
+        at = int(np.searchsorted(np.cumsum(p[possible]), u * p.sum(), "right"))
+        return Drawn(int(ids[possible[min(at, len(possible) - 1)]]), u, ids, p)
+
+
 def steps(
     logits: npt.ArrayLike,
     *,
-    temperature: float = _D.temperature,
-    top_k: int = _D.top_k,
-    top_p: float = _D.top_p,
-    min_p: float = _D.min_p,
-) -> list[Step]:
-    """A position's logits (vocab) -> the model's distribution, then the one after each filter that is on, in the order
-    in which the sampler applies them: top-k, top-p, min-p, temperature. A token is drawn from the last one.
+    before: Any = (),
+    piece: Callable[[int], bytes] | None = None,
+    number: int = 0,
+    mu: float | None = None,
+    **options: Unpack[GenerateOptions],
+) -> Steps:
+    """A position's logits (vocab) -> the model's distribution, then the one after each step that is on, in the order of
+    ``samplers``. A token is drawn from the last one. The options are those of ``Model.generate``.
 
-    Raises ValueError or TypeError naming the option, as ``Model.generate`` does.
+    before: the ids of all tokens before, of which penalties and DRY read the last ones.
+    piece: a tokenizer's ``piece``, which finds the ``dry_breakers``; without it a repetition has no breakers.
+    number: of the new token, from 0: with ``seed`` it gives XTC's random number, and that of the draw. Without a seed,
+    XTC acts.
+    mu: of Mirostat; default: 2 tau, as for the first token.
+
+    Raises ValueError or TypeError naming the option, as ``Model.generate`` does, and for logits of another shape or
+    that no token can be drawn from.
     """
-    SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    o = SamplingOptions.parse(options)
+    if isinstance(o.seed, tuple):
+        raise WrongValue("seed", " has several values: expected one")
     x = np.asarray(logits, np.float64)
     if x.ndim != 1 or not len(x):
         raise ValueError(f"logits has shape {x.shape}, expected (vocab)")
-    order = np.argsort(-x, kind="stable")
-    found = [Step("model", order, _softmax(x[order]))]
-    if temperature == 0:  # greedy, whatever the filters
-        return [*found, Step("greedy", order[:1], np.ones(1))]
-
-    def keep(name: str, n: int) -> None:
-        nonlocal order
-        order = order[:n]
-        found.append(Step(name, order, _softmax(x[order])))
-
-    if 0 < top_k:
-        keep(f"top-k {top_k}", top_k)
-    if top_p < 1:
-        sums = np.cumsum(found[-1].probabilities)
-        keep(f"top-p {top_p:g}", int(np.searchsorted(sums, np.float32(top_p))) + 1)
-    if min_p > 0:
-        p = found[-1].probabilities
-        keep(f"min-p {min_p:g}", int(np.count_nonzero(p >= min_p * p[0])))
-    if temperature != 1:
-        found.append(Step(f"temperature {temperature:g}", order, _softmax(x[order] / temperature)))
-    return found
+    if np.isnan(x).any() or not np.isfinite(x.max()):
+        raise ValueError("logits has numbers that are not finite: expected numbers, or -inf for some tokens")
+    past = arguments.check_ids(before, "before", len(x), empty=True)
+    number = checks.integer("number", number, 0, 2**64 - 1)
+    run = _Run(x, o, past, piece)
+    run.step(number, 2 * o.mirostat_tau if mu is None else checks.number("mu", mu))
+    return Steps(run.found, o.seed, number, run.filters.by_id)
 
 
-def _softmax(x: Floats) -> Floats:
-    e: Floats = np.exp(x - x.max())
-    e /= e.sum()
-    return e
+class _Run:
+    def __init__(self, x: Floats, o: SamplingOptions, past: list[int], piece: Callable[[int], bytes] | None) -> None:
+        self.o, self.past, self.piece = o, past, piece
+        self.filters = Filters(x)
+        self.found: list[Step] = []
+        self.show("model")
+
+    def show(self, name: str) -> None:
+        s = self.filters
+        if not len(s.ids):
+            raise ValueError("no token is left: the options forbid every one")
+        self.found.append(Step(name, s.ids, softmax(s.x)))
+
+    def step(self, number: int, mu: float) -> None:
+        o = self.o
+        u = 0.0 if o.seed is None else uniform(o.seed, number, 1)  # type: ignore[arg-type]
+        biased = not o.logit_bias
+        for name in (*o.samplers, ""):
+            if not biased and name not in ("penalties", "dry"):
+                biased = True
+                self._bias()
+            if name in ("penalties", "dry"):
+                self._alter(name)
+            elif name and o.temperature > 0 and (name == "temperature" or not o.mirostat):
+                self._filter(name, u)
+        if o.temperature == 0:
+            self.found.append(Step("greedy", self.filters.ids[:1], np.ones(1)))
+        elif o.mirostat:
+            self.filters.mirostat(mu)
+            self.show(f"mirostat {mu:g}")
+
+    def _alter(self, name: str) -> None:
+        o, s = self.o, self.filters
+        if name == "penalties":
+            recent = self.past[max(len(self.past) - o.repeat_last, 0) :]
+            if o.penalised() and recent:
+                s.penalties(recent, o.repeat_penalty or 1, o.presence_penalty, o.frequency_penalty)
+                self.show("penalties")
+        elif o.dry():
+            marks = (
+                list(Breakers(self.piece, o.dry_breakers).marks(self.past)) if self.piece and o.dry_breakers else None
+            )
+            start = 0 if o.dry_range < 0 else max(len(self.past) - o.dry_range, 0)
+            lengths = dry_lengths(self.past[start:], o.dry_allowed_length, marks and marks[start:])
+            if lengths:
+                s.dry(lengths, o.dry_multiplier, o.dry_base, o.dry_allowed_length)
+                self.show(f"dry {o.dry_multiplier:g}")
+
+    def _bias(self) -> None:
+        s, bias = self.filters, self.o.logit_bias
+        known = dict(zip(s.ids.tolist(), s.x.tolist(), strict=True))
+        s.change({id: known[id] + value for id, value in bias.items() if id in known})
+        self.show("bias")
+
+    def _filter(self, name: str, u: float) -> None:
+        o, s = self.o, self.filters
+        if name == "top_n_sigma" and o.top_n_sigma > 0:
+            s.top_n_sigma(o.top_n_sigma)
+            self.show(f"top-n-sigma {o.top_n_sigma:g}")
+        elif name == "top_k" and o.top_k > 0:
+            s.top_k(o.top_k)
+            self.show(f"top-k {o.top_k}")
+        elif name == "typical_p" and 0 < o.typical_p < 1:
+            s.typical_p(o.typical_p)
+            self.show(f"typical-p {o.typical_p:g}")
+        elif name == "top_p" and o.top_p < 1:
+            s.top_p(o.top_p)
+            self.show(f"top-p {o.top_p:g}")
+        elif name == "min_p" and o.min_p > 0:
+            s.min_p(o.min_p)
+            self.show(f"min-p {o.min_p:g}")
+        elif name == "xtc" and o.xtc_probability > 0:
+            s.xtc(u, o.xtc_probability, o.xtc_threshold)
+            self.show(f"xtc {o.xtc_probability:g}")
+        elif name == "temperature" and (o.temperature != 1 or o.dynatemp_range > 0):
+            s.temperature(o.temperature, o.dynatemp_range, o.dynatemp_exponent)
+            self.show(f"temperature {s.scale:g}")

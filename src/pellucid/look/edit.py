@@ -1,4 +1,4 @@
-"""Edits of a model's arithmetic: checks them and applies them to a plan."""
+"""Edits of a model's arithmetic: checks them."""
 
 from __future__ import annotations
 
@@ -10,73 +10,276 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid import checks
-from pellucid._engine import Kind
 from pellucid.core import Core
 from pellucid.errors import WrongType, WrongValue
-from pellucid.look import places, record
-from pellucid.plan import EVERYWHERE, Op, Plan, Vector
+from pellucid.look import places
+from pellucid.look.edited import Change, Changes, added, again, copied, edited
+from pellucid.look.sizes import select
+from pellucid.plan import EVERYWHERE, Plan
 
-__all__ = ["Edits"]
+__all__ = ["HEAD_PARTS", "Edits"]
 
 Floats = npt.NDArray[np.float32]
+PARTS = ("attention", "mlp")
+HEAD_PARTS = ("output", "q", "k", "v")
+START = "embeddings"  # the residual stream before the first layer
 
 
 class Edits:
     """The edits of a model; ``pellucid.Edit`` documents each. Its methods raise ValueError or TypeError naming the
-    argument, and then add nothing."""
+    argument, and then add nothing. tokens: of the prompt from whose end negative positions count, if there is one."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, tokens: int | None = None) -> None:
         self._core = core
         self._plan = core.engine.plan
-        self._skipped: set[tuple[int, str]] = set()
-        self._heads: list[tuple[int, int, float]] = []
-        self._stream: list[tuple[int, float, int, int, Floats]] = []  # layer, scale, positions [from, to), added rows
+        self._places = places.find(self._plan)
+        self._tokens = tokens
+        self._made = Changes()
 
     def plan(self) -> Plan:
         """The model's plan with the edits applied, in the order in which they were made."""
-        return _edited(self._plan, self._skipped, self._heads, self._stream)
+        return edited(self._plan, self._places, self._made)
 
-    def add(self, layer: int, vector: npt.ArrayLike, positions: Any = None) -> None:
-        layer, row = self._layer(layer), self._floats("vector", vector, 1)
+    # ---- the residual stream ----------------------------------------------------------------------------------
+
+    def add(self, layer: Any, vector: npt.ArrayLike, positions: Any = None, part: Any = None) -> None:
+        number, row = self._stream(layer, part), self._floats("vector", vector, 1)
         if row.shape != (self._plan.dim,):
             raise WrongValue("vector", f" has shape {row.shape}, expected {(self._plan.dim,)}")
-        runs = [(0, EVERYWHERE)] if positions is None else list(_runs(self._positions(positions)))
-        self._stream += [(layer, 1.0, a, b, row) for a, b in runs]
+        at, name = self._after(number, part), self._name(part)
+        x = self._places.embeddings.buffer
+        self._made.ops += [added(at, number, name, x, 0, row, start, end) for start, end in self._ranges(positions)]
 
-    def patch(self, layer: int, positions: Any, values: npt.ArrayLike) -> None:
-        layer, at = self._layer(layer), self._positions(positions)
-        rows = self._floats("values", values, 1, 2)
-        shape = (len(at), self._plan.dim)
-        if rows.shape not in (shape, shape[1:]):
-            raise WrongValue("values", f" has shape {rows.shape}, expected {shape}")
-        rows = np.broadcast_to(rows, shape)[np.argsort(at)]
-        at = sorted(at)
-        self._stream += [(layer, 0.0, a, b, rows[at.index(a) : at.index(a) + b - a]) for a, b in _runs(at)]
+    def patch(self, layer: Any, positions: Any, values: npt.ArrayLike, part: Any = None) -> None:
+        number, at = self._stream(layer, part), self._positions(positions)
+        rows = self._rows("values", values, at, self._plan.dim)
+        x, after, name = self._places.embeddings.buffer, self._after(number, part), self._name(part)
+        if part is None:
+            self._made.ops += [added(after, number, name, x, 0, *one, scale=0.0) for one in _runs_of(at, rows)]
+            return
+        self._made.ops.append(copied(self._before(number, part), number, x, self._plan.dim))
+        for one in _runs_of(at, rows):
+            self._made.ops.append(added(after, number, name, x, 0, *one, scale=0.0))
+            self._made.ops.append(added(after, number, name, x, 0, None, *one[1:], width=self._plan.dim, copy=True))
 
-    def scale_head(self, layer: int, head: int, factor: float) -> None:
-        layer = self._layer(layer)
-        (head,) = record.select("head", [head], self._core.config.attention.n_q)
-        value = self._floats("factor", factor, 0)
-        self._heads.append((layer, head, float(value)))
+    def scale(self, layer: Any, factor: Any, positions: Any = None) -> None:
+        number, value = self._stream(layer, None), float(self._floats("factor", factor, 0))
+        at, x, dim = self._after(number, None), self._places.embeddings.buffer, self._plan.dim
+        for start, end in self._ranges(positions):
+            self._made.ops.append(added(at, number, "edit", x, 0, None, start, end, scale=value, width=dim))
 
-    def skip(self, layer: int, part: str) -> None:
-        layer = self._layer(layer)
-        self._skipped.add((layer, checks.choice("part", part, ("attention", "mlp"))))
+    def _stream(self, layer: Any, part: Any) -> int:
+        """The number of the layer, counted from the start alone: after -1 might be the last one, or the embeddings."""
+        if part is not None:
+            checks.choice("part", part, PARTS)
+        elif isinstance(layer, str) and layer == START:
+            return -1
+        try:
+            return checks.integer("layer", layer, 0, self._core.config.layers - 1)
+        except (WrongType, WrongValue) as error:
+            if part is not None:
+                raise
+            expected = f"0 to {self._core.config.layers - 1}" if isinstance(error, WrongValue) else "an integer"
+            raise type(error)("layer", f"={checks.shown(layer)}: expected {expected}, or {START!r}") from None
+
+    def _after(self, number: int, part: str | None) -> Change:
+        """Where what a layer, or a part of it, adds has been added."""
+        if number < 0:
+            return Change(self._places.embeddings.op)
+        if part is None:
+            return Change(self._places.layers[number].hidden.op)
+        return Change(max(self._adds(number, part)))
+
+    def _before(self, number: int, part: str) -> Change:
+        return Change(min(self._adds(number, part)), before=True)
+
+    def _adds(self, number: int, part: str) -> list[int]:
+        """The operations that add what a part of a layer adds to the residual stream."""
+        layer, x = self._places.layers[number], self._places.embeddings.buffer
+        taps = layer.attention_out if part == "attention" else layer.mlp_out
+        found = [tap.op for tap in taps if self._plan.ops[tap.op].out == x]
+        found += [after.op for _, after in layer.experts] if part == "mlp" else []
+        if not found:
+            raise WrongValue("layer", f"={number}: it has no {part}")
+        return found
+
+    @staticmethod
+    def _name(part: str | None) -> str:
+        return "edit" if part is None else places.CHANGE[part]
+
+    # ---- heads ------------------------------------------------------------------------------------------------
+
+    def scale_head(self, layer: Any, head: Any, factor: Any, positions: Any = None) -> None:
+        number = self._layer(layer)
+        (head,) = select("head", [head], self._core.config.attention.n_q)
+        value, ranges = float(self._floats("factor", factor, 0)), self._ranges(positions)
+        found = self._places.layers[number]
+        if found.mixed is None or found.group is None:
+            return
+        at, dv = self._reads(found.project), found.value
+        for start, end in ranges:
+            column = head * dv
+            op = added(at, number, "edit head", found.mixed.buffer, column, None, start, end, scale=value, width=dv)
+            self._made.ops.append(op)
+
+    def patch_head(self, layer: Any, head: Any, positions: Any, values: npt.ArrayLike, part: Any = "output") -> None:
+        number, part = self._layer(layer), checks.choice("part", part, HEAD_PARTS)
+        found = self._places.layers[number]
+        g = found.group
+        if found.mixed is None or found.qkv is None or g is None:
+            raise WrongValue("layer", f"={number}: it has no attention heads")
+        if part in "kv" and found.keys != found.qkv:
+            raise WrongValue("layer", f"={number}: it reads the keys and values of an earlier layer: patch those")
+        if part == "v" and g.shared:
+            raise WrongValue("part", f"='v': the values of layer {number} are parts of its keys")
+        (head,) = select("head", [head], g.n_kv if part in "kv" else g.n_q)
+        width = {"output": found.value, "v": g.dv}.get(part, g.dk)
+        at = self._positions(positions)
+        rows = self._rows("values", values, at, width)
+        order = places.channels(self._plan, found)
+        if part in "qk" and order is not None:
+            rows = rows[..., np.argsort(order)]
+        first = {"output": 0, "q": 0, "k": g.n_q * g.dk, "v": (g.n_q + g.n_kv) * g.dk}[part]
+        buffer = found.mixed.buffer if part == "output" else found.qkv.buffer
+        where = {
+            "output": self._reads(found.project),
+            "q": Change(found.qkv.op),
+            "k": Change(found.qkv.op, rotated=True),
+            "v": Change(found.qkv.op, before=True),
+        }[part]
+        for one in _runs_of(at, rows):
+            name = f"edit {'head' if part == 'output' else part}"
+            self._made.ops.append(added(where, number, name, buffer, first + head * width, *one, scale=0.0))
+
+    # ---- what heads attend to ---------------------------------------------------------------------------------
+
+    def cut(self, layer: Any, head: Any, positions: Any, sources: Any) -> None:
+        number, found = self._attending(layer)
+        heads = select("head", head, self._core.config.attention.n_q)
+        ranges, cut = self._ranges(positions), self._positions(sources, "sources")
+        allowed = np.ones(max(cut) + 1, np.float32)
+        allowed[cut] = 0
+        for h in heads:
+            for start, end in ranges:
+                self._made.ops.append(again(self._plan, found, number, h, allowed, start, end))
+
+    def patch_pattern(self, layer: Any, head: Any, positions: Any, weights: npt.ArrayLike) -> None:
+        number, found = self._attending(layer)
+        (head,) = select("head", [head], self._core.config.attention.n_q)
+        at, rows = self._positions(positions), self._floats("weights", weights, 1, 2)
+        width = rows.shape[-1]
+        if rows.ndim == 2 and len(rows) != len(at) or not 1 <= width <= self._core.context_length:
+            raise WrongValue("weights", f" has shape {rows.shape}, expected ({len(at)}, tokens)")
+        rows = np.broadcast_to(rows, (len(at), width))[np.argsort(at)]
+        for own, start, end in _runs_of(at, rows):
+            self._made.ops.append(again(self._plan, found, number, head, own, start, end, weights=True))
+
+    def _attending(self, layer: Any) -> tuple[int, places.Layer]:
+        number = self._layer(layer)
+        found = self._places.layers[number]
+        if found.attend < 0:
+            raise WrongValue("layer", f"={number}: it has no attention heads")
+        return number, found
+
+    def _reads(self, number: int) -> Change:
+        """Before an operation, and before what puts the columns of its input in order."""
+        op, before = self._plan.ops[number], self._plan.ops[number - 1]
+        ordered = before.kind.name == "REORDER" and before.out == op.inp
+        return Change(number - ordered, before=True)
+
+    # ---- neurons and experts ----------------------------------------------------------------------------------
+
+    def scale_neurons(self, layer: Any, neurons: Any, factor: Any, positions: Any = None) -> None:
+        number, buffer, at, which = self._neurons(layer, neurons)
+        value = float(self._floats("factor", factor, 0))
+        for start, end in self._ranges(positions):
+            for first, last in _runs(which):
+                width = last - first
+                op = added(at, number, "edit neurons", buffer, first, None, start, end, scale=value, width=width)
+                self._made.ops.append(op)
+
+    def set_neurons(self, layer: Any, neurons: Any, values: npt.ArrayLike, positions: Any = None) -> None:
+        number, buffer, where, which = self._neurons(layer, neurons)
+        x, at = self._floats("values", values, 0, 1, 2), [0] if positions is None else self._positions(positions)
+        shape = (len(at), len(which))
+        if x.shape not in ((), shape[1:]) and (positions is None or x.shape != shape):
+            raise WrongValue(
+                "values", f" has shape {x.shape}, expected {shape if positions is not None else shape[1:]}"
+            )
+        rows = np.broadcast_to(x, shape)[np.argsort(at)][:, np.argsort(which)]
+        given = [(rows[0], 0, EVERYWHERE)] if positions is None else list(_runs_of(at, rows))
+        ordered = sorted(which)
+        for every, start, end in given:
+            for first, last in _runs(which):
+                i = ordered.index(first)
+                own = np.ascontiguousarray(every[..., i : i + last - first])
+                op = added(where, number, "edit neurons", buffer, first, own, start, end, scale=0.0)
+                self._made.ops.append(op)
+
+    def _neurons(self, layer: Any, neurons: Any) -> tuple[int, int, Change, list[int]]:
+        """(layer, buffer, where they can be changed, the neurons as given)."""
+        number = self._layer(layer)
+        tap = self._places.layers[number].neurons
+        if tap is None:
+            raise WrongValue("layer", f"={number}: it has no feed-forward network of its own")
+        width = self._plan.buffers[tap.buffer].dim
+        if neurons is None or isinstance(neurons, str):
+            raise WrongType("neurons", " must be integers")
+        given = neurons if hasattr(neurons, "__iter__") and getattr(neurons, "ndim", True) else [neurons]
+        which = [checks.integer("neurons", i, -width, width - 1) % width for i in islice(given, width + 1)]
+        if len(select("neurons", which, width)) != len(which):
+            raise WrongValue("neurons", ": expected each one only once")
+        return number, tap.buffer, Change(tap.op), which
+
+    def scale_expert(self, layer: Any, expert: Any, factor: Any) -> None:
+        number = self._layer(layer)
+        route = self._places.layers[number].route
+        if route < 0:
+            raise WrongValue("layer", f"={number}: it has no experts")
+        n = self._plan.buffers[self._plan.ops[route].tmp].dim
+        (expert,) = select("expert", [expert], n)
+        self._made.experts.append((number, expert, float(self._floats("factor", factor, 0))))
+
+    def skip(self, layer: Any, part: Any) -> None:
+        number = self._layer(layer)
+        self._made.skipped.add((number, checks.choice("part", part, PARTS)))
+
+    # ---- arguments --------------------------------------------------------------------------------------------
 
     def _layer(self, layer: Any) -> int:
-        (number,) = record.select("layer", [layer], self._core.config.layers)
+        (number,) = select("layer", [layer], self._core.config.layers)
         return number
 
-    def _positions(self, positions: Any) -> list[int]:
+    def _ranges(self, positions: Any) -> list[tuple[int, int]]:
+        """Ranges [from, to); None: everywhere."""
+        return [(0, EVERYWHERE)] if positions is None else list(_runs(self._positions(positions)))
+
+    def _positions(self, positions: Any, name: str = "positions") -> list[int]:
         """The positions as given. Raises ValueError or TypeError where one is wrong or occurs twice."""
-        n = self._core.context_length
+        n, tokens = self._core.context_length, self._tokens
         if positions is None or isinstance(positions, str):
-            raise WrongType("positions", " must be integers")
+            raise WrongType(name, " must be integers")
         given = positions if hasattr(positions, "__iter__") and getattr(positions, "ndim", True) else [positions]
-        values = [checks.integer("positions", i, 0, n - 1) for i in islice(given, n + 1)]
-        if len(record.select("positions", values, n)) != len(values):
-            raise WrongValue("positions", ": expected each one only once")
+        values = []
+        for i in islice(given, n + 1):
+            value = checks.integer(name, i, -n, n - 1)
+            if value < 0 and tokens is None:
+                found = "negative ones count from the end of the prompt that model.edit(prompt) is given"
+                raise WrongValue(name, f"={value}: {found}")
+            if value < 0 and value < -(tokens or 0):
+                raise WrongValue(name, f"={value}: expected at least {-(tokens or 0)}, the prompt's first token")
+            values.append(value + (tokens or 0) if value < 0 else value)
+        if len(select(name, values, n)) != len(values):
+            raise WrongValue(name, ": expected each one only once")
         return values
+
+    def _rows(self, name: str, values: npt.ArrayLike, positions: Sequence[int], width: int) -> Floats:
+        """Values for each position, in ascending order of these."""
+        rows = self._floats(name, values, 1, 2)
+        shape = (len(positions), width)
+        if rows.shape not in (shape, shape[1:]):
+            raise WrongValue(name, f" has shape {rows.shape}, expected {shape}")
+        return np.broadcast_to(rows, shape)[np.argsort(positions)]
 
     @staticmethod
     def _floats(name: str, value: Any, *ndim: int) -> Floats:
@@ -109,44 +312,8 @@ def _runs(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield start, previous + 1
 
 
-# ---- the plan -----------------------------------------------------------------------------------------------------
-
-
-def _edited(
-    plan: Plan,
-    skipped: set[tuple[int, str]],
-    heads: Sequence[tuple[int, int, float]],
-    stream: Sequence[tuple[int, float, int, int, Floats]],
-) -> Plan:
-    """A copy of the plan with edits applied; matrices keep their numbers."""
-    found = places.find(plan)
-    x = found.embeddings.buffer
-    vectors = list(plan.vectors)
-    before: dict[int, list[Op]] = {}  # operation -> operations to insert before it; after: behind it
-    after: dict[int, list[Op]] = {}
-    for number, head, factor in heads:
-        layer = found.layers[number]
-        if layer.mixed is not None and layer.group is not None:
-            buffer, dv = layer.mixed.buffer, layer.group.dv
-            op = _scale_add(number, "edit head", buffer, head * dv, dv, scale=factor)
-            before.setdefault(layer.project, []).append(op)
-    for number, scale, start, end, rows in stream:
-        vectors.append(Vector("edit", np.ascontiguousarray(rows).reshape(-1)))
-        op = _scale_add(number, "edit", x, 0, plan.dim, scale=scale, vec=len(vectors) - 1)
-        op.pos_from, op.pos_to, op.each = start, end, int(rows.ndim > 1)
-        after.setdefault(found.layers[number].hidden.op, []).append(op)
-    ops = []
-    for i, op in enumerate(plan.ops):
-        part = "attention" if op.layer >= 0 and i <= found.layers[op.layer].project else "mlp"
-        kept = op.kind == Kind.SCALE_ADD and op.out == x  # an edit of the stream, by a view that this one is based on
-        if kept or (op.layer, part) not in skipped:
-            ops += [*before.get(i, []), op]
-        ops += after.get(i, [])
-    return plan.changed(ops, vectors)
-
-
-def _scale_add(layer: int, name: str, buffer: int, column: int, width: int, *, scale: float, vec: int = -1) -> Op:
-    return Op(
-        Kind.SCALE_ADD, layer, name, inp=buffer, out=buffer, vec=vec, scale=scale, column=column, width=width,
-        pos_to=EVERYWHERE,
-    )  # fmt: skip
+def _runs_of(positions: Sequence[int], rows: Floats) -> Iterator[tuple[Floats, int, int]]:
+    """(rows, from, to) of each range of the positions; rows are in ascending order of them."""
+    at = sorted(positions)
+    for start, end in _runs(at):
+        yield np.ascontiguousarray(rows[at.index(start) : at.index(start) + end - start]), start, end

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from pellucid import _engine
 from pellucid.core import Core
 from pellucid.errors import ContextFullError, shown
-from pellucid.generation import prefill, stream
-from pellucid.look.score import score_ids
+from pellucid.generation import prefill
+from pellucid.look.score import score_ids, score_parts
+from pellucid.schedule.start import stream
+from pellucid.schedule.turns import Turns
 
 __all__ = ["generate_until", "loglikelihood", "rolling"]
 
@@ -34,13 +35,13 @@ def loglikelihood(core: Core, pairs: Sequence[tuple[str, str]]) -> list[tuple[fl
             _warn(cut)
         parts.append((ids[cut:], first - cut))
     out = []
-    for (ids, first), found in zip(parts, _score(core.open(), parts), strict=True):
+    for (ids, first), found in zip(parts, _score(core, parts), strict=True):
         greedy = all(best[0][0] == id for id, (_, best) in zip(ids[first:], found, strict=True))
         out.append((sum(logprob for logprob, _ in found), greedy))
     return out
 
 
-def _score(engine: _engine.Engine, parts: list[tuple[list[int], int]]) -> Iterator[Any]:
+def _score(core: Core, parts: list[tuple[list[int], int]]) -> Iterator[Any]:
     """Scores parts in order. Adjacent ones with the same context (the choices of a question) compute it once."""
     alone: list[tuple[list[int], int]] = []
     for context, group in groupby(parts, key=lambda part: part[0][: part[1] - 1]):
@@ -48,12 +49,15 @@ def _score(engine: _engine.Engine, parts: list[tuple[list[int], int]]) -> Iterat
         if len(same) == 1 or not context:
             alone += same
             continue
-        yield from score_ids(engine, alone, top=1)
+        yield from score_ids(core, alone, top=1)
         alone = []
-        begun = _engine.Sequence(engine)
-        prefill(engine, begun, context, engine.max_rows, None)
-        yield from score_ids(engine, [(ids[first - 1 :], 1) for ids, first in same], top=1, begun=begun)
-    yield from score_ids(engine, alone, top=1)
+        ends = [(ids[first - 1 :], 1) for ids, first in same]
+        with Turns(core, "score", [len(context), *(len(ids) for ids, _ in ends)]) as turns:
+            begun = turns.sequence()
+            prefill(turns, begun, context, turns.max_rows, None, turns.rows)
+            found = score_parts(turns, ends, top=1, begun=begun)
+        yield from found
+    yield from score_ids(core, alone, top=1)
 
 
 def _encode(core: Core, context: str, continuation: str) -> tuple[list[int], int]:
@@ -95,7 +99,7 @@ def rolling(core: Core, texts: Sequence[str]) -> list[float]:
             low = max(end - room - 1, 0)
             parts.append((ids[low:end], start - low))
         counts.append(len(parts) - before)
-    found = iter(score_ids(core.open(), parts))
+    found = iter(score_ids(core, parts))
     return [sum(logprob for _ in range(n) for logprob, _ in next(found)) for n in counts]
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pellucid import checks
 from pellucid.errors import MOST, one_line, shown
-from pellucid.look.recorded import AXES, PREDICTIONS, Recorded, Token
+from pellucid.look.recorded import AXES, PREDICTIONS, Array, Recorded, Token
 
 __all__ = ["bertviz", "load", "save", "table", "to_pandas"]
 
@@ -25,12 +25,17 @@ def save(trace: Recorded, path: str | os.PathLike[str]) -> None:
     meta = {
         "pellucid_trace": VERSION,
         "name": trace.name,
-        "tokens": [list(token) for token in trace.tokens],
+        "tokens": [[token.id, token.piece, token.bytes.hex()] for token in trace.tokens],
         "layers": trace.layers,
         "heads": trace.heads,
         "positions": trace.positions,
     }
-    arrays: dict[str, Any] = trace.arrays
+    arrays: dict[str, Any] = {}
+    for name, array in trace.arrays.items():
+        if isinstance(array, list):  # layers differ: an array for each
+            arrays |= {f"{name}.{i}": one for i, one in enumerate(array)}
+        else:
+            arrays[name] = array
     with open(path, "wb") as file:  # opened here, since NumPy would append ".npz" to a name
         np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
 
@@ -44,8 +49,10 @@ def load(path: str | os.PathLike[str], vocab: int | None) -> Recorded:
             if meta["pellucid_trace"] != VERSION:
                 raise ValueError(f"version {meta['pellucid_trace']!r}, expected {VERSION}")
             names = {info.filename.removesuffix(".npy") for info in file.infolist()}
-            arrays = {name: _array(file, name) for name in (*AXES, *PREDICTIONS) if name in names}
-        tokens = [Token(int(id), str(piece)) for id, piece in meta["tokens"]]
+            arrays: dict[str, Array] = {name: _array(file, name) for name in (*AXES, *PREDICTIONS) if name in names}
+            for name in {name.removesuffix(".0") for name in names if name.endswith(".0")} & AXES.keys():
+                arrays[name] = [_array(file, f"{name}.{i}") for i in range(len(meta["layers"]))]
+        tokens = [Token(int(id), str(piece), bytes.fromhex("".join(more))) for id, piece, *more in meta["tokens"]]
         layers, heads, positions = (tuple(int(i) for i in meta[name]) for name in ("layers", "heads", "positions"))
         _check(arrays, len(tokens), len(layers), len(heads), len(positions))
         name = str(meta["name"])
@@ -76,10 +83,14 @@ def _array(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
     return array
 
 
-def _check(arrays: dict[str, npt.NDArray[Any]], n: int, layers: int, heads: int, positions: int) -> None:
+def _check(arrays: dict[str, Array], n: int, layers: int, heads: int, positions: int) -> None:
     known = {"layer": layers, "after": layers + 1, "head": heads, "position": positions, "token": n}
-    for name, array in arrays.items():
+    each = [(name, array) for name, array in arrays.items() if not isinstance(array, list)]
+    each += [(name, one[None]) for name, array in arrays.items() if isinstance(array, list) for one in array]
+    for name, array in each:
         axes = AXES.get(name, ("position",))
+        if isinstance(arrays[name], list):
+            axes = ("one", *axes[1:])
         expected = tuple(known.get(axis, size) for axis, size in zip(axes, array.shape, strict=False))
         if array.ndim != len(axes) or array.shape != expected:
             raise ValueError(f"{name} has shape {array.shape}, expected {expected}")
@@ -90,6 +101,8 @@ def _check(arrays: dict[str, npt.NDArray[Any]], n: int, layers: int, heads: int,
 def table(trace: Recorded, quantity: str) -> tuple[list[str], list[list[int]], list[Any], npt.NDArray[Any]]:
     """(names of the index levels, their values, columns, values (rows, columns)) for a kept quantity."""
     array = getattr(trace, quantity)
+    if isinstance(array, list):
+        raise ValueError(f"quantity={quantity!r}: the traced layers differ in its sizes; trace each kind separately")
     own: dict[str, list[int]] = {
         "layer": list(trace.layers),
         "head": list(trace.heads),

@@ -13,12 +13,11 @@ from pellucid import _engine
 from pellucid.core import Core
 from pellucid.errors import shown
 from pellucid.look import record
-from pellucid.look.norm import NormMap
 from pellucid.look.places import Places, Tap, find
 from pellucid.look.recorded import Recorded, Token
 from pellucid.markup import ORANGE, PURPLE, Cell, Fragment, Shown
 
-__all__ = ["Attribution", "Guess", "Lens", "attribution", "guesses", "lens", "predictions", "probe"]
+__all__ = ["Attribution", "Guess", "Lens", "guesses", "lens", "predictions", "probe"]
 
 Floats = npt.NDArray[np.float32]
 MOST_GUESSES = 10  # that a notebook shows after a layer
@@ -74,8 +73,8 @@ def _guess(guess: Guess) -> Cell:
 class Attribution(Shown):
     """What each part of a model of L layers and H heads adds to one logit.
 
-    ``embedding`` + ``attention`` + ``mlp`` + ``edits`` sum to ``total``, the logit before a soft cap, computed with the
-    final norm's scale and the dequantised head. ``logit``: the one that the model computed.
+    ``embedding`` + ``attention`` + ``mlp`` + ``edits`` + ``bias`` sum to ``total``, the logit before a soft cap,
+    computed with the final norm's scale and the dequantised head. ``logit``: the one that the model computed.
     """
 
     position: int
@@ -86,15 +85,17 @@ class Attribution(Shown):
     mlp: npt.NDArray[np.float64]  # (L)
     heads: npt.NDArray[np.float64]  # (L, H): each row sums to the layer's attention, except for a projection's bias
     edits: npt.NDArray[np.float64]  # (L): of edits of the residual stream after a layer; 0 without edits
+    bias: float = 0.0  # of the final norm's bias and the head's
+    against: Token | None = None  # the token whose logit is subtracted: then all numbers are differences
 
     @property
     def total(self) -> float:
-        return self.embedding + float(self.attention.sum() + self.mlp.sum() + self.edits.sum())
+        return self.embedding + self.bias + float(self.attention.sum() + self.mlp.sum() + self.edits.sum())
 
     def parts(self) -> list[tuple[str, float]]:
-        """[(name, logits)] of the embedding and of each layer's attention, mlp and edits, the largest absolute value
-        first."""
-        out = [("embedding", self.embedding)]
+        """[(name, logits)] of the embedding, of biases at the end, and of each layer's attention, mlp and edits, the
+        largest absolute value first."""
+        out = [("embedding", self.embedding), *([("bias", self.bias)] if self.bias else [])]
         for i in range(len(self.mlp)):
             out += [(f"layer {i} attention", float(self.attention[i])), (f"layer {i} mlp", float(self.mlp[i]))]
             if self.edits[i]:
@@ -102,10 +103,13 @@ class Attribution(Shown):
         return sorted(out, key=lambda part: -abs(part[1]))
 
     def __repr__(self) -> str:
-        return f"<Attribution of {shown(self.token.piece)} at position {self.position}: logit {self.logit:.3f}>"
+        return f"<Attribution of {self._name()} at position {self.position}: logit {self.logit:.3f}>"
+
+    def _name(self) -> str:
+        return shown(self.token.piece) + ("" if self.against is None else f" - {shown(self.against.piece)}")
 
     def _draw(self, fragment: Fragment) -> None:
-        fragment.heading(f"{shown(self.token.piece)} at position {self.position}: logit {self.logit:.2f}")
+        fragment.heading(f"{self._name()} at position {self.position}: logit {self.logit:.2f}")
         fragment.note(
             f"What each layer added to it, in logits; the embedding added {self.embedding:+.2f}. "
             "Orange is up, purple is down."
@@ -122,7 +126,8 @@ class Attribution(Shown):
         fragment.table(["layer", *parts, "heads that added most"], rows, (0, *range(1, len(parts) + 1)), "layers")
 
     def __str__(self) -> str:
-        lines = [f"{self.token.piece!r} at position {self.position}: logit {self.logit:.3f}"]
+        minus = "" if self.against is None else f" - {self.against.piece!r}"
+        lines = [f"{self.token.piece!r}{minus} at position {self.position}: logit {self.logit:.3f}"]
         return "\n".join(lines + [f"{value:+9.3f}  {name}" for name, value in self.parts()[:12]])
 
 
@@ -154,41 +159,8 @@ def guesses(core: Core, logits: Floats, k: int) -> list[Guess]:
     return [Guess(id, core.spell(id), float(p[i]), float(logits[id])) for i, id in enumerate(ids)]
 
 
-def attribution(core: Core, found: dict[Tap, Floats], position: int, id: int, logit: float) -> Attribution:
-    """``Trace.attribution``. found: the result of :func:`probe`; logit: the model's logit of the token `id`."""
-    engine = core.open()
-    plan, places = engine.plan, find(engine.plan)
-    op = plan.ops[places.head]
-    row = engine.matrix(plan.segments[op.seg].matrix, rows=(id, id + 1))[0]
-    direction = NormMap.of(plan, op, found[places.last]).back(row.astype(np.float64))[0]
-
-    def push(tap: Tap | None) -> float:
-        return 0.0 if tap is None else float(found[tap][0].astype(np.float64) @ direction)
-
-    layers = places.layers
-    heads = np.zeros((len(layers), core.config.attention.n_q))
-    for i, layer in enumerate(layers):
-        if layer.mixed is None or layer.group is None:
-            continue
-        w = record.projection(engine, layer)
-        mixed = found[layer.mixed][0]
-        norm = record.post_norm(engine, layer, (w @ mixed + record.projection_bias(engine, layer))[None])
-        read = norm.back(direction)[0] @ w  # (heads * value_dim)
-        heads[i] = (mixed * read).reshape(layer.group.n_q, layer.group.dv).sum(axis=1)
-    return Attribution(
-        position,
-        Token(id, core.spell(id)),
-        logit,
-        push(places.embeddings),
-        np.array([push(layer.attention_out) for layer in layers]),
-        np.array([push(layer.mlp_out) for layer in layers]),
-        heads,
-        np.array([sum(push(after) - push(before) for before, after in layer.edits) for layer in layers], np.float64),
-    )
-
-
 def probe(engine: _engine.Engine, ids: Sequence[int], position: int) -> dict[Tap, Floats]:
-    """All taps of one token's row, each (1, width), recomputed with the same bits."""
+    """The residual stream of one token after the embedding and each layer, each (1, d), with the same bits."""
     sequence = _engine.Sequence(engine)
     for start in range(0, position, engine.max_rows):
         part = np.array(ids[start : min(start + engine.max_rows, position)], np.int32)
@@ -199,12 +171,7 @@ def probe(engine: _engine.Engine, ids: Sequence[int], position: int) -> dict[Tap
 
 
 def _row_taps(places: Places) -> list[Tap]:
-    taps = {places.embeddings}
-    for layer in places.layers:
-        taps.add(layer.hidden)
-        taps |= {t for t in (layer.mixed, layer.attention_out, layer.mlp_out) if t is not None}
-        taps |= {t for edit in layer.edits for t in edit}
-    return sorted(taps)
+    return sorted({places.embeddings, *(layer.hidden for layer in places.layers)})
 
 
 # ---- every position -----------------------------------------------------------------------------------------------

@@ -25,15 +25,19 @@ class NormMap:
 
     @classmethod
     def of(cls, plan: Plan, op: Op, x: Values) -> NormMap:
-        """x: the rows (rows, d) that the norm saw. For an operation without a norm this is the identity."""
-        if op.vec < 0:
-            return cls(np.ones((1, x.shape[-1]), np.float32), False)
+        """x: the rows (rows, d) that the norm saw. For an operation without a norm this is the identity. What
+        an operation multiplies by before it adds belongs to its norm."""
+        times = op.scale if op.kind.adds else 1.0
+        if op.norm == NORMS["none"] or (op.kind.adds and op.vec < 0):
+            return cls(np.full((1, x.shape[-1]), times, np.float32), False)
         centred = op.norm == NORMS["layer"]
         wide = x.astype(np.float64)
         if centred:
             wide -= wide.mean(axis=-1, keepdims=True)
-        mean = np.mean(np.square(wide), axis=-1, keepdims=True)
-        return cls(plan.vectors[op.vec].data / np.sqrt(mean + op.eps), centred)
+        squares = np.square(wide)
+        mean = (np.sum if op.norm == NORMS["l2"] else np.mean)(squares, axis=-1, keepdims=True)
+        weight = plan.vectors[op.vec].data if op.vec >= 0 else np.ones(x.shape[-1], np.float32)
+        return cls(times * weight / np.sqrt(mean + op.eps), centred)
 
     def forward(self, parts: Values) -> Values:
         """Parts (..., rows, d) of the input -> the corresponding parts of the output."""

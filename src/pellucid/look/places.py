@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from pellucid._engine import Kind
 from pellucid.plan import CacheGroup, Plan
 
-__all__ = ["Layer", "Places", "Tap", "find"]
+__all__ = ["CHANGE", "GATE", "Gate", "Layer", "Places", "Tap", "channels", "find"]
+
+CHANGE = {"attention": "edit attention", "mlp": "edit mlp"}  # names of edits that change what a part of a layer adds
+GATE = "gate"  # name of the operations that give what the activation of a feed-forward unit reads
 
 
 class Tap(NamedTuple):
@@ -18,21 +24,55 @@ class Tap(NamedTuple):
     buffer: int
 
 
+class Gate(NamedTuple):
+    """Columns of a buffer that become factors: act(column)."""
+
+    tap: Tap
+    column: int
+    width: int
+    act: int
+
+
 @dataclass(frozen=True)
 class Layer:
-    """The taps of one layer; None where an edit skipped the part."""
+    """The taps of one layer; None, or none, where it lacks the part, or an edit skipped it."""
 
     entry: Tap  # the residual stream before the layer
     hidden: Tap  # the residual stream after the layer
-    qkv: Tap | None  # rotated queries and keys, and values, concatenated
-    mixed: Tap | None  # the heads' outputs, concatenated, before the projection
-    attention_out: Tap | None  # what attention adds to the residual stream
+    qkv: Tap | None  # rotated queries and keys, and values, concatenated; or queries alone
+    keys: Tap | None  # the same of the layer whose keys and values this one reads
+    unrotated: Tap | None  # as qkv, before the rotation
+    keys_unrotated: Tap | None
+    rope: int  # the rotation's table; -1: none
+    mixed: Tap | None  # the attention heads' outputs, concatenated, before the projection
+    attention_in: Tap | None  # what attention, or a recurrence, reads
+    attention_out: tuple[Tap, ...]  # what attention and recurrences add to the residual stream
+    attention_changes: tuple[tuple[Tap, Tap], ...]  # the residual stream before and after each edit of that
+    middle: Tap  # the residual stream after that
+    mlp_in: Tap | None  # what the feed-forward network reads
+    gate: Tap | None  # what the activation of the neurons reads, where an operation gives it
+    up: Tap | None  # the second factor of `neurons`
     neurons: Tap | None
-    mlp_out: Tap | None
-    edits: tuple[tuple[Tap, Tap], ...]  # the residual stream before and after each edit of it
+    mlp_out: tuple[Tap, ...]  # what feed-forward networks add, beside `experts`
+    routed: bool  # it has experts
+    experts: tuple[tuple[Tap, Tap], ...]  # the residual stream before and after each addition of experts' outputs, and
+    # before and after each edit of what the feed-forward network adds
+    edits: tuple[tuple[Tap, Tap], ...]  # the residual stream before and after each edit of it, or other change
     group: CacheGroup | None  # the sizes of its heads
+    value: int  # columns of a head's output
+    attend: int  # index of the operation; -1: none
+    again: tuple[int, ...]  # edits of single heads' attention
     scale: float  # multiplies the scores
-    project: int  # index of the operation that adds attention's output; -1: none
+    cap: float  # soft cap of the scores; 0: none
+    sinks: int  # the vector with each query head's sink; -1: none
+    project: int  # index of the operation that adds attention's output, or else a recurrence's; -1: none
+    down: int  # index of the operation that adds the projection of the neurons; -1: none
+    rest: int  # index of the first operation after the feed-forward network's; -1: none
+    route: int  # index of the operation that chooses experts; -1: none
+    routes: Tap | None  # numbers of the chosen experts, then their weights
+    gates: Gate | None  # what attention's or the recurrence's output is multiplied by
+    conv: Tap | None  # the convolution's output, after its activation
+    state: tuple[int, int] | None  # (group, layer in it) of a recurrence's state
 
 
 @dataclass(frozen=True)
@@ -50,31 +90,143 @@ class Places:
 def find(plan: Plan) -> Places:
     """Finds the places from the kinds and buffers of a plan's operations."""
     ops = plan.ops
-    n_layers = sum(group.n_layers for group in plan.caches)
-    (embed,) = (i for i, op in enumerate(ops) if op.kind.lookup)
+    embed = next(i for i, op in enumerate(ops) if op.kind.lookup)  # there may be other tables
     (head,) = (i for i, op in enumerate(ops) if op.kind.wanted)
     x = ops[embed].out
-    stream = Tap(embed, x)
+    first = next((i for i, op in enumerate(ops) if op.layer >= 0), head)
+    start = stream = Tap(max(i for i in range(first) if ops[i].out == x), x)  # positions are added to embeddings
     layers = []
-    for number in range(n_layers):
-        entry, qkv, mixed, attention, neurons, mlp, edits = stream, None, None, None, None, None, []
-        group, scale, project, mixes = None, 1.0, -1, -1
+    stored: dict[tuple[int, int], tuple[Tap, Tap]] = {}  # (cache group, layer in it) -> where its keys and values are
+    for number in range(plan.layers):
+        entry = middle = stream
+        qkv = keys = unrotated = keys_unrotated = mixed = neurons = gate = up = attention_in = mlp_in = None
+        attention: list[Tap] = []
+        mlp: list[Tap] = []
+        edits: list[tuple[Tap, Tap]] = []
+        changes: list[tuple[Tap, Tap]] = []  # of attention's output
+        experts, routed, rest, route, gates, conv, state = [], False, -1, -1, None, None, None
+        group, scale, cap, sinks, project, down, mixes, rope = None, 1.0, 0.0, -1, -1, -1, -1, -1
+        attend, again = -1, list[int]()
+        mixers: set[int] = set()  # buffers with the output of attention or of a recurrence; mixes: of attention
+        gated = {op.out for op in ops if op.layer == number and op.kind == Kind.GATE}
+        same: dict[int, int] = {}  # a buffer with the columns of another one in other order -> that one
         for i, op in enumerate(ops):
             if op.layer != number:
                 continue
+            read = same.get(op.inp, op.inp)
+            whole = plan.buffers[read].dim == plan.dim if read >= 0 else False
             if op.kind.stores:
-                qkv, group = Tap(i, op.inp), plan.caches[op.cache]
+                if unrotated is None or unrotated.buffer != op.inp:
+                    unrotated, rope = Tap(i - 1, op.inp), op.rope
+                qkv = Tap(i, op.inp)
+                if op.stores:
+                    stored[op.cache, op.cache_layer] = qkv, unrotated
+            elif op.kind == Kind.REATTEND:
+                again.append(i)
             elif op.kind.attends:
-                mixes, scale = op.out, op.scale
+                attend, mixes, scale, cap, sinks = i, op.out, op.scale, op.cap, op.vec
+                mixers.add(mixes)
+                group = plan.caches[op.cache]
+                keys, keys_unrotated = stored.get((op.cache, op.cache_layer), (None, None))
+            elif op.kind == Kind.REORDER and not op.name.startswith("edit"):
+                same[op.out] = op.inp
+            elif op.kind == Kind.LINEAR and read == mixes:  # by heads (latent.py)
+                mixes = op.out
+                mixers.add(mixes)
+            elif op.kind == Kind.LINEAR and attention_in is None and whole:
+                attention_in = Tap(i - 1, read)
+            elif op.kind == Kind.CONV:
+                conv = Tap(i, op.out)
+                mixers.add(op.out)
+            elif op.kind == Kind.SCAN:
+                state = op.state, op.state_layer
+                mixers.add(op.out)
+            elif op.kind == Kind.GATE and op.out in mixers and not attention:
+                gates = Gate(Tap(i, op.inp), op.column, -(-plan.buffers[op.out].dim // op.each), op.act)
+            elif op.kind.routes and route < 0:
+                route = i
+                mlp_in = mlp_in or Tap(i - 1, read)
+            elif op.kind == Kind.GLU and op.out in gated:  # of an embedding of this layer (Gemma 4)
+                rest = i
+            elif op.kind == Kind.GLU and op.name == GATE:
+                gate = Tap(i, op.out)
             elif op.kind == Kind.GLU:
-                neurons = Tap(i, op.out)
-            elif op.kind.adds and op.inp == mixes:
-                mixed, attention, project = Tap(i - 1, mixes), Tap(i, op.tmp), i
-            elif op.kind.adds:
-                mlp = Tap(i, op.tmp)
+                neurons, up = Tap(i, op.out), Tap(i, op.tmp) if op.n_seg == 2 else None
+                mlp_in = Tap(i - 1, read)
+            elif op.kind.adds and read in mixers:
+                attention.append(Tap(i, op.tmp))
+                if mixes < 0 or read == mixes:
+                    project = i
+                if read == mixes:
+                    mixed = Tap(i - 1, mixes)
+                middle = Tap(i, x)
+            elif op.kind.adds and op.kind.routed:
+                routed = True
+                if op.out == x:
+                    experts.append((stream, Tap(i, x)))
+            elif op.kind.adds and op.inp not in gated:
+                mlp.append(Tap(i, op.tmp))
+                if neurons is not None and read == neurons.buffer:
+                    down = i
+            elif op.out == x and op.name == CHANGE["attention"]:
+                changes.append((stream, Tap(i, x)))
+                middle = Tap(i, x)
+            elif op.out == x and op.name == CHANGE["mlp"]:
+                experts.append((stream, Tap(i, x)))
+            elif op.kind == Kind.SCALE_ADD and op.out == x and op.inp != x and op.scale == 1:
+                mlp.append(Tap(i, op.inp))
             elif op.out == x:
                 edits.append((stream, Tap(i, x)))
             if op.out == x:
                 stream = Tap(i, x)
-        layers.append(Layer(entry, stream, qkv, mixed, attention, neurons, mlp, tuple(edits), group, scale, project))
-    return Places(Tap(embed, x), tuple(layers), head)
+        layers.append(
+            Layer(
+                entry=entry,
+                hidden=stream,
+                qkv=qkv,
+                keys=keys,
+                unrotated=unrotated,
+                keys_unrotated=keys_unrotated,
+                rope=rope,
+                mixed=mixed,
+                attention_in=attention_in,
+                attention_out=tuple(attention),
+                attention_changes=tuple(changes),
+                middle=middle,
+                mlp_in=mlp_in,
+                gate=gate,
+                up=up,
+                neurons=neurons,
+                mlp_out=tuple(mlp),
+                routed=routed,
+                experts=tuple(experts),
+                edits=tuple(edits),
+                group=group,
+                value=plan.buffers[mixes].dim // group.n_q if group else 0,
+                attend=attend,
+                again=tuple(again),
+                scale=scale,
+                cap=cap,
+                sinks=sinks,
+                project=project,
+                down=down,
+                rest=rest,
+                route=route,
+                routes=Tap(route, ops[route].out) if route >= 0 else None,
+                gates=gates,
+                conv=conv,
+                state=state,
+            )
+        )
+    return Places(start, tuple(layers), head)
+
+
+def channels(plan: Plan, layer: Layer) -> npt.NDArray[np.intp] | None:
+    """The order in which a trace has a query's or key's channels, whatever the file's: those that are rotated as a
+    pair, i and i + n / 2 of the n rotated ones. -> the file's channel for each; None where that is their order."""
+    if layer.rope < 0 or layer.group is None or plan.ropes[layer.rope].halves:
+        return None
+    rope, order = plan.ropes[layer.rope], np.arange(layer.group.dk)
+    end = rope.first + 2 * len(rope.freq)
+    order[rope.first : end] = np.concatenate([np.arange(rope.first, end, 2), np.arange(rope.first + 1, end, 2)])
+    return order

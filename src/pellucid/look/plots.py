@@ -12,11 +12,12 @@ import numpy as np
 
 from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
-from pellucid.look import record
+from pellucid.look.experiments import Patching
 from pellucid.look.lens import Attribution
+from pellucid.look.sizes import select
 from pellucid.look.trace import Trace
 
-__all__ = ["MOST", "attention", "attribution", "lens", "save"]
+__all__ = ["MOST", "attention", "attribution", "lens", "patching", "save"]
 
 MOST = {"lens": 12, "attention": 64}  # how many tokens a figure shows, the last ones
 BLUE, ORANGE = "#0072B2", "#E69F00"  # from Okabe and Ito's palette
@@ -31,16 +32,15 @@ def lens(trace: Trace, positions: Sequence[int] | None = None) -> Any:
     if positions is None:
         chosen = trace.positions[-MOST["lens"] :]
     else:
-        chosen = record.select("positions", positions, len(trace))
-    best = [[guesses[0] for guesses in trace.lens(p, 1)] for p in chosen]
-    values = np.array([[guess.probability for guess in column] for column in best]).T
+        chosen = select("positions", positions, len(trace))
+    table = trace.lens_table(1, list(chosen))
+    values = table.probabilities[..., 0]
     figure = _figure(1.6 + 0.95 * len(chosen), 1.2 + 0.24 * len(values))
     axes = figure.add_subplot()
     image = axes.imshow(values, origin="lower", aspect="auto", cmap="cividis", vmin=0, vmax=1)
-    for x, column in enumerate(best):
-        for y, guess in enumerate(column):
-            colour = "black" if guess.probability > 0.5 else "white"
-            _text(axes.text(x, y, _name(guess.piece, 9), ha="center", va="center", color=colour, fontsize=7))
+    for (y, x), id in np.ndenumerate(table.ids[..., 0]):
+        colour = "black" if values[y, x] > 0.5 else "white"
+        _text(axes.text(x, y, _name(table.pieces[int(id)], 9), ha="center", va="center", color=colour, fontsize=7))
     axes.set_yticks(range(len(values)), ["embedding", *(str(i) for i in range(len(values) - 1))], fontsize=7)
     _tokens(axes, "x", [trace.tokens[p].piece for p in chosen], 8)
     axes.set_xlabel("after the token")
@@ -62,7 +62,7 @@ def attention(trace: Trace, layer: int = -1, heads: int | Sequence[int] | None =
     layer = trace.layers[layer] if layer < 0 else layer
     if layer not in trace.layers:
         raise WrongValue("layer", f"={checks.shown(layer)}: the trace has {', '.join(map(str, trace.layers))}")
-    wanted = trace.heads if heads is None else record.select("heads", heads, max(trace.heads) + 1)
+    wanted = trace.heads if heads is None else select("heads", heads, max(trace.heads) + 1)
     if not set(wanted) <= set(trace.heads):
         raise WrongValue("heads", f"={checks.shown(heads)}: the trace has {', '.join(map(str, trace.heads))}")
     first = max(len(trace) - MOST["attention"], 0)
@@ -121,6 +121,29 @@ def of_attribution(found: Attribution) -> Any:
     figure.colorbar(image, ax=grid, label="logits")
     title = f"What pushed {found.token.piece!r} after position {found.position}: logit {found.logit:.2f}"
     _text(figure.suptitle(title, fontsize=10))
+    return figure
+
+
+def patching(found: Patching) -> Any:
+    """How much of the difference between two prompts each patch restores: a row per layer, a column per token, of heads
+    the largest of a layer. -> Figure"""
+    if not isinstance(found, Patching):
+        raise WrongType("found", f" must be a Patching, not {type(found).__name__}")
+    values = found.restored
+    if values.ndim == 3:
+        best = np.abs(values).argmax(axis=1, keepdims=True)
+        values = np.take_along_axis(values, best, 1)[:, 0]
+    figure = _figure(2.4 + 0.34 * values.shape[1], 1.6 + 0.15 * values.shape[0])
+    axes = figure.add_subplot()
+    most = max(float(np.nanmax(np.abs(values), initial=0.0)), 1.0)
+    image = axes.imshow(values, origin="lower", aspect="auto", cmap="PuOr", vmin=-most, vmax=most)
+    _tokens(axes, "x", [token.piece for token in found.tokens], 8)
+    rows = range(0, len(found.layers), 1 + len(found.layers) // 20)
+    axes.set_yticks(rows, [str(found.layers[i]) for i in rows], fontsize=7)
+    axes.set_xlabel("patched at the token")
+    axes.set_ylabel("patched in the layer")
+    axes.set_title(f"How much a patch of {found.what} restores", fontsize=10)
+    figure.colorbar(image, label="share of the difference")
     return figure
 
 

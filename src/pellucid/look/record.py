@@ -2,203 +2,294 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine, checks
-from pellucid.errors import WrongValue
+from pellucid import _engine
+from pellucid._engine import ACTIVATIONS, Kind
+from pellucid.errors import CancelledError, WrongValue
+from pellucid.look import pattern, sizes
 from pellucid.look.norm import NormMap
-from pellucid.look.places import Layer, Places, Tap
-from pellucid.look.recorded import AXES
+from pellucid.look.places import GATE, Gate, Layer, Places, Tap, channels
+from pellucid.look.sizes import Selection, Shape
+from pellucid.plan import CacheGroup, Op, Plan, Segment
 
 __all__ = [
-    "Selection",
-    "check_limit",
-    "check_want",
-    "estimate",
+    "Watch",
+    "by_layer",
+    "cancelling",
+    "down",
+    "final_rows",
     "head_blocks",
     "record",
-    "select",
+    "split",
+    "walk",
+    "with_gates",
 ]
 
 Floats = npt.NDArray[np.float32]
+OF_LAYER = ("hidden", "middle", "attention_in", "mlp_in", "gate", "up", "neurons", "conv")  # taps of Layer, row by row
+ADDED = {"attention_out": "attention_changes", "mlp_out": "experts"}  # taps added up; what changes the stream besides
+DERIVED = ("scores", "attention", "head_out")  # computed from a whole layer's rows
+HELPERS = ("q", "k", "outputs")  # what they are computed from
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What a trace keeps of a sequence."""
+@dataclass
+class Watch:
+    """What long work asks and tells: `cancel` about every 20 ms; `progress` the tokens done and all of them, each as
+    often as it goes through the model."""
 
-    want: tuple[str, ...]
-    layers: tuple[int, ...]
-    heads: tuple[int, ...]
-    positions: tuple[int, ...]
-    n: int  # tokens
+    cancel: Callable[[], bool] | None = None
+    progress: Callable[[int, int], object] | None = None
+    total: int = 0
+    done: int = field(default=0, init=False)
 
+    def step(self, tokens: int) -> None:
+        """Raises CancelledError."""
+        self.done += tokens
+        if self.progress is not None:
+            self.progress(self.done, max(self.total, self.done))
+        self.check()
 
-def check_want(want: Any) -> tuple[str, ...]:
-    expected = f"some of {', '.join(AXES)}"
-    names = set()
-    for at, name in [("", want)] if isinstance(want, str) else checks.items("want", want, expected):
-        name = checks.string("want", name, expected, at=at)
-        if name not in AXES:
-            raise checks.wrong_value("want", name, expected)
-        names.add(name)
-    return tuple(name for name in AXES if name in names)
-
-
-def select(name: str, value: Any, n: int) -> tuple[int, ...]:
-    """Indices in [0, n), ascending, from None (all), an integer or several; negative ones count from the end. Raises
-    ValueError or TypeError naming the argument."""
-    if value is None:
-        return tuple(range(n))
-    several = hasattr(type(value), "__iter__") and getattr(value, "ndim", True)
-    values = checks.items(name, value, "integers") if several else [("", value)]
-    out = {checks.integer(name, i, -n, n - 1) % n for _, i in values}
-    if not out:
-        raise WrongValue(name, " is empty: expected at least one index")
-    return tuple(sorted(out))
+    def check(self) -> None:
+        if self.cancel is not None and self.cancel():
+            raise CancelledError("the call was cancelled")
 
 
-# ---- sizes ----------------------------------------------------------------------------------------------------
-
-
-def sizes(engine: _engine.Engine, places: Places, s: Selection) -> dict[str, int]:
-    """Axis -> its length. Raises ValueError where the selected layers differ in their heads."""
-    plan = engine.plan
-    groups = {(g.n_q, g.n_kv, g.dk, g.dv) for i in s.layers if (g := places.layers[i].group) is not None} or {
-        (g.n_q, g.n_kv, g.dk, g.dv) for g in plan.caches[:1]
-    }
-    if len(groups) > 1:
-        raise ValueError("layers: the selected ones differ in their heads; trace each kind separately")
-    (group,) = groups
-    glu = next((layer.neurons for layer in places.layers if layer.neurons), None)
-    return {
-        "layer": len(s.layers),
-        "after": len(s.layers) + 1,
-        "head": len(s.heads),
-        "kv_head": group[1],
-        "position": len(s.positions),
-        "token": s.n,
-        "dim": plan.dim,
-        "head_dim": group[2],
-        "value_dim": group[3],
-        "ff": plan.buffers[glu.buffer].dim if glu else 0,
-        "vocab": plan.vocab,
-    }
-
-
-def shapes(engine: _engine.Engine, places: Places, s: Selection) -> dict[str, tuple[int, ...]]:
-    size = sizes(engine, places, s)
-    return {name: tuple(size[axis] for axis in AXES[name]) for name in s.want}
-
-
-def estimate(engine: _engine.Engine, places: Places, s: Selection) -> dict[str, int]:
-    """Quantity -> bytes that it will take."""
-    return {name: 4 * int(np.prod(shape)) for name, shape in shapes(engine, places, s).items()}
-
-
-def check_limit(engine: _engine.Engine, places: Places, s: Selection, limit: int) -> None:
-    """Raises ValueError where the selection takes more than `limit` bytes; the message states what would fit."""
-    parts = estimate(engine, places, s)
-    total = sum(parts.values())
-    if total <= limit:
-        return
-    biggest = max(parts, key=lambda name: parts[name])
-    axes = {axis for name in s.want for axis in AXES[name]}
-    fits = []
-    for axis, name in (("layer", "layers"), ("head", "heads"), ("position", "positions")):
-        if axis not in axes and not (axis == "layer" and "after" in axes):
-            continue
-        selected: tuple[int, ...] = getattr(s, name)
-        low, high = 0, len(selected)  # bisection for the largest number that fits
-        while low < high:
-            middle = (low + high + 1) // 2
-            fewer = replace(s, **{name: selected[:middle]})  # type: ignore[arg-type]
-            if sum(estimate(engine, places, fewer).values()) <= limit:
-                low = middle
-            else:
-                high = middle - 1
-        if low:
-            fits.append(f"{low} of {len(selected)} {name}")
-    advice = f"; {' or '.join(fits)} would fit" if fits else ""
-    raise WrongValue("limit", f"={limit}: the trace would take {total:,} bytes ({biggest}: {parts[biggest]:,}){advice}")
+@contextmanager
+def cancelling() -> Iterator[None]:
+    """Inside, what the engine raises where a pass is cancelled becomes CancelledError."""
+    try:
+        yield
+    except _engine.Cancelled:
+        raise CancelledError("the call was cancelled") from None
 
 
 # ---- passes ---------------------------------------------------------------------------------------------------
 
 
-def record(engine: _engine.Engine, ids: Sequence[int], s: Selection, places: Places, chunk: int) -> dict[str, Floats]:
-    """Runs the sequence once -> quantity -> array. No bit depends on chunk, the rows of a pass."""
-    shape = shapes(engine, places, s)
-    out = {name: np.zeros(shape[name], np.float32) for name in s.want}
-    raw = _raw(engine, places, s)  # what passes give directly; some of it is only needed to compute other quantities
-    rows = {name: out[name] if name in out else np.zeros(size, np.float32) for name, size in raw.items()}
-    taps = _taps(places, s, raw)
-    positions = np.array(s.positions)
-    sequence = _engine.Sequence(engine)
-    step = min(chunk, engine.max_rows)
-    for start in range(0, s.n, step):
-        part = np.array(ids[start : start + step], np.int32)
-        found, _ = engine.observe([(sequence, part, len(part))], taps=taps)
-        tokens = slice(start, start + len(part))
-        to = _run(np.nonzero((positions >= start) & (positions < tokens.stop))[0])
-        _keep(rows, found, places, s, tokens, to, _run(positions[to] - start))
+def record(
+    engine: _engine.Engine,
+    ids: Sequence[int],
+    s: Selection,
+    places: Places,
+    chunk: int,
+    watch: Watch | None = None,
+    begun: _engine.Sequence | None = None,
+) -> dict[str, Any]:
+    """Runs the sequence once -> quantity -> array, or list of arrays where layers differ. No bit depends on chunk, the
+    rows of a pass. begun: a sequence that has the first tokens; no wanted quantity may need their rows."""
+    watch = watch or Watch()
+    out = {name: _zeros(shape) for name, shape in sizes.shapes(engine, places, s).items()}
+    rows = _collect(engine, ids, s, places, chunk, watch, dict(out), begun)
     for j, number in enumerate(s.layers):
-        layer = places.layers[number]
-        if layer.qkv is not None and ("scores" in out or "attention" in out):
-            g = layer.group
-            assert g is not None
-            engine.attention(
-                rows["q"][j],
-                rows["k"][j],
-                [h // (g.n_q // g.n_kv) for h in s.heads],
-                positions,
-                scale=layer.scale,
-                window=g.window,
-                scores=out["scores"][j] if "scores" in out else None,
-                weights=out["attention"][j] if "attention" in out else None,
-            )
-        if layer.mixed is not None and "head_out" in out:
-            out["head_out"][j] = head_parts(engine, layer, rows["mixed"][j], s.heads)
+        watch.check()
+        helpers = {name: rows[name][j] for name in HELPERS if name in rows}
+        _derive(engine, places.layers[number], s, helpers, {name: out[name][j] for name in DERIVED if name in out})
+    if "final" in out:
+        out["final"][:] = final_rows(engine, places, rows["last"])
     if "logits" in out:
         for block, logits in head_blocks(engine, places, rows["last"]):
+            watch.check()
             out["logits"][block] = logits
     return out
 
 
-_OF_LAYER = ("attention_out", "mlp_out", "neurons", "mixed")  # taps of Layer with a row per position
+def by_layer(
+    engine: _engine.Engine,
+    ids: Sequence[int],
+    s: Selection,
+    places: Places,
+    chunk: int,
+    limit: int,
+    watch: Watch,
+    each: Callable[[int, dict[str, Floats]], object],
+    begun: _engine.Sequence | None = None,
+) -> dict[str, Floats]:
+    """As :func:`record`, but calls `each` with the number of a layer and its arrays, layer after layer, and returns
+    those without layers. As many layers are held at a time as `limit` bytes have room for; the sequence runs once for
+    each such group. Raises ValueError where there is no room for a single one."""
+    shape = sizes.shapes(engine, places, s)
+    whole = replace(s, want=tuple(name for name in s.want if sizes.of_whole(name)))
+    part = replace(s, want=tuple(name for name in s.want if not sizes.of_whole(name)))
+
+    def of(name: str, j: int) -> Shape:
+        found = shape[name]
+        return found[j] if isinstance(found, list) else found[1:]
+
+    def held(j: int, names: Container[str]) -> int:
+        own = sum(4 * sizes.count(of(name, j)) for name in part.want if name in names)
+        return own + sum(4 * sizes.count(one[j]) for name, one in helpers.items() if name not in part.want)
+
+    helpers = _helpers(places, part)
+    direct = [name for name in part.want if name not in DERIVED]
+    room = limit - sum(4 * sizes.count(shape[name]) for name in whole.want)
+    groups: list[list[int]] = []
+    used = 0
+    for j, number in enumerate(s.layers if part.want else ()):
+        most = held(j, part.want)
+        if most > room:
+            message = f"={limit}: layer {number} alone would take {most:,} bytes"
+            raise WrongValue("limit", message)
+        if not groups or used + most > room:
+            groups.append([])
+            used = 0
+        groups[-1].append(j)
+        used += held(j, direct)
+    watch.total += len(ids) * (len(groups) + bool(whole.want))
+    kept = record(engine, ids, whole, places, chunk, watch, begun) if whole.want else {}
+    for group in groups:
+        few = replace(part, layers=tuple(s.layers[j] for j in group))
+        rows: dict[str, Any] = {name: [np.zeros(of(name, j), np.float32) for j in group] for name in direct}
+        if "hidden" in rows:
+            rows["hidden"].insert(0, np.zeros(of("hidden", 0), np.float32))
+        rows = _collect(engine, ids, few, places, chunk, watch, rows, begun)
+        for at, j in enumerate(group):
+            watch.check()
+            made = {name: np.zeros(of(name, j), np.float32) for name in DERIVED if name in part.want}
+            _derive(engine, places.layers[s.layers[j]], s, {n: rows[n][at] for n in HELPERS if n in rows}, made)
+            made |= {name: rows[name][at + (name == "hidden")] for name in direct}
+            each(s.layers[j], {name: made[name] for name in part.want})
+    return kept
 
 
-def _raw(engine: _engine.Engine, places: Places, s: Selection) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays that passes give directly and that the wanted quantities need."""
-    want = set(s.want)
-    size = sizes(engine, places, s)
-    names = want & {"embeddings", "hidden", "q", "k", "v", *_OF_LAYER}
-    if want & {"scores", "attention"}:
-        names |= {"q", "k"}
-    raw = {name: tuple(size[axis] for axis in AXES[name]) for name in names}
-    if "head_out" in want:
-        raw["mixed"] = (len(s.layers), len(s.positions), engine.plan.caches[0].n_q * size["value_dim"])
-    if "logits" in want:
-        raw["last"] = (len(s.positions), size["dim"])
-    return raw
+def _collect(
+    engine: _engine.Engine,
+    ids: Sequence[int],
+    s: Selection,
+    places: Places,
+    chunk: int,
+    watch: Watch,
+    rows: dict[str, Any],
+    begun: _engine.Sequence | None,
+) -> dict[str, Any]:
+    """Runs the sequence and fills the arrays of `rows`, and others that the wanted quantities are computed from, which
+    it adds."""
+    for name, shape in _helpers(places, s).items():
+        rows.setdefault(name, [np.zeros(one, np.float32) for one in shape])
+    if {"logits", "final"} & {*s.want}:
+        rows["last"] = np.zeros((len(s.positions), engine.plan.dim), np.float32)
+    filled = {name: array for name, array in rows.items() if name not in (*DERIVED, "logits", "final", "states")}
+    taps = _taps(places, s, filled)
+    positions = np.array(s.positions)
+    sequence = _engine.Sequence(engine) if begun is None else begun.fork()
+    for start, end in _passes(s, min(chunk, engine.max_rows), sequence.length):
+        part = np.array(ids[start:end], np.int32)
+        found, _ = engine.observe([(sequence, part, len(part))], taps=taps, cancel=watch.cancel)
+        to = _run(np.nonzero((positions >= start) & (positions < end))[0])
+        _keep(engine.plan, filled, found, places, s, slice(start, end), to, _run(positions[to] - start))
+        if "states" in rows and end - 1 in s.positions:
+            for j, state in _states(engine.plan, sequence, places, s):
+                rows["states"][j][s.positions.index(end - 1)] = state
+        watch.step(end - start)
+    return rows
 
 
-def _taps(places: Places, s: Selection, raw: Container[str]) -> list[Tap]:
+def walk(
+    engine: _engine.Engine,
+    ids: Sequence[int],
+    taps: Sequence[Tap],
+    positions: Sequence[int],
+    watch: Watch,
+    chunk: int = 512,
+) -> Iterator[tuple[slice, dict[Tap, Floats]]]:
+    """Runs a sequence up to the last of some positions (ascending). Yields for each pass that has some of them their
+    places among the positions, and their rows of each tap."""
+    every, sequence, step = np.array(positions), _engine.Sequence(engine), min(chunk, engine.max_rows)
+    end = int(every[-1]) + 1
+    for start in range(0, end, step):
+        part = np.array(ids[start : min(start + step, end)], np.int32)
+        to = slice(*np.searchsorted(every, [start, start + len(part)]).tolist())
+        here = taps if to.start < to.stop else ()
+        found, _ = engine.observe([(sequence, part, len(part))], taps=here, cancel=watch.cancel)
+        if here:
+            row = _run(every[to] - start)
+            yield to, {Tap(*tap): rows[row] for tap, rows in found.items()}
+        watch.step(len(part))
+
+
+def _passes(s: Selection, step: int, start: int) -> Iterator[tuple[int, int]]:
+    """The tokens [from, to) of each pass: one ends at every position whose state is wanted."""
+    ends = {position + 1 for position in s.positions} if "states" in s.want else set()
+    for end in sorted(ends | {*range(start + step, s.n, step)} | {s.n}):
+        yield start, end
+        start = end
+
+
+def _states(plan: Plan, sequence: _engine.Sequence, places: Places, s: Selection) -> Iterator[tuple[int, Floats]]:
+    """(place among the selected layers, state (heads, keys, values)) of a sequence's recurrences."""
+    whole, first, starts = sequence.state(), 0, []
+    for group in plan.states:
+        starts.append(first)
+        first += group.n_layers * group.layer.floats
+    for j, number in enumerate(s.layers):
+        at = places.layers[number].state
+        if at is None:
+            continue
+        kind = plan.states[at[0]].layer
+        begin = starts[at[0]] + at[1] * kind.floats + kind.conv_floats
+        blocks = whole[begin : begin + kind.scan_floats].reshape(kind.n_v, -1, kind.dk, 16)
+        yield j, blocks.swapaxes(1, 2).reshape(kind.n_v, kind.dk, -1)[..., : kind.dv]
+
+
+def _helpers(places: Places, s: Selection) -> dict[str, list[Shape]]:
+    """What the wanted quantities are computed from -> its shape in each layer. outputs: of all heads."""
+    none = CacheGroup(1, 1, 1, 1, 0)
+    layers = [places.layers[i] for i in s.layers]
+    groups = [layer.group or none for layer in layers]
+    found: dict[str, list[Shape]] = {}
+    if {"scores", "attention"} & {*s.want}:
+        found["q"] = [(len(s.heads), len(s.positions), g.dk) for g in groups]
+        found["k"] = [(g.n_kv, s.n, g.dk) for g in groups]
+    if "head_out" in s.want:
+        pairs = zip(groups, layers, strict=True)
+        found["outputs"] = [(len(s.positions), g.n_q * (layer.value or 1)) for g, layer in pairs]
+    return found
+
+
+def _derive(
+    engine: _engine.Engine, layer: Layer, s: Selection, helpers: Mapping[str, Floats], out: Mapping[str, Floats]
+) -> None:
+    """Fills a layer's scores, attention and head_out, those that `out` has."""
+    if layer.qkv is not None and ("scores" in out or "attention" in out):
+        pattern.fill(engine, layer, s, helpers["q"], helpers["k"], out.get("scores"), out.get("attention"))
+    if layer.mixed is not None and "head_out" in out:
+        out["head_out"][:] = head_parts(engine, layer, helpers["outputs"], s.heads)
+
+
+def _zeros(shape: Shape | list[Shape]) -> Any:
+    """An array, or a list of arrays."""
+    return [np.zeros(one, np.float32) for one in shape] if isinstance(shape, list) else np.zeros(shape, np.float32)
+
+
+def _taps(places: Places, s: Selection, wanted: Container[str]) -> list[Tap]:
     taps: set[Tap | None] = set()
-    if "embeddings" in raw or "hidden" in raw:
+    if "embeddings" in wanted or "hidden" in wanted:
         taps.add(places.embeddings)
-    if "last" in raw:
+    if "last" in wanted:
         taps.add(places.last)
     for i in s.layers:
         layer = places.layers[i]
-        taps |= {getattr(layer, name) for name in ("hidden", *_OF_LAYER) if name in raw}
-        if "q" in raw or "k" in raw or "v" in raw:
-            taps.add(layer.qkv)
+        taps |= {getattr(layer, name) for name in OF_LAYER if name in wanted}
+        if "mixed" in wanted or "outputs" in wanted:
+            taps.add(layer.mixed)
+        if "q" in wanted or "k" in wanted or "v" in wanted:
+            taps |= {layer.qkv, layer.keys}
+        if "q_unrotated" in wanted or "k_unrotated" in wanted:
+            taps |= {layer.unrotated, layer.keys_unrotated}
+        for name, changes in ADDED.items():
+            if name in wanted:
+                taps |= {*getattr(layer, name)} | {tap for pair in getattr(layer, changes) for tap in pair}
+        if "routes" in wanted:
+            taps.add(layer.routes)
+        if "gates" in wanted and layer.gates is not None:
+            taps.add(layer.gates.tap)
     return sorted(tap for tap in taps if tap is not None)
 
 
@@ -210,7 +301,8 @@ def _run(indices: npt.NDArray[np.intp]) -> Any:
 
 
 def _keep(
-    rows: dict[str, Floats],
+    plan: Plan,
+    rows: dict[str, Any],
     found: Mapping[tuple[int, int], Floats],
     places: Places,
     s: Selection,
@@ -224,35 +316,123 @@ def _keep(
             rows[name][to] = found[tap][row]
     if "hidden" in rows:
         rows["hidden"][0][to] = found[places.embeddings][row]
+    heads = _run(np.array(s.heads))
     for j, number in enumerate(s.layers):
         layer = places.layers[number]
-        if "hidden" in rows:
-            rows["hidden"][j + 1][to] = found[layer.hidden][row]
-        for name in _OF_LAYER:
+        for name in OF_LAYER:
             tap = getattr(layer, name)
             if name in rows and tap is not None:
-                rows[name][j][to] = found[tap][row]
-        if layer.qkv is None or layer.qkv not in found:
-            continue
-        g, qkv = layer.group, found[layer.qkv]
-        assert g is not None
-        a, b = g.n_q * g.dk, (g.n_q + g.n_kv) * g.dk
-        if "q" in rows:
-            heads = qkv[row, :a].reshape(-1, g.n_q, g.dk)[:, _run(np.array(s.heads))]
-            rows["q"][j][:, to] = heads.swapaxes(0, 1)
-        if "k" in rows:
-            rows["k"][j][:, tokens] = qkv[:, a:b].reshape(-1, g.n_kv, g.dk).swapaxes(0, 1)
-        if "v" in rows:
-            rows["v"][j][:, tokens] = qkv[:, b:].reshape(-1, g.n_kv, g.dv).swapaxes(0, 1)
+                rows[name][j + (name == "hidden")][to] = found[tap][row]
+        for name, changes in ADDED.items():
+            if name in rows:
+                _add_up(rows[name][j], to, row, found, getattr(layer, name), getattr(layer, changes))
+        if "routes" in rows and layer.routes is not None:
+            chosen = found[layer.routes][row]
+            k = chosen.shape[1] // 2
+            weights = np.zeros((len(chosen), rows["routes"][j].shape[-1]), np.float32)
+            np.put_along_axis(weights, chosen[:, :k].astype(np.intp), chosen[:, k:], axis=1)
+            rows["routes"][j][to] = weights
+        if "gates" in rows and layer.gates is not None:
+            rows["gates"][j][to] = _factors(layer.gates, found[layer.gates.tap][row])
+        if layer.mixed is not None and layer.group is not None and layer.mixed in found:
+            outputs = found[layer.mixed][row]
+            if "outputs" in rows:
+                rows["outputs"][j][to] = outputs
+            if "mixed" in rows:
+                parts = outputs.reshape(-1, layer.group.n_q, layer.value)[:, heads]
+                rows["mixed"][j][:, to] = parts.swapaxes(0, 1)
+        order = channels(plan, layer)
+        for end, q_tap, k_tap in (("", layer.qkv, layer.keys), ("_unrotated", layer.unrotated, layer.keys_unrotated)):
+            if layer.group is None or q_tap is None or k_tap is None or q_tap not in found:
+                continue
+            parts_of = {f"{name}{end}": part for name, part in split(layer.group, found[q_tap], found[k_tap]).items()}
+            for name in {f"q{end}", f"k{end}", "v"} & parts_of.keys() & rows.keys():
+                part = parts_of[name] if order is None or name == "v" else parts_of[name][..., order]
+                if name[0] == "q":
+                    rows[name][j][:, to] = part[row][:, heads].swapaxes(0, 1)
+                else:
+                    rows[name][j][:, tokens] = part.swapaxes(0, 1)
+
+
+def split(g: CacheGroup, qkv: Floats, kv: Floats) -> dict[str, Floats]:
+    """Queries (rows, heads, dk), keys, and values, of the buffers that hold them."""
+    a, b = g.n_q * g.dk, (g.n_q + g.n_kv) * g.dk
+    k = kv[:, a:b].reshape(-1, g.n_kv, g.dk)
+    v = k[..., : g.dv] if g.shared else kv[:, b : b + g.n_kv * g.dv].reshape(-1, g.n_kv, g.dv)
+    return {"q": qkv[:, :a].reshape(-1, g.n_q, g.dk), "k": k, "v": v}
+
+
+def _add_up(
+    out: Floats,
+    to: Any,
+    row: Any,
+    found: Mapping[tuple[int, int], Floats],
+    taps: Sequence[Tap],
+    changes: Sequence[tuple[Tap, Tap]],
+) -> None:
+    if taps:
+        first, *others = (found[tap][row] for tap in taps)
+        out[to] = sum(others, first)
+    for before, after in changes:
+        out[to] += found[after][row] - found[before][row]
+
+
+def _factors(gate: Gate, rows: Floats) -> Floats:
+    x = rows[:, gate.column : gate.column + gate.width]
+    if gate.act == ACTIVATIONS["none"]:
+        return x
+    with np.errstate(over="ignore"):
+        sigmoid: Floats = np.reciprocal(np.float32(1) + np.exp(-x))
+    return sigmoid if gate.act == ACTIVATIONS["sigmoid"] else np.multiply(x, sigmoid)
+
+
+def with_gates(plan: Plan) -> Plan:
+    """The plan with another operation before each feed-forward unit, which gives what its activation reads; the units
+    themselves overwrite it."""
+    ops: list[Op] = []
+    buffers = list(plan.buffers)
+    gated = {op.out for op in plan.ops if op.kind == Kind.GATE}
+    for op in plan.ops:
+        if op.kind == Kind.GLU and op.out not in gated:
+            width = buffers[op.out].dim
+            buffers.append(type(buffers[0])(GATE, width))
+            own = {"out": len(buffers) - 1, "tmp": -1, "n_seg": 1, "act": ACTIVATIONS["none"], "vec": -1}
+            ops.append(replace(op, name=GATE, **own))  # type: ignore[arg-type]
+        ops.append(op)
+    return replace(plan.changed(ops, list(plan.vectors)), buffers=buffers)
 
 
 # ---- heads' parts ---------------------------------------------------------------------------------------------
 
 
 def projection(engine: _engine.Engine, layer: Layer) -> Floats:
-    """W_o, dequantised -> (dim, heads * value_dim)."""
+    """W_o, dequantised, with its factors -> (dim, heads * value_dim)."""
+    return _matrix_of(engine, layer.project)
+
+
+def down(engine: _engine.Engine, layer: Layer) -> Floats:
+    """W_down, dequantised, with its factors -> (dim, neurons)."""
+    return _matrix_of(engine, layer.down)
+
+
+def _matrix_of(engine: _engine.Engine, number: int) -> Floats:
+    """The matrix of an operation with one segment; its columns stand in the order of the buffer behind a reordering."""
     plan = engine.plan
-    return engine.matrix(plan.segments[plan.ops[layer.project].seg].matrix)
+    op, before = plan.ops[number], plan.ops[number - 1]
+    seg = plan.segments[op.seg]
+    w = scaled(engine, seg, engine.matrix(seg.matrix))
+    if before.kind == Kind.REORDER and before.out == op.inp:
+        found = np.empty_like(w)
+        found[:, plan.vectors[before.vec].data.astype(np.intp)] = w
+        return found
+    return w
+
+
+def scaled(engine: _engine.Engine, seg: Segment, rows: Floats, first: int = 0) -> Floats:
+    """Rows of a matrix from `first` on, times the factors of their products."""
+    if seg.row_scale >= 0:
+        rows = rows * engine.plan.vectors[seg.row_scale].data[first : first + len(rows), None]
+    return rows * np.float32(seg.scale) if seg.scale != 1 else rows
 
 
 def post_norm(engine: _engine.Engine, layer: Layer, projected: npt.NDArray[Any]) -> NormMap:
@@ -270,29 +450,42 @@ def head_parts(engine: _engine.Engine, layer: Layer, mixed: Floats, heads: Seque
     """What each head adds to the residual stream -> (heads, m, dim)."""
     g, w = layer.group, projection(engine, layer)
     assert g is not None
-    per = mixed.reshape(len(mixed), g.n_q, g.dv)
+    per, dv = mixed.reshape(len(mixed), g.n_q, layer.value), layer.value
     norm = post_norm(engine, layer, mixed @ w.T + projection_bias(engine, layer))
     parts = np.empty((len(heads), len(mixed), len(w)), np.float32)
     for i, h in enumerate(heads):
-        parts[i] = norm.forward(per[:, h] @ w[:, h * g.dv : (h + 1) * g.dv].T)
+        parts[i] = norm.forward(per[:, h] @ w[:, h * dv : (h + 1) * dv].T)
     return parts
 
 
 # ---- the head -------------------------------------------------------------------------------------------------
 
 
-def head_blocks(engine: _engine.Engine, places: Places, x: Floats, rows: int = 64) -> Iterator[tuple[slice, Floats]]:
-    """Logits of rows of the residual stream (n, dim), computed by the model's head. Yields (slice of the rows, logits
-    (m, vocab)), m <= `rows`."""
+def head_passes(
+    engine: _engine.Engine, places: Places, x: Floats, rows: int
+) -> Iterator[tuple[slice, Callable[..., Any]]]:
+    """Passes of the model's head alone over rows of the residual stream (n, dim), at most so many at a time. Yields
+    (slice of the rows, a function that runs it, with what `Engine.observe` takes for what is wanted)."""
     sequence = _engine.Sequence(engine)
     for start in range(0, len(x), rows):
         part = np.ascontiguousarray(x[start : start + rows])
-        out = np.empty((len(part), engine.vocab), np.float32)
-        engine.observe(
-            [(sequence, np.zeros(len(part), np.int32), 0)],
-            ops=(places.head, places.head + 1),
-            feeds={places.last.buffer: part},
-            out=out,
-            at=0,
-        )
-        yield slice(start, start + len(part)), out
+        parts = [(sequence, np.zeros(len(part), np.int32), 0)]
+        run = partial(engine.observe, parts, ops=(places.head, places.head + 1), feeds={places.last.buffer: part}, at=0)
+        yield slice(start, start + len(part)), run
+
+
+def head_blocks(engine: _engine.Engine, places: Places, x: Floats, rows: int = 64) -> Iterator[tuple[slice, Floats]]:
+    """Logits of rows of the residual stream (n, dim), computed by the model's head. Yields (slice of the rows, logits
+    (m, vocab)), m <= `rows`."""
+    for to, run in head_passes(engine, places, x, rows):
+        out = np.empty((to.stop - to.start, engine.vocab), np.float32)
+        run(out=out)
+        yield to, out
+
+
+def final_rows(engine: _engine.Engine, places: Places, x: Floats) -> Floats:
+    """Rows of the residual stream (n, dim) after the final norm, computed by the model's head."""
+    out = np.empty((len(x), engine.dim), np.float32)
+    for to, run in head_passes(engine, places, x, engine.max_rows):
+        run(hidden=out[to])
+    return out

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,15 +12,22 @@ import numpy.typing as npt
 
 from pellucid.markup import Cell, Fragment, Shown, count, token
 
-__all__ = ["AXES", "LEAST", "PREDICTIONS", "Recorded", "Selected", "Token"]
+__all__ = ["AXES", "LEAST", "OF_SOME", "PREDICTIONS", "Array", "Recorded", "Selected", "Token", "nbytes"]
 
 Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[Any] | list[npt.NDArray[Any]]  # a list where the selected layers' sizes differ: an array for each
 Selected = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # layers, heads, positions
 
 # Quantity -> its axes. Layers, heads and positions are the selected ones; "after" also has the embeddings, first.
 AXES: dict[str, tuple[str, ...]] = {
     "embeddings": ("position", "dim"),
     "hidden": ("after", "position", "dim"),
+    "middle": ("layer", "position", "dim"),
+    "attention_in": ("layer", "position", "dim"),
+    "mlp_in": ("layer", "position", "dim"),
+    "final": ("position", "dim"),
+    "q_unrotated": ("layer", "head", "position", "head_dim"),
+    "k_unrotated": ("layer", "kv_head", "token", "head_dim"),
     "q": ("layer", "head", "position", "head_dim"),
     "k": ("layer", "kv_head", "token", "head_dim"),
     "v": ("layer", "kv_head", "token", "value_dim"),
@@ -27,22 +35,40 @@ AXES: dict[str, tuple[str, ...]] = {
     "attention": ("layer", "head", "position", "token"),
     "attention_out": ("layer", "position", "dim"),
     "mlp_out": ("layer", "position", "dim"),
+    "gate": ("layer", "position", "ff"),
+    "up": ("layer", "position", "ff"),
     "neurons": ("layer", "position", "ff"),
+    "mixed": ("layer", "head", "position", "mixed_dim"),
     "head_out": ("layer", "head", "position", "dim"),
+    "routes": ("layer", "position", "expert"),
+    "gates": ("layer", "position", "gate"),
+    "conv": ("layer", "position", "channel"),
+    "states": ("layer", "position", "state_head", "state_key", "state_value"),
     "logits": ("position", "vocab"),
 }
+OF_SOME = ("routes", "gates", "conv", "states")  # quantities that only some models have
 PREDICTIONS = ("entropy", "next_rank", "next_probability")
 
 
 LEAST = float(np.finfo(np.float32).smallest_subnormal)  # replaces probabilities that float32 rounds to 0
 
 
-class Token(NamedTuple):
-    """A token of the traced text. ``piece``: its text, or a special token's spelling; U+FFFD for an incomplete
-    character; "" without a tokenizer and for ids beyond its vocabulary."""
-
+class _Pair(NamedTuple):
     id: int
     piece: str
+
+
+class Token(_Pair):
+    """A token of the traced text, a pair (id, piece). ``piece``: its text, or a special token's spelling; U+FFFD for an
+    incomplete character; "" without a tokenizer and for ids beyond its vocabulary. ``bytes``: the same in UTF-8, of an
+    incomplete character those that there are; b"" in traces that earlier versions saved."""
+
+    bytes: builtins.bytes
+
+    def __new__(cls, id: int, piece: str, bytes: builtins.bytes = b"") -> Token:
+        made = super().__new__(cls, id, piece)
+        made.bytes = bytes
+        return made
 
 
 class Recorded(Shown):
@@ -56,6 +82,12 @@ class Recorded(Shown):
     name: str  # of the model
     embeddings: Floats
     hidden: Floats
+    middle: Floats
+    attention_in: Floats
+    mlp_in: Floats
+    final: Floats
+    q_unrotated: Floats
+    k_unrotated: Floats
     q: Floats
     k: Floats
     v: Floats
@@ -63,23 +95,28 @@ class Recorded(Shown):
     attention: Floats
     attention_out: Floats
     mlp_out: Floats
+    gate: Floats
+    up: Floats
     neurons: Floats
+    mixed: Floats
     head_out: Floats
+    routes: Floats
+    gates: Floats
+    conv: Floats
+    states: Floats
     logits: Floats
     entropy: Floats
     next_rank: npt.NDArray[np.int32]
     next_probability: Floats
 
-    def __init__(
-        self, tokens: Sequence[Token], selected: Selected, arrays: dict[str, npt.NDArray[Any]], name: str
-    ) -> None:
+    def __init__(self, tokens: Sequence[Token], selected: Selected, arrays: Mapping[str, Array], name: str) -> None:
         self.tokens = list(tokens)
         self.ids = [token.id for token in self.tokens]
         self.layers, self.heads, self.positions = selected
         self.name = name
         self._keep(arrays)
 
-    def _keep(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    def _keep(self, arrays: Mapping[str, Array]) -> None:
         for name, array in arrays.items():
             setattr(self, name, array)
 
@@ -89,8 +126,8 @@ class Recorded(Shown):
         raise AttributeError(f"a trace has no attribute {name!r}")
 
     @property
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Name -> array: the kept quantities, and predictions once they are computed."""
+    def arrays(self) -> dict[str, Array]:
+        """Name -> array, or list of arrays: the kept quantities, and predictions once they are computed."""
         return {name: vars(self)[name] for name in (*AXES, *PREDICTIONS) if name in vars(self)}
 
     @property
@@ -101,7 +138,7 @@ class Recorded(Shown):
     @property
     def nbytes(self) -> int:
         """Bytes of the kept arrays."""
-        return sum(vars(self)[name].nbytes for name in self.kept)
+        return sum(nbytes(vars(self)[name]) for name in self.kept)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -114,7 +151,7 @@ class Recorded(Shown):
             fragment.note("The stronger its colour, the more surprising a token was.")
         fragment.tokens(self._cell(i, known.get(i - 1, math.nan)) for i in range(len(self)))
         rows = [
-            (name, " \u00d7 ".join(map(str, array.shape)), ", ".join(AXES[name]), f"{array.nbytes / 1e6:.1f}")
+            (name, _shape(array), ", ".join(AXES[name]), f"{nbytes(array) / 1e6:.1f}")
             for name, array in ((name, vars(self)[name]) for name in self.kept)
         ]
         fragment.table(("kept", "shape", "axes", "MB"), rows, right=(3,))
@@ -127,3 +164,17 @@ class Recorded(Shown):
 
     def __repr__(self) -> str:
         return f"<Trace of {count(len(self), 'token')}, {', '.join(self.kept)}: {self.nbytes / 1e6:.1f} MB>"
+
+
+def nbytes(array: Array) -> int:
+    """Bytes of an array, or of a list of arrays."""
+    return sum(one.nbytes for one in array) if isinstance(array, list) else array.nbytes
+
+
+def _shape(array: Array) -> str:
+    """As text; of a list of arrays, whose sizes differ, the numbers that do as a range."""
+    if not isinstance(array, list):
+        return " \u00d7 ".join(map(str, array.shape))
+    sizes = [(min(axis), max(axis)) for axis in zip(*(one.shape for one in array), strict=True)]
+    ranges = [str(low) if low == high else f"{low} to {high}" for low, high in sizes]
+    return " \u00d7 ".join([str(len(array)), *ranges])

@@ -13,15 +13,15 @@ import numpy.typing as npt
 
 from pellucid import _engine, arguments, checks
 from pellucid.core import Core
-from pellucid.errors import ContextFullError, shown
+from pellucid.errors import ContextFullError, NumericsError, OutOfMemoryError, shown
 from pellucid.markup import Cell, Fragment, Shown, count, token
 from pellucid.results import TokenLogprob
 from pellucid.sampling import MOST_LOGPROBS
+from pellucid.schedule.turns import Turns
 
-__all__ = ["Score", "score", "score_continuations", "score_ids"]
+__all__ = ["Score", "logits", "score", "score_continuations", "score_ids", "score_parts", "windows"]
 
 Found = tuple[float, list[tuple[int, float]]]  # a token's log probability, and [(id, log probability)] of the likeliest
-MOST_SEQUENCES = 64  # in a pass: each takes a page of the cache, or copies one, whatever the number of its rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,8 @@ class Score(Shown):
 
 def score(core: Core, texts: Any, top: Any, window: Any) -> Any:
     """``Model.score``."""
-    engine, top = core.open(), checks.integer("top", 0 if top is None else top, 0, MOST_LOGPROBS)
+    core.decoder()
+    top = checks.integer("top", 0 if top is None else top, 0, MOST_LOGPROBS)
     if window is not None:
         window = checks.integer("window", window, 2, core.context_length)
     several, given = arguments.prompts(texts, "text")
@@ -93,11 +94,11 @@ def score(core: Core, texts: Any, top: Any, window: Any) -> Any:
             message = f"{name} is too long; window={core.context_length} scores it in overlapping parts"
             raise ContextFullError(message, needed=len(ids), available=core.context_length)
         many.append(ids)
-    parts = [part for ids in many for part in _windows(ids, window)]
-    found = iter(score_ids(engine, parts, top))
+    parts = [part for ids in many for part in windows(ids, window)]
+    found = iter(score_ids(core, parts, top))
     scores = []
     for ids in many:
-        results = [result for _ in _windows(ids, window) for result in next(found)]
+        results = [result for _ in windows(ids, window) for result in next(found)]
         scores.append(Score(ids, _tokens(core, ids[1:], results), core.spell(ids[0])))
     return scores if several else scores[0]
 
@@ -106,7 +107,7 @@ def score_continuations(
     core: Core, begun: _engine.Sequence, last: int, continuations: Sequence[list[int]], top: int
 ) -> list[Score]:
     """Scores of continuations of the same tokens: those of `begun`, then `last`."""
-    found = score_ids(core.open(), [([last, *ids], 1) for ids in continuations], top, begun)
+    found = score_ids(core, [([last, *ids], 1) for ids in continuations], top, begun)
     return [Score(ids, _tokens(core, ids, results)) for ids, results in zip(continuations, found, strict=True)]
 
 
@@ -118,7 +119,7 @@ def _tokens(core: Core, ids: Sequence[int], found: Sequence[Found]) -> list[Toke
     ]
 
 
-def _windows(ids: list[int], window: int | None) -> list[tuple[list[int], int]]:
+def windows(ids: list[int], window: int | None) -> list[tuple[list[int], int]]:
     """[(tokens, index of the first one to score)]: parts of `window` tokens, each from the middle of the previous."""
     if window is None or len(ids) <= window:
         return [(ids, 1)]
@@ -134,44 +135,103 @@ def _windows(ids: list[int], window: int | None) -> list[tuple[list[int], int]]:
 
 @dataclass(slots=True)
 class _Part:
-    sequence: _engine.Sequence
     ids: npt.NDArray[np.int32]
     first: int
     found: list[Found]
+    sequence: _engine.Sequence | None = None  # None: no pass had rows of it
+    done: int = 0  # rows
 
 
 def score_ids(
-    engine: _engine.Engine,
-    parts: Sequence[tuple[Sequence[int], int]],
-    top: int = 0,
-    begun: _engine.Sequence | None = None,
+    core: Core, parts: Sequence[tuple[Sequence[int], int]], top: int = 0, begun: _engine.Sequence | None = None
+) -> list[list[Found]]:
+    """`score_parts` as a call of its own."""
+    with Turns(core, "score", [len(ids) for ids, _ in parts]) as turns:
+        return score_parts(turns, parts, top, begun)
+
+
+def score_parts(
+    turns: Turns, parts: Sequence[tuple[Sequence[int], int]], top: int = 0, begun: _engine.Sequence | None = None
 ) -> list[list[Found]]:
     """parts: [(ids, first)] -> for each, (log probability, [(id, log probability) of the `top` best]) of its tokens
     from `first` (>= 1) on. Parts share forward passes; the engine reduces logits as it computes them.
     begun: a sequence whose tokens precede those of every part; it does not change."""
-    done = 0 if begun is None else begun.length
     found: list[list[Found]] = [[] for _ in parts]
-    waiting = []
-    for (ids, first), of_part in zip(parts, found, strict=True):
-        if first < len(ids):
-            sequence = _engine.Sequence(engine) if begun is None else begun.fork()
-            waiting.append(_Part(sequence, np.array(ids, np.int32), first, of_part))
+    waiting = [
+        _Part(np.array(ids, np.int32), first, of_part)
+        for (ids, first), of_part in zip(parts, found, strict=True)
+        if first < len(ids)
+    ]
     while waiting:
-        batch, room = [], engine.max_rows
+        batch, room = [], turns.rows(turns.max_rows, waiting[0].done)
         targets: list[int] = []
-        for part in waiting:
-            start = part.sequence.length - done
+        for part in waiting[: turns.together]:
+            if part.sequence is None:
+                part.sequence = turns.sequence(begun)
+            start = part.done
             rows = part.ids[start : min(start + room, len(part.ids) - 1)]  # no scored token follows the last one
             room -= len(rows)
             skip = min(max(part.first - 1 - start, 0), len(rows))
             batch.append((part.sequence, rows, skip))
             targets += part.ids[start + skip + 1 : start + len(rows) + 1].tolist()
-            if not room or len(batch) == MOST_SEQUENCES:
+            if not room:
                 break
-        results = iter(engine.forward(batch, targets=targets, top=top))
-        for part, (_, rows, skip) in zip(waiting, batch, strict=False):
+        try:
+            results = iter(turns.forward(batch, targets=targets, top=top))
+        except OutOfMemoryError:
+            if turns.fewer(len(batch)):
+                continue
+            raise
+        left = []
+        for part, (sequence, rows, skip) in zip(waiting, batch, strict=False):
             part.found += islice(results, len(rows) - skip)
-        waiting = [
-            part for part in waiting if part.sequence.length - done < len(part.ids) - 1
-        ]  # frees the others' pages
+            part.done += len(rows)
+            if part.done < len(part.ids) - 1:
+                left.append(part)
+            else:
+                turns.drop(sequence)
+        waiting[: len(batch)] = left
     return found
+
+
+def logits(core: Core, many: Sequence[Sequence[int]], chunk: int) -> list[npt.NDArray[np.float32]]:
+    """Logits of every token of several sequences, which share forward passes -> [(n, vocab) float32]."""
+    outs = [np.empty((len(ids), core.open().vocab), np.float32) for ids in many]
+    sequences: list[_engine.Sequence | None] = [None] * len(many)
+    at = [0] * len(many)
+    first = 0
+    with Turns(core, "logits", [len(ids) for ids in many]) as turns:
+        most = min(chunk, turns.max_rows)
+        while first < len(many):
+            parts, places, room = [], [], turns.rows(most, at[first])
+            for i in range(first, min(first + turns.together, len(many))):
+                n = min(room, len(many[i]) - at[i])
+                sequence = sequences[i] = sequences[i] or turns.sequence()
+                parts.append((sequence, many[i][at[i] : at[i] + n], 0))
+                places.append((i, n))
+                room -= n
+                if not room:
+                    break
+            i, n = places[0]
+            alone = len(places) == 1
+            shape = sum(n for _, n in places), turns.vocab
+            out = outs[i][at[i] : at[i] + n] if alone else np.empty(shape, np.float32)
+            failed: dict[int, Exception] = {}
+            try:
+                turns.forward(parts, out=out, failed=failed)
+            except OutOfMemoryError:
+                if turns.fewer(len(parts)):
+                    continue
+                raise
+            for part, error in failed.items():
+                raise NumericsError(f"ids[{places[part][0]}]: {error}") if len(many) > 1 else error
+            row = 0
+            for (i, n), (sequence, _, _) in zip(places, parts, strict=True):
+                if not alone:
+                    outs[i][at[i] : at[i] + n] = out[row : row + n]
+                at[i] += n
+                row += n
+                if at[i] == len(many[i]):
+                    turns.drop(sequence)
+                    first = i + 1
+    return outs

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import checks, generation
+from pellucid import _engine, arguments, checks, generation
 from pellucid.core import Core, Loaded
-from pellucid.errors import WrongValue, shown
-from pellucid.look import export, lens, record
+from pellucid.errors import WrongValue
+from pellucid.look import attributions, export, lens, pages, record, sizes, sources
+from pellucid.look.attributions import Attributions
 from pellucid.look.lens import Attribution, Guess, Lens
-from pellucid.look.places import Tap, find
-from pellucid.look.recorded import PREDICTIONS, Recorded, Selected, Token
+from pellucid.look.pages import Page
+from pellucid.look.places import Places, Tap, find
+from pellucid.look.recorded import AXES, PREDICTIONS, Array, Recorded, Selected, Token
+from pellucid.look.sizes import select
+from pellucid.look.table import LensTable, lens_table
+from pellucid.options import Ids
 from pellucid.results import Completion
-from pellucid.sampling import Integer
+from pellucid.sampling import Cancel, Integer, Number
 
 __all__ = ["LIMIT", "Token", "Trace", "trace"]
 
@@ -37,29 +42,55 @@ class Trace(Recorded):
     ``embeddings``      (P, d)                          the residual stream at its start (Gemma's scale included)
     ``hidden``          (L + 1, P, d)                   the residual stream: first the embeddings, then after each
                                                         selected layer; before the final norm, also the last
+    ``middle``          (L, P, d)                       the residual stream after attention, or a recurrence
+    ``attention_in``    (L, P, d)                       what these read: the stream after a norm, where there is one
+    ``mlp_in``          (L, P, d)                       what the feed-forward network reads
+    ``final``           (P, d)                          the stream after the final norm, which the head multiplies
     ``q``               (L, H, P, head_dim)             queries as attention uses them: head norm and rotation done
     ``k``               (L, kv_heads, n, head_dim)      keys likewise; of all n tokens and all KV heads
+    ``q_unrotated``     (L, H, P, head_dim)             both before the rotation, after the head norm
+    ``k_unrotated``     (L, kv_heads, n, head_dim)
     ``v``               (L, kv_heads, n, value_dim)     values; k and v before the cache rounds them to its type
     ``scores``          (L, H, P, n)                    q . k * scale before softmax; -inf where a row sees nothing
     ``attention``       (L, H, P, n)                    softmax of these: rows sum to 1
     ``attention_out``   (L, P, d)                       what attention adds to the residual stream (post-norm done)
     ``mlp_out``         (L, P, d)                       what the feed-forward network adds to it
+    ``gate``            (L, P, ff)                      products of ffn_gate: what the activation reads; of a network
+                                                        without gates, its only product
+    ``up``              (L, P, ff)                      products of ffn_up, the other factor
     ``neurons``         (L, P, ff)                      activations that ffn_down reads: act(gate) * up
+    ``mixed``           (L, H, P, value_dim)            heads' outputs before W_o: values weighed by attention,
+                                                        times the gates, where the model has them
     ``head_out``        (L, H, P, d)                    each head's part of attention_out: its columns of W_o, times the
                                                         post-norm's scale of that row; a bias belongs to no head
+    ``routes``          (L, P, experts)                 weights of a token's experts; 0: not chosen
+    ``gates``           (L, P, columns)                 factors of the output of attention or of a recurrence, before
+                                                        its projection
+    ``conv``            (L, P, channels)                a recurrent layer's convolution, after its activation
+    ``states``          (L, P, heads, keys, values)     a recurrence's state after the token
     ``logits``          (P, vocab)                      the model's, bit for bit
     ==================  ==============================  ===========================================================
 
     ``entropy`` (nats), ``next_rank`` (1: the likeliest; 0 where no token follows) and ``next_probability`` (NaN there),
     each (P), are computed at their first use. A quantity that was not asked for raises ``AttributeError``. Where an
-    edit skipped attention or the feed-forward network of a layer, its arrays are zero.
+    edit skipped attention or the feed-forward network of a layer, its arrays are zero; so are those of layers that lack
+    the quantity. A model, or selected layers, without it raise ``ValueError``. Where the layers differ in the sizes of
+    a quantity, it is a list with an array for each layer.
+
+    Channels of q and k: whatever the file's order, a pair that is rotated together is channels i and i + r / 2 of the r
+    rotated ones, as in the folders of most models.
+
+    ``scores`` and ``attention`` are computed again, in float32, from the queries and from the keys as the cache gives
+    them back, whatever its type; ``q``, ``k`` and ``v`` are those before the cache rounds them. Weights are those of
+    the pass to about 1e-6. Where instructions multiply bf16 (``kv="bf16"`` with the instruction sets avx512bf16 and
+    amx), the pass rounds each weight to 8 bits when it multiplies a value: to within 0.4 % of it.
     """
 
     def __init__(
         self,
         tokens: Sequence[Token],
         selected: Selected,
-        arrays: dict[str, npt.NDArray[Any]],
+        arrays: Mapping[str, Array],
         name: str,
         core: Core | None,
     ) -> None:
@@ -120,16 +151,83 @@ class Trace(Recorded):
         row = logits[0]
         return row
 
-    def attribution(self, position: Integer | None = -1, token: Integer | str | None = None) -> Attribution:
+    def attribution(
+        self,
+        position: Integer | None = -1,
+        token: Integer | str | None = None,
+        against: Integer | str | None = None,
+    ) -> Attribution:
         """What the embedding, each layer's attention and feed-forward network, and each head added to a token's logit.
 
         token: an id, or the text of a single token; default: the token that follows, or after the last position the
-        likeliest. The final norm is linear with its scale at that row held fixed; the attributed logit is the one
-        before a soft cap. Raises ValueError for a text that is not a single token.
+        likeliest. against: another one, whose logit is subtracted: what made the first likelier than the second. The
+        final norm is linear with its scale at that row held fixed; the attributed logit is the one before a soft cap.
+        Raises ValueError for a text that is not a single token.
         """
         core, position = self._need_core(), self._place(position)
         id = self._token(position, token)
-        return lens.attribution(core, self._probe(position), position, id, float(self.logits_at(position)[id]))
+        other = -1 if against is None else attributions.token_id(core, "against", against)
+        found = attributions.attributions(core, self.ids, [position], [[(id, other)]], 0, record.Watch())
+        return found.at(position)
+
+    def sources(
+        self,
+        position: Integer | None = -1,
+        token: Integer | str | None = None,
+        against: Integer | str | None = None,
+    ) -> npt.NDArray[np.float64]:
+        """What each head added to a token's logit through the value of each token that it attends to -> float64
+        (layers, heads, n). Sums over n are the heads' parts in :meth:`attribution`, which see for the arguments.
+
+        Raises UnsupportedModelError where values are latent (DeepSeek)."""
+        core, position = self._need_core(), self._place(position)
+        other = -1 if against is None else attributions.token_id(core, "against", against)
+        return sources.sources(core, self.ids, position, (self._token(position, token), other))
+
+    # ---- many positions ---------------------------------------------------------------------------------------
+
+    def lens_table(
+        self,
+        k: Integer | None = 5,
+        positions: Integer | Ids | None = None,
+        *,
+        cancel: Cancel | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> LensTable:
+        """The logit lens at every position of the trace, or some positions, in one run of the sequence -> LensTable:
+        arrays of ids and probabilities (layers + 1, positions, k). The engine keeps the k likeliest of each row as it
+        computes its logits. cancel, progress: as in ``Model.trace``."""
+        core = self._need_core()
+        k = checks.integer("k", 5 if k is None else k, 1)
+        chosen = self.positions if positions is None else select("positions", positions, len(self))
+        with record.cancelling():
+            return lens_table(core, self.ids, chosen, k, watch(cancel, progress, chosen[-1] + 1))
+
+    def attributions(
+        self,
+        positions: Integer | Ids | None = None,
+        targets: Any = None,
+        *,
+        neurons: Integer | None = 0,
+        cancel: Cancel | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Attributions:
+        """:meth:`attribution` at several positions (by default those of the trace) and for several tokens at once, in
+        one run of the sequence -> Attributions, with arrays (positions, targets, ...).
+
+        targets: a token (an id, or the text of one token), a tuple of two (the second one's logit is subtracted), or a
+        list of these, the same at each position; an array of ids (positions, targets); default: the token that follows,
+        after the last position the likeliest. neurons: how many neurons of each layer to name, those that add most.
+        cancel, progress: as in ``Model.trace``. Raises ValueError or TypeError naming the argument.
+        """
+        core = self._need_core()
+        chosen = self.positions if positions is None else select("positions", positions, len(self))
+        most = checks.integer("neurons", 0 if neurons is None else neurons, 0)
+        wanted = attributions.pairs(core, self.ids, chosen, targets)
+        with record.cancelling():
+            return attributions.attributions(
+                core, self.ids, chosen, wanted, most, watch(cancel, progress, chosen[-1] + 1)
+            )
 
     def _place(self, position: Any) -> int:
         n = len(self)
@@ -141,12 +239,7 @@ class Trace(Recorded):
             if position + 1 < len(self):
                 return self.ids[position + 1]
             return int(np.argmax(self.logits_at(position)))
-        if isinstance(token, str):
-            ids = core.need_tokenizer().encode(token, add_special=False)
-            if len(ids) != 1:
-                raise WrongValue("token", f"={shown(token)} is {len(ids)} tokens, expected one: give an id")
-            return ids[0]
-        return core.check_ids([token], "token")[0]
+        return attributions.token_id(core, "token", token)
 
     def _probe(self, position: int) -> dict[Tap, Floats]:
         """Every tap of one token's row; those of the last position asked for are kept."""
@@ -164,10 +257,33 @@ class Trace(Recorded):
         last = len(places.layers) - 1
         if "hidden" in self.kept and last in self.layers:
             return record.head_blocks(engine, places, self.hidden[-1])
-        again = record.Selection(("hidden",), (last,), self.heads, self.positions, len(self))
+        again = sizes.Selection(("hidden",), (last,), self.heads, self.positions, len(self))
         return record.head_blocks(engine, places, record.record(engine, self.ids, again, places, 512)["hidden"][-1])
 
     # ---- export -----------------------------------------------------------------------------------------------
+
+    def html(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        title: str | None = None,
+        megabytes: Number = pages.MEGABYTES,
+        against: Trace | None = None,
+    ) -> Page:
+        """A page that shows what the text did on its way through the model: one file of HTML, which opens in any
+        browser and fetches nothing. -> a Page, which a notebook shows.
+
+        The tokens run once more, whatever the trace kept. path: a file to write, as ``Page.save`` does. megabytes: the
+        most that the page may have; of the heads' weights, the small ones are left out to fit, and the page says so.
+        against: a trace of as many tokens to compare with, such as that of the model without an edit.
+        Raises ValueError for more than 2,048 tokens, and where the rest does not fit; ModelFileError where the file
+        cannot be written.
+        """
+        other = None if against is None else (against._need_core(), against.ids)
+        made = pages.page(self._need_core(), self.ids, title=title, megabytes=float(megabytes), against=other)
+        if path is not None:
+            made.save(path)
+        return made
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the trace as a NumPy file (.npz format); no suffix is added to the path."""
@@ -194,6 +310,13 @@ class Trace(Recorded):
         return export.bertviz(self)
 
 
+def watch(cancel: Any, progress: Any, total: int = 0) -> record.Watch:
+    """Raises TypeError naming the argument."""
+    if progress is not None and not callable(progress):
+        raise checks.wrong_type("progress", progress, "a callable")
+    return record.Watch(generation.canceller(cancel), progress, total)
+
+
 def trace(
     core: Core,
     prompt: Any,
@@ -204,21 +327,93 @@ def trace(
     positions: Any = None,
     limit: Any = LIMIT,
     chunk: Any = None,
-) -> Trace:
-    """``Model.trace``."""
-    engine, chunk = core.open(), generation.check_chunk(chunk)
-    if isinstance(prompt, Completion):
-        prompt = (prompt.prompt_ids + prompt.ids)[: core.context_length]  # the last token may not fit the context
-    ids = core.prompt(prompt)
-    selection = record.Selection(
-        record.check_want(WANT if want is None else want),
-        record.select("layers", layers, core.config.layers),
-        record.select("heads", heads, core.config.attention.n_q),
-        record.select("positions", positions, len(ids)),
-        len(ids),
-    )
-    places = find(engine.plan)
-    record.check_limit(engine, places, selection, checks.integer("limit", LIMIT if limit is None else limit, 0))
-    arrays = record.record(engine, ids, selection, places, chunk)
-    tokens = [Token(id, core.spell(id)) for id in ids]
-    return Trace(tokens, (selection.layers, selection.heads, selection.positions), arrays, core.facts.name, core)
+    each: Any = None,
+    cancel: Any = None,
+    progress: Any = None,
+    begun: _engine.Sequence | None = None,
+) -> Any:
+    """``Model.trace``. begun: a sequence of the first tokens of the (one) prompt; it does not change."""
+    engine, chunk = core.decoder(), generation.check_chunk(chunk)
+    several, many = prompts(core, prompt)
+    names = sizes.check_want(WANT if want is None else want)
+    if "gate" in names:
+        engine = _engine.Engine(record.with_gates(engine.plan), base=engine)
+    places, seen = find(engine.plan), watch(cancel, progress)
+    limit = checks.integer("limit", LIMIT if limit is None else limit, 0)
+    if each is not None and not callable(each):
+        raise checks.wrong_type("each", each, "a callable")
+    if each is not None and several:
+        raise WrongValue("each", ": expected a single prompt, not several")
+    selections = [
+        sizes.Selection(
+            names,
+            select("layers", layers, core.config.layers),
+            select("heads", heads, core.config.attention.n_q),
+            select("positions", positions, len(ids)),
+            len(ids),
+        )
+        for ids in many
+    ]
+    if each is None:
+        _check_limit(engine, places, selections, limit)
+        seen.total = sum(map(len, many))
+    if begun is not None:
+        begun = _before(begun, engine, selections[0])
+    found = []
+    for ids, s in zip(many, selections, strict=True):
+        with record.cancelling():
+            if each is None:
+                arrays = record.record(engine, ids, s, places, chunk, seen, begun)
+            else:
+                arrays = record.by_layer(engine, ids, s, places, chunk, limit, seen, each, begun)
+        tokens = [Token(id, core.spell(id), core.piece(id, special=True)) for id in ids]
+        found.append(Trace(tokens, (s.layers, s.heads, s.positions), arrays, core.facts.name, core))
+    return found if several else found[0]
+
+
+def _before(begun: _engine.Sequence, engine: _engine.Engine, s: sizes.Selection) -> _engine.Sequence | None:
+    """What of a sequence can be used, so that its tokens are not computed again: those before the first position, where
+    no quantity has all tokens."""
+    if begun.engine is not engine or any("token" in AXES[name] for name in s.want):
+        return None
+    before = begun.fork()
+    if before.length > s.positions[0]:
+        before.rewind(s.positions[0])
+    return before
+
+
+def _check_limit(engine: _engine.Engine, places: Places, selections: Sequence[sizes.Selection], limit: int) -> None:
+    """Raises ValueError where the traces together take more."""
+    parts = [sizes.estimate(engine, places, s) for s in selections]
+    taken = sum(sum(one.values()) for one in parts)
+    if len(parts) == 1:
+        sizes.check_limit(parts[0], selections[0], limit, lambda fewer: sizes.estimate(engine, places, fewer))
+    elif taken > limit:
+        raise WrongValue("limit", f"={limit}: the {len(parts)} traces would take {taken:,} bytes")
+
+
+def prompts(core: Core, prompt: Any) -> tuple[bool, list[list[int]]]:
+    """(whether there are several, the ids of each) of what ``Model.trace`` takes."""
+    if _is_whole(prompt):
+        return False, [_ids(core, prompt, "prompt")]
+    several, given = arguments.prompts(prompt, "prompt")
+    if several and not given:
+        raise WrongValue("prompt", " is empty: expected at least one token")
+    if several and all(isinstance(one, Mapping) for one in given):
+        return False, [core.conversation(given, "prompt").ids]
+    return several, [_ids(core, one, f"prompt[{i}]" if several else "prompt") for i, one in enumerate(given)]
+
+
+def _is_whole(prompt: Any) -> bool:
+    """Whether it is a completion, or has a list of ids: a chat's prompt, another trace, a context."""
+    return isinstance(prompt, Completion) or isinstance(getattr(prompt, "ids", None), list)
+
+
+def _ids(core: Core, prompt: Any, name: str) -> list[int]:
+    if isinstance(prompt, Completion):  # the last token may not fit the context
+        return core.prompt((prompt.prompt_ids + prompt.ids)[: core.context_length], name)
+    if _is_whole(prompt):
+        return core.prompt(prompt.ids, name)
+    if isinstance(prompt, Sequence) and not isinstance(prompt, str) and prompt and isinstance(prompt[0], Mapping):
+        return core.conversation(prompt, name).ids
+    return core.prompt(prompt, name)

@@ -1,0 +1,103 @@
+"""`pellucid inspect --html`: a page that shows all of a text's way through the model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pellucid.cli import options, output
+from pellucid.sampling import SamplingOptions
+
+if TYPE_CHECKING:
+    from pellucid.model import Model
+
+__all__ = ["Request", "check", "write"]
+
+
+class Request(NamedTuple):
+    """The options that are about the page."""
+
+    path: str
+    megabytes: float | None
+    title: str | None
+    time: bool
+    chat: bool
+    generate: int | None
+    seed: int | None
+    file: str | None
+    position: int
+
+
+def check(
+    path: str, file: str | None, text: str | None, generate: int | None, seed: int | None, others: Mapping[str, Any]
+) -> None:
+    """Refuses what cannot be done before anything is computed. others: values of options that a page has no use for, by
+    name; None where one was not given."""
+    for name, value in others.items():
+        if value is not None:
+            raise output.UsageError(f"--{name}: a page shows everything; leave out --{name} or --html")
+    if os.path.isdir(path):
+        raise output.UsageError(f"--html={path}: this is a folder; expected the name of a file to write")
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise output.UsageError(f"--html={path}: there is no folder {folder}")
+    if file is not None and text is not None:
+        raise output.UsageError(f"--file={file}: takes the place of TEXT; give one of them")
+    if seed is not None and generate is None:
+        raise output.UsageError(f"--seed={seed}: is of random numbers, which --generate needs")
+
+
+def write(
+    request: Request, model: str, loading: Mapping[str, Any], text: str | None, raw: bool, sampling: Mapping[str, Any]
+) -> None:
+    """Loads the model, computes the page and writes it."""
+    with options.naming(*sampling, "seed"):
+        chosen = SamplingOptions(**sampling, seed=request.seed, max_tokens=request.generate or 0)
+    content = None if request.file is not None else options.read_text(text, "text", raw=raw)
+    with options.load(model, **loading) as loaded, options.naming("prompt", "megabytes", "position"):
+        from pellucid.look import pages
+
+        size = pages.MEGABYTES if request.megabytes is None else request.megabytes
+        ids = _ids(loaded, request, content)
+        pages.check(len(ids) + (request.generate or 0), size)
+        prompt, settled = len(ids), chosen
+        if request.generate is not None:
+            done = loaded.generate(ids, options=chosen)
+            ids, settled = (done.prompt_ids + done.ids)[: loaded.context_length], done.options
+        timings = _timings(loaded, ids) if request.time else None
+        page = pages.page(
+            loaded.core,
+            ids,
+            title=request.title,
+            megabytes=size,
+            prompt=prompt,
+            position=None if request.position == -1 else request.position,
+            options=settled,
+            timings=timings,
+        )
+        page.save(request.path)
+    output.line(f"written: {request.path} ({options.size(len(page.text))})")
+
+
+def _ids(model: Model, request: Request, content: str | None) -> list[int]:
+    if request.file is not None:
+        from pellucid.look.trace import Trace
+
+        return Trace.load(request.file, model).ids
+    if request.chat:
+        found = model.core.conversation([{"role": "user", "content": content}])
+        return list(found.ids)
+    return model.core.prompt(content)
+
+
+def _timings(model: Model, ids: list[int]) -> dict[str, list[int]]:
+    """Nanoseconds of each operation: of the pass over all tokens, and of that over the last one."""
+    from pellucid.bench.operations import fastest
+
+    engine = model.core.open()
+    some = ids[: engine.max_rows]
+    return {
+        "prompt": fastest(engine, [some]).tolist(),
+        "token": fastest(engine, [ids], before=len(ids) - 1).tolist(),
+    }

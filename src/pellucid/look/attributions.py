@@ -1,0 +1,272 @@
+"""The attribution of logits to parts of the model, at several positions and for several tokens at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid import _engine, checks
+from pellucid.core import Core
+from pellucid.errors import WrongValue, shown
+from pellucid.look import record
+from pellucid.look.lens import Attribution
+from pellucid.look.norm import NormMap
+from pellucid.look.places import Layer, Tap, find
+from pellucid.look.recorded import Token
+from pellucid.plan import Plan
+
+__all__ = ["Attributions", "Pair", "attributions", "directions", "norm_of", "pairs", "token_id"]
+
+Pair = tuple[int, int]  # a token, and the one that it is compared with; -1: none
+Wide = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Attributions:
+    """What each part of a model of L layers and H heads adds to the logits of T tokens at P positions, or to the
+    difference of two logits.
+
+    ``ids`` (P, T): the tokens; ``against`` (P, T): those whose logit is subtracted, -1: none. ``logits`` (P, T): the
+    model's, or the difference of two. ``embedding``, ``bias`` (P, T), ``attention``, ``mlp``, ``edits`` (P, T, L) and
+    ``heads`` (P, T, L, H): as in :class:`Attribution`. ``neurons`` (P, T, L, k): the numbers of the neurons of each
+    layer that add most, up or down, -1 where it has none; ``neuron_values``: their activations; ``neuron_logits``:
+    what they add. ``tokens``: each id's Token.
+    """
+
+    positions: tuple[int, ...]
+    ids: npt.NDArray[np.int32]
+    against: npt.NDArray[np.int32]
+    logits: npt.NDArray[np.float32]
+    embedding: Wide
+    attention: Wide
+    mlp: Wide
+    edits: Wide
+    heads: Wide
+    bias: Wide
+    neurons: npt.NDArray[np.int32]
+    neuron_values: npt.NDArray[np.float32]
+    neuron_logits: Wide
+    tokens: dict[int, Token]
+
+    @property
+    def total(self) -> Wide:
+        """(P, T): the sum of the parts, the logit before a soft cap."""
+        parts = self.attention.sum(-1) + self.mlp.sum(-1) + self.edits.sum(-1)
+        found: Wide = self.embedding + self.bias + parts
+        return found
+
+    def at(self, position: int, target: int = 0) -> Attribution:
+        """The attribution at one of the positions, for the token number `target` there. Raises ValueError."""
+        if position not in self.positions:
+            raise WrongValue("position", f"={shown(position)}: expected one of {shown(self.positions)}")
+        target = checks.integer("target", target, 0, self.ids.shape[1] - 1)
+        i = self.positions.index(position), target
+        id, other = int(self.ids[i]), int(self.against[i])
+        return Attribution(
+            position,
+            self.tokens[id],
+            float(self.logits[i]),
+            float(self.embedding[i]),
+            self.attention[i],
+            self.mlp[i],
+            self.heads[i],
+            self.edits[i],
+            float(self.bias[i]),
+            None if other < 0 else self.tokens[other],
+        )
+
+    def __repr__(self) -> str:
+        return f"<Attributions of {self.ids.shape[1]} tokens at {len(self.positions)} positions>"
+
+
+def token_id(core: Core, name: str, token: Any) -> int:
+    """An id, or the text of a single token -> the id. Raises ValueError or TypeError naming the argument."""
+    if isinstance(token, str):
+        ids = core.need_tokenizer().encode(token, add_special=False)
+        if len(ids) != 1:
+            raise WrongValue(name, f"={shown(token)} is {len(ids)} tokens, expected one: give an id")
+        return ids[0]
+    return core.check_ids([token], name)[0]
+
+
+def pairs(core: Core, ids: Sequence[int], positions: Sequence[int], targets: Any) -> list[list[Pair]]:
+    """The targets of each position, as ``Trace.attributions`` takes them; those of None are the tokens that follow, and
+    (-1, -1) where none does."""
+    if targets is None:
+        return [[(ids[p + 1] if p + 1 < len(ids) else -1, -1)] for p in positions]
+    if getattr(targets, "ndim", 1) == 2:
+        if len(targets) != len(positions) or not len(targets[0]):
+            raise WrongValue("targets", f" has shape {targets.shape}, expected ({len(positions)}, tokens)")
+        return [[(token_id(core, "targets", id), -1) for id in row] for row in targets]
+    if not isinstance(targets, (list, range)) and getattr(targets, "ndim", 0) != 1:
+        targets = [targets]
+    if not len(targets):
+        raise WrongValue("targets", " is empty: expected at least one token")
+    every: list[Pair] = []
+    for target in targets:
+        if isinstance(target, tuple):
+            if len(target) != 2:
+                raise WrongValue("targets", f" has {shown(target)}: expected a token, or a tuple of two")
+            every.append((token_id(core, "targets", target[0]), token_id(core, "targets", target[1])))
+        else:
+            every.append((token_id(core, "targets", target), -1))
+    return [every for _ in positions]
+
+
+def attributions(
+    core: Core,
+    ids: Sequence[int],
+    positions: Sequence[int],
+    targets: list[list[Pair]],
+    neurons: int,
+    watch: record.Watch,
+) -> Attributions:
+    """``Trace.attributions``: one run of the sequence, each matrix dequantised once for up to 512 positions."""
+    engine = core.open()
+    plan, places = engine.plan, find(engine.plan)
+    layers, shape = places.layers, (len(positions), len(targets[0]))
+    n, n_heads = len(layers), core.config.attention.n_q
+    most = min(neurons, max((plan.buffers[x.neurons.buffer].dim for x in layers if x.neurons), default=0))
+    out = Attributions(
+        tuple(positions),
+        np.array([[a for a, _ in row] for row in targets], np.int32),
+        np.array([[b for _, b in row] for row in targets], np.int32),
+        np.zeros(shape, np.float32),
+        np.zeros(shape),
+        np.zeros((*shape, n)),
+        np.zeros((*shape, n)),
+        np.zeros((*shape, n)),
+        np.zeros((*shape, n, n_heads)),
+        np.zeros(shape),
+        np.full((*shape, n, most), -1, np.int32),
+        np.zeros((*shape, n, most), np.float32),
+        np.zeros((*shape, n, most)),
+        {},
+    )
+    for to, found in record.walk(engine, ids, _taps(layers, most > 0) + [places.embeddings], positions, watch):
+        _logits(engine, out, to, found[places.last])
+        chosen = zip(out.ids[to].T.ravel().tolist(), out.against[to].T.ravel().tolist(), strict=True)
+        direction, bias = directions(engine, list(chosen), found[places.last])
+        out.bias[to] = bias.T
+        out.embedding[to] = _push(found, [places.embeddings], direction)
+        for i, layer in enumerate(layers):
+            watch.check()
+            out.attention[to, :, i] = _push(found, layer.attention_out, direction, layer.attention_changes)
+            out.mlp[to, :, i] = _push(found, layer.mlp_out, direction, layer.experts)
+            out.edits[to, :, i] = _push(found, (), direction, layer.edits)
+            if layer.mixed is not None and layer.group is not None:
+                out.heads[to, :, i] = _heads(engine, layer, found[layer.mixed], direction)
+            if most and layer.neurons is not None and layer.down >= 0:
+                _neurons(engine, layer, found[layer.neurons], direction, [a[to, :, i] for a in _of_neurons(out)])
+    used = {*out.ids.ravel().tolist(), *out.against.ravel().tolist()} - {-1}
+    out.tokens.update({id: Token(id, core.spell(id), core.piece(id, special=True)) for id in used})
+    return out
+
+
+def _of_neurons(out: Attributions) -> tuple[npt.NDArray[Any], ...]:
+    return out.neurons, out.neuron_values, out.neuron_logits
+
+
+def _taps(layers: Sequence[Layer], neurons: bool) -> list[Tap]:
+    taps: set[Tap | None] = set()
+    for layer in layers:
+        taps |= {layer.hidden, layer.mixed, *layer.attention_out, *layer.mlp_out}
+        taps |= {tap for pair in (*layer.attention_changes, *layer.experts, *layer.edits) for tap in pair}
+        if neurons:
+            taps.add(layer.neurons)
+    return sorted(tap for tap in taps if tap is not None)
+
+
+def _logits(engine: _engine.Engine, out: Attributions, to: slice, x: npt.NDArray[np.float32]) -> None:
+    """The model's logits of the targets; a target that is missing becomes the likeliest token."""
+    for block, logits in record.head_blocks(engine, find(engine.plan), x):
+        for i, row in zip(range(to.start + block.start, to.start + block.stop), logits, strict=True):
+            missing = out.ids[i] < 0
+            out.ids[i, missing] = np.argmax(row)
+            other = out.against[i]
+            out.logits[i] = row[out.ids[i]] - np.where(other < 0, 0, row[other])
+
+
+def directions(
+    engine: _engine.Engine, pairs: Sequence[Pair], x: npt.NDArray[np.float32]
+) -> tuple[Wide, npt.NDArray[np.float64]]:
+    """(T, rows, d): what rows of the residual stream are multiplied by to give each the logits of T pairs of tokens,
+    with the scale that the final norm has at the row; and the biases (T, rows). pairs: those of the first target for
+    each row, then of the second."""
+    plan = engine.plan
+    op = plan.ops[find(plan).head]
+    seg = plan.segments[op.seg]
+    rows: dict[int, Wide] = {-1: np.zeros(plan.dim)}
+    biases = {-1: 0.0}
+    for id in {id for pair in pairs for id in pair} - {-1}:
+        row = record.scaled(engine, seg, engine.matrix(seg.matrix, rows=(id, id + 1)), id)[0].astype(np.float64)
+        rows[id] = row
+        biases[id] = (float(plan.vectors[op.vec2].data @ row) if op.vec2 >= 0 else 0.0) + (
+            float(plan.vectors[seg.bias].data[id]) if seg.bias >= 0 else 0.0
+        )
+    shape = (-1, len(x), plan.dim)
+    wanted = np.array([rows[a] - rows[b] for a, b in pairs]).reshape(shape)
+    bias = np.array([biases[a] - biases[b] for a, b in pairs]).reshape(-1, len(x))
+    return NormMap.of(plan, op, x).back(wanted), bias
+
+
+def _push(
+    found: dict[Tap, npt.NDArray[np.float32]],
+    taps: Sequence[Tap],
+    direction: Wide,
+    changes: Sequence[tuple[Tap, Tap]] = (),
+) -> Wide:
+    """(rows, T): what the sum of taps adds, and what changed the residual stream between the taps of each pair."""
+    total = np.zeros(direction.shape[1:])
+    for tap in taps:
+        total += found[tap]
+    for before, after in changes:
+        total += found[after].astype(np.float64) - found[before]
+    pushed: Wide = np.einsum("md,tmd->mt", total, direction)
+    return pushed
+
+
+def _heads(engine: _engine.Engine, layer: Layer, mixed: npt.NDArray[np.float32], direction: Wide) -> Wide:
+    """(rows, T, heads)."""
+    g, w, dv = layer.group, record.projection(engine, layer), layer.value
+    assert g is not None
+    norm = norm_of(engine.plan, layer.project, mixed, w)
+    pushed = np.empty((len(mixed), len(direction), g.n_q))
+    for h in range(g.n_q):
+        part = norm.forward(mixed[:, h * dv : (h + 1) * dv] @ w[:, h * dv : (h + 1) * dv].T)
+        pushed[..., h] = np.einsum("md,tmd->mt", part, direction)
+    return pushed
+
+
+def norm_of(plan: Plan, number: int, x: npt.NDArray[np.float32], w: npt.NDArray[np.float32]) -> NormMap:
+    """The norm of an operation that adds w x to the residual stream, for these rows."""
+    op = plan.ops[number]
+    if op.vec < 0:
+        return NormMap.of(plan, op, np.empty((0, len(w))))
+    bias = plan.segments[op.seg].bias
+    return NormMap.of(plan, op, x @ w.T + (0 if bias < 0 else plan.vectors[bias].data))
+
+
+def _neurons(
+    engine: _engine.Engine,
+    layer: Layer,
+    values: npt.NDArray[np.float32],
+    direction: Wide,
+    out: Sequence[npt.NDArray[Any]],
+) -> None:
+    """Fills (rows, T, k) with those that add most: their numbers, activations and what they add."""
+    w = record.down(engine, layer)
+    read = norm_of(engine.plan, layer.down, values, w).back(direction)
+    k = min(out[0].shape[-1], values.shape[1])
+    for t in range(len(direction)):
+        pushed = (read[t].astype(np.float32) @ w) * values  # (rows, neurons)
+        best = np.argpartition(-np.abs(pushed), k - 1, axis=1)[:, :k]
+        order = np.argsort(-np.abs(np.take_along_axis(pushed, best, 1)), axis=1, kind="stable")
+        best = np.take_along_axis(best, order, 1)
+        out[0][:, t, :k] = best
+        out[1][:, t, :k] = np.take_along_axis(values, best, 1)
+        out[2][:, t, :k] = np.take_along_axis(pushed, best, 1)

@@ -1,0 +1,337 @@
+"""Which activations carry an answer: patching from one prompt into another (Meng et al. 2022), at every layer and
+position, and what is lost without each token of the prompt. Needs no gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid import _engine, checks
+from pellucid.core import Core, Loaded
+from pellucid.errors import WrongType, WrongValue
+from pellucid.look import record
+from pellucid.look.attributions import token_id
+from pellucid.look.places import Layer, Places, Tap, find
+from pellucid.look.recorded import Token
+from pellucid.look.sizes import select
+from pellucid.look.trace import prompts, watch
+from pellucid.options import Ids, Prompt
+from pellucid.plan import Plan
+from pellucid.sampling import Cancel, Integer
+
+__all__ = ["Occlusion", "Patching", "Run", "live", "occlusion", "patching", "run", "single"]
+
+Floats = npt.NDArray[np.float32]
+Metric = Callable[[Floats], float] | tuple[Any, Any] | int | str
+WHAT = ("hidden", "attention_out", "mlp_out", "mixed")
+
+
+@dataclass(frozen=True)
+class Patching:
+    """What the metric becomes where one activation of the corrupt prompt is replaced by that of the clean one.
+
+    ``values`` (layers, positions), for "mixed" (layers, heads, positions); ``clean`` and ``corrupt``: the metric of the
+    prompts as they are; ``tokens``: of the corrupt prompt, at the patched positions.
+    """
+
+    what: str
+    layers: tuple[int, ...]
+    positions: tuple[int, ...]
+    tokens: tuple[Token, ...]
+    values: npt.NDArray[np.float64]
+    clean: float
+    corrupt: float
+
+    @property
+    def restored(self) -> npt.NDArray[np.float64]:
+        """How much of the difference between the prompts each patch restores: 0 none, 1 all. NaN where they agree."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found: npt.NDArray[np.float64] = np.divide(self.values - self.corrupt, self.clean - self.corrupt)
+        return found
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.values.shape))
+        return f"<Patching of {self.what}, {shape}: clean {self.clean:.3f}, corrupt {self.corrupt:.3f}>"
+
+
+@dataclass(frozen=True)
+class Occlusion:
+    """What the metric becomes without each token of a prompt. ``values`` (positions); ``whole``: with all of them;
+    ``lost``: by how much it is smaller without each."""
+
+    positions: tuple[int, ...]
+    tokens: tuple[Token, ...]
+    values: npt.NDArray[np.float64]
+    whole: float
+
+    @property
+    def lost(self) -> npt.NDArray[np.float64]:
+        found: npt.NDArray[np.float64] = self.whole - self.values
+        return found
+
+
+def patching(
+    model: Loaded,
+    clean: Prompt,
+    corrupt: Prompt,
+    metric: Metric,
+    what: str = "hidden",
+    *,
+    layers: Integer | Ids | None = None,
+    positions: Integer | Ids | None = None,
+    heads: Integer | Ids | None = None,
+    cancel: Cancel | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Patching:
+    """Runs the corrupt prompt with one activation at a time from the clean one, for every layer and position.
+
+    clean, corrupt: prompts of equally many tokens. metric: a callable of the last token's logits (vocab), which returns
+    a number; or a tuple of two tokens (ids, or texts of one token each), the difference of their logits; or one token,
+    its logit. what: "hidden" (the residual stream after a layer), "attention_out", "mlp_out", or "mixed" (a head's
+    output before its projection; `heads` selects some).
+    Many patches share a pass, which begins where the patch is; the layers before are not computed again. cancel: a
+    callable or a threading.Event; progress: called with the patches done and all of them.
+
+    Raises ValueError or TypeError naming the argument; CancelledError. Use a model with ``precision="high"``.
+    """
+    core, seen = model.core, watch(cancel, progress)
+    engine, measure = core.decoder(), _metric(core, metric)
+    ids = [single(core, prompt, name) for prompt, name in ((clean, "clean"), (corrupt, "corrupt"))]
+    if len(ids[0]) != len(ids[1]):
+        raise WrongValue("corrupt", f" has {len(ids[1])} tokens, expected {len(ids[0])} as clean has")
+    what, n = checks.choice("what", what, WHAT), len(ids[0])
+    if heads is not None and what != "mixed":
+        raise WrongValue("heads", ': only what="mixed" has heads')
+    chosen = select("layers", layers, core.config.layers), select("positions", positions, n)
+    which = select("heads", heads, core.config.attention.n_q)
+    places = find(engine.plan)
+    spots = {i: _spot(engine.plan, places.layers[i], what) for i in chosen[0]}
+    if not any(spots.values()):
+        raise WrongValue("what", f"={what!r}: no selected layer has it")
+    taps = [_taps(engine.plan, places, i, spot) for i, spot in spots.items() if spot is not None]
+    wanted = sorted({*(tap for row in taps for tap in row)})
+    base = [run(engine, one, wanted, name) for one, name in zip(ids, ("clean", "corrupt"), strict=True)]
+    before = [measure(run.logits) for run in base]
+    changes = sum(spot is not None for spot in spots.values()) * len(chosen[1]) * (len(which) if what == "mixed" else 1)
+    seen.total = changes
+    shape = (len(chosen[0]), len(which), len(chosen[1])) if what == "mixed" else (len(chosen[0]), len(chosen[1]))
+    values = np.full(shape, before[1])
+    for j, (number, spot) in enumerate(spots.items()):
+        if spot is None:
+            continue
+        layer = places.layers[number]
+        columns = [slice(h * layer.value, (h + 1) * layer.value) for h in which] if what == "mixed" else [slice(None)]
+        cases = [(c, p) for c in range(len(columns)) for p in range(len(chosen[1]))]
+        rows = _variants(base, spot, [(columns[c], chosen[1][p]) for c, p in cases])
+        for (c, p), logits in zip(cases, _resume(engine, ids[1], base[1], spot, rows, len(cases), seen), strict=True):
+            values[(j, c, p) if what == "mixed" else (j, p)] = measure(logits)
+    return Patching(what, *chosen, _tokens(core, ids[1], chosen[1]), values, *before)
+
+
+def occlusion(
+    model: Loaded,
+    prompt: Prompt,
+    metric: Metric,
+    *,
+    replace: Integer | str | None = None,
+    positions: Integer | Ids | None = None,
+    cancel: Cancel | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Occlusion:
+    """What each token of a prompt is worth for what the model says next: the metric without it.
+
+    metric: as in :func:`patching`. replace: a token that takes its place; None: it is left out, and later ones move up.
+    cancel, progress: as in :func:`patching`. Raises ValueError or TypeError naming the argument; CancelledError.
+    """
+    core, seen = model.core, watch(cancel, progress)
+    engine, measure = core.decoder(), _metric(core, metric)
+    ids = single(core, prompt, "prompt")
+    if len(ids) < 2 and replace is None:
+        raise WrongValue("prompt", " has one token: without it there is none; replace= takes another one")
+    chosen = select("positions", positions, len(ids))
+    other = [] if replace is None else [token_id(core, "replace", replace)]
+    many = [ids, *([*ids[:p], *other, *ids[p + 1 :]] for p in chosen)]
+    seen.total = len(many)
+    with record.cancelling():
+        found = [measure(row) for row in _last_logits(engine, many, seen)]
+    return Occlusion(chosen, _tokens(core, ids, chosen), np.array(found[1:]), found[0])
+
+
+# ---- arguments ----------------------------------------------------------------------------------------------------
+
+
+def _tokens(core: Core, ids: Sequence[int], positions: Sequence[int]) -> tuple[Token, ...]:
+    return tuple(Token(ids[p], core.spell(ids[p]), core.piece(ids[p], special=True)) for p in positions)
+
+
+def single(core: Core, prompt: Any, name: str) -> list[int]:
+    try:
+        several, ids = prompts(core, prompt)
+    except (WrongValue, WrongType) as error:
+        raise type(error)(name, str(error).removeprefix("prompt")) from None
+    if several:
+        raise WrongValue(name, ": expected a single prompt, not several")
+    return ids[0]
+
+
+def _metric(core: Core, metric: Any) -> Callable[[Floats], float]:
+    if callable(metric):
+
+        def measure(logits: Floats) -> float:
+            return checks.number("metric", np.asarray(metric(logits)).item(), -np.inf, np.inf)
+
+        return measure
+    pair = metric if isinstance(metric, tuple) else (metric,)
+    if len(pair) not in (1, 2):
+        raise WrongValue("metric", ": expected a callable, a token or a tuple of two")
+    first, *second = (token_id(core, "metric", token) for token in pair)
+    return lambda logits: float(logits[first]) - (float(logits[second[0]]) if second else 0.0)
+
+
+# ---- where --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """A buffer before an operation, from which on a pass is run again. of: the tap that is patched in it; change: the
+    difference that this makes to it is added, for it holds the residual stream."""
+
+    start: int
+    buffer: int
+    of: tuple[Tap, ...]
+    change: bool = False
+    pairs: tuple[tuple[Tap, Tap], ...] = ()
+
+
+def _spot(plan: Plan, layer: Layer, what: str) -> _Spot | None:
+    if what == "hidden":
+        return _Spot(layer.hidden.op + 1, layer.hidden.buffer, (layer.hidden,))
+    if what == "mixed":
+        if layer.mixed is None or layer.group is None:
+            return None
+        return _Spot(layer.mixed.op + 1, layer.mixed.buffer, (layer.mixed,))
+    if what == "attention_out":
+        pairs = layer.attention_changes
+        last = [tap.op for tap in layer.attention_out] + [after.op for _, after in pairs]
+        return _Spot(max(last) + 1, layer.hidden.buffer, layer.attention_out, True, pairs) if last else None
+    last = [tap.op for tap in layer.mlp_out] + [after.op for _, after in layer.experts]
+    return _Spot(max(last) + 1, layer.hidden.buffer, layer.mlp_out, True, layer.experts) if last else None
+
+
+def live(plan: Plan, start: int) -> list[int]:
+    """The buffers that operations from `start` on read before they write them."""
+    found: set[int] = set()
+    written: set[int] = set()
+    for op in plan.ops[start:]:
+        reads = {op.inp} | {seg.input for seg in plan.segments[op.seg : op.seg + op.n_seg] if op.n_seg}
+        reads |= {op.out} if _keeps(op.kind.name) else set()
+        reads |= {op.tmp} if op.kind.routed or op.kind.name == "SCAN" else set()
+        found |= reads - written
+        written.add(op.out)
+        if op.tmp >= 0:
+            written.add(op.tmp)
+    return sorted(found - {-1})
+
+
+def _keeps(kind: str) -> bool:
+    return kind in ("GATE", "SCALE_ADD", "NORM", "ROPE_APPEND", "HEAD_NORM", "LINEAR_ADD", "EXPERTS_ADD", "REATTEND")
+
+
+def _taps(plan: Plan, places: Places, number: int, spot: _Spot) -> list[Tap]:
+    needed = [Tap(spot.start - 1, buffer) for buffer in live(plan, spot.start)]
+    return [*needed, *spot.of, *(tap for pair in spot.pairs for tap in pair)]
+
+
+# ---- passes -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A prompt's rows of each tap, its sequence and its last logits."""
+
+    found: dict[Tap, Floats]
+    sequence: _engine.Sequence
+    logits: Floats
+
+
+def run(engine: _engine.Engine, ids: Sequence[int], taps: Sequence[Tap], name: str) -> Run:
+    """One pass over a prompt. Raises ValueError where it is too long to be run again from the middle of the plan."""
+    windows = [group.window + 62 for group in engine.plan.caches if group.window]  # what a window has left is gone
+    if len(ids) > min([engine.max_rows, *windows]):
+        raise WrongValue(name, f" has {len(ids)} tokens, expected at most {min([engine.max_rows, *windows])}")
+    sequence, out = _engine.Sequence(engine), np.empty((1, engine.vocab), np.float32)
+    part = np.array(ids, np.int32)
+    found, _ = engine.observe([(sequence, part, len(part) - 1)], taps=taps, out=out)
+    return Run({Tap(*tap): rows for tap, rows in found.items()}, sequence, out[0])
+
+
+def _variants(base: Sequence[Run], spot: _Spot, cases: Sequence[tuple[slice, int]]) -> Iterator[Floats]:
+    """For each (columns, position): the corrupt prompt's rows of the buffer, patched there."""
+    clean, corrupt = (run.found for run in base)
+    rows = corrupt[Tap(spot.start - 1, spot.buffer)]
+    if spot.change:
+        change = sum((clean[tap].astype(np.float64) - corrupt[tap] for tap in spot.of), np.zeros(rows.shape))
+        for before, after in spot.pairs:
+            change += (clean[after].astype(np.float64) - clean[before]) - (
+                corrupt[after].astype(np.float64) - corrupt[before]
+            )
+        wanted = (rows + change).astype(np.float32)
+    else:
+        wanted = clean[spot.of[0]]
+    for columns, position in cases:
+        patched = rows.copy()
+        patched[position, columns] = wanted[position, columns]
+        yield patched
+
+
+def _resume(
+    engine: _engine.Engine,
+    ids: Sequence[int],
+    base: Run,
+    spot: _Spot,
+    variants: Iterator[Floats],
+    n_variants: int,
+    seen: record.Watch,
+) -> Iterator[Floats]:
+    """The last token's logits (vocab) of each variant of a buffer, with the operations from the spot on run again."""
+    plan, part, at = engine.plan, np.array(ids, np.int32), spot.start
+    others = [buffer for buffer in live(plan, at) if buffer != spot.buffer]
+    most = max(min(engine.max_rows // len(ids), 16), 1)
+    for first in range(0, n_variants, most):
+        n = min(most, n_variants - first)
+        feeds = {spot.buffer: np.concatenate([next(variants) for _ in range(n)])}
+        feeds |= {buffer: np.tile(base.found[Tap(at - 1, buffer)], (n, 1)) for buffer in others}
+        out = np.empty((n, engine.vocab), np.float32)
+        parts = [(base.sequence.fork(), part, len(part) - 1) for _ in range(n)]
+        with record.cancelling():
+            engine.observe(parts, ops=(at, len(plan.ops)), feeds=feeds, out=out, at=0, cancel=seen.cancel)
+            seen.step(n)
+        yield from out
+
+
+def _last_logits(engine: _engine.Engine, many: Sequence[Sequence[int]], seen: record.Watch) -> Iterator[Floats]:
+    """The logits (vocab) after each prompt; short ones share passes."""
+    waiting = list(many)
+    while waiting:
+        if len(waiting[0]) > engine.max_rows:
+            sequence = _engine.Sequence(engine)
+            for start in range(0, len(waiting[0]) - 1, engine.max_rows):
+                rows = np.array(waiting[0][start : min(start + engine.max_rows, len(waiting[0]) - 1)], np.int32)
+                engine.forward([(sequence, rows, len(rows))], cancel=seen.cancel)
+            batch = [(sequence, np.array(waiting[0][-1:], np.int32), 0)]
+        else:
+            batch, room = [], engine.max_rows
+            for ids in waiting[:16]:
+                if len(ids) > room:
+                    break
+                room -= len(ids)
+                batch.append((_engine.Sequence(engine), np.array(ids, np.int32), len(ids) - 1))
+        out = np.empty((len(batch), engine.vocab), np.float32)
+        engine.forward(batch, out=out, cancel=seen.cancel)
+        del waiting[: len(batch)]
+        seen.step(len(batch))
+        yield from out

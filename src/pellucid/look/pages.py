@@ -1,0 +1,248 @@
+"""``Trace.html``: one file of HTML that shows what a text did on its way through a model."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from pellucid import checks
+from pellucid.core import Core
+from pellucid.errors import WrongValue
+from pellucid.info import cache_shares, plan_table
+from pellucid.look.collect import SCORES, Collected, Progress, collect
+from pellucid.look.places import find
+from pellucid.page import weights
+from pellucid.page.blocks import VERSION, encode, kind_of, raw
+from pellucid.page.html import page as make
+from pellucid.sampling import SamplingOptions
+from pellucid.text.breakers import Breakers
+from pellucid.weights.writer import whole_file
+
+__all__ = ["MEGABYTES", "TOKENS", "Live", "Page", "check", "page"]
+
+MEGABYTES = 15.0
+TOKENS = 2048  # that one file can show
+NOTEBOOK = 2_000_000  # bytes of a page that a notebook shows
+OPTIONS = (
+    "temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold",
+    "dynatemp_range", "dynatemp_exponent", "repeat_penalty", "repeat_last", "presence_penalty", "frequency_penalty",
+    "dry_multiplier", "dry_base", "dry_allowed_length", "dry_range", "mirostat", "mirostat_tau", "mirostat_eta",
+    "samplers",
+)  # fmt: skip
+
+
+# Blocks of what a page is compared with.
+COMPARED = (
+    "stats", "targets", "ranks", "cand-starts", "cand-ids", "cand-logits", "tail", "lens-ids", "lens-p", "lengths",
+    "base-push", "att-push", "mlp-push", "edit-push",
+)  # fmt: skip
+
+
+class Page:
+    """A page as text. A notebook shows it in a frame of its own, where it is at most 2 MB."""
+
+    def __init__(self, text: str, title: str) -> None:
+        self.text, self.title = text, title
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the file; a file of that name is replaced once the new one is whole. Raises ModelFileError."""
+        with whole_file(os.fsdecode(path)) as file:
+            file.write(self.text.encode())
+
+    def __repr__(self) -> str:
+        return f"<Page of {len(self.text):,} bytes: page.save('trace.html')>"
+
+    def _repr_html_(self) -> str:
+        if len(self.text) > NOTEBOOK:
+            said = f"The page has {len(self.text) / 1e6:.1f} MB, more than a notebook should hold: page.save(path)."
+            return f"<p>{said}</p>"
+        source = html.escape(self.text)
+        style, title = "width:100%;height:48em;border:1px solid #8886", html.escape(self.title)
+        return f'<iframe sandbox="allow-scripts" style="{style}" title="{title}" srcdoc="{source}"></iframe>'
+
+
+class Live:
+    """What a page has of some tokens, block by block, for the app of a server. Weights of heads are whole, and computed
+    when they are asked for.
+
+    meta: plain data; nbytes: about what it holds in memory.
+    """
+
+    def __init__(
+        self, core: Core, ids: Sequence[int], prompt: int, options: SamplingOptions, progress: Progress
+    ) -> None:
+        """As `page`."""
+        check(len(ids), MEGABYTES)
+        core.decoder()
+        self._found = collect(core, ids, _hand(ids, prompt), progress)
+        self._arrays = arrays = _complete(core, ids, self._found, options, {}, ids)
+        rest = np.zeros((core.config.layers, self._found.n_heads, len(ids)), np.uint8)
+        arrays["att-rest"] = rest  # nothing is left out
+        layers = [i for i, layer in enumerate(find(core.engine.plan).layers) if layer.qkv is not None]
+        types = {name: kind_of(array) for name, array in arrays.items()}
+        self.meta = {
+            "pellucid_page": VERSION,
+            **_meta(core, ids, prompt, _hand(ids, prompt), options),
+            "title": _title(core, ids),
+            "timings": None,
+            "kept": {"attention": {"share": 1.0, "most": 0}},
+            "blocks": {**types, **{f"att-{layer}": "u8" for layer in layers}},
+        }
+        self.meta["model"]["heads"] = self._found.n_heads
+        self.nbytes = sum(array.nbytes for array in arrays.values()) + self._found.nbytes
+
+    def block(self, name: str) -> bytes:
+        """A block's numbers, little-endian. Raises KeyError for a name that ``meta`` does not have."""
+        if name in self._arrays:
+            return raw(self._arrays[name])
+        if name not in self.meta["blocks"]:
+            raise KeyError(name)
+        heads = self._found.heads(int(name.removeprefix("att-")))
+        return b"".join(weights.pack(one, weights.LADDER[0]).weights.tobytes() for one in heads)
+
+
+def check(tokens: int, megabytes: float) -> None:
+    """Raises ValueError for more tokens than a file can show, and for a size that is no size."""
+    checks.number("megabytes", megabytes, 0.5, 2000)
+    if tokens > TOKENS:
+        raise WrongValue("prompt", f" has {tokens:,} tokens: a page shows at most {TOKENS:,}")
+
+
+def page(
+    core: Core,
+    ids: Sequence[int],
+    *,
+    title: str | None = None,
+    megabytes: float = MEGABYTES,
+    prompt: int | None = None,
+    position: int | None = None,
+    against: tuple[Core, Sequence[int]] | None = None,
+    options: SamplingOptions | None = None,
+    timings: dict[str, Any] | None = None,
+    progress: Progress = None,
+) -> Page:
+    """The page of these tokens. prompt: how many of them were given; the others were generated, with `options`.
+    position: which is shown first, and of which attention is shown by hand; default: the one before the first new
+    token, or the last.
+    against: a model and tokens, as many, to compare with. timings: {"prompt": nanoseconds of each operation, "token":
+    ...}. Raises ValueError, as `check` does and where not even the rest fits the size."""
+    check(len(ids), megabytes)
+    core.decoder()
+    hand = _hand(ids, prompt) if position is None else checks.integer("position", position, -len(ids), len(ids) - 1)
+    hand %= len(ids)
+    found = collect(core, ids, hand, progress)
+    options = options or SamplingOptions()
+    other = None if against is None else _other(*against, len(ids), hand)
+    every = [*ids, *(against[1] if against else ())]
+    arrays = _complete(core, ids, found, options, other or {}, every)
+    meta = _meta(core, ids, prompt, hand, options)
+    meta["model"]["heads"] = found.n_heads
+    meta |= {"title": title or _title(core, ids), "timings": timings}
+    if against is not None:
+        meta["against"] = {"ids": list(against[1]), "edited": against[0] is not core}
+    size = len(make({**meta, "kept": {}}, arrays, {}))
+    layers = [i for i, layer in enumerate(find(core.engine.plan).layers) if layer.qkv is not None]
+    rest = np.zeros((core.config.layers, found.n_heads, len(ids)), np.uint8)
+    room = int(megabytes * 1e6) - size - len(encode(rest)[1]) - 1000 * len(layers)
+    if room < 0:
+        least = (int(megabytes * 1e6) - room) / 1e6
+        raise WrongValue("megabytes", f"={megabytes:g}: a page of {len(ids):,} tokens needs at least {least:.1f}")
+    rung, packed = weights.choose(layers, found.heads, room)
+    for layer, (_, left) in packed.items():
+        rest[layer, : len(left)] = left
+    meta["kept"] = {"attention": None if rung is None else {"share": rung.share, "most": rung.most}}
+    text = make(meta, {**arrays, "att-rest": rest}, {f"att-{layer}": ("u8", t) for layer, (t, _) in packed.items()})
+    return Page(text, meta["title"])
+
+
+def _other(core: Core, ids: Sequence[int], n: int, hand: int) -> dict[str, Any]:
+    """The arrays that comparing needs, under names of their own."""
+    if len(ids) != n:
+        raise WrongValue("against", f" has {len(ids)} tokens: expected {n}, as many as it is compared with")
+    core.decoder()
+    arrays = collect(core, ids, hand).arrays
+    return {f"b-{name}": arrays[name] for name in COMPARED}
+
+
+def _complete(
+    core: Core,
+    ids: Sequence[int],
+    found: Collected,
+    options: SamplingOptions,
+    other: dict[str, Any],
+    more: Sequence[int],
+) -> dict[str, Any]:
+    """The arrays, with those that are about texts. more: all ids that are shown."""
+    arrays = {**found.arrays, **other}
+    arrays["dry-breaks"] = np.frombuffer(Breakers(core.piece, options.dry_breakers).marks(ids), np.uint8)
+    spelled = {str(id): _piece(core, id) for id in _used(more, arrays)}
+    arrays["pieces"] = np.frombuffer(json.dumps(spelled, separators=(",", ":")).encode(), np.uint8)
+    return arrays
+
+
+def _meta(core: Core, ids: Sequence[int], prompt: int | None, hand: int, options: SamplingOptions) -> dict[str, Any]:
+    engine, c, facts = core.open(), core.config, core.facts
+    layers = find(engine.plan).layers
+    windows = [layer.group.window if layer.group is not None and layer.qkv is not None else -1 for layer in layers]
+    kv = [layer.group.n_kv if layer.group is not None else 0 for layer in layers]
+    operations = plan_table(engine.plan, engine.matrix_bytes)
+    return {
+        "model": {
+            "name": facts.name or os.path.basename(facts.path),
+            "architecture": c.architecture,
+            "quantisation": facts.quantisation,
+            "parameters": facts.parameters,
+            "dim": c.dim,
+            "ff": c.ff,
+            "vocab": c.vocab,
+            "context": core.context_length,
+            "kv": facts.kv,
+            "precision": facts.precision,
+        },
+        "n": len(ids),
+        "layers": c.layers,
+        "windows": windows,  # of each layer's attention; 0: all tokens; -1: the layer has none
+        "kv_heads": kv,
+        "ids": list(ids),
+        "prompt": len(ids) if prompt is None else prompt,
+        "hand": hand,
+        "scales": [layer.scale for layer in layers],
+        "head_dims": [layer.group.dk if layer.group is not None else 0 for layer in layers],
+        "options": {name: getattr(options, name) for name in OPTIONS},
+        "seed": None if options.seed is None else str(options.seed),
+        "scores": SCORES,
+        "plan": [[o.layer, o.kind, o.name, [m[1:] for m in o.matrices], o.bytes, o.detail] for o in operations],
+        "cache": [asdict(share) for share in cache_shares(engine.plan, facts.kv)],
+    }
+
+
+def _hand(ids: Sequence[int], prompt: int | None) -> int:
+    """The position whose attention is shown by hand: that of the first new token, or the last."""
+    return len(ids) - 1 if prompt is None or prompt >= len(ids) else max(prompt - 1, 0)
+
+
+def _title(core: Core, ids: Sequence[int]) -> str:
+    text = b"".join(core.piece(id) for id in ids).decode("utf-8", "replace")
+    text = " ".join(text.split())
+    return (text[:57] + "..." if len(text) > 60 else text) or "A text through a model"
+
+
+def _used(ids: Sequence[int], arrays: dict[str, Any]) -> list[int]:
+    held = ("cand-ids", "lens-ids", "targets", "hand-promoted")
+    names = [name for name in arrays if name.removeprefix("b-") in held]
+    some = [np.asarray(ids, np.int64), *(arrays[name].reshape(-1) for name in names)]
+    found: list[int] = np.unique(np.concatenate(some)).tolist()
+    return found
+
+
+def _piece(core: Core, id: int) -> str | list[str]:
+    """A token's text; of one that is not whole characters: its text and its bytes in hex."""
+    data = core.piece(id, special=True)
+    text = data.decode("utf-8", "replace")
+    return [text, data.hex()] if "\ufffd" in text else text

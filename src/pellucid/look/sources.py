@@ -1,0 +1,60 @@
+"""Where a head's output comes from, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid import _engine
+from pellucid.core import Core
+from pellucid.errors import UnsupportedModelError
+from pellucid.look import attributions, record
+from pellucid.look.pattern import as_cached
+from pellucid.look.places import Layer, find
+from pellucid.look.sizes import Selection
+
+__all__ = ["sources"]
+
+Floats = npt.NDArray[np.float32]
+Wide = npt.NDArray[np.float64]
+
+
+def sources(core: Core, ids: Sequence[int], position: int, pair: attributions.Pair) -> Wide:
+    """``Trace.sources``."""
+    engine = core.open()
+    plan, places = engine.plan, find(engine.plan)
+    n_heads = core.config.attention.n_q
+    every = tuple(range(len(places.layers)))
+    s = Selection(("attention", "v", "mixed"), every, tuple(range(n_heads)), (position,), len(ids))
+    found = record.record(engine, ids, s, places, 512)
+    end = record.record(engine, ids, Selection(("hidden",), every[-1:], (0,), (position,), len(ids)), places, 512)
+    direction = attributions.directions(engine, [pair], end["hidden"][-1])[0][0]  # (1, d)
+    out = np.zeros((len(every), n_heads, len(ids)))
+    for i, layer in enumerate(places.layers):
+        if layer.mixed is None or layer.group is None:
+            continue
+        if plan.ops[layer.attend].out != layer.mixed.buffer:
+            raise UnsupportedModelError(
+                feature="tokens' parts of heads whose values are latent", supported="attribution"
+            )
+        w, mixed = record.projection(engine, layer), found["mixed"][i].swapaxes(0, 1).reshape(1, -1)
+        read = attributions.norm_of(plan, layer.project, mixed, w).back(direction)[0] @ w  # (heads * value)
+        if layer.gates is not None:
+            read = read * _gates(engine, ids, position, i, layer)
+        values = as_cached(found["v"][i], engine.kv)  # (KV heads, n, value)
+        per = read.reshape(n_heads, layer.value)
+        for h in range(n_heads):
+            out[i, h] = found["attention"][i][h, 0] * (values[h // (n_heads // layer.group.n_kv)] @ per[h])
+    return out
+
+
+def _gates(engine: _engine.Engine, ids: Sequence[int], position: int, number: int, layer: Layer) -> Floats:
+    """A factor of each column of the heads' outputs."""
+    assert layer.gates is not None and layer.group is not None
+    places = find(engine.plan)
+    found = record.record(engine, ids, Selection(("gates",), (number,), (0,), (position,), len(ids)), places, 512)
+    width = layer.group.n_q * layer.value
+    factors: Floats = np.repeat(found["gates"][0][0], -(-width // layer.gates.width))[:width]
+    return factors

@@ -1,0 +1,73 @@
+// What runs: the plan's operations, the cache, and the passes that made the text.
+import { html, nothing } from "./vendor/lit.js";
+import { fixed, size } from "./text.js";
+import { View } from "./view.js";
+
+export class Machine extends View {
+  depends() {
+    return { chosen: ["at"], blocks: [] };
+  }
+
+  draw() {
+    return html`<h2>Machine</h2>${this.facts()}${this.passes()}${this.cache()}${this.plan()}`;
+  }
+
+  facts() {
+    const { model } = this.data.meta;
+    return html`<p>${model.name}: ${model.architecture}, ${Number(model.parameters).toLocaleString("en")} parameters in ${model.quantisation};
+      ${this.data.layers} layers, each token a vector of ${model.dim} numbers, ${model.heads} heads a layer; keys and values in ${model.kv}.</p>`;
+  }
+
+  passes() {
+    const { n, meta } = this.data;
+    const made = n - meta.prompt;
+    return html`<h3>Passes</h3><ol class="passes">
+      <li><span class="pass" .style=${`--share:1`}></span> ${meta.prompt} tokens at once: the prompt. Only the last row enters the head, since only what follows it is asked for.</li>
+      ${made ? html`<li><span class="pass one"></span> then ${made} times one token: each answer is the next pass's input.</li>` : nothing}
+    </ol>
+    <p>Context: ${n.toLocaleString("en")} of ${Number(meta.model.context).toLocaleString("en")} tokens <meter min="0" max=${meta.model.context} .value=${n} aria-label="context filled"></meter></p>`;
+  }
+
+  cache() {
+    const { meta } = this.data;
+    const at = this.now.at + 1;
+    const rows = meta.cache.map((one) => ({ ...one, held: one.bytes_per_token * (one.window ? Math.min(one.window, at) : at) }));
+    const sum = rows.reduce((total, one) => total + one.held, 0);
+    return html`<h3>Cache</h3><table><caption>Keys and values up to token ${this.now.at}: ${size(sum)}</caption>
+      <thead><tr><th scope="col">layers</th><th scope="col">a token sees</th><th scope="col">bytes a token</th><th scope="col">held</th></tr></thead>
+      <tbody>${rows.map((one) => html`<tr><td>${one.layers}</td><td>${one.window ? `the last ${one.window}` : "all"}</td><td>${size(one.bytes_per_token)}</td><td>${size(one.held)}</td></tr>`)}</tbody></table>`;
+  }
+
+  plan() {
+    const { meta } = this.data;
+    const { timings } = meta;
+    /** @type {{key: string, layers: number[], rows: number[]}[]} */
+    const groups = [];
+    const byLayer = new Map();
+    meta.plan.forEach(([layer], i) => byLayer.set(layer ?? `op ${i}`, [...(byLayer.get(layer ?? `op ${i}`) ?? []), i]));
+    for (const [layer, rows] of byLayer) {
+      const alone = typeof layer === "string";
+      const key = alone ? layer : JSON.stringify(rows.map((/** @type {number} */ i) => meta.plan[i].slice(1)));
+      const last = groups[groups.length - 1];
+      if (!alone && last?.key === key) last.layers.push(layer);
+      else groups.push({ key, layers: alone ? [] : [layer], rows });
+    }
+    const each = (/** @type {number[]} */ ns, /** @type {number[]} */ layers, /** @type {number} */ offset) =>
+      layers.length ? layers.reduce((sum, layer) => sum + ns[byLayer.get(layer)[offset]], 0) : NaN;
+    const time = (/** @type {number} */ ns) => (ns >= 1e6 ? `${fixed(ns / 1e6, 2)} ms` : `${fixed(ns / 1e3, 1)} µs`);
+    return html`<h3>Operations of a pass</h3><div class="scroll"><table>
+      <caption>Layers that are alike are shown together${timings ? "; times are of all of them" : ""}</caption>
+      <thead><tr><th scope="col">layers</th><th scope="col">operation</th><th scope="col">weights</th><th scope="col">bytes</th>
+        ${timings ? html`<th scope="col">prompt</th><th scope="col">one token</th>` : nothing}</tr></thead>
+      <tbody>${groups.map((group) => group.rows.map((i, offset) => {
+        const [, kind, name, matrices, bytes, detail] = meta.plan[i];
+        const span = group.layers.length > 1 ? `${group.layers[0]}\u2013${group.layers[group.layers.length - 1]}` : `${group.layers[0] ?? ""}`;
+        const took = (/** @type {number[]} */ ns) => time(group.layers.length ? each(ns, group.layers, offset) : ns[i]);
+        return html`<tr><td>${offset ? "" : span}</td><td>${kind} <small>${name}${detail ? `: ${detail}` : ""}</small></td>
+          <td>${matrices.map(([format, rows, columns]) => `${format} ${rows}\u00d7${columns}`).join(", ")}</td><td>${bytes ? size(bytes) : ""}</td>
+          ${timings ? html`<td>${took(timings.prompt)}</td><td>${took(timings.token)}</td>` : nothing}</tr>`;
+      }))}</tbody></table></div>`;
+  }
+}
+
+customElements.define("pellucid-machine", Machine);

@@ -1,0 +1,194 @@
+// The next token: what the model gives, what each step of the sampler leaves, and which token a seed draws.
+import { html, nothing } from "./vendor/lit.js";
+import { fixed, named, percent } from "./text.js";
+import { sample } from "./sampler.js";
+import { bdi, View } from "./view.js";
+
+const SHOWN = 12;
+
+/** Options of each step: [name, what it is, least, most, step, value that switches it off or null]
+ * @type {Record<string, [string, string, number, number, number, number | null][]>} */
+const STEPS = {
+  penalties: [
+    ["repeat_penalty", "repeat penalty", 1, 2, 0.01, 1],
+    ["presence_penalty", "presence penalty", -2, 2, 0.05, 0],
+    ["frequency_penalty", "frequency penalty", -2, 2, 0.05, 0],
+    ["repeat_last", "tokens looked back on", 0, 512, 1, null],
+  ],
+  dry: [
+    ["dry_multiplier", "DRY multiplier", 0, 5, 0.05, 0],
+    ["dry_base", "DRY base", 1, 4, 0.05, null],
+    ["dry_allowed_length", "DRY allowed length", 0, 20, 1, null],
+  ],
+  top_n_sigma: [["top_n_sigma", "top-n-sigma", 0, 5, 0.05, 0]],
+  top_k: [["top_k", "top-k", 0, 200, 1, 0]],
+  typical_p: [["typical_p", "typical-p", 0.01, 1, 0.01, 1]],
+  top_p: [["top_p", "top-p", 0, 1, 0.01, 1]],
+  min_p: [["min_p", "min-p", 0, 1, 0.005, 0]],
+  xtc: [
+    ["xtc_probability", "XTC probability", 0, 1, 0.05, 0],
+    ["xtc_threshold", "XTC threshold", 0, 0.5, 0.01, null],
+  ],
+  temperature: [
+    ["temperature", "temperature", 0, 2, 0.05, null],
+    ["dynatemp_range", "range by entropy", 0, 2, 0.05, 0],
+    ["dynatemp_exponent", "exponent", 0.1, 4, 0.1, null],
+  ],
+};
+
+export class Next extends View {
+  depends() {
+    return { chosen: ["at", "target", "options", "seed"], blocks: [] };
+  }
+
+  draw() {
+    const { data, now } = this;
+    const p = data.prediction(now.at);
+    const number = Math.max(now.at + 1 - data.meta.prompt, 0);
+    const seed = /^\d{1,20}$/.test(now.seed) ? BigInt.asUintN(64, BigInt(now.seed)) : 0n;
+    const found = sample(p, now.options, {
+      past: data.meta.ids.slice(0, now.at + 1),
+      breaks: data.need("dry-breaks").subarray(0, now.at + 1),
+      number,
+      seed,
+      vocab: Number(data.meta.model.vocab),
+    });
+    return html`
+      <h2>Next token</h2>
+      <p class="quiet">After ${bdi(named(data.piece(data.meta.ids[now.at])))} (token ${now.at}). Uncertainty: ${fixed(data.entropy(now.at), 1)} bits.</p>
+      ${this.list(found)}
+      ${this.drawing(found, number)}
+      ${this.chain(found)}
+      ${this.sliders()}`;
+  }
+
+  /** @param {ReturnType<typeof sample>} found */
+  list(found) {
+    const { data, now } = this;
+    const [first, last] = [found.steps[0], found.steps[found.steps.length - 1]];
+    const after = new Map(last.ids.map((id, i) => [id, last.p[i]]));
+    const follows = now.at + 1 < data.n ? data.meta.ids[now.at + 1] : -1;
+    const ids = first.ids.slice(0, SHOWN);
+    if (follows >= 0 && !ids.includes(follows)) ids[SHOWN - 1] = follows;
+    const targets = data.targets(now.at);
+    const model = new Map(first.ids.map((id, i) => [id, first.p[i]]));
+    const own = Math.exp(data.stat(now.at, 4) - data.stat(now.at, 0));
+    const rows = ids.map((id) => ({ id, before: model.get(id) ?? own, now: after.get(id) ?? 0, target: targets.indexOf(id) }));
+    return html`<table class="candidates">
+      <caption>Likeliest tokens: the model's own probability, and the one they are drawn with</caption>
+      <thead><tr><th scope="col">token</th><th scope="col">model</th><th scope="col">drawn</th></tr></thead>
+      <tbody>${rows.map((row) => this.candidate(row, follows, found.drawn?.id ?? -1))}</tbody>
+    </table>`;
+  }
+
+  /** @param {{id: number, before: number, now: number, target: number}} row @param {number} follows @param {number} drawn */
+  candidate(row, follows, drawn) {
+    const text = named(this.data.piece(row.id));
+    const mark = [row.id === follows ? "follows" : "", row.id === drawn ? "drawn" : ""].filter(Boolean).join(", ");
+    const name = row.target < 0 ? bdi(text) : html`<button type="button" class="plain" aria-pressed=${row.target === this.now.target}
+        title="Show what pushes this token" @click=${() => this.go({ target: row.target })}>${bdi(text)}</button>`;
+    return html`<tr class="${row.id === follows ? "follows" : ""} ${row.id === drawn ? "hit" : ""}">
+      <th scope="row">${name}${mark ? html` <small>${mark}</small>` : nothing}</th>
+      <td><span class="bar model" .style=${`--share:${row.before.toFixed(4)}`}></span>${percent(row.before)}</td>
+      <td><span class="bar drawn" .style=${`--share:${row.now.toFixed(4)}`}></span>${percent(row.now)}</td>
+    </tr>`;
+  }
+
+  /** @param {ReturnType<typeof sample>} found @param {number} number */
+  drawing(found, number) {
+    const { data, now } = this;
+    const { drawn } = found;
+    if (drawn === null) return nothing;
+    const total = drawn.p.reduce((a, b) => a + b, 0);
+    let sum = 0;
+    const parts = drawn.ids.slice(0, 40).map((id, i) => {
+      const part = { id, from: sum / total, share: drawn.p[i] / total };
+      sum += drawn.p[i];
+      return part;
+    });
+    const said = drawn.id === null
+      ? "The page does not have all tokens that could be drawn here: more are left than it keeps."
+      : html`The number ${fixed(drawn.u, 4)} falls on <strong>${bdi(named(data.piece(drawn.id)))}</strong>.`;
+    return html`<div class="draw">
+      <label>Seed <input inputmode="numeric" pattern="[0-9]*" maxlength="20" size="8" .value=${now.seed}
+        @change=${(/** @type {any} */ e) => this.go({ seed: /^\d{1,20}$/.test(e.target.value) ? e.target.value : "0" })}></label>
+      <button type="button" @click=${() => this.go({ seed: String(BigInt.asUintN(64, BigInt(now.seed || "0") + 1n)) })}>Next seed</button>
+      <div class="cumulated" aria-hidden="true">
+        ${parts.map((one, i) => html`<span class=${i % 2 ? "odd" : "even"} .style=${`left:${100 * one.from}%;width:${100 * one.share}%`}>${one.share > 0.08 ? named(data.piece(one.id)) : ""}</span>`)}
+        <i .style=${`left:${100 * drawn.u}%`}></i>
+      </div>
+      <p aria-live="polite">${said} <span class="quiet">Draw ${number} of a generation.</span></p>
+      ${drawn.id === null || now.options.xtc_probability > 0 ? nothing : html`<p class="quiet">Other seeds draw: ${Array.from({ length: 8 }, (_, i) => {
+        const id = found.draw(BigInt.asUintN(64, BigInt(now.seed || "0") + BigInt(i + 1))).id;
+        return html`${i ? ", " : ""}${bdi(named(data.piece(id ?? -1)))}`;
+      })}.</p>`}
+    </div>`;
+  }
+
+  /** @param {ReturnType<typeof sample>} found */
+  chain(found) {
+    const most = Number(this.data.meta.model.vocab);
+    return html`<ol class="chain" aria-label="Steps of the sampler">
+      ${found.steps.map((step) => html`<li>${step.name} <span class="quiet">${step.kept.toLocaleString("en")} left${step.sure ? "" : ", about"}</span>
+        <meter min="0" max="1" .value=${Math.log(step.kept) / Math.log(most)} aria-label="tokens left, on a scale of logarithms"></meter></li>`)}
+    </ol>
+    ${found.sure ? nothing : html`<p class="warn">The page keeps the likeliest tokens and counts of the others, which do not decide this step: what is shown is the nearest guess.</p>`}`;
+  }
+
+  sliders() {
+    const { options } = this.now;
+    const order = options.samplers;
+    const on = (/** @type {string} */ step) => STEPS[step].some(([name, , , , , off]) => off !== null && options[name] !== off) || step === "temperature";
+    const left = this.data.meta.options.samplers.filter((/** @type {string} */ step) => !order.includes(step));
+    return html`<details class="options" ?open=${true}><summary>Options, in the order in which they act</summary>
+      <ol class="steps">${order.map((/** @type {string} */ step, /** @type {number} */ i) => html`
+        <li draggable="true" class=${on(step) ? "on" : "off"}
+          @dragstart=${(/** @type {DragEvent} */ e) => e.dataTransfer?.setData("text/plain", step)}
+          @dragover=${(/** @type {DragEvent} */ e) => e.preventDefault()}
+          @drop=${(/** @type {DragEvent} */ e) => this.drop(e, i)}
+          @keydown=${(/** @type {KeyboardEvent} */ e) => this.move(e, i)}>
+          <details ?open=${on(step)}><summary>${step.replaceAll("_", "-")}${on(step) ? "" : html` <small>off</small>`}</summary>
+            ${STEPS[step].map((one) => this.slider(one))}
+            <button type="button" ?disabled=${i === 0} @click=${() => this.place(i, i - 1)} aria-label="Move ${step} up">↑</button>
+            <button type="button" ?disabled=${i === order.length - 1} @click=${() => this.place(i, i + 1)} aria-label="Move ${step} down">↓</button>
+          </details>
+        </li>`)}
+      </ol>
+      ${left.length ? html`<p class="quiet">Left out: ${left.join(", ")}</p>` : nothing}
+      <button type="button" @click=${() => this.go({ options: { ...this.page.state.start.options } })}>As given</button>
+      <span class="quiet">Alt and an arrow key, or dragging, moves a step.</span>
+    </details>`;
+  }
+
+  /** @param {[string, string, number, number, number, number | null]} of */
+  slider([name, said, least, most, step]) {
+    const value = this.now.options[name];
+    return html`<label class="slider">${said} <output>${value}</output>
+      <input type="range" min=${least} max=${most} step=${step} .value=${String(value)}
+        @input=${(/** @type {any} */ e) => this.go({ options: { ...this.now.options, [name]: Number(e.target.value) } })}></label>`;
+  }
+
+  /** @param {DragEvent} event @param {number} to */
+  drop(event, to) {
+    event.preventDefault();
+    const from = this.now.options.samplers.indexOf(event.dataTransfer?.getData("text/plain"));
+    if (from >= 0) this.place(from, to);
+  }
+
+  /** @param {KeyboardEvent} event @param {number} i */
+  move(event, i) {
+    if (!event.altKey || !["ArrowUp", "ArrowDown"].includes(event.key)) return;
+    event.preventDefault();
+    this.place(i, i + (event.key === "ArrowUp" ? -1 : 1));
+  }
+
+  /** @param {number} from @param {number} to */
+  place(from, to) {
+    const samplers = [...this.now.options.samplers];
+    if (to < 0 || to >= samplers.length) return;
+    samplers.splice(to, 0, ...samplers.splice(from, 1));
+    this.go({ options: { ...this.now.options, samplers } });
+  }
+}
+
+customElements.define("pellucid-next", Next);

@@ -1,0 +1,101 @@
+// What all views share: they draw from the page's data and from what is chosen, once they are seen.
+import { html, LitElement } from "./vendor/lit.js";
+
+/** @typedef {{data: import("./data.js").Data, state: import("./state.js").State, other?: import("./data.js").Data}} Pair */
+
+export class View extends LitElement {
+  static properties = { page: { attribute: false } };
+
+  constructor() {
+    super();
+    /** @type {Pair} */
+    this.page = /** @type {any} */ (undefined);
+    this.seen = false;
+    this.waits = false;
+    this.drew = "";
+    this.again = () => this.later();
+    this.watcher = new IntersectionObserver((entries) => {
+      if (!this.seen && entries.some((one) => one.isIntersecting)) {
+        this.seen = true;
+        this.requestUpdate();
+      }
+    }, { rootMargin: "200px" });
+  }
+
+  get data() {
+    return this.page.data;
+  }
+
+  get now() {
+    return this.page.state.now;
+  }
+
+  /** @param {Partial<import("./state.js").Chosen>} change */
+  go(change) {
+    this.page.state.go(change);
+  }
+
+  /** What the view depends on: the names of what is chosen, and of blocks. @returns {{chosen: string[], blocks: string[]}} */
+  depends() {
+    return { chosen: [], blocks: [] };
+  }
+
+  /** All that the view depends on, as it is now. */
+  key() {
+    const { chosen, blocks } = this.depends();
+    const { now, data } = this;
+    return JSON.stringify([chosen.map((name) => now[/** @type {"at"} */ (name)]), blocks.map((name) => data.kept.get(name) != null)]);
+  }
+
+  /** Draws with the next frame, once for many changes; not at all where nothing that the view shows has changed. */
+  later() {
+    if (this.waits || !this.seen || this.drew === this.key()) return;
+    this.waits = true;
+    requestAnimationFrame(() => {
+      this.waits = false;
+      this.requestUpdate();
+    });
+  }
+
+  createRenderRoot() {
+    return this;
+  }
+
+  connectedCallback() {
+    super.connectedCallback();
+    this.page.state.addEventListener("change", this.again);
+    this.page.data.addEventListener("block", this.again);
+    this.watcher.observe(this);
+  }
+
+  disconnectedCallback() {
+    super.disconnectedCallback();
+    this.page.state.removeEventListener("change", this.again);
+    this.page.data.removeEventListener("block", this.again);
+    this.watcher.disconnect();
+  }
+
+  /** @returns {unknown} */
+  draw() {
+    return html``;
+  }
+
+  render() {
+    if (!this.seen) return html`<p class="quiet">…</p>`;
+    this.drew = this.key();
+    return this.draw();
+  }
+
+  /** @param {Map<string, unknown>} _changed */
+  updated(_changed) {
+    if (this.seen) this.drawn();
+  }
+
+  /** After each drawing: what needs places or canvases. */
+  drawn() {}
+}
+
+/** A token in its own direction of writing. @param {string} text */
+export function bdi(text) {
+  return html`<bdi dir="auto">${text}</bdi>`;
+}

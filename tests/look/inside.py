@@ -1,0 +1,46 @@
+"""Stored reference values of quantities, edits, attributions and patching, for small models of each kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.look import golden, kinds
+from tests.reference import tiny
+
+PATH = Path(__file__).resolve().parent / "inside.npz"
+DENSE = {model.name: model for model in golden.MODELS}
+KINDS = ("gpt_oss", "qwen3moe", "lfm2", "qwen35", "olmo2", "phi2", "gemma2")
+NAMES = (*DENSE, *KINDS)
+LENGTH = 12
+
+
+def ids_of(name: str, vocab: int, seed: int = 0) -> list[int]:
+    """seed 1: another prompt of the same length."""
+    if seed:
+        return [int(i) for i in np.random.default_rng(seed).integers(3, vocab, LENGTH)]
+    return tiny.token_ids(DENSE[name], LENGTH) if name in DENSE else kinds.ids_of(kinds.CASES[name], vocab)
+
+
+def load(name: str) -> tuple[list[dict[str, Any]], dict[str, npt.NDArray[Any]]]:
+    """(the edits, name -> array)."""
+    with np.load(PATH, allow_pickle=False) as stored:
+        edits = json.loads(str(stored[f"{name}/edits"]))
+        found = {key.partition("/")[2]: stored[key] for key in stored.files if key.startswith(f"{name}/")}
+        return edits, found
+
+
+def values(call: dict[str, Any], number: int) -> dict[str, Any]:
+    """The arguments of an edit, with its arrays."""
+    made = {key: value for key, value in call.items() if key != "do"}
+    rng = np.random.default_rng(number)
+    for key in ("values", "vector", "weights"):
+        if key in made:
+            made[key] = rng.normal(size=made[key]).astype(np.float32)
+    if "weights" in made:
+        made["weights"] = np.abs(made["weights"])
+    return made

@@ -1,0 +1,85 @@
+"""Browsers for tests: Debian's Chromium by playwright, Debian's Firefox by WebDriver BiDi. Neither is downloaded."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM, FIREFOX = "/usr/bin/chromium", "/usr/bin/firefox-esr"
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """playwright's Browser."""
+    if not Path(CHROMIUM).exists():
+        pytest.fail(f"{CHROMIUM} is missing: apt install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Firefox:
+    """A tab of Firefox. errors: what it logged as a warning or an error."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket, self._numbers = socket, itertools.count(1)
+        self.errors: list[str] = []
+        self._ask("session.new", {"capabilities": {}})
+        self._ask("session.subscribe", {"events": ["log.entryAdded"]})
+        self._tab = self._ask("browsingContext.create", {"type": "tab"})["context"]
+
+    def _ask(self, method: str, params: dict[str, Any]) -> Any:
+        number = next(self._numbers)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
+        while True:
+            said = json.loads(self._socket.recv(timeout=60))
+            if said.get("method") == "log.entryAdded" and said["params"]["level"] in ("warn", "error"):
+                self.errors.append(said["params"]["text"])
+            if said.get("id") == number:
+                assert said["type"] == "success", said
+                return said["result"]
+
+    def open(self, address: str) -> None:
+        self._ask("browsingContext.navigate", {"context": self._tab, "url": address, "wait": "complete"})
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of an expression, which may be a promise, as JSON."""
+        params = {"expression": f"Promise.resolve({expression}).then(JSON.stringify)", "target": {"context": self._tab},
+                  "awaitPromise": True}  # fmt: skip
+        found = self._ask("script.evaluate", params)
+        assert found["type"] == "success", found
+        return json.loads(found["result"]["value"]) if found["result"]["type"] == "string" else None
+
+
+@contextmanager
+def firefox(profile: Path) -> Iterator[Firefox]:
+    if not Path(FIREFOX).exists():
+        pytest.fail(f"{FIREFOX} is missing: apt install firefox-esr")
+    from websockets.sync.client import connect
+
+    (profile / "user.js").write_text(
+        'user_pref("datareporting.policy.dataSubmissionEnabled", false);\n'
+        'user_pref("network.manage-offline-status", false);\n'
+    )
+    command = [FIREFOX, "--headless", "--no-remote", "--remote-debugging-port=0", "--profile", str(profile)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stderr is not None
+            address = next(m[1] for line in process.stderr if (m := re.search(r"BiDi listening on (ws://\S+)", line)))
+            with connect(f"{address}/session", max_size=1 << 26) as socket:
+                yield Firefox(socket)
+        finally:
+            process.kill()

@@ -1,0 +1,327 @@
+"""Pages in Chromium and Firefox, offline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pellucid import Model
+from pellucid.core import Core
+from pellucid.look import pages
+from pellucid.page.html import joined
+from tests.engine.models import Load, ids_for
+from tests.page import browsers
+from tests.page.conftest import parse
+
+pytestmark = pytest.mark.page
+
+TEXT = "The capital of France is Paris. The capital of Italy is Rome. The capital of France is"
+HOSTILE = [
+    b"</script><script>document.title=1</script>", b"<!--", b"\xe2\x80\xa8", b"\xe2\x80\xae", b"\0", b"\xff\xfe",
+    b"<b>", b"&lt;", b"{{x}}", b"${x}", b"\xd7\xa9\xd7\x9c\xd7\x95\xd7\x9d", b"\xf0\x9f\x91\xa9", b"\n", b"",
+    b"a" * 300, b"\xef\xbb\xbf",
+]  # fmt: skip
+READY = "document.querySelectorAll('pellucid-strip .token').length"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with browsers.chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pages")
+
+
+@pytest.fixture(scope="module")
+def france(smol: Model, folder: Path) -> Path:
+    path = folder / "france.html"
+    pages.page(smol.core, smol.tokenize(TEXT)).save(path)
+    return path
+
+
+class Opened:
+    def __init__(self, browser: Any, path: Path, fragment: str = "", **options: Any) -> None:
+        self.context = browser.new_context(offline=True, **{"viewport": {"width": 1400, "height": 900}, **options})
+        self.tab = self.context.new_page()
+        self.requests: list[str] = []
+        self.messages: list[str] = []
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.tab.on("console", lambda message: self.messages.append(message.text))
+        self.tab.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.tab.goto(f"file://{path}{fragment}")
+        self.tab.wait_for_function(f"() => {READY} > 0")
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.context.close()
+
+    def all_read(self) -> None:
+        """Waits until every block that is not a layer's weights has been read, and every view has been drawn."""
+        self.tab.wait_for_function(
+            "() => { const { data } = document.querySelector('pellucid-page').pair;"
+            "return Object.keys(data.source.meta.blocks)"
+            ".every((name) => /^(att-\\d|b-)/.test(name) || data.kept.get(name)); }"
+        )
+        self.tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def seen(self) -> None:
+        """Scrolls through the page, so that every view is built."""
+        for selector in ("pellucid-next", "pellucid-tower", "pellucid-head", "pellucid-heads", "pellucid-machine"):
+            self.tab.locator(selector).scroll_into_view_if_needed()
+            self.tab.wait_for_function(f"() => document.querySelector('{selector} h2') !== null")
+        self.all_read()
+
+    def data(self, expression: str) -> Any:
+        return self.tab.evaluate(
+            f"() => {{ const {{ data, state }} = document.querySelector('pellucid-page').pair; return {expression}; }}"
+        )
+
+
+def test_one_request_and_no_message(browser: Any, france: Path) -> None:
+    with Opened(browser, france) as opened:
+        opened.seen()
+        assert opened.requests == [f"file://{france}"] and opened.messages == []
+        opened.tab.evaluate(
+            "() => { const s = document.createElement('script'); s.textContent = 'window.found = 1';"
+            "document.body.append(s); }"
+        )
+        opened.tab.evaluate(
+            "() => { const i = new Image(); i.src = 'https://example.org/x.png'; document.body.append(i); }"
+        )
+        assert opened.tab.evaluate("() => window.found") is None
+        assert "Content Security Policy" in " ".join(opened.messages)
+
+
+def test_numbers_are_the_file_s(browser: Any, france: Path, smol: Model) -> None:
+    expected = parse(france.read_text())
+    ids = smol.tokenize(TEXT)
+    n = len(ids)
+    trace = smol.trace(ids, ("hidden", "attention"))
+    with Opened(browser, france) as opened:
+        opened.all_read()
+        bits = opened.data("Array.from({ length: data.n }, (_, i) => data.surprise(i))")
+        scored = [-token.logprob / np.log(2) for token in smol.score(ids).tokens]
+        np.testing.assert_allclose(bits[1:], scored, atol=1e-5)
+        for layer, head, at in ((0, 0, n - 1), (23, 4, n - 1), (18, 2, 7)):
+            opened.tab.evaluate(f"async () => document.querySelector('pellucid-page').pair.data.read('att-{layer}')")
+            row = opened.data(f"[...data.row({layer}, {head}, {at})]")
+            np.testing.assert_allclose(row, trace.attention[layer, head, at, : at + 1], atol=0.005)
+            column = opened.data(f"[...data.column({layer}, {head}, 3)]")
+            np.testing.assert_allclose(column, trace.attention[layer, head, 3:, 3], atol=0.005)
+            left = opened.data(f"data.left({layer}, {head}, {at})")
+            assert abs(sum(row) + left - 1) <= 0.03
+            push = opened.data(f"data.headPush({at}, 0, {layer}, {head})")
+            found = trace.attribution(at).heads[layer, head]
+            assert push == pytest.approx(found, rel=2e-3, abs=5e-3)
+        for after in (0, 12, 30):
+            guesses = opened.data(f"data.lens({after}, {n - 1}).map((one) => one.id)")
+            assert guesses == [guess.id for guess in trace.lens(-1, 3)[after]]
+        assert opened.data("data.thumb(23, 4)[0]") == expected.block("thumbs").reshape(30, 9, 24, 24)[23, 4, 0, 0]
+
+
+def test_hostile_pieces_are_text(browser: Any, folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load("llama_gqa")
+    monkeypatch.setattr(Core, "piece", lambda self, id, **_: HOSTILE[id % len(HOSTILE)])
+    path = folder / "hostile.html"
+    pages.page(model.core, list(range(2 * len(HOSTILE)))).save(path)
+    with Opened(browser, path) as opened:
+        opened.seen()
+        assert opened.messages == [] and opened.tab.title() != "1"
+        texts = opened.tab.locator("pellucid-strip .token").all_inner_texts()
+        for i, expected in {
+            0: "</script>",
+            1: "<!--",
+            2: "⟨2028⟩",
+            3: "⟨202E⟩",
+            4: "⟨0000⟩",
+            5: "⟨ff\u00a0fe⟩",
+            6: "<b>",
+            7: "&lt;",
+        }.items():
+            assert expected in texts[i], (i, texts[i])
+        assert texts[13] == "[13]"
+        assert opened.tab.locator("pellucid-strip b, pellucid-strip script").count() == 0
+        assert opened.tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 820, 1400])
+def test_accessible_and_within_its_width(browser: Any, france: Path, width: int, scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    with Opened(
+        browser, france, viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True
+    ) as opened:
+        opened.seen()
+        assert opened.tab.evaluate("document.documentElement.scrollWidth") <= width
+        rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+        found = Axe().run(opened.tab, options={"runOnly": {"type": "tag", "values": rules}})
+        violations = [
+            (v["id"], [(n["html"][:200], n["failureSummary"]) for n in v["nodes"][:3]])
+            for v in found.response["violations"]
+        ]
+        assert violations == []
+
+
+def test_by_keyboard_alone(browser: Any, france: Path) -> None:
+    with Opened(browser, france) as opened:
+        tab = opened.tab
+        at = opened.data("state.now.at")
+        tab.keyboard.press("[")
+        assert opened.data("state.now.at") == at - 1
+        tab.keyboard.press("]")
+        tab.locator("pellucid-strip .strip").focus()
+        tab.keyboard.press("Home")
+        tab.wait_for_function("() => document.querySelector('[role=status]').textContent.includes('Token 0')")
+        tab.keyboard.press("ArrowRight")
+        tab.wait_for_function("() => document.querySelector('[role=status]').textContent.includes('surprise')")
+        active = tab.locator("pellucid-strip .strip").get_attribute("aria-activedescendant")
+        tab.wait_for_function("() => document.querySelector('#token-1').getAttribute('aria-selected') === 'true'")
+        assert active in ("token-0", "token-1")
+        tab.locator("canvas.lens").focus()
+        layer = opened.data("state.now.layer")
+        tab.keyboard.press("ArrowDown")
+        assert opened.data("state.now.layer") == layer - 1
+        tab.keyboard.press("?")
+        tab.wait_for_selector("dl.keys")
+        address = tab.evaluate("location.hash")
+        assert "at=1" in address and f"layer={layer - 1}" in address
+
+
+def test_an_address_shows_the_same(browser: Any, france: Path) -> None:
+    with Opened(
+        browser, france, "#at=3&layer=5&head=2&o.temperature=1.5&o.top_k=7&seed=12&o.samplers=temperature+top_k&x=1"
+    ) as opened:
+        now = opened.data("state.now")
+        assert (now["at"], now["layer"], now["head"], now["seed"]) == (3, 5, 2, "12")
+        assert (now["options"]["temperature"], now["options"]["top_k"]) == (1.5, 7)
+        assert now["options"]["samplers"] == ["temperature", "top_k"]
+        opened.seen()
+    with Opened(browser, france, "#at=-5&layer=9999&head=x&o.top_k=a&seed=-1&target=77&shade=%00&sort=y") as opened:
+        now = opened.data("state.now")
+        assert (now["at"], now["layer"], now["head"], now["target"], now["options"]["top_k"]) == (0, 29, 0, 3, 40)
+        opened.seen()
+        assert opened.messages == []
+
+
+def test_a_reader_finds_the_answers(browser: Any, folder: Path, smol: Model) -> None:
+    """Which block made " Paris" likely, which head looked where, and what a temperature of 1.5 would draw: each in at
+    most three actions."""
+    path = folder / "paris.html"
+    pages.page(smol.core, smol.tokenize("The capital of France is")).save(path)
+    with Opened(browser, path) as opened:
+        tab = opened.tab
+        opened.seen()
+        rows = tab.locator("table.tower tbody tr")
+        assert rows.count() == 31 and "Paris" in rows.first.inner_text()
+        tab.locator("pellucid-heads select").select_option("push")  # one
+        box = tab.locator("canvas.thumbs").bounding_box()
+        tab.locator("canvas.thumbs").click(position={"x": 10, "y": 10})  # two: the head that pushes most
+        layer, head = opened.data("[state.now.layer, state.now.head]")
+        pushes = opened.data(
+            "Array.from({ length: 270 }, (_, i) => Math.abs(data.headPush(state.now.at, 0, Math.floor(i / 9), i % 9)))"
+        )
+        assert box and pushes[9 * layer + head] == max(pushes)
+        tab.wait_for_selector("table.looks tbody tr")
+        assert "France" in tab.locator("table.looks tbody").inner_text()
+        slider = tab.locator("label.slider", has_text="temperature").locator("input").first
+        slider.evaluate("(e) => { e.value = '1.5'; e.dispatchEvent(new Event('input', { bubbles: true })); }")
+        tab.wait_for_function("() => document.querySelector('ol.chain').textContent.includes('temperature 1.5')")
+        assert "falls on" in tab.locator(".draw p[aria-live]").inner_text()
+
+
+def test_canvases_show_the_same_each_time(browser: Any, france: Path) -> None:
+    def pixels() -> list[str]:
+        with Opened(browser, france, "#layer=23&head=4&whole=1") as opened:
+            opened.seen()
+            opened.tab.wait_for_function("() => document.querySelector('canvas.map')?.width > 10")
+            opened.all_read()
+            code = """async () => Promise.all([...document.querySelectorAll('canvas')].map(async (canvas) => {
+                const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+                const hash = await crypto.subtle.digest('SHA-256', data);
+                return `${new Set(data).size > 4} ${Array.from(new Uint8Array(hash)).join()}`; }))"""
+            found: list[str] = opened.tab.evaluate(code)
+            return found
+
+    first = pixels()
+    assert len(first) == 3 and all(one.startswith("true") for one in first)
+    assert pixels() == first
+
+
+@pytest.mark.parametrize("n", [1, 2, 130])
+def test_other_models(browser: Any, folder: Path, load: Load, n: int) -> None:
+    for name in ("gemma3", "llama_mha_untied"):
+        model = load(name)
+        path = folder / f"{name}-{n}.html"
+        pages.page(model.core, ids_for(model.core.engine, n)).save(path)
+        with Opened(browser, path) as opened:
+            opened.seen()
+            assert opened.messages == []
+            assert opened.tab.locator("pellucid-strip .token").count() == n
+
+
+def test_an_edit_beside_the_model(browser: Any, folder: Path, smol: Model) -> None:
+    path = folder / "edited.html"
+    ids = smol.tokenize("The capital of France is")
+    with smol.edit() as edit:
+        edit.trace(edit.scale_head(23, 4, 0).core.prompt(ids), "hidden", layers=0).html(path, against=smol.trace(ids))
+    with Opened(browser, path) as opened:
+        opened.seen()
+        compared = opened.tab.locator("pellucid-compare")
+        compared.scroll_into_view_if_needed()
+        opened.tab.wait_for_selector("pellucid-compare table tbody tr")
+        row = (
+            compared.locator("table").first.locator("tbody tr", has_text="Paris").first.locator("td").all_inner_texts()
+        )
+        here, there = (float(text.split()[0]) for text in row)
+        assert here < there - 20  # without the head, " Paris" is less likely
+        assert opened.messages == []
+
+
+def test_a_page_of_another_version(browser: Any, folder: Path, france: Path) -> None:
+    path = folder / "later.html"
+    path.write_text(france.read_text().replace('"pellucid_page": 1', '"pellucid_page": 2'))
+    context = browser.new_context(offline=True)
+    tab = context.new_page()
+    tab.goto(f"file://{path}")
+    assert "version 2" in tab.locator("[role=alert]").inner_text()
+    context.close()
+
+
+def test_the_joined_program_is_a_module(browser: Any) -> None:
+    """Also those modules that no page imports yet."""
+    context = browser.new_context(offline=True)
+    tab = context.new_page()
+    errors: list[str] = []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.add_script_tag(content=f"{joined('sampler.js')}\nglobalThis.made = typeof sample;", type="module")
+    tab.wait_for_function("() => globalThis.made === 'function'")
+    assert errors == []
+    context.close()
+
+
+def test_firefox(france: Path, smol: Model, tmp_path: Path) -> None:
+    ids = smol.tokenize(TEXT)
+    with browsers.firefox(tmp_path) as firefox:
+        firefox.open(f"file://{france}#layer=23&head=4")
+        code = """new Promise((done, failed) => { const end = Date.now() + 20000; const look = () => {
+            const table = document.querySelector('pellucid-head table.looks');
+            if (table?.querySelector('tbody tr')) done(table.innerText);
+            else if (Date.now() > end) failed(new Error(document.body.innerText.slice(0, 500)));
+            else { document.querySelector('pellucid-head')?.scrollIntoView(); setTimeout(look, 50); } }; look(); })"""
+        assert "France" in firefox.evaluate(code)
+        assert firefox.evaluate(READY) == len(ids)
+        bits = firefox.evaluate(
+            "Array.from({ length: 9 }, (_, i) => document.querySelector('pellucid-page').pair.data.surprise(i + 1))"
+        )
+        np.testing.assert_allclose(bits, [-t.logprob / np.log(2) for t in smol.score(ids).tokens[:9]], atol=1e-5)
+        assert firefox.errors == []
