@@ -91,7 +91,7 @@ def test_where_an_exception_would_get_lost(model: Path, search: int) -> None:
         "pellucid.core:arch.build",
         "pellucid.core:_engine.Engine",
         "pellucid.later:Later.wait",
-        "pellucid.generation:stream",
+        "pellucid.schedule.start:stream",
         "pellucid.cli.options:read_text",
     ],
 )

@@ -72,3 +72,19 @@ def test_a_warning_comes_once(caplog: pytest.LogCaptureFixture) -> None:
     log.warn_once("100 %")
     assert [record.getMessage() for record in caplog.records] == ["a test's 1", "a test's 2", "100 %"]
     assert isinstance(logging.getLogger("pellucid").handlers[0], logging.NullHandler)
+
+
+def test_threads_that_a_scheduler_asks_openmp_for(
+    smollm2: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray and others set OMP_NUM_THREADS; it does not decide here, and `info` says what does."""
+    monkeypatch.delenv("PELLUCID_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "61")
+    monkeypatch.setattr(log, "_warned", set())
+    with Model.load(smollm2) as model:
+        assert "OMP_NUM_THREADS does not count, PELLUCID_THREADS does" in model.info().threads_why
+    assert len([r for r in caplog.records if "OMP_NUM_THREADS" in r.getMessage()]) == 1
+    for name, value in (("OMP_NUM_THREADS", "many"), ("PELLUCID_THREADS", "1")):
+        monkeypatch.setenv(name, value)
+        with Model.load(smollm2) as model:
+            assert "OMP_NUM_THREADS" not in model.info().threads_why

@@ -1,0 +1,333 @@
+"""Models of LangChain that run in this process: `ChatPellucid`, `PellucidLLM` and `PellucidEmbeddings`.
+
+Needs the extra `langchain`. Calls of several threads, such as those of `batch`, share the passes of the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+try:
+    from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+    from langchain_core.embeddings import Embeddings
+    from langchain_core.language_models import LLM, BaseChatModel
+    from langchain_core.language_models.base import LangSmithParams, LanguageModelInput
+    from langchain_core.messages import (
+        AIMessage,
+        AIMessageChunk,
+        BaseMessage,
+        InvalidToolCall,
+        ToolCall,
+        ToolCallChunk,
+        UsageMetadata,
+        convert_to_openai_messages,
+    )
+    from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+    from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, GenerationChunk
+    from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+    from langchain_core.tools import BaseTool
+    from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+    from langchain_core.utils.pydantic import is_basemodel_subclass
+    from pydantic import BaseModel, ConfigDict, Field
+except ImportError as error:
+    raise ImportError(f"pellucid.adapters.langchain needs the extra langchain: {error}") from None
+
+from pellucid import Completion, Model, Piece
+from pellucid.adapters.shared import loaded
+
+__all__ = ["ChatPellucid", "PellucidEmbeddings", "PellucidLLM"]
+
+
+class _Settings(BaseModel):
+    """What chat and text models have in common."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    model: str | Model = "smollm2-135m"
+    """A path, a name of the catalogue, or a model that is loaded."""
+    load: dict[str, Any] = Field(default_factory=dict)
+    """Options of `Model.load`, such as `threads` and `context`."""
+    temperature: float | None = None
+    max_tokens: int | None = None
+    stop: list[str] | None = None
+    seed: int | None = None
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Other options of generation, by the library's names."""
+
+    @cached_property
+    def pellucid(self) -> Model:
+        """The model. It is loaded at first use, and shared by all that have the same `model` and `load`."""
+        return loaded(self.model, self.load)
+
+    def _model(self, more: Mapping[str, Any]) -> Model:
+        """A call may name another model."""
+        return loaded(more["model"], self.load) if more.get("model") else self.pellucid
+
+    def _called(self, more: Mapping[str, Any]) -> str:
+        model = more.get("model") or self.model
+        return model if isinstance(model, str) else str(model.info().path)
+
+    def _options(self, stop: Sequence[str] | None, more: Mapping[str, Any]) -> dict[str, Any]:
+        own = {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": self.seed}
+        given = {**{k: v for k, v in own.items() if v is not None}, **self.model_kwargs}
+        given |= {k: v for k, v in more.items() if k not in _NOT_OURS}
+        texts = stop if stop is not None else self.stop
+        return {**given, "stop": list(texts)} if texts else given
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        options = self._options(None, {})
+        return {"model_name": self._called({}), "load": self.load, **options}
+
+
+class ChatPellucid(_Settings, BaseChatModel):
+    """A chat model.
+
+    ```python
+    from pellucid.adapters.langchain import ChatPellucid
+
+    chat = ChatPellucid(model="smollm2-135m", temperature=0, max_tokens=20)
+    print(chat.invoke("Name a colour.").content)
+    ```
+
+    A model without a chat template needs `template`, in Jinja.
+    """
+
+    template: str | None = None
+
+    @property
+    def _llm_type(self) -> str:
+        return "pellucid"
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        options = self._options(stop, kwargs)
+        found = LangSmithParams(ls_provider="pellucid", ls_model_type="chat", ls_model_name=self._called(kwargs))
+        if isinstance(options.get("temperature"), (int, float)):
+            found["ls_temperature"] = float(options["temperature"])
+        if isinstance(options.get("max_tokens"), int):
+            found["ls_max_tokens"] = options["max_tokens"]
+        if options.get("stop"):
+            found["ls_stop"] = list(options["stop"])
+        return found
+
+    def _asked(
+        self, messages: list[BaseMessage], stop: list[str] | None, more: Mapping[str, Any]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        options = self._options(stop, more)
+        if self.template is not None:
+            options.setdefault("template", self.template)
+        converted = convert_to_openai_messages(messages)
+        return (converted if isinstance(converted, list) else [converted]), options
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        asked, options = self._asked(messages, stop, kwargs)
+        return self._result(self._model(kwargs).chat(asked, **options), self._called(kwargs))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        asked, options = self._asked(messages, stop, kwargs)
+        return self._result(await self._model(kwargs).achat(asked, **options), self._called(kwargs))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        asked, options = self._asked(messages, stop, kwargs)
+        with self._model(kwargs).chat(asked, stream=True, **options) as pieces:
+            for piece in pieces:
+                chunk = self._chunk(piece, self._called(kwargs))
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(piece.text, chunk=chunk)
+                yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        asked, options = self._asked(messages, stop, kwargs)
+        async with self._model(kwargs).achat(asked, stream=True, **options) as pieces:
+            async for piece in pieces:
+                chunk = self._chunk(piece, self._called(kwargs))
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(piece.text, chunk=chunk)
+                yield chunk
+
+    def _result(self, done: Completion, name: str) -> ChatResult:
+        calls: list[ToolCall] = []
+        broken: list[InvalidToolCall] = []
+        for one in done.tool_calls:
+            try:
+                arguments = json.loads(one.arguments)
+                if not isinstance(arguments, dict):
+                    raise ValueError("expected an object")
+                calls.append(ToolCall(name=one.name, args=arguments, id=one.id))
+            except ValueError as error:
+                broken.append(InvalidToolCall(name=one.name, args=one.arguments, id=one.id, error=str(error)))
+        message = AIMessage(
+            content=done.text,
+            tool_calls=calls,
+            invalid_tool_calls=broken,
+            additional_kwargs={"reasoning_content": done.reasoning} if done.reasoning else {},
+            usage_metadata=_usage(done.prompt_tokens, len(done.ids)),
+            response_metadata=_metadata(name, done.finish_reason, bool(calls), done.timings),
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _chunk(self, piece: Piece, name: str) -> ChatGenerationChunk:
+        calls = [
+            ToolCallChunk(name=one.name, args=one.arguments, id=one.id, index=one.index) for one in piece.tool_calls
+        ]
+        last = piece.finish_reason is not None
+        message = AIMessageChunk(
+            content=piece.text,
+            tool_call_chunks=calls,
+            additional_kwargs={"reasoning_content": piece.reasoning} if piece.reasoning else {},
+            usage_metadata=_usage(piece.prompt_tokens if last else 0, len(piece.ids)),
+            response_metadata=_metadata(name, piece.finish_reason, False, piece.timings) if last else {},
+            chunk_position="last" if last else None,
+        )
+        return ChatGenerationChunk(message=message)
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | dict[str, Any] | bool | None = None,
+        strict: bool = True,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """tool_choice: "auto", "none", "required" (or "any", True), or the name of a tool. strict: a call has no
+        arguments but those that the tool declares."""
+        converted = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        choice: Any = tool_choice
+        if tool_choice in ("any", True):
+            choice = "required"
+        elif isinstance(tool_choice, str) and tool_choice not in ("auto", "none", "required"):
+            choice = {"type": "function", "function": {"name": tool_choice}}
+        chosen = {} if choice is None or choice is False else {"tool_choice": choice}
+        return self.bind(tools=converted, **chosen, **kwargs)
+
+    def with_structured_output(
+        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """Answers that are bound to a schema (method "json_schema", the default), or the arguments of a call of a tool
+        ("function_calling")."""
+        method, strict = kwargs.pop("method", "json_schema"), kwargs.pop("strict", True)
+        if method == "function_calling":
+            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+        if method not in ("json_schema", "json_mode"):
+            raise ValueError(f"method={method!r}: expected json_schema, json_mode or function_calling")
+        bound = {"type": "object"} if method == "json_mode" else convert_to_json_schema(schema, strict=strict)
+        parser: Any = JsonOutputParser()
+        if isinstance(schema, type) and is_basemodel_subclass(schema):
+            parser = PydanticOutputParser(pydantic_object=schema)
+        told = {"kwargs": {"method": method}, "schema": convert_to_json_schema(schema)}  # what traces show
+        asking = self.bind(schema=json.dumps(bound), ls_structured_output_format=told, **kwargs)
+        if not include_raw:
+            return asking | parser
+        kept = RunnablePassthrough.assign(parsed=lambda one: parser.invoke(one["raw"]), parsing_error=lambda _: None)
+        failed = RunnablePassthrough.assign(parsed=lambda _: None)
+        return RunnableMap(raw=asking) | kept.with_fallbacks([failed], exception_key="parsing_error")
+
+
+class PellucidLLM(_Settings, LLM):
+    """A model that continues texts, without a chat template."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "pellucid"
+
+    def _call(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> str:
+        return self._model(kwargs).generate(prompt, **self._options(stop, kwargs)).text
+
+    async def _acall(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> str:
+        return (await self._model(kwargs).agenerate(prompt, **self._options(stop, kwargs))).text
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        with self._model(kwargs).stream(prompt, **self._options(stop, kwargs)) as pieces:
+            for piece in pieces:
+                chunk = GenerationChunk(text=piece.text)
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(piece.text, chunk=chunk)
+                yield chunk
+
+
+class PellucidEmbeddings(BaseModel, Embeddings):
+    """Embeddings of texts. `query`, `document`: the model's prompt, by its name, or a text that is put before each."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    model: str | Model
+    load: dict[str, Any] = Field(default_factory=dict)
+    query: str | None = None
+    document: str | None = None
+    dimensions: int | None = None
+
+    @cached_property
+    def pellucid(self) -> Model:
+        return loaded(self.model, self.load)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        if not texts:
+            return []
+        found = self.pellucid.embed(texts, instruction=self.document, dimensions=self.dimensions)
+        return [[float(x) for x in row] for row in found]
+
+    def embed_query(self, text: str) -> list[float]:
+        found = self.pellucid.embed([text], instruction=self.query, dimensions=self.dimensions)
+        return [float(x) for x in found[0]]
+
+
+_NOT_OURS = frozenset({"model", "ls_structured_output_format", "stream", "stream_usage"})
+
+
+def _usage(prompt: int, new: int) -> UsageMetadata:
+    return UsageMetadata(input_tokens=prompt, output_tokens=new, total_tokens=prompt + new)
+
+
+def _metadata(name: str, finish: Any, called: bool, timings: Any) -> dict[str, Any]:
+    ended = {"eos": "stop", "stop": "stop"}.get(finish, "length")
+    return {
+        "model_name": name,
+        "model_provider": "pellucid",
+        "finish_reason": "tool_calls" if called and ended == "stop" else ended,
+        "timings": timings.to_dict(),
+    }

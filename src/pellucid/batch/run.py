@@ -1,0 +1,151 @@
+"""The rows of a file through a model, into another file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from pellucid.batch import tasks
+from pellucid.batch.source import Row, key_of
+from pellucid.batch.target import Target
+from pellucid.errors import ClosedError, PellucidError
+from pellucid.model import Model
+from pellucid.results import Completion
+from pellucid.server.fields import Call
+
+__all__ = ["Counts", "run"]
+
+
+@dataclass(slots=True)
+class Counts:
+    """rows: that were read; before: of them, done by an earlier run; done: by this one; errors: of these, lines that
+    say what was wrong; tokens: new, or scored, or embedded texts."""
+
+    rows: int = 0
+    before: int = 0
+    done: int = 0
+    errors: int = 0
+    tokens: int = 0
+
+
+class _Run:
+    def __init__(self, target: Target, keeps: bool, progress: Callable[[Counts], None] | None) -> None:
+        self.target, self.keeps, self.progress = target, keeps, progress
+        self.counts = Counts()
+
+    def todo(self, rows: Iterable[Row]) -> Iterator[Row]:
+        for row in rows:
+            self.counts.rows += 1
+            if key_of(row.id) in self.target.done:
+                self.counts.before += 1
+            else:
+                yield row
+
+    def write(self, line: dict[str, Any], tokens: int = 0) -> None:
+        self.target.write(line)
+        self.counts.done += 1
+        self.counts.tokens += tokens
+        if self.progress is not None:
+            self.progress(self.counts)
+
+    def wrong(self, row: Row, error: Exception) -> None:
+        """Writes the line of a row that failed, or raises."""
+        if not self.keeps or isinstance(error, ClosedError) or not tasks.is_the_rows(error):
+            if isinstance(error, MemoryError) or not tasks.is_the_rows(error):
+                raise error
+            raise PellucidError(f"{row.place}: {tasks.error_line(row, False, error)['error']['message']}") from error
+        self.counts.errors += 1
+        self.write(tasks.error_line(row, "body" in row.fields, error))
+
+
+def run(
+    model: Model,
+    rows: Iterable[Row],
+    target: Target,
+    task: str,
+    *,
+    at_once: int = 32,
+    seed: int | None = 0,
+    keep_errors: bool = True,
+    options: Mapping[str, Any] | None = None,
+    progress: Callable[[Counts], None] | None = None,
+) -> Counts:
+    """Does what is not in `target` yet. task: one of `tasks.TASKS`. options: of the library, of all rows. Raises
+    PellucidError: of a file, or with keep_errors=False of a row, which it names; OutOfMemoryError."""
+    one = _Run(target, keep_errors, progress)
+    if task in ("generate", "chat"):
+        _generate(model, one, rows, tasks.Generation(model, task, seed), at_once, options or {})
+    elif task == "score":
+        _in_parts(one, rows, at_once, lambda texts: model.score(texts), tasks.score_line)
+    else:
+        _in_parts(one, rows, at_once, lambda texts: model.embed(texts), tasks.embed_line)
+    target.flush()
+    return one.counts
+
+
+def _generate(
+    model: Model, one: _Run, rows: Iterable[Row], task: tasks.Generation, at_once: int, options: Mapping[str, Any]
+) -> None:
+    running: dict[int, tuple[Row, Call | None, list[Completion | None], int]] = {}
+
+    def items() -> Iterator[dict[str, Any]]:
+        number = 0
+        for row in one.todo(rows):
+            try:
+                made, call = task.work(row)
+            except Exception as error:
+                one.wrong(row, error)
+                continue
+            found: list[Completion | None] = [None] * len(made)
+            for choice, item in enumerate(made):
+                running[number] = row, call, found, choice
+                number += 1
+                yield item
+
+    failed: set[int] = set()  # rows whose other choices are still running
+    for number, result in model.map(items(), at_once=at_once, order="done", on_error="return", **options):
+        row, call, found, choice = running.pop(number)
+        if isinstance(result, Exception):
+            if id(found) not in failed:
+                one.wrong(row, result)
+            failed.add(id(found))
+        else:
+            found[choice] = result
+            whole = [done for done in found if done is not None]
+            if len(whole) == len(found):
+                one.write(task.line(row, call, whole), sum(len(done.ids) for done in whole))
+        if not any(others is found for _, _, others, _ in running.values()):
+            failed.discard(id(found))
+
+
+def _in_parts(
+    one: _Run,
+    rows: Iterable[Row],
+    at_once: int,
+    several: Callable[[list[Any]], Iterable[Any]],
+    line: Callable[[Row, Any], dict[str, Any]],
+) -> None:
+    """So many texts at a time; where they fail together, each of them alone."""
+    todo = one.todo(rows)
+    while part := list(islice(todo, at_once)):
+        texts: list[tuple[Row, Any]] = []
+        for row in part:
+            try:
+                texts.append((row, tasks.text_of(row)))
+            except Exception as error:
+                one.wrong(row, error)
+        try:
+            found = list(several([text for _, text in texts])) if texts else []
+        except Exception as together:
+            if not tasks.is_the_rows(together):
+                raise
+            for row, text in texts:
+                try:
+                    one.write(line(row, list(several([text]))[0]), 1)
+                except Exception as error:
+                    one.wrong(row, error)
+            continue
+        for (row, _), result in zip(texts, found, strict=True):
+            one.write(line(row, result), 1)

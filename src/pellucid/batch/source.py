@@ -1,0 +1,133 @@
+"""Rows: lines of JSON, or those of a Parquet file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import IO, Any
+
+from pellucid.errors import PellucidError, one_line, shown
+
+__all__ = ["Row", "Shard", "key_of", "read"]
+
+LONGEST = 64 << 20  # bytes of a line
+MOST_ID = 512  # characters
+NAMES = ("custom_id", "id")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """id: as the file has it, or the row's number, from 1 on, where it has none. name: of the id in the file. place:
+    where it stands, for errors. fields: the others; table: they are columns of a table, some of which may be for other
+    programs."""
+
+    id: str | int
+    name: str
+    place: str
+    fields: dict[str, Any]
+    table: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A share of the rows, by their ids: number `index` of `count`, from 0 on."""
+
+    index: int = 0
+    count: int = 1
+
+    def has(self, id: str | int) -> bool:
+        return self.count == 1 or int.from_bytes(key_of(id)[:8], "big") % self.count == self.index
+
+
+def key_of(id: str | int) -> bytes:
+    """What stands for an id in memory: 16 bytes. 7 and "7" are the same id."""
+    return hashlib.blake2b(str(id).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def read(path: str, shard: Shard) -> Iterator[Row]:
+    """The rows of a file that belong to the shard; "-": lines of JSON from standard input. Raises PellucidError naming
+    the place of a row that is none, or whose id another one has."""
+    table = path.endswith((".parquet", ".pq"))
+    rows = _parquet(path) if table else _lines(path)
+    seen: set[bytes] = set()
+    for number, (place, fields) in enumerate(rows, 1):
+        name, id = _id(fields, number, place)
+        if not shard.has(id):
+            continue
+        key = key_of(id)
+        if key in seen:
+            raise PellucidError(f"{place}: another row has its {name}, {shown(id)}; expected each once")
+        seen.add(key)
+        yield Row(id, name, place, fields, table)
+
+
+def _id(fields: dict[str, Any], number: int, place: str) -> tuple[str, str | int]:
+    """Takes the id out of a row."""
+    given = [(name, fields.pop(name)) for name in NAMES if name in fields]
+    given = [(name, id) for name, id in given if id is not None]
+    if not given:
+        return "id", number
+    if len(given) > 1:
+        raise PellucidError(f"{place}: expected one of custom_id and id, not both")
+    name, id = given[0]
+    if not isinstance(id, (str, int)) or isinstance(id, bool):
+        raise PellucidError(f"{place}: {name}: expected a text or an integer, not {type(id).__name__}")
+    if len(str(id)) > MOST_ID:
+        raise PellucidError(f"{place}: {name} has more than {MOST_ID} characters")
+    return name, id
+
+
+def _lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    shown_path = "standard input" if path == "-" else one_line(path, 80)
+    try:
+        with nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
+            number = 0
+            while raw := file.readline(LONGEST + 1):
+                number += 1
+                place = f"{shown_path}, line {number}"
+                if len(raw) > LONGEST:
+                    raise PellucidError(f"{place} has more than {LONGEST >> 20} MiB")
+                if raw.strip():
+                    yield place, _object(raw, place)
+    except OSError as error:
+        raise PellucidError(f"{shown_path}: {os.strerror(error.errno or 0)}") from None
+
+
+def _object(raw: bytes, place: str) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        why = "nesting too deep" if isinstance(error, RecursionError) else one_line(str(error), 80)
+        raise PellucidError(f"{place}: expected an object of JSON: {why}") from None
+    if not isinstance(value, dict):
+        raise PellucidError(f"{place}: expected an object of JSON, not {type(value).__name__}")
+    return value
+
+
+def _parquet(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Columns that hold nothing for a row (null) are as if they were absent."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise PellucidError(f"{one_line(path, 80)}: Parquet files need pyarrow: pip install pyarrow") from None
+    shown_path, number = one_line(path, 80), 0
+    try:
+        with open(path, "rb") as file:
+            for group in _groups(parquet, file):
+                for row in group.to_pylist():
+                    number += 1
+                    yield f"{shown_path}, row {number}", {k: v for k, v in row.items() if v is not None}
+    except OSError as error:  # pyarrow's own have no number
+        why = os.strerror(error.errno) if error.errno else one_line(str(error), 120)
+        raise PellucidError(f"{shown_path}: {why}") from None
+    except (ArrowException, ValueError) as error:
+        raise PellucidError(f"{shown_path}: expected a Parquet file: {one_line(str(error), 120)}") from None
+
+
+def _groups(parquet: Any, file: IO[bytes]) -> Iterator[Any]:
+    yield from parquet.ParquetFile(file).iter_batches(batch_size=1024)

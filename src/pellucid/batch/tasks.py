@@ -1,0 +1,166 @@
+"""What is done with a row, and the line that says what came of it. A line depends on its row, the model and the options
+alone: not on the time, the machine or the rows beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+from pellucid.batch.source import Row
+from pellucid.errors import PellucidError, WrongValue, one_line
+from pellucid.model import Model
+from pellucid.options import CHAT_DEFAULTS
+from pellucid.results import Completion, ToolCallDelta
+from pellucid.sampling import MOST_SEED
+from pellucid.server.failures import Failure, failure
+from pellucid.server.feed import Part
+from pellucid.server.fields import Call, chat_call, completion_call
+from pellucid.server.identity import fingerprint
+from pellucid.server.record import Record
+from pellucid.server.settings import Limits, Settings
+from pellucid.server.shapes import ChatShape, CompletionShape, Shape, usage
+
+__all__ = ["TASKS", "Generation", "text_of"]
+
+TASKS = ("generate", "chat", "score", "embed")
+PROMPTS = ("prompt", "prompt_ids", "messages", "text")
+URLS = {"/v1/chat/completions": True, "/v1/completions": False}
+_COLUMNS = frozenset((*PROMPTS, *CHAT_DEFAULTS))
+_MOST = 2**31 - 1
+
+
+class Generation:
+    """The tasks "generate" and "chat". seed: of the run, from which each row has its own; None: they have none."""
+
+    def __init__(self, model: Model, task: str, seed: int | None) -> None:
+        self._model, self._chats, self._seed = model, task == "chat", seed
+        limits = Limits(body=_MOST, n=128, prompts=1, stop=_MOST, stop_characters=_MOST, logit_bias=_MOST)
+        self._settings = Settings(limits=limits)
+        self._fingerprint = ""
+
+    def work(self, row: Row) -> tuple[list[dict[str, Any]], Call | None]:
+        """Items for `Model.map`: one for each of a row's choices. Raises what is wrong with the row."""
+        if "body" in row.fields:
+            return self._request(row)
+        fields = {k: v for k, v in row.fields.items() if v is not None and (not row.table or k in _COLUMNS)}
+        ways = [name for name in PROMPTS if name in fields]
+        if len(ways) != 1:
+            raise WrongValue("row", f": expected one of the keys {', '.join(PROMPTS)} and body")
+        content = fields.pop(ways[0])
+        name = "prompt" if ways[0] == "text" else ways[0]
+        if self._chats and name == "prompt":
+            name, content = "messages", [{"role": "user", "content": content}]
+        fields.setdefault("seed", self._own_seed(row))
+        return [{name: content, **fields}], None
+
+    def _request(self, row: Row) -> tuple[list[dict[str, Any]], Call]:
+        """A line of OpenAI's batch files."""
+        body, url = row.fields["body"], row.fields.get("url", "/v1/chat/completions")
+        if not isinstance(body, dict):
+            raise WrongValue("body", ": expected an object")
+        if url not in URLS:
+            raise WrongValue("url", f"={one_line(repr(url), 60)}: expected {' or '.join(URLS)}")
+        call = (chat_call if URLS[url] else completion_call)(dict(body), self._settings)
+        if call.echo:
+            raise WrongValue("echo", ": not supported here; the task score gives a prompt's log probabilities")
+        name, content = ("messages", call.messages) if URLS[url] else ("prompt", call.prompts[0])
+        seed = call.options.pop("seed", None)
+        if seed is None:
+            seed = self._own_seed(row)
+        items = []
+        for choice in range(call.n):
+            own = {} if seed is None else {"seed": (seed + choice) % (MOST_SEED + 1)}
+            items.append({name: content, **call.options, **call.template, **own})
+        return items, call
+
+    def _own_seed(self, row: Row) -> int | None:
+        if self._seed is None:
+            return None
+        text = f"{self._seed}:{row.id}".encode("utf-8", "surrogatepass")
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+    def line(self, row: Row, call: Call | None, found: list[Completion]) -> dict[str, Any]:
+        if call is not None:
+            return {row.name: row.id, **self._answer(row, call, found)}
+        done = found[0]
+        line: dict[str, Any] = {
+            row.name: row.id,
+            "text": done.text,
+            "finish_reason": done.finish_reason,
+            "prompt_tokens": done.prompt_tokens,
+            "new_tokens": len(done.ids),
+            "seed": done.seed,
+        }
+        if done.reasoning:
+            line["reasoning"] = done.reasoning
+        if done.tool_calls:
+            line["tool_calls"] = [one.to_dict() for one in done.tool_calls]
+        if done.logprobs:
+            line["logprobs"] = [token._asdict() for token in done.logprobs]
+        return line
+
+    def _answer(self, row: Row, call: Call, found: list[Completion]) -> dict[str, Any]:
+        """As OpenAI's batch files have it. `created` is 0, for a line does not depend on the time."""
+        shape = self._shape(row, call)
+        parts = [_part(done) for done in found]
+        new = sum(len(done.ids) for done in found)
+        used = usage(found[0].prompt_tokens, new, 0, sum(done.reasoning_tokens for done in found))
+        body = {**shape.answer(parts, used), "created": 0}
+        return {"response": {"status_code": 200, "request_id": str(row.id), "body": body}, "error": None}
+
+    def _shape(self, row: Row, call: Call) -> Shape:
+        info = self._model.info()
+        if not self._fingerprint:
+            self._fingerprint = fingerprint(info)
+        kind = ChatShape if call.messages is not None else CompletionShape
+        record = Record(id=str(row.id), model=call.model or info.name or "default")
+        return kind(self._model.core, record, self._fingerprint, call)
+
+
+def _part(done: Completion) -> Part:
+    part = Part(done.text, list(done.ids), list(done.logprobs), done.finish_reason, done.prompt_tokens)
+    part.reasoning, part.reasoning_tokens = done.reasoning, done.reasoning_tokens
+    part.calls = [ToolCallDelta(i, one.id, one.name, one.arguments) for i, one in enumerate(done.tool_calls)]
+    if done.end is not None:
+        part.logprobs.append(done.end)
+    return part
+
+
+def text_of(row: Row) -> Any:
+    """The text, or ids, of the tasks "score" and "embed"."""
+    known = ("text", "prompt", "prompt_ids", "input")
+    ways = [name for name in known if row.fields.get(name) is not None]
+    if len(ways) != 1:
+        raise WrongValue("row", f": expected one of the keys {', '.join(known)}")
+    return row.fields[ways[0]]
+
+
+def score_line(row: Row, score: Any) -> dict[str, Any]:
+    perplexity = score.perplexity
+    return {
+        row.name: row.id,
+        "logprob": score.total,
+        "tokens": len(score.tokens),
+        "perplexity": perplexity if math.isfinite(perplexity) else None,
+    }
+
+
+def embed_line(row: Row, embedding: Any) -> dict[str, Any]:
+    return {row.name: row.id, "embedding": embedding.tolist()}
+
+
+def error_line(row: Row, call: bool, error: Exception) -> dict[str, Any]:
+    """The line of a row that failed. call: it is one of OpenAI's batch files."""
+    told = failure(error, str(row.id), {})
+    if call:
+        body = {"error": {"message": told.message, "type": "invalid_request_error", "param": told.param}}
+        answer = {"status_code": told.status, "request_id": str(row.id), "body": body}
+        return {row.name: row.id, "response": answer, "error": None}
+    return {row.name: row.id, "error": {"type": type(error).__name__, "message": told.message}}
+
+
+def is_the_rows(error: Exception) -> bool:
+    """Whether an error is that of a row, and not of the model, the memory or a bug."""
+    kept = (Failure, ValueError, TypeError, PellucidError)
+    return isinstance(error, kept) and not isinstance(error, MemoryError)

@@ -1,0 +1,166 @@
+"""`pellucid batch`: the rows of a file through a model."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from pellucid.cli import options, output
+from pellucid.cli.sampling import arguments, sampling_options
+from pellucid.errors import one_line
+from pellucid.sampling import SamplingOptions
+
+_TASKS = ("generate", "chat", "score", "embed")
+_INDEXES = ("JOB_COMPLETION_INDEX", "SLURM_ARRAY_TASK_ID")
+_EVERY = 10.0  # seconds between two lines on stderr
+
+
+@sampling_options
+def batch(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="IN", show_default=False, help="Lines of JSON, a .parquet file; -: standard input."),
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT", show_default=False, help="Lines of JSON, one for each row. {shard}: the number of --shard."
+        ),
+    ],
+    model: options.ModelName = options.DEFAULT,
+    task: Annotated[
+        str,
+        typer.Option(metavar="TASK", help='"generate", "chat" (a prompt is a message), "score" or "embed".'),
+    ] = "generate",
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Do share K, from 0 on, of N; /N: K is that of a job array (Kubernetes, Slurm). Default: all.",
+        ),
+    ] = None,
+    at_once: Annotated[int, typer.Option(metavar="N", min=1, help="Rows that run together.")] = 32,
+    errors: Annotated[
+        str,
+        typer.Option(metavar="keep|stop", help="A row that is wrong: keep a line that says so and go on, or stop."),
+    ] = "keep",
+    max_tokens: Annotated[
+        int, typer.Option("-n", "--max-tokens", metavar="N", help="Maximum number of new tokens of a row.")
+    ] = SamplingOptions().max_tokens or 0,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given several times.")
+    ] = None,
+    threads: options.Threads = None,
+    context: options.Context = None,
+    isa: options.Isa = None,
+    kv: options.Kv = "auto",
+    cache_bytes: options.CacheBytes = None,
+    quantize: options.Quantize = None,
+    json: options.Json = False,
+    **sampling: Any,
+) -> None:
+    """Generates, scores or embeds for each row of a file, exactly once: stopped at any moment, it goes on where it was.
+
+    A row has an id ("id" or "custom_id"; else its number) and "prompt", "messages" or "text", and options of its own,
+    or is a line of OpenAI's batch files ("custom_id" and "body"). Rows whose ids are in OUT already are left out. Each
+    row draws with a seed of its own, made of --seed (default: 0) and its id.
+    """
+    from pellucid.batch.run import run
+    from pellucid.batch.source import read
+    from pellucid.batch.target import Target
+    from pellucid.generation import parse_options
+
+    if task not in _TASKS:
+        raise output.UsageError(f"--task={one_line(task, 40)!r}: expected {', '.join(_TASKS[:-1])} or {_TASKS[-1]}")
+    if errors not in ("keep", "stop"):
+        raise output.UsageError(f"--errors={one_line(errors, 40)!r}: expected keep or stop")
+    share = _shard(shard)
+    if "{shard}" in target:
+        target = target.replace("{shard}", str(share.index))
+    if source != "-" and os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
+        raise output.UsageError(f"OUT is IN, {one_line(source, 60)}; expected another file")
+    asked = {"max_tokens": max_tokens, "stop": tuple(stop or ()), **arguments(sampling)}
+    seed = asked.pop("seed", None)
+    with options.naming(*asked, "seed"):  # before anything is fetched
+        parse_options(asked if seed is None else {**asked, "seed": seed})
+    if source != "-":
+        with open(source, "rb"):  # an error before the model is loaded
+            pass
+    start = time.monotonic()
+    with (
+        Target(target) as out,
+        options.load(
+            model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes, quantize=quantize
+        ) as loaded,
+    ):
+        counts = run(
+            loaded,
+            read(source, share),
+            out,
+            task,
+            at_once=at_once,
+            seed=0 if seed is None else seed,
+            keep_errors=errors == "keep",
+            options=asked if task in ("generate", "chat") else {},
+            progress=_Progress(),
+        )
+    seconds = time.monotonic() - start
+    if json:
+        output.document(
+            {
+                "rows": counts.rows,
+                "before": counts.before,
+                "done": counts.done,
+                "errors": counts.errors,
+                "tokens": counts.tokens,
+                "seconds": seconds,
+            }
+        )
+        return
+    output.note(
+        f"{counts.rows:,} rows: {counts.before:,} done before, {counts.done:,} now, {counts.errors:,} of them errors; "
+        f"{seconds:.1f} s"
+    )
+
+
+def _shard(given: str | None) -> Any:
+    from pellucid.batch.source import Shard
+
+    if given is None:
+        return Shard()
+    match = re.fullmatch(r"([0-9]{0,6})/([0-9]{1,6})", given)
+    index = match[1] if match else ""
+    if match and not index:
+        index = next((os.environ[name] for name in _INDEXES if os.environ.get(name, "").isdigit()), "")
+        if not index:
+            raise output.UsageError(f"--shard={given}: expected {' or '.join(_INDEXES)} in the environment")
+        index = str(int(index) - _first())
+    if match is None or not 0 <= int(index) < int(match[2]):
+        raise output.UsageError(f"--shard={one_line(given, 40)!r}: expected K/N, with K from 0 to N - 1")
+    return Shard(int(index), int(match[2]))
+
+
+def _first() -> int:
+    """The number of an array's first task: Slurm's may begin with any."""
+    first = os.environ.get("SLURM_ARRAY_TASK_MIN", "")
+    return int(first) if "JOB_COMPLETION_INDEX" not in os.environ and first.isdigit() else 0
+
+
+class _Progress:
+    """A line on stderr every few seconds."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, counts: Any) -> None:
+        now = time.monotonic()
+        if now - self._last < _EVERY or not sys.stderr or not sys.stderr.isatty():
+            return
+        self._last = now
+        rate = counts.done / (now - self._start)
+        output.note(f"{counts.done:,} rows ({rate:.1f}/s), {counts.errors:,} errors")

@@ -1,0 +1,335 @@
+"""`pellucid batch`: rows in, lines out, each exactly once whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pellucid import Model
+from pellucid.batch.run import run
+from pellucid.batch.source import Row, Shard, read
+from pellucid.batch.target import Target
+from pellucid.cli import main
+from pellucid.errors import PellucidError
+
+Rows = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of a few kilobytes, without a tokenizer."""
+    from tests.reference.tiny import TINY, write_gguf
+
+    return write_gguf(TINY[0], tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def by_id(path: Path) -> dict[Any, Any]:
+    found = {line.get("id", line.get("custom_id")): line for line in lines(path)}
+    assert len(found) == len(lines(path))
+    return found
+
+
+def ids_rows(n: int) -> list[dict[str, Any]]:
+    rng = random.Random(n)
+    return [
+        {"id": f"row {i}", "prompt_ids": [rng.randrange(40) for _ in range(rng.randint(1, 20))], "max_tokens": 4}
+        for i in range(n)
+    ]
+
+
+def command(*arguments: Any) -> list[str]:
+    return [sys.executable, "-m", "pellucid", "batch", *map(str, arguments)]
+
+
+def test_every_kind_of_row(smollm2: Path, tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "Name a colour"}]
+    body = {"model": "m", "messages": messages, "max_tokens": 5, "n": 2, "seed": 3}
+    completion = {"prompt": "Once", "max_tokens": 3, "logprobs": 2}
+    rows: list[dict[str, Any]] = [
+        {"id": "prompt", "prompt": "The capital of France is", "max_tokens": 3, "temperature": 0},
+        {"id": "chat", "messages": messages, "max_tokens": 4, "seed": 5},
+        {"custom_id": "request", "method": "POST", "url": "/v1/chat/completions", "body": body},
+        {
+            "custom_id": "completion",
+            "url": "/v1/completions",
+            "body": completion,
+        },
+        {"text": "without an id"},
+    ]
+    source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    assert main(["batch", str(source), str(target), "-m", str(smollm2), "-n", "6"]) == 0
+    found = by_id(target)
+    with Model.load(smollm2) as model:
+        assert found["prompt"]["text"] == model.generate(rows[0]["prompt"], max_tokens=3, temperature=0).text
+        chat = model.chat(messages, max_tokens=4, seed=5)
+        assert found["chat"]["text"] == chat.text and found["chat"]["seed"] == 5
+        answer = found["request"]["response"]
+        assert answer["status_code"] == 200 and answer["body"]["object"] == "chat.completion"
+        expected = [model.chat(messages, max_tokens=5, seed=seed).text for seed in (3, 4)]
+        assert [choice["message"]["content"] for choice in answer["body"]["choices"]] == expected
+        assert answer["body"]["usage"]["completion_tokens"] == 10
+        assert found["completion"]["response"]["body"]["choices"][0]["logprobs"]["tokens"]
+        line = found[5]
+        assert line["new_tokens"] <= 6
+        assert line["text"] == model.generate("without an id", max_tokens=6, seed=line["seed"]).text
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"promt": "x"}, "expected one of the keys"),
+        ({"prompt": "x", "messages": []}, "expected one of the keys"),
+        ({"prompt": "x", "temperature": "hot"}, "temperature"),
+        ({"prompt": "x", "max_tokens": -1}, "max_tokens"),
+        ({"prompt": "x", "colour": "blue"}, "colour"),
+        ({"prompt": "x" * 100_000}, "tokens"),
+        ({"prompt": {"a": 1}}, "prompt"),
+        ({"messages": [{"role": "user"}]}, "messages[0]"),
+        ({"body": 3}, "body: expected an object"),
+        ({"body": {"messages": []}, "url": "/v1/embeddings"}, "url"),
+        ({"body": {"prompt": "x", "echo": True}, "url": "/v1/completions"}, "echo"),
+        ({"body": {"messages": "x"}}, "messages"),
+    ],
+)
+def test_wrong_rows_are_lines_and_the_others_go_on(
+    row: dict[str, Any], says: str, smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"id": 1, **row}, {"id": 2, "prompt": "x", "max_tokens": 1}]
+    source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    options = ["-m", str(smollm2), "--context", "512"]
+    assert main(["batch", str(source), str(target), *options]) == 0
+    found = by_id(target)
+    told = found[1]["error"] or found[1]["response"]["body"]["error"]
+    assert says in told["message"] and "text" in found[2]
+    assert "1 of them errors" in capsys.readouterr().err
+    assert main(["batch", str(source), str(tmp_path / "other.jsonl"), *options, "--errors", "stop"]) == 1
+    told_by_error = capsys.readouterr().err
+    assert "line 1: " in told_by_error and says in told_by_error
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b'{"id": 1, "prompt_ids": [1]}\nnot json\n', "line 2: expected an object of JSON"),
+        (b"[1]\n", "line 1: expected an object of JSON, not list"),
+        (b"[" * 100_000 + b"\n", "line 1: expected an object of JSON"),
+        (b'{"id": [1], "prompt_ids": [1]}\n', "id: expected a text or an integer, not list"),
+        (b'{"id": true, "prompt_ids": [1]}\n', "id: expected a text or an integer, not bool"),
+        (b'{"id": 1, "custom_id": 1, "prompt_ids": [1]}\n', "not both"),
+        (b'{"id": "' + b"x" * 513 + b'"}\n', "more than 512 characters"),
+        (b'{"id": 7, "prompt_ids": [1]}\n{"id": "7", "prompt_ids": [1]}\n', "line 2: another row has its id"),
+        (b'{"prompt_ids": [1]}\n\n{"id": 1, "prompt_ids": [1]}\n', "line 3: another row has its id"),
+        (b"\xff\xfe{}\n", "line 1: expected an object of JSON"),
+    ],
+)
+def test_files_that_are_not_rows(
+    text: bytes, says: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(text)
+    assert main(["batch", str(source), str(tmp_path / "out.jsonl"), "-m", str(tiny), "-n", "1"]) == 1
+    assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_is_there_is_kept(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = write(tmp_path / "in.jsonl", ids_rows(12)), tmp_path / "out.jsonl"
+    done = ["batch", str(source), str(target), "-m", str(tiny)]
+    assert main(done) == 0
+    whole = target.read_bytes()
+    assert main(done) == 0 and target.read_bytes() == whole
+    assert "12 done before, 0 now" in capsys.readouterr().err
+    for torn in (whole[:-1], whole[:-20], whole + b'{"id": "row', whole + b"\0" * 700, whole[:-3] + b"\0\0\0"):
+        target.write_bytes(torn)
+        assert main(done) == 0
+        assert sorted(target.read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+def test_files_of_others_are_left_alone(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = write(tmp_path / "in.jsonl", ids_rows(2)), tmp_path / "out.jsonl"
+    for text in (b"dear diary\n", b'{"name": 1}\n', b"[1]\n" * 3, b'{"id": [1]}\nmore\n'):
+        target.write_bytes(text)
+        assert main(["batch", str(source), str(target), "-m", str(tiny)]) == 1
+        assert target.read_bytes() == text
+        assert "expected an object with an id" in " ".join(capsys.readouterr().err.split())
+    assert main(["batch", str(source), str(tmp_path), "-m", str(tiny)]) == 1
+    assert main(["batch", str(source), "/dev/null", "-m", str(tiny)]) == 1
+    assert main(["batch", str(source), str(source), "-m", str(tiny)]) == 2
+    assert "expected another file" in capsys.readouterr().err
+
+
+def test_one_process_writes(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = write(tmp_path / "in.jsonl", ids_rows(2)), tmp_path / "out.jsonl"
+    with Target(str(target)):
+        assert main(["batch", str(source), str(target), "-m", str(tiny)]) == 1
+    assert "another process is writing this file" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("task", ["generate", "score"])
+def test_shards_are_the_whole(task: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, whole = write(tmp_path / "in.jsonl", ids_rows(60)), tmp_path / "whole.jsonl"
+    common = ["-m", str(tiny), "--task", task, "--seed", "9"]
+    assert main(["batch", str(source), str(whole), *common]) == 0
+    parts = []
+    for k in range(4):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(k + 5))
+        monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "5")
+        shard = f"{k}/4" if k % 2 else "/4"
+        assert main(["batch", str(source), str(tmp_path / "{shard}.jsonl"), *common, "--shard", shard]) == 0
+        parts += (tmp_path / f"{k}.jsonl").read_bytes().splitlines()
+        assert len(parts) >= k
+    assert sorted(parts) == sorted(whole.read_bytes().splitlines())
+
+
+@pytest.mark.parametrize("shard", ["4/4", "-1/4", "1", "/4", "a/b", "0/0"])
+def test_wrong_shards(shard: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "in.jsonl", [])
+    assert main(["batch", str(source), str(tmp_path / "out"), "--shard", shard]) == 2
+    assert "--shard" in capsys.readouterr().err
+
+
+def kills(source: Path, target: Path, tiny: Path, n: int, seed: int) -> int:
+    """Starts it until it ends by itself, and kills it n times before -> how often it was killed in the middle."""
+    rng, killed = random.Random(seed), 0
+    for _ in range(n):
+        with subprocess.Popen(command(source, target, "-m", tiny), stderr=subprocess.DEVNULL) as process:
+            before = target.stat().st_size if target.exists() else 0
+            end = time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < end:
+                if target.exists() and target.stat().st_size > before + rng.randint(0, 3000):
+                    break
+                time.sleep(0.002)
+            killed += process.poll() is None
+            process.send_signal(signal.SIGKILL)
+    assert subprocess.run(command(source, target, "-m", tiny), capture_output=True).returncode == 0
+    return killed
+
+
+@pytest.mark.parametrize(("n", "rows"), [(4, 400), pytest.param(50, 2000, marks=pytest.mark.nightly)])
+def test_killed_at_any_moment(n: int, rows: int, tiny: Path, tmp_path: Path) -> None:
+    source, target, calm = write(tmp_path / "in.jsonl", ids_rows(rows)), tmp_path / "out", tmp_path / "calm"
+    assert main(["batch", str(source), str(calm), "-m", str(tiny)]) == 0
+    assert kills(source, target, tiny, n, rows) > 0
+    assert len(by_id(target)) == rows
+    assert sorted(target.read_bytes().splitlines()) == sorted(calm.read_bytes().splitlines())
+
+
+def test_a_full_disk(tiny: Path, tmp_path: Path) -> None:
+    source, target = write(tmp_path / "in.jsonl", ids_rows(300)), tmp_path / "out.jsonl"
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        "from pellucid.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["batch", source, target, "-m", tiny]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 1 and "file too large" in done.stderr.lower() and len(done.stderr.splitlines()) == 1
+    assert target.read_bytes() == b"" or target.read_bytes().endswith(b"\n")
+    assert main(list(map(str, arguments))) == 0
+    assert len(by_id(target)) == 300
+
+
+def test_ctrl_c_keeps_what_is_done(tiny: Path, tmp_path: Path) -> None:
+    source, target = write(tmp_path / "in.jsonl", ids_rows(20_000)), tmp_path / "out.jsonl"
+    with subprocess.Popen(command(source, target, "-m", tiny), stderr=subprocess.PIPE, text=True) as process:
+        while not (target.exists() and target.stat().st_size > 2000):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == 130
+    assert 20 < len(by_id(target)) < 20_000
+
+
+def test_columns(smollm2: Path, tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    table = pyarrow.table(
+        {"id": [4, 5, 6], "prompt": ["One", "Two", "Three"], "label": ["a", "b", None], "max_tokens": [2, None, 3]}
+    )
+    source, target = tmp_path / "in.parquet", tmp_path / "out.jsonl"
+    parquet.write_table(table, source)
+    assert main(["batch", str(source), str(target), "-m", str(smollm2), "-n", "4", "--temperature", "0"]) == 0
+    assert {i: line["new_tokens"] for i, line in by_id(target).items()} == {4: 2, 5: 4, 6: 3}
+    source.write_bytes(b"PAR1 no")
+    with pytest.raises(PellucidError, match="expected a Parquet file"):
+        list(read(str(source), Shard()))
+
+
+def test_scores_and_standard_input(smollm2: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    text = b'{"id": "a", "text": "The sky is blue."}\n{"id": "b", "text": 5}\n{"id": "c", "text": "A fish."}\n'
+    done = subprocess.run(
+        command("-", target, "-m", smollm2, "--task", "score", "--json"), input=text, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["errors"] == 1
+    found = by_id(target)
+    with Model.load(smollm2) as model:
+        for id, content in (("a", "The sky is blue."), ("c", "A fish.")):
+            assert found[id]["logprob"] == model.score(content).total
+    assert "error" in found["b"]
+
+
+def test_embeddings(tmp_path: Path) -> None:
+    class Embedder:
+        def embed(self, texts: list[str]) -> list[Any]:
+            import numpy as np
+
+            if any(not text for text in texts):
+                raise ValueError("texts[0] is empty")
+            return [np.array([len(text), 1.5], np.float32) for text in texts]
+
+    rows = [Row(i, "id", f"row {i}", {"text": "x" * (i % 3)}) for i in range(7)]
+    model: Any = Embedder()
+    with Target(str(tmp_path / "out.jsonl")) as target:
+        counts = run(model, rows, target, "embed", at_once=3)
+    found = by_id(tmp_path / "out.jsonl")
+    assert counts.errors == 3 and counts.done == 7
+    assert [found[i].get("embedding") for i in range(7)] == [None, [1, 1.5], [2, 1.5]] * 2 + [None]
+
+
+def test_memory_is_bounded_by_at_once(tiny: Path, tmp_path: Path) -> None:
+    taken = given = 0
+
+    def endless() -> Iterator[Row]:
+        nonlocal taken
+        for i in range(500):
+            taken += 1
+            assert taken - given <= 8 + 1
+            yield Row(i, "id", "", {"prompt_ids": [1 + i % 30], "max_tokens": 2})
+
+    def progress(counts: Any) -> None:
+        nonlocal given
+        given = counts.done
+
+    with Model.load(tiny) as model, Target(str(tmp_path / "out.jsonl")) as target:
+        assert run(model, endless(), target, "generate", at_once=8, progress=progress).done == 500
+
+
+def test_errors_that_are_no_rows(tiny: Path, tmp_path: Path) -> None:
+    model = Model.load(tiny)
+    model.close()
+    with Target(str(tmp_path / "out.jsonl")) as target, pytest.raises(PellucidError):
+        run(model, [Row(1, "id", "row 1", {"prompt_ids": [1]})], target, "generate")
+    assert os.path.getsize(tmp_path / "out.jsonl") == 0
