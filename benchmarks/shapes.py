@@ -12,6 +12,7 @@ Tensors are made and written 16 MB at a time. Needs the `gguf` package (extra `t
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ UNUSED = 5  # GGUF's token type of tokens that stand for nothing
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes that determine a decoder's tensors and metadata. `ff`: feed-forward width; `tied`: no output matrix."""
+    """The sizes that determine a decoder's tensors and metadata. `ff`: feed-forward width, of an expert where there are
+    `experts`, of which a token takes `top_k`; `tied`: no output matrix; `taps`: of the convolution in all layers but
+    `attention` (LFM2)."""
 
     arch: str
     layers: int
@@ -47,6 +50,13 @@ class Shape:
     context: int = 131072
     qk_norm: bool = False
     qkv_bias: bool = False
+    experts: int = 0
+    top_k: int = 0
+    taps: int = 0
+    attention: tuple[int, ...] = ()
+
+    def attends(self, layer: int) -> bool:
+        return not self.taps or layer in self.attention
 
 
 # Sources: the config.json of each model's public release.
@@ -56,6 +66,26 @@ SHAPES = {
     "llama-3.2-3b": Shape("llama", 28, 3072, 24, 8, 128, 8192, 128256, True, 5e5),
     "llama-3.1-8b": Shape("llama", 32, 4096, 32, 8, 128, 14336, 128256, False, 5e5),
     "qwen2.5-1.5b": Shape("qwen2", 28, 1536, 12, 2, 128, 8960, 151936, True, 1e6, 1e-6, 32768, qkv_bias=True),
+    "qwen3-30b-a3b": Shape(
+        "qwen3moe", 48, 2048, 32, 4, 128, 768, 151936, False, 1e6, 1e-6, 40960, qk_norm=True, experts=128, top_k=8
+    ),
+    "lfm2-1.2b": Shape(
+        "lfm2",
+        16,
+        2048,
+        32,
+        8,
+        64,
+        8192,
+        65536,
+        True,
+        1e6,
+        1e-5,
+        128000,
+        qk_norm=True,
+        taps=3,
+        attention=(2, 5, 8, 10, 12, 14),
+    ),
 }
 
 
@@ -74,11 +104,13 @@ MIXES = {
     "q5_0": Mix(Kind.Q5_0, Kind.Q5_0, Kind.Q6_K),
     "q8_0": Mix(Kind.Q8_0, Kind.Q8_0, Kind.Q8_0),
     "q2_k": Mix(Kind.Q2_K, Kind.Q3_K, Kind.Q6_K),
+    "q3_k": Mix(Kind.Q3_K, Kind.Q4_K, Kind.Q6_K),
     "q4_k_m": Mix(Kind.Q4_K, Kind.Q6_K, Kind.Q6_K),
     "q5_k_m": Mix(Kind.Q5_K, Kind.Q6_K, Kind.Q6_K),
     "q6_k": Mix(Kind.Q6_K, Kind.Q6_K, Kind.Q6_K),
     "iq4_nl": Mix(Kind.IQ4_NL, Kind.IQ4_NL, Kind.Q6_K),
     "iq4_xs": Mix(Kind.IQ4_XS, Kind.IQ4_XS, Kind.Q6_K),
+    "mxfp4": Mix(Kind.MXFP4, Kind.MXFP4, Kind.Q8_0),
     "f16": Mix(Kind.F16, Kind.F16, Kind.F16),
     "bf16": Mix(Kind.BF16, Kind.BF16, Kind.BF16),
 }
@@ -178,6 +210,17 @@ def iq4_xs(blocks: Bytes) -> None:
     put_f16(blocks, 0, STD / (uniform_rms(16, 31) * IQ4_RMS), either_sign=True)
 
 
+FP4_RMS = float(np.sqrt(np.mean(np.array([0, 1, 2, 3, 4, 6, 8, 12], np.float64) ** 2)))
+
+
+def mxfp4(blocks: Bytes) -> None:
+    """w = 2^(e - 128) * FP4, twice the values of e2m1: e, the first byte, is one of two whose mean square fits."""
+    square = (STD / FP4_RMS) ** 2
+    low = math.floor(math.log2(square) / 2)
+    share = (square / 4.0**low - 1) / 3  # of blocks with the greater one
+    blocks[:, 0] = 128 + low + (blocks[:, 0] < 256 * share)
+
+
 FIELDS: dict[Kind, Callable[[Bytes], None]] = {
     Kind.Q4_0: plain(16),
     Kind.Q4_1: plain(16, mins=True),
@@ -191,6 +234,7 @@ FIELDS: dict[Kind, Callable[[Bytes], None]] = {
     Kind.Q6_K: q6_k,
     Kind.IQ4_NL: iq4_nl,
     Kind.IQ4_XS: iq4_xs,
+    Kind.MXFP4: mxfp4,
 }
 
 
@@ -219,13 +263,23 @@ def random_rows(rng: np.random.Generator, rows: int, cols: int, kind: Kind) -> B
 
 @dataclass(frozen=True)
 class Matrix:
-    """A tensor of the file: (rows, cols), or (cols,) with rows = 0. `fill`: its constant value; None: random."""
+    """A tensor of the file: (rows, cols), or (cols,) with rows = 0, or (stack, rows, cols). `fill`: its constant value;
+    None: random."""
 
     name: str
     rows: int
     cols: int
     kind: Kind
     fill: float | None = None
+    stack: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(n for n in (self.stack, self.rows) if n) + (self.cols,)
+
+    @property
+    def all_rows(self) -> int:
+        return max(self.rows, 1) * max(self.stack, 1)
 
     @property
     def row_bytes(self) -> int:
@@ -234,7 +288,7 @@ class Matrix:
 
     @property
     def nbytes(self) -> int:
-        return max(self.rows, 1) * self.row_bytes
+        return self.all_rows * self.row_bytes
 
 
 def tensors(shape: Shape, mix: Mix) -> Iterator[Matrix]:
@@ -245,24 +299,35 @@ def tensors(shape: Shape, mix: Mix) -> Iterator[Matrix]:
 
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     yield Matrix("token_embd.weight", shape.vocab, shape.d, mix.ends)
-    yield vector("output_norm.weight", shape.d, 1)
+    yield vector("token_embd_norm.weight" if shape.taps else "output_norm.weight", shape.d, 1)
     if not shape.tied:
         yield Matrix("output.weight", shape.vocab, shape.d, mix.ends)
     for i in range(shape.layers):
         at, more = f"blk.{i}.", mix.more if i % 2 == 0 else mix.most
         yield vector(at + "attn_norm.weight", shape.d, 1)
-        for name, rows, kind in (("attn_q", q, mix.most), ("attn_k", kv, mix.most), ("attn_v", kv, more)):
-            yield Matrix(f"{at}{name}.weight", rows, shape.d, kind)
-            if shape.qkv_bias:
-                yield vector(f"{at}{name}.bias", rows, 0)
-        if shape.qk_norm:
-            yield vector(at + "attn_q_norm.weight", shape.head_dim, 1)
-            yield vector(at + "attn_k_norm.weight", shape.head_dim, 1)
-        yield Matrix(at + "attn_output.weight", shape.d, q, mix.most)
+        if shape.attends(i):
+            for name, rows, kind in (("attn_q", q, mix.most), ("attn_k", kv, mix.most), ("attn_v", kv, more)):
+                yield Matrix(f"{at}{name}.weight", rows, shape.d, kind)
+                if shape.qkv_bias:
+                    yield vector(f"{at}{name}.bias", rows, 0)
+            if shape.qk_norm:
+                yield vector(at + "attn_q_norm.weight", shape.head_dim, 1)
+                yield vector(at + "attn_k_norm.weight", shape.head_dim, 1)
+            yield Matrix(at + "attn_output.weight", shape.d, q, mix.most)
+        else:
+            yield Matrix(at + "shortconv.in_proj.weight", 3 * shape.d, shape.d, mix.most)
+            yield Matrix(at + "shortconv.conv.weight", shape.d, shape.taps, Kind.F32)
+            yield Matrix(at + "shortconv.out_proj.weight", shape.d, shape.d, mix.most)
         yield vector(at + "ffn_norm.weight", shape.d, 1)
-        yield Matrix(at + "ffn_gate.weight", shape.ff, shape.d, mix.most)
-        yield Matrix(at + "ffn_up.weight", shape.ff, shape.d, mix.most)
-        yield Matrix(at + "ffn_down.weight", shape.d, shape.ff, more)
+        end = "_exps.weight" if shape.experts else ".weight"
+        if shape.experts:
+            yield Matrix(at + "ffn_gate_inp.weight", shape.experts, shape.d, Kind.F32)
+        for name, rows, cols, kind in (
+            ("ffn_gate", shape.ff, shape.d, mix.most),
+            ("ffn_up", shape.ff, shape.d, mix.most),
+            ("ffn_down", shape.d, shape.ff, more),
+        ):
+            yield Matrix(at + name + end, rows, cols, kind, stack=shape.experts)
 
 
 @dataclass(frozen=True)
@@ -279,11 +344,11 @@ class Stream:
     def tofile(self, file: BinaryIO) -> None:
         m = self.matrix
         if m.fill is not None:
-            file.write(np.full(max(m.rows, 1) * m.cols, m.fill, "<f4").tobytes())
+            file.write(np.full(m.all_rows * m.cols, m.fill, "<f4").tobytes())
             return
         step = max(1, CHUNK // m.row_bytes)
-        for row in range(0, m.rows, step):
-            file.write(random_rows(self.rng, min(step, m.rows - row), m.cols, m.kind).tobytes())
+        for row in range(0, m.all_rows, step):
+            file.write(random_rows(self.rng, min(step, m.all_rows - row), m.cols, m.kind).tobytes())
 
 
 def add_metadata(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
@@ -293,13 +358,21 @@ def add_metadata(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
     writer.add_block_count(shape.layers)
     writer.add_feed_forward_length(shape.ff)
     writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_head_count_kv(
+        [shape.kv_heads if shape.attends(i) else 0 for i in range(shape.layers)] if shape.taps else shape.kv_heads
+    )
     writer.add_key_length(shape.head_dim)
     writer.add_value_length(shape.head_dim)
     writer.add_rope_dimension_count(shape.head_dim)
     writer.add_rope_freq_base(shape.rope_base)
     writer.add_layer_norm_rms_eps(shape.eps)
     writer.add_vocab_size(shape.vocab)
+    if shape.experts:
+        writer.add_expert_count(shape.experts)
+        writer.add_expert_used_count(shape.top_k)
+        writer.add_expert_feed_forward_length(shape.ff)
+    if shape.taps:
+        writer.add_shortconv_l_cache(shape.taps)
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, donor: Path, size: int) -> None:
@@ -335,8 +408,7 @@ def write_model(out: Path, name: str, shape: Shape, mix: Mix, donor: Path, seed:
     add_vocabulary(writer, donor, shape.vocab)
     made = list(tensors(shape, mix))
     for m in made:
-        size = (m.rows, m.cols) if m.rows else (m.cols,)
-        writer.add_tensor_info(m.name, size, np.dtype(np.float32), m.nbytes, raw_dtype=m.kind)
+        writer.add_tensor_info(m.name, m.shape, np.dtype(np.float32), m.nbytes, raw_dtype=m.kind)
     rng = np.random.default_rng(seed)
     try:
         writer.write_header_to_file()

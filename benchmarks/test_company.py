@@ -22,7 +22,7 @@ def load(**options: int) -> Model:
 
 
 def decode(model: Model) -> None:
-    model.generate([1, 2, 3], max_tokens=TOKENS, temperature=0, ignore_eos=True)
+    model.generate([1, 2, 3], max_tokens=TOKENS, temperature=0, ignore_eos=True, speculate=False)
 
 
 @contextmanager

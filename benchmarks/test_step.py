@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pellucid import Model, generation
+from pellucid import Model
 
 TOKENS = 64
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -55,18 +55,14 @@ def model() -> Any:
 def test_python_of_a_step(benchmark: Any, monkeypatch: Any, model: Model, setting: str) -> None:
     outside: list[float] = []
     inside: list[float] = []
-    engines: list[Timed] = []
-    run_all = generation.run_all
-
-    def run_timed(engine: Any, *arguments: Any) -> Any:
-        engines.append(Timed(engine))
-        return run_all(engines[-1], *arguments)
+    engine = Timed(model.core.engine)
 
     def run() -> None:
         text: list[str] = []
-        stream = model.stream("Once upon a time", max_tokens=TOKENS, ignore_eos=True, seed=1, **SETTINGS[setting])
+        stream = model.stream(
+            "Once upon a time", max_tokens=TOKENS, ignore_eos=True, speculate=False, seed=1, **SETTINGS[setting]
+        )
         next(stream)  # the prompt
-        engine = engines[-1]
         start, before = time.thread_time(), engine.seconds
         for piece in stream:
             text.append(piece.text)
@@ -74,7 +70,7 @@ def test_python_of_a_step(benchmark: Any, monkeypatch: Any, model: Model, settin
         outside.append((spent - called) / (TOKENS - 1))
         inside.append(called / (TOKENS - 1))
 
-    monkeypatch.setattr(generation, "run_all", run_timed)
+    monkeypatch.setattr(model.core, "open", lambda: engine)
     benchmark.pedantic(run, rounds=20, warmup_rounds=2)
     median, call = statistics.median(outside), statistics.median(inside)
     print(

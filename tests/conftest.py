@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 
 OPTIONS = {
+    "clients": "also run released clients of OpenAI's interface against the server, each in an environment of its own "
+    "(needs a package index, node and npm); without this option they are deselected",
     "gemma": "also run the tests that need the Gemma 3 file of the catalogue (253 MB, fetched when absent); "
     "without this option they are deselected",
-    "live": "also run the tests that compare with another runtime (extra `reference`: torch and transformers); "
-    "without this option they are deselected",
+    "live": "also run the tests that compare with another runtime (extras `reference` and `llama`: torch, "
+    "transformers, llama-cpp-python); without this option they are deselected",
     "neon": "also run the kernels for aarch64, cross-compiled, under qemu (Debian, Ubuntu: gcc-aarch64-linux-gnu "
     "libc6-dev-arm64-cross qemu-user); without this option they are deselected",
+    "nightly": "also run the long tests, such as 100,000 hostile requests to the server; "
+    "without this option they are deselected",
+    "page": "also open pages in Chromium and Firefox (Debian: chromium firefox-esr; extra `page-test`); "
+    "without this option they are deselected",
     "wheel": "also build the wheel and install it where there is no compiler (extra `wheel`; needs a package index); "
     "without this option they are deselected",
 }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import Model, Tokenizer
+from pellucid import Model, Tokenizer, look
 from pellucid.errors import MOST, PellucidError
 from pellucid.sampling import CHECKS
 
@@ -135,6 +135,11 @@ CALLS: dict[str, tuple[Callable[[Model, Any], Any], tuple[str, ...]]] = {
     "score: text": (lambda m, v: m.score(v), ("text",)),
     "score: top": (lambda m, v: m.score([1, 2, 3], top=v), ("top",)),
     "score: window": (lambda m, v: m.score([1, 2, 3], window=v), ("window",)),
+    "embed: texts": (lambda m, v: m.embed(v, pooling="mean"), ("texts",)),
+    "embed: pooling": (lambda m, v: m.embed([1, 2], pooling=v), ("pooling",)),
+    "embed: dimensions": (lambda m, v: m.embed([1, 2], pooling="last", dimensions=v), ("dimensions",)),
+    "rerank: query": (lambda m, v: m.rerank(v, ["a"]), ("query",)),
+    "rerank: documents": (lambda m, v: m.rerank("a", v), ("documents",)),
     "trace: prompt": (lambda m, v: m.trace(v), ("prompt",)),
     "trace: want": (lambda m, v: m.trace([1, 2], v), ("want",)),
     "trace: layers": (lambda m, v: m.trace([1, 2], layers=v), ("layers",)),
@@ -146,6 +151,22 @@ CALLS: dict[str, tuple[Callable[[Model, Any], Any], tuple[str, ...]]] = {
     "lens: k": (lambda m, v: m.trace([1, 2]).lens(0, v), ("k=", "k must")),
     "attribution: position": (lambda m, v: m.trace([1, 2]).attribution(v), ("position",)),
     "attribution: token": (lambda m, v: m.trace([1, 2]).attribution(0, v), ("token",)),
+    "attribution: against": (lambda m, v: m.trace([1, 2]).attribution(0, 1, v), ("against",)),
+    "attributions: positions": (lambda m, v: m.trace([1, 2]).attributions(v), ("positions",)),
+    "attributions: targets": (lambda m, v: m.trace([1, 2]).attributions(0, v), ("targets",)),
+    "attributions: neurons": (lambda m, v: m.trace([1, 2]).attributions(0, 1, neurons=v), ("neurons",)),
+    "sources: token": (lambda m, v: m.trace([1, 2]).sources(0, v), ("token",)),
+    "lens_table: k": (lambda m, v: m.trace([1, 2]).lens_table(v), ("k=", "k must")),
+    "lens_table: positions": (lambda m, v: m.trace([1, 2]).lens_table(1, v), ("positions",)),
+    "trace: each": (lambda m, v: v if callable(v) else m.trace([1, 2], each=v), ("each",)),
+    "trace: cancel": (lambda m, v: v if callable(v) else m.trace([1, 2], cancel=v), ("cancel",)),
+    "trace: progress": (lambda m, v: v if callable(v) else m.trace([1, 2], progress=v), ("progress",)),
+    "patching: metric": (lambda m, v: v if callable(v) else look.patching(m, [1], [2], v), ("metric",)),
+    "patching: clean": (lambda m, v: look.patching(m, v, [2], 1), ("clean", "corrupt")),
+    "patching: what": (lambda m, v: look.patching(m, [1], [2], 1, v), ("what",)),
+    "patching: layers": (lambda m, v: look.patching(m, [1], [2], 1, layers=v), ("layers",)),
+    "occlusion: replace": (lambda m, v: look.occlusion(m, [1, 2], 1, replace=v), ("replace",)),
+    "path: sender": (lambda m, v: look.path(m, [1, 2], v, (1, 0)), ("sender", "receiver")),
     "to_pandas: quantity": (lambda m, v: m.trace([1, 2]).to_pandas(v), ("quantity",)),
     "chat: documents": (lambda m, v: m.chat_prompt(USER, documents=v, template="x"), ("documents",)),
     "chat: variables": (lambda m, v: m.chat_prompt(USER, variables=v, template="x"), ("variables",)),
@@ -175,6 +196,14 @@ CALLS: dict[str, tuple[Callable[[Model, Any], Any], tuple[str, ...]]] = {
     "edit: values": (lambda m, v: m.edit().patch(0, [1], v), ("values",)),
     "edit: head": (lambda m, v: m.edit().scale_head(0, v, 0.5), ("head",)),
     "edit: factor": (lambda m, v: m.edit().scale_head(0, 0, v), ("factor",)),
+    "edit: prompt": (lambda m, v: m.edit(v), ("prompt",)),
+    "edit: scale": (lambda m, v: m.edit().scale(0, v), ("factor",)),
+    "edit: neurons": (lambda m, v: m.edit().scale_neurons(0, v, 1), ("neurons",)),
+    "edit: neurons' values": (lambda m, v: m.edit().set_neurons(0, 1, v), ("values",)),
+    "edit: weights": (lambda m, v: m.edit().patch_pattern(0, 0, 1, v), ("weights",)),
+    "edit: sources": (lambda m, v: m.edit().cut(0, 0, None, v), ("sources",)),
+    "edit: heads": (lambda m, v: m.edit().cut(0, v, None, 0), ("head",)),
+    "edit: part of a head": (lambda m, v: m.edit().patch_head(0, 0, 1, np.zeros(8), v), ("part", "values")),
     "edit: part": (lambda m, v: m.edit().skip(0, v), ("part",)),
     "tokenizer: load": (lambda m, v: Tokenizer.load(v) and None, ("path",)),
 }
@@ -186,7 +215,9 @@ def test_argument(model: Model, name: str) -> None:
     taken_or_named(lambda value: call(model, value), *names)
 
 
-@pytest.mark.parametrize("name", ["threads", "context", "isa", "kv", "precision", "cache_bytes", "progress"])
+@pytest.mark.parametrize(
+    "name", ["threads", "context", "isa", "kv", "precision", "cache_bytes", "checkpoints", "quantize", "progress"]
+)
 def test_load(path: Path, name: str) -> None:
     def call(value: Any) -> None:
         if not callable(value) or name != "progress":

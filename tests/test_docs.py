@@ -46,9 +46,13 @@ def programs(name: str) -> list[tuple[str, str]]:
             "index.md",
             "generating.md",
             "sampling.md",
+            "structured-output.md",
             "embedding.md",
+            "prefix-cache.md",
+            "speculation.md",
             "other-packages.md",
             "coming-from.md",
+            "page.md",
         )
         for title, code in programs(name)
     ],
@@ -158,11 +162,12 @@ def test_every_page_is_in_the_navigation() -> None:
 
 # What the API page may show: the members of each class, and the names of each module. Anything else is internal.
 SHOWN = {
-    "pellucid.Model": "achat agenerate astream chat chat_prompt close context context_length detokenize edit generate "
-    "info load load_seconds logits plan score stream tokenize tokenizer trace weight",
+    "pellucid.Model": "achat aembed agenerate amap arerank ascore_map astream chat chat_prompt clear_cache close "
+    "context context_length detokenize drive edit embed generate info load load_cache load_seconds logits map "
+    "open_context plan rerank save_cache score score_map stats stream submit tokenize tokenizer trace weight",
     "pellucid.Context": "aappend achat agenerate append astream chat close fork generate ids length logits next rewind "
-    "score stream",
-    "pellucid.Completion": "to_dict",
+    "save score stream trace",
+    "pellucid.Completion": "message parsed to_dict",
     "pellucid.Stream": "close dropped result text",
     "pellucid.BatchStream": "close result texts",
     "pellucid.AsyncStream": "aclose result text",
@@ -170,19 +175,34 @@ SHOWN = {
     "pellucid.SamplingOptions": "replace",
     "pellucid.GenerateOptions": "",
     "pellucid.ChatOptions": "",
-    "pellucid.Piece": "end finish_reason ids logprobs prompt_tokens text timings",
+    "pellucid.Request": "cancel done prompt_tokens result stats warnings",
+    "pellucid.RequestStats": "to_dict",
+    "pellucid.Stats": "to_dict",
+    "pellucid.Piece": "end finish_reason ids index logprobs prompt_tokens reasoning reasoning_tokens stop_string text "
+    "timings tool_calls",
+    "pellucid.ToolCall": "arguments id name to_dict",
+    "pellucid.ToolCallDelta": "arguments id index name",
     "pellucid.TokenLogprob": "id logprob piece top",
     "pellucid.NextToken": "id logprob piece",
+    "pellucid.Ranked": "index score",
     "pellucid.Timings": "decode_rate prefill_rate",
-    "pellucid.Trace": "arrays attribution bertviz kept lens load logits_at nbytes save to_pandas top",
+    "pellucid.Trace": "arrays attribution attributions bertviz html kept lens lens_table load logits_at nbytes save "
+    "sources to_pandas top",
     "pellucid.look.lens.Guess": "id logit piece probability",
     "pellucid.look.lens.Attribution": "parts",
-    "pellucid.model.Edit": "add close model patch scale_head skip",
+    "pellucid.look.attributions.Attributions": "at total",
+    "pellucid.look.table.LensTable": "",
+    "pellucid.look.experiments": "Occlusion Patching occlusion patching",
+    "pellucid.look.paths": "Path path",
+    "pellucid.model.Edit": "add close cut model patch patch_head patch_pattern scale scale_expert scale_head "
+    "scale_neurons set_neurons skip",
     "pellucid.look.score.Score": "logprobs perplexity to_dict total",
     "pellucid.look.tables": "Look Push Surprise heads looks surprise",
-    "pellucid.look.choice": "Step steps",
-    "pellucid.look.plots": "attention attribution lens save",
-    "pellucid.Tokenizer": "chat decode encode load piece spelling",
+    "pellucid.look.choice": "Drawn Step Steps steps",
+    "pellucid.look.pages.Page": "save",
+    "pellucid.look.plots": "attention attribution lens patching save",
+    "pellucid.functions": "declare run",
+    "pellucid.Tokenizer": "chat decode encode encode_pair load piece spans spelling",
     "pellucid.ModelInfo": "to_dict",
     "pellucid.Operation": "to_dict",
     "pellucid.errors": " ".join(sorted(errors.__all__)),
@@ -192,7 +212,8 @@ SHOWN = {
 
 def blocks_of_api() -> dict[str, dict[str, Any]]:
     """What api.md shows -> the options of each."""
-    found = re.findall(r"^::: (\S+)\n((?: +.*\n)*)", text("api.md"), re.M)
+    page = re.sub(r"(?<=[:,])\n +(?=[\[\w])(?![\w]+:)", " ", text("api.md"))  # lists over several lines
+    found = re.findall(r"^::: (\S+)\n((?: +.*\n)*)", page, re.M)
     return {
         name: {
             key: ast.literal_eval(re.sub(r"\b(\w+)\b(?=[,\]])", r"'\1'", value) if key.endswith("members") else value)
@@ -259,6 +280,7 @@ def test_calls_that_others_become_exist() -> None:
     known = {field.name for field in dataclasses.fields(SamplingOptions)} | {
         "template",
         "tools",
+        "tool_choice",
         "stream",
         "model",
         "n",

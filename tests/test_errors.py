@@ -29,12 +29,15 @@ CASES = [
     (errors.ContextFullError(needed=12, available=8), "the context is full: 12 tokens needed, 8 available"),
     (errors.BatchError("two failed", errors={}, completions=[None]), "two failed"),
     (errors.ContextBusyError(), "the context is in use: one user at a time"),
+    (errors.CancelledError(), "the call was cancelled"),
     (errors.ClosedError(), "the model is closed"),
+    (errors.QueueFullError(retry_after=2.5), "too many requests wait for the model"),
     (errors.FetchError("offline", name="m"), "offline"),
     (errors.IsaError("no such tier", isa="x"), "no such tier"),
     (errors.NumericsError("NaN in layer 3"), "NaN in layer 3"),
     (errors.OutOfMemoryError(needed=10), "out of memory (10 bytes needed)"),
     (errors.WrongValue("top_k", "=-1: expected at least 0"), "top_k=-1: expected at least 0"),
+    (errors.GrammarError("expected a type", place="schema.properties.a"), "schema.properties.a: expected a type"),
     (errors.WrongType("stop", "[3]=5: expected a string, not int"), "stop[3]=5: expected a string, not int"),
 ]
 

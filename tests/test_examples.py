@@ -26,6 +26,12 @@ def default_model(smollm2: Path) -> None:
     """The model that the examples use is in the cache."""
 
 
+def test_extract() -> None:
+    lines = run("extract.py", stdin="Ada, 36, writes from Athens.\n\nOld Tom lives in York.\n")
+    assert len(lines) == 2 and all(line.count("\t") == 2 for line in lines)
+    assert lines[0].split("\t")[1] in ("36", "None", "") or lines[0].split("\t")[1].isdigit()
+
+
 def test_summarise(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("Rivers carry water from mountains to the sea. Dams hold it back.")
     (tmp_path / "long.txt").write_text("The harbour was busy that morning. " * 60)
@@ -106,6 +112,18 @@ def test_remove_heads() -> None:
     assert all(re.match(r"without head \d of layer \d+ \([+-]\d\.\d\d\): 0\.\d{3}$", line) for line in lines[1:4])
     assert min(probabilities[1:]) < probabilities[0]
     assert lines[4].startswith("now:")
+
+
+def test_search() -> None:
+    lines = ["Owls hunt at night.", "Swallows fly south.", "", "Owls hunt at night."]
+    found = run("search.py", "Owls hunt at night.", "--count", "3", stdin="\n".join(lines))
+    assert found[:2] == ["1.000 Owls hunt at night."] * 2
+    assert re.fullmatch(r"0\.\d{3} Swallows fly south\.", found[2]) and len(found) == 3
+
+
+def test_functions() -> None:
+    (line,) = run("functions.py", stdin="How many miles are 12 kilometres?\n")
+    assert re.fullmatch(r"(convert|day_of_the_week)\(\{.*\}\) -> .+", line)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)

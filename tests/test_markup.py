@@ -26,7 +26,7 @@ from pellucid import (
     Trace,
     markup,
 )
-from pellucid.info import PlanTable
+from pellucid.info import CacheShare, PlanTable
 from pellucid.look import Attribution, Guess, Lens, Score, Token
 from pellucid.look.choice import Step
 from pellucid.look.tables import Look, Push
@@ -111,6 +111,7 @@ def plan(piece: str, n: int = 3) -> PlanTable:
 
 def info(piece: str, n: int = 3) -> ModelInfo:
     values: dict[str, Any] = {"str": piece * n, "dict[str, str]": {piece: piece}, "dict[str, int]": {piece: 5}}
+    values |= {"tuple[int, ...]": (5,), "tuple[CacheShare, ...]": (CacheShare(2, 512, 1024), CacheShare(1, 0, 512))}
     return ModelInfo(**{field.name: values.get(str(field.type), 1 << 24) for field in fields(ModelInfo)})
 
 

@@ -63,7 +63,7 @@ def test_commands_exist() -> None:
 
 def test_install_lines() -> None:
     assert 'pip install . && pellucid chat "Name three colours."\n' in "".join(blocks("sh"))
-    assert "pip install -e '.[test]' && pytest\n" in "".join(blocks("sh"))
+    assert "pip install -e '.[test]' && pytest -n 2\n" in "".join(blocks("sh"))
     assert "git clone" in "".join(blocks("sh")) and "\ncd pellucid\n" in "".join(blocks("sh"))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import numpy as np
 from protocol import Runtime, serve
 
 import pellucid
@@ -18,18 +20,34 @@ class Pellucid(Runtime):
         return {"version": pellucid.__version__, "vocab": info.vocab, "isa": info.isa, "kv": info.kv}
 
     def prefill(self, ids: list[int]) -> float:
-        return self.model.generate(ids, max_tokens=1, temperature=0, ignore_eos=True).timings.prefill
+        return self.model.generate(ids, max_tokens=1, temperature=0, ignore_eos=True, speculate=False).timings.prefill
 
     def decode(self, depth: int, ids: list[int], n: int) -> float:
         if depth not in self.deep:
             self.deep[depth] = self.model.context()
             self.deep[depth].append(ids[:depth])
-        done = self.deep[depth].fork().generate(ids[depth:], max_tokens=n + 1, temperature=0, ignore_eos=True)
+        done = (
+            self.deep[depth]
+            .fork()
+            .generate(ids[depth:], max_tokens=n + 1, temperature=0, ignore_eos=True, speculate=False)
+        )
         return done.timings.decode
 
     def together(self, prompts: list[list[int]], n: int) -> float:
-        done = self.model.generate(prompts, max_tokens=n + 1, temperature=0, ignore_eos=True)
+        done = self.model.generate(prompts, max_tokens=n + 1, temperature=0, ignore_eos=True, speculate=False)
         return max(one.timings.decode for one in done)
+
+    def serve(self, count: int, prompt: int, n: int) -> float:
+        """Tokens per second of `count` prompts of random ids at once (one alone: streamed), n new tokens each."""
+        prompts = np.random.default_rng().integers(0, self.model.info().vocab, (count, prompt)).tolist()
+        options = {"max_tokens": n, "temperature": 0, "ignore_eos": True, "speculate": False}
+        start = time.perf_counter()
+        if count == 1:
+            for _ in self.model.stream(prompts[0], **options):
+                pass
+        else:
+            self.model.generate(prompts, **options)
+        return count * n / (time.perf_counter() - start)
 
     def logits(self, ids: list[int]) -> Any:
         return self.model.logits(ids)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pellucid import arguments
-from pellucid.asynchronous import AsyncBatchStream, AsyncStream, call
+from pellucid.asynchronous import AsyncBatchStream, AsyncStream, call, each
 from pellucid.calls import Calls
 from pellucid.options import (
     CHAT_DEFAULTS,
@@ -22,7 +22,12 @@ from pellucid.results import Completion
 from pellucid.sampling import Integer, lists_options
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from typing_extensions import Unpack
+
+    from pellucid.calls import Pooling
+    from pellucid.embedding import Ranked
 
 __all__ = ["AsyncCalls"]
 
@@ -61,6 +66,36 @@ class AsyncCalls(Calls):
         several, prompts = arguments.prompts(prompt, "prompt")
         kind = AsyncBatchStream if several or n is not None else AsyncStream
         return kind(self.stream, prompts if several else prompts[0], n=n, **options)
+
+    @lists_options(CHAT_DEFAULTS)
+    def amap(self, items: Iterable[Any], **options: Any) -> AsyncIterator[Any]:
+        """:meth:`map` for asyncio, with the same options. Each step is computed in a thread, which also takes the next
+        items; a task that is cancelled ends what runs."""
+        return each(self.map, items, **options)
+
+    def ascore_map(self, items: Iterable[Prompt], **options: Any) -> AsyncIterator[Any]:
+        """:meth:`score_map` for asyncio, with the same options, as :meth:`amap`."""
+        return each(lambda items, cancel, **given: self.score_map(items, **given), items, **options)
+
+    async def aembed(
+        self,
+        texts: Prompt | Prompts,
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool | None = True,
+        dimensions: Integer | None = None,
+        instruction: str | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """:meth:`embed` for asyncio, as :meth:`agenerate` is :meth:`generate`."""
+        from pellucid.embedding import embed
+
+        return await call(embed, self.core, texts, pooling, normalize, dimensions, instruction)
+
+    async def arerank(self, query: str, documents: Iterable[str], *, instruction: str | None = None) -> list[Ranked]:
+        """:meth:`rerank` for asyncio, as :meth:`agenerate` is :meth:`generate`."""
+        from pellucid.embedding import rerank
+
+        return await call(rerank, self.core, query, documents, instruction)
 
     @overload
     def achat(

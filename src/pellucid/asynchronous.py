@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["AsyncBatchStream", "AsyncStream", "call"]
+__all__ = ["AsyncBatchStream", "AsyncStream", "call", "each"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,6 +31,23 @@ async def call(function: Callable[..., T], *arguments: Any, **options: Any) -> T
     """``function(*arguments, **options)`` in a thread; it must take the option ``cancel``."""
     options, stop = _stoppable(options)
     return await _run(lambda: function(*arguments, **options), stop)
+
+
+async def each(function: Callable[..., Iterator[T]], *arguments: Any, **options: Any) -> AsyncIterator[T]:
+    """What ``function(*arguments, **options)`` iterates over, each step taken in a thread; it must take the option
+    ``cancel``."""
+    options, stop = _stoppable(options)
+    running = function(*arguments, **options)
+    try:
+        while True:
+            item: Any = await _run(lambda: next(running, _END), stop)
+            if item is _END:
+                return
+            yield item
+    finally:
+        close = getattr(running, "close", None)
+        if close is not None:
+            close()
 
 
 class _Stop:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -15,15 +16,29 @@ from pellucid.arguments import plain, prompts, wrong_part
 from pellucid.asynchronous import AsyncStream, call
 from pellucid.core import Core
 from pellucid.errors import ClosedError, ContextBusyError, ContextFullError, WrongType, WrongValue, shown
-from pellucid.options import CHAT_DEFAULTS, GENERATE_DEFAULTS, ChatOptions, GenerateOptions, Messages, Prompt, Prompts
+from pellucid.options import (
+    CHAT_DEFAULTS,
+    GENERATE_DEFAULTS,
+    ChatOptions,
+    GenerateOptions,
+    Ids,
+    Messages,
+    Prompt,
+    Prompts,
+    Quantity,
+)
 from pellucid.results import Completion, NextToken
 from pellucid.sampling import MOST_LOGPROBS, Cancel, Integer, SamplingOptions, lists_options
+from pellucid.schedule import start
+from pellucid.schedule.turns import Turns
 from pellucid.streams import Stream
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pellucid.look.score import Score
+    from pellucid.look.trace import Trace
+    from pellucid.reply import Reply
 
 __all__ = ["Context"]
 
@@ -47,9 +62,12 @@ class Context:
             raise WrongType("Context", f"({'' if core is None else shown(core)}): use model.context()")
         self._core = core
         self._lock = threading.Lock()
-        self._sequence = _engine.Sequence(core.open()) if sequence is None else sequence
+        self._sequence = _engine.Sequence(core.decoder()) if sequence is None else sequence
         self._ids = list(ids)
         self._closed = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise WrongType("Context", ": a context cannot be pickled; `save` puts it into a file")
 
     @property
     def length(self) -> int:
@@ -112,8 +130,15 @@ class Context:
             before = len(self._ids)
             self._ids += new
             try:
-                if not generation.prefill(engine, self._sequence, self._ids, rows, stop):
-                    self._cut(before)
+                # The last token has a pass of its own, so that recurrent layers keep the state before it.
+                ends = [self._ids[:-1], self._ids] if engine.recurs else [self._ids]
+                with Turns(self._core, "prompt", [len(new)], stop) as turns:
+                    for ids in ends:
+                        if not generation.prefill(turns, self._sequence, ids, rows, stop, turns.rows):
+                            self._cut(before)
+                            break
+            except _engine.Cancelled:  # before it began
+                self._cut(before)
             except BaseException:
                 self._cut(before)
                 raise
@@ -130,6 +155,20 @@ class Context:
         with self.in_use():
             return Context(self._core, self._sequence.fork(), self._ids)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the context to a file, from which ``Model.open_context`` goes on, in another process, too. The file
+        has the tokens and what was computed for them, as large as it is in memory; whoever can read it can read the
+        text. A file of this name is replaced once the new one is whole. The first call takes a while: it computes a
+        digest of the model's weights.
+
+        Raises ModelFileError where the file cannot be written.
+        """
+        from pellucid import saved
+
+        name = saved.file_name(path)
+        with self.in_use():
+            saved.write(name, self._core, self._sequence, self._ids)
+
     def _cut(self, n: int) -> None:
         del self._ids[n:]
         if n < self._sequence.length:
@@ -145,9 +184,10 @@ class Context:
         filled, has no room; ``NumericsError``.
         """
         with self.in_use() as engine:
-            last = self._last(engine)
+            last = self._last()
             out = np.empty((1, engine.vocab), np.float32)
-            engine.forward([(self._sequence, [last], 0)], out=out)
+            with Turns(self._core, "prompt", [1]) as turns:
+                turns.forward([(self._sequence, [last], 0)], out=out)
             row: npt.NDArray[np.float32] = out[0]
             return row
 
@@ -156,9 +196,10 @@ class Context:
         the whole vocabulary, if k is at least its size. The context keeps its tokens. Raises as :meth:`logits`."""
         most = checks.integer("k", 10 if k is None else k, 1)
         with self.in_use() as engine:
-            last = self._last(engine)
+            last = self._last()
             rows = [(self._sequence, [last], 0)]
-            ((_, top),) = engine.forward(rows, targets=[last], top=min(most, engine.vocab))
+            with Turns(self._core, "prompt", [1]) as turns:
+                ((_, top),) = turns.forward(rows, targets=[last], top=min(most, engine.vocab))
         return [NextToken(id, self._core.spell(id), logprob) for id, logprob in top if id >= 0]
 
     def score(self, continuations: Prompts, *, top: Integer | None = 0) -> list[Score]:
@@ -176,15 +217,53 @@ class Context:
         from pellucid.look.score import score_continuations
 
         likeliest = checks.integer("top", 0 if top is None else top, 0, MOST_LOGPROBS)
-        with self.in_use() as engine:
+        with self.in_use():
             several, values = prompts(continuations, "continuations")
             if not several:
                 raise WrongType(
                     "continuations", f"={shown(continuations)}: expected several texts or lists of token ids"
                 )
             many = [self._continuation(value, f"continuations[{i}]") for i, value in enumerate(values)]
-            last = self._last(engine)
+            last = self._last()
             return score_continuations(self._core, self._sequence, last, many, likeliest)
+
+    # ---- looking inside ---------------------------------------------------------------------------------------
+
+    def trace(
+        self,
+        want: Quantity | Iterable[Quantity] | None = ("hidden", "attention"),
+        *,
+        layers: Integer | Ids | None = None,
+        heads: Integer | Ids | None = None,
+        positions: Integer | Ids | None = None,
+        limit: Integer | None = 2 << 30,
+        chunk: Integer | None = None,
+        each: Callable[[int, dict[str, npt.NDArray[np.float32]]], object] | None = None,
+        cancel: Cancel | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Trace:
+        """``Model.trace`` of the context's tokens. Those before the first of `positions` are not computed again, unless
+        a quantity has all tokens (k, k_unrotated, v, scores, attention). The context does not change.
+
+        Raises as ``Model.trace``; ValueError where the context is empty."""
+        from pellucid.look.trace import trace
+
+        with self.in_use():
+            found: Trace = trace(
+                self._core,
+                list(self._ids),
+                want,
+                layers=layers,
+                heads=heads,
+                positions=positions,
+                limit=limit,
+                chunk=chunk,
+                each=each,
+                cancel=cancel,
+                progress=progress,
+                begun=self._sequence,
+            )
+            return found
 
     def _continuation(self, value: Any, name: str) -> list[int]:
         ids = self._encode(value, name)
@@ -192,7 +271,7 @@ class Context:
             raise wrong_part(WrongValue, name, " is empty: expected at least one token")
         return ids
 
-    def _last(self, engine: _engine.Engine) -> int:
+    def _last(self) -> int:
         """The last token, whose row is then the only one that the sequence lacks. Raises ValueError where there is
         none, ContextFullError where it has no room."""
         if not self._ids:
@@ -202,7 +281,9 @@ class Context:
         before = self._ids[:-1]
         if self._sequence.length > len(before):
             self._sequence.rewind(len(before))
-        generation.prefill(engine, self._sequence, before, engine.max_rows, None)
+        if self._sequence.length < len(before):
+            with Turns(self._core, "prompt", [len(before) - self._sequence.length]) as turns:
+                generation.prefill(turns, self._sequence, before, turns.max_rows, None, turns.rows)
         return self._ids[-1]
 
     # ---- generation -------------------------------------------------------------------------------------------
@@ -244,7 +325,7 @@ class Context:
         holds, drops the rest, and computes only new ones; ``prompt_tokens`` counts those. Options and errors: see
         ``Model.chat``. If the messages are wrong or too long, the context does not change.
         """
-        prompt, parsed = generation.start_chat(self._core, messages, options)
+        prompt, parsed = start.start_chat(self._core, messages, options)
         self._acquire()
         try:
             self._open()
@@ -256,7 +337,7 @@ class Context:
             self._release()
             raise
         echo = prompt.text if parsed.echo else ""
-        pieces = self._go_on(prompt.ids[len(self._ids) :], echo, parsed, prompt.dropped)
+        pieces = self._go_on(prompt.ids[len(self._ids) :], echo, parsed, prompt.dropped, prompt.reply)
         return pieces if stream else pieces.result()
 
     # ---- for asyncio ------------------------------------------------------------------------------------------
@@ -293,7 +374,9 @@ class Context:
 
     # ---- use --------------------------------------------------------------------------------------------------
 
-    def _go_on(self, new: list[int], text: str, options: SamplingOptions, dropped: int = 0) -> Stream:
+    def _go_on(
+        self, new: list[int], text: str, options: SamplingOptions, dropped: int = 0, reply: Reply | None = None
+    ) -> Stream:
         """Adds tokens and generates. The context must be in use already; it is released at the end."""
         before = len(self._ids)
         try:
@@ -302,13 +385,14 @@ class Context:
             self._ids += new
             if self._sequence.length == len(self._ids):  # recompute the last token, whose logits are needed
                 self._sequence.rewind(len(self._ids) - 1)
-            job = generation.Job(self._core, self._ids, options.settled(seed), self._sequence, len(new), text)
+            settled = options.settled(seed)
+            job = generation.Job(self._core, self._ids, settled, self._sequence, len(new), text, reply=reply)
         except BaseException:
             self._cut(before)
             self._release()
             raise
         # A prompt that could not be computed is dropped.
-        return generation.launch(job, options, self._release, lambda: self._cut(before), dropped)
+        return start.launch(job, options, self._end, lambda: self._cut(before), dropped)
 
     def _encode(self, text: Prompt, name: str, *, empty: bool = False) -> list[int]:
         core, text = self._core, plain(text)
@@ -325,6 +409,12 @@ class Context:
     def _acquire(self) -> None:
         if not self._lock.acquire(blocking=False):
             raise ContextBusyError
+
+    def _end(self) -> None:
+        """Releases it after a stream, of which passes may have computed tokens that were not taken."""
+        if self._sequence.length > len(self._ids):
+            self._sequence.rewind(len(self._ids))
+        self._release()
 
     def _release(self) -> None:
         self._lock.release()

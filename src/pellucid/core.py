@@ -9,16 +9,21 @@ from __future__ import annotations
 import functools
 import math
 import os
+import threading
 import time
-from dataclasses import dataclass
+import weakref
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pellucid import _engine, arch, arguments, checks, log, tuning, weights
+import numpy as np
+
+from pellucid import _engine, arch, arguments, checks, log, memory, tuning, weights
 from pellucid.errors import (
     ChatTemplateError,
     ClosedError,
     ContextFullError,
     TokenizerError,
+    UnsupportedModelError,
     WrongType,
     WrongValue,
     one_line,
@@ -26,8 +31,10 @@ from pellucid.errors import (
 )
 from pellucid.later import Later
 from pellucid.plan import Plan
+from pellucid.pooling import Dense, Embedder, Norm
 from pellucid.tokenizer import Tokenizer
 from pellucid.weights.base import ModelFile
+from pellucid.weights.suppressed import suppressed
 
 if TYPE_CHECKING:  # loaded when first needed
     from pellucid.text.chat import ChatPrompt
@@ -35,9 +42,13 @@ if TYPE_CHECKING:  # loaded when first needed
 
 __all__ = ["Core", "Facts", "Loaded"]
 
-DEFAULT_CONTEXT = 8192  # tokens; memory is allocated as a context fills
+_making = threading.Lock()  # held while a view is added
+
 MOST_THREADS = 1024
 MAX_ROWS = 512  # per forward pass
+SEQUENCES = 32  # generations that run at once: 16 rows fill the machine
+MOST_SEQUENCES = 256
+MAX_GAP = 0.1  # seconds of a pass beside which others decode
 PRECISIONS = {"default": 1, "high": 2}  # least number of int8 terms of activations
 KV_CHOICES = ("auto", "f32", "f16", "bf16", "int8")
 
@@ -60,6 +71,8 @@ class Facts:
     kv: str
     precision: str
     cache_limit: int | None
+    cache_limit_why: str
+    suppressed: tuple[int, ...]  # tokens that the model's files forbid
 
 
 class Core:
@@ -73,16 +86,30 @@ class Core:
         context_length: int,
         tokenizer: Later[Tokenizer | None],
         load_seconds: float,
+        embedder: Embedder | None = None,
         base: Core | None = None,
+        sequences: int = SEQUENCES,
+        max_gap: float = MAX_GAP,
+        prefix_bytes: int | None = 0,
+        draft: Core | None = None,
     ) -> None:
         self.engine = engine
         self.config = config
         self.facts = facts
         self.context_length = context_length  # maximum number of tokens of a sequence
         self.load_seconds = load_seconds
+        self.embedder = embedder or Embedder()
         self._tokenizer = tokenizer
         self._base = base
         self._closed = False
+        self.sequences = sequences  # generations that run at once
+        self.max_gap = max_gap  # seconds
+        self.prefix_bytes = prefix_bytes  # of the prefix cache; 0: there is none; None: no limit of its own
+        self.draft = draft  # of a model that guesses next tokens
+        self.owned: list[Core] = []  # closed with it
+        self.weights_digest: str | None = None  # of `saved`
+        self.scheduler: Any = None  # of its callers; made at their first use
+        self._views: list[weakref.ref[Core]] = []  # replaced, never changed: other threads read it
 
     @classmethod
     @out_of_memory("to load the model")
@@ -96,19 +123,34 @@ class Core:
         kv: str | None = "auto",
         precision: str | None = "default",
         cache_bytes: Any = None,
+        checkpoints: Any = None,
+        sequences: Any = None,
+        max_gap: Any = None,
+        prefix_cache: Any = None,
+        quantize: Any = None,
         progress: Progress | None = None,
     ) -> Core:
         """``Model.load``."""
         start = time.perf_counter()
-        n_threads, why = _threads(threads)
+        n_threads, why = thread_count(threads)
         context = checks.integer("context", context, 1) if context is not None else None
         cache_bytes = checks.integer("cache_bytes", cache_bytes, 1) if cache_bytes is not None else None
+        checkpoints = checks.integer("checkpoints", checkpoints, 1) if checkpoints is not None else 0
+        sequences = SEQUENCES if sequences is None else checks.integer("sequences", sequences, 1, MOST_SEQUENCES)
+        max_gap = MAX_GAP if max_gap is None else checks.number("max_gap", max_gap, 0)
+        if prefix_cache is not None and not isinstance(prefix_cache, (bool, np.bool_)):
+            prefix_cache = checks.integer("prefix_cache", prefix_cache, 0)
         precision = checks.choice("precision", "default" if precision is None else precision, PRECISIONS)
         kv = checks.choice("kv", "auto" if kv is None else kv, KV_CHOICES)
         asked = checks.string("isa", isa) if isa is not None else os.environ.get("PELLUCID_ISA") or None
         isa = _engine.find_isa(asked)
+        mixture = None if quantize is None else _mixture(quantize)
         file = weights.open_model(weights.locate("source", source, progress), arch.folder)
         try:
+            file.wanted_context = context
+            quantisation = file.quantisation
+            if mixture is not None or file.widened:
+                quantisation = _quantise(file, mixture, n_threads)
             config, plan = arch.build(file, frozenset(_engine.format_names()))
             if context is not None and context > config.context:
                 raise WrongValue(
@@ -116,22 +158,27 @@ class Core:
                 )
             if kv == "auto":
                 floats = all(m.type == "F32" for m in plan.matrices)
-                kv = "f32" if floats else "bf16" if isa == "avx512bf16" else "f16"
+                kv = "f32" if floats else "bf16" if isa in ("avx512bf16", "amx") else "f16"
             tuned = tuning.find(isa, n_threads)
+            length = context or min(config.context, arch.DEFAULT_CONTEXT)
+            total = sum(m.data.size for m in plan.matrices)
+            whole = sum(g.held_bytes(length, kv) for g in plan.caches)
+            limit, limit_why = (cache_bytes, "asked for") if cache_bytes else memory.cache_limit(total, whole)
             engine = _engine.Engine(
                 plan,
                 isa=isa,
                 threads=n_threads,
                 kv=kv,
                 least_terms=PRECISIONS[precision],
-                max_rows=MAX_ROWS,
-                cache_bytes=min(cache_bytes or 0, 1 << 62),
+                # Where a token sees later ones, a sequence is one pass.
+                max_rows=MAX_ROWS if config.attention.causal else max(MAX_ROWS, length),
+                cache_bytes=min(limit or 0, 1 << 62),
+                checkpoints=min(checkpoints, 1 << 62),
                 tuning=tuned.values,
             )
-            total = sum(m.data.size for m in plan.matrices)
             # The tokenizer loads while the engine packs the weights; one after the other where memory may run short, so
             # that the tokenizer can tell beforehand whether there is enough.
-            limited = _address_space_is_limited()
+            limited = memory.address_space_is_limited()
             load_tokenizer = functools.partial(_tokenizer, file, config.vocab)
             tokenizer = None if limited else Later(load_tokenizer)
             if progress is None:
@@ -144,8 +191,8 @@ class Core:
                 path=file.path,
                 format=file.format,
                 name=one_line(file.get_str("general.name", "")),
-                quantisation=file.quantisation,
-                parameters=sum(math.prod(t.shape) for t in file.tensors.values()),
+                quantisation=quantisation,
+                parameters=sum(math.prod(t.shape) for name, t in file.tensors.items() if not name.endswith(".order")),
                 file_bytes=file.nbytes,
                 threads=n_threads,
                 threads_why=why,
@@ -154,21 +201,40 @@ class Core:
                 tuning_why=tuned.why,
                 kv=kv,
                 precision=precision,
-                cache_limit=cache_bytes,
+                cache_limit=limit,
+                cache_limit_why=limit_why,
+                suppressed=suppressed(file, config.vocab),
             )
+            embedder = _embedder(file, config, engine)
             tokenizer.wait()
         finally:
             file.close()
         seconds = time.perf_counter() - start
-        length = context or min(config.context, DEFAULT_CONTEXT)
-        core = cls(engine, config, facts, length, tokenizer, seconds)
+        prefix = _prefix_bytes(prefix_cache, cache_bytes)
+        core = cls(engine, config, facts, length, tokenizer, seconds, embedder, None, sequences, max_gap, prefix)
         core._log()
         return core
 
     def view(self, plan: Plan) -> Core:
         """A core with the same weights, another plan and a separate cache. Closing this core closes it, too."""
         engine = _engine.Engine(plan, base=self.open())
-        return Core(engine, self.config, self.facts, self.context_length, self._tokenizer, self.load_seconds, self)
+        core = Core(
+            engine,
+            self.config,
+            self.facts,
+            self.context_length,
+            self._tokenizer,
+            self.load_seconds,
+            self.embedder,
+            self,
+            self.sequences,
+            self.max_gap,
+            self.prefix_bytes,
+            self.draft,
+        )
+        with _making:
+            self._views = [*(one for one in self._views if one() is not None), weakref.ref(core)]
+        return core
 
     def _log(self) -> None:
         """Logs what was loaded and how, and what is slower or missing."""
@@ -198,10 +264,7 @@ class Core:
         outlives it. Raises ClosedError once the model that was edited is closed."""
         if not self.closed or self._base is None:
             return self
-        root = self._base
-        while root._base is not None:
-            root = root._base
-        return root.view(self.engine.plan)
+        return self.root.view(self.engine.plan)
 
     # ---- open and closed --------------------------------------------------------------------------------------
 
@@ -215,10 +278,49 @@ class Core:
             raise ClosedError
         return self.engine
 
+    def decoder(self) -> _engine.Engine:
+        """As :meth:`open`, of a model that gives logits. Raises UnsupportedModelError where it has no head."""
+        engine = self.open()
+        if not engine.plan.ops[-1].n_seg:
+            raise UnsupportedModelError(
+                feature=f"predicting tokens with a model that has no head for it ({self.config.architecture})",
+                supported="Model.embed",
+            )
+        return engine
+
+    @property
+    def root(self) -> Core:
+        """The core that loaded the weights: of a view, that of the model."""
+        core = self
+        while core._base is not None:
+            core = core._base
+        return core
+
+    def family(self) -> list[Core]:
+        """The cores with the same weights: the model's, and those of its views that are in use."""
+        found = [self.root]
+        for one in found:
+            found += one.views()
+        return found
+
+    def views(self) -> list[Core]:
+        """Those of its views that are in use."""
+        return [core for core in (one() for one in self._views) if core is not None]
+
     def close(self) -> None:
         """Frees the engine's memory once no pass uses it. May be called again."""
         self._closed = True
         self.engine.close()
+        self._end()
+        for core in self.owned:
+            core.close()
+
+    def _end(self) -> None:
+        """Ends the schedulers of a closed core and of its views, with what they keep."""
+        if self.scheduler is not None:
+            self.scheduler.close()
+        for view in self.views():
+            view._end()
 
     # ---- text and ids -----------------------------------------------------------------------------------------
 
@@ -286,7 +388,7 @@ class Core:
 
     def chat_prompt(self, messages: Any, *, template: str | None = None, **options: Any) -> ChatPrompt:
         """``Model.chat_prompt``."""
-        return self.need_tokenizer().chat(template).prompt(messages, **options)
+        return self.need_tokenizer().chat(template).conversation(messages, **options)
 
     @out_of_memory("to lay out the conversation")
     def laid_out(self, messages: Any, name: str = "messages", **options: Any) -> ChatPrompt:
@@ -316,7 +418,7 @@ class Loaded(Protocol):
 # ---- loading --------------------------------------------------------------------------------------------------------
 
 
-def _threads(asked: Any) -> tuple[int, str]:
+def thread_count(asked: Any) -> tuple[int, str]:
     """(number of threads, the reason for it)."""
     if asked is not None:
         return checks.integer("threads", asked, 1, MOST_THREADS), "asked for"
@@ -325,15 +427,62 @@ def _threads(asked: Any) -> tuple[int, str]:
         if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST_THREADS:
             raise checks.wrong_value("PELLUCID_THREADS", text, f"a number from 1 to {MOST_THREADS}")
         return int(text), "PELLUCID_THREADS"
-    return _engine.topology()
+    threads, why = _engine.topology()
+    ignored = os.environ.get("OMP_NUM_THREADS", "")
+    if ignored.isdecimal() and int(ignored) != threads:  # set by a scheduler, such as Ray, for others
+        why += "; OMP_NUM_THREADS does not count, PELLUCID_THREADS does"
+        log.warn_once("%d threads: %s", threads, why)
+    return threads, why
 
 
-def _address_space_is_limited() -> bool:
-    try:
-        import resource
-    except ImportError:  # not on this system
-        return False
-    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+def _prefix_bytes(asked: Any, cache_bytes: int | None) -> int | None:
+    """The limit of the prefix cache; None: that of the whole cache, which is given."""
+    if isinstance(asked, (bool, np.bool_)) and asked:
+        return None if cache_bytes is not None else memory.prefix_limit()
+    return int(asked or 0)
+
+
+def _mixture(quantize: Any) -> str:
+    from pellucid.weights.quantise import check_mixture
+
+    return check_mixture(checks.string("quantize", quantize), "quantize")
+
+
+def _quantise(file: ModelFile, mixture: str | None, threads: int) -> str:
+    """Quantises a model's float matrices -> how `info` names its weights. Without a mixture, those in FP8 become Q8_0.
+    Raises ValueError where it has none."""
+    from pellucid.weights.quantise import quantise_floats
+
+    before = "FP8" if file.widened else next(iter(file.types), "")
+    if mixture is None:
+        quantise_floats(file, "Q8_0", threads, file.widened)
+        return f"Q8_0 (quantised from {before})"
+    if not quantise_floats(file, mixture, threads):
+        found = f"={mixture!r}: the model's matrices are in {before} already"
+        raise WrongValue("quantize", f"{found}; expected F32, F16 or BF16")
+    return f"{mixture} (quantised from {before})"
+
+
+def _embedder(file: ModelFile, config: arch.Config, engine: _engine.Engine) -> Embedder:
+    """How hidden states become embeddings or scores, by the file or folder."""
+    names = [m.name for m in engine.plan.matrices]
+    vectors = {v.name: v.data for v in engine.plan.vectors}
+
+    def layer(name: str, inner: bool = False) -> Dense:
+        weight, bias, norm = engine.matrix(names.index(f"{name}.weight")), vectors.get(f"{name}.bias"), None
+        if inner and config.scorer_norm is not None:
+            parts = (vectors.get(f"{config.scorer_norm}.{end}") for end in ("weight", "bias"))
+            norm = Norm(*parts, eps=config.eps)  # type: ignore[misc, arg-type]  # its weight is there
+        return Dense(weight, bias, tanh=inner and norm is None, gelu=norm is not None, norm=norm)
+
+    if file.format.startswith("GGUF"):
+        found = Embedder(config.pooling, tuple(layer(name) for name, _, _ in config.dense))
+    else:
+        from pellucid.weights.sentences import read_embedder
+
+        found = read_embedder(file.path, config.dim, scores=bool(config.scorer))
+    scorer = tuple(layer(name, i + 1 < len(config.scorer)) for i, (name, _, _) in enumerate(config.scorer))
+    return replace(found, scorer=scorer, sigmoid=config.sigmoid if found.sigmoid is None else found.sigmoid)
 
 
 @out_of_memory("to load the tokenizer")

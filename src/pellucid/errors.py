@@ -16,16 +16,19 @@ from typing import Any
 __all__ = [
     "ArgumentError",
     "BatchError",
+    "CancelledError",
     "ChatTemplateError",
     "ClosedError",
     "ContextBusyError",
     "ContextFullError",
     "FetchError",
+    "GrammarError",
     "IsaError",
     "ModelFileError",
     "NumericsError",
     "OutOfMemoryError",
     "PellucidError",
+    "QueueFullError",
     "TokenizerError",
     "UnsupportedModelError",
     "WrongType",
@@ -245,6 +248,24 @@ class ContextBusyError(PellucidError):
         super().__init__(message)
 
 
+class QueueFullError(PellucidError):
+    """More requests wait for a model than it was told to let wait. ``retry_after``: seconds after which there may be
+    room, an estimate."""
+
+    _fields = ("retry_after",)
+
+    def __init__(self, message: str = "too many requests wait for the model", *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class CancelledError(PellucidError):
+    """A call ended early because its `cancel` asked for it: a trace or an experiment."""
+
+    def __init__(self, message: str = "the call was cancelled") -> None:
+        super().__init__(message)
+
+
 class ClosedError(PellucidError):
     """Use of a model, context or file after ``close()``."""
 
@@ -260,6 +281,20 @@ class FetchError(PellucidError):
     def __init__(self, message: str = "", *, name: str | None = None) -> None:
         super().__init__(message)
         self.name = name
+
+
+class GrammarError(PellucidError, ValueError):
+    """A schema, expression or grammar is wrong, cannot be kept, or is too complex. ``place``: where, e.g. ``schema`` or
+    ``schema.properties.name``, or None."""
+
+    _fields = ("place",)
+
+    def __init__(self, message: str = "", *, place: str | None = None) -> None:
+        super().__init__(message)
+        self.place = place
+
+    def _parts(self) -> list[object]:
+        return [self.message] if self.place is None else [self.place, ": ", self.message]
 
 
 class IsaError(PellucidError):

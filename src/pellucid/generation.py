@@ -1,6 +1,6 @@
-"""The generation loop: runs forward passes over prompts and samples one token at a time.
+"""One generation: its tokens, its text and what ends it; and passes over prompts alone.
 
-Several prompts share the same passes. What a pass computes for one of them never depends on the others.
+The scheduler runs generations, in passes that they share (schedule/).
 """
 
 from __future__ import annotations
@@ -8,42 +8,37 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from pellucid import _engine, arguments, checks, sampling
+from pellucid import _engine, checks, sampling
+from pellucid.bound import Bound
 from pellucid.core import Core
-from pellucid.errors import BatchError, ContextFullError, NumericsError, TokenizerError, WrongValue, out_of_memory
+from pellucid.errors import ContextFullError, TokenizerError, WrongValue
+from pellucid.guide import Guide
 from pellucid.options import TEMPLATE_DEFAULTS
-from pellucid.results import FinishReason, Gathered, Piece, Timings, TokenLogprob
+from pellucid.reply import Asked, Reply, Spoken, for_template
+from pellucid.results import FinishReason, Piece, Timings, TokenLogprob
 from pellucid.sampling import SamplingOptions
-from pellucid.streams import BatchStream, Stream
 from pellucid.text.stream import TextStream, spell_out
-from pellucid.trimming import trimmed
 
 if TYPE_CHECKING:
     from pellucid.text.breakers import Breakers
 
 __all__ = [
+    "ChatCall",
     "Job",
     "canceller",
-    "chat",
     "check_chunk",
-    "launch",
-    "logits",
     "parse_chat_options",
     "parse_options",
     "prefill",
-    "run_all",
-    "start_chat",
-    "stream",
 ]
 
-MOST_COPIES = 2**16  # completions per prompt
+LONG = 16  # characters per token up to which a prediction is tokenised
+FORCED = 32  # new tokens that are decided without a draw, and take their rows as those that are drawn do
+SOON = 256  # new tokens for which a request must find room to begin
 
 
 def parse_options(options: Mapping[str, Any]) -> SamplingOptions:
@@ -57,18 +52,22 @@ class ChatCall(NamedTuple):
     options: SamplingOptions
     own: dict[str, Any]
     trim: bool
+    asked: Asked
 
 
 def parse_chat_options(keywords: Mapping[str, Any]) -> ChatCall:
     """Checks the keywords of ``chat``. Raises as `parse_options`."""
-    own = {name: value for name, value in keywords.items() if name in TEMPLATE_DEFAULTS and value is not None}
+    given = {name: value for name, value in keywords.items() if name in TEMPLATE_DEFAULTS and value is not None}
+    asked, own = for_template(given)
     rest = {name: value for name, value in keywords.items() if name not in TEMPLATE_DEFAULTS}
     on_full = rest.pop("on_full", None)
     if on_full is not None:
         on_full = checks.choice("on_full", on_full, ("error", "stop", "trim"))
     trim = on_full == "trim"  # what then fills the context is the answer, which stops there
     options = SamplingOptions.parse({**rest, "on_full": "stop" if trim else on_full}, max_tokens=None)
-    return ChatCall(options, own, trim)
+    if asked.tools is not None and options.structure() is not None:
+        raise WrongValue("tools", ": given beside what the whole text must be: expected one of them")
+    return ChatCall(options, own, trim, asked)
 
 
 def canceller(cancel: Any) -> Callable[[], bool] | None:
@@ -85,17 +84,28 @@ def check_chunk(chunk: Any) -> int:
     return sampling.check_chunk("chunk", sampling.DEFAULTS["chunk"] if chunk is None else chunk)
 
 
+class Passes(Protocol):
+    """What computes prompts: an engine, or a call's turns at it."""
+
+    max_rows: int
+
+    def forward(self, parts: Any, *, cancel: Any = None) -> Any: ...
+
+
 def prefill(
-    engine: _engine.Engine,
+    engine: Passes,
     sequence: _engine.Sequence,
     ids: Sequence[int],
     chunk: int,
     cancel: Callable[[], bool] | None,
+    beside: Callable[[int, int], int] = lambda rows, depth: rows,
 ) -> bool:
-    """Computes the keys and values of those `ids` that the sequence does not hold yet -> False when cancelled."""
-    step = min(chunk, engine.max_rows)
+    """Computes the keys, values and states of those `ids` that the sequence does not hold yet -> False when
+    cancelled. beside: how many of so many rows the next pass may have, of a sequence that holds so many tokens."""
+    most = min(chunk, engine.max_rows)
     while sequence.length < len(ids):
-        part = ids[sequence.length : sequence.length + step]
+        step = beside(most, sequence.length)
+        part = ids[sequence.length : sequence.length + sequence.rows(step)]
         if cancel is not None and cancel():  # short passes end without asking
             return False
         try:
@@ -112,60 +122,183 @@ class Job:
     core: Core
     ids: list[int]
     options: SamplingOptions
-    sequence: _engine.Sequence
+    sequence: Any  # _engine.Sequence; None: made when the first pass begins
     prompt_tokens: int
     prompt_text: str = ""  # what `echo` returns first
+    salt: str = ""  # requests with different ones share nothing in the prefix cache
+    cached: int = 0  # tokens of the prompt that were found computed
+    reply: Reply | None = None  # what the answer may have besides text
+    leave: Callable[[Callable[[], None]], None] | None = None  # ends its passes; calls back when none uses the sequence
     held: list[tuple[int, TokenLogprob | None]] = field(default_factory=list)  # new tokens that no piece has yet
     new: int = 0  # tokens drawn, without the one that ended the text
     finish: FinishReason | None = None
     failure: Exception | None = None  # the error that ended it
+    apart: bool = False  # the reader must not wait for passes: it ends before a stop string by `stop`
 
     def __post_init__(self) -> None:
         o = self.options
         self.core.check_ids(o.stop_ids, "stop_ids", empty=True)
         self.core.check_ids(o.logit_bias, "token ids of logit_bias", empty=True)
-        if list(o.logit_bias.values()).count(-math.inf) == self.sequence.engine.vocab:
+        bias = {**dict.fromkeys(self.core.facts.suppressed, -math.inf), **o.logit_bias}
+        if list(bias.values()).count(-math.inf) == self.core.config.vocab:
             raise ValueError("logit_bias forbids every token")
-        self.sampler = _engine.Sampler(**o.sampler())
+        self.bound = self._bound()
+        mask = None if self.bound is None else self.bound.words
+        self.sampler = _engine.Sampler(**{**o.sampler(), "bias": bias}, mask=mask)
         self.looks_back = o.penalised() or o.dry()
-        self.seen = 0  # how many ids the sampler has received
+        # Mirostat and DRY draw one token after another; recurrent layers cannot go back to any token.
+        self.speculates = bool(
+            o.speculate
+            and o.cache
+            and not o.mirostat
+            and not o.dry()
+            and not self.core.engine.recurs
+            and self.bound is None  # whose tokens that must follow take their place
+        )
+        self.prediction = self._prediction()
+        self.drafted = self.accepted = 0  # guesses that passes verified, and those that were right
         self.start = time.perf_counter()
         self.first = 0.0  # time of the first token
-        self.stepped = False  # whether a token was sampled since the last pass
+        self.stopped_text = ""
         tokenizer = self.core.tokenizer
-        self.eog = frozenset() if o.ignore_eos or tokenizer is None else tokenizer.eog
+        ignores = o.ignore_eos and self.bound is None  # a grammar's end is one
+        self.eog = frozenset() if ignores or tokenizer is None else tokenizer.eog
         self.stop_ids = frozenset(o.stop_ids)
         self.cache, self.room = o.cache, self.core.context_length
+        self.root = self.salt if o.cache and self.sequence is None else None
         self.max_tokens = math.inf if o.max_tokens is None else o.max_tokens
         if o.stop and tokenizer is None:
             raise TokenizerError("stop strings need a tokenizer, and the model file has none: use stop_ids")
-        self.text = None if tokenizer is None else TextStream(self.core.piece, o.stop)
+        piece = self.core.piece if self.reply is None else self.reply.piece
+        self.text = None if tokenizer is None else TextStream(piece, o.stop)
+        self.spoken = None if self.reply is None else Spoken(self.reply, self.ids, o.seed)
         self.breakers: Breakers | None = None
         if o.dry() and o.dry_breakers and tokenizer is not None:
             from pellucid.text.breakers import Breakers
 
             self.breakers = Breakers(self.core.piece, o.dry_breakers)
+        self.tokens = list(self.ids)
+        self.begun = len(self.ids)
+        self.drawn: list[tuple[int, float | None, list[tuple[int, float]]]] = []
+        self.taken = 0
+        self.more = True
         if o.max_tokens == 0:
             self.finish = "length"
+        elif self.bound is not None:
+            self.bound.follow(self.drawn)
+            if self.bound.complete and not self.bound.ids:
+                self.finish = "stop"
 
-    def pending(self) -> list[int]:
-        """Tokens whose keys and values have not been computed yet; at least one."""
-        return self.ids[self.sequence.length :]
+    def _bound(self) -> Bound | Guide | None:
+        o, reply = self.options, self.reply
+        structure = o.structure()
+        guided = reply is not None and reply.guided(structure is not None)
+        if structure is None and not guided:
+            return None
+        tokenizer = self.core.need_tokenizer()
+        ends, may_end, scored = tokenizer.eog | set(o.stop_ids), not o.ignore_eos, o.logprobs > 0
+        if reply is not None and guided:
+            return Guide(self.core, reply, structure, ends, may_end, scored)
+        assert structure is not None
+        return Bound(tokenizer.grammars(self.core.engine.vocab).compile(structure), ends, may_end, scored)
+
+    def _prediction(self) -> list[int]:
+        """The tokens that the answer is expected to resemble, no more than fit the context."""
+        given, most = self.options.prediction, self.core.context_length
+        if not given:
+            return []
+        if isinstance(given, str):
+            return self.core.tokenize(given[: LONG * most], add_special=False)[:most]
+        return self.core.check_ids(given, "prediction")[:most]
+
+    # ---- for the scheduler, which may be some tokens ahead of the reader -----------------------------------------
+
+    def advance(self) -> bool:
+        """Adds the tokens that are decided to `tokens` -> whether a pass is to follow."""
+        tokens, drawn, bound, new = self.tokens, self.drawn, self.bound, len(self.tokens) - self.begun
+        if bound is not None:
+            bound.follow(drawn)
+        while self.more and new < (len(drawn) if bound is None else max(len(bound.ids), len(drawn))):
+            token = drawn[new][0] if new < len(drawn) else bound.ids[new]  # type: ignore[union-attr]
+            if token in self.eog or token in self.stop_ids:
+                self.more = False
+                break
+            if not self.cache:  # everything is computed again for every token
+                self.sequence = _engine.Sequence(self.sequence.engine)
+            tokens.append(token)
+            new += 1
+            self.more = new < self.max_tokens and len(tokens) <= self.room
+            if bound is not None and bound.complete and new == len(bound.ids):
+                self.more = False
+        return self.more or new > len(drawn)  # their log probabilities are wanted
+
+    def rows(self) -> int:
+        """How many of the tokens that the sequence lacks one pass should take."""
+        rows: int = len(self.tokens) - self.sequence.length - (not self.more)
+        if rows < 2:
+            return rows
+        some: int = self.sequence.rows(rows)
+        # A prompt's last token has a pass of its own where layers recur, so that the state before it is kept.
+        return rows - 1 if some == rows and self.sequence.engine.recurs else some
+
+    def soon(self) -> int:
+        """How many tokens the sequence will hold before long: those it has, and the next SOON, if so many follow."""
+        left = min(self.max_tokens - (len(self.tokens) - self.begun), SOON)
+        return min(len(self.tokens) + int(max(left, 0)), self.room)
+
+    def fresh(self, rows: int) -> bool:
+        """Whether it decodes, that is, wants so many rows for new tokens."""
+        return rows == 1 or (rows <= FORCED and len(self.tokens) - rows >= self.begun)
 
     def before_pass(self) -> None:
+        sampler = self.sampler
+        new = len(self.tokens) - self.begun
+        if sampler.step != new:  # guesses were right, or tokens had to follow
+            sampler.advance(new - sampler.step)
         if self.looks_back:
-            new = self.ids[self.seen :]
-            self.sampler.extend(new, self.breakers.marks(new) if self.breakers else None)
-            self.seen += len(new)
-        if self.stepped and not self.cache:
-            self.sequence = _engine.Sequence(self.sequence.engine)  # everything is recomputed for every token
-        self.stepped = False
+            recent = self.tokens[sampler.length :]
+            sampler.extend(recent, self.breakers.marks(recent) if self.breakers else None)
 
-    def take(self, token: int, logprob: float | None, top: list[tuple[int, float]]) -> Piece:
-        """Takes a sampled token -> its piece."""
+    def verifiable(self, ids: list[int]) -> list[int]:
+        """The first of some guesses at its next tokens: as many as one more may follow, and none that ends it."""
+        n = len(self.tokens)
+        most = min(len(ids), self.room - n, self.max_tokens - (n - self.begun) - 1)
+        for i, id in enumerate(ids):
+            if i >= most or id in self.eog or id in self.stop_ids:
+                return ids[:i]
+        return ids
+
+    def guess(self, ids: list[int]) -> None:
+        if self.looks_back:
+            self.sampler.draft(ids)
+
+    def verified(self, guesses: int, right: int) -> None:
+        self.drafted += guesses
+        self.accepted += right
+
+    # ---- for the reader ------------------------------------------------------------------------------------------
+
+    def next(self) -> Piece | None:
+        """The piece of the next token that was drawn; None: see `take`."""
+        result = self.drawn[self.taken]
+        self.taken += 1
+        return self.take(*result)
+
+    def settle(self) -> None:
+        """Ends its passes, and returns when none uses the sequence any more."""
+        if self.leave is not None:
+            done = threading.Event()
+            self.leave(done.set)
+            done.wait()
+
+    def free(self) -> None:
+        """Called when no pass uses the sequence any more."""
+        self.sequence = self.leave = None
+
+    def take(self, token: int, logprob: float | None, top: list[tuple[int, float]]) -> Piece | None:
+        """Takes a sampled token -> its piece; None, where the reader must `stop` when no pass uses the sequence."""
         if not self.first:
             self.first = time.perf_counter()
-        self.stepped = True
         spelled = None if logprob is None else self._spelled(token, logprob, top)
         if token in self.eog or token in self.stop_ids:
             self.finish = "eos" if token in self.eog else "stop"
@@ -176,12 +309,43 @@ class Job:
         text = self.text.push(token) if self.text else ""
         if self.text and self.text.stopped is not None:
             self.finish = "stop"
+            if self.apart:
+                self.stopped_text = text
+                return None
+            self.settle()
             self._end_before_the_stop_string(self.text)
+        elif self.bound is not None and self.bound.complete and self.new == len(self.bound.ids):
+            self.finish = "stop"
         elif self.new >= self.max_tokens:
             self.finish = "length"
         elif len(self.ids) > self.room:
             self._fill()
-        return self.end(text) if self.finish else Piece(text, *self._release())
+        if self.finish:
+            return self.end(text)
+        piece = self._said(Piece(text, *self._release()))
+        return self._end_after_calls(piece) if self.spoken is not None and self.spoken.done else piece
+
+    def _said(self, piece: Piece) -> Piece:
+        """Tells the content of a piece from reasoning and calls."""
+        return piece if self.spoken is None else self.spoken.piece(piece)
+
+    def _end_after_calls(self, piece: Piece) -> Piece:
+        """The last piece, where there are as many calls as there may be."""
+        self.finish = "stop"
+        last = self.end("")
+        return last._replace(
+            text=piece.text + last.text,
+            ids=piece.ids + last.ids,
+            logprobs=piece.logprobs + last.logprobs,
+            reasoning=piece.reasoning + last.reasoning,
+            tool_calls=piece.tool_calls + last.tool_calls,
+        )
+
+    def stop(self) -> Piece:
+        """The last piece, before a stop string. No pass may use the sequence."""
+        assert self.text is not None
+        self._end_before_the_stop_string(self.text)
+        return self.end(self.stopped_text)
 
     def _spelled(self, token: int, logprob: float, top: list[tuple[int, float]]) -> TokenLogprob:
         spell = self.core.spell
@@ -196,7 +360,7 @@ class Job:
 
     def _end_before_the_stop_string(self, text: TextStream) -> None:
         """Drops the tokens of the stop string. In place of one that also holds the end of the text, tokens of that end,
-        if the vocabulary has any."""
+        if the vocabulary has any. No pass may use the sequence."""
         dropped = self.new - text.settled
         del self.held[len(self.held) - dropped :], self.ids[len(self.ids) - dropped :]
         n, sequence = len(self.ids), self.sequence
@@ -215,6 +379,7 @@ class Job:
         else:
             self.held += [(id, None) for id in tail]
         self.ids += tail
+        self.tokens = list(self.ids)  # what the sequence holds
 
     def _fill(self) -> None:
         # The last token needs no room in the context until another one follows it.
@@ -228,7 +393,9 @@ class Job:
         """The last piece, with all that was held back."""
         if self.text:
             text += self.text.flush()
-        return Piece(text, *self._release(), self.finish, self.timings(), self.prompt_tokens)
+        stop_string = self.text.stopped if self.text and self.finish == "stop" else None
+        piece = Piece(text, *self._release(), self.finish, self.timings(), self.prompt_tokens)
+        return self._said(piece._replace(stop_string=stop_string))
 
     def timings(self) -> Timings:
         now = time.perf_counter()
@@ -238,230 +405,9 @@ class Job:
             prefill=first - self.start,
             decode=now - first if self.first else 0.0,
             first_token=first - self.start,
-            prefill_tokens=self.prompt_tokens,
+            prefill_tokens=self.prompt_tokens - self.cached,
             decode_tokens=max(self.new - 1, 0),
+            cached_tokens=self.cached,
+            drafted_tokens=self.drafted,
+            accepted_tokens=self.accepted,
         )
-
-
-# ---- starting -----------------------------------------------------------------------------------------------------
-
-
-class Begun(NamedTuple):
-    """A prompt: its tokens, and the text that `echo` returns first."""
-
-    ids: list[int]
-    text: str
-    dropped: int = 0  # messages that were left out
-
-
-def stream(core: Core, prompt: Any, keywords: Mapping[str, Any], n: Any = None) -> Any:
-    """``Model.stream``: a Stream; for several prompts, or with n, a BatchStream."""
-    options = parse_options(keywords)
-    several, prompts = arguments.prompts(prompt, "prompt")
-    names = _names("prompt", prompts, several)
-    begun = []
-    with out_of_memory("to generate"):
-        for one, name in zip(prompts, names, strict=True):
-            ids = core.prompt(one, name)
-            text = "" if not options.echo else one if isinstance(one, str) else core.detokenize(ids)
-            begun.append(Begun(ids, text))
-    return _start(core, begun, names, options, n, several)
-
-
-def chat(core: Core, messages: Any, keywords: Mapping[str, Any], n: Any = None) -> Any:
-    """``Model.chat``, streaming."""
-    call = parse_chat_options(keywords)
-    several, conversations = arguments.conversations(messages)
-    names = _names("messages", conversations, several)
-    begun = [_conversation(core, one, name, call) for one, name in zip(conversations, names, strict=True)]
-    return _start(core, begun, names, call.options, n, several)
-
-
-def start_chat(core: Core, messages: Any, keywords: Mapping[str, Any]) -> tuple[Begun, SamplingOptions]:
-    """(a conversation's prompt, checked options)."""
-    call = parse_chat_options(keywords)
-    several, found = arguments.conversations(messages)
-    return _conversation(core, found if several else found[0], "messages", call), call.options
-
-
-def _conversation(core: Core, messages: Any, name: str, call: ChatCall) -> Begun:
-    if call.trim:
-        prompt, dropped = trimmed(core, messages, name, call.options.max_tokens, call.own)
-        return Begun(prompt.ids, prompt.text, dropped)
-    prompt = core.conversation(messages, name, **call.own)
-    return Begun(prompt.ids, prompt.text)
-
-
-def _names(name: str, values: list[Any], several: bool) -> list[str]:
-    return [f"{name}[{i}]" for i in range(len(values))] if several else [name]
-
-
-@out_of_memory("to generate")
-def _start(
-    core: Core, begun: list[Begun], names: list[str], options: SamplingOptions, n: Any, several: bool
-) -> Stream | BatchStream:
-    copies = 1 if n is None else checks.integer("n", n, 1, MOST_COPIES)
-    if len(begun) * copies > arguments.MOST_PROMPTS:
-        raise WrongValue("n", f"={copies}: expected at most {arguments.MOST_PROMPTS} completions in all")
-    engine = core.open()
-    jobs = []
-    for i, seed in enumerate(options.seeds(len(begun), copies)):
-        ids, text, _ = begun[i // copies]
-        jobs.append(Job(core, list(ids), options.settled(seed), _engine.Sequence(engine), len(ids), text))
-    if not several and n is None:
-        return launch(jobs[0], options, dropped=begun[0].dropped)
-    closing = threading.Event()
-    pieces = _run_batch(engine, jobs, names, options, closing.is_set)
-    prompts = [begun[i // copies] for i in range(len(jobs))]
-    gathered = [Gathered(p.ids, job.options, p.dropped) for p, job in zip(prompts, jobs, strict=True)]
-    return BatchStream(pieces, gathered, closing.set)
-
-
-def launch(
-    job: Job,
-    options: SamplingOptions,
-    release: Callable[[], None] | None = None,
-    undo: Callable[[], None] | None = None,
-    dropped: int = 0,
-) -> Stream:
-    """The stream of one job. release: called when the stream ends or is closed. undo: called where it fails before its
-    first new token. dropped: messages left out of its prompt."""
-    closing = threading.Event()
-    gathered = Gathered(list(job.ids), job.options, dropped)
-    return Stream(_run_one(job, options, closing.is_set, undo), gathered, closing.set, release)
-
-
-# ---- running ------------------------------------------------------------------------------------------------------
-
-
-def _run_one(
-    job: Job, options: SamplingOptions, closing: Callable[[], bool], undo: Callable[[], None] | None
-) -> Generator[Piece, None, None]:
-    try:
-        for _, piece in run_all(job.core.open(), [job], options, closing):
-            yield piece
-        if job.failure is not None:
-            raise job.failure
-    except BaseException as e:
-        if undo is not None and not job.new and not isinstance(e, GeneratorExit):
-            undo()
-        raise
-
-
-def _run_batch(
-    engine: _engine.Engine, jobs: list[Job], names: list[str], options: SamplingOptions, closing: Callable[[], bool]
-) -> Generator[tuple[int, Piece], None, None]:
-    """The pieces of several jobs, equally many per prompt, with their indices. names: of the prompts, for errors."""
-    copies = len(jobs) // max(len(names), 1)
-    if copies > 1 and options.cache and not closing():
-        _share_prompts(engine, [jobs[i : i + copies] for i in range(0, len(jobs), copies)], options)
-    index = {id(job): i for i, job in enumerate(jobs)}
-    for job, piece in run_all(engine, jobs, options, closing):
-        yield index[id(job)], piece
-    failures = {i: job.failure for i, job in enumerate(jobs) if job.failure is not None}
-    if failures:
-        first, what = min(failures), "prompts" if copies == 1 else "completions"
-        text = f"{names[first // copies]}: {failures[first]} ({len(failures)} of {len(jobs)} {what} failed)"
-        raise BatchError(text, errors=failures, completions=[])  # the stream has the completions
-
-
-def _share_prompts(engine: _engine.Engine, groups: list[list[Job]], options: SamplingOptions) -> None:
-    """Computes the prompt of each group of jobs once, but for its last token, whose logits each job needs."""
-    cancel = canceller(options.cancel)
-    for group in groups:
-        first = group[0]
-        try:
-            if not prefill(engine, first.sequence, first.ids[:-1], options.chunk, cancel):
-                return  # cancelled
-        except NumericsError as error:
-            for job in group:
-                job.failure = error
-            continue
-        for job in group[1:]:
-            job.sequence = first.sequence.fork()
-
-
-def run_all(
-    engine: _engine.Engine, jobs: list[Job], options: SamplingOptions, closing: Callable[[], bool]
-) -> Iterator[tuple[Job, Piece]]:
-    """Runs jobs in the same passes and yields (job, piece) as they come. An error of one job becomes its `failure` and
-    ends it; the others continue. An error of a whole pass is raised. closing: whether to end without computing."""
-    cancel = canceller(options.cancel)
-    rows = min(options.chunk, engine.max_rows)
-    for job in jobs:
-        if options.echo and job.prompt_text:
-            yield job, Piece(job.prompt_text, [], [])
-        if job.finish:
-            yield job, job.end("")
-    active = [job for job in jobs if not job.finish and job.failure is None]
-    while active:
-        parts, samplers, asked, room = [], [], [], rows
-        for job in active:
-            if not room:
-                break
-            job.before_pass()
-            pending = job.pending()
-            part = pending[:room]
-            last = len(part) == len(pending)
-            parts.append((job.sequence, part, len(part) - 1 if last else len(part)))
-            room -= len(part)
-            if last:
-                samplers.append(job.sampler)
-                asked.append(job)
-        stopped = closing() or (cancel is not None and cancel())
-        failed: dict[int, Exception] = {}
-        if not stopped:
-            try:
-                results = engine.forward(parts, samplers=samplers, cancel=cancel, failed=failed)
-            except _engine.Cancelled:
-                stopped = True
-        if stopped:
-            for job in active:
-                job.finish = "cancelled"
-                yield job, job.end("")
-            return
-        for i, error in failed.items():
-            active[i].failure = error
-        for job, result in zip(asked, results, strict=True):
-            if result is None:  # job.failure says why
-                continue
-            try:
-                piece = job.take(*result)
-            except (ContextFullError, NumericsError) as e:
-                job.failure = e
-            else:
-                yield job, piece
-        # jobs that had no room in this pass come first in the next
-        waiting = active[len(parts) :] + active[: len(parts)]
-        active = [job for job in waiting if not job.finish and job.failure is None]
-
-
-def logits(
-    engine: _engine.Engine, sequences: list[tuple[_engine.Sequence, Sequence[int]]], chunk: int
-) -> list[npt.NDArray[np.float32]]:
-    """Logits of every token of several sequences, which share forward passes -> [(n, vocab) float32]."""
-    rows = min(chunk, engine.max_rows)
-    outs = [np.empty((len(ids), engine.vocab), np.float32) for _, ids in sequences]
-    at = [0] * len(sequences)
-    while any(a < len(ids) for a, (_, ids) in zip(at, sequences, strict=True)):
-        parts, places, room = [], [], rows
-        for i, (sequence, ids) in enumerate(sequences):
-            n = min(room, len(ids) - at[i])
-            if n > 0:
-                parts.append((sequence, ids[at[i] : at[i] + n], 0))
-                places.append((i, n))
-                room -= n
-        alone = len(places) == 1
-        i, n = places[0]
-        out = outs[i][at[i] : at[i] + n] if alone else np.empty((sum(n for _, n in places), engine.vocab), np.float32)
-        failed: dict[int, Exception] = {}
-        engine.forward(parts, out=out, failed=failed)
-        for part, error in failed.items():
-            raise NumericsError(f"ids[{places[part][0]}]: {error}") if len(sequences) > 1 else error
-        row = 0
-        for i, n in places:
-            if not alone:
-                outs[i][at[i] : at[i] + n] = out[row : row + n]
-            at[i] += n
-            row += n
-    return outs

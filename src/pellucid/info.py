@@ -6,21 +6,40 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pellucid._engine import ACTIVATIONS, NORMS, Kind
+from pellucid._engine import ACTIVATIONS, FLAGS, NORMS, Kind
 from pellucid.errors import one_line
 from pellucid.markup import Fragment, Shown
 from pellucid.plan import EVERYWHERE, Op, Plan
 
-__all__ = ["ModelInfo", "Operation", "PlanTable"]
+__all__ = ["CacheShare", "ModelInfo", "Operation", "PlanTable", "cache_shares", "plan_table"]
 
 _NUMBERS = (0, 1, 7)  # columns of a plan's table
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShare:
+    """What the cache keeps for some layers of a sequence: `bytes_per_token` of all of them together, for each token or,
+    with a `window`, for the last so many (0: no window)."""
+
+    layers: int
+    window: int
+    bytes_per_token: int
+
+
+def cache_shares(plan: Plan, kv: str) -> tuple[CacheShare, ...]:
+    """Of each group of layers with the same window and heads."""
+    return tuple(CacheShare(g.n_layers, g.window, g.token_bytes(kv)) for g in plan.caches)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo(Shown):
     """Sizes of a model, and how it runs on this machine. `context`: maximum number of tokens of a sequence;
     `context_trained`: of the texts that the model was trained on. `*_bytes` are bytes, `*_why` the reason for a
-    setting."""
+    setting. `cache_shares`: of `cache_bytes_per_token`, what each kind of layer takes. `token_bytes`: of the weights
+    that the pass of one token reads (of experts, those that it chooses), and of the recurrent layers' states, which it
+    reads and writes; `state_bytes`: of these states of a sequence; `checkpoint_bytes`: of the earlier ones that each
+    sequence keeps; `formats`: bytes of the packed weights in each format; `suppressed`: tokens that the model's files
+    forbid."""
 
     path: str
     format: str
@@ -39,10 +58,16 @@ class ModelInfo(Shown):
     context_trained: int
     file_bytes: int
     packed_bytes: int
+    formats: dict[str, int]
+    token_bytes: int
     work_bytes: int
     cache_bytes: int
     cache_bytes_per_token: int
+    cache_shares: tuple[CacheShare, ...]
+    state_bytes: int
+    checkpoint_bytes: int
     cache_limit: int | None  # bytes that the cache may take
+    cache_limit_why: str
     huge_pages: bool
     threads: int
     threads_why: str
@@ -54,10 +79,12 @@ class ModelInfo(Shown):
     cpu: str
     kv: str
     precision: str
+    suppressed: tuple[int, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        found = asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
     def __repr__(self) -> str:
         sizes = one_line(f"{self.architecture}, {self.quantisation}, {self.parameters:,} parameters", 80)
@@ -72,6 +99,12 @@ class ModelInfo(Shown):
         d = self.to_dict()
         for name in ("isas", "tuning"):
             d[name] = ", ".join(f"{key}: {value}" for key, value in d[name].items())
+        d["suppressed"] = ", ".join(map(str, d["suppressed"]))
+        d["formats"] = ", ".join(f"{key}: {value:,}" for key, value in d["formats"].items())
+        d["cache_shares"] = ", ".join(
+            f"{g.layers} layers{f' of window {g.window}' if g.window else ''}: {g.bytes_per_token:,}"
+            for g in self.cache_shares
+        )
         rows = []
         for key, value in d.items():
             if key.endswith("bytes") and value >= 1 << 20:
@@ -88,7 +121,7 @@ class ModelInfo(Shown):
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One operation of the plan. `inputs` and `output`: (buffer, columns); `matrices`: (name, format, rows, k);
-    `bytes`: of the weights that every pass reads (of the embedding: one row)."""
+    `bytes`: of the weights that every pass reads (of the embedding, and of a row's experts: for one row)."""
 
     index: int
     kind: str
@@ -106,7 +139,8 @@ class Operation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        found = asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
 class PlanTable(list[Operation], Shown):
@@ -160,6 +194,8 @@ def plan_table(plan: Plan, matrix_bytes: Callable[[int], int]) -> PlanTable:
         numbers = [s.matrix for s in plan.segments[op.seg : op.seg + op.n_seg]]
         mats = [plan.matrices[m] for m in numbers]
         size = sum(matrix_bytes(m) for m in numbers)
+        if op.kind.routed:  # of one row
+            size = size // mats[0].stack * op.top_k
         if op.kind.lookup:
             size //= mats[0].rows
         inputs = (("token", 1),) if op.inp < 0 else (tuple(plan.buffers[op.inp]),)
@@ -180,22 +216,55 @@ def plan_table(plan: Plan, matrix_bytes: Callable[[int], int]) -> PlanTable:
     return table
 
 
+_NORM_NAMES = {NORMS["rms"]: "RMSNorm", NORMS["layer"]: "LayerNorm", NORMS["l2"]: "L2", NORMS["none"]: "no norm"}
+
+
+def _columns(op: Op) -> str:
+    """Of a norm of some columns of a buffer, or of its heads."""
+    parts = [_NORM_NAMES[op.norm]]
+    if op.width:
+        parts.append(f"columns {op.column} to {op.column + op.width - 1}")
+    if op.each:
+        parts.append(f"groups of {op.each}")
+    parts += [name.replace("_", " ") for name, flag in FLAGS.items() if op.flags & flag]
+    return ", ".join(parts)
+
+
+def _where(op: Op) -> str:
+    """The positions of an operation that has some."""
+    to = "" if op.pos_to == EVERYWHERE else f" to {op.pos_to - 1}"
+    return "" if not (op.pos_from or to) else f" at positions {op.pos_from}{to}"
+
+
 def _detail(plan: Plan, op: Op) -> str:
+    if op.kind == Kind.REATTEND:
+        return f"head {op.column}, {'weights' if op.flags else 'cuts'} of {op.width} tokens{_where(op)}"
     if op.kind.attends or op.kind.stores:
         c = plan.caches[op.cache]
         heads = f"{c.n_q} heads, {c.n_kv} kv, {c.dk} wide"
-        return heads + (f", window {c.window}" if c.window else "")
-    if op.kind.adds and op.vec >= 0:
-        return "post-norm" if op.norm == NORMS["rms"] else "post-norm, LayerNorm"
+        heads += f", window {c.window}" if c.window else ""
+        if op.kind.attends:
+            return heads + (f", cap {op.cap:g}" if op.cap else "") + (", sinks" if op.vec >= 0 else "")
+        rotated = "" if op.rope >= 0 else ", not rotated"
+        return heads + rotated + ("" if op.stores else ", not appended")
+    if op.kind.routes or op.kind.routed:
+        n = plan.buffers[op.tmp].dim if op.kind.routes else plan.matrices[plan.segments[op.seg].matrix].stack
+        return f"{op.top_k} of {n} experts"
+    if op.kind.adds:
+        norm = "" if op.vec < 0 else "post-norm" if op.norm == NORMS["rms"] else "post-norm, LayerNorm"
+        return ", ".join(part for part in (norm, f"times {op.scale:.6g}" if op.scale != 1 else "") if part)
+    if op.kind in (Kind.NORM, Kind.HEAD_NORM) and (op.width or op.flags):
+        return _columns(op)
     if op.norm != NORMS["rms"]:
-        return "LayerNorm"
+        return _NORM_NAMES[op.norm]
     if op.kind == Kind.GLU:
-        return next(name for name, number in ACTIVATIONS.items() if number == op.act).removesuffix("_tanh")
+        name = next(name for name, number in ACTIVATIONS.items() if number == op.act).removesuffix("_tanh")
+        return name + (f", at most {op.limit:g}" if op.limit else "") + ("" if op.n_seg == 2 else ", not gated")
     if op.kind == Kind.SCALE_ADD:
-        to = "" if op.pos_to == EVERYWHERE else f" to {op.pos_to - 1}"
-        where = "" if not (op.pos_from or to) else f" at positions {op.pos_from}{to}"
+        where = _where(op)
+        plus = f"plus {plan.buffers[op.inp].name}, " if op.inp != op.out else ""
         what = "replaced" if op.vec >= 0 and op.scale == 0 else f"times {op.scale:.6g}{' plus' if op.vec >= 0 else ''}"
-        return f"columns {op.column} to {op.column + op.width - 1} {what}{where}"
+        return f"columns {op.column} to {op.column + op.width - 1} {plus}{what}{where}"
     if op.kind.lookup and op.scale != 1:
         return f"times {op.scale:.6g}"
     return ""

@@ -11,20 +11,24 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine, arguments, generation
+from pellucid import _engine, arguments, cache_folder, checks, generation, log, pickled, saved
 from pellucid.async_calls import AsyncCalls
 from pellucid.context import Context
 from pellucid.core import Core
+from pellucid.edit_calls import EditCalls
 from pellucid.errors import ClosedError, WrongType, WrongValue, one_line, shown
-from pellucid.info import ModelInfo, PlanTable, plan_table
-from pellucid.options import Ids, Kv, Messages, Part, Precision, Prompt, Quantity
+from pellucid.info import ModelInfo, PlanTable, cache_shares, plan_table
+from pellucid.options import Ids, Kv, Messages, Precision, Prompt, Tokens, ToolChoice, Tools
 from pellucid.progress import reporting
+from pellucid.reply import for_template
 from pellucid.results import Completion
 from pellucid.sampling import Integer, Number
+from pellucid.schedule.assistant import attach
 from pellucid.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from pellucid.look.trace import Trace
+    from typing_extensions import Self
+
     from pellucid.text.chat import ChatPrompt
     from pellucid.weights.store import Progress
 
@@ -43,6 +47,14 @@ class Model(AsyncCalls):
             how = f"use Model.load({given or 'source'})" if kind == "Model" else "use model.edit()"
             raise WrongType(kind, f"({given}): {how}")
         self._core = core
+        self._recipe: pickled.Recipe | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle has the path and the arguments of `load`: where it is opened the file is read again, once in a
+        process. Raises TypeError for a view with edits."""
+        if self._recipe is None:
+            raise WrongType(type(self).__name__, ": a view with edits cannot be pickled; pickle the model, and edit it")
+        return _unpickled, (self._recipe.path, self._recipe.host, self._recipe.arguments)
 
     @property
     def core(self) -> Core:
@@ -72,6 +84,12 @@ class Model(AsyncCalls):
         kv: Kv | None = "auto",
         precision: Precision | None = "default",
         cache_bytes: Integer | None = None,
+        checkpoints: Integer | None = None,
+        sequences: Integer | None = None,
+        max_gap: Number | None = None,
+        prefix_cache: bool | Integer | None = False,
+        quantize: str | None = None,
+        draft: str | os.PathLike[str] | Model | None = None,
         progress: Progress | bool | None = None,
     ) -> Model:
         """Loads a model.
@@ -85,26 +103,51 @@ class Model(AsyncCalls):
         kv: type of cached keys and values: "auto" ("f32" for models in F32, else the best 16-bit type on this machine),
             "f32", "f16", "bf16", or "int8" with a scale per 32 values (0.56 times the memory of 16 bits).
         precision: "default" (int8 activations, two terms in the head) or "high" (two terms everywhere).
-        cache_bytes: bytes that the keys and values of all sequences together may take; default: no limit. A call that
-            would exceed it raises OutOfMemoryError and changes no sequence.
+        cache_bytes: bytes that the keys and values of all sequences together may take; default: half of the memory that
+            is left after loading, that of a control group where it is less (`info().cache_limit`). A call that would
+            exceed it raises OutOfMemoryError and changes no sequence; of several that together do, some wait or are
+            computed again, with the same result.
+        checkpoints: bytes of earlier states of recurrent layers that each sequence keeps, to go back to without
+            processing the whole prompt again: at least one state (`info().state_bytes`), at most 8; default: 8 states.
+            Fewer change no result.
+        sequences: generations that run at once, by default 32; others wait.
+        max_gap: while a generation decodes, others' prompts are computed in passes that take about this many seconds at
+            most; default: 0.1. Neither changes a bit of any result.
+        prefix_cache: keeps what was computed for prompts and answers, so that a later request that begins with the same
+            tokens computes only the others, with the same result: True, or bytes that it may take. True: all that
+            ``cache_bytes`` allows; without it, a quarter of the memory that is left after loading. What has not been
+            used for longest makes room, and so does all of it where other calls need memory. See docs/prefix-cache.md.
+        quantize: a format, such as "q8_0", "q4_0" or "q4_k_m", that matrices in F32, F16 and BF16 are put into while
+            loading, by the rules of `pellucid quantize`. Needs memory for the quantised weights twice.
+        draft: a smaller model of the same vocabulary, loaded or as `source`, that guesses next tokens; this one
+            verifies several in a pass, where that is faster. It changes no result. See docs/speculation.md.
         progress: called with (bytes done, bytes in all, what) while downloading and packing; True: a bar drawn by tqdm;
             False: nothing. Default: a bar in a notebook where tqdm is installed, nothing elsewhere.
 
         Raises ModelFileError, UnsupportedModelError, FetchError, IsaError, OutOfMemoryError; ValueError or TypeError
         naming a wrong argument.
         """
+        options: dict[str, Any] = {
+            "threads": threads,
+            "context": context,
+            "isa": isa,
+            "kv": kv,
+            "precision": precision,
+            "cache_bytes": cache_bytes,
+            "checkpoints": checkpoints,
+            "sequences": sequences,
+            "max_gap": max_gap,
+            "prefix_cache": prefix_cache,
+            "quantize": quantize,
+        }
         with reporting(progress) as report:
-            core = Core.load(
-                source,
-                threads=threads,
-                context=context,
-                isa=isa,
-                kv=kv,
-                precision=precision,
-                cache_bytes=cache_bytes,
-                progress=report,
-            )
-        return Model(core)
+            core = Core.load(source, **options, progress=report)
+            if draft is not None:
+                attach(core, draft, threads=threads, isa=isa, progress=report)
+        model = Model(core)
+        model._recipe = pickled.Recipe(core.facts.path, {**options, "draft": draft})
+        pickled.remember(model, model._recipe)
+        return model
 
     def close(self) -> None:
         """Frees the model; memory is released when the last running generation ends. May be called again."""
@@ -128,6 +171,11 @@ class Model(AsyncCalls):
         """Sizes, and how the model runs here and why."""
         engine, c, facts = self.core.open(), self.core.config, self.core.facts
         e = engine.info()
+        formats: dict[str, int] = {}
+        for i, matrix in enumerate(engine.plan.matrices):
+            formats[matrix.type] = formats.get(matrix.type, 0) + engine.matrix_bytes(i)
+        state = sum(4 * group.n_layers * group.layer.floats for group in engine.plan.states)
+        shares = cache_shares(engine.plan, facts.kv)
         return ModelInfo(
             **asdict(facts),
             architecture=c.architecture,
@@ -141,12 +189,14 @@ class Model(AsyncCalls):
             context=self.context_length,
             context_trained=c.context,
             packed_bytes=e["packed_bytes"],
+            formats=formats,
+            token_bytes=sum(operation.bytes for operation in self.plan()) + 2 * state,
             work_bytes=e["work_bytes"],
             cache_bytes=e["cache_bytes"],
-            cache_bytes_per_token=sum(
-                g.n_layers * g.n_kv * (_kv_bytes(facts.kv, g.dk) + _kv_bytes(facts.kv, g.dv))
-                for g in engine.plan.caches
-            ),
+            cache_bytes_per_token=sum(share.bytes_per_token for share in shares),
+            cache_shares=shares,
+            state_bytes=state,
+            checkpoint_bytes=e["checkpoint_bytes"],
             huge_pages=e["huge_pages"],
             isa=e["isa"],
             isas={
@@ -190,31 +240,48 @@ class Model(AsyncCalls):
         self,
         messages: Messages,
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
+        tool_choice: ToolChoice | None = None,
+        parallel_tool_calls: bool | None = True,
         template: str | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
+        reasoning_effort: str | None = None,
+        thinking_budget: Integer | None = None,
         add_generation_prompt: bool | None = True,
     ) -> ChatPrompt:
         """The prompt that :meth:`chat` gives to the model -> ChatPrompt(text, ids).
 
         messages: each ``{"role": ..., "content": ...}``; content is text, or a list of parts ``{"type": "text", "text":
-            ...}``. The spelling of a special token in a message is ordinary text.
-        tools, documents: lists of dicts, in the form that the template expects (tools: JSON schemas). variables:
-            further values for the template, such as ``{"enable_thinking": False}``.
+            ...}``. The spelling of a special token in a message is ordinary text. One of the assistant may have
+            "tool_calls", in OpenAI's form, and "reasoning_content"; one of the role "tool" has the result of a call,
+            whose id is its "tool_call_id".
+        tools: what the model may call: functions with types, or dicts in OpenAI's form, ``{"type": "function",
+            "function": {"name": ..., "description": ..., "parameters": JSON schema}}``. What the template does not know
+            of tools is written for it. tool_choice: "none" leaves them out; parallel_tool_calls changes no prompt.
+        documents: a list of dicts, in the form that the template expects. variables: further values for the template,
+            such as ``{"enable_thinking": False}``; reasoning_effort and thinking_budget are two of them.
         template: a Jinja template to use instead of the model's.
 
         Raises ChatTemplateError where there is no template, or where it is broken, does something forbidden, or refuses
         the messages; TypeError or ValueError naming the place in the messages; TokenizerError for text that cannot be
         encoded.
         """
+        given = {
+            "tools": tools,
+            "tool_choice": tool_choice,
+            "parallel_tool_calls": parallel_tool_calls,
+            "variables": variables,
+            "reasoning_effort": reasoning_effort,
+            "thinking_budget": thinking_budget,
+        }
+        _, own = for_template({name: value for name, value in given.items() if value is not None})
         return self.core.chat_prompt(
             messages,
             template=template,
-            tools=tools,
             documents=documents,
-            variables=variables,
             add_generation_prompt=True if add_generation_prompt is None else add_generation_prompt,
+            **own,
         )
 
     # ---- computing --------------------------------------------------------------------------------------------
@@ -229,7 +296,11 @@ class Model(AsyncCalls):
 
         Raises ContextFullError; NumericsError; ValueError for an id out of range.
         """
-        c, engine, chunk = self.core, self.core.open(), generation.check_chunk(chunk)
+        from pellucid.look.score import logits
+
+        c = self.core
+        c.decoder()
+        chunk = generation.check_chunk(chunk)
         several, sequences = arguments.prompts(ids, "ids")
         if not sequences:
             raise WrongValue("ids", " is empty: expected at least one token")
@@ -237,43 +308,25 @@ class Model(AsyncCalls):
             raise WrongType("ids", " must be a list of token ids, not text: see Model.tokenize")
         names = [f"ids[{i}]" if several else "ids" for i in range(len(sequences))]
         many = [c.prompt(c.check_ids(one, name), name) for one, name in zip(sequences, names, strict=True)]
-        rows = generation.logits(engine, [(_engine.Sequence(engine), part) for part in many], chunk)
+        rows = logits(c, many, chunk)
         return rows if several else rows[0]
 
     # ---- looking inside ---------------------------------------------------------------------------------------
 
-    def trace(
-        self,
-        prompt: Prompt | Completion,
-        want: Quantity | Iterable[Quantity] | None = ("hidden", "attention"),
-        *,
-        layers: Integer | Ids | None = None,
-        heads: Integer | Ids | None = None,
-        positions: Integer | Ids | None = None,
-        limit: Integer | None = 2 << 30,
-        chunk: Integer | None = None,
-    ) -> Trace:
-        """Runs a text, ids or a completion (its prompt and new tokens) once and keeps the wanted quantities as NumPy
-        arrays; :class:`Trace` lists their shapes. A completion's arrays equal those of its generation, bit for bit.
-
-        want: any of embeddings, hidden, q, k, v, scores, attention, attention_out, mlp_out, neurons, head_out, logits.
-        layers, heads, positions: the indices to keep; negative ones count from the end; None: all. limit: maximum
-        bytes of the arrays. chunk: rows of a pass, by default 512. Neither tracing nor `chunk` changes a bit of any
-        result.
-
-        Raises ValueError for a wrong name or index, and where the arrays would exceed `limit` (the message states what
-        would fit); ContextFullError, NumericsError, ClosedError.
-        """
-        from pellucid.look.trace import trace
-
-        return trace(self.core, prompt, want, layers=layers, heads=heads, positions=positions, limit=limit, chunk=chunk)
-
-    def edit(self) -> Edit:
+    def edit(self, prompt: Prompt | Completion | Tokens | Messages | None = None) -> Edit:
         """A view of the model whose arithmetic can be edited (steering, ablation, patching): see :class:`Edit`. Use it
-        in a `with` statement, which closes it."""
+        in a `with` statement, which closes it. prompt: the text, ids or trace from whose end negative positions of the
+        edits count; the edits act at the same positions in any other prompt."""
         core = self.core
-        core.open()
-        return Edit(core)
+        core.decoder()
+        if prompt is None:
+            return Edit(core)
+        from pellucid.look.trace import prompts
+
+        several, ids = prompts(core, prompt)
+        if several:
+            raise WrongValue("prompt", ": expected a single prompt, not several")
+        return Edit(core, len(ids[0]))
 
     def weight(self, name: str) -> npt.NDArray[np.float32]:
         """A weight tensor, dequantised as the engine reads it -> float32 in its shape (of a matrix: (out, in)).
@@ -285,6 +338,38 @@ class Model(AsyncCalls):
 
         return weight(self.core.open(), name)
 
+    def clear_cache(self) -> None:
+        """Drops all that the prefix cache holds (``prefix_cache=`` of :meth:`load`)."""
+        core = self.core
+        core.open()
+        if core.scheduler is not None:
+            core.scheduler.clear_cache()
+
+    def save_cache(self, folder: str | os.PathLike[str], limit: Integer = 10_000_000_000) -> int:
+        """Writes what the prefix cache holds into a folder, which :meth:`load_cache` reads in another process -> how
+        many sequences the folder then has for this model.
+
+        limit: bytes that all files of the folder may take; those of oldest use are removed. The files have the tokens
+        of prompts and answers. A file gets its name when it is whole. What is wrong with the folder is logged, not
+        raised. Raises ValueError where the model was loaded without ``prefix_cache``.
+        """
+        most = checks.integer("limit", limit, 1)
+        return cache_folder.save(self._with_cache(), saved.file_name(folder, "folder", "folder"), most, log.warn_once)
+
+    def load_cache(self, folder: str | os.PathLike[str]) -> int:
+        """Reads what :meth:`save_cache` wrote for the same weights, version of Pellucid, instruction set, ``kv`` and
+        ``precision`` -> how many sequences the prefix cache then has of it. Each file is checked before anything of it
+        is used; one that is damaged is removed. What is wrong with the folder is logged, not raised. Raises ValueError
+        as :meth:`save_cache`."""
+        return cache_folder.load(self._with_cache(), saved.file_name(folder, "folder", "folder"), log.warn_once)
+
+    def _with_cache(self) -> Core:
+        core = self.core
+        core.decoder()
+        if core.prefix_bytes == 0:
+            raise ValueError("the model has no prefix cache: expected Model.load(prefix_cache=True)")
+        return core
+
     # ---- sequences --------------------------------------------------------------------------------------------
 
     def context(self) -> Context:
@@ -292,22 +377,41 @@ class Model(AsyncCalls):
         released at the end."""
         return Context(self.core)
 
+    def open_context(self, path: str | os.PathLike[str]) -> Context:
+        """-> the :class:`Context` that ``Context.save`` wrote. It goes on as that one would have, bit for bit.
 
-class Edit(Model):
+        The file must be of the same weights, version of Pellucid, instruction set, ``kv`` and ``precision``. All of it
+        is checked before anything of it is used. Raises ModelFileError where it is damaged or of another model;
+        OutOfMemoryError.
+        """
+        core = self.core
+        core.decoder()
+        sequence, ids = saved.read(saved.file_name(path), core)
+        return Context(core, sequence, ids)
+
+
+class Edit(EditCalls, Model):
     """A view of a model with edits, created by ``Model.edit``; a context manager, which closes it at the end.
 
     The view has the same packed weights, but a plan and a cache of its own; the model and its other users are not
-    affected. An edit takes effect from the next call on; edits act in the order in which they were made. A neutral one
-    (a factor of 1, added zeros) changes no bit. Edit methods raise ValueError or TypeError naming the argument, and
-    then change nothing. The view has all methods of a model and applies its edits in them; a trace's hidden states are
-    those after the edits. A trace can be used after the view is closed.
+    affected. An edit takes effect from the next call on; edits at the same place act in the order in which they were
+    made. A neutral one (a factor of 1, added zeros) changes no bit. Edit methods raise ValueError or TypeError naming
+    the argument, and then change nothing. The view has all methods of a model and applies its edits in them; a trace's
+    quantities are those after the edits. A trace can be used after the view is closed.
+
+    Arrays have the shapes that a trace of these positions gives, so that values can be taken from the trace of another
+    prompt. positions: those of tokens, from 0 on; negative ones count from the end of the prompt that ``Model.edit``
+    was given; None: all, also those of new tokens. layer of the residual stream: "embeddings", or from 0 on.
+
+    With the default precision a layer's inputs are rounded to 8 bits, and what an edit changes is mixed with what that
+    rounding changes. For experiments, load the model with ``precision="high"``.
     """
 
-    def __init__(self, core: Core = None) -> None:  # type: ignore[assignment]  # None: as if forgotten
+    def __init__(self, core: Core = None, tokens: int | None = None) -> None:  # type: ignore[assignment]  # as forgotten
         super().__init__(core)
         from pellucid.look.edit import Edits
 
-        self._edits = Edits(core)
+        self._edits = Edits(core, tokens)
         self._view: Model | None = None  # None after an edit, until the next use
         self._cores: weakref.WeakSet[Core] = weakref.WeakSet()  # those of all views so far
         self._closed = False
@@ -344,37 +448,13 @@ class Edit(Model):
             raise ClosedError("the edit is closed")
         self._core.open()
 
-    def add(self, layer: Integer, vector: npt.ArrayLike, positions: Integer | Ids | None = None) -> Edit:
-        """Adds a vector (d) to the residual stream after a layer, at the given positions; None: at all positions,
-        including those of new tokens."""
-        return self._make(self._edits.add, layer, vector, positions)
-
-    def patch(self, layer: Integer, positions: Integer | Ids, values: npt.ArrayLike) -> Edit:
-        """Replaces the residual stream after a layer, at the given positions, by values of shape (len(positions), d),
-        or (d) for all of them."""
-        return self._make(self._edits.patch, layer, positions, values)
-
-    def scale_head(self, layer: Integer, head: Integer, factor: Number) -> Edit:
-        """Multiplies a head's output before it is projected into the residual stream. A factor of 0 removes the
-        head."""
-        return self._make(self._edits.scale_head, layer, head, factor)
-
-    def skip(self, layer: Integer, part: Part) -> Edit:
-        """Skips a layer's "attention" or "mlp": it adds nothing to the residual stream."""
-        return self._make(self._edits.skip, layer, part)
-
-    def _make(self, edit: Callable[..., None], *arguments: Any) -> Edit:
+    def _make(self, edit: Callable[..., None], *arguments: Any) -> Self:
         self._check_open()
         edit(*arguments)
         self._view = None
         return self
 
 
-# ---- sizes ----------------------------------------------------------------------------------------------------------
-
-
-def _kv_bytes(kv: str, d: int) -> int:
-    """Bytes of one head's key or value of d numbers in the cache."""
-    if kv == "int8":
-        return d + 4 * -(-d // 32)
-    return d * (4 if kv == "f32" else 2)
+def _unpickled(path: str, host: str, arguments: dict[str, Any]) -> Model:
+    model: Model = pickled.loaded(Model.load, path, host, arguments)
+    return model

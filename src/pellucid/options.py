@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ __all__ = [
     "ChatOptions",
     "Conversations",
     "GenerateOptions",
+    "HeadPart",
     "Ids",
     "Kv",
     "Messages",
@@ -25,6 +26,9 @@ __all__ = [
     "Prompt",
     "Prompts",
     "Quantity",
+    "Tokens",
+    "ToolChoice",
+    "Tools",
 ]
 
 Ids = Sequence[Integer] | npt.NDArray[np.integer[Any]] | Iterable[Integer]
@@ -32,12 +36,20 @@ Prompt = str | Ids
 Prompts = Iterable[str] | Iterable[Ids]
 Messages = Sequence[Mapping[str, Any]]
 Conversations = Iterable[Messages]
+Tools = Sequence[Mapping[str, Any] | Callable[..., Any]]
+ToolChoice = Literal["auto", "none", "required"] | Mapping[str, Any]
 
 Kv = Literal["auto", "f32", "f16", "bf16", "int8"]
 Precision = Literal["default", "high"]
 Quantity = Literal[
     "embeddings",
     "hidden",
+    "middle",
+    "attention_in",
+    "mlp_in",
+    "final",
+    "q_unrotated",
+    "k_unrotated",
     "q",
     "k",
     "v",
@@ -45,11 +57,26 @@ Quantity = Literal[
     "attention",
     "attention_out",
     "mlp_out",
+    "gate",
+    "up",
     "neurons",
+    "mixed",
     "head_out",
+    "routes",
+    "gates",
+    "conv",
+    "states",
     "logits",
 ]
 Part = Literal["attention", "mlp"]
+HeadPart = Literal["output", "q", "k", "v"]
+
+
+class Tokens(Protocol):
+    """What holds token ids: a chat's prompt, a context, a trace."""
+
+    @property
+    def ids(self) -> list[int]: ...
 
 
 class GenerateOptions(SamplingKeywords, total=False):
@@ -65,18 +92,26 @@ class ChatOptions(SharedKeywords, total=False):
 
     options: SamplingOptions | None
     on_full: OnFull | Literal["trim"] | None
-    tools: Sequence[Mapping[str, Any]] | None
+    tools: Tools | None
+    tool_choice: ToolChoice | None
+    parallel_tool_calls: bool | None
     template: str | None
     documents: Sequence[Mapping[str, Any]] | None
     variables: Mapping[str, Any] | None
+    reasoning_effort: str | None
+    thinking_budget: Integer | None
     add_generation_prompt: bool | None
 
 
 TEMPLATE_DEFAULTS: dict[str, Any] = {
     "tools": None,
+    "tool_choice": None,
+    "parallel_tool_calls": True,
     "template": None,
     "documents": None,
     "variables": None,
+    "reasoning_effort": None,
+    "thinking_budget": None,
     "add_generation_prompt": True,
 }
 GENERATE_DEFAULTS: dict[str, Any] = {"options": None, **DEFAULTS}

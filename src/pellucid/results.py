@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -10,8 +11,20 @@ from pellucid.errors import one_line
 from pellucid.markup import Fragment, Shown, count, token
 from pellucid.sampling import SamplingOptions
 
-__all__ = ["Completion", "FinishReason", "Gathered", "NextToken", "Piece", "Timings", "TokenLogprob"]
+__all__ = [
+    "Completion",
+    "FinishReason",
+    "Gathered",
+    "NextToken",
+    "Piece",
+    "Timings",
+    "TokenLogprob",
+    "ToolCall",
+    "ToolCallDelta",
+    "joined",
+]
 
+_NOTHING = object()  # in place of a value, which may be None
 FinishReason = Literal["stop", "eos", "length", "context", "cancelled"]
 
 
@@ -42,10 +55,38 @@ class NextToken(NamedTuple):
     logprob: float
 
 
+class ToolCall(NamedTuple):
+    """A call of a tool, which the model asks for. ``arguments``: JSON text, as the model wrote it, which may be broken
+    or cut off; "{}" where it wrote none. A message with the call's result has its ``id`` as "tool_call_id"."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def __repr__(self) -> str:
+        return f"<ToolCall {self.name}({one_line(self.arguments, 60)})>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """OpenAI's form, as the "tool_calls" of a message have it."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+
+class ToolCallDelta(NamedTuple):
+    """What came of a call of a tool. ``index``: of the call in the answer; ``id``, ``name``: in the first of a call
+    alone; ``arguments``: more of their text."""
+
+    index: int  # type: ignore[assignment]  # in place of tuple.index
+    id: str | None
+    name: str | None
+    arguments: str
+
+
 @dataclass(frozen=True, slots=True)
 class Timings:
     """Times in seconds, and numbers of tokens. ``first_token``: from the call to the first token; ``load``: of loading
-    the model."""
+    the model; ``prefill_tokens``: of the prompt, those that were computed; ``cached_tokens``: those that the prefix
+    cache had; ``drafted_tokens``: guesses at next tokens that passes verified; ``accepted_tokens``: those that were
+    right."""
 
     load: float
     prefill: float
@@ -53,6 +94,9 @@ class Timings:
     first_token: float
     prefill_tokens: int
     decode_tokens: int
+    cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def prefill_rate(self) -> float:
@@ -78,6 +122,9 @@ class Timings:
             "first_token",
             "prefill_tokens",
             "decode_tokens",
+            "cached_tokens",
+            "drafted_tokens",
+            "accepted_tokens",
             "prefill_rate",
             "decode_rate",
         )
@@ -87,7 +134,12 @@ class Timings:
 class Piece(NamedTuple):
     """A step of a stream. ``text`` may be "" while a character or a possible stop string is incomplete, and ``ids`` are
     those of no token, or of several, while and after a possible stop string is. The last piece
-    has a finish reason, timings, the number of prompt tokens and ``end``, which :class:`Completion` describes."""
+    has a finish reason, timings, the number of prompt tokens and ``end``, which :class:`Completion` describes.
+
+    ``index``: which of the n completions of a request it belongs to. ``stop_string``: the one that ended the text.
+
+    In a chat, ``text`` is the answer's content alone; ``reasoning`` and ``tool_calls`` are what came of its reasoning
+    and its calls of tools. ``reasoning_tokens``: on the last piece, how many of the new tokens were reasoning."""
 
     text: str
     ids: list[int]
@@ -96,6 +148,11 @@ class Piece(NamedTuple):
     timings: Timings | None = None
     prompt_tokens: int = 0
     end: TokenLogprob | None = None
+    index: int = 0  # type: ignore[assignment]  # in place of tuple.index
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    reasoning_tokens: int = 0
+    stop_string: str | None = None
 
     def __repr__(self) -> str:
         end = "" if self.finish_reason is None else f", {self.finish_reason}"
@@ -116,7 +173,11 @@ class Completion(Shown):
 
     ``prompt_ids``: the tokens that it continues, including those that a context already held; ``prompt_tokens``: how
     many of them this call added. ``Model.trace`` takes a completion and runs ``prompt_ids`` and ``ids`` once more.
-    ``dropped``: number of messages that ``chat(on_full="trim")`` left out of the prompt.
+    ``dropped``: number of messages that ``chat(on_full="trim")`` left out of the prompt. ``echoed``: number of
+    characters of ``text`` that are the prompt's (``echo``).
+
+    In a chat, ``text`` is the answer's content alone: without ``reasoning``, of which there were ``reasoning_tokens``
+    tokens, and without ``tool_calls``, the calls of tools that the model asks for. What belongs to neither is content.
     """
 
     text: str
@@ -130,6 +191,48 @@ class Completion(Shown):
     seed: int
     options: SamplingOptions
     dropped: int = 0
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning_tokens: int = 0
+    echoed: int = 0
+
+    def message(self) -> dict[str, Any]:
+        """The answer as a message of the assistant, to be put after those that were given to ``chat``."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            message["tool_calls"] = [call.to_dict() for call in self.tool_calls]
+        return message
+
+    @property
+    def parsed(self) -> Any:
+        """The value of a text that ``schema`` bound: what its JSON says, or an instance of the model class that the
+        schema was given as. None where there was no schema, and where the text was cut off, as by ``max_tokens``.
+
+        Raises what the model class raises where it does not accept the value, which its schema allows."""
+        value, schema = self._value(), self.options.schema
+        if value is _NOTHING:
+            return None
+        validate = getattr(schema, "model_validate_json", None) or getattr(schema, "validate_json", None)
+        return value if validate is None else validate(self.text[self.echoed :])
+
+    def _value(self) -> Any:
+        """What the JSON says, or `_NOTHING`."""
+        if self.options.schema is None or self.finish_reason not in ("stop", "eos"):
+            return _NOTHING
+        try:
+            return json.loads(self.text[self.echoed :])
+        except (ValueError, RecursionError):  # before a stop string; a number of more digits than Python reads
+            return _NOTHING
+
+    def _plain(self) -> Any:
+        value = self._value()
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):  # nothing; a number beyond those of JSON
+            return None
+        return value
 
     def __repr__(self) -> str:
         return f"<Completion {_short(self.text)}: {count(len(self.ids), 'token')}, {self.finish_reason}>"
@@ -156,7 +259,11 @@ class Completion(Shown):
             "end": None if self.end is None else self.end._asdict(),
             "seed": self.seed,
             "dropped": self.dropped,
+            "reasoning": self.reasoning,
+            "reasoning_tokens": self.reasoning_tokens,
+            "tool_calls": [call.to_dict() for call in self.tool_calls],
             "timings": self.timings.to_dict(),
+            **({} if self.options.schema is None else {"parsed": self._plain()}),
         }
 
 
@@ -167,18 +274,24 @@ def _short(text: str) -> str:
 @dataclass(slots=True)
 class Gathered:
     """The pieces of a generation so far. prompt_ids: the tokens that it continues; options: with the seed drawn;
-    dropped: messages left out of the prompt."""
+    dropped: messages left out of the prompt; echoed: characters of the prompt before the new text."""
 
     prompt_ids: Sequence[int]
     options: SamplingOptions
     dropped: int = 0
+    echoed: int = 0
     text: list[str] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     last: Piece | None = None
+    reasoning: list[str] = field(default_factory=list)
+    calls: list[ToolCallDelta] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:
         self.text.append(piece.text)
+        if piece.reasoning:
+            self.reasoning.append(piece.reasoning)
+        self.calls += piece.tool_calls
         self.ids += piece.ids
         self.logprobs += piece.logprobs
         self.last = piece
@@ -201,4 +314,18 @@ class Gathered:
             seed,
             self.options,
             self.dropped,
+            reasoning="".join(self.reasoning),
+            tool_calls=joined(self.calls),
+            reasoning_tokens=last.reasoning_tokens,
+            echoed=self.echoed,
         )
+
+
+def joined(deltas: Iterable[ToolCallDelta]) -> tuple[ToolCall, ...]:
+    """Whole calls."""
+    calls: dict[int, tuple[str, str, list[str]]] = {}
+    for one in deltas:
+        if one.index not in calls:
+            calls[one.index] = (one.id or "", one.name or "", [])
+        calls[one.index][2].append(one.arguments)
+    return tuple(ToolCall(id, name, "".join(parts)) for _, (id, name, parts) in sorted(calls.items()))

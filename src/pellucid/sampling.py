@@ -13,6 +13,15 @@ import numpy as np
 
 from pellucid.checks import MOST_INT32, choice, flag, integer, items, number, string, wrong_type, wrong_value
 from pellucid.errors import WrongType, WrongValue, shown
+from pellucid.structure import (
+    Structure,
+    check_choice,
+    check_grammar,
+    check_one,
+    check_regex,
+    check_schema,
+    structure_of,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -90,6 +99,13 @@ class SharedKeywords(TypedDict, total=False):
     cache: bool | np.bool_ | None
     chunk: Integer | None
     cancel: Cancel | None
+    speculate: Literal["auto", False] | None
+    prediction: str | Iterable[Integer] | None
+    schema: object | None
+    regex: str | None
+    choice: Iterable[str] | None
+    grammar: str | Structure | None
+    strict: bool | np.bool_ | None
 
 
 class SamplingKeywords(SharedKeywords, total=False):
@@ -153,6 +169,21 @@ def _seed(name: str, value: Any) -> int | tuple[int, ...] | None:
     return tuple(integer(name, one, 0, MOST_SEED, at=at) for at, one in items(name, value, "an integer or several"))
 
 
+def _speculate(name: str, value: Any) -> Literal["auto", False]:
+    if isinstance(value, (bool, np.bool_)) and not value:
+        return False
+    if isinstance(value, str) and str.__eq__(value, "auto"):
+        return "auto"
+    raise wrong_value(name, value, "'auto' or False")
+
+
+def _prediction(name: str, value: Any) -> str | tuple[int, ...] | None:
+    if value is None or isinstance(value, str):
+        return None if value is None else string(name, value)
+    found = items(name, value, "a text or a sequence of token ids")
+    return tuple(integer(name, id, 0, MOST_INT32, at=at) for at, id in found)
+
+
 def check_cancel(name: str, value: Any) -> Any:
     """None, a threading.Event or a callable. Raises WrongType for anything else."""
     if value is not None and not callable(value) and not callable(getattr(value, "is_set", None)):
@@ -208,7 +239,14 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "cache": flag,
     "chunk": check_chunk,
     "cancel": check_cancel,
+    "schema": check_schema,
+    "regex": check_regex,
+    "choice": check_choice,
+    "grammar": check_grammar,
+    "strict": flag,
     "on_full": lambda n, v: choice(n, v, ("error", "stop")),
+    "speculate": _speculate,
+    "prediction": _prediction,
 }
 
 
@@ -248,7 +286,8 @@ class SamplingOptions:
         with more than mu bits of surprise; mu begins at 2 tau and becomes mu - eta * (bits of the token drawn - tau).
     samplers: names of the steps, in the order in which they act, each at most once; a step that is left out does not
         act. None: the default. ``logit_bias`` comes before the first step that is neither penalties nor dry.
-    logit_bias: {token id: what is added to its logit}, -1000 to 1000; -inf forbids a token.
+    logit_bias: {token id: what is added to its logit}, -1000 to 1000; -inf forbids a token. Tokens that the model's
+        files forbid (``info().suppressed``) are forbidden unless they are named here.
     seed: 0 to 2**64 - 1; None: a random one for each completion, which its ``seed`` tells. Several, one per prompt,
         for a call with several prompts.
     stop, stop_ids: strings (or a single one) and tokens that end the text.
@@ -258,9 +297,19 @@ class SamplingOptions:
     cache: False recomputes everything for every token.
     chunk: rows of a forward pass.
     cancel: threading.Event or callable that ends the generation when it is set or returns true.
+    schema: what the text must be: JSON that this schema allows, in compact form. A dictionary, JSON text, or a pydantic
+        model class; ``Completion.parsed`` is its value.
+    regex, choice, grammar: the text must match this regular expression (Rust's syntax) as a whole; be one of these
+        texts; or match this grammar, in Lark's or GBNF's syntax. Only one of these and ``schema``.
+    strict: keywords of a schema that cannot be kept raise GrammarError; False: they are ignored.
     on_full: what happens when the context fills: "stop" ends the generation, "error" raises ContextFullError.
+    speculate: "auto" verifies guesses at several next tokens in a pass where that is predicted to be faster; False:
+        never. It changes no bit of any result. See docs/speculation.md.
+    prediction: a text (or ids) that the answer is expected to resemble: what is guessed first. It changes how fast the
+        answer comes.
 
-    Raises TypeError (an unknown option, a wrong type) and ValueError (out of range), naming the option.
+    Raises TypeError (an unknown option, a wrong type) and ValueError (out of range), naming the option; GrammarError
+    for a schema, expression or grammar that cannot be one.
     """
 
     max_tokens: int | None = 128
@@ -297,7 +346,14 @@ class SamplingOptions:
     cache: bool = True
     chunk: int = 512
     cancel: Cancel | None = None
+    schema: object = field(default=None, hash=False)
+    regex: str | None = None
+    choice: tuple[str, ...] | None = None
+    grammar: str | Structure | None = None
+    strict: bool = True
     on_full: OnFull = "stop"
+    speculate: Literal["auto", False] = "auto"
+    prediction: str | tuple[int, ...] | None = None
     given: frozenset[str] = field(default=frozenset(), init=False, compare=False)  # names of the options given
 
     def __init__(self, **options: Unpack[SamplingKeywords]) -> None:
@@ -306,6 +362,7 @@ class SamplingOptions:
             value = given[name] if name in given else DEFAULTS[name]
             object.__setattr__(self, name, check(name, value))
         object.__setattr__(self, "given", frozenset(given))
+        check_one(self.schema, self.regex, self.choice, self.grammar)
 
     def __repr__(self) -> str:
         return f"SamplingOptions({', '.join(f'{n}={shown(v)}' for n, v in self._options().items())})"
@@ -345,6 +402,10 @@ class SamplingOptions:
             expected = f"{prompts} (one per prompt)" + (f" or {every} (one per completion)" if n > 1 else "")
             raise WrongValue("seed", f" has {len(seed)} values: expected {expected}")
         return list(seed) if len(seed) == every else [(s + k) % (MOST_SEED + 1) for s in seed for k in range(n)]
+
+    def structure(self) -> Structure | None:
+        """What the text must match; None: anything."""
+        return structure_of(self.schema, self.regex, self.choice, self.grammar, self.strict)
 
     def penalised(self) -> bool:
         """Whether a penalty depends on recent tokens."""

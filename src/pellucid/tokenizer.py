@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +20,14 @@ from .text.vocabulary import BYTE, CONTROL, USER_DEFINED, quoted
 
 if TYPE_CHECKING:
     from .text.chat import Chat
+    from .text.grammar import Grammars
     from .weights.base import ModelFile
     from .weights.store import Progress
 
 __all__ = ["Tokenizer"]
 
 _CHATS = 8  # compiled chat templates that a tokenizer keeps
-_MODELS = {"gpt2": "bpe", "llama": "spm", "gemma4": "spm"}
+_MODELS = {"gpt2": "bpe", "llama": "spm", "gemma4": "spm", "bert": "wordpiece", "t5": "unigram"}
 _MERGED_SPM = ("gemma4", "sarvam-moe")  # pre-tokenizers that do not cut text: such a "gpt2" is a "gemma4"
 _SPM_MODELS = {1: "unigram", 2: "spm"}
 _IDS = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "unk": "unknown", "pad": "padding"}
@@ -36,6 +38,10 @@ _NAMES = {
     "types": "tokenizer.ggml.token_type",
     "add_bos": "tokenizer.ggml.add_bos_token",
     "add_eos": "tokenizer.ggml.add_eos_token",
+    "cls": "tokenizer.ggml.cls_token_id",
+    "sep": "tokenizer.ggml.seperator_token_id",
+    "charsmap": "tokenizer.ggml.precompiled_charsmap",
+    "squeezes": "tokenizer.ggml.remove_extra_whitespaces",
     "chat_template": "tokenizer.chat_template",
 }
 
@@ -139,6 +145,12 @@ class Tokenizer:
             self._chats[template] = made
         return made
 
+    def grammars(self, size: int | None = None) -> Grammars:
+        """What compiles schemas and grammars, for a model of so many tokens; built at its first use."""
+        from .text.grammar import grammars_of
+
+        return grammars_of(self._text, size or self.vocab_size)
+
     def encode(self, text: str, add_special: bool | None = True, parse_special: bool | None = False) -> list[int]:
         """Ids of ``text``; ``add_special`` adds BOS and EOS if the vocabulary says so.
 
@@ -148,6 +160,41 @@ class Tokenizer:
         for characters that the vocabulary has no way to write.
         """
         return self._text.encode(text, add_special is None or bool(add_special), bool(parse_special))
+
+    def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
+        """(ids of two texts as BERT and XLM-R read them together, for each id 0 or 1: the type of its text).
+
+        Raises as :meth:`encode`, and ``TokenizerError`` for a vocabulary that does not join texts.
+        """
+        return self._text.encode_pair(first, second)
+
+    def spans(
+        self, text: str, add_special: bool | None = True, parse_special: bool | None = False
+    ) -> list[tuple[int, int]]:
+        """Where each token of ``encode(text)`` is: text[start:end], in characters. A token that is part of a character
+        has the whole of it, one that the tokenizer adds nothing.
+
+        Raises as :meth:`encode`, and ``TokenizerError`` for a vocabulary that changes the text, whose tokens do not
+        spell it.
+        """
+        ids, parse = self.encode(text, add_special, parse_special), bool(parse_special)
+        data = text.encode()
+        starts = [i for i, byte in enumerate(data) if byte & 0xC0 != 0x80]  # of the characters
+        spans: list[tuple[int, int]] = []
+        at, first = 0, True
+        for id in ids:
+            piece = self.piece(id, special=parse and data.startswith(self.piece(id, special=True), at))
+            if first and piece and not data.startswith(piece, at):  # a space that SentencePiece puts before a text
+                piece = piece.removeprefix(b" ")
+            if not data.startswith(piece, at):
+                raise TokenizerError(f"token {id}, {quoted(self.spelling(id))}, is not what the text has at byte {at}")
+            end = at + len(piece)
+            spans.append((bisect_right(starts, at) - 1 if piece else bisect_left(starts, at), bisect_left(starts, end)))
+            first = first and not piece
+            at = end
+        if at < len(data):
+            raise TokenizerError(f"the tokens spell {at} of the text's {len(data)} bytes")
+        return spans
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """Text of ``ids``, the exact inverse of ``encode``; bytes that are not UTF-8 become U+FFFD.
@@ -185,7 +232,7 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
     pre = read.text("pre")
     if model == "gpt2" and pre in _MERGED_SPM:
         model = "gemma4"
-    spm = _MODELS[model] == "spm"
+    spm = _MODELS[model] in ("spm", "unigram")
     pieces = read.strings("pieces", as_bytes=spm)
     if pieces is None:
         raise read.error("pieces", "missing; expected an array of strings")
@@ -194,13 +241,19 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
         for name, default in (("unk", 0), ("bos", 1), ("eos", 2)):
             if ids[name] is None and default < len(pieces):
                 ids[name] = default
+    add_eos = read.flag("add_eos")
+    if model == "bert":
+        for name, key, spelling in (("bos", "cls", "[CLS]"), ("eos", "sep", "[SEP]"), ("unk", "unk", "[UNK]")):
+            given = read.integer(key) if ids[name] is None else ids[name]
+            ids[name] = pieces.index(spelling) if given is None and spelling in pieces else given
+        add_eos = ids["eos"] is not None if add_eos is None else add_eos
     add_bos = read.flag("add_bos")
     if add_bos is None:
         from .text.words import adds_bos
 
-        add_bos = (model == "llama" or adds_bos(pre)) and ids["bos"] is not None
+        add_bos = (model in ("llama", "bert") or adds_bos(pre)) and ids["bos"] is not None
     add_space = read.flag("add_space_prefix")
-    merges = None if model == "llama" else read.strings("merges", as_bytes=False)
+    merges = None if model in ("llama", "bert", "t5") else read.strings("merges", as_bytes=False)
     if model == "gemma4" and merges is None:
         raise read.error("merges", "missing; this kind of vocabulary needs its merges")
     types = read.numbers("types", np.int32)
@@ -215,8 +268,10 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
         types=types,
         merges=merges,
         add_bos=add_bos,
-        add_eos=read.flag("add_eos") or False,
-        add_space_prefix=model == "llama" if add_space is None else add_space,
+        add_eos=add_eos or False,
+        add_space_prefix=model in ("llama", "t5") if add_space is None else add_space,
+        charsmap=read.table("charsmap") if model == "t5" else b"",
+        squeezes=bool(read.flag("squeezes")) if model == "t5" else False,
         chat_template=read.text("chat_template"),
         source=source,
         names=_NAMES,
@@ -267,6 +322,14 @@ class _Reader:
         if not hasattr(value, "to_str_list"):
             raise self.error(name, f"it is {quoted(value)}; expected an array of strings")
         return value.to_bytes_list() if as_bytes else value.to_str_list()
+
+    def table(self, name: str) -> bytes:
+        value = self.metadata.get(_NAMES[name])
+        if value is None:
+            return b""
+        if not isinstance(value, np.ndarray) or value.dtype not in (np.int8, np.uint8):
+            raise self.error(name, f"it is {quoted(value)}; expected an array of bytes")
+        return value.tobytes()
 
     def numbers(self, name: str, kind: type) -> Any:
         value = self.metadata.get(_NAMES[name])
@@ -332,13 +395,19 @@ def _template(config: Mapping[str, Any], folder: Path) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _from_folder(folder: Path) -> Tokenizer:
+def _settings(folder: Path) -> tuple[dict[str, Any], list[int]]:
+    """tokenizer_config.json with the chat template, and the ids that end a generation."""
     config = _json_table(folder / "tokenizer_config.json")
     end = _json_table(folder / "generation_config.json").get("eos_token_id")
     ends = [i for i in (end if isinstance(end, list) else [end]) if type(i) is int]
     template = _template(config, folder)
     if template is not None:
         config = {**config, "chat_template": template}
+    return config, ends
+
+
+def _from_folder(folder: Path) -> Tokenizer:
+    config, ends = _settings(folder)
     if (folder / "tokenizer.json").exists():
         return _from_json(folder / "tokenizer.json", config, ends)
     if (folder / "tokenizer.model").exists():
@@ -367,6 +436,16 @@ def _from_json(path: Path, config: Mapping[str, Any], end: Iterable[int]) -> Tok
 
 
 def _from_sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int]) -> Tokenizer:
+    return Tokenizer(build(_sentencepiece(path, config, end)))
+
+
+def sentencepiece_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
+    """The vocabulary of a folder's tokenizer.model, with the tokens that its configuration adds. Raises
+    ``TokenizerError``."""
+    return _sentencepiece(Path(folder) / "tokenizer.model", *_settings(Path(folder)))
+
+
+def _sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int]) -> Vocabulary:
     from ._spm import decode_model
 
     try:
@@ -401,7 +480,7 @@ def _from_sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int
 
     bos = id_of("bos_token", b"<s>")
     add_bos, add_eos = config.get("add_bos_token", True), config.get("add_eos_token", False)
-    vocabulary = Vocabulary(
+    return Vocabulary(
         model=_SPM_MODELS[parts["model_type"]],
         pieces=pieces,
         scores=scores,
@@ -418,4 +497,3 @@ def _from_sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int
         chat_template=_template(config, path.parent) if config else None,
         source=str(path),
     )
-    return Tokenizer(build(vocabulary))

@@ -21,7 +21,7 @@ def test_limits_are_possible(isa: str, threads: int) -> None:
     found = prober.measure()
     huge = arena_probe(SIZE, touch=False)
     assert huge is not None and prober.huge == huge["huge"] == (found.read_2m is not None)
-    assert (found.bf16 is not None) == (isa == "avx512bf16")
+    assert (found.bf16 is not None) == (isa in ("avx512bf16", "amx"))
     for value in (*found.values(), prober.read()):
         assert value is None or 0.05 < value < 1e5  # GB/s, Gop/s or GHz; no machine of today is outside
     assert 0.2 < found.clock < 10  # of a core, not of all

@@ -12,6 +12,8 @@ import gguf
 import numpy as np
 import pytest
 
+from pellucid import Model
+
 SOURCE = Path(__file__).resolve().parents[2] / "benchmarks" / "shapes.py"
 
 
@@ -114,14 +116,37 @@ def test_every_format_has_the_size_meant(kind: Any) -> None:
         ("llama-3.2-3b", 3212.7),
         ("llama-3.1-8b", 8030.3),
         ("qwen2.5-1.5b", 1543.7),
+        ("qwen3-30b-a3b", 30532.1),
+        ("lfm2-1.2b", 1170.3),
     ],
 )
 def test_shapes_have_the_real_models_parameters(name: str, millions: float) -> None:
     made = list(shapes.tensors(shapes.SHAPES[name], shapes.MIXES["f16"]))
-    assert sum(max(m.rows, 1) * m.cols for m in made) / 1e6 == pytest.approx(millions, abs=0.06)
+    assert sum(m.all_rows * m.cols for m in made) / 1e6 == pytest.approx(millions, abs=0.06)
     for mix in shapes.MIXES.values():
         for m in shapes.tensors(shapes.SHAPES[name], mix):
             assert m.cols % gguf.GGML_QUANT_SIZES[m.kind][0] == 0  # every row is a whole number of blocks
+
+
+@pytest.mark.parametrize("mix", ["q4_k_m", "mxfp4", "iq4_xs", "q3_k", "q2_k"])
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("qwen3-30b-a3b", {"experts": 6, "top_k": 2, "layers": 2}), ("lfm2-1.2b", {"layers": 3, "attention": (1,)})],
+)
+def test_models_that_run(tmp_path: Path, donor: Path, name: str, changes: dict[str, Any], mix: str) -> None:
+    """With experts, and with layers of convolutions."""
+    shape = small(name, **changes)
+    out = tmp_path / "m.gguf"
+    shapes.write_model(out, "m", shape, shapes.MIXES[mix], donor)
+    with Model.load(out, threads=1) as model:
+        logits = model.logits([1, 2, 3])
+        info = model.info()
+    assert np.isfinite(logits).all() and logits.std() > 0
+    assert info.layers == shape.layers and info.architecture == shape.arch
+    assert (info.state_bytes > 0) == (shape.taps > 0)
+    if shape.experts:
+        stacks = [t for t in gguf.GGUFReader(out).tensors if t.name.endswith("_exps.weight")]
+        assert [t.shape.tolist()[2] for t in stacks] == [6] * 6
 
 
 def test_a_seed_repeats_and_chunks_join(tmp_path: Path, donor: Path, monkeypatch: pytest.MonkeyPatch) -> None:

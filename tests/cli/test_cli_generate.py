@@ -124,6 +124,24 @@ def test_wrong_sampling_options(call: Run, options: tuple[str, ...], says: str) 
     assert (done.returncode, error_line(done)) == (2, f"pellucid: {says}")
 
 
+def test_guesses_change_no_text(run: Run, smollm2: Path, tmp_path: Path, expected: str) -> None:
+    file, other = tmp_path / "prediction.txt", tmp_path / "other.txt"
+    file.write_text(expected)
+    other.write_bytes(b"\xff")
+    asked = ("generate", PROMPT, "--temperature", "0", "-n", "12")
+    for more in (
+        ("--no-speculate",),
+        ("--prediction", str(file)),
+        ("--draft", str(smollm2), "--prediction", str(file)),
+    ):
+        done = run(*asked, *more)
+        assert (done.returncode, done.stdout.decode()) == (0, expected)
+    assert b"guesses right" not in run(*asked, "--no-speculate", "--prediction", str(file)).stderr
+    for wrong in (tmp_path / "absent", other):
+        done = run(*asked, "--prediction", str(wrong))
+        assert done.returncode == 1 and wrong.name in error_line(done)
+
+
 def test_stop(run: Run, expected: str) -> None:
     done = run("generate", PROMPT, "--temperature", "0", "-n", "12", "--stop", "never", "--stop", ".")
     assert (done.returncode, done.stdout.decode()) == (0, expected.split(".")[0])

@@ -18,7 +18,7 @@ from .terminal import on_terminal
 from .test_cli_commands import lines
 
 NUMBERS = {"N", "T", "K", "P", "S", "F", "A", "R", "E", "L", "H", "B", "BITS", "RATE", "0|2"}
-WITH_MODEL = ("generate", "chat", "inspect", "score", "info", "plan", "bench")
+WITH_MODEL = ("generate", "chat", "inspect", "score", "embed", "info", "plan", "bench")
 
 
 def group() -> Any:
@@ -43,8 +43,12 @@ def test_help(run: Run, call: Run) -> None:
     help = lines(call("generate", "--help"))
     assert help[0] == "Usage: pellucid generate [OPTIONS] [TEXT | -]"
     sections = [line for line in help if line.endswith(":") and not line.startswith(" ")]
-    assert sections == ["Arguments:", "Options:", "Sampling:", "Repetition:"]
-    shown = {line.split()[0].rstrip(",") for line in help[help.index("Sampling:") :] if line.startswith("  --")}
+    assert sections == ["Arguments:", "Options:", "Sampling:", "Repetition:", "Structured output:"]
+    shown = {
+        line.split()[0].rstrip(",")
+        for line in help[help.index("Sampling:") : help.index("Structured output:")]
+        if line.startswith("  --")
+    }
     looked_at = {"--temperature", "--top-k", "--samplers", "--seed", "--repeat-penalty", "--dry-breakers", "--mirostat"}
     assert looked_at <= shown and len(shown) == 24
 
@@ -149,7 +153,7 @@ def test_every_option_for_a_number_refuses_a_word(call: Run) -> None:
     ],
 )  # fmt: skip
 def test_words_and_ranges_of_loading(name: str, option: str, value: str, call: Run) -> None:
-    text = ["x"] if name in ("generate", "inspect", "score") else ["--lines"] if name == "chat" else []
+    text = ["x"] if name in ("generate", "inspect", "score", "embed") else ["--lines"] if name == "chat" else []
     done = call(name, *text, f"{option}={value}")
     assert done.returncode == 2 and error_line(done).startswith(f"pellucid: {option}")
 
@@ -207,6 +211,10 @@ def test_cache_bytes(call: Run, tiny: Path) -> None:
 
     found = json.loads(call("info", "-m", str(tiny), "--cache-bytes", "1.5MiB", "--json").stdout)
     assert found["cache_limit"] == 3 << 19
+    found = json.loads(call("info", "-m", str(tiny), "--checkpoints", "1.5MiB", "--json").stdout)
+    assert found["checkpoint_bytes"] == found["state_bytes"] == 0  # it has no recurrent layers
+    done = call("generate", "x", "--checkpoints", "0")
+    assert done.returncode == 2 and "--checkpoints=" in error_line(done)
     done = call("generate", "x", "--cache-bytes", "1K")
     assert done.returncode == 1 and "cache_bytes=1000" in error_line(done)
 

@@ -118,7 +118,8 @@ def test_inspect_text(run: Run, columns: str) -> None:
 
 
 def test_inspect_only(call: Run) -> None:
-    everything = json.loads(call("inspect", TEXT, "--json").stdout)
+    options = ("--cache-bytes", "1G")  # otherwise it depends on the memory that is free
+    everything = json.loads(call("inspect", TEXT, "--json", *options).stdout)
     always = {"model", "position", "follows"}
     keys = {
         "surprise": {"tokens"},
@@ -138,7 +139,7 @@ def test_inspect_only(call: Run) -> None:
         "heads": "Heads that changed",
     }
     for part, names in keys.items():
-        found = json.loads(call("inspect", TEXT, "--only", part, "--json").stdout)
+        found = json.loads(call("inspect", TEXT, "--only", part, "--json", *options).stdout)
         assert set(found) == always | names
         assert all(found[name] == everything[name] for name in found)
         shown = call("inspect", TEXT, "--only", part).stdout.decode()

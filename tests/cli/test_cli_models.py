@@ -238,3 +238,11 @@ with progress.progress("fetching smollm2-135m (98.4 MB); licence: Apache-2.0") a
     assert any("49.2 MB of 98.4 MB" in frame for frame in frames)
     assert [f for f in frames if not (f.rstrip().endswith(" of 98.4 MB") and len(f) <= columns)] == []
     assert all(frame.startswith("downloading ") for frame in frames) and "\u2026" not in bars
+
+
+def test_families(call: Run) -> None:
+    found = json.loads(call("info", "--archs", "--json").stdout)
+    assert {"name": "Arcee", "architecture": "arcee", "model_types": ["arcee"], "wrappers": [], "folders": 2,
+            "files": 2} in found["families"]  # fmt: skip
+    shown = call("info", "--archs").stdout.decode()
+    assert "gemma3_text, gemma3 (text)" in shown and "refused: DeepSeek" in shown

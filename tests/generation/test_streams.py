@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import BatchStream, Completion, Model, SamplingOptions, Stream, generation
+from pellucid import BatchStream, Completion, Model, SamplingOptions, Stream
 from pellucid.errors import BatchError, ContextBusyError, ContextFullError, NumericsError
 from pellucid.options import TEMPLATE_DEFAULTS
+from pellucid.schedule.scheduler import Scheduler
 
 OPTIONS: dict[str, Any] = {"max_tokens": 9, "seed": 5, "temperature": 1.0, "ignore_eos": True}
 USER = [{"role": "user", "content": "Hi"}]
@@ -242,13 +243,18 @@ def test_a_stream_of_several_of_which_one_fails(ids_only: Model) -> None:
 
 
 def test_a_shared_prompt_that_fails(ids_only: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    def prefill(engine: Any, sequence: Any, ids: list[int], *more: Any) -> bool:
-        if ids == [1, 2]:
-            raise NumericsError("NaN")
-        return real(engine, sequence, ids, *more)
+    real = ids_only.core.engine
 
-    real = generation.prefill
-    monkeypatch.setattr(generation, "prefill", prefill)
+    class Failing:
+        max_rows, plan = real.max_rows, real.plan
+
+        def forward(self, parts: Any, *, failed: dict[int, Exception], found: list[Any], **options: Any) -> None:
+            bad = {i for i, (_, ids, _) in enumerate(parts) if ids[:2] == [1, 2]}
+            parts = [(s, [] if i in bad else ids, 0 if i in bad else first) for i, (s, ids, first) in enumerate(parts)]
+            real.forward(parts, failed=failed, found=found, **options)
+            failed.update({i: NumericsError("NaN") for i in bad})
+
+    monkeypatch.setattr(ids_only.core, "open", Failing)
     with pytest.raises(BatchError, match=r"^prompt\[1\]: NaN \(2 of 4 completions failed\)$") as caught:
         ids_only.generate([[4, 5], [1, 2, 3]], n=2, max_tokens=2, ignore_eos=True)
     assert [done is None for done in caught.value.completions] == [False, False, True, True]
@@ -279,7 +285,7 @@ def test_none_is_the_default_of_every_argument(smol: Model, smollm2: Any) -> Non
 
 
 def test_closing_before_the_first_piece_computes_nothing(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "prefill", None)  # of a prompt that several completions share
+    monkeypatch.setattr(Scheduler, "_run", None)
     for stream in (smol.stream("Hi there", n=2), smol.stream(["Hi there"])):
         stream.close()
         assert {(done.finish_reason, done.timings.first_token > 60) for done in stream.result()} == {

@@ -27,6 +27,7 @@ from pellucid import (
     Stream,
     TokenLogprob,
 )
+from pellucid.embedding import Ranked
 from pellucid.look.score import Score
 
 if TYPE_CHECKING:
@@ -204,6 +205,8 @@ async def main() -> None:
         assert_type(stream, AsyncStream)
         assert_type(await stream.result(), Completion)
         assert_type(stream.text, str)
+    assert_type(await model.aembed(["a"]), npt.NDArray[np.float32])
+    assert_type(await model.arerank("a", ["b"]), list[Ranked])
     assert_type(await context.agenerate(), Completion)
     assert_type(await context.achat(messages), Completion)
     assert_type(context.achat(messages, stream=True), AsyncStream)

@@ -112,7 +112,7 @@ class Kernels:
             repeat = max(1, int(CALL_OPERATIONS / operations))
         tiles = min(max(tiles, 1), total)
         out = np.empty((product.n, tiles * TILE), np.float32)
-        scratch = np.empty(weights.scratch_bytes(self.isa, product.format), np.uint8)
+        scratch = weights.scratch_memory(self.isa, product.format)
         # Memory is shared as it is; a thread that computes and waits for a processor is none the slower.
         now = time.perf_counter_ns if product.n <= FEW else time.thread_time_ns
         start.wait()
@@ -140,7 +140,10 @@ def _raw(format: str, rows: int, k: int) -> npt.NDArray[np.uint8]:
     """Random bytes of a file's rows, of which each is a number neither tiny nor huge where it belongs to a float."""
     size = (rows, weights.row_bytes(format, k))
     codes = np.random.default_rng(1).integers(0, 256, size, np.uint8)
-    return codes & np.uint8(0x9F) | np.uint8(0x20)
+    codes = codes & np.uint8(0x9F) | np.uint8(0x20)
+    if format == "MXFP4":  # a block begins with a power of two
+        codes[:, ::17] = codes[:, ::17] % 8 + 120
+    return codes
 
 
 def _activations(isa: str, product: Product) -> dict[str, Any]:

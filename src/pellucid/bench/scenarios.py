@@ -104,7 +104,7 @@ class Bench:
 
     def __init__(self, model: Model, seed: int = 0) -> None:
         self.model = model
-        self.engine = model.core.open()
+        self.engine = model.core.decoder()
         self.info = model.info()
         self._rng = np.random.default_rng(seed)
         self._deep: dict[int, Context] = {}
@@ -132,13 +132,17 @@ class Bench:
         if depth not in self._deep:
             self._deep[depth] = self.model.context()
             self._deep[depth].append(self.ids(depth))
-        done = self._deep[depth].fork().generate(self.ids(1), max_tokens=n + 1, temperature=0, ignore_eos=True)
+        done = (
+            self._deep[depth]
+            .fork()
+            .generate(self.ids(1), max_tokens=n + 1, temperature=0, ignore_eos=True, speculate=False)
+        )
         return done.timings.decode
 
     def together(self, sequences: int, n: int) -> float:
         """n tokens of each of several sequences, in the same passes."""
         prompts = [self.ids(1) for _ in range(sequences)]
-        done = self.model.generate(prompts, max_tokens=n + 1, temperature=0, ignore_eos=True)
+        done = self.model.generate(prompts, max_tokens=n + 1, temperature=0, ignore_eos=True, speculate=False)
         return max(one.timings.decode for one in done)
 
     def demonstration(self, cache: bool) -> float:
@@ -162,7 +166,9 @@ class Bench:
         return seconds
 
     def _generate(self, ids: list[int], n: int, **options: Any) -> Completion:
-        done: Completion = self.model.generate(ids, max_tokens=n, temperature=0, ignore_eos=True, **options)
+        done: Completion = self.model.generate(
+            ids, max_tokens=n, temperature=0, ignore_eos=True, speculate=False, **options
+        )
         return done
 
     # ---- all phases ----------------------------------------------------------------------------------------------

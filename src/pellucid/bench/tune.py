@@ -38,7 +38,7 @@ def tune(model: Model, seconds: float) -> tuning.Tuning:
         ("weights that many rows meet", _candidates(values, "group_bytes", 0.5, 2), PROMPT),
         ("prefetching before a barrier", _candidates(values, "barrier_bytes", 0, 4), 1),
     ]
-    if isa.startswith("avx512"):
+    if isa.startswith("avx512") or isa == "amx":
         del wanted[3]
     else:
         del wanted[2]

@@ -1,7 +1,8 @@
 """The least work of a pass: bytes to read and operations to compute, counted from the plan.
 
 Bytes: each matrix of the pass once, as the model file stores it; one row of the embedding per token; the keys and
-values that the rows see, once per sequence and layer. Operations: two per product. Activations, norms and writes to the
+values that the rows see, once per sequence and layer; the state of each sequence and recurrent layer, read and written
+once. Operations: two per product, seven per number of a recurrence's state. Activations, norms and writes to the
 cache are not counted: they stay in the processor's caches or are few.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pellucid.bench.limits import Limits
-from pellucid.plan import CacheGroup, Matrix, Op, Plan
+from pellucid.plan import CacheGroup, Kind, Matrix, Op, Plan
 
 __all__ = ["Cost", "Part", "Pass", "Product", "Work", "count", "decode_passes", "prefill_passes", "products"]
 
@@ -98,18 +99,23 @@ def count(plan: Plan, passes: Iterable[Pass], cost: Cost, op: int | None = None)
                 scores = _scores(group, parts) * group.n_q * (group.dk + group.dv)
                 operations[_KV_OPERATIONS[cost.kv]] += 2 * scores
                 continue
+            if o.kind.recurs:
+                layer = plan.states[o.state].layer
+                total += 2 * 4 * len(parts) * (layer.scan_floats if o.kind == Kind.SCAN else layer.conv_floats)
+                each = 7 * layer.n_v * layer.dk * layer.dv if o.kind == Kind.SCAN else 2 * layer.taps * layer.channels
+                operations["f32"] += rows * each
             if o.kind.lookup:
                 for s in plan.segments[o.seg : o.seg + o.n_seg]:
                     m = plan.matrices[s.matrix]
                     total += rows * (m.data.size // m.rows)
             for m, product in products(plan, o, parts, cost):
-                total += m.data.size
+                total += m.data.size if not o.kind.routed else round(m.data.size * _met(m.stack, o.top_k, rows))
                 operations[_computed_in(m.type)] += product.operations
     return Work(total, {kind: n for kind, n in operations.items() if n})
 
 
 def products(plan: Plan, op: Op, parts: Pass, cost: Cost) -> list[tuple[Matrix, Product]]:
-    """The matrix products of an operation in a pass."""
+    """The matrix products of an operation in a pass. Of a stack of experts' matrices, each row meets `top_k`."""
     n = sum(p.wants if op.kind.wanted else p.n for p in parts)
     if op.kind.lookup or not n:
         return []
@@ -118,8 +124,13 @@ def products(plan: Plan, op: Op, parts: Pass, cost: Cost) -> list[tuple[Matrix, 
         m = plan.matrices[s.matrix]
         quantised = _computed_in(m.type) == "int8"
         terms = max(op.kind.least_terms, cost.least_terms, s.terms) if quantised else 1
-        found.append((m, Product(m.type, m.rows, m.k, n, terms)))
+        found.append((m, Product(m.type, m.rows, m.k, n * op.top_k if op.kind.routed else n, terms)))
     return found
+
+
+def _met(experts: int, top_k: int, rows: int) -> float:
+    """The part of all experts that rows meet, if each is as likely as any other."""
+    return 1.0 - (1.0 - top_k / experts) ** rows
 
 
 def _computed_in(format: str) -> str:

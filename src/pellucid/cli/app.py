@@ -12,7 +12,26 @@ from typer.core import TyperCommand, TyperGroup
 from pellucid.cli.output import line
 
 # Each is a module of this folder with a function of the same name, which imports what only its work needs.
-COMMANDS = ("generate", "chat", "tokenize", "inspect", "score", "info", "plan", "bench", "tune", "pull", "models", "rm")
+COMMANDS = (
+    "generate",
+    "chat",
+    "serve",
+    "tokenize",
+    "inspect",
+    "score",
+    "embed",
+    "batch",
+    "info",
+    "plan",
+    "bench",
+    "tune",
+    "quantize",
+    "convert",
+    "imatrix",
+    "pull",
+    "models",
+    "rm",
+)
 
 _NARROW = 60  # columns; below, what is described stands on a line of its own
 

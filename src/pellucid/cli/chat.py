@@ -19,6 +19,7 @@ from pellucid.generation import parse_options
 
 _FULL = "/reset starts over, --context N makes more room"
 _FULL_AT_ONCE = "--context N makes more room"
+_MOST_ROUNDS = 16  # of calls and their results, in one turn
 _LONGEST_TEMPLATE = 1 << 22  # bytes; longer templates are refused by their length
 
 
@@ -50,6 +51,14 @@ def chat(
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given several times.")
     ] = None,
+    tools: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="A Python file whose functions the model may call. Asks before it runs one.",
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Run functions without asking.")] = False,
     lines: Annotated[
         bool, typer.Option("--lines", help="Take each line of standard input as a turn, and /commands as typed ones.")
     ] = False,
@@ -58,6 +67,11 @@ def chat(
     isa: options.Isa = None,
     kv: options.Kv = "auto",
     cache_bytes: options.CacheBytes = None,
+    checkpoints: options.Checkpoints = None,
+    quantize: options.Quantize = None,
+    draft: options.Draft = None,
+    no_speculate: options.NoSpeculate = False,
+    prediction: options.Prediction = None,
     raw: options.Raw = False,
     json: options.Json = False,
     **sampling: Any,
@@ -67,9 +81,11 @@ def chat(
     Without TEXT, at a terminal: a conversation. /help lists its commands; Ctrl-C stops an answer, Ctrl-D ends it.
     Where standard input is not a terminal, all of it is one turn. Only answers go to stdout.
     """
+    from pellucid.cli.functions import Functions
     from pellucid.cli.session import Session
 
     asked: dict[str, Any] = {"stop": tuple(stop or ()), **arguments(sampling)}
+    asked |= options.speculation(no_speculate, prediction)
     if max_tokens is not None:
         asked["max_tokens"] = max_tokens
     with options.naming(*asked):  # before anything is downloaded
@@ -81,10 +97,25 @@ def chat(
     if json and talks:
         raise output.UsageError("--json: prints one answer; give TEXT, or - to read it from standard input")
     source = None if template is None else _read_template(template)
+    if tools is not None and not yes and not output.can_ask():
+        raise output.UsageError("--tools: asks at a terminal before it runs a function; --yes runs them without asking")
+    known = None if tools is None else Functions(tools, not yes)
+    if known is not None:
+        asked["tools"] = list(known.known.values())
     text = "" if talks else _question(prompt, typed, raw)
-    with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
+    with options.load(
+        model,
+        threads=threads,
+        context=context,
+        isa=isa,
+        kv=kv,
+        cache_bytes=cache_bytes,
+        checkpoints=checkpoints,
+        quantize=quantize,
+        draft=draft,
+    ) as loaded:
         session = Session(loaded, source, system, asked)
-        talk = _Talk(session, typed and talks)
+        talk = Talk(session, typed and talks, known)
         if talks:
             failed = talk.run()
         elif json:
@@ -122,11 +153,13 @@ def _read_template(path: str) -> str:
         raise ChatTemplateError(f"{path}: not UTF-8 at byte {error.start}; expected a chat template") from None
 
 
-class _Talk:
-    """Reads turns and prints answers. typed: whether turns are typed at a terminal."""
+class Talk:
+    """Reads turns and prints answers. typed: whether turns are typed at a terminal. functions: that the model may
+    call."""
 
-    def __init__(self, session: Any, typed: bool) -> None:
+    def __init__(self, session: Any, typed: bool, functions: Any) -> None:
         self.session = session
+        self.functions = functions
         self.typed = typed
         self.dropped = False  # the turn was interrupted with Ctrl-C
         self.failed = False  # a turn had no answer
@@ -162,9 +195,13 @@ class _Talk:
     def document(self, text: str) -> bool:
         """The same, as one JSON document, with the messages in the form that /load reads."""
         session = self.session
-        asked = [*session.said(), {"role": "user", "content": text}]
-        done = session.model.chat(asked, template=session.template, **session.options)
-        messages = [*asked, {"role": "assistant", "content": done.text}]
+        messages = [*session.said(), {"role": "user", "content": text}]
+        for round in range(_MOST_ROUNDS):
+            done = session.model.chat(messages, template=session.template, **session.options)
+            messages.append(done.message())
+            if self.functions is None or not done.tool_calls or round + 1 == _MOST_ROUNDS:
+                break
+            messages += [self.functions.answer(call) for call in done.tool_calls]
         output.document({**done.to_dict(), "messages": messages, "model": session.model.info().to_dict()})
         return bool(done.finish_reason == "context")
 
@@ -175,12 +212,30 @@ class _Talk:
         output.error(message)
 
     def answer(self, text: str) -> None:
+        asked = [{"role": "user", "content": text}]
+        for _ in range(_MOST_ROUNDS):
+            finish = self.say(asked)
+            calls = self.session.calls
+            if self.functions is None or not calls or finish not in ("eos", "stop"):
+                break
+            asked = [self.functions.answer(call) for call in calls]
+        else:
+            output.note(f"[stopped after {_MOST_ROUNDS} rounds of calls]")
+
+    def say(self, asked: list[dict[str, Any]]) -> str | None:
+        """Prints the answer to messages -> its finish reason. At a terminal, reasoning is shown on stderr."""
         with self.stoppable() as cancel, Flow() as flow:
-            finish, end = None, ""
-            for piece in self.session.answer(text, cancel):
+            finish, end, thought = None, "", ""
+            for piece in self.session.answer(asked, cancel):
+                if piece.reasoning and self.typed:
+                    output.aside(piece.reasoning)
+                    thought = piece.reasoning
+                if piece.text and thought:
+                    output.aside("" if thought.endswith("\n") else "\n")
+                    thought = ""
                 flow.write(piece.text)
                 finish, end = piece.finish_reason, piece.text or end
-        if not end.endswith("\n"):
+        if not end.endswith("\n") and (end or not self.session.calls):
             output.write("\n")
         if finish == "context":
             self.error(f"the context is full, and the answer was cut off; {self.full}")
@@ -188,6 +243,7 @@ class _Talk:
             output.note("[stopped]")
         elif finish == "length":
             output.note("[cut off after -n tokens]")
+        return finish
 
     @contextmanager
     def stoppable(self) -> Iterator[threading.Event | None]:

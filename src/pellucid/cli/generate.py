@@ -29,6 +29,11 @@ def generate(
     isa: options.Isa = None,
     kv: options.Kv = "auto",
     cache_bytes: options.CacheBytes = None,
+    checkpoints: options.Checkpoints = None,
+    quantize: options.Quantize = None,
+    draft: options.Draft = None,
+    no_speculate: options.NoSpeculate = False,
+    prediction: options.Prediction = None,
     raw: options.Raw = False,
     json: options.Json = False,
     **sampling: Any,
@@ -41,10 +46,21 @@ def generate(
     from pellucid.generation import parse_options
 
     asked: dict[str, Any] = {"max_tokens": max_tokens, "stop": tuple(stop or ()), **arguments(sampling)}
+    asked |= options.speculation(no_speculate, prediction)
     with options.naming(*asked):  # before anything is fetched
         parse_options(asked)
     text = options.read_text(prompt, raw=raw)
-    with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
+    with options.load(
+        model,
+        threads=threads,
+        context=context,
+        isa=isa,
+        kv=kv,
+        cache_bytes=cache_bytes,
+        checkpoints=checkpoints,
+        quantize=quantize,
+        draft=draft,
+    ) as loaded:
         if json:
             with options.naming("prompt", *asked):
                 done = loaded.generate(text, **asked)
@@ -68,4 +84,6 @@ def _timings(t: Any, finish: str) -> str:
         f"prompt {t.prefill_tokens} tokens in {t.prefill:.2f} s ({t.prefill_rate:.0f}/s)",
         f"then {t.decode_tokens} in {t.decode:.2f} s ({t.decode_rate:.0f}/s)",
     ]
+    if t.drafted_tokens:
+        parts.append(f"{t.accepted_tokens} of {t.drafted_tokens} guesses right")
     return f"[{', '.join(parts)}; {finish}]"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from pellucid.cli import options, output
+from pellucid.cli import options, output, page
 from pellucid.errors import PellucidError, one_line
 from pellucid.sampling import SamplingOptions
 
@@ -53,11 +53,30 @@ def inspect(
     png: Annotated[
         str | None, typer.Option(metavar="DIR", help="Also write figures into this folder (extra `plots`).")
     ] = None,
+    html: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write a page that shows all of it instead: one file, for any browser."),
+    ] = None,
+    html_size: Annotated[
+        float | None,
+        typer.Option(metavar="MB", help="The most that the page may have. Default: 15.", min=0.5, max=2000),
+    ] = None,
+    title: Annotated[str | None, typer.Option(metavar="T", help="The page's title. Default: the text.")] = None,
+    time: Annotated[bool, typer.Option("--time", help="With --html: measure each operation, too.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="With --html: the text is a user's message to answer.")] = False,
+    generate: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="With --html: show N tokens of the answer, too.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="With --generate: of its random numbers.")] = None,
+    file: Annotated[
+        str | None, typer.Option(metavar="TRACE", help="With --html: the tokens of a trace that was saved (.npz).")
+    ] = None,
     threads: options.Threads = None,
     context: options.Context = None,
     isa: options.Isa = None,
     kv: options.Kv = "auto",
     cache_bytes: options.CacheBytes = None,
+    quantize: options.Quantize = None,
     raw: options.Raw = False,
     json: options.Json = False,
 ) -> None:
@@ -65,15 +84,30 @@ def inspect(
 
     Prints how much the model expected each token; the next token's probabilities, before and after each sampling
     filter; the likeliest token after each layer; the memory that weights, keys and values take; the heads that changed
-    the next token's logit most, and the tokens that they attend to.
+    the next token's logit most, and the tokens that they attend to. With --html, a page that shows all of it, for every
+    token, layer and head.
     """
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    loading: dict[str, Any] = {
+        "threads": threads, "context": context, "isa": isa, "kv": kv, "cache_bytes": cache_bytes, "quantize": quantize,
+    }  # fmt: skip
+    if html is not None:
+        others = {"only": only, "layer": layer, "head": head, "png": png, "json": json or None}
+        page.check(html, file, text, generate, seed, others)
+        request = page.Request(html, html_size, title, time, chat, generate, seed, file, position)
+        page.write(request, model, loading, text, raw, sampling)
+        return
+    given = {"html-size": html_size, "title": title, "time": time or None, "chat": chat or None}
+    given |= {"generate": generate, "seed": seed, "file": file}
+    for name, value in given.items():
+        if value is not None:
+            raise output.UsageError(f"--{name}: is about the page, which --html writes")
     parts = _parts(only)
     for name, value in (("layer", layer), ("head", head)):
         if value is not None and "heads" not in parts:
             raise output.UsageError(f"--{name}={value}: is about heads, which --only leaves out")
     if head is not None and layer is None:
         raise output.UsageError(f"--head={head}: needs --layer, the head's layer")
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     with options.naming(*sampling):
         SamplingOptions(**sampling)  # type: ignore[arg-type]
     if png is not None:
@@ -81,7 +115,7 @@ def inspect(
             raise output.UsageError("--png: figures are of lens and heads, which --only leaves out")
         _check_folder(png)
     content = options.read_text(text, "text", raw=raw)
-    with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
+    with options.load(model, **loading) as loaded:
         with options.naming("prompt", "position", "layer", "head"):
             found = look(loaded, content, position, layer, head, show, sampling, parts)
         figures = [] if png is None else _figures(loaded, found, png, head, parts)
@@ -127,14 +161,14 @@ def look(
     parts: set[str],
 ) -> dict[str, Any]:
     """Everything to show, as plain data; "_" holds what the figures are drawn from."""
-    from pellucid.look import record, tables
+    from pellucid.look import sizes, tables
 
     core = model.core
     config, ids = core.config, core.prompt(text)
-    (at,) = record.select("position", position, len(ids))
-    layers = None if layer is None else record.select("layer", layer, config.layers)
+    (at,) = sizes.select("position", position, len(ids))
+    layers = None if layer is None else sizes.select("layer", layer, config.layers)
     if head is not None:
-        (head,) = record.select("head", head, config.attention.n_q)
+        (head,) = sizes.select("head", head, config.attention.n_q)
     here = model.trace(ids, ("hidden", "attention") if "heads" in parts else "hidden", positions=at)
     out: dict[str, Any] = {
         "model": os.path.basename(core.facts.path),

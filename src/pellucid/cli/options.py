@@ -21,28 +21,40 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT",
+    "MODEL_HELP",
     "CacheBytes",
+    "Checkpoints",
     "Context",
+    "Draft",
+    "Force",
+    "Imatrix",
     "Isa",
     "Json",
     "Kv",
     "ModelName",
+    "NoSpeculate",
+    "Prediction",
     "Prompt",
+    "Quantize",
     "Raw",
     "Threads",
     "announcement",
+    "check_target",
     "load",
     "naming",
     "nbytes",
     "pulled",
     "read_all",
+    "read_content",
     "read_text",
     "removable",
     "size",
+    "speculation",
+    "thread_count",
 ]
 
 DEFAULT = catalog.DEFAULT
-_MODEL_HELP = "A GGUF file, a Hugging Face folder, a catalogue name, or a name that was given to pull."
+MODEL_HELP = "A GGUF file, a Hugging Face folder, a catalogue name, or a name that was given to pull."
 
 
 def pulled(incomplete: str) -> list[str]:
@@ -73,7 +85,12 @@ def _isas(incomplete: str) -> list[str]:
     return [name for name, built, runs in _engine.isas() if built and runs and name.startswith(incomplete)]
 
 
-ModelName = Annotated[str, typer.Option("-m", "--model", metavar="MODEL", help=_MODEL_HELP, autocompletion=pulled)]
+ModelName = Annotated[str, typer.Option("-m", "--model", metavar="MODEL", help=MODEL_HELP, autocompletion=pulled)]
+Imatrix = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Importances of columns, made by `pellucid imatrix` or by llama.cpp."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file where it exists.")]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -103,11 +120,42 @@ Kv = Annotated[
         autocompletion=_among("auto", "f32", "f16", "bf16", "int8"),
     ),
 ]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TYPE",
+        help="Put matrices in F32, F16 and BF16 into this format while loading, such as q8_0 or q4_k_m.",
+    ),
+]
 CacheBytes = Annotated[
     str | None,
     typer.Option(
         metavar="SIZE",
-        help="Memory that the keys and values of all sequences may take, such as 2G or 500M; default: no limit.",
+        help="Memory that the keys and values of all sequences may take, such as 2G or 500M; "
+        "default: half of what is left after loading.",
+    ),
+]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="A smaller model of the same vocabulary that guesses next tokens; it changes the speed alone.",
+        autocompletion=pulled,
+    ),
+]
+NoSpeculate = Annotated[
+    bool, typer.Option("--no-speculate", help="Guess no next tokens; this changes the speed alone.")
+]
+Prediction = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="A text that the answer is expected to resemble; this changes the speed alone."),
+]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Memory of earlier states of recurrent layers that each sequence keeps to go back to, such as 200M;"
+        " default: eight states.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
@@ -126,6 +174,7 @@ LONGEST_TEXT = 1 << 28  # bytes; an endless device or pipe is refused here
 # What differs from the library's name in more than dashes.
 _FLAGS = {
     "max_tokens": "-n/--max-tokens",
+    "megabytes": "--html-size",
     "prompt": "PROMPT",
     "text": "TEXT",
     "PELLUCID_THREADS": "PELLUCID_THREADS",
@@ -158,13 +207,22 @@ def nbytes(option: str, text: str, least: int = 0) -> int:
     return value
 
 
-def load(source: str, *, isa: str | None = None, cache_bytes: str | None = None, **options: Any) -> Model:
+def load(
+    source: str,
+    *,
+    isa: str | None = None,
+    cache_bytes: str | None = None,
+    checkpoints: str | None = None,
+    **options: Any,
+) -> Model:
     """Loads a model, with a progress bar on stderr where that is a terminal and loading takes a while."""
     from pellucid.cli.progress import progress
     from pellucid.model import Model
 
     if cache_bytes is not None:
         options["cache_bytes"] = nbytes("--cache-bytes", cache_bytes, least=1)
+    if checkpoints is not None:
+        options["checkpoints"] = nbytes("--checkpoints", checkpoints, least=1)
     with naming(*options), progress(announcement(source)) as show:
         try:
             return Model.load(source, progress=show, isa=isa, **options)
@@ -178,6 +236,18 @@ def announcement(source: str) -> str:
     if entry is None or entry.terms or catalog.is_cached(source):
         return ""
     return f"fetching {entry.name} ({size(entry.size)}); licence: {entry.licence}"
+
+
+def read_content(text: str | None, file: str | None, raw: bool) -> tuple[str, str]:
+    """What --file or TEXT gives: (what errors call it, the text)."""
+    if file is None:
+        return "TEXT" if text not in (None, "-") else "standard input", read_text(text, "text", raw=raw)
+    if text is not None:
+        raise UsageError(f"--file={file}: takes the place of TEXT; give one of them")
+    if file == "-":
+        return "standard input", read_text(file, raw=raw)
+    with open(file, "rb") as opened:
+        return file, read_all(opened, file, raw=raw)
 
 
 def read_text(text: str | None, what: str = "prompt", *, raw: bool = False) -> str:
@@ -205,3 +275,33 @@ def read_all(file: IO[bytes], name: str, *, raw: bool = False) -> str:
     if not raw and text.endswith("\n"):
         text = text[:-1].removesuffix("\r")
     return text
+
+
+def speculation(no_speculate: bool, prediction: str | None) -> dict[str, Any]:
+    """--no-speculate and --prediction as the library's options."""
+    found: dict[str, Any] = {"speculate": False} if no_speculate else {}
+    if prediction is not None:
+        with open(prediction, "rb") as file:
+            found["prediction"] = read_all(file, prediction, raw=True)
+    return found
+
+
+def check_target(path: str, source: str, force: bool) -> None:
+    """Raises UsageError for a file that must not be written: the source itself, a folder, or, without `force`, one that
+    exists."""
+    if os.path.isdir(path):
+        raise UsageError(f"{path}: this is a folder; expected the name of a file to write")
+    if not os.path.exists(path):
+        return
+    if os.path.exists(source) and os.path.samefile(path, source):
+        raise UsageError(f"{path}: this is the model that is read; give another name")
+    if not force:
+        raise UsageError(f"{path} exists; --force replaces it")
+
+
+def thread_count(threads: int | None) -> int:
+    """The number of threads of work that needs no loaded model, by the same rules as for one."""
+    from pellucid.core import thread_count as count
+
+    with naming("threads"):
+        return count(threads)[0]

@@ -15,6 +15,7 @@ from pellucid.errors import MOST, one_line
 
 __all__ = [
     "UsageError",
+    "aside",
     "can_ask",
     "columns",
     "confirmed",
@@ -110,6 +111,13 @@ def line(text: str) -> None:
 def document(value: Any) -> None:
     """One JSON document to stdout, in ASCII: whole whatever the encoding."""
     line(json.dumps(value, indent=2, allow_nan=False).replace("\x7f", "\\u007f"))
+
+
+def aside(text: str) -> None:
+    """Text to stderr, at once."""
+    if text and sys.stderr is not None:
+        sys.stderr.write(visible(text) if sys.stderr.isatty() else text)
+        sys.stderr.flush()
 
 
 def end_line(*, interrupted: bool = False) -> None:

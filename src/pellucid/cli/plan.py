@@ -66,7 +66,7 @@ def _time(model: Model, rows: int, depth: int) -> list[int]:
 
     from pellucid.bench.operations import fastest
 
-    most = min(model.core.open().max_rows, model.context_length)
+    most = min(model.core.decoder().max_rows, model.context_length)
     if rows > most:
         raise output.UsageError(f"--rows={rows}: a pass has at most {most} tokens here")
     if depth + rows > model.context_length:

@@ -14,7 +14,7 @@ from pellucid.sampling import SamplingOptions
 __all__ = ["arguments", "sampling_options"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_SAMPLING, _REPETITION = "Sampling", "Repetition"
+_SAMPLING, _REPETITION, _STRUCTURE = "Sampling", "Repetition", "Structured output"
 
 # Option -> (type, metavar, panel, help). Defaults are the library's.
 _OPTIONS: dict[str, tuple[Any, str, str, str]] = {
@@ -87,9 +87,15 @@ _OPTIONS: dict[str, tuple[Any, str, str, str]] = {
         _REPETITION,
         "DRY: text that no repetition extends over; may be given several times.",
     ),
+    "schema": (str | None, "FILE", _STRUCTURE, "Answer with JSON that the JSON schema in this file allows."),
+    "regex": (str | None, "RE", _STRUCTURE, "Answer with a text that matches this regular expression as a whole."),
+    "choice": (list[str] | None, "TEXT", _STRUCTURE, "Answer with one of these texts; given several times."),
+    "grammar": (str | None, "FILE", _STRUCTURE, "Answer with a text of the grammar in this file, in Lark or GBNF."),
+    "strict": (bool, "", _STRUCTURE, "Refuse a schema with keywords that cannot be kept, or ignore them."),
 }
 _ALIASES = {"temperature": ("--temp",)}
-_NONE_AT_FIRST = ("samplers", "seed", "dry_breakers")
+_NONE_AT_FIRST = ("samplers", "seed", "dry_breakers", "schema", "regex", "choice", "grammar")
+_FILES = {"schema": "a JSON schema", "grammar": "a grammar"}
 
 
 def sampling_options(command: _Command) -> _Command:
@@ -100,7 +106,8 @@ def sampling_options(command: _Command) -> _Command:
     ours = []
     for name, (kind, metavar, panel, text) in _OPTIONS.items():
         flags = [f"--{name.replace('_', '-')}", *_ALIASES.get(name, ())]
-        option = typer.Option(*flags, metavar=metavar, help=text, rich_help_panel=panel)
+        flags = [f"{flags[0]}/--no-{name}"] if kind is bool else flags
+        option = typer.Option(*flags, metavar=metavar or None, help=text, rich_help_panel=panel)
         default = None if name in _NONE_AT_FIRST else defaults[name]
         ours.append(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
@@ -115,6 +122,23 @@ def arguments(sampling: dict[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in sampling.items() if name == "seed" or value is not None}
     if "samplers" in given:
         given["samplers"] = tuple(name.strip() for name in given["samplers"].split(",") if name.strip())
-    if not given.get("dry_breakers", True):  # an option that may come several times and did not
-        del given["dry_breakers"]
+    for name in ("dry_breakers", "choice"):
+        if not given.get(name, True):  # an option that may come several times and did not
+            del given[name]
+    for name, what in _FILES.items():
+        if name in given:
+            given[name] = _read(name, given[name], what)
     return given
+
+
+def _read(name: str, path: str, what: str) -> str:
+    """A text file that an option names."""
+    from pellucid.errors import GrammarError
+    from pellucid.structure import LIMIT
+    from pellucid.weights.base import read_file
+
+    data = read_file(path, LIMIT, what)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise GrammarError(f"{path}: not UTF-8 at byte {error.start}; expected {what}", place=name) from None

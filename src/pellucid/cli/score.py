@@ -13,6 +13,7 @@ from pellucid.errors import PellucidError
 from pellucid.sampling import MOST_LOGPROBS
 
 if TYPE_CHECKING:
+    from pellucid.look.compare import Comparison
     from pellucid.look.score import Score
     from pellucid.tokenizer import Tokenizer
 
@@ -40,11 +41,19 @@ def score(
         int | None,
         typer.Option(metavar="N", help="Score longer texts in overlapping parts of N tokens; default: --context."),
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL2",
+            help="Also compare the predictions with those of this model, such as the original of a quantised file.",
+        ),
+    ] = None,
     threads: options.Threads = None,
     context: options.Context = None,
     isa: options.Isa = None,
     kv: options.Kv = "auto",
     cache_bytes: options.CacheBytes = None,
+    quantize: options.Quantize = None,
     raw: options.Raw = False,
     json: options.Json = False,
 ) -> None:
@@ -52,7 +61,9 @@ def score(
 
     Each token is scored given those before it; the first token is not counted.
     """
-    name, content = _read(text, file, raw)
+    from pellucid.look.compare import compare
+
+    name, content = options.read_content(text, file, raw)
     named = [("", content)]
     if lines:
         named = [(f"line {i}", line) for i, line in enumerate(content.split("\n"), 1) if line.strip()]
@@ -60,15 +71,24 @@ def score(
         raise PellucidError(f"{name} contains no text")
     if text == content and os.path.isfile(text):
         output.note(f"this scores the words {text!r}; for the text in that file: --file {text}")
-    with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
+    with options.load(
+        model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes, quantize=quantize
+    ) as loaded:
         longest = loaded.context_length if window is None else window
         with options.naming("window", "top"):
             found = loaded.score([line for _, line in named], top=top, window=longest)
         tokenizer = loaded.core.need_tokenizer()
         results = [_result(tokenizer, name, line, one, top) for (name, line), one in zip(named, found, strict=True)]
+        compared = None
+        if reference is not None:
+            other = options.load(reference, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes)
+            with other, options.naming("reference", "text"):
+                compared = compare(loaded.core, other.core, [line for _, line in named], longest)
     total = _sums([r["log_probability"] for r in results], *(sum(r[k] for r in results) for k in ("tokens", "bytes")))
     parts = max(len(one.ids) for one in found) > longest
     document = {**total, "window": longest if parts else None, "texts": results}
+    if compared is not None:
+        document["reference"] = {"model": reference, **compared.to_dict()}
     if json:
         output.document(document)
         return
@@ -92,20 +112,23 @@ def score(
     ):
         rows.append([key.replace("_", " "), "none" if total[key] is None else f"{total[key]:.3f}", what])
     output.table(rows, right=(1,))
+    if compared is not None:
+        _comparison(compared)
     if parts:
         output.sentence(f"Scored in parts of {longest} tokens, each from the middle of the previous one.")
 
 
-def _read(text: str | None, file: str | None, raw: bool) -> tuple[str, str]:
-    """(what errors call it, the text)."""
-    if file is None:
-        return "TEXT" if text not in (None, "-") else "standard input", options.read_text(text, "text", raw=raw)
-    if text is not None:
-        raise output.UsageError(f"--file={file}: takes the place of TEXT; give one of them")
-    if file == "-":
-        return "standard input", options.read_text(file, raw=raw)
-    with open(file, "rb") as opened:
-        return file, options.read_all(opened, file, raw=raw)
+def _comparison(c: Comparison) -> None:
+    output.line("")
+    rows = [
+        ["KL divergence", f"{c.kl_mean:.5f}", "mean, in nats: of the model's predictions from the reference's"],
+        ["median", f"{c.kl_median:.5f}", ""],
+        ["99th percentile", f"{c.kl_99:.5f}", ""],
+        ["agreement", f"{100 * c.agreement:.2f} %", "tokens for which both have the same likeliest one"],
+        ["perplexity", f"{c.perplexity:.3f}", f"of the model, +- {c.perplexity_error:.3f} (standard error)"],
+        ["", f"{c.reference_perplexity:.3f}", f"of the reference, +- {c.reference_perplexity_error:.3f}"],
+    ]
+    output.table(rows, right=(1,))
 
 
 def _sums(logprobs: list[float], tokens: int, nbytes: int) -> dict[str, Any]:

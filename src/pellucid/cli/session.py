@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pellucid.errors import ChatTemplateError, ModelFileError
+from pellucid.results import ToolCall, joined
 
 if TYPE_CHECKING:
     from pellucid import Model, Piece
@@ -29,6 +30,7 @@ class Session:
         self.options = options
         self.messages: list[dict[str, Any]] = []
         self.context = model.context()
+        self.calls: tuple[ToolCall, ...] = ()  # of the last answer
         self._last: Piece | None = None
         if model.tokenizer is None:
             raise ChatTemplateError("the model file has no tokenizer, so it cannot chat")
@@ -46,23 +48,31 @@ class Session:
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return system + self.messages
 
-    def answer(self, text: str, cancel: Any) -> Iterator[Piece]:
-        """Adds a user's message and yields the answer's pieces. A turn without an answer is not kept."""
-        asked = {"role": "user", "content": text}
+    def answer(self, asked: list[dict[str, Any]], cancel: Any) -> Iterator[Piece]:
+        """Adds messages, of a user or with results of calls, and yields the answer's pieces. A turn without an answer
+        is not kept."""
         pieces = self.context.chat(
-            [*self.said(), asked], template=self.template, stream=True, cancel=cancel, **self.options
+            [*self.said(), *asked], template=self.template, stream=True, cancel=cancel, **self.options
         )
-        parts: list[str] = []
-        self._last = None
+        parts: list[Piece] = []
+        self._last, self.calls = None, ()
         try:
             for piece in pieces:
-                parts.append(piece.text)
+                parts.append(piece)
                 self._last = piece
                 yield piece
         finally:
             pieces.close()
-            if any(parts) or (self._last is not None and self._last.finish_reason != "cancelled"):
-                self.messages += [asked, {"role": "assistant", "content": "".join(parts)}]
+            text, thought = "".join(one.text for one in parts), "".join(one.reasoning for one in parts)
+            self.calls = joined(call for one in parts for call in one.tool_calls)
+            said = text or thought or self.calls
+            if said or (self._last is not None and self._last.finish_reason != "cancelled"):
+                message: dict[str, Any] = {"role": "assistant", "content": text}
+                if thought:
+                    message["reasoning_content"] = thought
+                if self.calls:
+                    message["tool_calls"] = [call.to_dict() for call in self.calls]
+                self.messages += [*asked, message]
 
     # ---- commands ---------------------------------------------------------------------------------------------
 
