@@ -15,12 +15,12 @@ OPTIONS = {
     "without this option they are deselected",
     "live": "also run the tests that compare with another runtime (extras `reference` and `llama`: torch, "
     "transformers, llama-cpp-python); without this option they are deselected",
-    "neon": "also run the kernels for aarch64, cross-compiled, under qemu (Debian, Ubuntu: gcc-aarch64-linux-gnu "
-    "libc6-dev-arm64-cross qemu-user); without this option they are deselected",
     "nightly": "also run the long tests, such as 100,000 hostile requests to the server; "
     "without this option they are deselected",
     "page": "also open pages in Chromium and Firefox (Debian: chromium firefox-esr; extra `page-test`); "
     "without this option they are deselected",
+    "qemu": "also run the kernels for aarch64, cross-compiled, and this build on older x86-64 processors, under qemu "
+    "(Debian, Ubuntu: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user); without this option they are deselected",
     "wheel": "also build the wheel and install it where there is no compiler (extra `wheel`; needs a package index); "
     "without this option they are deselected",
 }

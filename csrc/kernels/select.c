@@ -57,10 +57,11 @@ static void fill(pl_kernels *k, int isa)
         tiers[isa].fill(k);
 }
 
+/* What fills a tier's table is compiled for that tier too, so it runs only where the tier does. */
 static void fill_all(void)
 {
     for (int isa = 0; isa < PL_N_ISA; isa++)
-        if (tiers[isa].fill)
+        if (tiers[isa].fill && pl_isa_runs(isa))
             fill(&tables[isa], isa);
 }
 

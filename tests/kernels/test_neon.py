@@ -1,6 +1,6 @@
 """The NEON tier on any Linux machine: the tests of all tiers, on kernels cross-compiled for aarch64 under qemu.
 
-Runs with --neon alone; needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user (Debian, Ubuntu).
+Runs with --qemu alone; needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user (Debian, Ubuntu).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pellucid._kernels import weights
 from tests.kernels import guard, remote, test_attend, test_formats, test_matmul, test_recurrent, test_rows, test_vocab
 from tests.kernels.remote import Machine
 
-pytestmark = [pytest.mark.neon, pytest.mark.usefixtures("diverted")]
+pytestmark = [pytest.mark.qemu, pytest.mark.usefixtures("diverted")]
 NEON = remote.tier("neon")
 
 
