@@ -24,7 +24,8 @@ import sys
 import pellucid
 with pellucid.Model.load(sys.argv[1], threads=1) as model:
     assert model.info().isa == sys.argv[2], model.info().isa
-    print(model.generate("Water is", max_tokens=4, temperature=0).ids, model.logits(model.tokenize("Water")).tobytes().hex())
+    ids = model.generate("Water is", max_tokens=4, temperature=0).ids
+    print(ids, model.logits(model.tokenize("Water")).tobytes().hex())
 """
 
 

@@ -211,6 +211,7 @@ FOLDERS = {
             "moe_intermediate_size": 1024,
             "routed_scaling_factor": 2.446,
             "topk_group": 1,
+            "norm_topk_prob": True,
         },
         names={
             **{name: own for name, own in LATENT_NAMES.items()},

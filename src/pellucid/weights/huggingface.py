@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -94,6 +94,12 @@ class _Settings:
         return lambda key, *args, **options: method(self.prefix + key, *args, **options)
 
 
+def _with_defaults(table: Folder, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with the table's defaults, but for what it gives under another name of the same key."""
+    given = {table.keys[key] for key in config if key in table.keys}
+    return {**{k: v for k, v in table.defaults.items() if table.keys.get(k, k) not in given}, **config}
+
+
 def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
     """A folder opened by `open_folder` -> the same model under GGUF's keys and names.
 
@@ -114,10 +120,12 @@ def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
         if isinstance(table, Wrapper):
             raise folder.refuse("config.text_config.model_type")
     config = folder.metadata["config"]
+    own = folder.get_table(prefix[:-1])
     if wrapper is None:
-        folder.metadata["config"] = {**table.defaults, **config}
+        folder.metadata["config"] = _with_defaults(table, config)
     else:
-        folder.metadata["config"] = {**config, "text_config": {**table.defaults, **config["text_config"]}}
+        folder.metadata["config"] = {**config, "text_config": _with_defaults(table, config["text_config"])}
+    defaulted = {table.keys[key] for key in table.defaults if key in table.keys}
     c = _Settings(folder, prefix)
     _check_classes(c, table.classes)
     if table.variant is not None:
@@ -130,7 +138,7 @@ def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
             if f"{arch}.{name}" in metadata and metadata[f"{arch}.{name}"] != value:  # an older and a newer name
                 raise c.fail(key, f"it is {value}", f"{metadata[f'{arch}.{name}']}, as another key says")
             metadata[f"{arch}.{name}"] = value
-        elif key in table.defaults and key not in _NULLABLE:
+        elif name in defaulted and key in own and key not in _NULLABLE:
             raise c.fail(key, "it is null", "a value")
         if value is not None or f"{arch}.{name}" not in aliases:
             aliases[f"{arch}.{name}"] = prefix + key
