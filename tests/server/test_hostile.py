@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pellucid import Model
+from pellucid.openai.fields import OPTIONS, REFUSED
 from pellucid.server.failures import STATUSES
-from pellucid.server.fields import OPTIONS, REFUSED
 from pellucid.server.gate import Gate
 from tests.server.client import Answer, ask
 from tests.server.sockets import WAIT, request, rest, running

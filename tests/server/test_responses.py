@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pellucid import Model
+from pellucid.openai.fields import Call
 from pellucid.server.access import Key
 from pellucid.server.app import make_app
-from pellucid.server.fields import Call
 from pellucid.server.gate import Gate
 from pellucid.server.responses import Kept, response_call
 from pellucid.server.service import Service

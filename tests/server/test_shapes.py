@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from pellucid.openai.fields import Call
+from pellucid.openai.parts import Part
 from pellucid.results import ToolCallDelta
-from pellucid.server.feed import Part
-from pellucid.server.fields import Call
 from pellucid.server.messages import MessageShape, message_call
 from pellucid.server.ollama import OllamaChat, chat
 from pellucid.server.record import Record

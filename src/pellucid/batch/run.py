@@ -12,8 +12,8 @@ from pellucid.batch.source import Row, key_of
 from pellucid.batch.target import Target
 from pellucid.errors import ClosedError, PellucidError
 from pellucid.model import Model
+from pellucid.openai.fields import Call
 from pellucid.results import Completion
-from pellucid.server.fields import Call
 
 __all__ = ["Counts", "run"]
 

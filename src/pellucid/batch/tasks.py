@@ -10,16 +10,15 @@ from typing import Any
 from pellucid.batch.source import Row
 from pellucid.errors import PellucidError, WrongValue, one_line
 from pellucid.model import Model
+from pellucid.openai.fields import Call, chat_call, completion_call
+from pellucid.openai.limits import Limits, Rules
+from pellucid.openai.parts import part_of
+from pellucid.openai.shapes import ChatObjects, CompletionObjects, Objects, usage
 from pellucid.options import CHAT_DEFAULTS
-from pellucid.results import Completion, ToolCallDelta
+from pellucid.results import Completion
 from pellucid.sampling import MOST_SEED
 from pellucid.server.failures import Failure, failure
-from pellucid.server.feed import Part
-from pellucid.server.fields import Call, chat_call, completion_call
 from pellucid.server.identity import fingerprint
-from pellucid.server.record import Record
-from pellucid.server.settings import Limits, Settings
-from pellucid.server.shapes import ChatShape, CompletionShape, Shape, usage
 
 __all__ = ["TASKS", "Generation", "text_of"]
 
@@ -35,8 +34,8 @@ class Generation:
 
     def __init__(self, model: Model, task: str, seed: int | None) -> None:
         self._model, self._chats, self._seed = model, task == "chat", seed
-        limits = Limits(body=_MOST, n=128, prompts=1, stop=_MOST, stop_characters=_MOST, logit_bias=_MOST)
-        self._settings = Settings(limits=limits)
+        limits = Limits(n=128, prompts=1, stop=_MOST, stop_characters=_MOST, logit_bias=_MOST)
+        self._rules = Rules(limits=limits)
         self._fingerprint = ""
 
     def work(self, row: Row) -> tuple[list[dict[str, Any]], Call | None]:
@@ -61,7 +60,7 @@ class Generation:
             raise WrongValue("body", ": expected an object")
         if url not in URLS:
             raise WrongValue("url", f"={one_line(repr(url), 60)}: expected {' or '.join(URLS)}")
-        call = (chat_call if URLS[url] else completion_call)(dict(body), self._settings)
+        call = (chat_call if URLS[url] else completion_call)(dict(body), self._rules)
         if call.echo:
             raise WrongValue("echo", ": not supported here; the task score gives a prompt's log probabilities")
         name, content = ("messages", call.messages) if URLS[url] else ("prompt", call.prompts[0])
@@ -103,28 +102,19 @@ class Generation:
     def _answer(self, row: Row, call: Call, found: list[Completion]) -> dict[str, Any]:
         """As OpenAI's batch files have it. `created` is 0, for a line does not depend on the time."""
         shape = self._shape(row, call)
-        parts = [_part(done) for done in found]
+        parts = [part_of(done) for done in found]
         new = sum(len(done.ids) for done in found)
         used = usage(found[0].prompt_tokens, new, 0, sum(done.reasoning_tokens for done in found))
         body = {**shape.answer(parts, used), "created": 0}
         return {"response": {"status_code": 200, "request_id": str(row.id), "body": body}, "error": None}
 
-    def _shape(self, row: Row, call: Call) -> Shape:
+    def _shape(self, row: Row, call: Call) -> Objects:
         info = self._model.info()
         if not self._fingerprint:
             self._fingerprint = fingerprint(info)
-        kind = ChatShape if call.messages is not None else CompletionShape
-        record = Record(id=str(row.id), model=call.model or info.name or "default")
-        return kind(self._model.core, record, self._fingerprint, call)
-
-
-def _part(done: Completion) -> Part:
-    part = Part(done.text, list(done.ids), list(done.logprobs), done.finish_reason, done.prompt_tokens)
-    part.reasoning, part.reasoning_tokens = done.reasoning, done.reasoning_tokens
-    part.calls = [ToolCallDelta(i, one.id, one.name, one.arguments) for i, one in enumerate(done.tool_calls)]
-    if done.end is not None:
-        part.logprobs.append(done.end)
-    return part
+        kind = ChatObjects if call.messages is not None else CompletionObjects
+        called = call.model or info.name or "default"
+        return kind(self._model.core, str(row.id), called, self._fingerprint, call.logprobs)
 
 
 def text_of(row: Row) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,10 @@ from starlette.types import Receive, Scope, Send
 from pellucid import checks, embedding
 from pellucid.asynchronous import call
 from pellucid.errors import ContextFullError, WrongType, WrongValue
+from pellucid.openai.embeddings import embed_call, embedded, rest, take_model
+from pellucid.openai.fields import Fields
 from pellucid.server.body import Disconnected
-from pellucid.server.failures import Failure, failure, refused
-from pellucid.server.fields import Fields
+from pellucid.server.failures import Failure, failure
 from pellucid.server.generate import read, until_left, whole
 from pellucid.server.models import Hosted
 from pellucid.server.service import Running, Service
@@ -25,20 +25,6 @@ from pellucid.server.settings import Settings
 from pellucid.server.shapes import dumps
 
 __all__ = ["Compute", "Task", "embeddings", "rerank"]
-
-# Fields of other servers that would change the numbers.
-REFUSED = (
-    "embedding_types",
-    "input_type",
-    "late_chunking",
-    "max_chunks_per_doc",
-    "max_tokens_per_doc",
-    "max_tokens_per_query",
-    "rank_fields",
-    "relevant_spans",
-    "task",
-    "truncate_prompt_tokens",
-)
 
 
 @dataclass(slots=True)
@@ -113,40 +99,10 @@ class Compute:
 
 
 def embeddings(body: dict[str, Any], settings: Settings) -> Task:
-    """A request for embeddings. Raises Failure, ValueError or TypeError naming the field."""
-    fields = Fields(body, settings.limits)
-    model = _model(fields)
-    texts = fields.take("input")
-    if not isinstance(texts, (str, list)):
-        raise WrongType("input", ": expected a text, a list of token ids, or a list of these")
-    if isinstance(texts, list):
-        _check_inputs(texts, settings.limits.inputs)
-    form = checks.choice("encoding_format", fields.take("encoding_format", "float"), ("float", "base64"))
-    options = [fields.take(name) for name in ("pooling", "normalize", "dimensions", "instruction")]
-    ignored = rest(fields, settings)
-    answer = partial(embedded, base64 if form == "base64" else None)
-    return Task(model, embedding.embed, (texts, *options), answer, "input", {"texts": "input"}, ignored)
-
-
-def _check_inputs(texts: list[Any], most: int) -> None:
-    if not texts:
-        raise WrongValue("input", " is empty: expected at least one text")
-    if all(type(id) is int for id in texts):
-        return  # one text, whose ids the library checks
-    if len(texts) > most:
-        raise WrongValue("input", f" has {len(texts)} texts: expected at most {most}")
-    for i, text in enumerate(texts):
-        if not isinstance(text, (str, list)):
-            raise WrongType("input", f"[{i}]: expected a text or a list of token ids, not {type(text).__name__}")
-        if text == []:
-            raise WrongValue("input", f"[{i}] is empty: expected at least one token")
-
-
-def embedded(form: Any, rows: Any, model: str, tokens: int) -> dict[str, Any]:
-    """OpenAI's object. form: the module base64, for little-endian float32 in that form; None: numbers."""
-    values = [form.b64encode(row.astype("<f4").tobytes()).decode() if form else row.tolist() for row in rows]
-    data = [{"object": "embedding", "index": i, "embedding": value} for i, value in enumerate(values)]
-    return {"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    """A request for embeddings. Raises ValueError or TypeError naming the field."""
+    asked = embed_call(body, settings)
+    answer = partial(embedded, asked.base64)
+    return Task(asked.model, embedding.embed, asked.arguments, answer, "input", {"texts": "input"}, asked.ignored)
 
 
 # ---- relevance ----------------------------------------------------------------------------------------------------
@@ -155,7 +111,7 @@ def embedded(form: Any, rows: Any, model: str, tokens: int) -> dict[str, Any]:
 def rerank(body: dict[str, Any], settings: Settings) -> Task:
     """A request for the relevance of documents. Raises as `embeddings`."""
     fields = Fields(body, settings.limits)
-    model = _model(fields)
+    model = take_model(fields)
     query = checks.string("query", fields.take("query"), "a text")
     documents = fields.take("documents")
     if not isinstance(documents, list):
@@ -190,22 +146,3 @@ def ranked(
             results[-1]["document"] = {"text": texts[index]}
     used = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"object": "list", "model": model, "results": results, "usage": used}
-
-
-# ---- both ---------------------------------------------------------------------------------------------------------
-
-
-def _model(fields: Fields) -> str | None:
-    model = fields.take("model")
-    return None if model is None else checks.string("model", model)
-
-
-def rest(fields: Fields, settings: Settings) -> list[str]:
-    """The fields that are left, which have no effect. Raises Failure for those that would have one."""
-    for name in REFUSED:
-        if name in fields.rest:
-            raise refused(name, " is not supported", "unsupported_field")
-    found = sorted(fields.rest)
-    if found and settings.strict:
-        raise refused(found[0], ": a field that is not known", "unknown_field")
-    return found

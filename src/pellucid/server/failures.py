@@ -21,6 +21,7 @@ from pellucid.errors import (
     UnsupportedModelError,
     one_line,
 )
+from pellucid.openai.refusal import Refused
 
 __all__ = ["STATUSES", "Failure", "anthropic_body", "busy", "failure", "naming", "refused", "told"]
 
@@ -119,7 +120,8 @@ def naming(names: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        raise type(error)(_named(error.argument, names), error.found) from None
+        error.argument = _named(error.argument, names)
+        raise
     except Failure as error:
         if error.param is not None:
             if error.message.startswith(error.param):
@@ -146,6 +148,8 @@ def failure(error: BaseException, request_id: str, names: dict[str, str]) -> Fai
         return failure(error.errors[min(error.errors)], request_id, names)
     if isinstance(error, ContextFullError):
         return _context_full(error)
+    if isinstance(error, Refused):
+        return refused(error.argument, error.found, error.code)
     if isinstance(error, ArgumentError):
         argument = error.argument.removeprefix("token ids of ")
         text = _named(argument, names) + error.found

@@ -5,66 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from pellucid.results import FinishReason, Piece, TokenLogprob, ToolCall, ToolCallDelta, joined
+from pellucid.results import Piece
 from pellucid.schedule.request import Request
 
-__all__ = ["Feed", "Part", "merged"]
+__all__ = ["Feed"]
 
 AHEAD = 64  # pieces that wait for the client; then they wait in the requests
-
-
-@dataclass(slots=True)
-class Part:
-    """What came of one choice: one piece, or several together."""
-
-    text: str = ""
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    finish: FinishReason | None = None
-    prompt_tokens: int = 0
-    stop_string: str | None = None
-    reasoning: str = ""
-    calls: list[ToolCallDelta] = field(default_factory=list)
-    reasoning_tokens: int = 0
-
-    def tool_calls(self) -> tuple[ToolCall, ...]:
-        """The calls, whole."""
-        return joined(self.calls)
-
-    def deltas(self) -> list[ToolCallDelta]:
-        """What came of calls, joined for each."""
-        found: list[ToolCallDelta] = []
-        for one in self.calls:
-            if found and one.index == found[-1].index:
-                found[-1] = found[-1]._replace(arguments=found[-1].arguments + one.arguments)
-            else:
-                found.append(one)
-        return found
-
-    def add(self, piece: Piece) -> None:
-        """Its log probabilities have that of the token that ended the text, too."""
-        self.text += piece.text
-        self.ids += piece.ids
-        self.logprobs += piece.logprobs
-        self.reasoning += piece.reasoning
-        self.calls += piece.tool_calls
-        if piece.end is not None:
-            self.logprobs.append(piece.end)
-        if piece.finish_reason is not None:
-            self.finish = piece.finish_reason
-            self.prompt_tokens = piece.prompt_tokens
-            self.reasoning_tokens = piece.reasoning_tokens
-            self.stop_string = piece.stop_string
-
-
-def merged(pieces: Sequence[tuple[int, Piece]], parts: dict[int, Part] | None = None) -> dict[int, Part]:
-    """The pieces of each choice, joined."""
-    parts = {} if parts is None else parts
-    for index, piece in pieces:
-        parts.setdefault(index, Part()).add(piece)
-    return parts
 
 
 class Feed:

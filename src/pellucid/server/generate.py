@@ -14,17 +14,19 @@ from starlette.types import Receive, Scope, Send
 
 from pellucid.errors import OutOfMemoryError
 from pellucid.model import Model
+from pellucid.openai.fields import Call, chat_call, completion_call
+from pellucid.openai.parts import Part, merged
+from pellucid.openai.shapes import usage
 from pellucid.results import Piece, TokenLogprob
 from pellucid.schedule.request import Request
 from pellucid.server.body import Disconnected, parse, receive_body
 from pellucid.server.failures import Failure, failure
-from pellucid.server.feed import Feed, Part, merged
-from pellucid.server.fields import Call, chat_call, completion_call
+from pellucid.server.feed import Feed
 from pellucid.server.models import Hosted
 from pellucid.server.record import log
 from pellucid.server.service import Running, Service
 from pellucid.server.settings import Settings
-from pellucid.server.shapes import ChatShape, CompletionShape, Shape, dumps, usage
+from pellucid.server.shapes import ChatShape, CompletionShape, Shape, dumps
 
 __all__ = ["Generate", "chat_completions", "completions", "read", "until_left", "whole"]
 

@@ -17,10 +17,10 @@ from pellucid import checks
 from pellucid.errors import WrongValue
 from pellucid.look.pages import Live
 from pellucid.model import Model
+from pellucid.openai.fields import OPTIONS
 from pellucid.sampling import SamplingOptions
 from pellucid.server.body import Disconnected
 from pellucid.server.failures import Failure, busy, failure
-from pellucid.server.fields import OPTIONS
 from pellucid.server.generate import read
 from pellucid.server.service import Service
 from pellucid.server.shapes import dumps

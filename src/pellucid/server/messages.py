@@ -12,15 +12,16 @@ from starlette.types import Receive, Scope, Send
 
 from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
+from pellucid.openai.fields import OPTIONS, REFUSED, Call, Fields, chat_call
+from pellucid.openai.parts import Part
+from pellucid.openai.shapes import arguments_of
+from pellucid.openai.structured import NAMES_OF_FIELDS
 from pellucid.results import FinishReason
 from pellucid.server.failures import Failure, anthropic_body, failure, naming, refused
-from pellucid.server.feed import Part
-from pellucid.server.fields import OPTIONS, REFUSED, Call, Fields, chat_call
 from pellucid.server.generate import Generate, read, whole
 from pellucid.server.service import Service
 from pellucid.server.settings import Settings
-from pellucid.server.shapes import Shape, arguments_of, dumps
-from pellucid.server.structured import NAMES_OF_FIELDS
+from pellucid.server.shapes import Shape, dumps
 
 __all__ = ["CountTokens", "MessageShape", "message_call", "messages"]
 

@@ -20,16 +20,18 @@ from starlette.types import Receive, Scope, Send
 from pellucid import __version__, checks, embedding
 from pellucid.core import Core
 from pellucid.errors import WrongType, WrongValue
+from pellucid.openai.embeddings import rest
+from pellucid.openai.fields import EVERYTHING, Call, Fields, chat_call, completion_call
+from pellucid.openai.parts import Part
+from pellucid.openai.shapes import FINISH, LEAST, arguments_of
 from pellucid.results import ToolCallDelta
-from pellucid.server.embeddings import Task, rest
+from pellucid.server.embeddings import Task
 from pellucid.server.failures import Failure, failure, naming, refused
-from pellucid.server.feed import Part
-from pellucid.server.fields import EVERYTHING, Call, Fields, chat_call, completion_call
 from pellucid.server.generate import Generate, read, whole
 from pellucid.server.models import Hosted
 from pellucid.server.service import Running, Service
 from pellucid.server.settings import Settings
-from pellucid.server.shapes import FINISH, LEAST, Shape, arguments_of, dumps
+from pellucid.server.shapes import Shape, dumps
 
 __all__ = ["Ollama", "OllamaGenerate", "chat", "embed", "embeddings", "generate", "refusal"]
 

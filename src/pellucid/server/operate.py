@@ -13,9 +13,9 @@ from starlette.types import Receive, Scope, Send
 
 from pellucid import checks
 from pellucid.model import Model
+from pellucid.openai.fields import OPTIONS
 from pellucid.sampling import DEFAULTS
 from pellucid.server.failures import failure
-from pellucid.server.fields import OPTIONS
 from pellucid.server.generate import read
 from pellucid.server.metrics import CONTENT_TYPE
 from pellucid.server.models import Hosted

@@ -14,17 +14,18 @@ from starlette.types import Receive, Scope, Send
 
 from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
+from pellucid.openai.fields import OPTIONS, REFUSED, Call, Fields, chat_call
+from pellucid.openai.parts import Part
+from pellucid.openai.shapes import LEAST
+from pellucid.openai.structured import NAMES_OF_FIELDS
 from pellucid.results import FinishReason
 from pellucid.server.failures import Failure, naming, refused
-from pellucid.server.feed import Part
-from pellucid.server.fields import OPTIONS, REFUSED, Call, Fields, chat_call
 from pellucid.server.generate import Answer, Generate, until_left
 from pellucid.server.items import add, messages_of
 from pellucid.server.models import Hosted
 from pellucid.server.service import Running, Service
 from pellucid.server.settings import Settings
-from pellucid.server.shapes import LEAST, Shape, dumps
-from pellucid.server.structured import NAMES_OF_FIELDS
+from pellucid.server.shapes import Shape, dumps
 
 __all__ = ["Kept", "Responses", "ResponseShape", "response_call"]
 

@@ -5,31 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pellucid.openai.limits import Limits as RequestLimits
+from pellucid.openai.limits import Rules
 from pellucid.server.access import Key
 
 __all__ = ["Limits", "Settings"]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(RequestLimits):
     """What one client, and all together, may ask for. Bytes, seconds, numbers."""
 
     body: int = 8_000_000
     header: int = 32_768
     connections: int = 512
-    waiting: int = 64  # requests
+    waiting: int = 64  # requests, and completions of one where it is more than n
     waiting_tokens: int | None = None  # of prompts
     waiting_seconds: float = 120.0  # that computing the waiting prompts takes, by the measured speed
-    n: int = 8
-    prompts: int = 64
-    inputs: int = 2048  # texts of a request for embeddings, documents of one for their relevance
     computing: int = 2  # such requests that compute at once
-    stop: int = 16
-    stop_characters: int = 256
-    logit_bias: int = 1024
-    top_logprobs: int = 20
-    tools: int = 128
-    messages: int = 4096
     header_seconds: float = 10.0
     body_seconds: float = 60.0
     stalled_seconds: float = 60.0  # of a client that takes nothing of what was sent to it
@@ -41,7 +34,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Rules):
     """names: of the model, the first one is its own; where several are served, `Source` has them. memory: bytes that
     all models may take; None: what the machine has left. keep_alive: seconds after which one that nobody uses is
     unloaded; None: never. default_model: the name that answers requests for names that are unknown. keys: empty:
@@ -64,7 +57,6 @@ class Settings:
     speculate: Literal["auto", False] = "auto"
     cache_dir: str | None = None
     cache_dir_bytes: int = 0
-    strict: bool = False
     grace: float = 30.0
     responses: int = 0
     log_json: bool = False

@@ -1,98 +1,25 @@
-"""OpenAI's objects, from what was generated."""
+"""The forms of answers over HTTP: one object, or the bytes of a stream; here those of OpenAI's interface."""
 
 from __future__ import annotations
 
 import json
-import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from pellucid.core import Core
-from pellucid.results import FinishReason, TokenLogprob, ToolCall, ToolCallDelta
+from pellucid.openai.fields import Call
+from pellucid.openai.parts import Part
+from pellucid.openai.shapes import ChatObjects, CompletionObjects, Objects
 from pellucid.server.failures import Failure
-from pellucid.server.feed import Part
-from pellucid.server.fields import Call
 from pellucid.server.record import Record
 
-__all__ = [
-    "FINISH",
-    "ChatShape",
-    "CompletionShape",
-    "OpenAIShape",
-    "Shape",
-    "arguments_of",
-    "call_delta",
-    "call_object",
-    "dumps",
-    "finish",
-    "usage",
-]
-
-FINISH: dict[FinishReason, str] = {
-    "eos": "stop",
-    "stop": "stop",
-    "length": "length",
-    "context": "length",
-    "cancelled": "length",
-}
-LEAST = -9999.0  # a log probability, where JSON has no infinity
+__all__ = ["ChatShape", "CompletionShape", "OpenAIShape", "Shape", "dumps"]
 
 
 def dumps(value: Any) -> bytes:
     """JSON in UTF-8. Lone surrogates, which a client may have sent in a name, are escaped."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.encode("utf-8", "backslashreplace")
-
-
-def usage(
-    prompt: int, new: int, cached: int, reasoning: int = 0, drafted: int = 0, accepted: int = 0
-) -> dict[str, Any]:
-    """drafted: guesses at new tokens that were verified; accepted: those that were right."""
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": new,
-        "total_tokens": prompt + new,
-        "prompt_tokens_details": {"cached_tokens": cached},
-        "completion_tokens_details": {
-            "reasoning_tokens": reasoning,
-            "accepted_prediction_tokens": accepted,
-            "rejected_prediction_tokens": drafted - accepted,
-        },
-    }
-
-
-def finish(part: Part, called: bool = False) -> str:
-    """Why a choice ended. called: whether there were calls before this part of it."""
-    reason = FINISH[part.finish or "cancelled"]
-    return "tool_calls" if reason == "stop" and (called or part.calls) else reason
-
-
-def call_object(call: ToolCall) -> dict[str, Any]:
-    """A whole call."""
-    return call.to_dict()
-
-
-def call_delta(delta: ToolCallDelta) -> dict[str, Any]:
-    """What came of a call; its id and name in the first event alone."""
-    function: dict[str, Any] = {"arguments": delta.arguments}
-    if delta.name is None:
-        return {"index": delta.index, "function": function}
-    return {"index": delta.index, "id": delta.id, "type": "function", "function": {"name": delta.name, **function}}
-
-
-def _reasoning(text: str) -> dict[str, Any]:
-    """Reasoning by both names that clients know it by."""
-    return {"reasoning_content": text, "reasoning": text}
-
-
-def arguments_of(call: ToolCall) -> dict[str, Any]:
-    """The arguments of a call as an object. What is none, as where the answer was cut off, is kept as text."""
-    try:
-        found = json.loads(call.arguments)
-    except (ValueError, RecursionError):
-        found = None
-    return found if isinstance(found, dict) else {"INVALID_JSON": call.arguments}
 
 
 class Shape:
@@ -136,28 +63,19 @@ class Shape:
 class OpenAIShape(Shape):
     """Objects with choices."""
 
-    whole = ""
-    chunk = ""
-    prefix = ""
+    kind: type[Objects]
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._common = {
-            "id": self.prefix + self.record.id,
-            "object": "",
-            "created": int(time.time()),
-            "model": self.record.model,
-            "system_fingerprint": self.fingerprint,
-        }
+        self._objects = self.kind(self.core, self.record.id, self.record.model, self.fingerprint, self.call.logprobs)
 
     def answer(self, parts: Sequence[Part], used: dict[str, Any]) -> dict[str, Any]:
-        choices = [self.whole_choice(index, part) for index, part in enumerate(parts)]
-        return {**self._common, "object": self.whole, "choices": choices, "usage": used}
+        return self._objects.answer(parts, used)
 
     def begin(self, choices: int, echoed: Sequence[Part], prompt_tokens: int) -> bytes:
         events = []
         for index in range(choices):
-            opening = self.opening(index)
+            opening = self._objects.opening(index)
             if opening is not None:
                 events.append(self._event([opening]))
             if echoed:
@@ -165,132 +83,18 @@ class OpenAIShape(Shape):
         return b"".join(events)
 
     def more(self, index: int, part: Part) -> bytes:
-        return b"".join(self._event([choice]) for choice in self.piece(index, part))
+        return b"".join(self._event([choice]) for choice in self._objects.piece(index, part))
 
     def end(self, used: dict[str, Any]) -> bytes:
         return (self._event([], used) if self.call.usage else b"") + b"data: [DONE]\n\n"
 
     def _event(self, choices: list[dict[str, Any]], used: dict[str, Any] | None = None) -> bytes:
-        return b"data: " + dumps(self.event(choices, used, self.call.usage)) + b"\n\n"
-
-    def event(self, choices: list[dict[str, Any]], used: dict[str, Any] | None, with_usage: bool) -> dict[str, Any]:
-        """An event of a stream. with_usage: whether the events have that key."""
-        found = {**self._common, "object": self.chunk or self.whole, "choices": choices}
-        if with_usage:
-            found["usage"] = used
-        return found
-
-    def opening(self, index: int) -> dict[str, Any] | None:
-        """The choice of an event that begins it, or None."""
-        return None
-
-    def whole_choice(self, index: int, part: Part) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def piece(self, index: int, part: Part) -> list[dict[str, Any]]:
-        """The choices of the events for what came, one event each."""
-        raise NotImplementedError
+        return b"data: " + dumps(self._objects.event(choices, used, self.call.usage)) + b"\n\n"
 
 
 class ChatShape(OpenAIShape):
-    whole, chunk, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._called: set[int] = set()  # choices that have calls
-
-    def opening(self, index: int) -> dict[str, Any]:
-        delta = {"role": "assistant", "content": ""}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-
-    def whole_choice(self, index: int, part: Part) -> dict[str, Any]:
-        calls = part.tool_calls()
-        message: dict[str, Any] = {"role": "assistant", "content": part.text, "refusal": None}
-        if calls:
-            message["content"] = part.text or None
-            message["tool_calls"] = [call_object(one) for one in calls]
-        if part.reasoning:
-            message.update(_reasoning(part.reasoning))
-        return {"index": index, "message": message, "logprobs": self._logprobs(part), "finish_reason": finish(part)}
-
-    def piece(self, index: int, part: Part) -> list[dict[str, Any]]:
-        events: list[dict[str, Any]] = []
-        logprobs = self._logprobs(part)
-        deltas: list[dict[str, Any]] = [_reasoning(part.reasoning)] if part.reasoning else []
-        if part.text:
-            deltas.append({"content": part.text})
-        if part.calls:
-            self._called.add(index)
-            deltas += [{"tool_calls": [call_delta(one)]} for one in part.deltas()]
-        if not deltas and logprobs and logprobs["content"]:
-            deltas.append({"content": ""})
-        for delta in deltas:
-            events.append({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None})
-            logprobs = None
-        if part.finish is not None:
-            reason = finish(part, index in self._called)
-            events.append({"index": index, "delta": {}, "logprobs": None, "finish_reason": reason})
-        return events
-
-    def _logprobs(self, part: Part) -> dict[str, Any] | None:
-        if self.top is None:
-            return None
-        content = [
-            {
-                **self._token(token.id, token.piece, token.logprob),
-                "top_logprobs": [self._token(*one) for one in token.top[: self.top]],
-            }
-            for token in part.logprobs[: len(part.ids)]  # without the one that ended the text
-        ]
-        return {"content": content, "refusal": None}
-
-    def _token(self, id: int, piece: str, logprob: float) -> dict[str, Any]:
-        value = list(self.core.piece(id, special=True))
-        return {"id": id, "token": piece, "logprob": max(logprob, LEAST), "bytes": value}
+    kind = ChatObjects
 
 
 class CompletionShape(OpenAIShape):
-    """echoed: for each prompt, the text and its tokens' log probabilities that stand before the answer."""
-
-    whole, prefix = "text_completion", "cmpl-"
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._offsets: dict[int, int] = {}  # characters of each choice so far
-
-    def whole_choice(self, index: int, part: Part) -> dict[str, Any]:
-        return self._choice(index, part, FINISH[part.finish or "cancelled"])
-
-    def piece(self, index: int, part: Part) -> list[dict[str, Any]]:
-        if not part.text and not part.logprobs and part.finish is None:
-            return []
-        return [self._choice(index, part, None if part.finish is None else FINISH[part.finish])]
-
-    def _choice(self, index: int, part: Part, reason: str | None) -> dict[str, Any]:
-        logprobs = self._logprobs(index, part.logprobs)
-        return {"index": index, "text": part.text, "logprobs": logprobs, "finish_reason": reason}
-
-    def _logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-        """With the token that ended the text, as lm-evaluation-harness expects."""
-        if self.top is None:
-            return None
-        at = self._offsets.get(index, 0)
-        found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-        for token in tokens:
-            first = token.logprob == math.inf  # a prompt's first token, which has none
-            found["tokens"].append(self._spelled(token.id, token.piece))
-            found["token_logprobs"].append(None if first else max(token.logprob, LEAST))
-            top: dict[str, float] = {}
-            for id, piece, logprob in token.top[: self.top]:
-                top.setdefault(self._spelled(id, piece), max(logprob, LEAST))
-            found["top_logprobs"].append(None if first else top)
-            found["text_offset"].append(at)
-            at += len(token.piece)
-        self._offsets[index] = at
-        return found
-
-    def _spelled(self, id: int, piece: str) -> str:
-        """A token's text; OpenAI's form for bytes that are no whole character, so that each has a name of its own."""
-        if "\ufffd" not in piece:
-            return piece
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self.core.piece(id, special=True))
+    kind = CompletionObjects

@@ -1,7 +1,7 @@
 """The fields of a request: those that are supported, those that are refused, those that are ignored.
 
 A field that would change the answer is supported or refused, never ignored. The library checks the values of its own
-options; limits that hold over HTTP alone are checked here.
+options; those of a request as a whole are checked here.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 
 from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
-from pellucid.server.failures import refused
-from pellucid.server.settings import Limits, Settings
-from pellucid.server.structured import take_structure
+from pellucid.openai.limits import Limits, Rules
+from pellucid.openai.refusal import refused
+from pellucid.openai.structured import take_structure
 
-__all__ = ["Call", "chat_call", "completion_call"]
+__all__ = ["EVERYTHING", "OPTIONS", "REFUSED", "Call", "Fields", "chat_call", "completion_call", "tool_fields"]
 
 MOST_WEIGHT = 100  # of penalties and biases
 MOST_SEED = 2**64
@@ -120,8 +120,8 @@ class Fields:
         return checks.flag(name, self.take(name, default))
 
 
-def chat_call(body: dict[str, Any], settings: Settings) -> Call:
-    """A request for a chat completion. Raises Failure, ValueError or TypeError naming the field."""
+def chat_call(body: dict[str, Any], settings: Rules) -> Call:
+    """A request for a chat completion. Raises WrongValue or WrongType naming the field."""
     fields, limits = Fields(body, settings.limits), settings.limits
     call = _common(fields)
     messages = fields.take("messages")
@@ -140,7 +140,7 @@ def chat_call(body: dict[str, Any], settings: Settings) -> Call:
     return call
 
 
-def completion_call(body: dict[str, Any], settings: Settings) -> Call:
+def completion_call(body: dict[str, Any], settings: Rules) -> Call:
     """A request for completions of prompts. Raises as `chat_call`."""
     fields, limits = Fields(body, settings.limits), settings.limits
     call = _common(fields)
@@ -337,7 +337,7 @@ def tool_fields(fields: Fields, call: Call) -> None:
         raise refused("tool_choice", f"={checks.shown(choice)}: expected tools beside it")
 
 
-def _finish(fields: Fields, call: Call, settings: Settings) -> None:
+def _finish(fields: Fields, call: Call, settings: Rules) -> None:
     """Refuses or names what is left."""
     rest = fields.rest
     for name, harmless in REFUSED.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
-from pellucid.server.failures import refused
+from pellucid.openai.refusal import refused
 from pellucid.structure import NAMES
 
 __all__ = ["NAMES_OF_FIELDS", "take_structure"]
@@ -36,7 +36,7 @@ OBJECT = {"type": "object"}
 
 def take_structure(rest: dict[str, Any], options: dict[str, Any], names: dict[str, str]) -> None:
     """Takes these fields out of a request, and adds what they say to the library's options. names: the client's names
-    of options. Raises Failure, WrongValue or WrongType."""
+    of options. Raises WrongValue or WrongType."""
     found: list[tuple[str, str, Any]] = []  # (field, option, value)
     for field, option in FIELDS.items():
         value = rest.pop(field, None)

@@ -1,0 +1,35 @@
+"""How much a request may ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+__all__ = ["UNBOUNDED", "Limits", "Rules"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Numbers of things in a request."""
+
+    waiting: int = 64  # completions, where it is more than n
+    n: int = 8
+    prompts: int = 64
+    inputs: int = 2048  # texts of a request for embeddings, documents of one for their relevance
+    stop: int = 16
+    stop_characters: int = 256
+    logit_bias: int = 1024
+    top_logprobs: int = 20
+    tools: int = 128
+    messages: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """strict: fields that are not known are refused."""
+
+    strict: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+# Those of callers in this process, who harm nobody but themselves.
+UNBOUNDED = Rules(limits=Limits(*([2**31 - 1] * len(fields(Limits)))))
