@@ -287,9 +287,10 @@ class Job:
     def settle(self) -> None:
         """Ends its passes, and returns when none uses the sequence any more."""
         if self.leave is not None:
-            done = threading.Event()
-            self.leave(done.set)
-            done.wait()
+            done = threading.Lock()  # unlike an event's, its release may come from a finalizer
+            done.acquire()
+            self.leave(done.release)
+            done.acquire()
 
     def free(self) -> None:
         """Called when no pass uses the sequence any more."""

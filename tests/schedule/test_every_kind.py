@@ -93,6 +93,7 @@ REAL: dict[str, dict[str, Any]] = {
     "one thread, driven": {"threads": 1, "driven": True, "max_gap": 0.02},
     "two threads, prefix cache": {"threads": 2, "prefix_cache": True},
     "three threads, two sequences fit": {"threads": 3, "max_gap": 1.0, "prefix_cache": True, "fit": 2.5},
+    "two sequences fit, driven": {"threads": 2, "driven": True, "fit": 2.5},
 }
 
 

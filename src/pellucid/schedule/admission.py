@@ -13,6 +13,7 @@ from pellucid.errors import OutOfMemoryError, QueueFullError
 from pellucid.schedule.batch import Batch
 from pellucid.schedule.caller import Caller, Work
 from pellucid.schedule.cost import Cost
+from pellucid.schedule.locks import Guard, Signal
 from pellucid.schedule.memory import Call, Holders, drop
 from pellucid.schedule.passes import Want
 from pellucid.schedule.reuse import Reuse
@@ -37,7 +38,7 @@ class Requests:
         max_gap: float,
         reuse: Reuse | None = None,
         lock: Callable[[], Any] = threading.Lock,
-        event: Callable[[], Any] = threading.Event,
+        event: Callable[[], Any] = Signal,
         room: Any = None,
         elsewhere: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -58,7 +59,7 @@ class Requests:
         self._clear()
 
     def _clear(self) -> None:
-        self._lock = self._new_lock()
+        self._lock = Guard(self._new_lock(), self._left, self._sweep)
         self._batch: Batch | None = None
         self._running: list[Work] = []  # the most urgent first
         self._waiting: list[Work] = []
@@ -78,8 +79,6 @@ class Requests:
                 least = min(self._served.get(one.key, 0) for one in (*self._running, *self._waiting))
                 self._served[work.key] = max(self._served.get(work.key, 0), least)
             self._waiting.append(work)
-        if self._left:
-            self._sweep()
         self.arrived()
 
     def check_room(self, requests: int, tokens: int) -> None:
@@ -114,8 +113,6 @@ class Requests:
             fits = not others or not call.most or limit is None or others + call.most <= limit
             if fits:
                 self._holders.calls.append(call)
-        if self._left:
-            self._sweep()
         return fits
 
     def end_call(self, call: Call) -> None:
@@ -124,8 +121,6 @@ class Requests:
             if call in self._holders.calls:  # not in a forked child
                 self._holders.calls.remove(call)
             self._crowded = False
-        if self._left:
-            self._sweep()
 
     def beside(self, rows: int, depth: int = 0, kind: str = "prompt") -> int:
         """How many of so many rows the next pass of a call may have, so that it does not hold up those that decode for
@@ -167,7 +162,7 @@ class Requests:
         done.wait()
 
     def _sweep(self) -> None:
-        """Removes the requests that have left. Whoever holds the lock sweeps after releasing it."""
+        """Removes the requests that have left. Where another holds the lock, it does so when it releases it."""
         while self._left and self._lock.acquire(blocking=False):
             done, later = [], []
             try:

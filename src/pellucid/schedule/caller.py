@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from pellucid.schedule.draft import Drafts
+from pellucid.schedule.locks import Signal
 
 __all__ = ["AHEAD", "Caller", "Shared", "Task", "Work"]
 
@@ -82,9 +82,7 @@ class Caller:
 
     __slots__ = ("__weakref__", "cancel", "cancelled", "event", "failure", "number", "owner", "ready", "rows", "thread")
 
-    def __init__(
-        self, cancel: Callable[[], bool] | None, rows: int, event: Callable[[], Any] = threading.Event
-    ) -> None:
+    def __init__(self, cancel: Callable[[], bool] | None, rows: int, event: Callable[[], Any] = Signal) -> None:
         self.cancel = cancel
         self.rows = rows
         self.number = next(_numbers)

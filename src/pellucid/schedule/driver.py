@@ -16,29 +16,7 @@ from typing import Any
 from pellucid.errors import ClosedError, out_of_memory
 from pellucid.schedule.caller import Caller
 
-__all__ = ["Driver", "Signal"]
-
-
-class Signal:
-    """An event for one waiter, which a finalizer may set, whatever it interrupted."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def is_set(self) -> bool:
-        return not self._lock.locked()
-
-    def set(self) -> None:
-        with suppress(RuntimeError):  # it is set
-            self._lock.release()
-
-    def clear(self) -> None:
-        self._lock.acquire(blocking=False)
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Waits until it is set, and clears it."""
-        self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+__all__ = ["Driver"]
 
 
 class Driver:
@@ -70,6 +48,19 @@ class Driver:
             self._thread.join()
 
     def run(self) -> None:
+        self._caller.thread = threading.get_ident()
+        try:
+            self._drive()
+        finally:  # however it ends, nobody waits for it
+            self._closing = True
+            scheduler = self._scheduler()
+            if scheduler is not None:
+                scheduler.leave_seat(self._caller)
+                scheduler.fail_owned(ClosedError())
+                self._news += scheduler.take_news()
+                self._deliver()
+
+    def _drive(self) -> None:
         seated = False
         while not self._closing:
             scheduler = self._scheduler()
@@ -78,7 +69,8 @@ class Driver:
             seated = seated or scheduler.take_seat(self._caller)
             if not seated:
                 del scheduler
-                self._caller.event.wait()
+                if not self._closing:  # which sets the event, and may have done so before it was cleared
+                    self._caller.event.wait()
                 continue
             self.wake.clear()
             if self._closing:  # which had woken it
@@ -89,7 +81,7 @@ class Driver:
             except Exception as error:
                 scheduler.fail_owned(error)
             self._deliver()
-            self._news = scheduler.take_news()
+            self._news += scheduler.take_news()
             if scheduler.gives_way(self._caller):
                 seated = False
                 self._deliver()
@@ -99,12 +91,6 @@ class Driver:
             deadline = scheduler.next_deadline()
             del scheduler
             self.wake.wait(None if deadline is None else max(deadline - time.monotonic(), 0))
-        scheduler = self._scheduler()
-        if scheduler is not None:
-            scheduler.fail_owned(ClosedError())
-            self._news = scheduler.take_news()
-            self._deliver()
-            scheduler.leave_seat(self._caller)
 
     def _deliver(self) -> None:
         """Makes pieces of what the last passes gave, and tells the event loops."""
@@ -112,7 +98,11 @@ class Driver:
         loops: dict[Any, list[Any]] = {}
         for caller in news:
             request = caller.owner() if caller.owner is not None else None
-            loop = None if request is None else request.deliver()
+            try:
+                loop = None if request is None else request.deliver()
+            except Exception as error:  # for lack of memory: its requests end with that
+                caller.failure, loop = error, None
+                self._news.append(caller)
             if loop is not None:
                 loops.setdefault(loop, []).append(request)
         for loop, requests in loops.items():

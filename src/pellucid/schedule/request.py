@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +15,7 @@ from pellucid.errors import BatchError, PellucidError
 from pellucid.generation import Job
 from pellucid.results import Completion, Gathered, Piece
 from pellucid.schedule.caller import Work
+from pellucid.schedule.locks import Signal
 from pellucid.schedule.scheduler import Scheduler
 from pellucid.schedule.seat import SLICE
 from pellucid.schedule.stats import RequestStats
@@ -43,14 +44,16 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         self._gathered = gathered
         self._several = several
         self._forks = scheduler.forks
-        self._lock = threading.RLock()  # what follows, in short; nobody waits with it
+        # What follows, in short: nobody waits with it, nor ends requests, which may end those of another that waits.
+        self._lock = threading.RLock()
+        self._ended: deque[tuple[Work, Callable[[], None] | None]] = deque()  # that are to leave; then
         self._active = {work: i for i, work in enumerate(works)}
         self._pieces: deque[Piece] = deque()
         self._errors: dict[int, Exception] = {}
         self._turn = threading.Lock()  # of the thread that reads
         self._loop: asyncio.AbstractEventLoop | None = None
         self._readers: list[asyncio.Future[None]] = []
-        self._news = threading.Event()  # for threads that wait for what others make ready
+        self._news = Signal()  # for threads that wait for what others make ready
         self._caller = works[0].caller
 
     def begin(self, echo: bool) -> None:
@@ -122,8 +125,8 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
             if active:
                 self._caller.cancelled = True
                 self._caller.ready.extend(work for work, _ in active)
-                self._scheduler.leave([work for work, _ in active], free=True)
         if active:
+            self._scheduler.leave([work for work, _ in active], free=True)
             self._caller.event.set()
             self._news.set()
             self._tell_loop()
@@ -280,6 +283,14 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
                 for work, index in list(self._active.items()):
                     self._end(work, index, caller.failure)
         self._news.set()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Without the lock: those that have ended leave the scheduler."""
+        with suppress(IndexError):  # another may do so, too
+            while True:
+                work, then = self._ended.popleft()
+                self._scheduler.leave((work,), then, free=then is None)
 
     def _take(self, work: Work, index: int) -> None:
         job = _job(work)
@@ -292,7 +303,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
                 self._end(work, index, error)
                 return
             if piece is None:  # a stop string
-                self._scheduler.leave((work,), partial(self._stop, work, index))
+                self._ended.append((work, partial(self._stop, work, index)))
                 return
         elif work.failure is not None:
             self._end(work, index, work.failure)
@@ -305,7 +316,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         self._put(index, work, piece)
         if job.finish:
             del self._active[work]
-            self._scheduler.leave((work,), free=True)
+            self._ended.append((work, None))
 
     def _stop(self, work: Work, index: int) -> None:
         """Ends one before a stop string, when no pass uses its sequence."""
@@ -319,7 +330,8 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
             else:
                 del self._active[work]
                 self._put(index, work, piece)
-                self._scheduler.leave((work,), free=True)
+                self._ended.append((work, None))
+        self._let_go()
         self._caller.ready.append(work)
         self._caller.event.set()
         self._news.set()
@@ -328,7 +340,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
     def _end(self, work: Work, index: int, error: Exception) -> None:
         self._active.pop(work, None)
         self._errors[index] = error
-        self._scheduler.leave((work,), free=True)
+        self._ended.append((work, None))
 
     def _put(self, index: int, work: Work, piece: Piece) -> None:
         self._pieces.append(piece._replace(index=index) if index else piece)

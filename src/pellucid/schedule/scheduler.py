@@ -24,7 +24,8 @@ from pellucid.errors import OutOfMemoryError, PellucidError
 from pellucid.schedule.assistant import Assistant
 from pellucid.schedule.batch import Batch
 from pellucid.schedule.caller import Caller, Work
-from pellucid.schedule.driver import Driver, Signal
+from pellucid.schedule.driver import Driver
+from pellucid.schedule.locks import Signal
 from pellucid.schedule.memory import SOON, Freed
 from pellucid.schedule.passes import shares
 from pellucid.schedule.reuse import Reuse
@@ -51,7 +52,7 @@ class Scheduler(Seat):
         reuse: Reuse | None = None,
         assistant: Assistant | None = None,
         lock: Callable[[], Any] = threading.Lock,
-        event: Callable[[], Any] = threading.Event,
+        event: Callable[[], Any] = Signal,
         signal: Callable[[], Any] = Signal,
         room: Any = None,
         elsewhere: Callable[[], bool] = lambda: False,
@@ -107,13 +108,11 @@ class Scheduler(Seat):
                     if lead:
                         self._driver = caller
                         self._sleeping.pop(caller, None)
-                    elif caller.ready:
+                    elif caller.ready or caller.failure is not None:
                         break
                     else:
                         caller.event.clear()
                         self._sleeping[caller] = None
-                if self._left:
-                    self._sweep()
                 if lead:
                     if self._drive(caller, until):
                         break
@@ -182,8 +181,6 @@ class Scheduler(Seat):
             with self._lock:
                 self._driver = None
                 self._hand_on()
-            if self._left:
-                self._sweep()
 
     # ---- a permanent driver -----------------------------------------------------------------------------------
 
@@ -193,9 +190,8 @@ class Scheduler(Seat):
             with _starting:
                 if self._permanent is None or not self._permanent.alive():
                     self._open()
-                    driver = Driver(self)
+                    driver = self._permanent = Driver(self)  # before it runs, so that it is told of what arrives
                     driver.start()
-                    self._permanent = driver
 
     def close(self) -> None:
         """Ends the permanent driver, and the prefix cache."""
@@ -278,8 +274,6 @@ class Scheduler(Seat):
                 batch.sole = self._holders.only(batch.entries[0][0], self._running, self._waiting)
                 batch.sole &= self.reuse is None or not self.reuse.bytes
             self._batch = batch
-        if self._left:
-            self._sweep()
         return batch
 
     def _alone(self) -> Batch | None:
@@ -408,8 +402,6 @@ class Scheduler(Seat):
             for caller in self._sleeping:
                 if caller.ready or caller.failure is not None:
                     caller.event.set()
-        if self._left:
-            self._sweep()
 
     def _follow(self, work: Work) -> None:
         """Adds what follows from a request's new results, and tells its caller of all."""

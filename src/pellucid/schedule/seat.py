@@ -35,18 +35,16 @@ class Seat(Requests):
         raise NotImplementedError
 
     def take_seat(self, caller: Caller) -> bool:
-        """Makes the caller the driver, where nobody drives; else its event is set when that may be."""
+        """Makes a permanent driver's caller the driver, where nobody drives; else it has a turn, before which its event
+        is set: callers that wait for one result after the other could take the seat from it each time."""
         with self._lock:
-            free = self._driver is None
-            if free:
+            if self._driver is None:
                 self._driver = caller
-                self._sleeping.pop(caller, None)
-            else:
+                self._turns.pop(caller, None)
+            elif self._driver is not caller:
                 caller.event.clear()
-                self._sleeping[caller] = None
-        if self._left:
-            self._sweep()
-        return free
+                self._turns[caller] = None
+            return self._driver is caller
 
     def leave_seat(self, caller: Caller, turn: bool = False) -> None:
         """Lets another drive, where the caller does. turn: it had a turn, so that the requests have the next one."""
@@ -59,8 +57,6 @@ class Seat(Requests):
                 self._driver = None
             if self._driver is None:
                 self._hand_on(not turn)
-        if self._left:
-            self._sweep()
 
     def _hand_on(self, turn: bool = True) -> None:
         """With the lock: gives the free seat to the next that waits. turn: a call before the requests."""
@@ -101,8 +97,6 @@ class Seat(Requests):
             self._settle(self._batch)
         with self._lock:
             call.sole = self._holders.only(None, self._running, self._waiting)
-        if self._left:
-            self._sweep()
 
     def computes_here(self) -> bool:
         """Whether this thread has the seat."""
@@ -117,8 +111,6 @@ class Seat(Requests):
                 self._pause(freed)
                 self._crowded = True
                 freed = Freed.AGAIN
-        if self._left:
-            self._sweep()
         return freed
 
     def end_call(self, call: Call) -> None:

@@ -56,10 +56,14 @@ class Turns:
         self._sequences: dict[int, _engine.Sequence] = {}
 
     def __enter__(self) -> Self:
-        while not self._scheduler.begin_call(self) and not self._scheduler.computes_here():
-            if self.caller.stopped():
-                raise _engine.Cancelled("the call was cancelled")
-            time.sleep(SLICE)
+        try:
+            while not self._scheduler.begin_call(self) and not self._scheduler.computes_here():
+                if self.caller.stopped():
+                    raise _engine.Cancelled("the call was cancelled")
+                time.sleep(SLICE)
+        except BaseException:  # perhaps after it had begun
+            self._scheduler.end_call(self)
+            raise
         return self
 
     def __exit__(
