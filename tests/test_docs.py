@@ -199,6 +199,7 @@ SHOWN = {
     "pellucid.look.score.Score": "logprobs perplexity to_dict total",
     "pellucid.look.tables": "Look Push Surprise heads looks surprise",
     "pellucid.look.choice": "Drawn Step Steps steps",
+    "pellucid.look.draws": "drawn",
     "pellucid.look.pages.Page": "save",
     "pellucid.look.plots": "attention attribution lens patching save",
     "pellucid.functions": "declare run",

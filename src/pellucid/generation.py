@@ -159,6 +159,7 @@ class Job:
         self.drafted = self.accepted = 0  # guesses that passes verified, and those that were right
         self.start = time.perf_counter()
         self.first = 0.0  # time of the first token
+        self.times: list[float] = []  # seconds from the call to each token that was taken
         self.stopped_text = ""
         tokenizer = self.core.tokenizer
         ignores = o.ignore_eos and self.bound is None  # a grammar's end is one
@@ -298,8 +299,9 @@ class Job:
 
     def take(self, token: int, logprob: float | None, top: list[tuple[int, float]]) -> Piece | None:
         """Takes a sampled token -> its piece; None, where the reader must `stop` when no pass uses the sequence."""
+        self.times.append(time.perf_counter() - self.start)
         if not self.first:
-            self.first = time.perf_counter()
+            self.first = self.start + self.times[0]
         spelled = None if logprob is None else self._spelled(token, logprob, top)
         if token in self.eog or token in self.stop_ids:
             self.finish = "eos" if token in self.eog else "stop"
@@ -411,4 +413,5 @@ class Job:
             cached_tokens=self.cached,
             drafted_tokens=self.drafted,
             accepted_tokens=self.accepted,
+            tokens=tuple(self.times),
         )

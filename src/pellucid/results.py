@@ -86,7 +86,8 @@ class Timings:
     """Times in seconds, and numbers of tokens. ``first_token``: from the call to the first token; ``load``: of loading
     the model; ``prefill_tokens``: of the prompt, those that were computed; ``cached_tokens``: those that the prefix
     cache had; ``drafted_tokens``: guesses at next tokens that passes verified; ``accepted_tokens``: those that were
-    right."""
+    right. ``tokens``: from the call to each token, as the caller took it, with the one that ended the text, and those
+    that a stop string took away; not in :meth:`to_dict`."""
 
     load: float
     prefill: float
@@ -97,6 +98,7 @@ class Timings:
     cached_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    tokens: tuple[float, ...] = ()
 
     @property
     def prefill_rate(self) -> float:

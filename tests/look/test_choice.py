@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pellucid import Model, SamplingOptions
+from pellucid import Model, SamplingOptions, look
 from pellucid.look import choice
 from pellucid.look.filters import dry_lengths
 from pellucid.sampling import SAMPLERS
@@ -68,6 +69,50 @@ def test_draws_are_those_of_a_generation(load: Load, options: dict[str, Any]) ->
             assert found.draw().id == id, (seed, number)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mirostat": 2, "mirostat_tau": 3.0},
+        {"mirostat": 2, "mirostat_eta": 0.5, "repeat_penalty": 1.2},
+        {**EVERY, "xtc_probability": 0.5},
+        {"temperature": 0},
+        {"max_tokens": 0},
+        {"max_tokens": 1},
+    ],
+)
+def test_every_token_of_a_completion_is_drawn_again(load: Load, options: dict[str, Any]) -> None:
+    """Also by Mirostat, whose mu depends on the tokens before."""
+    model = load("narrow", "all")
+    for seed in range(4):
+        prompt = ids_for(model.core.engine, 9, seed=seed) * 2
+        done = model.generate(prompt, seed=seed, ignore_eos=True, **{"max_tokens": 40, **options})
+        found = list(look.drawn(model, done))
+        assert [steps.draw().id for steps in found] == done.ids
+        assert all(steps.kept == len(steps[-1].ids) >= 1 for steps in found)
+        assert len(done.timings.tokens) == len(done.ids) and "tokens" not in done.timings.to_dict()
+        assert list(done.timings.tokens) == sorted(done.timings.tokens)
+        if options.get("mirostat"):
+            assert len({steps[-1].name for steps in found}) > 10  # mu moves
+    with pytest.raises(TypeError, match="completion must be a Completion, not str"):
+        look.drawn(model, "text")  # type: ignore[arg-type]
+    bound = replace(done, options=done.options.replace(regex="a+"))
+    with pytest.raises(ValueError, match="completion: a schema, expression or grammar bound its text"):
+        look.drawn(model, bound)
+
+
+def test_tokens_that_the_files_forbid(load: Load) -> None:
+    model = load("narrow", "all")
+    logits = model.logits(ids_for(model.core.engine, 5))[-1]
+    best = int(logits.argmax())
+    found = choice.steps(logits, suppressed=[best], temperature=0)
+    assert [step.name for step in found] == ["model", "bias", "greedy"] and best in found[0].ids
+    assert best not in found[1].ids and found.draw(0).id == int(np.argsort(-logits, kind="stable")[1])
+    named = choice.steps(logits, suppressed=[best], logit_bias={best: 0}, temperature=0)
+    assert named.draw(0).id == best  # as for a generation
+    with pytest.raises(ValueError, match="id=.*: expected a token that the last step left"):
+        found.mu(best)
+
+
 def test_breakers_end_a_repetition(smollm: Model) -> None:
     text = "one two\nthree one two\nthree one two"
     ids = smollm.tokenize(text)
@@ -101,6 +146,7 @@ def test_refused() -> None:
         ({"before": [3]}, r"before\[0\]=3"),
         ({"before": 3}, "before must be a list"),
         ({"number": -1}, "number=-1"),
+        ({"suppressed": [3]}, r"suppressed\[0\]=3"),
         ({"seed": [1, 2]}, "seed has several values"),
         ({"temprature": 1}, "did you mean 'temperature'"),
         ({"logit_bias": {0: -np.inf, 1: -np.inf, 2: -np.inf}}, "no token is left"),

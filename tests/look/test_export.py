@@ -45,6 +45,24 @@ def test_save_and_load(load: Load, tmp_path: Path) -> None:
     assert Trace.load(str(tmp_path / "y.npz")).kept == ("q",)
 
 
+def test_compressed(load: Load, tmp_path: Path) -> None:
+    model = load("gemma3")
+    t = model.trace(range(5, 65), want=("hidden", "attention"))
+    t.save(tmp_path / "a.npz")
+    t.save(tmp_path / "b.npz", compressed=True)
+    small, whole = ((tmp_path / name).stat().st_size for name in ("b.npz", "a.npz"))
+    assert small < 0.75 * whole
+    again = Trace.load(tmp_path / "b.npz", model)
+    for name in t.kept:
+        assert np.array_equal(getattr(again, name), getattr(t, name)), name
+    with pytest.raises(ValueError, match=r"b\.npz: not a saved trace \(its arrays would take .* more than limit=1000"):
+        Trace.load(tmp_path / "b.npz", limit=1000)
+    assert Trace.load(tmp_path / "a.npz", limit=0).ids == t.ids  # it takes no more than the file has
+    with pytest.raises(TypeError, match="compressed"):
+        t.save(tmp_path / "c.npz", compressed=CAREFUL)
+    assert not (tmp_path / "c.npz").exists()
+
+
 def test_pieces_survive(smollm: Model, tmp_path: Path) -> None:
     t = smollm.trace('a "quoted" \N{SNOWMAN} \x00', want="hidden", layers=0)
     t.save(tmp_path / "x.npz")
@@ -144,6 +162,7 @@ def test_names() -> None:
         _ = pellucid.Traces
 
 
+CAREFUL: Any = "yes"
 HUGE = (
     b"\x93NUMPY\x01\x00\x76\x00"
     + b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), }".ljust(117)
@@ -152,7 +171,7 @@ HUGE = (
 
 
 def test_a_saved_trace_that_means_harm(load: Load, tmp_path: Path) -> None:
-    """Memory is bounded by the file's size, and the error is one printable line."""
+    """Memory is bounded by the file's size or the limit, and the error is one printable line."""
     load("llama_gqa").trace([1, 2, 3]).save(tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz") as saved:
         arrays = dict(saved)
@@ -164,14 +183,15 @@ def test_a_saved_trace_that_means_harm(load: Load, tmp_path: Path) -> None:
         np.savez(path, **{**arrays, "meta": np.array(text)})
         check_refused(path)
     np.savez_compressed(path, **arrays, hidden2=np.zeros(10**7))
-    check_refused(path)
-    with zipfile.ZipFile(path, "w") as file, zipfile.ZipFile(tmp_path / "x.npz") as sound:
-        for name in sound.namelist():
-            file.writestr(name, HUGE if name == "hidden.npy" else sound.read(name))
-    check_refused(path)
+    check_refused(path, limit=10**7)
+    for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2):
+        with zipfile.ZipFile(path, "w", how) as file, zipfile.ZipFile(tmp_path / "x.npz") as sound:
+            for name in sound.namelist():
+                file.writestr(name, HUGE if name == "hidden.npy" else sound.read(name))
+        check_refused(path)
 
 
-def check_refused(path: Path) -> None:
+def check_refused(path: Path, limit: int | None = None) -> None:
     with pytest.raises(ValueError, match="not a saved trace") as caught:
-        Trace.load(path)
+        Trace.load(path, limit=limit)
     assert str(caught.value).isprintable() and len(str(caught.value)) <= 500

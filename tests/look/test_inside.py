@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from pellucid import Model, look
+from pellucid.errors import CancelledError
+from pellucid.look import experiments
 from pellucid.look.recorded import AXES
 from tests.engine import models
 from tests.families.case import load_golden, write_folder
@@ -142,6 +144,39 @@ def compare_patching(model: Model, name: str, stored: dict[str, Any]) -> None:
 @every
 def test_patching(loaded: Any, name: str) -> None:
     compare_patching(loaded(name), name, inside.load(of(name))[1])
+
+
+@every
+def test_patching_prompts_longer_than_a_pass(loaded: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each patch is a run of its own, with the same result."""
+    monkeypatch.setattr(experiments, "together", lambda engine: 5)
+    model, stored = loaded(name), inside.load(of(name))[1]
+    vocab = model.info().vocab
+    clean, corrupt = inside.ids_of(of(name), vocab, 1), inside.ids_of(of(name), vocab)
+    scale = np.abs(model.logits(corrupt)[-1]).max()
+    for what in ("hidden", "attention_out", "mlp_out", "mixed"):
+        found, expected = look.patching(model, clean, corrupt, (5, 7), what, positions=[7]), stored[f"patching/{what}"]
+        expected = np.where(np.isfinite(expected), expected, found.corrupt)[..., [7]]
+        assert np.abs(found.values - expected).max() <= 2 * TOLERANCE * scale, what
+
+
+def test_prompts_longer_than_a_window(loaded: Any) -> None:
+    model, n = loaded("gemma3"), 80  # a window of 8
+    rng = np.random.default_rng(4)
+    corrupt = rng.integers(3, model.info().vocab, n).tolist()
+    clean = [*corrupt[:-20], 9, *corrupt[-19:]]
+    assert n > experiments.together(model.core.engine)
+    found = look.patching(model, clean, corrupt, 5, positions=[n - 20, n - 1], layers=[0, -1])
+    assert found.clean == model.logits(clean)[-1, 5] and found.corrupt == model.logits(corrupt)[-1, 5]
+    there = model.trace(clean, "hidden", layers=0, positions=n - 20).hidden[1]
+    with model.edit() as edit:
+        assert found.values[0, 0] == edit.patch(0, n - 20, there).logits(corrupt)[-1, 5]
+    assert found.restored[1, 1] == pytest.approx(1, abs=1e-4) and found.restored[1, 0] == pytest.approx(0, abs=1e-4)
+    one, other = (look.path(model, corrupt[:m], (0, 1), (2, 3)) for m in (n, 30))
+    for part in "qkv":
+        close(getattr(one, part)[:30], getattr(other, part), part)
+    with pytest.raises(CancelledError):
+        look.patching(model, clean, corrupt, 5, cancel=lambda: True)
 
 
 @pytest.mark.live

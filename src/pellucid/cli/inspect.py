@@ -203,7 +203,7 @@ def _sampling(core: Any, logits: Any, sampling: dict[str, Any], show: int) -> di
     from pellucid.look import choice
 
     steps = []
-    for step in choice.steps(logits, **sampling):
+    for step in choice.steps(logits, suppressed=core.facts.suppressed, **sampling):
         tokens = zip(step.ids[:show].tolist(), step.probabilities, strict=False)
         shown = [{"id": id, "piece": core.spell(id), "probability": float(p)} for id, p in tokens]
         steps.append({"name": step.name, "kept": len(step.ids), "tokens": shown})

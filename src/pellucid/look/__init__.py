@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pellucid.look.attributions import Attributions
+from pellucid.look.draws import drawn
 from pellucid.look.experiments import Occlusion, Patching, occlusion, patching
 from pellucid.look.lens import Attribution, Guess, Lens
 from pellucid.look.pages import Page
@@ -24,6 +25,7 @@ __all__ = [
     "Score",
     "Token",
     "Trace",
+    "drawn",
     "occlusion",
     "patching",
     "path",

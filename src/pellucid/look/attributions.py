@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,26 @@ from pellucid.errors import WrongValue, shown
 from pellucid.look import record
 from pellucid.look.lens import Attribution
 from pellucid.look.norm import NormMap
-from pellucid.look.places import Layer, Tap, find
-from pellucid.look.recorded import Token
+from pellucid.look.places import Layer, Places, Tap, find
+from pellucid.look.recorded import Recorded, Token
 from pellucid.plan import Plan
 
-__all__ = ["Attributions", "Pair", "attributions", "directions", "norm_of", "pairs", "token_id"]
+__all__ = [
+    "Attributions",
+    "Pair",
+    "Rows",
+    "add",
+    "attributions",
+    "blank",
+    "directions",
+    "norm_of",
+    "pairs",
+    "taps_of",
+    "token_id",
+]
 
 Pair = tuple[int, int]  # a token, and the one that it is compared with; -1: none
+Floats = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]
 
 
@@ -124,14 +137,38 @@ def attributions(
     targets: list[list[Pair]],
     neurons: int,
     watch: record.Watch,
+    kept: Recorded | None = None,
 ) -> Attributions:
-    """``Trace.attributions``: one run of the sequence, each matrix dequantised once for up to 512 positions."""
+    """``Trace.attributions``: one run of the sequence, or none where a trace kept what it needs; each matrix is
+    dequantised once for up to 512 positions. The numbers are the same."""
     engine = core.open()
-    plan, places = engine.plan, find(engine.plan)
-    layers, shape = places.layers, (len(positions), len(targets[0]))
-    n, n_heads = len(layers), core.config.attention.n_q
+    places = find(engine.plan)
+    out = blank(core, positions, targets, neurons)
+    most = out.neurons.shape[-1]
+    rows = None if kept is None else _kept(kept, places, positions, most > 0)
+    if rows is not None:
+        _logits(engine, out, slice(0, len(positions)), rows.last)
+        add(engine, out, slice(0, len(positions)), rows, watch)
+    else:
+        taps = sorted({*taps_of(places.layers, most > 0), places.embeddings})
+        for to, found in record.walk(engine, ids, taps, positions, watch):
+            _logits(engine, out, to, found[places.last])
+            add(engine, out, to, Rows.of(found, places), watch)
+    used = {*out.ids.ravel().tolist(), *out.against.ravel().tolist()} - {-1}
+    out.tokens.update({id: Token(id, core.spell(id), core.piece(id, special=True)) for id in used})
+    return out
+
+
+def blank(
+    core: Core, positions: Sequence[int], targets: list[list[Pair]], neurons: int, named: int | None = None
+) -> Attributions:
+    """Zeros for :func:`add` to fill. named: neurons are wanted of so many targets, the first ones; None: of all."""
+    plan = core.open().plan
+    layers, shape = find(plan).layers, (len(positions), len(targets[0]))
+    n, n_heads = len(layers), max([core.config.attention.n_q, *(x.group.n_q for x in layers if x.group is not None)])
     most = min(neurons, max((plan.buffers[x.neurons.buffer].dim for x in layers if x.neurons), default=0))
-    out = Attributions(
+    of_neurons = (shape[0], shape[1] if named is None else named, n, most)
+    return Attributions(
         tuple(positions),
         np.array([[a for a, _ in row] for row in targets], np.int32),
         np.array([[b for _, b in row] for row in targets], np.int32),
@@ -142,36 +179,87 @@ def attributions(
         np.zeros((*shape, n)),
         np.zeros((*shape, n, n_heads)),
         np.zeros(shape),
-        np.full((*shape, n, most), -1, np.int32),
-        np.zeros((*shape, n, most), np.float32),
-        np.zeros((*shape, n, most)),
+        np.full(of_neurons, -1, np.int32),
+        np.zeros(of_neurons, np.float32),
+        np.zeros(of_neurons),
         {},
     )
-    for to, found in record.walk(engine, ids, _taps(layers, most > 0) + [places.embeddings], positions, watch):
-        _logits(engine, out, to, found[places.last])
-        chosen = zip(out.ids[to].T.ravel().tolist(), out.against[to].T.ravel().tolist(), strict=True)
-        direction, bias = directions(engine, list(chosen), found[places.last])
-        out.bias[to] = bias.T
-        out.embedding[to] = _push(found, [places.embeddings], direction)
-        for i, layer in enumerate(layers):
-            watch.check()
-            out.attention[to, :, i] = _push(found, layer.attention_out, direction, layer.attention_changes)
-            out.mlp[to, :, i] = _push(found, layer.mlp_out, direction, layer.experts)
-            out.edits[to, :, i] = _push(found, (), direction, layer.edits)
-            if layer.mixed is not None and layer.group is not None:
-                out.heads[to, :, i] = _heads(engine, layer, found[layer.mixed], direction)
-            if most and layer.neurons is not None and layer.down >= 0:
-                _neurons(engine, layer, found[layer.neurons], direction, [a[to, :, i] for a in _of_neurons(out)])
-    used = {*out.ids.ravel().tolist(), *out.against.ravel().tolist()} - {-1}
-    out.tokens.update({id: Token(id, core.spell(id), core.piece(id, special=True)) for id in used})
-    return out
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What attributions of some rows are made of. Of each layer: what attention and the feed-forward network add, edits
+    of the stream (rows, d); the heads' outputs (rows, heads * value); the neurons; None where a layer lacks them."""
+
+    embeddings: Floats
+    last: Floats  # the residual stream that the head reads
+    attention: Sequence[Floats | None]
+    mlp: Sequence[Floats | None]
+    edits: Sequence[Floats | None]
+    mixed: Sequence[Floats | None]
+    neurons: Sequence[Floats | None]
+
+    @classmethod
+    def of(cls, found: Mapping[Tap, Floats], places: Places) -> Rows:
+        """From the taps of a pass."""
+        layers, none = places.layers, ()
+        return cls(
+            found[places.embeddings],
+            found[places.last],
+            [record.added(found, x.attention_out, x.attention_changes) for x in layers],
+            [record.added(found, x.mlp_out, x.experts) for x in layers],
+            [record.added(found, none, x.edits) for x in layers],
+            [None if x.mixed is None else found[x.mixed] for x in layers],
+            [None if x.neurons is None else found.get(x.neurons) for x in layers],
+        )
+
+
+def _kept(kept: Recorded, places: Places, positions: Sequence[int], neurons: bool) -> Rows | None:
+    """From a trace, if it has all that is needed; what edits of the stream added is in none of its quantities."""
+    needed = {"hidden", "attention_out", "mlp_out", "mixed", *(["neurons"] if neurons else [])}
+    layers = places.layers
+    if not needed <= {*kept.kept} or len(kept.layers) < len(layers) or any(layer.edits for layer in layers):
+        return None
+    heads = max((layer.group.n_q for layer in layers if layer.group is not None), default=0)
+    if len(kept.heads) < heads or not {*positions} <= {*kept.positions}:
+        return None
+    at = [kept.positions.index(position) for position in positions]
+    mixed = [kept.mixed[i][:, at].swapaxes(0, 1).reshape(len(at), -1) for i in range(len(layers))]
+    return Rows(
+        kept.hidden[0][at],
+        kept.hidden[-1][at],
+        [kept.attention_out[i][at] for i in range(len(layers))],
+        [kept.mlp_out[i][at] for i in range(len(layers))],
+        [None] * len(layers),
+        [None if x.mixed is None else rows for x, rows in zip(layers, mixed, strict=True)],
+        [kept.neurons[i][at] if neurons and x.neurons is not None else None for i, x in enumerate(layers)],
+    )
+
+
+def add(engine: _engine.Engine, out: Attributions, to: slice, rows: Rows, watch: record.Watch) -> None:
+    """Fills the places `to` of all but the logits."""
+    chosen = zip(out.ids[to].T.ravel().tolist(), out.against[to].T.ravel().tolist(), strict=True)
+    direction, bias = directions(engine, list(chosen), rows.last)
+    out.bias[to] = bias.T
+    out.embedding[to] = _push(rows.embeddings, direction)
+    named, most = out.neurons.shape[1], out.neurons.shape[3]
+    for i, layer in enumerate(find(engine.plan).layers):
+        watch.check()
+        for part, values in ((out.attention, rows.attention), (out.mlp, rows.mlp), (out.edits, rows.edits)):
+            if (one := values[i]) is not None:
+                part[to, :, i] = _push(one, direction)
+        if (mixed := rows.mixed[i]) is not None and layer.group is not None:
+            out.heads[to, :, i, : layer.group.n_q] = _heads(engine, layer, mixed, direction)
+        if most and (neurons := rows.neurons[i]) is not None and layer.down >= 0:
+            _neurons(engine, layer, neurons, direction[:named], [a[to, :, i] for a in _of_neurons(out)])
 
 
 def _of_neurons(out: Attributions) -> tuple[npt.NDArray[Any], ...]:
     return out.neurons, out.neuron_values, out.neuron_logits
 
 
-def _taps(layers: Sequence[Layer], neurons: bool) -> list[Tap]:
+def taps_of(layers: Sequence[Layer], neurons: bool) -> list[Tap]:
+    """What :meth:`Rows.of` reads, beside the embeddings."""
     taps: set[Tap | None] = set()
     for layer in layers:
         taps |= {layer.hidden, layer.mixed, *layer.attention_out, *layer.mlp_out}
@@ -214,19 +302,9 @@ def directions(
     return NormMap.of(plan, op, x).back(wanted), bias
 
 
-def _push(
-    found: dict[Tap, npt.NDArray[np.float32]],
-    taps: Sequence[Tap],
-    direction: Wide,
-    changes: Sequence[tuple[Tap, Tap]] = (),
-) -> Wide:
-    """(rows, T): what the sum of taps adds, and what changed the residual stream between the taps of each pair."""
-    total = np.zeros(direction.shape[1:])
-    for tap in taps:
-        total += found[tap]
-    for before, after in changes:
-        total += found[after].astype(np.float64) - found[before]
-    pushed: Wide = np.einsum("md,tmd->mt", total, direction)
+def _push(part: Floats, direction: Wide) -> Wide:
+    """(rows, T): what a part of the stream (rows, d) adds."""
+    pushed: Wide = np.einsum("md,tmd->mt", part.astype(np.float64), direction)
     return pushed
 
 
@@ -242,7 +320,7 @@ def _heads(engine: _engine.Engine, layer: Layer, mixed: npt.NDArray[np.float32],
     return pushed
 
 
-def norm_of(plan: Plan, number: int, x: npt.NDArray[np.float32], w: npt.NDArray[np.float32]) -> NormMap:
+def norm_of(plan: Plan, number: int, x: npt.NDArray[np.float32], w: Floats) -> NormMap:
     """The norm of an operation that adds w x to the residual stream, for these rows."""
     op = plan.ops[number]
     if op.vec < 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -48,21 +48,38 @@ class Drawn(NamedTuple):
 class Steps(list[Step]):
     """The model's distribution, then the one after each step; :meth:`draw` takes a token from the last one."""
 
-    def __init__(self, found: Iterable[Step], seed: int | None, number: int, by_id: bool) -> None:
+    def __init__(self, found: Iterable[Step], o: SamplingOptions, number: int, mu: float, by_id: bool) -> None:
         super().__init__(found)
-        self._seed, self._number, self._by_id = seed, number, by_id
+        self._options, self._number, self._mu, self._by_id = o, number, mu, by_id
+
+    @property
+    def kept(self) -> int:
+        """How many tokens are left after the last step."""
+        return len(self[-1].ids)
+
+    def mu(self, id: int) -> float:
+        """Mirostat's mu for the token after this one, once this one is `id`; without Mirostat it stays as it was.
+        Raises ValueError for a token that the last step left out."""
+        _, ids, p = self[-1]
+        at = np.flatnonzero(ids == id)
+        if not len(at):
+            raise WrongValue("id", f"={checks.shown(id)}: expected a token that the last step left")
+        if not self._options.mirostat or self._options.temperature == 0:
+            return self._mu
+        tau, eta = (float(np.float32(x)) for x in (self._options.mirostat_tau, self._options.mirostat_eta))
+        return self._mu + eta * (float(np.log2(p[at[0]])) + tau)
 
     def draw(self, seed: int | None = None) -> Drawn:
         """The token that a generation with this seed draws here. seed: default: that of the options. Among more than
         1,024 tokens the engine adds up in float32, and may rarely take the neighbour. Raises ValueError without one."""
-        seed = self._seed if seed is None else checks.integer("seed", seed, 0, 2**64 - 1)
-        if seed is None:
+        own = self._options.seed if seed is None else checks.integer("seed", seed, 0, 2**64 - 1)
+        if not isinstance(own, int):
             raise WrongValue("seed", " is needed to draw a token: steps(..., seed=1) or draw(1)")
         _, ids, p = self[-1]
         if self._by_id or len(ids) > SORTED:
             order = np.argsort(ids, kind="stable")
             ids, p = ids[order], p[order]
-        u = uniform(seed, self._number)
+        u = uniform(own, self._number)
         possible = np.flatnonzero(p > 0)
         at = int(np.searchsorted(np.cumsum(p[possible]), u * p.sum(), "right"))
         return Drawn(int(ids[possible[min(at, len(possible) - 1)]]), u, ids, p)
@@ -75,6 +92,7 @@ def steps(
     piece: Callable[[int], bytes] | None = None,
     number: int = 0,
     mu: float | None = None,
+    suppressed: Any = (),
     **options: Unpack[GenerateOptions],
 ) -> Steps:
     """A position's logits (vocab) -> the model's distribution, then the one after each step that is on, in the order of
@@ -84,7 +102,8 @@ def steps(
     piece: a tokenizer's ``piece``, which finds the ``dry_breakers``; without it a repetition has no breakers.
     number: of the new token, from 0: with ``seed`` it gives XTC's random number, and that of the draw. Without a seed,
     XTC acts.
-    mu: of Mirostat; default: 2 tau, as for the first token.
+    mu: of Mirostat; default: 2 tau, as for the first token. ``Steps.mu`` is that of the next one.
+    suppressed: tokens that the model's files forbid (``model.info().suppressed``), unless ``logit_bias`` names them.
 
     Raises ValueError or TypeError naming the option, as ``Model.generate`` does, and for logits of another shape or
     that no token can be drawn from.
@@ -98,15 +117,24 @@ def steps(
     if np.isnan(x).any() or not np.isfinite(x.max()):
         raise ValueError("logits has numbers that are not finite: expected numbers, or -inf for some tokens")
     past = arguments.check_ids(before, "before", len(x), empty=True)
+    forbidden = arguments.check_ids(suppressed, "suppressed", len(x), empty=True)
     number = checks.integer("number", number, 0, 2**64 - 1)
-    run = _Run(x, o, past, piece)
-    run.step(number, 2 * o.mirostat_tau if mu is None else checks.number("mu", mu))
-    return Steps(run.found, o.seed, number, run.filters.by_id)
+    start = 2 * o.mirostat_tau if mu is None else checks.number("mu", mu)
+    run = _Run(x, o, past, piece, {**dict.fromkeys(forbidden, -np.inf), **o.logit_bias})
+    run.step(number, start)
+    return Steps(run.found, o, number, start, run.filters.by_id)
 
 
 class _Run:
-    def __init__(self, x: Floats, o: SamplingOptions, past: list[int], piece: Callable[[int], bytes] | None) -> None:
-        self.o, self.past, self.piece = o, past, piece
+    def __init__(
+        self,
+        x: Floats,
+        o: SamplingOptions,
+        past: list[int],
+        piece: Callable[[int], bytes] | None,
+        bias: Mapping[int, float],
+    ) -> None:
+        self.o, self.past, self.piece, self.bias = o, past, piece, bias
         self.filters = Filters(x)
         self.found: list[Step] = []
         self.show("model")
@@ -120,7 +148,7 @@ class _Run:
     def step(self, number: int, mu: float) -> None:
         o = self.o
         u = 0.0 if o.seed is None else uniform(o.seed, number, 1)  # type: ignore[arg-type]
-        biased = not o.logit_bias
+        biased = not self.bias
         for name in (*o.samplers, ""):
             if not biased and name not in ("penalties", "dry"):
                 biased = True
@@ -153,7 +181,7 @@ class _Run:
                 self.show(f"dry {o.dry_multiplier:g}")
 
     def _bias(self) -> None:
-        s, bias = self.filters, self.o.logit_bias
+        s, bias = self.filters, self.bias
         known = dict(zip(s.ids.tolist(), s.x.tolist(), strict=True))
         s.change({id: known[id] + value for id, value in bias.items() if id in known})
         self.show("bias")

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine
 from pellucid.core import Core
-from pellucid.look import record
+from pellucid.look import attributions, record
 from pellucid.look.byhand import ByHand
-from pellucid.look.norm import NormMap
 from pellucid.look.pattern import as_cached, as_multiplied
 from pellucid.look.places import Layer, Tap, channels, find
+from pellucid.look.table import likeliest
 from pellucid.page.blocks import half
 
 __all__ = ["GUESSES", "NEURONS", "SCORES", "TARGETS", "THUMB", "Collected", "Progress", "collect"]
@@ -51,10 +50,11 @@ def collect(core: Core, ids: Sequence[int], hand: int, progress: Progress = None
     """hand: the position whose attention is shown by hand. progress: is told the share that is done, and may raise to
     end it."""
     told = progress or (lambda share: None)
+    told(0.0)
     rows = _Rows(core, ids, hand)
-    for start in range(0, len(ids), ROWS):
-        told(0.7 * start / len(ids))
-        rows.add(start, min(start + ROWS, len(ids)))
+    watch = record.Watch(progress=lambda done, total: told(0.7 * done / total), total=len(ids))
+    for to, found in record.walk(rows.engine, ids, rows.taps(), range(len(ids)), watch, ROWS):
+        rows.add(to, found)
     layers = rows.places.layers
     for number, layer in enumerate(layers):
         q, k = rows.q[number], rows.k[number]
@@ -84,19 +84,12 @@ class _Rows:
     def __init__(self, core: Core, ids: Sequence[int], hand: int) -> None:
         self.engine, self.ids, self.n = core.open(), ids, len(ids)
         self.plan, self.places = self.engine.plan, find(self.engine.plan)
-        layers = len(self.places.layers)
+        missing = [[(-1, -1)] * TARGETS for _ in ids]  # known when the logits are
+        self.pushes = attributions.blank(core, range(self.n), missing, NEURONS, named=1)
         self.n_heads = max((x.group.n_q for x in self.places.layers if x.group is not None), default=1)
         self.hand = ByHand(self.engine, self.places, hand, self.n_heads)
-        self.sequence = _engine.Sequence(self.engine)
         self.parts: dict[str, list[npt.NDArray[Any]]] = {}
-        shape = (self.n, TARGETS, layers)
-        self.pushes = {name: np.zeros(shape, np.float16) for name in ("att-push", "mlp-push", "edit-push")}
-        self.pushes["head-push"] = np.zeros((*shape, self.n_heads), np.float16)
-        self.neuron = {
-            "neurons": np.zeros((self.n, layers, NEURONS), np.uint16 if self._widest() < 1 << 16 else np.uint32),
-            "neuron-acts": np.zeros((self.n, layers, NEURONS), np.float16),
-            "neuron-push": np.zeros((self.n, layers, NEURONS), np.float16),
-        }
+        layers = len(self.places.layers)
         self.lengths = np.zeros((3, layers + 1, self.n), np.float16)  # of the stream, of attention's part, the other's
         self.q, self.k = [], []
         for layer in self.places.layers:
@@ -104,25 +97,31 @@ class _Rows:
             self.q.append(None if g is None else np.zeros((g.n_q, self.n, g.dk), np.float32))
             self.k.append(None if g is None else np.zeros((g.n_kv, self.n, g.dk), np.float32))
 
-    def _widest(self) -> int:
-        widths = [self.plan.buffers[x.neurons.buffer].dim for x in self.places.layers if x.neurons is not None]
-        return max(widths, default=0)
+    def taps(self) -> list[Tap]:
+        layers = self.places.layers
+        heads = {tap for x in layers for tap in (x.qkv, x.keys) if tap is not None}
+        return sorted({*attributions.taps_of(layers, True), *heads, self.places.embeddings})
 
-    def add(self, start: int, end: int) -> None:
-        part = np.array(self.ids[start:end], np.int32)
-        taps = sorted({tap for layer in self.places.layers for tap in _taps(layer)} | {self.places.embeddings})
-        found: dict[Any, Floats]
-        found, _ = self.engine.observe([(self.sequence, part, len(part))], taps=taps)
-        hidden = np.stack([found[self.places.embeddings], *(found[x.hidden] for x in self.places.layers)])
-        logits = self._lens(hidden)
-        targets = self._predict(start, logits)
-        directions, bias, start_push = self._directions(targets, found)
-        self._keep("targets", targets.astype(np.uint32))
-        self._keep("base-push", np.stack([start_push, bias], axis=-1))
-        rows = slice(start, end)
-        self.lengths[0][:, rows] = half(np.linalg.norm(hidden, axis=2))
+    def add(self, to: slice, found: dict[Tap, Floats]) -> None:
+        hidden = [found[self.places.embeddings], *(found[x.hidden] for x in self.places.layers)]
+        self._lens(hidden, to)
+        rows = attributions.Rows.of(found, self.places)
+        for _, logits in record.head_blocks(self.engine, self.places, rows.last, ROWS):
+            self.pushes.ids[to] = self._predict(to.start, logits)
+        attributions.add(self.engine, self.pushes, to, rows, record.Watch())
+        measured: list[Sequence[Floats | None]] = [hidden, [None, *rows.attention], [None, *rows.mlp]]
+        for i, parts in enumerate(measured):
+            for after, part in enumerate(parts):
+                if part is not None:
+                    self.lengths[i, after, to] = half(np.linalg.norm(part, axis=1))
         for number, layer in enumerate(self.places.layers):
-            self._layer(number, layer, found, directions, rows)
+            if layer.group is None:
+                continue
+            mixed = rows.mixed[number]
+            if mixed is not None and to.start <= self.hand.position < to.stop:
+                row = mixed[self.hand.position - to.start][None]
+                self.hand.mixed(number, layer, row, range(layer.group.n_q))
+            self._attention(number, layer, found, to)
 
     def arrays(self) -> Arrays:
         out = {name: np.concatenate(parts) for name, parts in self.parts.items() if not name.startswith("lens")}
@@ -130,7 +129,25 @@ class _Rows:
             out[name] = np.concatenate(self.parts[name], axis=1)
         counts = out.pop("cand-counts")
         out["cand-starts"] = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32)
-        return {**out, **self.pushes, **self.neuron, "lengths": self.lengths}
+        p = self.pushes
+        for name, part in (("att", p.attention), ("mlp", p.mlp), ("edit", p.edits), ("head", p.heads)):
+            out[f"{name}-push"] = half(part)
+        out["targets"] = p.ids.astype(np.uint32)
+        out["base-push"] = np.stack([p.embedding, p.bias], axis=-1).astype(np.float32)
+        return {**out, **self._neurons(), "lengths": self.lengths}
+
+    def _neurons(self) -> Arrays:
+        """Those that add most to the first target; a layer that has none, or fewer, has zeros in their place."""
+        p, shape = self.pushes, (self.n, len(self.places.layers), NEURONS)
+        found: Arrays = {"neurons": p.neurons, "neuron-acts": p.neuron_values, "neuron-push": p.neuron_logits}
+        widest = int(p.neurons.max(initial=0))
+        out: Arrays = {}
+        for name, part in found.items():
+            kind = (np.uint16 if widest < 1 << 16 else np.uint32) if name == "neurons" else np.float16
+            out[name] = np.zeros(shape, kind)
+            own = np.maximum(part[:, 0], 0) if name == "neurons" else half(part[:, 0])
+            out[name][..., : part.shape[-1]] = own
+        return out
 
     def heads(self, number: int) -> Iterator[Floats]:
         """The weights (n, n) of a layer's heads."""
@@ -151,19 +168,17 @@ class _Rows:
     def _keep(self, name: str, array: npt.NDArray[Any]) -> None:
         self.parts.setdefault(name, []).append(array)
 
-    def _lens(self, hidden: Floats) -> Floats:
-        """Keeps the likeliest tokens after each layer -> the model's logits (m, vocab)."""
-        layers, m, dim = hidden.shape
-        ids, p = np.zeros((layers, m, GUESSES), np.uint32), np.zeros((layers, m, GUESSES), np.uint8)
-        for i in range(layers):
-            for block, logits in record.head_blocks(self.engine, self.places, hidden[i]):
-                best, shares = likeliest(logits, GUESSES)
-                ids[i, block], p[i, block] = best, np.rint(255 * shares)
-                if i == layers - 1 and m <= ROWS:
-                    last = logits
+    def _lens(self, hidden: Sequence[Floats], to: slice) -> None:
+        """Keeps the likeliest tokens after each layer."""
+        shape = (len(hidden), to.stop - to.start, GUESSES)
+        ids, p = np.zeros(shape, np.uint32), np.zeros(shape, np.uint8)
+        k = min(GUESSES, self.engine.vocab)
+        for i, rows in enumerate(hidden):
+            for row, top in enumerate(likeliest(self.engine, rows, k)):
+                ids[i, row, :k] = [id for id, _ in top]
+                p[i, row, :k] = np.rint(255 * np.exp([logprob for _, logprob in top]))
         self._keep("lens-ids", ids)
         self._keep("lens-p", p)
-        return last
 
     def _predict(self, start: int, logits: Floats) -> npt.NDArray[np.int64]:
         """Keeps each row's candidates, and what is known of the other tokens -> the targets (m, TARGETS)."""
@@ -183,99 +198,16 @@ class _Rows:
             targets[i] = chosen + [following] * (TARGETS - len(chosen))
         return targets
 
-    def _directions(self, targets: npt.NDArray[np.int64], found: dict[Any, Floats]) -> tuple[Floats, Floats, Floats]:
-        """The directions (TARGETS, m, d) of the stream that the targets' logits grow in; what biases (m, TARGETS) and
-        the embedding (m, TARGETS) add to them."""
-        op = self.plan.ops[self.places.head]
-        seg = self.plan.segments[op.seg]
-        rows = {
-            int(id): record.scaled(
-                self.engine, seg, self.engine.matrix(seg.matrix, rows=(int(id), int(id) + 1)), int(id)
-            )
-            for id in np.unique(targets)
-        }
-        wanted = np.stack([np.concatenate([rows[int(id)] for id in column]) for column in targets.T])
-        bias = np.zeros(targets.shape, np.float32)
-        if op.vec2 >= 0:
-            bias += np.einsum("tmd,d->mt", wanted, self.plan.vectors[op.vec2].data)
-        if seg.bias >= 0:
-            bias += self.plan.vectors[seg.bias].data[targets]
-        directions = NormMap.of(self.plan, op, found[self.places.last]).back(wanted).astype(np.float32)
-        return directions, bias, _push(directions, [found[self.places.embeddings]])
-
-    def _layer(self, number: int, layer: Layer, found: dict[Any, Floats], directions: Floats, rows: slice) -> None:
-        parts = {
-            "att-push": [found[tap] for tap in layer.attention_out]
-            + [found[b] - found[a] for a, b in layer.attention_changes],
-            "mlp-push": [found[tap] for tap in layer.mlp_out] + [found[b] - found[a] for a, b in layer.experts],
-            "edit-push": [found[b] - found[a] for a, b in layer.edits],
-        }
-        for name, some in parts.items():
-            if some:
-                self.pushes[name][rows, :, number] = half(_push(directions, some))
-        for i, name in ((1, "att-push"), (2, "mlp-push")):
-            if parts[name]:
-                self.lengths[i][number + 1, rows] = half(np.linalg.norm(sum(parts[name]), axis=1))
-        if layer.mixed is not None and layer.group is not None:
-            self._heads_push(number, layer, found[layer.mixed], directions, rows)
-        if layer.neurons is not None:
-            self._neurons(number, layer, found[layer.neurons], directions[0], rows)
+    def _attention(self, number: int, layer: Layer, found: dict[Tap, Floats], to: slice) -> None:
         q, k, g = self.q[number], self.k[number], layer.group
-        if q is not None and k is not None and g is not None and layer.qkv is not None and layer.keys is not None:
-            a, b = g.n_q * g.dk, (g.n_q + g.n_kv) * g.dk
-            queries = as_multiplied(found[layer.qkv][:, :a].reshape(-1, g.n_q, g.dk), self.engine)
-            keys = as_cached(found[layer.keys][:, a:b].reshape(-1, g.n_kv, g.dk), self.engine.kv)
-            order = channels(self.plan, layer)
-            if order is not None:
-                queries, keys = queries[..., order], keys[..., order]
-            q[:, rows], k[:, rows] = queries.swapaxes(0, 1), keys.swapaxes(0, 1)
-
-    def _heads_push(self, number: int, layer: Layer, mixed: Floats, directions: Floats, rows: slice) -> None:
-        w = record.projection(self.engine, layer)
-        norm = record.post_norm(self.engine, layer, mixed @ w.T + record.projection_bias(self.engine, layer))
-        read = norm.back(directions).astype(np.float32) @ w
-        assert layer.group is not None
-        each = (mixed * read).reshape(TARGETS, len(mixed), layer.group.n_q, layer.value).sum(axis=3)
-        self.pushes["head-push"][rows, :, number, : each.shape[2]] = half(each.swapaxes(0, 1))
-        if rows.start <= self.hand.position < rows.stop:
-            row = mixed[self.hand.position - rows.start][None]
-            self.hand.mixed(number, layer, row, range(layer.group.n_q))
-
-    def _neurons(self, number: int, layer: Layer, acts: Floats, direction: Floats, rows: slice) -> None:
-        assert layer.neurons is not None
-        ops = self.plan.ops
-        down = next((tap.op for tap in layer.mlp_out if ops[tap.op].inp == layer.neurons.buffer), None)
-        if down is None or not ops[down].n_seg:
+        if q is None or k is None or g is None or layer.qkv is None or layer.keys is None:
             return
-        seg = self.plan.segments[ops[down].seg]
-        w = record.scaled(self.engine, seg, self.engine.matrix(seg.matrix))
-        bias = self.plan.vectors[seg.bias].data if seg.bias >= 0 else 0
-        seen = acts @ w.T + bias if ops[down].vec >= 0 else acts[:, :0]
-        norm = NormMap.of(self.plan, ops[down], seen) if ops[down].vec >= 0 else None
-        times = norm.back(direction) if norm else direction * np.float32(ops[down].scale)
-        push = acts * (times.astype(np.float32) @ w)
-        count = min(NEURONS, push.shape[1])
-        best = np.argsort(-np.abs(push), axis=1, kind="stable")[:, :count]
-        for name, values in (("neurons", best), ("neuron-acts", acts), ("neuron-push", push)):
-            chosen = values if name == "neurons" else half(np.take_along_axis(values, best, axis=1))
-            self.neuron[name][rows, number, :count] = chosen
-
-
-def _push(directions: Floats, parts: Sequence[Floats]) -> Floats:
-    """What parts (m, d) of the stream add to the targets' logits -> (m, TARGETS)."""
-    out: Floats = np.einsum("tmd,md->mt", directions, sum(parts[1:], parts[0]))
-    return out
-
-
-def _taps(layer: Layer) -> list[Tap]:
-    single = (layer.hidden, layer.qkv, layer.keys, layer.mixed, layer.neurons)
-    pairs = (*layer.attention_changes, *layer.experts, *layer.edits)
-    return [
-        *(tap for tap in single if tap is not None),
-        *layer.attention_out,
-        *layer.mlp_out,
-        *(tap for pair in pairs for tap in pair),
-    ]
+        parts = record.split(g, found[layer.qkv], found[layer.keys])
+        queries, keys = as_multiplied(parts["q"], self.engine), as_cached(parts["k"], self.engine.kv)
+        order = channels(self.plan, layer)
+        if order is not None:
+            queries, keys = queries[..., order], keys[..., order]
+        q[:, to], k[:, to] = queries.swapaxes(0, 1), keys.swapaxes(0, 1)
 
 
 class Candidates(NamedTuple):
@@ -301,21 +233,6 @@ def candidates(row: Floats) -> Candidates:
     tail = np.bincount(bins, minlength=BINS).astype(np.uint32)
     entropy = float(np.log(total) - (e @ (x - top)) / total)
     return Candidates(order, row[order], tail, (top + float(np.log(total)), float(x.mean()), float(x.std()), entropy))
-
-
-def likeliest(logits: Floats, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
-    """The k likeliest tokens of each row (m, k), of equal ones the lower id first, and their probabilities."""
-    m, vocab = logits.shape
-    x = logits - logits.max(axis=1, keepdims=True)
-    e = np.exp(x)
-    total = e.sum(axis=1)
-    ids, p = np.zeros((m, k), np.int64), np.zeros((m, k), np.float32)
-    each = np.arange(m)
-    for i in range(min(k, vocab)):
-        ids[:, i] = x.argmax(axis=1)
-        p[:, i] = e[each, ids[:, i]] / total
-        x[each, ids[:, i]] = -np.inf
-    return ids, p
 
 
 def best_first(row: Floats, k: int) -> npt.NDArray[np.int64]:

@@ -15,15 +15,16 @@ from pellucid.core import Core, Loaded
 from pellucid.errors import WrongType, WrongValue
 from pellucid.look import record
 from pellucid.look.attributions import token_id
+from pellucid.look.edit import Edits
 from pellucid.look.places import Layer, Places, Tap, find
 from pellucid.look.recorded import Token
-from pellucid.look.sizes import select
+from pellucid.look.sizes import Selection, select
 from pellucid.look.trace import prompts, watch
 from pellucid.options import Ids, Prompt
 from pellucid.plan import Plan
 from pellucid.sampling import Cancel, Integer
 
-__all__ = ["Occlusion", "Patching", "Run", "live", "occlusion", "patching", "run", "single"]
+__all__ = ["Occlusion", "Patching", "Run", "live", "occlusion", "patching", "run", "single", "together"]
 
 Floats = npt.NDArray[np.float32]
 Metric = Callable[[Floats], float] | tuple[Any, Any] | int | str
@@ -93,8 +94,10 @@ def patching(
     a number; or a tuple of two tokens (ids, or texts of one token each), the difference of their logits; or one token,
     its logit. what: "hidden" (the residual stream after a layer), "attention_out", "mlp_out", or "mixed" (a head's
     output before its projection; `heads` selects some).
-    Many patches share a pass, which begins where the patch is; the layers before are not computed again. cancel: a
-    callable or a threading.Event; progress: called with the patches done and all of them.
+    Many patches share a pass, which begins where the patch is; the layers before are not computed again. Where the
+    prompts are longer than a pass (512 tokens) or a local layer's window, each patch is a run of its own, so select
+    layers and positions. cancel: a callable or a threading.Event; progress: called with the patches done and all of
+    them.
 
     Raises ValueError or TypeError naming the argument; CancelledError. Use a model with ``precision="high"``.
     """
@@ -112,9 +115,11 @@ def patching(
     spots = {i: _spot(engine.plan, places.layers[i], what) for i in chosen[0]}
     if not any(spots.values()):
         raise WrongValue("what", f"={what!r}: no selected layer has it")
+    if n > together(engine):
+        return _one_by_one(core, ids, measure, what, [i for i in chosen[0] if spots[i]], *chosen, which, seen)
     taps = [_taps(engine.plan, places, i, spot) for i, spot in spots.items() if spot is not None]
     wanted = sorted({*(tap for row in taps for tap in row)})
-    base = [run(engine, one, wanted, name) for one, name in zip(ids, ("clean", "corrupt"), strict=True)]
+    base = [run(engine, one, wanted) for one in ids]
     before = [measure(run.logits) for run in base]
     changes = sum(spot is not None for spot in spots.values()) * len(chosen[1]) * (len(which) if what == "mixed" else 1)
     seen.total = changes
@@ -258,15 +263,56 @@ class Run:
     logits: Floats
 
 
-def run(engine: _engine.Engine, ids: Sequence[int], taps: Sequence[Tap], name: str) -> Run:
-    """One pass over a prompt. Raises ValueError where it is too long to be run again from the middle of the plan."""
-    windows = [group.window + 62 for group in engine.plan.caches if group.window]  # what a window has left is gone
-    if len(ids) > min([engine.max_rows, *windows]):
-        raise WrongValue(name, f" has {len(ids)} tokens, expected at most {min([engine.max_rows, *windows])}")
+def together(engine: _engine.Engine) -> int:
+    """How many tokens a prompt may have to be one pass, and to be run again from the middle of the plan."""
+    return min([engine.max_rows, *(group.window + 62 for group in engine.plan.caches if group.window)])
+
+
+def run(engine: _engine.Engine, ids: Sequence[int], taps: Sequence[Tap]) -> Run:
+    """One pass over a prompt, of no more tokens than `together`."""
     sequence, out = _engine.Sequence(engine), np.empty((1, engine.vocab), np.float32)
     part = np.array(ids, np.int32)
     found, _ = engine.observe([(sequence, part, len(part) - 1)], taps=taps, out=out)
     return Run({Tap(*tap): rows for tap, rows in found.items()}, sequence, out[0])
+
+
+def _one_by_one(
+    core: Core,
+    ids: Sequence[Sequence[int]],
+    measure: Callable[[Floats], float],
+    what: str,
+    having: Sequence[int],
+    layers: tuple[int, ...],
+    positions: tuple[int, ...],
+    heads: tuple[int, ...],
+    seen: record.Watch,
+) -> Patching:
+    """``patching`` with an edit for each patch. having: the layers that have the activation."""
+    clean, corrupt = ids
+    each = heads if what == "mixed" else (0,)
+    seen.total = len(having) * len(each) * len(positions)
+    engine, quiet = core.open(), record.Watch(seen.cancel)
+    with record.cancelling():
+        before = [measure(row) for row in _last_logits(engine, ids, quiet)]
+        values = np.full((len(layers), len(each), len(positions)), before[1])
+        for number in having:
+            s = Selection((what,), (number,), heads, positions, len(clean))
+            kept = record.record(engine, clean, s, find(engine.plan), 512, quiet)[what]
+            rows = kept[0] if what == "mixed" else kept[-1][None]  # (heads, positions, width)
+            for c, head in enumerate(each):
+                for p, position in enumerate(positions):
+                    edits = Edits(core)
+                    if what == "mixed":
+                        edits.patch_head(number, head, position, rows[c, p])
+                    else:
+                        part = {"attention_out": "attention", "mlp_out": "mlp"}.get(what)
+                        edits.patch(number, position, rows[c, p], part)
+                    edited = _engine.Engine(edits.plan(), base=engine)
+                    (row,) = _last_logits(edited, [corrupt], quiet)
+                    values[layers.index(number), c, p] = measure(row)
+                    seen.step(1)
+    shape = values.shape if what == "mixed" else values[:, 0].shape
+    return Patching(what, layers, positions, _tokens(core, corrupt, positions), values.reshape(shape), *before)
 
 
 def _variants(base: Sequence[Run], spot: _Spot, cases: Sequence[tuple[slice, int]]) -> Iterator[Floats]:

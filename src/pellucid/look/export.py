@@ -20,7 +20,7 @@ __all__ = ["bertviz", "load", "save", "table", "to_pandas"]
 VERSION = 1
 
 
-def save(trace: Recorded, path: str | os.PathLike[str]) -> None:
+def save(trace: Recorded, path: str | os.PathLike[str], compressed: bool = False) -> None:
     """``Trace.save``: arrays under their names, everything else as JSON under "meta"."""
     meta = {
         "pellucid_trace": VERSION,
@@ -37,14 +37,18 @@ def save(trace: Recorded, path: str | os.PathLike[str]) -> None:
         else:
             arrays[name] = array
     with open(path, "wb") as file:  # opened here, since NumPy would append ".npz" to a name
-        np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
+        write = np.savez_compressed if compressed else np.savez
+        write(file, meta=np.array(json.dumps(meta)), **arrays)
 
 
-def load(path: str | os.PathLike[str], vocab: int | None) -> Recorded:
+def load(path: str | os.PathLike[str], vocab: int | None, limit: int) -> Recorded:
     """``Trace.load``. vocab: the vocabulary size of the model, if there is one."""
     where = one_line(os.fsdecode(path), 200)
     try:
         with zipfile.ZipFile(os.fsdecode(path)) as file:
+            taken = sum(info.file_size for info in file.infolist() if info.compress_type != zipfile.ZIP_STORED)
+            if taken > limit:
+                raise ValueError(f"its arrays would take {taken:,} bytes, more than limit={limit}")
             meta = json.loads(str(_array(file, "meta")))
             if meta["pellucid_trace"] != VERSION:
                 raise ValueError(f"version {meta['pellucid_trace']!r}, expected {VERSION}")
@@ -67,16 +71,19 @@ def load(path: str | os.PathLike[str], vocab: int | None) -> Recorded:
 
 
 def _array(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
-    """An array as `save` writes it: stored, not compressed, so that it takes no more memory than the file's size."""
+    """An array as `save` writes it: it takes no more memory than the file says, which `load` has compared with its
+    limit, and where it is not compressed, than the file has."""
     info = file.getinfo(f"{name}.npy")
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{name} is compressed")
+    stored_whole = info.compress_type == zipfile.ZIP_STORED
+    if not stored_whole and info.compress_type != zipfile.ZIP_DEFLATED:
+        raise ValueError(f"{name} is compressed in a way that no trace is")
     with file.open(info) as stored:
         if np.lib.format.read_magic(stored) != (1, 0):
             raise ValueError(f"{name} is in a newer format of NumPy")
         shape, _, dtype = np.lib.format.read_array_header_1_0(stored)
         assert file.fp is not None
-        if math.prod(shape) * dtype.itemsize > min(info.file_size, os.fstat(file.fp.fileno()).st_size):
+        held = min(info.file_size, os.fstat(file.fp.fileno()).st_size) if stored_whole else info.file_size
+        if math.prod(shape) * dtype.itemsize > held:
             raise ValueError(f"{name} has shape {shape}, more than the file holds")
     with file.open(info) as stored:
         array: npt.NDArray[Any] = np.lib.format.read_array(stored, allow_pickle=False)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import checks
+from pellucid import _engine, checks
 from pellucid.core import Core, Loaded
 from pellucid.errors import WrongType, WrongValue
 from pellucid.look import record
-from pellucid.look.experiments import live, run, single
+from pellucid.look.experiments import live, single, together
 from pellucid.look.places import Layer, Tap, channels, find
 from pellucid.look.sizes import select
 from pellucid.options import Prompt
@@ -63,16 +63,21 @@ def path(model: Loaded, prompt: Prompt, sender: Any, receiver: Any) -> Path:
     start, end = later.entry.op + 1, later.qkv.op + 1
     needed = live(plan, start)
     taps = sorted({first.mixed, later.qkv, *(Tap(start - 1, buffer) for buffer in needed)})
-    base = run(engine, ids, taps, "prompt")
-    (part,) = record.head_parts(engine, first, base.found[first.mixed], [i])
-    feeds = {buffer: base.found[Tap(start - 1, buffer)] for buffer in needed}
-    feeds[later.entry.buffer] = feeds[later.entry.buffer] - part
-    rows = np.array(ids, np.int32)
-    without, _ = engine.observe(
-        [(base.sequence.fork(), rows, len(rows))], ops=(start, end), feeds=feeds, taps=[later.qkv], at=0
-    )
-    whole = _heads(plan, later, base.found[later.qkv], j)
-    less = _heads(plan, later, without[later.qkv], j)
+    sequence, step = _engine.Sequence(engine), together(engine)
+    wholes, lesses = [], []
+    for begin in range(0, len(ids), step):
+        rows = np.array(ids[begin : begin + step], np.int32)
+        found, _ = engine.observe([(sequence, rows, len(rows))], taps=taps)
+        (part,) = record.head_parts(engine, first, found[first.mixed], [i])
+        feeds = {buffer: found[Tap(start - 1, buffer)] for buffer in needed}
+        feeds[later.entry.buffer] = feeds[later.entry.buffer] - part
+        without, _ = engine.observe(
+            [(sequence, rows, len(rows))], ops=(start, end), feeds=feeds, taps=[later.qkv], at=begin
+        )
+        wholes.append(found[later.qkv])
+        lesses.append(without[later.qkv])
+    whole = _heads(plan, later, np.concatenate(wholes), j)
+    less = _heads(plan, later, np.concatenate(lesses), j)
     parts = {name: whole[name] - less[name] for name in whole}
     k = whole["k"] if later.keys == later.qkv else np.zeros_like(whole["k"])
     by_q = later.scale * (parts["q"].astype(np.float64) @ k.T)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid._engine import Kind
-from pellucid.plan import CacheGroup, Plan
+from pellucid._engine import ACTIVATIONS, Kind
+from pellucid.plan import CacheGroup, Op, Plan
 
-__all__ = ["CHANGE", "GATE", "Gate", "Layer", "Places", "Tap", "channels", "find"]
+__all__ = ["CHANGE", "GATE", "Gate", "Layer", "Places", "Tap", "channels", "find", "with_gates"]
 
 CHANGE = {"attention": "edit attention", "mlp": "edit mlp"}  # names of edits that change what a part of a layer adds
 GATE = "gate"  # name of the operations that give what the activation of a feed-forward unit reads
@@ -230,3 +230,19 @@ def channels(plan: Plan, layer: Layer) -> npt.NDArray[np.intp] | None:
     end = rope.first + 2 * len(rope.freq)
     order[rope.first : end] = np.concatenate([np.arange(rope.first, end, 2), np.arange(rope.first + 1, end, 2)])
     return order
+
+
+def with_gates(plan: Plan) -> Plan:
+    """The plan with another operation before each feed-forward unit, which gives what its activation reads; the units
+    themselves overwrite it."""
+    ops: list[Op] = []
+    buffers = list(plan.buffers)
+    gated = {op.out for op in plan.ops if op.kind == Kind.GATE}
+    for op in plan.ops:
+        if op.kind == Kind.GLU and op.out not in gated:
+            width = buffers[op.out].dim
+            buffers.append(type(buffers[0])(GATE, width))
+            own = {"out": len(buffers) - 1, "tmp": -1, "n_seg": 1, "act": ACTIVATIONS["none"], "vec": -1}
+            ops.append(replace(op, name=GATE, **own))  # type: ignore[arg-type]
+        ops.append(op)
+    return replace(plan.changed(ops, list(plan.vectors)), buffers=buffers)

@@ -16,12 +16,13 @@ from pellucid._engine import ACTIVATIONS, Kind
 from pellucid.errors import CancelledError, WrongValue
 from pellucid.look import pattern, sizes
 from pellucid.look.norm import NormMap
-from pellucid.look.places import GATE, Gate, Layer, Places, Tap, channels
+from pellucid.look.places import Gate, Layer, Places, Tap, channels
 from pellucid.look.sizes import Selection, Shape
-from pellucid.plan import CacheGroup, Op, Plan, Segment
+from pellucid.plan import CacheGroup, Plan, Segment
 
 __all__ = [
     "Watch",
+    "added",
     "by_layer",
     "cancelling",
     "down",
@@ -30,7 +31,6 @@ __all__ = [
     "record",
     "split",
     "walk",
-    "with_gates",
 ]
 
 Floats = npt.NDArray[np.float32]
@@ -366,7 +366,7 @@ def _add_up(
     out: Floats,
     to: Any,
     row: Any,
-    found: Mapping[tuple[int, int], Floats],
+    found: Mapping[Any, Floats],
     taps: Sequence[Tap],
     changes: Sequence[tuple[Tap, Tap]],
 ) -> None:
@@ -377,6 +377,17 @@ def _add_up(
         out[to] += found[after][row] - found[before][row]
 
 
+def added(found: Mapping[Tap, Floats], taps: Sequence[Tap], changes: Sequence[tuple[Tap, Tap]]) -> Floats | None:
+    """What some taps, and changes of the residual stream between two, add to it (rows, dim), as a trace keeps it; None
+    where there are none."""
+    first = next((found[tap] for tap in (*taps, *(tap for pair in changes for tap in pair))), None)
+    if first is None:
+        return None
+    out = np.zeros_like(first)
+    _add_up(out, slice(None), slice(None), found, taps, changes)
+    return out
+
+
 def _factors(gate: Gate, rows: Floats) -> Floats:
     x = rows[:, gate.column : gate.column + gate.width]
     if gate.act == ACTIVATIONS["none"]:
@@ -384,22 +395,6 @@ def _factors(gate: Gate, rows: Floats) -> Floats:
     with np.errstate(over="ignore"):
         sigmoid: Floats = np.reciprocal(np.float32(1) + np.exp(-x))
     return sigmoid if gate.act == ACTIVATIONS["sigmoid"] else np.multiply(x, sigmoid)
-
-
-def with_gates(plan: Plan) -> Plan:
-    """The plan with another operation before each feed-forward unit, which gives what its activation reads; the units
-    themselves overwrite it."""
-    ops: list[Op] = []
-    buffers = list(plan.buffers)
-    gated = {op.out for op in plan.ops if op.kind == Kind.GATE}
-    for op in plan.ops:
-        if op.kind == Kind.GLU and op.out not in gated:
-            width = buffers[op.out].dim
-            buffers.append(type(buffers[0])(GATE, width))
-            own = {"out": len(buffers) - 1, "tmp": -1, "n_seg": 1, "act": ACTIVATIONS["none"], "vec": -1}
-            ops.append(replace(op, name=GATE, **own))  # type: ignore[arg-type]
-        ops.append(op)
-    return replace(plan.changed(ops, list(plan.vectors)), buffers=buffers)
 
 
 # ---- heads' parts ---------------------------------------------------------------------------------------------

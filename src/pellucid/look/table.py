@@ -13,7 +13,7 @@ from pellucid.core import Core
 from pellucid.look import record
 from pellucid.look.places import find
 
-__all__ = ["LensTable", "lens_table"]
+__all__ = ["LensTable", "lens_table", "likeliest"]
 
 
 @dataclass(frozen=True)
@@ -67,3 +67,8 @@ def _head(
     for to, run in record.head_passes(engine, find(engine.plan), x, engine.max_rows):
         run(targets=targets[to], top=k, found=out, cancel=watch.cancel)
     return out
+
+
+def likeliest(engine: _engine.Engine, x: npt.NDArray[np.float32], k: int) -> list[list[tuple[int, float]]]:
+    """The k likeliest tokens after each row of the residual stream (n, dim), with their log probabilities."""
+    return [top for _, top in _head(engine, x, np.zeros(len(x), np.int32), k, record.Watch())]

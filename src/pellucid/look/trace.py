@@ -16,7 +16,7 @@ from pellucid.look import attributions, export, lens, pages, record, sizes, sour
 from pellucid.look.attributions import Attributions
 from pellucid.look.lens import Attribution, Guess, Lens
 from pellucid.look.pages import Page
-from pellucid.look.places import Places, Tap, find
+from pellucid.look.places import Places, Tap, find, with_gates
 from pellucid.look.recorded import AXES, PREDICTIONS, Array, Recorded, Selected, Token
 from pellucid.look.sizes import select
 from pellucid.look.table import LensTable, lens_table
@@ -167,7 +167,7 @@ class Trace(Recorded):
         core, position = self._need_core(), self._place(position)
         id = self._token(position, token)
         other = -1 if against is None else attributions.token_id(core, "against", against)
-        found = attributions.attributions(core, self.ids, [position], [[(id, other)]], 0, record.Watch())
+        found = attributions.attributions(core, self.ids, [position], [[(id, other)]], 0, record.Watch(), self)
         return found.at(position)
 
     def sources(
@@ -213,7 +213,9 @@ class Trace(Recorded):
         progress: Callable[[int, int], object] | None = None,
     ) -> Attributions:
         """:meth:`attribution` at several positions (by default those of the trace) and for several tokens at once, in
-        one run of the sequence -> Attributions, with arrays (positions, targets, ...).
+        one run of the sequence -> Attributions, with arrays (positions, targets, ...). A trace that kept ``hidden``,
+        ``attention_out``, ``mlp_out`` and ``mixed`` (and ``neurons``, to name some) of all layers and heads needs no
+        run, unless edits changed the stream.
 
         targets: a token (an id, or the text of one token), a tuple of two (the second one's logit is subtracted), or a
         list of these, the same at each position; an array of ids (positions, targets); default: the token that follows,
@@ -226,7 +228,7 @@ class Trace(Recorded):
         wanted = attributions.pairs(core, self.ids, chosen, targets)
         with record.cancelling():
             return attributions.attributions(
-                core, self.ids, chosen, wanted, most, watch(cancel, progress, chosen[-1] + 1)
+                core, self.ids, chosen, wanted, most, watch(cancel, progress, chosen[-1] + 1), self
             )
 
     def _place(self, position: Any) -> int:
@@ -285,16 +287,20 @@ class Trace(Recorded):
             made.save(path)
         return made
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the trace as a NumPy file (.npz format); no suffix is added to the path."""
-        export.save(self, path)
+    def save(self, path: str | os.PathLike[str], *, compressed: bool = False) -> None:
+        """Writes the trace as a NumPy file (.npz format); no suffix is added to the path. compressed: it takes less
+        room, attention about half, and more time."""
+        export.save(self, path, checks.flag("compressed", compressed))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], model: Loaded | None = None) -> Trace:
+    def load(cls, path: str | os.PathLike[str], model: Loaded | None = None, *, limit: Integer | None = None) -> Trace:
         """Reads a file that :meth:`save` wrote. model: the traced model, which lens, attribution and others need.
-        Raises ValueError for another kind of file, and for token ids beyond the model's vocabulary."""
+        limit: bytes that the arrays of a compressed file may take; default: 2 GiB.
+        Raises ValueError for another kind of file, for arrays beyond the limit, and for token ids beyond the model's
+        vocabulary."""
         core = None if model is None else model.core
-        found = export.load(path, None if core is None else core.config.vocab)
+        most = checks.integer("limit", LIMIT if limit is None else limit, 0)
+        found = export.load(path, None if core is None else core.config.vocab, most)
         return cls(found.tokens, (found.layers, found.heads, found.positions), found.arrays, found.name, core)
 
     def to_pandas(self, quantity: str = "tokens") -> Any:
@@ -337,7 +343,7 @@ def trace(
     several, many = prompts(core, prompt)
     names = sizes.check_want(WANT if want is None else want)
     if "gate" in names:
-        engine = _engine.Engine(record.with_gates(engine.plan), base=engine)
+        engine = _engine.Engine(with_gates(engine.plan), base=engine)
     places, seen = find(engine.plan), watch(cancel, progress)
     limit = checks.integer("limit", LIMIT if limit is None else limit, 0)
     if each is not None and not callable(each):
