@@ -136,7 +136,7 @@ def test_c_checker_accepts(name: str, text: str) -> None:
 # First name below pellucid -> the names it may know; what those know, it may know too. All may know errors.
 # Every import counts: those of functions, and those under `if TYPE_CHECKING:`, too.
 EDGES = {
-    "adapters": ("__init__", "openai"),
+    "adapters": ("batch", "observers", "openai"),
     "__main__": ("cli",),
     "cli": ("bench", "making", "families", "batch", "__init__"),
     "batch": ("server",),
@@ -157,7 +157,7 @@ EDGES = {
     "context": ("look", "asynchronous", "saved"),
     "saved": ("core",),
     "cache_folder": ("saved", "schedule"),
-    "generation": ("options", "guide"),
+    "generation": ("observers", "options", "guide"),
     "guide": ("reply", "bound", "core"),
     "reply": ("functions", "results", "text"),
     "functions": (),
@@ -184,6 +184,7 @@ EDGES = {
     "later": (),
     "tuning": ("checks", "weights", "_engine"),
     "log": (),
+    "observers": (),
     "memory": (),
     "results": ("markup", "sampling"),
     "info": ("plan", "markup"),

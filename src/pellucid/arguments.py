@@ -9,7 +9,7 @@ from typing import Any
 from pellucid import checks
 from pellucid.errors import ArgumentError, WrongType, WrongValue
 
-__all__ = ["check_ids", "conversations", "plain", "prompts", "wrong_part"]
+__all__ = ["check_ids", "conversations", "items", "messages", "plain", "prompts", "wrong_part"]
 
 MOST_PROMPTS = 2**20
 MOST_IDS = 2**24  # more than any context holds, so that an endless iterator is refused
@@ -54,8 +54,7 @@ def prompts(value: Any, name: str) -> tuple[bool, list[Any]]:
     value = plain(value)
     if isinstance(value, (str, bytes, bytearray)) or not hasattr(type(value), "__iter__"):
         return False, [value]
-    unordered = isinstance(value, Set) and not isinstance(value, KeysView)
-    if isinstance(value, Mapping) or unordered or hasattr(value, "columns"):
+    if has_no_order(value):
         raise WrongType(name, f" must be text, token ids or a sequence of them, not {type(value).__name__}")
     ndim, kind = getattr(value, "ndim", None), getattr(getattr(value, "dtype", None), "kind", "O")
     if ndim == 0 or (ndim == 1 and kind not in _KINDS_OF_TEXT):
@@ -93,6 +92,28 @@ def _holds_items(value: Any) -> bool:
     if isinstance(value, (str, bytes, bytearray, Mapping)) or not hasattr(type(value), "__iter__"):
         return False
     return getattr(value, "ndim", 1) != 0 and not hasattr(value, "columns")
+
+
+def items(value: Any, name: str) -> Iterator[Any]:
+    """The items of any number that a caller gives, also of a column. Raises WrongType for one alone, and where they
+    have no order."""
+    alone = isinstance(value, (str, bytes, bytearray)) or getattr(value, "ndim", 1) == 0
+    if alone or has_no_order(value) or not hasattr(type(value), "__iter__"):
+        raise WrongType(name, f" must be an iterable of prompts, not {type(value).__name__}")
+    return map(plain, value)
+
+
+def messages(value: Any) -> list[Any] | None:
+    """The messages, where it is a sequence or a column of them; else None."""
+    if isinstance(value, (str, bytes, Mapping)) or not hasattr(type(value), "__len__") or not _holds_items(value):
+        return None
+    return list(value) if isinstance(plain(next(iter(value), None)), Mapping) else None
+
+
+def has_no_order(value: Any) -> bool:
+    """Whether it is a mapping, a set or a table."""
+    unordered = isinstance(value, Set) and not isinstance(value, KeysView)
+    return unordered or isinstance(value, Mapping) or hasattr(value, "columns")
 
 
 def plain(value: Any) -> Any:

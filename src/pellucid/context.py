@@ -337,7 +337,7 @@ class Context:
             self._release()
             raise
         echo = prompt.text if parsed.echo else ""
-        pieces = self._go_on(prompt.ids[len(self._ids) :], echo, parsed, prompt.dropped, prompt.reply)
+        pieces = self._go_on(prompt.ids[len(self._ids) :], echo, parsed, prompt.dropped, prompt.reply, chat=True)
         return pieces if stream else pieces.result()
 
     # ---- for asyncio ------------------------------------------------------------------------------------------
@@ -375,7 +375,14 @@ class Context:
     # ---- use --------------------------------------------------------------------------------------------------
 
     def _go_on(
-        self, new: list[int], text: str, options: SamplingOptions, dropped: int = 0, reply: Reply | None = None
+        self,
+        new: list[int],
+        text: str,
+        options: SamplingOptions,
+        dropped: int = 0,
+        reply: Reply | None = None,
+        *,
+        chat: bool = False,
     ) -> Stream:
         """Adds tokens and generates. The context must be in use already; it is released at the end."""
         before = len(self._ids)
@@ -386,7 +393,7 @@ class Context:
             if self._sequence.length == len(self._ids):  # recompute the last token, whose logits are needed
                 self._sequence.rewind(len(self._ids) - 1)
             settled = options.settled(seed)
-            job = generation.Job(self._core, self._ids, settled, self._sequence, len(new), text, reply=reply)
+            job = generation.Job(self._core, self._ids, settled, self._sequence, len(new), text, reply=reply, chat=chat)
         except BaseException:
             self._cut(before)
             self._release()

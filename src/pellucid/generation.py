@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pellucid import _engine, checks, sampling
+from pellucid import _engine, checks, observers, sampling
 from pellucid.bound import Bound
 from pellucid.core import Core
 from pellucid.errors import ContextFullError, TokenizerError, WrongValue
@@ -128,6 +128,7 @@ class Job:
     salt: str = ""  # requests with different ones share nothing in the prefix cache
     cached: int = 0  # tokens of the prompt that were found computed
     reply: Reply | None = None  # what the answer may have besides text
+    chat: bool = False  # it answers a conversation
     leave: Callable[[Callable[[], None]], None] | None = None  # ends its passes; calls back when none uses the sequence
     held: list[tuple[int, TokenLogprob | None]] = field(default_factory=list)  # new tokens that no piece has yet
     new: int = 0  # tokens drawn, without the one that ended the text
@@ -189,6 +190,7 @@ class Job:
             self.bound.follow(self.drawn)
             if self.bound.complete and not self.bound.ids:
                 self.finish = "stop"
+        self.observer = None if observers.begun is None else observers.begun(self)
 
     def _bound(self) -> Bound | Guide | None:
         o, reply = self.options, self.reply
@@ -397,8 +399,17 @@ class Job:
         if self.text:
             text += self.text.flush()
         stop_string = self.text.stopped if self.text and self.finish == "stop" else None
+        observer, self.observer = self.observer, None
+        if observer is not None:
+            observer.ended(self)
         piece = Piece(text, *self._release(), self.finish, self.timings(), self.prompt_tokens)
         return self._said(piece._replace(stop_string=stop_string))
+
+    def failed(self, error: Exception | None) -> None:
+        """Called where it ends without a last piece. error: None, where nobody reads it any more."""
+        observer, self.observer = self.observer, None
+        if observer is not None:
+            observer.failed(error)
 
     def timings(self) -> Timings:
         now = time.perf_counter()

@@ -73,7 +73,9 @@ ONE: dict[str, Callable[[], Any]] = {
 def test_several_texts(smol: Model, kind: str) -> None:
     expected = smol.generate(TEXTS, **OPTIONS)
     assert [done.ids for done in smol.generate(SEVERAL[kind](), **OPTIONS)] == [done.ids for done in expected]
+    assert [done.ids for done in smol.map(SEVERAL[kind](), **OPTIONS)] == [done.ids for done in expected]
     assert [score.ids for score in smol.score(SEVERAL[kind]())] == [smol.tokenize(text) for text in TEXTS]
+    assert [score.ids for score in smol.score_map(SEVERAL[kind]())] == [smol.tokenize(text) for text in TEXTS]
     assert [done.prompt_ids for done in smol.stream(SEVERAL[kind](), max_tokens=0).result()] == [
         smol.tokenize(text) for text in TEXTS
     ]
@@ -83,6 +85,7 @@ def test_several_texts(smol: Model, kind: str) -> None:
 def test_several_lists_of_ids(ids_only: Model, kind: str) -> None:
     expected = [done.ids for done in ids_only.generate(IDS, **OPTIONS)]
     assert [done.ids for done in ids_only.generate(OF_IDS[kind](), **OPTIONS)] == expected
+    assert [done.ids for done in ids_only.map(OF_IDS[kind](), **OPTIONS)] == expected
     assert [score.ids for score in ids_only.score(OF_IDS[kind]())] == IDS
     assert [len(rows) for rows in ids_only.logits(OF_IDS[kind]())] == [3, 2, 2]
 
@@ -111,6 +114,27 @@ def test_one_text(smol: Model) -> None:
         assert smol.generate(text, **OPTIONS).ids == smol.context().generate(text, **OPTIONS).ids == expected
 
 
+CONVERSATIONS: list[list[dict[str, Any]]] = [
+    [{"role": "user", "content": "Hi"}],
+    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "name": "c"}],
+]
+OF_CONVERSATIONS: dict[str, Callable[[], Any]] = {
+    "lists": lambda: CONVERSATIONS,
+    "pandas": lambda: pd.Series(CONVERSATIONS, index=[4, 2]),
+    "pandas, arrays of a Parquet file": lambda: pa.array(CONVERSATIONS).to_pandas(),
+    "pandas, pyarrow": lambda: pd.Series(CONVERSATIONS, dtype=pd.ArrowDtype(pa.array(CONVERSATIONS).type)),
+    "polars": lambda: pl.Series(CONVERSATIONS),
+    "Arrow": lambda: pa.array(CONVERSATIONS),
+}
+
+
+@pytest.mark.parametrize("kind", OF_CONVERSATIONS)
+def test_several_conversations(smol: Model, kind: str) -> None:
+    expected = [done.prompt_ids for done in smol.chat(CONVERSATIONS, max_tokens=0)]
+    assert [done.prompt_ids for done in smol.chat(OF_CONVERSATIONS[kind](), max_tokens=0)] == expected
+    assert [done.prompt_ids for done in smol.map(OF_CONVERSATIONS[kind](), max_tokens=0)] == expected
+
+
 EMPTY = [[], (), iter([]), deque(), np.array([], str), np.empty((0, 3), int), pd.Series([], dtype=object), pa.array([])]
 
 
@@ -130,10 +154,15 @@ def test_what_is_no_sequence_of_prompts(smol: Model, monkeypatch: pytest.MonkeyP
         for use, name in uses.items():
             with pytest.raises(TypeError, match=f"^{name} must be .*token ids.*, not {type(value).__name__}"):
                 use(value)
+        for many in (smol.map, smol.score_map):
+            with pytest.raises(TypeError, match=f"^items must be an iterable of prompts, not {type(value).__name__}"):
+                many(value)
     columns: list[Any] = [["a", None], pd.Series(["a", None]), pa.array(["a", None]), ["a", 3]]
     for value in columns:
         with pytest.raises(TypeError, match=r"^prompt\[1\] must be text or a list of token ids, not "):
             smol.generate(value)
+        with pytest.raises(TypeError, match=r"^items\[1\]: prompt must be text or a list of token ids, not "):
+            list(smol.map(value, max_tokens=1))
     with pytest.raises(TypeError, match=r"^prompt\[1\] must be a token id, not str"):
         smol.generate([1, "a"])  # type: ignore[list-item]
     monkeypatch.setattr(arguments, "MOST_PROMPTS", 100)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeVar
 
-from pellucid import checks
+from pellucid import arguments, checks
 from pellucid.core import Core
-from pellucid.errors import WrongType, WrongValue
+from pellucid.errors import ArgumentError, WrongType, WrongValue
 from pellucid.generation import Job, canceller, parse_chat_options
 from pellucid.options import TEMPLATE_DEFAULTS
 from pellucid.results import Gathered
@@ -27,9 +27,7 @@ class _Call:
     """The arguments that calls over items have in common."""
 
     def __init__(self, items: Any, at_once: Any, order: Any, on_error: Any) -> None:
-        if isinstance(items, (str, bytes, bytearray, Mapping)) or not hasattr(type(items), "__iter__"):
-            raise WrongType("items", f" must be an iterable of prompts, not {type(items).__name__}")
-        self.items: Iterator[Any] = iter(items)
+        self.items = arguments.items(items, "items")
         self.at_once = checks.integer("at_once", AT_ONCE if at_once is None else at_once, 1, MOST_AT_ONCE)
         self.in_order = checks.choice("order", "input" if order is None else order, ("input", "done")) == "input"
         wanted = checks.choice("on_error", "raise" if on_error is None else on_error, ("raise", "return"))
@@ -46,8 +44,17 @@ class _Call:
             result = self.done.pop(number)
             self.given += 1
             if self.raises and isinstance(result, Exception):
-                raise result
+                raise _placed(result, number)
             yield result if self.in_order else (number, result)
+
+
+def _placed(error: Exception, number: int) -> Exception:
+    """An error of an item, which says which one."""
+    if isinstance(error, ArgumentError) and error.argument != "items":
+        placed = type(error)("items", f"[{number}]: {error}")
+        placed.__cause__ = error.__cause__
+        return placed
+    return error
 
 
 def complete(
@@ -114,8 +121,8 @@ def _job(core: Core, number: int, item: Any, seed: Any, common: Mapping[str, Any
         if "cancel" in own:
             raise WrongValue("items", f"[{number}]: cancel belongs to the whole call")
     else:
-        chat = isinstance(item, Sequence) and not isinstance(item, str) and item and isinstance(item[0], Mapping)
-        name, value = "messages" if chat else "prompt", item
+        messages = arguments.messages(item)
+        name, value = ("prompt", item) if messages is None else ("messages", messages)
     given = {**common, **own}
     if name != "messages":  # templates are for messages alone
         given = {key: value for key, value in given.items() if key not in TEMPLATE_DEFAULTS or key in own}
@@ -123,8 +130,7 @@ def _job(core: Core, number: int, item: Any, seed: Any, common: Mapping[str, Any
         given["seed"] = checks.integer("seeds", seed, 0, MOST_SEED, at=f"[{number}]")
     begun, options = begin(core, name, value, given)
     options = options.settled(options.seeds(1)[0])
-    job = Job(core, list(begun.ids), options, None, len(begun.ids), begun.text, reply=begun.reply)
-    return job, Gathered(begun.ids, options, begun.dropped, begun.echoed(options))
+    return begun.job(core, options), Gathered(begun.ids, options, begun.dropped, begun.echoed(options))
 
 
 def in_parts(

@@ -135,6 +135,8 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         # Nobody waits for it. Only what may be called from a finalizer.
         if getattr(self, "_active", None) and self._scheduler.forks == self._forks:
             self._scheduler.leave(list(self._active), free=True)
+            for work in self._active:
+                _job(work).failed(None)
 
     # ---- reading in a thread ----------------------------------------------------------------------------------
 
@@ -341,6 +343,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         self._active.pop(work, None)
         self._errors[index] = error
         self._ended.append((work, None))
+        _job(work).failed(error)
 
     def _put(self, index: int, work: Work, piece: Piece) -> None:
         self._pieces.append(piece._replace(index=index) if index else piece)

@@ -163,7 +163,13 @@ def pieces(
             out = _take(scheduler, caller, active)
             if out is not None:
                 yield out
+    except Exception as error:
+        for item in active.values():
+            item.job.failed(error)
+        raise
     finally:
+        for item in active.values():
+            item.job.failed(None)
         scheduler.leave(active, free=True)
         active.clear()
 
@@ -188,6 +194,8 @@ def _take(scheduler: Scheduler, caller: Caller, active: dict[Work, Item]) -> tup
     else:
         return None
     assert out is not None
+    if isinstance(out, Exception):
+        job.failed(out)
     if job.finish or work.failure is out:
         del active[work]
         scheduler.leave((work,), free=True)

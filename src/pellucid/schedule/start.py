@@ -39,10 +39,16 @@ class Begun(NamedTuple):
     text: str
     dropped: int = 0  # messages that were left out
     reply: Reply | None = None  # what the answer may have besides text
+    chat: bool = False  # it is a conversation
 
     def echoed(self, options: SamplingOptions) -> int:
         """Characters of the prompt that come before the new text."""
         return len(self.text) if options.echo else 0
+
+    def job(self, core: Core, options: SamplingOptions, salt: str = "") -> Job:
+        """Its generation. options: with the seed drawn."""
+        ids = list(self.ids)
+        return Job(core, ids, options, None, len(ids), self.text, salt=salt, reply=self.reply, chat=self.chat)
 
 
 def stream(core: Core, prompt: Any, keywords: Mapping[str, Any], n: Any = None) -> Any:
@@ -123,7 +129,7 @@ def submit(
         for seed in seeds:
             settled = options.settled(seed)
             gathered.append(Gathered(begun.ids, settled, begun.dropped, begun.echoed(options)))
-            job = Job(core, list(begun.ids), settled, None, len(begun.ids), begun.text, salt=salt, reply=begun.reply)
+            job = begun.job(core, settled, salt)
             works.append(
                 Work(
                     job,
@@ -162,9 +168,9 @@ def stats(core: Core) -> Stats:
 def _conversation(core: Core, messages: Any, name: str, call: ChatCall) -> Begun:
     if call.trim:
         prompt, dropped = trimmed(core, messages, name, call.options.max_tokens, call.own)
-        return Begun(prompt.ids, prompt.text, dropped, _reply(core, prompt, call))
+        return Begun(prompt.ids, prompt.text, dropped, _reply(core, prompt, call), True)
     prompt = core.conversation(messages, name, **call.own)
-    return Begun(prompt.ids, prompt.text, reply=_reply(core, prompt, call))
+    return Begun(prompt.ids, prompt.text, reply=_reply(core, prompt, call), chat=True)
 
 
 def _reply(core: Core, prompt: ChatPrompt, call: ChatCall) -> Reply | None:
@@ -192,7 +198,7 @@ def _start(
 
     def job(i: int) -> Job:
         one = begun[i // copies]
-        return Job(core, list(one.ids), gathered[i].options, None, len(one.ids), one.text, reply=one.reply)
+        return one.job(core, gathered[i].options)
 
     if not several and n is None:
         return launch(job(0), options, dropped=begun[0].dropped)
