@@ -44,6 +44,8 @@ typedef struct pl_options {
     int max_rows;        /* per pass */
     int64_t cache_bytes; /* most memory for keys and values; 0: no limit */
     int64_t checkpoints; /* bytes of earlier states of recurrent layers that a sequence keeps; 0: of PL_MAX_MARKS */
+    int share_fd;     /* a file in memory of pl_plan_bytes(), which holds the packed matrices; -1: memory of its own */
+    int share_packed; /* 1: it does already, and is read alone; 0: this model packs into it */
     pl_tuning tuning;
 } pl_options;
 
@@ -59,6 +61,12 @@ typedef struct pl_model_info {
 /* Validates the plan and allocates memory. The plan's tables are copied; the weights it points to stay the caller's and
  * must live until packing has finished. */
 pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error);
+/* Bytes of the packed matrices of a plan, which it checks. */
+pl_status pl_plan_bytes(const pl_plan *plan, int64_t *bytes, pl_error *error);
+/* Moves a file in memory into 2 MB pages, of which each must have begun -> 1 if all of it lies in those. */
+int pl_share_huge(int fd, size_t bytes);
+/* After packing into a file: from now on it can only be read here, too. */
+void pl_model_seal(pl_model *model);
 /* A model that runs another plan over the packed matrices of `base`. The plan must list the same matrices; the options
  * are those of `base`, buffers and pool are separate. `base` must be packed and must outlive the view. */
 pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **view, pl_error *error);

@@ -49,6 +49,7 @@ def programs(name: str) -> list[tuple[str, str]]:
             "structured-output.md",
             "embedding.md",
             "prefix-cache.md",
+            "sharing.md",
             "speculation.md",
             "other-packages.md",
             "coming-from.md",

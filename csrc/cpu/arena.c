@@ -17,6 +17,9 @@
 #include <unistd.h>
 
 #define HUGE_PAGE ((size_t)2 << 20)
+#if defined(__linux__) && !defined(MADV_COLLAPSE)
+#define MADV_COLLAPSE 25 /* glibc before 2.37 lacks it; kernels before 6.1 answer EINVAL */
+#endif
 
 static size_t page_size(void)
 {
@@ -58,14 +61,13 @@ static int process_has_huge(void)
 }
 #endif
 
-void *pl_arena_alloc(size_t bytes, int *huge)
+/* Anonymous memory that begins at a multiple of 2 MB; `size`: of whole pages, or 0. */
+static char *aligned(size_t size, int protection)
 {
-    size_t size = whole_pages(bytes), slack = HUGE_PAGE - page_size(), head, tail;
-    if (huge)
-        *huge = 0;
+    size_t slack = HUGE_PAGE - page_size(), head, tail;
     if (size == 0 || size > SIZE_MAX - slack)
         return NULL;
-    char *p = mmap(NULL, size + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *p = mmap(NULL, size + slack, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         return NULL;
     head = (size_t)(-(uintptr_t)p & (HUGE_PAGE - 1));
@@ -75,6 +77,17 @@ void *pl_arena_alloc(size_t bytes, int *huge)
     p += head;
     if (tail)
         munmap(p + size, tail);
+    return p;
+}
+
+void *pl_arena_alloc(size_t bytes, int *huge)
+{
+    size_t size = whole_pages(bytes);
+    char *p = aligned(size, PROT_READ | PROT_WRITE);
+    if (huge)
+        *huge = 0;
+    if (!p)
+        return NULL;
 #if defined(MADV_HUGEPAGE)
     pthread_once(&once, read_enabled);
     int taken = madvise(p, size, MADV_HUGEPAGE) == 0;
@@ -94,6 +107,31 @@ void *pl_arena_small(size_t bytes)
     madvise(p, size, MADV_NOHUGEPAGE);
 #endif
     return p;
+}
+
+void *pl_arena_map(int fd, size_t bytes, int write, int *huge)
+{
+    size_t size = whole_pages(bytes);
+    char *p = aligned(size, PROT_NONE);
+    *huge = 0;
+    if (!p)
+        return NULL;
+    if (mmap(p, size, write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
+        munmap(p, size);
+        return NULL;
+    }
+#if defined(MADV_COLLAPSE) && defined(MADV_HUGEPAGE)
+    const size_t in_huge = size / HUGE_PAGE * HUGE_PAGE;
+    pthread_once(&once, read_enabled);
+    if (in_huge && system_has_huge && process_has_huge())
+        *huge = madvise(p, in_huge, MADV_COLLAPSE) == 0;
+#endif
+    return p;
+}
+
+int pl_arena_seal(void *p, size_t bytes)
+{
+    return mprotect(p, whole_pages(bytes), PROT_READ);
 }
 
 void pl_arena_free(void *p, size_t bytes)

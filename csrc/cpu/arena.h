@@ -1,4 +1,4 @@
-/* Anonymous memory in 2 MB pages where the system has them. */
+/* Memory in 2 MB pages where the system has them: anonymous, or that of a file in memory which processes share. */
 #ifndef PL_ARENA_H
 #define PL_ARENA_H
 
@@ -9,6 +9,12 @@
 void *pl_arena_alloc(size_t bytes, int *huge);
 /* The same in small pages, whatever the system's default, to measure the gain from huge ones. */
 void *pl_arena_small(size_t bytes);
+/* The first `bytes` of a file in memory (tmpfs), 2 MB aligned, shared with other processes; NULL on failure. write 0: to
+ * be read only. What the file has of each 2 MB, if anything, moves into a huge page; *huge: 1 if all of it lies in those.
+ * (Linux 6.1; other kernels leave it as it is.) */
+void *pl_arena_map(int fd, size_t bytes, int write, int *huge);
+/* From now on it can only be read. 0, or -1. */
+int pl_arena_seal(void *p, size_t bytes);
 void pl_arena_free(void *p, size_t bytes);
 
 /* Drops what the caches hold of [p, p + bytes), so that the next reading comes from memory; on x86-64 alone. */

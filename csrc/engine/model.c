@@ -147,6 +147,14 @@ static int64_t mat_bytes(const pl_mat *w, int stack)
                          : pl_row_bytes(w->format, w->k) * w->rows;
 }
 
+/* A matrix without its data. */
+static pl_mat matrix_of(const pl_mat_desc *d)
+{
+    pl_mat w = {.format = pl_format_from_gguf(d->gguf_type), .rows = d->rows, .k = d->k};
+    w.tile_bytes = d->plain ? 0 : pl_tile_bytes(w.format, d->k);
+    return w;
+}
+
 /* Bytes of the arena for a matrix; each matrix begins at a multiple of 64, the size of a cache line. */
 static size_t arena_part(const pl_mat *w, int stack)
 {
@@ -197,19 +205,15 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
     if (!m->tables.kernels)
         return pl_fail(error, PL_E_ISA, "the kernels of %s are not available", pl_isa_name(m->options.isa));
     for (int i = 0; i < plan->n_mats; i++) {
-        const pl_mat_desc *d = &plan->mats[i];
-        pl_mat *w = &m->mats[i];
-        *w = (pl_mat){.format = pl_format_from_gguf(d->gguf_type), .rows = d->rows, .k = d->k};
-        m->stacks[i] = d->stack;
-        if (base) {
-            *w = base->mats[i];
-            continue;
-        }
-        w->tile_bytes = d->plain ? 0 : pl_tile_bytes(w->format, d->k);
-        m->arena_bytes += arena_part(w, m->stacks[i]);
+        m->mats[i] = base ? base->mats[i] : matrix_of(&plan->mats[i]);
+        m->stacks[i] = plan->mats[i].stack;
+        m->arena_bytes += base ? 0 : arena_part(&m->mats[i], m->stacks[i]);
     }
     if (m->arena_bytes) {
-        m->arena = pl_arena_alloc(m->arena_bytes, &m->huge);
+        const int fd = m->options.share_fd;
+        m->packed = fd >= 0 && m->options.share_packed;
+        m->arena =
+            fd >= 0 ? pl_arena_map(fd, m->arena_bytes, !m->packed, &m->huge) : pl_arena_alloc(m->arena_bytes, &m->huge);
         if (!m->arena)
             return pl_fail(error, PL_E_MEMORY, "no memory for %zu MB of weights", m->arena_bytes >> 20);
     }
@@ -278,6 +282,31 @@ pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **vi
             return pl_fail(error, PL_E_PLAN, "matrix %d of a view differs from its model's", i);
     }
     return make(plan, &base->options, base, view, error);
+}
+
+pl_status pl_plan_bytes(const pl_plan *plan, int64_t *bytes, pl_error *error)
+{
+    pl_status status = pl_plan_check(plan, error);
+    *bytes = 0;
+    for (int i = 0; !status && i < plan->n_mats; i++) {
+        const pl_mat w = matrix_of(&plan->mats[i]);
+        *bytes += (int64_t)arena_part(&w, plan->mats[i].stack);
+    }
+    return status;
+}
+
+int pl_share_huge(int fd, size_t bytes)
+{
+    int huge;
+    void *p = pl_arena_map(fd, bytes, 1, &huge);
+    pl_arena_free(p, bytes);
+    return huge;
+}
+
+void pl_model_seal(pl_model *m)
+{
+    if (m->options.share_fd >= 0 && m->arena)
+        pl_arena_seal(m->arena, m->arena_bytes);
 }
 
 void pl_model_tune(pl_model *m, const pl_tuning *tuning)

@@ -26,6 +26,7 @@ struct pl_model {
     void *arena, *work;
     size_t arena_bytes, work_bytes;
     int huge;
+    int packed;                          /* the arena holds what another model has packed, and can only be read */
     float **scratch;                     /* per thread */
     void **sample_scratch;               /* per thread */
     struct pl_expert_room **expert_room; /* per thread */

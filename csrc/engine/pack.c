@@ -127,6 +127,8 @@ static pl_status pack_finish(pl_task *task, pl_error *error)
 
 pl_status pl_pack_start(pl_model *m, int first, int end, const uint8_t *src, pl_task **out, pl_error *error)
 {
+    if (m->packed)
+        return pl_fail(error, PL_E_ARGUMENT, "the weights are packed already, by another process");
     pl_task *task = calloc(1, sizeof *task);
     body *b = calloc(1, sizeof *b);
     for (int i = first; b && i < end; i++) {

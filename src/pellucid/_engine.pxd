@@ -215,6 +215,7 @@ cdef extern from "pellucid.h" nogil:
     ctypedef struct pl_options:
         int isa, threads, kv, least_terms, max_rows
         int64_t cache_bytes, checkpoints
+        int share_fd, share_packed
         pl_tuning tuning
     ctypedef struct pl_model_info:
         const char *isa
@@ -223,6 +224,9 @@ cdef extern from "pellucid.h" nogil:
         int64_t checkpoint_bytes
     pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error)
     pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **view, pl_error *error)
+    pl_status pl_plan_bytes(const pl_plan *plan, int64_t *bytes, pl_error *error)
+    int pl_share_huge(int fd, size_t bytes)
+    void pl_model_seal(pl_model *model)
     void pl_model_free(pl_model *model)
     void pl_model_tune(pl_model *model, const pl_tuning *tuning)
     void pl_model_info_get(const pl_model *model, pl_model_info *info)

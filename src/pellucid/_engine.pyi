@@ -1,7 +1,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Sequence_
 from enum import IntEnum
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -159,6 +159,13 @@ class Sequence:
 
 def tuning_limits() -> dict[str, tuple[int, int]]: ...
 def default_tuning(isa: str) -> dict[str, int]: ...
+def packed_bytes(plan: Plan) -> int: ...
+def share_huge(fd: int, size: int) -> bool: ...
+
+class Shared(Protocol):
+    fd: int
+    packed: bool
+    def finish(self) -> None: ...
 
 class Engine:
     plan: Plan
@@ -180,6 +187,7 @@ class Engine:
         cache_bytes: int = 0,
         checkpoints: int = 0,
         tuning: Mapping[str, int] | None = None,
+        share: Shared | None = None,
     ) -> None: ...
     @overload
     def __init__(self, plan: Plan, *, base: Engine) -> None: ...

@@ -107,16 +107,38 @@ include "_engine.rows.pxi"
 include "_engine.quantize.pxi"
 
 
+def packed_bytes(plan):
+    """Bytes of a plan's packed matrices."""
+    cdef Tables tables = Tables(plan, True)
+    cdef pl_error error
+    cdef int64_t found
+    error.text[0] = 0
+    cdef pl_status status = pl_plan_bytes(&tables.plan, &found, &error)
+    if status:
+        raise_status(status, &error)
+    return found
+
+
+def share_huge(int fd, size_t size):
+    """Moves a file in memory into pages of 2 MB, each of which must have begun -> whether all of it lies in those."""
+    cdef int huge
+    with nogil:
+        huge = pl_share_huge(fd, size)
+    return bool(huge)
+
+
 cdef class Engine:
     """A plan with its weights packed, ready to run. Thread-safe; forward passes are queued.
     base: an engine whose packed weights and options this one uses for another plan over the same matrices. The new
     engine has its own cache, and is closed when `base` is.
+    share: a sharing.Place: where other processes have the packed weights, or will, once this one has packed them.
     """
 
     cdef pl_model *model
     cdef Tables tables      # weights until packed; the plan's sizes, even if `plan` is changed
     cdef object __weakref__
     cdef Engine base
+    cdef object share
     cdef readonly object plan
     cdef public object spare  # called where memory is short: frees some that nobody needs -> whether there was any
     cdef readonly int max_rows, vocab, dim
@@ -124,7 +146,7 @@ cdef class Engine:
     cdef bint closed
 
     def __cinit__(self, plan, *, str isa="", int threads=0, str kv="f32", int least_terms=0, int max_rows=0,
-                  int64_t cache_bytes=0, int64_t checkpoints=0, tuning=None, Engine base=None):
+                  int64_t cache_bytes=0, int64_t checkpoints=0, tuning=None, Engine base=None, share=None):
         cdef Tables tables = Tables(plan, base is not None)
         cdef pl_error error
         cdef pl_options options
@@ -142,12 +164,15 @@ cdef class Engine:
             options.cache_bytes = cache_bytes
             options.checkpoints = checkpoints
             options.tuning = to_tuning(isa, tuning)
+            options.share_fd = -1 if share is None else share.fd
+            options.share_packed = share is not None and share.packed
             status = pl_model_new(&tables.plan, &options, &self.model, &error)
         if status:
             raise_status(status, &error)
         self.plan = plan
         self.tables = tables
         self.base = base
+        self.share = share
         self.kv = kv if base is None else base.kv
         self.vocab = plan.vocab
         self.dim = tables.plan.buf_dim[max(tables.plan.ops[tables.plan.n_ops - 1].inp, 0)]
@@ -175,12 +200,14 @@ cdef class Engine:
         pl_model_tune(self.open(), &tuning)
 
     def pack(self, progress=None):
-        """Reads and packs every matrix, on all threads. progress: called repeatedly with the fraction done.
-        Raises ModelFileError if a file has become shorter or cannot be read.
+        """Reads and packs every matrix, on all threads; nothing where another process has. progress: called repeatedly
+        with the fraction done. Raises ModelFileError if a file has become shorter or cannot be read.
         """
         matrices = self.plan.matrices
         cdef Py_ssize_t first = 0, end
         self.open()
+        if self.share is not None and self.share.packed:
+            first = len(matrices)
         done, total = 0, sum(m.data.size for m in matrices) or 1
         while first < len(matrices):
             end = first + 1
@@ -195,6 +222,9 @@ cdef class Engine:
             done += share
             first = end
         self.tables.keep = None
+        if self.share is not None:
+            pl_model_seal(self.model)
+            self.share.finish()
 
     cdef pack_range(self, Py_ssize_t first, Py_ssize_t end, made, progress, before, share):
         """Packs matrices [first, end). made: the bytes of the only one; None: the plan says where they are. A

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from pellucid import _engine, arch, arguments, checks, log, memory, tuning, weights
+from pellucid import _engine, arch, arguments, checks, log, memory, sharing, tuning, weights
 from pellucid.errors import (
     ChatTemplateError,
     ClosedError,
@@ -72,6 +72,8 @@ class Facts:
     precision: str
     cache_limit: int | None
     cache_limit_why: str
+    shared: bool
+    shared_why: str
     suppressed: tuple[int, ...]  # tokens that the model's files forbid
 
 
@@ -128,6 +130,7 @@ class Core:
         max_gap: Any = None,
         prefix_cache: Any = None,
         quantize: Any = None,
+        share: Any = None,
         progress: Progress | None = None,
     ) -> Core:
         """``Model.load``."""
@@ -145,12 +148,15 @@ class Core:
         asked = checks.string("isa", isa) if isa is not None else os.environ.get("PELLUCID_ISA") or None
         isa = _engine.find_isa(asked)
         mixture = None if quantize is None else _mixture(quantize)
+        to_share = sharing.asked(share)
         file = weights.open_model(weights.locate("source", source, progress), arch.folder)
         try:
             file.wanted_context = context
             quantisation = file.quantisation
             if mixture is not None or file.widened:
-                quantisation = _quantise(file, mixture, n_threads)
+                from pellucid.weights.quantise import quantise_model
+
+                quantisation = quantise_model(file, mixture, n_threads)
             config, plan = arch.build(file, frozenset(_engine.format_names()))
             if context is not None and context > config.context:
                 raise WrongValue(
@@ -162,8 +168,10 @@ class Core:
             tuned = tuning.find(isa, n_threads)
             length = context or min(config.context, arch.DEFAULT_CONTEXT)
             total = sum(m.data.size for m in plan.matrices)
+            place, shared_why = sharing.find(file, plan, mixture or "") if to_share else (None, "not asked for")
+            taken = 0 if place is not None and place.packed else total
             whole = sum(g.held_bytes(length, kv) for g in plan.caches)
-            limit, limit_why = (cache_bytes, "asked for") if cache_bytes else memory.cache_limit(total, whole)
+            limit, limit_why = (cache_bytes, "asked for") if cache_bytes else memory.cache_limit(taken, whole)
             engine = _engine.Engine(
                 plan,
                 isa=isa,
@@ -175,6 +183,7 @@ class Core:
                 cache_bytes=min(limit or 0, 1 << 62),
                 checkpoints=min(checkpoints, 1 << 62),
                 tuning=tuned.values,
+                share=place,
             )
             # The tokenizer loads while the engine packs the weights; one after the other where memory may run short, so
             # that the tokenizer can tell beforehand whether there is enough.
@@ -203,6 +212,8 @@ class Core:
                 precision=precision,
                 cache_limit=limit,
                 cache_limit_why=limit_why,
+                shared=place is not None,
+                shared_why=shared_why,
                 suppressed=suppressed(file, config.vocab),
             )
             embedder = _embedder(file, config, engine)
@@ -446,21 +457,6 @@ def _mixture(quantize: Any) -> str:
     from pellucid.weights.quantise import check_mixture
 
     return check_mixture(checks.string("quantize", quantize), "quantize")
-
-
-def _quantise(file: ModelFile, mixture: str | None, threads: int) -> str:
-    """Quantises a model's float matrices -> how `info` names its weights. Without a mixture, those in FP8 become Q8_0.
-    Raises ValueError where it has none."""
-    from pellucid.weights.quantise import quantise_floats
-
-    before = "FP8" if file.widened else next(iter(file.types), "")
-    if mixture is None:
-        quantise_floats(file, "Q8_0", threads, file.widened)
-        return f"Q8_0 (quantised from {before})"
-    if not quantise_floats(file, mixture, threads):
-        found = f"={mixture!r}: the model's matrices are in {before} already"
-        raise WrongValue("quantize", f"{found}; expected F32, F16 or BF16")
-    return f"{mixture} (quantised from {before})"
 
 
 def _embedder(file: ModelFile, config: arch.Config, engine: _engine.Engine) -> Embedder:

@@ -68,6 +68,8 @@ class ModelInfo(Shown):
     checkpoint_bytes: int
     cache_limit: int | None  # bytes that the cache may take
     cache_limit_why: str
+    shared: bool  # whether other processes of the user read the same copy of the weights
+    shared_why: str
     huge_pages: bool
     threads: int
     threads_why: str

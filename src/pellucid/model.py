@@ -89,6 +89,7 @@ class Model(AsyncCalls):
         max_gap: Number | None = None,
         prefix_cache: bool | Integer | None = False,
         quantize: str | None = None,
+        share: bool | None = None,
         draft: str | os.PathLike[str] | Model | None = None,
         progress: Progress | bool | None = None,
     ) -> Model:
@@ -119,6 +120,9 @@ class Model(AsyncCalls):
             used for longest makes room, and so does all of it where other calls need memory. See docs/prefix-cache.md.
         quantize: a format, such as "q8_0", "q4_0" or "q4_k_m", that matrices in F32, F16 and BF16 are put into while
             loading, by the rules of `pellucid quantize`. Needs memory for the quantised weights twice.
+        share: keeps the packed weights once for all processes of the user on this machine, in /dev/shm; default:
+            PELLUCID_SHARE=1. Where that cannot be, they are in memory of their own, and ``info().shared_why`` says why.
+            It changes no bit of any result. See docs/sharing.md.
         draft: a smaller model of the same vocabulary, loaded or as `source`, that guesses next tokens; this one
             verifies several in a pass, where that is faster. It changes no result. See docs/speculation.md.
         progress: called with (bytes done, bytes in all, what) while downloading and packing; True: a bar drawn by tqdm;
@@ -139,11 +143,12 @@ class Model(AsyncCalls):
             "max_gap": max_gap,
             "prefix_cache": prefix_cache,
             "quantize": quantize,
+            "share": share,
         }
         with reporting(progress) as report:
             core = Core.load(source, **options, progress=report)
             if draft is not None:
-                attach(core, draft, threads=threads, isa=isa, progress=report)
+                attach(core, draft, threads=threads, isa=isa, share=share, progress=report)
         model = Model(core)
         model._recipe = pickled.Recipe(core.facts.path, {**options, "draft": draft})
         pickled.remember(model, model._recipe)

@@ -181,6 +181,16 @@ def test_wrong_options(call: Run, arguments: list[str], words: list[str]) -> Non
     assert all(word in message for word in words), message
 
 
+def test_weights_that_processes_share(run: Run) -> None:
+    arguments = ("generate", PROMPT, "-n", "1", "--json")
+    done = run(*arguments, "--share")
+    assert done.returncode == 0, done.stderr
+    model = json.loads(done.stdout)["model"]
+    assert model["shared_why"] == "packed by this load" or "no room" in model["shared_why"]
+    wrong = run(*arguments, PELLUCID_SHARE="always")
+    assert wrong.returncode == 2 and "PELLUCID_SHARE='always': expected 0 or 1" in error_line(wrong)
+
+
 def test_empty_prompt_begins_with_bos(run: Run, smollm2: Path) -> None:
     done = run("generate", "", "-n", "4", "--temperature", "0")
     assert done.returncode == 0, done.stderr

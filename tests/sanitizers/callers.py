@@ -90,7 +90,7 @@ def main(rounds: int) -> None:
             edited.generate(ids[:30], **OPTIONS)
 
     def reload(i: int) -> None:
-        with Model.load(paths[i % 2], threads=1 + i % 3, context=models.CONTEXT) as model:
+        with Model.load(paths[i % 2], threads=1 + i % 3, context=models.CONTEXT, share=True) as model:
             check(model.generate(ids, **OPTIONS).ids == expected[i % 2][0], "a load")
 
     lock = [threading.Lock(), threading.Lock()]
@@ -102,7 +102,7 @@ def main(rounds: int) -> None:
         except BaseException as e:
             wrong.append(f"{fn.__name__}: {e!r}")
 
-    jobs = (generate, generate, contexts, contexts, cancel, look, reload, submit, submit, submit)
+    jobs = (generate, generate, contexts, contexts, cancel, look, reload, reload, submit, submit, submit)
     threads = [threading.Thread(target=work, args=(fn, i)) for i, fn in enumerate(jobs)]
     for thread in threads:
         thread.start()

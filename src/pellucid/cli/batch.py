@@ -61,6 +61,7 @@ def batch(
     kv: options.Kv = "auto",
     cache_bytes: options.CacheBytes = None,
     quantize: options.Quantize = None,
+    share: options.Share = False,
     json: options.Json = False,
     **sampling: Any,
 ) -> None:
@@ -79,9 +80,9 @@ def batch(
         raise output.UsageError(f"--task={one_line(task, 40)!r}: expected {', '.join(_TASKS[:-1])} or {_TASKS[-1]}")
     if errors not in ("keep", "stop"):
         raise output.UsageError(f"--errors={one_line(errors, 40)!r}: expected keep or stop")
-    share = _shard(shard)
+    part = _shard(shard)
     if "{shard}" in target:
-        target = target.replace("{shard}", str(share.index))
+        target = target.replace("{shard}", str(part.index))
     if source != "-" and os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
         raise output.UsageError(f"OUT is IN, {one_line(source, 60)}; expected another file")
     asked = {"max_tokens": max_tokens, "stop": tuple(stop or ()), **arguments(sampling)}
@@ -95,12 +96,19 @@ def batch(
     with (
         Target(target) as out,
         options.load(
-            model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes, quantize=quantize
+            model,
+            threads=threads,
+            context=context,
+            isa=isa,
+            kv=kv,
+            cache_bytes=cache_bytes,
+            quantize=quantize,
+            share=share,
         ) as loaded,
     ):
         counts = run(
             loaded,
-            read(source, share),
+            read(source, part),
             out,
             task,
             at_once=at_once,

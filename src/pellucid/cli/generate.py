@@ -31,6 +31,7 @@ def generate(
     cache_bytes: options.CacheBytes = None,
     checkpoints: options.Checkpoints = None,
     quantize: options.Quantize = None,
+    share: options.Share = False,
     draft: options.Draft = None,
     no_speculate: options.NoSpeculate = False,
     prediction: options.Prediction = None,
@@ -59,6 +60,7 @@ def generate(
         cache_bytes=cache_bytes,
         checkpoints=checkpoints,
         quantize=quantize,
+        share=share,
         draft=draft,
     ) as loaded:
         if json:

@@ -37,6 +37,7 @@ __all__ = [
     "Prompt",
     "Quantize",
     "Raw",
+    "Share",
     "Threads",
     "announcement",
     "check_target",
@@ -127,6 +128,13 @@ Quantize = Annotated[
         help="Put matrices in F32, F16 and BF16 into this format while loading, such as q8_0 or q4_k_m.",
     ),
 ]
+Share = Annotated[
+    bool,
+    typer.Option(
+        "--share",
+        help="Keep the packed weights once for all processes of the user, in /dev/shm. [env: PELLUCID_SHARE=1]",
+    ),
+]
 CacheBytes = Annotated[
     str | None,
     typer.Option(
@@ -178,6 +186,7 @@ _FLAGS = {
     "prompt": "PROMPT",
     "text": "TEXT",
     "PELLUCID_THREADS": "PELLUCID_THREADS",
+    "PELLUCID_SHARE": "PELLUCID_SHARE",
 }
 
 
@@ -213,6 +222,7 @@ def load(
     isa: str | None = None,
     cache_bytes: str | None = None,
     checkpoints: str | None = None,
+    share: bool = False,
     **options: Any,
 ) -> Model:
     """Loads a model, with a progress bar on stderr where that is a terminal and loading takes a while."""
@@ -225,7 +235,7 @@ def load(
         options["checkpoints"] = nbytes("--checkpoints", checkpoints, least=1)
     with naming(*options), progress(announcement(source)) as show:
         try:
-            return Model.load(source, progress=show, isa=isa, **options)
+            return Model.load(source, progress=show, isa=isa, share=share or None, **options)
         except IsaError as error:
             raise UsageError(f"{'PELLUCID_ISA' if isa is None else '--isa'}: {error}") from None
 

@@ -137,6 +137,7 @@ def serve(
     isa: options.Isa = None,
     kv: options.Kv = "auto",
     quantize: options.Quantize = None,
+    share: options.Share = False,
     cache_bytes: options.CacheBytes = None,
     checkpoints: options.Checkpoints = None,
     prefix_cache: Annotated[
@@ -241,6 +242,7 @@ def serve(
             isa=isa,
             kv=kv,
             quantize=quantize,
+            share=share,
             cache_bytes=cache_bytes,
             checkpoints=checkpoints,
             prefix_cache=prefix,

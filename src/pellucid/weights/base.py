@@ -296,6 +296,10 @@ class ModelFile:
         name = FILE_TYPES.get(self.get_int("general.file_type", -1)) if self.format.startswith("GGUF") else None
         return self.method or name or next(iter(self.types), "")
 
+    def stamps(self) -> list[os.stat_result]:
+        """Of its files, as they were opened."""
+        return [os.fstat(file.fileno()) for file in self._files]
+
     def take_files(self) -> list[SourceFile]:
         """Transfers ownership of the files to another ModelFile with the same tensors."""
         files, self._files = self._files, []

@@ -19,7 +19,16 @@ from pellucid.weights.importance import Importance
 from pellucid.weights.recipes import FLOATS, MIXTURES, Recipe
 from pellucid.weights.writer import Planned, Progress, Value, tensor_bytes, write_gguf
 
-__all__ = ["check_mixture", "parts", "quantise_floats", "quantised", "quantize_file", "recipe", "write_model"]
+__all__ = [
+    "check_mixture",
+    "parts",
+    "quantise_floats",
+    "quantise_model",
+    "quantised",
+    "quantize_file",
+    "recipe",
+    "write_model",
+]
 
 _SLICE = 32 << 20  # weights that are quantised at a time
 
@@ -120,6 +129,19 @@ def quantised(tensor: Tensor, to: str, threads: int) -> Tensor:
 
     size = tensor_bytes(to, tensor.shape)
     return tensor._replace(type=to, data=Made(make, tensor_bytes(to, (k,)), size))
+
+
+def quantise_model(file: ModelFile, mixture: str | None, threads: int) -> str:
+    """Quantises a model's float matrices -> how `info` names its weights. Without a mixture, those in FP8 become Q8_0.
+    Raises ValueError where it has none."""
+    before = "FP8" if file.widened else next(iter(file.types), "")
+    if mixture is None:
+        quantise_floats(file, "Q8_0", threads, file.widened)
+        return f"Q8_0 (quantised from {before})"
+    if not quantise_floats(file, mixture, threads):
+        found = f"={mixture!r}: the model's matrices are in {before} already"
+        raise WrongValue("quantize", f"{found}; expected F32, F16 or BF16")
+    return f"{mixture} (quantised from {before})"
 
 
 def quantise_floats(file: ModelFile, mixture: str, threads: int, names: Collection[str] | None = None) -> int:
