@@ -5,6 +5,11 @@ the baseline can leak into code that every processor runs. Objects are rebuilt w
 include or their command line changes. Metadata and dependencies: pyproject.toml.
 
 PELLUCID_CFLAGS is appended to every compile and link line (sanitizers); CC chooses the compiler.
+PELLUCID_KERNELS=1 puts the package `_kernels`, which only tests and benchmarks need, into wheels too.
+PELLUCID_OPENMP=0 builds without OpenMP: the team is then one of POSIX threads (csrc/cpu/region.c).
+
+A wheel for another processor: the variables of Python's own cross builds, _PYTHON_HOST_PLATFORM=linux-aarch64 and
+_PYTHON_SYSCONFIGDATA_NAME, and CC (packaging/cross).
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -22,20 +28,24 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 CSRC = Path("csrc")
 PACKAGES = Path("src")
+MACOS = sys.platform == "darwin"
 BASELINE = ("cpu", "formats", "quantize", "cache", "ops", "engine", "kernels", "kernels/scalar")
 # No -ffast-math and no contraction: a sum's order and rounding are part of the contract.
-COMMON = shlex.split("-std=gnu11 -O3 -ffp-contract=off -fno-math-errno -fPIC -fvisibility=hidden -pthread -fopenmp")
+COMMON = shlex.split("-std=gnu11 -O3 -ffp-contract=off -fno-math-errno -fPIC -fvisibility=hidden -pthread")
 # Functions that take or return wide vectors are all inlined: how they would be passed is no concern.
 WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi"]
 # Threads' stacks may be small (kernels/kernels.h): frames above the limit are errors; large frames touch every page.
 FRAME_BYTES = 8192
 FRAMES = (f"-Werror=frame-larger-than={FRAME_BYTES}", f"-Wframe-larger-than={FRAME_BYTES} -Werror=frame-larger-than")
 CLASH = "-fstack-clash-protection"
-GENERATED = shlex.split("-O2 -DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -fopenmp -w")
+GENERATED = shlex.split("-O2 -DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -w")
 DIRECTIVES = {"language_level": 3}
+# Modules use the stable interface of this Python and run in every later one; free-threaded ones have none yet.
+STABLE = None if sysconfig.get_config_var("Py_GIL_DISABLED") else (3, 11)
 
 
 @dataclass(frozen=True)
@@ -80,8 +90,9 @@ TIERS = (
 
 
 def machine() -> str:
-    """The processor family, as named in TIERS."""
-    name = platform.machine().lower()
+    """The processor family that is built for, as named in TIERS."""
+    host = os.environ.get("_PYTHON_HOST_PLATFORM", "").rpartition("-")[2]
+    name = (host or platform.machine()).lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
@@ -92,6 +103,17 @@ def fail(what: str, fix: str) -> SystemExit:
 
 def extra_flags() -> list[str]:
     return shlex.split(os.environ.get("PELLUCID_CFLAGS", ""))
+
+
+def openmp() -> list[str]:
+    """The flag for OpenMP, or what takes its place."""
+    without = MACOS or os.environ.get("PELLUCID_OPENMP") == "0"
+    return ["-DPL_REGION_PTHREADS"] if without else ["-fopenmp"]
+
+
+def only_tests_need(package: str) -> bool:
+    """Whether wheels leave a package or a module out."""
+    return "_kernels" in package.split(".") and os.environ.get("PELLUCID_KERNELS") != "1"
 
 
 def find_compiler() -> list[str]:
@@ -122,10 +144,11 @@ def check_toolchain(cc: list[str], include: list[str]) -> None:
         )
     if not any(Path(folder, "Python.h").is_file() for folder in include):
         raise fail(f"Python.h is not in {', '.join(include)}", "apt install gcc python3-dev python3-venv")
-    openmp = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }"
-    if not compiles(cc, ["-fopenmp"], openmp, link=True):
+    program = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }"
+    if "-fopenmp" in openmp() and not compiles(cc, ["-fopenmp"], program, link=True):
         raise fail(
-            f"{shlex.join(cc)} has no omp.h (OpenMP)", "apt install gcc (with gcc), apt install libomp-dev (with clang)"
+            f"{shlex.join(cc)} has no omp.h (OpenMP)",
+            "apt install gcc (with gcc), apt install libomp-dev (with clang); or build without: PELLUCID_OPENMP=0",
         )
 
 
@@ -150,7 +173,13 @@ def tiers(cc: list[str], root: Path = CSRC) -> list[Isa]:
 def cython_modules(root: Path = PACKAGES) -> list[Extension]:
     """One extension per .pyx file, named by its path."""
     files = sorted(root.rglob("*.pyx"))
-    return [Extension(".".join(p.relative_to(root).with_suffix("").parts), [str(p)]) for p in files]
+    names = [".".join(p.relative_to(root).with_suffix("").parts) for p in files]
+    return [Extension(name, [str(p)], py_limited_api=bool(STABLE)) for name, p in zip(names, files, strict=True)]
+
+
+def stable_abi() -> list[str]:
+    """The macro that keeps a module to Python's stable interface, or nothing."""
+    return [f"-DPy_LIMITED_API=0x{STABLE[0]:02x}{STABLE[1]:02x}0000"] if STABLE else []
 
 
 def stale(target: Path, command: str) -> bool:
@@ -197,8 +226,26 @@ def make_archive(target: Path, objects: list[Path]) -> Path:
     return target
 
 
+class BuildPy(build_py):
+    """Leaves out of a wheel what only tests need; a development build finds that in src."""
+
+    packages: list[str]
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.packages = [name for name in self.packages or [] if not only_tests_need(name)]
+
+
 class BuildExt(build_ext):
     """Compiles csrc and the Cython modules in parallel, then lets setuptools link each module."""
+
+    extensions: list[Extension]
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.in_source = bool(self.inplace)  # setuptools switches `inplace` off while it builds
+        if not self.in_source:
+            self.extensions = [ext for ext in self.extensions if not only_tests_need(ext.name)]
 
     def build_extensions(self) -> None:
         if not self.extensions:
@@ -208,21 +255,23 @@ class BuildExt(build_ext):
         temp = Path(self.build_temp)
         built = tiers(cc)
         print("instruction sets:", ", ".join(["scalar", *(t.name for t in built)]), flush=True)
-        core = [*COMMON, *WARNINGS, *stack_flags(cc, extra_flags()), f"-I{CSRC}", *(t.define for t in built)]
+        core = [*COMMON, *openmp(), *WARNINGS, *stack_flags(cc, extra_flags()), f"-I{CSRC}", *(t.define for t in built)]
         jobs = [("scalar", core, p) for folder in BASELINE for p in sorted((CSRC / folder).glob("*.c"))]
         for tier in built:
             jobs += [
                 (tier.name, [*core, *shlex.split(tier.flags)], p)
                 for p in sorted((CSRC / "kernels" / tier.sources).glob("*.c"))
             ]
-        generated = [*GENERATED, f"-I{CSRC}", *(t.define for t in built), *(f"-I{p}" for p in self.include_dirs)]
+        generated = [*GENERATED, *stable_abi(), *openmp(), f"-I{CSRC}", *(t.define for t in built)]
+        generated += [f"-I{p}" for p in self.include_dirs]
         modules = self.translate(temp / "cython")
         jobs += [("modules", generated, p) for p in modules.values()]
 
         def work(job: tuple[str, list[str], Path]) -> Path:
             return compile_object(cc, [*job[1], *extra_flags()], job[2], temp / job[0])
 
-        with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+        cores = os.cpu_count() or 1 if MACOS else len(os.sched_getaffinity(0))
+        with ThreadPoolExecutor(min(8, cores)) as pool:
             objects = list(pool.map(work, jobs))
         made: dict[str, list[Path]] = {}
         for (name, _, _), target in zip(jobs, objects, strict=True):
@@ -230,27 +279,41 @@ class BuildExt(build_ext):
         by_source = {source: target for (_, _, source), target in zip(jobs, objects, strict=True)}
         made.pop("modules")
         archives = [str(make_archive(temp / f"libpellucid_{name}.a", group)) for name, group in made.items()]
+        # A debugger wants names; a wheel is two thirds as large without them.
+        strip = [] if self.in_source or MACOS else ["-Wl,-s"]
         for ext in self.extensions:
             module = str(by_source[modules[ext.name]])
             ext.sources, ext.extra_objects, ext.depends = [], [module], [module, *archives]
             # The libraries need each other: the selector names every tier, tiers use the formats.
-            grouped = ["-Wl,--start-group", *archives, "-Wl,--end-group"]
-            ext.extra_link_args = [*grouped, "-fopenmp", "-pthread", "-lm", *extra_flags()]
+            grouped = archives if MACOS else ["-Wl,--start-group", *archives, "-Wl,--end-group"]
+            ext.extra_link_args = [*grouped, *openmp(), "-pthread", "-lm", *strip, *extra_flags()]
         self.compiler.force = True  # its own check considers only objects, not archives
         super().build_extensions()
+
+    def copy_extensions_to_source(self) -> None:
+        """Also deletes what earlier builds named otherwise: Python could prefer those modules to the new ones."""
+        super().copy_extensions_to_source()
+        for ext in self.extensions:
+            made = Path(self.get_ext_fullpath(ext.name))
+            for other in made.parent.glob(f"{made.name.partition('.')[0]}.*.so"):
+                if other.name != made.name:
+                    other.unlink()
 
     def translate(self, folder: Path) -> dict[str, Path]:
         """Cython -> C; module name -> its C file."""
         try:
-            import numpy
             from Cython.Build import cythonize
-        except ImportError as error:
-            raise fail(f"{error.name} is not installed", "pip install cython numpy") from None
-        self.include_dirs.append(numpy.get_include())
+        except ImportError:
+            raise fail("Cython is not installed", "pip install cython") from None
         made = cythonize(list(self.extensions), build_dir=str(folder), include_path=[str(PACKAGES)],
                          compiler_directives=DIRECTIVES, quiet=True)  # fmt: skip
         return {ext.name: Path(ext.sources[0]) for ext in made}
 
 
 if __name__ == "__main__":
-    setup(ext_modules=cython_modules(), cmdclass={"build_ext": BuildExt})
+    tag = {"py_limited_api": f"cp{STABLE[0]}{STABLE[1]}"} if STABLE else {}
+    setup(
+        ext_modules=cython_modules(),
+        cmdclass={"build_ext": BuildExt, "build_py": BuildPy},
+        options={"bdist_wheel": tag},
+    )

@@ -118,7 +118,7 @@ async def send(plan: Plan) -> Result:
     async def one(ids: list[int]) -> None:
         try:
             answers.append(await asyncio.wait_for(ask(plan, ids, began), plan.timeout))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             answers.append(Answer(0.0, error=f"no end within {plan.timeout:g} s"))
 
     async def client() -> None:

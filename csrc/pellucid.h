@@ -170,4 +170,19 @@ typedef struct pl_product {
 /* The threads share the tiles. *done: bytes of weights read, all times together. */
 pl_status pl_probe_product(pl_probe *probe, const pl_product *product, double *done, int64_t *ns, pl_error *error);
 
+/* Products on the calling thread, with nothing of the engine around them: n rows of activations, kept in the form that
+ * the format's kernel takes, by any packed weights. A trial may run on several threads at once. */
+typedef struct pl_trial pl_trial;
+/* x: activations (n, k); terms: of the integer form, 1 or 2. */
+pl_status pl_trial_new(int isa, int format, int k, int n, int terms, const pl_tuning *tuning, const float *x,
+                       pl_trial **trial, pl_error *error);
+void pl_trial_free(pl_trial *trial);
+size_t pl_trial_scratch(const pl_trial *trial); /* bytes of scratch, which starts at a multiple of 64 */
+/* y (n, 16 * tiles) = activations times the weights, `times` times. */
+void pl_trial_run(const pl_trial *trial, const uint8_t *packed, int tiles, int times, void *scratch, float *y);
+
+int64_t pl_tile_size(int format, int64_t k); /* bytes of 16 packed rows of k weights; -1: no such rows */
+/* Packs a file's rows into ceil(rows / 16) tiles. */
+pl_status pl_pack_rows(int format, const uint8_t *raw, int rows, int k, uint8_t *packed, pl_error *error);
+
 #endif

@@ -69,9 +69,9 @@ def gemma3() -> Path:
 
 def all_isas() -> list[str]:
     """The tiers that are built and that this processor supports, "scalar" first."""
-    from pellucid._kernels.machine import isas
+    from pellucid._engine import isas
 
-    return [tier["name"] for tier in isas() if tier["built"] and tier["runs"]]
+    return [name for name, built, runs in isas() if built and runs]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+SUFFIX = ".abi3.so"
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 
 
@@ -87,6 +88,48 @@ def test_builds_and_builds_again_what_changed(project: Path) -> None:
     assert compiled(build_in_place(project).stdout) == {"three.c", "m.c"}
     assert three() == "33"
     assert compiled(build_in_place(project, PELLUCID_CFLAGS="-DX").stdout) == {"three.c", "idle.c", "m.c"}
+
+
+def test_a_module_of_an_earlier_build_goes(project: Path) -> None:
+    """Python prefers the name with its own version to that of the stable interface."""
+    old = project / "src" / "tiny" / f"m{sysconfig.get_config_var('EXT_SUFFIX')}"
+    kept = project / "src" / "tiny" / f"mm{sysconfig.get_config_var('EXT_SUFFIX')}"
+    for path in (old, kept):
+        path.write_bytes(b"")
+    assert build_in_place(project).returncode == 0
+    assert not old.exists() and kept.exists() and (project / "src" / "tiny" / f"m{SUFFIX}").is_file()
+
+
+def wheel_names(project: Path, **env: str) -> set[str]:
+    shutil.rmtree(project / "dist", ignore_errors=True)
+    shutil.rmtree(project / "build", ignore_errors=True)
+    command = [sys.executable, "setup.py", "-q", "bdist_wheel"]
+    subprocess.run(command, cwd=project, env={**os.environ, **env}, check=True, capture_output=True)
+    (made,) = (project / "dist").glob("tiny-1-cp311-abi3-*.whl")
+    return {name for name in zipfile.ZipFile(made).namelist() if name.endswith((".py", ".so"))}
+
+
+def test_what_only_tests_need_is_in_wheels_on_request(project: Path) -> None:
+    folder = project / "src" / "tiny" / "_kernels"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    shutil.copy(project / "src" / "tiny" / "m.pyx", folder / "k.pyx")
+    ordinary = {"tiny/__init__.py", "tiny/m.abi3.so"}
+    assert wheel_names(project) == ordinary
+    assert wheel_names(project, PELLUCID_KERNELS="1") == ordinary | {
+        "tiny/_kernels/__init__.py",
+        "tiny/_kernels/k.abi3.so",
+    }
+    assert build_in_place(project).returncode == 0
+    assert (folder / "k.abi3.so").is_file()
+
+
+def test_without_openmp(project: Path) -> None:
+    (project / "csrc/ops/idle.c").write_text(
+        "#if defined(_OPENMP) || !defined(PL_REGION_PTHREADS)\n#error OpenMP\n#endif\ntypedef int pl_nothing;\n"
+    )
+    assert build_in_place(project).returncode == 1
+    assert build_in_place(project, PELLUCID_OPENMP="0").returncode == 0
 
 
 def test_cflags_reach_the_compiler(project: Path) -> None:
@@ -182,6 +225,14 @@ def test_tiers(build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             (tmp_path / "kernels" / tier.name / "rows.c").touch()
     assert [t.name for t in build.tiers(build.find_compiler(), tmp_path)] == ["good"]
     assert table[0].define == "-DPL_HAVE_GOOD"
+
+
+def test_the_machine_is_that_of_a_cross_build(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build.platform, "machine", lambda: "AMD64")
+    assert build.machine() == "x86_64"
+    for host, wanted in (("linux-aarch64", "aarch64"), ("macosx-11.0-arm64", "aarch64"), ("linux-x86_64", "x86_64")):
+        monkeypatch.setenv("_PYTHON_HOST_PLATFORM", host)
+        assert build.machine() == wanted
 
 
 def test_every_tier_of_the_table_has_its_own_flags(build: ModuleType) -> None:

@@ -143,7 +143,7 @@ EDGES = {
     "server": ("__init__", "openai"),
     "openai": ("core", "results"),
     "making": ("core",),
-    "bench": ("__init__", "_kernels"),
+    "bench": ("__init__",),
     "__init__": ("model",),
     "edit_calls": ("look",),
     "model": ("edit_calls", "async_calls", "cache_folder", "context", "info", "pickled", "progress"),

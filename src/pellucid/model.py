@@ -27,7 +27,7 @@ from pellucid.schedule.assistant import attach
 from pellucid.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
     from pellucid.text.chat import ChatPrompt
     from pellucid.weights.store import Progress

@@ -11,7 +11,7 @@ from pellucid.errors import BatchError, ClosedError, ContextBusyError
 from pellucid.results import Completion, Gathered, Piece
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["BatchStream", "Stream"]
 

@@ -52,7 +52,7 @@ def compile_all(sources: Sequence[Path], folder: Path, isa: setup.Isa) -> list[P
     def work(source: Path) -> Path:
         own = shlex.split(isa.flags) if source.parent.name == isa.name else []
         target = folder / ("_".join(source.relative_to(ROOT).with_suffix("").parts) + ".o")
-        command = [compiler, *setup.COMMON, *setup.WARNINGS, *stack, "-Werror", isa.define, *own,
+        command = [compiler, *setup.COMMON, *setup.openmp(), *setup.WARNINGS, *stack, "-Werror", isa.define, *own,
                    f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(target)]  # fmt: skip
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr

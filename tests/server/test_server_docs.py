@@ -154,11 +154,11 @@ def test_the_images_steps_run(smollm2: Path, tmp_path: Path) -> None:
     steps = dict(instructions())
     wheels = tmp_path / "wheels"
     wheels.mkdir()
-    (wheels / "pellucid-0.1.0-cp313-cp313-linux_x86_64.whl").touch()
+    (wheels / "pellucid-0.1.0-cp311-abi3-manylinux_2_28_x86_64.whl").touch()
     install = next(v for w, v in instructions() if w == "RUN" and "pip install" in v)
     script = "pip() { printf '%s\\n' \"$@\"; }; " + install.replace("/tmp/wheels", str(wheels))
     done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == f"{wheels}/pellucid-0.1.0-cp313-cp313-linux_x86_64.whl[server]"
+    assert done.stdout.splitlines()[-1] == f"{wheels}/pellucid-0.1.0-cp311-abi3-manylinux_2_28_x86_64.whl[server]"
     assert not wheels.exists()
     arguments = json.loads(steps["ENTRYPOINT"])[2:]
     refused = subprocess.run([sys.executable, "-m", "pellucid", "serve", *arguments], capture_output=True, timeout=60)

@@ -6,11 +6,10 @@ The test compares these with what mypy finds; nothing here runs.
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_type
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import assert_type
 
 from pellucid import (
     AsyncBatchStream,

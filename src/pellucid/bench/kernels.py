@@ -10,15 +10,13 @@ from __future__ import annotations
 import mmap
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid._kernels import rows as row_kernels
-from pellucid._kernels import weights
+from pellucid._engine import Trial, pack_rows, row_bytes, tile_bytes
 from pellucid.bench.limits import buffer_size
 from pellucid.bench.work import Product
 from pellucid.errors import OutOfMemoryError
@@ -72,7 +70,7 @@ class Kernels:
     def load(self, format: str, k: int) -> None:
         """Fills the memory of every thread with random weights in rows of k."""
         if self._filled != (format, k):
-            tiles = weights.pack("scalar", format, _raw(format, 4 * TILE, k), k)
+            tiles = pack_rows(format, _raw(format, 4 * TILE, k), k)
             for one in self._weights:
                 one.fill(tiles)
             self._filled = (format, k)
@@ -84,10 +82,11 @@ class Kernels:
         of weights as its share of the matrix has, timed by the processor's clock of the thread.
         """
         self.load(product.format, product.k)
-        forms = _activations(self.isa, product)
+        x = np.random.default_rng(2).standard_normal((product.n, product.k), np.float32)
+        trial = Trial(self.isa, product.format, x, terms=product.terms, tuning=self.tuning)
         start = threading.Barrier(len(self._weights))
         with ThreadPoolExecutor(len(self._weights)) as pool:
-            return sum(pool.map(lambda one: self._run(one, start, product, forms), self._weights))
+            return sum(pool.map(lambda one: self._run(one, start, product, trial), self._weights))
 
     def fastest(self, product: Product, runs: int = 3) -> float:
         """Nanoseconds of a product at the best rate of some runs, all its threads together.
@@ -95,15 +94,15 @@ class Kernels:
         Many rows of activations are also multiplied AT_ONCE at a time: whichever is faster counts.
         """
         tiles = -(-product.rows // TILE)
-        size = tiles * weights.tile_bytes(product.format, product.k)
+        size = tiles * tile_bytes(product.format, product.k)
         best = min(size / self.rate(product) for _ in range(runs))
         if product.n > AT_ONCE:
             part = product._replace(n=AT_ONCE)
             best = min(best, *(size * product.n / AT_ONCE / self.rate(part) for _ in range(runs)))
         return best
 
-    def _run(self, one: _Weights, start: threading.Barrier, product: Product, forms: dict[str, Any]) -> float:
-        tile = weights.tile_bytes(product.format, product.k)
+    def _run(self, one: _Weights, start: threading.Barrier, product: Product, trial: Trial) -> float:
+        tile = tile_bytes(product.format, product.k)
         total = len(one.packed) // tile
         tiles, repeat = CALL_BYTES // tile, 1
         if product.n > FEW:
@@ -112,25 +111,15 @@ class Kernels:
             repeat = max(1, int(CALL_OPERATIONS / operations))
         tiles = min(max(tiles, 1), total)
         out = np.empty((product.n, tiles * TILE), np.float32)
-        scratch = weights.scratch_memory(self.isa, product.format)
+        room = np.empty(trial.scratch_bytes + 64, np.uint8)
+        scratch = room[-room.ctypes.data % 64 :][: trial.scratch_bytes]
         # Memory is shared as it is; a thread that computes and waits for a processor is none the slower.
         now = time.perf_counter_ns if product.n <= FEW else time.thread_time_ns
         start.wait()
         begin, done, at = now(), 0, 0
         while (spent := now() - begin) < SECONDS * 1e9 or not done:
             packed = one.packed[at * tile : (at + tiles) * tile]
-            weights.matmul(
-                self.isa,
-                product.format,
-                packed,
-                tiles * TILE,
-                product.k,
-                **forms,
-                out=out,
-                scratch=scratch,
-                tuning=self.tuning,
-                repeat=repeat,
-            )
+            trial.run(packed, out, scratch, repeat)
             done += len(packed) * repeat
             at = at + tiles if at + 2 * tiles <= total else 0
         return done / max(spent, 1)
@@ -138,29 +127,9 @@ class Kernels:
 
 def _raw(format: str, rows: int, k: int) -> npt.NDArray[np.uint8]:
     """Random bytes of a file's rows, of which each is a number neither tiny nor huge where it belongs to a float."""
-    size = (rows, weights.row_bytes(format, k))
+    size = (rows, row_bytes(format, k))
     codes = np.random.default_rng(1).integers(0, 256, size, np.uint8)
     codes = codes & np.uint8(0x9F) | np.uint8(0x20)
     if format == "MXFP4":  # a block begins with a power of two
         codes[:, ::17] = codes[:, ::17] % 8 + 120
     return codes
-
-
-def _activations(isa: str, product: Product) -> dict[str, Any]:
-    """Random activations in the form that the format's kernel takes."""
-    n, k = product.n, product.k
-    x = np.random.default_rng(2).standard_normal((n, k), np.float32)
-    if product.format in ("F32", "F16"):
-        return {"x": x}
-    if product.format == "BF16":
-        wide = np.zeros((n, k + k % 2), np.float32)
-        wide[:, :k] = x
-        return {"b": row_kernels.to_bf16(isa, wide.reshape(-1)).reshape(n, -1)}
-    parts = row_kernels.quantize(isa, x.reshape(-1), product.terms)
-    shapes: Sequence[tuple[int, ...]] = ((product.terms, n, k), (n, k // 32), (product.terms, n, k // 16))
-    q, s, sums = (a.reshape(shape) for a, shape in zip(parts, shapes, strict=True))
-    planes = {"q": q, "sums": sums}
-    return {name: np.ascontiguousarray(a.swapaxes(0, 1)) for name, a in planes.items()} | {
-        "s": s,
-        "terms": product.terms,
-    }

@@ -22,8 +22,7 @@ from pellucid.schedule.stats import RequestStats
 
 if TYPE_CHECKING:
     import asyncio
-
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["Request"]
 

@@ -25,7 +25,7 @@ from pellucid.schedule.run import of
 from pellucid.schedule.seat import SLICE
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["Turns"]
 

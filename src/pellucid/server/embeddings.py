@@ -76,7 +76,7 @@ class Compute:
             seconds = service.settings.limits.request_seconds
             try:
                 return await asyncio.wait_for(self._compute(hosted, task, running), seconds)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise Failure(504, f"the request took longer than {seconds:g} s", code="timeout") from None
         except Exception as error:
             raise service.crowded(error, running) from None

@@ -226,7 +226,7 @@ class Models:
             self._released = asyncio.Event()
             try:
                 await asyncio.wait_for(self._released.wait(), 1.0)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 pass
             finally:
                 self._released = None

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -208,7 +208,7 @@ def _finished(call: Call, fields: Fields, settings: Settings) -> Call:
 
 
 def now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class OllamaShape(Shape):
@@ -393,7 +393,7 @@ class Ollama:
         until = LATE
         if keep is not None:
             left = one.last + keep - time.monotonic() if not one.uses else keep
-            until = datetime.fromtimestamp(time.time() + max(left, 0), timezone.utc).isoformat().replace("+00:00", "Z")
+            until = datetime.fromtimestamp(time.time() + max(left, 0), UTC).isoformat().replace("+00:00", "Z")
         listed = _listed(one.name, one)
         del listed["modified_at"]
         return {**listed, "size": one.taken(), "size_vram": 0, "expires_at": until, "context_length": one.context}
@@ -442,7 +442,7 @@ def _details(one: Hosted) -> dict[str, Any]:
 
 
 def _listed(name: str, one: Hosted) -> dict[str, Any]:
-    made = datetime.fromtimestamp(one.created, timezone.utc).isoformat().replace("+00:00", "Z")
+    made = datetime.fromtimestamp(one.created, UTC).isoformat().replace("+00:00", "Z")
     size = one.nbytes if one.info is None else one.info.file_bytes
     found = {"name": name, "model": name, "modified_at": made, "size": size}
     return {**found, "digest": one.fingerprint.removeprefix("fp_"), "details": _details(one)}

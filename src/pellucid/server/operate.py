@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -111,7 +111,7 @@ class Operate:
 
 
 def _anthropic_card(name: str, hosted: Hosted) -> dict[str, Any]:
-    created = datetime.fromtimestamp(hosted.created, timezone.utc).isoformat().replace("+00:00", "Z")
+    created = datetime.fromtimestamp(hosted.created, UTC).isoformat().replace("+00:00", "Z")
     return {"type": "model", "id": name, "display_name": name, "created_at": created}
 
 
