@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+T = TypeVar("T")
+Some = Callable[[Sequence[T], str], Sequence[T]]  # the fixture `some`
 OPTIONS = {
     "clients": "also run released clients of OpenAI's interface against the server, each in an environment of its own "
     "(needs a package index, node and npm); without this option they are deselected",
     "gemma": "also run the tests that need the Gemma 3 file of the catalogue (253 MB, fetched when absent); "
     "without this option they are deselected",
     "live": "also run the tests that compare with another runtime (extras `reference` and `llama`: torch, "
-    "transformers, llama-cpp-python); without this option they are deselected",
+    "transformers, llama-cpp-python), of long ones a quarter (--nightly: all); without this option they are deselected",
     "nightly": "also run the long tests, such as 100,000 hostile requests to the server; "
     "without this option they are deselected",
     "page": "also open pages in Chromium and Firefox (Debian: chromium firefox-esr; extra `page-test`); "
@@ -37,15 +42,29 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("PELLUCID_TUNE", "off")  # tests of the tuning itself set it; others need not wait for it
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # side by side: each has its share of the cores
+        os.environ.setdefault("PELLUCID_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselects tests whose option was not given. They are counted as deselected and never reported as skipped."""
     off = [name for name in OPTIONS if not config.getoption(name)]
-    left_out = [item for item in items if any(item.get_closest_marker(name) for name in off)]
+    left_out = {item for item in items if any(item.get_closest_marker(name) for name in off)}
+    if not config.getoption("nightly"):
+        left_out |= most_of_live(items)
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
+
+
+def most_of_live(items: Sequence[pytest.Item]) -> set[pytest.Item]:
+    """Three of four cases of each long live test: their results are in the repository, and every run compares those."""
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("live"):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return {item for test, cases in tests.items() if len(cases) > 12
+            for i, item in enumerate(cases) if (i + len(test)) % 4}  # fmt: skip
 
 
 def model_file(name: str) -> Path:
@@ -83,3 +102,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if not any("isa" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")):
         metafunc.parametrize("isa", all_isas())
+
+
+@pytest.fixture(scope="session")
+def some(request: pytest.FixtureRequest) -> Some[T]:
+    """some(cases, seed): a quarter of a long list, another one for each seed; with --nightly all of it."""
+
+    def choose(cases: Sequence[T], seed: str) -> Sequence[T]:
+        if request.config.getoption("nightly"):
+            return cases
+        chosen = random.Random(seed)
+        return [case for case in cases if chosen.random() < 0.25]
+
+    return choose

@@ -50,7 +50,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=KV)
 def model(path: Path, isa: str, request: pytest.FixtureRequest) -> Iterator[Model]:
-    with Model.load(path, isa=isa, kv=request.param, threads=2) as loaded:
+    with Model.load(path, isa=isa, kv=request.param, threads=2, context=512) as loaded:
         yield loaded
 
 

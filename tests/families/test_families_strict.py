@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from pellucid import Model
 from pellucid.errors import ContextFullError, ModelFileError, PellucidError, UnsupportedModelError
+from tests.conftest import Some
 from tests.embedding import cases as embedders
 from tests.embedding import files as embedding
 from tests.engine.test_encoders import hidden
@@ -95,12 +96,13 @@ def files(name: str, tmp_path: Path) -> Files:
 
 
 @STRICT
-def test_keys_of_folders(files: Files) -> None:
+def test_keys_of_folders(files: Files, some: Some[Any]) -> None:
     """Unchanged, read, or refused by name."""
     case, expected = files.case, files.as_folder()
     assert not isinstance(expected, str), expected
     outcomes = {"same": 0, "other": 0, "refused": 0}
-    for key, value in changes(case, files.golden.config):
+    tried = some(list(changes(case, files.golden.config)), case.name)
+    for key, value in tried:
         found = files.as_folder(**{key: value})
         if isinstance(found, str):
             outcomes["refused"] += 1
@@ -111,7 +113,7 @@ def test_keys_of_folders(files: Files) -> None:
         else:
             outcomes["other"] += 1
             assert key in READ | case.read, f"{key} = {value}: other logits"
-    assert outcomes["same"] > 50 and outcomes["refused"] > 50 and outcomes["other"] > 0, outcomes
+    assert outcomes["same"] > len(tried) / 8 and outcomes["refused"] > len(tried) / 8, outcomes
 
 
 def known_keys() -> Iterator[str]:
@@ -147,12 +149,12 @@ GGUF_SIZES = {
 
 
 @WITH_GGUF
-def test_keys_of_gguf_files(files: Files) -> None:
+def test_keys_of_gguf_files(files: Files, some: Some[str]) -> None:
     """Each key of the gguf package and of the file: unchanged with the only value that runs, read, or refused."""
     expected = files.as_gguf({})
     assert not isinstance(expected, str), expected
     names = sorted({*known_keys(), *files.keys, "rope.scale_linear", "hidden_activation", "an_unknown_key"})
-    for name in names:
+    for name in some(names, files.case.name):
         loaded = 0
         for value in GGUF_VALUES:
             found = files.as_gguf({name: value})

@@ -55,6 +55,7 @@ def test_program(printed: dict[int, str], block: Any) -> None:
         assert printed[id(block)] == block.output
 
 
+@pytest.mark.nightly  # a minute and more
 @pytest.mark.gemma
 def test_programs_with_gemma(smollm2: Path, gemma3: Path, tmp_path: Path) -> None:
     outputs = _outputs(BLOCKS, tmp_path)

@@ -98,26 +98,31 @@ REAL: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def smollm2_alone(smollm2: Path) -> list[Any]:
-    with Model.load(smollm2, threads=2) as model:
-        return alone(model, text_requests(200, 1))
-
-
-@pytest.mark.parametrize("setting", REAL)
-def test_smollm2(smollm2: Path, smollm2_alone: list[Any], setting: str) -> None:
-    check_real(smollm2, text_requests(200, 1), smollm2_alone, setting)
+def requests(request: pytest.FixtureRequest) -> list[Asked]:
+    return text_requests(200 if request.config.getoption("nightly") else 30, 1)
 
 
 @pytest.fixture(scope="module")
-def gemma3_alone(gemma3: Path) -> list[Any]:
+def smollm2_alone(smollm2: Path, requests: list[Asked]) -> list[Any]:
+    with Model.load(smollm2, threads=2) as model:
+        return alone(model, requests)
+
+
+@pytest.mark.parametrize("setting", REAL)
+def test_smollm2(smollm2: Path, requests: list[Asked], smollm2_alone: list[Any], setting: str) -> None:
+    check_real(smollm2, requests, smollm2_alone, setting)
+
+
+@pytest.fixture(scope="module")
+def gemma3_alone(gemma3: Path, requests: list[Asked]) -> list[Any]:
     with Model.load(gemma3, threads=2) as model:
-        return alone(model, text_requests(200, 2))
+        return alone(model, requests)
 
 
 @pytest.mark.gemma
 @pytest.mark.parametrize("setting", REAL)
-def test_gemma3(gemma3: Path, gemma3_alone: list[Any], setting: str) -> None:
-    check_real(gemma3, text_requests(200, 2), gemma3_alone, setting)
+def test_gemma3(gemma3: Path, requests: list[Asked], gemma3_alone: list[Any], setting: str) -> None:
+    check_real(gemma3, requests, gemma3_alone, setting)
 
 
 def check_real(path: Path, asked: list[Asked], expected: list[Any], setting: str) -> None:
