@@ -160,6 +160,10 @@ def _open(file: ModelFile, plan: Plan, how: str) -> Place:
         except FileNotFoundError:  # the last one that used the folder has just removed it
             if time.monotonic() > until:
                 raise
+        except _Refused:
+            with suppress(OSError):
+                os.rmdir(path)  # where it is empty
+            raise
 
 
 def _folder(path: str) -> int:
