@@ -55,16 +55,17 @@ def ct(bits: int = 4, size: int = 128, sym: bool = True, scale: str = "BF16", ac
     return make
 
 
-def int8(scale: str = "BF16", sym: bool = True, one: bool = False) -> Make:
+def int8(scale: str = "BF16", sym: bool = True, one: bool = False, bits: int = 8, size: int = -1) -> Make:
     def make(rng: np.random.Generator, name: str, rows: int, k: int) -> tuple[dict[str, Array], Array]:
-        c = packed.draw(rng, rows, k, bits=8, size=-1, sym=sym, scale=scale)
+        c = packed.draw(rng, rows, k, bits=bits, size=size, sym=sym, scale=scale)
         if one:  # for the whole matrix
             c.scale[:] = c.scale[0]
         values = c.scale[:1, :1] if one else c.scale
-        found = {"weight": (c.codes - 128).astype(np.int8)}
+        half = 1 << (bits - 1)
+        found = {"weight": (c.codes - half).astype(np.int8)}
         found["weight_scale"] = packed.bf16(values) if scale == "BF16" else values.astype(np.float32)
         if not sym:
-            found["weight_zero_point"] = (c.zero - 128).astype(np.int8)
+            found["weight_zero_point"] = (c.zero - half).astype(np.int8)
         return found, c.floats()
 
     return make
@@ -129,6 +130,10 @@ FORMS: dict[str, tuple[Make, Mapping[str, Any], str]] = {
     "int8": (int8(), groups(bits=8, size=None), "Q8_0 (compressed-tensors)"),
     "int8-f32-scales": (int8("F32"), groups(bits=8, size=None), "F32 (compressed-tensors)"),
     "int8-asym": (int8(sym=False), groups(bits=8, size=None, sym=False), "F32 (compressed-tensors)"),
+    "int4": (int8(bits=4, size=128), {**groups(), "format": "int-quantized"}, "INT4 (compressed-tensors)"),
+    "int4-asym": (int8(bits=4, size=64, sym=False), groups(size=64, sym=False), "INT4 (compressed-tensors)"),
+    "int4-rows": (int8(bits=4, sym=False), groups(size=None, sym=False), "INT4 (compressed-tensors)"),
+    "int4-f32-scales": (int8("F32", bits=4), groups(size=None), "F32 (compressed-tensors)"),
     "int8-one": (int8(one=True), groups(bits=8, size=None), "Q8_0 (compressed-tensors)"),
 }  # fmt: skip
 IN_FP8: dict[str, tuple[Make, Mapping[str, Any]]] = {

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from pellucid import _engine
 from pellucid.errors import ModelFileError
 from pellucid.parts import Made
-from pellucid.weights.base import Tensor
+from pellucid.weights.base import Data, Tensor
 
-__all__ = ["Integers", "Joined", "fp8", "numbers"]
+__all__ = ["Integers", "Joined", "fp8", "nibbles", "numbers"]
 
 Array = npt.NDArray[Any]
 _BLOCK = 32  # columns of the engine's blocks
@@ -99,6 +99,16 @@ class Integers:
         row = _ROW_BYTES[type](self.k)
         data = Made(make, row, self.rows * row)
         return Tensor(self.name, type, (self.rows, self.k), data, self.codes.offset, self.codes.file)
+
+
+def nibbles(data: Data, rows: int, k: int) -> Made:
+    """Signed bytes of -8 to 7, (rows, k), k even -> their sums with 8, two in a byte, the first in its low half."""
+
+    def make(first: int, end: int) -> npt.NDArray[np.uint8]:
+        codes = (data[first * k : end * k].view(np.int8) + np.int8(8)).view(np.uint8).reshape(-1, 2)
+        return codes[:, 0] | codes[:, 1] << np.uint8(4)
+
+    return Made(make, k // 2, rows * k // 2)
 
 
 def numbers(t: Tensor) -> npt.NDArray[np.float32]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pellucid.errors import ModelFileError, UnsupportedModelError
 from pellucid.weights.base import ModelFile, Tensor
-from pellucid.weights.integers import Integers, Joined, fp8, numbers
+from pellucid.weights.integers import Integers, Joined, fp8, nibbles, numbers
 
 __all__ = ["Quantised", "join"]
 
@@ -90,6 +90,7 @@ class _Reader:
         self.block: tuple[int, int] | None = None  # of FP8
         self.mixed = False  # matrices may have bits and groups of their own
         self.desc_act = False
+        self.small = False  # some matrices have 4 bits
 
     def run(self) -> Quantised:
         known = "compressed-tensors" if "config_groups" in self.table else "unknown"
@@ -203,6 +204,7 @@ class _Reader:
                     feature=f"{key}.weights: {kind} of {bits} bits",
                     supported=f"int of 4 and 8, float of 8; else {_HINT}",
                 )
+            self.small = self.small or bits == 4
             self.folder.get_bool(f"{key}.weights.symmetric", True)
             size = self.folder.get_int(f"{key}.weights.group_size", None, min=-1, max=1 << 24)
             if len(groups) == 1 and size is not None and size != 0:
@@ -380,6 +382,10 @@ class _Reader:
                 values = zeros.data.view(np.int8).astype(np.int16) + 128
                 return np.broadcast_to(values.reshape(-1, groups) if values.size > 1 else values, (n, groups))
 
+        if self.small and k % 8 == 0 and _are_nibbles(q.data.view(np.int8), zero() - 128):
+            q = q._replace(data=nibbles(q.data, n, k))
+            return Integers(f"{stem}.weight", q, n, k, 4, 4, k // 2, 8, 1, 0, group, scale,
+                            lambda: zero() - 120).joined()  # fmt: skip
         return Integers(f"{stem}.weight", q, n, k, 8, k, k, k, 1, 0x80, group, scale, zero).joined()
 
     def _scales(self, t: Tensor, n: int) -> tuple[Callable[[], Any], int]:
@@ -413,6 +419,11 @@ class _Reader:
         if not np.isfinite(numbers(scale)).all():
             raise self._fail(scale, "has a scale that is not finite")
         return fp8(weight, scale, block)
+
+
+def _are_nibbles(codes: npt.NDArray[np.int8], zero: npt.NDArray[np.int16]) -> bool:
+    """Whether signed bytes are numbers of 4 bits."""
+    return bool(codes.min() >= -8 and codes.max() <= 7 and zero.min() >= -8 and zero.max() <= 7)
 
 
 def _fields(words: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.int16]:
