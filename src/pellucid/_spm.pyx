@@ -9,7 +9,7 @@ The format is a protocol buffer, ModelProto in sentencepiece_model.proto. Only t
                   5 escape_whitespaces
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_AsStringAndSize, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AsString, PyBytes_AsStringAndSize, PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_Check
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
@@ -78,7 +78,7 @@ def encode_model(list pieces not None, const float[::1] scores not None, const i
         utf8(pieces[i], &size)
         total += 38 + (3 * size if types[i] == USER_DEFINED else size)
     cdef bytes made = PyBytes_FromStringAndSize(NULL, total)
-    cdef uint8_t *start = <uint8_t *>PyBytes_AS_STRING(made)
+    cdef uint8_t *start = <uint8_t *>PyBytes_AsString(made)
     cdef uint8_t *at = start
     for i in range(n):
         text = utf8(pieces[i], &size)
@@ -107,7 +107,7 @@ def encode_model(list pieces not None, const float[::1] scores not None, const i
         at = put_varint(at + 6, <uint64_t>types[i])
     cdef bytes rest = b"\x12\x05\x18\x02\x98\x02" + (b"\x01" if byte_fallback else b"\x00")
     rest += b"\x1a\x10\x0a\x08identity\x18\x00\x20\x00\x28\x01"
-    memcpy(at, PyBytes_AS_STRING(rest), len(rest))
+    memcpy(at, PyBytes_AsString(rest), len(rest))
     at += len(rest)
     return made[:at - start]
 
@@ -179,7 +179,7 @@ def decode_model(bytes data not None):
     cdef bytes piece
     cdef float score
     cdef uint64_t kind
-    r.base = <const uint8_t *>PyBytes_AS_STRING(data)
+    r.base = <const uint8_t *>PyBytes_AsString(data)
     r.at = 0
     r.end = whole
     cdef list pieces = [], scores = [], types = []
