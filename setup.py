@@ -170,6 +170,16 @@ def tiers(cc: list[str], root: Path = CSRC) -> list[Isa]:
     return [t for t in found if compiles(cc, shlex.split(t.flags), f"#include <{t.header}>\n{t.probe}")]
 
 
+def core_jobs(cc: list[str], built: list[Isa]) -> list[tuple[str, list[str], Path]]:
+    """(tier, flags, file) for every file of csrc. built: the tiers that the compiler knows."""
+    core = [*COMMON, *openmp(), *WARNINGS, *stack_flags(cc, extra_flags()), f"-I{CSRC}", *(t.define for t in built)]
+    jobs = [("scalar", core, p) for folder in BASELINE for p in sorted((CSRC / folder).glob("*.c"))]
+    for tier in built:
+        flags = [*core, *shlex.split(tier.flags)]
+        jobs += [(tier.name, flags, p) for p in sorted((CSRC / "kernels" / tier.sources).glob("*.c"))]
+    return jobs
+
+
 def cython_modules(root: Path = PACKAGES) -> list[Extension]:
     """One extension per .pyx file, named by its path."""
     files = sorted(root.rglob("*.pyx"))
@@ -255,13 +265,7 @@ class BuildExt(build_ext):
         temp = Path(self.build_temp)
         built = tiers(cc)
         print("instruction sets:", ", ".join(["scalar", *(t.name for t in built)]), flush=True)
-        core = [*COMMON, *openmp(), *WARNINGS, *stack_flags(cc, extra_flags()), f"-I{CSRC}", *(t.define for t in built)]
-        jobs = [("scalar", core, p) for folder in BASELINE for p in sorted((CSRC / folder).glob("*.c"))]
-        for tier in built:
-            jobs += [
-                (tier.name, [*core, *shlex.split(tier.flags)], p)
-                for p in sorted((CSRC / "kernels" / tier.sources).glob("*.c"))
-            ]
+        jobs = core_jobs(cc, built)
         generated = [*GENERATED, *stable_abi(), *openmp(), f"-I{CSRC}", *(t.define for t in built)]
         generated += [f"-I{p}" for p in self.include_dirs]
         modules = self.translate(temp / "cython")

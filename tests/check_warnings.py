@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,14 +13,10 @@ import setup
 def main() -> None:
     cc = setup.find_compiler()
     built = setup.tiers(cc)
-    core = [*setup.COMMON, *setup.WARNINGS, *setup.stack_flags(cc, []), f"-I{setup.CSRC}", *(t.define for t in built)]
-    jobs = [(core, path) for folder in setup.BASELINE for path in sorted((setup.CSRC / folder).glob("*.c"))]
-    for tier in built:
-        flags = [*core, *shlex.split(tier.flags)]
-        jobs += [(flags, path) for path in sorted((setup.CSRC / "kernels" / tier.sources).glob("*.c"))]
+    jobs = setup.core_jobs(cc, built)
 
-    def check(job: tuple[list[str], Path]) -> str:
-        command = [*cc, *job[0], "-Werror", "-c", str(job[1]), "-o", os.devnull]
+    def check(job: tuple[str, list[str], Path]) -> str:
+        command = [*cc, *job[1], "-Werror", "-fsyntax-only", str(job[2])]
         done = subprocess.run(command, capture_output=True, text=True)
         return done.stderr if done.returncode else ""
 

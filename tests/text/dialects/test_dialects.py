@@ -167,7 +167,7 @@ def test_many_beginnings_are_read_in_time_that_grows_with_them(one: Dialect, mon
 
     for opened in one.opens:
         for begun in BEGUN:
-            few, many = (looked(f"{opened}{begun}" * n) for n in (300, 600))
+            few, many = (looked(f"{opened}{begun}" * n) for n in (100, 200))
             assert many <= 2.2 * few + 2000, (opened, begun, few, many)
 
 
