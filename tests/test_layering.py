@@ -137,6 +137,7 @@ def test_c_checker_accepts(name: str, text: str) -> None:
 # Every import counts: those of functions, and those under `if TYPE_CHECKING:`, too.
 EDGES = {
     "adapters": ("batch", "observers", "openai"),
+    "compat": ("adapters",),
     "__main__": ("cli",),
     "cli": ("bench", "making", "families", "batch", "__init__"),
     "batch": ("server",),

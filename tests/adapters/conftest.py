@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).resolve().parent
-EXAMPLES = HERE.parent.parent / "examples"
+ROOT = HERE.parent.parent
+EXAMPLES = ROOT / "examples"
 Run = Callable[..., str]
 
 
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Callable[[list[str]], Run]:
-    """environment(packages) -> run(*arguments of python) -> what it printed. The packages, pinned, are installed into
-    an environment of their own, which also has those of this one; they win."""
+def readme(imported: str) -> str:
+    """The README's lines that import this module, or from it."""
+    blocks = re.findall(r"^```py\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    (code,) = [block for block in blocks if f"from {imported} import" in block or f"import {imported}\n" in block]
+    return code
 
-    def make(packages: list[str]) -> Run:
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Callable[..., Run]:
+    """environment(packages, alone) -> run(*arguments of python) -> what it printed. The packages, pinned, are installed
+    into an environment of their own, which also has those of this one; they win. alone: those that are installed
+    without what they depend on."""
+
+    def make(packages: list[str], alone: Sequence[str] = ()) -> Run:
         folder = tmp_path_factory.mktemp("adapter")
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         python = folder / "bin" / "python"
@@ -29,7 +39,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Call
         own = sysconfig.get_paths()["purelib"]
         source = f"import site; site.addsitedir({own!r})\n"  # its .pth files too: an editable install
         (folder / "lib" / site / "site-packages" / "zzz_beside.pth").write_text(source)
-        subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True)
+        pip: list[str | Path] = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*pip, *packages], check=True)
+        if alone:
+            subprocess.run([*pip, "--no-deps", *alone], check=True)
 
         def run(*arguments: str | Path, **more: str) -> str:
             env = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"} | more

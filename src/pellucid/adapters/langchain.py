@@ -36,7 +36,7 @@ except ImportError as error:
     raise ImportError(f"pellucid.adapters.langchain needs the extra langchain: {error}") from None
 
 from pellucid import Completion, Model, Piece
-from pellucid.adapters.shared import loaded
+from pellucid.adapters.shared import check_template, loaded
 
 __all__ = ["ChatPellucid", "PellucidEmbeddings", "PellucidLLM"]
 
@@ -119,6 +119,7 @@ class ChatPellucid(_Settings, BaseChatModel):
         options = self._options(stop, more)
         if self.template is not None:
             options.setdefault("template", self.template)
+        check_template(self._model(more), options.get("template"), "ChatPellucid(template=...)")
         converted = convert_to_openai_messages(messages)
         return (converted if isinstance(converted, list) else [converted]), options
 

@@ -1,4 +1,4 @@
-"""Loaded models that adapters share."""
+"""Loaded models that adapters share, and what their users may lack."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid import Model, pickled
+from pellucid.errors import ChatTemplateError
 
-__all__ = ["loaded"]
+__all__ = ["check_template", "loaded"]
 
 
 def loaded(model: str | Model, load: Mapping[str, Any]) -> Model:
@@ -19,3 +20,11 @@ def loaded(model: str | Model, load: Mapping[str, Any]) -> Model:
     path = os.path.abspath(model) if os.path.exists(model) else model
     found: Model = pickled.kept((path, repr(sorted(load.items()))), lambda: Model.load(path, **load))
     return found
+
+
+def check_template(model: Model, template: str | None, way: str) -> None:
+    """Raises ChatTemplateError where the model has no chat template and none is given. way: how the adapter takes one,
+    as in "ChatPellucid(template=...)"."""
+    tokenizer = model.tokenizer
+    if template is None and tokenizer is not None and tokenizer.chat_template is None:
+        raise ChatTemplateError(f"the model file has no chat template: give one, in Jinja, with {way}")

@@ -134,8 +134,8 @@ class Objects:
 class ChatObjects(Objects):
     whole, chunk, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
         self._called: set[int] = set()  # choices that have calls
 
     def opening(self, index: int) -> dict[str, Any]:
@@ -191,8 +191,8 @@ class ChatObjects(Objects):
 class CompletionObjects(Objects):
     whole, prefix = "text_completion", "cmpl-"
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
         self._offsets: dict[int, int] = {}  # characters of each choice so far
 
     def whole_choice(self, index: int, part: Part) -> dict[str, Any]:

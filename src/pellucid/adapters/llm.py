@@ -1,0 +1,297 @@
+"""A plugin for the command `llm` and its library: models "pellucid/NAME" that run in this process.
+
+It is found once both packages are installed. `llm pellucid add ALIAS MODEL` adds a file, folder or name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+try:
+    import click
+    import llm
+    from llm.parts import ReasoningPart, StreamEvent, TextPart, ToolCallPart, ToolResultPart
+    from pydantic import Field
+except ImportError as error:
+    raise ImportError(f"pellucid.adapters.llm needs the extra llm: {error}") from None
+
+if TYPE_CHECKING:  # `llm` imports its plugins for every command; what runs models is imported when one runs
+    from pellucid import Model
+    from pellucid.adapters.answers import Answer
+
+__all__ = ["PellucidAsyncChat", "PellucidChat", "PellucidEmbedding"]
+
+_held: dict[str, Model] = {}  # a conversation's model stays loaded
+
+
+class Source:
+    """Where a model comes from. template: a chat template, in Jinja, of its own."""
+
+    def __init__(self, name: str, model: str, template: str | None = None) -> None:
+        self.id = f"pellucid/{name}"
+        self._model = model
+        self.template = template
+
+    def open(self) -> Model:
+        """The model, loaded at its first use. Raises what `Model.load` raises."""
+        from pellucid.adapters.shared import loaded
+
+        found = loaded(self._model, {})
+        _held[self._model] = found
+        return found
+
+
+# ---- what `llm` asks for ------------------------------------------------------------------------------------------
+
+
+@llm.hookimpl
+def register_models(register: Any) -> None:
+    for source in _sources():
+        register(PellucidChat(source), PellucidAsyncChat(source))
+
+
+@llm.hookimpl
+def register_embedding_models(register: Any) -> None:
+    for source in _sources():
+        register(PellucidEmbedding(source))
+
+
+@llm.hookimpl
+def register_commands(cli: Any) -> None:
+    @cli.group(name="pellucid")
+    def group() -> None:
+        "Models that run in this process"
+
+    @group.command(name="add")
+    @click.argument("alias")
+    @click.argument("model")
+    @click.option("--template", type=click.Path(exists=True, dir_okay=False), help="file with a chat template")
+    def add(alias: str, model: str, template: str | None) -> None:
+        "Add a GGUF file, a folder or a name as pellucid/ALIAS"
+        path = Path(model)
+        kept: dict[str, Any] = {"model": str(path.resolve()) if path.exists() else model}
+        if template is not None:
+            kept["template"] = Path(template).read_text(encoding="utf-8")
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        _file().write_text(json.dumps({**_added(), alias: kept}, indent=2) + "\n", encoding="utf-8")
+
+    @group.command(name="remove")
+    @click.argument("alias")
+    def remove(alias: str) -> None:
+        "Remove what `add` added; its file stays"
+        added = _added()
+        if added.pop(alias, None) is None:
+            raise click.ClickException(f"{alias}: expected one of {', '.join(added) or 'those of llm pellucid add'}")
+        _file().write_text(json.dumps(added, indent=2) + "\n", encoding="utf-8")
+
+
+def _file() -> Path:
+    return Path(llm.user_dir()) / "pellucid-models.json"
+
+
+def _added() -> dict[str, Any]:
+    try:
+        found = json.loads(_file().read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise click.ClickException(f"{_file()}: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(one, dict) and "model" in one for one in found.values()):
+        raise click.ClickException(f"{_file()}: expected an object of objects that have a key model")
+    return found
+
+
+def _sources() -> list[Source]:
+    """The catalogue's models, those that were pulled, those that were added."""
+    from pellucid.errors import FetchError
+    from pellucid.weights import catalog, inventory
+
+    names = [entry.name for entry in catalog.entries() if not entry.terms or catalog.is_cached(entry.name)]
+    try:
+        names += [held.name for held in inventory.pulled()]
+    except FetchError:  # the cache cannot be read
+        pass
+    added = _added()
+    found = [Source(name, name) for name in names if name not in added]
+    return found + [Source(name, one["model"], one.get("template")) for name, one in added.items()]
+
+
+# ---- chats --------------------------------------------------------------------------------------------------------
+
+
+class _Options(llm.Options):
+    max_tokens: int | None = Field(description="Most tokens of an answer", default=None)
+    temperature: float | None = Field(description="0: always the likeliest token", default=None)
+    top_k: int | None = Field(description="Draw from so many of the likeliest tokens", default=None)
+    top_p: float | None = Field(description="Draw from the likeliest tokens that have this probability", default=None)
+    min_p: float | None = Field(description="Least probability, as a part of the likeliest one's", default=None)
+    repeat_penalty: float | None = Field(description="Above 1: tokens that occurred become less likely", default=None)
+    seed: int | None = Field(description="Of the draws: the same gives the same answer", default=None)
+    stop: str | list[str] | None = Field(description="The answer ends before this text", default=None)
+    json_object: bool | None = Field(description="The answer is a JSON object", default=None)
+
+
+class _Chat:
+    """What both kinds of chat models share."""
+
+    can_stream = True
+    supports_schema = True
+    supports_tools = True
+
+    class Options(_Options):
+        pass
+
+    def __init__(self, source: Source) -> None:
+        self.model_id = source.id
+        self._source = source
+
+    def _answer(self, prompt: Any) -> Answer:
+        from pellucid.adapters.answers import Answer
+        from pellucid.adapters.shared import check_template
+        from pellucid.openai.fields import chat_call, completion_call
+        from pellucid.openai.limits import UNBOUNDED
+
+        model, template = self._source.open(), self._source.template
+        body = {name: value for name, value in prompt.options.model_dump().items() if value is not None}
+        if body.pop("json_object", None):
+            body["response_format"] = {"type": "json_object"}
+        if prompt.schema:
+            body["response_format"] = {"type": "json_schema", "json_schema": {"schema": _closed(prompt.schema)}}
+        if prompt.tools:
+            body["tools"] = [_tool(tool) for tool in prompt.tools]
+        messages = _messages(prompt.messages)
+        tokenizer = model.tokenizer
+        if template is None and not prompt.tools and tokenizer is not None and tokenizer.chat_template is None:
+            # A model that does not chat goes on with the text.
+            text = "\n".join(message["content"] for message in messages)
+            return Answer(model, completion_call({**body, "prompt": text}, UNBOUNDED), self.model_id)
+        check_template(model, template, "llm pellucid add ALIAS MODEL --template FILE")
+        call = chat_call({**body, "messages": messages}, UNBOUNDED)
+        if template is not None:
+            call.template["template"] = template
+        return Answer(model, call, self.model_id)
+
+
+def _events(event: dict[str, Any], calls: dict[int, dict[str, str]]) -> Iterator[str | StreamEvent]:
+    """An event in `llm`'s form. calls: collects the calls of tools."""
+    for choice in event["choices"]:
+        delta = choice.get("delta", {"content": choice.get("text")})
+        if delta.get("reasoning_content"):
+            yield StreamEvent(type="reasoning", chunk=delta["reasoning_content"])
+        if delta.get("content"):
+            yield StreamEvent(type="text", chunk=delta["content"])
+        for one in delta.get("tool_calls", ()):
+            function = one["function"]
+            call = calls.setdefault(one["index"], {"arguments": ""})
+            if "name" in function:
+                call |= {"id": one["id"], "name": function["name"]}
+                yield StreamEvent(type="tool_call_name", chunk=function["name"], tool_call_id=one["id"])
+            call["arguments"] += function["arguments"]
+            yield StreamEvent(type="tool_call_args", chunk=function["arguments"], tool_call_id=call["id"])
+
+
+def _ended(response: Any, answer: Answer, calls: dict[int, dict[str, str]]) -> None:
+    for call in calls.values():
+        try:
+            arguments = json.loads(call["arguments"] or "{}")
+        except ValueError:
+            raise llm.ModelError(f"the call of {call['name']} was cut off: {call['arguments'][:80]}") from None
+        response.add_tool_call(llm.ToolCall(name=call["name"], arguments=arguments, tool_call_id=call["id"]))
+    used = answer.used()
+    response.set_usage(input=used["prompt_tokens"], output=used["completion_tokens"])
+    response.response_json = {"usage": used, "timings": answer.timings}
+
+
+class PellucidChat(_Chat, llm.Model):
+    def execute(
+        self, prompt: Any, stream: bool, response: Any, conversation: Any = None
+    ) -> Iterator[str | StreamEvent]:
+        answer, calls = self._answer(prompt), dict[int, dict[str, str]]()
+        for event in answer.events():
+            yield from _events(event, calls)
+        _ended(response, answer, calls)
+
+
+class PellucidAsyncChat(_Chat, llm.AsyncModel):
+    async def execute(
+        self, prompt: Any, stream: bool, response: Any, conversation: Any = None
+    ) -> AsyncGenerator[str | StreamEvent, None]:
+        import asyncio
+
+        answer = await asyncio.get_running_loop().run_in_executor(None, self._answer, prompt)
+        calls: dict[int, dict[str, str]] = {}
+        async for event in answer.aevents():
+            for found in _events(event, calls):
+                yield found
+        _ended(response, answer, calls)
+
+
+def _tool(tool: Any) -> dict[str, Any]:
+    if not isinstance(tool, llm.Tool):
+        raise llm.ModelError(f"{type(tool).__name__}: there is no server that could run this tool")
+    return {
+        "type": "function",
+        "function": {
+            "name": tool.name,
+            "description": tool.description or "",
+            "parameters": _closed(tool.input_schema),
+        },
+    }
+
+
+def _closed(schema: Any) -> Any:
+    """A schema whose objects have no keys but theirs, where it does not say."""
+    if isinstance(schema, list):
+        return [_closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _closed(value) for name, value in schema.items()}
+    if isinstance(found.get("properties"), dict) and found.get("type") == "object":
+        found.setdefault("additionalProperties", False)
+    return found
+
+
+def _messages(given: Iterable[Any]) -> list[dict[str, Any]]:
+    """OpenAI's messages, from those of `llm`, which have parts."""
+    found: list[dict[str, Any]] = []
+    for message in given:
+        texts, reasoning, calls = [], [], []
+        for part in message.parts:
+            if isinstance(part, ToolResultPart):
+                found.append({"role": "tool", "tool_call_id": part.tool_call_id, "content": part.output})
+            elif isinstance(part, ToolCallPart):
+                function = {"name": part.name, "arguments": json.dumps(part.arguments)}
+                calls.append({"id": part.tool_call_id, "type": "function", "function": function})
+            elif isinstance(part, ReasoningPart):
+                reasoning.append(part.text)
+            elif isinstance(part, TextPart):
+                texts.append(part.text)
+            else:
+                raise llm.ModelError(f"{type(part).__name__}: this model reads text alone")
+        if texts or reasoning or calls:
+            one: dict[str, Any] = {"role": message.role, "content": "".join(texts)}
+            if reasoning:
+                one["reasoning_content"] = "".join(reasoning)
+            if calls:
+                one["tool_calls"] = calls
+            found.append(one)
+    return found
+
+
+# ---- embeddings ---------------------------------------------------------------------------------------------------
+
+
+class PellucidEmbedding(llm.EmbeddingModel):
+    supports_text = True
+    batch_size = 32
+
+    def __init__(self, source: Source) -> None:
+        self.model_id = source.id
+        self._source = source
+
+    def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
+        rows = self._source.open().embed([str(item) for item in items])
+        yield from (row.tolist() for row in rows)

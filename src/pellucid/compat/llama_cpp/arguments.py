@@ -1,0 +1,156 @@
+"""llama-cpp-python's arguments as the library's options: what is taken, what has no effect, what is refused."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from pellucid.compat.llama_cpp.llama_chat_format import TEMPLATES
+
+__all__ = [
+    "LLAMA_POOLING_TYPE_CLS",
+    "LLAMA_POOLING_TYPE_LAST",
+    "LLAMA_POOLING_TYPE_MEAN",
+    "LLAMA_POOLING_TYPE_NONE",
+    "LLAMA_POOLING_TYPE_UNSPECIFIED",
+    "LLAMA_SPLIT_MODE_LAYER",
+    "LLAMA_SPLIT_MODE_NONE",
+    "LLAMA_SPLIT_MODE_ROW",
+    "POOLINGS",
+    "check",
+    "kv_of",
+    "request",
+    "seed_of",
+    "template_of",
+]
+
+LLAMA_POOLING_TYPE_UNSPECIFIED = -1
+LLAMA_POOLING_TYPE_NONE = 0
+LLAMA_POOLING_TYPE_MEAN = 1
+LLAMA_POOLING_TYPE_CLS = 2
+LLAMA_POOLING_TYPE_LAST = 3
+LLAMA_SPLIT_MODE_NONE, LLAMA_SPLIT_MODE_LAYER, LLAMA_SPLIT_MODE_ROW = range(3)
+
+POOLINGS = {LLAMA_POOLING_TYPE_MEAN: "mean", LLAMA_POOLING_TYPE_CLS: "first", LLAMA_POOLING_TYPE_LAST: "last"}
+KV = {None: "auto", 0: "f32", 1: "f16", 8: "int8", 30: "bf16"}  # by ggml's numbers of types
+
+# Arguments of a model that change how llama.cpp computes, and nothing here -> what they are by default.
+IGNORED: dict[str, Any] = {
+    "f16_kv": True,
+    "flash_attn": False,
+    "main_gpu": 0,
+    "n_batch": 512,
+    "n_gpu_layers": 0,
+    "n_parts": -1,
+    "n_threads_batch": None,
+    "n_ubatch": 512,
+    "no_perf": False,
+    "numa": False,
+    "offload_kqv": True,
+    "op_offload": None,
+    "split_mode": LLAMA_SPLIT_MODE_LAYER,
+    "swa_full": None,
+    "tensor_split": None,
+    "use_mlock": False,
+    "use_mmap": True,
+    "spm_infill": False,
+}
+# Those that would change an answer, and are not supported -> what changes nothing.
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "attention_type": (-1,),
+    "chat_handler": (None,),
+    "draft_model": (None,),
+    "kv_overrides": (None, {}),
+    "lora_base": (None,),
+    "lora_path": (None,),
+    "lora_scale": (1.0,),
+    "rope_freq_base": (0.0, 10000.0),
+    "rope_freq_scale": (0.0, 1.0),
+    "rope_scaling_type": (None, -1),
+    "tokenizer": (None,),
+    "vocab_only": (False,),
+    "yarn_attn_factor": (1.0,),
+    "yarn_beta_fast": (32.0,),
+    "yarn_beta_slow": (1.0,),
+    "yarn_ext_factor": (-1.0,),
+    "yarn_orig_ctx": (0,),
+}
+# The same of a call.
+REFUSED_OF_CALLS: dict[str, tuple[Any, ...]] = {
+    "logits_processor": (None, []),
+    "stopping_criteria": (None, []),
+    "suffix": (None, ""),
+    "tfs_z": (1.0,),
+}
+
+
+def check(given: Mapping[str, Any]) -> None:
+    """Raises NotImplementedError for what is not supported; warns of what has no effect."""
+    without = []
+    for name, value in given.items():
+        if name in REFUSED:
+            _refuse(name, value, REFUSED[name])
+        elif name not in IGNORED or value not in (None, IGNORED[name]):
+            without.append(name)
+    if without:
+        warnings.warn(f"without effect: {', '.join(sorted(without))}", stacklevel=3)
+
+
+def _refuse(name: str, value: Any, harmless: tuple[Any, ...]) -> None:
+    if not any(value is one or value == one for one in harmless):
+        raise NotImplementedError(f"{name} is not supported")
+
+
+def kv_of(type_k: int | None, type_v: int | None) -> str:
+    """The type of cached keys and values."""
+    if type_k not in KV or type_v not in KV or type_k != type_v:
+        known = ", ".join(f"{number} ({name})" for number, name in KV.items() if number is not None)
+        raise NotImplementedError(f"type_k={type_k}, type_v={type_v} are not supported: expected the same of {known}")
+    return KV[type_k]
+
+
+def template_of(chat_format: str | None, template: str | None) -> str | None:
+    """The chat template; None: the model's own."""
+    if template is not None or chat_format in (None, "chat_template.default"):
+        return template
+    if chat_format not in TEMPLATES:
+        known = ", ".join(TEMPLATES)
+        raise NotImplementedError(
+            f"chat_format={chat_format!r} is not supported: expected None, for the model's own, {known}, or a template "
+            "in Jinja with template=..."
+        )
+    return TEMPLATES[chat_format]
+
+
+def seed_of(seed: int | None) -> int | None:
+    """None where it says that one is to be drawn."""
+    return None if seed is None or seed in (-1, 0xFFFFFFFF) else seed
+
+
+def request(given: Mapping[str, Any], repeat_last: int, seed: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """-> the fields of OpenAI's request, and options of the library beside them. given: the arguments of a call.
+    repeat_last, seed: of the model."""
+    fields, options = dict(given), dict[str, Any]()
+    for name, harmless in REFUSED_OF_CALLS.items():
+        if name in fields:
+            _refuse(name, fields.pop(name), harmless)
+    grammar, bias, mode = fields.pop("grammar", None), fields.pop("logit_bias", None), fields.pop("mirostat_mode", 0)
+    if grammar is not None:
+        options.update(grammar.options())
+    if bias:
+        options["logit_bias"] = {int(id): float(value) for id, value in bias.items()}
+    if mode:
+        fields["mirostat"] = mode
+    else:
+        fields.pop("mirostat_tau", None)
+        fields.pop("mirostat_eta", None)
+    if fields.get("max_tokens") is not None and fields["max_tokens"] <= 0:  # as many as fit
+        del fields["max_tokens"]
+    if fields.get("top_k") is not None and fields["top_k"] < 0:  # all
+        fields["top_k"] = 0
+    if fields.get("temperature") is not None and fields["temperature"] < 0:
+        fields["temperature"] = 0
+    fields["repeat_last"] = repeat_last
+    fields["seed"] = seed_of(fields.get("seed")) if seed_of(fields.get("seed")) is not None else seed
+    return fields, options

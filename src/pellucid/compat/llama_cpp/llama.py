@@ -1,0 +1,362 @@
+"""The class `Llama`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from pellucid import Model
+from pellucid.adapters.answers import Answer
+from pellucid.adapters.shared import check_template
+from pellucid.compat.llama_cpp import shapes
+from pellucid.compat.llama_cpp.arguments import (
+    LLAMA_POOLING_TYPE_NONE,
+    LLAMA_POOLING_TYPE_UNSPECIFIED,
+    POOLINGS,
+    check,
+    kv_of,
+    request,
+    seed_of,
+    template_of,
+)
+from pellucid.compat.llama_cpp.llama_tokenizer import LlamaTokenizer
+from pellucid.errors import ContextFullError, FetchError, WrongValue
+from pellucid.openai.embeddings import embedded
+from pellucid.openai.fields import chat_call, completion_call
+from pellucid.openai.limits import UNBOUNDED
+
+__all__ = ["Llama", "LlamaState"]
+
+
+class LlamaState(NamedTuple):
+    """What `Llama.save_state` keeps. A call depends on its arguments and the seed alone; what was computed for earlier
+    prompts, the model keeps by itself."""
+
+    seed: int | None
+
+
+class Llama:
+    """A model with the methods of llama-cpp-python's class of this name.
+
+    n_ctx: 0: as many tokens as the model was made for. n_threads: default: the physical cores. seed: of calls that
+    give none. type_k, type_v: numbers of ggml's types, f32, f16, bf16 or q8_0. chat_format: None, for the model's own,
+    or "chatml". template: a chat template in Jinja, which llama-cpp-python does not have. Other arguments have no
+    effect, of which a warning tells, or raise NotImplementedError.
+
+    Raises what `Model.load` raises.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        n_ctx: int = 512,
+        n_threads: int | None = None,
+        seed: int = -1,
+        chat_format: str | None = None,
+        template: str | None = None,
+        embedding: bool = False,
+        pooling_type: int = LLAMA_POOLING_TYPE_UNSPECIFIED,
+        logits_all: bool = False,
+        last_n_tokens_size: int = 64,
+        type_k: int | None = None,
+        type_v: int | None = None,
+        verbose: bool = True,
+        **others: Any,
+    ) -> None:
+        check(others)
+        if pooling_type not in (LLAMA_POOLING_TYPE_UNSPECIFIED, LLAMA_POOLING_TYPE_NONE, *POOLINGS):
+            raise NotImplementedError(f"pooling_type={pooling_type} is not supported")
+        self.model_path = model_path
+        self.chat_format = chat_format
+        self.verbose = verbose
+        self._template = template_of(chat_format, template)
+        self._seed = seed_of(seed)
+        self._repeat_last = last_n_tokens_size
+        options = {"threads": n_threads, "kv": kv_of(type_k, type_v), "prefix_cache": True}
+        self._model = _load(model_path, n_ctx, options)
+        own = self._model.core.embedder.pooling
+        named = {name: number for number, name in POOLINGS.items()}
+        if pooling_type == LLAMA_POOLING_TYPE_UNSPECIFIED:
+            pooling_type = LLAMA_POOLING_TYPE_NONE if own is None else named[own]
+        self._pooling = pooling_type
+        self.context_params = SimpleNamespace(n_ctx=self.n_ctx(), embeddings=embedding)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str | None,
+        additional_files: Sequence[str] | None = None,
+        local_dir: str | os.PathLike[str] | None = None,
+        local_dir_use_symlinks: bool | str = "auto",
+        cache_dir: str | os.PathLike[str] | None = None,
+        **others: Any,
+    ) -> Llama:
+        """A model of a hub, which `pellucid pull` would download, too: into Pellucid's cache.
+
+        filename: of one file, whose beginning or end may be `*`. Raises FetchError, also for a model under terms that
+        were not accepted; NotImplementedError for other folders.
+        """
+        from pellucid.weights import hub
+
+        for name, value in (("additional_files", additional_files), ("local_dir", local_dir), ("cache_dir", cache_dir)):
+            if value:
+                raise NotImplementedError(f"{name} is not supported: models are kept in the folder of PELLUCID_CACHE")
+        wanted = (filename or "").strip("*")
+        if any(mark in wanted for mark in "*?["):
+            raise NotImplementedError(f"filename={filename!r}: expected `*` at its beginning or end alone")
+        reference = f"{repo_id}:{wanted}" if wanted else repo_id
+        path = hub.find(reference)
+        if path is None:
+            listing = hub.ask(reference)
+            if listing.terms:
+                raise FetchError(
+                    f"{reference} comes under terms: run `pellucid pull {reference}` first", name=reference
+                )
+            path = hub.fetch(listing)
+        return cls(str(path), **others)
+
+    def close(self) -> None:
+        self._model.close()
+
+    # ---- texts ------------------------------------------------------------------------------------------------------
+
+    def create_completion(
+        self,
+        prompt: str | list[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        typical_p: float = 1.0,
+        logprobs: int | None = None,
+        echo: bool = False,
+        stop: str | list[str] | None = None,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        top_k: int = 40,
+        stream: bool = False,
+        seed: int | None = None,
+        tfs_z: float = 1.0,
+        mirostat_mode: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        model: str | None = None,
+        stopping_criteria: Any = None,
+        logits_processor: Any = None,
+        grammar: Any = None,
+        logit_bias: Mapping[Any, float] | None = None,
+    ) -> Any:
+        """Continues a text, or ids -> a dict of OpenAI's form; with stream, an iterator of such dicts."""
+        given = {name: value for name, value in locals().items() if name not in ("self", "echo", "stream", "model")}
+        if echo and logprobs is not None:
+            raise NotImplementedError("echo with logprobs is not supported")
+        fields, options = request(given, self._repeat_last, self._seed)
+        call = completion_call(fields, UNBOUNDED)
+        call.options |= options
+        ahead = 0 if echo else len(prompt) if isinstance(prompt, str) else len(self._model.detokenize(prompt))
+        if echo and not stream:
+            call.options["echo"] = True
+        with _context():
+            answer = Answer(self._model, call, model or self.model_path)
+        if not stream:
+            with _context():
+                return shapes.completion(answer.whole(), ahead)
+        return _streamed(one for event in answer.events() for one in shapes.completion_events(event, ahead))
+
+    __call__ = create_completion
+
+    # ---- chats ------------------------------------------------------------------------------------------------------
+
+    def create_chat_completion(
+        self,
+        messages: list[Any],
+        functions: list[Any] | None = None,
+        function_call: Any = None,
+        tools: list[Any] | None = None,
+        tool_choice: Any = None,
+        temperature: float = 0.2,
+        top_p: float = 0.95,
+        top_k: int = 40,
+        min_p: float = 0.05,
+        typical_p: float = 1.0,
+        stream: bool = False,
+        stop: str | list[str] | None = None,
+        seed: int | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        max_tokens: int | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        tfs_z: float = 1.0,
+        mirostat_mode: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        model: str | None = None,
+        logits_processor: Any = None,
+        grammar: Any = None,
+        logit_bias: Mapping[Any, float] | None = None,
+        logprobs: bool | None = None,
+        top_logprobs: int | None = None,
+    ) -> Any:
+        """The next message -> a dict of OpenAI's form; with stream, an iterator of such dicts. A reasoning model's
+        thoughts are a key of their own, reasoning_content."""
+        apart = ("self", "stream", "model", "functions", "function_call")
+        given = {name: value for name, value in locals().items() if name not in apart}
+        if functions is not None:  # the older form of tools
+            given["tools"] = [{"type": "function", "function": one} for one in functions]
+        if function_call is not None:
+            named = isinstance(function_call, Mapping)
+            given["tool_choice"] = {"type": "function", "function": dict(function_call)} if named else function_call
+        fields, options = request(given, self._repeat_last, self._seed)
+        call = chat_call(fields, UNBOUNDED)
+        call.options |= options
+        if self._template is not None:
+            call.template["template"] = self._template
+        check_template(self._model, self._template, "Llama(template=...)")
+        with _context():
+            answer = Answer(self._model, call, model or self.model_path)
+        if not stream:
+            with _context():
+                return shapes.chat(answer.whole())
+        calls: dict[int, str] = {}
+        return _streamed(shapes.chat_event(event, calls) for event in answer.events())
+
+    # ---- embeddings -------------------------------------------------------------------------------------------------
+
+    def create_embedding(self, input: str | list[str], model: str | None = None) -> dict[str, Any]:
+        """Embeddings of texts -> a dict of OpenAI's form."""
+        rows, tokens = self.embed(input if isinstance(input, list) else [input], return_count=True)
+        return embedded(False, [_Listed(row) for row in rows], model or self.model_path, tokens)
+
+    def embed(
+        self, input: str | list[str], normalize: bool = False, truncate: bool = True, return_count: bool = False
+    ) -> Any:
+        """An embedding of each text; of one text that is no list, its embedding alone. Where the model does not say how
+        it makes one, and no pooling_type was given: one of every token. return_count: and the number of tokens. Raises
+        RuntimeError where the model was not loaded with embedding=True."""
+        if not self.context_params.embeddings:
+            raise RuntimeError("embed: expected Llama(embedding=True)")
+        many = [self._model.tokenize(text) for text in ([input] if isinstance(input, str) else input)]
+        if truncate:
+            many = [ids[: self.n_ctx()] for ids in many]
+        with _context():
+            if self._pooling == LLAMA_POOLING_TYPE_NONE:
+                rows = [self._model.trace(ids, ["final"]).final.tolist() for ids in many]
+            else:
+                how = POOLINGS[self._pooling]
+                rows = self._model.embed(many, pooling=how, normalize=normalize).tolist() if many else []  # type: ignore[arg-type]
+        found = rows[0] if isinstance(input, str) else rows
+        return (found, sum(map(len, many))) if return_count else found
+
+    # ---- tokens -----------------------------------------------------------------------------------------------------
+
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+        return self._model.tokenize(text.decode("utf-8", errors="ignore"), add_bos, special)
+
+    def detokenize(self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False) -> bytes:
+        tokenizer = self._model.core.need_tokenizer()
+        text = b"".join(tokenizer.piece(int(id), special=special) for id in tokens)
+        begins = bool(tokens) and tokens[0] == self.token_bos() and text[:1] == b" "
+        return text[1:] if begins else text
+
+    def tokenizer(self) -> LlamaTokenizer:
+        return LlamaTokenizer(self)
+
+    def token_bos(self) -> int:
+        """-1: there is none."""
+        bos = self._model.core.need_tokenizer().bos
+        return -1 if bos is None else bos
+
+    def token_eos(self) -> int:
+        """-1: there is none."""
+        eos = self._model.core.need_tokenizer().eos
+        return -1 if eos is None else eos
+
+    def token_nl(self) -> int:
+        return self._model.tokenize("\n", add_special=False)[-1]
+
+    # ---- sizes and state --------------------------------------------------------------------------------------------
+
+    def n_ctx(self) -> int:
+        return self._model.context_length
+
+    def n_embd(self) -> int:
+        return self._model.info().dim
+
+    def n_vocab(self) -> int:
+        return self._model.info().vocab
+
+    def pooling_type(self) -> int:
+        return self._pooling
+
+    def set_seed(self, seed: int) -> None:
+        self._seed = seed_of(seed)
+
+    def set_cache(self, cache: Any) -> None:
+        """Has no effect: the model keeps what was computed by itself."""
+
+    def reset(self) -> None:
+        """Has no effect: no call goes on from another."""
+
+    def save_state(self) -> LlamaState:
+        return LlamaState(self._seed)
+
+    def load_state(self, state: LlamaState) -> None:
+        self._seed = state.seed
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _ABSENT:
+            raise _Absent(f"Llama.{name} is not supported: see Model.context for steps of one's own")
+        raise AttributeError(f"'Llama' object has no attribute {name!r}")
+
+
+class _Absent(NotImplementedError, AttributeError):
+    """What the class lacks; `hasattr` says so, too."""
+
+
+_ABSENT = frozenset({"eval", "eval_logits", "eval_tokens", "generate", "input_ids", "sample", "scores"})
+
+
+class _Listed(list[Any]):
+    """An embedding that is a list already."""
+
+    def tolist(self) -> list[Any]:
+        return list(self)
+
+
+def _load(path: str, n_ctx: int, options: dict[str, Any]) -> Model:
+    if n_ctx:
+        try:
+            return Model.load(path, context=n_ctx, **options)
+        except WrongValue as error:
+            if error.argument != "context" or n_ctx < 0:
+                raise
+            warnings.warn(f"n_ctx={n_ctx}: more tokens than the model was made for, which it then has", stacklevel=3)
+    model = Model.load(path, **options)
+    most = model.info().context_trained
+    if most > model.context_length:
+        model.close()
+        model = Model.load(path, context=most, **options)
+    return model
+
+
+@contextmanager
+def _context() -> Iterator[None]:
+    """A prompt that is too long, as programs look for it."""
+    try:
+        yield
+    except ContextFullError as error:
+        raise ValueError(f"Requested tokens ({error.needed}) exceed context window of {error.available}") from error
+
+
+def _streamed(events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    with _context():
+        yield from events

@@ -1,0 +1,46 @@
+"""Chat formats: that of the model, or a template. Handlers of images are not supported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["TEMPLATES", "Llava15ChatHandler"]
+
+# Formats that have a name, as templates in Jinja.
+TEMPLATES = {
+    "chatml": (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+}
+
+
+class _Handler:
+    """Reads images, which models here do not."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        raise NotImplementedError(f"{type(self).__name__}: models are run on text alone")
+
+
+class Llava15ChatHandler(_Handler):
+    pass
+
+
+class Llava16ChatHandler(_Handler):
+    pass
+
+
+class MoondreamChatHandler(_Handler):
+    pass
+
+
+class NanoLlavaChatHandler(_Handler):
+    pass
+
+
+class MiniCPMv26ChatHandler(_Handler):
+    pass
+
+
+class Qwen25VLChatHandler(_Handler):
+    pass

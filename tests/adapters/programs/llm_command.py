@@ -1,0 +1,50 @@
+"""What users of the command `llm` do: add a model, ask, chat, embed, schemas, tools, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+LLM = [sys.executable, "-m", "llm"]
+path, base, embedder = sys.argv[1:]
+PLAIN = ["-m", "pellucid/ours", "-o", "temperature", "0", "-o", "max_tokens", "8"]
+
+
+def llm(*arguments: str, stdin: str = "") -> str:
+    done = subprocess.run([*LLM, *arguments], input=stdin, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+assert "pellucid/smollm2-135m" in llm("models"), "the catalogue's"
+llm("pellucid", "add", "ours", path)
+llm("pellucid", "add", "base", base)
+llm("pellucid", "add", "embedder", embedder)
+llm("pellucid", "add", "gone", path)
+llm("pellucid", "remove", "gone")
+names = llm("models")
+assert "pellucid/ours" in names and "pellucid/gone" not in names
+assert "pellucid/embedder" in llm("embed-models")
+
+answer = llm(*PLAIN, "Name a colour.").strip()
+talk = llm("chat", *PLAIN, stdin="Name a colour.\nAnd another?\nexit\n")
+assert answer in talk and talk.count("\n> ") == 3, talk
+assert answer == llm(*PLAIN, "--no-stream", "Name a colour.").strip()
+assert isinstance(json.loads(llm(*PLAIN, "-o", "max_tokens", "40", "--schema", "warm bool", "Red?"))["warm"], bool)
+noon = 'def noon() -> str:\n    "When noon is"\n    return "12:00"'
+llm(*PLAIN, "--functions", noon, "When is noon?")
+assert len(json.loads(llm("embed", "-m", "pellucid/embedder", "-c", "Owls hunt."))) > 1
+print(answer)
+
+# ---- Ctrl-C: once text comes
+endless = ["-m", "pellucid/ours", "-o", "max_tokens", "4000", "-o", "temperature", "2"]
+with subprocess.Popen([*LLM, *endless, "Count."], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    assert running.stdout is not None and running.stdout.read(1)
+    running.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    running.communicate(timeout=60)
+    assert running.returncode != 0 and time.monotonic() - began < 30
+print("fine")
