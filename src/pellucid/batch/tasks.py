@@ -3,11 +3,10 @@ alone: not on the time, the machine or the rows beside it."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import Any
 
-from pellucid.batch.source import Row
+from pellucid.batch.source import Row, seed_of
 from pellucid.errors import PellucidError, WrongValue, one_line
 from pellucid.model import Model
 from pellucid.openai.fields import Call, chat_call, completion_call
@@ -74,10 +73,7 @@ class Generation:
         return items, call
 
     def _own_seed(self, row: Row) -> int | None:
-        if self._seed is None:
-            return None
-        text = f"{self._seed}:{row.id}".encode("utf-8", "surrogatepass")
-        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+        return None if self._seed is None else seed_of(self._seed, row.id)
 
     def line(self, row: Row, call: Call | None, found: list[Completion]) -> dict[str, Any]:
         if call is not None:

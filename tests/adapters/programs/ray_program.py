@@ -1,0 +1,211 @@
+"""Ray Data and Ray Serve with two actors on four logical CPUs: 200 rows, a failure, an actor that is killed, a job that
+is resumed; two replicas, a stream whose client goes away."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import ray
+from pyarrow import parquet
+from ray import serve
+from ray.data.checkpoint import CheckpointConfig
+
+from pellucid import Model
+from pellucid.adapters import ray as adapter
+from pellucid.batch.source import seed_of
+from pellucid.errors import PellucidError
+
+path, folder = sys.argv[1], Path.cwd() / "ray-data"
+WORDS = ("sea", "river", "old house", "cat", "winter", "morning")
+prompts = {f"row {i}": f"The {WORDS[i % 6]} {i}" for i in range(200)}
+OPTIONS: dict[str, Any] = {"max_tokens": 3, "temperature": 1.0}
+messages = [{"role": "user", "content": "Name a colour."}]
+
+(folder / "in").mkdir(parents=True)
+ids = list(prompts)
+for part in range(4):
+    some = ids[part * 50 : part * 50 + 50]
+    table = pyarrow.table({"id": some, "prompt": [prompts[one] for one in some]})
+    parquet.write_table(table, folder / "in" / f"{part}.parquet")
+with Model.load(path, kv="f16", threads=2) as model:
+    expected = {
+        id: done.text
+        for id, done in zip(ids, model.map(prompts.values(), seeds=(seed_of(7, id) for id in ids), **OPTIONS))
+    }
+    scored = [one.total for one in model.score(["The sky is blue.", "A fish."])]
+    answer = model.chat(messages, max_tokens=6, temperature=0).text
+    text = model.generate("The sky", max_tokens=6, temperature=0).text
+
+
+def began(what: str) -> None:
+    print(f"{time.monotonic() - start:6.1f} s: {what}", flush=True)
+
+
+def refused(says: str, call: Callable[[], Any]) -> None:
+    try:
+        call()
+    except (PellucidError, ValueError, TypeError) as error:
+        assert says in str(error), error
+    else:
+        raise AssertionError(says)
+
+
+place = vars(adapter)["_place"]
+for nodes, actors, cpus, free, found in (
+    ([4.0], "nodes", None, 2, (1, 2, None)),  # threads: its physical cores
+    ([4.0], 2, None, 2, (2, 1, 1)),
+    ([4.0], 2, 1, 2, (2, 1, 1)),
+    ([4.0, 4.0, 16.0], "nodes", None, 2, (3, 2, None)),
+    ([64.0] * 10, "nodes", None, 2, (10, 62, None)),
+    ([64.0] * 10, 20, None, 2, (20, 31, 31)),
+    ([3.0], "nodes", None, 2, (1, 1, None)),
+    ([2.5], "nodes", None, 2, (1, 0.5, None)),
+    ([4.0], 2, None, 0, (2, 2, 2)),
+):
+    assert tuple(place(nodes, actors, cpus, free, "actors")) == found, (nodes, actors, cpus)
+for nodes, actors, cpus, says in (
+    ([2.0], "nodes", None, "1 actors of 0.5 logical CPUs each need 0.5 of them, and 2 more"),
+    ([4.0, 4.0], 2, 5, "need 10 of them"),  # no node has so many
+    ([4.0], 3, 1, "and 2 more"),
+    ([], "nodes", None, "no node"),
+    ([4.0], 0, None, "actors=0"),
+    ([4.0], "all", None, "actors='all'"),
+    ([4.0], 1, -1, "cpus=-1"),
+):
+    refused(says, partial(place, nodes, actors, cpus, 2, "actors"))
+common = vars(adapter)["_common"]
+assert common([["scalar", "avx2"], ["scalar", "avx2"]]) is None
+assert common([["scalar", "avx2", "avx512"], ["scalar", "avx2"]]) == "avx2"
+assert common([["scalar", "neon"], ["scalar", "avx2"]]) == "scalar"
+
+
+class Told(adapter.Generate):
+    """Says which process did a row. On `fail` it fails at row 120, on `kill` its process is killed at row 150, once."""
+
+    def __call__(self, batch: Any) -> Any:
+        seen = batch["id"].to_pylist()
+        for id, flag in (("row 120", folder / "fail"), ("row 150", folder / "kill")):
+            if id in seen and flag.exists():
+                if flag.name == "fail":  # when something is written, which takes a process of its own
+                    until = time.monotonic() + 60
+                    while time.monotonic() < until and not list((folder / "out").glob("*.parquet")):
+                        time.sleep(0.05)
+                    raise RuntimeError("row 120 fails")
+                flag.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+        made = super().__call__(batch)
+        return made.append_column("pid", pyarrow.array([os.getpid()] * len(seen)))
+
+
+start = time.monotonic()
+ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+context = ray.data.DataContext.get_current()
+context.enable_progress_bars = False
+context.execution_options.verbose_progress = False
+began("Ray runs")
+rows = ray.data.read_parquet(str(folder / "in"))
+given: dict[str, Any] = {"id": "id", "seed": 7, "actors": 2, "cpus": 1, "batch_size": 20, **OPTIONS}
+refused("2 actors of 2 logical CPUs each need 4", lambda: adapter.generate(rows, path, actors=2, cpus=2))
+refused("needs id", lambda: adapter.generate(rows, path, seed=7))
+refused("not both", lambda: adapter.generate(rows, path, prompt="a", messages="b"))
+refused("output='prompt'", lambda: adapter.generate(rows, path, output="prompt"))
+refused("each actor loads the model", lambda: adapter.generate(rows, model))  # type: ignore[arg-type]
+refused("5 replicas", lambda: adapter.deployment(path, replicas=5, cpus=1))
+
+plain = ray.data.Dataset.map_batches
+ray.data.Dataset.map_batches = lambda ds, kind, **more: plain(ds, Told, **more)
+done = adapter.generate(rows, path, **given).take_all()
+assert {row["id"]: row["text"] for row in done} == expected and len(done) == 200
+assert len({row["pid"] for row in done}) == 2, "both actors have a share"
+assert all(row["new_tokens"] <= 3 and row["prompt_tokens"] > 1 for row in done)
+began("200 rows as in one process")
+
+context.checkpoint_config = CheckpointConfig(id_column="id", checkpoint_path=str(folder / "checkpoints"))
+rows = ray.data.read_parquet(str(folder / "in"))  # with the context that says where checkpoints are
+(folder / "fail").touch()
+with contextlib.suppress(Exception):
+    adapter.generate(rows, path, **given).write_parquet(str(folder / "out"))
+    raise SystemExit("it did not fail")
+found = sum(parquet.read_metadata(one).num_rows for one in (folder / "out").glob("*.parquet"))
+assert 0 < found < 200, found
+began(f"failed after {found} rows")
+(folder / "fail").unlink()
+(folder / "kill").touch()
+adapter.generate(rows, path, **given).write_parquet(str(folder / "out"))
+assert not (folder / "kill").exists(), "no actor was killed"
+table = parquet.read_table(folder / "out")
+assert table.num_rows == 200
+assert dict(zip(table["id"].to_pylist(), table["text"].to_pylist())) == expected
+context.checkpoint_config = None
+ray.data.Dataset.map_batches = plain
+began("resumed, with an actor killed: each row once, the same texts")
+
+few = ray.data.from_items([{"text": "The sky is blue."}, {"text": "A fish."}, {"text": None}])
+found_scores = adapter.score(few, path, actors=1, cpus=1, on_error="column").take_all()
+by_text = {row["text"]: row for row in found_scores}
+assert [by_text[one]["logprob"] for one in ("The sky is blue.", "A fish.")] == scored
+assert by_text[None]["error"] and by_text[None]["logprob"] is None and by_text["A fish."]["error"] is None
+began("scores")
+
+with socket.socket() as unused:
+    unused.bind(("127.0.0.1", 0))
+    port = unused.getsockname()[1]
+made = adapter.deployment(path, name="smol", replicas=2, cpus=1, api_key="secret")
+serve.start(http_options={"host": "127.0.0.1", "port": port})
+handle = serve.run(made.bind(), name="smol", route_prefix="/")
+began("two replicas")
+
+
+def post(key: str = "secret", **fields: Any) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    body = json.dumps({"model": "smol", "messages": messages, **fields})
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/v1/chat/completions", body, headers)
+    return connection, connection.getresponse()
+
+
+def stats() -> dict[int, int]:
+    """Requests that run, by process."""
+    found = [handle.stats.remote() for _ in range(8)]
+    return {one["pid"]: one["running"] for one in (each.result(timeout_s=60) for each in found)}
+
+
+assert post("wrong")[1].status == 401
+whole = json.load(post(max_tokens=6, temperature=0)[1])
+assert whole["choices"][0]["message"]["content"] == answer and whole["model"] == "smol", whole
+lines = post(max_tokens=6, temperature=0, stream=True)[1].read().decode().split("\n\n")
+deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in lines if line.startswith("data: {")]
+assert "".join(one.get("content") or "" for one in deltas) == answer
+streams = handle.options(stream=True)
+(one,) = streams.complete.remote({"prompt": "The sky", "max_tokens": 6, "temperature": 0})
+assert one["text"] == text
+parts = list(streams.chat.remote({"messages": messages, "max_tokens": 6, "temperature": 0, "stream": True}))
+assert "".join(one["text"] for one in parts) == answer and len(parts) > 3
+while len(stats()) < 2:
+    time.sleep(0.1)
+assert set(stats().values()) == {0}
+connection, response = post(max_tokens=4000, stream=True, temperature=0, logit_bias={"2": -100})
+assert response.status == 200 and response.read(40)
+assert sum(stats().values()) == 1
+connection.sock.shutdown(socket.SHUT_RDWR)
+connection.close()
+until = time.monotonic() + 20
+while sum(stats().values()):
+    assert time.monotonic() < until, "the stream goes on"
+    time.sleep(0.1)
+began("a stream ended with its client")
+serve.shutdown()
+ray.shutdown()
+print("fine")
