@@ -13,6 +13,7 @@ from pellucid import Model, Trace, _engine
 from pellucid.errors import ClosedError
 from pellucid.look.places import find
 from pellucid.look.record import head_blocks
+from pellucid.schedule.turns import Turns
 from tests.engine import models
 from tests.engine.models import Load, ids_for, same
 from tests.look import golden
@@ -81,7 +82,7 @@ def test_patching_a_layer_with_another_texts_is_that_text_from_there_on(load: Lo
         last = len(there.hidden) - 2
         logits = e.patch(last, 3, np.ones(there.hidden.shape[-1])).logits(one)
         x = np.ones((1, there.hidden.shape[-1]), np.float32)
-        ((_, expected),) = head_blocks(model.core.engine, find(model.core.engine.plan), x)
+        ((_, expected),) = head_blocks(Turns(model.core, "trace"), find(model.core.engine.plan), x)
         assert same(logits[3:4], expected)
 
 
@@ -124,7 +125,7 @@ def test_skip(load: Load, name: str, mix: str) -> None:
             e.skip(i, "attention").skip(i, "mlp")
         found = e.trace(ids, ("hidden", "logits"))
         assert all(same(x, base.hidden[0]) for x in found.hidden)
-        ((_, expected),) = head_blocks(model.core.engine, find(model.core.engine.plan), base.hidden[0])
+        ((_, expected),) = head_blocks(Turns(model.core, "trace"), find(model.core.engine.plan), base.hidden[0])
         assert same(found.logits, expected) and same(e.logits(ids, chunk=3), expected)
         e.add(0, np.ones(base.hidden.shape[-1]))  # after a layer of which nothing is left
         assert same(e.trace(ids, "hidden").hidden[1], base.hidden[0] + np.float32(1))

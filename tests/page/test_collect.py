@@ -14,6 +14,7 @@ from pellucid.look import collect, pages
 from pellucid.look.places import find
 from pellucid.look.record import head_blocks
 from pellucid.page import weights
+from pellucid.schedule.turns import Turns
 from tests.engine.models import Load, ids_for
 from tests.families.case import load_golden, write_folder
 from tests.families.cases import BY_NAME
@@ -164,8 +165,8 @@ def test_a_real_model(smol: Model) -> None:
     keys = found.block("hand-keys").reshape(30, 9, 4, 64)
     best = found.block("hand-found").reshape(30, 9, 4)
     np.testing.assert_allclose(keys[23, 4], trace.k[23, 1][best[23, 4]], rtol=5e-3, atol=1e-3)
-    engine = smol.core.engine
-    (_, logits), *_ = head_blocks(engine, find(engine.plan), np.ascontiguousarray(trace.head_out[23, :, 0]))
+    with Turns(smol.core, "trace") as turns:
+        (_, logits), *_ = head_blocks(turns, find(turns.plan), np.ascontiguousarray(trace.head_out[23, :, 0]))
     promoted = found.block("hand-promoted").reshape(30, 9, 3)
     assert promoted[23].tolist() == np.argsort(-logits, axis=1, kind="stable")[:, :3].tolist()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 
@@ -169,3 +170,13 @@ def some(times: int) -> Iterator[Callable[[int], int]]:
     """Choosers of random interleavings."""
     for seed in range(times):
         yield random.Random(seed).randrange
+
+
+def stubborn(times: int) -> Iterator[Callable[[int], int]]:
+    """Choosers of random interleavings in which the thread that runs mostly goes on."""
+    for seed in range(times):
+        yield partial(_stubborn, random.Random(seed))
+
+
+def _stubborn(r: random.Random, n: int) -> int:
+    return r.randrange(n) if r.random() < 0.05 else 0

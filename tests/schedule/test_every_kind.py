@@ -93,7 +93,7 @@ REAL: dict[str, dict[str, Any]] = {
     "one thread, driven": {"threads": 1, "driven": True, "max_gap": 0.02},
     "two threads, prefix cache": {"threads": 2, "prefix_cache": True},
     "three threads, two sequences fit": {"threads": 3, "max_gap": 1.0, "prefix_cache": True, "fit": 2.5},
-    "two sequences fit, driven": {"threads": 2, "driven": True, "fit": 2.5},
+    "two sequences fit, driven": {"threads": 2, "driven": True, "fit": 2.5, "requests": 100},
 }
 
 
@@ -127,7 +127,7 @@ def test_gemma3(gemma3: Path, requests: list[Asked], gemma3_alone: list[Any], se
 
 def check_real(path: Path, asked: list[Asked], expected: list[Any], setting: str) -> None:
     given = dict(REAL[setting])
-    sequences = given.pop("fit", None)
+    sequences, n = given.pop("fit", None), given.pop("requests", len(asked))
     if sequences is not None:
         given |= fit(path, sequences, 300)
-    check(path, asked, expected, given, seed=11, others="The river runs through the town and")
+    check(path, asked[:n], expected[:n], given, seed=11, others="The river runs through the town and")

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from pellucid import Model, _engine
-from pellucid.errors import OutOfMemoryError, PellucidError
+from pellucid.errors import CancelledError, OutOfMemoryError, PellucidError
+from pellucid.look.experiments import occlusion, patching
 from pellucid.schedule import run
 from pellucid.schedule.caller import Caller
 from pellucid.schedule.driver import Driver
@@ -291,15 +292,16 @@ CALLS: dict[str, Callable[[Model], Any]] = {
     "trace": lambda m: list(m.trace(IDS[:80]).attention),
     "head": lambda m: m.trace(IDS[:40], "hidden").entropy,
     "lens": lambda m: list(m.trace(IDS[:40], "attention").lens(20)),
+    "table": lambda m: m.trace(IDS[:30], "hidden", layers=0).lens_table(k=2).ids,
+    "attributions": lambda m: m.trace(IDS[:60], "hidden", layers=0).attributions().heads,
+    "occlusion": lambda m: occlusion(m, IDS[:50], 5, positions=[1, 30]).values,
+    "patching": lambda m: patching(m, IDS[:20], IDS[5:25], 5, layers=1).values,
     "embed": lambda m: m.embed([IDS, IDS[:5]], pooling="mean"),
     "context": context_append,
     "edit": edited,
     "generate": lambda m: m.generate(IDS, **GREEDY).logprobs,
     "several": lambda m: [one.ids for one in m.generate([IDS[:n] for n in (5, 70, 130)], **GREEDY)],
 }
-
-
-TRACES = ("trace", "head", "lens")
 
 
 def same(a: Any, b: Any) -> bool:
@@ -321,8 +323,7 @@ def test_every_call_gives_what_it_gives_alone(path: Path, setting: str) -> None:
     with Model.load(path, threads=2, **options) as model:
         if "driven" in setting:
             model.drive()
-        # Traces have no turns yet: where others have the memory that they need, they fail.
-        names = [name for name in CALLS if name not in TRACES or not setting.startswith("one fits")] * 3
+        names = [*CALLS] * 3
         with ThreadPoolExecutor(len(names)) as threads:
             found = list(threads.map(lambda name: CALLS[name](model), names))
         for name, one in zip(names, found, strict=True):
@@ -350,9 +351,9 @@ def test_passes_of_calls_are_short_beside_one_that_decodes(path: Path, monkeypat
     with Model.load(path, threads=2, max_gap=0.0) as model:
         forward = Turns._pass
 
-        def noted(self: Turns, parts: Any, work: Any) -> Any:
+        def noted(self: Turns, parts: Any, *rest: Any) -> Any:
             rows.append(sum(len(ids) for _, ids, _ in parts))
-            return forward(self, parts, work)
+            return forward(self, parts, *rest)
 
         monkeypatch.setattr(Turns, "_pass", noted)
         for viewed in (False, True):
@@ -360,7 +361,10 @@ def test_passes_of_calls_are_short_beside_one_that_decodes(path: Path, monkeypat
                 next(stream)
                 rows.clear()
                 model.score(IDS)
-                model.trace(IDS[:100], "hidden")
+                trace = model.trace(IDS[:100], "hidden")
+                assert trace.lens_table(k=2) and len(trace.entropy) == 100
+                trace.attributions(neurons=2)
+                occlusion(model, IDS[:40], 5, positions=[1, 30])
                 model.logits(IDS[:100])
                 model.embed([IDS], pooling="last")
                 with model.context() as context:
@@ -373,6 +377,51 @@ def test_passes_of_calls_are_short_beside_one_that_decodes(path: Path, monkeypat
         rows.clear()
         model.score(IDS)
         assert rows == [199]
+
+
+def test_a_trace_is_cancelled_while_it_waits_for_its_turn(path: Path) -> None:
+    with Model.load(path, threads=2) as model:
+        scheduler = run.of(model.core)
+        other = Caller(None, 1)
+        assert scheduler.take_seat(other)
+        for call in (
+            lambda cancel: model.trace(IDS[:20], cancel=cancel),
+            lambda cancel: occlusion(model, IDS[:20], 5, cancel=cancel),
+            lambda cancel: patching(model, IDS[:20], IDS[5:25], 5, cancel=cancel),
+        ):
+            until = time.monotonic() + 0.05
+            with pytest.raises(CancelledError):
+                call(lambda until=until: time.monotonic() > until)
+        scheduler.leave_seat(other)
+        assert model.stats().cache_bytes_used == 0 and not scheduler._holders.calls
+
+
+def test_what_a_callback_of_a_trace_may_compute(path: Path) -> None:
+    """Also where there is room for one of them only."""
+    with Model.load(path, threads=2) as model:
+        ids = (IDS * 2)[:240]
+        expected = model.generate(ids, **GREEDY).ids, model.score(ids).total
+        limit = run.of(model.core).room.most([len(ids)], 512)
+    with Model.load(path, threads=2, cache_bytes=limit) as model:
+        found: list[Any] = []
+
+        def each(*arguments: Any) -> None:
+            if not found:
+                found.append((model.generate(ids, **GREEDY).ids, model.score(ids).total))
+
+        model.trace(ids, "hidden", each=each)
+        assert found == [expected]
+        found.clear()
+
+        def progress(done: int, total: int) -> None:
+            for call in (lambda: model.generate(ids, **GREEDY), lambda: model.score(ids)):
+                try:
+                    found.append(call())
+                except OutOfMemoryError as error:  # the trace has the memory, and waits for this
+                    found.append(error)
+
+        model.trace(ids, "hidden", progress=progress)
+        assert found and model.stats().cache_bytes_used == 0
 
 
 def test_what_a_cancel_function_may_compute(path: Path) -> None:

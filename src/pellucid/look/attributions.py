@@ -18,6 +18,7 @@ from pellucid.look.norm import NormMap
 from pellucid.look.places import Layer, Places, Tap, find
 from pellucid.look.recorded import Recorded, Token
 from pellucid.plan import Plan
+from pellucid.schedule.turns import Turns
 
 __all__ = [
     "Attributions",
@@ -147,13 +148,15 @@ def attributions(
     most = out.neurons.shape[-1]
     rows = None if kept is None else _kept(kept, places, positions, most > 0)
     if rows is not None:
-        _logits(engine, out, slice(0, len(positions)), rows.last)
+        with Turns(core, "trace", (), watch.cancel) as turns:
+            _logits(turns, out, slice(0, len(positions)), rows.last)
         add(engine, out, slice(0, len(positions)), rows, watch)
     else:
         taps = sorted({*taps_of(places.layers, most > 0), places.embeddings})
-        for to, found in record.walk(engine, ids, taps, positions, watch):
-            _logits(engine, out, to, found[places.last])
-            add(engine, out, to, Rows.of(found, places), watch)
+        with Turns(core, "trace", [positions[-1] + 1], watch.cancel) as turns:
+            for to, found in record.walk(turns, ids, taps, positions, watch):
+                _logits(turns, out, to, found[places.last])
+                add(engine, out, to, Rows.of(found, places), watch)
     used = {*out.ids.ravel().tolist(), *out.against.ravel().tolist()} - {-1}
     out.tokens.update({id: Token(id, core.spell(id), core.piece(id, special=True)) for id in used})
     return out
@@ -269,9 +272,9 @@ def taps_of(layers: Sequence[Layer], neurons: bool) -> list[Tap]:
     return sorted(tap for tap in taps if tap is not None)
 
 
-def _logits(engine: _engine.Engine, out: Attributions, to: slice, x: npt.NDArray[np.float32]) -> None:
+def _logits(turns: Turns, out: Attributions, to: slice, x: npt.NDArray[np.float32]) -> None:
     """The model's logits of the targets; a target that is missing becomes the likeliest token."""
-    for block, logits in record.head_blocks(engine, find(engine.plan), x):
+    for block, logits in record.head_blocks(turns, find(turns.plan), x):
         for i, row in zip(range(to.start + block.start, to.start + block.stop), logits, strict=True):
             missing = out.ids[i] < 0
             out.ids[i, missing] = np.argmax(row)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine
 from pellucid.look import record
 from pellucid.look.places import Layer, Places
 from pellucid.page.blocks import half
+from pellucid.schedule.turns import Turns
 
 __all__ = ["FOUND", "PROMOTED", "ByHand"]
 
@@ -25,8 +25,8 @@ class ByHand:
     sum of their exponentials (with a sink's), the keys of the FOUND tokens with
     the highest ones, and the tokens whose logits a head's output raises most."""
 
-    def __init__(self, engine: _engine.Engine, places: Places, position: int, n_heads: int) -> None:
-        self._engine, self._places, self.position = engine, places, position
+    def __init__(self, turns: Turns, places: Places, position: int, n_heads: int) -> None:
+        self._turns, self._engine, self._places, self.position = turns, turns.engine, places, position
         layers = len(places.layers)
         wide = max((x.group.dk for x in places.layers if x.group is not None), default=1)
         self._q = np.zeros((layers, n_heads, wide), np.float16)
@@ -49,9 +49,9 @@ class ByHand:
         at = self.position
         scores = np.zeros((g.n_q, 1, at + 1), np.float32)
         groups = [head // (g.n_q // g.n_kv) for head in range(g.n_q)]
-        self._engine.attention(
+        self._turns.attention(
             np.ascontiguousarray(q[:, at : at + 1]), np.ascontiguousarray(k[:, : at + 1]), groups, np.array([at]),
-            scale=layer.scale, window=g.window, causal=g.causal, cap=layer.cap, scores=scores,
+            scale=layer.scale, window=g.window, causal=g.causal, cap=layer.cap, scores=scores, weights=None,
         )  # fmt: skip
         self._q[number, : g.n_q, : g.dk] = half(q[:, at])
         low = float(np.finfo(np.float16).min)
@@ -69,7 +69,7 @@ class ByHand:
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         for number, parts in self._out:
-            for block, logits in record.head_blocks(self._engine, self._places, np.ascontiguousarray(parts)):
+            for block, logits in record.head_blocks(self._turns, self._places, np.ascontiguousarray(parts)):
                 for i in range(PROMOTED):  # the order is the same as without the final norm, which scales a row
                     best = logits.argmax(axis=1)
                     self._promoted[number, block.start : block.stop, i] = best

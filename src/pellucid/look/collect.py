@@ -17,6 +17,7 @@ from pellucid.look.pattern import as_cached, as_multiplied
 from pellucid.look.places import Layer, Tap, channels, find
 from pellucid.look.table import likeliest
 from pellucid.page.blocks import half
+from pellucid.schedule.turns import Turns
 
 __all__ = ["GUESSES", "NEURONS", "SCORES", "TARGETS", "THUMB", "Collected", "Progress", "collect"]
 
@@ -51,10 +52,11 @@ def collect(core: Core, ids: Sequence[int], hand: int, progress: Progress = None
     end it."""
     told = progress or (lambda share: None)
     told(0.0)
-    rows = _Rows(core, ids, hand)
     watch = record.Watch(progress=lambda done, total: told(0.7 * done / total), total=len(ids))
-    for to, found in record.walk(rows.engine, ids, rows.taps(), range(len(ids)), watch, ROWS):
-        rows.add(to, found)
+    with Turns(core, "page", [len(ids)]) as turns:
+        rows = _Rows(core, turns, ids, hand)
+        for to, found in record.walk(turns, ids, rows.taps(), range(len(ids)), watch, ROWS):
+            rows.add(to, found)
     layers = rows.places.layers
     for number, layer in enumerate(layers):
         q, k = rows.q[number], rows.k[number]
@@ -81,13 +83,13 @@ def collect(core: Core, ids: Sequence[int], hand: int, progress: Progress = None
 class _Rows:
     """What each token's row gives. Queries and keys are kept for the heads' weights."""
 
-    def __init__(self, core: Core, ids: Sequence[int], hand: int) -> None:
-        self.engine, self.ids, self.n = core.open(), ids, len(ids)
+    def __init__(self, core: Core, turns: Turns, ids: Sequence[int], hand: int) -> None:
+        self.turns, self.engine, self.ids, self.n = turns, turns.engine, ids, len(ids)
         self.plan, self.places = self.engine.plan, find(self.engine.plan)
         missing = [[(-1, -1)] * TARGETS for _ in ids]  # known when the logits are
         self.pushes = attributions.blank(core, range(self.n), missing, NEURONS, named=1)
         self.n_heads = max((x.group.n_q for x in self.places.layers if x.group is not None), default=1)
-        self.hand = ByHand(self.engine, self.places, hand, self.n_heads)
+        self.hand = ByHand(turns, self.places, hand, self.n_heads)
         self.parts: dict[str, list[npt.NDArray[Any]]] = {}
         layers = len(self.places.layers)
         self.lengths = np.zeros((3, layers + 1, self.n), np.float16)  # of the stream, of attention's part, the other's
@@ -106,8 +108,9 @@ class _Rows:
         hidden = [found[self.places.embeddings], *(found[x.hidden] for x in self.places.layers)]
         self._lens(hidden, to)
         rows = attributions.Rows.of(found, self.places)
-        for _, logits in record.head_blocks(self.engine, self.places, rows.last, ROWS):
-            self.pushes.ids[to] = self._predict(to.start, logits)
+        for block, logits in record.head_blocks(self.turns, self.places, rows.last, ROWS):
+            at = slice(to.start + block.start, to.start + block.stop)
+            self.pushes.ids[at] = self._predict(at.start, logits)
         attributions.add(self.engine, self.pushes, to, rows, record.Watch())
         measured: list[Sequence[Floats | None]] = [hidden, [None, *rows.attention], [None, *rows.mlp]]
         for i, parts in enumerate(measured):
@@ -159,9 +162,10 @@ class _Rows:
         sinks = None if layer.sinks < 0 else self.plan.vectors[layer.sinks].data
         for head in range(g.n_q):
             weights = np.zeros((1, self.n, self.n), np.float32)
-            self.engine.attention(
+            self.turns.attention(
                 q[head : head + 1], k, [head // (g.n_q // g.n_kv)], positions, scale=layer.scale, window=g.window,
-                causal=g.causal, cap=layer.cap, sinks=None if sinks is None else sinks[[head]], weights=weights,
+                causal=g.causal, cap=layer.cap, sinks=None if sinks is None else sinks[[head]], scores=None,
+                weights=weights,
             )  # fmt: skip
             yield weights[0]
 
@@ -174,7 +178,7 @@ class _Rows:
         ids, p = np.zeros(shape, np.uint32), np.zeros(shape, np.uint8)
         k = min(GUESSES, self.engine.vocab)
         for i, rows in enumerate(hidden):
-            for row, top in enumerate(likeliest(self.engine, rows, k)):
+            for row, top in enumerate(likeliest(self.turns, rows, k)):
                 ids[i, row, :k] = [id for id, _ in top]
                 p[i, row, :k] = np.rint(255 * np.exp([logprob for _, logprob in top]))
         self._keep("lens-ids", ids)

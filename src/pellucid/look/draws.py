@@ -11,6 +11,7 @@ from pellucid.look.places import find
 from pellucid.look.sizes import Selection
 from pellucid.results import Completion
 from pellucid.sampling import SamplingOptions
+from pellucid.schedule.turns import Turns
 
 __all__ = ["drawn"]
 
@@ -36,13 +37,13 @@ def drawn(model: Loaded, completion: Completion) -> Iterator[choice.Steps]:
 def _steps(core: Core, ids: Sequence[int], prompt: int, o: SamplingOptions) -> Iterator[choice.Steps]:
     if len(ids) == prompt:
         return
-    engine = core.open()
-    places = find(engine.plan)
+    places = find(core.open().plan)
     last, positions = len(places.layers) - 1, tuple(range(prompt - 1, len(ids) - 1))
     s = Selection(("hidden",), (last,), (0,), positions, len(ids) - 1)
-    rows = record.record(engine, ids[:-1], s, places, 512)["hidden"][-1]
+    with Turns(core, "trace", [len(ids)]) as turns:
+        rows = record.record(turns, ids[:-1], s, places, 512)["hidden"][-1]
     piece, mu = None if core.tokenizer is None else core.piece, None
-    for block, logits in record.head_blocks(engine, places, rows):
+    for block, logits in record.head_blocks(turns, places, rows):
         for number, row in enumerate(logits, block.start):
             before = ids[: prompt + number]
             found = choice.steps(

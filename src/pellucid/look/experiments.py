@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from pellucid import _engine, checks
 from pellucid.core import Core, Loaded
 from pellucid.errors import WrongType, WrongValue
+from pellucid.generation import prefill
 from pellucid.look import record
 from pellucid.look.attributions import token_id
 from pellucid.look.edit import Edits
@@ -23,6 +25,7 @@ from pellucid.look.trace import prompts, watch
 from pellucid.options import Ids, Prompt
 from pellucid.plan import Plan
 from pellucid.sampling import Cancel, Integer
+from pellucid.schedule.turns import Turns
 
 __all__ = ["Occlusion", "Patching", "Run", "live", "occlusion", "patching", "run", "single", "together"]
 
@@ -119,21 +122,25 @@ def patching(
         return _one_by_one(core, ids, measure, what, [i for i in chosen[0] if spots[i]], *chosen, which, seen)
     taps = [_taps(engine.plan, places, i, spot) for i, spot in spots.items() if spot is not None]
     wanted = sorted({*(tap for row in taps for tap in row)})
-    base = [run(engine, one, wanted) for one in ids]
-    before = [measure(run.logits) for run in base]
     changes = sum(spot is not None for spot in spots.values()) * len(chosen[1]) * (len(which) if what == "mixed" else 1)
     seen.total = changes
     shape = (len(chosen[0]), len(which), len(chosen[1])) if what == "mixed" else (len(chosen[0]), len(chosen[1]))
-    values = np.full(shape, before[1])
-    for j, (number, spot) in enumerate(spots.items()):
-        if spot is None:
-            continue
-        layer = places.layers[number]
-        columns = [slice(h * layer.value, (h + 1) * layer.value) for h in which] if what == "mixed" else [slice(None)]
-        cases = [(c, p) for c in range(len(columns)) for p in range(len(chosen[1]))]
-        rows = _variants(base, spot, [(columns[c], chosen[1][p]) for c, p in cases])
-        for (c, p), logits in zip(cases, _resume(engine, ids[1], base[1], spot, rows, len(cases), seen), strict=True):
-            values[(j, c, p) if what == "mixed" else (j, p)] = measure(logits)
+    with record.cancelling(), Turns(core, "trace", [n, n], seen.cancel) as turns:
+        base = [run(turns, one, wanted) for one in ids]
+        before = [measure(run.logits) for run in base]
+        values = np.full(shape, before[1])
+        for j, (number, spot) in enumerate(spots.items()):
+            if spot is None:
+                continue
+            layer = places.layers[number]
+            columns = [slice(None)]
+            if what == "mixed":
+                columns = [slice(h * layer.value, (h + 1) * layer.value) for h in which]
+            cases = [(c, p) for c in range(len(columns)) for p in range(len(chosen[1]))]
+            rows = _variants(base, spot, [(columns[c], chosen[1][p]) for c, p in cases])
+            resumed = _resume(turns, ids[1], base[1], spot, rows, len(cases), seen)
+            for (c, p), logits in zip(cases, resumed, strict=True):
+                values[(j, c, p) if what == "mixed" else (j, p)] = measure(logits)
     return Patching(what, *chosen, _tokens(core, ids[1], chosen[1]), values, *before)
 
 
@@ -153,16 +160,16 @@ def occlusion(
     cancel, progress: as in :func:`patching`. Raises ValueError or TypeError naming the argument; CancelledError.
     """
     core, seen = model.core, watch(cancel, progress)
-    engine, measure = core.decoder(), _metric(core, metric)
-    ids = single(core, prompt, "prompt")
+    core.decoder()
+    measure, ids = _metric(core, metric), single(core, prompt, "prompt")
     if len(ids) < 2 and replace is None:
         raise WrongValue("prompt", " has one token: without it there is none; replace= takes another one")
     chosen = select("positions", positions, len(ids))
     other = [] if replace is None else [token_id(core, "replace", replace)]
     many = [ids, *([*ids[:p], *other, *ids[p + 1 :]] for p in chosen)]
     seen.total = len(many)
-    with record.cancelling():
-        found = [measure(row) for row in _last_logits(engine, many, seen)]
+    with record.cancelling(), Turns(core, "trace", [len(one) for one in many], seen.cancel) as turns:
+        found = [measure(row) for row in _last_logits(turns, many, seen)]
     return Occlusion(chosen, _tokens(core, ids, chosen), np.array(found[1:]), found[0])
 
 
@@ -268,12 +275,18 @@ def together(engine: _engine.Engine) -> int:
     return min([engine.max_rows, *(group.window + 62 for group in engine.plan.caches if group.window)])
 
 
-def run(engine: _engine.Engine, ids: Sequence[int], taps: Sequence[Tap]) -> Run:
-    """One pass over a prompt, of no more tokens than `together`."""
-    sequence, out = _engine.Sequence(engine), np.empty((1, engine.vocab), np.float32)
-    part = np.array(ids, np.int32)
-    found, _ = engine.observe([(sequence, part, len(part) - 1)], taps=taps, out=out)
-    return Run({Tap(*tap): rows for tap, rows in found.items()}, sequence, out[0])
+def run(turns: Turns, ids: Sequence[int], taps: Sequence[Tap]) -> Run:
+    """A prompt of no more tokens than `together`."""
+    sequence, out = turns.sequence(), np.empty((1, turns.vocab), np.float32)
+    found: dict[Tap, list[Floats]] = {}
+    while sequence.length < len(ids):
+        start = sequence.length
+        part = np.array(ids[start : start + turns.rows(len(ids), start)], np.int32)
+        last = start + len(part) == len(ids)
+        rows, _ = turns.observe([(sequence, part, len(part) - last)], taps=taps, out=out if last else None)
+        for tap, some in rows.items():
+            found.setdefault(Tap(*tap), []).append(some)
+    return Run({tap: np.concatenate(parts) for tap, parts in found.items()}, sequence, out[0])
 
 
 def _one_by_one(
@@ -292,12 +305,15 @@ def _one_by_one(
     each = heads if what == "mixed" else (0,)
     seen.total = len(having) * len(each) * len(positions)
     engine, quiet = core.open(), record.Watch(seen.cancel)
+    begin = partial(Turns, core, "trace", [len(corrupt)], seen.cancel)
     with record.cancelling():
-        before = [measure(row) for row in _last_logits(engine, ids, quiet)]
+        with begin() as turns:
+            before = [measure(row) for row in _last_logits(turns, ids, quiet)]
         values = np.full((len(layers), len(each), len(positions)), before[1])
         for number in having:
             s = Selection((what,), (number,), heads, positions, len(clean))
-            kept = record.record(engine, clean, s, find(engine.plan), 512, quiet)[what]
+            with begin() as turns:
+                kept = record.record(turns, clean, s, find(engine.plan), 512, quiet)[what]
             rows = kept[0] if what == "mixed" else kept[-1][None]  # (heads, positions, width)
             for c, head in enumerate(each):
                 for p, position in enumerate(positions):
@@ -307,8 +323,8 @@ def _one_by_one(
                     else:
                         part = {"attention_out": "attention", "mlp_out": "mlp"}.get(what)
                         edits.patch(number, position, rows[c, p], part)
-                    edited = _engine.Engine(edits.plan(), base=engine)
-                    (row,) = _last_logits(edited, [corrupt], quiet)
+                    with begin(_engine.Engine(edits.plan(), base=engine)) as turns:
+                        (row,) = _last_logits(turns, [corrupt], quiet)
                     values[layers.index(number), c, p] = measure(row)
                     seen.step(1)
     shape = values.shape if what == "mixed" else values[:, 0].shape
@@ -335,7 +351,7 @@ def _variants(base: Sequence[Run], spot: _Spot, cases: Sequence[tuple[slice, int
 
 
 def _resume(
-    engine: _engine.Engine,
+    turns: Turns,
     ids: Sequence[int],
     base: Run,
     spot: _Spot,
@@ -344,40 +360,43 @@ def _resume(
     seen: record.Watch,
 ) -> Iterator[Floats]:
     """The last token's logits (vocab) of each variant of a buffer, with the operations from the spot on run again."""
-    plan, part, at = engine.plan, np.array(ids, np.int32), spot.start
+    plan, part, at = turns.plan, np.array(ids, np.int32), spot.start
     others = [buffer for buffer in live(plan, at) if buffer != spot.buffer]
-    most = max(min(engine.max_rows // len(ids), 16), 1)
-    for first in range(0, n_variants, most):
-        n = min(most, n_variants - first)
+    left = n_variants
+    while left:
+        n = min(max(turns.rows(turns.max_rows, part=True) // len(ids), 1), 16, left)
         feeds = {spot.buffer: np.concatenate([next(variants) for _ in range(n)])}
         feeds |= {buffer: np.tile(base.found[Tap(at - 1, buffer)], (n, 1)) for buffer in others}
-        out = np.empty((n, engine.vocab), np.float32)
-        parts = [(base.sequence.fork(), part, len(part) - 1) for _ in range(n)]
-        with record.cancelling():
-            engine.observe(parts, ops=(at, len(plan.ops)), feeds=feeds, out=out, at=0, cancel=seen.cancel)
-            seen.step(n)
+        out = np.empty((n, turns.vocab), np.float32)
+        parts = [(turns.sequence(base.sequence), part, len(part) - 1) for _ in range(n)]
+        turns.observe(parts, ops=(at, len(plan.ops)), feeds=feeds, out=out, at=0)
+        for sequence, _, _ in parts:
+            turns.drop(sequence)
+        seen.step(n)
+        left -= n
         yield from out
 
 
-def _last_logits(engine: _engine.Engine, many: Sequence[Sequence[int]], seen: record.Watch) -> Iterator[Floats]:
+def _last_logits(turns: Turns, many: Sequence[Sequence[int]], seen: record.Watch) -> Iterator[Floats]:
     """The logits (vocab) after each prompt; short ones share passes."""
     waiting = list(many)
     while waiting:
-        if len(waiting[0]) > engine.max_rows:
-            sequence = _engine.Sequence(engine)
-            for start in range(0, len(waiting[0]) - 1, engine.max_rows):
-                rows = np.array(waiting[0][start : min(start + engine.max_rows, len(waiting[0]) - 1)], np.int32)
-                engine.forward([(sequence, rows, len(rows))], cancel=seen.cancel)
-            batch = [(sequence, np.array(waiting[0][-1:], np.int32), 0)]
+        batch: list[tuple[_engine.Sequence, Any, int]] = []
+        room = turns.rows(turns.max_rows)
+        if len(waiting[0]) > room:
+            sequence, ids = turns.sequence(), waiting[0]
+            prefill(turns, sequence, ids[:-1], turns.max_rows, None, turns.rows)
+            batch = [(sequence, np.array(ids[-1:], np.int32), 0)]
         else:
-            batch, room = [], engine.max_rows
             for ids in waiting[:16]:
                 if len(ids) > room:
                     break
                 room -= len(ids)
-                batch.append((_engine.Sequence(engine), np.array(ids, np.int32), len(ids) - 1))
-        out = np.empty((len(batch), engine.vocab), np.float32)
-        engine.forward(batch, out=out, cancel=seen.cancel)
+                batch.append((turns.sequence(), np.array(ids, np.int32), len(ids) - 1))
+        out = np.empty((len(batch), turns.vocab), np.float32)
+        turns.forward(batch, out=out)
+        for sequence, _, _ in batch:
+            turns.drop(sequence)
         del waiting[: len(batch)]
         seen.step(len(batch))
         yield from out

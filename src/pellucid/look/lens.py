@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine
 from pellucid.core import Core
 from pellucid.errors import shown
+from pellucid.generation import prefill
 from pellucid.look import record
 from pellucid.look.places import Places, Tap, find
 from pellucid.look.recorded import Recorded, Token
 from pellucid.markup import ORANGE, PURPLE, Cell, Fragment, Shown
+from pellucid.schedule.turns import Turns
 
 __all__ = ["Attribution", "Guess", "Lens", "guesses", "lens", "predictions", "probe"]
 
@@ -140,10 +141,10 @@ def _push(value: float, most: float) -> Cell:
 
 def lens(core: Core, rows: Floats, k: int) -> Lens:
     """``Trace.lens``. rows: the residual stream (L + 1, d) of one token, first the embedding, then after each layer."""
-    engine = core.open()
     out = Lens()
-    for _, logits in record.head_blocks(engine, find(engine.plan), np.ascontiguousarray(rows)):
-        out += [guesses(core, row, k) for row in logits]
+    with Turns(core, "trace") as turns:
+        for _, logits in record.head_blocks(turns, find(turns.plan), np.ascontiguousarray(rows)):
+            out += [guesses(core, row, k) for row in logits]
     return out
 
 
@@ -159,14 +160,13 @@ def guesses(core: Core, logits: Floats, k: int) -> list[Guess]:
     return [Guess(id, core.spell(id), float(p[i]), float(logits[id])) for i, id in enumerate(ids)]
 
 
-def probe(engine: _engine.Engine, ids: Sequence[int], position: int) -> dict[Tap, Floats]:
+def probe(core: Core, ids: Sequence[int], position: int) -> dict[Tap, Floats]:
     """The residual stream of one token after the embedding and each layer, each (1, d), with the same bits."""
-    sequence = _engine.Sequence(engine)
-    for start in range(0, position, engine.max_rows):
-        part = np.array(ids[start : min(start + engine.max_rows, position)], np.int32)
-        engine.forward([(sequence, part, len(part))])
-    last = np.array([ids[position]], np.int32)
-    found, _ = engine.observe([(sequence, last, 1)], taps=_row_taps(find(engine.plan)))
+    with Turns(core, "prompt", [position + 1]) as turns:
+        sequence = turns.sequence()
+        prefill(turns, sequence, ids[:position], turns.max_rows, None, turns.rows)
+        last = np.array([ids[position]], np.int32)
+        found, _ = turns.observe([(sequence, last, 1)], taps=_row_taps(find(turns.plan)))
     return {Tap(*tap): rows for tap, rows in found.items()}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine, checks
+from pellucid import checks
 from pellucid.core import Core, Loaded
 from pellucid.errors import WrongType, WrongValue
 from pellucid.look import record
@@ -17,6 +17,7 @@ from pellucid.look.places import Layer, Tap, channels, find
 from pellucid.look.sizes import select
 from pellucid.options import Prompt
 from pellucid.plan import Plan
+from pellucid.schedule.turns import Turns
 
 __all__ = ["Path", "path"]
 
@@ -63,19 +64,20 @@ def path(model: Loaded, prompt: Prompt, sender: Any, receiver: Any) -> Path:
     start, end = later.entry.op + 1, later.qkv.op + 1
     needed = live(plan, start)
     taps = sorted({first.mixed, later.qkv, *(Tap(start - 1, buffer) for buffer in needed)})
-    sequence, step = _engine.Sequence(engine), together(engine)
     wholes, lesses = [], []
-    for begin in range(0, len(ids), step):
-        rows = np.array(ids[begin : begin + step], np.int32)
-        found, _ = engine.observe([(sequence, rows, len(rows))], taps=taps)
-        (part,) = record.head_parts(engine, first, found[first.mixed], [i])
-        feeds = {buffer: found[Tap(start - 1, buffer)] for buffer in needed}
-        feeds[later.entry.buffer] = feeds[later.entry.buffer] - part
-        without, _ = engine.observe(
-            [(sequence, rows, len(rows))], ops=(start, end), feeds=feeds, taps=[later.qkv], at=begin
-        )
-        wholes.append(found[later.qkv])
-        lesses.append(without[later.qkv])
+    with Turns(core, "trace", [len(ids)]) as turns:
+        sequence, step = turns.sequence(), together(engine)
+        for begin in range(0, len(ids), step):
+            rows = np.array(ids[begin : begin + step], np.int32)
+            found = turns.rows_of(sequence, ids, begin + len(rows), taps)
+            (part,) = record.head_parts(engine, first, found[first.mixed], [i])
+            feeds = {buffer: found[Tap(start - 1, buffer)] for buffer in needed}
+            feeds[later.entry.buffer] = feeds[later.entry.buffer] - part
+            without, _ = turns.observe(
+                [(sequence, rows, len(rows))], ops=(start, end), feeds=feeds, taps=[later.qkv], at=begin
+            )
+            wholes.append(found[later.qkv])
+            lesses.append(without[later.qkv])
     whole = _heads(plan, later, np.concatenate(wholes), j)
     less = _heads(plan, later, np.concatenate(lesses), j)
     parts = {name: whole[name] - less[name] for name in whole}

@@ -10,6 +10,7 @@ from pellucid._engine import FLAGS
 from pellucid.look.places import Layer, channels
 from pellucid.look.sizes import Selection
 from pellucid.plan import Op, Plan
+from pellucid.schedule.turns import Turns
 
 __all__ = ["as_cached", "as_multiplied", "fill"]
 
@@ -17,7 +18,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def fill(
-    engine: _engine.Engine,
+    turns: Turns,
     layer: Layer,
     s: Selection,
     q: Floats,
@@ -27,14 +28,14 @@ def fill(
 ) -> None:
     """Fills one or both of `scores` and `weights` (heads, positions, tokens), which hold zeros: what attention computes
     from the queries (heads, positions, width) and the keys (KV heads, tokens, width), as it multiplies both."""
-    g = layer.group
+    g, engine = layer.group, turns.engine
     assert g is not None
     order = channels(engine.plan, layer)
     if order is None:
         keys = as_cached(k, engine.kv)
     else:  # the cache has the file's order
         keys = np.ascontiguousarray(as_cached(k[..., np.argsort(order)], engine.kv)[..., order])
-    engine.attention(
+    turns.attention(
         as_multiplied(q, engine),
         keys,
         [h // (g.n_q // g.n_kv) for h in s.heads],

@@ -19,6 +19,7 @@ from pellucid.look.norm import NormMap
 from pellucid.look.places import Gate, Layer, Places, Tap, channels
 from pellucid.look.sizes import Selection, Shape
 from pellucid.plan import CacheGroup, Plan, Segment
+from pellucid.schedule.turns import Turns
 
 __all__ = [
     "Watch",
@@ -75,7 +76,7 @@ def cancelling() -> Iterator[None]:
 
 
 def record(
-    engine: _engine.Engine,
+    turns: Turns,
     ids: Sequence[int],
     s: Selection,
     places: Places,
@@ -86,23 +87,23 @@ def record(
     """Runs the sequence once -> quantity -> array, or list of arrays where layers differ. No bit depends on chunk, the
     rows of a pass. begun: a sequence that has the first tokens; no wanted quantity may need their rows."""
     watch = watch or Watch()
-    out = {name: _zeros(shape) for name, shape in sizes.shapes(engine, places, s).items()}
-    rows = _collect(engine, ids, s, places, chunk, watch, dict(out), begun)
+    out = {name: _zeros(shape) for name, shape in sizes.shapes(turns.engine, places, s).items()}
+    rows = _collect(turns, ids, s, places, chunk, watch, dict(out), begun)
     for j, number in enumerate(s.layers):
         watch.check()
         helpers = {name: rows[name][j] for name in HELPERS if name in rows}
-        _derive(engine, places.layers[number], s, helpers, {name: out[name][j] for name in DERIVED if name in out})
+        _derive(turns, places.layers[number], s, helpers, {name: out[name][j] for name in DERIVED if name in out})
     if "final" in out:
-        out["final"][:] = final_rows(engine, places, rows["last"])
+        out["final"][:] = final_rows(turns, places, rows["last"])
     if "logits" in out:
-        for block, logits in head_blocks(engine, places, rows["last"]):
+        for block, logits in head_blocks(turns, places, rows["last"]):
             watch.check()
             out["logits"][block] = logits
     return out
 
 
 def by_layer(
-    engine: _engine.Engine,
+    begin: Callable[[], Turns],
     ids: Sequence[int],
     s: Selection,
     places: Places,
@@ -114,8 +115,9 @@ def by_layer(
 ) -> dict[str, Floats]:
     """As :func:`record`, but calls `each` with the number of a layer and its arrays, layer after layer, and returns
     those without layers. As many layers are held at a time as `limit` bytes have room for; the sequence runs once for
-    each such group. Raises ValueError where there is no room for a single one."""
-    shape = sizes.shapes(engine, places, s)
+    each such group. Raises ValueError where there is no room for a single one. begin: makes what runs
+    its passes; none is open while `each` is called."""
+    shape = sizes.shapes(begin().engine, places, s)
     whole = replace(s, want=tuple(name for name in s.want if sizes.of_whole(name)))
     part = replace(s, want=tuple(name for name in s.want if not sizes.of_whole(name)))
 
@@ -143,24 +145,28 @@ def by_layer(
         groups[-1].append(j)
         used += held(j, direct)
     watch.total += len(ids) * (len(groups) + bool(whole.want))
-    kept = record(engine, ids, whole, places, chunk, watch, begun) if whole.want else {}
+    kept: dict[str, Floats] = {}
+    if whole.want:
+        with begin() as turns:
+            kept = record(turns, ids, whole, places, chunk, watch, begun)
     for group in groups:
         few = replace(part, layers=tuple(s.layers[j] for j in group))
         rows: dict[str, Any] = {name: [np.zeros(of(name, j), np.float32) for j in group] for name in direct}
         if "hidden" in rows:
             rows["hidden"].insert(0, np.zeros(of("hidden", 0), np.float32))
-        rows = _collect(engine, ids, few, places, chunk, watch, rows, begun)
+        with begin() as turns:
+            rows = _collect(turns, ids, few, places, chunk, watch, rows, begun)
         for at, j in enumerate(group):
             watch.check()
             made = {name: np.zeros(of(name, j), np.float32) for name in DERIVED if name in part.want}
-            _derive(engine, places.layers[s.layers[j]], s, {n: rows[n][at] for n in HELPERS if n in rows}, made)
+            _derive(turns, places.layers[s.layers[j]], s, {n: rows[n][at] for n in HELPERS if n in rows}, made)
             made |= {name: rows[name][at + (name == "hidden")] for name in direct}
             each(s.layers[j], {name: made[name] for name in part.want})
     return kept
 
 
 def _collect(
-    engine: _engine.Engine,
+    turns: Turns,
     ids: Sequence[int],
     s: Selection,
     places: Places,
@@ -174,52 +180,54 @@ def _collect(
     for name, shape in _helpers(places, s).items():
         rows.setdefault(name, [np.zeros(one, np.float32) for one in shape])
     if {"logits", "final"} & {*s.want}:
-        rows["last"] = np.zeros((len(s.positions), engine.plan.dim), np.float32)
+        rows["last"] = np.zeros((len(s.positions), turns.dim), np.float32)
     filled = {name: array for name, array in rows.items() if name not in (*DERIVED, "logits", "final", "states")}
     taps = _taps(places, s, filled)
     positions = np.array(s.positions)
-    sequence = _engine.Sequence(engine) if begun is None else begun.fork()
-    for start, end in _passes(s, min(chunk, engine.max_rows), sequence.length):
+    sequence = turns.sequence(begun)
+    most = min(chunk, turns.max_rows)
+    while sequence.length < s.n:
+        start = sequence.length
+        end = _end(s, start, turns.rows(most, start))
         part = np.array(ids[start:end], np.int32)
-        found, _ = engine.observe([(sequence, part, len(part))], taps=taps, cancel=watch.cancel)
+        found, _ = turns.observe([(sequence, part, len(part))], taps=taps)
         to = _run(np.nonzero((positions >= start) & (positions < end))[0])
-        _keep(engine.plan, filled, found, places, s, slice(start, end), to, _run(positions[to] - start))
+        _keep(turns.plan, filled, found, places, s, slice(start, end), to, _run(positions[to] - start))
         if "states" in rows and end - 1 in s.positions:
-            for j, state in _states(engine.plan, sequence, places, s):
+            for j, state in _states(turns.plan, sequence, places, s):
                 rows["states"][j][s.positions.index(end - 1)] = state
         watch.step(end - start)
+    turns.drop(sequence)
     return rows
 
 
 def walk(
-    engine: _engine.Engine,
+    turns: Turns,
     ids: Sequence[int],
     taps: Sequence[Tap],
     positions: Sequence[int],
     watch: Watch,
     chunk: int = 512,
 ) -> Iterator[tuple[slice, dict[Tap, Floats]]]:
-    """Runs a sequence up to the last of some positions (ascending). Yields for each pass that has some of them their
-    places among the positions, and their rows of each tap."""
-    every, sequence, step = np.array(positions), _engine.Sequence(engine), min(chunk, engine.max_rows)
-    end = int(every[-1]) + 1
-    for start in range(0, end, step):
-        part = np.array(ids[start : min(start + step, end)], np.int32)
-        to = slice(*np.searchsorted(every, [start, start + len(part)]).tolist())
+    """Runs a sequence up to the last of some positions (ascending). Yields for each `chunk` tokens that have some of
+    them their places among the positions, and their rows of each tap."""
+    every, sequence, step = np.array(positions), turns.sequence(), min(chunk, turns.max_rows)
+    last = int(every[-1]) + 1
+    for start in range(0, last, step):
+        end = min(start + step, last)
+        to = slice(*np.searchsorted(every, [start, end]).tolist())
         here = taps if to.start < to.stop else ()
-        found, _ = engine.observe([(sequence, part, len(part))], taps=here, cancel=watch.cancel)
+        found = turns.rows_of(sequence, ids, end, here)
         if here:
             row = _run(every[to] - start)
             yield to, {Tap(*tap): rows[row] for tap, rows in found.items()}
-        watch.step(len(part))
+        watch.step(end - start)
 
 
-def _passes(s: Selection, step: int, start: int) -> Iterator[tuple[int, int]]:
-    """The tokens [from, to) of each pass: one ends at every position whose state is wanted."""
-    ends = {position + 1 for position in s.positions} if "states" in s.want else set()
-    for end in sorted(ends | {*range(start + step, s.n, step)} | {s.n}):
-        yield start, end
-        start = end
+def _end(s: Selection, start: int, most: int) -> int:
+    """Where a pass ends that begins at a token: before every position whose state is wanted."""
+    ends = [position + 1 for position in s.positions if position >= start] if "states" in s.want else []
+    return min(start + most, s.n, *ends)
 
 
 def _states(plan: Plan, sequence: _engine.Sequence, places: Places, s: Selection) -> Iterator[tuple[int, Floats]]:
@@ -253,14 +261,12 @@ def _helpers(places: Places, s: Selection) -> dict[str, list[Shape]]:
     return found
 
 
-def _derive(
-    engine: _engine.Engine, layer: Layer, s: Selection, helpers: Mapping[str, Floats], out: Mapping[str, Floats]
-) -> None:
+def _derive(turns: Turns, layer: Layer, s: Selection, helpers: Mapping[str, Floats], out: Mapping[str, Floats]) -> None:
     """Fills a layer's scores, attention and head_out, those that `out` has."""
     if layer.qkv is not None and ("scores" in out or "attention" in out):
-        pattern.fill(engine, layer, s, helpers["q"], helpers["k"], out.get("scores"), out.get("attention"))
+        pattern.fill(turns, layer, s, helpers["q"], helpers["k"], out.get("scores"), out.get("attention"))
     if layer.mixed is not None and "head_out" in out:
-        out["head_out"][:] = head_parts(engine, layer, helpers["outputs"], s.heads)
+        out["head_out"][:] = head_parts(turns.engine, layer, helpers["outputs"], s.heads)
 
 
 def _zeros(shape: Shape | list[Shape]) -> Any:
@@ -456,31 +462,31 @@ def head_parts(engine: _engine.Engine, layer: Layer, mixed: Floats, heads: Seque
 # ---- the head -------------------------------------------------------------------------------------------------
 
 
-def head_passes(
-    engine: _engine.Engine, places: Places, x: Floats, rows: int
-) -> Iterator[tuple[slice, Callable[..., Any]]]:
+def head_passes(turns: Turns, places: Places, x: Floats, rows: int) -> Iterator[tuple[slice, Callable[..., Any]]]:
     """Passes of the model's head alone over rows of the residual stream (n, dim), at most so many at a time. Yields
     (slice of the rows, a function that runs it, with what `Engine.observe` takes for what is wanted)."""
-    sequence = _engine.Sequence(engine)
-    for start in range(0, len(x), rows):
-        part = np.ascontiguousarray(x[start : start + rows])
+    sequence = _engine.Sequence(turns.engine)  # which stays empty
+    start = 0
+    while start < len(x):
+        part = np.ascontiguousarray(x[start : start + turns.rows(rows, part=True)])
         parts = [(sequence, np.zeros(len(part), np.int32), 0)]
-        run = partial(engine.observe, parts, ops=(places.head, places.head + 1), feeds={places.last.buffer: part}, at=0)
+        run = partial(turns.observe, parts, ops=(places.head, places.head + 1), feeds={places.last.buffer: part}, at=0)
         yield slice(start, start + len(part)), run
+        start += len(part)
 
 
-def head_blocks(engine: _engine.Engine, places: Places, x: Floats, rows: int = 64) -> Iterator[tuple[slice, Floats]]:
+def head_blocks(turns: Turns, places: Places, x: Floats, rows: int = 64) -> Iterator[tuple[slice, Floats]]:
     """Logits of rows of the residual stream (n, dim), computed by the model's head. Yields (slice of the rows, logits
     (m, vocab)), m <= `rows`."""
-    for to, run in head_passes(engine, places, x, rows):
-        out = np.empty((to.stop - to.start, engine.vocab), np.float32)
+    for to, run in head_passes(turns, places, x, rows):
+        out = np.empty((to.stop - to.start, turns.vocab), np.float32)
         run(out=out)
         yield to, out
 
 
-def final_rows(engine: _engine.Engine, places: Places, x: Floats) -> Floats:
+def final_rows(turns: Turns, places: Places, x: Floats) -> Floats:
     """Rows of the residual stream (n, dim) after the final norm, computed by the model's head."""
-    out = np.empty((len(x), engine.dim), np.float32)
-    for to, run in head_passes(engine, places, x, engine.max_rows):
+    out = np.empty((len(x), turns.dim), np.float32)
+    for to, run in head_passes(turns, places, x, turns.max_rows):
         run(hidden=out[to])
     return out

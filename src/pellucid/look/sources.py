@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine
 from pellucid.core import Core
 from pellucid.errors import UnsupportedModelError
 from pellucid.look import attributions, record
 from pellucid.look.pattern import as_cached
 from pellucid.look.places import Layer, find
 from pellucid.look.sizes import Selection
+from pellucid.schedule.turns import Turns
 
 __all__ = ["sources"]
 
@@ -28,8 +28,9 @@ def sources(core: Core, ids: Sequence[int], position: int, pair: attributions.Pa
     n_heads = core.config.attention.n_q
     every = tuple(range(len(places.layers)))
     s = Selection(("attention", "v", "mixed"), every, tuple(range(n_heads)), (position,), len(ids))
-    found = record.record(engine, ids, s, places, 512)
-    end = record.record(engine, ids, Selection(("hidden",), every[-1:], (0,), (position,), len(ids)), places, 512)
+    with Turns(core, "trace", [len(ids)]) as turns:
+        found = record.record(turns, ids, s, places, 512)
+        end = record.record(turns, ids, Selection(("hidden",), every[-1:], (0,), (position,), len(ids)), places, 512)
     direction = attributions.directions(engine, [pair], end["hidden"][-1])[0][0]  # (1, d)
     out = np.zeros((len(every), n_heads, len(ids)))
     for i, layer in enumerate(places.layers):
@@ -42,7 +43,7 @@ def sources(core: Core, ids: Sequence[int], position: int, pair: attributions.Pa
         w, mixed = record.projection(engine, layer), found["mixed"][i].swapaxes(0, 1).reshape(1, -1)
         read = attributions.norm_of(plan, layer.project, mixed, w).back(direction)[0] @ w  # (heads * value)
         if layer.gates is not None:
-            read = read * _gates(engine, ids, position, i, layer)
+            read = read * _gates(core, ids, position, i, layer)
         values = as_cached(found["v"][i], engine.kv)  # (KV heads, n, value)
         per = read.reshape(n_heads, layer.value)
         for h in range(n_heads):
@@ -50,11 +51,12 @@ def sources(core: Core, ids: Sequence[int], position: int, pair: attributions.Pa
     return out
 
 
-def _gates(engine: _engine.Engine, ids: Sequence[int], position: int, number: int, layer: Layer) -> Floats:
+def _gates(core: Core, ids: Sequence[int], position: int, number: int, layer: Layer) -> Floats:
     """A factor of each column of the heads' outputs."""
     assert layer.gates is not None and layer.group is not None
-    places = find(engine.plan)
-    found = record.record(engine, ids, Selection(("gates",), (number,), (0,), (position,), len(ids)), places, 512)
+    s = Selection(("gates",), (number,), (0,), (position,), len(ids))
+    with Turns(core, "trace", [len(ids)]) as turns:
+        found = record.record(turns, ids, s, find(turns.plan), 512)
     width = layer.group.n_q * layer.value
     factors: Floats = np.repeat(found["gates"][0][0], -(-width // layer.gates.width))[:width]
     return factors

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine
 from pellucid.core import Core
 from pellucid.look import record
 from pellucid.look.places import find
+from pellucid.schedule.turns import Turns
 
 __all__ = ["LensTable", "lens_table", "likeliest"]
 
@@ -45,30 +45,30 @@ def lens_table(core: Core, ids: Sequence[int], positions: Sequence[int], k: int,
     follows = np.full(shape, np.nan, np.float32)
     known = np.array([position + 1 < len(ids) for position in positions])
     after = np.array([ids[position + 1] if position + 1 < len(ids) else 0 for position in positions], np.int32)
-    for to, found in record.walk(engine, ids, sorted({*taps}), positions, watch):
-        for i, tap in enumerate(taps):
-            rows = _head(engine, found[tap], after[to], k, watch)
-            best[i, to] = [[id for id, _ in top] for _, top in rows]
-            p[i, to] = np.exp([[logprob for _, logprob in top] for _, top in rows])
-            own = np.exp(np.array([logprob for logprob, _ in rows], np.float32))
-            follows[i, to] = np.where(known[to], own, np.nan)
+    with Turns(core, "trace", [positions[-1] + 1], watch.cancel) as turns:
+        for to, found in record.walk(turns, ids, sorted({*taps}), positions, watch):
+            for i, tap in enumerate(taps):
+                rows = _head(turns, found[tap], after[to], k)
+                best[i, to] = [[id for id, _ in top] for _, top in rows]
+                p[i, to] = np.exp([[logprob for _, logprob in top] for _, top in rows])
+                own = np.exp(np.array([logprob for logprob, _ in rows], np.float32))
+                follows[i, to] = np.where(known[to], own, np.nan)
     return LensTable(tuple(positions), best, p, follows, {id: core.spell(id) for id in np.unique(best).tolist()})
 
 
 def _head(
-    engine: _engine.Engine,
+    turns: Turns,
     x: npt.NDArray[np.float32],
     targets: npt.NDArray[np.int32],
     k: int,
-    watch: record.Watch,
 ) -> list[tuple[float, list[tuple[int, float]]]]:
     """Of each row of the residual stream (n, dim): the log probability of its target, and the k likeliest tokens."""
     out: list[tuple[float, list[tuple[int, float]]]] = []
-    for to, run in record.head_passes(engine, find(engine.plan), x, engine.max_rows):
-        run(targets=targets[to], top=k, found=out, cancel=watch.cancel)
+    for to, run in record.head_passes(turns, find(turns.plan), x, turns.max_rows):
+        run(targets=targets[to], top=k, found=out)
     return out
 
 
-def likeliest(engine: _engine.Engine, x: npt.NDArray[np.float32], k: int) -> list[list[tuple[int, float]]]:
+def likeliest(turns: Turns, x: npt.NDArray[np.float32], k: int) -> list[list[tuple[int, float]]]:
     """The k likeliest tokens after each row of the residual stream (n, dim), with their log probabilities."""
-    return [top for _, top in _head(engine, x, np.zeros(len(x), np.int32), k, record.Watch())]
+    return [top for _, top in _head(turns, x, np.zeros(len(x), np.int32), k)]

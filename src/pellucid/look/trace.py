@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from pellucid.look.table import LensTable, lens_table
 from pellucid.options import Ids
 from pellucid.results import Completion
 from pellucid.sampling import Cancel, Integer, Number
+from pellucid.schedule.turns import Turns
 
 __all__ = ["LIMIT", "Token", "Trace", "trace"]
 
@@ -141,13 +143,14 @@ class Trace(Recorded):
         if "logits" in self.kept and kept:
             row: Floats = self.logits[self.positions.index(position)]
             return row
-        engine = self._need_core().open()
-        places = find(engine.plan)
+        core = self._need_core()
+        places = find(core.open().plan)
         if "hidden" in self.kept and len(places.layers) - 1 in self.layers and kept:
             rows = self.hidden[-1, self.positions.index(position)][None]
         else:
             rows = self._probe(position)[places.last]
-        ((_, logits),) = record.head_blocks(engine, places, rows)
+        with Turns(core, "trace") as turns:
+            ((_, logits),) = record.head_blocks(turns, places, rows)
         row = logits[0]
         return row
 
@@ -247,20 +250,23 @@ class Trace(Recorded):
         """Every tap of one token's row; those of the last position asked for are kept."""
         known = self._probed  # read once: another thread may replace it
         if known is None or known[0] != position:
-            self._probed = known = (position, lens.probe(self._need_core().open(), self.ids, position))
+            self._probed = known = (position, lens.probe(self._need_core(), self.ids, position))
         return known[1]
 
     def _blocks(self) -> Iterator[tuple[slice, Floats]]:
         """(slice of the positions, their logits) for all positions, at most 64 at a time."""
         if "logits" in self.kept:
-            return ((slice(i, i + 64), self.logits[i : i + 64]) for i in range(0, len(self.positions), 64))
-        engine = self._need_core().open()
-        places = find(engine.plan)
-        last = len(places.layers) - 1
-        if "hidden" in self.kept and last in self.layers:
-            return record.head_blocks(engine, places, self.hidden[-1])
-        again = sizes.Selection(("hidden",), (last,), self.heads, self.positions, len(self))
-        return record.head_blocks(engine, places, record.record(engine, self.ids, again, places, 512)["hidden"][-1])
+            yield from ((slice(i, i + 64), self.logits[i : i + 64]) for i in range(0, len(self.positions), 64))
+            return
+        with Turns(self._need_core(), "trace", [len(self)]) as turns:
+            places = find(turns.plan)
+            last = len(places.layers) - 1
+            if "hidden" in self.kept and last in self.layers:
+                hidden = self.hidden[-1]
+            else:
+                again = sizes.Selection(("hidden",), (last,), self.heads, self.positions, len(self))
+                hidden = record.record(turns, self.ids, again, places, 512)["hidden"][-1]
+        yield from record.head_blocks(turns, places, hidden)
 
     # ---- export -----------------------------------------------------------------------------------------------
 
@@ -367,11 +373,13 @@ def trace(
         begun = _before(begun, engine, selections[0])
     found = []
     for ids, s in zip(many, selections, strict=True):
+        begin = partial(Turns, core, "trace", [len(ids)], seen.cancel, engine)
         with record.cancelling():
             if each is None:
-                arrays = record.record(engine, ids, s, places, chunk, seen, begun)
+                with begin() as turns:
+                    arrays = record.record(turns, ids, s, places, chunk, seen, begun)
             else:
-                arrays = record.by_layer(engine, ids, s, places, chunk, limit, seen, each, begun)
+                arrays = record.by_layer(begin, ids, s, places, chunk, limit, seen, each, begun)
         tokens = [Token(id, core.spell(id), core.piece(id, special=True)) for id in ids]
         found.append(Trace(tokens, (s.layers, s.heads, s.positions), arrays, core.facts.name, core))
     return found if several else found[0]

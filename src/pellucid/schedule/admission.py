@@ -109,7 +109,7 @@ class Requests:
         the calls before it."""
         with self._lock:
             limit = None if self.room is None else self.room.limit
-            others = sum(one.most for one in self._holders.calls)
+            others = sum(one.most for one in self._holders.others())
             fits = not others or not call.most or limit is None or others + call.most <= limit
             if fits:
                 self._holders.calls.append(call)

@@ -6,6 +6,7 @@ while a pass looks for pages may come too late for that pass, and must not decid
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from enum import Enum
@@ -53,9 +54,17 @@ class Holders:
 
     def only(self, mine: Work | None, *known: list[Work]) -> bool:
         """Whether nothing but `mine` holds pages; None: nothing but calls. known: the requests that run or wait."""
-        if self.leaving or any(one.sequence is not None for one in self.shared) or (self.calls and mine is not None):
+        if self.leaving or any(one.sequence is not None for one in self.shared):
+            return False
+        if mine is not None and self.others():
             return False
         return not any(work.holds and work is not mine for works in known for work in works)
+
+    def others(self) -> list[Call]:
+        """The calls that go on while this thread waits: those of other threads. A function that this one's call asks,
+        or tells how far it is, may compute something else."""
+        mine = threading.get_ident()
+        return [one for one in self.calls if one.caller.thread != mine]
 
     def free(self, running: list[Work], batch: Batch | None = None, call: Call | None = None) -> Freed | Work:
         """Makes room for a pass that lacked memory, of requests or of a call. -> the request that was given up, the
@@ -63,9 +72,9 @@ class Holders:
         mine = [] if batch is None else [work for work, _ in batch.entries]
         if any(work.gone for work in (*running, *mine)):
             return Freed.AGAIN  # removed when the pass is settled
-        others = [work for work in running if work.holds and work not in mine[:1]]
-        if others:
-            work = max(others, key=lambda work: (not _keeps(work), work.order()))
+        given = [work for work in running if work.holds and work not in mine[:1]]
+        if given:
+            work = max(given, key=lambda work: (not _keeps(work), work.order()))
             drop(work)
             return work
         held = [one for one in self.shared if one.sequence is not None]
@@ -78,7 +87,9 @@ class Holders:
         if call is not None:
             call.short = True
         # Where all calls lack memory, the oldest cannot wait for the others.
-        if self.calls and (self.calls[0] is not call or not all(one.short for one in self.calls)):
+        others = self.others()
+        calls = [one for one in self.calls if one is call or one in others]
+        if calls and (calls[0] is not call or not all(one.short for one in calls)):
             return Freed.SOON
         alone = batch.sole if batch is not None else call is not None and call.sole
         return Freed.NOTHING if alone else Freed.AGAIN

@@ -7,6 +7,7 @@ for the calls before it, and requests are given up for it, to be computed again:
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -38,13 +39,19 @@ class Turns:
 
     kind: calls of one kind have passes that take equally long for equally many rows. lengths: how many tokens each
     sequence is to compute; those that are done are dropped (`drop`). cancel: asked by the call's thread whether to
-    end; then `_engine.Cancelled` is raised.
+    end; then `_engine.Cancelled` is raised. engine: one that has the core's weights; None: the core's.
     """
 
     def __init__(
-        self, core: Core, kind: str, lengths: Sequence[int] = (), cancel: Callable[[], bool] | None = None
+        self,
+        core: Core,
+        kind: str,
+        lengths: Sequence[int] = (),
+        cancel: Callable[[], bool] | None = None,
+        engine: _engine.Engine | None = None,
     ) -> None:
-        self.engine = engine = core.open()
+        opened = core.open()
+        self.engine = engine = opened if engine is None else engine
         self.max_rows, self.vocab, self.dim, self.plan = engine.max_rows, engine.vocab, engine.dim, engine.plan
         self.kind = kind
         self.together = MOST_TOGETHER  # sequences in a pass, at most
@@ -52,6 +59,7 @@ class Turns:
         self.sole = False  # it was the only one that held memory when its last pass began
         self._scheduler = scheduler = of(core)
         self.caller = Caller(cancel, 1 << 30, scheduler.new_event)
+        self.caller.thread = threading.get_ident()
         self.most = 0 if scheduler.room is None else scheduler.room.most(lengths, self.max_rows)
         self._sequences: dict[int, _engine.Sequence] = {}
 
@@ -95,9 +103,13 @@ class Turns:
 
     # ---- passes -----------------------------------------------------------------------------------------------
 
-    def rows(self, most: int, depth: int = 0) -> int:
-        """How many of so many rows the next pass may have. depth: tokens that their sequence holds."""
-        return self._scheduler.beside(most, depth, self.kind)
+    def rows(self, most: int, depth: int = 0, *, part: bool = False) -> int:
+        """How many of so many rows the next pass may have. depth: tokens that their sequence holds. part: whether it is
+        a pass over a part of the plan."""
+        return self._scheduler.beside(most, depth, self._kind(part))
+
+    def _kind(self, part: bool) -> str:
+        return f"{self.kind}, a part" if part else self.kind
 
     def fewer(self, parts: int) -> bool:
         """Called where a pass of so many sequences lacked memory -> whether to try it with fewer, `together`."""
@@ -112,14 +124,29 @@ class Turns:
 
     def observe(self, parts: Sequence[tuple[_engine.Sequence, Any, int]], **options: Any) -> Any:
         """``Engine.observe``."""
-        return self._pass(parts, lambda: self.engine.observe(parts, cancel=self.caller.cancel, **options))
+        part = options.get("ops") is not None
+        return self._pass(parts, lambda: self.engine.observe(parts, cancel=self.caller.cancel, **options), part)
+
+    def rows_of(
+        self, sequence: _engine.Sequence, ids: Sequence[int], end: int, taps: Sequence[tuple[int, int]]
+    ) -> dict[tuple[int, int], npt.NDArray[np.float32]]:
+        """Computes a sequence's tokens up to `end` -> their rows of each tap (op, buffer), however many passes they
+        take: what is computed from these is the same beside whatever else runs."""
+        parts: dict[tuple[int, int], list[npt.NDArray[np.float32]]] = {}
+        while sequence.length < end:
+            start = sequence.length
+            part = np.array(ids[start : start + self.rows(end - start, start)], np.int32)
+            found, _ = self.observe([(sequence, part, len(part))], taps=taps)
+            for tap, rows in found.items():
+                parts.setdefault(tap, []).append(rows)
+        return {tap: some[0] if len(some) == 1 else np.concatenate(some) for tap, some in parts.items()}
 
     def attention(
         self,
         q: npt.NDArray[np.float32],
         k: npt.NDArray[np.float32],
         groups: Sequence[int],
-        positions: npt.NDArray[Any],
+        positions: Sequence[int] | npt.NDArray[Any],
         *,
         scores: npt.NDArray[np.float32] | None,
         weights: npt.NDArray[np.float32] | None,
@@ -143,14 +170,14 @@ class Turns:
                 for name, out in outs.items():
                     out[:, rows] = parts[name]
 
-    def _pass(self, parts: Sequence[tuple[_engine.Sequence, Any, int]], work: Callable[[], T]) -> T:
+    def _pass(self, parts: Sequence[tuple[_engine.Sequence, Any, int]], work: Callable[[], T], part: bool = False) -> T:
         rows = sum(len(ids) for _, ids, _ in parts)
         deep = sum(len(ids) * sequence.length for sequence, ids, _ in parts)
 
         def timed() -> T:
             start = time.perf_counter()
             found = work()
-            self._scheduler.took(self.kind, rows, deep, time.perf_counter() - start)
+            self._scheduler.took(self._kind(part), rows, deep, time.perf_counter() - start)
             return found
 
         return self._turn(timed)
