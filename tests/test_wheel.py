@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 EPOCH = "1767225600"  # the time that files in the wheel bear
-MOST_BYTES = 2_500_000  # of the wheel, so that growth is noticed
+MOST_BYTES = 3_000_000  # of the wheel, so that growth is noticed
 pytestmark = pytest.mark.wheel
 
 
