@@ -11,7 +11,11 @@ from pellucid.plan import Plan
 Parts = Iterable[tuple["Sequence", Sequence_[int] | npt.NDArray[np.int32], int]]
 Cancel = Callable[[], bool] | None
 Samplers = (
-    list["Sampler"] | list[tuple["Sampler", int]] | list["Sampler | tuple[Sampler, int]"] | list["Sampler | Known"]
+    list["Sampler"]
+    | list[tuple["Sampler", int]]
+    | list["Sampler | tuple[Sampler, int]"]
+    | list["Sampler | tuple[Sampler, int, npt.NDArray[np.uint32]]"]
+    | list["Sampler | Known"]
 )
 Scored = tuple[float, list[tuple[int, float]]]
 Sampled = tuple[int, float | None, list[tuple[int, float]]]

@@ -303,6 +303,7 @@ cdef class Engine:
         wanted (first = len(ids): none). `out`, float32 (wanted rows, vocab), receives the logits; or `samplers`, one
         per wanted row, choose tokens -> [(id, logprob | None, [(id, logprob), ...])]; (sampler, offset) draws as the
         sampler would that many draws later, if what `Sampler.draft` was given comes true, and does not advance it;
+        (sampler, offset, mask) with a mask, uint32, in place of its own;
         `Known` reports a token; or `targets`, an id per wanted row, are scored, each with the `top` most probable
         tokens -> [(logprob, [(id, logprob), ...])]; or `hidden`, float32 (wanted rows, dim), receives the rows after
         the final norm, and no logits are computed.

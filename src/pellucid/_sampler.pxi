@@ -185,6 +185,7 @@ cdef class Results:
     cdef uint64_t *steps
     cdef pl_sampled *sampled
     cdef list tops
+    cdef list masks         # of rows that have one of their own
     cdef int32_t[::1] targets
 
     def __dealloc__(self):
@@ -193,9 +194,10 @@ cdef class Results:
         free(self.sampled)
 
     def __init__(self, list samplers, targets, int top, int vocab):
-        """samplers: one per row, or (sampler, offset), or Known; or targets: an id per row, each reported with `top`
-        alternatives."""
+        """samplers: one per row, or (sampler, offset), or (sampler, offset, mask in place of the sampler's), or Known;
+        or targets: an id per row, each reported with `top` alternatives."""
         cdef Sampler s
+        cdef uint32_t[::1] bits
         cdef Py_ssize_t n = len(samplers if targets is None else targets), i, offset
         self.params = <pl_sample_params *>calloc(n + 1, sizeof(pl_sample_params))
         self.steps = <uint64_t *>calloc(n + 1, sizeof(uint64_t))
@@ -203,6 +205,7 @@ cdef class Results:
         if self.params == NULL or self.steps == NULL or self.sampled == NULL:
             raise OutOfMemoryError("no memory for a pass's results")
         self.tops = []
+        self.masks = []
         if targets is not None:
             self.targets = np.ascontiguousarray(targets, np.int32)
             for i in range(n):
@@ -217,11 +220,17 @@ cdef class Results:
             if isinstance(samplers[i], Known):
                 self.report(i, samplers[i], vocab)
                 continue
-            s, offset = samplers[i] if isinstance(samplers[i], tuple) else (samplers[i], 0)
+            s, offset = samplers[i][:2] if isinstance(samplers[i], tuple) else (samplers[i], 0)
             if s.params.mask != NULL and s.n_mask != (vocab + 31) // 32:
                 raise ValueError(f"samplers[{i}]: a mask of {s.n_mask} words, expected {(vocab + 31) // 32}, "
                                  f"a bit for each of {vocab} tokens")
             s.settings(&self.params[i], offset)
+            if isinstance(samplers[i], tuple) and len(samplers[i]) == 3:
+                bits = samplers[i][2]
+                if bits.shape[0] != (vocab + 31) // 32:
+                    raise ValueError(f"samplers[{i}]: a mask of {bits.shape[0]} words, expected {(vocab + 31) // 32}")
+                self.masks.append(bits)
+                self.params[i].mask = &bits[0]
             self.steps[i] = s.step + <uint64_t>offset
             self.make_room(i, vocab)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-from typing import Any
+import copy
+from collections.abc import Sequence, Set
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,10 @@ import numpy.typing as npt
 from pellucid.errors import GrammarError
 from pellucid.text.grammar import Grammar
 
-__all__ = ["Bound", "Decided"]
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["Bound", "Decided", "Guesses"]
 
 
 class Decided:
@@ -52,6 +56,29 @@ class Decided:
             while len(drawn) < len(self.ids):
                 drawn.append((self.ids[len(drawn)], None, []))
 
+    def at(self, n: int) -> bool:
+        """Whether it is at the end of so many tokens."""
+        return len(self.ids) == n and not self.complete and not self._moving
+
+    def fork(self) -> Self:
+        """Another one, at the same place, with a mask of its own."""
+        twin = copy.copy(self)
+        twin.words, twin.ids = np.empty_like(self.words), list(self.ids)
+        return twin
+
+    def group(self, token: int) -> list[int]:
+        """Takes a token -> it and those that must follow; none, where it may not be drawn here."""
+        n = len(self.ids)
+        try:
+            self._take(token)
+        except GrammarError:
+            return []
+        return self.ids[n:]
+
+    def fill(self) -> None:
+        """Writes the mask of the next draw. Where it cannot be computed, it allows nothing, and `failure` says why."""
+        raise NotImplementedError
+
     def _again(self) -> None:
         """The state after `ids`, from the start."""
         raise NotImplementedError
@@ -59,6 +86,43 @@ class Decided:
     def _take(self, token: int) -> None:
         """Adds a token, and those that must follow."""
         raise NotImplementedError
+
+
+class Guesses:
+    """Guesses at the next draws of a generation, each with the tokens that must follow it. None is left that may not be
+    drawn there, or that ends the text.
+
+    ids: all these tokens, at most so many; decided: of each, whether it follows without a draw. masks: of the draw
+    after each of them; None where there is none.
+    """
+
+    def __init__(self, bound: Decided, guesses: Sequence[int], most: int, ends: Set[int]) -> None:
+        self._bound = bound
+        self.ids: list[int] = []
+        self.decided: list[bool] = []
+        twin, at = bound.fork(), 0
+        while at < len(guesses):
+            group = twin.group(guesses[at])
+            if not group or len(self.ids) + len(group) > most or twin.complete or not ends.isdisjoint(group):
+                break
+            self.ids += group
+            self.decided += [False, *[True] * (len(group) - 1)]
+            same = next((i for i, (a, b) in enumerate(zip(group, guesses[at:])) if a != b), len(group))
+            at += same
+            if same < len(group):  # what was guessed to follow cannot
+                break
+        draws = [not later for later in (*self.decided[1:], False)]
+        self.masks = [np.empty_like(bound.words) if one else None for one in draws[: len(self.ids)]]
+
+    def fill(self) -> None:
+        """Writes the masks."""
+        twin = self._bound.fork()
+        for id, decided, words in zip(self.ids, self.decided, self.masks, strict=True):
+            if not decided:
+                twin.group(id)
+            if words is not None:
+                twin.fill()
+                words[:] = twin.words
 
 
 class Bound(Decided):
@@ -74,6 +138,11 @@ class Bound(Decided):
     def warnings(self) -> tuple[str, ...]:
         """Keywords of a schema that are ignored."""
         return self.grammar.warnings
+
+    def fork(self) -> Self:
+        twin = super().fork()
+        twin._matcher = self._matcher.fork()
+        return twin
 
     def _again(self) -> None:
         self._matcher = self.grammar.matcher()
@@ -93,7 +162,6 @@ class Bound(Decided):
         self.complete = matcher.complete
 
     def fill(self) -> None:
-        """Writes the mask of the next draw. Where it cannot be computed, it allows nothing, and `failure` says why."""
         try:
             self._matcher.mask(self.words, self._may_end)
         except GrammarError as error:

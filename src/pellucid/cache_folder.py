@@ -14,6 +14,8 @@ import json
 import os
 import re
 import time
+import weakref
+from array import array
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,6 +39,10 @@ WORTH = 64  # tokens that no other file has, for which a sequence is written
 Tell = Callable[[str], object]
 
 
+# The files that this process wrote or read for a model, and what they hold.
+_known: weakref.WeakKeyDictionary[Core, dict[str, tuple[str, array[int]]]] = weakref.WeakKeyDictionary()
+
+
 class _File(NamedTuple):
     used: float  # time.time of its last use
     path: str
@@ -44,9 +50,10 @@ class _File(NamedTuple):
 
 
 def save(core: Core, folder: str, limit: int, tell: Tell) -> int:
-    """Writes what a model's prefix cache holds, that of most recent use first, and removes files of oldest use, so that
-    all in the folder take at most `limit` bytes. tell: logs a line. -> how many sequences of the model the folder then
-    has."""
+    """Writes what a model's prefix cache holds and the folder does not, that of most recent use first. Removes files
+    of which another now has all, and those of oldest use, so that all in the folder take at most `limit` bytes. While
+    it writes, one sequence at a time keeps its memory. tell: logs a line. -> how many sequences of the model the folder
+    then has."""
     now = time.time()
     try:
         own = _own(core, folder)
@@ -54,17 +61,25 @@ def save(core: Core, folder: str, limit: int, tell: Tell) -> int:
         os.makedirs(own, mode=0o700, exist_ok=True)
         scheduler = run.of(core)
         kept = scheduler.kept()
-        if scheduler.reuse is not None and scheduler.reuse.whole:
+        whole = scheduler.reuse is not None and scheduler.reuse.whole
+        if whole:
             kept = _worth(kept)
-        for place, (root, ids, sequence) in enumerate(kept):
+        known = _known.setdefault(core, {})
+        for place, (root, ids) in enumerate(kept):
             used = now - place  # so that the order is kept
             path = os.path.join(own, _name(root, ids))
             if not os.path.isfile(path):
+                sequence = scheduler.copy(root, ids)
+                if sequence is None:
+                    continue
                 size = _size(ids, sequence)
                 if size > limit or not _make_room(folder, limit - size, used):
                     break
                 saved.write(path, core, sequence, ids, root)
+                del sequence
             os.utime(path, (used, used))
+            if whole:
+                _remove_shorter(known, path, root, ids)
         _make_room(folder, limit, now + 1)
         return len(_files(own))
     except (OSError, PellucidError) as error:
@@ -93,6 +108,7 @@ def load(core: Core, folder: str, tell: Tell) -> int:
                     os.unlink(file.path)
                 continue
             found.append((root, ids, sequence))
+            _known.setdefault(core, {})[file.path] = root, array("i", ids)
     except (OSError, PellucidError) as error:
         tell(f"the prefix cache cannot be read from {one_line(folder, 200)}: {one_line(str(error))}")
     scheduler = run.of(core)
@@ -114,13 +130,24 @@ def _name(root: str, ids: list[int]) -> str:
     return f"{found.hexdigest()}.sequence"
 
 
-def _worth(kept: list[tuple[str, list[int], Any]]) -> list[tuple[str, list[int], Any]]:
+def _worth(kept: list[tuple[str, list[int]]]) -> list[tuple[str, list[int]]]:
     """Of sequences that can go back to any length, those with enough tokens that no earlier one has."""
-    out: list[tuple[str, list[int], Any]] = []
-    for root, ids, sequence in kept:
-        if len(ids) - max((common(ids, other) for key, other, _ in out if key == root), default=0) >= WORTH:
-            out.append((root, ids, sequence))
+    out: list[tuple[str, list[int]]] = []
+    for root, ids in kept:
+        if len(ids) - max((common(ids, other) for key, other in out if key == root), default=0) >= WORTH:
+            out.append((root, ids))
     return out
+
+
+def _remove_shorter(known: dict[str, tuple[str, array[int]]], path: str, root: str, ids: list[int]) -> None:
+    """Removes the files of which this one has all tokens, as of a conversation's earlier turns."""
+    tokens = array("i", ids)
+    for other, (key, shorter) in list(known.items()):
+        if other != path and key == root and len(shorter) <= len(tokens) and shorter == tokens[: len(shorter)]:
+            del known[other]
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(other)
+    known[path] = root, tokens
 
 
 def _files(folder: str) -> list[_File]:

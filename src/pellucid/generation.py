@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pellucid import _engine, checks, observers, sampling
-from pellucid.bound import Bound
+from pellucid.bound import Bound, Guesses
 from pellucid.core import Core
-from pellucid.errors import ContextFullError, TokenizerError, WrongValue
+from pellucid.errors import ContextFullError, TokenizerError
 from pellucid.guide import Guide
 from pellucid.options import TEMPLATE_DEFAULTS
 from pellucid.reply import Asked, Reply, Spoken, for_template
 from pellucid.results import FinishReason, Piece, Timings, TokenLogprob
 from pellucid.sampling import SamplingOptions
+from pellucid.structure import Structure
 from pellucid.text.stream import TextStream, spell_out
 
 if TYPE_CHECKING:
@@ -65,8 +66,6 @@ def parse_chat_options(keywords: Mapping[str, Any]) -> ChatCall:
         on_full = checks.choice("on_full", on_full, ("error", "stop", "trim"))
     trim = on_full == "trim"  # what then fills the context is the answer, which stops there
     options = SamplingOptions.parse({**rest, "on_full": "stop" if trim else on_full}, max_tokens=None)
-    if asked.tools is not None and options.structure() is not None:
-        raise WrongValue("tools", ": given beside what the whole text must be: expected one of them")
     return ChatCall(options, own, trim, asked)
 
 
@@ -143,19 +142,13 @@ class Job:
         bias = {**dict.fromkeys(self.core.facts.suppressed, -math.inf), **o.logit_bias}
         if list(bias.values()).count(-math.inf) == self.core.config.vocab:
             raise ValueError("logit_bias forbids every token")
-        self.bound = self._bound()
+        structure = o.structure()
+        self.bound = self._bound(structure)
         mask = None if self.bound is None else self.bound.words
         self.sampler = _engine.Sampler(**{**o.sampler(), "bias": bias}, mask=mask)
         self.looks_back = o.penalised() or o.dry()
-        # Mirostat and DRY draw one token after another; recurrent layers cannot go back to any token.
-        self.speculates = bool(
-            o.speculate
-            and o.cache
-            and not o.mirostat
-            and not o.dry()
-            and not self.core.engine.recurs
-            and self.bound is None  # whose tokens that must follow take their place
-        )
+        # Mirostat and DRY draw one token after another.
+        self.speculates = bool(o.speculate and o.cache and not o.mirostat and not o.dry())
         self.prediction = self._prediction()
         self.drafted = self.accepted = 0  # guesses that passes verified, and those that were right
         self.start = time.perf_counter()
@@ -173,7 +166,7 @@ class Job:
             raise TokenizerError("stop strings need a tokenizer, and the model file has none: use stop_ids")
         piece = self.core.piece if self.reply is None else self.reply.piece
         self.text = None if tokenizer is None else TextStream(piece, o.stop)
-        self.spoken = None if self.reply is None else Spoken(self.reply, self.ids, o.seed)
+        self.spoken = None if self.reply is None else Spoken(self.reply, self.ids, o.seed, structure is not None)
         self.breakers: Breakers | None = None
         if o.dry() and o.dry_breakers and tokenizer is not None:
             from pellucid.text.breakers import Breakers
@@ -192,9 +185,8 @@ class Job:
                 self.finish = "stop"
         self.observer = None if observers.begun is None else observers.begun(self)
 
-    def _bound(self) -> Bound | Guide | None:
+    def _bound(self, structure: Structure | None) -> Bound | Guide | None:
         o, reply = self.options, self.reply
-        structure = o.structure()
         guided = reply is not None and reply.guided(structure is not None)
         if structure is None and not guided:
             return None
@@ -242,7 +234,8 @@ class Job:
             return rows
         some: int = self.sequence.rows(rows)
         # A prompt's last token has a pass of its own where layers recur, so that the state before it is kept.
-        return rows - 1 if some == rows and self.sequence.engine.recurs else some
+        prompt = self.sequence.length < self.begun - 1
+        return rows - 1 if some == rows and prompt and self.sequence.engine.recurs else some
 
     def soon(self) -> int:
         """How many tokens the sequence will hold before long: those it has, and the next SOON, if so many follow."""
@@ -264,12 +257,24 @@ class Job:
 
     def verifiable(self, ids: list[int]) -> list[int]:
         """The first of some guesses at its next tokens: as many as one more may follow, and none that ends it."""
-        n = len(self.tokens)
-        most = min(len(ids), self.room - n, self.max_tokens - (n - self.begun) - 1)
+        most = self._follow(len(ids))
         for i, id in enumerate(ids):
             if i >= most or id in self.eog or id in self.stop_ids:
                 return ids[:i]
         return ids
+
+    def _follow(self, most: int) -> int:
+        """How many of so many tokens may follow, and one more."""
+        n = len(self.tokens)
+        return int(min(most, self.room - n, self.max_tokens - (n - self.begun) - 1))
+
+    def guesses(self, ids: list[int], most: int) -> Guesses | None:
+        """As `verifiable`, where it is bound: with the tokens that must follow each, at most so many in all."""
+        new = len(self.tokens) - self.begun
+        if self.bound is None or not self.bound.at(new):
+            return None
+        made = Guesses(self.bound, ids, self._follow(most), self.eog | self.stop_ids)
+        return made if made.ids else None
 
     def guess(self, ids: list[int]) -> None:
         if self.looks_back:

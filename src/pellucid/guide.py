@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Set
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,9 +13,13 @@ from pellucid.core import Core
 from pellucid.errors import GrammarError, PellucidError
 from pellucid.reply import Reply
 from pellucid.structure import Structure
+from pellucid.text.dialects import spaced
 from pellucid.text.dialects.lark import calls_grammar
 from pellucid.text.grammar import Grammar, Matcher
 from pellucid.text.stream import spell_out
+
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = ["Guide"]
 
@@ -24,8 +30,8 @@ class Guide(Decided):
     """The tokens of an answer that are bound, in turns:
 
     - Reasoning is free, and ends after so many tokens where there is a budget: then its closing tag follows.
-    - Content is free until a call begins, whose rest is bound to the tools' schemas; or all of it is bound, where a
-      tool must be called, or where the text has a structure.
+    - Content is free until a call begins, whose rest is bound to the tools' schemas; or all of it is bound: where a
+      tool must be called, to calls; where the text has a structure, to this, or to calls where tools may be called.
 
     ends, may_end, scored: see ``Decided``. Raises GrammarError where a schema cannot be kept.
     """
@@ -56,27 +62,43 @@ class Guide(Decided):
     def _compile(self, structure: Structure) -> Grammar:
         return self._core.need_tokenizer().grammars(self._core.engine.vocab).compile(structure)
 
-    def _calls(self, trigger: str, several: bool) -> Structure:
-        reply = self._reply
-        tools = [(one.name, one.schema, one.strict) for one in reply.asked.callable]
-        ends = self._core.need_tokenizer().eog
-        text = calls_grammar(reply.dialect, tools, reply.specials, ends=ends, trigger=trigger, several=several)
-        return Structure("grammar", text)
+    def _calls(self, trigger: str = "", content: str | None = None) -> str:
+        reply, asked = self._reply, self._reply.asked
+        tools = [(one.name, one.schema, one.strict) for one in asked.callable]
+        return calls_grammar(
+            reply.dialect,
+            tools,
+            reply.specials,
+            ends=self._core.need_tokenizer().eog,
+            trigger=trigger,
+            several=asked.parallel,
+            content=content,
+        )
 
     def _whole(self) -> Grammar | None:
         """What binds all of the content."""
-        asked = self._reply.asked
-        if asked.tools is not None and asked.choice != "auto":
-            return self._compile(self._calls("", asked.parallel))
-        return None if self._structure is None else self._compile(self._structure)
+        asked, structure = self._reply.asked, self._structure
+        if structure is None and (asked.tools is None or asked.choice == "auto"):
+            return None
+        calls = None if asked.tools is None else self._compile(Structure("grammar", self._calls()))
+        if structure is None or (calls is not None and asked.choice != "auto"):
+            return calls
+        content = self._compile(structure)  # each first alone, so that its errors are its own
+        if calls is None:
+            return content
+        thinking = self._reply.thinking
+        header = self._answer().removeprefix(self._joint()) if thinking is not None and thinking.always else ""
+        return self._compile(structure._replace(calls=self._calls(content=header)))
 
-    def _after_triggers(self) -> dict[bytes, Grammar]:
+    def _after_triggers(self) -> dict[re.Pattern[bytes], Grammar]:
         """What binds the rest of a call, by the text that begins one. Where llguidance is missing, calls are free."""
         asked, dialect = self._reply.asked, self._reply.dialect
         if asked.tools is None or self._content is not None:
             return {}
         try:
-            return {one.encode(): self._compile(self._calls(one, asked.parallel)) for one in dialect.triggers}
+            return {
+                spaced(one.encode()): self._compile(Structure("grammar", self._calls(one))) for one in dialect.triggers
+            }
         except GrammarError:
             raise
         except PellucidError:
@@ -153,11 +175,18 @@ class Guide(Decided):
         self._thinking, self._tail = False, b""
         if self._content is not None:
             if thinking is not None and thinking.always:
-                answer = thinking.closing.removeprefix(thinking.closes)
-                called = self._reply.asked.tools is not None and self._structure is None
-                self._pending = self._spell("".join(self._reply.dialect.joint) if called else answer)
+                self._pending = self._spell(self._answer() if self._reply.asked.tools is None else self._joint())
             else:
                 self._matcher = self._content.matcher()
+
+    def _answer(self) -> str:
+        """What begins the answer, after reasoning that is a message of its own."""
+        thinking = self._reply.thinking
+        return "" if thinking is None else thinking.closing.removeprefix(thinking.closes)
+
+    def _joint(self) -> str:
+        """What begins another call."""
+        return "".join(self._reply.dialect.joint)
 
     def _look_for_calls(self) -> None:
         """Binds what follows the beginning of a call."""
@@ -165,10 +194,12 @@ class Guide(Decided):
             self._matcher = self._content.matcher()
             return
         for trigger, grammar in self._rests.items():
-            at = self._tail.find(trigger)
-            if at < 0 or (self._reply.dialect.trigger_first and (self._said or self._tail[:at].strip())):
+            found = trigger.search(self._tail)
+            if found is None or (
+                self._reply.dialect.trigger_first and (self._said or self._tail[: found.start()].strip())
+            ):
                 continue
-            rest = self._tail[at + len(trigger) :]
+            rest = self._tail[found.end() :]
             matcher = grammar.matcher()
             try:
                 matcher.advance(spell_out(self._core.need_tokenizer(), rest.decode()) if rest else [])
@@ -230,8 +261,13 @@ class Guide(Decided):
             return list(self._pending)
         return self._matcher.forced() if self._matcher is not None and self._opens is None else []
 
+    def fork(self) -> Self:
+        twin = super().fork()
+        twin._pending = list(self._pending)
+        twin._matcher = None if self._matcher is None else self._matcher.fork()
+        return twin
+
     def fill(self) -> None:
-        """Writes the mask of the next draw."""
         if self._matcher is None:
             self.words[:] = self._free
             return

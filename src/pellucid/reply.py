@@ -168,19 +168,20 @@ class Reply:
             self.thinking is not None and (structured or self.asked.budget is not None)
         )
 
-    def parser(self) -> Parser:
+    def parser(self, either: bool = False) -> Parser:
+        """either: the answer is calls or a text with a structure."""
         asked = self.asked
         tools = None if asked.tools is None else {one.name: one.schema for one in asked.tools}
         most = None if tools is None or asked.parallel else 1
-        return Parser(self.dialect, tools, thinking=self.thinking, begun=self.begun, most=most)
+        return Parser(self.dialect, tools, thinking=self.thinking, begun=self.begun, most=most, either=either)
 
 
 class Spoken:
     """Tells the pieces of one answer apart. ids: of the prompt; seed: of the answer. The ids of calls follow from
-    these, so that the same call of the library gives the same result."""
+    these, so that the same call of the library gives the same result. either: see ``Reply.parser``."""
 
-    def __init__(self, reply: Reply, ids: Iterable[int], seed: object) -> None:
-        self._parser = reply.parser()
+    def __init__(self, reply: Reply, ids: Iterable[int], seed: object, either: bool = False) -> None:
+        self._parser = reply.parser(either)
         self._dialect = reply.dialect
         digest = hashlib.blake2b(json.dumps([seed, *ids]).encode(), digest_size=16)
         self._digest = digest.digest()

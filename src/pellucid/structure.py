@@ -30,14 +30,15 @@ class Structure(NamedTuple):
     """What a text must match.
 
     ``text``: a JSON schema; a regular expression; a JSON list of texts; a grammar in Lark's or GBNF's syntax.
-    ``strict``: keywords of a schema that cannot be kept are refused; else they are ignored. ``after``: what comes
-    before this text is free, and the rest must match; "": all must.
+    ``strict``: keywords of a schema that cannot be kept are refused; else they are ignored. ``calls``: a grammar of
+    calls of tools, in Lark's syntax, of which the text may be one instead: it names what this describes @content; "":
+    there are none.
     """
 
     kind: Literal["schema", "regex", "choice", "grammar"]
     text: str
     strict: bool = True
-    after: str = ""
+    calls: str = ""
 
 
 def _checked(name: str, text: str) -> str:
@@ -132,12 +133,9 @@ def check_choice(name: str, value: Any) -> tuple[str, ...] | None:
     return tuple(texts)
 
 
-def check_grammar(name: str, value: Any) -> str | Structure | None:
-    """A grammar in Lark's or GBNF's syntax. A Structure, which parts of Pellucid make, is taken as it is. Raises
-    WrongType, GrammarError."""
-    if value is None or isinstance(value, Structure):
-        return value
-    return _checked(name, checks.string(name, value, "a grammar"))
+def check_grammar(name: str, value: Any) -> str | None:
+    """A grammar in Lark's or GBNF's syntax. Raises WrongType, GrammarError."""
+    return None if value is None else _checked(name, checks.string(name, value, "a grammar"))
 
 
 def check_one(*values: Any) -> None:
@@ -155,6 +153,4 @@ def structure_of(schema: Any, regex: Any, choice: Any, grammar: Any, strict: boo
         return Structure("regex", regex)
     if choice is not None:
         return Structure("choice", json.dumps(choice, ensure_ascii=False))
-    if isinstance(grammar, Structure):
-        return grammar
     return None if grammar is None else Structure("grammar", grammar)

@@ -53,10 +53,17 @@ Run = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def python_client(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]], Run]:
-    """Makes an environment with the packages -> a function that runs a program of `programs` in it, and gives what it
-    printed. A program asserts what it finds; one that fails shows its output."""
+    """Makes an environment with the packages, once for each list of them -> a function that runs a program of
+    `programs` in it, and gives what it printed. A program asserts what it finds; one that fails shows its output."""
+    made: dict[tuple[str, ...], Run] = {}
 
     def make(packages: list[str]) -> Run:
+        key = tuple(packages)
+        if key not in made:
+            made[key] = install(packages)
+        return made[key]
+
+    def install(packages: list[str]) -> Run:
         folder = tmp_path_factory.mktemp("client")
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         python = folder / "bin" / "python"

@@ -1,4 +1,5 @@
-"""Clients that people use, as released, against a running server: each pinned, each in an environment of its own."""
+"""Clients that people use, as released, against a running server: each pinned, in environments of their own, which
+those share whose versions allow it."""
 
 from __future__ import annotations
 
@@ -14,6 +15,11 @@ from tests.clients.conftest import HERE, NAME, Run, serving
 
 pytestmark = pytest.mark.clients
 PROGRAMS = HERE / "programs"
+# By the version of openai that they take.
+NEW = ["openai==3.57.0", "anthropic==2.14.0", "ollama==0.6.3", "langchain-openai==1.7.4", "llm==0.36"]
+NEW += ["pydantic-ai-slim[openai]==2.68.0", "openai-agents==0.24.0"]
+OLD = ["openai==2.54.0", "instructor==1.17.0", "litellm==1.110.2"]
+BOTH = pytest.mark.parametrize("packages", [NEW, OLD], ids=["openai 3", "openai 2"])
 SYSTEM = {"role": "system", "content": "Be brief."}
 MESSAGES: list[Any] = [{"role": "user", "content": "Name three colours."}]
 
@@ -32,32 +38,32 @@ def expected(smollm2: Path) -> str:
         )
 
 
-@pytest.mark.parametrize("version", ["3.57.0", "2.54.0"])
-def test_openai(version: str, url: str, expected: str, python_client: Callable[..., Run]) -> None:
-    client = python_client([f"openai=={version}"])
+@BOTH
+def test_openai(packages: list[str], url: str, expected: str, python_client: Callable[..., Run]) -> None:
+    client = python_client(packages)
     client("python", str(PROGRAMS / "openai_client.py"), url, NAME, expected)
 
 
-@pytest.mark.parametrize("version", ["3.57.0", "2.54.0"])
+@BOTH
 def test_openai_responses_and_embeddings(
-    version: str, two: str, expected: str, python_client: Callable[..., Run]
+    packages: list[str], two: str, expected: str, python_client: Callable[..., Run]
 ) -> None:
-    client = python_client([f"openai=={version}"])
+    client = python_client(packages)
     client("python", str(PROGRAMS / "openai_responses.py"), two, NAME, expected)
 
 
 def test_anthropic(two: str, expected: str, python_client: Callable[..., Run]) -> None:
-    client = python_client(["anthropic==2.14.0"])
+    client = python_client(NEW)
     client("python", str(PROGRAMS / "anthropic_client.py"), two.removesuffix("/v1"), NAME, expected)
 
 
 def test_ollama(two: str, expected: str, python_client: Callable[..., Run]) -> None:
-    client = python_client(["ollama==0.6.3"])
+    client = python_client(NEW)
     client("python", str(PROGRAMS / "ollama_client.py"), two.removesuffix("/v1"), NAME, expected)
 
 
 def test_openai_waits_as_long_as_it_is_told(smollm2: Path, python_client: Callable[..., Run]) -> None:
-    client = python_client(["openai==3.57.0"])
+    client = python_client(NEW)
     with serving(smollm2, "--sequences", "1", "--max-waiting", "1") as url:
         client("python", str(PROGRAMS / "openai_retries.py"), url, NAME)
 
@@ -67,22 +73,22 @@ def test_openai_for_node(url: str, expected: str, node_client: Callable[..., Run
 
 
 def test_langchain(url: str, expected: str, python_client: Callable[..., Run]) -> None:
-    client = python_client(["langchain-openai==1.7.4"])
+    client = python_client(NEW)
     client("python", str(PROGRAMS / "langchain_client.py"), url, NAME, expected)
 
 
 def test_litellm(url: str, expected: str, python_client: Callable[..., Run]) -> None:
-    client = python_client(["litellm==1.110.2"])
+    client = python_client(OLD)
     client("python", str(PROGRAMS / "litellm_client.py"), url, NAME, expected, LITELLM_LOCAL_MODEL_COST_MAP="True")
 
 
-def test_instructor_without_tools(url: str, python_client: Callable[..., Run]) -> None:
-    client = python_client(["instructor==1.17.0"])
+def test_instructor(url: str, python_client: Callable[..., Run]) -> None:
+    client = python_client(OLD)
     client("python", str(PROGRAMS / "instructor_client.py"), url, NAME)
 
 
 def test_llm(url: str, expected: str, python_client: Callable[..., Run], tmp_path: Path) -> None:
-    client = python_client(["llm==0.36"])
+    client = python_client(NEW)
     entry = f"- model_id: ours\n  model_name: {NAME}\n  api_base: {url}\n"
     (tmp_path / "extra-openai-models.yaml").write_text(entry)
     options = ["-m", "ours", "-o", "temperature", "0", "-o", "max_tokens", "24", "--key", "none"]
@@ -94,20 +100,28 @@ def test_llm(url: str, expected: str, python_client: Callable[..., Run], tmp_pat
 # ---- tools and schemas ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", ["3.57.0", "2.54.0"])
-def test_openai_tools(version: str, url: str, python_client: Callable[..., Run]) -> None:
-    client = python_client([f"openai=={version}"])
+@BOTH
+def test_openai_tools(packages: list[str], url: str, python_client: Callable[..., Run]) -> None:
+    client = python_client(packages)
     client("python", str(PROGRAMS / "openai_tools.py"), url, NAME)
 
 
 def test_anthropic_tools(url: str, python_client: Callable[..., Run]) -> None:
-    client = python_client(["anthropic==2.14.0"])
+    client = python_client(NEW)
     client("python", str(PROGRAMS / "anthropic_tools.py"), url.removesuffix("/v1"), NAME)
 
 
 def test_ollama_tools(url: str, python_client: Callable[..., Run]) -> None:
-    client = python_client(["ollama==0.6.3"])
+    client = python_client(NEW)
     client("python", str(PROGRAMS / "ollama_tools.py"), url.removesuffix("/v1"), NAME)
+
+
+def test_pydantic_ai(url: str, expected: str, python_client: Callable[..., Run]) -> None:
+    python_client(NEW)("python", str(PROGRAMS / "pydantic_ai_client.py"), url, NAME, expected)
+
+
+def test_openai_agents(url: str, python_client: Callable[..., Run]) -> None:
+    python_client(NEW)("python", str(PROGRAMS / "openai_agents_client.py"), url, NAME)
 
 
 def test_ai_for_node(url: str, expected: str, node_client: Callable[..., Run]) -> None:

@@ -55,6 +55,21 @@ def test_it_is_found_again_with_the_same_bits(path: Path, tmp_path: Path) -> Non
         assert used(model) == 0
 
 
+def test_what_a_longer_one_has_is_removed(tmp_path: Path) -> None:
+    path, folder, prompt = models.write(tmp_path, "llama_gqa"), tmp_path / "cache", PROMPTS[0]
+    with load(path) as model:
+        for length in (80, 150, 200):
+            model.generate(prompt[:length], max_tokens=1, temperature=0, ignore_eos=True)
+            assert model.save_cache(folder) == 1
+        model.generate([7, *prompt], max_tokens=1, temperature=0, ignore_eos=True)
+        assert model.save_cache(folder) == 2, "another text"
+    with load(path) as model:
+        assert model.load_cache(folder) == 2
+        more = [*prompt, *PROMPTS[1][:80]]
+        assert model.generate(more, max_tokens=1, temperature=0, ignore_eos=True).timings.cached_tokens == 200
+        assert model.save_cache(folder) == 2
+
+
 def test_salts_stay_apart(tmp_path: Path) -> None:
     path, folder = models.write(tmp_path, "llama_gqa"), tmp_path / "cache"
     with load(path) as model:

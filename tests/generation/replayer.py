@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 from pellucid import Model
+from pellucid._engine import Known
 from pellucid.guide import Guide
 from pellucid.schedule.run import of
 
@@ -21,7 +22,8 @@ class Replayer:
     def __init__(self, engine: Any, scripts: dict[int, Sequence[int]]) -> None:
         self._engine = engine
         self._scripts = scripts
-        self._known: dict[int, tuple[Any, Iterator[int]]] = {}  # by sequence, which is kept so that its id is its own
+        # By sequence, which is kept so that its id is its own: the length of its prompt.
+        self._known: dict[int, tuple[Any, int]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -31,13 +33,12 @@ class Replayer:
             return self._engine.forward(parts, **options)
         before = len(found)
         result = self._engine.forward(parts, samplers=samplers, found=found, **options)
-        wanted = [sequence for sequence, ids, first in parts for _ in range(len(ids) - first)]
-        for i, sequence in enumerate(wanted, before):
-            if id(sequence) not in self._known:
-                self._known[id(sequence)] = sequence, iter(self._scripts[sequence.length])
-            token = next(self._known[id(sequence)][1], None)
-            if found[i] is not None and token is not None:
-                found[i] = (token, *found[i][1:])
+        rows = [(one, one.length - len(ids) + row) for one, ids, first in parts for row in range(first, len(ids))]
+        for i, (sequence, row) in enumerate(rows, before):
+            _, prompt = self._known.setdefault(id(sequence), (sequence, sequence.length))
+            script, at = self._scripts[prompt], row + 1 - prompt
+            if found[i] is not None and at < len(script) and not isinstance(samplers[i - before], Known):
+                found[i] = (script[at], *found[i][1:])
         return result
 
 

@@ -18,6 +18,7 @@ from pellucid import Piece, Tokenizer, ToolCall
 from pellucid.guide import Guide
 from pellucid.reply import Reply, Spoken, read_asked
 from pellucid.results import joined
+from pellucid.structure import Structure
 from pellucid.text.dialects import find
 from pellucid.text.stream import TextStream
 from tests.generation.test_tools import SOURCES
@@ -48,7 +49,14 @@ class Drawn:
     """An answer whose tokens are drawn at random."""
 
     def __init__(
-        self, tokenizer: Tokenizer, family: str, options: dict[str, Any], seed: int, first: str = "", prompt: str = "x"
+        self,
+        tokenizer: Tokenizer,
+        family: str,
+        options: dict[str, Any],
+        seed: int,
+        first: str = "",
+        prompt: str = "x",
+        structure: Structure | None = None,
     ) -> None:
         rng = random.Random(seed)
         core: Any = SimpleNamespace(
@@ -56,7 +64,7 @@ class Drawn:
         )
         source = templates()[SOURCES[family]]
         reply = Reply(tokenizer.piece, tokenizer.chat(source).specials, source, prompt, read_asked(options))
-        self.guide = Guide(core, reply, None, tokenizer.eog, True, False)
+        self.guide = Guide(core, reply, structure, tokenizer.eog, True, False)
         drawn: list[Any] = []
         forced: Sequence[int] = tokenizer.encode(first, add_special=False)
         self.guide.follow(drawn)
@@ -68,7 +76,7 @@ class Drawn:
                 drawn.append((token, None, []))
                 self.guide.follow(drawn)
         self.ids = [one[0] for one in drawn]
-        text, spoken = TextStream(reply.piece), Spoken(reply, [1], seed)
+        text, spoken = TextStream(reply.piece), Spoken(reply, [1], seed, structure is not None)
         pieces = [spoken.piece(Piece(text.push(id), [id], [])) for id in self.ids]
         pieces.append(spoken.piece(Piece(text.flush(), [], [], "stop")))
         self.text = "".join(one.text for one in pieces)
@@ -108,12 +116,48 @@ def test_one_by_its_name(tokenizer: Tokenizer, family: str) -> None:
         assert drawn.calls[0].name == name
 
 
-@pytest.mark.parametrize("family", [name for name in SOURCES if find(templates()[SOURCES[name]]).triggers])
+TRIGGERED = [name for name in SOURCES if (one := find(templates()[SOURCES[name]])).triggers and not one.declines]
+
+
+@pytest.mark.parametrize("family", TRIGGERED)
 def test_what_follows_the_beginning_of_a_call(tokenizer: Tokenizer, family: str) -> None:
     trigger = find(templates()[SOURCES[family]]).triggers[0]
     begun = f"<|channel|>commentary {trigger}" if family == "harmony" else trigger
     for seed in range(4):
         check(family, Drawn(tokenizer, family, {"tools": TOOLS, "parallel_tool_calls": False}, seed, begun))
+
+
+@pytest.mark.parametrize("space", ["", " ", "\n", " \n"])
+def test_white_space_in_the_beginning_of_a_call(tokenizer: Tokenizer, space: str) -> None:
+    options = {"tools": TOOLS, "parallel_tool_calls": False}
+    declined = 0
+    for seed in range(6):
+        drawn = Drawn(tokenizer, "command r+", options, seed, f"Action:{space}```json")
+        if drawn.calls:
+            check("command r+", drawn)
+        else:  # the model says that it calls none
+            declined += 1
+            assert json.loads(drawn.text.split("```json")[1].strip("`")) == [
+                {"tool_name": "directly-answer", "parameters": {}}
+            ]
+    assert declined < 6
+
+
+@pytest.mark.parametrize("family", SOURCES)
+def test_calls_or_a_text_with_a_structure(tokenizer: Tokenizer, family: str) -> None:
+    structure = Structure("schema", '{"type": "array", "items": {"enum": [1, "<tool_call>"]}, "maxItems": 2}')
+    options = {"tools": TOOLS, "parallel_tool_calls": False, "thinking_budget": 2}
+    texts = calls = 0
+    for seed in range(12):
+        drawn = Drawn(tokenizer, family, options, seed, structure=structure)
+        assert drawn.guide.complete or family in TAGGED
+        if drawn.calls:
+            calls += 1
+            check(family, drawn)
+        elif drawn.guide.complete:
+            texts += 1
+            assert all(one in (1, "<tool_call>") for one in json.loads(drawn.text))
+    assert texts and calls
 
 
 def test_several_calls(tokenizer: Tokenizer) -> None:

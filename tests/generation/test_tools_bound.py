@@ -12,7 +12,7 @@ from pellucid import Completion, Model
 from pellucid.errors import GrammarError
 from tests.generation.replayer import replaying, script
 from tests.generation.test_guide import SMALL, TOOLS
-from tests.generation.test_tools import DECLARED, SOURCES, USER
+from tests.generation.test_tools import SOURCES, USER
 from tests.text.conversations import templates
 
 GIVEN = TOOLS
@@ -146,6 +146,57 @@ def test_schemas_that_cannot_be_kept(smol: Model) -> None:
     assert done.tool_calls[0].name == "f"
 
 
+OK: dict[str, Any] = {
+    "type": "object",
+    "properties": {"ok": {"type": "boolean"}},
+    "required": ["ok"],
+    "additionalProperties": False,
+}
+
+
 def test_tools_beside_a_schema(smol: Model) -> None:
-    with pytest.raises(ValueError, match="tools"):
-        smol.chat(USER, tools=DECLARED, schema={"type": "object"})
+    """The answer is calls, or a text by the schema; which of them is the model's choice, unless the caller makes it."""
+    options: dict[str, Any] = {"tools": GIVEN, "schema": OK, "max_tokens": 80, "parallel_tool_calls": False}
+    kinds = set()
+    for seed in range(8):
+        done = smol.chat(USER, **options, temperature=1.5, seed=seed)
+        kinds.add(bool(done.tool_calls))
+        if done.tool_calls:
+            assert done.parsed is None
+            check(done, set(SMALL))
+        else:
+            assert done.parsed == json.loads(done.text) and done.parsed["ok"] in (True, False)
+    assert kinds == {True, False}
+    check(smol.chat(USER, **options, tool_choice="required", temperature=0), set(SMALL))
+    told = smol.chat(USER, **options, tool_choice="none", temperature=0)
+    assert told.parsed["ok"] in (True, False) and told.tool_calls == ()
+    with smol.chat(USER, **options, temperature=1.5, seed=1, stream=True) as stream:
+        again = stream.result()
+    assert (again.text, again.tool_calls) == _parts(smol.chat(USER, **options, temperature=1.5, seed=1))
+
+
+def _parts(done: Completion) -> tuple[str, Any]:
+    return done.text, done.tool_calls
+
+
+def test_what_looks_like_a_call_in_a_structure_is_text(smol: Model) -> None:
+    """Llama's calls are objects alone, so an object within the content could be one."""
+    source = templates()[SOURCES["llama"]]
+    call = '{"name":"get_time","parameters":{}}'
+    done = smol.chat(USER, tools=GIVEN, template=source, choice=[f"{{ {call}"], temperature=0, seed=1, max_tokens=60)
+    assert done.tool_calls or done.text == f"{{ {call}"
+    for seed in range(4):
+        schema = {"type": "array", "items": {"const": json.loads(call)}, "minItems": 1, "maxItems": 1}
+        done = smol.chat(USER, tools=GIVEN, template=source, schema=schema, temperature=1.5, seed=seed, max_tokens=80)
+        assert done.tool_calls or done.parsed == [json.loads(call)]
+
+
+def test_errors_of_tools_and_of_a_schema_are_their_own(smol: Model) -> None:
+    wrong = {"type": "object", "properties": {"a": {"not": {"type": "string"}}}, "required": ["a"]}
+    strict = [{"type": "function", "function": {"name": "f", "parameters": wrong, "strict": True}}]
+    with pytest.raises(GrammarError) as raised:
+        smol.chat(USER, tools=strict, schema=OK)
+    assert raised.value.place == "grammar"
+    with pytest.raises(GrammarError) as raised:
+        smol.chat(USER, tools=GIVEN, schema=wrong)
+    assert raised.value.place == "schema.properties.a.not"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,8 +24,13 @@ class Interrupt(BaseException):
 
 
 class FakeSequence:
+    engine = SimpleNamespace(recurs=False)
+
     def __init__(self) -> None:
         self.ids: list[int] = []
+
+    def rows(self, rows: int) -> int:
+        return rows
 
     @property
     def length(self) -> int:
@@ -67,6 +73,9 @@ class FakeJob:
 
     def verifiable(self, ids: list[int]) -> list[int]:
         return ids[: self.most - (len(self.tokens) - self.begun) - 1]
+
+    def guesses(self, ids: list[int], most: int) -> Any:
+        raise AssertionError("nothing binds it")
 
     def guess(self, ids: list[int]) -> None:
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,26 @@ def test_the_prefix_cache_outlives_the_server(smollm2: Path, tmp_path: Path) -> 
             file.write_bytes(file.read_bytes()[:-9])  # is not used, and no reason not to start
     most = answer["usage"]["prompt_tokens"] - 1
     assert found == [0, most, 0] and len(set(texts)) == 1
+
+
+def test_it_is_written_while_the_server_has_nothing_to_do(smollm2: Path, tmp_path: Path) -> None:
+    """So that a server that is killed loses none of it; and only the last turn of a conversation stays."""
+    prompt, folder = "The capital of France is the city that " * 20, tmp_path / "cache"
+    options = ("--context", "512", "--cache-dir", str(folder))
+    with served(smollm2, *options) as (process, port, _):
+        known: set[Path] = set()
+        for turn in (prompt, prompt + "lies where the river is wide, and the boats go by. " * 10):
+            ask(port, turn)
+            until = time.monotonic() + 30
+            while not (found := set(folder.glob("*/*.sequence")) - known):
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            known |= found
+        process.kill()
+        process.communicate(timeout=30)
+    with served(smollm2, *options) as (process, port, _):
+        usage = ask(port, turn)["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
 
 
 def test_each_of_several_models_has_its_own(smollm2: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,6 +69,24 @@ def test_calls_alone_have_no_content(app: Gate, model: Model) -> None:
     with replaying(model, {n: script(model, WRITTEN)}):
         (choice,) = call(app, "POST", CHAT, {"messages": MESSAGES, "tools": TOOLS}).json["choices"]
     assert choice["message"]["content"] is None and len(choice["message"]["tool_calls"]) == 1
+
+
+def test_tools_beside_a_schema(app: Gate) -> None:
+    """The answer is calls or a text by the schema."""
+    schema: dict[str, Any] = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    schema["additionalProperties"] = False
+    form = {"type": "json_schema", "json_schema": {"name": "ok", "schema": schema}}
+    body = {"messages": MESSAGES, "tools": TOOLS, "response_format": form, "max_tokens": 60, "temperature": 0}
+    for choice in ("auto", "none", "required"):
+        options = {**body, "tool_choice": choice, "parallel_tool_calls": False}
+        (found,) = call(app, "POST", CHAT, options).json["choices"]
+        message = found["message"]
+        assert choice != "none" or "tool_calls" not in message or not message["tool_calls"]
+        assert choice != "required" or message["tool_calls"]
+        if message.get("tool_calls"):
+            assert message["content"] is None
+        else:
+            assert set(json.loads(message["content"])) == {"ok"} and found["finish_reason"] == "stop"
 
 
 def test_one_at_most(app: Gate, told: None) -> None:

@@ -142,15 +142,11 @@ def test_bad_grammars(text: str) -> None:
     assert (raised.value.place or "").split(".")[0] == "grammar" and "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("mark", ["</think>", "Answer:"], ids=["token", "text"])
-def test_a_text_before_the_structure_is_free(mark: str) -> None:
-    matcher = G.compile(Structure("choice", '["ab"]', after=mark)).matcher()
-    matcher.advance(b"any thing </thin")
-    assert {*b"a\n<{"} <= mask(matcher, G.words) and END not in mask(matcher, G.words)
-    matcher.advance([258] if mark == "</think>" else list(mark.encode()))
-    assert matcher.forced() == list(b"ab")
-    matcher.advance(b"ab")
-    assert matcher.complete
+def test_calls_in_place_of_the_structure() -> None:
+    calls = 'start: "<" NAME ">" | @content\nNAME: /[a-z]/\n'
+    both = G.compile(Structure("schema", '{"enum": ["ab", "<c>"]}', calls=calls))
+    assert takes(both, "<c>") and takes(both, '"ab"') and takes(both, '"<c>"')
+    assert not takes(both, "<c") and not takes(both, "ab") and not takes(both, '<c>"ab"')
 
 
 def test_a_vocabulary_without_an_end() -> None:

@@ -20,7 +20,6 @@ from pellucid import Completion, Model
 from pellucid.errors import BatchError, GrammarError, TokenizerError, WrongValue
 from pellucid.later import Later
 from pellucid.schedule import run
-from pellucid.structure import Structure
 from pellucid.tokenizer import Tokenizer
 from tests.engine import models
 from tests.families.case import load_golden, write_gguf
@@ -237,13 +236,6 @@ def test_one_at_a_time(smol: Model) -> None:
     request = smol.submit(PROMPT, schema={"type": "boolean", "not": {}}, strict=False, max_tokens=9)
     assert request.warnings == ('schema: "not" is ignored',) and request.result()
     assert smol.submit(PROMPT, max_tokens=1).warnings == ()
-
-
-def test_after_a_mark_the_rest_is_bound(smol: Model) -> None:
-    structure = Structure("schema", json.dumps(PERSON), after="\nJSON:\n")
-    done = smol.generate("Think first.", grammar=structure, max_tokens=300, seed=2, logit_bias={}, temperature=0.5)
-    before, mark, after = done.text.partition("\nJSON:\n")
-    assert not mark or not list(validator(PERSON).iter_errors(json.loads(after))) or done.finish_reason == "length"
 
 
 def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:

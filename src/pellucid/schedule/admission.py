@@ -342,10 +342,15 @@ class Requests:
         gap = self._max_gap / 2 if self._holders.calls else self._max_gap  # calls have the other half
         return room, self._cost.rows(gap, rows, deep, depth, room)
 
-    def kept(self) -> list[tuple[str, list[int], Any]]:
+    def kept(self) -> list[tuple[str, list[int]]]:
         """What the prefix cache holds: see `Reuse.kept`."""
         with self._lock:
             return [] if self.reuse is None else self.reuse.kept()
+
+    def copy(self, root: str, ids: list[int]) -> Any:
+        """A sequence of it: see `Reuse.copy`."""
+        with self._lock:
+            return None if self.reuse is None else self.reuse.copy(root, ids)
 
     def put(self, root: str, ids: list[int], sequence: Any) -> None:
         """Adds to the prefix cache."""

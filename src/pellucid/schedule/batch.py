@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from pellucid import _engine
+from pellucid.bound import Guesses
 from pellucid.schedule.caller import Caller, Work
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "Guessed"]
+
+
+class Guessed(NamedTuple):
+    """Tokens that are guessed to follow a request's rows in a pass. decided: of each, whether it must follow the one
+    before it. length: of the sequence before the pass, rows: of the request without guesses, lead: results of these but
+    for the last."""
+
+    ids: list[int]
+    decided: list[bool]
+    length: int
+    rows: int
+    lead: int
 
 
 class Batch:
@@ -34,7 +47,7 @@ class Batch:
         self.parts: list[tuple[Any, list[int], int]] = []
         self.wanted: list[int] = []  # results of each
         self.samplers: list[Any] = []
-        self.guesses: dict[int, tuple[list[int], int]] = {}  # by place: guessed tokens, the length before the pass
+        self.guesses: dict[int, Guessed] = {}  # by place
         self.bounds: list[Any] = []  # whose masks the pass waits for
         self.callers: set[Caller] = set()
         self.rows = self.deep = 0  # deep: sum of rows x depth
@@ -72,15 +85,24 @@ class Batch:
         self.rows += rows
         self.deep += rows * n
 
-    def guess(self, i: int, ids: list[int]) -> None:
-        """Adds tokens that are guessed to follow the last row of the request in place i; each draws one, too."""
+    def guess(self, i: int, ids: list[int], bound: Guesses | None = None) -> None:
+        """Adds tokens that are guessed to follow the last row of the request in place i; each draws one, too. bound:
+        what they are, where a grammar binds them."""
         sequence, part, first = self.parts[i]
         job = self.entries[i][0].job
         job.guess(ids)
         self.parts[i] = (sequence, [*part, *ids], first)
-        self.guesses[i] = (ids, sequence.length)
+        decided = [False] * len(ids) if bound is None else bound.decided
+        self.guesses[i] = Guessed(ids, decided, sequence.length, len(part), self.wanted[i] - 1)
         at = sum(self.wanted[: i + 1]) - 1
-        self.samplers[at : at + 1] = [(job.sampler, n) for n in range(len(ids) + 1)]
+        draws: list[Any] = [(job.sampler, n) for n in range(len(ids) + 1)]
+        if bound is not None:
+            draws[1:] = [(job.sampler, n, mask) for n, mask in enumerate(bound.masks, 1)]
+            for n, id in enumerate(ids):
+                if decided[n]:
+                    draws[n] = _engine.Known(id, job.options.logprobs or -1)
+            self.bounds.append(bound)
+        self.samplers[at : at + 1] = draws
         self.wanted[i] += len(ids)
         self.rows += len(ids)
         self.deep += len(ids) * sequence.length

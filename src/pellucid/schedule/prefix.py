@@ -244,8 +244,8 @@ class PrefixCache:
         if node is not None and node.parent is None and not node.children:
             self._roots = {key: root for key, root in self._roots.items() if root is not node}
 
-    def kept(self) -> list[tuple[Hashable, list[int], Cached]]:
-        """(root, ids, sequence) of each sequence that is kept, that of most recent use first."""
+    def kept(self) -> list[tuple[Hashable, list[int]]]:
+        """(root, ids) of each sequence that is kept, that of most recent use first."""
         roots = {id(root): key for key, root in self._roots.items()}
         out = []
         for node in sorted(self._owners, key=lambda node: node.used, reverse=True):
@@ -253,8 +253,20 @@ class PrefixCache:
             while above.parent is not None:
                 parts.append(above.ids)
                 above = above.parent
-            out.append((roots[id(above)], [token for part in reversed(parts) for token in part], node.sequence))
+            out.append((roots[id(above)], [token for part in reversed(parts) for token in part]))
         return out
+
+    def copy(self, key: Hashable, ids: Sequence[int]) -> Any:
+        """-> a fork of a sequence that is kept, which is no use of it; None: it is not kept any more, or there is no
+        memory."""
+        root = self._roots.get(key)
+        node, known = (root, 0) if root is None else _walk(root, array("i", ids))
+        if node is None or node.sequence is None or not known == len(ids) == node.depth:
+            return None
+        try:
+            return node.sequence.fork()
+        except OutOfMemoryError:
+            return None
 
     def clear(self) -> None:
         """Drops all sequences."""

@@ -53,15 +53,13 @@ class Reuse:
         self._closed = True
         self._cache.clear()
 
-    def kept(self) -> list[tuple[str, list[int], Any]]:
-        """(root, ids, a fork of the sequence) of all that is kept, that of most recent use first."""
-        out: list[tuple[str, list[int], Any]] = []
-        for root, ids, sequence in self._cache.kept():
-            try:
-                out.append((str(root), ids, sequence.fork()))
-            except OutOfMemoryError:
-                break
-        return out
+    def kept(self) -> list[tuple[str, list[int]]]:
+        """(root, ids) of all that is kept, that of most recent use first."""
+        return [(str(root), ids) for root, ids in self._cache.kept()]
+
+    def copy(self, root: str, ids: list[int]) -> Any:
+        """-> a fork of what is kept; None: it is not kept any more, or there is no memory."""
+        return self._cache.copy(root, ids)
 
     def put(self, root: str, ids: list[int], sequence: Any) -> None:
         """Keeps a sequence of exactly these ids."""

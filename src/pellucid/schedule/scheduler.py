@@ -391,7 +391,7 @@ class Scheduler(Seat):
                 new = results[len(job.drawn) - before :]
                 job.drawn.extend(new)
                 if i in batch.guesses and new:
-                    self._speculation.count(work, len(batch.guesses[i][0]), len(results) - 1)
+                    self._speculation.count(work, batch.guesses[i], len(results))
                 self._follow(work)
         batch.parts.clear()  # an error's traceback may keep the pass, but not its sequences
         with self._lock:

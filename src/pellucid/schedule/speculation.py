@@ -9,10 +9,12 @@ without guesses.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from pellucid.errors import GrammarError
 from pellucid.schedule.assistant import Assistant
-from pellucid.schedule.batch import Batch
+from pellucid.schedule.batch import Batch, Guessed
 from pellucid.schedule.caller import Work
 from pellucid.schedule.cost import Cost
 from pellucid.schedule.draft import MOST
@@ -35,21 +37,29 @@ class Speculation:
 
     @staticmethod
     def verified(batch: Batch, i: int, drawn: list[Any]) -> list[Any]:
-        """The draws that count of the request in place i, whose sequence goes back to them. Of a pass that failed,
+        """The results that count of the request in place i, whose sequence goes back to them. Of a pass that failed,
         none."""
-        guessed, length = batch.guesses[i]
+        one, job = batch.guesses[i], batch.entries[i][0].job
+        lead, sequence = one.lead, job.sequence
         n = 1 if drawn and drawn[0] is not None else 0
-        while 0 < n < len(drawn) and drawn[n - 1][0] == guessed[n - 1]:
+        while 0 < n < len(drawn) - lead and drawn[lead + n - 1][0] == one.ids[n - 1]:
             n += 1
-        sequence = batch.entries[i][0].job.sequence
-        if sequence.length > length + n:
-            sequence.rewind(length + n)
-        return drawn[:n]
+        right = one.length + (one.rows - 1 + n if n else 0)
+        if sequence.length > right:
+            sequence.rewind(right)  # recurrent layers go back further, and compute these rows again
+        results = drawn[: lead + n] if n else []
+        if job.bound is None or job.options.logprobs:
+            return results
+        known = [False] * lead + [*one.decided, False]  # what must follow has no log probability of its own
+        return [(result[0], None, []) if must else result for result, must in zip(results, known)]
 
-    def count(self, work: Work, guesses: int, right: int) -> None:
-        """Notes how many guesses of a request were right, once their draws are its results."""
+    def count(self, work: Work, guessed: Guessed, results: int) -> None:
+        """Notes how many guesses of a request were right, once the results that count are its own."""
+        guesses = guessed.decided.count(False)
+        right = guessed.decided[: results - guessed.lead - 1].count(False)
         work.job.verified(guesses, right)
-        work.job.advance()  # so that what its sequence holds is known
+        with suppress(GrammarError):  # which the scheduler meets again, and tells
+            work.job.advance()  # so that what its sequence holds is known
         self.drafted += guesses
         self.accepted += right
 
@@ -75,16 +85,18 @@ class Speculation:
         rows, deep = batch.rows, batch.deep
         for i in decoding:
             work = batch.entries[i][0]
-            if work.drafts is None or len(batch.parts[i][1]) != 1 or not work.drafts.follow(work.job.tokens):
+            if work.drafts is None or not _may_follow(batch, i) or not work.drafts.follow(work.job.tokens):
                 continue
             most = min(_most(work), work.caller.rows - of_caller[work.caller], room - rows)
+            sequence, part, _ = batch.parts[i]
+            most = min(most, sequence.rows(len(part) + max(most, 0)) - len(part))  # where layers recur
             k, by_assistant, hits = self._choose(work, most, tokens, rows, deep)
             if not k:
                 continue
             if by_assistant:
                 asked.append((i, k))
             else:
-                k = self._put(batch, i, work.drafts.lookup.guess(k))  # type: ignore[union-attr]
+                k = self._put(batch, i, work.drafts.lookup.guess(k), most)  # type: ignore[union-attr]
             tokens += hits
             rows += k
             deep += k * len(work.job.tokens)
@@ -92,13 +104,20 @@ class Speculation:
         if asked and self.assistant is not None:
             found = self.assistant.guess([(batch.entries[i][0], k) for i, k in asked], cancel)
             for (i, _), ids in zip(asked, found, strict=True):
-                self._put(batch, i, ids)
+                self._put(batch, i, ids, len(ids))
 
     @staticmethod
-    def _put(batch: Batch, i: int, ids: list[int]) -> int:
-        ids = batch.entries[i][0].job.verifiable(ids)
+    def _put(batch: Batch, i: int, ids: list[int], most: int) -> int:
+        """Adds guesses to the request in place i, and what must follow them, at most so many tokens -> how many."""
+        job = batch.entries[i][0].job
+        bound = None
+        if job.bound is not None:
+            bound = job.guesses(ids, most)
+            ids = [] if bound is None else bound.ids
+        else:
+            ids = job.verifiable(ids)
         if ids:
-            batch.guess(i, ids)
+            batch.guess(i, ids, bound)
         return len(ids)
 
     def _choose(self, work: Work, most: int, tokens: float, rows: int, deep: int) -> tuple[int, bool, float]:
@@ -106,6 +125,8 @@ class Speculation:
         pass that gives so many tokens without them."""
         assert work.drafts is not None
         before, depth = self._cost.of(rows, deep), len(work.job.tokens)
+        assistant = None if work.job.bound is not None else self.assistant  # which knows nothing of grammars
+        recurs = work.job.sequence.engine.recurs
         best, gain = (0, False, 0.0), GAIN
         lookup = work.drafts.lookup
         for k in NUMBERS:
@@ -114,15 +135,17 @@ class Speculation:
             seconds = self._cost.of(rows + k, deep + k * depth)
             if lookup:
                 hits = lookup.hits(k)
+                if recurs:  # what was right is computed once more where one is wrong
+                    seconds += max(self._cost.of(rows + int(hits) + 1, deep) - before, 0.0)
                 found = (tokens + hits) / tokens * before / seconds
                 if found > gain:
                     best, gain = (k, False, hits), found
-            if self.assistant is not None:
-                hits = self.assistant.hits(work, k)
-                found = (tokens + hits) / tokens * before / (seconds + self.assistant.seconds(k, before))
+            if assistant is not None:
+                hits = assistant.hits(work, k)
+                found = (tokens + hits) / tokens * before / (seconds + assistant.seconds(k, before))
                 if found > gain:
                     best, gain = (k, True, hits), found
-        if not best[0] and self.assistant is not None and most >= NUMBERS[0] and self.assistant.tries(work):
+        if not best[0] and assistant is not None and most >= NUMBERS[0] and assistant.tries(work):
             return NUMBERS[0], True, 0.0
         return best
 
@@ -132,3 +155,10 @@ def _most(work: Work) -> int:
     job = work.job
     lag = len(job.drawn) - job.taken + work.unread
     return int(min(MOST, work.ahead - lag - 1))
+
+
+def _may_follow(batch: Batch, i: int) -> bool:
+    """Whether guesses may follow the rows of the request in place i: all new tokens, up to its last one."""
+    sequence, part, _ = batch.parts[i]
+    job = batch.entries[i][0].job
+    return bool(job.fresh(len(part)) and sequence.length + len(part) == len(job.tokens))

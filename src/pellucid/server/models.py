@@ -24,7 +24,9 @@ __all__ = ["Hosted", "Models", "Source", "at_work"]
 
 T = TypeVar("T")
 
-LOAD, UNLOAD = "pellucid load", "pellucid unload"  # names of threads
+LOAD, UNLOAD, SAVE = "pellucid load", "pellucid unload", "pellucid save"  # names of threads
+IDLE = 2.0  # seconds without requests after which the prefix cache is written to its folder
+BUSY = 60.0  # and with requests, after the last time
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class Source:
 
 class Hosted:
     """A model that is served. uses: requests that use it or wait for it; while there are any, it stays loaded. last:
-    when the last one ended. context: tokens that a sequence may hold, 0 before it was loaded once."""
+    when the last one ended. saved: when its prefix cache was written last. context: tokens that a sequence may hold, 0
+    before it was loaded once."""
 
     def __init__(self, source: Source) -> None:
         self.names = source.names
@@ -48,7 +51,7 @@ class Hosted:
         self.model: Model | None = None
         self.loading: asyncio.Task[None] | None = None
         self.uses = 0
-        self.last = 0.0
+        self.last = self.saved = 0.0
         self.loads = 0
         self.context = 0
         self.info: ModelInfo | None = None  # of when it was loaded last
@@ -74,7 +77,7 @@ class Hosted:
             self.generates = False
         self.loads += 1
         self.context = model.context_length
-        self.last = time.monotonic()
+        self.last = self.saved = time.monotonic()
         self.model = model
         self.nbytes = self.taken()
 
@@ -88,8 +91,8 @@ class Hosted:
 
 class Models:
     """All that are served. limit: bytes that they may take together; None: what the machine has left. keep_alive:
-    seconds after which one that nobody uses is unloaded; None: never. cache_dir: folder that keeps the prefix caches of
-    those that are not loaded, in at most cache_dir_bytes; None: they are dropped."""
+    seconds after which one that nobody uses is unloaded; None: never. cache_dir: folder that keeps the prefix caches,
+    in at most cache_dir_bytes, also of those that are not loaded; None: there is none."""
 
     def __init__(
         self,
@@ -106,6 +109,7 @@ class Models:
         self._limit = limit
         self._keep_alive = keep_alive
         self._cache_dir, self._cache_dir_bytes = cache_dir, cache_dir_bytes
+        self._writing = threading.Lock()
         self._lock = asyncio.Lock()
         self._pending = 0  # tasks that load or unload
         self._released: asyncio.Event | None = None  # a request ended
@@ -126,9 +130,14 @@ class Models:
         one.begin(model, self._limits)
 
     def _end(self, model: Model) -> None:
-        if self._cache_dir is not None and not model.core.closed:
-            cache_folder.save(model.core, self._cache_dir, self._cache_dir_bytes, log.warning)
+        self._write(model)
         model.close()
+
+    def _write(self, model: Model) -> None:
+        """Writes the prefix cache of a model to its folder."""
+        with self._writing:
+            if self._cache_dir is not None and not model.core.closed:
+                cache_folder.save(model.core, self._cache_dir, self._cache_dir_bytes, log.warning)
 
     def close(self) -> None:
         for one in self.all:
@@ -252,12 +261,20 @@ class Models:
             log.info("unloaded %s", one.name)
 
     def tick(self, now: float) -> None:
-        """Unloads what nobody has used for long. Call it in the event loop, now and then."""
-        if self._keep_alive is None:
-            return
+        """Unloads what nobody has used for long, and writes prefix caches. Call it in the event loop, now and then."""
         for one in self.all:
-            if self._is_stale(one, now) and not self._pending:
+            if self._pending:
+                return
+            if self._keep_alive is not None and self._is_stale(one, now):
                 self._begin(self._unload_stale(one))
+            elif self._cache_dir is not None and one.last > one.saved:  # requests ended since
+                if now - one.last >= IDLE if not one.uses else now - one.saved >= BUSY:
+                    self._begin(self._save(one))
+
+    async def _save(self, one: Hosted) -> None:
+        model, one.saved = one.model, time.monotonic()
+        if model is not None:
+            await in_thread(lambda: self._write(model), SAVE)
 
     def _is_stale(self, one: Hosted, now: float) -> bool:
         assert self._keep_alive is not None
@@ -270,8 +287,8 @@ class Models:
 
 
 def at_work() -> bool:
-    """Whether a thread loads or unloads a model, perhaps one that nobody waits for any more."""
-    return any(thread.name in (LOAD, UNLOAD) for thread in threading.enumerate())
+    """Whether a thread loads, saves or unloads a model, perhaps one that nobody waits for any more."""
+    return any(thread.name in (LOAD, UNLOAD, SAVE) for thread in threading.enumerate())
 
 
 async def in_thread(work: Callable[[], T], name: str, undo: Callable[[T], object] | None = None) -> T:

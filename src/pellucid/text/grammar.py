@@ -100,16 +100,9 @@ class Grammars:
     def source(self, structure: Structure) -> str:
         """A structure as llguidance reads it: a JSON list of grammars."""
         content = self._content(structure)
-        if not structure.after:
+        if not structure.calls:
             return json.dumps({"grammars": [content]})
-        content["name"] = "content"
-        mark = json.dumps(structure.after, ensure_ascii=False)
-        id = self._spelling.special.get(structure.after.encode())
-        if id is None:
-            before = f"before[lazy]: /(.|\\n)*/ {mark}\n"
-        else:
-            before = f"before: TEXT <[{id}]>\nTEXT: /(.|\\n)*/\n"
-        return json.dumps({"grammars": [{"lark_grammar": f"start: before @content\n{before}"}, content]})
+        return json.dumps({"grammars": [{"lark_grammar": structure.calls}, {**content, "name": "content"}]})
 
     def _content(self, structure: Structure) -> dict[str, Any]:
         kind, text = structure.kind, structure.text
@@ -220,6 +213,10 @@ class Matcher:
     def __init__(self, grammar: Grammar, made: Any) -> None:
         self._grammar = grammar
         self._made = made
+
+    def fork(self) -> Matcher:
+        """Another one, at the same place."""
+        return Matcher(self._grammar, self._made.deep_copy())
 
     @property
     def accepting(self) -> bool:

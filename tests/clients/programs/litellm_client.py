@@ -1,4 +1,5 @@
-"""litellm: its provider for OpenAI-compatible servers; chat, stream, text completion, errors mapped to its own."""
+"""litellm: its provider for OpenAI-compatible servers; chat, stream, text completion, tools, errors mapped to its
+own."""
 
 import json
 import sys
@@ -21,6 +22,15 @@ text = litellm.text_completion(
     temperature=0,
 )
 assert text.choices[0].text == expected["completion"]
+schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"]}
+schema["additionalProperties"] = False
+tools = [{"type": "function", "function": {"name": "weather", "description": "", "parameters": schema}}]
+ask = {**chat, "max_tokens": 200, "tools": tools, "tool_choice": "required", "parallel_tool_calls": False}
+(call,) = litellm.completion(**ask).choices[0].message.tool_calls
+assert call.function.name == "weather" and set(json.loads(call.function.arguments)) == {"city"}
+(again,) = litellm.stream_chunk_builder(list(litellm.completion(**ask, stream=True))).choices[0].message.tool_calls
+assert (again.function.name, again.function.arguments) == (call.function.name, call.function.arguments)
+
 for wrong, kind in (
     ({"messages": [{"role": "user", "content": "word " * 20000}]}, litellm.ContextWindowExceededError),
     ({"model": "openai/other"}, litellm.NotFoundError),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .command_r import CommandR, CommandRPlus
 from .deepseek import DeepSeek, DeepSeek31
-from .dialect import THINK, Dialect, Shape, Thinking, Written
+from .dialect import THINK, Dialect, Shape, Thinking, Written, spaced
 from .granite import Granite
 from .harmony import Harmony
 from .hermes import Generic, Hermes, Nemotron
@@ -15,7 +15,7 @@ from .mistral import Mistral, MistralList
 from .parser import CallPart, Parser, Said
 from .tagged import Glm, QwenCoder, Seed
 
-__all__ = ["ALL", "CallPart", "Dialect", "Parser", "Said", "Shape", "Thinking", "Written", "find", "thinking"]
+__all__ = ["ALL", "CallPart", "Dialect", "Parser", "Said", "Shape", "Thinking", "Written", "find", "spaced", "thinking"]
 
 _GENERIC = Generic()  # which fits every template
 # The more particular ones first: several have tags in common.

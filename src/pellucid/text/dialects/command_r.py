@@ -43,6 +43,7 @@ class CommandRPlus(Dialect):
     name = "command r+"
     marks = (("Action:",), ("<|CHATBOT_TOKEN|>",), ('"tool_name"',))
     opens = ("Action:",)
+    triggers, declines = ("Action: ```json",), "directly-answer"
     first, last, joint = ("Action:\n```json\n[",), ("]\n```",), (", ",)
 
     def read_call(self, r: Reader, opened: str, tools: Mapping[str, Any]) -> Wait[bool]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, AnyStr, ClassVar, NamedTuple
 
 from .reader import Reader, Wait
 
-__all__ = ["THINK", "Dialect", "Marker", "Shape", "Thinking", "Written", "instructions"]
+__all__ = ["THINK", "Dialect", "Marker", "Shape", "Thinking", "Written", "instructions", "spaced"]
 
 
 class Thinking(NamedTuple):
@@ -51,9 +52,11 @@ class Dialect:
 
     marks: what the source of such a template has, each of them one of several alternatives. opens: texts with which
     calls begin, none of which contains another; ends_thinking: those that end reasoning, too. triggers: texts after
-    which the rest of a call can be bound to a grammar; trigger_first: only where the answer begins with one. layout:
-    tags around content. tags: all that may be control tokens, and are spelled in the text to be read. first, last,
-    joint: what stands before, after and between several calls.
+    which the rest of a call can be bound to a grammar, however much white space they have where they have some;
+    trigger_first: only where the answer begins with one. layout: tags around content. tags: all that may be control
+    tokens, and are spelled in the text to be read. first, last, joint: what stands before, after and between several
+    calls. declines: the name, in place of a tool's, with which the model says that it calls none; such a dialect has
+    `first`.
     """
 
     name: ClassVar[str] = ""
@@ -62,6 +65,7 @@ class Dialect:
     triggers: ClassVar[tuple[str, ...]] = ()
     trigger_first: ClassVar[bool] = False
     ends_thinking: ClassVar[tuple[str, ...]] = ()
+    declines: ClassVar[str] = ""
     layout: ClassVar[tuple[str, ...]] = ()
     tags: ClassVar[tuple[str, ...]] = ()
     first: ClassVar[tuple[str, ...]] = ()
@@ -105,7 +109,7 @@ class Dialect:
                 r.layout(len(stop))
             elif stop not in opens:
                 r.think(len(stop))
-            elif not (yield from self.read_call(r, stop, tools or {})):
+            elif (r.either and r.said) or not (yield from self.read_call(r, stop, tools or {})):
                 r.say(len(stop))
             elif r.full:
                 return
@@ -152,6 +156,12 @@ class Dialect:
         not."""
         example = self.write([Written("NAME", '{"ARGUMENT": "VALUE"}')])
         return instructions(tools, "".join(example))
+
+
+def spaced(trigger: AnyStr) -> re.Pattern[AnyStr]:
+    """Finds a trigger, with any white space, or none, where it has some."""
+    space = r"\s*" if isinstance(trigger, str) else rb"\s*"
+    return re.compile(space.join(map(re.escape, trigger.split())))
 
 
 def instructions(tools: Iterable[Mapping[str, Any]], example: str) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
-from .dialect import Dialect, Shape
+from .dialect import Dialect, Shape, spaced
 from .values import declared
 
 __all__ = ["calls_grammar"]
@@ -25,12 +25,14 @@ def calls_grammar(
     ends: Container[int] = (),
     trigger: str = "",
     several: bool = True,
+    content: str | None = None,
 ) -> str:
     """The grammar of a call of one of the tools, or of several calls.
 
     tools: (name, schema of the parameters, whether all of it must be kept). specials: tags that are single tokens.
     ends: tokens that end an answer, which no grammar names. trigger: what is written already, of what a call begins
-    with.
+    with. content: what begins content, which may stand in place of calls, and whose grammar is another, @content; None:
+    there are calls alone.
     """
     made = _Maker(dialect, specials, ends)
     names = []
@@ -46,7 +48,14 @@ def calls_grammar(
     if not trigger or dialect.first:
         first = made.parts(_after(dialect.first, trigger) if trigger else dialect.first)
         more = f"({made.parts(dialect.joint)} call)*" if several and not (dialect.single and trigger) else ""
-        start = f"start: {first} call {more} {made.parts(dialect.last)}"
+        calls = f"call {more}"
+        if trigger and dialect.declines:
+            shape = dialect.shape(dialect.declines)
+            made.rules.append(f"none: {made.parts((*shape.before, '{}', *shape.after))}")
+            calls = f"({calls} | none)"
+        start = f"start: {first} {calls} {made.parts(dialect.last)}"
+        if content is not None:
+            start += f" | {made.parts([content])} @content"
     else:
         start = "start: " + " | ".join(f"rest_{i}" for i in names)
     return "\n".join([start, *made.rules]) + "\n"
@@ -54,15 +63,13 @@ def calls_grammar(
 
 def _after(parts: Sequence[str], trigger: str) -> list[str]:
     """What comes after the trigger."""
-    found, seen = [], ""
+    found, seen, mark = [], "", spaced(trigger)
     for part in parts:
         before, seen = seen, seen + part
-        if trigger in before:
+        if mark.search(before):
             found.append(part)
-        elif trigger in seen:
-            rest = seen[seen.index(trigger) + len(trigger) :]
-            if rest:
-                found.append(rest)
+        elif match := mark.search(seen):
+            found += filter(None, [seen[match.end() :]])
     return found
 
 

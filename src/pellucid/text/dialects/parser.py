@@ -15,7 +15,8 @@ class Parser:
     """Tells content, reasoning and calls of an answer apart, as it comes.
 
     tools: their schemas by name; None: there are no calls. thinking: the tags of reasoning; None: there is none.
-    begun: whether the answer begins within reasoning. most: calls, after which the answer ends.
+    begun: whether the answer begins within reasoning. most: calls, after which the answer ends. either: it is calls or
+    content, so that nothing within content is a call.
 
     The joined results do not depend on how the text is cut. Nothing is lost: what is no call is content.
     """
@@ -28,8 +29,9 @@ class Parser:
         thinking: Thinking | None = None,
         begun: bool = False,
         most: int | None = None,
+        either: bool = False,
     ) -> None:
-        self._reader = Reader(most)
+        self._reader = Reader(most, either)
         self._reader.thinking = begun
         self._run = dialect.read(self._reader, tools, thinking)
         self.done = False  # all calls that there may be are read

@@ -48,8 +48,10 @@ class Reader:
     and is dropped; all other text becomes content, reasoning, or a call's arguments.
     """
 
-    def __init__(self, most: int | None = None) -> None:
-        """most: calls; None: any number."""
+    def __init__(self, most: int | None = None, either: bool = False) -> None:
+        """most: calls; None: any number. either: what is read has calls or content, not both."""
+        self.either = either
+        self.said = False  # there was content
         self.ended = False
         self.thinking = False  # what comes is reasoning
         self.thought = False  # there was reasoning
@@ -169,6 +171,7 @@ class Reader:
         text = self._space + text
         kept = text.rstrip()
         self._space = text[len(kept) :]
+        self.said = self.said or bool(kept and not self.thinking)
         (self._reasoning if self.thinking else self._content).append(kept)
 
     def paragraph(self) -> None:
