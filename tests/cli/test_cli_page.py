@@ -75,6 +75,9 @@ def test_the_tokens_of_a_trace(run: Run, tmp_path: Path, smollm2: Path) -> None:
         (("--time",), "--time: is about the page"),
         (("--generate", "3"), "--generate: is about the page"),
         (("--html-size", "3"), "--html-size: is about the page"),
+        (("--layers", "3"), "--layers: is about the page"),
+        (("--html", "DIR/a", "--layers", "3-x"), "--layers=3-x: expected numbers and ranges, such as 0-5,29"),
+        (("--html", "DIR/a", "--positions", "5-3"), "--positions=5-3: expected numbers"),
     ],
 )
 def test_refused_before_anything_is_computed(
@@ -83,6 +86,16 @@ def test_refused_before_anything_is_computed(
     done = call("inspect", TEXT, "-m", "/nowhere/model.gguf", *(a.replace("DIR", str(tmp_path)) for a in arguments))
     assert done.returncode == 2 and message in error_line(done)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_some_layers_and_positions(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a.html"
+    done = run("inspect", TEXT, "--html", str(path), "--layers", "0-2,29", "--positions", "3,-1")
+    assert done.returncode == 0, done.stderr
+    kept = parse(path.read_text()).meta["kept"]
+    assert (kept["layers"], kept["positions"]) == ([0, 1, 2, 29], [3, 4])
+    done = run("inspect", TEXT, "--html", str(path), "--layers", "30")
+    assert done.returncode == 2 and "--layers=30: expected" in error_line(done)
 
 
 def test_the_position_that_is_shown_first(run: Run, tmp_path: Path) -> None:

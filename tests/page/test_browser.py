@@ -197,6 +197,25 @@ def test_by_keyboard_alone(browser: Any, france: Path) -> None:
         assert "at=1" in address and f"layer={layer - 1}" in address
 
 
+def test_the_tour_by_keyboard_in_forced_colours(browser: Any, france: Path) -> None:
+    with Opened(browser, france, forced_colors="active") as opened:
+        opened.seen()
+        tab = opened.tab
+        step, following = tab.locator("pellucid-steps .step"), tab.locator("pellucid-steps button", has_text="Next")
+        tab.locator("pellucid-steps select").focus()
+        tab.keyboard.press("Home")
+        said = []
+        for number in range(10):
+            tab.wait_for_function(f"() => document.querySelector('pellucid-steps select').value === '{number}'")
+            said.append(step.inner_text())
+            if number < 9:
+                following.focus()
+                tab.keyboard.press("Enter")
+        assert len({*said}) == 10 and all(len(text.split()) > 15 for text in said)
+        assert "point nearly the same way" in said[1] and "·is" in said[0]
+        assert following.is_disabled() and opened.messages == []
+
+
 def test_an_address_shows_the_same(browser: Any, france: Path) -> None:
     with Opened(
         browser, france, "#at=3&layer=5&head=2&o.temperature=1.5&o.top_k=7&seed=12&o.samplers=temperature+top_k&x=1"

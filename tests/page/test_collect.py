@@ -171,6 +171,37 @@ def test_a_real_model(smol: Model) -> None:
     assert promoted[23].tolist() == np.argsort(-logits, axis=1, kind="stable")[:, :3].tolist()
 
 
+def test_the_nearest_embeddings(smol: Model) -> None:
+    found = made(smol, smol.tokenize("It is Monday"), position=2)
+    table = smol.weight("token_embd")
+    unit = table / np.linalg.norm(table, axis=1, keepdims=True)
+    cosines = unit @ unit[found.meta["ids"][2]]
+    best = np.argsort(-cosines, kind="stable")[1:7]
+    assert found.block("near-ids").tolist() == best.tolist()
+    np.testing.assert_allclose(found.block("near-cosines"), cosines[best], rtol=1e-3)
+    assert " Tuesday" in [found.pieces()[str(id)] for id in best]
+
+
+def test_weights_of_some_layers_and_tokens(load: Load) -> None:
+    model = load("llama_gqa")
+    ids = ids_for(model.core.engine, 12)
+    whole, found = made(model, ids), made(model, ids, layers=[0, -1], positions=[3, -1])
+    layers = model.info().layers
+    assert found.meta["kept"] == {**whole.meta["kept"], "layers": [0, layers - 1], "positions": [3, 11]}
+    names = [name for name in found.meta["blocks"] if name.startswith("att-") and name[4:].isdigit()]
+    assert names == ["att-0", f"att-{layers - 1}"]
+    heads = found.meta["model"]["heads"]
+    kept, every = (weights.unpack(one.block("att-0").reshape(heads, -1)[1], 12) for one in (found, whole))
+    assert (kept[[3, 11]] == every[[3, 11]]).all() and not np.delete(kept, [3, 11], axis=0).any()
+    rest = found.block("att-rest").reshape(layers, heads, 12)
+    assert (np.delete(rest[0], [3, 11], axis=1) == 255).all() and (rest[0][:, [3, 11]] < 255).all()
+    assert parse(model.trace(ids).html(layers=[0, -1], positions=[3, -1]).text).meta["kept"] == found.meta["kept"]
+    wrong: list[dict[str, Any]] = [{"layers": [99]}, {"positions": [12]}, {"layers": []}]
+    for bad in wrong:
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            made(model, ids, **bad)
+
+
 def test_neurons(smol: Model) -> None:
     """The four that push most, as a sum over the matrix says."""
     ids = smol.tokenize(TEXT)

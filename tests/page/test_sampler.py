@@ -52,7 +52,9 @@ def plain(o: SamplingOptions) -> dict[str, Any]:
     return {name: getattr(o, name) for name in names}
 
 
-def case(row: Any, o: SamplingOptions, past: list[int], number: int = 0) -> dict[str, Any]:
+def case(
+    row: Any, o: SamplingOptions, past: list[int], number: int = 0, forbidden: tuple[int, ...] = ()
+) -> dict[str, Any]:
     found = candidates(row)
     total, mean, deviation, entropy = found.stats
     return {
@@ -62,13 +64,20 @@ def case(row: Any, o: SamplingOptions, past: list[int], number: int = 0) -> dict
         },
         "o": plain(o),
         "where": {"past": past, "breaks": [0] * len(past), "number": number, "vocab": len(row),
-                  "seed": None if o.seed is None else str(o.seed)},
+                  "seed": None if o.seed is None else str(o.seed), "forbidden": list(forbidden)},
     }  # fmt: skip
 
 
-def compare(found: dict[str, Any], row: Any, o: SamplingOptions, past: list[int], number: int = 0) -> bool:
+def compare(
+    found: dict[str, Any],
+    row: Any,
+    o: SamplingOptions,
+    past: list[int],
+    number: int = 0,
+    forbidden: tuple[int, ...] = (),
+) -> bool:
     """-> whether the last step is sure."""
-    expected = choice.steps(row, options=o, before=past, number=number)
+    expected = choice.steps(row, options=o, before=past, number=number, suppressed=forbidden)
     assert len(found["steps"]) == len(expected), o
     for got, step in zip(found["steps"], expected):
         if not got["sure"]:
@@ -132,6 +141,20 @@ def past_of(rng: Any, row: Any) -> list[int]:
         int(i) for i in rng.choice([*likely, *rng.integers(len(row), size=10).tolist()], size=int(rng.integers(0, 60)))
     ]
     return ids + ids[: int(rng.integers(0, 6))]
+
+
+@pytest.mark.parametrize("vocab", [40, 4000])
+def test_tokens_that_the_files_forbid(run: Any, vocab: int) -> None:
+    rng = np.random.default_rng(vocab)
+    made: list[tuple[Any, SamplingOptions, list[int], int, tuple[int, ...]]] = []
+    for row in rows(60, vocab, vocab):
+        best, other = np.argsort(-row, kind="stable")[[0, 5]].tolist()
+        some = (best, other) if len(made) % 2 else (best, other, int(rng.integers(vocab)))
+        made.append((row, options(rng, True), past_of(rng, row), 0, tuple({*some})))
+    found = run([case(*one) for one in made])
+    sure = [compare(got, *one) for got, one in zip(found, made, strict=True)]
+    assert np.mean(sure) > 0.4
+    assert all("bias" in [step["name"] for step in got["steps"]] for got in found)
 
 
 @pytest.mark.parametrize("vocab", [1, 3, 40, 1000, 4000, 30000])

@@ -71,6 +71,13 @@ def inspect(
     file: Annotated[
         str | None, typer.Option(metavar="TRACE", help="With --html: the tokens of a trace that was saved (.npz).")
     ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="With --html: keep heads' weights of these layers alone, such as 0-5,29."),
+    ] = None,
+    positions: Annotated[
+        str | None, typer.Option(metavar="LIST", help="With --html: keep heads' weights of these tokens alone.")
+    ] = None,
     threads: options.Threads = None,
     context: options.Context = None,
     isa: options.Isa = None,
@@ -94,11 +101,11 @@ def inspect(
     if html is not None:
         others = {"only": only, "layer": layer, "head": head, "png": png, "json": json or None}
         page.check(html, file, text, generate, seed, others)
-        request = page.Request(html, html_size, title, time, chat, generate, seed, file, position)
+        request = page.Request(html, html_size, title, time, chat, generate, seed, file, position, layers, positions)
         page.write(request, model, loading, text, raw, sampling)
         return
     given = {"html-size": html_size, "title": title, "time": time or None, "chat": chat or None}
-    given |= {"generate": generate, "seed": seed, "file": file}
+    given |= {"generate": generate, "seed": seed, "file": file, "layers": layers, "positions": positions}
     for name, value in given.items():
         if value is not None:
             raise output.UsageError(f"--{name}: is about the page, which --html writes")

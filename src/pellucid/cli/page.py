@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pellucid.cli import options, output
+from pellucid.errors import one_line
 from pellucid.sampling import SamplingOptions
 
 if TYPE_CHECKING:
     from pellucid.model import Model
 
 __all__ = ["Request", "check", "write"]
+
+RANGES = ("layers", "positions")
+MOST = 2048  # numbers of a range: more than a page has tokens
 
 
 class Request(NamedTuple):
@@ -27,6 +32,8 @@ class Request(NamedTuple):
     seed: int | None
     file: str | None
     position: int
+    layers: str | None
+    positions: str | None
 
 
 def check(
@@ -52,10 +59,11 @@ def write(
     request: Request, model: str, loading: Mapping[str, Any], text: str | None, raw: bool, sampling: Mapping[str, Any]
 ) -> None:
     """Loads the model, computes the page and writes it."""
+    layers, positions = (_numbers(n, getattr(request, n)) for n in RANGES)
     with options.naming(*sampling, "seed"):
         chosen = SamplingOptions(**sampling, seed=request.seed, max_tokens=request.generate or 0)
     content = None if request.file is not None else options.read_text(text, "text", raw=raw)
-    with options.load(model, **loading) as loaded, options.naming("prompt", "megabytes", "position"):
+    with options.load(model, **loading) as loaded, options.naming("prompt", "megabytes", "position", *RANGES):
         from pellucid.look import pages
 
         size = pages.MEGABYTES if request.megabytes is None else request.megabytes
@@ -73,11 +81,28 @@ def write(
             megabytes=size,
             prompt=prompt,
             position=None if request.position == -1 else request.position,
+            layers=layers,
+            positions=positions,
             options=settled,
             timings=timings,
         )
         page.save(request.path)
     output.line(f"written: {request.path} ({options.size(len(page.text))})")
+
+
+def _numbers(name: str, given: str | None) -> list[int] | None:
+    """Of "3", "0-5,29" or "-1": the numbers. UsageError for another text."""
+    if given is None:
+        return None
+    found: list[int] = []
+    for part in given.split(","):
+        match = re.fullmatch(r"\s*(-?[0-9]{1,9})(?:-([0-9]{1,9}))?\s*", part)
+        if match is None or (match[2] and int(match[2]) < int(match[1])):
+            expected = "numbers and ranges, such as 0-5,29"
+            raise output.UsageError(f"--{name}={one_line(given, 60)}: expected {expected}")
+        last = int(match[2] or match[1])
+        found += range(int(match[1]), min(last, int(match[1]) + MOST) + 1)
+    return found
 
 
 def _ids(model: Model, request: Request, content: str | None) -> list[int]:

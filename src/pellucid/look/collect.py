@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pellucid import _engine
+from pellucid._engine import Kind
 from pellucid.core import Core
 from pellucid.look import attributions, record
 from pellucid.look.byhand import ByHand
@@ -29,6 +31,8 @@ ROWS = 64  # per pass
 TARGETS = 4  # tokens that pushes are about: the one that follows, then the likeliest
 GUESSES = 3  # tokens of the lens after each layer
 NEURONS = 4  # of each layer
+NEAR = 6  # tokens whose embeddings are nearest to that of the one shown by hand
+TABLE = 8192  # rows of the table at a time
 THUMB = 24  # cells of a thumbnail, each way
 LEAST, MOST = 64, 1024  # candidates of a position
 SHARE = 0.99  # of the probability that they hold, unless there are MOST of them
@@ -72,7 +76,8 @@ def collect(core: Core, ids: Sequence[int], hand: int, progress: Progress = None
         for head, weights in enumerate(rows.heads(number)):
             thumbs[number, head] = thumbnail(weights)
             scores[number, head] = rules.scores(weights)
-    arrays |= {"thumbs": thumbs, "head-scores": half(scores)}
+    near, cosines = nearest(rows.engine, ids[hand], NEAR)
+    arrays |= {"thumbs": thumbs, "head-scores": half(scores), "near-ids": near, "near-cosines": half(cosines)}
     kept = sum(array.nbytes for array in (*rows.q, *rows.k) if array is not None)
     return Collected(arrays, n_heads, rows.heads, kept)
 
@@ -212,6 +217,25 @@ class _Rows:
         if order is not None:
             queries, keys = queries[..., order], keys[..., order]
         q[:, to], k[:, to] = queries.swapaxes(0, 1), keys.swapaxes(0, 1)
+
+
+def nearest(engine: _engine.Engine, id: int, k: int) -> tuple[npt.NDArray[np.uint32], Floats]:
+    """The k tokens whose embeddings have the largest cosine with that of a token, and these; itself left out."""
+    plan = engine.plan
+    op = plan.ops[find(plan).embeddings.op]
+    source = next((one for one in plan.ops if one.kind == Kind.EMBED and one.layer < 0), op)
+    matrix = plan.segments[source.seg].matrix
+
+    def unit(start: int, end: int) -> Floats:
+        rows = engine.matrix(matrix, rows=(start, end))
+        found: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        return found
+
+    own = unit(id, id + 1)[0]
+    cosines = np.concatenate([unit(i, min(i + TABLE, plan.vocab)) @ own for i in range(0, plan.vocab, TABLE)])
+    cosines[id] = -np.inf
+    best = best_first(cosines, min(k, plan.vocab - 1))
+    return best.astype(np.uint32), cosines[best]
 
 
 class Candidates(NamedTuple):

@@ -17,6 +17,7 @@ from pellucid.errors import WrongValue
 from pellucid.info import cache_shares, plan_table
 from pellucid.look.collect import SCORES, Collected, Progress, collect
 from pellucid.look.places import find
+from pellucid.look.sizes import select
 from pellucid.page import weights
 from pellucid.page.blocks import VERSION, encode, kind_of, raw
 from pellucid.page.html import page as make
@@ -122,6 +123,8 @@ def page(
     megabytes: float = MEGABYTES,
     prompt: int | None = None,
     position: int | None = None,
+    layers: Any = None,
+    positions: Any = None,
     against: tuple[Core, Sequence[int]] | None = None,
     options: SamplingOptions | None = None,
     timings: dict[str, Any] | None = None,
@@ -130,12 +133,15 @@ def page(
     """The page of these tokens. prompt: how many of them were given; the others were generated, with `options`.
     position: which is shown first, and of which attention is shown by hand; default: the one before the first new
     token, or the last.
+    layers, positions: those whose heads' weights the page is to have, all by default; of other layers it has the small
+    maps alone.
     against: a model and tokens, as many, to compare with. timings: {"prompt": nanoseconds of each operation, "token":
     ...}. Raises ValueError, as `check` does and where not even the rest fits the size."""
     check(len(ids), megabytes)
     core.decoder()
     hand = _hand(ids, prompt) if position is None else checks.integer("position", position, -len(ids), len(ids) - 1)
     hand %= len(ids)
+    some = select("layers", layers, core.config.layers), select("positions", positions, len(ids))
     found = collect(core, ids, hand, progress)
     options = options or SamplingOptions()
     other = None if against is None else _other(*against, len(ids), hand)
@@ -147,16 +153,22 @@ def page(
     if against is not None:
         meta["against"] = {"ids": list(against[1]), "edited": against[0] is not core}
     size = len(make({**meta, "kept": {}}, arrays, {}))
-    layers = [i for i, layer in enumerate(find(core.engine.plan).layers) if layer.qkv is not None]
+    attending = [i for i, layer in enumerate(find(core.engine.plan).layers) if layer.qkv is not None]
+    wanted = [i for i in attending if i in some[0]]
     rest = np.zeros((core.config.layers, found.n_heads, len(ids)), np.uint8)
-    room = int(megabytes * 1e6) - size - len(encode(rest)[1]) - 1000 * len(layers)
+    room = int(megabytes * 1e6) - size - len(encode(rest)[1]) - 1000 * len(wanted)
     if room < 0:
         least = (int(megabytes * 1e6) - room) / 1e6
         raise WrongValue("megabytes", f"={megabytes:g}: a page of {len(ids):,} tokens needs at least {least:.1f}")
-    rung, packed = weights.choose(layers, found.heads, room)
+    shown = np.zeros((len(ids), 1), np.bool_)
+    shown[list(some[1])] = True
+    rung, packed = weights.choose(wanted, lambda layer: (one * shown for one in found.heads(layer)), room)
     for layer, (_, left) in packed.items():
-        rest[layer, : len(left)] = left
+        rest[layer, : len(left)] = np.where(shown[:, 0], left, 255)
     meta["kept"] = {"attention": None if rung is None else {"share": rung.share, "most": rung.most}}
+    for name, given, chosen in (("layers", layers, some[0]), ("positions", positions, some[1])):
+        if given is not None:
+            meta["kept"][name] = chosen
     text = make(meta, {**arrays, "att-rest": rest}, {f"att-{layer}": ("u8", t) for layer, (t, _) in packed.items()})
     return Page(text, meta["title"])
 
@@ -216,6 +228,7 @@ def _meta(core: Core, ids: Sequence[int], prompt: int | None, hand: int, options
         "head_dims": [layer.group.dk if layer.group is not None else 0 for layer in layers],
         "options": {name: getattr(options, name) for name in OPTIONS},
         "seed": None if options.seed is None else str(options.seed),
+        "suppressed": [id for id in facts.suppressed if id not in options.logit_bias],
         "scores": SCORES,
         "plan": [[o.layer, o.kind, o.name, [m[1:] for m in o.matrices], o.bytes, o.detail] for o in operations],
         "cache": [asdict(share) for share in cache_shares(engine.plan, facts.kv)],
@@ -234,7 +247,7 @@ def _title(core: Core, ids: Sequence[int]) -> str:
 
 
 def _used(ids: Sequence[int], arrays: dict[str, Any]) -> list[int]:
-    held = ("cand-ids", "lens-ids", "targets", "hand-promoted")
+    held = ("cand-ids", "lens-ids", "targets", "hand-promoted", "near-ids")
     names = [name for name in arrays if name.removeprefix("b-") in held]
     some = [np.asarray(ids, np.int64), *(arrays[name].reshape(-1) for name in names)]
     found: list[int] = np.unique(np.concatenate(some)).tolist()

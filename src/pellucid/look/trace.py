@@ -276,6 +276,8 @@ class Trace(Recorded):
         *,
         title: str | None = None,
         megabytes: Number = pages.MEGABYTES,
+        layers: Integer | Ids | None = None,
+        positions: Integer | Ids | None = None,
         against: Trace | None = None,
     ) -> Page:
         """A page that shows what the text did on its way through the model: one file of HTML, which opens in any
@@ -283,12 +285,21 @@ class Trace(Recorded):
 
         The tokens run once more, whatever the trace kept. path: a file to write, as ``Page.save`` does. megabytes: the
         most that the page may have; of the heads' weights, the small ones are left out to fit, and the page says so.
+        layers, positions: those whose heads' weights the page is to have; None: all.
         against: a trace of as many tokens to compare with, such as that of the model without an edit.
         Raises ValueError for more than 2,048 tokens, and where the rest does not fit; ModelFileError where the file
         cannot be written.
         """
         other = None if against is None else (against._need_core(), against.ids)
-        made = pages.page(self._need_core(), self.ids, title=title, megabytes=float(megabytes), against=other)
+        made = pages.page(
+            self._need_core(),
+            self.ids,
+            title=title,
+            megabytes=float(megabytes),
+            layers=layers,
+            positions=positions,
+            against=other,
+        )
         if path is not None:
             made.save(path)
         return made

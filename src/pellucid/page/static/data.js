@@ -16,7 +16,7 @@ const THEN = ["lens-ids", "lens-p", "lengths", "base-push", "att-push", "mlp-pus
 const HAND = ["hand-q", "hand-scores", "hand-sums", "hand-found", "hand-keys", "hand-promoted"];
 const FOUND = 4;
 const PROMOTED = 3;
-const LAST = ["head-scores", "att-rest", "neurons", "neuron-acts", "neuron-push"];
+const LAST = ["near-ids", "near-cosines", "head-scores", "att-rest", "neurons", "neuron-acts", "neuron-push"];
 
 export class Data extends EventTarget {
   /** @param {Source} source */

@@ -28,7 +28,13 @@ export class Head extends View {
         <label><input type="checkbox" .checked=${now.first} @change=${(/** @type {any} */ e) => this.go({ first: e.target.checked })}> leave out the first token</label>
         <label><input type="checkbox" .checked=${now.whole} @change=${(/** @type {any} */ e) => this.go({ whole: e.target.checked })}> all tokens</label>
       </div>
-      ${data.hasMap(now.layer) ? this.map() : html`<p class="warn">${window < 0 ? "" : "The page was too small for this layer's weights: only the small map was kept."}</p>`}`;
+      ${data.hasMap(now.layer) ? this.map() : html`<p class="warn">${window < 0 ? "" : this.missing()}</p>`}`;
+  }
+
+  missing() {
+    const { layers } = this.data.meta.kept;
+    return layers && !layers.includes(this.now.layer) ? `The page was made with the weights of some layers alone: ${layers.join(", ")}.`
+      : "The page was too small for this layer's weights: only the small map was kept.";
   }
 
   /** The tokens that the map shows: from, to. @returns {[number, number]} */
@@ -47,6 +53,7 @@ export class Head extends View {
         aria-label="Weights of tokens ${from} to ${to - 1}; a row is a token, its columns what it looks at. Chosen: token ${now.at}, ${named(data.piece(data.meta.ids[now.at]))}"></canvas>
         <figcaption class="quiet">A row is a token, a column what it looks at${from ? `, from token ${from}` : ""}. Click or arrow keys choose a row.</figcaption></figure>
       ${this.bars()}
+      ${data.meta.kept.positions?.includes(now.at) === false ? html`<p class="warn">The page was made with the weights of some tokens alone, and this is none of them.</p>` : nothing}
       ${now.at === data.meta.hand ? this.byHand() : html`<p class="quiet">By hand at token ${data.meta.hand}: <button type="button" class="plain" @click=${() => this.go({ at: data.meta.hand })}>show it</button></p>`}`;
   }
 

@@ -52,6 +52,7 @@ export class Next extends View {
       number,
       seed,
       vocab: Number(data.meta.model.vocab),
+      forbidden: data.meta.suppressed,
     });
     return html`
       <h2>Next token</h2>

@@ -7,7 +7,7 @@ import { uniform } from "./random.js";
 /** A step's tokens; `ahead`: how many of them are certainly the likeliest.
  * @typedef {{name: string, kept: number, ids: number[], p: number[], ahead: number, sure: boolean}} Step */
 /** @typedef {{id: number | null, u: number, ids: number[], p: number[]}} Drawn */
-/** @typedef {{past: ArrayLike<number>, breaks: ArrayLike<number>, number: number, seed: bigint | null, vocab: number}} Where */
+/** @typedef {{past: ArrayLike<number>, breaks: ArrayLike<number>, number: number, seed: bigint | null, vocab: number, forbidden?: number[]}} Where */
 
 const SORTED = 1024; // lists up to this length are drawn from in the order of probability, others in that of ids
 const PER_NAT = 4;
@@ -30,6 +30,7 @@ class Rest {
     this.scale = 1; // what logits have been divided by
     this.whole = true; // none was dropped
     this.altered = 0; // how many of them a penalty lowered
+    this.gone = 0; // how many of them the model's files forbid
     this.ref = ref;
     this.mass = total;
     this.dot = total * (Math.log(total) - p.entropy);
@@ -47,7 +48,7 @@ class Rest {
   }
 
   get count() {
-    return this.bins.reduce((a, b) => a + b, 0);
+    return Math.max(this.bins.reduce((a, b) => a + b, 0) - this.gone, 0);
   }
 
   /** The largest that one of them may be, in the units of now. */
@@ -185,6 +186,16 @@ class Run {
       if (!lowers) this.sure = false;
     }
     this.sort();
+  }
+
+  /** Leaves out the tokens that the model's files forbid. @param {number[]} ids */
+  forbid(ids) {
+    if (ids.length === 0) return;
+    const before = this.rest?.altered ?? 0;
+    this.change(new Map(ids.map((id) => [id, () => -Infinity])), true);
+    if (this.rest !== null) this.rest.gone += this.rest.altered - before;
+    this.keep((i) => this.x[i] > -Infinity);
+    this.show("bias");
   }
 
   /** How many of p, in order, sum to `least` or more. @param {number[]} p @param {number} least */
@@ -438,10 +449,15 @@ export function dryLengths(ids, least, breaks) {
 export function sample(p, o, where) {
   const run = new Run(p, where);
   const u = where.seed === null ? 0 : uniform(where.seed, where.number, 1);
-  for (const name of o.samplers) {
+  let biased = false;
+  for (const name of [...o.samplers, ""]) {
+    if (!biased && name !== "penalties" && name !== "dry") {
+      biased = true;
+      run.forbid(where.forbidden ?? []);
+    }
     if (name === "penalties") run.penalties(o, where.past);
     else if (name === "dry") run.dry(o, where);
-    else if (o.temperature > 0 && (name === "temperature" || !o.mirostat)) run.filter(name, o, u);
+    else if (name && o.temperature > 0 && (name === "temperature" || !o.mirostat)) run.filter(name, o, u);
   }
   if (o.temperature === 0) {
     if (run.ahead < 1) run.sure = false;

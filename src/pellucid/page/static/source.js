@@ -19,11 +19,12 @@
  * @property {number[]} head_dims
  * @property {Record<string, any>} options
  * @property {string | null} seed
+ * @property {number[]} suppressed tokens that the model's files forbid
  * @property {string[]} scores
  * @property {[number | null, string, string, [string, number, number][], number, string][]} plan
  * @property {{layers: number, window: number, bytes_per_token: number}[]} cache
  * @property {{prompt: number[], token: number[]} | null} timings
- * @property {{attention?: {share: number, most: number} | null}} kept
+ * @property {{attention?: {share: number, most: number} | null, layers?: number[], positions?: number[]}} kept
  * @property {Record<string, string>} blocks
  */
 

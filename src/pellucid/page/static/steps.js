@@ -11,7 +11,7 @@ const STEP_NAMES = [
 
 export class StepByStep extends View {
   depends() {
-    return { chosen: ["at", "layer", "head", "target", "step", "options", "seed"], blocks: [`att-${this.now.layer}`, "lens-p", "lengths", "base-push", "att-push", "mlp-push", "head-push", "neuron-push"] };
+    return { chosen: ["at", "layer", "head", "target", "step", "options", "seed"], blocks: [`att-${this.now.layer}`, "lens-p", "lengths", "base-push", "att-push", "mlp-push", "head-push", "neuron-push", "near-cosines"] };
   }
 
   draw() {
@@ -63,7 +63,17 @@ export class StepByStep extends View {
     const [push] = data.basePush(now.at, now.target);
     return html`<p>Its number picks a row of a table: ${data.meta.model.dim} numbers, a vector of length ${fixed(data.length(0, 0, now.at), 2)}.
       This is the start of the <em>residual stream</em>, to which each layer adds.</p>
+      ${this.near()}
       <p>Read at once, it would say ${best ? this.said(best.id) : "…"}; on the logit of ${this.said(this.target)} it pushes ${signed(push)}.</p>`;
+  }
+
+  /** Tokens whose rows of the table point the same way; the page has those of one position. */
+  near() {
+    const { data, now } = this;
+    const [ids, cosines] = [data.use("near-ids"), data.use("near-cosines")];
+    if (!ids || !cosines) return "";
+    if (now.at !== data.meta.hand) return html`<p class="quiet">The rows nearest to it, of token ${data.meta.hand}: <button type="button" class="plain" @click=${() => this.go({ at: data.meta.hand })}>show them</button></p>`;
+    return html`<p>The rows that point nearly the same way: ${Array.from(ids, (id, i) => html`${i ? ", " : ""}${this.said(id)} (cosine ${fixed(cosines[i], 2)})`)}.</p>`;
   }
 
   stack() {
@@ -143,7 +153,7 @@ export class StepByStep extends View {
     const number = Math.max(now.at + 1 - data.meta.prompt, 0);
     const found = sample(data.prediction(now.at), now.options, {
       past: data.meta.ids.slice(0, now.at + 1), breaks: data.need("dry-breaks").subarray(0, now.at + 1), number,
-      seed: BigInt.asUintN(64, BigInt(now.seed || "0")), vocab: Number(data.meta.model.vocab),
+      seed: BigInt.asUintN(64, BigInt(now.seed || "0")), vocab: Number(data.meta.model.vocab), forbidden: data.meta.suppressed,
     });
     const id = found.drawn?.id;
     return html`<p>The sampler narrows the choice: ${found.steps.map((step, i) => html`${i ? ", then " : ""}${step.name} (${step.kept.toLocaleString("en")} left)`)}.</p>
