@@ -26,6 +26,7 @@ def test_program(environment: Callable[[list[str]], Run], smollm2: Path, tmp_pat
     offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     out = run(HERE / "programs" / "litellm_program.py", smollm2, embedder, **offline)
     printed = [part.strip() for part in out[out.index(chat) :].split("\n--\n")]
-    assert printed[:4] == [chat, chat, chat, text.strip()] and printed[4].endswith("fine")
+    assert printed[:3] == [chat, chat, chat]
+    assert printed[3].endswith(text.strip()) and printed[4].endswith("fine")  # litellm and DSPy print notes before
     assert run("-c", readme("pellucid.adapters.litellm"), **offline).strip()
     assert run(EXAMPLES / "dspy_answers.py", "What is the capital of France?", **offline).strip()
