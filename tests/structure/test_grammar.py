@@ -224,3 +224,8 @@ def test_the_suite_of_json_schemas() -> None:
 def test_limits_of_size() -> None:
     with pytest.raises(GrammarError, match="too"):
         G.compile(Structure("grammar", "start: " + "a? " * (LIMIT // 3 - 20) + '\na: "x" | "y"\n'))
+
+
+def test_multiples_are_checked_by_their_digits() -> None:
+    check = validator({"multipleOf": 0.0001})
+    assert check.is_valid(9.4035) and check.is_valid("a") and not check.is_valid(9.40355)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,14 @@ def suite() -> Iterator[tuple[str, Any]]:
 def validator(schema: Any) -> Any:
     known = schema if isinstance(schema, dict) else {}
     kind = jsonschema.validators.validator_for(known, default=jsonschema.Draft202012Validator)
-    return kind(schema, format_checker=kind.FORMAT_CHECKER)
+    exact = jsonschema.validators.extend(kind, {"multipleOf": _multiple})
+    return exact(schema, format_checker=kind.FORMAT_CHECKER)
+
+
+def _multiple(validator: Any, of: Any, value: Any, schema: Any) -> Iterator[jsonschema.ValidationError]:
+    """By the digits of both: jsonschema divides floats, and finds that 9.4035 is no multiple of 0.0001."""
+    if validator.is_type(value, "number") and Fraction(str(value)) % Fraction(str(of)):
+        yield jsonschema.ValidationError(f"{value} is not a multiple of {of}")
 
 
 def of(schema: Any, strict: bool = True) -> Structure:
