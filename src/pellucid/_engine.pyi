@@ -253,7 +253,8 @@ class Engine:
         hidden: npt.NDArray[np.float32] | None = None,
         targets: npt.ArrayLike | None = None,
         top: int = 0,
-        found: list[Scored] | None = None,
+        samplers: Samplers | None = None,
+        found: list[Scored] | list[Sampled | None] | None = None,
         cancel: Cancel = None,
         at: int = -1,
     ) -> tuple[dict[tuple[int, int], npt.NDArray[np.float32]], npt.NDArray[np.int64] | None]: ...

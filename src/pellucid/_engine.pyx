@@ -373,14 +373,15 @@ cdef class Engine:
                     raise
 
     def observe(self, parts, *, ops=None, feeds=None, taps=(), times=False, out=None, hidden=None, targets=None,
-                int top=0, list found=None, cancel=None, int at=-1):
+                int top=0, list samplers=None, list found=None, cancel=None, int at=-1):
         """Runs a forward pass, or a part of one, and records its buffers.
         ops: (from, to), the operations to run, default all. A pass over some of them works on tokens already stored:
         `at` is the slot of the (one) sequence's first row, nothing is appended, stored keys and values do not change.
         Rows attend to the keys and values that these operations compute, if any, and to the stored ones before them.
         (Without rope_append and attend no stored token is needed: any rows from at=0 on are allowed.)
         feeds: {buffer: float32 (rows, dim)}, written first. taps: [(op, buffer)], copied after that operation.
-        out, hidden, targets with top: as for `forward`; found: a list that receives what `forward` gives for targets.
+        out, hidden, targets with top, samplers: as for `forward`; found: a list that receives what `forward` gives for
+        targets or samplers.
         -> ({(op, buffer): float32 (rows, dim)}, int64 nanoseconds of each operation or None).
         """
         cdef Rows rows = Rows(self, parts, at, PL_WANT_LOGITS if hidden is None else PL_WANT_HIDDEN)
@@ -394,6 +395,11 @@ cdef class Engine:
             if len(targets) != rows.n_wants:
                 raise ValueError(f"{len(targets)} targets for {rows.n_wants} rows")
             results = Results(None, targets, max(top, 0), self.vocab)
+        elif samplers is not None:
+            if len(samplers) != rows.n_wants:
+                raise ValueError(f"{len(samplers)} samplers for {rows.n_wants} rows")
+            results = Results(samplers, None, 0, self.vocab)
+        if results is not None:
             p.sample, p.step, p.sampled = results.params, results.steps, results.sampled
         self.store_hidden(&p, rows, hidden)
         feeds = {} if feeds is None else feeds
@@ -427,7 +433,7 @@ cdef class Engine:
         for error in rows.errors().values():
             raise error
         if results is not None:
-            found.extend(results.take(None, [False] * rows.n_wants))
+            found.extend(results.take(samplers, [False] * rows.n_wants))
         return arrays, op_ns
 
     cdef store_hidden(self, pl_pass *p, Rows rows, hidden):

@@ -226,13 +226,13 @@ class Core:
         core._log()
         return core
 
-    def view(self, plan: Plan) -> Core:
-        """A core with the same weights, another plan and a separate cache. Closing this core closes it, too."""
-        engine = _engine.Engine(plan, base=self.open())
+    def view(self, plan: Plan, cache_limit: int | None = None) -> Core:
+        """A core with the same weights, another plan and a separate cache. Closing this core closes it, too.
+        cache_limit: bytes that its sequences may take; it then keeps no prefix cache."""
         core = Core(
-            engine,
+            _engine.Engine(plan, base=self.open()),
             self.config,
-            self.facts,
+            self.facts if cache_limit is None else replace(self.facts, cache_limit=cache_limit),
             self.context_length,
             self._tokenizer,
             self.load_seconds,
@@ -240,7 +240,7 @@ class Core:
             self,
             self.sequences,
             self.max_gap,
-            self.prefix_bytes,
+            self.prefix_bytes if cache_limit is None else 0,
             self.draft,
         )
         with _making:

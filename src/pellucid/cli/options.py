@@ -121,6 +121,14 @@ Kv = Annotated[
         autocompletion=_among("auto", "f32", "f16", "bf16", "int8"),
     ),
 ]
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="default, or high: layers' inputs are rounded less, for experiments.",
+        autocompletion=_among("default", "high"),
+    ),
+]
 Quantize = Annotated[
     str | None,
     typer.Option(

@@ -63,9 +63,7 @@ def serve(
         float, typer.Option(metavar="SECONDS", help="Time that running requests have when the server is stopped.")
     ] = 30.0,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write the line of a request as JSON.")] = False,
-    ui: Annotated[
-        bool, typer.Option("--ui", help="Serve an app, too: chats in the browser, and the look inside each answer.")
-    ] = False,
+    ui: Annotated[bool, typer.Option("--ui", help="Serve an app, too: chats and experiments in the browser.")] = False,
     key_file: Annotated[
         str | None,
         typer.Option(
@@ -136,6 +134,7 @@ def serve(
     context: options.Context = None,
     isa: options.Isa = None,
     kv: options.Kv = "auto",
+    precision: options.Precision = "default",
     quantize: options.Quantize = None,
     share: options.Share = False,
     cache_bytes: options.CacheBytes = None,
@@ -183,7 +182,7 @@ def serve(
     limit = None if memory is None else options.nbytes("--memory", memory, 1)
     sizes = _sizes(named, limit)
     if len(named) > 1:  # what loading one would find at the start
-        _check(isa, kv=kv, threads=threads, context=context, sequences=sequences)
+        _check(isa, kv=kv, precision=precision, threads=threads, context=context, sequences=sequences)
     keys = _keys(key_file)
     loopback = unix is not None or access.is_loopback(host)
     if not loopback and not keys and not insecure:
@@ -241,6 +240,7 @@ def serve(
             context=context,
             isa=isa,
             kv=kv,
+            precision=precision,
             quantize=quantize,
             share=share,
             cache_bytes=cache_bytes,
@@ -294,13 +294,14 @@ def _sizes(named: dict[str, list[str]], limit: int | None) -> dict[str, int]:
     return found
 
 
-def _check(isa: str | None, *, kv: str, **numbers: int | None) -> None:
+def _check(isa: str | None, *, kv: str, precision: str, **numbers: int | None) -> None:
     """Raises UsageError for options that no model would take."""
     from pellucid import _engine, checks
-    from pellucid.core import KV_CHOICES
+    from pellucid.core import KV_CHOICES, PRECISIONS
 
-    with options.naming("kv", *numbers):
+    with options.naming("kv", "precision", *numbers):
         checks.choice("kv", kv, KV_CHOICES)
+        checks.choice("precision", precision, PRECISIONS)
         for name, value in numbers.items():
             if value is not None:
                 checks.integer(name, value, 1)

@@ -47,8 +47,9 @@ class Collected:
 
     arrays: Arrays
     n_heads: int  # of the layer that has most
+    last: Floats  # (n, dim): the stream that the head reads
     heads: Callable[[int], Iterator[Floats]]
-    nbytes: int  # of what `heads` needs
+    nbytes: int  # of `last`, and of what `heads` needs
 
 
 def collect(core: Core, ids: Sequence[int], hand: int, progress: Progress = None) -> Collected:
@@ -79,7 +80,8 @@ def collect(core: Core, ids: Sequence[int], hand: int, progress: Progress = None
     near, cosines = nearest(rows.engine, ids[hand], NEAR)
     arrays |= {"thumbs": thumbs, "head-scores": half(scores), "near-ids": near, "near-cosines": half(cosines)}
     kept = sum(array.nbytes for array in (*rows.q, *rows.k) if array is not None)
-    return Collected(arrays, n_heads, rows.heads, kept)
+    last = np.concatenate(rows.last)
+    return Collected(arrays, n_heads, last, rows.heads, kept + last.nbytes)
 
 
 # ---- rows ---------------------------------------------------------------------------------------------------------
@@ -98,6 +100,7 @@ class _Rows:
         self.parts: dict[str, list[npt.NDArray[Any]]] = {}
         layers = len(self.places.layers)
         self.lengths = np.zeros((3, layers + 1, self.n), np.float16)  # of the stream, of attention's part, the other's
+        self.last: list[Floats] = []
         self.q, self.k = [], []
         for layer in self.places.layers:
             g = layer.group
@@ -113,6 +116,7 @@ class _Rows:
         hidden = [found[self.places.embeddings], *(found[x.hidden] for x in self.places.layers)]
         self._lens(hidden, to)
         rows = attributions.Rows.of(found, self.places)
+        self.last.append(rows.last)
         for block, logits in record.head_blocks(self.turns, self.places, rows.last, ROWS):
             at = slice(to.start + block.start, to.start + block.stop)
             self.pushes.ids[at] = self._predict(at.start, logits)

@@ -16,6 +16,7 @@ from pellucid.core import Core
 from pellucid.errors import WrongValue
 from pellucid.info import cache_shares, plan_table
 from pellucid.look.collect import SCORES, Collected, Progress, collect
+from pellucid.look.drawing import Drawing, drawing
 from pellucid.look.places import find
 from pellucid.look.sizes import select
 from pellucid.page import weights
@@ -29,6 +30,8 @@ __all__ = ["MEGABYTES", "TOKENS", "Live", "Page", "check", "page"]
 
 MEGABYTES = 15.0
 TOKENS = 2048  # that one file can show
+LIVE_TOKENS = 4096  # that the app can show
+LIVE_BYTES = 1 << 30  # that it may take
 NOTEBOOK = 2_000_000  # bytes of a page that a notebook shows
 OPTIONS = (
     "temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold",
@@ -78,9 +81,14 @@ class Live:
     def __init__(
         self, core: Core, ids: Sequence[int], prompt: int, options: SamplingOptions, progress: Progress
     ) -> None:
-        """As `page`."""
-        check(len(ids), MEGABYTES)
+        """As `page`, of at most 4,096 tokens. Raises ValueError for more, and where they would take more than 1 GB."""
+        if len(ids) > LIVE_TOKENS:
+            raise WrongValue("prompt", f" has {len(ids):,} tokens: a look inside shows at most {LIVE_TOKENS:,}")
         core.decoder()
+        most = LIVE_BYTES // _bytes_per_token(core)
+        if len(ids) > most:
+            raise WrongValue("prompt", f" has {len(ids):,} tokens: a look inside this model shows at most {most:,}")
+        self._core, self._prompt = core, prompt
         self._found = collect(core, ids, _hand(ids, prompt), progress)
         self._arrays = arrays = _complete(core, ids, self._found, options, {}, ids)
         rest = np.zeros((core.config.layers, self._found.n_heads, len(ids)), np.uint8)
@@ -98,6 +106,15 @@ class Live:
         self.meta["model"]["heads"] = self._found.n_heads
         self.nbytes = sum(array.nbytes for array in arrays.values()) + self._found.nbytes
 
+    def steps(self, position: int, options: SamplingOptions) -> Drawing:
+        """The engine's own sampler at a position."""
+        ids = self.meta["ids"][: position + 1]
+        return drawing(self._core, self._found.last[position], ids, max(len(ids) - self._prompt, 0), options)
+
+    def spell(self, id: int) -> str:
+        """A token's text."""
+        return self._core.spell(id)
+
     def block(self, name: str) -> bytes:
         """A block's numbers, little-endian. Raises KeyError for a name that ``meta`` does not have."""
         if name in self._arrays:
@@ -106,6 +123,12 @@ class Live:
             raise KeyError(name)
         heads = self._found.heads(int(name.removeprefix("att-")))
         return b"".join(weights.pack(one, weights.LADDER[0]).weights.tobytes() for one in heads)
+
+
+def _bytes_per_token(core: Core) -> int:
+    """About what a token of a look takes: queries and keys in float32, and candidates."""
+    groups = [layer.group for layer in find(core.engine.plan).layers if layer.group is not None]
+    return 4 * sum((g.n_q + g.n_kv) * g.dk for g in groups) + 8192
 
 
 def check(tokens: int, megabytes: float) -> None:

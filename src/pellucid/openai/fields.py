@@ -68,6 +68,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "length_penalty": (1,),
     "logits_processors": ([],),
     "min_tokens": (0,),
+    "pellucid_edits": (),  # the server's own chats and completions take it
     "modalities": (["text"],),
     "skip_special_tokens": (True,),
     "suffix": ("",),
@@ -90,6 +91,7 @@ class Call:
     priority: int = 0
     logprobs: int | None = None
     echo: bool = False
+    token_ids: bool = False  # beside the text of a completion
     salt: str = ""  # only requests with the same one find in the prefix cache what was computed
     messages: Any = None
     plain: str | None = None  # in place of messages, where the model has no chat template
@@ -162,6 +164,7 @@ def completion_call(body: dict[str, Any], settings: Rules) -> Call:
         if value is not False:  # as absent; some clients send it to both endpoints
             call.logprobs = checks.integer("logprobs", value, 0, limits.top_logprobs)
     call.echo = fields.flag("echo")
+    call.token_ids = fields.flag("return_token_ids")
     if len(call.prompts) * call.n > max(limits.waiting, limits.n):
         every = f"{len(call.prompts)} prompts and {call.n} choices of each"
         raise refused("n", f": expected at most {max(limits.waiting, limits.n)} choices in all, not {every}")

@@ -89,16 +89,25 @@ class Objects:
     """The objects of one answer: a whole one, or those of a stream.
 
     id: of the answer. model: as it is called. fingerprint: of the model as it runs. top: likeliest tokens that were
-    asked for; None: no log probabilities.
+    asked for; None: no log probabilities. token_ids: completions have those of their text.
     """
 
     whole = ""
     chunk = ""
     prefix = ""
 
-    def __init__(self, core: Core, id: str, model: str, fingerprint: str | None = None, top: int | None = None) -> None:
+    def __init__(
+        self,
+        core: Core,
+        id: str,
+        model: str,
+        fingerprint: str | None = None,
+        top: int | None = None,
+        token_ids: bool = False,
+    ) -> None:
         self.core = core
         self.top = top
+        self.token_ids = token_ids
         self._common = {
             "id": self.prefix + id,
             "object": "",
@@ -205,7 +214,8 @@ class CompletionObjects(Objects):
 
     def _choice(self, index: int, part: Part, reason: str | None) -> dict[str, Any]:
         logprobs = self._logprobs(index, part.logprobs)
-        return {"index": index, "text": part.text, "logprobs": logprobs, "finish_reason": reason}
+        choice = {"index": index, "text": part.text, "logprobs": logprobs, "finish_reason": reason}
+        return {**choice, "token_ids": part.ids} if self.token_ids else choice
 
     def _logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         """With the token that ended the text, as lm-evaluation-harness expects."""

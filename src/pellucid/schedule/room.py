@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from pellucid.core import Core
-from pellucid.errors import ContextFullError
+from pellucid.errors import ClosedError, ContextFullError
 
-__all__ = ["MOST_TOGETHER", "Room"]
+__all__ = ["MOST_TOGETHER", "Room", "cache_bytes_used"]
 
 MOST_TOGETHER = 64  # sequences of a call in a pass: each takes a page, or copies one, whatever its number of rows
+
+
+def cache_bytes_used(core: Core) -> int:
+    """Bytes of keys and values that sequences of a model hold, those of its views included."""
+    total = 0
+    for one in (core, *core.views()):
+        with suppress(ClosedError):  # by another thread
+            total += one.engine.info()["cache_bytes_used"]
+    return total
 
 
 class Room:
@@ -37,10 +47,8 @@ class Room:
         return some + min(len(lengths), MOST_TOGETHER) * self.need(1)
 
     def free(self) -> int:
-        """Bytes that sequences may still take."""
-        limit = self.limit or 0
-        used: int = self._core.engine.info()["cache_bytes_used"]
-        return limit - used
+        """Bytes that sequences may still take, beside those of the model's views."""
+        return (self.limit or 0) - cache_bytes_used(self._core)
 
     def check(self, tokens: int) -> None:
         """Raises ContextFullError where a prompt of so many tokens, and a new one, exceed the limit by themselves."""

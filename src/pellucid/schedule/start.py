@@ -18,6 +18,7 @@ from pellucid.results import Gathered, Piece
 from pellucid.sampling import SamplingOptions
 from pellucid.schedule.caller import AHEAD, Caller, Shared, Work
 from pellucid.schedule.request import Request
+from pellucid.schedule.room import cache_bytes_used
 from pellucid.schedule.run import Item, drafts, of, pieces
 from pellucid.schedule.stats import Stats
 from pellucid.streams import BatchStream, Stream
@@ -161,8 +162,8 @@ def drive(core: Core, max_waiting: Any, max_wait: Any) -> None:
 
 def stats(core: Core) -> Stats:
     """``Model.stats``."""
-    pool = core.open().info()
-    return of(core).stats(pool["cache_bytes_used"], core.facts.cache_limit)
+    core.open()
+    return of(core).stats(cache_bytes_used(core), core.facts.cache_limit)
 
 
 def _conversation(core: Core, messages: Any, name: str, call: ChatCall) -> Begun:

@@ -57,6 +57,8 @@ def make_app(service: Service) -> Gate:
             Route("/ui/{name:path}", ui.file),
             Route("/v1/look", look.open, methods=["POST"]),
             Route("/v1/look/{id}/block", look.block, methods=["POST"]),
+            Route("/v1/look/{id}/steps", look.steps, methods=["POST"]),
+            Route("/v1/edits", look.edits, methods=["POST"]),
         ]
     ollama = Ollama(service)
     routes += [

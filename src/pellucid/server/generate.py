@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
+from pellucid import checks
 from pellucid.errors import OutOfMemoryError
 from pellucid.model import Model
 from pellucid.openai.fields import Call, chat_call, completion_call
@@ -62,8 +63,12 @@ class Generate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service, record = self._service, scope["state"]["record"]
         service.ready()
-        call = self._parse(await read(service, scope, receive), service.settings)
+        body = await read(service, scope, receive)
+        edits = body.pop("pellucid_edits", None)
+        call = self._parse(body, service.settings)
         try:
+            if edits is not None:
+                call.extra["edits"] = checks.string("pellucid_edits", edits)
             _, hosted = service.select(call.model, record)
             service.priority(call.priority, scope["state"]["key"])
             running = Running(record, call.stream, call.n)
@@ -153,16 +158,24 @@ class Answer:
         try:
             async with service.models.use(self.hosted) as self.model:
                 self.record.loading = time.monotonic() - self.record.begun
-                try:
-                    await self._answer()
-                finally:  # before the model may be unloaded
-                    for request in self.requests:
-                        request.cancel()
+                edits = self.call.extra.get("edits")
+                if edits is None:
+                    await self._run()
+                else:
+                    async with service.edited.use(edits, self.key.name, self.hosted) as self.model:
+                        await self._run()
         except OutOfMemoryError as error:
             raise service.crowded(error, self.running) from None
         finally:
             self._count()
             service.running.discard(self.running)
+
+    async def _run(self) -> None:
+        try:
+            await self._answer()
+        finally:  # before the model may be unloaded
+            for request in self.requests:
+                request.cancel()
 
     async def _answer(self) -> None:
         fingerprint, record = self.hosted.fingerprint, self.record

@@ -1,4 +1,5 @@
-"""The look inside, over HTTP: what the model computed for a conversation and its answer, block by block."""
+"""The look inside, over HTTP: what the model computed for a conversation and its answer, block by block; and models
+that were edited."""
 
 from __future__ import annotations
 
@@ -6,15 +7,18 @@ import asyncio
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from pellucid import checks
-from pellucid.errors import WrongValue
+from pellucid.errors import ClosedError, WrongValue
+from pellucid.look.drawing import Drawing
 from pellucid.look.pages import Live
 from pellucid.model import Model
 from pellucid.openai.fields import OPTIONS
@@ -22,13 +26,17 @@ from pellucid.sampling import SamplingOptions
 from pellucid.server.body import Disconnected
 from pellucid.server.failures import Failure, busy, failure
 from pellucid.server.generate import read
+from pellucid.server.models import Hosted
 from pellucid.server.service import Service
 from pellucid.server.shapes import dumps
 
 __all__ = ["Look"]
 
+T = TypeVar("T")
+
 MOST_BYTES = 1 << 30  # of all looks that are kept; those that were not used for longest go
 WAITING = 8  # looks that may wait for the one that is computed
+SHOWN = 1024  # tokens that are listed after each step
 
 
 class Look:
@@ -41,49 +49,98 @@ class Look:
         self._pool = ThreadPoolExecutor(1, "pellucid look")
         self._waiting = 0
 
+    # ---- endpoints --------------------------------------------------------------------------------------------
+
     async def open(self, request: Request) -> Response:
-        """{model, messages | prompt, answer, options, seed} -> {id, meta}. answer: ids that follow the prompt."""
+        """{model, messages | prompt, answer, options, seed, edits} -> {id, meta}. answer: ids that follow the prompt.
+        edits: what `edits` gave."""
+        async with self._asked(request) as (body, hosted, model):
+            left = threading.Event()
+            edits = body.get("edits")
+            if edits is None:
+                live = await self._compute(request, partial(self._make, model, body, left), left)
+            else:
+                id, key = checks.string("edits", edits), request.state.key.name
+                async with self._service.edited.use(id, key, hosted) as edited:
+                    live = await self._compute(request, partial(self._make, edited, body, left), left)
+        id = secrets.token_urlsafe(12)
+        with self._lock:
+            self._kept[id] = (request.state.key.name, live)
+            while len(self._kept) > 1 and sum(one.nbytes for _, one in self._kept.values()) > MOST_BYTES:
+                self._kept.popitem(last=False)
+        return _json({"id": id, "meta": live.meta})
+
+    async def block(self, request: Request) -> Response:
+        """{name} -> the numbers of a block, little-endian."""
+        body = await read(self._service, request.scope, request.receive)
+        live = self._find(request)
+        name = body.get("name")
+        if not isinstance(name, str) or name not in live.meta["blocks"]:
+            raise Failure(400, "name: expected one of the blocks that the look has", param="name")
+        data = await self._of_look(request, partial(live.block, name))
+        return Response(data, media_type="application/octet-stream")
+
+    async def steps(self, request: Request) -> Response:
+        """{position, options, seed} -> {steps, drawn}: the engine's own sampler at a position."""
+        body = await read(self._service, request.scope, request.receive)
+        live = self._find(request)
+        try:
+            at = checks.integer("position", body.get("position"), 0, live.meta["n"] - 1)
+            options = _options(body)
+        except Exception as error:
+            raise failure(error, request.state.record.id, {}) from error
+        found = await self._of_look(request, partial(live.steps, at, options))
+        return _json(_told(found, live))
+
+    async def edits(self, request: Request) -> Response:
+        """{model, list} -> {id, python}: a model with changes, which `pellucid_edits` of other requests may name."""
+        async with self._asked(request) as (body, hosted, model):
+            work = partial(self._service.edited.make, request.state.key.name, hosted, model, body.get("list"))
+            made = await self._service.score(model, work)
+        return _json({"id": made.id, "python": made.python})
+
+    # ---- what they share --------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _asked(self, request: Request) -> AsyncIterator[tuple[dict[str, Any], Hosted, Model]]:
+        """(the body, the model). Errors become Failures."""
         self._service.ready()
         record = request.state.record
         body = await read(self._service, request.scope, request.receive)
         if self._waiting > WAITING:
             raise busy(429, "too many looks inside wait", "queue_full", 5)
-        left = threading.Event()
         self._waiting += 1
         try:
             named = body.get("model")
             _, hosted = self._service.select(None if named is None else checks.string("model", named), record)
             async with self._service.models.use(hosted) as model:
-                work = asyncio.get_running_loop().run_in_executor(self._pool, partial(self._make, model, body, left))
-                live = await _unless_left(request, work, left)
+                yield body, hosted, model
         except (Disconnected, Failure):
             raise
         except Exception as error:
             raise failure(error, record.id, {}) from error
         finally:
             self._waiting -= 1
-        id = secrets.token_urlsafe(12)
-        with self._lock:
-            self._kept[id] = (request.state.key.name, live)
-            while len(self._kept) > 1 and sum(one.nbytes for _, one in self._kept.values()) > MOST_BYTES:
-                self._kept.popitem(last=False)
-        return Response(dumps({"id": id, "meta": live.meta}), media_type="application/json")
 
-    async def block(self, request: Request) -> Response:
-        """{name} -> the numbers of a block, little-endian."""
-        body = await read(self._service, request.scope, request.receive)
+    async def _compute(self, request: Request, work: Callable[[], T], left: threading.Event) -> T:
+        return await _unless_left(request, asyncio.get_running_loop().run_in_executor(self._pool, work), left)
+
+    def _find(self, request: Request) -> Live:
         id = request.path_params["id"]
         with self._lock:
             owner, live = self._kept.get(id, ("", None))
-            if live is not None:
+            if live is not None and owner == request.state.key.name:
                 self._kept.move_to_end(id)
-        if live is None or owner != request.state.key.name:
-            raise Failure(404, "this look inside is not kept any more: ask for it again", code="not_found")
-        name = body.get("name")
-        if not isinstance(name, str) or name not in live.meta["blocks"]:
-            raise Failure(400, "name: expected one of the blocks that the look has", param="name")
-        data = await asyncio.get_running_loop().run_in_executor(self._pool, live.block, name)
-        return Response(data, media_type="application/octet-stream")
+                return live
+        raise _gone()
+
+    async def _of_look(self, request: Request, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except ClosedError:  # the model was unloaded, or its edits have ended
+            raise _gone() from None
+        except Exception as error:
+            raise failure(error, request.state.record.id, {}) from error
 
     def _make(self, model: Model, body: dict[str, Any], left: threading.Event) -> Live:
         def progress(share: float) -> None:
@@ -91,23 +148,56 @@ class Look:
                 raise _Stopped
 
         progress(0)
-        given = [name for name in ("messages", "prompt") if body.get(name) is not None]
+        given = [name for name in ("messages", "prompt", "ids") if body.get(name) is not None]
         if len(given) != 1:
-            raise WrongValue("messages", ": expected messages or a prompt")
+            raise WrongValue("messages", ": expected messages, a prompt or ids")
         if given == ["messages"]:
             messages, limit = body["messages"], self._service.settings.limits.messages
             if isinstance(messages, list) and len(messages) > limit:
                 raise WrongValue("messages", f" has {len(messages)} entries: expected at most {limit}")
-            ids = list(model.core.conversation(messages).ids)
+            ids = list(model.core.conversation(messages, **_template(body)).ids)
+        elif given == ["ids"]:
+            ids = model.core.prompt(model.core.check_ids(body["ids"], "ids"), "ids")
         else:
             ids = model.core.prompt(body["prompt"])
         answer = model.core.check_ids(_given(body, "answer", []), "answer", empty=True)
-        options = _given(body, "options", {})
-        if not isinstance(options, dict) or {*options} - {*OPTIONS}:
-            raise WrongValue("options", f": expected an object with some of {', '.join(OPTIONS)}")
-        chosen = SamplingOptions(**options, seed=body.get("seed"))
         all_ids = (ids + answer)[: model.context_length]
-        return Live(model.core, all_ids, min(len(ids), len(all_ids)), chosen, progress)
+        return Live(model.core, all_ids, min(len(ids), len(all_ids)), _options(body), progress)
+
+
+def _options(body: dict[str, Any]) -> SamplingOptions:
+    options = _given(body, "options", {})
+    if not isinstance(options, dict) or {*options} - {*OPTIONS}:
+        raise WrongValue("options", f": expected an object with some of {', '.join(OPTIONS)}")
+    seed = body.get("seed")
+    return SamplingOptions(**options, seed=None if seed is None else checks.integer("seed", seed, 0, 2**64 - 1))
+
+
+def _template(body: dict[str, Any]) -> dict[str, Any]:
+    """What the chat template reads besides messages."""
+    return {"tools": body["tools"]} if body.get("tools") else {}
+
+
+def _told(found: Drawing, live: Live) -> dict[str, Any]:
+    steps = [
+        {
+            "name": step.name,
+            "kept": len(step.ids),
+            "ids": step.ids[:SHOWN].tolist(),
+            "probabilities": step.probabilities[:SHOWN].tolist(),
+        }
+        for step in found.steps
+    ]
+    drawn = None if found.id is None else {"id": found.id, "piece": live.spell(found.id), "u": found.u}
+    return {"steps": steps, "drawn": drawn}
+
+
+def _json(value: dict[str, Any]) -> Response:
+    return Response(dumps(value), media_type="application/json")
+
+
+def _gone() -> Failure:
+    return Failure(404, "this look inside is not kept any more: ask for it again", code="not_found")
 
 
 def _given(body: dict[str, Any], name: str, otherwise: Any) -> Any:
@@ -118,7 +208,7 @@ class _Stopped(Exception):
     """Nobody waits for it."""
 
 
-async def _unless_left(request: Request, work: asyncio.Future[Live], left: threading.Event) -> Live:
+async def _unless_left(request: Request, work: asyncio.Future[T], left: threading.Event) -> T:
     """The work's result. Raises Disconnected, and ends the work, where the client leaves."""
 
     async def leaves() -> None:

@@ -206,6 +206,7 @@ class Server(uvicorn.Server):  # type: ignore[misc]
         if counter % 5 == 0:
             now = time.monotonic()
             self.service.models.tick(now)
+            self.service.edited.tick(now)
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Protocol):
                     connection.check(now)

@@ -13,6 +13,7 @@ from pellucid.errors import OutOfMemoryError, one_line
 from pellucid.model import Model
 from pellucid.schedule.request import Request
 from pellucid.server.access import Key
+from pellucid.server.edits import EditedModels
 from pellucid.server.failures import Failure, busy
 from pellucid.server.feed import Feed
 from pellucid.server.metrics import Metrics
@@ -70,6 +71,7 @@ class Service:
             settings.cache_dir,
             settings.cache_dir_bytes,
         )
+        self.edited = EditedModels(settings.limits)
         self.metrics = Metrics(self.models, lambda: self.running)
         self.running: set[Running] = set()
         self.draining = False
@@ -95,6 +97,7 @@ class Service:
             model.core.need_tokenizer().grammars(model.core.engine.vocab)
 
     def close(self) -> None:
+        self.edited.close()
         self._texts.shutdown(wait=False, cancel_futures=True)
         self._scores.shutdown(wait=False, cancel_futures=True)
 

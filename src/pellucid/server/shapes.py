@@ -67,7 +67,8 @@ class OpenAIShape(Shape):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._objects = self.kind(self.core, self.record.id, self.record.model, self.fingerprint, self.call.logprobs)
+        record, call = self.record, self.call
+        self._objects = self.kind(self.core, record.id, record.model, self.fingerprint, call.logprobs, call.token_ids)
 
     def answer(self, parts: Sequence[Part], used: dict[str, Any]) -> dict[str, Any]:
         return self._objects.answer(parts, used)

@@ -3,7 +3,8 @@ import { numbers } from "./source.js";
 
 /** @typedef {import("./source.js").Meta} Meta */
 /** @typedef {{id: number, text: string, bits: number}} Piece a token of an answer */
-/** @typedef {{text: string, tokens: Piece[], finish: string | null}} Part */
+/** @typedef {{index: number, id?: string, function: {name?: string, arguments: string}}} CallDelta */
+/** @typedef {{text: string, thought: string, calls: CallDelta[], tokens: Piece[], finish: string | null}} Part */
 
 /** What went wrong, in words; lost: the server could not be reached. */
 export class CallError extends Error {
@@ -14,6 +15,15 @@ export class CallError extends Error {
   }
 }
 
+/** Whether the server answers. */
+export async function alive() {
+  try {
+    return (await fetch("health", { cache: "no-store" })).status < 500;
+  } catch {
+    return false;
+  }
+}
+
 let key = "";
 
 /** @param {string} value sent with each call */
@@ -21,14 +31,14 @@ export function useKey(value) {
   key = value;
 }
 
-/** @param {string} path @param {object | null} body @param {AbortSignal} [signal] */
+/** @param {string} path @param {object | string | null} body an object, or what it is as JSON @param {AbortSignal} [signal] */
 async function call(path, body, signal) {
   /** @type {Record<string, string>} */
   const headers = key ? { authorization: `Bearer ${key}` } : {};
   if (body !== null) headers["content-type"] = "application/json";
   let answer;
   try {
-    answer = await fetch(path, { method: body === null ? "GET" : "POST", headers, body: body === null ? null : JSON.stringify(body), signal: signal ?? null });
+    answer = await fetch(path, { method: body === null ? "GET" : "POST", headers, body: typeof body === "string" || body === null ? body : JSON.stringify(body), signal: signal ?? null });
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new CallError("The server cannot be reached.", true);
@@ -46,12 +56,54 @@ export async function model() {
   return (await call(`v1/models/${encodeURIComponent(list.data[0].id)}`, null)).json();
 }
 
-/** Streams an answer. @param {object} request @param {AbortSignal} signal @returns {AsyncGenerator<Part>} */
+/** The ids of a conversation as the model reads it. @param {object[]} messages @param {object[]} tools @returns {Promise<number[]>} */
+export async function conversationIds(messages, tools) {
+  const found = await call("v1/apply-template", { messages, ...(tools.length ? { tools } : {}) });
+  return (await found.json()).tokens;
+}
+
+/** @param {number[]} ids @returns {Promise<string>} */
+export async function textOf(ids) {
+  return (await (await call("v1/detokenize", { tokens: ids })).json()).content;
+}
+
+/** A model with changes. @param {object[]} list @param {AbortSignal} [signal] @returns {Promise<{id: string, python: string}>} */
+export async function edited(list, signal) {
+  return (await call("v1/edits", { list }, signal)).json();
+}
+
+/** Streams an answer to messages, or what follows a prompt. @param {Record<string, any>} request @param {AbortSignal} signal @returns {AsyncGenerator<Part>} */
 export async function* answer(request, signal) {
-  const found = await call("v1/chat/completions", { ...request, stream: true, logprobs: true }, signal);
+  const chat = "messages" in request;
+  const asked = { ...request, stream: true, ...(chat ? { logprobs: true } : { logprobs: 1, return_token_ids: true }) };
+  const found = await call(chat ? "v1/chat/completions" : "v1/completions", asked, signal);
+  for await (const said of events(found, signal)) {
+    const choice = said.choices[0];
+    if (choice === undefined) continue;
+    const { delta } = choice;
+    yield chat
+      ? { text: delta?.content ?? "", thought: delta?.reasoning_content ?? "", calls: delta?.tool_calls ?? [], tokens: chatTokens(choice), finish: choice.finish_reason }
+      : { text: choice.text, thought: "", calls: [], tokens: completionTokens(choice), finish: choice.finish_reason };
+  }
+}
+
+/** @param {any} choice @returns {Piece[]} */
+function chatTokens(choice) {
+  return (choice.logprobs?.content ?? []).map((/** @type {any} */ one) => ({ id: one.id, text: one.token, bits: -one.logprob / Math.LN2 }));
+}
+
+/** Those of the text, without the one that ended it. @param {any} choice @returns {Piece[]} */
+function completionTokens(choice) {
+  const { tokens = [], token_logprobs: logs = [] } = choice.logprobs ?? {};
+  return (choice.token_ids ?? []).map((/** @type {number} */ id, /** @type {number} */ i) => ({ id, text: tokens[i] ?? "", bits: -(logs[i] ?? 0) / Math.LN2 }));
+}
+
+/** The objects of a stream of events. @param {Response} found @param {AbortSignal} signal @returns {AsyncGenerator<any>} */
+async function* events(found, signal) {
   const reader = /** @type {ReadableStream<Uint8Array>} */ (found.body).getReader();
   const decoder = new TextDecoder();
   let rest = "";
+  let ended = false;
   for (;;) {
     let read;
     try {
@@ -61,18 +113,18 @@ export async function* answer(request, signal) {
       throw new CallError("The connection to the server was lost.", true);
     }
     rest += decoder.decode(read.value, { stream: !read.done });
-    const events = rest.split("\n\n");
-    rest = events.pop() ?? "";
-    for (const event of events) {
-      if (!event.startsWith("data: ") || event === "data: [DONE]") continue;
+    const parts = rest.split("\n\n");
+    rest = parts.pop() ?? "";
+    for (const event of parts) {
+      if (event === "data: [DONE]") ended = true;
+      if (!event.startsWith("data: ") || ended) continue;
       const said = JSON.parse(event.slice(6));
       if (said.error) throw new CallError(said.error.message);
-      const choice = said.choices[0];
-      if (choice === undefined) continue;
-      const tokens = (choice.logprobs?.content ?? []).map((/** @type {any} */ one) => ({ id: one.id, text: one.token, bits: -one.logprob / Math.LN2 }));
-      yield { text: choice.delta?.content ?? "", tokens, finish: choice.finish_reason };
+      yield said;
     }
-    if (read.done) return;
+    if (!read.done) continue;
+    if (!ended) throw new CallError("The connection to the server was lost.", true);
+    return;
   }
 }
 
@@ -90,6 +142,13 @@ export class LiveSource {
   static async open(what, signal) {
     const { id, meta } = await (await call("v1/look", what, signal)).json();
     return new LiveSource(id, meta);
+  }
+
+  /** The engine's own sampler at a position. @param {{position: number, options: object, seed: bigint}} what
+   * @returns {Promise<import("./source.js").Exact>} */
+  async steps({ position, options, seed }) {
+    const body = JSON.stringify({ position, options }).slice(0, -1);
+    return (await call(`v1/look/${this.id}/steps`, `${body},"seed":${seed}}`)).json(); // which has 64 bits
   }
 
   /** @param {string} name */

@@ -4,6 +4,7 @@ import { DOMPurify, marked } from "./vendor/markdown.js";
 import { fixed, plain } from "./text.js";
 
 /** @typedef {import("./tree.js").Message} Message */
+/** @typedef {import("./tree.js").Call} Call */
 
 const BITS = 12; // of a full shade
 
@@ -24,25 +25,61 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   }
 });
 
+/** Messages that are near the part of the conversation that is seen: the others are plain text, which costs less. */
+const watcher = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (!entry.isIntersecting) continue;
+    watcher.unobserve(entry.target);
+    const view = /** @type {MessageView} */ (entry.target);
+    view.seen = true;
+    view.requestUpdate();
+  }
+}, { rootMargin: "800px" });
+
+/** JSON as people write it; other text as it is. @param {string} text */
+function spread(text) {
+  try {
+    return JSON.stringify(JSON.parse(text), null, 2);
+  } catch {
+    return text;
+  }
+}
+
 export class MessageView extends LitElement {
-  static properties = { message: { attribute: false }, version: { attribute: false }, busy: { attribute: false }, place: { attribute: false } };
+  static properties = {
+    message: { attribute: false }, version: { attribute: false }, busy: { attribute: false }, at: { attribute: false },
+    count: { attribute: false }, waits: { attribute: false }, locked: { attribute: false },
+  };
 
   constructor() {
     super();
     /** @type {Message} */
     this.message = /** @type {any} */ (undefined);
     this.version = 0;
-    this.busy = false;
-    /** @type {{at: number, count: number}} */
-    this.place = { at: 0, count: 1 };
+    this.busy = false; // it is being written
+    this.locked = false; // another one is
+    this.waits = false; // for results of its calls
+    this.at = 0; // among its branches
+    this.count = 1;
     this.shaded = false;
     this.editing = false;
+    this.seen = false;
     /** @type {{raw: string, clean: string}[]} */
     this.blocks = [];
   }
 
   createRenderRoot() {
     return this;
+  }
+
+  connectedCallback() {
+    super.connectedCallback();
+    if (!this.seen) watcher.observe(this);
+  }
+
+  disconnectedCallback() {
+    super.disconnectedCallback();
+    watcher.unobserve(this);
   }
 
   /** @param {string} name @param {any} detail */
@@ -63,28 +100,68 @@ export class MessageView extends LitElement {
   }
 
   render() {
-    const { message, place } = this;
-    const own = message.role === "user";
-    return html`<article class="message ${own ? "own" : ""}" aria-label=${own ? "You" : "Answer"}>
-      ${this.editing ? this.editor() : this.shaded ? this.tokens() : own
-        ? html`<div class="said" dir="auto">${message.text}</div>`
-        : html`<div class="said" dir="auto">${this.rendered().map((block) => html`<div .innerHTML=${block.clean}></div>`)}${this.busy ? html`<span class="caret" aria-hidden="true"></span>` : nothing}</div>`}
-      ${message.finish === "length" ? html`<p class="quiet">It ended here because it was as long as it may be.</p>` : nothing}
-      <div class="row tools">
-        ${place.count > 1 ? html`<span><button type="button" aria-label="The branch before" ?disabled=${place.at === 0} @click=${() => this.tell("branch", -1)}>‹</button>
-          ${place.at + 1} of ${place.count} <button type="button" aria-label="The branch after" ?disabled=${place.at + 1 === place.count} @click=${() => this.tell("branch", 1)}>›</button></span>` : nothing}
-        ${own ? html`<button type="button" @click=${() => this.edit(true)} ?disabled=${this.busy}>Edit</button>` : html`
-          <button type="button" ?disabled=${this.busy} @click=${() => this.tell("retry")}>Try again</button>
-          <button type="button" aria-pressed=${this.shaded} @click=${() => { this.shaded = !this.shaded; this.requestUpdate(); }}>Tokens</button>
-          <button type="button" ?disabled=${this.busy || !message.ids.length} @click=${() => this.tell("inside")}>Look inside</button>`}
-      </div>
+    const { message } = this;
+    const name = { user: "You", tool: "Result of a tool" }[message.role] ?? "Answer";
+    return html`<article class="message ${message.role === "user" ? "own" : message.role === "tool" ? "card" : ""}" aria-label=${name}>
+      ${this.editing ? this.editor() : this.shaded ? this.tokens() : this.said()}
+      ${(message.calls ?? []).map((call) => this.called(call))}
+      ${this.waits ? this.results() : nothing}
+      ${this.ended()}
+      <div class="row tools">${this.branches()}${message.role === "user"
+        ? html`<button type="button" @click=${() => this.edit(true)} ?disabled=${this.locked}>Edit</button>`
+        : message.role === "tool" ? nothing : this.tools()}</div>
     </article>`;
+  }
+
+  said() {
+    const { message } = this;
+    if (message.role === "tool") return html`<h3>Result</h3><pre class="said" dir="auto">${spread(message.text)}</pre>`;
+    if (message.role === "user" || !(this.seen || this.busy)) return html`<div class="said plain" dir="auto">${message.text}</div>`;
+    return html`${message.thought ? html`<details><summary>Thoughts</summary><div class="said plain" dir="auto">${message.thought}</div></details>` : nothing}
+      <div class="said" dir="auto">${this.rendered().map((block) => html`<div .innerHTML=${block.clean}></div>`)}${this.busy ? html`<span class="caret" aria-hidden="true"></span>` : nothing}</div>`;
+  }
+
+  branches() {
+    const { at, count } = this;
+    if (count < 2) return nothing;
+    return html`<span><button type="button" aria-label="The branch before" ?disabled=${at === 0} @click=${() => this.tell("branch", -1)}>‹</button>
+      ${at + 1} of ${count} <button type="button" aria-label="The branch after" ?disabled=${at + 1 === count} @click=${() => this.tell("branch", 1)}>›</button></span>`;
+  }
+
+  tools() {
+    const { message, busy, locked } = this;
+    return html`<button type="button" ?disabled=${locked || busy} @click=${() => this.tell("retry")}>Try again</button>
+      <button type="button" aria-pressed=${this.shaded} @click=${() => { this.shaded = !this.shaded; this.requestUpdate(); }}>Tokens</button>
+      <button type="button" ?disabled=${busy || !message.ids.length} @click=${() => this.tell("inside")}>Look inside</button>`;
+  }
+
+  ended() {
+    const { message, busy, locked } = this;
+    if (busy || message.role !== "assistant" || ["stop", "tool_calls"].includes(message.finish ?? "") || !message.ids.length) return nothing;
+    return html`<p class="quiet">${message.finish === "length" ? "It ended here because it was as long as it may be." : "It was stopped here."}
+      <button type="button" ?disabled=${locked} @click=${() => this.tell("on")}>Go on</button></p>`;
   }
 
   tokens() {
     const { message } = this;
     return html`<div class="strip">${message.pieces.map((piece, i) => html`<button type="button" class="token" title="token ${i}: ${fixed(message.bits[i], 1)} bits"
-      .style=${`--share:${Math.min(message.bits[i] / BITS, 1)};--look:0`} @click=${() => this.tell("inside", i)}><bdi dir="auto">${plain(piece).replace(/ /g, "\u00b7")}</bdi></button>`)}</div>`;
+      .style=${`--share:${Math.min(message.bits[i] / BITS, 1)};--look:0`} ?disabled=${this.busy} @click=${() => this.tell("inside", i)}><bdi dir="auto">${plain(piece).replace(/ /g, "\u00b7")}</bdi></button>`)}</div>`;
+  }
+
+  /** A card. @param {Call} call */
+  called(call) {
+    return html`<section class="card" aria-label="Call of ${call.name}"><h3>${call.name}</h3><pre dir="auto">${spread(call.arguments)}</pre></section>`;
+  }
+
+  /** What the tools gave, which the reader writes. */
+  results() {
+    const calls = this.message.calls ?? [];
+    return html`<form @submit=${(/** @type {SubmitEvent} */ event) => {
+      event.preventDefault();
+      const areas = /** @type {NodeListOf<HTMLTextAreaElement>} */ (this.querySelectorAll("form textarea"));
+      this.tell("results", [...areas].map((area, i) => ({ call: calls[i].id, text: area.value })));
+    }}>${calls.map((call) => html`<label>Result of ${call.name} <textarea rows="2"></textarea></label>`)}
+      <div class="row"><button type="submit" ?disabled=${this.locked}>Send ${calls.length > 1 ? "results" : "result"}</button></div></form>`;
   }
 
   /** @param {boolean} on */

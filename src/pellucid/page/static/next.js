@@ -36,7 +36,52 @@ const STEPS = {
   ],
 };
 
+const WAIT = 150; // milliseconds without a change before the server is asked
+
 export class Next extends View {
+  constructor() {
+    super();
+    /** @type {{key: string, found: import("./source.js").Exact} | null} */
+    this.exact = null;
+    this.asked = "";
+    /** @type {import("./data.js").Data | undefined} of which both are */
+    this.of = undefined;
+  }
+
+  /** What the engine says where the stored candidates do not decide it; null: not yet, or nobody can be asked.
+   * @param {bigint} seed @returns {import("./source.js").Exact | null} */
+  fromEngine(seed) {
+    const { now, data } = this;
+    const { source } = data;
+    const key = JSON.stringify([now.at, now.options, String(seed)]);
+    if (this.of !== data) this.exact = null;
+    if (this.of !== data) this.asked = "";
+    this.of = data;
+    if (this.exact?.key === key) return this.exact.found;
+    if (source.steps === undefined || this.asked === key) return null;
+    this.asked = key;
+    setTimeout(async () => {
+      if (this.asked !== key || this.data !== data) return;
+      try {
+        const found = await /** @type {NonNullable<typeof source.steps>} */ (source.steps).call(source, { position: now.at, options: now.options, seed });
+        if (this.asked === key) this.exact = { key, found };
+        if (found.drawn) data.pieces[found.drawn.id] ??= found.drawn.piece;
+        this.requestUpdate();
+      } catch {
+        this.asked = ""; // what the page knows stays
+      }
+    }, WAIT);
+    return null;
+  }
+
+  /** @param {ReturnType<typeof sample>} found @param {import("./source.js").Exact} exact @returns {ReturnType<typeof sample>} */
+  replaced(found, exact) {
+    const steps = exact.steps.map(({ name, kept, ids, probabilities }) => ({ name, kept, ids, p: probabilities, ahead: ids.length, sure: true }));
+    const last = steps[steps.length - 1];
+    const { drawn } = exact;
+    return { ...found, steps, sure: true, drawn: drawn === null || drawn.u === null ? null : { id: drawn.id, u: drawn.u, ids: last.ids, p: last.p } };
+  }
+
   depends() {
     return { chosen: ["at", "target", "options", "seed"], blocks: [] };
   }
@@ -46,7 +91,7 @@ export class Next extends View {
     const p = data.prediction(now.at);
     const number = Math.max(now.at + 1 - data.meta.prompt, 0);
     const seed = /^\d{1,20}$/.test(now.seed) ? BigInt.asUintN(64, BigInt(now.seed)) : 0n;
-    const found = sample(p, now.options, {
+    const here = sample(p, now.options, {
       past: data.meta.ids.slice(0, now.at + 1),
       breaks: data.need("dry-breaks").subarray(0, now.at + 1),
       number,
@@ -54,6 +99,8 @@ export class Next extends View {
       vocab: Number(data.meta.model.vocab),
       forbidden: data.meta.suppressed,
     });
+    const exact = here.sure ? null : this.fromEngine(seed);
+    const found = exact ? this.replaced(here, exact) : here;
     return html`
       <h2>Next token</h2>
       <p class="quiet">After ${bdi(named(data.piece(data.meta.ids[now.at])))} (token ${now.at}). Uncertainty: ${fixed(data.entropy(now.at), 1)} bits.</p>
@@ -88,8 +135,11 @@ export class Next extends View {
     const mark = [row.id === follows ? "follows" : "", row.id === drawn ? "drawn" : ""].filter(Boolean).join(", ");
     const name = row.target < 0 ? bdi(text) : html`<button type="button" class="plain" aria-pressed=${row.target === this.now.target}
         title="Show what pushes this token" @click=${() => this.go({ target: row.target })}>${bdi(text)}</button>`;
+    const { goOn } = this.page;
+    const on = goOn && this.now.at >= goOn.from ? html` <button type="button" class="plain" aria-label="Go on with ${text}"
+        @click=${() => goOn.with(this.now.at, row.id, -Math.log2(row.before))}>go on</button>` : nothing;
     return html`<tr class="${row.id === follows ? "follows" : ""} ${row.id === drawn ? "hit" : ""}">
-      <th scope="row">${name}${mark ? html` <small>${mark}</small>` : nothing}</th>
+      <th scope="row">${name}${mark ? html` <small>${mark}</small>` : nothing}${on}</th>
       <td><span class="bar model" .style=${`--share:${row.before.toFixed(4)}`}></span>${percent(row.before)}</td>
       <td><span class="bar drawn" .style=${`--share:${row.now.toFixed(4)}`}></span>${percent(row.now)}</td>
     </tr>`;
@@ -119,7 +169,7 @@ export class Next extends View {
         <i .style=${`left:${100 * drawn.u}%`}></i>
       </div>
       <p aria-live="polite">${said} <span class="quiet">Draw ${number} of a generation.</span></p>
-      ${drawn.id === null || now.options.xtc_probability > 0 ? nothing : html`<p class="quiet">Other seeds draw: ${Array.from({ length: 8 }, (_, i) => {
+      ${drawn.id === null || found.draw(0n).id === null || now.options.xtc_probability > 0 ? nothing : html`<p class="quiet">Other seeds draw: ${Array.from({ length: 8 }, (_, i) => {
         const id = found.draw(BigInt.asUintN(64, BigInt(now.seed || "0") + BigInt(i + 1))).id;
         return html`${i ? ", " : ""}${bdi(named(data.piece(id ?? -1)))}`;
       })}.</p>`}

@@ -1,7 +1,10 @@
 // Where the views' arrays come from: a page's own blocks. A block is base64 of raw deflate of little-endian numbers.
 
 /** @typedef {Uint8Array | Uint16Array | Uint32Array | Float32Array | Float64Array} Numbers */
-/** @typedef {{meta: Meta, has: (name: string) => boolean, block: (name: string) => Promise<Numbers>}} Source */
+/** What the server says of a position's sampler.
+ * @typedef {{steps: {name: string, kept: number, ids: number[], probabilities: number[]}[], drawn: {id: number, piece: string, u: number | null} | null}} Exact */
+/** @typedef {{meta: Meta, has: (name: string) => boolean, block: (name: string) => Promise<Numbers>,
+ *   steps?: (what: {position: number, options: object, seed: bigint}) => Promise<Exact>}} Source steps: of a live source */
 /**
  * @typedef {object} Meta
  * @property {number} pellucid_page

@@ -1,13 +1,24 @@
-// Conversations as trees: an edited message or another answer is a branch beside the first. Kept in this browser alone.
+// Conversations as trees: an edited message or another answer is a branch beside the first.
 
-/** @typedef {{id: string, parent: string | null, role: string, text: string, ids: number[], bits: number[], pieces: string[], finish: string | null}} Message */
-/** @typedef {{id: string, title: string, changed: number, leaf: string | null, messages: Record<string, Message>}} Conversation */
+/** A call of a tool. @typedef {{id: string, name: string, arguments: string}} Call */
+/** calls: of tools, by an answer; call: which of them a tool's message answers; thought: what the model wrote before its
+ * answer.
+ * @typedef {{id: string, parent: string | null, role: string, text: string, ids: number[], bits: number[], pieces: string[],
+ *   finish: string | null, calls?: Call[], call?: string, thought?: string}} Message */
+/** @typedef {{system: string, options: Record<string, number>, seed: string, most: number, schema: string, tools: string}} Settings */
+/** @typedef {{id: string, title: string, changed: number, leaf: string | null, messages: Record<string, Message>, settings: Settings}} Conversation */
 
 const VERSION_OF_FILES = 1;
+const ROLES = ["user", "assistant", "tool"];
+
+/** @returns {Settings} */
+export function settings() {
+  return { system: "", options: {}, seed: "", most: 512, schema: "", tools: "" };
+}
 
 /** @returns {Conversation} */
 export function conversation() {
-  return { id: crypto.randomUUID(), title: "New conversation", changed: Date.now(), leaf: null, messages: {} };
+  return { id: crypto.randomUUID(), title: "New conversation", changed: Date.now(), leaf: null, messages: {}, settings: settings() };
 }
 
 /** Adds a message after another and makes it the end. @param {Conversation} all @param {string | null} parent @param {string} role @param {string} text @returns {Message} */
@@ -24,23 +35,33 @@ export function add(all, parent, role, text) {
 /** The messages from the first to one. @param {Conversation} all @param {string | null} leaf @returns {Message[]} */
 export function path(all, leaf = all.leaf) {
   const found = [];
-  for (let at = leaf; at !== null && at in all.messages; at = all.messages[at].parent) found.push(all.messages[at]);
+  const seen = new Set();
+  for (let at = leaf; at !== null && at in all.messages && !seen.has(at); at = all.messages[at].parent) {
+    seen.add(at);
+    found.push(all.messages[at]);
+  }
   return found.reverse();
 }
 
-/** The messages that stand in the same place. @param {Conversation} all @param {Message} message */
-export function branches(all, message) {
-  return Object.values(all.messages).filter((one) => one.parent === message.parent && one.role === message.role);
+/** For each message, those that stand in the same place. @param {Conversation} all @returns {(message: Message) => Message[]} */
+export function places(all) {
+  /** @type {Map<string, Message[]>} */
+  const found = new Map();
+  const key = (/** @type {Message} */ one) => `${one.parent} ${one.role}`;
+  for (const one of Object.values(all.messages)) {
+    const same = found.get(key(one));
+    if (same === undefined) found.set(key(one), [one]);
+    else same.push(one);
+  }
+  return (message) => found.get(key(message)) ?? [message];
 }
 
 /** Goes to a branch, and in it to its newest end. @param {Conversation} all @param {Message} message */
 export function enter(all, message) {
+  /** @type {Map<string | null, Message>} */
+  const last = new Map(Object.values(all.messages).map((one) => [one.parent, one]));
   let at = message;
-  for (;;) {
-    const next = Object.values(all.messages).filter((one) => one.parent === at.id).pop();
-    if (next === undefined) break;
-    at = next;
-  }
+  for (let next = last.get(at.id); next !== undefined; next = last.get(at.id)) at = next;
   all.leaf = at.id;
 }
 
@@ -63,57 +84,36 @@ export function imported(text) {
   return read.conversations.map((/** @type {any} */ one) => {
     /** @type {Record<string, Message>} */
     const messages = {};
-    for (const message of Object.values(one?.messages ?? {})) {
-      const { id, parent, role, text, ids, bits, pieces, finish } = /** @type {any} */ (message) ?? {};
-      if (typeof id !== "string" || typeof text !== "string" || !["user", "assistant"].includes(role)) throw new Error("This file has a message without its text or role.");
-      const list = (/** @type {any} */ values, /** @type {string} */ type) => (Array.isArray(values) ? values.filter((v) => typeof v === type) : []);
-      messages[id] = { id, parent: typeof parent === "string" ? parent : null, role, text, ids: list(ids, "number"), bits: list(bits, "number"), pieces: list(pieces, "string"), finish: typeof finish === "string" ? finish : null };
+    for (const given of Object.values(one?.messages ?? {})) {
+      const message = checked(/** @type {any} */ (given) ?? {});
+      messages[message.id] = message;
     }
-    const leaf = typeof one?.leaf === "string" && one.leaf in messages ? one.leaf : null;
-    return { id: crypto.randomUUID(), title: String(one?.title ?? "").slice(0, 200), changed: Number(one?.changed) || Date.now(), leaf, messages };
+    const leaf = typeof one?.leaf === "string" && Object.hasOwn(messages, one.leaf) ? one.leaf : null;
+    return { id: crypto.randomUUID(), title: String(one?.title ?? "").slice(0, 200), changed: Number(one?.changed) || Date.now(), leaf, messages, settings: set(one?.settings) };
   });
 }
 
-// ---- the browser's store
-
-const STORE = "conversations";
-
-/** @returns {Promise<IDBDatabase>} */
-function database() {
-  return new Promise((done, failed) => {
-    const request = indexedDB.open("pellucid", 1);
-    request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "id" });
-    request.onsuccess = () => done(request.result);
-    request.onerror = () => failed(request.error);
-  });
+/** @param {any} given @returns {Message} */
+function checked(given) {
+  const { id, parent, role, text, ids, bits, pieces, finish, calls, call, thought } = given;
+  if (typeof id !== "string" || typeof text !== "string" || !ROLES.includes(role)) throw new Error("This file has a message without its text or role.");
+  const list = (/** @type {any} */ values, /** @type {string} */ type) => (Array.isArray(values) && values.every((v) => typeof v === type) ? values : []);
+  /** @type {Message} */
+  const made = { id, parent: typeof parent === "string" ? parent : null, role, text, ids: list(ids, "number"), bits: list(bits, "number"), pieces: list(pieces, "string"), finish: typeof finish === "string" ? finish : null };
+  if (made.bits.length !== made.ids.length || made.pieces.length !== made.ids.length) [made.ids, made.bits, made.pieces] = [[], [], []];
+  if (Array.isArray(calls)) made.calls = calls.map((one) => ({ id: String(one?.id ?? ""), name: String(one?.name ?? ""), arguments: String(one?.arguments ?? "") }));
+  if (typeof call === "string") made.call = call;
+  if (typeof thought === "string") made.thought = thought;
+  return made;
 }
 
-/** @template T @param {"readonly" | "readwrite"} mode @param {(store: IDBObjectStore) => IDBRequest<T>} work @returns {Promise<T>} */
-async function stored(mode, work) {
-  const base = await database();
-  try {
-    return await new Promise((done, failed) => {
-      const request = work(base.transaction(STORE, mode).objectStore(STORE));
-      request.onsuccess = () => done(request.result);
-      request.onerror = () => failed(request.error);
-    });
-  } finally {
-    base.close();
+/** Settings of a file or of an earlier version. @param {any} given @returns {Settings} */
+export function set(given) {
+  const made = settings();
+  for (const name of /** @type {["system", "seed", "schema", "tools"]} */ (["system", "seed", "schema", "tools"])) {
+    if (typeof given?.[name] === "string") made[name] = given[name];
   }
-}
-
-/** All that are kept, the newest first. @returns {Promise<Conversation[]>} */
-export async function kept() {
-  const found = await stored("readonly", (store) => store.getAll());
-  return found.sort((a, b) => b.changed - a.changed);
-}
-
-/** @param {Conversation} one */
-export async function keep(one) {
-  await stored("readwrite", (store) => store.put(JSON.parse(JSON.stringify(one))));
-}
-
-/** @param {string} id */
-export async function forget(id) {
-  await stored("readwrite", (store) => store.delete(id));
+  if (Number.isInteger(given?.most) && given.most > 0) made.most = given.most;
+  for (const [name, value] of Object.entries(given?.options ?? {})) if (typeof value === "number") made.options[name] = value;
+  return made;
 }

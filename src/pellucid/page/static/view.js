@@ -1,7 +1,9 @@
 // What all views share: they draw from the page's data and from what is chosen, once they are seen.
 import { html, LitElement } from "./vendor/lit.js";
 
-/** @typedef {{data: import("./data.js").Data, state: import("./state.js").State, other?: import("./data.js").Data}} Pair */
+/** goOn: begins a text with all tokens up to one and this one behind them; from: the first token that it may follow.
+ * @typedef {{data: import("./data.js").Data, state: import("./state.js").State, other?: import("./data.js").Data,
+ *   goOn?: {from: number, with: (at: number, id: number, bits: number) => void}}} Pair */
 
 export class View extends LitElement {
   static properties = { page: { attribute: false } };
@@ -63,16 +65,34 @@ export class View extends LitElement {
 
   connectedCallback() {
     super.connectedCallback();
-    this.page.state.addEventListener("change", this.again);
-    this.page.data.addEventListener("block", this.again);
+    this.attach(this.page);
     this.watcher.observe(this);
   }
 
   disconnectedCallback() {
     super.disconnectedCallback();
-    this.page.state.removeEventListener("change", this.again);
-    this.page.data.removeEventListener("block", this.again);
+    this.detach(this.page);
     this.watcher.disconnect();
+  }
+
+  /** @param {Pair} page */
+  attach(page) {
+    page.state.addEventListener("change", this.again);
+    page.data.addEventListener("block", this.again);
+  }
+
+  /** @param {Pair} page */
+  detach(page) {
+    page.state.removeEventListener("change", this.again);
+    page.data.removeEventListener("block", this.again);
+  }
+
+  /** @param {Map<string, any>} changed */
+  willUpdate(changed) {
+    const before = changed.get("page");
+    if (before === undefined || !this.isConnected) return;
+    this.detach(before);
+    this.attach(this.page);
   }
 
   /** @returns {unknown} */

@@ -31,13 +31,23 @@ export class Views extends View {
   connectedCallback() {
     super.connectedCallback();
     document.addEventListener("keydown", this.pressed);
-    this.page.state.addEventListener("change", this.told);
   }
 
   disconnectedCallback() {
     super.disconnectedCallback();
     document.removeEventListener("keydown", this.pressed);
-    this.page.state.removeEventListener("change", this.told);
+  }
+
+  /** @param {import("./view.js").Pair} page */
+  attach(page) {
+    super.attach(page);
+    page.state.addEventListener("change", this.told);
+  }
+
+  /** @param {import("./view.js").Pair} page */
+  detach(page) {
+    super.detach(page);
+    page.state.removeEventListener("change", this.told);
   }
 
   /** The views draw themselves; this one changes with its keys alone. */
@@ -56,7 +66,7 @@ export class Views extends View {
   /** @param {KeyboardEvent} event */
   press(event) {
     const where = /** @type {HTMLElement} */ (event.target);
-    if (event.ctrlKey || event.metaKey || event.altKey || ["INPUT", "SELECT", "TEXTAREA"].includes(where.tagName)) return;
+    if (!this.checkVisibility() || event.ctrlKey || event.metaKey || event.altKey || ["INPUT", "SELECT", "TEXTAREA"].includes(where.tagName)) return;
     if (event.key === "?") this.showKeys(!this.keys);
     else if (event.key === "[") this.go({ at: this.now.at - 1 });
     else if (event.key === "]") this.go({ at: this.now.at + 1 });
