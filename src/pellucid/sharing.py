@@ -16,6 +16,7 @@ import json
 import os
 import stat
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator
@@ -81,6 +82,7 @@ class Place:
         self.packed = packed
         self._names = folder, path, key
         self._lock = lock
+        self._lent: int | None = None  # of a child that is being forked
         self._hold()
 
     def _hold(self) -> None:
@@ -99,25 +101,29 @@ class Place:
         os.pwrite(self._lock, _mark(os.fstat(self.fd)), 0)
         fcntl.flock(self._lock, fcntl.LOCK_SH)
 
-    def forked(self) -> None:
-        """In a child, which gets a lock of its own: it may use the weights longer than its parent."""
-        self._finalizer.detach()
+    def before_fork(self) -> None:
+        """Opens the lock once more, for the child: it may use the weights longer than its parent."""
         folder, _, key = self._names
-        lock = None
         with suppress(OSError):
-            if os.pread(self._lock, 1, 0):  # else the parent packs
-                lock = os.open(f"{key}.lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-        if lock is not None and not (
-            os.path.samestat(os.fstat(lock), os.fstat(self._lock)) and _take(lock, fcntl.LOCK_SH)
-        ):
-            os.close(lock)
-            lock = None
+            if os.pread(self._lock, 1, 0):  # else this process packs, which the child will not
+                self._lent = os.open(f"{key}.lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+                if not _is_named(folder, key, self._lock) or not _take(self._lent, fcntl.LOCK_SH):
+                    self.after_fork()
+
+    def after_fork(self) -> None:
+        """In the parent: the child's lock is the child's alone."""
+        lent, self._lent = self._lent, None
+        if lent is not None:
+            os.close(lent)
+
+    def in_child(self) -> None:
+        self._finalizer.detach()
         os.close(self._lock)
-        if lock is None:  # the weights that are mapped stay
+        if self._lent is None:  # the weights that are mapped stay
             os.close(self.fd)
-            os.close(folder)
+            os.close(self._names[0])
         else:
-            self._lock = lock
+            self._lock, self._lent = self._lent, None
             self._hold()
 
 
@@ -357,11 +363,27 @@ def _numbers(text: str) -> Iterable[int]:
         yield from range(int(first), int(last or first) + 1)
 
 
+_forking = threading.Lock()  # from before a fork until after it
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+    for place in list(_live):
+        place.before_fork()
+
+
 def _after_fork() -> None:
     for place in list(_live):
+        place.after_fork()
+    _forking.release()
+
+
+def _in_child() -> None:
+    for place in list(_live):
         with suppress(OSError):
-            place.forked()
+            place.in_child()
+    _forking.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
