@@ -39,14 +39,15 @@ class Speculation:
     def verified(batch: Batch, i: int, drawn: list[Any]) -> list[Any]:
         """The results that count of the request in place i, whose sequence goes back to them. Of a pass that failed,
         none."""
-        one, job = batch.guesses[i], batch.entries[i][0].job
+        one, work = batch.guesses[i], batch.entries[i][0]
+        job = work.job
         lead, sequence = one.lead, job.sequence
         n = 1 if drawn and drawn[0] is not None else 0
         while 0 < n < len(drawn) - lead and drawn[lead + n - 1][0] == one.ids[n - 1]:
             n += 1
         right = one.length + (one.rows - 1 + n if n else 0)
         if sequence.length > right:
-            sequence.rewind(right)  # recurrent layers go back further, and compute these rows again
+            work.rows -= right - sequence.rewind(right)  # recurrent layers go back further, and compute these again
         results = drawn[: lead + n] if n else []
         if job.bound is None or job.options.logprobs:
             return results
