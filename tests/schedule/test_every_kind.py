@@ -61,9 +61,10 @@ def check(path: Path, asked: list[Asked], expected: list[Any], given: dict[str, 
 
 
 @pytest.mark.parametrize("case", KINDS, ids=lambda case: case.name)
-def test_every_family(case: Case, tmp_path: Path) -> None:
+def test_every_family(case: Case, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = write_folder(case, load_golden(case), tmp_path / "model")
-    asked = ids_requests(33, 3, (1, 2, 5, 20, 63, 64, 65, 110))
+    n = 33 if request.config.getoption("nightly") else 11  # of each kind of options one
+    asked = ids_requests(n, 3, (1, 2, 5, 20, 63, 64, 65, 110))
     with Model.load(path, threads=2) as model:
         expected = alone(model, asked)
     given = settings(case.name, 220, path)

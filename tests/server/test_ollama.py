@@ -39,8 +39,8 @@ def test_chat_is_the_librarys(app: Gate, model: Model) -> None:
     answer = call(app, "POST", CHAT, {"model": NAME, "messages": MESSAGES, "options": OPTIONS, "stream": False})
     found = answer.json
     assert found["message"] == {"role": "assistant", "content": mine.text} and found["model"] == NAME
-    assert (found["done"], found["done_reason"]) == (True, "length")
-    assert (found["prompt_eval_count"], found["eval_count"]) == (mine.prompt_tokens, 12)
+    assert (found["done"], found["done_reason"]) == (True, "length" if mine.finish_reason == "length" else "stop")
+    assert (found["prompt_eval_count"], found["eval_count"]) == (mine.prompt_tokens, len(mine.ids))
     names = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
     assert all(type(found[name]) is int and found[name] >= 0 for name in names)
     assert found["total_duration"] >= found["eval_duration"] > 0
@@ -59,7 +59,7 @@ def test_a_stream_is_the_whole(app: Gate, path: str) -> None:
 
     assert "".join(map(text, parts)) == text(whole) and text(last) == ""
     assert not any(part["done"] for part in parts) and last["done"] and last["done_reason"] == whole["done_reason"]
-    assert last["eval_count"] == whole["eval_count"] == 12
+    assert last["eval_count"] == whole["eval_count"] <= 12
     assert {one["model"] for one in (*parts, last)} == {NAME}
 
 
