@@ -25,7 +25,8 @@ OPTIONS = {
     "page": "also open pages in Chromium and Firefox (Debian: chromium firefox-esr; extra `page-test`); "
     "without this option they are deselected",
     "qemu": "also run the kernels for aarch64, cross-compiled, and this build on older x86-64 processors, under qemu "
-    "(Debian, Ubuntu: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user); without this option they are deselected",
+    "(Debian, Ubuntu: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user), of long ones a quarter (--nightly: all); "
+    "without this option they are deselected",
     "wheel": "also build the wheel and install it where there is no compiler (extra `wheel`; needs a package index); "
     "without this option they are deselected",
 }
@@ -51,17 +52,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     off = [name for name in OPTIONS if not config.getoption(name)]
     left_out = {item for item in items if any(item.get_closest_marker(name) for name in off)}
     if not config.getoption("nightly"):
-        left_out |= most_of_live(items)
+        left_out |= most_of_the_long(items)
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
 
 
-def most_of_live(items: Sequence[pytest.Item]) -> set[pytest.Item]:
-    """Three of four cases of each long live test: their results are in the repository, and every run compares those."""
+def most_of_the_long(items: Sequence[pytest.Item]) -> set[pytest.Item]:
+    """Three of four cases of each long test that needs another runtime or an emulated processor."""
     tests: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("live"):
+        if item.get_closest_marker("live") or item.get_closest_marker("qemu"):
             tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
     return {item for test, cases in tests.items() if len(cases) > 12
             for i, item in enumerate(cases) if (i + len(test)) % 4}  # fmt: skip
