@@ -14,7 +14,8 @@ npm ci --ignore-scripts --no-audit --no-fund --silent
 bundle() { # NAME GLOBAL: standard input is the module; its names become those of one object, so that files can be joined
     names=$(sed -n 's/^export {\(.*\)} from.*/\1/p' | tr '\n' ',' | sed 's/,$//; s/,/, /g; s/  */ /g; s/^ //; s/ $//; s/ ,/,/g')
     node_modules/.bin/esbuild "$1.entry.js" --bundle --minify --legal-comments=eof --charset=ascii --target=es2022 \
-        --format=iife --global-name="$2" --define:process.env.NODE_ENV='"production"' --log-level=warning \
+        --format=iife --global-name="$2" --tsconfig-raw='{"compilerOptions": {"alwaysStrict": true}}' \
+        --define:process.env.NODE_ENV='"production"' --log-level=warning \
         --footer:js="export const { $names } = $2;" --outfile="$out/$1.js"
 }
 printf '%s\n' 'export { LitElement, html, nothing, render, svg } from "lit";' >lit.entry.js
