@@ -11,6 +11,7 @@ import pytest
 
 from pellucid import Model
 from pellucid.errors import PellucidError
+from tests.conftest import Some
 from tests.families.case import STEPS, load_golden, weights, write_folder
 from tests.families.cases import BY_NAME
 from tests.families.changes import changes
@@ -65,7 +66,7 @@ REDRAWN = {"rescale_prenorm_residual"}  # Mamba 2's: transformers then draws pro
 
 
 @STRICT
-def test_what_loads_is_right(name: str, tmp_path: Path) -> None:
+def test_what_loads_is_right(name: str, some: Some[Any], tmp_path: Path) -> None:
     """Each change of config.json is refused by Pellucid or by transformers, or gives the same logits or hidden
     states."""
     import torch
@@ -75,7 +76,8 @@ def test_what_loads_is_right(name: str, tmp_path: Path) -> None:
     # The token of padding has no position of its own in transformers' encoders.
     ids = [i if i != golden.config.get("pad_token_id") else i + 1 for i in ids_of(case, golden)[:40]]
     compared = 0
-    for key, value in changes(case, golden.config):
+    tried = some(list(changes(case, golden.config)), name)
+    for key, value in tried:
         if key in REDRAWN and value:
             continue
         if key == "pad_token_id" and value in ids:
@@ -93,5 +95,5 @@ def test_what_loads_is_right(name: str, tmp_path: Path) -> None:
             continue
         compared += 1
         assert distance(found, expected) <= TOLERANCE, f"{key} = {json.dumps(value)}"
-    assert compared > 50
+    assert compared > len(tried) / 8
     assert all(np.isfinite(value).all() for value in weights(case, golden).values())
