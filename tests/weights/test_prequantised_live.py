@@ -101,8 +101,9 @@ def decoded(folder: Path, out: Path) -> Path:
     return out
 
 
-def check(quantised: Path, path: Path, rounding: float = 0.05) -> None:
-    """rounding: how far the logits of the default precision may be, where an expert's choice near a tie may flip."""
+def check(quantised: Path, path: Path, experts: bool = False) -> None:
+    """experts: the default precision is compared for tokens whose experts are those of the high one; one near a tie
+    may go another way."""
     import torch
 
     from tests.reference import hf
@@ -110,9 +111,14 @@ def check(quantised: Path, path: Path, rounding: float = 0.05) -> None:
     theirs = hf.logits(hf.load_folder(decoded(quantised, path / "decoded"), torch.float32), IDS)
     with Model.load(quantised, precision="high", kv="f32") as model:
         assert distance(model.logits(IDS), theirs) < 1e-4
+        chosen = model.trace(IDS, "routes").routes > 0 if experts else None
     with Model.load(quantised) as model:
         rounded = model.logits(IDS)
-    assert np.linalg.norm(rounded - theirs) < rounding * np.linalg.norm(theirs)
+        if chosen is not None:
+            same = (chosen == (model.trace(IDS, "routes").routes > 0)).all(axis=(0, 2))
+            assert same.sum() >= len(same) - 1
+            rounded, theirs = rounded[same], theirs[same]
+    assert np.linalg.norm(rounded - theirs) < 0.05 * np.linalg.norm(theirs)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -124,4 +130,4 @@ def test_logits(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in MIXED if name != "fp8"])
 def test_experts(name: str, tmp_path: Path) -> None:
     make, quantization = MIXED[name]
-    check(both(tmp_path, make, quantization, packed.EXPERTS)[0], tmp_path, rounding=0.2)
+    check(both(tmp_path, make, quantization, packed.EXPERTS)[0], tmp_path, experts=True)
