@@ -193,7 +193,8 @@ def test_transformers_now(loaded: Any, name: str) -> None:
     assert now.keys() == stored.keys()
     for key, value in now.items():
         there = np.isfinite(value)
-        assert np.abs(value - stored[key])[there].max() <= 5e-5 * np.abs(value[there]).max(), key
+        # in float64, but for softmax and rotary factors, which transformers computes in float32
+        assert np.abs(value - stored[key])[there].max() <= 2e-5 * np.abs(value[there]).max(), key
     compare_quantities(loaded(name), name, now)
     compare_edits(loaded(name), name, edits, now)
     compare_patching(loaded(name), name, now)
