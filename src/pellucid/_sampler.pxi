@@ -198,7 +198,7 @@ cdef class Results:
         or targets: an id per row, each reported with `top` alternatives."""
         cdef Sampler s
         cdef uint32_t[::1] bits
-        cdef Py_ssize_t n = len(samplers if targets is None else targets), i, offset
+        cdef Py_ssize_t n = len(samplers if targets is None else targets), i, offset, n_mask
         self.params = <pl_sample_params *>calloc(n + 1, sizeof(pl_sample_params))
         self.steps = <uint64_t *>calloc(n + 1, sizeof(uint64_t))
         self.sampled = <pl_sampled *>calloc(n + 1, sizeof(pl_sampled))
@@ -221,16 +221,15 @@ cdef class Results:
                 self.report(i, samplers[i], vocab)
                 continue
             s, offset = samplers[i][:2] if isinstance(samplers[i], tuple) else (samplers[i], 0)
-            if s.params.mask != NULL and s.n_mask != (vocab + 31) // 32:
-                raise ValueError(f"samplers[{i}]: a mask of {s.n_mask} words, expected {(vocab + 31) // 32}, "
-                                 f"a bit for each of {vocab} tokens")
             s.settings(&self.params[i], offset)
+            n_mask = s.n_mask
             if isinstance(samplers[i], tuple) and len(samplers[i]) == 3:
                 bits = samplers[i][2]
-                if bits.shape[0] != (vocab + 31) // 32:
-                    raise ValueError(f"samplers[{i}]: a mask of {bits.shape[0]} words, expected {(vocab + 31) // 32}")
                 self.masks.append(bits)
-                self.params[i].mask = &bits[0]
+                n_mask, self.params[i].mask = bits.shape[0], &bits[0]
+            if self.params[i].mask != NULL and n_mask != (vocab + 31) // 32:
+                raise ValueError(f"samplers[{i}]: a mask of {n_mask} words, expected {(vocab + 31) // 32}, a bit for "
+                                 f"each of {vocab} tokens")
             self.steps[i] = s.step + <uint64_t>offset
             self.make_room(i, vocab)
 

@@ -89,38 +89,68 @@ class Decided:
 
 
 class Guesses:
-    """Guesses at the next draws of a generation, each with the tokens that must follow it. None is left that may not be
-    drawn there, or that ends the text.
+    """Guesses at the next draws of a generation, each with the tokens that must follow it. None is in it that may not
+    be drawn there, or that ends the text. most: tokens in all. ends: those that end the text when they are drawn.
 
-    ids: all these tokens, at most so many; decided: of each, whether it follows without a draw. masks: of the draw
-    after each of them; None where there is none.
+    ids: all these tokens; decided: of each, whether it follows without a draw. masks: of the draw after each of them;
+    None where there is none.
     """
 
-    def __init__(self, bound: Decided, guesses: Sequence[int], most: int, ends: Set[int]) -> None:
-        self._bound = bound
+    def __init__(self, bound: Decided, most: int, ends: Set[int]) -> None:
+        self._bound, self._most, self._ends = bound, most, ends
+        self._twin = bound.fork()  # at the end of `ids`
+        self._written: set[int] = set()  # places of `masks`
         self.ids: list[int] = []
         self.decided: list[bool] = []
-        twin, at = bound.fork(), 0
-        while at < len(guesses):
-            group = twin.group(guesses[at])
-            if not group or len(self.ids) + len(group) > most or twin.complete or not ends.isdisjoint(group):
-                break
-            self.ids += group
-            self.decided += [False, *[True] * (len(group) - 1)]
-            same = next((i for i, (a, b) in enumerate(zip(group, guesses[at:])) if a != b), len(group))
+        self.masks: list[npt.NDArray[np.uint32] | None] = []
+
+    def add(self, token: int) -> list[int]:
+        """Guesses that a token is drawn next -> it, and those that must follow; none, where it cannot be a guess, after
+        which there can be no other."""
+        group = self._twin.group(token)
+        fits = len(self.ids) + len(group) <= self._most
+        if not group or not fits or self._twin.complete or not self._ends.isdisjoint(group):
+            self._most = 0
+            return []
+        self.ids += group
+        self.decided += [False, *[True] * (len(group) - 1)]
+        self.masks += [*[None] * (len(group) - 1), np.empty_like(self._bound.words)]
+        return group
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Guesses at so many tokens, as far as they can come one after another."""
+        at = 0
+        while at < len(tokens):
+            group = self.add(tokens[at])
+            same = next((i for i, (a, b) in enumerate(zip(group, tokens[at:])) if a != b), len(group))
             at += same
-            if same < len(group):  # what was guessed to follow cannot
+            if same < len(group) or not group:  # what was guessed to follow cannot
                 break
-        draws = [not later for later in (*self.decided[1:], False)]
-        self.masks = [np.empty_like(bound.words) if one else None for one in draws[: len(self.ids)]]
+
+    def mask(self) -> npt.NDArray[np.uint32]:
+        """Writes the mask of the draw after `ids` -> it."""
+        self._twin.fill()
+        if not self.ids:
+            return self._twin.words
+        words = self.masks[-1]
+        assert words is not None
+        words[:] = self._twin.words
+        self._written.add(len(self.ids) - 1)
+        return words
 
     def fill(self) -> None:
-        """Writes the masks."""
+        """Writes the masks that are not written yet."""
+        left = {place for place, words in enumerate(self.masks) if words is not None} - self._written
+        if not left:
+            return
+        if left == {len(self.ids) - 1} and self._most:
+            self.mask()
+            return
         twin = self._bound.fork()
-        for id, decided, words in zip(self.ids, self.decided, self.masks, strict=True):
+        for place, (id, decided, words) in enumerate(zip(self.ids, self.decided, self.masks, strict=True)):
             if not decided:
                 twin.group(id)
-            if words is not None:
+            if words is not None and place in left:
                 twin.fill()
                 words[:] = twin.words
 

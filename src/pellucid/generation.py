@@ -268,13 +268,13 @@ class Job:
         n = len(self.tokens)
         return int(min(most, self.room - n, self.max_tokens - (n - self.begun) - 1))
 
-    def guesses(self, ids: list[int], most: int) -> Guesses | None:
-        """As `verifiable`, where it is bound: with the tokens that must follow each, at most so many in all."""
+    def guesses(self, most: int) -> Guesses | None:
+        """No guesses yet, where it is bound: of at most so many tokens, with those that must follow each; None where
+        there can be none."""
         new = len(self.tokens) - self.begun
         if self.bound is None or not self.bound.at(new):
             return None
-        made = Guesses(self.bound, ids, self._follow(most), self.eog | self.stop_ids)
-        return made if made.ids else None
+        return Guesses(self.bound, self._follow(most), self.eog | self.stop_ids)
 
     def guess(self, ids: list[int]) -> None:
         if self.looks_back:

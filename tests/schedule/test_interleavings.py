@@ -74,7 +74,7 @@ class FakeJob:
     def verifiable(self, ids: list[int]) -> list[int]:
         return ids[: self.most - (len(self.tokens) - self.begun) - 1]
 
-    def guesses(self, ids: list[int], most: int) -> Any:
+    def guesses(self, most: int) -> Any:
         raise AssertionError("nothing binds it")
 
     def guess(self, ids: list[int]) -> None:

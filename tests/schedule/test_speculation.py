@@ -404,6 +404,19 @@ def test_a_draft_model_may_run_out_or_be_closed(tmp_path: Path, monkeypatch: pyt
             assert model.generate(PROMPT, temperature=0, **MORE).ids == expected
 
 
+def test_a_draft_model_may_lack_tokens_that_no_text_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of one vocabulary differ in how many rows are added to it."""
+    monkeypatch.setattr(speculation, "GAIN", -1.0)
+    path, small = models.write(tmp_path, "wide"), models.write(tmp_path, "wide", vocab=280)
+    prompts = [PROMPT, [*PROMPT, 290]]
+    with Model.load(path, threads=1) as model:
+        plain = [model.generate(one, temperature=0, **MORE).ids for one in prompts]
+    with Model.load(small, threads=1) as helper, Model.load(path, threads=1) as model:
+        model.core.draft = helper.core  # as for models whose tokenizers are the same
+        assert [model.generate(one, temperature=0, **MORE).ids for one in prompts] == plain
+        assert model.stats().drafted_tokens > 0
+
+
 def test_a_draft_model_must_fit(tmp_path: Path, smollm2: Path) -> None:
     path = models.write(tmp_path, "wide")
     recurrent = write("lfm2", tmp_path)

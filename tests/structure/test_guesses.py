@@ -1,4 +1,5 @@
-"""Guesses where a grammar binds the text change how many passes it takes, and no bit of it."""
+"""Guesses where a grammar binds the text change how many passes it takes, and no bit of it: those of the request's own
+tokens, and those of a draft model."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ import pytest
 
 from pellucid import Model
 from pellucid.schedule import speculation
+from pellucid.schedule.assistant import attach
 from pellucid.schedule.draft import Lookup
+from tests.engine import models
 from tests.schedule.test_speculation import write
 from tests.structure.test_structured import TINY, content, lettered
 
@@ -69,3 +72,73 @@ def test_guesses_change_no_bit(path: Path, monkeypatch: pytest.MonkeyPatch, comp
         assert [content(one) for one in done] == [content(one) for one in plain]
         stats = model.stats()
         assert 0 < stats.accepted_tokens < stats.drafted_tokens
+
+
+# ---- a draft model -------------------------------------------------------------------------------------------------
+
+
+def with_draft(path: Path, helper: Path, **given: Any) -> tuple[Model, Model]:
+    """-> a model, and the one that guesses for it."""
+    model, draft = lettered(Model.load(path, threads=2, **given)), lettered(Model.load(helper, threads=1))
+    attach(model.core, draft)
+    return model, draft
+
+
+DRAFTS: dict[str, dict[str, Any]] = {
+    "itself": {},
+    "another": {"seed": 77, "layers": 1},
+    "of more tokens": {"seed": 78, "vocab": 340},
+    "of fewer": {"seed": 79, "vocab": 280},
+}
+
+
+@pytest.mark.parametrize("company", [False, True], ids=["alone", "beside others"])
+@pytest.mark.parametrize("which", DRAFTS)
+def test_a_draft_model_changes_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, company: bool
+) -> None:
+    rng = random.Random(5)
+    monkeypatch.setattr(speculation, "GAIN", -1.0)
+    monkeypatch.setattr(Lookup, "__bool__", lambda self: False)
+    requests = [
+        ([rng.randrange(20) for _ in range(rng.choice([1, 3, 40]))], {"max_tokens": 40, "seed": i, **options})
+        for i, options in enumerate([*GUESSED, *[one for one in TINY if "mirostat" in one]])
+    ]
+    path = models.write(tmp_path, "wide")
+    helper = path if which == "itself" else models.write(tmp_path, "wide", **DRAFTS[which])
+    model, draft = with_draft(path, helper)
+    with draft, model:
+        plain = [content(model.generate(prompt, speculate=False, **options)) for prompt, options in requests]
+        assert model.stats().drafted_tokens == 0
+
+        def ask(request: tuple[list[int], dict[str, Any]]) -> Any:
+            return content(model.generate(request[0], **request[1]))
+
+        if company:
+            with ThreadPoolExecutor(5) as pool:
+                assert list(pool.map(ask, requests)) == plain
+        else:
+            assert list(map(ask, requests)) == plain
+        stats = model.stats()
+        assert stats.drafted_tokens > 40
+        if which == "itself":  # it has the mask, the penalties and the random number of each draw
+            assert stats.accepted_tokens == stats.drafted_tokens
+        else:
+            assert stats.accepted_tokens < stats.drafted_tokens
+
+
+def test_a_draft_model_saves_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of draws between tokens that must follow."""
+    monkeypatch.setattr(Lookup, "__bool__", lambda self: False)
+    path = models.write(tmp_path, "wide")
+    options: dict[str, Any] = {"regex": "((a|b)cdefgh){20}", "max_tokens": 200, "temperature": 1.0, "seed": 3}
+    monkeypatch.setattr(speculation, "GAIN", -1.0)
+    passes: list[int] = []
+    model, draft = with_draft(path, path)
+    with draft, model:
+        for speculate in ("auto", False):
+            before = model.stats().passes
+            done = model.generate([1], speculate=speculate, **options)
+            assert done.finish_reason == "stop"
+            passes.append(model.stats().passes - before)
+        assert passes[0] < 10 and passes[1] >= 20

@@ -6,9 +6,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pellucid import _engine
+from pellucid.bound import Guesses
 from pellucid.core import Core
 from pellucid.errors import PellucidError, WrongType, WrongValue, one_line
 from pellucid.schedule.caller import Work
@@ -23,15 +28,17 @@ AGAIN = 128  # tokens after which it is tried again where its guesses were poor
 
 class _Kept:
     """What the assistant keeps of a request. Its sequence begins with `sure` tokens of the request; `more`: guesses
-    that follow them there. guessed: of the last pass, from the token `at` of the request on."""
+    that follow them there. guessed: of the last pass, from the token `at` of the request on; decided: of each, whether
+    it followed without a draw."""
 
-    __slots__ = ("at", "guessed", "more", "odds", "sequence", "sure", "try_at")
+    __slots__ = ("at", "decided", "guessed", "more", "odds", "sequence", "sure", "try_at")
 
     def __init__(self) -> None:
         self.sequence: Any = None
         self.sure = self.at = self.try_at = 0
         self.more: list[int] = []
         self.guessed: list[int] = []
+        self.decided: list[bool] = []
         self.odds = Odds(0.7, 4)
 
     def drop(self) -> None:
@@ -42,8 +49,9 @@ class _Kept:
         """Compares the last guesses with the tokens that came."""
         came = tokens[self.at : self.at + len(self.guessed)]
         if came:
-            for guess, token in zip(self.guessed, came):
-                self.odds.add(guess == token)
+            for guess, token, decided in zip(self.guessed, came, self.decided):
+                if not decided:
+                    self.odds.add(guess == token)
                 if guess != token:
                     break
             self.guessed = []
@@ -60,6 +68,50 @@ class _Kept:
             n = self.sequence.rewind(n)
         self.sure, self.more = self.sequence.length, []
         return len(tokens) - self.sure
+
+
+class _Asked:
+    """Guesses at the next tokens of a request, while they are drawn: `k` of them, `most` tokens with those that must
+    follow where a grammar binds them. words: of a mask of the assistant's, which may have more tokens."""
+
+    __slots__ = ("_own", "bound", "ids", "k", "kept", "work")
+
+    def __init__(self, work: Work, kept: _Kept, k: int, most: int, words: int) -> None:
+        self.work, self.kept, self.k = work, kept, k
+        self.ids: list[int] = []
+        self.bound: Guesses | None = None
+        self._own: npt.NDArray[np.uint32] | None = None  # a mask of as many tokens as the assistant has
+        bound = work.job.bound
+        if bound is not None:
+            self.bound = work.job.guesses(most)
+            self._own = np.zeros(words, np.uint32)
+
+    def draw(self) -> Any:
+        """What draws the next one in place of the request's sampler."""
+        sampler, n = self.work.job.sampler, len(self.ids)
+        return (sampler, n) if self._own is None else (sampler, n, self._own)
+
+    def fill(self) -> None:
+        """Writes the mask of the next draw, where there is one."""
+        if self.bound is not None and self._own is not None:
+            words = self.bound.mask()[: len(self._own)]
+            self._own[: len(words)] = words
+
+    def add(self, token: int) -> bool:
+        """Takes what was drawn -> whether it can be a guess."""
+        job, before = self.work.job, len(self.ids)
+        if self.bound is not None:
+            self.ids += self.bound.add(token)
+        elif len(job.verifiable([*self.ids, token])) > before:
+            self.ids.append(token)
+        return len(self.ids) > before
+
+    def decided(self) -> list[bool]:
+        return [False] * len(self.ids) if self.bound is None else self.bound.decided
+
+    def more(self) -> bool:
+        """Whether there are to be more."""
+        return self.decided().count(False) < self.k
 
 
 class Assistant:
@@ -100,16 +152,20 @@ class Assistant:
     def _fits(self, work: Work, kept: _Kept) -> bool:
         return len(work.job.tokens) + MOST <= self._context and kept.try_at >= 0
 
-    def guess(self, asked: list[tuple[Work, int]], cancel: Callable[[], bool] | None) -> list[list[int]]:
-        """asked: requests, and how many guesses each of them wants -> the guesses. Raises Cancelled."""
-        out: list[list[int]] = [[] for _ in asked]
+    def guess(
+        self, asked: list[tuple[Work, int, int]], cancel: Callable[[], bool] | None
+    ) -> list[tuple[list[int], Guesses | None]]:
+        """asked: requests, how many guesses each of them wants, and how many tokens they may be with those that must
+        follow them -> the guesses, and what a grammar makes of them. Raises Cancelled."""
+        none: list[tuple[list[int], Guesses | None]] = [([], None) for _ in asked]
         try:
             engine = self._open()
         except PellucidError:  # it was closed
-            return out
-        going = []
+            return none
+        going: list[_Asked] = []
         room = engine.max_rows
-        for i, (work, k) in enumerate(asked):
+        out = list(none)
+        for i, (work, k, most) in enumerate(asked):
             kept, tokens = self._of(work), work.job.tokens
             if not self._fits(work, kept):
                 continue
@@ -118,6 +174,9 @@ class Assistant:
                 if kept.sequence is None:
                     kept.sequence = _engine.Sequence(engine)
                 lacking = kept.sync(tokens)
+                if max(tokens[kept.sure :]) >= engine.vocab:  # beyond the text's tokens, where models may differ
+                    self._give_up(kept)
+                    continue
                 if lacking > min(CATCH_UP, room):
                     part = tokens[kept.sure : min(kept.sure + CATCH_UP, len(tokens) - 1)]
                     engine.forward([(kept.sequence, part, len(part))], cancel=cancel)
@@ -126,53 +185,59 @@ class Assistant:
             except PellucidError:  # no memory, or numbers that are not finite
                 self._give_up(kept)
                 continue
+            one = _Asked(work, kept, k, most, (engine.vocab + 31) // 32)
+            if one.bound is None and work.job.bound is not None:  # it is not at the end of its tokens
+                continue
             room -= lacking
-            going.append((i, work, k, kept))
+            going.append(one)
+            out[i] = one.ids, one.bound
         while going:
-            going = self._draw(engine, going, out, cancel)
+            going = self._draw(engine, going, cancel)
         return out
 
-    def _draw(
-        self, engine: Any, going: list[Any], out: list[list[int]], cancel: Callable[[], bool] | None
-    ) -> list[Any]:
+    def _draw(self, engine: Any, going: list[_Asked], cancel: Callable[[], bool] | None) -> list[_Asked]:
         """Guesses one more token of each request -> those that go on."""
-        parts, samplers = [], []
-        for i, work, _, kept in going:
+        parts = []
+        for one in going:
+            kept, tokens = one.kept, one.work.job.tokens
             held = kept.sequence.length - len(kept.more)  # of the request's tokens
-            rows = [*work.job.tokens[held:], *out[i][len(kept.more) :]]
+            rows = [*tokens[held:], *one.ids[len(kept.more) :]]
             parts.append((kept.sequence, rows, len(rows) - 1))
-            work.job.guess(out[i])
-            samplers.append((work.job.sampler, len(out[i])))
+            one.work.job.guess(one.ids)
+        samplers, bound = [one.draw() for one in going], [one for one in going if one.bound is not None]
+        masks = partial(_fill, bound) if bound else None
         start, alone = time.perf_counter(), all(len(rows) == 1 for _, rows, _ in parts)
         failed: dict[int, Exception] = {}
         try:
-            found = engine.forward(parts, samplers=samplers, cancel=cancel, failed=failed)
+            found = engine.forward(parts, samplers=samplers, cancel=cancel, failed=failed, masks=masks)
         except PellucidError:
-            for _, _, _, kept in going:
-                self._give_up(kept)
+            for one in going:
+                self._give_up(one.kept)
             return []
         if alone:
             seconds = time.perf_counter() - start
             self._step += ((seconds - self._step) / 4) if self._step else seconds
         left = []
         for place, (one, result) in enumerate(zip(going, found, strict=True)):
-            i, work, k, kept = one
+            kept = one.kept
             if place in failed or result is None:
                 self._give_up(kept)
                 continue
-            tokens = work.job.tokens
-            kept.sure, kept.more = len(tokens), list(out[i])
-            ids = [*out[i], result[0]]
-            if result[0] < self._vocab and len(work.job.verifiable(ids)) == len(ids):
-                out[i].append(result[0])
-                kept.at, kept.guessed = len(tokens), list(out[i])
-                if len(out[i]) < k:
+            kept.sure, kept.more = len(one.work.job.tokens), list(one.ids)
+            if result[0] < self._vocab and one.add(result[0]):
+                kept.at, kept.guessed, kept.decided = kept.sure, list(one.ids), list(one.decided())
+                if one.more():
                     left.append(one)
         return left
 
     def _give_up(self, kept: _Kept) -> None:
         kept.drop()
         kept.try_at = -1
+
+
+def _fill(bound: list[_Asked]) -> None:
+    for one in bound:
+        one.fill()
 
 
 def attach(core: Core, draft: Any, **options: Any) -> None:

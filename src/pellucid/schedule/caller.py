@@ -51,8 +51,8 @@ class Task(Protocol):
     def verifiable(self, ids: list[int]) -> list[int]:
         """The first of some guesses at its next tokens: those that a pass may verify."""
 
-    def guesses(self, ids: list[int], most: int) -> Any:
-        """As `verifiable`, where it is bound: bound.Guesses, of at most so many tokens in all; None: there are none."""
+    def guesses(self, most: int) -> Any:
+        """No guesses yet, where it is bound: bound.Guesses, of at most so many tokens; None: there can be none."""
 
     def guess(self, ids: list[int]) -> None:
         """Called after `before_pass`, where the pass has guesses, too."""

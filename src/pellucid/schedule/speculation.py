@@ -82,41 +82,47 @@ class Speculation:
         for (work, _), (_, part, _) in zip(batch.entries, batch.parts, strict=True):
             of_caller[work.caller] = of_caller.get(work.caller, 0) + len(part)
         tokens = float(len(decoding))
-        asked = []  # (place, guesses) of the assistant
-        rows, deep = batch.rows, batch.deep
+        asked = []  # (place, guesses, tokens with those that must follow) of the assistant
+        rows, deep, held = batch.rows, batch.deep, batch.rows  # held: rows that may be used
         for i in decoding:
             work = batch.entries[i][0]
             if work.drafts is None or not _may_follow(batch, i) or not work.drafts.follow(work.job.tokens):
                 continue
-            most = min(_most(work), work.caller.rows - of_caller[work.caller], room - rows)
+            most = min(_most(work), work.caller.rows - of_caller[work.caller], room - held)
             sequence, part, _ = batch.parts[i]
             most = min(most, sequence.rows(len(part) + max(most, 0)) - len(part))  # where layers recur
             k, by_assistant, hits = self._choose(work, most, tokens, rows, deep)
             if not k:
                 continue
             if by_assistant:
-                asked.append((i, k))
+                used = k if work.job.bound is None else most
+                asked.append((i, k, used))
             else:
-                k = self._put(batch, i, work.drafts.lookup.guess(k), most)  # type: ignore[union-attr]
+                used = k = self._look_up(batch, i, k, most)
             tokens += hits
             rows += k
             deep += k * len(work.job.tokens)
-            of_caller[work.caller] += k
+            held += used
+            of_caller[work.caller] += used
         if asked and self.assistant is not None:
-            found = self.assistant.guess([(batch.entries[i][0], k) for i, k in asked], cancel)
-            for (i, _), ids in zip(asked, found, strict=True):
-                self._put(batch, i, ids, len(ids))
+            found = self.assistant.guess([(batch.entries[i][0], k, most) for i, k, most in asked], cancel)
+            for (i, _, _), (ids, bound) in zip(asked, found, strict=True):
+                if ids:
+                    batch.guess(i, ids, bound)
 
     @staticmethod
-    def _put(batch: Batch, i: int, ids: list[int], most: int) -> int:
-        """Adds guesses to the request in place i, and what must follow them, at most so many tokens -> how many."""
-        job = batch.entries[i][0].job
-        bound = None
-        if job.bound is not None:
-            bound = job.guesses(ids, most)
-            ids = [] if bound is None else bound.ids
+    def _look_up(batch: Batch, i: int, k: int, most: int) -> int:
+        """Adds k guesses to the request in place i, and what must follow them, at most so many tokens -> how many."""
+        work = batch.entries[i][0]
+        assert work.drafts is not None and work.drafts.lookup is not None
+        ids, bound = work.drafts.lookup.guess(k), None
+        if work.job.bound is None:
+            ids = work.job.verifiable(ids)
         else:
-            ids = job.verifiable(ids)
+            bound = work.job.guesses(most)
+            if bound is not None:
+                bound.extend(ids)
+            ids = [] if bound is None else bound.ids
         if ids:
             batch.guess(i, ids, bound)
         return len(ids)
@@ -126,7 +132,7 @@ class Speculation:
         pass that gives so many tokens without them."""
         assert work.drafts is not None
         before, depth = self._cost.of(rows, deep), len(work.job.tokens)
-        assistant = None if work.job.bound is not None else self.assistant  # which knows nothing of grammars
+        assistant = self.assistant
         recurs = work.job.sequence.engine.recurs
         best, gain = (0, False, 0.0), GAIN
         lookup = work.drafts.lookup
