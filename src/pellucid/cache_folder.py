@@ -33,6 +33,7 @@ FOLDER = re.compile(r"[0-9a-f]{32}")
 FILE = re.compile(r"[0-9a-f]{64}\.sequence")
 DRAFT = re.compile(r"\.[0-9a-f]{64}\.sequence\..*\.part")  # what a process that was killed left
 STALE = 3600.0  # seconds after which nobody writes such a file any more
+ORDER = 1e-4  # seconds between the times of two files, by which their order is kept; all were kept until now
 WORTH = 64  # tokens that no other file has, for which a sequence is written
 
 
@@ -66,7 +67,7 @@ def save(core: Core, folder: str, limit: int, tell: Tell) -> int:
             kept = _worth(kept)
         known = _known.setdefault(core, {})
         for place, (root, ids) in enumerate(kept):
-            used = now - place  # so that the order is kept
+            used = now - place * ORDER
             path = os.path.join(own, _name(root, ids))
             if not os.path.isfile(path):
                 sequence = scheduler.copy(root, ids)

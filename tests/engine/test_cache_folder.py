@@ -105,6 +105,26 @@ def test_what_was_used_last_stays(tmp_path: Path) -> None:
         assert model.save_cache(folder, 100) == 0  # nothing fits
 
 
+def test_a_start_finds_what_was_used_last(path: Path, tmp_path: Path) -> None:
+    """With memory for some of the prompts; also where files of the others are left, from a time when they were kept."""
+    prompts = [[(i * k + 1) % 50 for i in range(200)] for k in (1, 3, 7, 9, 11)]
+    with load(path) as model:
+        model.generate(prompts[0], **GREEDY)
+        most = int(2.5 * used(model))
+    with Model.load(path, threads=2, prefix_cache=most) as model:
+        for i, prompt in enumerate(prompts):
+            model.generate(prompt, **GREEDY)
+            if i == 1:
+                model.save_cache(tmp_path)
+        held = [ids for _, ids in model.core.scheduler.kept()]
+        model.save_cache(tmp_path)
+    assert not any(ids[:200] == prompts[0] for ids in held)
+    with Model.load(path, threads=2, prefix_cache=most) as model:
+        model.load_cache(tmp_path)
+        found = [ids for _, ids in model.core.scheduler.kept()]
+    assert found and found == held[: len(found)]
+
+
 def test_models_share_a_folder(tmp_path: Path) -> None:
     folder, one, other = tmp_path / "cache", models.write(tmp_path, "llama_gqa"), models.write(tmp_path, "gemma3")
     filled(one, folder, PROMPTS[:1])
