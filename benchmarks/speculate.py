@@ -3,9 +3,10 @@
     python benchmarks/speculate.py [MODEL] [--draft MODEL] [--tokens 256] [--repeat 5] [--threads N]
                                    [--json OUT.json] [--plot OUT.svg]
 
-Each text is continued greedily, once with `speculate="auto"` and once without, in turns, so that a drift of the
-machine's speed meets both. The table has the medians. The ids of both are compared. A plot needs matplotlib (extra
-`plots`).
+Each text is continued once with `speculate="auto"` and once without, in turns, so that a drift of the machine's speed
+meets both. The table has the medians. The ids of both are compared. Prose is drawn at a temperature of 1, the others
+are greedy: small models that write prose greedily soon repeat themselves, and then there is much to guess. A plot needs
+matplotlib (extra `plots`).
 """
 
 from __future__ import annotations
@@ -44,11 +45,15 @@ TEXTS = {
     + ",",
 }
 
+TEMPERATURES = {"prose": 1.0}
 
-def run(model: Model, text: str, tokens: int, speculate: Any) -> tuple[list[int], float, float]:
+
+def run(model: Model, text: str, tokens: int, speculate: Any, temperature: float = 0) -> tuple[list[int], float, float]:
     """(ids, tokens per second, tokens per pass) of a continuation."""
     before = model.stats().passes
-    done = model.generate(text, max_tokens=tokens, temperature=0, ignore_eos=True, speculate=speculate)
+    done = model.generate(
+        text, max_tokens=tokens, temperature=temperature, seed=1, ignore_eos=True, speculate=speculate
+    )
     passes = model.stats().passes - before
     return done.ids, done.timings.decode_rate, len(done.ids) / passes
 
@@ -57,11 +62,12 @@ def measure(model: Model, tokens: int, repeat: int) -> list[dict[str, Any]]:
     """A row for each text: tokens per second with and without guesses, and tokens per pass with them, each a list."""
     rows = []
     for name, text in TEXTS.items():
+        temperature = TEMPERATURES.get(name, 0)
         row: dict[str, Any] = {"text": name, "with": [], "without": [], "per_pass": []}
         for turn in range(repeat):
             found = {}
             for speculate in ("auto", False) if turn % 2 == 0 else (False, "auto"):
-                found[speculate] = run(model, text, tokens, speculate)
+                found[speculate] = run(model, text, tokens, speculate, temperature)
             if found["auto"][0] != found[False][0]:
                 raise SystemExit(f"{name}: other ids with guesses than without")
             row["with"].append(found["auto"][1])

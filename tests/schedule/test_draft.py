@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pellucid.schedule.cost import Cost
+from pellucid.schedule.cost import NEAR, Cost
 from pellucid.schedule.draft import LATER, Drafts, Lookup, Odds
 
 SMALL = st.integers(0, 3)
@@ -130,3 +130,22 @@ def test_small_passes_are_predicted_by_those_seen() -> None:
     for rows in (1, 3, 5, 9):
         assert cost.of(rows, 0) == pytest.approx(real[rows], rel=0.1)
     assert cost.of(300, 0) > 0.9
+
+
+def test_a_cold_first_pass_does_not_keep_guesses_away() -> None:
+    """Passes of few rows are tried once, whatever the fit says; then what they took counts."""
+    cost = Cost()
+    cost.add(6, 0, 0.040)  # the memory of a model that was just loaded
+    for depth in range(20):
+        cost.add(1, depth, 0.004)
+    alone = cost.of(1, 20)
+    assert alone == pytest.approx(0.004, rel=0.01) and cost.of(9, 20) > 6 * alone
+    assert cost.at_best(9, 20, 1, alone) < 3 * alone
+    cost.add(9, 20, 0.014)
+    assert cost.at_best(9, 20, 1, alone) == cost.of(9, 20) == pytest.approx(0.014)
+    for depth in range(NEAR):  # other work came between, perhaps
+        cost.add(9, depth, 0.9)
+    assert cost.at_best(9, 20, 1, alone) > 0.5
+    for depth in range(NEAR + 1):
+        cost.add(1, depth, 0.004)
+    assert cost.at_best(9, 20, 1, alone) < 3 * alone

@@ -17,7 +17,8 @@ from pellucid.schedule.passes import LEAST_PREFILL
 __all__ = ["Cost", "Seconds", "fit"]
 
 KEPT = 8  # passes of each size, in powers of two
-SMALL = 64  # rows up to which passes of each number of rows are compared with the fit
+SMALL = 64  # rows up to which passes of each number of rows are kept apart from the fit
+NEAR = 64  # passes after which what was seen of such a number counts no more
 REFIT = 32  # passes after which small ones are predicted anew
 UNKNOWN = 1.0, 0.25, 0.0  # before the first pass; only ratios of these count
 FORGET = 0.95  # weight of a pass relative to the next one
@@ -64,6 +65,14 @@ def fit(passes: Sequence[tuple[int, int, float]]) -> Seconds:
     return Seconds(*out)
 
 
+class _Near(NamedTuple):
+    """What passes of just so many rows took of late: seconds at a depth; `number`: the last one."""
+
+    deep: int
+    seconds: float
+    number: int
+
+
 class Cost:
     """The last passes of an engine, and what they tell of the next."""
 
@@ -71,10 +80,8 @@ class Cost:
         self._passes: dict[int, deque[tuple[int, int, int, float]]] = {}  # by size: (number, rows, deep, seconds)
         self._number = 0
         self._fitted: Seconds | None = None
-        self._basis = Seconds(
-            *UNKNOWN
-        )  # an earlier fit; `_off`: how far passes of so many rows are off it, as a factor
-        self._off: dict[int, float] = {}
+        self._basis = Seconds(*UNKNOWN)  # an earlier fit
+        self._near: dict[int, _Near] = {}  # by rows
         self._due = 1
 
     def add(self, rows: int, deep: int, seconds: float) -> None:
@@ -89,13 +96,33 @@ class Cost:
             self._basis = self._basis if found is None else found
             self._due = self._number + min(self._number, REFIT)
         if rows <= SMALL:
-            off = min(max(seconds / max(self._basis.of(rows, deep), 1e-9), 0.25), 4.0)
-            self._off[rows] = self._off.get(rows, 1.0) * 0.75 + off * 0.25
+            if self._knows(rows):
+                expected = self.of(rows, deep)
+                seconds = 0.75 * expected + 0.25 * min(max(seconds, expected / 4), expected * 4)
+            self._near[rows] = _Near(deep, seconds, self._number)
+
+    def _knows(self, rows: int) -> bool:
+        near = self._near.get(rows)
+        return near is not None and self._number - near.number <= NEAR
 
     def of(self, rows: int, deep: int) -> float:
         """Seconds of a pass. Cheap, and closer than the fit where passes of just so many rows were seen; before the
         first pass, only ratios mean something."""
-        return max(self._basis.of(rows, deep) * self._off.get(rows, 1.0), 1e-9)
+        seconds = self._basis.of(rows, deep)
+        near = self._near.get(rows)
+        if near is not None:
+            seconds *= near.seconds / max(self._basis.of(rows, near.deep), 1e-9)
+        return max(seconds, 1e-9)
+
+    def at_best(self, rows: int, deep: int, fewer: int, before: float) -> float:
+        """As `of`; but where none of so many rows was seen of late, no more than it may take at best, so that it is
+        tried where this would pay: the fit may be far off, as after a first pass that met cold memory. before: seconds
+        of a pass of `fewer` rows."""
+        seconds = self.of(rows, deep)
+        if self._knows(rows):
+            return seconds
+        best = Seconds(*UNKNOWN)
+        return min(seconds, before * best.of(rows, 0) / best.of(fewer, 0))
 
     def seconds(self) -> Seconds | None:
         """None before the first pass. Any thread may ask, while another adds a pass."""

@@ -139,7 +139,7 @@ class Speculation:
         for k in NUMBERS:
             if k > most:
                 break
-            seconds = self._cost.of(rows + k, deep + k * depth)
+            seconds = self._cost.at_best(rows + k, deep + k * depth, rows, before)
             if lookup:
                 hits = lookup.hits(k)
                 if recurs:  # what was right is computed once more where one is wrong
