@@ -40,12 +40,13 @@ class Plan:
 
 @dataclass
 class Answer:
-    """When a request was sent, and when its events with text came; seconds from the start. tokens: as the server says.
-    error: what went wrong."""
+    """When a request was sent, and when its events with text came; seconds from the start. tokens, cached: of the
+    answer, and those of the prompt that the server had computed before, as it says. error: what went wrong."""
 
     sent: float
     events: list[float] = field(default_factory=list)
     tokens: int = 0
+    cached: int = 0
     error: str = ""
 
 
@@ -58,24 +59,29 @@ class Result:
     answers: list[Answer]
 
 
-async def ask(plan: Plan, ids: list[int], began: float) -> Answer:
-    """One streamed request, on a connection of its own."""
+async def ask(
+    plan: Plan, ids: list[int], began: float, *, key: str = "", reuse: bool = False, into: Answer | None = None
+) -> Answer:
+    """One streamed request, on a connection of its own. key: of the client; reuse: whether the server may use what it
+    computed of earlier prompts; into: the answer, which others may watch as it comes."""
     body = {
         "model": "model",
         "prompt": ids,
         "max_tokens": plan.new,
         "temperature": 0,
         "ignore_eos": True,
-        "cache_prompt": False,
+        "cache_prompt": reuse,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
     sent = json.dumps(body).encode()
     head = (
         f"POST /v1/completions HTTP/1.1\r\nHost: {plan.host}:{plan.port}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(sent)}\r\nConnection: close\r\n\r\n"
+        f"Content-Length: {len(sent)}\r\nConnection: close\r\n"
     )
-    answer = Answer(time.perf_counter() - began)
+    head += f"Authorization: Bearer {key}\r\n\r\n" if key else "\r\n"
+    answer = Answer(0.0) if into is None else into
+    answer.sent = time.perf_counter() - began
     writer = None
     try:
         reader, writer = await asyncio.open_connection(plan.host, plan.port)
@@ -96,6 +102,7 @@ async def ask(plan: Plan, ids: list[int], began: float) -> Answer:
                 raise ConnectionError(str(event["error"])[:300])
             if event.get("usage"):
                 answer.tokens = event["usage"]["completion_tokens"]
+                answer.cached = (event["usage"].get("prompt_tokens_details") or {}).get("cached_tokens", 0)
             if any(choice.get("text") for choice in event.get("choices", ())):
                 answer.events.append(now)
         if not done:

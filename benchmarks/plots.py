@@ -2,8 +2,10 @@
 
     python benchmarks/plots.py smollm2-135m [--peer llama_cpp=PYTHON ...] [--out docs/]      measures, then draws
     python benchmarks/plots.py --from docs/speed.json [--out docs/]                          draws what was measured
+    python benchmarks/plots.py --serve serve.json [--out docs/]      draws what `benchmarks/serve.py --json` measured
 
-Writes speed.json, depth.svg and sequences.svg. Needs matplotlib (extra `plots`).
+Writes speed.json, depth.svg and sequences.svg; with --serve, clients.svg: tokens/s, seconds to the first token and
+between tokens, against clients. Needs matplotlib (extra `plots`).
 """
 
 from __future__ import annotations
@@ -59,14 +61,58 @@ def measure(path: Path, threads: int, workers: dict[str, str], repeat: int) -> d
         return {**peers.document(comparison, [], {}), "plots": out}
 
 
-def draw(doc: dict[str, Any], folder: Path) -> None:
-    """Writes depth.svg and sequences.svg."""
+def clients(doc: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """doc: of benchmarks/serve.py. By figure and runtime, the medians for each number of clients."""
+    out: dict[str, dict[str, list[float]]] = {}
+    for key in ("rate", "first50", "first99", "gap50", "gap99"):
+        runs = {name: [row[name] for row in doc["closed"]] for name in doc["servers"]}
+        out[key] = {name: [statistics.median(run[key] for run in one) for one in rows] for name, rows in runs.items()}
+    out["rate"]["library"] = [statistics.median(row["library"]) for row in doc["closed"]]
+    return out
+
+
+def draw_clients(doc: dict[str, Any], folder: Path) -> None:
+    """Writes clients.svg from what benchmarks/serve.py measured."""
+    from benchmarks.serve import NAMES
+
+    plt = _pyplot()
+    x, found = [row["clients"] for row in doc["closed"]], clients(doc)
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    panels = (("tokens per second", "rate", ""), ("seconds to the first token", "first50", "first99"))
+    for panel, (ylabel, middle, high) in zip(
+        axes, (*panels, ("seconds between tokens", "gap50", "gap99")), strict=True
+    ):
+        for i, (name, values) in enumerate(found[middle].items()):
+            label = f"{NAMES[name]}, p50" if high else NAMES[name]
+            panel.plot(x, values, marker="o", color=f"C{i}", linewidth=2.2 if name == "pellucid" else 1.2, label=label)
+            if high:
+                panel.plot(x, found[high][name], marker="o", color=f"C{i}", linestyle="--", label=f"{NAMES[name]}, p99")
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(x, [str(n) for n in x])
+        panel.set_yscale("log")
+        panel.set_xlabel("clients")
+        panel.set_ylabel(ylabel)
+        panel.grid(True, which="both", color="0.9")
+        panel.legend(fontsize=8)
+    sizes = f"{doc['prompt']} tokens in, {doc['new']} out"
+    figure.suptitle(f"{doc['file']}, {sizes}; {doc['cpu']}, {doc['threads']} threads, {doc['date']}", fontsize=10)
+    figure.savefig(folder / "clients.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def _pyplot() -> Any:
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": "pellucid", "font.size": 10})
     import matplotlib.pyplot as plt
 
+    return plt
+
+
+def draw(doc: dict[str, Any], folder: Path) -> None:
+    """Writes depth.svg and sequences.svg."""
+    plt = _pyplot()
     for plot, data in doc["plots"].items():
         figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
         axes.plot(data["x"], data["limit"], color="0.45", linestyle="--", label="limit of the machine")
@@ -94,13 +140,17 @@ def main(arguments: list[str] | None = None) -> None:
     about = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     about.add_argument("model", nargs="?", help="a GGUF file or a name of the catalogue")
     about.add_argument("--from", dest="source", type=Path, metavar="FILE", help="a speed.json to draw")
+    about.add_argument("--serve", type=Path, metavar="FILE", help="what benchmarks/serve.py --json wrote, to draw")
     about.add_argument("--out", type=Path, default=peers.ROOT / "docs")
     about.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     about.add_argument("--threads", type=int)
     about.add_argument("--repeat", type=int, default=3)
     a = about.parse_args(arguments)
-    if (a.model is None) == (a.source is None):
-        about.error("expected either a model or --from FILE")
+    if sum(one is not None for one in (a.model, a.source, a.serve)) != 1:
+        about.error("expected either a model or --from FILE or --serve FILE")
+    if a.serve:
+        draw_clients(json.loads(a.serve.read_text(encoding="utf-8")), a.out)
+        return
     if a.source:
         doc = json.loads(a.source.read_text(encoding="utf-8"))
     else:

@@ -6,6 +6,10 @@ Each server is a process of its own that is stopped while it is not its turn; so
 prompts at once as there are clients. Every request has --prompt random token ids, new ones each time, and --new tokens
 are generated greedily, streamed. benchmarks/load.py sends them. --load: requests also arrive at random, at this
 fraction of what the slowest server answered with 16 clients. CONTRIBUTING.md says how llama-server is built.
+
+The tax is what part of the library's tokens/s the server reaches: of `Model.stream` with one client, of `generate` with
+more. `python benchmarks/plots.py --serve FILE` draws what --json wrote; benchmarks/situations.py measures what a long
+prompt, an earlier turn and another client's queue do to the first token and to the gaps.
 """
 
 from __future__ import annotations
@@ -154,9 +158,9 @@ class Comparison:
         return Plan(server.port, self.vocab, clients, requests, a.prompt, a.new, self.seed, rate)
 
     def closed(self) -> list[dict[str, Any]]:
-        """Rounds of each number of clients, in turns: {"clients", name: [figures], "library": [tokens/s]}."""
+        """Rounds of each number of clients, in turns: {"clients", name: [figures], "library", "map": [tokens/s]}."""
         out: list[dict[str, Any]] = [
-            {"clients": n, "library": [], **{s: [] for s in self.servers}} for n in self.a.clients
+            {"clients": n, "library": [], "map": [], **{s: [] for s in self.servers}} for n in self.a.clients
         ]
         for round in range(self.a.repeat + 1):  # the first one warms up
             for found in out:
@@ -171,7 +175,8 @@ class Comparison:
                     if round:
                         found[name].append(result)
                 if round:
-                    found["library"].append(self.direct.ask("serve", count=n, prompt=self.a.prompt, n=self.a.new))
+                    for key, call in (("library", "serve"), ("map", "map")):
+                        found[key].append(self.direct.ask(call, count=n, prompt=self.a.prompt, n=self.a.new))
         return out
 
     def poisson(self, rate: float) -> dict[str, Any]:
@@ -198,17 +203,28 @@ def markdown(doc: dict[str, Any]) -> str:
         *([] if doc["busy_cores"] < QUIET else [BUSY.format(doc["busy_cores"]), ""]),
         "| clients | "
         + " | ".join(f"{NAMES[n]}: tokens/s; first token, gap: p50, p99 (s)" for n in names)
-        + " | `generate` without a server, tokens/s |",
-        "|---|" + "---|" * (len(names) + 1),
+        + " | library: `generate` (1: `stream`), `map`, tokens/s | `pellucid serve` relative to that, to others |",
+        "|---|" + "---|" * (len(names) + 2),
     ]
     for row in doc["closed"]:
         cells = [_cell(row[name]) for name in names]
-        lines.append(f"| {row['clients']} | " + " | ".join(cells) + f" | {statistics.median(row['library']):.0f} |")
+        alone = [f"{statistics.median(row[key]):.0f}" for key in ("library", "map")]
+        lines.append(
+            f"| {row['clients']} | {' | '.join(cells)} | {', '.join(alone)} | {', '.join(_ratios(row, names))} |"
+        )
     if doc["poisson"]:
         cells = [_cell(doc["poisson"][name]) for name in names]
-        lines.append(f"| {doc['arriving']:.2f} a second, at random | " + " | ".join(cells) + " | |")
+        lines.append(f"| {doc['arriving']:.2f} a second, at random | " + " | ".join(cells) + " | | |")
     lines += [f"\n{NAMES[name]}: {text}." for name, text in doc["errors"].items()]
     return "\n".join(lines)
+
+
+def _ratios(row: dict[str, Any], names: list[str]) -> list[str]:
+    """tokens/s of `pellucid serve` relative to the library, and to each other server: medians of each round's."""
+    own = [run["rate"] for run in row["pellucid"]]
+    others = [row["library"], *([run["rate"] for run in row[name]] for name in names if name != "pellucid")]
+    ratios = ([x / y for x, y in zip(own, other, strict=True) if y] for other in others)
+    return [f"{statistics.median(one):.2f}" if one else "-" for one in ratios]
 
 
 def _cell(runs: list[dict[str, Any]]) -> str:

@@ -49,6 +49,14 @@ class Pellucid(Runtime):
             self.model.generate(prompts, **options)
         return count * n / (time.perf_counter() - start)
 
+    def map(self, count: int, prompt: int, n: int) -> float:
+        """As `serve`, by `Model.map`."""
+        prompts = np.random.default_rng().integers(0, self.model.info().vocab, (count, prompt)).tolist()
+        start = time.perf_counter()
+        for _ in self.model.map(prompts, max_tokens=n, temperature=0, ignore_eos=True, speculate=False):
+            pass
+        return count * n / (time.perf_counter() - start)
+
     def logits(self, ids: list[int]) -> Any:
         return self.model.logits(ids)
 

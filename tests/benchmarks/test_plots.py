@@ -21,7 +21,7 @@ def test_measure(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(plot["runtimes"]["pellucid"]) == 2 and min(plot["runtimes"]["pellucid"]) > 0
 
 
-@pytest.mark.parametrize("wrong", [[], ["model", "--from", "speed.json"]])
+@pytest.mark.parametrize("wrong", [[], ["model", "--from", "speed.json"], ["model", "--serve", "serve.json"]])
 def test_wrong_arguments(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         plots.main(wrong)

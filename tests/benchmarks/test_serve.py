@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import load, serve
+from benchmarks import load, plots, serve, situations
 
 # A peer that takes the options of llama-server and is `pellucid serve`.
 PEER = f"""#!{sys.executable}
@@ -45,7 +45,14 @@ def test_two_servers_in_turns(smollm2: Path, tmp_path: Path) -> None:
             assert run["requests"] * 4 == pytest.approx(run["rate"])  # as many tokens as asked for
     assert all(doc["poisson"][name][0]["failed"] == 0 for name in ("pellucid", "llama_server"))
     text = page.read_text()
+    assert all(row["map"][0] > 0 for row in doc["closed"])
+    medians = plots.clients(doc)
+    assert medians["rate"]["library"] == [row["library"][0] for row in doc["closed"]]
+    assert medians["gap99"]["llama_server"] == [row["llama_server"][0]["gap99"] for row in doc["closed"]]
     assert "| 2 |" in text and "llama-server: tokens/s" in text and "at random" in text
+    pytest.importorskip("matplotlib", reason="the extra `plots` has it")
+    plots.main(["--serve", str(out), "--out", str(tmp_path)])
+    assert "<!-- llama-server, p99 -->" in (tmp_path / "clients.svg").read_text()
 
 
 @pytest.mark.parametrize(
@@ -106,3 +113,25 @@ def test_wrong_arguments(wrong: list[str], capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         serve.main(["any", *wrong])
     assert wrong[0] in capsys.readouterr().err
+
+
+def test_situations(smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each with few tokens: what there is to tell is there, and the second turn finds the first one."""
+    out = tmp_path / "out.json"
+    sizes = ["--long", "200", "--streams", "2", "--queue", "3", "--prompt", "8", "--new", "16", "--repeat", "1"]
+    situations.main([str(smollm2), *sizes, "--json", str(out)])
+    found = {name: servers["pellucid"][0] for name, servers in json.loads(out.read_text())["found"].items()}
+    assert found.keys() == {"beside", "turn", "keys"}
+    assert found["beside"]["gap p99 (s)"] >= found["beside"]["gap p50 (s)"] > 0
+    assert found["beside"]["beside / alone"] > 0 and found["keys"]["relative to 2 x alone + a pass"] > 0
+    assert 0.98 <= found["turn"]["found"] <= 1
+    assert "| second / first |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--streams", "0"], ["--new", "8"], ["--max-gap", "0"], ["--peer", "other=/bin/true"], ["--only", "x"]]
+)
+def test_wrong_arguments_of_situations(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        situations.main(["any", *wrong])
+    assert ended.value.code == 2
