@@ -136,6 +136,15 @@ typedef struct pl_attention {
 /* The arrays must live until the task is finished. Of the model, only kernels, threads and scratch are used. */
 pl_status pl_attention_start(pl_model *model, const pl_attention *attention, pl_task **task, pl_error *error);
 
+/* Keys of a sequence's first n tokens in one layer of a cache, as attention multiplies them. */
+typedef struct pl_keys {
+    const pl_seq *seq; /* not used elsewhere until the task is finished */
+    int32_t cache, layer, n;
+    float *out; /* (kv heads, n, dk), zeroed by the caller: stays so where the window has passed all of a page */
+} pl_keys;
+
+pl_status pl_keys_start(pl_model *model, const pl_keys *keys, pl_task **task, pl_error *error);
+
 int pl_task_wait(pl_task *task, int ms);      /* 1: ended; 0: not yet; -1: never, in a forked child */
 void pl_task_cancel(pl_task *task);           /* ends it soon; allowed any time before finish */
 void pl_task_masks_ready(pl_task *task);      /* the masks of a pass with late_masks are written */

@@ -267,6 +267,11 @@ cdef extern from "pellucid.h" nogil:
         float *scores
         float *weights
     pl_status pl_attention_start(pl_model *model, const pl_attention *attention, pl_task **task, pl_error *error)
+    ctypedef struct pl_keys:
+        const pl_seq *seq
+        int32_t cache, layer, n
+        float *out
+    pl_status pl_keys_start(pl_model *model, const pl_keys *keys, pl_task **task, pl_error *error)
     int pl_task_wait(pl_task *task, int ms)
     void pl_task_cancel(pl_task *task)
     void pl_task_masks_ready(pl_task *task)

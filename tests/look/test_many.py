@@ -102,10 +102,10 @@ def test_chats_and_contexts(smollm: Model) -> None:
         found: list[Any] = []
         whole, told = model.trace(context, "hidden"), list[tuple[int, int]]()
         assert whole.ids == context.ids and same(context.trace("hidden").hidden, whole.hidden)
-        for want in ("hidden", "head_out", "logits", "attention"):
+        for want in ("hidden", "head_out", "logits", "attention", "v"):
             few = context.trace(want, positions=[-2, -1], progress=lambda *done, told=told: told.append(done))
             assert same(getattr(few, want), getattr(model.trace(context, want, positions=[-2, -1]), want))
-            assert told.pop()[0] == (len(context) if want == "attention" else 2) and few.positions[-1] == len(few) - 1
+            assert told.pop()[0] == (len(context) if want == "v" else 2) and few.positions[-1] == len(few) - 1
         assert (
             context.generate(max_tokens=3, temperature=0).ids
             == model.generate(whole.ids, max_tokens=3, temperature=0).ids
@@ -116,6 +116,36 @@ def test_chats_and_contexts(smollm: Model) -> None:
             assert same(np.array(found)[:, 0], whole.hidden[[4, 6], -1])
     with model.context() as context, pytest.raises(ValueError, match="prompt is empty"):
         context.trace()
+
+
+@pytest.mark.parametrize("kv", ["f32", "f16", "bf16", "int8"])
+@pytest.mark.parametrize(("name", "mix"), [("llama_gqa", "F32"), ("wide", "K"), ("gemma3", "F32")])
+def test_keys_of_a_context_s_cache(load: Load, name: str, mix: str, kv: str) -> None:
+    """They are those that attention multiplies, bit for bit, so that nothing before the first position is computed."""
+    model = load(name, mix, kv=kv)
+    ids = ids_for(model.core.engine, 150)
+    whole = model.trace(ids, ("scores", "attention"), positions=range(140, 150))
+    with model.context() as context:
+        context.append(ids)
+        told: list[tuple[int, int]] = []
+        few = context.trace(
+            ("scores", "attention"), positions=range(140, 150), progress=lambda *done: told.append(done)
+        )
+        assert told[-1][0] <= 10 + 64 and same(few.attention, whole.attention)
+        assert np.array_equal(few.scores, whole.scores)
+        layers: list[Any] = []
+        context.trace("attention", positions=149, layers=1, each=lambda layer, one: layers.append(one["attention"]))
+        assert same(layers[0], whole.attention[1][:, -1:])
+
+
+@pytest.mark.parametrize("model", ["deepseek_v2", "qwen35", "gemma4", "gpt_oss"], indirect=True)
+def test_keys_of_other_kinds_of_cache(model: Model) -> None:
+    with model.context() as context:
+        context.append(list(range(3, 30)))
+        found = context.trace("attention", positions=[25, 26]).attention
+        whole = model.trace(context.ids, "attention", positions=[25, 26]).attention
+        pairs = zip(found, whole, strict=True) if isinstance(found, list) else [(found, whole)]
+        assert all(same(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("model", ["qwen35", "gemma4"], indirect=True)

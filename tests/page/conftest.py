@@ -30,8 +30,8 @@ class Parsed(NamedTuple):
         return blocks.decode(self.meta["blocks"][name], found[1])
 
     def pieces(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.block("pieces").tobytes())
-        return found
+        ids = map(str, self.block("piece-ids").tolist())
+        return dict(zip(ids, json.loads(self.block("pieces").tobytes()), strict=True))
 
 
 def parse(text: str) -> Parsed:

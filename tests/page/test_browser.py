@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,20 @@ def test_one_request_and_no_message(browser: Any, france: Path) -> None:
         )
         assert opened.tab.evaluate("() => window.found") is None
         assert "Content Security Policy" in " ".join(opened.messages)
+
+
+def test_every_block_is_what_was_written(browser: Any, france: Path) -> None:
+    expected = parse(france.read_text())
+    assert any(kind.endswith(" delta") for kind in expected.meta["blocks"].values())
+    digest = """async (name) => {
+        const numbers = await document.querySelector('pellucid-page').pair.data.source.block(name);
+        return Array.from(new Uint8Array(await crypto.subtle.digest('SHA-256', numbers))); }"""
+    with Opened(browser, france) as opened:
+        for name, kind in expected.meta["blocks"].items():
+            numbers = expected.block(name)
+            if kind.startswith("f16"):
+                numbers = numbers.astype(np.float32)
+            assert bytes(opened.tab.evaluate(digest, name)) == hashlib.sha256(numbers.tobytes()).digest(), (name, kind)
 
 
 def test_numbers_are_the_file_s(browser: Any, france: Path, smol: Model) -> None:
@@ -308,11 +323,11 @@ def test_an_edit_beside_the_model(browser: Any, folder: Path, smol: Model) -> No
 
 def test_a_page_of_another_version(browser: Any, folder: Path, france: Path) -> None:
     path = folder / "later.html"
-    path.write_text(france.read_text().replace('"pellucid_page": 1', '"pellucid_page": 2'))
+    path.write_text(france.read_text().replace('"pellucid_page": 2', '"pellucid_page": 3'))
     context = browser.new_context(offline=True)
     tab = context.new_page()
     tab.goto(f"file://{path}")
-    assert "version 2" in tab.locator("[role=alert]").inner_text()
+    assert "version 3" in tab.locator("[role=alert]").inner_text()
     context.close()
 
 

@@ -20,6 +20,7 @@ from tests.families.case import load_golden, write_folder
 from tests.families.cases import BY_NAME
 from tests.page.conftest import Parsed, parse
 
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = "The capital of France is Paris. The capital of"
 MODELS = [
     ("llama_mha_untied", "F32"),
@@ -300,6 +301,31 @@ def test_the_budget(smol: Model) -> None:
     with pytest.raises(ValueError, match=r"megabytes=0.5: a page of 100 tokens needs at least \d"):
         pages.page(smol.core, ids, megabytes=0.5)
     assert find(smol.core.engine.plan)
+
+
+def test_sixty_tokens(smol: Model) -> None:
+    """At random, so that each row has as many candidates as a page keeps, or nearly."""
+    ids = ids_for(smol.core.engine, 60, seed=3)
+    found = made(smol, ids)
+    assert len(found.text) <= 1_500_000
+    assert found.meta["kept"]["attention"]["share"] == 1 and len(found.block("cand-ids")) > 50_000
+
+
+@pytest.mark.nightly
+def test_512_tokens(smol: Model) -> None:
+    ids = smol.tokenize((ROOT / "LICENSE").read_text())[:512]
+    found = made(smol, ids)
+    assert len(ids) == 512 and len(found.text) <= 15_000_000
+    assert found.meta["kept"]["attention"]["share"] >= 0.95
+
+
+@pytest.mark.gemma
+@pytest.mark.nightly
+def test_512_tokens_of_a_model_with_windows(gemma3: Path) -> None:
+    with Model.load(gemma3, threads=2) as model:
+        ids = model.tokenize((ROOT / "LICENSE").read_text())[:512]
+        found = made(model, ids)
+        assert len(ids) == 512 and len(found.text) <= 8_000_000
 
 
 def test_refused(smol: Model) -> None:

@@ -138,7 +138,7 @@ def test_hostile_text_stays_text(piece: str) -> None:
 
 def test_meta_and_blocks() -> None:
     found = parse(make())
-    assert found.meta["pellucid_page"] == 1 and found.meta["blocks"] == {"numbers": "u8", "more": "u8"}
+    assert found.meta["pellucid_page"] == 2 and found.meta["blocks"] == {"numbers": "u8", "more": "u8"}
     assert found.block("numbers").tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError):
         make(n=float("nan"))

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from pellucid import Model
 from pellucid.cli import main
 from tests.server.sockets import request, rest
 
@@ -62,6 +63,26 @@ def streams(port: int, n: int) -> list[socket.socket]:
 def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pellucid", "serve", *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+
+
+def test_precision(smollm2: Path) -> None:
+    """The answers are those of a model that was loaded so, and not those of the default."""
+    prompt = "The capital of France is"
+    asked = {"prompt": prompt, "max_tokens": 3, "temperature": 0, "logprobs": 1}
+    with served(smollm2, "--precision", "high", "--kv", "f32", "--context", "256") as (_, port, _):
+        with connect(port) as connection:
+            connection.sendall(request(asked, more="Connection: close\r\n"))
+            found = json.loads(rest(connection).partition(b"\r\n\r\n")[2])["choices"][0]["logprobs"]["token_logprobs"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/smollm2-135m") as answer:
+            assert json.load(answer)["precision"] == "high"
+
+    def own(**options: Any) -> list[float]:
+        with Model.load(smollm2, threads=2, **options) as model:
+            done = model.generate(prompt, max_tokens=3, temperature=0, logprobs=1)
+            return [one.logprob for one in done.logprobs]
+
+    assert found == pytest.approx(own(precision="high", kv="f32"), abs=1e-6)
+    assert found != pytest.approx(own(), abs=1e-6)
 
 
 def test_the_line_works(smollm2: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pellucid import Model
-from pellucid.look import pages
+from pellucid.look import live as parts
 from pellucid.page import blocks
 from pellucid.page.html import static
 from pellucid.sampling import SamplingOptions
@@ -77,13 +77,13 @@ def test_a_look_is_what_a_page_has(shown: Gate, model: Model) -> None:
     assert meta["ids"] == own.prompt_ids + own.ids and meta["prompt"] == len(own.prompt_ids)
     assert (meta["seed"], meta["options"]["temperature"]) == ("3", 1.2)
     options = SamplingOptions(temperature=1.2, seed=3)
-    live = pages.Live(model.core, meta["ids"], meta["prompt"], options, None)
+    live = parts.Live(model.core, meta["ids"], meta["prompt"], options, None)
     for name, kind in meta["blocks"].items():
         data = call(shown, "POST", f"/v1/look/{found['id']}/block", {"name": name})
-        assert data.headers["content-type"] == "application/octet-stream" and data.body == live.block(name)
+        assert data.headers["content-type"] == "application/octet-stream" and data.body == live.part(name).data
         assert len(data.body) % np.dtype(blocks.TYPES[kind]).itemsize == 0
     n = len(meta["ids"])
-    weights = np.frombuffer(live.block("att-29"), np.uint8)
+    weights = np.frombuffer(live.part("att-29").data, np.uint8)
     assert weights.shape == (9 * n * (n + 1) // 2,)
 
 
@@ -108,6 +108,106 @@ def test_refused(shown: Gate, body: dict[str, Any], param: str) -> None:
     found = call(shown, "POST", "/v1/look", body)
     assert found.status == 400, found.body
     assert (found.error["param"] or "").partition("[")[0] == param, found.body
+
+
+@pytest.fixture(scope="module")
+def kept(shown: Gate) -> tuple[str, int]:
+    """A look's address, and how many tokens it has."""
+    found = call(shown, "POST", "/v1/look", {"prompt": "The capital of France is Paris"}).json
+    return f"/v1/look/{found['id']}/block", len(found["meta"]["ids"])
+
+
+TYPES = {"u8": np.uint8, "u32": np.uint32, "f16": np.float16, "f32": np.float32, "f64": np.float64}
+
+
+def part(shown: Gate, path: str, **body: Any) -> Any:
+    """The array, or arrays, of an answer."""
+    found = call(shown, "POST", path, body)
+    assert found.status == 200, found.body
+    shape = [int(size) for size in found.headers["pellucid-shape"].split(",")]
+    arrays, at = [], 0
+    for kind in found.headers["pellucid-type"].split(" "):
+        arrays.append(np.frombuffer(found.body, TYPES[kind], int(np.prod(shape)), at).reshape(shape))
+        at += arrays[-1].nbytes
+    assert at == len(found.body)
+    return arrays[0] if len(arrays) == 1 else arrays
+
+
+def test_a_part_of_a_block(shown: Gate, kept: tuple[str, int], model: Model) -> None:
+    path, n = kept
+    trace = model.trace("The capital of France is Paris", "attention")
+    rows = part(shown, path, name="attention", layer=23, head=[4, 0], positions=[-1, 2])
+    assert rows.shape == (2, 2, n)
+    expected = trace.attention[23][[0, 4]][:, [2, n - 1]]
+    assert np.abs(rows - expected).max() <= 5e-4
+    assert part(shown, path, name="attention", layer=0).shape == (9, n, n)
+    tokens, largest = part(shown, path, name="attention", layer=23, head=4, k=2)
+    assert tokens.shape == largest.shape == (1, n, 2)
+    for row in range(n):
+        order = np.argsort(-trace.attention[23, 4, row], kind="stable")[:2]
+        there = largest[0, row] > 0
+        assert tokens[0, row][there].tolist() == order[there].tolist() and there.sum() == min(row + 1, 2)
+        assert np.abs(largest[0, row] - trace.attention[23, 4, row][order]).max() <= 5e-4
+    whole = part(shown, path, name="att-7")
+    assert np.array_equal(part(shown, path, name="att-7", head=[3]), whole[[3]])
+    pushes = part(shown, path, name="head-push")
+    assert pushes.shape == (n, 4, 30, 9)
+    some = part(shown, path, name="head-push", positions=[1, 3], layer=-1, head=2)
+    assert np.array_equal(some, pushes[[1, 3]][:, :, [29]][..., [2]])
+    starts = part(shown, path, name="cand-starts")
+    ids = part(shown, path, name="cand-ids")
+    assert np.array_equal(part(shown, path, name="cand-ids", positions=1), ids[starts[1] : starts[2]])
+    assert part(shown, path, name="lens-ids", positions=[0]).shape == (31, 1, 3)
+    assert part(shown, path, name="thumbs", layer=3, head=1).shape == (1, 1, 24, 24)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"name": "attention"}, "layer"),
+        ({"name": "attention", "layer": [1]}, "layer"),
+        ({"name": "attention", "layer": 30}, "layer"),
+        ({"name": "attention", "layer": True}, "layer"),
+        ({"name": "attention", "layer": 1e9}, "layer"),
+        ({"name": "attention", "layer": 2**70}, "layer"),
+        ({"name": "attention", "layer": "1"}, "layer"),
+        ({"name": "attention", "layer": 1, "head": 9}, "head"),
+        ({"name": "attention", "layer": 1, "head": {"a": 1}}, "head"),
+        ({"name": "attention", "layer": 1, "head": [[1]]}, "head"),
+        ({"name": "attention", "layer": 1, "head": "all"}, "head"),
+        ({"name": "attention", "layer": 1, "positions": []}, "positions"),
+        ({"name": "attention", "layer": 1, "positions": [0, 99]}, "positions"),
+        ({"name": "attention", "layer": 1, "positions": [0, None]}, "positions"),
+        ({"name": "attention", "layer": 1, "positions": [0.5]}, "positions"),
+        ({"name": "attention", "layer": 1, "k": 0}, "k"),
+        ({"name": "attention", "layer": 1, "k": 100}, "k"),
+        ({"name": "attention", "layer": 1, "k": [1]}, "k"),
+        ({"name": "att-1", "positions": 0}, "positions"),
+        ({"name": "att-1", "layer": 0}, "layer"),
+        ({"name": "att-1", "k": 2}, "k"),
+        ({"name": "stats", "head": 0}, "head"),
+        ({"name": "pieces", "positions": 0}, "positions"),
+        ({"name": "cand-ids", "positions": 0, "layer": 0}, "layer"),
+        ({"name": "stats", "positions": [0] * 5 + [-100]}, "positions"),
+        ({"name": ["stats"]}, "name"),
+        ({"name": "../stats"}, "name"),
+        ({}, "name"),
+    ],
+)
+def test_parts_are_refused(shown: Gate, kept: tuple[str, int], body: dict[str, Any], param: str) -> None:
+    found = call(shown, "POST", kept[0], body)
+    assert found.status == 400 and (found.error["param"] or "").partition("[")[0] == param, found.body
+
+
+def test_a_part_is_bounded(shown: Gate, kept: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    path, n = kept
+    monkeypatch.setattr(parts, "PART_BYTES", 9 * 2 * n * n - 1)
+    refused = call(shown, "POST", path, {"name": "attention", "layer": 0})
+    assert refused.status == 400 and "at most" in refused.error["message"]
+    assert part(shown, path, name="attention", layer=0, head=[0, 1]).shape == (2, n, n)
+    monkeypatch.setattr(parts, "PART_BYTES", 8 * n * (n + 1) // 2)
+    assert call(shown, "POST", path, {"name": "att-3"}).status == 400
+    assert part(shown, path, name="att-3", head=8).shape == (1, n * (n + 1) // 2)
 
 
 def test_blocks_are_refused(shown: Gate) -> None:
@@ -145,7 +245,7 @@ def test_those_not_used_for_longest_go(model: Model, monkeypatch: pytest.MonkeyP
 
     ids = [made(i) for i in range(3)]
     assert [status(id) for id in ids] == [200, 200, 200] and status(ids[0]) == 200
-    size = pages.Live(model.core, model.tokenize("text 1"), 1, SamplingOptions(), None).nbytes
+    size = parts.Live(model.core, model.tokenize("text 1"), 1, SamplingOptions(), None).nbytes
     monkeypatch.setattr(look, "MOST_BYTES", int(2.5 * size))
     newest = made(4)
     assert [status(id) for id in (*ids, newest)] == [200, 404, 404, 200]

@@ -332,6 +332,7 @@ def test_the_command(smollm2: Path, path: Path) -> None:
         (["-m", "{smollm2}", "-m", "{tiny}", "--memory", "90M"], 2, "--memory: smollm2-135m alone takes 98.4 MB"),
         (["-m", "{smollm2}", "-m", "{tiny}", "--isa", "abacus"], 2, "--isa"),
         (["-m", "{smollm2}", "-m", "{tiny}", "--kv", "f8"], 2, "--kv"),
+        (["-m", "{smollm2}", "--precision", "half"], 2, "--precision='half': expected 'default' or 'high'"),
         (["-m", "{smollm2}", "-m", "{tiny}", "--sequences", "0"], 2, "--sequences"),
         (["-m", "{smollm2}", "--keep-alive", "soon"], 2, "--keep-alive='soon': expected a time, such as 30s, 5m or 2h"),
         (["-m", "{smollm2}", "-m", "{tiny}", "--default-model", "x"], 2, "expected one of smollm2-135m, tiny"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -40,15 +40,22 @@ BINS, PER_NAT = 64, 4  # of the other logits, counted downwards from the last ca
 SCORES = ("first", "previous", "same", "induction", "entropy", "distance")
 
 
+class Heads(Protocol):
+    def __call__(
+        self, number: int, chosen: Sequence[int] | None = None, positions: Sequence[int] | None = None
+    ) -> Iterator[Floats]:
+        """The weights (positions, n) of a layer's heads, one after the other; none for a layer without attention. By
+        default of all heads and positions; both ascend."""
+
+
 @dataclass(frozen=True)
 class Collected:
-    """Arrays by the names of their blocks; heads: a layer's number -> the weights (n, n) of each of its heads, none for
-    a layer without attention."""
+    """Arrays by the names of their blocks."""
 
     arrays: Arrays
     n_heads: int  # of the layer that has most
     last: Floats  # (n, dim): the stream that the head reads
-    heads: Callable[[int], Iterator[Floats]]
+    heads: Heads
     nbytes: int  # of `last`, and of what `heads` needs
 
 
@@ -161,18 +168,19 @@ class _Rows:
             out[name][..., : part.shape[-1]] = own
         return out
 
-    def heads(self, number: int) -> Iterator[Floats]:
-        """The weights (n, n) of a layer's heads."""
+    def heads(
+        self, number: int, chosen: Sequence[int] | None = None, positions: Sequence[int] | None = None
+    ) -> Iterator[Floats]:
         layer, q, k = self.places.layers[number], self.q[number], self.k[number]
         g = layer.group
         if g is None or q is None or k is None or layer.qkv is None:
             return
-        positions = np.arange(self.n)
+        rows = np.arange(self.n) if positions is None else np.array(positions)
         sinks = None if layer.sinks < 0 else self.plan.vectors[layer.sinks].data
-        for head in range(g.n_q):
-            weights = np.zeros((1, self.n, self.n), np.float32)
+        for head in range(g.n_q) if chosen is None else chosen:
+            weights = np.zeros((1, len(rows), self.n), np.float32)
             self.turns.attention(
-                q[head : head + 1], k, [head // (g.n_q // g.n_kv)], positions, scale=layer.scale, window=g.window,
+                q[head : head + 1, rows], k, [head // (g.n_q // g.n_kv)], rows, scale=layer.scale, window=g.window,
                 causal=g.causal, cap=layer.cap, sinks=None if sinks is None else sinks[[head]], scores=None,
                 weights=weights,
             )  # fmt: skip

@@ -16,22 +16,19 @@ from pellucid.core import Core
 from pellucid.errors import WrongValue
 from pellucid.info import cache_shares, plan_table
 from pellucid.look.collect import SCORES, Collected, Progress, collect
-from pellucid.look.drawing import Drawing, drawing
 from pellucid.look.places import find
 from pellucid.look.sizes import select
 from pellucid.page import weights
-from pellucid.page.blocks import VERSION, encode, kind_of, raw
+from pellucid.page.blocks import encode
 from pellucid.page.html import page as make
 from pellucid.sampling import SamplingOptions
 from pellucid.text.breakers import Breakers
 from pellucid.weights.writer import whole_file
 
-__all__ = ["MEGABYTES", "TOKENS", "Live", "Page", "check", "page"]
+__all__ = ["MEGABYTES", "TOKENS", "Page", "about", "check", "complete", "page", "shown_by_hand", "usual_title"]
 
 MEGABYTES = 15.0
 TOKENS = 2048  # that one file can show
-LIVE_TOKENS = 4096  # that the app can show
-LIVE_BYTES = 1 << 30  # that it may take
 NOTEBOOK = 2_000_000  # bytes of a page that a notebook shows
 OPTIONS = (
     "temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold",
@@ -71,66 +68,6 @@ class Page:
         return f'<iframe sandbox="allow-scripts" style="{style}" title="{title}" srcdoc="{source}"></iframe>'
 
 
-class Live:
-    """What a page has of some tokens, block by block, for the app of a server. Weights of heads are whole, and computed
-    when they are asked for.
-
-    meta: plain data; nbytes: about what it holds in memory.
-    """
-
-    def __init__(
-        self, core: Core, ids: Sequence[int], prompt: int, options: SamplingOptions, progress: Progress
-    ) -> None:
-        """As `page`, of at most 4,096 tokens. Raises ValueError for more, and where they would take more than 1 GB."""
-        if len(ids) > LIVE_TOKENS:
-            raise WrongValue("prompt", f" has {len(ids):,} tokens: a look inside shows at most {LIVE_TOKENS:,}")
-        core.decoder()
-        most = LIVE_BYTES // _bytes_per_token(core)
-        if len(ids) > most:
-            raise WrongValue("prompt", f" has {len(ids):,} tokens: a look inside this model shows at most {most:,}")
-        self._core, self._prompt = core, prompt
-        self._found = collect(core, ids, _hand(ids, prompt), progress)
-        self._arrays = arrays = _complete(core, ids, self._found, options, {}, ids)
-        rest = np.zeros((core.config.layers, self._found.n_heads, len(ids)), np.uint8)
-        arrays["att-rest"] = rest  # nothing is left out
-        layers = [i for i, layer in enumerate(find(core.engine.plan).layers) if layer.qkv is not None]
-        types = {name: kind_of(array) for name, array in arrays.items()}
-        self.meta = {
-            "pellucid_page": VERSION,
-            **_meta(core, ids, prompt, _hand(ids, prompt), options),
-            "title": _title(core, ids),
-            "timings": None,
-            "kept": {"attention": {"share": 1.0, "most": 0}},
-            "blocks": {**types, **{f"att-{layer}": "u8" for layer in layers}},
-        }
-        self.meta["model"]["heads"] = self._found.n_heads
-        self.nbytes = sum(array.nbytes for array in arrays.values()) + self._found.nbytes
-
-    def steps(self, position: int, options: SamplingOptions) -> Drawing:
-        """The engine's own sampler at a position."""
-        ids = self.meta["ids"][: position + 1]
-        return drawing(self._core, self._found.last[position], ids, max(len(ids) - self._prompt, 0), options)
-
-    def spell(self, id: int) -> str:
-        """A token's text."""
-        return self._core.spell(id)
-
-    def block(self, name: str) -> bytes:
-        """A block's numbers, little-endian. Raises KeyError for a name that ``meta`` does not have."""
-        if name in self._arrays:
-            return raw(self._arrays[name])
-        if name not in self.meta["blocks"]:
-            raise KeyError(name)
-        heads = self._found.heads(int(name.removeprefix("att-")))
-        return b"".join(weights.pack(one, weights.LADDER[0]).weights.tobytes() for one in heads)
-
-
-def _bytes_per_token(core: Core) -> int:
-    """About what a token of a look takes: queries and keys in float32, and candidates."""
-    groups = [layer.group for layer in find(core.engine.plan).layers if layer.group is not None]
-    return 4 * sum((g.n_q + g.n_kv) * g.dk for g in groups) + 8192
-
-
 def check(tokens: int, megabytes: float) -> None:
     """Raises ValueError for more tokens than a file can show, and for a size that is no size."""
     checks.number("megabytes", megabytes, 0.5, 2000)
@@ -162,17 +99,21 @@ def page(
     ...}. Raises ValueError, as `check` does and where not even the rest fits the size."""
     check(len(ids), megabytes)
     core.decoder()
-    hand = _hand(ids, prompt) if position is None else checks.integer("position", position, -len(ids), len(ids) - 1)
+    hand = (
+        shown_by_hand(ids, prompt)
+        if position is None
+        else checks.integer("position", position, -len(ids), len(ids) - 1)
+    )
     hand %= len(ids)
     some = select("layers", layers, core.config.layers), select("positions", positions, len(ids))
     found = collect(core, ids, hand, progress)
     options = options or SamplingOptions()
     other = None if against is None else _other(*against, len(ids), hand)
     every = [*ids, *(against[1] if against else ())]
-    arrays = _complete(core, ids, found, options, other or {}, every)
-    meta = _meta(core, ids, prompt, hand, options)
+    arrays = complete(core, ids, found, options, other or {}, every)
+    meta = about(core, ids, prompt, hand, options)
     meta["model"]["heads"] = found.n_heads
-    meta |= {"title": title or _title(core, ids), "timings": timings}
+    meta |= {"title": title or usual_title(core, ids), "timings": timings}
     if against is not None:
         meta["against"] = {"ids": list(against[1]), "edited": against[0] is not core}
     size = len(make({**meta, "kept": {}}, arrays, {}))
@@ -192,7 +133,7 @@ def page(
     for name, given, chosen in (("layers", layers, some[0]), ("positions", positions, some[1])):
         if given is not None:
             meta["kept"][name] = chosen
-    text = make(meta, {**arrays, "att-rest": rest}, {f"att-{layer}": ("u8", t) for layer, (t, _) in packed.items()})
+    text = make(meta, {**arrays, "att-rest": rest}, {f"att-{layer}": block for layer, (block, _) in packed.items()})
     return Page(text, meta["title"])
 
 
@@ -205,7 +146,7 @@ def _other(core: Core, ids: Sequence[int], n: int, hand: int) -> dict[str, Any]:
     return {f"b-{name}": arrays[name] for name in COMPARED}
 
 
-def _complete(
+def complete(
     core: Core,
     ids: Sequence[int],
     found: Collected,
@@ -216,12 +157,14 @@ def _complete(
     """The arrays, with those that are about texts. more: all ids that are shown."""
     arrays = {**found.arrays, **other}
     arrays["dry-breaks"] = np.frombuffer(Breakers(core.piece, options.dry_breakers).marks(ids), np.uint8)
-    spelled = {str(id): _piece(core, id) for id in _used(more, arrays)}
-    arrays["pieces"] = np.frombuffer(json.dumps(spelled, separators=(",", ":")).encode(), np.uint8)
+    used = _used(more, arrays)
+    spelled = json.dumps([_piece(core, id) for id in used], separators=(",", ":"))
+    arrays |= {"piece-ids": np.array(used, np.uint32), "pieces": np.frombuffer(spelled.encode(), np.uint8)}
     return arrays
 
 
-def _meta(core: Core, ids: Sequence[int], prompt: int | None, hand: int, options: SamplingOptions) -> dict[str, Any]:
+def about(core: Core, ids: Sequence[int], prompt: int | None, hand: int, options: SamplingOptions) -> dict[str, Any]:
+    """What a page says of the model, the tokens and the sampler, as plain data."""
     engine, c, facts = core.open(), core.config, core.facts
     layers = find(engine.plan).layers
     windows = [layer.group.window if layer.group is not None and layer.qkv is not None else -1 for layer in layers]
@@ -258,12 +201,13 @@ def _meta(core: Core, ids: Sequence[int], prompt: int | None, hand: int, options
     }
 
 
-def _hand(ids: Sequence[int], prompt: int | None) -> int:
+def shown_by_hand(ids: Sequence[int], prompt: int | None) -> int:
     """The position whose attention is shown by hand: that of the first new token, or the last."""
     return len(ids) - 1 if prompt is None or prompt >= len(ids) else max(prompt - 1, 0)
 
 
-def _title(core: Core, ids: Sequence[int]) -> str:
+def usual_title(core: Core, ids: Sequence[int]) -> str:
+    """The text's beginning."""
     text = b"".join(core.piece(id) for id in ids).decode("utf-8", "replace")
     text = " ".join(text.split())
     return (text[:57] + "..." if len(text) > 60 else text) or "A text through a model"

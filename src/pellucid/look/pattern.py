@@ -12,7 +12,7 @@ from pellucid.look.sizes import Selection
 from pellucid.plan import Op, Plan
 from pellucid.schedule.turns import Turns
 
-__all__ = ["as_cached", "as_multiplied", "fill"]
+__all__ = ["as_cached", "as_multiplied", "fill", "keep_cached"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,14 +27,17 @@ def fill(
     weights: Floats | None,
 ) -> None:
     """Fills one or both of `scores` and `weights` (heads, positions, tokens), which hold zeros: what attention computes
-    from the queries (heads, positions, width) and the keys (KV heads, tokens, width), as it multiplies both."""
+    from the queries (heads, positions, width) and the keys (KV heads, tokens, width), as it multiplies both. The
+    first s.cached keys are those that the cache gives back."""
     g, engine = layer.group, turns.engine
     assert g is not None
     order = channels(engine.plan, layer)
+    new = k[:, s.cached :]
     if order is None:
-        keys = as_cached(k, engine.kv)
+        keys = as_cached(new, engine.kv)
     else:  # the cache has the file's order
-        keys = np.ascontiguousarray(as_cached(k[..., np.argsort(order)], engine.kv)[..., order])
+        keys = as_cached(new[..., np.argsort(order)], engine.kv)[..., order]
+    keys = np.concatenate([k[:, : s.cached], keys], axis=1) if s.cached else np.ascontiguousarray(keys)
     turns.attention(
         as_multiplied(q, engine),
         keys,
@@ -50,6 +53,14 @@ def fill(
     )
     for number in layer.again:
         _again(engine.plan, engine.plan.ops[number], s, scores, weights)
+
+
+def keep_cached(turns: Turns, sequence: _engine.Sequence, layer: Layer, keys: Floats) -> None:
+    """Fills the keys (KV heads, tokens, width) of the tokens that the sequence has, from its cache."""
+    if layer.attend >= 0:
+        op, order = turns.plan.ops[layer.attend], channels(turns.plan, layer)
+        found = turns.keys(sequence, op.cache, op.cache_layer)
+        keys[:, : sequence.length] = found if order is None else found[..., order]
 
 
 def as_cached(x: Floats, kv: str) -> Floats:

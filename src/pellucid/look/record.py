@@ -85,14 +85,16 @@ def record(
     begun: _engine.Sequence | None = None,
 ) -> dict[str, Any]:
     """Runs the sequence once -> quantity -> array, or list of arrays where layers differ. No bit depends on chunk, the
-    rows of a pass. begun: a sequence that has the first tokens; no wanted quantity may need their rows."""
+    rows of a pass. begun: a sequence that has the first tokens; no wanted quantity may need their rows, but attention
+    has their keys from its cache."""
     watch = watch or Watch()
     out = {name: _zeros(shape) for name, shape in sizes.shapes(turns.engine, places, s).items()}
     rows = _collect(turns, ids, s, places, chunk, watch, dict(out), begun)
     for j, number in enumerate(s.layers):
         watch.check()
         helpers = {name: rows[name][j] for name in HELPERS if name in rows}
-        _derive(turns, places.layers[number], s, helpers, {name: out[name][j] for name in DERIVED if name in out})
+        made = {name: out[name][j] for name in DERIVED if name in out}
+        _derive(turns, places.layers[number], s, helpers, made)
     if "final" in out:
         out["final"][:] = final_rows(turns, places, rows["last"])
     if "logits" in out:
@@ -159,7 +161,8 @@ def by_layer(
         for at, j in enumerate(group):
             watch.check()
             made = {name: np.zeros(of(name, j), np.float32) for name in DERIVED if name in part.want}
-            _derive(turns, places.layers[s.layers[j]], s, {n: rows[n][at] for n in HELPERS if n in rows}, made)
+            helping = {name: rows[name][at] for name in HELPERS if name in rows}
+            _derive(turns, places.layers[s.layers[j]], s, helping, made)
             made |= {name: rows[name][at + (name == "hidden")] for name in direct}
             each(s.layers[j], {name: made[name] for name in part.want})
     return kept
@@ -185,6 +188,9 @@ def _collect(
     taps = _taps(places, s, filled)
     positions = np.array(s.positions)
     sequence = turns.sequence(begun)
+    if "k" in rows and sequence.length:
+        for j, number in enumerate(s.layers):
+            pattern.keep_cached(turns, sequence, places.layers[number], rows["k"][j])
     most = min(chunk, turns.max_rows)
     while sequence.length < s.n:
         start = sequence.length

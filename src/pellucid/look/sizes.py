@@ -48,6 +48,7 @@ class Selection:
     heads: tuple[int, ...]
     positions: tuple[int, ...]
     n: int  # tokens
+    cached: int = 0  # so many of them are not computed, since a sequence has them
 
 
 def check_want(want: Any) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from pellucid.look.attributions import Attributions
 from pellucid.look.lens import Attribution, Guess, Lens
 from pellucid.look.pages import Page
 from pellucid.look.places import Places, Tap, find, with_gates
-from pellucid.look.recorded import AXES, PREDICTIONS, Array, Recorded, Selected, Token
+from pellucid.look.recorded import PREDICTIONS, Array, Recorded, Selected, Token
 from pellucid.look.sizes import select
 from pellucid.look.table import LensTable, lens_table
 from pellucid.options import Ids
@@ -382,6 +383,7 @@ def trace(
         seen.total = sum(map(len, many))
     if begun is not None:
         begun = _before(begun, engine, selections[0])
+        selections = [replace(selections[0], cached=0 if begun is None else begun.length)]
     found = []
     for ids, s in zip(many, selections, strict=True):
         begin = partial(Turns, core, "trace", [len(ids)], seen.cancel, engine)
@@ -398,8 +400,8 @@ def trace(
 
 def _before(begun: _engine.Sequence, engine: _engine.Engine, s: sizes.Selection) -> _engine.Sequence | None:
     """What of a sequence can be used, so that its tokens are not computed again: those before the first position, where
-    no quantity has all tokens."""
-    if begun.engine is not engine or any("token" in AXES[name] for name in s.want):
+    no quantity has what their rows alone tell. Scores and attention take their keys from the cache."""
+    if begun.engine is not engine or {"k", "k_unrotated", "v"} & {*s.want}:
         return None
     before = begun.fork()
     if before.length > s.positions[0]:

@@ -69,9 +69,9 @@ def _upper(n: int) -> npt.NDArray[np.bool_]:
 
 def choose(
     layers: Sequence[int], heads: Callable[[int], Iterable[Floats]], room: int
-) -> tuple[Rung | None, dict[int, tuple[str, Bytes]]]:
-    """The first rung with which the layers fit into `room` bytes of text -> (rung, {layer: (text of the block, rest
-    (heads, n))}); None and nothing where not even the last one does.
+) -> tuple[Rung | None, dict[int, tuple[tuple[str, str], Bytes]]]:
+    """The first rung with which the layers fit into `room` bytes of text -> (rung, {layer: (the block's type and text,
+    rest (heads, n))}); None and nothing where not even the last one does.
 
     heads: a layer's number -> the weights (n, n) of each head. It is asked several times.
     """
@@ -86,7 +86,7 @@ def choose(
             found, size = {}, 0
             for layer in layers:
                 found[layer] = _layer(heads(layer), rung)
-                size += len(found[layer][0])
+                size += len(found[layer][0][1])
                 if size > room:
                     break
             else:
@@ -99,11 +99,15 @@ def _about(heads: Iterable[Floats], rung: Rung) -> float:
     size, some, count = 0, 0, 0
     for count, one in enumerate(heads, 1):
         if count % EVERY == 1:
-            size += len(encode(pack(one, rung).weights)[1])
+            size += len(_encode(pack(one, rung).weights)[1])
             some += 1
     return size * count / some if some else 0.0
 
 
-def _layer(heads: Iterable[Floats], rung: Rung) -> tuple[str, Bytes]:
+def _layer(heads: Iterable[Floats], rung: Rung) -> tuple[tuple[str, str], Bytes]:
     packed = [pack(one, rung) for one in heads]
-    return encode(np.concatenate([one.weights for one in packed]))[1], np.stack([one.rest for one in packed])
+    return _encode(np.concatenate([one.weights for one in packed])), np.stack([one.rest for one in packed])
+
+
+def _encode(codes: Bytes) -> tuple[str, str]:
+    return encode(codes, grouped=True)

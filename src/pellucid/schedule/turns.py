@@ -141,6 +141,10 @@ class Turns:
                 parts.setdefault(tap, []).append(rows)
         return {tap: some[0] if len(some) == 1 else np.concatenate(some) for tap, some in parts.items()}
 
+    def keys(self, sequence: _engine.Sequence, cache: int, layer: int) -> npt.NDArray[np.float32]:
+        """``Sequence.keys``."""
+        return self._turn(lambda: sequence.keys(cache, layer))
+
     def attention(
         self,
         q: npt.NDArray[np.float32],

@@ -20,6 +20,7 @@ __all__ = ["Gate"]
 OPEN = ("/health",)  # without a key
 QUIET = ("/health", "/metrics")  # not in the log, unless they fail
 METHODS = b"GET, POST"
+EXPOSED = b"x-request-id, retry-after, pellucid-ignored, pellucid-type, pellucid-shape"
 HEADERS = b"authorization, content-type, x-api-key"
 
 
@@ -101,7 +102,10 @@ class Gate:
         return [
             (b"access-control-allow-origin", origin.encode("latin-1")),
             (b"access-control-allow-headers", HEADERS),
-            (b"access-control-expose-headers", b"x-request-id, retry-after, pellucid-ignored"),
+            (
+                b"access-control-expose-headers",
+                b"x-request-id, retry-after, pellucid-ignored, pellucid-type, pellucid-shape",
+            ),
             (b"vary", b"origin"),
         ]
 

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from pellucid import checks
 from pellucid.errors import ClosedError, WrongValue
 from pellucid.look.drawing import Drawing
-from pellucid.look.pages import Live
+from pellucid.look.live import Live
 from pellucid.model import Model
 from pellucid.openai.fields import OPTIONS
 from pellucid.sampling import SamplingOptions
@@ -71,14 +71,18 @@ class Look:
         return _json({"id": id, "meta": live.meta})
 
     async def block(self, request: Request) -> Response:
-        """{name} -> the numbers of a block, little-endian."""
+        """{name, layer, head, positions, k} -> the numbers of a block or of a part of it, little-endian; headers say
+        their types and shape."""
         body = await read(self._service, request.scope, request.receive)
         live = self._find(request)
-        name = body.get("name")
-        if not isinstance(name, str) or name not in live.meta["blocks"]:
-            raise Failure(400, "name: expected one of the blocks that the look has", param="name")
-        data = await self._of_look(request, partial(live.block, name))
-        return Response(data, media_type="application/octet-stream")
+        try:
+            name = checks.string("name", body.get("name"))
+        except Exception as error:
+            raise failure(error, request.state.record.id, {}) from error
+        asked = {axis: body.get(axis) for axis in ("layer", "head", "positions", "k")}
+        found = await self._of_look(request, partial(live.part, name, **asked))
+        headers = {"pellucid-type": found.kind, "pellucid-shape": ",".join(map(str, found.shape))}
+        return Response(found.data, media_type="application/octet-stream", headers=headers)
 
     async def steps(self, request: Request) -> Response:
         """{position, options, seed} -> {steps, drawn}: the engine's own sampler at a position."""

@@ -130,6 +130,8 @@ async function* events(found, signal) {
 
 /** What the model computed for some tokens, as the views ask for it. */
 export class LiveSource {
+  byHead = true;
+
   /** @param {string} id @param {Meta} meta */
   constructor(id, meta) {
     this.id = id;
@@ -153,14 +155,21 @@ export class LiveSource {
 
   /** @param {string} name */
   has(name) {
-    return name in this.meta.blocks;
+    return this.of(name).name in this.meta.blocks;
+  }
+
+  /** What the server is asked for: a block, or one head's part of a layer's weights. @param {string} name @returns {{name: string, head?: number}} */
+  of(name) {
+    const [, layer, head] = /^(att-\d+)-(\d+)$/.exec(name) ?? [];
+    return layer === undefined ? { name } : { name: layer, head: Number(head) };
   }
 
   /** @param {string} name */
   block(name) {
     let found = this.kept.get(name);
     if (found === undefined) {
-      found = call(`v1/look/${this.id}/block`, { name }).then(async (answer) => numbers(this.meta.blocks[name], await answer.arrayBuffer()));
+      const asked = this.of(name);
+      found = call(`v1/look/${this.id}/block`, asked).then(async (answer) => numbers(this.meta.blocks[asked.name], await answer.arrayBuffer()));
       this.kept.set(name, found);
     }
     return found;

@@ -11,7 +11,7 @@ export const THUMB = 24;
 export const NEURONS = 4;
 const BINS = 64;
 const STATS = 5; // log-sum-exp, mean, deviation, entropy, the logit of what follows
-const FIRST = ["pieces", "stats", "targets", "ranks", "cand-starts", "cand-ids", "cand-logits", "tail", "dry-breaks"];
+const FIRST = ["pieces", "piece-ids", "stats", "targets", "ranks", "cand-starts", "cand-ids", "cand-logits", "tail", "dry-breaks"];
 const THEN = ["lens-ids", "lens-p", "lengths", "base-push", "att-push", "mlp-push", "edit-push", "head-push", "thumbs"];
 const HAND = ["hand-q", "hand-scores", "hand-sums", "hand-found", "hand-keys", "hand-promoted"];
 const FOUND = 4;
@@ -37,7 +37,10 @@ export class Data extends EventTarget {
   async start() {
     await Promise.all(FIRST.map((name) => this.read(name)));
     const pieces = /** @type {Uint8Array} */ (this.need("pieces"));
-    this.pieces = JSON.parse(new TextDecoder().decode(pieces));
+    const ids = this.need("piece-ids");
+    JSON.parse(new TextDecoder().decode(pieces)).forEach((/** @type {string | [string, string]} */ piece, /** @type {number} */ i) => {
+      this.pieces[ids[i]] = piece;
+    });
     void this.rest();
   }
 
@@ -183,10 +186,16 @@ export class Data extends EventTarget {
     return this.source.has(`att-${layer}`);
   }
 
+  /** The block with a head's weights: its layer's, or its own where the source has these. @param {number} layer @param {number} head */
+  map(layer, head) {
+    return this.source.byHead ? `att-${layer}-${head}` : `att-${layer}`;
+  }
+
   /** The codes (n (n + 1) / 2, by column) of a head's weights. @param {number} layer @param {number} head */
   codes(layer, head) {
     const size = (this.n * (this.n + 1)) / 2;
-    return /** @type {Uint8Array | undefined} */ (this.use(`att-${layer}`)?.subarray(head * size, (head + 1) * size));
+    const first = this.source.byHead ? 0 : head * size;
+    return /** @type {Uint8Array | undefined} */ (this.use(this.map(layer, head))?.subarray(first, first + size));
   }
 
   /** Weights that a head gives from a row: (row + 1), as far as they were kept. @param {number} layer @param {number} head @param {number} row */

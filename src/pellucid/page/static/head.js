@@ -12,7 +12,7 @@ const MARGIN = 96; // pixels for names
 
 export class Head extends View {
   depends() {
-    return { chosen: ["at", "layer", "head", "first", "whole", "target"], blocks: [`att-${this.now.layer}`, "att-rest", "head-push", "hand-promoted"] };
+    return { chosen: ["at", "layer", "head", "first", "whole", "target"], blocks: [this.data.map(this.now.layer, this.now.head), "att-rest", "head-push", "hand-promoted"] };
   }
 
   draw() {
@@ -120,7 +120,7 @@ export class Head extends View {
     const { data, now } = this;
     const idle = globalThis.requestIdleCallback ?? ((/** @type {() => void} */ f) => setTimeout(f, 200));
     idle(() => {
-      for (const layer of [now.layer + 1, now.layer - 1]) if (data.hasMap(layer)) data.use(`att-${layer}`);
+      for (const layer of [now.layer + 1, now.layer - 1]) if (data.hasMap(layer)) data.use(data.map(layer, now.head));
     });
   }
 

@@ -1,10 +1,10 @@
-// Where the views' arrays come from: a page's own blocks. A block is base64 of raw deflate of little-endian numbers.
+// Where the views' arrays come from: a page's own blocks, which page/blocks.py writes.
 
 /** @typedef {Uint8Array | Uint16Array | Uint32Array | Float32Array | Float64Array} Numbers */
 /** What the server says of a position's sampler.
  * @typedef {{steps: {name: string, kept: number, ids: number[], probabilities: number[]}[], drawn: {id: number, piece: string, u: number | null} | null}} Exact */
-/** @typedef {{meta: Meta, has: (name: string) => boolean, block: (name: string) => Promise<Numbers>,
- *   steps?: (what: {position: number, options: object, seed: bigint}) => Promise<Exact>}} Source steps: of a live source */
+/** @typedef {{meta: Meta, has: (name: string) => boolean, block: (name: string) => Promise<Numbers>, byHead?: boolean,
+ *   steps?: (what: {position: number, options: object, seed: bigint}) => Promise<Exact>}} Source byHead: the weights of each head are a block; steps: of a live source */
 /**
  * @typedef {object} Meta
  * @property {number} pellucid_page
@@ -31,7 +31,7 @@
  * @property {Record<string, string>} blocks
  */
 
-const VERSION = 1;
+const VERSION = 2;
 
 /** Values of all float16, made when the first one is needed. @type {Float32Array | undefined} */
 let halves;
@@ -55,6 +55,54 @@ function halfValues() {
     }
   }
   return halves;
+}
+
+/** Bytes of a number. @type {Record<string, number>} */
+const SIZES = { u8: 1, u16: 2, u32: 4, f16: 2, f32: 4, f64: 8 };
+
+const GROUPS = 8;
+
+/** Code of a letter -> its digit. */
+const DIGITS = new Uint8Array(128);
+for (let code = 33, digit = 0; code < 127; code++) if (!"\"&'<=>\\`~".includes(String.fromCharCode(code))) DIGITS[code] = digit++;
+
+/** Five letters are four bytes; the last n + 1 letters n bytes. @param {string} text */
+function bytes(text) {
+  const rest = (5 - (text.length % 5)) % 5;
+  const found = new Uint8Array((4 * (text.length + rest)) / 5);
+  for (let i = 0, to = 0; i < text.length; i += 5) {
+    let whole = 0;
+    for (let j = i; j < i + 5; j++) whole = whole * 85 + (j < text.length ? DIGITS[text.charCodeAt(j)] : 84);
+    found[to++] = whole >>> 24;
+    found[to++] = whole >>> 16;
+    found[to++] = whole >>> 8;
+    found[to++] = whole;
+  }
+  return found.subarray(0, found.length - rest);
+}
+
+/** Numbers of bytes that stood apart: first the first byte of each, then the second. @param {Uint8Array<ArrayBuffer>} planes @param {number} size */
+function join(planes, size) {
+  if (size === 1) return planes.buffer;
+  const count = planes.length / size;
+  const found = new Uint8Array(planes.length);
+  for (let k = 0; k < size; k++) for (let i = 0, to = k; i < count; i++, to += size) found[to] = planes[k * count + i];
+  return found.buffer;
+}
+
+/** Bytes in groups, by how large the byte before each was; the sizes of the groups come first. @param {Uint8Array<ArrayBuffer>} data */
+function ungrouped(data) {
+  const at = new Uint32Array(data.buffer, 0, GROUPS).slice();
+  let from = 4 * GROUPS;
+  for (let i = 0; i < GROUPS; i++) [at[i], from] = [from, from + at[i]];
+  const found = new Uint8Array(data.length - 4 * GROUPS);
+  for (let i = 0, byte = 0; i < found.length; i++) found[i] = byte = data[at[Math.min(32 - Math.clz32(byte), GROUPS - 1)]++];
+  return found;
+}
+
+/** Differences -> numbers, in place; a sum that is too large begins again at 0. @param {Uint16Array | Uint32Array} numbers */
+function add(numbers) {
+  for (let i = 1; i < numbers.length; i++) numbers[i] += numbers[i - 1];
 }
 
 /** @param {string} type @param {ArrayBuffer} buffer @returns {Numbers} */
@@ -114,12 +162,15 @@ export class PageSource {
   async read(name) {
     const element = this.page.getElementById(`block-${name}`);
     if (element === null) throw new Error(`This page has no block ${name}.`);
-    const letters = atob(element.textContent ?? "");
-    const packed = new Uint8Array(letters.length);
-    for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i);
+    const packed = bytes(element.textContent ?? "");
     element.remove(); // its text is not needed again
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-    return numbers(this.meta.blocks[name], await new Response(stream).arrayBuffer());
+    const [type, how] = this.meta.blocks[name].split(" ");
+    const data = new Uint8Array(await new Response(stream).arrayBuffer());
+    if (how === "grouped") return ungrouped(data);
+    const joined = join(data, SIZES[type]);
+    if (how === "delta") add(SIZES[type] === 2 ? new Uint16Array(joined) : new Uint32Array(joined));
+    return numbers(type, joined);
   }
 }
 

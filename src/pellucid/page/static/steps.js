@@ -11,7 +11,7 @@ const STEP_NAMES = [
 
 export class StepByStep extends View {
   depends() {
-    return { chosen: ["at", "layer", "head", "target", "step", "options", "seed"], blocks: [`att-${this.now.layer}`, "lens-p", "lengths", "base-push", "att-push", "mlp-push", "head-push", "neuron-push", "near-cosines"] };
+    return { chosen: ["at", "layer", "head", "target", "step", "options", "seed"], blocks: [this.data.map(this.now.layer, this.now.head), "lens-p", "lengths", "base-push", "att-push", "mlp-push", "head-push", "neuron-push", "near-cosines"] };
   }
 
   draw() {

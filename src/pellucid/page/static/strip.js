@@ -15,7 +15,7 @@ const SHADES = {
 
 export class Strip extends View {
   depends() {
-    return { chosen: ["at", "layer", "head", "shade"], blocks: [`att-${this.now.layer}`, "head-push"] };
+    return { chosen: ["at", "layer", "head", "shade"], blocks: [this.data.map(this.now.layer, this.now.head), "head-push"] };
   }
 
   draw() {

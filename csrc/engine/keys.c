@@ -1,0 +1,95 @@
+/* Keys of a sequence as its cache has them, for inspection. Each tier lays out its pages in a way of its own, and only
+ * its attention reads them: a query that is 1 in one channel and 0 elsewhere has that channel of a key as its score. */
+#include "model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct body {
+    pl_keys k;      /* its arrays are the caller's */
+    float *queries; /* (dk, dk) */
+    atomic_int next;
+} body;
+
+/* One KV head's keys of a page. */
+static void read_page(const pl_model *m, const body *b, int head, int page, int tid)
+{
+    const pl_cache_desc *c = &m->plan.caches[b->k.cache];
+    const pl_group *g = &m->groups[b->k.cache];
+    const int first = page * PL_PAGE, n = b->k.n - first < PL_PAGE ? b->k.n - first : PL_PAGE;
+    const uint8_t *keys = pl_seq_keys(b->k.seq, g, b->k.cache, b->k.layer, head, first);
+    float *out = b->k.out + ((size_t)head * b->k.n + first) * c->dk;
+    for (int slot = 0; slot < n; slot++) {
+        for (int d = 0; d < c->dk; d++) {
+            const int end = slot + 1;
+            float *acc = m->scratch[tid], sum = 0;
+            memset(acc, 0, sizeof(float) * (size_t)c->dv);
+            float *top = out + (size_t)slot * c->dk + d;
+            *top = PL_TOP_NONE;
+            pl_attend_page a = {.m = 1,
+                                .dk = c->dk,
+                                .dv = c->dv,
+                                .scale = 1,
+                                .q = b->queries + (size_t)d * c->dk,
+                                .q_stride = c->dk,
+                                .k = keys,
+                                .v = keys + g->k_bytes,
+                                .lo = &slot,
+                                .hi = &end,
+                                .top = top,
+                                .sum = &sum,
+                                .acc = acc,
+                                .scratch = m->kernel_scratch[tid]};
+            m->tables.kernels->attend[m->tables.kv](&a);
+        }
+    }
+}
+
+static void keys_job(void *arg, const pl_team *team, int tid)
+{
+    (void)team;
+    pl_task *task = arg;
+    const pl_model *m = task->model;
+    body *b = task->body;
+    const pl_store *store = &b->k.seq->store[b->k.cache];
+    const int heads = m->plan.caches[b->k.cache].n_kv, pages = (b->k.n + PL_PAGE - 1) / PL_PAGE;
+    int i;
+    while ((i = atomic_fetch_add_explicit(&b->next, 1, memory_order_relaxed)) < pages * heads) {
+        if (atomic_load_explicit(&task->cancel, memory_order_relaxed))
+            return;
+        if (i % pages >= store->first) /* the window has passed the others */
+            read_page(m, b, i / pages, i % pages, tid);
+    }
+}
+
+static pl_status keys_finish(pl_task *task, pl_error *error)
+{
+    body *b = task->body;
+    free(b->queries);
+    free(b);
+    return atomic_load(&task->cancel) ? pl_fail(error, PL_E_CANCELLED, "reading keys was cancelled") : PL_OK;
+}
+
+pl_status pl_keys_start(pl_model *m, const pl_keys *k, pl_task **out, pl_error *error)
+{
+    if (k->cache < 0 || k->cache >= m->plan.n_caches || k->layer < 0 || k->layer >= m->plan.caches[k->cache].n_layers ||
+        k->n < 1 || k->n > k->seq->length || !k->out)
+        return pl_fail(error, PL_E_ARGUMENT, "keys of layer %d of cache %d, %d of %d tokens", k->layer, k->cache, k->n,
+                       k->seq->length);
+    const size_t dk = (size_t)m->plan.caches[k->cache].dk;
+    pl_task *task = calloc(1, sizeof *task);
+    body *b = calloc(1, sizeof *b);
+    float *queries = calloc(dk * dk, sizeof *queries);
+    if (!task || !b || !queries) {
+        free(task);
+        free(b);
+        free(queries);
+        return pl_fail(error, PL_E_MEMORY, "no memory for %zu queries", dk);
+    }
+    for (size_t i = 0; i < dk; i++)
+        queries[i * dk + i] = 1;
+    b->k = *k;
+    b->queries = queries;
+    *task = (pl_task){.model = m, .body = b, .finish = keys_finish, .total = 1};
+    return pl_task_start(task, keys_job, out, error);
+}
