@@ -31,6 +31,37 @@ def chromium() -> Iterator[Any]:
             browser.close()
 
 
+CONTROLS = """() => { const all = document.querySelectorAll(
+    'button, input, select, textarea, summary, a[href], [tabindex="0"]');
+    return [...all].filter((one) => one.checkVisibility() && !one.disabled && one.tabIndex >= 0)
+        .map((one, i) => { one.dataset.control = String(i); return one.outerHTML.slice(0, 150); }); }"""
+FOCUSED = """() => { const one = document.activeElement, style = getComputedStyle(one);
+    return one === document.body ? null : [one.dataset.control ?? '', one.outerHTML.slice(0, 150),
+        style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0]; }"""
+
+
+def tab_through(tab: Any) -> None:
+    """Asserts that the Tab key reaches every control that can be seen, shows which has the focus, and goes on."""
+    tab.evaluate("() => { document.activeElement?.blur(); getSelection()?.removeAllRanges(); scrollTo(0, 0); }")
+    controls = tab.evaluate(CONTROLS)
+    assert controls
+    reached: set[int] = set()
+    for _ in range(2 * len(controls) + 20):
+        tab.keyboard.press("Tab")
+        found = tab.evaluate(FOCUSED)
+        if found is None:
+            if reached:
+                break
+            continue
+        number, element, shown = found
+        assert shown, f"no outline: {element}"
+        if number and int(number) in reached:
+            break
+        if number:
+            reached.add(int(number))
+    assert [controls[i] for i in range(len(controls)) if i not in reached] == []
+
+
 class Firefox:
     """A tab of Firefox. errors: what it logged as a warning or an error."""
 

@@ -1,4 +1,4 @@
-"""The app of `pellucid serve --ui`, in Chromium."""
+"""The app of `pellucid serve --ui`, in Chromium; a conversation also in Firefox."""
 
 from __future__ import annotations
 
@@ -167,6 +167,25 @@ def test_accessible(tab: Any) -> None:
             found = Axe().run(tab, options={"runOnly": {"type": "tag", "values": rules}})
             violations = [(v["id"], [n["html"][:200] for n in v["nodes"][:3]]) for v in found.response["violations"]]
             assert violations == [], part
+
+
+def test_firefox(address: str, tmp_path: Path) -> None:
+    """A conversation by the form's own controls."""
+    wait = """new Promise((done, failed) => { const end = Date.now() + 50000; const look = () => {
+        const found = (() => { %s })();
+        if (found) done(found); else if (Date.now() > end) failed(new Error(document.body.innerText.slice(0, 500)));
+        else setTimeout(look, 50); }; look(); })"""
+    with browsers.firefox(tmp_path) as firefox:
+        firefox.open(address)
+        firefox.evaluate(wait % "return document.querySelector('.ask button:not([disabled])') !== null;")
+        firefox.evaluate(
+            "(() => { const text = document.querySelector('.ask textarea'); text.value = 'Hi';"
+            " text.dispatchEvent(new Event('input', { bubbles: true }));"
+            " document.querySelector('.ask button').click(); return 1; })()"
+        )
+        said = "return document.querySelector('.message:not(.own) .said')?.textContent;"
+        assert len(firefox.evaluate(wait % said)) > 0
+        assert firefox.errors == []
 
 
 def test_a_server_that_goes_and_comes_back(browser: Any, smollm2: Path) -> None:

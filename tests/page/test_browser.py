@@ -15,6 +15,8 @@ from pellucid.core import Core
 from pellucid.look import pages
 from pellucid.page.html import joined
 from tests.engine.models import Load, ids_for
+from tests.families.case import load_golden, write_folder
+from tests.families.cases import BY_NAME
 from tests.page import browsers
 from tests.page.conftest import parse
 
@@ -301,6 +303,63 @@ def test_other_models(browser: Any, folder: Path, load: Load, n: int) -> None:
             opened.seen()
             assert opened.messages == []
             assert opened.tab.locator("pellucid-strip .token").count() == n
+
+
+def test_a_model_with_experts(browser: Any, tmp_path: Path) -> None:
+    case = BY_NAME["qwen3moe"]
+    with Model.load(write_folder(case, load_golden(case), tmp_path / "m"), threads=2) as model:
+        pages.page(model.core, list(range(3, 40))).save(tmp_path / "page.html")
+    with Opened(browser, tmp_path / "page.html") as opened:
+        opened.seen()
+        assert opened.messages == [] and opened.tab.locator("pellucid-strip .token").count() == 37
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\U0001f600\U0001f1eb\U0001f1f7\U0001f469\u200d\U0001f680 " * 25,
+        "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd, \u0645\u0631\u062d\u0628\u0627 \u0628\u0643 1, 2 (abc)",
+    ],
+    ids=["100 emoji", "right to left"],
+)
+def test_other_writing(browser: Any, folder: Path, smol: Model, text: str, width: int) -> None:
+    ids, path = smol.tokenize(text)[:600], folder / f"writing-{len(text)}.html"
+    if not path.exists():
+        pages.page(smol.core, ids).save(path)
+    with Opened(browser, path, viewport={"width": width, "height": 900}) as opened:
+        opened.seen()
+        assert opened.messages == [] and opened.tab.locator("pellucid-strip .token").count() == len(ids)
+        assert opened.tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert {
+            *opened.tab.locator("pellucid-strip .token bdi").evaluate_all("(all) => all.map((one) => one.dir)")
+        } <= {"auto"}
+
+
+def test_2048_tokens(browser: Any, folder: Path, load: Load) -> None:
+    model, path = load("llama_gqa"), folder / "long.html"
+    pages.page(model.core, ids_for(model.core.engine, 2048)).save(path)
+    with Opened(browser, path, "#whole=1&at=2047") as opened:
+        opened.seen()
+        opened.tab.wait_for_selector("table.looks tbody tr")
+        assert opened.tab.locator("pellucid-strip .token").count() == 2048
+        opened.tab.keyboard.press("[")
+        assert opened.data("state.now.at") == 2046 and opened.messages == []
+        assert opened.tab.evaluate("document.documentElement.scrollWidth") <= 1400
+
+
+def test_every_control_is_reached_by_keys(browser: Any, france: Path) -> None:
+    """Tab goes through all of them, shows where it is, and leaves the page again."""
+    with Opened(browser, france) as opened:
+        opened.seen()
+        browsers.tab_through(opened.tab)
+        slider = opened.tab.locator("label.slider", has_text="temperature").locator("input").first
+        slider.focus()
+        opened.tab.keyboard.press("ArrowRight")
+        opened.tab.wait_for_function(
+            "() => document.querySelector('pellucid-page').pair.state.now.options.temperature > 0.8"
+        )
+        assert opened.messages == []
 
 
 def test_an_edit_beside_the_model(browser: Any, folder: Path, smol: Model) -> None:
