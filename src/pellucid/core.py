@@ -61,6 +61,7 @@ class Facts:
     format: str
     name: str
     quantisation: str
+    quantisation_why: str  # which matrices of integers are in F32, and why
     parameters: int
     file_bytes: int
     threads: int
@@ -201,6 +202,7 @@ class Core:
                 format=file.format,
                 name=one_line(file.get_str("general.name", "")),
                 quantisation=quantisation,
+                quantisation_why=file.quantisation_why,
                 parameters=sum(math.prod(t.shape) for name, t in file.tensors.items() if not name.endswith(".order")),
                 file_bytes=file.nbytes,
                 threads=n_threads,

@@ -38,14 +38,15 @@ class ModelInfo(Shown):
     setting. `cache_shares`: of `cache_bytes_per_token`, what each kind of layer takes. `token_bytes`: of the weights
     that the pass of one token reads (of experts, those that it chooses), and of the recurrent layers' states, which it
     reads and writes; `state_bytes`: of these states of a sequence; `checkpoint_bytes`: of the earlier ones that each
-    sequence keeps; `formats`: bytes of the packed weights in each format; `suppressed`: tokens that the model's files
-    forbid."""
+    sequence keeps; `formats`: bytes of the packed weights in each format; `quantisation_why`: which matrices of a
+    quantised folder are in F32, their bytes, and why; `suppressed`: tokens that the model's files forbid."""
 
     path: str
     format: str
     architecture: str
     name: str
     quantisation: str
+    quantisation_why: str
     parameters: int
     layers: int
     dim: int

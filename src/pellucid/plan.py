@@ -378,7 +378,7 @@ class Plan(Tables):
             return
         name = "output" if "output.weight" in self.tensors else "token_embd"
         mat = self.matrix(name, self.vocab, self.dim)
-        bias = self.bias("output", self.vocab) if name == "output" else -1
+        bias = self.bias("output", self.vocab)
         seg = self.row_of_segments([mat], biases=[bias], scale=scale)
         x = self.stream()
         self.operation(Kind.HEAD, -1, "head", inp=x, seg=seg, n_seg=1, cap=cap, **self._norm(norm))

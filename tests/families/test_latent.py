@@ -46,7 +46,7 @@ def test_sizes_of_gguf_files(files: Files, key: str, value: int | None) -> None:
     ("key", "value"),
     [
         ("num_key_value_heads", 2), ("scoring_func", "softmax"), ("topk_method", "greedy"), ("moe_layer_freq", 2),
-        ("partial_rotary_factor", 0.5), ("quantization_config", {"quant_method": "fp8"}),
+        ("partial_rotary_factor", 0.5), ("head_dim", 2), ("quantization_config", {"quant_method": "fp8"}),
     ],
 )  # fmt: skip
 def test_keys_of_folders(files: Files, key: str, value: object) -> None:

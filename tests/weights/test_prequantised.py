@@ -216,6 +216,30 @@ def test_experts(tmp_path: Path, name: str) -> None:
         assert distance(b.logits(IDS), a.logits(IDS)) < 1e-4
 
 
+WHY = {  # form -> why
+    "gptq": "",
+    "gptq-16": "groups that are no multiples of 32 columns",
+    "gptq-8-asym": "8-bit weights with zero points",
+    "ct-f32-scales": "scales that are no F16 numbers",
+    "gptq-act-each": "columns in an order of their own (act-order)",
+}
+
+
+@pytest.mark.parametrize("name", WHY)
+def test_info_says_why_matrices_are_in_f32(tmp_path: Path, name: str) -> None:
+    with Model.load(changed(tmp_path, name), threads=1) as model:
+        found = model.info().quantisation_why
+        wide = {m.name for m in model.core.engine.plan.matrices if m.type == "F32" and m.name.startswith("blk.")}
+        size = sum(m.data.size for m in model.core.engine.plan.matrices if m.name in wide)
+    why = WHY[name]
+    if not why:
+        assert not wide and found == ""
+        return
+    assert wide and "model.layers.0." in found and found.endswith(f"in F32, {size:,} bytes: {why}")
+    with Model.load(tmp_path / "changed", threads=1, quantize="q8_0") as model:
+        assert model.info().quantisation_why == ""
+
+
 # ---- what is refused ------------------------------------------------------------------------------------------------
 
 

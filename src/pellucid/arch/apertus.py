@@ -60,7 +60,10 @@ def block(p: Plan, c: Config, i: int) -> None:
 
 
 def _derive(c: Settings) -> Mapping[str, Any]:
-    """Without a rotation, transformers assumes a scaled one, which no file relies on."""
+    """Without a rotation, transformers assumes a scaled one, which no file relies on. With another activation there
+    are no parameters of xIELU, and the key is named rather than those."""
+    if c.get_str("hidden_act", "xielu") != "xielu":
+        raise c.refuse("hidden_act", "xielu")
     if c.get_table("rope_parameters", None) is None and c.get_table("rope_scaling", None) is None:
         raise c.fail("rope_parameters", "no such key", "a table")
     return {}

@@ -231,6 +231,9 @@ def _v2(c: Settings) -> Mapping[str, Any]:
 def _v3(c: Settings) -> Mapping[str, Any]:
     only(c, moe_layer_freq=1, scoring_func="sigmoid", topk_method="noaux_tc")
     c.get_int("topk_group", min=1, max=4096)
+    rotated = c.get_int("qk_rope_head_dim", min=1, max=2048)
+    if c.get_int("head_dim", rotated) != rotated:  # transformers then makes a rotation of this width
+        raise c.refuse("head_dim", f"{rotated}, as qk_rope_head_dim")
     return {**latent_keys(c), **_prediction(c), "expert_gating_func": 2, "expert_choice_bias": True}
 
 

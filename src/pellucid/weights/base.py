@@ -262,6 +262,7 @@ class ModelFile:
         self.used: set[str] = set()  # names of tensors that were read; the caller records them
         self.widened: set[str] = set()  # tensors that are F32 here and FP8 in the file
         self.method = ""  # how a folder was quantised: "INT4 (GPTQ)"
+        self.in_f32: dict[str, str] = {}  # tensor of a folder's integers that became F32 -> why
         self.nbytes = sum(file.size for file in self._files)
 
     @property
@@ -295,6 +296,21 @@ class ModelFile:
         no tensors)."""
         name = FILE_TYPES.get(self.get_int("general.file_type", -1)) if self.format.startswith("GGUF") else None
         return self.method or name or next(iter(self.types), "")
+
+    @property
+    def quantisation_why(self) -> str:
+        """Which matrices of a folder's integers are in F32, how many bytes they have, and why; "" where none is."""
+        found: dict[str, list[str]] = {}
+        for name, why in self.in_f32.items():
+            if self.tensors[name].type == "F32":  # quantize= may have put it into another format
+                found.setdefault(why, []).append(name)
+        texts = []
+        for why, names in found.items():
+            size = sum(self.tensors[name].data.size for name in names)
+            first = self.own_name(names[0])
+            which = f"{len(names)} matrices ({first}, ...) are" if len(names) > 1 else f"{first} is"
+            texts.append(f"{which} in F32, {size:,} bytes: {why}")
+        return "; ".join(texts)
 
     def stamps(self) -> list[os.stat_result]:
         """Of its files, as they were opened."""

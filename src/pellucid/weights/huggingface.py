@@ -179,6 +179,9 @@ def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
     )
     translated.widened = {name for name, t in tensors.items() if t.name in quantised.widened}
     types = {t.type for name, t in tensors.items() if t.name in quantised.names and not name.endswith(".order")}
+    for name, t in tensors.items():
+        if t.name in quantised.names - quantised.widened and t.type == "F32" and not name.endswith(".order"):
+            translated.in_f32[name] = quantised.reasons.get(t.name, "columns in an order of their own (act-order)")
     if types:
         translated.method = f"{', '.join(sorted(types, key=('INT4', 'Q8_0', 'F32').index))} ({quantised.method})"
     return translated

@@ -27,11 +27,12 @@ _ROW_BYTES = {"F32": lambda k: 4 * k, "INT4": lambda k: k // _BLOCK * 19, "Q8_0"
 
 class Joined(NamedTuple):
     """A matrix. order: the column of the original that stands in each place, None: all in theirs; plain: the same
-    matrix in float32 with its columns in their places."""
+    matrix in float32 with its columns in their places; why: what keeps a matrix in F32 from a smaller format."""
 
     tensor: Tensor
     order: npt.NDArray[np.int32] | None = None
     plain: Tensor | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,19 @@ class Integers:
         if (np.diff(self.group) < 0).any():  # act-order: groups hold columns that are not neighbours
             order = np.argsort(self.group, kind="stable").astype(np.int32)
         group = self.group if order is None else self.group[order]
-        fits = self.k % _BLOCK == 0 and bool((group.reshape(-1, _BLOCK) == group[::_BLOCK, None]).all())
+        why = ""
         with np.errstate(over="ignore"):
-            fits = fits and np.array_equal(scale.astype(np.float16).astype(np.float32), scale)
-        if fits and self.bits == 4 and zero.min() >= 0 and zero.max() <= 255:
-            type = "INT4"
-        elif fits and self.bits == 8 and (zero == 128).all():
-            type = "Q8_0"
-        else:
-            return Joined(self._tensor("F32", None, self.group))
+            if self.k % _BLOCK or (group.reshape(-1, _BLOCK) != group[::_BLOCK, None]).any():
+                why = f"groups that are no multiples of {_BLOCK} columns"
+            elif not np.array_equal(scale.astype(np.float16).astype(np.float32), scale):
+                why = "scales that are no F16 numbers"
+            elif self.bits == 8 and (zero != 128).any():
+                why = "8-bit weights with zero points"
+            elif zero.min() < 0 or zero.max() > 255:
+                why = "zero points outside of 0 to 255"
+        if why:
+            return Joined(self._tensor("F32", None, self.group), why=why)
+        type = "INT4" if self.bits == 4 else "Q8_0"
         plain = None if order is None else self._tensor("F32", None, self.group)
         return Joined(self._tensor(type, order, group), order, plain)
 

@@ -63,6 +63,7 @@ class Quantised:
     ordered: dict[str, Joined] = field(default_factory=dict)  # matrices with their columns in another order
     names: set[str] = field(default_factory=set)  # all matrices that are quantised
     widened: set[str] = field(default_factory=set)  # those in FP8, as float32
+    reasons: dict[str, str] = field(default_factory=dict)  # those of integers that are in F32: why
     method: str = ""
 
 
@@ -259,6 +260,8 @@ class _Reader:
             tensors.pop(f"{stem}.{part}", None)
         tensors[name] = joined.tensor
         self.found.names.add(name)
+        if joined.why:
+            self.found.reasons[name] = joined.why
         if joined.order is not None:
             self.found.ordered[name] = joined
 

@@ -73,6 +73,8 @@ CASES = (
          sizes={"num_key_value_heads": 1, "partial_rotary_factor": 0.25, "hidden_act": "gelu"}),
     Case("phi2_norms", "Phi-2", "PhiConfig", 203, "norms of heads in the folder alone",
          sizes={"qk_layernorm": True, "num_attention_heads": 3, "num_key_value_heads": 3, "hidden_size": 48}),
+    Case("phi2_tied", "Phi-2", "PhiConfig", 204, "the embedding as head, with a bias of its own",
+         sizes={"tie_word_embeddings": True}),
     Case("gptneox", "GPT-NeoX, Pythia", "GPTNeoXConfig", 199, "parallel residual of two norms", gguf=GPTNEOX,
          strict=True, sizes={"layer_norm_eps": 1e-3},
          read=PARTIAL | EPS | {"use_parallel_residual", "rotary_pct", "rotary_emb_base", "num_attention_heads"}),
