@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine, arguments, checks
+from pellucid import _engine, arguments, checks, observers
 from pellucid.core import Core
 from pellucid.errors import OutOfMemoryError, TokenizerError, UnsupportedModelError, WrongType, WrongValue
 from pellucid.pooling import POOLINGS, normalized
@@ -62,10 +62,11 @@ def embed(
     if counted is not None:
         counted(sum(map(len, many)))
     out = np.empty((len(many), size), np.float32)
-    for i, state in enumerate(pooled(core, many, kind, cancel=cancel)):
-        for layer in embedder.dense:
-            state = layer(state)
-        out[i] = normalized(state[:size]) if scaled else state[:size]
+    with observers.during(core, "embeddings", sum(map(len, many))):
+        for i, state in enumerate(pooled(core, many, kind, cancel=cancel)):
+            for layer in embedder.dense:
+                state = layer(state)
+            out[i] = normalized(state[:size]) if scaled else state[:size]
     return out
 
 

@@ -1,11 +1,12 @@
-"""Who is told of generations: nobody, until an adapter asks for it."""
+"""Who is told of generations and other calls: nobody, until an adapter asks for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-__all__ = ["Observer", "begun"]
+__all__ = ["Observer", "begun", "called", "during"]
 
 
 class Observer(Protocol):
@@ -20,3 +21,10 @@ class Observer(Protocol):
 
 
 begun: Callable[[Any], Observer] | None = None  # called with each generation's job, by who asks for it
+called: Callable[[Any, str, int], AbstractContextManager[None]] | None = None  # the same for `during`
+
+
+def during(core: Any, operation: str, tokens: int) -> AbstractContextManager[None]:
+    """What to hold while a call that generates nothing computes so many tokens. operation: "embeddings" or "score"."""
+    told = called  # which another thread may take away
+    return nullcontext() if told is None else told(core, operation, tokens)

@@ -221,9 +221,7 @@ def test_refused_of_calls(wrong: str, llama: Llama) -> None:
 
 
 def test_what_is_absent(llama: Llama) -> None:
-    assert not hasattr(llama, "eval") and not hasattr(llama, "nothing")
-    with pytest.raises(NotImplementedError, match=r"Llama\.eval"):
-        llama.eval([1])
+    assert not hasattr(llama, "nothing")
     with pytest.raises(ImportError, match="llama_backend_init"):
         from pellucid.compat.llama_cpp import llama_backend_init  # noqa: F401
 

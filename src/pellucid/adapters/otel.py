@@ -1,4 +1,4 @@
-"""Spans and metrics of generations for OpenTelemetry: `instrument`.
+"""Spans and metrics of generations, embeddings and scores for OpenTelemetry: `instrument`.
 
 Needs the extra `otel`. Without a call of `instrument` nothing is measured.
 """
@@ -11,7 +11,8 @@ import os
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 try:
@@ -51,13 +52,15 @@ _lock = threading.Lock()
 
 
 def instrument(tracer_provider: Any = None, meter_provider: Any = None, capture_content: bool = False) -> None:
-    """From now on, each generation of this process gives a span and adds to metrics.
+    """From now on, each generation of this process, and each call for embeddings or scores, gives a span and adds to
+    metrics.
 
     tracer_provider, meter_provider: default: those that the program has set globally.
     capture_content: put the prompt, as the model reads it, and the new text on the span. They are what users wrote.
 
     The span ``chat MODEL`` or ``text_completion MODEL`` is a child of the span in which the generation was asked for,
     and has the children ``prefill`` and ``decode``. One of `n` completions, or of several prompts, has its own span.
+    A call for embeddings or scores has one, ``embeddings MODEL`` or ``score MODEL``, however many texts it has.
     Raises PellucidError where this was called already: see `uninstrument`.
     """
     made = _Instruments(
@@ -68,13 +71,13 @@ def instrument(tracer_provider: Any = None, meter_provider: Any = None, capture_
     with _lock:
         if observers.begun is not None:
             raise PellucidError("instrument was called already; uninstrument ends it")
-        observers.begun = made.begin
+        observers.begun, observers.called = made.begin, made.call
 
 
 def uninstrument() -> None:
     """Ends what `instrument` began. Generations that run are still told of. May be called again."""
     with _lock:
-        begun, observers.begun = observers.begun, None
+        begun, observers.begun, observers.called = observers.begun, None, None
     made = getattr(begun, "__self__", None)
     if isinstance(made, _Instruments):
         made.sweep()
@@ -96,6 +99,23 @@ class _Instruments:
     def begin(self, job: Any) -> _Generation:
         self.sweep()
         return _Generation(self, job)
+
+    @contextmanager
+    def call(self, core: Any, operation: str, tokens: int) -> Iterator[None]:
+        """The span of a call that generates nothing."""
+        common, start = _common(core, operation), time.time_ns()
+        name = f"{operation} {common[REQUEST_MODEL]}"
+        # Its errors are recorded by start_as_current_span.
+        with self.tracer.start_as_current_span(name, attributes={**common, INPUT_TOKENS: tokens}) as span:
+            try:
+                yield
+            except BaseException as error:
+                common[ERROR] = type(error).__name__
+                span.set_attribute(ERROR, common[ERROR])
+                raise
+            finally:
+                self.duration.record((time.time_ns() - start) / 1e9, common)
+                self.tokens.record(tokens, {**common, TOKEN_TYPE: "input"})
 
     def sweep(self) -> None:
         """Ends the spans of generations that nobody reads any more. Their finalizers cannot: the packages of
@@ -128,14 +148,13 @@ class _Generation:
     def emit(self, end: int, reason: str, error: Exception | None) -> None:
         job, to = self.job, self.to
         del self.job  # which refers to this
-        facts, timings, new = job.core.facts, job.timings(), len(job.ids) - job.begun
-        model = facts.name or os.path.basename(facts.path)
-        common = {OPERATION: self.operation, PROVIDER: "pellucid", REQUEST_MODEL: model, RESPONSE_MODEL: model}
+        timings, new = job.timings(), len(job.ids) - job.begun
+        common = _common(job.core, self.operation)
         if error is not None:
             common[ERROR] = type(error).__name__
         usage = {INPUT_TOKENS: job.prompt_tokens, OUTPUT_TOKENS: new, CACHED_TOKENS: job.cached}
         span = to.tracer.start_span(
-            f"{self.operation} {model}",
+            f"{self.operation} {common[REQUEST_MODEL]}",
             context=self.context,
             kind=SpanKind.INTERNAL,
             attributes={**common, **usage, **_requested(job.options), REASONS: [reason]},
@@ -159,6 +178,11 @@ class _Generation:
             to.first.record(timings.first_token, common)
             if timings.decode_tokens:
                 to.each.record(timings.decode / timings.decode_tokens, common)
+
+
+def _common(core: Any, operation: str) -> dict[str, Any]:
+    model = core.facts.name or os.path.basename(core.facts.path)
+    return {OPERATION: operation, PROVIDER: "pellucid", REQUEST_MODEL: model, RESPONSE_MODEL: model}
 
 
 def _requested(options: Any) -> dict[str, Any]:

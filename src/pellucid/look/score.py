@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine, arguments, checks
+from pellucid import _engine, arguments, checks, observers
 from pellucid.core import Core
 from pellucid.errors import ContextFullError, NumericsError, OutOfMemoryError, shown
 from pellucid.markup import Cell, Fragment, Shown, count, token
@@ -95,7 +95,8 @@ def score(core: Core, texts: Any, top: Any, window: Any) -> Any:
             raise ContextFullError(message, needed=len(ids), available=core.context_length)
         many.append(ids)
     parts = [part for ids in many for part in windows(ids, window)]
-    found = iter(score_ids(core, parts, top))
+    with observers.during(core, "score", sum(map(len, many))):
+        found = iter(score_ids(core, parts, top))
     scores = []
     for ids in many:
         results = [result for _ in windows(ids, window) for result in next(found)]

@@ -52,6 +52,15 @@ def check(span: Any, operation: str, done: Completion) -> None:
     assert not any("messages" in key for key in at), "content is off"
 
 
+texts = ["The capital", "An owl hunts"]
+model.score(texts)
+model.embed(texts, pooling="mean")
+for span, operation in zip(exporter.get_finished_spans(), ("score", "embeddings"), strict=True):
+    assert span.name == f"{operation} {name}" and span.attributes["gen_ai.operation.name"] == operation
+    assert span.attributes["gen_ai.usage.input_tokens"] == sum(len(model.tokenize(text)) for text in texts)
+    assert span.start_time < span.end_time and not span.status.description
+exporter.clear()
+
 done = model.generate("The capital", **OPTIONS)
 assert done.ids == before.ids
 (one,) = spans()
@@ -126,8 +135,14 @@ points: dict[str, list[Any]] = {}
 for resource in reader.get_metrics_data().resource_metrics:
     for scope in resource.scope_metrics:
         points |= {metric.name: list(metric.data.data_points) for metric in scope.metrics}
-requests = sum(point.count for point in points["gen_ai.server.request.duration"])
-failed = sum(p.count for p in points["gen_ai.server.request.duration"] if "error.type" in p.attributes)
+durations = points["gen_ai.server.request.duration"]
+others = {"score": 0, "embeddings": 0}
+for point in durations:
+    if (operation := point.attributes["gen_ai.operation.name"]) in others:
+        others[operation] += point.count
+assert others == {"score": 1, "embeddings": 1}
+requests = sum(point.count for point in durations) - 2
+failed = sum(point.count for point in durations if "error.type" in point.attributes)
 assert failed == 1 and requests > 20
 assert sum(point.count for point in points["gen_ai.server.time_to_first_token"]) == requests - failed
 assert 0 < sum(point.sum for point in points["gen_ai.server.time_per_output_token"]) < requests * 10

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -24,7 +23,8 @@ from pellucid.compat.llama_cpp.arguments import (
     template_of,
 )
 from pellucid.compat.llama_cpp.llama_tokenizer import LlamaTokenizer
-from pellucid.errors import ContextFullError, FetchError, WrongValue
+from pellucid.compat.llama_cpp.steps import Steps, context_errors
+from pellucid.errors import FetchError, WrongValue
 from pellucid.openai.embeddings import embedded
 from pellucid.openai.fields import chat_call, completion_call
 from pellucid.openai.limits import UNBOUNDED
@@ -33,13 +33,13 @@ __all__ = ["Llama", "LlamaState"]
 
 
 class LlamaState(NamedTuple):
-    """What `Llama.save_state` keeps. A call depends on its arguments and the seed alone; what was computed for earlier
-    prompts, the model keeps by itself."""
+    """What `Llama.save_state` keeps: the seed of calls, and the tokens of `eval`, which are computed again."""
 
     seed: int | None
+    input_ids: tuple[int, ...] = ()
 
 
-class Llama:
+class Llama(Steps):
     """A model with the methods of llama-cpp-python's class of this name.
 
     n_ctx: 0: as many tokens as the model was made for. n_threads: default: the physical cores. seed: of calls that
@@ -84,6 +84,7 @@ class Llama:
         if pooling_type == LLAMA_POOLING_TYPE_UNSPECIFIED:
             pooling_type = LLAMA_POOLING_TYPE_NONE if own is None else named[own]
         self._pooling = pooling_type
+        Steps.__init__(self, self._model, logits_all)
         self.context_params = SimpleNamespace(n_ctx=self.n_ctx(), embeddings=embedding)
 
     @classmethod
@@ -164,10 +165,10 @@ class Llama:
         ahead = 0 if echo else len(prompt) if isinstance(prompt, str) else len(self._model.detokenize(prompt))
         if echo and not stream:
             call.options["echo"] = True
-        with _context():
+        with context_errors():
             answer = Answer(self._model, call, model or self.model_path)
         if not stream:
-            with _context():
+            with context_errors():
                 return shapes.completion(answer.whole(), ahead)
         return _streamed(one for event in answer.events() for one in shapes.completion_events(event, ahead))
 
@@ -221,10 +222,10 @@ class Llama:
         if self._template is not None:
             call.template["template"] = self._template
         check_template(self._model, self._template, "Llama(template=...)")
-        with _context():
+        with context_errors():
             answer = Answer(self._model, call, model or self.model_path)
         if not stream:
-            with _context():
+            with context_errors():
                 return shapes.chat(answer.whole())
         calls: dict[int, str] = {}
         return _streamed(shapes.chat_event(event, calls) for event in answer.events())
@@ -247,7 +248,7 @@ class Llama:
         many = [self._model.tokenize(text) for text in ([input] if isinstance(input, str) else input)]
         if truncate:
             many = [ids[: self.n_ctx()] for ids in many]
-        with _context():
+        with context_errors():
             if self._pooling == LLAMA_POOLING_TYPE_NONE:
                 rows = [self._model.trace(ids, ["final"]).final.tolist() for ids in many]
             else:
@@ -299,30 +300,18 @@ class Llama:
 
     def set_seed(self, seed: int) -> None:
         self._seed = seed_of(seed)
+        self._restart()
 
     def set_cache(self, cache: Any) -> None:
         """Has no effect: the model keeps what was computed by itself."""
 
-    def reset(self) -> None:
-        """Has no effect: no call goes on from another."""
-
     def save_state(self) -> LlamaState:
-        return LlamaState(self._seed)
+        return LlamaState(self._seed, tuple(self._context.ids))
 
     def load_state(self, state: LlamaState) -> None:
         self._seed = state.seed
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _ABSENT:
-            raise _Absent(f"Llama.{name} is not supported: see Model.context for steps of one's own")
-        raise AttributeError(f"'Llama' object has no attribute {name!r}")
-
-
-class _Absent(NotImplementedError, AttributeError):
-    """What the class lacks; `hasattr` says so, too."""
-
-
-_ABSENT = frozenset({"eval", "eval_logits", "eval_tokens", "generate", "input_ids", "sample", "scores"})
+        self._go_to(state.input_ids)
+        self._restart()
 
 
 class _Listed(list[Any]):
@@ -348,15 +337,6 @@ def _load(path: str, n_ctx: int, options: dict[str, Any]) -> Model:
     return model
 
 
-@contextmanager
-def _context() -> Iterator[None]:
-    """A prompt that is too long, as programs look for it."""
-    try:
-        yield
-    except ContextFullError as error:
-        raise ValueError(f"Requested tokens ({error.needed}) exceed context window of {error.available}") from error
-
-
 def _streamed(events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    with _context():
+    with context_errors():
         yield from events
