@@ -63,13 +63,14 @@ void pl_penalize_repetitions(pl_candidates *c, const pl_sample_params *p)
 static void forbid(pl_candidates *c, const uint32_t *mask)
 {
     for (int at = 0; at < c->vocab; at += 32) {
-        uint32_t allowed = mask[at / 32];
         int n = c->vocab - at < 32 ? c->vocab - at : 32;
-        if (allowed == 0xffffffffu)
-            continue;
-        for (int i = 0; i < n; i++)
-            if (!(allowed >> i & 1))
+        uint32_t left = ~mask[at / 32] & (n < 32 ? (1u << n) - 1 : 0xffffffffu);
+        if (left == 0xffffffffu)
+            for (int i = 0; i < 32; i++)
                 c->row[at + i] = -INFINITY;
+        else /* few of a word, mostly */
+            for (; left; left &= left - 1)
+                c->row[at + __builtin_ctz(left)] = -INFINITY;
     }
 }
 

@@ -69,6 +69,12 @@ class Grammars:
         self.size = size
         self.words = (size + 31) // 32  # of a mask
         self.ends = sorted(id for id in tokenizer.eog if id < size)
+        self.all = np.full(self.words, 0xFFFFFFFF, np.uint32)  # bits of the model's tokens
+        if size & 31:
+            self.all[-1] = (1 << (size & 31)) - 1
+        self.texts = self.all.copy()  # and of those that do not end the text
+        for id in self.ends:
+            self.texts[id >> 5] &= ~np.uint32(1 << (id & 31))
         self._spelling = _Spelling(tokenizer, size)
         ends = self.ends
         if not ends:  # llguidance needs one; no mask of ours has it
@@ -255,14 +261,10 @@ class Matcher:
         raw = np.frombuffer(self._made.compute_bitmask(), np.uint32)
         if self._made.is_error():
             raise self._error()
-        words[:] = raw[: len(words)]
-        if grammars.size & 31:
-            words[-1] &= np.uint32((1 << (grammars.size & 31)) - 1)
-        if not ends:
-            for id in grammars.ends:
-                words[id >> 5] &= ~np.uint32(1 << (id & 31))
-            if not words.any():
-                self.mask(words)
+        raw = raw[: len(words)]
+        np.bitwise_and(raw, grammars.all if ends else grammars.texts, out=words)
+        if not ends and not words.any():
+            np.bitwise_and(raw, grammars.all, out=words)
 
     def _error(self) -> GrammarError:
         return schema.explained(self._made.get_error(), self._grammar.structure)
