@@ -1,12 +1,12 @@
 """Accepted tokens a pass and tokens per second, with guesses and without, in turns.
 
-    python benchmarks/speculate.py [MODEL] [--draft MODEL] [--tokens 256] [--repeat 5] [--threads N]
+    python benchmarks/speculate.py [MODEL] [--draft MODEL] [--tokens 256] [--repeat 5] [--threads N] [--text NAME ...]
                                    [--json OUT.json] [--plot OUT.svg]
 
 Each text is continued once with `speculate="auto"` and once without, in turns, so that a drift of the machine's speed
-meets both. The table has the medians. The ids of both are compared. Prose is drawn at a temperature of 1, the others
-are greedy: small models that write prose greedily soon repeat themselves, and then there is much to guess. A plot needs
-matplotlib (extra `plots`).
+meets both. The table has the medians, also of the ratio of each turn. The ids of both are compared. Prose is drawn at a
+temperature of 1, another one each turn, the others are greedy: small models that write prose greedily soon repeat
+themselves, and then there is much to guess. A plot needs matplotlib (extra `plots`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,26 +49,28 @@ TEXTS = {
 TEMPERATURES = {"prose": 1.0}
 
 
-def run(model: Model, text: str, tokens: int, speculate: Any, temperature: float = 0) -> tuple[list[int], float, float]:
+def run(
+    model: Model, text: str, tokens: int, speculate: Any, temperature: float = 0, seed: int = 1
+) -> tuple[list[int], float, float]:
     """(ids, tokens per second, tokens per pass) of a continuation."""
     before = model.stats().passes
     done = model.generate(
-        text, max_tokens=tokens, temperature=temperature, seed=1, ignore_eos=True, speculate=speculate
+        text, max_tokens=tokens, temperature=temperature, seed=seed, ignore_eos=True, speculate=speculate
     )
     passes = model.stats().passes - before
     return done.ids, done.timings.decode_rate, len(done.ids) / passes
 
 
-def measure(model: Model, tokens: int, repeat: int) -> list[dict[str, Any]]:
+def measure(model: Model, tokens: int, repeat: int, texts: Sequence[str] = tuple(TEXTS)) -> list[dict[str, Any]]:
     """A row for each text: tokens per second with and without guesses, and tokens per pass with them, each a list."""
     rows = []
-    for name, text in TEXTS.items():
+    for name in texts:
         temperature = TEMPERATURES.get(name, 0)
         row: dict[str, Any] = {"text": name, "with": [], "without": [], "per_pass": []}
         for turn in range(repeat):
             found = {}
             for speculate in ("auto", False) if turn % 2 == 0 else (False, "auto"):
-                found[speculate] = run(model, text, tokens, speculate, temperature)
+                found[speculate] = run(model, TEXTS[name], tokens, speculate, temperature, turn)
             if found["auto"][0] != found[False][0]:
                 raise SystemExit(f"{name}: other ids with guesses than without")
             row["with"].append(found["auto"][1])
@@ -109,17 +112,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--text", nargs="+", choices=TEXTS, default=list(TEXTS), metavar="NAME")
     parser.add_argument("--json", metavar="OUT.json")
     parser.add_argument("--plot", metavar="OUT.svg")
     args = parser.parse_args(argv)
     with Model.load(args.model, threads=args.threads, draft=args.draft) as model:
         run(model, "One, two, three.", 32, False)  # so that the speed of passes is known
-        rows = measure(model, args.tokens, args.repeat)
+        rows = measure(model, args.tokens, args.repeat, args.text)
     print(f"{'text':16} {'without':>12} {'with':>12} {'ratio':>7} {'tokens a pass':>14}")
     for row in rows:
         without, guessed = statistics.median(row["without"]), statistics.median(row["with"])
+        ratio = statistics.median(b / a for a, b in zip(row["without"], row["with"], strict=True))
         a_pass = statistics.median(row["per_pass"])
-        print(f"{row['text']:16} {without:8.1f} t/s {guessed:8.1f} t/s {guessed / without:7.2f} {a_pass:14.2f}")
+        print(f"{row['text']:16} {without:8.1f} t/s {guessed:8.1f} t/s {ratio:7.2f} {a_pass:14.2f}")
     if args.json:
         document = {"model": args.model, "draft": args.draft, "tokens": args.tokens, "rows": rows}
         Path(args.json).write_text(json.dumps(document, indent=1) + "\n")

@@ -26,7 +26,7 @@ def test_a_run(smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_other_ids_are_no_result(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speculate, "run", lambda model, text, tokens, on, temperature: ([1] if on else [2], 1.0, 1.0))
+    monkeypatch.setattr(speculate, "run", lambda model, text, tokens, on, *more: ([1] if on else [2], 1.0, 1.0))
     model: Any = None
     with pytest.raises(SystemExit, match="other ids"):
         speculate.measure(model, 4, 1)
