@@ -169,6 +169,23 @@ def test_accessible(tab: Any) -> None:
             assert violations == [], part
 
 
+def test_every_control_is_reached_by_keys(tab: Any) -> None:
+    """Of the three parts, with an answer that is looked into. No mouse is used."""
+    set_options(tab, most=4)
+    say(tab, "Hello.")
+    tab.get_by_role("button", name="Tokens").press("Enter")
+    tab.locator(".message .token").first.press("Enter")
+    tab.wait_for_selector("pellucid-views pellucid-strip .token")
+    for part, ready in (("Chat", ".message"), ("Playground", ".candidates"), ("Edits", "pellucid-strip .token")):
+        tab.get_by_role("button", name=part, exact=True).press("Enter")
+        tab.wait_for_selector(f"main > :not([hidden]) {ready}")
+        for view in tab.locator("main > :not([hidden]) pellucid-views > *").all():
+            view.scroll_into_view_if_needed()
+        tab.wait_for_timeout(300)
+        browsers.tab_through(tab)
+    assert tab.messages == []
+
+
 def test_firefox(address: str, tmp_path: Path) -> None:
     """A conversation by the form's own controls."""
     wait = """new Promise((done, failed) => { const end = Date.now() + 50000; const look = () => {
