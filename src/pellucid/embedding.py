@@ -143,7 +143,7 @@ def pooled(
         while texts:
             batch: list[_Text] = []
             most = min(MOST_ROWS, turns.max_rows)
-            parts, room = [], most if whole else turns.rows(most, texts[0].done)
+            parts, room = [], turns.rows(most, texts[0].done)
             for text in texts[: turns.together]:
                 if whole and batch and len(text.ids) > room:
                     break

@@ -28,7 +28,8 @@ class Requests:
 
     sequence: makes an empty sequence. sequences: how many requests run at once; those that wait for their reader do not
     count. max_gap: seconds that a pass is predicted to take at most where a request decodes that another caller waits
-    for. elsewhere: whether requests of a view of the model, or of the model that is viewed, decode; it must not wait.
+    for. elsewhere: the same for requests of other models, and of views, that decode; None where none does. It must not
+    wait.
     """
 
     def __init__(
@@ -40,12 +41,12 @@ class Requests:
         lock: Callable[[], Any] = threading.Lock,
         event: Callable[[], Any] = Signal,
         room: Any = None,
-        elsewhere: Callable[[], bool] = lambda: False,
+        elsewhere: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.room = room  # a Room, where there is a limit
         self._new_sequence = sequence
         self._sequences = sequences
-        self._max_gap = max_gap
+        self.max_gap = max_gap
         self._elsewhere = elsewhere
         self.reuse = reuse
         self._new_lock = lock
@@ -102,6 +103,14 @@ class Requests:
         """Whether a request has begun to decode. Never waits."""
         return any(work.job.drawn and not work.gone for work in list(self._running))
 
+    def busy(self) -> bool:
+        """Whether there is something to compute. Never waits."""
+        return bool(self._running or self._waiting or self._holders.calls)
+
+    def _gap(self, decodes: bool, elsewhere: float | None) -> float:
+        """The most seconds of a pass. decodes: whether a request of its own does; elsewhere: see the class."""
+        return min(self.max_gap if decodes else math.inf, math.inf if elsewhere is None else elsewhere)
+
     # ---- calls that are not generations -----------------------------------------------------------------------
 
     def begin_call(self, call: Call) -> bool:
@@ -127,9 +136,12 @@ class Requests:
         longer than a prompt's pass may. depth: tokens that the call's sequence holds; kind: of the call."""
         running = [(len(work.job.tokens), bool(work.job.drawn)) for work in list(self._running) if not work.gone]
         decoding = [length for length, drawn in running if drawn]
-        if not decoding and not self._elsewhere():
+        elsewhere = self._elsewhere()
+        if not decoding and elsewhere is None:
             return rows
-        gap = self._max_gap if len(decoding) == len(running) else self._max_gap / 2  # prompts have the other half
+        gap = self._gap(bool(decoding), elsewhere)
+        if len(decoding) < len(running):  # prompts have the other half
+            gap /= 2
         found = self._cost.seconds()
         if found is not None and decoding:
             gap -= found.of(len(decoding), sum(decoding))
@@ -332,14 +344,14 @@ class Requests:
         work.expired = True
         self._tell(work)
 
-    def _limits(self, works: list[Work], wants: list[Want], room: int) -> tuple[int, int]:
-        """(rows of a pass of several callers, rows of prompts in it)."""
+    def _limits(self, works: list[Work], wants: list[Want], room: int, elsewhere: float | None) -> tuple[int, int]:
+        """(rows of a pass of several callers, rows of prompts in it). elsewhere: see the class."""
         lengths = [work.job.sequence.length for work in works]
         decoding = [length for length, want in zip(lengths, wants, strict=True) if want.fresh]
         depth = next(length for length, want in zip(lengths, wants, strict=True) if not want.fresh)
         rows, deep = len(decoding), sum(decoding)
         room = min(room, rows + self._cost.rows(TOGETHER, rows, deep, depth, room))
-        gap = self._max_gap / 2 if self._holders.calls else self._max_gap  # calls have the other half
+        gap = self._gap(rows > 0, elsewhere) / (2 if self._holders.calls else 1)  # calls have the other half
         return room, self._cost.rows(gap, rows, deep, depth, room)
 
     def kept(self) -> list[tuple[str, list[int]]]:

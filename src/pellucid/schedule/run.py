@@ -26,10 +26,12 @@ __all__ = ["AT_ONCE", "Item", "drafts", "of", "pieces"]
 AT_ONCE = 32  # requests of one call in the scheduler
 
 _making = threading.Lock()
+_known: tuple[weakref.ref[Scheduler], ...] = ()  # of all models and views; replaced, so that it is read without a lock
 
 
 def of(core: Core) -> Scheduler:
     """The scheduler of a model, or of a view of one."""
+    global _known
     if core.scheduler is None:
         with _making:
             if core.scheduler is None:
@@ -43,16 +45,23 @@ def of(core: Core) -> Scheduler:
                     room=Room(core),
                     elsewhere=partial(_elsewhere, core),
                 )
+                _known = (*(one for one in _known if one() is not None), weakref.ref(core.scheduler))
                 if core.prefix_bytes != 0:
                     core.engine.spare = _spare(core.scheduler)
     scheduler: Scheduler = core.scheduler
     return scheduler
 
 
-def _elsewhere(core: Core) -> bool:
-    """Whether requests of the same weights decode in another view of them."""
-    schedulers = (one.scheduler for one in core.family() if one is not core)
-    return any(scheduler is not None and scheduler.decodes() for scheduler in schedulers)
+def _elsewhere(core: Core) -> float | None:
+    """The seconds that a pass may hold up requests of other models and views, whose passes are computed in turn with
+    it: the least `max_gap` of those that decode, of which all that compute beside that one have a part each. None: none
+    decodes."""
+    found = [one() for one in _known]
+    schedulers = [one for one in found if one is not None and one is not core.scheduler]
+    decoding = [one.max_gap for one in schedulers if one.decodes()]
+    if not decoding:
+        return None
+    return min(decoding) / max(sum(one.busy() for one in schedulers), 1)
 
 
 def _reuse(core: Core) -> Reuse | None:

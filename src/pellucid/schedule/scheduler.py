@@ -55,7 +55,7 @@ class Scheduler(Seat):
         event: Callable[[], Any] = Signal,
         signal: Callable[[], Any] = Signal,
         room: Any = None,
-        elsewhere: Callable[[], bool] = lambda: False,
+        elsewhere: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._open = open
         self.new_signal = signal
@@ -287,8 +287,9 @@ class Scheduler(Seat):
             return None
         batch = Batch()
         most = self._open().max_rows
-        if not want.fresh and self._elsewhere():
-            _, most = self._limits([work], [want], most)
+        elsewhere = None if want.fresh else self._elsewhere()
+        if elsewhere is not None:
+            _, most = self._limits([work], [want], most, elsewhere)
         batch.add(work, min(self._before_cut(work, want).rows, most, work.caller.rows))
         return batch
 
@@ -303,9 +304,9 @@ class Scheduler(Seat):
         room = prefill = self._open().max_rows
         if not all(want.fresh for want in wants):
             elsewhere = self._elsewhere()
-            if elsewhere or len(callers) > 1:
-                room, prefill = self._limits(works, wants, room)
-            room = min(room, prefill) if elsewhere else room
+            if elsewhere is not None or len(callers) > 1:
+                room, prefill = self._limits(works, wants, room, elsewhere)
+            room = room if elsewhere is None else min(room, prefill)
         batch = Batch()
         for work, rows in zip(works, shares(wants, room, prefill), strict=True):
             if rows:
