@@ -171,6 +171,8 @@ def test_embeddings(llama: Llama, model: Model, smollm2: Path, tmp_path: Path) -
     embedder = Llama(str(folder), embedding=True, n_ctx=0, verbose=False)
     with Model.load(folder) as own:
         assert embedder.embed(texts, normalize=True) == own.embed(texts, normalize=True).tolist()
+    embedder.reset()
+    embedder.load_state(embedder.save_state())
     with pytest.raises(RuntimeError, match="embedding=True"):
         Llama(str(folder), verbose=False, n_ctx=0).embed("a")
 

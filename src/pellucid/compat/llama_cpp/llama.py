@@ -306,7 +306,7 @@ class Llama(Steps):
         """Has no effect: the model keeps what was computed by itself."""
 
     def save_state(self) -> LlamaState:
-        return LlamaState(self._seed, tuple(self._context.ids))
+        return LlamaState(self._seed, tuple(self._held()))
 
     def load_state(self, state: LlamaState) -> None:
         self._seed = state.seed

@@ -7,12 +7,13 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import Model, _engine
+from pellucid import Context, Model, _engine
 from pellucid.compat.llama_cpp.arguments import request
 from pellucid.errors import ContextFullError
 from pellucid.openai.fields import completion_call
@@ -29,7 +30,6 @@ class Steps:
     _repeat_last: int
 
     def __init__(self, model: Model, logits_all: bool) -> None:
-        self._context = model.context()
         self._stepped = model
         self._all: npt.NDArray[np.float32] | None = None
         if logits_all:  # its pages are taken as rows are written
@@ -40,6 +40,14 @@ class Steps:
         """The draws of `sample` begin anew."""
         self._draws = 0
         self._drawn_seed = int.from_bytes(os.urandom(8), "little")  # where none is given
+
+    @cached_property
+    def _context(self) -> Context:
+        """Made when it is first asked for: a model that only embeds has none."""
+        return self._stepped.context()
+
+    def _held(self) -> list[int]:
+        return self._context.ids if "_context" in self.__dict__ else []
 
     # ---- what is held -----------------------------------------------------------------------------------------------
 
@@ -91,7 +99,7 @@ class Steps:
 
     def reset(self) -> None:
         """Drops the tokens held."""
-        self._context.rewind(0)
+        self._go_to(())
         self._restart()
 
     def eval(self, tokens: Sequence[int]) -> None:
@@ -196,7 +204,9 @@ class Steps:
 
     def _go_to(self, tokens: Sequence[int]) -> None:
         """Holds these tokens, and keeps what was computed for their beginning."""
-        held = self._context.ids
+        held = self._held()
+        if not held and not tokens:
+            return
         same = next(
             (i for i, (a, b) in enumerate(zip(held, tokens, strict=False)) if a != b), min(len(held), len(tokens))
         )
