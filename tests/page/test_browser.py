@@ -12,7 +12,7 @@ import pytest
 
 from pellucid import Model
 from pellucid.core import Core
-from pellucid.look import pages
+from pellucid.look import fewer, pages
 from pellucid.page.html import joined
 from tests.engine.models import Load, ids_for
 from tests.families.case import load_golden, write_folder
@@ -346,6 +346,28 @@ def test_2048_tokens(browser: Any, folder: Path, load: Load) -> None:
         opened.tab.keyboard.press("[")
         assert opened.data("state.now.at") == 2046 and opened.messages == []
         assert opened.tab.evaluate("document.documentElement.scrollWidth") <= 1400
+
+
+def test_a_page_without_room(browser: Any, folder: Path, smol: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was left out is said, and what was kept is in its place."""
+    monkeypatch.setattr(fewer, "LADDER", fewer.LADDER[-1:])
+    path, ids = folder / "small.html", smol.tokenize("The capital of France is")
+    pages.page(smol.core, ids).save(path)
+    trace = smol.trace(ids, ())
+    with Opened(browser, path, "#target=1&at=2&layer=23&head=4") as opened:
+        opened.seen()
+        said = opened.tab.locator("body").inner_text()
+        assert "also: pushes of heads on the token that follows alone, one neuron of each layer, at most 64" in said
+        assert "by \u2013." in said and "NaN" not in said and "undefined" not in said
+        assert "the page did not keep" in opened.tab.evaluate(
+            "() => { const steps = document.querySelector('pellucid-steps');"
+            "return steps.scoring().strings.join('') + steps.scoring().values.join(''); }"
+        )
+        for at in (2, 4):
+            push = trace.attribution(at).heads[23, 4]
+            assert opened.data(f"data.headPush({at}, 0, 23, 4)") == pytest.approx(push, rel=2e-3, abs=5e-3)
+            assert opened.data(f"data.neurons({at}, 20).length") == 1
+        assert opened.messages == []
 
 
 def test_every_control_is_reached_by_keys(browser: Any, france: Path) -> None:

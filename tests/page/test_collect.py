@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pellucid import Model
-from pellucid.look import collect, pages
+from pellucid.look import collect, fewer, pages
 from pellucid.look.places import find
 from pellucid.look.record import head_blocks
 from pellucid.page import weights
@@ -301,6 +301,32 @@ def test_the_budget(smol: Model) -> None:
     with pytest.raises(ValueError, match=r"megabytes=0.5: a page of 100 tokens needs at least \d"):
         pages.page(smol.core, ids, megabytes=0.5)
     assert find(smol.core.engine.plan)
+
+
+def test_the_budget_of_all_but_weights(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below what a page without weights of heads takes, it has fewer pushes, neurons and candidates, and says so."""
+    ids, at = ids_for(smol.core.engine, 100, seed=3), 7
+    whole = collect.collect(smol.core, ids, len(ids) - 1)
+    logits = smol.trace(ids, "logits").logits[at].astype(np.float64)
+    for rung in fewer.LADDER:
+        arrays = fewer.fewer(whole, rung)
+        assert (arrays["head-push"] == whole.arrays["head-push"][:, : rung.pushed]).all()
+        assert (arrays["neuron-push"] == whole.arrays["neuron-push"][..., : rung.neurons]).all()
+        start, end = arrays["cand-starts"][at : at + 2]
+        some = arrays["cand-ids"][start:end]
+        assert len(some) == rung.candidates and (arrays["cand-logits"][start:end] == logits[some]).all()
+        others = np.delete(logits, some)
+        assert logits[some].min() == logits[some[-1]] >= others.max()
+        below = arrays["tail"][at]
+        assert below.sum() == len(others) and below[0] == np.count_nonzero(logits[some[-1]] - others < 0.25)
+    monkeypatch.setattr(pages, "collect", lambda *_: whole)
+    with pytest.raises(ValueError, match="needs at least") as raised:
+        pages.page(smol.core, ids, megabytes=0.5)
+    least = float(str(raised.value).split()[-1])
+    found = made(smol, ids, megabytes=least + 0.1)
+    assert found.meta["kept"]["pushed"] == found.meta["kept"]["neurons"] == 1 and found.meta["kept"]["candidates"] == 64
+    assert (found.block("cand-starts") == fewer.fewer(whole, fewer.LADDER[-1])["cand-starts"]).all()
+    assert len(found.text) <= (least + 0.1) * 1e6
 
 
 def test_sixty_tokens(smol: Model) -> None:

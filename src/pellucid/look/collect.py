@@ -21,7 +21,7 @@ from pellucid.look.table import likeliest
 from pellucid.page.blocks import half
 from pellucid.schedule.turns import Turns
 
-__all__ = ["GUESSES", "NEURONS", "SCORES", "TARGETS", "THUMB", "Collected", "Progress", "collect"]
+__all__ = ["FEWER", "GUESSES", "MOST", "NEURONS", "SCORES", "TARGETS", "THUMB", "Collected", "Progress", "collect"]
 
 Floats = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -35,6 +35,7 @@ NEAR = 6  # tokens whose embeddings are nearest to that of the one shown by hand
 TABLE = 8192  # rows of the table at a time
 THUMB = 24  # cells of a thumbnail, each way
 LEAST, MOST = 64, 1024  # candidates of a position
+FEWER = (256, 64)  # candidates at most of a page that must be small
 SHARE = 0.99  # of the probability that they hold, unless there are MOST of them
 BINS, PER_NAT = 64, 4  # of the other logits, counted downwards from the last candidate
 SCORES = ("first", "previous", "same", "induction", "entropy", "distance")
@@ -56,6 +57,7 @@ class Collected:
     n_heads: int  # of the layer that has most
     last: Floats  # (n, dim): the stream that the head reads
     heads: Heads
+    tails: dict[int, npt.NDArray[np.uint32]]  # "tail", for at most so many candidates
     nbytes: int  # of `last`, and of what `heads` needs
 
 
@@ -88,7 +90,8 @@ def collect(core: Core, ids: Sequence[int], hand: int, progress: Progress = None
     arrays |= {"thumbs": thumbs, "head-scores": half(scores), "near-ids": near, "near-cosines": half(cosines)}
     kept = sum(array.nbytes for array in (*rows.q, *rows.k) if array is not None)
     last = np.concatenate(rows.last)
-    return Collected(arrays, n_heads, last, rows.heads, kept + last.nbytes)
+    tails = {most: arrays.pop(f"tail-{most}") for most in FEWER}
+    return Collected(arrays, n_heads, last, rows.heads, tails, kept + last.nbytes)
 
 
 # ---- rows ---------------------------------------------------------------------------------------------------------
@@ -212,6 +215,8 @@ class _Rows:
             self._keep("cand-ids", found.ids.astype(np.uint32))
             self._keep("cand-logits", found.logits)
             self._keep("tail", found.tail[None])
+            for most in FEWER:
+                self._keep(f"tail-{most}", tail(row, found.ids[:most])[None])
             self._keep("stats", np.array([[*found.stats, row[following]]], np.float64))
             self._keep("ranks", np.array([1 + np.count_nonzero(row > row[following])], np.uint32))
             likely = [int(id) for id in found.ids[: TARGETS + 1] if id != following]
@@ -269,10 +274,17 @@ def candidates(row: Floats) -> Candidates:
     order = best_first(row, min(MOST, len(row)))
     held = np.cumsum(e[order]) / total
     order = order[: max(int(np.searchsorted(held, SHARE)) + 1, LEAST)]
-    bins = np.minimum((x[order[-1]] - np.delete(x, order)) * PER_NAT, BINS - 1).astype(np.int64)
-    tail = np.bincount(bins, minlength=BINS).astype(np.uint32)
     entropy = float(np.log(total) - (e @ (x - top)) / total)
-    return Candidates(order, row[order], tail, (top + float(np.log(total)), float(x.mean()), float(x.std()), entropy))
+    stats = top + float(np.log(total)), float(x.mean()), float(x.std()), entropy
+    return Candidates(order, row[order], tail(row, order), stats)
+
+
+def tail(row: Floats, order: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    """How many of the logits that `order` does not name are in each part below its last one, (BINS)."""
+    x = row.astype(np.float64)
+    below = x[order[-1]] - np.delete(x, order)
+    bins = np.minimum(below * PER_NAT, BINS - 1).astype(np.int64)
+    return np.bincount(bins, minlength=BINS).astype(np.uint32)
 
 
 def best_first(row: Floats, k: int) -> npt.NDArray[np.int64]:

@@ -71,7 +71,7 @@ class Live:
         self._core, self._prompt = core, prompt
         hand = shown_by_hand(ids, prompt)
         self._found = collect(core, ids, hand, progress)
-        self._arrays = arrays = complete(core, ids, self._found, options, {}, ids)
+        self._arrays = arrays = complete(core, ids, self._found.arrays, options, {}, ids)
         rest = np.zeros((core.config.layers, self._found.n_heads, len(ids)), np.uint8)
         arrays["att-rest"] = rest  # nothing is left out
         groups = [None if layer.qkv is None else layer.group for layer in find(core.engine.plan).layers]

@@ -15,6 +15,7 @@ from pellucid import checks
 from pellucid.core import Core
 from pellucid.errors import WrongValue
 from pellucid.info import cache_shares, plan_table
+from pellucid.look import fewer
 from pellucid.look.collect import SCORES, Collected, Progress, collect
 from pellucid.look.places import find
 from pellucid.look.sizes import select
@@ -110,26 +111,31 @@ def page(
     options = options or SamplingOptions()
     other = None if against is None else _other(*against, len(ids), hand)
     every = [*ids, *(against[1] if against else ())]
-    arrays = complete(core, ids, found, options, other or {}, every)
     meta = about(core, ids, prompt, hand, options)
     meta["model"]["heads"] = found.n_heads
     meta |= {"title": title or usual_title(core, ids), "timings": timings}
     if against is not None:
         meta["against"] = {"ids": list(against[1]), "edited": against[0] is not core}
-    size = len(make({**meta, "kept": {}}, arrays, {}))
     attending = [i for i, layer in enumerate(find(core.engine.plan).layers) if layer.qkv is not None]
     wanted = [i for i in attending if i in some[0]]
     rest = np.zeros((core.config.layers, found.n_heads, len(ids)), np.uint8)
-    room = int(megabytes * 1e6) - size - len(encode(rest)[1]) - 1000 * len(wanted)
-    if room < 0:
+    for rung in fewer.LADDER:
+        there = {} if other is None else fewer.fewer(other, rung)
+        beside = {f"b-{name}": there[name] for name in COMPARED if there}
+        arrays = complete(core, ids, fewer.fewer(found, rung), options, beside, every)
+        meta["kept"] = fewer.said(rung)
+        room = int(megabytes * 1e6) - len(make(meta, arrays, {})) - len(encode(rest)[1]) - 1000 * len(wanted)
+        if room >= 0:
+            break
+    else:
         least = (int(megabytes * 1e6) - room) / 1e6
         raise WrongValue("megabytes", f"={megabytes:g}: a page of {len(ids):,} tokens needs at least {least:.1f}")
     shown = np.zeros((len(ids), 1), np.bool_)
     shown[list(some[1])] = True
-    rung, packed = weights.choose(wanted, lambda layer: (one * shown for one in found.heads(layer)), room)
+    of_weights, packed = weights.choose(wanted, lambda layer: (one * shown for one in found.heads(layer)), room)
     for layer, (_, left) in packed.items():
         rest[layer, : len(left)] = np.where(shown[:, 0], left, 255)
-    meta["kept"] = {"attention": None if rung is None else {"share": rung.share, "most": rung.most}}
+    meta["kept"]["attention"] = None if of_weights is None else of_weights._asdict()
     for name, given, chosen in (("layers", layers, some[0]), ("positions", positions, some[1])):
         if given is not None:
             meta["kept"][name] = chosen
@@ -137,25 +143,23 @@ def page(
     return Page(text, meta["title"])
 
 
-def _other(core: Core, ids: Sequence[int], n: int, hand: int) -> dict[str, Any]:
-    """The arrays that comparing needs, under names of their own."""
+def _other(core: Core, ids: Sequence[int], n: int, hand: int) -> Collected:
     if len(ids) != n:
         raise WrongValue("against", f" has {len(ids)} tokens: expected {n}, as many as it is compared with")
     core.decoder()
-    arrays = collect(core, ids, hand).arrays
-    return {f"b-{name}": arrays[name] for name in COMPARED}
+    return collect(core, ids, hand)
 
 
 def complete(
     core: Core,
     ids: Sequence[int],
-    found: Collected,
+    found: dict[str, Any],
     options: SamplingOptions,
     other: dict[str, Any],
     more: Sequence[int],
 ) -> dict[str, Any]:
-    """The arrays, with those that are about texts. more: all ids that are shown."""
-    arrays = {**found.arrays, **other}
+    """The arrays that were found, with those that are about texts. more: all ids that are shown."""
+    arrays = {**found, **other}
     arrays["dry-breaks"] = np.frombuffer(Breakers(core.piece, options.dry_breakers).marks(ids), np.uint8)
     used = _used(more, arrays)
     spelled = json.dumps([_piece(core, id) for id in used], separators=(",", ":"))

@@ -143,7 +143,9 @@ export class Data extends EventTarget {
 
   /** @param {number} at @param {number} target @param {number} layer @param {number} head */
   headPush(at, target, layer, head) {
-    return this.use("head-push")?.[((at * TARGETS + target) * this.layers + layer) * this.heads + head] ?? NaN;
+    const { pushed = TARGETS } = this.meta.kept;
+    if (target >= pushed) return NaN;
+    return this.use("head-push")?.[((at * pushed + target) * this.layers + layer) * this.heads + head] ?? NaN;
   }
 
   /** @param {number} at @param {number} target @returns {[number, number]} of the embedding, of biases */
@@ -171,8 +173,9 @@ export class Data extends EventTarget {
   neurons(at, layer) {
     const [which, acts, pushes] = ["neurons", "neuron-acts", "neuron-push"].map((name) => this.use(name));
     if (!which || !acts || !pushes) return [];
-    const start = (at * this.layers + layer) * NEURONS;
-    return Array.from({ length: NEURONS }, (_, i) => ({
+    const count = this.meta.kept.neurons ?? NEURONS;
+    const start = (at * this.layers + layer) * count;
+    return Array.from({ length: count }, (_, i) => ({
       neuron: which[start + i],
       act: acts[start + i],
       push: pushes[start + i],

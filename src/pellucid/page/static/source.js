@@ -27,7 +27,7 @@
  * @property {[number | null, string, string, [string, number, number][], number, string][]} plan
  * @property {{layers: number, window: number, bytes_per_token: number}[]} cache
  * @property {{prompt: number[], token: number[]} | null} timings
- * @property {{attention?: {share: number, most: number} | null, layers?: number[], positions?: number[]}} kept
+ * @property {{attention?: {share: number, most: number} | null, pushed?: number, neurons?: number, candidates?: number, layers?: number[], positions?: number[]}} kept
  * @property {Record<string, string>} blocks
  */
 

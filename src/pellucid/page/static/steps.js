@@ -113,7 +113,7 @@ export class StepByStep extends View {
     return html`<p>Each head makes a <em>query</em> of this token, and a <em>key</em> of every token that it may see (${window > 0 ? `the last ${window}` : "all before it, and itself"}).
       The product of query and key is a score; softmax turns the scores into weights that sum to 1.</p>
       <p>Layer ${now.layer}, head ${now.head} looks at ${looks.length ? looks.map((one, i) => html`${i ? ", " : ""}${this.name(one.i)} (${percent(one.w)})`) : "what the page did not keep"}.
-      ${best.layer === now.layer && best.head === now.head ? "It is the head that pushes the chosen token most."
+      ${best.push === 0 ? "Which head pushes this token most the page did not keep." : best.layer === now.layer && best.head === now.head ? "It is the head that pushes the chosen token most."
         : html`The head that pushes ${this.said(this.target)} most is <button type="button" class="plain" @click=${() => this.go({ layer: best.layer, head: best.head })}>layer ${best.layer}, head ${best.head}</button> (${signed(best.push)}).`}</p>`;
   }
 

@@ -15,8 +15,9 @@ export function named(text) {
   return plain(text).replace(/ /g, "\u00b7") || "\u2205";
 }
 
-/** @param {number} value @param {number} digits */
+/** A number; a dash where it is not known. @param {number} value @param {number} digits */
 export function fixed(value, digits) {
+  if (Number.isNaN(value)) return "\u2013";
   const text = value.toFixed(digits);
   return Number(text) === 0 ? (0).toFixed(digits) : text.replace("-", "\u2212");
 }

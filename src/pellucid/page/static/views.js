@@ -78,6 +78,17 @@ export class Views extends View {
     this.requestUpdate();
   }
 
+  /** What else the page had no room for. */
+  left() {
+    const { pushed, neurons, candidates } = this.page.data.meta.kept;
+    const all = [
+      pushed ? "pushes of heads on the token that follows alone" : "",
+      neurons ? "one neuron of each layer" : "",
+      candidates ? `at most ${candidates} candidates of a token` : "",
+    ].filter(Boolean);
+    return all.length ? `For the size of the file also: ${all.join(", ")}.` : "";
+  }
+
   draw() {
     const { page } = this;
     const { meta } = page.data;
@@ -86,7 +97,7 @@ export class Views extends View {
       <p class="quiet">${meta.n} tokens through ${meta.model.name}, ${page.data.layers} layers. ${
         kept === null ? "Weights of heads: small maps alone, for the size of the file."
           : kept === undefined || (kept.share === 1 && !kept.most) ? "" : `Weights of heads: the largest that hold ${Math.round(100 * kept.share)} % of a row${kept.most ? `, at most ${kept.most}` : ""}.`
-      } <button type="button" class="plain" aria-expanded=${this.keys} @click=${() => this.showKeys(!this.keys)}>Keys: ?</button></p>
+      } ${this.left()} <button type="button" class="plain" aria-expanded=${this.keys} @click=${() => this.showKeys(!this.keys)}>Keys: ?</button></p>
       ${this.keys ? html`<dl class="keys">${KEYS.map(([key, does]) => html`<dt>${key}</dt><dd>${does}</dd>`)}</dl>` : ""}
       <div role="status" class="unseen"></div>
       <section class="text" aria-label="Text"><pellucid-strip .page=${page}></pellucid-strip></section>
