@@ -38,6 +38,11 @@ void pl_region_run(int threads, void (*fn)(void *arg, int tid, int size), void *
     free(others);
 }
 
+int pl_region_openmp(void)
+{
+    return 0;
+}
+
 #else
 
 #include <omp.h>
@@ -47,6 +52,11 @@ void pl_region_run(int threads, void (*fn)(void *arg, int tid, int size), void *
     omp_set_dynamic(0);
 #pragma omp parallel num_threads(threads)
     fn(arg, omp_get_thread_num(), omp_get_num_threads());
+}
+
+int pl_region_openmp(void)
+{
+    return 1;
 }
 
 #endif

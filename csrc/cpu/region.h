@@ -6,4 +6,7 @@
  * number of threads that started, 1 to `threads`. */
 void pl_region_run(int threads, void (*fn)(void *arg, int tid, int size), void *arg);
 
+/* Whether OpenMP starts the threads, whose variables of the environment then count. */
+int pl_region_openmp(void);
+
 #endif

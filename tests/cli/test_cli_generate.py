@@ -281,6 +281,9 @@ def test_interrupted_while_reading_the_prompt() -> None:
         assert process.stdin is not None
         process.stdin.write(long.encode())
         process.stdin.close()
+        until, maps = time.monotonic() + 60, Path(f"/proc/{process.pid}/maps")
+        while ".gguf" not in maps.read_text() and time.monotonic() < until:  # Python itself has started
+            time.sleep(0.05)
         time.sleep(1.5)
         assert process.poll() is None
         start = time.monotonic()

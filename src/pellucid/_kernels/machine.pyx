@@ -16,6 +16,9 @@ cdef extern from "cpu/detect.h":
     pl_isa pl_isa_best() nogil
     const char *pl_cpu_name() nogil
 
+cdef extern from "cpu/region.h":
+    int pl_region_openmp() nogil
+
 cdef extern from "cpu/topology.h":
     ctypedef struct pl_topology:
         int logical
@@ -124,6 +127,11 @@ def best_isa() -> str:
 def cpu_name() -> str:
     """The processor's brand string; "" if unknown."""
     return pl_cpu_name().decode("ascii", "replace")
+
+
+def openmp() -> bool:
+    """Whether teams are OpenMP's, and follow its variables of the environment."""
+    return bool(pl_region_openmp())
 
 
 def topology(root=""):
