@@ -114,8 +114,8 @@ def test_too_many_tokens(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_size_that_is_too_small(run: Run, tmp_path: Path) -> None:
-    done = run("inspect", "-", "--html", str(tmp_path / "a.html"), "--html-size", "0.5", stdin=b"a b c d " * 60)
-    assert done.returncode == 2 and "--html-size=0.5: a page of 2" in error_line(done), done.stderr
+    done = run("inspect", "-", "--html", str(tmp_path / "a.html"), "--html-size", "0.5", stdin=b"a b c d " * 16)
+    assert done.returncode == 2 and "--html-size=0.5: a page of 65 tokens needs" in error_line(done), done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
