@@ -191,14 +191,6 @@ class Context:
             row: npt.NDArray[np.float32] = out[0]
             return row
 
-    def draw(self, sampler: _engine.Sampler) -> int:
-        """The token that a sampler draws to come next. The context keeps its tokens. Raises as :meth:`logits`."""
-        with self.in_use():
-            last = self._last()
-            with Turns(self._core, "prompt", [1]) as turns:
-                ((id, *_),) = turns.forward([(self._sequence, [last], 0)], samplers=[sampler])
-        return int(id)
-
     def next(self, k: Integer | None = 10) -> list[NextToken]:
         """The k (by default 10) most probable next tokens, the most probable first -> [NextToken(id, piece, logprob)];
         the whole vocabulary, if k is at least its size. The context keeps its tokens. Raises as :meth:`logits`."""
@@ -445,3 +437,12 @@ class Context:
             yield self._open()
         finally:
             self._release()
+
+
+def draw(context: Context, sampler: _engine.Sampler) -> int:
+    """The token that a sampler draws to come next. The context keeps its tokens. Raises as ``Context.logits``."""
+    with context.in_use():
+        last = context._last()
+        with Turns(context._core, "prompt", [1]) as turns:
+            ((id, *_),) = turns.forward([(context._sequence, [last], 0)], samplers=[sampler])
+    return int(id)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pellucid import Context, Model, _engine
 from pellucid.compat.llama_cpp.arguments import request
+from pellucid.context import draw
 from pellucid.errors import ContextFullError
 from pellucid.openai.fields import completion_call
 from pellucid.openai.limits import UNBOUNDED
@@ -149,12 +150,12 @@ class Steps:
         sampler.advance(self._draws)
         if idx is None:
             sampler.extend(self._context.ids)
-            id = self._context.draw(sampler)
+            id = draw(self._context, sampler)
         else:
             with self._context.fork() as part:
                 part.rewind(idx + 1)
                 sampler.extend(part.ids)
-                id = part.draw(sampler)
+                id = draw(part, sampler)
         self._draws += 1
         return id
 
@@ -196,7 +197,7 @@ class Steps:
             self.eval(tokens)
         sampler.extend(self._context.ids)
         while True:
-            id = self._context.draw(sampler)
+            id = draw(self._context, sampler)
             sent: Any = yield id
             more = [id, *(sent or ())]
             self.eval(more)
