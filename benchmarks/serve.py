@@ -232,30 +232,41 @@ def _cell(runs: list[dict[str, Any]]) -> str:
     return f"{middle(runs, 'rate'):.0f}; {first}; {middle(runs, 'gap50'):.3f}, {middle(runs, 'gap99'):.3f}"
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    about = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """With the options of every program that compares servers."""
+    about = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     about.add_argument("model", help="a GGUF file or a name of the catalogue")
     about.add_argument("--peer", action="append", default=[], metavar="llama_server=PATH")
+    about.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    about.add_argument("--repeat", type=int, default=5)
+    about.add_argument("--seed", type=int, default=int(time.time()))
+    about.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    return about
+
+
+def check(about: argparse.ArgumentParser, a: argparse.Namespace, *counts: str) -> None:
+    """Reads the peers into `a.peers`; ends the program where they, or one of these numbers, are wrong."""
+    a.peers = dict(peer.partition("=")[::2] for peer in a.peer)
+    for name, program in a.peers.items():
+        if name != "llama_server" or not os.access(program, os.X_OK):
+            about.error(f"--peer {name}={program}: expected llama_server=PATH of a program")
+    for name in (*counts, "threads", "repeat"):
+        if getattr(a, name) < 1:
+            about.error(f"--{name} {getattr(a, name)}: expected 1 or more")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    about = parser(__doc__)
     about.add_argument("--clients", action="append", type=int, metavar="N", help=f"default: {CLIENTS}")
     about.add_argument("--prompt", type=int, default=256)
     about.add_argument("--new", type=int, default=128)
     about.add_argument("--each", type=int, default=2, help="requests of each client in a round")
     about.add_argument("--load", type=float, metavar="FRACTION", help="also let requests arrive at random")
     about.add_argument("--arrivals", type=int, default=64, help="requests that arrive at random in a round")
-    about.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    about.add_argument("--repeat", type=int, default=5)
-    about.add_argument("--seed", type=int, default=int(time.time()))
-    about.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     about.add_argument("--into", type=Path, metavar="FILE", help="put the table into a document, over the model's last")
     a = about.parse_args(arguments)
     a.clients = a.clients or list(CLIENTS)
-    a.peers = dict(peer.partition("=")[::2] for peer in a.peer)
-    for name, program in a.peers.items():
-        if name != "llama_server" or not os.access(program, os.X_OK):
-            about.error(f"--peer {name}={program}: expected llama_server=PATH of a program")
-    for name in ("prompt", "new", "each", "arrivals", "threads", "repeat"):
-        if getattr(a, name) < 1:
-            about.error(f"--{name} {getattr(a, name)}: expected 1 or more")
+    check(about, a, "prompt", "new", "each", "arrivals")
     if min(a.clients) < 1:
         about.error(f"--clients {min(a.clients)}: expected 1 or more")
     if a.load is not None and not 0 < a.load < 1:

@@ -34,7 +34,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.load import Answer, Plan, ask  # noqa: E402
 from benchmarks.peers import busy_cores, note  # noqa: E402
-from benchmarks.serve import NAMES, Server, free_port, percentile  # noqa: E402
+from benchmarks.serve import NAMES, Server, check, free_port, parser, percentile  # noqa: E402
 
 KEYS = ("first-key-of-the-benchmark", "second-key-of-the-benchmark")
 SHORT = 16  # tokens of a stream's prompt, and of a second turn
@@ -199,9 +199,7 @@ def markdown(doc: dict[str, Any]) -> str:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    about = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    about.add_argument("model", help="a GGUF file or a name of the catalogue")
-    about.add_argument("--peer", action="append", default=[], metavar="llama_server=PATH")
+    about = parser(__doc__)
     about.add_argument("--only", action="append", choices=list(SITUATIONS), help="default: all")
     about.add_argument("--streams", type=int, default=8)
     about.add_argument("--long", type=int, default=4000, help="tokens of the long prompt")
@@ -209,19 +207,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     about.add_argument("--new", type=int, default=128, help="tokens of the first key's answers")
     about.add_argument("--queue", type=int, default=100, help="requests of the first key")
     about.add_argument("--max-gap", type=float, default=0.1, metavar="SECONDS")
-    about.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    about.add_argument("--repeat", type=int, default=5)
-    about.add_argument("--seed", type=int, default=int(time.time()))
-    about.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     a = about.parse_args(arguments)
     a.only = a.only or list(SITUATIONS)
-    a.peers = dict(peer.partition("=")[::2] for peer in a.peer)
-    for name, program in a.peers.items():
-        if name != "llama_server" or not os.access(program, os.X_OK):
-            about.error(f"--peer {name}={program}: expected llama_server=PATH of a program")
-    for name in ("streams", "long", "prompt", "queue", "threads", "repeat"):
-        if getattr(a, name) < 1:
-            about.error(f"--{name} {getattr(a, name)}: expected 1 or more")
+    check(about, a, "streams", "long", "prompt", "queue")
     if a.new <= SETTLED:
         about.error(f"--new {a.new}: expected more than {SETTLED}")
     if not a.max_gap > 0:

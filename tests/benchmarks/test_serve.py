@@ -50,7 +50,6 @@ def test_two_servers_in_turns(smollm2: Path, tmp_path: Path) -> None:
     assert medians["rate"]["library"] == [row["library"][0] for row in doc["closed"]]
     assert medians["gap99"]["llama_server"] == [row["llama_server"][0]["gap99"] for row in doc["closed"]]
     assert "| 2 |" in text and "llama-server: tokens/s" in text and "at random" in text
-    pytest.importorskip("matplotlib", reason="the extra `plots` has it")
     plots.main(["--serve", str(out), "--out", str(tmp_path)])
     assert "<!-- llama-server, p99 -->" in (tmp_path / "clients.svg").read_text()
 

@@ -280,11 +280,12 @@ def candidates(row: Floats) -> Candidates:
 
 
 def tail(row: Floats, order: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
-    """How many of the logits that `order` does not name are in each part below its last one, (BINS)."""
+    """How many of the logits that `order`, the best ones, does not name are in each part below its last one, (BINS)."""
     x = row.astype(np.float64)
-    below = x[order[-1]] - np.delete(x, order)
-    bins = np.minimum(below * PER_NAT, BINS - 1).astype(np.int64)
-    return np.bincount(bins, minlength=BINS).astype(np.uint32)
+    bins = np.clip((x[order[-1]] - x) * PER_NAT, 0, BINS - 1).astype(np.int64)
+    found = np.bincount(bins, minlength=BINS)
+    found[0] -= len(order)  # none of them is below
+    return found.astype(np.uint32)
 
 
 def best_first(row: Floats, k: int) -> npt.NDArray[np.int64]:

@@ -102,10 +102,7 @@ class Gate:
         return [
             (b"access-control-allow-origin", origin.encode("latin-1")),
             (b"access-control-allow-headers", HEADERS),
-            (
-                b"access-control-expose-headers",
-                b"x-request-id, retry-after, pellucid-ignored, pellucid-type, pellucid-shape",
-            ),
+            (b"access-control-expose-headers", EXPOSED),
             (b"vary", b"origin"),
         ]
 
