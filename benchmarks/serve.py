@@ -86,10 +86,12 @@ def free_port() -> int:
 
 
 def command(name: str, program: str, path: Path, port: int, a: argparse.Namespace) -> list[str]:
-    """How a server is started: every client has its place, and none waits for memory."""
+    """How a server is started: every client has its place, none waits for memory, and no tokens are guessed: greedy
+    answers to random ids repeat themselves, which guesses would take for granted."""
     most, room = max(*a.clients, 32), a.prompt + a.new + 8
     if name == "pellucid":
         options = ["--sequences", str(most), "--max-waiting", str(4 * most), "--threads", str(a.threads)]
+        options.append("--no-speculate")
         return [sys.executable, "-m", "pellucid", "serve", "-m", f"model={path}", "--port", str(port), *options]
     options = ["-np", str(most), "-kvu", "-c", str(most * room), "-t", str(a.threads), "-tb", str(a.threads)]
     return [program, "-m", str(path), "--port", str(port), "--host", "127.0.0.1", *options]
