@@ -137,11 +137,11 @@ SITUATIONS = {"beside": beside, "turn": turn, "keys": keys}
 
 
 def command(name: str, program: str, path: Path, port: int, a: argparse.Namespace, key_file: Path | None) -> list[str]:
-    """How a server is started."""
+    """How a server is started. It guesses no tokens: a pass then gives each stream one."""
     room = 2 * a.long + 64
     if name == "pellucid":
         options = ["--port", str(port), "--threads", str(a.threads), "--max-gap", str(a.max_gap)]
-        options += ["--context", str(room), "--max-waiting", str(2 * a.queue)]
+        options += ["--context", str(room), "--max-waiting", str(2 * a.queue), "--no-speculate"]
         options += [] if key_file is None else ["--key-file", str(key_file)]
         return [sys.executable, "-m", "pellucid", "serve", "-m", f"model={path}", *options]
     options = ["-np", str(a.streams + 1), "-kvu", "-c", str((a.streams + 1) * room)]
