@@ -1,8 +1,7 @@
 """Writes GGUF models of real shapes with random weights: to measure speed and memory without the real files.
 
 Every byte that a decode step reads and every multiplication of a prefill is that of the real model; the text is noise.
-The weights are centred and have a standard deviation of 0.02, so that logits stay finite. The vocabulary comes from
-a donor and is padded with unused tokens.
+The vocabulary comes from a donor and is padded with tokens `<unused0>`, `<unused1>`, ....
 
     python benchmarks/shapes.py llama-3.2-1b q4_k_m OUT.gguf [--donor FILE.gguf] [--layers N] [--seed S]
 
@@ -12,29 +11,49 @@ Tensors are made and written 16 MB at a time. Needs the `gguf` package (extra `t
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 from gguf import GGMLQuantizationType as Kind
 
-Bytes = npt.NDArray[np.uint8]
-STD = 0.02
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.random_weights import random_rows
+
 CHUNK = 16 << 20  # bytes made at a time
-UNUSED = 5  # GGUF's token type of tokens that stand for nothing
+NORMAL = 1  # GGUF's token type of tokens that are text: each token of an answer is then seen in a stream
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the layers without attention are: a convolution of `taps` (LFM2), a gated delta net (Qwen3.5) or Mamba 2
+    (Granite 4 H), these two with keys of `dk` in `n_k` heads and values of `dv` in `n_v` heads."""
+
+    kind: str
+    taps: int
+    n_k: int = 0
+    n_v: int = 0
+    dk: int = 0
+    dv: int = 0
+
+    @property
+    def inner(self) -> int:
+        return self.n_v * self.dv
+
+    @property
+    def channels(self) -> int:
+        return self.inner + 2 * self.n_k * self.dk
 
 
 @dataclass(frozen=True)
 class Shape:
     """The sizes that determine a decoder's tensors and metadata. `ff`: feed-forward width, of an expert where there are
-    `experts`, of which a token takes `top_k`; `tied`: no output matrix; `taps`: of the convolution in all layers but
-    `attention` (LFM2)."""
+    `experts`, of which a token takes `top_k`; `tied`: no output matrix; `memory`: of all layers but those that are in
+    `attention`; `q_gates`: attn_q holds a gate for each query; `metadata`: keys after the architecture's name."""
 
     arch: str
     layers: int
@@ -52,11 +71,14 @@ class Shape:
     qkv_bias: bool = False
     experts: int = 0
     top_k: int = 0
-    taps: int = 0
+    memory: Memory | None = None
     attention: tuple[int, ...] = ()
+    q_gates: bool = False
+    ffn_norm: str = "ffn_norm"
+    metadata: tuple[tuple[str, bool | float | list[int]], ...] = ()
 
     def attends(self, layer: int) -> bool:
-        return not self.taps or layer in self.attention
+        return self.memory is None or layer in self.attention
 
 
 # Sources: the config.json of each model's public release.
@@ -83,8 +105,49 @@ SHAPES = {
         1e-5,
         128000,
         qk_norm=True,
-        taps=3,
+        memory=Memory("convolution", 3),
         attention=(2, 5, 8, 10, 12, 14),
+    ),
+    "qwen3.5-2b": Shape(
+        "qwen35",
+        24,
+        2048,
+        8,
+        2,
+        256,
+        6144,
+        248320,
+        True,
+        1e7,
+        1e-6,
+        262144,
+        qk_norm=True,
+        memory=Memory("delta", 4, n_k=16, n_v=16, dk=128, dv=128),
+        attention=(3, 7, 11, 15, 19, 23),
+        q_gates=True,
+        ffn_norm="post_attention_norm",
+        metadata=(("rope.dimension_count", 64), ("rope.dimension_sections", [11, 11, 10, 0])),
+    ),
+    "granite-4-h-micro": Shape(
+        "granitehybrid",
+        40,
+        2048,
+        32,
+        8,
+        64,
+        8192,
+        100352,
+        True,
+        1e4,
+        memory=Memory("mamba", 4, n_k=1, n_v=64, dk=128, dv=64),
+        attention=(5, 15, 25, 35),
+        metadata=(
+            ("attention.scale", 0.015625),
+            ("embedding_scale", 12.0),
+            ("residual_scale", 0.22),
+            ("logit_scale", 8.0),
+            ("rope.scaling.finetuned", False),
+        ),
     ),
 }
 
@@ -114,148 +177,6 @@ MIXES = {
     "f16": Mix(Kind.F16, Kind.F16, Kind.F16),
     "bf16": Mix(Kind.BF16, Kind.BF16, Kind.BF16),
 }
-
-
-# ---- random blocks ----------------------------------------------------------------------------------------
-# Codes are uniform random bits. A block's other fields are set so that weights are centred and have STD: what the
-# formats' definitions (ggml-common.h) make of the fields is beside each. A setter gets blocks (n, bytes of a block).
-
-
-def code_std(values: int) -> float:
-    """Standard deviation of a code uniform in 0 .. values - 1."""
-    return float(((values**2 - 1) / 12) ** 0.5)
-
-
-def uniform_rms(low: int, high: int) -> float:
-    """Root mean square of integers uniform in low .. high."""
-    return float(np.sqrt(np.mean(np.arange(low, high + 1, dtype=np.float64) ** 2)))
-
-
-IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float64)
-IQ4_RMS = float(np.sqrt(np.mean(IQ4**2)))
-
-
-def put_f16(blocks: Bytes, at: int, value: float, either_sign: bool = False) -> None:
-    """Sets a field; with either_sign its random bits decide which, for codes around zero that are not symmetric."""
-    sign = blocks[:, at + 1] & (0x80 if either_sign else 0)
-    blocks[:, at : at + 2] = np.frombuffer(np.float16(value).astype("<f2").tobytes(), np.uint8)
-    blocks[:, at + 1] |= sign
-
-
-def plain(values: int, mins: bool = False) -> Callable[[Bytes], None]:
-    """w = d * (code - values / 2), or with mins w = d * code + m: d first, m next."""
-
-    def put(blocks: Bytes) -> None:
-        d = STD / code_std(values)
-        put_f16(blocks, 0, d, either_sign=not mins)
-        if mins:
-            put_f16(blocks, 2, -d * (values - 1) / 2)
-
-    return put
-
-
-def q2_k(blocks: Bytes) -> None:
-    """w = d * sc * code - dmin * mn: sc the low, mn the high nibble of bytes 0..15; equal, so 1.5 centres the codes."""
-    scale = blocks[:, :16] & 0x0F | 0x08
-    blocks[:, :16] = scale | scale << 4
-    d = STD / (uniform_rms(8, 15) * code_std(4))
-    put_f16(blocks, 80, d)
-    put_f16(blocks, 82, 1.5 * d)
-
-
-def q3_k(blocks: Bytes) -> None:
-    """w = d * (sc - 32) * (code - 4): sc has its two high bits in bytes 104..107; both set leave 48..63."""
-    blocks[:, 104:108] = 0xFF
-    put_f16(blocks, 108, STD / (uniform_rms(16, 31) * code_std(8)), either_sign=True)
-
-
-def k_with_mins(values: int) -> Callable[[Bytes], None]:
-    """w = d * sc * code - dmin * mn: scales and mins of 6 bits in bytes 4..15, made equal and 32..63.
-
-    Bytes 4..7 hold sc 0..3 and, in their top bits, the high bits of sc 4..7; bytes 8..11 the same of mn; bytes 12..15
-    the low nibbles of sc 4..7 and above them those of mn 4..7.
-    """
-
-    def put(blocks: Bytes) -> None:
-        blocks[:, 4:8] |= 0xA0
-        blocks[:, 8:12] = blocks[:, 4:8]
-        low = blocks[:, 12:16] & 0x0F
-        blocks[:, 12:16] = low | low << 4
-        d = STD / (uniform_rms(32, 63) * code_std(values))
-        put_f16(blocks, 0, d)
-        put_f16(blocks, 2, d * (values - 1) / 2)
-
-    return put
-
-
-def q6_k(blocks: Bytes) -> None:
-    """w = d * sc * (code - 32): int8 scales in bytes 192..207, made 64..127."""
-    blocks[:, 192:208] = blocks[:, 192:208] & 0x7F | 0x40
-    put_f16(blocks, 208, STD / (uniform_rms(64, 127) * code_std(64)), either_sign=True)
-
-
-def q8_0(blocks: Bytes) -> None:
-    """w = d * code, int8."""
-    put_f16(blocks, 0, STD / code_std(256), either_sign=True)
-
-
-def iq4_nl(blocks: Bytes) -> None:
-    """w = d * IQ4[code]."""
-    put_f16(blocks, 0, STD / IQ4_RMS, either_sign=True)
-
-
-def iq4_xs(blocks: Bytes) -> None:
-    """w = d * (sc - 32) * IQ4[code]: sc has its two high bits in bytes 2..3; all set leave 48..63."""
-    blocks[:, 2:4] = 0xFF
-    put_f16(blocks, 0, STD / (uniform_rms(16, 31) * IQ4_RMS), either_sign=True)
-
-
-FP4_RMS = float(np.sqrt(np.mean(np.array([0, 1, 2, 3, 4, 6, 8, 12], np.float64) ** 2)))
-
-
-def mxfp4(blocks: Bytes) -> None:
-    """w = 2^(e - 128) * FP4, twice the values of e2m1: e, the first byte, is one of two whose mean square fits."""
-    square = (STD / FP4_RMS) ** 2
-    low = math.floor(math.log2(square) / 2)
-    share = (square / 4.0**low - 1) / 3  # of blocks with the greater one
-    blocks[:, 0] = 128 + low + (blocks[:, 0] < 256 * share)
-
-
-FIELDS: dict[Kind, Callable[[Bytes], None]] = {
-    Kind.Q4_0: plain(16),
-    Kind.Q4_1: plain(16, mins=True),
-    Kind.Q5_0: plain(32),
-    Kind.Q5_1: plain(32, mins=True),
-    Kind.Q8_0: q8_0,
-    Kind.Q2_K: q2_k,
-    Kind.Q3_K: q3_k,
-    Kind.Q4_K: k_with_mins(16),
-    Kind.Q5_K: k_with_mins(32),
-    Kind.Q6_K: q6_k,
-    Kind.IQ4_NL: iq4_nl,
-    Kind.IQ4_XS: iq4_xs,
-    Kind.MXFP4: mxfp4,
-}
-
-
-def random_rows(rng: np.random.Generator, rows: int, cols: int, kind: Kind) -> Bytes:
-    """`rows` rows of `cols` random weights as a file stores them: (rows, bytes of a row)."""
-    if kind in (Kind.F16, Kind.BF16, Kind.F32):
-        x = rng.standard_normal((rows, cols), np.float32) * np.float32(STD)
-        if kind == Kind.F16:
-            return x.astype("<f2").view(np.uint8)
-        if kind == Kind.BF16:
-            rounded = x.view(np.uint32) + (
-                0x7FFF + (x.view(np.uint32) >> 16 & 1)
-            )  # to nearest even; none is near infinity
-            return (rounded >> 16).astype("<u2").view(np.uint8)
-        return x.astype("<f4").view(np.uint8)
-    per, size = gguf.GGML_QUANT_SIZES[kind]
-    if cols % per:
-        raise ValueError(f"a row of {cols} weights: {kind.name} needs a multiple of {per}")
-    blocks = rng.integers(0, 256, (rows * (cols // per), size), np.uint8)
-    FIELDS[kind](blocks)
-    return blocks.reshape(rows, cols // per * size)
 
 
 # ---- the model --------------------------------------------------------------------------------------------
@@ -299,14 +220,15 @@ def tensors(shape: Shape, mix: Mix) -> Iterator[Matrix]:
 
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     yield Matrix("token_embd.weight", shape.vocab, shape.d, mix.ends)
-    yield vector("token_embd_norm.weight" if shape.taps else "output_norm.weight", shape.d, 1)
+    yield vector("token_embd_norm.weight" if shape.arch == "lfm2" else "output_norm.weight", shape.d, 1)
     if not shape.tied:
         yield Matrix("output.weight", shape.vocab, shape.d, mix.ends)
     for i in range(shape.layers):
         at, more = f"blk.{i}.", mix.more if i % 2 == 0 else mix.most
         yield vector(at + "attn_norm.weight", shape.d, 1)
         if shape.attends(i):
-            for name, rows, kind in (("attn_q", q, mix.most), ("attn_k", kv, mix.most), ("attn_v", kv, more)):
+            own = (2 if shape.q_gates else 1) * q
+            for name, rows, kind in (("attn_q", own, mix.most), ("attn_k", kv, mix.most), ("attn_v", kv, more)):
                 yield Matrix(f"{at}{name}.weight", rows, shape.d, kind)
                 if shape.qkv_bias:
                     yield vector(f"{at}{name}.bias", rows, 0)
@@ -314,11 +236,9 @@ def tensors(shape: Shape, mix: Mix) -> Iterator[Matrix]:
                 yield vector(at + "attn_q_norm.weight", shape.head_dim, 1)
                 yield vector(at + "attn_k_norm.weight", shape.head_dim, 1)
             yield Matrix(at + "attn_output.weight", shape.d, q, mix.most)
-        else:
-            yield Matrix(at + "shortconv.in_proj.weight", 3 * shape.d, shape.d, mix.most)
-            yield Matrix(at + "shortconv.conv.weight", shape.d, shape.taps, Kind.F32)
-            yield Matrix(at + "shortconv.out_proj.weight", shape.d, shape.d, mix.most)
-        yield vector(at + "ffn_norm.weight", shape.d, 1)
+        elif shape.memory is not None:
+            yield from recurrent(at, shape.d, shape.memory, mix)
+        yield vector(at + f"{shape.ffn_norm}.weight", shape.d, 1)
         end = "_exps.weight" if shape.experts else ".weight"
         if shape.experts:
             yield Matrix(at + "ffn_gate_inp.weight", shape.experts, shape.d, Kind.F32)
@@ -328,6 +248,31 @@ def tensors(shape: Shape, mix: Mix) -> Iterator[Matrix]:
             ("ffn_down", shape.d, shape.ff, more),
         ):
             yield Matrix(at + name + end, rows, cols, kind, stack=shape.experts)
+
+
+def recurrent(at: str, d: int, m: Memory, mix: Mix) -> Iterator[Matrix]:
+    """The tensors of a layer without attention."""
+    if m.kind == "convolution":
+        matrices = [("shortconv.in_proj", 3 * d, d), ("shortconv.out_proj", d, d)]
+        small = [("shortconv.conv.weight", d, m.taps, None)]
+    else:
+        small = [
+            ("ssm_conv1d.weight", m.channels, m.taps, None),
+            ("ssm_a", 0 if m.kind == "delta" else m.n_v, m.n_v if m.kind == "delta" else 1, -1.0),
+            ("ssm_dt.bias", 0, m.n_v, 0.0),
+        ]
+        if m.kind == "delta":
+            matrices = [("attn_qkv", m.channels, d), ("attn_gate", m.inner, d), ("ssm_out", d, m.inner)]
+            matrices += [("ssm_beta", m.n_v, d), ("ssm_alpha", m.n_v, d)]
+            small += [("ssm_norm.weight", 0, m.dv, 1.0)]
+        else:
+            matrices = [("ssm_in", m.inner + m.channels + m.n_v, d), ("ssm_out", d, m.inner)]
+            small += [("ssm_conv1d.bias", 0, m.channels, 0.0), ("ssm_d", m.n_v, 1, 1.0)]
+            small += [("ssm_norm.weight", m.n_k, m.inner // m.n_k, 1.0)]
+    for name, rows, cols in matrices:
+        yield Matrix(f"{at}{name}.weight", rows, cols, mix.most)
+    for name, rows, cols, fill in small:
+        yield Matrix(at + name, rows, cols, Kind.F32, fill)
 
 
 @dataclass(frozen=True)
@@ -359,11 +304,14 @@ def add_metadata(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
     writer.add_feed_forward_length(shape.ff)
     writer.add_head_count(shape.heads)
     writer.add_head_count_kv(
-        [shape.kv_heads if shape.attends(i) else 0 for i in range(shape.layers)] if shape.taps else shape.kv_heads
+        [shape.kv_heads if shape.attends(i) else 0 for i in range(shape.layers)]
+        if shape.memory is not None and shape.memory.kind != "delta"  # those have an interval
+        else shape.kv_heads
     )
     writer.add_key_length(shape.head_dim)
     writer.add_value_length(shape.head_dim)
-    writer.add_rope_dimension_count(shape.head_dim)
+    if "rope.dimension_count" not in dict(shape.metadata):
+        writer.add_rope_dimension_count(shape.head_dim)
     writer.add_rope_freq_base(shape.rope_base)
     writer.add_layer_norm_rms_eps(shape.eps)
     writer.add_vocab_size(shape.vocab)
@@ -371,8 +319,18 @@ def add_metadata(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
         writer.add_expert_count(shape.experts)
         writer.add_expert_used_count(shape.top_k)
         writer.add_expert_feed_forward_length(shape.ff)
-    if shape.taps:
-        writer.add_shortconv_l_cache(shape.taps)
+    m = shape.memory
+    if m is not None and m.kind == "convolution":
+        writer.add_shortconv_l_cache(m.taps)
+    elif m is not None:
+        writer.add_ssm_conv_kernel(m.taps)
+        writer.add_ssm_state_size(m.dk)
+        writer.add_ssm_group_count(m.n_k)
+        writer.add_ssm_time_step_rank(m.n_v)
+        writer.add_ssm_inner_size(m.inner)
+    for key, value in shape.metadata:
+        add: Any = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}
+        add[type(value)](f"{shape.arch}.{key}", value)
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, donor: Path, size: int) -> None:
@@ -391,7 +349,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, donor: Path, size: int) -> None:
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(data["tokenizer.ggml.pre"])
         writer.add_token_list(tokens + [f"<unused{i}>" for i in range(size - len(tokens))])
-        writer.add_token_types(types + [UNUSED] * (size - len(tokens)))
+        writer.add_token_types(types + [NORMAL] * (size - len(tokens)))
         writer.add_token_merges(data["tokenizer.ggml.merges"].to_str_list())
         for key, add in (("bos", writer.add_bos_token_id), ("eos", writer.add_eos_token_id)):
             if f"tokenizer.ggml.{key}_token_id" in data:

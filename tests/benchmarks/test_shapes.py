@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import pytest
 
+from benchmarks import random_weights
 from pellucid import Model
 
 SOURCE = Path(__file__).resolve().parents[2] / "benchmarks" / "shapes.py"
@@ -94,13 +95,13 @@ def test_a_model_of_one_layer(tmp_path: Path, donor: Path, name: str, mix: str) 
     assert fields[f"{shape.arch}.attention.head_count_kv"] == 2
     assert fields[f"{shape.arch}.block_count"] == 1
     assert fields["tokenizer.ggml.tokens"][258:262] == ["t258", "t259", "<unused0>", "<unused1>"]
-    assert fields["tokenizer.ggml.token_type"][259:] == [1] + [5] * 40
+    assert fields["tokenizer.ggml.token_type"][259:] == [1] * 41
     assert fields["tokenizer.ggml.merges"] == ["t 1", "t 2"] and fields["tokenizer.ggml.eos_token_id"] == 2
 
 
-@pytest.mark.parametrize("kind", shapes.FIELDS)
+@pytest.mark.parametrize("kind", random_weights.FIELDS)
 def test_every_format_has_the_size_meant(kind: Any) -> None:
-    raw = shapes.random_rows(np.random.default_rng(0), 64, 512, kind)
+    raw = random_weights.random_rows(np.random.default_rng(0), 64, 512, kind)
     w = gguf.quants.dequantize(raw, kind)
     assert w.shape == (64, 512)
     assert w.std() == pytest.approx(0.02, rel=0.03)
@@ -118,6 +119,8 @@ def test_every_format_has_the_size_meant(kind: Any) -> None:
         ("qwen2.5-1.5b", 1543.7),
         ("qwen3-30b-a3b", 30532.1),
         ("lfm2-1.2b", 1170.3),
+        ("qwen3.5-2b", 1881.8),
+        ("granite-4-h-micro", 3191.4),
     ],
 )
 def test_shapes_have_the_real_models_parameters(name: str, millions: float) -> None:
@@ -131,10 +134,18 @@ def test_shapes_have_the_real_models_parameters(name: str, millions: float) -> N
 @pytest.mark.parametrize("mix", ["q4_k_m", "mxfp4", "iq4_xs", "q3_k", "q2_k"])
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [("qwen3-30b-a3b", {"experts": 6, "top_k": 2, "layers": 2}), ("lfm2-1.2b", {"layers": 3, "attention": (1,)})],
+    [
+        ("qwen3-30b-a3b", {"experts": 6, "top_k": 2, "layers": 2}),
+        ("lfm2-1.2b", {"layers": 3, "attention": (1,)}),
+        ("qwen3.5-2b", {"layers": 4, "memory": shapes.Memory("delta", 4, n_k=2, n_v=4, dk=64, dv=64), "metadata": ()}),
+        (
+            "granite-4-h-micro",
+            {"layers": 3, "attention": (1,), "memory": shapes.Memory("mamba", 4, n_k=1, n_v=16, dk=128, dv=64)},
+        ),
+    ],
 )
 def test_models_that_run(tmp_path: Path, donor: Path, name: str, changes: dict[str, Any], mix: str) -> None:
-    """With experts, and with layers of convolutions."""
+    """With experts, and with layers of convolutions, delta nets and Mamba 2."""
     shape = small(name, **changes)
     out = tmp_path / "m.gguf"
     shapes.write_model(out, "m", shape, shapes.MIXES[mix], donor)
@@ -143,7 +154,7 @@ def test_models_that_run(tmp_path: Path, donor: Path, name: str, changes: dict[s
         info = model.info()
     assert np.isfinite(logits).all() and logits.std() > 0
     assert info.layers == shape.layers and info.architecture == shape.arch
-    assert (info.state_bytes > 0) == (shape.taps > 0)
+    assert (info.state_bytes > 0) == (shape.memory is not None)
     if shape.experts:
         stacks = [t for t in gguf.GGUFReader(out).tensors if t.name.endswith("_exps.weight")]
         assert [t.shape.tolist()[2] for t in stacks] == [6] * 6
@@ -178,4 +189,4 @@ def test_a_donor_that_does_not_fit(tmp_path: Path, donor: Path) -> None:
         shapes.write_model(out, "m", small("llama-3.2-1b", vocab=200), shapes.MIXES["f16"], donor)
     assert not out.exists()
     with pytest.raises(ValueError, match="a row of 300 weights: Q6_K needs a multiple of 256"):
-        shapes.random_rows(np.random.default_rng(0), 2, 300, gguf.GGMLQuantizationType.Q6_K)
+        random_weights.random_rows(np.random.default_rng(0), 2, 300, gguf.GGMLQuantizationType.Q6_K)
