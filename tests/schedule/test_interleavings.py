@@ -265,6 +265,38 @@ def test_a_caller_that_cancels() -> None:
     assert try_all(every(4), make) > 100
 
 
+class Raising(Reader):
+    """Its function `cancel` fails, in its own thread, wherever it waits or drives."""
+
+    def __call__(self) -> None:
+        try:
+            super().__call__()
+        except ZeroDivisionError as error:
+            self.error = error
+
+
+@pytest.mark.parametrize("when", [1, 2, 3])
+def test_a_function_that_fails_harms_no_other_caller(when: int) -> None:
+    """Though it was asked in a pass that both share."""
+    both: list[list[Reader]] = []
+
+    def make(world: World, scheduler: Scheduler) -> list[Reader]:
+        asked: list[int] = []
+
+        def cancel() -> bool:
+            asked.append(1)
+            return len(asked) >= when and bool(1 // 0)
+
+        both.append([Raising(world, scheduler, [1, 2], 3, cancel), Reader(world, scheduler, [3], 2)])
+        return both[-1]
+
+    assert try_all(every(4), make) > 100
+    for wrong, right in both:
+        assert isinstance(wrong.error, ZeroDivisionError) or wrong.got == wrong.expected
+        assert right.error is None and right.got == right.expected
+    assert sum(isinstance(wrong.error, ZeroDivisionError) for wrong, _ in both) > len(both) // 2
+
+
 def test_one_that_fails_beside_one_that_does_not() -> None:
     def make(world: World, scheduler: Scheduler) -> list[Reader]:
         return [Reader(world, scheduler, [1, -1], 2), Reader(world, scheduler, [3], 2)]

@@ -321,7 +321,10 @@ class Scheduler(Seat):
         if not alone:
 
             def cancel() -> bool:
-                leader.stopped()
+                try:
+                    leader.stopped()
+                except Exception as error:  # of its function: the pass goes on for the others
+                    leader.failure = error
                 return batch.all_stopped()
 
         start = time.perf_counter()
