@@ -58,6 +58,22 @@ def test_a_key_with_many_requests_does_not_hold_up_another() -> None:
     assert [first for (first,) in run(works, sequences=1)][:2] == [1, 9]
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_keys_that_are_gone_are_forgotten(beside: bool) -> None:
+    """Whether or not there always is a request; one that had many rows keeps its place behind the others."""
+    scheduler = Scheduler(Engine, FakeSequence)
+    if beside:
+        scheduler.submit(work(1, key="stays", ahead=0))  # its reader reads nothing
+    greedy = 0, "greedy"
+    scheduler._served[greedy] = 10**6
+    for i in range(5000):
+        one = work(1, key=str(i))
+        scheduler.submit(one)
+        scheduler.wait(one.caller)
+        scheduler.leave((one,), free=True)
+    assert len(scheduler._served) < 2000 and scheduler._served[greedy] == 10**6
+
+
 def test_a_deadline_that_passed() -> None:
     works = [work(1, deadline=time.monotonic() - 1), work(2, deadline=time.monotonic() + 60)]
     assert run(works) == [[2]]

@@ -306,6 +306,21 @@ def test_too_many_that_wait(path: Path) -> None:
             one.result()
 
 
+def test_one_of_a_key_with_none_waiting_may_wait(path: Path) -> None:
+    with Model.load(path, threads=1, sequences=1) as model:
+        model.drive(max_waiting=2)
+        many = [model.submit([1], key="a", **{**OPTIONS, "max_tokens": 30}) for _ in range(3)]
+        with pytest.raises(QueueFullError):
+            model.submit([1], key="a", **OPTIONS)
+        with pytest.raises(QueueFullError):
+            model.submit([1], key="b", n=2, **OPTIONS)
+        many.append(model.submit([1], key="b", **OPTIONS))
+        with pytest.raises(QueueFullError):
+            model.submit([1], key="b", **OPTIONS)
+        for one in many:
+            one.result()
+
+
 def test_close_ends_the_driver_and_what_it_delivers_to(path: Path) -> None:
     before = drivers()
     model = Model.load(path, threads=1)

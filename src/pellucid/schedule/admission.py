@@ -20,6 +20,7 @@ from pellucid.schedule.reuse import Reuse
 
 __all__ = ["Requests"]
 
+MOST_KEYS = 1024  # whose rows are counted, unless more have requests
 TOGETHER = 1.0  # predicted seconds of a pass that several callers share: none can end it alone
 
 
@@ -56,6 +57,7 @@ class Requests:
         self._costs: dict[str, Cost] = {"prompt": self._cost}  # of the passes of calls, by their kind
         self.prompt_tokens = self.generated = self.prefix_queries = self.prefix_hits = 0
         self._served: dict[tuple[int, str], int] = {}  # rows, by priority and key
+        self._most_keys = MOST_KEYS
         self._left: deque[tuple[list[Work], Callable[[], None] | None, bool]] = deque()
         self._clear()
 
@@ -80,12 +82,25 @@ class Requests:
                 least = min(self._served.get(one.key, 0) for one in (*self._running, *self._waiting))
                 self._served[work.key] = max(self._served.get(work.key, 0), least)
             self._waiting.append(work)
+            if len(self._served) > self._most_keys:
+                self._forget()
         self.arrived()
 
-    def check_room(self, requests: int, tokens: int) -> None:
+    def _forget(self) -> None:
+        """Of the keys without requests, keeps those that had the most rows."""
+        active = {one.key for one in (*self._running, *self._waiting)}
+        counts = list(self._served.items())  # who drives may add some meanwhile
+        gone = sorted((rows, key) for key, rows in counts if key not in active)
+        for _, key in gone[: max(len(gone) - MOST_KEYS // 2, 0)]:
+            del self._served[key]
+        self._most_keys = max(MOST_KEYS, 2 * len(self._served))
+
+    def check_room(self, requests: int, tokens: int, key: str = "") -> None:
         """Raises QueueFullError where as many requests, of so many tokens in all, would have to wait longer than
-        they may."""
+        they may. One may, of a key that has none waiting where others have: these must not keep it away."""
         with self._lock:
+            if requests == 1 and self._waiting and not any(one.key[1] == key for one in self._waiting):
+                return
             free = self._sequences - len(self._running)
             waiting = len(self._waiting) + requests - max(free, 0)
             lacking = sum(len(one.job.tokens) for one in self._waiting)

@@ -144,7 +144,7 @@ def submit(
                 )
             )
         scheduler.room.check(len(begun.ids))
-        scheduler.check_room(copies, len(begun.ids))
+        scheduler.check_room(copies, len(begun.ids), key)
         request = Request(scheduler, works, gathered, n is not None and copies > 1)
         request.begin(options.echo)
     return request
