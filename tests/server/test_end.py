@@ -208,9 +208,21 @@ def test_wrong_options(options: Sequence[str], code: int, what: str, capfd: pyte
     assert what in err
 
 
-def test_a_key_from_the_environment(smollm2: Path) -> None:
+def test_a_key_from_the_environment(smollm2: Path, tmp_path: Path) -> None:
     done = run("--port", "0", PELLUCID_API_KEY="a b")
     assert done.returncode == 2 and "a b" not in done.stderr
+    keys = tmp_path / "keys"
+    keys.write_text("sk-other default")
+    done = run("--port", "0", "--key-file", str(keys), PELLUCID_API_KEY="sk-secret")
+    assert done.returncode == 2 and "called default" in done.stderr and "sk-" not in done.stderr
+    keys.write_text("sk-secret alice")  # the same key: once
+    with served(smollm2, "--key-file", str(keys), PELLUCID_API_KEY="sk-secret") as (process, port, _):
+        with connect(port) as connection:
+            key = "Authorization: Bearer sk-secret\r\nConnection: close\r\n"
+            connection.sendall(request({"prompt": "a", "max_tokens": 1}, more=key))
+            assert b" 200 " in rest(connection)
+        process.send_signal(signal.SIGTERM)
+        assert "key=alice" in process.communicate(timeout=30)[1]
     with served(smollm2, PELLUCID_API_KEY="sk-secret") as (process, port, line):
         assert "sk-secret" not in line and "$PELLUCID_API_KEY" in line
         for more, status in (("", b" 401 "), ("Authorization: Bearer sk-secret\r\n", b" 200 ")):

@@ -165,8 +165,12 @@ def test_a_full_context_in_openais_words(app: Gate) -> None:
         assert (answer.status, answer.error["code"]) == (400, "context_length_exceeded")
         assert "maximum context length is 512 tokens" in answer.error["message"]
         assert (answer.error["n_prompt_tokens"], answer.error["n_ctx"]) == (600, 512)
-    answer = call(app, "POST", CHAT, {"messages": [{"role": "user", "content": "word " * 3000}]})
-    assert (answer.status, answer.error["code"]) == (400, "context_length_exceeded")
+        assert answer.error["param"] == "prompt"
+    long = [{"role": "user", "content": "word " * 3000}]
+    for path, body, param in ((CHAT, {"messages": long}, "messages"), ("/v1/responses", {"input": long}, "input")):
+        answer = call(app, "POST", path, body)
+        assert (answer.status, answer.error["code"]) == (400, "context_length_exceeded")
+        assert answer.error["param"] == param
 
 
 def test_paths_and_methods(app: Gate) -> None:
@@ -320,7 +324,10 @@ def test_key_files(tmp_path: Path) -> None:
     first, second = read_keys(str(path))
     assert (first.name, first.priority, second.name, second.priority) == ("alice", -1, "key2", 0)
     assert "sk-" not in repr(first)
-    for text in ("", "# none", "a b c d", "a b c", "ä", "a\na"):
+    path.write_text("a key2\nb\nc#d key3#4\n# e key5\nf\tg\t# h")  # made names are nobody's; keys may have a #
+    found = {key.name: key.digest for key in read_keys(str(path))}
+    assert found == {name: Key.of(key).digest for key, name in zip("a b c#d f".split(), "key2 key2_ key3#4 g".split())}
+    for text in ("", "# none", "a b c d", "a b c", "ä", "a\na", "a b\nc b", "a b\n" + "# \n" * 400_000):
         path.write_text(text)
         with pytest.raises(PellucidError, match="keys") as caught:
             read_keys(str(path))

@@ -346,7 +346,11 @@ def _keys(path: str | None) -> tuple[Key, ...]:
     if value:
         if any(not 32 < ord(c) < 127 for c in value):
             raise output.UsageError("PELLUCID_API_KEY: expected printable ASCII without spaces")
-        found = (*found, Key.of(value))
+        key = Key.of(value)
+        if all(one.digest != key.digest for one in found):
+            if any(one.name == key.name for one in found):
+                raise output.UsageError(f"PELLUCID_API_KEY: its key is called {key.name}, as one in {path} is")
+            found = (*found, key)
     return found
 
 

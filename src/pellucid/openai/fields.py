@@ -82,7 +82,8 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 @dataclass(slots=True)
 class Call:
     """A request that was read. prompts: of completions. options: of the library. logprobs: None: none are asked for.
-    names: the client's names of options, by ours. ignored: fields that had no effect."""
+    names: the client's names of options, by ours; and of the field that is too long, by that error's code. ignored:
+    fields that had no effect."""
 
     model: str | None
     n: int = 1
@@ -147,6 +148,7 @@ def completion_call(body: dict[str, Any], settings: Rules) -> Call:
     fields, limits = Fields(body, settings.limits), settings.limits
     call = _common(fields)
     prompt = fields.take("prompt", "")
+    call.names["context_length_exceeded"] = "prompt"
     several = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], (str, list))
     call.prompts = prompt if several else [prompt]
     if prompt == []:

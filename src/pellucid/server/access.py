@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pellucid.errors import PellucidError, one_line
 from pellucid.server.failures import Failure
 
 __all__ = ["Hosts", "Key", "Keys", "is_loopback", "read_keys"]
 
+MOST_BYTES = 1 << 20  # of a file of keys
+_COMMENT = re.compile(rb"(?:^|\s)#")
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """digest: SHA-256 of the key. name: what logs call its owner. priority: the most urgent one that may be asked
-    for."""
+    """digest: SHA-256 of the key. name: what logs call its owner, and by which what is kept for it is found; no other
+    key has it. priority: the most urgent one that may be asked for."""
 
     digest: bytes
     name: str = "default"
@@ -40,20 +44,25 @@ def _digest(key: bytes) -> bytes:
 
 
 def read_keys(path: str) -> tuple[Key, ...]:
-    """The keys of a file: a line each, `KEY [NAME [PRIORITY]]`; what follows # is a comment. OSError where it cannot be
-    read, PellucidError naming the line that is wrong, never the key."""
+    """The keys of a file: a line each, `KEY [NAME [PRIORITY]]`; from a word that begins with # on, it is a comment. A
+    key without a name is called by its place. OSError where the file cannot be read, PellucidError naming the line that
+    is wrong, never the key."""
     with open(path, "rb") as file:
-        data = file.read(1 << 20)
+        data = file.read(MOST_BYTES + 1)
+    shown = one_line(path, 200)
+    if len(data) > MOST_BYTES:
+        raise PellucidError(f"{shown}: longer than {MOST_BYTES} bytes")
     keys: dict[bytes, Key] = {}
+    names: set[str] = set()  # each is one key's: what is kept for a key goes by its name
     for number, line in enumerate(data.split(b"\n"), 1):
-        words = line.split(b"#")[0].split()
+        words = _COMMENT.split(line)[0].split()
         if not words:
             continue
-        place = f"{one_line(path, 200)}, line {number}"
+        place = f"{shown}, line {number}"
         if len(words) > 3 or any(not 32 < byte < 127 for word in words for byte in word):
             raise PellucidError(f"{place}: expected KEY [NAME [PRIORITY]] in ASCII")
         texts = [word.decode("ascii") for word in words]
-        name = texts[1] if len(texts) > 1 else f"key{len(keys) + 1}"
+        name = texts[1] if len(texts) > 1 else ""
         try:
             priority = int(texts[2]) if len(texts) > 2 else 0
         except ValueError:
@@ -61,10 +70,23 @@ def read_keys(path: str) -> tuple[Key, ...]:
         key = Key(_digest(words[0]), name, priority)
         if key.digest in keys:
             raise PellucidError(f"{place}: a key that an earlier line has")
+        if name and name in names:
+            raise PellucidError(f"{place}: a name that an earlier line has")
         keys[key.digest] = key
+        names.add(name)
     if not keys:
-        raise PellucidError(f"{one_line(path, 200)}: no key in it")
-    return tuple(keys.values())
+        raise PellucidError(f"{shown}: no key in it")
+    return tuple(
+        key if key.name else replace(key, name=_free(f"key{n}", names)) for n, key in enumerate(keys.values(), 1)
+    )
+
+
+def _free(name: str, names: set[str]) -> str:
+    """A name that none of `names` is, which then has it."""
+    while name in names:
+        name += "_"
+    names.add(name)
+    return name
 
 
 class Keys:

@@ -136,6 +136,7 @@ def response_call(body: dict[str, Any], settings: Settings) -> Call:
     with naming(names):
         call = chat_call(made, settings)
     call.names |= {**names, "max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}
+    call.names["context_length_exceeded"] = "input"
     for name in ("stream_options", "user", "safety_identifier", "service_tier", "prompt_cache_key"):
         fields.take(name)  # they say nothing about the answer
     call.ignored = sorted({*call.ignored, *fields.rest})
