@@ -157,6 +157,37 @@ def test_terminated_under_many_streams(smollm2: Path) -> None:
     assert seconds < 30  # 2.5 on a machine that does nothing else
 
 
+def test_terminated_before_requests_are_read(smollm2: Path) -> None:
+    """Bodies that have not come, and texts that take many seconds to tokenise: neither holds up the end."""
+    with served(smollm2, "--grace", "0.5") as (process, port, _):
+        late, half = request({"prompt": "Hello", "max_tokens": 1}), []
+        for data in (late[:-4], *[request({"prompt": "a" * 7_900_000, "max_tokens": 1})] * 4):
+            half.append(connect(port))
+            half[-1].sendall(data)
+        running = streams(port, 1)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        half[0].sendall(late[-4:])
+        answers = [rest(connection) for connection in half]
+        assert all(b"shutting_down" in one or b"context_length_exceeded" in one for one in answers), answers
+        assert all(b" 503 " in one for one in (answers[0], answers[-1]))
+        assert process.wait(60) == 0
+        running[0].close()
+
+
+def test_terminated_while_prompts_are_scored(smollm2: Path) -> None:
+    """Minutes of work, which end with the request."""
+    body = {"prompt": [[7 + i] * 4000 for i in range(64)], "max_tokens": 0, "echo": True, "logprobs": 1}
+    with served(smollm2, "--grace", "0.5") as (process, port, _):
+        with connect(port) as connection:
+            connection.sendall(request(body))
+            time.sleep(1)
+            process.send_signal(signal.SIGTERM)
+            answer = rest(connection)
+            assert b" 503 " in answer and b"shutting_down" in answer
+            assert process.wait(30) == 0
+
+
 def test_a_second_signal_ends_at_once(smollm2: Path) -> None:
     with served(smollm2) as (process, port, _):
         running = streams(port, 1)

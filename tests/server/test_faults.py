@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from pellucid import Model, Request
+from pellucid import Model, Request, _engine
+from pellucid.look.score import score
+from pellucid.server import generate
 from tests.server.sockets import Running, request, reset, rest, running
 
 CLOSE = "Connection: close\r\n"
@@ -109,6 +111,39 @@ def test_clients_that_vanish(
     assert metric(server, "requests_running") == metric(server, "requests_waiting") == 0
     assert choices(server.exchange(CONTROL)) == expected
     connection.close()
+
+
+@pytest.mark.parametrize("ends", ["fin", "rst", "late"])
+def test_prompts_are_scored_no_longer_than_their_request(
+    lone: Model, ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `echo` and `logprobs`, which takes passes of its own."""
+    begun, found = threading.Event(), []
+
+    def noted(*arguments: Any) -> Any:
+        begun.set()
+        try:
+            return score(*arguments)
+        except BaseException as error:
+            found.append(error)
+            raise
+
+    monkeypatch.setattr(generate, "score", noted)
+    body = {"prompt": [[7 + i] * 2000 for i in range(64)], "max_tokens": 0, "echo": True, "logprobs": 1}
+    with running(lone, request_seconds=1 if ends == "late" else 600) as server:
+        expected = choices(server.exchange(CONTROL))
+        with server.connect() as connection:
+            connection.sendall(request(body))
+            assert begun.wait(30)
+            if ends == "late":
+                assert b" 504 " in connection.recv(4096)
+            else:
+                leave(connection, ends)
+            server.until(lambda: bool(found))
+        assert isinstance(found[0], _engine.Cancelled)
+        server.settled()
+        server.until(lambda: not lone.stats().cache_bytes_used)
+        assert choices(server.exchange(CONTROL)) == expected
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -79,8 +79,8 @@ class Score(Shown):
         }
 
 
-def score(core: Core, texts: Any, top: Any, window: Any) -> Any:
-    """``Model.score``."""
+def score(core: Core, texts: Any, top: Any, window: Any, cancel: Callable[[], bool] | None = None) -> Any:
+    """``Model.score``. cancel: asked by this thread whether to end; then `_engine.Cancelled` is raised."""
     core.decoder()
     top = checks.integer("top", 0 if top is None else top, 0, MOST_LOGPROBS)
     if window is not None:
@@ -96,7 +96,7 @@ def score(core: Core, texts: Any, top: Any, window: Any) -> Any:
         many.append(ids)
     parts = [part for ids in many for part in windows(ids, window)]
     with observers.during(core, "score", sum(map(len, many))):
-        found = iter(score_ids(core, parts, top))
+        found = iter(score_ids(core, parts, top, cancel=cancel))
     scores = []
     for ids in many:
         results = [result for _ in windows(ids, window) for result in next(found)]
@@ -144,10 +144,14 @@ class _Part:
 
 
 def score_ids(
-    core: Core, parts: Sequence[tuple[Sequence[int], int]], top: int = 0, begun: _engine.Sequence | None = None
+    core: Core,
+    parts: Sequence[tuple[Sequence[int], int]],
+    top: int = 0,
+    begun: _engine.Sequence | None = None,
+    cancel: Callable[[], bool] | None = None,
 ) -> list[list[Found]]:
-    """`score_parts` as a call of its own."""
-    with Turns(core, "score", [len(ids) for ids, _ in parts]) as turns:
+    """`score_parts` as a call of its own. cancel: as in `score`."""
+    with Turns(core, "score", [len(ids) for ids, _ in parts], cancel) as turns:
         return score_parts(turns, parts, top, begun)
 
 

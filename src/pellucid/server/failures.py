@@ -23,7 +23,7 @@ from pellucid.errors import (
 )
 from pellucid.openai.refusal import Refused
 
-__all__ = ["STATUSES", "Failure", "anthropic_body", "busy", "failure", "naming", "refused", "told"]
+__all__ = ["STATUSES", "Failure", "anthropic_body", "busy", "failure", "naming", "refused", "stopping", "told"]
 
 # Every status that the server answers with.
 STATUSES = frozenset({200, 204, 400, 401, 403, 404, 405, 408, 413, 415, 429, 431, 500, 503, 504})
@@ -112,6 +112,10 @@ def busy(status: int, message: str, code: str, seconds: float = 1.0) -> Failure:
     """A request that may be sent again, after about that many seconds."""
     wait = min(max(math.ceil(seconds), 1), 3600)
     return Failure(status, message, code=code, headers={"Retry-After": str(wait)})
+
+
+def stopping() -> Failure:
+    return busy(503, "the server is stopping", "shutting_down", 10)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -10,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pellucid.errors import one_line
 from pellucid.server.access import Hosts, Keys
 from pellucid.server.body import Disconnected
-from pellucid.server.failures import Failure, failure, told
+from pellucid.server.failures import Failure, failure, stopping, told
 from pellucid.server.record import Record, log
 from pellucid.server.service import Service
 from pellucid.server.shapes import dumps
@@ -51,6 +52,10 @@ class Gate:
             await self._pass(scope, receive, out, headers)
         except Disconnected:
             record.disconnected = True
+        except asyncio.CancelledError:  # the server ends; its body was being read, or its text tokenised
+            if out.started:
+                raise
+            await self._fail(stopping(), record, out)
         except Exception as error:
             await self._fail(error, record, out)
         finally:

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from pellucid import checks
 from pellucid.errors import OutOfMemoryError
+from pellucid.look.score import score
 from pellucid.model import Model
 from pellucid.openai.fields import Call, chat_call, completion_call
 from pellucid.openai.parts import Part, merged
@@ -49,6 +50,7 @@ def completions(service: Service) -> Generate:
 async def read(service: Service, scope: Scope, receive: Receive) -> dict[str, Any]:
     """The object in a request's body."""
     body = await receive_body(receive, scope["state"]["headers"], service.settings.limits.body)
+    service.ready()  # still, as a body may take its time
     return parse(body) if len(body) < LARGE else await service.text(partial(parse, body))
 
 
@@ -182,11 +184,11 @@ class Answer:
         self.shape = self._make_shape(self.model.core, record, fingerprint, self.call)
         await self._submit()
         async with Feed(self.requests, self.call.n) as feed:
+            if self.call.echo:
+                await self._echo()
             self.running.feed = feed
             if self.running.failure is not None:
                 raise self.running.failure
-            if self.call.echo:
-                await self._echo()
             await (self._stream(feed) if self.call.stream else self._whole(feed))
 
     async def _submit(self) -> None:
@@ -223,11 +225,16 @@ class Answer:
         prompts, core = self.call.prompts, self.model.core
         if self.call.logprobs is not None:
             top = self.call.options["logprobs"]
-            scores: Any = await self.service.score(self.model, partial(self.model.score, prompts, top=top))
-            for prompt, score in zip(prompts, scores, strict=True):
-                first = TokenLogprob(score.ids[0], core.spell(score.ids[0]), math.inf, [])
-                text = prompt if isinstance(prompt, str) else self.model.detokenize(score.ids)
-                self.echoed.append(Part(text, [], [first, *score.tokens]))
+            work = partial(score, core, prompts, top, None)
+            try:
+                async with asyncio.timeout(self.service.settings.limits.request_seconds):
+                    scores: Any = await self.service.score(self.model, work)
+            except TimeoutError:
+                raise self._late() from None
+            for prompt, found in zip(prompts, scores, strict=True):
+                first = TokenLogprob(found.ids[0], core.spell(found.ids[0]), math.inf, [])
+                text = prompt if isinstance(prompt, str) else self.model.detokenize(found.ids)
+                self.echoed.append(Part(text, [], [first, *found.tokens]))
         else:
             for prompt in prompts:
                 self.echoed.append(Part(prompt if isinstance(prompt, str) else self.model.detokenize(prompt)))
@@ -329,8 +336,11 @@ class Answer:
     def _ended(self, parts: dict[int, Part]) -> None:
         """Raises Failure where the time was up."""
         if any(part.finish == "cancelled" for part in parts.values()):
-            seconds = self.service.settings.limits.request_seconds
-            raise Failure(504, f"the request took longer than {seconds:g} s", code="timeout")
+            raise self._late()
+
+    def _late(self) -> Failure:
+        seconds = self.service.settings.limits.request_seconds
+        return Failure(504, f"the request took longer than {seconds:g} s", code="timeout")
 
     def _usage(self) -> dict[str, Any]:
         self._count()

@@ -99,8 +99,8 @@ class Look:
     async def edits(self, request: Request) -> Response:
         """{model, list} -> {id, python}: a model with changes, which `pellucid_edits` of other requests may name."""
         async with self._asked(request) as (body, hosted, model):
-            work = partial(self._service.edited.make, request.state.key.name, hosted, model, body.get("list"))
-            made = await self._service.score(model, work)
+            make = partial(self._service.edited.make, request.state.key.name, hosted, model, body.get("list"))
+            made = await self._service.score(model, lambda cancel: make())
         return _json({"id": made.id, "python": made.python})
 
     # ---- what they share --------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pellucid import cache_folder, memory
 from pellucid.errors import OutOfMemoryError, UnsupportedModelError
 from pellucid.info import ModelInfo
 from pellucid.model import Model
-from pellucid.server.failures import Failure, busy
+from pellucid.server.failures import Failure, busy, stopping
 from pellucid.server.identity import fingerprint
 from pellucid.server.record import log
 from pellucid.server.settings import Limits
@@ -172,7 +172,7 @@ class Models:
             if not task.done():
                 raise busy(503, f"{one.name} is being loaded", "loading", 5)
             if task.cancelled():
-                raise busy(503, "the server is stopping", "shutting_down", 10)
+                raise stopping()
             task.result()
         return one.model
 

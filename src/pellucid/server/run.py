@@ -21,7 +21,7 @@ import uvicorn
 from pellucid.errors import PellucidError, one_line
 from pellucid.model import Model
 from pellucid.server.app import make_app
-from pellucid.server.failures import busy
+from pellucid.server.failures import stopping
 from pellucid.server.models import Source, at_work
 from pellucid.server.protocol import Protocol
 from pellucid.server.record import log
@@ -98,7 +98,7 @@ def serve(sources: Sequence[Source], settings: Settings, listener: socket.socket
                 service.close()
             if not at_work():
                 service.models.close()
-        if at_work():  # the process must not wait for it
+        if at_work() or service.at_work:  # the process must not wait for it
             _exit(0)
         service.models.close()
         if server.failure is not None:
@@ -226,7 +226,7 @@ class Server(uvicorn.Server):  # type: ignore[misc]
     async def _drain(self) -> None:
         """Ends the requests that wait; those that run have the time of grace."""
         service = self.service
-        told = busy(503, "the server is stopping", "shutting_down", 10)
+        told = stopping()
         for one in list(service.running):
             if one.waits:
                 one.end(told)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from pellucid.errors import OutOfMemoryError, one_line
@@ -14,7 +16,7 @@ from pellucid.model import Model
 from pellucid.schedule.request import Request
 from pellucid.server.access import Key
 from pellucid.server.edits import EditedModels
-from pellucid.server.failures import Failure, busy
+from pellucid.server.failures import Failure, busy, stopping
 from pellucid.server.feed import Feed
 from pellucid.server.metrics import Metrics
 from pellucid.server.models import Hosted, Models, Source
@@ -80,6 +82,7 @@ class Service:
         self._scoring = 0
         self._computing = 0  # requests that compute, or wait to
         self._turns: asyncio.Semaphore | None = None
+        self._works: set[Future[Any]] = set()  # of the threads
         self._texts = ThreadPoolExecutor(settings.limits.text_threads, "pellucid text")
         self._scores = ThreadPoolExecutor(1, "pellucid score")
         if model is not None:
@@ -101,6 +104,11 @@ class Service:
         self._texts.shutdown(wait=False, cancel_futures=True)
         self._scores.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def at_work(self) -> bool:
+        """Whether a thread works, perhaps on what nobody waits for any more."""
+        return bool(self._works)
+
     # ---- what may be asked ------------------------------------------------------------------------------------
 
     @property
@@ -110,7 +118,7 @@ class Service:
     def ready(self) -> None:
         """Raises Failure (503) while the only model is loaded for the first time, and when the server stops."""
         if self.draining:
-            raise busy(503, "the server is stopping", "shutting_down", 10)
+            raise stopping()
         if not self._begun:
             raise busy(503, "the model is being loaded", "loading", 5)
 
@@ -153,24 +161,48 @@ class Service:
             raise busy(429, "too many requests wait to be tokenised", "queue_full", 1)
         self._waiting_texts += 1
         try:
-            return await _in(self._texts, work, undo)
+            return await self._in(self._texts, work, undo)
         finally:
             self._waiting_texts -= 1
 
-    async def score(self, model: Model, work: Callable[[], T]) -> T:
-        """Runs what scores prompts. Where generations have the memory that it needs, it waits for them to end."""
+    async def score(self, model: Model, work: Callable[[Callable[[], bool]], T]) -> T:
+        """Runs what scores prompts. work: is given what tells whether to end, as nobody waits for it any more. Where
+        generations have the memory that it needs, it waits for them to end."""
         end = time.monotonic() + self.settings.limits.waiting_seconds
+        left = threading.Event()
         while True:
             stats = model.stats()
             self._scoring += 1
             try:
-                return await _in(self._scores, work, None)
+                return await self._in(self._scores, partial(work, left.is_set), None)
+            except asyncio.CancelledError:
+                left.set()
+                raise
             except OutOfMemoryError:
                 if time.monotonic() > end or not (stats.running or stats.waiting):
                     raise
             finally:
                 self._scoring -= 1
             await asyncio.sleep(0.05)
+
+    async def _in(self, pool: ThreadPoolExecutor, work: Callable[[], T], undo: Callable[[T], None] | None) -> T:
+        running: Future[T] = pool.submit(work)
+        self._works.add(running)
+        running.add_done_callback(self._works.discard)
+
+        def ended(done: Future[T]) -> None:
+            if undo is not None and not done.cancelled() and done.exception() is None:
+                undo(done.result())
+
+        waited = asyncio.wrap_future(running)
+        # Its exception is then no "never retrieved".
+        waited.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            return await asyncio.shield(waited)
+        except asyncio.CancelledError:
+            running.cancel()
+            running.add_done_callback(ended)
+            raise
 
     @asynccontextmanager
     async def computing(self) -> AsyncIterator[None]:
@@ -194,20 +226,3 @@ class Service:
         if isinstance(error, OutOfMemoryError) and (self._scoring or self.running - {mine}):
             return busy(429, "other requests have the memory that this one needs", "queue_full", 5)
         return error
-
-
-async def _in(pool: ThreadPoolExecutor, work: Callable[[], T], undo: Callable[[T], None] | None) -> T:
-    running: Future[T] = pool.submit(work)
-
-    def ended(done: Future[T]) -> None:
-        if undo is not None and not done.cancelled() and done.exception() is None:
-            undo(done.result())
-
-    waited = asyncio.wrap_future(running)
-    waited.add_done_callback(lambda done: done.cancelled() or done.exception())  # which is then no "never retrieved"
-    try:
-        return await asyncio.shield(waited)
-    except asyncio.CancelledError:
-        running.cancel()
-        running.add_done_callback(ended)
-        raise
