@@ -151,6 +151,20 @@ def test_expect_and_upgrade(server: Running) -> None:
         connection.sendall(data[data.index(b"{") :])
         assert statuses(rest(connection)) == [200]
     for kind in ("websocket", "h2c"):
+        more = f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {kind}\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+        for chunked in (False, True):  # as Java's client sends it, with another request behind it, in any parts
+            one = request(SMALL, more=more)
+            if chunked:
+                head, _, body = one.partition(b"\r\n\r\n")
+                head = head.partition(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n\r\n"
+                one = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+            assert statuses(server.exchange(one + request(SMALL) + CLOSE)) == [200] * 3
+            with server.connect() as connection:
+                for at in range(0, len(one), 7):
+                    connection.sendall(one[at : at + 7])
+                    time.sleep(0.001)
+                connection.sendall(CLOSE)
+                assert statuses(rest(connection)) == [200] * 2
         upgrade = f"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: {kind}\r\n\r\n"
         assert statuses(server.exchange(upgrade.encode())) == [200]
 

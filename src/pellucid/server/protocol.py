@@ -1,5 +1,7 @@
 """HTTP over one connection: uvicorn's, with the limits that it lacks.
 
+It stays HTTP/1.1: a request to change the protocol is answered as any other (Java's client begins with one).
+
 A header must come whole within its time and size, then the body within its time; a client that takes nothing of what
 was sent to it is dropped; there is a most of connections. The server asks every connection twice a second.
 """
@@ -10,6 +12,7 @@ import asyncio
 import time
 from typing import Any, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pellucid.server.failures import Failure, busy
@@ -21,6 +24,10 @@ __all__ = ["Protocol"]
 
 class _TooLong(Exception):
     """The header is."""
+
+
+class _NoProxy(Exception):
+    """CONNECT asks for one."""
 
 
 class _Counting:
@@ -38,6 +45,28 @@ class _Counting:
         return getattr(self._transport, name)
 
 
+class _Parser:
+    """httptools' parser, which takes what follows a header with `Upgrade` for another protocol, also a body. Here the
+    header is parsed again without it."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+        self._parser = httptools.HttpRequestParser(protocol)
+
+    def feed_data(self, data: bytes) -> None:
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as error:
+                head = self._protocol.head()
+                self._parser = httptools.HttpRequestParser(self._protocol)
+                data = head + data[error.args[0] :]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+
 class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is not installed
     """config: has `limits`, too."""
 
@@ -46,6 +75,8 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
     def __init__(self, config: Any, server_state: Any, app_state: Any, _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.transport: Any
+        self.parser = _Parser(self)
+        self._again = False  # the header is parsed again
         self.limits = config.limits
         now = time.monotonic()
         self._header_since: float | None = now  # a header is awaited, or incomplete
@@ -114,7 +145,19 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
             self._too_long = True
             raise _TooLong
 
+    def head(self) -> bytes:
+        """The header that was parsed last, without `Upgrade`."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (method, self.url, version)]
+        lines += [b"%b: %b" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
     def on_headers_complete(self) -> None:
+        self._again = self.parser.should_upgrade()
+        if self._again:
+            if self.parser.get_method() == b"CONNECT":
+                raise _NoProxy
+            return
         self._header_since, self._header_begins = None, False
         self._body_since = time.monotonic()
         super().on_headers_complete()
@@ -122,6 +165,8 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
         self._cycles.append(self.cycle)
 
     def on_message_complete(self) -> None:
+        if self._again:
+            return
         self._body_since = None
         super().on_message_complete()
 
