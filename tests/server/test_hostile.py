@@ -59,6 +59,9 @@ FIELDS = (
     "system stop_sequences thinking output_config metadata mcp_servers".split(),
     "options format think raw images context template keep_alive name truncate".split(),
     "instructions previous_response_id text reasoning include store background conversation".split(),
+    "regex choice grammar schema strict json_schema structured_outputs".split(),
+    "guided_json guided_regex guided_choice guided_grammar".split(),
+    "prediction cache_salt thinking_budget thinking_token_budget return_token_ids pellucid_edits".split(),
 )
 NAMES = [name for one in FIELDS for name in ([one] if isinstance(one, str) else one)]
 DEEP: Any = []
@@ -125,6 +128,27 @@ VALUES: tuple[Any, ...] = (
     *({"num_predict": -1e308}, {"num_ctx": DEEP, "temperature": "hot"}, {"stop": [[]]}, {"type": "enabled"}),
     *({"format": {"type": "json_schema", "schema": DEEP}}, {"effort": []}, {"type": "tool", "name": DEEP}),
 )
+STRUCTURES: tuple[Any, ...] = (
+    *("(a{1,1000}){1,1000}", "(a|a)*b", "((a*)*)*$", "[", "(?=a)", "\\p{L}{1,5000}", "x{0,100000}", "a|" * 4000),
+    *('root ::= root root | "a"', "start: start start", 'start: "a"{1,100000}', "root ::= [a-", 'start: /(/ "\0"'),
+    *([str(i) for i in range(5000)], ["a" * 5000, "a" * 4999], [["a"]], [""], [3, None]),
+    {"$ref": "#"},
+    {"$ref": "http://127.0.0.1:9/schema"},
+    {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"], "additionalProperties": False},
+    {"type": "array", "minItems": 10**6, "items": {"type": "integer"}},
+    {"type": "string", "pattern": "^(a+)+$", "maxLength": 10**9},
+    {"enum": list(range(3000))},
+    {"anyOf": [{"type": "object", "properties": {str(i): {"$ref": "#"}}} for i in range(60)]},
+    {"allOf": [{"type": "object", "properties": {f"a{i}{j}": {}}} for i in range(9) for j in range(9)]},
+    {"x-guidance": {"lenient": True}, "not": {}},
+    {"type": "object", "properties": {"\ud800": {"const": "\udfff"}}, "required": ["\ud800"]},
+    {"type": "json_schema", "json_schema": {"name": "a", "schema": {"not": {}}, "strict": False}},
+    {"type": "json_schema", "json_schema": {"schema": {"type": "object", "properties": {"a": {"minimum": 10**400}}}}},
+    {"regex": "(a|b)*", "json": {}},
+    {"json_object": True},
+    {"type": "content", "content": [{"type": "text", "text": "a" * 100_000}]},
+)
+VALUES += STRUCTURES
 HEADERS: tuple[dict[str, str], ...] = (
     {"content-type": "text/plain"},
     {"host": "evil.example"},
@@ -238,6 +262,8 @@ def test_long_texts(app: Gate) -> None:
             {"prompt": "a b" * 100_000},
             {"messages": [{"role": "user", "content": "<|im_end|>" * 70_000}]},
             {"prompt": "\u0300" * 130_000},
+            {"prompt": "a" * 7_900_000},
+            {"prompt": " the" * 1_900_000},
         ):
             path = PATHS[0] if "messages" in body else PATHS[1]
             answer = await ask(app, "POST", path, body)
