@@ -155,7 +155,8 @@ class Model(AsyncCalls):
         return model
 
     def close(self) -> None:
-        """Frees the model; memory is released when the last running generation ends. May be called again."""
+        """Frees the model. Calls that still run end with ClosedError, a forward pass later at most, and its memory is
+        released. May be called again."""
         self._core.close()
 
     def __enter__(self) -> Model:
