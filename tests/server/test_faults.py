@@ -238,3 +238,36 @@ def test_long_texts_do_not_hold_up_short_ones(lone: Model) -> None:
         for thread in threads:
             thread.join()
         assert all(b"context_length_exceeded" in answer for answer in answers)
+
+
+# ---- time ------------------------------------------------------------------------------------------------------------
+def test_a_request_whose_time_is_up(lone: Model) -> None:
+    """A status where nothing was sent yet, which the next one does not notice; else an error in the stream."""
+    body = {"prompt": "Once", "ignore_eos": True, "max_tokens": 1500, "seed": 1, "n": 8}
+    with running(lone, request_seconds=2) as server:
+        answer = server.exchange(request(body, more=CLOSE))
+        assert b" 504 " in answer and b'"code":"timeout"' in answer
+        answer = server.exchange(request({**body, "stream": True}, more=CLOSE))
+        assert b" 200 OK" in answer and b'data: {"error":' in answer and b'"code":"timeout"' in answer
+        assert b"[DONE]" not in answer
+        other = lone.submit("Once", ignore_eos=True, max_tokens=1500, n=8, ahead=10**6)
+        answer = server.exchange(request({**body, "stream": True}, more=CLOSE))  # it waits until then
+        assert b" 504 " in answer and b'"code":"timeout"' in answer
+        assert not other.done
+        other.cancel()
+        server.settled()
+        server.until(lambda: not lone.stats().cache_bytes_used)
+        assert metric(server, "requests_running") == 0
+
+
+def test_silence_is_filled(lone: Model) -> None:
+    """While another request runs, the stream that waits for it gets comments."""
+    body = {"prompt": "Once", "ignore_eos": True, "max_tokens": 400, "stream": True, "seed": 1}
+    with running(lone, ping_seconds=0.05) as server:
+        with server.connect() as first:
+            first.sendall(request(body, more=CLOSE))
+            server.until(lambda: any(one.record.new > 3 for one in server.service.running))
+            waited = server.exchange(request({**body, "max_tokens": 4}, more=CLOSE))
+            assert b"[DONE]" in rest(first)
+        assert b": ping\n\n" in waited and waited.index(b": ping") < waited.index(b"[DONE]")
+        assert texts(waited) == texts(server.exchange(request({**body, "max_tokens": 4}, more=CLOSE)))
