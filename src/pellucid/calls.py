@@ -155,7 +155,7 @@ class Calls:
         *,
         at_once: Integer | None = 32,
         order: Literal["input", "done"] | None = "input",
-        seeds: Iterable[Integer] | None = None,
+        seeds: Iterable[Integer] | Integer | None = None,
         on_error: Literal["raise", "return"] | None = "raise",
         **options: Unpack[ChatOptions],
     ) -> Iterator[Any]:
@@ -167,7 +167,8 @@ class Calls:
         at_once: how many are taken before the first of them is given; so many, at most, are in memory.
         order: "input": the completions in the order of the items. "done": pairs of an item's number, from 0 on, and its
             completion, as they are made.
-        seeds: an iterable with a seed for each item, which wins over other seeds.
+        seeds: an iterable with a seed for each item; or an integer, of which and of its number each item gets a seed of
+            its own. They win over other seeds.
         on_error: "raise" raises an item's error where its completion would be, which ends the iteration; "return" gives
             the error in place of the completion.
 

@@ -76,6 +76,19 @@ def test_errors(model: Model) -> None:
             model.map(**wrong)
     with pytest.raises(ValueError, match="seeds has 1 values"):
         list(model.map([[1], [2]], seeds=[5], **OPTIONS))
+    with pytest.raises(TypeError, match="seeds"):
+        model.map([[1]], seeds=1.5, **OPTIONS)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="seeds=-1"):
+        model.map([[1]], seeds=-1, **OPTIONS)
+
+
+def test_one_seed_gives_each_item_its_own(model: Model) -> None:
+    drawn: Any = {"max_tokens": 6, "temperature": 2.0, "ignore_eos": True}
+    first, again, other = ([done.seed for done in model.map([[1]] * 9, seeds=s, **drawn)] for s in (5, 5, 6))
+    assert first == again and len({*first, *other}) == 18
+    asked = [[1]] * 9
+    expected = [content(model.generate([1], seed=seed, **drawn)) for seed in first]
+    assert [content(done) for done in model.map(asked, seeds=5, at_once=2, **drawn)] == expected
 
 
 def test_an_error_of_the_iterable_is_raised(model: Model) -> None:

@@ -19,8 +19,8 @@ except ImportError as error:
 
 from pellucid import Model
 from pellucid.adapters.shared import loaded
-from pellucid.batch.source import seed_of
 from pellucid.errors import ClosedError, PellucidError, WrongType, WrongValue, shown
+from pellucid.schedule.many import seed_of
 
 __all__ = ["Generate", "Score", "deployment", "generate", "score"]
 

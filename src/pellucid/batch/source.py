@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from pellucid.errors import PellucidError, one_line, shown
 
-__all__ = ["Row", "Shard", "key_of", "read", "seed_of"]
+__all__ = ["Row", "Shard", "key_of", "read"]
 
 LONGEST = 64 << 20  # bytes of a line
 MOST_ID = 512  # characters
@@ -47,12 +47,6 @@ class Shard:
 def key_of(id: str | int) -> bytes:
     """What stands for an id in memory: 16 bytes. 7 and "7" are the same id."""
     return hashlib.blake2b(str(id).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def seed_of(seed: int, id: str | int) -> int:
-    """A row's own seed, of that of the run and the row's id."""
-    text = f"{seed}:{id}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
 def read(path: str, shard: Shard) -> Iterator[Row]:

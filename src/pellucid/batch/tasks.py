@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pellucid.batch.source import Row, seed_of
+from pellucid.batch.source import Row
 from pellucid.errors import PellucidError, WrongValue, one_line
 from pellucid.model import Model
 from pellucid.openai.fields import Call, chat_call, completion_call
@@ -16,6 +16,7 @@ from pellucid.openai.shapes import ChatObjects, CompletionObjects, Objects, usag
 from pellucid.options import CHAT_DEFAULTS
 from pellucid.results import Completion
 from pellucid.sampling import MOST_SEED
+from pellucid.schedule.many import seed_of
 from pellucid.server.failures import Failure, failure
 from pellucid.server.identity import fingerprint
 

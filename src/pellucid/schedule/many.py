@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TypeVar
 
 from pellucid import arguments, checks
 from pellucid.core import Core
-from pellucid.errors import ArgumentError, WrongType, WrongValue
+from pellucid.errors import ArgumentError, WrongValue
 from pellucid.generation import Job, canceller, parse_chat_options
 from pellucid.options import TEMPLATE_DEFAULTS
 from pellucid.results import Gathered
@@ -16,7 +17,7 @@ from pellucid.sampling import MOST_SEED, SamplingOptions
 from pellucid.schedule.run import AT_ONCE, Item, pieces
 from pellucid.schedule.start import begin
 
-__all__ = ["complete", "in_parts"]
+__all__ = ["complete", "in_parts", "seed_of"]
 
 MOST_AT_ONCE = 2**16
 _WAYS = ("prompt", "prompt_ids", "messages")
@@ -57,16 +58,31 @@ def _placed(error: Exception, number: int) -> Exception:
     return error
 
 
+def seed_of(seed: int, id: str | int) -> int:
+    """A row's own seed, of that of all rows and the row's id."""
+    text = f"{seed}:{id}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
 def complete(
     core: Core, items: Any, at_once: Any, order: Any, seeds: Any, on_error: Any, options: Mapping[str, Any]
 ) -> Generator[Any, None, None]:
     """``Model.map``."""
     call = _Call(items, at_once, order, on_error)
     common = parse_chat_options(options).options
-    if seeds is not None and not hasattr(type(seeds), "__iter__"):
-        raise WrongType("seeds", f" must be an iterable of integers, not {type(seeds).__name__}")
     core.decoder()
-    return _complete(core, call, None if seeds is None else iter(seeds), common, options)
+    return _complete(core, call, _seeds(seeds), common, options)
+
+
+def _seeds(given: Any) -> Iterator[Any] | None:
+    """The seeds of the items, one after another. given: an iterable of them, or one that gives each item its own."""
+    if given is None:
+        return None
+    try:
+        return iter(given)
+    except Exception:
+        seed = checks.integer("seeds", given, 0, MOST_SEED)
+        return (seed_of(seed, number) for number in count())
 
 
 def _complete(

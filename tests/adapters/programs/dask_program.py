@@ -12,7 +12,7 @@ from distributed import Client, LocalCluster, get_worker
 from joblib import Parallel, delayed
 
 from pellucid import Model
-from pellucid.batch.source import seed_of
+from pellucid.schedule.many import seed_of
 
 OPTIONS: dict[str, Any] = {"max_tokens": 3, "temperature": 1.0}
 

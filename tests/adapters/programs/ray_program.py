@@ -24,8 +24,8 @@ from ray.data.checkpoint import CheckpointConfig
 
 from pellucid import Model
 from pellucid.adapters import ray as adapter
-from pellucid.batch.source import seed_of
 from pellucid.errors import PellucidError
+from pellucid.schedule.many import seed_of
 
 path, folder = sys.argv[1], Path.cwd() / "ray-data"
 WORDS = ("sea", "river", "old house", "cat", "winter", "morning")
