@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -98,3 +99,13 @@ def test_lines_of_prose_are_short(path: Path) -> None:
         r"^ *```.*?^ *```$|<!-- (measured).*?<!-- end -->", "", path.read_text(encoding="utf-8"), flags=re.M | re.S
     )
     assert [line for line in text.splitlines() if len(line) > 120 and not re.match(r" *(\||!\[)", line)] == []
+
+
+def test_lines_for_pandas_and_for_files_of_rows_run(smollm2: Path, tmp_path: Path) -> None:
+    (code,) = (block for block in blocks("py") if block.startswith("import pandas"))
+    done = subprocess.run([sys.executable, "-c", code + "print(len(frame))"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+    (code,) = (block for block in blocks("sh") if "pellucid batch" in block)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    run = subprocess.run(["sh", "-ec", code], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True)
+    assert run.returncode == 0 and len(run.stdout.splitlines()) == 2, run.stderr

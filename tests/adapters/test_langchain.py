@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pellucid import Model
-from tests.adapters.conftest import HERE, Run
+from tests.adapters.conftest import HERE, Run, readme
 
 pytestmark = pytest.mark.clients
 
@@ -37,3 +37,7 @@ def test_program(run: Run, smollm2: Path) -> None:
         chat,
         "fine\n",
     ]
+
+
+def test_readme(run: Run) -> None:
+    assert run("-c", readme("pellucid.adapters.langchain")).strip()

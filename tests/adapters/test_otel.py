@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.adapters.conftest import EXAMPLES, HERE, Run
+from tests.adapters.conftest import EXAMPLES, HERE, Run, readme
 
 pytestmark = pytest.mark.clients
 
@@ -27,3 +27,7 @@ def test_example(run: Run, smollm2: Path) -> None:
     printed = run(EXAMPLES / "spans.py", "The sky is", "--max-tokens", "4")
     assert "text_completion Smollm2" in printed and "4 new tokens" in printed
     assert "prefill" in printed and "decode" in printed
+
+
+def test_readme(run: Run, smollm2: Path) -> None:
+    assert "Error" not in run("-c", readme("pellucid.adapters.otel"))

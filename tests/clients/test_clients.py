@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pellucid import Model
+from tests.adapters.conftest import readme
 from tests.clients.conftest import HERE, NAME, Run, serving
 
 pytestmark = pytest.mark.clients
@@ -36,6 +37,11 @@ def expected(smollm2: Path) -> str:
                 "completion": model.generate("The capital of France is", max_tokens=8, temperature=0).text,
             }
         )
+
+
+def test_readme(url: str, python_client: Callable[..., Run]) -> None:
+    code = readme("openai").replace("http://127.0.0.1:8080/v1", url)
+    assert url in code and python_client(NEW)("python", "-c", code).strip()
 
 
 @BOTH
