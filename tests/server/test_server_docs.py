@@ -174,3 +174,17 @@ def test_the_images_steps_run(smollm2: Path, tmp_path: Path) -> None:
         else:
             raise AssertionError("the health check fails")
     assert subprocess.run(command, capture_output=True, timeout=30, env=os.environ).returncode != 0
+
+
+def test_the_predictor_for_kserve_fits_the_image_and_the_server(default: Gate) -> None:
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.M | re.S)
+    (arguments,) = re.findall(r" args: \[(.*)\]", text)
+    steps = dict(instructions())
+    command = typer.main.get_command(make_commands()).commands["serve"]  # type: ignore[attr-defined]
+    words = [*json.loads(steps["ENTRYPOINT"])[2:], *arguments.split(", ")]
+    with command.make_context("serve", words) as given:  # wrong options are errors
+        assert given.params["model"] == ["llama=/models/llama.gguf"] and given.params["host"] == "0.0.0.0"
+        port = str(given.params["port"])
+    assert re.findall(r"httpGet: {path: /health, port: (\d+)}", text) == [port] == [steps["EXPOSE"]]
+    assert re.findall(r"containerPort: (\d+)", text) == [port]
+    assert call(default, "GET", "/health").status == 200
