@@ -79,7 +79,8 @@ def _seeds(given: Any) -> Iterator[Any] | None:
     if given is None:
         return None
     try:
-        return iter(given)
+        own: Iterator[Any] = iter(given)
+        return own
     except Exception:
         seed = checks.integer("seeds", given, 0, MOST_SEED)
         return (seed_of(seed, number) for number in count())
