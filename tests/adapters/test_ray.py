@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pellucid import Model
-from pellucid.batch.source import seed_of
-from tests.adapters.conftest import EXAMPLES, HERE, Run
+from pellucid.schedule.many import seed_of
+from tests.adapters.conftest import EXAMPLES, HERE, Run, readme
+from tests.clients.conftest import serving
 
 pytestmark = pytest.mark.clients
 
@@ -35,3 +36,14 @@ def test_example(run: Run, smollm2: Path, tmp_path: Path) -> None:
     with Model.load(smollm2, kv="f16") as model:
         expected = {one: model.generate(one, max_tokens=4, seed=seed_of(0, one)).text for one in lines}
     assert {row["prompt"]: row["text"] for row in rows} == expected
+
+
+def test_readme(run: Run, smollm2: Path) -> None:
+    """On four logical CPUs, however many there are."""
+    assert "finish_reason" in run("-c", "import ray; ray.init(num_cpus=4)\n" + readme("pellucid.adapters.ray"))
+
+
+def test_processors(run: Run, smollm2: Path) -> None:
+    page = EXAMPLES.parent / "docs" / "ray.md"
+    with serving(smollm2, "--kv", "f16") as url:
+        assert run(HERE / "programs" / "ray_processors.py", smollm2, page, url).endswith("fine\n")

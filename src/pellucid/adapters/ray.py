@@ -320,6 +320,8 @@ class _Replica:
 async def _answers(model: Model, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
     options = dict(request)
     streams = options.pop("stream", False)
+    for added in ("request_id", "idx_in_batch"):  # by Ray's own processors
+        options.pop(added, None)
     if "n" in options:
         raise WrongValue("n", ": ask several times, with seeds")
     running = model.submit(**options)
