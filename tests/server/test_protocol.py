@@ -114,6 +114,13 @@ def test_pipelining(server: Running) -> None:
     )
 
 
+def test_what_follows_the_last_request_is_left(server: Running) -> None:
+    for more in ("", "Upgrade: h2c\r\n"):
+        last = request(SMALL, more=f"{more}Connection: close{', upgrade' * bool(more)}\r\n")
+        for rest_of_it in (b"\r\n", GET, b"nonsense"):
+            assert statuses(server.exchange(GET + last + rest_of_it)) == [200, 200]
+
+
 def test_nonsense_behind_a_stream_is_no_part_of_it(server: Running) -> None:
     with server.connect() as connection:
         connection.sendall(request(LONG))

@@ -51,7 +51,12 @@ class _Parser:
 
     def __init__(self, protocol: Protocol) -> None:
         self._protocol = protocol
-        self._parser = httptools.HttpRequestParser(protocol)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._parser = httptools.HttpRequestParser(self._protocol)
+        # What follows a request with `Connection: close` is left, and does not end its answer.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def feed_data(self, data: bytes) -> None:
         while data:
@@ -60,7 +65,7 @@ class _Parser:
                 return
             except httptools.HttpParserUpgrade as error:
                 head = self._protocol.head()
-                self._parser = httptools.HttpRequestParser(self._protocol)
+                self._begin()
                 data = head + data[error.args[0] :]
 
     def __getattr__(self, name: str) -> Any:
