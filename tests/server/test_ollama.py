@@ -123,7 +123,7 @@ def test_what_tells_about_models(app: Gate, model: Model) -> None:
         shown = call(app, "POST", "/api/show", {"model": name}).json
         assert shown["model_info"]["general.architecture"] == "llama"
         assert shown["model_info"]["llama.context_length"] == model.info().context_trained
-        assert "completion" in shown["capabilities"] and "embedding" not in shown["capabilities"]
+        assert shown["capabilities"] == ["completion", "tools"]
         assert shown["template"] == model.tokenizer.chat_template  # type: ignore[union-attr]
 
 

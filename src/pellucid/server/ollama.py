@@ -32,6 +32,7 @@ from pellucid.server.models import Hosted
 from pellucid.server.service import Running, Service
 from pellucid.server.settings import Settings
 from pellucid.server.shapes import Shape, dumps
+from pellucid.text.dialects import find, thinking
 
 __all__ = ["Ollama", "OllamaGenerate", "chat", "embed", "embeddings", "generate", "refusal"]
 
@@ -410,7 +411,7 @@ class Ollama:
                 tokenizer = model.tokenizer
                 made["template"] = (tokenizer.chat_template or "") if tokenizer is not None else ""
                 if hosted.generates:
-                    made["capabilities"].append("completion")
+                    made["capabilities"] += ["completion", *_of_chats(made["template"])]
                 if not hosted.generates or model.core.embedder.pooling is not None:
                     made["capabilities"].append("embedding")
         except Exception as error:
@@ -473,6 +474,13 @@ def _shown(name: str, one: Hosted) -> dict[str, Any]:
         "capabilities": [],
         "modified_at": listed["modified_at"],
     }
+
+
+def _of_chats(template: str) -> list[str]:
+    """What a chat template makes of a model: its clients offer tools to those alone that say so."""
+    if not template:
+        return []
+    return ["tools", *(["thinking"] if thinking(find(template), template) is not None else [])]
 
 
 async def refusal(scope: Scope, receive: Receive, send: Send) -> None:

@@ -51,9 +51,13 @@ SAME = frozenset(
         "priority",
         "logit_bias",
         "chat_template_kwargs",
+        "documents",
+        "parallel_tool_calls",
+        "prediction",
+        "thinking_budget",
+        "thinking_token_budget",
     }
 )
-SAME |= {"parallel_tool_calls"}
 LOGPROBS = "message.output_text.logprobs"
 MOST_TEXT = 512  # characters of a piece of metadata; 16 of them
 
