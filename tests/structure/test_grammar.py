@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from typing import Any
 
+import numpy as np
 import pytest
+from llguidance import LLMatcher
 
+from pellucid import Model
 from pellucid.errors import GrammarError
 from pellucid.structure import LIMIT, Structure
 from pellucid.text import grammar
@@ -229,3 +233,34 @@ def test_limits_of_size() -> None:
 def test_multiples_are_checked_by_their_digits() -> None:
     check = validator({"multipleOf": 0.0001})
     assert check.is_valid(9.4035) and check.is_valid("a") and not check.is_valid(9.40355)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "[a-z ]{60}",
+        "[A-Za-z0-9 ,.]{5,40}",
+        "([a-z]{1,9} ){20}",
+        r"(\w+\s){9}",
+        "[a-z ]*",
+        '"[^"]{1,30}"',
+        "(the |a ){30}",
+    ],
+)
+def test_classes_of_letters_change_no_mask(smol: Model, expression: str) -> None:
+    """They are a short cut to what a look at each token finds, however few may still follow."""
+    grammars = smol.core.need_tokenizer().grammars(smol.core.engine.vocab)
+    source = grammars.source(Structure("regex", expression))
+    plain = grammars.vocabulary.with_slices([])
+    one, other = (LLMatcher(vocabulary, source, log_level=0) for vocabulary in (grammars.vocabulary, plain))
+    rng = random.Random(expression)
+    for _ in range(70):
+        masks = [np.frombuffer(matcher.compute_bitmask(), np.uint8) for matcher in (one, other)]
+        assert np.array_equal(masks[0], masks[1])
+        allowed = np.flatnonzero(np.unpackbits(masks[0], bitorder="little"))
+        token = int(allowed[rng.randrange(len(allowed))])
+        if token in grammars.ends:
+            break
+        assert one.consume_token(token) and other.consume_token(token)
+        if one.is_stopped():
+            break

@@ -38,6 +38,10 @@ SPECIAL = b"\xff"  # begins a token that no text spells, as llguidance has it
 REPLACEMENT = "\ufffd".encode()
 STACK = 256 << 20  # bytes of address space. 64 KB of grammar can be nested some 30,000 deep; 8 MB hold 3,000 to 7,000
 
+# Tokens of these letters alone need no look at each of them where any text of them may follow, as in [a-z ]{1000}: a
+# mask of SmolLM2's 49,152 tokens takes 25 us, in place of 300. (llguidance has such classes for JSON.)
+LETTERS = (r"[a-z ]{1,20}", r"[A-Za-z ]{1,20}", r"[A-Za-z0-9 ]{1,20}")
+
 # Ours, before what a client's schema says of itself in x-guidance. Without white space a text cannot be endless.
 OPTIONS = {"item_separator": ",", "key_separator": ":", "whitespace_flexible": False, "whitespace_pattern": None}
 # Of a step: with 10,000 items about 0.5 s at worst. Of a grammar: 20,000 symbols, 8 for each property of an object.
@@ -81,8 +85,9 @@ class Grammars:
             self._spelling.tokens.append(SPECIAL + b"<end>")
             ends = [size]
         self._spelling.eos_token_id = ends[0]
+        classes = [*LETTERS, *self._ll.LLTokenizer.general_slices()]
         with out_of_memory("for a grammar's vocabulary"):
-            self.vocabulary = self._ll.LLTokenizer(self._spelling, eos_token=ends)
+            self.vocabulary = self._ll.LLTokenizer(self._spelling, eos_token=ends, slices=classes)
         self._spelling.greedy = self.vocabulary.greedy_tokenize
         self._known: OrderedDict[Structure, Grammar] = OrderedDict()
 
