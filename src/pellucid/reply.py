@@ -104,6 +104,11 @@ def _tools(given: Any) -> tuple[list[dict[str, Any]], tuple[Tool, ...]]:
             raise WrongValue("tools", f"{at}: expected a name of at most 128 letters, digits and _ - . : /")
         if schema is not None and not isinstance(schema, Mapping):
             raise WrongType("tools", f"{at}: parameters must be a JSON schema, not {type(schema).__name__}")
+        kinds = (schema or {}).get("type", "object")
+        if "object" not in (kinds if isinstance(kinds, (list, tuple)) else (kinds,)):
+            raise WrongValue(
+                "tools", f"{at}: parameters must be the schema of an object, not of type {checks.shown(kinds)}"
+            )
         if any(name == other.name for other in tools):
             raise WrongValue("tools", f"{at}: there is another tool with the name {name}")
         declared.append(dict(one))

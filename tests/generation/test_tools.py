@@ -150,6 +150,11 @@ def test_variables(smol: Model) -> None:
         ({"tools": [{"name": "a b"}]}, ValueError, "tools[0]: expected a name"),
         ({"tools": [{"name": "f"}, {"name": "f"}]}, ValueError, "tools[1]: there is another tool with the name f"),
         ({"tools": [{"name": "f", "parameters": 1}]}, TypeError, "tools[0]: parameters must be a JSON schema"),
+        (
+            {"tools": [{"name": "f", "parameters": {"type": "string"}}]},
+            ValueError,
+            "tools[0]: parameters must be the schema of an object, not of type 'string'",
+        ),
         ({"tools": [lambda x: x]}, TypeError, "tools[0]: <lambda>(x): expected a type"),
         ({"tool_choice": "required"}, ValueError, "tool_choice='required': expected tools beside it"),
         ({"tools": DECLARED, "tool_choice": "some"}, ValueError, "tool_choice='some': expected 'auto', 'none' or"),

@@ -38,7 +38,7 @@ def calls_grammar(
     names = []
     for i, (name, schema, strict) in enumerate(tools):
         shape = dialect.shape(name)
-        arguments = made.arguments(i, {"type": "object", **schema}, shape, strict)
+        arguments = made.arguments(i, {**schema, "type": "object"}, shape, strict)
         body = f"{arguments} {made.parts(shape.after)}"
         made.rules.append(f"call_{i}: {made.parts(shape.before)} {body}")
         if trigger and not dialect.first:
