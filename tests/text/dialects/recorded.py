@@ -270,6 +270,11 @@ ANSWERS: dict[str, Answer] = {
         "<|tool_call_start|>[write_file(path='it\\'s', text=None, lines=[1, -2.5, True, {'a': 'ä'}, (3,)])]<|tool_call_end|>",
         [("write_file", '{"path": "it\'s", "text": null, "lines": [1, -2.5, true, {"a": "ä"}, [3]]}')],
     ),
+    "lfm2, names in quotes": Answer(
+        "lfm2",
+        """<|tool_call_start|>[f("b c"=1, '"'="x", y="=")]<|tool_call_end|>""",
+        [("f", '{"b c": 1, "\\"": "x", "y": "="}')],
+    ),
     "lfm2, JSON": Answer(
         "lfm2", f'<|tool_call_start|>[{{"name": "get_weather", "arguments": {PARIS}}}]<|tool_call_end|>', ONE
     ),

@@ -20,7 +20,8 @@ from .values import Literal, quoted
 __all__ = ["Lfm2"]
 
 _OPEN, _CLOSE = Marker("<|tool_call_start|>"), Marker("<|tool_call_end|>")
-_ARGUMENT = re.compile(r"\s*([^\W\d]\w*)\s*=(?!=)")
+_NAME = re.compile(r"[^\W\d]\w*")
+_ARGUMENT = re.compile(rf"\s*({_NAME.pattern})\s*=(?!=)")
 _PLAIN = re.compile(r"[\w\s.+,:=-]*")  # what literals and names have beside brackets and strings
 
 
@@ -68,7 +69,7 @@ class Lfm2(Dialect):
         return True
 
     def shape(self, name: str) -> Shape:
-        return Shape((f"{name}(",), (")",), lambda one: (f"{one}=", ""), ", ")
+        return Shape((f"{name}(",), (")",), lambda one: (f"{_keyword(one)}=", ""), ", ")
 
     def write_arguments(self, call: Written, shape: Shape) -> list[str]:
         try:
@@ -76,7 +77,12 @@ class Lfm2(Dialect):
         except (ValueError, RecursionError):
             found = None
         given = found.items() if isinstance(found, dict) else ()
-        return [", ".join(f"{name}={one!r}" for name, one in given)]
+        return [", ".join(f"{_keyword(name)}={one!r}" for name, one in given)]
+
+
+def _keyword(name: str) -> str:
+    """The name of an argument; one that Python could not have is in quotes."""
+    return name if _NAME.fullmatch(name) is not None else json.dumps(name, ensure_ascii=False)
 
 
 def _closing(r: Reader, at: int) -> Wait[int]:
@@ -111,12 +117,24 @@ def _arguments(text: str, schema: Any) -> str | None:
             return None
         if literal.ended():
             break
-        match = _ARGUMENT.match(text, literal.at)
-        if match is not None:
-            literal.at = match.end()
-        name = match.group(1) if match is not None else names[len(parts)] if len(parts) < len(names) else None
+        name = _named(literal)
+        if name is None and len(parts) < len(names):
+            name = names[len(parts)]
         found = literal.value()
         if found is None or name is None:
             return None
         parts.append(f'"{quoted(name)}": {found}')
     return "{" + ", ".join(parts) + "}"
+
+
+def _named(literal: Literal) -> str | None:
+    """Reads the name of an argument, and what stands between it and the value; None, where there is none."""
+    match = _ARGUMENT.match(literal.text, literal.at)
+    if match is not None:
+        literal.at = match.end()
+        return match.group(1)
+    start = literal.at
+    name = literal.string() if literal.space() in ("'", '"') else None
+    if name is None or not literal.take("="):
+        literal.at, name = start, None
+    return name
