@@ -183,6 +183,17 @@ def test_compiled_grammars_are_kept_up_to_a_number() -> None:
     assert len(some._known) == before == grammar.KEPT
 
 
+def test_long_grammars_are_kept_up_to_a_length() -> None:
+    some = grammars()
+    long = [Structure("schema", json.dumps({"const": chr(97 + i) * (LIMIT - 100)})) for i in range(8)]
+    for structure in long:
+        kept = some.compile(structure)
+        assert some.compile(structure) is kept
+    assert 1 < len(some._known) < len(long)
+    assert sum(len(one.text) for one in some._known) <= grammar.KEPT_TEXT
+    assert next(reversed(some._known)) == long[-1]
+
+
 def test_matchers_of_one_grammar_are_apart() -> None:
     bound = G.compile(of(CLOSED))
     one, other = bound.matcher(), bound.matcher()

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Grammar", "Grammars", "Matcher", "grammars_of"]
 
 KEPT = 64  # compiled grammars of a vocabulary
+KEPT_TEXT = 1 << 18  # characters of these in all: those that mean harm take 200 times as many bytes
 SPECIAL = b"\xff"  # begins a token that no text spells, as llguidance has it
 REPLACEMENT = "\ufffd".encode()
 STACK = 256 << 20  # bytes of address space. 64 KB of grammar can be nested some 30,000 deep; 8 MB hold 3,000 to 7,000
@@ -63,7 +64,8 @@ def _package() -> Any:
 
 
 class Grammars:
-    """The grammars of a vocabulary: the last `KEPT` stay compiled. Safe to share between threads.
+    """The grammars of a vocabulary: the last ones stay compiled, up to `KEPT`, and `KEPT_TEXT`. Safe to share between
+    threads.
 
     size: number of tokens of the model, which may be more than the vocabulary has.
     """
@@ -104,8 +106,10 @@ class Grammars:
             raise GrammarError("nested too deeply", place=structure.kind) from None
         with _locks.table:
             self._known[structure] = made
-            while len(self._known) > KEPT:
-                self._known.popitem(last=False)
+            size = sum(len(one.text) + len(one.calls) for one in self._known)
+            while len(self._known) > KEPT or (size > KEPT_TEXT and len(self._known) > 1):
+                gone, _ = self._known.popitem(last=False)
+                size -= len(gone.text) + len(gone.calls)
         return made
 
     def source(self, structure: Structure) -> str:
