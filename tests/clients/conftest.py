@@ -13,6 +13,7 @@ import pytest
 
 from tests.embedding.cases import BY_NAME
 from tests.embedding.files import load_golden, write_folder
+from tests.server.thinks import write as write_thinking
 
 HERE = Path(__file__).parent
 NAME = "smollm2-135m"
@@ -48,6 +49,18 @@ def two(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         yield url
 
 
+@pytest.fixture(scope="session")
+def thinking(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a model that reasons before it answers."""
+    return write_thinking(smollm2, tmp_path_factory.mktemp("m") / "thinks.gguf")
+
+
+@pytest.fixture(scope="session")
+def thinking_url(thinking: Path) -> Iterator[str]:
+    with serving(thinking) as url:
+        yield url
+
+
 Run = Callable[..., str]
 
 
@@ -76,8 +89,15 @@ def python_client(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[st
 @pytest.fixture(scope="session")
 def node_client(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]], Run]:
     """The same for packages of npm and programs of node."""
+    made: dict[tuple[str, ...], Run] = {}
 
     def make(packages: list[str]) -> Run:
+        key = tuple(packages)
+        if key not in made:
+            made[key] = install(packages)
+        return made[key]
+
+    def install(packages: list[str]) -> Run:
         folder = tmp_path_factory.mktemp("node")
         (folder / "package.json").write_text('{"private": true, "type": "module"}')
         subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", *packages], cwd=folder, check=True)

@@ -20,6 +20,8 @@ PROGRAMS = HERE / "programs"
 NEW = ["openai==3.57.0", "anthropic==2.14.0", "ollama==0.6.3", "langchain-openai==1.7.4", "llm==0.36"]
 NEW += ["pydantic-ai-slim[openai]==2.68.0", "openai-agents==0.24.0"]
 OLD = ["openai==2.54.0", "instructor==1.17.0", "litellm==1.110.2"]
+NODE = ["openai@6.49.0"]
+AI = ["ai@6.0.325", "@ai-sdk/openai-compatible@2.0.92"]  # the last versions that run on node 20
 BOTH = pytest.mark.parametrize("packages", [NEW, OLD], ids=["openai 3", "openai 2"])
 SYSTEM = {"role": "system", "content": "Be brief."}
 MESSAGES: list[Any] = [{"role": "user", "content": "Name three colours."}]
@@ -75,7 +77,13 @@ def test_openai_waits_as_long_as_it_is_told(smollm2: Path, python_client: Callab
 
 
 def test_openai_for_node(url: str, expected: str, node_client: Callable[..., Run]) -> None:
-    node_client(["openai@6.49.0"])("openai_client.js", url, NAME, expected)
+    node_client(NODE)("openai_client.js", url, NAME, expected)
+
+
+def test_openai_for_node_waits_as_long_as_it_is_told(smollm2: Path, node_client: Callable[..., Run]) -> None:
+    client = node_client(NODE)
+    with serving(smollm2, "--sequences", "1", "--max-waiting", "1") as url:
+        client("openai_retries.js", url, NAME)
 
 
 def test_langchain(url: str, expected: str, python_client: Callable[..., Run]) -> None:
@@ -112,6 +120,10 @@ def test_openai_tools(packages: list[str], url: str, python_client: Callable[...
     client("python", str(PROGRAMS / "openai_tools.py"), url, NAME)
 
 
+def test_openai_tools_for_node(url: str, expected: str, node_client: Callable[..., Run]) -> None:
+    node_client(NODE)("openai_tools.js", url, NAME, expected)
+
+
 def test_anthropic_tools(url: str, python_client: Callable[..., Run]) -> None:
     client = python_client(NEW)
     client("python", str(PROGRAMS / "anthropic_tools.py"), url.removesuffix("/v1"), NAME)
@@ -131,9 +143,7 @@ def test_openai_agents(url: str, python_client: Callable[..., Run]) -> None:
 
 
 def test_ai_for_node(url: str, expected: str, node_client: Callable[..., Run]) -> None:
-    """The last versions that run on node 20."""
-    packages = ["ai@6.0.325", "@ai-sdk/openai-compatible@2.0.92"]
-    node_client(packages)("ai_client.js", url, NAME, expected)
+    node_client(AI)("ai_client.js", url, NAME, expected)
 
 
 def test_aider(url: str, python_client: Callable[..., Run], tmp_path: Path) -> None:
@@ -153,3 +163,28 @@ def test_aider(url: str, python_client: Callable[..., Run], tmp_path: Path) -> N
     client("aider", *options, "--message", "Greet.", str(tmp_path / "hello.py"), **where)
     after = (tmp_path / "hello.py").read_text()
     assert after != "before\n" and after.strip().isalpha() and after.islower()
+
+
+# ---- reasoning ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reasoned(thinking: Path) -> str:
+    """What the library answers, greedily, after six tokens of reasoning and those that close it."""
+    with Model.load(thinking) as model:
+        done = model.chat(MESSAGES, max_tokens=30, temperature=0, thinking_budget=6)
+    assert done.reasoning and done.text
+    return json.dumps({"reasoning": done.reasoning, "text": done.text})
+
+
+def test_reasoning(thinking_url: str, reasoned: str, python_client: Callable[..., Run]) -> None:
+    python_client(NEW)("python", str(PROGRAMS / "reasoning.py"), thinking_url, NAME, reasoned)
+
+
+def test_litellm_reasoning(thinking_url: str, reasoned: str, python_client: Callable[..., Run]) -> None:
+    program = str(PROGRAMS / "litellm_reasoning.py")
+    python_client(OLD)("python", program, thinking_url, NAME, reasoned, LITELLM_LOCAL_MODEL_COST_MAP="True")
+
+
+def test_ai_reasoning_for_node(thinking_url: str, reasoned: str, node_client: Callable[..., Run]) -> None:
+    node_client(AI)("ai_reasoning.js", thinking_url, NAME, reasoned)
