@@ -25,7 +25,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"temperature": 1.5, "stop_ids": list(range(40))},
     {"temperature": 1.2, "min_p": 0.05, "n": 3, "logprobs": 1},
 )
-Asked = tuple[Any, dict[str, Any]]
+Asked = tuple[Any, dict[str, Any]]  # a prompt or a conversation, and options
 
 
 def ids_requests(n: int, seed: int, lengths: Sequence[int], vocab: int = 60) -> list[Asked]:
@@ -43,11 +43,20 @@ def ids_requests(n: int, seed: int, lengths: Sequence[int], vocab: int = 60) -> 
 
 def content(done: Completion | list[Completion]) -> Any:
     many = done if isinstance(done, list) else [done]
-    return [(one.ids, one.text, one.logprobs, one.end, one.finish_reason, one.seed) for one in many]
+    return [(one.ids, one.text, one.tool_calls, one.logprobs, one.end, one.finish_reason, one.seed) for one in many]
+
+
+def talks(prompt: Any) -> bool:
+    """Whether a prompt is a conversation."""
+    return isinstance(prompt, list) and isinstance(prompt[0], dict)
+
+
+def generate(model: Model, prompt: Any, options: dict[str, Any]) -> Any:
+    return content(model.chat(prompt, **options) if talks(prompt) else model.generate(prompt, **options))
 
 
 def alone(model: Model, asked: Sequence[Asked]) -> list[Any]:
-    return [content(model.generate(prompt, **options)) for prompt, options in asked]
+    return [generate(model, prompt, {**options, "speculate": False}) for prompt, options in asked]
 
 
 async def awaited(request: Request) -> Any:
@@ -61,23 +70,23 @@ def ask(model: Model, asked: Asked, number: int) -> Any:
     if r.random() < 0.3:
         threading.Event().wait(r.random() * 0.01)
     if r.random() < 0.3:
-        neighbour = prompt[::-1]
+        neighbour = prompt[0]["content"] if talks(prompt) else prompt[::-1]
         with model.stream(neighbour, max_tokens=50, ignore_eos=True) as stream:
             for _ in range(r.randrange(3)):
                 next(stream)
         model.submit(neighbour, max_tokens=50, ignore_eos=True, n=r.choice([1, 3])).cancel()
     way = r.randrange(5)
     if way == 0 and options.get("n") is None:
-        stream = model.stream(prompt, **options)
+        stream = model.chat(prompt, stream=True, **options) if talks(prompt) else model.stream(prompt, **options)
         for _ in stream:
             if r.random() < 0.1:
                 threading.Event().wait(0.002)
         return content(stream.result())
     if way in (1, 2):
         given = {**options, "priority": r.randrange(2), "key": str(r.randrange(4))}
-        request = model.submit(prompt, **given)
+        request = model.submit(messages=prompt, **given) if talks(prompt) else model.submit(prompt, **given)
         return content(asyncio.run(awaited(request)) if way == 1 else request.result())
-    return content(model.generate(prompt, **options))
+    return generate(model, prompt, options)
 
 
 def beside(model: Model, prompt: Any, stop: threading.Event) -> list[str]:

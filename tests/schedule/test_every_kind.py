@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pellucid import Model
-from pellucid.schedule import run
+from pellucid.schedule import run, speculation
 from tests.families.case import Case, load_golden, write_folder
 from tests.families.cases import CASES
 from tests.schedule.mixed import OPTIONS, Asked, alone, ids_requests, together
@@ -73,8 +73,26 @@ def test_every_family(case: Case, tmp_path: Path, request: pytest.FixtureRequest
 
 # ---- real models ----------------------------------------------------------------------------------------------------
 
+PERSON: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+TOOLS = [{"type": "function", "function": {"name": "note", "description": "", "parameters": PERSON}}]
+CALLING: dict[str, Any] = {"tools": TOOLS, "parallel_tool_calls": False}
+BOUND: tuple[dict[str, Any], ...] = (
+    {"schema": PERSON},
+    {**CALLING, "tool_choice": "required"},
+    {"regex": "([a-z]{1,9} ){2,9}"},
+    {**CALLING, "schema": PERSON},
+    {"choice": ["The river", "The town", "Neither of them"]},
+    CALLING,
+)
+
 
 def text_requests(n: int, seed: int) -> list[Asked]:
+    """Of each three, the last is bound to a structure, or is a conversation with tools."""
     r = random.Random(seed)
     out: list[Asked] = []
     for i in range(n):
@@ -85,7 +103,12 @@ def text_requests(n: int, seed: int) -> list[Asked]:
         options.pop("stop_ids", None)
         if r.random() < 0.3:
             options["stop"] = r.choice([[".", "\n"], ["the"], ["is "], ["e"]])
-        out.append((" ".join(words), options))
+        prompt: Any = " ".join(words)
+        if i % 3 == 2:
+            options |= {**BOUND[i // 3 % len(BOUND)], "max_tokens": r.choice([6, 30])}
+            if "tools" in options:
+                prompt = [{"role": "user", "content": prompt}]
+        out.append((prompt, options))
     r.shuffle(out)
     return out
 
@@ -95,6 +118,8 @@ REAL: dict[str, dict[str, Any]] = {
     "two threads, prefix cache": {"threads": 2, "prefix_cache": True},
     "three threads, two sequences fit": {"threads": 3, "max_gap": 1.0, "prefix_cache": True, "fit": 2.5},
     "two sequences fit, driven": {"threads": 2, "driven": True, "fit": 2.5, "requests": 100},
+    "guesses at any price": {"threads": 2, "prefix_cache": True, "guess": True},
+    "a draft model at any price, driven": {"threads": 2, "driven": True, "guess": True, "draft": True},
 }
 
 
@@ -110,8 +135,10 @@ def smollm2_alone(smollm2: Path, requests: list[Asked]) -> list[Any]:
 
 
 @pytest.mark.parametrize("setting", REAL)
-def test_smollm2(smollm2: Path, requests: list[Asked], smollm2_alone: list[Any], setting: str) -> None:
-    check_real(smollm2, requests, smollm2_alone, setting)
+def test_smollm2(
+    smollm2: Path, requests: list[Asked], smollm2_alone: list[Any], setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_real(smollm2, requests, smollm2_alone, setting, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +149,21 @@ def gemma3_alone(gemma3: Path, requests: list[Asked]) -> list[Any]:
 
 @pytest.mark.gemma
 @pytest.mark.parametrize("setting", REAL)
-def test_gemma3(gemma3: Path, requests: list[Asked], gemma3_alone: list[Any], setting: str) -> None:
-    check_real(gemma3, requests, gemma3_alone, setting)
+def test_gemma3(
+    gemma3: Path, requests: list[Asked], gemma3_alone: list[Any], setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_real(gemma3, requests, gemma3_alone, setting, monkeypatch)
 
 
-def check_real(path: Path, asked: list[Asked], expected: list[Any], setting: str) -> None:
+def check_real(
+    path: Path, asked: list[Asked], expected: list[Any], setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = dict(REAL[setting])
+    if given.pop("guess", False):
+        monkeypatch.setattr(speculation, "GAIN", -1.0)
+        monkeypatch.setattr(speculation, "BUSY", 1000)
+    if given.pop("draft", False):
+        given["draft"] = path
     sequences, n = given.pop("fit", None), given.pop("requests", len(asked))
     if sequences is not None:
         given |= fit(path, sequences, 300)
