@@ -54,6 +54,8 @@ FIELDS = (
     "model messages prompt n stream stream_options stop seed logit_bias logprobs top_logprobs echo priority".split(),
     "max_completion_tokens chat_template_kwargs reasoning_effort documents tools tool_choice user".split(),
     "response_format repetition_penalty stop_token_ids add_generation_prompt parallel_tool_calls".split(),
+    "guided_json guided_regex guided_choice guided_grammar structured_outputs schema regex choice grammar".split(),
+    "json_schema strict prediction thinking_budget thinking_token_budget".split(),
     "content tokens add_special parse_special".split(),
     "input dimensions encoding_format pooling normalize instruction query documents top_n return_documents".split(),
     "system stop_sequences thinking output_config metadata mcp_servers".split(),
@@ -67,7 +69,28 @@ NAMES = [name for one in FIELDS for name in ([one] if isinstance(one, str) else 
 DEEP: Any = []
 for _ in range(55):
     DEEP = [DEEP]
+# What takes long to compile, or to follow, where it is a grammar, an expression or a schema.
+BOMBS: tuple[Any, ...] = (
+    "(a?){5000}a{5000}",
+    "((a{1,1000}){1,1000}){1,1000}",
+    "(.*a.{20}){1,5}",
+    'start: (((("x"|"y"){0,1000}){0,1000}){0,1000}){0,1000}',
+    'root ::= root root | "a" root | ',
+    "start: " + "a? " * 2000 + '\na: "x" | "y"',
+    [f"choice {i}" for i in range(3000)],
+    {"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}},
+    {"type": "string", "pattern": "^(a|b)*a(a|b){30}$", "minLength": 3000},
+    {"type": "object", "properties": {f"p{i}": {} for i in range(1500)}},
+    {"regex": "(a?){5000}a{5000}"},
+    {"json": {"type": "array", "items": {"type": "array", "minItems": 100_000}, "minItems": 100_000}},
+    {
+        "type": "json_schema",
+        "json_schema": {"name": "x", "schema": {"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}},
+    },
+    [{"type": "function", "function": {"name": "f", "parameters": {"properties": {str(i): {} for i in range(800)}}}}],
+)
 VALUES: tuple[Any, ...] = (
+    *BOMBS,
     *(
         None,
         True,
