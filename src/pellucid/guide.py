@@ -11,7 +11,7 @@ import numpy as np
 from pellucid.bound import Decided
 from pellucid.core import Core
 from pellucid.errors import GrammarError, PellucidError
-from pellucid.reply import Reply
+from pellucid.reply import Reply, Tool
 from pellucid.structure import Structure
 from pellucid.text.dialects import spaced
 from pellucid.text.dialects.lark import calls_grammar
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Guide"]
 
+_WHERE = re.compile(r"at \d+\(\d+\): (failed to compile JSON schema: )?")  # in the grammar of calls
 KEPT = 256  # bytes of the text in which a tag may still be found
 
 
@@ -62,12 +63,27 @@ class Guide(Decided):
     def _compile(self, structure: Structure) -> Grammar:
         return self._core.need_tokenizer().grammars(self._core.engine.vocab).compile(structure)
 
-    def _calls(self, trigger: str = "", content: str | None = None) -> str:
+    def _bind(self, trigger: str = "") -> Grammar:
+        """The grammar of calls. Raises GrammarError naming the tool."""
+        try:
+            return self._compile(Structure("grammar", self._calls(trigger)))
+        except GrammarError as error:
+            whole = error
+        asked = self._reply.asked
+        for i, tool in enumerate(asked.tools or ()):
+            if tool in asked.callable:
+                try:
+                    self._compile(Structure("grammar", self._calls(trigger, only=tool)))
+                except GrammarError as error:
+                    raise _of_tools(error, f"tools[{i}]") from None
+        raise _of_tools(whole, "tools") from None
+
+    def _calls(self, trigger: str = "", content: str | None = None, only: Tool | None = None) -> str:
         reply, asked = self._reply, self._reply.asked
-        tools = [(one.name, one.schema, one.strict) for one in asked.callable]
+        tools = asked.callable if only is None else (only,)
         return calls_grammar(
             reply.dialect,
-            tools,
+            [(one.name, one.schema, one.strict) for one in tools],
             reply.specials,
             ends=self._core.need_tokenizer().eog,
             trigger=trigger,
@@ -80,7 +96,7 @@ class Guide(Decided):
         asked, structure = self._reply.asked, self._structure
         if structure is None and (asked.tools is None or asked.choice == "auto"):
             return None
-        calls = None if asked.tools is None else self._compile(Structure("grammar", self._calls()))
+        calls = None if asked.tools is None else self._bind()
         if structure is None or (calls is not None and asked.choice != "auto"):
             return calls
         content = self._compile(structure)  # each first alone, so that its errors are its own
@@ -96,9 +112,7 @@ class Guide(Decided):
         if asked.tools is None or self._content is not None:
             return {}
         try:
-            return {
-                spaced(one.encode()): self._compile(Structure("grammar", self._calls(one))) for one in dialect.triggers
-            }
+            return {spaced(one.encode()): self._bind(one) for one in dialect.triggers}
         except GrammarError:
             raise
         except PellucidError:
@@ -276,7 +290,7 @@ class Guide(Decided):
             if self._opens is not None:
                 self.words[self._opens >> 5] |= np.uint32(1 << (self._opens & 31))
         except GrammarError as error:
-            self.failure = error
+            self.failure = error if self._structure is not None else _of_tools(error, "tools")
             self.words[:] = 0
 
     def blame(self, error: Exception) -> Exception:
@@ -285,3 +299,8 @@ class Guide(Decided):
             text = "it, the penalties and logit_bias together leave no token to draw"
             return GrammarError(text, place="tools")
         return self.failure or error
+
+
+def _of_tools(error: GrammarError, place: str) -> GrammarError:
+    """An error of a grammar of calls, which the caller has not seen. place: of the tools that it was made of."""
+    return GrammarError(_WHERE.sub("", error.message), place=place)

@@ -138,8 +138,12 @@ def test_schemas_that_cannot_be_kept(smol: Model) -> None:
     schema = {"type": "object", "properties": {"a": {"not": {"type": "string"}}}, "required": ["a"]}
     function: dict[str, Any] = {"name": "f", "parameters": schema}
     strict = [{"type": "function", "function": {**function, "strict": True}}]
-    with pytest.raises(GrammarError, match="not"):
-        smol.chat(USER, tools=strict, tool_choice="required")
+    for choice in ("required", "auto"):
+        with pytest.raises(GrammarError, match='^tools.1.: the keyword "not" cannot be kept$'):
+            smol.chat(USER, tools=[GIVEN[0], *strict], tool_choice=choice)
+    wrong = [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "frob"}}}}}]
+    with pytest.raises(GrammarError, match="^tools.0.: Invalid type: frob$"):
+        smol.chat(USER, tools=wrong)
     done = smol.chat(
         USER, tools=[{"type": "function", "function": function}], tool_choice="required", max_tokens=40, temperature=0
     )
@@ -196,7 +200,7 @@ def test_errors_of_tools_and_of_a_schema_are_their_own(smol: Model) -> None:
     strict = [{"type": "function", "function": {"name": "f", "parameters": wrong, "strict": True}}]
     with pytest.raises(GrammarError) as raised:
         smol.chat(USER, tools=strict, schema=OK)
-    assert raised.value.place == "grammar"
+    assert raised.value.place == "tools[0]"
     with pytest.raises(GrammarError) as raised:
         smol.chat(USER, tools=GIVEN, schema=wrong)
     assert raised.value.place == "schema.properties.a.not"
