@@ -191,6 +191,17 @@ def test_one_call_at_most() -> None:
         assert not answer.calls or parser.done, name
 
 
+def test_quotes_around_the_name_of_an_argument() -> None:
+    """They are dropped, unless they are a part of it."""
+    tools = {"f": {"type": "object", "properties": {'"': {"type": "integer"}, "a": {"type": "integer"}}}}
+    written = "<tool_call>\n<function=f>\n" + "".join(
+        f"<parameter={name}>\n{i}\n</parameter>\n" for i, name in enumerate(('"', '"a"'))
+    )
+    text = written + "</function>\n</tool_call>"
+    _, _, [(_, arguments)] = read(Parser(dialect("qwen coder"), tools), text, range(1, len(text)))
+    assert json.loads(arguments) == {'"': 0, "a": 1}
+
+
 def test_reasoning_is_known_while_it_lasts() -> None:
     parser = Parser(dialect("hermes"), None, thinking=tags(dialect("hermes")))
     seen = []

@@ -61,6 +61,13 @@ class _Tagged(Dialect):
         return [text]
 
 
+def _name(written: str, schema: Any) -> str:
+    """The name of an argument, without quotes that are not its own."""
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    name = written.strip()
+    return name if isinstance(properties, Mapping) and name in properties else name.strip("\"'")
+
+
 class QwenCoder(_Tagged):
     name = "qwen coder"
     marks: ClassVar[tuple[tuple[str, ...], ...]] = (("<tool_call>",), ("<function=",), ("<parameter=",))
@@ -89,7 +96,7 @@ class QwenCoder(_Tagged):
                 head = yield from r.before((">",), at + len(stop), _MOST_NAME)
                 if head is not None:
                     r.drop(at + len(stop) + len(head[0]) + 1)
-                    stop = yield from self._argument(r, head[0].strip().strip("\"'"), tools.get(name), first)
+                    stop = yield from self._argument(r, _name(head[0], tools.get(name)), tools.get(name), first)
                     first = False
                     if stop == "</parameter>":
                         r.drop(len(stop))
