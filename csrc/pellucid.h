@@ -136,11 +136,11 @@ typedef struct pl_attention {
 /* The arrays must live until the task is finished. Of the model, only kernels, threads and scratch are used. */
 pl_status pl_attention_start(pl_model *model, const pl_attention *attention, pl_task **task, pl_error *error);
 
-/* Keys of a sequence's first n tokens in one layer of a cache, as attention multiplies them. */
+/* Keys and values of a sequence's first n tokens in one layer of a cache, as attention multiplies them. */
 typedef struct pl_keys {
     const pl_seq *seq; /* not used elsewhere until the task is finished */
     int32_t cache, layer, n;
-    float *out; /* (kv heads, n, dk), zeroed by the caller: stays so where the window has passed all of a page */
+    float *keys, *values; /* (kv heads, n, dk), (kv heads, n, dv), zeroed: zeros stay where the window passed a page */
 } pl_keys;
 
 pl_status pl_keys_start(pl_model *model, const pl_keys *keys, pl_task **task, pl_error *error);

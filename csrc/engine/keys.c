@@ -1,9 +1,12 @@
-/* Keys of a sequence as its cache has them, for inspection. Each tier lays out its pages in a way of its own, and only
- * its attention reads them: a query that is 1 in one channel and 0 elsewhere has that channel of a key as its score. */
+/* Keys and values of a sequence as its cache has them, for inspection. Each tier lays out its pages in a way of its own,
+ * and only its attention reads them: a query that is 1 in one channel and 0 elsewhere has that channel of a key as its
+ * score, and what sees one key alone gives its value. */
 #include "model.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+#define ROWS 16 /* channels asked for at once: as many states fit a thread's scratch */
 
 typedef struct body {
     pl_keys k;      /* its arrays are the caller's */
@@ -11,37 +14,45 @@ typedef struct body {
     atomic_int next;
 } body;
 
-/* One KV head's keys of a page. */
+/* One KV head's keys and values of a page. */
 static void read_page(const pl_model *m, const body *b, int head, int page, int tid)
 {
     const pl_cache_desc *c = &m->plan.caches[b->k.cache];
     const pl_group *g = &m->groups[b->k.cache];
     const int first = page * PL_PAGE, n = b->k.n - first < PL_PAGE ? b->k.n - first : PL_PAGE;
-    const uint8_t *keys = pl_seq_keys(b->k.seq, g, b->k.cache, b->k.layer, head, first);
-    float *out = b->k.out + ((size_t)head * b->k.n + first) * c->dk;
+    const int rows = m->qtile_rows < ROWS ? m->qtile_rows : ROWS;
+    const uint8_t *page_k = pl_seq_keys(b->k.seq, g, b->k.cache, b->k.layer, head, first);
+    const size_t at = (size_t)head * b->k.n + first;
     for (int slot = 0; slot < n; slot++) {
-        for (int d = 0; d < c->dk; d++) {
-            const int end = slot + 1;
-            float *acc = m->scratch[tid], sum = 0;
-            memset(acc, 0, sizeof(float) * (size_t)c->dv);
-            float *top = out + (size_t)slot * c->dk + d;
-            *top = PL_TOP_NONE;
-            pl_attend_page a = {.m = 1,
+        float *keys = b->k.keys + (at + slot) * c->dk, *values = b->k.values + (at + slot) * c->dv;
+        float sum[ROWS], *acc = m->scratch[tid];
+        int lo[ROWS], hi[ROWS];
+        for (int d = 0; d < c->dk; d += rows) {
+            const int some = c->dk - d < rows ? c->dk - d : rows;
+            for (int i = 0; i < some; i++) {
+                lo[i] = slot;
+                hi[i] = slot + 1;
+                keys[d + i] = PL_TOP_NONE;
+                sum[i] = 0;
+            }
+            memset(acc, 0, sizeof(float) * (size_t)some * c->dv);
+            pl_attend_page a = {.m = some,
                                 .dk = c->dk,
                                 .dv = c->dv,
                                 .scale = 1,
                                 .q = b->queries + (size_t)d * c->dk,
                                 .q_stride = c->dk,
-                                .k = keys,
-                                .v = keys + g->k_bytes,
-                                .lo = &slot,
-                                .hi = &end,
-                                .top = top,
-                                .sum = &sum,
+                                .k = page_k,
+                                .v = page_k + g->k_bytes,
+                                .lo = lo,
+                                .hi = hi,
+                                .top = keys + d,
+                                .sum = sum,
                                 .acc = acc,
                                 .scratch = m->kernel_scratch[tid]};
             m->tables.kernels->attend[m->tables.kv](&a);
         }
+        memcpy(values, acc, sizeof(float) * (size_t)c->dv);
     }
 }
 
@@ -73,7 +84,7 @@ static pl_status keys_finish(pl_task *task, pl_error *error)
 pl_status pl_keys_start(pl_model *m, const pl_keys *k, pl_task **out, pl_error *error)
 {
     if (k->cache < 0 || k->cache >= m->plan.n_caches || k->layer < 0 || k->layer >= m->plan.caches[k->cache].n_layers ||
-        k->n < 1 || k->n > k->seq->length || !k->out)
+        k->n < 1 || k->n > k->seq->length || !k->keys || !k->values)
         return pl_fail(error, PL_E_ARGUMENT, "keys of layer %d of cache %d, %d of %d tokens", k->layer, k->cache, k->n,
                        k->seq->length);
     const size_t dk = (size_t)m->plan.caches[k->cache].dk;

@@ -270,7 +270,8 @@ cdef extern from "pellucid.h" nogil:
     ctypedef struct pl_keys:
         const pl_seq *seq
         int32_t cache, layer, n
-        float *out
+        float *keys
+        float *values
     pl_status pl_keys_start(pl_model *model, const pl_keys *keys, pl_task **task, pl_error *error)
     int pl_task_wait(pl_task *task, int ms)
     void pl_task_cancel(pl_task *task)

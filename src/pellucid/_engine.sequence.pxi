@@ -124,22 +124,24 @@ cdef class Sequence:
         return pl_seq_rows(self.seq, n)
 
     def keys(self, int cache, int layer):
-        """-> float32 (kv_heads, length, dk): the keys of all tokens in a layer of a cache, as attention multiplies
-        them, in the file's order of channels; of tokens that the cache's window has passed 0, or what it still holds.
-        Runs on the engine's threads. ValueError where there is no such layer, or no token."""
+        """-> float32 (kv_heads, length, dk), (kv_heads, length, dv): the keys and values of all tokens in a layer of a
+        cache, as attention multiplies them, keys in the file's order of channels; of tokens that the cache's window has
+        passed 0, or what it still holds. Runs on the engine's threads. ValueError where there is no such layer, or no
+        token."""
         cdef pl_keys k
         cdef pl_task *task
         cdef pl_error error
         if not 0 <= cache < len(self.engine.plan.caches):
             raise ValueError(f"cache={cache}: expected 0 to {len(self.engine.plan.caches) - 1}")
         group = self.engine.plan.caches[cache]
-        made = np.zeros((group.n_kv, self.seq.length, group.dk), np.float32)
-        cdef float[::1] out = made.reshape(-1)
+        keys, values = [np.zeros((group.n_kv, self.seq.length, d), np.float32) for d in (group.dk, group.dv)]
+        cdef float[::1] k_out = keys.reshape(-1), v_out = values.reshape(-1)
         k.seq, k.cache, k.layer, k.n = self.seq, cache, layer, self.seq.length
-        k.out = &out[0] if made.size else NULL
+        k.keys = &k_out[0] if keys.size else NULL
+        k.values = &v_out[0] if values.size else NULL
         error.text[0] = 0
         cdef pl_status status = pl_keys_start(self.engine.open(), &k, &task, &error)
         if status:
             raise_status(status, &error)
         finish_task(task, None, None)
-        return made
+        return keys, values

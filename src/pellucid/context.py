@@ -242,10 +242,10 @@ class Context:
         cancel: Cancel | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Trace:
-        """``Model.trace`` of the context's tokens. Those before the first of `positions` are not computed again: the
-        rows of scores and attention at `positions` reach over their keys in the cache. Only k, k_unrotated and v, which
-        are those before the cache rounds them, and gate, which no other pass gives, need them all again. The context
-        does not change.
+        """``Model.trace`` of the context's tokens. Those before the first of `positions` are not computed again: their
+        keys and values come from the cache, so that k, k_unrotated and v have them as the cache rounds them to its type
+        (not at all with kv="f32"). Where a layer's window has passed some, these three need all tokens again. The
+        context does not change.
 
         Raises as ``Model.trace``; ValueError where the context is empty."""
         from pellucid.look.trace import trace

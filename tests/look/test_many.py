@@ -13,6 +13,7 @@ import pytest
 from pellucid import Model
 from pellucid.errors import CancelledError
 from pellucid.look.pattern import as_cached
+from pellucid.look.places import channels, find
 from pellucid.look.recorded import AXES
 from tests.engine.models import Load, ids_for, same
 from tests.families.case import load_golden, write_folder
@@ -102,10 +103,10 @@ def test_chats_and_contexts(smollm: Model) -> None:
         found: list[Any] = []
         whole, told = model.trace(context, "hidden"), list[tuple[int, int]]()
         assert whole.ids == context.ids and same(context.trace("hidden").hidden, whole.hidden)
-        for want in ("hidden", "head_out", "logits", "attention", "v"):
+        for want in ("hidden", "head_out", "logits", "attention", "gate"):
             few = context.trace(want, positions=[-2, -1], progress=lambda *done, told=told: told.append(done))
             assert same(getattr(few, want), getattr(model.trace(context, want, positions=[-2, -1]), want))
-            assert told.pop()[0] == (len(context) if want == "v" else 2) and few.positions[-1] == len(few) - 1
+            assert told.pop()[0] == 2 and few.positions[-1] == len(few) - 1
         assert (
             context.generate(max_tokens=3, temperature=0).ids
             == model.generate(whole.ids, max_tokens=3, temperature=0).ids
@@ -138,14 +139,54 @@ def test_keys_of_a_context_s_cache(load: Load, name: str, mix: str, kv: str) -> 
         assert same(layers[0], whole.attention[1][:, -1:])
 
 
+@pytest.mark.parametrize("kv", ["f32", "f16", "bf16", "int8"])
+@pytest.mark.parametrize(("name", "mix"), [("llama_gqa", "F32"), ("wide", "K"), ("gemma3", "F32")])
+def test_keys_and_values_of_a_context(load: Load, name: str, mix: str, kv: str) -> None:
+    """Those of the tokens before are as the cache has them; those that a window has passed are computed again."""
+    model = load(name, mix, kv=kv)
+    ids, told = ids_for(model.core.engine, 150), list[tuple[int, int]]()
+    whole = model.trace(ids, ("k", "v", "k_unrotated", "gate"), positions=[148, 149])
+    with model.context() as context:
+        context.append(ids)
+        few = context.trace(
+            ("k", "v", "k_unrotated", "gate"), positions=[148, 149], progress=lambda *done: told.append(done)
+        )
+    assert same(few.gate, whole.gate)
+    if name == "gemma3":  # a window of 8
+        assert told[-1][0] == 150 and all(same(getattr(few, one), getattr(whole, one)) for one in ("k", "v"))
+        return
+    assert told[-1][0] == 2
+    plan = model.core.engine.plan
+    bound = {"f32": 1e-6, "f16": 1e-3, "bf16": 8e-3, "int8": 2e-2}[kv]
+    for i, layer in enumerate(find(plan).layers):
+        order = channels(plan, layer)
+        keys = whole.k[i] if order is None else whole.k[i][..., np.argsort(order)]
+        keys = as_cached(keys, kv) if order is None else as_cached(keys, kv)[..., order]
+        for found, cached, exact in (
+            (few.k[i], keys, whole.k[i]),
+            (few.v[i], as_cached(whole.v[i], kv), whole.v[i]),
+        ):
+            assert np.array_equal(found[:, :148], cached[:, :148]) and np.array_equal(found[:, 148:], exact[:, 148:])
+        off = np.abs(few.k_unrotated[i] - whole.k_unrotated[i]).max()
+        assert off <= bound * np.abs(whole.k_unrotated[i]).max()
+        assert kv == "f32" or off > 0
+
+
 @pytest.mark.parametrize("model", ["deepseek_v2", "qwen35", "gemma4", "gpt_oss"], indirect=True)
 def test_keys_of_other_kinds_of_cache(model: Model) -> None:
+    """All of it in float32."""
     with model.context() as context:
         context.append(list(range(3, 30)))
-        found = context.trace("attention", positions=[25, 26]).attention
-        whole = model.trace(context.ids, "attention", positions=[25, 26]).attention
-        pairs = zip(found, whole, strict=True) if isinstance(found, list) else [(found, whole)]
-        assert all(same(a, b) for a, b in pairs)
+        want: list[Any] = ["attention", "k", "v", "k_unrotated"]
+        found = context.trace(want, positions=[25, 26])
+        whole = model.trace(context.ids, want, positions=[25, 26])
+        for name in want:
+            a, b = getattr(found, name), getattr(whole, name)
+            for one, other in zip(a, b, strict=True):
+                if name == "k_unrotated":
+                    assert np.abs(one - other).max() <= 1e-5 * max(np.abs(other).max(), 1e-3)
+                else:
+                    assert np.array_equal(one, other), name
 
 
 @pytest.mark.parametrize("model", ["qwen35", "gemma4"], indirect=True)

@@ -183,9 +183,7 @@ class Edits:
 
     def _reads(self, number: int) -> Change:
         """Before an operation, and before what puts the columns of its input in order."""
-        op, before = self._plan.ops[number], self._plan.ops[number - 1]
-        ordered = before.kind.name == "REORDER" and before.out == op.inp
-        return Change(number - ordered, before=True)
+        return Change(number - places.reordered(self._plan, number), before=True)
 
     # ---- neurons and experts ----------------------------------------------------------------------------------
 

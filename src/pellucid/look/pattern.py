@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,9 +14,10 @@ from pellucid.look.sizes import Selection
 from pellucid.plan import Op, Plan
 from pellucid.schedule.turns import Turns
 
-__all__ = ["as_cached", "as_multiplied", "fill", "keep_cached"]
+__all__ = ["CACHED", "as_cached", "as_multiplied", "fill", "keep_cached"]
 
 Floats = npt.NDArray[np.float32]
+CACHED = ("k", "k_unrotated", "v")  # what a sequence's cache tells of its tokens
 
 
 def fill(
@@ -55,12 +58,31 @@ def fill(
         _again(engine.plan, engine.plan.ops[number], s, scores, weights)
 
 
-def keep_cached(turns: Turns, sequence: _engine.Sequence, layer: Layer, keys: Floats) -> None:
-    """Fills the keys (KV heads, tokens, width) of the tokens that the sequence has, from its cache."""
-    if layer.attend >= 0:
-        op, order = turns.plan.ops[layer.attend], channels(turns.plan, layer)
-        found = turns.keys(sequence, op.cache, op.cache_layer)
-        keys[:, : sequence.length] = found if order is None else found[..., order]
+def keep_cached(turns: Turns, sequence: _engine.Sequence, layer: Layer, into: Mapping[str, Floats]) -> None:
+    """Fills arrays (KV heads, tokens, width), by names of CACHED, at the tokens that the sequence has, from its cache:
+    keys, turned back where they are wanted unrotated, and values."""
+    if layer.attend < 0:
+        return
+    op, order = turns.plan.ops[layer.attend], channels(turns.plan, layer)
+    keys, values = turns.keys(sequence, op.cache, op.cache_layer)
+    keys = keys if order is None else keys[..., order]
+    for name, array in into.items():
+        found = values if name == "v" else keys if name == "k" else _unrotated(turns.plan, layer, keys)
+        array[:, : sequence.length] = found
+
+
+def _unrotated(plan: Plan, layer: Layer, keys: Floats) -> Floats:
+    """Keys (KV heads, tokens, width) of the tokens from 0 on, in a trace's order of channels, before their rotation."""
+    if layer.rope < 0:
+        return keys
+    rope, found = plan.ropes[layer.rope], keys.copy()
+    middle, end = rope.first + len(rope.freq), rope.first + 2 * len(rope.freq)
+    one, other = keys[..., rope.first : middle].astype(np.float64), keys[..., middle:end].astype(np.float64)
+    angles = np.outer(np.arange(keys.shape[1]), rope.freq)
+    cos, sin = np.cos(angles) / rope.scale, np.sin(angles) / rope.scale
+    found[..., rope.first : middle] = one * cos + other * sin
+    found[..., middle:end] = other * cos - one * sin
+    return found
 
 
 def as_cached(x: Floats, kv: str) -> Floats:

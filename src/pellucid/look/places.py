@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pellucid._engine import ACTIVATIONS, Kind
 from pellucid.plan import CacheGroup, Op, Plan
 
-__all__ = ["CHANGE", "GATE", "Gate", "Layer", "Places", "Tap", "channels", "find", "with_gates"]
+__all__ = ["CHANGE", "GATE", "Gate", "Layer", "Places", "Tap", "channels", "find", "reordered", "with_gates"]
 
 CHANGE = {"attention": "edit attention", "mlp": "edit mlp"}  # names of edits that change what a part of a layer adds
 GATE = "gate"  # name of the operations that give what the activation of a feed-forward unit reads
@@ -230,6 +230,12 @@ def channels(plan: Plan, layer: Layer) -> npt.NDArray[np.intp] | None:
     end = rope.first + 2 * len(rope.freq)
     order[rope.first : end] = np.concatenate([np.arange(rope.first, end, 2), np.arange(rope.first + 1, end, 2)])
     return order
+
+
+def reordered(plan: Plan, number: int) -> bool:
+    """Whether the operation before one puts the columns in order that it reads."""
+    before = plan.ops[number - 1]
+    return before.kind == Kind.REORDER and before.out == plan.ops[number].inp
 
 
 def with_gates(plan: Plan) -> Plan:

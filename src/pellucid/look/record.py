@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid import _engine
-from pellucid._engine import ACTIVATIONS, Kind
+from pellucid._engine import ACTIVATIONS
 from pellucid.errors import CancelledError, WrongValue
 from pellucid.look import pattern, sizes
+from pellucid.look.gates import Gates
 from pellucid.look.norm import NormMap
-from pellucid.look.places import Gate, Layer, Places, Tap, channels
+from pellucid.look.places import Gate, Layer, Places, Tap, channels, reordered
 from pellucid.look.sizes import Selection, Shape
 from pellucid.plan import CacheGroup, Plan, Segment
 from pellucid.schedule.turns import Turns
@@ -35,10 +36,10 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float32]
-OF_LAYER = ("hidden", "middle", "attention_in", "mlp_in", "gate", "up", "neurons", "conv")  # taps of Layer, row by row
+OF_LAYER = ("hidden", "middle", "attention_in", "mlp_in", "up", "neurons", "conv")  # taps of Layer, row by row
 ADDED = {"attention_out": "attention_changes", "mlp_out": "experts"}  # taps added up; what changes the stream besides
-DERIVED = ("scores", "attention", "head_out")  # computed from a whole layer's rows
-HELPERS = ("q", "k", "outputs")  # what they are computed from
+DERIVED = ("scores", "attention", "head_out", "gate")  # computed from a whole layer's rows
+HELPERS = ("q", "k", "outputs", "mlp_in")  # what they are computed from
 
 
 @dataclass
@@ -83,10 +84,11 @@ def record(
     chunk: int,
     watch: Watch | None = None,
     begun: _engine.Sequence | None = None,
+    gates: Gates | None = None,
 ) -> dict[str, Any]:
     """Runs the sequence once -> quantity -> array, or list of arrays where layers differ. No bit depends on chunk, the
-    rows of a pass. begun: a sequence that has the first tokens; no wanted quantity may need their rows, but attention
-    has their keys from its cache."""
+    rows of a pass. begun: a sequence that has the first tokens; no wanted quantity may need their rows, but for keys
+    and values, which its cache has. gates: needed for "gate"."""
     watch = watch or Watch()
     out = {name: _zeros(shape) for name, shape in sizes.shapes(turns.engine, places, s).items()}
     rows = _collect(turns, ids, s, places, chunk, watch, dict(out), begun)
@@ -95,6 +97,8 @@ def record(
         helpers = {name: rows[name][j] for name in HELPERS if name in rows}
         made = {name: out[name][j] for name in DERIVED if name in out}
         _derive(turns, places.layers[number], s, helpers, made)
+        if gates is not None:
+            gates.fill(number, helpers["mlp_in"], made["gate"])
     if "final" in out:
         out["final"][:] = final_rows(turns, places, rows["last"])
     if "logits" in out:
@@ -114,6 +118,7 @@ def by_layer(
     watch: Watch,
     each: Callable[[int, dict[str, Floats]], object],
     begun: _engine.Sequence | None = None,
+    gates: Gates | None = None,
 ) -> dict[str, Floats]:
     """As :func:`record`, but calls `each` with the number of a layer and its arrays, layer after layer, and returns
     those without layers. As many layers are held at a time as `limit` bytes have room for; the sequence runs once for
@@ -131,7 +136,7 @@ def by_layer(
         own = sum(4 * sizes.count(of(name, j)) for name in part.want if name in names)
         return own + sum(4 * sizes.count(one[j]) for name, one in helpers.items() if name not in part.want)
 
-    helpers = _helpers(places, part)
+    helpers = _helpers(places, part, begin().dim)
     direct = [name for name in part.want if name not in DERIVED]
     room = limit - sum(4 * sizes.count(shape[name]) for name in whole.want)
     groups: list[list[int]] = []
@@ -163,6 +168,8 @@ def by_layer(
             made = {name: np.zeros(of(name, j), np.float32) for name in DERIVED if name in part.want}
             helping = {name: rows[name][at] for name in HELPERS if name in rows}
             _derive(turns, places.layers[s.layers[j]], s, helping, made)
+            if gates is not None:
+                gates.fill(s.layers[j], helping["mlp_in"], made["gate"])
             made |= {name: rows[name][at + (name == "hidden")] for name in direct}
             each(s.layers[j], {name: made[name] for name in part.want})
     return kept
@@ -180,7 +187,7 @@ def _collect(
 ) -> dict[str, Any]:
     """Runs the sequence and fills the arrays of `rows`, and others that the wanted quantities are computed from, which
     it adds."""
-    for name, shape in _helpers(places, s).items():
+    for name, shape in _helpers(places, s, turns.dim).items():
         rows.setdefault(name, [np.zeros(one, np.float32) for one in shape])
     if {"logits", "final"} & {*s.want}:
         rows["last"] = np.zeros((len(s.positions), turns.dim), np.float32)
@@ -188,9 +195,10 @@ def _collect(
     taps = _taps(places, s, filled)
     positions = np.array(s.positions)
     sequence = turns.sequence(begun)
-    if "k" in rows and sequence.length:
+    kept = [name for name in pattern.CACHED if name in rows]
+    if kept and sequence.length:
         for j, number in enumerate(s.layers):
-            pattern.keep_cached(turns, sequence, places.layers[number], rows["k"][j])
+            pattern.keep_cached(turns, sequence, places.layers[number], {name: rows[name][j] for name in kept})
     most = min(chunk, turns.max_rows)
     while sequence.length < s.n:
         start = sequence.length
@@ -252,8 +260,9 @@ def _states(plan: Plan, sequence: _engine.Sequence, places: Places, s: Selection
         yield j, blocks.swapaxes(1, 2).reshape(kind.n_v, kind.dk, -1)[..., : kind.dv]
 
 
-def _helpers(places: Places, s: Selection) -> dict[str, list[Shape]]:
-    """What the wanted quantities are computed from -> its shape in each layer. outputs: of all heads."""
+def _helpers(places: Places, s: Selection, dim: int) -> dict[str, list[Shape]]:
+    """What the wanted quantities are computed from -> its shape in each layer. outputs: of all heads; dim: the model's
+    width."""
     none = CacheGroup(1, 1, 1, 1, 0)
     layers = [places.layers[i] for i in s.layers]
     groups = [layer.group or none for layer in layers]
@@ -261,6 +270,8 @@ def _helpers(places: Places, s: Selection) -> dict[str, list[Shape]]:
     if {"scores", "attention"} & {*s.want}:
         found["q"] = [(len(s.heads), len(s.positions), g.dk) for g in groups]
         found["k"] = [(g.n_kv, s.n, g.dk) for g in groups]
+    if "gate" in s.want:
+        found["mlp_in"] = [(len(s.positions), dim)] * len(layers)
     if "head_out" in s.want:
         pairs = zip(groups, layers, strict=True)
         found["outputs"] = [(len(s.positions), g.n_q * (layer.value or 1)) for g, layer in pairs]
@@ -425,12 +436,11 @@ def down(engine: _engine.Engine, layer: Layer) -> Floats:
 def _matrix_of(engine: _engine.Engine, number: int) -> Floats:
     """The matrix of an operation with one segment; its columns stand in the order of the buffer behind a reordering."""
     plan = engine.plan
-    op, before = plan.ops[number], plan.ops[number - 1]
-    seg = plan.segments[op.seg]
+    seg = plan.segments[plan.ops[number].seg]
     w = scaled(engine, seg, engine.matrix(seg.matrix))
-    if before.kind == Kind.REORDER and before.out == op.inp:
+    if reordered(plan, number):
         found = np.empty_like(w)
-        found[:, plan.vectors[before.vec].data.astype(np.intp)] = w
+        found[:, plan.vectors[plan.ops[number - 1].vec].data.astype(np.intp)] = w
         return found
     return w
 

@@ -16,9 +16,11 @@ from pellucid.core import Core, Loaded
 from pellucid.errors import WrongValue
 from pellucid.look import attributions, export, lens, pages, record, sizes, sources
 from pellucid.look.attributions import Attributions
+from pellucid.look.gates import Gates
 from pellucid.look.lens import Attribution, Guess, Lens
 from pellucid.look.pages import Page
-from pellucid.look.places import Places, Tap, find, with_gates
+from pellucid.look.pattern import CACHED
+from pellucid.look.places import Places, Tap, find
 from pellucid.look.recorded import PREDICTIONS, Array, Recorded, Selected, Token
 from pellucid.look.sizes import select
 from pellucid.look.table import LensTable, lens_table
@@ -360,8 +362,6 @@ def trace(
     engine, chunk = core.decoder(), generation.check_chunk(chunk)
     several, many = prompts(core, prompt)
     names = sizes.check_want(WANT if want is None else want)
-    if "gate" in names:
-        engine = _engine.Engine(with_gates(engine.plan), base=engine)
     places, seen = find(engine.plan), watch(cancel, progress)
     limit = checks.integer("limit", LIMIT if limit is None else limit, 0)
     if each is not None and not callable(each):
@@ -382,30 +382,38 @@ def trace(
         _check_limit(engine, places, selections, limit)
         seen.total = sum(map(len, many))
     if begun is not None:
-        begun = _before(begun, engine, selections[0])
+        begun = _before(begun, engine, places, selections[0])
         selections = [replace(selections[0], cached=0 if begun is None else begun.length)]
+    gates = Gates(core, seen.cancel) if "gate" in names else None
     found = []
     for ids, s in zip(many, selections, strict=True):
-        begin = partial(Turns, core, "trace", [len(ids)], seen.cancel, engine)
+        begin = partial(Turns, core, "trace", [len(ids)], seen.cancel)
         with record.cancelling():
             if each is None:
                 with begin() as turns:
-                    arrays = record.record(turns, ids, s, places, chunk, seen, begun)
+                    arrays = record.record(turns, ids, s, places, chunk, seen, begun, gates)
             else:
-                arrays = record.by_layer(begin, ids, s, places, chunk, limit, seen, each, begun)
+                arrays = record.by_layer(begin, ids, s, places, chunk, limit, seen, each, begun, gates)
         tokens = [Token(id, core.spell(id), core.piece(id, special=True)) for id in ids]
         found.append(Trace(tokens, (s.layers, s.heads, s.positions), arrays, core.facts.name, core))
     return found if several else found[0]
 
 
-def _before(begun: _engine.Sequence, engine: _engine.Engine, s: sizes.Selection) -> _engine.Sequence | None:
-    """What of a sequence can be used, so that its tokens are not computed again: those before the first position, where
-    no quantity has what their rows alone tell. Scores and attention take their keys from the cache."""
-    if begun.engine is not engine or {"k", "k_unrotated", "v"} & {*s.want}:
+def _before(
+    begun: _engine.Sequence, engine: _engine.Engine, places: Places, s: sizes.Selection
+) -> _engine.Sequence | None:
+    """What of a sequence can be used, so that its tokens are not computed again: those before the first position. Their
+    keys and values are in the cache, unless a window has passed some that are wanted."""
+    if begun.engine is not engine:
         return None
     before = begun.fork()
     if before.length > s.positions[0]:
         before.rewind(s.positions[0])
+    if {*CACHED} & {*s.want}:
+        passed = [first > 0 for first, *_ in before.extents()]
+        attending = (engine.plan.ops[places.layers[i].attend] for i in s.layers if places.layers[i].attend >= 0)
+        if any(passed[op.cache] for op in attending):
+            return None
     return before
 
 

@@ -141,7 +141,9 @@ class Turns:
                 parts.setdefault(tap, []).append(rows)
         return {tap: some[0] if len(some) == 1 else np.concatenate(some) for tap, some in parts.items()}
 
-    def keys(self, sequence: _engine.Sequence, cache: int, layer: int) -> npt.NDArray[np.float32]:
+    def keys(
+        self, sequence: _engine.Sequence, cache: int, layer: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """``Sequence.keys``."""
         return self._turn(lambda: sequence.keys(cache, layer))
 
