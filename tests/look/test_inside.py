@@ -160,6 +160,26 @@ def test_patching_prompts_longer_than_a_pass(loaded: Any, name: str, monkeypatch
         assert np.abs(found.values - expected).max() <= 2 * TOLERANCE * scale, what
 
 
+def test_metrics_of_every_type(loaded: Any) -> None:
+    """Numbers of Python and NumPy, arrays of one, truths; a metric may ask the model itself."""
+    model = loaded("llama_gqa")
+    clean, corrupt = inside.ids_of("llama_gqa", model.info().vocab, 1), inside.ids_of("llama_gqa", model.info().vocab)
+    wanted = look.patching(model, clean, corrupt, 5, positions=-1)
+    for metric in (
+        lambda row: row[5],
+        lambda row: float(row[5]),
+        lambda row: row[[5]],
+        lambda row: row[5:6][None],
+        np.int64(5),
+        (np.int32(5),),
+        lambda row: row[5] + 0 * model.logits([1, 2])[-1, 0],
+    ):
+        found = look.patching(model, clean, corrupt, metric, positions=-1)
+        assert np.array_equal(found.values, wanted.values) and found.clean == wanted.clean
+    best = look.patching(model, clean, corrupt, lambda row: row.argmax() == row.argmax(), positions=-1)
+    assert (best.values == 1).all() and np.isnan(best.restored).all()
+
+
 def test_prompts_longer_than_a_window(loaded: Any) -> None:
     model, n = loaded("gemma3"), 80  # a window of 8
     rng = np.random.default_rng(4)
@@ -306,6 +326,23 @@ WRONG: Any = look  # called with what its types refuse
         ),
         (lambda m: WRONG.patching(m, [1, 2], [1, 3], 500), ValueError, "metric.*=500"),
         (lambda m: WRONG.patching(m, [1, 2], [1, 3], (1, 2, 3)), ValueError, "metric: expected a callable"),
+        (
+            lambda m: WRONG.patching(m, [1, 2], [1, 3], lambda row: row[:2]),
+            TypeError,
+            "metric gave .*: expected a number",
+        ),
+        (
+            lambda m: WRONG.patching(m, [1, 2], [1, 3], lambda row: None),
+            TypeError,
+            "metric gave None: expected a number",
+        ),
+        (lambda m: WRONG.patching(m, [1, 2], [1, 3], lambda row: "3"), TypeError, "metric gave '3'"),
+        (
+            lambda m: WRONG.patching(m, [1, 2], [1, 3], lambda row: np.nan),
+            ValueError,
+            "metric gave nan: expected a fin",
+        ),
+        (lambda m: WRONG.occlusion(m, [1, 2], lambda row: -np.inf), ValueError, "metric gave -inf: expected a finite"),
         (lambda m: WRONG.patching(m, [1, 2], [1, 3], 5, "q"), ValueError, "what='q': expected 'hidden'"),
         (lambda m: WRONG.patching(m, [1, 2], [1, 3], 5, layers=3), ValueError, "layers=3"),
         (lambda m: WRONG.patching(m, [1, 2], [1, 3], 5, heads=0), ValueError, "heads: only what="),

@@ -194,7 +194,14 @@ def _metric(core: Core, metric: Any) -> Callable[[Floats], float]:
     if callable(metric):
 
         def measure(logits: Floats) -> float:
-            return checks.number("metric", np.asarray(metric(logits)).item(), -np.inf, np.inf)
+            given = metric(logits)
+            found = np.asarray(given)
+            if found.size != 1 or found.dtype.kind not in "biuf":
+                raise WrongType("metric", f" gave {checks.shown(given)}: expected a number")
+            value = float(found.reshape(-1)[0])
+            if not np.isfinite(value):
+                raise WrongValue("metric", f" gave {value}: expected a finite number")
+            return value
 
         return measure
     pair = metric if isinstance(metric, tuple) else (metric,)
