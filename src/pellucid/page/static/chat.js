@@ -6,7 +6,7 @@ import { asked, toolsOf } from "./options.js";
 import { server } from "./server.js";
 import { opened } from "./state.js";
 import { changedElsewhere, forget, keep, kept, read } from "./store.js";
-import { add, conversation, enter, exported, imported, path, places } from "./tree.js";
+import { add, conversation, enter, exported, imported, path, places, requested, take } from "./tree.js";
 import "./message.js";
 import "./views.js";
 
@@ -84,22 +84,10 @@ export class Chat extends LitElement {
     await this.answer(this.all.leaf);
   }
 
-  /** What the model is given up to a message. @param {string | null} leaf @returns {Record<string, any>[]} */
-  messages(leaf) {
-    /** @type {Record<string, any>[]} */
-    const said = path(this.all, leaf).map(({ role, text, calls, call }) => {
-      if (role === "tool") return { role, tool_call_id: call, content: text };
-      if (!calls?.length) return { role, content: text };
-      return { role, content: text || null, tool_calls: calls.map((one) => ({ id: one.id, type: "function", function: { name: one.name, arguments: one.arguments } })) };
-    });
-    const { system } = this.all.settings;
-    return system ? [{ role: "system", content: system }, ...said] : said;
-  }
-
   /** @param {string | null} parent the message to answer */
   async answer(parent) {
     if (this.running) return;
-    await this.stream(parent, async () => ({ messages: this.messages(parent), max_tokens: this.all.settings.most, ...asked(this.all.settings) }));
+    await this.stream(parent, async () => ({ messages: requested(this.all, parent), max_tokens: this.all.settings.most, ...asked(this.all.settings) }));
   }
 
   /** Goes on from a token of an answer, in a branch beside it: from the ids, which a text may not give again.
@@ -112,7 +100,7 @@ export class Chat extends LitElement {
     this.talk?.scrollIntoView({ block: "nearest" });
     await this.stream(message.parent, async (made) => {
       const { tools, response_format: _, ...rest } = asked(this.all.settings);
-      const prompt = await conversationIds(this.messages(message.parent), tools ?? []);
+      const prompt = await conversationIds(requested(this.all, message.parent), tools ?? []);
       const piece = next ? [await textOf([next.id])] : [];
       Object.assign(made, { ids, bits, pieces: [...message.pieces.slice(0, count), ...piece], text: await textOf(ids) });
       return { prompt: [...prompt, ...ids], max_tokens: this.all.settings.most, ...rest };
@@ -225,7 +213,7 @@ export class Chat extends LitElement {
     try {
       const { settings } = this.all;
       const tools = toolsOf(settings.tools);
-      const asks = { messages: this.messages(message.parent), answer: message.ids, options: settings.options, seed: settings.seed ? Number(settings.seed) : null, ...(tools.length ? { tools } : {}) };
+      const asks = { messages: requested(this.all, message.parent), answer: message.ids, options: settings.options, seed: settings.seed ? Number(settings.seed) : null, ...(tools.length ? { tools } : {}) };
       const data = new Data(await LiveSource.open(asks, looking.signal));
       await data.start();
       if (looking.signal.aborted) return;
@@ -309,23 +297,6 @@ export class Chat extends LitElement {
   updated() {
     this.follow();
   }
-}
-
-/** @param {Message} message @param {import("./api.js").Part} part */
-function take(message, part) {
-  message.text += part.text;
-  if (part.thought) message.thought = (message.thought ?? "") + part.thought;
-  for (const token of part.tokens) {
-    message.ids.push(token.id);
-    message.bits.push(token.bits);
-    message.pieces.push(token.text);
-  }
-  for (const { index, id, function: { name, arguments: more } } of part.calls) {
-    const calls = (message.calls ??= []);
-    calls[index] ??= { id: id ?? "", name: name ?? "", arguments: "" };
-    calls[index].arguments += more;
-  }
-  message.finish = part.finish ?? message.finish;
 }
 
 customElements.define("pellucid-chat", Chat);

@@ -65,6 +65,35 @@ export function enter(all, message) {
   all.leaf = at.id;
 }
 
+/** What the model is given up to a message. @param {Conversation} all @param {string | null} leaf @returns {Record<string, any>[]} */
+export function requested(all, leaf) {
+  /** @type {Record<string, any>[]} */
+  const said = path(all, leaf).map(({ role, text, calls, call }) => {
+    if (role === "tool") return { role, tool_call_id: call, content: text };
+    if (!calls?.length) return { role, content: text };
+    return { role, content: text || null, tool_calls: calls.map((one) => ({ id: one.id, type: "function", function: { name: one.name, arguments: one.arguments } })) };
+  });
+  const { system } = all.settings;
+  return system ? [{ role: "system", content: system }, ...said] : said;
+}
+
+/** Adds what came of an answer. @param {Message} message @param {import("./api.js").Part} part */
+export function take(message, part) {
+  message.text += part.text;
+  if (part.thought) message.thought = (message.thought ?? "") + part.thought;
+  for (const token of part.tokens) {
+    message.ids.push(token.id);
+    message.bits.push(token.bits);
+    message.pieces.push(token.text);
+  }
+  for (const { index, id, function: { name, arguments: more } } of part.calls) {
+    const calls = (message.calls ??= []);
+    calls[index] ??= { id: id ?? "", name: name ?? "", arguments: "" };
+    calls[index].arguments += more;
+  }
+  message.finish = part.finish ?? message.finish;
+}
+
 /** @param {Conversation[]} all @returns {string} */
 export function exported(all) {
   return JSON.stringify({ pellucid_conversations: VERSION_OF_FILES, conversations: all }, null, 1);
