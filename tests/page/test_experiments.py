@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pellucid import Model
+from tests.page import long
 from tests.page.test_app import address, browser, say, set_options, tab
 
 __all__ = ["address", "browser", "tab"]  # fixtures
@@ -177,64 +178,12 @@ def test_schema_and_tools(tab: Any) -> None:
     assert messages[-1] == {"role": "tool", "tool_call_id": "call_1", "content": '{"sky": "blue"}'}
 
 
-STREAM = """() => {
-  const own = window.fetch;
-  window.fetch = (path, what) => {
-    if (!String(path).endsWith("chat/completions")) return own(path, what);
-    const encoder = new TextEncoder();
-    let i = 0;
-    return Promise.resolve(new Response(new ReadableStream({
-      async pull(controller) {
-        await new Promise((done) => setTimeout(done, 10));
-        const token = { id: i, token: ` word${i}`, logprob: -1 };
-        const delta = { content: i % 40 ? token.token : "\\n\\n# part\\n\\n" };
-        const choice = { delta, logprobs: { content: [token] }, finish_reason: null };
-        const send = (text) => controller.enqueue(encoder.encode(`data: ${text}\\n\\n`));
-        if (i++ < 300) return send(JSON.stringify({ choices: [choice] }));
-        send("[DONE]");
-        controller.close();
-      },
-    }), { status: 200 }));
-  };
-  window.frames_ = [];
-  const frame = (now) => { window.frames_.push(now); requestAnimationFrame(frame); };
-  requestAnimationFrame(frame);
-}"""
-
-
 def test_a_long_conversation(tab: Any, tmp_path: Path) -> None:
     """1,000 messages of 500 tokens: while an answer streams and the reader types, frames come at 30 a second or more;
     an upward scroll ends the following."""
-    text = "\n\n".join(
-        f"**Paragraph** {i}: " + "some words that fill it, `code`, and [a link](https://x.org) " * 4 for i in range(9)
-    )
-    ids = list(range(500))
-    messages, parent = {}, None
-    for i in range(1000):
-        rest = (
-            {"ids": ids, "bits": [1.5] * 500, "pieces": [" word"] * 500}
-            if i % 2
-            else {"ids": [], "bits": [], "pieces": []}
-        )
-        role = "assistant" if i % 2 else "user"
-        messages[f"m{i}"] = {"id": f"m{i}", "parent": parent, "role": role, "text": text, "finish": "stop", **rest}
-        parent = f"m{i}"
     file = tmp_path / "long.json"
-    one = {"title": "long", "changed": 1, "leaf": parent, "messages": messages}
-    file.write_text(json.dumps({"pellucid_conversations": 1, "conversations": [one]}))
-    tab.locator("input[type=file]").set_input_files(file)
-    tab.wait_for_function("() => document.querySelectorAll('pellucid-message').length === 1000")
-    tab.wait_for_selector(".kept li")
-    tab.wait_for_timeout(500)
-    tab.evaluate(STREAM)
-    box = tab.get_by_label("Your message")
-    box.fill("Go on.")
-    box.press("Enter")
-    tab.wait_for_function("() => document.querySelectorAll('pellucid-message').length === 1002")
-    tab.evaluate("() => { window.frames_.length = 0; }")
-    box.press_sequentially("typing while it is written ", delay=40)
-    times = tab.evaluate("() => window.frames_")
-    seconds = [sum(start <= one < start + 1000 for one in times) for start in times if start + 1000 <= times[-1]]
+    long.write(file)
+    seconds = long.frames(tab, file)
     assert seconds and min(seconds) >= 30, seconds
     at = "document.querySelector('.talk')"
     assert tab.evaluate(f"{at}.scrollHeight - {at}.scrollTop - {at}.clientHeight") < 60
