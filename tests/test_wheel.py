@@ -146,6 +146,20 @@ def test_auditwheel_accepts_it(built: Path, wheel: Path) -> None:
     assert [name for name in zipfile.ZipFile(wheel).namelist() if re.match(r"pellucid\.libs/libgomp-.*\.so", name)]
 
 
+def test_its_page(python: Path, smollm2: Path, tmp_path: Path) -> None:
+    """The same page as this tree's, where PATH has no node; and the app's files are there."""
+    page, tree = tmp_path / "page.html", ROOT / "src/pellucid/page/static"
+    asked = ("inspect", "The capital of France is", "--html", page, "-m", smollm2)
+    run(python.parent / "pellucid", *asked, PATH=str(python.parent), cwd=tmp_path)
+    text = page.read_text("utf-8")
+    assert (tree / "app.css").read_text("utf-8") in text and "class Strip extends View" in text
+    where = "import pellucid.page, os; print(os.path.dirname(pellucid.page.__file__))"
+    installed = Path(run(python, "-c", where, cwd=tmp_path).strip()) / "static"
+    files = [p for p in tree.rglob("*") if p.suffix in (".js", ".css", ".html")]
+    assert len(files) > 30
+    assert all((installed / p.relative_to(tree)).read_bytes() == p.read_bytes() for p in files)
+
+
 def test_it_generates_without_a_compiler(python: Path, smollm2: Path) -> None:
     command = (python.parent / "pellucid", "generate", "The capital of France is", "-n", "4", "--temperature", "0")
     assert " Paris" in run(*command, "-m", smollm2, PATH=str(python.parent))
