@@ -5,8 +5,10 @@
 For each number of tokens, a page of LICENSE is written and opened in a window in which all views are seen. Printed:
 
 first view   from the start of loading to the frame with the text's tokens
-all read     until every block but the layers' weights has been decoded, in the background
-longest      the longest time between two frames from the first view until all was read
+all read     until every block but the layers' weights has been decoded in the background, and all views are drawn
+opening      the longest time between two frames from the first view until then
+decoding     the longest one while all of that, and the weights of all layers, are decoded in a window of 200 pixels,
+             which shows the text alone
 a token ...  from the click, or the slider's move, to the end of the frame that shows it: the median, and the 90th
              percentile, of --clicks. "New layer" waits for the map of a layer whose weights were not yet decoded
 """
@@ -29,6 +31,7 @@ from tests.page import browsers
 
 ROOT = Path(__file__).resolve().parent.parent
 VIEW = {"width": 1400, "height": 3000}
+TEXT_ALONE = {"width": 1400, "height": 200}
 WATCH = """() => {
     const times = globalThis.times = { first: 0, read: 0, longest: 0 };
     let before = 0;
@@ -37,7 +40,8 @@ WATCH = """() => {
         if (times.first && !times.read) times.longest = Math.max(times.longest, now - before);
         if (!times.first && document.querySelector('pellucid-strip .token')) times.first = performance.now();
         if (times.first && !times.read && Object.keys(data.meta.blocks).every((name) => /^att-\\d/.test(name)
-            || data.kept.get(name))) times.read = performance.now();
+            || data.kept.get(name)) && [...document.querySelectorAll('pellucid-views section > *')].every((view) =>
+            !view.seen || view.drew === view.key())) times.read = performance.now();
         before = now;
         requestAnimationFrame(frame);
     };
@@ -74,22 +78,43 @@ CLICKS = """async ([kind, count]) => {
     }
     return found;
 }"""
+DECODING = """async () => {
+    const { data } = document.querySelector('pellucid-page').pair;
+    let [longest, before, going] = [0, performance.now(), true];
+    const frame = (now) => {
+        longest = Math.max(longest, now - before);
+        before = now;
+        if (going) requestAnimationFrame(frame);
+    };
+    requestAnimationFrame(frame);
+    for (let layer = 0; layer < data.layers; layer++) if (data.hasMap(layer)) await data.read(data.map(layer, 0));
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+    going = false;
+    return longest;
+}"""
 KINDS = ("token", "layer", "new layer", "head", "slider")
 
 
-def measured(browser: Any, path: Path, clicks: int) -> dict[str, Any]:
-    context = browser.new_context(offline=True, viewport=VIEW)
-    tab = context.new_page()
+def opened(browser: Any, path: Path, view: dict[str, int]) -> Any:
+    tab = browser.new_context(offline=True, viewport=view).new_page()
     tab.set_default_timeout(120_000)
     tab.add_init_script(f"({WATCH})()")
     tab.goto(f"file://{path}")
     tab.wait_for_function("() => times.read > 0")
-    found = tab.evaluate("times")
+    return tab
+
+
+def measured(browser: Any, path: Path, clicks: int) -> dict[str, Any]:
+    tab = opened(browser, path, TEXT_ALONE)
+    decoding = max(tab.evaluate("times.longest"), tab.evaluate(DECODING))
+    tab.context.close()
+    tab = opened(browser, path, VIEW)
+    found = {**tab.evaluate("times"), "decoding": decoding}
     tab.wait_for_selector("table.tower tbody tr")
     for kind in ("layer", *KINDS):  # the first time reads the weights of two layers
         found[kind] = tab.evaluate(CLICKS, [kind, clicks])
-    context.close()
-    return dict(found)
+    tab.context.close()
+    return found
 
 
 def main() -> None:
@@ -112,11 +137,11 @@ def main() -> None:
                         parser.error(f"--tokens {n}: LICENSE has {len(ids)}")
                     pages.page(model.core, ids[:n], megabytes=given.html_size).save(path)
         print(f"{processor()}, Chromium {browser.version}, {date.today()}; milliseconds\n")
-        print(f"| tokens | MB | first view | all read | longest | {' | '.join(KINDS)} |")
-        print("|---" * (5 + len(KINDS)) + "|")
+        print(f"| tokens | MB | first view | all read | opening | decoding | {' | '.join(KINDS)} |")
+        print("|---" * (6 + len(KINDS)) + "|")
         for n, path in paths.items():
             found = measured(browser, path, given.clicks)
-            times = [f"{found[name]:.0f}" for name in ("first", "read", "longest")]
+            times = [f"{found[name]:.0f}" for name in ("first", "read", "longest", "decoding")]
             for kind in KINDS:
                 low = statistics.median(found[kind])
                 times.append(f"{low:.0f}, {statistics.quantiles(found[kind], n=10)[-1]:.0f}")

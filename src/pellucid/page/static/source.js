@@ -20,6 +20,7 @@
  * @property {number} hand the position whose attention is shown by hand
  * @property {number[]} scales
  * @property {number[]} head_dims
+ * @property {number[]} value_dims
  * @property {Record<string, any>} options
  * @property {string | null} seed
  * @property {number[]} suppressed tokens that the model's files forbid
@@ -57,6 +58,29 @@ function halfValues() {
   return halves;
 }
 
+const SLICE = 8; // milliseconds of decoding between two pauses, in which the browser draws and answers
+const MANY = 50_000; // numbers between two looks at the clock
+
+class Slices {
+  since = performance.now();
+
+  /** Pauses, once enough time has passed. */
+  async next() {
+    if (performance.now() - this.since < SLICE) return;
+    const { scheduler } = /** @type {any} */ (globalThis);
+    await (scheduler?.yield ? scheduler.yield() : new Promise((done) => setTimeout(done)));
+    this.since = performance.now();
+  }
+
+  /** Work on the numbers from 0 to n, some at a time. @param {number} n @param {(from: number, to: number) => void} work */
+  async each(n, work) {
+    for (let from = 0; from < n; from += MANY) {
+      work(from, Math.min(from + MANY, n));
+      await this.next();
+    }
+  }
+}
+
 /** Bytes of a number. @type {Record<string, number>} */
 const SIZES = { u8: 1, u16: 2, u32: 4, f16: 2, f32: 4, f64: 8 };
 
@@ -66,37 +90,47 @@ const GROUPS = 8;
 const DIGITS = new Uint8Array(128);
 for (let code = 33, digit = 0; code < 127; code++) if (!"\"&'<=>\\`~".includes(String.fromCharCode(code))) DIGITS[code] = digit++;
 
-/** Five letters are four bytes; the last n + 1 letters n bytes. @param {string} text */
-function bytes(text) {
+/** Five letters are four bytes; the last n + 1 letters n bytes. @param {string} text @param {Slices} slices */
+async function bytes(text, slices) {
   const rest = (5 - (text.length % 5)) % 5;
-  const found = new Uint8Array((4 * (text.length + rest)) / 5);
-  for (let i = 0, to = 0; i < text.length; i += 5) {
-    let whole = 0;
-    for (let j = i; j < i + 5; j++) whole = whole * 85 + (j < text.length ? DIGITS[text.charCodeAt(j)] : 84);
-    found[to++] = whole >>> 24;
-    found[to++] = whole >>> 16;
-    found[to++] = whole >>> 8;
-    found[to++] = whole;
-  }
+  const fives = (text.length + rest) / 5;
+  const found = new Uint8Array(4 * fives);
+  await slices.each(fives, (from, end) => {
+    for (let five = from, to = 4 * from; five < end; five++) {
+      let whole = 0;
+      for (let j = 5 * five; j < 5 * five + 5; j++) whole = whole * 85 + (j < text.length ? DIGITS[text.charCodeAt(j)] : 84);
+      found[to++] = whole >>> 24;
+      found[to++] = whole >>> 16;
+      found[to++] = whole >>> 8;
+      found[to++] = whole;
+    }
+  });
   return found.subarray(0, found.length - rest);
 }
 
-/** Numbers of bytes that stood apart: first the first byte of each, then the second. @param {Uint8Array<ArrayBuffer>} planes @param {number} size */
-function join(planes, size) {
+/** Numbers of bytes that stood apart: first the first byte of each, then the second. @param {Uint8Array<ArrayBuffer>} planes @param {number} size @param {Slices} slices */
+async function join(planes, size, slices) {
   if (size === 1) return planes.buffer;
   const count = planes.length / size;
   const found = new Uint8Array(planes.length);
-  for (let k = 0; k < size; k++) for (let i = 0, to = k; i < count; i++, to += size) found[to] = planes[k * count + i];
+  for (let k = 0; k < size; k++) {
+    await slices.each(count, (from, end) => {
+      for (let i = from; i < end; i++) found[i * size + k] = planes[k * count + i];
+    });
+  }
   return found.buffer;
 }
 
-/** Bytes in groups, by how large the byte before each was; the sizes of the groups come first. @param {Uint8Array<ArrayBuffer>} data */
-function ungrouped(data) {
+/** Bytes in groups, by how large the byte before each was; the sizes of the groups come first. @param {Uint8Array<ArrayBuffer>} data @param {Slices} slices */
+async function ungrouped(data, slices) {
   const at = new Uint32Array(data.buffer, 0, GROUPS).slice();
   let from = 4 * GROUPS;
   for (let i = 0; i < GROUPS; i++) [at[i], from] = [from, from + at[i]];
   const found = new Uint8Array(data.length - 4 * GROUPS);
-  for (let i = 0, byte = 0; i < found.length; i++) found[i] = byte = data[at[Math.min(32 - Math.clz32(byte), GROUPS - 1)]++];
+  let byte = 0;
+  await slices.each(found.length, (first, end) => {
+    for (let i = first; i < end; i++) found[i] = byte = data[at[Math.min(32 - Math.clz32(byte), GROUPS - 1)]++];
+  });
   return found;
 }
 
@@ -162,13 +196,14 @@ export class PageSource {
   async read(name) {
     const element = this.page.getElementById(`block-${name}`);
     if (element === null) throw new Error(`This page has no block ${name}.`);
-    const packed = bytes(element.textContent ?? "");
+    const slices = new Slices();
+    const packed = await bytes(element.textContent ?? "", slices);
     element.remove(); // its text is not needed again
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
     const [type, how] = this.meta.blocks[name].split(" ");
     const data = new Uint8Array(await new Response(stream).arrayBuffer());
-    if (how === "grouped") return ungrouped(data);
-    const joined = join(data, SIZES[type]);
+    if (how === "grouped") return ungrouped(data, slices);
+    const joined = await join(data, SIZES[type], slices);
     if (how === "delta") add(SIZES[type] === 2 ? new Uint16Array(joined) : new Uint32Array(joined));
     return numbers(type, joined);
   }

@@ -1,9 +1,27 @@
 // What all views share: they draw from the page's data and from what is chosen, once they are seen.
-import { html, LitElement } from "./vendor/lit.js";
+import { html, LitElement, nothing } from "./vendor/lit.js";
 
 /** goOn: begins a text with all tokens up to one and this one behind them; from: the first token that it may follow.
  * @typedef {{data: import("./data.js").Data, state: import("./state.js").State, other?: import("./data.js").Data,
  *   goOn?: {from: number, with: (at: number, id: number, bits: number) => void}}} Pair */
+
+/** Views that are to be drawn though nothing was chosen: one with each frame, so that none takes long.
+ * @type {Set<View>} */
+const waiting = new Set();
+
+/** @param {View} view */
+function inTurn(view) {
+  const begins = waiting.size === 0;
+  waiting.add(view);
+  if (begins) requestAnimationFrame(turn);
+}
+
+function turn() {
+  const [view] = waiting;
+  waiting.delete(view);
+  view.requestUpdate();
+  if (waiting.size) requestAnimationFrame(turn);
+}
 
 export class View extends LitElement {
   static properties = { page: { attribute: false } };
@@ -15,11 +33,15 @@ export class View extends LitElement {
     this.seen = false;
     this.waits = false;
     this.drew = "";
+    this.asTable = false; // whether it is open
     this.again = () => this.later();
+    this.came = () => {
+      if (this.seen && this.drew !== this.key()) inTurn(this);
+    };
     this.watcher = new IntersectionObserver((entries) => {
       if (!this.seen && entries.some((one) => one.isIntersecting)) {
         this.seen = true;
-        this.requestUpdate();
+        inTurn(this);
       }
     }, { rootMargin: "200px" });
   }
@@ -78,13 +100,13 @@ export class View extends LitElement {
   /** @param {Pair} page */
   attach(page) {
     page.state.addEventListener("change", this.again);
-    page.data.addEventListener("block", this.again);
+    page.data.addEventListener("block", this.came);
   }
 
   /** @param {Pair} page */
   detach(page) {
     page.state.removeEventListener("change", this.again);
-    page.data.removeEventListener("block", this.again);
+    page.data.removeEventListener("block", this.came);
   }
 
   /** @param {Map<string, any>} changed */
@@ -93,6 +115,14 @@ export class View extends LitElement {
     if (before === undefined || !this.isConnected) return;
     this.detach(before);
     this.attach(this.page);
+  }
+
+  /** What a canvas shows, in words, for who asks for it. @param {string} caption @param {string[]} head @param {() => unknown[][]} rows */
+  table(caption, head, rows) {
+    return html`<details class="as-table" @toggle=${(/** @type {any} */ e) => { this.asTable = e.target.open; this.requestUpdate(); }}><summary>As a table</summary>
+      ${this.asTable ? html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}><table><caption>${caption}</caption>
+        <thead><tr>${head.map((one) => html`<th scope="col">${one}</th>`)}</tr></thead>
+        <tbody>${rows().map(([first, ...rest]) => html`<tr><th scope="row">${first}</th>${rest.map((one) => html`<td>${one}</td>`)}</tr>`)}</tbody></table></div>` : nothing}</details>`;
   }
 
   /** @returns {unknown} */
