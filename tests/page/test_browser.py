@@ -28,6 +28,13 @@ HOSTILE = [
     b"<b>", b"&lt;", b"{{x}}", b"${x}", b"\xd7\xa9\xd7\x9c\xd7\x95\xd7\x9d", b"\xf0\x9f\x91\xa9", b"\n", b"",
     b"a" * 300, b"\xef\xbb\xbf",
 ]  # fmt: skip
+SHOWN = {
+    0: "</script>", 1: "<!--", 2: "⟨2028⟩", 3: "⟨202E⟩", 4: "⟨0000⟩", 5: "⟨ff\u00a0fe⟩", 6: "<b>", 7: "&lt;",
+    13: "[13]",
+}  # fmt: skip
+INJECT = """new Promise((done) => {
+    addEventListener('securitypolicyviolation', (event) => done([window.found ?? 'nothing', event.effectiveDirective]));
+    const s = document.createElement('script'); s.textContent = 'window.found = 1'; document.body.append(s); })"""
 READY = "document.querySelectorAll('pellucid-strip .token').length"
 
 
@@ -73,6 +80,10 @@ class Opened:
             "() => { const { data } = document.querySelector('pellucid-page').pair;"
             "return Object.keys(data.source.meta.blocks)"
             ".every((name) => /^(att-\\d|b-)/.test(name) || data.kept.get(name)); }"
+        )
+        self.tab.wait_for_function(
+            "() => [...document.querySelectorAll('pellucid-views section > *')]"
+            ".every((view) => !view.seen || view.drew === view.key())"
         )
         self.tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
@@ -145,27 +156,22 @@ def test_numbers_are_the_file_s(browser: Any, france: Path, smol: Model) -> None
         assert opened.data("data.thumb(23, 4)[0]") == expected.block("thumbs").reshape(30, 9, 24, 24)[23, 4, 0, 0]
 
 
-def test_hostile_pieces_are_text(browser: Any, folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def hostile_page(load: Load, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model = load("llama_gqa")
     monkeypatch.setattr(Core, "piece", lambda self, id, **_: HOSTILE[id % len(HOSTILE)])
     path = folder / "hostile.html"
     pages.page(model.core, list(range(2 * len(HOSTILE)))).save(path)
+    return path
+
+
+def test_hostile_pieces_are_text(browser: Any, folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = hostile_page(load, folder, monkeypatch)
     with Opened(browser, path) as opened:
         opened.seen()
         assert opened.messages == [] and opened.tab.title() != "1"
         texts = opened.tab.locator("pellucid-strip .token").all_inner_texts()
-        for i, expected in {
-            0: "</script>",
-            1: "<!--",
-            2: "⟨2028⟩",
-            3: "⟨202E⟩",
-            4: "⟨0000⟩",
-            5: "⟨ff\u00a0fe⟩",
-            6: "<b>",
-            7: "&lt;",
-        }.items():
+        for i, expected in SHOWN.items():
             assert expected in texts[i], (i, texts[i])
-        assert texts[13] == "[13]"
         assert opened.tab.locator("pellucid-strip b, pellucid-strip script").count() == 0
         assert opened.tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
@@ -192,10 +198,9 @@ def test_accessible_and_within_its_width(browser: Any, france: Path, width: int,
 def test_by_keyboard_alone(browser: Any, france: Path) -> None:
     with Opened(browser, france) as opened:
         tab = opened.tab
-        at = opened.data("state.now.at")
-        tab.keyboard.press("[")
-        assert opened.data("state.now.at") == at - 1
-        tab.keyboard.press("]")
+        for key, step in (("]", 1), ("]", 2), ("[", 1), ("[", 0), ("[", 0)):
+            tab.keyboard.press(key)
+            assert opened.data("state.now.step") == step
         tab.locator("pellucid-strip .strip").focus()
         tab.keyboard.press("Home")
         tab.wait_for_function("() => document.querySelector('[role=status]').textContent.includes('Token 0')")
@@ -231,6 +236,43 @@ def test_the_tour_by_keyboard_in_forced_colours(browser: Any, france: Path) -> N
         assert len({*said}) == 10 and all(len(text.split()) > 15 for text in said)
         assert "point nearly the same way" in said[1] and "·is" in said[0]
         assert following.is_disabled() and opened.messages == []
+
+
+def test_canvases_as_tables(browser: Any, france: Path) -> None:
+    """Each has a table behind it, which is made when it is opened."""
+    with Opened(browser, france, "#layer=23&head=4") as opened:
+        opened.seen()
+        for view, rows, text in (
+            ("pellucid-tower", "data.n", "·Paris"),
+            ("pellucid-head", "data.n", "4: ·is"),
+            ("pellucid-heads", "270", "23.4"),
+        ):
+            table = opened.tab.locator(f"{view} .as-table")
+            assert table.locator("table").count() == 0
+            table.locator("summary").press("Enter")
+            table.locator("tbody tr").first.wait_for()
+            assert table.locator("tbody tr").count() == opened.data(rows)
+            assert text in table.locator("tbody").inner_text()
+        row = opened.tab.locator("pellucid-head .as-table tbody tr").last.inner_text()
+        assert "France" in row and "%" in row
+        found = opened.tab.locator("pellucid-tower .as-table tbody tr").last.locator("td").all_inner_texts()
+        best = opened.data("data.lens(24, data.n - 1)[0]")
+        assert found[0] == opened.data(f"data.shown({best['id']})").replace(" ", "·") and "%" in found[1]
+        assert opened.messages == []
+
+
+def test_heads_that_do_something(browser: Any, france: Path) -> None:
+    """Sorted by what they do, and those alone that do it at least half as much as the strongest."""
+    with Opened(browser, france, "#sort=induction&least=50") as opened:
+        opened.seen()
+        found = opened.data("document.querySelector('pellucid-heads').order()")
+        scores = [opened.data(f"data.score('induction', {layer}, {head})") for layer, head in found]
+        every = opened.data("Array.from({ length: 270 }, (_, i) => data.score('induction', Math.floor(i / 9), i % 9))")
+        assert sorted(scores, reverse=True) == scores and 0 < len(scores) < 270
+        assert len(scores) == sum(score >= 0.5 * max(every) for score in every)
+        assert f"{len(scores)} of 270 are shown" in opened.tab.locator("pellucid-heads").inner_text()
+        opened.tab.locator("pellucid-heads select").select_option("place")
+        opened.tab.wait_for_function("() => document.querySelector('pellucid-heads canvas').height === 9 * 28")
 
 
 def test_an_address_shows_the_same(browser: Any, france: Path) -> None:
@@ -293,6 +335,17 @@ def test_canvases_show_the_same_each_time(browser: Any, france: Path) -> None:
     assert pixels() == first
 
 
+def test_a_model_without_a_part(browser: Any, folder: Path, load: Load) -> None:
+    """A layer's attention skipped: it has no map, and says so."""
+    model, path = load("llama_gqa"), folder / "skipped.html"
+    with model.edit() as edit:
+        edit.skip(1, "attention").trace([1, 2, 3, 4], "hidden").html(path)
+    with Opened(browser, path, "#layer=1") as opened:
+        opened.seen()
+        assert "This layer has no attention." in opened.tab.locator("pellucid-head").inner_text()
+        assert opened.tab.locator("pellucid-head canvas").count() == 0 and opened.messages == []
+
+
 @pytest.mark.parametrize("n", [1, 2, 130])
 def test_other_models(browser: Any, folder: Path, load: Load, n: int) -> None:
     for name in ("gemma3", "llama_mha_untied"):
@@ -343,7 +396,8 @@ def test_2048_tokens(browser: Any, folder: Path, load: Load) -> None:
         opened.seen()
         opened.tab.wait_for_selector("table.looks tbody tr")
         assert opened.tab.locator("pellucid-strip .token").count() == 2048
-        opened.tab.keyboard.press("[")
+        opened.tab.locator("pellucid-strip .strip").focus()
+        opened.tab.keyboard.press("ArrowLeft")
         assert opened.data("state.now.at") == 2046 and opened.messages == []
         assert opened.tab.evaluate("document.documentElement.scrollWidth") <= 1400
 
@@ -440,3 +494,17 @@ def test_firefox(france: Path, smol: Model, tmp_path: Path) -> None:
         )
         np.testing.assert_allclose(bits, [-t.logprob / np.log(2) for t in smol.score(ids).tokens[:9]], atol=1e-5)
         assert firefox.errors == []
+        assert firefox.evaluate(INJECT) == ["nothing", "script-src-elem"]
+
+
+def test_hostile_pieces_in_firefox(folder: Path, tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = hostile_page(load, folder, monkeypatch)
+    with browsers.firefox(tmp_path) as firefox:
+        firefox.open(f"file://{path}")
+        found = firefox.evaluate(
+            "new Promise((done) => { const look = () => {"
+            " const all = document.querySelectorAll('pellucid-strip .token');"
+            " if (all.length) done([...all].map((one) => one.innerText)); else setTimeout(look, 50); }; look(); })"
+        )
+        assert all(text in found[i] for i, text in SHOWN.items())
+        assert firefox.evaluate("document.title") != "1" and firefox.errors == []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import Model
+from pellucid import Model, Trace
 from pellucid.look import collect, fewer, pages
 from pellucid.look.places import find
 from pellucid.look.record import head_blocks
@@ -160,7 +160,9 @@ def test_a_real_model(smol: Model) -> None:
     assert "".join(spelled[str(id)] for id in ids) == TEXT
     assert found.meta["windows"] == [0] * 30 and found.meta["kv_heads"] == [3] * 30
     at = found.meta["hand"]
-    trace = smol.trace(ids, ("q", "k", "head_out"), positions=at)
+    trace = smol.trace(ids, ("q", "k", "mixed", "head_out"), positions=at)
+    mixed = found.block("hand-mixed").reshape(30, 9, 64)
+    np.testing.assert_allclose(mixed, trace.mixed[:, :, 0], rtol=1e-3, atol=1e-4)
     q = found.block("hand-q").reshape(30, 9, 64)
     np.testing.assert_allclose(q, trace.q[:, :, 0], rtol=5e-3, atol=1e-3)  # as it is multiplied
     keys = found.block("hand-keys").reshape(30, 9, 4, 64)
@@ -355,7 +357,9 @@ def test_512_tokens_of_a_model_with_windows(gemma3: Path) -> None:
 
 
 def test_refused(smol: Model) -> None:
-    with pytest.raises(ValueError, match="prompt has 2,049 tokens: a page shows at most 2,048"):
+    with pytest.raises(
+        ValueError, match="prompt has 2,049 tokens: a page shows at most 2,048; the app, `pellucid serve"
+    ):
         pages.page(smol.core, [1] * 2049)
     for bad in (0, -1, math.nan, math.inf, 1e9):
         with pytest.raises(ValueError, match="megabytes"):
@@ -386,6 +390,22 @@ def test_stopped_by_progress(smol: Model) -> None:
 # ---- Trace.html -----------------------------------------------------------------------------------------------------
 
 
+def test_a_trace_in_a_notebook(smol: Model, load: Load, tmp_path: Path) -> None:
+    """The page, where there is a model and room for it; else a table."""
+    trace = smol.trace("The capital of France is", "hidden", layers=0, positions=-1)
+    assert trace._repr_html_() == trace.html(megabytes=2)._repr_html_()
+    assert "<iframe " in trace._repr_html_() and len(trace.html(megabytes=2).text) <= 2_000_000
+    trace.save(tmp_path / "t.npz")
+    assert "<table" in Trace.load(tmp_path / "t.npz")._repr_html_()
+    model = load("llama_gqa")
+    long = model.trace([1] * (pages.NOTEBOOK_TOKENS + 1), "hidden", layers=0, positions=-1)
+    assert "iframe" not in long._repr_html_() and "<table" in long._repr_html_()
+    with model.edit() as edit:
+        edit.skip(0, "mlp")
+        edited = edit.trace([1, 2, 3], "hidden")
+    assert "<iframe " in edited._repr_html_()
+
+
 def test_trace_html(smol: Model, tmp_path: Path) -> None:
     trace = smol.trace(TEXT, "hidden", layers=0, positions=-1)
     page = trace.html(tmp_path / "a.html", title="Mine & <b>")
@@ -400,8 +420,6 @@ def test_trace_html(smol: Model, tmp_path: Path) -> None:
         trace.html(tmp_path / "nowhere" / "a.html")
     saved = tmp_path / "a.npz"
     trace.save(saved)
-    from pellucid import Trace
-
     with pytest.raises(ValueError, match="without a model"):
         Trace.load(saved).html()
     assert Trace.load(saved, smol).html(title="Mine & <b>").text == page.text

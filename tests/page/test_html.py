@@ -158,6 +158,14 @@ def test_vendored_files_are_what_notice_says() -> None:
         assert f"{name} {pinned[name]}" in notice
 
 
+def test_steps_name_chapters_that_there_are() -> None:
+    chapters = re.search(r"const CHAPTERS = \[(.*?)\];", html.static("steps.js"), re.S)
+    headings = re.findall(r"^## (.*)$", (ROOT / "docs/looking-inside.md").read_text(encoding="utf-8"), re.M)
+    assert chapters
+    named = re.findall(r'"([^"]+)"', chapters[1])
+    assert len(named) == 10 and {*named} <= {*headings}
+
+
 def test_the_example_has_the_program_of_now() -> None:
     """`python docs/page_example.py` writes it."""
     text = (ROOT / "docs/look/page.html").read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ PROMOTED = 3  # tokens that a head's output raises most
 class ByHand:
     """Collects, layer by layer, arrays of all heads: queries, scores before softmax, the log of the
     sum of their exponentials (with a sink's), the keys of the FOUND tokens with
-    the highest ones, and the tokens whose logits a head's output raises most."""
+    the highest ones, the heads' outputs, and the tokens whose logits these raise most."""
 
     def __init__(self, turns: Turns, places: Places, position: int, n_heads: int) -> None:
         self._turns, self._engine, self._places, self.position = turns, turns.engine, places, position
@@ -34,11 +34,14 @@ class ByHand:
         self._sums = np.zeros((layers, n_heads), np.float32)
         self._found = np.zeros((layers, n_heads, FOUND), np.uint16)
         self._keys = np.zeros((layers, n_heads, FOUND, wide), np.float16)
+        value = max((x.value for x in places.layers if x.group is not None), default=1)
+        self._mixed = np.zeros((layers, n_heads, value), np.float16)
         self._promoted = np.zeros((layers, n_heads, PROMOTED), np.uint32)
         self._out: list[tuple[int, Floats]] = []  # (layer, what its heads add)
 
     def mixed(self, number: int, layer: Layer, row: Floats, heads: Sequence[int]) -> None:
         """row: the heads' outputs (1, heads * value) of the position."""
+        self._mixed[number, : len(heads), : layer.value] = half(row.reshape(len(heads), layer.value))
         parts = record.head_parts(self._engine, layer, row, heads)[:, 0]
         self._out.append((number, parts))
 
@@ -81,4 +84,5 @@ class ByHand:
             "hand-found": self._found,
             "hand-keys": self._keys,
             "hand-promoted": self._promoted,
+            "hand-mixed": self._mixed,
         }

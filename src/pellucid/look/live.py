@@ -37,7 +37,7 @@ AXES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("lens-ids", "lens-p"), ("after", "positions")),
     "lengths": ("part", "after", "positions"),
     **dict.fromkeys(("thumbs", "head-scores", "hand-q", "hand-scores", "hand-sums", "hand-found"), ("layer", "head")),
-    **dict.fromkeys(("hand-keys", "hand-promoted"), ("layer", "head")),
+    **dict.fromkeys(("hand-keys", "hand-promoted", "hand-mixed"), ("layer", "head")),
     "att-rest": ("layer", "head", "positions"),
 }
 

@@ -26,11 +26,15 @@ from pellucid.sampling import SamplingOptions
 from pellucid.text.breakers import Breakers
 from pellucid.weights.writer import whole_file
 
-__all__ = ["MEGABYTES", "TOKENS", "Page", "about", "check", "complete", "page", "shown_by_hand", "usual_title"]
+__all__ = [
+    "MEGABYTES", "NOTEBOOK", "NOTEBOOK_TOKENS", "TOKENS", "Page", "about", "check", "complete", "page", "shown_by_hand",
+    "usual_title",
+]  # fmt: skip
 
 MEGABYTES = 15.0
 TOKENS = 2048  # that one file can show
 NOTEBOOK = 2_000_000  # bytes of a page that a notebook shows
+NOTEBOOK_TOKENS = 128  # of a trace, whose page may fit them
 OPTIONS = (
     "temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold",
     "dynatemp_range", "dynatemp_exponent", "repeat_penalty", "repeat_last", "presence_penalty", "frequency_penalty",
@@ -73,7 +77,8 @@ def check(tokens: int, megabytes: float) -> None:
     """Raises ValueError for more tokens than a file can show, and for a size that is no size."""
     checks.number("megabytes", megabytes, 0.5, 2000)
     if tokens > TOKENS:
-        raise WrongValue("prompt", f" has {tokens:,} tokens: a page shows at most {TOKENS:,}")
+        more = "the app, `pellucid serve --ui`, shows more"
+        raise WrongValue("prompt", f" has {tokens:,} tokens: a page shows at most {TOKENS:,}; {more}")
 
 
 def page(
@@ -196,6 +201,7 @@ def about(core: Core, ids: Sequence[int], prompt: int | None, hand: int, options
         "hand": hand,
         "scales": [layer.scale for layer in layers],
         "head_dims": [layer.group.dk if layer.group is not None else 0 for layer in layers],
+        "value_dims": [layer.value for layer in layers],
         "options": {name: getattr(options, name) for name in OPTIONS},
         "seed": None if options.seed is None else str(options.seed),
         "suppressed": [id for id in facts.suppressed if id not in options.logit_bias],

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pellucid import _engine, arguments, checks, generation
 from pellucid.core import Core, Loaded
-from pellucid.errors import WrongValue
+from pellucid.errors import ClosedError, UnsupportedModelError, WrongValue
 from pellucid.look import attributions, export, lens, pages, record, sizes, sources
 from pellucid.look.attributions import Attributions
 from pellucid.look.gates import Gates
@@ -115,6 +115,15 @@ class Trace(Recorded):
             raise ValueError("this trace was loaded without a model: Trace.load(path, model=model)")
         self._core = self._core.lasting()
         return self._core
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page, where the model is there and it has at most 2 MB; else a table."""
+        try:
+            if len(self) <= pages.NOTEBOOK_TOKENS:
+                return pages.page(self._need_core(), self.ids, megabytes=pages.NOTEBOOK / 1e6)._repr_html_()
+        except (ValueError, ClosedError, UnsupportedModelError):  # no model, or no room
+            pass
+        return super()._repr_html_()
 
     # ---- one position -----------------------------------------------------------------------------------------
 

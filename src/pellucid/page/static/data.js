@@ -13,7 +13,7 @@ const BINS = 64;
 const STATS = 5; // log-sum-exp, mean, deviation, entropy, the logit of what follows
 const FIRST = ["pieces", "piece-ids", "stats", "targets", "ranks", "cand-starts", "cand-ids", "cand-logits", "tail", "dry-breaks"];
 const THEN = ["lens-ids", "lens-p", "lengths", "base-push", "att-push", "mlp-push", "edit-push", "head-push", "thumbs"];
-const HAND = ["hand-q", "hand-scores", "hand-sums", "hand-found", "hand-keys", "hand-promoted"];
+const HAND = ["hand-q", "hand-scores", "hand-sums", "hand-found", "hand-keys", "hand-promoted", "hand-mixed"];
 const FOUND = 4;
 const PROMOTED = 3;
 const LAST = ["near-ids", "near-cosines", "head-scores", "att-rest", "neurons", "neuron-acts", "neuron-push"];
@@ -225,11 +225,11 @@ export class Data extends EventTarget {
     return this.use("thumbs")?.subarray(start, start + THUMB * THUMB);
   }
 
-  /** Attention by hand, at meta.hand: the query, the best scores with their keys, and what the output promotes.
+  /** Attention by hand, at meta.hand: the query, the best scores with their keys, the output and what it promotes.
    * @param {number} layer @param {number} head */
   hand(layer, head) {
-    const [q, scores, sums, found, keys, promoted] = HAND.map((name) => this.use(name));
-    if (!q || !scores || !sums || !found || !keys || !promoted) return undefined;
+    const [q, scores, sums, found, keys, promoted, mixed] = HAND.map((name) => this.use(name));
+    if (!q || !scores || !sums || !found || !keys || !promoted || !mixed) return undefined;
     const i = layer * this.heads + head;
     const wide = q.length / (this.layers * this.heads);
     const dim = this.meta.head_dims[layer];
@@ -239,7 +239,8 @@ export class Data extends EventTarget {
       const start = (i * FOUND + j) * wide;
       return { at, score: row[at], weight: Math.exp(row[at] - sums[i]), key: Array.from(keys.subarray(start, start + dim)) };
     });
-    return { query: Array.from(q.subarray(i * wide, i * wide + dim)), best, sum: sums[i], promoted: Array.from(promoted.subarray(i * PROMOTED, (i + 1) * PROMOTED)) };
+    const [value, values] = [this.meta.value_dims[layer], mixed.length / (this.layers * this.heads)];
+    return { query: Array.from(q.subarray(i * wide, i * wide + dim)), best, mixed: Array.from(mixed.subarray(i * values, i * values + value)), sum: sums[i], promoted: Array.from(promoted.subarray(i * PROMOTED, (i + 1) * PROMOTED)) };
   }
 
   /** @param {string} name one of meta.scores @param {number} layer @param {number} head */

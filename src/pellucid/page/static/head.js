@@ -7,6 +7,7 @@ import { bdi, View } from "./view.js";
 
 const NEAR = 48; // tokens of a map with names
 const BARS = 12;
+const LOOKS = 3; // of each token in the table
 const MOST = 1024; // pixels of a whole map, each way
 const MARGIN = 96; // pixels for names
 
@@ -52,9 +53,21 @@ export class Head extends View {
       <figure><canvas class="map" tabindex="0" role="img" @click=${this.pick} @keydown=${this.press}
         aria-label="Weights of tokens ${from} to ${to - 1}; a row is a token, its columns what it looks at. Chosen: token ${now.at}, ${named(data.piece(data.meta.ids[now.at]))}"></canvas>
         <figcaption class="quiet">A row is a token, a column what it looks at${from ? `, from token ${from}` : ""}. Click or arrow keys choose a row.</figcaption></figure>
+      ${this.table(`What each token looks at, layer ${now.layer}, head ${now.head}`, ["token", "looks most at"], () => this.rows(from, to))}
       ${this.bars()}
       ${data.meta.kept.positions?.includes(now.at) === false ? html`<p class="warn">The page was made with the weights of some tokens alone, and this is none of them.</p>` : nothing}
       ${now.at === data.meta.hand ? this.byHand() : html`<p class="quiet">By hand at token ${data.meta.hand}: <button type="button" class="plain" @click=${() => this.go({ at: data.meta.hand })}>show it</button></p>`}`;
+  }
+
+  /** The map's rows in words. @param {number} from @param {number} to @returns {unknown[][]} */
+  rows(from, to) {
+    const { data, now } = this;
+    const name = (/** @type {number} */ at) => html`${at}: ${bdi(named(data.token(at)))}`;
+    return Array.from({ length: to - from }, (_, i) => {
+      const row = data.row(now.layer, now.head, from + i);
+      const best = Array.from(row ?? [], (w, at) => ({ w, at })).filter((one) => one.w > 0).sort((a, b) => b.w - a.w).slice(0, LOOKS);
+      return [name(from + i), best.map((one, k) => html`${k ? ", " : ""}${name(one.at)} ${percent(one.w)}`)];
+    });
   }
 
   /** The arithmetic of the chosen row, for the tokens that it looks at most. */
@@ -73,7 +86,8 @@ export class Head extends View {
         return html`<p>The key of ${one.at}, ${bdi(named(data.piece(data.meta.ids[one.at])))}: query · key × ${fixed(scale, 4)} = ${fixed(product * scale, 2)}; the score is ${fixed(one.score, 2)};
           e<sup>${fixed(one.score, 2)}</sup> / e<sup>${fixed(found.sum, 2)}</sup> = ${percent(one.weight)}</p>${cells(one.key, full)}`;
       })}
-      <p>The values of these tokens, times the weights, give the head's output. It raises most: ${found.promoted.map((id, i) => html`${i ? ", " : ""}<strong>${bdi(named(data.shown(id)))}</strong>`)}.</p>
+      <p>The values of all tokens, times the weights, add up to the head's output, ${found.mixed.length} numbers:</p>${cells(found.mixed, found.mixed.reduce((a, b) => Math.max(a, Math.abs(b)), 0))}
+      <p>A matrix writes it into the stream, where it pushes ${bdi(named(data.piece(data.targets(now.at)[now.target])))} by ${signed(data.headPush(now.at, now.target, now.layer, now.head))}. It raises most: ${found.promoted.map((id, i) => html`${i ? ", " : ""}<strong>${bdi(named(data.shown(id)))}</strong>`)}.</p>
     </details>`;
   }
 

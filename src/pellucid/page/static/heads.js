@@ -22,7 +22,7 @@ const SORTS = {
 
 export class Heads extends View {
   depends() {
-    return { chosen: ["target", "layer", "head", "sort", "at"], blocks: ["thumbs", "head-scores", "head-push"] };
+    return { chosen: ["target", "layer", "head", "sort", "least", "at"], blocks: ["thumbs", "head-scores", "head-push"] };
   }
 
   draw() {
@@ -37,14 +37,19 @@ export class Heads extends View {
         <label>Order <select @change=${(/** @type {any} */ e) => this.go({ sort: e.target.value })}>
           ${Object.entries(SORTS).map(([name, said]) => html`<option value=${name} .selected=${name === now.sort}>${said}</option>`)}
         </select></label>
+        <label>At least <input type="range" min="0" max="100" ?disabled=${now.sort === "place"} .value=${String(now.least)}
+          @input=${(/** @type {any} */ e) => this.go({ least: Number(e.target.value) })}> <output>${now.least} %</output> of the strongest</label>
         ${this.number("Layer", "layer", data.layers)} ${this.number("Head", "head", data.heads)}
       </div>
       <div class="scroll"><canvas class="thumbs" width=${columns * SIZE} height=${rows * SIZE} tabindex="0" role="img"
         aria-label="Maps of all heads. Chosen: layer ${now.layer}, head ${now.head}. ${scores}"
         .style=${`width:${columns * SIZE}px;height:${rows * SIZE}px`}
         @click=${this.pick} @keydown=${this.press}></canvas></div>
+      ${this.table(`${order.length} heads: ${SORTS[now.sort] ?? SORTS.place}`, ["layer.head", ...data.meta.scores, "push"], () => order.map(([layer, head]) => [
+        html`<button type="button" class="plain" @click=${() => this.go({ layer, head })}>${layer}.${head}</button>`,
+        ...data.meta.scores.map((name) => fixed(data.score(name, layer, head), 2)), signed(data.headPush(now.at, now.target, layer, head))]))}
       <p class="quiet">Layer ${now.layer}, head ${now.head}: pushes ${signed(data.headPush(now.at, now.target, now.layer, now.head))}; on average ${scores}.
-        ${now.sort === "place" ? "A column is a layer, a row a head, the first ones at the left and at the top." : "The strongest first."}</p>`;
+        ${now.sort === "place" ? "A column is a layer, a row a head, the first ones at the left and at the top." : `The strongest first; ${order.length} of ${data.layers * data.heads} are shown.`}</p>`;
   }
 
   /** @param {string} said @param {"layer" | "head"} name @param {number} count */
@@ -66,8 +71,9 @@ export class Heads extends View {
     if (now.sort === "place" || !(now.sort in SORTS)) return all;
     const value = (/** @type {[number, number]} */ [layer, head]) =>
       (now.sort === "push" ? Math.abs(data.headPush(now.at, now.target, layer, head)) : data.score(now.sort, layer, head)) || 0;
-    const values = new Map(all.map((one) => [one, value(one)]));
-    return all.sort((a, b) => (values.get(b) ?? 0) - (values.get(a) ?? 0));
+    const found = all.map((one) => ({ one, value: value(one) })).sort((a, b) => b.value - a.value);
+    const least = (found[0].value * now.least) / 100;
+    return found.filter((one) => one.value >= least).map(({ one }) => one);
   }
 
   drawn() {
@@ -86,7 +92,7 @@ export class Heads extends View {
     const at = order.findIndex(([layer, head]) => layer === now.layer && head === now.head);
     context.strokeStyle = getComputedStyle(this).caretColor;
     context.lineWidth = 2;
-    context.strokeRect((at % columns) * SIZE + 1, Math.floor(at / columns) * SIZE + 1, SIZE - 2, SIZE - 2);
+    if (at >= 0) context.strokeRect((at % columns) * SIZE + 1, Math.floor(at / columns) * SIZE + 1, SIZE - 2, SIZE - 2);
   }
 
   made = "";

@@ -1,6 +1,7 @@
 // What runs: the plan's operations, the cache, and the passes that made the text.
-import { html, nothing } from "./vendor/lit.js";
-import { fixed, size } from "./text.js";
+import { html, nothing, svg } from "./vendor/lit.js";
+import { passRows } from "./passes.js";
+import { fixed, percent, size } from "./text.js";
 import { View } from "./view.js";
 
 export class Machine extends View {
@@ -20,11 +21,8 @@ export class Machine extends View {
 
   passes() {
     const { n, meta } = this.data;
-    const made = n - meta.prompt;
-    return html`<h3>Passes</h3><ol class="passes">
-      <li><span class="pass" .style=${`--share:1`}></span> ${meta.prompt} tokens at once: the prompt. Only the last row enters the head, since only what follows it is asked for.</li>
-      ${made ? html`<li><span class="pass one"></span> then ${made} times one token: each answer is the next pass's input.</li>` : nothing}
-    </ol>
+    return html`<h3>Passes</h3>${passRows(this.data)}
+    <p class="quiet">The marked end of a pass is the row that enters the table of logits.</p>
     <p>Context: ${n.toLocaleString("en")} of ${Number(meta.model.context).toLocaleString("en")} tokens <meter min="0" max=${meta.model.context} .value=${n} aria-label="context filled"></meter></p>`;
   }
 
@@ -33,9 +31,26 @@ export class Machine extends View {
     const at = this.now.at + 1;
     const rows = meta.cache.map((one) => ({ ...one, held: one.bytes_per_token * (one.window ? Math.min(one.window, at) : at) }));
     const sum = rows.reduce((total, one) => total + one.held, 0);
-    return html`<h3>Cache</h3><table><caption>Keys and values up to token ${this.now.at}: ${size(sum)}</caption>
+    return html`<h3>Cache</h3>${this.growth()}<table><caption>Keys and values up to token ${this.now.at}: ${size(sum)}</caption>
       <thead><tr><th scope="col">layers</th><th scope="col">a token sees</th><th scope="col">bytes a token</th><th scope="col">held</th></tr></thead>
       <tbody>${rows.map((one) => html`<tr><td>${one.layers}</td><td>${one.window ? `the last ${one.window}` : "all"}</td><td>${size(one.bytes_per_token)}</td><td>${size(one.held)}</td></tr>`)}</tbody></table>`;
+  }
+
+  /** What the cache holds after each token, layers of one window on those of another. */
+  growth() {
+    const { n, meta } = this.data;
+    const held = (/** @type {{window: number, bytes_per_token: number}} */ one, /** @type {number} */ at) => one.bytes_per_token * (one.window ? Math.min(one.window, at) : at);
+    const ends = [...new Set([0, ...meta.cache.map((one) => Math.min(one.window || n, n)), n])].sort((a, b) => a - b);
+    const most = meta.cache.reduce((sum, one) => sum + held(one, n), 0) || 1;
+    let below = ends.map(() => 0);
+    const areas = meta.cache.map((one, i) => {
+      const above = ends.map((at, k) => below[k] + held(one, at));
+      const points = [...ends.map((at, k) => [at, above[k]]), ...ends.map((at, k) => [at, below[k]]).reverse()];
+      below = above;
+      return svg`<polygon class="part-${i % 2}" points=${points.map(([x, y]) => `${(100 * x) / n},${30 - (30 * y) / most}`).join(" ")}></polygon>`;
+    });
+    const x = (100 * (this.now.at + 1)) / n;
+    return html`<svg class="growth" viewBox="0 0 100 30" preserveAspectRatio="none" role="img" aria-label="What the cache holds after each token: at the end ${size(most)}">${areas}${svg`<line x1=${x} x2=${x} y1="0" y2="30"></line>`}</svg>`;
   }
 
   plan() {
@@ -62,7 +77,10 @@ export class Machine extends View {
       <tbody>${groups.map((group) => group.rows.map((i, offset) => {
         const [, kind, name, matrices, bytes, detail] = meta.plan[i];
         const span = group.layers.length > 1 ? `${group.layers[0]}\u2013${group.layers[group.layers.length - 1]}` : `${group.layers[0] ?? ""}`;
-        const took = (/** @type {number[]} */ ns) => time(group.layers.length ? each(ns, group.layers, offset) : ns[i]);
+        const took = (/** @type {number[]} */ ns) => {
+          const own = group.layers.length ? each(ns, group.layers, offset) : ns[i];
+          return `${time(own)}, ${percent(own / ns.reduce((a, b) => a + b, 0))}`;
+        };
         return html`<tr><td>${offset ? "" : span}</td><td>${kind} <small>${name}${detail ? `: ${detail}` : ""}</small></td>
           <td>${matrices.map(([format, rows, columns]) => `${format} ${rows}\u00d7${columns}`).join(", ")}</td><td>${bytes ? size(bytes) : ""}</td>
           ${timings ? html`<td>${took(timings.prompt)}</td><td>${took(timings.token)}</td>` : nothing}</tr>`;

@@ -10,13 +10,14 @@
  * @property {boolean} first leave out the first token
  * @property {boolean} whole the whole map, not the tokens near the chosen one
  * @property {string} sort of the heads
+ * @property {number} least of the sorted heads those are shown that have so many per cent of what the strongest has
  * @property {boolean} root signed square root of pushes
  * @property {number} step of "how this token was made"
  * @property {Record<string, any>} options of the sampler
  * @property {string} seed
  */
 
-const NUMBERS = ["at", "layer", "head", "target", "step"];
+const NUMBERS = ["at", "layer", "head", "target", "step", "least"];
 const FLAGS = ["first", "whole", "root"];
 const WORDS = ["shade", "sort", "seed"];
 
@@ -86,8 +87,8 @@ export class State extends EventTarget {
 export function opened(data, at, address) {
   const { meta, layers, heads, n } = data;
   const start = {
-    at, layer: layers - 1, head: 0, target: 0, shade: "surprise", first: false, whole: false, sort: "place", root: false, step: 0,
+    at, layer: layers - 1, head: 0, target: 0, shade: "surprise", first: false, whole: false, sort: "place", least: 0, root: false, step: 0,
     options: meta.options, seed: meta.seed ?? "0",
   };
-  return new State(start, { at: n - 1, layer: layers - 1, head: heads - 1, target: 3, step: 9 }, address);
+  return new State(start, { at: n - 1, layer: layers - 1, head: heads - 1, target: 3, step: 9, least: 100 }, address);
 }

@@ -1,5 +1,6 @@
 // How a token was made, one step after another, with its own numbers. Nothing moves by itself.
 import { html } from "./vendor/lit.js";
+import { passRows } from "./passes.js";
 import { sample } from "./sampler.js";
 import { fixed, named, percent, signed, size } from "./text.js";
 import { bdi, View } from "./view.js";
@@ -7,6 +8,12 @@ import { bdi, View } from "./view.js";
 const STEP_NAMES = [
   "Text and tokens", "Embedding", "Stack of layers", "Attention: where to look", "Attention: what is added", "Feed-forward",
   "Logits and probabilities", "Choosing a token", "Passes", "Cache and context",
+];
+
+/** Where docs/looking-inside.md tells more of each. */
+const CHAPTERS = [
+  "The tokenizer's vocabulary", "Embeddings", "Layers in order", "Attention by hand", "Attention by hand", "The feed-forward network as a memory",
+  "The head", "Choosing a token", "The prompt in parallel", "The cache",
 ];
 
 export class StepByStep extends View {
@@ -28,7 +35,8 @@ export class StepByStep extends View {
           ${STEP_NAMES.map((name, i) => html`<option value=${i} .selected=${i === now.step}>${i + 1}. ${name}</option>`)}</select></label>
         <button type="button" ?disabled=${now.step === STEP_NAMES.length - 1} @click=${() => this.go({ step: now.step + 1 })}>Next</button>
       </div>
-      <div class="step" aria-live="polite"><h3>${STEP_NAMES[now.step]}</h3>${parts[now.step]()}</div>`;
+      <div class="step" aria-live="polite"><h3>${STEP_NAMES[now.step]}</h3>${parts[now.step]()}</div>
+      <p class="quiet">More in docs/looking-inside.md, “${CHAPTERS[now.step]}”. The keys [ and ] go back and on.</p>`;
   }
 
   /** @param {number} at */
@@ -163,9 +171,9 @@ export class StepByStep extends View {
   passes() {
     const { data } = this;
     const made = data.n - data.meta.prompt;
-    return html`<p>The prompt's ${data.meta.prompt} tokens went through the layers at once, since each row needs only the rows before it. ${
-      made ? `Then ${made} passes of one token: a token must be chosen before the next one can be computed.` : "A token that is drawn now would be the next pass, alone."
-    } Only the last row enters the table of logits.</p>`;
+    return html`<p>The prompt's tokens go through the layers at once, since each row needs only the rows before it. ${
+      made ? "An answer's go one by one: a token must be chosen before the next one can be computed." : "A token that is drawn now would be the next pass, alone."
+    } Only the last row enters the table of logits.</p>${passRows(data)}`;
   }
 
   cache() {

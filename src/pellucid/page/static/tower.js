@@ -30,6 +30,7 @@ export class Tower extends View {
           @click=${this.pick} @keydown=${this.press}></canvas>
         <figcaption class="quiet">How sure each layer is of its likeliest token, for every token of the text. Click or arrow keys move.</figcaption>
       </figure>
+      ${this.table(`What layer ${now.layer} would say after each token`, ["token", "would say", "probability"], () => this.rows())}
       <div class="scroll"><table class="tower">
         <caption>Each layer after token ${now.at}, ${bdi(named(data.piece(data.meta.ids[now.at])))}: what the model would say, and pushes on the logit of ${bdi(named(data.piece(target)))}</caption>
         <thead><tr><th scope="col">layer</th><th scope="col">would say</th><th scope="col" class="wide">length</th><th scope="col">attention</th><th scope="col">feed-forward</th>
@@ -95,6 +96,15 @@ export class Tower extends View {
     const chosen = layer === this.now.layer && head === this.now.head;
     return html`<button type="button" tabindex="-1" class="cell ${chosen ? "chosen" : ""}" title="head ${head}: ${signed(value)}" aria-label="layer ${layer}, head ${head}: ${signed(value)}"
       .style=${`background:${push(this.scaled(value, most), most)}`} @click=${() => this.go({ layer, head })}></button>`;
+  }
+
+  /** The chosen layer's row of the lens. @returns {unknown[][]} */
+  rows() {
+    const { data, now } = this;
+    return data.meta.ids.map((_, at) => {
+      const [best] = data.lens(now.layer + 1, at);
+      return [html`${at}: ${bdi(named(data.token(at)))}`, best ? bdi(named(data.shown(best.id))) : "", best ? percent(best.p) : ""];
+    });
   }
 
   said() {

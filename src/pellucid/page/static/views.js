@@ -14,7 +14,7 @@ import "./steps.js";
 const KEYS = [
   ["arrow keys, Home, End, Page Up, Page Down", "in the text: another token"],
   ["arrow keys", "in a map: another token, layer or head"],
-  ["[ and ]", "the token before, the token after"],
+  ["[ and ]", "the step before, the step after, of how a token is made"],
   ["Alt and an arrow key", "on a step of the sampler: moves it"],
   ["?", "shows or hides this list"],
 ];
@@ -68,8 +68,8 @@ export class Views extends View {
     const where = /** @type {HTMLElement} */ (event.target);
     if (!this.checkVisibility() || event.ctrlKey || event.metaKey || event.altKey || ["INPUT", "SELECT", "TEXTAREA"].includes(where.tagName)) return;
     if (event.key === "?") this.showKeys(!this.keys);
-    else if (event.key === "[") this.go({ at: this.now.at - 1 });
-    else if (event.key === "]") this.go({ at: this.now.at + 1 });
+    else if (event.key === "[") this.go({ step: this.now.step - 1 });
+    else if (event.key === "]") this.go({ step: this.now.step + 1 });
   }
 
   /** @param {boolean} on */
