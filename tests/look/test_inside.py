@@ -165,7 +165,7 @@ def test_metrics_of_every_type(loaded: Any) -> None:
     model = loaded("llama_gqa")
     clean, corrupt = inside.ids_of("llama_gqa", model.info().vocab, 1), inside.ids_of("llama_gqa", model.info().vocab)
     wanted = look.patching(model, clean, corrupt, 5, positions=-1)
-    for metric in (
+    metrics: list[Any] = [
         lambda row: row[5],
         lambda row: float(row[5]),
         lambda row: row[[5]],
@@ -173,7 +173,8 @@ def test_metrics_of_every_type(loaded: Any) -> None:
         np.int64(5),
         (np.int32(5),),
         lambda row: row[5] + 0 * model.logits([1, 2])[-1, 0],
-    ):
+    ]
+    for metric in metrics:
         found = look.patching(model, clean, corrupt, metric, positions=-1)
         assert np.array_equal(found.values, wanted.values) and found.clean == wanted.clean
     best = look.patching(model, clean, corrupt, lambda row: row.argmax() == row.argmax(), positions=-1)
