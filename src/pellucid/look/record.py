@@ -19,6 +19,7 @@ from pellucid.look.gates import Gates
 from pellucid.look.norm import NormMap
 from pellucid.look.places import Gate, Layer, Places, Tap, channels, reordered
 from pellucid.look.sizes import Selection, Shape
+from pellucid.look.states import states
 from pellucid.plan import CacheGroup, Plan, Segment
 from pellucid.schedule.turns import Turns
 
@@ -208,7 +209,7 @@ def _collect(
         to = _run(np.nonzero((positions >= start) & (positions < end))[0])
         _keep(turns.plan, filled, found, places, s, slice(start, end), to, _run(positions[to] - start))
         if "states" in rows and end - 1 in s.positions:
-            for j, state in _states(turns.plan, sequence, places, s):
+            for j, state in states(turns.plan, sequence, places, s):
                 rows["states"][j][s.positions.index(end - 1)] = state
         watch.step(end - start)
     turns.drop(sequence)
@@ -242,22 +243,6 @@ def _end(s: Selection, start: int, most: int) -> int:
     """Where a pass ends that begins at a token: before every position whose state is wanted."""
     ends = [position + 1 for position in s.positions if position >= start] if "states" in s.want else []
     return min(start + most, s.n, *ends)
-
-
-def _states(plan: Plan, sequence: _engine.Sequence, places: Places, s: Selection) -> Iterator[tuple[int, Floats]]:
-    """(place among the selected layers, state (heads, keys, values)) of a sequence's recurrences."""
-    whole, first, starts = sequence.state(), 0, []
-    for group in plan.states:
-        starts.append(first)
-        first += group.n_layers * group.layer.floats
-    for j, number in enumerate(s.layers):
-        at = places.layers[number].state
-        if at is None:
-            continue
-        kind = plan.states[at[0]].layer
-        begin = starts[at[0]] + at[1] * kind.floats + kind.conv_floats
-        blocks = whole[begin : begin + kind.scan_floats].reshape(kind.n_v, -1, kind.dk, 16)
-        yield j, blocks.swapaxes(1, 2).reshape(kind.n_v, kind.dk, -1)[..., : kind.dv]
 
 
 def _helpers(places: Places, s: Selection, dim: int) -> dict[str, list[Shape]]:
