@@ -83,7 +83,8 @@ class Firefox:
         while True:
             said = json.loads(self._socket.recv(timeout=60))
             if said.get("method") == "log.entryAdded" and said["params"]["level"] in ("warn", "error"):
-                self.errors.append(said["params"]["text"])
+                frames = (said["params"].get("stackTrace") or {}).get("callFrames") or [{}]
+                self.errors.append(f"{said['params']['text']} {frames[0].get('url', '')}:{frames[0].get('lineNumber')}")
             if said.get("id") == number:
                 assert said["type"] == "success", said
                 return said["result"]

@@ -187,21 +187,56 @@ def test_every_control_is_reached_by_keys(tab: Any) -> None:
 
 
 def test_firefox(address: str, tmp_path: Path) -> None:
-    """A conversation by the form's own controls."""
+    """A conversation by the form's own controls, kept over a reload; the look inside, the playground and edits."""
     wait = """new Promise((done, failed) => { const end = Date.now() + 50000; const look = () => {
         const found = (() => { %s })();
         if (found) done(found); else if (Date.now() > end) failed(new Error(document.body.innerText.slice(0, 500)));
         else setTimeout(look, 50); }; look(); })"""
     with browsers.firefox(tmp_path) as firefox:
+
+        def until(expression: str) -> Any:
+            return firefox.evaluate(wait % f"return {expression};")
+
+        def press(name: str, where: str = "") -> None:
+            found = (
+                f"[...document.querySelectorAll('{where} button')].find((one) => one.textContent.trim() === '{name}')"
+            )
+            until(f"{found} && !{found}.disabled")
+            firefox.evaluate(f"({found}.click(), 1)")
+
         firefox.open(address)
-        firefox.evaluate(wait % "return document.querySelector('.ask button:not([disabled])') !== null;")
+        until("document.querySelector('.ask button:not([disabled])') !== null")
         firefox.evaluate(
             "(() => { const text = document.querySelector('.ask textarea'); text.value = 'Hi';"
             " text.dispatchEvent(new Event('input', { bubbles: true }));"
             " document.querySelector('.ask button').click(); return 1; })()"
         )
-        said = "return document.querySelector('.message:not(.own) .said')?.textContent;"
-        assert len(firefox.evaluate(wait % said)) > 0
+        until("document.querySelector('.message:not(.own) .said')?.textContent.length > 10")
+        press("Stop")
+        until("document.querySelector('.ask button').textContent === 'Send'")
+        said = firefox.evaluate("document.querySelector('.message:not(.own) .said').textContent.trim()")
+        press("Look inside")
+        until("document.querySelectorAll('pellucid-views pellucid-strip .token').length > 10")
+        firefox.evaluate("(document.querySelector('pellucid-tower').scrollIntoView(), 1)")
+        assert until("document.querySelectorAll('table.tower tbody tr').length") == 31
+        firefox.evaluate("(document.querySelector('pellucid-head').scrollIntoView(), 1)")
+        until("document.querySelector('table.looks tbody tr') !== null")
+        firefox.open(address)
+        until("document.querySelectorAll('.kept li').length === 1")
+        firefox.evaluate("(document.querySelector('.kept li button').click(), 1)")
+        assert until("document.querySelector('.message:not(.own) .said')?.textContent.trim()") == said
+        press("Playground")
+        until("document.querySelector('pellucid-playground .candidates tbody tr') !== null")
+        press("Draw", "pellucid-playground")
+        until(
+            "document.querySelectorAll('pellucid-playground .answer').length === 4"
+            " && !document.querySelector('pellucid-playground .caret')"
+        )
+        press("Edits")
+        until("document.querySelector('.edited tbody tr') !== null && document.querySelector('.adds') !== null")
+        press("Add", ".adds")
+        until("document.querySelector('.edited tbody td:nth-child(3)').textContent.includes('%')")
+        assert "edit.scale_head(29, 0, 0)" in firefox.evaluate("document.querySelector('.python').innerText")
         assert firefox.errors == []
 
 
@@ -243,3 +278,26 @@ def test_a_server_that_goes_and_comes_back(browser: Any, smollm2: Path) -> None:
         context.close()
         process.kill()
         process.wait(30)
+
+
+def test_a_block_that_does_not_come_is_asked_for_again(tab: Any) -> None:
+    set_options(tab, most=4)
+    say(tab, "Hello.")
+    refused: list[str] = []
+
+    def answer(route: Any) -> None:
+        if route.request.post_data_json["name"] == "lens-ids" and not refused:
+            refused.append("lens-ids")
+            route.abort()
+        else:
+            route.continue_()
+
+    tab.route("**/v1/look/*/block", answer)
+    tab.get_by_role("button", name="Look inside").click()
+    tab.wait_for_selector("pellucid-views pellucid-strip .token")
+    tab.locator("pellucid-tower").scroll_into_view_if_needed()
+    tab.wait_for_selector("table.tower tbody tr")
+    assert refused
+    tab.locator("pellucid-views pellucid-strip .strip").press("ArrowLeft")
+    tab.wait_for_selector("table.tower td.guess")
+    assert not any("Uncaught" in message for message in tab.messages), tab.messages

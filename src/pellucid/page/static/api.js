@@ -171,6 +171,7 @@ export class LiveSource {
       const asked = this.of(name);
       found = call(`v1/look/${this.id}/block`, asked).then(async (answer) => numbers(this.meta.blocks[asked.name], await answer.arrayBuffer()));
       this.kept.set(name, found);
+      found.catch(() => this.kept.delete(name));
     }
     return found;
   }

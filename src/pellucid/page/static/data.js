@@ -41,8 +41,13 @@ export class Data extends EventTarget {
     JSON.parse(new TextDecoder().decode(pieces)).forEach((/** @type {string | [string, string]} */ piece, /** @type {number} */ i) => {
       this.pieces[ids[i]] = piece;
     });
-    void this.rest();
+    this.rest().catch(this.failed);
   }
+
+  /** A server that went: what it did not give is asked for again when it is needed. @param {unknown} error */
+  failed = (error) => {
+    if (!this.source.steps) throw error;
+  };
 
   async rest() {
     for (const name of [...THEN, ...LAST, ...HAND]) if (this.source.has(name)) await this.read(name);
@@ -52,7 +57,12 @@ export class Data extends EventTarget {
   async read(name) {
     if (!this.kept.has(name)) this.kept.set(name, null);
     if (this.kept.get(name) === null) {
-      this.kept.set(name, await this.source.block(name));
+      try {
+        this.kept.set(name, await this.source.block(name));
+      } catch (error) {
+        this.kept.delete(name);
+        throw error;
+      }
       this.dispatchEvent(new CustomEvent("block", { detail: name }));
     }
   }
@@ -60,7 +70,7 @@ export class Data extends EventTarget {
   /** A block; undefined while it is read, which "block" tells the end of. @param {string} name @returns {Numbers | undefined} */
   use(name) {
     const found = this.kept.get(name);
-    if (found === undefined && this.source.has(name)) void this.read(name);
+    if (found === undefined && this.source.has(name)) this.read(name).catch(this.failed);
     return found ?? undefined;
   }
 
