@@ -32,9 +32,6 @@ SHOWN = {
     0: "</script>", 1: "<!--", 2: "⟨2028⟩", 3: "⟨202E⟩", 4: "⟨0000⟩", 5: "⟨ff\u00a0fe⟩", 6: "<b>", 7: "&lt;",
     13: "[13]",
 }  # fmt: skip
-INJECT = """new Promise((done) => {
-    addEventListener('securitypolicyviolation', (event) => done([window.found ?? 'nothing', event.effectiveDirective]));
-    const s = document.createElement('script'); s.textContent = 'window.found = 1'; document.body.append(s); })"""
 READY = "document.querySelectorAll('pellucid-strip .token').length"
 
 
@@ -476,35 +473,3 @@ def test_the_joined_program_is_a_module(browser: Any) -> None:
     tab.wait_for_function("() => globalThis.made === 'function'")
     assert errors == []
     context.close()
-
-
-def test_firefox(france: Path, smol: Model, tmp_path: Path) -> None:
-    ids = smol.tokenize(TEXT)
-    with browsers.firefox(tmp_path) as firefox:
-        firefox.open(f"file://{france}#layer=23&head=4")
-        code = """new Promise((done, failed) => { const end = Date.now() + 20000; const look = () => {
-            const table = document.querySelector('pellucid-head table.looks');
-            if (table?.querySelector('tbody tr')) done(table.innerText);
-            else if (Date.now() > end) failed(new Error(document.body.innerText.slice(0, 500)));
-            else { document.querySelector('pellucid-head')?.scrollIntoView(); setTimeout(look, 50); } }; look(); })"""
-        assert "France" in firefox.evaluate(code)
-        assert firefox.evaluate(READY) == len(ids)
-        bits = firefox.evaluate(
-            "Array.from({ length: 9 }, (_, i) => document.querySelector('pellucid-page').pair.data.surprise(i + 1))"
-        )
-        np.testing.assert_allclose(bits, [-t.logprob / np.log(2) for t in smol.score(ids).tokens[:9]], atol=1e-5)
-        assert firefox.errors == []
-        assert firefox.evaluate(INJECT) == ["nothing", "script-src-elem"]
-
-
-def test_hostile_pieces_in_firefox(folder: Path, tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = hostile_page(load, folder, monkeypatch)
-    with browsers.firefox(tmp_path) as firefox:
-        firefox.open(f"file://{path}")
-        found = firefox.evaluate(
-            "new Promise((done) => { const look = () => {"
-            " const all = document.querySelectorAll('pellucid-strip .token');"
-            " if (all.length) done([...all].map((one) => one.innerText)); else setTimeout(look, 50); }; look(); })"
-        )
-        assert all(text in found[i] for i, text in SHOWN.items())
-        assert firefox.evaluate("document.title") != "1" and firefox.errors == []
