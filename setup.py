@@ -5,7 +5,8 @@ the baseline can leak into code that every processor runs. Objects are rebuilt w
 include or their command line changes. Metadata and dependencies: pyproject.toml.
 
 PELLUCID_CFLAGS is appended to every compile and link line (sanitizers); CC chooses the compiler.
-PELLUCID_KERNELS=1 puts the package `_kernels`, which only tests and benchmarks need, into wheels too.
+PELLUCID_KERNELS=1 puts what only tests and benchmarks need into wheels too: the package `_kernels`, and AVX-VNNI in
+the encodings of AVX-512.
 PELLUCID_OPENMP=0 builds without OpenMP: the team is then one of POSIX threads (csrc/cpu/region.c).
 
 A wheel for another processor: the variables of Python's own cross builds, _PYTHON_HOST_PLATFORM=linux-aarch64 and
@@ -57,7 +58,7 @@ class Isa:
     flags: str
     header: str
     probe: str
-    folder: str = ""  # if not `name`: a tier whose sources are built a second time
+    folder: str = ""  # if not `name`: a tier whose sources are built a second time, for tests
 
     @property
     def sources(self) -> str:
@@ -111,9 +112,14 @@ def openmp() -> list[str]:
     return ["-DPL_REGION_PTHREADS"] if without else ["-fopenmp"]
 
 
+def all_in_wheels() -> bool:
+    """Whether wheels have what only tests need."""
+    return os.environ.get("PELLUCID_KERNELS") == "1"
+
+
 def only_tests_need(package: str) -> bool:
     """Whether wheels leave a package or a module out."""
-    return "_kernels" in package.split(".") and os.environ.get("PELLUCID_KERNELS") != "1"
+    return "_kernels" in package.split(".") and not all_in_wheels()
 
 
 def find_compiler() -> list[str]:
@@ -263,7 +269,7 @@ class BuildExt(build_ext):
         cc = find_compiler()
         check_toolchain(cc, self.include_dirs)
         temp = Path(self.build_temp)
-        built = tiers(cc)
+        built = [t for t in tiers(cc) if not t.folder or self.in_source or all_in_wheels()]
         print("instruction sets:", ", ".join(["scalar", *(t.name for t in built)]), flush=True)
         jobs = core_jobs(cc, built)
         generated = [*GENERATED, *stable_abi(), *openmp(), f"-I{CSRC}", *(t.define for t in built)]

@@ -124,6 +124,19 @@ def test_what_only_tests_need_is_in_wheels_on_request(project: Path) -> None:
     assert (folder / "k.abi3.so").is_file()
 
 
+def test_a_tier_that_is_built_twice_is_in_wheels_on_request(project: Path) -> None:
+    """setup.py's own tiers, of which an empty file stands for the sources."""
+    (project / "csrc/kernels/avxvnni").mkdir(parents=True)
+    (project / "csrc/kernels/avxvnni/idle.c").write_text("typedef int pl_nothing;\n")
+    command = [sys.executable, "setup.py", "bdist_wheel"]
+    for wanted in ("0", "1"):
+        env = {**os.environ, "PELLUCID_KERNELS": wanted, "_PYTHON_HOST_PLATFORM": "linux-x86_64"}
+        done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=True)
+        assert ("avxvnni_evex" in done.stdout) == (wanted == "1")
+        shutil.rmtree(project / "build")
+    assert "avxvnni_evex" in build_in_place(project).stdout
+
+
 def test_without_openmp(project: Path) -> None:
     (project / "csrc/ops/idle.c").write_text(
         "#if defined(_OPENMP) || !defined(PL_REGION_PTHREADS)\n#error OpenMP\n#endif\ntypedef int pl_nothing;\n"
