@@ -73,6 +73,7 @@ class Isa:
 AVX2 = "-mavx2 -mfma -mf16c -mbmi2"
 AVX512 = f"{AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni"
 X86 = ("x86_64", "immintrin.h")
+ARM = ("aarch64", "arm_neon.h")
 TIERS = (
     Isa("avx2", X86[0], AVX2, X86[1], "__m256 f(__m256 a) { return _mm256_fmadd_ps(a, a, a); }"),
     Isa("avxvnni", X86[0], f"{AVX2} -mavxvnni", X86[1],
@@ -85,8 +86,10 @@ TIERS = (
         "__m512 f(__m512 a, __m512bh b) { return _mm512_dpbf16_ps(a, b, b); }"),
     Isa("amx", X86[0], f"{AVX512} -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16", X86[1],
         "void f(void) { _tile_dpbssd(0, 1, 2); _tile_dpbf16ps(0, 1, 2); }"),
-    Isa("neon", "aarch64", "-march=armv8.2-a+dotprod", "arm_neon.h",
+    Isa("neon", ARM[0], "-march=armv8.2-a+dotprod", ARM[1],
         "int32x4_t f(int32x4_t a, int8x16_t b) { return vdotq_s32(a, b, b); }"),
+    Isa("i8mm", ARM[0], "-march=armv8.2-a+dotprod+i8mm", ARM[1],
+        "int32x4_t f(int32x4_t a, int8x16_t b) { return vmmlaq_s32(a, b, b); }"),
 )  # fmt: skip
 
 

@@ -250,7 +250,7 @@ def test_the_machine_is_that_of_a_cross_build(build: ModuleType, monkeypatch: py
 
 def test_every_tier_of_the_table_has_its_own_flags(build: ModuleType) -> None:
     names = [t.name for t in build.TIERS]
-    assert names == ["avx2", "avxvnni", "avxvnni_evex", "avx512", "avx512bf16", "amx", "neon"]
+    assert names == ["avx2", "avxvnni", "avxvnni_evex", "avx512", "avx512bf16", "amx", "neon", "i8mm"]
     assert len({t.flags for t in build.TIERS}) == len(names)
     x86 = {t.name: set(t.flags.split()) for t in build.TIERS if t.machine == "x86_64"}
     assert x86["avx2"] < x86["avx512"] < x86["avx512bf16"]

@@ -56,6 +56,7 @@ TIER_OVER = {
     "kernels/avxvnni": ("kernels/avx2/",),
     "kernels/avx512bf16": ("kernels/avx512/",),
     "kernels/amx": ("kernels/avx512/", "kernels/avx512bf16/"),
+    "kernels/i8mm": ("kernels/neon/",),
 }  # and those of what it extends
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.M)
 CONDITION = re.compile(r"^[ \t]*#[ \t]*(?:if|ifdef|ifndef|elif)\b(?:.*\\\n)*.*", re.M)

@@ -15,7 +15,7 @@
 #include <sys/sysctl.h>
 #endif
 
-static const char *const names[PL_N_ISA] = {"scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "amx", "neon"};
+static const char *const names[PL_N_ISA] = {"scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "amx", "neon", "i8mm"};
 
 static const unsigned char built[PL_N_ISA] = {
     [PL_ISA_SCALAR] = 1,
@@ -36,6 +36,9 @@ static const unsigned char built[PL_N_ISA] = {
 #endif
 #ifdef PL_HAVE_NEON
     [PL_ISA_NEON] = 1,
+#endif
+#ifdef PL_HAVE_I8MM
+    [PL_ISA_I8MM] = 1,
 #endif
 };
 
@@ -150,14 +153,18 @@ static void detect(void)
 static void detect(void)
 {
     runs[PL_ISA_SCALAR] = 1;
-    /* The tier means Advanced SIMD with the dot products (sdot, udot) of Armv8.2. */
+    /* NEON means Advanced SIMD with the dot products (sdot, udot) of Armv8.2; i8mm these and smmla. */
 #if defined(__linux__)
     unsigned long caps = getauxval(AT_HWCAP);
     runs[PL_ISA_NEON] = (caps >> 1 & 1) /* ASIMD */ && (caps >> 20 & 1) /* ASIMDDP */;
+    runs[PL_ISA_I8MM] = runs[PL_ISA_NEON] && (getauxval(AT_HWCAP2) >> 13 & 1) /* I8MM */;
 #elif defined(__APPLE__)
     int has = 0;
     size_t n = sizeof has;
     runs[PL_ISA_NEON] = sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &n, NULL, 0) == 0 && has;
+    has = 0;
+    n = sizeof has;
+    runs[PL_ISA_I8MM] = runs[PL_ISA_NEON] && sysctlbyname("hw.optional.arm.FEAT_I8MM", &has, &n, NULL, 0) == 0 && has;
     n = sizeof cpu_name;
     if (sysctlbyname("machdep.cpu.brand_string", cpu_name, &n, NULL, 0) != 0)
         cpu_name[0] = 0;

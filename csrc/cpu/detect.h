@@ -10,6 +10,7 @@ typedef enum {
     PL_ISA_AVX512BF16,
     PL_ISA_AMX,
     PL_ISA_NEON,
+    PL_ISA_I8MM,
     PL_N_ISA
 } pl_isa;
 

@@ -236,5 +236,6 @@ void pl_kernels_avx512(pl_kernels *k);
 void pl_kernels_avx512bf16(pl_kernels *k);
 void pl_kernels_amx(pl_kernels *k);
 void pl_kernels_neon(pl_kernels *k);
+void pl_kernels_i8mm(pl_kernels *k);
 
 #endif

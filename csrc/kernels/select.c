@@ -44,6 +44,9 @@ static const tier tiers[PL_N_ISA] = {
 #ifdef PL_HAVE_NEON
     [PL_ISA_NEON] = {PL_ISA_SCALAR, pl_kernels_neon},
 #endif
+#ifdef PL_HAVE_I8MM
+    [PL_ISA_I8MM] = {PL_ISA_NEON, pl_kernels_i8mm},
+#endif
 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;

@@ -76,7 +76,7 @@ def _ahead(prefix: str, *pairs: tuple[int, int]) -> tuple[Values, ...]:
 def choices(isa: str, long: bool = False) -> list[Choice]:
     """What is measured in a tier, in the order in which it is decided; the default comes first among the candidates.
     long: with more candidates."""
-    if isa in ("scalar", "neon"):  # their kernels have no such choices
+    if isa in ("scalar", "neon", "i8mm"):  # their kernels have no such choices
         return []
     default = _engine.default_tuning(isa)
     pages = ((4096, 1), (4096, 64), (0, 0), *(((1024, 64), (2048, 64), (8192, 64)) if long else ()))

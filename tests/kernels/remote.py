@@ -25,7 +25,7 @@ Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 FORMATS = list(weights.formats())
-PARTS = ("formats", "kernels", "kernels/scalar")  # of csrc, besides the tier and cpu/detect.c
+PARTS = ("formats", "kernels", "kernels/scalar")  # of csrc, besides the tiers and cpu/detect.c
 PAGE = 4096
 _HEAD, _ARRAY = struct.Struct("<16sq12q2f"), struct.Struct("<qq")
 
@@ -43,16 +43,16 @@ def tier(name: str) -> setup.Isa:
     return next(t for t in setup.TIERS if t.name == name)
 
 
-def compile_all(sources: Sequence[Path], folder: Path, isa: setup.Isa) -> list[Path]:
+def compile_all(sources: Sequence[Path], folder: Path, isas: Sequence[setup.Isa]) -> list[Path]:
     """Compiles files of csrc with the flags of setup.py -> objects; a warning is an error."""
     folder.mkdir(parents=True, exist_ok=True)
     compiler = need(COMPILER)
-    stack = setup.stack_flags([compiler], [])
+    stack, defines = setup.stack_flags([compiler], []), [isa.define for isa in isas]
 
     def work(source: Path) -> Path:
-        own = shlex.split(isa.flags) if source.parent.name == isa.name else []
+        own = [flag for isa in isas if source.parent.name == isa.name for flag in shlex.split(isa.flags)]
         target = folder / ("_".join(source.relative_to(ROOT).with_suffix("").parts) + ".o")
-        command = [compiler, *setup.COMMON, *setup.openmp(), *setup.WARNINGS, *stack, "-Werror", isa.define, *own,
+        command = [compiler, *setup.COMMON, *setup.openmp(), *setup.WARNINGS, *stack, "-Werror", *defines, *own,
                    f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(target)]  # fmt: skip
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
@@ -62,11 +62,13 @@ def compile_all(sources: Sequence[Path], folder: Path, isa: setup.Isa) -> list[P
         return list(pool.map(work, sources))
 
 
-def build(folder: Path, isa: setup.Isa) -> Path:
-    """Builds serve.c with the scalar kernels and those of the tier, statically linked."""
+def build(folder: Path, isas: Sequence[setup.Isa]) -> Path:
+    """Builds serve.c with the scalar kernels and those of the tiers, statically linked."""
     csrc = ROOT / "csrc"
-    sources = [p for part in (*PARTS, f"kernels/{isa.name}") for p in sorted((csrc / part).glob("*.c"))]
-    objects = compile_all([*sources, csrc / "cpu/detect.c", ROOT / "tests/kernels/neon/serve.c"], folder, isa)
+    sources = [
+        p for part in (*PARTS, *(f"kernels/{isa.name}" for isa in isas)) for p in sorted((csrc / part).glob("*.c"))
+    ]
+    objects = compile_all([*sources, csrc / "cpu/detect.c", ROOT / "tests/kernels/neon/serve.c"], folder, isas)
     program = folder / "serve"
     subprocess.run([need(COMPILER), "-static", "-pthread", *map(str, objects), "-o", str(program)], check=True)
     return program

@@ -1,10 +1,11 @@
-"""The NEON tier on any Linux machine: the tests of all tiers, on kernels cross-compiled for aarch64 under qemu.
+"""The tiers of aarch64 on any Linux machine: the tests of all tiers, on kernels that are cross-compiled, under qemu.
 
 Runs with --qemu alone; needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user (Debian, Ubuntu).
 """
 
 from __future__ import annotations
 
+import subprocess
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,34 +16,57 @@ import pytest
 
 import setup
 from pellucid._kernels import weights
-from tests.kernels import guard, remote, test_attend, test_formats, test_matmul, test_recurrent, test_rows, test_vocab
+from tests.kernels import (
+    cases,
+    guard,
+    remote,
+    test_attend,
+    test_formats,
+    test_matmul,
+    test_recurrent,
+    test_rows,
+    test_vocab,
+)
 from tests.kernels.remote import Machine
 
 pytestmark = [pytest.mark.qemu, pytest.mark.usefixtures("diverted")]
-NEON = remote.tier("neon")
+TIERS = [remote.tier("neon"), remote.tier("i8mm")]
+MODULES = (test_formats, test_matmul, test_rows, test_recurrent, test_vocab, test_attend)
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    running = Machine(remote.build(tmp_path_factory.mktemp("neon"), NEON), NEON.name)
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return remote.build(tmp_path_factory.mktemp("aarch64"), TIERS)
+
+
+@pytest.fixture(scope="module")
+def machines(program: Path) -> Iterator[dict[str, Machine]]:
+    running = {tier.name: Machine(program, tier.name) for tier in TIERS}
     yield running
-    running.close()
+    for one in running.values():
+        one.close()
+
+
+@pytest.fixture(params=[tier.name for tier in TIERS])
+def machine(request: pytest.FixtureRequest, machines: dict[str, Machine]) -> Machine:
+    return machines[request.param]
 
 
 @pytest.fixture(scope="module")
-def diverted(machine: Machine) -> Iterator[None]:
-    """During the tests of this module, isa "neon" is run by the emulated machine."""
+def diverted(machines: dict[str, Machine]) -> Iterator[None]:
+    """During the tests of this module, these tiers are run by the emulated machines."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name, function in machine.patches():
-            patch.setattr(module, name, function)
+        for running in machines.values():
+            for module, name, function in running.patches():
+                patch.setattr(module, name, function)
         yield
 
 
-def on_neon(test: Callable[..., Any]) -> Callable[..., Any]:
-    """The test with "neon" as its only `isa`."""
+def elsewhere(test: Callable[..., Any], isas: list[str]) -> Callable[..., Any]:
+    """The test with these values of `isa` only."""
     copy = types.FunctionType(test.__code__, test.__globals__, test.__name__, test.__defaults__, test.__closure__)
     marks = [
-        pytest.mark.parametrize("isa", ["neon"]).mark if mark.name == "parametrize" and mark.args[0] == "isa" else mark
+        pytest.mark.parametrize("isa", isas).mark if mark.name == "parametrize" and mark.args[0] == "isa" else mark
         for mark in getattr(test, "pytestmark", [])
     ]
     copy.pytestmark = marks  # type: ignore[attr-defined]
@@ -50,13 +74,14 @@ def on_neon(test: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def tier_tests() -> dict[str, Callable[..., Any]]:
-    """Unique name -> test, for every kernel test that takes an `isa`."""
+    """Unique name -> test, for every kernel test that takes an `isa`. i8mm has products of its own alone."""
     found = {}
-    for module in (test_formats, test_matmul, test_rows, test_recurrent, test_vocab, test_attend):
+    for module in MODULES:
         area = module.__name__.rpartition("test_")[2]
+        isas = ["neon", "i8mm"] if module is test_matmul else ["neon"]
         for name, test in vars(module).items():
             if name.startswith("test_") and "isa" in test.__code__.co_varnames[: test.__code__.co_argcount]:
-                found[f"test_{area}_{name.removeprefix('test_')}"] = on_neon(test)
+                found[f"test_{area}_{name.removeprefix('test_')}"] = elsewhere(test, isas)
     return found
 
 
@@ -67,19 +92,36 @@ def test_tests_are_found() -> None:
     assert len(tier_tests()) >= 35
 
 
-def test_the_machine_has_the_neon_kernels(machine: Machine) -> None:
+def test_the_machine_has_the_kernels(machine: Machine) -> None:
     name = np.zeros(16, np.uint8)
     machine.call("isa", [], [], [name], [0])
-    assert name.tobytes().rstrip(b"\0") == b"neon"
+    assert name.tobytes().rstrip(b"\0").decode() == machine.isa
+
+
+def test_a_processor_without_i8mm(program: Path) -> None:
+    """The program ends at once where it is asked for a tier that the processor lacks."""
+    for isa, runs in (("neon", True), ("i8mm", False)):
+        command = [remote.need(remote.EMULATOR), "-cpu", "neoverse-n1", str(program), isa]
+        assert (subprocess.run(command, input=b"", capture_output=True).returncode == 0) == runs
+
+
+@pytest.mark.parametrize("terms", [1, 2])
+@pytest.mark.parametrize("name", cases.INTEGER)
+def test_every_number_of_rows_has_the_bits_of_neon(name: str, terms: int) -> None:
+    """Pairs of rows, and a row that is left over, in one and in two panels."""
+    for n in range(1, 19):
+        case, acts = test_matmul.Case(name, 19, n, 512), cases.acts(name, n, 512, terms=terms)
+        found = [test_matmul.product(isa, case, acts.forms).tobytes() for isa in ("neon", "i8mm")]
+        assert found[0] == found[1], n
 
 
 def test_a_kernel_that_leaves_its_arrays_is_caught(machine: Machine) -> None:
     x = np.ones(64, np.float32)
-    with pytest.raises(RuntimeError, match="add on neon ended the program"):
+    with pytest.raises(RuntimeError, match=f"add on {machine.isa} ended the program"):
         machine.call("add", [64], [], [x, x[:32], x.copy()], [2])
     packed, out = guard.at_start(np.ones(2048, np.uint8)), np.ones((1, 64), np.float32)
     machine._matmul("F32", packed, 32, 16, x=x[None, :16], tile0=0, tile1=1, out=out[:, 16:48])
-    with pytest.raises(RuntimeError, match="matmul on neon ended the program"):
+    with pytest.raises(RuntimeError, match=f"matmul on {machine.isa} ended the program"):
         machine._matmul("F32", packed, 32, 16, x=x[None, :16], tile0=-1, tile1=0, out=out[:, 16:48])
     assert machine._add(x, x)[63] == 2
 
@@ -103,10 +145,12 @@ def test_peaks_read_all_and_count_their_operations(machine: Machine) -> None:
     data, found = np.random.default_rng(0).integers(0, 2**63, 640, np.uint64), np.zeros(1, np.uint64)
     machine.call("peak_read", [data.nbytes], [], [data, found], [1])
     assert found[0] == np.bitwise_xor.reduce(data)
-    for op, lanes in (("peak_i8", 2 * 16), ("peak_f32", 2 * 4)):  # a product is two operations; 16 chains
+    products = {"neon": 16, "i8mm": 32}[machine.isa]
+    for op, lanes in (("peak_i8", 2 * products), ("peak_f32", 2 * 4)):  # a product is two operations; 16 chains
         assert round(machine.call(op, [1000], [], [], [])) == 1000 * 16 * lanes
 
 
 def test_all_of_csrc_compiles_for_aarch64_without_a_warning(tmp_path: Path) -> None:
-    sources = [p for part in (*setup.BASELINE, "kernels/neon") for p in (remote.ROOT / "csrc" / part).glob("*.c")]
-    assert len(remote.compile_all(sources, tmp_path, NEON)) == len(sources) > 30
+    parts = (*setup.BASELINE, *(f"kernels/{tier.name}" for tier in TIERS))
+    sources = [p for part in parts for p in (remote.ROOT / "csrc" / part).glob("*.c")]
+    assert len(remote.compile_all(sources, tmp_path, TIERS)) == len(sources) > 30
