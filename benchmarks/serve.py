@@ -200,7 +200,8 @@ def markdown(doc: dict[str, Any]) -> str:
     names = doc["servers"]
     lines = [
         f"**{doc['file']}**, {doc['date']}, commit {doc['commit']}: {doc['cpu']}, {doc['threads']} threads, "
-        f"{doc['isa']}; {doc['prompt']} tokens in, {doc['new']} out, streamed, medians of {doc['repeat']}.",
+        f"{doc['isa']}.",
+        f"{doc['prompt']} tokens in, {doc['new']} out, streamed, medians of {doc['repeat']}.",
         "",
         *([] if doc["busy_cores"] < QUIET else [BUSY.format(doc["busy_cores"]), ""]),
         "| clients | "

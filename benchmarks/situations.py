@@ -182,9 +182,9 @@ def measure(a: argparse.Namespace, path: Path, vocab: int) -> dict[str, dict[str
 
 def markdown(doc: dict[str, Any]) -> str:
     lines = [
-        f"**{doc['file']}**, {doc['date']}, commit {doc['commit']}: {doc['cpu']}, {doc['threads']} threads; "
+        f"**{doc['file']}**, {doc['date']}, commit {doc['commit']}: {doc['cpu']}, {doc['threads']} threads.",
         f"{doc['long']} tokens, {doc['streams']} streams, max_gap {doc['max_gap']:g} s, {doc['queue']} requests that "
-        f"wait; medians of {doc['repeat']}, {doc['busy_cores']:.1f} cores busy before."
+        f"wait; medians of {doc['repeat']}, {doc['busy_cores']:.1f} cores busy before.",
     ]
     for situation, servers in doc["found"].items():
         names = list(servers)
