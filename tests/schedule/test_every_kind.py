@@ -16,7 +16,7 @@ from pellucid import Model
 from pellucid.schedule import run, speculation
 from tests.families.case import Case, load_golden, write_folder
 from tests.families.cases import CASES
-from tests.schedule.mixed import OPTIONS, Asked, alone, ids_requests, together
+from tests.schedule.mixed import OPTIONS, Asked, alone, ids_requests, talks, together
 
 KINDS = [case for case in CASES if case.auto == "AutoModelForCausalLM"]
 GAPS = (0.0, 0.02, 0.1, 1.0)
@@ -142,17 +142,23 @@ def test_smollm2(
 
 
 @pytest.fixture(scope="module")
-def gemma3_alone(gemma3: Path, requests: list[Asked]) -> list[Any]:
+def texts(requests: list[Asked]) -> list[Asked]:
+    """Without conversations, for which a base model has no template."""
+    return [one for one in requests if not talks(one[0])]
+
+
+@pytest.fixture(scope="module")
+def gemma3_alone(gemma3: Path, texts: list[Asked]) -> list[Any]:
     with Model.load(gemma3, threads=2) as model:
-        return alone(model, requests)
+        return alone(model, texts)
 
 
 @pytest.mark.gemma
 @pytest.mark.parametrize("setting", REAL)
 def test_gemma3(
-    gemma3: Path, requests: list[Asked], gemma3_alone: list[Any], setting: str, monkeypatch: pytest.MonkeyPatch
+    gemma3: Path, texts: list[Asked], gemma3_alone: list[Any], setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_real(gemma3, requests, gemma3_alone, setting, monkeypatch)
+    check_real(gemma3, texts, gemma3_alone, setting, monkeypatch)
 
 
 def check_real(
