@@ -204,7 +204,7 @@ def test_slow_bodies_beside_a_stream(lone: Model) -> None:
 
 
 def test_a_reader_of_a_byte_at_a_time(lone: Model) -> None:
-    """It gets all of its text, in whatever pieces, and others are not held up."""
+    """It gets all of its text, perhaps several tokens in an event, and others are not held up."""
     body = {"prompt": "Once", "max_tokens": 30, "ignore_eos": True, "stream": True, "seed": 1}
     with running(lone, send_buffer=4096, stalled_seconds=5) as server:
         expected = server.exchange(request(body, more=CLOSE))

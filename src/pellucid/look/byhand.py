@@ -21,9 +21,9 @@ PROMOTED = 3  # tokens that a head's output raises most
 
 
 class ByHand:
-    """Collects, layer by layer, arrays of all heads: queries, scores before softmax, the log of the
-    sum of their exponentials (with a sink's), the keys of the FOUND tokens with
-    the highest ones, the heads' outputs, and the tokens whose logits these raise most."""
+    """Collects, layer by layer, arrays of all heads: queries, scores before softmax, the log of the sum of their
+    exponentials (with a sink's), the keys of the FOUND tokens with the highest ones, the heads' outputs, and the tokens
+    whose logits these raise most."""
 
     def __init__(self, turns: Turns, places: Places, position: int, n_heads: int) -> None:
         self._turns, self._engine, self._places, self.position = turns, turns.engine, places, position

@@ -18,7 +18,8 @@ Floats = npt.NDArray[np.float32]
 
 
 class Gates:
-    """Computes it from what the units read, by an engine whose plan has an operation for it."""
+    """Computes it from what the units read, by an engine whose plan has an operation for it. Its passes take turns, but
+    as they hold no memory of the cache it is no call beside the trace's, for which it would have to wait."""
 
     def __init__(self, core: Core, cancel: Callable[[], bool] | None) -> None:
         engine = core.open()
