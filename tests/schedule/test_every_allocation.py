@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from pellucid import Model
 from pellucid.errors import BatchError, ContextFullError, OutOfMemoryError
+from pellucid.schedule.caller import Work
+from pellucid.schedule.turns import Turns
 from tests.engine import models
 from tests.families.case import load_golden, write_gguf
 from tests.families.cases import BY_NAME
@@ -99,6 +102,33 @@ def test_every_limit(path: Path, cache: bool) -> None:
             assert (stats.cache_bytes_used, stats.running, stats.waiting) == (0, 0, 0)
 
 
+def test_what_fits_does_not_depend_on_the_rows_of_a_pass(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside others, or after what was computed before, a pass has fewer rows, for which a window keeps less."""
+    step, rows, asked = page(path), Turns.rows, Work.__init__
+
+    def row_by_row(work: Work, *given: Any, **options: Any) -> None:
+        asked(work, *given, **options)
+        work.most = 1
+
+    names = "generate", "several", "submit", "score", "logits", "embed"
+    fits: list[list[set[str]]] = []
+    while not fits or fits[-1] != [{*names}, {*names}]:
+        assert len(fits) < 200
+        fits.append([])
+        for few in (False, True):
+            with monkeypatch.context() as patch:
+                if few:
+                    patch.setattr(Turns, "rows", lambda *given, **options: min(rows(*given, **options), 1))
+                    patch.setattr(Work, "__init__", row_by_row)
+                found = set()
+                for name in names:
+                    with Model.load(path, threads=1, cache_bytes=len(fits) * step) as model, suppress(*LACKS):
+                        CALLS[name](model)
+                        found.add(name)
+            fits[-1].append(found)
+    assert all(one == other for one, other in fits), fits
+
+
 def test_together_under_every_limit(path: Path) -> None:
     """What fits alone fits beside the others."""
     step = page(path)
@@ -122,6 +152,6 @@ def test_together_under_every_limit(path: Path) -> None:
 
             for _ in range(2):
                 found = dict(zip(alone, threads.map(ask, alone), strict=True))
-                wrong = [name for name in alone if found[name] != alone[name]]
+                wrong = {name: (alone[name], found[name]) for name in alone if found[name] != alone[name]}
                 assert not wrong, (pages, wrong)
             assert model.stats().cache_bytes_used == 0

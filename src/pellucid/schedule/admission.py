@@ -284,7 +284,7 @@ class Requests:
         if job.sequence.length >= job.begun + len(job.drawn):
             # Computed by a pass whose driver was interrupted before it had the result.
             job.sequence.rewind(job.begun + len(job.drawn) - 1)
-        return job.rows()
+        return min(job.rows(), work.most)
 
     def _want(self, work: Work) -> Want | None:
         rows = self._wants(work)

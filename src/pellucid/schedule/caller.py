@@ -121,6 +121,7 @@ class Work:
         "holds",
         "job",
         "key",
+        "most",
         "number",
         "paused",
         "paused_at",
@@ -167,6 +168,7 @@ class Work:
         self.admitted = -math.inf  # when it began again after it was given up
         self.paused, self.paused_at = 0.0, 0.0  # seconds that it was given up for, and since when it is
         self.cached = 0  # tokens of the prompt that were found computed
+        self.most = 1 << 30  # rows of a pass: fewer after it lacked memory with more
         self.unread = 0  # pieces that were made of its results, and that its reader has not taken
         self.rows = 0  # computed
         self.told = 0  # results that its caller knows of

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from pellucid.core import Core
-from pellucid.errors import ClosedError, ContextFullError
+from pellucid.errors import ClosedError, ContextFullError, OutOfMemoryError
 
 __all__ = ["MOST_TOGETHER", "Room", "cache_bytes_used"]
 
@@ -45,6 +45,30 @@ class Room:
             return 0
         some = self.need(max(lengths), rows) + self.need(min(rows, sum(lengths)), rows)
         return some + min(len(lengths), MOST_TOGETHER) * self.need(1)
+
+    def check_call(self, lengths: Sequence[int]) -> None:
+        """Raises OutOfMemoryError where a sequence of a call exceeds the limit by itself in passes of few rows, for
+        beside others it may get no more. The row of a last token may not be needed."""
+        tokens = max(lengths, default=1) - 1
+        if self.limit is not None and self.need(tokens) > self.limit:
+            raise OutOfMemoryError(
+                f"the cache is full: cache_bytes={self.limit} has no room for {tokens} tokens", needed=self.need(tokens)
+            )
+
+    def fewer(self, depth: int, rows: int) -> int:
+        """Rows of a pass that may fit where one of so many does not, for a sequence of `depth` tokens; `rows`: none
+        does. A window keeps what the rows of a pass see, so a pass of fewer needs less."""
+        passed = any(group.window and depth + rows > group.window for group in self._caches)
+        return rows // 2 if passed and rows > 1 else rows
+
+    def rows(self, depth: int, rows: int) -> int:
+        """How many of so many rows a pass may have to fit by itself."""
+        while self.limit is not None and self.need(depth + rows, rows + 63) > self.limit:  # it may begin in a page
+            fewer = self.fewer(depth, rows)
+            if fewer == rows:
+                break
+            rows = fewer
+        return rows
 
     def free(self) -> int:
         """Bytes that sequences may still take, beside those of the model's views."""

@@ -373,6 +373,12 @@ class Scheduler(Seat):
             freed = self._holders.free(self._running, batch=batch)
             if isinstance(freed, Work):
                 self._pause(freed)
+        if freed is Freed.NOTHING and self.room is not None and len(batch.entries) == 1:
+            work = batch.entries[0][0]
+            fewer: int = self.room.fewer(work.job.sequence.length, batch.rows)
+            if fewer < batch.rows:
+                work.most = fewer
+                return True
         if freed is Freed.SOON:
             time.sleep(SOON)
         return freed is not Freed.NOTHING

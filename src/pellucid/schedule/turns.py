@@ -60,7 +60,10 @@ class Turns:
         self._scheduler = scheduler = of(core)
         self.caller = Caller(cancel, 1 << 30, scheduler.new_event)
         self.caller.thread = threading.get_ident()
-        self.most = 0 if scheduler.room is None else scheduler.room.most(lengths, self.max_rows)
+        self.most = 0
+        if scheduler.room is not None:
+            scheduler.room.check_call(lengths)
+            self.most = scheduler.room.most(lengths, self.max_rows)
         self._sequences: dict[int, _engine.Sequence] = {}
 
     def __enter__(self) -> Self:
@@ -106,6 +109,9 @@ class Turns:
     def rows(self, most: int, depth: int = 0, *, part: bool = False) -> int:
         """How many of so many rows the next pass may have. depth: tokens that their sequence holds. part: whether it is
         a pass over a part of the plan."""
+        room = self._scheduler.room
+        if room is not None:
+            most = room.rows(depth, most)
         return self._scheduler.beside(most, depth, self._kind(part))
 
     def _kind(self, part: bool) -> str:
