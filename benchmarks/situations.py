@@ -9,6 +9,9 @@
   how much of the first prompt the server found computed.
 - keys (`pellucid serve` alone): one key's client has --queue requests waiting, then another key's client sends one: the
   seconds to its first token, those alone, and those of one pass, by the gaps of the others.
+- idle: --streams clients get tokens while --idle connections are open of which nothing more comes: a third silent, a
+  third with half a head, a third sending a body a byte a second: the gaps between the streams' tokens, relative to
+  those without these connections.
 
 Each is repeated with new random ids, the servers in turns; the table has medians.
 """
@@ -63,6 +66,12 @@ class Clients:
         """Seconds to the first token of an answer of one or two."""
         answer = await self.ask(ids, 2, **options)
         return answer.events[0] - answer.sent
+
+    async def gaps(self, streams: int, new: int) -> list[float]:
+        """Those between the tokens of so many streams at once, once each has SETTLED tokens."""
+        answers = await asyncio.gather(*(self.ask(self.ids(SHORT), new) for _ in range(streams)))
+        begun = max(one.events[min(SETTLED, len(one.events) - 1)] for one in answers)
+        return [y - x for one in answers for x, y in zip(one.events, one.events[1:]) if x >= begun]
 
     async def among(self, prompts: list[list[int]], new: int, begun: int, then: Callable[[], Awaitable[Answer]],
                     **options: Any) -> tuple[Answer, list[float]]:  # fmt: skip
@@ -133,7 +142,37 @@ async def keys(clients: Clients, a: argparse.Namespace) -> Found:
     }
 
 
-SITUATIONS = {"beside": beside, "turn": turn, "keys": keys}
+async def idle(clients: Clients, a: argparse.Namespace) -> Found:
+    alone = await clients.gaps(a.streams, a.new)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{clients.port}\r\nContent-Type: application/json\r\n"
+    begun = [b"", head[: len(head) // 2].encode(), f"{head}Content-Length: 100000\r\n\r\n".encode()]
+    writers = []
+    try:
+        for i in range(a.idle):
+            _, writer = await asyncio.open_connection("127.0.0.1", clients.port)
+            writers.append(writer)
+            writer.write(begun[i % 3])
+
+        async def trickle() -> None:
+            while True:
+                for writer in writers[2::3]:
+                    writer.write(b" ")
+                await asyncio.sleep(1)
+
+        slow = asyncio.create_task(trickle())
+        try:
+            beside = await clients.gaps(a.streams, a.new)
+        finally:
+            slow.cancel()
+    finally:
+        for writer in writers:
+            writer.close()
+    found = {f"gap {name} alone (s)": percentile(alone, p) for name, p in (("p50", 0.5), ("p99", 0.99))}
+    found |= {f"gap {name} beside (s)": percentile(beside, p) for name, p in (("p50", 0.5), ("p99", 0.99))}
+    return found | {"p99 beside / alone": percentile(beside, 0.99) / percentile(alone, 0.99)}
+
+
+SITUATIONS = {"beside": beside, "turn": turn, "keys": keys, "idle": idle}
 
 
 def command(name: str, program: str, path: Path, port: int, a: argparse.Namespace, key_file: Path | None) -> list[str]:
@@ -206,10 +245,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     about.add_argument("--prompt", type=int, default=256, help="tokens of the prompts of clients with keys")
     about.add_argument("--new", type=int, default=128, help="tokens of the first key's answers")
     about.add_argument("--queue", type=int, default=100, help="requests of the first key")
+    about.add_argument("--idle", type=int, default=600, help="connections of which nothing more comes")
     about.add_argument("--max-gap", type=float, default=0.1, metavar="SECONDS")
     a = about.parse_args(arguments)
     a.only = a.only or list(SITUATIONS)
-    check(about, a, "streams", "long", "prompt", "queue")
+    check(about, a, "streams", "long", "prompt", "queue", "idle")
     if a.new <= SETTLED:
         about.error(f"--new {a.new}: expected more than {SETTLED}")
     if not a.max_gap > 0:

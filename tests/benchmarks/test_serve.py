@@ -117,13 +117,29 @@ def test_wrong_arguments(wrong: list[str], capsys: pytest.CaptureFixture[str]) -
 def test_situations(smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each with few tokens: what there is to tell is there, and the second turn finds the first one."""
     out = tmp_path / "out.json"
-    sizes = ["--long", "200", "--streams", "2", "--queue", "3", "--prompt", "8", "--new", "16", "--repeat", "1"]
+    sizes = [
+        "--long",
+        "200",
+        "--streams",
+        "2",
+        "--queue",
+        "3",
+        "--prompt",
+        "8",
+        "--new",
+        "16",
+        "--repeat",
+        "1",
+        "--idle",
+        "9",
+    ]
     situations.main([str(smollm2), *sizes, "--json", str(out)])
     found = {name: servers["pellucid"][0] for name, servers in json.loads(out.read_text())["found"].items()}
-    assert found.keys() == {"beside", "turn", "keys"}
+    assert found.keys() == {"beside", "turn", "keys", "idle"}
     assert found["beside"]["gap p99 (s)"] >= found["beside"]["gap p50 (s)"] > 0
     assert found["beside"]["beside / alone"] > 0 and found["keys"]["relative to 2 x alone + a pass"] > 0
     assert 0.98 <= found["turn"]["found"] <= 1
+    assert found["idle"]["gap p99 beside (s)"] > 0 and found["idle"]["p99 beside / alone"] > 0
     assert "| second / first |" in capsys.readouterr().out
 
 
