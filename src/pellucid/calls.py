@@ -219,6 +219,8 @@ class Calls:
             list of them where n is more than 1.
         priority: those with a lower number begin first, and keep their memory where it is short.
         key: of whom the request is. Of one priority, the key whose requests had the fewest tokens computed comes first.
+            One request of each key can run, however many of others do; where memory is short, one of the key that has
+            most is given up for it, and computed again.
         timeout: seconds after which it ends, with the finish reason "cancelled".
         ahead: how many tokens it may be ahead of its reader, by default 32; then it waits.
         cache_salt: requests with different ones share nothing in the prefix cache.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pellucid import Model
 from pellucid.schedule.caller import Caller, Work
+from pellucid.schedule.run import of as scheduler_of
 from pellucid.schedule.scheduler import Scheduler
 from pellucid.schedule.turns import Turns
 from tests.engine import models
@@ -55,7 +57,35 @@ def test_lower_priorities_come_first() -> None:
 
 def test_a_key_with_many_requests_does_not_hold_up_another() -> None:
     works = [*(work(i, key="many") for i in range(1, 6)), work(9, key="one")]
-    assert [first for (first,) in run(works, sequences=1)][:2] == [1, 9]
+    assert run(works, sequences=1)[0] == [1, 9]
+
+
+def test_each_key_has_a_request_that_runs() -> None:
+    """However many run of another, all of which go on."""
+    many = [Work(FakeJob([i], 9), Caller(None, 1 << 30), key="many") for i in (1, 2, 3)]
+    engine = Engine()
+    scheduler = Scheduler(lambda: engine, FakeSequence, sequences=2)
+    for one in many:
+        scheduler.submit(one)
+    scheduler.wait(many[0].caller)
+    other = [work(8, key="one"), work(9, key="one")]
+    for one in other:
+        scheduler.submit(one)
+    scheduler.wait(other[0].caller)
+    assert engine.passes == [[1, 2], [1, 2, 8]]
+
+
+def test_rows_of_prompts_go_to_the_key_that_had_the_least() -> None:
+    engine = Engine()
+    scheduler = Scheduler(lambda: engine, FakeSequence)
+    many = [Work(FakeJob([i] * 60, 1), Caller(None, 1 << 30), key="many") for i in range(1, 6)]
+    for one in many:
+        scheduler.submit(one)
+    scheduler.wait(many[0].caller)
+    other = Work(FakeJob([9] * 60, 1), Caller(None, 1 << 30), key="one")
+    scheduler.submit(other)
+    scheduler.wait(other.caller)
+    assert [9 in one for one in engine.passes] == [False, False, False, True]  # they had equally much when it came
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -65,7 +95,7 @@ def test_keys_that_are_gone_are_forgotten(beside: bool) -> None:
     if beside:
         scheduler.submit(work(1, key="stays", ahead=0))  # its reader reads nothing
     greedy = 0, "greedy"
-    scheduler._served[greedy] = 10**6
+    scheduler._served.add(greedy, 10**6)
     for i in range(5000):
         one = work(1, key=str(i))
         scheduler.submit(one)
@@ -110,3 +140,24 @@ def test_short_passes_change_no_bit(
         context.append(ids)
         found = model.logits(ids), model.score(ids), context.logits()
         assert (found[0] == expected[0]).all() and found[1] == expected[1] and (found[2] == expected[2]).all()
+
+
+@pytest.mark.parametrize("kv", ["f32", "int8"])
+def test_a_key_gets_memory_that_another_holds(kv: str, tmp_path: Path) -> None:
+    """Its first request does not wait until one of the other's ends, and no result is another for that."""
+    long: dict[str, Any] = {"max_tokens": 40, "temperature": 0, "ignore_eos": True, "speculate": False}
+    prompts = [[1 + (i + n) % 40 for i in range(70)] for n in range(6)]
+    path = models.write(tmp_path, "llama_gqa")
+    with Model.load(path, threads=1, kv=kv) as model:
+        expected = [model.generate(ids, **long).ids for ids in prompts]
+        mine = model.generate(prompts[0][:30], max_tokens=2, temperature=0).ids
+        room = scheduler_of(model.core).room
+        limit = 3 * room.need(110) + 1
+    with Model.load(path, threads=1, kv=kv, cache_bytes=limit) as model:
+        scheduler = scheduler_of(model.core)
+        many = [model.submit(ids, key="many", ahead=100, **long) for ids in prompts]
+        next(iter(many[0]))
+        one = model.submit(prompts[0][:30], key="one", max_tokens=2, temperature=0)
+        assert one.result().ids == mine
+        assert scheduler.preemptions and max(len(request._works[0].job.drawn) for request in many) < 40
+        assert [request.result().ids for request in many] == expected

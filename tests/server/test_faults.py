@@ -16,6 +16,7 @@ import pytest
 from pellucid import Model, Request, _engine
 from pellucid.look.score import score
 from pellucid.server import generate
+from pellucid.server.access import ANYONE
 from tests.server.sockets import Running, request, reset, rest, running
 
 CLOSE = "Connection: close\r\n"
@@ -250,7 +251,7 @@ def test_a_request_whose_time_is_up(lone: Model) -> None:
         answer = server.exchange(request({**body, "stream": True}, more=CLOSE))
         assert b" 200 OK" in answer and b'data: {"error":' in answer and b'"code":"timeout"' in answer
         assert b"[DONE]" not in answer
-        other = lone.submit("Once", ignore_eos=True, max_tokens=1500, n=8, ahead=10**6)
+        other = lone.submit("Once", key=ANYONE.name, ignore_eos=True, max_tokens=1500, n=8, ahead=10**6)
         answer = server.exchange(request({**body, "stream": True}, more=CLOSE))  # it waits until then
         assert b" 504 " in answer and b'"code":"timeout"' in answer
         assert not other.done

@@ -16,6 +16,7 @@ from tests.server.sockets import Running, request, reset, rest, running
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CLOSE = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 SMALL = {"prompt": "Hello", "max_tokens": 2, "temperature": 0}
+HALF = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
 LONG = {"prompt": "Hello", "ignore_eos": True, "stream": True}
 
 
@@ -182,8 +183,12 @@ def test_http_1_0(server: Running) -> None:
 
 
 def test_most_connections(model: Model) -> None:
+    """Where all are being answered, a new one is refused."""
     with running(model, connections=3, header_seconds=5) as server:
-        held = [server.connect() for _ in range(3)]
+        held = [server.connect(receive_buffer=4096) for _ in range(3)]
+        for connection in held:
+            connection.sendall(request(LONG))
+            assert connection.recv(1) == b"H"
         server.until(lambda: statuses(server.exchange(CLOSE)) == [503])
         answer = server.exchange(CLOSE)
         assert code(answer) == "too_many_connections" and b"Retry-After" in answer
@@ -191,6 +196,31 @@ def test_most_connections(model: Model) -> None:
         server.until(lambda: statuses(server.exchange(CLOSE)) == [200])
         for connection in held:
             connection.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/comp", HALF], ids=["nothing", "half a header", "half a body"])
+def test_silent_connections_keep_nobody_away(model: Model, sent: bytes) -> None:
+    """Those that wait for their client give way, the longest silent first; one that is being answered does not."""
+    with running(model, connections=4) as server, server.connect() as answered:
+        answered.sendall(request(LONG))
+        assert answered.recv(1) == b"H"
+        held = []
+        for _ in range(6):
+            held.append(server.connect())
+            held[-1].sendall(sent)
+        for connection in held[:3]:
+            assert code(rest(connection)) == "too_many_connections"
+        assert statuses(server.exchange(CLOSE)) == [200]
+        assert answered.recv(1)
+        for connection in held:
+            connection.close()
+
+
+def test_a_connection_kept_open_gives_way(model: Model) -> None:
+    with running(model, connections=1) as server, server.connect() as kept:
+        kept.sendall(request({"prompt": "Hello", "max_tokens": 2}))
+        assert kept.recv(1) == b"H"
+        server.until(lambda: statuses(server.exchange(CLOSE)) == [200])
 
 
 # ---- clients that stall or leave ------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,14 +13,14 @@ from pellucid.errors import OutOfMemoryError, QueueFullError
 from pellucid.schedule.batch import Batch
 from pellucid.schedule.caller import Caller, Work
 from pellucid.schedule.cost import Cost
+from pellucid.schedule.fairness import Served
 from pellucid.schedule.locks import Guard, Signal
-from pellucid.schedule.memory import Call, Holders, drop
+from pellucid.schedule.memory import Call, Holders, drop, keeps
 from pellucid.schedule.passes import Want
 from pellucid.schedule.reuse import Reuse
 
 __all__ = ["Requests"]
 
-MOST_KEYS = 1024  # whose rows are counted, unless more have requests
 TOGETHER = 1.0  # predicted seconds of a pass that several callers share: none can end it alone
 
 
@@ -55,9 +55,8 @@ class Requests:
         self.max_waiting = self.max_wait = math.inf  # requests; seconds of computing that the waiting prompts take
         self._cost = Cost()
         self._costs: dict[str, Cost] = {"prompt": self._cost}  # of the passes of calls, by their kind
-        self.prompt_tokens = self.generated = self.prefix_queries = self.prefix_hits = 0
-        self._served: dict[tuple[int, str], int] = {}  # rows, by priority and key
-        self._most_keys = MOST_KEYS
+        self.preemptions = self.prompt_tokens = self.generated = self.prefix_queries = self.prefix_hits = 0
+        self._served = Served()
         self._left: deque[tuple[list[Work], Callable[[], None] | None, bool]] = deque()
         self._clear()
 
@@ -78,22 +77,9 @@ class Requests:
     def submit(self, work: Work) -> None:
         """Adds a request. Its passes begin when its caller, or another, waits."""
         with self._lock:
-            if self._running or self._waiting:  # one that comes back has no credit for the time without requests
-                least = min(self._served.get(one.key, 0) for one in (*self._running, *self._waiting))
-                self._served[work.key] = max(self._served.get(work.key, 0), least)
+            self._served.came(work.key, (one.key for one in (*self._running, *self._waiting)))
             self._waiting.append(work)
-            if len(self._served) > self._most_keys:
-                self._forget()
         self.arrived()
-
-    def _forget(self) -> None:
-        """Of the keys without requests, keeps those that had the most rows."""
-        active = {one.key for one in (*self._running, *self._waiting)}
-        counts = list(self._served.items())  # who drives may add some meanwhile
-        gone = sorted((rows, key) for key, rows in counts if key not in active)
-        for _, key in gone[: max(len(gone) - MOST_KEYS // 2, 0)]:
-            del self._served[key]
-        self._most_keys = max(MOST_KEYS, 2 * len(self._served))
 
     def check_room(self, requests: int, tokens: int, key: str = "") -> None:
         """Raises QueueFullError where as many requests, of so many tokens in all, would have to wait longer than
@@ -231,6 +217,8 @@ class Requests:
         """The requests that want rows, the most urgent first, with those that can be admitted."""
         works, wants, callers = [], [], set()
         now = 0.0
+        if self._waiting and self._running:
+            self._make_way()
         for work in list(self._running):
             if work.deadline is not None:
                 now = now or time.monotonic()
@@ -244,16 +232,19 @@ class Requests:
                 callers.add(work.caller)
         if self._waiting:
             admitted = full = False
-            served = self._served
-            for work in sorted(self._waiting, key=lambda w: (w.priority, served.get(w.key, 0), w.number)):
+            names = {one.key[1] for one in self._running}
+            for work in self._next(names):
                 if work.deadline is not None and time.monotonic() > work.deadline:
                     self._expire(work, self._waiting)
-                elif self._crowded or len(works) >= self._sequences or (works and (self._short or full)):
+                elif self._crowded or (works and (self._short or full)):
                     continue
-                elif works and not self._fits(work):
+                elif len(works) >= self._sequences and work.key[1] in names:  # each key may have one
+                    continue
+                elif works and self._lacking(work) > 0:
                     full = True  # no later one passes it
                 elif self._admit(work):
                     admitted = True
+                    names.add(work.key[1])
                     want = self._want(work)
                     if want is not None:
                         works.append(work)
@@ -263,9 +254,47 @@ class Requests:
                 self._running.sort(key=Work.order)
                 pairs = sorted(zip(works, wants, strict=True), key=lambda pair: pair[0].order())
                 works, wants = [work for work, _ in pairs], [want for _, want in pairs]
+        if len({work.key[1] for work in works}) > 1:
+            served = (self._served[work.key] for work in works)
+            wants = [want._replace(served=rows) for want, rows in zip(wants, served, strict=True)]
         # At the end, for a request that waits for another makes a cut there.
         wants = [self._before_cut(work, want) for work, want in zip(works, wants, strict=True)]
         return works, wants, callers
+
+    def _next(self, names: set[str]) -> list[Work]:
+        """Those that wait, in the order in which they are admitted. names: of keys with requests that run."""
+        served = self._served
+        return sorted(self._waiting, key=lambda w: (w.priority, w.key[1] in names, served[w.key], w.number))
+
+    def _make_way(self) -> None:
+        """Gives up requests of the key that has most where that makes room for the first of another key, which would
+        wait for memory until one of them ends."""
+        count = Counter(one.key[1] for one in self._running)
+        work = self._next({*count})[0]
+        lacking = max(self._lacking(work), 1 if self._short else 0)
+        if work.key[1] in count or lacking <= 0:
+            return
+        name, n = count.most_common(1)[0]
+        given: list[Work] = []
+        for one in sorted(self._running, key=Work.order, reverse=True):
+            if lacking > 0 and len(given) < n - 1 and one.key[1] == name and one.priority >= work.priority:
+                if one.holds and not keeps(one):
+                    given.append(one)
+                    lacking -= self.room.need(one.job.soon())
+        if lacking <= 0:
+            for one in given:
+                drop(one)
+                self._pause(one)
+            self._short = False
+
+    def _pause(self, work: Work) -> None:
+        """A request was given up; it begins again when there is room."""
+        work.preempted += 1
+        work.paused_at = time.monotonic()
+        self.preemptions += 1
+        self._running.remove(work)
+        self._waiting.append(work)
+        self._short = True
 
     def _wants(self, work: Work) -> int:
         """How many rows a request could use."""
@@ -298,12 +327,12 @@ class Requests:
         cut = next((cut for cut in work.cuts if cut > n), None)
         return want if cut is None or cut - n >= want.rows else want._replace(rows=cut - n)
 
-    def _fits(self, work: Work) -> bool:
-        """Whether there is room for a request, its prompt and the tokens that it will soon have, beside what those that
-        run will soon need."""
+    def _lacking(self, work: Work) -> int:
+        """Bytes without which there is no room for a request, its prompt and the tokens that it will soon have, beside
+        what those that run will soon need. 0 or less: it fits."""
         room = self.room
         if room is None or room.limit is None:
-            return True
+            return 0
         free: int = room.free()
         if self.reuse is not None:
             free += self.reuse.bytes  # given up where memory is short
@@ -313,7 +342,7 @@ class Requests:
             free -= max(room.need(one.job.soon()) - room.need(held), 0)
         free -= sum(max(call.most - call.held(), 0) for call in self._holders.calls)
         needed: int = room.need(work.job.soon())
-        return needed <= free
+        return needed - free
 
     def _admit(self, work: Work) -> bool:
         """Gives a request its sequence. False: it waits for a prompt that another computes."""

@@ -15,7 +15,7 @@ from typing import Protocol
 from pellucid.schedule.batch import Batch
 from pellucid.schedule.caller import Caller, Shared, Work
 
-__all__ = ["SOON", "Call", "Freed", "Holders", "drop"]
+__all__ = ["SOON", "Call", "Freed", "Holders", "drop", "keeps"]
 
 MOST_PREEMPTIONS = 3
 BETWEEN = 1.0  # seconds after a preempted request began again
@@ -74,7 +74,7 @@ class Holders:
             return Freed.AGAIN  # removed when the pass is settled
         given = [work for work in running if work.holds and work not in mine[:1]]
         if given:
-            work = max(given, key=lambda work: (not _keeps(work), work.order()))
+            work = max(given, key=lambda work: (not keeps(work), work.order()))
             drop(work)
             return work
         held = [one for one in self.shared if one.sequence is not None]
@@ -95,7 +95,7 @@ class Holders:
         return Freed.NOTHING if alone else Freed.AGAIN
 
 
-def _keeps(work: Work) -> bool:
+def keeps(work: Work) -> bool:
     """Whether a request was given up so often, or so lately, that others go first."""
     return work.preempted >= MOST_PREEMPTIONS or time.monotonic() - work.admitted < BETWEEN
 

@@ -12,21 +12,22 @@ LEAST_PREFILL = 16  # rows of a prompt that a pass computes beside new tokens, h
 
 class Want(NamedTuple):
     """The rows that a request could use. fresh: whether it decodes, so that its text waits for this pass; call: the
-    number of its call, whose requests get at most `most` rows together."""
+    number of its call, whose requests get at most `most` rows together; served: rows that its key had."""
 
     rows: int
     fresh: bool
     call: int = 0
     most: int = 1 << 30
+    served: int = 0
 
 
 def shares(wants: Sequence[Want], room: int, prefill: int) -> list[int]:
     """The rows of each request in the next pass. wants: the oldest request first.
 
     room: the most rows of the pass; decoding requests get theirs first. prefill: the most rows for prompts where any
-    request decodes. Of these, the oldest prompt gets half, and the one that lacks least the other half: a short prompt
-    passes a long one, and the oldest takes at most twice as long as alone. What they do not need goes to the others,
-    the oldest first.
+    request decodes. Of these, the oldest prompt of the key that had the least gets half, and the one of that key that
+    lacks least the other half: a short prompt passes a long one, and the oldest takes at most twice as long as alone.
+    What they do not need goes to the others, in the order of what their keys had, the oldest first.
     """
     out = [0] * len(wants)
     left: dict[int, int] = {}
@@ -50,8 +51,9 @@ def shares(wants: Sequence[Want], room: int, prefill: int) -> list[int]:
         return out
     if len(prompts) < len(wants):
         room = min(room, prefill)
+    prompts.sort(key=lambda i: wants[i].served)
     oldest = prompts[0]
-    shortest = min(prompts, key=lambda i: wants[i].rows)
+    shortest = min((i for i in prompts if wants[i].served == wants[oldest].served), key=lambda i: wants[i].rows)
     room -= give(oldest, room if shortest == oldest else (room + 1) // 2)
     for i in (shortest, *prompts):
         room -= give(i, room)

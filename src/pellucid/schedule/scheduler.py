@@ -60,7 +60,7 @@ class Scheduler(Seat):
         self._open = open
         self.new_signal = signal
         self.forks = 0
-        self.passes = self.rows = self.preemptions = 0
+        self.passes = self.rows = 0
         self.pass_seconds = 0.0
         super().__init__(sequence, sequences, max_gap, reuse, lock, event, room, elsewhere)
         self._speculation = Speculation(self._cost, assistant)
@@ -359,7 +359,7 @@ class Scheduler(Seat):
                 self._cost.add(batch.rows, batch.deep, seconds)
             for (work, _), (_, part, _) in zip(batch.entries, batch.parts, strict=True):
                 work.rows += len(part)
-                self._served[work.key] = self._served.get(work.key, 0) + len(part)
+                self._served.add(work.key, len(part))
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         for caller in batch.callers:

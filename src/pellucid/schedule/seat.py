@@ -7,7 +7,6 @@ generation (turns.py) has the seat for one pass at a time. Where both wait, they
 from __future__ import annotations
 
 import threading
-import time
 
 from pellucid import _engine
 from pellucid.schedule.admission import Requests
@@ -118,12 +117,3 @@ class Seat(Requests):
         if self._driver is call.caller:  # interrupted while it left its seat
             self.leave_seat(call.caller, turn=True)
         self.arrived()
-
-    def _pause(self, work: Work) -> None:
-        """With the lock: a request was given up; it begins again when there is room."""
-        work.preempted += 1
-        work.paused_at = time.monotonic()
-        self.preemptions += 1
-        self._running.remove(work)
-        self._waiting.append(work)
-        self._short = True

@@ -3,7 +3,8 @@
 It stays HTTP/1.1: a request to change the protocol is answered as any other (Java's client begins with one).
 
 A header must come whole within its time and size, then the body within its time; a client that takes nothing of what
-was sent to it is dropped; there is a most of connections. The server asks every connection twice a second.
+was sent to it is dropped. There is a most of connections: a new one takes the place of the one whose client has been
+silent for longest, and is refused where every one is being answered. The server asks every connection twice a second.
 """
 
 from __future__ import annotations
@@ -72,6 +73,10 @@ class _Parser:
         return getattr(self._parser, name)
 
 
+def _full() -> Failure:
+    return busy(503, "too many connections", "too_many_connections", 5)
+
+
 class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is not installed
     """config: has `limits`, too."""
 
@@ -85,6 +90,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
         self.limits = config.limits
         now = time.monotonic()
         self._header_since: float | None = now  # a header is awaited, or incomplete
+        self._answered = now  # when the last answer was complete
         self._header_bytes = 0  # of an incomplete header, but for those that came with its first
         self._header_begins = False
         self._body_since: float | None = None  # a body is incomplete
@@ -96,8 +102,24 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(_Counting(cast(asyncio.Transport, transport)))
-        if len(self.connections) > self.limits.connections:
-            self._refuse(busy(503, "too many connections", "too_many_connections", 5))
+        if len(self.connections) > self.limits.connections and not self._make_room():
+            self._refuse(_full())
+
+    def _make_room(self) -> bool:
+        """Ends the connection whose client has been silent for longest -> whether there was any. One without a whole
+        header goes first, then one whose body is not whole."""
+        silent = {one: since for one in self.connections if one is not self and (since := one.silent()) is not None}
+        if silent:
+            min(silent, key=silent.__getitem__)._refuse(_full())
+        return bool(silent)
+
+    def silent(self) -> tuple[bool, float] | None:
+        """(whether it has a header, since when its client is awaited); None: it is being answered, or closes."""
+        if self._answering or self.transport.is_closing():
+            return None
+        if self._body_since is not None:
+            return True, self._body_since
+        return False, self._header_since or self._answered
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -176,6 +198,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._answered = time.monotonic()
         if self._header_since is not None:  # the next request's, which came while this one was answered
             self._header_since = time.monotonic()
         super().on_response_complete()
