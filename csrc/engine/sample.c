@@ -236,6 +236,12 @@ static double report_top(pl_candidates *c, const pl_sample_params *p, pl_sampled
     return log_sum;
 }
 
+/* Whether the mask acts before anything reads the logits, so that `top` is computed once, of what it leaves. */
+static int masked_first(const pl_sample_params *p, int vocab)
+{
+    return p->mask && p->n_bias <= 0 && p->n_logprobs < 0 && !acts(p, PL_PENALTIES, vocab) && !acts(p, PL_DRY, vocab);
+}
+
 int pl_sample(const pl_kernels *k, const pl_sample_params *p, float *logits, int vocab, uint64_t step, void *scratch,
               pl_sampled *out)
 {
@@ -255,7 +261,8 @@ int pl_sample(const pl_kernels *k, const pl_sample_params *p, float *logits, int
     out->logprob = 0;
     out->n_kept = 0;
     out->mirostat_mu = p->mirostat_mu;
-    if (pl_candidates_refresh(&c, want))
+    int late = masked_first(p, vocab);
+    if (!late && pl_candidates_refresh(&c, want))
         return PL_SAMPLE_LOGITS;
     if (p->n_logprobs >= 0) {
         log_sum = report_top(&c, p, out);
@@ -268,7 +275,7 @@ int pl_sample(const pl_kernels *k, const pl_sample_params *p, float *logits, int
             raw = memcpy(c.raw, logits, (size_t)vocab * sizeof *logits); /* else the drawn logit is unaltered */
     }
     if (run_steps(&c, p, want, step))
-        return PL_SAMPLE_OPTIONS;
+        return late && !(c.top < 0) ? PL_SAMPLE_LOGITS : PL_SAMPLE_OPTIONS; /* NaN or +inf; -inf: none is left */
     if (p->temperature > 0)
         draw(&c, p, step, out);
     else

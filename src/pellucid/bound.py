@@ -185,7 +185,7 @@ class Bound(Decided):
     def _go_on(self, ids: list[int]) -> None:
         matcher = self._matcher
         matcher.advance(ids)
-        while not matcher.complete and (more := matcher.forced()):
+        while more := matcher.forced():
             matcher.advance(more)
             ids = ids + more
         self.ids += ids

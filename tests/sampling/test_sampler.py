@@ -317,12 +317,13 @@ def test_rows_without_a_meaning_are_refused(isa: str, vocab: int, chosen: dict[s
     rng = np.random.default_rng(vocab)
     base = rng.standard_normal(vocab).astype(np.float32)
     one = sampling.Sampler(isa, vocab, **chosen)
+    masked = sampling.Sampler(isa, vocab, mask=np.ones(vocab, bool), **chosen)
     assert one.draw(base) >= 0
     for at in {0, vocab // 2, vocab - 1}:
         for bad in (np.nan, np.inf):
             x = base.copy()
             x[at] = bad
-            assert one.draw(x) == -1 and one.sample(x) is None
+            assert one.draw(x) == masked.draw(x) == -1 and one.sample(x) is None
     assert one.draw(np.full(vocab, -np.inf, np.float32)) == -1
     assert sampling.Sampler(isa, vocab, mask=np.zeros(vocab, bool), **chosen).draw(base) == -2
     assert sampling.Sampler(isa, vocab, bias={vocab - 1: np.inf}, **chosen).draw(base) == -2

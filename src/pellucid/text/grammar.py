@@ -14,7 +14,6 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,6 +86,7 @@ class Grammars:
             self._spelling.tokens.append(SPECIAL + b"<end>")
             ends = [size]
         self._spelling.eos_token_id = ends[0]
+        self.padded = (len(self._spelling.tokens) + 31) // 32 > self.words  # llguidance's masks have a word more
         classes = [*LETTERS, *self._ll.LLTokenizer.general_slices()]
         with out_of_memory("for a grammar's vocabulary"):
             self.vocabulary = self._ll.LLTokenizer(self._spelling, eos_token=ends, slices=classes)
@@ -223,11 +223,13 @@ class Grammar:
 class Matcher:
     """Where a text is in its grammar. For one thread at a time. Raises GrammarError, also where it is too complex."""
 
-    __slots__ = ("_grammar", "_made")
+    __slots__ = ("_address", "_grammar", "_made", "_words")
 
     def __init__(self, grammar: Grammar, made: Any) -> None:
         self._grammar = grammar
         self._made = made
+        self._words: Words | None = None  # that the last mask was written into
+        self._address = 0  # of these
 
     def fork(self) -> Matcher:
         """Another one, at the same place."""
@@ -247,19 +249,19 @@ class Matcher:
             raise self._error()
         return True
 
-    def advance(self, ids: Iterable[int]) -> None:
+    def advance(self, ids: list[int]) -> None:
         """Takes tokens."""
-        found = list(ids)
-        if found and not self._made.consume_tokens(found):
+        if ids and not self._made.consume_tokens(ids):
             raise self._error()
 
     def forced(self) -> list[int]:
         """The tokens that must follow, as the model spells them; the last may be left out where a longer one could
-        take its place."""
-        found: list[int] = self._made.compute_ff_tokens()
+        take its place. None where nothing may follow."""
+        made = self._made
+        found: list[int] = made.compute_ff_tokens()
         if found:
-            del found[self._made.validate_tokens(found) :]
-        if self._made.is_error():
+            del found[made.validate_tokens(found) :]
+        if not found and made.is_error():
             raise self._error()
         return found
 
@@ -267,13 +269,26 @@ class Matcher:
         """Writes a bit for each token of the model: whether it may follow. ends: also for those that end the text,
         where it may end; else only where nothing else may follow."""
         grammars = self._grammar.grammars
-        raw = np.frombuffer(self._made.compute_bitmask(), np.uint32)
-        if self._made.is_error():
+        self._write(words)
+        if ends:
+            words &= grammars.all
+            return
+        words &= grammars.texts
+        if self._made.is_accepting() and not words.any():
+            self._write(words)
+            words &= grammars.all
+
+    def _write(self, words: Words) -> None:
+        """The mask as llguidance has it, whose vocabulary may have one token more."""
+        made = self._made
+        if self._grammar.grammars.padded:
+            words[:] = np.frombuffer(made.compute_bitmask(), np.uint32)[: len(words)]
+        else:
+            if words is not self._words:
+                self._words, self._address = words, words.ctypes.data
+            made.unsafe_compute_mask_ptr(self._address, words.nbytes)
+        if made.is_error():
             raise self._error()
-        raw = raw[: len(words)]
-        np.bitwise_and(raw, grammars.all if ends else grammars.texts, out=words)
-        if not ends and not words.any():
-            np.bitwise_and(raw, grammars.all, out=words)
 
     def _error(self) -> GrammarError:
         return schema.explained(self._made.get_error(), self._grammar.structure)
