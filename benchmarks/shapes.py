@@ -3,9 +3,10 @@
 Every byte that a decode step reads and every multiplication of a prefill is that of the real model; the text is noise.
 The vocabulary comes from a donor and is padded with tokens `<unused0>`, `<unused1>`, ....
 
-    python benchmarks/shapes.py llama-3.2-1b q4_k_m OUT.gguf [--donor FILE.gguf] [--layers N] [--seed S]
+    python benchmarks/shapes.py llama-3.2-1b q4_k_m OUT.gguf [--donor FILE.gguf] [--layers N] [--seed S] [--norm X]
 
-Tensors are made and written 16 MB at a time. Needs the `gguf` package (extra `test`).
+With `--norm 0.01` layers add little, so that a model whose head is its embedding repeats its last token: text in which
+every guess is right. Tensors are made and written 16 MB at a time. Needs the `gguf` package (extra `test`).
 """
 
 from __future__ import annotations
@@ -212,8 +213,9 @@ class Matrix:
         return self.all_rows * self.row_bytes
 
 
-def tensors(shape: Shape, mix: Mix) -> Iterator[Matrix]:
-    """Every tensor in the order of the file. Norms are 1 and biases 0, in float32."""
+def tensors(shape: Shape, mix: Mix, norm: float = 1) -> Iterator[Matrix]:
+    """Every tensor in the order of the file. Norms are 1, those before a layer's parts `norm`, and biases 0, in
+    float32."""
 
     def vector(name: str, n: int, value: float) -> Matrix:
         return Matrix(name, 0, n, Kind.F32, value)
@@ -225,7 +227,7 @@ def tensors(shape: Shape, mix: Mix) -> Iterator[Matrix]:
         yield Matrix("output.weight", shape.vocab, shape.d, mix.ends)
     for i in range(shape.layers):
         at, more = f"blk.{i}.", mix.more if i % 2 == 0 else mix.most
-        yield vector(at + "attn_norm.weight", shape.d, 1)
+        yield vector(at + "attn_norm.weight", shape.d, norm)
         if shape.attends(i):
             own = (2 if shape.q_gates else 1) * q
             for name, rows, kind in (("attn_q", own, mix.most), ("attn_k", kv, mix.most), ("attn_v", kv, more)):
@@ -238,7 +240,7 @@ def tensors(shape: Shape, mix: Mix) -> Iterator[Matrix]:
             yield Matrix(at + "attn_output.weight", shape.d, q, mix.most)
         elif shape.memory is not None:
             yield from recurrent(at, shape.d, shape.memory, mix)
-        yield vector(at + f"{shape.ffn_norm}.weight", shape.d, 1)
+        yield vector(at + f"{shape.ffn_norm}.weight", shape.d, norm)
         end = "_exps.weight" if shape.experts else ".weight"
         if shape.experts:
             yield Matrix(at + "ffn_gate_inp.weight", shape.experts, shape.d, Kind.F32)
@@ -359,12 +361,12 @@ def add_vocabulary(writer: gguf.GGUFWriter, donor: Path, size: int) -> None:
             writer.add_chat_template(data["tokenizer.chat_template"])
 
 
-def write_model(out: Path, name: str, shape: Shape, mix: Mix, donor: Path, seed: int = 0) -> None:
+def write_model(out: Path, name: str, shape: Shape, mix: Mix, donor: Path, seed: int = 0, norm: float = 1) -> None:
     """Writes the model to `out`; a half-written file is removed."""
     writer = gguf.GGUFWriter(out, shape.arch)
     add_metadata(writer, name, shape)
     add_vocabulary(writer, donor, shape.vocab)
-    made = list(tensors(shape, mix))
+    made = list(tensors(shape, mix, norm))
     for m in made:
         writer.add_tensor_info(m.name, m.shape, np.dtype(np.float32), m.nbytes, raw_dtype=m.kind)
     rng = np.random.default_rng(seed)
@@ -398,13 +400,15 @@ def main(arguments: list[str] | None = None) -> None:
     about.add_argument("--donor", type=Path, help="GGUF file to take a BPE vocabulary from (default: smollm2-135m)")
     about.add_argument("--layers", type=int, help="fewer layers: a smaller file of the same cost per layer")
     about.add_argument("--seed", type=int, default=0)
+    about.add_argument("--norm", type=float, default=1, help="weights of the norms before attention and feed-forward")
     a = about.parse_args(arguments)
     shape = SHAPES[a.shape]
     if a.layers is not None:
         if not 1 <= a.layers <= shape.layers:
             about.error(f"--layers {a.layers}: expected 1 to {shape.layers}")
         shape = replace(shape, layers=a.layers)
-    write_model(a.out, f"{a.shape} {a.mix}, random weights", shape, MIXES[a.mix], a.donor or default_donor(), a.seed)
+    name, donor = f"{a.shape} {a.mix}, random weights", a.donor or default_donor()
+    write_model(a.out, name, shape, MIXES[a.mix], donor, a.seed, a.norm)
     print(f"{a.out}: {a.out.stat().st_size:,} bytes", file=sys.stderr)
 
 

@@ -54,6 +54,14 @@ def small(name: str, **changes: Any) -> Any:
     return replace(shapes.SHAPES[name], **(base | changes))
 
 
+def test_layers_that_add_little(tmp_path: Path, smollm2: Path) -> None:
+    """The last token is the likeliest next one."""
+    out = tmp_path / "out.gguf"
+    shapes.write_model(out, "t", small("llama-3.2-1b", layers=2, vocab=49152), shapes.MIXES["q4_0"], smollm2, norm=0.01)
+    with Model.load(out) as model:
+        assert model.generate([7, 3, 9], max_tokens=8, temperature=0, ignore_eos=True).ids == [9] * 8
+
+
 @pytest.mark.parametrize("mix", shapes.MIXES)
 @pytest.mark.parametrize("name", ["qwen3-0.6b", "qwen2.5-1.5b", "llama-3.1-8b"])
 def test_a_model_of_one_layer(tmp_path: Path, donor: Path, name: str, mix: str) -> None:
