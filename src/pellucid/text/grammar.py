@@ -14,6 +14,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -249,7 +250,7 @@ class Matcher:
             raise self._error()
         return True
 
-    def advance(self, ids: list[int]) -> None:
+    def advance(self, ids: Sequence[int]) -> None:
         """Takes tokens."""
         if ids and not self._made.consume_tokens(ids):
             raise self._error()
