@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pellucid import Model
@@ -20,8 +21,13 @@ OPTIONS: dict[str, Any] = {"max_tokens": 6, "ignore_eos": True, "temperature": 1
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    with Model.load(models.write(tmp_path_factory.mktemp("map"), "llama_gqa"), threads=2) as loaded:
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.write(tmp_path_factory.mktemp("map"), "llama_gqa")
+
+
+@pytest.fixture(scope="module")
+def model(path: Path) -> Iterator[Model]:
+    with Model.load(path, threads=2) as loaded:
         yield loaded
         assert loaded.stats().cache_bytes_used == 0
 
@@ -58,6 +64,24 @@ def test_endless_items_and_what_is_in_memory(model: Model, order: Any) -> None:
         assert taken <= given + 5
     running.close()
     assert model.stats().running == 0
+
+
+@pytest.mark.parametrize("n", [400, pytest.param(20_000, marks=pytest.mark.nightly)])
+def test_a_column_takes_the_cache_of_what_runs_at_once(path: Path, n: int) -> None:
+    at_once, drawn = 8, {**OPTIONS, "max_tokens": 12}
+    column = np.random.default_rng(n).integers(1, 50, (n, 90)).tolist()
+    with Model.load(path, threads=2) as model:
+        expected = [content(model.generate(ids, seed=i, **drawn)) for i, ids in enumerate(column)]
+        context = model.context()
+        context.generate(column[0], **drawn)
+        alone = model.stats().cache_bytes_used
+        context.close()
+        used, found = [], {}
+        for i, done in model.map(column, at_once=at_once, order="done", seeds=itertools.count(), **drawn):
+            found[i] = content(done)
+            used.append(model.stats().cache_bytes_used)
+        assert found == dict(enumerate(expected))
+        assert alone < max(used) <= (at_once + 1) * alone
 
 
 def test_errors(model: Model) -> None:
