@@ -8,6 +8,7 @@ PELLUCID_CFLAGS is appended to every compile and link line (sanitizers); CC choo
 PELLUCID_KERNELS=1 puts what only tests and benchmarks need into wheels too: the package `_kernels`, and AVX-VNNI in
 the encodings of AVX-512.
 PELLUCID_OPENMP=0 builds without OpenMP: the team is then one of POSIX threads (csrc/cpu/region.c).
+PELLUCID_ABI3=0 builds modules for this Python alone, to measure what its stable interface costs (benchmarks/abi3.py).
 
 A wheel for another processor: the variables of Python's own cross builds, _PYTHON_HOST_PLATFORM=linux-aarch64 and
 _PYTHON_SYSCONFIGDATA_NAME, and CC (packaging/cross).
@@ -46,7 +47,7 @@ CLASH = "-fstack-clash-protection"
 GENERATED = shlex.split("-O2 -DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -w")
 DIRECTIVES = {"language_level": 3}
 # Modules use the stable interface of this Python and run in every later one; free-threaded ones have none yet.
-STABLE = None if sysconfig.get_config_var("Py_GIL_DISABLED") else (3, 11)
+STABLE = None if sysconfig.get_config_var("Py_GIL_DISABLED") or os.environ.get("PELLUCID_ABI3") == "0" else (3, 11)
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,15 @@ def test_without_openmp(project: Path) -> None:
     assert build_in_place(project, PELLUCID_OPENMP="0").returncode == 0
 
 
+def test_modules_for_this_python_alone(project: Path) -> None:
+    (project / "csrc/ops/idle.c").write_text("typedef int pl_nothing;\n")
+    own = project / "src" / "tiny" / f"m{sysconfig.get_config_var('EXT_SUFFIX')}"
+    assert build_in_place(project, PELLUCID_ABI3="0").returncode == 0
+    assert own.is_file() and not own.with_name(f"m{SUFFIX}").exists()
+    assert build_in_place(project).returncode == 0
+    assert not own.exists() and own.with_name(f"m{SUFFIX}").is_file()
+
+
 def test_cflags_reach_the_compiler(project: Path) -> None:
     (project / "csrc/ops/idle.c").write_text("#ifndef WANTED\n#error not wanted\n#endif\ntypedef int pl_nothing;\n")
     assert build_in_place(project, PELLUCID_CFLAGS="-DWANTED").returncode == 0

@@ -1,0 +1,103 @@
+"""What Python's stable interface costs: the modules are built with it, as in wheels, and for this Python alone.
+
+    python benchmarks/abi3.py [MODEL] [--repeat 9] [--folder FOLDER]
+
+Needs a compiler. FOLDER keeps both builds. Each measurement is the median of many calls in a process of its own; the
+builds take turns, and the table has the medians over all processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = """
+import json, statistics, sys, time
+import numpy as np
+from pellucid import Model, _engine, _gguf
+
+def median(call, times, inner=1):
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        for _ in range(inner):
+            call()
+        found.append((time.perf_counter() - start) / inner)
+    return statistics.median(found)
+
+path, tiny, stable = sys.argv[1:]
+assert _engine.__file__.endswith(".abi3.so") == (stable == "1"), _engine.__file__
+data = np.fromfile(path, np.uint8, 16 << 20)
+found = {"reading a header": median(lambda: _gguf.parse(data), 30)}
+tokens = _gguf.parse(data).metadata["tokenizer.ggml.tokens"]
+found["a vocabulary as texts"] = median(tokens.to_str_list, 100)
+found["making a sampler"] = median(lambda: _engine.Sampler(temperature=0.8, top_k=40, seed=1), 200, 50)
+for name, file, times in (("a pass of the smallest model", tiny, 20_000), ("a pass of the model", path, 400)):
+    with Model.load(file, threads=1, context=1024) as model:
+        engine = model.core.open()
+        engine.pack()
+        sampler, sequence = _engine.Sampler(), _engine.Sequence(engine)
+        ids = np.array([1], np.int32)
+
+        def step():
+            if sequence.length > 500:
+                sequence.rewind(1)
+            engine.forward([(sequence, ids, 1)], samplers=[sampler])
+
+        step()
+        found[name] = median(step, times)
+print(json.dumps(found))
+"""
+
+
+def build(folder: Path, stable: bool) -> None:
+    """The tree's sources, with modules of their own."""
+    if not (folder / "src").is_dir():
+        for part in ("csrc", "src"):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / file, folder)
+    env = {**os.environ, "PELLUCID_ABI3": str(int(stable))}
+    subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=folder, env=env, check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="smollm2-135m", help="a path or a name of the catalogue")
+    parser.add_argument("--repeat", type=int, default=9, help="processes of each build")
+    parser.add_argument("--folder", type=Path, help="where to build; kept")
+    args = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    from pellucid.weights import catalog
+    from tests.reference.tiny import TINY, write_gguf
+
+    model = args.model if os.path.exists(args.model) else catalog.fetch(args.model)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        tiny = write_gguf(TINY[0], Path(temporary) / "tiny.gguf")
+        found: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
+        for stable in found:
+            build(folder / str(int(stable)), stable)
+        for turn in range(args.repeat):
+            for stable in (True, False) if turn % 2 else (False, True):
+                env = {**os.environ, "PYTHONPATH": str(folder / str(int(stable)) / "src")}
+                command = [sys.executable, "-c", PROGRAM, str(model), str(tiny), str(int(stable))]
+                said = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+                for name, seconds in json.loads(said).items():
+                    found[stable].setdefault(name, []).append(seconds)
+    print("| us | stable interface | of this Python | more |\n|---|---|---|---|")
+    for name in found[True]:
+        one, other = (statistics.median(found[stable][name]) * 1e6 for stable in (True, False))
+        print(f"| {name} | {one:.1f} | {other:.1f} | {one - other:+.1f} ({one / other - 1:+.1%}) |")
+
+
+if __name__ == "__main__":
+    main()
