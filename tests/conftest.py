@@ -19,13 +19,13 @@ OPTIONS = {
     "gemma": "also run the tests that need the Gemma 3 file of the catalogue (253 MB, fetched when absent); "
     "without this option they are deselected",
     "live": "also run the tests that compare with another runtime (extras `reference` and `llama`: torch, "
-    "transformers, llama-cpp-python), of long ones a quarter (--nightly: all); without this option they are deselected",
+    "transformers, llama-cpp-python), of long ones an eighth (--nightly: all); without this option they are deselected",
     "nightly": "also run the long tests, such as 100,000 hostile requests to the server; "
     "without this option they are deselected",
     "page": "also open pages in Chromium and Firefox (Debian: chromium firefox-esr; extra `page-test`); "
     "without this option they are deselected",
     "qemu": "also run the kernels for aarch64, cross-compiled, and this build on older x86-64 processors, under qemu "
-    "(Debian, Ubuntu: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user), of long ones a quarter (--nightly: all); "
+    "(Debian, Ubuntu: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user), of long ones an eighth (--nightly: all); "
     "without this option they are deselected",
     "wheel": "also build the wheel and install it where there is no compiler (extra `wheel`; needs a package index); "
     "without this option they are deselected",
@@ -107,12 +107,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def some(request: pytest.FixtureRequest) -> Some[T]:
-    """some(cases, seed): a quarter of a long list, another one for each seed; with --nightly all of it."""
+    """some(cases, seed): an eighth of a long list, another one for each seed; with --nightly all of it."""
 
     def choose(cases: Sequence[T], seed: str) -> Sequence[T]:
         if request.config.getoption("nightly"):
             return cases
         chosen = random.Random(seed)
-        return [case for case in cases if chosen.random() < 0.25]
+        return [case for case in cases if chosen.random() < 0.125]
 
     return choose
