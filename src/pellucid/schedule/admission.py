@@ -270,6 +270,8 @@ class Requests:
         """Gives up requests of the key that has most where that makes room for the first of another key, which would
         wait for memory until one of them ends."""
         count = Counter(one.key[1] for one in self._running)
+        if self.room is None or all(one.key[1] in count for one in self._waiting):
+            return
         work = self._next({*count})[0]
         lacking = max(self._lacking(work), 1 if self._short else 0)
         if work.key[1] in count or lacking <= 0:
