@@ -104,6 +104,7 @@ typedef struct pl_shape {
     int top;     /* the greatest code, or value of the table */
     int has_min; /* each group has one */
     int super;   /* scales and mins are integers under the f16 factors of 256 weights */
+    int scaled;  /* their products with codes fit into bytes: a block has one dot (kernels/kernels.h) */
     pl_scale_kind scale;
     const uint8_t *table; /* (16) what codes stand for, or NULL */
     float unit;           /* what factors of super formats are multiplied by */
@@ -111,7 +112,10 @@ typedef struct pl_shape {
     int file_bytes;       /* of that block */
     int packed_block;     /* bytes of a packed 16 x 32 block */
     int packed_header;    /* bytes of a packed header before each 8 blocks (super) */
-    int padded;           /* a kernel's choice: its entries of activations have four words (kernels/matmul.h) */
+    /* kernels' choices, for their entries of activations (kernels/matmul.h) */
+    int padded;   /* have four words */
+    int paired;   /* scaled formats: k of both groups side by side */
+    int products; /* scaled formats: are multiplied by codes times scales, with an offset for the block */
 } pl_shape;
 
 /* A row of PL_INT_FORMATS -> an initialiser. */
@@ -122,6 +126,7 @@ typedef struct pl_shape {
      .top = PL_TOP_##codes##_OF(n_bits),                                                                               \
      .has_min = min,                                                                                                   \
      .super = PL_SUPER_##kind,                                                                                         \
+     .scaled = PL_SUPER_##kind && (n) == 16 && (n_bits) < 4,                                                           \
      .scale = PL_SCALE_##kind,                                                                                         \
      .table = PL_TABLE_##codes,                                                                                        \
      .unit = PL_UNIT_##codes,                                                                                          \

@@ -11,7 +11,8 @@
     _Static_assert(!((offset) && (min)), #name ": sums of activations serve the offset or the min");                   \
     _Static_assert((weights) % 32 == 0 && (!PL_SUPER_##scale || (weights) == 256), #name ": whole headers");           \
     _Static_assert(PL_SCALE_##scale != PL_SCALE_U4 || (min), #name ": a byte holds a scale and a min");                \
-    _Static_assert((offset) >= 0 && (offset) <= 128, #name ": sums of offsets fit");
+    _Static_assert((offset) >= 0 && (offset) <= 128, #name ": sums of offsets fit");                                   \
+    _Static_assert((group) == 32 || !(min) || (PL_SUPER_##scale && (bits) < 4), #name ": one dot, then the mins");
 PL_INT_FORMATS(CHECK)
 PL_SHARED_FORMATS(CHECK)
 

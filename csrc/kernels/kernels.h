@@ -18,6 +18,8 @@
  *     then, with mins, f = fma(m, sum, f), sum = round(s_y * sum_y) or round(s_y/254 * (254*sum_hi+sum_lo)),
  *     sums over the group
  * where dot = sum((code - offset) * y), or of what the table has for the code, exact in int32, and m as formats.h says.
+ * Scaled formats (Q2_K, Q3_K) have one dot a block, sum(scale * (code - offset) * y) with the integer scales of its
+ * groups, exact in int32, and s is the factor of the super block; then follow the mins of its groups, in order.
  * Float formats: one accumulator, ascending k (BF16: the tier's own order within a pair of k).
  */
 #ifndef PL_KERNELS_H

@@ -50,11 +50,31 @@ PL_INLINE pl_shape pl_family_shape(pl_shape family, const pl_shape *format)
 
 /* ---- a panel of activations: what is read with a block of weights lies together ---------------------------------- */
 
-/* An entry: 32 codes per term, then words of 32 bits: s_y; then per group, with an offset, -offset * sum(y); with
- * mins, the sum that multiplies them. */
+/* An entry: 32 codes per term, then words of 32 bits: s_y; then per group, with an offset, -offset * sum(y) (products:
+ * for the block); with mins, the sum that multiplies them.
+ * Paired: the codes are those of k 4j and 4j + 1 of the first group, then of 4j + 2 and 4j + 3 of the second, for j 0..3;
+ * then, in the second half, 4j + 2 and 4j + 3 of the first, 4j and 4j + 1 of the second. What is in each word for the
+ * offset is two of 16 bits, those of both groups, for each term. */
 PL_INLINE int pl_entry_bytes(const pl_shape f, int terms)
 {
-    return 32 * terms + 4 * (f.padded ? 4 : 1 + (f.offset || f.has_min ? 32 / f.group : 0));
+    const int groups = f.products && f.offset ? 1 : 32 / f.group;
+    return 32 * terms + 4 * (f.padded ? 4 : 1 + (f.offset || f.has_min ? groups : 0));
+}
+
+/* The 32 codes at q, in the order of an entry. */
+PL_INLINE void pl_entry_codes(const pl_shape f, const int8_t *q, uint8_t *restrict out)
+{
+    uint32_t word[8], pair[8];
+    if (!f.paired) {
+        memcpy(out, q, 32);
+        return;
+    }
+    memcpy(word, q, 32);
+    for (int j = 0; j < 4; j++) {
+        pair[j] = (word[j] & 0xffff) | (word[4 + j] & 0xffff0000);
+        pair[4 + j] = word[j] >> 16 | word[4 + j] << 16;
+    }
+    memcpy(out, pair, 32);
 }
 
 /* What lies in the scratch memory of a product: a head that says which panel it is, then the panel. */
@@ -66,8 +86,8 @@ PL_INLINE int pl_panel_is(const pl_shape f, int terms, const pl_acts *x, int i0,
 {
     const struct {
         const int8_t *q;
-        int32_t i0, n, b0, blocks, k, terms, wide, offset, group, has_min;
-    } head = {x->q, i0, n, b0, blocks, x->k, terms, wide, f.offset, f.group, f.has_min};
+        int32_t i0, n, b0, blocks, k, terms, wide, offset, group, has_min, scaled;
+    } head = {x->q, i0, n, b0, blocks, x->k, terms, wide, f.offset, f.group, f.has_min, f.scaled};
     _Static_assert(sizeof head <= PL_PANEL_HEAD, "a head fits into its place");
     const int same = x->again && !memcmp(x->scratch, &head, sizeof head);
     memcpy(x->scratch, &head, sizeof head);
@@ -88,18 +108,25 @@ PL_INLINE void pl_make_panel(const pl_shape f, int terms, const pl_acts *x, int 
         for (int b = 0; b < blocks; b++, out += n * size) {
             const float s_y = terms == 2 ? s[b] / 254.0f : s[b];
             int32_t first = sums[2 * b], second = sums[2 * b + 1];
-            memcpy(out, q + PL_BLOCK * b, 32);
+            pl_entry_codes(f, q + PL_BLOCK * b, out);
+            if (terms == 2)
+                pl_entry_codes(f, q_low + PL_BLOCK * b, out + 32);
+            memcpy(out + 32 * terms, &s_y, 4);
+            if (f.paired && f.offset) {
+                const int16_t offset[4] = {(int16_t)(-f.offset * first), (int16_t)(-f.offset * second),
+                                           (int16_t)(-f.offset * low[2 * b]), (int16_t)(-f.offset * low[2 * b + 1])};
+                memcpy(out + 32 * terms + 4, offset, 8);
+                continue;
+            }
             if (terms == 2) {
-                memcpy(out + 32, q_low + PL_BLOCK * b, 32);
                 first = 254 * first + low[2 * b];
                 second = 254 * second + low[2 * b + 1];
             }
-            memcpy(out + 32 * terms, &s_y, 4);
-            if (f.group == 32)
+            if (f.group == 32 || (f.products && f.offset))
                 first += second;
             if (f.offset) {
                 const int32_t offset[2] = {-f.offset * first, -f.offset * second};
-                memcpy(out + 32 * terms + 4, offset, f.group == 16 ? 8 : 4);
+                memcpy(out + 32 * terms + 4, offset, f.group == 16 && !f.products ? 8 : 4);
             }
             if (f.has_min) {
                 const float sum[2] = {s_y * (float)first, s_y * (float)second};

@@ -39,13 +39,14 @@ def reference(case: Case, acts: cases.Acts) -> tuple[np.ndarray, np.ndarray]:
         size, steps, lost = np.abs(x) @ np.abs(scaled).T, case.k, float(case.k)
     else:
         group = f["group"]
+        span = 32 if f["scaled"] else group
         dots = np.einsum(
-            "ngk,rgk->nrg", x.reshape(len(x), -1, group), scaled.reshape(case.rows, -1, group), optimize=True
+            "ngk,rgk->nrg", x.reshape(len(x), -1, span), scaled.reshape(case.rows, -1, span), optimize=True
         )
         mins = np.einsum("nbk,rb->nrb", x.reshape(len(x), -1, group), least[:, ::group], optimize=True)
         exact = dots.sum(-1) + mins.sum(-1)  # sums of few terms: what cancels leaves no rounding of float64 behind
         size = np.abs(dots).sum(-1) + np.abs(mins).sum(-1)
-        steps = case.k // group * (2 if f["has_min"] else 1)
+        steps = case.k // span + (case.k // group if f["has_min"] else 0)
         # s_y and s * s_y may lose 2^-150 each; behind them stand 254 * 127 * 32 * 255 and the largest scale
         lost = 2.0 * steps * 254 * 127 * 32 * 255 * (1 + np.abs(scaled).max() + np.abs(least).max())
     u = 2.0**-24

@@ -17,6 +17,12 @@
 #include "fill.h"
 #include "tiles.h"
 
+/* Groups of a block that have dots of their own. */
+PL_INLINE int dot_groups(const pl_shape f)
+{
+    return f.products ? 1 : 32 / f.group;
+}
+
 /* A panel's entry: what 16 rows of activations have for a block. Codes (16, 32) of each term, then 16 scales, then,
  * with mins, 16 sums per group. */
 PL_INLINE int entry_bytes(const pl_shape f, int terms)
@@ -76,26 +82,32 @@ PL_INLINE const uint8_t *block_at(const pl_shape f, const uint8_t *tile, int b)
     return tile + (int64_t)b * f.packed_block + (int64_t)(b / 8 + 1) * f.packed_header;
 }
 
-/* Blocks [b0, b0 + n) of a tile, b0 a multiple of 8, as signed bytes, scales and mins in float32. */
+/* Blocks [b0, b0 + n) of a tile, b0 a multiple of 8, as signed bytes, scales and mins in float32. Products of formats with
+ * an offset are negated, and so are their scales: they are -124..128, and 128 is no signed byte. */
 PL_INLINE void unpack(const pl_shape f, const uint8_t *tile, int b0, int n, uint8_t *scratch)
 {
     const __m512i offset = _mm512_set1_epi8((char)f.offset);
-    const int groups = 32 / f.group;
+    const int negated = f.products && f.offset;
     float *scales = (float *)(scratch + SCALES), *mins = (float *)(scratch + MINS);
     __m512 d[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, s[2], m[2];
+    __m512i bytes[2];
     for (int i = 0; i < n; i++) {
         const uint8_t *p = block_at(f, tile, b0 + i);
 #pragma GCC unroll 8
-        for (int j = 0; j < 8; j++)
-            _mm512_storeu_si512(scratch + CODES + 512 * i + 64 * j, _mm512_sub_epi8(codes(f, p, NULL, j, 1), offset));
+        for (int j = 0; j < 8; j++) {
+            if (f.products && j % 4 == 0)
+                load_products(f, p, j / 4, bytes);
+            const __m512i v = codes(f, p, NULL, j, 1, bytes);
+            _mm512_storeu_si512(scratch + CODES + 512 * i + 64 * j,
+                                negated ? _mm512_sub_epi8(offset, v) : _mm512_sub_epi8(v, offset));
+        }
         if (f.super && i % 8 == 0)
             load_header(f, p - f.packed_header, d);
         load_scales(f, d, p, s, m);
-        for (int g = 0; g < groups; g++, scales += 16, mins += 16) {
-            _mm512_storeu_ps(scales, s[g]);
-            if (f.has_min)
-                _mm512_storeu_ps(mins, f.super ? _mm512_sub_ps(_mm512_set1_ps(-0.0f), m[g]) : m[g]);
-        }
+        for (int g = 0; g < dot_groups(f); g++, scales += 16)
+            _mm512_storeu_ps(scales, negated ? _mm512_sub_ps(_mm512_set1_ps(-0.0f), s[g]) : s[g]);
+        for (int g = 0; g < 32 / f.group && f.has_min; g++, mins += 16)
+            _mm512_storeu_ps(mins, f.super ? _mm512_sub_ps(_mm512_set1_ps(-0.0f), m[g]) : m[g]);
     }
 }
 
@@ -135,10 +147,10 @@ PL_INLINE void dots(int count, const uint8_t *const a[4], const uint8_t *const b
 PL_INLINE void scale_sums(const pl_shape f, int terms, int blocks, const int32_t *sums, const uint8_t *entry,
                           const float *s, const float *m, __m512 acc[AMX_ROWS])
 {
-    const int groups = 32 / f.group, size = entry_bytes(f, terms);
-    for (int b = 0; b < blocks; b++, entry += size)
-        for (int g = 0; g < groups; g++, s += 16, m += 16, sums += 256 * terms) {
-            const float *words = (const float *)(entry + 512 * terms);
+    const int size = entry_bytes(f, terms);
+    for (int b = 0; b < blocks; b++, entry += size) {
+        const float *words = (const float *)(entry + 512 * terms);
+        for (int g = 0; g < dot_groups(f); g++, s += 16, sums += 256 * terms) {
             const __m512 scale = _mm512_loadu_ps(s);
 #pragma GCC unroll 16
             for (int i = 0; i < AMX_ROWS; i++) {
@@ -149,13 +161,14 @@ PL_INLINE void scale_sums(const pl_shape f, int terms, int blocks, const int32_t
                 acc[i] =
                     _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(scale, _mm512_set1_ps(words[i])), acc[i]);
             }
-            if (f.has_min) {
-                const __m512 min = _mm512_loadu_ps(m);
-#pragma GCC unroll 16
-                for (int i = 0; i < AMX_ROWS; i++)
-                    acc[i] = _mm512_fmadd_ps(min, _mm512_set1_ps(words[16 * (1 + g) + i]), acc[i]);
-            }
         }
+        for (int g = 0; g < 32 / f.group && f.has_min; g++, m += 16) {
+            const __m512 min = _mm512_loadu_ps(m);
+#pragma GCC unroll 16
+            for (int i = 0; i < AMX_ROWS; i++)
+                acc[i] = _mm512_fmadd_ps(min, _mm512_set1_ps(words[16 * (1 + g) + i]), acc[i]);
+        }
+    }
 }
 
 /* out (n of sixteen rows) = in (NULL: zeros) + the entries of a group by `blocks` unpacked blocks. With each step it
@@ -164,20 +177,20 @@ PL_INLINE void group_by_part(const pl_shape f, int terms, int blocks, const uint
                              const float *in, ptrdiff_t in_stride, float *out, ptrdiff_t out_stride, __mmask16 rows,
                              const uint8_t **next, int share)
 {
-    const int groups = 32 / f.group, size = entry_bytes(f, terms), per_block = groups * terms;
-    const int at_once = AMX_DOTS / per_block;
+    const int groups = dot_groups(f), mins = f.has_min ? 32 / f.group : 0, size = entry_bytes(f, terms);
+    const int per_block = groups * terms, at_once = AMX_DOTS / per_block;
     int32_t *const sums = (int32_t *)(scratch + DOTS);
     const float *s = (const float *)(scratch + SCALES), *m = (const float *)(scratch + MINS);
     __m512 acc[AMX_ROWS];
     for (int i = 0; i < AMX_ROWS; i++)
         acc[i] = in && i < n ? _mm512_maskz_loadu_ps(rows, in + i * in_stride) : _mm512_setzero_ps();
-    for (int b = 0; b < blocks; b += at_once, s += 16 * groups * at_once, m += 16 * groups * at_once) {
+    for (int b = 0; b < blocks; b += at_once, s += 16 * groups * at_once, m += 16 * mins * at_once) {
         const int count = blocks - b < at_once ? blocks - b : at_once;
         const uint8_t *a[4], *w[4], *entry = entries + (int64_t)b * size;
         for (int j = 0; j < 4; j++) {
             const int block = j / per_block, g = j / terms % groups, term = j % terms;
-            a[j] = entry + block * size + 512 * term + f.group * g;
-            w[j] = scratch + CODES + 512 * (b + block) + 16 * f.group * g;
+            a[j] = entry + block * size + 512 * term + 16 * g;
+            w[j] = scratch + CODES + 512 * (b + block) + 256 * g;
         }
         if (count == at_once)
             dots(AMX_DOTS, a, w, sums);
@@ -195,7 +208,7 @@ PL_INLINE void group_by_part(const pl_shape f, int terms, int blocks, const uint
         else
             for (int j = 0; j < count; j++)
                 scale_sums(f, terms, 1, sums + 256 * per_block * j, entry + j * size, s + 16 * groups * j,
-                           m + 16 * groups * j, acc);
+                           m + 16 * mins * j, acc);
     }
     for (int i = 0; i < AMX_ROWS; i++)
         if (i < n)
@@ -212,7 +225,8 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
     float *const results = (float *)(scratch + RESULTS);
     const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK, groups = (n + AMX_ROWS - 1) / AMX_ROWS;
     const int bytes = (AMX_PART * f.packed_block + AMX_PART / 8 * f.packed_header) / 64; /* of a part, in lines */
-    const int steps = groups * (AMX_PART * 32 / f.group * terms / AMX_DOTS), share = 64 * ((bytes + steps - 1) / steps);
+    const int steps = groups * (AMX_PART * dot_groups(f) * terms / AMX_DOTS),
+              share = 64 * ((bytes + steps - 1) / steps);
     for (int b0 = 0; b0 < all; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most;
         if (!pl_panel_is(f, terms, x, i0, n, b0, blocks, AMX_ROWS))
@@ -249,7 +263,7 @@ PL_INLINE void product(const pl_shape f, int terms, PL_MATMUL_ARGS)
         groups = whole;
     const int most = limit / groups / AMX_PART * AMX_PART, blocks = most < all ? most : all;
     const int chunks = (whole + groups - 1) / groups, each = (whole + chunks - 1) / chunks * AMX_ROWS;
-    pl_tiles_on(AMX_ROWS, f.group);
+    pl_tiles_on(AMX_ROWS, 32 / dot_groups(f));
     for (int i0 = 0; i0 < n; i0 += each)
         chunk(f, terms, w, tile0, tile1, x, i0, n - i0 < each ? n - i0 : each, blocks, y, y_stride);
     pl_tiles_off();
@@ -257,8 +271,11 @@ PL_INLINE void product(const pl_shape f, int terms, PL_MATMUL_ARGS)
 
 static void (*few[PL_N_FORMATS])(PL_MATMUL_ARGS); /* the kernels of the tier below */
 
-PL_INLINE void matmul(const pl_shape f, PL_MATMUL_ARGS)
+PL_INLINE void matmul(pl_shape f, PL_MATMUL_ARGS)
 {
+    f.products = f.scaled;
+    if (f.scaled && f.offset)
+        f.offset = PL_PRODUCT_OFFSET;
     if (x->terms == 2)
         product(f, 2, w, tile0, tile1, x, n, y, y_stride);
     else

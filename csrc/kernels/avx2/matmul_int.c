@@ -5,7 +5,7 @@
  * Then vpmaddwd widens; for the high term it also multiplies by 254. */
 #include "simd.h"
 
-enum { SIGNED_BYTES = 1 };
+enum { SIGNED_BYTES = 1, PAIRED = 1 };
 
 /* How many sums of two products fit. */
 PL_INLINE int fit(int top)
@@ -38,6 +38,35 @@ PL_INLINE void dot(int top, __m256i v[2][4], const uint8_t *y, int keep16, int f
             __m256i t = keep16 ? sum[half] : _mm256_madd_epi16(sum[half], _mm256_set1_epi16((short)factor));
             d[half] = j == 0 ? t : _mm256_add_epi32(d[half], t);
         }
+    }
+}
+
+/* Scaled formats, step h: 16-bit sums of both groups in d, after the second step their scaled sum in t. Those of 32 k and
+ * the offset (codes of 3 bits: 14,224 and 8,128) fit. Two terms are scaled in each step, the first by 254 as well: 8,128 at
+ * most. */
+PL_INLINE void scaled_dot(const pl_shape f, int terms, int h, __m256i v[2][4], const __m256i whole[2],
+                          const uint8_t *entry, __m256i d[2], __m256i t[2])
+{
+    const uint8_t *words = entry + 32 * terms;
+    __m256i low[2];
+    dot(f.top, v, entry + 16 * h, 1, 1, t);
+    if (terms == 2)
+        dot(f.top, v, entry + 32 + 16 * h, 1, 1, low);
+    for (int half = 0; half < 2; half++) {
+        if (h && f.offset)
+            t[half] = _mm256_add_epi16(t[half], _mm256_set1_epi32(pl_load_i32(words + 4)));
+        if (h && f.offset && terms == 2)
+            low[half] = _mm256_add_epi16(low[half], _mm256_set1_epi32(pl_load_i32(words + 8)));
+        if (terms == 2) {
+            const __m256i more = _mm256_mullo_epi16(whole[half], _mm256_set1_epi16(254));
+            t[half] = _mm256_add_epi32(_mm256_madd_epi16(t[half], more), _mm256_madd_epi16(low[half], whole[half]));
+        }
+        if (!h)
+            d[half] = t[half];
+        else if (terms == 2)
+            t[half] = _mm256_add_epi32(d[half], t[half]);
+        else
+            t[half] = _mm256_madd_epi16(_mm256_add_epi16(d[half], t[half]), whole[half]);
     }
 }
 

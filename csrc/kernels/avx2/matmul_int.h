@@ -1,9 +1,10 @@
 /* Matrix products on quantised weights with 256-bit vectors: what AVX2 and AVX-VNNI share. The file that includes it
  * says first how codes are multiplied:
  *
- *     enum { SIGNED_BYTES };  1: codes above 127 become signed, with the offset taken off
+ *     enum { SIGNED_BYTES, PAIRED };  1: codes above 127 become signed, with the offset taken off; 1: below
  *     narrow(top, terms):     1: dots of half a block are left in int16, of which two still fit; top: the greatest code
  *     dot(top, v, y, narrow, factor, d)
+ *     scaled_dot(f, terms, h, v, whole, entry, d, t): of scaled formats
  *
  * A vector holds eight rows of w (half a tile) x four k, which meet activations that are broadcast from memory. Offsets
  * enter exactly, as -offset * sum(y).
@@ -11,7 +12,11 @@
  * Activations are first laid out as they will be read, a panel of [block][row] entries. A block of weights then meets
  * them in two steps, 16 k each: the codes of sixteen rows x 16 k fill eight registers, each broadcast serves two
  * vectors, and what a row has gathered waits in L1 in between. (Eight rows x 32 k would need every broadcast twice, and
- * loads, two a cycle, are what this loop runs out of.) One row of x takes the same steps straight from memory. */
+ * loads, two a cycle, are what this loop runs out of.) One row of x takes the same steps straight from memory.
+ *
+ * Scaled formats have an integer scale for each of the steps. PAIRED: each step takes half of the k of both groups
+ * instead, such that of the two sums of 16 bits in a row's 32, one belongs to either group, and what adds them up
+ * (vpmaddwd) multiplies them by their scales. */
 #ifndef PL_AVX2_MATMUL_INT_H
 #define PL_AVX2_MATMUL_INT_H
 
@@ -30,6 +35,12 @@ PL_INLINE int has_signed(const pl_shape f)
     return SIGNED_BYTES && f.top > 127;
 }
 
+/* Whether a dot ends with step h. */
+PL_INLINE int ends(const pl_shape f, int h)
+{
+    return h == 1 || (f.group == 16 && !f.scaled);
+}
+
 /* Whether the two steps of a block leave their dots in int16. */
 PL_INLINE int keeps16(const pl_shape f, int terms)
 {
@@ -43,15 +54,27 @@ PL_INLINE __m256i with_bit(__m256i low, __m256i above, int i, int at)
     return _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi8((char)(1 << at))));
 }
 
+/* What step h takes of two groups' words: the lower half of the first's and the upper half of the second's, or the other
+ * halves. */
+PL_INLINE __m256i pair(__m256i first, __m256i second, int h)
+{
+    return h ? _mm256_blend_epi16(_mm256_srli_epi32(first, 16), _mm256_slli_epi32(second, 16), 0xaa)
+             : _mm256_blend_epi16(first, second, 0xaa);
+}
+
 /* Codes of k 16h + 4j.., or what the table has for them, of the half of the tile that begins at p. */
 PL_INLINE __m256i codes(const pl_shape f, const uint8_t *p, int h, int j)
 {
     if (f.bits == 8)
         return pl_load256(p + 256 * h + 64 * j);
     if (f.bits < 4) {
-        const __m256i all = pl_load256(p + 64 * h);
+        const __m256i all = f.paired ? pair(pl_load256(p), pl_load256(p + 64), h) : pl_load256(p + 64 * h);
         const __m256i low = _mm256_and_si256(j ? _mm256_srli_epi16(all, 2 * j) : all, _mm256_set1_epi8(3));
-        return f.bits == 3 ? with_bit(low, pl_load256(p + 128), 4 * h + j, 2) : low;
+        if (f.bits == 2)
+            return low;
+        const __m256i plane = pl_load256(p + 128);
+        return f.paired ? with_bit(low, pair(plane, _mm256_srli_epi16(plane, 4), h), j, 2)
+                        : with_bit(low, plane, 4 * h + j, 2);
     }
     const __m256i both = pl_load256(p + 64 * j);
     const __m256i low = _mm256_and_si256(h ? _mm256_srli_epi16(both, 4) : both, _mm256_set1_epi8(15));
@@ -78,16 +101,35 @@ PL_INLINE void load_codes(const pl_shape f, const uint8_t *p, int h, __m256i v[2
         }
 }
 
-/* What step h needs of the scales: that of its group, where the group ends with it, and what multiplies the group's sum of
- * activations (plain: the min; super: the min negated). */
-PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_t *p, int h, __m256 s[2], __m256 m[2])
+/* What step h needs of the scales, [half] of the tile: where a dot ends with it, the scale (scaled formats: the factor), and
+ * what multiplies the groups' sums of activations (plain: the min; super: the min negated). */
+typedef struct scales {
+    __m256 s[2], m[2][2];
+    __m256i whole[2]; /* scaled formats: words of 16 bits, the integer scales of both groups, or step h's and 0 */
+} scales;
+
+/* The integer scales of half a tile. Two terms: unless paired, of 32 bits. */
+PL_INLINE __m256i load_whole(const pl_shape f, int terms, const uint8_t *bytes, int h)
+{
+    const __m128i first = _mm_loadl_epi64((const __m128i *)bytes),
+                  second = _mm_loadl_epi64((const __m128i *)(bytes + 16));
+    const __m128i mask = _mm_set1_epi8(f.scale == PL_SCALE_U4 ? 15 : -1);
+    if (f.paired)
+        return _mm256_cvtepi8_epi16(_mm_and_si128(_mm_unpacklo_epi8(first, second), mask));
+    const __m256i whole = _mm256_cvtepi8_epi32(_mm_and_si128(h ? second : first, mask));
+    return terms == 2 ? whole : _mm256_and_si256(whole, _mm256_set1_epi32(0xffff));
+}
+
+PL_INLINE void load_scales(const pl_shape f, int terms, const uint8_t *header, const uint8_t *p, int h, scales *w)
 {
     const int groups = 32 / f.group, g = groups == 2 ? h : 0;
+    __m256 *s = w->s, *m = w->m[0];
     p += 64 * f.bits;
     for (int half = 0; half < 2; half++) {
         const uint8_t *bytes = p + 16 * g + 8 * half;
-        s[half] = m[half] = _mm256_setzero_ps();
-        if (h == 0 && f.group == 32)
+        if (f.scaled)
+            w->whole[half] = load_whole(f, terms, p + 8 * half, h);
+        if (!ends(f, h))
             continue;
         if (f.scale == PL_SCALE_F16) {
             s[half] = pl_load_f16(p + 32 * g + 16 * half);
@@ -109,10 +151,12 @@ PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_
         if (f.unit != 1.0f)
             d = _mm256_mul_ps(d, _mm256_set1_ps(f.unit));
         const __m256 d_min = f.has_min ? pl_load_f16(header + 32 + 16 * half) : d;
-        if (f.scale == PL_SCALE_U4) {
-            const __m256i both = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)bytes));
-            s[half] = _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_and_si256(both, _mm256_set1_epi32(15))));
-            m[half] = _mm256_mul_ps(d_min, _mm256_cvtepi32_ps(_mm256_srli_epi32(both, 4)));
+        if (f.scaled) {
+            s[half] = d;
+            for (int i = 0; i < 2 && f.has_min; i++) {
+                const __m256i both = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 16 * i + 8 * half)));
+                w->m[i][half] = _mm256_mul_ps(d_min, _mm256_cvtepi32_ps(_mm256_srli_epi32(both, 4)));
+            }
             continue;
         }
         s[half] = _mm256_mul_ps(d, f.scale == PL_SCALE_I8 ? pl_load_i8(bytes) : pl_load_u8(bytes));
@@ -123,18 +167,16 @@ PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_
 
 /* ---- steps ------------------------------------------------------------------------------------------------------- */
 
-/* Step h of a block with one row of x, at `entry`: the first leaves its dots in d, the second adds to them; at the end
- * of a group they are scaled and added to acc, at the end of the block so are the mins. */
-PL_INLINE void step(const pl_shape f, int terms, int h, __m256i v[2][4], const __m256 s[2], const __m256 m[2],
-                    const uint8_t *entry, __m256i d[2], __m256 acc[2])
+/* Step h with one row of x, at `entry`: dots in t, or in d those that the next step goes on with. */
+PL_INLINE void step_dots(const pl_shape f, int terms, int h, __m256i v[2][4], const uint8_t *entry, __m256i d[2],
+                         __m256i t[2])
 {
     const uint8_t *words = entry + 32 * terms;
-    __m256i t[2], low[2];
+    __m256i low[2];
     dot(f.top, v, entry + 16 * h, keeps16(f, terms), terms == 2 ? 254 : 1, t);
     if (terms == 2)
         dot(f.top, v, entry + 32 + 16 * h, 0, 1, low);
-    __m256 s_y = _mm256_castsi256_ps(_mm256_set1_epi32(pl_load_i32(words)));
-    __m256i extra = _mm256_set1_epi32(f.has_min || f.offset ? pl_load_i32(words + 4 + (f.group == 16 ? 4 * h : 0)) : 0);
+    const __m256i extra = _mm256_set1_epi32(f.offset ? pl_load_i32(words + 4 + (f.group == 16 ? 4 * h : 0)) : 0);
     for (int half = 0; half < 2; half++) {
         if (terms == 2)
             t[half] = _mm256_add_epi32(t[half], low[half]);
@@ -147,11 +189,29 @@ PL_INLINE void step(const pl_shape f, int terms, int h, __m256i v[2][4], const _
                                         : _mm256_add_epi32(d[half], t[half]);
         if (f.offset)
             t[half] = _mm256_add_epi32(t[half], extra);
-        acc[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(t[half]), _mm256_mul_ps(s[half], s_y), acc[half]);
-        if (f.has_min && f.super)
-            acc[half] = _mm256_fnmadd_ps(m[half], _mm256_castsi256_ps(extra), acc[half]);
-        else if (f.has_min)
-            acc[half] = _mm256_fmadd_ps(m[half], _mm256_castsi256_ps(extra), acc[half]);
+    }
+}
+
+/* The same; at the end of a dot it is scaled and added to acc, at the end of the block so are the mins. */
+PL_INLINE void step(const pl_shape f, int terms, int h, __m256i v[2][4], const scales *w, const uint8_t *entry,
+                    __m256i d[2], __m256 acc[2])
+{
+    const uint8_t *words = entry + 32 * terms;
+    __m256i t[2];
+    if (f.scaled)
+        scaled_dot(f, terms, h, v, w->whole, entry, d, t);
+    else
+        step_dots(f, terms, h, v, entry, d, t);
+    if (!ends(f, h))
+        return;
+    const __m256 s_y = _mm256_castsi256_ps(_mm256_set1_epi32(pl_load_i32(words)));
+    for (int half = 0; half < 2; half++)
+        acc[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(t[half]), _mm256_mul_ps(w->s[half], s_y), acc[half]);
+    for (int g = 0; g < 32 / f.group && f.has_min; g++) {
+        const __m256 sum = _mm256_castsi256_ps(_mm256_set1_epi32(pl_load_i32(words + 4 + 4 * g)));
+        for (int half = 0; half < 2; half++)
+            acc[half] = f.super ? _mm256_fnmadd_ps(w->m[g][half], sum, acc[half])
+                                : _mm256_fmadd_ps(w->m[g][half], sum, acc[half]);
     }
 }
 
@@ -162,10 +222,10 @@ PL_INLINE void step_one(const pl_shape f, int terms, int h, const uint8_t *heade
                         const uint8_t *entry, __m256i d[2], __m256 acc[2])
 {
     __m256i v[2][4];
-    __m256 s[2], m[2];
+    scales w;
     load_codes(f, p, h, v);
-    load_scales(f, header, p, h, s, m);
-    step(f, terms, h, v, s, m, entry, d, acc);
+    load_scales(f, terms, header, p, h, &w);
+    step(f, terms, h, v, &w, entry, d, acc);
 }
 
 /* What one row prefetches with the block at p: its own lines in ascending order, which the hardware follows better than
@@ -210,16 +270,16 @@ PL_INLINE void step_many(const pl_shape f, int terms, int h, const uint8_t *head
 {
     const int size = pl_entry_bytes(f, terms);
     __m256i v[2][4];
-    __m256 s[2], m[2];
+    scales w;
     load_codes(f, p, h, v);
-    load_scales(f, header, p, h, s, m);
+    load_scales(f, terms, header, p, h, &w);
     for (int i = 0; i < n; i++, panel += size) {
-        if (h == 0 && f.group == 32) { /* acc is not touched */
-            step(f, terms, h, v, s, m, panel, d[i], NULL);
+        if (!ends(f, h)) { /* acc is not touched */
+            step(f, terms, h, v, &w, panel, d[i], NULL);
             continue;
         }
         __m256 a[2] = {_mm256_loadu_ps(acc[i]), _mm256_loadu_ps(acc[i] + 8)};
-        step(f, terms, h, v, s, m, panel, d[i], a);
+        step(f, terms, h, v, &w, panel, d[i], a);
         _mm256_storeu_ps(acc[i], a[0]);
         _mm256_storeu_ps(acc[i] + 8, a[1]);
     }
@@ -247,6 +307,7 @@ PL_INLINE void matmul(pl_shape f, PL_MATMUL_ARGS)
 {
     if (has_signed(f))
         f.offset -= 128;
+    f.paired = PAIRED && f.scaled;
     pl_matmul_chunks(f, tile_one, tile_many, w, tile0, tile1, x, n, y, y_stride);
 }
 

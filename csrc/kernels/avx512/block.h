@@ -27,10 +27,51 @@ PL_INLINE __m512i with_bit(__m512i low, __m512i above, int i, int at)
     return _mm512_ternarylogic_epi32(low, high, _mm512_set1_epi8((char)(1 << at)), 0xf8);
 }
 
-/* Codes of k 4i..4i+3, or what the table has for them, as unsigned bytes. shifted = 0 leaves the high nibbles of 4-bit
- * codes (i >= 4) where they are, sixteen times too large. */
-PL_INLINE __m512i codes(const pl_shape f, const uint8_t *p, const __m512i *w, int i, int shifted)
+/* Products of scaled formats as unsigned bytes: codes times scale (Q2_K: up to 3 * 15) or, with an offset, (code - offset)
+ * times scale plus PL_PRODUCT_OFFSET (Q3_K: -4..3 times -32..31 plus 127: 3..255). t[0]: those of codes 0..3 of group g,
+ * four bytes for each row; t[1]: of codes 4..7. Each is one multiplication: no byte of the result carries into another. */
+enum { PL_PRODUCT_OFFSET = 127 };
+PL_INLINE void load_products(const pl_shape f, const uint8_t *p, int g, __m512i t[2])
 {
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)(p + 64 * f.bits + 16 * g));
+    const __m512i steps = _mm512_set1_epi32(0x03020100), offset = _mm512_set1_epi8(PL_PRODUCT_OFFSET);
+    if (f.scale == PL_SCALE_U4) {
+        t[0] = _mm512_mullo_epi32(_mm512_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15))), steps);
+        return;
+    }
+    const __m512i scale = _mm512_cvtepi8_epi32(bytes);
+    t[0] = _mm512_add_epi32(_mm512_mullo_epi32(scale, _mm512_set1_epi32(-0x01020304)), offset);
+    t[1] = _mm512_add_epi32(_mm512_mullo_epi32(scale, steps), offset);
+}
+
+/* The integer scales of group g of a scaled format: words of 16 bits, each before a 0. */
+PL_INLINE __m512i load_whole(const pl_shape f, const uint8_t *p, int g)
+{
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)(p + 64 * f.bits + 16 * g));
+    if (f.scale == PL_SCALE_U4)
+        return _mm512_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15)));
+    return _mm512_and_si512(_mm512_cvtepi8_epi32(bytes), _mm512_set1_epi32(0xffff));
+}
+
+/* The products of codes 4i..4i+3. The two low bits of a code choose among its row's four bytes of t. */
+PL_INLINE __m512i products(const pl_shape f, const uint8_t *p, const __m512i *w, int i, const __m512i t[2])
+{
+    const __m512i row = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+    const __m512i all = word(p, w, i / 4), low = i % 4 ? _mm512_srli_epi16(all, 2 * (i % 4)) : all;
+    const __m512i at = _mm512_ternarylogic_epi32(low, _mm512_set1_epi8(3), row, 0xea); /* (a & b) | c */
+    const __m512i product = _mm512_shuffle_epi8(t[0], at);
+    if (f.bits == 2)
+        return product;
+    const __mmask64 high = _mm512_test_epi8_mask(word(p, w, 2), _mm512_set1_epi8((char)(1 << i)));
+    return _mm512_mask_shuffle_epi8(product, high, t[1], at);
+}
+
+/* Codes of k 4i..4i+3, or what the table has for them, or their products, as unsigned bytes. shifted = 0 leaves the high
+ * nibbles of 4-bit codes (i >= 4) where they are, sixteen times too large. */
+PL_INLINE __m512i codes(const pl_shape f, const uint8_t *p, const __m512i *w, int i, int shifted, const __m512i t[2])
+{
+    if (f.products)
+        return products(f, p, w, i, t);
     const __m512i nibble = _mm512_set1_epi8(15), pair = _mm512_set1_epi8(48);
     if (f.bits == 8)
         return word(p, w, i);
@@ -64,7 +105,8 @@ PL_INLINE void load_header(const pl_shape f, const uint8_t *header, __m512 d[2])
         d[1] = pl_load_f16(header + 32);
 }
 
-/* Scales of the block's groups, and what multiplies their sums of activations (plain: the min; super: the min negated). */
+/* Scales of the block's groups (scaled: s[0] alone, the factor), and what multiplies their sums of activations (plain: the
+ * min; super: the min negated). */
 PL_INLINE void load_scales(const pl_shape f, const __m512 d[2], const uint8_t *p, __m512 s[2], __m512 m[2])
 {
     const int groups = 32 / f.group;
@@ -85,8 +127,10 @@ PL_INLINE void load_scales(const pl_shape f, const __m512 d[2], const uint8_t *p
             s[g] = pl_load_e8m0_half(bytes);
         } else if (f.scale == PL_SCALE_U4) {
             const __m512i both = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)bytes));
-            s[g] = _mm512_mul_ps(d[0], _mm512_cvtepi32_ps(_mm512_and_si512(both, _mm512_set1_epi32(15))));
+            s[g] = d[0];
             m[g] = _mm512_mul_ps(d[1], _mm512_cvtepi32_ps(_mm512_srli_epi32(both, 4)));
+        } else if (f.scaled) {
+            s[g] = d[0];
         } else {
             s[g] = _mm512_mul_ps(d[0], f.scale == PL_SCALE_I8 ? pl_load_i8(bytes) : pl_load_u8(bytes));
             if (f.has_min)

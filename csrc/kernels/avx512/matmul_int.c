@@ -17,11 +17,11 @@ enum { SCRATCH = PL_PANEL_HEAD + PL_PANEL_MOST };
 
 /* d[t][r] += codes i of tile t, `apart` bytes from the one before, by those at y + r * size, in int32. */
 PL_INLINE void dots(const pl_shape f, const int T, const int G, const uint8_t *p, int64_t apart, const __m512i *w,
-                    int i, int shifted, const uint8_t *y, int size, __m512i d[][INT_ROWS])
+                    int i, int shifted, __m512i products[][2], const uint8_t *y, int size, __m512i d[][INT_ROWS])
 {
     __m512i v[2];
     for (int t = 0; t < T; t++) {
-        v[t] = codes(f, p + t * apart, w, i, shifted);
+        v[t] = codes(f, p + t * apart, w, i, shifted, products[t]);
         __asm__("" : "+v"(v[t])); /* made here, not all of them beforehand: registers are needed for sums */
     }
 #pragma GCC unroll 12
@@ -37,15 +37,28 @@ PL_INLINE void dots(const pl_shape f, const int T, const int G, const uint8_t *p
     }
 }
 
-/* The same of all k of group g. shifted = 0 (4 bits): the high nibbles' sum is sixteen times too large, exactly so. */
+/* The same of all k of group g (products: of both). shifted = 0 (4 bits): the high nibbles' sum is sixteen times too large,
+ * exactly so. */
 PL_INLINE void group_dots(const pl_shape f, const int T, const int G, const uint8_t *p, int64_t apart, const __m512i *w,
                           int shifted, int g, const uint8_t *y, int size, __m512i d[][INT_ROWS])
 {
+    __m512i bytes[2][2];
+    if (f.products) {
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            for (int t = 0; t < T; t++)
+                load_products(f, p + t * apart, h, bytes[t]);
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++)
+                dots(f, T, G, p, apart, w, 4 * h + j, 1, bytes, y, size, d);
+        }
+        return;
+    }
     if (shifted) {
 #pragma GCC unroll 8
         for (int j = 0; j < f.group / 4; j++) {
             const int i = f.group == 16 ? 4 * g + j : j / 2 + j % 2 * 4; /* 0 4 1 5 ..: one load for two */
-            dots(f, T, G, p, apart, w, i, 1, y, size, d);
+            dots(f, T, G, p, apart, w, i, 1, bytes, y, size, d);
         }
         return;
     }
@@ -53,9 +66,9 @@ PL_INLINE void group_dots(const pl_shape f, const int T, const int G, const uint
     for (int r = 0; r < G; r++)
         high[0][r] = _mm512_setzero_si512();
     for (int i = 0; i < 4; i++)
-        dots(f, 1, G, p, apart, w, i, 0, y, size, d);
+        dots(f, 1, G, p, apart, w, i, 0, bytes, y, size, d);
     for (int i = 4; i < 8; i++)
-        dots(f, 1, G, p, apart, w, i, 0, y, size, high);
+        dots(f, 1, G, p, apart, w, i, 0, bytes, y, size, high);
     for (int r = 0; r < G; r++)
         d[0][r] = _mm512_add_epi32(d[0][r], _mm512_srai_epi32(high[0][r], 4));
 }
@@ -65,8 +78,10 @@ PL_INLINE void block_by_rows(const pl_shape f, int terms, const int T, const int
                              int size, __m512 acc[][INT_ROWS], int at)
 {
     const uint8_t *words = entry + 32 * terms;
+    const int groups = f.products ? 1 : 32 / f.group, mins = f.has_min ? 32 / f.group : 0;
+    __m512i first[INT_ROWS]; /* scaled formats without products: the first group's dots, scaled */
 #pragma GCC unroll 2
-    for (int g = 0; g < 32 / f.group; g++) {
+    for (int g = 0; g < groups; g++) {
         __m512i d[2][INT_ROWS], low[2][INT_ROWS];
         for (int r = 0; r < G; r++)
             for (int t = 0; t < T; t++) {
@@ -83,19 +98,29 @@ PL_INLINE void block_by_rows(const pl_shape f, int terms, const int T, const int
                 for (int r = 0; r < G; r++)
                     d[t][r] = _mm512_add_epi32(_mm512_mullo_epi32(d[t][r], factor), low[t][r]);
         }
+        if (f.scaled && !f.products) {
+            const __m512i whole = load_whole(f, p, g);
+            for (int r = 0; r < G; r++)
+                d[0][r] = first[r] =
+                    g ? _mm512_dpwssd_epi32(first[r], d[0][r], whole) : _mm512_madd_epi16(d[0][r], whole);
+        }
+        const int done = !f.scaled || f.products || g; /* with dots */
 #pragma GCC unroll 12
         for (int r = 0; r < G; r++)
-            for (int t = 0; t < T; t++)
-                acc[t][at + r] =
-                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(d[t][r]),
-                                    _mm512_mul_ps(s[t][g], pl_broadcast_ps(words + r * size)), acc[t][at + r]);
-        for (int r = 0; r < G && f.has_min; r++)
+            for (int t = 0; t < T && done; t++)
+                acc[t][at + r] = _mm512_fmadd_ps(
+                    _mm512_cvtepi32_ps(d[t][r]),
+                    _mm512_mul_ps(s[t][f.scaled ? 0 : g], pl_broadcast_ps(words + r * size)), acc[t][at + r]);
+    }
+#pragma GCC unroll 2
+    for (int g = 0; g < mins; g++)
+#pragma GCC unroll 12
+        for (int r = 0; r < G; r++)
             for (int t = 0; t < T; t++) {
                 const __m512 sum = pl_broadcast_ps(words + r * size + 4 + 4 * g);
                 acc[t][at + r] = f.super ? _mm512_fnmadd_ps(m[t][g], sum, acc[t][at + r])
                                          : _mm512_fmadd_ps(m[t][g], sum, acc[t][at + r]);
             }
-    }
 }
 
 /* ---- T tiles by N rows ------------------------------------------------------------------------------------------- */
@@ -142,10 +167,20 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int T, const int 
             _mm512_mask_storeu_ps(y + i * y_stride + t * PL_TILE, t + 1 < T ? 0xffff : rows, acc[t][i]);
 }
 
+/* Rows of x for which a scaled format has products made: for few, that takes longer than scaling their dots (which fit into
+ * 16 bits, 16 * 4 * 127) as they are. */
+enum { PRODUCTS_FROM = 5 };
+
+/* Whether a part may have n rows. */
+PL_INLINE int takes_rows(const pl_shape f, int n)
+{
+    return !f.scaled || f.products || n < PRODUCTS_FROM;
+}
+
 /* Whether rows may meet two tiles at once: a second term, or scales and mins of super blocks, need the registers. */
 PL_INLINE int may_pair(const pl_shape f, int terms)
 {
-    return terms == 1 && !(f.super && f.has_min);
+    return terms == 1 && !(f.super && f.has_min) && (!f.scaled || f.products);
 }
 
 /* Tiles that rows meet at once. */
@@ -199,6 +234,8 @@ PL_INLINE void tile_by_panel(const pl_shape f, int terms, const int T, int wide,
         c = part_of(f, wide, n);
 #define BY(N)                                                                                                          \
     case N:                                                                                                            \
+        if (!takes_rows(f, N))                                                                                         \
+            break;                                                                                                     \
         if (N <= near_rows(f) && T == 1 && near)                                                                       \
             tile_by_rows(f, terms, 1, N, 1, p, apart, blocks, panel, resume, next, step, rows, y, y_stride);           \
         else                                                                                                           \
@@ -206,7 +243,7 @@ PL_INLINE void tile_by_panel(const pl_shape f, int terms, const int T, int wide,
         break
 #define BY_ONE(N)                                                                                                      \
     case N:                                                                                                            \
-        if (T == 1)                                                                                                    \
+        if (T == 1 && takes_rows(f, N))                                                                                \
             tile_by_rows(f, terms, 1, N, 0, p, apart, blocks, panel, resume, next, step, rows, y, y_stride);           \
         break
         switch (c) {
@@ -278,10 +315,17 @@ PL_INLINE void product(const pl_shape f, int terms, PL_MATMUL_ARGS)
         chunk(f, terms, w, tile0, tile1, x, i0, n - i0 < each ? n - i0 : each, limit, y, y_stride);
 }
 
-PL_INLINE void matmul(const pl_shape f, PL_MATMUL_ARGS)
+PL_INLINE void matmul(pl_shape f, PL_MATMUL_ARGS)
 {
     if (n < 1)
         return;
+    if (f.scaled && x->terms == 1 && n < PRODUCTS_FROM) {
+        product(f, 1, w, tile0, tile1, x, n, y, y_stride);
+        return;
+    }
+    f.products = f.scaled;
+    if (f.scaled && f.offset)
+        f.offset = PL_PRODUCT_OFFSET;
     if (x->terms == 2)
         product(f, 2, w, tile0, tile1, x, n, y, y_stride);
     else

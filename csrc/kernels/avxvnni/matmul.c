@@ -5,7 +5,7 @@
 #include "dot.h"
 #include "fill.h"
 
-enum { SIGNED_BYTES = 0 };
+enum { SIGNED_BYTES = 0, PAIRED = 0 };
 
 PL_INLINE int narrow(int top, int terms)
 {
@@ -26,6 +26,32 @@ PL_INLINE void dot(int top, __m256i v[2][4], const uint8_t *y, int keep16, int f
     if (factor == 254)
         for (int half = 0; half < 2; half++)
             d[half] = _mm256_sub_epi32(_mm256_slli_epi32(d[half], 8), _mm256_slli_epi32(d[half], 1));
+}
+
+/* Scaled formats, step h: its group's dot, with the offset, times its scale in d, after the second step both in t. A dot
+ * fits into 16 bits (16 * 4 * 127), two terms do not. */
+PL_INLINE void scaled_dot(const pl_shape f, int terms, int h, __m256i v[2][4], const __m256i whole[2],
+                          const uint8_t *entry, __m256i d[2], __m256i t[2])
+{
+    const uint8_t *words = entry + 32 * terms;
+    __m256i low[2];
+    dot(f.top, v, entry + 16 * h, 0, terms == 2 ? 254 : 1, t);
+    if (terms == 2)
+        dot(f.top, v, entry + 32 + 16 * h, 0, 1, low);
+    for (int half = 0; half < 2; half++) {
+        if (terms == 2)
+            t[half] = _mm256_add_epi32(t[half], low[half]);
+        if (f.offset)
+            t[half] = _mm256_add_epi32(t[half], _mm256_set1_epi32(pl_load_i32(words + 4 + 4 * h)));
+        if (terms == 2)
+            t[half] = _mm256_mullo_epi32(t[half], whole[half]);
+        if (terms == 2 && h)
+            t[half] = _mm256_add_epi32(d[half], t[half]);
+        if (terms == 1)
+            t[half] = pl_add_pairs(h ? d[half] : _mm256_setzero_si256(), t[half], whole[half]);
+        if (!h)
+            d[half] = t[half];
+    }
 }
 
 #include "../avx2/matmul_int.h"

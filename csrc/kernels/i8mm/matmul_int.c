@@ -48,6 +48,7 @@ PL_INLINE void times_pair(const pl_shape f, int terms, const half_block *w, cons
     int8x16_t high[4], low[4];
     pair_codes(entry, entry + size, high);
     pair_codes(entry + 32 * (terms - 1), entry + size + 32 * (terms - 1), low);
+    int32x4_t total0[2], total1[2];
     for (int g = 0; g < 32 / f.group; g++) {
         int32x4_t start = vdupq_n_s32(0), d0[2], d1[2];
         if (f.offset)
@@ -63,8 +64,8 @@ PL_INLINE void times_pair(const pl_shape f, int terms, const half_block *w, cons
             d0[c] = vuzp1q_s32(d[0], d[1]);
             d1[c] = vuzp2q_s32(d[0], d[1]);
         }
-        add_group(f, w, g, d0, vreinterpretq_f32_s32(words0), acc0);
-        add_group(f, w, g, d1, vreinterpretq_f32_s32(words1), acc1);
+        add_group(f, w, g, d0, total0, vreinterpretq_f32_s32(words0), acc0);
+        add_group(f, w, g, d1, total1, vreinterpretq_f32_s32(words1), acc1);
     }
 }
 

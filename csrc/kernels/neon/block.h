@@ -11,7 +11,8 @@
 
 typedef struct half_block {
     int8x16_t v[2][8];            /* v[c][j]: rows 8 * half + 4c.., k 4j.. */
-    float32x4_t s[2][2], m[2][2]; /* [group][c]; m, super: the min negated */
+    float32x4_t s[2][2], m[2][2]; /* [group][c]; m, super: the min negated; scaled formats: s[0], the factor */
+    int32x4_t whole[2][2];        /* scaled formats: the integer scales */
 } half_block;
 
 /* Adds bits 0..3 of `plane` to codes v[0..3] and bits 4..7 to v[4..7], as bit `at` (2 or 4): shifts need constants. */
@@ -107,9 +108,11 @@ PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_
             uint32x4_t both[2];
             pl_load_u8_u32(bytes, both);
             for (int c = 0; c < 2; c++) {
-                w->s[g][c] = vcvtq_f32_u32(vandq_u32(both[c], vdupq_n_u32(15)));
+                w->whole[g][c] = vreinterpretq_s32_u32(vandq_u32(both[c], vdupq_n_u32(15)));
                 w->m[g][c] = vcvtq_f32_u32(vshrq_n_u32(both[c], 4));
             }
+        } else if (f.scaled) {
+            pl_load_i8_s32(bytes, w->whole[g]);
         } else {
             if (f.scale == PL_SCALE_I8)
                 pl_load_i8(bytes, w->s[g]);
@@ -122,7 +125,7 @@ PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_
             float32x4_t d = pl_load_f16(header + 8 * c);
             if (f.unit != 1.0f)
                 d = vmulq_n_f32(d, f.unit);
-            w->s[g][c] = vmulq_f32(d, w->s[g][c]);
+            w->s[g][c] = f.scaled ? d : vmulq_f32(d, w->s[g][c]);
             if (f.has_min)
                 w->m[g][c] = vmulq_f32(pl_load_f16(header + 32 + 8 * c), w->m[g][c]);
         }
@@ -152,15 +155,21 @@ PL_INLINE int32x4_t dot_group(const pl_shape f, const int split, int g, int32x4_
     return dot16(dot16(start, v, y[0]), v + 4, y[1]);
 }
 
-/* acc[c] += the dots d[c] of group g, scaled; words: the entry's, behind its codes. */
-PL_INLINE void add_group(const pl_shape f, const half_block *w, int g, const int32x4_t d[2], float32x4_t words,
-                         float32x4_t acc[2])
+/* acc[c] += the dots d[c] of group g, scaled, and after the last group the mins; words: the entry's, behind its codes. Of
+ * scaled formats `total` has the first group's dots, to which it adds the second's. */
+PL_INLINE void add_group(const pl_shape f, const half_block *w, int g, const int32x4_t d[2], int32x4_t total[2],
+                         float32x4_t words, float32x4_t acc[2])
 {
-    for (int c = 0; c < 2; c++)
-        acc[c] = vfmaq_f32(acc[c], vcvtq_f32_s32(d[c]), vmulq_laneq_f32(w->s[g][c], words, 0));
-    for (int c = 0; c < 2 && f.has_min; c++) {
-        const float32x4_t sum = g ? vdupq_laneq_f32(words, 2) : vdupq_laneq_f32(words, 1);
-        acc[c] = f.super ? vfmsq_f32(acc[c], w->m[g][c], sum) : vfmaq_f32(acc[c], w->m[g][c], sum);
+    const int groups = 32 / f.group;
+    for (int c = 0; c < 2; c++) {
+        total[c] = !f.scaled ? d[c] : g ? vmlaq_s32(total[c], d[c], w->whole[1][c]) : vmulq_s32(d[c], w->whole[0][c]);
+        if (!f.scaled || g)
+            acc[c] = vfmaq_f32(acc[c], vcvtq_f32_s32(total[c]), vmulq_laneq_f32(w->s[f.scaled ? 0 : g][c], words, 0));
+    }
+    for (int i = 0; i < groups && f.has_min && g == groups - 1; i++) {
+        const float32x4_t sum = i ? vdupq_laneq_f32(words, 2) : vdupq_laneq_f32(words, 1);
+        for (int c = 0; c < 2; c++)
+            acc[c] = f.super ? vfmsq_f32(acc[c], w->m[i][c], sum) : vfmaq_f32(acc[c], w->m[i][c], sum);
     }
 }
 
@@ -175,6 +184,7 @@ PL_INLINE void times_row(const pl_shape f, int terms, const int split, const hal
         low[0] = vld1q_s8(q + 32);
         low[1] = vld1q_s8(q + 48);
     }
+    int32x4_t total[2];
     for (int g = 0; g < 32 / f.group; g++) {
         int32x4_t start = zero, d[2];
         if (f.offset)
@@ -184,7 +194,7 @@ PL_INLINE void times_row(const pl_shape f, int terms, const int split, const hal
             if (terms == 2)
                 d[c] = vmlaq_s32(d[c], dot_group(f, split, g, zero, w->v[c], high), vdupq_n_s32(254));
         }
-        add_group(f, w, g, d, vreinterpretq_f32_s32(words), acc);
+        add_group(f, w, g, d, total, vreinterpretq_f32_s32(words), acc);
     }
 }
 

@@ -35,11 +35,19 @@ PL_INLINE void pl_load_u8(const void *p, float32x4_t v[2])
     v[1] = vcvtq_f32_u32(w[1]);
 }
 
-PL_INLINE void pl_load_i8(const void *p, float32x4_t v[2])
+PL_INLINE void pl_load_i8_s32(const void *p, int32x4_t v[2])
 {
     const int16x8_t w = vmovl_s8(vld1_s8(p));
-    v[0] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(w)));
-    v[1] = vcvtq_f32_s32(vmovl_high_s16(w));
+    v[0] = vmovl_s16(vget_low_s16(w));
+    v[1] = vmovl_high_s16(w);
+}
+
+PL_INLINE void pl_load_i8(const void *p, float32x4_t v[2])
+{
+    int32x4_t w[2];
+    pl_load_i8_s32(p, w);
+    v[0] = vcvtq_f32_s32(w[0]);
+    v[1] = vcvtq_f32_s32(w[1]);
 }
 
 /* Eight bytes of e8m0 -> 2^(e - 128), of which the two least are subnormal */

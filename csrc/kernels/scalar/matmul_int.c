@@ -22,21 +22,24 @@ PL_INLINE void block_times_row(const pl_shape f, int terms, const pl_block *w, c
 {
     if (terms == 2)
         s_y /= 254.0f;
-    for (int g = 0; g < 32 / f.group; g++) {
-        int32_t d[PL_TILE], d_lo[PL_TILE];
-        dot(f, w, g, hi, d);
-        if (terms == 2) {
+    const int groups = 32 / f.group;
+    int32_t d[2][PL_TILE], d_lo[PL_TILE];
+    for (int g = 0; g < groups; g++) {
+        dot(f, w, g, hi, d[g]);
+        if (terms == 2)
             dot(f, w, g, lo, d_lo);
-            for (int r = 0; r < PL_TILE; r++)
-                d[r] = 254 * d[r] + d_lo[r];
-        }
+        for (int r = 0; r < PL_TILE && terms == 2; r++)
+            d[g][r] = 254 * d[g][r] + d_lo[r];
+    }
+    for (int r = 0; r < PL_TILE && f.scaled; r++)
+        d[0][r] = w->whole[0][r] * d[0][r] + w->whole[1][r] * d[1][r];
+    for (int g = 0; g < (f.scaled ? 1 : groups); g++)
         for (int r = 0; r < PL_TILE; r++)
-            acc[r] = pl_fma1((float)d[r], w->s[g][r] * s_y, acc[r]);
-        if (f.has_min) {
-            const float sum = s_y * (float)(f.group == 16 ? sums[g] : sums[0] + sums[1]);
-            for (int r = 0; r < PL_TILE; r++)
-                acc[r] = pl_fma1(w->m[g][r], sum, acc[r]);
-        }
+            acc[r] = pl_fma1((float)d[g][r], w->s[g][r] * s_y, acc[r]);
+    for (int g = 0; g < groups && f.has_min; g++) {
+        const float sum = s_y * (float)(f.group == 16 ? sums[g] : sums[0] + sums[1]);
+        for (int r = 0; r < PL_TILE; r++)
+            acc[r] = pl_fma1(w->m[g][r], sum, acc[r]);
     }
 }
 

@@ -30,9 +30,10 @@ PL_INLINE uint16_t pl_load16(const void *p)
 /* ---- a packed block of 16 x 32, as formats.h lays it out ------------------------------------------------------- */
 
 typedef struct pl_block {
-    uint8_t codes[8][64]; /* [j][4r + b]: the code of w[r][4j + b] */
-    float s[2][PL_TILE];  /* scale of each group (one or two) */
-    float m[2][PL_TILE];  /* mins; 0 where the format has none */
+    uint8_t codes[8][64];  /* [j][4r + b]: the code of w[r][4j + b] */
+    float s[2][PL_TILE];   /* scale of each group (one or two); scaled formats: s[0], the factor */
+    int whole[2][PL_TILE]; /* scaled formats: the groups' integer scales */
+    float m[2][PL_TILE];   /* mins; 0 where the format has none */
 } pl_block;
 
 /* Scale of group g and row r; `scales`: where a block's scales begin, `header`: that of its super block. */
@@ -59,6 +60,13 @@ PL_INLINE float pl_min(const pl_shape f, const uint8_t *header, const uint8_t *s
         return pl_scale(f, NULL, scales, g, r) * (float)-(int)scales[32 * (32 / f.group) + 16 * g + r];
     const float min = pl_scale(f, f.super ? header + 32 : NULL, scales, 32 / f.group + g, r);
     return f.super ? -min : min;
+}
+
+/* The scale of a scaled format as the integer that it is. */
+PL_INLINE int pl_whole_scale(const pl_shape f, const uint8_t *scales, int g, int r)
+{
+    const uint8_t byte = scales[16 * g + r];
+    return f.scale == PL_SCALE_U4 ? byte & 15 : (int8_t)byte;
 }
 
 /* What a code stands for. */
@@ -106,7 +114,8 @@ PL_INLINE void pl_read_block(const pl_shape f, const uint8_t *header, const uint
 
     for (int g = 0; g < 32 / f.group; g++)
         for (int r = 0; r < PL_TILE; r++) {
-            out->s[g][r] = pl_scale(f, header, scales, g, r);
+            out->s[g][r] = f.scaled ? pl_f16_to_f32(pl_load16(header + 2 * r)) : pl_scale(f, header, scales, g, r);
+            out->whole[g][r] = pl_whole_scale(f, scales, g, r);
             out->m[g][r] = f.has_min ? pl_min(f, header, scales, g, r) : 0;
         }
 }

@@ -27,6 +27,7 @@ cdef extern from "formats/formats.h":
         int top
         int has_min
         int super
+        int scaled
         int scale
         const uint8_t *table
         float unit
@@ -153,7 +154,8 @@ def formats():
         table[f.name.decode()] = {
             "gguf": f.gguf, "block": f.block, "block_bytes": f.block_bytes, "float": bool(f.is_float),
             "bits": f.shape.bits, "group": f.shape.group, "offset": f.shape.offset, "has_min": bool(f.shape.has_min),
-            "super": bool(f.shape.super), "scale": "" if f.is_float else SCALES[f.shape.scale], "top": f.shape.top,
+            "super": bool(f.shape.super), "scaled": bool(f.shape.scaled),
+            "scale": "" if f.is_float else SCALES[f.shape.scale], "top": f.shape.top,
             "unit": f.shape.unit,
             "table": None if f.shape.table == NULL else np.array([f.shape.table[j] for j in range(16)], np.uint8),
             "packed_block": f.shape.packed_block, "packed_header": f.shape.packed_header,
