@@ -280,24 +280,69 @@ def test_a_server_that_goes_and_comes_back(browser: Any, smollm2: Path) -> None:
         process.wait(30)
 
 
-def test_a_block_that_does_not_come_is_asked_for_again(tab: Any) -> None:
+def test_a_block_that_does_not_come(tab: Any) -> None:
+    """The view says so in its place, beside what has come. A control that the keyboard reaches asks for it again, and
+    so does another token."""
     set_options(tab, most=4)
     say(tab, "Hello.")
-    refused: list[str] = []
+    refused = {"lens-ids": 2, "thumbs": 1}  # so often
 
     def answer(route: Any) -> None:
-        if route.request.post_data_json["name"] == "lens-ids" and not refused:
-            refused.append("lens-ids")
+        name = route.request.post_data_json["name"]
+        if refused.get(name, 0):
+            refused[name] -= 1
             route.abort()
         else:
             route.continue_()
 
     tab.route("**/v1/look/*/block", answer)
     tab.get_by_role("button", name="Look inside").click()
-    tab.wait_for_selector("pellucid-views pellucid-strip .token")
-    tab.locator("pellucid-tower").scroll_into_view_if_needed()
-    tab.wait_for_selector("table.tower tbody tr")
-    assert refused
+    tower, heads = tab.locator("pellucid-views pellucid-tower"), tab.locator("pellucid-views pellucid-heads")
+    tower.scroll_into_view_if_needed()
+    alert = tower.locator("[role=alert]")
+    alert.wait_for()
+    assert "has not come: The server cannot be reached." in alert.inner_text()
+    assert tower.locator("tbody tr").count() == 31 and tower.locator("td.guess").count() == 0
+    browsers.tab_through(tab)
+    button = alert.get_by_role("button", name="Try again")
+    with tab.expect_event("requestfailed"):
+        button.press("Enter")
+    assert refused["lens-ids"] == 0
+    button.press("Enter")
+    tower.locator("td.guess").first.wait_for()
+    assert alert.count() == 0 and tab.evaluate("document.activeElement.tagName") == "PELLUCID-TOWER"
+    heads.scroll_into_view_if_needed()
+    heads.locator("canvas").wait_for()
+    assert refused["thumbs"] == 0 and heads.locator("[role=alert]").count() == 0  # one control asks for all
+    refused["att-12"] = 1
+    layer = heads.get_by_role("spinbutton", name="Layer")
+    layer.fill("12")
+    layer.press("Tab")
+    head = tab.locator("pellucid-views pellucid-head [role=alert]")
+    head.wait_for()
     tab.locator("pellucid-views pellucid-strip .strip").press("ArrowLeft")
-    tab.wait_for_selector("table.tower td.guess")
+    head.wait_for(state="detached")
     assert not any("Uncaught" in message for message in tab.messages), tab.messages
+
+
+@pytest.mark.parametrize(("part", "ready"), [("Playground", ".candidates"), ("Edits", ".edited")])
+def test_a_text_that_was_not_computed(tab: Any, part: str, ready: str) -> None:
+    """What the first views need did not come: the same text is asked for again by a control."""
+    asked: list[str] = []
+
+    def answer(route: Any) -> None:
+        asked.append(route.request.url)
+        if len(asked) == 1:
+            route.fulfill(status=503, json={"error": {"message": "later, please"}})
+        else:
+            route.continue_()
+
+    tab.route("**/v1/look", answer)
+    tab.get_by_role("button", name=part, exact=True).click()
+    here = tab.locator("main > :not([hidden])")
+    button = here.get_by_role("button", name="Try again")
+    button.wait_for()
+    assert "later, please" in tab.locator("header [role=alert]").inner_text()
+    button.press("Enter")
+    here.locator(f"{ready} tbody tr").first.wait_for()
+    assert button.count() == 0 and tab.locator("header [role=alert]").count() == 0

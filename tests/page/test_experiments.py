@@ -83,7 +83,7 @@ def test_what_candidates_do_not_decide_the_engine_does(tab: Any, exact: Model) -
     tab.get_by_role("button", name="Playground").click()
     tab.locator("pellucid-playground").get_by_label("The text").fill("I")
     tab.wait_for_function(
-        "() => document.querySelector('pellucid-playground [role=status]').textContent === '1 tokens.'"
+        "() => document.querySelector('pellucid-playground [role=status]').textContent === '1 token.'"
     )
     for name, value in (("top-k", 0), ("top-p", 1), ("min-p", 0)):
         slide(tab, name, value)

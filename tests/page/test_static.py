@@ -31,13 +31,24 @@ def test_types(modules: Path) -> None:
 
 
 def test_types_are_checked(modules: Path, tmp_path: Path) -> None:
+    """Also the names of texts, and of their places."""
+    planted = {
+        "/** @param {number} x */\nfunction planted(x) { return x; }\nplanted('a');": "'string' is not assignable",
+        'say("noSuchText", { n: 1 });': "'\"noSuchText\"' is not assignable",
+        'say("stripBits");': "Expected 2 arguments",
+        'say("stripBits", { bit: 1 });': "'bit' does not exist",
+        'say("pageReading", { bits: 1 });': "Expected 1 arguments",
+        'say("passMore", { n: 1 });': "Property 'bar' is missing",
+    }
     shutil.copytree(VENDOR.parent, tmp_path / "static")
     with (tmp_path / "static/page.js").open("a") as file:
-        file.write("/** @param {number} x */\nfunction planted(x) { return x; }\nplanted('a');\n")
+        file.write("\n".join(planted))
     done = subprocess.run(
         [modules / ".bin/tsc", "-p", tmp_path / "static/vendor/tsconfig.json"], capture_output=True, text=True
     )
-    assert done.returncode != 0 and "'string' is not assignable" in done.stdout
+    assert done.returncode != 0
+    for code, message in planted.items():
+        assert message in done.stdout, (code, done.stdout)
 
 
 def test_vendored_files_are_built_again(tmp_path: Path) -> None:

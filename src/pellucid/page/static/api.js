@@ -1,4 +1,5 @@
 // The server's endpoints, as the app calls them.
+import { say } from "./appstrings.js";
 import { numbers } from "./source.js";
 
 /** @typedef {import("./source.js").Meta} Meta */
@@ -41,11 +42,11 @@ async function call(path, body, signal) {
     answer = await fetch(path, { method: body === null ? "GET" : "POST", headers, body: typeof body === "string" || body === null ? body : JSON.stringify(body), signal: signal ?? null });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new CallError("The server cannot be reached.", true);
+    throw new CallError(say("serverLost"), true);
   }
   if (!answer.ok) {
     const said = await answer.json().catch(() => null);
-    throw new CallError(said?.error?.message ?? `The server answered with status ${answer.status}.`);
+    throw new CallError(said?.error?.message ?? say("serverStatus", { status: answer.status }));
   }
   return answer;
 }
@@ -110,7 +111,7 @@ async function* events(found, signal) {
       read = await reader.read();
     } catch (error) {
       if (signal.aborted) return;
-      throw new CallError("The connection to the server was lost.", true);
+      throw new CallError(say("serverCut"), true);
     }
     rest += decoder.decode(read.value, { stream: !read.done });
     const parts = rest.split("\n\n");
@@ -123,7 +124,7 @@ async function* events(found, signal) {
       yield said;
     }
     if (!read.done) continue;
-    if (!ended) throw new CallError("The connection to the server was lost.", true);
+    if (!ended) throw new CallError(say("serverCut"), true);
     return;
   }
 }

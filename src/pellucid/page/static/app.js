@@ -1,6 +1,7 @@
 // The app of `pellucid serve --ui`: conversations, a playground, edits of the model.
 import { html, LitElement, nothing } from "./vendor/lit.js";
 import { useKey } from "./api.js";
+import { say } from "./appstrings.js";
 import { server } from "./server.js";
 import "./chat.js";
 import "./edits.js";
@@ -8,7 +9,7 @@ import "./options.js";
 import "./playground.js";
 
 const KEY = "pellucid key"; // in this tab's storage
-const PARTS = /** @type {[string, string][]} */ ([["chat", "Chat"], ["playground", "Playground"], ["edits", "Edits"]]);
+const PARTS = /** @type {const} */ ([["chat", "appChat"], ["playground", "appPlayground"], ["edits", "appEdits"]]);
 
 export class App extends LitElement {
   constructor() {
@@ -39,9 +40,9 @@ export class App extends LitElement {
   render() {
     const { chosen: part, opened } = this;
     return html`
-      <header><h1>${server.model?.id ?? "Pellucid"}</h1>
-        <nav class="row" aria-label="Parts of the app">${PARTS.map(([name, said]) => html`<button type="button" aria-current=${name === part ? "page" : "false"} @click=${() => this.go(name)}>${said}</button>`)}
-          <label class="key">Key <input class="secret" autocomplete="off" spellcheck="false" @change=${(/** @type {any} */ e) => { sessionStorage.setItem(KEY, e.target.value); useKey(e.target.value); void server.start(); }}></label></nav>
+      <header><h1>${server.model?.id ?? say("appName")}</h1>
+        <nav class="row" aria-label=${say("appParts")}>${PARTS.map(([name, text]) => html`<button type="button" aria-current=${name === part ? "page" : "false"} @click=${() => this.go(name)}>${say(text)}</button>`)}
+          <label class="key">${say("appKey")} <input class="secret" autocomplete="off" spellcheck="false" @change=${(/** @type {any} */ e) => { sessionStorage.setItem(KEY, e.target.value); useKey(e.target.value); void server.start(); }}></label></nav>
         ${server.failure ? html`<p class="warn" role="alert">${server.failure}</p>` : nothing}</header>
       <main>
         <div ?hidden=${part !== "chat"}>${opened.has("chat") ? html`<pellucid-chat></pellucid-chat>` : nothing}</div>

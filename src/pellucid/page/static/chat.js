@@ -1,6 +1,7 @@
 // Conversations with the model, as trees, and the look inside an answer.
 import { html, LitElement, nothing } from "./vendor/lit.js";
 import { answer, conversationIds, LiveSource, textOf } from "./api.js";
+import { parts, say } from "./appstrings.js";
 import { Data } from "./data.js";
 import { asked, toolsOf } from "./options.js";
 import { server } from "./server.js";
@@ -150,7 +151,7 @@ export class Chat extends LitElement {
     try {
       this.others = await kept();
     } catch (error) {
-      server.say(`This browser keeps no conversations: they end with the tab. ${error instanceof Error ? error.message : ""}`);
+      server.say(say("chatKeepsNone", { why: error instanceof Error ? error.message : "" }));
     }
     this.requestUpdate();
   }
@@ -159,7 +160,7 @@ export class Chat extends LitElement {
   saved(changed, all = this.all) {
     this.requestUpdate();
     if (!Object.keys(all.messages).length) return;
-    keep(all, changed).then(() => this.list(), () => server.say("This browser did not keep the conversation."));
+    keep(all, changed).then(() => this.list(), () => server.say(say("chatNotKept")));
   }
 
   /** @param {string | null} id null: a new one */
@@ -182,7 +183,7 @@ export class Chat extends LitElement {
   save() {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([exported([this.all])], { type: "application/json" }));
-    link.download = "conversation.json";
+    link.download = say("chatFile");
     link.click();
     URL.revokeObjectURL(link.href);
   }
@@ -237,11 +238,11 @@ export class Chat extends LitElement {
     const same = places(all);
     const locked = this.running !== null;
     return html`<div class="app">
-        <nav aria-label="Conversations">${this.listed()}
+        <nav aria-label=${say("chatList")}>${this.listed()}
           <pellucid-options .settings=${all.settings} .defaults=${server.model?.defaults ?? {}}></pellucid-options></nav>
         <div class="main">
-          <div class="talk" tabindex="0" role="log" aria-label="The conversation" @scroll=${this.scrolled}>
-            ${shown.length ? nothing : html`<p class="quiet">Ask something. Every answer can be looked into: each token, layer and head.</p>`}
+          <div class="talk" tabindex="0" role="log" aria-label=${say("chatLog")} @scroll=${this.scrolled}>
+            ${shown.length ? nothing : html`<p class="quiet">${say("chatEmpty")}</p>`}
             ${shown.map((message) => {
               const some = same(message);
               const last = message.id === all.leaf;
@@ -251,25 +252,25 @@ export class Chat extends LitElement {
             })}
           </div>
           <form class="ask" @submit=${(/** @type {SubmitEvent} */ event) => { event.preventDefault(); this.submit(); }}>
-            <textarea aria-label="Your message" rows="3" placeholder="Your message" @keydown=${(/** @type {KeyboardEvent} */ event) => {
+            <textarea aria-label=${say("chatMessage")} rows="3" placeholder=${say("chatMessage")} @keydown=${(/** @type {KeyboardEvent} */ event) => {
               if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); this.submit(); }
             }}></textarea>
-            ${locked ? html`<button type="button" @click=${() => this.running?.abort()}>Stop</button>` : html`<button type="submit" ?disabled=${server.model === null}>Send</button>`}
+            ${locked ? html`<button type="button" @click=${() => this.running?.abort()}>${say("stop")}</button>` : html`<button type="submit" ?disabled=${server.model === null}>${say("send")}</button>`}
           </form>
-          ${this.looking ? html`<p role="status">The model reads it again, to show every layer… <button type="button" @click=${() => this.looking?.abort()}>Cancel</button></p>` : nothing}
-          ${this.pair ? html`<section class="inside" aria-label="Inside the answer"><div class="row"><h2>Inside the answer</h2>
-            <button type="button" @click=${() => { this.pair = null; this.requestUpdate(); }}>Close</button></div>
+          ${this.looking ? html`<p role="status">${parts("chatReads", { cancel: html`<button type="button" @click=${() => this.looking?.abort()}>${say("cancel")}</button>` })}</p>` : nothing}
+          ${this.pair ? html`<section class="inside" aria-label=${say("chatInside")}><div class="row"><h2>${say("chatInside")}</h2>
+            <button type="button" @click=${() => { this.pair = null; this.requestUpdate(); }}>${say("chatClose")}</button></div>
             <pellucid-views .page=${this.pair}></pellucid-views></section>` : nothing}
         </div>
       </div>`;
   }
 
   listed() {
-    return html`<div class="row"><button type="button" @click=${() => this.open(null)}>New</button>
-        <button type="button" ?disabled=${!this.all.leaf} @click=${() => this.save()}>Export</button>
-        <label class="file">Import <input type="file" accept=".json,application/json" @change=${(/** @type {any} */ event) => { void this.load(event.target.files[0]); event.target.value = ""; }}></label></div>
+    return html`<div class="row"><button type="button" @click=${() => this.open(null)}>${say("chatNew")}</button>
+        <button type="button" ?disabled=${!this.all.leaf} @click=${() => this.save()}>${say("chatExport")}</button>
+        <label class="file">${say("chatImport")} <input type="file" accept=".json,application/json" @change=${(/** @type {any} */ event) => { void this.load(event.target.files[0]); event.target.value = ""; }}></label></div>
       <ul class="kept">${this.others.map((one) => html`<li><button type="button" class="plain" aria-current=${one.id === this.all.id} @click=${() => this.open(one.id)}>${one.title}</button>
-        <button type="button" aria-label="Delete ${one.title}" @click=${() => this.discard(one.id)}>×</button></li>`)}</ul>`;
+        <button type="button" aria-label=${say("chatDelete", { title: one.title })} @click=${() => this.discard(one.id)}>×</button></li>`)}</ul>`;
   }
 
   submit() {

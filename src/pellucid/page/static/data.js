@@ -1,4 +1,5 @@
 // What the views ask of a source, by position, layer and head.
+import { say } from "./strings.js";
 import { plain } from "./text.js";
 
 /** @typedef {import("./source.js").Numbers} Numbers */
@@ -13,10 +14,11 @@ const BINS = 64;
 const STATS = 5; // log-sum-exp, mean, deviation, entropy, the logit of what follows
 const FIRST = ["pieces", "piece-ids", "stats", "targets", "ranks", "cand-starts", "cand-ids", "cand-logits", "tail", "dry-breaks"];
 const THEN = ["lens-ids", "lens-p", "lengths", "base-push", "att-push", "mlp-push", "edit-push", "head-push", "thumbs"];
-const HAND = ["hand-q", "hand-scores", "hand-sums", "hand-found", "hand-keys", "hand-promoted", "hand-mixed"];
+export const HAND = ["hand-q", "hand-scores", "hand-sums", "hand-found", "hand-keys", "hand-promoted", "hand-mixed"];
 const FOUND = 4;
 const PROMOTED = 3;
-const LAST = ["near-ids", "near-cosines", "head-scores", "att-rest", "neurons", "neuron-acts", "neuron-push"];
+export const NEURON = ["neurons", "neuron-acts", "neuron-push"];
+const LAST = ["near-ids", "near-cosines", "head-scores", "att-rest", ...NEURON];
 
 export class Data extends EventTarget {
   /** @param {Source} source */
@@ -29,6 +31,8 @@ export class Data extends EventTarget {
     this.heads = Number(source.meta.model.heads);
     /** @type {Map<string, Numbers | null>} null: on its way */
     this.kept = new Map();
+    /** Blocks that did not come, and why. @type {Map<string, string>} */
+    this.lost = new Map();
     /** @type {Record<string, string | [string, string]>} */
     this.pieces = {};
   }
@@ -41,16 +45,29 @@ export class Data extends EventTarget {
     JSON.parse(new TextDecoder().decode(pieces)).forEach((/** @type {string | [string, string]} */ piece, /** @type {number} */ i) => {
       this.pieces[ids[i]] = piece;
     });
-    this.rest().catch(this.failed);
+    void this.rest();
   }
 
-  /** A server that went: what it did not give is asked for again when it is needed. @param {unknown} error */
-  failed = (error) => {
-    if (!this.source.steps) throw error;
-  };
-
   async rest() {
-    for (const name of [...THEN, ...LAST, ...HAND]) if (this.source.has(name)) await this.read(name);
+    for (const name of [...THEN, ...LAST, ...HAND]) {
+      if (this.source.has(name)) await this.ask(name);
+      if (this.lost.size) return; // what is left comes when it is needed
+    }
+  }
+
+  /** Reads a block, or says why it did not come. @param {string} name */
+  async ask(name) {
+    try {
+      await this.read(name);
+    } catch (error) {
+      this.lost.set(name, error instanceof Error ? error.message : String(error));
+      this.dispatchEvent(new CustomEvent("block", { detail: name }));
+    }
+  }
+
+  /** Asks once more for what did not come. */
+  again() {
+    for (const name of this.lost.keys()) if (this.kept.get(name) !== null) void this.ask(name);
   }
 
   /** @param {string} name */
@@ -59,6 +76,7 @@ export class Data extends EventTarget {
     if (this.kept.get(name) === null) {
       try {
         this.kept.set(name, await this.source.block(name));
+        this.lost.delete(name);
       } catch (error) {
         this.kept.delete(name);
         throw error;
@@ -70,14 +88,14 @@ export class Data extends EventTarget {
   /** A block; undefined while it is read, which "block" tells the end of. @param {string} name @returns {Numbers | undefined} */
   use(name) {
     const found = this.kept.get(name);
-    if (found === undefined && this.source.has(name)) this.read(name).catch(this.failed);
+    if (found === undefined && this.source.has(name) && !this.lost.has(name)) void this.ask(name);
     return found ?? undefined;
   }
 
   /** @param {string} name @returns {Numbers} */
   need(name) {
     const found = this.use(name);
-    if (found === undefined) throw new Error(`${name} has not been read yet`);
+    if (found === undefined) throw new Error(say("blockUnread", { name }));
     return found;
   }
 
@@ -90,10 +108,16 @@ export class Data extends EventTarget {
     return typeof found === "string" ? found || `[${id}]` : found[0];
   }
 
+  /** A token's bytes, in hexadecimal. @param {number} id @returns {string[]} */
+  bytes(id) {
+    const found = this.pieces[id];
+    if (Array.isArray(found)) return found[1].match(/../g) ?? [];
+    return Array.from(new TextEncoder().encode(found ?? ""), (one) => one.toString(16).padStart(2, "0"));
+  }
+
   /** A token as it is shown: its bytes where they are not whole characters. @param {number} id */
   shown(id) {
-    const found = this.pieces[id];
-    return Array.isArray(found) ? `\u27e8${(found[1].match(/../g) ?? []).join("\u00a0")}\u27e9` : plain(this.piece(id));
+    return Array.isArray(this.pieces[id]) ? `\u27e8${this.bytes(id).join("\u00a0")}\u27e9` : plain(this.piece(id));
   }
 
   /** @param {number} at */
@@ -181,7 +205,7 @@ export class Data extends EventTarget {
 
   /** @param {number} at @param {number} layer @returns {{neuron: number, act: number, push: number}[]} */
   neurons(at, layer) {
-    const [which, acts, pushes] = ["neurons", "neuron-acts", "neuron-push"].map((name) => this.use(name));
+    const [which, acts, pushes] = NEURON.map((name) => this.use(name));
     if (!which || !acts || !pushes) return [];
     const count = this.meta.kept.neurons ?? NEURONS;
     const start = (at * this.layers + layer) * count;

@@ -1,6 +1,7 @@
 // Answers that are drawn at the same time, to stand side by side.
 import { html, nothing } from "./vendor/lit.js";
 import { answer } from "./api.js";
+import { say } from "./appstrings.js";
 import { fixed, named } from "./text.js";
 import { bdi } from "./view.js";
 
@@ -63,7 +64,7 @@ export class Drawn {
   /** The draws in columns. @param {((draw: Draw) => unknown) | null} more what stands below each */
   shown(more = null) {
     return html`<div class="draws">${this.draws.map((draw) => html`<section class="answer" aria-label=${draw.label}><h3>${draw.label}</h3>
-      <p class="strip" dir="auto">${draw.tokens.map((one) => html`<span class="token" title="${fixed(one.bits, 1)} bits" .style=${`--share:${Math.min(one.bits / BITS, 1)};--look:0`}>${bdi(named(one.text))}</span>`)}${draw.done ? nothing : html`<span class="caret" aria-hidden="true"></span>`}</p>
+      <p class="strip" dir="auto">${draw.tokens.map((one) => html`<span class="token" title=${say("drawnBits", { bits: fixed(one.bits, 1) })} .style=${`--share:${Math.min(one.bits / BITS, 1)};--look:0`}>${bdi(named(one.text))}</span>`)}${draw.done ? nothing : html`<span class="caret" aria-hidden="true"></span>`}</p>
       ${draw.failure ? html`<p class="warn">${draw.failure instanceof Error ? draw.failure.message : String(draw.failure)}</p>` : nothing}
       ${more && draw.done ? more(draw) : nothing}</section>`)}</div>`;
   }

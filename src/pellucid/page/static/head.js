@@ -1,8 +1,9 @@
 // One head: its map, and where the chosen token looks.
 import { html, nothing } from "./vendor/lit.js";
 import { amount, AMOUNT_TABLE, css, ink, push } from "./colour.js";
-import { place, weight } from "./data.js";
-import { fixed, named, percent, signed } from "./text.js";
+import { HAND, place, weight } from "./data.js";
+import { parts, say } from "./strings.js";
+import { fixed, listed, named, percent, signed } from "./text.js";
 import { bdi, View } from "./view.js";
 
 const NEAR = 48; // tokens of a map with names
@@ -13,29 +14,39 @@ const MARGIN = 96; // pixels for names
 
 export class Head extends View {
   depends() {
-    return { chosen: ["at", "layer", "head", "first", "whole", "target"], blocks: [this.data.map(this.now.layer, this.now.head), "att-rest", "head-push", "hand-promoted"] };
+    return { chosen: ["at", "layer", "head", "first", "whole", "target"], blocks: [this.data.map(this.now.layer, this.now.head), "att-rest", "head-push", ...HAND] };
   }
 
   draw() {
     const { data, now } = this;
     const window = data.meta.windows[now.layer];
-    const kind = window < 0 ? "This layer has no attention." : window > 0 ? `A token sees the last ${window}.` : "A token sees all before it.";
+    const kind = window < 0 ? say("headNone") : window > 0 ? say("headWindow", { n: window }) : say("headAll");
     const heads = data.heads / Math.max(data.meta.kv_heads[now.layer], 1);
     return html`
-      <h2>Layer ${now.layer}, head ${now.head}</h2>
-      <p class="quiet">${kind} ${heads > 1 && window >= 0 ? `${heads} heads share keys and values.` : ""}
-        Pushes ${bdi(named(data.piece(data.targets(now.at)[now.target])))} by ${signed(data.headPush(now.at, now.target, now.layer, now.head))}.</p>
+      <h2>${say("headTitle", { layer: now.layer, head: now.head })}</h2>
+      <p class="quiet">${kind} ${heads > 1 && window >= 0 ? say("headShared", { n: heads }) : ""}
+        ${parts("headPushes", { token: this.name(data.targets(now.at)[now.target]), push: this.pushes() })}</p>
       <div class="row">
-        <label><input type="checkbox" .checked=${now.first} @change=${(/** @type {any} */ e) => this.go({ first: e.target.checked })}> leave out the first token</label>
-        <label><input type="checkbox" .checked=${now.whole} @change=${(/** @type {any} */ e) => this.go({ whole: e.target.checked })}> all tokens</label>
+        <label><input type="checkbox" .checked=${now.first} @change=${(/** @type {any} */ e) => this.go({ first: e.target.checked })}> ${say("headFirst")}</label>
+        <label><input type="checkbox" .checked=${now.whole} @change=${(/** @type {any} */ e) => this.go({ whole: e.target.checked })}> ${say("headWhole")}</label>
       </div>
       ${data.hasMap(now.layer) ? this.map() : html`<p class="warn">${window < 0 ? "" : this.missing()}</p>`}`;
   }
 
+  /** @param {number} id of a token */
+  name(id) {
+    return bdi(named(this.data.piece(id)));
+  }
+
+  pushes() {
+    const { now } = this;
+    return signed(this.data.headPush(now.at, now.target, now.layer, now.head));
+  }
+
   missing() {
     const { layers } = this.data.meta.kept;
-    return layers && !layers.includes(this.now.layer) ? `The page was made with the weights of some layers alone: ${layers.join(", ")}.`
-      : "The page was too small for this layer's weights: only the small map was kept.";
+    return layers && !layers.includes(this.now.layer) ? parts("headLayers", { layers: listed(layers) })
+      : say("headSmall");
   }
 
   /** The tokens that the map shows: from, to. @returns {[number, number]} */
@@ -51,12 +62,12 @@ export class Head extends View {
     const [from, to] = this.range();
     return html`
       <figure><canvas class="map" tabindex="0" role="img" @click=${this.pick} @keydown=${this.press}
-        aria-label="Weights of tokens ${from} to ${to - 1}; a row is a token, its columns what it looks at. Chosen: token ${now.at}, ${named(data.piece(data.meta.ids[now.at]))}"></canvas>
-        <figcaption class="quiet">A row is a token, a column what it looks at${from ? `, from token ${from}` : ""}. Click or arrow keys choose a row.</figcaption></figure>
-      ${this.table(`What each token looks at, layer ${now.layer}, head ${now.head}`, ["token", "looks most at"], () => this.rows(from, to))}
+        aria-label=${say("headMap", { from, to: to - 1, at: now.at, token: named(data.piece(data.meta.ids[now.at])) })}></canvas>
+        <figcaption class="quiet">${from ? say("headRowsFrom", { from }) : say("headRows")}</figcaption></figure>
+      ${this.table(say("headTable", { layer: now.layer, head: now.head }), [say("token"), say("headMost")], () => this.rows(from, to))}
       ${this.bars()}
-      ${data.meta.kept.positions?.includes(now.at) === false ? html`<p class="warn">The page was made with the weights of some tokens alone, and this is none of them.</p>` : nothing}
-      ${now.at === data.meta.hand ? this.byHand() : html`<p class="quiet">By hand at token ${data.meta.hand}: <button type="button" class="plain" @click=${() => this.go({ at: data.meta.hand })}>show it</button></p>`}`;
+      ${data.meta.kept.positions?.includes(now.at) === false ? html`<p class="warn">${say("headPositions")}</p>` : nothing}
+      ${now.at === data.meta.hand ? this.byHand() : html`<p class="quiet">${parts("headHandAt", { at: data.meta.hand, button: html`<button type="button" class="plain" @click=${() => this.go({ at: data.meta.hand })}>${say("show")}</button>` })}</p>`}`;
   }
 
   /** The map's rows in words. @param {number} from @param {number} to @returns {unknown[][]} */
@@ -66,7 +77,7 @@ export class Head extends View {
     return Array.from({ length: to - from }, (_, i) => {
       const row = data.row(now.layer, now.head, from + i);
       const best = Array.from(row ?? [], (w, at) => ({ w, at })).filter((one) => one.w > 0).sort((a, b) => b.w - a.w).slice(0, LOOKS);
-      return [name(from + i), best.map((one, k) => html`${k ? ", " : ""}${name(one.at)} ${percent(one.w)}`)];
+      return [name(from + i), listed(best.map((one) => html`${name(one.at)} ${percent(one.w)}`))];
     });
   }
 
@@ -78,16 +89,16 @@ export class Head extends View {
     const most = found.query.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
     const scale = data.meta.scales[now.layer];
     const cells = (/** @type {ArrayLike<number>} */ values, /** @type {number} */ full) => html`<div class="cells" aria-hidden="true">${Array.from(values, (v) => html`<i title=${signed(v)} .style=${`background:${push(v, full)}`}></i>`)}</div>`;
-    return html`<details class="hand"><summary>By hand</summary>
-      <p>The query of ${bdi(named(data.piece(data.meta.ids[now.at])))}, ${found.query.length} numbers:</p>${cells(found.query, most)}
+    return html`<details class="hand"><summary>${say("handTitle")}</summary>
+      <p>${parts("handQuery", { token: this.name(data.meta.ids[now.at]), n: found.query.length })}</p>${cells(found.query, most)}
       ${found.best.map((one) => {
         const full = one.key.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
         const product = one.key.reduce((sum, v, i) => sum + v * found.query[i], 0);
-        return html`<p>The key of ${one.at}, ${bdi(named(data.piece(data.meta.ids[one.at])))}: query · key × ${fixed(scale, 4)} = ${fixed(product * scale, 2)}; the score is ${fixed(one.score, 2)};
-          e<sup>${fixed(one.score, 2)}</sup> / e<sup>${fixed(found.sum, 2)}</sup> = ${percent(one.weight)}</p>${cells(one.key, full)}`;
+        const quotient = html`e<sup>${fixed(one.score, 2)}</sup> / e<sup>${fixed(found.sum, 2)}</sup>`;
+        return html`<p>${parts("handKey", { at: one.at, token: this.name(data.meta.ids[one.at]), scale: fixed(scale, 4), product: fixed(product * scale, 2), score: fixed(one.score, 2), quotient, share: percent(one.weight) })}</p>${cells(one.key, full)}`;
       })}
-      <p>The values of all tokens, times the weights, add up to the head's output, ${found.mixed.length} numbers:</p>${cells(found.mixed, found.mixed.reduce((a, b) => Math.max(a, Math.abs(b)), 0))}
-      <p>A matrix writes it into the stream, where it pushes ${bdi(named(data.piece(data.targets(now.at)[now.target])))} by ${signed(data.headPush(now.at, now.target, now.layer, now.head))}. It raises most: ${found.promoted.map((id, i) => html`${i ? ", " : ""}<strong>${bdi(named(data.shown(id)))}</strong>`)}.</p>
+      <p>${say("handValues", { n: found.mixed.length })}</p>${cells(found.mixed, found.mixed.reduce((a, b) => Math.max(a, Math.abs(b)), 0))}
+      <p>${parts("handWrites", { token: this.name(data.targets(now.at)[now.target]), push: this.pushes(), tokens: listed(found.promoted.map((id) => html`<strong>${bdi(named(data.shown(id)))}</strong>`)) })}</p>
     </details>`;
   }
 
@@ -105,16 +116,16 @@ export class Head extends View {
   bars() {
     const { data, now } = this;
     const found = this.weights();
-    if (found === undefined) return html`<p class="quiet">…</p>`;
+    if (found === undefined) return html`<p class="quiet">${say("wait")}</p>`;
     const best = Array.from(found.row, (w, i) => ({ w, i })).filter((one) => one.w > 0).sort((a, b) => b.w - a.w);
     const shown = best.slice(0, BARS);
     const other = Math.max(best.slice(BARS).reduce((sum, one) => sum + one.w, 0) + found.left, 0);
     return html`<table class="looks">
-      <caption>Token ${now.at}, ${bdi(named(data.piece(data.meta.ids[now.at])))}, looks at</caption>
-      <thead><tr><th scope="col">token</th><th scope="col">weight</th></tr></thead>
+      <caption>${parts("headLooks", { at: now.at, token: this.name(data.meta.ids[now.at]) })}</caption>
+      <thead><tr><th scope="col">${say("token")}</th><th scope="col">${say("headWeight")}</th></tr></thead>
       <tbody>${shown.map(({ w, i }) => html`<tr><th scope="row"><button type="button" class="plain" @click=${() => this.go({ at: i })}>${i}: ${bdi(named(data.piece(data.meta.ids[i])))}</button></th>
           <td><span class="bar look" .style=${`--share:${w.toFixed(4)}`}></span>${percent(w)}</td></tr>`)}
-        ${other > 0.0005 ? html`<tr><th scope="row">the rest</th><td><span class="bar look" .style=${`--share:${other.toFixed(4)}`}></span>${percent(other)}</td></tr>` : nothing}
+        ${other > 0.0005 ? html`<tr><th scope="row">${say("headRest")}</th><td><span class="bar look" .style=${`--share:${other.toFixed(4)}`}></span>${percent(other)}</td></tr>` : nothing}
       </tbody></table>`;
   }
 

@@ -2,22 +2,24 @@
 import { html } from "./vendor/lit.js";
 import { AMOUNT_TABLE } from "./colour.js";
 import { THUMB } from "./data.js";
-import { fixed, signed } from "./text.js";
+import { parts, say } from "./strings.js";
+import { fixed, listed, signed } from "./text.js";
 import { View } from "./view.js";
 
 const GAP = 4;
 const SIZE = THUMB + GAP;
 
-/** @type {Record<string, string>} */
+/** @typedef {keyof typeof import("./strings.js").STRINGS} Text */
+/** @type {Record<string, Extract<Text, `sort${string}`>>} */
 const SORTS = {
-  place: "layer and head",
-  first: "look at the first token",
-  previous: "look at the previous token",
-  same: "look at the same token, earlier",
-  induction: "look at what followed the same token (induction)",
-  entropy: "spread widely (entropy)",
-  distance: "look far back",
-  push: "push on the chosen token's logit",
+  place: "sortPlace", first: "sortFirst", previous: "sortPrevious", same: "sortSame", induction: "sortInduction",
+  entropy: "sortEntropy", distance: "sortDistance", push: "sortPush",
+};
+
+/** The names of meta.scores. @type {Record<string, Extract<Text, `score${string}`>>} */
+const SCORES = {
+  first: "scoreFirst", previous: "scorePrevious", same: "scoreSame", induction: "scoreInduction", entropy: "scoreEntropy",
+  distance: "scoreDistance",
 };
 
 export class Heads extends View {
@@ -30,31 +32,38 @@ export class Heads extends View {
     const order = this.order();
     const columns = this.columns();
     const rows = Math.ceil(order.length / columns);
-    const scores = data.meta.scores.map((name) => `${name} ${fixed(data.score(name, now.layer, now.head), 2)}`).join(", ");
+    const scores = listed(data.meta.scores.map((name) => `${this.scored(name)} ${fixed(data.score(name, now.layer, now.head), 2)}`)).join("");
+    const slider = html`<input type="range" min="0" max="100" ?disabled=${now.sort === "place"} .value=${String(now.least)}
+          @input=${(/** @type {any} */ e) => this.go({ least: Number(e.target.value) })}>`;
+    const push = (/** @type {number} */ layer, /** @type {number} */ head) => signed(data.headPush(now.at, now.target, layer, head));
     return html`
-      <h2>Heads</h2>
+      <h2>${say("headsTitle")}</h2>
       <div class="row">
-        <label>Order <select @change=${(/** @type {any} */ e) => this.go({ sort: e.target.value })}>
-          ${Object.entries(SORTS).map(([name, said]) => html`<option value=${name} .selected=${name === now.sort}>${said}</option>`)}
+        <label>${say("headsOrder")} <select @change=${(/** @type {any} */ e) => this.go({ sort: e.target.value })}>
+          ${Object.entries(SORTS).map(([name, text]) => html`<option value=${name} .selected=${name === now.sort}>${say(text)}</option>`)}
         </select></label>
-        <label>At least <input type="range" min="0" max="100" ?disabled=${now.sort === "place"} .value=${String(now.least)}
-          @input=${(/** @type {any} */ e) => this.go({ least: Number(e.target.value) })}> <output>${now.least} %</output> of the strongest</label>
-        ${this.number("Layer", "layer", data.layers)} ${this.number("Head", "head", data.heads)}
+        <label>${parts("headsLeast", { slider, share: html`<output>${now.least}</output>` })}</label>
+        ${this.number(say("headsLayer"), "layer", data.layers)} ${this.number(say("headsHead"), "head", data.heads)}
       </div>
       <div class="scroll"><canvas class="thumbs" width=${columns * SIZE} height=${rows * SIZE} tabindex="0" role="img"
-        aria-label="Maps of all heads. Chosen: layer ${now.layer}, head ${now.head}. ${scores}"
+        aria-label=${say("headsMaps", { layer: now.layer, head: now.head, scores })}
         .style=${`width:${columns * SIZE}px;height:${rows * SIZE}px`}
         @click=${this.pick} @keydown=${this.press}></canvas></div>
-      ${this.table(`${order.length} heads: ${SORTS[now.sort] ?? SORTS.place}`, ["layer.head", ...data.meta.scores, "push"], () => order.map(([layer, head]) => [
+      ${this.table(say("headsTable", { n: order.length, order: say(SORTS[now.sort] ?? SORTS.place) }), [say("headsNumber"), ...data.meta.scores.map((name) => this.scored(name)), say("headsPushed")], () => order.map(([layer, head]) => [
         html`<button type="button" class="plain" @click=${() => this.go({ layer, head })}>${layer}.${head}</button>`,
-        ...data.meta.scores.map((name) => fixed(data.score(name, layer, head), 2)), signed(data.headPush(now.at, now.target, layer, head))]))}
-      <p class="quiet">Layer ${now.layer}, head ${now.head}: pushes ${signed(data.headPush(now.at, now.target, now.layer, now.head))}; on average ${scores}.
-        ${now.sort === "place" ? "A column is a layer, a row a head, the first ones at the left and at the top." : `The strongest first; ${order.length} of ${data.layers * data.heads} are shown.`}</p>`;
+        ...data.meta.scores.map((name) => fixed(data.score(name, layer, head), 2)), push(layer, head)]))}
+      <p class="quiet">${say("headsChosen", { layer: now.layer, head: now.head, push: push(now.layer, now.head), scores })}
+        ${now.sort === "place" ? say("headsPlaces") : say("headsSorted", { shown: order.length, all: data.layers * data.heads })}</p>`;
   }
 
-  /** @param {string} said @param {"layer" | "head"} name @param {number} count */
-  number(said, name, count) {
-    return html`<label>${said} <input type="number" min="0" max=${count - 1} .value=${String(this.now[name])}
+  /** @param {string} name one of meta.scores */
+  scored(name) {
+    return name in SCORES ? say(SCORES[name]) : name;
+  }
+
+  /** @param {string} label @param {"layer" | "head"} name @param {number} count */
+  number(label, name, count) {
+    return html`<label>${label} <input type="number" min="0" max=${count - 1} .value=${String(this.now[name])}
       @change=${(/** @type {any} */ e) => this.go({ [name]: Number(e.target.value) })}></label>`;
   }
 

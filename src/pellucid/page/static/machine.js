@@ -1,7 +1,9 @@
 // What runs: the plan's operations, the cache, and the passes that made the text.
 import { html, nothing, svg } from "./vendor/lit.js";
 import { passRows } from "./passes.js";
-import { fixed, percent, size } from "./text.js";
+import { numeral } from "./say.js";
+import { parts, say } from "./strings.js";
+import { fixed, listed, percent, size } from "./text.js";
 import { View } from "./view.js";
 
 export class Machine extends View {
@@ -10,20 +12,21 @@ export class Machine extends View {
   }
 
   draw() {
-    return html`<h2>Machine</h2>${this.facts()}${this.passes()}${this.cache()}${this.plan()}`;
+    return html`<h2>${say("machineTitle")}</h2>${this.facts()}${this.passes()}${this.cache()}${this.plan()}`;
   }
 
   facts() {
     const { model } = this.data.meta;
-    return html`<p>${model.name}: ${model.architecture}, ${Number(model.parameters).toLocaleString("en")} parameters in ${model.quantisation};
-      ${this.data.layers} layers, each token a vector of ${model.dim} numbers, ${model.heads} heads a layer; keys and values in ${model.kv}.</p>`;
+    const { name, architecture, quantisation, dim, heads, kv } = model;
+    return html`<p>${say("machineFacts", { name, architecture, parameters: numeral(model.parameters), quantisation, layers: this.data.layers, dim, heads, kv })}</p>`;
   }
 
   passes() {
     const { n, meta } = this.data;
-    return html`<h3>Passes</h3>${passRows(this.data)}
-    <p class="quiet">The marked end of a pass is the row that enters the table of logits.</p>
-    <p>Context: ${n.toLocaleString("en")} of ${Number(meta.model.context).toLocaleString("en")} tokens <meter min="0" max=${meta.model.context} .value=${n} aria-label="context filled"></meter></p>`;
+    const meter = html`<meter min="0" max=${meta.model.context} .value=${n} aria-label=${say("machineFilled")}></meter>`;
+    return html`<h3>${say("machinePasses")}</h3>${passRows(this.data)}
+    <p class="quiet">${say("machineMarked")}</p>
+    <p>${parts("machineContext", { used: numeral(n), context: numeral(meta.model.context), meter })}</p>`;
   }
 
   cache() {
@@ -31,9 +34,9 @@ export class Machine extends View {
     const at = this.now.at + 1;
     const rows = meta.cache.map((one) => ({ ...one, held: one.bytes_per_token * (one.window ? Math.min(one.window, at) : at) }));
     const sum = rows.reduce((total, one) => total + one.held, 0);
-    return html`<h3>Cache</h3>${this.growth()}<table><caption>Keys and values up to token ${this.now.at}: ${size(sum)}</caption>
-      <thead><tr><th scope="col">layers</th><th scope="col">a token sees</th><th scope="col">bytes a token</th><th scope="col">held</th></tr></thead>
-      <tbody>${rows.map((one) => html`<tr><td>${one.layers}</td><td>${one.window ? `the last ${one.window}` : "all"}</td><td>${size(one.bytes_per_token)}</td><td>${size(one.held)}</td></tr>`)}</tbody></table>`;
+    return html`<h3>${say("machineCache")}</h3>${this.growth()}<table><caption>${say("machineHeld", { at: this.now.at, size: size(sum) })}</caption>
+      <thead><tr><th scope="col">${say("layers")}</th><th scope="col">${say("machineSees")}</th><th scope="col">${say("machineBytesToken")}</th><th scope="col">${say("machineHolds")}</th></tr></thead>
+      <tbody>${rows.map((one) => html`<tr><td>${one.layers}</td><td>${one.window ? say("machineLast", { n: one.window }) : say("machineAll")}</td><td>${size(one.bytes_per_token)}</td><td>${size(one.held)}</td></tr>`)}</tbody></table>`;
   }
 
   /** What the cache holds after each token, layers of one window on those of another. */
@@ -50,7 +53,7 @@ export class Machine extends View {
       return svg`<polygon class="part-${i % 2}" points=${points.map(([x, y]) => `${(100 * x) / n},${30 - (30 * y) / most}`).join(" ")}></polygon>`;
     });
     const x = (100 * (this.now.at + 1)) / n;
-    return html`<svg class="growth" viewBox="0 0 100 30" preserveAspectRatio="none" role="img" aria-label="What the cache holds after each token: at the end ${size(most)}">${areas}${svg`<line x1=${x} x2=${x} y1="0" y2="30"></line>`}</svg>`;
+    return html`<svg class="growth" viewBox="0 0 100 30" preserveAspectRatio="none" role="img" aria-label=${say("machineGrowth", { size: size(most) })}>${areas}${svg`<line x1=${x} x2=${x} y1="0" y2="30"></line>`}</svg>`;
   }
 
   plan() {
@@ -69,20 +72,20 @@ export class Machine extends View {
     }
     const each = (/** @type {number[]} */ ns, /** @type {number[]} */ layers, /** @type {number} */ offset) =>
       layers.length ? layers.reduce((sum, layer) => sum + ns[byLayer.get(layer)[offset]], 0) : NaN;
-    const time = (/** @type {number} */ ns) => (ns >= 1e6 ? `${fixed(ns / 1e6, 2)} ms` : `${fixed(ns / 1e3, 1)} µs`);
-    return html`<h3>Operations of a pass</h3><div class="scroll"><table>
-      <caption>Layers that are alike are shown together${timings ? "; times are of all of them" : ""}</caption>
-      <thead><tr><th scope="col">layers</th><th scope="col">operation</th><th scope="col">weights</th><th scope="col">bytes</th>
-        ${timings ? html`<th scope="col">prompt</th><th scope="col">one token</th>` : nothing}</tr></thead>
+    const time = (/** @type {number} */ ns) => (ns >= 1e6 ? say("milliseconds", { time: fixed(ns / 1e6, 2) }) : say("microseconds", { time: fixed(ns / 1e3, 1) }));
+    return html`<h3>${say("machinePlan")}</h3><div class="scroll"><table>
+      <caption>${say(timings ? "machineAlikeTimes" : "machineAlike")}</caption>
+      <thead><tr><th scope="col">${say("layers")}</th><th scope="col">${say("machineOperation")}</th><th scope="col">${say("machineWeights")}</th><th scope="col">${say("machineBytes")}</th>
+        ${timings ? html`<th scope="col">${say("machinePrompt")}</th><th scope="col">${say("machineOne")}</th>` : nothing}</tr></thead>
       <tbody>${groups.map((group) => group.rows.map((i, offset) => {
         const [, kind, name, matrices, bytes, detail] = meta.plan[i];
         const span = group.layers.length > 1 ? `${group.layers[0]}\u2013${group.layers[group.layers.length - 1]}` : `${group.layers[0] ?? ""}`;
         const took = (/** @type {number[]} */ ns) => {
           const own = group.layers.length ? each(ns, group.layers, offset) : ns[i];
-          return `${time(own)}, ${percent(own / ns.reduce((a, b) => a + b, 0))}`;
+          return say("machineTook", { time: time(own), share: percent(own / ns.reduce((a, b) => a + b, 0)) });
         };
         return html`<tr><td>${offset ? "" : span}</td><td>${kind} <small>${name}${detail ? `: ${detail}` : ""}</small></td>
-          <td>${matrices.map(([format, rows, columns]) => `${format} ${rows}\u00d7${columns}`).join(", ")}</td><td>${bytes ? size(bytes) : ""}</td>
+          <td>${listed(matrices.map(([format, rows, columns]) => `${format} ${rows}\u00d7${columns}`))}</td><td>${bytes ? size(bytes) : ""}</td>
           ${timings ? html`<td>${took(timings.prompt)}</td><td>${took(timings.token)}</td>` : nothing}</tr>`;
       }))}</tbody></table></div>`;
   }

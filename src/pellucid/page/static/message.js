@@ -1,6 +1,7 @@
 // A message of a conversation. Markdown is rendered block by block; a block that is complete is never rendered again.
 import { html, LitElement, nothing } from "./vendor/lit.js";
 import { DOMPurify, marked } from "./vendor/markdown.js";
+import { say } from "./appstrings.js";
 import { fixed, plain } from "./text.js";
 
 /** @typedef {import("./tree.js").Message} Message */
@@ -101,56 +102,56 @@ export class MessageView extends LitElement {
 
   render() {
     const { message } = this;
-    const name = { user: "You", tool: "Result of a tool" }[message.role] ?? "Answer";
+    const name = say(message.role === "user" ? "messageYou" : message.role === "tool" ? "messageResult" : "messageAnswer");
     return html`<article class="message ${message.role === "user" ? "own" : message.role === "tool" ? "card" : ""}" aria-label=${name}>
       ${this.editing ? this.editor() : this.shaded ? this.tokens() : this.said()}
       ${(message.calls ?? []).map((call) => this.called(call))}
       ${this.waits ? this.results() : nothing}
       ${this.ended()}
       <div class="row tools">${this.branches()}${message.role === "user"
-        ? html`<button type="button" @click=${() => this.edit(true)} ?disabled=${this.locked}>Edit</button>`
+        ? html`<button type="button" @click=${() => this.edit(true)} ?disabled=${this.locked}>${say("messageEdit")}</button>`
         : message.role === "tool" ? nothing : this.tools()}</div>
     </article>`;
   }
 
   said() {
     const { message } = this;
-    if (message.role === "tool") return html`<h3>Result</h3><pre class="said" dir="auto">${spread(message.text)}</pre>`;
+    if (message.role === "tool") return html`<h3>${say("messageTheResult")}</h3><pre class="said" dir="auto">${spread(message.text)}</pre>`;
     if (message.role === "user" || !(this.seen || this.busy)) return html`<div class="said plain" dir="auto">${message.text}</div>`;
-    return html`${message.thought ? html`<details><summary>Thoughts</summary><div class="said plain" dir="auto">${message.thought}</div></details>` : nothing}
+    return html`${message.thought ? html`<details><summary>${say("messageThoughts")}</summary><div class="said plain" dir="auto">${message.thought}</div></details>` : nothing}
       <div class="said" dir="auto">${this.rendered().map((block) => html`<div .innerHTML=${block.clean}></div>`)}${this.busy ? html`<span class="caret" aria-hidden="true"></span>` : nothing}</div>`;
   }
 
   branches() {
     const { at, count } = this;
     if (count < 2) return nothing;
-    return html`<span><button type="button" aria-label="The branch before" ?disabled=${at === 0} @click=${() => this.tell("branch", -1)}>‹</button>
-      ${at + 1} of ${count} <button type="button" aria-label="The branch after" ?disabled=${at + 1 === count} @click=${() => this.tell("branch", 1)}>›</button></span>`;
+    return html`<span><button type="button" aria-label=${say("messageBefore")} ?disabled=${at === 0} @click=${() => this.tell("branch", -1)}>‹</button>
+      ${say("messageBranch", { at: at + 1, count })} <button type="button" aria-label=${say("messageAfter")} ?disabled=${at + 1 === count} @click=${() => this.tell("branch", 1)}>›</button></span>`;
   }
 
   tools() {
     const { message, busy, locked } = this;
-    return html`<button type="button" ?disabled=${locked || busy} @click=${() => this.tell("retry")}>Try again</button>
-      <button type="button" aria-pressed=${this.shaded} @click=${() => { this.shaded = !this.shaded; this.requestUpdate(); }}>Tokens</button>
-      <button type="button" ?disabled=${busy || !message.ids.length} @click=${() => this.tell("inside")}>Look inside</button>`;
+    return html`<button type="button" ?disabled=${locked || busy} @click=${() => this.tell("retry")}>${say("again")}</button>
+      <button type="button" aria-pressed=${this.shaded} @click=${() => { this.shaded = !this.shaded; this.requestUpdate(); }}>${say("messageTokens")}</button>
+      <button type="button" ?disabled=${busy || !message.ids.length} @click=${() => this.tell("inside")}>${say("messageInside")}</button>`;
   }
 
   ended() {
     const { message, busy, locked } = this;
     if (busy || message.role !== "assistant" || ["stop", "tool_calls"].includes(message.finish ?? "") || !message.ids.length) return nothing;
-    return html`<p class="quiet">${message.finish === "length" ? "It ended here because it was as long as it may be." : "It was stopped here."}
-      <button type="button" ?disabled=${locked} @click=${() => this.tell("on")}>Go on</button></p>`;
+    return html`<p class="quiet">${say(message.finish === "length" ? "messageLong" : "messageStopped")}
+      <button type="button" ?disabled=${locked} @click=${() => this.tell("on")}>${say("messageOn")}</button></p>`;
   }
 
   tokens() {
     const { message } = this;
-    return html`<div class="strip">${message.pieces.map((piece, i) => html`<button type="button" class="token" title="token ${i}: ${fixed(message.bits[i], 1)} bits"
+    return html`<div class="strip">${message.pieces.map((piece, i) => html`<button type="button" class="token" title=${say("messageToken", { at: i, bits: fixed(message.bits[i], 1) })}
       .style=${`--share:${Math.min(message.bits[i] / BITS, 1)};--look:0`} ?disabled=${this.busy} @click=${() => this.tell("inside", i)}><bdi dir="auto">${plain(piece).replace(/ /g, "\u00b7")}</bdi></button>`)}</div>`;
   }
 
   /** A card. @param {Call} call */
   called(call) {
-    return html`<section class="card" aria-label="Call of ${call.name}"><h3>${call.name}</h3><pre dir="auto">${spread(call.arguments)}</pre></section>`;
+    return html`<section class="card" aria-label=${say("messageCall", { name: call.name })}><h3>${call.name}</h3><pre dir="auto">${spread(call.arguments)}</pre></section>`;
   }
 
   /** What the tools gave, which the reader writes. */
@@ -160,8 +161,8 @@ export class MessageView extends LitElement {
       event.preventDefault();
       const areas = /** @type {NodeListOf<HTMLTextAreaElement>} */ (this.querySelectorAll("form textarea"));
       this.tell("results", [...areas].map((area, i) => ({ call: calls[i].id, text: area.value })));
-    }}>${calls.map((call) => html`<label>Result of ${call.name} <textarea rows="2"></textarea></label>`)}
-      <div class="row"><button type="submit" ?disabled=${this.locked}>Send ${calls.length > 1 ? "results" : "result"}</button></div></form>`;
+    }}>${calls.map((call) => html`<label>${say("messageResultOf", { name: call.name })} <textarea rows="2"></textarea></label>`)}
+      <div class="row"><button type="submit" ?disabled=${this.locked}>${say(calls.length > 1 ? "messageSendResults" : "messageSendResult")}</button></div></form>`;
   }
 
   /** @param {boolean} on */
@@ -176,8 +177,8 @@ export class MessageView extends LitElement {
       const text = /** @type {HTMLTextAreaElement} */ (this.querySelector("textarea")).value;
       this.edit(false);
       this.tell("edit", text);
-    }}><textarea aria-label="The message" rows="4" .value=${this.message.text}></textarea>
-      <div class="row"><button type="submit">Send</button><button type="button" @click=${() => this.edit(false)}>Cancel</button></div></form>`;
+    }}><textarea aria-label=${say("messageText")} rows="4" .value=${this.message.text}></textarea>
+      <div class="row"><button type="submit">${say("send")}</button><button type="button" @click=${() => this.edit(false)}>${say("cancel")}</button></div></form>`;
   }
 }
 

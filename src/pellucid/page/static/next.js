@@ -1,38 +1,42 @@
 // The next token: what the model gives, what each step of the sampler leaves, and which token a seed draws.
 import { html, nothing } from "./vendor/lit.js";
-import { fixed, named, percent } from "./text.js";
 import { sample } from "./sampler.js";
+import { numeral } from "./say.js";
+import { parts, say } from "./strings.js";
+import { fixed, listed, named, percent } from "./text.js";
 import { bdi, View } from "./view.js";
 
 const SHOWN = 12;
 
-/** Options of each step: [name, what it is, least, most, step, value that switches it off or null]
- * @type {Record<string, [string, string, number, number, number, number | null][]>} */
+/** Options of each step: [name, its text, least, most, step, value that switches it off or null]
+ * @typedef {[string, Extract<keyof typeof import("./strings.js").STRINGS, `option${string}`>, number, number, number, number | null]} Option */
+/** @type {Record<string, Option[]>} */
 const STEPS = {
   penalties: [
-    ["repeat_penalty", "repeat penalty", 1, 2, 0.01, 1],
-    ["presence_penalty", "presence penalty", -2, 2, 0.05, 0],
-    ["frequency_penalty", "frequency penalty", -2, 2, 0.05, 0],
-    ["repeat_last", "tokens looked back on", 0, 512, 1, null],
+    ["repeat_penalty", "optionRepeat", 1, 2, 0.01, 1],
+    ["presence_penalty", "optionPresence", -2, 2, 0.05, 0],
+    ["frequency_penalty", "optionFrequency", -2, 2, 0.05, 0],
+    ["repeat_last", "optionLast", 0, 512, 1, null],
   ],
   dry: [
-    ["dry_multiplier", "DRY multiplier", 0, 5, 0.05, 0],
-    ["dry_base", "DRY base", 1, 4, 0.05, null],
-    ["dry_allowed_length", "DRY allowed length", 0, 20, 1, null],
+    ["dry_multiplier", "optionDry", 0, 5, 0.05, 0],
+    ["dry_base", "optionDryBase", 1, 4, 0.05, null],
+    ["dry_allowed_length", "optionDryLength", 0, 20, 1, null],
+    ["dry_range", "optionDryRange", -1, 512, 1, null],
   ],
-  top_n_sigma: [["top_n_sigma", "top-n-sigma", 0, 5, 0.05, 0]],
-  top_k: [["top_k", "top-k", 0, 200, 1, 0]],
-  typical_p: [["typical_p", "typical-p", 0.01, 1, 0.01, 1]],
-  top_p: [["top_p", "top-p", 0, 1, 0.01, 1]],
-  min_p: [["min_p", "min-p", 0, 1, 0.005, 0]],
+  top_n_sigma: [["top_n_sigma", "optionSigma", 0, 5, 0.05, 0]],
+  top_k: [["top_k", "optionTopK", 0, 200, 1, 0]],
+  typical_p: [["typical_p", "optionTypical", 0.01, 1, 0.01, 1]],
+  top_p: [["top_p", "optionTopP", 0, 1, 0.01, 1]],
+  min_p: [["min_p", "optionMinP", 0, 1, 0.005, 0]],
   xtc: [
-    ["xtc_probability", "XTC probability", 0, 1, 0.05, 0],
-    ["xtc_threshold", "XTC threshold", 0, 0.5, 0.01, null],
+    ["xtc_probability", "optionXtc", 0, 1, 0.05, 0],
+    ["xtc_threshold", "optionXtcLeast", 0, 0.5, 0.01, null],
   ],
   temperature: [
-    ["temperature", "temperature", 0, 2, 0.05, null],
-    ["dynatemp_range", "range by entropy", 0, 2, 0.05, 0],
-    ["dynatemp_exponent", "exponent", 0.1, 4, 0.1, null],
+    ["temperature", "optionTemperature", 0, 2, 0.05, null],
+    ["dynatemp_range", "optionRange", 0, 2, 0.05, 0],
+    ["dynatemp_exponent", "optionExponent", 0.1, 4, 0.1, null],
   ],
 };
 
@@ -102,8 +106,8 @@ export class Next extends View {
     const exact = here.sure ? null : this.fromEngine(seed);
     const found = exact ? this.replaced(here, exact) : here;
     return html`
-      <h2>Next token</h2>
-      <p class="quiet">After ${bdi(named(data.piece(data.meta.ids[now.at])))} (token ${now.at}). Uncertainty: ${fixed(data.entropy(now.at), 1)} bits.</p>
+      <h2>${say("nextTitle")}</h2>
+      <p class="quiet">${parts("nextAfter", { token: bdi(named(data.piece(data.meta.ids[now.at]))), at: now.at, bits: fixed(data.entropy(now.at), 1) })}</p>
       ${this.list(found)}
       ${this.drawing(found, number)}
       ${this.chain(found)}
@@ -123,8 +127,8 @@ export class Next extends View {
     const own = Math.exp(data.stat(now.at, 4) - data.stat(now.at, 0));
     const rows = ids.map((id) => ({ id, before: model.get(id) ?? own, now: after.get(id) ?? 0, target: targets.indexOf(id) }));
     return html`<table class="candidates">
-      <caption>Likeliest tokens: the model's own probability, and the one they are drawn with</caption>
-      <thead><tr><th scope="col">token</th><th scope="col">model</th><th scope="col">drawn</th></tr></thead>
+      <caption>${say("nextCaption")}</caption>
+      <thead><tr><th scope="col">${say("token")}</th><th scope="col">${say("nextModel")}</th><th scope="col">${say("nextDrawn")}</th></tr></thead>
       <tbody>${rows.map((row) => this.candidate(row, follows, found.drawn?.id ?? -1))}</tbody>
     </table>`;
   }
@@ -132,13 +136,14 @@ export class Next extends View {
   /** @param {{id: number, before: number, now: number, target: number}} row @param {number} follows @param {number} drawn */
   candidate(row, follows, drawn) {
     const text = named(this.data.piece(row.id));
-    const mark = [row.id === follows ? "follows" : "", row.id === drawn ? "drawn" : ""].filter(Boolean).join(", ");
+    const [isNext, isDrawn] = [row.id === follows, row.id === drawn];
+    const mark = isNext && isDrawn ? say("nextFollowsDrawn") : isNext ? say("follows") : isDrawn ? say("nextDrawn") : "";
     const name = row.target < 0 ? bdi(text) : html`<button type="button" class="plain" aria-pressed=${row.target === this.now.target}
-        title="Show what pushes this token" @click=${() => this.go({ target: row.target })}>${bdi(text)}</button>`;
+        title=${say("nextShow")} @click=${() => this.go({ target: row.target })}>${bdi(text)}</button>`;
     const { goOn } = this.page;
-    const on = goOn && this.now.at >= goOn.from ? html` <button type="button" class="plain" aria-label="Go on with ${text}"
-        @click=${() => goOn.with(this.now.at, row.id, -Math.log2(row.before))}>go on</button>` : nothing;
-    return html`<tr class="${row.id === follows ? "follows" : ""} ${row.id === drawn ? "hit" : ""}">
+    const on = goOn && this.now.at >= goOn.from ? html` <button type="button" class="plain" aria-label=${say("nextOnWith", { token: text })}
+        @click=${() => goOn.with(this.now.at, row.id, -Math.log2(row.before))}>${say("nextOn")}</button>` : nothing;
+    return html`<tr class="${isNext ? "follows" : ""} ${isDrawn ? "hit" : ""}">
       <th scope="row">${name}${mark ? html` <small>${mark}</small>` : nothing}${on}</th>
       <td><span class="bar model" .style=${`--share:${row.before.toFixed(4)}`}></span>${percent(row.before)}</td>
       <td><span class="bar drawn" .style=${`--share:${row.now.toFixed(4)}`}></span>${percent(row.now)}</td>
@@ -152,38 +157,37 @@ export class Next extends View {
     if (drawn === null) return nothing;
     const total = drawn.p.reduce((a, b) => a + b, 0);
     let sum = 0;
-    const parts = drawn.ids.slice(0, 40).map((id, i) => {
-      const part = { id, from: sum / total, share: drawn.p[i] / total };
+    const bars = drawn.ids.slice(0, 40).map((id, i) => {
+      const bar = { id, from: sum / total, share: drawn.p[i] / total };
       sum += drawn.p[i];
-      return part;
+      return bar;
     });
-    const said = drawn.id === null
-      ? "The page does not have all tokens that could be drawn here: more are left than it keeps."
-      : html`The number ${fixed(drawn.u, 4)} falls on <strong>${bdi(named(data.piece(drawn.id)))}</strong>.`;
+    const told = drawn.id === null ? say("nextBeyond")
+      : parts("nextFalls", { u: fixed(drawn.u, 4), token: html`<strong>${bdi(named(data.piece(drawn.id)))}</strong>` });
     return html`<div class="draw">
-      <label>Seed <input inputmode="numeric" pattern="[0-9]*" maxlength="20" size="8" .value=${now.seed}
+      <label>${say("nextSeed")} <input inputmode="numeric" pattern="[0-9]*" maxlength="20" size="8" .value=${now.seed}
         @change=${(/** @type {any} */ e) => this.go({ seed: /^\d{1,20}$/.test(e.target.value) ? e.target.value : "0" })}></label>
-      <button type="button" @click=${() => this.go({ seed: String(BigInt.asUintN(64, BigInt(now.seed || "0") + 1n)) })}>Next seed</button>
+      <button type="button" @click=${() => this.go({ seed: String(BigInt.asUintN(64, BigInt(now.seed || "0") + 1n)) })}>${say("nextSeedNext")}</button>
       <div class="cumulated" aria-hidden="true">
-        ${parts.map((one, i) => html`<span class=${i % 2 ? "odd" : "even"} .style=${`left:${100 * one.from}%;width:${100 * one.share}%`}>${one.share > 0.08 ? named(data.piece(one.id)) : ""}</span>`)}
+        ${bars.map((one, i) => html`<span class=${i % 2 ? "odd" : "even"} .style=${`left:${100 * one.from}%;width:${100 * one.share}%`}>${one.share > 0.08 ? named(data.piece(one.id)) : ""}</span>`)}
         <i .style=${`left:${100 * drawn.u}%`}></i>
       </div>
-      <p aria-live="polite">${said} <span class="quiet">Draw ${number} of a generation.</span></p>
-      ${drawn.id === null || found.draw(0n).id === null || now.options.xtc_probability > 0 ? nothing : html`<p class="quiet">Other seeds draw: ${Array.from({ length: 8 }, (_, i) => {
+      <p aria-live="polite">${told} <span class="quiet">${say("nextDraw", { number })}</span></p>
+      ${drawn.id === null || found.draw(0n).id === null || now.options.xtc_probability > 0 ? nothing : html`<p class="quiet">${parts("nextOthers", { tokens: listed(Array.from({ length: 8 }, (_, i) => {
         const id = found.draw(BigInt.asUintN(64, BigInt(now.seed || "0") + BigInt(i + 1))).id;
-        return html`${i ? ", " : ""}${bdi(named(data.piece(id ?? -1)))}`;
-      })}.</p>`}
+        return bdi(named(data.piece(id ?? -1)));
+      })) })}</p>`}
     </div>`;
   }
 
   /** @param {ReturnType<typeof sample>} found */
   chain(found) {
     const most = Number(this.data.meta.model.vocab);
-    return html`<ol class="chain" aria-label="Steps of the sampler">
-      ${found.steps.map((step) => html`<li>${step.name} <span class="quiet">${step.kept.toLocaleString("en")} left${step.sure ? "" : ", about"}</span>
-        <meter min="0" max="1" .value=${Math.log(step.kept) / Math.log(most)} aria-label="tokens left, on a scale of logarithms"></meter></li>`)}
+    return html`<ol class="chain" aria-label=${say("nextSteps")}>
+      ${found.steps.map((step) => html`<li>${step.name} <span class="quiet">${say(step.sure ? "nextLeft" : "nextLeftAbout", { n: numeral(step.kept) })}</span>
+        <meter min="0" max="1" .value=${Math.log(step.kept) / Math.log(most)} aria-label=${say("nextMeter")}></meter></li>`)}
     </ol>
-    ${found.sure ? nothing : html`<p class="warn">The page keeps the likeliest tokens and counts of the others, which do not decide this step: what is shown is the nearest guess.</p>`}`;
+    ${found.sure ? nothing : html`<p class="warn">${say("nextGuess")}</p>`}`;
   }
 
   sliders() {
@@ -191,30 +195,30 @@ export class Next extends View {
     const order = options.samplers;
     const on = (/** @type {string} */ step) => STEPS[step].some(([name, , , , , off]) => off !== null && options[name] !== off) || step === "temperature";
     const left = this.data.meta.options.samplers.filter((/** @type {string} */ step) => !order.includes(step));
-    return html`<details class="options" ?open=${true}><summary>Options, in the order in which they act</summary>
+    return html`<details class="options" ?open=${true}><summary>${say("nextOptions")}</summary>
       <ol class="steps">${order.map((/** @type {string} */ step, /** @type {number} */ i) => html`
         <li draggable="true" class=${on(step) ? "on" : "off"}
           @dragstart=${(/** @type {DragEvent} */ e) => e.dataTransfer?.setData("text/plain", step)}
           @dragover=${(/** @type {DragEvent} */ e) => e.preventDefault()}
           @drop=${(/** @type {DragEvent} */ e) => this.drop(e, i)}
           @keydown=${(/** @type {KeyboardEvent} */ e) => this.move(e, i)}>
-          <details ?open=${on(step)}><summary>${step.replaceAll("_", "-")}${on(step) ? "" : html` <small>off</small>`}</summary>
+          <details ?open=${on(step)}><summary>${step.replaceAll("_", "-")}${on(step) ? "" : html` <small>${say("nextOff")}</small>`}</summary>
             ${STEPS[step].map((one) => this.slider(one))}
-            <button type="button" ?disabled=${i === 0} @click=${() => this.place(i, i - 1)} aria-label="Move ${step} up">↑</button>
-            <button type="button" ?disabled=${i === order.length - 1} @click=${() => this.place(i, i + 1)} aria-label="Move ${step} down">↓</button>
+            <button type="button" ?disabled=${i === 0} @click=${() => this.place(i, i - 1)} aria-label=${say("nextUp", { step })}>↑</button>
+            <button type="button" ?disabled=${i === order.length - 1} @click=${() => this.place(i, i + 1)} aria-label=${say("nextDown", { step })}>↓</button>
           </details>
         </li>`)}
       </ol>
-      ${left.length ? html`<p class="quiet">Left out: ${left.join(", ")}</p>` : nothing}
-      <button type="button" @click=${() => this.go({ options: { ...this.page.state.start.options } })}>As given</button>
-      <span class="quiet">Alt and an arrow key, or dragging, moves a step.</span>
+      ${left.length ? html`<p class="quiet">${parts("nextOut", { steps: listed(left) })}</p>` : nothing}
+      <button type="button" @click=${() => this.go({ options: { ...this.page.state.start.options } })}>${say("nextGiven")}</button>
+      <span class="quiet">${say("nextMoves")}</span>
     </details>`;
   }
 
-  /** @param {[string, string, number, number, number, number | null]} of */
-  slider([name, said, least, most, step]) {
+  /** @param {Option} of */
+  slider([name, text, least, most, step]) {
     const value = this.now.options[name];
-    return html`<label class="slider">${said} <output>${value}</output>
+    return html`<label class="slider">${say(text)} <output>${value}</output>
       <input type="range" min=${least} max=${most} step=${step} .value=${String(value)}
         @input=${(/** @type {any} */ e) => this.go({ options: { ...this.now.options, [name]: Number(e.target.value) } })}></label>`;
   }

@@ -3,6 +3,7 @@ import { html, LitElement } from "./vendor/lit.js";
 import { Data } from "./data.js";
 import { OtherSource, PageSource } from "./source.js";
 import { opened } from "./state.js";
+import { say } from "./strings.js";
 import "./views.js";
 
 export class Page extends LitElement {
@@ -24,7 +25,7 @@ export class Page extends LitElement {
 
   async start() {
     try {
-      if (!("DecompressionStream" in globalThis)) throw new Error("This browser is too old: it has no DecompressionStream.");
+      if (!("DecompressionStream" in globalThis)) throw new Error(say("pageOld"));
       const data = new Data(new PageSource(document));
       await data.start();
       const state = opened(data, data.meta.hand, true);
@@ -44,7 +45,7 @@ export class Page extends LitElement {
 
   render() {
     if (this.failure) return html`<p role="alert" class="warn">${this.failure}</p>`;
-    if (this.pair === null) return html`<p class="quiet">Reading…</p>`;
+    if (this.pair === null) return html`<p class="quiet">${say("pageReading")}</p>`;
     return html`<header><h1>${this.pair.data.meta.title}</h1></header>
       <main><pellucid-views .page=${this.pair}></pellucid-views></main>`;
   }

@@ -1,5 +1,6 @@
 // The passes that made a text, drawn.
 import { html, nothing } from "./vendor/lit.js";
+import { parts, say } from "./strings.js";
 import { named } from "./text.js";
 import { bdi } from "./view.js";
 
@@ -11,9 +12,11 @@ export function passRows(data) {
   const made = n - meta.prompt;
   const name = (/** @type {number} */ at) => bdi(named(data.token(at)));
   const shown = Array.from({ length: Math.min(made - 1, PASSES) }, (_, i) => meta.prompt + i);
+  const bar = (/** @type {boolean} */ one) => html`<span class="pass ${one ? "one" : ""}" aria-hidden="true"><i></i></span>`;
+  const last = made ? parts("passGave", { token: name(meta.prompt) }) : say("passLast");
   return html`<ol class="passes">
-    <li><span class="pass" aria-hidden="true"><i></i></span> ${meta.prompt} ${meta.prompt === 1 ? "token" : "tokens at once"}: the prompt. ${made ? html`Its last row gave ${name(meta.prompt)}.` : "Only its last row enters the table of logits."}</li>
-    ${shown.map((at) => html`<li><span class="pass one" aria-hidden="true"><i></i></span> 1 token, ${name(at)}, which gave ${name(at + 1)}</li>`)}
-    ${made - 1 > PASSES ? html`<li><span class="pass one" aria-hidden="true"><i></i></span> and ${made - 1 - PASSES} more passes of one token</li>` : nothing}
+    <li>${parts("passPrompt", { bar: bar(false), n: meta.prompt, last })}</li>
+    ${shown.map((at) => html`<li>${parts("passOne", { bar: bar(true), token: name(at), next: name(at + 1) })}</li>`)}
+    ${made - 1 > PASSES ? html`<li>${parts("passMore", { bar: bar(true), n: made - 1 - PASSES })}</li>` : nothing}
   </ol>`;
 }

@@ -1,6 +1,7 @@
 // The playground: a text, the sampler on the token that comes next, and up to eight continuations with fixed seeds.
 import { html, LitElement, nothing } from "./vendor/lit.js";
 import { LiveSource, textOf } from "./api.js";
+import { say } from "./appstrings.js";
 import { Data } from "./data.js";
 import { Drawn } from "./drawn.js";
 import { server } from "./server.js";
@@ -13,13 +14,14 @@ const MOST = 8;
 export class Playground extends LitElement {
   constructor() {
     super();
-    this.text = "The capital of France is";
+    this.text = say("playStart");
     this.count = 4;
     this.most = 24;
     /** @type {import("./view.js").Pair | null} */
     this.pair = null;
     /** @type {AbortController | null} */
     this.looking = null;
+    this.failed = false; // the text could not be computed
     this.timer = 0;
     this.drawTimer = 0;
     this.draws = new Drawn(() => this.requestUpdate());
@@ -48,6 +50,7 @@ export class Playground extends LitElement {
     clearTimeout(this.timer);
     this.looking?.abort();
     const looking = (this.looking = new AbortController());
+    this.failed = false;
     this.requestUpdate();
     try {
       const data = new Data(await LiveSource.open({ prompt: this.text }, looking.signal));
@@ -62,7 +65,10 @@ export class Playground extends LitElement {
       server.say("");
       this.moved();
     } catch (error) {
-      if (!looking.signal.aborted) server.fail(error);
+      if (!looking.signal.aborted) {
+        this.failed = true;
+        server.fail(error);
+      }
     }
     if (this.looking === looking) this.looking = null;
     this.requestUpdate();
@@ -98,7 +104,7 @@ export class Playground extends LitElement {
     const first = BigInt(/^\d{1,20}$/.test(seed) ? seed : "0");
     const wanted = Array.from({ length: this.count }, (_, i) => {
       const own = Number(BigInt.asUintN(53, first + BigInt(i)));
-      return { label: `Seed ${own}`, request: { prompt, max_tokens: this.most, ...options, seed: own } };
+      return { label: say("playSeed", { seed: own }), request: { prompt, max_tokens: this.most, ...options, seed: own } };
     });
     const failure = await this.draws.run(wanted);
     if (failure) server.fail(failure);
@@ -106,17 +112,18 @@ export class Playground extends LitElement {
 
   render() {
     const { pair, draws } = this;
-    return html`<section aria-label="Text"><h2>Playground</h2>
-        <textarea aria-label="The text" rows="4" .value=${this.text} @input=${(/** @type {any} */ e) => this.write(e.target.value)}></textarea>
-        <p class="quiet" role="status">${this.looking ? "The model reads the text…" : pair ? `${pair.data.n} tokens.` : ""}</p></section>
+    return html`<section aria-label=${say("areaText")}><h2>${say("appPlayground")}</h2>
+        <textarea aria-label=${say("theText")} rows="4" .value=${this.text} @input=${(/** @type {any} */ e) => this.write(e.target.value)}></textarea>
+        <p class="quiet" role="status">${this.looking ? say("playReads") : pair ? say("playTokens", { n: pair.data.n }) : ""}</p>
+        ${this.failed ? html`<button type="button" @click=${() => this.look()}>${say("again")}</button>` : nothing}</section>
       <div class="columns">
-        <section aria-label="Next token">${pair ? html`<pellucid-next .page=${pair}></pellucid-next>` : html`<h2>Next token</h2>`}</section>
-        <section class="beside" aria-label="Continuations"><h2>Continuations</h2>
-          <div class="row"><label>How many <input type="range" min="1" max=${MOST} .value=${String(this.count)} @input=${(/** @type {any} */ e) => { this.count = Number(e.target.value); this.moved(); this.requestUpdate(); }}> <output>${this.count}</output></label>
-            <label>Tokens at most <input type="number" min="1" max="512" .value=${String(this.most)} @change=${(/** @type {any} */ e) => { this.most = Math.min(Math.max(Math.trunc(Number(e.target.value)) || 1, 1), 512); this.moved(); this.requestUpdate(); }}></label>
-            ${draws.running ? html`<button type="button" @click=${() => draws.stop()}>Stop</button>` : html`<button type="button" ?disabled=${pair === null} @click=${() => this.draw()}>Draw</button>`}</div>
-          <p class="quiet">Their seeds follow the one beside the sliders and stay as they are: what changes when a slider moves, the slider has changed.</p>
-          ${draws.shown((draw) => (draw.text ? html`<button type="button" @click=${() => { this.text += draw.text; void this.look(); }}>Take it over</button>` : nothing))}
+        <section aria-label=${say("areaNext")}>${pair ? html`<pellucid-next .page=${pair}></pellucid-next>` : html`<h2>${say("nextTitle")}</h2>`}</section>
+        <section class="beside" aria-label=${say("playContinuations")}><h2>${say("playContinuations")}</h2>
+          <div class="row"><label>${say("playMany")} <input type="range" min="1" max=${MOST} .value=${String(this.count)} @input=${(/** @type {any} */ e) => { this.count = Number(e.target.value); this.moved(); this.requestUpdate(); }}> <output>${this.count}</output></label>
+            <label>${say("tokensMost")} <input type="number" min="1" max="512" .value=${String(this.most)} @change=${(/** @type {any} */ e) => { this.most = Math.min(Math.max(Math.trunc(Number(e.target.value)) || 1, 1), 512); this.moved(); this.requestUpdate(); }}></label>
+            ${draws.running ? html`<button type="button" @click=${() => draws.stop()}>${say("stop")}</button>` : html`<button type="button" ?disabled=${pair === null} @click=${() => this.draw()}>${say("playDraw")}</button>`}</div>
+          <p class="quiet">${say("playSeeds")}</p>
+          ${draws.shown((draw) => (draw.text ? html`<button type="button" @click=${() => { this.text += draw.text; void this.look(); }}>${say("playTake")}</button>` : nothing))}
         </section>
       </div>`;
   }

@@ -1,5 +1,6 @@
 // Whether the server is there, and its model. All parts of the app share one.
 import { alive, CallError, model } from "./api.js";
+import { say } from "./appstrings.js";
 
 const EVERY = 5000; // milliseconds between two looks at a server that answers
 const AGAIN = 1500; // and at one that does not
@@ -24,7 +25,7 @@ export class Server extends EventTarget {
   async start() {
     try {
       this.model = await model();
-      this.say(this.lost ? "The server is back." : "");
+      this.say(this.lost ? say("serverBack") : "");
       this.lost = false;
     } catch (error) {
       this.fail(error);
@@ -46,7 +47,7 @@ export class Server extends EventTarget {
 
   lose() {
     this.lost = true;
-    this.say("The server cannot be reached. This tab tries again by itself.");
+    this.say(say("serverAgain"));
   }
 
   /** @param {unknown} error */

@@ -1,4 +1,5 @@
 // Where the views' arrays come from: a page's own blocks, which page/blocks.py writes.
+import { say } from "./strings.js";
 
 /** @typedef {Uint8Array | Uint16Array | Uint32Array | Float32Array | Float64Array} Numbers */
 /** What the server says of a position's sampler.
@@ -160,7 +161,7 @@ export function numbers(type, buffer) {
       return values;
     }
     default:
-      throw new Error(`This page has a block of type ${type}, which it cannot read.`);
+      throw new Error(say("pageType", { type }));
   }
 }
 
@@ -171,7 +172,7 @@ export class PageSource {
     /** @type {Meta} */
     this.meta = JSON.parse(page.getElementById("meta")?.textContent ?? "{}");
     if (this.meta.pellucid_page !== VERSION) {
-      throw new Error(`This page's data is of version ${this.meta.pellucid_page}; its program reads ${VERSION}.`);
+      throw new Error(say("pageVersion", { found: this.meta.pellucid_page, read: VERSION }));
     }
     /** @type {Map<string, Promise<Numbers>>} */
     this.kept = new Map();
@@ -195,7 +196,7 @@ export class PageSource {
   /** @param {string} name @returns {Promise<Numbers>} */
   async read(name) {
     const element = this.page.getElementById(`block-${name}`);
-    if (element === null) throw new Error(`This page has no block ${name}.`);
+    if (element === null) throw new Error(say("pageBlock", { name }));
     const slices = new Slices();
     const packed = await bytes(element.textContent ?? "", slices);
     element.remove(); // its text is not needed again

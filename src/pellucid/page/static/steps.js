@@ -1,42 +1,41 @@
 // How a token was made, one step after another, with its own numbers. Nothing moves by itself.
 import { html } from "./vendor/lit.js";
+import { NEURON } from "./data.js";
 import { passRows } from "./passes.js";
 import { sample } from "./sampler.js";
-import { fixed, named, percent, signed, size } from "./text.js";
+import { numeral } from "./say.js";
+import { parts, say } from "./strings.js";
+import { fixed, listed, named, percent, signed, size } from "./text.js";
 import { bdi, View } from "./view.js";
 
-const STEP_NAMES = [
-  "Text and tokens", "Embedding", "Stack of layers", "Attention: where to look", "Attention: what is added", "Feed-forward",
-  "Logits and probabilities", "Choosing a token", "Passes", "Cache and context",
-];
+const STEP_NAMES = /** @type {const} */ (["step1", "step2", "step3", "step4", "step5", "step6", "step7", "step8", "step9", "step10"]);
 
 /** Where docs/looking-inside.md tells more of each. */
-const CHAPTERS = [
-  "The tokenizer's vocabulary", "Embeddings", "Layers in order", "Attention by hand", "Attention by hand", "The feed-forward network as a memory",
-  "The head", "Choosing a token", "The prompt in parallel", "The cache",
-];
+const CHAPTERS = /** @type {const} */ ([
+  "chapter1", "chapter2", "chapter3", "chapter4", "chapter4", "chapter6", "chapter7", "chapter8", "chapter9", "chapter10",
+]);
 
 export class StepByStep extends View {
   depends() {
-    return { chosen: ["at", "layer", "head", "target", "step", "options", "seed"], blocks: [this.data.map(this.now.layer, this.now.head), "lens-p", "lengths", "base-push", "att-push", "mlp-push", "head-push", "neuron-push", "near-cosines"] };
+    return { chosen: ["at", "layer", "head", "target", "step", "options", "seed"], blocks: [this.data.map(this.now.layer, this.now.head), "lens-ids", "lens-p", "lengths", "base-push", "att-push", "mlp-push", "head-push", "near-ids", "near-cosines", ...NEURON] };
   }
 
   draw() {
     const { now } = this;
-    const parts = [
+    const shown = [
       () => this.tokens(), () => this.embedding(), () => this.stack(), () => this.scoring(), () => this.combining(),
       () => this.feedForward(), () => this.head(), () => this.choosing(), () => this.passes(), () => this.cache(),
     ];
     return html`
-      <h2>How the token after ${this.name(now.at)} is made</h2>
+      <h2>${parts("stepsTitle", { token: this.name(now.at) })}</h2>
       <div class="row">
-        <button type="button" ?disabled=${now.step === 0} @click=${() => this.go({ step: now.step - 1 })}>Back</button>
-        <label>Step <select @change=${(/** @type {any} */ e) => this.go({ step: Number(e.target.value) })}>
-          ${STEP_NAMES.map((name, i) => html`<option value=${i} .selected=${i === now.step}>${i + 1}. ${name}</option>`)}</select></label>
-        <button type="button" ?disabled=${now.step === STEP_NAMES.length - 1} @click=${() => this.go({ step: now.step + 1 })}>Next</button>
+        <button type="button" ?disabled=${now.step === 0} @click=${() => this.go({ step: now.step - 1 })}>${say("stepsBack")}</button>
+        <label>${say("stepsStep")} <select @change=${(/** @type {any} */ e) => this.go({ step: Number(e.target.value) })}>
+          ${STEP_NAMES.map((name, i) => html`<option value=${i} .selected=${i === now.step}>${say("stepsNumber", { number: i + 1, name: say(name) })}</option>`)}</select></label>
+        <button type="button" ?disabled=${now.step === STEP_NAMES.length - 1} @click=${() => this.go({ step: now.step + 1 })}>${say("stepsNext")}</button>
       </div>
-      <div class="step" aria-live="polite"><h3>${STEP_NAMES[now.step]}</h3>${parts[now.step]()}</div>
-      <p class="quiet">More in docs/looking-inside.md, “${CHAPTERS[now.step]}”. The keys [ and ] go back and on.</p>`;
+      <div class="step" aria-live="polite"><h3>${say(STEP_NAMES[now.step])}</h3>${shown[now.step]()}</div>
+      <p class="quiet">${say("stepsMore", { chapter: say(CHAPTERS[now.step]) })}</p>`;
   }
 
   /** @param {number} at */
@@ -56,23 +55,27 @@ export class StepByStep extends View {
   tokens() {
     const { data, now } = this;
     const id = data.meta.ids[now.at];
-    const bytes = Array.from(new TextEncoder().encode(data.piece(id)), (one) => one.toString(16).padStart(2, "0")).join(" ");
-    const bits = data.surprise(now.at);
-    return html`<p>The text is cut into ${data.n} tokens of a vocabulary of ${Number(data.meta.model.vocab).toLocaleString("en")}.
-      Token ${now.at} is ${this.name(now.at)}: number ${id} of the vocabulary, the bytes ${bytes || "of no text"}.</p>
-      <p>${Number.isNaN(bits) ? "It is the first one: nothing says that it would come."
-        : html`The model gave it ${percent(2 ** -bits)} before it came, which is a surprise of ${fixed(bits, 1)} bits; ${data.need("ranks")[now.at - 1] === 1
-          ? "no token was likelier" : `${data.need("ranks")[now.at - 1] - 1} tokens were likelier`}.`}</p>`;
+    const bytes = data.bytes(id).join(" ");
+    return html`<p>${parts("tokensCut", { n: data.n, vocab: numeral(data.meta.model.vocab), at: now.at, token: this.name(now.at), id, bytes: bytes || say("tokensNone") })}</p>
+      <p>${this.surprise()}</p>`;
+  }
+
+  /** How the token was foreseen. */
+  surprise() {
+    const { data, now } = this;
+    const surprise = data.surprise(now.at);
+    if (Number.isNaN(surprise)) return say("tokensFirst");
+    const [share, bits, n] = [percent(2 ** -surprise), fixed(surprise, 1), data.need("ranks")[now.at - 1] - 1];
+    return n ? say("tokensRank", { share, bits, n }) : say("tokensBest", { share, bits });
   }
 
   embedding() {
     const { data, now } = this;
     const [best] = data.lens(0, now.at);
     const [push] = data.basePush(now.at, now.target);
-    return html`<p>Its number picks a row of a table: ${data.meta.model.dim} numbers, a vector of length ${fixed(data.length(0, 0, now.at), 2)}.
-      This is the start of the <em>residual stream</em>, to which each layer adds.</p>
+    return html`<p>${parts("embeddingRow", { dim: data.meta.model.dim, length: fixed(data.length(0, 0, now.at), 2), stream: html`<em>${say("residualStream")}</em>` })}</p>
       ${this.near()}
-      <p>Read at once, it would say ${best ? this.said(best.id) : "…"}; on the logit of ${this.said(this.target)} it pushes ${signed(push)}.</p>`;
+      <p>${parts("embeddingSays", { says: best ? this.said(best.id) : say("wait"), target: this.said(this.target), push: signed(push) })}</p>`;
   }
 
   /** Tokens whose rows of the table point the same way; the page has those of one position. */
@@ -80,8 +83,9 @@ export class StepByStep extends View {
     const { data, now } = this;
     const [ids, cosines] = [data.use("near-ids"), data.use("near-cosines")];
     if (!ids || !cosines) return "";
-    if (now.at !== data.meta.hand) return html`<p class="quiet">The rows nearest to it, of token ${data.meta.hand}: <button type="button" class="plain" @click=${() => this.go({ at: data.meta.hand })}>show them</button></p>`;
-    return html`<p>The rows that point nearly the same way: ${Array.from(ids, (id, i) => html`${i ? ", " : ""}${this.said(id)} (cosine ${fixed(cosines[i], 2)})`)}.</p>`;
+    if (now.at !== data.meta.hand) return html`<p class="quiet">${parts("embeddingNearAt", { at: data.meta.hand, button: html`<button type="button" class="plain" @click=${() => this.go({ at: data.meta.hand })}>${say("embeddingShow")}</button>` })}</p>`;
+    const tokens = Array.from(ids, (id, i) => parts("embeddingCosine", { token: this.said(id), cosine: fixed(cosines[i], 2) }));
+    return html`<p>${parts("embeddingNear", { tokens: listed(tokens) })}</p>`;
   }
 
   stack() {
@@ -93,10 +97,13 @@ export class StepByStep extends View {
       if (best && best.id !== last) changes.push({ after, ...best });
       last = best?.id ?? -1;
     }
-    return html`<p>${data.layers} layers follow, each in two halves: attention, which reads other tokens, and a feed-forward network, which
-      reads this one alone. What the stream would say changes ${changes.length - 1} times on the way:</p>
-      <ol>${changes.slice(-8).map((one) => html`<li>after ${one.after ? html`<button type="button" class="plain" @click=${() => this.go({ layer: one.after - 1 })}>layer ${one.after - 1}</button>` : "the embedding"}:
-        ${this.said(one.id)} (${percent(one.p)})</li>`)}</ol>`;
+    return html`<p>${say("stackLayers", { layers: data.layers, n: Math.max(changes.length - 1, 0) })}</p>
+      <ol>${changes.slice(-8).map((one) => html`<li>${parts("stackAfter", { place: one.after ? this.place(one.after - 1) : say("stackEmbedding"), token: this.said(one.id), share: percent(one.p) })}</li>`)}</ol>`;
+  }
+
+  /** A layer, to choose. @param {number} layer */
+  place(layer) {
+    return html`<button type="button" class="plain" @click=${() => this.go({ layer })}>${say("stackLayer", { layer })}</button>`;
   }
 
   /** The head that pushes most. */
@@ -118,21 +125,30 @@ export class StepByStep extends View {
     const window = data.meta.windows[now.layer];
     const row = data.hasMap(now.layer) ? data.row(now.layer, now.head, now.at) : undefined;
     const looks = row ? Array.from(row, (w, i) => ({ w, i })).sort((a, b) => b.w - a.w).slice(0, 4).filter((one) => one.w > 0) : [];
-    return html`<p>Each head makes a <em>query</em> of this token, and a <em>key</em> of every token that it may see (${window > 0 ? `the last ${window}` : "all before it, and itself"}).
-      The product of query and key is a score; softmax turns the scores into weights that sum to 1.</p>
-      <p>Layer ${now.layer}, head ${now.head} looks at ${looks.length ? looks.map((one, i) => html`${i ? ", " : ""}${this.name(one.i)} (${percent(one.w)})`) : "what the page did not keep"}.
-      ${best.push === 0 ? "Which head pushes this token most the page did not keep." : best.layer === now.layer && best.head === now.head ? "It is the head that pushes the chosen token most."
-        : html`The head that pushes ${this.said(this.target)} most is <button type="button" class="plain" @click=${() => this.go({ layer: best.layer, head: best.head })}>layer ${best.layer}, head ${best.head}</button> (${signed(best.push)}).`}</p>`;
+    const words = { query: html`<em>${say("query")}</em>`, key: html`<em>${say("key")}</em>` };
+    const tokens = listed(looks.map((one) => parts("tokenWeight", { token: this.name(one.i), share: percent(one.w) })));
+    return html`<p>${window > 0 ? parts("scoringWindow", { ...words, window }) : parts("scoringAll", words)}</p>
+      <p>${looks.length ? parts("scoringLooks", { layer: now.layer, head: now.head, tokens }) : say("scoringUnkept", { layer: now.layer, head: now.head })}
+      ${best.push === 0 ? say("scoringNone") : best.layer === now.layer && best.head === now.head ? say("scoringThis") : this.best(best)}</p>`;
+  }
+
+  /** @param {{layer: number, head: number, push: number}} found */
+  best({ layer, head, push }) {
+    const button = html`<button type="button" class="plain" @click=${() => this.go({ layer, head })}>${say("layerHead", { layer, head })}</button>`;
+    return parts("scoringBest", { token: this.said(this.target), head: button, push: signed(push) });
   }
 
   combining() {
     const { data, now } = this;
     const kv = data.meta.kv_heads[now.layer] || data.heads;
     const each = Array.from({ length: data.heads }, (_, head) => ({ head, push: data.headPush(now.at, now.target, now.layer, head) }));
-    return html`<p>A head adds up the <em>values</em> of the tokens, times their weights, and a matrix writes the sum into the stream.
-      ${kv < data.heads ? `In this model ${data.heads / kv} heads share keys and values, which makes the cache smaller.` : ""}</p>
-      <p>Attention of layer ${now.layer} pushes ${this.said(this.target)} by ${signed(data.push("att-push", now.at, now.target, now.layer))}; of that, by head:
-      ${each.map((one, i) => html`${i ? ", " : ""}<button type="button" class="plain" @click=${() => this.go({ head: one.head })}>${one.head}: ${signed(one.push)}</button>`)}.</p>`;
+    const heads = each.map(({ head, push }) => html`<button type="button" class="plain" aria-pressed=${head === now.head} @click=${() => this.go({ head })}>${say("combiningHead", { head, push: signed(push) })}</button>`);
+    const shared = data.heads / kv; // heads that read the same keys and values stand together
+    const groups = Array.from({ length: kv }, (_, i) => html`<span class="group">${listed(heads.slice(i * shared, (i + 1) * shared))}</span>`);
+    return html`<p>${parts("combiningSum", { values: html`<em>${say("values")}</em>` })}
+      ${shared > 1 ? say("combiningShared", { n: shared }) : ""}</p>
+      <p>${parts("combiningPush", { layer: now.layer, token: this.said(this.target), push: signed(data.push("att-push", now.at, now.target, now.layer)) })}</p>
+      <p class="groups">${shared > 1 ? groups : listed(heads)}</p>`;
   }
 
   feedForward() {
@@ -140,19 +156,19 @@ export class StepByStep extends View {
     const all = [];
     for (let layer = 0; layer < data.layers; layer++) for (const one of data.neurons(now.at, layer)) all.push({ layer, ...one });
     all.sort((a, b) => Math.abs(b.push) - Math.abs(a.push));
-    return html`<p>The feed-forward network of a layer multiplies the stream by a matrix, which gives ${data.meta.model.ff ? data.meta.model.ff : "its"} neurons, and each active
-      neuron adds its own direction. In layer ${now.layer} it pushes ${this.said(this.target)} by ${signed(data.push("mlp-push", now.at, now.target, now.layer))}.</p>
-      ${all.length ? html`<p>The neurons that push ${this.said(data.targets(now.at)[0])} most:</p>
-      <ol>${all.slice(0, 5).map((one) => html`<li><button type="button" class="plain" @click=${() => this.go({ layer: one.layer })}>layer ${one.layer}</button>, neuron ${one.neuron}: active at ${fixed(one.act, 2)}, pushes ${signed(one.push)}</li>`)}</ol>`
-        : html`<p>This model's feed-forward networks are experts, whose neurons the page does not have.</p>`}`;
+    const { ff } = data.meta.model;
+    const what = { layer: now.layer, token: this.said(this.target), push: signed(data.push("mlp-push", now.at, now.target, now.layer)) };
+    return html`<p>${ff ? parts("neuronsCount", { ff, ...what }) : parts("neuronsIts", what)}</p>
+      ${all.length ? html`<p>${parts("neuronsBest", { token: this.said(data.targets(now.at)[0]) })}</p>
+      <ol>${all.slice(0, 5).map(({ layer, neuron, act, push }) => html`<li>${parts("neuronsOne", { layer: this.place(layer), neuron, act: fixed(act, 2), push: signed(push) })}</li>`)}</ol>`
+        : html`<p>${say("neuronsExperts")}</p>`}`;
   }
 
   head() {
     const { data, now } = this;
     const p = data.prediction(now.at);
-    return html`<p>After the last layer the stream is scaled to a fixed length, and its product with each row of a table gives every token a <em>logit</em>.
-      Softmax makes probabilities of them: e to the power of each, divided by the sum of all, which is e to the power of ${fixed(p.logSum, 2)}.</p>
-      <table><thead><tr><th scope="col">token</th><th scope="col">logit</th><th scope="col">probability</th></tr></thead>
+    return html`<p>${parts("headProduct", { logit: html`<em>${say("logit")}</em>`, sum: fixed(p.logSum, 2) })}</p>
+      <table><thead><tr><th scope="col">${say("token")}</th><th scope="col">${say("logit")}</th><th scope="col">${say("probability")}</th></tr></thead>
       <tbody>${Array.from(p.ids).slice(0, 5).map((id, i) => html`<tr><th scope="row">${bdi(named(data.shown(id)))}</th><td>${fixed(p.logits[i], 2)}</td><td>e<sup>${fixed(p.logits[i] - p.logSum, 2)}</sup> = ${percent(Math.exp(p.logits[i] - p.logSum))}</td></tr>`)}</tbody></table>`;
   }
 
@@ -164,16 +180,16 @@ export class StepByStep extends View {
       seed: BigInt.asUintN(64, BigInt(now.seed || "0")), vocab: Number(data.meta.model.vocab), forbidden: data.meta.suppressed,
     });
     const id = found.drawn?.id;
-    return html`<p>The sampler narrows the choice: ${found.steps.map((step, i) => html`${i ? ", then " : ""}${step.name} (${step.kept.toLocaleString("en")} left)`)}.</p>
-      <p>A random number then picks one. With seed ${now.seed} it is ${fixed(found.drawn?.u ?? 0, 4)}${id === null || id === undefined ? ", among more tokens than the page keeps" : html`, which falls on ${this.said(id)}`}.</p>`;
+    const steps = found.steps.map((step) => say("choosingLeft", { step: step.name, n: numeral(step.kept) })).join(say("choosingThen"));
+    const what = { seed: now.seed, u: fixed(found.drawn?.u ?? 0, 4) };
+    return html`<p>${say("choosingSteps", { steps })}</p>
+      <p>${id === null || id === undefined ? say("choosingBeyond", what) : parts("choosingFalls", { ...what, token: this.said(id) })}</p>`;
   }
 
   passes() {
     const { data } = this;
     const made = data.n - data.meta.prompt;
-    return html`<p>The prompt's tokens go through the layers at once, since each row needs only the rows before it. ${
-      made ? "An answer's go one by one: a token must be chosen before the next one can be computed." : "A token that is drawn now would be the next pass, alone."
-    } Only the last row enters the table of logits.</p>${passRows(data)}`;
+    return html`<p>${say(made ? "passesMade" : "passesPrompt")}</p>${passRows(data)}`;
   }
 
   cache() {
@@ -181,9 +197,8 @@ export class StepByStep extends View {
     const at = now.at + 1;
     const held = data.meta.cache.map((one) => one.bytes_per_token * (one.window ? Math.min(one.window, at) : at)).reduce((a, b) => a + b, 0);
     const more = data.meta.cache.reduce((sum, one) => sum + one.bytes_per_token, 0);
-    return html`<p>Keys and values of earlier tokens are kept: ${size(held)} up to here, of which a new token reads all and to which it adds ${size(more)}.
-      Without them, every new token would run all ${at} again.</p>
-      <p>The context has room for ${Number(data.meta.model.context).toLocaleString("en")} tokens; ${data.n.toLocaleString("en")} are used.</p>`;
+    return html`<p>${say("cacheKept", { held: size(held), more: size(more) })} ${say("cacheWithout", { n: at })}</p>
+      <p>${say("cacheContext", { context: numeral(data.meta.model.context), used: numeral(data.n) })}</p>`;
   }
 }
 

@@ -1,5 +1,6 @@
 // Conversations in this browser alone: what the list shows apart from the messages, each of which is kept by itself, so
 // that a new one costs nothing of the others.
+import { say } from "./appstrings.js";
 import { set } from "./tree.js";
 
 /** @typedef {import("./tree.js").Conversation} Conversation */
@@ -28,7 +29,7 @@ function database() {
         }
       };
     };
-    request.onblocked = () => failed(new Error("Another tab has an older version of this app open."));
+    request.onblocked = () => failed(new Error(say("chatOldTab")));
     request.onsuccess = () => {
       request.result.onversionchange = () => request.result.close();
       done(request.result);

@@ -1,17 +1,14 @@
 // The text: its tokens, shaded, with what the chosen head looks at.
 import { html, nothing } from "./vendor/lit.js";
+import { say } from "./strings.js";
 import { fixed } from "./text.js";
 import { bdi, View } from "./view.js";
 
 const FULL = 12; // bits of a full shade
 const ARCS = 6;
-const SHADES = {
-  surprise: "surprise",
-  entropy: "uncertainty about what follows",
-  received: "attention received from the chosen token on",
-  push: "what the chosen head pushes, after each token",
-  none: "nothing",
-};
+const SHADES = /** @type {const} */ ({
+  surprise: "stripSurprise", entropy: "stripEntropy", received: "stripReceived", push: "stripPush", none: "stripNone",
+});
 
 export class Strip extends View {
   depends() {
@@ -23,14 +20,14 @@ export class Strip extends View {
     const looks = this.looks();
     return html`
       <div class="row">
-        <label>Shade by
+        <label>${say("stripShade")}
           <select @change=${(/** @type {any} */ e) => this.go({ shade: e.target.value })}>
-            ${Object.entries(SHADES).map(([name, said]) => html`<option value=${name} .selected=${name === now.shade}>${said}</option>`)}
+            ${Object.entries(SHADES).map(([name, text]) => html`<option value=${name} .selected=${name === now.shade}>${say(text)}</option>`)}
           </select>
         </label>
-        <span class="quiet">Blue lines: how much layer ${now.layer}, head ${now.head} looks at a token.</span>
+        <span class="quiet">${say("stripLines", { layer: now.layer, head: now.head })}</span>
       </div>
-      <div class="strip" role="listbox" tabindex="0" aria-label="The text's tokens" aria-activedescendant="token-${now.at}" @keydown=${this.press}>
+      <div class="strip" role="listbox" tabindex="0" aria-label=${say("stripTokens")} aria-activedescendant="token-${now.at}" @keydown=${this.press}>
         <svg class="arcs" aria-hidden="true"></svg>
         ${data.meta.ids.map((_, i) => this.token(i, looks))}
       </div>`;
@@ -39,17 +36,18 @@ export class Strip extends View {
   /** @param {number} i @param {Float32Array | undefined} looks */
   token(i, looks) {
     const { data, now } = this;
-    const text = data.shown(data.meta.ids[i]);
+    const id = data.meta.ids[i];
+    const token = data.shown(id);
     const share = this.shade(i);
     const look = looks && i < looks.length ? looks[i] : 0;
-    const bits = data.surprise(i);
-    const said = Number.isNaN(bits) ? "the first token" : `surprise ${fixed(bits, 1)} bits`;
-    const breaks = data.piece(data.meta.ids[i]).includes("\n");
+    const surprise = data.surprise(i);
+    const bits = Number.isNaN(surprise) ? say("stripFirst") : say("stripBits", { bits: fixed(surprise, 1) });
+    const breaks = data.piece(id).includes("\n");
     const made = i >= data.meta.prompt;
     return html`<span id="token-${i}" role="option" class="token ${i === now.at ? "chosen" : ""} ${made ? "made" : ""}"
-        aria-selected=${i === now.at} aria-label="${i}: ${text}, ${said}" title="${i}: ${text} (id ${data.meta.ids[i]}), ${said}"
+        aria-selected=${i === now.at} aria-label=${say("stripToken", { at: i, token, bits })} title=${say("stripTip", { at: i, token, id, bits })}
         .style=${`--share:${share.toFixed(3)};--look:${Math.sqrt(look).toFixed(3)}`}
-        @click=${() => this.go({ at: i })}>${bdi(text.replace(/ /g, "\u00b7"))}</span>${breaks ? html`<br>` : nothing}`;
+        @click=${() => this.go({ at: i })}>${bdi(token.replace(/ /g, "\u00b7"))}</span>${breaks ? html`<br>` : nothing}`;
   }
 
   /** @param {number} i */

@@ -1,4 +1,7 @@
 // How tokens and numbers are written.
+import { say } from "./strings.js";
+
+const UNITS = /** @type {const} */ (["sizeB", "sizeKB", "sizeMB", "sizeGB"]);
 
 /** What is not seen, or would reorder or hide the text around it, is spelled out. */
 const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\p{Co}\p{Cn}]/gu;
@@ -30,16 +33,21 @@ export function signed(value, digits = 2) {
 
 /** @param {number} p */
 export function percent(p) {
-  return p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 0.00095 ? `${(100 * p).toFixed(1)} %` : p > 0 ? `${(100 * p).toPrecision(1)} %` : "0 %";
+  const share = p >= 0.0995 ? (100 * p).toFixed(0) : p >= 0.00095 ? (100 * p).toFixed(1) : p > 0 ? (100 * p).toPrecision(1) : "0";
+  return say("percent", { share });
 }
 
 /** @param {number} bytes */
 export function size(bytes) {
-  const units = ["B", "kB", "MB", "GB"];
   let at = 0;
-  while (bytes >= 1000 && at < 3) {
+  while (bytes >= 1000 && at < UNITS.length - 1) {
     bytes /= 1000;
     at++;
   }
-  return `${at && bytes < 100 ? bytes.toFixed(1) : Math.round(bytes)} ${units[at]}`;
+  return say(UNITS[at], { size: at && bytes < 100 ? bytes.toFixed(1) : Math.round(bytes) });
+}
+
+/** Things with commas between them, as lit draws them. @param {unknown[]} things @returns {unknown[]} */
+export function listed(things) {
+  return things.flatMap((one, i) => (i ? [say("comma"), one] : [one]));
 }

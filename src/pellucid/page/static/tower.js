@@ -1,13 +1,14 @@
 // The stack of layers at one token, the embedding at the bottom; above it, the lens of all tokens.
 import { html, nothing } from "./vendor/lit.js";
 import { amount, AMOUNT_TABLE, css, ink, push } from "./colour.js";
-import { GUESSES } from "./data.js";
-import { fixed, named, percent, signed } from "./text.js";
+import { GUESSES, NEURON } from "./data.js";
+import { parts, say } from "./strings.js";
+import { fixed, listed, named, percent, signed } from "./text.js";
 import { bdi, View } from "./view.js";
 
 export class Tower extends View {
   depends() {
-    return { chosen: ["at", "target", "layer", "head", "root"], blocks: ["lens-ids", "lens-p", "lengths", "base-push", "att-push", "mlp-push", "edit-push", "head-push", "neuron-push"] };
+    return { chosen: ["at", "target", "layer", "head", "root"], blocks: ["lens-ids", "lens-p", "lengths", "base-push", "att-push", "mlp-push", "edit-push", "head-push", ...NEURON] };
   }
 
   draw() {
@@ -17,29 +18,29 @@ export class Tower extends View {
     const most = this.most();
     const [embedding, bias] = data.basePush(now.at, now.target);
     return html`
-      <h2>Layers</h2>
+      <h2>${say("towerTitle")}</h2>
       <div class="row">
-        <label>What pushes
+        <label>${say("towerTarget")}
           <select @change=${(/** @type {any} */ e) => this.go({ target: Number(e.target.value) })}>
-            ${data.targets(now.at).map((id, i) => html`<option value=${i} .selected=${i === now.target}>${named(data.piece(id))}${i === 0 && now.at + 1 < data.n ? " (follows)" : ""}</option>`)}
+            ${data.targets(now.at).map((id, i) => html`<option value=${i} .selected=${i === now.target}>${i === 0 && now.at + 1 < data.n ? say("towerFollows", { token: named(data.piece(id)) }) : named(data.piece(id))}</option>`)}
           </select></label>
-        <label><input type="checkbox" .checked=${now.root} @change=${(/** @type {any} */ e) => this.go({ root: e.target.checked })}> square root of pushes</label>
+        <label><input type="checkbox" .checked=${now.root} @change=${(/** @type {any} */ e) => this.go({ root: e.target.checked })}> ${say("towerRoot")}</label>
       </div>
       <figure>
         <canvas class="lens" width=${data.n} height=${data.layers + 1} tabindex="0" role="img" aria-label=${this.said()}
           @click=${this.pick} @keydown=${this.press}></canvas>
-        <figcaption class="quiet">How sure each layer is of its likeliest token, for every token of the text. Click or arrow keys move.</figcaption>
+        <figcaption class="quiet">${say("towerLens")}</figcaption>
       </figure>
-      ${this.table(`What layer ${now.layer} would say after each token`, ["token", "would say", "probability"], () => this.rows())}
+      ${this.table(say("towerTable", { layer: now.layer }), [say("token"), say("towerSays"), say("probability")], () => this.rows())}
       <div class="scroll"><table class="tower">
-        <caption>Each layer after token ${now.at}, ${bdi(named(data.piece(data.meta.ids[now.at])))}: what the model would say, and pushes on the logit of ${bdi(named(data.piece(target)))}</caption>
-        <thead><tr><th scope="col">layer</th><th scope="col">would say</th><th scope="col" class="wide">length</th><th scope="col">attention</th><th scope="col">feed-forward</th>
-          <th scope="col">heads</th><th scope="col" class="wide">neuron</th></tr></thead>
+        <caption>${parts("towerCaption", { at: now.at, token: bdi(named(data.piece(data.meta.ids[now.at]))), target: bdi(named(data.piece(target))) })}</caption>
+        <thead><tr><th scope="col">${say("layer")}</th><th scope="col">${say("towerSays")}</th><th scope="col" class="wide">${say("length")}</th><th scope="col">${say("attention")}</th><th scope="col">${say("feedForward")}</th>
+          <th scope="col">${say("towerHeads")}</th><th scope="col" class="wide">${say("towerNeuron")}</th></tr></thead>
         <tbody>
           ${layers.map((layer) => this.layer(layer, most))}
-          <tr><th scope="row">embedding</th>${this.guess(0)}<td class="wide">${fixed(data.length(0, 0, now.at), 1)}</td>
+          <tr><th scope="row">${say("towerEmbedding")}</th>${this.guess(0)}<td class="wide">${fixed(data.length(0, 0, now.at), 1)}</td>
             ${this.cell(embedding, most.part)}<td></td><td></td><td class="wide"></td></tr>
-          ${bias ? html`<tr><th scope="row">bias</th><td></td><td class="wide"></td>${this.cell(bias, most.part)}<td></td><td></td><td class="wide"></td></tr>` : nothing}
+          ${bias ? html`<tr><th scope="row">${say("towerBias")}</th><td></td><td class="wide"></td>${this.cell(bias, most.part)}<td></td><td></td><td class="wide"></td></tr>` : nothing}
         </tbody>
       </table></div>`;
   }
@@ -69,9 +70,9 @@ export class Tower extends View {
       ${this.guess(layer + 1)}
       <td class="wide">${fixed(data.length(0, layer + 1, now.at), 1)}</td>
       ${this.cell(data.push("att-push", now.at, now.target, layer), most.part)}
-      ${this.cell(data.push("mlp-push", now.at, now.target, layer), most.part, edit ? ` edit ${signed(edit)}` : "")}
+      ${this.cell(data.push("mlp-push", now.at, now.target, layer), most.part, edit ? say("towerEdit", { push: signed(edit) }) : "")}
       <td class="cells">${Array.from({ length: data.heads }, (_, head) => this.head(layer, head, most.head))}</td>
-      <td class="wide">${best ? html`<span title="activation ${fixed(best.act, 2)}">${best.neuron} ${signed(best.push)}</span>` : ""}</td>
+      <td class="wide">${best ? html`<span title=${say("towerActive", { act: fixed(best.act, 2) })}>${best.neuron} ${signed(best.push)}</span>` : ""}</td>
     </tr>`;
   }
 
@@ -80,21 +81,21 @@ export class Tower extends View {
     const [best, ...others] = this.data.lens(after, this.now.at);
     if (best === undefined) return html`<td></td>`;
     const rgb = amount(best.p);
-    const tip = [best, ...others].map((one) => `${named(this.data.piece(one.id))} ${percent(one.p)}`).join(", ");
+    const tip = listed([best, ...others].map((one) => `${named(this.data.piece(one.id))} ${percent(one.p)}`)).join("");
     return html`<td class="guess" title=${tip} .style=${`background:${css(rgb)};color:${ink(rgb)}`}>${bdi(named(this.data.piece(best.id)))} <small>${percent(best.p)}</small></td>`;
   }
 
   /** @param {number} value @param {number} most @param {string} more */
   cell(value, most, more = "") {
     if (Number.isNaN(value)) return html`<td></td>`;
-    return html`<td class="push" .style=${`background:${push(this.scaled(value, most), most)}`}>${signed(value)}${more}</td>`;
+    return html`<td class="push" .style=${`background:${push(this.scaled(value, most), most)}`}>${signed(value)}${more ? ` ${more}` : ""}</td>`;
   }
 
   /** @param {number} layer @param {number} head @param {number} most */
   head(layer, head, most) {
     const value = this.data.headPush(this.now.at, this.now.target, layer, head);
     const chosen = layer === this.now.layer && head === this.now.head;
-    return html`<button type="button" tabindex="-1" class="cell ${chosen ? "chosen" : ""}" title="head ${head}: ${signed(value)}" aria-label="layer ${layer}, head ${head}: ${signed(value)}"
+    return html`<button type="button" tabindex="-1" class="cell ${chosen ? "chosen" : ""}" title=${say("towerTip", { head, push: signed(value) })} aria-label=${say("towerCell", { layer, head, push: signed(value) })}
       .style=${`background:${push(this.scaled(value, most), most)}`} @click=${() => this.go({ layer, head })}></button>`;
   }
 
@@ -110,7 +111,8 @@ export class Tower extends View {
   said() {
     const { data, now } = this;
     const [best] = data.lens(now.layer + 1, now.at);
-    return `Lens of all tokens. Token ${now.at}, layer ${now.layer}: ${best ? `${named(data.piece(best.id))}, ${percent(best.p)}` : ""}`;
+    const says = best ? say("tokenShare", { token: named(data.piece(best.id)), share: percent(best.p) }) : "";
+    return say("towerChosen", { at: now.at, layer: now.layer, says });
   }
 
   drawn() {

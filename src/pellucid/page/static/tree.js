@@ -1,4 +1,5 @@
 // Conversations as trees: an edited message or another answer is a branch beside the first.
+import { say } from "./appstrings.js";
 
 /** A call of a tool. @typedef {{id: string, name: string, arguments: string}} Call */
 /** calls: of tools, by an answer; call: which of them a tool's message answers; thought: what the model wrote before its
@@ -18,7 +19,7 @@ export function settings() {
 
 /** @returns {Conversation} */
 export function conversation() {
-  return { id: crypto.randomUUID(), title: "New conversation", changed: Date.now(), leaf: null, messages: {}, settings: settings() };
+  return { id: crypto.randomUUID(), title: say("chatNewTitle"), changed: Date.now(), leaf: null, messages: {}, settings: settings() };
 }
 
 /** Adds a message after another and makes it the end. @param {Conversation} all @param {string | null} parent @param {string} role @param {string} text @returns {Message} */
@@ -105,10 +106,10 @@ export function imported(text) {
   try {
     read = JSON.parse(text);
   } catch {
-    throw new Error("This file is not JSON.");
+    throw new Error(say("fileJson"));
   }
   if (read?.pellucid_conversations !== VERSION_OF_FILES || !Array.isArray(read.conversations)) {
-    throw new Error("This file has no conversations that this version can read.");
+    throw new Error(say("fileVersion"));
   }
   return read.conversations.map((/** @type {any} */ one) => {
     /** @type {Record<string, Message>} */
@@ -125,7 +126,7 @@ export function imported(text) {
 /** @param {any} given @returns {Message} */
 function checked(given) {
   const { id, parent, role, text, ids, bits, pieces, finish, calls, call, thought } = given;
-  if (typeof id !== "string" || typeof text !== "string" || !ROLES.includes(role)) throw new Error("This file has a message without its text or role.");
+  if (typeof id !== "string" || typeof text !== "string" || !ROLES.includes(role)) throw new Error(say("fileMessage"));
   const list = (/** @type {any} */ values, /** @type {string} */ type) => (Array.isArray(values) && values.every((v) => typeof v === type) ? values : []);
   /** @type {Message} */
   const made = { id, parent: typeof parent === "string" ? parent : null, role, text, ids: list(ids, "number"), bits: list(bits, "number"), pieces: list(pieces, "string"), finish: typeof finish === "string" ? finish : null };

@@ -1,5 +1,6 @@
 // What all views share: they draw from the page's data and from what is chosen, once they are seen.
 import { html, LitElement, nothing } from "./vendor/lit.js";
+import { say } from "./strings.js";
 
 /** goOn: begins a text with all tokens up to one and this one behind them; from: the first token that it may follow.
  * @typedef {{data: import("./data.js").Data, state: import("./state.js").State, other?: import("./data.js").Data,
@@ -34,6 +35,7 @@ export class View extends LitElement {
     this.waits = false;
     this.drew = "";
     this.asTable = false; // whether it is open
+    this.retried = false; // what did not come was asked for again
     this.again = () => this.later();
     this.came = () => {
       if (this.seen && this.drew !== this.key()) inTurn(this);
@@ -48,6 +50,11 @@ export class View extends LitElement {
 
   get data() {
     return this.page.data;
+  }
+
+  /** Whose blocks it needs. @returns {import("./data.js").Data[]} */
+  get sources() {
+    return [this.data];
   }
 
   get now() {
@@ -67,8 +74,9 @@ export class View extends LitElement {
   /** All that the view depends on, as it is now. */
   key() {
     const { chosen, blocks } = this.depends();
-    const { now, data } = this;
-    return JSON.stringify([chosen.map((name) => now[/** @type {"at"} */ (name)]), blocks.map((name) => data.kept.get(name) != null)]);
+    const { now, sources } = this;
+    const come = sources.map((data) => blocks.map((name) => [data.lost.get(name), data.kept.has(name), data.kept.get(name) != null]));
+    return JSON.stringify([chosen.map((name) => now[/** @type {"at"} */ (name)]), come]);
   }
 
   /** Draws with the next frame, once for many changes; not at all where nothing that the view shows has changed. */
@@ -117,9 +125,25 @@ export class View extends LitElement {
     this.attach(this.page);
   }
 
+  /** Says what did not come, where the view would show it; from a server it can be asked for again. */
+  missed() {
+    const { blocks } = this.depends();
+    const lost = this.sources.flatMap((data) => blocks.filter((name) => data.lost.has(name)).map((name) => ({ why: data.lost.get(name) ?? "", waits: data.kept.has(name) })));
+    if (lost.length === 0) return nothing;
+    const again = html`<button type="button" class="again" @click=${() => this.retry()}>${say("lostAgain")}</button>`;
+    return html`<p class="warn" role="alert">${say("lost", { why: lost[0].why })} ${this.data.source.steps ? again : nothing}
+      ${lost.some((one) => one.waits) ? say("wait") : nothing}</p>`;
+  }
+
+  retry() {
+    this.retried = true;
+    for (const data of this.sources) data.again();
+    this.requestUpdate();
+  }
+
   /** What a canvas shows, in words, for who asks for it. @param {string} caption @param {string[]} head @param {() => unknown[][]} rows */
   table(caption, head, rows) {
-    return html`<details class="as-table" @toggle=${(/** @type {any} */ e) => { this.asTable = e.target.open; this.requestUpdate(); }}><summary>As a table</summary>
+    return html`<details class="as-table" @toggle=${(/** @type {any} */ e) => { this.asTable = e.target.open; this.requestUpdate(); }}><summary>${say("asTable")}</summary>
       ${this.asTable ? html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}><table><caption>${caption}</caption>
         <thead><tr>${head.map((one) => html`<th scope="col">${one}</th>`)}</tr></thead>
         <tbody>${rows().map(([first, ...rest]) => html`<tr><th scope="row">${first}</th>${rest.map((one) => html`<td>${one}</td>`)}</tr>`)}</tbody></table></div>` : nothing}</details>`;
@@ -131,13 +155,18 @@ export class View extends LitElement {
   }
 
   render() {
-    if (!this.seen) return html`<p class="quiet">…</p>`;
+    if (!this.seen) return html`<p class="quiet">${say("wait")}</p>`;
     this.drew = this.key();
-    return this.draw();
+    return html`${this.missed()}${this.draw()}`;
   }
 
   /** @param {Map<string, unknown>} _changed */
   updated(_changed) {
+    if (this.retried && !this.querySelector("button.again")) {
+      this.retried = false;
+      this.tabIndex = -1;
+      if (document.activeElement === document.body) this.focus(); // the button that had it is gone
+    }
     if (this.seen) this.drawn();
   }
 

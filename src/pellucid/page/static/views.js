@@ -1,6 +1,7 @@
 // All views of one text, with the line that tells what is chosen and the keys that work everywhere.
 import { html } from "./vendor/lit.js";
-import { fixed, named, percent } from "./text.js";
+import { parts, say } from "./strings.js";
+import { fixed, listed, named, percent } from "./text.js";
 import { View } from "./view.js";
 import "./strip.js";
 import "./next.js";
@@ -11,13 +12,10 @@ import "./machine.js";
 import "./compare.js";
 import "./steps.js";
 
-const KEYS = [
-  ["arrow keys, Home, End, Page Up, Page Down", "in the text: another token"],
-  ["arrow keys", "in a map: another token, layer or head"],
-  ["[ and ]", "the step before, the step after, of how a token is made"],
-  ["Alt and an arrow key", "on a step of the sampler: moves it"],
-  ["?", "shows or hides this list"],
-];
+const KEYS = /** @type {const} */ ([
+  ["keysText", "keysTextDoes"], ["keysMap", "keysMapDoes"], ["keysStep", "keysStepDoes"], ["keysSampler", "keysSamplerDoes"],
+  ["keysHelp", "keysHelpDoes"],
+]);
 
 export class Views extends View {
   constructor() {
@@ -25,7 +23,10 @@ export class Views extends View {
     this.seen = true;
     this.keys = false;
     this.pressed = (/** @type {KeyboardEvent} */ event) => this.press(event);
-    this.told = () => this.tell();
+    this.told = () => {
+      for (const data of [this.data, this.page.other]) data?.again(); // what did not come
+      this.tell();
+    };
   }
 
   connectedCallback() {
@@ -58,7 +59,8 @@ export class Views extends View {
     const { data, now } = this;
     const bits = data.surprise(now.at);
     const p = data.prediction(now.at);
-    const said = `Token ${now.at}, ${named(data.token(now.at))}${Number.isNaN(bits) ? "" : `, surprise ${fixed(bits, 1)} bits`}. Likeliest next: ${named(data.shown(p.ids[0]))}, ${percent(Math.exp(p.logits[0] - p.logSum))}.`;
+    const what = { at: now.at, token: named(data.token(now.at)), next: named(data.shown(p.ids[0])), share: percent(Math.exp(p.logits[0] - p.logSum)) };
+    const said = Number.isNaN(bits) ? say("chosen", what) : say("chosenSurprise", { ...what, bits: fixed(bits, 1) });
     const status = this.querySelector("[role=status]");
     if (status && status.textContent !== said) status.textContent = said;
   }
@@ -78,37 +80,43 @@ export class Views extends View {
     this.requestUpdate();
   }
 
+  /** Which weights of heads the page has. */
+  kept() {
+    const kept = this.page.data.meta.kept.attention;
+    if (kept === null) return say("keptThumbs");
+    if (kept === undefined || (kept.share === 1 && !kept.most)) return "";
+    const share = Math.round(100 * kept.share);
+    return kept.most ? say("keptMost", { share, most: kept.most }) : say("keptShare", { share });
+  }
+
   /** What else the page had no room for. */
   left() {
     const { pushed, neurons, candidates } = this.page.data.meta.kept;
     const all = [
-      pushed ? "pushes of heads on the token that follows alone" : "",
-      neurons ? "one neuron of each layer" : "",
-      candidates ? `at most ${candidates} candidates of a token` : "",
+      pushed ? say("leftPushed") : "",
+      neurons ? say("leftNeurons") : "",
+      candidates ? say("leftCandidates", { n: candidates }) : "",
     ].filter(Boolean);
-    return all.length ? `For the size of the file also: ${all.join(", ")}.` : "";
+    return all.length ? parts("leftAlso", { all: listed(all) }) : "";
   }
 
   draw() {
     const { page } = this;
     const { meta } = page.data;
-    const kept = meta.kept.attention;
     return html`
-      <p class="quiet">${meta.n} tokens through ${meta.model.name}, ${page.data.layers} layers. ${
-        kept === null ? "Weights of heads: small maps alone, for the size of the file."
-          : kept === undefined || (kept.share === 1 && !kept.most) ? "" : `Weights of heads: the largest that hold ${Math.round(100 * kept.share)} % of a row${kept.most ? `, at most ${kept.most}` : ""}.`
-      } ${this.left()} <button type="button" class="plain" aria-expanded=${this.keys} @click=${() => this.showKeys(!this.keys)}>Keys: ?</button></p>
-      ${this.keys ? html`<dl class="keys">${KEYS.map(([key, does]) => html`<dt>${key}</dt><dd>${does}</dd>`)}</dl>` : ""}
+      <p class="quiet">${say("about", { n: meta.n, model: meta.model.name, layers: page.data.layers })} ${this.kept()} ${this.left()}
+        <button type="button" class="plain" aria-expanded=${this.keys} @click=${() => this.showKeys(!this.keys)}>${say("keys")}</button></p>
+      ${this.keys ? html`<dl class="keys">${KEYS.map(([key, does]) => html`<dt>${say(key)}</dt><dd>${say(does)}</dd>`)}</dl>` : ""}
       <div role="status" class="unseen"></div>
-      <section class="text" aria-label="Text"><pellucid-strip .page=${page}></pellucid-strip></section>
-      <section class="made" aria-label="Step by step"><pellucid-steps .page=${page}></pellucid-steps></section>
-      ${page.other ? html`<section aria-label="Compared"><pellucid-compare .page=${page}></pellucid-compare></section>` : ""}
+      <section class="text" aria-label=${say("areaText")}><pellucid-strip .page=${page}></pellucid-strip></section>
+      <section class="made" aria-label=${say("areaSteps")}><pellucid-steps .page=${page}></pellucid-steps></section>
+      ${page.other ? html`<section aria-label=${say("areaCompared")}><pellucid-compare .page=${page}></pellucid-compare></section>` : ""}
       <div class="columns">
-        <section class="next" aria-label="Next token"><pellucid-next .page=${page}></pellucid-next></section>
-        <section class="tower" aria-label="Layers"><pellucid-tower .page=${page}></pellucid-tower></section>
-        <section aria-label="One head"><pellucid-head .page=${page}></pellucid-head></section>
-        <section class="broad" aria-label="All heads"><pellucid-heads .page=${page}></pellucid-heads></section>
-        <section class="broad" aria-label="Machine"><pellucid-machine .page=${page}></pellucid-machine></section>
+        <section class="next" aria-label=${say("areaNext")}><pellucid-next .page=${page}></pellucid-next></section>
+        <section class="tower" aria-label=${say("areaLayers")}><pellucid-tower .page=${page}></pellucid-tower></section>
+        <section aria-label=${say("areaHead")}><pellucid-head .page=${page}></pellucid-head></section>
+        <section class="broad" aria-label=${say("areaHeads")}><pellucid-heads .page=${page}></pellucid-heads></section>
+        <section class="broad" aria-label=${say("areaMachine")}><pellucid-machine .page=${page}></pellucid-machine></section>
       </div>`;
   }
 }
