@@ -98,7 +98,7 @@ def items(argument: str, value: Any, expected: str, most: int = MOST_ITEMS) -> I
         raise wrong_type(argument, value, expected)
     try:
         iterator = iter(value)
-    except TypeError:  # an array with no dimensions
+    except Exception:  # an array with no dimensions, or the caller's class
         raise wrong_type(argument, value, expected) from None
     for i, item in enumerate(islice(iterator, most)):
         yield f"[{i}]", item

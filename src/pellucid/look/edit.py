@@ -22,6 +22,7 @@ __all__ = ["HEAD_PARTS", "Edits"]
 Floats = npt.NDArray[np.float32]
 PARTS = ("attention", "mlp")
 HEAD_PARTS = ("output", "q", "k", "v")
+MOST_VALUES = 1 << 20  # of an array's first axis; no model has so many positions or columns
 START = "embeddings"  # the residual stream before the first layer
 
 
@@ -223,8 +224,8 @@ class Edits:
         width = self._plan.buffers[tap.buffer].dim
         if neurons is None or isinstance(neurons, str):
             raise WrongType("neurons", " must be integers")
-        given = neurons if hasattr(neurons, "__iter__") and getattr(neurons, "ndim", True) else [neurons]
-        which = [checks.integer("neurons", i, -width, width - 1) % width for i in islice(given, width + 1)]
+        given = _several("neurons", neurons, width + 1)
+        which = [checks.integer("neurons", i, -width, width - 1) % width for i in given]
         if len(select("neurons", which, width)) != len(which):
             raise WrongValue("neurons", ": expected each one only once")
         return number, tap.buffer, Change(tap.op), which
@@ -257,9 +258,8 @@ class Edits:
         n, tokens = self._core.context_length, self._tokens
         if positions is None or isinstance(positions, str):
             raise WrongType(name, " must be integers")
-        given = positions if hasattr(positions, "__iter__") and getattr(positions, "ndim", True) else [positions]
         values = []
-        for i in islice(given, n + 1):
+        for i in _several(name, positions, n + 1):
             value = checks.integer(name, i, -n, n - 1)
             if value < 0 and tokens is None:
                 found = "negative ones count from the end of the prompt that model.edit(prompt) is given"
@@ -284,10 +284,14 @@ class Edits:
         try:
             if value is None:
                 raise TypeError
+            if hasattr(type(value), "__len__") and len(value) > MOST_VALUES:  # before an array is made of it
+                raise WrongValue(name, f" has {len(value)} entries: expected at most {MOST_VALUES}")
             if np.asarray(value).dtype.kind in "cSU":
                 raise TypeError
             with np.errstate(over="ignore"):  # numbers that are too large are refused below
                 array = np.array(value, np.float64)
+        except WrongValue:
+            raise
         except Exception:  # the conversion of the caller's objects may raise anything
             raise WrongType(name, " must be numbers") from None
         if array.ndim not in ndim:
@@ -295,6 +299,16 @@ class Edits:
         if not (np.abs(array) <= np.finfo(np.float32).max).all():
             raise WrongValue(name, " is not finite: expected numbers that fit 32 bits")
         return array.astype(np.float32)
+
+
+def _several(name: str, value: Any, most: int) -> Iterator[Any]:
+    """The first `most` of several values, or a single one. Raises TypeError."""
+    if not hasattr(type(value), "__iter__") or not getattr(value, "ndim", True):
+        return iter([value])
+    try:
+        return islice(iter(value), most)
+    except Exception:  # of the caller's class
+        raise WrongType(name, " must be integers") from None
 
 
 def _runs(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
