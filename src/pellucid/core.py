@@ -379,7 +379,11 @@ class Core:
         TokenizerError."""
         prompt = arguments.plain(prompt)
         if isinstance(prompt, str):
-            ids = self.tokenize(prompt)
+            self.need_tokenizer()
+            try:
+                ids = self.tokenize(prompt)
+            except TokenizerError as error:
+                raise TokenizerError(f"{name}: {error.message}", position=error.position) from None
             if not ids:
                 bos = self.need_tokenizer().bos
                 if bos is None:

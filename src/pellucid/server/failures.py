@@ -161,7 +161,7 @@ def failure(error: BaseException, request_id: str, names: dict[str, str]) -> Fai
     if isinstance(error, GrammarError):
         return _grammar(error, names)
     if isinstance(error, (TokenizerError, ChatTemplateError)):
-        known = str(error).startswith(("messages[", "prompt"))
+        known = str(error).startswith(_OF_TEXT)
         return Failure(400, str(error), param=_place(str(error)) if known else None, cause=error)
     if isinstance(error, UnsupportedModelError):  # it was loaded, but does not do this
         return Failure(400, one_line(str(error)), code="unsupported_by_model", param="model", cause=error)
@@ -187,6 +187,8 @@ def _place(text: str) -> str | None:
     return None if found is None else re.sub(r"\[(['\"])(\w+)\1\]", r".\2", found[0])
 
 
+# What errors of texts begin with.
+_OF_TEXT = ("messages[", "prompt", "tools[", "documents[", "list[")
 # Whose errors are a plain ValueError or TypeError that begins with the name.
 _ARGUMENTS = ("messages", "tools", "documents", "variables", "logit_bias", "template", "prompt", "ids")
 

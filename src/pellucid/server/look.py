@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pellucid import checks
-from pellucid.errors import ClosedError, WrongValue
+from pellucid.errors import ClosedError, WrongType, WrongValue
 from pellucid.look.drawing import Drawing
 from pellucid.look.live import Live
 from pellucid.model import Model
@@ -155,11 +155,15 @@ class Look:
         given = [name for name in ("messages", "prompt", "ids") if body.get(name) is not None]
         if len(given) != 1:
             raise WrongValue("messages", ": expected messages, a prompt or ids")
+        tools, limits = body.get("tools"), self._service.settings.limits
+        for name in ("tools", "ids", "answer"):
+            if not isinstance(body.get(name), (list, type(None))):
+                raise WrongType(name, f": expected a list, not {type(body[name]).__name__}")
+        for name, most in (("messages", limits.messages), ("tools", limits.tools)):
+            if isinstance(body.get(name), list) and len(body[name]) > most:
+                raise WrongValue(name, f" has {len(body[name])} entries: expected at most {most}")
         if given == ["messages"]:
-            messages, limit = body["messages"], self._service.settings.limits.messages
-            if isinstance(messages, list) and len(messages) > limit:
-                raise WrongValue("messages", f" has {len(messages)} entries: expected at most {limit}")
-            ids = list(model.core.conversation(messages, **_template(body)).ids)
+            ids = list(model.core.conversation(body["messages"], **({"tools": tools} if tools else {})).ids)
         elif given == ["ids"]:
             ids = model.core.prompt(model.core.check_ids(body["ids"], "ids"), "ids")
         else:
@@ -175,11 +179,6 @@ def _options(body: dict[str, Any]) -> SamplingOptions:
         raise WrongValue("options", f": expected an object with some of {', '.join(OPTIONS)}")
     seed = body.get("seed")
     return SamplingOptions(**options, seed=None if seed is None else checks.integer("seed", seed, 0, 2**64 - 1))
-
-
-def _template(body: dict[str, Any]) -> dict[str, Any]:
-    """What the chat template reads besides messages."""
-    return {"tools": body["tools"]} if body.get("tools") else {}
 
 
 def _told(found: Drawing, live: Live) -> dict[str, Any]:

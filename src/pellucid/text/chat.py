@@ -212,6 +212,7 @@ class Chat:
 
     def conversation(self, messages: Any, *, tools: Any = None, name: str = "messages", **options: Any) -> ChatPrompt:
         """As :meth:`prompt`, with what the template does not know of tools, calls and their results written for it."""
+        read_tables("tools", tools, Reader())  # what is wrong is named before it becomes the text of a message
         prepared = self._writer.prepare(messages, tools, name)
         return self.prompt(prepared.messages, tools=prepared.tools, name=name, tags=prepared.tags, **options)
 
