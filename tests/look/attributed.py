@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tests.look import inside
 
 PATH = Path(__file__).resolve().parent / "attributed.npz"
-NAMES = (*inside.NAMES, "cohere", "mixtral")
+NAMES = inside.NAMES
 POSITIONS = (3, 11)
 TARGETS: tuple[Any, ...] = (5, (5, 7), 9)  # tokens, and two against each other
 SENDER = 1  # its head; the layer is the first that attends

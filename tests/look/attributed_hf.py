@@ -7,6 +7,7 @@ known without the norm's formula.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +73,7 @@ class Attributed:
         """The norm behind a part of a layer, where it has one."""
         module = self.ref.attention(i) if part == "attention" else self.ref.mlp(i)
         if f"{part}_in/{i}" not in self.seen:
-            return lambda x: x
+            return lambda x: x * self.ref.times
         return linear(module, self.seen[f"{part}_in/{i}"][self.rows], self.seen[f"{part}/{i}"][self.rows])
 
     def heads(self, i: int) -> Any:
@@ -101,7 +102,7 @@ class Attributed:
     def path(self, sender: int, receiver: int) -> dict[str, Any]:
         """What a later head's query, key and value lose without a head of an earlier layer."""
         w, each = self.ref.projection(sender).weight.double(), self.found[f"mixed/{sender}"][attributed.SENDER]
-        part = each @ w.view(len(w), self.ref.heads, -1)[:, attributed.SENDER].T
+        part = each @ w.view(len(w), self.ref.heads, -1)[:, attributed.SENDER].T * self.ref.times
         if f"attention_in/{sender}" in self.seen:
             norm = self.ref.attention(sender)
             part = linear(norm, self.seen[f"attention_in/{sender}"], self.seen[f"attention/{sender}"])(part)
@@ -109,13 +110,13 @@ class Attributed:
 
         def attend(i: int, q: Any, k: Any, v: Any, eager: Any) -> Any:
             if i == receiver:
-                less.update(q=q[0], k=k[0], v=v[0])
+                less.update(q=self.ref.ours(q[0]), k=self.ref.ours(k[0]), v=v[0])
             return eager(q, k, v)
 
         with self.ref.changed((), [(self.ref.layers[receiver], lambda x: x - part)], attend):
             self.ref.logits(self.ids)
         head = attributed.RECEIVER % self.ref.heads
-        kv = head // (self.ref.heads // self.ref.kv_heads)
+        kv = head // (self.ref.heads // self.ref.kv_heads(receiver))
         whole = {name: self.found[f"{name}/{receiver}"] for name in "qkv"}
         return {f"path/{name}": (whole[name] - less[name])[head if name == "q" else kv] for name in "qkv"}
 
@@ -131,17 +132,23 @@ def observe(name: str) -> dict[str, Any]:
         for i in range(len(ref.layers)):
             found[f"attention/{i}"] = of.push(of.found[f"attention_out/{i}"][rows])
             found[f"mlp/{i}"] = of.push(of.found[f"mlp_out/{i}"][rows])
+            added = of.found[f"attention_out/{i}"] + of.found[f"mlp_out/{i}"]
+            rest = of.found[f"hidden/{i + 1}"] - of.found[f"hidden/{i}"] - added
+            if rest.abs().max() > 1e-6 * added.abs().max():  # what follows both parts
+                found[f"edits/{i}"] = of.push(rest[rows])
             if i in ref.attending:
-                found[f"heads/{i}"], found[f"sources/{i}"] = of.push(of.heads(i)), of.push(of.sources(i))
+                found[f"heads/{i}"] = of.push(of.heads(i))
+            if i in ref.attending and not ref.latent:
+                found[f"sources/{i}"] = of.push(of.sources(i))
             if ref.down(i) is not None:
                 found[f"neurons/{i}"] = of.push(of.neurons(i))
-        parts = [found[f"{part}/{i}"] for part in ("attention", "mlp") for i in range(len(ref.layers))]
+        parts = [value for key, value in found.items() if key.split("/")[0] in ("attention", "mlp", "edits")]
         total = found["embedding"] + sum(parts) + found["bias"]
         cap = getattr(ref.config, "final_logit_softcapping", None)
         logits = ref.logits(ids)[rows]
         row = cap * torch.tanh(total[:, 0] / cap) if cap else total[:, 0]
         assert (row - logits[:, 5]).abs().max() < 1e-5 * logits.abs().max(), name
-        if len(ref.attending) > 1:
+        if len(ref.attending) > 1 and not ref.latent:
             found |= of.path(ref.attending[0], ref.attending[-1])
         left = [ref.logits([*ids[:p], *ids[p + 1 :]])[-1] for p in range(len(ids))]
         found["occlusion"] = torch.stack([one[5] - one[7] for one in left])
@@ -149,8 +156,12 @@ def observe(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Writes the file; only those models that are named, beside what it has of others, where some are."""
     arrays: dict[str, Any] = {}
-    for name in attributed.NAMES:
+    wanted = sys.argv[1:] or list(attributed.NAMES)
+    with np.load(attributed.PATH, allow_pickle=False) as stored:
+        arrays = {key: stored[key] for key in stored.files if key.partition("/")[0] not in wanted}
+    for name in wanted:
         arrays |= {f"{name}/{key}": value for key, value in observe(name).items()}
         print(name, flush=True)
     np.savez_compressed(attributed.PATH, **arrays)

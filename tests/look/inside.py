@@ -9,13 +9,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pellucid.look.recorded import AXES
+from tests.families.case import Case
+from tests.families.cases import BY_NAME
 from tests.look import golden, kinds
 from tests.reference import tiny
 
 PATH = Path(__file__).resolve().parent / "inside.npz"
+FEW_PATH = PATH.with_name("inside_few.npz")
 DENSE = {model.name: model for model in golden.MODELS}
 KINDS = ("gpt_oss", "qwen3moe", "lfm2", "qwen35", "olmo2", "phi2", "gemma2")
-NAMES = (*DENSE, *KINDS)
+# Of these the values at two positions are stored; all of them are compared where transformers runs.
+FEW = ("granite", "granitehybrid", "granitehybrid_experts", "gemma4", "gemma4_experts", "deepseek_v2", "deepseek_v3",
+       "cohere", "mixtral")  # fmt: skip
+ROWS = [3, 11]
+NAMES = (*DENSE, *KINDS, *FEW)
+CASES: dict[str, Case] = {name: BY_NAME[name] for name in (*KINDS, *FEW)}
 LENGTH = 12
 
 
@@ -23,15 +32,25 @@ def ids_of(name: str, vocab: int, seed: int = 0) -> list[int]:
     """seed 1: another prompt of the same length."""
     if seed:
         return [int(i) for i in np.random.default_rng(seed).integers(3, vocab, LENGTH)]
-    return tiny.token_ids(DENSE[name], LENGTH) if name in DENSE else kinds.ids_of(kinds.CASES[name], vocab)
+    return tiny.token_ids(DENSE[name], LENGTH) if name in DENSE else kinds.ids_of(CASES[name], vocab)
 
 
 def load(name: str) -> tuple[list[dict[str, Any]], dict[str, npt.NDArray[Any]]]:
     """(the edits, name -> array)."""
-    with np.load(PATH, allow_pickle=False) as stored:
+    with np.load(FEW_PATH if name in FEW else PATH, allow_pickle=False) as stored:
         edits = json.loads(str(stored[f"{name}/edits"]))
         found = {key.partition("/")[2]: stored[key] for key in stored.files if key.startswith(f"{name}/")}
         return edits, found
+
+
+def few(key: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What is stored of an array."""
+    quantity, _, layer = key.partition("/")
+    if quantity == "patching":
+        return array
+    axes = AXES["logits" if quantity == "edit" else quantity]
+    axes = axes[1:] if layer and quantity != "edit" else axes
+    return array.take(ROWS, axes.index("position" if "position" in axes else "token"))
 
 
 def values(call: dict[str, Any], number: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 
 from tests.families import reference
 from tests.families.case import load_golden
-from tests.look import inside, kinds
+from tests.look import inside
 from tests.reference import hf, tiny
 
 Change = Callable[[Any], Any]
@@ -29,39 +30,84 @@ class Reference:
         if name in inside.DENSE:
             self.model: Any = hf.load_folder(tiny.write_folder(inside.DENSE[name], folder), torch.float64)
         else:
-            case = kinds.CASES[name]
+            case = inside.CASES[name]
             self.model = reference.load(case, load_golden(case), folder, torch.float64)
         self.config = self.model.config
         self.layers = self.model.model.layers
         self.module: Any = importlib.import_module(type(self.layers[0]).__module__)
         self.model.set_attn_implementation("eager")
         self.heads = self.config.num_attention_heads
-        self.kv_heads = self.config.num_key_value_heads
-        self.width = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.heads
-        self.attending = [i for i, layer in enumerate(self.layers) if hasattr(layer, "self_attn")]
+        self.attending = [i for i, layer in enumerate(self.layers) if getattr(layer, "self_attn", None) is not None]
+        first = self.layers[self.attending[0]].self_attn
+        self.width = getattr(first, "head_dim", None) or self.config.hidden_size // self.heads
+        self.interleaved = self.config.model_type.startswith("cohere")
+        self.times = getattr(self.config, "residual_multiplier", 1.0)
+        # keys and values as projections of a latent row: not what the model stores
+        self.latent = hasattr(first, "kv_b_proj")
+
+    def ours(self, x: Any) -> Any:
+        """Channels of queries and keys in a trace's order: i and i + n / 2 are a rotated pair."""
+        return torch.cat([x[..., 0::2], x[..., 1::2]], -1) if self.interleaved else x
+
+    def theirs(self, x: Any) -> Any:
+        return torch.stack(x.chunk(2, -1), -1).flatten(-2) if self.interleaved else x
 
     def attention(self, i: int) -> Any:
         """The module whose output attention (or a recurrence) adds."""
         layer = self.layers[i]
         if hasattr(layer, "pre_feedforward_layernorm") or type(layer).__name__.startswith("Olmo2"):
             return layer.post_attention_layernorm
-        return next(getattr(layer, n) for n in ("self_attn", "linear_attn", "conv") if hasattr(layer, n))
+        return self.mixer(i)
+
+    def mixer(self, i: int) -> Any:
+        """The attention, or recurrence."""
+        names = ("self_attn", "linear_attn", "conv", "mamba")
+        return next(m for n in names if (m := getattr(self.layers[i], n, None)) is not None)
+
+    def network(self, i: int) -> Any:
+        """The feed-forward network; of two that stand side by side, the dense one."""
+        names = ("feed_forward", "mlp", "shared_mlp")
+        return next(m for n in names if (m := getattr(self.layers[i], n, None)) is not None)
 
     def mlp(self, i: int) -> Any:
         """The module whose output the feed-forward network adds."""
         layer = self.layers[i]
         if hasattr(layer, "pre_feedforward_layernorm") or type(layer).__name__.startswith("Olmo2"):
             return layer.post_feedforward_layernorm
-        return getattr(layer, "feed_forward", None) or layer.mlp
+        return self.network(i)
+
+    def adds(self, i: int, part: str, change: Change) -> list[tuple[Any, Change]]:
+        """Hooks that change what a part of a layer adds to the residual stream."""
+        experts = getattr(self.layers[i], "block_sparse_moe", None) if part == "mlp" else None
+        beside: dict[str, Any] = {"x": 0.0}
+        if experts is self.network(i):
+            experts = None
+
+        def scaled(x: Any) -> Any:
+            new = change((x + beside["x"]) * self.times)
+            return None if new is None else new / self.times - beside["x"]
+
+        own: tuple[Any, Change] = (self.attention(i) if part == "attention" else self.mlp(i), scaled)
+        return [own] if experts is None else [(experts, keep(beside, "x")), own]
+
+    def kv_heads(self, i: int) -> int:
+        return int(self.heads) // int(getattr(self.layers[i].self_attn, "num_key_value_groups", 1))
+
+    def value_width(self, i: int) -> int:
+        """Columns of a head's output."""
+        return int(self.projection(i).weight.shape[1]) // int(self.heads)
 
     def projection(self, i: int) -> Any:
         attention = self.layers[i].self_attn
         return next(getattr(attention, n) for n in ("o_proj", "out_proj", "dense") if hasattr(attention, n))
 
     def down(self, i: int) -> Any:
-        """The projection of a dense network's neurons; None for experts."""
-        mlp = getattr(self.layers[i], "feed_forward", None) or self.layers[i].mlp
-        return next((getattr(mlp, n) for n in ("down_proj", "w2", "fc2") if hasattr(mlp, n)), None)
+        """The projection of a dense network's neurons; None where there are experts."""
+        layer, mlp = self.layers[i], self.network(i)
+        if getattr(layer, "block_sparse_moe", None) is not None or getattr(layer, "enable_moe_block", False):
+            return None
+        names = ("down_proj", "w2", "fc2", "output_linear")
+        return next((getattr(mlp, n) for n in names if hasattr(mlp, n)), None)
 
     @contextlib.contextmanager
     def changed(self, outputs: Any = (), inputs: Any = (), attend: Any = None) -> Iterator[None]:
@@ -123,48 +169,69 @@ def quantities(ref: Reference, ids: list[int]) -> dict[str, Any]:
     outputs, inputs = [(ref.model.model.embed_tokens, keep(found, "start"))], []
     for i, layer in enumerate(ref.layers):
         inputs.append((layer, keep(found, f"hidden/{i}")))
-        outputs += [(layer, keep(found, f"hidden/{i + 1}")), (ref.attention(i), keep(found, f"attention_out/{i}"))]
-        outputs.append((ref.mlp(i), keep(found, f"mlp_out/{i}")))
-        part = next(getattr(layer, n) for n in ("self_attn", "linear_attn", "conv") if hasattr(layer, n))
-        first = next(m for n, m in part.named_modules() if isinstance(m, torch.nn.Linear) and "out" not in n)
+        outputs.append((layer, keep(found, f"hidden/{i + 1}")))
+        for part in ("attention", "mlp"):
+            outputs += ref.adds(i, part, keep(found, f"{part}_out/{i}"))
+        mixer, mlp = ref.mixer(i), ref.network(i)
+        first = next(m for n, m in mixer.named_modules() if isinstance(m, torch.nn.Linear) and "out" not in n)
         inputs.append((first, keep(found, f"attention_in/{i}")))
-        mlp = getattr(layer, "feed_forward", None) or layer.mlp
         inputs.append((mlp, keep(found, f"mlp_in/{i}")))
+        if hasattr(mixer, "q_norm") and hasattr(mixer, "is_kv_shared_layer"):  # rotated one by one
+            for x in "qk":
+                if hasattr(mixer, f"{x}_norm"):
+                    outputs.append((getattr(mixer, f"{x}_norm"), keep(found, f"{x}_unrotated/{i}")))
         if i in ref.attending:
             inputs.append((ref.projection(i), keep(found, f"mixed/{i}")))
         if ref.down(i) is not None:
             inputs.append((ref.down(i), keep(found, f"neurons/{i}")))
             for name, modules in (("gate", ("gate_proj", "w1", "fc1")), ("up", ("up_proj", "w3"))):
                 outputs += [(getattr(mlp, m), keep(found, f"{name}/{i}")) for m in modules if hasattr(mlp, m)]
+            if hasattr(mlp, "input_linear"):
+                outputs.append((mlp.input_linear, keep(found, f"both/{i}")))
     final = next(
         getattr(ref.model.model, n)
         for n in ("norm", "final_layernorm", "embedding_norm")
         if hasattr(ref.model.model, n)
     )
     outputs.append((final, keep(found, "final")))
-    rotate = ref.module.apply_rotary_pos_emb
+    rotate = getattr(ref.module, "apply_rotary_pos_emb", None)
     turned: list[Any] = []
 
     def rotating(q: Any, k: Any, *args: Any, **options: Any) -> Any:
-        turned.append((q[0], k[0]))
-        return rotate(q, k, *args, **options)
+        if q.ndim == k.ndim == 4:
+            turned.append((q[0], k[0]))
+        return rotate(q, k, *args, **options)  # type: ignore[misc]
 
     def attend(i: int, q: Any, k: Any, v: Any, eager: Any) -> Any:
-        found.update({f"q/{i}": q[0], f"k/{i}": k[0], f"v/{i}": v[0]})
+        found.update({f"q/{i}": q[0].clone(), f"k/{i}": k[0].clone(), f"v/{i}": v[0].clone()})
         out = eager(q, k, v)
         found[f"attention/{i}"] = out[1][0][..., : len(ids)]
         return out
 
-    ref.module.apply_rotary_pos_emb = rotating
+    if rotate is not None:
+        ref.module.apply_rotary_pos_emb = rotating
     try:
         with ref.changed(outputs, inputs, attend):
             found["logits"] = ref.logits(ids)
     finally:
-        ref.module.apply_rotary_pos_emb = rotate
-    for i, (q, k) in zip(ref.attending, turned, strict=True):
-        found |= {f"q_unrotated/{i}": q, f"k_unrotated/{i}": k} if q.shape[-1] == ref.width else {}
-    found["embeddings"] = found.pop("start") if "start" in found else found["hidden/0"]
+        if rotate is not None:
+            ref.module.apply_rotary_pos_emb = rotate
+    if not ref.latent:
+        unrotated = turned or [(found[f"q/{i}"], found[f"k/{i}"]) for i in ref.attending]
+        for i, (q, k) in zip(ref.attending, unrotated, strict=True):
+            if f"q_unrotated/{i}" not in found and q.shape[-1] == ref.width:
+                found |= {f"q_unrotated/{i}": q, f"k_unrotated/{i}": k}
+    for key in found:
+        if key.split("/")[0] in ("q", "k", "q_unrotated", "k_unrotated"):
+            found[key] = ref.ours(found[key])
+    start = found.pop("start", None)
+    found["embeddings"] = found["hidden/0"] if start is None or hasattr(ref.config, "embedding_multiplier") else start
     for i in range(len(ref.layers)):
+        if f"both/{i}" in found:
+            found[f"gate/{i}"], found[f"up/{i}"] = found.pop(f"both/{i}").chunk(2, -1)
+        for x in "qk":
+            if (rows := found.get(f"{x}_unrotated/{i}")) is not None and rows.ndim == 2:
+                found[f"{x}_unrotated/{i}"] = rows.view(len(ids), -1, rows.shape[-1]).transpose(0, 1)
         if f"attention_out/{i}" in found:
             found[f"middle/{i}"] = found[f"hidden/{i}"] + found[f"attention_out/{i}"]
         if f"mixed/{i}" in found:
@@ -178,7 +245,7 @@ def quantities(ref: Reference, ids: list[int]) -> dict[str, Any]:
 def edits(ref: Reference) -> list[dict[str, Any]]:
     """[{"do": method of Edit, its arguments}]; values are made of `seed` and `shape`."""
     at, n = ref.attending[min(1, len(ref.attending) - 1)], len(ref.layers)
-    d, w, where = ref.config.hidden_size, ref.width, [2, 3, 7]
+    d, w, where = ref.config.hidden_size, ref.value_width(at), [2, 3, 7]
     found: list[dict[str, Any]] = [
         {"do": "add", "layer": "embeddings", "positions": where, "vector": [d]},
         {"do": "patch", "layer": "embeddings", "positions": where, "values": [3, d]},
@@ -189,7 +256,8 @@ def edits(ref: Reference) -> list[dict[str, Any]]:
         found.append({"do": "add", "layer": at, "positions": where, "vector": [d], "part": part})
         found.append({"do": "patch", "layer": at, "positions": where, "values": [3, d], "part": part})
     found.append({"do": "scale_head", "layer": at, "head": ref.heads - 1, "positions": where, "factor": 2.0})
-    for part, head in (("output", ref.heads - 1), ("q", 1), ("k", ref.kv_heads - 1), ("v", 0)):
+    own = (("output", ref.heads - 1), ("q", 1), ("k", ref.kv_heads(at) - 1), ("v", 0))
+    for part, head in own[:1] if ref.latent else own:
         call = {"do": "patch_head", "layer": at, "head": head, "positions": where, "values": [3, w], "part": part}
         found.append(call)
     found.append({"do": "patch_pattern", "layer": at, "head": 1, "positions": where, "weights": [3, 8]})
@@ -210,7 +278,8 @@ def edited(ref: Reference, ids: list[int], do: str, call: dict[str, Any]) -> Any
         (torch.tensor(call[k], dtype=torch.float64) for k in ("values", "vector", "weights") if k in call), None
     )
     part: Any = call.get("part")
-    outputs, inputs, attend = [], [], None
+    outputs: list[tuple[Any, Change]] = []
+    inputs, attend = [], None
 
     def change(x: Any) -> Any:
         if do == "add":
@@ -222,11 +291,11 @@ def edited(ref: Reference, ids: list[int], do: str, call: dict[str, Any]) -> Any
         return x
 
     def columns(x: Any) -> Any:
+        width = ref.value_width(layer)
+        own = slice(call.get("head", 0) * width, (call.get("head", 0) + 1) * width)
         if do == "scale_head":
-            own = slice(call["head"] * ref.width, (call["head"] + 1) * ref.width)
             x[rows, own] *= call["factor"]
         elif do == "patch_head":
-            own = slice(call["head"] * ref.width, (call["head"] + 1) * ref.width)
             x[rows, own] = array
         else:
             for i, neuron in enumerate(call["neurons"]):
@@ -237,22 +306,21 @@ def edited(ref: Reference, ids: list[int], do: str, call: dict[str, Any]) -> Any
         if i != layer:
             return eager(q, k, v)
         if do == "patch_head":
-            which = {"q": q, "k": k, "v": v}[part] = {"q": q, "k": k, "v": v}[part].clone()
-            which[0, call["head"], rows] = array
-            return eager(*(which if name == part else own for name, own in zip("qkv", (q, k, v), strict=True)))
+            # in place: later layers may read the keys and values, too
+            {"q": q, "k": k, "v": v}[part][0, call["head"], rows] = array if part == "v" else ref.theirs(array)
+            return eager(q, k, v)
         out, weights = eager(q, k, v)
         weights, out = weights[..., : len(ids)].clone(), out.clone()
         heads = call["head"] if isinstance(call["head"], list) else [call["head"]]
         for h in heads:
             w = weights[0, h]
             if do == "cut":
-                kept = torch.ones_like(w)
-                kept[rows if call["positions"] is not None else slice(None), :] = 1
                 mask = torch.ones(len(ids), len(ids), dtype=w.dtype)
                 for p in range(len(ids)) if call["positions"] is None else rows:
                     mask[p, call["sources"]] = 0
-                lost = (w * (1 - mask)).sum(-1, keepdim=True)
-                w = torch.where(1 - lost > 1e-9, w * mask / (1 - lost).clamp(min=1e-30), torch.zeros_like(w))
+                sink = (1 - w.sum(-1, keepdim=True)) if hasattr(ref.layers[i].self_attn, "sinks") else 0
+                kept = (w * mask).sum(-1, keepdim=True) + sink
+                w = torch.where(kept > 0, w * mask / kept.clamp(min=1e-30), torch.zeros_like(w))
             else:
                 seen = w > 0
                 for i_, p in enumerate(rows):
@@ -263,13 +331,12 @@ def edited(ref: Reference, ids: list[int], do: str, call: dict[str, Any]) -> Any
         return out, weights
 
     if do in ("add", "patch", "scale"):
-        if layer == "embeddings":
+        if layer == "embeddings" and getattr(ref.config, "hidden_size_per_layer_input", 0):
+            outputs.append((ref.model.model.embed_tokens, change))  # which layers read again
+        elif layer == "embeddings":
             inputs.append((ref.layers[0], change))
         else:
-            module = (
-                ref.layers[layer] if part is None else ref.attention(layer) if part == "attention" else ref.mlp(layer)
-            )
-            outputs.append((module, change))
+            outputs += [(ref.layers[layer], change)] if part is None else ref.adds(layer, part, change)
     elif do in ("scale_head", "patch_head") and part in (None, "output"):
         inputs.append((ref.projection(layer), columns))
     elif do in ("scale_neurons", "set_neurons"):
@@ -298,18 +365,18 @@ def patching(ref: Reference, clean: list[int], corrupt: list[int], what: str) ->
 
                 def change(x: Any, new: Any = new, h: int = h, p: int = p) -> Any:
                     if what == "mixed":
-                        x[p, h * ref.width : (h + 1) * ref.width] = new[h, p]
+                        width = new.shape[-1]
+                        x[p, h * width : (h + 1) * width] = new[h, p]
                     else:
                         x[p] = new[p]
                     return x
 
-                module = {
-                    "hidden": lambda i=i: ref.layers[i],
-                    "attention_out": lambda i=i: ref.attention(i),
-                    "mlp_out": lambda i=i: ref.mlp(i),
-                    "mixed": lambda i=i: ref.projection(i),
+                pair = {
+                    "hidden": lambda c=change, i=i: [(ref.layers[i], c)],
+                    "attention_out": lambda c=change, i=i: ref.adds(i, "attention", c),
+                    "mlp_out": lambda c=change, i=i: ref.adds(i, "mlp", c),
+                    "mixed": lambda c=change, i=i: [(ref.projection(i), c)],
                 }[what]()
-                pair = [(module, change)]
                 with ref.changed(*(((), pair) if what == "mixed" else (pair, ()))):
                     row = ref.logits(corrupt)[-1]
                 found.append(float(row[5] - row[7]))
@@ -327,17 +394,29 @@ def observe(name: str) -> dict[str, Any]:
         found[f"edit/{i}"] = edited(ref, ids, call["do"], inside.values(call, i))
     for what in ("hidden", "attention_out", "mlp_out", "mixed"):
         found[f"patching/{what}"] = patching(ref, other, ids, what)
+    if ref.latent:
+        found = {key: value for key, value in found.items() if key.partition("/")[0] not in ("q", "k", "v")}
     arrays = {key: np.asarray(value.float().numpy()) for key, value in found.items()}
     return {**arrays, "edits": np.array(json.dumps(calls))}
 
 
 def main() -> None:
-    arrays: dict[str, Any] = {}
-    for name in inside.NAMES:
-        arrays |= {f"{name}/{key}": value for key, value in observe(name).items()}
-        print(name, flush=True)
-    np.savez_compressed(inside.PATH, **arrays)
-    print(f"{inside.PATH.name}: {inside.PATH.stat().st_size} bytes")
+    """Writes both files; only those models that are named, beside what the files have of others, where some are."""
+    for path, names in ((inside.PATH, (*inside.DENSE, *inside.KINDS)), (inside.FEW_PATH, inside.FEW)):
+        wanted = [name for name in names if name in sys.argv[1:] or len(sys.argv) < 2]
+        if not wanted:
+            continue
+        arrays: dict[str, Any] = {}
+        if len(wanted) < len(names) and path.exists():
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in stored.files if key.partition("/")[0] not in wanted}
+        for name in wanted:
+            for key, value in observe(name).items():
+                whole = name not in inside.FEW or key == "edits"
+                arrays[f"{name}/{key}"] = value if whole else inside.few(key, value)
+            print(name, flush=True)
+        np.savez_compressed(path, **arrays)
+        print(f"{path.name}: {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
