@@ -63,6 +63,18 @@ def test_off_unless_asked_for(app: Gate) -> None:
         assert call(app, method, path, {} if method == "POST" else None).status == 404
 
 
+def test_without_the_app(model: Model) -> None:
+    service = Service(Settings(names=("m",), look=True), model)
+    app = make_app(service)
+    assert call(app, "GET", "/").status == call(app, "GET", "/ui/app.js").status == 404
+    id = call(app, "POST", "/v1/look", {"prompt": "x"}).json["id"]
+    assert call(app, "POST", f"/v1/look/{id}/block", {"name": "stats"}).status == 200
+    edits = {"list": [{"kind": "skip", "layer": 0, "part": "mlp"}]}
+    asked = {"prompt": "x", "max_tokens": 1, "pellucid_edits": call(app, "POST", "/v1/edits", edits).json["id"]}
+    assert call(app, "POST", "/v1/completions", asked).status == 200
+    service.close()
+
+
 def test_a_look_is_what_a_page_has(shown: Gate, model: Model) -> None:
     done = call(
         shown, "POST", "/v1/chat/completions",

@@ -64,6 +64,9 @@ def serve(
     ] = 30.0,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write the line of a request as JSON.")] = False,
     ui: Annotated[bool, typer.Option("--ui", help="Serve an app, too: chats and experiments in the browser.")] = False,
+    look: Annotated[
+        bool, typer.Option("--look", help="Serve what the app calls, the look inside and edits, without the app.")
+    ] = False,
     key_file: Annotated[
         str | None,
         typer.Option(
@@ -215,6 +218,7 @@ def serve(
         grace=_number("--grace", grace, 0, 86400),
         log_json=log_json,
         ui=ui,
+        look=look,
         responses=_number("--responses", responses, 0, 1 << 20),
         limits=_limits(
             settings.Limits(),

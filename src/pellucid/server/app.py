@@ -51,10 +51,11 @@ def make_app(service: Service) -> Gate:
         Route("/apply-template", Text(service, "apply_template"), methods=["POST"]),
     ]
     if service.settings.ui:
-        ui, look = Ui(), Look(service)
+        ui = Ui()
+        routes += [Route("/", ui.index), Route("/ui/{name:path}", ui.file)]
+    if service.settings.ui or service.settings.look:
+        look = Look(service)
         routes += [
-            Route("/", ui.index),
-            Route("/ui/{name:path}", ui.file),
             Route("/v1/look", look.open, methods=["POST"]),
             Route("/v1/look/{id}/block", look.block, methods=["POST"]),
             Route("/v1/look/{id}/steps", look.steps, methods=["POST"]),

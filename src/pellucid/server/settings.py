@@ -43,7 +43,7 @@ class Settings(Rules):
     of models that are not loaded, in at most cache_dir_bytes. hosts: further names that a Host header
     may have. origins: of pages that may call (CORS). strict: fields that are not known are refused. grace: seconds that
     running requests have when the server is stopped. responses: answers of /v1/responses that are kept, to go on from.
-    ui: the app, and the look inside, are served."""
+    ui: the app, and the look inside, are served; look: the look inside alone."""
 
     names: tuple[str, ...] = ("default",)
     memory: int | None = None
@@ -61,4 +61,5 @@ class Settings(Rules):
     responses: int = 0
     log_json: bool = False
     ui: bool = False
+    look: bool = False
     limits: Limits = field(default_factory=Limits)
