@@ -139,14 +139,22 @@ def instructions() -> list[tuple[str, str]]:
 def test_the_image_is_built_as_it_should() -> None:
     steps = instructions()
     words = [word for word, _ in steps]
-    assert words[0] == "FROM" and ":latest" not in steps[0][1] and ":" in steps[0][1]
+    assert words[:2] == ["ARG", "FROM"] and steps[1][1] == "$BASE"
+    assert re.fullmatch(r"BASE=[\w./]+:[\w.-]+", steps[0][1]) and ":latest" not in steps[0][1]
     assert words[-1] == "ENTRYPOINT" and words.count("HEALTHCHECK") == 1 and "ADD" not in words
     (user,) = (value for word, value in steps if word == "USER")
-    assert user not in ("root", "0") and f"useradd --create-home --uid 10001 {user}" in steps[1][1]
+    assert user not in ("root", "0") and f"useradd --create-home --uid 10001 {user}" in steps[2][1]
     assert max(i for i, word in enumerate(words) if word == "RUN") < words.index("USER")
     (install,) = (value for word, value in steps if word == "RUN" and "pip install" in value)
     assert "--no-cache-dir" in install and "[server]" in install
     assert json.loads(dict(steps)["ENTRYPOINT"])[:2] == ["pellucid", "serve"]
+
+
+def test_a_releases_image_names_its_base_by_digest() -> None:
+    base = dict(instructions())["ARG"].removeprefix("BASE=")
+    workflow = (DOCS.parent / ".github/workflows/wheels.yml").read_text()
+    assert f"docker buildx imagetools inspect {base} --format" in workflow
+    assert f"build-args: BASE={base.rpartition(':')[0]}@${{{{ steps.base.outputs.digest }}}}\n" in workflow
 
 
 def test_the_images_steps_run(smollm2: Path, tmp_path: Path) -> None:
