@@ -25,6 +25,12 @@ def readme(imported: str) -> str:
     return code
 
 
+def releases(packages: Sequence[str]) -> list[str]:
+    """The packages as they are pinned; with PELLUCID_NEWEST=1 the newest that there are."""
+    newest = os.environ.get("PELLUCID_NEWEST") == "1"
+    return [package.partition("==")[0] if newest else package for package in packages]
+
+
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Callable[..., Run]:
     """environment(packages, alone) -> run(*arguments of python) -> what it printed. The packages, pinned, are installed
@@ -40,9 +46,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Call
         source = f"import site; site.addsitedir({own!r})\n"  # its .pth files too: an editable install
         (folder / "lib" / site / "site-packages" / "zzz_beside.pth").write_text(source)
         pip: list[str | Path] = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*pip, *packages], check=True)
+        subprocess.run([*pip, *releases(packages)], check=True)
         if alone:
-            subprocess.run([*pip, "--no-deps", *alone], check=True)
+            subprocess.run([*pip, "--no-deps", *releases(alone)], check=True)
 
         def run(*arguments: str | Path, **more: str) -> str:
             env = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"} | more
