@@ -227,8 +227,8 @@ void pl_team_barrier(const pl_team *team)
     unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) == team->size - 1) {
         atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
-        /* This thread and a sleeper each write one word, then read the other's: one of them sees the change. */
-        atomic_store(&b->phase, phase + 1);
+        /* It and a sleeper write one word, then read the other's: one sees the change. In qemu, loads pass stores. */
+        atomic_exchange(&b->phase, phase + 1);
         if (atomic_load(&b->asleep)) {
             pthread_mutex_lock(&b->lock);
             pthread_cond_broadcast(&b->passed);
