@@ -22,6 +22,9 @@ OPTIONS = {
     "transformers, llama-cpp-python), of long ones an eighth (--nightly: all); without this option they are deselected",
     "nightly": "also run the long tests, such as 100,000 hostile requests to the server; "
     "without this option they are deselected",
+    "packages": "also build the recipes for Debian, conda and Homebrew (Debian: debhelper dh-python dpkg-dev lintian "
+    "pybuild-plugin-pyproject ruby; extras `wheel` and `packages`; needs a package index); "
+    "without this option they are deselected",
     "page": "also open pages in Chromium and Firefox (Debian: chromium firefox-esr; extra `page-test`); "
     "without this option they are deselected",
     "qemu": "also run the kernels for aarch64, cross-compiled, and this build on older x86-64 processors, under qemu "

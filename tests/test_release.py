@@ -78,7 +78,8 @@ def test_one_commit_for_each_action() -> None:
 
 
 def test_recipes_follow_the_project() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = settings["project"]
     recipe = (ROOT / "packaging/conda/recipe.yaml").read_text()
     needs = re.findall(r"^    - ([\w-]+) >=(\S+)$", recipe.partition("  run:")[2], re.M)
     assert sorted(f"{name}>={least}" for name, least in needs) == sorted(project["dependencies"])
@@ -88,4 +89,19 @@ def test_recipes_follow_the_project() -> None:
     assert (debian / "changelog").read_text().startswith(f"pellucid ({pellucid.__version__}-1) ")
     control = (debian / "control").read_text()
     for need in project["dependencies"]:
-        assert f"python3-{need.partition('>=')[0]}" in control
+        name, _, least = need.partition(">=")
+        assert re.search(rf" python3-{name} \(>= (\d+:)?{re.escape(least)}\)", control), need  # perhaps with an epoch
+    for need in settings["build-system"]["requires"]:
+        name, _, least = need.partition(">=")
+        assert f"    - {name} >={least}\n" in recipe
+        assert re.search(rf" (python3-{name}|{name}3) \(>= {re.escape(least)}\)", control), need
+
+
+def test_the_recipes_name_files_that_exist() -> None:
+    recipe = (ROOT / "packaging/conda/recipe.yaml").read_text()
+    licences = re.findall(r"^    - ([\w./]+)$", recipe.partition("  license_file:")[2], re.M)
+    assert len(licences) == 2 and all((ROOT / path).is_file() for path in licences)
+    copyright = (ROOT / "packaging/debian/copyright").read_text()
+    files = re.findall(r"^Files: ([^*\s]+)$", copyright, re.M)
+    bundled = {path.relative_to(ROOT).as_posix() for path in (ROOT / "src/pellucid/page/static/vendor").glob("*.js")}
+    assert set(files) == bundled != set()
