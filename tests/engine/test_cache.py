@@ -99,6 +99,7 @@ def test_a_limit(folder: Path, name: str) -> None:
             limit = pages * page + page // 2
             ids = ids_for(free.core.engine, 64 * pages)
             expected = free.logits(ids)
+            long = free.generate([1] * (64 * pages + 64), max_tokens=2, temperature=0).ids
         with Model.load(path, threads=1, cache_bytes=limit) as model:
             assert model.info().cache_limit == limit
             engine = model.core.engine
@@ -117,8 +118,11 @@ def test_a_limit(folder: Path, name: str) -> None:
             others.clear()
             if name == "llama_gqa":
                 assert same(rows(engine, kept, ids[32:]), expected[32:])  # all of the limit is of use
-            with pytest.raises(OutOfMemoryError, match=f"cache_bytes={limit}"):
-                model.generate([1] * (64 * pages + 64))
+            if name == "gemma3" and pages > 1:  # most of its layers keep a window, and passes are cut to fit
+                assert model.generate([1] * (64 * pages + 64), max_tokens=2, temperature=0).ids == long
+            else:
+                with pytest.raises(OutOfMemoryError, match=f"cache_bytes={limit}"):
+                    model.generate([1] * (64 * pages + 64))
             del kept
             assert model.generate([1, 2, 3], max_tokens=2).finish_reason == "length"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -133,7 +134,7 @@ def page(
         if room >= 0:
             break
     else:
-        least = (int(megabytes * 1e6) - room) / 1e6
+        least = math.ceil((int(megabytes * 1e6) - room) / 1e5) / 10
         raise WrongValue("megabytes", f"={megabytes:g}: a page of {len(ids):,} tokens needs at least {least:.1f}")
     shown = np.zeros((len(ids), 1), np.bool_)
     shown[list(some[1])] = True
