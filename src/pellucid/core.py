@@ -367,16 +367,14 @@ class Core:
     def detokenize(self, ids: Any) -> str:
         """``Model.detokenize``."""
         tokenizer = self.need_tokenizer()
-        known = tokenizer.vocab_size
-        return tokenizer.decode([id for id in self.check_ids(ids, "ids", empty=True) if id < known])
+        return tokenizer.decode([id for id in self.check_ids(ids, "ids", empty=True) if id < tokenizer.vocab_size])
 
     def check_ids(self, ids: Any, name: str, *, empty: bool = False) -> list[int]:
         """The ids as a list. Raises ValueError or TypeError naming the argument."""
         return arguments.check_ids(ids, name, self.config.vocab, empty=empty)
 
     def prompt_ids(self, prompt: Any, name: str = "prompt") -> list[int]:
-        """The ids of a prompt (text or ids); at least one. Raises ValueError or TypeError naming the argument,
-        TokenizerError."""
+        """The ids of a prompt (text or ids), at least one. Raises ValueError, TypeError, TokenizerError, naming it."""
         prompt = arguments.plain(prompt)
         if isinstance(prompt, str):
             self.need_tokenizer()
