@@ -65,6 +65,9 @@ def frames(tab: Any, path: Path) -> list[int]:
     box.press("Enter")
     tab.wait_for_function("() => document.querySelectorAll('pellucid-message').length === 1002")
     tab.evaluate("() => { window.frames_.length = 0; }")
-    box.press_sequentially("typing while it is written ", delay=40)
+    # By the keyboard, which is still in the box: to find it again by its label, Playwright reads every button of the
+    # conversation, for half a second, in the page's own thread.
+    tab.keyboard.type("typing while it is written ", delay=40)
     times = tab.evaluate("() => window.frames_")
+    assert tab.evaluate("document.activeElement.value") == "typing while it is written "
     return [sum(start <= one < start + 1000 for one in times) for start in times if start + 1000 <= times[-1]]
