@@ -90,7 +90,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
         self.limits = config.limits
         now = time.monotonic()
         self._header_since: float | None = now  # a header is awaited, or incomplete
-        self._answered = now  # when the last answer was complete
+        self.heard = now  # when something came, or the last answer was complete
         self._header_bytes = 0  # of an incomplete header, but for those that came with its first
         self._header_begins = False
         self._body_since: float | None = None  # a body is incomplete
@@ -106,24 +106,21 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
             self._refuse(_full())
 
     def _make_room(self) -> bool:
-        """Ends the connection whose client has been silent for longest -> whether there was any. One without a whole
-        header goes first, then one whose body is not whole."""
-        silent = {one: since for one in self.connections if one is not self and (since := one.silent()) is not None}
+        """Ends the connection whose client has been silent for longest -> whether there was any."""
+        silent = [one for one in self.connections if one is not self and one.awaits_client]
         if silent:
-            min(silent, key=silent.__getitem__)._refuse(_full())
+            min(silent, key=lambda one: one.heard)._refuse(_full())
         return bool(silent)
 
-    def silent(self) -> tuple[bool, float] | None:
-        """(whether it has a header, since when its client is awaited); None: it is being answered, or closes."""
-        if self._answering or self.transport.is_closing():
-            return None
-        if self._body_since is not None:
-            return True, self._body_since
-        return False, self._header_since or self._answered
+    @property
+    def awaits_client(self) -> bool:
+        """Whether nothing is done on it before its client sends more."""
+        return not self.transport.is_closing() and (self._body_since is not None or not self._answering)
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        self.heard = time.monotonic()
         if self._header_since is None and self._body_since is None and not self._answering:
             self._header_since = time.monotonic()  # of the next request
         super().data_received(data)
@@ -198,7 +195,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        self._answered = time.monotonic()
+        self.heard = time.monotonic()
         if self._header_since is not None:  # the next request's, which came while this one was answered
             self._header_since = time.monotonic()
         super().on_response_complete()
