@@ -17,26 +17,16 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.sdist import ROOT, make_sdist, run
+
 EPOCH = "1767225600"  # the time that files in the wheel bear
 MOST_BYTES = 2_800_000  # of the wheel, so that growth is noticed
 pytestmark = pytest.mark.wheel
 
 
-def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
-    env = {**os.environ, **environment}
-    env.pop("PYTHONPATH", None)
-    done = subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sdist")
-    run(sys.executable, "-m", "build", "--sdist", "--outdir", folder, ROOT)
-    (path,) = folder.glob("*.tar.gz")
-    return path
+    return make_sdist(tmp_path_factory.mktemp("sdist"))
 
 
 def build_wheel(sdist: Path, folder: Path) -> Path:

@@ -22,9 +22,10 @@ from typing import Any
 import pytest
 
 import pellucid
+from tests import sdist as sdists
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+ROOT = sdists.ROOT
 PACKAGING = ROOT / "packaging"
 VERSION = pellucid.__version__
 DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
@@ -32,18 +33,12 @@ pytestmark = pytest.mark.packages
 
 
 def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PELLUCID_"))} | environment
-    done = subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    return sdists.run(*command, cwd=cwd, without=("PYTHON", "PELLUCID_"), **environment)
 
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sdist")
-    run(sys.executable, "-m", "build", "--sdist", "--outdir", folder, ROOT)
-    (path,) = folder.glob("*.tar.gz")
-    return path
+    return sdists.make_sdist(tmp_path_factory.mktemp("sdist"))
 
 
 def unpack(sdist: Path, folder: Path) -> Path:
