@@ -208,25 +208,26 @@ class Guide(Decided):
             self._matcher = self._content.matcher()
             return
         for trigger, grammar in self._rests.items():
-            found = trigger.search(self._tail)
-            if found is None or (
-                self._reply.dialect.trigger_first and (self._said or self._tail[: found.start()].strip())
-            ):
-                continue
-            rest = self._tail[found.end() :]
-            matcher = grammar.matcher()
-            try:
-                matcher.advance(spell_out(self._core.need_tokenizer(), rest.decode()) if rest else [])
-            except (GrammarError, UnicodeDecodeError):  # it is no call
-                continue
-            self._tail = b""
-            if matcher.complete:
-                self._called()
-            else:
-                self._matcher = matcher
-            return
+            for found in trigger.finditer(self._tail):
+                if self._reply.dialect.trigger_first and (self._said or self._tail[: found.start()].strip()):
+                    break
+                if self._enter(grammar.matcher(), self._tail[found.end() :]):
+                    return
         if len(self._tail.strip()) > 64:
             self._said = True
+
+    def _enter(self, matcher: Matcher, rest: bytes) -> bool:
+        """Binds the rest of a call, of which some was written already -> whether it can be one."""
+        try:
+            matcher.advance(spell_out(self._core.need_tokenizer(), rest.decode()) if rest else [])
+        except (GrammarError, UnicodeDecodeError):
+            return False
+        self._tail = b""
+        if matcher.complete:
+            self._called()
+        else:
+            self._matcher = matcher
+        return True
 
     def _called(self) -> None:
         """A call, or all content that is bound, is complete."""

@@ -127,6 +127,20 @@ def test_what_follows_the_beginning_of_a_call(tokenizer: Tokenizer, family: str)
         check(family, Drawn(tokenizer, family, {"tools": TOOLS, "parallel_tool_calls": False}, seed, begun))
 
 
+@pytest.mark.parametrize("family", ["generic", "hermes", "glm", "granite"])
+def test_a_tag_that_is_only_spoken_of_hides_no_call(tokenizer: Tokenizer, family: str) -> None:
+    """Where one token ends it and goes on as no call does."""
+    trigger = find(templates()[SOURCES[family]]).triggers[0]
+    said = f'Say "{trigger}" first.'
+    assert b'>"' in map(tokenizer.piece, tokenizer.encode(said, add_special=False))
+    for seed in range(4):
+        begun = f"{said} {trigger}"
+        drawn = Drawn(tokenizer, family, {"tools": TOOLS, "parallel_tool_calls": False}, seed, begun)
+        assert drawn.text == said
+        drawn.text = ""
+        check(family, drawn)
+
+
 @pytest.mark.parametrize("space", ["", " ", "\n", " \n"])
 def test_white_space_in_the_beginning_of_a_call(tokenizer: Tokenizer, space: str) -> None:
     options = {"tools": TOOLS, "parallel_tool_calls": False}
