@@ -136,6 +136,39 @@ def test_grammars(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "good", "bad"),
+    [
+        (r'root ::= "\x41\u00e9\U0001F600\u0022"', ['Aé\U0001f600"'], ["A", r'\x41\u00e9\U0001F600"']),
+        (r'root ::= "a\[\]\\" "\t\r\n\""', ['a[]\\\t\r\n"'], ["a[]"]),
+        (r"root ::= [\u0061-\u0063\U000000E9]", ["a", "b", "c", "é"], ["d", "-", "u", "0"]),
+        (r"root ::= [\]\[\\\x2f\"]", ["]", "[", "\\", "/", '"'], ["x", "2"]),
+        ("root ::= [a&&b]", ["a", "b", "&"], ["c"]),
+        ("root ::= [a~~b]", ["a", "b", "~"], ["c"]),
+        ("root ::= [-az-]", ["-", "a", "z"], ["b"]),
+        ("root ::= [+--]", ["+", ",", "-"], ["."]),
+        ("root ::= [a^]", ["a", "^"], ["b"]),
+        ("root ::= [^^a-c]", ["x", "-"], ["^", "b"]),
+        ('root ::= a "[b]" # "\na ::= ["]\n', ['"[b]'], ["b"]),
+        ('root ::= "start" start start-0\nstart ::= "x" | start-1\nstart-0 ::= "y"\nstart-1 ::= "z"\n',
+         ["startxy", "startzy"], ["start"]),
+        ('root ::= "a"{2,3} start{2}\nstart ::= "b"', ["aabb", "aaabb"], ["aab", "abb"]),
+    ],
+)  # fmt: skip
+def test_gbnf_means_what_it_means_to_llama_server(text: str, good: list[str], bad: list[str]) -> None:
+    bound = G.compile(Structure("grammar", text))
+    assert [takes(bound, one) for one in good] == [True] * len(good)
+    assert [takes(bound, one) for one in bad] == [False] * len(bad)
+
+
+@pytest.mark.parametrize("escape", [r"\d", r"\-", r"\x4", r"\u12", r"\ud800", r"\U00110000"])
+def test_escapes_that_gbnf_does_not_have(escape: str) -> None:
+    for text in (f'root ::= "{escape}"', f"root ::= [{escape}]"):
+        with pytest.raises(GrammarError, match="the escape .* is no character") as raised:
+            G.compile(Structure("grammar", text))
+        assert raised.value.place == "grammar"
+
+
+@pytest.mark.parametrize(
     "text",
     ["", "start", 'start: "a" b', "start: /(/", '{"grammars": [{"json_schema": {}}]}', "root ::= x", "root ::= [", "\0"]
     + ['start: %json {"not": {}}', 'start: %json {"multipl\\u0065Of": 1000003}', "start: @other", "%import python"],

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import GrammarError, PellucidError, TokenizerError, out_of_memory
 from ..structure import Structure
-from . import schema
+from . import gbnf, schema
 from .special import looks_like_control
 
 if TYPE_CHECKING:
@@ -137,10 +137,10 @@ class Grammars:
 
     @staticmethod
     def _lark(text: str) -> str:
-        from llguidance.gbnf_to_lark import any_to_lark
+        from llguidance.gbnf_to_lark import any_to_lark, gbnf_to_lark
 
         try:
-            lark: str = any_to_lark(text)
+            lark: str = gbnf_to_lark(gbnf.spelled(text)) if gbnf.is_gbnf(text) else any_to_lark(text)
         except Exception as error:  # RecursionError, and whatever the converter stumbles over
             raise GrammarError(f"neither Lark's nor GBNF's syntax: {error}", place="grammar") from None
         schema.check_embedded(lark)

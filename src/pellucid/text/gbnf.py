@@ -1,0 +1,59 @@
+"""Grammars in GBNF, llama.cpp's form, as llguidance's converter to Lark needs them.
+
+The converter passes texts and sets of characters on as they are written. But Lark and regular expressions have other
+escapes, and in a set `&&`, `--`, `~~` and `^` mean something there. In Lark, `start` is the rule that is `root` here.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import count
+
+__all__ = ["is_gbnf", "spelled"]
+
+_ROOT = re.compile(r"^\s*root\s*::=", re.M)
+_COMMENT, _TEXT, _SET = r"#[^\r\n]*", r'"(?:[^"\\]|\\.)*"', r"\[(?:[^\]\\]|\\.)*\]"
+_PART = re.compile(rf"{_COMMENT}|{_TEXT}|{_SET}|[\w-]+", re.S)
+_CHARACTER = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)|[^\\]", re.S)
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"', "[": "[", "]": "]"}
+
+
+def is_gbnf(text: str) -> bool:
+    """Whether a grammar has a rule `root` in this form."""
+    return _ROOT.search(text) is not None
+
+
+def spelled(text: str) -> str:
+    """The same grammar, in which each character of a text or a set means the same in Lark, and no rule is `start`.
+    Raises ValueError for escapes that are not GBNF's."""
+    names = set(_PART.findall(text))
+    free = next(name for i in count() if (name := f"start-{i}") not in names)
+    return _PART.sub(lambda match: free if match.group() == "start" else _part(match.group()), text)
+
+
+def _part(part: str) -> str:
+    """A comment, a text, a set, or a name."""
+    if part[0] not in '"[':
+        return part
+    negated = "^" if part.startswith("[^") else ""
+    inner = _CHARACTER.findall(part[1 + len(negated) : -1])
+    out = [part[0], negated]
+    at = 0
+    while at < len(inner):
+        out.append(_spelled(inner[at]))
+        at += 1
+        if part[0] == "[" and inner[at : at + 1] == ["-"] and at + 1 < len(inner):
+            out += ["-", _spelled(inner[at + 1])]
+            at += 2
+    return "".join([*out, part[-1]])
+
+
+def _spelled(written: str) -> str:
+    """A character, that may be written as an escape, as itself, or as `\\xHH`."""
+    character: str | None = written
+    if written[0] == "\\":
+        code = int(written[2:], 16) if len(written) > 2 else None
+        character = _ESCAPES.get(written[1]) if code is None else chr(code) if code < 0x110000 else None
+    if character is None or "\ud800" <= character <= "\udfff":
+        raise ValueError(f"the escape {written} is no character")
+    return character if character > "\x7f" or character.isalnum() else f"\\x{ord(character):02x}"
