@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import enum
 import json
@@ -178,3 +179,30 @@ KNOWN: dict[str, Any] = {"add": add, "move": move, "fails": fails, "documented":
 )
 def test_calls(name: str, arguments: str, expected: str) -> None:
     assert run(KNOWN, name, arguments).startswith(expected)
+
+
+def test_what_ends_the_program_is_an_error_of_the_call() -> None:
+    def leaves() -> None:
+        raise SystemExit("bye")
+
+    assert run({"leaves": leaves}, "leaves", "{}") == "Error: SystemExit: bye"
+
+
+def test_asynchronous_functions_run_to_their_end() -> None:
+    async def later(a: int) -> dict[str, int]:
+        await asyncio.sleep(0)
+        return {"a": a + 1}
+
+    async def fails() -> None:
+        raise ValueError("no luck")
+
+    known: dict[str, Any] = {"later": later, "fails": fails}
+    assert run(known, "later", '{"a": 1}') == '{"a": 2}'
+    assert run(known, "fails", "{}") == "Error: ValueError: no luck"
+
+    async def within() -> None:
+        with pytest.raises(RuntimeError, match="later is asynchronous, and an event loop runs"):
+            run(known, "later", '{"a": 1}')
+        assert await asyncio.to_thread(run, known, "later", '{"a": 1}') == '{"a": 2}'
+
+    asyncio.run(within())

@@ -64,7 +64,9 @@ def declare(function: Callable[..., Any], place: str = "tools") -> dict[str, Any
 
 def run(functions: Mapping[str, Callable[..., Any]], name: str, arguments: str) -> str:
     """Calls a function with arguments that a model wrote -> its result as text: JSON, unless it is text already; or, as
-    text, too, what was wrong: an unknown name, arguments that are no object or do not fit, or what it raised."""
+    text, too, what was wrong: an unknown name, arguments that are no object or do not fit, or what it raised. An
+    asynchronous function runs to its end; raises RuntimeError where an event loop runs in this thread, in which it
+    would have to be awaited."""
     function = functions.get(name)
     if function is None:
         return f"Error: there is no function {name}; there are: {', '.join(functions)}"
@@ -81,9 +83,10 @@ def run(functions: Mapping[str, Callable[..., Any]], name: str, arguments: str) 
         bound = signature.bind(**{k: _value(hints.get(k, Any), v) for k, v in given.items()})
     except Exception as error:
         return f"Error: the arguments do not fit: {one_line(str(error))}"
+    call = _awaited(function, name) if inspect.iscoroutinefunction(target) else function
     try:
-        result = function(*bound.args, **bound.kwargs)
-    except Exception as error:
+        result = call(*bound.args, **bound.kwargs)
+    except (Exception, SystemExit) as error:
         return f"Error: {type(error).__name__}: {one_line(str(error))}"
     if isinstance(result, str):
         return result
@@ -91,6 +94,17 @@ def run(functions: Mapping[str, Callable[..., Any]], name: str, arguments: str) 
         return json.dumps(result, ensure_ascii=False, default=_plain)
     except (TypeError, ValueError, RecursionError):
         return str(result)
+
+
+def _awaited(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """An asynchronous function as one that returns its result."""
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return lambda *args, **options: asyncio.run(function(*args, **options))
+    raise RuntimeError(f"{name} is asynchronous, and an event loop runs: await it, or call run in a thread")
 
 
 # ---- docstrings -----------------------------------------------------------------------------------------------------

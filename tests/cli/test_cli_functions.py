@@ -7,14 +7,16 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from pellucid import Piece, ToolCall, ToolCallDelta
+from pellucid import Model, Piece, ToolCall, ToolCallDelta
 from pellucid.cli.chat import Talk
 from pellucid.cli.functions import Functions
 from pellucid.cli.output import UsageError
+from pellucid.cli.session import Session as Conversation
 
 from .conftest import Run, error_line
 
@@ -111,6 +113,9 @@ class Session:
         deltas = (ToolCallDelta(0, "call_1", "add", '{"a": 1}'),) if first else ()
         yield Piece("" if first else "It is 2.", [1], [], "eos", tool_calls=deltas)
 
+    def drop_calls(self) -> None:
+        self.calls = ()
+
 
 def test_rounds(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     session = Session()
@@ -124,6 +129,33 @@ def test_rounds(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.out == "It is 2.\n" and '[add({"a": 1})]' in shown.err
 
 
+def test_ctrl_c_stops_a_function_alone(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    functions = Functions(str(file), ask=False)
+    monkeypatch.setattr(functions, "answer", stopped)
+    session = Session()
+    Talk(session, True, functions).answer("What is 1 + 1?")
+    assert session.asked[1][0]["content"] == "Error: the user stopped it"
+    with pytest.raises(KeyboardInterrupt):  # where nobody types, the run ends
+        Talk(Session(), False, functions).answer("What is 1 + 1?")
+
+
+def test_calls_without_results_leave_the_conversation(smollm2: Path) -> None:
+    """Templates expect a result of each."""
+    with Model.load(smollm2) as model:
+        session = Conversation(model, None, None, {})
+        pieces = [Piece("I look.", [1], [], None, tool_calls=(ToolCallDelta(0, "call_1", "add", "{"),))]
+        pieces.append(Piece("", [2], [], "length"))
+        session.context = cast(Any, SimpleNamespace(chat=lambda *_, **__: (one for one in pieces)))
+        Talk(session, False, None).answer("What is 1 + 1?")
+        assert session.messages == [
+            {"role": "user", "content": "What is 1 + 1?"},
+            {"role": "assistant", "content": "I look."},
+        ]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -131,6 +163,7 @@ def test_rounds(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("x = 1", "defines no function"),
         ("def f(x): pass", "f(x): expected a type"),
         ("def f(*x: int): pass", "f(x): expected a parameter that has a name"),
+        ("import sys\nsys.exit(3)", "SystemExit: 3"),
         ("1/0", "ZeroDivisionError: division by zero"),
         ("def f(:", "SyntaxError"),
         ("def f() -> None: pass\nimport nowhere", "ModuleNotFoundError: No module named 'nowhere'"),

@@ -212,15 +212,31 @@ class Talk:
         output.error(message)
 
     def answer(self, text: str) -> None:
-        asked = [{"role": "user", "content": text}]
+        try:
+            self.rounds([{"role": "user", "content": text}])
+        finally:
+            self.session.drop_calls()
+
+    def rounds(self, asked: list[dict[str, Any]]) -> None:
+        """Prints the answer to messages, and those to the results of its calls."""
         for _ in range(_MOST_ROUNDS):
             finish = self.say(asked)
             calls = self.session.calls
             if self.functions is None or not calls or finish not in ("eos", "stop"):
-                break
-            asked = [self.functions.answer(call) for call in calls]
-        else:
-            output.note(f"[stopped after {_MOST_ROUNDS} rounds of calls]")
+                return
+            asked = [self.result(call) for call in calls]
+        output.note(f"[stopped after {_MOST_ROUNDS} rounds of calls]")
+
+    def result(self, call: Any) -> dict[str, Any]:
+        """The message with what a call gives. At a terminal, Ctrl-C stops the function alone."""
+        try:
+            message: dict[str, Any] = self.functions.answer(call)
+            return message
+        except KeyboardInterrupt:
+            if not self.typed:
+                raise
+            output.note("[stopped]")
+            return {"role": "tool", "tool_call_id": call.id, "name": call.name, "content": "Error: the user stopped it"}
 
     def say(self, asked: list[dict[str, Any]]) -> str | None:
         """Prints the answer to messages -> its finish reason. At a terminal, reasoning is shown on stderr."""

@@ -75,7 +75,7 @@ def _load(path: str) -> dict[str, Callable[..., Any]]:
     sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise output.UsageError(f"--tools: {one_line(path)}: {type(error).__name__}: {one_line(str(error))}") from None
     finally:
         sys.path.remove(folder)

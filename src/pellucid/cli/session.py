@@ -74,6 +74,12 @@ class Session:
                     message["tool_calls"] = [call.to_dict() for call in self.calls]
                 self.messages += [*asked, message]
 
+    def drop_calls(self) -> None:
+        """Takes the calls of the last answer, which get no results, out of the conversation: templates expect one of
+        each."""
+        if self.messages:
+            self.messages[-1].pop("tool_calls", None)
+
     # ---- commands ---------------------------------------------------------------------------------------------
 
     def command(self, line: str, show: Callable[[str], None]) -> bool:
