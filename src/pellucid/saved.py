@@ -22,7 +22,7 @@ import numpy as np
 from pellucid import _engine
 from pellucid.core import Core
 from pellucid.errors import ModelFileError, WrongType, WrongValue, shown
-from pellucid.weights.base import os_reason
+from pellucid.weights.base import open_regular, os_reason
 from pellucid.weights.writer import whole_file
 
 __all__ = ["file_name", "identity", "read", "read_cached", "write"]
@@ -130,7 +130,7 @@ def read(path: str, core: Core) -> tuple[_engine.Sequence, list[int]]:
     """-> (a sequence, its ids), once all of the file was checked. Raises ModelFileError where the file cannot be read,
     is damaged, or is of another model, version or setting; OutOfMemoryError."""
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(path, "a saved context")[0], "rb") as file:
             return _Reader(path, file, core).read()
     except OSError as error:
         raise ModelFileError(os_reason(error), file=path) from None

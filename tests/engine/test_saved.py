@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pellucid import Model
-from pellucid.errors import ContextBusyError, ModelFileError, OutOfMemoryError
+from pellucid.errors import ContextBusyError, ModelFileError, NumericsError, OutOfMemoryError
 from tests.engine import models
 from tests.families.case import load_golden, write_gguf
 from tests.families.cases import BY_NAME
@@ -193,6 +193,30 @@ def attempt(model: Model, file: Path, data: bytes) -> None:
         context.generate([1], max_tokens=2, **GREEDY)
 
 
+def test_hostile_pages(path: Path, saved: bytes, tmp_path: Path) -> None:
+    """Their digests are right. Such a context gives what it gives, or an error of its own; all others go on."""
+    rng, file = random.Random(5), tmp_path / "hostile"
+    header, rest = parts(saved)
+    with Model.load(path, threads=1) as model:
+        expected = content(model.generate([1, 2, 3], max_tokens=8, **GREEDY))
+        for kind in (b"\0", b"\xff", b"\x7c", None):
+            data, at = rest[: 4 * 151 + 32], 4 * 151 + 32
+            for place, size in enumerate(header["pages"], 2):
+                page = rng.randbytes(size) if kind is None else kind * size
+                data += page + hashlib.blake2b(struct.pack("<Q", place) + page, digest_size=32).digest()
+                at += size + 32
+            assert at == len(rest)
+            file.write_bytes(whole(header, data))
+            with model.open_context(file) as context:
+                try:
+                    done = context.generate([1], max_tokens=3, **GREEDY)
+                    assert len(done.ids) == 3
+                except NumericsError:
+                    pass
+                context.rewind(0)
+            assert content(model.generate([1, 2, 3], max_tokens=8, **GREEDY)) == expected
+
+
 def test_ids_that_the_model_does_not_have(path: Path, saved: bytes, tmp_path: Path) -> None:
     header, rest = parts(saved)
     with Model.load(path, threads=1) as model:
@@ -241,6 +265,9 @@ def test_limits_and_wrong_arguments(path: Path, saved: bytes, tmp_path: Path) ->
         for missing in (tmp_path / "none", tmp_path):
             with pytest.raises(ModelFileError):
                 model.open_context(missing)
+        os.mkfifo(tmp_path / "fifo")
+        with pytest.raises(ModelFileError, match="this is a FIFO"):  # and nobody waits for what it would bring
+            model.open_context(tmp_path / "fifo")
         context = model.open_context(file)
         with pytest.raises(ModelFileError):
             context.save(tmp_path / "no folder" / "file")

@@ -90,3 +90,25 @@ def test_prompts_as_texts(url: str, tokenizer: str, model: Model) -> None:
     assert theirs.loglikelihood(pairs) == ours.loglikelihood(pairs)
     prompts = instances("generate_until", PROMPTS)
     assert theirs.generate_until(prompts) == ours.generate_until(prompts)
+
+
+@pytest.mark.parametrize("concurrent", [1, 8])
+def test_chats(concurrent: int, url: str, model: Model) -> None:
+    """`local-chat-completions`, which only generates."""
+    from lm_eval.models.openai_completions import LocalChatCompletion
+
+    theirs = LocalChatCompletion(
+        base_url=url.replace("/completions", "/chat/completions"), model="m", num_concurrent=concurrent, max_retries=1
+    )
+    system = {"role": "system", "content": "Be brief."}
+    asked = [({"role": "user", "content": text}, options) for text, options in PROMPTS]
+    chats: list[tuple[list[dict[str, str]], dict[str, Any]]] = [([one], options) for one, options in asked]
+    chats += [([system, one], options) for one, options in asked]
+    expected = [
+        model.chat(
+            messages, max_tokens=options["max_gen_toks"], temperature=0, stop=[t for t in options["until"] if t]
+        ).text
+        for messages, options in chats
+    ]
+    given = instances("generate_until", [(theirs.apply_chat_template(one), options) for one, options in chats])
+    assert theirs.generate_until(given) == expected and any(expected)
