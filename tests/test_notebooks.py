@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 
 from pellucid import markup
 from pellucid.look import pages
+from tests.adapters.conftest import readme
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
@@ -119,3 +120,9 @@ def test_a_figure_is_one_picture(execute: Any, first: str) -> None:
     assert text(found[2], "stderr") == ""
     assert [["image/png" in one for one in data(of_cell)] for of_cell in found[4:7]] == [[True], [], [True]]
     assert text(found[7]) == f"{bool(first)}\n"
+
+
+def test_readme(execute: Any) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(readme("pellucid.look"))])
+    ((shown,),) = map(data, outputs(execute(notebook)))
+    assert "image/png" in shown

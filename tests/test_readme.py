@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.adapters.conftest import readme
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -101,11 +103,24 @@ def test_lines_of_prose_are_short(path: Path) -> None:
     assert [line for line in text.splitlines() if len(line) > 120 and not re.match(r" *(\||!\[)", line)] == []
 
 
-def test_lines_for_pandas_and_for_files_of_rows_run(smollm2: Path, tmp_path: Path) -> None:
-    (code,) = (block for block in blocks("py") if block.startswith("import pandas"))
-    done = subprocess.run([sys.executable, "-c", code + "print(len(frame))"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+@pytest.mark.parametrize(("imported", "printed"), [("pandas", ""), ("pyarrow.parquet", r"\[\d+\.\d+, \d+\.\d+\]\n")])
+def test_lines_for_tables_run(smollm2: Path, tmp_path: Path, imported: str, printed: str) -> None:
+    done = subprocess.run([sys.executable, "-c", readme(imported)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and re.fullmatch(printed, done.stdout), done.stderr
+
+
+def test_lines_for_files_of_rows_run(smollm2: Path, tmp_path: Path) -> None:
     (code,) = (block for block in blocks("sh") if "pellucid batch" in block)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     run = subprocess.run(["sh", "-ec", code], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True)
     assert run.returncode == 0 and len(run.stdout.splitlines()) == 2, run.stderr
+
+
+def test_each_program_is_run() -> None:
+    """By the tests of the package that it is for."""
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    run = {name for text in sources for name in re.findall(r'readme\("([\w.]+)"\)', text)} | {
+        "pandas",
+        "pyarrow.parquet",
+    }
+    assert sorted(map(readme, run)) == sorted(blocks("py"))

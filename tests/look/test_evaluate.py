@@ -12,6 +12,7 @@ import pytest
 from pellucid import Model
 from pellucid.errors import ContextFullError
 from pellucid.look import evaluate
+from tests.adapters.conftest import readme
 from tests.weights import hostile
 
 
@@ -112,8 +113,9 @@ def test_generate_until(smollm: Model) -> None:
 
 
 @pytest.mark.live
-def test_the_harness_runs_a_task(smollm: Model, tmp_path: Path) -> None:
-    """Unmodified lm-evaluation-harness, on a task of local data: multiple choice, generation and perplexity."""
+def test_the_harness_runs_a_task(smollm: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Unmodified lm-evaluation-harness, on a task of local data: multiple choice, generation and perplexity; and the
+    README's lines."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -148,3 +150,7 @@ def test_the_harness_runs_a_task(smollm: Model, tmp_path: Path) -> None:
     n_words = sum(len(doc["q"].split()) for doc in docs)
     total = sum(evaluate.rolling(smollm.core, [doc["q"] for doc in docs]))
     assert results["capitals_ppl"]["word_perplexity,none"] == pytest.approx(np.exp(-total / n_words), rel=1e-4)
+    code = readme("pellucid.look.harness")
+    assert 'tasks=["arc_easy"]' in code  # whose data a hub has
+    exec(code.replace('["arc_easy"]', "tasks"), {"tasks": [choice]})
+    assert "'acc,none': 1.0" in capsys.readouterr().out
