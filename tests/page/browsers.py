@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 CHROMIUM, FIREFOX = "/usr/bin/chromium", "/usr/bin/firefox-esr"
+SCREENSHOTS = "PELLUCID_SCREENSHOTS"  # the folder that keeps pictures of what tests open; without it none are taken
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
 @contextmanager
@@ -29,6 +32,23 @@ def chromium() -> Iterator[Any]:
             yield browser
         finally:
             browser.close()
+
+
+def picture(tab: Any, name: str) -> None:
+    """Keeps a picture of the whole page, to be looked at, where a folder is named for them."""
+    if folder := os.environ.get(SCREENSHOTS):
+        tab.screenshot(path=Path(folder) / f"{name}.png", full_page=True)  # which makes the folder
+
+
+def violations(tab: Any, part: str | None = None) -> list[Any]:
+    """What axe finds wrong for readers with disabilities, in what a selector names or everywhere."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(tab, part, options={"runOnly": {"type": "tag", "values": RULES}})
+    return [
+        (one["id"], [(node["html"][:200], node["failureSummary"]) for node in one["nodes"][:3]])
+        for one in found.response["violations"]
+    ]
 
 
 CONTROLS = """() => { const all = document.querySelectorAll(
@@ -68,13 +88,14 @@ def tab_through(tab: Any) -> None:
 
 
 class Firefox:
-    """A tab of Firefox. errors: what it logged as a warning or an error."""
+    """A tab of Firefox. errors: what it logged as a warning or an error; requests: the addresses it asked for."""
 
     def __init__(self, socket: Any) -> None:
         self._socket, self._numbers = socket, itertools.count(1)
         self.errors: list[str] = []
+        self.requests: list[str] = []
         self._ask("session.new", {"capabilities": {}})
-        self._ask("session.subscribe", {"events": ["log.entryAdded"]})
+        self._ask("session.subscribe", {"events": ["log.entryAdded", "network.beforeRequestSent"]})
         self._tab = self._ask("browsingContext.create", {"type": "tab"})["context"]
 
     def _ask(self, method: str, params: dict[str, Any]) -> Any:
@@ -82,6 +103,8 @@ class Firefox:
         self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
             said = json.loads(self._socket.recv(timeout=60))
+            if said.get("method") == "network.beforeRequestSent":
+                self.requests.append(said["params"]["request"]["url"])
             if said.get("method") == "log.entryAdded" and said["params"]["level"] in ("warn", "error"):
                 frames = (said["params"].get("stackTrace") or {}).get("callFrames") or [{}]
                 self.errors.append(f"{said['params']['text']} {frames[0].get('url', '')}:{frames[0].get('lineNumber')}")

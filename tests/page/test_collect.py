@@ -180,6 +180,7 @@ def test_the_nearest_embeddings(smol: Model) -> None:
     unit = table / np.linalg.norm(table, axis=1, keepdims=True)
     cosines = unit @ unit[found.meta["ids"][2]]
     best = np.argsort(-cosines, kind="stable")[1:7]
+    np.testing.assert_allclose(found.block("near-row"), table[found.meta["ids"][2]], rtol=1e-3, atol=1e-6)
     assert found.block("near-ids").tolist() == best.tolist()
     np.testing.assert_allclose(found.block("near-cosines"), cosines[best], rtol=1e-3)
     assert " Tuesday" in [found.pieces()[str(id)] for id in best]

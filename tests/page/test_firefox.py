@@ -38,6 +38,12 @@ def test_firefox(france: Path, smol: Model, tmp_path: Path) -> None:
         np.testing.assert_allclose(bits, [-t.logprob / np.log(2) for t in smol.score(ids).tokens[:9]], atol=1e-5)
         assert firefox.errors == []
         assert firefox.evaluate(INJECT) == ["nothing", "script-src-elem"]
+        firefox.evaluate("fetch('http://127.0.0.1:54321/fetched').catch(() => 1)")
+        assert [url for url in firefox.requests if not url.startswith("data:")] == []
+        path = tmp_path / "without-a-policy.html"
+        path.write_text("<img src='http://127.0.0.1:54321/image.png' alt=''>")
+        firefox.open(f"file://{path}")
+        assert "http://127.0.0.1:54321/image.png" in firefox.requests  # such a request would be seen
 
 
 def test_hostile_pieces_in_firefox(folder: Path, tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

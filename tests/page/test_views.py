@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from pellucid import Model
 from pellucid.look import pages
 from tests.engine.models import Load
-from tests.page.test_browser import Opened, browser, folder, france
+from tests.page import browsers
+from tests.page.test_browser import TEXT, Opened, browser, folder, france
 
 __all__ = ["browser", "folder", "france"]  # fixtures
 
@@ -50,10 +52,9 @@ OVERLAPS = """() => {
 
 
 @pytest.mark.parametrize("width", [360, 820, 1400])
-def test_nothing_lies_on_another(browser: Any, france: Path, width: int, tmp_path: Path) -> None:
+def test_nothing_lies_on_another(browser: Any, france: Path, width: int) -> None:
     with Opened(browser, france, "#step=4", viewport={"width": width, "height": 900}) as opened:
         opened.seen()
-        opened.tab.screenshot(path=tmp_path / f"page-{width}.png", full_page=True)
         assert opened.tab.evaluate(OVERLAPS) == []
         assert opened.tab.evaluate("document.documentElement.scrollWidth") <= width
         planted = "() => { document.querySelector('pellucid-steps .row').style.marginBottom = '-3rem'; }"
@@ -132,6 +133,83 @@ def test_heads_that_share_keys_and_values_stand_together(browser: Any, france: P
         opened.seen()
         assert opened.tab.locator("pellucid-steps .group").count() == 0
         assert opened.tab.locator("pellucid-steps .groups button").count() == model.info().heads
+
+
+# Cells by what is in them: their numbers -> [background, its forced-color-adjust].
+COLOURED = """([selector, number]) => [...document.querySelectorAll(selector)].map((one) => {
+    const style = getComputedStyle(one);
+    return [number === 'title' ? one.title : one.innerText, style.backgroundImage, style.forcedColorAdjust]; })"""
+
+
+@pytest.fixture(scope="module")
+def signs(smol: Model, folder: Path) -> Path:
+    """A model without a part, beside the whole one."""
+    ids, path = smol.tokenize(TEXT), folder / "signs.html"
+    with smol.edit() as edit:
+        edit.skip(12, "mlp").trace(ids, "hidden", layers=0).html(path, against=smol.trace(ids))
+    return path
+
+
+def test_signs_are_told_without_colours(browser: Any, signs: Path) -> None:
+    """What is below zero is hatched, also where the reader has chosen the colours."""
+    with Opened(browser, signs, "#step=1&layer=23&head=4", forced_colors="active") as opened:
+        opened.seen()
+        opened.tab.locator("pellucid-compare").scroll_into_view_if_needed()
+        opened.tab.wait_for_selector("pellucid-compare table tbody tr")
+        opened.tab.locator("pellucid-head details.hand summary").press("Enter")
+        opened.tab.wait_for_selector("pellucid-steps .numbers i")
+        for selector, number in (
+            ("pellucid-tower button.cell", "title"),
+            ("pellucid-tower td.push", "text"),
+            ("pellucid-steps .numbers i", "title"),
+            ("pellucid-head .numbers i", "title"),
+            ("pellucid-compare .token", "title"),
+            ("pellucid-compare td.push", "text"),
+        ):
+            found = opened.tab.evaluate(COLOURED, [selector, number])
+            told = [re.findall(r"(?:^|\s)([+\u2212])[\d.]+", text) for text, _, _ in found]  # of 0.00: none
+            assert ["+"] in told and ["\u2212"] in told, selector
+            for (text, image, adjust), sign in zip(found, told, strict=True):
+                assert not sign or ("repeating-linear-gradient" in image) == (sign == ["\u2212"]), (selector, text)
+                assert adjust == "none", selector
+        browsers.picture(opened.tab, "compared-forced-colours")
+        assert opened.messages == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_view_is_accessible(browser: Any, signs: Path, scheme: str) -> None:
+    """With a comparison, all that can be unfolded, and each step in turn."""
+    options: Any = {"color_scheme": scheme, "bypass_csp": True}
+    with Opened(browser, signs, "#layer=23&head=4&sort=push&least=20", **options) as opened:
+        opened.seen()
+        opened.tab.locator("pellucid-compare").scroll_into_view_if_needed()
+        opened.tab.wait_for_selector("pellucid-compare table tbody tr")
+        opened.tab.keyboard.press("?")
+        opened.tab.wait_for_selector("dl.keys")
+        opened.tab.evaluate("() => { for (const one of document.querySelectorAll('details')) one.open = true; }")
+        opened.tab.wait_for_function("() => document.querySelectorAll('.as-table table').length === 3")
+        assert browsers.violations(opened.tab) == []
+        browsers.picture(opened.tab, f"compared-{scheme}")
+        for step in range(1, 10):
+            opened.tab.keyboard.press("]")
+            opened.tab.wait_for_function(
+                f"() => document.querySelector('pellucid-steps select').value === '{step}'"
+                " && document.querySelector('pellucid-steps .step').innerText.length > 80"
+            )
+            assert browsers.violations(opened.tab, "pellucid-steps") == [], step
+        assert opened.tab.evaluate("document.documentElement.scrollWidth") <= 1400
+
+
+def test_groups_of_the_cache_are_told_without_colours(browser: Any, folder: Path, load: Load) -> None:
+    model, path = load("gemma3"), folder / "groups.html"
+    pages.page(model.core, list(range(3, 30))).save(path)
+    with Opened(browser, path) as opened:
+        opened.seen()
+        edges = "(all) => all.map((one) => getComputedStyle(one).strokeDasharray)"
+        drawn = opened.tab.locator("pellucid-machine .growth polygon").evaluate_all(edges)
+        assert len(drawn) == 2 and drawn[0] == "none" != drawn[1]
+        borders = "(all) => all.map((one) => getComputedStyle(one).borderTopStyle)"
+        assert opened.tab.locator("pellucid-machine .swatch").evaluate_all(borders) == ["solid", "dashed"]
 
 
 def test_every_option_of_the_steps_has_a_slider(browser: Any, france: Path) -> None:

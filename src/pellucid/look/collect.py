@@ -86,8 +86,9 @@ def collect(core: Core, ids: Sequence[int], hand: int, progress: Progress = None
         for head, weights in enumerate(rows.heads(number)):
             thumbs[number, head] = thumbnail(weights)
             scores[number, head] = rules.scores(weights)
-    near, cosines = nearest(rows.engine, ids[hand], NEAR)
-    arrays |= {"thumbs": thumbs, "head-scores": half(scores), "near-ids": near, "near-cosines": half(cosines)}
+    row, near, cosines = nearest(rows.engine, ids[hand], NEAR)
+    arrays |= {"thumbs": thumbs, "head-scores": half(scores)}
+    arrays |= {"near-row": half(row), "near-ids": near, "near-cosines": half(cosines)}
     kept = sum(array.nbytes for array in (*rows.q, *rows.k) if array is not None)
     last = np.concatenate(rows.last)
     tails = {most: arrays.pop(f"tail-{most}") for most in FEWER}
@@ -236,8 +237,9 @@ class _Rows:
         q[:, to], k[:, to] = queries.swapaxes(0, 1), keys.swapaxes(0, 1)
 
 
-def nearest(engine: _engine.Engine, id: int, k: int) -> tuple[npt.NDArray[np.uint32], Floats]:
-    """The k tokens whose embeddings have the largest cosine with that of a token, and these; itself left out."""
+def nearest(engine: _engine.Engine, id: int, k: int) -> tuple[Floats, npt.NDArray[np.uint32], Floats]:
+    """A token's row of the table of embeddings, the k tokens whose rows have the largest cosine with it, and these;
+    itself left out."""
     plan = engine.plan
     op = plan.ops[find(plan).embeddings.op]
     source = next((one for one in plan.ops if one.kind == Kind.EMBED and one.layer < 0), op)
@@ -252,7 +254,7 @@ def nearest(engine: _engine.Engine, id: int, k: int) -> tuple[npt.NDArray[np.uin
     cosines = np.concatenate([unit(i, min(i + TABLE, plan.vocab)) @ own for i in range(0, plan.vocab, TABLE)])
     cosines[id] = -np.inf
     best = best_first(cosines, min(k, plan.vocab - 1))
-    return best.astype(np.uint32), cosines[best]
+    return engine.matrix(matrix, rows=(id, id + 1))[0], best.astype(np.uint32), cosines[best]
 
 
 class Candidates(NamedTuple):

@@ -33,8 +33,10 @@ export function ink(rgb) {
   return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000" : "#fff";
 }
 
-/** A push as a background: orange up, purple down, over the page's own ground. @param {number} value @param {number} most */
+/** A push as a background: orange up, purple down and hatched, for who does not tell the two apart; over the page's own
+ * ground. @param {number} value @param {number} most */
 export function push(value, most) {
   const share = most > 0 ? Math.min(Math.abs(value) / most, 1) : 0;
-  return `color-mix(in srgb, var(${value >= 0 ? "--up" : "--down"}) ${Math.round(70 * share)}%, transparent)`;
+  const mixed = (/** @type {number} */ part) => `color-mix(in srgb, var(${value >= 0 ? "--up" : "--down"}) ${Math.round(part * share)}%, transparent)`;
+  return value >= 0 ? mixed(70) : `repeating-linear-gradient(135deg, ${mixed(70)} 0 2px, ${mixed(20)} 2px 4px)`;
 }

@@ -18,7 +18,7 @@ export const HAND = ["hand-q", "hand-scores", "hand-sums", "hand-found", "hand-k
 const FOUND = 4;
 const PROMOTED = 3;
 export const NEURON = ["neurons", "neuron-acts", "neuron-push"];
-const LAST = ["near-ids", "near-cosines", "head-scores", "att-rest", ...NEURON];
+const LAST = ["near-row", "near-ids", "near-cosines", "head-scores", "att-rest", ...NEURON];
 
 export class Data extends EventTarget {
   /** @param {Source} source */

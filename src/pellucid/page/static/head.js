@@ -1,10 +1,10 @@
 // One head: its map, and where the chosen token looks.
 import { html, nothing } from "./vendor/lit.js";
-import { amount, AMOUNT_TABLE, css, ink, push } from "./colour.js";
+import { amount, AMOUNT_TABLE, css, ink } from "./colour.js";
 import { HAND, place, weight } from "./data.js";
 import { parts, say } from "./strings.js";
 import { fixed, listed, named, percent, signed } from "./text.js";
-import { bdi, View } from "./view.js";
+import { bdi, cells, View } from "./view.js";
 
 const NEAR = 48; // tokens of a map with names
 const BARS = 12;
@@ -86,18 +86,15 @@ export class Head extends View {
     const { data, now } = this;
     const found = data.hand(now.layer, now.head);
     if (found === undefined) return nothing;
-    const most = found.query.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
     const scale = data.meta.scales[now.layer];
-    const cells = (/** @type {ArrayLike<number>} */ values, /** @type {number} */ full) => html`<div class="cells" aria-hidden="true">${Array.from(values, (v) => html`<i title=${signed(v)} .style=${`background:${push(v, full)}`}></i>`)}</div>`;
     return html`<details class="hand"><summary>${say("handTitle")}</summary>
-      <p>${parts("handQuery", { token: this.name(data.meta.ids[now.at]), n: found.query.length })}</p>${cells(found.query, most)}
+      <p>${parts("handQuery", { token: this.name(data.meta.ids[now.at]), n: found.query.length })}</p>${cells(found.query)}
       ${found.best.map((one) => {
-        const full = one.key.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
         const product = one.key.reduce((sum, v, i) => sum + v * found.query[i], 0);
         const quotient = html`e<sup>${fixed(one.score, 2)}</sup> / e<sup>${fixed(found.sum, 2)}</sup>`;
-        return html`<p>${parts("handKey", { at: one.at, token: this.name(data.meta.ids[one.at]), scale: fixed(scale, 4), product: fixed(product * scale, 2), score: fixed(one.score, 2), quotient, share: percent(one.weight) })}</p>${cells(one.key, full)}`;
+        return html`<p>${parts("handKey", { at: one.at, token: this.name(data.meta.ids[one.at]), scale: fixed(scale, 4), product: fixed(product * scale, 2), score: fixed(one.score, 2), quotient, share: percent(one.weight) })}</p>${cells(one.key)}`;
       })}
-      <p>${say("handValues", { n: found.mixed.length })}</p>${cells(found.mixed, found.mixed.reduce((a, b) => Math.max(a, Math.abs(b)), 0))}
+      <p>${say("handValues", { n: found.mixed.length })}</p>${cells(found.mixed)}
       <p>${parts("handWrites", { token: this.name(data.targets(now.at)[now.target]), push: this.pushes(), tokens: listed(found.promoted.map((id) => html`<strong>${bdi(named(data.shown(id)))}</strong>`)) })}</p>
     </details>`;
   }

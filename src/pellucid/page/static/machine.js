@@ -36,7 +36,7 @@ export class Machine extends View {
     const sum = rows.reduce((total, one) => total + one.held, 0);
     return html`<h3>${say("machineCache")}</h3>${this.growth()}<table><caption>${say("machineHeld", { at: this.now.at, size: size(sum) })}</caption>
       <thead><tr><th scope="col">${say("layers")}</th><th scope="col">${say("machineSees")}</th><th scope="col">${say("machineBytesToken")}</th><th scope="col">${say("machineHolds")}</th></tr></thead>
-      <tbody>${rows.map((one) => html`<tr><td>${one.layers}</td><td>${one.window ? say("machineLast", { n: one.window }) : say("machineAll")}</td><td>${size(one.bytes_per_token)}</td><td>${size(one.held)}</td></tr>`)}</tbody></table>`;
+      <tbody>${rows.map((one, i) => html`<tr><td><i class="swatch part-${i % 2}" aria-hidden="true"></i>${one.layers}</td><td>${one.window ? say("machineLast", { n: one.window }) : say("machineAll")}</td><td>${size(one.bytes_per_token)}</td><td>${size(one.held)}</td></tr>`)}</tbody></table>`;
   }
 
   /** What the cache holds after each token, layers of one window on those of another. */

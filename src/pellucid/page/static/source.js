@@ -135,13 +135,15 @@ async function ungrouped(data, slices) {
   return found;
 }
 
-/** Differences -> numbers, in place; a sum that is too large begins again at 0. @param {Uint16Array | Uint32Array} numbers */
-function add(numbers) {
-  for (let i = 1; i < numbers.length; i++) numbers[i] += numbers[i - 1];
+/** Differences -> numbers, in place; a sum that is too large begins again at 0. @param {Uint16Array | Uint32Array} numbers @param {Slices} slices */
+async function add(numbers, slices) {
+  await slices.each(numbers.length, (from, end) => {
+    for (let i = Math.max(from, 1); i < end; i++) numbers[i] += numbers[i - 1];
+  });
 }
 
-/** @param {string} type @param {ArrayBuffer} buffer @returns {Numbers} */
-export function numbers(type, buffer) {
+/** @param {string} type @param {ArrayBuffer} buffer @param {Slices} slices @returns {Promise<Numbers>} */
+export async function numbers(type, buffer, slices = new Slices()) {
   switch (type) {
     case "u8":
       return new Uint8Array(buffer);
@@ -157,7 +159,9 @@ export function numbers(type, buffer) {
       const table = halfValues();
       const codes = new Uint16Array(buffer);
       const values = new Float32Array(codes.length);
-      for (let i = 0; i < codes.length; i++) values[i] = table[codes[i]];
+      await slices.each(codes.length, (from, end) => {
+        for (let i = from; i < end; i++) values[i] = table[codes[i]];
+      });
       return values;
     }
     default:
@@ -205,8 +209,8 @@ export class PageSource {
     const data = new Uint8Array(await new Response(stream).arrayBuffer());
     if (how === "grouped") return ungrouped(data, slices);
     const joined = await join(data, SIZES[type], slices);
-    if (how === "delta") add(SIZES[type] === 2 ? new Uint16Array(joined) : new Uint32Array(joined));
-    return numbers(type, joined);
+    if (how === "delta") await add(SIZES[type] === 2 ? new Uint16Array(joined) : new Uint32Array(joined), slices);
+    return numbers(type, joined, slices);
   }
 }
 

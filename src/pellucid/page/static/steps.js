@@ -6,7 +6,7 @@ import { sample } from "./sampler.js";
 import { numeral } from "./say.js";
 import { parts, say } from "./strings.js";
 import { fixed, listed, named, percent, signed, size } from "./text.js";
-import { bdi, View } from "./view.js";
+import { bdi, cells, View } from "./view.js";
 
 const STEP_NAMES = /** @type {const} */ (["step1", "step2", "step3", "step4", "step5", "step6", "step7", "step8", "step9", "step10"]);
 
@@ -15,9 +15,11 @@ const CHAPTERS = /** @type {const} */ ([
   "chapter1", "chapter2", "chapter3", "chapter4", "chapter4", "chapter6", "chapter7", "chapter8", "chapter9", "chapter10",
 ]);
 
+const LARGEST = 4; // numbers of the embedding that are named
+
 export class StepByStep extends View {
   depends() {
-    return { chosen: ["at", "layer", "head", "target", "step", "options", "seed"], blocks: [this.data.map(this.now.layer, this.now.head), "lens-ids", "lens-p", "lengths", "base-push", "att-push", "mlp-push", "head-push", "near-ids", "near-cosines", ...NEURON] };
+    return { chosen: ["at", "layer", "head", "target", "step", "options", "seed"], blocks: [this.data.map(this.now.layer, this.now.head), "lens-ids", "lens-p", "lengths", "base-push", "att-push", "mlp-push", "head-push", "near-row", "near-ids", "near-cosines", ...NEURON] };
   }
 
   draw() {
@@ -78,14 +80,17 @@ export class StepByStep extends View {
       <p>${parts("embeddingSays", { says: best ? this.said(best.id) : say("wait"), target: this.said(this.target), push: signed(push) })}</p>`;
   }
 
-  /** Tokens whose rows of the table point the same way; the page has those of one position. */
+  /** The row, and tokens whose rows point the same way; the page has those of one position. */
   near() {
     const { data, now } = this;
-    const [ids, cosines] = [data.use("near-ids"), data.use("near-cosines")];
-    if (!ids || !cosines) return "";
+    const [row, ids, cosines] = [data.use("near-row"), data.use("near-ids"), data.use("near-cosines")];
+    if (!row || !ids || !cosines) return "";
     if (now.at !== data.meta.hand) return html`<p class="quiet">${parts("embeddingNearAt", { at: data.meta.hand, button: html`<button type="button" class="plain" @click=${() => this.go({ at: data.meta.hand })}>${say("embeddingShow")}</button>` })}</p>`;
     const tokens = Array.from(ids, (id, i) => parts("embeddingCosine", { token: this.said(id), cosine: fixed(cosines[i], 2) }));
-    return html`<p>${parts("embeddingNear", { tokens: listed(tokens) })}</p>`;
+    const largest = Array.from(row, (value, i) => ({ value, i })).sort((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, LARGEST);
+    const some = largest.map(({ value, i }) => say("embeddingNumber", { value: signed(value, 3), i }));
+    return html`<p>${parts("embeddingNumbers", { numbers: listed(some) })}</p>${cells(row)}
+      <p>${parts("embeddingNear", { tokens: listed(tokens) })}</p>`;
   }
 
   stack() {

@@ -135,6 +135,7 @@ export const STRINGS = /** @type {const} */ ({
   towerTarget: "What pushes",
   towerFollows: "{token} (follows)",
   towerRoot: "square root of pushes",
+  towerColours: "Orange pushes up; purple, hatched, pushes down.",
   towerLens: "How sure each layer is of its likeliest token, for every token of the text. Click or arrow keys move.",
   towerTable: "What layer {layer} would say after each token",
   towerCaption: "Each layer after token {at}, {token}: what the model would say, and pushes on the logit of {target}",

@@ -25,6 +25,7 @@ export class Tower extends View {
             ${data.targets(now.at).map((id, i) => html`<option value=${i} .selected=${i === now.target}>${i === 0 && now.at + 1 < data.n ? say("towerFollows", { token: named(data.piece(id)) }) : named(data.piece(id))}</option>`)}
           </select></label>
         <label><input type="checkbox" .checked=${now.root} @change=${(/** @type {any} */ e) => this.go({ root: e.target.checked })}> ${say("towerRoot")}</label>
+        <span class="quiet">${say("towerColours")}</span>
       </div>
       <figure>
         <canvas class="lens" width=${data.n} height=${data.layers + 1} tabindex="0" role="img" aria-label=${this.said()}

@@ -1,6 +1,8 @@
 // What all views share: they draw from the page's data and from what is chosen, once they are seen.
 import { html, LitElement, nothing } from "./vendor/lit.js";
+import { push } from "./colour.js";
 import { say } from "./strings.js";
+import { signed } from "./text.js";
 
 /** goOn: begins a text with all tokens up to one and this one behind them; from: the first token that it may follow.
  * @typedef {{data: import("./data.js").Data, state: import("./state.js").State, other?: import("./data.js").Data,
@@ -172,6 +174,12 @@ export class View extends LitElement {
 
   /** After each drawing: what needs places or canvases. */
   drawn() {}
+}
+
+/** A vector's numbers, each in the colour of its sign and size. @param {ArrayLike<number>} values */
+export function cells(values) {
+  const most = Array.from(values).reduce((a, b) => Math.max(a, Math.abs(b)), 0);
+  return html`<div class="numbers" aria-hidden="true">${Array.from(values, (v) => html`<i title=${signed(v, 3)} .style=${`background:${push(v, most)}`}></i>`)}</div>`;
 }
 
 /** A token in its own direction of writing. @param {string} text */
