@@ -58,10 +58,16 @@ Make = Callable[..., tuple[Service, Gate, list[Loader]]]
 
 @pytest.fixture
 def make(path: Path) -> Iterator[Make]:
-    """make(names, fit=how many have room) -> (service, app, loaders)."""
+    """make(names, fit=how many have room, size=bytes of their files) -> (service, app, loaders)."""
     services: list[Service] = []
 
-    def made(names: Sequence[str] = "abc", fit: int | None = None, keep: float | None = None, **limits: Any) -> Any:
+    def made(
+        names: Sequence[str] = "abc",
+        fit: int | None = None,
+        keep: float | None = None,
+        size: int | None = None,
+        **limits: Any,
+    ) -> Any:
         loaders = [Loader(path) for _ in names]
         with Model.load(path, threads=2) as one:
             one.generate("owls", max_tokens=3)
@@ -69,7 +75,10 @@ def make(path: Path) -> Iterator[Make]:
             nbytes = info["packed_bytes"] + info["work_bytes"]
             room = None if fit is None else fit * (nbytes + info["cache_bytes"]) + nbytes // 2
         settings = Settings(memory=room, keep_alive=keep, limits=Limits(**limits))
-        sources = [Source((n, f"{n}-too"), load, nbytes) for n, load in zip(names, loaders, strict=True)]
+        sources = [
+            Source((n, f"{n}-too"), load, nbytes if size is None else size)
+            for n, load in zip(names, loaders, strict=True)
+        ]
         services.append(Service(settings, sources=sources))
         return services[-1], make_app(services[-1]), loaders
 
@@ -199,6 +208,17 @@ def test_the_least_recently_used_makes_room(make: Make) -> None:
         again = await complete(app, "a")
         assert again.json["choices"] == first.json["choices"] and len(loaders[0].made) == 2
         assert states(service).count("+") == 2
+
+    asyncio.run(main())
+
+
+def test_files_that_are_smaller_than_their_models(make: Make) -> None:
+    """What one takes is known once it is loaded; then, too, all take no more than they may."""
+    service, app, _ = make(fit=1, size=1)
+
+    async def main() -> None:
+        for name, expected in (("a", "+--"), ("b", "-+-"), ("a", "+--")):
+            assert (await complete(app, name)).status == 200 and states(service) == expected
 
     asyncio.run(main())
 

@@ -206,6 +206,9 @@ class Models:
                     model.close()
                     raise
                 log.info("loaded %s in %.1f s", one.name, time.monotonic() - begun)
+                while self._limit is not None and self._short(one):  # its files had less than it takes
+                    if not await self._unload_one(one):
+                        break
         except (Failure, asyncio.CancelledError):
             raise
         except Exception as error:
