@@ -44,7 +44,8 @@ WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi"]
 FRAME_BYTES = 8192
 FRAMES = (f"-Werror=frame-larger-than={FRAME_BYTES}", f"-Wframe-larger-than={FRAME_BYTES} -Werror=frame-larger-than")
 CLASH = "-fstack-clash-protection"
-GENERATED = shlex.split("-O2 -DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -w")
+GENERATED = shlex.split("-DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -w")
+HOT = "_engine"  # the module that every pass goes through; the others are as fast, measured, when compiled to be small
 DIRECTIVES = {"language_level": 3}
 # Modules use the stable interface of this Python and run in every later one; free-threaded ones have none yet.
 STABLE = None if sysconfig.get_config_var("Py_GIL_DISABLED") or os.environ.get("PELLUCID_ABI3") == "0" else (3, 11)
@@ -279,7 +280,7 @@ class BuildExt(build_ext):
         generated = [*GENERATED, *stable_abi(), *openmp(), f"-I{CSRC}", *(t.define for t in built)]
         generated += [f"-I{p}" for p in self.include_dirs]
         modules = self.translate(temp / "cython")
-        jobs += [("modules", generated, p) for p in modules.values()]
+        jobs += [("modules", [*generated, "-O2" if name.endswith(HOT) else "-Os"], p) for name, p in modules.items()]
 
         def work(job: tuple[str, list[str], Path]) -> Path:
             return compile_object(cc, [*job[1], *extra_flags()], job[2], temp / job[0])
