@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -105,13 +105,14 @@ class Session:
     def __init__(self) -> None:
         self.asked: list[list[dict[str, Any]]] = []
         self.calls: tuple[ToolCall, ...] = ()
+        self.finish: Any = "eos"
 
     def answer(self, asked: list[dict[str, Any]], cancel: Any) -> Iterator[Piece]:
         self.asked.append(asked)
         first = len(self.asked) == 1
         self.calls = (call("add", '{"a": 1}'),) if first else ()
         deltas = (ToolCallDelta(0, "call_1", "add", '{"a": 1}'),) if first else ()
-        yield Piece("" if first else "It is 2.", [1], [], "eos", tool_calls=deltas)
+        yield Piece("" if first else "It is 2.", [1], [], self.finish, tool_calls=deltas)
 
     def drop_calls(self) -> None:
         self.calls = ()
@@ -140,6 +141,47 @@ def test_ctrl_c_stops_a_function_alone(file: Path, monkeypatch: pytest.MonkeyPat
     assert session.asked[1][0]["content"] == "Error: the user stopped it"
     with pytest.raises(KeyboardInterrupt):  # where nobody types, the run ends
         Talk(Session(), False, functions).answer("What is 1 + 1?")
+
+
+class Whole:
+    """What `--json` asks: answers in turns, a call, then text."""
+
+    template = None
+    options: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, finish: str) -> None:
+        self.model = self
+        self.finish = finish
+        self.asked: list[list[dict[str, Any]]] = []
+
+    def said(self) -> list[dict[str, Any]]:
+        return []
+
+    def info(self) -> Any:
+        return SimpleNamespace(to_dict=dict)
+
+    def chat(self, messages: list[dict[str, Any]], **_: Any) -> Any:
+        calls = () if self.asked else (call("add", '{"a": 1}'),)
+        self.asked.append(list(messages))
+        message = {"role": "assistant", "content": "" if calls else "It is 2."}
+        return SimpleNamespace(
+            tool_calls=calls, finish_reason=self.finish, message=lambda: message, to_dict=lambda: {"text": ""}
+        )
+
+
+@pytest.mark.parametrize("finish", ["eos", "stop", "length", "context"])
+def test_calls_of_an_answer_that_was_cut_off_are_not_run(
+    file: Path, finish: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = finish in ("eos", "stop")
+    functions, session, document = Functions(str(file), ask=False), Session(), Whole(finish)
+    session.finish = finish
+    Talk(session, False, functions).answer("What is 1 + 1?")
+    assert len(session.asked) == (2 if whole else 1)
+    capsys.readouterr()
+    Talk(document, False, functions).document("What is 1 + 1?")
+    messages = json.loads(capsys.readouterr().out)["messages"]
+    assert [one["role"] for one in messages] == ["user", "assistant", *(["tool", "assistant"] if whole else [])]
 
 
 def test_calls_without_results_leave_the_conversation(smollm2: Path) -> None:

@@ -199,7 +199,7 @@ class Talk:
         for round in range(_MOST_ROUNDS):
             done = session.model.chat(messages, template=session.template, **session.options)
             messages.append(done.message())
-            if self.functions is None or not done.tool_calls or round + 1 == _MOST_ROUNDS:
+            if not self.runs(done.tool_calls, done.finish_reason) or round + 1 == _MOST_ROUNDS:
                 break
             messages += [self.functions.answer(call) for call in done.tool_calls]
         output.document({**done.to_dict(), "messages": messages, "model": session.model.info().to_dict()})
@@ -222,10 +222,14 @@ class Talk:
         for _ in range(_MOST_ROUNDS):
             finish = self.say(asked)
             calls = self.session.calls
-            if self.functions is None or not calls or finish not in ("eos", "stop"):
+            if not self.runs(calls, finish):
                 return
             asked = [self.result(call) for call in calls]
         output.note(f"[stopped after {_MOST_ROUNDS} rounds of calls]")
+
+    def runs(self, calls: Any, finish: str | None) -> bool:
+        """Whether the calls of an answer are run: those of one that was cut off may not be what was meant."""
+        return self.functions is not None and bool(calls) and finish in ("eos", "stop")
 
     def result(self, call: Any) -> dict[str, Any]:
         """The message with what a call gives. At a terminal, Ctrl-C stops the function alone."""
