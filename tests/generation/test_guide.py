@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,13 +16,16 @@ import numpy as np
 import pytest
 
 from pellucid import Piece, Tokenizer, ToolCall
+from pellucid.errors import GrammarError
 from pellucid.guide import Guide
 from pellucid.reply import Reply, Spoken, read_asked
 from pellucid.results import joined
 from pellucid.structure import Structure
 from pellucid.text.dialects import find
+from pellucid.text.dialects.lark import calls_grammar
 from pellucid.text.stream import TextStream
 from tests.generation.test_tools import SOURCES
+from tests.structure.walks import grammars, takes
 from tests.text.conversations import templates
 
 # Not endless, so that an answer ends within its tokens.
@@ -37,7 +41,7 @@ SMALL: dict[str, Any] = {
     "get_time": {"type": "object", "properties": {}, "additionalProperties": False},
 }
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": schema}} for name, schema in SMALL.items()]
-TAGGED = ("qwen coder", "seed-oss", "glm")  # the length of texts is not bound there
+TAGGED = ("qwen coder", "seed-oss", "glm")  # arguments are not written in JSON
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,7 @@ class Drawn:
         first: str = "",
         prompt: str = "x",
         structure: Structure | None = None,
+        most: int = 150,
     ) -> None:
         rng = random.Random(seed)
         core: Any = SimpleNamespace(
@@ -69,7 +74,7 @@ class Drawn:
         forced: Sequence[int] = tokenizer.encode(first, add_special=False)
         self.guide.follow(drawn)
         self.ended = False
-        while not self.guide.complete and len(drawn) < 150 and not self.ended:
+        while not self.guide.complete and len(drawn) < most and not self.ended:
             token = forced[len(drawn)] if len(drawn) < len(forced) else self._draw(rng)
             self.ended = token in tokenizer.eog
             if not self.ended:
@@ -93,11 +98,8 @@ class Drawn:
 def check(family: str, drawn: Drawn) -> None:
     assert drawn.text == "" and len(drawn.calls) == 1
     (call,) = drawn.calls
-    if family in TAGGED:
-        assert call.name in SMALL
-    else:
-        assert drawn.guide.complete
-        jsonschema.validate(json.loads(call.arguments), SMALL[call.name])
+    assert drawn.guide.complete
+    jsonschema.validate(json.loads(call.arguments), SMALL[call.name])
 
 
 @pytest.mark.parametrize("family", SOURCES)
@@ -114,6 +116,72 @@ def test_one_by_its_name(tokenizer: Tokenizer, family: str) -> None:
         drawn = Drawn(tokenizer, family, {"tools": TOOLS, "tool_choice": choice, "thinking_budget": 0}, 1)
         check(family, drawn)
         assert drawn.calls[0].name == name
+
+
+# Texts stand as they are there, also where a value may be something else.
+WIDE: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "or_none": {"anyOf": [{"type": "string", "maxLength": 3}, {"type": "null"}]},
+        "name": {"type": "string", "minLength": 1, "maxLength": 4},
+        "kind": {"$ref": "#/$defs/Kind", "description": "Which."},
+        "both": {"type": ["string", "integer"], "maxLength": 2, "minimum": 0, "maximum": 3},
+        "mixed": {"enum": ["a b", 3, None]},
+        "one": {"const": "</x>/y"},
+        "all": {"allOf": [{"type": "string"}, {"minLength": 2}, {"maxLength": 3}]},
+    },
+    "required": ["or_none", "name", "kind", "both", "mixed", "one", "all", "flag"],
+    "additionalProperties": {"type": "boolean"},
+    "$defs": {"Kind": {"enum": ["red", "blue"], "type": "string"}},
+}
+
+
+@pytest.mark.parametrize("family", TAGGED)
+def test_texts_that_are_not_in_json(tokenizer: Tokenizer, family: str) -> None:
+    schema = {**WIDE, "properties": {**WIDE["properties"], "flag": {"type": "boolean"}}}
+    for own in (schema, {"$ref": "#/$defs/All", "$defs": {**WIDE["$defs"], "All": schema}}):
+        tool = {"type": "function", "function": {"name": "f", "strict": True, "parameters": own}}
+        options = {"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False}
+        for seed in range(4):
+            drawn = Drawn(tokenizer, family, options, seed, most=400)
+            assert drawn.guide.complete and drawn.text == ""
+            jsonschema.validate(json.loads(drawn.calls[0].arguments), own)
+
+
+@pytest.mark.parametrize("family", TAGGED)
+def test_a_text_does_not_hold_what_ends_it(family: str) -> None:
+    one = find(templates()[SOURCES[family]])
+    schema = {"properties": {"a": {"type": "string"}}, "required": ["a"]}
+    bound = grammars().compile(Structure("grammar", calls_grammar(one, [("f", schema, False)], {})))
+    shape = one.shape("f")
+    assert shape.values is not None
+    before, after = shape.values("a")
+    first, last = "".join((*one.first, *shape.before, before)), "".join((after, *shape.after, *one.last))
+    assert takes(bound, f"{first}x{last}") and takes(bound, first + last)
+    for tag in one.value_ends:
+        assert takes(bound, f"{first}x{tag[:-1]}y{last}") and not takes(bound, f"{first}x{tag}y{last}")
+
+
+@pytest.mark.parametrize("family", TAGGED)
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"properties": {"a": {"type": "string", "pattern": "^a"}}}, 'the keywords "pattern" cannot be kept'),
+        ({"properties": {"a": {"type": "string", "format": "date", "not": {}}}}, '"format", "not"'),
+        ({"properties": {"a": {"anyOf": [{"$ref": "#/properties/a"}, {"type": "string"}]}}}, '"anyOf"'),
+        ({"properties": {}, "minProperties": 1}, '"minProperties"'),
+        ({"anyOf": [{"required": ["a"]}, {"required": ["b"]}]}, '"anyOf"'),
+    ],
+)
+def test_what_cannot_be_kept_of_them(tokenizer: Tokenizer, family: str, schema: dict[str, Any], expected: str) -> None:
+    function = {"name": "f", "parameters": {"type": "object", **schema}}
+    options = {"tool_choice": "required", "parallel_tool_calls": False}
+    with pytest.raises(GrammarError, match=re.escape(expected)) as raised:
+        Drawn(
+            tokenizer, family, {"tools": [{"type": "function", "function": {**function, "strict": True}}], **options}, 1
+        )
+    assert raised.value.place == "tools[0]"
+    Drawn(tokenizer, family, {"tools": [{"type": "function", "function": function}], **options}, 1, most=20)
 
 
 TRIGGERED = [name for name in SOURCES if (one := find(templates()[SOURCES[name]])).triggers and not one.declines]
@@ -164,11 +232,11 @@ def test_calls_or_a_text_with_a_structure(tokenizer: Tokenizer, family: str) -> 
     texts = calls = 0
     for seed in range(12):
         drawn = Drawn(tokenizer, family, options, seed, structure=structure)
-        assert drawn.guide.complete or family in TAGGED
+        assert drawn.guide.complete
         if drawn.calls:
             calls += 1
             check(family, drawn)
-        elif drawn.guide.complete:
+        else:
             texts += 1
             assert all(one in (1, "<tool_call>") for one in json.loads(drawn.text))
     assert texts and calls

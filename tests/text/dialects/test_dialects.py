@@ -6,12 +6,13 @@ import json
 import random
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from pellucid.text.dialects import ALL, Dialect, Parser, find, thinking
 from pellucid.text.dialects.reader import Reader, Wait
-from pellucid.text.dialects.values import Literal, declared, value
+from pellucid.text.dialects.values import Literal, alternatives, declared, value
 from tests.conftest import Some
 from tests.text.conversations import templates
 from tests.text.dialects.reading import Result, dialect, read, tags
@@ -259,6 +260,9 @@ SCHEMA = {
         ("unknown", "3", "3"),
         ("unknown", "None", '"None"'),
         ("unknown", "[1", '"[1"'),
+        ("unknown", '"a b"', '"a b"'),
+        ("unknown", '"a" b', '"\\"a\\" b"'),
+        ("text", '"a"', '"\\"a\\""'),
     ],
 )
 def test_values_by_their_declared_types(name: str, text: str, expected: str) -> None:
@@ -271,10 +275,32 @@ def test_types_of_schemas_that_refer_to_themselves() -> None:
     again = [{"$ref": "#/properties/x"}, {"$ref": "#/properties/y"}] * 30
     schema = {"properties": {"x": {"anyOf": [*again, {"type": "string"}]}, "y": {"oneOf": [*again, {"const": 1}]}}}
     assert declared(schema, "x") == declared(schema, "y") == {"string", "integer"}
+    table = schema["properties"]["x"]
+    assert alternatives(table, schema) == [table] and declared({"$ref": "#", **schema}, "x") == {"string", "integer"}
     deep: dict[str, object] = {"type": "null"}
     for _ in range(5000):
         deep = {"allOf": [deep]}
-    assert declared({"properties": {"x": deep}}, "x") == {"null"}
+    assert declared({"properties": {"x": deep}}, "x") == {"null"} and alternatives(deep, deep)
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        (True, [{}]),
+        ({"$ref": "#/$defs/n", "title": "N"}, [{"type": "integer", "title": "N"}]),
+        ({"anyOf": [{"const": 1}, {"$ref": "#/$defs/n"}], "minimum": 0},
+         [{"const": 1, "minimum": 0}, {"type": "integer", "minimum": 0}]),
+        ({"allOf": [{"minLength": 1}, {"anyOf": [{"maxLength": 2}, {"enum": ["x"]}]}]},
+         [{"minLength": 1, "maxLength": 2}, {"minLength": 1, "enum": ["x"]}]),
+        ({"allOf": [{"minLength": 1}, {"minLength": 2}]}, None),  # as they are: both must be kept
+        ({"anyOf": [{"maximum": 3}], "maximum": 4}, None),
+        ({"anyOf": 3}, None),
+        ({"allOf": 3}, None),
+        ({"$ref": "#/$defs/none"}, [{}]),
+    ],
+)  # fmt: skip
+def test_schemas_without_branches(schema: Any, expected: Any) -> None:
+    assert alternatives(schema, SCHEMA) == ([schema] if expected is None else expected)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ class Dialect:
     results_as_user: ClassVar[bool] = False
     says_or_thinks: ClassVar[bool] = False  # a message with calls has content or reasoning, not both
     thinks: ClassVar[Thinking | None] = None  # its own tags of reasoning
+    value_ends: ClassVar[tuple[str, ...]] = ()  # tags at which a value ends that is not in JSON
 
     def fits(self, source: str) -> bool:
         """Whether a template's source is of this family."""

@@ -7,14 +7,21 @@ import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
+from ...errors import GrammarError, shown
 from .dialect import Dialect, Shape, spaced
-from .values import declared
+from .values import alternatives, declared, types, whole
 
 __all__ = ["calls_grammar"]
 
 # Without white space an object cannot be endless.
 _COMPACT = {"item_separator": ",", "key_separator": ":", "whitespace_flexible": False, "whitespace_pattern": None}
-_TEXT = r"/(.|\n)*/"
+# Of arguments, and of texts among them, that are not written in JSON.
+_UNKEPT = ("pattern", "format", "not", "if", "then", "else", "$ref", "$dynamicRef", "anyOf", "oneOf", "allOf")
+_UNKEPT_OF_OBJECTS = (
+    *_UNKEPT[2:],
+    *("minProperties", "maxProperties", "patternProperties", "propertyNames", "unevaluatedProperties"),
+    *("dependencies", "dependentRequired", "dependentSchemas"),
+)
 
 
 def calls_grammar(
@@ -77,6 +84,7 @@ class _Maker:
     def __init__(self, dialect: Dialect, specials: Mapping[str, int], ends: Container[int]) -> None:
         self.rules: list[str] = []
         self._ends = ends
+        self._ends_of_values = dialect.value_ends
         self._specials = specials
         tags = sorted(specials, key=len, reverse=True)
         self._tags = re.compile("(" + "|".join(map(re.escape, tags)) + ")") if tags else None
@@ -98,11 +106,14 @@ class _Maker:
         if shape.values is None:
             self.rules.append(f"arguments_{i}: {_json(schema, strict)}")
             return f"arguments_{i}"
-        properties = schema.get("properties")
+        schema = dict(whole(schema))
+        _check_kept(schema, _UNKEPT_OF_OBJECTS, strict)
+        properties, needed = schema.get("properties"), schema.get("required")
         table = properties if isinstance(properties, Mapping) else {}
-        needed = schema.get("required")
-        required = [name for name in (needed if isinstance(needed, (list, tuple)) else ()) if name in table]
+        given = needed if isinstance(needed, (list, tuple)) else ()
+        required = list(dict.fromkeys(name for name in given if isinstance(name, str)))
         names = [*required, *(name for name in table if name not in required)]
+        schema["properties"] = {**dict.fromkeys(names, True), **table}
         for j, name in enumerate(names):
             before, after = shape.values(name)
             self.rules.append(
@@ -126,27 +137,58 @@ class _Maker:
         return f"{first} ({between} list_{i}_{required})?" if required else f"list_{i}_0?"
 
     def _value(self, i: int, j: int, name: str, schema: dict[str, Any], after: str, strict: bool) -> str:
-        """A value, with what comes after it."""
+        """A value, with what comes after it: a text as it is, all else in JSON."""
         own = schema["properties"][name]
-        choices = _choices(own)
-        if after and declared(schema, name) == {"string"}:
-            if choices:
-                return f"({' | '.join(json.dumps(one, ensure_ascii=False) for one in choices)}) {self._spelled(after)}"
-            if any(tag in after for tag in self._specials):
-                return f"{_TEXT} {self._spelled(after)}"
-            self.rules.append(f"value_{i}_{j}[lazy]: {_TEXT} {json.dumps(after, ensure_ascii=False)}")
-            return f"value_{i}_{j}"
-        shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-        found = {**shared, **own} if isinstance(own, Mapping) else {}
-        return f"{_json(found, strict)} {self._spelled(after)}"
+        shared: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+        if not after or "string" not in declared(schema, name):
+            return f"{_json({**shared, **own} if isinstance(own, Mapping) else {}, strict)} {self._spelled(after)}"
+        parts: list[str] = []
+        for k, one in enumerate(alternatives(own, schema)):
+            listed, kinds = _listed(one), types(one, schema)
+            if listed is not None:
+                written = (value if isinstance(value, str) else json.dumps(value) for value in listed)
+                parts += (f"{json.dumps(text, ensure_ascii=False)} {self._spelled(after)}" for text in written)
+                continue
+            if not kinds or "string" in kinds:
+                parts.append(self._text(f"value_{i}_{j}_{k}", one, after, strict))
+            if others := sorted(kinds - {"string"}):
+                parts.append(f"{_json({**shared, **one, 'type': others}, strict)} {self._spelled(after)}")
+        return f"({' | '.join(parts)})"
+
+    def _text(self, rule: str, schema: Mapping[str, Any], after: str, strict: bool) -> str:
+        """A text, with what comes after it. Raises GrammarError."""
+        _check_kept(schema, _UNKEPT, strict)
+        low, high = _length(schema, "minLength") or 0, _length(schema, "maxLength")
+        text = f"/(.|\\n){{{low},{'' if high is None else high}}}/"
+        for end in self._ends_of_values:
+            text += " & ~/(.|\\n)*" + re.escape(end).replace("/", r"\/") + "(.|\\n)*/"
+        if any(tag in after for tag in self._specials):
+            self.rules.append(f"{rule.upper()}: {text}")
+            return f"{rule.upper()} {self._spelled(after)}"
+        self.rules.append(f"{rule}[lazy]: ({text}) {json.dumps(after, ensure_ascii=False)}")
+        return rule
 
 
-def _choices(schema: Any) -> list[str]:
-    """The texts that a schema allows, where it lists them."""
-    if not isinstance(schema, Mapping):
-        return []
+def _listed(schema: Mapping[str, Any]) -> list[Any] | None:
+    """The values that a schema allows, where it lists them."""
     listed = [schema["const"]] if "const" in schema else schema.get("enum")
-    return [one for one in listed if isinstance(one, str)] if isinstance(listed, (list, tuple)) else []
+    return list(listed) if isinstance(listed, (list, tuple)) and listed else None
+
+
+def _check_kept(schema: Mapping[str, Any], unkept: Sequence[str], strict: bool) -> None:
+    """Raises GrammarError where all of a schema must be kept, and it has some of these keywords."""
+    lost = ", ".join(f'"{word}"' for word in unkept if word in schema)
+    if strict and lost:
+        raise GrammarError(f"the keywords {lost} cannot be kept where arguments are not written in JSON", place="tools")
+
+
+def _length(schema: Mapping[str, Any], word: str) -> int | None:
+    value = schema.get(word)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or value != int(value):
+        raise GrammarError(f"{word}={shown(value)}: expected a number of characters", place="tools")
+    return int(value)
 
 
 def _json(schema: Mapping[str, Any], strict: bool) -> str:

@@ -32,7 +32,6 @@ _MOST_NAME = 128
 
 class _Tagged(Dialect):
     newline = False  # values stand on lines of their own
-    value_ends: tuple[str, ...] = ()
 
     def _argument(self, r: Reader, name: str, schema: Any, first: bool) -> Wait[str | None]:
         """Reads a value -> what it stopped at."""

@@ -8,17 +8,29 @@ from typing import Any
 
 from .reader import whole_characters
 
-__all__ = ["Literal", "declared", "key", "quoted", "types", "value"]
+__all__ = ["Literal", "alternatives", "declared", "key", "quoted", "types", "value", "whole"]
 
 _KINDS = {"str": "string", "bool": "boolean", "int": "integer", "float": "number", "NoneType": "null"}
 _WORDS = {"true": "true", "false": "false", "null": "null", "none": "null"}
 _MOST_DEPTH = 60
+_MOST_BRANCHES = 200  # of a schema
+_BRANCHES = ("$ref", "anyOf", "oneOf", "allOf")
+_TOLD = ("title", "description", "default", "examples", "$comment", "$defs", "definitions")  # which bind nothing
 
 
 def declared(schema: Any, name: str) -> frozenset[str]:
     """The JSON types that a schema of an object declares for a property; none, where it does not say."""
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    schema = whole(schema)
+    properties = schema.get("properties")
     return types(properties.get(name) if isinstance(properties, Mapping) else None, schema)
+
+
+def whole(schema: Any) -> Mapping[str, Any]:
+    """A schema of an object with what it refers to, where that is one."""
+    if not isinstance(schema, Mapping):
+        return {}
+    found = alternatives(schema, schema) if any(word in schema for word in _BRANCHES) else [schema]
+    return found[0] if len(found) == 1 else schema
 
 
 def types(schema: Any, root: Any) -> frozenset[str]:
@@ -48,6 +60,39 @@ def types(schema: Any, root: Any) -> frozenset[str]:
     return frozenset(found)
 
 
+def alternatives(schema: Any, root: Any) -> list[Mapping[str, Any]]:
+    """The schemas of which a value must match one, without references and branches. Where there are too many, or some
+    contradict each other, they keep these. root: the schema its references are in."""
+    steps = 0
+
+    def apart(one: Any) -> list[Mapping[str, Any]]:
+        nonlocal steps
+        steps += 1
+        if not isinstance(one, Mapping):
+            return [{}]
+        several: list[Any] = [one[word] for word in ("anyOf", "oneOf") if word in one]
+        every = one.get("allOf", [])
+        several += [[part] for part in every] if isinstance(every, (list, tuple)) else [None]
+        if "$ref" in one:
+            several.append([_referred(str(one["$ref"]), root)])
+        made = [{k: v for k, v in one.items() if k not in _BRANCHES}]
+        for branches in several:
+            if not isinstance(branches, (list, tuple)) or steps > _MOST_BRANCHES:
+                return [one]
+            parts = [part for branch in branches for part in apart(branch)]
+            if len(made) * len(parts) > _MOST_BRANCHES or any(_differ(a, b) for a in made for b in parts):
+                return [one]
+            made = [{**b, **a} for a in made for b in parts]
+        return list(made)
+
+    return apart(schema)
+
+
+def _differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two schemas have a keyword with different values, which both must be kept."""
+    return any(a[k] != b[k] for k in a.keys() & b.keys() if k not in _TOLD)
+
+
 def _referred(reference: str, root: Any) -> Any:
     node = root
     for part in reference[2:].split("/"):
@@ -75,6 +120,8 @@ def value(text: str, kinds: frozenset[str]) -> str:
     bare = text.strip()
     written = _WORDS.get(bare.lower(), bare)
     kind = _kind(written)
+    if kind == "string" and not kinds and _is_text(bare):
+        return bare
     fits = kind in kinds or (kind == "integer" and "number" in kinds) or (kind == "number" and "integer" in kinds)
     if kind != "string" and (fits or (not kinds and written == bare)):
         return written
@@ -93,6 +140,14 @@ def _kind(text: str) -> str:
     except (ValueError, RecursionError):
         return "string"
     return _type(found)
+
+
+def _is_text(text: str) -> bool:
+    """Whether a text is a string in JSON."""
+    try:
+        return text[:1] == '"' and isinstance(json.loads(text), str)
+    except ValueError:
+        return False
 
 
 def _no_constant(name: str) -> Any:
