@@ -10,12 +10,12 @@ import numpy as np
 
 from pellucid.bound import Decided
 from pellucid.core import Core
-from pellucid.errors import GrammarError, PellucidError
+from pellucid.errors import GrammarError
 from pellucid.reply import Reply, Tool
 from pellucid.structure import Structure
 from pellucid.text.dialects import spaced
 from pellucid.text.dialects.lark import calls_grammar
-from pellucid.text.grammar import Grammar, Matcher
+from pellucid.text.grammar import Grammar, Matcher, NoGrammarsError
 from pellucid.text.stream import spell_out
 
 if TYPE_CHECKING:
@@ -113,9 +113,7 @@ class Guide(Decided):
             return {}
         try:
             return {spaced(one.encode()): self._bind(one) for one in dialect.triggers}
-        except GrammarError:
-            raise
-        except PellucidError:
+        except NoGrammarsError:
             return {}
 
     # ---- what is bound -------------------------------------------------------------------------------------------

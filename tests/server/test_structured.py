@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import Any
 
 import pytest
 
-from pellucid import Model
+from pellucid import Model, Tokenizer
 from pellucid.server.gate import Gate
+from pellucid.text.grammar import Grammars
 from tests.server.client import call
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -29,6 +31,7 @@ UNKNOWN = {
     "required": ["a"],
     "additionalProperties": False,
 }
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": PERSON}}]
 COMMON: dict[str, Any] = {"messages": MESSAGES, "max_tokens": 80, "seed": 3}
 
 
@@ -153,6 +156,25 @@ def test_refusals(app: Gate, fields: dict[str, Any], param: str, words: str, str
     assert answer.status == 400, answer.body
     assert answer.error["type"] == "invalid_request_error" and words in answer.error["message"]
     assert (answer.error["param"] or "").startswith(param), answer.error
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"guided_regex": "a"}, 400),
+        ({"response_format": {"type": "json_object"}}, 400),
+        ({"tools": TOOLS, "tool_choice": "required"}, 400),
+        ({"tools": TOOLS}, 200),  # calls are then the model's own
+    ],
+)
+def test_without_llguidance(app: Gate, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], status: int) -> None:
+    """Another try would be no better, so it is no error of the server."""
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    monkeypatch.setattr(Tokenizer, "grammars", lambda tokenizer, size: Grammars(tokenizer._text, size))
+    answer = call(app, "POST", CHAT, {**COMMON, "max_tokens": 2, **fields})
+    assert answer.status == status
+    if status == 400:
+        assert answer.error["code"] == "unsupported_by_server" and "pellucid[grammar]" in answer.error["message"]
 
 
 def test_a_mask_and_biases_that_allow_nothing(app: Gate, model: Model) -> None:

@@ -22,6 +22,7 @@ from pellucid.errors import (
     one_line,
 )
 from pellucid.openai.refusal import Refused
+from pellucid.text.grammar import NoGrammarsError
 
 __all__ = ["STATUSES", "Failure", "anthropic_body", "busy", "failure", "naming", "refused", "stopping", "told"]
 
@@ -165,6 +166,8 @@ def failure(error: BaseException, request_id: str, names: dict[str, str]) -> Fai
         return Failure(400, str(error), param=_place(str(error)) if known else None, cause=error)
     if isinstance(error, UnsupportedModelError):  # it was loaded, but does not do this
         return Failure(400, one_line(str(error)), code="unsupported_by_model", param="model", cause=error)
+    if isinstance(error, NoGrammarsError):
+        return Failure(400, str(error), code="unsupported_by_server", cause=error)
     retry = getattr(error, "retry_after", None)  # QueueFullError
     if retry is not None:
         return busy(429, str(error), "queue_full", retry)

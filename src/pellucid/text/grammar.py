@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Words = npt.NDArray[np.uint32]
 
-__all__ = ["Grammar", "Grammars", "Matcher", "grammars_of"]
+__all__ = ["Grammar", "Grammars", "Matcher", "NoGrammarsError", "grammars_of"]
 
 KEPT = 64  # compiled grammars of a vocabulary
 KEPT_TEXT = 1 << 18  # characters of these in all: those that mean harm take 200 times as many bytes
@@ -55,11 +55,15 @@ LIMITS = {
 }
 
 
+class NoGrammarsError(PellucidError):
+    """llguidance is not installed."""
+
+
 def _package() -> Any:
     try:
         import llguidance
     except ModuleNotFoundError:
-        raise PellucidError("schemas and grammars need llguidance: pip install 'pellucid[grammar]'") from None
+        raise NoGrammarsError("schemas and grammars need llguidance: pip install 'pellucid[grammar]'") from None
     return llguidance
 
 
