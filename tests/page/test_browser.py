@@ -85,11 +85,12 @@ class Opened:
         self.tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def seen(self) -> None:
-        """Scrolls through the page, so that every view is built."""
+        """Scrolls through the page, so that every view is built. None reaches out of the window."""
         for selector in ("pellucid-next", "pellucid-tower", "pellucid-head", "pellucid-heads", "pellucid-machine"):
             self.tab.locator(selector).scroll_into_view_if_needed()
             self.tab.wait_for_function(f"() => document.querySelector('{selector} h2') !== null")
         self.all_read()
+        assert self.tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
     def data(self, expression: str) -> Any:
         return self.tab.evaluate(
@@ -343,10 +344,11 @@ def test_other_models(browser: Any, folder: Path, load: Load, n: int) -> None:
         model = load(name)
         path = folder / f"{name}-{n}.html"
         pages.page(model.core, ids_for(model.core.engine, n)).save(path)
-        with Opened(browser, path) as opened:
-            opened.seen()
-            assert opened.messages == []
-            assert opened.tab.locator("pellucid-strip .token").count() == n
+        for width in (360, 1400):
+            with Opened(browser, path, viewport={"width": width, "height": 900}) as opened:
+                opened.seen()
+                assert opened.messages == []
+                assert opened.tab.locator("pellucid-strip .token").count() == n
 
 
 def test_a_model_with_experts(browser: Any, tmp_path: Path) -> None:
