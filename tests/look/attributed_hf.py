@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from tests.look import attributed, inside
-from tests.look.inside_hf import Reference, keep, quantities
+from tests.look.inside_hf import quantities
+from tests.look.reference import Reference, keep, weight
 
 Map = Callable[[Any], Any]
 
@@ -25,7 +26,7 @@ Map = Callable[[Any], Any]
 def linear(norm: Any, x: Any, y: Any) -> Map:
     """From parts (..., rows, d) of a norm's input to parts of its output y (rows, d), with the scale of x (rows, d)."""
     bias = getattr(norm, "bias", None)
-    if type(norm).__name__.endswith("LayerNorm"):  # all others are RMSNorms by name
+    if "LayerNorm" in type(norm).__name__:  # all others are RMSNorms by name
         centred = x - x.mean(-1, keepdim=True)
         gain = (y - (0 if bias is None else bias)) / centred
         return lambda part: (part - part.mean(-1, keepdim=True)) * gain
@@ -37,11 +38,11 @@ class Attributed:
 
     def __init__(self, ref: Reference, ids: list[int]) -> None:
         self.ref, self.ids = ref, ids
-        inner, seen = ref.model.model, dict[str, Any]()
-        names = ("norm", "final_layernorm", "embedding_norm")
+        inner, seen = ref.inner, dict[str, Any]()
+        names = ("norm", "final_layernorm", "embedding_norm", "ln_f", "final_layer_norm")
         final = next(getattr(inner, name) for name in names if hasattr(inner, name))
-        outputs = [(final, keep(seen, "final")), (ref.model.lm_head, keep(seen, "head"))]
-        inputs = [(final, keep(seen, "stream"))]
+        outputs = [(final, keep(seen, "final")), (ref.head, keep(seen, "head"))]
+        inputs = [(final, keep(seen, "stream")), (ref.head, keep(seen, "read"))]
         for i in range(len(ref.layers)):
             for part, module in (("attention", ref.attention(i)), ("mlp", ref.mlp(i))):
                 outputs.append((module, keep(seen, f"{part}/{i}")))
@@ -53,8 +54,9 @@ class Attributed:
         capped = getattr(ref.config, "final_logit_softcapping", None)
         scale = 1.0 if capped else float(logits[-1, 0] / seen["head"][-1, 0])
         rows = list(attributed.POSITIONS)
-        w = ref.model.lm_head.weight.double() * scale
-        b = ref.model.lm_head.bias
+        read = float(seen["read"][-1, 0] / seen["final"][-1, 0])  # factors before the head, and behind it
+        w = ref.head.weight.double() * (scale * read)
+        b = ref.head.bias
         b = torch.zeros(len(w)) if b is None else b.double() * scale
         through = linear(final, seen["stream"][rows], seen["final"][rows])
         pairs = [target if isinstance(target, tuple) else (target, None) for target in attributed.TARGETS]
@@ -78,30 +80,31 @@ class Attributed:
 
     def heads(self, i: int) -> Any:
         """What each head adds to the stream -> (heads, P, d)."""
-        w = self.ref.projection(i).weight.double()
+        w = weight(self.ref.projection(i)).double()
         each = self.found[f"mixed/{i}"][:, self.rows]  # (heads, P, value)
         parts = torch.einsum("hpv,dhv->hpd", each, w.view(len(w), len(each), -1))
         return self.behind("attention", i)(parts)
 
     def sources(self, i: int) -> Any:
         """What each head adds through each token's value -> (heads, n, P, d)."""
-        weights, v = self.found[f"attention/{i}"][:, self.rows].double(), self.found[f"v/{i}"].double()
+        weights = self.found[f"attention/{i}"][:, self.rows].double()
+        v = self.ref.values(i, self.found[f"v/{i}"].double())
         v = v.repeat_interleave(len(weights) // len(v), 0)
         each = torch.einsum("hpj,hjv->hjpv", weights, v)
         gates = self.found[f"mixed/{i}"][:, self.rows] / each.sum(1)  # of the heads' outputs, where there are any
-        w = self.ref.projection(i).weight.double()
+        w = weight(self.ref.projection(i)).double()
         parts = torch.einsum("hjpv,dhv->hjpd", each * gates[:, None], w.view(len(w), len(v), -1))
         return self.behind("attention", i)(parts)
 
     def neurons(self, i: int) -> Any:
         """What each neuron adds -> (neurons, P, d)."""
-        w = self.ref.down(i).weight.double()
+        w = weight(self.ref.down(i)).double()
         parts = torch.einsum("pf,df->fpd", self.found[f"neurons/{i}"][self.rows].double(), w)
         return self.behind("mlp", i)(parts)
 
     def path(self, sender: int, receiver: int) -> dict[str, Any]:
         """What a later head's query, key and value lose without a head of an earlier layer."""
-        w, each = self.ref.projection(sender).weight.double(), self.found[f"mixed/{sender}"][attributed.SENDER]
+        w, each = weight(self.ref.projection(sender)).double(), self.found[f"mixed/{sender}"][attributed.SENDER]
         part = each @ w.view(len(w), self.ref.heads, -1)[:, attributed.SENDER].T * self.ref.times
         if f"attention_in/{sender}" in self.seen:
             norm = self.ref.attention(sender)
@@ -110,13 +113,13 @@ class Attributed:
 
         def attend(i: int, q: Any, k: Any, v: Any, eager: Any) -> Any:
             if i == receiver:
-                less.update(q=self.ref.ours(q[0]), k=self.ref.ours(k[0]), v=v[0])
+                less.update(zip("qkv", self.ref.used(i, q, k, v), strict=True))
             return eager(q, k, v)
 
         with self.ref.changed((), [(self.ref.layers[receiver], lambda x: x - part)], attend):
             self.ref.logits(self.ids)
         head = attributed.RECEIVER % self.ref.heads
-        kv = head // (self.ref.heads // self.ref.kv_heads(receiver))
+        kv = head // (self.ref.heads // len(self.found[f"k/{receiver}"]))
         whole = {name: self.found[f"{name}/{receiver}"] for name in "qkv"}
         return {f"path/{name}": (whole[name] - less[name])[head if name == "q" else kv] for name in "qkv"}
 
@@ -138,7 +141,7 @@ def observe(name: str) -> dict[str, Any]:
                 found[f"edits/{i}"] = of.push(rest[rows])
             if i in ref.attending:
                 found[f"heads/{i}"] = of.push(of.heads(i))
-            if i in ref.attending and not ref.latent:
+            if i in ref.attending:
                 found[f"sources/{i}"] = of.push(of.sources(i))
             if ref.down(i) is not None:
                 found[f"neurons/{i}"] = of.push(of.neurons(i))
@@ -148,7 +151,7 @@ def observe(name: str) -> dict[str, Any]:
         logits = ref.logits(ids)[rows]
         row = cap * torch.tanh(total[:, 0] / cap) if cap else total[:, 0]
         assert (row - logits[:, 5]).abs().max() < 1e-5 * logits.abs().max(), name
-        if len(ref.attending) > 1 and not ref.latent:
+        if len(ref.attending) > 1:
             found |= of.path(ref.attending[0], ref.attending[-1])
         left = [ref.logits([*ids[:p], *ids[p + 1 :]])[-1] for p in range(len(ids))]
         found["occlusion"] = torch.stack([one[5] - one[7] for one in left])

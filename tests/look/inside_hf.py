@@ -3,177 +3,36 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from tests.families import reference
-from tests.families.case import load_golden
 from tests.look import inside
-from tests.reference import hf, tiny
+from tests.look.reference import Change, Reference, keep
 
-Change = Callable[[Any], Any]
-
-
-class Reference:
-    """A model, and the places of its layers that hooks change."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        if name in inside.DENSE:
-            self.model: Any = hf.load_folder(tiny.write_folder(inside.DENSE[name], folder), torch.float64)
-        else:
-            case = inside.CASES[name]
-            self.model = reference.load(case, load_golden(case), folder, torch.float64)
-        self.config = self.model.config
-        self.layers = self.model.model.layers
-        self.module: Any = importlib.import_module(type(self.layers[0]).__module__)
-        self.model.set_attn_implementation("eager")
-        self.heads = self.config.num_attention_heads
-        self.attending = [i for i, layer in enumerate(self.layers) if getattr(layer, "self_attn", None) is not None]
-        first = self.layers[self.attending[0]].self_attn
-        self.width = getattr(first, "head_dim", None) or self.config.hidden_size // self.heads
-        self.interleaved = self.config.model_type.startswith("cohere")
-        self.times = getattr(self.config, "residual_multiplier", 1.0)
-        # keys and values as projections of a latent row: not what the model stores
-        self.latent = hasattr(first, "kv_b_proj")
-
-    def ours(self, x: Any) -> Any:
-        """Channels of queries and keys in a trace's order: i and i + n / 2 are a rotated pair."""
-        return torch.cat([x[..., 0::2], x[..., 1::2]], -1) if self.interleaved else x
-
-    def theirs(self, x: Any) -> Any:
-        return torch.stack(x.chunk(2, -1), -1).flatten(-2) if self.interleaved else x
-
-    def attention(self, i: int) -> Any:
-        """The module whose output attention (or a recurrence) adds."""
-        layer = self.layers[i]
-        if hasattr(layer, "pre_feedforward_layernorm") or type(layer).__name__.startswith("Olmo2"):
-            return layer.post_attention_layernorm
-        return self.mixer(i)
-
-    def mixer(self, i: int) -> Any:
-        """The attention, or recurrence."""
-        names = ("self_attn", "linear_attn", "conv", "mamba")
-        return next(m for n in names if (m := getattr(self.layers[i], n, None)) is not None)
-
-    def network(self, i: int) -> Any:
-        """The feed-forward network; of two that stand side by side, the dense one."""
-        names = ("feed_forward", "mlp", "shared_mlp")
-        return next(m for n in names if (m := getattr(self.layers[i], n, None)) is not None)
-
-    def mlp(self, i: int) -> Any:
-        """The module whose output the feed-forward network adds."""
-        layer = self.layers[i]
-        if hasattr(layer, "pre_feedforward_layernorm") or type(layer).__name__.startswith("Olmo2"):
-            return layer.post_feedforward_layernorm
-        return self.network(i)
-
-    def adds(self, i: int, part: str, change: Change) -> list[tuple[Any, Change]]:
-        """Hooks that change what a part of a layer adds to the residual stream."""
-        experts = getattr(self.layers[i], "block_sparse_moe", None) if part == "mlp" else None
-        beside: dict[str, Any] = {"x": 0.0}
-        if experts is self.network(i):
-            experts = None
-
-        def scaled(x: Any) -> Any:
-            new = change((x + beside["x"]) * self.times)
-            return None if new is None else new / self.times - beside["x"]
-
-        own: tuple[Any, Change] = (self.attention(i) if part == "attention" else self.mlp(i), scaled)
-        return [own] if experts is None else [(experts, keep(beside, "x")), own]
-
-    def kv_heads(self, i: int) -> int:
-        return int(self.heads) // int(getattr(self.layers[i].self_attn, "num_key_value_groups", 1))
-
-    def value_width(self, i: int) -> int:
-        """Columns of a head's output."""
-        return int(self.projection(i).weight.shape[1]) // int(self.heads)
-
-    def projection(self, i: int) -> Any:
-        attention = self.layers[i].self_attn
-        return next(getattr(attention, n) for n in ("o_proj", "out_proj", "dense") if hasattr(attention, n))
-
-    def down(self, i: int) -> Any:
-        """The projection of a dense network's neurons; None where there are experts."""
-        layer, mlp = self.layers[i], self.network(i)
-        if getattr(layer, "block_sparse_moe", None) is not None or getattr(layer, "enable_moe_block", False):
-            return None
-        names = ("down_proj", "w2", "fc2", "output_linear")
-        return next((getattr(mlp, n) for n in names if hasattr(mlp, n)), None)
-
-    @contextlib.contextmanager
-    def changed(self, outputs: Any = (), inputs: Any = (), attend: Any = None) -> Iterator[None]:
-        """outputs, inputs: [(module, function of its output or input (n, width))]; attend: function of (layer, q, k, v,
-        eager) that returns (output, weights)."""
-        hooks: list[Any] = []
-        eager: Any = getattr(self.module, "eager_attention_forward", None)
-
-        def out(change: Change) -> Any:
-            def hook(_m: Any, _i: Any, output: Any) -> Any:
-                whole = output if isinstance(output, tuple) else (output,)
-                first = whole[0]
-                new = change(first.reshape(-1, first.shape[-1]).clone())
-                if new is None:
-                    return None
-                new = new.reshape(first.shape)
-                return (new, *whole[1:]) if isinstance(output, tuple) else new
-
-            return hook
-
-        def into(change: Change) -> Any:
-            def hook(_m: Any, given: Any) -> Any:
-                new = change(given[0].reshape(-1, given[0].shape[-1]).clone())
-                return None if new is None else (new.reshape(given[0].shape), *given[1:])
-
-            return hook
-
-        hooks += [module.register_forward_hook(out(change)) for module, change in outputs]
-        hooks += [module.register_forward_pre_hook(into(change)) for module, change in inputs]
-
-        def attending(attention: Any, q: Any, k: Any, v: Any, *args: Any, **options: Any) -> Any:
-            return attend(attention.layer_idx, q, k, v, lambda q, k, v: eager(attention, q, k, v, *args, **options))
-
-        if attend is not None:
-            self.module.eager_attention_forward = attending
-        try:
-            yield
-        finally:
-            if attend is not None:
-                self.module.eager_attention_forward = eager
-            for hook in hooks:
-                hook.remove()
-
-    def logits(self, ids: list[int]) -> Any:
-        with torch.inference_mode():
-            return self.model(torch.tensor([ids]), use_cache=False).logits[0]
-
-
-def keep(into: dict[str, Any], key: str) -> Change:
-    def change(x: Any) -> None:
-        into[key] = x
-
-    return change
+ONLY = ("gate_proj", "w1", "fc1", "c_fc", "dense_h_to_4h")  # what gates a second product, or the only one
 
 
 def quantities(ref: Reference, ids: list[int]) -> dict[str, Any]:
     """With /N, of layer N alone."""
     found: dict[str, Any] = {}
-    outputs, inputs = [(ref.model.model.embed_tokens, keep(found, "start"))], []
+    outputs: list[tuple[Any, Change]] = []
+    inputs: list[tuple[Any, Change]] = []
+    if hasattr(ref.inner, "embed_tokens"):
+        outputs.append((ref.inner.embed_tokens, keep(found, "start")))
     for i, layer in enumerate(ref.layers):
         inputs.append((layer, keep(found, f"hidden/{i}")))
         outputs.append((layer, keep(found, f"hidden/{i + 1}")))
         for part in ("attention", "mlp"):
             outputs += ref.adds(i, part, keep(found, f"{part}_out/{i}"))
         mixer, mlp = ref.mixer(i), ref.network(i)
-        first = next(m for n, m in mixer.named_modules() if isinstance(m, torch.nn.Linear) and "out" not in n)
+        into = (m for n, m in mixer.named_modules() if type(m).__name__ in ("Linear", "Conv1D") and "out" not in n)
+        first = next(m for m in into if i not in ref.attending or m is not ref.projection(i))
         inputs.append((first, keep(found, f"attention_in/{i}")))
         inputs.append((mlp, keep(found, f"mlp_in/{i}")))
         if hasattr(mixer, "q_norm") and hasattr(mixer, "is_kv_shared_layer"):  # rotated one by one
@@ -182,16 +41,23 @@ def quantities(ref: Reference, ids: list[int]) -> dict[str, Any]:
                     outputs.append((getattr(mixer, f"{x}_norm"), keep(found, f"{x}_unrotated/{i}")))
         if i in ref.attending:
             inputs.append((ref.projection(i), keep(found, f"mixed/{i}")))
+        if ref.latent and i in ref.attending:
+            outputs.append((getattr(mixer, "q_b_proj", None) or mixer.q_proj, keep(found, f"queries/{i}")))
+            outputs.append((mixer.kv_a_proj_with_mqa, keep(found, f"rows/{i}")))
         if ref.down(i) is not None:
             inputs.append((ref.down(i), keep(found, f"neurons/{i}")))
-            for name, modules in (("gate", ("gate_proj", "w1", "fc1")), ("up", ("up_proj", "w3"))):
+            alone = hasattr(mlp, "up_proj") and not hasattr(mlp, "gate_proj")  # the only product is the gate
+            names = (
+                (("up_proj",), ())
+                if alone
+                else (("gate_proj", "w1", "fc1", "c_fc", "dense_h_to_4h"), ("up_proj", "w3"))
+            )
+            for name, modules in zip(("gate", "up", "both"), (*names, ("input_linear", "gate_up_proj"))):
                 outputs += [(getattr(mlp, m), keep(found, f"{name}/{i}")) for m in modules if hasattr(mlp, m)]
-            if hasattr(mlp, "input_linear"):
-                outputs.append((mlp.input_linear, keep(found, f"both/{i}")))
     final = next(
-        getattr(ref.model.model, n)
-        for n in ("norm", "final_layernorm", "embedding_norm")
-        if hasattr(ref.model.model, n)
+        getattr(ref.inner, n)
+        for n in ("norm", "final_layernorm", "embedding_norm", "ln_f", "final_layer_norm")
+        if hasattr(ref.inner, n)
     )
     outputs.append((final, keep(found, "final")))
     rotate = getattr(ref.module, "apply_rotary_pos_emb", None)
@@ -203,9 +69,14 @@ def quantities(ref: Reference, ids: list[int]) -> dict[str, Any]:
         return rotate(q, k, *args, **options)  # type: ignore[misc]
 
     def attend(i: int, q: Any, k: Any, v: Any, eager: Any) -> Any:
-        found.update({f"q/{i}": q[0].clone(), f"k/{i}": k[0].clone(), f"v/{i}": v[0].clone()})
+        if not turned and not ref.latent and f"q_unrotated/{i}" not in found:
+            ref.still.add(i)
+        before = turned.pop() if turned else (q[0].clone(), k[0].clone())
+        if f"q_unrotated/{i}" not in found and not ref.latent:
+            found[f"q_unrotated/{i}"], found[f"k_unrotated/{i}"] = before
+        found.update(zip((f"q/{i}", f"k/{i}", f"v/{i}"), (x.clone() for x in ref.used(i, q, k, v)), strict=True))
         out = eager(q, k, v)
-        found[f"attention/{i}"] = out[1][0][..., : len(ids)]
+        found[f"attention/{i}"] = ref.weights(i, out[0], out[1], v)[0]
         return out
 
     if rotate is not None:
@@ -216,16 +87,23 @@ def quantities(ref: Reference, ids: list[int]) -> dict[str, Any]:
     finally:
         if rotate is not None:
             ref.module.apply_rotary_pos_emb = rotate
-    if not ref.latent:
-        unrotated = turned or [(found[f"q/{i}"], found[f"k/{i}"]) for i in ref.attending]
-        for i, (q, k) in zip(ref.attending, unrotated, strict=True):
-            if f"q_unrotated/{i}" not in found and q.shape[-1] == ref.width:
-                found |= {f"q_unrotated/{i}": q, f"k_unrotated/{i}": k}
+    for key in [key for key in found if "_unrotated/" in key]:
+        if found[key].shape[-1] != ref.width and found[key].ndim > 2:
+            del found[key]  # the rotated part alone
     for key in found:
-        if key.split("/")[0] in ("q", "k", "q_unrotated", "k_unrotated"):
-            found[key] = ref.ours(found[key])
+        name, _, number = key.partition("/")
+        if name in ("q_unrotated", "k_unrotated"):
+            found[key] = ref.ours(found[key], int(number))
+    for i in ref.attending if ref.latent else ():
+        rank = ref.heads_of(i).kv_lora_rank
+        queries = ref.absorbed(i, found.pop(f"queries/{i}").view(len(ids), ref.heads, -1).transpose(0, 1))
+        rows = torch.cat([ref.rows[i][0, :, :rank], found.pop(f"rows/{i}")[:, rank:]], -1)[None]
+        beside = ref.config.model_type == "deepseek_v2" or getattr(ref.config, "rope_interleave", False)
+        queries, rows = (ref.apart(x, rank) if beside else x for x in (queries, rows))
+        found |= {f"q_unrotated/{i}": queries, f"k_unrotated/{i}": rows}
     start = found.pop("start", None)
-    found["embeddings"] = found["hidden/0"] if start is None or hasattr(ref.config, "embedding_multiplier") else start
+    scaled = any(hasattr(ref.config, name) for name in ("embedding_multiplier", "scale_emb"))
+    found["embeddings"] = found["hidden/0"] if start is None or scaled else start
     for i in range(len(ref.layers)):
         if f"both/{i}" in found:
             found[f"gate/{i}"], found[f"up/{i}"] = found.pop(f"both/{i}").chunk(2, -1)
@@ -257,8 +135,10 @@ def edits(ref: Reference) -> list[dict[str, Any]]:
         found.append({"do": "patch", "layer": at, "positions": where, "values": [3, d], "part": part})
     found.append({"do": "scale_head", "layer": at, "head": ref.heads - 1, "positions": where, "factor": 2.0})
     own = (("output", ref.heads - 1), ("q", 1), ("k", ref.kv_heads(at) - 1), ("v", 0))
-    for part, head in own[:1] if ref.latent else own:
-        call = {"do": "patch_head", "layer": at, "head": head, "positions": where, "values": [3, w], "part": part}
+    for part, head in own[:3] if ref.latent else own:
+        attention = ref.heads_of(at)
+        cached = attention.kv_lora_rank + attention.qk_rope_head_dim if ref.latent and part in "qk" else w
+        call = {"do": "patch_head", "layer": at, "head": head, "positions": where, "values": [3, cached], "part": part}
         found.append(call)
     found.append({"do": "patch_pattern", "layer": at, "head": 1, "positions": where, "weights": [3, 8]})
     found.append({"do": "cut", "layer": at, "head": [0, ref.heads - 1], "positions": [5, 9], "sources": [0, 4, 5]})
@@ -305,12 +185,19 @@ def edited(ref: Reference, ids: list[int], do: str, call: dict[str, Any]) -> Any
     def weighing(i: int, q: Any, k: Any, v: Any, eager: Any) -> Any:
         if i != layer:
             return eager(q, k, v)
-        if do == "patch_head":
+        if do == "patch_head" and not ref.latent:
             # in place: later layers may read the keys and values, too
-            {"q": q, "k": k, "v": v}[part][0, call["head"], rows] = array if part == "v" else ref.theirs(array)
+            {"q": q, "k": k, "v": v}[part][0, call["head"], rows] = array if part == "v" else ref.theirs(array, i)
             return eager(q, k, v)
-        out, weights = eager(q, k, v)
-        weights, out = weights[..., : len(ids)].clone(), out.clone()
+        out, given = eager(q, k, v)
+        weights, out = ref.weights(i, out, given, v), out.clone()
+        if do == "patch_head":
+            queries = ref.absorbed(i, q[0])[call["head"]]
+            queries[rows] = ref.theirs(array, i)
+            scores = queries @ ref.rows[i][0].T * ref.heads_of(i).scaling
+            scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf)
+            out[0, :, call["head"]] = scores.softmax(-1) @ v[0, call["head"]]
+            return out, weights
         heads = call["head"] if isinstance(call["head"], list) else [call["head"]]
         for h in heads:
             w = weights[0, h]
@@ -318,7 +205,7 @@ def edited(ref: Reference, ids: list[int], do: str, call: dict[str, Any]) -> Any
                 mask = torch.ones(len(ids), len(ids), dtype=w.dtype)
                 for p in range(len(ids)) if call["positions"] is None else rows:
                     mask[p, call["sources"]] = 0
-                sink = (1 - w.sum(-1, keepdim=True)) if hasattr(ref.layers[i].self_attn, "sinks") else 0
+                sink = (1 - w.sum(-1, keepdim=True)) if hasattr(ref.heads_of(i), "sinks") else 0
                 kept = (w * mask).sum(-1, keepdim=True) + sink
                 w = torch.where(kept > 0, w * mask / kept.clamp(min=1e-30), torch.zeros_like(w))
             else:
@@ -332,7 +219,7 @@ def edited(ref: Reference, ids: list[int], do: str, call: dict[str, Any]) -> Any
 
     if do in ("add", "patch", "scale"):
         if layer == "embeddings" and getattr(ref.config, "hidden_size_per_layer_input", 0):
-            outputs.append((ref.model.model.embed_tokens, change))  # which layers read again
+            outputs.append((ref.inner.embed_tokens, change))  # which layers read again
         elif layer == "embeddings":
             inputs.append((ref.layers[0], change))
         else:
@@ -341,10 +228,21 @@ def edited(ref: Reference, ids: list[int], do: str, call: dict[str, Any]) -> Any
         inputs.append((ref.projection(layer), columns))
     elif do in ("scale_neurons", "set_neurons"):
         inputs.append((ref.down(layer), columns))
+    elif ref.latent and part == "k":
+
+        def cached(i: int, x: Any) -> Any:
+            if i == layer:
+                x[0, 0, rows] = ref.theirs(array, i)
+            return x
+
+        ref.rows_change = cached
     else:
         attend = weighing
-    with ref.changed(outputs, inputs, attend):
-        return ref.logits(ids)
+    try:
+        with ref.changed(outputs, inputs, attend):
+            return ref.logits(ids)
+    finally:
+        ref.rows_change = None
 
 
 # ---- patching -----------------------------------------------------------------------------------------------------
@@ -394,8 +292,6 @@ def observe(name: str) -> dict[str, Any]:
         found[f"edit/{i}"] = edited(ref, ids, call["do"], inside.values(call, i))
     for what in ("hidden", "attention_out", "mlp_out", "mixed"):
         found[f"patching/{what}"] = patching(ref, other, ids, what)
-    if ref.latent:
-        found = {key: value for key, value in found.items() if key.partition("/")[0] not in ("q", "k", "v")}
     arrays = {key: np.asarray(value.float().numpy()) for key, value in found.items()}
     return {**arrays, "edits": np.array(json.dumps(calls))}
 
@@ -411,9 +307,11 @@ def main() -> None:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in stored.files if key.partition("/")[0] not in wanted}
         for name in wanted:
-            for key, value in observe(name).items():
-                whole = name not in inside.FEW or key == "edits"
-                arrays[f"{name}/{key}"] = value if whole else inside.few(key, value)
+            found = observe(name)
+            if name in inside.FEW:
+                edits = found.pop("edits")
+                found = {"edits": edits, **inside.packed({key: inside.few(key, one) for key, one in found.items()})}
+            arrays |= {f"{name}/{key}": value for key, value in found.items()}
             print(name, flush=True)
         np.savez_compressed(path, **arrays)
         print(f"{path.name}: {path.stat().st_size} bytes")

@@ -18,10 +18,12 @@ MLP = {
     "olmo2": "post_feedforward_layernorm",
     "gemma2": "post_feedforward_layernorm",
     "lfm2": "feed_forward",
+    "lfm2moe": "feed_forward",
     "granitehybrid": "shared_mlp",
 }
 NAMES = ("gpt_oss", "qwen3moe", "mixtral", "lfm2", "qwen35", "granitehybrid", "phi2", "cohere", "olmo2", "gemma2",
-         "granite")  # fmt: skip
+         "granite", "olmoe", "lfm2moe", "qwen3next", "qwen35moe", "qwen2moe", "phimoe", "ernie4_5_moe", "glm4moe",
+         "deepseek_v3")  # fmt: skip
 CASES: dict[str, Case] = {name: BY_NAME[name] for name in NAMES}
 
 

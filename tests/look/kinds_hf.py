@@ -34,9 +34,9 @@ def observe(name: str, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
         found[f"attention/{attention.layer_idx}"] = weights[0]
         return out, weights
 
-    def keep(key: str, of: Any, what: str = "output", change: Any = None) -> None:
+    def keep(key: str, of: Any, what: Any = "output", change: Any = None) -> None:
         def hook(module: Any, inputs: Any, output: Any) -> None:
-            value = inputs[0] if what == "input" else output
+            value = inputs[0] if what == "input" else output if what == "output" else inputs[what]
             value = value if change is not None else (value[0] if isinstance(value, tuple) else value)[0]
             found[key] = value if change is None else change(value)
 
@@ -47,6 +47,7 @@ def observe(name: str, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
         heads = model.config.num_attention_heads
         return v[0].view(len(ids), heads, 2, -1)[:, :, 1].reshape(len(ids), -1).sigmoid()
 
+    silu = torch.nn.functional.silu
     times = getattr(model.config, "residual_multiplier", 1.0)
     keep("hidden/0", layers[0], "input")
     for i, layer in enumerate(layers):
@@ -54,13 +55,13 @@ def observe(name: str, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
         mlp = getattr(layer, kinds.MLP.get(name, "mlp"))
         keep(f"mlp_out/{i}", mlp, change=lambda v: (v[0] if isinstance(v, tuple) else v).reshape(len(ids), -1) * times)
         router = getattr(mlp, "gate", getattr(mlp, "router", None))
-        if router is not None and name != "qwen35":
+        if router is not None and hasattr(mlp, "experts"):
             keep(f"routes/{i}", router, change=lambda v: torch.zeros_like(v[0]).scatter(1, v[2], v[1].to(v[0].dtype)))
-        if name == "lfm2" and hasattr(layer, "conv"):
+        if hasattr(layer, "conv"):
             keep(f"conv/{i}", layer.conv.out_proj, "input")
-        if name == "qwen35" and hasattr(layer, "linear_attn"):
-            keep(f"gates/{i}", layer.linear_attn.in_proj_z, change=lambda v: torch.nn.functional.silu(v[0]))
-        elif name == "qwen35":
+        if hasattr(layer, "linear_attn"):
+            keep(f"gates/{i}", layer.linear_attn.norm, 1, lambda v: silu(v.reshape(len(ids), -1)))
+        elif name.startswith(("qwen35", "qwen3next")):
             keep(f"gates/{i}", layer.self_attn.q_proj, change=halves)
     model.set_attn_implementation("eager")
     module.eager_attention_forward = attend
@@ -73,8 +74,8 @@ def observe(name: str, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
             hook.remove()
     for i, cached in enumerate(out.past_key_values.layers):
         state = (getattr(cached, "recurrent_states", None) or {0: None})[0]
-        if state is not None and name != "lfm2":
-            found[f"states/{i}"] = state[0] if name == "qwen35" else state[0].transpose(-1, -2)
+        if state is not None and not name.startswith("lfm2"):
+            found[f"states/{i}"] = state[0] if name.startswith("qwen3") else state[0].transpose(-1, -2)
     return {key: np.asarray(value.float().numpy()) for key, value in found.items()}
 
 

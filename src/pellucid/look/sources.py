@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from pellucid import _engine
 from pellucid.core import Core
-from pellucid.errors import UnsupportedModelError
 from pellucid.look import attributions, record
 from pellucid.look.pattern import as_cached
 from pellucid.look.places import Layer, find
 from pellucid.look.sizes import Selection
+from pellucid.plan import Kind
 from pellucid.schedule.turns import Turns
 
 __all__ = ["sources"]
@@ -36,19 +37,30 @@ def sources(core: Core, ids: Sequence[int], position: int, pair: attributions.Pa
     for i, layer in enumerate(places.layers):
         if layer.mixed is None or layer.group is None:
             continue
-        if plan.ops[layer.attend].out != layer.mixed.buffer:
-            raise UnsupportedModelError(
-                feature="tokens' parts of heads whose values are latent", supported="attribution"
-            )
         w, mixed = record.projection(engine, layer), found["mixed"][i].swapaxes(0, 1).reshape(1, -1)
         read = attributions.norm_of(plan, layer.project, mixed, w).back(direction)[0] @ w  # (heads * value)
         if layer.gates is not None:
             read = read * _gates(core, ids, position, i, layer)
         values = as_cached(found["v"][i], engine.kv)  # (KV heads, n, value)
         per = read.reshape(n_heads, layer.value)
+        by_heads = _by_heads(engine, layer)
+        if by_heads is not None:  # values are products of the rows that all heads read
+            per = np.einsum("hv,hvr->hr", per, by_heads)
         for h in range(n_heads):
             out[i, h] = found["attention"][i][h, 0] * (values[h // (n_heads // layer.group.n_kv)] @ per[h])
     return out
+
+
+def _by_heads(engine: _engine.Engine, layer: Layer) -> Floats | None:
+    """The matrices that make each head's values of latent rows -> (heads, value_dim, rank); None: values are cached."""
+    plan = engine.plan
+    assert layer.mixed is not None and layer.group is not None
+    made = plan.ops[layer.attend + 1 : layer.project]
+    op = next((op for op in made if op.kind == Kind.LINEAR and op.out == layer.mixed.buffer), None)
+    if op is None:
+        return None
+    seg = plan.segments[op.seg]
+    return record.scaled(engine, seg, engine.matrix(seg.matrix)).reshape(layer.group.n_q, layer.value, -1)
 
 
 def _gates(core: Core, ids: Sequence[int], position: int, number: int, layer: Layer) -> Floats:

@@ -192,9 +192,7 @@ class Trace(Recorded):
         against: Integer | str | None = None,
     ) -> npt.NDArray[np.float64]:
         """What each head added to a token's logit through the value of each token that it attends to -> float64
-        (layers, heads, n). Sums over n are the heads' parts in :meth:`attribution`, which see for the arguments.
-
-        Raises UnsupportedModelError where values are latent (DeepSeek)."""
+        (layers, heads, n). Sums over n are the heads' parts in :meth:`attribution`, which see for the arguments."""
         core, position = self._need_core(), self._place(position)
         other = -1 if against is None else attributions.token_id(core, "against", against)
         return sources.sources(core, self.ids, position, (self._token(position, token), other))
