@@ -101,6 +101,14 @@ def test_tokens_are_counted(app: Gate, model: Model) -> None:
     assert error(call(app, "POST", COUNT, {"messages": []}))["type"] == "invalid_request_error"
 
 
+def test_a_message_that_is_begun(app: Gate) -> None:
+    """Its interface would continue it, in place of a message after it; it can be counted."""
+    begun = {**BODY, "messages": [*MESSAGES, {"role": "assistant", "content": "The answer is"}]}
+    found = error(call(app, "POST", PATH, begun))
+    assert found["type"] == "invalid_request_error" and found["message"].startswith("messages[1].role='assistant'")
+    assert call(app, "POST", COUNT, begun).json["input_tokens"] > 0
+
+
 def test_the_changing_block_is_dropped() -> None:
     blocks = [
         BILLING,

@@ -37,7 +37,7 @@ MOST_TOKENS = 2**31 - 1
 
 
 def messages(service: Service) -> Generate:
-    return Generate(service, message_call, MessageShape)
+    return Generate(service, answered_call, MessageShape)
 
 
 # ---- requests -----------------------------------------------------------------------------------------------------
@@ -71,6 +71,16 @@ def message_call(body: dict[str, Any], settings: Settings) -> Call:
     call.ignored = sorted({*call.ignored, *fields.rest})
     if call.ignored and settings.strict:
         raise refused(call.ignored[0], ": a field that is not known", "unknown_field")
+    return call
+
+
+def answered_call(body: dict[str, Any], settings: Settings) -> Call:
+    """As `message_call`, of a conversation that an answer follows. Raises WrongValue where its last message is to be
+    continued, which chat templates end."""
+    call, given = message_call(body, settings), body["messages"]
+    if given[-1]["role"] == "assistant":
+        found = "a message that is begun cannot be continued; expected 'user' at the end"
+        raise WrongValue("messages", f"[{len(given) - 1}].role='assistant': {found}")
     return call
 
 
