@@ -162,7 +162,7 @@ class Guide(Decided):
             self._reasoned += 1
             if thinking.closes.encode() in self._tail and not self._pending:
                 self._stop_thinking()
-            elif not self._pending:
+            elif not self._pending and not self._broken_off():
                 self._limit()
         elif thinking is not None and self._opened(thinking.opens, thinking.anywhere):
             self._thinking, self._tail = True, b""
@@ -173,7 +173,9 @@ class Guide(Decided):
     def _opened(self, tag: str, anywhere: bool) -> bool:
         """Whether reasoning begins here."""
         mark = tag.encode()
-        return self._tail.endswith(mark) if anywhere else not self._said and self._tail.lstrip().startswith(mark)
+        if anywhere:
+            return self._tail.endswith(mark)
+        return not (self._said or self._reasoned) and self._tail.lstrip().startswith(mark)
 
     def _limit(self) -> None:
         """Ends reasoning that has had its tokens."""
@@ -190,6 +192,20 @@ class Guide(Decided):
                 self._pending = self._spell(self._answer() if self._reply.asked.tools is None else self._joint())
             else:
                 self._matcher = self._content.matcher()
+
+    def _broken_off(self) -> bool:
+        """Whether a call begins within reasoning, which ends it."""
+        reply = self._reply
+        ends = reply.dialect.ends_thinking if reply.asked.tools is not None else ()
+        at = min((i for tag in ends if (i := self._tail.find(tag.encode())) >= 0), default=-1)
+        if at < 0:
+            return False
+        self._thinking, self._tail = False, self._tail[at:]
+        if self._content is None:
+            self._look_for_calls()
+        elif not self._enter(self._content.matcher(), self._tail):
+            self._matcher = self._content.matcher()
+        return True
 
     def _answer(self) -> str:
         """What begins the answer, after reasoning that is a message of its own."""
@@ -217,7 +233,7 @@ class Guide(Decided):
     def _enter(self, matcher: Matcher, rest: bytes) -> bool:
         """Binds the rest of a call, of which some was written already -> whether it can be one."""
         try:
-            matcher.advance(spell_out(self._core.need_tokenizer(), rest.decode()) if rest else [])
+            matcher.advance(self._spell(rest.decode()))
         except (GrammarError, UnicodeDecodeError):
             return False
         self._tail = b""

@@ -21,7 +21,7 @@ from pellucid.guide import Guide
 from pellucid.reply import Reply, Spoken, read_asked
 from pellucid.results import joined
 from pellucid.structure import Structure
-from pellucid.text.dialects import find
+from pellucid.text.dialects import find, thinking
 from pellucid.text.dialects.lark import calls_grammar
 from pellucid.text.stream import TextStream
 from tests.generation.test_tools import SOURCES
@@ -265,6 +265,36 @@ def test_a_budget_ends_reasoning(tokenizer: Tokenizer) -> None:
         closing = tokenizer.encode("\n</think>\n\n", add_special=False)
         assert "</think>" in said and "</think>" not in drawn.reasoning + drawn.text
         assert tokenizer.decode(drawn.ids[: budget + len(closing)]).count("</think>") == 1
+
+
+def test_reasoning_begins_once(tokenizer: Tokenizer) -> None:
+    """A second tag is content, and a call after it is bound."""
+    options = {"tools": TOOLS, "parallel_tool_calls": False, "thinking_budget": 20}
+    for seed in range(4):
+        drawn = Drawn(tokenizer, "hermes", options, seed, "<think>a</think>\n<think> <tool_call>")
+        assert (drawn.text, drawn.reasoning) == ("<think>", "a")
+        drawn.text = ""
+        check("hermes", drawn)
+
+
+BROKEN_OFF = [
+    name for name, source in SOURCES.items()
+    if (one := find(templates()[source])).ends_thinking and thinking(one, templates()[source]) is not None
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", BROKEN_OFF)
+def test_a_call_may_end_reasoning(tokenizer: Tokenizer, family: str) -> None:
+    """It is bound, and the budget of what it ended puts nothing into it."""
+    source = templates()[SOURCES[family]]
+    tags, tag = thinking(find(source), source), find(source).ends_thinking[0]
+    assert tags is not None
+    for choice in ("auto", "required"):
+        options = {"tools": TOOLS, "tool_choice": choice, "parallel_tool_calls": False, "thinking_budget": 24}
+        for seed in range(4):
+            drawn = Drawn(tokenizer, family, options, seed, f"Hm. {tag}", prompt=tags.opens)
+            assert drawn.reasoning == "Hm."
+            check(family, drawn)
 
 
 def test_an_interrupted_guide_goes_on(tokenizer: Tokenizer) -> None:
