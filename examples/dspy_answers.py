@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     arguments = parser.parse_args()
 
-    register()
+    register(names=[arguments.model])
     lm = dspy.LM(f"pellucid/{arguments.model}", temperature=0, max_tokens=120, cache=False)
     dspy.configure(lm=lm, adapter=dspy.JSONAdapter())
     answer = dspy.Predict(Answer)

@@ -7,7 +7,7 @@ catalogue.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -33,6 +33,7 @@ from pellucid.errors import (
 from pellucid.openai.embeddings import embed_call, embedded
 from pellucid.openai.fields import chat_call
 from pellucid.openai.limits import UNBOUNDED
+from pellucid.weights import catalog
 
 __all__ = ["PellucidLLM", "register"]
 
@@ -41,12 +42,20 @@ PROVIDER = "pellucid"
 NOT_OURS = frozenset({"stream", "stream_options", "max_retries", "extra_body", "template"})
 
 
-def register(provider: str = PROVIDER, **settings: Any) -> PellucidLLM:
+def register(provider: str = PROVIDER, *, names: Iterable[str] = (), **settings: Any) -> PellucidLLM:
     """Makes litellm know the models "PROVIDER/MODEL" -> the handler. settings: of `PellucidLLM`. A handler that was
-    registered with that name is replaced."""
+    registered with that name is replaced.
+
+    Programs such as DSPy ask litellm, before their first call, whether a model takes a schema, and send none where the
+    name is unknown: so the catalogue's models, those of `models` and `names`, such as paths, are entered in its list.
+    """
     handler = PellucidLLM(**settings)
     others = [one for one in litellm.custom_provider_map if one["provider"] != provider]
     litellm.custom_provider_map = [*others, {"provider": provider, "custom_handler": handler}]
+    litellm.utils.custom_llm_setup()  # or a provider is known from its first completion only
+    known = {"litellm_provider": provider, "mode": "chat", "supports_response_schema": True}
+    every = {*(entry.name for entry in catalog.entries()), *settings.get("models", ()), *names}
+    litellm.register_model({f"{provider}/{name}": dict(known) for name in sorted(every)})
     return handler
 
 
