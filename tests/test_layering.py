@@ -21,7 +21,7 @@ LONGEST, LONGEST_FUNCTION = 500, 80  # lines of a file; of a C function, but for
 C_MAY = {
     "cpu": (),
     "formats": (),
-    "quantize": ("formats/formats.h", "cpu/team.h"),
+    "quantize": ("kernels/kernels.h", "kernels/select.h", "formats/formats.h", "cpu/detect.h", "cpu/team.h"),
     "kernels": ("formats/formats.h",),
     "cache": ("kernels/kernels.h", "formats/formats.h", "cpu/"),
     "ops": ("cache/", "kernels/kernels.h", "formats/formats.h", "cpu/"),
@@ -50,7 +50,7 @@ C_MAY = {
 C_EXCEPT = {"kernels/select.c": ("cpu/detect.h",), "kernels/tuning.c": ("cpu/detect.h",)}
 # A folder of kernels/: these and its own headers.
 # What tiers share, without vector instructions of theirs.
-SHARED = ("common.h", "matmul.h", "chunks.h", "attend.h", "activations.h", "layer_norm.h", "recurrent.h")
+SHARED = ("common.h", "matmul.h", "chunks.h", "attend.h", "activations.h", "layer_norm.h", "recurrent.h", "fit.h")
 TIER_MAY = ("kernels/kernels.h", *(f"kernels/{name}" for name in SHARED), "formats/formats.h")
 TIER_OVER = {
     "kernels/avxvnni": ("kernels/avx2/",),

@@ -73,6 +73,19 @@ typedef enum {
 } pl_act;
 enum { PL_XIELU_PARAMETERS = 4 };
 
+/* What the codes of a quantised format may be, and how many scales are tried for them. */
+typedef enum { PL_FIT_NO_MIN, PL_FIT_ANY_MIN, PL_FIT_NEGATIVE_MIN } pl_fit_kind; /* negative: or 0 */
+enum { PL_FIT_GROUPS = 16, PL_FIT_TRIES = 4 };
+#define PL_FIT_MOST 1e15f
+typedef struct pl_fit {
+    pl_fit_kind kind;
+    int n;      /* weights of a group: 32; 16, but not with any min */
+    int lo, hi; /* codes are the whole numbers from lo to hi; with a min, lo is 0 */
+    int tries;
+    float spread[PL_FIT_TRIES]; /* scales tried: the one that spans the group, divided by 1 + this */
+    int repeats;                /* then as often the best one is solved again, for the codes that it gives */
+} pl_fit;
+
 /* Attention of m query rows over the keys of one page (online softmax; Milakov & Gimelshein 2018).
  * On entry and exit top, sum and acc hold the running state: start it with top = PL_TOP_NONE, sum = 0, acc = 0.
  * Per row i: score[j] = (sum over d of q[i][d] * k[j][d]) * scale for lo[i] <= j < hi[i], others do not exist; with a
@@ -193,6 +206,15 @@ typedef struct pl_kernels {
      * halves = 0: x[2i], x[2i+1] (adjacent); 1: x[i], x[i + n_rot/2]. (RoPE, Su et al. 2021) */
     void (*rope)(float *x, const float *cos, const float *sin, int n_rot, int halves);
     void (*softcap)(const float *x, float cap, int n, float *y); /* y = cap * tanh(x / cap); y may be x */
+
+    /* ---- quantising weights --------------------------------------------------------- */
+    /* For sixteen groups x (n, 16), the best scales d (16) and mins m (16) found: sum (x - d q - m)^2 is small for the
+     * codes q nearest to (x - m) / d. Groups of zeros: 0. Returns 0, or another number where a value is not below
+     * PL_FIT_MOST, so that its square might not be finite. */
+    int (*fit)(const pl_fit *f, const float *x, float *d, float *m);
+    /* codes (groups, n), counted from lo, nearest to (x - m) / d. x (groups, n), finite; d, m (groups); d 0: as if 1 / d
+     * were 0. */
+    void (*fit_codes)(const pl_fit *f, int groups, const float *x, const float *d, const float *m, uint8_t *codes);
 
     /* ---- recurrent layers ----------------------------------------------------------- */
     void (*conv)(const pl_conv *c, int n, float *y);

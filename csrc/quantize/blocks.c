@@ -10,14 +10,14 @@ const float pl_iq4_middle[15] = {-115.5f, -93.5f, -74, -57, -42, -28.5f, -16, -4
 
 int pl_quantize_F32(PL_QUANTIZE_ARGS)
 {
-    (void)w;
+    (void)q, (void)w;
     memcpy(out, x, sizeof *x);
     return isfinite(x[0]) ? 0 : -1;
 }
 
 int pl_quantize_F16(PL_QUANTIZE_ARGS)
 {
-    (void)w;
+    (void)q, (void)w;
     pl_put_u16(out, pl_f32_to_f16(x[0]));
     return fabsf(x[0]) < 65520.0f ? 0 : -1;
 }
@@ -25,32 +25,32 @@ int pl_quantize_F16(PL_QUANTIZE_ARGS)
 int pl_quantize_BF16(PL_QUANTIZE_ARGS)
 {
     const uint16_t bits = pl_f32_to_bf16(x[0]);
-    (void)w;
+    (void)q, (void)w;
     pl_put_u16(out, bits);
     return isfinite(pl_bf16_to_f32(bits)) ? 0 : -1;
 }
 
-/* Scale (and min) in f16, and the codes that are nearest under them. 0, or -1 where f16 cannot hold them. */
-static int fit_block(const pl_book *b, pl_min_kind kind, const float *x, const float *w, uint16_t *scale, uint16_t *min,
-                     uint8_t *codes)
+int pl_quantize_plain(PL_QUANTIZE_ARGS)
 {
-    float d, m, q[PL_BLOCK];
-    if (!(pl_largest(x, PL_BLOCK) < 1e15f)) /* squares stay finite */
+    const pl_plain_kind *k = q->plain;
+    float d, m, values[PL_BLOCK];
+    uint8_t codes[PL_BLOCK];
+    if (!(pl_largest(x, PL_BLOCK) < PL_FIT_MOST))
         return -1;
-    pl_fit(b, x, w, PL_BLOCK, kind, &d, &m);
-    *scale = pl_f32_to_f16(d);
-    *min = pl_f32_to_f16(m);
-    d = pl_f16_to_f32(*scale);
-    m = pl_f16_to_f32(*min);
+    pl_fit_one(&k->book, x, w, PL_BLOCK, k->kind, &d, &m);
+    const uint16_t scale = pl_f32_to_f16(d), min = pl_f32_to_f16(m);
+    d = pl_f16_to_f32(scale);
+    m = pl_f16_to_f32(min);
     if (!isfinite(d) || !isfinite(m))
         return -1;
-    pl_assign(b, x, w, PL_BLOCK, d, m, q);
+    pl_assign(&k->book, x, w, PL_BLOCK, d, m, values);
     for (int i = 0; i < PL_BLOCK; i++)
-        codes[i] = pl_code(b, q[i]);
+        codes[i] = pl_code(&k->book, values[i]);
+    k->put(scale, min, codes, out);
     return 0;
 }
 
-static void nibbles(const uint8_t *codes, uint8_t *out)
+void pl_put_nibbles(const uint8_t *codes, uint8_t *out)
 {
     for (int i = 0; i < 16; i++)
         out[i] = (uint8_t)((codes[i] & 15) | (codes[16 + i] & 15) << 4);
@@ -63,62 +63,46 @@ static void fifth_bits(const uint8_t *codes, uint8_t *out)
         out[i / 8] |= (uint8_t)((codes[i] >> 4) << i % 8);
 }
 
-int pl_quantize_Q4_0(PL_QUANTIZE_ARGS)
+static void put_4(uint16_t d, uint16_t m, const uint8_t *codes, uint8_t *out)
 {
-    static const pl_book book = {-8, 7, 0.18f, 0, 0};
-    uint16_t d, m;
-    uint8_t codes[PL_BLOCK];
-    if (fit_block(&book, PL_NO_MIN, x, w, &d, &m, codes))
-        return -1;
+    (void)m;
     pl_put_u16(out, d);
-    nibbles(codes, out + 2);
-    return 0;
+    pl_put_nibbles(codes, out + 2);
 }
 
-int pl_quantize_Q4_1(PL_QUANTIZE_ARGS)
+static void put_4_min(uint16_t d, uint16_t m, const uint8_t *codes, uint8_t *out)
 {
-    static const pl_book book = {0, 15, 0.12f, 0, 0};
-    uint16_t d, m;
-    uint8_t codes[PL_BLOCK];
-    if (fit_block(&book, PL_ANY_MIN, x, w, &d, &m, codes))
-        return -1;
     pl_put_u16(out, d);
     pl_put_u16(out + 2, m);
-    nibbles(codes, out + 4);
-    return 0;
+    pl_put_nibbles(codes, out + 4);
 }
 
-int pl_quantize_Q5_0(PL_QUANTIZE_ARGS)
+static void put_5(uint16_t d, uint16_t m, const uint8_t *codes, uint8_t *out)
 {
-    static const pl_book book = {-16, 15, 0.1f, 0, 0};
-    uint16_t d, m;
-    uint8_t codes[PL_BLOCK];
-    if (fit_block(&book, PL_NO_MIN, x, w, &d, &m, codes))
-        return -1;
+    (void)m;
     pl_put_u16(out, d);
     fifth_bits(codes, out + 2);
-    nibbles(codes, out + 6);
-    return 0;
+    pl_put_nibbles(codes, out + 6);
 }
 
-int pl_quantize_Q5_1(PL_QUANTIZE_ARGS)
+static void put_5_min(uint16_t d, uint16_t m, const uint8_t *codes, uint8_t *out)
 {
-    static const pl_book book = {0, 31, 0.06f, 0, 0};
-    uint16_t d, m;
-    uint8_t codes[PL_BLOCK];
-    if (fit_block(&book, PL_ANY_MIN, x, w, &d, &m, codes))
-        return -1;
     pl_put_u16(out, d);
     pl_put_u16(out + 2, m);
     fifth_bits(codes, out + 4);
-    nibbles(codes, out + 8);
-    return 0;
+    pl_put_nibbles(codes, out + 8);
 }
+
+const pl_plain_kind pl_kind_Q4_0 = {{-8, 7, 0.18f, 0, 0}, PL_FIT_NO_MIN, put_4};
+const pl_plain_kind pl_kind_Q4_1 = {{0, 15, 0.12f, 0, 0}, PL_FIT_ANY_MIN, put_4_min};
+const pl_plain_kind pl_kind_Q5_0 = {{-16, 15, 0.1f, 0, 0}, PL_FIT_NO_MIN, put_5};
+const pl_plain_kind pl_kind_Q5_1 = {{0, 31, 0.06f, 0, 0}, PL_FIT_ANY_MIN, put_5_min};
+const pl_plain_kind pl_kind_IQ4_NL = {{-127, 113, 0.15f, pl_iq4_values, pl_iq4_middle}, PL_FIT_NO_MIN, put_4};
 
 int pl_quantize_Q8_0(PL_QUANTIZE_ARGS)
 {
     const float most = pl_largest(x, PL_BLOCK);
-    (void)w; /* eight bits: the scale that spans the block is as good as any */
+    (void)q, (void)w; /* eight bits: the scale that spans the block is as good as any */
     if (!(most / 127.0f < 65520.0f))
         return -1;
     const uint16_t bits = pl_f32_to_f16(most / 127.0f);
@@ -129,18 +113,6 @@ int pl_quantize_Q8_0(PL_QUANTIZE_ARGS)
         v = v < -127.0f ? -127.0f : v > 127.0f ? 127.0f : v;
         out[2 + i] = (uint8_t)(int8_t)(int)(v + 12582912.0f - 12582912.0f);
     }
-    return 0;
-}
-
-int pl_quantize_IQ4_NL(PL_QUANTIZE_ARGS)
-{
-    static const pl_book book = {-127, 113, 0.15f, pl_iq4_values, pl_iq4_middle};
-    uint16_t d, m;
-    uint8_t codes[PL_BLOCK];
-    if (fit_block(&book, PL_NO_MIN, x, w, &d, &m, codes))
-        return -1;
-    pl_put_u16(out, d);
-    nibbles(codes, out + 2);
     return 0;
 }
 
@@ -167,6 +139,7 @@ int pl_quantize_MXFP4(PL_QUANTIZE_ARGS)
     uint8_t codes[PL_BLOCK], best[PL_BLOCK] = {0};
     int exponent = 0, found = 0;
     float least = INFINITY;
+    (void)q;
     if (!isfinite(most))
         return -1;
     frexpf(most, &exponent); /* most = fraction in [1/2, 1) times 2^exponent; 12 is the greatest value */
@@ -182,6 +155,6 @@ int pl_quantize_MXFP4(PL_QUANTIZE_ARGS)
         }
     }
     out[0] = (uint8_t)found;
-    nibbles(best, out + 1);
+    pl_put_nibbles(best, out + 1);
     return 0;
 }

@@ -6,6 +6,7 @@
 #include "fit.h"
 
 #include <math.h>
+#include <string.h>
 
 #define LANES 8   /* sums are kept in lanes, so that compilers can vectorise them without changing the order */
 #define STEPS 5   /* scales tried below the usual one, and as many above */
@@ -48,17 +49,10 @@ static float total(const float *lanes)
     return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
 }
 
-/* 1 / d; 0 where d is 0 or so small that the quotient is not finite. */
-static float inverse_of(float d)
-{
-    const float inverse = 1.0f / d;
-    return d != 0.0f && isfinite(inverse) ? inverse : 0.0f;
-}
-
 float pl_assign(const pl_book *b, const float *x, const float *w, int n, float d, float m, float *q)
 {
     float lanes[LANES] = {0};
-    choose(b, x, n, inverse_of(d), m, q);
+    choose(b, x, n, pl_inverse_of(d), m, q);
     for (int i = 0; i < n; i += LANES)
         for (int l = 0; l < LANES; l++) {
             const float e = x[i + l] - (d * q[i + l] + m);
@@ -85,18 +79,18 @@ static sums sums_of(const float *x, const float *w, int n, const float *q)
 }
 
 /* Scale and min that are best for the codes of `s`. Returns by how much they lower the error from that of zeros. */
-static double solve(sums s, float sum_w, float sum_x, pl_min_kind kind, float *d, float *m)
+static double solve(sums s, float sum_w, float sum_x, pl_fit_kind kind, float *d, float *m)
 {
     const double q = s.q, qq = s.qq, xq = s.xq, one = sum_w, x = sum_x, det = one * qq - q * q;
     double scale = qq > 0 ? xq / qq : 0, min = 0;
-    if (kind != PL_NO_MIN && det > 1e-6 * one * qq) {
+    if (kind != PL_FIT_NO_MIN && det > 1e-6 * one * qq) {
         scale = (one * xq - x * q) / det;
         min = (qq * x - q * xq) / det;
-        if (kind == PL_NEGATIVE_MIN && min > 0) {
+        if (kind == PL_FIT_NEGATIVE_MIN && min > 0) {
             min = 0;
             scale = xq / qq;
         }
-    } else if (kind == PL_ANY_MIN || (kind == PL_NEGATIVE_MIN && x < 0)) {
+    } else if (kind == PL_FIT_ANY_MIN || (kind == PL_FIT_NEGATIVE_MIN && x < 0)) {
         scale = 0;
         min = one > 0 ? x / one : 0;
     }
@@ -107,18 +101,20 @@ static double solve(sums s, float sum_w, float sum_x, pl_min_kind kind, float *d
 
 float pl_largest(const float *x, int n)
 {
-    float most = 0;
-    int wrong = 0;
+    int32_t most = 0; /* bits are in the order of the values, with NaN beyond infinity */
     for (int i = 0; i < n; i++) {
-        const float a = fabsf(x[i]);
-        most = a > most ? a : most;
-        wrong |= !(a <= 3.4e38f);
+        int32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bits &= 0x7fffffff;
+        most = bits > most ? bits : most;
     }
-    return wrong ? INFINITY : most;
+    float largest;
+    memcpy(&largest, &most, sizeof largest);
+    return isnan(largest) ? INFINITY : largest;
 }
 
 /* The scale that just spans the values, as its inverse; where it starts. 0: all values are the same. */
-static float span(const pl_book *b, const float *x, int n, pl_min_kind kind, float *start)
+static float span(const pl_book *b, const float *x, int n, pl_fit_kind kind, float *start)
 {
     float low = x[0], high = x[0];
     for (int i = 1; i < n; i++) {
@@ -126,15 +122,15 @@ static float span(const pl_book *b, const float *x, int n, pl_min_kind kind, flo
         high = x[i] > high ? x[i] : high;
     }
     *start = 0;
-    if (kind == PL_NO_MIN) {
+    if (kind == PL_FIT_NO_MIN) {
         const float most = -low > high ? -low : high;
-        return -low > high ? inverse_of(most / -b->lo) : -inverse_of(most / -b->lo);
+        return -low > high ? pl_inverse_of(most / -b->lo) : -pl_inverse_of(most / -b->lo);
     }
-    *start = kind == PL_NEGATIVE_MIN && low > 0 ? 0 : low;
-    return high > *start ? inverse_of((high - *start) / b->hi) : 0;
+    *start = kind == PL_FIT_NEGATIVE_MIN && low > 0 ? 0 : low;
+    return high > *start ? pl_inverse_of((high - *start) / b->hi) : 0;
 }
 
-void pl_fit(const pl_book *b, const float *x, const float *w, int n, pl_min_kind kind, float *d, float *m)
+void pl_fit_one(const pl_book *b, const float *x, const float *w, int n, pl_fit_kind kind, float *d, float *m)
 {
     float q[32], lanes_w[LANES] = {0}, lanes_x[LANES] = {0}, start, scale, min;
     const float usual = span(b, x, n, kind, &start);
@@ -146,10 +142,10 @@ void pl_fit(const pl_book *b, const float *x, const float *w, int n, pl_min_kind
         }
     const float sum_w = total(lanes_w), sum_x = total(lanes_x);
     *d = 0;
-    *m = kind == PL_NO_MIN ? 0 : start;
+    *m = kind == PL_FIT_NO_MIN ? 0 : start;
     if (usual == 0)
         return;
-    for (int sign = 1; sign >= (kind == PL_NO_MIN ? -1 : 1); sign -= 2)
+    for (int sign = 1; sign >= (kind == PL_FIT_NO_MIN ? -1 : 1); sign -= 2)
         for (int step = -STEPS; step <= STEPS; step++) {
             const float inverse = (float)sign * usual * (1.0f + b->spread * (float)step / STEPS);
             choose(b, x, n, inverse, start, q);
@@ -161,7 +157,7 @@ void pl_fit(const pl_book *b, const float *x, const float *w, int n, pl_min_kind
             }
         }
     for (int i = 0; i < REPEATS; i++) {
-        choose(b, x, n, inverse_of(*d), *m, q);
+        choose(b, x, n, pl_inverse_of(*d), *m, q);
         const double gain = solve(sums_of(x, w, n, q), sum_w, sum_x, kind, &scale, &min);
         if (!(gain > best))
             return;

@@ -1,14 +1,16 @@
 /* Quantises the rows of a matrix on the threads of the team. */
-#include "quantize.h"
+#include "fit.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "../cpu/detect.h"
 #include "../cpu/team.h"
-#include "../formats/formats.h"
+#include "../kernels/select.h"
 
 struct pl_quantizing {
     const pl_quantizer *q;
+    const pl_kernels *quick; /* or NULL: the whole search */
     const pl_format *from;
     const uint8_t *src;
     const float *importance;
@@ -28,8 +30,10 @@ static int quantize_row(const pl_quantizing *w, int64_t row, float *x)
     uint8_t *out = w->out + row * (w->k / q->block * q->block_bytes);
     int wrong = 0;
     pl_decode(w->from, w->src + row * pl_row_bytes(w->from, w->k), x, w->k);
+    if (w->quick)
+        return pl_quick(q, w->quick, x, w->k / q->block, out);
     for (int64_t i = 0; i < w->k; i += q->block, out += q->block_bytes)
-        wrong |= q->run(x + i, w->importance ? w->importance + i : w->ones, out);
+        wrong |= q->run(q, x + i, w->importance ? w->importance + i : w->ones, out);
     return wrong;
 }
 
@@ -56,12 +60,13 @@ static void free_all(pl_quantizing *w)
 }
 
 pl_quantizing *pl_quantizing_start(const pl_quantizer *q, int from, const uint8_t *src, const float *importance,
-                                   int64_t rows, int64_t k, uint8_t *out, int threads)
+                                   int64_t rows, int64_t k, uint8_t *out, int quick, int threads)
 {
     pl_quantizing *w = calloc(1, sizeof *w);
     if (!w)
         return NULL;
     w->q = q;
+    w->quick = quick && !importance && pl_quick_has(q) ? pl_kernels_get((int)pl_isa_best()) : NULL;
     w->from = pl_format_from_gguf(from);
     w->src = src;
     w->importance = importance;

@@ -9,14 +9,13 @@
 
 #define REPEATS 2
 
-/* f16 bits nearest to v -> what they stand for. */
-static float rounded(float v, uint16_t *bits)
+float pl_rounded(float v, uint16_t *bits)
 {
     *bits = pl_f32_to_f16(v);
     return pl_f16_to_f32(*bits);
 }
 
-static int limit(float v, int lo, int hi)
+int pl_limit(float v, int lo, int hi)
 {
     return v <= (float)lo ? lo : v >= (float)hi ? hi : (int)floorf(v + 0.5f);
 }
@@ -36,7 +35,7 @@ static int best_min(const float *x, const float *w, const float *q, int n, float
     const float all = sum_of(w, ones, n);
     if (dmin <= 0 || all <= 0)
         return 0;
-    return limit((scale * sum_of(w, q, n) - sum_of(w, x, n)) / (all * dmin), 0, 63);
+    return pl_limit((scale * sum_of(w, q, n) - sum_of(w, x, n)) / (all * dmin), 0, 63);
 }
 
 /* Integers of each group under the factors -> s; returns the error. */
@@ -47,8 +46,8 @@ static float fit_groups(const pl_super_kind *k, const float *x, const float *w, 
     float error = 0, q[32];
     for (int g = 0; g < PL_SUPER / k->group; g++) {
         const float *xg = x + g * k->group, *wg = w + g * k->group;
-        const int middle = factor != 0 ? limit(d[g] / factor, k->sc_lo, k->sc_hi) : 0;
-        const int first = factor_min > 0 ? limit(-m[g] / factor_min, 0, k->sc_hi) : 0;
+        const int middle = factor != 0 ? pl_limit(d[g] / factor, k->sc_lo, k->sc_hi) : 0;
+        const int first = factor_min > 0 ? pl_limit(-m[g] / factor_min, 0, k->sc_hi) : 0;
         float best = INFINITY;
         for (int sc = middle - 1; sc <= middle + 1; sc++) {
             if (sc < k->sc_lo || sc > k->sc_hi)
@@ -94,22 +93,24 @@ static void solve_factors(const pl_super_kind *k, const float *x, const float *w
     }
 }
 
-int pl_fit_super(const pl_super_kind *k, const float *x, const float *w, pl_super *s)
+/* 0, or -1 where the values are beyond the format's range. */
+static int fit_super(const pl_super_kind *k, const float *x, const float *w, pl_super *s)
 {
     const int groups = PL_SUPER / k->group;
     float d[PL_GROUPS], m[PL_GROUPS], most = 0, most_min = 0;
     memset(s, 0, sizeof *s);
-    if (!(pl_largest(x, PL_SUPER) < 1e15f)) /* squares stay finite */
+    if (!(pl_largest(x, PL_SUPER) < PL_FIT_MOST))
         return -1;
     for (int g = 0; g < groups; g++) {
-        pl_fit(&k->book, x + g * k->group, w + g * k->group, k->group, k->has_min ? PL_NEGATIVE_MIN : PL_NO_MIN, &d[g],
-               &m[g]);
+        pl_fit_one(&k->book, x + g * k->group, w + g * k->group, k->group,
+                   k->has_min ? PL_FIT_NEGATIVE_MIN : PL_FIT_NO_MIN, &d[g], &m[g]);
         most = fabsf(d[g]) > fabsf(most) ? d[g] : most;
         most_min = -m[g] > most_min ? -m[g] : most_min;
     }
     const int largest = k->sc_lo < 0 ? k->sc_lo : k->sc_hi;
     uint16_t bits, bits_min;
-    float factor = rounded(most / (float)largest, &bits), factor_min = rounded(most_min / (float)k->sc_hi, &bits_min);
+    float factor = pl_rounded(most / (float)largest, &bits),
+          factor_min = pl_rounded(most_min / (float)k->sc_hi, &bits_min);
     if (!isfinite(factor) || !isfinite(factor_min))
         return -1;
     float error = fit_groups(k, x, w, d, m, factor, factor_min, s);
@@ -118,8 +119,8 @@ int pl_fit_super(const pl_super_kind *k, const float *x, const float *w, pl_supe
     for (int i = 0; i < REPEATS; i++) {
         pl_super other = *s;
         solve_factors(k, x, w, s, &factor, &factor_min);
-        factor = rounded(factor, &other.d);
-        factor_min = rounded(factor_min < 0 ? 0 : factor_min, &other.dmin);
+        factor = pl_rounded(factor, &other.d);
+        factor_min = pl_rounded(factor_min < 0 ? 0 : factor_min, &other.dmin);
         if (!isfinite(factor) || !isfinite(factor_min))
             break;
         const float found = fit_groups(k, x, w, d, m, factor, factor_min, &other);
@@ -128,5 +129,17 @@ int pl_fit_super(const pl_super_kind *k, const float *x, const float *w, pl_supe
         error = found;
         *s = other;
     }
+    return 0;
+}
+
+int pl_quantize_super(PL_QUANTIZE_ARGS)
+{
+    const pl_super_kind *k = q->super;
+    pl_super s;
+    if (fit_super(k, x, w, &s))
+        return -1;
+    for (int i = 0; i < PL_SUPER; i++)
+        s.code[i] = pl_code(&k->book, s.q[i]);
+    k->put(&s, out);
     return 0;
 }

@@ -43,7 +43,8 @@ cdef extern from "pellucid.h" nogil:
     const pl_quantizer *pl_quantizer_get(int i)
     const pl_quantizer *pl_quantizer_find(const char *name)
     pl_quantizing *pl_quantizing_start(const pl_quantizer *q, int source, const uint8_t *src,
-                                       const float *importance, int64_t rows, int64_t k, uint8_t *out, int threads)
+                                       const float *importance, int64_t rows, int64_t k, uint8_t *out, int quick,
+                                       int threads)
     int pl_quantizing_wait(pl_quantizing *work, int ms)
     void pl_quantizing_cancel(pl_quantizing *work)
     double pl_quantizing_progress(pl_quantizing *work)

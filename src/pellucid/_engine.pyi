@@ -83,6 +83,7 @@ def quantize(
     to: str,
     *,
     importance: npt.ArrayLike | None = None,
+    quick: bool = False,
     threads: int = 1,
     progress: Callable[[float], object] | None = None,
 ) -> npt.NDArray[np.uint8]: ...

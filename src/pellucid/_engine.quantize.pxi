@@ -11,11 +11,12 @@ def quantizers():
     return found
 
 
-def quantize(str source, const uint8_t[::1] data not None, int64_t k, str to, *, importance=None, int threads=1,
-             progress=None):
+def quantize(str source, const uint8_t[::1] data not None, int64_t k, str to, *, importance=None, bint quick=False,
+             int threads=1, progress=None):
     """Rows of k weights in the format `source` -> their bytes in the format `to`, uint8 (rows * row bytes).
 
     importance: float32 (k), at least 0 and somewhere above: what a column's squared error counts; None: all the same.
+    quick: only a few scales are tried for each group, many times as fast; not with importances, nor for tables.
     The bytes do not depend on `threads`. progress: called repeatedly with the fraction done.
 
     Raises ValueError for an unknown format, for sizes that do not fit and for impossible importances; OverflowError
@@ -50,7 +51,7 @@ def quantize(str source, const uint8_t[::1] data not None, int64_t k, str to, *,
     cdef pl_quantizing *work
     cdef int done
     with nogil:
-        work = pl_quantizing_start(q, number, &data[0], important, rows, k, &out[0], threads)
+        work = pl_quantizing_start(q, number, &data[0], important, rows, k, &out[0], quick, threads)
     if work == NULL:
         raise OutOfMemoryError("no memory for quantising, or no thread")
     failure = None

@@ -182,6 +182,8 @@ class Machine:
                 "clip",
                 "rope",
                 "softcap",
+                "fit",
+                "fit_codes",
             ),  # fmt: skip
             recurrent: ("conv", "scan"),
             attend: ("page_bytes", "kv_append", "attend", "attend_merge", "scratch_bytes"),
@@ -265,6 +267,18 @@ class Machine:
 
     def _softcap(self, x: Array, cap: float, out: Array | None = None) -> Array:
         return self._row("softcap", [x], out, floats=[cap])
+
+    def _fit(self, x: Array, kind: str, lo: int, hi: int, spread: Sequence[float], repeats: int = 1,
+             out: Array | None = None) -> tuple[Array, Array, bool]:  # fmt: skip
+        y = np.empty((2, 16), np.float32) if out is None else out
+        ints = [rows.KINDS.index(kind), len(x), lo, hi, len(spread), repeats]
+        bad = self.call("fit", ints, spread, [x, y], [1])
+        return y[0], y[1], bool(bad)
+
+    def _fit_codes(self, x: Array, lo: int, hi: int, d: Array, m: Array, out: Array | None = None) -> Array:
+        codes = np.empty(x.shape, np.uint8) if out is None else out
+        self.call("fit_codes", [*x.shape, lo, hi], [], [x, d, m, codes], [3])
+        return codes
 
     def _conv(self, x: Sequence[Array], by: Sequence[Array | None], w: Array, bias: Array | None,
               out: Array | None = None) -> Array:  # fmt: skip

@@ -301,6 +301,71 @@ def test_quantize_is_close(isa: str) -> None:
         assert np.all(error <= np.repeat(wide(s), 32) * (0.5 if terms == 1 else 0.5 / 254) * 1.001 + 1e-45)
 
 
+FITS = [("none", 16, -32, 31), ("none", 32, -8, 7), ("any", 32, 0, 15), ("negative", 16, 0, 3), ("negative", 32, 0, 31)]
+
+
+def groups(n: int, seed: int = 5) -> np.ndarray:
+    """Sixteen groups of n weights, among them zeros, one value, one sign, tiny and large ones."""
+    x = np.random.default_rng(seed).standard_normal((n, 16)).astype(np.float32)
+    x[:, 1], x[:, 2], x[:, 3] = 0, 0.5, np.abs(x[:, 3])
+    x[:, 4] = -np.abs(x[:, 4])
+    x[:, 5] *= np.float32(1e-38)
+    x[:, 6] *= np.float32(1e14)
+    return x
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("kind", "n", "lo", "hi"), FITS)
+def test_fit_has_the_bits_of_scalar(isa: str, kind: str, n: int, lo: int, hi: int) -> None:
+    for seed in range(5):
+        x = groups(n, seed)
+        want = rows.fit("scalar", x, kind, lo, hi, [0, 0.1, -0.05], 2)
+        out = at_end(np.empty((2, 16), np.float32))
+        found = rows.fit(isa, at_end(x), kind, lo, hi, [0, 0.1, -0.05], 2, out)
+        assert not found[2] and not want[2]
+        for a, b in zip(found[:2], want[:2], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("n", [16, 32])
+@pytest.mark.parametrize(("lo", "hi"), [(0, 3), (-4, 3), (-32, 31)])
+def test_codes_are_the_nearest(isa: str, n: int, lo: int, hi: int) -> None:
+    """With halves, which go to the even code, values beyond the codes, and scales of 0 and nearly 0."""
+    x = np.random.default_rng(n).integers(-80, 80, (7, n)).astype(np.float32) / 2
+    d = np.asarray([1, 2, -0.5, 4, 0, 1e-39, 0.25], np.float32)
+    m = np.asarray([0, -1.5, 0.5, 0, 3, 0, -8], np.float32)
+    inverse = np.asarray([0 if abs(v) < 1e-38 else 1 / v for v in d], np.float32)
+    want = np.clip(np.rint((x - m[:, None]) * inverse[:, None]), lo, hi) - lo
+    out = at_end(np.empty((7, n), np.uint8))
+    np.testing.assert_array_equal(rows.fit_codes(isa, at_end(x), lo, hi, at_end(d), at_end(m), out), want)
+
+
+@pytest.mark.parametrize(("kind", "n", "lo", "hi"), FITS)
+def test_fit_is_least_squares(kind: str, n: int, lo: int, hi: int) -> None:
+    """No other scale and min are better for the codes that those found give; groups of zeros get 0."""
+    x = groups(n)
+    d, m, _ = rows.fit("scalar", x, kind, lo, hi, [0, 0.1], 1)
+    assert d[1] == 0 and m[1] == 0
+    for lane in (0, 3, 4, 7, 8, 9):
+        v = x[:, lane].astype(np.float64)
+        codes = np.clip(np.rint((v - m[lane]) / d[lane]), lo, hi)
+        error = ((v - d[lane] * codes - m[lane]) ** 2).sum()
+        start = {"none": 0.0, "any": v.min(), "negative": min(v.min(), 0.0)}[kind]
+        spanned = np.abs(v).max() / -lo if kind == "none" else (v.max() - start) / hi
+        naive = ((v - start - spanned * np.clip(np.rint((v - start) / spanned), lo, hi)) ** 2).sum()
+        assert error < naive
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e15, -2e15])
+def test_fit_says_what_is_out_of_range(isa: str, bad: float) -> None:
+    for lane in (0, 6, 15):
+        x = groups(32)
+        x[13, lane] = bad
+        assert rows.fit(isa, x, "any", 0, 15, [0])[2] and rows.fit(isa, x, "none", -8, 7, [0])[2]
+
+
 def test_wrong_arguments_are_named() -> None:
     x = np.ones(32, np.float32)
     for call, name in [

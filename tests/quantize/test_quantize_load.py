@@ -1,4 +1,4 @@
-"""Model.load(quantize=...): the same bits as from a file in that format."""
+"""Model.load(quantize=...): as from a file in that format, whose scales are searched for longer."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ from .models import write
 IDS = [3, 60, 14, 15, 9, 2, 6, 53]
 
 
+def check_nearly_as_good(exact: np.ndarray, quick: np.ndarray, whole: np.ndarray) -> None:
+    """The error of a quick search's logits is at most 1.3 times that of the whole search."""
+    assert 0 < np.linalg.norm(quick - exact) < 1.3 * np.linalg.norm(whole - exact)
+
+
 @pytest.mark.parametrize("mixture", ["q8_0", "Q4_0", "bf16"])
 def test_folders(tmp_path: Path, mixture: str) -> None:
     """qwen3: no rows change their order in a file."""
@@ -26,7 +31,11 @@ def test_folders(tmp_path: Path, mixture: str) -> None:
     folder = tiny.write_folder(model, tmp_path / "folder")
     convert_folder(folder, tmp_path / "out.gguf", mixture.upper())
     with Model.load(folder, quantize=mixture, threads=2) as a, Model.load(tmp_path / "out.gguf") as b:
-        np.testing.assert_array_equal(a.logits(IDS), b.logits(IDS))
+        if mixture == "Q4_0":
+            with Model.load(folder, threads=2) as whole:
+                check_nearly_as_good(whole.logits(IDS), a.logits(IDS), b.logits(IDS))
+        else:
+            np.testing.assert_array_equal(a.logits(IDS), b.logits(IDS))
         assert a.info().quantisation == f"{mixture.upper()} (quantised from F32)"
         assert a.info().packed_bytes == b.info().packed_bytes
 
@@ -38,7 +47,9 @@ def test_gguf_files_and_k_quants(tmp_path: Path) -> None:
     with Model.load(path, quantize="q4_k") as found, Model.load(tmp_path / "out.gguf") as want:
         assert found.info().quantisation == "Q4_K_M (quantised from F32)"
         assert want.info().quantisation == "Q4_K_M"
-        np.testing.assert_array_equal(found.logits(IDS), want.logits(IDS))
+        assert found.info().packed_bytes == want.info().packed_bytes
+        with Model.load(path) as whole:
+            check_nearly_as_good(whole.logits(IDS), found.logits(IDS), want.logits(IDS))
 
 
 def test_wrong_values(tmp_path: Path, smollm2: Path) -> None:

@@ -7,6 +7,7 @@ void pl_kernels_avx2(pl_kernels *k)
     pl_fill_matmul_avx2(k);
     pl_fill_rows_avx2(k);
     pl_fill_recurrent_avx2(k);
+    pl_fill_fit_avx2(k);
     pl_fill_attend_avx2(k);
     pl_fill_vocab_avx2(k);
     pl_fill_peak_avx2(k);

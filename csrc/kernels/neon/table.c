@@ -7,6 +7,7 @@ void pl_kernels_neon(pl_kernels *k)
     pl_fill_matmul_neon(k);
     pl_fill_rows_neon(k);
     pl_fill_recurrent_neon(k);
+    pl_fill_fit_neon(k);
     pl_fill_attend_neon(k);
     pl_fill_vocab_neon(k);
     pl_fill_peak_neon(k);

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,3 +30,17 @@ def glu(
 def clip(isa: str, x: _Array, least: float, most: float, out: _Array | None = None, repeat: int = 1) -> _Array: ...
 def rope(isa: str, x: _Array, cos: _Array, sin: _Array, halves: bool, repeat: int = 1) -> None: ...
 def softcap(isa: str, x: _Array, cap: float, out: _Array | None = None, repeat: int = 1) -> _Array: ...
+
+KINDS: tuple[str, ...]
+
+def fit(
+    isa: str,
+    x: _Array,
+    kind: str,
+    lo: int,
+    hi: int,
+    spread: Sequence[float],
+    repeats: int = 1,
+    out: _Array | None = None,
+) -> tuple[_Array, _Array, bool]: ...
+def fit_codes(isa: str, x: _Array, lo: int, hi: int, d: _Array, m: _Array, out: _Array | None = None) -> _Array: ...

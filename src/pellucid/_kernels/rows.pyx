@@ -5,8 +5,8 @@ new array if None), which may be an input; `repeat` is the number of times it ru
 `ValueError` that names it.
 """
 
-from libc.stdint cimport int8_t, int16_t, uint16_t
-from pellucid._kernels.table cimport checked, pl_kernels, tier
+from libc.stdint cimport int8_t, int16_t, uint8_t, uint16_t
+from pellucid._kernels.table cimport checked, pl_fit, pl_kernels, tier
 
 import numpy as np
 
@@ -166,3 +166,39 @@ def softcap(str isa, const float[::1] x, float cap, out=None, int repeat=1):
         for _i in range(repeat):
             kernels.softcap(&x[0], cap, n, &view[0])
     return y
+
+
+KINDS = ("none", "any", "negative")
+
+
+def fit(str isa, const float[:, ::1] x, str kind, int lo, int hi, spread, int repeats=1, out=None):
+    """(scales, mins, whether a value is out of range) of sixteen groups x (n, 16), n 16 or 32. kind: of mins, one of
+    KINDS; spread: up to 4 scales to try; out: (2, 16) for scales and mins."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef pl_fit f
+    if (x.shape[0], x.shape[1]) not in ((16, 16), (32, 16)) or len(spread) > 4:
+        raise ValueError("x must be (16 or 32, 16), and spread at most 4 numbers")
+    f.kind, f.n, f.lo, f.hi, f.repeats, f.tries = KINDS.index(kind), x.shape[0], lo, hi, repeats, len(spread)
+    for i, value in enumerate(spread):
+        f.spread[i] = value
+    y = checked("out", out, np.float32, (2, 16))
+    cdef float[:, ::1] view = y
+    cdef int wrong
+    with nogil:
+        wrong = kernels.fit(&f, &x[0, 0], &view[0, 0], &view[1, 0])
+    return y[0], y[1], wrong != 0
+
+
+def fit_codes(str isa, const float[:, ::1] x, int lo, int hi, const float[::1] d, const float[::1] m, out=None):
+    """Codes uint8 (groups, n) of groups x (groups, n), n 16 or 32, with the scales d and mins m (groups)."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef pl_fit f
+    cdef int groups = x.shape[0]
+    f.n, f.lo, f.hi = x.shape[1], lo, hi
+    if f.n not in (16, 32) or d.shape[0] != groups or m.shape[0] != groups:
+        raise ValueError("x must be (groups, 16 or 32), d and m (groups)")
+    codes = checked("out", out, np.uint8, (groups, f.n))
+    cdef uint8_t[:, ::1] view = codes
+    with nogil:
+        kernels.fit_codes(&f, groups, &x[0, 0], &d[0], &m[0], &view[0, 0])
+    return codes

@@ -79,9 +79,9 @@ def _importance_of(tensor: Tensor, importances: Mapping[str, Importance] | None)
 
 
 def parts(
-    tensor: Tensor, to: str, importances: Mapping[str, Importance] | None, threads: int
+    tensor: Tensor, to: str, importances: Mapping[str, Importance] | None, threads: int, quick: bool = False
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """The tensor's bytes in the format `to`, a slice of rows at a time.
+    """The tensor's bytes in the format `to`, a slice of rows at a time. quick: by the short search (_engine.quantize).
 
     Raises UnsupportedModelError where its own format cannot be read, ModelFileError for values that `to` cannot hold.
     """
@@ -107,7 +107,7 @@ def parts(
             raw = tensor.data[start * row : min(start + step, last) * row].view(np.uint8)
             columns = None if important is None else important[expert]
             try:
-                yield _engine.quantize(tensor.type, raw, k, to, importance=columns, threads=threads)
+                yield _engine.quantize(tensor.type, raw, k, to, importance=columns, quick=quick, threads=threads)
             except OverflowError as error:
                 message = f"row {start + error.args[0]} has a value that is not finite, or beyond what {to} can hold"
                 raise ModelFileError(message, file=tensor.file, field=tensor.name, offset=tensor.offset) from None
@@ -122,7 +122,7 @@ def quantised(tensor: Tensor, to: str, threads: int) -> Tensor:
         some = tensor._replace(shape=(end - first, k), data=tensor.data[first * row : end * row])
         data = np.empty(tensor_bytes(to, some.shape), np.uint8)
         at = 0
-        for part in parts(some, to, None, threads):
+        for part in parts(some, to, None, threads, quick=True):
             data[at : at + part.size] = part
             at += part.size
         return data

@@ -139,6 +139,21 @@ static double op_softcap(call c)
     return 0;
 }
 
+static double op_fit(call c)
+{
+    pl_fit f = {(pl_fit_kind)c.i[0], (int)c.i[1], (int)c.i[2], (int)c.i[3], (int)c.i[4], {0}, (int)c.i[5]};
+    for (int i = 0; i < f.tries; i++)
+        f.spread[i] = c.f[i];
+    return c.k->fit(&f, c.a[0], c.a[1], (float *)c.a[1] + PL_FIT_GROUPS) != 0;
+}
+
+static double op_fit_codes(call c)
+{
+    const pl_fit f = {.n = (int)c.i[1], .lo = (int)c.i[2], .hi = (int)c.i[3]};
+    c.k->fit_codes(&f, (int)c.i[0], c.a[0], c.a[1], c.a[2], c.a[3]);
+    return 0;
+}
+
 static double op_conv(call c)
 {
     const int taps = (int)c.i[0], n = (int)c.i[1];
@@ -300,6 +315,8 @@ static const struct {
     {"clip", op_clip},
     {"rope", op_rope},
     {"softcap", op_softcap},
+    {"fit", op_fit},
+    {"fit_codes", op_fit_codes},
     {"conv", op_conv},
     {"scan", op_scan},
     {"page_bytes", op_page_bytes},

@@ -1,0 +1,15 @@
+/* The quick search for scales, AVX2. */
+#include <immintrin.h>
+
+#define PL_VEC 8
+#define PL_VEC_MIN(a, b) ((pl_fit_vec)_mm256_min_ps((__m256)(a), (__m256)(b)))
+#define PL_VEC_MAX(a, b) ((pl_fit_vec)_mm256_max_ps((__m256)(a), (__m256)(b)))
+
+#include "../fit.h"
+#include "fill.h"
+
+void pl_fill_fit_avx2(pl_kernels *k)
+{
+    k->fit = pl_fit_sixteen;
+    k->fit_codes = pl_fit_codes;
+}

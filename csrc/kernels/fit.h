@@ -1,0 +1,135 @@
+/* The quick search for scales, for every tier: sixteen groups of weights, a lane for each.
+ *
+ * Written once, in vectors of the compiler's own. The file that includes this defines PL_VEC, the floats of a vector, and
+ * PL_VEC_MIN and PL_VEC_MAX of two vectors. No step is fused and nothing is added across lanes, so that every tier has the
+ * same bits. */
+#ifndef PL_KERNELS_FIT_H
+#define PL_KERNELS_FIT_H
+
+#include <string.h>
+
+#include "common.h"
+
+typedef float pl_fit_vec __attribute__((vector_size(4 * PL_VEC)));
+typedef int32_t pl_fit_mask __attribute__((vector_size(4 * PL_VEC)));
+typedef uint8_t pl_fit_bytes __attribute__((vector_size(PL_VEC)));
+typedef float pl_fit_at __attribute__((vector_size(4 * PL_VEC), aligned(4), may_alias)); /* in memory */
+
+typedef struct pl_fit_best {
+    pl_fit_vec gain, d, m; /* gain: by how much the squared error is below that of zeros */
+} pl_fit_best;
+
+/* a where the mask is set, else b. */
+PL_INLINE pl_fit_vec pl_fit_pick(pl_fit_mask mask, pl_fit_vec a, pl_fit_vec b)
+{
+    return (pl_fit_vec)((mask & (pl_fit_mask)a) | (~mask & (pl_fit_mask)b));
+}
+
+/* a / b, 0 where b is 0. */
+PL_INLINE pl_fit_vec pl_fit_ratio(pl_fit_vec a, pl_fit_vec b)
+{
+    const pl_fit_vec zero = {0};
+    const pl_fit_mask none = b == zero;
+    return pl_fit_pick(none, zero, a / pl_fit_pick(none, zero + 1.0f, b));
+}
+
+/* Least squares for the codes nearest to (x - start) * inverse, where that is better than what was found. total: of x. */
+PL_INLINE void pl_fit_try(const int n, const pl_fit_kind kind, const pl_fit *f, const float *x, pl_fit_vec total,
+                          pl_fit_vec inverse, pl_fit_vec start, pl_fit_best *best)
+{
+    const pl_fit_vec zero = {0}, lo = zero + (float)f->lo, hi = zero + (float)f->hi, first = start * inverse;
+    pl_fit_vec q = zero, qq = zero, xq = zero;
+    for (int i = 0; i < n; i++) {
+        const pl_fit_vec v = *(const pl_fit_at *)(x + PL_FIT_GROUPS * i);
+        const pl_fit_vec at = kind == PL_FIT_NO_MIN ? v * inverse : v * inverse - first;
+        const pl_fit_vec code = PL_VEC_MIN(PL_VEC_MAX(at, lo), hi) + PL_ROUNDER - PL_ROUNDER;
+        if (kind != PL_FIT_NO_MIN)
+            q += code;
+        qq += code * code;
+        xq += v * code;
+    }
+    pl_fit_vec d = pl_fit_ratio(xq, qq), m = zero;
+    if (kind != PL_FIT_NO_MIN) {
+        const pl_fit_vec det = qq * (float)n - q * q;
+        const pl_fit_vec min = pl_fit_ratio(qq * total - q * xq, det);
+        pl_fit_mask use = det > zero + 0.5f; /* a whole number */
+        if (kind == PL_FIT_NEGATIVE_MIN)
+            use &= min <= zero;
+        d = pl_fit_pick(use, pl_fit_ratio(xq * (float)n - q * total, det), d);
+        m = pl_fit_pick(use, min, zero);
+    }
+    const pl_fit_vec gain = (d * xq + m * total) * 2.0f - (d * d * qq + d * m * q * 2.0f + m * m * (float)n);
+    const pl_fit_mask better = gain > best->gain;
+    best->gain = pl_fit_pick(better, gain, best->gain);
+    best->d = pl_fit_pick(better, d, best->d);
+    best->m = pl_fit_pick(better, m, best->m);
+}
+
+/* Lanes of groups; nonzero if a value is out of range. */
+PL_INLINE int pl_fit_lanes(const int n, const pl_fit_kind kind, const pl_fit *f, const float *x, float *d, float *m)
+{
+    const pl_fit_vec zero = {0};
+    pl_fit_vec low = *(const pl_fit_at *)x, high = low, total = low, start = zero, usual;
+    for (int i = 1; i < n; i++) {
+        const pl_fit_vec v = *(const pl_fit_at *)(x + PL_FIT_GROUPS * i);
+        low = PL_VEC_MIN(low, v);
+        high = PL_VEC_MAX(high, v);
+        total += v;
+    }
+    if (kind != PL_FIT_NO_MIN)
+        start = kind == PL_FIT_NEGATIVE_MIN ? PL_VEC_MIN(low, start) : low;
+    pl_fit_vec span = kind == PL_FIT_NO_MIN ? pl_fit_pick(-low > high, low, high) : high - start;
+    span = pl_fit_pick((span < zero + PL_LEAST_AMAX) & (span > zero - PL_LEAST_AMAX), zero,
+                       span); /* no scale is so small */
+    usual =
+        pl_fit_ratio(zero + (float)(kind == PL_FIT_NO_MIN ? f->lo : f->hi), span); /* lo: what is largest takes it */
+    pl_fit_best best = {start * total * 2.0f - start * start * (float)n, zero, start}; /* codes that are all 0 */
+    for (int i = 0; i < f->tries; i++)
+        pl_fit_try(n, kind, f, x, total, usual * (1.0f + f->spread[i]), start, &best);
+    for (int i = 0; i < f->repeats; i++)
+        pl_fit_try(n, kind, f, x, total, pl_fit_ratio(zero + 1.0f, best.d), best.m, &best);
+    *(pl_fit_at *)d = best.d;
+    *(pl_fit_at *)m = best.m;
+    const pl_fit_mask right = (low > zero - PL_FIT_MOST) & (high < zero + PL_FIT_MOST) & (total == total); /* no NaN */
+    int32_t lanes[PL_VEC], wrong = 0;
+    memcpy(lanes, &right, sizeof lanes);
+    for (int l = 0; l < PL_VEC; l++)
+        wrong |= ~lanes[l];
+    return wrong;
+}
+
+static int pl_fit_sixteen(const pl_fit *f, const float *x, float *d, float *m)
+{
+    int wrong = 0;
+    for (int l = 0; l < PL_FIT_GROUPS; l += PL_VEC, x += PL_VEC, d += PL_VEC, m += PL_VEC) {
+        if (f->kind == PL_FIT_NO_MIN && f->n == 16)
+            wrong |= pl_fit_lanes(16, PL_FIT_NO_MIN, f, x, d, m);
+        else if (f->kind == PL_FIT_NO_MIN)
+            wrong |= pl_fit_lanes(32, PL_FIT_NO_MIN, f, x, d, m);
+        else if (f->kind == PL_FIT_ANY_MIN)
+            wrong |= pl_fit_lanes(32, PL_FIT_ANY_MIN, f, x, d, m);
+        else if (f->n == 16)
+            wrong |= pl_fit_lanes(16, PL_FIT_NEGATIVE_MIN, f, x, d, m);
+        else
+            wrong |= pl_fit_lanes(32, PL_FIT_NEGATIVE_MIN, f, x, d, m);
+    }
+    return wrong;
+}
+
+static void pl_fit_codes(const pl_fit *f, int groups, const float *x, const float *d, const float *m, uint8_t *codes)
+{
+    const pl_fit_vec zero = {0}, lo = zero + (float)f->lo, hi = zero + (float)f->hi;
+    for (int g = 0; g < groups; g++, x += f->n, codes += f->n) {
+        const float inverse = 1.0f / d[g];
+        const pl_fit_vec per = zero + (inverse - inverse == 0 ? inverse : 0), first = zero + m[g]; /* finite, or 0 */
+        for (int i = 0; i < f->n; i += PL_VEC) {
+            const pl_fit_vec at = (*(const pl_fit_at *)(x + i) - first) * per;
+            const pl_fit_vec code = PL_VEC_MIN(PL_VEC_MAX(at, lo), hi) + PL_ROUNDER - PL_ROUNDER - lo;
+            const pl_fit_bytes bytes =
+                __builtin_convertvector(__builtin_convertvector(code, pl_fit_mask), pl_fit_bytes);
+            memcpy(codes + i, &bytes, sizeof bytes);
+        }
+    }
+}
+
+#endif
