@@ -223,7 +223,8 @@ class Guide(Decided):
             return
         for trigger, grammar in self._rests.items():
             for found in trigger.finditer(self._tail):
-                if self._reply.dialect.trigger_first and (self._said or self._tail[: found.start()].strip()):
+                before = self._tail[: found.start()].strip(b" \n;,")
+                if self._reply.dialect.trigger_first and (self._said or before):
                     break
                 if self._enter(grammar.matcher(), self._tail[found.end() :]):
                     return
@@ -247,7 +248,8 @@ class Guide(Decided):
         """A call, or all content that is bound, is complete."""
         if self._content is not None or not self._reply.asked.parallel:
             self.complete = True
-        self._matcher, self._tail, self._said = None, b"", True
+        self._matcher, self._tail = None, b""
+        self._said = not self._reply.dialect.trigger_first  # another one may follow where it is first
 
     def _spell(self, text: str) -> list[int]:
         """Tokens of a text with tags."""

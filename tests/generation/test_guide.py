@@ -252,6 +252,16 @@ def test_several_calls(tokenizer: Tokenizer) -> None:
     assert max(counts) > 1
 
 
+@pytest.mark.parametrize("joint", ["; ", ", ", "\n"])
+def test_a_second_call_where_the_first_begins_the_answer(tokenizer: Tokenizer, joint: str) -> None:
+    for seed in range(4):
+        one = '{"name": "get_time", "parameters": {}}'
+        drawn = Drawn(tokenizer, "llama", {"tools": TOOLS}, seed, f'{one}{joint}{{"name": "', most=60)
+        first, second = drawn.calls  # then any text follows
+        assert (first.name, first.arguments) == ("get_time", "{}")
+        jsonschema.validate(json.loads(second.arguments), SMALL[second.name])
+
+
 def test_text_is_free(tokenizer: Tokenizer) -> None:
     drawn = Drawn(tokenizer, "hermes", {"tools": TOOLS}, 3, "Hello <tool_cal> {")
     drawn.guide.fill()
