@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pellucid import Model
-from tests.adapters.conftest import HERE, Run, readme
+from tests.adapters.conftest import EXAMPLES, HERE, Run, readme
 
 pytestmark = pytest.mark.clients
 
@@ -41,3 +41,8 @@ def test_program(run: Run, smollm2: Path) -> None:
 
 def test_readme(run: Run) -> None:
     assert run("-c", readme("pellucid.adapters.langchain")).strip()
+
+
+def test_example(run: Run) -> None:
+    titles = run(EXAMPLES / "langchain_titles.py", "Owls hunt at night.", "Swallows fly south.").splitlines()
+    assert len(titles) == 2 and all(titles)
