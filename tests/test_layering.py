@@ -159,7 +159,7 @@ EDGES = {
     "context": ("look", "asynchronous", "saved"),
     "saved": ("core",),
     "cache_folder": ("saved", "schedule"),
-    "generation": ("observers", "options", "guide"),
+    "generation": ("log", "observers", "options", "guide"),
     "guide": ("reply", "bound", "core"),
     "reply": ("functions", "results", "text"),
     "functions": (),

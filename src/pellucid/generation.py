@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pellucid import _engine, checks, observers, sampling
+from pellucid import _engine, checks, log, observers, sampling
 from pellucid.bound import Bound, Guesses
 from pellucid.core import Core
 from pellucid.errors import ContextFullError, TokenizerError
@@ -407,7 +407,12 @@ class Job:
         observer, self.observer = self.observer, None
         if observer is not None:
             observer.ended(self)
-        piece = Piece(text, *self._release(), self.finish, self.timings(), self.prompt_tokens)
+        took = self.timings()
+        log.debug(
+            "%.1f and %.1f tokens/s: a prompt of %d tokens (%d cached), %d new ones, until: %s",
+            took.prefill_rate, took.decode_rate, self.prompt_tokens, took.cached_tokens, self.new, self.finish,
+        )  # fmt: skip
+        piece = Piece(text, *self._release(), self.finish, took, self.prompt_tokens)
         return self._said(piece._replace(stop_string=stop_string))
 
     def failed(self, error: Exception | None) -> None:

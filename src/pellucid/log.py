@@ -1,4 +1,5 @@
-"""The logger "pellucid": how models load, and what had to be done in a slower way. It never has texts of users.
+"""The logger "pellucid": how models load, what is done in a slower way, and, at DEBUG, how fast each text was. It
+never has texts of users.
 
 It is silent unless the program configures logging.
 """
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["info", "is_on", "warn_once"]
+__all__ = ["debug", "info", "is_on", "warn_once"]
 
 _warned: set[str] = set()
 
@@ -19,6 +20,12 @@ _warned: set[str] = set()
 def is_on() -> bool:
     """Whether anything may listen."""
     return _logger() is not None
+
+
+def debug(message: str, *values: object) -> None:
+    logger = _logger()
+    if logger is not None:
+        logger.debug(message, *values)
 
 
 def info(message: str, *values: object) -> None:

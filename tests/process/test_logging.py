@@ -26,7 +26,7 @@ def test_loading(smollm2: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "pellucid")
     with Model.load(smollm2, threads=1, context=100, kv="f16", isa="avx2") as model:
         info = model.info()
-        model.generate(SECRET, max_tokens=2)
+        done = model.generate(SECRET, max_tokens=2)
         model.context().append(SECRET)
         model.chat([{"role": "user", "content": SECRET}], max_tokens=2)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
@@ -35,6 +35,11 @@ def test_loading(smollm2: Path, caplog: pytest.LogCaptureFixture) -> None:
         "context 100", f"huge pages {'yes' if info.huge_pages else 'no'}",
     ):  # fmt: skip
         assert part in line
+    ends = [record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG]
+    assert len(ends) == 2 and all(end.endswith(" 2 new ones, until: length") for end in ends)
+    took = done.timings
+    assert ends[0].startswith(f"{took.prefill_rate:.1f} and {took.decode_rate:.1f} tokens/s: ")
+    assert f": a prompt of {done.prompt_tokens} tokens (0 cached), " in ends[0]
     assert {record.name for record in caplog.records} == {"pellucid"} and SECRET not in caplog.text
 
 
