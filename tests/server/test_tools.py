@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from pellucid import Model
+from pellucid.server.feed import Feed
 from pellucid.server.gate import Gate
 from tests.generation.replayer import replaying, script
 from tests.server.client import call
+from tests.server.test_messages import events as message_events
+from tests.server.test_responses import events as response_events
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "What is the weather in Paris?"}]
@@ -149,3 +152,52 @@ def test_tools_that_change_nothing(app: Gate, model: Model) -> None:
     for fields in cases:
         (choice,) = call(app, "POST", CHAT, {**body, **fields}).json["choices"]
         assert choice["message"] == {"role": "assistant", "content": expected, "refusal": None}
+
+
+# What a token of a call spells may be half a character; text may follow a call, and come in one event with its end.
+ARGUMENTS = '{"city": "𝄞 上海 👋🏽"}'
+FIRST = WRITTEN.replace('{"city": "Paris"}', ARGUMENTS)
+AROUND = f"I 𝄞.\n{FIRST}\nSo I say 👋🏽.\n{WRITTEN}\nEnd."
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 5, 8, 13, 1000])
+def test_text_after_calls_however_it_is_joined(
+    app: Gate, model: Model, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    """A client that lags gets several tokens in an event."""
+    take = Feed.take
+
+    async def several(feed: Feed, seconds: float) -> Any:
+        found: list[Any] = []
+        while len(found) < together:
+            got = await take(feed, seconds)
+            if got is None:
+                return found or None
+            found += got
+        return found
+
+    monkeypatch.setattr(Feed, "take", several)
+    n, answer = len(model.chat_prompt(MESSAGES, tools=TOOLS).ids), script(model, AROUND)
+    with replaying(model, dict.fromkeys(range(n - 9, n + 9), answer)):  # the order of keys in a tool is another there
+        flat = [{"type": "function", **TOOLS[0]["function"]}]  # type: ignore[dict-item]
+        asked = {"input": MESSAGES, "tools": flat, "stream": True, "include": ["message.output_text.logprobs"]}
+        last = response_events(call(app, "POST", "/v1/responses", asked))[-1]["response"]
+        ours = [{"name": "get_weather", "description": "", "input_schema": SCHEMA}]
+        asked = {"messages": MESSAGES, "tools": ours, "stream": True, "max_tokens": 200}
+        blocks = message_events(call(app, "POST", "/v1/messages", asked))
+    said = "I 𝄞.So I say 👋🏽.End."
+    items = last["output"]
+    assert [one["arguments"] for one in items if one["type"] == "function_call"] == [ARGUMENTS, '{"city": "Paris"}']
+    texts = [one["content"][0]["text"] for one in items if one["type"] == "message"]
+    assert "".join(texts) == said and all(texts) and last["status"] == "completed"
+    inputs: dict[int, str] = {}
+    text = ""
+    for name, value in blocks:
+        if name == "content_block_start" and value["content_block"]["type"] == "tool_use":
+            inputs[value["index"]] = ""
+        if name == "content_block_delta" and value["delta"]["type"] == "input_json_delta":
+            inputs[value["index"]] += value["delta"]["partial_json"]  # of a block of this type
+        if name == "content_block_delta" and value["delta"]["type"] == "text_delta":
+            text += value["delta"]["text"]
+            assert value["index"] not in inputs
+    assert list(inputs.values()) == [ARGUMENTS, '{"city": "Paris"}'] and text == said

@@ -38,6 +38,13 @@ class Part:
                 found.append(one)
         return found
 
+    def rest_and_calls(self) -> tuple[str, list[ToolCallDelta]]:
+        """(more arguments of a call that had begun before, the calls that begin in this part)."""
+        deltas = self.deltas()
+        if deltas and deltas[0].name is None:
+            return deltas[0].arguments, deltas[1:]
+        return "", deltas
+
     def add(self, piece: Piece) -> None:
         """Its log probabilities have that of the token that ended the text, too."""
         self.text += piece.text

@@ -325,17 +325,19 @@ class MessageShape(Shape):
 
     def more(self, index: int, part: Part) -> bytes:
         events = []
+        going, calls = part.rest_and_calls()
+        if going:  # before what follows the call
+            events.append(self._delta(type="input_json_delta", partial_json=going))
         if part.reasoning:
             events.append(self._begin_block("thinking", thinking="", signature=""))
             events.append(self._delta(type="thinking_delta", thinking=part.reasoning))
         if part.text:
             events.append(self._begin_block("text", text=""))
             events.append(self._delta(type="text_delta", text=part.text))
-        for one in part.deltas():
-            if one.name is not None:  # another call
-                self._called = True
-                events.append(self._end_block())
-                events.append(self._begin_block("tool_use", id=one.id, name=one.name, input={}))
+        for one in calls:
+            self._called = True
+            events.append(self._end_block())
+            events.append(self._begin_block("tool_use", id=one.id, name=one.name, input={}))
             if one.arguments:
                 events.append(self._delta(type="input_json_delta", partial_json=one.arguments))
         if part.finish is not None:

@@ -241,6 +241,7 @@ class ResponseShape(Shape):
         self._items: list[dict[str, Any]] = []  # the last one may go on
         self._open = ""  # its type; "": it has ended
         self._scores: list[dict[str, Any]] = []  # log probabilities of its text
+        self._held: list[dict[str, Any]] = []  # those of tokens whose text did not come yet
         self._finish: FinishReason = "cancelled"
         self.made: dict[str, Any] = {}  # the response, at its end
 
@@ -258,22 +259,26 @@ class ResponseShape(Shape):
 
     def more(self, index: int, part: Part) -> bytes:
         events = []
+        going, calls = part.rest_and_calls()
+        if going:  # before what follows the call
+            events.append(self._argue(going))
         if part.reasoning:
             events.append(self._begin("reasoning"))
             self._content()["text"] += part.reasoning
             events.append(self._of_part("response.reasoning_text.delta", delta=part.reasoning))
-        if part.text or (self.top is not None and part.ids and not part.reasoning and not part.calls):
+        if part.text:
             events.append(self._begin("message"))
-            scores = self._logprobs(part)
+            scores = self._held + self._logprobs(part)
             self._content()["text"] += part.text
             self._scores += scores
+            self._held = []
             events.append(self._of_part("response.output_text.delta", delta=part.text, logprobs=scores))
-        for one in part.deltas():
-            if one.name is not None:
-                events.append(self._begin_call(one.id or "", one.name))
+        elif self._open in ("", "message") and not part.reasoning and not part.calls:
+            self._held += self._logprobs(part)
+        for one in calls:
+            events.append(self._begin_call(one.id or "", one.name or ""))
             if one.arguments:
-                self._items[-1]["arguments"] += one.arguments
-                events.append(self._of_item("response.function_call_arguments.delta", delta=one.arguments))
+                events.append(self._argue(one.arguments))
         if part.finish is not None:
             self._finish = part.finish
         return b"".join(events)
@@ -342,12 +347,18 @@ class ResponseShape(Shape):
         return f"{prefix}_{self.record.id}_{len(self._items)}"
 
     def _begin_call(self, identity: str, name: str) -> bytes:
+        self._held = []  # they spelled the tag
         ended = self._end("completed")
         item = {"id": self._new_id("function_call"), "type": "function_call", "status": "in_progress"}
         item |= {"call_id": identity, "name": name, "arguments": ""}
         self._items.append(item)
         self._open = "function_call"
         return ended + self._event("response.output_item.added", output_index=len(self._items) - 1, item=item)
+
+    def _argue(self, text: str) -> bytes:
+        """Adds to the arguments of the call that goes on."""
+        self._items[-1]["arguments"] += text
+        return self._of_item("response.function_call_arguments.delta", delta=text)
 
     def _end(self, status: str) -> bytes:
         """Ends the item that goes on."""
@@ -361,6 +372,7 @@ class ResponseShape(Shape):
         else:
             part = self._content()
             if kind == "message":
+                self._scores, self._held = self._scores + self._held, []
                 part["logprobs"] = self._scores
                 done = self._of_part("response.output_text.done", text=part["text"], logprobs=self._scores)
             else:
