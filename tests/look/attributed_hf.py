@@ -39,12 +39,14 @@ class Attributed:
     def __init__(self, ref: Reference, ids: list[int]) -> None:
         self.ref, self.ids = ref, ids
         inner, seen = ref.inner, dict[str, Any]()
-        names = ("norm", "final_layernorm", "embedding_norm", "ln_f", "final_layer_norm")
+        names = ("norm", "final_layernorm", "embedding_norm", "ln_f", "final_layer_norm", "norm_f")
         final = next(getattr(inner, name) for name in names if hasattr(inner, name))
         outputs = [(final, keep(seen, "final")), (ref.head, keep(seen, "head"))]
         inputs = [(final, keep(seen, "stream")), (ref.head, keep(seen, "read"))]
         for i in range(len(ref.layers)):
             for part, module in (("attention", ref.attention(i)), ("mlp", ref.mlp(i))):
+                if module is None:
+                    continue
                 outputs.append((module, keep(seen, f"{part}/{i}")))
                 if "norm" in type(module).__name__.lower():
                     inputs.append((module, keep(seen, f"{part}_in/{i}")))
@@ -75,7 +77,7 @@ class Attributed:
         """The norm behind a part of a layer, where it has one."""
         module = self.ref.attention(i) if part == "attention" else self.ref.mlp(i)
         if f"{part}_in/{i}" not in self.seen:
-            return lambda x: x * self.ref.times
+            return lambda x: x * self.ref.factor(i, part)
         return linear(module, self.seen[f"{part}_in/{i}"][self.rows], self.seen[f"{part}/{i}"][self.rows])
 
     def heads(self, i: int) -> Any:
@@ -99,13 +101,14 @@ class Attributed:
     def neurons(self, i: int) -> Any:
         """What each neuron adds -> (neurons, P, d)."""
         w = weight(self.ref.down(i)).double()
+        w = w * getattr(self.ref.network(i), "down_multiplier", 1.0)
         parts = torch.einsum("pf,df->fpd", self.found[f"neurons/{i}"][self.rows].double(), w)
         return self.behind("mlp", i)(parts)
 
     def path(self, sender: int, receiver: int) -> dict[str, Any]:
         """What a later head's query, key and value lose without a head of an earlier layer."""
         w, each = weight(self.ref.projection(sender)).double(), self.found[f"mixed/{sender}"][attributed.SENDER]
-        part = each @ w.view(len(w), self.ref.heads, -1)[:, attributed.SENDER].T * self.ref.times
+        part = each @ w.view(len(w), self.ref.heads, -1)[:, attributed.SENDER].T * self.ref.factor(sender, "attention")
         if f"attention_in/{sender}" in self.seen:
             norm = self.ref.attention(sender)
             part = linear(norm, self.seen[f"attention_in/{sender}"], self.seen[f"attention/{sender}"])(part)
@@ -133,15 +136,15 @@ def observe(name: str) -> dict[str, Any]:
         rows = of.rows
         found = {"embedding": of.push(of.found["embeddings"][rows]), "bias": of.bias}
         for i in range(len(ref.layers)):
-            found[f"attention/{i}"] = of.push(of.found[f"attention_out/{i}"][rows])
-            found[f"mlp/{i}"] = of.push(of.found[f"mlp_out/{i}"][rows])
-            added = of.found[f"attention_out/{i}"] + of.found[f"mlp_out/{i}"]
+            none = torch.zeros_like(of.found[f"hidden/{i}"])  # where a layer lacks a part
+            attention, mlp = (of.found.get(f"{part}_out/{i}", none) for part in ("attention", "mlp"))
+            found[f"attention/{i}"], found[f"mlp/{i}"] = of.push(attention[rows]), of.push(mlp[rows])
+            added = attention + mlp
             rest = of.found[f"hidden/{i + 1}"] - of.found[f"hidden/{i}"] - added
             if rest.abs().max() > 1e-6 * added.abs().max():  # what follows both parts
                 found[f"edits/{i}"] = of.push(rest[rows])
             if i in ref.attending:
                 found[f"heads/{i}"] = of.push(of.heads(i))
-            if i in ref.attending:
                 found[f"sources/{i}"] = of.push(of.sources(i))
             if ref.down(i) is not None:
                 found[f"neurons/{i}"] = of.push(of.neurons(i))

@@ -22,10 +22,11 @@ KINDS = ("gpt_oss", "qwen3moe", "lfm2", "qwen35", "olmo2", "phi2", "gemma2")
 # Of these the values at the last position are stored; all of them are compared where transformers runs.
 FEW = (
     "apertus", "arcee", "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "ernie4_5_moe", "exaone4",
-    "gemma", "gemma4", "gemma4_experts", "glm4", "glm4_moe_lite", "glm4moe", "gpt2", "gptneox", "granite",
-    "granite_swa", "granitehybrid", "granitehybrid_experts", "granitemoe", "hunyuan", "lfm2moe", "lfm3",
-    "minicpm3", "ministral3", "mistral4", "mixtral", "nemotron", "olmo3", "olmoe", "phi3", "phimoe", "qwen2",
-    "qwen2moe", "qwen35moe", "qwen3next", "seed_oss", "smollm3", "stablelm", "stablelm_parallel", "starcoder2",
+    "falcon_h1", "gemma", "gemma4", "gemma4_experts", "glm4", "glm4_moe_lite", "glm4moe", "gpt2", "gptneox",
+    "granite", "granite_swa", "granitehybrid", "granitehybrid_experts", "granitemoe", "hunyuan", "kimi_linear",
+    "lfm2moe", "lfm3", "minicpm3", "ministral3", "mistral4", "mixtral", "nemotron", "nemotron_h", "nemotron_h_moe",
+    "olmo3", "olmoe", "phi3", "phimoe", "qwen2", "qwen2moe", "qwen35moe", "qwen3next", "seed_oss", "smollm3",
+    "stablelm", "stablelm_parallel", "starcoder2",
 )  # fmt: skip
 ROWS = [11]
 NAMES = (*DENSE, *KINDS, *FEW)

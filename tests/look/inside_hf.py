@@ -18,6 +18,9 @@ from tests.look.reference import Change, Reference, keep
 ONLY = ("gate_proj", "w1", "fc1", "c_fc", "dense_h_to_4h")  # what gates a second product, or the only one
 
 
+ONLY = ("gate_proj", "w1", "fc1", "c_fc", "dense_h_to_4h")  # gates another product, or is the only one
+
+
 def quantities(ref: Reference, ids: list[int]) -> dict[str, Any]:
     """With /N, of layer N alone."""
     found: dict[str, Any] = {}
@@ -31,10 +34,14 @@ def quantities(ref: Reference, ids: list[int]) -> dict[str, Any]:
         for part in ("attention", "mlp"):
             outputs += ref.adds(i, part, keep(found, f"{part}_out/{i}"))
         mixer, mlp = ref.mixer(i), ref.network(i)
-        into = (m for n, m in mixer.named_modules() if type(m).__name__ in ("Linear", "Conv1D") and "out" not in n)
-        first = next(m for m in into if i not in ref.attending or m is not ref.projection(i))
-        inputs.append((first, keep(found, f"attention_in/{i}")))
-        inputs.append((mlp, keep(found, f"mlp_in/{i}")))
+        if hasattr(layer, "attn_out_multiplier"):  # what attention reads is multiplied once more
+            outputs.append((layer.input_layernorm, keep(found, f"attention_in/{i}")))
+        elif mixer is not None:
+            into = (m for n, m in mixer.named_modules() if type(m).__name__ in ("Linear", "Conv1D") and "out" not in n)
+            first = next(m for m in into if i not in ref.attending or m is not ref.projection(i))
+            inputs.append((first, keep(found, f"attention_in/{i}")))
+        if mlp is not None:
+            inputs.append((mlp, keep(found, f"mlp_in/{i}")))
         if hasattr(mixer, "q_norm") and hasattr(mixer, "is_kv_shared_layer"):  # rotated one by one
             for x in "qk":
                 if hasattr(mixer, f"{x}_norm"):
@@ -47,16 +54,12 @@ def quantities(ref: Reference, ids: list[int]) -> dict[str, Any]:
         if ref.down(i) is not None:
             inputs.append((ref.down(i), keep(found, f"neurons/{i}")))
             alone = hasattr(mlp, "up_proj") and not hasattr(mlp, "gate_proj")  # the only product is the gate
-            names = (
-                (("up_proj",), ())
-                if alone
-                else (("gate_proj", "w1", "fc1", "c_fc", "dense_h_to_4h"), ("up_proj", "w3"))
-            )
+            names = (("up_proj",), ()) if alone else (ONLY, ("up_proj", "w3"))
             for name, modules in zip(("gate", "up", "both"), (*names, ("input_linear", "gate_up_proj"))):
                 outputs += [(getattr(mlp, m), keep(found, f"{name}/{i}")) for m in modules if hasattr(mlp, m)]
     final = next(
         getattr(ref.inner, n)
-        for n in ("norm", "final_layernorm", "embedding_norm", "ln_f", "final_layer_norm")
+        for n in ("norm", "final_layernorm", "embedding_norm", "ln_f", "final_layer_norm", "norm_f")
         if hasattr(ref.inner, n)
     )
     outputs.append((final, keep(found, "final")))
@@ -107,6 +110,8 @@ def quantities(ref: Reference, ids: list[int]) -> dict[str, Any]:
     for i in range(len(ref.layers)):
         if f"both/{i}" in found:
             found[f"gate/{i}"], found[f"up/{i}"] = found.pop(f"both/{i}").chunk(2, -1)
+        if f"gate/{i}" in found:
+            found[f"gate/{i}"] = found[f"gate/{i}"] * getattr(ref.network(i), "gate_multiplier", 1.0)
         for x in "qk":
             if (rows := found.get(f"{x}_unrotated/{i}")) is not None and rows.ndim == 2:
                 found[f"{x}_unrotated/{i}"] = rows.view(len(ids), -1, rows.shape[-1]).transpose(0, 1)
@@ -130,9 +135,11 @@ def edits(ref: Reference) -> list[dict[str, Any]]:
         {"do": "scale", "layer": 0, "positions": where, "factor": 0.5},
         {"do": "scale", "layer": n - 1, "positions": None, "factor": 0.25},
     ]
-    for part in ("attention", "mlp"):
-        found.append({"do": "add", "layer": at, "positions": where, "vector": [d], "part": part})
-        found.append({"do": "patch", "layer": at, "positions": where, "values": [3, d], "part": part})
+    networks = [i for i in range(n) if ref.network(i) is not None]
+    net = next((i for i in networks if i >= at), networks[-1])
+    for part, layer in (("attention", at), ("mlp", net)):
+        found.append({"do": "add", "layer": layer, "positions": where, "vector": [d], "part": part})
+        found.append({"do": "patch", "layer": layer, "positions": where, "values": [3, d], "part": part})
     found.append({"do": "scale_head", "layer": at, "head": ref.heads - 1, "positions": where, "factor": 2.0})
     own = (("output", ref.heads - 1), ("q", 1), ("k", ref.kv_heads(at) - 1), ("v", 0))
     for part, head in own[:3] if ref.latent else own:
@@ -143,10 +150,10 @@ def edits(ref: Reference) -> list[dict[str, Any]]:
     found.append({"do": "patch_pattern", "layer": at, "head": 1, "positions": where, "weights": [3, 8]})
     found.append({"do": "cut", "layer": at, "head": [0, ref.heads - 1], "positions": [5, 9], "sources": [0, 4, 5]})
     found.append({"do": "cut", "layer": at, "head": 1, "positions": None, "sources": [0]})
-    if ref.down(at) is not None:
-        found.append({"do": "scale_neurons", "layer": at, "neurons": [5, 1, 2], "positions": where, "factor": 3.0})
-        found.append({"do": "set_neurons", "layer": at, "neurons": [9, 1, 2], "positions": where, "values": [3, 3]})
-        found.append({"do": "set_neurons", "layer": at, "neurons": [4, 0], "positions": None, "values": [2]})
+    if ref.down(net) is not None:
+        found.append({"do": "scale_neurons", "layer": net, "neurons": [5, 1, 2], "positions": where, "factor": 3.0})
+        found.append({"do": "set_neurons", "layer": net, "neurons": [9, 1, 2], "positions": where, "values": [3, 3]})
+        found.append({"do": "set_neurons", "layer": net, "neurons": [4, 0], "positions": None, "values": [2]})
     return found
 
 
@@ -171,7 +178,7 @@ def edited(ref: Reference, ids: list[int], do: str, call: dict[str, Any]) -> Any
         return x
 
     def columns(x: Any) -> Any:
-        width = ref.value_width(layer)
+        width = ref.value_width(layer) if "head" in call else 0
         own = slice(call.get("head", 0) * width, (call.get("head", 0) + 1) * width)
         if do == "scale_head":
             x[rows, own] *= call["factor"]

@@ -19,7 +19,19 @@ from tests.reference import hf, tiny
 __all__ = ["Change", "Reference", "keep", "weight"]
 
 Change = Callable[[Any], Any]
-HEADS = ("self_attn", "attn", "attention")
+HEADS = ("self_attn", "attn", "attention", "mixer")
+PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj")
+
+
+def part(layer: Any, *names: str) -> Any:
+    """The first of these modules that a layer has; None: none of them."""
+    return next((m for n in names if (m := getattr(layer, n, None)) is not None), None)
+
+
+def attends(layer: Any) -> bool:
+    """Not so: a recurrence, and a layer that is a feed-forward network alone."""
+    found = part(layer, *HEADS)
+    return any(hasattr(found, name) for name in PROJECTIONS) and not any(hasattr(found, n) for n in ("A_log", "conv1d"))
 
 
 def weight(linear: Any) -> Any:
@@ -43,7 +55,7 @@ class Reference:
         self.module: Any = importlib.import_module(type(self.layers[0]).__module__)
         self.model.set_attn_implementation("eager")
         self.heads = self.config.num_attention_heads
-        self.attending = [i for i, layer in enumerate(self.layers) if any(getattr(layer, n, None) for n in HEADS)]
+        self.attending = [i for i, layer in enumerate(self.layers) if attends(layer)]
         first = self.heads_of(self.attending[0])
         self.width = getattr(first, "head_dim", None) or self.config.hidden_size // self.heads
         kind = self.config.model_type
@@ -72,11 +84,14 @@ class Reference:
     def absorbed(self, i: int, q: Any) -> Any:
         """Queries (heads, n, columns) as products with latent rows take them."""
         attention = self.heads_of(i)
-        w = attention.kv_b_proj.weight.detach().view(self.heads, -1, attention.kv_lora_rank)[
-            :, : attention.qk_nope_head_dim
-        ]
         still, rotated = q.split([attention.qk_nope_head_dim, attention.qk_rope_head_dim], -1)
-        return torch.cat([still @ w, rotated], -1)
+        return torch.cat([still @ self.of_latent(i)[0], rotated], -1)
+
+    def of_latent(self, i: int) -> tuple[Any, Any]:
+        """The matrices that make keys and values of a latent row -> (heads, columns, rank) each."""
+        attention = self.heads_of(i)
+        w = attention.kv_b_proj.weight.detach().view(self.heads, -1, attention.kv_lora_rank)
+        return w[:, : attention.qk_nope_head_dim], w[:, attention.qk_nope_head_dim :]
 
     def used(self, i: int, q: Any, k: Any, v: Any) -> tuple[Any, Any, Any]:
         """(heads, n, columns) as the model keeps and multiplies them, in a trace's order."""
@@ -109,45 +124,54 @@ class Reference:
         return torch.cat([torch.stack(rotated.chunk(2, -1), -1).flatten(-2), rest], -1)
 
     def attention(self, i: int) -> Any:
-        """The module whose output attention (or a recurrence) adds."""
+        """The module whose output attention (or a recurrence) adds; None: the layer has none."""
         layer = self.layers[i]
         if hasattr(layer, "post_feedforward_layernorm"):
             return layer.post_attention_layernorm
-        names = ("post_self_attn_layernorm", "post_operator_norm")
-        return next((getattr(layer, n) for n in names if hasattr(layer, n)), self.mixer(i))
+        return part(layer, "post_self_attn_layernorm", "post_operator_norm") or self.mixer(i)
 
     def heads_of(self, i: int) -> Any:
         """The attention."""
-        return next(m for n in HEADS if (m := getattr(self.layers[i], n, None)) is not None)
+        return part(self.layers[i], *HEADS)
 
     def mixer(self, i: int) -> Any:
         """The attention, or recurrence."""
-        names = (*HEADS, "linear_attn", "conv", "mamba")
-        return next(m for n in names if (m := getattr(self.layers[i], n, None)) is not None)
+        found = part(self.layers[i], *HEADS, "linear_attn", "conv", "mamba")
+        return None if found is self.network(i) else found
 
     def network(self, i: int) -> Any:
         """The feed-forward network; of two that stand side by side, the dense one."""
-        names = ("feed_forward", "mlp", "shared_mlp", "block_sparse_moe")
-        return next(m for n in names if (m := getattr(self.layers[i], n, None)) is not None)
+        found = part(self.layers[i], "feed_forward", "mlp", "shared_mlp", "block_sparse_moe", "mixer")
+        whole = found is not getattr(self.layers[i], "mixer", None) or hasattr(found, "up_proj")
+        return found if whole or hasattr(found, "experts") else None
 
     def mlp(self, i: int) -> Any:
-        """The module whose output the feed-forward network adds."""
+        """The module whose output the feed-forward network adds; None: the layer has none."""
         names = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_norm")
-        return next((getattr(self.layers[i], n) for n in names if hasattr(self.layers[i], n)), self.network(i))
+        return part(self.layers[i], *names) or self.network(i)
 
-    def adds(self, i: int, part: str, change: Change) -> list[tuple[Any, Change]]:
+    def factor(self, i: int, of: str) -> float:
+        """What multiplies the output of attention, or of the network."""
+        own = getattr(self.layers[i], "attn_out_multiplier", None) if of == "attention" else None
+        return float(self.times if own is None else own)
+
+    def adds(self, i: int, of: str, change: Change) -> list[tuple[Any, Change]]:
         """Hooks that change what a part of a layer adds to the residual stream."""
-        experts = getattr(self.layers[i], "block_sparse_moe", None) if part == "mlp" else None
-        beside: dict[str, Any] = {"x": 0.0}
-        if experts is self.network(i):
-            experts = None
+        layer, times = self.layers[i], self.factor(i, of)
+        own = self.attention(i) if of == "attention" else self.mlp(i)
+        if own is None:
+            return []
+        other, other_times = part(layer, "block_sparse_moe") if of == "mlp" else None, times
+        if hasattr(layer, "ssm_out_multiplier") and of == "attention":  # beside it
+            other, other_times = layer.mamba, layer.ssm_out_multiplier
+        beside: dict[str, Any] = {"x": torch.zeros(())}
 
         def scaled(x: Any) -> Any:
-            new = change((x + beside["x"]) * self.times)
-            return None if new is None else new / self.times - beside["x"]
+            also = beside["x"] * other_times
+            new = change(x * times + also)
+            return None if new is None else (new - also) / times
 
-        own: tuple[Any, Change] = (self.attention(i) if part == "attention" else self.mlp(i), scaled)
-        return [own] if experts is None else [(experts, keep(beside, "x")), own]
+        return [(own, scaled)] if other is None or other is own else [(other, keep(beside, "x")), (own, scaled)]
 
     def kv_heads(self, i: int) -> int:
         shared = self.heads if self.latent else getattr(self.heads_of(i), "num_key_value_groups", 1)
@@ -157,19 +181,14 @@ class Reference:
         """Values (KV heads, n, columns) as heads add them up, of those that a trace has."""
         if not self.latent:
             return v
-        attention = self.heads_of(i)
-        w = attention.kv_b_proj.weight.detach().view(self.heads, -1, attention.kv_lora_rank)[
-            :, attention.qk_nope_head_dim :
-        ]
-        return torch.einsum("nr,hvr->hnv", v[0], w)
+        return torch.einsum("nr,hvr->hnv", v[0], self.of_latent(i)[1])
 
     def value_width(self, i: int) -> int:
         """Columns of a head's output."""
         return int(weight(self.projection(i)).shape[1]) // int(self.heads)
 
     def projection(self, i: int) -> Any:
-        names = ("o_proj", "out_proj", "dense", "c_proj")
-        return next(getattr(self.heads_of(i), n) for n in names if hasattr(self.heads_of(i), n))
+        return part(self.heads_of(i), *PROJECTIONS)
 
     def down(self, i: int) -> Any:
         """The projection of a dense network's neurons; None where there are experts."""
@@ -177,7 +196,7 @@ class Reference:
         if getattr(layer, "block_sparse_moe", None) is not None or getattr(layer, "enable_moe_block", False):
             return None
         names = ("down_proj", "w2", "fc2", "output_linear", "c_proj", "dense_4h_to_h")
-        return next((getattr(mlp, n) for n in names if hasattr(mlp, n)), None)
+        return None if mlp is None or hasattr(mlp, "experts") else part(mlp, *names)
 
     def weights(self, i: int, out: Any, weights: Any, v: Any) -> Any:
         """Attention's weights (1, heads, n, n) as they were used. Those of Granite's sinks, which multiply the output,

@@ -18,7 +18,8 @@ IDS = list(range(3, 14))
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_parts_sum_to_the_change(name: str, tmp_path: Path) -> None:
-    """And so do those of an attribution; without the first half of a layer, the second one's is what is left."""
+    """And so do those of an attribution, and those of tokens to their head's; without the first half of a layer, the
+    second one's is what is left."""
     case = BY_NAME[name]
     with Model.load(write_folder(case, load_golden(case), tmp_path / "m"), threads=1) as model:
         whole = model.trace(IDS, want=("hidden", "attention_out", "mlp_out"))
@@ -32,6 +33,7 @@ def test_parts_sum_to_the_change(name: str, tmp_path: Path) -> None:
         parts, cap = whole.attribution(), model.core.config.logit_cap
         logit = cap * np.arctanh(parts.logit / cap) if cap else parts.logit
         assert parts.total == pytest.approx(logit, rel=2e-3, abs=2e-3)
+        assert np.abs(whole.sources().sum(-1) - parts.heads).max() <= 1e-4 * np.abs(parts.heads).max()
         for part in ("attention", "mlp"):
             with model.edit() as edit:
                 edit.skip(0, part)

@@ -39,7 +39,8 @@ def sources(core: Core, ids: Sequence[int], position: int, pair: attributions.Pa
             continue
         w, mixed = record.projection(engine, layer), found["mixed"][i].swapaxes(0, 1).reshape(1, -1)
         read = attributions.norm_of(plan, layer.project, mixed, w).back(direction)[0] @ w  # (heads * value)
-        if layer.gates is not None:
+        made = plan.ops[layer.attend : layer.project]
+        if any(op.kind == Kind.GATE and op.out == layer.mixed.buffer for op in made):  # not of a recurrence beside it
             read = read * _gates(core, ids, position, i, layer)
         values = as_cached(found["v"][i], engine.kv)  # (KV heads, n, value)
         per = read.reshape(n_heads, layer.value)
