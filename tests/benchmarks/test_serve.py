@@ -127,7 +127,7 @@ def test_situations(smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         "--prompt",
         "8",
         "--new",
-        "16",
+        "48",
         "--repeat",
         "1",
         "--idle",

@@ -11,9 +11,11 @@ from itertools import count
 
 __all__ = ["is_gbnf", "spelled"]
 
-_ROOT = re.compile(r"^\s*root\s*::=", re.M)
-_COMMENT, _TEXT, _SET = r"#[^\r\n]*", r'"(?:[^"\\]|\\.)*"', r"\[(?:[^\]\\]|\\.)*\]"
-_PART = re.compile(rf"{_COMMENT}|{_TEXT}|{_SET}|[\w-]+", re.S)
+_ROOT = re.compile(r"^[^\S\n]*root\s*::=", re.M)
+_COMMENT, _TEXT, _SET = r"#[^\r\n]*", r'"(?:[^"\\]|\\.)*+', r"\[(?:[^\]\\]|\\.)*+"
+# A text or a set that does not end takes all the rest, so that no character is looked at twice.
+_PART = re.compile(rf'{_COMMENT}|{_TEXT}"?|{_SET}\]?|[\w-]+', re.S)
+_ENDED = re.compile(rf'{_TEXT}"|{_SET}\]', re.S)
 _CHARACTER = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)|[^\\]", re.S)
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"', "[": "[", "]": "]"}
 
@@ -25,7 +27,7 @@ def is_gbnf(text: str) -> bool:
 
 def spelled(text: str) -> str:
     """The same grammar, in which each character of a text or a set means the same in Lark, and no rule is `start`.
-    Raises ValueError for escapes that are not GBNF's."""
+    Raises ValueError for escapes that are not GBNF's, and for texts and sets that do not end."""
     names = set(_PART.findall(text))
     free = next(name for i in count() if (name := f"start-{i}") not in names)
     return _PART.sub(lambda match: free if match.group() == "start" else _part(match.group()), text)
@@ -35,6 +37,8 @@ def _part(part: str) -> str:
     """A comment, a text, a set, or a name."""
     if part[0] not in '"[':
         return part
+    if not _ENDED.fullmatch(part):
+        raise ValueError(f"{part[:20]!r} has no end")
     negated = "^" if part.startswith("[^") else ""
     inner = _CHARACTER.findall(part[1 + len(negated) : -1])
     out = [part[0], negated]

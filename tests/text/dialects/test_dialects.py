@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from pellucid.errors import GrammarError
 from pellucid.text.dialects import ALL, Dialect, Parser, find, thinking
+from pellucid.text.dialects.lark import calls_grammar
 from pellucid.text.dialects.reader import Reader, Wait
+from pellucid.text.dialects.tagged import QwenCoder
 from pellucid.text.dialects.values import Literal, alternatives, declared, value
 from tests.conftest import Some
 from tests.text.conversations import templates
@@ -301,6 +304,14 @@ def test_types_of_schemas_that_refer_to_themselves() -> None:
 )  # fmt: skip
 def test_schemas_without_branches(schema: Any, expected: Any) -> None:
     assert alternatives(schema, SCHEMA) == ([schema] if expected is None else expected)
+
+
+@pytest.mark.parametrize("length", [-1, 1.5, True, "3", [], float("inf"), float("nan")])
+def test_lengths_that_are_none(length: object) -> None:
+    """Of a text that stands in a call as it is; lengths in JSON are llguidance's to check."""
+    schema = {"type": "object", "properties": {"text": {"type": "string", "maxLength": length}}}
+    with pytest.raises(GrammarError, match="maxLength=.*: expected a number of characters"):
+        calls_grammar(QwenCoder(), [("f", schema, False)], {})
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
@@ -186,7 +187,8 @@ def _length(schema: Mapping[str, Any], word: str) -> int | None:
     value = schema.get(word)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or value != int(value):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and 0 <= value < math.inf and value == int(value)):
         raise GrammarError(f"{word}={shown(value)}: expected a number of characters", place="tools")
     return int(value)
 
