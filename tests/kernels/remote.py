@@ -27,7 +27,7 @@ COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 FORMATS = list(weights.formats())
 PARTS = ("formats", "kernels", "kernels/scalar")  # of csrc, besides the tiers and cpu/detect.c
 PAGE = 4096
-_HEAD, _ARRAY = struct.Struct("<16sq12q2f"), struct.Struct("<qq")
+_HEAD, _ARRAY = struct.Struct("<16sq12q4f"), struct.Struct("<qq")
 
 
 def need(program: str) -> str:
@@ -126,7 +126,7 @@ class Machine:
                 data.append(flat.tobytes())
             elif j in out:
                 out = [*out, twin]
-        ints, floats = [*ints, *[0] * (12 - len(ints))], [*floats, *[0.0] * (2 - len(floats))]
+        ints, floats = [*ints, *[0] * (12 - len(ints))], [*floats, *[0.0] * (4 - len(floats))]
         head = _HEAD.pack(op.encode(), len(arrays), *map(int, ints), *map(float, floats))
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin and stdout

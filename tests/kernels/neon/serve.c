@@ -14,7 +14,7 @@
 #include "cpu/detect.h"
 #include "kernels/select.h"
 
-enum { MOST_INTS = 12, MOST_FLOATS = 2, MOST_ARRAYS = 10 };
+enum { MOST_INTS = 12, MOST_FLOATS = 4, MOST_ARRAYS = 10 };
 
 typedef struct request {
     char op[16];
