@@ -12,18 +12,6 @@
 #define STEPS 5   /* scales tried below the usual one, and as many above */
 #define REPEATS 3 /* most alternations */
 
-static inline float clamp(float v, float lo, float hi)
-{
-    v = v < lo ? lo : v;
-    return v > hi ? hi : v;
-}
-
-/* To the nearest integer, |v| < 2^22, by pushing the fraction out of the mantissa. */
-static inline float nearest(float v)
-{
-    return v + 12582912.0f - 12582912.0f;
-}
-
 static inline float from_table(const pl_book *b, float v)
 {
     int i = v > b->middle[7] ? 8 : 0;
@@ -41,7 +29,7 @@ static void choose(const pl_book *b, const float *x, int n, float inverse, float
             q[i] = from_table(b, (x[i] - m) * inverse);
     else
         for (int i = 0; i < n; i++)
-            q[i] = nearest(clamp((x[i] - m) * inverse, lo, hi));
+            q[i] = pl_nearest((x[i] - m) * inverse, lo, hi);
 }
 
 static float total(const float *lanes)

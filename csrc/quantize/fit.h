@@ -55,8 +55,13 @@ typedef struct pl_super_kind {
 
 /* f16 bits nearest to v -> what they stand for. */
 float pl_rounded(float v, uint16_t *bits);
-/* The nearest integer of lo .. hi. */
-int pl_limit(float v, int lo, int hi);
+/* The nearest integer of lo .. hi, |lo| and |hi| < 2^22, by pushing the fraction out of the mantissa. */
+static inline float pl_nearest(float v, float lo, float hi)
+{
+    v = v < lo ? lo : v;
+    v = v > hi ? hi : v;
+    return v + 12582912.0f - 12582912.0f;
+}
 /* Blocks of x -> out, each group fitted by the kernel `fit` alone: a few scales, no weights. */
 int pl_quick(const pl_quantizer *q, const pl_kernels *k, const float *x, int64_t blocks, uint8_t *out);
 /* Whether it does the format. */

@@ -48,14 +48,6 @@ static int fit_groups(const pl_fit *f, const pl_kernels *k, const float *x, int 
     return k->fit(f, lanes, d, m) ? -1 : 0;
 }
 
-/* The nearest whole number of lo .. hi, by pushing the fraction out of the mantissa. */
-static inline int whole(float v, float lo, float hi)
-{
-    v = v < lo ? lo : v;
-    v = v > hi ? hi : v;
-    return (int)(v + 12582912.0f - 12582912.0f);
-}
-
 static int quick_plain(const pl_quantizer *q, const pl_fit *f, const pl_kernels *k, const float *x, int count,
                        uint8_t *out)
 {
@@ -93,8 +85,8 @@ static int quick_super(const pl_super_kind *kind, const pl_fit *f, const pl_kern
         return -1;
     const float per = pl_inverse_of(factor), per_min = pl_inverse_of(factor_min);
     for (int g = 0; g < groups; g++) {
-        s.sc[g] = whole(d[g] * per, (float)kind->sc_lo, (float)kind->sc_hi);
-        s.mn[g] = whole(-m[g] * per_min, 0, (float)kind->sc_hi);
+        s.sc[g] = (int)pl_nearest(d[g] * per, (float)kind->sc_lo, (float)kind->sc_hi);
+        s.mn[g] = (int)pl_nearest(-m[g] * per_min, 0, (float)kind->sc_hi);
         scales[g] = factor * (float)s.sc[g];
         mins[g] = -(factor_min * (float)s.mn[g]);
     }

@@ -15,7 +15,7 @@ float pl_rounded(float v, uint16_t *bits)
     return pl_f16_to_f32(*bits);
 }
 
-int pl_limit(float v, int lo, int hi)
+static int limit(float v, int lo, int hi)
 {
     return v <= (float)lo ? lo : v >= (float)hi ? hi : (int)floorf(v + 0.5f);
 }
@@ -35,7 +35,7 @@ static int best_min(const float *x, const float *w, const float *q, int n, float
     const float all = sum_of(w, ones, n);
     if (dmin <= 0 || all <= 0)
         return 0;
-    return pl_limit((scale * sum_of(w, q, n) - sum_of(w, x, n)) / (all * dmin), 0, 63);
+    return limit((scale * sum_of(w, q, n) - sum_of(w, x, n)) / (all * dmin), 0, 63);
 }
 
 /* Integers of each group under the factors -> s; returns the error. */
@@ -46,8 +46,8 @@ static float fit_groups(const pl_super_kind *k, const float *x, const float *w, 
     float error = 0, q[32];
     for (int g = 0; g < PL_SUPER / k->group; g++) {
         const float *xg = x + g * k->group, *wg = w + g * k->group;
-        const int middle = factor != 0 ? pl_limit(d[g] / factor, k->sc_lo, k->sc_hi) : 0;
-        const int first = factor_min > 0 ? pl_limit(-m[g] / factor_min, 0, k->sc_hi) : 0;
+        const int middle = factor != 0 ? limit(d[g] / factor, k->sc_lo, k->sc_hi) : 0;
+        const int first = factor_min > 0 ? limit(-m[g] / factor_min, 0, k->sc_hi) : 0;
         float best = INFINITY;
         for (int sc = middle - 1; sc <= middle + 1; sc++) {
             if (sc < k->sc_lo || sc > k->sc_hi)
