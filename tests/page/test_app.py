@@ -245,6 +245,9 @@ def test_a_server_that_goes_and_comes_back(browser: Any, smollm2: Path) -> None:
     told = "(text) => document.querySelector('[role=alert]')?.textContent.includes(text)"
     try:
         set_options(tabs[0], most=900)
+        # An answer that the model cannot end before the server is killed, however late that is.
+        tabs[0].get_by_label("Schema of answers (JSON)").fill('{"type": "array", "minItems": 900}')
+        tabs[0].get_by_label("Schema of answers (JSON)").press("Tab")
         for tab in tabs:
             tab.get_by_label("Your message").fill("Tell me a long story.")
         tabs[0].keyboard.press("Enter")
