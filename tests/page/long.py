@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["frames", "write"]
 
-# The app's own program, with an answer of 300 tokens, one every 10 ms, in place of the server's.
+# The app's own program, with an answer in place of the server's: a token every 10 ms, until it is stopped.
 STREAM = """() => {
   const own = window.fetch;
   window.fetch = (path, what) => {
@@ -17,15 +17,16 @@ STREAM = """() => {
     const encoder = new TextEncoder();
     let i = 0;
     return Promise.resolve(new Response(new ReadableStream({
+      start(controller) {
+        what.signal.addEventListener("abort", () => controller.error(what.signal.reason));
+      },
       async pull(controller) {
         await new Promise((done) => setTimeout(done, 10));
         const token = { id: i, token: ` word${i}`, logprob: -1 };
         const delta = { content: i % 40 ? token.token : "\\n\\n# part\\n\\n" };
         const choice = { delta, logprobs: { content: [token] }, finish_reason: null };
-        const send = (text) => controller.enqueue(encoder.encode(`data: ${text}\\n\\n`));
-        if (i++ < 300) return send(JSON.stringify({ choices: [choice] }));
-        send("[DONE]");
-        controller.close();
+        i++;
+        if (!what.signal.aborted) controller.enqueue(encoder.encode(`data: ${JSON.stringify({ choices: [choice] })}\\n\\n`));
       },
     }), { status: 200 }));
   };

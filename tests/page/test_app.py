@@ -15,6 +15,7 @@ from tests.page import browsers
 pytestmark = pytest.mark.page
 
 TIMEOUT = 240_000  # milliseconds: of a model on a machine that does other things, too
+ENDLESS = '{"type": "array", "minItems": 900}'  # a schema whose answer is cut off, however late that is
 
 
 def start(port: str = "0", *options: str) -> tuple[subprocess.Popen[str], str]:
@@ -203,7 +204,11 @@ def test_firefox(address: str, tmp_path: Path) -> None:
         firefox.open(address)
         until("document.querySelector('.ask button:not([disabled])') !== null")
         firefox.evaluate(
-            "(() => { const text = document.querySelector('.ask textarea'); text.value = 'Hi';"
+            "(() => { const label = [...document.querySelectorAll('nav label')]"
+            ".find((one) => one.textContent.includes('Schema of answers'));"
+            f" const shape = label.querySelector('textarea'); shape.value = '{ENDLESS}';"
+            " shape.dispatchEvent(new Event('change', { bubbles: true }));"
+            " const text = document.querySelector('.ask textarea'); text.value = 'Hi';"
             " text.dispatchEvent(new Event('input', { bubbles: true }));"
             " document.querySelector('.ask button').click(); return 1; })()"
         )
@@ -245,8 +250,7 @@ def test_a_server_that_goes_and_comes_back(browser: Any, smollm2: Path) -> None:
     told = "(text) => document.querySelector('[role=alert]')?.textContent.includes(text)"
     try:
         set_options(tabs[0], most=900)
-        # An answer that the model cannot end before the server is killed, however late that is.
-        tabs[0].get_by_label("Schema of answers (JSON)").fill('{"type": "array", "minItems": 900}')
+        tabs[0].get_by_label("Schema of answers (JSON)").fill(ENDLESS)
         tabs[0].get_by_label("Schema of answers (JSON)").press("Tab")
         for tab in tabs:
             tab.get_by_label("Your message").fill("Tell me a long story.")
