@@ -58,7 +58,22 @@ def test_what_is_no_request(server: Running, data: bytes) -> None:
     answer = server.exchange(data)
     assert statuses(answer) == [400], answer
     assert code(answer) in ("invalid_http", "invalid_host")
+    assert re.search(rb"\r\nx-request-id: [0-9a-f]{24}\r\n", answer)
     assert statuses(server.exchange(CLOSE)) == [200]
+
+
+def test_what_is_refused_is_logged_and_counted(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    def counted() -> float:
+        answer = server.exchange(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").decode()
+        return sum(float(one) for one in re.findall(r'rejected_total{.*reason="invalid_http"} (\S+)', answer))
+
+    before = counted()
+    with caplog.at_level("INFO", "pellucid.server"):
+        answer = server.exchange(b"nonsense\r\n\r\n")
+    (id,) = re.findall(r"x-request-id: (\w+)", answer.decode())
+    (line,) = (one.getMessage() for one in caplog.records if one.name == "pellucid.server")
+    assert f" 400 - - id={id} " in line and line.endswith(" error=invalid_http")
+    assert counted() == before + 1
 
 
 def test_long_headers(server: Running) -> None:
@@ -138,6 +153,16 @@ def test_chunked_bodies(server: Running) -> None:
     data = json.dumps(SMALL).encode()
     body = b"".join(b"1\r\n%c\r\n" % byte for byte in data) + b"0\r\n\r\n"
     assert statuses(server.exchange(head + body)) == [200]
+    for trailer in (b"Host: evil.example", b"Content-Type: text/plain", b"Content-Encoding: gzip"):
+        parts = (head + body[:-2] + trailer + b"\r\n\r\n",)
+        for one in (parts, (head, body[:-2], trailer + b"\r\n\r\n")):  # at once, and behind the answer's beginning
+            with server.connect() as connection:
+                for part in one:
+                    connection.sendall(part)
+                    time.sleep(0.01)
+                assert statuses(rest(connection)) == [200], trailer
+    endless = b"0\r\n" + b"A: b\r\n" * 10_000
+    assert statuses(server.exchange(head + body[:-5] + endless)) in ([431], [])
     with server.connect() as connection:
         connection.sendall(head)
         chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
@@ -276,6 +301,21 @@ def test_a_client_that_leaves_with_requests_behind(server: Running) -> None:
     server.until(lambda: any(one.record.new > 3 for one in server.service.running))
     connection.close()
     server.settled()
+
+
+@pytest.mark.parametrize("ends", ["fin", "rst"])
+def test_a_client_that_leaves_before_its_answer_with_requests_behind(server: Running, ends: str) -> None:
+    """Nothing is written to it meanwhile, which would fail."""
+    server.settled()
+    connection = server.connect()
+    connection.sendall(request({**LONG, "stream": False}))
+    server.until(lambda: any(one.record.new > 3 for one in server.service.running))
+    (one,) = server.service.running
+    connection.sendall(GET * 3)
+    time.sleep(0.05)  # in which they are read
+    connection.close() if ends == "fin" else reset(connection)
+    server.settled()
+    assert one.record.disconnected and one.record.new < 400
 
 
 def test_half_closed_connections(server: Running) -> None:

@@ -344,6 +344,9 @@ def test_origins(make: Make) -> None:
     answer = call(opened, "OPTIONS", CHAT, headers={**good, **ask})
     assert (answer.status, answer.headers["access-control-allow-origin"]) == (204, "https://page.example")
     assert "access-control-allow-credentials" not in answer.headers
+    assert answer.headers["access-control-allow-methods"] == "GET, POST, DELETE"
+    assert answer.headers["access-control-allow-headers"] == "authorization, *"  # without credentials, * is any other
+    assert "pellucid-warning" in answer.headers["access-control-expose-headers"]
     assert call(opened, "GET", "/health", headers=good).headers["access-control-allow-origin"] == good["origin"]
     answer = call(opened, "OPTIONS", CHAT, headers={**bad, **ask})
     assert answer.status == 401 and "access-control-allow-origin" not in answer.headers

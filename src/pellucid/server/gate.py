@@ -19,10 +19,9 @@ from pellucid.server.shapes import dumps
 __all__ = ["Gate"]
 
 OPEN = ("/health",)  # without a key
-QUIET = ("/health", "/metrics")  # not in the log, unless they fail
-METHODS = b"GET, POST"
-EXPOSED = b"x-request-id, retry-after, pellucid-ignored, pellucid-type, pellucid-shape"
-HEADERS = b"authorization, content-type, x-api-key"
+METHODS = b"GET, POST, DELETE"
+EXPOSED = b"x-request-id, retry-after, pellucid-ignored, pellucid-warning, pellucid-type, pellucid-shape"
+HEADERS = b"authorization, *"  # clients of OpenAI's and Anthropic's have a dozen of their own; * lacks only that one
 
 
 class Gate:
@@ -59,10 +58,7 @@ class Gate:
         except Exception as error:
             await self._fail(error, record, out)
         finally:
-            record.end()
-            self._service.metrics.ended(record)
-            if not (record.path in QUIET or record.path.startswith("/ui/")) or record.status >= 400:
-                log.info("%s", record.line(self._service.settings.log_json))
+            self._service.ended(record)
 
     async def _pass(self, scope: Scope, receive: Receive, out: _Out, headers: dict[str, list[str]]) -> None:
         self._hosts.check(headers, scope.get("http_version", "1.1"))

@@ -17,6 +17,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pellucid.server.failures import Failure, busy
+from pellucid.server.record import Record
+from pellucid.server.service import Service
 from pellucid.server.settings import Limits
 from pellucid.server.shapes import dumps
 
@@ -78,7 +80,7 @@ def _full() -> Failure:
 
 
 class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is not installed
-    """config: has `limits`, too."""
+    """config: has `service`, too."""
 
     limits: Limits
 
@@ -87,7 +89,8 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
         self.transport: Any
         self.parser = _Parser(self)
         self._again = False  # the header is parsed again
-        self.limits = config.limits
+        self._service: Service = config.service
+        self.limits = self._service.settings.limits
         now = time.monotonic()
         self._header_since: float | None = now  # a header is awaited, or incomplete
         self.heard = now  # when something came, or the last answer was complete
@@ -96,6 +99,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
         self._body_since: float | None = None  # a body is incomplete
         self._taken, self._taken_since = 0, now  # bytes that the client's side took
         self._cycles: list[Any] = []  # requests that are not answered yet, in order
+        self._behind = 0  # bytes that came while requests waited for the answer to another
         self._too_long = False
 
     # ---- events of the connection -----------------------------------------------------------------------------
@@ -131,6 +135,9 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
             if self._header_bytes > self.limits.header:
                 self._too_long = True
                 self.send_400_response("")
+        self._behind = self._behind + len(data) if self.pipeline else 0
+        if 0 < self._behind <= self.limits.header:  # uvicorn has paused reading, so that nobody would see it close
+            self.flow.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -161,7 +168,8 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._grow(len(name) + len(value) + 4)
-        super().on_header(name, value)
+        if self._body_since is None:  # else it stands behind a chunked body, and is no part of the header
+            super().on_header(name, value)
 
     def _grow(self, n: int) -> None:
         self._parsed += n
@@ -216,14 +224,17 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
         answering = self._answering
         if not answering or (len(self._cycles) == 1 and not self._cycles[0].response_started):
             body = dumps(told.body())
+            record = Record("-", "-", status=told.status, reason=told.reason)
             headers = {
                 "content-type": "application/json",
                 "content-length": str(len(body)),
                 "connection": "close",
+                "x-request-id": record.id,
                 **told.headers,
             }
             head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             self.transport.write(STATUS_LINE[told.status] + head.encode() + b"\r\n" + body)
+            self._service.ended(record)
         # Inside another answer, an error would be taken for a part of it.
         self._drop_cycles()
         self.transport.close()

@@ -135,7 +135,7 @@ def _logging() -> Iterator[None]:
 
 class _Config(uvicorn.Config):  # type: ignore[misc]  # Any where uvicorn is not installed
     def __init__(self, service: Service) -> None:
-        self.limits = service.settings.limits
+        self.service = service
         super().__init__(
             make_app(service),
             http=Protocol,
@@ -147,7 +147,7 @@ class _Config(uvicorn.Config):  # type: ignore[misc]  # Any where uvicorn is not
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=max(int(self.limits.idle_seconds), 1),
+            timeout_keep_alive=max(int(service.settings.limits.idle_seconds), 1),
             timeout_graceful_shutdown=1,
         )
 

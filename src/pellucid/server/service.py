@@ -20,12 +20,14 @@ from pellucid.server.failures import Failure, busy, stopping
 from pellucid.server.feed import Feed
 from pellucid.server.metrics import Metrics
 from pellucid.server.models import Hosted, Models, Source
-from pellucid.server.record import Record
+from pellucid.server.record import Record, log
 from pellucid.server.settings import Settings
 
 __all__ = ["Running", "Service"]
 
 T = TypeVar("T")
+
+QUIET = ("/health", "/metrics")  # not in the log, unless they fail
 
 
 class Running:
@@ -98,6 +100,13 @@ class Service:
         """Builds what the first request with a schema would wait for, where schemas can be used."""
         with suppress(Exception):  # llguidance, or a tokenizer, is missing
             model.core.need_tokenizer().grammars(model.core.engine.vocab)
+
+    def ended(self, record: Record) -> None:
+        """Counts a request that was answered, and writes its line to the log."""
+        record.end()
+        self.metrics.ended(record)
+        if not (record.path in QUIET or record.path.startswith("/ui/")) or record.status >= 400:
+            log.info("%s", record.line(self.settings.log_json))
 
     def close(self) -> None:
         self.edited.close()
