@@ -21,6 +21,7 @@ NEW = ["openai==3.57.0", "anthropic==2.14.0", "ollama==0.6.3", "langchain-openai
 NEW += ["pydantic-ai-slim[openai]==2.68.0", "openai-agents==0.24.0"]
 OLD = ["openai==2.54.0", "instructor==1.17.0", "litellm==1.110.2"]
 FRAMEWORKS = ["llama-index-llms-openai-like==0.8.1", "haystack-ai==3.4.1", "smolagents[openai]==1.26.0", "dspy==3.4.1"]
+CREW = ["crewai==1.15.30"]
 NODE = ["openai@6.49.0"]
 AI = ["ai@6.0.325", "@ai-sdk/openai-compatible@2.0.92"]  # the last versions that run on node 20
 BOTH = pytest.mark.parametrize("packages", [NEW, OLD], ids=["openai 3", "openai 2"])
@@ -106,6 +107,11 @@ def test_frameworks(url: str, expected: str, python_client: Callable[..., Run]) 
     client = python_client(FRAMEWORKS)
     offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HAYSTACK_TELEMETRY_ENABLED": "False"}
     client("python", str(PROGRAMS / "frameworks.py"), url, NAME, expected, **offline)
+
+
+def test_crewai(url: str, expected: str, python_client: Callable[..., Run], tmp_path: Path) -> None:
+    quiet = {"HOME": str(tmp_path), "CREWAI_DISABLE_TELEMETRY": "true", "CREWAI_TRACING_ENABLED": "false"}
+    python_client(CREW)("python", str(PROGRAMS / "crewai_client.py"), url, NAME, expected, **quiet)
 
 
 def test_llm(url: str, expected: str, python_client: Callable[..., Run], tmp_path: Path) -> None:
