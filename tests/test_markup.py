@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,17 @@ from pellucid import (
     SamplingOptions,
     Timings,
     TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
     Trace,
+    display,
     markup,
 )
 from pellucid.info import CacheShare, PlanTable
 from pellucid.look import Attribution, Guess, Lens, Score, Token
 from pellucid.look.choice import Step
 from pellucid.look.tables import Look, Push
+from pellucid.results import Gathered
 from pellucid.weights import catalog
 
 HOSTILE = [
@@ -192,6 +197,59 @@ def test_large_results_are_cut_and_say_so(make: Make) -> None:
 def test_a_shortened_conversation_says_so() -> None:
     short = replace(completion("a"), dropped=2)
     assert "2 messages of the conversation left out" in read(short._repr_html_()).text
+
+
+def test_reasoning_and_calls_are_shown() -> None:
+    """Of a completion, and of a stream that has not ended."""
+    call = ToolCall("a", "weather", '{"city": "<Paris>"}')
+    done = replace(bare("x"), text="", reasoning="A <question>.", tool_calls=(call,))
+    deltas = [ToolCallDelta(0, "a", "weather", '{"city": '), ToolCallDelta(0, None, None, '"<Paris>"}')]
+    so_far = Gathered([1], SamplingOptions(), reasoning=["A <ques", "tion>."], calls=deltas)
+    drawn = markup.Fragment()
+    so_far.draw(drawn)
+    for page in (done._repr_html_(), drawn.html()):
+        found = read(page).text
+        assert all(part in found for part in ("Reasoning:A <question>.", "weather", '{"city": "<Paris>"}'))
+
+
+def test_what_grows_shows_its_end() -> None:
+    fragment = markup.Fragment()
+    fragment.text("begin" + "x" * markup.LATEST + "end", grows=True)
+    found = read(fragment.html()).text
+    assert "8 characters before" in found and found.endswith("xend") and "begin" not in found
+
+
+@pytest.mark.parametrize("size", [1, 5_000])
+def test_a_stream_is_drawn_ten_times_a_second_at_most(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And large pictures less often; the last of them after an error, too."""
+    now, drawn = 0.0, ""
+    pictures: list[tuple[float, str]] = []
+
+    class Handle:
+        def update(self, data: dict[str, str], raw: bool) -> None:
+            pictures.append((now, data["text/html"]))
+
+    def show(data: dict[str, str], raw: bool, display_id: bool) -> Handle:
+        Handle().update(data, raw)
+        return Handle()
+
+    def steps() -> Iterator[None]:
+        nonlocal now, drawn
+        for _ in range(100):
+            now += 0.03
+            drawn += "x" * size
+            yield
+        drawn = "whole"
+        raise RuntimeError
+
+    monkeypatch.setattr("IPython.display.display", show)
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with pytest.raises(RuntimeError):
+        display.follow(steps(), lambda fragment: fragment.text(drawn), lambda: "x")
+    assert pictures[0][0] == 0.0 and read(pictures[-1][1]).text == "whole"
+    waits = [(after - before, len(page)) for (before, page), (after, _) in pairwise(pictures[:-1])]
+    assert all(wait >= max(display.INTERVAL, bytes / display.MOST_RATE) - 1e-9 for wait, bytes in waits)
+    assert all(wait <= max(display.INTERVAL, bytes / display.MOST_RATE) + 0.03 + 1e-9 for wait, bytes in waits)
 
 
 def test_shades() -> None:

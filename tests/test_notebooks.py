@@ -122,6 +122,44 @@ def test_a_figure_is_one_picture(execute: Any, first: str) -> None:
     assert text(found[7]) == f"{bool(first)}\n"
 
 
+def run(execute: Any, *cells: str, fails: bool = False) -> list[list[Any]]:
+    """What the cells show, after one that loads a model. fails: the last one raises an error."""
+    load = "from pellucid import Model\nmodel = Model.load('smollm2-135m', progress=False)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in (load, *cells)])
+    if fails:
+        notebook.cells[-1].metadata.tags = ["raises-exception"]
+    return outputs(execute(notebook))[1:]
+
+
+def test_a_stream_shows_its_whole_completion(execute: Any) -> None:
+    """In one place, which text/plain shows as well; the value of the cell is the stream, which has the result."""
+    asks = "max_tokens=8, temperature=0"
+    said, ended, several, plain, whole = run(
+        execute,
+        f"model.stream('The capital of France is', logprobs=1, {asks})",
+        "print(_.result().text)",
+        f"model.stream(['The capital of Italy is', 'The capital of Japan is'], {asks})",
+        f"model.generate('The capital of France is', logprobs=1, {asks})",
+        f"stream = model.chat([{{'role': 'user', 'content': 'Hi'}}], stream=True, {asks})\nnext(stream)\nstream",
+    )
+    ((shown,), (expected,), (both,), (chat,)) = map(data, (said, plain, several, whole))
+    assert shown["text/html"] == expected["text/html"] and " Paris" in shown["text/html"]
+    assert shown["text/plain"] == "<Stream: 8 tokens so far>"
+    assert text(ended).startswith(" Paris")
+    assert both["text/html"].index(" Rome") < both["text/html"].index(" Tokyo")
+    assert "finish reason: length" in chat["text/html"]
+    assert [text(one, "stderr") for one in (said, several, plain, whole)] == [""] * 4
+
+
+def test_a_stream_that_is_interrupted_shows_what_there_is(execute: Any) -> None:
+    """And the model is free."""
+    interrupt = "import os, signal, threading\nthreading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()"
+    (found,) = run(execute, f"{interrupt}\nmodel.stream('Once upon a time', max_tokens=4000, stop=[])", fails=True)
+    ((shown,), (error,)) = data(found), [one for one in found if one.output_type == "error"]
+    assert error.ename == "KeyboardInterrupt"
+    assert "column-reverse" in shown["text/html"] and len(shown["text/html"]) > 300
+
+
 def test_readme(execute: Any) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(readme("pellucid.look"))])
     ((shown,),) = map(data, outputs(execute(notebook)))

@@ -9,16 +9,31 @@ marks that change the direction of text) is spelled out.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pellucid.errors import one_line, shown
 
-__all__ = ["BLUE", "MOST_BYTES", "ORANGE", "PURPLE", "STRONGEST", "Cell", "Fragment", "Shown", "count", "token"]
+__all__ = [
+    "BLUE",
+    "LATEST",
+    "MOST_BYTES",
+    "ORANGE",
+    "PURPLE",
+    "STRONGEST",
+    "Cell",
+    "Fragment",
+    "Shown",
+    "count",
+    "in_notebook",
+    "token",
+]
 
 MOST_BYTES = 200_000  # of a fragment, in UTF-8
 RESERVE = 4_000  # of these, for what closes blocks and says what was left out
 MOST_LINES = 60  # of plain text
+LATEST = 20_000  # characters shown of a text that still grows: it is sent again and again
 MOST_PIECE = 200  # characters shown of a token or a cell
 BLUE, ORANGE, PURPLE = (0, 114, 178), (230, 159, 0), (140, 90, 200)
 FULL_BITS = 12.0  # of surprise: a full shade
@@ -30,7 +45,10 @@ _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;",
 # Jupyter would otherwise typeset what stands between dollar signs as a formula.
 _ROOT = '<div class="tex2jax_ignore mathjax_ignore">'
 _SCROLL = "max-height:30em;overflow:auto"
-_STRIP = f'<div style="{_SCROLL};white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7">'
+_WRAP = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7"
+_STRIP = f'<div style="{_SCROLL};{_WRAP}">'
+# A reversed column is scrolled to its end, without a script.
+_GROWING = f'<div style="{_SCROLL};display:flex;flex-direction:column-reverse"><div style="{_WRAP}">'
 _TABLE = f'<div style="{_SCROLL}"><table style="border-collapse:separate;border-spacing:.8em 0">'
 
 
@@ -58,10 +76,14 @@ class Fragment:
         """A line of explanation."""
         self._add(f'<div style="opacity:.8;margin:.4em 0">{_line(text)}</div>')
 
-    def text(self, text: str) -> None:
-        """A text with its line breaks."""
+    def text(self, text: str, grows: bool = False) -> None:
+        """A text with its line breaks. grows: its end is in view, and of what comes before, LATEST characters."""
+        if grows and len(text) > LATEST:
+            self.note(f"{len(text) - LATEST:,} characters before these are shown at the end.")
+            text = text[-LATEST:]
         parts = (_text(text[i : i + MOST_PIECE]) for i in range(0, len(text), MOST_PIECE))
-        self._block(_STRIP, parts, "</div>", f"parts of {MOST_PIECE} characters")
+        start, end = (_GROWING, "</div></div>") if grows else (_STRIP, "</div>")
+        self._block(start, parts, end, f"parts of {MOST_PIECE} characters")
 
     def tokens(self, cells: Iterable[Cell]) -> None:
         """Tokens as one text, each shaded; a line break is visible."""
@@ -119,6 +141,12 @@ class Shown:
             left = len(lines) - MOST_LINES + 2
             lines[MOST_LINES - 2 : -1] = [f"... {left} lines are not shown here; print() shows all"]
         printer.text("\n".join(lines))
+
+
+def in_notebook() -> bool:
+    """Whether this is a kernel of Jupyter. IPython is not imported for it."""
+    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return get_shell is not None and hasattr(get_shell(), "kernel")
 
 
 def count(n: int, name: str) -> str:

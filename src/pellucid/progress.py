@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pellucid.errors import WrongType, shown
+from pellucid.markup import in_notebook
 
 if TYPE_CHECKING:
     from pellucid.weights.store import Progress
@@ -27,7 +27,7 @@ def reporting(progress: Any) -> Iterator[Progress | None]:
             raise WrongType("progress", f"={shown(progress)}: {expected}, not {type(progress).__name__}")
         yield progress
         return
-    tqdm = _tqdm(needed=progress is True) if progress or (progress is None and _in_notebook()) else None
+    tqdm = _tqdm(needed=progress is True) if progress or (progress is None and in_notebook()) else None
     if tqdm is None:
         yield None
         return
@@ -58,12 +58,6 @@ class _Bars:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-def _in_notebook() -> bool:
-    """Whether this is a kernel of Jupyter. IPython is not imported for it."""
-    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
-    return get_shell is not None and hasattr(get_shell(), "kernel")
 
 
 def _tqdm(needed: bool) -> Any:

@@ -246,8 +246,9 @@ class Completion(Shown):
         if self.dropped:
             fragment.note(f"{count(self.dropped, 'message')} of the conversation left out, to fit the context.")
         fragment.note(f"{after} The stronger its colour, the more probable a token was." if self.logprobs else after)
-        if self.text != "".join(one.piece for one in self.logprobs):  # a character of several tokens, a stop string
-            fragment.text(self.text)
+        # Not what the tokens say: reasoning, calls, a character of several tokens, a stop string.
+        if not self.logprobs or self.text != "".join(one.piece for one in self.logprobs):
+            _draw_said(fragment, self.reasoning, self.text, self.tool_calls)
         fragment.tokens(token(*one) for one in (*self.logprobs, *([] if self.end is None else [self.end])))
 
     def to_dict(self) -> dict[str, Any]:
@@ -298,6 +299,14 @@ class Gathered:
         self.logprobs += piece.logprobs
         self.last = piece
 
+    def draw(self, fragment: Fragment) -> None:
+        """The whole completion, or what there is before its last piece."""
+        done = self.completion()
+        if done is not None:
+            done._draw(fragment)
+            return
+        _draw_said(fragment, "".join(self.reasoning), "".join(self.text), joined(self.calls), grows=True)
+
     def completion(self) -> Completion | None:
         """The whole completion; None before the last piece."""
         last, seed = self.last, self.options.seed
@@ -321,6 +330,17 @@ class Gathered:
             reasoning_tokens=last.reasoning_tokens,
             echoed=self.echoed,
         )
+
+
+def _draw_said(fragment: Fragment, reasoning: str, text: str, calls: Sequence[ToolCall], grows: bool = False) -> None:
+    """An answer; grows: that is not whole yet."""
+    if reasoning:
+        fragment.note("Reasoning:")
+        fragment.text(reasoning, grows)
+        fragment.note("Answer:")
+    fragment.text(text, grows)
+    if calls:
+        fragment.table(("tool", "arguments"), [(call.name, call.arguments) for call in calls], what="calls")
 
 
 def joined(deltas: Iterable[ToolCallDelta]) -> tuple[ToolCall, ...]:

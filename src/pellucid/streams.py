@@ -7,7 +7,9 @@ from contextlib import suppress
 from types import GeneratorType
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
+from pellucid.display import follow
 from pellucid.errors import BatchError, ClosedError, ContextBusyError
+from pellucid.markup import Fragment, in_notebook
 from pellucid.results import Completion, Gathered, Piece
 
 if TYPE_CHECKING:
@@ -82,7 +84,16 @@ class _Running(Iterator[Item], Generic[Item]):
         if self._failure is not None:
             raise self._failure
 
+    def _ipython_display_(self) -> None:
+        """In a notebook, takes all items that are left and shows what comes, then the whole."""
+        if not in_notebook():
+            raise NotImplementedError  # IPython then shows the repr
+        follow(self, self._draw, self.__repr__)
+
     def _add(self, item: Item) -> None:
+        raise NotImplementedError
+
+    def _draw(self, fragment: Fragment) -> None:
         raise NotImplementedError
 
     def _failed(self, error: Exception) -> Exception:
@@ -94,6 +105,8 @@ class Stream(_Running[Piece]):
     ``chat(stream=True)``.
 
     A context manager, which closes it at the end. A context is in use until its stream ends or is closed.
+
+    As the last value of a notebook's cell, it shows its text as that comes, then the whole Completion.
     """
 
     def __init__(
@@ -128,13 +141,16 @@ class Stream(_Running[Piece]):
     def _add(self, item: Piece) -> None:
         self._gathered.add(item)
 
+    def _draw(self, fragment: Fragment) -> None:
+        self._gathered.draw(fragment)
+
 
 class BatchStream(_Running[tuple[int, Piece]]):
     """Generations from several prompts in the same passes: an iterator of (index, :class:`Piece`), made by ``stream``
     of several prompts. With ``n``, the completions of the first prompt come first in the order of indices.
 
     A context manager, which closes it at the end. If some of the prompts fail, the others continue; at the end,
-    iterating raises a BatchError.
+    iterating raises a BatchError. A notebook shows it as a :class:`Stream`.
     """
 
     def __init__(
@@ -160,6 +176,11 @@ class BatchStream(_Running[tuple[int, Piece]]):
     def _add(self, item: tuple[int, Piece]) -> None:
         index, piece = item
         self._gathered[index].add(piece)
+
+    def _draw(self, fragment: Fragment) -> None:
+        for index, one in enumerate(self._gathered):
+            fragment.heading(str(index))
+            one.draw(fragment)
 
     def _failed(self, error: Exception) -> Exception:
         if isinstance(error, BatchError):
