@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 url, name, expected = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 prompt = "Name three colours."
-common = {"model": name, "base_url": url, "api_key": "none", "custom_openai": True, "temperature": 0}
+common = {"model": name, "base_url": url, "api_key": "none", "temperature": 0}
 
 
 class Person(BaseModel):
