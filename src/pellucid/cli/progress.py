@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +15,15 @@ from pellucid.weights.store import size
 __all__ = ["progress"]
 
 _NARROW = 60  # columns; below, the bar says only what is done, not of what
+_DUMB = ("dumb", "unknown")  # terminals that erase nothing: the bar would leave a line behind
 _PATIENCE = 0.5  # seconds: shorter work shows no bar, and does not import what draws one
 
 
 @contextmanager
 def progress(first: str = "") -> Iterator[Callable[[int, int, str], None] | None]:
-    """Yields a callback (bytes done, bytes in all, what), or None where stderr is not a terminal and there is nothing
-    to say first. The bar disappears at the end. first: a line for stderr when the work begins."""
-    shows = sys.stderr is not None and sys.stderr.isatty()
+    """Yields a callback (bytes done, bytes in all, what), or None where stderr is no terminal that can erase a line and
+    there is nothing to say first. The bar disappears at the end. first: a line for stderr when the work begins."""
+    shows = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in _DUMB
     if not (shows or first):
         yield None
         return
