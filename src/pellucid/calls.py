@@ -243,15 +243,22 @@ class Calls:
             cache_salt=cache_salt,
         )
 
-    def drive(self, *, max_waiting: Integer | None = None, max_wait: Number | None = None) -> None:
+    def drive(
+        self,
+        *,
+        max_waiting: Integer | None = None,
+        max_wait: Number | None = None,
+        max_waiting_tokens: Integer | None = None,
+    ) -> None:
         """Starts a thread that computes what is submitted, until the model is closed; the first ``await`` of a request
         does that, too. Without it, the threads that wait for results compute them. May be called again.
 
         max_waiting: :meth:`submit` raises QueueFullError where more requests than this would wait. max_wait: and where
-        computing the prompts that wait would take more than this many seconds, as measured. Default: no limit. One
-        request of a key that has none waiting, where others have, is not refused.
+        computing the prompts that wait would take more than this many seconds, as measured; max_waiting_tokens: and
+        where these have more tokens. Default: no limit. One request of a key that has none waiting, where others have,
+        is not refused.
         """
-        start.drive(self.core, max_waiting, max_wait)
+        start.drive(self.core, max_waiting, max_wait, max_waiting_tokens)
 
     def stats(self) -> Stats:
         """The requests of the model now, and what it computed for them since it was loaded -> :class:`Stats`."""

@@ -250,6 +250,9 @@ def test_a_request_whose_time_is_up(lone: Model) -> None:
         assert b" 504 " in answer and b'"code":"timeout"' in answer
         answer = server.exchange(request({**body, "stream": True}, more=CLOSE))
         assert b" 200 OK" in answer and b'data: {"error":' in answer and b'"code":"timeout"' in answer
+        shown = server.exchange(f"GET /metrics HTTP/1.1\r\nHost: localhost\r\n{CLOSE}\r\n".encode())
+        assert b'rejected_total{model="m",reason="timeout"} 2.0' in shown
+        assert b"request_success_total{" not in shown  # nor are they counted as answered
         assert b"[DONE]" not in answer
         other = lone.submit("Once", key=ANYONE.name, ignore_eos=True, max_tokens=1500, n=8, ahead=10**6)
         answer = server.exchange(request({**body, "stream": True}, more=CLOSE))  # it waits until then
@@ -259,6 +262,24 @@ def test_a_request_whose_time_is_up(lone: Model) -> None:
         server.settled()
         server.until(lambda: not lone.stats().cache_bytes_used)
         assert metric(server, "requests_running") == 0
+
+
+def test_prompt_tokens_that_wait(lone: Model) -> None:
+    """A prompt that has more of them than may wait is computed where none waits."""
+    long = request({"prompt": [7] * 200, "max_tokens": 1}, more=CLOSE)
+    with running(lone, waiting_tokens=50) as server:
+        for _ in range(2):
+            assert b" 200 OK" in server.exchange(long)
+        other = lone.submit("Once", key=ANYONE.name, ignore_eos=True, max_tokens=1500, ahead=10**6)
+        next(other)
+        with server.connect() as waiting:
+            waiting.sendall(long)
+            server.until(lambda: lone.stats().waiting == 1)
+            answer = server.exchange(long)
+            assert b" 429 " in answer and b"retry-after: " in answer
+            other.cancel()
+            assert b" 200 OK" in rest(waiting)
+        server.settled()
 
 
 def test_silence_is_filled(lone: Model) -> None:

@@ -52,7 +52,8 @@ class Requests:
         self.reuse = reuse
         self._new_lock = lock
         self.new_event = event
-        self.max_waiting = self.max_wait = math.inf  # requests; seconds of computing that the waiting prompts take
+        self.max_waiting = self.max_waiting_tokens = math.inf  # requests; tokens of their prompts
+        self.max_wait = math.inf  # seconds of computing that these take
         self._cost = Cost()
         self._costs: dict[str, Cost] = {"prompt": self._cost}  # of the passes of calls, by their kind
         self.preemptions = self.prompt_tokens = self.generated = self.prefix_queries = self.prefix_hits = 0
@@ -82,22 +83,24 @@ class Requests:
         self.arrived()
 
     def check_room(self, requests: int, tokens: int, key: str = "") -> None:
-        """Raises QueueFullError where as many requests, of so many tokens in all, would have to wait longer than
-        they may. One may, of a key that has none waiting where others have: these must not keep it away."""
+        """Raises QueueFullError where as many requests, of so many tokens in all, would have to wait and must not. One
+        may, of a key that has none waiting where others have: these must not keep it away."""
         with self._lock:
             if requests == 1 and self._waiting and not any(one.key[1] == key for one in self._waiting):
                 return
             free = self._sequences - len(self._running)
             waiting = len(self._waiting) + requests - max(free, 0)
             lacking = sum(len(one.job.tokens) for one in self._waiting)
-            works = [one for one in self._running if one.job.sequence is not None]
-            lacking += sum(max(len(one.job.tokens) - one.job.sequence.length, 0) for one in works)
+            for job in (one.job for one in self._running if one.job.sequence is not None):
+                rows = len(job.tokens) - job.sequence.length
+                lacking += rows if rows > 0 and not job.fresh(rows) else 0
             busy = bool(self._waiting or self._running)
         found = self._cost.seconds()
         seconds = 0.0 if found is None else (lacking + tokens) * (found.row + found.each / 256)
         if not busy:
             return
-        if waiting > self.max_waiting or (lacking and seconds > self.max_wait):
+        many = seconds > self.max_wait or lacking + tokens > self.max_waiting_tokens
+        if waiting > self.max_waiting or (lacking and many):
             raise QueueFullError(retry_after=round(max(1.0, min(seconds, self.max_wait)), 1))
 
     def decodes(self) -> bool:

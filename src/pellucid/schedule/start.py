@@ -150,13 +150,16 @@ def submit(
     return request
 
 
-def drive(core: Core, max_waiting: Any, max_wait: Any) -> None:
+def drive(core: Core, max_waiting: Any, max_wait: Any, max_waiting_tokens: Any) -> None:
     """``Model.drive``."""
     waiting = math.inf if max_waiting is None else checks.integer("max_waiting", max_waiting, 0)
     wait = math.inf if max_wait is None else checks.number("max_wait", max_wait, 0)
+    tokens = math.inf
+    if max_waiting_tokens is not None:
+        tokens = checks.integer("max_waiting_tokens", max_waiting_tokens, 0)
     core.decoder()
     scheduler = of(core)
-    scheduler.max_waiting, scheduler.max_wait = waiting, wait
+    scheduler.max_waiting, scheduler.max_wait, scheduler.max_waiting_tokens = waiting, wait, tokens
     scheduler.start_driver()
 
 

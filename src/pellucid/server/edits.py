@@ -64,7 +64,7 @@ class EditedModels:
                     one.last = time.monotonic()
                     return one
         made = Edited(key, hosted, model, Changes(model, hosted.name, given), text)
-        made.model.drive(max_waiting=self._limits.waiting, max_wait=self._limits.waiting_seconds)
+        made.model.drive(**self._limits.queue())
         with self._lock:
             idle = [one for one in self._kept.values() if not one.uses]
             idle.sort(key=lambda one: (not one.gone, one.last))

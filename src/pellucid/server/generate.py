@@ -216,7 +216,6 @@ class Answer:
         for work in given:
             self.requests.append(await self.service.text(work, lambda request: request.cancel()))
         self.running.requests = self.requests
-        self.service.check_tokens()
 
     # ---- the prompt in front ----------------------------------------------------------------------------------
 

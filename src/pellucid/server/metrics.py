@@ -95,7 +95,7 @@ class Metrics:
         if record.prompt:
             counts.prompt.inc(record.prompt)
             counts.queue.observe(record.queued)
-        if record.finish:
+        if record.finish and not record.reason and not record.disconnected:
             self._success.labels(name, record.finish).inc()
             counts.whole.observe(record.ended - record.begun)
 

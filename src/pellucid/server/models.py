@@ -72,7 +72,7 @@ class Hosted:
         self.info = model.info()
         self.fingerprint = fingerprint(self.info)
         try:
-            model.drive(max_waiting=limits.waiting, max_wait=limits.waiting_seconds)
+            model.drive(**limits.queue())
         except UnsupportedModelError:  # it generates nothing, and may give embeddings
             self.generates = False
         self.loads += 1

@@ -153,14 +153,6 @@ class Service:
             raise Failure(400, text, code="priority_not_allowed", param="priority")
         return asked
 
-    def check_tokens(self) -> None:
-        """Raises Failure (429) where more prompt tokens wait than may."""
-        most = self.settings.limits.waiting_tokens
-        if most is not None:
-            waiting = sum(one.prompt_tokens for one in self.running if one.waits)
-            if waiting > most:
-                raise busy(429, f"{waiting} prompt tokens wait, of at most {most}", "queue_full", 5)
-
     # ---- threads ----------------------------------------------------------------------------------------------
 
     async def text(self, work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pellucid.openai.limits import Limits as RequestLimits
 from pellucid.openai.limits import Rules
@@ -31,6 +31,14 @@ class Limits(RequestLimits):
     load_seconds: float = 120.0  # that a request waits for its model to be loaded
     ping_seconds: float = 15.0
     text_threads: int = 2
+
+    def queue(self) -> dict[str, Any]:
+        """What may wait, for ``Model.drive``."""
+        return {
+            "max_waiting": self.waiting,
+            "max_wait": self.waiting_seconds,
+            "max_waiting_tokens": self.waiting_tokens,
+        }
 
 
 @dataclass(frozen=True, slots=True)
