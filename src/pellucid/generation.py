@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from pellucid import _engine, checks, log, observers, sampling
 from pellucid.bound import Bound, Guesses
 from pellucid.core import Core
-from pellucid.errors import ContextFullError, TokenizerError
+from pellucid.errors import ContextFullError, TokenizerError, WrongValue
 from pellucid.guide import Guide
 from pellucid.options import TEMPLATE_DEFAULTS
 from pellucid.reply import Asked, Reply, Spoken, for_template
@@ -138,9 +138,12 @@ class Job:
     def __post_init__(self) -> None:
         o = self.options
         self.core.check_ids(o.stop_ids, "stop_ids", empty=True)
-        self.core.check_ids(o.logit_bias, "token ids of logit_bias", empty=True)
+        vocab = self.core.config.vocab
+        if max(o.logit_bias, default=0) >= vocab:
+            limits = f"token ids go from 0 to {vocab - 1} (vocabulary size {vocab})"
+            raise WrongValue("logit_bias", f"[{max(o.logit_bias)}]: {limits}")
         bias = {**dict.fromkeys(self.core.facts.suppressed, -math.inf), **o.logit_bias}
-        if list(bias.values()).count(-math.inf) == self.core.config.vocab:
+        if list(bias.values()).count(-math.inf) == vocab:
             raise ValueError("logit_bias forbids every token")
         structure = o.structure()
         self.bound = self._bound(structure)

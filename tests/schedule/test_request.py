@@ -238,6 +238,20 @@ def test_a_time_that_runs_out(model: Model, driven: bool) -> None:
     assert isinstance(done, Completion) and done.finish_reason == "cancelled" and request.stats.expired
 
 
+@pytest.mark.parametrize("way", ["cancelled", "expired"])
+def test_times_of_one_that_ends_before_its_first_pass(path: Path, way: str) -> None:
+    with Model.load(path, threads=1, sequences=1) as model:
+        first = model.submit([1], ahead=500, **{**OPTIONS, "max_tokens": 400})
+        next(first)
+        waiting = model.submit([2], timeout=0.01 if way == "expired" else None, **OPTIONS)
+        time.sleep(0.02)
+        waiting.cancel() if way == "cancelled" else next(waiting)
+        queued = waiting.stats.queued
+        time.sleep(0.02)
+        assert waiting.done and 0 < waiting.stats.queued == queued
+        first.cancel()
+
+
 @pytest.mark.parametrize("driven", [False, True])
 def test_result_waits_so_long(model: Model, driven: bool) -> None:
     if driven:
@@ -245,8 +259,11 @@ def test_result_waits_so_long(model: Model, driven: bool) -> None:
     request = model.submit([1], **{**OPTIONS, "max_tokens": 400})
     with pytest.raises(TimeoutError):
         request.result(timeout=0.01)
-    done = request.result(timeout=60)
+    done = request.result(timeout=1e11)
     assert isinstance(done, Completion) and len(done.ids) == 400
+    for wrong, error in ((-1, ValueError), (float("inf"), ValueError), ("1", TypeError)):
+        with pytest.raises(error, match="timeout="):
+            request.result(timeout=wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("driven", [False, True])

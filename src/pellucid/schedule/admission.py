@@ -165,9 +165,10 @@ class Requests:
     def leave(self, works: Iterable[Work], then: Callable[[], None] | None = None, *, free: bool = False) -> None:
         """Ends requests, wherever they are. then: called when no pass uses them any more, which may be at once. free:
         whether their sequences are dropped before. Never waits, so that a finalizer may call it."""
-        mine = list(works)
+        mine, now = list(works), time.monotonic()
         for work in mine:
             work.gone = True
+            work.ended = work.ended or now
         self._left.append((mine, then, free))
         self._sweep()
 
@@ -391,6 +392,7 @@ class Requests:
         queue.remove(work)
         drop(work)  # its reader may come late
         work.expired = True
+        work.ended = time.monotonic()
         self._tell(work)
 
     def _limits(self, works: list[Work], wants: list[Want], room: int, elsewhere: float | None) -> tuple[int, int]:

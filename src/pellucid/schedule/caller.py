@@ -115,6 +115,7 @@ class Work:
         "cuts",
         "deadline",
         "drafts",
+        "ended",
         "expired",
         "failure",
         "gone",
@@ -174,6 +175,7 @@ class Work:
         self.told = 0  # results that its caller knows of
         self.submitted = time.monotonic()
         self.started: float | None = None
+        self.ended: float | None = None  # when it was left, or its time was up
 
     def hold(self) -> None:
         """No guesses for a while."""

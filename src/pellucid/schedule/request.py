@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from pellucid import checks
 from pellucid.errors import BatchError, PellucidError
 from pellucid.generation import Job
 from pellucid.results import Completion, Gathered, Piece
@@ -88,16 +89,20 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
     @property
     def stats(self) -> RequestStats:
         """What became of it so far."""
-        now, works = time.monotonic(), self._works
+        works, now = self._works, time.monotonic()
+        ends = [work.ended or now for work in works]
         drafted, accepted = (sum(getattr(_job(work), name) for work in works) for name in ("drafted", "accepted"))
         first = min((work.started for work in works if work.started is not None), default=None)
-        queued = (now if first is None else first) - works[0].submitted
+        queued = (max(ends) if first is None else first) - works[0].submitted
         return RequestStats(
             queued=max(queued, 0.0),
             cached=sum(work.cached for work in works),
             prefilled=max(sum(work.rows - max(len(work.job.drawn) - 1, 0) for work in works) - (drafted - accepted), 0),
             preempted=sum(work.preempted for work in works),
-            preempted_seconds=sum(work.paused + (now - work.paused_at if work.paused_at else 0) for work in works),
+            preempted_seconds=sum(
+                work.paused + (max(end - work.paused_at, 0) if work.paused_at else 0)
+                for work, end in zip(works, ends, strict=True)
+            ),
             expired=any(work.expired for work in works),
             drafted=drafted,
             accepted=accepted,
@@ -152,16 +157,18 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
     def result(self, timeout: float | None = None) -> Completion | list[Completion]:
         """Waits for the whole completion; with n, for a list of them. What was read before is in it.
 
-        timeout: seconds, after which TimeoutError is raised; the request goes on. Raises what iterating raises.
+        timeout: seconds, after which TimeoutError is raised; the request goes on. Raises what iterating raises;
+        ValueError or TypeError for a wrong timeout.
         """
-        until = None if timeout is None else time.monotonic() + timeout
+        until = None if timeout is None else time.monotonic() + checks.number("timeout", timeout, 0)
         while self._read(until) is not None:
             pass
         return self._whole()
 
     def _read(self, until: float | None) -> Piece | None:
         """The next piece; None at the end."""
-        if not self._turn.acquire(timeout=-1 if until is None else max(until - time.monotonic(), 0)):
+        left = -1 if until is None else min(max(until - time.monotonic(), 0), threading.TIMEOUT_MAX)
+        if not self._turn.acquire(timeout=left):
             raise TimeoutError("the request is not done yet")
         try:
             while True:

@@ -156,8 +156,7 @@ def failure(error: BaseException, request_id: str, names: dict[str, str]) -> Fai
     if isinstance(error, Refused):
         return refused(error.argument, error.found, error.code)
     if isinstance(error, ArgumentError):
-        argument = error.argument.removeprefix("token ids of ")
-        text = _named(argument, names) + error.found
+        text = _named(error.argument, names) + error.found
         return Failure(400, one_line(text), param=_place(text), cause=error)
     if isinstance(error, GrammarError):
         return _grammar(error, names)
@@ -176,7 +175,8 @@ def failure(error: BaseException, request_id: str, names: dict[str, str]) -> Fai
     if isinstance(error, (ValueError, TypeError)) and not isinstance(error, PellucidError):
         place = _place(str(error))
         if place and re.split(r"[.\[]", place)[0] in _ARGUMENTS:
-            return Failure(400, one_line(str(error)), param=place, cause=error)
+            text = _named(str(error), names)
+            return Failure(400, one_line(text), param=_place(text), cause=error)
     if isinstance(error, (OutOfMemoryError, MemoryError)):
         return Failure(500, f"out of memory (request {request_id})", code="out_of_memory", cause=error)
     if isinstance(error, PellucidError):
