@@ -205,6 +205,15 @@ def test_expect_and_upgrade(server: Running) -> None:
 def test_http_1_0(server: Running) -> None:
     answer = server.exchange(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer
+    head = server.exchange(b"HEAD /health HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200") and head.endswith(b"\r\n\r\n")
+    body = {**SMALL, "stream": True, "max_tokens": 5}
+    older = server.exchange(request(body).replace(b"HTTP/1.1", b"HTTP/1.0")).partition(b"\r\n\r\n")
+    assert b"chunked" not in older[0] and b"content-length" not in older[0] and b"connection: close" in older[0]
+    assert older[2].startswith(b"data: ") and older[2].endswith(b"data: [DONE]\n\n")
+    newer = server.exchange(request(body, more="Connection: close\r\n"))
+    texts = [re.findall(rb'"text":"([^"]*)"', one) for one in (older[2], newer)]
+    assert texts[0] == texts[1] and len(texts[0]) > 3
 
 
 def test_most_connections(model: Model) -> None:

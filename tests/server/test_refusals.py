@@ -12,7 +12,7 @@ import pytest
 from pellucid import Model
 from pellucid.errors import PellucidError
 from pellucid.server import body as bodies
-from pellucid.server.access import Hosts, Key, read_keys
+from pellucid.server.access import Hosts, Key, is_host, is_origin, read_keys
 from pellucid.server.app import make_app
 from pellucid.server.failures import STATUSES, Failure
 from pellucid.server.gate import Gate
@@ -263,7 +263,7 @@ def test_hosts(app: Gate, host: str, status: int) -> None:
 def test_hosts_of_other_addresses() -> None:
     def allowed(hosts: Hosts, host: str) -> bool:
         try:
-            hosts.check({"host": [host]}, "1.1")
+            hosts.check({"host": [host]})
         except Failure:
             return False
         return True
@@ -279,6 +279,16 @@ def test_hosts_of_other_addresses() -> None:
     one = Hosts("10.1.2.3", ())
     assert allowed(one, "10.1.2.3:8080") and not allowed(one, "10.1.2.4:8080")
     assert allowed(Hosts("", ()), "anything.example")  # a Unix socket
+    for name in ("models.example", "Models.example.", "a_b", "10.1.2.3", "2001:db8::1"):
+        assert is_host(name) and allowed(Hosts("10.1.2.4", (name,)), f"[{name}]:80" if ":" in name else f"{name}:80")
+    for origin in (
+        "http://localhost:3000",
+        "http://[::1]:8080",
+        "https://a-b.example",
+        "moz-extension://5f-0a",
+        "null",
+    ):
+        assert is_origin(origin), origin
 
 
 KEYS = (Key.of("sk-alice", "alice", -2), Key.of("sk-bob", "bob"))

@@ -190,6 +190,13 @@ def serve(
     loopback = unix is not None or access.is_loopback(host)
     if not loopback and not keys and not insecure:
         raise output.UsageError(f"--host={host}: others can reach it; give --key-file, PELLUCID_API_KEY or --insecure")
+    for one in allow_host or ():
+        if not access.is_host(one):
+            raise output.UsageError(f"--allow-host={one_line(one, 80)}: expected a name or an address, without a port")
+    for one in cors_origin or ():
+        if not access.is_origin(one):
+            expected = "expected an origin as browsers send it, such as https://example.org"
+            raise output.UsageError(f"--cors-origin={one_line(one, 80)}: {expected}")
     if default_model is not None and default_model not in names:
         raise output.UsageError(f"--default-model={default_model}: expected one of {', '.join(names)}")
     if not 0 <= port <= 65535:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pellucid.errors import PellucidError, one_line
 from pellucid.server.failures import Failure
 
-__all__ = ["Hosts", "Key", "Keys", "is_loopback", "read_keys"]
+__all__ = ["Hosts", "Key", "Keys", "is_host", "is_loopback", "is_origin", "read_keys"]
 
 MOST_BYTES = 1 << 20  # of a file of keys
 _COMMENT = re.compile(rb"(?:^|\s)#")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,16 @@ def is_loopback(host: str) -> bool:
     return address is not None and address.is_loopback
 
 
+def is_host(name: str) -> bool:
+    """Whether a Host header may have this name or address."""
+    return _address(name) is not None or (":" not in name and _name(name) is not None)
+
+
+def is_origin(text: str) -> bool:
+    """Whether a browser may send this as the origin of a page: a scheme and a host in lower case, without a path."""
+    return text == "null" or _ORIGIN.fullmatch(text) is not None
+
+
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(host)
@@ -143,7 +154,7 @@ class Hosts:
             self._names.add(socket.gethostname().lower())
         self._unchecked = not bound
 
-    def check(self, headers: Mapping[str, list[str]], version: str) -> None:
+    def check(self, headers: Mapping[str, list[str]]) -> None:
         """Raises Failure for a wrong name."""
         given = headers.get("host", [])
         if self._unchecked:

@@ -61,7 +61,7 @@ class Gate:
             self._service.ended(record)
 
     async def _pass(self, scope: Scope, receive: Receive, out: _Out, headers: dict[str, list[str]]) -> None:
-        self._hosts.check(headers, scope.get("http_version", "1.1"))
+        self._hosts.check(headers)
         asks = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
         if asks and headers.get("origin", [""])[0] in self._origins:
             await out(_start(204, [(b"access-control-allow-methods", METHODS), (b"access-control-max-age", b"600")]))

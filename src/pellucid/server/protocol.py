@@ -14,7 +14,7 @@ import time
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from pellucid.server.failures import Failure, busy
 from pellucid.server.record import Record
@@ -73,6 +73,21 @@ class _Parser:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._parser, name)
+
+
+class _Unframed(RequestResponseCycle):  # type: ignore[misc]  # Any where uvicorn is not installed
+    """An answer in HTTP/1.0, which knows no chunks: one without a length ends where the connection is closed."""
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            if all(name != b"content-length" for name, _ in message["headers"]):
+                self.scope = {**self.scope, "method": "HEAD"}  # uvicorn then frames and writes no body
+        elif self.scope["method"] == "HEAD":
+            if self.flow.write_paused and not self.disconnected:
+                await self.flow.drain()
+            if not self.disconnected:
+                self.transport.write(message.get("body", b""))
+        await super().send(message)
 
 
 def _full() -> Failure:
@@ -193,6 +208,8 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
         self._header_since, self._header_begins = None, False
         self._body_since = time.monotonic()
         super().on_headers_complete()
+        if self.scope["http_version"] == "1.0" and self.scope["method"] != "HEAD":
+            self.cycle.__class__ = _Unframed
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         self._cycles.append(self.cycle)
 
