@@ -78,6 +78,8 @@ class _Parser:
 class _Unframed(RequestResponseCycle):  # type: ignore[misc]  # Any where uvicorn is not installed
     """An answer in HTTP/1.0, which knows no chunks: one without a length ends where the connection is closed."""
 
+    scope: Any
+
     async def send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
             if all(name != b"content-length" for name, _ in message["headers"]):
