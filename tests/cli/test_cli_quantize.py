@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.making.test_convert import bpe
 from tests.quantize.models import write
+from tests.reference import tiny
 
 from .conftest import Run
 
@@ -47,8 +49,46 @@ def test_wrong_options(call: Run, source: Path, tmp_path: Path, options: list[st
 def test_targets_that_must_stay(call: Run, source: Path, tmp_path: Path) -> None:
     there = tmp_path / "there.gguf"
     there.write_bytes(b"mine")
-    for target, message in ((there, b"--force"), (source, b"the model that is read"), (tmp_path, b"a folder")):
+    for target, message in ((there, b"--force"), (source, b"a file that is read"), (tmp_path, b"a folder")):
         done = call("quantize", str(source), str(target), "--type", "Q8_0")
         assert done.returncode == 2
         assert message in done.stderr
     assert there.read_bytes() == b"mine"
+
+
+def test_a_folder_that_takes_no_file_is_found_at_once(call: Run, source: Path, tmp_path: Path) -> None:
+    """Before a model is loaded or anything is computed: the model here is none."""
+    none = tmp_path / "none.gguf"
+    none.write_bytes(b"no model")
+    for command in (
+        ["imatrix", none, source],
+        ["quantize", none],
+        ["convert", tmp_path],
+        ["embed", "text", "-m", none, "-o"],
+    ):
+        done = call(*map(str, command), str(tmp_path / "missing" / "out.npy"))
+        assert (done.returncode, b"there is no folder" in done.stderr) == (1, True), done.stderr
+
+
+def test_what_is_read_is_not_replaced(call: Run, tmp_path: Path) -> None:
+    """With --force: importances, the text, a folder's weights."""
+    folder = bpe(None, tiny.write_folder(tiny.Tiny(name="x", seed=4, vocab=700), tmp_path / "folder"))
+    (text := tmp_path / "text.txt").write_text("Some words to run. " * 20)
+    out = tmp_path / "im.gguf"
+    assert call("imatrix", str(folder), str(text), str(out), "--chunk", "16").returncode == 0
+    weights = folder / "model.safetensors"
+    for command, target in (
+        (["imatrix", folder, text, text], text),
+        (["convert", folder, out, "--imatrix", out], out),
+        (["convert", folder, weights], weights),
+    ):
+        before = target.read_bytes()
+        done = call(*map(str, command), "--force")
+        assert done.returncode != 0 and b"that is read" in done.stderr, done.stderr
+        assert target.read_bytes() == before
+
+
+def test_imatrix_names_its_own_options(call: Run, source: Path, tmp_path: Path) -> None:
+    (text := tmp_path / "text.txt").write_text("Some words to run. " * 20)
+    done = call("imatrix", str(source), str(text), str(tmp_path / "im.gguf"), "--chunk", "1000000")
+    assert done.returncode == 2 and b"--chunk=1000000: the model was made for" in done.stderr

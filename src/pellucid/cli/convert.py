@@ -46,7 +46,7 @@ def convert(
     path = weights.locate("folder", folder)
     if not os.path.isdir(path):
         raise output.UsageError(f"{path}: this is not a folder; `pellucid quantize` takes GGUF files")
-    options.check_target(out, path, force)
+    options.check_target(out, force, path, imatrix)
     importances = None if imatrix is None else read_importances(imatrix)
     count = options.thread_count(threads)
     with progress() as bar, options.naming("imatrix"):

@@ -60,6 +60,8 @@ def embed(
         raise output.UsageError("--output takes the place of --json; give one of them")
     if out is not None and not out.endswith(".npy"):
         raise output.UsageError(f"--output={out}: expected the name of a .npy file")
+    if out is not None:
+        options.check_place(out)
     known: Any = pooling  # one that is not known is the library's error
     with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
         with options.naming("pooling", "dimensions", "instruction"):

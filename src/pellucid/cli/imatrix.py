@@ -41,13 +41,14 @@ def imatrix(
     from pellucid.look.importance import importances
     from pellucid.weights.importance import write_importances
 
-    options.check_target(out, model, force)
+    options.check_target(out, force, model, text)
     if text == "-":
         content = options.read_text(text)
     else:
         with open(text, "rb") as opened:
             content = options.read_all(opened, text)
-    with options.load(model, threads=threads, context=chunk, isa=isa) as loaded:
+    with options.load(model, threads=threads, context=chunk, isa=isa, flags={"context": "--chunk"}) as loaded:
+        options.check_target(out, force, loaded.info().path)  # which a name may stand for
         core = loaded.core
         tokenizer = core.need_tokenizer()
         size = chunk or min(512, loaded.context_length)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,6 +41,7 @@ __all__ = [
     "Share",
     "Threads",
     "announcement",
+    "check_place",
     "check_target",
     "load",
     "naming",
@@ -199,14 +201,15 @@ _FLAGS = {
 
 
 @contextmanager
-def naming(*names: str) -> Iterator[None]:
-    """An argument of these names that the library refuses becomes a usage error under the option's name as typed."""
+def naming(*names: str, **flags: str) -> Iterator[None]:
+    """An argument of these names that the library refuses becomes a usage error under the option's name as typed:
+    that of `flags`, where it differs."""
     try:
         yield
     except ArgumentError as error:
-        if error.argument not in (*names, *_FLAGS):
+        if error.argument not in (*names, *flags, *_FLAGS):
             raise
-        flag = _FLAGS.get(error.argument, "--" + error.argument.replace("_", "-"))
+        flag = {**_FLAGS, **flags}.get(error.argument, "--" + error.argument.replace("_", "-"))
         raise UsageError(flag + error.found) from None
 
 
@@ -231,9 +234,11 @@ def load(
     cache_bytes: str | None = None,
     checkpoints: str | None = None,
     share: bool = False,
+    flags: Mapping[str, str] = MappingProxyType({}),
     **options: Any,
 ) -> Model:
-    """Loads a model, with a progress bar on stderr where that is a terminal and loading takes a while."""
+    """Loads a model, with a progress bar on stderr where that is a terminal and loading takes a while. flags: as
+    `naming` takes them."""
     from pellucid.cli.progress import progress
     from pellucid.model import Model
 
@@ -241,7 +246,7 @@ def load(
         options["cache_bytes"] = nbytes("--cache-bytes", cache_bytes, least=1)
     if checkpoints is not None:
         options["checkpoints"] = nbytes("--checkpoints", checkpoints, least=1)
-    with naming(*options), progress(announcement(source)) as show:
+    with naming(*options, **flags), progress(announcement(source)) as show:
         try:
             return Model.load(source, progress=show, isa=isa, share=share or None, **options)
         except IsaError as error:
@@ -304,15 +309,26 @@ def speculation(no_speculate: bool, prediction: str | None) -> dict[str, Any]:
     return found
 
 
-def check_target(path: str, source: str, force: bool) -> None:
-    """Raises UsageError for a file that must not be written: the source itself, a folder, or, without `force`, one that
-    exists."""
+def check_place(path: str) -> None:
+    """Raises UsageError or PellucidError, before anything is computed, where no file of this name can be written."""
     if os.path.isdir(path):
         raise UsageError(f"{path}: this is a folder; expected the name of a file to write")
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise PellucidError(f"{path}: there is no folder {folder}")
+    if not os.path.exists(path) and not os.access(folder, os.W_OK):
+        raise PellucidError(f"{path}: no permission to write into {folder}")
+
+
+def check_target(path: str, force: bool, *sources: str | None) -> None:
+    """Raises UsageError for a file that must not be written: a source, or, without `force`, one that exists; and as
+    `check_place`."""
+    check_place(path)
     if not os.path.exists(path):
         return
-    if os.path.exists(source) and os.path.samefile(path, source):
-        raise UsageError(f"{path}: this is the model that is read; give another name")
+    for source in sources:
+        if source is not None and os.path.exists(source) and os.path.samefile(path, source):
+            raise UsageError(f"{path}: this is a file that is read; give another name")
     if not force:
         raise UsageError(f"{path} exists; --force replaces it")
 

@@ -36,7 +36,7 @@ def quantize(
     with options.naming("type"):
         mixture = check_mixture(type)
     path = weights.locate("model", model)
-    options.check_target(out, path, force)
+    options.check_target(out, force, path, imatrix)
     importances = None if imatrix is None else read_importances(imatrix)
     with weights.open_model(path) as file, progress() as bar:
         if not file.format.startswith("GGUF"):

@@ -171,8 +171,13 @@ def write_model(
     """Writes a GGUF file -> name of each tensor: its format there. format: a tensor's name -> its new format; None: it
     keeps its own. A tensor that is computed is made whole once, others are read a slice at a time.
 
-    Raises UnsupportedModelError for a type whose size is unknown, and what `parts` and write_gguf raise.
+    Raises UnsupportedModelError for a type whose size is unknown, ModelFileError for the path of a file that is
+    read, and what `parts` and write_gguf raise.
     """
+    if os.path.exists(path):
+        for file in {tensor.file for tensor in tensors.values()}:
+            if os.path.exists(file) and os.path.samefile(path, file):
+                raise ModelFileError("a file of the model that is read", file=os.fsdecode(path))
     planned = []
     for name, tensor in tensors.items():
         if tensor.type.startswith("ggml type"):
