@@ -102,7 +102,13 @@ def mixture(p: Plan, layer: int, h: int, e: Experts, act: str, scale: float = 1.
 
 def _choice(p: Plan, layer: int, n: int) -> int:
     name = f"blk.{layer}.exp_probs_b.bias"
-    return p.once(("vector", name), p.vectors, lambda: Vector(name, floats(p.tensor(name, (n,)))))
+
+    def make() -> Vector:
+        t = p.tensors.get(name)
+        row = t is not None and t.shape == (1, n)  # as converters write that of ERNIE 4.5
+        return Vector(name, floats(p.tensor(name, (1, n) if row else (n,))).reshape(-1))
+
+    return p.once(("vector", name), p.vectors, make)
 
 
 def _biases(p: Plan, name: str, n: int, rows: int, *, part: Part | None = None) -> int:

@@ -23,11 +23,12 @@ from pellucid.plan import Plan
 __all__ = ["DEFAULT_CONTEXT", "Config", "Source", "build", "configure", "folder", "folders", "names"]
 
 # Keys under an architecture's name that alter no result, whatever their value: `vocab_size` (the number of rows of the
-# embedding is used instead), the epsilon of a norm that is not used, a note on how tensors were made, and parameters of
-# rotations that are not supported.
+# embedding is used instead), the epsilon of a norm that is not used (converters write both for Nemotron and
+# ModernBERT), a note on how tensors were made, and parameters of rotations that are not supported.
 _IGNORED = frozenset(
     {
         "attention.layer_norm_epsilon",
+        "attention.layer_norm_rms_epsilon",
         "rope.scaling.finetuned",
         "rope.scaling.original_context_length",
         "tensor_data_layout",

@@ -17,7 +17,7 @@ _PERIOD = 4
 def config(source: Source) -> Config:
     r = Reader(source)
     c = r.base(halves=False, period=_PERIOD, norms="layer")
-    return replace(c, rotated=c.local, logit_scale=r.number("logit_scale", 1.0), parallel=True)
+    return replace(c, rotated=c.local, logit_scale=r.number("logit_scale"), parallel=True)
 
 
 def _windows(c: Settings) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from pellucid.folder import KEYS, NAMES, QKVO, Folder
 def config(source: Source) -> Config:
     r = Reader(source)
     c = r.base(halves=False, norms="layer")
-    return replace(c, logit_scale=r.number("logit_scale", 1.0), head_norms=r.norms_heads(), parallel=True)
+    return replace(c, logit_scale=r.number("logit_scale"), head_norms=r.norms_heads(), parallel=True)
 
 
 FOLDERS = {

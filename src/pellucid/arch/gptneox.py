@@ -13,7 +13,7 @@ from pellucid.plan import Plan
 
 def config(source: Source) -> Config:
     r = Reader(source)
-    parallel = bool(source.get_bool(r.key("use_parallel_residual"), True))
+    parallel = bool(source.get_bool(r.key("use_parallel_residual")))
     return replace(r.base(halves=True, act="gelu", norms="layer", own=("use_parallel_residual",)), parallel=parallel)
 
 
@@ -63,6 +63,7 @@ FOLDERS = {
             "max_position_embeddings": 2048,
             "hidden_act": "gelu",
             "attention_bias": True,
+            "use_parallel_residual": True,
         },
         biases={"attention_bias": ("attn_qkv", "attn_output")},
         biased=("ffn_up", "ffn_down", "attn_norm", "ffn_norm", "output_norm"),

@@ -12,18 +12,40 @@ from pellucid.plan import Plan
 
 def config(source: Source) -> Config:
     r = Reader(source)
-    return multiplied(r, r.base(halves=False))
+    c = without_recurrence(r, multiplied(r, r.base(halves=False)))
+    shared_width(r, c)
+    return c
 
 
-def multiplied(r: Reader, c: Config) -> Config:
-    """The configuration with its multipliers."""
+def multiplied(r: Reader, c: Config, logits: float | None = None) -> Config:
+    """The configuration with its multipliers. logits: what logits are divided by where the file does not say it."""
     return replace(
         c,
         attention=replace(c.attention, scale=r.number("attention.scale", c.attention.dk**-0.5)),
         embed_scale=r.number("embedding_scale", 1.0),
         residual_scale=r.number("residual_scale", 1.0),
-        logit_scale=1.0 / r.number("logit_scale", 1.0),
+        logit_scale=1.0 / r.number("logit_scale", logits),
     )
+
+
+# Keys of recurrent layers, which files of Granite 4 have although all of their layers are attention.
+_RECURRENT = ("conv_kernel", "state_size", "group_count", "time_step_rank", "inner_size")
+
+
+def without_recurrence(r: Reader, c: Config) -> Config:
+    """The configuration of a model without recurrent layers that was trained as a hybrid: its file says whether there
+    is a rotation, and has the sizes of layers that it lacks."""
+    for name in _RECURRENT:
+        r.source.get_int(r.key(f"ssm.{name}"), None, min=0)
+    rotated = bool(r.source.get_bool(r.key("rope.scaling.finetuned"), True))
+    return replace(c, rotated=(rotated,) * c.layers)
+
+
+def shared_width(r: Reader, c: Config) -> None:
+    """Checks the width of the shared expert in a file without experts: it is the feed-forward network."""
+    key = r.key("expert_shared_feed_forward_length")
+    if r.source.get_int(key, c.ff) != c.ff:
+        raise r.source.refuse(key, f"{c.ff}, as feed_forward_length is, without experts")
 
 
 def block(p: Plan, c: Config, i: int) -> None:

@@ -18,6 +18,8 @@ def config(source: Source) -> Config:
     r = Reader(source)
     c = multiplied(r, r.base(halves=False, own=OWN))
     c = replace(c, local_attention=replace(c.local_attention, scale=c.attention.scale))
+    if any(c.local) and source.get_any(r.key("attention.sliding_window_pattern"), None) is None:
+        raise source.fail(r.key("attention.sliding_window_pattern"), "no such key", "a boolean for each layer")
     bases = source.get_list(r.key("rope.layer_freq_bases"), None, of=float, length=c.layers)  # not a key of GGUF
     rotated = source.get_list(r.key("attention.rope_pattern"), None, of=bool, length=c.layers)
     ropes = [c.rope] * c.layers

@@ -8,7 +8,7 @@ from typing import Any
 
 from pellucid.arch import mamba2
 from pellucid.arch.config import Config, Reader, Source
-from pellucid.arch.granite import EXPERTS, MULTIPLIERS, multiplied
+from pellucid.arch.granite import EXPERTS, MULTIPLIERS, multiplied, shared_width
 from pellucid.arch.mixture import OWN, with_experts
 from pellucid.experts import mixture
 from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings
@@ -19,8 +19,11 @@ def config(source: Source) -> Config:
     r = Reader(source)
     c = r.base(halves=False, recurrent=True, own=OWN)
     rotated = bool(source.get_bool(r.key("rope.scaling.finetuned"), True))
-    c = replace(multiplied(r, c), rotated=(rotated,) * c.layers, memory=mamba2.memory(r))
-    return with_experts(r, c, gate="top_first")
+    c = replace(multiplied(r, c, 1.0), rotated=(rotated,) * c.layers, memory=mamba2.memory(r))
+    c = with_experts(r, c, gate="top_first")
+    if c.experts is None:
+        shared_width(r, c)
+    return c
 
 
 def block(p: Plan, c: Config, i: int) -> None:

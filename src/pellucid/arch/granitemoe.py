@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pellucid.arch.config import Config, Reader, Source
-from pellucid.arch.granite import EXPERTS, MULTIPLIERS, multiplied
+from pellucid.arch.granite import EXPERTS, MULTIPLIERS, multiplied, without_recurrence
 from pellucid.arch.granite import block as block
 from pellucid.arch.mixture import OWN, with_experts
 from pellucid.folder import KEYS, NAMES, QKVO, Folder
@@ -11,7 +11,8 @@ from pellucid.folder import KEYS, NAMES, QKVO, Folder
 
 def config(source: Source) -> Config:
     r = Reader(source)
-    return with_experts(r, multiplied(r, r.base(halves=False, own=OWN)), gate="top_first")
+    c = without_recurrence(r, multiplied(r, r.base(halves=False, own=OWN)))
+    return with_experts(r, c, gate="top_first")
 
 
 OWN_KEYS = {**KEYS, **MULTIPLIERS, "num_local_experts": "expert_count", "num_experts_per_tok": "expert_used_count"}

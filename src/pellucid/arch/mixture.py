@@ -51,7 +51,10 @@ def with_experts(
     if source.get_bool(key("expert_weights_norm"), renorm):
         kinds.add("renorm")
     groups = int(source.get_int(key("expert_group_count"), 0, min=0, max=n))
-    chosen = int(source.get_int(key("expert_group_used_count"), groups, min=0, max=max(groups, 1)))
+    chosen = source.get_int(key("expert_group_used_count"), None, min=0, max=max(groups, 1))
+    if groups > 1 and chosen is None:
+        message = f"there are {groups} groups"
+        raise source.fail(key("expert_group_count"), message, f"{key('expert_group_used_count')} beside it")
     if groups > 1 and (n % groups or chosen < 1 or n // groups * chosen < top_k):
         raise source.fail(key("expert_group_count"), f"{n} experts in {groups} groups, {chosen} of them used")
     if groups > 1 and sum2:
