@@ -190,10 +190,9 @@ class Calls:
         """Scores each of any number of texts (or lists of ids), which may be endless, so many at a time -> an iterator
         of scores, each the one that :meth:`score` would give for it. top, window: see :meth:`score`; the others: see
         :meth:`map`."""
-        from pellucid.look.score import score
+        from pellucid.look.score import score_map
 
-        core = self.core
-        return many.in_parts(items, at_once, order, on_error, lambda part: score(core, part, top, window))
+        return score_map(self.core, items, at_once, order, on_error, top, window)
 
     @lists_options(CHAT_DEFAULTS)
     def submit(

@@ -155,6 +155,18 @@ def test_scores(model: Model) -> None:
         list(model.score_map(bad))
 
 
+def test_numbers_are_no_texts_to_score(model: Model) -> None:
+    """Several of them are not the ids of one text, either; and what belongs to the call is refused at once."""
+    for items in ([5], [5, 7], [[1, 2], 5]):
+        with pytest.raises(TypeError, match=rf"^items\[{len(items) - 1 if items[0] != 5 else 0}\]: text must be text"):
+            list(model.score_map(items))  # type: ignore[arg-type]
+    found = list(model.score_map([5, [1, 2]], on_error="return"))  # type: ignore[list-item]
+    assert isinstance(found[0], TypeError) and found[1] == model.score([1, 2])
+    for options in ({"top": -1}, {"window": 1}):
+        with pytest.raises(ValueError, match=f"^{next(iter(options))}="):
+            model.score_map([[1, 2]], **options)  # type: ignore[arg-type]
+
+
 def test_for_asyncio(model: Model) -> None:
     async def run() -> None:
         found = [one async for one in model.amap(prompts(6), seeds=range(6), at_once=2, **OPTIONS)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -17,9 +17,10 @@ from pellucid.errors import ContextFullError, NumericsError, OutOfMemoryError, s
 from pellucid.markup import Cell, Fragment, Shown, count, token
 from pellucid.results import TokenLogprob
 from pellucid.sampling import MOST_LOGPROBS
+from pellucid.schedule.many import in_parts
 from pellucid.schedule.turns import Turns
 
-__all__ = ["Score", "logits", "score", "score_continuations", "score_ids", "score_parts", "windows"]
+__all__ = ["Score", "logits", "score", "score_continuations", "score_ids", "score_map", "score_parts", "windows"]
 
 Found = tuple[float, list[tuple[int, float]]]  # a token's log probability, and [(id, log probability)] of the likeliest
 
@@ -81,14 +82,40 @@ class Score(Shown):
 
 def score(core: Core, texts: Any, top: Any, window: Any, cancel: Callable[[], bool] | None = None) -> Any:
     """``Model.score``. cancel: asked by this thread whether to end; then `_engine.Cancelled` is raised."""
+    top, window = _options(core, top, window)
+    several, given = arguments.prompts(texts, "text")
+    names = [f"text[{i}]" for i in range(len(given))] if several else ["text"]
+    scores = _scores(core, given, names, top, window, cancel)
+    return scores if several else scores[0]
+
+
+def score_map(core: Core, items: Any, at_once: Any, order: Any, on_error: Any, top: Any, window: Any) -> Iterator[Any]:
+    """``Model.score_map``."""
+    top, window = _options(core, top, window)
+
+    def several(texts: list[Any]) -> list[Score]:
+        return _scores(core, texts, ["text"] * len(texts), top, window)
+
+    return in_parts(items, at_once, order, on_error, several)
+
+
+def _options(core: Core, top: Any, window: Any) -> tuple[int, int | None]:
     core.decoder()
     top = checks.integer("top", 0 if top is None else top, 0, MOST_LOGPROBS)
-    if window is not None:
-        window = checks.integer("window", window, 2, core.context_length)
-    several, given = arguments.prompts(texts, "text")
+    return top, None if window is None else checks.integer("window", window, 2, core.context_length)
+
+
+def _scores(
+    core: Core,
+    texts: Sequence[Any],
+    names: Sequence[str],
+    top: int,
+    window: int | None,
+    cancel: Callable[[], bool] | None = None,
+) -> list[Score]:
+    """names: of the texts, in errors."""
     many = []
-    for i, text in enumerate(given):
-        name = f"text[{i}]" if several else "text"
+    for text, name in zip(texts, names, strict=True):
         ids = core.prompt_ids(text, name)
         if window is None and len(ids) > core.context_length:
             message = f"{name} is too long; window={core.context_length} scores it in overlapping parts"
@@ -101,7 +128,7 @@ def score(core: Core, texts: Any, top: Any, window: Any, cancel: Callable[[], bo
     for ids in many:
         results = [result for _ in windows(ids, window) for result in next(found)]
         scores.append(Score(ids, _tokens(core, ids[1:], results), core.spell(ids[0])))
-    return scores if several else scores[0]
+    return scores
 
 
 def score_continuations(
