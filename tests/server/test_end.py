@@ -137,8 +137,9 @@ def test_terminated_with_time_to_end(smollm2: Path) -> None:
 
 
 def test_terminated_under_many_streams(smollm2: Path) -> None:
-    """All end, with an error in the stream, within the grace and 2 s."""
-    with served(smollm2, "--grace", "0.5", "--sequences", "70") as (process, port, _):
+    """All end, with an error in the stream, within the grace and 2 s. No client has left; the log says what each got,
+    and all of it is JSON."""
+    with served(smollm2, "--grace", "0.5", "--sequences", "70", "--log-json") as (process, port, _):
         running = streams(port, 64)
         stalled = streams(port, 1)
         ends: list[bytes] = []
@@ -152,6 +153,12 @@ def test_terminated_under_many_streams(smollm2: Path) -> None:
         for reader in readers:
             reader.join(30)
         stalled[0].close()
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr]
+    first, others = lines[0], [line for line in lines if "level" in line]
+    assert first["message"] == "stopping: 65 requests run" and first["level"] == "info" and len(others) == 66
+    ended = [line for line in lines if line.get("error") == "shutting_down" and "disconnected" not in line]
+    assert len(ended) >= 64 and all(line["new_tokens"] and line["prompt_tokens"] for line in ended)
     assert len(ends) == 64
     assert all(b"shutting_down" in end and b"[DONE]" not in end for end in ends)
     assert seconds < 30  # 2.5 on a machine that does nothing else

@@ -62,7 +62,7 @@ def serve(
     grace: Annotated[
         float, typer.Option(metavar="SECONDS", help="Time that running requests have when the server is stopped.")
     ] = 30.0,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Write the line of a request as JSON.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Write each line of the log as JSON.")] = False,
     ui: Annotated[bool, typer.Option("--ui", help="Serve an app, too: chats and experiments in the browser.")] = False,
     look: Annotated[
         bool, typer.Option("--look", help="Serve what the app calls, the look inside and edits, without the app.")

@@ -126,6 +126,8 @@ class _Out:
             self.started = True
             self._record.status = message["status"]
             message = {**message, "headers": [*message.get("headers", []), *self._headers]}
+        else:
+            self._record.complete = not message.get("more_body", False)
         await self._send(message)
 
 

@@ -94,6 +94,8 @@ async def until_left(receive: Receive, running: Running, work: Callable[[], Coro
     running.task = task
     try:
         await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        if running.record.complete:  # after which its client counts as one that has left
+            await asyncio.wait({task})
         if not task.done():
             raise Disconnected
         if task.cancelled():
@@ -316,7 +318,7 @@ class Answer:
         if not pieces:
             return
         now, record, metrics = time.monotonic(), self.record, self.service.metrics
-        if not record.first:
+        if not record.first and any(piece.finish_reason != "cancelled" for _, piece in pieces):
             record.first = now
             metrics.first_token(record)
         counts: dict[int, int] = {}
@@ -324,7 +326,7 @@ class Answer:
             counts[index] = counts.get(index, 0) + len(piece.ids)
             if piece.finish_reason is not None:
                 part = self.parts.setdefault(index, Part())
-                part.finish, part.prompt_tokens = piece.finish_reason, piece.prompt_tokens
+                part.finish = piece.finish_reason
                 part.reasoning_tokens = piece.reasoning_tokens
         for index, n in counts.items():
             if n:
@@ -350,7 +352,7 @@ class Answer:
     def _count(self) -> None:
         """Each prompt's tokens count once, whatever n is."""
         record, n = self.record, self.call.n
-        record.prompt = sum(part.prompt_tokens for index, part in self.parts.items() if index % n == 0)
+        record.prompt = sum(one.prompt_tokens for one in self.requests)
         stats = [one.stats for one in self.requests]
         record.queued = max((one.queued for one in stats), default=0.0)
         record.drafted, record.accepted = sum(one.drafted for one in stats), sum(one.accepted for one in stats)

@@ -47,7 +47,7 @@ class Metrics:
             return Histogram(f"pellucid_{name}", text, ["model"], registry=self.registry, buckets=buckets)
 
         self.counted = (
-            counter("prompt_tokens", "Prompt tokens of answered requests."),
+            counter("prompt_tokens", "Prompt tokens of requests that were answered, perhaps in part."),
             counter("generation_tokens", "New tokens."),
             counter("disconnected", "Requests whose client left before the end."),
             histogram("time_to_first_token_seconds", "From a request to its first token.", LONG),
@@ -92,7 +92,7 @@ class Metrics:
             counts.disconnected.inc()
         if record.reason:
             self._rejected.labels(name, record.reason).inc()
-        if record.prompt:
+        if record.prompt and (record.first or record.finish):
             counts.prompt.inc(record.prompt)
             counts.queue.observe(record.queued)
         if record.finish and not record.reason and not record.disconnected:

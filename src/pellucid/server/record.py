@@ -15,8 +15,8 @@ log = logging.getLogger("pellucid.server")
 
 @dataclass(slots=True)
 class Record:
-    """One request. Times are of time.monotonic; finish: of its first choice. disconnected: the client left before the
-    end."""
+    """One request. Times are of time.monotonic; finish: of its first choice. complete: the answer is sent to its end;
+    disconnected: the client left before."""
 
     path: str = ""
     method: str = ""
@@ -37,6 +37,7 @@ class Record:
     finish: str = ""
     status: int = 0
     reason: str = ""  # of a failure
+    complete: bool = False
     disconnected: bool = False
 
     def end(self) -> None:

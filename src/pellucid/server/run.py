@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import logging
 import os
 import signal
@@ -90,7 +91,7 @@ def serve(sources: Sequence[Source], settings: Settings, listener: socket.socket
     try:
         alone = sources[0].load if len(sources) == 1 else None
         service = Service(settings, sources=() if alone else sources)
-        with _logging():
+        with _logging(settings.log_json):
             try:
                 server = Server(service, alone, ready)
                 asyncio.run(server.serve(sockets=[listener]))
@@ -115,11 +116,23 @@ def _exit(code: int) -> NoReturn:
     os._exit(code)
 
 
+class _AsJson(logging.Formatter):
+    """What is said beside the lines of requests, as JSON, too, so that all lines of the log are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if getattr(record, "is_request", False):
+            return record.getMessage()
+        found = {"time": round(record.created, 3), "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            found["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(found)
+
+
 @contextlib.contextmanager
-def _logging() -> Iterator[None]:
+def _logging(as_json: bool) -> Iterator[None]:
     """A line per request on stderr; uvicorn says nothing of its own but errors."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_AsJson() if as_json else logging.Formatter("%(message)s"))
     other = logging.getLogger("uvicorn.error")
     levels = log.level, log.propagate, other.level
     log.addHandler(handler)

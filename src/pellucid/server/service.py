@@ -106,7 +106,7 @@ class Service:
         record.end()
         self.metrics.ended(record)
         if not (record.path in QUIET or record.path.startswith("/ui/")) or record.status >= 400:
-            log.info("%s", record.line(self.settings.log_json))
+            log.info("%s", record.line(self.settings.log_json), extra={"is_request": True})
 
     def close(self) -> None:
         self.edited.close()
