@@ -291,7 +291,7 @@ def test_hosts_of_other_addresses() -> None:
         assert is_origin(origin), origin
 
 
-KEYS = (Key.of("sk-alice", "alice", -2), Key.of("sk-bob", "bob"))
+KEYS = (Key.of("sk-alice", "alice", -2), Key.of("sk-bob", "bob"), Key.of("sk-dave", "dave", 3))
 
 
 @pytest.mark.parametrize(
@@ -322,12 +322,24 @@ def test_keys(make: Make, headers: dict[str, str], status: int) -> None:
         assert "sk-" not in answer.error["message"]
 
 
-def test_priorities_of_keys(make: Make) -> None:
+def test_priorities_of_keys(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    submit = Model.submit
+
+    def noted(self: Model, *arguments: Any, **options: Any) -> Any:
+        given.append(options["priority"])
+        return submit(self, *arguments, **options)
+
+    monkeypatch.setattr(Model, "submit", noted)
     app = make(keys=KEYS)
-    for key, priority, status in (("alice", -2, 200), ("alice", -3, 400), ("bob", -1, 400), ("bob", 5, 200)):
+    for key, priority, status in (
+        *(("alice", -2, 200), ("alice", -3, 400), ("alice", None, 200), ("bob", -1, 400), ("bob", 5, 200)),
+        *(("dave", None, 200), ("dave", 3, 200), ("dave", 2, 400)),
+    ):
         body = {"prompt": "a", "max_tokens": 1, "priority": priority}
         answer = call(app, "POST", COMPLETIONS, body, {"authorization": f"Bearer sk-{key}"})
         assert answer.status == status, (key, priority)
+    assert given == [-2, 0, 5, 3, 3]
 
 
 def test_key_files(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class Call:
     n: int = 1
     stream: bool = False
     usage: bool = False
-    priority: int = 0
+    priority: int | None = None
     logprobs: int | None = None
     echo: bool = False
     token_ids: bool = False  # beside the text of a completion
@@ -189,7 +189,8 @@ def _common(fields: Fields) -> Call:
         if not call.stream:
             raise WrongValue("stream_options", ": expected stream to be true beside it")
     call.salt = checks.string("cache_salt", fields.take("cache_salt", ""))
-    call.priority = fields.integer("priority", -(2**31), 2**31, 0)
+    if "priority" in fields.rest:
+        call.priority = fields.integer("priority", -(2**31), 2**31, 0)
     options = call.options
     for name in OPTIONS:
         if name in fields.rest:

@@ -72,7 +72,7 @@ class Generate:
             if edits is not None:
                 call.extra["edits"] = checks.string("pellucid_edits", edits)
             _, hosted = service.select(call.model, record)
-            service.priority(call.priority, scope["state"]["key"])
+            call.priority = service.priority(call.priority, scope["state"]["key"])
             running = Running(record, call.stream, call.n)
             await self._respond(hosted, scope, receive, send, call, running)
         except Disconnected:

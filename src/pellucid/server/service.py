@@ -147,7 +147,11 @@ class Service:
         text = f"no model {one_line(name, 80)!r} here; there is {known}"
         raise Failure(404, one_line(text), code="model_not_found", param="model")
 
-    def priority(self, asked: int, key: Key) -> int:
+    @staticmethod
+    def priority(asked: int | None, key: Key) -> int:
+        """That of a request. Raises Failure (400) for one that its key may not ask for."""
+        if asked is None:
+            return max(key.priority, 0)
         if asked < key.priority:
             text = f"priority={asked}: this key may ask for {key.priority} at most; lower ones go first"
             raise Failure(400, text, code="priority_not_allowed", param="priority")
