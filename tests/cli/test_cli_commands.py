@@ -31,6 +31,24 @@ def test_version(call: Run) -> None:
     assert lines(call("--version")) == [f"pellucid {pellucid.__version__}"]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "-m", "", "hi"],
+        ["embed", "-m", "", "hi"],
+        ["tokenize", "-m", "", "hi"],
+        ["score", "-m", "", "hi"],
+        ["info", "-m", ""],
+        ["quantize", "", "out.gguf"],
+        ["convert", "", "out.gguf"],
+        ["imatrix", "", __file__, "out.gguf"],
+    ],
+)
+def test_a_model_without_a_name(call: Run, command: list[str]) -> None:
+    done = call(*command)
+    assert done.returncode == 2 and b"the model's name is empty" in done.stderr, done.stderr
+
+
 def test_unknown_command(call: Run) -> None:
     done = call("dance")
     assert done.returncode == 2

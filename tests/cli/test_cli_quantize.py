@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_a_folder_that_takes_no_file_is_found_at_once(call: Run, source: Path, t
 
 
 def test_what_is_read_is_not_replaced(call: Run, tmp_path: Path) -> None:
-    """With --force: importances, the text, a folder's weights."""
+    """With --force: importances, the text, a folder's weights and its configuration."""
     folder = bpe(None, tiny.write_folder(tiny.Tiny(name="x", seed=4, vocab=700), tmp_path / "folder"))
     (text := tmp_path / "text.txt").write_text("Some words to run. " * 20)
     out = tmp_path / "im.gguf"
@@ -81,11 +82,30 @@ def test_what_is_read_is_not_replaced(call: Run, tmp_path: Path) -> None:
         (["imatrix", folder, text, text], text),
         (["convert", folder, out, "--imatrix", out], out),
         (["convert", folder, weights], weights),
+        (["convert", folder, folder / "config.json"], folder / "config.json"),
     ):
         before = target.read_bytes()
         done = call(*map(str, command), "--force")
         assert done.returncode != 0 and b"that is read" in done.stderr, done.stderr
         assert target.read_bytes() == before
+    assert call("convert", str(folder), str(folder / "x.gguf")).returncode == 0
+    assert call("convert", str(folder), str(folder / "x.gguf"), "--force").returncode == 0
+
+
+def test_no_part_of_a_split_file_is_replaced(call: Run, source: Path, tmp_path: Path) -> None:
+    parts = [tmp_path / f"m-0000{i}-of-00002.gguf" for i in (1, 2)]
+    for part in parts:
+        part.write_bytes(source.read_bytes())
+    done = call("quantize", str(parts[0]), str(parts[1]), "--force")
+    assert (done.returncode, b"that is read" in done.stderr) == (2, True)
+
+
+def test_no_pipe_is_replaced(call: Run, source: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.npy")
+    for command in (["quantize", source, tmp_path / "x.npy", "--force"], ["embed", "a", "-o", tmp_path / "x.npy"]):
+        done = call(*map(str, command))
+        assert (done.returncode, b"a device or a pipe" in done.stderr) == (2, True)
+    assert (tmp_path / "x.npy").is_fifo()
 
 
 def test_imatrix_names_its_own_options(call: Run, source: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -166,7 +168,8 @@ def test_values_that_the_format_cannot_hold(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_leaves_no_file(tmp_path: Path) -> None:
-    """The target does not exist while its tensors are written, and an older file of its name stays whole."""
+    """The target does not exist while its tensors are written, an older file of its name stays whole, and the part that
+    was written is freed."""
     (tmp_path / "old.gguf").write_bytes(b"old")
     code = f"""
 import os, signal
@@ -178,7 +181,40 @@ write_gguf({str(tmp_path / "old.gguf")!r}, {{}}, [Planned("a", "F32", (4, 8), di
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
     assert (tmp_path / "old.gguf").read_bytes() == b"old"
-    assert len([p for p in tmp_path.iterdir() if p.suffix == ".gguf"]) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["old.gguf"]
+
+
+def test_systems_that_have_no_files_without_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """O_TMPFILE missing, refused by the file system, or without a way to name the file later."""
+    want = tmp_path / "want.gguf"
+    write_gguf(want, {"a": Value("uint8", 1)}, [])
+    whole = os.open
+
+    def refused(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "not supported")
+        return whole(path, flags, *rest, **more)
+
+    def unnamed(*names: Any, **more: Any) -> None:
+        raise OSError(errno.ENOENT, "no /proc")
+
+    for name, other in (("open", refused), ("link", unnamed)):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, other)
+            write_gguf(tmp_path / "x.gguf", {"a": Value("uint8", 1)}, [])
+        with monkeypatch.context() as patched:
+            patched.delattr(os, "O_TMPFILE")
+            write_gguf(tmp_path / "x.gguf", {"a": Value("uint8", 1)}, [])
+        assert (tmp_path / "x.gguf").read_bytes() == want.read_bytes()
+        assert (tmp_path / "x.gguf").stat().st_mode == want.stat().st_mode
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["want.gguf", "x.gguf"]
+
+
+def test_no_device_is_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ModelFileError, match="this is a FIFO"):
+        write_gguf(tmp_path / "pipe", {}, [])
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"] and (tmp_path / "pipe").is_fifo()
 
 
 def test_folders_that_take_no_file(tmp_path: Path) -> None:

@@ -36,14 +36,13 @@ def convert(
     Every key and tensor of the folder must be one that Pellucid reads; anything else is an error that names it. Norms
     and biases become F32.
     """  # fmt: skip
-    from pellucid import weights
     from pellucid.making.convert import convert_folder
     from pellucid.weights.importance import read_importances
     from pellucid.weights.quantise import check_mixture
 
     with options.naming("type"):
         mixture = check_mixture(type)
-    path = weights.locate("folder", folder)
+    path = options.locate(folder)
     if not os.path.isdir(path):
         raise output.UsageError(f"{path}: this is not a folder; `pellucid quantize` takes GGUF files")
     options.check_target(out, force, path, imatrix)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from json import dumps
 from typing import Annotated, Any
 
@@ -84,12 +83,7 @@ def _save(found: Any, path: str) -> None:
     """Writes the file whole or not at all."""
     import numpy as np
 
-    draft = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(draft, "wb") as file:
-            np.save(file, found)
-        os.replace(draft, path)
-    except BaseException:
-        if os.path.exists(draft):
-            os.unlink(draft)
-        raise
+    from pellucid.weights.writer import whole_file
+
+    with whole_file(path) as file:
+        np.save(file, found)

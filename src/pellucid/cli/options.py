@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import sys
@@ -44,6 +45,7 @@ __all__ = [
     "check_place",
     "check_target",
     "load",
+    "locate",
     "naming",
     "nbytes",
     "pulled",
@@ -194,6 +196,7 @@ _FLAGS = {
     "max_tokens": "-n/--max-tokens",
     "megabytes": "--html-size",
     "prompt": "PROMPT",
+    "source": "the model's name",
     "text": "TEXT",
     "PELLUCID_THREADS": "PELLUCID_THREADS",
     "PELLUCID_SHARE": "PELLUCID_SHARE",
@@ -225,6 +228,14 @@ def nbytes(option: str, text: str, least: int = 0) -> int:
     if value < least:
         raise UsageError(f"{option}={one_line(text, 60)!r}: expected a number of bytes, such as 20G or 500M")
     return value
+
+
+def locate(source: str) -> str:
+    """The path of a model that is given by its path or its name."""
+    from pellucid import weights
+
+    with naming():
+        return weights.locate("source", source)
 
 
 def load(
@@ -313,6 +324,8 @@ def check_place(path: str) -> None:
     """Raises UsageError or PellucidError, before anything is computed, where no file of this name can be written."""
     if os.path.isdir(path):
         raise UsageError(f"{path}: this is a folder; expected the name of a file to write")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"{path}: this is a device or a pipe; expected the name of a file to write")
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise PellucidError(f"{path}: there is no folder {folder}")
@@ -321,16 +334,27 @@ def check_place(path: str) -> None:
 
 
 def check_target(path: str, force: bool, *sources: str | None) -> None:
-    """Raises UsageError for a file that must not be written: a source, or, without `force`, one that exists; and as
-    `check_place`."""
+    """Raises UsageError for a file that must not be written: a source or one of a source's files, or, without `force`,
+    one that exists; and as `check_place`."""
     check_place(path)
     if not os.path.exists(path):
         return
     for source in sources:
-        if source is not None and os.path.exists(source) and os.path.samefile(path, source):
+        if source is not None and any(os.path.samefile(path, read) for read in _files_of(source)):
             raise UsageError(f"{path}: this is a file that is read; give another name")
     if not force:
         raise UsageError(f"{path} exists; --force replaces it")
+
+
+def _files_of(source: str) -> list[str]:
+    """The files that a source consists of: of a folder all but GGUF files, which may lie beside a model, and of a split
+    file all parts."""
+    if os.path.isdir(source):
+        names = [os.path.join(source, name) for name in os.listdir(source) if not name.endswith(".gguf")]
+    else:
+        part = re.fullmatch(r"(.*-)[0-9]{5}(-of-[0-9]{5}\.gguf)", source, re.DOTALL)
+        names = [source] if part is None else glob.glob(f"{glob.escape(part[1])}[0-9][0-9][0-9][0-9][0-9]{part[2]}")
+    return [name for name in names if os.path.exists(name)]
 
 
 def thread_count(threads: int | None) -> int:

@@ -35,7 +35,7 @@ def quantize(
 
     with options.naming("type"):
         mixture = check_mixture(type)
-    path = weights.locate("model", model)
+    path = options.locate(model)
     options.check_target(out, force, path, imatrix)
     importances = None if imatrix is None else read_importances(imatrix)
     with weights.open_model(path) as file, progress() as bar:

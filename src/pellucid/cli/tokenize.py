@@ -26,7 +26,7 @@ def tokenize(
     from pellucid.tokenizer import Tokenizer
 
     content = options.read_text(text, "text", raw=raw)
-    with progress(options.announcement(model)) as show:
+    with options.naming(path="the model's name"), progress(options.announcement(model)) as show:
         tokenizer = Tokenizer.load(model, progress=show)
     found = tokenizer.encode(content, add_special=bos, parse_special=special)
     pieces = [tokenizer.piece(id, special=True) for id in found]

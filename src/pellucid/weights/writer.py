@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from pellucid._gguf import TENSOR_TYPES, VALUE_TYPES
 from pellucid.errors import ModelFileError, WrongValue
-from pellucid.weights.base import os_reason
+from pellucid.weights.base import check_regular, os_reason
 
 __all__ = ["Planned", "Value", "tensor_bytes", "write_gguf"]
 
@@ -103,26 +103,61 @@ def _aligned(n: int) -> int:
 @contextmanager
 def whole_file(path: str) -> Iterator[BinaryIO]:
     """A file to write; when the block ends without an error, it is synced and takes the place of `path`. Raises
-    ModelFileError where the file cannot be written; nothing is left then."""
+    ModelFileError where the file cannot be written; nothing is left then, nor, on most systems, of a killed process."""
     folder, name = os.path.split(path)
+    folder = folder or "."
     draft = ""
     try:
-        fd, draft = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".part", dir=folder or ".")
+        if os.path.exists(path):
+            check_regular(path, os.stat(path).st_mode, "the name of a file to write")
+        fd = _nameless(folder)
+        if fd is None:
+            fd, draft = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".part", dir=folder)
         with open(fd, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(draft, 0o666 & ~mask)
+            mask = os.umask(0)
+            os.umask(mask)
+            os.fchmod(fd, 0o666 & ~mask)
+            os.fsync(fd)
+            draft = draft or _named(fd, folder, name)
         os.replace(draft, path)
-        _sync_folder(folder or ".")
+        _sync_folder(folder)
     except BaseException as error:
         with suppress(OSError):
             os.unlink(draft)
         if isinstance(error, OSError):
             raise ModelFileError(os_reason(error), file=path) from None
         raise
+
+
+def _nameless(folder: str) -> int | None:
+    """A new file in the folder that has no name yet: the system frees it when the process ends, however that ends. None
+    where the system has no such files, or cannot name them later, which is tried with another one."""
+    flags = getattr(os, "O_TMPFILE", 0)
+    if not flags:
+        return None
+    for last in (False, True):
+        try:
+            fd = os.open(folder, flags | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return None
+        if last:
+            return fd
+        try:
+            os.unlink(_named(fd, folder, ""))
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+    return None
+
+
+def _named(fd: int, folder: str, name: str) -> str:
+    """Gives a file that has no name one in the folder -> its path."""
+    path = os.path.join(folder, f".{name[:100]}.{os.urandom(4).hex()}.part")
+    os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)  # src_dir_fd: link() follows no links
+    return path
 
 
 def _sync_folder(folder: str) -> None:
