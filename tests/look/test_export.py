@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import pickle
 import sys
 import zipfile
 from pathlib import Path
@@ -43,6 +45,19 @@ def test_save_and_load(load: Load, tmp_path: Path) -> None:
     small = model.trace([5, 6], want="q")
     small.save(str(tmp_path / "y.npz"))
     assert Trace.load(str(tmp_path / "y.npz")).kept == ("q",)
+
+
+def test_pickles(load: Load) -> None:
+    """What a worker process sends back: the arrays. A copy in the process still knows its model."""
+    t = load("gemma3").trace([5, 6, 7], want=("hidden", "q"))
+    lens = t.lens(2)
+    found = pickle.loads(pickle.dumps(t))
+    assert (found.ids, found.tokens, found.name, found.kept) == (t.ids, t.tokens, t.name, t.kept)
+    assert [token.bytes for token in found.tokens] == [token.bytes for token in t.tokens]
+    assert np.array_equal(found.hidden, t.hidden)
+    with pytest.raises(ValueError, match="without a model"):
+        found.lens(2)
+    assert copy.copy(t).lens(2) == lens
 
 
 def test_compressed(load: Load, tmp_path: Path) -> None:

@@ -109,8 +109,17 @@ class Trace(Recorded):
         self._keep(lens.predictions(self, self._blocks()))
         return vars(self)[name]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A pickle has the arrays, as the file of `save` has them, and not the model."""
+        return {**vars(self), "_core": None, "_probed": None}
+
+    def __copy__(self) -> Trace:
+        made = Trace.__new__(Trace)
+        vars(made).update(vars(self))
+        return made
+
     def _need_core(self) -> Core:
-        """The core that made the trace. Raises ValueError after `load` without a model."""
+        """The core that made the trace. Raises ValueError after `load` without a model, and after a pickle."""
         if self._core is None:
             raise ValueError("this trace was loaded without a model: Trace.load(path, model=model)")
         self._core = self._core.lasting()
