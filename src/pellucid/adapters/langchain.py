@@ -31,12 +31,14 @@ try:
     from langchain_core.tools import BaseTool
     from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
     from langchain_core.utils.pydantic import is_basemodel_subclass
-    from pydantic import BaseModel, ConfigDict, Field
+    from pydantic import BaseModel, ConfigDict, Field, model_validator
 except ImportError as error:
     raise ImportError(f"pellucid.adapters.langchain needs the extra langchain: {error}") from None
 
 from pellucid import Completion, Model, Piece
 from pellucid.adapters.shared import check_template, loaded
+from pellucid.errors import WrongValue, shown
+from pellucid.options import CHAT_DEFAULTS
 
 __all__ = ["ChatPellucid", "PellucidEmbeddings", "PellucidLLM"]
 
@@ -55,7 +57,21 @@ class _Settings(BaseModel):
     stop: list[str] | None = None
     seed: int | None = None
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Other options of generation, by the library's names."""
+    """Other options of generation, by the library's names. They may also be given beside the fields."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sorted(cls, given: Any) -> Any:
+        """Raises ValueError for what is neither a field nor an option of generation."""
+        if not isinstance(given, Mapping):
+            return given
+        fields = {name for key, field in cls.model_fields.items() for name in (key, field.alias)}
+        others = {name: value for name, value in given.items() if name not in fields and name not in _OF_SERVERS}
+        for name in others:
+            if name not in CHAT_DEFAULTS:
+                raise ValueError(f"{name}: neither a field of {cls.__name__} nor an option of generation")
+        kept = {name: value for name, value in given.items() if name not in others}
+        return {**kept, "model_kwargs": {**(kept.get("model_kwargs") or {}), **others}} if others else given
 
     @cached_property
     def pellucid(self) -> Model:
@@ -74,6 +90,9 @@ class _Settings(BaseModel):
         own = {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": self.seed}
         given = {**{k: v for k, v in own.items() if v is not None}, **self.model_kwargs}
         given |= {k: v for k, v in more.items() if k not in _NOT_OURS}
+        n = given.pop("n", None)
+        if n not in (None, 1):
+            raise WrongValue("n", f"={shown(n)}: expected 1; `batch` asks several times")
         texts = stop if stop is not None else self.stop
         return {**given, "stop": list(texts)} if texts else given
 
@@ -151,9 +170,11 @@ class ChatPellucid(_Settings, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         asked, options = self._asked(messages, stop, kwargs)
+        called = False
         with self._model(kwargs).chat(asked, stream=True, **options) as pieces:
             for piece in pieces:
-                chunk = self._chunk(piece, self._called(kwargs))
+                called = called or bool(piece.tool_calls)
+                chunk = self._chunk(piece, self._called(kwargs), called)
                 if run_manager is not None:
                     run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
@@ -166,9 +187,11 @@ class ChatPellucid(_Settings, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         asked, options = self._asked(messages, stop, kwargs)
+        called = False
         async with self._model(kwargs).achat(asked, stream=True, **options) as pieces:
             async for piece in pieces:
-                chunk = self._chunk(piece, self._called(kwargs))
+                called = called or bool(piece.tool_calls)
+                chunk = self._chunk(piece, self._called(kwargs), called)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
@@ -194,7 +217,8 @@ class ChatPellucid(_Settings, BaseChatModel):
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _chunk(self, piece: Piece, name: str) -> ChatGenerationChunk:
+    def _chunk(self, piece: Piece, name: str, called: bool) -> ChatGenerationChunk:
+        """called: whether a tool is called in this piece or one before."""
         calls = [
             ToolCallChunk(name=one.name, args=one.arguments, id=one.id, index=one.index) for one in piece.tool_calls
         ]
@@ -204,7 +228,7 @@ class ChatPellucid(_Settings, BaseChatModel):
             tool_call_chunks=calls,
             additional_kwargs={"reasoning_content": piece.reasoning} if piece.reasoning else {},
             usage_metadata=_usage(piece.prompt_tokens if last else 0, len(piece.ids)),
-            response_metadata=_metadata(name, piece.finish_reason, False, piece.timings) if last else {},
+            response_metadata=_metadata(name, piece.finish_reason, called, piece.timings) if last else {},
             chunk_position="last" if last else None,
         )
         return ChatGenerationChunk(message=message)
@@ -242,7 +266,10 @@ class ChatPellucid(_Settings, BaseChatModel):
         parser: Any = JsonOutputParser()
         if isinstance(schema, type) and is_basemodel_subclass(schema):
             parser = PydanticOutputParser(pydantic_object=schema)
-        told = {"kwargs": {"method": method}, "schema": convert_to_json_schema(schema)}  # what traces show
+        told = {
+            "kwargs": {"method": method},
+            "schema": bound if method == "json_mode" else convert_to_json_schema(schema),
+        }  # what traces show
         asking = self.bind(schema=json.dumps(bound), ls_structured_output_format=told, **kwargs)
         if not include_raw:
             return asking | parser
@@ -294,7 +321,7 @@ class PellucidLLM(_Settings, LLM):
 class PellucidEmbeddings(BaseModel, Embeddings):
     """Embeddings of texts. `query`, `document`: the model's prompt, by its name, or a text that is put before each."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     model: str | Model
     load: dict[str, Any] = Field(default_factory=dict)
@@ -317,6 +344,7 @@ class PellucidEmbeddings(BaseModel, Embeddings):
         return [float(x) for x in found[0]]
 
 
+_OF_SERVERS = frozenset({"timeout", "max_retries"})  # which programs give to any model
 _NOT_OURS = frozenset({"model", "ls_structured_output_format", "stream", "stream_usage"})
 
 

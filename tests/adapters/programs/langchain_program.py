@@ -38,6 +38,9 @@ for wrong, says in (
     (lambda: chat.invoke("Hi", temperature="hot"), "temperature"),
     (lambda: chat.with_structured_output({"title": "x", "type": "object"}, method="magic"), "method"),
     (lambda: ChatPellucid(model="no/such/file.gguf").invoke("Hi"), "no/such/file.gguf"),
+    (lambda: ChatPellucid(model=path, max_token=5), "max_token: neither a field"),
+    (lambda: PellucidEmbeddings(model=path, querry="x"), "querry"),
+    (lambda: chat.invoke("Hi", n=2), "n=2"),
 ):
     try:
         wrong()
@@ -46,4 +49,20 @@ for wrong, says in (
     else:
         raise AssertionError(says)
 assert PellucidEmbeddings(model=path).embed_documents([]) == []
+
+likeliest = ChatPellucid(model=path, top_k=1, seed=5, max_tokens=8, timeout=60)  # an option beside the fields
+assert likeliest.model_kwargs == {"top_k": 1} and likeliest.invoke("Name a colour.").content == answer.content
+assert isinstance(chat.with_structured_output({}, method="json_mode").invoke("Name a colour.", max_tokens=200), dict)
+
+
+def weather(city: str) -> str:
+    """The weather in a city."""
+    return "sunny"
+
+
+calling = chat.bind_tools([weather], tool_choice="weather", max_tokens=80)
+chunks = [*calling.stream("How is the weather in Rome?")]
+said = sum(chunks[1:], chunks[0])
+assert said.tool_calls[0]["name"] == "weather" and said.response_metadata["finish_reason"] == "tool_calls"
+assert calling.invoke("How is the weather in Rome?").response_metadata["finish_reason"] == "tool_calls"
 print("fine")
