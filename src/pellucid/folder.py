@@ -56,6 +56,8 @@ SHARED_EXPERT = {
 }
 # sentence-transformers' names of what follows a classifier of two texts -> whether it is a sigmoid.
 SCORES = {"torch.nn.modules.activation.Sigmoid": True, "torch.nn.modules.linear.Identity": False}
+# In `inert`: any value.
+ANY = object()
 QKVO = ("attn_q", "attn_k", "attn_v", "attn_output")
 MLP = ("ffn_gate", "ffn_up", "ffn_down")
 
@@ -90,6 +92,14 @@ class Settings(Protocol):
     def refuse(self) -> Callable[..., Exception]: ...  # (key[, what is supported])
 
 
+@dataclass(frozen=True)
+class Same:
+    """In `inert`: the value of another key, or this one where the folder has no such key."""
+
+    key: str
+    default: Any = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Folder:
     """A supported model_type.
@@ -101,6 +111,9 @@ class Folder:
     classes: tuple[str, ...]  # supported values of "architectures"; of a name in "Model" the head may be missing
     keys: Mapping[str, str] = field(default_factory=lambda: KEYS)  # key -> GGUF's key, which the architecture reads
     defaults: Mapping[str, Any] = field(default_factory=dict)  # transformers' values of keys that may be left out
+    # keys that released folders have and transformers does not read -> the value that agrees with what it computes: a
+    # constant, `Same` as another key's, or ANY
+    inert: Mapping[str, Any] = field(default_factory=dict)
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # key -> projections with a bias if it is true
     biased: tuple[str, ...] = ()  # projections that always have a bias
     # module -> GGUF's name; * is an expert's number; a name with an end is that of a parameter, not of a module

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import Model
+from pellucid import Model, arch
+from pellucid.folder import ANY, Folder, Same
 from pellucid.plan import Kind
 from tests.families.test_families_strict import MODELS, Files, golden_of
 
@@ -74,3 +75,56 @@ def test_keys_that_must_be_there(name: str, key: str, tmp_path: Path) -> None:
     assert not isinstance(files.as_gguf({}), str)
     found = files.as_gguf({key: None})
     assert isinstance(found, str) and key in found, found
+
+
+# ---- folders -----------------------------------------------------------------------------------------------------
+
+# model_type -> its table, of those whose released folders have keys that transformers does not read.
+INERT = {
+    kind: table for kind, (_, table) in arch.folders().items() if isinstance(table, Folder) and table.inert
+}  # fmt: skip
+CASES = {golden_of(name).config["model_type"]: name for name in MODELS}
+
+
+def agreeing(table: Folder, config: dict[str, Any]) -> dict[str, Any]:
+    """A value for each of the keys that agrees with what the model computes."""
+    found = {}
+    for key, only in table.inert.items():
+        if isinstance(only, Same):
+            only = config.get(only.key, table.defaults.get(only.key, only.default))
+        found[key] = 7 if only is ANY else only
+    return found
+
+
+@pytest.mark.parametrize("kind", INERT)
+def test_keys_that_transformers_does_not_read(kind: str, tmp_path: Path) -> None:
+    """They load with the values that released folders have, and any other one is refused by name."""
+    files, table = files_of(CASES[kind], tmp_path), INERT[kind]
+    keys = agreeing(table, files.golden.config)
+    assert None not in keys.values()
+    np.testing.assert_array_equal(files.as_folder(**keys), files.as_folder())
+    for key, only in table.inert.items():
+        other = not keys[key] if isinstance(keys[key], bool) else f"{keys[key]}x"
+        found = files.as_folder(**{**keys, key: other})
+        assert isinstance(found, str) == (only is not ANY), key
+        assert only is ANY or f"config.{key} = " in str(found), found
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("kind", INERT)
+def test_transformers_does_not_read_them(kind: str) -> None:
+    """Neither a field nor another name of one; what a folder's `tie_embedding` says must agree."""
+    import transformers
+
+    config = type(transformers.AutoConfig.for_model(kind))
+    known = {*config.__dataclass_fields__, *config.attribute_map}
+    assert not known & {*INERT[kind].inert}
+
+
+def test_a_dynamic_rotation_with_keys_of_yarn(tmp_path: Path) -> None:
+    """As released folders of Hunyuan have it."""
+    files = files_of("hunyuan", tmp_path)
+    rope = files.golden.config["rope_parameters"]
+    assert rope["rope_type"] == "dynamic"
+    more = {"beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0}
+    np.testing.assert_array_equal(files.as_folder(rope_parameters={**rope, **more}), files.as_folder())

@@ -79,6 +79,7 @@ FOLDERS = {
             "hidden_act": "xielu",
             "rope_theta": 12000000.0,
         },
+        inert={"qk_norm": True},
         biases={"attention_bias": QKVO},
         names={
             **{

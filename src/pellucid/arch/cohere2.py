@@ -9,7 +9,7 @@ from typing import Any
 from pellucid.arch.command_r import FOLDERS as _COMMAND_R
 from pellucid.arch.config import Config, Reader, Source
 from pellucid.arch.stablelm import block as block
-from pellucid.folder import Settings, windows
+from pellucid.folder import ANY, Same, Settings, windows
 
 _PERIOD = 4
 
@@ -36,6 +36,16 @@ FOLDERS = {
         },
         defaults={**_FOLDER.defaults, "rope_theta": 10000.0, "sliding_window": 4096},
         names={name: own for name, own in _FOLDER.names.items() if not name.endswith(("q_norm", "k_norm"))},
+        inert={
+            "layer_switch": Same("sliding_window_pattern", _PERIOD),
+            "order_of_interleaved_layers": "local_attn_first",
+            "position_embedding_type": "rope_gptj",
+            "rotary_pct": 1.0,
+            "use_embedding_sharing": True,
+            "use_gated_activation": True,
+            "use_parallel_block": True,
+            "use_parallel_embedding": ANY,
+        },
         partial=1.0,
         derive=_windows,
     )

@@ -9,7 +9,7 @@ from typing import Any
 from pellucid.arch.config import Config, Reader, Source
 from pellucid.arch.llama import block as block
 from pellucid.arch.mixture import OWN, with_experts
-from pellucid.folder import EXPERTS, KEYS, NAMES, SHARED_EXPERT, Folder, Settings
+from pellucid.folder import ANY, EXPERTS, KEYS, NAMES, SHARED_EXPERT, Folder, Settings
 
 
 def config(source: Source) -> Config:
@@ -51,6 +51,7 @@ FOLDERS = {
             "moe_num_shared_experts": 2,
         },
         names={**NAMES, **EXPERTS, **SHARED_EXPERT, "mlp.moe_statics.e_score_correction_bias": "exp_probs_b.bias"},
+        inert={"moe_capacity": ANY, "moe_gate": "topk", "moe_gate_act": "softmax", "moe_use_aux_free": True},
         tied=True,
         halves=False,
         derive=_derive,

@@ -9,7 +9,7 @@ from typing import Any
 
 from pellucid.arch import mamba2
 from pellucid.arch.config import Config, Reader, Source
-from pellucid.folder import KEYS, MLP, NAMES, QKVO, Folder, Settings
+from pellucid.folder import ANY, KEYS, MLP, NAMES, QKVO, Folder, Settings
 from pellucid.plan import Plan, Vector, floats
 
 # Multipliers of folders, which are no keys of GGUF.
@@ -120,6 +120,14 @@ FOLDERS = {
             "mamba_conv_bias": True,
             "mamba_norm_before_gate": True,
             "mamba_rms_norm": False,
+        },
+        inert={
+            "mamba_use_mlp": True,
+            "mlp_expansion_factor": ANY,
+            "time_step_floor": ANY,
+            "time_step_max": ANY,
+            "time_step_min": ANY,
+            "time_step_rank": ANY,
         },
         biases={
             "attention_bias": QKVO,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pellucid.arch.config import Config, Reader, Source
-from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings, windows
+from pellucid.folder import KEYS, NAMES, QKVO, Folder, Same, Settings, windows
 from pellucid.plan import Plan
 
 _PERIOD = 2
@@ -68,6 +68,7 @@ FOLDERS = {
             "final_logit_softcapping": 30.0,
             "attn_logit_softcapping": 50.0,
         },
+        inert={"hidden_act": Same("hidden_activation"), "sliding_window_size": Same("sliding_window")},
         biases={"attention_bias": QKVO},
         names={
             **NAMES,

@@ -12,7 +12,7 @@ import numpy as np
 from pellucid.arch.config import Config, Reader, Source
 from pellucid.arch.mixture import OWN, with_experts
 from pellucid.experts import mixture
-from pellucid.folder import EXPERTS, KEYS, NAMES, QKVO, Folder, Settings, windows
+from pellucid.folder import ANY, EXPERTS, KEYS, NAMES, QKVO, Folder, Same, Settings, windows
 from pellucid.plan import Plan
 
 LIMIT = 7.0  # of the activation's arguments
@@ -89,6 +89,7 @@ FOLDERS = {
             "rope_theta": 150000.0,
             "attention_bias": True,
         },
+        inert={"initial_context_length": ANY, "experts_per_token": Same("num_experts_per_tok")},
         biases={"attention_bias": QKVO},
         biased=("ffn_gate_inp", "ffn_gate_up_exps", "ffn_down_exps"),
         names={

@@ -11,7 +11,7 @@ from pellucid.arch.config import Config, Reader, Source
 from pellucid.arch.granite import EXPERTS, MULTIPLIERS, multiplied, shared_width
 from pellucid.arch.mixture import OWN, with_experts
 from pellucid.experts import mixture
-from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings
+from pellucid.folder import ANY, KEYS, NAMES, QKVO, Folder, Settings
 from pellucid.plan import Plan
 
 
@@ -109,6 +109,7 @@ FOLDERS = {
             "mamba_expand": 2,
             "mamba_conv_bias": True,
         },
+        inert={"init_method": ANY, "normalization_function": "rmsnorm"},
         biases={
             "attention_bias": QKVO,
             "mamba_conv_bias": ("ssm_conv1d",),

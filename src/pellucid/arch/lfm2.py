@@ -8,7 +8,7 @@ from typing import Any
 
 from pellucid.arch.config import Config, Reader, Source
 from pellucid.arch.mixture import feed_forward
-from pellucid.folder import KEYS, NAMES, Folder, Settings
+from pellucid.folder import ANY, KEYS, NAMES, Folder, Same, Settings
 from pellucid.plan import Plan, Recurrent
 from pellucid.recurrent import MOST_TAPS, conv, project
 
@@ -81,6 +81,21 @@ OWN_KEYS = {
     "norm_eps": "attention.layer_norm_rms_epsilon",
     "conv_L_cache": "shortconv.l_cache",
 }
+INERT = {
+    "block_dim": Same("hidden_size"),
+    "block_mlp_init_scale": ANY,
+    "block_norm_eps": Same("norm_eps"),
+    "block_out_init_scale": ANY,
+    "block_use_swiglu": True,
+    "block_use_xavier_init": ANY,
+    "conv_dim": Same("hidden_size"),
+    "conv_dim_out": Same("hidden_size"),
+    "conv_use_xavier_init": ANY,
+    "num_heads": Same("num_attention_heads"),
+    "theta": Same("rope_theta"),
+    "tie_embedding": Same("tie_word_embeddings", True),
+    "use_pos_enc": True,
+}
 BIASES = {"conv_bias": ("shortconv.conv", "shortconv.in_proj", "shortconv.out_proj")}
 OWN_NAMES = {
     **{name: gguf for name, gguf in NAMES.items() if not name.startswith("mlp.")},
@@ -115,6 +130,7 @@ FOLDERS = {
             "block_ffn_dim_multiplier": 1.0,
             "block_auto_adjust_ff_dim": True,
         },
+        inert=INERT,
         biases=BIASES,
         names=OWN_NAMES,
         tied=True,

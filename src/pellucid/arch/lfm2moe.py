@@ -55,6 +55,7 @@ FOLDERS = {
             "norm_topk_prob": True,
             "use_expert_bias": True,
         },
+        inert=lfm2.INERT,
         biases=lfm2.BIASES,
         names={
             **lfm2.OWN_NAMES,

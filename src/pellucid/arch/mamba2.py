@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pellucid.arch.config import Config, Reader, Source
-from pellucid.folder import Folder, Settings
+from pellucid.folder import ANY, Folder, Settings
 from pellucid.plan import Attention, Part, Plan, Recurrent, Rope, Vector, floats
 from pellucid.recurrent import MOST_TAPS, conv, gate, head_vectors, project, scan
 
@@ -180,6 +180,13 @@ FOLDERS = {
             "n_groups": 8,
             "expand": 2,
             "use_conv_bias": True,
+        },
+        inert={
+            "fused_add_norm": ANY,
+            "norm_before_gate": ANY,  # transformers has the gate before the norm
+            "rms_norm": True,
+            "time_step_init_scheme": ANY,
+            "time_step_scale": ANY,
         },
         biases={"use_bias": ("ssm_in", "ssm_out"), "use_conv_bias": ("ssm_conv1d",)},
         names={

@@ -11,7 +11,7 @@ from pellucid.arch import mamba2
 from pellucid.arch.config import Config, Reader, Source, without_predictors
 from pellucid.arch.mixture import OWN, with_experts
 from pellucid.experts import add, experts, route
-from pellucid.folder import Folder, Settings
+from pellucid.folder import ANY, Folder, Same, Settings
 from pellucid.plan import Plan
 from pellucid.recurrent import project
 
@@ -179,6 +179,16 @@ FOLDERS = {
             "routed_scaling_factor": 1.0,
             "norm_topk_prob": True,
             "use_conv_bias": True,
+        },
+        inert={
+            "mamba_num_groups": Same("n_groups"),
+            "mamba_state_dim": Same("ssm_state_size"),
+            "norm_eps": Same("layer_norm_epsilon"),
+            "num_query_groups": Same("num_key_value_heads"),
+            "partial_rotary_factor": ANY,
+            "rms_norm_eps": Same("layer_norm_epsilon"),
+            "rope_theta": ANY,
+            "time_step_rank": ANY,
         },
         biases={
             "use_bias": ("ssm_in", "ssm_out"),

@@ -34,6 +34,7 @@ FOLDERS = {
             "original_max_position_embeddings": 4096,
             "hidden_act": "silu",
         },
+        inert={"full_attn_mod": 1, "interpolate_factor": 1},
         names={
             **{name: own for name, own in NAMES.items() if name not in _FUSED},
             "self_attn.qkv_proj": "attn_qkv",

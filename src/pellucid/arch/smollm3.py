@@ -8,7 +8,7 @@ from typing import Any
 
 from pellucid.arch.config import Config, Reader, Source
 from pellucid.arch.llama import block as block
-from pellucid.folder import KEYS, MLP, QKVO, Folder, Settings, windows
+from pellucid.folder import ANY, KEYS, MLP, QKVO, Folder, Settings, windows
 
 _INTERVAL = 4  # of the layers without rotation
 
@@ -48,6 +48,7 @@ FOLDERS = {
             "num_key_value_heads": 4,
             "rope_theta": 2000000.0,
         },
+        inert={"max_window_layers": ANY},
         biases={"attention_bias": QKVO, "mlp_bias": MLP},
         tied=True,
         derive=_layers,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pellucid.arch.config import Config, Reader, Source
-from pellucid.folder import KEYS, NAMES, Folder
+from pellucid.folder import ANY, KEYS, NAMES, Folder, Same
 from pellucid.plan import Plan
 
 
@@ -47,6 +47,12 @@ FOLDERS = {
             "hidden_act": "silu",
             "num_key_value_heads": 32,
             "qk_layernorm": False,
+        },
+        inert={
+            "norm_eps": Same("layer_norm_eps"),
+            "rope_pct": Same("partial_rotary_factor", 0.25),
+            "rotary_scaling_factor": 1.0,
+            "use_norm_bias": ANY,
         },
         biases={"use_qkv_bias": ("attn_q", "attn_k", "attn_v")},
         biased=("attn_norm", "ffn_norm", "output_norm"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pellucid.arch.arcee import block as block
 from pellucid.arch.config import Config, Reader, Source
 from pellucid.arch.phi3 import all_or_none
-from pellucid.folder import KEYS, NAMES, QKVO, Folder
+from pellucid.folder import ANY, KEYS, NAMES, QKVO, Folder, Same
 
 
 def config(source: Source) -> Config:
@@ -26,6 +26,14 @@ FOLDERS = {
             "hidden_act": "gelu_pytorch_tanh",
             "num_key_value_heads": 2,
             "use_bias": True,
+        },
+        inert={
+            "attention_softmax_in_fp32": ANY,
+            "layer_norm_epsilon": Same("norm_epsilon"),
+            "mlp_type": "default",
+            "norm_type": "layer_norm",
+            "scale_attention_softmax_in_fp32": ANY,
+            "scale_attn_weights": True,
         },
         biases={"use_bias": (*QKVO, "ffn_up", "ffn_down")},
         biased=("attn_norm", "ffn_norm", "output_norm"),

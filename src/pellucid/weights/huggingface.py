@@ -8,6 +8,7 @@ Sources: transformers' configurations and modeling_rope_utils; GGUF's specificat
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pellucid.errors import ModelFileError, UnsupportedModelError
-from pellucid.folder import Folder, Wrapper
+from pellucid.folder import ANY, Folder, Same, Wrapper
 from pellucid.parts import Parts, floats
 from pellucid.weights import mxfp4, rotations
 from pellucid.weights.base import ModelFile, Tensor, same_bytes
@@ -36,7 +37,8 @@ _HARMLESS = frozenset(
     _name_or_path _sliding_window_pattern attention_dropout attn_implementation auto_map cache_implementation
     chunk_size_feed_forward classifier_dropout dtype embd_pdrop embedding_dropout finetuning_task
     gradient_checkpointing hidden_dropout id2label initializer_range is_decoder is_llama_config
-    keys_to_ignore_at_inference label2id max_sequence_length model_max_length model_type name_or_path num_labels
+    keys_to_ignore_at_inference label2id max_sequence_length model_max_length model_name model_type name_or_path
+    num_labels
     output_attentions output_hidden_states output_router_logits pretraining_tp prefix problem_type resid_pdrop
     residual_dropout return_dict router_aux_loss_coef router_jitter_noise task_specific_params tokenizer_class
     torch_dtype torchscript tf_legacy_loss tie_encoder_decoder transformers_version transformers.js_config
@@ -159,6 +161,7 @@ def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
     else:
         _tie(folder, c, tensors, table.tied, names.own)
     _check_vocabulary(c, tensors)
+    _check_inert(c, table)
     _check_unread(c, frozenset(), known, not table.encoder)
     if wrapper is not None:
         _check_classes(_Settings(folder, "config."), wrapper.classes)
@@ -201,6 +204,18 @@ def _check_vocabulary(c: _Settings, tensors: dict[str, Tensor]) -> None:
     size = c.get_int("vocab_size", rows, min=1)
     if size != rows and rows is not None:
         raise c.fail("vocab_size", f"it is {size}", f"{rows}, the rows of the embedding")
+
+
+def _check_inert(c: _Settings, table: Folder) -> None:
+    """Refuses a key of `inert` whose value is not the one that transformers' code amounts to."""
+    for key, only in table.inert.items():
+        value = c.get_any(key, None)
+        if isinstance(only, Same):
+            only = c.get_any(only.key, only.default)
+        if value is None or only is ANY:
+            continue
+        if value != only or isinstance(value, bool) != isinstance(only, bool):
+            raise c.refuse(key, json.dumps(only))
 
 
 def _check_unread(c: _Settings, known: frozenset[str], quantised: bool = False, causal: bool = True) -> None:

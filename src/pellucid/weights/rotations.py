@@ -209,6 +209,10 @@ class _Reader:
         """No scaling up to max_position_embeddings, which is where contexts end here. Hunyuan's `alpha` changes the
         base."""
         self.c.get_float(f"{where}factor", 1.0, **_LIMITS)
-        alpha = self.c.get_float(f"{where}alpha", 1.0, **_LIMITS) if self.table.alpha else 1.0
+        if not self.table.alpha:
+            return
+        for key in ("beta_fast", "beta_slow", "mscale", "mscale_all_dim"):  # of YaRN, which is not asked for
+            self.c.get_float(f"{where}{key}", None)
+        alpha = self.c.get_float(f"{where}alpha", 1.0, **_LIMITS)
         if alpha != 1.0:
             self.put("freq_base", base * alpha ** (width / (width - 2)), f"{where}alpha")
