@@ -222,6 +222,29 @@ def test_refused_of_calls(wrong: str, llama: Llama) -> None:
         llama(TEXT, **given)
 
 
+def test_errors_name_its_own_arguments(llama: Llama, smollm2: Path) -> None:
+    for wrong in ({"n_ctx": -1}, {"n_ctx": "x"}, {"n_threads": -1}):
+        with pytest.raises((ValueError, TypeError), match=f"^{next(iter(wrong))}="):
+            Llama(str(smollm2), verbose=False, **wrong)
+    text: Any = "a"
+    for name, call in (
+        ("text", lambda: llama.tokenize(text)),
+        ("state", lambda: llama.load_state(text)),
+        ("grammar", lambda: llama(text, grammar=text)),
+    ):
+        with pytest.raises(TypeError, match=f"^{name}: expected .*, not str$"):
+            call()
+
+
+def test_no_threads_are_the_default(smollm2: Path) -> None:
+    """As in llama-cpp-python."""
+    assert Llama(str(smollm2), n_threads=0, verbose=False)("a", max_tokens=2, temperature=0)["choices"]
+
+
+def test_bytes_that_are_no_text_are_not_left_out(llama: Llama) -> None:
+    assert llama.tokenize(b"a\xffb") == llama.tokenize("a\ufffdb".encode())
+
+
 def test_what_is_absent(llama: Llama) -> None:
     assert not hasattr(llama, "nothing")
     with pytest.raises(ImportError, match="llama_backend_init"):

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid.compat.llama_cpp.llama_chat_format import TEMPLATES
+from pellucid.compat.llama_cpp.llama_grammar import LlamaGrammar
+from pellucid.errors import WrongType
 
 __all__ = [
     "LLAMA_POOLING_TYPE_CLS",
@@ -137,6 +139,8 @@ def request(given: Mapping[str, Any], repeat_last: int, seed: int | None) -> tup
             _refuse(name, fields.pop(name), harmless)
     grammar, bias, mode = fields.pop("grammar", None), fields.pop("logit_bias", None), fields.pop("mirostat_mode", 0)
     if grammar is not None:
+        if not isinstance(grammar, LlamaGrammar):
+            raise WrongType("grammar", f": expected a LlamaGrammar, not {type(grammar).__name__}")
         options.update(grammar.options())
     if bias:
         options["logit_bias"] = {int(id): float(value) for id, value in bias.items()}

@@ -24,7 +24,7 @@ from pellucid.compat.llama_cpp.arguments import (
 )
 from pellucid.compat.llama_cpp.llama_tokenizer import LlamaTokenizer
 from pellucid.compat.llama_cpp.steps import Steps, context_errors
-from pellucid.errors import FetchError, WrongValue
+from pellucid.errors import ArgumentError, FetchError, WrongType, WrongValue
 from pellucid.openai.embeddings import embedded
 from pellucid.openai.fields import chat_call, completion_call
 from pellucid.openai.limits import UNBOUNDED
@@ -77,8 +77,12 @@ class Llama(Steps):
         self._template = template_of(chat_format, template)
         self._seed = seed_of(seed)
         self._repeat_last = last_n_tokens_size
-        options = {"threads": n_threads, "kv": kv_of(type_k, type_v), "prefix_cache": True}
-        self._model = _load(model_path, n_ctx, options)
+        options = {"threads": n_threads or None, "kv": kv_of(type_k, type_v), "prefix_cache": True}
+        try:
+            self._model = _load(model_path, n_ctx, options)
+        except ArgumentError as error:
+            own_name = {"context": "n_ctx", "threads": "n_threads", "source": "model_path"}.get(error.argument)
+            raise error if own_name is None else type(error)(own_name, error.found) from None
         own = self._model.core.embedder.pooling
         named = {name: number for number, name in POOLINGS.items()}
         if pooling_type == LLAMA_POOLING_TYPE_UNSPECIFIED:
@@ -260,7 +264,9 @@ class Llama(Steps):
     # ---- tokens -----------------------------------------------------------------------------------------------------
 
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
-        return self._model.tokenize(text.decode("utf-8", errors="ignore"), add_bos, special)
+        if not isinstance(text, (bytes, bytearray)):
+            raise WrongType("text", f": expected bytes, not {type(text).__name__}")
+        return self._model.tokenize(text.decode("utf-8", errors="replace"), add_bos, special)
 
     def detokenize(self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False) -> bytes:
         tokenizer = self._model.core.need_tokenizer()
@@ -309,6 +315,8 @@ class Llama(Steps):
         return LlamaState(self._seed, tuple(self._held()))
 
     def load_state(self, state: LlamaState) -> None:
+        if not isinstance(state, LlamaState):
+            raise WrongType("state", f": expected what save_state gives, not {type(state).__name__}")
         self._seed = state.seed
         self._go_to(state.input_ids)
         self._restart()
