@@ -344,7 +344,8 @@ class PellucidEmbeddings(BaseModel, Embeddings):
         return [float(x) for x in found[0]]
 
 
-_OF_SERVERS = frozenset({"timeout", "max_retries"})  # which programs give to any model
+# Which programs give to any model, and which mean nothing to one in the process.
+_OF_SERVERS = frozenset({"api_key", "base_url", "max_retries", "stream_usage", "streaming", "timeout"})
 _NOT_OURS = frozenset({"model", "ls_structured_output_format", "stream", "stream_usage"})
 
 

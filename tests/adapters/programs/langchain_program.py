@@ -50,7 +50,9 @@ for wrong, says in (
         raise AssertionError(says)
 assert PellucidEmbeddings(model=path).embed_documents([]) == []
 
-likeliest = ChatPellucid(model=path, top_k=1, seed=5, max_tokens=8, timeout=60)  # an option beside the fields
+likeliest = ChatPellucid(
+    model=path, top_k=1, seed=5, max_tokens=8, timeout=60, api_key="none"
+)  # an option beside the fields
 assert likeliest.model_kwargs == {"top_k": 1} and likeliest.invoke("Name a colour.").content == answer.content
 assert isinstance(chat.with_structured_output({}, method="json_mode").invoke("Name a colour.", max_tokens=200), dict)
 
