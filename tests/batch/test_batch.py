@@ -309,6 +309,28 @@ def test_embeddings(tmp_path: Path) -> None:
     assert [found[i].get("embedding") for i in range(7)] == [None, [1, 1.5], [2, 1.5]] * 2 + [None]
 
 
+def test_what_no_row_can_change_ends_the_run(smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model without a chat template, or without a known way to make embeddings: no row is done with an error, so that
+    the same command with the option does them all."""
+    bare = tmp_path / "bare.gguf"
+    raw = smollm2.read_bytes()
+    assert raw.count(b"tokenizer.chat_template") == 1
+    bare.write_bytes(raw.replace(b"tokenizer.chat_template", b"tokenizer.chat_templute"))
+    source, target = write(tmp_path / "in.jsonl", [{"id": 1, "text": "Hi"}, {"id": 2, "text": "Ho"}]), tmp_path / "out"
+    (template := tmp_path / "t.jinja").write_text("{{ messages[0].content }}")
+    for model, task, option in (
+        (bare, "chat", ["--template", str(template)]),
+        (smollm2, "embed", ["--pooling", "mean"]),
+    ):
+        command = ["batch", str(source), str(target), "-m", str(model), "--task", task, "-n", "2"]
+        assert main(command) != 0
+        assert option[0] in capsys.readouterr().err and target.read_bytes() == b""
+        assert main([*command, *option]) == 0
+        assert all("error" not in line for line in by_id(target).values())
+        assert main(["batch", str(source), str(target), *option, "--task", "score"]) == 2
+        target.unlink()
+
+
 def test_memory_is_bounded_by_at_once(tiny: Path, tmp_path: Path) -> None:
     taken = given = 0
 

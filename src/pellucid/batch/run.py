@@ -73,14 +73,19 @@ def run(
     progress: Callable[[Counts], None] | None = None,
 ) -> Counts:
     """Does what is not in `target` yet. task: one of `tasks.TASKS`. options: of the library, of all rows. Raises
-    PellucidError: of a file, or with keep_errors=False of a row, which it names; OutOfMemoryError."""
+    PellucidError: of a file, or with keep_errors=False of a row, which it names, or where the model cannot do the task;
+    OutOfMemoryError; ValueError for `pooling`."""
     one = _Run(target, keep_errors, progress)
+    given = options or {}
     if task in ("generate", "chat"):
-        _generate(model, one, rows, tasks.Generation(model, task, seed), at_once, options or {})
+        tokenizer = model.tokenizer
+        templated = given.get("template") is not None or tokenizer is None or tokenizer.chat_template is not None
+        _generate(model, one, rows, tasks.Generation(model, task, seed, templated), at_once, given)
     elif task == "score":
         _in_parts(one, rows, at_once, lambda texts: model.score(texts), tasks.score_line)
     else:
-        _in_parts(one, rows, at_once, lambda texts: model.embed(texts), tasks.embed_line)
+        model.embed([], **given)  # raises what is wrong with the model or the options, and not with a row
+        _in_parts(one, rows, at_once, lambda texts: model.embed(texts, **given), tasks.embed_line)
     target.flush()
     return one.counts
 

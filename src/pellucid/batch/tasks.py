@@ -29,19 +29,28 @@ _COLUMNS = frozenset((*PROMPTS, *CHAT_DEFAULTS))
 _MOST = 2**31 - 1
 
 
-class Generation:
-    """The tasks "generate" and "chat". seed: of the run, from which each row has its own; None: they have none."""
+class UnfitModel(PellucidError):
+    """What no row can change: the model cannot do the task as it was asked for."""
 
-    def __init__(self, model: Model, task: str, seed: int | None) -> None:
-        self._model, self._chats, self._seed = model, task == "chat", seed
+
+class Generation:
+    """The tasks "generate" and "chat". seed: of the run, from which each row has its own; None: they have none.
+    templated: whether there is a chat template besides those of rows."""
+
+    def __init__(self, model: Model, task: str, seed: int | None, templated: bool = True) -> None:
+        self._model, self._chats, self._seed, self._templated = model, task == "chat", seed, templated
         limits = Limits(n=128, prompts=1, stop=_MOST, stop_characters=_MOST, logit_bias=_MOST)
         self._rules = Rules(limits=limits)
         self._fingerprint = ""
 
     def work(self, row: Row) -> tuple[list[dict[str, Any]], Call | None]:
-        """Items for `Model.map`: one for each of a row's choices. Raises what is wrong with the row."""
-        if "body" in row.fields:
-            return self._request(row)
+        """Items for `Model.map`: one for each of a row's choices. Raises what is wrong with the row, or UnfitModel."""
+        items, call = self._request(row) if "body" in row.fields else self._plain(row)
+        if not self._templated and any("messages" in item and item.get("template") is None for item in items):
+            raise UnfitModel("the model file has no chat template: give one, in Jinja, with --template FILE")
+        return items, call
+
+    def _plain(self, row: Row) -> tuple[list[dict[str, Any]], None]:
         fields = {k: v for k, v in row.fields.items() if v is not None and (not row.table or k in _COLUMNS)}
         ways = [name for name in PROMPTS if name in fields]
         if len(ways) != 1:
@@ -150,4 +159,4 @@ def error_line(row: Row, call: bool, error: Exception) -> dict[str, Any]:
 def is_the_rows(error: Exception) -> bool:
     """Whether an error is that of a row, and not of the model, the memory or a bug."""
     kept = (Failure, ValueError, TypeError, PellucidError)
-    return isinstance(error, kept) and not isinstance(error, MemoryError)
+    return isinstance(error, kept) and not isinstance(error, (MemoryError, UnfitModel))

@@ -55,6 +55,8 @@ def batch(
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be given several times.")
     ] = None,
+    template: options.Template = None,
+    pooling: options.PoolingKind = None,
     threads: options.Threads = None,
     context: options.Context = None,
     isa: options.Isa = None,
@@ -80,6 +82,9 @@ def batch(
         raise output.UsageError(f"--task={one_line(task, 40)!r}: expected {', '.join(_TASKS[:-1])} or {_TASKS[-1]}")
     if errors not in ("keep", "stop"):
         raise output.UsageError(f"--errors={one_line(errors, 40)!r}: expected keep or stop")
+    for name, value, tasks in (("template", template, ("generate", "chat")), ("pooling", pooling, ("embed",))):
+        if value is not None and task not in tasks:
+            raise output.UsageError(f"--{name}: belongs to --task {' or '.join(tasks)}")
     part = _shard(shard)
     if "{shard}" in target:
         target = target.replace("{shard}", str(part.index))
@@ -89,6 +94,11 @@ def batch(
     seed = asked.pop("seed", None)
     with options.naming(*asked, "seed"):  # before anything is fetched
         parse_options(asked if seed is None else {**asked, "seed": seed})
+    given = {"generate": asked, "chat": asked, "score": {}, "embed": {} if pooling is None else {"pooling": pooling}}[
+        task
+    ]
+    if template is not None:
+        given = {**given, "template": options.read_template(template)}
     if source != "-":
         with open(source, "rb"):  # an error before the model is loaded
             pass
@@ -105,6 +115,7 @@ def batch(
             quantize=quantize,
             share=share,
         ) as loaded,
+        options.naming("pooling"),
     ):
         counts = run(
             loaded,
@@ -114,7 +125,7 @@ def batch(
             at_once=at_once,
             seed=0 if seed is None else seed,
             keep_errors=errors == "keep",
-            options=asked if task in ("generate", "chat") else {},
+            options=given,
             progress=_Progress(),
         )
     seconds = time.monotonic() - start

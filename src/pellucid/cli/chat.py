@@ -20,7 +20,6 @@ from pellucid.generation import parse_options
 _FULL = "/reset starts over, --context N makes more room"
 _FULL_AT_ONCE = "--context N makes more room"
 _MOST_ROUNDS = 16  # of calls and their results, in one turn
-_LONGEST_TEMPLATE = 1 << 22  # bytes; longer templates are refused by their length
 
 
 @sampling_options
@@ -36,9 +35,7 @@ def chat(
     ] = None,
     model: options.ModelName = options.DEFAULT,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="The system message.")] = None,
-    template: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A chat template (Jinja) instead of the model's own.")
-    ] = None,
+    template: options.Template = None,
     max_tokens: Annotated[
         int | None,
         typer.Option(
@@ -96,7 +93,7 @@ def chat(
         raise output.UsageError("--lines: the turns come from standard input; leave TEXT out")
     if json and talks:
         raise output.UsageError("--json: prints one answer; give TEXT, or - to read it from standard input")
-    source = None if template is None else _read_template(template)
+    source = None if template is None else options.read_template(template)
     if tools is not None and not yes and not output.can_ask():
         raise output.UsageError("--tools: asks at a terminal before it runs a function; --yes runs them without asking")
     known = None if tools is None else Functions(tools, not yes)
@@ -140,17 +137,6 @@ def _question(text: str | None, typed: bool, raw: bool) -> str:
             raise output.UsageError(f"TEXT={text!r}: expected something to say")
         raise PellucidError("standard input contains no text")
     return turn
-
-
-def _read_template(path: str) -> str:
-    from pellucid.errors import ChatTemplateError
-    from pellucid.weights.base import read_file
-
-    data = read_file(path, _LONGEST_TEMPLATE, "a chat template")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ChatTemplateError(f"{path}: not UTF-8 at byte {error.start}; expected a chat template") from None
 
 
 class Talk:

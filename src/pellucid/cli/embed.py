@@ -27,10 +27,7 @@ def embed(
             "-o", "--output", metavar="FILE.npy", help="Write the array, float32 (texts, width), to this NumPy file."
         ),
     ] = None,
-    pooling: Annotated[
-        str | None,
-        typer.Option(metavar="KIND", help='"last", "first" (token) or "mean"; default: as the model\'s files say.'),
-    ] = None,
+    pooling: options.PoolingKind = None,
     dimensions: Annotated[int | None, typer.Option(metavar="N", help="Keep the first N columns; default: all.")] = None,
     instruction: Annotated[
         str | None,

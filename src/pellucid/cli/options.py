@@ -35,11 +35,13 @@ __all__ = [
     "Kv",
     "ModelName",
     "NoSpeculate",
+    "PoolingKind",
     "Prediction",
     "Prompt",
     "Quantize",
     "Raw",
     "Share",
+    "Template",
     "Threads",
     "announcement",
     "check_place",
@@ -51,6 +53,7 @@ __all__ = [
     "pulled",
     "read_all",
     "read_content",
+    "read_template",
     "read_text",
     "removable",
     "size",
@@ -187,8 +190,16 @@ Prompt = Annotated[
         help="The text; without it, or with -, standard input is read as UTF-8, without its final line end.",
     ),
 ]
+Template = Annotated[
+    str | None, typer.Option(metavar="FILE", help="A chat template (Jinja) instead of the model's own.")
+]
+PoolingKind = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", help='"last", "first" (token) or "mean"; default: as the model\'s files say.'),
+]
 Raw = Annotated[bool, typer.Option("--raw", help="Keep the final line end of what is read.")]
 
+_LONGEST_TEMPLATE = 1 << 22  # bytes; longer templates are refused by their length
 LONGEST_TEXT = 1 << 28  # bytes; an endless device or pipe is refused here
 
 # What differs from the library's name in more than dashes.
@@ -318,6 +329,17 @@ def speculation(no_speculate: bool, prediction: str | None) -> dict[str, Any]:
         with open(prediction, "rb") as file:
             found["prediction"] = read_all(file, prediction, raw=True)
     return found
+
+
+def read_template(path: str) -> str:
+    from pellucid.errors import ChatTemplateError
+    from pellucid.weights.base import read_file
+
+    data = read_file(path, _LONGEST_TEMPLATE, "a chat template")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ChatTemplateError(f"{path}: not UTF-8 at byte {error.start}; expected a chat template") from None
 
 
 def check_place(path: str) -> None:
