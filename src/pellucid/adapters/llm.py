@@ -71,6 +71,9 @@ def register_commands(cli: Any) -> None:
     @click.option("--template", type=click.Path(exists=True, dir_okay=False), help="file with a chat template")
     def add(alias: str, model: str, template: str | None) -> None:
         "Add a GGUF file, a folder or a name as pellucid/ALIAS"
+        if not alias or any(c.isspace() for c in alias):
+            raise click.ClickException(f"ALIAS={alias!r}: expected a name without spaces")
+        _check(model)
         path = Path(model)
         kept: dict[str, Any] = {"model": str(path.resolve()) if path.exists() else model}
         if template is not None:
@@ -86,6 +89,19 @@ def register_commands(cli: Any) -> None:
         if added.pop(alias, None) is None:
             raise click.ClickException(f"{alias}: expected one of {', '.join(added) or 'those of llm pellucid add'}")
         _file().write_text(json.dumps(added, indent=2) + "\n", encoding="utf-8")
+
+
+def _check(model: str) -> None:
+    """Raises ClickException for what is no model. Nothing is downloaded."""
+    from pellucid import weights
+    from pellucid.errors import PellucidError
+
+    try:
+        if weights.catalog.find(model) is None:
+            with weights.open_model(weights.locate("MODEL", model)):
+                pass
+    except (PellucidError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
 
 
 def _file() -> Path:

@@ -25,6 +25,17 @@ llm("pellucid", "add", "base", base)
 llm("pellucid", "add", "embedder", embedder)
 llm("pellucid", "add", "gone", path)
 llm("pellucid", "remove", "gone")
+llm("pellucid", "add", "named", "gemma3-270m")  # the catalogue's; nothing is downloaded
+llm("pellucid", "remove", "named")
+for alias, model, says in (
+    ("", path, "without spaces"),
+    ("a b", path, "without spaces"),
+    ("x", path + ".no", "not"),
+    ("x", __file__, "no model"),
+    ("x", "smollm3", "neither a file nor the name of a model"),
+):
+    done = subprocess.run([*LLM, "pellucid", "add", alias, model], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
 names = llm("models")
 assert "pellucid/ours" in names and "pellucid/gone" not in names
 assert "pellucid/embedder" in llm("embed-models")
