@@ -303,21 +303,33 @@ def test_one_that_fails_fails_alone(tmp_path: Path, loop: bool) -> None:
     assert [content(result(one)) for one in good] == expected
 
 
+def held(model: Model, **options: Any) -> Request:
+    """A request that runs until it is cancelled, since it waits for its reader. Where `sequences` is 1, all others
+    wait."""
+    running = model.submit([1], **{**OPTIONS, "max_tokens": 400, "ahead": 1, **options})
+    next(running)
+    return running
+
+
 def test_too_many_that_wait(path: Path) -> None:
     with Model.load(path, threads=1, sequences=1) as model:
         model.drive(max_waiting=2)
-        requests = [model.submit([1], **{**OPTIONS, "max_tokens": 30}) for _ in range(3)]
+        running = held(model)
+        requests = [model.submit([1], **OPTIONS) for _ in range(2)]
         with pytest.raises(QueueFullError, match="too many requests wait") as raised:
             model.submit([1], **OPTIONS)
         assert raised.value.retry_after >= 1
+        running.cancel()
         for one in requests:
             one.result()
         model.submit([1], **OPTIONS).result()
         model.drive(max_wait=0)
-        first = model.submit([1] * 100, **OPTIONS)
+        running = held(model)
+        waits = model.submit([1] * 100, **OPTIONS)
         with pytest.raises(QueueFullError):
             model.submit([1] * 100, **OPTIONS)
-        first.result()
+        running.cancel()
+        waits.result()
         model.drive()
         for one in [model.submit([1], **OPTIONS) for _ in range(5)]:
             one.result()
@@ -327,8 +339,7 @@ def test_too_many_tokens_that_wait(path: Path) -> None:
     with Model.load(path, threads=1, sequences=1) as model:
         model.drive(max_waiting_tokens=100)
         model.submit([1] * 200, **OPTIONS).result()  # nothing waits
-        running = model.submit([1], **{**OPTIONS, "max_tokens": 400}, ahead=1)  # which waits for its reader
-        next(running)
+        running = held(model)
         requests = [model.submit([1] * 200, **OPTIONS)]
         with pytest.raises(QueueFullError):
             model.submit([1], **OPTIONS)
@@ -343,7 +354,8 @@ def test_too_many_tokens_that_wait(path: Path) -> None:
 def test_one_of_a_key_with_none_waiting_may_wait(path: Path) -> None:
     with Model.load(path, threads=1, sequences=1) as model:
         model.drive(max_waiting=2)
-        many = [model.submit([1], key="a", **{**OPTIONS, "max_tokens": 30}) for _ in range(3)]
+        running = held(model, key="a")
+        many = [model.submit([1], key="a", **OPTIONS) for _ in range(2)]
         with pytest.raises(QueueFullError):
             model.submit([1], key="a", **OPTIONS)
         with pytest.raises(QueueFullError):
@@ -351,6 +363,7 @@ def test_one_of_a_key_with_none_waiting_may_wait(path: Path) -> None:
         many.append(model.submit([1], key="b", **OPTIONS))
         with pytest.raises(QueueFullError):
             model.submit([1], key="b", **OPTIONS)
+        running.cancel()
         for one in many:
             one.result()
 
