@@ -222,6 +222,23 @@ CHANGES: list[tuple[str, Any, str]] = [
 ]
 
 
+@pytest.mark.parametrize("lowers", [True, False])
+def test_small_letters_that_the_tokenizer_makes_anyway(tmp_path: Path, lowers: bool) -> None:
+    """bge's files ask for them; another tokenizer would need a step that it does not have."""
+    case = BY_NAME["bert"]
+    folder = write_folder(case, load_golden(case), tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = lowers
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 512, "do_lower_case": True}))
+    if lowers:
+        with Model.load(folder, threads=1) as model:
+            np.testing.assert_array_equal(model.embed(["An OWL"]), model.embed(["an owl"]))
+    else:
+        with pytest.raises(UnsupportedModelError, match="do_lower_case = True"):
+            Model.load(folder, threads=1)
+
+
 @pytest.mark.parametrize(("file", "change", "words"), CHANGES)
 def test_what_alters_an_embedding_is_refused(tmp_path: Path, file: str, change: Any, words: str) -> None:
     case = BY_NAME["qwen3_dense"]

@@ -11,6 +11,7 @@ import pytest
 from pellucid import Model, arch
 from pellucid.folder import ANY, Folder, Same
 from pellucid.plan import Kind
+from tests.families.cases import BY_NAME
 from tests.families.test_families_strict import MODELS, Files, golden_of
 
 # Sizes of recurrent layers, in files of Granite 4 without such layers.
@@ -47,6 +48,26 @@ def test_granite_that_is_not_rotated(rotated: bool, tmp_path: Path) -> None:
     with Model.load(files.file, threads=1) as model:
         ropes = [op.rope >= 0 for op in model.core.engine.plan.ops if op.kind == Kind.ROPE_APPEND]
     assert ropes == [rotated] * 3
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"attention.key_length": 23}, "qwen3moe.attention.key_length: a head has 23 columns"),
+        ({"rope.dimension_count": 5}, "qwen3moe.rope.dimension_count: a head has 5 columns"),
+        ({"attention.key_length": None, "attention.head_count": 3}, "attention.head_count: a head has 21 columns"),
+    ],
+)
+def test_an_odd_width_to_rotate_names_what_it_is_from(keys: dict[str, Any], named: str, tmp_path: Path) -> None:
+    found = files_of("qwen3moe", tmp_path).as_gguf({**keys, "attention.head_count_kv": 1})
+    assert isinstance(found, str) and named in found, found
+
+
+def test_a_linear_factor_beside_longrope(tmp_path: Path) -> None:
+    files = Files(BY_NAME["phi3_longrope"], tmp_path)
+    assert not isinstance(files.as_gguf({}), str)
+    found = files.as_gguf({"rope.scaling.type": "longrope", "rope.scaling.factor": 2.0})
+    assert isinstance(found, str) and "phi3.rope.scaling.factor = 2.0" in found
 
 
 def test_choice_bias_as_a_row(tmp_path: Path) -> None:

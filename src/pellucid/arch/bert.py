@@ -23,7 +23,7 @@ class _Reader(Reader):
 
 def config(source: Source) -> Config:
     r = _Reader(source)
-    c = r.base(halves=True, act="gelu", causal=False, norms="layer")
+    c = r.base(halves=True, act="gelu", causal=False, norms="layer", rotates=False)
     first = source.get_int(r.key("first_position"), 0, min=0, max=c.context - 1)  # of folders of XLM-R
     c = replace(c, context=c.context - first, first_position=first, final_norm=last_norm(c))
     pooler = source.get_str(r.key("classifier.pooler"), "cls")  # of folders of BERT

@@ -225,6 +225,7 @@ class Reader:
         recurrent: bool = False,
         kinds: bool = False,
         ff: int | None = None,
+        rotates: bool = True,
     ) -> Config:
         """The configuration of a llama-like model.
 
@@ -234,7 +235,8 @@ class Reader:
         window reaches half as far to both sides, and there is no head. norms: their kind, as in Plan. own: keys that
         the architecture reads itself. recurrent: layers with no key-value heads are recurrent. kinds: layers with a
         window have key-value heads, widths and a rotation of their own, and each layer has its own ff. ff: the
-        width of feed-forward networks where the file gives none.
+        width of feed-forward networks where the file gives none. rotates: whether there is a rotation, for which
+        heads have an even width.
         """
         for name, only in _ONLY.items():
             if name in own:
@@ -257,7 +259,8 @@ class Reader:
         dim = self.size("embedding_length")
         dk = self.size("attention.key_length", max(dim // heads, 1), max=4096)
         dv = self.size("attention.value_length", dk, max=4096)
-        rope = local_rope = self.rope(dk, self.rope_base("rope.freq_base", base), halves=self.halves(halves))
+        frequency = self.rope_base("rope.freq_base", base)
+        rope = local_rope = self.rope(dk, frequency, halves=self.halves(halves), rotates=rotates)
         local_dk, local_dv = dk, dv
         ffs: tuple[int, ...] = ()
         if kinds:
@@ -376,13 +379,18 @@ class Reader:
         converters permute the rows of some architectures; in folders pairs are always (i, i + n/2)."""
         return bool(self.source.get_bool("pellucid.rope_halves", default))
 
-    def rope(self, dk: int, base: float, *, halves: bool, scaled: bool = True, kind: str = "") -> Rope:
+    def rope(
+        self, dk: int, base: float, *, halves: bool, scaled: bool = True, kind: str = "", rotates: bool = True
+    ) -> Rope:
         """Frequencies base^(-2i/n), divided by the factors in rope_freqs and by the linear factor where the file has
-        them. kind: ends the name of the key with n."""
+        them. kind: ends the name of the key with n. rotates: as in `base`."""
         count = f"rope.dimension_count{kind}"
         n = self.size(count, dk, max=dk)
-        if n % 2:
-            raise self.source.fail(self.key(count), f"it is {n}", "an even number")
+        if n % 2 and rotates:
+            names = (count, f"attention.key_length{kind}")  # the key that n is from, else those that it follows from
+            found = [name for name in names if self.source.get_any(self.key(name), None) is not None]
+            name = found[0] if found else "attention.head_count"
+            raise self.source.fail(self.key(name), f"a head has {n} columns to rotate", "an even number")
         freq = [base ** (-2.0 * i / n) for i in range(n // 2)]
         if not scaled:
             return Rope(tuple(freq), halves)
@@ -397,6 +405,8 @@ class Reader:
         factor = self.number("rope.scale_linear", 1.0, min=_FACTOR[0], max=_FACTOR[1])  # the key's older name
         factor = self.number("rope.scaling.factor", factor, min=_FACTOR[0], max=_FACTOR[1])
         scaling = self.source.get_str(self.key("rope.scaling.type"), "linear")
+        if scaling == "longrope" and factor != 1.0:
+            raise self.source.refuse(self.key("rope.scaling.factor"), "1, beside the factors of longrope")
         if scaling == "linear":
             freq = [f / factor for f in freq]
         elif scaling == "yarn":

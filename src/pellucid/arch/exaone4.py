@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from pellucid.arch.config import Config, Reader, Source
-from pellucid.folder import KEYS, NAMES, Folder, Settings, windows
+from pellucid.folder import ANY, KEYS, NAMES, Folder, Settings, windows
 from pellucid.plan import Plan
 
 
@@ -57,6 +57,7 @@ FOLDERS = {
             "sliding_window": 4096,
             "sliding_window_pattern": 4,
         },
+        inert={"max_window_layers": ANY, "reorder_qk_norm": True},
         names={
             **{name: own for name, own in NAMES.items() if name != "input_layernorm"},
             "post_attention_layernorm": "post_attention_norm",

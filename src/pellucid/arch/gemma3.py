@@ -54,6 +54,8 @@ def _variant(c: Settings) -> str | None:
 
 def _derive(c: Settings) -> Mapping[str, Any]:
     period = c.get_int("sliding_window_pattern", _PERIOD, min=1)
+    if c.prefix != "config." and c.get_any("final_logit_softcapping", None) is not None:
+        raise c.refuse("final_logit_softcapping", "null, beside images: transformers' class for both has no cap")
     return {
         "attention.scale": c.get_float("query_pre_attn_scalar", min=1e-6) ** -0.5,
         "attention.sliding_window_pattern": windows(c, lambda i: (i + 1) % period != 0),

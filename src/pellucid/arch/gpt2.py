@@ -15,7 +15,7 @@ _MATRICES = ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
 
 
 def config(source: Source) -> Config:
-    c = Reader(source).base(halves=True, act="gelu_tanh", norms="layer")
+    c = Reader(source).base(halves=True, act="gelu_tanh", norms="layer", rotates=False)
     return replace(c, rotated=(False,) * c.layers)
 
 

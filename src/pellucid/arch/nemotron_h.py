@@ -181,6 +181,7 @@ FOLDERS = {
             "use_conv_bias": True,
         },
         inert={
+            "attention_head_dim": Same("head_dim"),
             "mamba_num_groups": Same("n_groups"),
             "mamba_state_dim": Same("ssm_state_size"),
             "norm_eps": Same("layer_norm_epsilon"),

@@ -21,6 +21,7 @@ from pellucid.weights.safetensors import json_table, json_value, read_header
 __all__ = ["has_modules", "read_embedder"]
 
 _MOST = 1 << 20  # bytes of a file in JSON
+_MOST_TOKENIZER = 1 << 28  # of tokenizer.json
 _POOLING = {"cls": "first", "lasttoken": "last", "mean": "mean"}
 # Older files have a flag for each mode.
 _FLAGS = {
@@ -111,7 +112,24 @@ def _check(file: str, table: Mapping[str, Any], known: set[str], only: Mapping[s
 
 def _check_transformer(path: str) -> None:
     file, table = _table(path, "sentence_bert_config.json", needed=False)
-    _check(file, table, _TRANSFORMER, {"do_lower_case": False})
+    known = _TRANSFORMER
+    if table.get("do_lower_case") is True and _lowers(path):  # as that of bge does anyway
+        known = known | {"do_lower_case"}
+    _check(file, table, known, {} if "do_lower_case" in known else {"do_lower_case": False})
+
+
+def _lowers(path: str) -> bool:
+    """Whether the folder's tokenizer makes small letters of capitals."""
+    file = os.path.join(path, "tokenizer.json")
+    if not os.path.exists(file):
+        return False
+    normalizer = json_table(read_file(file, _MOST_TOKENIZER, "a tokenizer"), file).get("normalizer")
+    steps = normalizer.get("normalizers") if isinstance(normalizer, dict) else None
+    for step in steps if isinstance(steps, list) else [normalizer]:
+        kind = step.get("type") if isinstance(step, dict) else None
+        if kind == "Lowercase" or (kind == "BertNormalizer" and step.get("lowercase") is True):
+            return True
+    return False
 
 
 def _pooling(folder: str, dim: int) -> str:
