@@ -145,6 +145,16 @@ CASES = (
     ),
     Embedding(
         Case(
+            "bert_odd", "BERT", "BertConfig", 315, "one layer, heads of 7 columns",
+            sizes={
+                **BERT, "hidden_size": 21, "num_attention_heads": 3, "num_hidden_layers": 1, "intermediate_size": 33,
+            },
+            auto="AutoModel", gguf=Gguf("bert", bert_keys, change=bert_tensors), gains=BERT_GAINS,
+        ),
+        "wordpiece", "mean",
+    ),
+    Embedding(
+        Case(
             "xlm_roberta", "XLM-R", "XLMRobertaConfig", 306, "positions from 2; the first token",
             strict=True, read=NORMS, optional=POOLER,
             sizes={**BERT, "pad_token_id": 1, "type_vocab_size": 1, "max_position_embeddings": 258},

@@ -126,8 +126,8 @@ def _lowers(path: str) -> bool:
     normalizer = json_table(read_file(file, _MOST_TOKENIZER, "a tokenizer"), file).get("normalizer")
     steps = normalizer.get("normalizers") if isinstance(normalizer, dict) else None
     for step in steps if isinstance(steps, list) else [normalizer]:
-        kind = step.get("type") if isinstance(step, dict) else None
-        if kind == "Lowercase" or (kind == "BertNormalizer" and step.get("lowercase") is True):
+        kind, lowers = (step.get("type"), step.get("lowercase")) if isinstance(step, dict) else (None, None)
+        if kind == "Lowercase" or (kind == "BertNormalizer" and lowers is True):
             return True
     return False
 

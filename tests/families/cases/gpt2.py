@@ -29,4 +29,6 @@ CASES = (
          resized=frozenset({"n_embd", "n_head", "n_inner", "n_layer", "n_positions", "num_layers"})),
     Case("gpt2_wide", "GPT-2", "GPT2Config", 272, "an inner width of its own; untied", gguf=GPT2,
          sizes={**SIZES, "n_inner": 160, "n_embd": 96, "tie_word_embeddings": False}),
+    Case("gpt2_odd", "GPT-2", "GPT2Config", 273, "heads of 5 columns", gguf=GPT2,
+         sizes={**SIZES, "n_head": 3, "n_embd": 15, "n_layer": 1}),
 )  # fmt: skip
