@@ -20,7 +20,8 @@ OPTIONS = {
     "without this option they are deselected",
     "live": "also run the tests that compare with another runtime (extras `reference` and `llama`: torch, "
     "transformers, llama-cpp-python), of long ones an eighth (--nightly: all); without this option they are deselected",
-    "nightly": "also run the long tests, such as 100,000 hostile requests to the server; "
+    "nightly": "also run the long tests, such as 100,000 hostile requests to the server, and all cases of those marked "
+    "`long`, of which else a quarter runs; "
     "without this option they are deselected",
     "packages": "also build the recipes for Debian, conda and Homebrew (Debian: debhelper dh-python dpkg-dev lintian "
     "pybuild-plugin-pyproject ruby; extras `wheel` and `packages`; needs a package index); "
@@ -62,10 +63,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def most_of_the_long(items: Sequence[pytest.Item]) -> set[pytest.Item]:
-    """Three of four cases of each long test that needs another runtime or an emulated processor."""
+    """Three of four cases of each long test: one that says so, or needs another runtime or an emulated processor."""
     tests: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("live") or item.get_closest_marker("qemu"):
+        if any(item.get_closest_marker(name) for name in ("long", "live", "qemu")):
             tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
     return {item for test, cases in tests.items() if len(cases) > 12
             for i, item in enumerate(cases) if (i + len(test)) % 4}  # fmt: skip

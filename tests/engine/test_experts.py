@@ -76,6 +76,7 @@ def test_formats_against_float64(isa: str, name: str) -> None:
     assert error <= (0.02 if "BF16" in name or "mixed" in name else 2e-4)
 
 
+@pytest.mark.long
 @cases
 def test_bits(isa: str, name: str) -> None:
     """Threads, chunks, tunings and the other rows of a pass change no bit."""

@@ -120,6 +120,7 @@ def changed(load: Load, mix: str, change: Callable[[Any], None]) -> Any:
     return plan
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("change", CHANGES)
 def test_products_of_the_residual_stream(load: Load, isa: str, change: Callable[[Any], None], mix: str) -> None:

@@ -26,7 +26,8 @@ STREAM = """() => {
         const delta = { content: i % 40 ? token.token : "\\n\\n# part\\n\\n" };
         const choice = { delta, logprobs: { content: [token] }, finish_reason: null };
         i++;
-        if (!what.signal.aborted) controller.enqueue(encoder.encode(`data: ${JSON.stringify({ choices: [choice] })}\\n\\n`));
+        const event = `data: ${JSON.stringify({ choices: [choice] })}\\n\\n`;
+        if (!what.signal.aborted) controller.enqueue(encoder.encode(event));
       },
     }), { status: 200 }));
   };

@@ -40,6 +40,7 @@ def expected() -> dict[str, list[str]]:
     return {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("omp", "limit"), STACKS)
 def test_small_stacks_give_the_same_bits(
     files: list[Path], expected: dict[str, list[str]], isa: str, omp: str, limit: int

@@ -78,14 +78,22 @@ def test_whatever_was_measured_the_rows_are_some(passes: list[tuple[int, int, fl
         cost.add(*one)
     rows = cost.rows(limit, 4, 4000, 100, most)
     assert min(most, LEAST_PREFILL) <= rows <= most
-    assert rows == most or rows % LEAST_PREFILL == 0
+    measured = 2 << max(rows.bit_length() for rows, _, _ in passes)
+    assert rows in (most, max(measured, LEAST_PREFILL)) or (4 + rows) % 8 == 0
 
 
 def test_rows_that_fit_a_gap() -> None:
     cost = Cost()
     for rows in (1, 64, 256, 512, 1, 300):
         cost.add(rows, 0, 0.002 + rows * 0.001)
-    assert cost.rows(0.103, 2, 0, 0, 512) == 96  # 0.103 - 0.004 seconds, in multiples of 16
+    assert cost.rows(0.103, 2, 0, 0, 512) == 94  # 0.103 - 0.004 seconds, and with the two a multiple of 8
     for rows in (1, 64, 256, 512, 1, 300) * 12:  # the machine has become slower
         cost.add(rows, 0, 2 * (0.002 + rows * 0.001))
-    assert cost.rows(0.103, 2, 0, 0, 512) == 32
+    assert cost.rows(0.103, 2, 0, 0, 512) == 46
+
+
+def test_whole_tiles_of_rows() -> None:
+    cost = Seconds(0.001, 0.001, 0)
+    assert [cost.rows(0, rows, 0, 0, 512, 8) for rows in (0, 1, 7, 8, 9)] == [16, 23, 17, 16, 23]
+    assert [cost.rows(0, rows, 0, 0, 512, 16) for rows in (0, 1, 8, 16, 17)] == [16, 31, 24, 16, 31]
+    assert [cost.rows(0.06, 8, 0, 0, most, 16) for most in (512, 30, 10)] == [40, 30, 10]

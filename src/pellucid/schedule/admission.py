@@ -30,7 +30,7 @@ class Requests:
     sequence: makes an empty sequence. sequences: how many requests run at once; those that wait for their reader do not
     count. max_gap: seconds that a pass is predicted to take at most where a request decodes that another caller waits
     for. elsewhere: the same for requests of other models, and of views, that decode; None where none does. It must not
-    wait.
+    wait. tile: see Cost.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Requests:
         event: Callable[[], Any] = Signal,
         room: Any = None,
         elsewhere: Callable[[], float | None] = lambda: None,
+        tile: int = 8,
     ) -> None:
         self.room = room  # a Room, where there is a limit
         self._new_sequence = sequence
@@ -54,7 +55,8 @@ class Requests:
         self.new_event = event
         self.max_waiting = self.max_waiting_tokens = math.inf  # requests; tokens of their prompts
         self.max_wait = math.inf  # seconds of computing that these take
-        self._cost = Cost()
+        self._tile = tile
+        self._cost = Cost(tile)
         self._costs: dict[str, Cost] = {"prompt": self._cost}  # of the passes of calls, by their kind
         self.preemptions = self.prompt_tokens = self.generated = self.prefix_queries = self.prefix_hits = 0
         self._served = Served()
@@ -157,7 +159,7 @@ class Requests:
             self._kind(kind).add(rows, deep, seconds)
 
     def _kind(self, name: str) -> Cost:
-        return self._costs.setdefault(name, Cost())
+        return self._costs.setdefault(name, Cost(self._tile))
 
     def arrived(self) -> None:
         """Called when there may be something to run that there was not before."""

@@ -35,13 +35,16 @@ class Seconds(NamedTuple):
         """Seconds of a pass. deep: sum of rows x depth, the tokens that their sequences hold."""
         return self.each + self.row * rows + self.deep * deep
 
-    def rows(self, limit: float, rows: int, deep: int, depth: int, most: int) -> int:
-        """How many rows at `depth` may join a pass of `rows` so that it ends within `limit` seconds: a multiple of
-        LEAST_PREFILL, and at least that many, up to `most`."""
+    def rows(self, limit: float, rows: int, deep: int, depth: int, most: int, tile: int = 8) -> int:
+        """How many rows at `depth` may join a pass of `rows` so that it ends within `limit` seconds: at least
+        LEAST_PREFILL, and with the others a multiple of `tile`, up to `most`."""
         spare = max(limit - self.of(rows, deep), 0)
         each = self.row + self.deep * depth
         n = int(min(spare / each, most)) if each > 0 else most if spare else 0
-        return min(most, max(n // LEAST_PREFILL, 1) * LEAST_PREFILL)
+        if n >= most:
+            return most
+        least = -(-(rows + LEAST_PREFILL) // tile) * tile - rows
+        return min(most, max((rows + n) // tile * tile - rows, least))
 
 
 def fit(passes: Sequence[tuple[int, int, float]]) -> Seconds:
@@ -74,9 +77,11 @@ class _Near(NamedTuple):
 
 
 class Cost:
-    """The last passes of an engine, and what they tell of the next."""
+    """The last passes of an engine, and what they tell of the next. tile: rows that its kernels multiply at once, of
+    which a part takes as long as all."""
 
-    def __init__(self) -> None:
+    def __init__(self, tile: int = 8) -> None:
+        self._tile = tile
         self._passes: dict[int, deque[tuple[int, int, int, float]]] = {}  # by size: (number, rows, deep, seconds)
         self._number = 0
         self._fitted: Seconds | None = None
@@ -136,4 +141,4 @@ class Cost:
         """As `Seconds.rows`, and at most twice as many as were measured; before the first pass, LEAST_PREFILL."""
         found = self.seconds()
         most = min(most, max(2 << max(self._passes, default=0), LEAST_PREFILL))
-        return min(most, LEAST_PREFILL) if found is None else found.rows(limit, rows, deep, depth, most)
+        return min(most, LEAST_PREFILL) if found is None else found.rows(limit, rows, deep, depth, most, self._tile)

@@ -44,6 +44,7 @@ def of(core: Core) -> Scheduler:
                     assistant=_assistant(core),
                     room=Room(core),
                     elsewhere=partial(_elsewhere, core),
+                    tile=16 if core.engine.info()["isa"] == "amx" else 8,  # rows of a tile register, of a vector kernel
                 )
                 _known = (*(one for one in _known if one() is not None), weakref.ref(core.scheduler))
                 if core.prefix_bytes != 0:

@@ -56,13 +56,14 @@ class Scheduler(Seat):
         signal: Callable[[], Any] = Signal,
         room: Any = None,
         elsewhere: Callable[[], float | None] = lambda: None,
+        tile: int = 8,
     ) -> None:
         self._open = open
         self.new_signal = signal
         self.forks = 0
         self.passes = self.rows = 0
         self.pass_seconds = 0.0
-        super().__init__(sequence, sequences, max_gap, reuse, lock, event, room, elsewhere)
+        super().__init__(sequence, sequences, max_gap, reuse, lock, event, room, elsewhere, tile)
         self._speculation = Speculation(self._cost, assistant)
         _all.add(self)
 
