@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from pellucid import arguments
 from pellucid.asynchronous import AsyncBatchStream, AsyncStream, call, each
 from pellucid.calls import Calls
+from pellucid.errors import WrongType
 from pellucid.options import (
     CHAT_DEFAULTS,
     GENERATE_DEFAULTS,
@@ -75,7 +76,13 @@ class AsyncCalls(Calls):
 
     def ascore_map(self, items: Iterable[Prompt], **options: Any) -> AsyncIterator[Any]:
         """:meth:`score_map` for asyncio, with the same options, as :meth:`amap`."""
-        return each(lambda items, cancel, **given: self.score_map(items, **given), items, **options)
+        from pellucid.look.score import score_map
+
+        if "cancel" in options:
+            raise WrongType("cancel", ": not an option of score_map")
+        return each(
+            lambda items, cancel, **given: score_map(self.core, items, cancel=cancel.is_set, **given), items, **options
+        )
 
     async def aembed(
         self,

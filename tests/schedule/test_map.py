@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import Model
+from pellucid import Model, _engine
 from pellucid.errors import ContextFullError
+from pellucid.look import score
 from tests.engine import models
 from tests.schedule.test_request import content
 
@@ -165,6 +166,41 @@ def test_numbers_are_no_texts_to_score(model: Model) -> None:
     for options in ({"top": -1}, {"window": 1}):
         with pytest.raises(ValueError, match=f"^{next(iter(options))}="):
             model.score_map([[1, 2]], **options)  # type: ignore[arg-type]
+
+
+def test_a_task_that_is_cancelled_ends_scores(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the items in flight, too."""
+    gate, found = threading.Event(), []
+    begun = threading.Event()
+
+    def noted(*arguments: Any) -> Any:
+        begun.set()
+        assert gate.wait(30)
+        try:
+            return scores(*arguments)
+        except BaseException as error:
+            found.append(error)
+            raise
+
+    scores = score._scores
+    monkeypatch.setattr(score, "_scores", noted)
+
+    async def first() -> Any:
+        return await anext(model.ascore_map(prompts(64)))
+
+    async def run() -> None:
+        task = asyncio.ensure_future(first())
+        await asyncio.to_thread(begun.wait, 30)
+        task.cancel()
+        await asyncio.sleep(0.01)
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert [type(one) for one in found] == [_engine.Cancelled]
+    with pytest.raises(TypeError, match="cancel: not an option"):
+        model.ascore_map([[1]], cancel=threading.Event())
 
 
 def test_for_asyncio(model: Model) -> None:

@@ -89,12 +89,21 @@ def score(core: Core, texts: Any, top: Any, window: Any, cancel: Callable[[], bo
     return scores if several else scores[0]
 
 
-def score_map(core: Core, items: Any, at_once: Any, order: Any, on_error: Any, top: Any, window: Any) -> Iterator[Any]:
-    """``Model.score_map``."""
+def score_map(
+    core: Core,
+    items: Any,
+    at_once: Any = None,
+    order: Any = None,
+    on_error: Any = None,
+    top: Any = None,
+    window: Any = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Iterator[Any]:
+    """``Model.score_map``. cancel: as of `score`."""
     top, window = _options(core, top, window)
 
     def several(texts: list[Any]) -> list[Score]:
-        return _scores(core, texts, ["text"] * len(texts), top, window)
+        return _scores(core, texts, ["text"] * len(texts), top, window, cancel)
 
     return in_parts(items, at_once, order, on_error, several)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import count, islice
 from typing import Any, TypeVar
 
-from pellucid import arguments, checks
+from pellucid import _engine, arguments, checks
 from pellucid.core import Core
 from pellucid.errors import ArgumentError, WrongValue
 from pellucid.generation import Job, canceller, parse_chat_options
@@ -153,12 +153,15 @@ def _job(core: Core, number: int, item: Any, seed: Any, common: Mapping[str, Any
 def in_parts(
     items: Iterable[Any], at_once: Any, order: Any, on_error: Any, several: Callable[[list[Any]], list[T]]
 ) -> Generator[Any, None, None]:
-    """``Model.score_map``: `several` for so many items at a time. Where it fails, for each of them alone."""
+    """``Model.score_map``: `several` for so many items at a time. Where it fails, for each of them alone; where it is
+    cancelled, it ends."""
     call = _Call(items, at_once, order, on_error)
 
     def one(item: Any) -> Any:
         try:
             return several([item])[0]
+        except _engine.Cancelled:
+            raise
         except Exception as error:
             return error
 
@@ -167,6 +170,8 @@ def in_parts(
         while part := list(islice(call.items, call.at_once)):
             try:
                 results: list[Any] = list(several(part))
+            except _engine.Cancelled:
+                raise
             except Exception:
                 results = [one(item) for item in part]
             call.done.update(enumerate(results, first))
