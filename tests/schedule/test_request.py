@@ -250,6 +250,9 @@ def test_times_of_one_that_ends_before_its_first_pass(path: Path, way: str) -> N
         time.sleep(0.02)
         assert waiting.done and 0 < waiting.stats.queued == queued
         first.cancel()
+        nothing = model.submit([3], max_tokens=0)
+        time.sleep(0.02)
+        assert nothing.stats.queued == 0
 
 
 @pytest.mark.parametrize("driven", [False, True])

@@ -66,6 +66,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
                 self._put(index, work, Piece(job.prompt_text, [], []))
             if job.finish:
                 del self._active[work]
+                work.ended = work.submitted
                 self._put(index, work, job.end(""))
         for work in list(self._active):
             self._scheduler.submit(work)
