@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import pytest
 
 from pellucid import Model
+from pellucid.openai.shapes import CompletionObjects
 from pellucid.server.gate import Gate
 from tests.server.client import call
 
@@ -141,6 +143,33 @@ def test_echo_keeps_a_token_that_ends_the_text(app: Gate, model: Model) -> None:
     (choice,) = call(app, "POST", COMPLETIONS, body).json["choices"]
     assert choice["finish_reason"] == "stop" and choice["text"] == PROMPT
     assert len(choice["logprobs"]["tokens"]) == len(model.tokenize(PROMPT)) + 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_large_answers_are_written_in_a_thread(
+    app: Gate, model: Model, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In which other clients' answers go on."""
+    threads: list[str] = []
+
+    def noted(self: Any, index: int, tokens: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return logprobs(self, index, tokens)
+
+    logprobs = CompletionObjects._logprobs
+    monkeypatch.setattr(CompletionObjects, "_logprobs", noted)
+    prompts = [[i] * 300 for i in (7, 8)]
+    body = {"prompt": prompts, "max_tokens": 0, "logprobs": 20, "echo": True, "stream": stream}
+    answer = call(app, "POST", COMPLETIONS, body)
+    choices = [c for e in answer.events[:-1] for c in e["choices"]] if stream else answer.json["choices"]
+    for index, score in enumerate(model.score(prompts, top=20)):
+        mine = [one["logprobs"] for one in choices if one["index"] == index]
+        assert [v for one in mine for v in one["token_logprobs"]][1:] == [token.logprob for token in score.tokens]
+    large = [name for name in threads if name.startswith("pellucid text")]
+    assert len(large) == 2
+    del threads[:]
+    assert call(app, "POST", COMPLETIONS, {**body, "prompt": [7] * 3}).status == 200
+    assert not any(name.startswith("pellucid text") for name in threads)  # where it is not worth it
 
 
 def test_echo_alone(app: Gate) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import resource
 import socket
@@ -17,6 +18,10 @@ from pellucid import Model, Request, _engine
 from pellucid.look.score import score
 from pellucid.server import generate
 from pellucid.server.access import ANYONE
+from pellucid.server.app import make_app
+from pellucid.server.service import Service
+from pellucid.server.settings import Limits, Settings
+from tests.server.client import Answer, ask
 from tests.server.sockets import Running, request, reset, rest, running
 
 CLOSE = "Connection: close\r\n"
@@ -145,6 +150,46 @@ def test_prompts_are_scored_no_longer_than_their_request(
         server.settled()
         server.until(lambda: not lone.stats().cache_bytes_used)
         assert choices(server.exchange(CONTROL)) == expected
+
+
+def test_prompts_that_wait_to_be_scored(lone: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more of them than may wait, beside the one that is scored."""
+    gate = threading.Event()
+
+    def held(*arguments: Any) -> Any:
+        assert gate.wait(30)
+        return score(*arguments)
+
+    monkeypatch.setattr(generate, "score", held)
+    data = request({"prompt": "Hello there", "max_tokens": 0, "echo": True, "logprobs": 1}, more=CLOSE)
+    with running(lone, waiting=2) as server:
+        held_up = [server.connect() for _ in range(3)]
+        for n, connection in enumerate(held_up, 1):
+            connection.sendall(data)
+            server.until(lambda n=n: len(server.service.running) == n)  # type: ignore[misc]
+        server.until(lambda: server.service.at_work)
+        time.sleep(0.1)  # in which each comes to be scored
+        answer = server.exchange(data)
+        assert b" 429 " in answer and b"retry-after: " in answer and b"to be scored" in answer
+        gate.set()
+        assert len({choices(rest(connection)) for connection in held_up}) == 1
+        assert b" 200 OK" in server.exchange(data)
+
+
+def test_as_many_at_once_as_may_run_and_wait(smollm2: Path) -> None:
+    async def all_at_once(n: int) -> list[Answer]:
+        bodies = [{"prompt": f"{i}", "max_tokens": 8, "ignore_eos": True} for i in range(n)]
+        return await asyncio.gather(*(ask(app, "POST", "/v1/completions", body) for body in bodies))
+
+    with Model.load(smollm2, threads=2, context=64, sequences=8) as model:
+        service = Service(Settings(names=("m",), limits=Limits(waiting=4)), model)
+        app = make_app(service)
+        assert [one.status for one in asyncio.run(all_at_once(12))] == [200] * 12
+        many = asyncio.run(all_at_once(40))
+        refused = [one for one in many if one.status == 429]
+        assert [one.status for one in many].count(200) == 40 - len(refused) >= 12 and refused
+        assert all(int(one.headers["retry-after"]) >= 1 for one in refused)
+        service.close()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pellucid.server.app import make_app
 from pellucid.server.failures import STATUSES, Failure
 from pellucid.server.gate import Gate
 from pellucid.server.service import Service
-from pellucid.server.settings import Settings
+from pellucid.server.settings import Limits, Settings
 from tests.server.client import call
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -224,6 +224,15 @@ def test_strict(make: Make) -> None:
 def test_content_types_and_lengths(app: Gate, headers: dict[str, str], status: int) -> None:
     answer = call(app, "POST", COMPLETIONS, {"prompt": "a", "max_tokens": 1}, headers)
     assert answer.status == status
+
+
+def test_many_log_probabilities_of_prompts(make: Make) -> None:
+    app = make(limits=Limits(echoed=30))
+    body = {"prompt": [[1, 2], [3]], "echo": True, "max_tokens": 0}
+    assert call(app, "POST", COMPLETIONS, {**body, "logprobs": 9}).status == 200
+    answer = call(app, "POST", COMPLETIONS, {**body, "logprobs": 10})
+    assert (answer.status, answer.error["param"]) == (400, "logprobs")
+    assert "33 log probabilities" in answer.error["message"]
 
 
 def test_long_bodies(app: Gate) -> None:

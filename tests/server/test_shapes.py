@@ -4,21 +4,25 @@ cut, its events say what the whole answer says."""
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pellucid.openai.fields import Call
 from pellucid.openai.parts import Part
 from pellucid.results import ToolCallDelta
+from pellucid.server import shapes as shapes_of
 from pellucid.server.messages import MessageShape, message_call
 from pellucid.server.ollama import OllamaChat, chat
 from pellucid.server.record import Record
 from pellucid.server.responses import ResponseShape, response_call
 from pellucid.server.settings import Settings
-from pellucid.server.shapes import Shape
+from pellucid.server.shapes import Shape, dumps
 
 ASKED = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 9}
 USED = {
@@ -39,6 +43,36 @@ ANSWERS = [
     ("Hm, and", "", 0, "length"),
     ("", "", 0, "eos"),
 ]
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(VALUES, st.integers(1, 3))
+def test_json_in_parts_is_the_same(value: Any, depth: int) -> None:
+    many = [value] * 150
+    for _ in range(depth):
+        many = [{"a": many, "b": value}, []]
+    for one in (value, many):
+        assert dumps(one, apart=True) == dumps(one)
+    with pytest.raises(ValueError):
+        dumps({"a": [[[[math.nan]]]]}, apart=True)
+
+
+def test_json_in_parts_is_written_a_few_items_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As no thread runs while json writes one."""
+    sizes: list[int] = []
+    whole = shapes_of._json
+    monkeypatch.setattr(shapes_of, "_json", lambda value: sizes.append(len(whole(value))) or whole(value))
+    logprobs = [{"token": "a", "logprob": -1.5, "top": [["b", -2.5]] * 20}] * 5000
+    answer = {"choices": [{"index": i, "logprobs": {"content": logprobs}} for i in range(3)]}
+    assert len(dumps(answer, apart=True)) > 3_000_000 and max(sizes) < 20_000
+    sizes.clear()
+    answer = {"data": [{"index": i, "embedding": [0.1234567890123456] * 4096} for i in range(100)]}
+    assert len(dumps(answer, apart=True)) > 3_000_000 and max(sizes) < 20_000
 
 
 def shapes() -> Iterator[tuple[type[Shape], Call]]:

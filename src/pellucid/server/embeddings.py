@@ -92,7 +92,7 @@ class Compute:
             found = await call(task.work, model.core, *task.arguments, counted=counts.append)
         record.prompt = sum(counts)
         record.finish = "stop"
-        return await service.text(lambda: dumps(task.answer(found, record.model, record.prompt)))
+        return await service.write(lambda: dumps(task.answer(found, record.model, record.prompt), apart=True))
 
 
 # ---- embeddings ---------------------------------------------------------------------------------------------------

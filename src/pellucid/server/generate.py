@@ -22,7 +22,7 @@ from pellucid.openai.shapes import usage
 from pellucid.results import Piece, TokenLogprob
 from pellucid.schedule.request import Request
 from pellucid.server.body import Disconnected, parse, receive_body
-from pellucid.server.failures import Failure, failure
+from pellucid.server.failures import Failure, failure, refused
 from pellucid.server.feed import Feed
 from pellucid.server.models import Hosted
 from pellucid.server.record import log
@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 AHEAD = 256  # tokens that a request may be ahead of its client
 LARGE = 65_536  # bytes of a body that is parsed in a thread
+MANY = 10_000  # log probabilities of an answer that is written in one
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
@@ -225,7 +226,11 @@ class Answer:
         """What stands before each prompt's completions: its text, and the log probabilities of its tokens."""
         prompts, core = self.call.prompts, self.model.core
         if self.call.logprobs is not None:
-            top = self.call.options["logprobs"]
+            top, most = self.call.options["logprobs"], self.service.settings.limits.echoed
+            found = sum(one.prompt_tokens for one in self.requests) * (1 + top)
+            if found > most:
+                text = f"={self.call.logprobs}: {found} log probabilities of the prompts: expected at most {most}"
+                raise refused("logprobs", text)
             work = partial(score, core, prompts, top, None)
             try:
                 async with asyncio.timeout(self.service.settings.limits.request_seconds):
@@ -255,7 +260,19 @@ class Answer:
         for part, before in zip(found, self._before()):
             part.text, part.logprobs = before.text + part.text, [*before.logprobs, *part.logprobs]
         self.started = True
-        await whole(self.send, dumps(self.shape.answer(found, self._usage())), self.call.ignored, self._warnings())
+        used = self._usage()
+        body = await self._made(found, lambda: dumps(self.shape.answer(found, used), self.shape.apart))
+        await whole(self.send, body, self.call.ignored, self._warnings())
+
+    async def _made(self, parts: Sequence[Part], work: Callable[[], bytes]) -> bytes:
+        """What `work` makes of these parts; of large ones in a thread, so that other clients do not wait for it."""
+        if self.call.logprobs is None or sum(len(one.logprobs) for one in parts) * (1 + self.call.logprobs) < MANY:
+            return work()
+        self.shape.apart = True
+        try:
+            return await self.service.write(work)
+        finally:
+            self.shape.apart = False
 
     def _warnings(self) -> list[tuple[bytes, bytes]]:
         texts = self.requests[0].warnings[:8] if self.requests else ()
@@ -291,8 +308,9 @@ class Answer:
         self._ended(parts)
         out = []
         if not self.started:
-            count = len(self.requests) * self.call.n
-            out.append(self.shape.begin(count, self._before(), self.running.prompt_tokens))
+            count, before = len(self.requests) * self.call.n, self._before()
+            begin = partial(self.shape.begin, count, before, self.running.prompt_tokens)
+            out.append(await self._made(before, begin))
         out += [self.shape.more(index, part) for index, part in parts.items()]
         if not parts:
             out.append(self.shape.silence)

@@ -162,7 +162,9 @@ class Service:
     async def text(self, work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
         """Runs what tokenises or renders in one of the threads for text. undo: what is done with its result where
         nobody waits for it any more. Raises Failure (429) where too many wait."""
-        if self._waiting_texts >= self.settings.limits.waiting + self.settings.limits.text_threads:
+        limits = self.settings.limits
+        begin = sum(one.model.core.sequences for one in self.models.all if one.model is not None)
+        if self._waiting_texts >= limits.waiting + limits.text_threads + begin:  # as many come at once as may
             raise busy(429, "too many requests wait to be tokenised", "queue_full", 1)
         self._waiting_texts += 1
         try:
@@ -170,9 +172,16 @@ class Service:
         finally:
             self._waiting_texts -= 1
 
+    async def write(self, work: Callable[[], T]) -> T:
+        """Runs what makes a large answer in one of these threads. It is never refused, as all was computed."""
+        return await self._in(self._texts, work, None)
+
     async def score(self, model: Model, work: Callable[[Callable[[], bool]], T]) -> T:
         """Runs what scores prompts. work: is given what tells whether to end, as nobody waits for it any more. Where
-        generations have the memory that it needs, it waits for them to end."""
+        generations have the memory that it needs, it waits for them to end. Raises Failure (429) where too many
+        wait."""
+        if self._scoring > self.settings.limits.waiting:
+            raise busy(429, "too many requests wait to be scored", "queue_full", 5)
         end = time.monotonic() + self.settings.limits.waiting_seconds
         left = threading.Event()
         while True:

@@ -21,6 +21,7 @@ class Limits(RequestLimits):
     connections: int = 512
     waiting: int = 64  # requests, and completions of one where it is more than n
     waiting_tokens: int | None = None  # of prompts
+    echoed: int = 2_000_000  # log probabilities of a request's prompts, with the likeliest tokens
     waiting_seconds: float = 120.0  # that computing the waiting prompts takes, by the measured speed
     computing: int = 2  # such requests that compute at once
     header_seconds: float = 10.0

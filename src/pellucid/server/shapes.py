@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pellucid.core import Core
@@ -16,21 +16,49 @@ from pellucid.server.record import Record
 __all__ = ["ChatShape", "CompletionShape", "OpenAIShape", "Shape", "dumps"]
 
 
-def dumps(value: Any) -> bytes:
-    """JSON in UTF-8. Lone surrogates, which a client may have sent in a name, are escaped."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+SLICE = 64  # items of a list that are written at a time
+
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def dumps(value: Any, apart: bool = False) -> bytes:
+    """JSON in UTF-8. Lone surrogates, which a client may have sent in a name, are escaped. apart: in parts, between
+    which other threads run; else they wait until all is written."""
+    text = "".join(_parts(value, 0)) if apart else _json(value)
     return text.encode("utf-8", "backslashreplace")
+
+
+def _parts(value: Any, depth: int) -> Iterator[str]:
+    """The JSON of an answer. What is many in one lies in lists of its third level, or below: log probabilities, numbers
+    of embeddings."""
+    if isinstance(value, dict) and value and depth < 4:
+        for at, (name, item) in enumerate(value.items()):
+            yield f"{',' if at else '{'}{_json(name)}:"
+            yield from _parts(item, depth + 1)
+        yield "}"
+    elif isinstance(value, list) and value and depth < 3:
+        for at, item in enumerate(value):
+            yield "," if at else "["
+            yield from _parts(item, depth + 1)
+        yield "]"
+    elif isinstance(value, list) and value:
+        for at in range(0, len(value), SLICE):
+            yield ("," if at else "[") + _json(value[at : at + SLICE])[1:-1]
+        yield "]"
+    else:
+        yield _json(value)
 
 
 class Shape:
     """An answer in the form that a client expects: one object, or the bytes of a stream.
 
     record: of the request. fingerprint: of the model as it runs. call: what was asked for. ``media``: content type of a
-    stream; ``silence``: what is sent where nothing came for a while.
+    stream; ``silence``: what is sent where nothing came for a while; ``apart``: whether it is made in a thread.
     """
 
     media = b"text/event-stream; charset=utf-8"
     silence = b": ping\n\n"
+    apart = False
 
     def __init__(self, core: Core, record: Record, fingerprint: str, call: Call) -> None:
         self.core = core
@@ -90,7 +118,7 @@ class OpenAIShape(Shape):
         return (self._event([], used) if self.call.usage else b"") + b"data: [DONE]\n\n"
 
     def _event(self, choices: list[dict[str, Any]], used: dict[str, Any] | None = None) -> bytes:
-        return b"data: " + dumps(self._objects.event(choices, used, self.call.usage)) + b"\n\n"
+        return b"data: " + dumps(self._objects.event(choices, used, self.call.usage), self.apart) + b"\n\n"
 
 
 class ChatShape(OpenAIShape):
