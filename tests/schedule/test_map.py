@@ -171,7 +171,7 @@ def test_numbers_are_no_texts_to_score(model: Model) -> None:
 def test_a_task_that_is_cancelled_ends_scores(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the items in flight, too."""
     gate, found = threading.Event(), []
-    begun = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     def noted(*arguments: Any) -> Any:
         begun.set()
@@ -181,6 +181,8 @@ def test_a_task_that_is_cancelled_ends_scores(model: Model, monkeypatch: pytest.
         except BaseException as error:
             found.append(error)
             raise
+        finally:
+            ended.set()
 
     scores = score._scores
     monkeypatch.setattr(score, "_scores", noted)
@@ -198,6 +200,7 @@ def test_a_task_that_is_cancelled_ends_scores(model: Model, monkeypatch: pytest.
             await task
 
     asyncio.run(run())
+    assert ended.wait(30)
     assert [type(one) for one in found] == [_engine.Cancelled]
     with pytest.raises(TypeError, match="cancel: not an option"):
         model.ascore_map([[1]], cancel=threading.Event())

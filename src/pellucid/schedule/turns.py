@@ -199,6 +199,8 @@ class Turns:
         scheduler = self._scheduler
         if scheduler.computes_here():  # called by a function that was given as `cancel`
             return work()
+        if self.caller.stopped():  # a pass itself asks every 20 ms alone
+            raise _engine.Cancelled("the call was cancelled")
         while True:
             freed = Freed.AGAIN
             try:
