@@ -170,8 +170,8 @@ def test_numbers_are_no_texts_to_score(model: Model) -> None:
 
 def test_a_task_that_is_cancelled_ends_scores(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the items in flight, too."""
-    gate, found = threading.Event(), []
-    begun, ended = threading.Event(), threading.Event()
+    found: list[BaseException] = []
+    gate, begun, ended = threading.Event(), threading.Event(), threading.Event()
 
     def noted(*arguments: Any) -> Any:
         begun.set()

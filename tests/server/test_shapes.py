@@ -66,7 +66,13 @@ def test_json_in_parts_is_written_a_few_items_at_a_time(monkeypatch: pytest.Monk
     """As no thread runs while json writes one."""
     sizes: list[int] = []
     whole = shapes_of._json
-    monkeypatch.setattr(shapes_of, "_json", lambda value: sizes.append(len(whole(value))) or whole(value))
+
+    def noted(value: Any) -> str:
+        found = whole(value)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(shapes_of, "_json", noted)
     logprobs = [{"token": "a", "logprob": -1.5, "top": [["b", -2.5]] * 20}] * 5000
     answer = {"choices": [{"index": i, "logprobs": {"content": logprobs}} for i in range(3)]}
     assert len(dumps(answer, apart=True)) > 3_000_000 and max(sizes) < 20_000
