@@ -29,6 +29,8 @@ from pellucid.errors import (
     FetchError,
     ModelFileError,
     TokenizerError,
+    WrongType,
+    shown,
 )
 from pellucid.openai.embeddings import embed_call, embedded
 from pellucid.openai.fields import chat_call
@@ -49,6 +51,8 @@ def register(provider: str = PROVIDER, *, names: Iterable[str] = (), **settings:
     Programs such as DSPy ask litellm, before their first call, whether a model takes a schema, and send none where the
     name is unknown: so the catalogue's models, those of `models` and `names`, such as paths, are entered in its list.
     """
+    if isinstance(names, str):
+        raise WrongType("names", f"={shown(names)}: expected several texts, not one")
     handler = PellucidLLM(**settings)
     others = [one for one in litellm.custom_provider_map if one["provider"] != provider]
     litellm.custom_provider_map = [*others, {"provider": provider, "custom_handler": handler}]

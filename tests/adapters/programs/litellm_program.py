@@ -20,6 +20,13 @@ for known in (name, "pellucid/smollm2-135m"):  # what DSPy asks before its first
     assert litellm.supports_response_schema(known, "pellucid"), known
 assert "response_format" in litellm.get_supported_openai_params(name, "pellucid")
 assert register() is not handler and len(litellm.custom_provider_map) == 1, "registering again replaces"
+one: Any = path
+try:
+    register(names=one)
+except TypeError as wrong:
+    assert "names=" in str(wrong)
+else:
+    raise AssertionError("a name alone is not several")
 ask: Any = [{"role": "user", "content": "Name a colour."}]
 plain: Any = {"temperature": 0, "max_tokens": 8}
 
