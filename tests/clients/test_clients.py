@@ -109,6 +109,7 @@ def test_frameworks(url: str, expected: str, python_client: Callable[..., Run]) 
     client("python", str(PROGRAMS / "frameworks.py"), url, NAME, expected, **offline)
 
 
+@pytest.mark.nightly  # a gigabyte of packages, which take minutes to install
 def test_crewai(url: str, expected: str, python_client: Callable[..., Run], tmp_path: Path) -> None:
     quiet = {"HOME": str(tmp_path), "CREWAI_DISABLE_TELEMETRY": "true", "CREWAI_TRACING_ENABLED": "false"}
     python_client(CREW)("python", str(PROGRAMS / "crewai_client.py"), url, NAME, expected, **quiet)
