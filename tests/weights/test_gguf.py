@@ -256,7 +256,9 @@ def test_huge_arrays_are_refused_without_allocation(tmp_path):
     assert caught.value.field == "k"
 
 
-@settings(max_examples=300, deadline=1000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=1000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_mutated_bytes_raise_nothing_but_ours(tmp_path, data):
     path = tmp_path / "base.gguf"
