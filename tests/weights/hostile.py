@@ -315,7 +315,7 @@ MODELS: dict[str, Case] = {
     "rotation wider than a head": key("rope.dimension_count", U32, 16, "1 to 8"),
     "rotation 0": key("rope.dimension_count", U32, 0, "1 to 8"),
     "rotation of an odd head": Case(
-        lambda f: f.set("llama.attention.key_length", U32, 7), field="llama.rope.dimension_count", words="even"),
+        lambda f: f.set("llama.attention.key_length", U32, 7), field="llama.attention.key_length", words="even"),
     "base NaN": key("rope.freq_base", F32, NAN, "finite"),
     "base 0": key("rope.freq_base", F32, 0.0, "1"),
     "base negative": key("rope.freq_base", F32, -10000.0, "1"),

@@ -63,7 +63,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"num_attention_heads": 0}, "config.num_attention_heads", "1 to"),
     ({"num_key_value_heads": 3}, "config.num_key_value_heads", "a divisor"),
     ({"head_dim": 0}, "config.head_dim", "1 to"),
-    ({"head_dim": 15}, "llama.rope.dimension_count", "even"),
+    ({"head_dim": 15}, "config.head_dim", "even"),
     ({"head_dim": 2**40}, "config.head_dim", "1 to"),
     ({"rms_norm_eps": NAN}, "config.rms_norm_eps", "finite"),
     ({"rms_norm_eps": INF}, "config.rms_norm_eps", "finite"),
