@@ -35,7 +35,7 @@ class Seconds(NamedTuple):
         """Seconds of a pass. deep: sum of rows x depth, the tokens that their sequences hold."""
         return self.each + self.row * rows + self.deep * deep
 
-    def rows(self, limit: float, rows: int, deep: int, depth: int, most: int, tile: int = 8) -> int:
+    def rows(self, limit: float, rows: int, deep: int, depth: int, most: int, tile: int) -> int:
         """How many rows at `depth` may join a pass of `rows` so that it ends within `limit` seconds: at least
         LEAST_PREFILL, and with the others a multiple of `tile`, up to `most`."""
         spare = max(limit - self.of(rows, deep), 0)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 __all__ = ["LEAST_PREFILL", "Want", "shares"]
 
-LEAST_PREFILL = 16  # rows of a prompt that a pass computes beside new tokens, however long it takes: a tile of rows
+LEAST_PREFILL = 16  # rows of a prompt that a pass computes beside new tokens, however long it takes
 
 
 class Want(NamedTuple):
