@@ -101,6 +101,24 @@ def test_the_line_works(smollm2: Path) -> None:
     assert "Hello" not in log
 
 
+def test_terminated_while_schemas_are_prepared(smollm2: Path) -> None:
+    """The interpreter waits for llguidance, which crashes where it is still at work after it."""
+    code = """
+import os, signal, sys, time
+from pellucid.cli import main
+from pellucid.server.service import Service
+def prepare(model):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+    os.write(2, b"prepared\\n")
+Service.prepare = staticmethod(prepare)
+sys.exit(main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", code, *COMMAND[3:], "-m", str(smollm2), "--context", "256"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "stopping: 0 requests run\nprepared\n")
+
+
 def test_a_unix_socket(smollm2: Path, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with served(smollm2, "--unix", str(path), "--log-json") as (process, _, line):

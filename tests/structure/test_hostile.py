@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -144,3 +145,21 @@ def test_is_harmless(name: str) -> None:
     said, grown = attempt(Structure(kind, text))  # type: ignore[arg-type]
     assert said == "works" or said.startswith("refused: " + kind)
     assert int(grown) < 400_000, f"{grown} KB"
+
+
+def test_ended_while_a_grammar_is_compiled() -> None:
+    """Ctrl-C ends the program after llguidance, which crashes where it is still at work after the interpreter."""
+    code = """
+import os, signal, time
+from pellucid.structure import Structure
+from pellucid.text import grammar
+from tests.structure.walks import grammars
+def compiled(grammars, structure):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.5)
+    os.write(2, b"compiled\\n")
+some, grammar.Grammar = grammars(), compiled
+some.compile(Structure("regex", "a"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == -signal.SIGINT and done.stderr.endswith("\nKeyboardInterrupt\ncompiled\n"), done.stderr

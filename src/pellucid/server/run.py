@@ -198,7 +198,8 @@ class Server(uvicorn.Server):  # type: ignore[misc]
             return
         loop, load = asyncio.get_running_loop(), self._load
         self.service.models.all[0].load = load  # where it was unloaded
-        threading.Thread(target=self._loading, args=(loop, load), name="pellucid start", daemon=True).start()
+        # Not a daemon thread: the native code of llguidance crashes if it still runs when the interpreter exits.
+        threading.Thread(target=self._loading, args=(loop, load), name="pellucid start").start()
 
     def _loading(self, loop: asyncio.AbstractEventLoop, load: Callable[[], Model]) -> None:
         try:

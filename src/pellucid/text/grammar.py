@@ -313,7 +313,8 @@ def _compiled(work: Any) -> Grammar:
     with _locks.stack, out_of_memory("to compile a grammar"):
         before = threading.stack_size(STACK)
         try:
-            thread = threading.Thread(target=run, name="pellucid grammar", daemon=True)
+            # Not a daemon thread: the native code of llguidance crashes if it still runs when the interpreter exits.
+            thread = threading.Thread(target=run, name="pellucid grammar")
             thread.start()
         finally:
             threading.stack_size(before)
