@@ -46,7 +46,7 @@ class FakeJob:
 
     sampler = bound = options = None
     root: Any = None
-    cached = 0
+    cached = opening = 0
 
     def __init__(self, prompt: list[int], most: int) -> None:
         self.sequence: Any = None

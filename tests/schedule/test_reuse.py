@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import Model
+from pellucid import Completion, Model
 from pellucid.errors import ClosedError
 from pellucid.schedule import run
 from pellucid.schedule.caller import Caller
@@ -317,3 +317,27 @@ def test_a_chats_second_turn(smollm2: Path) -> None:
         assert second.timings.cached_tokens >= 0.98 * (len(first.prompt_ids) + len(first.ids))
     with Model.load(smollm2, threads=2) as model:
         assert model.chat(messages, max_tokens=8, temperature=0).ids == second.ids
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% if tools %}{{ tools | tojson }}{% endif %}"
+    "{% for m in messages %}{{ '<start_of_turn>' + m.role + '\n' + m.content + '<end_of_turn>' }}{% endfor %}"
+)
+
+
+@pytest.mark.gemma
+@pytest.mark.parametrize("tools", [None, [{"type": "function", "function": {"name": f"f{i}"}} for i in range(9)]])
+def test_a_conversations_instructions_are_found_from_their_second_use_on(gemma3: Path, tools: Any) -> None:
+    """Windows, too: where other conversations part from the first one is known before there are any."""
+    instructions = [] if tools else [{"role": "system", "content": "You are a patient teacher of geography. " * 12}]
+    conversations = [[*instructions, {"role": "user", "content": said}] for said in ("Name a river.", "Which lakes?")]
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "tools": tools, "template": TEMPLATE}
+    with Model.load(gemma3, threads=2, prefix_cache=True) as model:
+        first, second = [model.chat(messages, **options) for messages in conversations]
+        request = model.submit(messages=[*instructions, {"role": "user", "content": "No."}], **options)
+        third = request.result()
+    assert first.timings.cached_tokens == 0 and isinstance(third, Completion)
+    for found in (second, third):
+        assert 64 < len(found.prompt_ids) - 24 < found.timings.cached_tokens < len(found.prompt_ids)
+    with Model.load(gemma3, threads=2) as model:
+        assert model.chat(conversations[1], **options).ids == second.ids

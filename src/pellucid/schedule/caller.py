@@ -32,6 +32,7 @@ class Task(Protocol):
     sampler: Any
     root: Any  # of the tokens in the prefix cache; None: neither found there nor kept
     cached: int  # tokens of the prompt that were found computed
+    opening: int  # tokens that others are likely to begin with, too
 
     def advance(self) -> bool:
         """Adds what was drawn, and what a grammar adds to it, to `tokens` -> whether a pass is to follow."""

@@ -15,7 +15,7 @@ from pellucid.schedule.prefix import PrefixCache, common
 __all__ = ["Reuse"]
 
 WORTH = 16  # tokens for which a sequence is kept: a tile of rows
-SHARED = 64  # tokens for which a request waits for another
+SHARED = 64  # tokens for which a request waits for another, and at which others are expected to part
 EVERY = 2048  # tokens of a long prompt after which a sequence is kept, where it cannot go back to any length
 
 
@@ -116,13 +116,14 @@ class Reuse:
             self.hits += length
         # It parts from those that run, too, which may be beyond what they have in common, and not in the tree yet.
         parts = max((n for n, _ in others), default=0)
-        work.cuts = [] if self._whole else self._cuts(length, {found.known, parts}, len(tokens))
+        opening = work.job.opening if work.job.opening >= SHARED else 0
+        work.cuts = [] if self._whole else self._cuts(length, {found.known, parts, opening}, len(tokens))
         return True
 
     @staticmethod
     def _cuts(begin: int, parts: Collection[int], end: int) -> list[int]:
-        """Where to keep forks of a prompt of which `begin` tokens are computed. parts: where it leaves the tree, and
-        other prompts."""
+        """Where to keep forks of a prompt of which `begin` tokens are computed. parts: where it leaves the tree and
+        other prompts, or these are likely to leave it."""
         cuts = {*range(EVERY * (begin // EVERY + 1), end, EVERY)}
         cuts.update(n for n in (*parts, end) if n - begin >= WORTH)
         return sorted(cuts)

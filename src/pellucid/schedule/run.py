@@ -21,7 +21,7 @@ from pellucid.schedule.reuse import Reuse
 from pellucid.schedule.room import Room
 from pellucid.schedule.scheduler import Scheduler
 
-__all__ = ["AT_ONCE", "Item", "drafts", "of", "pieces"]
+__all__ = ["AT_ONCE", "Item", "drafts", "goes_back", "of", "pieces"]
 
 AT_ONCE = 32  # requests of one call in the scheduler
 
@@ -68,9 +68,12 @@ def _elsewhere(core: Core) -> float | None:
 def _reuse(core: Core) -> Reuse | None:
     if core.prefix_bytes == 0:
         return None
-    engine = core.engine
-    whole = not engine.recurs and all(cache.window == 0 for cache in engine.plan.caches)
-    return Reuse(core.prefix_bytes, whole=whole)
+    return Reuse(core.prefix_bytes, whole=goes_back(core))
+
+
+def goes_back(core: Core) -> bool:
+    """Whether a sequence can go back to any of its lengths: no layer has a window or a state."""
+    return not core.engine.recurs and all(cache.window == 0 for cache in core.engine.plan.caches)
 
 
 def _assistant(core: Core) -> Assistant | None:

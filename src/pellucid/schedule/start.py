@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pellucid import arguments, checks
 from pellucid.core import Core
-from pellucid.errors import BatchError, WrongValue, out_of_memory
+from pellucid.errors import BatchError, ChatTemplateError, WrongValue, out_of_memory
 from pellucid.generation import ChatCall, Job, canceller, parse_chat_options, parse_options
 from pellucid.options import TEMPLATE_DEFAULTS
 from pellucid.reply import Reply
 from pellucid.results import Gathered, Piece
 from pellucid.sampling import SamplingOptions
 from pellucid.schedule.caller import AHEAD, Caller, Shared, Work
+from pellucid.schedule.prefix import common
 from pellucid.schedule.request import Request
 from pellucid.schedule.room import cache_bytes_used
-from pellucid.schedule.run import Item, drafts, of, pieces
+from pellucid.schedule.run import Item, drafts, goes_back, of, pieces
 from pellucid.schedule.stats import Stats
 from pellucid.streams import BatchStream, Stream
 from pellucid.trimming import trimmed
@@ -41,6 +42,7 @@ class Begun(NamedTuple):
     dropped: int = 0  # messages that were left out
     reply: Reply | None = None  # what the answer may have besides text
     chat: bool = False  # it is a conversation
+    opening: int = 0  # as of a Job
 
     def echoed(self, options: SamplingOptions) -> int:
         """Characters of the prompt that come before the new text."""
@@ -49,7 +51,18 @@ class Begun(NamedTuple):
     def job(self, core: Core, options: SamplingOptions, salt: str = "") -> Job:
         """Its generation. options: with the seed drawn."""
         ids = list(self.ids)
-        return Job(core, ids, options, None, len(ids), self.text, salt=salt, reply=self.reply, chat=self.chat)
+        return Job(
+            core,
+            ids,
+            options,
+            None,
+            len(ids),
+            self.text,
+            salt=salt,
+            reply=self.reply,
+            chat=self.chat,
+            opening=self.opening,
+        )
 
 
 def stream(core: Core, prompt: Any, keywords: Mapping[str, Any], n: Any = None) -> Any:
@@ -170,11 +183,23 @@ def stats(core: Core) -> Stats:
 
 
 def _conversation(core: Core, messages: Any, name: str, call: ChatCall) -> Begun:
+    dropped = 0
     if call.trim:
         prompt, dropped = trimmed(core, messages, name, call.options.max_tokens, call.own)
-        return Begun(prompt.ids, prompt.text, dropped, _reply(core, prompt, call), True)
-    prompt = core.conversation(messages, name, **call.own)
-    return Begun(prompt.ids, prompt.text, reply=_reply(core, prompt, call), chat=True)
+    else:
+        prompt = core.conversation(messages, name, **call.own)
+    opening = _opening(core, prompt, messages, **call.own) if call.options.cache else 0
+    return Begun(prompt.ids, prompt.text, dropped, _reply(core, prompt, call), True, opening)
+
+
+def _opening(core: Core, prompt: ChatPrompt, messages: Any, template: str | None = None, **options: Any) -> int:
+    """Tokens of a conversation's instructions, where a sequence is kept at their end; 0: none needs to be."""
+    if core.prefix_bytes == 0 or goes_back(core):
+        return 0
+    try:
+        return common(prompt.ids, core.need_tokenizer().chat(template).opening(prompt, messages, **options))
+    except ChatTemplateError:  # it wants other roles
+        return 0
 
 
 def _reply(core: Core, prompt: ChatPrompt, call: ChatCall) -> Reply | None:

@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ChatTemplateError, one_line
@@ -18,6 +19,7 @@ from .conversation import Marks, Reader, read_messages, read_tables
 from .dialects import find
 from .dialects.messages import Writer
 from .special import Finder
+from .turns import turns
 from .vocabulary import quoted
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ __all__ = ["MOST_SOURCE", "Chat", "ChatPrompt", "ChatTemplate"]
 
 MOST_SOURCE = 1 << 16  # characters of a template; the longest published ones have 20,000 and compile in 1 s
 MOST_MESSAGE = 500  # characters of an error's text
+MOST_OPENING = 1 << 18  # characters of which the ids are kept
 
 
 class ChatPrompt(NamedTuple):
@@ -204,6 +207,7 @@ class Chat:
         self._finder = Finder(special)
         self.template = ChatTemplate(source, special_names(tokenizer), tuple(special))
         self._writer = Writer(self.template, find(source), tuple(special))
+        self._known_ids = lru_cache(8)(lambda marked, back: self._ids(marked, dict(back)))
 
     @property
     def source(self) -> str:
@@ -224,15 +228,33 @@ class Chat:
         first where the vocabulary says so and the template has not written it. tags: characters of messages that stand
         for special tokens.
         """
+        marked, back = self._write(messages, tags, options)
+        return ChatPrompt(marked.translate(back), self._ids(marked, back))
+
+    def opening(
+        self, prompt: ChatPrompt, messages: Sequence[Mapping[str, Any]], *, tools: Any = None, **options: Any
+    ) -> list[int]:
+        """The ids of a conversation with the same tools and first messages, those of the system, whose user says
+        something else; none where they are very long. messages: of `prompt`.
+
+        Raises ChatTemplateError where the template refuses such a conversation.
+        """
+        other = next((c for c in map(chr, range(0xA000, 0xA400)) if c not in prompt.text), "")
+        first, _ = turns(messages)
+        prepared = self._writer.prepare([*messages[:first], {"role": "user", "content": other}], tools)
+        marked, back = self._write(prepared.messages, prepared.tags, {"tools": prepared.tools, **options})
+        return [] if len(marked) > MOST_OPENING else self._known_ids(marked, tuple(back.items()))
+
+    def _write(self, messages: Any, tags: Mapping[str, str], options: Mapping[str, Any]) -> tuple[str, dict[int, str]]:
         marked, back = self.template.render(messages, **options)
-        if tags:
-            marked = marked.translate({ord(mark): tag for mark, tag in tags.items()})
-        text = marked.translate(back)
+        return marked.translate({ord(mark): tag for mark, tag in tags.items()}) if tags else marked, back
+
+    def _ids(self, marked: str, back: dict[int, str]) -> list[int]:
         tokenizer = self._tokenizer
-        ids = self._encode(marked, text, back)
+        ids = self._encode(marked, marked.translate(back), back)
         if tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
             ids.insert(0, tokenizer.bos)
-        return ChatPrompt(text, ids)
+        return ids
 
     def _encode(self, marked: str, text: str, back: dict[int, str]) -> list[int]:
         encode = self._tokenizer.encode
