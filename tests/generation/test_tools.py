@@ -153,7 +153,7 @@ def test_variables(smol: Model) -> None:
         (
             {"tools": [{"name": "f", "parameters": {"type": "string"}}]},
             ValueError,
-            "tools[0]: parameters must be the schema of an object, not of type 'string'",
+            "tools[0]: its schema must be that of an object, not of type 'string'",
         ),
         ({"tools": [lambda x: x]}, TypeError, "tools[0]: <lambda>(x): expected a type"),
         ({"tool_choice": "required"}, ValueError, "tool_choice='required': expected tools beside it"),
