@@ -154,23 +154,23 @@ class Comparison:
             stack.callback(server.close)
             self.servers[name] = server
 
-    def plan(self, server: Server, clients: int, requests: int, rate: float | None = None) -> Plan:
+    def plan(self, server: Server, clients: int, requests: int, rate: float | None = None, short: bool = False) -> Plan:
         self.seed += 1
-        a = self.a
-        return Plan(server.port, self.vocab, clients, requests, a.prompt, a.new, self.seed, rate)
+        prompt, new = (min(self.a.prompt, 32), min(self.a.new, 8)) if short else (self.a.prompt, self.a.new)
+        return Plan(server.port, self.vocab, clients, requests, prompt, new, self.seed, rate)
 
     def closed(self) -> list[dict[str, Any]]:
         """Rounds of each number of clients, in turns: {"clients", name: [figures], "library", "map": [tokens/s]}."""
         out: list[dict[str, Any]] = [
             {"clients": n, "library": [], "map": [], **{s: [] for s in self.servers}} for n in self.a.clients
         ]
-        for round in range(self.a.repeat + 1):  # the first one warms up
+        for round in range(self.a.repeat + 1):  # the first one warms up, with short requests
             for found in out:
                 n = found["clients"]
                 requests = n * (self.a.each if round else 1)
                 for name, server in self.servers.items():
                     note(f"{round}/{self.a.repeat} {n} clients: {name}")
-                    result = figures(drive(server, self.plan(server, n, requests)))
+                    result = figures(drive(server, self.plan(server, n, requests, short=not round)))
                     if result["failed"]:
                         self.errors[name] = f"{result['failed']} of {requests} requests failed with {n} clients"
                         note(f"{self.errors[name]}: {result['error']}")

@@ -106,9 +106,7 @@ def _tools(given: Any) -> tuple[list[dict[str, Any]], tuple[Tool, ...]]:
             raise WrongType("tools", f"{at}: parameters must be a JSON schema, not {type(schema).__name__}")
         kinds = (schema or {}).get("type", "object")
         if "object" not in (kinds if isinstance(kinds, (list, tuple)) else (kinds,)):
-            raise WrongValue(
-                "tools", f"{at}: its schema must be that of an object, not of type {checks.shown(kinds)}"
-            )
+            raise WrongValue("tools", f"{at}: its schema must be that of an object, not of type {checks.shown(kinds)}")
         if any(name == other.name for other in tools):
             raise WrongValue("tools", f"{at}: there is another tool with the name {name}")
         declared.append(dict(one))

@@ -117,6 +117,9 @@ sys.exit(main(sys.argv[1:]))
     command = [sys.executable, "-c", code, *COMMAND[3:], "-m", str(smollm2), "--context", "256"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "stopping: 0 requests run\nprepared\n")
+    command[2] = code.replace("time.sleep(1)", "time.sleep(1), os.kill(os.getpid(), signal.SIGINT), time.sleep(60)")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "stopping: 0 requests run\n")
 
 
 def test_a_unix_socket(smollm2: Path, tmp_path: Path) -> None:

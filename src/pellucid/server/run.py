@@ -31,6 +31,7 @@ from pellucid.server.settings import Settings
 
 __all__ = ["Server", "listen", "listen_unix", "serve"]
 
+SIGNALS = signal.SIGTERM, signal.SIGINT
 SWITCH = 0.0002  # seconds that a thread may keep the interpreter while another wants it
 LAST = 1.0  # seconds for the last bytes of answers, once all have ended
 
@@ -87,6 +88,7 @@ def serve(sources: Sequence[Source], settings: Settings, listener: socket.socket
     """Serves until SIGTERM or SIGINT. sources: the models; the only one is loaded at once, in a thread, and the server
     answers 503 meanwhile. ready: called when requests are answered. Raises what loading the only one raised."""
     before = sys.getswitchinterval()
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     sys.setswitchinterval(SWITCH)
     try:
         alone = sources[0].load if len(sources) == 1 else None
@@ -98,6 +100,7 @@ def serve(sources: Sequence[Source], settings: Settings, listener: socket.socket
             finally:
                 service.close()
             if not at_work():
+                server.wait()
                 service.models.close()
         if at_work() or service.at_work:  # the process must not wait for it
             _exit(0)
@@ -106,6 +109,9 @@ def serve(sources: Sequence[Source], settings: Settings, listener: socket.socket
             raise server.failure
     finally:
         sys.setswitchinterval(before)
+        for number, handler in handlers.items():
+            with contextlib.suppress(ValueError, TypeError):  # not the main thread; no handler of Python's
+                signal.signal(number, handler)
 
 
 def _exit(code: int) -> NoReturn:
@@ -175,13 +181,19 @@ class Server(uvicorn.Server):  # type: ignore[misc]
         self._load = load
         self._ready = ready
         self._tasks: set[asyncio.Task[None]] = set()
+        self._start: threading.Thread | None = None
+
+    def wait(self) -> None:
+        """Until the only model is prepared, which takes a second or two."""
+        if self._start is not None:
+            self._start.join()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """The first signal drains, a second one ends the process."""
         loop = asyncio.get_running_loop()
         taken = []
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             with contextlib.suppress(ValueError, RuntimeError):  # not the main thread
                 loop.add_signal_handler(number, self._signal, number)
                 taken.append(number)
@@ -190,6 +202,7 @@ class Server(uvicorn.Server):  # type: ignore[misc]
         finally:
             for number in taken:
                 loop.remove_signal_handler(number)
+                signal.signal(number, lambda number, _: _exit(128 + number))
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
@@ -199,7 +212,8 @@ class Server(uvicorn.Server):  # type: ignore[misc]
         loop, load = asyncio.get_running_loop(), self._load
         self.service.models.all[0].load = load  # where it was unloaded
         # Not a daemon thread: the native code of llguidance crashes if it still runs when the interpreter exits.
-        threading.Thread(target=self._loading, args=(loop, load), name="pellucid start").start()
+        self._start = threading.Thread(target=self._loading, args=(loop, load), name="pellucid start")
+        self._start.start()
 
     def _loading(self, loop: asyncio.AbstractEventLoop, load: Callable[[], Model]) -> None:
         try:
