@@ -234,6 +234,16 @@ def test_products_of_a_probe() -> None:
         done, ns = probe.product(format, k=512, rows=3, size=1 << 19, at=1 << 18, times=2, cold=True)
         assert 0.9 * (1 << 20) < done <= 1 << 20 and ns > 0
     for wrong in (
+@pytest.mark.parametrize("name", ["PELLUCID_TUNE", "PELLUCID_THREADS", "PELLUCID_SHARE"])
+@pytest.mark.parametrize("command", ["info", "tune"])
+def test_a_wrong_variable_is_a_usage_error(
+    name: str, command: str, model_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "later")
+    assert main([command, "-m", str(model_path)]) == 2
+    assert f"pellucid: {name}='later': expected " in " ".join(capsys.readouterr().err.split())
+
+
         {"format": "F32"},
         {"format": "Q9_0"},
         {"k": 100},

@@ -209,21 +209,22 @@ _FLAGS = {
     "prompt": "PROMPT",
     "source": "the model's name",
     "text": "TEXT",
-    "PELLUCID_THREADS": "PELLUCID_THREADS",
-    "PELLUCID_SHARE": "PELLUCID_SHARE",
 }
 
 
 @contextmanager
 def naming(*names: str, **flags: str) -> Iterator[None]:
     """An argument of these names that the library refuses becomes a usage error under the option's name as typed:
-    that of `flags`, where it differs."""
+    that of `flags`, where it differs. So does a variable of the environment, under its own."""
     try:
         yield
     except ArgumentError as error:
-        if error.argument not in (*names, *flags, *_FLAGS):
+        name = error.argument
+        if name.startswith("PELLUCID_"):
+            raise UsageError(name + error.found) from None
+        if name not in (*names, *flags, *_FLAGS):
             raise
-        flag = {**_FLAGS, **flags}.get(error.argument, "--" + error.argument.replace("_", "-"))
+        flag = {**_FLAGS, **flags}.get(name, "--" + name.replace("_", "-"))
         raise UsageError(flag + error.found) from None
 
 
