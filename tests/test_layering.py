@@ -187,7 +187,7 @@ EDGES = {
     "sharing": ("checks", "log", "plan", "weights", "_engine"),
     "arguments": ("checks",),
     "later": (),
-    "tuning": ("checks", "weights", "_engine"),
+    "tuning": ("checks", "processor", "weights", "_engine"),
     "log": (),
     "observers": (),
     "memory": (),
@@ -213,6 +213,7 @@ EDGES = {
     "parts": (),
     "pickled": (),
     "pooling": (),
+    "processor": (),
     "rotary": (),
     "_engine": (),
     "_sampler": (),  # a part of _engine

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from pellucid import Model, _engine, tuning
 from pellucid.bench.tune import tune
 from pellucid.cli import main
 from pellucid.errors import OutOfMemoryError, WrongValue
+from pellucid.processor import processor
 from tests.reference.tiny import TINY, write_gguf
 
 TIERS = [name for name, built, runs in _engine.isas() if built and runs]
@@ -94,6 +96,26 @@ def test_another_build_is_measured_again(cache: Path, monkeypatch: pytest.Monkey
     assert tuning._key(ISA, 2) != before
 
 
+def test_another_processor_of_the_same_name_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tuning._key(ISA, 2)
+    monkeypatch.setattr(tuning, "processor", lambda: "AuthenticAMD, family 25, model 17, stepping 1")
+    other = tuning._key(ISA, 2)
+    assert other != before and other.startswith(_engine.cpu_name()) and "model 17" in other
+    monkeypatch.setattr(tuning, "processor", lambda: "AuthenticAMD, family 26, model 2, stepping 1")
+    assert tuning._key(ISA, 2) not in (before, other)
+
+
+def test_processor(tmp_path: Path) -> None:
+    assert processor(tmp_path) == ""
+    (tmp_path / "proc").mkdir()
+    text = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Xeon\n"
+    (tmp_path / "proc/cpuinfo").write_text(f"{text}stepping\t: 8\n\nprocessor\t: 1\nmodel\t\t: 7\n")
+    assert processor(tmp_path) == "GenuineIntel, family 6, model 143, stepping 8"
+    arm = "processor\t: 0\nCPU implementer\t: 0x41\nCPU variant\t: 0x3\nCPU part\t: 0xd0c\n"
+    (tmp_path / "proc/cpuinfo").write_text(arm)
+    assert processor(tmp_path) == "implementer 0x41, variant 0x3, part 0xd0c"
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -110,6 +132,8 @@ def test_another_build_is_measured_again(cache: Path, monkeypatch: pytest.Monkey
         "a value of another type",
         "an unknown name",
         "another key",
+        "a list of values",
+        "a text of values",
     ],
 )
 def test_a_broken_file_is_ignored_and_replaced(
@@ -124,6 +148,10 @@ def test_a_broken_file_is_ignored_and_replaced(
             del document["values"]["step_rows"]
         elif content == "another key":
             document["key"] += "!"
+        elif content == "a list of values":
+            document["values"] = list(document["values"].items())
+        elif content == "a text of values":
+            document["values"] = "step_rows"
         else:
             name, value = {
                 "a value beyond its limits": ("step_rows", 0),
@@ -137,6 +165,40 @@ def test_a_broken_file_is_ignored_and_replaced(
     found = tuning.find(ISA, 1)
     assert found.why.startswith("measured now") and json.loads(path.read_text())["key"] == whole["key"]
     assert kept(cache) == [path]  # no draft is left
+
+
+@pytest.mark.parametrize("kind", ["fifo", "endless", "loop"])
+def test_what_is_no_file_is_ignored_and_replaced(kind: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuning.find(ISA, 1)
+    path = kept(cache)[0]
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "endless" else path)
+    monkeypatch.setattr(tuning, "_known", {})
+    found: list[tuning.Tuning] = []
+    thread = threading.Thread(target=lambda: found.append(tuning.find(ISA, 1)), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert found and found[0].why.startswith("measured now")
+    assert path.is_file() and not path.is_symlink() and kept(cache) == [path]
+
+
+def test_what_was_measured_at_length_is_read_where_a_load_measures_nothing(
+    model_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Model.load(model_path, threads=1, isa="scalar") as model:
+        assert model.info().tuning_why == "by processor: for this instruction set a load measures nothing"
+        assert not kept(cache)
+        values = {**model.info().tuning, "step_rows": 17}
+    timing = tuning.Timing("rows at once", ({"step_rows": 108}, {"step_rows": 17}), (1.0, 0.5), 1)
+    assert tuning.keep("scalar", 1, [timing]).values == values
+    for asked in ("", "now"):
+        monkeypatch.setenv("PELLUCID_TUNE", asked)
+        monkeypatch.setattr(tuning, "_known", {})
+        found = tuning.find("scalar", 1)
+        assert found == tuning.Tuning(values, f"measured earlier, kept in {kept(cache)[0]}")
 
 
 def test_where_the_cache_cannot_be_written(cache: Path) -> None:
@@ -170,6 +232,16 @@ def test_off_and_now(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PELLUCID_TUNE", "later")
     with pytest.raises(WrongValue, match=r"PELLUCID_TUNE='later': expected 'auto', 'off' or 'now'"):
         tuning.find(ISA, 1)
+
+
+@pytest.mark.parametrize("name", ["PELLUCID_TUNE", "PELLUCID_THREADS", "PELLUCID_SHARE"])
+@pytest.mark.parametrize("command", ["info", "tune"])
+def test_a_wrong_variable_is_a_usage_error(
+    name: str, command: str, model_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "later")
+    assert main([command, "-m", str(model_path)]) == 2
+    assert f"pellucid: {name}='later': expected " in " ".join(capsys.readouterr().err.split())
 
 
 def test_loads_at_once_measure_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,16 +306,6 @@ def test_products_of_a_probe() -> None:
         done, ns = probe.product(format, k=512, rows=3, size=1 << 19, at=1 << 18, times=2, cold=True)
         assert 0.9 * (1 << 20) < done <= 1 << 20 and ns > 0
     for wrong in (
-@pytest.mark.parametrize("name", ["PELLUCID_TUNE", "PELLUCID_THREADS", "PELLUCID_SHARE"])
-@pytest.mark.parametrize("command", ["info", "tune"])
-def test_a_wrong_variable_is_a_usage_error(
-    name: str, command: str, model_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv(name, "later")
-    assert main([command, "-m", str(model_path)]) == 2
-    assert f"pellucid: {name}='later': expected " in " ".join(capsys.readouterr().err.split())
-
-
         {"format": "F32"},
         {"format": "Q9_0"},
         {"k": 100},

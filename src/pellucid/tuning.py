@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 from pellucid import _engine, checks
 from pellucid.errors import OutOfMemoryError, PellucidError
-from pellucid.weights import store
+from pellucid.processor import processor
+from pellucid.weights import base, store
 
 __all__ = ["Choice", "Timing", "Tuning", "choices", "decide", "find", "keep", "measure"]
 
@@ -30,6 +31,7 @@ SECONDS = 0.035  # of measuring at a load; with its buffer, less than 0.06 s
 BYTES = 8 << 20  # of the weights of a product that is bound by memory; no cache holds them at its start
 # A candidate must be faster by this share than what follows from the processor: at a load, at length.
 GAIN, GAIN_AT_LENGTH = 0.05, 0.02
+MOST_BYTES = 1 << 16  # of a file that is kept; a real one has a twentieth of it
 ROWS = 96  # of a product that is bound by computing
 K = 2048
 
@@ -167,12 +169,13 @@ def find(isa: str, threads: int) -> Tuning:
     asked = checks.choice("PELLUCID_TUNE", os.environ.get("PELLUCID_TUNE") or "auto", ("auto", "off", "now"))
     if asked == "off":
         return Tuning(default, "by processor (PELLUCID_TUNE=off)")
-    if not choices(isa):
-        return Tuning(default, "by processor: this instruction set has nothing to measure")
     key = _key(isa, threads)
     with _lock:  # several loads at once measure once
         if key not in _known:
-            kept = None if asked == "now" else _read(key, isa)
+            measures = bool(choices(isa))
+            kept = None if measures and asked == "now" else _read(key)
+            if kept is None and not measures:
+                kept = Tuning(default, "by processor: for this instruction set a load measures nothing")
             _known[key] = kept or _measured(isa, threads)
         return _known[key]
 
@@ -210,9 +213,11 @@ def _measured(isa: str, threads: int) -> Tuning:
 
 
 def _key(isa: str, threads: int) -> str:
-    """What a measurement holds for: processor, tier, threads and build."""
+    """What a measurement holds for: processor, tier, threads and build. Virtual machines give different processors one
+    name, and a home folder may be that of several machines, so a processor's numbers count, too."""
     build = os.stat(_engine.__file__)
-    return f"{_engine.cpu_name()}, {isa}, {threads} threads, build {build.st_size:x}-{build.st_mtime_ns:x}"
+    words = (_engine.cpu_name(), processor(), isa, f"{threads} threads")
+    return f"{', '.join(filter(None, words))}, build {build.st_size:x}-{build.st_mtime_ns:x}"
 
 
 def _path(key: str) -> Path:
@@ -221,20 +226,18 @@ def _path(key: str) -> Path:
     return store.cache_folder() / "tuning" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
 
-def _read(key: str, isa: str) -> Tuning | None:
+def _read(key: str) -> Tuning | None:
     """The tuning kept for a key; None where there is none, or where the file is broken."""
     import json
 
     limits = _engine.tuning_limits()
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, PellucidError):
         path = _path(key)
-        if path.stat().st_size > 1 << 16:
-            return None
-        document = json.loads(path.read_text())
+        document = json.loads(base.read_file(str(path), MOST_BYTES, "a tuning"))
         values = document["values"]
-        whole = values.keys() == limits.keys() and all(
-            type(v) is int and limits[n][0] <= v <= limits[n][1] for n, v in values.items()
-        )
-        if document["key"] == key and whole:
+        if not isinstance(values, dict) or values.keys() != limits.keys():
+            return None
+        good = all(type(v) is int and limits[n][0] <= v <= limits[n][1] for n, v in values.items())
+        if good and document["key"] == key:
             return Tuning(values, f"measured earlier, kept in {path}")
     return None

@@ -9,7 +9,7 @@ import pytest
 
 from pellucid import _engine
 from pellucid._kernels.machine import arena_probe
-from pellucid.bench.limits import Limits, Prober, last_cache, processor
+from pellucid.bench.limits import Limits, Prober, last_cache
 from pellucid.errors import IsaError
 
 SIZE = 8 << 20
@@ -103,14 +103,3 @@ def test_better_and_peak() -> None:
     assert best.peak("bf16") == 60.0  # without an instruction it runs as float32
     assert Limits(10.0, 20.0, 100.0, 80.0, 50.0, 3.0).read(True) == 20.0
     assert Limits(10.0, 20.0, 100.0, 80.0, 50.0, 3.0).peak("bf16") == 80.0
-
-
-def test_processor(tmp_path: Path) -> None:
-    assert processor(tmp_path) == ""
-    (tmp_path / "proc").mkdir()
-    text = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Xeon\n"
-    (tmp_path / "proc/cpuinfo").write_text(f"{text}stepping\t: 8\n\nprocessor\t: 1\nmodel\t\t: 7\n")
-    assert processor(tmp_path) == "GenuineIntel, family 6, model 143, stepping 8"
-    arm = "processor\t: 0\nCPU implementer\t: 0x41\nCPU variant\t: 0x3\nCPU part\t: 0xd0c\n"
-    (tmp_path / "proc/cpuinfo").write_text(arm)
-    assert processor(tmp_path) == "implementer 0x41, variant 0x3, part 0xd0c"

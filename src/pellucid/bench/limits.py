@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pellucid import _engine
 
-__all__ = ["UNITS", "Limits", "Prober", "buffer_size", "last_cache", "processor"]
+__all__ = ["UNITS", "Limits", "Prober", "buffer_size", "last_cache"]
 
 UNITS = {"read_4k": "GB/s", "read_2m": "GB/s", "int8": "Gop/s", "bf16": "Gop/s", "f32": "Gop/s", "clock": "GHz"}
 _REPEAT = 3  # runs per limit; the best one counts
@@ -111,24 +111,6 @@ class Prober:
             n *= 4
         self._rounds[kind] = max(1, n * _PEAK_NS // ns)
         return self._rounds[kind]
-
-
-def processor(root: Path = Path("/")) -> str:
-    """Which processor it is, apart from the name that its maker or a virtual machine gives it, as in "AuthenticAMD,
-    family 25, model 17, stepping 1"; "" where the system does not report it."""
-    keys = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part", "CPU variant")
-    found: dict[str, str] = {}
-    try:
-        for line in (root / "proc/cpuinfo").read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in keys:
-                found.setdefault(key.strip(), value.strip())
-            elif not key and found:
-                break  # the next processor
-    except OSError:
-        pass
-    words = (value if key == "vendor_id" else f"{key.split()[-1]} {value}" for key, value in found.items())
-    return ", ".join(words)
 
 
 def last_cache(root: Path = Path("/")) -> int | None:

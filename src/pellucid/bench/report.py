@@ -11,8 +11,9 @@ from pathlib import Path
 
 from pellucid.bench import history, moments
 from pellucid.bench.history import SCHEMA, Document
-from pellucid.bench.limits import UNITS, Limits, processor
+from pellucid.bench.limits import UNITS, Limits
 from pellucid.bench.scenarios import Bench, Op, Run
+from pellucid.processor import processor
 
 __all__ = ["COLUMNS", "document", "op_rows", "rows"]
 

@@ -1,0 +1,26 @@
+"""Which processor this is, apart from the name that its maker or a virtual machine gives it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["processor"]
+
+_KEYS = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part", "CPU variant")
+
+
+def processor(root: Path = Path("/")) -> str:
+    """As in "AuthenticAMD, family 25, model 17, stepping 1"; "" where the system does not report it."""
+    found: dict[str, str] = {}
+    try:
+        with open(root / "proc/cpuinfo", errors="replace") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                if key.strip() in _KEYS:
+                    found.setdefault(key.strip(), value.strip())
+                elif not key.strip() and found:
+                    break  # the next processor, of perhaps hundreds
+    except OSError:
+        pass
+    words = (value if key == "vendor_id" else f"{key.split()[-1]} {value}" for key, value in found.items())
+    return ", ".join(words)
