@@ -20,6 +20,8 @@ from pellucid.bench.tune import tune
 from pellucid.cli import main
 from pellucid.errors import OutOfMemoryError, WrongValue
 from pellucid.processor import processor
+from tests.embedding.cases import CASES
+from tests.embedding.files import load_golden, write_folder
 from tests.reference.tiny import TINY, write_gguf
 
 TIERS = [name for name, built, runs in _engine.isas() if built and runs]
@@ -359,3 +361,14 @@ def test_the_model_is_left_as_it_was(model_path: Path) -> None:
         found = tune(model, 1)
         assert (model.logits([1, 2, 3]) == before).all()
         assert found.values.keys() == _engine.tuning_limits().keys()
+
+
+def test_models_of_short_texts_and_such_that_see_later_tokens(tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.name == "bert")
+    for path in (
+        write_folder(case, load_golden(case), tmp_path / "bert"),
+        write_gguf(TINY[0], tmp_path / "4", context=4),
+    ):
+        with Model.load(path, threads=1, isa=ISA) as model:
+            found = tune(model, 1)
+            assert {"rows at once", "prefetching before a barrier"} <= {timing.what for timing in found.timings}

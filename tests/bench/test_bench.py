@@ -176,3 +176,9 @@ def test_prompts_differ(model_path: Path) -> None:
     bench = scenarios.Bench(Model.load(model_path, threads=1))
     assert bench.ids(50) != bench.ids(50)
     assert scenarios.Bench(bench.model).ids(50) == scenarios.Bench(bench.model).ids(50)
+
+
+def test_a_context_with_room_for_no_phase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_gguf(TINY[0], tmp_path / "short.gguf", context=4)
+    assert main(["bench", "-m", str(path)]) == 2
+    assert "a context of 4 tokens is too short for every phase" in " ".join(capsys.readouterr().err.split())

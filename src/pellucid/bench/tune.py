@@ -61,8 +61,8 @@ def _time(
 ) -> Timing:
     """Whole passes of `rows` rows with each candidate, in turns."""
     engine = model.core.open()
-    rows = min(rows, model.context_length - STEPS, engine.max_rows)
-    ids = random.Random(1).choices(range(engine.vocab), k=max(rows, 1))
+    rows = min(rows, model.context_length, engine.max_rows)
+    ids = random.Random(1).choices(range(engine.vocab), k=rows)
     turns: list[list[float]] = []
     until = time.perf_counter() + seconds
     while len(turns) < 3 or time.perf_counter() < until:
@@ -75,9 +75,9 @@ def _time(
 
 
 def _pass(engine: _engine.Engine, ids: list[int]) -> float:
-    sequence = _engine.Sequence(engine)
-    repeat = STEPS if len(ids) == 1 else 1
+    # A sequence for each: where tokens see later ones, a sequence is one pass.
+    sequences = [_engine.Sequence(engine) for _ in range(STEPS if len(ids) == 1 else 1)]
     start = time.perf_counter()
-    for _ in range(repeat):
+    for sequence in sequences:
         engine.forward([(sequence, ids, len(ids))])
     return time.perf_counter() - start

@@ -64,6 +64,8 @@ def bench(
         chosen = [p for p in scenarios.phases(runner) if not phase or any(part in p.name for part in phase)]
         if not chosen:
             names = ", ".join(p.name for p in scenarios.phases(runner))
+            if not names:
+                raise output.UsageError(f"a context of {loaded.context_length} tokens is too short for every phase")
             raise output.UsageError(f"--phase {', '.join(phase or ())}: this model's phases are {names}")
         prober = Prober(runner.info.isa, runner.info.threads)
         runs, limits = runner.measure(chosen, prober, repeat, output.note)
