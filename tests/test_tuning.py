@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,6 +37,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("PELLUCID_TUNE", raising=False)
     monkeypatch.setattr(tuning, "_known", {})
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that only its readers move: whatever else the machine does, a measurement has time for a few turns."""
+    ticks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks) * tuning.SECONDS / 100)
+    monkeypatch.setattr(tuning, "time", clock)
 
 
 @pytest.fixture
@@ -88,6 +98,39 @@ def test_measured_once_kept_and_read(isa: str, cache: Path, monkeypatch: pytest.
     assert again.values == first.values and again.why == f"measured earlier, kept in {kept(cache)[0]}"
     with pytest.raises(AssertionError, match="measured again"):
         tuning.find(isa, 1)  # other threads, another measurement
+
+
+@pytest.mark.parametrize("isa", MEASURED)
+@pytest.mark.parametrize("step", [0.0001, 0.001, 0.004, 0.03])
+def test_a_measurement_ends_in_time(isa: str, step: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A buffer and runs that take so long by a clock that stands still otherwise."""
+    now = 0.0
+    runs: list[tuple[float, str]] = []
+
+    def wait(*arguments: Any, **_: Any) -> float:
+        nonlocal now
+        runs.append((now, str(arguments[1:])))
+        now += step
+        return step
+
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(_engine, "Probe", wait)
+    monkeypatch.setattr(tuning, "_run", wait)
+    found = tuning.measure(isa, 1)
+    assert runs[-1][0] < tuning.SECONDS and now < tuning.SECONDS + step + 1e-9
+    assert all(timing.chosen == 0 for timing in found)  # all are as fast
+    if step <= 0.001:
+        assert [t.what for t in found] == [c.what for c in tuning.choices(isa)]
+    elif step == 0.03:
+        assert not found
+
+
+def test_a_single_turn_decides_nothing() -> None:
+    candidates = ({"step_rows": 16}, {"step_rows": 32})
+    one = [[2.0, 1.0]]
+    assert tuning.decide("", candidates, [one], 0.05).chosen == 0
+    assert tuning.decide("", candidates, [one * 2], 0.05).chosen == 1
+    assert tuning.decide("", candidates, [[[2.0, 1.0], [1.0, 4.0]]], 0.05).chosen == 0  # the least of each
 
 
 def test_another_build_is_measured_again(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -220,6 +263,14 @@ def test_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == tuning.Tuning(_engine.default_tuning(ISA), "by processor: no memory to measure")
 
 
+def test_where_other_work_leaves_no_time(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "SECONDS", 0)
+    found = tuning.find(ISA, 1)
+    assert found == tuning.Tuning(_engine.default_tuning(ISA), "by processor: other work left no time to measure")
+    assert not kept(cache)  # the next process tries again
+    assert tuning.find(ISA, 1) is found
+
+
 def test_off_and_now(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PELLUCID_TUNE", "off")
     assert tuning.find(ISA, 1) == tuning.Tuning(_engine.default_tuning(ISA), "by processor (PELLUCID_TUNE=off)")
@@ -265,7 +316,7 @@ def test_a_child_forked_during_a_measurement_measures_for_itself() -> None:
         child = os.fork()
         if child == 0:
             try:
-                os._exit(0 if tuning.find(ISA, 1).timings else 1)
+                os._exit(0 if tuning.find(ISA, 1).why.startswith("measured now") else 1)
             finally:
                 os._exit(2)
     for _ in range(600):

@@ -27,7 +27,7 @@ from pellucid.weights import base, store
 
 __all__ = ["Choice", "Timing", "Tuning", "choices", "decide", "find", "keep", "measure"]
 
-SECONDS = 0.035  # of measuring at a load; with its buffer, less than 0.06 s
+SECONDS = 0.045  # of measuring at a load, its buffer included; with what ends last and the file, less than 0.06 s
 BYTES = 8 << 20  # of the weights of a product that is bound by memory; no cache holds them at its start
 # A candidate must be faster by this share than what follows from the processor: at a load, at length.
 GAIN, GAIN_AT_LENGTH = 0.05, 0.02
@@ -98,44 +98,56 @@ def _default_first(candidates: Sequence[Values], default: Values) -> Iterator[Va
     yield from (c for c in candidates if c != own)
 
 
-def measure(isa: str, threads: int, seconds: float = SECONDS) -> list[Timing]:
-    """Times every candidate, in turns, for about `seconds` in all, each at least once; with more than a second, more
-    candidates.
+def measure(isa: str, threads: int, seconds: float | None = None) -> list[Timing]:
+    """Times every candidate, in turns, for `seconds` in all (None: SECONDS); with more than a second, more candidates.
+    A choice that the time does not suffice for, since the machine does much else, is left out.
 
     Raises OutOfMemoryError where there is no room for the buffer.
     """
+    seconds = SECONDS if seconds is None else seconds
     plan = choices(isa, long=seconds > 1)
     if not plan:
         return []
+    end = time.perf_counter() + seconds
     probe = _engine.Probe(isa=isa, threads=threads, size=BYTES, small=False)
     found: list[Timing] = []
     values: dict[str, int] = {}
-    start = time.perf_counter()
     for i, choice in enumerate(plan):
-        until = start + seconds * (i + 1) / len(plan)
-        found.append(_time(probe, choice, values, until, GAIN if seconds <= 1 else GAIN_AT_LENGTH))
-        values |= choice.candidates[found[-1].chosen]
+        now = time.perf_counter()
+        turns = _turns(probe, choice, values, now + (end - now) / (len(plan) - i), end)
+        if turns[0]:
+            found.append(decide(choice.what, choice.candidates, turns, GAIN if seconds <= 1 else GAIN_AT_LENGTH))
+            values |= choice.candidates[found[-1].chosen]
     return found
 
 
-def _time(probe: _engine.Probe, choice: Choice, values: Values, until: float, gain: float) -> Timing:
+def _turns(probe: _engine.Probe, choice: Choice, values: Values, until: float, end: float) -> list[list[list[float]]]:
+    """As `decide` takes them: whole turns, of which none begins after `until`, and none ends after `end`."""
     turns: list[list[list[float]]] = [[] for _ in choice.products]
-    while not turns[0] or time.perf_counter() < until:
-        for (format, rows), turn in zip(choice.products, turns, strict=True):
-            turn.append([_run(probe, format, rows, {**values, **c}) for c in choice.candidates])
-    return decide(choice.what, choice.candidates, turns, gain)
+    while time.perf_counter() < until:
+        times: list[list[float]] = []
+        for format, rows in choice.products:
+            times.append([])
+            for candidate in choice.candidates:
+                if time.perf_counter() >= end:
+                    return turns
+                times[-1].append(_run(probe, format, rows, {**values, **candidate}))
+        for turn, one in zip(turns, times, strict=True):
+            turn.append(one)
+    return turns
 
 
 def decide(
     what: str, candidates: tuple[Values, ...], turns: Sequence[Sequence[Sequence[float]]], gain: float
 ) -> Timing:
     """The fastest candidate, if it is faster than the first by `gain`. turns: for each kind of work, times in turns; in
-    each turn, a time for each candidate. Their least times count: other work on the machine only ever adds to one."""
+    each turn, a time for each candidate. Their least times count: other work on the machine only ever adds to one. So a
+    single turn decides nothing."""
     least = [[min(column) for column in zip(*work, strict=True)] for work in turns]
     logs = [sum(math.log(times[i] / times[0]) for times in least) / len(least) for i in range(len(candidates))]
     best = min(range(len(logs)), key=logs.__getitem__)
     ratios = tuple(math.exp(x) for x in logs)
-    return Timing(what, candidates, ratios, best if ratios[best] < 1 - gain else 0)
+    return Timing(what, candidates, ratios, best if len(turns[0]) > 1 and ratios[best] < 1 - gain else 0)
 
 
 def _run(probe: _engine.Probe, format: str, rows: int, values: Values) -> int:
@@ -207,7 +219,10 @@ def keep(isa: str, threads: int, timings: Sequence[Timing]) -> Tuning:
 
 def _measured(isa: str, threads: int) -> Tuning:
     try:
-        return keep(isa, threads, measure(isa, threads))
+        timings = measure(isa, threads)
+        if not timings:
+            return Tuning(_engine.default_tuning(isa), "by processor: other work left no time to measure")
+        return keep(isa, threads, timings)
     except (MemoryError, OutOfMemoryError):
         return Tuning(_engine.default_tuning(isa), "by processor: no memory to measure")
 
