@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from pellucid.native import native
+
 __all__ = ["Later"]
 
 T = TypeVar("T")
@@ -24,7 +26,8 @@ class Later(Generic[T]):
 
     def _run(self) -> None:
         try:
-            self._value = self._make()
+            with native:
+                self._value = self._make()
         except BaseException as e:
             self._error = e
         finally:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import GrammarError, PellucidError, TokenizerError, out_of_memory
+from ..native import native
 from ..structure import Structure
 from . import gbnf, schema
 from .special import looks_like_control
@@ -93,7 +94,7 @@ class Grammars:
         self._spelling.eos_token_id = ends[0]
         self.padded = (len(self._spelling.tokens) + 31) // 32 > self.words  # llguidance's masks have a word more
         classes = [*LETTERS, *self._ll.LLTokenizer.general_slices()]
-        with out_of_memory("for a grammar's vocabulary"):
+        with native, out_of_memory("for a grammar's vocabulary"):
             self.vocabulary = self._ll.LLTokenizer(self._spelling, eos_token=ends, slices=classes)
         self._spelling.greedy = self.vocabulary.greedy_tokenize
         self._known: OrderedDict[Structure, Grammar] = OrderedDict()
@@ -106,7 +107,8 @@ class Grammars:
                 self._known.move_to_end(structure)
                 return found
         try:
-            made = _compiled(lambda: Grammar(self, structure))
+            with native:
+                made = _compiled(lambda: Grammar(self, structure))
         except RecursionError:
             raise GrammarError("nested too deeply", place=structure.kind) from None
         with _locks.table:
@@ -256,16 +258,19 @@ class Matcher:
 
     def advance(self, ids: Sequence[int]) -> None:
         """Takes tokens."""
-        if ids and not self._made.consume_tokens(ids):
+        with native:
+            taken = not ids or self._made.consume_tokens(ids)
+        if not taken:
             raise self._error()
 
     def forced(self) -> list[int]:
         """The tokens that must follow, as the model spells them; the last may be left out where a longer one could
         take its place. None where nothing may follow."""
         made = self._made
-        found: list[int] = made.compute_ff_tokens()
-        if found:
-            del found[made.validate_tokens(found) :]
+        with native:
+            found: list[int] = made.compute_ff_tokens()
+            if found:
+                del found[made.validate_tokens(found) :]
         if not found and made.is_error():
             raise self._error()
         return found
@@ -286,12 +291,13 @@ class Matcher:
     def _write(self, words: Words) -> None:
         """The mask as llguidance has it, whose vocabulary may have one token more."""
         made = self._made
-        if self._grammar.grammars.padded:
-            words[:] = np.frombuffer(made.compute_bitmask(), np.uint32)[: len(words)]
-        else:
-            if words is not self._words:
-                self._words, self._address = words, words.ctypes.data
-            made.unsafe_compute_mask_ptr(self._address, words.nbytes)
+        with native:
+            if self._grammar.grammars.padded:
+                words[:] = np.frombuffer(made.compute_bitmask(), np.uint32)[: len(words)]
+            else:
+                if words is not self._words:
+                    self._words, self._address = words, words.ctypes.data
+                made.unsafe_compute_mask_ptr(self._address, words.nbytes)
         if made.is_error():
             raise self._error()
 
