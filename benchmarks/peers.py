@@ -123,7 +123,8 @@ class Comparison:
         self.deep: dict[int, list[int]] = {}
 
     def start(self, stack: ExitStack) -> None:
-        """Starts and loads every worker; one that cannot load is left out, and the reason is printed."""
+        """Starts and loads every worker; one that cannot load is left out, and the reason is printed. Raises
+        SystemExit where Pellucid is that one."""
         for name, python in self.pythons.items():
             w = stack.enter_context(worker(name, python))
             try:
@@ -133,6 +134,8 @@ class Comparison:
                 note(f"{name}: {error}")
                 continue
             self.workers[name] = w
+        if "pellucid" not in self.workers:
+            raise SystemExit(f"{self.path}: Pellucid cannot load it, so there is nothing to compare with")
         self.vocab = self.facts["pellucid"]["vocab"]
 
     def ids(self, n: int) -> list[int]:

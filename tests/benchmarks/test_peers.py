@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import peers
 from tests.reference import corpus
+from tests.reference.tiny import TINY, write_gguf
 
 PYTHON = sys.executable
 
@@ -41,6 +42,13 @@ def test_a_worker_tells_errors() -> None:
         with pytest.raises(RuntimeError, match="AttributeError"):  # nothing is loaded; the worker lives on
             w.ask("prefill", ids=[1])
     assert w.process.returncode is not None
+
+
+def test_a_model_that_pellucid_cannot_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_gguf(TINY[0], tmp_path / "tiny.gguf")  # whose context is shorter than the phases need
+    with pytest.raises(SystemExit, match=r"tiny.gguf: Pellucid cannot load it"):
+        peers.main([str(path), "--repeat", "1"])
+    assert f"context={peers.CONTEXT}: the model was made for at most 256 tokens" in capsys.readouterr().err
 
 
 def test_replaced() -> None:
