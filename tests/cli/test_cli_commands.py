@@ -86,6 +86,20 @@ def test_ranges(numbers: list[int], text: str) -> None:
     assert _ranges(numbers) == text
 
 
+def test_a_text_that_is_not_utf8(run: Run) -> None:
+    for command, name in (("tokenize", "text"), ("generate", "prompt"), ("chat", "TEXT")):
+        done = run(command, b"a\xe9b", stdin=b"")
+        assert (done.returncode, error_line(done)) == (1, f"pellucid: {name} is not UTF-8: byte 0xe9 at offset 1")
+
+
+def test_a_locale_without_the_characters(run: Run) -> None:
+    """Text on the command line is UTF-8, as standard input is, whatever the locale."""
+    ascii_only = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    text = "caf\u00e9 \u65e5".encode()
+    done = run("tokenize", "--ids", text, **ascii_only)
+    assert (done.returncode, done.stdout) == (0, run("tokenize", "--ids", "-", stdin=text).stdout)
+
+
 def test_pull(run: Run, smollm2: Path) -> None:
     done = run("pull", "smollm2-135m")
     assert (done.returncode, done.stdout.decode()) == (0, f"{smollm2}\n")

@@ -95,7 +95,7 @@ def _lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 if raw.strip():
                     yield place, _object(raw, place)
     except OSError as error:
-        raise PellucidError(f"{shown_path}: {os.strerror(error.errno or 0)}") from None
+        raise PellucidError(f"{shown_path}: {os.strerror(error.errno or 0).lower()}") from None
 
 
 def _object(raw: bytes, place: str) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _parquet(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     number += 1
                     yield f"{shown_path}, row {number}", {k: v for k, v in row.items() if v is not None}
     except OSError as error:  # pyarrow's own have no number
-        why = os.strerror(error.errno) if error.errno else one_line(str(error), 120)
+        why = os.strerror(error.errno).lower() if error.errno else one_line(str(error), 120)
         raise PellucidError(f"{shown_path}: {why}") from None
     except (ArrowException, ValueError) as error:
         raise PellucidError(f"{shown_path}: expected a Parquet file: {one_line(str(error), 120)}") from None

@@ -56,7 +56,7 @@ class Target:
             os.close(self._fd)
 
     def _failed(self, error: OSError) -> PellucidError:
-        return PellucidError(f"{self._path}: {os.strerror(error.errno or errno.EIO)}")
+        return PellucidError(f"{self._path}: {os.strerror(error.errno or errno.EIO).lower()}")
 
     def _lock(self) -> None:
         import stat

@@ -126,8 +126,9 @@ def chat(
 def _question(text: str | None, typed: bool, raw: bool) -> str:
     """The one turn: TEXT, standard input where that is not a terminal, or the one after the other."""
     given = text not in (None, "-")
+    text = options.argument(text or "", "TEXT")
     if given and (typed or sys.stdin is None):
-        turn = text or ""
+        turn = text
     else:
         turn = options.read_text("-", raw=raw)
         if given and text:

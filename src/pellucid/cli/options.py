@@ -299,10 +299,28 @@ def read_content(text: str | None, file: str | None, raw: bool) -> tuple[str, st
 def read_text(text: str | None, what: str = "prompt", *, raw: bool = False) -> str:
     """The argument, or standard input. UsageError where that is a terminal and was not asked for."""
     if text is not None and text != "-":
-        return text
+        return argument(text, what)
     if sys.stdin is None or (text is None and sys.stdin.isatty()):
         raise UsageError(f"no {what}: give one, or - to read it from standard input")
     return read_all(sys.stdin.buffer, "standard input", raw=raw)
+
+
+def argument(text: str, what: str) -> str:
+    """A text of the command line. One with bytes that the locale's encoding lacks, for which Python has surrogates, is
+    read as UTF-8; TokenizerError where it is not."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return _decoded(os.fsencode(text), what)
+
+
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = data[error.start]
+        raise TokenizerError(f"{name} is not UTF-8: byte 0x{byte:02x} at offset {error.start}") from None
 
 
 def read_all(file: IO[bytes], name: str, *, raw: bool = False) -> str:
@@ -313,11 +331,7 @@ def read_all(file: IO[bytes], name: str, *, raw: bool = False) -> str:
     data = file.read(LONGEST_TEXT + 1)
     if len(data) > LONGEST_TEXT:
         raise PellucidError(f"{name}: expected a text of at most {LONGEST_TEXT} bytes")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        byte = data[error.start]
-        raise TokenizerError(f"{name} is not UTF-8: byte 0x{byte:02x} at offset {error.start}") from None
+    text = _decoded(data, name)
     if not raw and text.endswith("\n"):
         text = text[:-1].removesuffix("\r")
     return text
