@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 from pathlib import Path
@@ -279,6 +280,22 @@ def test_the_command_saves_and_compares(tmp_path: Path, capsys: pytest.CaptureFi
     assert main([*command, "--threads", "1", "--compare", str(path), "--json"]) == 0
     compared = json.loads(capsys.readouterr().out)["compared"]
     assert compared["differs"] == {} and compared["phases"]["decode at 0"]["fraction"] > 0
+
+
+def test_a_document_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured is shown all the same."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    model, path = write_gguf(TINY[0], tmp_path / "tiny.gguf"), tmp_path / "a.json"
+    assert main(["bench", "-m", str(model), "--repeat", "1", "--phase", "decode", "--save", str(path)]) == 1
+    said = capsys.readouterr()
+    assert "decode at 0" in said.out
+    assert said.err.endswith(f"pellucid: --save={path}: no space left on device\n")
 
 
 def test_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pellucid.cli import options, output
+from pellucid.errors import PellucidError
 
 
 def bench(
@@ -75,14 +76,16 @@ def bench(
             kernels = Kernels(runner.info.isa, runner.info.threads, tuning=runner.info.tuning)
             timed = runner.operations(kernels, output.note)
         document = report.document(runner, runs, limits, timed)
-    if save is not None:
-        output.note(f"written to {history.save(document, save)}")
-    if earlier is not None:
-        document["compared"] = history.compare(document, earlier)
+    compared = {} if earlier is None else {"compared": history.compare(document, earlier)}
     if json:
-        output.document(document)
-        return
-    rows = report.rows(document)
-    if compare is not None and earlier is not None:
-        rows += history.rows(document["compared"], compare, report.COLUMNS)
-    output.table(rows, right=(1, 2, 3, 4, 5, 6), gap=1)
+        output.document({**document, **compared})
+    else:
+        rows = report.rows(document)
+        if compare is not None and compared:
+            rows += history.rows(compared["compared"], compare, report.COLUMNS)
+        output.table(rows, right=(1, 2, 3, 4, 5, 6), gap=1)
+    if save is not None:  # last: what was measured is shown even if it cannot be written
+        try:
+            output.note(f"written to {history.save(document, save)}")
+        except OSError as error:
+            raise PellucidError(f"--save={save}: {(error.strerror or str(error)).lower()}") from None
