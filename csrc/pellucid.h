@@ -161,6 +161,9 @@ enum { PL_PROBE_READ_SMALL, PL_PROBE_READ_HUGE, PL_PROBE_I8, PL_PROBE_BF16, PL_P
 /* Allocates a buffer of `bytes` (much more than the caches hold) in 2 MB pages, where the system has them, and with
  * `small` another in 4 KB pages. One user at a time. */
 pl_status pl_probe_new(int isa, int threads, int64_t bytes, int small, pl_probe **probe, pl_error *error);
+/* Takes the memory of one of so many parts of the buffers. All are due before the first measurement; that of several GB
+ * takes seconds. */
+pl_status pl_probe_touch(pl_probe *probe, int part, int parts, pl_error *error);
 void pl_probe_free(pl_probe *probe);
 int pl_probe_has(const pl_probe *probe, int kind); /* 0: no huge pages, or no such instruction in the tier */
 /* Runs n rounds on the engine's threads and waits. *done: bytes read, operations or (PL_PROBE_CLOCK) cycles done by all

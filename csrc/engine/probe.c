@@ -16,6 +16,7 @@ struct pl_probe {
     int huge;     /* the second buffer has huge pages */
     void *buf[2]; /* in 4 KB pages, or NULL; in 2 MB pages */
     /* the current run */
+    int part, parts; /* of what is touched */
     int kind;
     int64_t n, ns;
     double done;
@@ -92,15 +93,17 @@ static void run_job(void *arg, const pl_team *team, int tid)
         p->ns = (int64_t)((double)size / inverse);
 }
 
-/* Each thread touches the share that it will read, as when weights are packed. */
+/* Each thread touches a part of the share that it will read, as when weights are packed. */
 static void touch_job(void *arg, const pl_team *team, int tid)
 {
     pl_probe *p = arg;
     int64_t from, to;
+    int64_t a, b;
     pl_share((int64_t)p->bytes, UNIT, tid, pl_team_size(team), &from, &to);
+    pl_share(to - from, UNIT, p->part, p->parts, &a, &b);
     for (int i = 0; i < 2; i++)
         if (p->buf[i])
-            memset((char *)p->buf[i] + from, 1, (size_t)(to - from));
+            memset((char *)p->buf[i] + from + a, 1, (size_t)(b - a));
 }
 
 static pl_status run(pl_probe *p, pl_job_fn fn, pl_error *error)
@@ -131,15 +134,20 @@ pl_status pl_probe_new(int isa, int threads, int64_t bytes, int small, pl_probe 
     p->each = calloc((size_t)threads, sizeof *p->each);
     p->buf[0] = small ? pl_arena_small(p->bytes) : NULL;
     p->buf[1] = pl_arena_alloc(p->bytes, &p->huge);
-    pl_status status = p->each && (p->buf[0] || !small) && p->buf[1]
-                           ? run(p, touch_job, error)
-                           : pl_fail(error, PL_E_MEMORY, "no memory for buffers of %zu MB", p->bytes >> 20);
-    if (status) {
+    if (!p->each || (small && !p->buf[0]) || !p->buf[1]) {
+        size_t size = p->bytes >> 20;
         pl_probe_free(p);
-        return status;
+        return pl_fail(error, PL_E_MEMORY, "no memory for buffers of %zu MB", size);
     }
     *out = p;
     return PL_OK;
+}
+
+pl_status pl_probe_touch(pl_probe *p, int part, int parts, pl_error *error)
+{
+    p->part = part;
+    p->parts = parts;
+    return run(p, touch_job, error);
 }
 
 void pl_probe_free(pl_probe *p)

@@ -20,6 +20,13 @@ cdef class Probe:
             status = pl_probe_new(number, threads, size, small, &self.probe, &error)
         if status:
             raise_status(status, &error)
+        cdef int part, parts = <int>((size >> 25) + 1)  # of 32 MB: between them Ctrl-C ends it
+        for part in range(parts):
+            with nogil:
+                status = pl_probe_touch(self.probe, part, parts, &error)
+            if status:
+                raise_status(status, &error)
+            PyErr_CheckSignals()
 
     def __dealloc__(self):
         pl_probe_free(self.probe)

@@ -285,6 +285,7 @@ cdef extern from "pellucid.h" nogil:
     enum:
         PL_N_PROBES
     pl_status pl_probe_new(int isa, int threads, int64_t bytes, int small, pl_probe **probe, pl_error *error)
+    pl_status pl_probe_touch(pl_probe *probe, int part, int parts, pl_error *error)
     void pl_probe_free(pl_probe *probe)
     int pl_probe_has(const pl_probe *probe, int kind)
     pl_status pl_probe_run(pl_probe *probe, int kind, int64_t n, double *done, int64_t *ns, pl_error *error)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,22 @@ def test_wrong_arguments() -> None:
     for kind, rounds in (("bf16", 1), ("f32", 0), ("read_4k", -1), ("dance", 1)):
         with pytest.raises(ValueError):
             probe.run(kind, rounds)
+
+
+def test_interrupted_while_buffers_are_filled() -> None:
+    """Ctrl-C does not wait for the memory of several GB."""
+    code = """
+import resource, signal
+from pellucid import _engine
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_REAL, 0.01)
+try:
+    _engine.Probe(isa="scalar", threads=1, size=512 << 20)
+except KeyboardInterrupt:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert int(done.stdout) < 900, done.stderr  # MB, of 1,024 and what Python takes
 
 
 def test_last_cache(tmp_path: Path) -> None:
