@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,17 @@ def test_install_lines() -> None:
     assert 'pip install . && pellucid chat "Name three colours."\n' in "".join(blocks("sh"))
     assert "pip install -e '.[test]' && pytest -n 2\n" in "".join(blocks("sh"))
     assert "git clone" in "".join(blocks("sh")) and "\ncd pellucid\n" in "".join(blocks("sh"))
+
+
+def test_extras() -> None:
+    """Each that a document names exists, and comes from the source, as the package itself does."""
+    notebooks = (ROOT / "docs").rglob("*.ipynb")
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (*DOCUMENTS, *notebooks))
+    named = re.findall(r"pip install (?:-\S+ )?'?([\w.]+)\[([\w,]+)\]", text)
+    assert {source for source, _ in named} == {"."}
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = {extra for _, several in named for extra in several.split(",")}
+    assert {"grammar", "plots", "server"} <= extras <= set(known)
 
 
 def test_the_quick_subset_exists() -> None:
