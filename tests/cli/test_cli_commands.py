@@ -14,6 +14,7 @@ import pytest
 
 import pellucid
 from pellucid import Model, Tokenizer
+from pellucid.cli import output
 from pellucid.cli.plan import _ranges
 
 from .conftest import COMMAND, Run, error_line
@@ -178,3 +179,33 @@ def test_interrupted_while_fetching(tmp_path: Path) -> None:
     said = b"fetching smollm2-135m (98.4 MB); licence: Apache-2.0\n"
     assert (process.returncode, stdout, stderr) == (130, b"", said)
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize(
+    ("named", "rows", "shown"),
+    [
+        (
+            False,
+            [["tokens", "1,234", "scored"], ["bytes", "5,678", "of these"]],
+            "tokens 1,234 scored bytes 5,678 of these",
+        ),
+        (False, [[""], ["tiles"], ["1.000", "chosen", "a 12"]], "tiles 1.000 chosen a 12"),
+        (
+            True,
+            [["A model"], [""], ["limit", "median", "best"], ["read", "123456", "234567"], ["note"], ["f32", "1", "2"]]
+            + [[""], ["phase", "tokens", "bound"], ["decode", "345", "memory"]],
+            "A model read median 123456 best 234567 note f32 median 1 best 2 decode tokens 345 bound memory",
+        ),
+    ],
+)
+def test_tables_in_a_narrow_terminal(
+    named: bool,
+    rows: list[list[str]],
+    shown: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each cell is on a line of its own, after its column's name, where columns have names."""
+    monkeypatch.setenv("COLUMNS", "12")
+    output.table(rows, named=named)
+    assert " ".join(capsys.readouterr().out.split()) == shown

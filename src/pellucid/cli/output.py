@@ -226,13 +226,14 @@ def columns() -> int:
     return shutil.get_terminal_size((80, 24)).columns
 
 
-def table(rows: Sequence[Sequence[str]], *, right: tuple[int, ...] = (), gap: int = 2) -> None:
+def table(rows: Sequence[Sequence[str]], *, right: tuple[int, ...] = (), gap: int = 2, named: bool = True) -> None:
     """A table to stdout, as wide as the terminal (80 columns elsewhere); the last column is folded. Where that leaves
     it no room, the first column stands on lines of its own, above the others; where those have no room either, each
-    cell stands on a line, after its column's name (the first row).
+    cell stands on a line, after its column's name.
 
-    A row of one cell is a heading. right: columns of numbers. gap: spaces between columns. Control characters in cells
-    are escaped, wherever the table goes.
+    A row of one cell is a heading. named: the first row of several cells has the columns' names, as has the first one
+    after an empty heading. right: columns of numbers. gap: spaces between columns. Control characters in cells are
+    escaped, wherever the table goes.
     """
     rows = [[visible(cell).replace("\n", "\\n").replace("\t", "\\t") for cell in row] for row in rows]
     full = [row for row in rows if len(row) > 1]
@@ -241,15 +242,18 @@ def table(rows: Sequence[Sequence[str]], *, right: tuple[int, ...] = (), gap: in
     longest = max(len(row[-1]) for row in full)
     apart = len(widths) > 1 and columns() - sum(taken) < min(_LEAST_ROOM, longest)
     listed = apart and columns() - sum(taken[1:]) - gap < min(_LEAST_ROOM // 2, longest)
-    names = rows[0]
-    for row in rows[1:] if listed else rows:
+    names: list[str] = []
+    for row in rows:
         if len(row) == 1:
             line(row[0])
+            names = names if row[0] else []
+        elif listed and named and not names:
+            names = row
         elif listed:
             line(row[0])
-            for name, cell in zip(names[1:], row[1:], strict=True):
+            for name, cell in zip(names[1:] or [""] * len(widths), row[1:], strict=True):
                 if cell:
-                    _row([" " * (gap - 1), name], cell, 1)
+                    _row([" " * (gap - 1), *filter(None, [name])], cell, 1)
         else:
             cells = [
                 c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row[:-1], widths, strict=True))

@@ -111,7 +111,7 @@ def score(
         ("bits_per_byte", "comparable between models with different tokenizers"),
     ):
         rows.append([key.replace("_", " "), "none" if total[key] is None else f"{total[key]:.3f}", what])
-    output.table(rows, right=(1,))
+    output.table(rows, right=(1,), named=False)
     if compared is not None:
         _comparison(compared)
     if parts:
@@ -128,7 +128,7 @@ def _comparison(c: Comparison) -> None:
         ["perplexity", f"{c.perplexity:.3f}", f"of the model, +- {c.perplexity_error:.3f} (standard error)"],
         ["", f"{c.reference_perplexity:.3f}", f"of the reference, +- {c.reference_perplexity_error:.3f}"],
     ]
-    output.table(rows, right=(1,))
+    output.table(rows, right=(1,), named=False)
 
 
 def _sums(logprobs: list[float], tokens: int, nbytes: int) -> dict[str, Any]:

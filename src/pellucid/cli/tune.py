@@ -41,5 +41,5 @@ def tune(
         for i, (candidate, ratio) in enumerate(zip(timing.candidates, timing.ratios, strict=True)):
             words = ", ".join(f"{name} {value:,}" for name, value in candidate.items())
             rows.append([f"{ratio:.3f}", "chosen" if i == timing.chosen else "", words])
-    output.table(rows, right=(0,))
+    output.table(rows, right=(0,), named=False)
     output.line("\nTimes relative to what follows from the processor; less is faster.")
