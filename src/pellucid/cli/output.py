@@ -242,7 +242,7 @@ def table(rows: Sequence[Sequence[str]], *, right: tuple[int, ...] = (), gap: in
     longest = max(len(row[-1]) for row in full)
     apart = len(widths) > 1 and columns() - sum(taken) < min(_LEAST_ROOM, longest)
     listed = apart and columns() - sum(taken[1:]) - gap < min(_LEAST_ROOM // 2, longest)
-    names: list[str] = []
+    names: Sequence[str] = []
     for row in rows:
         if len(row) == 1:
             line(row[0])
