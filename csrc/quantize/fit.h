@@ -50,6 +50,7 @@ typedef struct pl_super_kind {
     int group;                                    /* weights that share a scale */
     int has_min;                                  /* w = d sc q - dmin mn */
     int sc_lo, sc_hi;                             /* the integers that a scale may be */
+    int by_square;                                /* errors count by the square of the weight, see super.c */
     void (*put)(const pl_super *s, uint8_t *out); /* the block's bytes */
 } pl_super_kind;
 

@@ -114,9 +114,9 @@ static void put_iq4_xs(const pl_super *s, uint8_t *out)
         pl_put_nibbles(s->code + 32 * j, out + 8 + 16 * j);
 }
 
-const pl_super_kind pl_kind_Q2_K = {{0, 3, 0.35f, 0, 0}, 16, 1, 0, 15, put_q2_k};
-const pl_super_kind pl_kind_Q3_K = {{-4, 3, 0.4f, 0, 0}, 16, 0, -32, 31, put_q3_k};
-const pl_super_kind pl_kind_Q4_K = {{0, 15, 0.12f, 0, 0}, 32, 1, 0, 63, put_q4_k};
-const pl_super_kind pl_kind_Q5_K = {{0, 31, 0.06f, 0, 0}, 32, 1, 0, 63, put_q5_k};
-const pl_super_kind pl_kind_Q6_K = {{-32, 31, 0.05f, 0, 0}, 16, 0, -128, 127, put_q6_k};
-const pl_super_kind pl_kind_IQ4_XS = {{-127, 113, 0.15f, pl_iq4_values, pl_iq4_middle}, 32, 0, -32, 31, put_iq4_xs};
+const pl_super_kind pl_kind_Q2_K = {{0, 3, 0.35f, 0, 0}, 16, 1, 0, 15, 0, put_q2_k};
+const pl_super_kind pl_kind_Q3_K = {{-4, 3, 0.4f, 0, 0}, 16, 0, -32, 31, 1, put_q3_k};
+const pl_super_kind pl_kind_Q4_K = {{0, 15, 0.12f, 0, 0}, 32, 1, 0, 63, 0, put_q4_k};
+const pl_super_kind pl_kind_Q5_K = {{0, 31, 0.06f, 0, 0}, 32, 1, 0, 63, 0, put_q5_k};
+const pl_super_kind pl_kind_Q6_K = {{-32, 31, 0.05f, 0, 0}, 16, 0, -128, 127, 0, put_q6_k};
+const pl_super_kind pl_kind_IQ4_XS = {{-127, 113, 0.15f, pl_iq4_values, pl_iq4_middle}, 32, 0, -32, 31, 0, put_iq4_xs};

@@ -132,10 +132,28 @@ static int fit_super(const pl_super_kind *k, const float *x, const float *w, pl_
     return 0;
 }
 
+/* The weights of errors w, times the squares of x relative to their mean: large weights often meet large activations.
+ * In Q3_K this brings predictions closer to the original's than the least error does; with mins, or more values, it does
+ * not (docs/making-files.md). */
+static void by_square(const float *x, const float *w, float *out)
+{
+    double sum = 0;
+    for (int i = 0; i < PL_SUPER; i++)
+        sum += (double)x[i] * x[i];
+    const double inverse = sum > 0 ? PL_SUPER / sum : 0; /* NaN: what is not finite is refused */
+    for (int i = 0; i < PL_SUPER; i++)
+        out[i] = w[i] * (float)(inverse * x[i] * x[i]);
+}
+
 int pl_quantize_super(PL_QUANTIZE_ARGS)
 {
     const pl_super_kind *k = q->super;
+    float squared[PL_SUPER];
     pl_super s;
+    if (k->by_square) {
+        by_square(x, w, squared);
+        w = squared;
+    }
     if (fit_super(k, x, w, &s))
         return -1;
     for (int i = 0; i < PL_SUPER; i++)
