@@ -90,14 +90,15 @@ def test_wrong_arguments() -> None:
 def test_interrupted_while_buffers_are_filled() -> None:
     """Ctrl-C does not wait for the memory of several GB."""
     code = """
-import resource, signal
+import signal
 from pellucid import _engine
+from tests.peak import peak
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 signal.setitimer(signal.ITIMER_REAL, 0.01)
 try:
     _engine.Probe(isa="scalar", threads=1, size=512 << 20)
 except KeyboardInterrupt:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+    print(peak() >> 10)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert int(done.stdout) < 900, done.stderr  # MB, of 1,024 and what Python takes

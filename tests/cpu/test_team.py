@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-import resource
 import signal
 import threading
 import time
@@ -15,6 +14,7 @@ import pytest
 
 from pellucid._kernels import machine
 from tests.cpu.test_machine import python
+from tests.peak import forget_peak, peak
 
 # ---- the team --------------------------------------------------------------------------------------------------------
 
@@ -278,7 +278,8 @@ def test_the_process_may_end_with_the_engine_idle_or_at_work(us: int) -> None:
 def test_memory_does_not_grow_with_jobs() -> None:
     for _ in range(200):
         machine.Job(2).wait()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    forget_peak()
+    before = peak()
     for _ in range(2000):
         machine.Job(1).wait()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096
+    assert peak() - before < 4096

@@ -19,6 +19,8 @@ import traceback
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from tests.peak import peak
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 MOST_GROWTH = 256 << 20  # bytes by which one input may raise the peak of memory in use
 LIFE = 3000  # inputs of a worker, so that one input's leftovers do not reach far
@@ -41,7 +43,7 @@ def judge(area: Any, data: bytes) -> tuple[str, str, str]:
     """Runs one input -> (kind, what, details), all empty where it is accepted or refused as it should be."""
     from pellucid.errors import MOST, ArgumentError, PellucidError
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     try:
         area.run(data)
     except (PellucidError, ArgumentError) as error:
@@ -54,7 +56,7 @@ def judge(area: Any, data: bytes) -> tuple[str, str, str]:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         what = f"{type(error).__name__} in {os.path.basename(frame.filename)}:{frame.name}"
         return "foreign", what, traceback.format_exc()[-4000:]
-    growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    growth = (peak() - before) * 1024
     if growth > MOST_GROWTH:
         return "memory", "the peak of memory in use grew too much", f"{growth >> 20} MB"
     return "", "", ""
@@ -76,8 +78,7 @@ def serve(name: str, seconds: int, megabytes: int) -> None:
         end = int(usage.ru_utime + usage.ru_stime) + 1 + seconds  # processor time: a busy machine makes no hang
         resource.setrlimit(resource.RLIMIT_CPU, (end, resource.RLIM_INFINITY))
         kind, what, details = judge(area, data)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-        answers.write(json.dumps([kind, what, details, peak]).encode() + b"\n")
+        answers.write(json.dumps([kind, what, details, peak() >> 10]).encode() + b"\n")
 
 
 # ---- in the parent --------------------------------------------------------------------------------------------------

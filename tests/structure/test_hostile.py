@@ -17,14 +17,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Compiles what it reads and walks through it, in a thread with the least stack that threads have.
 PROGRAM = """
-import json, resource, sys, threading
+import json, sys, threading
 from pellucid.errors import GrammarError
 from pellucid.structure import Structure
+from tests.peak import peak
 from tests.structure.walks import grammars, walk
 
 some = grammars()
 some.compile(Structure("regex", "a"))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 
 def run():
     try:
@@ -39,7 +40,7 @@ threading.stack_size(1 << 19)
 thread = threading.Thread(target=run)
 thread.start()
 thread.join()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 

@@ -39,12 +39,12 @@ def test_ends_in_an_error_by_what_it_does(source: str) -> None:
 def test_memory_stays_bounded() -> None:
     """All of them run in a separate process, which never grows by more than the limit of one rendering."""
     code = """
-import resource
 from pellucid.errors import ChatTemplateError
 from pellucid.text.chat import ChatTemplate
+from tests.peak import peak
 from tests.text import hostile
 ChatTemplate("{{ 1 }}").render([{"role": "user", "content": "hi"}])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 names = "sorting again and again", "lazy filters over lazy filters", "splitting long texts"
 names += "a table of very many arguments", "a macro's very many arguments"
 for source in [*hostile.GROWING.values(), *(hostile.FOREVER[name] for name in names)]:
@@ -52,7 +52,7 @@ for source in [*hostile.GROWING.values(), *(hostile.FOREVER[name] for name in na
         ChatTemplate(source).render([{"role": "user", "content": "hi"}])
     except ChatTemplateError:
         pass
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+print((peak() - before) >> 10)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
