@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pellucid import arguments, checks
 from pellucid.core import Core
-from pellucid.errors import BatchError, ChatTemplateError, WrongValue, out_of_memory
+from pellucid.errors import BatchError, PellucidError, WrongValue, out_of_memory
 from pellucid.generation import ChatCall, Job, canceller, parse_chat_options, parse_options
 from pellucid.options import TEMPLATE_DEFAULTS
 from pellucid.reply import Reply
@@ -198,7 +198,7 @@ def _opening(core: Core, prompt: ChatPrompt, messages: Any, template: str | None
         return 0
     try:
         return common(prompt.ids, core.need_tokenizer().chat(template).opening(prompt, messages, **options))
-    except ChatTemplateError:  # it wants other roles
+    except PellucidError:  # the template wants other roles
         return 0
 
 
