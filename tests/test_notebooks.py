@@ -153,7 +153,13 @@ def test_a_stream_shows_its_whole_completion(execute: Any) -> None:
 
 def test_a_stream_that_is_interrupted_shows_what_there_is(execute: Any) -> None:
     """And the model is free."""
-    interrupt = "import os, signal, threading\nthreading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()"
+    interrupt = """
+import os, signal, threading, time
+def interrupt(tokens=model.stats().generated_tokens + 20):
+    while model.stats().generated_tokens < tokens:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()"""
     (found,) = run(execute, f"{interrupt}\nmodel.stream('Once upon a time', max_tokens=4000, stop=[])", fails=True)
     ((shown,), (error,)) = data(found), [one for one in found if one.output_type == "error"]
     assert error.ename == "KeyboardInterrupt"

@@ -91,7 +91,7 @@ def test_a_program_can_be_pasted(block: Any) -> None:
 def test_the_page_says_what_it_needs_and_what_differs() -> None:
     """The second model and how to get it before its first use, and of what was measured that it differs."""
     assert "`pellucid pull gemma3-270m`" in PAGE[: PAGE.index("gemma = Model.load")]
-    assert "pip install 'pellucid[plots]'" in PAGE[: PAGE.index("plots.")]
+    assert "pip install '.[plots]'" in PAGE[: PAGE.index("plots.")]
     before = PAGE.split("<!-- measured -->\n")[:-1]
     assert len(before) == sum("measured" in block.flags for block in BLOCKS) >= 3
     assert all("differ" in text.rpartition("\n```\n")[2] for text in before)
