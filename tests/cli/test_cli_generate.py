@@ -218,12 +218,9 @@ def test_prompt_too_long(run: Run) -> None:
 
 
 def test_prompt_that_is_not_utf8(run: Run) -> None:
-    done = run("generate", "-", stdin=b"ab\xffc")
-    assert done.returncode == 1
-    assert "byte 0xff at offset 2" in error_line(done)
-    done = run("generate", b"ab\xffc")
-    assert done.returncode == 1
-    assert "position 2" in error_line(done)
+    for done in (run("generate", "-", stdin=b"ab\xffc"), run("generate", b"ab\xffc")):
+        assert done.returncode == 1
+        assert "byte 0xff at offset 2" in error_line(done)
 
 
 def test_wrong_isa(run: Run) -> None:
