@@ -22,6 +22,9 @@ from pellucid.schedule.reuse import Reuse
 __all__ = ["Requests"]
 
 TOGETHER = 1.0  # predicted seconds of a pass that several callers share: none can end it alone
+# What a pass is predicted to take of the longest gap where prompts are computed beside new tokens: a gap has other work
+# in it, too, and the speed of a machine drifts.
+AIM = 0.85
 
 
 class Requests:
@@ -405,7 +408,7 @@ class Requests:
         rows, deep = len(decoding), sum(decoding)
         room = min(room, rows + self._cost.rows(TOGETHER, rows, deep, depth, room))
         gap = self._gap(rows > 0, elsewhere) / (2 if self._holders.calls else 1)  # calls have the other half
-        return room, self._cost.rows(gap, rows, deep, depth, room)
+        return room, self._cost.rows(AIM * gap, rows, deep, depth, room)
 
     def kept(self) -> list[tuple[str, list[int]]]:
         """What the prefix cache holds: see `Reuse.kept`."""
