@@ -207,7 +207,7 @@ class Chat:
         self._finder = Finder(special)
         self.template = ChatTemplate(source, special_names(tokenizer), tuple(special))
         self._writer = Writer(self.template, find(source), tuple(special))
-        self._known_ids = lru_cache(8)(lambda marked, back: self._ids(marked, dict(back)))
+        self._known_ids = lru_cache(8)(lambda marked, text, back: self._ids(marked, text, dict(back)))
 
     @property
     def source(self) -> str:
@@ -229,7 +229,8 @@ class Chat:
         for special tokens.
         """
         marked, back = self._write(messages, tags, options)
-        return ChatPrompt(marked.translate(back), self._ids(marked, back))
+        text = marked.translate(back)
+        return ChatPrompt(text, self._ids(marked, text, back))
 
     def opening(
         self, prompt: ChatPrompt, messages: Sequence[Mapping[str, Any]], *, tools: Any = None, **options: Any
@@ -243,15 +244,17 @@ class Chat:
         first, _ = turns(messages)
         prepared = self._writer.prepare([*messages[:first], {"role": "user", "content": other}], tools)
         marked, back = self._write(prepared.messages, prepared.tags, {"tools": prepared.tools, **options})
-        return [] if len(marked) > MOST_OPENING else self._known_ids(marked, tuple(back.items()))
+        if len(marked) > MOST_OPENING:
+            return []
+        return self._known_ids(marked, marked.translate(back), tuple(back.items()))
 
     def _write(self, messages: Any, tags: Mapping[str, str], options: Mapping[str, Any]) -> tuple[str, dict[int, str]]:
         marked, back = self.template.render(messages, **options)
         return marked.translate({ord(mark): tag for mark, tag in tags.items()}) if tags else marked, back
 
-    def _ids(self, marked: str, back: dict[int, str]) -> list[int]:
+    def _ids(self, marked: str, text: str, back: dict[int, str]) -> list[int]:
         tokenizer = self._tokenizer
-        ids = self._encode(marked, marked.translate(back), back)
+        ids = self._encode(marked, text, back)
         if tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
             ids.insert(0, tokenizer.bos)
         return ids
