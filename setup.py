@@ -46,7 +46,7 @@ FRAMES = (f"-Werror=frame-larger-than={FRAME_BYTES}", f"-Wframe-larger-than={FRA
 CLASH = "-fstack-clash-protection"
 GENERATED = shlex.split("-DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -w")
 HOT = "_engine"  # the module that every pass goes through; the others are as fast, measured, when compiled to be small
-DIRECTIVES = {"language_level": 3}
+DIRECTIVES = {"language_level": 3, "auto_pickle": False}  # no object of C can be pickled: code for it only takes room
 # Modules use the stable interface of this Python and run in every later one; free-threaded ones have none yet.
 STABLE = None if sysconfig.get_config_var("Py_GIL_DISABLED") or os.environ.get("PELLUCID_ABI3") == "0" else (3, 11)
 

