@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pellucid import Model
+from pellucid import Model, _engine
 from pellucid.errors import ModelFileError
 
 IDS = [1, 2, 3]
@@ -75,3 +75,10 @@ def test_what_cannot_be_pickled(path: Path) -> None:
         for one, says in ((edit, "a view with edits"), (edit.model, "a view with edits"), (context, "`save`")):
             with pytest.raises(TypeError, match=says):
                 pickle.dumps(one)
+
+
+@pytest.mark.parametrize("made", [_engine.Sampler(), _engine.Known(1, 0)])
+def test_objects_of_the_engine(made: object) -> None:
+    for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="cannot pickle"):
+            attempt(made)
