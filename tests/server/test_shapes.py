@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pellucid.openai.fields import Call
-from pellucid.openai.parts import Part
-from pellucid.results import ToolCallDelta
+from pellucid.openai.parts import Part, merged
+from pellucid.results import Piece, ToolCallDelta
 from pellucid.server import shapes as shapes_of
 from pellucid.server.messages import MessageShape, message_call
 from pellucid.server.ollama import OllamaChat, chat
@@ -234,6 +234,48 @@ def test_streams_are_the_whole(number: int, reasoning: str, text: str, calls: in
             data += shape.more(0, part)
         data += shape.end(USED)
         assert plain(kind, folded(kind, data)) == expected, seed
+
+
+# "r", "t": more reasoning, more text; "c": a call, which later pieces go on with.
+ORDERS = ["tct", "ctc", "rtct", "crt", "trtc", "cctrcct", "rcrcrt", "tccct"]
+
+
+def in_order(order: str, r: random.Random) -> list[Piece]:
+    found: list[Piece] = []
+    calls = 0
+    for at, one in enumerate(order):
+        if one == "c":
+            rest = ARGUMENTS[calls % 3]
+            n = r.randint(0, len(rest))
+            parts = [ToolCallDelta(calls, f"call_{calls}", "f", rest[:n]), ToolCallDelta(calls, None, None, rest[n:])]
+            found += [Piece("", [], [], tool_calls=(part,)) for part in parts]
+            calls += 1
+            continue
+        said = f"{one} of {at}."
+        n = r.randint(1, len(said) - 1)
+        found += [Piece(*((s, [], []) if one == "t" else ("", [], [])), reasoning=s if one == "r" else "")
+                  for s in (said[:n], said[n:])]  # fmt: skip
+    return [*found, Piece("", [], [], finish_reason="eos", prompt_tokens=5)]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("number", range(2))
+def test_what_came_stays_in_its_order(number: int, order: str) -> None:
+    kind, call = list(shapes())[number]
+    for seed in range(50):
+        r = random.Random(seed)
+        given = [(0, piece) for piece in in_order(order, r)]
+        whole = plain(kind, made(kind, call).answer([merged(given)[0]], USED))
+        names = {"thinking": "r", "reasoning": "r", "text": "t", "message": "t", "tool_use": "c", "function_call": "c"}
+        items = whole["content" if kind is MessageShape else "output"]
+        assert "".join(names[item["type"]] for item in items) == order
+        shape = made(kind, call)
+        data = shape.begin(1, [], 5)
+        while given:
+            n = r.randint(1, len(given))
+            data += shape.more(0, merged(given[:n])[0])
+            given = given[n:]
+        assert plain(kind, folded(kind, data + shape.end(USED))) == whole, seed
 
 
 def test_what_the_whole_says() -> None:

@@ -182,11 +182,19 @@ def test_text_after_calls_however_it_is_joined(
         flat = [{"type": "function", **TOOLS[0]["function"]}]  # type: ignore[dict-item]
         asked = {"input": MESSAGES, "tools": flat, "stream": True, "include": ["message.output_text.logprobs"]}
         last = response_events(call(app, "POST", "/v1/responses", asked))[-1]["response"]
+        whole = call(app, "POST", "/v1/responses", {**asked, "stream": False}).json["output"]
         ours = [{"name": "get_weather", "description": "", "input_schema": SCHEMA}]
         asked = {"messages": MESSAGES, "tools": ours, "stream": True, "max_tokens": 200}
         blocks = message_events(call(app, "POST", "/v1/messages", asked))
+        content = call(app, "POST", "/v1/messages", {**asked, "stream": False}).json["content"]
+    assert [block["type"] for block in content] == ["text", "tool_use", "text", "tool_use", "text"]
+    assert [block["text"] for block in content[::2]] == ["I 𝄞.", "So I say 👋🏽.", "End."]
     said = "I 𝄞.So I say 👋🏽.End."
     items = last["output"]
+    assert [one["type"] for one in items] == [one["type"] for one in whole]
+    tokens = [[[each["token"] for one in given if one["type"] == "message" for each in one["content"][0]["logprobs"]]]
+              for given in (items, whole)]  # fmt: skip
+    assert tokens[0] == tokens[1]
     assert [one["arguments"] for one in items if one["type"] == "function_call"] == [ARGUMENTS, '{"city": "Paris"}']
     texts = [one["content"][0]["text"] for one in items if one["type"] == "message"]
     assert "".join(texts) == said and all(texts) and last["status"] == "completed"

@@ -9,6 +9,10 @@ from pellucid.results import Completion, FinishReason, Piece, TokenLogprob, Tool
 
 __all__ = ["Part", "merged", "part_of"]
 
+KINDS = ("reasoning", "text", "tool_calls")  # of what a piece has
+SLICED = ("reasoning", "text", "ids", "logprobs", "calls")  # what a part has more and more of
+NOTHING = (0,) * len(SLICED)
+
 
 @dataclass(slots=True)
 class Part:
@@ -23,6 +27,9 @@ class Part:
     reasoning: str = ""
     calls: list[ToolCallDelta] = field(default_factory=list)
     reasoning_tokens: int = 0
+    cuts: list[tuple[int, ...]] = field(default_factory=list)  # lengths of SLICED where another kind begins
+    _last: str = ""  # of KINDS, what came last
+    _said: tuple[int, ...] = NOTHING  # lengths of SLICED after it
 
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The calls, whole."""
@@ -45,13 +52,33 @@ class Part:
             return deltas[0].arguments, deltas[1:]
         return "", deltas
 
+    def runs(self) -> list[Part]:
+        """This part in the order in which it came. A run is of one kind, or its tokens gave nothing: they spell a tag,
+        or begin what comes next. That of a piece which has several kinds has, in this order, more arguments of a call,
+        reasoning, text, calls that begin."""
+        bounds = sorted({NOTHING, *self.cuts, self._said, self._lengths()})
+        runs = []
+        for first, end in zip(bounds, bounds[1:]):
+            runs.append(Part(**{name: getattr(self, name)[i:j] for name, i, j in zip(SLICED, first, end)}))
+        if len(runs) < 2:
+            return [self]
+        last = runs[-1]
+        last.finish, last.stop_string, last.prompt_tokens = self.finish, self.stop_string, self.prompt_tokens
+        last.reasoning_tokens = self.reasoning_tokens
+        return runs
+
     def add(self, piece: Piece) -> None:
         """Its log probabilities have that of the token that ended the text, too."""
+        kinds = [kind for kind in KINDS if getattr(piece, kind)]
+        if kinds and kinds[0] != self._last:
+            self.cuts += [self._said, self._lengths()]
         self.text += piece.text
         self.ids += piece.ids
         self.logprobs += piece.logprobs
         self.reasoning += piece.reasoning
         self.calls += piece.tool_calls
+        if kinds:
+            self._last, self._said = kinds[-1], self._lengths()
         if piece.end is not None:
             self.logprobs.append(piece.end)
         if piece.finish_reason is not None:
@@ -59,6 +86,9 @@ class Part:
             self.prompt_tokens = piece.prompt_tokens
             self.reasoning_tokens = piece.reasoning_tokens
             self.stop_string = piece.stop_string
+
+    def _lengths(self) -> tuple[int, ...]:
+        return tuple(len(getattr(self, name)) for name in SLICED)
 
 
 def merged(pieces: Sequence[tuple[int, Piece]], parts: dict[int, Part] | None = None) -> dict[int, Part]:

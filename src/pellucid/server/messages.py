@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -311,12 +312,14 @@ class MessageShape(Shape):
     def answer(self, parts: Sequence[Part], used: dict[str, Any]) -> dict[str, Any]:
         (part,) = parts
         content: list[dict[str, Any]] = []
-        if part.reasoning:
-            content.append({"type": "thinking", "thinking": part.reasoning, "signature": ""})
-        if part.text:
-            content.append({"type": "text", "text": part.text})
-        for one in part.tool_calls():
-            content.append({"type": "tool_use", "id": one.id, "name": one.name, "input": arguments_of(one)})
+        calls = iter(part.tool_calls())
+        for run in part.runs():
+            if run.reasoning:
+                content.append({"type": "thinking", "thinking": run.reasoning, "signature": ""})
+            if run.text:
+                content.append({"type": "text", "text": run.text})
+            for one in islice(calls, len(run.rest_and_calls()[1])):
+                content.append({"type": "tool_use", "id": one.id, "name": one.name, "input": arguments_of(one)})
         return {**self._message(), "content": content, **_stop(part, bool(part.calls)), "usage": _usage(used)}
 
     def begin(self, choices: int, echoed: Sequence[Part], prompt_tokens: int) -> bytes:
@@ -324,6 +327,9 @@ class MessageShape(Shape):
         return _event("message_start", message={**self._message(), "usage": usage})
 
     def more(self, index: int, part: Part) -> bytes:
+        return b"".join(self._run(run) for run in part.runs())
+
+    def _run(self, part: Part) -> bytes:
         events = []
         going, calls = part.rest_and_calls()
         if going:  # before what follows the call

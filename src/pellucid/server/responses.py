@@ -258,12 +258,16 @@ class ResponseShape(Shape):
         return created + self._event("response.in_progress", response=response)
 
     def more(self, index: int, part: Part) -> bytes:
+        return b"".join(self._run(run) for run in part.runs())
+
+    def _run(self, part: Part) -> bytes:
         events = []
         going, calls = part.rest_and_calls()
         if going:  # before what follows the call
             events.append(self._argue(going))
         if part.reasoning:
             events.append(self._begin("reasoning"))
+            self._held = []  # they spelled the tag
             self._content()["text"] += part.reasoning
             events.append(self._of_part("response.reasoning_text.delta", delta=part.reasoning))
         if part.text:
