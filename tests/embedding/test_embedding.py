@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,30 @@ def test_what_alters_an_embedding_is_refused(tmp_path: Path, file: str, change: 
     (folder / file).write_text(json.dumps(change if whole else {**before, **change}))
     with pytest.raises((ModelFileError, UnsupportedModelError), match=words.replace("[", r"\[")):
         Model.load(folder)
+
+
+@pytest.mark.parametrize(("name", "form"), [(name, form) for name in ("bert", "nomic_bert") for form in ("folder", "gguf")])
+def test_types_of_tokens_as_the_file_says(tmp_path: Path, name: str, form: str) -> None:
+    """Their number is compared with the table's rows."""
+    case = BY_NAME[name]
+    golden = load_golden(case)
+    rows = golden.model.config["type_vocab_size"]
+    for said in (rows, rows + 1, rows - 1):
+        path = tmp_path / f"{said}.{form}"
+        if form == "folder":
+            write_folder(case, golden, path)
+            config = json.loads((path / "config.json").read_text())
+            (path / "config.json").write_text(json.dumps({**config, "type_vocab_size": said}))
+        else:
+            given = case.model.gguf
+            assert given is not None
+            count = {"tokenizer.ggml.token_type_count": said}
+            write_gguf(replace(case.model, gguf=replace(given, bare=lambda _, count=count: count)), golden.model, path)
+        if said == rows:
+            Model.load(path).close()
+            continue
+        with pytest.raises(ModelFileError, match=rf"token_type.*expected shape \({said}, "):
+            Model.load(path)
 
 
 @pytest.mark.parametrize(

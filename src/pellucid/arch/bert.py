@@ -25,7 +25,7 @@ def config(source: Source) -> Config:
     r = _Reader(source)
     c = r.base(halves=True, act="gelu", causal=False, norms="layer", rotates=False)
     first = source.get_int(r.key("first_position"), 0, min=0, max=c.context - 1)  # of folders of XLM-R
-    c = replace(c, context=c.context - first, first_position=first, final_norm=last_norm(c))
+    c = replace(c, context=c.context - first, first_position=first, final_norm=last_norm(c), token_types=types(source))
     pooler = source.get_str(r.key("classifier.pooler"), "cls")  # of folders of BERT
     sigmoid = source.get_bool(r.key("classifier.sigmoid"), True)
     labels = source.get_list(r.key("classifier.output_labels"), None, of=str)
@@ -34,16 +34,22 @@ def config(source: Source) -> Config:
     if not any(name.startswith("cls.") for name in source.tensors) and not r.ranks():
         source.used.update({"pooler.weight", "pooler.bias"})  # of a folder, which embeds without it
         return c
-    types = source.tensors.get("token_types.weight")
-    several = types is not None and len(types.shape) == 2 and types.shape[0] > 1
+    rows = source.tensors.get("token_types.weight")
+    several = rows is not None and len(rows.shape) == 2 and rows.shape[0] > 1
     layers = ((pooler, c.dim, c.dim), (_HEAD, 1, c.dim))
     return replace(c, scorer=layers, sigmoid=sigmoid, second_type=c.context if several else 0)
 
 
+def types(source: Source) -> int:
+    """How many types of tokens the file says that there are; 0: it does not say."""
+    of_folder = source.get_int(f"{source.architecture}.token_types", 0, min=1)
+    return of_folder or source.get_int("tokenizer.ggml.token_type_count", 0, min=0)
+
+
 def token_type(p: Plan, c: Config, i: int = 0) -> npt.NDArray[np.float32]:
     """The row of a type of tokens (1, dim): of the first, of which all are, or of those of a second text."""
-    types = p.tensors.get("token_types.weight")
-    return p.table("token_types", 1 if types is None else types.shape[0], c.dim)[i : i + 1]
+    rows = p.tensors.get("token_types.weight")
+    return p.table("token_types", c.token_types or (1 if rows is None else rows.shape[0]), c.dim)[i : i + 1]
 
 
 def last_norm(c: Config) -> str:
@@ -76,6 +82,7 @@ SIZES = {
     "layer_norm_eps": "attention.layer_norm_epsilon",
     "max_position_embeddings": "context_length",
     "hidden_act": "hidden_activation",
+    "type_vocab_size": "token_types",
 }
 _NORMS = ("token_embd_norm", "attn_output_norm", "layer_output_norm")
 _LINEARS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down")
@@ -87,7 +94,6 @@ def _derive(c: Settings) -> Mapping[str, Any]:
     for key in ("is_decoder", "add_cross_attention"):
         if c.get_bool(key, False):
             raise c.refuse(key, "false")
-    c.get_int("type_vocab_size", min=1)
     return score_activation(c)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pellucid.arch.bert import SIZES, last_norm, token_type
+from pellucid.arch.bert import SIZES, last_norm, token_type, types
 from pellucid.arch.config import Config, Reader, Source
 from pellucid.folder import Folder, Settings
 from pellucid.plan import Plan
@@ -15,7 +15,7 @@ from pellucid.plan import Plan
 
 def config(source: Source) -> Config:
     c = Reader(source).base(halves=True, base=1000.0, causal=False, norms="layer")
-    return replace(c, final_norm=last_norm(c))
+    return replace(c, final_norm=last_norm(c), token_types=types(source))
 
 
 def begin(p: Plan, c: Config) -> None:
@@ -64,7 +64,6 @@ _UNUSED = (
 
 
 def _derive(c: Settings) -> Mapping[str, Any]:
-    c.get_int("type_vocab_size", min=1)
     return {} if c.get_any("n_embd", None) is None else _older(c)
 
 

@@ -44,6 +44,7 @@ def gguf_model(file: ModelFile, c: Config, tensors: dict[str, Tensor]) -> ModelF
         keys["attention.causal"] = False
     if name == "bert" and keys.pop("first_position", 0):  # the rows before it are left out
         keys["context_length"] = c.context
+    keys.pop("token_types", None)  # a key of the tokenizer says it
     for key in ("classifier.pooler", "classifier.pooling", "classifier.sigmoid"):  # making/embedder.py says it
         keys.pop(key, None)
     keys.pop("attention.k_eq_v", None)  # the tensors say it, and reading the folder has compared both
