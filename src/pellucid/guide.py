@@ -223,9 +223,8 @@ class Guide(Decided):
             return
         for trigger, grammar in self._rests.items():
             for found in trigger.finditer(self._tail):
-                before = self._tail[: found.start()].strip(b" \n;,")
-                if self._reply.dialect.trigger_first and (self._said or before):
-                    break
+                if not self._reply.dialect.may_call(self._tail[: found.start()], self._said):
+                    continue
                 if self._enter(grammar.matcher(), self._tail[found.end() :]):
                     return
         if len(self._tail.strip()) > 64:

@@ -251,7 +251,8 @@ def test_what_alters_an_embedding_is_refused(tmp_path: Path, file: str, change: 
         Model.load(folder)
 
 
-@pytest.mark.parametrize(("name", "form"), [(name, form) for name in ("bert", "nomic_bert") for form in ("folder", "gguf")])
+@pytest.mark.parametrize("form", ["folder", "gguf"])
+@pytest.mark.parametrize("name", ["bert", "nomic_bert"])
 def test_types_of_tokens_as_the_file_says(tmp_path: Path, name: str, form: str) -> None:
     """Their number is compared with the table's rows."""
     case = BY_NAME[name]

@@ -184,12 +184,12 @@ def test_what_cannot_be_kept_of_them(tokenizer: Tokenizer, family: str, schema: 
     Drawn(tokenizer, family, {"tools": [{"type": "function", "function": function}], **options}, 1, most=20)
 
 
-TRIGGERED = [name for name in SOURCES if (one := find(templates()[SOURCES[name]])).triggers and not one.declines]
+FOUND = {name: find(templates()[source]) for name, source in SOURCES.items()}
+TRIGGERED = [(name, trigger) for name, one in FOUND.items() if not one.declines for trigger in one.triggers]
 
 
-@pytest.mark.parametrize("family", TRIGGERED)
-def test_what_follows_the_beginning_of_a_call(tokenizer: Tokenizer, family: str) -> None:
-    trigger = find(templates()[SOURCES[family]]).triggers[0]
+@pytest.mark.parametrize(("family", "trigger"), TRIGGERED)
+def test_what_follows_the_beginning_of_a_call(tokenizer: Tokenizer, family: str, trigger: str) -> None:
     begun = f"<|channel|>commentary {trigger}" if family == "harmony" else trigger
     for seed in range(4):
         check(family, Drawn(tokenizer, family, {"tools": TOOLS, "parallel_tool_calls": False}, seed, begun))
@@ -207,6 +207,18 @@ def test_a_tag_that_is_only_spoken_of_hides_no_call(tokenizer: Tokenizer, family
         assert drawn.text == said
         drawn.text = ""
         check(family, drawn)
+
+
+@pytest.mark.parametrize("much", [0, 200])
+def test_a_recipient_within_a_message_is_text(tokenizer: Tokenizer, much: int) -> None:
+    said = f"<|channel|>final<|message|>{'Well, ' * much}I write to=functions.get_time to call it."
+    options = {"tools": TOOLS, "parallel_tool_calls": False}
+    for seed in range(3):
+        drawn = Drawn(tokenizer, "harmony", options, seed, said, most=3 * much + 60)
+        assert drawn.calls == () and "to=functions.get_time to call it." in drawn.text
+        begun = f"{said}<|end|><|start|>assistant<|channel|>commentary to=functions."
+        drawn = Drawn(tokenizer, "harmony", options, seed, begun, most=3 * much + 300)
+        assert len(drawn.calls) == 1 and drawn.text.endswith("to=functions.get_time to call it.")
 
 
 @pytest.mark.parametrize("space", ["", " ", "\n", " \n"])

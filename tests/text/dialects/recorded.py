@@ -231,6 +231,13 @@ ANSWERS: dict[str, Answer] = {
         "<function=get_weather>\n<parameter=city>\n12\n</parameter>\n</function>",
         [("get_weather", '{"city": "12"}')],
     ),
+    "qwen coder, only the end of it": Answer(
+        "qwen coder",
+        "I look.\n<function=get_weather>\n<parameter=city>\n12\n</parameter>\n</function>\n</tool_call>\n"
+        "<function=get_time>\n</function>\n</tool_call>",
+        [("get_weather", '{"city": "12"}'), TIME],
+        "I look.",
+    ),
     "qwen coder, cut": Answer(
         "qwen coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\nPar", [("get_weather", '{"city": "Par')]
     ),

@@ -83,6 +83,10 @@ class Dialect:
         """Whether a template's source is of this family."""
         return all(any(one in source for one in several) for several in self.marks)
 
+    def may_call(self, before: bytes, said: bool) -> bool:
+        """Whether a trigger begins a call after `before`, the end of the text. said: there was more before that."""
+        return not self.trigger_first or not (said or before.strip(b" \n;,"))
+
     # ---- reading ----------------------------------------------------------------------------------------------------
 
     def read(self, r: Reader, tools: Mapping[str, Any] | None, thinking: Thinking | None) -> Wait[None]:

@@ -42,6 +42,12 @@ class Harmony(Dialect):
         always=True,
     )
 
+    def may_call(self, before: bytes, said: bool) -> bool:
+        """Only within a header; the prompt has begun the first one."""
+        header = max(before.rfind(tag.encode()) for tag in (_START, _CHANNEL))
+        text = before.rfind(_MESSAGE.encode())
+        return header > text or (header == text and not said)
+
     def read(self, r: Reader, tools: Mapping[str, Any] | None, thinking: Thinking | None) -> Wait[None]:
         r.thinking = False
         said: set[bool] = set()  # whether there was content, reasoning

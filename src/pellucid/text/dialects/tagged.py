@@ -71,7 +71,7 @@ class QwenCoder(_Tagged):
     name = "qwen coder"
     marks: ClassVar[tuple[tuple[str, ...], ...]] = (("<tool_call>",), ("<function=",), ("<parameter=",))
     opens = ("<tool_call>", "<function=")
-    triggers = ("<tool_call>",)
+    triggers = ("<tool_call>", "<function=")  # models leave out the tag around a call at times
     tags: ClassVar[tuple[str, ...]] = (Marker("<tool_call>"), Marker("</tool_call>"))
     newline = True
     value_ends = ("</parameter>", "</function>")
@@ -105,7 +105,7 @@ class QwenCoder(_Tagged):
             r.argue("{}" if first else "}")
             if stop == "</function>":
                 at = yield from r.space(at + len(stop))
-                stop = (yield from r.looking_at((self.outer[1],), at)) if outer else None
+                stop = yield from r.looking_at((self.outer[1],), at)
                 r.layout(at + len(stop or ""))
             else:
                 r.layout(at + len(stop or "") if stop == self.outer[1] else at)
@@ -123,7 +123,7 @@ class Seed(QwenCoder):
     name = "seed-oss"
     marks = (("<seed:tool_call>",),)
     opens = ("<seed:tool_call>", "<function=")
-    triggers = ("<seed:tool_call>",)
+    triggers = ("<seed:tool_call>", "<function=")
     tags = tuple(map(Marker, ("<seed:tool_call>", "</seed:tool_call>", "<seed:think>", "</seed:think>")))
     newline = False
     outer = ("<seed:tool_call>", "</seed:tool_call>")
