@@ -20,7 +20,8 @@
  * where dot = sum((code - offset) * y), or of what the table has for the code, exact in int32, and m as formats.h says.
  * Scaled formats (Q2_K, Q3_K) have one dot a block, sum(scale * (code - offset) * y) with the integer scales of its
  * groups, exact in int32, and s is the factor of the super block; then follow the mins of its groups, in order.
- * Float formats: one accumulator, ascending k (BF16: the tier's own order within a pair of k).
+ * Float formats: one accumulator, ascending k (BF16: the tier's own order within a pair of k; in tile registers within 32
+ * k, the last ones with zeros behind them).
  */
 #ifndef PL_KERNELS_H
 #define PL_KERNELS_H

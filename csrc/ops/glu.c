@@ -37,7 +37,7 @@ void pl_op_glu(const pl_run *r, const pl_op *op, int tid)
     int from, to, forms = pl_finishes(r, op);
     pl_my_tiles(r, op, 0, tid, &from, &to);
     for (int row = 0, n; row < r->n_rows; row += n) {
-        n = pl_rows_at_once(r, row);
+        n = pl_rows_at_once(r, seg, row);
         for (int t = from; t < to; t += step) {
             int t1 = t + step < to ? t + step : to;
             int c0 = t * PL_TILE, c1 = t1 * PL_TILE < dim ? t1 * PL_TILE : dim;

@@ -15,7 +15,7 @@ static void add_products(const pl_run *r, const pl_op *op, int forms, int tid)
     pl_my_tiles(r, op, 0, tid, &first, &end);
     int c0 = first * PL_TILE, c1 = end * PL_TILE < dim ? end * PL_TILE : dim;
     for (int row = 0, n; row < r->n_rows && first < end; row += n) {
-        n = pl_rows_at_once(r, row);
+        n = pl_rows_at_once(r, &m->segs[op->seg], row);
         pl_segment_run(r, &m->segs[op->seg], first, end, &m->bufs[op->in], row, n, tmp->f + (size_t)row * dim, dim, tid,
                        0);
         for (int i = row; i < row + n && op->vec < 0; i++) {

@@ -133,9 +133,17 @@ static inline void pl_my_rows(const pl_run *r, int tid, int *from, int *to)
     *to = (int)b;
 }
 
-static inline int pl_rows_at_once(const pl_run *r, int row)
+/* Whether the kernel of float weights has memory of its own, and divides rows and weights itself. */
+static inline int pl_divides(const pl_model_tables *m, const pl_mat *w)
 {
-    return r->n_rows - row < r->m->tuning.step_rows ? r->n_rows - row : r->m->tuning.step_rows;
+    return w->format->is_float && m->kernels->matmul_scratch[w->format->id];
+}
+
+/* How many rows, from `row` on, an operation multiplies by the segment before it uses their products. */
+static inline int pl_rows_at_once(const pl_run *r, const pl_segment *seg, int row)
+{
+    const int left = r->n_rows - row, most = r->m->tuning.step_rows;
+    return left < most || pl_divides(r->m, &r->m->mats[seg->mat]) ? left : most;
 }
 
 /* y(n, stride)[column + r] = scale * row_scale[r] * (mats[seg.mat] row r . acts) + bias[r] for rows of tiles [tile0, tile1) of the segment, on

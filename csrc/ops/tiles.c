@@ -12,9 +12,9 @@ void pl_product_run(const pl_run *r, const pl_segment *seg, const pl_mat *w, int
         rows = PL_HEAD_ROWS;
     if (tiles < 1)
         tiles = 1;
-    if (!w->format->is_float)
+    if (!w->format->is_float || pl_divides(m, w))
         rows = n;
-    else if (!again) /* what is laid out there for integer formats may be rows of before */
+    if (w->format->is_float && !again) /* what is laid out there for integer formats may be rows of before */
         memset(r->kernel_scratch[tid], 0, 64);
     if (n <= rows)
         tiles = tile1 - tile0;

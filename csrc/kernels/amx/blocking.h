@@ -11,6 +11,13 @@ enum {
     AMX_GROUPS = 16, /* groups of sixteen rows that meet a part, at most */
 };
 
+/* Products on bf16 weights: pytest benchmarks/test_matmul.py --benchmark-enable -k "bf16 and amx" */
+enum {
+    BF16_BLOCK = 64,           /* steps of 32 k at once, and ... */
+    BF16_ROWS_BYTES = 1 << 20, /* ... bytes of activations, in a second-level cache of 2 MB */
+    BF16_AHEAD = 4096,         /* bytes ahead that few rows prefetch */
+};
+
 /* Attention in bf16: pytest benchmarks/test_rows.py --benchmark-enable -k "test_attend and amx" */
 enum {
     ATTEND_ROWS = 16,  /* query rows at a time, at most: those of a tile register */

@@ -6,5 +6,6 @@ void pl_kernels_amx(pl_kernels *k)
     k->isa = "amx";
     pl_fill_attend_amx(k);
     pl_fill_matmul_amx(k);
+    pl_fill_matmul_bf16_amx(k);
     pl_fill_peak_amx(k);
 }
