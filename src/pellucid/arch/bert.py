@@ -25,7 +25,8 @@ def config(source: Source) -> Config:
     r = _Reader(source)
     c = r.base(halves=True, act="gelu", causal=False, norms="layer", rotates=False)
     first = source.get_int(r.key("first_position"), 0, min=0, max=c.context - 1)  # of folders of XLM-R
-    c = replace(c, context=c.context - first, first_position=first, final_norm=last_norm(c), token_types=types(source))
+    c = replace(c, context=c.context - first, first_position=first, final_norm=last_norm(c))
+    check_types(source)
     pooler = source.get_str(r.key("classifier.pooler"), "cls")  # of folders of BERT
     sigmoid = source.get_bool(r.key("classifier.sigmoid"), True)
     labels = source.get_list(r.key("classifier.output_labels"), None, of=str)
@@ -40,16 +41,21 @@ def config(source: Source) -> Config:
     return replace(c, scorer=layers, sigmoid=sigmoid, second_type=c.context if several else 0)
 
 
-def types(source: Source) -> int:
-    """How many types of tokens the file says that there are; 0: it does not say."""
-    of_folder = source.get_int(f"{source.architecture}.token_types", 0, min=1)
-    return of_folder or source.get_int("tokenizer.ggml.token_type_count", 0, min=0)
+def check_types(source: Source) -> None:
+    """Raises ModelFileError where the file says another number of types of tokens than its table has."""
+    rows = source.tensors.get("token_types.weight")
+    if rows is None or len(rows.shape) != 2:
+        return
+    for key, least in ((f"{source.architecture}.token_types", 1), ("tokenizer.ggml.token_type_count", 0)):
+        said = source.get_int(key, 0, min=least)
+        if said not in (0, rows.shape[0]):
+            raise source.fail(key, f"it is {said}", f"{rows.shape[0]}, the rows of {source.own_name(rows.name)}")
 
 
 def token_type(p: Plan, c: Config, i: int = 0) -> npt.NDArray[np.float32]:
     """The row of a type of tokens (1, dim): of the first, of which all are, or of those of a second text."""
     rows = p.tensors.get("token_types.weight")
-    return p.table("token_types", c.token_types or (1 if rows is None else rows.shape[0]), c.dim)[i : i + 1]
+    return p.table("token_types", 1 if rows is None else rows.shape[0], c.dim)[i : i + 1]
 
 
 def last_norm(c: Config) -> str:

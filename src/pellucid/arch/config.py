@@ -108,7 +108,6 @@ class Config:
     query_every: int = 0
     norms: str = "rms"
     first_position: int = 0  # of a table of learned positions
-    token_types: int = 0  # of an encoder; 0: the file does not say
     parallel: bool = False  # attention and feed-forward network read the same norm
     pooling: str | None = None  # how hidden states become an embedding; None: the file does not say
     headless: bool = False  # it has no head, and so gives no logits

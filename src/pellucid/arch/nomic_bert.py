@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pellucid.arch.bert import SIZES, last_norm, token_type, types
+from pellucid.arch.bert import SIZES, check_types, last_norm, token_type
 from pellucid.arch.config import Config, Reader, Source
 from pellucid.folder import Folder, Settings
 from pellucid.plan import Plan
@@ -15,7 +15,8 @@ from pellucid.plan import Plan
 
 def config(source: Source) -> Config:
     c = Reader(source).base(halves=True, base=1000.0, causal=False, norms="layer")
-    return replace(c, final_norm=last_norm(c), token_types=types(source))
+    check_types(source)
+    return replace(c, final_norm=last_norm(c))
 
 
 def begin(p: Plan, c: Config) -> None:
