@@ -14,10 +14,10 @@ import pytest
 
 from pellucid import Model
 from pellucid.errors import ContextFullError, ModelFileError, UnsupportedModelError
-from tests.embedding.cases import BY_NAME, CASES
+from tests.embedding.cases import BY_NAME, CASES, Embedding
 from tests.embedding.files import DOCUMENTS, QUERY, ROWS, TEXTS, ids_of, load_golden, write_folder
 from tests.engine.models import same
-from tests.families.case import write_gguf
+from tests.families.case import Gguf, write_gguf
 from tests.families.test_families import TOLERANCE, distance
 from tests.reference import tiny
 
@@ -251,6 +251,12 @@ def test_what_alters_an_embedding_is_refused(tmp_path: Path, file: str, change: 
         Model.load(folder)
 
 
+def counting(case: Embedding, types: int) -> Gguf:
+    """The case's form, with the key of the number of types of tokens."""
+    assert case.model.gguf is not None
+    return replace(case.model.gguf, bare=lambda _: {"tokenizer.ggml.token_type_count": types})
+
+
 @pytest.mark.parametrize("form", ["folder", "gguf"])
 @pytest.mark.parametrize("name", ["bert", "nomic_bert"])
 def test_types_of_tokens_as_the_file_says(tmp_path: Path, name: str, form: str) -> None:
@@ -265,10 +271,7 @@ def test_types_of_tokens_as_the_file_says(tmp_path: Path, name: str, form: str) 
             config = json.loads((path / "config.json").read_text())
             (path / "config.json").write_text(json.dumps({**config, "type_vocab_size": said}))
         else:
-            given = case.model.gguf
-            assert given is not None
-            count = {"tokenizer.ggml.token_type_count": said}
-            write_gguf(replace(case.model, gguf=replace(given, bare=lambda _, count=count: count)), golden.model, path)
+            write_gguf(replace(case.model, gguf=counting(case, said)), golden.model, path)
         if said == rows:
             Model.load(path).close()
             continue
