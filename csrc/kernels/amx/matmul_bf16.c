@@ -69,6 +69,19 @@ PL_INLINE void tiles_on(int m)
             _tile_dpbf16ps(3, 5, 7);                                                                                   \
     }
 
+/* What is done with each register of sums, and where these lie. */
+#define EACH_SUM(G, T, DO)                                                                                             \
+    do {                                                                                                               \
+        DO(0, y[0], stride[0]);                                                                                        \
+        if (T > 1)                                                                                                     \
+            DO(1, y[1], stride[1]);                                                                                    \
+        if (G > 1)                                                                                                     \
+            DO(2, (uint8_t *)y[0] + 16 * stride[0], stride[0]);                                                        \
+        if (G > 1 && T > 1)                                                                                            \
+            DO(3, (uint8_t *)y[1] + 16 * stride[1], stride[1]);                                                        \
+    } while (0)
+#define ZERO(C, AT, STRIDE) _tile_zero(C)
+
 /* The last k, fewer than 32, of the rows and of the tiles, with zeros behind them. */
 PL_INLINE void lay_out_end(const part *p, int T)
 {
@@ -111,23 +124,10 @@ PL_INLINE void multiply(const int G, const int T, part *p)
     if (ended)
         lay_out_end(p, T);
     __asm__ volatile("" ::: "memory"); /* what was written is read here */
-    if (!p->from) {
-        _tile_zero(0);
-        if (T > 1)
-            _tile_zero(1);
-        if (G > 1)
-            _tile_zero(2);
-        if (G > 1 && T > 1)
-            _tile_zero(3);
-    } else {
-        _tile_loadd(0, y[0], stride[0]);
-        if (T > 1)
-            _tile_loadd(1, y[1], stride[1]);
-        if (G > 1)
-            _tile_loadd(2, (uint8_t *)y[0] + 16 * stride[0], stride[0]);
-        if (G > 1 && T > 1)
-            _tile_loadd(3, (uint8_t *)y[1] + 16 * stride[1], stride[1]);
-    }
+    if (p->from)
+        EACH_SUM(G, T, _tile_loadd);
+    else
+        EACH_SUM(G, T, ZERO);
     for (int s = p->from; s < p->to - ended; s++) {
         const uint8_t *a = p->rows + 64 * (ptrdiff_t)s, *b = tile + 1024 * (ptrdiff_t)s;
         const uint8_t *c = other + 1024 * (ptrdiff_t)s;
@@ -148,13 +148,7 @@ PL_INLINE void multiply(const int G, const int T, part *p)
         const uint8_t *a = p->scratch + X_END, *b = p->scratch + W_END;
         STEP(G, T, a, 64, b, b + 1024);
     }
-    _tile_stored(0, y[0], stride[0]);
-    if (T > 1)
-        _tile_stored(1, y[1], stride[1]);
-    if (G > 1)
-        _tile_stored(2, (uint8_t *)y[0] + 16 * stride[0], stride[0]);
-    if (G > 1 && T > 1)
-        _tile_stored(3, (uint8_t *)y[1] + 16 * stride[1], stride[1]);
+    EACH_SUM(G, T, _tile_stored);
     __asm__ volatile("" ::: "memory");
     if (beyond)
         move_sums(p, T - 1, 1);
