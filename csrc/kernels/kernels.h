@@ -173,7 +173,9 @@ typedef struct pl_kernels {
      * f; BF16 reads b. */
     void (*matmul[PL_N_FORMATS])(const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y,
                                  ptrdiff_t y_stride);
-    size_t matmul_scratch[PL_N_FORMATS]; /* bytes; 0: none is read, and the pointer may be NULL */
+    /* Bytes; 0: none is read, and the pointer may be NULL. A kernel of float weights that has some divides rows and
+     * weights itself. */
+    size_t matmul_scratch[PL_N_FORMATS];
 
     /* ---- activations ---------------------------------------------------------------- */
     /* k floats -> codes, scales per 32, sums per 16. k a multiple of 32. amax = max |x| over 32; s = amax / 127;

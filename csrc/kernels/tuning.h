@@ -15,7 +15,8 @@
  * group_bytes                 weights that many rows meet before the next ones are read (AVX2, NEON)
  * step_rows                   rows per step of operations that use their products at once
  * step_tiles                  tiles per step of the gated unit
- * float_bytes                 weights, and activations, per block of a large product with float weights
+ * float_bytes                 weights, and activations, per block of a large product with float weights whose kernel has
+ *                             no memory of its own
  * barrier_bytes               the next operation's weights that are prefetched before a barrier */
 #define PL_TUNING(X)                                                                                                   \
     X(ahead_bytes, 0, 65536)                                                                                           \

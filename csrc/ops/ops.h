@@ -133,7 +133,7 @@ static inline void pl_my_rows(const pl_run *r, int tid, int *from, int *to)
     *to = (int)b;
 }
 
-/* Whether the kernel of float weights has memory of its own, and divides rows and weights itself. */
+/* Whether it is one of float weights whose kernel divides rows and weights itself. */
 static inline int pl_divides(const pl_model_tables *m, const pl_mat *w)
 {
     return w->format->is_float && m->kernels->matmul_scratch[w->format->id];

@@ -192,7 +192,7 @@ def test_text_after_calls_however_it_is_joined(
     said = "I 𝄞.So I say 👋🏽.End."
     items = last["output"]
     assert [one["type"] for one in items] == [one["type"] for one in whole]
-    tokens = [[[each["token"] for one in given if one["type"] == "message" for each in one["content"][0]["logprobs"]]]
+    tokens = [[each["token"] for one in given if one["type"] == "message" for each in one["content"][0]["logprobs"]]
               for given in (items, whole)]  # fmt: skip
     assert tokens[0] == tokens[1]
     assert [one["arguments"] for one in items if one["type"] == "function_call"] == [ARGUMENTS, '{"city": "Paris"}']

@@ -27,7 +27,7 @@ class Part:
     reasoning: str = ""
     calls: list[ToolCallDelta] = field(default_factory=list)
     reasoning_tokens: int = 0
-    cuts: list[tuple[int, ...]] = field(default_factory=list)  # lengths of SLICED where another kind begins
+    cuts: list[tuple[int, ...]] = field(default_factory=list)  # lengths of SLICED where a kind ends, another begins
     _last: str = ""  # of KINDS, what came last
     _said: tuple[int, ...] = NOTHING  # lengths of SLICED after it
 
