@@ -156,7 +156,16 @@ pl_status pl_task_finish(pl_task *task, pl_error *error);
 /* ---- the machine's limits, for comparison ------------------------------------------------------------------------ */
 
 typedef struct pl_probe pl_probe;
-enum { PL_PROBE_READ_SMALL, PL_PROBE_READ_HUGE, PL_PROBE_I8, PL_PROBE_BF16, PL_PROBE_F32, PL_PROBE_CLOCK, PL_N_PROBES };
+enum {
+    PL_PROBE_READ_SMALL,
+    PL_PROBE_READ_HUGE,
+    PL_PROBE_I8,
+    PL_PROBE_WIDE,
+    PL_PROBE_BF16,
+    PL_PROBE_F32,
+    PL_PROBE_CLOCK,
+    PL_N_PROBES
+};
 
 /* Allocates a buffer of `bytes` (much more than the caches hold) in 2 MB pages, where the system has them, and with
  * `small` another in 4 KB pages. One user at a time. */

@@ -54,6 +54,7 @@ static double compute(const pl_probe *p)
     const pl_peak *peak = &p->kernels->peak;
     switch (p->kind) {
     case PL_PROBE_I8: return peak->i8(p->n);
+    case PL_PROBE_WIDE: return peak->wide(p->n);
     case PL_PROBE_BF16: return peak->bf16(p->n);
     case PL_PROBE_F32: return peak->f32(p->n);
     default: return count_cycles(p->n);
@@ -166,6 +167,7 @@ int pl_probe_has(const pl_probe *p, int kind)
 {
     return kind == PL_PROBE_READ_SMALL  ? p->buf[0] != NULL
            : kind == PL_PROBE_READ_HUGE ? p->huge
+           : kind == PL_PROBE_WIDE      ? p->kernels->peak.wide != NULL
            : kind == PL_PROBE_BF16      ? p->kernels->peak.bf16 != NULL
                                         : 1;
 }

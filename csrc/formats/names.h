@@ -8,6 +8,8 @@
 int pl_format_number(const char *name);
 /* Bytes of a row of k weights in the format of ggml's number; -1 where k is no multiple of its block. */
 int64_t pl_format_row(int number, int64_t k);
+/* Whether the two products of a pair of codes with activations of eight bits fill 16 bits. */
+int pl_format_wide(int number);
 /* Name of format i = 0, 1, ..., NULL after the last. */
 const char *pl_format_name(int i);
 

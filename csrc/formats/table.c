@@ -55,6 +55,12 @@ int64_t pl_format_row(int number, int64_t k)
     return f ? pl_row_bytes(f, k) : -1;
 }
 
+int pl_format_wide(int number)
+{
+    const pl_format *f = pl_format_from_gguf(number);
+    return f && 2 * (2 * 127 * f->shape.top) > INT16_MAX;
+}
+
 const char *pl_format_name(int i)
 {
     return i < PL_N_FORMATS ? pl_format_get(i)->name : NULL;

@@ -38,6 +38,11 @@ def format_number(str name):
     return pl_format_number(name.encode())
 
 
+def format_wide(str name):
+    """Whether a format's codes are so large that two products with activations of eight bits fill 16 bits."""
+    return bool(pl_format_wide(pl_format_number(name.encode())))
+
+
 def format_names():
     names, i = [], 0
     while pl_format_name(i) != NULL:

@@ -1,6 +1,6 @@
 # Part of _engine.pyx: measures the machine's limits.
 
-PROBES = ("read_4k", "read_2m", "int8", "bf16", "f32", "clock")  # as numbered in csrc/pellucid.h
+PROBES = ("read_4k", "read_2m", "int8", "int8_wide", "bf16", "f32", "clock")  # as numbered in csrc/pellucid.h
 
 
 cdef class Probe:
@@ -32,7 +32,8 @@ cdef class Probe:
         pl_probe_free(self.probe)
 
     def has(self, str kind):
-        """Whether this machine and tier can run it: read_2m needs 2 MB pages, bf16 an instruction."""
+        """Whether this machine and tier can run it: read_2m needs 2 MB pages, bf16 an instruction;
+        int8_wide is there where int8 is another."""
         return bool(pl_probe_has(self.probe, PROBES.index(kind)))
 
     def run(self, str kind, int64_t n):

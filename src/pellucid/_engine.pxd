@@ -201,6 +201,7 @@ cdef extern from "pellucid.h" nogil:
         int64_t offset
     int pl_format_number(const char *name)
     int64_t pl_format_row(int number, int64_t k)
+    int pl_format_wide(int number)
     const char *pl_format_name(int i)
     ctypedef struct pl_model:
         pass

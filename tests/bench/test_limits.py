@@ -24,6 +24,7 @@ def test_limits_are_possible(isa: str, threads: int) -> None:
     huge = arena_probe(SIZE, touch=False)
     assert huge is not None and prober.huge == huge["huge"] == (found.read_2m is not None)
     assert (found.bf16 is not None) == (isa in ("avx512bf16", "amx"))
+    assert (found.int8_wide is not None) == (isa == "avx2")  # others have an instruction that adds to 32 bits
     for value in (*found.values(), prober.read()):
         assert value is None or 0.05 < value < 1e5  # GB/s, Gop/s or GHz; no machine of today is outside
     assert 0.2 < found.clock < 10  # of a core, not of all
@@ -62,7 +63,7 @@ def test_counts(isa: str) -> None:
     for rounds in (1, 3):
         done, ns = probe.run("read_4k", rounds)
         assert round(done) == SIZE * rounds and ns > 0
-    for kind in ("int8", "f32", "clock"):  # as much again for as many rounds again
+    for kind in ("int8", "f32", "clock", *(["int8_wide"] if probe.has("int8_wide") else [])):  # as much again for as many rounds again
         assert probe.run(kind, 500)[0] * 2 == pytest.approx(probe.run(kind, 1000)[0], rel=1e-9)
 
 
@@ -122,3 +123,5 @@ def test_better_and_peak() -> None:
     assert best.peak("bf16") == 60.0  # without an instruction it runs as float32
     assert Limits(10.0, 20.0, 100.0, 80.0, 50.0, 3.0).read(True) == 20.0
     assert Limits(10.0, 20.0, 100.0, 80.0, 50.0, 3.0).peak("bf16") == 80.0
+    assert Limits(10.0, 20.0, 100.0, 80.0, 50.0, 3.0).peak("int8_wide") == 100.0
+    assert Limits(10.0, 20.0, 100.0, 80.0, 50.0, 3.0, 60.0).peak("int8_wide") == 60.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pellucid import Model
+from pellucid import Model, _engine
 from pellucid.bench import work
 from pellucid.bench.limits import Limits
 from pellucid.bench.scenarios import Bench
@@ -35,7 +35,8 @@ def test_decode(bench: Bench) -> None:
     keys = 101 + 102  # the new token's own is one of them
     assert found.bytes == 2 * (30 * LAYER * 20 // 32 + HEAD * 34 // 32 + ROW) + 30 * keys * 3 * (64 + 64) * 2
     assert found.operations == {
-        "int8": 2 * 2 * (30 * (LAYER + TWICE) + 2 * HEAD),  # two terms in the head
+        "int8": 2 * 2 * 30 * (LAYER + TWICE),
+        "int8_wide": 2 * 2 * 2 * HEAD,  # two terms in the head
         "f32": 2 * 30 * keys * 9 * (64 + 64),
     }
 
@@ -48,7 +49,8 @@ def test_prefill(bench: Bench) -> None:
     weights = 2 * 30 * LAYER * 20 // 32 + HEAD * 34 // 32 + 700 * ROW
     assert found.bytes == weights + 30 * (512 + 700) * 3 * 128 * 2
     assert found.operations == {
-        "int8": 2 * (700 * 30 * (LAYER + TWICE) + 2 * HEAD),
+        "int8": 2 * 700 * 30 * (LAYER + TWICE),
+        "int8_wide": 2 * 2 * HEAD,
         "f32": 2 * 30 * (700 * 701 // 2) * 9 * 128,
     }
 
@@ -61,7 +63,8 @@ def test_several_sequences_share_the_weights(bench: Bench) -> None:
 
 def test_high_precision_has_two_terms(smollm2: Path) -> None:
     high = Bench(Model.load(smollm2, isa="scalar", threads=1, precision="high"))
-    assert high.count(work.decode_passes(0, 1)).operations["int8"] == 2 * 2 * (30 * LAYER + HEAD)
+    found = high.count(work.decode_passes(0, 1)).operations
+    assert (found["int8"], found["int8_wide"]) == (2 * 2 * 30 * LAYER, 2 * 2 * HEAD)
 
 
 def test_operations_add_up(bench: Bench) -> None:
@@ -97,6 +100,12 @@ def test_floats_and_windows(tmp_path: Path) -> None:
     assert found.bytes == 4 * (matrices + 97 * 64 + 6 * 64 + 7 * 11 * (32 + 32))
     late = bench.count([[Part(20, 1, 1)]])
     assert late.bytes == 4 * (matrices + 97 * 64 + 64 + (21 + 6 * 8) * (32 + 32))
+
+
+def test_what_a_format_is_computed_in() -> None:
+    """Two products of codes up to 64 with activations up to 127 fit into 16 bits beside two others."""
+    wide = {name for name in _engine.format_names() if _engine.format_wide(name)}
+    assert wide == {"Q8_0", "IQ4_NL", "IQ4_XS", "IQ2_XXS", "IQ2_XS", "IQ2_S"}
 
 
 def test_limit() -> None:

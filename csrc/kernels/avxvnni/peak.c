@@ -23,4 +23,5 @@ static double i8(int64_t n)
 void pl_fill_peak_avxvnni(pl_kernels *k)
 {
     k->peak.i8 = i8;
+    k->peak.wide = NULL;
 }

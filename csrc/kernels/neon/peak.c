@@ -49,5 +49,5 @@ static double f32(int64_t n)
 
 void pl_fill_peak_neon(pl_kernels *k)
 {
-    k->peak = (pl_peak){read_all, i8, NULL, f32};
+    k->peak = (pl_peak){read_all, i8, NULL, NULL, f32};
 }

@@ -13,7 +13,15 @@ from pellucid import _engine
 
 __all__ = ["UNITS", "Limits", "Prober", "buffer_size", "last_cache"]
 
-UNITS = {"read_4k": "GB/s", "read_2m": "GB/s", "int8": "Gop/s", "bf16": "Gop/s", "f32": "Gop/s", "clock": "GHz"}
+UNITS = {
+    "read_4k": "GB/s",
+    "read_2m": "GB/s",
+    "int8": "Gop/s",
+    "int8_wide": "Gop/s",
+    "bf16": "Gop/s",
+    "f32": "Gop/s",
+    "clock": "GHz",
+}
 _REPEAT = 3  # runs per limit; the best one counts
 _PEAK_NS = 5_000_000  # nanoseconds of one run that measures a peak
 _CACHES = 8  # a buffer is this many times the last-level cache, which then serves at most an eighth of the reads
@@ -25,8 +33,8 @@ class Limits:
     """One measurement, of all threads together: reads in GB/s (1e9 bytes), peaks in Gop/s (two operations a product);
     clock: GHz of a thread's core, the mean.
 
-    read_2m: None where the system gives no 2 MB pages; bf16: None where the tier has no such instruction. Peaks and
-    clock are per second of processor time, so that a thread that waits for a processor does not count as a slow one.
+    read_2m: None where the system gives no 2 MB pages; bf16: None where the tier has no such instruction; int8_wide: of
+    codes of eight bits, None where their products are added up as those of others are. Peaks and clock are per second of processor time, so that a thread that waits for a processor does not count as a slow one.
     """
 
     read_4k: float
@@ -35,6 +43,7 @@ class Limits:
     bf16: float | None
     f32: float
     clock: float
+    int8_wide: float | None = None
 
     @classmethod
     def better(cls, a: Limits, b: Limits) -> Limits:
@@ -54,9 +63,9 @@ class Limits:
         return self.read_2m if huge and self.read_2m is not None else self.read_4k
 
     def peak(self, kind: str) -> float:
-        """Gop/s of "int8", "bf16" or "f32"; where the tier has no bf16 instruction, bf16 counts as f32."""
-        if kind == "int8":
-            return self.int8
+        """Gop/s of "int8", "int8_wide", "bf16" or "f32"; where the tier has no bf16 instruction, bf16 counts as f32."""
+        if kind.startswith("int8"):
+            return self.int8_wide if kind == "int8_wide" and self.int8_wide is not None else self.int8
         return self.bf16 if kind == "bf16" and self.bf16 is not None else self.f32
 
 

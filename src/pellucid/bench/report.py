@@ -181,6 +181,7 @@ _LIMIT_NAMES = {
     "read_4k": "read, 4 KB pages",
     "read_2m": "read, 2 MB pages",
     "int8": "int8 products",
+    "int8_wide": "int8, codes of 8 bits",
     "bf16": "bf16 products",
     "f32": "float32 products",
     "clock": "clock",

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pellucid import _engine
 from pellucid.bench.limits import Limits
 from pellucid.plan import CacheGroup, Kind, Matrix, Op, Plan
 
 __all__ = ["Cost", "Part", "Pass", "Product", "Work", "count", "decode_passes", "prefill_passes", "products"]
 
+_FLOATS = {"F32": "f32", "F16": "f32", "BF16": "bf16"}
 _KV_OPERATIONS = {"f32": "f32", "f16": "f32", "bf16": "bf16", "int8": "f32"}
 
 
@@ -47,7 +49,8 @@ class Product(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Bytes to read, and operations by the type that they are computed in: "int8", "bf16", "f32"."""
+    """Bytes to read, and operations by the type that they are computed in: "int8" (codes of up to six bits),
+    "int8_wide" (others), "bf16", "f32"."""
 
     bytes: int = 0
     operations: dict[str, int] = field(default_factory=dict)
@@ -89,7 +92,7 @@ def decode_passes(depth: int, n: int, sequences: int = 1) -> list[Pass]:
 def count(plan: Plan, passes: Iterable[Pass], cost: Cost, op: int | None = None) -> Work:
     """The least work of passes; with `op`, of that operation only."""
     ops = plan.ops if op is None else [plan.ops[op]]
-    total, operations = 0, {"int8": 0, "bf16": 0, "f32": 0}
+    total, operations = 0, {"int8": 0, "int8_wide": 0, "bf16": 0, "f32": 0}
     for parts in passes:
         rows = sum(p.n for p in parts)
         for o in ops:
@@ -122,7 +125,7 @@ def products(plan: Plan, op: Op, parts: Pass, cost: Cost) -> list[tuple[Matrix, 
     found = []
     for s in plan.segments[op.seg : op.seg + op.n_seg]:
         m = plan.matrices[s.matrix]
-        quantised = _computed_in(m.type) == "int8"
+        quantised = m.type not in _FLOATS
         terms = max(op.kind.least_terms, cost.least_terms, s.terms) if quantised else 1
         found.append((m, Product(m.type, m.rows, m.k, n * op.top_k if op.kind.routed else n, terms)))
     return found
@@ -134,7 +137,7 @@ def _met(experts: int, top_k: int, rows: int) -> float:
 
 
 def _computed_in(format: str) -> str:
-    return {"F32": "f32", "F16": "f32", "BF16": "bf16"}.get(format, "int8")
+    return _FLOATS.get(format) or ("int8_wide" if _engine.format_wide(format) else "int8")
 
 
 def _first(group: CacheGroup, slot: int) -> int:
