@@ -63,7 +63,12 @@ def test_counts(isa: str) -> None:
     for rounds in (1, 3):
         done, ns = probe.run("read_4k", rounds)
         assert round(done) == SIZE * rounds and ns > 0
-    for kind in ("int8", "f32", "clock", *(["int8_wide"] if probe.has("int8_wide") else [])):  # as much again for as many rounds again
+    for kind in (
+        "int8",
+        "f32",
+        "clock",
+        *(["int8_wide"] if probe.has("int8_wide") else []),
+    ):  # as much again for as many rounds again
         assert probe.run(kind, 500)[0] * 2 == pytest.approx(probe.run(kind, 1000)[0], rel=1e-9)
 
 

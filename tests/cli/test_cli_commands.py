@@ -160,25 +160,31 @@ def test_start_is_light() -> None:
     assert done.stdout.splitlines()[-1].split() == ["0"]
 
 
-def test_interrupted_while_fetching(tmp_path: Path) -> None:
-    """The index never answers; the interrupted download leaves nothing behind."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
+@pytest.mark.parametrize("server", [False, True], ids=["generate", "serve"])
+def test_interrupted_while_fetching(server: bool, tmp_path: Path) -> None:
+    """The index never answers; the interrupted download leaves nothing behind (a server's goes with the next one). A log
+    in JSON has no other lines."""
+    with socket.create_server(("127.0.0.1", 0)) as index:
         env = {
             **os.environ,
             "PELLUCID_CACHE": str(tmp_path),
-            "PIP_INDEX_URL": f"http://127.0.0.1:{server.getsockname()[1]}/simple",
+            "PIP_INDEX_URL": f"http://127.0.0.1:{index.getsockname()[1]}/simple",
             "PIP_CONFIG_FILE": os.devnull,
         }
-        command = [*COMMAND, "generate", "The"]
+        command = [*COMMAND, *(["serve", "--port", "0", "--log-json"] if server else ["generate", "The"])]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
-            server.settimeout(30)
-            connection, _ = server.accept()  # pip is waiting for its answer
+            index.settimeout(30)
+            connection, _ = index.accept()  # pip is waiting for its answer
             process.send_signal(signal.SIGINT)
             stdout, stderr = process.communicate(timeout=30)
             connection.close()
-    said = b"fetching smollm2-135m (98.4 MB); licence: Apache-2.0\n"
-    assert (process.returncode, stdout, stderr) == (130, b"", said)
-    assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+    said = "fetching smollm2-135m (98.4 MB); licence: Apache-2.0"
+    if server:
+        (line,) = map(json.loads, stderr.splitlines())
+        assert (process.returncode, stdout, line["level"], line["message"]) == (0, b"", "info", said)
+    else:
+        assert (process.returncode, stdout, stderr.decode()) == (130, b"", f"{said}\n")
+        assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def running(
     if send_buffer:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # connections inherit it
     loaded = threading.Event()
-    server = Server(Service(settings), lambda: model, loaded.set)
+    server = Server(Service(settings), lambda: model, lambda _: loaded.set())
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def run() -> None:

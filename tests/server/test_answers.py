@@ -133,6 +133,20 @@ def test_echo_as_evaluations_use_it(app: Gate, model: Model, stream: bool) -> No
             assert list(top.values()) == [token.top[0][2]]
             assert (value == max(top.values())) == (token.id == token.top[0][0])
         assert math.isfinite(found["token_logprobs"][-1])
+        pieces = [model.core.piece(id) for id in score.ids]
+        before = [b"".join(pieces[:i]).decode(errors="ignore") for i in range(len(pieces) + 1)]
+        assert found["text_offset"] == [len(text) for text in before]
+
+
+def test_ids_of_a_completion(app: Gate, model: Model) -> None:
+    """A stream has the ids of tokens that are a part of a character, too."""
+    body = {"prompt": "👋🏽 🌍", "max_tokens": 30, "seed": 5, "temperature": 1.5, "return_token_ids": True}
+    (whole,) = call(app, "POST", COMPLETIONS, body).json["choices"]
+    events = call(app, "POST", COMPLETIONS, {**body, "stream": True}).events
+    parts = [choice for event in events[:-1] for choice in event["choices"]]
+    assert [id for part in parts for id in part["token_ids"]] == whole["token_ids"]
+    assert any(part["token_ids"] and not part["text"] for part in parts)
+    assert "".join(part["text"] for part in parts) == whole["text"]
 
 
 def test_echo_keeps_a_token_that_ends_the_text(app: Gate, model: Model) -> None:
@@ -152,9 +166,9 @@ def test_large_answers_are_written_in_a_thread(
     """In which other clients' answers go on."""
     threads: list[str] = []
 
-    def noted(self: Any, index: int, tokens: Any) -> Any:
+    def noted(self: Any, index: int, text: str, tokens: Any) -> Any:
         threads.append(threading.current_thread().name)
-        return logprobs(self, index, tokens)
+        return logprobs(self, index, text, tokens)
 
     logprobs = CompletionObjects._logprobs
     monkeypatch.setattr(CompletionObjects, "_logprobs", noted)
@@ -198,6 +212,12 @@ def test_text_and_tokens(app: Gate, model: Model) -> None:
             found = call(app, "POST", path, {name: "Hello there"}).json
             assert (found["tokens"], found["count"]) == (ids, len(ids))
     assert call(app, "POST", "/v1/detokenize", {"tokens": ids}).json["content"] == "Hello there"
+    text = "Hi 👋🏽"
+    both = call(app, "POST", "/tokenize", {"content": text, "with_pieces": True, "return_token_strs": True}).json
+    assert [one["id"] for one in both["tokens"]] == model.tokenize(text) and both["token_strs"][0] == "Hi"
+    pieces = [one["piece"] for one in both["tokens"]]
+    assert pieces[0] == "Hi" and any(isinstance(piece, list) for piece in pieces)
+    assert b"".join(bytes(one) if isinstance(one, list) else one.encode() for one in pieces).decode() == text
     rendered = call(app, "POST", "/v1/apply-template", {"messages": MESSAGES}).json
     assert rendered == {**rendered, "prompt": model.chat_prompt(MESSAGES).text}
 

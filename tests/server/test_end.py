@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,12 +16,14 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pellucid import Model
 from pellucid.cli import main
+from pellucid.cli.serve import _greeting
 from tests.server.sockets import request, rest
 
 STREAM = {"prompt": "Hello", "ignore_eos": True, "stream": True}
@@ -101,11 +104,32 @@ def test_the_line_works(smollm2: Path) -> None:
     assert "Hello" not in log
 
 
+@pytest.mark.parametrize(
+    ("generates", "pools", "template", "path"),
+    [
+        (True, False, "x", "chat/completions"),
+        (True, False, None, "completions"),
+        (False, True, None, "embeddings"),
+        (False, False, None, "rerank"),
+    ],
+)
+def test_the_line_is_for_the_model(generates: bool, pools: bool, template: str | None, path: str) -> None:
+    """With a key that only a file has, and a socket whose name a shell would take apart, too."""
+    tokenizer = SimpleNamespace(chat_template=template)
+    core = SimpleNamespace(embedder=SimpleNamespace(pooling="mean" if pools else None))
+    only: Any = SimpleNamespace(generates=generates, model=SimpleNamespace(tokenizer=tokenizer, core=core))
+    line = _greeting(["m"], "http://localhost", "/tmp/it's a dir/socket", "KEY", only)
+    words = shlex.split(line.partition("; try: ")[2])
+    assert words[:4] == ["curl", "--unix-socket", "/tmp/it's a dir/socket", f"http://localhost/v1/{path}"]
+    assert words[4:6] == ["-H", "Authorization: Bearer KEY"] and words[-2] == "-d" and json.loads(words[-1])
+
+
 def test_terminated_while_schemas_are_prepared(smollm2: Path) -> None:
     """The interpreter waits for llguidance, which crashes where it is still at work after it."""
     code = """
 import os, signal, sys, time
 from pellucid.cli import main
+from pellucid.cli.serve import _greeting
 from pellucid.server.service import Service
 def prepare(model):
     os.kill(os.getpid(), signal.SIGTERM)

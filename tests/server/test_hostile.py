@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from pellucid import Model
-from pellucid.openai.fields import OPTIONS, REFUSED
+from pellucid.openai.fields import ALIASES, OPTIONS
+from pellucid.openai.refusal import OF_CHATS, REFUSED
 from pellucid.server.failures import STATUSES
 from pellucid.server.gate import Gate
 from tests.server.client import Answer, ask
@@ -52,7 +53,10 @@ OTHERS = (
 )
 FIELDS = (
     *OPTIONS,
+    *ALIASES,
+    *OF_CHATS,
     *REFUSED,
+    "n_predict",
     "model messages prompt n stream stream_options stop seed logit_bias logprobs top_logprobs echo priority".split(),
     "max_completion_tokens chat_template_kwargs reasoning_effort documents tools tool_choice user".split(),
     "response_format repetition_penalty stop_token_ids add_generation_prompt parallel_tool_calls".split(),

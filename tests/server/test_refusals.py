@@ -105,6 +105,20 @@ def make(model: Model) -> Iterator[Make]:
         (COMPLETIONS, {"prompt": [1, "a"]}, "prompt[1]", None),
         (COMPLETIONS, {"prompt": [1, -1]}, "prompt[1]", None),
         (COMPLETIONS, {"prompt": ["a"] * 65}, "prompt", None),
+        (COMPLETIONS, {"prompt": [[1, -1], [2]]}, "prompt[0][1]", None),
+        (COMPLETIONS, {"prompt": [[1], [2, 2**31]]}, "prompt[1][1]", None),
+        (COMPLETIONS, {"prompt": [[1, "a"]]}, "prompt[0][1]", None),
+        (COMPLETIONS, {"prompt": ["ok", "\ud800"]}, "prompt[1]", None),
+        (CHAT, {"echo": True}, "echo", "unsupported_field"),
+        (CHAT, {"return_token_ids": True}, "return_token_ids", "unsupported_field"),
+        (CHAT, {"add_special_tokens": True}, "add_special_tokens", "unsupported_field"),
+        (COMPLETIONS, {"add_special_tokens": False}, "add_special_tokens", "unsupported_field"),
+        (COMPLETIONS, {"allowed_token_ids": [1]}, "allowed_token_ids", "unsupported_field"),
+        (COMPLETIONS, {"n_probs": 3}, "n_probs", "unsupported_field"),
+        (COMPLETIONS, {"n_predict": 3}, "n_predict", None),  # beside max_tokens
+        (COMPLETIONS, {"repeat_last_n": -2}, "repeat_last_n", None),
+        (COMPLETIONS, {"repeat_last_n": 1, "repeat_last": 1}, "repeat_last_n", None),
+        (COMPLETIONS, {"dry_sequence_breakers": 3}, "dry_sequence_breakers", None),
         (COMPLETIONS, {"logprobs": 21}, "logprobs", None),
         (COMPLETIONS, {"best_of": 2}, "best_of", "unsupported_field"),
         (COMPLETIONS, {"suffix": "x"}, "suffix", "unsupported_field"),
@@ -122,7 +136,9 @@ def test_fields(app: Gate, path: str, fields: dict[str, Any], param: str, code: 
 @pytest.mark.parametrize(
     ("field", "value"),
     [("best_of", 1), ("suffix", ""), ("modalities", ["text"]), ("response_format", {"type": "text"}), ("stop", [])]
-    + [("tools", []), ("tool_choice", "none"), ("stop", ""), ("temperature", None), ("min_tokens", 0)],
+    + [("tools", []), ("tool_choice", "none"), ("stop", ""), ("temperature", None), ("min_tokens", 0)]
+    + [("echo", False), ("add_special_tokens", False), ("n_probs", 0), ("lora", []), ("reasoning_format", "auto")]
+    + [("repeat_last_n", -1), ("dry_penalty_last_n", -1), ("dry_sequence_breakers", ["a"])],
 )
 def test_values_that_change_nothing_are_accepted(app: Gate, field: str, value: Any) -> None:
     answer = call(app, "POST", CHAT, {"messages": MESSAGES, "max_tokens": 1, field: value})
@@ -153,6 +169,42 @@ def test_json(app: Gate, raw: bytes, what: str) -> None:
     answer = call(app, "POST", CHAT, raw)
     assert (answer.status, answer.error["code"]) == (400, "invalid_json")
     assert what in answer.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": MESSAGES, "max_tokens": 1}),
+        ("/v1/tokenize", {"content": "a"}),
+        ("/v1/detokenize", {"tokens": [1]}),
+        ("/v1/apply-template", {"messages": MESSAGES}),
+    ],
+)
+def test_fields_that_nobody_knows(app: Gate, make: Make, path: str, body: dict[str, Any]) -> None:
+    answer = call(app, "POST", path, {**body, "nonsense": 1})
+    assert (answer.status, answer.headers["pellucid-ignored"]) == (200, "nonsense")
+    answer = call(make(strict=True), "POST", path, {**body, "nonsense": 1})
+    assert (answer.status, answer.error["param"], answer.error["code"]) == (400, "nonsense", "unknown_field")
+
+
+def test_what_an_assistant_refused_with_is_text(app: Gate) -> None:
+    asked, more = {"role": "user", "content": "Hi"}, {"max_tokens": 4, "temperature": 0}
+    texts = set()
+    for said in (
+        {"content": "No."},
+        {"content": None, "refusal": "No."},
+        {"content": [{"type": "refusal", "refusal": "No."}]},
+        {"content": "No.", "refusal": "said elsewhere"},
+    ):
+        turns = [asked, {"role": "assistant", **said}, asked]
+        answer = call(app, "POST", CHAT, {"messages": turns, **more})
+        assert answer.status == 200, answer.body
+        used = answer.json["usage"]["prompt_tokens"]
+        texts.add((answer.json["choices"][0]["message"]["content"], used))
+    assert len(texts) == 1
+    turns = [asked, {"role": "assistant", "content": [{"type": "refusal", "refusal": 3}]}, asked]
+    answer = call(app, "POST", CHAT, {"messages": turns, **more})
+    assert (answer.status, answer.error["param"].startswith("messages[1].content")) == (400, True)
 
 
 def test_json_that_is_deep_enough() -> None:
@@ -233,6 +285,9 @@ def test_many_log_probabilities_of_prompts(make: Make) -> None:
     answer = call(app, "POST", COMPLETIONS, {**body, "logprobs": 10})
     assert (answer.status, answer.error["param"]) == (400, "logprobs")
     assert "33 log probabilities" in answer.error["message"]
+    answer = call(app, "POST", COMPLETIONS, {**body, "logprobs": 4, "n": 3})  # each stands before every choice
+    assert (answer.status, answer.error["param"]) == (400, "logprobs")
+    assert "45 log probabilities" in answer.error["message"]
 
 
 def test_long_bodies(app: Gate) -> None:
@@ -288,6 +343,12 @@ def test_hosts_of_other_addresses() -> None:
     one = Hosts("10.1.2.3", ())
     assert allowed(one, "10.1.2.3:8080") and not allowed(one, "10.1.2.4:8080")
     assert allowed(Hosts("", ()), "anything.example")  # a Unix socket
+    for bound in ("0", "::", "0:0::0"):
+        assert allowed(Hosts(bound, ()), "10.1.2.3:80") and not allowed(Hosts(bound, ()), "x.example"), bound
+    for spelled in ("2001:DB8:0::1", "2001:0db8::1", "2001:db8::1%eth0"):
+        for hosts in (Hosts(spelled, ()), Hosts("10.1.2.3", (spelled,))):
+            assert allowed(hosts, "[2001:db8::1]:80") and allowed(hosts, "[2001:DB8::0:1]"), spelled
+        assert not allowed(Hosts(spelled, ()), "[2001:db8::2]"), spelled
     for name in ("models.example", "Models.example.", "a_b", "10.1.2.3", "2001:db8::1"):
         assert is_host(name) and allowed(Hosts("10.1.2.4", (name,)), f"[{name}]:80" if ":" in name else f"{name}:80")
     for origin in (

@@ -143,7 +143,9 @@ def test_the_image_is_built_as_it_should() -> None:
     assert re.fullmatch(r"BASE=[\w./]+:[\w.-]+", steps[0][1]) and ":latest" not in steps[0][1]
     assert words[-1] == "ENTRYPOINT" and words.count("HEALTHCHECK") == 1 and "ADD" not in words
     (user,) = (value for word, value in steps if word == "USER")
-    assert int(user) > 0 and steps[2][1] == f"useradd --create-home --uid {user} pellucid"
+    (volume,) = (value for word, value in steps if word == "VOLUME")
+    owned = f"install -d -o {user} -g {user} {volume}"  # a volume is root's where the image has no such folder
+    assert int(user) > 0 and steps[2][1] == f"useradd --create-home --uid {user} pellucid && {owned}"
     assert max(i for i, word in enumerate(words) if word == "RUN") < words.index("USER")
     (install,) = (value for word, value in steps if word == "RUN" and "pip install" in value)
     assert "--no-cache-dir" in install and "[server]" in install

@@ -34,7 +34,8 @@ class Limits:
     clock: GHz of a thread's core, the mean.
 
     read_2m: None where the system gives no 2 MB pages; bf16: None where the tier has no such instruction; int8_wide: of
-    codes of eight bits, None where their products are added up as those of others are. Peaks and clock are per second of processor time, so that a thread that waits for a processor does not count as a slow one.
+    codes of eight bits, None where their products are added up as those of others are. Peaks and clock are per second
+    of processor time, so that a thread that waits for a processor does not count as a slow one.
     """
 
     read_4k: float

@@ -6,14 +6,14 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pellucid.cli.output import UsageError
+from pellucid.cli.output import UsageError, note
 from pellucid.errors import ArgumentError, IsaError, PellucidError, TokenizerError, one_line
 from pellucid.weights import catalog
 from pellucid.weights.store import size
@@ -258,10 +258,11 @@ def load(
     checkpoints: str | None = None,
     share: bool = False,
     flags: Mapping[str, str] = MappingProxyType({}),
+    say: Callable[[str], None] = note,
     **options: Any,
 ) -> Model:
     """Loads a model, with a progress bar on stderr where that is a terminal and loading takes a while. flags: as
-    `naming` takes them."""
+    `naming` takes them. say: what says that a download begins."""
     from pellucid.cli.progress import progress
     from pellucid.model import Model
 
@@ -269,7 +270,7 @@ def load(
         options["cache_bytes"] = nbytes("--cache-bytes", cache_bytes, least=1)
     if checkpoints is not None:
         options["checkpoints"] = nbytes("--checkpoints", checkpoints, least=1)
-    with naming(*options, **flags), progress(announcement(source)) as show:
+    with naming(*options, **flags), progress(announcement(source), say) as show:
         try:
             return Model.load(source, progress=show, isa=isa, share=share or None, **options)
         except IsaError as error:

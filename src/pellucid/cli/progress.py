@@ -20,14 +20,14 @@ _PATIENCE = 0.5  # seconds: shorter work shows no bar, and does not import what 
 
 
 @contextmanager
-def progress(first: str = "") -> Iterator[Callable[[int, int, str], None] | None]:
+def progress(first: str = "", say: Callable[[str], None] = note) -> Iterator[Callable[[int, int, str], None] | None]:
     """Yields a callback (bytes done, bytes in all, what), or None where stderr is no terminal that can erase a line and
-    there is nothing to say first. The bar disappears at the end. first: a line for stderr when the work begins."""
+    there is nothing to say first. The bar disappears at the end. first: a line for `say` when the work begins."""
     shows = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in _DUMB
     if not (shows or first):
         yield None
         return
-    bar = _Bar(first, shows)
+    bar = _Bar(first, shows, say)
     try:
         yield bar.show
     finally:
@@ -35,8 +35,9 @@ def progress(first: str = "") -> Iterator[Callable[[int, int, str], None] | None
 
 
 class _Bar:
-    def __init__(self, first: str, shows: bool) -> None:
+    def __init__(self, first: str, shows: bool, say: Callable[[str], None]) -> None:
         self._first = first
+        self._say = say
         self._shows = shows
         self._start = time.monotonic()
         self._bar: Any = None
@@ -44,7 +45,7 @@ class _Bar:
 
     def show(self, done: int, total: int, what: str) -> None:
         if self._first:
-            note(self._first)
+            self._say(self._first)
             self._first = ""
         if self._bar is None:
             if not self._shows or time.monotonic() - self._start < _PATIENCE or done >= total:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from pellucid.errors import IsaError, PellucidError, one_line
 
 if TYPE_CHECKING:
     from pellucid.server.access import Key
+    from pellucid.server.models import Hosted
     from pellucid.server.settings import Limits
 
 _NEEDS = ("starlette", "uvicorn", "httptools", "prometheus_client", "anyio")
@@ -174,7 +176,7 @@ def serve(
     Clients use http://127.0.0.1:8080/v1 as their base URL. A line on stderr follows each request.
     """
     try:
-        from pellucid.server import access, models, run, settings
+        from pellucid.server import access, models, record, run, settings
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in _NEEDS:
             raise
@@ -260,10 +262,12 @@ def serve(
             draft=draft,
             sequences=sequences,
             max_gap=max_gap,
+            say=record.log.info,
         )
 
-    def ready() -> None:
-        output.line(_greeting([several[0] for several in named.values()], address, unix, bool(keys)))
+    def ready(only: Hosted | None) -> None:
+        key = "" if not keys else "$PELLUCID_API_KEY" if os.environ.get("PELLUCID_API_KEY") else "KEY"
+        output.line(_greeting([several[0] for several in named.values()], address, unix, key, only))
         if ui and unix is None:
             output.line(f"the app: {address}/")
         output.flush()
@@ -396,9 +400,18 @@ def _address(host: str, port: int) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
-def _greeting(names: list[str], address: str, unix: str | None, keys: bool) -> str:
-    body = '{"messages": [{"role": "user", "content": "Hello"}]}'
-    where = f"--unix-socket {unix} " if unix is not None else ""
-    key = '-H "Authorization: Bearer $PELLUCID_API_KEY" ' if keys else ""
-    call = f"curl {where}{address}/v1/chat/completions {key}-H 'Content-Type: application/json' -d '{body}'"
+def _greeting(names: list[str], address: str, unix: str | None, key: str, only: Hosted | None) -> str:
+    """key: how a shell writes one, "" where none is needed. only: the only model."""
+    path, body = "chat/completions", '{"messages": [{"role": "user", "content": "Hello"}]}'
+    model = None if only is None else only.model
+    if only is not None and model is not None:
+        if not only.generates and model.core.embedder.pooling is None:
+            path, body = "rerank", '{"query": "Hello", "documents": ["Hi", "Bye"]}'
+        elif not only.generates:
+            path, body = "embeddings", '{"input": "Hello"}'
+        elif model.tokenizer is None or model.tokenizer.chat_template is None:
+            path, body = "completions", '{"prompt": "Hello", "max_tokens": 32}'
+    where = f"--unix-socket {shlex.quote(unix)} " if unix is not None else ""
+    header = f'-H "Authorization: Bearer {key}" ' if key else ""
+    call = f"curl {where}{address}/v1/{path} {header}-H 'Content-Type: application/json' -d '{body}'"
     return f"{', '.join(names)} at {unix or address + '/v1'}; try: {call}"

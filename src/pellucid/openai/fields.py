@@ -12,10 +12,10 @@ from typing import Any
 from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
 from pellucid.openai.limits import Limits, Rules
-from pellucid.openai.refusal import refused
+from pellucid.openai.refusal import OF_CHATS, OF_COMPLETIONS, REFUSED, refused
 from pellucid.openai.structured import take_structure
 
-__all__ = ["EVERYTHING", "OPTIONS", "REFUSED", "Call", "Fields", "chat_call", "completion_call", "tool_fields"]
+__all__ = ["ALIASES", "EVERYTHING", "OPTIONS", "Call", "Fields", "chat_call", "completion_call", "tool_fields"]
 
 MOST_WEIGHT = 100  # of penalties and biases
 MOST_SEED = 2**64
@@ -51,32 +51,15 @@ OPTIONS = (
     "speculate",
 )
 WEIGHTS = ("repeat_penalty", "presence_penalty", "frequency_penalty", "dry_multiplier")
+ALIASES = {
+    "repeat_last_n": "repeat_last",
+    "dry_penalty_last_n": "dry_range",
+    "dry_sequence_breakers": "dry_breakers",
+    "repetition_penalty": "repeat_penalty",
+    "stop_token_ids": "stop_ids",
+}
 LISTS = ("dry_breakers", "samplers", "stop_ids")
 MOST_LISTED = 256
-
-# Fields that would change the answer and are not supported -> values that change nothing. null never does.
-REFUSED: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "best_of": (1,),
-    "chat_template": (),
-    "continue_final_message": (False,),
-    "function_call": ("none",),
-    "functions": ([],),
-    "grammar_lazy": (False,),
-    "grammar_triggers": ([],),
-    "guided_whitespace_pattern": (),
-    "length_penalty": (1,),
-    "logits_processors": ([],),
-    "min_tokens": (0,),
-    "pellucid_edits": (),  # the server's own chats and completions take it
-    "modalities": (["text"],),
-    "skip_special_tokens": (True,),
-    "suffix": ("",),
-    "truncate_prompt_tokens": (),
-    "use_beam_search": (False,),
-    "bad_words": ([],),
-    "web_search_options": (),
-}
 
 
 @dataclass(slots=True)
@@ -97,6 +80,7 @@ class Call:
     messages: Any = None
     plain: str | None = None  # in place of messages, where the model has no chat template
     prompts: list[Any] = field(default_factory=list)
+    listed: bool = False  # prompts are a list in the request, too
     tools: Any = None
     options: dict[str, Any] = field(default_factory=dict)
     template: dict[str, Any] = field(default_factory=dict)
@@ -150,7 +134,7 @@ def completion_call(body: dict[str, Any], settings: Rules) -> Call:
     prompt = fields.take("prompt", "")
     call.names["context_length_exceeded"] = "prompt"
     several = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], (str, list))
-    call.prompts = prompt if several else [prompt]
+    call.prompts, call.listed = prompt if several else [prompt], several
     if prompt == []:
         raise WrongValue("prompt", " is empty: expected at least one prompt")
     if len(call.prompts) > limits.prompts:
@@ -214,20 +198,24 @@ def _common(fields: Fields) -> Call:
 
 def _aliases(fields: Fields, call: Call) -> None:
     """Other programs' names for the same thing."""
-    for name, ours, more in (
-        ("repetition_penalty", "repeat_penalty", {"repeat_last": EVERYTHING}),  # of all tokens, as elsewhere
-        ("stop_token_ids", "stop_ids", {}),
-    ):
+    for name, ours in ALIASES.items():
         if name in fields.rest:
             if ours in call.options:
                 raise refused(name, f": given beside {ours}, which is the same")
-            call.options.update(more)
-            call.options[ours] = fields.take(name)
+            value = fields.take(name)
+            call.options[ours] = EVERYTHING if (name, value) == ("repeat_last_n", -1) else value
             call.names[ours] = name
+    if call.names.get("repeat_penalty") == "repetition_penalty":
+        call.options.setdefault("repeat_last", EVERYTHING)  # of all tokens, as elsewhere
 
 
 def _max_tokens(fields: Fields, call: Call) -> None:
-    new, old = fields.take("max_completion_tokens"), fields.take("max_tokens")
+    new, old, predicted = (fields.take(name) for name in ("max_completion_tokens", "max_tokens", "n_predict"))
+    if predicted is not None:  # llama-server's, where -1 is no limit
+        if old is not None or new is not None:
+            raise refused("n_predict", ": given beside max_tokens, which is the same")
+        old = None if predicted == -1 else predicted
+        call.names["max_tokens"] = "n_predict"
     if new is not None and old is not None and new != old:
         raise refused("max_tokens", f"={checks.shown(old)}: differs from max_completion_tokens")
     if new is not None:
@@ -291,10 +279,24 @@ def _prediction(fields: Fields, options: dict[str, Any]) -> None:
 
 
 def _message(message: Any) -> Any:
-    """A message as templates know it: without null values and OpenAI's own keys that say nothing."""
+    """A message as templates know it: without null values and OpenAI's own keys that say nothing. What an assistant
+    refused with is what it said."""
     if not isinstance(message, dict):
         return message  # the library names its place
-    return {k: v for k, v in message.items() if v is not None or k in ("role", "content")}
+    made = {k: v for k, v in message.items() if v is not None or k in ("role", "content")}
+    if made.get("role") == "assistant":
+        said, content = made.pop("refusal", None), made.get("content")
+        if isinstance(said, str) and content is None:
+            made["content"] = said
+        elif isinstance(content, list):
+            made["content"] = [_refusal_as_text(part) for part in content]
+    return made
+
+
+def _refusal_as_text(part: Any) -> Any:
+    if isinstance(part, dict) and part.get("type") == "refusal":
+        return {"type": "text", "text": part.get("refusal")}
+    return part
 
 
 def _template(fields: Fields, call: Call) -> None:
@@ -346,7 +348,7 @@ def tool_fields(fields: Fields, call: Call) -> None:
 def _finish(fields: Fields, call: Call, settings: Rules) -> None:
     """Refuses or names what is left."""
     rest = fields.rest
-    for name, harmless in REFUSED.items():
+    for name, harmless in (REFUSED | (OF_COMPLETIONS if call.messages is None else OF_CHATS)).items():
         if name in rest:
             value = rest.pop(name)
             if value not in harmless:

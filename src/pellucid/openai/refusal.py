@@ -1,10 +1,71 @@
-"""A field that is refused."""
+"""Fields that are refused."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from pellucid.errors import WrongValue
 
-__all__ = ["Refused", "refused"]
+__all__ = ["OF_CHATS", "OF_COMPLETIONS", "REFUSED", "Refused", "refused"]
+
+# Fields that would change the answer, and are not supported -> values that change nothing. null never does.
+REFUSED: dict[str, tuple[Any, ...]] = {
+    # OpenAI's
+    "audio": (),
+    "best_of": (1,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "modalities": (["text"],),
+    "suffix": ("",),
+    "web_search_options": (),
+    # vLLM's and SGLang's
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+    "chat_template": (),
+    "continue_final_message": (False,),
+    "custom_logit_processor": (),
+    "ebnf": (),
+    "guided_whitespace_pattern": (),
+    "include_reasoning": (True,),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
+    "logits_processors": ([],),
+    "min_tokens": (0,),
+    "no_stop_trim": (False,),
+    "prompt_embeds": ([],),
+    "prompt_logprobs": (),
+    "return_tokens_as_token_ids": (False,),
+    "separate_reasoning": (True,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "stop_regex": ([],),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+    # llama-server's
+    "grammar_lazy": (False,),
+    "grammar_triggers": ([],),
+    "lora": ([],),
+    "min_keep": (0,),
+    "n_indent": (0,),
+    "n_probs": (0,),
+    "parse_tool_calls": (True,),
+    "penalize_nl": (False,),
+    "post_sampling_probs": (False,),
+    "reasoning_format": ("auto", "deepseek"),
+    "response_fields": ([],),
+    "return_tokens": (False,),
+    "t_max_predict_ms": (0, -1),
+    "tfs_z": (1,),
+    "top_a": (0,),
+    "pellucid_edits": (),  # the server's own chats and completions take it
+}
+# The same, at one of the two endpoints.
+OF_CHATS: dict[str, tuple[Any, ...]] = {
+    "add_special_tokens": (False,),  # the template writes them
+    "echo": (False,),
+    "return_token_ids": (False,),
+}
+OF_COMPLETIONS: dict[str, tuple[Any, ...]] = {"add_special_tokens": (True,)}
 
 
 class Refused(WrongValue):

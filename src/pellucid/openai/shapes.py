@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pellucid.core import Core
+from pellucid.openai.offsets import Offsets
 from pellucid.openai.parts import Part
 from pellucid.results import FinishReason, TokenLogprob, ToolCall, ToolCallDelta
 
@@ -202,27 +203,28 @@ class CompletionObjects(Objects):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self._offsets: dict[int, int] = {}  # characters of each choice so far
+        self._offsets: dict[int, Offsets] = {}  # of each choice
 
     def whole_choice(self, index: int, part: Part) -> dict[str, Any]:
         return self._choice(index, part, FINISH[part.finish or "cancelled"])
 
     def piece(self, index: int, part: Part) -> list[dict[str, Any]]:
-        if not part.text and not part.logprobs and part.finish is None:
+        ids = self.token_ids and part.ids
+        if not part.text and not part.logprobs and not ids and part.finish is None:
             return []
         return [self._choice(index, part, None if part.finish is None else FINISH[part.finish])]
 
     def _choice(self, index: int, part: Part, reason: str | None) -> dict[str, Any]:
-        logprobs = self._logprobs(index, part.logprobs)
+        logprobs = self._logprobs(index, part.text, part.logprobs)
         choice = {"index": index, "text": part.text, "logprobs": logprobs, "finish_reason": reason}
         return {**choice, "token_ids": part.ids} if self.token_ids else choice
 
-    def _logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    def _logprobs(self, index: int, text: str, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         """With the token that ended the text, as lm-evaluation-harness expects."""
         if self.top is None:
             return None
-        at = self._offsets.get(index, 0)
-        found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        offsets = self._offsets.setdefault(index, Offsets(self.core)).add(text, [token.id for token in tokens])
+        found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": offsets}
         for token in tokens:
             first = token.logprob == math.inf  # a prompt's first token, which has none
             found["tokens"].append(self._spelled(token.id, token.piece))
@@ -231,9 +233,6 @@ class CompletionObjects(Objects):
             for id, piece, logprob in token.top[: self.top]:
                 top.setdefault(self._spelled(id, piece), max(logprob, LEAST))
             found["top_logprobs"].append(None if first else top)
-            found["text_offset"].append(at)
-            at += len(token.piece)
-        self._offsets[index] = at
         return found
 
     def _spelled(self, id: int, piece: str) -> str:

@@ -140,6 +140,17 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
+def _plain(host: str) -> str:
+    """A name in lower case, or an address in the one spelling that others are compared in, without its zone."""
+    address = _address(host.partition("%")[0])
+    if address is not None:
+        return str(address)
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))  # 0 and 127.1 are addresses, too
+    except (OSError, ValueError):
+        return host.lower().rstrip(".")
+
+
 class Hosts:
     """Checks the Host header, so that a web page whose name suddenly means this machine (DNS rebinding) gets nothing.
 
@@ -148,8 +159,8 @@ class Hosts:
     """
 
     def __init__(self, bound: str, more: Iterable[str]) -> None:
-        self._names = {name.lower().rstrip(".") for name in (bound, *more)}
-        self._any_address = (address := _address(bound)) is not None and address.is_unspecified
+        self._names = {_plain(name) for name in (bound, *more)}
+        self._any_address = (address := _address(_plain(bound))) is not None and address.is_unspecified
         if self._any_address:
             self._names.add(socket.gethostname().lower())
         self._unchecked = not bound
@@ -176,7 +187,7 @@ def _name(header: str) -> str | None:
         inner, bracket, port = host[1:].partition("]")
         if not bracket or (port and not port[1:].isdigit()) or (port and port[0] != ":"):
             return None
-        return inner if _address(inner) is not None else None
+        return _plain(inner) if _address(inner) is not None else None
     name, colon, port = host.partition(":")
     if colon and not (port.isascii() and port.isdigit()):
         return None

@@ -32,7 +32,7 @@ async def receive_body(receive: Receive, headers: Mapping[str, list[str]], most:
         raise Failure(415, "expected a body without Content-Encoding", code="unsupported_media_type")
     length = headers.get("content-length", [""])[0]
     if length.isascii() and length.isdigit() and int(length[:20]) > most:
-        raise _too_long(most)
+        raise _too_long(most, headers)
     body = bytearray()
     while True:
         message = await receive()
@@ -40,14 +40,16 @@ async def receive_body(receive: Receive, headers: Mapping[str, list[str]], most:
             raise Disconnected
         body += message.get("body", b"")
         if len(body) > most:
-            raise _too_long(most)
+            raise _too_long(most, headers)
         if not message.get("more_body", False):
             return bytes(body)
 
 
-def _too_long(most: int) -> Failure:
-    text = f"the body is longer than {most} bytes"
-    return Failure(413, text, code="body_too_long", headers={"Connection": "close"})
+def _too_long(most: int, headers: Mapping[str, list[str]]) -> Failure:
+    """The rest of the body is dropped as it comes: were the connection closed under it, the client would not get to see
+    the answer. One that waits for `100 Continue` sends none."""
+    more = {"Connection": "close"} if "expect" in headers else {}
+    return Failure(413, f"the body is longer than {most} bytes", code="body_too_long", headers=more)
 
 
 def parse(body: bytes) -> dict[str, Any]:

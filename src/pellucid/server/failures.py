@@ -22,9 +22,21 @@ from pellucid.errors import (
     one_line,
 )
 from pellucid.openai.refusal import Refused
+from pellucid.text.chat import NoTemplateError
 from pellucid.text.grammar import NoGrammarsError
 
-__all__ = ["STATUSES", "Failure", "anthropic_body", "busy", "failure", "naming", "refused", "stopping", "told"]
+__all__ = [
+    "STATUSES",
+    "Failure",
+    "anthropic_body",
+    "busy",
+    "failure",
+    "naming",
+    "of_prompt",
+    "refused",
+    "stopping",
+    "told",
+]
 
 # Every status that the server answers with.
 STATUSES = frozenset({200, 204, 400, 401, 403, 404, 405, 408, 413, 415, 429, 431, 500, 503, 504})
@@ -135,6 +147,21 @@ def naming(names: Mapping[str, str]) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def of_prompt(i: int | None) -> Iterator[None]:
+    """Errors about a prompt are about the one that is number i of a list; None: about the only one."""
+    try:
+        yield
+    except ArgumentError as error:
+        if i is not None and error.argument == "prompt":
+            error.found = f"[{i}]{error.found}"
+        raise
+    except TokenizerError as error:
+        if i is None or not error.message.startswith("prompt:"):
+            raise
+        raise TokenizerError(f"prompt[{i}]" + error.message[len("prompt") :], position=error.position) from None
+
+
 def _named(text: str, names: Mapping[str, str]) -> str:
     """A text that begins with a place by our names, by the client's. An option may be a field of OpenAI's, and that
     one a field of another interface."""
@@ -160,6 +187,9 @@ def failure(error: BaseException, request_id: str, names: dict[str, str]) -> Fai
         return Failure(400, one_line(text), param=_place(text), cause=error)
     if isinstance(error, GrammarError):
         return _grammar(error, names)
+    if isinstance(error, NoTemplateError):
+        text = "the model has no chat template: expected a prompt, at /v1/completions"
+        return Failure(400, text, code="unsupported_by_model", param="model", cause=error)
     if isinstance(error, (TokenizerError, ChatTemplateError)):
         known = str(error).startswith(_OF_TEXT)
         return Failure(400, str(error), param=_place(str(error)) if known else None, cause=error)

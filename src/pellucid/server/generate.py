@@ -22,7 +22,7 @@ from pellucid.openai.shapes import usage
 from pellucid.results import Piece, TokenLogprob
 from pellucid.schedule.request import Request
 from pellucid.server.body import Disconnected, parse, receive_body
-from pellucid.server.failures import Failure, failure, refused
+from pellucid.server.failures import Failure, failure, of_prompt, refused
 from pellucid.server.feed import Feed
 from pellucid.server.models import Hosted
 from pellucid.server.record import log
@@ -216,8 +216,9 @@ class Answer:
                 given = [partial(submit, messages=call.messages, **call.template, **common)]
         else:
             given = [partial(submit, prompt, **common) for prompt in call.prompts]
-        for work in given:
-            self.requests.append(await self.service.text(work, lambda request: request.cancel()))
+        for i, work in enumerate(given):
+            with of_prompt(i if call.listed else None):
+                self.requests.append(await self.service.text(work, lambda request: request.cancel()))
         self.running.requests = self.requests
 
     # ---- the prompt in front ----------------------------------------------------------------------------------
@@ -227,9 +228,9 @@ class Answer:
         prompts, core = self.call.prompts, self.model.core
         if self.call.logprobs is not None:
             top, most = self.call.options["logprobs"], self.service.settings.limits.echoed
-            found = sum(one.prompt_tokens for one in self.requests) * (1 + top)
+            found = sum(one.prompt_tokens for one in self.requests) * (1 + top) * self.call.n
             if found > most:
-                text = f"={self.call.logprobs}: {found} log probabilities of the prompts: expected at most {most}"
+                text = f"={self.call.logprobs}: {found} log probabilities before the choices: expected at most {most}"
                 raise refused("logprobs", text)
             work = partial(score, core, prompts, top, None)
             try:

@@ -13,8 +13,9 @@ from starlette.types import Receive, Scope, Send
 
 from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
-from pellucid.openai.fields import OPTIONS, REFUSED, Call, Fields, chat_call
+from pellucid.openai.fields import ALIASES, OPTIONS, Call, Fields, chat_call
 from pellucid.openai.parts import Part
+from pellucid.openai.refusal import OF_CHATS, REFUSED
 from pellucid.openai.shapes import arguments_of
 from pellucid.openai.structured import NAMES_OF_FIELDS
 from pellucid.results import FinishReason
@@ -30,9 +31,10 @@ __all__ = ["CountTokens", "MessageShape", "message_call", "messages"]
 BILLING = "x-anthropic-billing-header:"
 # Fields that have the same name and meaning in OpenAI's requests, or are ours.
 SAME = frozenset(
-    {*OPTIONS, *REFUSED, *NAMES_OF_FIELDS, "seed", "cache_salt", "priority", "logit_bias", "chat_template_kwargs"}
+    {*OPTIONS, *ALIASES, *REFUSED, *OF_CHATS, *NAMES_OF_FIELDS}
+    | {"seed", "cache_salt", "priority", "logit_bias", "chat_template_kwargs"}
 )
-SAME -= {"stop_ids"}
+SAME -= {"stop_ids", "stop_token_ids"}
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
 MOST_TOKENS = 2**31 - 1
 

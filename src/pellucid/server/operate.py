@@ -15,8 +15,8 @@ from pellucid import checks
 from pellucid.model import Model
 from pellucid.openai.fields import OPTIONS
 from pellucid.sampling import DEFAULTS
-from pellucid.server.failures import failure
-from pellucid.server.generate import read
+from pellucid.server.failures import failure, refused
+from pellucid.server.generate import read, whole
 from pellucid.server.metrics import CONTENT_TYPE
 from pellucid.server.models import Hosted
 from pellucid.server.service import Service
@@ -120,13 +120,20 @@ class Text:
 
     def __init__(self, service: Service, kind: str) -> None:
         self._service = service
-        self._work = {"tokenize": _tokenize, "detokenize": _detokenize, "apply_template": _apply_template}[kind]
+        self._work, self._known = {
+            "tokenize": (_tokenize, _OF_TOKENIZE),
+            "detokenize": (_detokenize, _OF_DETOKENIZE),
+            "apply_template": (_apply_template, _OF_TEMPLATE),
+        }[kind]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self._service
         service.ready()
         body = {name: value for name, value in (await read(service, scope, receive)).items() if value is not None}
         record = scope["state"]["record"]
+        unknown = sorted(body.keys() - self._known)
+        if unknown and service.settings.strict:
+            raise refused(unknown[0], ": a field that is not known", "unknown_field")
         try:
             given = body.get("model")
             _, hosted = service.select(None if given is None else checks.string("model", given), record)
@@ -134,10 +141,19 @@ class Text:
                 found = await service.text(partial(self._work, model, body, service.settings.limits.messages))
         except Exception as error:
             raise failure(error, record.id, _NAMES) from error
-        await _json(found)(scope, receive, send)
+        await whole(send, dumps(found), unknown)
 
 
 _NAMES = {"text": "content", "ids": "tokens"}
+_OF_TOKENIZE = frozenset(
+    "model prompt content add_special add_special_tokens parse_special with_pieces return_token_strs".split()
+)
+_OF_DETOKENIZE = frozenset({"model", "tokens"})
+_TEMPLATE = (
+    "tools", "tool_choice", "documents", "chat_template_kwargs", "reasoning_effort", "thinking_budget",
+    "add_generation_prompt",
+)  # fmt: skip
+_OF_TEMPLATE = frozenset({"model", "messages", *_TEMPLATE})
 
 
 def _tokenize(model: Model, body: dict[str, Any], most: int) -> dict[str, Any]:
@@ -147,7 +163,20 @@ def _tokenize(model: Model, body: dict[str, Any], most: int) -> dict[str, Any]:
     special = "add_special" if "add_special" in body else "add_special_tokens"
     add = checks.flag(special, body.get(special, True))
     tokens = model.tokenize(text, add, checks.flag("parse_special", body.get("parse_special", False)))
-    return {"tokens": tokens, "count": len(tokens), "max_model_len": model.context_length}
+    found: dict[str, Any] = {"tokens": tokens, "count": len(tokens), "max_model_len": model.context_length}
+    if checks.flag("with_pieces", body.get("with_pieces", False)):
+        found["tokens"] = [{"id": id, "piece": _piece(model.core.piece(id, special=True))} for id in tokens]
+    if checks.flag("return_token_strs", body.get("return_token_strs", False)):
+        found["token_strs"] = [model.core.spell(id) for id in tokens]
+    return found
+
+
+def _piece(piece: bytes) -> str | list[int]:
+    """A token's text, or its bytes where they are no whole characters."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return list(piece)
 
 
 def _detokenize(model: Model, body: dict[str, Any], most: int) -> dict[str, Any]:
@@ -158,11 +187,7 @@ def _detokenize(model: Model, body: dict[str, Any], most: int) -> dict[str, Any]
 
 def _apply_template(model: Model, body: dict[str, Any], most: int) -> dict[str, Any]:
     names = {"chat_template_kwargs": "variables"}
-    wanted = (
-        "tools", "tool_choice", "documents", "chat_template_kwargs", "reasoning_effort", "thinking_budget",
-        "add_generation_prompt",
-    )  # fmt: skip
-    options = {names.get(name, name): body[name] for name in wanted if name in body}
+    options = {names.get(name, name): body[name] for name in _TEMPLATE if name in body}
     messages = body.get("messages")
     if isinstance(messages, list) and len(messages) > most:
         raise ValueError(f"messages has {len(messages)} entries: expected at most {most}")

@@ -48,6 +48,27 @@ class _Counting:
         return getattr(self._transport, name)
 
 
+class _Answering:
+    """The transport of an answer. It is closed behind its request's body: were it closed while that is on its way, the
+    client would not get to see the answer. A client that waits for `100 Continue` sends no body."""
+
+    def __init__(self, protocol: Protocol, cycle: Any, waits: bool) -> None:
+        self._protocol, self._cycle, self._waits = protocol, cycle, waits
+        self._transport = protocol.transport
+
+    def write(self, data: bytes) -> None:
+        if data.startswith(b"HTTP/1.1 100"):
+            self._waits = False
+        self._transport.write(data)
+
+    def close(self) -> None:
+        if self._waits or not self._protocol.close_behind(self._cycle):
+            self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class _Parser:
     """httptools' parser, which takes what follows a header with `Upgrade` for another protocol, also a body. Here the
     header is parsed again without it."""
@@ -118,6 +139,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
         self._cycles: list[Any] = []  # requests that are not answered yet, in order
         self._behind = 0  # bytes that came while requests waited for the answer to another
         self._too_long = False
+        self._ends = False  # the connection is closed when the body has come
 
     # ---- events of the connection -----------------------------------------------------------------------------
 
@@ -212,6 +234,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
         super().on_headers_complete()
         if self.scope["http_version"] == "1.0" and self.scope["method"] != "HEAD":
             self.cycle.__class__ = _Unframed
+        self.cycle.transport = _Answering(self, self.cycle, self.expect_100_continue)
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         self._cycles.append(self.cycle)
 
@@ -220,6 +243,13 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
             return
         self._body_since = None
         super().on_message_complete()
+        if self._ends:
+            self.transport.close()
+
+    def close_behind(self, cycle: Any) -> bool:
+        """Whether this request's body is still on its way; then the connection ends with it."""
+        self._ends = cycle is self.cycle and self._body_since is not None
+        return self._ends
 
     def on_response_complete(self) -> None:
         self.heard = time.monotonic()

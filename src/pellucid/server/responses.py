@@ -14,8 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
-from pellucid.openai.fields import OPTIONS, REFUSED, Call, Fields, chat_call
+from pellucid.openai.fields import ALIASES, OPTIONS, Call, Fields, chat_call
 from pellucid.openai.parts import Part
+from pellucid.openai.refusal import OF_CHATS, REFUSED
 from pellucid.openai.shapes import LEAST
 from pellucid.openai.structured import NAMES_OF_FIELDS
 from pellucid.results import FinishReason
@@ -43,7 +44,9 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 SAME = frozenset(
     {
         *OPTIONS,
+        *ALIASES,
         *REFUSED,
+        *OF_CHATS,
         *NAMES_OF_FIELDS,
         "seed",
         "stop",

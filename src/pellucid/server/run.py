@@ -23,7 +23,7 @@ from pellucid.errors import PellucidError, one_line
 from pellucid.model import Model
 from pellucid.server.app import make_app
 from pellucid.server.failures import stopping
-from pellucid.server.models import Source, at_work
+from pellucid.server.models import Hosted, Source, at_work
 from pellucid.server.protocol import Protocol
 from pellucid.server.record import log
 from pellucid.server.service import Service
@@ -84,9 +84,12 @@ def listen_unix(path: str) -> socket.socket:
     return made
 
 
-def serve(sources: Sequence[Source], settings: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
+def serve(
+    sources: Sequence[Source], settings: Settings, listener: socket.socket, ready: Callable[[Hosted | None], None]
+) -> None:
     """Serves until SIGTERM or SIGINT. sources: the models; the only one is loaded at once, in a thread, and the server
-    answers 503 meanwhile. ready: called when requests are answered. Raises what loading the only one raised."""
+    answers 503 meanwhile. ready: called with it when requests are answered, with None where there are several. Raises
+    what loading the only one raised."""
     before = sys.getswitchinterval()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     sys.setswitchinterval(SWITCH)
@@ -174,7 +177,9 @@ class _Config(uvicorn.Config):  # type: ignore[misc]  # Any where uvicorn is not
 class Server(uvicorn.Server):  # type: ignore[misc]
     """load: loads the only model; None: there are several. ready: as of `serve`. failure: what `load` raised."""
 
-    def __init__(self, service: Service, load: Callable[[], Model] | None, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, service: Service, load: Callable[[], Model] | None, ready: Callable[[Hosted | None], None]
+    ) -> None:
         super().__init__(_Config(service))
         self.service = service
         self.failure: BaseException | None = None
@@ -207,7 +212,7 @@ class Server(uvicorn.Server):  # type: ignore[misc]
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
         if self._load is None:
-            self._ready()
+            self._ready(None)
             return
         loop, load = asyncio.get_running_loop(), self._load
         self.service.models.all[0].load = load  # where it was unloaded
@@ -219,7 +224,7 @@ class Server(uvicorn.Server):  # type: ignore[misc]
         try:
             model = load()
             self.service.loaded(model)
-            self._ready()
+            self._ready(self.service.models.all[0])
             self.service.prepare(model)
         except BaseException as error:
             self.failure = error

@@ -189,6 +189,10 @@ class ChatTemplate:
         return found
 
 
+class NoTemplateError(ChatTemplateError):
+    """The model has none, and none is given."""
+
+
 class Chat:
     """Writes conversations for one tokenizer. ``source``: the template; by default the tokenizer's own.
 
@@ -199,7 +203,7 @@ class Chat:
         if source is None:
             source = tokenizer.chat_template
         if source is None:
-            raise ChatTemplateError(
+            raise NoTemplateError(
                 "the model file has no chat template: give one, in Jinja, with the option template (--template FILE)"
             )
         self._tokenizer = tokenizer
