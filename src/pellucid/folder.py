@@ -131,6 +131,7 @@ class Folder:
     ropes: bool = False  # rope_parameters has a table for each kind of layer
     proportional: bool = False  # layers with full attention may have the rotation of this name, and no scaled one
     partial: float | None = None  # default of partial_rotary_factor; None: all columns of a head are rotated
+    part: str = "partial_rotary_factor"  # the key beside the rotation's table that gives the same
     mrope: bool = False  # rotations may have mrope_section, which changes nothing for text
     mscales: bool = False  # a longrope has its factor of cosines and sines in two keys of its own
     alpha: bool = False  # a dynamic rotation may have `alpha`, which changes its base

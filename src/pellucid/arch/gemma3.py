@@ -85,6 +85,8 @@ FOLDERS = {
             "hidden_activation": "gelu_pytorch_tanh",
             "query_pre_attn_scalar": 256,
             "sliding_window": 4096,
+            "rope_theta": _GLOBAL_BASE,
+            "rope_local_base_freq": _LOCAL_BASE,
         },
         biases={"attention_bias": QKVO},
         # Attention and the feed-forward network each have a norm before and one after.

@@ -30,14 +30,22 @@ def block(p: Plan, c: Config, i: int) -> None:
     p.add(i, "ffn_down", f)
 
 
-def _older(c: Settings) -> Mapping[str, Any]:
-    """Older names of the rotation's keys."""
-    base, part = c.get_float("rotary_emb_base", None, min=1.0), c.get_float("rotary_pct", None, min=1e-3, max=1.0)
-    found: dict[str, Any] = {} if base is None else {"rope.freq_base": base}
-    if part is not None:
-        width = c.get_int("hidden_size", min=1) // c.get_int("num_attention_heads", min=1)
-        found["rope.dimension_count"] = int(part * width)
-    return found
+_PART = 0.25  # of a head's columns is rotated
+_OLDER = {"rope_theta": ("rotary_emb_base", 10000.0), "partial_rotary_factor": ("rotary_pct", _PART)}
+
+
+def _same_rotation(c: Settings) -> Mapping[str, Any]:
+    """Refuses rope_theta and partial_rotary_factor beside the table, which transformers ignores there and has written
+    there, unless they agree with what it computes."""
+    for key, older, value in (
+        ("rope_theta", "rotary_emb_base", 10000.0),
+        ("partial_rotary_factor", "rotary_pct", _PART),
+    ):
+        for place in (older, f"rope_parameters.{key}", f"rope_scaling.{key}"):
+            value = c.get_float(place, value)
+        if c.get_float(key, value) != value:
+            raise c.refuse(key, f"{value:g}, as {older} and the rotation's table say")
+    return {}
 
 
 def _by_part(c: Settings, values: Any) -> Any:
@@ -55,6 +63,7 @@ FOLDERS = {
                 for key, name in KEYS.items()
                 if key not in ("rms_norm_eps", "head_dim", "num_key_value_heads", "rope_theta")
             },
+            "rotary_emb_base": "rope.freq_base",
             "layer_norm_eps": "attention.layer_norm_epsilon",
             "use_parallel_residual": "use_parallel_residual",
         },
@@ -80,8 +89,9 @@ FOLDERS = {
         },
         base="gpt_neox.",
         layers="gpt_neox.layers",
-        partial=0.25,
+        partial=_PART,
+        part="rotary_pct",
         change={"attn_qkv": _by_part},
-        derive=_older,
+        derive=_same_rotation,
     )
 }

@@ -63,6 +63,7 @@ def _derive(c: Settings) -> Mapping[str, Any]:
     return {
         "attention.head_count_kv": [0 if kind == "conv" else heads for kind in kinds],
         "attention.sliding_window_pattern": local,
+        "rope.freq_base_swa": c.get_float("rope_theta", min=1.0),
     }
 
 
@@ -85,6 +86,7 @@ FOLDERS = {
             "head_dim": 128,
             "max_position_embeddings": 128000,
             "norm_eps": 1e-5,
+            "rope_theta": 1e6,
             "conv_L_cache": 7,
             "sliding_window": 256,
             "use_sandwich_norm": True,

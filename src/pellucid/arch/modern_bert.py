@@ -77,6 +77,8 @@ def _derive(c: Settings) -> Mapping[str, Any]:
         c.get_any(key, None)
     if c.get_any("sliding_window", None) is not None:  # transformers lets it set local_attention
         raise c.refuse("sliding_window", "local_attention in its place")
+    if c.get_table("rope_scaling", None):  # transformers scales the rotations of both kinds of layer
+        raise c.refuse("rope_scaling", "rope_parameters in its place")
     period = c.get_int("global_attn_every_n_layers", _PERIOD, min=1)
     if c.get_str("classifier_activation", "gelu") != "gelu":
         raise c.refuse("classifier_activation", "gelu")
@@ -109,6 +111,8 @@ FOLDERS = {
             "max_position_embeddings": 8192,
             "hidden_activation": "gelu",
             "local_attention": 128,
+            "global_rope_theta": _BASES[0],
+            "local_rope_theta": _BASES[1],
             "classifier_pooling": "cls",
         },
         biases={

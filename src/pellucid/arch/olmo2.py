@@ -12,6 +12,7 @@ from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings, windows
 from pellucid.plan import Plan
 
 _PERIOD = 4
+_BASE = 500000.0
 
 
 def config(source: Source) -> Config:
@@ -37,7 +38,10 @@ def _windows(c: Settings) -> Mapping[str, Any]:
     local = windows(c, lambda i: (i + 1) % _PERIOD != 0)
     if window is None and any(local):
         raise c.refuse("layer_types", "full_attention without sliding_window")
-    return {} if window is None else {"attention.sliding_window_pattern": local}
+    if window is None:
+        return {}
+    # transformers takes a top-level rope_theta for the layers with full attention alone
+    return {"attention.sliding_window_pattern": local, "rope.freq_base_swa": _BASE}
 
 
 _COMMON: dict[str, Any] = {
@@ -55,7 +59,7 @@ FOLDERS = {
     "olmo3": Folder(
         classes=("Olmo3ForCausalLM",),
         keys={**KEYS, "sliding_window": "attention.sliding_window"},
-        defaults={**_DEFAULTS, "sliding_window": 4096, "rope_theta": 500000.0},
+        defaults={**_DEFAULTS, "sliding_window": 4096, "rope_theta": _BASE},
         ropes=True,
         derive=_windows,
         **_COMMON,

@@ -46,6 +46,8 @@ class _Reader:
         self.c, self.name, self.table = c, f"{arch}.rope", table
         self.metadata, self.aliases = metadata, aliases
         self.factors: Factors = {}
+        given: Any = metadata.get(f"{self.name}.freq_base")  # by whatever key; the architecture refuses one below 1
+        self.base = float(given) if type(given) in (int, float) and 1 <= given < 1e300 else 10000.0
 
     def rotation(self, where: str, local: bool = False) -> None:
         """Reads one rotation, of the table `where`. local: of the layers with a window, which is not scaled."""
@@ -62,7 +64,7 @@ class _Reader:
             self.proportional(where)
             return self.check_table(where)
         width = self.partial(where)
-        base = base or c.get_float("rope_theta", 10000.0, min=1.0)
+        base = base or self.base
         if kind == "linear" and not local:
             self.put("scaling.type", "linear", where + given)
             self.put("scaling.factor", c.get_float(f"{where}factor", **_LIMITS), f"{where}factor")
@@ -106,11 +108,11 @@ class _Reader:
                 if c.get_float(f"{place}partial_rotary_factor", 1.0) != 1.0:
                     raise c.refuse(f"{place}partial_rotary_factor", "1.0")
             return width
-        part, key = self.table.partial, "partial_rotary_factor"
-        for place in ("", where):  # the key in the table takes precedence
-            given = c.get_float(f"{place}partial_rotary_factor", None, min=1e-3, max=1.0)
+        part, key = self.table.partial, self.table.part
+        for place in (self.table.part, f"{where}partial_rotary_factor"):  # the key in the table takes precedence
+            given = c.get_float(place, None, min=1e-3, max=1.0)
             if given is not None:
-                part, key = given, f"{place}partial_rotary_factor"
+                part, key = given, place
         n = int(width * part)
         self.put("dimension_count", n, key)
         return n
@@ -127,18 +129,24 @@ class _Reader:
         self.put("dimension_count", parts[0], self.table.rotated[0])
         return int(parts[0])
 
+    def places(self, where: str) -> tuple[str, ...]:
+        """Where original_max_position_embeddings may be: transformers reads the key next to the table unless there is
+        a table for each kind of layer."""
+        return (where,) if self.table.ropes else (where, "")
+
     def original(self, where: str) -> int:
-        """The context that the model was first trained with. The key next to the table takes precedence, unless there
-        is a table for each kind of layer."""
+        """The context that the model was first trained with. The key next to the table takes precedence."""
         found = self.c.get_int("max_position_embeddings", min=1, max=1 << 24)
-        for place in (where, "") if where.count(".") == 1 else (where,):
+        for place in self.places(where):
             found = self.c.get_int(f"{place}original_max_position_embeddings", found, min=1, max=1 << 24)
         return int(found)
 
     def factor(self, where: str, original: int) -> float:
         """Of the context; where it is left out, the ratio of the present context and the original one."""
         c, key = self.c, "original_max_position_embeddings"
-        if c.get_any(f"{where}factor", None) is None and any(c.get_any(f"{at}{key}", None) for at in (where, "")):
+        if c.get_any(f"{where}factor", None) is None and any(
+            c.get_any(f"{at}{key}", None) for at in self.places(where)
+        ):
             return float(c.get_int("max_position_embeddings", min=1, max=1 << 24) / original)
         return float(c.get_float(f"{where}factor", **_LIMITS))
 
@@ -171,6 +179,8 @@ class _Reader:
         if base <= 1:
             raise c.fail(f"{where}rope_theta", f"it is {base}", "more than 1")
         whole = c.get_bool(f"{where}truncate", True)
+        if self.table.ropes and not whole:  # transformers does not look for the key there
+            raise c.refuse(f"{where}truncate", "true")
         self.factors["rope_freqs.weight"] = rotary.yarn(width, base, factor, original, fast, slow, whole)
         weight, weight_all = (
             c.get_float(f"{where}{key}", 0.0, min=0.0, max=1e3) for key in ("mscale", "mscale_all_dim")
