@@ -76,6 +76,8 @@ REFUSED = [
     ("modernbert", two({**YARN, "truncate": False}), "config.rope_parameters.full_attention.truncate = false"),
     ("embedding_gemma", {"rope_scaling": {**YARN, "truncate": False}}, "config.rope_scaling.truncate = false"),
     ("olmo3", two({**YARN, "truncate": False}), "config.rope_parameters.full_attention.truncate = false"),
+    ("gpt_oss", {}, "a model without config.rope_parameters is not supported; supported: a table"),
+    ("lfm3", {}, "a model without config.rope_parameters is not supported; supported: a table"),
 ]  # fmt: skip
 
 

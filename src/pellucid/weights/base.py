@@ -360,9 +360,10 @@ class ModelFile:
 
     def refuse(self, key: str, supported: str | None = None) -> UnsupportedModelError:
         """An error about a key whose value Pellucid does not support, for the caller to raise."""
-        value = self._find(key)
-        value = json.dumps(value) if isinstance(value, (bool, int, float, str)) else _shown(value)
-        return UnsupportedModelError(feature=f"{self._aliases.get(key, key)} = {value}", supported=supported)
+        value, field = self._find(key), self._aliases.get(key, key)
+        shown = json.dumps(value) if isinstance(value, (bool, int, float, str)) else _shown(value)
+        feature = f"a model without {field}" if value is MISSING else f"{field} = {shown}"
+        return UnsupportedModelError(feature=feature, supported=supported)
 
     def unread(self, prefix: str) -> list[str]:
         """Keys that begin with ``prefix`` ("llama.", "config."), are not null, and were read by no getter."""
