@@ -77,8 +77,8 @@ def read(scheduler: Scheduler, one: Work) -> list[int]:
     while len(job.drawn) < job.most:
         one.caller.ready.clear()
         scheduler.wait(one.caller)
-        if one.caller.failure is not None:
-            raise one.caller.failure
+        if one.failure is not None:
+            raise one.failure
     return [token for token, _, _ in job.drawn]
 
 
@@ -151,6 +151,19 @@ def test_one_that_can_never_fit_fails_at_once() -> None:
     assert pool.failed == 1
 
 
+def test_one_of_a_call_that_can_never_fit_fails_alone() -> None:
+    pool, scheduler = start(10)
+    good, bad = work([1] * 3), work([2] * 11)
+    bad.caller = good.caller
+    for one in (bad, good):
+        scheduler.submit(one)
+    for _ in range(2):
+        scheduler.wait(good.caller)
+        assert good.caller.ready.popleft() in (good, bad)
+    assert good.caller.failure is None and isinstance(bad.failure, OutOfMemoryError)
+    assert [token for token, _, _ in good.job.drawn] == alone([1] * 3, 1)
+
+
 def test_one_that_can_never_fit_fails_when_its_neighbours_were_given_up() -> None:
     pool, scheduler = start(10)
     neighbour, one = work([1] * 6, 2), work([2] * 11, priority=-1)
@@ -161,6 +174,46 @@ def test_one_that_can_never_fit_fails_when_its_neighbours_were_given_up() -> Non
         read(scheduler, one)
     scheduler.leave((one,), free=True)
     assert neighbour.caller.failure is None and read(scheduler, neighbour) == alone([1] * 6, 2)
+
+
+@pytest.mark.parametrize("way", ["expires", "lacks memory"])
+def test_one_that_ends_before_its_first_pass_with_results(way: str) -> None:
+    """Those that were decided without a draw: its caller hears of each, and of the end."""
+    pool, scheduler = start(10)
+    one = work([1, 2], 9, deadline=time.monotonic() - 1 if way == "expires" else None)
+    one.job.drawn = [(5, None, []), (6, None, [])]
+    if way == "lacks memory":
+
+        def fail() -> FakeSequence:
+            raise OutOfMemoryError("no memory for a sequence")
+
+        scheduler._new_sequence = fail
+    scheduler.submit(one)
+    scheduler.wait(one.caller)
+    assert list(one.caller.ready) == [one] * 3 and one.told == 2
+    assert one.expired if way == "expires" else isinstance(one.failure, OutOfMemoryError)
+
+
+@pytest.mark.parametrize("way", ["step", "wait"])
+def test_one_that_leaves_during_its_pass(way: str) -> None:
+    """Its sequence is dropped when the pass is over."""
+    pool, scheduler = start(100)
+    one = work([1, 2], 9)
+    one.caller.owner = lambda: None  # a Request, which any thread may cancel
+    scheduler.submit(one)
+    scheduler.wait(one.caller)
+    one.caller.ready.clear()
+    forward, lengths = pool.forward, []
+
+    def passing(parts: Any, **options: Any) -> None:
+        scheduler.leave((one,), free=True)
+        lengths.append(parts[0][0].length)
+        forward(parts, **options)
+
+    pool.forward = passing  # type: ignore[method-assign]
+    scheduler.step(one) if way == "step" else scheduler.wait(one.caller)
+    assert lengths == [2] and one.job.sequence is None and not one.holds
+    assert not scheduler._running and not scheduler._left and scheduler._stepping is None
 
 
 class Limit:

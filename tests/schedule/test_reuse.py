@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pellucid import Completion, Model
 from pellucid.errors import ClosedError
 from pellucid.schedule import run
 from pellucid.schedule.caller import Caller
+from pellucid.schedule.memory import Freed
 from tests.engine import models
 from tests.families.case import load_golden, write_gguf
 from tests.families.cases import BY_NAME
@@ -110,6 +112,26 @@ def test_one_that_comes_when_the_first_is_beyond_the_common_prefix(path: Path) -
             scheduler.leave_seat(caller)
         assert [one.result().ids for one in asked] == expected
         assert asked[2].stats.cached == 100
+
+
+@pytest.mark.parametrize("way", ["reader lags", "all is drawn"])
+def test_a_request_waits_for_no_one_that_does_not_go_on(path: Path, way: str) -> None:
+    """One that was given up, and whose reader has to come before it begins again."""
+    with Model.load(path, threads=1, prefix_cache=True) as model:
+        expected = [model.generate([*SYSTEM, i], max_tokens=3, **GREEDY).ids for i in (7, 8)]
+        model.clear_cache()
+        scheduler = run.of(model.core)
+        ahead, most = (1, 100) if way == "reader lags" else (9, 3)
+        slow = model.submit([*SYSTEM, 8], ahead=ahead, max_tokens=most, **GREEDY)
+        first = next(slow)
+        model.generate([9], max_tokens=5, **GREEDY)
+        call: Any = SimpleNamespace(caller=Caller(None, 1), short=False)
+        assert scheduler.make_room(call) is Freed.AGAIN and slow.stats.preempted == 1
+        scheduler.end_call(call)
+        model.clear_cache()
+        assert model.generate([*SYSTEM, 7], max_tokens=3, **GREEDY).ids == expected[0]
+        assert [*first.ids, *(id for _ in range(2) for id in next(slow).ids)] == expected[1]
+        slow.cancel()
 
 
 def test_a_request_waits_for_no_one_that_leaves(path: Path) -> None:

@@ -68,7 +68,8 @@ class Requests:
 
     def _clear(self) -> None:
         self._lock = Guard(self._new_lock(), self._left, self._sweep)
-        self._batch: Batch | None = None
+        self._batch: Batch | None = None  # the pass that runs, or whose results are not delivered yet
+        self._stepping: Work | None = None  # the request whose pass `Scheduler.step` runs
         self._running: list[Work] = []  # the most urgent first
         self._waiting: list[Work] = []
         self._news: dict[Caller, None] = {}  # those with owners that have results, or ended
@@ -188,7 +189,7 @@ class Requests:
         while self._left and self._lock.acquire(blocking=False):
             done, later = [], []
             try:
-                busy = {work for work, _ in self._batch.entries} if self._batch is not None else ()
+                busy = self._in_pass()
                 while self._left:
                     works, then, free = self._left.popleft()
                     for work in works:
@@ -215,10 +216,15 @@ class Requests:
             for then in done:
                 if then is not None:
                     then()
-            if later:  # `_settle` sweeps again
+            if later:  # who ends the pass sweeps again
                 self._left.extend(later)
-                if self._batch is not None:
+                if self._batch is not None or self._stepping is not None:
                     return
+
+    def _in_pass(self) -> set[Work]:
+        """The requests whose sequences a pass uses."""
+        works = set() if self._batch is None else {work for work, _ in self._batch.entries}
+        return works if self._stepping is None else {*works, self._stepping}
 
     # ---- what a pass may take ----------------------------------------------------------------------------------
 
@@ -251,7 +257,7 @@ class Requests:
                     continue
                 elif works and self._lacking(work) > 0:
                     full = True  # no later one passes it
-                elif self._admit(work):
+                elif self._admit(work, works):
                     admitted = True
                     names.add(work.key[1])
                     want = self._want(work)
@@ -312,7 +318,7 @@ class Requests:
         job = work.job
         if work.told < len(job.drawn) and not work.gone:  # decided without a draw
             self._tell_results(work)
-        if work.gone or work.failure is not None or len(job.drawn) - job.taken + work.unread >= work.ahead:
+        if work.gone or work.failure is not None or work.lag() >= work.ahead:
             return 0
         try:
             more = job.advance()
@@ -355,8 +361,9 @@ class Requests:
         needed: int = room.need(work.job.soon())
         return needed - free
 
-    def _admit(self, work: Work) -> bool:
-        """Gives a request its sequence. False: it waits for a prompt that another computes."""
+    def _admit(self, work: Work, computing: list[Work]) -> bool:
+        """Gives a request its sequence. False: it waits for a prompt that another computes. computing: the requests
+        that want rows."""
         shared, forked = work.shared, False
         if shared is not None:
             if shared.sequence is not None:
@@ -368,7 +375,7 @@ class Requests:
             else:
                 return False
         if self.reuse is not None and work.root is not None and not work.holds:
-            if not self.reuse.begin(work, self._running):
+            if not self.reuse.begin(work, self._running, computing):
                 return False
             work.job.cached = work.cached
             self.prefix_queries, self.prefix_hits = self.reuse.queries, self.reuse.hits
@@ -398,7 +405,7 @@ class Requests:
         drop(work)  # its reader may come late
         work.expired = True
         work.ended = time.monotonic()
-        self._tell(work)
+        self._tell_end(work)
 
     def _limits(self, works: list[Work], wants: list[Want], room: int, elsewhere: float | None) -> tuple[int, int]:
         """(rows of a pass of several callers, rows of prompts in it). elsewhere: see the class."""
@@ -428,6 +435,11 @@ class Requests:
 
     def _fail_one(self, work: Work, error: Exception) -> None:
         work.failure = error
+        self._tell_end(work)
+
+    def _tell_end(self, work: Work) -> None:
+        """A request ended, after the results that it has: what was decided without a draw may not be told yet."""
+        self._tell_results(work)
         self._tell(work)
 
     def _tell_results(self, work: Work) -> None:

@@ -183,5 +183,9 @@ class Work:
         if self.drafts is not None:
             self.drafts.hold(self.job.tokens)
 
+    def lag(self) -> int:
+        """How many tokens it is ahead of its reader."""
+        return len(self.job.drawn) - self.job.taken + self.unread
+
     def order(self) -> tuple[int, int]:
         return self.priority, self.number

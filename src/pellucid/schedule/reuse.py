@@ -70,13 +70,14 @@ class Reuse:
         """Gives up what has not been used for longest -> whether there was anything."""
         return self._cache.evict(self._cache.bytes // 8)
 
-    def begin(self, work: Work, running: Collection[Work]) -> bool:
+    def begin(self, work: Work, running: Collection[Work], computing: Collection[Work]) -> bool:
         """Gives a request that holds nothing what is known of its tokens. False: another computes more of them; it
-        waits."""
+        waits. computing: those of `running` that want rows; the others have ended, or wait for their readers, which may
+        never come."""
         tokens, most = work.job.tokens, len(work.job.tokens) - 1
         if work.behind is not None:
             other, n = work.behind
-            if other in running and _computes(other, n):
+            if other in computing and other.job.sequence.length < n:
                 return False
             work.behind = None
         found = self._cache.find(work.root, tokens, most)
@@ -93,7 +94,7 @@ class Reuse:
                     length, source = n, other.job.sequence
         for n, other in others:
             urgent = other.priority <= work.priority and other.caller.rows >= work.caller.rows
-            if n >= length + SHARED and urgent and _computes(other, n):
+            if n >= length + SHARED and urgent and other in computing and other.job.sequence.length < n:
                 work.behind = other, n
                 if not self._whole:
                     other.cuts = sorted({*other.cuts, n})
@@ -146,11 +147,3 @@ class Reuse:
         if sequence.length > len(work.job.tokens):  # guesses of a pass whose driver was interrupted
             sequence.rewind(len(work.job.tokens))
         self._cache.insert(work.root, work.job.tokens[: sequence.length], sequence)
-
-
-def _computes(work: Work, n: int) -> bool:
-    """Whether a request is going to compute the first n of its tokens, and has not yet."""
-    if work.gone or work.expired or work.failure is not None:
-        return False
-    sequence = work.job.sequence
-    return sequence is not None and sequence.length < n

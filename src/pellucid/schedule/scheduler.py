@@ -74,12 +74,10 @@ class Scheduler(Seat):
 
     def forked(self) -> None:
         """Called in a forked child. Requests of the parent that were in a pass fail; callers submit the others anew."""
-        batch = self._batch
-        if batch is not None:
-            error = PellucidError("the process was forked while the model was computing")
-            for work, _ in batch.entries:
-                work.failure = error
-                work.caller.ready.append(work)
+        error = PellucidError("the process was forked while the model was computing")
+        for work in self._in_pass():
+            work.failure = error
+            work.caller.ready.append(work)
         self.forks += 1
         self._clear()
 
@@ -135,7 +133,7 @@ class Scheduler(Seat):
         with self._lock:
             if self._driver is not None or self._batch is not None or self._waiting or self._running != [work]:
                 return False
-            self._driver = caller
+            self._driver, self._stepping = caller, work
             caller.thread = threading.get_ident()
         try:
             if caller.stopped():
@@ -179,9 +177,7 @@ class Scheduler(Seat):
             work.rows += 1
             return True
         finally:
-            with self._lock:
-                self._driver = None
-                self._hand_on()
+            self.leave_seat(caller)
 
     # ---- a permanent driver -----------------------------------------------------------------------------------
 
@@ -343,8 +339,8 @@ class Scheduler(Seat):
             if batch.guesses:  # without which there may be enough
                 for i in batch.guesses:
                     batch.entries[i][0].hold()
-            elif not self._preempt(batch):
-                self._fail(batch, error)
+            elif not self._preempt(batch):  # it has one request, which fails alone
+                self._fail_one(batch.entries[0][0], error)
         except Exception as error:
             if isinstance(error, _engine.Cancelled):
                 if alone:

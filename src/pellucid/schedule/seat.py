@@ -53,7 +53,7 @@ class Seat(Requests):
             self._sleeping.pop(caller, None)
             self._turns.pop(caller, None)
             if self._driver is caller:
-                self._driver = None
+                self._driver = self._stepping = None
             if self._driver is None:
                 self._hand_on(not turn)
 

@@ -159,9 +159,7 @@ class Speculation:
 
 def _most(work: Work) -> int:
     """Guesses that a request may have in a pass: its reader must not lag behind more than without."""
-    job = work.job
-    lag = len(job.drawn) - job.taken + work.unread
-    return int(min(MOST, work.ahead - lag - 1))
+    return int(min(MOST, work.ahead - work.lag() - 1))
 
 
 def _may_follow(batch: Batch, i: int) -> bool:
