@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from pellucid import Model, _engine
-from pellucid.errors import ContextFullError
+from pellucid.errors import BatchError, ContextFullError, OutOfMemoryError
 from pellucid.look import score
+from pellucid.schedule.run import of
 from tests.engine import models
 from tests.schedule.test_request import content
 
@@ -105,6 +106,22 @@ def test_errors(model: Model) -> None:
         model.map([[1]], seeds=1.5, **OPTIONS)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="seeds=-1"):
         model.map([[1]], seeds=-1, **OPTIONS)
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_items_that_do_not_fit_the_cache_fail_alone(model: Model, path: Path, at_once: int) -> None:
+    """One whose prompt could never fit, and one that is found too long when it is computed."""
+    given: dict[str, Any] = {"max_tokens": 3, "temperature": 0, "ignore_eos": True, "speculate": False}
+    asked: list[Any] = [[1], [1] * 250, {"prompt": [1] * 120, "max_tokens": 20}, [2], [3]]
+    expected = [content(model.generate(ids, seed=1, **given)) for ids in ([1], [2], [3])]
+    with Model.load(path, threads=1, cache_bytes=of(model.core).room.need(128)) as small:
+        found = list(small.map(asked, at_once=at_once, on_error="return", seeds=[1] * 5, **given))
+        assert [content(found[i]) for i in (0, 3, 4)] == expected
+        assert [type(found[i]) for i in (1, 2)] == [ContextFullError, OutOfMemoryError]
+        with pytest.raises(BatchError) as raised:
+            small.generate([[1], [1] * 250, [1] * 3], **given)
+        assert [*raised.value.errors] == [1] and raised.value.completions[0].ids == expected[0][0]
+        assert small.stats().cache_bytes_used == 0
 
 
 def test_one_seed_gives_each_item_its_own(model: Model) -> None:

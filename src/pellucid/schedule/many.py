@@ -14,7 +14,7 @@ from pellucid.generation import Job, canceller, parse_chat_options
 from pellucid.options import TEMPLATE_DEFAULTS
 from pellucid.results import Gathered
 from pellucid.sampling import MOST_SEED, SamplingOptions
-from pellucid.schedule.run import AT_ONCE, Item, pieces
+from pellucid.schedule.run import AT_ONCE, Item, of, pieces
 from pellucid.schedule.start import begin
 
 __all__ = ["complete", "in_parts", "seed_of"]
@@ -146,6 +146,7 @@ def _job(core: Core, number: int, item: Any, seed: Any, common: Mapping[str, Any
     if seed is not None:
         given["seed"] = checks.integer("seeds", seed, 0, MOST_SEED, at=f"[{number}]")
     begun, options = begin(core, name, value, given)
+    of(core).room.check(len(begun.ids))
     options = options.settled(options.seeds(1)[0])
     return begun.job(core, options), Gathered(begun.ids, options, begun.dropped, begun.echoed(options))
 
