@@ -33,16 +33,68 @@ PL_INLINE pl_fit_vec pl_fit_ratio(pl_fit_vec a, pl_fit_vec b)
     return pl_fit_pick(none, zero, a / pl_fit_pick(none, zero + 1.0f, b));
 }
 
-/* Least squares for the codes nearest to (x - start) * inverse, where that is better than what was found. total: of x. */
-PL_INLINE void pl_fit_try(const int n, const pl_fit_kind kind, const pl_fit *f, const float *x, pl_fit_vec total,
-                          pl_fit_vec inverse, pl_fit_vec start, pl_fit_best *best)
+/* A table of sixteen values, for a search by halves: what is compared first, second (of two borders, places 0 and 4), third
+ * (of four), and last, and the values of even and of odd codes. */
+typedef struct pl_fit_table {
+    _Alignas(64) float second[16], third[16], last[16], even[16], odd[16]; /* eight each, and what fills a vector */
+    float first;
+} pl_fit_table;
+
+PL_INLINE void pl_fit_divide(const pl_fit *f, pl_fit_table *t)
 {
-    const pl_fit_vec zero = {0}, lo = zero + (float)f->lo, hi = zero + (float)f->hi, first = start * inverse;
+    t->first = f->middle[7];
+    for (int i = 0; i < 8; i++) {
+        t->second[i] = f->middle[i % 4 ? 0 : 2 * i + 3];
+        t->third[i] = f->middle[i % 2 ? 0 : 2 * i + 1];
+        t->last[i] = f->middle[2 * i];
+        t->even[i] = f->table[2 * i];
+        t->odd[i] = f->table[2 * i + 1];
+    }
+}
+
+#ifndef PL_VEC_LOOKUP /* (vector) t[i], t: 8 floats, aligned as a vector is */
+PL_INLINE pl_fit_vec pl_fit_lookup(const float *t, pl_fit_mask i)
+{
+    pl_fit_vec found;
+    for (int l = 0; l < PL_VEC; l++)
+        found[l] = t[i[l]];
+    return found;
+}
+#define PL_VEC_LOOKUP(t, i) pl_fit_lookup(t, i)
+#endif
+
+/* Half of the code nearest to v; odd: whether it is odd. */
+PL_INLINE pl_fit_mask pl_fit_place(const pl_fit_table *t, pl_fit_vec v, pl_fit_mask *odd)
+{
+    const pl_fit_vec zero = {0};
+    pl_fit_mask i = (v > zero + t->first) & 4;
+    i |= (v > PL_VEC_LOOKUP(t->second, i)) & 2;
+    i |= (v > PL_VEC_LOOKUP(t->third, i)) & 1;
+    *odd = v > PL_VEC_LOOKUP(t->last, i);
+    return i;
+}
+
+/* What the code nearest to v stands for. t: NULL: for itself. */
+PL_INLINE pl_fit_vec pl_fit_nearest(const pl_fit *f, const pl_fit_table *t, pl_fit_vec v)
+{
+    const pl_fit_vec zero = {0}, lo = zero + (float)f->lo, hi = zero + (float)f->hi;
+    if (!t)
+        return PL_VEC_MIN(PL_VEC_MAX(v, lo), hi) + PL_ROUNDER - PL_ROUNDER;
+    pl_fit_mask odd;
+    const pl_fit_mask i = pl_fit_place(t, v, &odd);
+    return pl_fit_pick(odd, PL_VEC_LOOKUP(t->odd, i), PL_VEC_LOOKUP(t->even, i));
+}
+
+/* Least squares for the codes nearest to (x - start) * inverse, where that is better than what was found. total: of x. */
+PL_INLINE void pl_fit_try(const int n, const pl_fit_kind kind, const pl_fit *f, const pl_fit_table *t, const float *x,
+                          pl_fit_vec total, pl_fit_vec inverse, pl_fit_vec start, pl_fit_best *best)
+{
+    const pl_fit_vec zero = {0}, first = start * inverse;
     pl_fit_vec q = zero, qq = zero, xq = zero;
     for (int i = 0; i < n; i++) {
         const pl_fit_vec v = *(const pl_fit_at *)(x + PL_FIT_GROUPS * i);
         const pl_fit_vec at = kind == PL_FIT_NO_MIN ? v * inverse : v * inverse - first;
-        const pl_fit_vec code = PL_VEC_MIN(PL_VEC_MAX(at, lo), hi) + PL_ROUNDER - PL_ROUNDER;
+        const pl_fit_vec code = pl_fit_nearest(f, t, at);
         if (kind != PL_FIT_NO_MIN)
             q += code;
         qq += code * code;
@@ -66,7 +118,8 @@ PL_INLINE void pl_fit_try(const int n, const pl_fit_kind kind, const pl_fit *f, 
 }
 
 /* Lanes of groups; nonzero if a value is out of range. */
-PL_INLINE int pl_fit_lanes(const int n, const pl_fit_kind kind, const pl_fit *f, const float *x, float *d, float *m)
+PL_INLINE int pl_fit_lanes(const int n, const pl_fit_kind kind, const pl_fit *f, const pl_fit_table *t, const float *x,
+                           float *d, float *m)
 {
     const pl_fit_vec zero = {0};
     pl_fit_vec low = *(const pl_fit_at *)x, high = low, total = low, start = zero, usual;
@@ -85,9 +138,9 @@ PL_INLINE int pl_fit_lanes(const int n, const pl_fit_kind kind, const pl_fit *f,
         pl_fit_ratio(zero + (float)(kind == PL_FIT_NO_MIN ? f->lo : f->hi), span); /* lo: what is largest takes it */
     pl_fit_best best = {start * total * 2.0f - start * start * (float)n, zero, start}; /* codes that are all 0 */
     for (int i = 0; i < f->tries; i++)
-        pl_fit_try(n, kind, f, x, total, usual * (1.0f + f->spread[i]), start, &best);
+        pl_fit_try(n, kind, f, t, x, total, usual * (1.0f + f->spread[i]), start, &best);
     for (int i = 0; i < f->repeats; i++)
-        pl_fit_try(n, kind, f, x, total, pl_fit_ratio(zero + 1.0f, best.d), best.m, &best);
+        pl_fit_try(n, kind, f, t, x, total, pl_fit_ratio(zero + 1.0f, best.d), best.m, &best);
     *(pl_fit_at *)d = best.d;
     *(pl_fit_at *)m = best.m;
     const pl_fit_mask right = (low > zero - PL_FIT_MOST) & (high < zero + PL_FIT_MOST) & (total == total); /* no NaN */
@@ -100,35 +153,57 @@ PL_INLINE int pl_fit_lanes(const int n, const pl_fit_kind kind, const pl_fit *f,
 
 static int pl_fit_sixteen(const pl_fit *f, const float *x, float *d, float *m)
 {
+    pl_fit_table t = {.first = 0};
     int wrong = 0;
+    if (f->table)
+        pl_fit_divide(f, &t);
     for (int l = 0; l < PL_FIT_GROUPS; l += PL_VEC, x += PL_VEC, d += PL_VEC, m += PL_VEC) {
-        if (f->kind == PL_FIT_NO_MIN && f->n == 16)
-            wrong |= pl_fit_lanes(16, PL_FIT_NO_MIN, f, x, d, m);
+        if (f->table)
+            wrong |= pl_fit_lanes(32, PL_FIT_NO_MIN, f, &t, x, d, m);
+        else if (f->kind == PL_FIT_NO_MIN && f->n == 16)
+            wrong |= pl_fit_lanes(16, PL_FIT_NO_MIN, f, NULL, x, d, m);
         else if (f->kind == PL_FIT_NO_MIN)
-            wrong |= pl_fit_lanes(32, PL_FIT_NO_MIN, f, x, d, m);
+            wrong |= pl_fit_lanes(32, PL_FIT_NO_MIN, f, NULL, x, d, m);
         else if (f->kind == PL_FIT_ANY_MIN)
-            wrong |= pl_fit_lanes(32, PL_FIT_ANY_MIN, f, x, d, m);
+            wrong |= pl_fit_lanes(32, PL_FIT_ANY_MIN, f, NULL, x, d, m);
         else if (f->n == 16)
-            wrong |= pl_fit_lanes(16, PL_FIT_NEGATIVE_MIN, f, x, d, m);
+            wrong |= pl_fit_lanes(16, PL_FIT_NEGATIVE_MIN, f, NULL, x, d, m);
         else
-            wrong |= pl_fit_lanes(32, PL_FIT_NEGATIVE_MIN, f, x, d, m);
+            wrong |= pl_fit_lanes(32, PL_FIT_NEGATIVE_MIN, f, NULL, x, d, m);
     }
     return wrong;
 }
 
-static void pl_fit_codes(const pl_fit *f, int groups, const float *x, const float *d, const float *m, uint8_t *codes)
+PL_INLINE void pl_fit_codes_of(const pl_fit *f, const pl_fit_table *t, int groups, const float *x, const float *d,
+                               const float *m, uint8_t *codes)
 {
-    const pl_fit_vec zero = {0}, lo = zero + (float)f->lo, hi = zero + (float)f->hi;
+    const pl_fit_vec zero = {0}, lo = zero + (float)f->lo;
     for (int g = 0; g < groups; g++, x += f->n, codes += f->n) {
         const float inverse = 1.0f / d[g];
         const pl_fit_vec per = zero + (inverse - inverse == 0 ? inverse : 0), first = zero + m[g]; /* finite, or 0 */
         for (int i = 0; i < f->n; i += PL_VEC) {
             const pl_fit_vec at = (*(const pl_fit_at *)(x + i) - first) * per;
-            const pl_fit_vec code = PL_VEC_MIN(PL_VEC_MAX(at, lo), hi) + PL_ROUNDER - PL_ROUNDER - lo;
-            const pl_fit_bytes bytes =
-                __builtin_convertvector(__builtin_convertvector(code, pl_fit_mask), pl_fit_bytes);
+            pl_fit_mask code, odd;
+            if (t) {
+                code = pl_fit_place(t, at, &odd);
+                code += code - odd;
+            } else {
+                code = __builtin_convertvector(pl_fit_nearest(f, NULL, at) - lo, pl_fit_mask);
+            }
+            const pl_fit_bytes bytes = __builtin_convertvector(code, pl_fit_bytes);
             memcpy(codes + i, &bytes, sizeof bytes);
         }
+    }
+}
+
+static void pl_fit_codes(const pl_fit *f, int groups, const float *x, const float *d, const float *m, uint8_t *codes)
+{
+    pl_fit_table t = {.first = 0};
+    if (f->table) {
+        pl_fit_divide(f, &t);
+        pl_fit_codes_of(f, &t, groups, x, d, m, codes);
+    } else {
+        pl_fit_codes_of(f, NULL, groups, x, d, m, codes);
     }
 }
 

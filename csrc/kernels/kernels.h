@@ -85,6 +85,9 @@ typedef struct pl_fit {
     int tries;
     float spread[PL_FIT_TRIES]; /* scales tried: the one that spans the group, divided by 1 + this */
     int repeats;                /* then as often the best one is solved again, for the codes that it gives */
+    /* Or, of groups of 32 without mins: codes stand for the 16 ascending values of a table, of which lo is the largest by
+     * its size, with the 15 borders between them. NULL, NULL otherwise. */
+    const float *table, *middle;
 } pl_fit;
 
 /* Attention of m query rows over the keys of one page (online softmax; Milakov & Gimelshein 2018).
@@ -217,7 +220,7 @@ typedef struct pl_kernels {
      * codes q nearest to (x - m) / d. Groups of zeros: 0. Returns 0, or another number where a value is not below
      * PL_FIT_MOST, so that its square might not be finite. */
     int (*fit)(const pl_fit *f, const float *x, float *d, float *m);
-    /* codes (groups, n), counted from lo, nearest to (x - m) / d. x (groups, n), finite; d, m (groups); d 0: as if 1 / d
+    /* codes (groups, n), counted from lo or from the table's first, nearest to (x - m) / d. x (groups, n), finite; d, m (groups); d 0: as if 1 / d
      * were 0. */
     void (*fit_codes)(const pl_fit *f, int groups, const float *x, const float *d, const float *m, uint8_t *codes);
 

@@ -162,8 +162,8 @@ def test_start_is_light() -> None:
 
 @pytest.mark.parametrize("server", [False, True], ids=["generate", "serve"])
 def test_interrupted_while_fetching(server: bool, tmp_path: Path) -> None:
-    """The index never answers; the interrupted download leaves nothing behind (a server's goes with the next one). A log
-    in JSON has no other lines."""
+    """The index never answers; the interrupted download leaves nothing behind (a server's goes with the next one). A
+    log in JSON has no other lines."""
     with socket.create_server(("127.0.0.1", 0)) as index:
         env = {
             **os.environ,

@@ -82,6 +82,10 @@ def span(a: Array) -> Array:
     return np.lib.stride_tricks.as_strided(a, (n,), (a.itemsize,))
 
 
+def _floats(values: Sequence[float] | None) -> Array | None:
+    return None if values is None else np.asarray(values, np.float32)
+
+
 class Machine:
     """A running serve. A call that ends it (by touching a guard page, say) raises RuntimeError and restarts it."""
 
@@ -269,15 +273,16 @@ class Machine:
         return self._row("softcap", [x], out, floats=[cap])
 
     def _fit(self, x: Array, kind: str, lo: int, hi: int, spread: Sequence[float], repeats: int = 1,
-             out: Array | None = None) -> tuple[Array, Array, bool]:  # fmt: skip
+             out: Array | None = None, table: Sequence[float] | None = None) -> tuple[Array, Array, bool]:  # fmt: skip
         y = np.empty((2, 16), np.float32) if out is None else out
         ints = [rows.KINDS.index(kind), len(x), lo, hi, len(spread), repeats]
-        bad = self.call("fit", ints, spread, [x, y], [1])
+        bad = self.call("fit", ints, spread, [x, y, _floats(table)], [1])
         return y[0], y[1], bool(bad)
 
-    def _fit_codes(self, x: Array, lo: int, hi: int, d: Array, m: Array, out: Array | None = None) -> Array:
+    def _fit_codes(self, x: Array, lo: int, hi: int, d: Array, m: Array, out: Array | None = None,
+                   table: Sequence[float] | None = None) -> Array:  # fmt: skip
         codes = np.empty(x.shape, np.uint8) if out is None else out
-        self.call("fit_codes", [*x.shape, lo, hi], [], [x, d, m, codes], [3])
+        self.call("fit_codes", [*x.shape, lo, hi], [], [x, d, m, codes, _floats(table)], [3])
         return codes
 
     def _conv(self, x: Sequence[Array], by: Sequence[Array | None], w: Array, bias: Array | None,

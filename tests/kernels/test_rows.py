@@ -304,6 +304,9 @@ def test_quantize_is_close(isa: str) -> None:
 FITS = [("none", 16, -32, 31), ("none", 32, -8, 7), ("any", 32, 0, 15), ("negative", 16, 0, 3), ("negative", 32, 0, 31)]
 
 
+IQ4 = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
+
+
 def groups(n: int, seed: int = 5) -> np.ndarray:
     """Sixteen groups of n weights, among them zeros, one value, one sign, tiny and large ones."""
     x = np.random.default_rng(seed).standard_normal((n, 16)).astype(np.float32)
@@ -325,6 +328,38 @@ def test_fit_has_the_bits_of_scalar(isa: str, kind: str, n: int, lo: int, hi: in
         assert not found[2] and not want[2]
         for a, b in zip(found[:2], want[:2], strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_fit_of_a_table(isa: str) -> None:
+    """Its bits are scalar's; codes are the values nearest, and of a border the one below."""
+    for seed in range(5):
+        x, more = groups(32, seed), {"table": IQ4}
+        want = rows.fit("scalar", x, "none", -127, 113, [0, 0.1], 2, **more)
+        found = rows.fit(isa, at_end(x), "none", -127, 113, [0, 0.1], 2, at_end(np.empty((2, 16), np.float32)), **more)
+        assert not found[2] and not want[2] and not found[1].any()
+        np.testing.assert_array_equal(found[0], want[0])
+    d = np.asarray([1, 2, -0.5, 0.25, 0, 1e-39], np.float32)
+    x = np.random.default_rng(7).integers(-400, 400, (6, 32)).astype(np.float32) / 2
+    inverse = np.asarray([0 if abs(v) < 1e-38 else 1 / v for v in d], np.float32)
+    borders = (np.asarray(IQ4[1:]) + IQ4[:-1]) / 2
+    out = at_end(np.empty((6, 32), np.uint8))
+    codes = rows.fit_codes(isa, at_end(x), -127, 113, at_end(d), at_end(np.zeros(6, np.float32)), out, table=IQ4)
+    np.testing.assert_array_equal(codes, np.searchsorted(borders, x * inverse[:, None]))
+
+
+def test_fit_of_a_table_is_least_squares() -> None:
+    x, values = groups(32), np.asarray(IQ4, np.float64)
+    d, _, _ = rows.fit("scalar", x, "none", -127, 113, [0, 0.1], 1, table=IQ4)
+    assert d[1] == 0
+    for lane in (0, 3, 4, 7, 8, 9):
+        v = x[:, lane].astype(np.float64)
+        most = v[np.abs(v).argmax()]
+        errors = []
+        for scale in (d[lane], most / -127):
+            codes = np.abs(v[:, None] / scale - values).argmin(1)
+            errors.append(((v - scale * values[codes]) ** 2).sum())
+        assert errors[0] < errors[1]
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -123,6 +123,12 @@ def test_bytes_depend_on_the_row_alone(name: str) -> None:
     np.testing.assert_array_equal(quantise(x[5:6], name), one[5:6])
 
 
+def test_tiny_weights_are_quick_as_well() -> None:
+    """Of MXFP4, whose scales go down to 2^-127: their reciprocals are beyond float32."""
+    x = weights(17, seed=14) * np.float32(2.0**-124)
+    np.testing.assert_array_equal(quantise(x, "MXFP4", quick=True), quantise(x, "MXFP4"))
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_of_one_value_are_quick_as_well(name: str) -> None:
     x = np.zeros((2, K), np.float32)

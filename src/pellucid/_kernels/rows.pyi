@@ -42,5 +42,15 @@ def fit(
     spread: Sequence[float],
     repeats: int = 1,
     out: _Array | None = None,
+    table: Sequence[float] | None = None,
 ) -> tuple[_Array, _Array, bool]: ...
-def fit_codes(isa: str, x: _Array, lo: int, hi: int, d: _Array, m: _Array, out: _Array | None = None) -> _Array: ...
+def fit_codes(
+    isa: str,
+    x: _Array,
+    lo: int,
+    hi: int,
+    d: _Array,
+    m: _Array,
+    out: _Array | None = None,
+    table: Sequence[float] | None = None,
+) -> _Array: ...

@@ -171,9 +171,29 @@ def softcap(str isa, const float[::1] x, float cap, out=None, int repeat=1):
 KINDS = ("none", "any", "negative")
 
 
-def fit(str isa, const float[:, ::1] x, str kind, int lo, int hi, spread, int repeats=1, out=None):
+cdef struct table_of:
+    float values[16]
+    float middle[15]
+
+
+cdef int use_table(pl_fit *f, table_of *t, table) except -1:
+    """table: 16 ascending values, or None."""
+    f.table, f.middle = NULL, NULL
+    if table is None:
+        return 0
+    if len(table) != 16 or f.n != 32 or f.kind != 0:
+        raise ValueError("a table must have 16 values, of groups of 32 without mins")
+    for i in range(16):
+        t.values[i] = table[i]
+    for i in range(15):
+        t.middle[i] = (t.values[i] + t.values[i + 1]) / 2
+    f.table, f.middle = t.values, t.middle
+    return 0
+
+
+def fit(str isa, const float[:, ::1] x, str kind, int lo, int hi, spread, int repeats=1, out=None, table=None):
     """(scales, mins, whether a value is out of range) of sixteen groups x (n, 16), n 16 or 32. kind: of mins, one of
-    KINDS; spread: up to 4 scales to try; out: (2, 16) for scales and mins."""
+    KINDS; spread: up to 4 scales to try; out: (2, 16) for scales and mins; table: 16 values that codes stand for."""
     cdef const pl_kernels *kernels = tier(isa)
     cdef pl_fit f
     if (x.shape[0], x.shape[1]) not in ((16, 16), (32, 16)) or len(spread) > 4:
@@ -181,6 +201,8 @@ def fit(str isa, const float[:, ::1] x, str kind, int lo, int hi, spread, int re
     f.kind, f.n, f.lo, f.hi, f.repeats, f.tries = KINDS.index(kind), x.shape[0], lo, hi, repeats, len(spread)
     for i, value in enumerate(spread):
         f.spread[i] = value
+    cdef table_of own
+    use_table(&f, &own, table)
     y = checked("out", out, np.float32, (2, 16))
     cdef float[:, ::1] view = y
     cdef int wrong
@@ -189,12 +211,16 @@ def fit(str isa, const float[:, ::1] x, str kind, int lo, int hi, spread, int re
     return y[0], y[1], wrong != 0
 
 
-def fit_codes(str isa, const float[:, ::1] x, int lo, int hi, const float[::1] d, const float[::1] m, out=None):
-    """Codes uint8 (groups, n) of groups x (groups, n), n 16 or 32, with the scales d and mins m (groups)."""
+def fit_codes(str isa, const float[:, ::1] x, int lo, int hi, const float[::1] d, const float[::1] m, out=None,
+              table=None):
+    """Codes uint8 (groups, n) of groups x (groups, n), n 16 or 32, with the scales d and mins m (groups). table: as of
+    fit."""
     cdef const pl_kernels *kernels = tier(isa)
     cdef pl_fit f
     cdef int groups = x.shape[0]
-    f.n, f.lo, f.hi = x.shape[1], lo, hi
+    cdef table_of own
+    f.kind, f.n, f.lo, f.hi = 0, x.shape[1], lo, hi
+    use_table(&f, &own, table)
     if f.n not in (16, 32) or d.shape[0] != groups or m.shape[0] != groups:
         raise ValueError("x must be (groups, 16 or 32), d and m (groups)")
     codes = checked("out", out, np.uint8, (groups, f.n))

@@ -61,6 +61,8 @@ cdef extern from "kernels/kernels.h":
         int tries
         float spread[4]
         int repeats
+        const float *table
+        const float *middle
     ctypedef struct pl_kernels:
         void (*quantize)(const float *, int, int, int8_t *, int8_t *, float *, int16_t *, int16_t *) noexcept nogil
         void (*to_bf16)(const float *, int, uint16_t *) noexcept nogil

@@ -139,9 +139,22 @@ static double op_softcap(call c)
     return 0;
 }
 
+/* f's table, of these values. middle: (15) */
+static void use_table(pl_fit *f, const float *values, float *middle)
+{
+    if (!values)
+        return;
+    for (int i = 0; i < 15; i++)
+        middle[i] = (values[i] + values[i + 1]) / 2;
+    f->table = values;
+    f->middle = middle;
+}
+
 static double op_fit(call c)
 {
-    pl_fit f = {(pl_fit_kind)c.i[0], (int)c.i[1], (int)c.i[2], (int)c.i[3], (int)c.i[4], {0}, (int)c.i[5]};
+    pl_fit f = {(pl_fit_kind)c.i[0], (int)c.i[1], (int)c.i[2], (int)c.i[3], (int)c.i[4], {0}, (int)c.i[5], NULL, NULL};
+    float middle[15];
+    use_table(&f, c.a[2], middle);
     for (int i = 0; i < f.tries; i++)
         f.spread[i] = c.f[i];
     return c.k->fit(&f, c.a[0], c.a[1], (float *)c.a[1] + PL_FIT_GROUPS) != 0;
@@ -149,7 +162,9 @@ static double op_fit(call c)
 
 static double op_fit_codes(call c)
 {
-    const pl_fit f = {.n = (int)c.i[1], .lo = (int)c.i[2], .hi = (int)c.i[3]};
+    pl_fit f = {.n = (int)c.i[1], .lo = (int)c.i[2], .hi = (int)c.i[3]};
+    float middle[15];
+    use_table(&f, c.a[4], middle);
     c.k->fit_codes(&f, (int)c.i[0], c.a[0], c.a[1], c.a[2], c.a[3]);
     return 0;
 }
