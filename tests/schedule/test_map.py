@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import Model, _engine
+from pellucid import Model, SamplingOptions, _engine
 from pellucid.errors import BatchError, ContextFullError, OutOfMemoryError
 from pellucid.look import score
 from pellucid.schedule.run import of
@@ -144,11 +144,35 @@ def test_an_error_of_the_iterable_is_raised(model: Model) -> None:
 
 def test_cancel_ends_it_though_items_are_endless(model: Model) -> None:
     stop = threading.Event()
-    running = model.map(itertools.repeat([1]), at_once=3, cancel=stop, **OPTIONS)
+    running = model.map(itertools.repeat([1]), at_once=3, cancel=stop, speculate=False, **OPTIONS)
     next(running)
     stop.set()
     left = list(running)
     assert len(left) <= 6 and left[-1].finish_reason == "cancelled"
+
+
+def test_cancel_that_is_true_once_ends_it_for_good(model: Model) -> None:
+    answers = iter([False] * 5 + [True])
+    running = model.map(itertools.repeat([1]), at_once=3, cancel=lambda: next(answers, False), **OPTIONS)
+    assert len(list(itertools.islice(running, 20))) <= 6
+
+
+def test_options_of_an_item_win(model: Model) -> None:
+    """Keywords of its own over its object, that over keywords of the call, and these over the call's object."""
+    mine = SamplingOptions(max_tokens=2, seed=7)
+    asked: list[Any] = [
+        [1],
+        {"prompt": [1], "options": mine},
+        {"prompt": [1], "options": mine, "max_tokens": 4},
+        {"prompt": [1], "options": SamplingOptions(seed=8)},
+        {"prompt": [1], "options": SamplingOptions(cancel=threading.Event())},
+        {"prompt": [1], "options": 5},
+    ]
+    base = SamplingOptions(max_tokens=9, temperature=0.0, ignore_eos=True)
+    found: list[Any] = list(model.map(asked, options=base, max_tokens=5, on_error="return"))
+    assert [len(one.ids) for one in found[:4]] == [5, 2, 4, 5] and [one.seed for one in found[1:4]] == [7, 7, 8]
+    assert all(one.options.temperature == 0 for one in found[:4])
+    assert "cancel belongs to the whole call" in str(found[4]) and isinstance(found[5], TypeError)
 
 
 def test_messages_and_texts(smollm2: Path) -> None:
@@ -171,6 +195,21 @@ def test_scores(model: Model) -> None:
     assert [found[0], found[2]] == expected[:2] and isinstance(found[1], ValueError)
     with pytest.raises(ValueError, match="1000000"):
         list(model.score_map(bad))
+
+
+@pytest.mark.parametrize("fails", ["an item", "all together"])
+def test_scores_of_items_that_can_be_read_once(model: Model, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    expected = [model.score([1, 2, 3]), model.score([4, 5])]
+    scores = score._scores
+
+    def alone(core: Any, many: Any, *rest: Any) -> Any:
+        if fails == "all together" and len(many) > 1:
+            raise OutOfMemoryError("no memory for all")
+        return scores(core, many, *rest)
+
+    monkeypatch.setattr(score, "_scores", alone)
+    found = list(model.score_map([iter([1, 2, 3]), iter([10**6]), (i for i in (4, 5))], on_error="return"))
+    assert [found[0], found[2]] == expected and isinstance(found[1], ValueError)
 
 
 def test_numbers_are_no_texts_to_score(model: Model) -> None:

@@ -85,7 +85,8 @@ def score(core: Core, texts: Any, top: Any, window: Any, cancel: Callable[[], bo
     top, window = _options(core, top, window)
     several, given = arguments.prompts(texts, "text")
     names = [f"text[{i}]" for i in range(len(given))] if several else ["text"]
-    scores = _scores(core, given, names, top, window, cancel)
+    many = [_ids(core, text, name, window) for text, name in zip(given, names, strict=True)]
+    scores = _scores(core, many, top, window, cancel)
     return scores if several else scores[0]
 
 
@@ -102,10 +103,13 @@ def score_map(
     """``Model.score_map``. cancel: as of `score`."""
     top, window = _options(core, top, window)
 
-    def several(texts: list[Any]) -> list[Score]:
-        return _scores(core, texts, ["text"] * len(texts), top, window, cancel)
+    def read(text: Any) -> list[int]:
+        return _ids(core, text, "text", window)
 
-    return in_parts(items, at_once, order, on_error, several)
+    def several(many: list[list[int]]) -> list[Score]:
+        return _scores(core, many, top, window, cancel)
+
+    return in_parts(items, at_once, order, on_error, read, several)
 
 
 def _options(core: Core, top: Any, window: Any) -> tuple[int, int | None]:
@@ -114,22 +118,23 @@ def _options(core: Core, top: Any, window: Any) -> tuple[int, int | None]:
     return top, None if window is None else checks.integer("window", window, 2, core.context_length)
 
 
+def _ids(core: Core, text: Any, name: str, window: int | None) -> list[int]:
+    """name: of the text, in errors."""
+    ids = core.prompt_ids(text, name)
+    if window is None and len(ids) > core.context_length:
+        message = f"{name} is too long; window={core.context_length} scores it in overlapping parts"
+        raise ContextFullError(message, needed=len(ids), available=core.context_length)
+    return ids
+
+
 def _scores(
     core: Core,
-    texts: Sequence[Any],
-    names: Sequence[str],
+    many: Sequence[list[int]],
     top: int,
     window: int | None,
     cancel: Callable[[], bool] | None = None,
 ) -> list[Score]:
-    """names: of the texts, in errors."""
-    many = []
-    for text, name in zip(texts, names, strict=True):
-        ids = core.prompt_ids(text, name)
-        if window is None and len(ids) > core.context_length:
-            message = f"{name} is too long; window={core.context_length} scores it in overlapping parts"
-            raise ContextFullError(message, needed=len(ids), available=core.context_length)
-        many.append(ids)
+    """many: the ids of each text."""
     parts = [part for ids in many for part in windows(ids, window)]
     with observers.during(core, "score", sum(map(len, many))):
         found = iter(score_ids(core, parts, top, cancel=cancel))

@@ -21,6 +21,7 @@ __all__ = ["complete", "in_parts", "seed_of"]
 
 MOST_AT_ONCE = 2**16
 _WAYS = ("prompt", "prompt_ids", "messages")
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -90,11 +91,17 @@ def _complete(
     core: Core, call: _Call, seeds: Iterator[Any] | None, common: SamplingOptions, options: Mapping[str, Any]
 ) -> Generator[Any, None, None]:
     gathered: dict[int, Gathered] = {}
-    cancelled = canceller(common.cancel)
+    asked, stopped = canceller(common.cancel), False
+
+    def cancelled() -> bool:
+        """For good, once the caller's function said so."""
+        nonlocal stopped
+        stopped = stopped or (asked is not None and asked())
+        return stopped
 
     def made() -> Iterator[Item]:
         for number, item in enumerate(call.items):
-            if cancelled is not None and cancelled():
+            if cancelled():
                 return
             seed: Any = None
             if seeds is not None:
@@ -107,7 +114,9 @@ def _complete(
             except Exception as error:
                 yield Item(number, None, None, error)  # type: ignore[arg-type]
 
-    running = pieces(core, made(), common, lambda: False, at_once=lambda: call.at_once - len(call.done))
+    running = pieces(
+        core, made(), common.replace(cancel=cancelled), lambda: False, at_once=lambda: call.at_once - len(call.done)
+    )
     try:
         for item, piece in running:
             number = item.number
@@ -135,6 +144,9 @@ def _job(core: Core, number: int, item: Any, seed: Any, common: Mapping[str, Any
         if len(ways) != 1:
             raise WrongValue("items", f"[{number}]: expected one of the keys {', '.join(_WAYS)}")
         name, value = ways[0], own.pop(ways[0])
+        if isinstance(own.get("options"), SamplingOptions):  # they win over the call's keywords, too
+            options = own.pop("options")
+            own = {**{name: getattr(options, name) for name in options.given}, **own}
         if "cancel" in own:
             raise WrongValue("items", f"[{number}]: cancel belongs to the whole call")
     else:
@@ -152,31 +164,39 @@ def _job(core: Core, number: int, item: Any, seed: Any, common: Mapping[str, Any
 
 
 def in_parts(
-    items: Iterable[Any], at_once: Any, order: Any, on_error: Any, several: Callable[[list[Any]], list[T]]
+    items: Iterable[Any],
+    at_once: Any,
+    order: Any,
+    on_error: Any,
+    read: Callable[[Any], S],
+    several: Callable[[list[S]], list[T]],
 ) -> Generator[Any, None, None]:
     """``Model.score_map``: `several` for so many items at a time. Where it fails, for each of them alone; where it is
-    cancelled, it ends."""
+    cancelled, it ends. read: makes what `several` takes of an item, once, for an item may be an iterator."""
     call = _Call(items, at_once, order, on_error)
-
-    def one(item: Any) -> Any:
-        try:
-            return several([item])[0]
-        except _engine.Cancelled:
-            raise
-        except Exception as error:
-            return error
 
     def run() -> Generator[Any, None, None]:
         first = 0
         while part := list(islice(call.items, call.at_once)):
-            try:
-                results: list[Any] = list(several(part))
-            except _engine.Cancelled:
-                raise
-            except Exception:
-                results = [one(item) for item in part]
+            results: list[Any] = [_tried(read, item) for item in part]
+            good = [i for i, one in enumerate(results) if not isinstance(one, Exception)]
+            texts = [results[i] for i in good]
+            found: Any = _tried(several, texts) if texts else []
+            if isinstance(found, Exception):
+                found = [_tried(lambda text: several([text])[0], text) for text in texts]
+            for i, one in zip(good, found, strict=True):
+                results[i] = one
             call.done.update(enumerate(results, first))
             first += len(part)
             yield from call.give()
 
     return run()
+
+
+def _tried(function: Callable[[S], T], given: S) -> T | Exception:
+    try:
+        return function(given)
+    except _engine.Cancelled:
+        raise
+    except Exception as error:
+        return error
