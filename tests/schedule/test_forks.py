@@ -13,6 +13,7 @@ import pytest
 
 from pellucid import Model
 from pellucid.errors import PellucidError
+from pellucid.schedule import run
 from tests.engine import models
 
 OPTIONS: dict[str, Any] = {"max_tokens": 200, "ignore_eos": True, "temperature": 1.0, "seed": 3}
@@ -47,6 +48,32 @@ def in_child(work: Callable[[], bool]) -> None:
     os.kill(pid, 9)
     os.waitpid(pid, 0)
     raise AssertionError("the child hangs")
+
+
+def test_of_a_request_that_another_thread_reads(path: Path) -> None:
+    """The child has no such thread, which would have its turn for ever."""
+    with Model.load(path, threads=1) as model:
+        request = model.submit(IDS, ahead=1, **OPTIONS)
+        request._turn.acquire()
+        reader = threading.Thread(target=request.result)
+        reader.start()
+
+        def child() -> bool:
+            for read in (request.result, lambda: next(request)):
+                with pytest.raises(PellucidError, match="forked"):
+                    read()
+            return True
+
+        in_child(child)
+        request._turn.release()
+        reader.join(60)
+        assert request.done
+
+
+def test_while_another_thread_makes_a_scheduler(path: Path) -> None:
+    with Model.load(path, threads=1) as model:
+        with run._making:
+            in_child(lambda: len(model.generate(IDS, **OPTIONS).ids) == 200)
 
 
 @pytest.mark.parametrize("cache", [False, True])

@@ -168,6 +168,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
 
     def _read(self, until: float | None) -> Piece | None:
         """The next piece; None at the end."""
+        self._check_fork()  # first, for a thread that read it in the parent has the turn for ever
         left = -1 if until is None else min(max(until - time.monotonic(), 0), threading.TIMEOUT_MAX)
         if not self._turn.acquire(timeout=left):
             raise TimeoutError("the request is not done yet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable
@@ -222,3 +223,12 @@ def _cancelled(job: Job) -> Piece:
 
 def _either(closing: Callable[[], bool], cancel: Callable[[], bool] | None) -> Callable[[], bool]:
     return closing if cancel is None else lambda: closing() or cancel()
+
+
+def _after_fork() -> None:
+    global _making
+    _making = threading.Lock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
