@@ -282,8 +282,12 @@ class BuildExt(build_ext):
         modules = self.translate(temp / "cython")
         jobs += [("modules", [*generated, "-O2" if name.endswith(HOT) else "-Os"], p) for name, p in modules.items()]
 
+        # A debugger wants names and frames; a wheel is two thirds as large without them.
+        small = not self.in_source and not MACOS
+        frames, strip = (["-fno-asynchronous-unwind-tables"], ["-Wl,-s"]) if small else ([], [])
+
         def work(job: tuple[str, list[str], Path]) -> Path:
-            return compile_object(cc, [*job[1], *extra_flags()], job[2], temp / job[0])
+            return compile_object(cc, [*job[1], *frames, *extra_flags()], job[2], temp / job[0])
 
         cores = os.cpu_count() or 1 if MACOS else len(os.sched_getaffinity(0))
         with ThreadPoolExecutor(min(8, cores)) as pool:
@@ -294,8 +298,6 @@ class BuildExt(build_ext):
         by_source = {source: target for (_, _, source), target in zip(jobs, objects, strict=True)}
         made.pop("modules")
         archives = [str(make_archive(temp / f"libpellucid_{name}.a", group)) for name, group in made.items()]
-        # A debugger wants names; a wheel is two thirds as large without them.
-        strip = [] if self.in_source or MACOS else ["-Wl,-s"]
         for ext in self.extensions:
             module = str(by_source[modules[ext.name]])
             ext.sources, ext.extra_objects, ext.depends = [], [module], [module, *archives]
