@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as PackageTokenizer
 
 from pellucid import Tokenizer
 from pellucid._spm import decode_model
@@ -181,6 +184,74 @@ def test_unigram(tmp_path: Path, trained: bytes) -> None:
         assert made.encode(text, add_special=False) == own.encode(text), repr(text)
         assert made.encode(text) == [1, *own.encode(text), 2]
     assert made.decode(made.encode("the owl")) == "the owl"
+
+
+SPELLED = (
+    "</s>", "a</s>b", "</s></s>", "</s> </s>", "</</s>s>", "<s</s>>", "<s><pad></s>", "x <mask> y", "a<unk>b",
+    "\u2603<unk>", "\uff1c/s\uff1e", "a\uff1c\uff0f\uff53\uff1e", "<\uff53>", "<\uff4d\uff41sk>", "\u2581</s>", "<one>",
+    "<\uff4fne>",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def xlm_r(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Tokenizer]:
+    """The package's tokenizer and Pellucid's, of a tokenizer.json whose vocabulary has every character of the control tokens'
+    spellings; <one> is no piece of the model, and <two> matches in every text."""
+    own = unigram()
+    own.add_special_tokens(["<one>"])
+    own.add_tokens(["<two>"])
+    table = json.loads(own.to_str())
+    more = [[c, -9.0] for c in "</>kmu\u2603"]
+    table["model"]["vocab"][5:5] = more
+    for token in table["added_tokens"]:
+        token["id"] += len(more) * (token["id"] > 4)
+    path = tmp_path_factory.mktemp("xlm_r") / "tokenizer.json"
+    path.write_text(json.dumps(table))
+    own = PackageTokenizer.from_file(str(path))
+    own.encode_special_tokens = True
+    return own, Tokenizer.load(path)
+
+
+def test_control_tokens_spelled_in_text(xlm_r: tuple[Any, Tokenizer]) -> None:
+    """They stay text, also where normalisation spells them."""
+    own, made = xlm_r
+    special = {token: own.token_to_id(token) for token in ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "<one>")}
+    assert {i: made.spelling(i) for i in special.values()} == {i: token for token, i in special.items()}
+    for text in SPELLED:
+        ids = made.encode(text, add_special=False)
+        assert not {*special.values()} & {*ids}, text
+        assert made.decode(ids) == unicodedata.normalize("NFKC", text).replace("\u2581", " ").lstrip(" "), text
+        first, second = made.encode_pair(text, text)[0], made.encode_pair("a", f"b {text}")[0]
+        for pair in (first, second):
+            assert pair[0] == 0 and pair.count(2) == 3 and len({*special.values()} & {*pair}) == 2, text
+    for token, i in special.items():
+        assert i in made.encode(token, parse_special=True, add_special=False)
+    two = own.token_to_id("<two>")
+    assert two == special["<one>"] + 1 and two in made.encode("a<two></s>")
+
+
+@given(text=st.text(max_size=40) | st.lists(st.sampled_from([*SPELLED, *"<>/s aunk"]), max_size=8).map("".join))
+@settings(max_examples=300, deadline=None)
+def test_any_text_of_a_unigram_folder(text: str, xlm_r: tuple[Any, Tokenizer]) -> None:
+    """The package's ids, but where that finds a control token, or an unknown one by its spelling."""
+    own, made = xlm_r
+    try:
+        found = made.encode(text, add_special=False)
+    except TokenizerError:
+        text.encode("utf-8", "surrogatepass")
+        return
+    control = {own.token_to_id(token) for token in ("<s>", "<pad>", "</s>", "<mask>", "<one>")}
+    assert not control & {*found}
+    expected = own.encode(text, add_special_tokens=False).ids
+    if not control & {*expected} and "<unk>" not in unicodedata.normalize("NFKC", text):
+        assert found == expected
+
+
+@pytest.mark.parametrize("text", SPELLED)
+def test_control_tokens_spelled_in_text_of_gguf_files(text: str, trained: bytes, tmp_path: Path) -> None:
+    made = Tokenizer.load(unigram_file(tmp_path / "m.gguf", trained))
+    assert not {1, 2, 3} & {*made.encode(text, add_special=False)}
+    assert made.encode_pair(text, text)[0].count(2) == 3
 
 
 def test_broken_tables_of_characters(tmp_path: Path, trained: bytes) -> None:

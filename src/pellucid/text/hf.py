@@ -80,7 +80,11 @@ class JsonTokenizer:
         check_room(len(self._description), 24)
         import tokenizers
 
-        made = tokenizers.Tokenizer.from_str(self._description)
+        table = self._checked.table
+        if special or table["model"]["type"] != "Unigram":
+            made = tokenizers.Tokenizer.from_str(self._description)
+        else:
+            made = _without_control_pieces(table)
         made.no_truncation()
         made.no_padding()
         made.encode_special_tokens = not special
@@ -229,6 +233,22 @@ class JsonTokenizer:
         if self._inside is not None:  # pieces inside a word begin so; others begin a word
             text = text.removeprefix(self._inside) if text.startswith(self._inside) else f" {text}"
         return (text.replace(_SPACE, " ") if self._spaces else text).encode("utf-8", "replace")
+
+
+def _without_control_pieces(table: dict[str, Any]) -> Any:
+    """The package's tokenizer of a Unigram model, which finds a piece wherever text spells it, those of control tokens
+    too: here these are empty, which matches nothing. Their places and scores stay, and so do all other ids."""
+    from tokenizers import Tokenizer, models
+
+    model, added = table["model"], table.get("added_tokens") or []
+    names = {token["content"] for token in added}
+    control = {token["content"] for token in added if token.get("special")}
+    # Added tokens take their ids from this one, which has no other pieces; a whole vocabulary is loaded but once.
+    numbers = [row if row[0] in names else ["", 0] for row in model["vocab"]]
+    made = Tokenizer.from_str(json.dumps({**table, "model": {**model, "vocab": numbers}}))
+    pieces = [("" if piece in control else piece, score) for piece, score in model["vocab"]]
+    made.model = models.Unigram(pieces, model.get("unk_id"), bool(model.get("byte_fallback")))
+    return made
 
 
 def _kind(decoder: object) -> tuple[bool, bool, str | None]:
