@@ -195,8 +195,8 @@ SPELLED = (
 
 @pytest.fixture(scope="module")
 def xlm_r(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Tokenizer]:
-    """The package's tokenizer and Pellucid's, of a tokenizer.json whose vocabulary has every character of the control tokens'
-    spellings; <one> is no piece of the model, and <two> matches in every text."""
+    """The package's tokenizer and Pellucid's, of a tokenizer.json whose vocabulary has every character of the control
+    tokens' spellings; <one> is no piece of the model, and <two> matches in every text."""
     own = unigram()
     own.add_special_tokens(["<one>"])
     own.add_tokens(["<two>"])
