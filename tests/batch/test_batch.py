@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -157,15 +158,41 @@ def test_what_is_there_is_kept(tiny: Path, tmp_path: Path, capsys: pytest.Captur
     whole = target.read_bytes()
     assert main(done) == 0 and target.read_bytes() == whole
     assert "12 done before, 0 now" in capsys.readouterr().err
-    for torn in (whole[:-1], whole[:-20], whole + b'{"id": "row', whole + b"\0" * 700, whole[:-3] + b"\0\0\0"):
+    first = whole.index(b"\n") + 1
+    for torn in (
+        whole[:-1],
+        whole[:-20],
+        whole + b'{"id":"row',
+        whole + b"{",
+        whole + b"\0" * 700,
+        whole[:-3] + b"\0\0\0",
+        whole + b"\n\0\0\n\0",
+    ):
         target.write_bytes(torn)
         assert main(done) == 0
         assert sorted(target.read_bytes().splitlines()) == sorted(whole.splitlines())
+    for blank in (b"\n", b"\r\n", b"\n\0\0\n"):  # an empty line is no end
+        target.write_bytes(spaced := whole[:first] + blank + whole[first:])
+        assert main(done) == 0 and target.read_bytes() == spaced
+    assert "12 done before, 0 now" in capsys.readouterr().err
 
 
 def test_files_of_others_are_left_alone(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = write(tmp_path / "in.jsonl", ids_rows(2)), tmp_path / "out.jsonl"
-    for text in (b"dear diary\n", b'{"name": 1}\n', b"[1]\n" * 3, b'{"id": [1]}\nmore\n'):
+    for text in (
+        b"dear diary\n",
+        b"dear diary",
+        b"\ndear diary\nmore\n",
+        b'{"name": 1}\n',
+        b'{"name": "package", "version": 1}',
+        b"{\n",
+        b"[1]\n" * 3,
+        b'{"id": [1]}\nmore\n',
+        b'{"id":1}\n\0\0{"id":2}\n',
+        b'{"id":1}\n\nmore',
+        b"7",
+        b'"id"',
+    ):
         target.write_bytes(text)
         assert main(["batch", str(source), str(target), "-m", str(tiny)]) == 1
         assert target.read_bytes() == text
@@ -174,6 +201,39 @@ def test_files_of_others_are_left_alone(tiny: Path, tmp_path: Path, capsys: pyte
     assert main(["batch", str(source), "/dev/null", "-m", str(tiny)]) == 1
     assert main(["batch", str(source), str(source), "-m", str(tiny)]) == 2
     assert "expected another file" in capsys.readouterr().err
+
+
+def test_lines_are_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(b'{"id":0}')  # whole, but for its end
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
+    with Target(str(path)) as target:
+        target.write({"id": 1})
+        assert lines(path) == [{"id": 0}, {"id": 1}] and not synced
+        later = time.monotonic() + 1.5
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        target.write({"id": 2})
+        assert synced == [path.stat().st_size]
+        target.write({"id": 3})
+        assert len(lines(path)) == 4 and len(synced) == 1
+    assert synced[1:] == [path.stat().st_size]
+
+
+def test_a_failed_sync_takes_back_what_may_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.jsonl"
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "no")
+
+    with Target(str(path)) as target:
+        target.write({"id": 1})
+        target.flush()
+        target.write({"id": 2})
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(PellucidError, match="out.jsonl: input/output error"):
+            target.flush()
+    assert lines(path) == [{"id": 1}]
 
 
 def test_one_process_writes(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,8 +250,8 @@ def test_shards_are_the_whole(task: str, tiny: Path, tmp_path: Path, monkeypatch
     assert main(["batch", str(source), str(whole), *common]) == 0
     parts = []
     for k in range(4):
-        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(k + 5))
-        monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "5")
+        for name, number in (("ID", k + 5), ("MIN", 5), ("MAX", 8), ("COUNT", 4)):
+            monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(number))
         shard = f"{k}/4" if k % 2 else "/4"
         assert main(["batch", str(source), str(tmp_path / "{shard}.jsonl"), *common, "--shard", shard]) == 0
         parts += (tmp_path / f"{k}.jsonl").read_bytes().splitlines()
@@ -204,6 +264,43 @@ def test_wrong_shards(shard: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     source = write(tmp_path / "in.jsonl", [])
     assert main(["batch", str(source), str(tmp_path / "out"), "--shard", shard]) == 2
     assert "--shard" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("array", "count", "share"),
+    [
+        ([0, 1, 2, 3], 4, [0, 1, 2, 3]),
+        ([1, 2, 3, 4], 4, [0, 1, 2, 3]),
+        ([0, 3], 4, [0, 3]),  # some of them again
+        ([0, 1, 2, 3, 4], 4, [0, 1, 2, 3, None]),
+        ([3, 5], 8, [None, None]),  # of 0 to 7, or of 1 to 8
+        ([1, 2, 3], 4, [None] * 3),
+        ([1, 3, 5, 7], 4, [None] * 4),
+    ],
+)
+def test_shares_of_an_array(
+    array: list[int],
+    count: int,
+    share: list[int | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A share that may be another task's is refused: it would be done twice, and one not at all."""
+    source = write(tmp_path / "in.jsonl", [])
+    for name, number in (("MIN", array[0]), ("MAX", array[-1]), ("COUNT", len(array))):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(number))
+    for task, expected in zip(array, share, strict=True):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
+        given = ["batch", str(source), str(tmp_path / f"{task} {{shard}}"), "--shard", f"/{count}", "-m", "none.gguf"]
+        assert main(given) == (1 if expected is not None else 2)  # there is no such model
+        told = " ".join(capsys.readouterr().err.split())
+        assert ("none.gguf" if expected is not None else "expected K/") in told
+        made = [path.name for path in tmp_path.glob(f"{task} *")]
+        assert made == ([] if expected is None else [f"{task} {expected}"])
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")  # of Kubernetes
+    assert main(["batch", str(source), str(tmp_path / "{shard}"), "--shard", "/4", "-m", "none.gguf"]) == 1
+    assert (tmp_path / "2").exists()
 
 
 def kills(source: Path, target: Path, tiny: Path, n: int, seed: int) -> int:

@@ -15,30 +15,35 @@ from pellucid.errors import PellucidError, one_line
 
 __all__ = ["Target"]
 
-LINES, SECONDS = 64, 1.0  # that may be lost with the machine's power, and are then made again
+LINES, SECONDS = 64, 1.0  # between two syncs
+BEGIN = tuple(f'{{"{name}":'.encode() for name in NAMES)  # of every line that this writes
 
 
 class Target:
     """A file of lines of JSON with an id each. done: keys of the ids that are there.
 
-    Opening it locks it and cuts off a last line that is not whole. Lines are written and synced together: a process
-    that is killed leaves whole lines and, at most, a part of one. A context manager. Raises PellucidError: the file is
-    another process's, or not one that this wrote, or cannot be written.
+    Opening it locks it and cuts off a last line that is not whole. A line is written at once: a process that is killed
+    leaves whole lines and, at most, a part of one. Lines are synced by and by: a machine that loses its power may lose
+    the last ones, which are then made again. A context manager. Raises PellucidError: the file is another process's, or
+    not one that this wrote, or cannot be written.
     """
 
     def __init__(self, path: str) -> None:
         self._path = one_line(path, 80)
-        self._lines: list[bytes] = []
-        self._since = 0.0
+        self._last = time.monotonic()  # when it was synced
+        self._lines = 0  # written since
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise self._failed(error) from None
         try:
             self._lock()
-            self.done, self._size = self._read()
+            self.done, self._size, ended = self._read()
             if self._size != os.fstat(self._fd).st_size:
                 os.ftruncate(self._fd, self._size)
+            if not ended:
+                self._put(b"\n")
+            self._synced = self._size  # bytes
         except OSError as error:
             os.close(self._fd)
             raise self._failed(error) from None
@@ -68,54 +73,65 @@ class Target:
         except BlockingIOError:
             raise PellucidError(f"{self._path}: another process is writing this file") from None
 
-    def _read(self) -> tuple[set[bytes], int]:
-        """The ids that are there, and the bytes of the whole lines."""
+    def _read(self) -> tuple[set[bytes], int, bool]:
+        """The ids that are there, the bytes up to the last whole line's end, and whether a line break ends it.
+
+        What follows that line is cut off, so it must be nothing but NULs and line breaks, as where the file had grown
+        and was never written, or the beginning of a line of this command's."""
         done: set[bytes] = set()
-        size = 0
+        at = size = 0
+        ended = True
         with open(os.dup(self._fd), "rb") as file:
             for number, line in enumerate(file, 1):
+                at += len(line)
+                if not line.strip(b"\0\r\n"):
+                    continue
                 whole = line.endswith(b"\n")
                 try:
                     entry = json.loads(line)
                     id = next(entry[name] for name in NAMES if name in entry)
-                    done.add(key_of(id))
                 except (ValueError, TypeError, StopIteration, RecursionError):
-                    if not whole or not line.strip(b"\0\n"):  # torn, or never written though the file had grown
+                    if not whole and any(line.startswith(one[: len(line)]) for one in BEGIN):  # torn
                         break
                     raise PellucidError(
                         f"{self._path}, line {number}: expected an object with an id, as this command writes; "
                         "the file is left as it is"
                     ) from None
-                if not whole:  # nobody knows whether that was all of it
-                    done.discard(key_of(id))
-                    break
-                size += len(line)
-        return done, size
+                done.add(key_of(id))
+                size, ended = at, whole
+        return done, size, ended
 
     def write(self, line: dict[str, Any]) -> None:
-        """Adds a line, soon: with others, or when `flush` is called."""
+        """Adds a line. Where that fails the file has what it had before."""
         text = json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        self._lines.append(text.encode("utf-8", "backslashreplace") + b"\n")
-        now = time.monotonic()
-        if len(self._lines) == 1:
-            self._since = now
-        if len(self._lines) >= LINES or now - self._since >= SECONDS:
+        try:
+            self._put(text.encode("utf-8", "backslashreplace") + b"\n")
+        except OSError as error:
+            raise self._cut(self._size, error) from None
+        self._lines += 1
+        if self._lines >= LINES or time.monotonic() - self._last >= SECONDS:
             self.flush()
 
+    def _put(self, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            at += os.pwrite(self._fd, data[at:], self._size + at)
+        self._size += len(data)
+
     def flush(self) -> None:
-        """Returns when what was written is on the disk. Where that fails the file has what it had before."""
-        if not self._lines:
+        """Returns when what was written is on the disk. Where that fails the file has what was there before."""
+        if self._size == self._synced:
             return
-        data, self._lines = b"".join(self._lines), []
         try:
-            at = 0
-            while at < len(data):
-                at += os.pwrite(self._fd, data[at:], self._size + at)
             os.fsync(self._fd)
         except OSError as error:
-            try:
-                os.ftruncate(self._fd, self._size)
-            except OSError:
-                pass  # the next start cuts it off
-            raise self._failed(error) from None
-        self._size += len(data)
+            raise self._cut(self._synced, error) from None
+        self._synced, self._lines, self._last = self._size, 0, time.monotonic()
+
+    def _cut(self, size: int, error: OSError) -> PellucidError:
+        try:
+            os.ftruncate(self._fd, size)
+            self._size = size
+        except OSError:
+            pass  # the next start cuts it off
+        return self._failed(error)

@@ -16,7 +16,8 @@ from pellucid.errors import one_line
 from pellucid.sampling import SamplingOptions
 
 _TASKS = ("generate", "chat", "score", "embed")
-_INDEXES = ("JOB_COMPLETION_INDEX", "SLURM_ARRAY_TASK_ID")
+_SLURM = "SLURM_ARRAY_TASK_ID"
+_INDEXES = ("JOB_COMPLETION_INDEX", _SLURM)
 _EVERY = 10.0  # seconds between two lines on stderr
 
 
@@ -153,21 +154,38 @@ def _shard(given: str | None) -> Any:
     if given is None:
         return Shard()
     match = re.fullmatch(r"([0-9]{0,6})/([0-9]{1,6})", given)
-    index = match[1] if match else ""
-    if match and not index:
-        index = next((os.environ[name] for name in _INDEXES if os.environ.get(name, "").isdigit()), "")
-        if not index:
-            raise output.UsageError(f"--shard={given}: expected {' or '.join(_INDEXES)} in the environment")
-        index = str(int(index) - _first())
-    if match is None or not 0 <= int(index) < int(match[2]):
+    if match is None:
+        index, count = -1, 0
+    else:
+        count = int(match[2])
+        index = int(match[1]) if match[1] else _of_array(given, count)
+    if not 0 <= index < count:
         raise output.UsageError(f"--shard={one_line(given, 40)!r}: expected K/N, with K from 0 to N - 1")
-    return Shard(int(index), int(match[2]))
+    return Shard(index, count)
 
 
-def _first() -> int:
-    """The number of an array's first task: Slurm's may begin with any."""
-    first = os.environ.get("SLURM_ARRAY_TASK_MIN", "")
-    return int(first) if "JOB_COMPLETION_INDEX" not in os.environ and first.isdigit() else 0
+def _of_array(given: str, count: int) -> int:
+    """The share of this task of a job array. In Slurm an array may begin with any number: a whole one has a share for
+    each of its tasks. Of tasks that are submitted again nobody knows where the whole array began, unless at 0."""
+    found = [(name, number) for name in _INDEXES if (number := _variable(name)) is not None]
+    if not found:
+        raise output.UsageError(f"--shard={given}: expected {' or '.join(_INDEXES)} in the environment")
+    name, index = found[0]
+    first = 0 if name != _SLURM else _variable("SLURM_ARRAY_TASK_MIN") or 0
+    if not first:
+        return index
+    last, tasks = (_variable(f"SLURM_ARRAY_TASK_{name}") for name in ("MAX", "COUNT"))
+    if not tasks == count == (last or 0) - first + 1:
+        raise output.UsageError(
+            f"--shard={given}: the job array begins at {first} and is not {count} tasks in a row, so task {index} "
+            f"may be any share; expected K/{count}, such as ${_SLURM}/{count}, or an array that begins at 0"
+        )
+    return index - first
+
+
+def _variable(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() and len(text) < 10 else None
 
 
 class _Progress:
