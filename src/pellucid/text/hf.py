@@ -67,7 +67,7 @@ class JsonTokenizer:
         with package_errors("refused by tokenizers"):
             self._plain = self._make(special=False)
         self._check_added(table.get("added_tokens") or [])
-        self.vocab_size = max(self._checked.bound, self._plain.get_vocab_size())
+        self.vocab_size = self._checked.bound
         self.bos, self.eos = self._id_of("bos_token", bos), self._id_of("eos_token", eos)
         self.eog = self._ends(end)
         self._bytes: list[bytes | None] = [None] * self.vocab_size
