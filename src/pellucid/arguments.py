@@ -41,6 +41,14 @@ def check_ids(ids: Any, name: str, vocab: int, *, empty: bool = False) -> list[i
     return out
 
 
+def check_padding(ids: Sequence[int], name: str, padding: int | None) -> None:
+    """Raises WrongValue where the ids have the token `padding`, which has no position of its own; None: there is no
+    such token."""
+    if padding is not None and padding in ids:
+        found = f": token {ids.index(padding)} is the padding token ({padding}), which has no position in a text"
+        raise wrong_part(WrongValue, name, found)
+
+
 def wrong_part(kind: type[ArgumentError], name: str, found: str) -> ArgumentError:
     """An error about an argument or a part of it, as in "prompt[3]"."""
     argument, bracket, rest = name.partition("[")

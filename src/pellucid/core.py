@@ -397,6 +397,7 @@ class Core:
     def prompt(self, prompt: Any, name: str = "prompt") -> list[int]:
         """As :meth:`prompt_ids`. Raises ContextFullError where the ids do not fit the context."""
         ids = self.prompt_ids(prompt, name)
+        arguments.check_padding(ids, name, self.config.padding)
         if len(ids) > self.context_length:
             raise ContextFullError(f"{name} is too long", needed=len(ids), available=self.context_length)
         return ids

@@ -89,8 +89,9 @@ def test_embeddings(load: Load, name: str, form: str) -> None:
 def test_company_changes_no_bit(load: Load, name: str, form: str) -> None:
     """Rows of several passes, of texts that share passes, and of one text alone are the same."""
     model = load(name, form)
-    vocab = model.info().vocab
+    vocab, pad = model.info().vocab, load_golden(BY_NAME[name]).model.config.get("pad_token_id")
     several = [[(7 * i * n + n) % vocab for i in range(n)] for n in (1, 30, 200, 3, 200, 64, 2, 190)]
+    several = [[i + (i == pad) for i in ids] for ids in several]
     for pooling in ("last", "first", "mean"):
         if not BY_NAME[name].pooling:
             continue
@@ -155,6 +156,17 @@ def test_options(load: Load) -> None:
         model.embed(["a", "a" * 300])
     with pytest.raises(TypeError, match=r"texts\[1\]"):
         model.embed(["a", 5])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["xlm_roberta", "roberta"])
+def test_the_padding_token_in_a_text(load: Load, name: str) -> None:
+    """transformers gives it no position of its own in XLM-R and RoBERTa; in BERT it is a token as any other."""
+    model, pad = load(name), load_golden(BY_NAME[name]).model.config["pad_token_id"]
+    for texts, place in (([5, pad, 6], r"texts: token 1 "), ([[5, 6], [5, 6, 7, pad]], r"texts\[1\]: token 3 ")):
+        with pytest.raises(ValueError, match=rf"{place}is the padding token \({pad}\), which has no position"):
+            model.embed(texts)
+    assert model.embed("a<pad>b").shape == (1, 64)
+    assert load("bert").embed([5, 0, 6]).shape == (1, 64)
 
 
 def test_pooling_must_be_known(tmp_path: Path) -> None:

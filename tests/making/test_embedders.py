@@ -38,6 +38,16 @@ def test_results(name: str, tmp_path: Path) -> None:
             assert b.rerank(QUERY, DOCUMENTS) == a.rerank(QUERY, DOCUMENTS)
 
 
+def test_the_padding_token_in_a_text(tmp_path: Path) -> None:
+    """It has no position of its own, as in the folder; the file says so by its kind of tokenizer."""
+    convert_folder(folder_of(BY_NAME["xlm_roberta"], tmp_path / "folder"), tmp_path / "out.gguf", "F32")
+    with Model.load(tmp_path / "out.gguf", threads=1) as model:
+        pad = load_golden(BY_NAME["xlm_roberta"]).model.config["pad_token_id"]
+        with pytest.raises(ValueError, match=rf"texts: token 2 is the padding token \({pad}\)"):
+            model.embed([5, 6, pad])
+        assert model.embed([5, 6]).shape == (1, 64)
+
+
 @pytest.mark.parametrize("name", [name for name, case in BY_NAME.items() if case.model.gguf])
 def test_files_are_those_that_converters_write(name: str, tmp_path: Path) -> None:
     case = BY_NAME[name]

@@ -26,6 +26,7 @@ def config(source: Source) -> Config:
     c = r.base(halves=True, act="gelu", causal=False, norms="layer", rotates=False)
     first = source.get_int(r.key("first_position"), 0, min=0, max=c.context - 1)  # of folders of XLM-R
     c = replace(c, context=c.context - first, first_position=first, final_norm=last_norm(c))
+    c = replace(c, padding=_padding(source, first))
     check_types(source)
     pooler = source.get_str(r.key("classifier.pooler"), "cls")  # of folders of BERT
     sigmoid = source.get_bool(r.key("classifier.sigmoid"), True)
@@ -39,6 +40,15 @@ def config(source: Source) -> Config:
     several = rows is not None and len(rows.shape) == 2 and rows.shape[0] > 1
     layers = ((pooler, c.dim, c.dim), (_HEAD, 1, c.dim))
     return replace(c, scorer=layers, sigmoid=sigmoid, second_type=c.context if several else 0)
+
+
+def _padding(source: Source, first: int) -> int | None:
+    """Of XLM-R and RoBERTa, whose positions begin after that of padding. GGUF files lack the rows before; there the
+    kind of tokenizer tells."""
+    if first or source.get_str("tokenizer.ggml.model", None) not in ("t5", "gpt2"):
+        return first - 1 if first else None
+    found: int | None = source.get_int("tokenizer.ggml.padding_token_id", None, min=0)
+    return found
 
 
 def check_types(source: Source) -> None:

@@ -108,6 +108,7 @@ class Config:
     query_every: int = 0
     norms: str = "rms"
     first_position: int = 0  # of a table of learned positions
+    padding: int | None = None  # a token that has no position of its own, and so no place in a text
     parallel: bool = False  # attention and feed-forward network read the same norm
     pooling: str | None = None  # how hidden states become an embedding; None: the file does not say
     headless: bool = False  # it has no head, and so gives no logits
