@@ -373,13 +373,14 @@ class Core:
         """The ids as a list. Raises ValueError or TypeError naming the argument."""
         return arguments.check_ids(ids, name, self.config.vocab, empty=empty)
 
-    def prompt_ids(self, prompt: Any, name: str = "prompt") -> list[int]:
-        """The ids of a prompt (text or ids), at least one. Raises ValueError, TypeError, TokenizerError, naming it."""
+    def prompt_ids(self, prompt: Any, name: str = "prompt", *, parse_special: bool = False) -> list[int]:
+        """The ids of a prompt (text or ids), at least one. parse_special: as of ``Model.tokenize``. Raises ValueError,
+        TypeError, TokenizerError, naming it."""
         prompt = arguments.plain(prompt)
         if isinstance(prompt, str):
             self.need_tokenizer()
             try:
-                ids = self.tokenize(prompt)
+                ids = self.tokenize(prompt, parse_special=parse_special)
             except TokenizerError as error:
                 raise TokenizerError(f"{name}: {error.message}", position=error.position) from None
             if not ids:

@@ -110,6 +110,20 @@ def test_answers_are_those_of_the_library(llama: Llama, model: Model) -> None:
     assert "".join(one["choices"][0]["text"] for one in pieces) == " Paris" and pieces[-1]["choices"][0]["text"] == ""
 
 
+def test_a_prompt_has_special_tokens(llama: Llama, model: Model) -> None:
+    """Chats that programs write out themselves."""
+    text, short = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", {"max_tokens": 4, "temperature": 0}
+    ids = model.tokenize(text, parse_special=True)
+    expected = model.generate(ids, max_tokens=4, temperature=0).text
+    answer = llama(text, **short)  # type: ignore[arg-type]
+    assert answer["usage"]["prompt_tokens"] == len(ids) < len(model.tokenize(text))
+    assert answer["choices"][0]["text"] == expected
+    assert llama(text, echo=True, **short)["choices"][0]["text"] == text + expected  # type: ignore[arg-type]
+    some: Any = ["a", "b"]
+    with pytest.raises(TypeError, match="prompt"):
+        llama(some)
+
+
 def test_max_tokens_of_none_or_0_is_the_rest_of_the_context(smollm2: Path) -> None:
     small = Llama(str(smollm2), n_ctx=24, verbose=False)
     for most in (None, 0, -1):

@@ -159,22 +159,22 @@ class Llama(Steps):
         grammar: Any = None,
         logit_bias: Mapping[Any, float] | None = None,
     ) -> Any:
-        """Continues a text, or ids -> a dict of OpenAI's form; with stream, an iterator of such dicts."""
+        """Continues a text, or ids -> a dict of OpenAI's form; with stream, an iterator of such dicts. In a text, what
+        spells a special token is that token."""
         given = {name: value for name, value in locals().items() if name not in ("self", "echo", "stream", "model")}
         if echo and logprobs is not None:
             raise NotImplementedError("echo with logprobs is not supported")
         fields, options = request(given, self._repeat_last, self._seed)
         call = completion_call(fields, UNBOUNDED)
         call.options |= options
-        ahead = 0 if echo else len(prompt) if isinstance(prompt, str) else len(self._model.detokenize(prompt))
-        if echo and not stream:
-            call.options["echo"] = True
+        call.prompts = [self._model.core.prompt_ids(prompt, parse_special=True)]
+        text = prompt if isinstance(prompt, str) else self._model.detokenize(prompt)
         with context_errors():
             answer = Answer(self._model, call, model or self.model_path)
         if not stream:
             with context_errors():
-                return shapes.completion(answer.whole(), ahead)
-        return _streamed(one for event in answer.events() for one in shapes.completion_events(event, ahead))
+                return shapes.completion(answer.whole(), len(text), text if echo else "")
+        return _streamed(one for event in answer.events() for one in shapes.completion_events(event, len(text)))
 
     __call__ = create_completion
 

@@ -19,10 +19,13 @@ def _usage(found: dict[str, Any]) -> dict[str, int]:
     return {name: found["usage"][name] for name in _USAGE}
 
 
-def completion(found: dict[str, Any], ahead: int) -> dict[str, Any]:
-    """ahead: characters before the new text."""
+def completion(found: dict[str, Any], ahead: int, echoed: str = "") -> dict[str, Any]:
+    """ahead: characters before the new text. echoed: what the text begins with."""
     new = found["usage"]["completion_tokens"]
-    choices = [{**one, "logprobs": _logprobs(one["logprobs"], ahead, new)} for one in found["choices"]]
+    choices = [
+        {**one, "text": echoed + one["text"], "logprobs": _logprobs(one["logprobs"], ahead, new)}
+        for one in found["choices"]
+    ]
     return {**_common(found), "choices": choices, "usage": _usage(found)}
 
 
