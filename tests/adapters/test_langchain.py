@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pellucid import Model
-from tests.adapters.conftest import EXAMPLES, HERE, Run, readme
+from tests.adapters.conftest import EXAMPLES, HERE, ROOT, Run, readme
 
 pytestmark = pytest.mark.clients
 
@@ -37,6 +37,10 @@ def test_program(run: Run, smollm2: Path) -> None:
         chat,
         "fine\n",
     ]
+
+
+def test_calls(run: Run, smollm2: Path) -> None:
+    assert run(HERE / "programs" / "langchain_calls.py", smollm2, PYTHONPATH=str(ROOT)) == "fine\n"
 
 
 def test_readme(run: Run) -> None:

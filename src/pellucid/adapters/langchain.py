@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 try:
@@ -25,9 +24,14 @@ try:
         UsageMetadata,
         convert_to_openai_messages,
     )
-    from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+    from langchain_core.output_parsers import (
+        JsonOutputKeyToolsParser,
+        JsonOutputParser,
+        PydanticOutputParser,
+        PydanticToolsParser,
+    )
     from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, GenerationChunk
-    from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+    from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough, run_in_executor
     from langchain_core.tools import BaseTool
     from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
     from langchain_core.utils.pydantic import is_basemodel_subclass
@@ -36,15 +40,15 @@ except ImportError as error:
     raise ImportError(f"pellucid.adapters.langchain needs the extra langchain: {error}") from None
 
 from pellucid import Completion, Model, Piece
-from pellucid.adapters.shared import check_template, loaded
+from pellucid.adapters.shared import check_template, closed, loaded
 from pellucid.errors import WrongValue, shown
 from pellucid.options import CHAT_DEFAULTS
 
 __all__ = ["ChatPellucid", "PellucidEmbeddings", "PellucidLLM"]
 
 
-class _Settings(BaseModel):
-    """What chat and text models have in common."""
+class _Source(BaseModel):
+    """Where a model comes from."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -52,6 +56,21 @@ class _Settings(BaseModel):
     """A path, a name of the catalogue, or a model that is loaded."""
     load: dict[str, Any] = Field(default_factory=dict)
     """Options of `Model.load`, such as `threads` and `context`."""
+
+    @property
+    def pellucid(self) -> Model:
+        """The model. It is loaded at first use, and shared by all that have the same `model` and `load`."""
+        source = (self.model, self.load)
+        held = self.__dict__.get("_held")  # beside the fields, so that it is not compared or shown with them
+        if held is None or held[0] != source:  # also in a copy, which has what its original held
+            held = self.__dict__["_held"] = ((self.model, dict(self.load)), loaded(*source))
+        found: Model = held[1]
+        return found
+
+
+class _Settings(_Source):
+    """What chat and text models have in common."""
+
     temperature: float | None = None
     max_tokens: int | None = None
     stop: list[str] | None = None
@@ -73,14 +92,13 @@ class _Settings(BaseModel):
         kept = {name: value for name, value in given.items() if name not in others}
         return {**kept, "model_kwargs": {**(kept.get("model_kwargs") or {}), **others}} if others else given
 
-    @cached_property
-    def pellucid(self) -> Model:
-        """The model. It is loaded at first use, and shared by all that have the same `model` and `load`."""
-        return loaded(self.model, self.load)
-
     def _model(self, more: Mapping[str, Any]) -> Model:
         """A call may name another model."""
         return loaded(more["model"], self.load) if more.get("model") else self.pellucid
+
+    async def _amodel(self, more: Mapping[str, Any]) -> Model:
+        """The same without holding up the event loop while it is loaded."""
+        return await run_in_executor(None, self._model, more)
 
     def _called(self, more: Mapping[str, Any]) -> str:
         model = more.get("model") or self.model
@@ -94,7 +112,9 @@ class _Settings(BaseModel):
         if n not in (None, 1):
             raise WrongValue("n", f"={shown(n)}: expected 1; `batch` asks several times")
         texts = stop if stop is not None else self.stop
-        return {**given, "stop": list(texts)} if texts else given
+        if texts:
+            given["stop"] = [texts] if isinstance(texts, str) else list(texts)
+        return given
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
@@ -133,12 +153,12 @@ class ChatPellucid(_Settings, BaseChatModel):
         return found
 
     def _asked(
-        self, messages: list[BaseMessage], stop: list[str] | None, more: Mapping[str, Any]
+        self, model: Model, messages: list[BaseMessage], stop: list[str] | None, more: Mapping[str, Any]
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         options = self._options(stop, more)
         if self.template is not None:
             options.setdefault("template", self.template)
-        check_template(self._model(more), options.get("template"), "ChatPellucid(template=...)")
+        check_template(model, options.get("template"), "ChatPellucid(template=...)")
         converted = convert_to_openai_messages(messages)
         return (converted if isinstance(converted, list) else [converted]), options
 
@@ -149,8 +169,9 @@ class ChatPellucid(_Settings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        asked, options = self._asked(messages, stop, kwargs)
-        return self._result(self._model(kwargs).chat(asked, **options), self._called(kwargs))
+        model = self._model(kwargs)
+        asked, options = self._asked(model, messages, stop, kwargs)
+        return self._result(model.chat(asked, **options), self._called(kwargs))
 
     async def _agenerate(
         self,
@@ -159,8 +180,9 @@ class ChatPellucid(_Settings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        asked, options = self._asked(messages, stop, kwargs)
-        return self._result(await self._model(kwargs).achat(asked, **options), self._called(kwargs))
+        model = await self._amodel(kwargs)
+        asked, options = self._asked(model, messages, stop, kwargs)
+        return self._result(await model.achat(asked, **options), self._called(kwargs))
 
     def _stream(
         self,
@@ -169,9 +191,10 @@ class ChatPellucid(_Settings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        asked, options = self._asked(messages, stop, kwargs)
+        model = self._model(kwargs)
+        asked, options = self._asked(model, messages, stop, kwargs)
         called = False
-        with self._model(kwargs).chat(asked, stream=True, **options) as pieces:
+        with model.chat(asked, stream=True, **options) as pieces:
             for piece in pieces:
                 called = called or bool(piece.tool_calls)
                 chunk = self._chunk(piece, self._called(kwargs), called)
@@ -186,9 +209,10 @@ class ChatPellucid(_Settings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        asked, options = self._asked(messages, stop, kwargs)
+        model = await self._amodel(kwargs)
+        asked, options = self._asked(model, messages, stop, kwargs)
         called = False
-        async with self._model(kwargs).achat(asked, stream=True, **options) as pieces:
+        async with model.achat(asked, stream=True, **options) as pieces:
             async for piece in pieces:
                 called = called or bool(piece.tool_calls)
                 chunk = self._chunk(piece, self._called(kwargs), called)
@@ -242,8 +266,8 @@ class ChatPellucid(_Settings, BaseChatModel):
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """tool_choice: "auto", "none", "required" (or "any", True), or the name of a tool. strict: a call has no
-        arguments but those that the tool declares."""
-        converted = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        arguments but those that the tool declares, and a schema that cannot be kept in full is an error."""
+        converted = [_tool(tool, strict) for tool in tools]
         choice: Any = tool_choice
         if tool_choice in ("any", True):
             choice = "required"
@@ -256,21 +280,26 @@ class ChatPellucid(_Settings, BaseChatModel):
         self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
         """Answers that are bound to a schema (method "json_schema", the default), or the arguments of a call of a tool
-        ("function_calling")."""
+        ("function_calling"). strict: objects have no keys but those that the schema declares, where it does not say."""
         method, strict = kwargs.pop("method", "json_schema"), kwargs.pop("strict", True)
-        if method == "function_calling":
-            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
-        if method not in ("json_schema", "json_mode"):
+        if method not in ("json_schema", "json_mode", "function_calling"):
             raise ValueError(f"method={method!r}: expected json_schema, json_mode or function_calling")
-        bound = {"type": "object"} if method == "json_mode" else convert_to_json_schema(schema, strict=strict)
-        parser: Any = JsonOutputParser()
-        if isinstance(schema, type) and is_basemodel_subclass(schema):
-            parser = PydanticOutputParser(pydantic_object=schema)
-        told = {
-            "kwargs": {"method": method},
-            "schema": bound if method == "json_mode" else convert_to_json_schema(schema),
-        }  # what traces show
-        asking = self.bind(schema=json.dumps(bound), ls_structured_output_format=told, **kwargs)
+        declared = {"type": "object"} if method == "json_mode" else convert_to_json_schema(schema)
+        told = {"kwargs": {"method": method}, "schema": declared}  # what traces show
+        of_class = isinstance(schema, type) and is_basemodel_subclass(schema)
+        asking: Any
+        parser: Any
+        if method == "function_calling":
+            asking = self.bind_tools(
+                [schema], tool_choice="any", strict=strict, ls_structured_output_format=told, **kwargs
+            )
+            parser = JsonOutputKeyToolsParser(key_name=declared["title"], first_tool_only=True)
+            if of_class:
+                parser = PydanticToolsParser(tools=[schema], first_tool_only=True)
+        else:
+            bound = closed(declared) if strict and method == "json_schema" else declared
+            asking = self.bind(schema=json.dumps(bound), ls_structured_output_format=told, **kwargs)
+            parser = PydanticOutputParser(pydantic_object=schema) if of_class else JsonOutputParser()
         if not include_raw:
             return asking | parser
         kept = RunnablePassthrough.assign(parsed=lambda one: parser.invoke(one["raw"]), parsing_error=lambda _: None)
@@ -301,7 +330,8 @@ class PellucidLLM(_Settings, LLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> str:
-        return (await self._model(kwargs).agenerate(prompt, **self._options(stop, kwargs))).text
+        model = await self._amodel(kwargs)
+        return (await model.agenerate(prompt, **self._options(stop, kwargs))).text
 
     def _stream(
         self,
@@ -317,21 +347,31 @@ class PellucidLLM(_Settings, LLM):
                     run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
 
+    async def _astream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[GenerationChunk]:
+        model = await self._amodel(kwargs)
+        async with model.astream(prompt, **self._options(stop, kwargs)) as pieces:
+            async for piece in pieces:
+                chunk = GenerationChunk(text=piece.text)
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(piece.text, chunk=chunk)
+                yield chunk
 
-class PellucidEmbeddings(BaseModel, Embeddings):
+
+class PellucidEmbeddings(_Source, Embeddings):
     """Embeddings of texts. `query`, `document`: the model's prompt, by its name, or a text that is put before each."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     model: str | Model
-    load: dict[str, Any] = Field(default_factory=dict)
     query: str | None = None
     document: str | None = None
     dimensions: int | None = None
-
-    @cached_property
-    def pellucid(self) -> Model:
-        return loaded(self.model, self.load)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         if not texts:
@@ -347,6 +387,16 @@ class PellucidEmbeddings(BaseModel, Embeddings):
 # Which programs give to any model, and which mean nothing to one in the process.
 _OF_SERVERS = frozenset({"api_key", "base_url", "max_retries", "stream_usage", "streaming", "timeout"})
 _NOT_OURS = frozenset({"model", "ls_structured_output_format", "stream", "stream_usage"})
+
+
+def _tool(given: Any, strict: bool) -> dict[str, Any]:
+    """A tool in OpenAI's form, with the required arguments that it declares. LangChain's own `strict` would require
+    all, and allow no keys in a dict."""
+    made = convert_to_openai_tool(given)
+    function = made.get("function")
+    if not strict or not isinstance(function, dict) or function.get("strict") is False:
+        return made
+    return {**made, "function": {**closed(function), "strict": True}}
 
 
 def _usage(prompt: int, new: int) -> UsageMetadata:

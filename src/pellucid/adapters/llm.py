@@ -166,7 +166,7 @@ class _Chat:
 
     def _answer(self, prompt: Any) -> Answer:
         from pellucid.adapters.answers import Answer
-        from pellucid.adapters.shared import check_template
+        from pellucid.adapters.shared import check_template, closed
         from pellucid.openai.fields import chat_call, completion_call
         from pellucid.openai.limits import UNBOUNDED
 
@@ -175,7 +175,7 @@ class _Chat:
         if body.pop("json_object", None):
             body["response_format"] = {"type": "json_object"}
         if prompt.schema:
-            body["response_format"] = {"type": "json_schema", "json_schema": {"schema": _closed(prompt.schema)}}
+            body["response_format"] = {"type": "json_schema", "json_schema": {"schema": closed(prompt.schema)}}
         if prompt.tools:
             body["tools"] = [_tool(tool) for tool in prompt.tools]
         messages = _messages(prompt.messages)
@@ -246,6 +246,8 @@ class PellucidAsyncChat(_Chat, llm.AsyncModel):
 
 
 def _tool(tool: Any) -> dict[str, Any]:
+    from pellucid.adapters.shared import closed
+
     if not isinstance(tool, llm.Tool):
         raise llm.ModelError(f"{type(tool).__name__}: there is no server that could run this tool")
     return {
@@ -253,21 +255,9 @@ def _tool(tool: Any) -> dict[str, Any]:
         "function": {
             "name": tool.name,
             "description": tool.description or "",
-            "parameters": _closed(tool.input_schema),
+            "parameters": closed(tool.input_schema),
         },
     }
-
-
-def _closed(schema: Any) -> Any:
-    """A schema whose objects have no keys but theirs, where it does not say."""
-    if isinstance(schema, list):
-        return [_closed(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    found = {name: _closed(value) for name, value in schema.items()}
-    if isinstance(found.get("properties"), dict) and found.get("type") == "object":
-        found.setdefault("additionalProperties", False)
-    return found
 
 
 def _messages(given: Iterable[Any]) -> list[dict[str, Any]]:

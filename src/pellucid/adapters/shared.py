@@ -9,7 +9,7 @@ from typing import Any
 from pellucid import Model, pickled
 from pellucid.errors import ChatTemplateError
 
-__all__ = ["check_template", "loaded"]
+__all__ = ["check_template", "closed", "loaded"]
 
 
 def loaded(model: str | Model, load: Mapping[str, Any]) -> Model:
@@ -28,3 +28,16 @@ def check_template(model: Model, template: str | None, way: str) -> None:
     tokenizer = model.tokenizer
     if template is None and tokenizer is not None and tokenizer.chat_template is None:
         raise ChatTemplateError(f"the model file has no chat template: give one, in Jinja, with {way}")
+
+
+def closed(schema: Any) -> Any:
+    """A schema whose objects have no keys but those that it declares, where it does not say. An object without
+    `properties`, such as a mapping, stays open."""
+    if isinstance(schema, list):
+        return [closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: closed(value) for name, value in schema.items()}
+    if isinstance(found.get("properties"), dict) and found.get("type") == "object":
+        found.setdefault("additionalProperties", False)
+    return found

@@ -1,0 +1,144 @@
+"""What programs with LangChain rely on: tools and schemas mean what they declare, the model that is set runs, an event
+loop goes on while a model is loaded, and what is cancelled or closed stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from pellucid import Model
+from pellucid.adapters.langchain import ChatPellucid, PellucidEmbeddings, PellucidLLM
+from tests.adapters.programs.stopped import MOST, aclosed, cancelled, closed
+
+path = sys.argv[1]
+ASK = "Name a colour."
+chat = ChatPellucid(model=path, temperature=0, max_tokens=8)
+
+# ---- tools and schemas
+
+
+class Scores(BaseModel):
+    scores: dict[str, int] = Field(min_length=1, max_length=1)
+    note: str | None = None
+
+
+def find(city: str, filters: dict[str, str], units: str = "C") -> str:
+    """Finds."""
+    return ""
+
+
+def schema_of(bound: Any) -> Any:
+    return json.loads(bound.first.kwargs["schema"])
+
+
+def tool_of(bound: Any) -> Any:
+    return bound.kwargs["tools"][0]["function"]
+
+
+schema = schema_of(chat.with_structured_output(Scores))
+assert schema["properties"]["scores"]["additionalProperties"] == {"type": "integer"}, schema
+assert schema["required"] == ["scores"] and schema["additionalProperties"] is False, schema
+assert "additionalProperties" not in schema_of(chat.with_structured_output(Scores, strict=False))
+answer = chat.with_structured_output(Scores).invoke("Score red.", max_tokens=200, seed=1)
+assert isinstance(answer, Scores) and len(answer.scores) == 1, answer
+
+tool = tool_of(chat.bind_tools([find]))
+assert tool["parameters"]["properties"]["filters"]["additionalProperties"] == {"type": "string"}, tool
+assert tool["parameters"]["required"] == ["city", "filters"], tool
+assert tool["parameters"]["additionalProperties"] is False and tool["strict"] is True, tool
+declared = {"name": "find", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+in_full: dict[str, Any] = {"type": "function", "function": declared}
+for given in (declared, in_full):
+    assert tool_of(chat.bind_tools([given]))["parameters"]["additionalProperties"] is False
+    assert tool_of(chat.bind_tools([given], strict=False)) == declared
+kept: dict[str, Any] = {"type": "function", "function": {**declared, "strict": False}}
+assert tool_of(chat.bind_tools([kept])) is kept["function"]
+
+for kind in (Scores, Scores.model_json_schema()):
+    for strict in (True, False):
+        calling: Any = chat.with_structured_output(kind, method="function_calling", strict=strict)
+        function = tool_of(calling.first)
+        assert function["name"] == "Scores" and function.get("strict", False) is strict, function
+        assert ("additionalProperties" in function["parameters"]) is strict, function
+        if strict:  # other keys could go on without end
+            answer = calling.invoke("Score red.", max_tokens=200, seed=1)
+            assert len(answer["scores"] if isinstance(kind, dict) else answer.scores) == 1, answer
+raw: Any = {"method": "function_calling", "include_raw": True}
+answer = chat.with_structured_output(Scores, **raw, max_tokens=200, seed=1).invoke("Score red.")
+assert isinstance(answer["parsed"], Scores) and answer["parsing_error"] is None and answer["raw"].tool_calls
+assert chat.with_structured_output(Scores, **raw, max_tokens=1).invoke("Score red.")["parsed"] is None
+
+# ---- the model that is set
+model = chat.pellucid
+assert chat.model_copy(update={"load": {"context": 64}}).pellucid.context_length == 64
+assert chat.model_copy(update={"temperature": 1}).pellucid is model is chat.pellucid
+assert chat == ChatPellucid(model=path, temperature=0, max_tokens=8), "whether it is loaded is no difference"
+other = chat.model_copy()
+other.model = "no/such/file.gguf"
+embeddings = PellucidEmbeddings(model=model)
+assert embeddings.pellucid is model
+embeddings.model = "no/such/file.gguf"
+for wrong in (lambda: other.invoke(ASK), lambda: embeddings.embed_query(ASK)):
+    try:
+        wrong()
+    except Exception as error:
+        assert "no/such/file.gguf" in str(error), error
+    else:
+        raise AssertionError("the old model ran")
+other.model = path
+other.load = {"context": 128}
+assert other.pellucid.context_length == 128
+
+# ---- a text to stop at is one text
+said = chat.invoke(ASK).content
+assert isinstance(said, str) and said
+assert chat.invoke(ASK, stop=said[0] + "qzx").content == said
+assert chat.bind(stop=said[0]).invoke(ASK).content == ""
+
+# ---- loading leaves the event loop alone
+threads: list[threading.Thread] = []
+real: Any = Model.load
+
+
+def load(*arguments: Any, **options: Any) -> Model:
+    threads.append(threading.current_thread())
+    found: Model = real(*arguments, **options)
+    return found
+
+
+async def first_calls() -> None:
+    await ChatPellucid(model=path, load={"context": 101}).ainvoke(ASK, max_tokens=1)
+    async for _ in ChatPellucid(model=path, load={"context": 102}).astream(ASK, max_tokens=1):
+        pass
+    await PellucidLLM(model=path, load={"context": 103}).ainvoke(ASK, max_tokens=1)
+    async for _ in PellucidLLM(model=path, load={"context": 104}).astream(ASK, max_tokens=1):
+        pass
+
+
+Model.load = staticmethod(load)  # type: ignore[method-assign]
+asyncio.run(first_calls())
+Model.load = real  # type: ignore[method-assign]
+assert len(threads) == 4 and threading.main_thread() not in threads, threads
+
+# ---- what is cancelled or closed stops
+endless: Any = {"max_tokens": MOST, "ignore_eos": True}
+llm = PellucidLLM(model=path)
+assert llm.pellucid is model
+
+
+async def read(asked: Any) -> None:
+    async for _ in asked.astream(ASK, **endless):
+        pass
+
+
+for asked in (chat, llm):
+    cancelled(model, lambda asked=asked: asked.ainvoke(ASK, **endless))  # type: ignore[misc]
+    cancelled(model, lambda asked=asked: read(asked))  # type: ignore[misc]
+    aclosed(model, lambda asked=asked: asked.astream(ASK, **endless))  # type: ignore[misc]
+    closed(model, lambda asked=asked: asked.stream(ASK, **endless))  # type: ignore[misc]
+print("fine")
