@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pellucid import Model
-from tests.adapters.conftest import EXAMPLES, HERE, Run, readme
+from tests.adapters.conftest import EXAMPLES, HERE, ROOT, Run, readme
 from tests.embedding.cases import BY_NAME
 from tests.embedding.files import load_golden, write_folder
 
@@ -28,5 +28,7 @@ def test_program(environment: Callable[[list[str]], Run], smollm2: Path, tmp_pat
     printed = [part.strip() for part in out[out.index(chat) :].split("\n--\n")]
     assert printed[:3] == [chat, chat, chat]
     assert printed[3].endswith(text.strip()) and printed[4].endswith("fine")  # litellm and DSPy print notes before
+    out = run(HERE / "programs" / "litellm_calls.py", smollm2, PYTHONPATH=str(ROOT), **offline)
+    assert out.endswith("fine\n")  # litellm prints notes before
     assert run("-c", readme("pellucid.adapters.litellm"), **offline).strip()
     assert run(EXAMPLES / "dspy_answers.py", "What is the capital of France?", **offline).strip()

@@ -30,6 +30,7 @@ from pellucid.errors import (
     ModelFileError,
     TokenizerError,
     WrongType,
+    WrongValue,
     shown,
 )
 from pellucid.openai.embeddings import embed_call, embedded
@@ -91,11 +92,17 @@ class PellucidLLM(CustomLLM):
 
     # ---- chats ------------------------------------------------------------------------------------------------------
 
-    def _answer(self, model: str, messages: list[Any], optional_params: Mapping[str, Any]) -> Answer:
+    def _answer(
+        self, model: str, messages: list[Any], optional_params: Mapping[str, Any], streamed: bool = False
+    ) -> Answer:
         found = self.model(model)
         fields = {**(optional_params.get("extra_body") or {}), **optional_params, "messages": messages}
         template = fields.get("template", self._template)
         call = chat_call({name: value for name, value in fields.items() if name not in NOT_OURS}, UNBOUNDED)
+        if streamed and call.n != 1:
+            raise WrongValue("n", f"={call.n}: expected 1 in a stream, as litellm would mix the answers")
+        if streamed and call.logprobs is not None:
+            raise WrongValue("logprobs", ": expected none in a stream, as litellm would drop them")
         if template is not None:
             call.template["template"] = template
         check_template(found, template, "template=..., in the call or in register()")
@@ -118,7 +125,7 @@ class PellucidLLM(CustomLLM):
         self, model: str, messages: list[Any], *, optional_params: dict[str, Any], **_: Any
     ) -> Iterator[GenericStreamingChunk]:
         with _told(model):
-            answer = self._answer(model, messages, optional_params)
+            answer = self._answer(model, messages, optional_params, streamed=True)
             for event in answer.events():
                 yield from _chunks(event, answer)
 
@@ -126,7 +133,7 @@ class PellucidLLM(CustomLLM):
         self, model: str, messages: list[Any], *, optional_params: dict[str, Any], **_: Any
     ) -> AsyncIterator[GenericStreamingChunk]:
         with _told(model):
-            answer = await _in_thread(partial(self._answer, model, messages, optional_params))
+            answer = await _in_thread(partial(self._answer, model, messages, optional_params, streamed=True))
             async for event in answer.aevents():
                 for chunk in _chunks(event, answer):
                     yield chunk
