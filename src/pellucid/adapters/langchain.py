@@ -118,8 +118,16 @@ class _Settings(_Source):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        options = self._options(None, {})
-        return {"model_name": self._called({}), "load": self.load, **options}
+        """What an answer depends on: LangChain's caches go by it."""
+        load = self.load
+        if isinstance(self.model, Model):
+            info = self.model.info()
+            load = {"kv": info.kv, "precision": info.precision, "quantisation": info.quantisation}
+        return {"model_name": self._called({}), "load": load, **self._options(None, {})}
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """By the model's tokenizer, without the tokens that a prompt begins or ends with."""
+        return self.pellucid.tokenize(text, add_special=False)
 
 
 class ChatPellucid(_Settings, BaseChatModel):
@@ -140,6 +148,10 @@ class ChatPellucid(_Settings, BaseChatModel):
     @property
     def _llm_type(self) -> str:
         return "pellucid"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"template": self.template, **super()._identifying_params}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         options = self._options(stop, kwargs)

@@ -1,5 +1,5 @@
 """What programs with LangChain rely on: tools and schemas mean what they declare, the model that is set runs, an event
-loop goes on while a model is loaded, and what is cancelled or closed stops."""
+loop goes on while a model is loaded, caches tell models apart, and what is cancelled or closed stops."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import sys
 import threading
 from typing import Any
 
+from langchain_core.caches import InMemoryCache
+from langchain_core.globals import set_llm_cache
+from langchain_core.messages import HumanMessage, trim_messages
 from pydantic import BaseModel, Field
 
 from pellucid import Model
@@ -93,6 +96,21 @@ for wrong in (lambda: other.invoke(ASK), lambda: embeddings.embed_query(ASK)):
 other.model = path
 other.load = {"context": 128}
 assert other.pellucid.context_length == 128
+
+# ---- caches, and numbers of tokens
+set_llm_cache(InMemoryCache())
+plain = chat.invoke(ASK)
+assert chat.invoke(ASK).content == plain.content
+formed = ChatPellucid(model=path, temperature=0, max_tokens=8, template="The capital of France is")
+assert formed.invoke(ASK).content == formed.invoke(ASK, template=formed.template).content != plain.content
+with Model.load(path, kv="f32") as wide:
+    own = {one._get_llm_string() for one in (chat, ChatPellucid(model=model), ChatPellucid(model=wide), formed)}
+    assert len(own) == 4, own
+set_llm_cache(None)
+for counting in (chat, PellucidLLM(model=path)):
+    assert counting.get_num_tokens("Hello world") == len(model.tokenize("Hello world")) == 2
+history = [HumanMessage("word " * n) for n in (50, 3, 2)]
+assert trim_messages(history, max_tokens=40, token_counter=chat, strategy="last") == history[1:]
 
 # ---- a text to stop at is one text
 said = chat.invoke(ASK).content
