@@ -32,6 +32,7 @@ from pellucid.errors import (
 from pellucid.later import Later
 from pellucid.plan import Plan
 from pellucid.pooling import Dense, Embedder, Norm
+from pellucid.text.base import NoTokenizerError
 from pellucid.tokenizer import Tokenizer
 from pellucid.weights.base import ModelFile
 from pellucid.weights.suppressed import suppressed
@@ -347,7 +348,7 @@ class Core:
         self.open()
         tokenizer = self.tokenizer
         if tokenizer is None:
-            raise TokenizerError("the model file has no tokenizer: only token ids are accepted")
+            raise NoTokenizerError("the model file has no tokenizer: only token ids are accepted")
         return tokenizer
 
     def piece(self, id: int, *, special: bool = False) -> bytes:
@@ -378,17 +379,16 @@ class Core:
         TypeError, TokenizerError, naming it."""
         prompt = arguments.plain(prompt)
         if isinstance(prompt, str):
-            self.need_tokenizer()
+            tokenizer = self.need_tokenizer()
             try:
                 ids = self.tokenize(prompt, parse_special=parse_special)
             except TokenizerError as error:
                 raise TokenizerError(f"{name}: {error.message}", position=error.position) from None
             if not ids:
-                bos = self.need_tokenizer().bos
-                if bos is None:
+                if tokenizer.bos is None:
                     found = " is empty, and the model has no BOS token to start from"
                     raise arguments.wrong_part(WrongValue, name, found)
-                ids = [bos]
+                ids = [tokenizer.bos]
             return ids
         if isinstance(prompt, (bytes, bytearray)) or not hasattr(prompt, "__iter__"):
             found = f" must be text or a list of token ids, not {type(prompt).__name__}"
@@ -413,8 +413,7 @@ class Core:
 
         Raises ChatTemplateError where it is empty.
         """
-        prompt = self.chat_prompt(messages, name=name, **options)
-        if not prompt.ids:
+        if not (prompt := self.chat_prompt(messages, name=name, **options)).ids:
             raise ChatTemplateError("the chat template gives no text for these messages")
         return prompt
 
@@ -439,8 +438,7 @@ def thread_count(asked: Any) -> tuple[int, str]:
     """(number of threads, the reason for it)."""
     if asked is not None:
         return checks.integer("threads", asked, 1, MOST_THREADS), "asked for"
-    text = os.environ.get("PELLUCID_THREADS", "")
-    if text:
+    if text := os.environ.get("PELLUCID_THREADS", ""):
         if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST_THREADS:
             raise checks.wrong_value("PELLUCID_THREADS", text, f"a number from 1 to {MOST_THREADS}")
         return int(text), "PELLUCID_THREADS"

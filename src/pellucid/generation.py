@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from pellucid import _engine, checks, log, observers, sampling
 from pellucid.bound import Bound, Guesses
 from pellucid.core import Core
-from pellucid.errors import ContextFullError, TokenizerError, WrongValue
+from pellucid.errors import ContextFullError, WrongValue
 from pellucid.guide import Guide
 from pellucid.options import TEMPLATE_DEFAULTS
 from pellucid.reply import Asked, Reply, Spoken, for_template
 from pellucid.results import FinishReason, Piece, Timings, TokenLogprob
 from pellucid.sampling import SamplingOptions
 from pellucid.structure import Structure
+from pellucid.text.base import NoTokenizerError
 from pellucid.text.stream import TextStream, spell_out
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Job:
         self.root = self.salt if o.cache and self.sequence is None else None
         self.max_tokens = math.inf if o.max_tokens is None else o.max_tokens
         if o.stop and tokenizer is None:
-            raise TokenizerError("stop strings need a tokenizer, and the model file has none: use stop_ids")
+            raise NoTokenizerError("stop strings need a tokenizer, and the model file has none: use stop_ids")
         piece = self.core.piece if self.reply is None else self.reply.piece
         self.text = None if tokenizer is None else TextStream(piece, o.stop)
         self.spoken = None if self.reply is None else Spoken(self.reply, self.ids, o.seed, structure is not None)

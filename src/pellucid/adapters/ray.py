@@ -19,8 +19,8 @@ except ImportError as error:
 
 from pellucid import Model
 from pellucid.adapters.shared import loaded
-from pellucid.errors import ClosedError, PellucidError, WrongType, WrongValue, shown
-from pellucid.schedule.many import seed_of
+from pellucid.errors import PellucidError, WrongType, WrongValue, shown
+from pellucid.schedule.many import check_options, of_item, seed_of
 
 __all__ = ["Generate", "Score", "deployment", "generate", "score"]
 
@@ -98,6 +98,7 @@ class _OnBatches:
     def __init__(self, source: str, load: Mapping[str, Any] | None, at_once: int, on_error: str) -> None:
         self.keeps, self.at_once = on_error == "column", at_once
         self.model = _loaded(source, load or {})
+        _ = self.model.tokenizer  # raises where it cannot be used, which no row can change
 
     def results(self, found: Sequence[Any], columns: Mapping[str, tuple[Any, Callable[[Any], Any]]]) -> dict[str, Any]:
         """Columns of results, some of which may be errors. columns: name -> (type, what it has of a result)."""
@@ -112,10 +113,8 @@ class _OnBatches:
 
     def checked(self, one: Any) -> Any:
         """A result, or the error of a row. Raises what is not the row's."""
-        if isinstance(one, Exception):
-            rows = isinstance(one, (ValueError, TypeError, PellucidError))
-            if not rows or isinstance(one, (MemoryError, ClosedError)):
-                raise one
+        if isinstance(one, Exception) and not of_item(one):
+            raise one
         return one
 
 
@@ -140,6 +139,7 @@ class Generate(_OnBatches):
         super().__init__(source, load, at_once, on_error)
         self.column, self.chats = prompt or messages or "", messages is not None
         self.output, self.id, self.seed, self.options = output, id, seed or 0, options
+        check_options(self.model.core, options)
 
     @staticmethod
     def check(

@@ -10,10 +10,11 @@ from typing import Any
 from pellucid.batch import tasks
 from pellucid.batch.source import Row, key_of
 from pellucid.batch.target import Target
-from pellucid.errors import ClosedError, PellucidError
+from pellucid.errors import PellucidError
 from pellucid.model import Model
 from pellucid.openai.fields import Call
 from pellucid.results import Completion
+from pellucid.schedule.many import check_options
 
 __all__ = ["Counts", "run"]
 
@@ -52,9 +53,9 @@ class _Run:
 
     def wrong(self, row: Row, error: Exception) -> None:
         """Writes the line of a row that failed, or raises."""
-        if not self.keeps or isinstance(error, ClosedError) or not tasks.is_the_rows(error):
-            if isinstance(error, MemoryError) or not tasks.is_the_rows(error):
-                raise error
+        if not tasks.is_the_rows(error):
+            raise error
+        if not self.keeps:
             raise PellucidError(f"{row.place}: {tasks.error_line(row, False, error)['error']['message']}") from error
         self.counts.errors += 1
         self.write(tasks.error_line(row, "body" in row.fields, error))
@@ -77,14 +78,16 @@ def run(
     OutOfMemoryError; ValueError for `pooling`."""
     one = _Run(target, keep_errors, progress)
     given = options or {}
+    # First what is wrong with the model or the options, which no row can change.
+    _ = model.tokenizer  # raises where it cannot be used
     if task in ("generate", "chat"):
-        tokenizer = model.tokenizer
-        templated = given.get("template") is not None or tokenizer is None or tokenizer.chat_template is not None
-        _generate(model, one, rows, tasks.Generation(model, task, seed, templated), at_once, given)
+        check_options(model.core, given)
+        _generate(model, one, rows, tasks.Generation(model, task, seed), at_once, given)
     elif task == "score":
+        model.core.decoder()
         _in_parts(one, rows, at_once, lambda texts: model.score(texts), tasks.score_line)
     else:
-        model.embed([], **given)  # raises what is wrong with the model or the options, and not with a row
+        model.embed([], **given)
         _in_parts(one, rows, at_once, lambda texts: model.embed(texts, **given), tasks.embed_line)
     target.flush()
     return one.counts

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from pellucid.batch.source import Row
-from pellucid.errors import PellucidError, WrongValue, one_line
+from pellucid.errors import WrongValue, one_line
 from pellucid.model import Model
 from pellucid.openai.fields import Call, chat_call, completion_call
 from pellucid.openai.limits import Limits, Rules
@@ -16,7 +16,7 @@ from pellucid.openai.shapes import ChatObjects, CompletionObjects, Objects, usag
 from pellucid.options import CHAT_DEFAULTS
 from pellucid.results import Completion
 from pellucid.sampling import MOST_SEED
-from pellucid.schedule.many import seed_of
+from pellucid.schedule.many import of_item, seed_of
 from pellucid.server.failures import Failure, failure
 from pellucid.server.identity import fingerprint
 
@@ -29,26 +29,18 @@ _COLUMNS = frozenset((*PROMPTS, *CHAT_DEFAULTS))
 _MOST = 2**31 - 1
 
 
-class UnfitModel(PellucidError):
-    """What no row can change: the model cannot do the task as it was asked for."""
-
-
 class Generation:
-    """The tasks "generate" and "chat". seed: of the run, from which each row has its own; None: they have none.
-    templated: whether there is a chat template besides those of rows."""
+    """The tasks "generate" and "chat". seed: of the run, from which each row has its own; None: they have none."""
 
-    def __init__(self, model: Model, task: str, seed: int | None, templated: bool = True) -> None:
-        self._model, self._chats, self._seed, self._templated = model, task == "chat", seed, templated
+    def __init__(self, model: Model, task: str, seed: int | None) -> None:
+        self._model, self._chats, self._seed = model, task == "chat", seed
         limits = Limits(n=128, prompts=1, stop=_MOST, stop_characters=_MOST, logit_bias=_MOST)
         self._rules = Rules(limits=limits)
         self._fingerprint = ""
 
     def work(self, row: Row) -> tuple[list[dict[str, Any]], Call | None]:
-        """Items for `Model.map`: one for each of a row's choices. Raises what is wrong with the row, or UnfitModel."""
-        items, call = self._request(row) if "body" in row.fields else self._plain(row)
-        if not self._templated and any("messages" in item and item.get("template") is None for item in items):
-            raise UnfitModel("the model file has no chat template: give one, in Jinja, with --template FILE")
-        return items, call
+        """Items for `Model.map`: one for each of a row's choices. Raises what is wrong with the row."""
+        return self._request(row) if "body" in row.fields else self._plain(row)
 
     def _plain(self, row: Row) -> tuple[list[dict[str, Any]], None]:
         fields = {k: v for k, v in row.fields.items() if v is not None and (not row.table or k in _COLUMNS)}
@@ -157,6 +149,5 @@ def error_line(row: Row, call: bool, error: Exception) -> dict[str, Any]:
 
 
 def is_the_rows(error: Exception) -> bool:
-    """Whether an error is that of a row, and not of the model, the memory or a bug."""
-    kept = (Failure, ValueError, TypeError, PellucidError)
-    return isinstance(error, kept) and not isinstance(error, (MemoryError, UnfitModel))
+    """Whether an error is that of a row, and not one that no row can change."""
+    return isinstance(error, Failure) or of_item(error)

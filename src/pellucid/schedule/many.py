@@ -9,18 +9,28 @@ from typing import Any, TypeVar
 
 from pellucid import _engine, arguments, checks
 from pellucid.core import Core
-from pellucid.errors import ArgumentError, WrongValue
+from pellucid.errors import (
+    ArgumentError,
+    ClosedError,
+    PellucidError,
+    UnsupportedModelError,
+    WrongValue,
+)
 from pellucid.generation import Job, canceller, parse_chat_options
 from pellucid.options import TEMPLATE_DEFAULTS
 from pellucid.results import Gathered
 from pellucid.sampling import MOST_SEED, SamplingOptions
 from pellucid.schedule.run import AT_ONCE, Item, of, pieces
 from pellucid.schedule.start import begin
+from pellucid.text.base import NoTokenizerError
+from pellucid.text.chat import NoTemplateError
+from pellucid.text.grammar import NoGrammarsError
 
-__all__ = ["complete", "in_parts", "seed_of"]
+__all__ = ["check_options", "complete", "in_parts", "of_item", "seed_of"]
 
 MOST_AT_ONCE = 2**16
 _WAYS = ("prompt", "prompt_ids", "messages")
+_OF_ALL = (ClosedError, MemoryError, NoGrammarsError, NoTemplateError, NoTokenizerError, UnsupportedModelError)
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -57,6 +67,19 @@ def _placed(error: Exception, number: int) -> Exception:
         placed.__cause__ = error.__cause__
         return placed
     return error
+
+
+def of_item(error: Exception) -> bool:
+    """Whether an item's error is about this item, and not about the model, the machine, what is installed or a bug."""
+    return isinstance(error, (ValueError, TypeError, PellucidError)) and not isinstance(error, _OF_ALL)
+
+
+def check_options(core: Core, options: Mapping[str, Any]) -> None:
+    """Raises what is wrong with the options of `complete`, or with the model, whatever the items are."""
+    core.decoder()
+    _job(core, 0, {"prompt_ids": [0], "max_tokens": 0, "on_full": "stop"}, None, options)
+    if (template := options.get("template")) is not None:
+        core.need_tokenizer().chat(template)
 
 
 def seed_of(seed: int, id: str | int) -> int:

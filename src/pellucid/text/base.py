@@ -14,6 +14,7 @@ from .special import Finder, end_ids, looks_like_control
 from .vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 
 __all__ = [
+    "NoTokenizerError",
     "VocabularyTokenizer",
     "check_encodable",
     "check_id",
@@ -26,6 +27,10 @@ __all__ = [
 ]
 
 _REPLACEMENT = "\ufffd".encode()
+
+
+class NoTokenizerError(TokenizerError):
+    """The model has none: only token ids are accepted."""
 
 
 def check_text(text: object) -> str:

@@ -26,6 +26,7 @@ from pellucid import Model
 from pellucid.adapters import ray as adapter
 from pellucid.errors import PellucidError
 from pellucid.schedule.many import seed_of
+from pellucid.text.base import NoTokenizerError
 
 path, folder = sys.argv[1], Path.cwd() / "ray-data"
 WORDS = ("sea", "river", "old house", "cat", "winter", "morning")
@@ -89,6 +90,14 @@ common = vars(adapter)["_common"]
 assert common([["scalar", "avx2"], ["scalar", "avx2"]]) is None
 assert common([["scalar", "avx2", "avx512"], ["scalar", "avx2"]]) == "avx2"
 assert common([["scalar", "neon"], ["scalar", "avx2"]]) == "scalar"
+
+kept: dict[str, Any] = {"prompt": "prompt", "on_error": "column", "load": {"threads": 2}, "max_tokens": 2}
+refused("regex", lambda: adapter.Generate(path, **kept, regex="("))  # which no row can change
+actor = adapter.Generate(path, **kept)
+table = actor(pyarrow.table({"prompt": ["The sky", None]}))
+assert table["text"].to_pylist()[0] and table["error"].to_pylist()[1]
+refused("no tokenizer", partial(actor.checked, NoTokenizerError("it has no tokenizer")))
+del actor
 
 
 class Told(adapter.Generate):
