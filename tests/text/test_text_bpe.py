@@ -14,6 +14,7 @@ from pellucid import Tokenizer
 from pellucid.errors import TokenizerError
 from pellucid.text import Vocabulary, build
 from pellucid.text.bpe import BpeTokenizer, byte_characters, characters_to_bytes
+from pellucid.text.vocabulary import CONTROL, NORMAL, USER_DEFINED
 from pellucid.text.words import WORDS
 
 Parts = dict[str, Any]
@@ -188,3 +189,20 @@ def test_a_long_text_has_the_ids_of_a_short_one(smollm2: Path, text: str, monkey
     found = tokenizer.encode(many)
     monkeypatch.setattr("pellucid.text.bpe._LONG_TEXT", 1 << 30)
     assert found == tokenizer.encode(many) and tokenizer.decode(found) == many
+
+
+CONTROL_MERGES = ["E N", "EN D", "< /", "s >", "</ s>", "</s> >"]
+
+
+@pytest.mark.parametrize("merges", [CONTROL_MERGES[:1], CONTROL_MERGES])
+@pytest.mark.parametrize("pre", ["default", "gpt-2", "llama-bpe"])
+def test_no_text_becomes_a_control_token(pre: str, merges: list[str]) -> None:
+    """Neither by merges that make it, nor as a word that is a piece."""
+    pieces = [*byte_characters().values(), "EN", "</", "s>", "</s>>", "END", "</s>", "<|a|>"]
+    types = np.array([NORMAL] * 260 + [CONTROL] * 2 + [USER_DEFINED], np.int32)
+    made = BpeTokenizer(Vocabulary(model="bpe", pre=pre, pieces=pieces, merges=merges, types=types))
+    assert spelled(made, "END", parse_special=True) == ["END"]
+    for text in ("END", "ENDEND", "</s>", "</s></s>", "a</s>>", "<|a|>"):
+        ids = made.encode(text)
+        assert max(ids) < 260 and made.decode(ids) == text, text
+    assert 256 in made.encode("EN")

@@ -17,6 +17,7 @@ from pellucid import _spm
 from pellucid.errors import TokenizerError
 from pellucid.text import Vocabulary, build
 from pellucid.text.spm import MergedSpmTokenizer, SpmTokenizer
+from pellucid.text.vocabulary import CONTROL, NORMAL
 from pellucid.tokenizer import Tokenizer
 from tests.text.make_golden import merge, partition
 
@@ -182,6 +183,17 @@ def test_merges_have_the_say_over_pieces(merged: MergedSpmTokenizer) -> None:
     assert spelled(merged, " hello") == ["▁", "hello"]  # "▁hello" is a piece, but no merge makes it
     assert spelled(merged, "a  <think>z<bos>") == ["a", "  ", "<think>", "<0x7A>", "<", "b", "o", "<0x73>", ">"]
     assert spelled(merged, "a<bos>", parse_special=True) == ["a", "<bos>"]
+
+
+def test_no_merge_makes_a_control_token(merged_parts: Parts) -> None:
+    """Nor is a character one: it becomes its bytes."""
+    pieces = [*merged_parts["pieces"], b"<a", b"b>", b"<ab>", "\u2603".encode()]
+    types = np.append(merged_parts["types"], [NORMAL, NORMAL, CONTROL, CONTROL]).astype(np.int32)
+    merges = [*MERGES, "< a", "b >", "<a b>"]
+    made = MergedSpmTokenizer(Vocabulary(**{**merged_parts, "pieces": pieces, "types": types, "merges": merges}))
+    assert spelled(made, "a<ab><ab>") == ["a", "<a", "b>", "<a", "b>"]
+    assert spelled(made, "\u2603") == ["<0xE2>", "<0x98>", "<0x83>"]
+    assert spelled(made, "<ab>\u2603", parse_special=True) == ["<ab>", "\u2603"]
 
 
 @given(text=st.text() | st.text("\u2581 helot<think>\0\n\xe9", max_size=30))

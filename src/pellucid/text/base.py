@@ -176,6 +176,12 @@ class VocabularyTokenizer:
         every = self._finder.ids
         return {text: i for text, i in every.items() if text not in self._always}
 
+    def _control(self) -> set[str]:
+        """Pieces that no ordinary text may become."""
+        kinds = self._types or ()
+        found = (i for i in self.special.values() if kinds and kinds[i] in (CONTROL, USER_DEFINED))
+        return {self.vocabulary.spelling(i) for i in found}
+
     def _special_text(self, index: int) -> str:
         """The text of a control or user-defined token."""
         return self.vocabulary.spelling(index)

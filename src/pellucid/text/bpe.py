@@ -7,6 +7,7 @@ returns exactly what was encoded.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -65,7 +66,7 @@ class BpeTokenizer(VocabularyTokenizer):
         pieces, ids = number_pieces(vocabulary)
         unknown = vocabulary.unk if vocabulary.unk in vocabulary.ids_of(UNKNOWN) else None
         spelling = None if unknown is None else pieces[unknown]
-        self._model = load_merges(vocabulary, ids, unk_token=spelling, ignore_merges=WORDS[pre].whole)
+        self._model = load_merges(vocabulary, ids, self._control(), unk_token=spelling, ignore_merges=WORDS[pre].whole)
         self._model.pre_tokenizer = make_splitter(WORDS[pre])
         present = bytes(byte for byte, character in _CHARACTER.items() if character in ids)
         self._encodable = present if unknown is None and len(present) < 256 else None
@@ -124,15 +125,22 @@ def number_pieces(vocabulary: Vocabulary) -> tuple[list[str], dict[str, int]]:
     return pieces, ids
 
 
-def load_merges(vocabulary: Vocabulary, ids: dict[str, int], **options: Any) -> Any:
-    """The package's tokenizer of these merges, without a pre-tokenizer. Raises ``TokenizerError`` naming the merge."""
+def load_merges(vocabulary: Vocabulary, ids: dict[str, int], control: set[str], **options: Any) -> Any:
+    """The package's tokenizer of these merges, without a pre-tokenizer. Raises ``TokenizerError`` naming the merge.
+    control: pieces that no text becomes, by merges or as a whole word; they are left out."""
     merges: list[Any] = [tuple(merge.split(" ")) for merge in vocabulary.merges or ()]
+    ids = ids.copy()
+    for piece in control:
+        ids.pop(piece, None)
     check_room(len(ids) + len(merges), 512)
     from tokenizers import Tokenizer, models
 
     try:
         return Tokenizer(models.BPE(ids, merges, **options))
     except Exception as error:  # the package does not say which merge; find it
+        kept = [" ".join(merge) for merge in merges if control.isdisjoint((*merge, "".join(merge)))]
+        if len(kept) < len(merges):
+            return load_merges(replace(vocabulary, merges=kept), ids, set(), **options)
         for number, merge in enumerate(merges):
             if len(merge) != 2 or not all(merge):
                 expected = f"{quoted(' '.join(merge))}; expected two pieces with a space between"

@@ -179,7 +179,7 @@ class MergedSpmTokenizer(SpmTokenizer):
         if self._byte_ids is None:
             raise vocabulary.error("pieces", "not all of the 256 bytes <0x00> to <0xFF> are there")
         self._user = Finder(self._always)
-        return load_merges(vocabulary, number_pieces(vocabulary)[1], byte_fallback=True)
+        return load_merges(vocabulary, number_pieces(vocabulary)[1], self._control(), byte_fallback=True)
 
     def _merge(self, text: str, offset: int) -> list[int]:
         ids: list[int] = []
