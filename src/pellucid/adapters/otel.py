@@ -188,8 +188,8 @@ def _common(core: Any, operation: str) -> dict[str, Any]:
 def _requested(options: Any) -> dict[str, Any]:
     given = {name: getattr(options, field) for field, name in OPTIONS.items()}
     found = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
-    if isinstance(options.seed, int):
-        found[SEED] = options.seed if options.seed < 2**63 else str(options.seed)  # attributes have 64 bits, signed
+    if isinstance(options.seed, int) and options.seed < 2**63:  # attributes have 64 bits, signed
+        found[SEED] = options.seed
     return {k: v for k, v in found.items() if v not in (None, []) and not (isinstance(v, float) and math.isinf(v))}
 
 

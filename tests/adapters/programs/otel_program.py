@@ -79,6 +79,10 @@ for one in found:
     seed, tokens = one.attributes["gen_ai.request.seed"], one.attributes["gen_ai.usage.input_tokens"]
     check(one, "text_completion", next(d for d in several if (d.seed, d.prompt_tokens) == (seed, tokens)))
 
+model.generate("One", seed=2**63 - 1, max_tokens=1)
+model.generate("One", seed=2**63, max_tokens=1)  # which no attribute holds
+assert [one.attributes.get("gen_ai.request.seed") for one in spans()] == [2**63 - 1, None]
+
 mapped = list(model.map(["One", messages, "Three"], **OPTIONS))
 assert sorted(one.attributes["gen_ai.usage.input_tokens"] for one in spans()) == sorted(d.prompt_tokens for d in mapped)
 
