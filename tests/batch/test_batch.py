@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from pellucid.batch.target import Target
 from pellucid.cli import main
 from pellucid.errors import PellucidError
 from tests.batch.rows import MESSAGES, by_id, command, lines, write
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def test_every_kind_of_row(smollm2: Path, tmp_path: Path) -> None:
@@ -62,6 +65,9 @@ def test_every_kind_of_row(smollm2: Path, tmp_path: Path) -> None:
         ({"prompt": "x", "temperature": "hot"}, "temperature"),
         ({"prompt": "x", "max_tokens": -1}, "max_tokens"),
         ({"prompt": "x", "colour": "blue"}, "colour"),
+        ({"prompt": "x", "cancel": True}, "cancel: belongs to the whole run"),
+        ({"prompt": "x", "logit_bias": {"x": 1}}, "logit_bias"),
+        ({"prompt": "x", "body": {"prompt": "x"}}, "expected one of the keys"),
         ({"prompt": "x" * 100_000}, "tokens"),
         ({"prompt": {"a": 1}}, "prompt"),
         ({"messages": [{"role": "user"}]}, "messages[0]"),
@@ -111,6 +117,65 @@ def test_files_that_are_not_rows(
     assert says in " ".join(capsys.readouterr().err.split())
 
 
+def test_options_of_the_command_and_of_rows(tiny: Path, tmp_path: Path) -> None:
+    """Those of rows win; a request that says nothing has the command's."""
+    ids = [1, 2, 3]
+    limits: list[dict[str, Any]] = [
+        {},
+        {"max_tokens": None},
+        {"max_tokens": 2},
+        {"max_completion_tokens": 1},
+        {"n_predict": 5},
+    ]
+    rows: list[dict[str, Any]] = [
+        {"id": i, "url": "/v1/completions", "body": {"prompt": ids, **limit}} for i, limit in enumerate(limits)
+    ]
+    rows += [
+        {
+            "id": 5,
+            "url": "/v1/completions",
+            "body": {"prompt": ids, "n_predict": -1},
+        },  # no limit, in llama-server's way
+        {"id": 6, "prompt_ids": ids},
+        {"id": 7, "prompt_ids": ids, "max_tokens": 1, "logit_bias": {"5": 100}, "logprobs": 1},
+    ]
+    source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    assert main(["batch", str(source), str(target), "-m", str(tiny), "-n", "3", "--context", "20"]) == 0
+    found = by_id(target)
+    new = [found[i]["response"]["body"]["usage"]["completion_tokens"] for i in range(6)]
+    assert new[:5] == [3, 3, 2, 1, 5] and new[5] > 15
+    assert found[6]["new_tokens"] == 3
+    assert [token["id"] for token in found[7]["logprobs"]] == [5]
+
+
+def test_rows_with_errors_are_done_again(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the command that the documentation gives."""
+    body = {"prompt": [1], "max_tokens": 1}
+    wrong = [
+        {"id": 1, "prompt_ids": [1], "top_k": "x"},
+        {"id": 2, "url": "/v1/completions", "body": {**body, "n": "x"}},
+    ]
+    right: list[dict[str, Any]] = [
+        {"id": 'a "error":{', "prompt_ids": [1], "max_tokens": 1},
+        {"id": 4, "url": "/v1/completions", "body": body},
+    ]
+    source, target = write(tmp_path / "prompts.jsonl", wrong + right), tmp_path / "answers.jsonl"
+    done = ["batch", str(source), str(target), "-m", str(tiny)]
+    for says in ("0 done before, 4 now, 2 of them errors", "4 done before, 0 now"):
+        assert main(done) == 0
+        assert says in capsys.readouterr().err
+    (recipe,) = re.findall(r"^grep -v .+$", (DOCS / "batch.md").read_text(encoding="utf-8"), re.M)
+    subprocess.run(["sh", "-c", recipe], cwd=tmp_path, check=True)
+    assert main(done) == 0
+    assert "2 done before, 2 now" in capsys.readouterr().err
+
+
+def test_the_target_is_no_stream(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["batch", str(write(tmp_path / "in.jsonl", [])), "-", "-m", str(tiny)]) == 2
+    assert not Path("-").exists()
+
+
 def test_columns(smollm2: Path, tmp_path: Path) -> None:
     import pyarrow
     from pyarrow import parquet
@@ -122,9 +187,39 @@ def test_columns(smollm2: Path, tmp_path: Path) -> None:
     parquet.write_table(table, source)
     assert main(["batch", str(source), str(target), "-m", str(smollm2), "-n", "4", "--temperature", "0"]) == 0
     assert {i: line["new_tokens"] for i, line in by_id(target).items()} == {4: 2, 5: 4, 6: 3}
+    both = {"text": ["A", None], "prompt": [None, "B"]}
+    parquet.write_table(pyarrow.table(both), source)  # each row has one
+    target.unlink()
+    assert main(["batch", str(source), str(target), "-m", str(smollm2), "-n", "1"]) == 0
+    assert all("text" in line for line in by_id(target).values())
     source.write_bytes(b"PAR1 no")
     with pytest.raises(PellucidError, match="expected a Parquet file"):
         list(read(str(source), Shard()))
+
+
+@pytest.mark.parametrize("task", ["generate", "score"])
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"prompt": ["A", "B"], "text": ["C", "D"]}, "in.parquet, row 1 has the columns"),
+        ({"question": ["A", "B"]}, "row 1 has none of the columns for this task: expected one of the keys"),
+    ],
+)
+def test_columns_that_are_not_clear_end_the_run(
+    task: str,
+    columns: dict[str, list[str]],
+    says: str,
+    tiny: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    source, target = tmp_path / "in.parquet", tmp_path / "out.jsonl"
+    parquet.write_table(pyarrow.table(columns), source)
+    assert main(["batch", str(source), str(target), "-m", str(tiny), "--task", task]) == 1
+    assert says in " ".join(capsys.readouterr().err.split()) and target.read_bytes() == b""
 
 
 def test_scores_and_standard_input(smollm2: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class _Run:
         if not self.keeps:
             raise PellucidError(f"{row.place}: {tasks.error_line(row, False, error)['error']['message']}") from error
         self.counts.errors += 1
-        self.write(tasks.error_line(row, "body" in row.fields, error))
+        self.write(tasks.error_line(row, row.is_call, error))
 
 
 def run(

@@ -11,13 +11,17 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import IO, Any
 
-from pellucid.errors import PellucidError, one_line, shown
+from pellucid.errors import PellucidError, WrongValue, one_line, shown
 
-__all__ = ["Row", "Shard", "key_of", "read"]
+__all__ = ["Row", "Shard", "UnfitTable", "key_of", "read"]
 
 LONGEST = 64 << 20  # bytes of a line
 MOST_ID = 512  # characters
 NAMES = ("custom_id", "id")
+
+
+class UnfitTable(PellucidError):
+    """Columns of a table from which it is not clear what is to be done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,22 @@ class Row:
     place: str
     fields: dict[str, Any]
     table: bool = False
+
+    @property
+    def is_call(self) -> bool:
+        """It is a line of OpenAI's batch files."""
+        return self.fields.get("body") is not None
+
+    def one_of(self, *keys: str) -> str:
+        """Which of the keys it has. Raises WrongValue where it is not one; UnfitTable where that is due to columns."""
+        found = [key for key in keys if self.fields.get(key) is not None]
+        if len(found) == 1:
+            return found[0]
+        expected = f"expected one of the keys {', '.join(keys)}"
+        if self.table and (found or not any(key in self.fields for key in keys)):
+            has = f"has the columns {' and '.join(found)}" if found else "has none of the columns for this task"
+            raise UnfitTable(f"{self.place} {has}: {expected}")
+        raise WrongValue("row", f": {expected}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +130,6 @@ def _object(raw: bytes, place: str) -> dict[str, Any]:
 
 
 def _parquet(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Columns that hold nothing for a row (null) are as if they were absent."""
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
@@ -121,7 +140,7 @@ def _parquet(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             for group in _groups(parquet, file):
                 for row in group.to_pylist():
                     number += 1
-                    yield f"{shown_path}, row {number}", {k: v for k, v in row.items() if v is not None}
+                    yield f"{shown_path}, row {number}", row
     except OSError as error:  # pyarrow's own have no number
         why = os.strerror(error.errno).lower() if error.errno else one_line(str(error), 120)
         raise PellucidError(f"{shown_path}: {why}") from None

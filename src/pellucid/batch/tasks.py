@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pellucid.batch.source import Row
+from pellucid.batch.source import Row, UnfitTable
 from pellucid.errors import WrongValue, one_line
 from pellucid.model import Model
 from pellucid.openai.fields import Call, chat_call, completion_call
@@ -40,23 +40,24 @@ class Generation:
 
     def work(self, row: Row) -> tuple[list[dict[str, Any]], Call | None]:
         """Items for `Model.map`: one for each of a row's choices. Raises what is wrong with the row."""
-        return self._request(row) if "body" in row.fields else self._plain(row)
+        way = row.one_of(*PROMPTS, "body")
+        return self._request(row) if way == "body" else self._plain(row, way)
 
-    def _plain(self, row: Row) -> tuple[list[dict[str, Any]], None]:
+    def _plain(self, row: Row, way: str) -> tuple[list[dict[str, Any]], None]:
         fields = {k: v for k, v in row.fields.items() if v is not None and (not row.table or k in _COLUMNS)}
-        ways = [name for name in PROMPTS if name in fields]
-        if len(ways) != 1:
-            raise WrongValue("row", f": expected one of the keys {', '.join(PROMPTS)} and body")
-        content = fields.pop(ways[0])
-        name = "prompt" if ways[0] == "text" else ways[0]
+        name, content = "prompt" if way == "text" else way, fields.pop(way)
         if self._chats and name == "prompt":
             name, content = "messages", [{"role": "user", "content": content}]
         fields.setdefault("seed", self._own_seed(row))
+        if "cancel" in fields:
+            raise WrongValue("cancel", ": belongs to the whole run")
+        if isinstance(bias := fields.get("logit_bias"), dict):  # keys of JSON are texts
+            fields["logit_bias"] = {_id_of(key): value for key, value in bias.items() if value is not None}
         return [{name: content, **fields}], None
 
     def _request(self, row: Row) -> tuple[list[dict[str, Any]], Call]:
         """A line of OpenAI's batch files."""
-        body, url = row.fields["body"], row.fields.get("url", "/v1/chat/completions")
+        body, url = row.fields["body"], row.fields.get("url") or "/v1/chat/completions"
         if not isinstance(body, dict):
             raise WrongValue("body", ": expected an object")
         if url not in URLS:
@@ -65,6 +66,8 @@ class Generation:
         if call.echo:
             raise WrongValue("echo", ": not supported here; the task score gives a prompt's log probabilities")
         name, content = ("messages", call.messages) if URLS[url] else ("prompt", call.prompts[0])
+        if call.options["max_tokens"] is None and body.get("n_predict") is None:
+            del call.options["max_tokens"]  # that of the command
         seed = call.options.pop("seed", None)
         if seed is None:
             seed = self._own_seed(row)
@@ -115,13 +118,14 @@ class Generation:
         return kind(self._model.core, str(row.id), called, self._fingerprint, call.logprobs)
 
 
+def _id_of(key: Any) -> Any:
+    """A token's id of a text of digits; what is none stays, to be named."""
+    return int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 11 else key
+
+
 def text_of(row: Row) -> Any:
     """The text, or ids, of the tasks "score" and "embed"."""
-    known = ("text", "prompt", "prompt_ids", "input")
-    ways = [name for name in known if row.fields.get(name) is not None]
-    if len(ways) != 1:
-        raise WrongValue("row", f": expected one of the keys {', '.join(known)}")
-    return row.fields[ways[0]]
+    return row.fields[row.one_of("text", "prompt", "prompt_ids", "input")]
 
 
 def score_line(row: Row, score: Any) -> dict[str, Any]:
@@ -150,4 +154,4 @@ def error_line(row: Row, call: bool, error: Exception) -> dict[str, Any]:
 
 def is_the_rows(error: Exception) -> bool:
     """Whether an error is that of a row, and not one that no row can change."""
-    return isinstance(error, Failure) or of_item(error)
+    return isinstance(error, Failure) or (of_item(error) and not isinstance(error, UnfitTable))

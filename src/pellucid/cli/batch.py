@@ -86,6 +86,8 @@ def batch(
     for name, value, tasks in (("template", template, ("generate", "chat")), ("pooling", pooling, ("embed",))):
         if value is not None and task not in tasks:
             raise output.UsageError(f"--{name}: belongs to --task {' or '.join(tasks)}")
+    if target == "-":
+        raise output.UsageError("OUT is -; expected a file, from which a run that was stopped sees what is done")
     part = _shard(shard)
     if "{shard}" in target:
         target = target.replace("{shard}", str(part.index))
