@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import warnings
@@ -9,11 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pellucid import Model
 from pellucid.compat.llama_cpp import Llama, LlamaGrammar
-from pellucid.errors import ChatTemplateError
+from pellucid.errors import ChatTemplateError, ModelFileError
 from tests.adapters.conftest import EXAMPLES, HERE, Run, readme
 from tests.adapters.llama_dicts import answers, keys
 from tests.embedding.cases import BY_NAME
@@ -144,14 +146,47 @@ def test_logprobs(llama: Llama, model: Model) -> None:
     assert found["text_offset"][0] == len(TEXT) and [len(top) for top in found["top_logprobs"]] == [2, 2, 2]
 
 
+def test_the_drawn_token_is_among_the_likeliest(llama: Llama) -> None:
+    rare: Any = {"temperature": 2.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 3, "max_tokens": 6}
+    for n in (0, 1):
+        found = llama(TEXT, logprobs=n, **rare)["choices"][0]["logprobs"]
+        drawn = zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True)
+        assert all(top[token] == logprob and len(top) <= n + 1 for token, logprob, top in drawn)
+        assert any(len(top) == n + 1 for top in found["top_logprobs"])
+        chat = llama.create_chat_completion(ASK, logprobs=True, top_logprobs=n, **rare)["choices"][0]["logprobs"]
+        for one in chat["content"]:
+            alike = [other for other in one["top_logprobs"] if other["bytes"] == one["bytes"]]
+            assert alike == [{name: one[name] for name in ("token", "logprob", "bytes")}]
+
+
+def test_logprobs_of_a_stream_end_with_its_text(llama: Llama) -> None:
+    """Also where the last piece has text that was withheld, as it could have been the beginning of a stop string."""
+    for seed in range(60):
+        given: Any = {"seed": seed, "temperature": 1.0, "logit_bias": {2: 8.0}, "max_tokens": 8, "logprobs": 1}
+        text = llama(TEXT, **given)["choices"][0]["text"]
+        given["stop"] = [text[-1:] + "QQQ"]
+        whole = llama(TEXT, **given)["choices"][0]
+        if whole["finish_reason"] == "stop" and text:
+            break
+    assert whole["finish_reason"] == "stop" and whole["text"] == text != ""
+    events = [one["choices"][0] for one in llama(TEXT, **given, stream=True)]
+    lists = [one["logprobs"] for one in events if one["logprobs"] is not None]
+    for name, values in whole["logprobs"].items():
+        assert [value for one in lists for value in one[name]] == values
+    assert "".join(one["text"] for one in events) == whole["text"]
+
+
 def test_grammars_and_schemas(llama: Llama) -> None:
     grammar = LlamaGrammar.from_string('root ::= " London" | " Rome"')
     assert llama(TEXT, grammar=grammar, temperature=0)["choices"][0]["text"] in (" London", " Rome")
     schema = LlamaGrammar.from_json_schema('{"type": "boolean"}')
     assert llama(TEXT, grammar=schema, temperature=0)["choices"][0]["text"] in ("true", "false")
     form = {"type": "json_object", "schema": {"type": "boolean"}}
-    answer = llama.create_chat_completion(ASK, response_format=form, max_tokens=9)
-    assert answer["choices"][0]["message"]["content"] in ("true", "false")
+    for beside in (None, grammar):  # the form wins, as in llama-cpp-python
+        answer = llama.create_chat_completion(ASK, response_format=form, grammar=beside, max_tokens=9)
+        assert answer["choices"][0]["message"]["content"] in ("true", "false")
+    cities = llama.create_chat_completion(ASK, response_format={"type": "text"}, grammar=grammar, max_tokens=9)
+    assert cities["choices"][0]["message"]["content"] in (" London", " Rome")
 
 
 def test_older_functions(llama: Llama) -> None:
@@ -181,6 +216,8 @@ def test_embeddings(llama: Llama, model: Model, smollm2: Path, tmp_path: Path) -
     assert llama.create_embedding(texts)["usage"]["total_tokens"] == sum(len(model.tokenize(text)) for text in texts)
     of_tokens = Llama(str(smollm2), embedding=True, verbose=False).embed(texts[0])
     assert of_tokens == model.trace(texts[0], ["final"]).final.tolist()
+    lengths = np.linalg.norm(Llama(str(smollm2), embedding=True, verbose=False).embed(texts[0], normalize=True), axis=1)
+    np.testing.assert_allclose(lengths, np.ones(len(of_tokens)), rtol=1e-6)
     folder = write_folder(BY_NAME["bert"], load_golden(BY_NAME["bert"]), tmp_path / "embedder")
     embedder = Llama(str(folder), embedding=True, n_ctx=0, verbose=False)
     with Model.load(folder) as own:
@@ -219,6 +256,7 @@ def test_arguments_without_effect_are_told_of_once(smollm2: Path) -> None:
         {"vocab_only": True},
         {"rope_freq_base": 1e6},
         {"type_k": 2},
+        {"type_v": 8},  # keys are f16 then
         {"chat_format": "llama-2"},
         {"pooling_type": 4},
     ],
@@ -234,6 +272,38 @@ def test_refused_of_calls(wrong: str, llama: Llama) -> None:
     with pytest.raises(NotImplementedError, match=f"^{wrong} is not supported"):
         given: Any = {wrong: "x" if wrong == "suffix" else [len]}
         llama(TEXT, **given)
+
+
+def test_mirostat_of_the_first_kind_is_refused(llama: Llama) -> None:
+    for call in (llama, llama.create_chat_completion, llama.generate):
+        given: Any = ASK if call == llama.create_chat_completion else [1] if call == llama.generate else TEXT
+        with pytest.raises(NotImplementedError, match="^mirostat_mode=1 is not supported"):
+            call(given, mirostat_mode=1)
+
+
+def test_a_negative_temperature_draws_from_all_tokens(llama: Llama, model: Model) -> None:
+    """As they are: the other options of drawing have no effect."""
+    given: Any = {"max_tokens": 8, "seed": 5}
+    raw: Any = {"temperature": 1, "top_k": 0, "top_p": 1, "min_p": 0}
+    found = llama(TEXT, temperature=-1.0, top_k=1, mirostat_mode=2, **given)["choices"][0]["text"]
+    assert found == model.generate(TEXT, **raw, **given).text
+
+
+def test_one_type_alone_is_that_of_keys_and_values(smollm2: Path) -> None:
+    with Model.load(smollm2, kv="f16") as f16:
+        for made in (Llama(str(smollm2), type_k=1, verbose=False), Llama(str(smollm2), type_v=1, verbose=False)):
+            assert made._model.info().kv == f16.info().kv
+            made.close()
+
+
+def test_a_file_that_cannot_be_read_is_a_value_error(tmp_path: Path) -> None:
+    """As well as Pellucid's own error."""
+    (tmp_path / "damaged.gguf").write_bytes(b"GGUF" + bytes(20))
+    for name in ("none.gguf", "damaged.gguf"):
+        with pytest.raises(ValueError, match=name) as wrong:
+            Llama(str(tmp_path / name))
+        assert isinstance(wrong.value, ModelFileError) and wrong.value.file == str(tmp_path / name)
+        assert str(pickle.loads(pickle.dumps(wrong.value))) == str(wrong.value)
 
 
 def test_errors_name_its_own_arguments(llama: Llama, smollm2: Path) -> None:

@@ -27,7 +27,7 @@ class Answer:
         else:
             self.request = model.submit(call.prompts[0], **options)
         kind = CompletionObjects if call.messages is None else ChatObjects
-        self.objects = kind(model.core, secrets.token_hex(12), name, top=call.logprobs)
+        self.objects = kind(model.core, secrets.token_hex(12), name, top=call.logprobs, token_ids=call.token_ids)
         self._call = call
         self._new = self._reasoning = 0
         self.timings: dict[str, float] = {}  # of the first completion, at its end

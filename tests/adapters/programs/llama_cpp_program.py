@@ -19,6 +19,7 @@ from haystack_integrations.components.generators.llama_cpp import LlamaCppChatGe
 from langchain_community.chat_models import ChatLlamaCpp  # noqa: E402
 from langchain_community.embeddings import LlamaCppEmbeddings  # noqa: E402
 from langchain_community.llms import LlamaCpp  # noqa: E402
+from llama_cpp import Llama  # noqa: E402
 from llama_index.core.llms import ChatMessage  # noqa: E402
 from llama_index.llms.llama_cpp import LlamaCPP  # noqa: E402
 
@@ -30,6 +31,14 @@ WEATHER = {
     "required": ["city"],
     "additionalProperties": False,
 }
+
+# ---- objects of the package openai
+own = Llama(path, n_ctx=512, verbose=False)
+asked = {"messages": [{"role": "user", "content": ASK}], "temperature": 0, "max_tokens": 8}
+whole = own.create_chat_completion_openai_v1(**asked)
+assert whole.usage.completion_tokens == 8 and whole.choices[0].finish_reason == "length"
+parts = [one.choices[0].delta.content for one in own.create_chat_completion_openai_v1(stream=True, **asked)]
+assert "".join(part or "" for part in parts) == whole.choices[0].message.content
 
 # ---- LangChain
 chat = ChatLlamaCpp(model_path=path, temperature=0, max_tokens=8, n_ctx=512, verbose=False)

@@ -12,6 +12,11 @@ from typing import Any
 
 from pellucid.compat.llama_cpp import llama, llama_cache, llama_chat_format, llama_grammar, llama_tokenizer, llama_types
 from pellucid.compat.llama_cpp.arguments import (
+    GGML_TYPE_BF16,
+    GGML_TYPE_F16,
+    GGML_TYPE_F32,
+    GGML_TYPE_Q8_0,
+    LLAMA_DEFAULT_SEED,
     LLAMA_POOLING_TYPE_CLS,
     LLAMA_POOLING_TYPE_LAST,
     LLAMA_POOLING_TYPE_MEAN,
@@ -21,12 +26,18 @@ from pellucid.compat.llama_cpp.arguments import (
     LLAMA_SPLIT_MODE_NONE,
     LLAMA_SPLIT_MODE_ROW,
 )
+from pellucid.compat.llama_cpp.llama import *  # noqa: F403
 from pellucid.compat.llama_cpp.llama import Llama, LlamaState
-from pellucid.compat.llama_cpp.llama_cache import LlamaCache, LlamaDiskCache, LlamaRAMCache
+from pellucid.compat.llama_cpp.llama_cache import BaseLlamaCache, LlamaCache, LlamaDiskCache, LlamaRAMCache
 from pellucid.compat.llama_cpp.llama_grammar import LlamaGrammar
 from pellucid.compat.llama_cpp.llama_types import *  # noqa: F403
 
 __all__ = [
+    "GGML_TYPE_BF16",
+    "GGML_TYPE_F16",
+    "GGML_TYPE_F32",
+    "GGML_TYPE_Q8_0",
+    "LLAMA_DEFAULT_SEED",
     "LLAMA_POOLING_TYPE_CLS",
     "LLAMA_POOLING_TYPE_LAST",
     "LLAMA_POOLING_TYPE_MEAN",
@@ -35,6 +46,7 @@ __all__ = [
     "LLAMA_SPLIT_MODE_LAYER",
     "LLAMA_SPLIT_MODE_NONE",
     "LLAMA_SPLIT_MODE_ROW",
+    "BaseLlamaCache",
     "Llama",
     "LlamaCache",
     "LlamaDiskCache",

@@ -19,6 +19,11 @@ __all__ = [
     "LLAMA_SPLIT_MODE_LAYER",
     "LLAMA_SPLIT_MODE_NONE",
     "LLAMA_SPLIT_MODE_ROW",
+    "GGML_TYPE_BF16",
+    "GGML_TYPE_F16",
+    "GGML_TYPE_F32",
+    "GGML_TYPE_Q8_0",
+    "LLAMA_DEFAULT_SEED",
     "POOLINGS",
     "check",
     "kv_of",
@@ -27,6 +32,8 @@ __all__ = [
     "template_of",
 ]
 
+GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_BF16 = 0, 1, 8, 30
+LLAMA_DEFAULT_SEED = 0xFFFFFFFF
 LLAMA_POOLING_TYPE_UNSPECIFIED = -1
 LLAMA_POOLING_TYPE_NONE = 0
 LLAMA_POOLING_TYPE_MEAN = 1
@@ -35,7 +42,8 @@ LLAMA_POOLING_TYPE_LAST = 3
 LLAMA_SPLIT_MODE_NONE, LLAMA_SPLIT_MODE_LAYER, LLAMA_SPLIT_MODE_ROW = range(3)
 
 POOLINGS = {LLAMA_POOLING_TYPE_MEAN: "mean", LLAMA_POOLING_TYPE_CLS: "first", LLAMA_POOLING_TYPE_LAST: "last"}
-KV = {None: "auto", 0: "f32", 1: "f16", 8: "int8", 30: "bf16"}  # by ggml's numbers of types
+KV = {GGML_TYPE_F32: "f32", GGML_TYPE_F16: "f16", GGML_TYPE_Q8_0: "int8", GGML_TYPE_BF16: "bf16"}
+RAW: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}  # draws from all
 
 # Arguments of a model that change how llama.cpp computes, and nothing here -> what they are by default.
 IGNORED: dict[str, Any] = {
@@ -106,10 +114,13 @@ def _refuse(name: str, value: Any, harmless: tuple[Any, ...]) -> None:
 
 def kv_of(type_k: int | None, type_v: int | None) -> str:
     """The type of cached keys and values."""
-    if type_k not in KV or type_v not in KV or type_k != type_v:
-        known = ", ".join(f"{number} ({name})" for number, name in KV.items() if number is not None)
+    if type_k is None and type_v is None:
+        return "auto"
+    k, v = (GGML_TYPE_F16 if one is None else one for one in (type_k, type_v))  # llama.cpp's own
+    if k not in KV or k != v:
+        known = ", ".join(f"{number} ({name})" for number, name in KV.items())
         raise NotImplementedError(f"type_k={type_k}, type_v={type_v} are not supported: expected the same of {known}")
-    return KV[type_k]
+    return KV[k]
 
 
 def template_of(chat_format: str | None, template: str | None) -> str | None:
@@ -127,7 +138,7 @@ def template_of(chat_format: str | None, template: str | None) -> str | None:
 
 def seed_of(seed: int | None) -> int | None:
     """None where it says that one is to be drawn."""
-    return None if seed is None or seed in (-1, 0xFFFFFFFF) else seed
+    return None if seed is None or seed in (-1, LLAMA_DEFAULT_SEED) else seed
 
 
 def request(given: Mapping[str, Any], repeat_last: int, seed: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -144,7 +155,9 @@ def request(given: Mapping[str, Any], repeat_last: int, seed: int | None) -> tup
         options.update(grammar.options())
     if bias:
         options["logit_bias"] = {int(id): float(value) for id, value in bias.items()}
-    if mode:
+    if mode not in (0, 2):
+        raise NotImplementedError(f"mirostat_mode={mode!r} is not supported: expected 0 (off) or 2")
+    if mode and not (fields.get("temperature") is not None and fields["temperature"] <= 0):
         fields["mirostat"] = mode
     else:
         fields.pop("mirostat_tau", None)
@@ -154,7 +167,7 @@ def request(given: Mapping[str, Any], repeat_last: int, seed: int | None) -> tup
     if fields.get("top_k") is not None and fields["top_k"] < 0:  # all
         fields["top_k"] = 0
     if fields.get("temperature") is not None and fields["temperature"] < 0:
-        fields["temperature"] = 0
+        fields |= RAW
     fields["repeat_last"] = repeat_last
     fields["seed"] = seed_of(fields.get("seed")) if seed_of(fields.get("seed")) is not None else seed
     return fields, options

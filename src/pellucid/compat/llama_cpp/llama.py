@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from pellucid import Model
+import numpy as np
+import numpy.typing as npt
+
+from pellucid import Model, weights
 from pellucid.adapters.answers import Answer
 from pellucid.adapters.shared import check_template
 from pellucid.compat.llama_cpp import shapes
@@ -22,14 +27,42 @@ from pellucid.compat.llama_cpp.arguments import (
     seed_of,
     template_of,
 )
-from pellucid.compat.llama_cpp.llama_tokenizer import LlamaTokenizer
+from pellucid.compat.llama_cpp.llama_grammar import LlamaGrammar
+from pellucid.compat.llama_cpp.llama_tokenizer import BaseLlamaTokenizer, LlamaTokenizer
+from pellucid.compat.llama_cpp.processors import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinTokensLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from pellucid.compat.llama_cpp.steps import Steps, context_errors
-from pellucid.errors import ArgumentError, FetchError, WrongType, WrongValue
+from pellucid.errors import ArgumentError, FetchError, ModelFileError, WrongType, WrongValue
 from pellucid.openai.embeddings import embedded
 from pellucid.openai.fields import chat_call, completion_call
 from pellucid.openai.limits import UNBOUNDED
 
-__all__ = ["Llama", "LlamaState"]
+__all__ = [
+    "BaseLlamaTokenizer",
+    "Llama",
+    "LlamaFileError",
+    "LlamaGrammar",
+    "LlamaState",
+    "LlamaTokenizer",
+    "LogitsProcessor",
+    "LogitsProcessorList",
+    "MinTokensLogitsProcessor",
+    "StoppingCriteria",
+    "StoppingCriteriaList",
+]
+
+
+class LlamaFileError(ModelFileError, ValueError):
+    """A model file is missing or damaged: a ValueError too, as programs expect it."""
+
+    @classmethod
+    def of(cls, error: ModelFileError) -> LlamaFileError:
+        return cls(error.message, file=error.file, field=error.field, offset=error.offset, expected=error.expected)
 
 
 class LlamaState(NamedTuple):
@@ -47,7 +80,7 @@ class Llama(Steps):
     or "chatml". template: a chat template in Jinja, which llama-cpp-python does not have. Other arguments have no
     effect, of which a warning tells, or raise NotImplementedError.
 
-    Raises what `Model.load` raises.
+    Raises what `Model.load` raises; for a file, LlamaFileError.
     """
 
     def __init__(
@@ -76,19 +109,23 @@ class Llama(Steps):
         self.verbose = verbose
         self._template = template_of(chat_format, template)
         self._seed = seed_of(seed)
-        self._repeat_last = last_n_tokens_size
+        self.last_n_tokens_size = last_n_tokens_size
         options = {"threads": n_threads or None, "kv": kv_of(type_k, type_v), "prefix_cache": True}
         try:
             self._model = _load(model_path, n_ctx, options)
         except ArgumentError as error:
             own_name = {"context": "n_ctx", "threads": "n_threads", "source": "model_path"}.get(error.argument)
             raise error if own_name is None else type(error)(own_name, error.found) from None
+        except ModelFileError as error:
+            raise LlamaFileError.of(error) from None
         own = self._model.core.embedder.pooling
         named = {name: number for number, name in POOLINGS.items()}
         if pooling_type == LLAMA_POOLING_TYPE_UNSPECIFIED:
             pooling_type = LLAMA_POOLING_TYPE_NONE if own is None else named[own]
         self._pooling = pooling_type
         Steps.__init__(self, self._model, logits_all)
+        self.n_batch: int = min(self.n_ctx(), others.get("n_batch") or 512)  # of no effect, for programs that read it
+        self.n_threads = self._model.info().threads
         self.context_params = SimpleNamespace(n_ctx=self.n_ctx(), embeddings=embedding)
 
     @classmethod
@@ -164,9 +201,10 @@ class Llama(Steps):
         given = {name: value for name, value in locals().items() if name not in ("self", "echo", "stream", "model")}
         if echo and logprobs is not None:
             raise NotImplementedError("echo with logprobs is not supported")
-        fields, options = request(given, self._repeat_last, self._seed)
+        fields, options = request(given, self.last_n_tokens_size, self._seed)
         call = completion_call(fields, UNBOUNDED)
         call.options |= options
+        call.token_ids = True
         call.prompts = [self._model.core.prompt_ids(prompt, parse_special=True)]
         text = prompt if isinstance(prompt, str) else self._model.detokenize(prompt)
         with context_errors():
@@ -220,7 +258,10 @@ class Llama(Steps):
         if function_call is not None:
             named = isinstance(function_call, Mapping)
             given["tool_choice"] = {"type": "function", "function": dict(function_call)} if named else function_call
-        fields, options = request(given, self._repeat_last, self._seed)
+        form = response_format.get("type") if isinstance(response_format, Mapping) else None
+        if form in ("json_object", "json_schema") or isinstance(given["tool_choice"], Mapping):
+            given["grammar"] = None  # what they bind wins
+        fields, options = request(given, self.last_n_tokens_size, self._seed)
         call = chat_call(fields, UNBOUNDED)
         call.options |= options
         if self._template is not None:
@@ -233,6 +274,14 @@ class Llama(Steps):
                 return shapes.chat(answer.whole())
         calls: dict[int, str] = {}
         return _streamed(shapes.chat_event(event, calls) for event in answer.events())
+
+    def create_chat_completion_openai_v1(self, *arguments: Any, **more: Any) -> Any:
+        """`create_chat_completion` with objects of the package openai, which it needs."""
+        types: Any = importlib.import_module("openai.types.chat")
+        found = self.create_chat_completion(*arguments, **more)
+        if isinstance(found, dict):
+            return types.ChatCompletion(**found)
+        return (types.ChatCompletionChunk(**one) for one in found)
 
     # ---- embeddings -------------------------------------------------------------------------------------------------
 
@@ -254,7 +303,8 @@ class Llama(Steps):
             many = [ids[: self.n_ctx()] for ids in many]
         with context_errors():
             if self._pooling == LLAMA_POOLING_TYPE_NONE:
-                rows = [self._model.trace(ids, ["final"]).final.tolist() for ids in many]
+                rows = [self._model.trace(ids, ["final"]).final for ids in many]
+                rows = [(_normalized(one) if normalize else one).tolist() for one in rows]
             else:
                 how = POOLINGS[self._pooling]
                 rows = self._model.embed(many, pooling=how, normalize=normalize).tolist() if many else []  # type: ignore[arg-type]
@@ -295,6 +345,13 @@ class Llama(Steps):
     def n_ctx(self) -> int:
         return self._model.context_length
 
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """What the file says of the model, as text. Arrays are left out."""
+        with weights.open_model(self._model.info().path) as file:
+            found = {name: value for name, value in file.metadata.items() if isinstance(value, (str, int, float))}
+        return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in found.items()}
+
     def n_embd(self) -> int:
         return self._model.info().dim
 
@@ -307,6 +364,14 @@ class Llama(Steps):
     def set_seed(self, seed: int) -> None:
         self._seed = seed_of(seed)
         self._restart()
+
+    @staticmethod
+    def logits_to_logprobs(logits: npt.ArrayLike, axis: int = -1) -> npt.NDArray[np.float32]:
+        """Log probabilities, of the same shape."""
+        given = np.asarray(logits, np.float32)
+        shifted = given - given.max(axis=axis, keepdims=True)
+        found: npt.NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+        return found
 
     def set_cache(self, cache: Any) -> None:
         """Has no effect: the model keeps what was computed by itself."""
@@ -327,6 +392,14 @@ class _Listed(list[Any]):
 
     def tolist(self) -> list[Any]:
         return list(self)
+
+
+def _normalized(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Rows of length 1; those of zeros stay."""
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    norms[norms == 0] = 1
+    found: npt.NDArray[np.float32] = rows / norms
+    return found
 
 
 def _load(path: str, n_ctx: int, options: dict[str, Any]) -> Model:

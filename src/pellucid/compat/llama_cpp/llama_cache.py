@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["LlamaCache", "LlamaDiskCache", "LlamaRAMCache"]
+__all__ = ["BaseLlamaCache", "LlamaCache", "LlamaDiskCache", "LlamaRAMCache"]
 
 
-class LlamaRAMCache:
+class BaseLlamaCache:
     def __init__(self, capacity_bytes: int = 2 << 30) -> None:
         self.capacity_bytes = capacity_bytes
 
 
-class LlamaDiskCache:
+class LlamaRAMCache(BaseLlamaCache):
+    pass
+
+
+class LlamaDiskCache(BaseLlamaCache):
     def __init__(self, cache_dir: str = ".cache/llama_cache", capacity_bytes: int = 2 << 30) -> None:
-        self.capacity_bytes = capacity_bytes
+        super().__init__(capacity_bytes)
 
 
 LlamaCache = LlamaRAMCache

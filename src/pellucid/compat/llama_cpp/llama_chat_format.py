@@ -1,10 +1,10 @@
-"""Chat formats: that of the model, or a template. Handlers of images are not supported."""
+"""Chat formats: that of the model, or a template. Handlers of chats, such as those of images, are not supported."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["TEMPLATES", "Llava15ChatHandler"]
+__all__ = ["TEMPLATES", "Jinja2ChatFormatter", "Llava15ChatHandler"]
 
 # Formats that have a name, as templates in Jinja.
 TEMPLATES = {
@@ -13,6 +13,13 @@ TEMPLATES = {
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     ),
 }
+
+
+class Jinja2ChatFormatter:
+    """A template is given to the model itself."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        raise NotImplementedError("Jinja2ChatFormatter is not supported: give the template with Llama(template=...)")
 
 
 class _Handler:

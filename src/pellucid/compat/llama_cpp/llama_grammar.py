@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ["LlamaGrammar"]
+__all__ = ["JSON_GBNF", "LlamaGrammar", "json_schema_to_gbnf"]
+
+# An object, as json.org draws it; little white space, so that a text does not go on with it.
+JSON_GBNF = r"""
+root ::= object
+object ::= "{" space (member ("," space member)*)? "}" space
+member ::= string ":" space value
+array ::= "[" space (value ("," space value)*)? "]" space
+value ::= object | array | string | number | ("true" | "false" | "null") space
+string ::= "\"" ([^"\\\x00-\x1f] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4}))* "\"" space
+number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)? ([eE] [-+]? [0-9]+)? space
+space ::= (" " | "\n" [ \t]{0,20})?
+"""
+
+
+def json_schema_to_gbnf(schema: str, prop_order: list[str] | None = None) -> NoReturn:
+    raise NotImplementedError("json_schema_to_gbnf is not supported: see LlamaGrammar.from_json_schema")
 
 
 class LlamaGrammar:

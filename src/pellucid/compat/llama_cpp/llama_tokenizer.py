@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-__all__ = ["LlamaHFTokenizer", "LlamaTokenizer"]
+__all__ = ["BaseLlamaTokenizer", "LlamaHFTokenizer", "LlamaTokenizer"]
 
 
-class LlamaHFTokenizer:
+class BaseLlamaTokenizer:
+    """What tokenizers have in common."""
+
+
+class LlamaHFTokenizer(BaseLlamaTokenizer):
     def __init__(self, *arguments: Any, **more: Any) -> None:
         raise NotImplementedError("LlamaHFTokenizer: a model is run with the tokenizer of its file")
 
@@ -16,7 +20,7 @@ class LlamaHFTokenizer:
         raise NotImplementedError("LlamaHFTokenizer: a model is run with the tokenizer of its file")
 
 
-class LlamaTokenizer:
+class LlamaTokenizer(BaseLlamaTokenizer):
     """The tokenizer of a `Llama`, with text in place of bytes."""
 
     def __init__(self, llama: Any) -> None:

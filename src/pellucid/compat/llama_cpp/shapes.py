@@ -21,29 +21,35 @@ def _usage(found: dict[str, Any]) -> dict[str, int]:
 
 def completion(found: dict[str, Any], ahead: int, echoed: str = "") -> dict[str, Any]:
     """ahead: characters before the new text. echoed: what the text begins with."""
-    new = found["usage"]["completion_tokens"]
-    choices = [
-        {**one, "text": echoed + one["text"], "logprobs": _logprobs(one["logprobs"], ahead, new)}
-        for one in found["choices"]
-    ]
+    choices = [{**_choice(one, ahead), "text": echoed + one["text"]} for one in found["choices"]]
     return {**_common(found), "choices": choices, "usage": _usage(found)}
 
 
-def _logprobs(found: dict[str, Any] | None, ahead: int, most: int | None = None) -> dict[str, Any] | None:
-    """Without the token that ended the text."""
+def _choice(found: dict[str, Any], ahead: int) -> dict[str, Any]:
+    """found: with the ids of the tokens of its text."""
+    choice = {name: value for name, value in found.items() if name != "token_ids"}
+    return {**choice, "logprobs": _logprobs(found["logprobs"], ahead, len(found["token_ids"]))}
+
+
+def _logprobs(found: dict[str, Any] | None, ahead: int, most: int) -> dict[str, Any] | None:
+    """Without the token that ended the text. The likeliest tokens are, and the one that was drawn."""
     if found is None:
         return None
     found = {name: values[:most] for name, values in found.items()}
-    return {**found, "text_offset": [at + ahead for at in found["text_offset"]]}
+    drawn = zip(found["top_logprobs"], found["tokens"], found["token_logprobs"], strict=True)
+    return {
+        **found,
+        "top_logprobs": [{**top, token: logprob} for top, token, logprob in drawn],
+        "text_offset": [at + ahead for at in found["text_offset"]],
+    }
 
 
 def completion_events(found: dict[str, Any], ahead: int) -> Iterator[dict[str, Any]]:
     """An event; the end of the text comes apart, without text."""
-    (choice,) = found["choices"]
-    reason, texts = choice["finish_reason"], choice["text"]
-    if texts or reason is None:
-        logprobs = _logprobs(choice["logprobs"], ahead)
-        yield {**_common(found), "choices": [{**choice, "logprobs": logprobs, "finish_reason": None}]}
+    choice = _choice(found["choices"][0], ahead)
+    reason, logprobs = choice["finish_reason"], choice["logprobs"]
+    if choice["text"] or (logprobs is not None and logprobs["tokens"]):
+        yield {**_common(found), "choices": [{**choice, "finish_reason": None}]}
     if reason is not None:
         yield {**_common(found), "choices": [{**choice, "text": "", "logprobs": None}]}
 
@@ -84,10 +90,13 @@ def chat_event(found: dict[str, Any], calls: dict[int, str]) -> dict[str, Any]:
 def _chat_logprobs(found: dict[str, Any] | None) -> dict[str, Any] | None:
     if found is None:
         return None
-    content = [
-        {**_without_id(token), "top_logprobs": [_without_id(one) for one in token["top_logprobs"]]}
-        for token in found["content"]
-    ]
+    content = []
+    for token in found["content"]:
+        drawn = {name: value for name, value in token.items() if name != "top_logprobs"}
+        top = token["top_logprobs"]
+        if all(one["id"] != drawn["id"] for one in top):
+            top = [*top, drawn]
+        content.append({**_without_id(drawn), "top_logprobs": [_without_id(one) for one in top]})
     return {**found, "content": content}
 
 

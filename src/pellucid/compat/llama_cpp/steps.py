@@ -28,7 +28,7 @@ class Steps:
     """The part of `Llama` that holds tokens between calls. Its texts, chats and embeddings know nothing of them."""
 
     _seed: int | None
-    _repeat_last: int
+    last_n_tokens_size: int
 
     def __init__(self, model: Model, logits_all: bool) -> None:
         self._stepped = model
@@ -203,14 +203,17 @@ class Steps:
             self.eval(more)
             sampler.extend(more)
 
+    @staticmethod
+    def longest_token_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+        """How many tokens both begin with."""
+        return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
     def _go_to(self, tokens: Sequence[int]) -> None:
         """Holds these tokens, and keeps what was computed for their beginning."""
         held = self._held()
         if not held and not tokens:
             return
-        same = next(
-            (i for i, (a, b) in enumerate(zip(held, tokens, strict=False)) if a != b), min(len(held), len(tokens))
-        )
+        same = self.longest_token_prefix(held, tokens)
         self._context.rewind(same)
         self.eval(tokens[same:])
 
@@ -220,7 +223,7 @@ class Steps:
             raise NotImplementedError("grammar is not supported by sample and generate: see create_completion")
         given = {name: value for name, value in given.items() if name != "penalize_nl"}
         given["temperature"] = given.pop("temp")
-        fields, _ = request(given, self._repeat_last, self._seed)
+        fields, _ = request(given, self.last_n_tokens_size, self._seed)
         options = SamplingOptions(**completion_call({"prompt": " ", **fields}, UNBOUNDED).options)
         settings = options.sampler()
         settings["seed"] = self._drawn_seed if options.seed is None else options.seed
