@@ -30,7 +30,7 @@ class Recipe:
 
     def __init__(self, path: str, arguments: Mapping[str, Any]) -> None:
         self.path = os.path.abspath(path)
-        self.arguments = {name: _lasting(value) for name, value in arguments.items() if value is not None}
+        self.arguments = {name: _lasting(name, value) for name, value in arguments.items() if value is not None}
         self.host = platform.node()
 
     def key(self) -> Any:
@@ -40,12 +40,12 @@ class Recipe:
         return self.path, stat.st_mtime_ns, stat.st_size, stat.st_ino, given
 
 
-def _lasting(value: Any) -> Any:
-    """Paths, which may be relative, as they are from anywhere; names of the catalogue stay. NumPy's numbers become
+def _lasting(name: str, value: Any) -> Any:
+    """An argument as it means the same anywhere: a draft's path is absolute, its name stays. NumPy's numbers become
     Python's, which can be part of a key."""
     if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0:
         return value.item()
-    if isinstance(value, os.PathLike) or (isinstance(value, str) and os.sep in value):
+    if name == "draft" and isinstance(value, (str, os.PathLike)) and os.path.exists(value):
         return os.path.abspath(value)
     return value
 

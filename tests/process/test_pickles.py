@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pellucid import Model, _engine
+from pellucid import Model, _engine, pickled
 from pellucid.errors import ModelFileError
 
 IDS = [1, 2, 3]
@@ -27,6 +27,28 @@ def path(tmp_path: Path) -> Path:
     from tests.reference.tiny import TINY, write_gguf
 
     return write_gguf(TINY[0], tmp_path / "tiny.gguf")
+
+
+@pytest.mark.parametrize("folder", ["", "models/"])
+def test_paths_hold_in_another_folder(folder: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the model and its draft; what is no path stays, even where a file has its name."""
+    (path.parent / "models").mkdir()
+    shutil.copy(path, path.parent / "models" / "draft.gguf")
+    shutil.copy(path, path.parent / "draft.gguf")
+    (path.parent / "f16").touch()
+    monkeypatch.chdir(path.parent)
+    with Model.load("tiny.gguf", draft=f"{folder}draft.gguf", kv="f16", threads=1) as model:
+        data, expected = pickle.dumps(model), answer(model)
+    (elsewhere := path.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    with pickle.loads(data) as again:
+        assert again is not model and again.core.draft is not None and again.info().kv == "f16"
+        assert answer(again) == expected
+
+
+def test_names_stay_names(path: Path) -> None:
+    """A draft that was pulled as owner/name is looked for by that name, wherever the pickle is opened."""
+    assert pickled.Recipe(str(path), {"draft": "owner/name"}).arguments == {"draft": "owner/name"}
 
 
 def test_a_process_has_a_model_once(path: Path) -> None:
