@@ -420,6 +420,11 @@ class Job:
         piece = Piece(text, *self._release(), self.finish, took, self.prompt_tokens)
         return self._said(piece._replace(stop_string=stop_string))
 
+    def cancelled(self) -> Piece:
+        """The last piece, where it is cancelled."""
+        self.finish = "cancelled"
+        return self.end("")
+
     def failed(self, error: Exception | None) -> None:
         """Called where it ends without a last piece. error: None, where nobody reads it any more."""
         observer, self.observer = self.observer, None

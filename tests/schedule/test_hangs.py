@@ -37,6 +37,12 @@ class Lock:
     def release(self) -> None:
         self._lock.release()
 
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
     def taken(self) -> None:
         raise NotImplementedError
 
@@ -69,7 +75,7 @@ def test_one_that_leaves_while_another_looks(scheduler: Scheduler, look: str) ->
             scheduler.leave((one,), gone.set, free=True)
             assert not gone.is_set()
 
-    scheduler._lock._lock = Leaving()
+    scheduler._lock = Leaving()
     LOOKS[look](scheduler)
     assert gone.is_set() and not scheduler._waiting and not scheduler._left
 
@@ -144,7 +150,7 @@ def test_a_failure_that_comes_just_before_its_caller_waits(scheduler: Scheduler)
         def taken(self) -> None:
             one.caller.failure = PellucidError("the pass failed")
 
-    scheduler._lock._lock = Failing()
+    scheduler._lock = Failing()
     waiting = threading.Thread(target=scheduler.wait, args=(one.caller,), daemon=True)
     waiting.start()
     waiting.join(30)
@@ -218,14 +224,18 @@ def test_a_signal() -> None:
 def test_no_request_leaves_with_its_own_lock(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For who leaves ends others that have left, which takes their locks: two that did so would wait for each other."""
     requests: list[Request] = []
-    leave, left = Scheduler.leave, []
+    note, sweep, left = Scheduler.note, Scheduler._sweep, []
 
-    def leaving(self: Scheduler, works: Any, then: Any = None, *, free: bool = False) -> None:
+    def noting(self: Scheduler, works: Any, then: Any = None, *, free: bool = False) -> None:
         left.append(then is not None)
-        assert not any(one._lock._is_owned() for one in requests)  # type: ignore[attr-defined]
-        leave(self, works, then, free=free)
+        note(self, works, then, free=free)
 
-    monkeypatch.setattr(Scheduler, "leave", leaving)
+    def sweeping(self: Scheduler) -> None:
+        assert not any(one._lock._is_owned() for one in requests)  # type: ignore[attr-defined]
+        sweep(self)
+
+    monkeypatch.setattr(Scheduler, "note", noting)
+    monkeypatch.setattr(Scheduler, "_sweep", sweeping)
     greedy: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "max_tokens": 6}
     with Model.load(smollm2, threads=2) as model:
         text = model.generate("Once upon a time", **greedy).text

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from pellucid.errors import OutOfMemoryError, QueueFullError
-from pellucid.schedule.batch import Batch
 from pellucid.schedule.caller import Caller, Work
 from pellucid.schedule.cost import Cost
+from pellucid.schedule.departures import Departures
 from pellucid.schedule.fairness import Served
-from pellucid.schedule.locks import Guard, Signal
-from pellucid.schedule.memory import Call, Holders, drop, keeps
+from pellucid.schedule.locks import Signal
+from pellucid.schedule.memory import Call, drop, keeps
 from pellucid.schedule.passes import Want
 from pellucid.schedule.reuse import Reuse
 
@@ -27,7 +27,7 @@ TOGETHER = 1.0  # predicted seconds of a pass that several callers share: none c
 AIM = 0.85
 
 
-class Requests:
+class Requests(Departures):
     """Requests of one engine, and the rows that they want. The scheduler makes passes of these.
 
     sequence: makes an empty sequence. sequences: how many requests run at once; those that wait for their reader do not
@@ -53,9 +53,6 @@ class Requests:
         self._sequences = sequences
         self.max_gap = max_gap
         self._elsewhere = elsewhere
-        self.reuse = reuse
-        self._new_lock = lock
-        self.new_event = event
         self.max_waiting = self.max_waiting_tokens = math.inf  # requests; tokens of their prompts
         self.max_wait = math.inf  # seconds of computing that these take
         self._tile = tile
@@ -63,27 +60,18 @@ class Requests:
         self._costs: dict[str, Cost] = {"prompt": self._cost}  # of the passes of calls, by their kind
         self.preemptions = self.prompt_tokens = self.generated = self.prefix_queries = self.prefix_hits = 0
         self._served = Served()
-        self._left: deque[tuple[list[Work], Callable[[], None] | None, bool]] = deque()
-        self._clear()
+        super().__init__(lock, event, reuse)
 
     def _clear(self) -> None:
-        self._lock = Guard(self._new_lock(), self._left, self._sweep)
-        self._batch: Batch | None = None  # the pass that runs, or whose results are not delivered yet
-        self._stepping: Work | None = None  # the request whose pass `Scheduler.step` runs
-        self._running: list[Work] = []  # the most urgent first
-        self._waiting: list[Work] = []
+        super()._clear()
         self._news: dict[Caller, None] = {}  # those with owners that have results, or ended
-        self._short = False  # memory ran out: no request is admitted before another ends
-        self._crowded = False  # and for a call: none is admitted before a call ends
-        self._holders = Holders()
-        if self.reuse is not None:
-            self.reuse.forget()
+        self._crowded = False  # memory ran out for a call: no request is admitted before a call ends
 
-    # ---- arrivals and departures ------------------------------------------------------------------------------
+    # ---- arrivals ---------------------------------------------------------------------------------------------
 
     def submit(self, work: Work) -> None:
         """Adds a request. Its passes begin when its caller, or another, waits."""
-        with self._lock:
+        with self._after, self._lock:
             self._served.came(work.key, (one.key for one in (*self._running, *self._waiting)))
             self._waiting.append(work)
         self.arrived()
@@ -91,7 +79,7 @@ class Requests:
     def check_room(self, requests: int, tokens: int, key: str = "") -> None:
         """Raises QueueFullError where as many requests, of so many tokens in all, would have to wait and must not. One
         may, of a key that has none waiting where others have: these must not keep it away."""
-        with self._lock:
+        with self._after, self._lock:
             if requests == 1 and self._waiting and not any(one.key[1] == key for one in self._waiting):
                 return
             free = self._sequences - len(self._running)
@@ -126,7 +114,7 @@ class Requests:
     def begin_call(self, call: Call) -> bool:
         """Adds a call, whose passes come between those of the requests. False: its memory does not fit beside that of
         the calls before it."""
-        with self._lock:
+        with self._after, self._lock:
             limit = None if self.room is None else self.room.limit
             others = sum(one.most for one in self._holders.others())
             fits = not others or not call.most or limit is None or others + call.most <= limit
@@ -136,7 +124,7 @@ class Requests:
 
     def end_call(self, call: Call) -> None:
         """Removes a call, whose memory is free."""
-        with self._lock:
+        with self._after, self._lock:
             if call in self._holders.calls:  # not in a forked child
                 self._holders.calls.remove(call)
             self._crowded = False
@@ -167,64 +155,6 @@ class Requests:
 
     def arrived(self) -> None:
         """Called when there may be something to run that there was not before."""
-
-    def leave(self, works: Iterable[Work], then: Callable[[], None] | None = None, *, free: bool = False) -> None:
-        """Ends requests, wherever they are. then: called when no pass uses them any more, which may be at once. free:
-        whether their sequences are dropped before. Never waits, so that a finalizer may call it."""
-        mine, now = list(works), time.monotonic()
-        for work in mine:
-            work.gone = True
-            work.ended = work.ended or now
-        self._left.append((mine, then, free))
-        self._sweep()
-
-    def leave_and_wait(self, works: Iterable[Work]) -> None:
-        """Ends requests and drops their sequences, and returns when no pass uses them any more."""
-        done = self.new_event()
-        self.leave(works, done.set, free=True)
-        done.wait()
-
-    def _sweep(self) -> None:
-        """Removes the requests that have left. Where another holds the lock, it does so when it releases it."""
-        while self._left and self._lock.acquire(blocking=False):
-            done, later = [], []
-            try:
-                busy = self._in_pass()
-                while self._left:
-                    works, then, free = self._left.popleft()
-                    for work in works:
-                        for queue in (self._running, self._waiting):
-                            if work in queue:
-                                queue.remove(work)
-                                self._short = False
-                                if work.holds:
-                                    self._holders.leaving.add(work)
-                    if any(work in busy for work in works):
-                        later.append((works, then, free))
-                        continue
-                    done.append(then)
-                    for work in works if free else ():
-                        if self.reuse is not None and work.holds and work.root is not None:
-                            self.reuse.keep(work)
-                        work.job.free()  # with the lock, so that who is short of memory finds it
-                        if work.drafts is not None:
-                            work.drafts.close()
-                        work.holds = False
-                        self._holders.leaving.discard(work)
-            finally:
-                self._lock.release()
-            for then in done:
-                if then is not None:
-                    then()
-            if later:  # who ends the pass sweeps again
-                self._left.extend(later)
-                if self._batch is not None or self._stepping is not None:
-                    return
-
-    def _in_pass(self) -> set[Work]:
-        """The requests whose sequences a pass uses."""
-        works = set() if self._batch is None else {work for work, _ in self._batch.entries}
-        return works if self._stepping is None else {*works, self._stepping}
 
     # ---- what a pass may take ----------------------------------------------------------------------------------
 
@@ -309,8 +239,8 @@ class Requests:
         work.preempted += 1
         work.paused_at = time.monotonic()
         self.preemptions += 1
-        self._running.remove(work)
-        self._waiting.append(work)
+        left = [one for one in self._running if one is not work]
+        self._running, self._waiting = left, [*self._waiting, work]  # at once: no signal's handler comes between
         self._short = True
 
     def _wants(self, work: Work) -> int:
@@ -383,8 +313,8 @@ class Requests:
             try:
                 work.job.sequence = self._new_sequence()
             except OutOfMemoryError as error:
-                self._waiting.remove(work)
                 self._fail_one(work, error)
+                self._waiting.remove(work)
                 return False
         if work.shared is not None:
             work.cuts = sorted({*work.cuts, work.shared.length})
@@ -396,16 +326,16 @@ class Requests:
         elif work.paused_at:
             work.paused += now - work.paused_at
             work.paused_at, work.admitted = 0.0, now
-        self._waiting.remove(work)
-        self._running.append(work)
+        left = [one for one in self._waiting if one is not work]
+        self._waiting, self._running = left, [*self._running, work]  # at once, as in `_pause`
         return True
 
     def _expire(self, work: Work, queue: list[Work]) -> None:
-        queue.remove(work)
         drop(work)  # its reader may come late
         work.expired = True
         work.ended = time.monotonic()
         self._tell_end(work)
+        queue.remove(work)  # last, so that it ends again where this was interrupted
 
     def _limits(self, works: list[Work], wants: list[Want], room: int, elsewhere: float | None) -> tuple[int, int]:
         """(rows of a pass of several callers, rows of prompts in it). elsewhere: see the class."""
@@ -419,17 +349,17 @@ class Requests:
 
     def kept(self) -> list[tuple[str, list[int]]]:
         """What the prefix cache holds: see `Reuse.kept`."""
-        with self._lock:
+        with self._after, self._lock:
             return [] if self.reuse is None else self.reuse.kept()
 
     def copy(self, root: str, ids: list[int]) -> Any:
         """A sequence of it: see `Reuse.copy`."""
-        with self._lock:
+        with self._after, self._lock:
             return None if self.reuse is None else self.reuse.copy(root, ids)
 
     def put(self, root: str, ids: list[int], sequence: Any) -> None:
         """Adds to the prefix cache."""
-        with self._lock:
+        with self._after, self._lock:
             if self.reuse is not None:
                 self.reuse.put(root, ids, sequence)
 

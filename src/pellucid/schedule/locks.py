@@ -1,4 +1,7 @@
-"""What threads wait for, where a finalizer may come between."""
+"""What threads wait for, where a finalizer or a signal's handler may come between.
+
+Order: a Request's turn to read; then its lock, or that of the scheduler, which nobody holds together with it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Callable, Sized
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["Guard", "Signal"]
+__all__ = ["After", "Signal", "acquire"]
 
 
 class Signal:
@@ -32,31 +35,29 @@ class Signal:
         self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
 
-class Guard:
-    """A lock. What others could not do while it was held is done by who releases it, so that nobody has to wait.
+class After:
+    """What others could not do while a lock was held is done by who releases it, so that nobody has to wait: used as
+    ``with after, lock``. The lock's own methods take and release it, for a signal's handler cannot run between these
+    and the block; it may, and raise, wherever a function of Python begins, and after each that it calls.
 
-    left: what is to be done; sweep: does it, as far as `acquire(blocking=False)` lets it.
+    left: what is to be done; sweep: does it, as far as the lock is free.
     """
 
-    __slots__ = ("_left", "_lock", "_sweep")
+    __slots__ = ("_left", "_sweep")
 
-    def __init__(self, lock: Any, left: Sized, sweep: Callable[[], None]) -> None:
-        self._lock = lock
+    def __init__(self, left: Sized, sweep: Callable[[], None]) -> None:
         self._left = left
         self._sweep = sweep
 
-    def acquire(self, blocking: bool = True) -> bool:
-        taken: bool = self._lock.acquire(blocking)
-        return taken
-
-    def release(self) -> None:
-        """Without the sweep."""
-        self._lock.release()
-
     def __enter__(self) -> None:
-        self._lock.acquire()
+        pass
 
     def __exit__(self, *error: object) -> None:
-        self._lock.release()
         if self._left:
             self._sweep()
+
+
+def acquire(taken: list[bool], lock: Any, *arguments: Any) -> None:
+    """``lock.acquire(*arguments)``, whose result is added to a list, so that who releases the lock knows of it though a
+    signal's handler raises as soon as that is taken."""
+    taken.extend(map(lock.acquire, *([one] for one in arguments)))

@@ -16,7 +16,7 @@ from pellucid.errors import BatchError, PellucidError
 from pellucid.generation import Job
 from pellucid.results import Completion, Gathered, Piece
 from pellucid.schedule.caller import Work
-from pellucid.schedule.locks import Signal
+from pellucid.schedule.locks import Signal, acquire
 from pellucid.schedule.scheduler import Scheduler
 from pellucid.schedule.seat import SLICE
 from pellucid.schedule.stats import RequestStats
@@ -35,7 +35,8 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
     It runs in the passes that the model's callers share. Any thread or task may use it, one at a time to read its
     pieces: each piece is given once. With n completions, pieces of all of them come as they are made, each with its
     ``index``; where some fail, the others go on, and the end of the iteration raises their error. A request that nobody
-    refers to any more is cancelled.
+    refers to any more is cancelled. One whose reader is interrupted (Ctrl-C) can be read again; where that came while a
+    piece was made, the end says so by an error.
     """
 
     def __init__(self, scheduler: Scheduler, works: list[Work], gathered: list[Gathered], several: bool) -> None:
@@ -44,12 +45,18 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         self._gathered = gathered
         self._several = several
         self._forks = scheduler.forks
-        # What follows, in short: nobody waits with it, nor ends requests, which may end those of another that waits.
+        # For what `collect` does, and in short: nobody waits with it, nor ends requests, which may end those of another
+        # that waits. A finalizer, or a signal's handler, that interrupts its holder leaves everything to that one.
         self._lock = threading.RLock()
-        self._ended: deque[tuple[Work, Callable[[], None] | None]] = deque()  # that are to leave; then
         self._active = {work: i for i, work in enumerate(works)}
+        self._stopped: deque[Work] = deque()  # before a stop string, and no pass uses their sequences any more
+        self._ended: deque[tuple[Work, Callable[[], None] | None]] = deque()  # that are to leave; then
         self._pieces: deque[Piece] = deque()
         self._errors: dict[int, Exception] = {}
+        self._collecting = 0  # the thread that does
+        # Found by who comes next where an interrupt was raised.
+        self._making: Work | None = None  # of which a piece is made
+        self._giving: Piece | None = None  # which is read
         self._turn = threading.Lock()  # of the thread that reads
         self._loop: asyncio.AbstractEventLoop | None = None
         self._readers: list[asyncio.Future[None]] = []
@@ -117,24 +124,13 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
 
     def cancel(self) -> None:
         """Ends it: what is not generated yet is left out, and the finish reason is "cancelled". Returns at once; no
-        later pass has rows of it. May be called again, from any thread."""
+        later pass has rows of it. May be called again, from any thread, and by a signal's handler."""
         if self._scheduler.forks != self._forks:
             return
-        with self._lock:
-            # One that has met a stop string ends with it.
-            active = [(work, index) for work, index in self._active.items() if not _job(work).finish]
-            for work, index in active:
-                del self._active[work]
-                _job(work).finish = "cancelled"
-                self._put(index, work, _job(work).end(""))
-            if active:
-                self._caller.cancelled = True
-                self._caller.ready.extend(work for work, _ in active)
-        if active:
-            self._scheduler.leave([work for work, _ in active], free=True)
-            self._caller.event.set()
-            self._news.set()
-            self._tell_loop()
+        self._caller.cancelled = True
+        self.collect()
+        self._caller.event.set()
+        self._tell_loop()
 
     def __del__(self) -> None:
         # Nobody waits for it. Only what may be called from a finalizer.
@@ -170,9 +166,11 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         """The next piece; None at the end."""
         self._check_fork()  # first, for a thread that read it in the parent has the turn for ever
         left = -1 if until is None else min(max(until - time.monotonic(), 0), threading.TIMEOUT_MAX)
-        if not self._turn.acquire(timeout=left):
-            raise TimeoutError("the request is not done yet")
+        taken: list[bool] = []
         try:
+            acquire(taken, self._turn, True, left)
+            if not taken[0]:
+                raise TimeoutError("the request is not done yet")
             while True:
                 self._check_fork()
                 self.collect()
@@ -183,7 +181,8 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
                     raise TimeoutError("the request is not done yet")
                 self._wait(until)
         finally:
-            self._turn.release()
+            if taken and taken[0]:
+                self._turn.release()
 
     def _wait(self, until: float | None) -> None:
         """Waits for results, and drives where nobody does."""
@@ -282,76 +281,105 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         return self._loop if self._readers else None
 
     def collect(self) -> None:
-        """Makes pieces of the results that there are."""
-        caller = self._caller
-        with self._lock:
-            while caller.ready:
-                work = caller.ready.popleft()
-                if work in self._active:
-                    self._take(work, self._active[work])
-            if caller.failure is not None and self._active:
-                for work, index in list(self._active.items()):
-                    self._end(work, index, caller.failure)
+        """Makes pieces of the results that there are, and ends what is to end. Where the thread is already at it, and
+        this is called by what interrupted it, it does what came meanwhile."""
+        if self._collecting == threading.get_ident():
+            return
+        while self._due():
+            with self._lock:
+                try:
+                    self._collecting = threading.get_ident()
+                    while self._due():
+                        self._go_on()
+                finally:
+                    self._collecting = 0
         self._news.set()
-        self._let_go()
-
-    def _let_go(self) -> None:
-        """Without the lock: those that have ended leave the scheduler."""
-        with suppress(IndexError):  # another may do so, too
-            while True:
-                work, then = self._ended.popleft()
-                self._scheduler.leave((work,), then, free=then is None)
-
-    def _take(self, work: Work, index: int) -> None:
-        job = _job(work)
-        if job.taken < len(job.drawn):
-            if job.finish:
-                return
-            try:
-                piece = job.next()
-            except Exception as error:
-                self._end(work, index, error)
-                return
-            if piece is None:  # a stop string
-                self._ended.append((work, partial(self._stop, work, index)))
-                return
-        elif work.failure is not None:
-            self._end(work, index, work.failure)
+        if not self._ended:
             return
-        elif work.expired:
-            job.finish = "cancelled"
-            piece = job.end("")
+        while self._ended:
+            with suppress(IndexError, ValueError):  # another may do so, too
+                work, then = one = self._ended[0]
+                self._scheduler.note((work,), then, free=then is None)
+                self._ended.remove(one)
+        self._scheduler.leave(())
+
+    def _due(self) -> bool:
+        """Whether `_go_on` has something to do."""
+        caller = self._caller
+        if caller.ready or self._stopped or self._making is not None:
+            return True
+        return bool(self._active and (caller.failure is not None or (caller.cancelled and self._unfinished())))
+
+    def _unfinished(self) -> list[Work]:
+        """Those that have met no stop string, with which they end."""
+        return [work for work in list(self._active) if not _job(work).finish]
+
+    def _go_on(self) -> None:
+        """Does what comes first of what is to be done. With the lock. Where an interrupt is raised it may be called
+        again, and does the rest, so that nothing is taken from a queue before it is done."""
+        caller, making = self._caller, self._making
+        if making is not None:
+            self._end(making, _interrupted())
+            self._making = None
+        elif self._stopped:
+            work = self._stopped[0]
+            self._make(work, _job(work).stop)
+            self._stopped.popleft()
+        elif caller.cancelled and (unfinished := self._unfinished()):
+            for work in unfinished:
+                self._make(work, _job(work).cancelled)
+        elif caller.ready:
+            work = caller.ready[0]
+            job = _job(work)
+            if work not in self._active or job.finish:
+                pass
+            elif job.taken < len(job.drawn):
+                self._make(work, job.next)
+            elif work.failure is not None:
+                self._end(work, work.failure)
+            elif work.expired:
+                self._make(work, job.cancelled)
+            caller.ready.popleft()
+        elif caller.failure is not None:
+            for work in list(self._active):
+                self._end(work, caller.failure)
+
+    def _make(self, work: Work, make: Callable[[], Piece | None]) -> None:
+        """Makes a piece of one. What it is made of counts as taken from the beginning, so that one that was interrupted
+        cannot go on."""
+        index = self._active.get(work)
+        if index is None:
+            return
+        self._making = work
+        try:
+            piece = make()
+        except Exception as error:
+            self._end(work, error)
         else:
-            return
-        self._put(index, work, piece)
-        if job.finish:
-            del self._active[work]
-            self._ended.append((work, None))
-
-    def _stop(self, work: Work, index: int) -> None:
-        """Ends one before a stop string, when no pass uses its sequence."""
-        with self._lock:
-            if work not in self._active:
-                return
-            try:
-                piece = _job(work).stop()
-            except Exception as error:
-                self._end(work, index, error)
+            if piece is None:  # a stop string
+                self._ended.append((work, partial(self._stop, work)))
             else:
-                del self._active[work]
                 self._put(index, work, piece)
-                self._ended.append((work, None))
-        self._let_go()
+                if _job(work).finish:
+                    self._ended.append((work, None))
+                    del self._active[work]
+        self._making = None
+
+    def _stop(self, work: Work) -> None:
+        """Called when no pass uses the sequence of one that ends before a stop string."""
+        self._stopped.append(work)
+        self.collect()
         self._caller.ready.append(work)
         self._caller.event.set()
-        self._news.set()
         self._tell_loop()
 
-    def _end(self, work: Work, index: int, error: Exception) -> None:
-        self._active.pop(work, None)
-        self._errors[index] = error
-        self._ended.append((work, None))
-        _job(work).failed(error)
+    def _end(self, work: Work, error: Exception) -> None:
+        index = self._active.get(work)
+        if index is not None:
+            self._errors[index] = error
+            self._ended.append((work, None))
+            _job(work).failed(error)
+            self._active.pop(work, None)
 
     def _put(self, index: int, work: Work, piece: Piece) -> None:
         self._pieces.append(piece._replace(index=index) if index else piece)
@@ -359,11 +387,17 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
 
     def _get(self) -> Piece | None:
         with self._lock:
+            lost = self._giving
+            if lost is not None and not (self._pieces and self._pieces[0] is lost):
+                self._errors[lost.index] = _interrupted()
+            self._giving = None
             if not self._pieces:
                 return None
-            piece = self._pieces.popleft()
+            piece = self._giving = self._pieces[0]
             self._works[piece.index].unread -= 1
+            self._pieces.popleft()
             self._gathered[piece.index].add(piece)
+            self._giving = None
         self._scheduler.arrived()
         return piece
 
@@ -391,3 +425,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
 
 def _job(work: Work) -> Job:
     return cast(Job, work.job)
+
+
+def _interrupted() -> PellucidError:
+    return PellucidError("an interrupt came while the request's pieces were made: they are not whole")

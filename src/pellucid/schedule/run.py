@@ -163,14 +163,14 @@ def pieces(
             if caller.cancelled:
                 scheduler.leave_and_wait(active)
                 for item in active.values():
-                    yield item, _cancelled(item.job)
+                    yield item, item.job.cancelled()
                 for item in waiting:
                     if item.failure is not None:
                         yield item, item.failure
                         continue
                     if item.job.options.echo and item.job.prompt_text:
                         yield item, Piece(item.job.prompt_text, [], [])
-                    yield item, item.job.end("") if item.job.finish else _cancelled(item.job)
+                    yield item, item.job.end("") if item.job.finish else item.job.cancelled()
                 return
             if caller.failure is not None:
                 raise caller.failure
@@ -204,21 +204,16 @@ def _take(scheduler: Scheduler, caller: Caller, active: dict[Work, Item]) -> tup
     elif work.failure is not None:
         out = work.failure
     elif work.expired:
-        out = _cancelled(job)
+        out = job.cancelled()
     else:
         return None
     assert out is not None
     if isinstance(out, Exception):
         job.failed(out)
     if job.finish or work.failure is out:
-        del active[work]
         scheduler.leave((work,), free=True)
+        del active[work]  # last, so that one leaves again where that was interrupted
     return item, out
-
-
-def _cancelled(job: Job) -> Piece:
-    job.finish = "cancelled"
-    return job.end("")
 
 
 def _either(closing: Callable[[], bool], cancel: Callable[[], bool] | None) -> Callable[[], bool]:

@@ -102,7 +102,7 @@ class Scheduler(Seat):
         caller.thread = threading.get_ident()
         try:
             while not caller.ready and caller.failure is None:
-                with self._lock:
+                with self._after, self._lock:
                     lead = self._driver is None
                     if lead:
                         self._driver = caller
@@ -130,7 +130,7 @@ class Scheduler(Seat):
         """`wait` for the next token of a request that is the only one, without what several need. -> False, where it is
         not the only one; nothing was done then."""
         caller, job = work.caller, work.job
-        with self._lock:
+        with self._after, self._lock:
             if self._driver is not None or self._batch is not None or self._waiting or self._running != [work]:
                 return False
             self._driver, self._stepping = caller, work
@@ -225,7 +225,7 @@ class Scheduler(Seat):
 
     def fail_owned(self, error: Exception) -> None:
         """Ends all requests of callers with owners."""
-        with self._lock:
+        with self._after, self._lock:
             for work in (*self._running, *self._waiting):
                 if work.caller.owner is not None:
                     work.caller.failure = error
@@ -233,7 +233,7 @@ class Scheduler(Seat):
 
     def next_deadline(self) -> float | None:
         """Of time.monotonic: when the first request is to end."""
-        with self._lock:
+        with self._after, self._lock:
             times = [one.deadline for one in (*self._running, *self._waiting) if one.deadline is not None]
         return min(times, default=None)
 
@@ -265,7 +265,7 @@ class Scheduler(Seat):
 
     def _gather(self) -> Batch | None:
         """The next pass; None where nothing is left to do."""
-        with self._lock:
+        with self._after, self._lock:
             batch = self._alone() if len(self._running) == 1 and not self._waiting else self._together()
             if batch is not None and len(batch.entries) == 1:
                 batch.sole = self._holders.only(batch.entries[0][0], self._running, self._waiting)
@@ -366,7 +366,7 @@ class Scheduler(Seat):
 
     def _preempt(self, batch: Batch) -> bool:
         """Makes room for a pass that lacked memory. -> False: it never will have enough."""
-        with self._lock:
+        with self._after, self._lock:
             freed = self._holders.free(self._running, batch=batch)
             if isinstance(freed, Work):
                 self._pause(freed)
@@ -401,7 +401,7 @@ class Scheduler(Seat):
                     self._speculation.count(work, batch.guesses[i], len(results))
                 self._follow(work)
         batch.parts.clear()  # an error's traceback may keep the pass, but not its sequences
-        with self._lock:
+        with self._after, self._lock:
             for work, _ in batch.entries:
                 if work.cuts:
                     self._cut(work)
@@ -423,18 +423,18 @@ class Scheduler(Seat):
 
     def spare(self) -> bool:
         """Called where a pass lacks memory, by whoever runs it -> whether the prefix cache gave some up."""
-        with self._lock:
+        with self._after, self._lock:
             return self.reuse is not None and self.reuse.spare()
 
     def clear_cache(self, close: bool = False) -> None:
         """Drops what the prefix cache holds. close: it keeps nothing any more."""
-        with self._lock:
+        with self._after, self._lock:
             if self.reuse is not None:
                 self.reuse.close() if close else self.reuse.clear()
 
     def stats(self, used: int = 0, limit: int | None = None) -> Stats:
         """used, limit: bytes of the cache."""
-        with self._lock:
+        with self._after, self._lock:
             return Stats(
                 running=len(self._running),
                 waiting=len(self._waiting),

@@ -36,7 +36,7 @@ class Seat(Requests):
     def take_seat(self, caller: Caller) -> bool:
         """Makes a permanent driver's caller the driver, where nobody drives; else it has a turn, before which its event
         is set: callers that wait for one result after the other could take the seat from it each time."""
-        with self._lock:
+        with self._after, self._lock:
             if self._driver is None:
                 self._driver = caller
                 self._turns.pop(caller, None)
@@ -49,7 +49,7 @@ class Seat(Requests):
         """Lets another drive, where the caller does. turn: it had a turn, so that the requests have the next one."""
         if self._batch is not None and self._driver is caller:
             self._settle(self._batch)
-        with self._lock:
+        with self._after, self._lock:
             self._sleeping.pop(caller, None)
             self._turns.pop(caller, None)
             if self._driver is caller:
@@ -79,7 +79,7 @@ class Seat(Requests):
         """Waits for the seat, for one pass; `leave_seat` gives it back. Raises Cancelled."""
         caller = call.caller
         caller.thread = threading.get_ident()
-        with self._lock:
+        with self._after, self._lock:
             free = self._driver is None and not self._sleeping
             if free:
                 self._driver = caller
@@ -94,7 +94,7 @@ class Seat(Requests):
             caller.event.wait(None if caller.cancel is None else SLICE)
         if self._batch is not None:  # an interrupted driver left it
             self._settle(self._batch)
-        with self._lock:
+        with self._after, self._lock:
             call.sole = self._holders.only(None, self._running, self._waiting)
 
     def computes_here(self) -> bool:
@@ -104,7 +104,7 @@ class Seat(Requests):
 
     def make_room(self, call: Call) -> Freed:
         """Called where a pass of a call lacked memory, by its thread, which has the seat -> what was done about it."""
-        with self._lock:
+        with self._after, self._lock:
             freed = self._holders.free(self._running, call=call)
             if isinstance(freed, Work):
                 self._pause(freed)

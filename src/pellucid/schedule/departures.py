@@ -1,0 +1,123 @@
+"""How requests leave a scheduler, at any time and in any thread, while a pass may use their sequences."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from pellucid.schedule.batch import Batch
+from pellucid.schedule.caller import Work
+from pellucid.schedule.locks import After, acquire
+from pellucid.schedule.memory import Holders
+from pellucid.schedule.reuse import Reuse
+
+__all__ = ["Departures"]
+
+
+class Leaving(NamedTuple):
+    """Requests that leave: see `Departures.leave`."""
+
+    works: list[Work]
+    then: Callable[[], None] | None
+    free: bool
+
+
+class Departures:
+    """The requests that are here, and those that leave. lock, event: make them; reuse: the prefix cache, if there is
+    one."""
+
+    def __init__(self, lock: Callable[[], Any], event: Callable[[], Any], reuse: Reuse | None) -> None:
+        self._new_lock = lock
+        self.new_event = event
+        self.reuse = reuse
+        self._left: deque[Leaving] = deque()
+        self._after = After(self._left, self._sweep)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._lock = self._new_lock()  # always taken as `with self._after, self._lock`, or by `_sweep`
+        self._batch: Batch | None = None  # the pass that runs, or whose results are not delivered yet
+        self._stepping: Work | None = None  # the request whose pass `Scheduler.step` runs
+        self._running: list[Work] = []  # the most urgent first
+        self._waiting: list[Work] = []
+        self._short = False  # memory ran out: no request is admitted before another ends
+        self._holders = Holders()
+        if self.reuse is not None:
+            self.reuse.forget()
+
+    def leave(self, works: Iterable[Work], then: Callable[[], None] | None = None, *, free: bool = False) -> None:
+        """Ends requests, wherever they are. then: called when no pass uses them any more, which may be at once. free:
+        whether their sequences are dropped before. Never waits, so that a finalizer may call it."""
+        self.note(works, then, free=free)
+        self._sweep()
+
+    def note(self, works: Iterable[Work], then: Callable[[], None] | None = None, *, free: bool = False) -> None:
+        """Notes that requests end; the next `leave`, of whichever, does the rest."""
+        mine, now = list(works), time.monotonic()
+        for work in mine:
+            work.gone = True
+            work.ended = work.ended or now
+        self._left.append(Leaving(mine, then, free))
+
+    def leave_and_wait(self, works: Iterable[Work]) -> None:
+        """Ends requests and drops their sequences, and returns when no pass uses them any more."""
+        done = self.new_event()
+        self.leave(works, done.set, free=True)
+        done.wait()
+
+    def _sweep(self) -> None:
+        """Removes the requests that have left. Where another holds the lock, it does so when it releases it; those of a
+        pass are removed by who ends it. A signal's handler may raise anywhere: what is not done then is done by the
+        next."""
+        while self._left:
+            taken: list[bool] = []
+            try:
+                acquire(taken, self._lock, False)
+                if not taken[0]:
+                    return
+                busy = self._in_pass()
+                done = [one for one in tuple(self._left) if self._remove(one, busy)]
+            finally:
+                if taken and taken[0]:
+                    self._lock.release()
+            for one in done:
+                try:
+                    self._left.remove(one)
+                except ValueError:  # another thread was faster
+                    continue
+                if one.then is not None:
+                    one.then()
+            if not done and all(self._is_busy(one) for one in tuple(self._left)):
+                return
+
+    def _is_busy(self, one: Leaving) -> bool:
+        return not self._in_pass().isdisjoint(one.works)
+
+    def _remove(self, one: Leaving, busy: set[Work]) -> bool:
+        """With the lock: removes requests from the queues -> whether no pass uses them. May be called again."""
+        for work in one.works:
+            for queue in (self._running, self._waiting):
+                if work in queue:
+                    if work.holds:
+                        self._holders.leaving.add(work)
+                    queue.remove(work)
+                    self._short = False
+        if not busy.isdisjoint(one.works):
+            return False
+        for work in one.works if one.free else ():
+            if self.reuse is not None and work.holds and work.root is not None:
+                self.reuse.keep(work)
+            work.job.free()  # with the lock, so that who is short of memory finds it
+            if work.drafts is not None:
+                work.drafts.close()
+            work.holds = False
+            self._holders.leaving.discard(work)
+        return True
+
+    def _in_pass(self) -> set[Work]:
+        """The requests whose sequences a pass uses."""
+        batch, stepping = self._batch, self._stepping  # any thread may ask
+        works = set() if batch is None else {work for work, _ in batch.entries}
+        return works if stepping is None else {*works, stepping}

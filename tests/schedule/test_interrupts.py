@@ -1,0 +1,209 @@
+"""Signals at any moment: an interrupt, or a handler that cancels, at every point where CPython may call one."""
+
+from __future__ import annotations
+
+import dis
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+
+from pellucid import Model
+from pellucid.errors import PellucidError
+from pellucid.schedule import run
+from tests.engine import models
+from tests.schedule.test_interleavings import Interrupt
+
+GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "speculate": False}
+IDS = [1, 2, 3]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["", "prefix cache"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    path = models.write(tmp_path_factory.mktemp("interrupts"), "llama_gqa")
+    with Model.load(path, threads=1, prefix_cache=request.param) as loaded:
+        loaded.generate(IDS, max_tokens=8, **GREEDY)
+        yield loaded
+
+
+@cache
+def operations(code: CodeType) -> dict[int, tuple[str, int]]:
+    """By offset: an operation's name, and where an error in it is handled."""
+    tried = dis._parse_exception_table(code)  # type: ignore[attr-defined]
+    out = {}
+    for one in dis.get_instructions(code):
+        handlers = [entry.target for entry in tried if entry.start <= one.offset < entry.end]
+        out[one.offset] = one.opname, handlers[0] if handlers else -1
+    return out
+
+
+class Handler:
+    """Calls `act` at the given one of the points where a signal's handler may run in a file of the scheduler: where a
+    function begins, a loop goes back, and after each call. Its error is one of that operation; here, it comes before
+    the next, which has to have the same `try`."""
+
+    def __init__(self, at: int, act: Callable[[], None]) -> None:
+        self.left, self.act = at, act
+        self.before: dict[FrameType, tuple[str, int]] = {}
+
+    def __enter__(self) -> Handler:
+        gc.disable()  # Python drops what a handler raises in a finalizer
+        sys.settrace(self.call)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.settrace(None)
+        gc.enable()
+        self.before.clear()
+
+    def call(self, frame: FrameType, event: str, argument: Any) -> Any:
+        name = frame.f_code.co_filename
+        if "/pellucid/schedule/" not in name and not name.endswith("/generation.py"):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return self.operation
+
+    def operation(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "opcode" and self.left > 0:
+            name, tried = self.before.get(frame, ("", -1))
+            now = self.before[frame] = operations(frame.f_code).get(frame.f_lasti, ("", -1))
+            if name.startswith(("CALL", "RESUME", "JUMP_BACKWARD")) and tried == now[1]:
+                self.left -= 1
+                if not self.left:
+                    self.act()
+        elif event == "return":
+            self.before.pop(frame, None)
+        return self.operation
+
+
+def interrupt() -> None:
+    raise Interrupt
+
+
+def points(work: Callable[[Handler], None], step: int = 1) -> int:
+    """Runs `work` with a handler at each point in turn, or one of so many, until it is not reached -> how many there
+    were."""
+    at = 1
+    while True:
+        handler = Handler(at, interrupt)
+        work(handler)
+        if handler.left > 0:
+            return at
+        at += step
+
+
+def check(model: Model) -> None:
+    """Nothing is held, and nothing is left over."""
+    scheduler = run.of(model.core)
+    assert not scheduler._lock.locked()
+    model.stats()  # as any call, it does what was left to do
+    model.clear_cache()
+    stats = model.stats()
+    assert (stats.running, stats.waiting, stats.cache_bytes_used) == (0, 0, 0)
+    assert scheduler._driver is None and scheduler._stepping is None and scheduler._batch is None
+    assert not scheduler._left and not scheduler._sleeping and not scheduler._turns
+
+
+def in_context(model: Model) -> Any:
+    with model.context() as context:
+        return context.generate(IDS, max_tokens=2, **GREEDY).ids
+
+
+CALLS: dict[str, Callable[[Model], Any]] = {
+    "generate": lambda m: m.generate(IDS, max_tokens=3, **GREEDY).ids,
+    "several": lambda m: [one.ids for one in m.generate([IDS, IDS[:1]], max_tokens=2, **GREEDY)],
+    "map": lambda m: [one.ids for one in m.map([IDS, IDS[:1]], at_once=1, max_tokens=2, **GREEDY)],
+    "context": in_context,
+    "score": lambda m: m.score(IDS).total,
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_that_is_interrupted(model: Model, name: str) -> None:
+    """Nothing is left of it, and the next has what it has alone."""
+    call = CALLS[name]
+    expected = call(model)
+
+    def work(handler: Handler) -> None:
+        found: Any
+        try:
+            with handler:
+                found = call(model)
+        except Interrupt:
+            found = call(model)
+        assert found == expected
+        check(model)
+
+    assert points(work, 1 if name == "generate" else 7) > 50
+
+
+def test_a_request_that_is_interrupted(model: Model) -> None:
+    """It goes on where its reader comes again; or says so, where what it was interrupted in cannot be done again."""
+    expected = model.generate(IDS, max_tokens=3, **GREEDY).ids
+    found = {"whole": 0, "error": 0}
+
+    def work(handler: Handler) -> None:
+        request = model.submit(IDS, max_tokens=3, **GREEDY)
+        try:
+            with handler:
+                request.result()
+        except Interrupt:
+            pass
+        try:
+            done: Any = request.result(timeout=20)
+        except PellucidError as error:
+            assert "interrupt" in str(error)
+            found["error"] += 1
+        else:
+            assert done.ids == expected
+            found["whole"] += 1
+        check(model)
+
+    assert points(work) > 100
+    assert found["whole"] > found["error"] > 0
+
+
+def test_a_handler_that_cancels_what_it_interrupts(model: Model) -> None:
+    expected = model.generate(IDS, max_tokens=3, **GREEDY).ids
+    reasons = set()
+
+    def work(handler: Handler) -> None:
+        request = model.submit(IDS, max_tokens=3, **GREEDY)
+        handler.act = request.cancel
+        with handler:
+            done: Any = request.result()
+        assert done.ids == expected[: len(done.ids)]
+        reasons.add(done.finish_reason)
+        check(model)
+
+    assert points(work) > 100
+    assert reasons == {"cancelled", "length"}
+
+
+def test_cancel_that_is_interrupted(model: Model) -> None:
+    """By an interrupt, or by a handler that cancels the same request."""
+
+    def work(handler: Handler, cancels: bool) -> None:
+        request = model.submit(IDS, max_tokens=3, **GREEDY)
+        first = next(request)
+        if cancels:
+            handler.act = request.cancel
+        try:
+            with handler:
+                request.cancel()
+        except Interrupt:
+            request.cancel()
+        try:
+            done: Any = request.result(timeout=20)
+        except PellucidError as error:
+            assert "interrupt" in str(error) and not cancels
+        else:
+            assert done.ids[:1] == first.ids and done.finish_reason == "cancelled"
+        check(model)
+
+    for cancels in (False, True):
+        assert points(partial(work, cancels=cancels)) > 10
