@@ -334,9 +334,9 @@ def test_fit_has_the_bits_of_scalar(isa: str, kind: str, n: int, lo: int, hi: in
 def test_fit_of_a_table(isa: str) -> None:
     """Its bits are scalar's; codes are the values nearest, and of a border the one below."""
     for seed in range(5):
-        x, more = groups(32, seed), {"table": IQ4}
-        want = rows.fit("scalar", x, "none", -127, 113, [0, 0.1], 2, **more)
-        found = rows.fit(isa, at_end(x), "none", -127, 113, [0, 0.1], 2, at_end(np.empty((2, 16), np.float32)), **more)
+        x, out = groups(32, seed), at_end(np.empty((2, 16), np.float32))
+        want = rows.fit("scalar", x, "none", -127, 113, [0, 0.1], 2, table=IQ4)
+        found = rows.fit(isa, at_end(x), "none", -127, 113, [0, 0.1], 2, out, IQ4)
         assert not found[2] and not want[2] and not found[1].any()
         np.testing.assert_array_equal(found[0], want[0])
     d = np.asarray([1, 2, -0.5, 0.25, 0, 1e-39], np.float32)
