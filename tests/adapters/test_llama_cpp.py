@@ -307,7 +307,7 @@ def test_a_file_that_cannot_be_read_is_a_value_error(tmp_path: Path) -> None:
 
 
 def test_errors_name_its_own_arguments(llama: Llama, smollm2: Path) -> None:
-    for wrong in ({"n_ctx": -1}, {"n_ctx": "x"}, {"n_threads": -1}):
+    for wrong in ({"n_ctx": -1}, {"n_ctx": "x"}, {"n_threads": -1}, {"n_batch": "x"}):
         with pytest.raises((ValueError, TypeError), match=f"^{next(iter(wrong))}="):
             Llama(str(smollm2), verbose=False, **wrong)
     text: Any = "a"

@@ -111,9 +111,9 @@ class _Settings(_Source):
         n = given.pop("n", None)
         if n not in (None, 1):
             raise WrongValue("n", f"={shown(n)}: expected 1; `batch` asks several times")
-        texts = stop if stop is not None else self.stop
+        texts = (stop if stop is not None else self.stop) or given.pop("stop", None)
         if texts:
-            given["stop"] = [texts] if isinstance(texts, str) else list(texts)
+            given["stop"] = [texts] if isinstance(texts, str) else texts
         return given
 
     @property
@@ -160,7 +160,7 @@ class ChatPellucid(_Settings, BaseChatModel):
             found["ls_temperature"] = float(options["temperature"])
         if isinstance(options.get("max_tokens"), int):
             found["ls_max_tokens"] = options["max_tokens"]
-        if options.get("stop"):
+        if isinstance(options.get("stop"), (list, tuple)):
             found["ls_stop"] = list(options["stop"])
         return found
 

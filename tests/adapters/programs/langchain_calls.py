@@ -117,6 +117,14 @@ said = chat.invoke(ASK).content
 assert isinstance(said, str) and said
 assert chat.invoke(ASK, stop=said[0] + "qzx").content == said
 assert chat.bind(stop=said[0]).invoke(ASK).content == ""
+short = ChatPellucid(model=path, temperature=0, max_tokens=8, model_kwargs={"stop": said[0] + "qzx"})
+assert short.invoke(ASK).content == said and short._get_ls_params()["ls_stop"] == [said[0] + "qzx"]
+try:
+    chat.invoke(ASK, stop=5)
+except TypeError as error:
+    assert str(error).startswith("stop"), error
+else:
+    raise AssertionError("stop")
 
 # ---- loading leaves the event loop alone
 threads: list[threading.Thread] = []

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import Model, weights
+from pellucid import Model, checks, weights
 from pellucid.adapters.answers import Answer
 from pellucid.adapters.shared import check_template
 from pellucid.compat.llama_cpp import shapes
@@ -101,6 +101,7 @@ class Llama(Steps):
         verbose: bool = True,
         **others: Any,
     ) -> None:
+        n_batch = checks.integer("n_batch", others.get("n_batch") or 512, 1)
         check(others)
         if pooling_type not in (LLAMA_POOLING_TYPE_UNSPECIFIED, LLAMA_POOLING_TYPE_NONE, *POOLINGS):
             raise NotImplementedError(f"pooling_type={pooling_type} is not supported")
@@ -124,7 +125,7 @@ class Llama(Steps):
             pooling_type = LLAMA_POOLING_TYPE_NONE if own is None else named[own]
         self._pooling = pooling_type
         Steps.__init__(self, self._model, logits_all)
-        self.n_batch: int = min(self.n_ctx(), others.get("n_batch") or 512)  # of no effect, for programs that read it
+        self.n_batch = min(self.n_ctx(), n_batch)  # of no effect, for programs that read it
         self.n_threads = self._model.info().threads
         self.context_params = SimpleNamespace(n_ctx=self.n_ctx(), embeddings=embedding)
 
