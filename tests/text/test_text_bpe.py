@@ -206,3 +206,12 @@ def test_no_text_becomes_a_control_token(pre: str, merges: list[str]) -> None:
         ids = made.encode(text)
         assert max(ids) < 260 and made.decode(ids) == text, text
     assert 256 in made.encode("EN")
+
+
+def test_a_byte_that_is_a_control_token_is_not_dropped() -> None:
+    pieces, types = [*byte_characters().values()], np.full(256, NORMAL, np.int32)
+    types[pieces.index("!")] = CONTROL
+    made = BpeTokenizer(Vocabulary(model="bpe", pieces=pieces, merges=[], types=types))
+    with pytest.raises(TokenizerError, match=r"U\+0021 cannot be encoded") as info:
+        made.encode("ab!")
+    assert info.value.position == 2 and made.encode("!", parse_special=True) == [pieces.index("!")]

@@ -186,6 +186,42 @@ def test_tokenizer_json_alone(folder: Path, bpe: Vocabulary) -> None:
     assert {loaded.spelling(i) for i in loaded.eog} == {"<|endoftext|>", "<|im_end|>"}
 
 
+WHOLE = {"type": "WhitespaceSplit"}
+PREFIX = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+SPLIT_MERGES = [["<", "/"], ["s", ">"], ["</", "s>"]]
+JOINED_MERGES = ["< /", "s >", "</ s>"]
+
+
+@pytest.mark.parametrize(
+    ("model", "pre_tokenizer"),
+    [
+        ({"type": "BPE", "merges": SPLIT_MERGES, "unk_token": "<unk>"}, None),
+        ({"type": "BPE", "merges": JOINED_MERGES, "unk_token": "<unk>"}, None),
+        ({"type": "BPE", "merges": [], "unk_token": "<unk>", "ignore_merges": True}, None),
+        ({"type": "BPE", "merges": [], "unk_token": "<unk>", "ignore_merges": True}, WHOLE),
+        ({"type": "BPE", "merges": [], "unk_token": "<unk>"}, None),
+        ({"type": "WordPiece", "unk_token": "<unk>", **PREFIX}, WHOLE),
+        ({"type": "WordLevel", "unk_token": "<unk>"}, WHOLE),
+    ],
+)
+def test_no_text_becomes_a_control_token(model: Parts, pre_tokenizer: Parts | None, tmp_path: Path) -> None:
+    """Neither by merges that make it, nor as a word that is a piece."""
+    pieces = ["<unk>", "<s>", "</s>", *"ab</>s", "</", "s>"]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    table = {
+        "added_tokens": [{"id": i, "content": pieces[i], "special": True, **flags} for i in range(3)],
+        "pre_tokenizer": pre_tokenizer,
+        "decoder": {"type": "ByteFallback"},
+        "model": {**model, "vocab": {piece: i for i, piece in enumerate(pieces)}},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(table))
+    made = Tokenizer.load(tmp_path / "tokenizer.json")
+    for text in ("</s>", "a</s>b", "a </s> b", "</s></s>", "<s>a", "<</s>/s>"):
+        assert not {1, 2} & {*made.encode(text)}, text
+    assert made.encode("a</s>", parse_special=True) == [3, 2]
+    assert [made.spelling(i) for i in range(made.vocab_size)] == pieces
+
+
 def test_folder_post_processor_adds_bos(folder: Path, bpe_parts: Parts) -> None:
     path = folder / "tokenizer.json"
     table = json.loads(path.read_text())

@@ -66,9 +66,10 @@ class BpeTokenizer(VocabularyTokenizer):
         pieces, ids = number_pieces(vocabulary)
         unknown = vocabulary.unk if vocabulary.unk in vocabulary.ids_of(UNKNOWN) else None
         spelling = None if unknown is None else pieces[unknown]
-        self._model = load_merges(vocabulary, ids, self._control(), unk_token=spelling, ignore_merges=WORDS[pre].whole)
+        control = self._control()
+        self._model = load_merges(vocabulary, ids, control, unk_token=spelling, ignore_merges=WORDS[pre].whole)
         self._model.pre_tokenizer = make_splitter(WORDS[pre])
-        present = bytes(byte for byte, character in _CHARACTER.items() if character in ids)
+        present = bytes(byte for byte, c in _CHARACTER.items() if c in ids and c not in control)
         self._encodable = present if unknown is None and len(present) < 256 else None
         self._user = Finder(self._always) if self._always else None
         self._ascii = ascii_words(WORDS[pre])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -71,7 +71,9 @@ class JsonTokenizer:
         self.bos, self.eos = self._id_of("bos_token", bos), self._id_of("eos_token", eos)
         self.eog = self._ends(end)
         self._bytes: list[bytes | None] = [None] * self.vocab_size
-        self._encodable = self._find_encodable(table["model"])
+        self._encodable: bytes | None = None
+        left = {} if table["model"]["type"] == "Unigram" else self._leave_control_pieces(table)
+        self._encodable = self._find_encodable(table["model"], left)
         first = self.encode("a", add_special=False)
         self._drops_prefix_space = bool(first) and self.piece(first[0])[:1] == b" "
         self.add_bos = self.bos is not None and self.encode("")[:1] == [self.bos]
@@ -89,6 +91,35 @@ class JsonTokenizer:
         made.no_padding()
         made.encode_special_tokens = not special
         return made
+
+    def _leave_control_pieces(self, table: dict[str, Any]) -> dict[str, int]:
+        """Loads the model again without control tokens, which are returned, if it finds any of them where text spells
+        it: where merges make it, or words are not cut at punctuation. Few models do."""
+        model = table["model"]
+        added = [token["content"] for token in table.get("added_tokens") or [] if token.get("special")]
+        control = {
+            piece: i
+            for piece in added
+            if (i := model["vocab"].get(piece)) is not None and piece != model.get("unk_token")
+        }
+        whole = bool(model.get("ignore_merges") and not table.get("pre_tokenizer"))
+        if not control or not self._finds(control, whole):
+            return {}
+        made = json.dumps({"model": _apart(model, control)})
+        check_room(len(made), 24)
+        with package_errors("refused by tokenizers"):
+            self._plain.model = type(self._plain).from_str(made).model
+        return control
+
+    def _finds(self, control: dict[str, int], whole: bool) -> bool:
+        """whole: a text that is a piece is that piece."""
+        ids = {*control.values()}
+        try:
+            return whole or any(
+                not ids.isdisjoint(self.encode(c + c.join(control), False)) for c in ("a", " ", "\n", "<")
+            )
+        except TokenizerError:  # this text could take too long
+            return True
 
     def _check_added(self, added: list[dict[str, Any]]) -> None:
         """The package numbers added tokens itself; the file must say the same."""
@@ -131,11 +162,12 @@ class JsonTokenizer:
             known.pop("<|end|>", None)
         return frozenset((found | set(known.values())) - {None})
 
-    def _find_encodable(self, model: dict[str, Any]) -> bytes | None:
+    def _find_encodable(self, model: dict[str, Any], left: Container[str]) -> bytes | None:
+        """left: pieces that the model is loaded without."""
         if not self._byte_level or model.get("unk_token") is not None:
             return None
         to_id = self._plain.token_to_id
-        present = bytes(b for b, character in byte_characters().items() if to_id(character) is not None)
+        present = bytes(b for b, c in byte_characters().items() if to_id(c) is not None and c not in left)
         return present if len(present) < 256 else None
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
@@ -248,6 +280,20 @@ def _without_control_pieces(table: dict[str, Any]) -> Any:
     made = Tokenizer.from_str(json.dumps({**table, "model": {**model, "vocab": numbers}}))
     pieces = [("" if piece in control else piece, score) for piece, score in model["vocab"]]
     made.model = models.Unigram(pieces, model.get("unk_id"), bool(model.get("byte_fallback")))
+    return made
+
+
+def _apart(model: dict[str, Any], control: Container[str]) -> dict[str, Any]:
+    """The model without control pieces, and without merges of them."""
+    made = {**model, "vocab": {piece: i for piece, i in model["vocab"].items() if piece not in control}}
+    if "merges" in model:
+        pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+        inside = len(model.get("continuing_subword_prefix") or "")
+        made["merges"] = [
+            [left, right]
+            for left, right in pairs
+            if left not in control and right not in control and left + right[inside:] not in control
+        ]
     return made
 
 
