@@ -181,7 +181,9 @@ class Requests(Departures):
             for work in self._next(names):
                 if work.deadline is not None and time.monotonic() > work.deadline:
                     self._expire(work, self._waiting)
-                elif self._crowded or (works and (self._short or full)):
+                elif self._crowded and not self._holders.wait_for(work):
+                    continue
+                elif works and (self._short or full):
                     continue
                 elif len(works) >= self._sequences and work.key[1] in names:  # each key may have one
                     continue

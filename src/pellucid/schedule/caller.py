@@ -95,7 +95,7 @@ class Caller:
         self.cancelled = False
         self.event = event()
         self.owner: Callable[[], Any] | None = None
-        self.thread = 0  # the last that waited for it
+        self.thread = 0  # that waits for it
 
     def stopped(self) -> bool:
         """Asks whether to end."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections.abc import Collection
 from enum import Enum
 from typing import Protocol
 
@@ -56,15 +57,19 @@ class Holders:
         """Whether nothing but `mine` holds pages; None: nothing but calls. known: the requests that run or wait."""
         if self.leaving or any(one.sequence is not None for one in self.shared):
             return False
-        if mine is not None and self.others():
+        if mine is not None and self.others({mine.caller.thread}):
             return False
         return not any(work.holds and work is not mine for works in known for work in works)
 
-    def others(self) -> list[Call]:
-        """The calls that go on while this thread waits: those of other threads. A function that this one's call asks,
-        or tells how far it is, may compute something else."""
+    def others(self, waiting: Collection[int] = ()) -> list[Call]:
+        """The calls that go on while this thread, and others that wait, do: those of none of these. A function that a
+        call asks, or tells how far it is, may compute something else."""
         mine = threading.get_ident()
-        return [one for one in self.calls if one.caller.thread != mine]
+        return [one for one in self.calls if one.caller.thread != mine and one.caller.thread not in waiting]
+
+    def wait_for(self, work: Work) -> bool:
+        """Whether a call goes on only after a request: one of its functions waits for it."""
+        return any(one.caller.thread == work.caller.thread for one in self.calls)
 
     def free(self, running: list[Work], batch: Batch | None = None, call: Call | None = None) -> Freed | Work:
         """Makes room for a pass that lacked memory, of requests or of a call. -> the request that was given up, the
@@ -87,7 +92,7 @@ class Holders:
         if call is not None:
             call.short = True
         # Where all calls lack memory, the oldest cannot wait for the others.
-        others = self.others()
+        others = self.others({work.caller.thread for work in mine})
         calls = [one for one in self.calls if one is call or one in others]
         if calls and (calls[0] is not call or not all(one.short for one in calls)):
             return Freed.SOON

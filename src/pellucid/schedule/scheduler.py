@@ -119,10 +119,15 @@ class Scheduler(Seat):
                     lead = False
                     continue
                 self.arrived()  # a permanent driver may have had nothing to run while the caller read
-                if caller.stopped() or (until is not None and time.monotonic() > until):
+                if caller.cancelled or (until is not None and time.monotonic() > until):
                     break
                 caller.event.wait(None if caller.cancel is None and until is None else SLICE)
+                if caller.cancel is not None and not caller.ready:
+                    self._stands_back(caller)
+                    if caller.stopped():
+                        break
         finally:
+            caller.thread = 0
             if lead or self._sleeping:
                 self.leave_seat(caller)
 
@@ -178,6 +183,7 @@ class Scheduler(Seat):
             return True
         finally:
             self.leave_seat(caller)
+            caller.thread = 0
 
     # ---- a permanent driver -----------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ generation (turns.py) has the seat for one pass at a time. Where both wait, they
 from __future__ import annotations
 
 import threading
+from itertools import count
 
 from pellucid import _engine
 from pellucid.schedule.admission import Requests
@@ -23,12 +24,13 @@ class Seat(Requests):
     """Requests, and who runs their passes."""
 
     preemptions = 0
+    _came = count()
 
     def _clear(self) -> None:
         super()._clear()
         self._driver: Caller | None = None
         self._sleeping: dict[Caller, None] = {}  # callers that wait for another's pass, in order
-        self._turns: dict[Caller, None] = {}  # callers that wait for the seat, for one pass of their own, in order
+        self._turns: dict[Caller, int] = {}  # callers that wait for the seat, for one pass of their own: since when
 
     def _settle(self, batch: Batch) -> None:
         raise NotImplementedError
@@ -42,7 +44,7 @@ class Seat(Requests):
                 self._turns.pop(caller, None)
             elif self._driver is not caller:
                 caller.event.clear()
-                self._turns[caller] = None
+                self._turns.setdefault(caller, next(self._came))
             return self._driver is caller
 
     def leave_seat(self, caller: Caller, turn: bool = False) -> None:
@@ -60,7 +62,7 @@ class Seat(Requests):
     def _hand_on(self, turn: bool = True) -> None:
         """With the lock: gives the free seat to the next that waits. turn: a call before the requests."""
         if self._turns and (turn or not self._sleeping):
-            self._driver = next(iter(self._turns))
+            self._driver = min(self._turns, key=self._turns.__getitem__)
             del self._turns[self._driver]
             self._driver.event.set()
         elif self._sleeping:
@@ -77,25 +79,35 @@ class Seat(Requests):
 
     def take_turn(self, call: Call) -> None:
         """Waits for the seat, for one pass; `leave_seat` gives it back. Raises Cancelled."""
-        caller = call.caller
+        caller, came = call.caller, next(self._came)
         caller.thread = threading.get_ident()
-        with self._after, self._lock:
-            free = self._driver is None and not self._sleeping
-            if free:
-                self._driver = caller
-            else:
-                caller.event.clear()
-                self._turns[caller] = None
-        if not free:
+        while True:
+            with self._after, self._lock:
+                if self._driver is None and not self._sleeping:
+                    self._driver = caller
+                elif self._driver is not caller:
+                    caller.event.clear()
+                    self._turns[caller] = came
+            if self._driver is caller:
+                break
             self.arrived()
-        while self._driver is not caller:
-            if caller.stopped():
-                raise _engine.Cancelled("the call was cancelled")
             caller.event.wait(None if caller.cancel is None else SLICE)
+            if caller.cancel is not None and not self._stands_back(caller) and caller.stopped():
+                raise _engine.Cancelled("the call was cancelled")
         if self._batch is not None:  # an interrupted driver left it
             self._settle(self._batch)
         with self._after, self._lock:
             call.sole = self._holders.only(None, self._running, self._waiting)
+
+    def _stands_back(self, caller: Caller) -> bool:
+        """Before a caller that waits asks its function, which may compute, too: would the seat be given to the caller
+        meanwhile, what its function computes waited for its own thread. -> whether the caller has it already."""
+        with self._after, self._lock:
+            self._sleeping.pop(caller, None)
+            self._turns.pop(caller, None)
+            if self._driver is None:
+                self._hand_on()
+            return self._driver is caller
 
     def computes_here(self) -> bool:
         """Whether this thread has the seat."""
