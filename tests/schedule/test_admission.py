@@ -88,6 +88,23 @@ def test_rows_of_prompts_go_to_the_key_that_had_the_least() -> None:
     assert [9 in one for one in engine.passes] == [False, False, False, True]  # they had equally much when it came
 
 
+def test_a_request_that_comes_does_not_look_at_those_that_wait() -> None:
+    class Waiting(list[Work]):
+        def __iter__(self) -> Any:
+            raise AssertionError("a look at each")
+
+    engine = Engine()
+    scheduler = Scheduler(lambda: engine, FakeSequence, sequences=1)
+    scheduler._waiting = Waiting()
+    works = [work(i, key="a" if i % 3 else "b") for i in range(1, 30)]
+    for one in works:
+        scheduler.submit(one)
+    scheduler._waiting = list.copy(scheduler._waiting)
+    scheduler.wait(works[0].caller)
+    scheduler.leave(works, free=True)
+    assert not scheduler._served._active
+
+
 @pytest.mark.parametrize("beside", [False, True])
 def test_keys_that_are_gone_are_forgotten(beside: bool) -> None:
     """Whether or not there always is a request; one that had many rows keeps its place behind the others."""

@@ -13,7 +13,6 @@ from pellucid.errors import OutOfMemoryError, QueueFullError
 from pellucid.schedule.caller import Caller, Work
 from pellucid.schedule.cost import Cost
 from pellucid.schedule.departures import Departures
-from pellucid.schedule.fairness import Served
 from pellucid.schedule.locks import Signal
 from pellucid.schedule.memory import Call, drop, keeps
 from pellucid.schedule.passes import Want
@@ -59,7 +58,6 @@ class Requests(Departures):
         self._cost = Cost(tile)
         self._costs: dict[str, Cost] = {"prompt": self._cost}  # of the passes of calls, by their kind
         self.preemptions = self.prompt_tokens = self.generated = self.prefix_queries = self.prefix_hits = 0
-        self._served = Served()
         super().__init__(lock, event, reuse)
 
     def _clear(self) -> None:
@@ -72,7 +70,7 @@ class Requests(Departures):
     def submit(self, work: Work) -> None:
         """Adds a request. Its passes begin when its caller, or another, waits."""
         with self._after, self._lock:
-            self._served.came(work.key, (one.key for one in (*self._running, *self._waiting)))
+            self._served.came(work.key)
             self._waiting.append(work)
         self.arrived()
 
@@ -175,13 +173,14 @@ class Requests(Departures):
                 works.append(work)
                 wants.append(want)
                 callers.add(work.caller)
-        if self._waiting:
+        for work in list(self._waiting):
+            if work.deadline is not None and time.monotonic() > work.deadline:
+                self._expire(work, self._waiting)
+        if self._waiting and not (works and self._short):
             admitted = full = False
             names = {one.key[1] for one in self._running}
-            for work in self._next(names):
-                if work.deadline is not None and time.monotonic() > work.deadline:
-                    self._expire(work, self._waiting)
-                elif self._crowded and not self._holders.wait_for(work):
+            for work in self._next(names, len(works) >= self._sequences):
+                if self._crowded and not self._holders.wait_for(work):
                     continue
                 elif works and (self._short or full):
                     continue
@@ -208,10 +207,12 @@ class Requests(Departures):
         wants = [self._before_cut(work, want) for work, want in zip(works, wants, strict=True)]
         return works, wants, callers
 
-    def _next(self, names: set[str]) -> list[Work]:
-        """Those that wait, in the order in which they are admitted. names: of keys with requests that run."""
+    def _next(self, names: set[str], others: bool = False) -> list[Work]:
+        """Those that wait, in the order in which they are admitted. names: of keys with requests that run; others:
+        whether those of other keys are enough."""
         served = self._served
-        return sorted(self._waiting, key=lambda w: (w.priority, w.key[1] in names, served[w.key], w.number))
+        some = [work for work in self._waiting if work.key[1] not in names] if others else self._waiting
+        return sorted(some, key=lambda w: (w.priority, w.key[1] in names, served[w.key], w.number))
 
     def _make_way(self) -> None:
         """Gives up requests of the key that has most where that makes room for the first of another key, which would
@@ -316,7 +317,7 @@ class Requests(Departures):
                 work.job.sequence = self._new_sequence()
             except OutOfMemoryError as error:
                 self._fail_one(work, error)
-                self._waiting.remove(work)
+                self._quit(self._waiting, work)
                 return False
         if work.shared is not None:
             work.cuts = sorted({*work.cuts, work.shared.length})
@@ -337,7 +338,7 @@ class Requests(Departures):
         work.expired = True
         work.ended = time.monotonic()
         self._tell_end(work)
-        queue.remove(work)  # last, so that it ends again where this was interrupted
+        self._quit(queue, work)  # last, so that it ends again where this was interrupted
 
     def _limits(self, works: list[Work], wants: list[Want], room: int, elsewhere: float | None) -> tuple[int, int]:
         """(rows of a pass of several callers, rows of prompts in it). elsewhere: see the class."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pellucid.schedule.batch import Batch
 from pellucid.schedule.caller import Work
+from pellucid.schedule.fairness import Served
 from pellucid.schedule.locks import After, acquire
 from pellucid.schedule.memory import Holders
 from pellucid.schedule.reuse import Reuse
@@ -44,6 +45,7 @@ class Departures:
         self._waiting: list[Work] = []
         self._short = False  # memory ran out: no request is admitted before another ends
         self._holders = Holders()
+        self._served = Served()
         if self.reuse is not None:
             self.reuse.forget()
 
@@ -102,7 +104,7 @@ class Departures:
                 if work in queue:
                     if work.holds:
                         self._holders.leaving.add(work)
-                    queue.remove(work)
+                    self._quit(queue, work)
                     self._short = False
         if not busy.isdisjoint(one.works):
             return False
@@ -115,6 +117,11 @@ class Departures:
             work.holds = False
             self._holders.leaving.discard(work)
         return True
+
+    def _quit(self, queue: list[Work], work: Work) -> None:
+        """With the lock: one ends that ran or waited."""
+        queue.remove(work)
+        self._served.left(work.key)
 
     def _in_pass(self) -> set[Work]:
         """The requests whose sequences a pass uses."""

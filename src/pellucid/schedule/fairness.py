@@ -6,7 +6,8 @@ time without requests. Used with the scheduler's lock, but for `add`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Mapping
 
 __all__ = ["Served"]
 
@@ -17,10 +18,11 @@ Key = tuple[int, str]
 class Served:
     """Rows that each key had."""
 
-    __slots__ = ("_most", "_rows")
+    __slots__ = ("_active", "_most", "_rows")
 
     def __init__(self) -> None:
         self._rows: dict[Key, int] = {}
+        self._active: Counter[Key] = Counter()  # requests of each key that has some
         self._most = MOST_KEYS
 
     def __len__(self) -> int:
@@ -33,15 +35,22 @@ class Served:
         """Counts rows. Called by who drives, without the lock."""
         self._rows[key] = self[key] + rows
 
-    def came(self, key: Key, active: Iterable[Key]) -> None:
-        """A request arrives beside those of the active keys."""
-        others = {*active}
-        if others:
-            self._rows[key] = max(self[key], min(map(self.__getitem__, others)))
+    def came(self, key: Key) -> None:
+        """A request arrives."""
+        active = self._active
+        if active and key not in active:
+            self._rows[key] = max(self[key], min(map(self.__getitem__, active)))
+        active[key] += 1
         if len(self._rows) > self._most:
-            self._forget({key, *others})
+            self._forget(active)
 
-    def _forget(self, active: set[Key]) -> None:
+    def left(self, key: Key) -> None:
+        """A request that came ends."""
+        self._active[key] -= 1
+        if self._active[key] <= 0:
+            del self._active[key]
+
+    def _forget(self, active: Mapping[Key, int]) -> None:
         """Of the keys without requests, keeps those that had the most rows."""
         counts = list(self._rows.items())  # who drives may add some meanwhile
         gone = sorted((rows, key) for key, rows in counts if key not in active)
