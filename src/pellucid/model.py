@@ -105,9 +105,9 @@ class Model(AsyncCalls):
             "f32", "f16", "bf16", or "int8" with a scale per 32 values (0.56 times the memory of 16 bits).
         precision: "default" (int8 activations, two terms in the head) or "high" (two terms everywhere).
         cache_bytes: bytes that the keys and values of all sequences together may take; default: half of the memory that
-            is left after loading, that of a control group where it is less (`info().cache_limit`). A call that would
-            exceed it raises OutOfMemoryError and changes no sequence; of several that together do, some wait or are
-            computed again, with the same result.
+            is left after loading, that of a control group where it is less (`info().cache_limit`). A prompt that could
+            never fit is a ContextFullError at once; a call whose pass would exceed it raises OutOfMemoryError and
+            changes no sequence; of several that together do, some wait or are computed again, with the same result.
         checkpoints: bytes of earlier states of recurrent layers that each sequence keeps, to go back to without
             processing the whole prompt again: at least one state (`info().state_bytes`), at most 8; default: 8 states.
             Fewer change no result.

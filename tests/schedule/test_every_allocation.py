@@ -45,10 +45,10 @@ def contexts(model: Model) -> Any:
             return found, context.next(2), context.score([[3, 4], [5]])[0].total
 
 
-def several(model: Model) -> Any:
+def several(model: Model, prompts: Any, **options: Any) -> Any:
     """Those that fit one after the other are all right, however little there is."""
     try:
-        return [one.ids for one in model.generate([IDS[:n] for n in (3, 70, 20)], **OPTIONS)]
+        return [one.ids for one in model.generate(prompts, **OPTIONS, **options)]
     except BatchError as error:
         assert all(isinstance(one, LACKS) for one in error.errors.values())
         raise OutOfMemoryError(str(error)) from None
@@ -60,8 +60,8 @@ def submitted(model: Model) -> Any:
 
 CALLS: dict[str, Callable[[Model], Any]] = {
     "generate": lambda m: m.generate(IDS, **OPTIONS).logprobs,
-    "copies": lambda m: [one.ids for one in m.generate(IDS[:65], n=3, **OPTIONS)],
-    "several": several,
+    "copies": lambda m: several(m, IDS[:65], n=3),
+    "several": lambda m: several(m, [IDS[:n] for n in (3, 70, 20)]),
     "submit": lambda m: submitted(m).ids,
     "contexts": contexts,
     "score": lambda m: [one.total for one in m.score([IDS, IDS[:30]])],

@@ -120,8 +120,8 @@ def test_items_that_do_not_fit_the_cache_fail_alone(model: Model, path: Path, at
         assert [content(found[i]) for i in (0, 3, 4)] == expected
         assert [type(found[i]) for i in (1, 2)] == [ContextFullError, OutOfMemoryError]
         with pytest.raises(BatchError) as raised:
-            small.generate([[1], [1] * 250, [1] * 3], **given)
-        assert [*raised.value.errors] == [1] and raised.value.completions[0].ids == expected[0][0]
+            small.generate([[1], [1] * 120, [1] * 3], **{**given, "max_tokens": 20})
+        assert [*raised.value.errors] == [1] and raised.value.completions[0].ids[:3] == expected[0][0]
         assert small.stats().cache_bytes_used == 0
 
 

@@ -416,7 +416,16 @@ def test_a_closed_loop_ends_its_requests(model: Model) -> None:
 
 def test_a_prompt_that_never_fits_the_cache(path: Path) -> None:
     with Model.load(path, cache_bytes=150_000) as model:
-        with pytest.raises(ContextFullError, match="the prompt exceeds cache_bytes") as raised:
+        with pytest.raises(ContextFullError, match="prompt exceeds cache_bytes=150000") as raised:
             model.submit([1] * 250)
         given = raised.value
         assert given.needed == 251 and 0 < given.available < 251 and given.available % 64 == 0
+        for call in (model.generate, model.stream):
+            with pytest.raises(ContextFullError, match=r"prompt\[1\] exceeds cache_bytes=150000"):
+                call([[1], [1] * 250])
+        assert model.stats().passes == 0
+        assert model.generate([1] * 250, max_tokens=0).ids == []
+        alone = model.generate([1] * given.available, max_tokens=1)  # whose token is not computed
+        assert len(alone.ids) == 1
+        with pytest.raises(ContextFullError):
+            model.generate([1] * given.available, max_tokens=2)

@@ -181,7 +181,7 @@ def _job(core: Core, number: int, item: Any, seed: Any, common: Mapping[str, Any
     if seed is not None:
         given["seed"] = checks.integer("seeds", seed, 0, MOST_SEED, at=f"[{number}]")
     begun, options = begin(core, name, value, given)
-    of(core).room.check(len(begun.ids))
+    of(core).room.check(name, len(begun.ids), options.max_tokens)
     options = options.settled(options.seeds(1)[0])
     return begun.job(core, options), Gathered(begun.ids, options, begun.dropped, begun.echoed(options))
 

@@ -74,11 +74,13 @@ class Room:
         """Bytes that sequences may still take, beside those of the model's views."""
         return (self.limit or 0) - cache_bytes_used(self._core)
 
-    def check(self, tokens: int) -> None:
-        """Raises ContextFullError where a prompt of so many tokens, and a new one, exceed the limit by themselves."""
-        if self.limit is not None and self.need(tokens + 1) > self.limit:
+    def check(self, name: str, prompt: int, max_tokens: float | None) -> None:
+        """Raises ContextFullError where a prompt of so many tokens exceeds the limit by itself, with a new one if more
+        than one may follow. name: of the argument."""
+        tokens = prompt + (max_tokens is None or max_tokens > 1)
+        if max_tokens != 0 and self.limit is not None and self.need(tokens) > self.limit:
             most = 0
             for step in (1 << i for i in reversed(range(31))):
                 if self.need(most + step) <= self.limit:
                     most += step
-            raise ContextFullError("the prompt exceeds cache_bytes", needed=tokens + 1, available=most)
+            raise ContextFullError(f"{name} exceeds cache_bytes={self.limit}", needed=tokens, available=most)

@@ -156,7 +156,7 @@ def submit(
                     drafts=drafts(job),
                 )
             )
-        scheduler.room.check(len(begun.ids))
+        scheduler.room.check(names[0], len(begun.ids), options.max_tokens)
         scheduler.check_room(copies, len(begun.ids), key)
         request = Request(scheduler, works, gathered, n is not None and copies > 1)
         request.begin(options.echo)
@@ -219,6 +219,8 @@ def _start(
     if len(begun) * copies > arguments.MOST_PROMPTS:
         raise WrongValue("n", f"={copies}: expected at most {arguments.MOST_PROMPTS} completions in all")
     core.decoder()
+    for one, name in zip(begun, names, strict=True):
+        of(core).room.check(name, len(one.ids), options.max_tokens)
     seeds = options.seeds(len(begun), copies)
     gathered = [
         Gathered(one.ids, options.settled(seed), one.dropped, one.echoed(options))
