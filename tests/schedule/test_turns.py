@@ -170,31 +170,6 @@ def test_random_interleavings_of_many() -> None:
     try_all(some(150), driven, driven=True)
 
 
-@pytest.mark.parametrize("what", ["reads", "computes"])
-@pytest.mark.parametrize("kind", ["caller", "call"])
-@pytest.mark.parametrize("driven", [False, True])
-def test_a_function_that_computes_while_its_caller_waits(kind: str, what: str, driven: bool) -> None:
-    """The seat is not given to a caller whose thread waits for it within its function."""
-    inner: list[Reader | Visitor] = []
-
-    def make(w: World, s: Scheduler, e: FakeEngine) -> list[Reader | Visitor]:
-        asked: list[int] = []
-
-        def cancel() -> bool:
-            if not s.computes_here() and len(asked) < 2:  # else it is asked in a pass
-                asked.append(1)
-                inner.append(Reader(w, s, [5], 2) if what == "reads" else Visitor(s, e, 2, event=w.event))
-                inner[-1]()
-            return False
-
-        outer = Visitor(s, e, 2, event=w.event, cancel=cancel) if kind == "call" else Reader(w, s, [1], 2, cancel)
-        return [outer, Reader(w, s, [3], 3)]
-
-    try_all(some(150), make, driven=driven)
-    assert len(inner) > 20
-    assert all(one.error is None for one in inner)
-
-
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
 
@@ -447,33 +422,6 @@ def test_what_a_callback_of_a_trace_may_compute(path: Path) -> None:
 
         model.trace(ids, "hidden", progress=progress)
         assert found and model.stats().cache_bytes_used == 0
-
-
-@pytest.mark.parametrize("driven", [False, True])
-def test_a_callback_generates_where_a_request_was_given_up_for_its_trace(tmp_path: Path, driven: bool) -> None:
-    """Or what does not fit beside it, which fails: the trace has the memory, and waits for this."""
-    with Model.load(models.write(tmp_path, "llama_gqa"), threads=1) as model:
-        expected = model.generate([1], **GREEDY).ids
-        limit = run.of(model.core).room.need(330)
-    with Model.load(tmp_path / "llama_gqa-F32.gguf", threads=1, cache_bytes=limit) as model:
-        if driven:
-            model.drive()
-        held = model.submit(IDS, ahead=1, **{**GREEDY, "max_tokens": 100})
-        next(held)
-        found: list[Any] = []
-
-        def progress(done: int, total: int) -> None:
-            if held.stats.preempted and not found:
-                found.append(model.generate([1], **GREEDY).ids)
-                with pytest.raises(OutOfMemoryError):
-                    model.generate(IDS, **GREEDY)
-                found.append(model.submit([1], **GREEDY).result().ids)  # type: ignore[union-attr]
-
-        tracing = threading.Thread(target=lambda: model.trace(IDS, "hidden", chunk=40, progress=progress), daemon=True)
-        tracing.start()
-        tracing.join(30)
-        assert not tracing.is_alive() and found == [expected] * 2
-        held.cancel()
 
 
 def test_what_a_cancel_function_may_compute(path: Path) -> None:
