@@ -159,6 +159,25 @@ def test_short_passes_change_no_bit(
         assert (found[0] == expected[0]).all() and found[1] == expected[1] and (found[2] == expected[2]).all()
 
 
+def test_completions_of_a_prompt_run_together_where_its_pages_fit_once(tmp_path: Path) -> None:
+    ids = [1 + i % 40 for i in range(300)]
+    given: dict[str, Any] = {"n": 3, "max_tokens": 8, "temperature": 1.0, "seed": 1, "ignore_eos": True}
+    path = models.write(tmp_path, "llama_gqa")
+    with Model.load(path, threads=1) as model:
+        expected = [one.ids for one in model.generate(ids, speculate=False, **given)]
+        need = scheduler_of(model.core).room.need
+        limit = need(300) + 3 * need(64)
+    for call in ("generate", "submit"):
+        with Model.load(path, threads=1, cache_bytes=limit) as model:
+            found: Any
+            if call == "generate":
+                found = model.generate(ids, speculate=False, **given)
+            else:
+                found = model.submit(ids, speculate=False, **given).result()
+            assert [one.ids for one in found] == expected
+            assert model.stats().passes <= 2 + 8 and model.stats().preemptions == 0
+
+
 @pytest.mark.parametrize("kv", ["f32", "int8"])
 def test_a_key_gets_memory_that_another_holds(kv: Any, tmp_path: Path) -> None:
     """Its first request does not wait until one of the other's ends, and no result is another for that."""

@@ -225,6 +225,9 @@ class Limit:
     def need(self, tokens: int) -> int:
         return tokens
 
+    def beside(self, tokens: int, shared: int) -> int:
+        return tokens - shared
+
     def free(self) -> int:
         return self.pool.room - sum(one.length for one in self.pool.sequences)
 

@@ -291,7 +291,9 @@ class Requests(Departures):
             held = 0 if sequence is None else sequence.length
             free -= max(room.need(one.job.soon()) - room.need(held), 0)
         free -= sum(max(call.most - call.held(), 0) for call in self._holders.calls)
-        needed: int = room.need(work.job.soon())
+        shared = work.shared
+        known = shared is not None and (shared.sequence is not None or shared.by not in (None, work))
+        needed: int = room.beside(work.job.soon(), shared.length if shared is not None and known else 0)
         return needed - free
 
     def _admit(self, work: Work, computing: list[Work]) -> bool:

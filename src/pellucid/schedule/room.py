@@ -10,6 +10,7 @@ from pellucid.errors import ClosedError, ContextFullError, OutOfMemoryError
 
 __all__ = ["MOST_TOGETHER", "Room", "cache_bytes_used"]
 
+PAGE = 64  # tokens
 MOST_TOGETHER = 64  # sequences of a call in a pass: each takes a page, or copies one, whatever its number of rows
 
 
@@ -37,6 +38,12 @@ class Room:
         kv = self._core.facts.kv
         # A pass reads one block of states, and writes another.
         return sum(g.held_bytes(tokens, kv, rows) for g in self._caches) + min(tokens, 2) * self._state
+
+    def beside(self, tokens: int, shared: int) -> int:
+        """Bytes that a sequence of so many tokens takes at least beside one of which it is a fork. shared: their common
+        tokens, whose whole pages are taken once; pages of windows, and states, are soon its own."""
+        whole = not self._state and all(cache.window == 0 for cache in self._caches)
+        return self.need(tokens) - (self.need(shared // PAGE * PAGE) if whole else 0)
 
     def most(self, lengths: Sequence[int], rows: int) -> int:
         """Bytes that sequences of so many tokens take at most at a time, where each is dropped when it is done, and
