@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pellucid import Model
-from pellucid.errors import OutOfMemoryError
+from pellucid.errors import OutOfMemoryError, PellucidError
 from pellucid.schedule import run
 from pellucid.schedule.scheduler import Scheduler
 from tests.engine import models
@@ -68,3 +68,61 @@ def test_a_callback_generates_where_a_request_was_given_up_for_its_trace(tmp_pat
         tracing.join(30)
         assert not tracing.is_alive() and found == [expected] * 2
         held.cancel()
+
+
+class Asking:
+    """An engine that asks `cancel` in each pass, however short."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def forward(self, parts: Any, *, cancel: Any = None, **options: Any) -> Any:
+        if cancel is not None:
+            cancel()
+        return self.engine.forward(parts, cancel=cancel, **options)
+
+
+@pytest.mark.parametrize("what", ["closes", "reads"])
+def test_another_stream_of_the_pass_that_asks(tmp_path: Path, what: str) -> None:
+    """It has results already. It may be closed; to read it could need the end of the pass."""
+    with Model.load(models.write(tmp_path, "llama_gqa"), threads=1) as model:
+        scheduler, engine = run.of(model.core), Asking(model.core.engine)
+        scheduler._open = lambda: engine
+        options = {**GREEDY, "max_tokens": 40, "speculate": False}
+        other = model.stream([1, 2], **options)
+        first = next(other)
+        found: list[Any] = []
+
+        def cancel() -> bool:
+            job = next((one.job for one in scheduler._running if one.job.drawn), None)
+            if scheduler._batch is not None and job is not None and len(job.drawn) > job.taken and not found:
+                found.append(job)
+                if what == "closes":
+                    other.close()
+                else:
+                    with pytest.raises(PellucidError, match="cancel"):
+                        next(other)
+            return False
+
+        reading = threading.Thread(target=lambda: model.generate([3], cancel=cancel, **options), daemon=True)
+        reading.start()
+        reading.join(30)
+        assert not reading.is_alive() and found
+        if what == "closes":
+            done = other.result()
+            assert done.ids == first.ids and done.finish_reason == "cancelled"
+        assert model.stats().cache_bytes_used == 0
+
+
+def test_a_stream_closes_at_once_beside_a_driver(tmp_path: Path) -> None:
+    """Though results come sooner than its caller would ask again."""
+    with Model.load(models.write(tmp_path, "llama_gqa"), threads=1) as model:
+        model.drive()
+        for _ in range(5):
+            with model.stream([1, 2], **{**GREEDY, "max_tokens": 5, "speculate": False}) as stream:
+                next(stream)
+            done = stream.result()
+            assert len(done.ids) < 5 and done.finish_reason == "cancelled"

@@ -156,12 +156,15 @@ def pieces(
                         caller.ready.append(work)
                     else:
                         scheduler.submit(work)
-            if caller.ready:
+            here = scheduler.computes_here()  # within a pass, of whose requests this may be one
+            if here and not closing():
+                scheduler.check_here()
+            if caller.ready or here:
                 caller.stopped()
             elif len(active) > 1 or not work.job.drawn or not scheduler.step(work):
                 scheduler.wait(caller)
             if caller.cancelled:
-                scheduler.leave_and_wait(active)
+                scheduler.leave(active, free=True) if here else scheduler.leave_and_wait(active)
                 for item in active.values():
                     yield item, item.job.cancelled()
                 for item in waiting:

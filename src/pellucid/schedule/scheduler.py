@@ -97,10 +97,11 @@ class Scheduler(Seat):
         """Waits until the caller has a result or failed, or is cancelled. Drives where nobody does. until: a time of
         time.monotonic at which to return, or a pass later."""
         lead = False
-        if self.computes_here():
-            raise PellucidError("a function given as cancel cannot generate with the model that asks it")
+        self.check_here()
         caller.thread = threading.get_ident()
         try:
+            if self._driver is not None and caller.stopped():  # results may come before it would ask the next time
+                return
             while not caller.ready and caller.failure is None:
                 with self._after, self._lock:
                     lead = self._driver is None

@@ -10,6 +10,7 @@ import threading
 from itertools import count
 
 from pellucid import _engine
+from pellucid.errors import PellucidError
 from pellucid.schedule.admission import Requests
 from pellucid.schedule.batch import Batch
 from pellucid.schedule.caller import Caller, Work
@@ -113,6 +114,11 @@ class Seat(Requests):
         """Whether this thread has the seat."""
         driver = self._driver
         return driver is not None and driver.thread == threading.get_ident()
+
+    def check_here(self) -> None:
+        """Raises PellucidError where this thread has the seat, and would wait for itself."""
+        if self.computes_here():
+            raise PellucidError("a function given as cancel cannot generate with the model that asks it")
 
     def make_room(self, call: Call) -> Freed:
         """Called where a pass of a call lacked memory, by its thread, which has the seat -> what was done about it."""
