@@ -17,6 +17,8 @@ from tests.schedule.interleave import World, some
 from tests.schedule.test_interleavings import FakeEngine, Reader
 from tests.schedule.test_turns import GREEDY, IDS, Visitor, try_all
 
+NEVER: dict[str, Any] = {"cancel": lambda: False, "ignore_eos": True}
+
 
 @pytest.mark.parametrize("what", ["reads", "computes"])
 @pytest.mark.parametrize("kind", ["caller", "call"])
@@ -126,3 +128,24 @@ def test_a_stream_closes_at_once_beside_a_driver(tmp_path: Path) -> None:
                 next(stream)
             done = stream.result()
             assert len(done.ids) < 5 and done.finish_reason == "cancelled"
+
+
+def test_a_request_with_a_function_keeps_its_turn(tmp_path: Path) -> None:
+    """Beside calls that never stop: asking its function when it is offered the seat would lose it, each time."""
+    over = threading.Event()
+    with Model.load(models.write(tmp_path, "llama_gqa"), threads=1) as model:
+
+        def calls() -> None:
+            while not over.is_set():
+                model.logits([1, 2, 3, 4] * 10)
+
+        threads = [threading.Thread(target=calls) for _ in range(2)]
+        reader = threading.Thread(target=model.generate, args=([1, 2, 3],), kwargs={"max_tokens": 20, **NEVER})
+        for thread in (*threads, reader):
+            thread.start()
+        reader.join(60)
+        ended = not reader.is_alive()
+        over.set()
+        for thread in (*threads, reader):
+            thread.join()
+        assert ended

@@ -30,9 +30,9 @@ class Signal:
     def clear(self) -> None:
         self._lock.acquire(blocking=False)
 
-    def wait(self, timeout: float | None = None) -> None:
-        """Waits until it is set, and clears it."""
-        self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until it is set, and clears it -> whether it was."""
+        return self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
 
 class After:

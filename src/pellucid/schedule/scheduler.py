@@ -122,8 +122,8 @@ class Scheduler(Seat):
                 self.arrived()  # a permanent driver may have had nothing to run while the caller read
                 if caller.cancelled or (until is not None and time.monotonic() > until):
                     break
-                caller.event.wait(None if caller.cancel is None and until is None else SLICE)
-                if caller.cancel is not None and not caller.ready:
+                offered = caller.event.wait(None if caller.cancel is None and until is None else SLICE)
+                if not offered and caller.cancel is not None and not caller.ready:  # else calls would be before it
                     self._stands_back(caller)
                     if caller.stopped():
                         break
