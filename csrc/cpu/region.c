@@ -43,6 +43,12 @@ int pl_region_openmp(void)
     return 0;
 }
 
+int pl_region_place(int i, int *processors, int most)
+{
+    (void)i, (void)processors, (void)most;
+    return 0;
+}
+
 #else
 
 #include <omp.h>
@@ -57,6 +63,15 @@ void pl_region_run(int threads, void (*fn)(void *arg, int tid, int size), void *
 int pl_region_openmp(void)
 {
     return 1;
+}
+
+int pl_region_place(int i, int *processors, int most)
+{
+    const int n = i < omp_get_num_places() ? omp_get_place_num_procs(i) : 0;
+    if (n < 1 || n > most)
+        return 0;
+    omp_get_place_proc_ids(i, processors);
+    return n;
 }
 
 #endif

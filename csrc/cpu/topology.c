@@ -18,6 +18,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "region.h"
+
 #define MAX_CPUS 8192      /* the most that Linux can be built for */
 #define MAX_FILE (1 << 20) /* mountinfo of a host with many containers: some 100 KB */
 
@@ -187,6 +189,27 @@ static int allowed_by_kernel(cpu_bits *bits)
     (void)bits;
 #endif
     return n;
+}
+
+/* OpenMP's library, told to bind threads, binds the one that loads it to the first place. Then the process may use the
+ * processors of all places. Returns how many there are. */
+static int unbind(cpu_bits *bits)
+{
+    int *processors = malloc(sizeof *processors * MAX_CPUS), bound = 0;
+    cpu_bits all = {0};
+    for (int i = 0, n; processors && (n = pl_region_place(i, processors, MAX_CPUS)); i++) {
+        cpu_bits place = {0};
+        for (int j = 0; j < n; j++)
+            if (processors[j] >= 0 && processors[j] < MAX_CPUS) {
+                set_bit(&place, processors[j]);
+                set_bit(&all, processors[j]);
+            }
+        bound |= !memcmp(&place, bits, sizeof place);
+    }
+    free(processors);
+    if (bound)
+        *bits = all;
+    return count_bits(bits);
 }
 
 /* Which core processor `cpu` belongs to: its least sibling, or package and core number; -1 when unknown. */
@@ -434,7 +457,7 @@ void pl_topology_read(const char *root, pl_topology *t)
     memset(t, 0, sizeof *t);
     if (!root)
         root = "";
-    t->logical = *root ? 0 : allowed_by_kernel(&allowed);
+    t->logical = *root || !allowed_by_kernel(&allowed) ? 0 : unbind(&allowed);
     if (!t->logical)
         t->logical = allowed_by_status(root, &allowed);
     n_online = read_list(root, "/sys/devices/system/cpu/online", &online);

@@ -127,6 +127,27 @@ def test_affinity_of_the_calling_thread() -> None:
     assert python(code + "print(t['logical'], t['physical'], t['threads'])") == "1 1 1"
 
 
+@pytest.mark.parametrize("name", ["OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"])
+def test_openmp_binds_the_thread_that_loads_it(name: str) -> None:
+    """To one processor, or core: the process may use as many as before."""
+    mine = " ".join(map(str, sorted(os.sched_getaffinity(0))))
+    value = {"OMP_PROC_BIND": "true", "OMP_PLACES": "threads", "GOMP_CPU_AFFINITY": mine}[name]
+    code = "print(machine.topology())"
+    assert python(code, **{name: value}) == python(code)
+
+
+def test_a_mask_that_openmp_finds() -> None:
+    """What the process was given before it loads OpenMP's library, holds."""
+    code = f"""
+import os, subprocess, sys
+os.sched_setaffinity(0, {{max(os.sched_getaffinity(0))}})
+code = "from pellucid._kernels import machine; print(machine.topology()['logical'])"
+env = {{**os.environ, "OMP_PROC_BIND": "true", "PYTHONPATH": {SRC!r}}}
+subprocess.run([sys.executable, "-c", code], env=env, check=True)
+"""
+    assert python(code) == "1"
+
+
 def test_cores(four: Root) -> None:
     assert four.read() == {"logical": 4, "physical": 4, "quota": 0.0, "threads": 4, "why": "4 physical cores"}
 
