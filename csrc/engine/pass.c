@@ -167,7 +167,8 @@ static void sort_rows(const pl_model *m, pl_pass_body *b)
         b->parts[b->n_parts - 1].n++;
         if (first || b->qtiles[r->n_qtiles - 1].n == m->qtile_rows)
             b->qtiles[r->n_qtiles++] = (pl_qtile){.row = i};
-        b->qtiles[r->n_qtiles - 1].n++;
+        if (++b->qtiles[r->n_qtiles - 1].n > r->qtile_rows)
+            r->qtile_rows = b->qtiles[r->n_qtiles - 1].n;
         if (b->rows[i].want == PL_WANT_LOGITS)
             b->wants[r->n_wants++] = i;
         else if (b->rows[i].want == PL_WANT_HIDDEN)
@@ -179,6 +180,12 @@ static void sort_rows(const pl_model *m, pl_pass_body *b)
         b->qtiles[i].end = b->rows[b->parts[part].row + b->parts[part].n - 1].slot + 1;
     }
 }
+
+/* Of the states of chunks that are computed side by side; more only where threads would be idle. Without a bound they
+ * would take as much as threads times keys: with 96 threads, 512 rows and 131,072 keys 4 GB. */
+#define PARTIAL_BYTES ((size_t)16 << 20)
+/* Work items of a thread, few of which then wait for the last ones. */
+#define ITEMS_PER_THREAD 4
 
 /* Allocates the states of chunks if few rows attend to many keys. Nonzero if out of memory. */
 static int take_partial(const pl_model *m, pl_pass_body *b)
@@ -192,15 +199,18 @@ static int take_partial(const pl_model *m, pl_pass_body *b)
         deepest = b->rows[i].slot > deepest ? b->rows[i].slot : deepest;
     for (int i = 0; i < m->plan.n_caches; i++) {
         const pl_cache_desc *c = &m->plan.caches[i];
-        size_t s = pl_attend_state(m->qtile_rows * (c->n_q / c->n_kv), c->dv);
+        size_t s = pl_attend_state(r->qtile_rows * (c->n_q / c->n_kv), c->dv);
         state = s > state ? s : state;
         most_kv = c->n_kv > most_kv ? c->n_kv : most_kv;
     }
-    r->max_chunks = deepest / PL_CHUNK_KEYS + 1;
-    size_t items = (size_t)r->n_qtiles * (size_t)most_kv;
-    if (r->max_chunks == 1 || items >= 4 * (size_t)m->options.threads)
+    size_t items = (size_t)r->n_qtiles * (size_t)most_kv, wanted = ITEMS_PER_THREAD * (size_t)m->options.threads;
+    size_t chunks = (size_t)deepest / PL_CHUNK_KEYS + 1, bytes = items * state * sizeof(float);
+    if (chunks == 1 || items >= wanted)
         return 0;
-    r->partial = malloc(items * (size_t)r->max_chunks * state * sizeof(float));
+    size_t most = PARTIAL_BYTES / bytes, least = (wanted + items - 1) / items;
+    most = most < least ? least : most;
+    r->at_once = (int)(chunks < most ? chunks : most);
+    r->partial = malloc(bytes * (size_t)(r->at_once + 1));
     return !r->partial;
 }
 
@@ -241,7 +251,6 @@ static void set_run(pl_model *m, pl_pass_body *b)
     r->n_parts = b->n_parts;
     r->gates = m->gates;
     r->qtiles = b->qtiles;
-    r->qtile_rows = m->qtile_rows;
     r->scratch = m->scratch;
     r->kernel_scratch = m->kernel_scratch;
     r->expert_room = m->expert_room;

@@ -216,31 +216,110 @@ static void attend_whole(const pl_run *r, const pl_op *op, int item, int tid)
     write_out(&t, state);
 }
 
-static float *partial_of(const pl_run *r, const pl_op *op, int item, int chunk)
+/* ---- few tiles, many keys: chunks side by side ------------------------------------------------------------------- */
+
+/* Chunks in rounds: of each tile `wide` chunks from `first` on, then those after them, ... Number i of all is in round
+ * i / (items * wide), and of tile i / wide % items. */
+typedef struct parts {
+    int items, first, wide, rounds;
+} parts;
+
+static parts parts_of(const pl_run *r, const pl_op *op, int tid)
+{
+    const int n_kv = r->m->caches[op->cache].n_kv;
+    parts p = {.items = r->n_qtiles * n_kv, .first = INT32_MAX};
+    int last = 0;
+    for (int i = 0; i < p.items; i += n_kv) {
+        const tile t = tile_of(r, op, i, tid);
+        p.first = first_chunk(&t) < p.first ? first_chunk(&t) : p.first;
+        last = last_chunk(&t) > last ? last_chunk(&t) : last;
+    }
+    p.wide = last - p.first < r->at_once ? last - p.first + 1 : r->at_once;
+    p.rounds = (last - p.first) / p.wide + 1;
+    return p;
+}
+
+static int item_of(const parts *p, int i)
+{
+    return i / p->wide % p->items;
+}
+
+static int chunk_of(const parts *p, int i)
+{
+    return p->first + i / (p->wide * p->items) * p->wide + i % p->wide;
+}
+
+/* The state of a chunk of this round, or (place at_once) of all before it. */
+static float *partial_of(const pl_run *r, const pl_op *op, int item, int place)
 {
     const pl_cache_desc *c = &r->m->caches[op->cache];
     size_t state = pl_attend_state(r->qtile_rows * (c->n_q / c->n_kv), c->dv);
-    return r->partial + ((size_t)item * r->max_chunks + chunk) * state;
+    return r->partial + ((size_t)item * (r->at_once + 1) + place) * state;
 }
 
-/* Claims the next chunk with keys that its tile sees, as item * max_chunks + chunk; -1: none is left. */
-static int claim_chunk(const pl_run *r, const pl_op *op, int tid)
+/* Claims the next chunk with keys that its tile sees; beyond the last round: none is left. */
+static int claim_chunk(const pl_run *r, const pl_op *op, const parts *p, int tid)
 {
-    int items = r->n_qtiles * r->m->caches[op->cache].n_kv, i;
+    const int all = p->rounds * p->items * p->wide;
     atomic_int *next = r->next + 2 * (op - r->ops);
-    while ((i = atomic_fetch_add_explicit(next, 1, memory_order_relaxed)) < items * r->max_chunks) {
-        tile t = tile_of(r, op, i / r->max_chunks, tid);
-        if (i % r->max_chunks >= first_chunk(&t) && i % r->max_chunks <= last_chunk(&t))
+    int i;
+    while ((i = atomic_fetch_add_explicit(next, 1, memory_order_relaxed)) < all) {
+        const tile t = tile_of(r, op, item_of(p, i), tid);
+        const int chunk = chunk_of(p, i);
+        if (chunk >= first_chunk(&t) && chunk <= last_chunk(&t))
             return i;
     }
-    return -1;
+    return all;
+}
+
+/* Merges a round's chunks of a tile into its state; after its last chunk, writes the output. */
+static void merge_round(const pl_run *r, const pl_op *op, const parts *p, int round, int item, int tid)
+{
+    const tile t = tile_of(r, op, item, tid);
+    const int from = p->first + round * p->wide;
+    float *state = partial_of(r, op, item, r->at_once);
+    for (int i = 0; i < p->wide; i++) {
+        const float *one = partial_of(r, op, item, i);
+        if (from + i == first_chunk(&t))
+            memcpy(state, one, sizeof(float) * pl_attend_state(t.m, t.c->dv));
+        else if (from + i > first_chunk(&t) && from + i <= last_chunk(&t))
+            merge(&t, state, one);
+    }
+    if (last_chunk(&t) >= from && last_chunk(&t) < from + p->wide)
+        write_out(&t, state);
+}
+
+static void attend_parts(const pl_run *r, const pl_op *op, int tid)
+{
+    const parts p = parts_of(r, op, tid);
+    const int each = p.items * p.wide, size = pl_team_size(r->team);
+    int i = claim_chunk(r, op, &p, tid);
+    for (int round = 0; round < p.rounds; round++) {
+        while (i < (round + 1) * each) { /* claims the next early, to prefetch its keys */
+            int after = claim_chunk(r, op, &p, tid);
+            const uint8_t *keys = NULL;
+            if (after < p.rounds * each) {
+                tile t = tile_of(r, op, item_of(&p, after), tid);
+                keys = page_keys(&t, first_page(&t, chunk_of(&p, after)));
+            }
+            tile t = tile_of(r, op, item_of(&p, i), tid);
+            gather_queries(&t);
+            run_chunk(&t, chunk_of(&p, i), partial_of(r, op, item_of(&p, i), i % p.wide), keys);
+            i = after;
+        }
+        pl_team_barrier(r->team);
+        for (int item = tid; item < p.items; item += size)
+            merge_round(r, op, &p, round, item, tid);
+        if (round + 1 < p.rounds)
+            pl_team_barrier(r->team);
+    }
 }
 
 void pl_op_attend(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_cache_desc *c = &r->m->caches[op->cache];
     const pl_buf *out = &r->m->bufs[op->out];
-    int items = r->n_qtiles * c->n_kv, size = pl_team_size(r->team), forms = pl_finishes(r, op);
+    int items = r->n_qtiles * c->n_kv, forms = pl_finishes(r, op);
     atomic_int *next = r->next + 2 * (op - r->ops);
     int i;
     if (!r->partial) {
@@ -248,26 +327,7 @@ void pl_op_attend(const pl_run *r, const pl_op *op, int tid)
         while ((i = items - 1 - atomic_fetch_add_explicit(next, 1, memory_order_relaxed)) >= 0)
             attend_whole(r, op, i, tid);
     } else {
-        for (i = claim_chunk(r, op, tid); i >= 0;) { /* claims the next early, to prefetch its keys */
-            int after = claim_chunk(r, op, tid);
-            const uint8_t *keys = NULL;
-            if (after >= 0) {
-                tile t = tile_of(r, op, after / r->max_chunks, tid);
-                keys = page_keys(&t, first_page(&t, after % r->max_chunks));
-            }
-            tile t = tile_of(r, op, i / r->max_chunks, tid);
-            gather_queries(&t);
-            run_chunk(&t, i % r->max_chunks, partial_of(r, op, i / r->max_chunks, i % r->max_chunks), keys);
-            i = after;
-        }
-        pl_team_barrier(r->team);
-        for (i = tid; i < items; i += size) {
-            tile t = tile_of(r, op, i, tid);
-            float *state = partial_of(r, op, i, first_chunk(&t));
-            for (int chunk = first_chunk(&t) + 1; chunk <= last_chunk(&t); chunk++)
-                merge(&t, state, partial_of(r, op, i, chunk));
-            write_out(&t, state);
-        }
+        attend_parts(r, op, tid);
     }
     if (forms && (c->n_q / c->n_kv * c->dv) % PL_BLOCK) { /* a head's columns are not whole blocks: quantise rows */
         int from, to;

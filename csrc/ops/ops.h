@@ -82,13 +82,13 @@ typedef struct pl_run {
     int n_parts;
     float *gates; /* (n_rows, m->gates): of one scan */
     const pl_qtile *qtiles;
-    int n_qtiles, qtile_rows;                  /* qtile_rows: most rows per query tile */
+    int n_qtiles, qtile_rows;                  /* qtile_rows: most rows of a query tile of this pass */
     float *const *scratch;                     /* per thread: pl_attend_scratch() floats */
     struct pl_expert_room *const *expert_room; /* per thread, if the plan has experts (experts.c) */
     void *const *gathered;                     /* per thread: pl_gather_bytes() */
     void *const *kernel_scratch;               /* per thread: pl_kernels_scratch() bytes */
-    float *partial;                            /* states of chunks: (items, max_chunks) x pl_attend_state() floats */
-    int max_chunks;                            /* most chunks that a row of this pass sees */
+    float *partial;                            /* states: (items, at_once + 1) x pl_attend_state() floats, or NULL */
+    int at_once;                               /* chunks of an item that are computed side by side */
     atomic_int *next;                          /* (n_ops, 2) work counters, zero at the start */
     const int32_t *wants;                      /* (n_wants) rows that want logits, ascending */
     const int32_t *hiddens;                    /* (n_hiddens) rows that want their hidden state, ascending */

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pellucid import _engine
-from tests.engine.models import Load, extend, ids_for, rows, same, sequence
+from tests.engine.models import Load, extend, ids_for, rows, same, sequence, write
 
 KINDS = [
     ("llama_gqa", "F32"),
@@ -149,6 +152,53 @@ def test_deep(load: Load, name: str, mix: str, changes: dict[str, int], kv: str)
         assert same(rows(three.core.engine, s, ids[at : at + n]), expected[at : at + n]), f"{n} rows at {at}"
         s = sequence(one.core.engine, ids[:at], chunk=100)
         assert same(rows(one.core.engine, s, ids[at : at + n]), expected[at : at + n]), f"{n} rows at {at}, one thread"
+
+
+def test_chunks_in_rounds(load: Load) -> None:
+    """So many threads for a pass that the states of all its chunks would take more memory than they may."""
+    changes = {"arch": "qwen3", "heads": 48, "kv_heads": 1, "head_dim": 64, "layers": 2}
+    one, many = (load("narrow", "F32", changes, threads=threads) for threads in (1, 32))
+    ids = ids_for(one.core.engine, 3127)
+    kept, rest = ids[:3000], ids[3000:]
+    expected = rows(one.core.engine, sequence(one.core.engine, kept), rest)
+    made = sequence(many.core.engine, kept)
+    several = made.fork()
+    assert same(rows(many.core.engine, made, rest), expected)
+    # Beside sequences whose keys are few, or end in another round.
+    engine = many.core.engine
+    mates = [sequence(engine, ids[:n]) for n in (40, 1500)]
+    out = np.empty((3 * 30, engine.vocab), np.float32)
+    engine.forward([(s, np.array(ids[n : n + 30], np.int32), 0) for s, n in zip((*mates, several), (40, 1500, 3000))],
+                   out=out)  # fmt: skip
+    assert same(out[60:], expected[:30])
+    for i, n in enumerate((40, 1500)):
+        alone = rows(one.core.engine, sequence(one.core.engine, ids[:n]), ids[n : n + 30])
+        assert same(out[30 * i : 30 * i + 30], alone)
+
+
+STATES = """
+import sys
+import numpy as np
+from pellucid import Model
+from tests.engine.models import ids_for, rows, sequence
+from tests.peak import forget_peak, peak
+
+engine = Model.load(sys.argv[1], threads=32, context=4096).core.engine
+ids = ids_for(engine, 4000)
+made = sequence(engine, ids[:3800])
+rows(engine, made.fork(), ids[3800:3810])
+forget_peak()
+before = peak()
+rows(engine, made, ids[3800:3927])
+print(peak() - before)
+"""
+
+
+def test_states_of_chunks_take_little_memory(folder: Path) -> None:
+    """However many threads there are, and keys: 127 tiles' states of 15 chunks would take 48 MB."""
+    path = write(folder, "narrow", arch="qwen3", heads=48, kv_heads=1, head_dim=128, layers=1)
+    done = subprocess.run([sys.executable, "-c", STATES, path], capture_output=True, text=True, timeout=120)
+    assert int(done.stdout) < 28 << 10, done.stderr
 
 
 def test_deep_mates(load: Load) -> None:
