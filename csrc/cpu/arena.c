@@ -6,6 +6,9 @@
 #endif
 #include "arena.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -143,8 +146,14 @@ void pl_arena_free(void *p, size_t bytes)
 void pl_flush(const void *p, size_t bytes)
 {
 #ifdef __x86_64__
-    for (size_t i = 0; i < bytes; i += 64) /* clflushopt, which processors that lack it run as clflush */
-        __asm__ volatile(".byte 0x66; clflush %0" : : "m"(*((const char *)p + i)) : "memory");
+    /* clflushopt (CPUID leaf 7, EBX bit 23) does not wait for each line; older processors may have no such instruction */
+    unsigned a, b = 0, c, d;
+    const int opt = __get_cpuid_count(7, 0, &a, &b, &c, &d) && b >> 23 & 1;
+    for (size_t i = 0; i < bytes; i += 64)
+        if (opt)
+            __asm__ volatile(".byte 0x66; clflush %0" : : "m"(*((const char *)p + i)) : "memory");
+        else
+            __asm__ volatile("clflush %0" : : "m"(*((const char *)p + i)) : "memory");
     __asm__ volatile("mfence" : : : "memory");
 #else
     (void)p, (void)bytes;
