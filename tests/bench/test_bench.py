@@ -172,6 +172,15 @@ def test_limits_around_each_phase(model_path: Path) -> None:
     assert all(run.best is not None and run.best.int8 == max(m.int8 for m in limits) for run in runs)
 
 
+def test_a_new_process_that_fails_is_an_error(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where memory has no room for the model twice."""
+    monkeypatch.setattr(scenarios, "_COLD", "raise SystemExit(3)")
+    assert main(["bench", "-m", str(model_path), "--phase", "cold", "--repeat", "1", "--threads", "1"]) == 1
+    assert "cold start: a new process could not generate from" in " ".join(capsys.readouterr().err.split())
+
+
 def test_prompts_differ(model_path: Path) -> None:
     bench = scenarios.Bench(Model.load(model_path, threads=1))
     assert bench.ids(50) != bench.ids(50)

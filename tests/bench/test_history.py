@@ -88,6 +88,15 @@ def test_a_folder_gets_a_name_by_version_machine_and_model(tmp_path: Path) -> No
     assert len(os.listdir(tmp_path)) == 2
 
 
+def test_processors_of_arm_have_names_of_their_own(tmp_path: Path) -> None:
+    """Linux gives no name of theirs, only numbers."""
+    for part in ("0xd0c", "0xd40", "0xd4f"):
+        doc = document()
+        doc["machine"] |= {"cpu": "", "processor": f"implementer 0x41, variant 0x1, part {part}", "isa": "neon"}
+        assert f"-0x41-0x1-{part}-neon-" in history.save(doc, tmp_path).name
+    assert len(os.listdir(tmp_path)) == 3
+
+
 def test_ratios() -> None:
     new = document()
     new["phases"][0]["tokens_per_second"]["median"] = 500.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 from typing import Any
 
@@ -140,6 +141,15 @@ def test_kernels_run_with_the_tuning_given(calls: list[tuple[Any, ...]]) -> None
     tuning = {"panel_bytes": 65536}
     Kernels("scalar", 1, SIZE, tuning).rate(Product("Q8_0", 64, 256, 1, 1))
     assert calls and all(call[1] is tuning for call in calls)
+
+
+def test_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(mmap.mmap):
+        def madvise(self, *_: Any) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(mmap, "mmap", Small)
+    assert Kernels("scalar", 1, SIZE).rate(Product("Q8_0", 64, 256, 1, 1)) > 0
 
 
 def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pellucid import _engine
+from pellucid import _engine, memory
 from pellucid._kernels.machine import arena_probe
-from pellucid.bench.limits import Limits, Prober, last_cache
+from pellucid.bench import limits
+from pellucid.bench.limits import Limits, Prober, buffer_size, last_cache
 from pellucid.errors import IsaError
 
 SIZE = 8 << 20
@@ -117,6 +118,17 @@ def test_last_cache(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "size").write_text(text)
     assert last_cache(tmp_path) == 16 << 20
+
+
+def test_buffers_leave_room_in_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "last_cache", lambda: 260 << 20)
+    left: list[int | None] = [None, 1 << 40, 800 << 20, 0]
+    monkeypatch.setattr(memory, "available", lambda: left[0])
+    found = []
+    while left:
+        found.append(buffer_size())
+        left.pop(0)
+    assert found == [2 << 30, 2 << 30, 100 << 20, 4096]
 
 
 def test_better_and_peak() -> None:

@@ -85,7 +85,7 @@ def save(doc: Document, path: str | Path) -> Path:
     if path.is_dir():
         m, model = doc["machine"], Path(doc["model"]["path"])
         # Virtual machines give different processors one name; family, model and stepping tell them apart.
-        numbers = "-".join(re.findall(r"\d+|0x[0-9a-f]+", m["processor"]))
+        numbers = "-".join(re.findall(r"0x[0-9a-f]+|\d+", m["processor"]))
         words = (doc["pellucid"], doc["commit"], m["cpu"], numbers, m["isa"], f"{m['threads']}t", model.stem)
         path = path / (re.sub(r"[^a-z0-9.+]+", "-", "-".join(filter(None, words)).lower())[:200] + ".json")
     text = json.dumps(doc, indent=2, allow_nan=False) + "\n"

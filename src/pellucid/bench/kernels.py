@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,8 @@ class _Weights:
         except OSError:
             raise OutOfMemoryError(f"no memory for {size >> 20} MB of weights") from None
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._memory.madvise(mmap.MADV_HUGEPAGE)
+            with suppress(OSError):  # a kernel without them
+                self._memory.madvise(mmap.MADV_HUGEPAGE)
         flat = np.frombuffer(self._memory, np.uint8)
         self.flat = flat[-flat.ctypes.data % _HUGE :][:size]
 

@@ -6,10 +6,11 @@ with it. A peak is a property of the cores: the best measurement of a session co
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pellucid import _engine
+from pellucid import _engine, memory
 
 __all__ = ["UNITS", "Limits", "Prober", "buffer_size", "last_cache"]
 
@@ -127,22 +128,16 @@ def last_cache(root: Path = Path("/")) -> int | None:
     """Bytes of processor 0's largest cache; None where the system does not report it."""
     sizes = []
     for path in root.glob("sys/devices/system/cpu/cpu0/cache/index*/size"):
-        text = path.read_text().strip()
-        number, unit = text.rstrip("KMG"), text[-1:]
-        if number.isdecimal():
+        with suppress(OSError, ValueError):
+            text = path.read_text().strip()
+            number, unit = text.rstrip("KMG"), text[-1:]
             sizes.append(int(number) << {"K": 10, "M": 20, "G": 30}.get(unit, 0))
     return max(sizes, default=None)
 
 
 def buffer_size() -> int:
     """Bytes of a buffer that is read from memory: 8 times the last-level cache, within an eighth of the memory
-    available."""
+    available, to a container where it is in one."""
     size = min(max(_CACHES * (last_cache() or 32 << 20), _SMALLEST), _LARGEST)
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name == "MemAvailable":
-                size = min(size, int(value.split()[0]) * 1024 // 8)
-    except (OSError, ValueError, IndexError):
-        pass
-    return max(size, 4096)
+    left = memory.available()
+    return size if left is None else max(min(size, left // 8), 4096)

@@ -21,6 +21,7 @@ from pellucid.bench.kernels import Kernels
 from pellucid.bench.limits import Limits, Prober
 from pellucid.bench.work import Cost, Part, Pass, Product, Work
 from pellucid.context import Context
+from pellucid.errors import PellucidError, one_line
 from pellucid.model import Model
 from pellucid.results import Completion
 
@@ -162,7 +163,10 @@ class Bench:
             line = process.stdout.readline()
             seconds = time.perf_counter() - start
         if line != b"token\n":
-            raise RuntimeError(f"a new process could not generate from {info.path} (exit code {process.returncode})")
+            raise PellucidError(
+                f"cold start: a new process could not generate from {one_line(info.path, 80)} "
+                f"(exit code {process.returncode})"
+            )
         return seconds
 
     def _generate(self, ids: list[int], n: int, **options: Any) -> Completion:
