@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import signal
@@ -111,6 +112,21 @@ def test_one_process_writes(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "another process is writing this file" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_file_system_without_locks(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = write(tmp_path / "in.jsonl", ids_rows(2)), tmp_path / "out.jsonl"
+    for number, ended in ((errno.ENOSYS, 0), (errno.ENOLCK, 0), (errno.EIO, 1)):
+
+        def flock(*_: object, number: int = number) -> None:
+            raise OSError(number, "no")
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+        assert main(["batch", str(source), str(target), "-m", str(tiny)]) == ended
+        assert ("without locks: let no other process" in " ".join(capsys.readouterr().err.split())) == (ended == 0)
+    assert len(by_id(target)) == 2
+
+
 def kills(source: Path, target: Path, tiny: Path, n: int, seed: int) -> int:
     """Starts it until it ends by itself, and kills it n times before -> how often it was killed in the middle."""
     rng, killed = random.Random(seed), 0
@@ -155,7 +171,7 @@ def test_a_full_disk(tiny: Path, tmp_path: Path) -> None:
 def test_ctrl_c_keeps_what_is_done(tiny: Path, tmp_path: Path) -> None:
     source, target = write(tmp_path / "in.jsonl", ids_rows(20_000)), tmp_path / "out.jsonl"
     with subprocess.Popen(command(source, target, "-m", tiny), stderr=subprocess.PIPE, text=True) as process:
-        while not (target.exists() and target.stat().st_size > 2000):
+        while not (target.exists() and target.stat().st_size > 4000):
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)

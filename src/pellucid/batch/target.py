@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 from pellucid.batch.source import NAMES, key_of
 from pellucid.errors import PellucidError, one_line
+from pellucid.weights.store import has_no_locks, try_lock
 
 __all__ = ["Target"]
 
@@ -20,7 +20,8 @@ BEGIN = tuple(f'{{"{name}":'.encode() for name in NAMES)  # of every line that t
 
 
 class Target:
-    """A file of lines of JSON with an id each. done: keys of the ids that are there.
+    """A file of lines of JSON with an id each. done: keys of the ids that are there. locked: whether it is; the file
+    system may have no locks.
 
     Opening it locks it and cuts off a last line that is not whole. A line is written at once: a process that is killed
     leaves whole lines and, at most, a part of one. Lines are synced by and by: a machine that loses its power may lose
@@ -32,6 +33,7 @@ class Target:
         self._path = one_line(path, 80)
         self._last = time.monotonic()  # when it was synced
         self._lines = 0  # written since
+        self.locked = True
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
@@ -69,9 +71,13 @@ class Target:
         if not stat.S_ISREG(os.fstat(self._fd).st_mode):
             raise PellucidError(f"{self._path}: expected the name of an ordinary file")
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PellucidError(f"{self._path}: another process is writing this file") from None
+            with open(self._fd, "rb", closefd=False) as file:
+                if not try_lock(file):
+                    raise PellucidError(f"{self._path}: another process is writing this file")
+        except OSError as error:
+            if not has_no_locks(error):
+                raise
+            self.locked = False
 
     def _read(self) -> tuple[set[bytes], int, bool]:
         """The ids that are there, the bytes up to the last whole line's end, and whether a line break ends it.

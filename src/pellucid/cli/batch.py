@@ -120,6 +120,8 @@ def batch(
         ) as loaded,
         options.naming("pooling"),
     ):
+        if not out.locked:
+            output.note(f"{one_line(target, 80)} is in a file system without locks: let no other process write it")
         counts = run(
             loaded,
             read(source, part),

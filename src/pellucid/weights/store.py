@@ -21,6 +21,7 @@ MIN_RATE = 1000.0  # bytes per second that a download must have: an eighth of wh
 RESERVE = 0.05  # of the disk, which no download uses
 _POLL = 0.05  # seconds between looks at a lock
 _STALE = 7 * 86400.0  # seconds after which an unfinished download is deleted
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a file system that has none
 
 
 def cache_folder() -> Path:
@@ -112,8 +113,14 @@ def commit(out: IO[bytes], draft: Path, target: Path) -> None:
         os.close(fd)
 
 
-def _try_lock(file: IO[Any]) -> bool:
-    """Takes the lock if it is free, and returns whether it was. It ends with the process, however that ends."""
+def has_no_locks(error: OSError) -> bool:
+    """Whether this is a file system without locks, such as Lustre as it is often mounted."""
+    return error.errno in _NO_LOCKS
+
+
+def try_lock(file: IO[Any]) -> bool:
+    """Takes the lock if it is free, and returns whether it was. It ends with the process, however that ends. Raises
+    OSError, also where the file system has no locks."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -138,11 +145,11 @@ def lock(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
     """
     with open(path, "ab") as file:
         try:
-            while not _try_lock(file):
+            while not try_lock(file):
                 waiting()
                 time.sleep(_POLL)
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            if not has_no_locks(error):
                 raise
             yield False
         else:
@@ -160,7 +167,7 @@ def sweep(folder: Path, own: str) -> None:
             shutil.rmtree(work, ignore_errors=True)
             continue
         with suppress(OSError), open(folder / f".{name}.lock", "ab") as file:
-            if _try_lock(file):
+            if try_lock(file):
                 shutil.rmtree(work, ignore_errors=True)
 
 
