@@ -63,16 +63,19 @@ def _groups(root: Path) -> list[int | None]:
         _, _, rest = line.partition(":")
         controllers, _, name = rest.partition(":")
         if not controllers:
-            top, limit, used, cache = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+            # Beyond memory.high processes go on, but hardly.
+            top, limits, used = "sys/fs/cgroup", ["memory.max", "memory.high"], "memory.current"
+            cache = "inactive_file"
         elif "memory" in controllers.split(","):
-            top, limit, used = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            top, limits, used = "sys/fs/cgroup/memory", ["memory.limit_in_bytes"], "memory.usage_in_bytes"
             cache = "total_inactive_file"
         else:
             continue
         path = PurePosixPath("/", name)
         for group in (path, *path.parents):  # the limits of outer groups hold, too
             folder = root / top / group.relative_to("/")
-            most, now = _number(folder / limit), _number(folder / used)
+            most = min((n for n in (_number(folder / limit) for limit in limits) if n is not None), default=None)
+            now = _number(folder / used)
             if most is not None and now is not None:
                 # Files that were read and are not in use make room.
                 found.append(max(most - now + (_field(folder / "memory.stat", cache, 1) or 0), 0))

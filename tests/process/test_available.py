@@ -57,6 +57,16 @@ TOP, V1 = "sys/fs/cgroup", "sys/fs/cgroup/memory"
         ),
         (
             {
+                **MEMORY,
+                "proc/self/cgroup": "0::/a",
+                f"{TOP}/a/memory.max": 3 * GB,
+                f"{TOP}/a/memory.high": 2 * GB,
+                f"{TOP}/a/memory.current": GB,
+            },
+            GB,
+        ),
+        (
+            {
                 "proc/self/cgroup": "0::/",
                 f"{TOP}/memory.max": GB,
                 f"{TOP}/memory.current": 2 * GB,
