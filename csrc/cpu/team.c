@@ -28,7 +28,6 @@
 
 #define LINE 128 /* two cache lines of 64 bytes: processors fetch adjacent lines in pairs */
 #define STACK_BYTES ((size_t)8 << 20)
-#define MAX_THREADS 1024
 
 /* Polls of a barrier (about 20 ns each) before it yields between polls (about 0.4 us each). */
 #define SPINS 1000
@@ -439,7 +438,7 @@ pl_job *pl_job_submit(pl_job_fn fn, void *arg, int threads)
         return NULL;
     pthread_once(&once, start_once);
     *job = (pl_job){.fn = fn, .arg = arg};
-    job->threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
+    job->threads = threads < 1 ? 1 : threads > PL_MOST_THREADS ? PL_MOST_THREADS : threads;
     job->born = atomic_load(&q.forks);
     pthread_mutex_lock(&q.lock);
     if (!q.running && !(q.running = start_engine())) {

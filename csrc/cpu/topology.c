@@ -476,16 +476,20 @@ void pl_topology_read(const char *root, pl_topology *t)
 
     t->threads = t->physical;
     if (t->quota > 0 && t->quota < t->physical) {
-        t->threads = t->quota < 1 ? 1 : (int)t->quota;
+        t->threads = t->quota < 1 ? 1 : t->quota > PL_MOST_THREADS ? PL_MOST_THREADS : (int)t->quota;
         snprintf(t->why, sizeof t->why, "cgroup quota %.3g", t->quota);
         return;
     }
-    char cores[48] = "", affinity[48] = "";
+    char cores[48] = "", affinity[48] = "", most[32] = "";
     if (unknown)
         snprintf(cores, sizeof cores, "cores unknown: %d processor%s", t->logical, t->logical == 1 ? "" : "s");
     else if (n_online <= t->logical || t->physical != t->logical)
         snprintf(cores, sizeof cores, "%d physical core%s", t->physical, t->physical == 1 ? "" : "s");
+    if (t->threads > PL_MOST_THREADS) {
+        t->threads = PL_MOST_THREADS;
+        snprintf(most, sizeof most, ", at most %d threads", PL_MOST_THREADS);
+    }
     if (n_online > t->logical)
         snprintf(affinity, sizeof affinity, "%saffinity %d of %d", *cores ? ", " : "", t->logical, n_online);
-    snprintf(t->why, sizeof t->why, "%s%s", cores, affinity);
+    snprintf(t->why, sizeof t->why, "%s%s%s", cores, affinity, most);
 }

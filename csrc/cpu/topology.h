@@ -2,11 +2,13 @@
 #ifndef PL_TOPOLOGY_H
 #define PL_TOPOLOGY_H
 
+#define PL_MOST_THREADS 1024 /* of a team */
+
 typedef struct pl_topology {
     int logical;  /* processors this process may run on (affinity) */
     int physical; /* distinct cores among them */
     double quota; /* processors granted by the cgroup and those above it (v1 or v2); 0 = no limit */
-    int threads;  /* default: min(physical, max(1, floor(quota))) */
+    int threads;  /* default: min(physical, max(1, floor(quota)), PL_MOST_THREADS) */
     char why[96]; /* "2 physical cores", "cgroup quota 1.5", "affinity 1 of 2", "cores unknown: ..." */
 } pl_topology;
 

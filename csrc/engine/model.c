@@ -6,6 +6,7 @@
 
 #include "../cpu/arena.h"
 #include "../cpu/detect.h"
+#include "../cpu/topology.h"
 #include "../kernels/select.h"
 
 void *pl_copy_of(const void *src, size_t n, size_t size)
@@ -244,7 +245,7 @@ static pl_status make(const pl_plan *plan, const pl_options *options, const pl_m
     pl_status status = pl_plan_check(plan, error);
     if (status)
         return status;
-    if (options->threads < 1 || options->threads > 1024 || options->kv < 0 || options->kv >= PL_N_KV ||
+    if (options->threads < 1 || options->threads > PL_MOST_THREADS || options->kv < 0 || options->kv >= PL_N_KV ||
         options->least_terms < 1 || options->least_terms > 2 || options->max_rows < 1 || options->max_rows > 65536 ||
         options->cache_bytes < 0 || options->checkpoints < 0)
         return pl_fail(error, PL_E_ARGUMENT, "an option is out of range");

@@ -4,6 +4,7 @@
 
 #include "../cpu/arena.h"
 #include "../cpu/team.h"
+#include "../cpu/topology.h"
 #include "../kernels/select.h"
 #include "model.h"
 
@@ -124,7 +125,7 @@ pl_status pl_probe_new(int isa, int threads, int64_t bytes, int small, pl_probe 
     *out = NULL;
     if (!kernels)
         return pl_fail(error, PL_E_ISA, "the kernels of that instruction set are not available");
-    if (threads < 1 || threads > 1024 || bytes < UNIT || bytes > (INT64_C(1) << 46))
+    if (threads < 1 || threads > PL_MOST_THREADS || bytes < UNIT || bytes > (INT64_C(1) << 46))
         return pl_fail(error, PL_E_ARGUMENT, "threads or bytes are out of range");
     pl_probe *p = calloc(1, sizeof *p);
     if (!p)

@@ -190,6 +190,15 @@ def test_more_processors_than_a_word_has_bits(root: Root) -> None:
     assert (t["logical"], t["physical"]) == (1024, 512)
 
 
+def test_more_cores_than_a_team_has_threads(root: Root) -> None:
+    t = root.cpus("0-2047", {i: str(i) for i in range(2048)}).read()
+    assert (t["physical"], t["threads"], t["why"]) == (2048, 1024, "2048 physical cores, at most 1024 threads")
+    root.write("/proc/self/cgroup", "0::/a\n")
+    root.mount(V2)
+    root.write("/sys/fs/cgroup/a/cpu.max", "150000000 100000\n")
+    assert (root.read()["threads"], root.read()["why"]) == (1024, "cgroup quota 1.5e+03")
+
+
 @pytest.mark.parametrize(
     ("text", "quota", "threads", "why"),
     [
