@@ -98,6 +98,18 @@ def test_a_copy_with_another_time_is_read_once(served: Hub, no_digest: Callable[
     assert catalog.resolve(REF) == path
 
 
+def test_a_copy_in_an_image_is_not_read(served: Hub, no_digest: Callable[[], None]) -> None:
+    """Its layers keep whole seconds; what a container renews is lost with it."""
+    path = pull()
+    whole = path.stat().st_mtime_ns // 10**9
+    no_digest()
+    os.utime(path, (whole, whole))
+    assert catalog.resolve(REF) == path
+    os.utime(path, (whole - 1, whole - 1))
+    with pytest.raises(AssertionError, match="the whole file is read"):
+        catalog.resolve(REF)
+
+
 def test_an_address_without_checksum_is_held_against_what_came_first(served: Hub) -> None:
     served.files["/x.gguf"] = DATA
     url = f"{served.url}/x.gguf"

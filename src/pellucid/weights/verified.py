@@ -1,10 +1,11 @@
 """What was verified when it was downloaded, and whether it is still the same.
 
 Beside a model of the cache lies a record, ``.NAME.verified``: for each file its size, time of change, SHA-256, and a
-fingerprint, the SHA-256 of its first 64 KB and of 16 blocks of 4 KB, spread evenly to its end. Comparing size, time
-and fingerprint takes less than a millisecond. It notices a file that was cut, replaced or written to. Where only the
-time differs, as in a copy, every byte is read once and the record renewed. It does not notice bits that changed on
-the disk without a write, outside of the sampled blocks: for that, `pellucid pull` reads every byte.
+fingerprint, the SHA-256 of its first 64 KB and of 16 blocks of 4 KB, spread evenly to its end. Comparing size, time and
+fingerprint takes less than a millisecond. It notices a file that was cut, replaced or written to. Where only the time
+differs, as in a copy, every byte is read once and the record renewed; archives, and so the layers of container images,
+keep times without fractions of a second, which are taken as the same. It does not notice bits that changed on the disk
+without a write, outside of the sampled blocks: for that, `pellucid pull` reads every byte.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Record:
             stat = os.stat(file)
             if stat.st_size != known.size or fingerprint(file, stat.st_size) != known.fingerprint:
                 return False
-            if stat.st_mtime_ns == known.mtime:
+            if stat.st_mtime_ns in (known.mtime, known.mtime - known.mtime % 10**9):  # whole seconds: of an archive
                 return True
             sha256 = known.sha256
         return sha256 is None or self.verify(file, name, sha256)
