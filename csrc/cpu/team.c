@@ -338,7 +338,7 @@ static void work(void *arg, int tid, int size)
         post(NULL);
     } else {
         pl_job *mine;
-        for (int turn = 0; (mine = next_post(turn, !r->crowded)); turn++)
+        for (unsigned turn = 0; (mine = next_post((int)turn, !r->crowded)); turn++) /* wraps, as shift.turn does */
             run_job(mine, &team, tid);
     }
 }

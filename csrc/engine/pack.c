@@ -140,6 +140,8 @@ pl_status pl_pack_start(pl_model *m, int first, int end, const uint8_t *src, pl_
         b->room = pl_arena_alloc(b->bytes, NULL);
     }
     if (!task || !b || !b->room) {
+        if (b)
+            pl_arena_free(b->room, b->bytes);
         free(task);
         free(b);
         return pl_fail(error, PL_E_MEMORY, "no memory for reading the weights");
