@@ -187,7 +187,7 @@ def sparse_layers(c: Settings) -> Mapping[str, Any]:
     """Which layers have experts: every decoder_sparse_step-th one that is not in mlp_only_layers."""
     layers = c.get_int("num_hidden_layers", min=1, max=4096)
     step = c.get_int("decoder_sparse_step", 1, min=1, max=1 << 24)
-    dense = c.get_list("mlp_only_layers", None, of=int) or []
+    dense = {*(c.get_list("mlp_only_layers", None, of=int) or ())}
     return {"expert_layers": [i not in dense and (i + 1) % step == 0 for i in range(layers)]}
 
 

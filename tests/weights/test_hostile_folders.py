@@ -166,6 +166,11 @@ def test_tensors(folder: Path) -> None:
         assert (error.field, error.file) == (name, str(path)), str(error)
     store(**{name: None})
     assert refused(folder).field == name
+    rows = "model.embed_tokens.weight"  # of a vocabulary without tokens
+    configure(folder, vocab_size=...)
+    store(**{rows: sound[rows][:0]})
+    assert refused(folder).field == rows
+    configure(folder, vocab_size=97)
     for kind in (np.float64, np.int32, np.int8):
         store(**{name: sound[name].astype(kind)})
         assert name in str(refused(folder, UnsupportedModelError))

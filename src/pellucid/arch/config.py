@@ -17,6 +17,7 @@ _MAX = 1 << 24  # largest value of any size: far beyond real models, small enoug
 # every angle within the engine's range.
 _FACTOR = (1e-3, 1e9)
 _STILL = 1e29  # a factor this large or larger means that the pair is not rotated (Gemma 4's files have 1e30)
+_MOST_STEPS = 1 << 16  # by which queries grow; real models have some 40
 
 
 class Source(Protocol):
@@ -361,7 +362,7 @@ class Reader:
         if t is None:
             name = self.source.own_name("token_embd.weight")
             raise ModelFileError("no such tensor", file=self.source.path, field=name)
-        if len(t.shape) != 2 or t.shape[1] != dim:
+        if len(t.shape) != 2 or t.shape[1] != dim or not t.shape[0]:
             raise ModelFileError(
                 f"has shape {t.shape}",
                 file=t.file,
@@ -472,3 +473,12 @@ def without_predictors(r: Reader, c: Config) -> Config:
     for i in range(c.layers - more, c.layers):
         source.used.update(name for name in source.tensors if name.startswith(f"blk.{i}."))
     return replace(c, layers=c.layers - more)
+
+
+def growing_queries(r: Reader, c: Config, beta: float, every: int) -> Config:
+    """The configuration with queries that grow with the logarithm of their position: times 1 + beta ln(1 + floor(p /
+    every)) at position p (Ministral 3)."""
+    if c.context // every > _MOST_STEPS:
+        raise r.source.refuse(r.key("rope.scaling.original_context_length"), f"at least {-(-c.context // _MOST_STEPS)}")
+    factors = tuple(1.0 + beta * math.log(1.0 + i) for i in range(-(-c.context // every)))
+    return replace(c, query_factors=factors, query_every=every)

@@ -3,13 +3,12 @@ experts, the first layers dense (DeepSeek-AI 2024)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from pellucid import latent, rotary
-from pellucid.arch.config import Config, Reader, Source, without_predictors
+from pellucid.arch.config import Config, Reader, Source, growing_queries, without_predictors
 from pellucid.arch.mixture import OWN, feed_forward, with_experts
 from pellucid.errors import UnsupportedModelError
 from pellucid.folder import EXPERTS, MLP, NAMES, SHARED_EXPERT, Folder, Settings
@@ -77,8 +76,7 @@ class LatentReader(Reader):
         if not every:
             missing = self.key("rope.scaling.original_context_length")
             raise UnsupportedModelError(feature=f"{self.key('attention.temperature_scale')} without {missing}")
-        factors = tuple(1.0 + beta * math.log(1.0 + i) for i in range(-(-c.context // every)))
-        return replace(c, query_factors=factors, query_every=every)
+        return growing_queries(self, c, beta, every)
 
 
 def config(source: Source) -> Config:

@@ -45,7 +45,7 @@ def kv_heads(c: Settings) -> list[int]:
     """The key-value heads of each layer; 0 where it is a convolution."""
     layers = c.get_int("num_hidden_layers", min=1, max=4096)
     full = c.get_list("full_attn_idxs", None, of=int)
-    full = range(layers) if full is None else full
+    full = range(layers) if full is None else {*full}
     kinds = c.get_list("layer_types", None, of=str, length=layers)
     if kinds is None:
         kinds = ["full_attention" if i in full else "conv" for i in range(layers)]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from pellucid.arch.config import Config, Reader, Source
+from pellucid.arch.config import Config, Reader, Source, growing_queries
 from pellucid.arch.phi3 import all_or_none
 from pellucid.folder import KEYS, Folder, Settings
 from pellucid.plan import Plan
@@ -17,11 +15,7 @@ def config(source: Source) -> Config:
     r = Reader(source)
     c = r.base(halves=False)
     beta = r.number("attention.temperature_scale", 0.0, min=0.0)
-    if not beta:
-        return c
-    every = r.size("rope.scaling.original_context_length")
-    factors = tuple(1.0 + beta * math.log(1.0 + i) for i in range(-(-c.context // every)))
-    return replace(c, query_factors=factors, query_every=every)
+    return growing_queries(r, c, beta, r.size("rope.scaling.original_context_length")) if beta else c
 
 
 def block(p: Plan, c: Config, i: int) -> None:

@@ -86,6 +86,7 @@ def _by_key_heads(p: Plan, r: Recurrent, i: int) -> dict[str, Part]:
         whole, of_head = f"blk.{i}.{name}", sum(widths)
         if f"{whole}.weight" not in p.tensors:
             continue
+        p.tensor(f"{whole}.weight", (r.n_k * of_head, p.dim))  # its size bounds the lists
         for part, places in takes.items():
             order: list[int] = []
             for place in places:

@@ -490,7 +490,7 @@ class ModelFile:
         if of is not None:
             fits = (int, float) if of is float else (of,)
             for i, item in enumerate(values):
-                if type(item) not in fits:
+                if type(item) not in fits or (of is float and type(item) is int and abs(item) > 1 << 1000):
                     raise ModelFileError(
                         f"it is {_shown(item)}", file=self.metadata_file, field=f"{key}[{i}]", expected=of.__name__
                     )

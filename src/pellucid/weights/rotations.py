@@ -103,6 +103,8 @@ class _Reader:
         heads = c.get_int(self.table.heads, min=1, max=4096)
         whole = c.get_int(self.table.width, min=1, max=1 << 24)
         width = int(c.get_int("head_dim", max(whole // heads, 1), min=1, max=4096))
+        if width > 4096:
+            raise c.fail(self.table.width, f"heads have {width} columns", "at most 4096")
         if self.table.partial is None:
             for place in {where, ""}:
                 if c.get_float(f"{place}partial_rotary_factor", 1.0) != 1.0:
@@ -225,4 +227,6 @@ class _Reader:
             self.c.get_float(f"{where}{key}", None)
         alpha = self.c.get_float(f"{where}alpha", 1.0, **_LIMITS)
         if alpha != 1.0:
+            if width == 2:
+                raise self.c.refuse(f"{where}alpha", "1 where heads have two columns")
             self.put("freq_base", base * alpha ** (width / (width - 2)), f"{where}alpha")
