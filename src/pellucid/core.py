@@ -33,7 +33,7 @@ from pellucid.later import Later
 from pellucid.plan import Plan
 from pellucid.pooling import Dense, Embedder, Norm
 from pellucid.text.base import NoTokenizerError
-from pellucid.tokenizer import Tokenizer
+from pellucid.tokenizer import Tokenizer, folder_tokenizer
 from pellucid.weights.base import ModelFile
 from pellucid.weights.suppressed import suppressed
 
@@ -487,14 +487,11 @@ def _embedder(file: ModelFile, config: arch.Config, engine: _engine.Engine) -> E
 
 @out_of_memory("to load the tokenizer")
 def _tokenizer(file: ModelFile, vocab: int) -> Tokenizer | None:
-    tokenizer = Tokenizer.from_gguf(file) if file.format.startswith("GGUF") else _folder_tokenizer(file.path)
+    tokenizer = None
+    if file.format.startswith("GGUF"):
+        tokenizer = Tokenizer.from_gguf(file)
+    elif any(os.path.exists(os.path.join(file.path, name)) for name in ("tokenizer.json", "tokenizer.model")):
+        tokenizer = folder_tokenizer(file.path, vocab)
     if tokenizer is not None and tokenizer.vocab_size > vocab:
         raise TokenizerError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model's embedding {vocab}")
     return tokenizer
-
-
-def _folder_tokenizer(path: str) -> Tokenizer | None:
-    """A Hugging Face folder's tokenizer; None where the folder has no tokenizer file."""
-    if not any(os.path.exists(os.path.join(path, name)) for name in ("tokenizer.json", "tokenizer.model")):
-        return None
-    return Tokenizer.load(path)

@@ -76,7 +76,7 @@ class Tokenizer:
         with reporting(progress) as report:
             where = Path(locate("path", path, report))
         if os.path.isdir(where):
-            return _from_folder(where)
+            return folder_tokenizer(where)
         head = _read(where, 4)
         if head == b"GGUF":
             from .weights.gguf import open_gguf
@@ -89,7 +89,7 @@ class Tokenizer:
         if head.lstrip()[:1] == b"{":
             return _from_json(where, {}, ())
         if head[:1] == b"\n":
-            return _from_sentencepiece(where, {}, ())
+            return _from_spm(where, {}, ())
         raise TokenizerError(f"{where}: not a vocabulary; expected a GGUF file, a tokenizer.json or a tokenizer.model")
 
     @classmethod
@@ -406,16 +406,16 @@ def _settings(folder: Path) -> tuple[dict[str, Any], list[int]]:
     return config, ends
 
 
-def _from_folder(folder: Path) -> Tokenizer:
-    config, ends = _settings(folder)
-    if (folder / "tokenizer.json").exists():
-        return _from_json(folder / "tokenizer.json", config, ends)
-    if (folder / "tokenizer.model").exists():
-        return _from_sentencepiece(folder / "tokenizer.model", config, ends)
-    raise TokenizerError(f"{folder}: no vocabulary; expected tokenizer.json or tokenizer.model in the folder")
+def folder_tokenizer(path: str | os.PathLike[str], rows: int | None = None) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder. rows: of the model's embedding: added tokens beyond it are left out, and
+    what spells them stays text. Raises ``TokenizerError``."""
+    for name, read in (("tokenizer.json", _from_json), ("tokenizer.model", _from_spm)):
+        if (file := Path(path) / name).exists():
+            return read(file, *_settings(file.parent), rows)
+    raise TokenizerError(f"{path}: no vocabulary; expected tokenizer.json or tokenizer.model in the folder")
 
 
-def _from_json(path: Path, config: Mapping[str, Any], end: Iterable[int]) -> Tokenizer:
+def _from_json(path: Path, config: Mapping[str, Any], end: Iterable[int], rows: int | None = None) -> Tokenizer:
     from .text.hf import JsonTokenizer
 
     try:
@@ -427,6 +427,7 @@ def _from_json(path: Path, config: Mapping[str, Any], end: Iterable[int]) -> Tok
                 eos=_spelling(config, "eos_token"),
                 end=end,
                 chat_template=_template(config, path.parent) if config else None,
+                rows=rows,
             )
         )
     except UnicodeDecodeError as error:
@@ -435,17 +436,17 @@ def _from_json(path: Path, config: Mapping[str, Any], end: Iterable[int]) -> Tok
         raise TokenizerError(f"{path}: {error}") from error
 
 
-def _from_sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int]) -> Tokenizer:
-    return Tokenizer(build(_sentencepiece(path, config, end)))
+def _from_spm(path: Path, config: Mapping[str, Any], end: Iterable[int], rows: int | None = None) -> Tokenizer:
+    return Tokenizer(build(_sentencepiece(path, config, end, rows)))
 
 
-def sentencepiece_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
-    """The vocabulary of a folder's tokenizer.model, with the tokens that its configuration adds. Raises
+def sentencepiece_vocabulary(folder: str | os.PathLike[str], rows: int) -> Vocabulary:
+    """The vocabulary of a folder's tokenizer.model, with the tokens that its configuration adds, up to `rows`. Raises
     ``TokenizerError``."""
-    return _sentencepiece(Path(folder) / "tokenizer.model", *_settings(Path(folder)))
+    return _sentencepiece(Path(folder) / "tokenizer.model", *_settings(Path(folder)), rows)
 
 
-def _sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int]) -> Vocabulary:
+def _sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int], rows: int | None) -> Vocabulary:
     from ._spm import decode_model
 
     try:
@@ -464,7 +465,7 @@ def _sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int]) ->
     for key, token in sorted(
         (added if isinstance(added, dict) else {}).items(), key=lambda item: (len(item[0]), item[0])
     ):
-        if key == str(len(pieces)) and isinstance(token, dict) and isinstance(token.get("content"), str):
+        if key == str(len(pieces)) != str(rows) and isinstance(token, dict) and isinstance(token.get("content"), str):
             if token.get("special") and token.get("rstrip") is True:
                 strips.add(len(pieces))
             pieces.append(token["content"].encode("utf-8", "replace"))

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from pellucid.errors import TokenizerError, UnsupportedModelError
+from pellucid.text.description import guessed_model
 from pellucid.text.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 from pellucid.text.words import WORDS
-from pellucid.tokenizer import Tokenizer, sentencepiece_vocabulary
+from pellucid.tokenizer import Tokenizer, folder_tokenizer, sentencepiece_vocabulary
 from pellucid.weights.base import read_file
 from pellucid.weights.writer import Value
 
@@ -47,10 +48,10 @@ def tokenizer_metadata(folder: str, rows: int) -> dict[str, Value]:
     there = [name for name, path in paths.items() if os.path.exists(path)]
     if not there:
         return {_PREFIX + "model": Value("string", "none")}
-    own = Tokenizer.load(folder)
+    own = folder_tokenizer(folder, rows)
     candidates: list[Iterator[Vocabulary]] = []
     if "tokenizer.model" in there:
-        candidates.append(_from_sentencepiece(folder, only=len(there) == 1))
+        candidates.append(_from_sentencepiece(folder, rows, only=len(there) == 1))
     if "tokenizer.json" in there:
         table = json.loads(read_file(paths["tokenizer.json"], _LIMIT, "a tokenizer.json"))
         candidates.append(_from_json(table, own))
@@ -71,10 +72,10 @@ def _agrees(vocabulary: Vocabulary, own: Tokenizer) -> bool:
     return all(made.encode(text, add_special=False) == own.encode(text, add_special=False) for text in _TEXTS)
 
 
-def _from_sentencepiece(folder: str, only: bool) -> Iterator[Vocabulary]:
+def _from_sentencepiece(folder: str, rows: int, only: bool) -> Iterator[Vocabulary]:
     """only: the folder has no other vocabulary; else a tokenizer.model that is not SentencePiece's is no error."""
     try:
-        yield sentencepiece_vocabulary(folder)
+        yield sentencepiece_vocabulary(folder, rows)
     except TokenizerError:
         if only:
             raise
@@ -83,19 +84,20 @@ def _from_sentencepiece(folder: str, only: bool) -> Iterator[Vocabulary]:
 def _from_json(table: dict[str, Any], own: Tokenizer) -> Iterator[Vocabulary]:
     """Vocabularies that a tokenizer.json may be, the likeliest first."""
     model = table["model"]
-    kind = model.get("type", "BPE")
+    kind = model.get("type") or guessed_model(model)
     if kind not in ("BPE", "WordPiece", "Unigram"):
         raise UnsupportedModelError(feature=f"{kind} tokenizers", supported="BPE, WordPiece, Unigram")
     listed = model["vocab"]
-    numbers = {piece: i for i, (piece, _) in enumerate(listed)} if kind == "Unigram" else dict(listed)
-    ids = {**numbers, **{token["content"]: token["id"] for token in table.get("added_tokens") or []}}
-    pieces = [f"[PAD{i}]" for i in range(max(ids.values()) + 1)]
+    numbers = {piece: i for i, (piece, _) in enumerate(listed)} if kind == "Unigram" else listed
+    pieces = [f"[PAD{i}]" for i in range(own.vocab_size)]  # added tokens beyond the embedding are not in it
     types = np.full(len(pieces), UNUSED, np.int32)
     for piece, i in numbers.items():
-        pieces[i], types[i] = piece, NORMAL
+        if i < len(pieces):
+            pieces[i], types[i] = piece, NORMAL
     for token in table.get("added_tokens") or []:
-        pieces[token["id"]] = token["content"]
-        types[token["id"]] = CONTROL if token.get("special") else USER_DEFINED
+        if token["id"] < len(pieces):
+            pieces[token["id"]] = token["content"]
+            types[token["id"]] = CONTROL if token.get("special") else USER_DEFINED
     before, after = _around(own)
     bos, eos = before[0] if before else own.bos, after[0] if after else own.eos
     special: dict[str, Any] = {"bos": bos, "eos": eos, "add_bos": bool(before), "add_eos": bool(after)}

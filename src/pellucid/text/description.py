@@ -33,7 +33,7 @@ from .pattern import Pattern
 from .vocabulary import quoted
 from .words import KNOWN, LINEAR
 
-__all__ = ["Description", "Expression"]
+__all__ = ["Description", "Expression", "guessed_model"]
 
 MOST_GROWTH = 256  # bytes that one byte of text may become; the published files stay below 130
 _MOST_COMPONENTS, _DEEPEST = 64, 8
@@ -57,11 +57,13 @@ class Description:
     """What a tokenizer.json says. Raises ``TokenizerError`` naming the component, e.g. ``normalizer.normalizers[3]``.
 
     ``table``: its JSON, in which some steps are replaced by their equals that take linear time (``changed``).
+    ``rows``: of a model's embedding: added tokens beyond it are left out (``changed``), if all others are in it.
     ``growth``: bytes that one byte of text may become. ``expressions``: those whose time is to be bounded for each
     text. ``compared``: the steps that finding pieces takes for each byte of text. ``bound``: larger than every id.
     """
 
     text: str
+    rows: int | None = None
     table: Table = field(init=False)
     changed: bool = False
     growth: float = 1.0
@@ -81,6 +83,7 @@ class Description:
         self._exact = True
         self._check_model(table["model"])
         self._check_added()
+        self._leave_out()
         for name in ("decoder", "normalizer"):
             if table.get(name) is not None:
                 self._check_step(name, table[name], name)
@@ -99,7 +102,7 @@ class Description:
     def _check_model(self, model: Table) -> None:
         kind = model.get("type")
         if kind is None:  # files of early versions
-            kind = model["type"] = _guess(model)
+            kind = model["type"] = guessed_model(model)
             self.changed = True
         if not isinstance(kind, str) or kind not in MODELS:
             raise fail("model.type", f"it is {quoted(kind)}; expected one of {', '.join(MODELS)}")
@@ -148,6 +151,23 @@ class Description:
             check_fields(token, ADDED, place)
             need(token, "id content", place)
             self._check_bound(token["id"], pieces, f"{place}.id")
+
+    def _leave_out(self) -> None:
+        """Removes added tokens beyond the model's embedding, such as those of images beside a text model (Gemma 3)."""
+        rows, added, vocab = self.rows, self.table.get("added_tokens") or [], self.table["model"]["vocab"]
+        if rows is None or self.bound <= rows:
+            return
+        ids = vocab if isinstance(vocab, dict) else {}
+        gone = {token["content"] for token in added if token["id"] >= rows}
+        kept = [token for token in added if token["id"] < rows]
+        own = [i for piece, i in ids.items() if piece not in gone or i < rows] or [len(vocab) - 1]
+        bound = 1 + max(*own, *(token["id"] for token in kept), -1)
+        if bound > rows:
+            return
+        for piece in gone:
+            if ids.get(piece, -1) >= rows:
+                del ids[piece]
+        self.table["added_tokens"], self.bound, self.changed = kept, bound, True
 
     def _check_added_growth(self) -> None:
         """Spellings of added tokens are normalised at load."""
@@ -272,7 +292,8 @@ def _table(pairs: list[tuple[str, Any]]) -> Table:
     return made
 
 
-def _guess(model: Table) -> str:
+def guessed_model(model: Table) -> str:
+    """The kind of model in files of early versions, which do not say it."""
     if isinstance(model.get("vocab"), list):
         return "Unigram"
     if "merges" in model:

@@ -37,9 +37,9 @@ class JsonTokenizer:
     """Has the methods of :class:`~pellucid.text.base.VocabularyTokenizer`, with the same rules.
 
     ``description``: the text of a tokenizer.json. ``bos``, ``eos``: spellings, or None; ``end``: further spellings or
-    ids that end a generation. The description's truncation and padding are ignored; its normaliser and its
-    post-processor (which adds BOS) are used. Raises ``TokenizerError`` if it is broken, could do harm, or is of a kind
-    whose pieces cannot be turned into bytes.
+    ids that end a generation; ``rows``: as of ``Description``. Truncation and padding are ignored; the description's
+    normaliser and its post-processor (which adds BOS) are used. Raises ``TokenizerError`` if it is broken, could do
+    harm, or is of a kind whose pieces cannot be turned into bytes.
     """
 
     def __init__(
@@ -50,8 +50,9 @@ class JsonTokenizer:
         eos: str | None = None,
         end: Iterable[str | int] = (),
         chat_template: str | None = None,
+        rows: int | None = None,
     ) -> None:
-        self._checked = Description(description)
+        self._checked = Description(description, rows)
         table = self._checked.table
         self.chat_template = chat_template
         self._byte_level, self._spaces, self._inside = _kind(table.get("decoder"))
