@@ -133,6 +133,12 @@ def published(table: Any) -> Iterator[str]:
             yield from published(value)
 
 
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    folder = tiny.write_folder(TINY["llama_gqa"], Path(f"{tmp_path}/m\udcff"))
+    convert_folder(folder, tmp_path / "out.gguf", "F32")
+    assert gguf.GGUFReader(tmp_path / "out.gguf").fields["general.name"].contents() == "m?"
+
+
 def test_a_quantised_file_is_that_of_the_float_file(tmp_path: Path) -> None:
     from pellucid.weights import open_model
     from pellucid.weights.quantise import quantize_file

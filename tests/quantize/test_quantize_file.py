@@ -17,11 +17,13 @@ from gguf import quants
 
 from pellucid import Model, _engine
 from pellucid.errors import ModelFileError, WrongValue
+from pellucid.making.convert import convert_folder
 from pellucid.weights import open_model
 from pellucid.weights.importance import Importance, read_importances, write_importances
 from pellucid.weights.quantise import quantize_file
 from pellucid.weights.recipes import MIXTURES, fits
 from pellucid.weights.writer import Planned, Value, write_gguf
+from tests.reference import tiny
 
 from .models import write
 
@@ -153,6 +155,15 @@ def test_importances_of_another_model_are_refused(source: Path, tmp_path: Path) 
     with pytest.raises(WrongValue, match=r"blk\.0\.ffn_up\.weight has 7 values"):
         make(source, tmp_path / "out.gguf", "Q4_0", importances=wrong)
     assert not [*tmp_path.iterdir()]
+    other = {"blk.9.ffn_up.weight": wrong.pop("blk.0.ffn_up.weight")}
+    folder = tiny.write_folder(tiny.TINY[0], tmp_path / "folder")
+    for run in (
+        lambda out: make(source, out, "Q4_0", importances=other),
+        lambda out: convert_folder(folder, out, "Q4_0", importances=other),
+    ):
+        with pytest.raises(WrongValue, match="^imatrix: it has no tensor of this model"):
+            run(tmp_path / "out.gguf")
+    assert [*tmp_path.iterdir()] == [folder]
 
 
 def test_values_that_the_format_cannot_hold(tmp_path: Path) -> None:

@@ -44,8 +44,6 @@ def quantize(
                 f"{path}: this is a Hugging Face folder; `pellucid convert` makes a GGUF file of it"
             )
         before = sum(tensor.data.size for tensor in file.tensors.values())
-        if importances is not None and not {*importances} & {*file.tensors}:
-            raise output.UsageError(f"--imatrix={imatrix}: it has no tensor of this model")
         with options.naming("imatrix"):
             made = quantize_file(
                 file, out, mixture, importances=importances, threads=options.thread_count(threads), progress=bar

@@ -178,6 +178,8 @@ def write_model(
         for file in {tensor.file for tensor in tensors.values()}:
             if os.path.exists(file) and os.path.samefile(path, file):
                 raise ModelFileError("a file of the model that is read", file=os.fsdecode(path))
+    if importances is not None and not importances.keys() & tensors.keys():
+        raise WrongValue("imatrix", ": it has no tensor of this model")
     planned = []
     for name, tensor in tensors.items():
         if tensor.type.startswith("ggml type"):

@@ -60,7 +60,7 @@ def tensor_bytes(type: str, shape: Sequence[int]) -> int:
 
 
 def _string(value: str | bytes) -> bytes:
-    raw = value if isinstance(value, bytes) else value.encode()
+    raw = value if isinstance(value, bytes) else value.encode("utf-8", "replace")  # a file name may be no text
     return struct.pack("<Q", len(raw)) + raw
 
 
