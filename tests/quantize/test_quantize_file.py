@@ -21,11 +21,13 @@ from pellucid.making.convert import convert_folder
 from pellucid.weights import open_model
 from pellucid.weights.importance import Importance, read_importances, write_importances
 from pellucid.weights.quantise import quantize_file
-from pellucid.weights.recipes import MIXTURES, fits
+from pellucid.weights.quantise import recipe as recipe_of
+from pellucid.weights.recipes import MIXTURES, Recipe, fits
 from pellucid.weights.writer import Planned, Value, write_gguf
 from tests.reference import tiny
 
 from .models import write
+from .test_quantisers import counts
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +41,14 @@ def make(source: Path, out: Path, mixture: str, **options: Any) -> dict[str, str
 
 
 def error(source: Path, out: Path) -> float:
-    """Mean over matrices of the squared error relative to the weights'."""
+    """Mean over matrices of the squared error, as `counts` weighs it, relative to the weights'."""
     reader = {t.name: t for t in gguf.GGUFReader(source).tensors}
     found = []
     for t in gguf.GGUFReader(out).tensors:
         if t.tensor_type not in (0, reader[t.name].tensor_type):
             x = reader[t.name].data.astype(np.float64)
             y = quants.dequantize(t.data, t.tensor_type)
-            found.append(((y - x) ** 2).mean() / (x**2).mean())
+            found.append((counts(x, t.tensor_type.name) * (y - x) ** 2).mean() / (x**2).mean())
     return float(np.mean(found))
 
 
@@ -259,3 +261,36 @@ def test_rows_that_do_not_fill_blocks() -> None:
     ]  # fmt: skip
     assert [fits(f, 48) for f in ("Q4_K", "Q8_0", "BF16")] == ["F16", "F16", "BF16"]
     assert {main for _, main in MIXTURES.values()} <= {*_engine.quantizers()}
+
+
+def test_layers_of_a_hybrid() -> None:
+    """Values and down projections count among themselves, those of experts by layers, as llama.cpp does (LFM2)."""
+    names = [f"blk.{i}.attn_v.weight" for i in (2, 5, 8, 10, 12, 14)]
+    names += [f"blk.{i}.ffn_down.weight" for i in (1, 3, 5, 7, 9, 11, 13, 15)]
+    shapes = dict.fromkeys((*names, "token_embd.weight"), (8, 256))
+
+    def more(mixture: str, main: str, experts: int = 0) -> list[int]:
+        recipe = Recipe(mixture, shapes, "lfm2", layers=16, groups=0, experts=experts)
+        return [i for i, name in enumerate(names) if recipe.format(name) != main]
+
+    assert more("Q4_K_M", "Q4_K") == [2, 5, 6, 7, 10, 13]
+    assert more("Q4_K_M", "Q4_K", experts=4) == [2, 5, 6, 9, 12, 13]
+    assert more("IQ4_XS", "IQ4_XS") == [6, 7]
+    assert more("IQ4_XS", "IQ4_XS", experts=4) == [6]
+
+
+def test_heads_of_the_first_layer_decide(tmp_path: Path) -> None:
+    keys = {"block_count": Value("uint32", 2), "attention.head_count": Value("uint32", 8)}
+    for kv_heads, groups in (([0, 2], 0), ([2, 8], 4), ([8, 2], 1)):
+        keys["attention.head_count_kv"] = Value("array of int32", kv_heads)
+        metadata = {"general.architecture": Value("string", "lfm2"), **{f"lfm2.{k}": v for k, v in keys.items()}}
+        write_gguf(tmp_path / "a.gguf", metadata, [])
+        with open_model(tmp_path / "a.gguf") as file:
+            assert recipe_of(file, "Q4_K_M").groups == groups
+
+
+def test_experts_alone_in_mxfp4() -> None:
+    """And no stack of heads (attn_k_b of DeepSeek), which has three dimensions, too."""
+    shapes = {"blk.0.attn_k_b.weight": (2, 64, 32), "blk.0.ffn_up_exps.weight": (2, 64, 32), "output.weight": (8, 32)}
+    found = Recipe("MXFP4_MOE", shapes, "deepseek2", layers=1, experts=2)
+    assert [found.format(name) for name in shapes] == ["Q8_0", "MXFP4", "Q8_0"]

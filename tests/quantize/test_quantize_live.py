@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 
 from pellucid import Model
 from pellucid.weights import open_model
 from pellucid.weights.quantise import quantize_file
 from pellucid.weights.recipes import MIXTURES
+from tests.families.case import add_key, load_golden, write_gguf
+from tests.families.cases import BY_NAME
 
 from .models import write
 from .test_quantize_file import error
@@ -22,6 +25,7 @@ pytestmark = pytest.mark.live
 
 # Not compared: MXFP4 for all matrices is Pellucid's own, and llama.cpp makes Q2_K_S only with importances.
 OURS = ("MXFP4", "Q2_K_S")
+REFUSED = ("nemotron_h", "deepseek_v2")  # whose tiny files llama.cpp does not read
 SIZES = {
     "untied": {},
     "tied, groups of 4": {"tied": True, "kv_heads": 2},
@@ -51,6 +55,53 @@ def test_mixture(tmp_path: Path, mixture: str, sizes: str) -> None:
     assert formats[0] == formats[1]
     if mixture not in ("F32", "F16", "BF16"):
         assert error(source, ours) <= 1.0001 * error(source, theirs)
+
+
+ATTENTION = (2, 5, 8, 10, 12, 14)  # layers of LFM2 1.2B, which has 16
+
+
+def hybrid(path: Path) -> Path:
+    """The header of LFM2, and matrices of 256 columns: values in some layers, down projections in all."""
+    keys: dict[str, Any] = {
+        "context_length": 64, "embedding_length": 256, "block_count": 16, "feed_forward_length": 256,
+        "vocab_size": 8, "attention.head_count": 8, "attention.layer_norm_rms_epsilon": 1e-5, "shortconv.l_cache": 3,
+        "attention.head_count_kv": [2 if i in ATTENTION else 0 for i in range(16)],
+    }  # fmt: skip
+    writer = gguf.GGUFWriter(path, "lfm2")
+    for key, value in keys.items():
+        add_key(writer, f"lfm2.{key}", value)
+    names = [
+        f"blk.{i}.{name}.weight"
+        for i in range(16)
+        for name in (*(("attn_v", "attn_output") if i in ATTENTION else ()), "ffn_down", "ffn_up")
+    ]
+    for name in ("token_embd.weight", *names):
+        writer.add_tensor(name, np.zeros((8, 256), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("mixture", [m for m in MIXTURES if m not in OURS])
+def test_mixture_of_a_hybrid(tmp_path: Path, mixture: str) -> None:
+    """Values count among themselves, and the first layer's heads decide, which has none."""
+    ours, theirs = both(hybrid(tmp_path / "f32.gguf"), tmp_path, mixture)
+    formats = [{t.name: t.tensor_type.name for t in gguf.GGUFReader(p).tensors} for p in (ours, theirs)]
+    assert formats[0] == formats[1]
+
+
+FAMILIES = [name for name, case in BY_NAME.items() if case.gguf and not name.startswith(REFUSED)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_mixtures_of_every_family(tmp_path: Path, name: str) -> None:
+    source = write_gguf(BY_NAME[name], load_golden(BY_NAME[name]), tmp_path / "f32.gguf")
+    for mixture in ("Q4_K_M", "Q3_K_L", "Q2_K"):
+        ours, theirs = both(source, tmp_path, mixture)
+        formats = [{t.name: t.tensor_type.name for t in gguf.GGUFReader(p).tensors} for p in (ours, theirs)]
+        assert formats[0] == formats[1], mixture
 
 
 @pytest.fixture(scope="module")

@@ -46,20 +46,20 @@ def recipe(file: ModelFile, mixture: str, importances: Mapping[str, Importance] 
     """The mixture for a model under GGUF's keys and names."""
     arch = file.architecture
 
-    def most(key: str, default: int) -> int:
-        """A number that a file gives once, or for each layer."""
-        value = file.get_any(f"{arch}.{key}", default)
-        values = np.asarray(value).reshape(-1)
-        return int(values.max()) if values.size and values.dtype.kind in "iu" else default
+    def first(key: str, default: int) -> int:
+        """A number that a file gives once, or for each layer: the first one."""
+        values = np.asarray(file.get_any(f"{arch}.{key}", default)).reshape(-1)
+        return int(values[0]) if values.size and values.dtype.kind in "iu" else default
 
-    heads = most("attention.head_count", 1)
+    heads = first("attention.head_count", 1)
+    kv_heads = first("attention.head_count_kv", heads)
     return Recipe(
         mixture,
         {name: tensor.shape for name, tensor in file.tensors.items()},
         architecture=arch,
-        layers=most("block_count", 0),
-        groups=heads // max(most("attention.head_count_kv", heads), 1),
-        experts=most("expert_count", 0),
+        layers=first("block_count", 0),
+        groups=heads // kv_heads if kv_heads > 0 else 0,
+        experts=first("expert_count", 0),
         has_importances=bool(importances),
     )
 

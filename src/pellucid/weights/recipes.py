@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from pellucid._gguf import TENSOR_TYPES
 
@@ -35,6 +36,7 @@ _KEPT = re.compile(
     r"|\.position_embd|\.rel_pos|\.patch_embd|\.patch_merger"
 )
 _LAYER = re.compile(r"blk\.(\d+)\.")
+_VALUES, _DOWN = re.compile(r"attn_(v|qkv|kv_b)\.weight"), re.compile("ffn_down")
 
 
 def quantises(name: str, shape: tuple[int, ...]) -> bool:
@@ -51,7 +53,8 @@ def fits(format: str, k: int) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A mixture for one model. ``tensors``: names -> shapes. ``groups``: query heads per key-value head."""
+    """A mixture for one model. ``tensors``: names -> shapes. ``groups``: query heads per key-value head in the first
+    layer; 0 where that has none."""
 
     mixture: str
     tensors: Mapping[str, tuple[int, ...]]
@@ -80,24 +83,31 @@ class Recipe:
                 return "Q8_0"
             return main if main == "Q8_0" else "Q6_K"
         if m == "MXFP4_MOE":
-            return "MXFP4" if len(shape) > 2 else "Q8_0"
-        match = _LAYER.match(name)
-        i, n = (int(match[1]) if match else 0), max(self.layers, 1)
-        if re.search(r"attn_(v|qkv|kv_b)\.weight", name):
-            found = self._values(m, i, n, main)
-            if self.architecture == "llama" and n == 80 and found in ("Q3_K", "Q4_K"):
+            return "MXFP4" if "_exps." in name else "Q8_0"
+        n, (values, downs) = max(self.layers, 1), self._places
+        if name in values:
+            found = self._values(m, values[name], len(values), main)
+            if self.architecture in ("llama", "qwen2") and n == 80 and self.groups > 1 and found in ("Q3_K", "Q4_K"):
                 found = "Q5_K"  # the published rule for 70B models: their values are an eighth of the queries
             return "Q8_0" if self.experts == 8 else found
         if "attn_k.weight" in name and self.experts == 8:
             return "Q8_0"
-        if "ffn_down" in name:
-            return self._down(m, i, n, main)
+        if name in downs:
+            return self._down(m, _layer(name) if self.experts > 1 else downs[name], n, main)
         if "attn_output.weight" in name and self.architecture != "falcon":
             if self.experts == 8:
                 low = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_NL", "IQ4_XS")
                 return "Q5_K" if m in low else main
             return {"Q2_K": "Q3_K", "Q3_K_M": "Q4_K", "Q3_K_L": "Q5_K"}.get(m, main)
         return main
+
+    @cached_property
+    def _places(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Values and down projections -> their places among their kind, which not every layer of a hybrid has."""
+        names = [name for name, shape in self.tensors.items() if quantises(name, shape)]
+        names.sort(key=lambda name: (_layer(name), name))
+        values, downs = ([name for name in names if kind.search(name)] for kind in (_VALUES, _DOWN))
+        return {name: i for i, name in enumerate(values)}, {name: i for i, name in enumerate(downs)}
 
     def _values(self, m: str, i: int, n: int, main: str) -> str:
         if m == "Q2_K":
@@ -125,6 +135,11 @@ class Recipe:
         if m in ("Q4_0", "Q5_0") and early and self.has_importances:
             return {"Q4_0": "Q4_1", "Q5_0": "Q5_1"}[m]
         return "Q6_K" if m in ("Q4_K_M", "Q5_K_M") and _more_bits(i, n) else main
+
+
+def _layer(name: str) -> int:
+    match = _LAYER.match(name)
+    return int(match[1]) if match else 0
 
 
 def _more_bits(i: int, n: int) -> bool:
