@@ -134,6 +134,7 @@ class Folder:
     part: str = "partial_rotary_factor"  # the key beside the rotation's table that gives the same
     mrope: bool = False  # rotations may have mrope_section, which changes nothing for text
     mscales: bool = False  # a longrope has its factor of cosines and sines in two keys of its own
+    older_rotations: Mapping[str, str] = field(default_factory=dict)  # older names of rotations -> their present ones
     alpha: bool = False  # a dynamic rotation may have `alpha`, which changes its base
     halves: bool = True  # rotary pairs are (i, i + n/2), else (2i, 2i + 1)
     # keys of the parts of a head's width, of which the first alone is rotated, whatever head_dim says

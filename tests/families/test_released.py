@@ -152,3 +152,23 @@ def test_a_dynamic_rotation_with_keys_of_yarn(tmp_path: Path) -> None:
     assert rope["rope_type"] == "dynamic"
     more = {"beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0}
     np.testing.assert_array_equal(files.as_folder(rope_parameters={**rope, **more}), files.as_folder())
+
+
+@pytest.mark.parametrize("older", ["su", "yarn"])
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+def test_older_names_of_longrope(older: str, key: str, tmp_path: Path) -> None:
+    """As Phi-3's first folders had it; transformers takes both for longrope."""
+    files = Files(BY_NAME["phi3_longrope"], tmp_path)
+    rope = {name: value for name, value in files.golden.config["rope_parameters"].items() if name != "rope_type"}
+    found = files.as_folder(rope_parameters=None, rope_scaling={**rope, key: older})
+    np.testing.assert_array_equal(found, files.as_folder())
+
+
+def test_a_window_without_a_pattern(tmp_path: Path) -> None:
+    """Every fourth layer of EXAONE 4 is a full one, which is not rotated; a window of 0 is none."""
+    files = files_of("exaone4", tmp_path)
+    assert files.keys["attention.sliding_window_pattern"] == [True, True, True, False]
+    np.testing.assert_array_equal(files.as_gguf({"attention.sliding_window_pattern": None}), files.as_gguf({}))
+    none = {"attention.sliding_window_pattern": None, "attention.sliding_window": 0}
+    without = {"attention.sliding_window_pattern": None, "attention.sliding_window": None}
+    np.testing.assert_array_equal(files.as_gguf(none), files.as_gguf(without))

@@ -11,12 +11,14 @@ from pellucid.arch.config import Config, Reader, Source
 from pellucid.folder import ANY, KEYS, NAMES, Folder, Settings, windows
 from pellucid.plan import Plan
 
+_PERIOD = 4  # of the layers with full attention
+
 
 def config(source: Source) -> Config:
     r = Reader(source)
-    c = r.base(halves=True)
     # The window's size decides, even where no layer has it.
-    windowed = source.get_any(r.key("attention.sliding_window"), None) is not None
+    windowed = bool(source.get_any(r.key("attention.sliding_window"), 0))
+    c = r.base(halves=True, period=_PERIOD if windowed else 0)
     return replace(c, rotated=c.local) if windowed else c
 
 
@@ -55,7 +57,7 @@ FOLDERS = {
             "hidden_act": "silu",
             "num_key_value_heads": 32,
             "sliding_window": 4096,
-            "sliding_window_pattern": 4,
+            "sliding_window_pattern": _PERIOD,
         },
         inert={"max_window_layers": ANY, "reorder_qk_norm": True},
         names={

@@ -41,6 +41,7 @@ FOLDERS = {
             "mlp.gate_up_proj": "ffn_up",
         },
         partial=1.0,
+        older_rotations={"su": "longrope", "yarn": "longrope"},  # transformers takes both for it
         derive=all_or_none,
     )
 }

@@ -58,6 +58,7 @@ class _Reader:
         old = c.get_str(f"{where}type", None)
         given = "type" if old is not None and c.get_any(f"{where}rope_type", None) is None else "rope_type"
         kind = c.get_str(where + given, "default")
+        kind = self.table.older_rotations.get(kind, kind)
         if self.table.proportional and kind != "default":
             if local or kind != "proportional":
                 raise c.refuse(where + given, "default" if local else "default, proportional")
