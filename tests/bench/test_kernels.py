@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+import threading
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,21 @@ def test_kernels_run_with_the_tuning_given(calls: list[tuple[Any, ...]]) -> None
     tuning = {"panel_bytes": 65536}
     Kernels("scalar", 1, SIZE, tuning).rate(Product("Q8_0", 64, 256, 1, 1))
     assert calls and all(call[1] is tuning for call in calls)
+
+
+def test_where_not_all_threads_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    many, start = Kernels("scalar", 3, SIZE), threading.Thread.start
+    left = [True, True]
+
+    def limited(thread: threading.Thread) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(OutOfMemoryError, match="the system allows no 3 more threads"):
+        many.rate(Product("Q8_0", 64, 256, 1, 1))
 
 
 def test_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ class _Weights:
 class Kernels:
     """Multiplies on `threads` threads with the kernels of tier `isa`. size: bytes of weights per thread; default: those
     of a Prober's buffer, divided among the threads. tuning: {name: value}, as in ModelInfo; default: what follows from
-    the processor. Raises OutOfMemoryError."""
+    the processor. Raises OutOfMemoryError, as `rate` does."""
 
     def __init__(
         self, isa: str, threads: int, size: int | None = None, tuning: Mapping[str, int] | None = None
@@ -88,7 +88,12 @@ class Kernels:
         trial = Trial(self.isa, product.format, x, terms=product.terms, tuning=self.tuning)
         start = threading.Barrier(len(self._weights))
         with ThreadPoolExecutor(len(self._weights)) as pool:
-            return sum(pool.map(lambda one: self._run(one, start, product, trial), self._weights))
+            try:
+                running = [pool.submit(self._run, one, start, product, trial) for one in self._weights]
+            except RuntimeError:
+                start.abort()  # those that run wait for all
+                raise OutOfMemoryError(f"the system allows no {len(self._weights)} more threads") from None
+            return sum(one.result() for one in running)
 
     def fastest(self, product: Product, runs: int = 3) -> float:
         """Nanoseconds of a product at the best rate of some runs, all its threads together.
