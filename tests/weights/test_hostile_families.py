@@ -28,6 +28,7 @@ GGUF: list[tuple[str, dict[str, Any], str]] = [
         {"ssm.state_size": 4096, "ssm.group_count": 4096, "ssm.time_step_rank": 4096, "ssm.inner_size": 1 << 24},
         r"blk.0.ssm_in.weight .*has shape \(300, 64\)",
     ),
+    ("exaone4", {"attention.sliding_window": [1, 2]}, "exaone4.attention.sliding_window .*a list of 2"),
     ("ministral3", {"context_length": 1 << 24, "rope.scaling.original_context_length": 1}, "at least 256"),
     ("mistral4", {"context_length": 1 << 24, "attention.temperature_length": 1}, "at least 256"),
 ]

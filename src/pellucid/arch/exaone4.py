@@ -17,7 +17,8 @@ _PERIOD = 4  # of the layers with full attention
 def config(source: Source) -> Config:
     r = Reader(source)
     # The window's size decides, even where no layer has it.
-    windowed = bool(source.get_any(r.key("attention.sliding_window"), 0))
+    size = source.get_any(r.key("attention.sliding_window"), None)
+    windowed = size is not None and not (type(size) is int and size == 0)
     c = r.base(halves=True, period=_PERIOD if windowed else 0)
     return replace(c, rotated=c.local) if windowed else c
 
