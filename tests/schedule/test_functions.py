@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,45 @@ def test_a_callback_generates_where_a_request_was_given_up_for_its_trace(tmp_pat
         tracing.join(30)
         assert not tracing.is_alive() and found == [expected] * 2
         held.cancel()
+
+
+@pytest.mark.parametrize("driven", [False, True])
+def test_an_older_request_gives_way_to_what_a_trace_waits_for(tmp_path: Path, driven: bool) -> None:
+    """It lacks the memory of the trace, which ends after its callback, which generates."""
+    path = models.write(tmp_path, "llama_gqa")
+    long, short = {**GREEDY, "max_tokens": 230}, {**GREEDY, "max_tokens": 70}
+    with Model.load(path, threads=1) as model:
+        expected = [model.generate([1], **short).ids, model.generate(IDS[:90], **long).ids]
+        need = run.of(model.core).room.need
+        limit = need(320) + need(64)
+    with Model.load(path, threads=1, cache_bytes=limit) as model:
+        if driven:
+            model.drive()
+        older = model.submit(IDS[:90], ahead=1, **long)
+        next(older)
+        found: list[Any] = []
+        inside = threading.Event()
+
+        def progress(done: int, total: int) -> None:
+            if not found and done > 64:
+                inside.set()
+                until = time.monotonic() + 30
+                while model.stats().cache_bytes_used < limit and time.monotonic() < until:
+                    time.sleep(0.001)
+                found.append(model.generate([1], **short).ids)
+
+        def read() -> None:
+            inside.wait(30)
+            found.append(older.result().ids)  # type: ignore[union-attr]
+
+        tracing = threading.Thread(target=lambda: model.trace(IDS[:120], "hidden", chunk=40, progress=progress))
+        threads = [tracing, threading.Thread(target=read)]
+        for thread in threads:
+            thread.daemon = True
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert not any(thread.is_alive() for thread in threads) and found == expected
 
 
 class Asking:

@@ -208,11 +208,12 @@ class Requests(Departures):
         return works, wants, callers
 
     def _next(self, names: set[str], others: bool = False) -> list[Work]:
-        """Those that wait, in the order in which they are admitted. names: of keys with requests that run; others:
-        whether those of other keys are enough."""
+        """Those that wait, in the order in which they are admitted: first what calls wait for. names: of keys with
+        requests that run; others: whether those of other keys are enough."""
         served = self._served
         some = [work for work in self._waiting if work.key[1] not in names] if others else self._waiting
-        return sorted(some, key=lambda w: (w.priority, w.key[1] in names, served[w.key], w.number))
+        waits = self._holders.wait_for
+        return sorted(some, key=lambda w: (not waits(w), w.priority, w.key[1] in names, served[w.key], w.number))
 
     def _make_way(self) -> None:
         """Gives up requests of the key that has most where that makes room for the first of another key, which would

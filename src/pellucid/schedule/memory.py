@@ -69,17 +69,23 @@ class Holders:
 
     def wait_for(self, work: Work) -> bool:
         """Whether a call goes on only after a request: one of its functions waits for it."""
-        return any(one.caller.thread == work.caller.thread for one in self.calls)
+        thread = work.caller.thread  # 0: no thread waits for it
+        return bool(thread) and any(one.caller.thread == thread for one in self.calls)
 
-    def free(self, running: list[Work], batch: Batch | None = None, call: Call | None = None) -> Freed | Work:
+    def free(
+        self, running: list[Work], waiting: list[Work], batch: Batch | None = None, call: Call | None = None
+    ) -> Freed | Work:
         """Makes room for a pass that lacked memory, of requests or of a call. -> the request that was given up, the
-        youngest of the lowest priority and never the most urgent of the pass; or what else was done."""
+        youngest of the lowest priority and never the most urgent of the pass; or what else was done. Requests that a
+        call waits for are more urgent than others, whose memory may be that of the call."""
         mine = [] if batch is None else [work for work, _ in batch.entries]
         if any(work.gone for work in (*running, *mine)):
             return Freed.AGAIN  # removed when the pass is settled
-        given = [work for work in running if work.holds and work not in mine[:1]]
+        awaited = [work for work in (*mine, *running, *waiting) if self.wait_for(work)]
+        kept = next((work for work in mine if work in awaited), mine[0] if mine and not awaited else None)
+        given = [work for work in running if work.holds and work is not kept]
         if given:
-            work = max(given, key=lambda work: (not keeps(work), work.order()))
+            work = max(given, key=lambda work: (work not in awaited, not keeps(work), work.order()))
             drop(work)
             return work
         held = [one for one in self.shared if one.sequence is not None]

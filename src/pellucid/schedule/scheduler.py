@@ -374,7 +374,7 @@ class Scheduler(Seat):
     def _preempt(self, batch: Batch) -> bool:
         """Makes room for a pass that lacked memory. -> False: it never will have enough."""
         with self._after, self._lock:
-            freed = self._holders.free(self._running, batch=batch)
+            freed = self._holders.free(self._running, self._waiting, batch=batch)
             if isinstance(freed, Work):
                 self._pause(freed)
         if freed is Freed.NOTHING and self.room is not None and len(batch.entries) == 1:

@@ -123,7 +123,7 @@ class Seat(Requests):
     def make_room(self, call: Call) -> Freed:
         """Called where a pass of a call lacked memory, by its thread, which has the seat -> what was done about it."""
         with self._after, self._lock:
-            freed = self._holders.free(self._running, call=call)
+            freed = self._holders.free(self._running, self._waiting, call=call)
             if isinstance(freed, Work):
                 self._pause(freed)
                 self._crowded = True
