@@ -159,6 +159,25 @@ def test_another_stream_of_the_pass_that_asks(tmp_path: Path, what: str) -> None
         assert model.stats().cache_bytes_used == 0
 
 
+def test_a_request_that_the_function_of_a_pass_reads_goes_on(tmp_path: Path) -> None:
+    """Not there, where it could need the end of the pass."""
+    with Model.load(models.write(tmp_path, "llama_gqa"), threads=1) as model:
+        expected = model.generate([5], **GREEDY).ids
+        engine = Asking(model.core.engine)
+        run.of(model.core)._open = lambda: engine
+        other, asked = model.submit([5], **GREEDY), list[int]()
+
+        def cancel() -> bool:
+            if not asked:
+                asked.append(1)
+                with pytest.raises(PellucidError, match="cancel"):
+                    other.result()
+            return False
+
+        model.generate([1, 2, 3], cancel=cancel, **GREEDY)
+        assert asked and other.result().ids == expected  # type: ignore[union-attr]
+
+
 def test_a_stream_closes_at_once_beside_a_driver(tmp_path: Path) -> None:
     """Though results come sooner than its caller would ask again."""
     with Model.load(models.write(tmp_path, "llama_gqa"), threads=1) as model:

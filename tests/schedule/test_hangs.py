@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -60,7 +61,7 @@ LOOKS: dict[str, Callable[[Scheduler], Any]] = {
     "kept": lambda s: s.kept(),
     "spare": lambda s: s.spare(),
     "room": lambda s: s.check_room(1, 1),
-    "fail": lambda s: s.fail_owned(ClosedError()),
+    "fail": lambda s: s.fail(ClosedError()),
 }
 
 
@@ -183,6 +184,30 @@ def test_a_driver_whose_thread_ends_with_an_error(scheduler: Scheduler, monkeypa
     scheduler.submit(other)
     scheduler.wait(other.caller)
     assert [token for token, _, _ in other.job.drawn] == alone([3], 1)
+
+
+def test_a_pass_of_a_driver_that_fails_ends_callers_without_owners_too(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = work([1, 2], 3)
+
+    def gather() -> None:
+        if scheduler._waiting:
+            raise SystemError("a bug")
+
+    monkeypatch.setattr(scheduler, "_gather", gather)
+    scheduler.start_driver()
+    driver = scheduler._permanent
+    assert driver is not None
+    while scheduler._driver is not driver._caller:
+        time.sleep(0.001)
+    waiting = threading.Thread(target=scheduler.wait, args=(one.caller,), daemon=True)
+    waiting.start()
+    scheduler.submit(one)
+    waiting.join(30)
+    ended = not waiting.is_alive()
+    driver.close()
+    assert ended and isinstance(one.caller.failure, SystemError)
 
 
 def test_an_owner_that_cannot_make_its_pieces(scheduler: Scheduler) -> None:

@@ -56,7 +56,7 @@ class Driver:
             scheduler = self._scheduler()
             if scheduler is not None:
                 scheduler.leave_seat(self._caller)
-                scheduler.fail_owned(ClosedError())
+                scheduler.fail(ClosedError(), owned=True)
                 self._news += scheduler.take_news()
                 self._deliver()
 
@@ -79,7 +79,7 @@ class Driver:
             try:
                 worked = scheduler.one_pass(self._caller, self._deliver if self._news else None)
             except Exception as error:
-                scheduler.fail_owned(error)
+                scheduler.fail(error)
             self._deliver()
             self._news += scheduler.take_news()
             if scheduler.gives_way(self._caller):

@@ -187,6 +187,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
     def _wait(self, until: float | None) -> None:
         """Waits for results, and drives where nobody does."""
         caller, scheduler = self._caller, self._scheduler
+        scheduler.check_here()
         if all(_job(work).finish for work in list(self._active)):  # what comes before a stop string is being settled
             self._news.wait(SLICE)
         elif self._loop is not None:  # a permanent driver delivers

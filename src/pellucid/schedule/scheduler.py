@@ -230,13 +230,16 @@ class Scheduler(Seat):
             out.append(self._news.popitem()[0])
         return out
 
-    def fail_owned(self, error: Exception) -> None:
-        """Ends all requests of callers with owners."""
+    def fail(self, error: Exception, *, owned: bool = False) -> None:
+        """Ends all requests. owned: of callers with owners alone; others go on by themselves."""
         with self._after, self._lock:
-            for work in (*self._running, *self._waiting):
-                if work.caller.owner is not None:
-                    work.caller.failure = error
-                    self._news[work.caller] = None
+            for caller in {work.caller for work in (*self._running, *self._waiting)}:
+                if caller.owner is not None:
+                    caller.failure = error
+                    self._news[caller] = None
+                elif not owned:
+                    caller.failure = error
+                    caller.event.set()
 
     def next_deadline(self) -> float | None:
         """Of time.monotonic: when the first request is to end."""
