@@ -155,7 +155,7 @@ EDGES = {
     "asynchronous": ("results",),
     "look": ("schedule", "info", "page"),
     "page": (),
-    "schedule": ("generation", "streams", "trimming"),
+    "schedule": ("asynchronous", "generation", "streams", "trimming"),
     "context": ("look", "asynchronous", "saved"),
     "saved": ("core",),
     "cache_folder": ("saved", "schedule"),

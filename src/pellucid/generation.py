@@ -135,7 +135,6 @@ class Job:
     new: int = 0  # tokens drawn, without the one that ended the text
     finish: FinishReason | None = None
     failure: Exception | None = None  # the error that ended it
-    apart: bool = False  # the reader must not wait for passes: it ends before a stop string by `stop`
 
     def __post_init__(self) -> None:
         o = self.options
@@ -160,6 +159,8 @@ class Job:
         self.first = 0.0  # time of the first token
         self.times: list[float] = []  # seconds from the call to each token that was taken
         self.stopped_text = ""
+        self.tail: list[int] | None = None  # the last tokens before a stop string, in place of one that holds its begin
+        self.scores: list[tuple[float, list[tuple[int, float]]]] = []  # of `tail`, where they are wanted
         tokenizer = self.core.tokenizer
         ignores = o.ignore_eos and self.bound is None  # a grammar's end is one
         self.eog = frozenset() if ignores or tokenizer is None else tokenizer.eog
@@ -310,7 +311,8 @@ class Job:
         self.sequence = self.leave = None
 
     def take(self, token: int, logprob: float | None, top: list[tuple[int, float]]) -> Piece | None:
-        """Takes a sampled token -> its piece; None, where the reader must `stop` when no pass uses the sequence."""
+        """Takes a sampled token -> its piece; None before a stop string: the reader calls `stop` when no pass uses the
+        sequence."""
         self.times.append(time.perf_counter() - self.start)
         if not self.first:
             self.first = self.start + self.times[0]
@@ -323,13 +325,9 @@ class Job:
         self.new += 1
         text = self.text.push(token) if self.text else ""
         if self.text and self.text.stopped is not None:
-            self.finish = "stop"
-            if self.apart:
-                self.stopped_text = text
-                return None
-            self.settle()
-            self._end_before_the_stop_string(self.text)
-        elif self.bound is not None and self.bound.complete and self.new == len(self.bound.ids):
+            self.finish, self.stopped_text = "stop", text
+            return None
+        if self.bound is not None and self.bound.complete and self.new == len(self.bound.ids):
             self.finish = "stop"
         elif self.new >= self.max_tokens:
             self.finish = "length"
@@ -356,11 +354,35 @@ class Job:
             tool_calls=piece.tool_calls + last.tool_calls,
         )
 
-    def stop(self) -> Piece:
-        """The last piece, before a stop string. No pass may use the sequence."""
-        assert self.text is not None
-        self._end_before_the_stop_string(self.text)
+    def stop(self) -> Piece | None:
+        """The last piece, before a stop string; None: `score` comes first. No pass may use the sequence."""
+        if self.tail is None:
+            self._cut()
+        if self.tail is None or self.unscored:
+            return None
+        scores: Sequence[Any] = self.scores or [None] * len(self.tail)
+        for id, one in zip(self.tail, scores, strict=True):
+            self.held.append((id, None if one is None else self._spelled(id, *one)))
+        self.ids += self.tail
+        self.tokens = list(self.ids)  # what the sequence holds
         return self.end(self.stopped_text)
+
+    @property
+    def unscored(self) -> bool:
+        """Whether `score` is to be called."""
+        return bool(self.tail) and self.options.logprobs > 0 and not self.scores
+
+    def score(self, passes: Passes, beside: Callable[[int, int], int]) -> None:
+        """Computes the log probabilities of the last tokens before a stop string. beside: see `prefill`. Raises
+        Cancelled. May be called again."""
+        ids, tail, sequence = self.ids, self.tail, self.sequence
+        assert tail
+        if sequence.length >= len(ids):  # it was interrupted after its pass
+            sequence.rewind(len(ids) - 1)
+        if not prefill(passes, sequence, ids[:-1], passes.max_rows, None, beside):
+            raise _engine.Cancelled("the call was cancelled")
+        forward: Any = passes.forward
+        self.scores = forward([(sequence, [ids[-1], *tail[:-1]], 0)], targets=tail, top=self.options.logprobs)
 
     def _spelled(self, token: int, logprob: float, top: list[tuple[int, float]]) -> TokenLogprob:
         spell = self.core.spell
@@ -373,28 +395,20 @@ class Job:
         del self.held[: len(out)]
         return [token for token, _ in out], [logprob for _, logprob in out if logprob is not None]
 
-    def _end_before_the_stop_string(self, text: TextStream) -> None:
-        """Drops the tokens of the stop string. In place of one that also holds the end of the text, tokens of that end,
-        if the vocabulary has any. No pass may use the sequence."""
+    def _cut(self) -> None:
+        """Drops the tokens of the stop string. In place of one that also holds the end of the text come tokens of that
+        end, if the vocabulary has any."""
+        text, sequence = self.text, self.sequence
+        assert text is not None
         dropped = self.new - text.settled
         del self.held[len(self.held) - dropped :], self.ids[len(self.ids) - dropped :]
-        n, sequence = len(self.ids), self.sequence
+        n = len(self.ids)
         tail = spell_out(self.core.need_tokenizer(), text.tail) if text.tail else []
-        if n + len(tail) > self.room + 1:
-            tail = []
+        tail = tail if n + len(tail) <= self.room + 1 else []
         scored = bool(tail) and self.options.logprobs > 0
-        if sequence.length > n - scored:
+        if sequence is not None and sequence.length > n - scored:  # all may be decided before it begins
             sequence.rewind(n - scored)
-        if scored:
-            engine = sequence.engine
-            prefill(engine, sequence, self.ids[:-1], engine.max_rows, None)
-            rows = [(sequence, [self.ids[-1], *tail[:-1]], 0)]
-            found = engine.forward(rows, targets=tail, top=self.options.logprobs)
-            self.held += [(id, self._spelled(id, *one)) for id, one in zip(tail, found, strict=True)]
-        else:
-            self.held += [(id, None) for id in tail]
-        self.ids += tail
-        self.tokens = list(self.ids)  # what the sequence holds
+        self.tail, self.tokens = tail, list(self.ids)
 
     def _fill(self) -> None:
         # The last token needs no room in the context until another one follows it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -44,6 +45,7 @@ class Departures:
         self._running: list[Work] = []  # the most urgent first
         self._waiting: list[Work] = []
         self._short = False  # memory ran out: no request is admitted before another ends
+        self.scoring = threading.Lock()  # of what `turns.score` computes
         self._holders = Holders()
         self._served = Served()
         if self.reuse is not None:
@@ -68,6 +70,20 @@ class Departures:
         done = self.new_event()
         self.leave(works, done.set, free=True)
         done.wait()
+
+    def rest(self, work: Work) -> None:
+        """One that has left is to compute once more, in a call; until it does, its memory may be given up."""
+        with self._after, self._lock:
+            self._holders.leaving.discard(work)
+            self._holders.resting.add(work)
+
+    def go_on(self, work: Work, ends: bool = False) -> None:
+        """Its call has begun; ends: is over, after which it is dropped soon."""
+        with self._after, self._lock:
+            self._holders.resting.discard(work)
+            work.holds = True
+            if ends:
+                self._holders.leaving.add(work)
 
     def _sweep(self) -> None:
         """Removes the requests that have left. Where another holds the lock, it does so when it releases it; those of a
@@ -116,6 +132,7 @@ class Departures:
                 work.drafts.close()
             work.holds = False
             self._holders.leaving.discard(work)
+            self._holders.resting.discard(work)
         return True
 
     def _quit(self, queue: list[Work], work: Work) -> None:

@@ -22,6 +22,7 @@ from pellucid.results import Gathered
 from pellucid.sampling import MOST_SEED, SamplingOptions
 from pellucid.schedule.run import AT_ONCE, Item, of, pieces
 from pellucid.schedule.start import begin
+from pellucid.schedule.turns import score
 from pellucid.text.base import NoTokenizerError
 from pellucid.text.chat import NoTemplateError
 from pellucid.text.grammar import NoGrammarsError
@@ -138,7 +139,12 @@ def _complete(
                 yield Item(number, None, None, error)  # type: ignore[arg-type]
 
     running = pieces(
-        core, made(), common.replace(cancel=cancelled), lambda: False, at_once=lambda: call.at_once - len(call.done)
+        core,
+        made(),
+        common.replace(cancel=cancelled),
+        lambda: False,
+        score,
+        at_once=lambda: call.at_once - len(call.done),
     )
     try:
         for item, piece in running:

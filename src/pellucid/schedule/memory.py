@@ -46,16 +46,19 @@ class Freed(Enum):
 class Holders:
     """What holds pages beside the requests that run or wait. Used with the scheduler's lock."""
 
-    __slots__ = ("calls", "leaving", "shared")
+    __slots__ = ("calls", "leaving", "resting", "shared")
 
     def __init__(self) -> None:
         self.calls: list[Call] = []  # the oldest first
         self.leaving: set[Work] = set()  # requests that have left, and whose sequences are not dropped yet
+        self.resting: set[Work] = set()  # that have left, and wait to compute once more
         self.shared: weakref.WeakSet[Shared] = weakref.WeakSet()  # prompts that have a sequence
 
     def only(self, mine: Work | None, *known: list[Work]) -> bool:
         """Whether nothing but `mine` holds pages; None: nothing but calls. known: the requests that run or wait."""
         if self.leaving or any(one.sequence is not None for one in self.shared):
+            return False
+        if any(work.holds for work in self.resting):
             return False
         if mine is not None and self.others({mine.caller.thread}):
             return False
@@ -92,6 +95,11 @@ class Holders:
         if held:
             for one in held:  # who needs it computes it again
                 one.sequence = one.by = None
+            return Freed.AGAIN
+        resting = [work for work in self.resting if work.holds]
+        if resting:
+            for work in resting:
+                drop(work)
             return Freed.AGAIN
         if self.leaving:
             return Freed.SOON

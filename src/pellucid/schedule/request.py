@@ -11,15 +11,17 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from pellucid import checks
+from pellucid import _engine, checks
+from pellucid.asynchronous import call
 from pellucid.errors import BatchError, PellucidError
-from pellucid.generation import Job
+from pellucid.generation import Job, canceller
 from pellucid.results import Completion, Gathered, Piece
 from pellucid.schedule.caller import Work
 from pellucid.schedule.locks import Signal, acquire
 from pellucid.schedule.scheduler import Scheduler
 from pellucid.schedule.seat import SLICE
 from pellucid.schedule.stats import RequestStats
+from pellucid.schedule.turns import score
 
 if TYPE_CHECKING:
     import asyncio
@@ -50,6 +52,8 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         self._lock = threading.RLock()
         self._active = {work: i for i, work in enumerate(works)}
         self._stopped: deque[Work] = deque()  # before a stop string, and no pass uses their sequences any more
+        self._unscored: deque[Work] = deque()  # of these, whose last tokens a reader computes
+        self._scoring: Work | None = None  # which it does
         self._ended: deque[tuple[Work, Callable[[], None] | None]] = deque()  # that are to leave; then
         self._pieces: deque[Piece] = deque()
         self._errors: dict[int, Exception] = {}
@@ -68,7 +72,6 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         self._caller.owner = weakref.ref(self)
         for index, work in enumerate(self._works):
             job = _job(work)
-            job.apart = True
             if echo and job.prompt_text:
                 self._put(index, work, Piece(job.prompt_text, [], []))
             if job.finish:
@@ -179,7 +182,8 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
                     return piece or self._get()
                 if until is not None and time.monotonic() > until:
                     raise TimeoutError("the request is not done yet")
-                self._wait(until)
+                if not self._score():
+                    self._wait(until)
         finally:
             if taken and taken[0]:
                 self._turn.release()
@@ -207,6 +211,33 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         self._news.clear()
         if caller.stopped():
             self.cancel()
+
+    def _score(self, cancel: Any = None) -> bool:
+        """Computes the log probabilities of the last tokens of one that ends before a stop string -> whether there was
+        one. Nobody else waits for it: unlike what makes pieces, it waits for its turn."""
+        if self._unscored:
+            self._scheduler.check_here()
+        with self._lock:
+            if self._scoring is not None or not self._unscored:
+                return False
+            work = self._scoring = self._unscored[0]
+        asked = canceller(cancel)
+        try:
+            if work in self._active:
+                score(self._scheduler, work, lambda: self._caller.cancelled or (asked is not None and asked()))
+                self._stopped.append(work)
+            self._unscored.remove(work)
+        except _engine.Cancelled:
+            pass
+        except Exception as error:
+            work.failure = error
+            self._stopped.append(work)
+            self._unscored.remove(work)
+        finally:
+            self._scoring = None
+        self.collect()
+        self._tell_loop()
+        return True
 
     # ---- reading in an event loop -----------------------------------------------------------------------------
 
@@ -245,11 +276,14 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
             if not self._active:
                 return self._get()
             self._scheduler.start_driver()
+            if self._unscored and self._scoring is None:
+                await call(self._score)
+                continue
             reader = loop.create_future()
             self._readers.append(reader)
             try:
                 if self._caller.cancel is None:
-                    if not self._pieces and self._active:
+                    if not self._pieces and self._active and (self._scoring is not None or not self._unscored):
                         await reader
                 elif not self._pieces and self._active:
                     await asyncio.wait([reader], timeout=SLICE)
@@ -312,8 +346,9 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         return bool(self._active and (caller.failure is not None or (caller.cancelled and self._unfinished())))
 
     def _unfinished(self) -> list[Work]:
-        """Those that have met no stop string, with which they end."""
-        return [work for work in list(self._active) if not _job(work).finish]
+        """Those that have met no stop string, with which they end, or wait to compute what comes before."""
+        waits = [work for work in list(self._unscored) if work is not self._scoring]
+        return [work for work in list(self._active) if not _job(work).finish or work in waits]
 
     def _go_on(self) -> None:
         """Does what comes first of what is to be done. With the lock. Where an interrupt is raised it may be called
@@ -324,7 +359,10 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
             self._making = None
         elif self._stopped:
             work = self._stopped[0]
-            self._make(work, _job(work).stop)
+            if work.failure is None:
+                self._make(work, _job(work).stop)
+            else:
+                self._end(work, work.failure)
             self._stopped.popleft()
         elif caller.cancelled and (unfinished := self._unfinished()):
             for work in unfinished:
@@ -357,7 +395,9 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         except Exception as error:
             self._end(work, error)
         else:
-            if piece is None:  # a stop string
+            if piece is None and _job(work).unscored:
+                self._unscored.append(work)
+            elif piece is None:  # a stop string
                 self._ended.append((work, partial(self._stop, work)))
             else:
                 self._put(index, work, piece)

@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from pellucid import _engine
 from pellucid.core import Core
@@ -25,6 +25,7 @@ from pellucid.schedule.scheduler import Scheduler
 __all__ = ["AT_ONCE", "Item", "drafts", "goes_back", "of", "pieces"]
 
 AT_ONCE = 32  # requests of one call in the scheduler
+Score = Callable[[Scheduler, Work], None]
 
 _making = threading.Lock()
 _known: tuple[weakref.ref[Scheduler], ...] = ()  # of all models and views; replaced, so that it is read without a lock
@@ -113,13 +114,14 @@ def pieces(
     items: Iterable[Item],
     options: SamplingOptions,
     closing: Callable[[], bool],
+    score: Score,
     *,
     at_once: Callable[[], int] = lambda: AT_ONCE,
 ) -> Generator[tuple[Item, Piece | Exception], None, None]:
     """Runs generations and yields (item, piece) as they come, or (item, its error), which ends that one. At most
     `at_once()` are in flight; an item is taken when there is room.
 
-    An error of a whole pass is raised. closing: whether to end without computing.
+    An error of a whole pass is raised. closing: whether to end without computing. score: `turns.score`.
     """
     cancel, scheduler = canceller(options.cancel), of(core)
     caller = Caller(_either(closing, cancel), options.chunk)
@@ -177,7 +179,7 @@ def pieces(
                 return
             if caller.failure is not None:
                 raise caller.failure
-            out = _take(scheduler, caller, active)
+            out = _take(scheduler, caller, active, score)
             if out is not None:
                 yield out
     except Exception as error:
@@ -191,7 +193,9 @@ def pieces(
         active.clear()
 
 
-def _take(scheduler: Scheduler, caller: Caller, active: dict[Work, Item]) -> tuple[Item, Piece | Exception] | None:
+def _take(
+    scheduler: Scheduler, caller: Caller, active: dict[Work, Item], score: Score
+) -> tuple[Item, Piece | Exception] | None:
     """What the scheduler made ready; None: it was taken already."""
     work = caller.ready.popleft()
     item = active.get(work)
@@ -202,6 +206,8 @@ def _take(scheduler: Scheduler, caller: Caller, active: dict[Work, Item]) -> tup
     if job.taken < len(job.drawn):
         try:
             out = job.next()
+            if out is None:
+                out = _before_a_stop_string(scheduler, work, score)
         except (ContextFullError, NumericsError) as error:
             out = work.failure = error
     elif work.failure is not None:
@@ -217,6 +223,17 @@ def _take(scheduler: Scheduler, caller: Caller, active: dict[Work, Item]) -> tup
         scheduler.leave((work,), free=True)
         del active[work]  # last, so that one leaves again where that was interrupted
     return item, out
+
+
+def _before_a_stop_string(scheduler: Scheduler, work: Work, score: Score) -> Piece | None:
+    """The last piece of one that has met a stop string."""
+    job = cast(Job, work.job)
+    job.settle()
+    out = job.stop()
+    if out is None:
+        score(scheduler, work)
+        out = job.stop()
+    return out
 
 
 def _either(closing: Callable[[], bool], cancel: Callable[[], bool] | None) -> Callable[[], bool]:

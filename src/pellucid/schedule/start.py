@@ -22,6 +22,7 @@ from pellucid.schedule.request import Request
 from pellucid.schedule.room import cache_bytes_used
 from pellucid.schedule.run import Item, drafts, goes_back, of, pieces
 from pellucid.schedule.stats import Stats
+from pellucid.schedule.turns import score
 from pellucid.streams import BatchStream, Stream
 from pellucid.trimming import trimmed
 
@@ -273,7 +274,7 @@ def launch(
 def _run_one(
     job: Job, options: SamplingOptions, closing: Callable[[], bool], undo: Callable[[], None] | None
 ) -> Generator[Piece, None, None]:
-    running = pieces(job.core, [Item(0, job)], options, closing)
+    running = pieces(job.core, [Item(0, job)], options, closing, score)
     try:
         try:
             for _, piece in running:
@@ -300,7 +301,7 @@ def _run_batch(
     """The pieces of several generations, equally many per prompt, with their indices. names: of the prompts, for
     errors."""
     failures: dict[int, Exception] = {}
-    running = pieces(core, items, options, closing)
+    running = pieces(core, items, options, closing, score)
     try:
         for item, piece in running:
             if isinstance(piece, Exception):

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +19,19 @@ import numpy.typing as npt
 from pellucid import _engine
 from pellucid.core import Core
 from pellucid.errors import OutOfMemoryError
-from pellucid.schedule.caller import Caller
+from pellucid.generation import Job
+from pellucid.schedule.caller import Caller, Work
+from pellucid.schedule.locks import acquire
 from pellucid.schedule.memory import SOON, Freed
 from pellucid.schedule.room import MOST_TOGETHER
 from pellucid.schedule.run import of
+from pellucid.schedule.scheduler import Scheduler
 from pellucid.schedule.seat import SLICE
 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Turns"]
+__all__ = ["Turns", "score"]
 
 MOST_PAIRS = 1 << 24  # queries x keys of one step of `attention`: well under a tenth of a second on two cores
 T = TypeVar("T")
@@ -216,3 +219,26 @@ class Turns:
                 scheduler.leave_seat(self.caller, turn=True)
             if freed is Freed.SOON:
                 time.sleep(SOON)
+
+
+def score(scheduler: Scheduler, work: Work, cancel: Callable[[], bool] | None = None) -> None:
+    """Computes the log probabilities of the last tokens before a stop string, in turns, of a request that has left. Its
+    memory may go to others while it waits: it is then computed again. cancel: must compute nothing. Raises what a pass
+    raises, Cancelled."""
+    scheduler.rest(work)
+    taken: list[bool] = []
+    job = cast(Job, work.job)
+    try:
+        while not any(taken):  # one after the other, as each may need the memory of all
+            if cancel is not None and cancel():
+                raise _engine.Cancelled("the call was cancelled")
+            acquire(taken, scheduler.scoring, True, SLICE)
+        with Turns(job.core, "prompt", (), cancel) as turns:
+            scheduler.go_on(work)
+            try:
+                job.score(turns, turns.rows)
+            finally:
+                scheduler.go_on(work, ends=True)
+    finally:
+        if any(taken):
+            scheduler.scoring.release()
