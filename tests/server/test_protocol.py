@@ -130,6 +130,20 @@ def test_pipelining(server: Running) -> None:
     )
 
 
+def test_a_connection_with_too_many_requests_behind_one_another_ends(server: Running) -> None:
+    """One packet holds thousands, and each would wait; what the connection asked for ends with it."""
+    server.settled()
+    with server.connect() as connection:
+        connection.sendall(request(LONG))
+        server.until(lambda: any(one.record.new > 3 for one in server.service.running))
+        (one,) = server.service.running
+        connection.sendall(GET * 2000)
+        assert statuses(rest(connection)) == [200]
+    server.settled()
+    assert one.record.disconnected and one.record.new < 400
+    assert statuses(server.exchange(CLOSE)) == [200]
+
+
 def test_what_follows_the_last_request_is_left(server: Running) -> None:
     for more in ("", "Upgrade: h2c\r\n"):
         last = request(SMALL, more=f"{more}Connection: close{', upgrade' * bool(more)}\r\n")

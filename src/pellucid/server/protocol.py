@@ -4,13 +4,15 @@ It stays HTTP/1.1: a request to change the protocol is answered as any other (Ja
 
 A header must come whole within its time and size, then the body within its time; a client that takes nothing of what
 was sent to it is dropped. There is a most of connections: a new one takes the place of the one whose client has been
-silent for longest, and is refused where every one is being answered. The server asks every connection twice a second.
+silent for longest, and is refused where every one is being answered. One with too many requests behind another ends.
+The server asks every connection twice a second.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from typing import Any, cast
 
 import httptools
@@ -24,6 +26,8 @@ from pellucid.server.shapes import dumps
 
 __all__ = ["Protocol"]
 
+MOST_BEHIND = 128  # requests that wait for the answer to another on their connection
+
 
 class _TooLong(Exception):
     """The header is."""
@@ -31,6 +35,10 @@ class _TooLong(Exception):
 
 class _NoProxy(Exception):
     """CONNECT asks for one."""
+
+
+class _TooMany(Exception):
+    """Requests wait behind another."""
 
 
 class _Counting:
@@ -136,7 +144,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
         self._header_begins = False
         self._body_since: float | None = None  # a body is incomplete
         self._taken, self._taken_since = 0, now  # bytes that the client's side took
-        self._cycles: list[Any] = []  # requests that are not answered yet, in order
+        self._cycles: deque[Any] = deque()  # requests in the order of their answers; those that have theirs go
         self._behind = 0  # bytes that came while requests waited for the answer to another
         self._too_long = False
         self._ends = False  # the connection is closed when the body has come
@@ -190,7 +198,8 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
 
     @property
     def _answering(self) -> bool:
-        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
+        while self._cycles and self._cycles[0].response_complete:
+            self._cycles.popleft()
         return bool(self._cycles)
 
     # ---- events of the parser ---------------------------------------------------------------------------------
@@ -229,13 +238,14 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
             if self.parser.get_method() == b"CONNECT":
                 raise _NoProxy
             return
+        if len(self.pipeline) == MOST_BEHIND:
+            raise _TooMany
         self._header_since, self._header_begins = None, False
         self._body_since = time.monotonic()
         super().on_headers_complete()
         if self.scope["http_version"] == "1.0" and self.scope["method"] != "HEAD":
             self.cycle.__class__ = _Unframed
         self.cycle.transport = _Answering(self, self.cycle, self.expect_100_continue)
-        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         self._cycles.append(self.cycle)
 
     def on_message_complete(self) -> None:

@@ -27,7 +27,9 @@ class Limits(RequestLimits):
     header_seconds: float = 10.0
     body_seconds: float = 60.0
     stalled_seconds: float = 60.0  # of a client that takes nothing of what was sent to it
-    idle_seconds: float = 60.0  # of a connection between two requests
+    idle_seconds: float = (
+        75.0  # of a connection between two requests: longer than the 60 s for which proxies keep theirs
+    )
     request_seconds: float = 600.0
     load_seconds: float = 120.0  # that a request waits for its model to be loaded
     ping_seconds: float = 15.0
