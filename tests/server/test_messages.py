@@ -38,7 +38,7 @@ def events(answer: Answer) -> list[tuple[str, Any]]:
 
 def error(answer: Answer) -> dict[str, Any]:
     assert set(answer.json) == {"type", "error", "request_id"} and answer.json["type"] == "error", answer.body
-    assert answer.json["request_id"] == answer.headers["x-request-id"]
+    assert answer.json["request_id"] == answer.headers["x-request-id"] == answer.headers["request-id"]
     found: dict[str, Any] = answer.json["error"]
     assert set(found) == {"type", "message"} and found["message"]
     return found
@@ -175,6 +175,10 @@ def test_blocks_become_messages() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}, "messages[0].content[0].tool_use_id"),
         ({"messages": [{"role": "assistant", "content": [{"type": "tool_use"}]}]}, "messages[0].content[0].input"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0]"),
+        ({"system": "a", "messages": [{"role": "user", "content": "\ud800"}]}, "messages[0]"),
+        ({"system": "\ud800"}, "system"),
+        ({"tools": [{"name": "a", "input_schema": {"title": "\ud800"}}]}, "tools[0].input_schema['title']: lone"),
+        ({"tools": [{"name": "a", "description": "\ud800", "input_schema": {}}]}, "tools[0]['description']: lone"),
         ({"system": 3}, "system"),
         ({"system": [{"type": "image"}]}, "system[0]"),
         ({"stop_sequences": "a"}, "stop_sequences"),
@@ -196,6 +200,17 @@ def test_blocks_become_messages() -> None:
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
         ({"tool_choice": {"type": "some"}}, "tool_choice"),
         ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
+        ({"stop": ["a"]}, "stop is not supported"),
+        ({"n": 2}, "n is not supported"),
+        ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
+        ({"reasoning_effort": "low"}, "reasoning_effort is not supported"),
+        ({"max_completion_tokens": 3}, "max_completion_tokens is not supported"),
+        ({"output_format": {"type": "xml"}}, "output_format"),
+        ({"output_format": {"type": "json_schema", "schema": 3}}, "output_format.schema: expected"),
+        (
+            {"output_format": {"type": "json_schema"}, "output_config": {"format": {"type": "json_schema"}}},
+            "output_format: given beside",
+        ),
         ({"guided_regex": "("}, "guided_regex"),
         ({"guided_regex": 3}, "guided_regex"),
         ({"truncate_prompt_tokens": 3}, "truncate_prompt_tokens"),
@@ -249,11 +264,18 @@ def test_the_list_of_models(app: Gate) -> None:
     )
 
 
+def test_a_model(app: Gate) -> None:
+    found = call(app, "GET", f"/v1/models/{NAME}", headers={"anthropic-version": "2023-06-01"}).json
+    assert (found["type"], found["id"], found["display_name"]) == ("model", NAME, NAME)
+
+
 def test_schemas(app: Gate) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     config = {"format": {"type": "json_schema", "schema": {**schema, "additionalProperties": False}}}
     found = call(app, "POST", PATH, {**BODY, "max_tokens": 60, "output_config": config}).json
     assert set(json.loads(found["content"][0]["text"])) == {"a"} and found["stop_reason"] == "end_turn"
+    older = call(app, "POST", PATH, {**BODY, "max_tokens": 60, "output_format": config["format"]}).json
+    assert older["content"] == found["content"]
     bound = call(app, "POST", PATH, {**BODY, "guided_regex": "[0-9]{3}"}).json
     assert len(bound["content"][0]["text"]) == 3 and bound["content"][0]["text"].isdigit()
 
@@ -261,3 +283,14 @@ def test_schemas(app: Gate) -> None:
 def test_ignored_fields_are_named(app: Gate) -> None:
     answer = call(app, "POST", PATH, {**BODY, "max_tokens": 1, "metadata": {"user_id": "x"}, "service_tier": "auto"})
     assert (answer.status, answer.headers["pellucid-ignored"]) == (200, "metadata, service_tier")
+    within = {"thinking": {"type": "disabled", "display": "omitted"}, "output_config": {"task_budget": {}}}
+    answer = call(app, "POST", PATH, {**BODY, "max_tokens": 1, **within})
+    assert answer.headers["pellucid-ignored"] == "output_config.task_budget, thinking.display"
+
+
+def test_tokens_that_end_it(app: Gate) -> None:
+    first = call(app, "POST", "/v1/chat/completions", {**BODY, "logprobs": True}).json["choices"][0]["logprobs"]
+    id = first["content"][2]["id"]
+    for name in ("stop_ids", "stop_token_ids"):
+        found = call(app, "POST", PATH, {**BODY, name: [id]}).json
+        assert (found["stop_reason"], found["usage"]["output_tokens"]) == ("end_turn", 2), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from pellucid.server.gate import Gate
 from pellucid.server.responses import Kept, response_call
 from pellucid.server.service import Service
 from pellucid.server.settings import Settings
-from tests.server.client import Answer, call
+from tests.server.client import Answer, ask, call
 from tests.server.conftest import NAME
 
 PATH = "/v1/responses"
@@ -203,6 +204,28 @@ def test_going_on(keeping: Gate, model: Model, stream: bool) -> None:
     assert call(keeping, "GET", f"{PATH}/{third['id']}", headers=ALICE).status == 404
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_it_is_kept_before_its_end_is_sent(keeping: Gate, stream: bool) -> None:
+    """Its client may go on as soon as that comes."""
+    found: list[int] = []
+
+    class Quick:
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def sent(message: Any) -> None:
+                text = message.get("body", b"").decode()
+                if '"completed_at"' in text:
+                    (id,) = set(re.findall(r'"id":"(resp_\w+)"', text))
+                    found.append((await ask(keeping, "GET", f"{PATH}/{id}", headers=ALICE)).status)
+                await send(message)
+
+            await keeping(scope, receive, sent)
+
+    body = {"input": TEXT, "max_output_tokens": 2, "stream": stream}
+    quick: Any = Quick()
+    assert call(quick, "POST", PATH, body, ALICE).status == 200
+    assert found == [200]
+
+
 def test_what_is_not_to_be_kept(keeping: Gate) -> None:
     found = call(keeping, "POST", PATH, {"input": TEXT, "max_output_tokens": 1, "store": False}, ALICE).json
     assert found["store"] is False
@@ -221,6 +244,22 @@ def test_kept_are_the_last_used() -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"max_tokens": 3}, "max_tokens"),
+        ({"max_completion_tokens": 3}, "max_completion_tokens"),
+        ({"n_predict": 3}, "n_predict"),
+        ({"n": 2}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"messages": MESSAGES}, "messages"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"input": [{"role": "user", "content": "a"}, {"role": "user", "content": "\ud83d"}]}, "input[1].content"),
+        ({"input": "\ud83d"}, "input.content"),
+        ({"instructions": "\ud83d"}, "instructions.content"),
+        ({"chat_template_kwargs": {"a": "\ud83d"}}, "chat_template_kwargs.a"),
+        (
+            {"tools": [{"type": "function", "name": "f", "parameters": {"title": "\ud83d"}}]},
+            "tools[0].parameters.title",
+        ),
         ({"input": None}, "input"),
         ({"input": []}, "input"),
         ({"input": 3}, "input"),
@@ -233,7 +272,6 @@ def test_kept_are_the_last_used() -> None:
         ({"input": [{"type": "function_call", "name": "a"}]}, "input[0].arguments"),
         ({"input": [{"type": "function_call_output", "output": "a"}]}, "input[0].call_id"),
         ({"input": [{"role": "user", "content": "a"}] * 5000}, "input"),
-        ({"input": "\ud800"}, "messages[0].content"),
         ({"instructions": 3}, "instructions"),
         ({"max_output_tokens": -1}, "max_output_tokens"),
         ({"temperature": "hot"}, "temperature"),
@@ -274,5 +312,7 @@ def test_a_full_context(app: Gate) -> None:
 
 def test_ignored_fields_are_named(app: Gate) -> None:
     fields = {"max_output_tokens": 1, "text": {"verbosity": "low"}, "nonsense": 1, "prompt_cache_retention": "24h"}
+    fields |= {"reasoning": {"summary": "auto"}}
     answer = call(app, "POST", PATH, {**BODY, **fields})
-    assert (answer.status, answer.headers["pellucid-ignored"]) == (200, "nonsense, prompt_cache_retention")
+    named = "nonsense, prompt_cache_retention, reasoning.summary, text.verbosity"
+    assert (answer.status, answer.headers["pellucid-ignored"]) == (200, named)

@@ -6,6 +6,7 @@ options; those of a request as a whole are checked here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,18 @@ from pellucid.openai.limits import Limits, Rules
 from pellucid.openai.refusal import OF_CHATS, OF_COMPLETIONS, REFUSED, refused
 from pellucid.openai.structured import take_structure
 
-__all__ = ["ALIASES", "EVERYTHING", "OPTIONS", "Call", "Fields", "chat_call", "completion_call", "tool_fields"]
+__all__ = [
+    "ALIASES",
+    "EVERYTHING",
+    "OPTIONS",
+    "Call",
+    "Fields",
+    "chat_call",
+    "completion_call",
+    "message_of",
+    "tool_fields",
+    "unknown",
+]
 
 MOST_WEIGHT = 100  # of penalties and biases
 MOST_SEED = 2**64
@@ -81,12 +93,19 @@ class Call:
     plain: str | None = None  # in place of messages, where the model has no chat template
     prompts: list[Any] = field(default_factory=list)
     listed: bool = False  # prompts are a list in the request, too
-    tools: Any = None
     options: dict[str, Any] = field(default_factory=dict)
     template: dict[str, Any] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)  # of the endpoint's own
+
+    def name_places(self, messages: Sequence[str], schema: str = "") -> None:
+        """Says where the client wrote what messages and tools were made of. messages: the place of each. schema: that
+        of a function's parameters within its tool; "": as in chats."""
+        self.names |= {f"messages[{i}]": place for i, place in enumerate(messages)}
+        for i in range(len(self.template.get("tools", ())) if schema else 0):
+            self.names[f"tools[{i}]['function']"] = f"tools[{i}]"
+            self.names[f"tools[{i}]['function']['parameters']"] = f"tools[{i}]{schema}"
 
 
 class Fields:
@@ -106,6 +125,17 @@ class Fields:
     def flag(self, name: str, default: bool = False) -> bool:
         return checks.flag(name, self.take(name, default))
 
+    def refuse(self, names: Mapping[str, tuple[Any, ...]]) -> None:
+        """Takes fields that are not supported. names: with the values of each that change nothing. Raises Refused."""
+        for name, harmless in names.items():
+            if name in self.rest and self.take(name) not in harmless:
+                raise refused(name, " is not supported", "unsupported_field")
+
+
+def unknown(name: str, given: Mapping[str, Any], *known: str) -> list[str]:
+    """What an object among the fields has that is not known."""
+    return [f"{name}.{key}" for key, value in given.items() if key not in known and value is not None]
+
 
 def chat_call(body: dict[str, Any], settings: Rules) -> Call:
     """A request for a chat completion. Raises WrongValue or WrongType naming the field."""
@@ -116,7 +146,7 @@ def chat_call(body: dict[str, Any], settings: Rules) -> Call:
         raise WrongType("messages", ": expected a list of messages")
     if len(messages) > limits.messages:
         raise WrongValue("messages", f" has {len(messages)} entries: expected at most {limits.messages}")
-    call.messages = [_message(message) for message in messages]
+    call.messages = [message_of(message) for message in messages]
     if fields.flag("logprobs"):
         call.logprobs = fields.integer("top_logprobs", 0, limits.top_logprobs, 0)
     elif fields.take("top_logprobs", 0) != 0:
@@ -278,7 +308,7 @@ def _prediction(fields: Fields, options: dict[str, Any]) -> None:
     options["prediction"] = "".join(texts)
 
 
-def _message(message: Any) -> Any:
+def message_of(message: Any) -> Any:
     """A message as templates know it: without null values and OpenAI's own keys that say nothing. What an assistant
     refused with is what it said."""
     if not isinstance(message, dict):
@@ -348,11 +378,7 @@ def tool_fields(fields: Fields, call: Call) -> None:
 def _finish(fields: Fields, call: Call, settings: Rules) -> None:
     """Refuses or names what is left."""
     rest = fields.rest
-    for name, harmless in (REFUSED | (OF_COMPLETIONS if call.messages is None else OF_CHATS)).items():
-        if name in rest:
-            value = rest.pop(name)
-            if value not in harmless:
-                raise refused(name, " is not supported", "unsupported_field")
+    fields.refuse(REFUSED | (OF_COMPLETIONS if call.messages is None else OF_CHATS))
     if call.logprobs is not None:
         call.options["logprobs"] = max(call.logprobs, 1)
     call.ignored = sorted(rest)

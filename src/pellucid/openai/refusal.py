@@ -6,7 +6,7 @@ from typing import Any
 
 from pellucid.errors import WrongValue
 
-__all__ = ["OF_CHATS", "OF_COMPLETIONS", "REFUSED", "Refused", "refused"]
+__all__ = ["OF_CHATS", "OF_COMPLETIONS", "OF_OTHERS", "REFUSED", "Refused", "refused"]
 
 # Fields that would change the answer, and are not supported -> values that change nothing. null never does.
 REFUSED: dict[str, tuple[Any, ...]] = {
@@ -66,6 +66,24 @@ OF_CHATS: dict[str, tuple[Any, ...]] = {
     "return_token_ids": (False,),
 }
 OF_COMPLETIONS: dict[str, tuple[Any, ...]] = {"add_special_tokens": (True,)}
+# What chats take, and interfaces that are translated into chats have by another name, or not at all.
+OF_OTHERS: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "documents": ([],),
+    "logprobs": (False,),
+    "max_completion_tokens": (),
+    "max_tokens": (),
+    "messages": (),
+    "n": (1,),
+    "n_predict": (),
+    "parallel_tool_calls": (True,),
+    "reasoning_effort": (),
+    "response_format": ({"type": "text"},),
+    "stop": ([], ""),
+    "thinking_budget": (),
+    "thinking_token_budget": (),
+    "top_logprobs": (0,),
+}
 
 
 class Refused(WrongValue):

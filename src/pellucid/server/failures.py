@@ -59,6 +59,7 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+_WORD = re.compile(r"\w")
 _PLACE = re.compile(r"[A-Za-z_]\w*(?:\[[^\[\]]{1,80}\]|\.\w+)*", re.ASCII)
 
 
@@ -166,10 +167,16 @@ def _named(text: str, names: Mapping[str, str]) -> str:
     """A text that begins with a place by our names, by the client's. An option may be a field of OpenAI's, and that
     one a field of another interface."""
     for _ in range(2):
-        ours = max((one for one in names if re.match(rf"{re.escape(one)}\b", text)), key=len, default="")
+        ours = max((one for one in names if _begins(text, one)), key=len, default="")
         if ours:
             text = names[ours] + text[len(ours) :]
+        if ours.endswith("]"):  # which may be the place of another
+            break
     return text
+
+
+def _begins(text: str, name: str) -> bool:
+    return text.startswith(name) and (name[-1] == "]" or _WORD.match(text, len(name)) is None)
 
 
 def failure(error: BaseException, request_id: str, names: dict[str, str]) -> Failure:
@@ -191,8 +198,9 @@ def failure(error: BaseException, request_id: str, names: dict[str, str]) -> Fai
         text = "the model has no chat template: expected a prompt, at /v1/completions"
         return Failure(400, text, code="unsupported_by_model", param="model", cause=error)
     if isinstance(error, (TokenizerError, ChatTemplateError)):
-        known = str(error).startswith(_OF_TEXT)
-        return Failure(400, str(error), param=_place(str(error)) if known else None, cause=error)
+        text = _named(str(error), names)
+        known = text != str(error) or text.startswith(_OF_TEXT)
+        return Failure(400, text, param=_place(text) if known else None, cause=error)
     if isinstance(error, UnsupportedModelError):  # it was loaded, but does not do this
         return Failure(400, one_line(str(error)), code="unsupported_by_model", param="model", cause=error)
     if isinstance(error, NoGrammarsError):

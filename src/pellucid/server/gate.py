@@ -46,6 +46,8 @@ class Gate:
         record = Record(path=one_line(scope["path"], 100), method=scope["method"][:20])
         scope["state"] = {"record": record, "headers": headers}
         extra = [(b"x-request-id", record.id.encode()), *self._cors(headers)]
+        if record.path.startswith("/v1/messages"):
+            extra.append((b"request-id", record.id.encode()))  # as clients of that interface know it
         out = _Out(send, record, extra)
         try:
             await self._pass(scope, receive, out, headers)

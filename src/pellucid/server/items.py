@@ -15,18 +15,20 @@ ROLES = {"user": "user", "assistant": "assistant", "system": "system", "develope
 PARTS = ("input_text", "output_text", "text")
 
 
-def messages_of(given: Any, most: int) -> list[dict[str, Any]]:
-    """Messages for `input`: a text, or a list of items."""
+def messages_of(given: Any, most: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Messages for `input`, a text or a list of items, and the place of each."""
     if isinstance(given, str):
-        return [{"role": "user", "content": given}]
+        return [{"role": "user", "content": given}], ["input"]
     if not isinstance(given, list):
         raise WrongType("input", ": expected a text or a list of items")
     if len(given) > most:
         raise WrongValue("input", f" has {len(given)} items: expected at most {most}")
     made: list[dict[str, Any]] = []
+    places: list[str] = []
     for i, item in enumerate(given):
         add(made, item, f"[{i}]")
-    return made
+        places += [f"input[{i}]"] * (len(made) - len(places))
+    return made, places
 
 
 def add(made: list[dict[str, Any]], item: Any, place: str) -> None:

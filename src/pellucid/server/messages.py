@@ -13,9 +13,9 @@ from starlette.types import Receive, Scope, Send
 
 from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
-from pellucid.openai.fields import ALIASES, OPTIONS, Call, Fields, chat_call
+from pellucid.openai.fields import ALIASES, OPTIONS, Call, Fields, chat_call, unknown
 from pellucid.openai.parts import Part
-from pellucid.openai.refusal import OF_CHATS, REFUSED
+from pellucid.openai.refusal import OF_CHATS, OF_OTHERS, REFUSED
 from pellucid.openai.shapes import arguments_of
 from pellucid.openai.structured import NAMES_OF_FIELDS
 from pellucid.results import FinishReason
@@ -32,9 +32,8 @@ BILLING = "x-anthropic-billing-header:"
 # Fields that have the same name and meaning in OpenAI's requests, or are ours.
 SAME = frozenset(
     {*OPTIONS, *ALIASES, *REFUSED, *OF_CHATS, *NAMES_OF_FIELDS}
-    | {"seed", "cache_salt", "priority", "logit_bias", "chat_template_kwargs"}
+    | {"seed", "cache_salt", "priority", "logit_bias", "chat_template_kwargs", "documents", "prediction"}
 )
-SAME -= {"stop_ids", "stop_token_ids"}
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
 MOST_TOKENS = 2**31 - 1
 
@@ -59,19 +58,25 @@ def message_call(body: dict[str, Any], settings: Settings) -> Call:
     if not isinstance(stop, list):
         raise WrongType("stop_sequences", ": expected a list of texts")
     made["stop"] = stop
-    made |= _conversation(fields)
+    conversation, places = _conversation(fields)
+    made |= conversation
     for name in sorted(SAME & fields.rest.keys()):
         made[name] = fields.take(name)
+    fields.refuse(OF_OTHERS)
+    form = "output_config.format" if body.get("output_format") is None else "output_format"
     names = {
         "stop": "stop_sequences",
         "reasoning_effort": "output_config.effort",
-        "response_format": "output_config.format",
-        "response_format.json_schema": "output_config.format",
+        "response_format": form,
+        "response_format.json_schema": form,
     }
     with naming(names):
         call = chat_call(made, settings)
     call.names |= names
-    call.ignored = sorted({*call.ignored, *fields.rest})
+    call.name_places(places, schema=".input_schema")
+    known = {"output_config": ("effort", "format"), "thinking": ("type", "budget_tokens")}
+    within = [one for name, keys in known.items() for one in unknown(name, body.get(name) or {}, *keys)]
+    call.ignored = sorted({*call.ignored, *fields.rest, *within})
     if call.ignored and settings.strict:
         raise refused(call.ignored[0], ": a field that is not known", "unknown_field")
     return call
@@ -87,8 +92,8 @@ def answered_call(body: dict[str, Any], settings: Settings) -> Call:
     return call
 
 
-def _conversation(fields: Fields) -> dict[str, Any]:
-    """OpenAI's fields of what a prompt is made of."""
+def _conversation(fields: Fields) -> tuple[dict[str, Any], list[str]]:
+    """(OpenAI's fields of what a prompt is made of, the places of its messages)."""
     given = fields.take("messages")
     if not isinstance(given, list):
         raise WrongType("messages", ": expected a list of messages")
@@ -98,14 +103,19 @@ def _conversation(fields: Fields) -> dict[str, Any]:
         raise WrongValue("messages", f" has {len(given)} entries: expected at most {fields.limits.messages}")
     model = fields.take("model")
     made: dict[str, Any] = {"model": None if model is None else checks.string("model", model)}
-    made["messages"] = _system(fields.take("system", "")) + [m for i, one in enumerate(given) for m in _message(one, i)]
+    made["messages"] = _system(fields.take("system", ""))
+    places = ["system"] * len(made["messages"])
+    for i, one in enumerate(given):
+        several = _message(one, i)
+        made["messages"] += several
+        places += [f"messages[{i}]"] * len(several)
     for name in ("container", "mcp_servers"):
         if fields.take(name, []) != []:
             raise refused(name, " is not supported", "unsupported_field")
     _thinking(fields, made)
-    _output(fields.take("output_config", {}), made)
+    _output(fields, made)
     _tools(fields, made)
-    return made
+    return made, places
 
 
 def _system(system: Any) -> list[dict[str, Any]]:
@@ -215,16 +225,19 @@ def _thinking(fields: Fields, made: dict[str, Any]) -> None:
             fields.rest["chat_template_kwargs"] = {"enable_thinking": kind != "disabled", **given}
 
 
-def _output(config: Any, made: dict[str, Any]) -> None:
+def _output(fields: Fields, made: dict[str, Any]) -> None:
+    config, older = fields.take("output_config", {}), fields.take("output_format")  # the latter in its beta
     if not isinstance(config, dict):
         raise WrongType("output_config", ": expected an object")
     effort = config.get("effort")
     if effort is not None:
         made["reasoning_effort"] = checks.choice("output_config.effort", effort, EFFORTS)
-    form = config.get("format")
+    field, form = ("output_config.format", config.get("format")) if older is None else ("output_format", older)
+    if older is not None and config.get("format") is not None:
+        raise refused(field, ": given beside output_config.format; expected one of them")
     if form is not None:
         if not isinstance(form, dict) or form.get("type") != "json_schema":
-            raise WrongValue("output_config", '.format: expected an object of the type "json_schema"')
+            raise WrongValue(field, ': expected an object of the type "json_schema"')
         schema = {"name": "format", "schema": form.get("schema"), "strict": True}
         made["response_format"] = {"type": "json_schema", "json_schema": schema}
 

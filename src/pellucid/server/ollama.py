@@ -103,6 +103,7 @@ def generate(body: dict[str, Any], settings: Settings) -> Call:
         with naming(NAMES):
             call = chat_call(made, settings)
         call.plain = f"{system}\n\n{prompt}" if system else prompt
+        call.name_places(["system", "prompt"] if system else ["prompt"])
     return _finished(call, fields, settings)
 
 

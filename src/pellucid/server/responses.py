@@ -14,14 +14,14 @@ from starlette.types import Receive, Scope, Send
 
 from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
-from pellucid.openai.fields import ALIASES, OPTIONS, Call, Fields, chat_call
+from pellucid.openai.fields import ALIASES, OPTIONS, Call, Fields, chat_call, unknown
 from pellucid.openai.parts import Part
-from pellucid.openai.refusal import OF_CHATS, REFUSED
+from pellucid.openai.refusal import OF_CHATS, OF_OTHERS, REFUSED
 from pellucid.openai.shapes import LEAST
 from pellucid.openai.structured import NAMES_OF_FIELDS
 from pellucid.results import FinishReason
 from pellucid.server.failures import Failure, naming, refused
-from pellucid.server.generate import Answer, Generate, until_left
+from pellucid.server.generate import Generate
 from pellucid.server.items import add, messages_of
 from pellucid.server.models import Hosted
 from pellucid.server.service import Running, Service
@@ -106,9 +106,7 @@ def response_call(body: dict[str, Any], settings: Settings) -> Call:
         "stream": fields.flag("stream"),
         "max_completion_tokens": fields.take("max_output_tokens"),
     }
-    for name, harmless in UNSUPPORTED.items():
-        if name in fields.rest and fields.take(name) not in harmless:
-            raise refused(name, " is not supported", "unsupported_field")
+    fields.refuse(UNSUPPORTED)
     previous = fields.take("previous_response_id")
     if previous is not None:
         checks.string("previous_response_id", previous)
@@ -118,7 +116,8 @@ def response_call(body: dict[str, Any], settings: Settings) -> Call:
     store = fields.flag("store", True)
     instructions = fields.take("instructions")
     said = [] if instructions is None else [{"role": "system", "content": _instructions(instructions)}]
-    made["messages"] = said + messages_of(fields.take("input", []), settings.limits.messages)
+    asked, places = messages_of(fields.take("input", []), settings.limits.messages)
+    made["messages"] = said + asked
     if len(made["messages"]) == len(said) and previous is None:
         raise WrongValue("input", " is empty: expected at least one message")
     reasoning = _object(fields, "reasoning")
@@ -134,6 +133,7 @@ def response_call(body: dict[str, Any], settings: Settings) -> Call:
     _logprobs(fields, made)
     for name in sorted(SAME & fields.rest.keys()):
         made[name] = fields.take(name)
+    fields.refuse(OF_OTHERS)
     names = {
         "max_completion_tokens": "max_output_tokens",
         "reasoning_effort": "reasoning.effort",
@@ -144,14 +144,17 @@ def response_call(body: dict[str, Any], settings: Settings) -> Call:
         call = chat_call(made, settings)
     call.names |= {**names, "max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}
     call.names["context_length_exceeded"] = "input"
+    call.name_places([*["instructions"] * len(said), *places], schema=".parameters")
     for name in ("stream_options", "user", "safety_identifier", "service_tier", "prompt_cache_key"):
         fields.take(name)  # they say nothing about the answer
-    call.ignored = sorted({*call.ignored, *fields.rest})
+    within = [*unknown("reasoning", reasoning, "effort"), *unknown("text", shaped, "format")]
+    call.ignored = sorted({*call.ignored, *fields.rest, *within})
     if call.ignored and settings.strict:
         raise refused(call.ignored[0], ": a field that is not known", "unknown_field")
     call.extra = {
         "previous": previous,
         "own": len(said),
+        "places": places,
         "store": store,
         "fields": {
             "instructions": instructions,
@@ -246,14 +249,12 @@ class ResponseShape(Shape):
         self._scores: list[dict[str, Any]] = []  # log probabilities of its text
         self._held: list[dict[str, Any]] = []  # those of tokens whose text did not come yet
         self._finish: FinishReason = "cancelled"
-        self.made: dict[str, Any] = {}  # the response, at its end
 
     def answer(self, parts: Sequence[Part], used: dict[str, Any]) -> dict[str, Any]:
         """What the events say at their end."""
         (part,) = parts
         self.more(0, part)
-        self.end(used)
-        return self.made
+        return self._ended(used)[1]
 
     def begin(self, choices: int, echoed: Sequence[Part], prompt_tokens: int) -> bytes:
         response = self._response("in_progress", [])
@@ -291,6 +292,11 @@ class ResponseShape(Shape):
         return b"".join(events)
 
     def end(self, used: dict[str, Any]) -> bytes:
+        events, response = self._ended(used)
+        return events + self._event(f"response.{response['status']}", response=response)
+
+    def _ended(self, used: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+        """(the events that end the item that goes on, the whole response)."""
         whole = self._finish in ("eos", "stop")
         begun = self._begin("message") if not self._items else b""
         ended = self._end("completed" if whole else "incomplete")
@@ -299,8 +305,10 @@ class ResponseShape(Shape):
         if not whole:
             response["incomplete_details"] = {"reason": "max_output_tokens"}
         response["usage"] = _usage(used)
-        self.made = response
-        return begun + ended + self._event(f"response.{response['status']}", response=response)
+        keep = self.call.extra.get("keep")
+        if keep is not None:  # before its client may ask for it
+            keep(response, self.said())
+        return begun + ended, response
 
     def failed(self, told: Failure) -> bytes:
         code = "rate_limit_exceeded" if told.status == 429 else "server_error"
@@ -453,14 +461,14 @@ class Responses(Generate):
             if found is None:
                 text = f"no answer {checks.shown(extra['previous'])} is kept"
                 raise Failure(404, text, code="previous_response_not_found", param="previous_response_id")
-            call.messages[extra["own"] : extra["own"]] = found[0]
-        answer = Answer(self._service, hosted, scope, send, call, running, ResponseShape)
-        await until_left(receive, running, answer.run)
+            own = extra["own"]
+            call.messages[own:own] = found[0]
+            before = ["previous_response_id"] * len(found[0])
+            call.name_places([*["instructions"] * own, *before, *extra["places"]])
         if extra["store"] and self.kept.most:
-            shape = answer.shape
-            assert isinstance(shape, ResponseShape)
-            if shape.made:
-                self.kept.put(key, shape.made, [*call.messages[extra["own"] :], *shape.said()])
+            asked = call.messages[extra["own"] :]
+            extra["keep"] = lambda response, said: self.kept.put(key, response, [*asked, *said])
+        await super()._respond(hosted, scope, receive, send, call, running)
 
     async def one(self, request: Request) -> Response:
         """GET or DELETE of one that is kept."""
