@@ -275,6 +275,8 @@ def test_a_port_in_use() -> None:
         (["-m", "a=x", "-m", "a=y"], 2, "a is another model already"),
         (["-m", "a=x", "-m", "b=y"], 1, "no model is called 'x'"),
         (["-m", "=x"], 2, "expected MODEL or NAME=MODEL"),
+        (["-m", "a=x", "-m", "b=y", "--template", "z"], 2, "--template: is one model's"),
+        (["--template", "/no/such/file"], 1, "/no/such/file: not found"),
         (["--default-model", "x"], 2, "--default-model=x"),
         (["--allow-host", "example.org:8080"], 2, "--allow-host=example.org:8080: expected a name"),
         (["--allow-host", "https://example.org"], 2, "--allow-host=https://example.org: expected a name"),

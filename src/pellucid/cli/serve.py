@@ -141,6 +141,7 @@ def serve(
     kv: options.Kv = "auto",
     precision: options.Precision = "default",
     quantize: options.Quantize = None,
+    template: options.Template = None,
     share: options.Share = False,
     cache_bytes: options.CacheBytes = None,
     checkpoints: options.Checkpoints = None,
@@ -183,6 +184,8 @@ def serve(
         raise PellucidError(f"{error.name} is missing: pip install 'pellucid[server]'") from None
 
     named = _names(model)
+    if template is not None and len(named) > 1:
+        raise output.UsageError("--template: is one model's, and there are several")
     names = [name for several in named.values() for name in several]
     limit = None if memory is None else options.nbytes("--memory", memory, 1)
     sizes = _sizes(named, limit)
@@ -221,6 +224,7 @@ def serve(
         origins=tuple(cors_origin or ()),
         share_cache=share_cache,
         speculate=False if no_speculate else "auto",
+        template=None if template is None else options.read_template(template),
         cache_dir=_folder("--cache-dir", cache_dir),
         cache_dir_bytes=options.nbytes("--cache-dir-bytes", cache_dir_bytes, 1),
         strict=strict,
@@ -267,7 +271,7 @@ def serve(
 
     def ready(only: Hosted | None) -> None:
         key = "" if not keys else "$PELLUCID_API_KEY" if os.environ.get("PELLUCID_API_KEY") else "KEY"
-        output.line(_greeting([several[0] for several in named.values()], address, unix, key, only))
+        output.line(_greeting([several[0] for several in named.values()], address, unix, key, only, template is None))
         if ui and unix is None:
             output.line(f"the app: {address}/")
         output.flush()
@@ -400,8 +404,8 @@ def _address(host: str, port: int) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
-def _greeting(names: list[str], address: str, unix: str | None, key: str, only: Hosted | None) -> str:
-    """key: how a shell writes one, "" where none is needed. only: the only model."""
+def _greeting(names: list[str], address: str, unix: str | None, key: str, only: Hosted | None, own: bool = True) -> str:
+    """key: how a shell writes one, "" where none is needed. only: the only model. own: it has its own chat template."""
     path, body = "chat/completions", '{"messages": [{"role": "user", "content": "Hello"}]}'
     model = None if only is None else only.model
     if only is not None and model is not None:
@@ -409,7 +413,7 @@ def _greeting(names: list[str], address: str, unix: str | None, key: str, only: 
             path, body = "rerank", '{"query": "Hello", "documents": ["Hi", "Bye"]}'
         elif not only.generates:
             path, body = "embeddings", '{"input": "Hello"}'
-        elif model.tokenizer is None or model.tokenizer.chat_template is None:
+        elif own and (model.tokenizer is None or model.tokenizer.chat_template is None):
             path, body = "completions", '{"prompt": "Hello", "max_tokens": 32}'
     where = f"--unix-socket {shlex.quote(unix)} " if unix is not None else ""
     header = f'-H "Authorization: Bearer {key}" ' if key else ""

@@ -209,10 +209,10 @@ class Answer:
         }
         submit = self.model.submit
         if call.messages is not None:
-            tokenizer = self.model.tokenizer
-            if call.plain is not None and (tokenizer is None or tokenizer.chat_template is None):
+            if call.plain is not None and self.service.template(self.model) is None:
                 given = [partial(submit, call.plain, **common)]
             else:
+                common["template"] = self.service.settings.template
                 given = [partial(submit, messages=call.messages, **call.template, **common)]
         else:
             given = [partial(submit, prompt, **common) for prompt in call.prompts]

@@ -13,13 +13,15 @@ __all__ = ["fingerprint"]
 PIECES, PIECE = 64, 65_536  # of each file that are hashed
 
 
-def fingerprint(info: ModelInfo) -> str:
+def fingerprint(info: ModelInfo, template: str | None = None) -> str:
     """A hash of the model's files (their sizes, and 64 evenly spaced parts of 64 KiB of each), the library's version,
-    and what it computes with. The same fingerprint, prompt, options and seed give the same answer."""
+    what it computes with, and a chat template in place of the files' own. The same fingerprint, prompt, options and
+    seed give the same answer."""
     from pellucid import __version__
 
+    words = [__version__, info.isa, info.kv, info.precision, info.quantisation]
     digest = hashlib.blake2b(digest_size=8)
-    for word in (__version__, info.isa, info.kv, info.precision, info.quantisation):
+    for word in words if template is None else [*words, template]:
         digest.update(str(word).encode() + b"\0")
     for path in _files(info.path):
         _sample(path, digest)

@@ -163,7 +163,8 @@ class Look:
             if isinstance(body.get(name), list) and len(body[name]) > most:
                 raise WrongValue(name, f" has {len(body[name])} entries: expected at most {most}")
         if given == ["messages"]:
-            ids = list(model.core.conversation(body["messages"], **({"tools": tools} if tools else {})).ids)
+            options = {"template": self._service.settings.template, **({"tools": tools} if tools else {})}
+            ids = list(model.core.conversation(body["messages"], **options).ids)
         elif given == ["ids"]:
             ids = model.core.prompt(model.core.check_ids(body["ids"], "ids"), "ids")
         else:

@@ -290,7 +290,7 @@ class CountTokens:
         try:
             _, hosted = service.select(call.model, record)
             async with service.models.use(hosted) as model:
-                work = partial(model.chat_prompt, call.messages, **call.template)
+                work = partial(model.chat_prompt, call.messages, template=service.settings.template, **call.template)
                 prompt = await service.text(work)
         except Exception as error:
             raise failure(error, record.id, call.names) from error

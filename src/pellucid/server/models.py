@@ -67,10 +67,12 @@ class Hosted:
     def state(self) -> str:
         return "loaded" if self.model is not None else "loading" if self.loading is not None else "unloaded"
 
-    def begin(self, model: Model, limits: Limits) -> None:
-        """Serves it from now on."""
+    def begin(self, model: Model, limits: Limits, template: str | None = None) -> None:
+        """Serves it from now on. template: of its conversations, in place of its own. Raises ChatTemplateError."""
+        if template is not None:
+            model.core.need_tokenizer().chat(template)
         self.info = model.info()
-        self.fingerprint = fingerprint(self.info)
+        self.fingerprint = fingerprint(self.info, template)
         try:
             model.drive(**limits.queue())
         except UnsupportedModelError:  # it generates nothing, and may give embeddings
@@ -92,7 +94,8 @@ class Hosted:
 class Models:
     """All that are served. limit: bytes that they may take together; None: what the machine has left. keep_alive:
     seconds after which one that nobody uses is unloaded; None: never. cache_dir: folder that keeps the prefix caches,
-    in at most cache_dir_bytes, also of those that are not loaded; None: there is none."""
+    in at most cache_dir_bytes, also of those that are not loaded; None: there is none. template: of conversations, in
+    place of that of the only model."""
 
     def __init__(
         self,
@@ -102,6 +105,7 @@ class Models:
         keep_alive: float | None = None,
         cache_dir: str | None = None,
         cache_dir_bytes: int = 0,
+        template: str | None = None,
     ) -> None:
         self.all = [Hosted(source) for source in sources]
         self._by_name = {name: one for one in self.all for name in one.names}
@@ -109,6 +113,7 @@ class Models:
         self._limit = limit
         self._keep_alive = keep_alive
         self._cache_dir, self._cache_dir_bytes = cache_dir, cache_dir_bytes
+        self._template = template
         self._writing = threading.Lock()
         self._lock = asyncio.Lock()
         self._pending = 0  # tasks that load or unload
@@ -127,7 +132,7 @@ class Models:
         """Serves a model from now on."""
         if self._cache_dir is not None:
             cache_folder.load(model.core, self._cache_dir, log.warning)
-        one.begin(model, self._limits)
+        one.begin(model, self._limits, self._template)
 
     def _end(self, model: Model) -> None:
         self._write(model)

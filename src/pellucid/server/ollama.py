@@ -409,8 +409,7 @@ class Ollama:
             name, hosted = service.select(_model(fields), record)
             async with service.models.use(hosted) as model:
                 made = _shown(name, hosted)
-                tokenizer = model.tokenizer
-                made["template"] = (tokenizer.chat_template or "") if tokenizer is not None else ""
+                made["template"] = service.template(model) or ""
                 if hosted.generates:
                     made["capabilities"] += ["completion", *_of_chats(made["template"])]
                 if not hosted.generates or model.core.embedder.pooling is not None:

@@ -13,13 +13,14 @@ from starlette.types import Receive, Scope, Send
 
 from pellucid import checks
 from pellucid.model import Model
-from pellucid.openai.fields import OPTIONS
+from pellucid.openai.fields import OPTIONS, message_of
 from pellucid.sampling import DEFAULTS
 from pellucid.server.failures import failure, refused
 from pellucid.server.generate import read, whole
 from pellucid.server.metrics import CONTENT_TYPE
 from pellucid.server.models import Hosted
 from pellucid.server.service import Service
+from pellucid.server.settings import Settings
 from pellucid.server.shapes import dumps
 
 __all__ = ["Operate", "Text"]
@@ -62,6 +63,8 @@ class Operate:
         """A model; where it is loaded, with what it computes with and the defaults of its options."""
         self._service.ready()
         name, hosted = self._service.select(request.path_params["name"])
+        if "anthropic-version" in request.headers:
+            return _json(_anthropic_card(name, hosted))
         model = hosted.model
         if model is None:
             return _json(self._card(name, hosted))
@@ -78,7 +81,7 @@ class Operate:
                 "kv": info.kv,
                 "precision": info.precision,
                 "system_fingerprint": hosted.fingerprint,
-                "has_chat_template": model.tokenizer is not None and model.tokenizer.chat_template is not None,
+                "has_chat_template": self._service.template(model) is not None,
                 "defaults": {**defaults, "max_tokens": None},
             }
         )
@@ -138,7 +141,7 @@ class Text:
             given = body.get("model")
             _, hosted = service.select(None if given is None else checks.string("model", given), record)
             async with service.models.use(hosted) as model:
-                found = await service.text(partial(self._work, model, body, service.settings.limits.messages))
+                found = await service.text(partial(self._work, model, body, service.settings))
         except Exception as error:
             raise failure(error, record.id, _NAMES) from error
         await whole(send, dumps(found), unknown)
@@ -156,7 +159,7 @@ _TEMPLATE = (
 _OF_TEMPLATE = frozenset({"model", "messages", *_TEMPLATE})
 
 
-def _tokenize(model: Model, body: dict[str, Any], most: int) -> dict[str, Any]:
+def _tokenize(model: Model, body: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """vLLM's and llama-server's: the text is `prompt` or `content`."""
     name = "prompt" if "prompt" in body else "content"
     text = checks.string(name, body.get(name), "a text")
@@ -179,17 +182,20 @@ def _piece(piece: bytes) -> str | list[int]:
         return list(piece)
 
 
-def _detokenize(model: Model, body: dict[str, Any], most: int) -> dict[str, Any]:
+def _detokenize(model: Model, body: dict[str, Any], settings: Settings) -> dict[str, Any]:
     tokens = model.core.check_ids(body.get("tokens", []), "tokens", empty=True)
     text = model.detokenize(tokens)
     return {"content": text, "prompt": text}
 
 
-def _apply_template(model: Model, body: dict[str, Any], most: int) -> dict[str, Any]:
+def _apply_template(model: Model, body: dict[str, Any], settings: Settings) -> dict[str, Any]:
     names = {"chat_template_kwargs": "variables"}
     options = {names.get(name, name): body[name] for name in _TEMPLATE if name in body}
     messages = body.get("messages")
-    if isinstance(messages, list) and len(messages) > most:
-        raise ValueError(f"messages has {len(messages)} entries: expected at most {most}")
-    prompt = model.chat_prompt(messages, **options)  # type: ignore[arg-type]  # it names what is wrong
+    if isinstance(messages, list):
+        most = settings.limits.messages
+        if len(messages) > most:
+            raise ValueError(f"messages has {len(messages)} entries: expected at most {most}")
+        messages = [message_of(one) for one in messages]  # as chats read them
+    prompt = model.chat_prompt(messages, template=settings.template, **options)  # type: ignore[arg-type]  # it names what is wrong
     return {"prompt": prompt.text, "tokens": prompt.ids, "count": len(prompt.ids)}

@@ -74,6 +74,7 @@ class Service:
             settings.keep_alive,
             settings.cache_dir,
             settings.cache_dir_bytes,
+            settings.template,
         )
         self.edited = EditedModels(settings.limits)
         self.metrics = Metrics(self.models, lambda: self.running)
@@ -146,6 +147,12 @@ class Service:
         known = ", ".join(self.models.names)
         text = f"no model {one_line(name, 80)!r} here; there is {known}"
         raise Failure(404, one_line(text), code="model_not_found", param="model")
+
+    def template(self, model: Model) -> str | None:
+        """Of conversations: the operator's, else the model's own; None: it has none."""
+        tokenizer = model.tokenizer
+        own = None if tokenizer is None else tokenizer.chat_template
+        return own if self.settings.template is None else self.settings.template
 
     @staticmethod
     def priority(asked: int | None, key: Key) -> int:

@@ -50,7 +50,8 @@ class Settings(Rules):
     all models may take; None: what the machine has left. keep_alive: seconds after which one that nobody uses is
     unloaded; None: never. default_model: the name that answers requests for names that are unknown. keys: empty:
     everyone may. bound: host name or address that the server listens on, "" for a Unix socket. share_cache: all keys
-    share the prefix cache. speculate: the option of requests without it. cache_dir: folder that keeps the prefix caches
+    share the prefix cache. speculate: the option of requests without it. template: of conversations, in Jinja, in place
+    of that of the only model. cache_dir: folder that keeps the prefix caches
     of models that are not loaded, in at most cache_dir_bytes. hosts: further names that a Host header
     may have. origins: of pages that may call (CORS). strict: fields that are not known are refused. grace: seconds that
     running requests have when the server is stopped. responses: answers of /v1/responses that are kept, to go on from.
@@ -66,6 +67,7 @@ class Settings(Rules):
     origins: tuple[str, ...] = ()
     share_cache: bool = False
     speculate: Literal["auto", False] = "auto"
+    template: str | None = None
     cache_dir: str | None = None
     cache_dir_bytes: int = 0
     grace: float = 30.0
