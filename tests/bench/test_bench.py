@@ -181,6 +181,17 @@ def test_a_new_process_that_fails_is_an_error(
     assert "cold start: a new process could not generate from" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_phase_that_cannot_run_is_left_out(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scenarios, "_COLD", "raise SystemExit(3)")
+    asked = ["--phase", "cold", "--phase", "decode", "--repeat", "2", "--threads", "1", "--json"]
+    assert main(["bench", "-m", str(model_path), *asked]) == 0
+    printed = capsys.readouterr()
+    assert [phase["name"] for phase in json.loads(printed.out)["phases"]] == ["decode at 0"]
+    assert printed.err.count("cold start is left out: cold start: a new process could not generate") == 1
+
+
 def test_prompts_differ(model_path: Path) -> None:
     bench = scenarios.Bench(Model.load(model_path, threads=1))
     assert bench.ids(50) != bench.ids(50)

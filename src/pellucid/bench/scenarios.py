@@ -131,8 +131,9 @@ class Bench:
     def decode(self, depth: int, n: int) -> float:
         """n tokens, one after another; the first is computed at slot `depth` + 1."""
         if depth not in self._deep:
-            self._deep[depth] = self.model.context()
-            self._deep[depth].append(self.ids(depth))
+            context = self.model.context()
+            context.append(self.ids(depth))
+            self._deep[depth] = context
         done = (
             self._deep[depth]
             .fork()
@@ -181,15 +182,23 @@ class Bench:
         self, chosen: Sequence[Phase], prober: Prober, repeat: int, progress: Callable[[str], None]
     ) -> tuple[list[Run], list[Limits]]:
         """Runs `repeat` rounds over all phases -> (runs, limits). Limits are measured before and after each phase, and
-        the bandwidth once more right beside it."""
+        the bandwidth once more right beside it. A phase that fails, as where its keys and values have no room, is left
+        out. Raises the error of the last one if all do."""
         huge = self.info.huge_pages
         runs = [Run(p, None if p.passes is None else self.count(p.passes), huge) for p in chosen]
         limits = [prober.measure()]
         for round in range(repeat):
-            for run in runs:
+            for run in list(runs):
                 progress(f"{round + 1}/{repeat} {run.phase.name}")
                 before = prober.read()
-                seconds = run.phase.run()
+                try:
+                    seconds = run.phase.run()
+                except PellucidError as error:
+                    runs.remove(run)
+                    if not runs:
+                        raise
+                    progress(f"{run.phase.name} is left out: {error}")
+                    continue
                 after = prober.read()
                 limits.append(prober.measure())
                 around = Limits.better(*limits[-2:])
