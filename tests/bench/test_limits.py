@@ -118,6 +118,15 @@ def test_last_cache(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "size").write_text(text)
     assert last_cache(tmp_path) == 16 << 20
+    for cpu in range(8):  # four share one, as in a processor of several dies
+        folder = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/cache"
+        for index, (size, shared) in enumerate(
+            ((32, f"{cpu}"), (1024, f"{cpu}"), (32768, f"{cpu // 4 * 4}-{cpu // 4 * 4 + 3}"))
+        ):
+            (folder / f"index{index}").mkdir(parents=True, exist_ok=True)
+            (folder / f"index{index}/size").write_text(f"{size}K\n")
+            (folder / f"index{index}/shared_cpu_list").write_text(f"{shared}\n")
+    assert last_cache(tmp_path) == 64 << 20
 
 
 def test_buffers_leave_room_in_a_container(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ UNITS = {
 }
 _REPEAT = 3  # runs per limit; the best one counts
 _PEAK_NS = 5_000_000  # nanoseconds of one run that measures a peak
-_CACHES = 8  # a buffer is this many times the last-level cache, which then serves at most an eighth of the reads
+_CACHES = 8  # a buffer is this many times the last-level caches, which then serve at most an eighth of the reads
 _SMALLEST, _LARGEST = 64 << 20, 2 << 30  # bytes of a buffer
 
 
@@ -74,7 +74,7 @@ class Limits:
 class Prober:
     """Measures the limits of `threads` threads with the loops of tier `isa`. It holds two buffers.
 
-    size: bytes of each; default: 8 times the last-level cache, within an eighth of the memory available. best: the
+    size: bytes of each; default: 8 times the last-level caches, within an eighth of the memory available. best: the
     better value of each limit so far; None before the first measurement. Raises IsaError, OutOfMemoryError.
     """
 
@@ -125,18 +125,26 @@ class Prober:
 
 
 def last_cache(root: Path = Path("/")) -> int | None:
-    """Bytes of processor 0's largest cache; None where the system does not report it."""
-    sizes = []
-    for path in root.glob("sys/devices/system/cpu/cpu0/cache/index*/size"):
-        with suppress(OSError, ValueError):
-            text = path.read_text().strip()
-            number, unit = text.rstrip("KMG"), text[-1:]
-            sizes.append(int(number) << {"K": 10, "M": 20, "G": 30}.get(unit, 0))
-    return max(sizes, default=None)
+    """Bytes of the largest caches of all processors together, for each thread reads its share of a buffer; None where
+    the system does not report them."""
+    found: dict[str, int] = {}  # by the processors that share a cache
+    for processor in root.glob("sys/devices/system/cpu/cpu[0-9]*"):
+        sizes: dict[Path, int] = {}
+        for folder in processor.glob("cache/index*"):
+            with suppress(OSError, ValueError):
+                text = (folder / "size").read_text().strip()
+                number, unit = text.rstrip("KMG"), text[-1:]
+                sizes[folder] = int(number) << {"K": 10, "M": 20, "G": 30}.get(unit, 0)
+        if sizes:
+            largest, shared = max(sizes, key=sizes.__getitem__), processor.name
+            with suppress(OSError, ValueError):
+                shared = (largest / "shared_cpu_list").read_text().strip()
+            found[shared] = sizes[largest]
+    return sum(found.values()) or None
 
 
 def buffer_size() -> int:
-    """Bytes of a buffer that is read from memory: 8 times the last-level cache, within an eighth of the memory
+    """Bytes of a buffer that is read from memory: 8 times the last-level caches, within an eighth of the memory
     available, to a container where it is in one."""
     size = min(max(_CACHES * (last_cache() or 32 << 20), _SMALLEST), _LARGEST)
     left = memory.available()
