@@ -159,6 +159,19 @@ def test_where_not_all_threads_can_start(monkeypatch: pytest.MonkeyPatch) -> Non
         many.rate(Product("Q8_0", 64, 256, 1, 1))
 
 
+def test_where_a_thread_has_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    many, empty = Kernels("scalar", 3, SIZE), np.empty
+
+    def limited(*given: Any, **more: Any) -> Any:
+        if threading.current_thread().name.endswith("_1"):
+            raise MemoryError
+        return empty(*given, **more)
+
+    monkeypatch.setattr(np, "empty", limited)
+    with pytest.raises(MemoryError):
+        many.rate(Product("Q8_0", 64, 256, 1, 1))
+
+
 def test_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     class Small(mmap.mmap):
         def madvise(self, *_: Any) -> None:

@@ -117,12 +117,19 @@ class Kernels:
             operations = product.operations * tiles * TILE / product.rows
             repeat = max(1, int(CALL_OPERATIONS / operations))
         tiles = min(max(tiles, 1), total)
-        out = np.empty((product.n, tiles * TILE), np.float32)
-        room = np.empty(trial.scratch_bytes + 64, np.uint8)
+        try:
+            out = np.empty((product.n, tiles * TILE), np.float32)
+            room = np.empty(trial.scratch_bytes + 64, np.uint8)
+        except MemoryError:
+            start.abort()
+            raise
         scratch = room[-room.ctypes.data % 64 :][: trial.scratch_bytes]
         # Memory is shared as it is; a thread that computes and waits for a processor is none the slower.
         now = time.perf_counter_ns if product.n <= FEW else time.thread_time_ns
-        start.wait()
+        try:
+            start.wait()
+        except threading.BrokenBarrierError:
+            raise OutOfMemoryError("no memory for the products of another thread") from None
         begin, done, at = now(), 0, 0
         while (spent := now() - begin) < SECONDS * 1e9 or not done:
             packed = one.packed[at * tile : (at + tiles) * tile]
