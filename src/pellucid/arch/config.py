@@ -260,6 +260,8 @@ class Reader:
                 raise self.source.fail(self.key("attention.head_count_kv"), message, f"a divisor of {heads}")
         dim = self.size("embedding_length")
         dk = self.size("attention.key_length", max(dim // heads, 1), max=4096)
+        if dk > 4096:
+            raise self.source.fail(self.key("embedding_length"), f"heads have {dk} columns", "at most 4096")
         dv = self.size("attention.value_length", dk, max=4096)
         frequency = self.rope_base("rope.freq_base", base)
         rope = local_rope = self.rope(dk, frequency, halves=self.halves(halves), rotates=rotates)

@@ -43,12 +43,12 @@ def _derive(c: Settings) -> Mapping[str, Any]:
     if bases is not None:
         if not all(base == 0 or 1 <= base <= 1e30 for base in bases):
             raise c.fail("layer_rope_theta", f"it is {bases}", "0, or numbers from 1 on")
-        base = c.get_any("rope_theta", None)
+        base = c.get_float("rope_theta", None)
         for key in ("rope_parameters", "rope_scaling"):
             table = c.get_table(key, None) or {}
             if table.get("rope_type", table.get("type", "default")) != "default":
                 raise c.refuse(f"{key}.rope_type", "default, beside layer_rope_theta")
-            base = table.get("rope_theta", base)
+            base = c.get_float(f"{key}.rope_theta", base)
         found["attention.rope_pattern"] = [base != 0 for base in bases]
         if {*bases} - {0, base}:
             found["rope.layer_freq_bases"] = bases

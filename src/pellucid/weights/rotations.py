@@ -166,8 +166,8 @@ class _Reader:
     def proportional(self, where: str) -> None:
         """The first part of the pairs turns at the frequencies of the whole head, the others do not (Gemma 4)."""
         c, width = self.c, self.metadata.get(self.name.removesuffix("rope") + "attention.key_length")
-        if type(width) is not int or width < 2:
-            raise c.fail("head_dim", f"it is {width}", "a number from 2 on")
+        if type(width) is not int or not 2 <= width <= 4096:
+            raise c.fail("head_dim", f"heads have {width!r:.40} columns", "2 to 4096")
         n = int(c.get_float(f"{where}partial_rotary_factor", 1.0, min=0.0, max=1.0) * width // 2)
         factor = c.get_float(f"{where}factor", 1.0, **_LIMITS)
         self.factors["rope_freqs.weight"] = [factor] * n + [_STILL] * (width // 2 - n)
