@@ -57,6 +57,7 @@ static void pl_conv_row(const pl_conv *c, int n, float *y)
 /* ---- recurrence -------------------------------------------------------------------------------------------------- */
 
 #define PL_VECS (PL_SCAN_COLUMNS / PL_VEC)
+#define PL_SCAN_TOGETHER (PL_VEC == 8 ? 2 : 4) /* rows; what they sum stays in registers, of which AVX2 has 16 */
 
 typedef struct pl_cols {
     pl_vec v[PL_VECS];
@@ -140,12 +141,60 @@ PL_INLINE void pl_scan_row(const pl_scan *s, const float *q, const float *key, c
     pl_cols_store(out, sum);
 }
 
+/* Some rows, without delta: what they add to the state does not depend on it, so that it is read and written once. */
+typedef struct pl_scan_rows_at {
+    const float *q[PL_SCAN_TOGETHER], *key[PL_SCAN_TOGETHER];
+    pl_vec w[PL_SCAN_TOGETHER], decay[PL_SCAN_TOGETHER], acc[PL_SCAN_TOGETHER][4];
+} pl_scan_rows_at;
+
+PL_INLINE void pl_scan_channel(pl_scan_rows_at *r, float *state, int k, int j)
+{
+    pl_vec held = pl_vec_load(state);
+    for (int i = 0; i < PL_SCAN_TOGETHER; i++) {
+        held = PL_VEC_FMA(r->key[i][k] - (pl_vec){0}, r->w[i], held * r->decay[i]);
+        r->acc[i][j] = PL_VEC_FMA(held, r->q[i][k] - (pl_vec){0}, r->acc[i][j]);
+    }
+    *(pl_vec_at *)state = held;
+}
+
+/* Rows `first` .. first + PL_SCAN_TOGETHER - 1. */
+static void pl_scan_together(const pl_scan *s, int first)
+{
+    const ptrdiff_t stride = s->stride, gates = s->gate_stride;
+    for (int c = 0; c < PL_SCAN_COLUMNS; c += PL_VEC) {
+        pl_scan_rows_at r = {.acc = {{{0}}}};
+        float *state = s->state + c;
+        for (int i = 0; i < PL_SCAN_TOGETHER; i++) {
+            const ptrdiff_t gate = (first + i) * gates;
+            r.q[i] = s->q + (first + i) * stride;
+            r.key[i] = s->k + (first + i) * stride;
+            r.decay[i] = s->decay[gate] - (pl_vec){0};
+            r.w[i] = pl_vec_load(s->v + (first + i) * stride + c) * (s->gain[gate] * s->k_scale[gate]);
+        }
+        int k = 0;
+        for (; k + 4 <= s->dk; k += 4)
+            for (int j = 0; j < 4; j++)
+                pl_scan_channel(&r, state + PL_SCAN_COLUMNS * (k + j), k + j, j);
+        for (int j = 0; j < 3; j++) /* unrolled: j must be known for acc to stay in registers */
+            if (k + j < s->dk)
+                pl_scan_channel(&r, state + PL_SCAN_COLUMNS * (k + j), k + j, j);
+        for (int i = 0; i < PL_SCAN_TOGETHER; i++) {
+            const pl_vec sum = (r.acc[i][0] + r.acc[i][2]) + (r.acc[i][1] + r.acc[i][3]);
+            *(pl_vec_at *)(s->out + (first + i) * s->out_stride + c) =
+                sum * s->q_scale[(first + i) * gates] + pl_vec_load(s->v + (first + i) * stride + c) * s->skip;
+        }
+    }
+}
+
 static int pl_scan_rows(const pl_scan *s)
 {
-    for (int i = 0; i < s->n; i++) {
+    const int whole = s->cols == PL_SCAN_COLUMNS;
+    int i = 0;
+    for (; whole && !s->delta && i + PL_SCAN_TOGETHER <= s->n; i += PL_SCAN_TOGETHER)
+        pl_scan_together(s, i);
+    for (; i < s->n; i++) {
         const ptrdiff_t at = i * s->stride, gate = i * s->gate_stride;
         float v[PL_SCAN_COLUMNS] = {0}, part[PL_SCAN_COLUMNS], *out = s->out + i * s->out_stride;
-        const int whole = s->cols == PL_SCAN_COLUMNS;
         for (int j = 0; j < s->cols; j++)
             v[j] = s->v[at + j];
         if (s->decays)
