@@ -199,9 +199,9 @@ def test_fetch_joins_verifies_and_keeps(two):
     assert {"downloading toy-part0 1.0 (1 of 2)", "unpacking (2 of 2)", "done"} <= {label for _, _, label in seen}
 
     requests, stamp = list(two.requests), path.stat().st_mtime_ns
-    start = time.perf_counter()
+    start = time.thread_time()
     assert catalog.fetch(NAME) == path
-    assert time.perf_counter() - start < 0.1
+    assert time.thread_time() - start < 0.1
     assert two.requests == requests and path.stat().st_mtime_ns == stamp
 
 
