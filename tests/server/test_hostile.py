@@ -274,8 +274,8 @@ def without_prefixes(model: Model) -> int:
 
 @pytest.fixture(scope="module")
 def held(app: Gate, model: Model) -> int:
-    """What is resident when the first requests have been answered."""
-    asyncio.run(many(app, 0, 500))
+    """What is resident when the first requests have been answered, with the grammars that stay compiled."""
+    asyncio.run(many(app, 0, 2000))
     return without_prefixes(model)
 
 
@@ -292,7 +292,7 @@ def hostile(app: Gate, model: Model, held: int, first: int, n: int) -> None:
 
 
 def test_hostile_requests(app: Gate, model: Model, held: int) -> None:
-    hostile(app, model, held, 500, 4500)
+    hostile(app, model, held, 2000, 3000)
 
 
 @pytest.mark.nightly
