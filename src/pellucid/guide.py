@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,22 +65,29 @@ class Guide(Decided):
 
     def _bind(self, trigger: str = "") -> Grammar:
         """The grammar of calls. Raises GrammarError naming the tool."""
-        try:
-            return self._compile(Structure("grammar", self._calls(trigger)))
-        except GrammarError as error:
-            whole = error
         asked = self._reply.asked
-        for i, tool in enumerate(asked.tools or ()):
-            if tool in asked.callable:
-                try:
-                    self._compile(Structure("grammar", self._calls(trigger, only=tool)))
-                except GrammarError as error:
-                    raise _of_tools(error, f"tools[{i}]") from None
-        raise _of_tools(whole, "tools") from None
+        found = self._tried(trigger, asked.callable)
+        if not isinstance(found, GrammarError):
+            return found
+        some = asked.callable
+        while len(some) > 1:  # by halves, as to compile each alone could take a minute
+            half = some[: len(some) // 2]
+            some = half if isinstance(self._tried(trigger, half), GrammarError) else some[len(half) :]
+        one = self._tried(trigger, some)
+        if isinstance(one, GrammarError):
+            raise _of_tools(one, f"tools[{(asked.tools or ()).index(some[0])}]")
+        raise _of_tools(found, "tools")
 
-    def _calls(self, trigger: str = "", content: str | None = None, only: Tool | None = None) -> str:
+    def _tried(self, trigger: str, tools: Sequence[Tool]) -> Grammar | GrammarError:
+        """The grammar of calls of some tools, or why there is none."""
+        try:
+            return self._compile(Structure("grammar", self._calls(trigger, tools=tools)))
+        except GrammarError as error:
+            return error
+
+    def _calls(self, trigger: str = "", content: str | None = None, tools: Sequence[Tool] | None = None) -> str:
         reply, asked = self._reply, self._reply.asked
-        tools = asked.callable if only is None else (only,)
+        tools = asked.callable if tools is None else tools
         return calls_grammar(
             reply.dialect,
             [(one.name, one.schema, one.strict) for one in tools],

@@ -23,6 +23,7 @@ from pellucid.results import joined
 from pellucid.structure import Structure
 from pellucid.text.dialects import find, thinking
 from pellucid.text.dialects.lark import calls_grammar
+from pellucid.text.grammar import Grammar, Grammars
 from pellucid.text.stream import TextStream
 from tests.generation.test_tools import SOURCES
 from tests.structure.walks import grammars, takes
@@ -182,6 +183,26 @@ def test_what_cannot_be_kept_of_them(tokenizer: Tokenizer, family: str, schema: 
         )
     assert raised.value.place == "tools[0]"
     Drawn(tokenizer, family, {"tools": [{"type": "function", "function": function}], **options}, 1, most=20)
+
+
+@pytest.mark.parametrize("wrong", [0, 41, 99])
+def test_the_wrong_one_of_many_tools_is_found_by_halves(
+    tokenizer: Tokenizer, wrong: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may take half a second to compile."""
+    compiled: list[int] = []
+    compile = Grammars.compile
+
+    def counted(self: Grammars, structure: Structure) -> Grammar:
+        compiled.append(1)
+        return compile(self, structure)
+
+    monkeypatch.setattr(Grammars, "compile", counted)
+    tools: list[Any] = [{"name": f"f{i}", "strict": True, "parameters": {"type": "object"}} for i in range(100)]
+    tools[wrong]["parameters"] = {"type": "object", "not": {}}
+    with pytest.raises(GrammarError) as raised:
+        Drawn(tokenizer, next(iter(SOURCES)), {"tools": tools, "tool_choice": "required"}, 1)
+    assert raised.value.place == f"tools[{wrong}]" and len(compiled) < 12
 
 
 FOUND = {name: find(templates()[source]) for name, source in SOURCES.items()}
