@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, KeysView, Mapping, Sequence, Set
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any
 
 from pellucid import checks
-from pellucid.errors import ArgumentError, WrongType, WrongValue
+from pellucid.errors import ArgumentError, TokenizerError, WrongType, WrongValue
 
-__all__ = ["check_ids", "conversations", "items", "messages", "plain", "prompts", "wrong_part"]
+__all__ = ["check_ids", "conversations", "items", "messages", "named", "plain", "prompts", "streams", "wrong_part"]
 
 MOST_PROMPTS = 2**20
 MOST_IDS = 2**24  # more than any context holds, so that an endless iterator is refused
@@ -53,6 +54,17 @@ def wrong_part(kind: type[ArgumentError], name: str, found: str) -> ArgumentErro
     """An error about an argument or a part of it, as in "prompt[3]"."""
     argument, bracket, rest = name.partition("[")
     return kind(argument, bracket + rest + found)
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Inside, what is wrong with a text says whose it is: TokenizerError with this name before it."""
+    try:
+        yield
+    except TokenizerError as error:
+        if type(error) is not TokenizerError:  # the model has none
+            raise
+        raise TokenizerError(f"{name}: {error.message}", position=error.position) from None
 
 
 def prompts(value: Any, name: str) -> tuple[bool, list[Any]]:
@@ -109,6 +121,11 @@ def items(value: Any, name: str) -> Iterator[Any]:
     if alone or has_no_order(value) or not hasattr(type(value), "__iter__"):
         raise WrongType(name, f" must be an iterable of prompts, not {type(value).__name__}")
     return map(plain, value)
+
+
+def streams(stream: Any) -> bool:
+    """Whether a chat is to be a stream; None: it is not. Raises WrongType."""
+    return stream is not None and checks.flag("stream", stream)
 
 
 def messages(value: Any) -> list[Any] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from pellucid.errors import WrongType, WrongValue, shown
 
-__all__ = ["choice", "flag", "integer", "items", "number", "shown", "string", "wrong_type", "wrong_value"]
+__all__ = ["choice", "file_name", "flag", "integer", "items", "number", "shown", "string", "wrong_type", "wrong_value"]
 
 MOST_INT32 = 2**31 - 1
 MOST_FLOAT32 = float(np.finfo(np.float32).max)
@@ -90,6 +91,16 @@ def choice(argument: str, value: Any, allowed: Iterable[str]) -> str:
     if repr(found) not in names:
         raise wrong_value(argument, value, expected)
     return found
+
+
+def file_name(path: Any, argument: str = "path", what: str = "file") -> str:
+    """The path of a file or folder as text."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise WrongType(argument, f" must be the path of a {what}, not {type(path).__name__}")
+    name = os.fsdecode(path)
+    if not name or "\0" in name:
+        raise WrongValue(argument, f"={shown(name)}: expected the path of a {what}")
+    return name
 
 
 def items(argument: str, value: Any, expected: str, most: int = MOST_ITEMS) -> Iterator[tuple[str, Any]]:

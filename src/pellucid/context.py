@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid import _engine, checks, generation
-from pellucid.arguments import plain, prompts, wrong_part
+from pellucid.arguments import named, plain, prompts, streams, wrong_part
 from pellucid.asynchronous import AsyncStream, call
 from pellucid.core import Core
 from pellucid.errors import ClosedError, ContextBusyError, ContextFullError, WrongType, WrongValue, shown
@@ -165,7 +165,7 @@ class Context:
         """
         from pellucid import saved
 
-        name = saved.file_name(path)
+        name = checks.file_name(path)
         with self.in_use():
             saved.write(name, self._core, self._sequence, self._ids)
 
@@ -327,6 +327,7 @@ class Context:
         holds, drops the rest, and computes only new ones; ``prompt_tokens`` counts those. Options and errors: see
         ``Model.chat``. If the messages are wrong or too long, the context does not change.
         """
+        streamed = streams(stream)
         prompt, parsed = start.start_chat(self._core, messages, options)
         self._acquire()
         try:
@@ -340,7 +341,7 @@ class Context:
             raise
         echo = prompt.text if parsed.echo else ""
         pieces = self._go_on(prompt.ids[len(self._ids) :], echo, parsed, prompt.dropped, prompt.reply, chat=True)
-        return pieces if stream else pieces.result()
+        return pieces if streamed else pieces.result()
 
     # ---- for asyncio ------------------------------------------------------------------------------------------
 
@@ -370,7 +371,7 @@ class Context:
     @lists_options(CHAT_DEFAULTS)
     def achat(self, messages: Any, *, stream: bool = False, **options: Any) -> Any:
         """:meth:`chat` for asyncio, to be awaited; with ``stream``, an :class:`AsyncStream`."""
-        if stream:
+        if streams(stream):
             return AsyncStream(self.chat, messages, stream=True, **options)
         return call(self.chat, messages, **options)
 
@@ -407,7 +408,8 @@ class Context:
         core, text = self._core, plain(text)
         if isinstance(text, str):
             tokenizer = core.need_tokenizer()
-            ids = tokenizer.encode(text, add_special=not self._ids) if text or not empty else []
+            with named(name):
+                ids = tokenizer.encode(text, add_special=not self._ids) if text or not empty else []
         else:
             ids = core.check_ids(text, name, empty=True)
         if len(self._ids) + len(ids) > core.context_length:

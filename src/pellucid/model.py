@@ -41,6 +41,8 @@ class Model(AsyncCalls):
     A context manager; after :meth:`close` every use raises ``ClosedError``.
     """
 
+    _closed = False  # a view may be closed alone
+
     def __init__(self, core: Core = None) -> None:  # type: ignore[assignment]  # None: as if forgotten
         if not isinstance(core, Core):
             kind, given = type(self).__name__, "" if core is None else shown(core)
@@ -168,7 +170,7 @@ class Model(AsyncCalls):
 
     def __repr__(self) -> str:
         c = self._core
-        state = " (closed)" if c.closed else ""
+        state = " (closed)" if c.closed or self._closed else ""
         path = one_line(c.facts.path, 60)
         return f"<{type(self).__name__} {path}: {c.config.architecture}, {c.facts.quantisation}{state}>"
 
@@ -361,14 +363,14 @@ class Model(AsyncCalls):
         raised. Raises ValueError where the model was loaded without ``prefix_cache``.
         """
         most = checks.integer("limit", limit, 1)
-        return cache_folder.save(self._with_cache(), saved.file_name(folder, "folder", "folder"), most, log.warn_once)
+        return cache_folder.save(self._with_cache(), checks.file_name(folder, "folder", "folder"), most, log.warn_once)
 
     def load_cache(self, folder: str | os.PathLike[str]) -> int:
         """Reads what :meth:`save_cache` wrote for the same weights, version of Pellucid, instruction set, ``kv`` and
         ``precision`` -> how many sequences the prefix cache then has of it. Each file is checked before anything of it
         is used; one that is damaged is removed. What is wrong with the folder is logged, not raised. Raises ValueError
         as :meth:`save_cache`."""
-        return cache_folder.load(self._with_cache(), saved.file_name(folder, "folder", "folder"), log.warn_once)
+        return cache_folder.load(self._with_cache(), checks.file_name(folder, "folder", "folder"), log.warn_once)
 
     def _with_cache(self) -> Core:
         core = self.core
@@ -393,7 +395,7 @@ class Model(AsyncCalls):
         """
         core = self.core
         core.decoder()
-        sequence, ids = saved.read(saved.file_name(path), core)
+        sequence, ids = saved.read(checks.file_name(path), core)
         return Context(core, sequence, ids)
 
 

@@ -21,26 +21,16 @@ import numpy as np
 
 from pellucid import _engine
 from pellucid.core import Core
-from pellucid.errors import ModelFileError, WrongType, WrongValue, shown
+from pellucid.errors import ModelFileError
 from pellucid.weights.base import open_regular, os_reason
 from pellucid.weights.writer import whole_file
 
-__all__ = ["file_name", "identity", "read", "read_cached", "write"]
+__all__ = ["identity", "read", "read_cached", "write"]
 
 MAGIC = b"PLContxt"
 VERSION = 1
 DIGEST = 32
 MOST_HEADER = 64 << 20
-
-
-def file_name(path: Any, argument: str = "path", what: str = "file") -> str:
-    """Raises TypeError and ValueError, naming the argument."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise WrongType(argument, f" must be the path of a {what}, not {type(path).__name__}")
-    name = os.fsdecode(path)
-    if not name or "\0" in name:
-        raise WrongValue(argument, f"={shown(name)}: expected the path of a {what}")
-    return name
 
 
 def write(path: str, core: Core, sequence: _engine.Sequence, ids: list[int], root: str | None = None) -> None:

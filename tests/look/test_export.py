@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import pickle
 import sys
 import zipfile
@@ -16,6 +17,7 @@ import pytest
 
 import pellucid
 from pellucid import Model, Trace
+from pellucid.errors import ModelFileError
 from pellucid.look import export
 from pellucid.look.recorded import AXES, OF_SOME
 from tests.engine.models import Load
@@ -106,6 +108,34 @@ def test_what_is_not_a_saved_trace(load: Load, tmp_path: Path) -> None:
             Trace.load(path)
     with pytest.raises(FileNotFoundError):
         Trace.load(tmp_path / "none.npz")
+
+
+def test_saving_is_all_or_nothing(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full leaves the earlier trace, and no half one."""
+    path = tmp_path / "x.npz"
+    t = load("llama_gqa").trace([1, 2, 3])
+    t.save(path)
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ModelFileError, match=r"x\.npz: no space left on device"):
+        load("llama_gqa").trace([4, 5]).save(path)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["x.npz"]
+    for wrong in (1, b"x.npz", None):
+        with pytest.raises(TypeError, match="^path must be the path of a file, not "):
+            t.save(wrong)
+        with pytest.raises(TypeError, match="^path must be the path of a file, not "):
+            Trace.load(wrong)  # type: ignore[arg-type]
+
+
+def test_a_fifo_is_no_saved_trace(tmp_path: Path) -> None:
+    """Nobody writes to it: it is not waited for."""
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ValueError, match=r"fifo: not a saved trace \(.*this is a FIFO"):
+        Trace.load(tmp_path / "fifo")
 
 
 def test_a_trace_of_another_model(load: Load, tmp_path: Path) -> None:

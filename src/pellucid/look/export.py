@@ -6,7 +6,7 @@ import json
 import math
 import os
 import zipfile
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,15 @@ import numpy.typing as npt
 from pellucid import checks
 from pellucid.errors import MOST, one_line, shown
 from pellucid.look.recorded import AXES, PREDICTIONS, Array, Recorded, Token
+from pellucid.weights.base import check_regular
+from pellucid.weights.writer import whole_file
 
 __all__ = ["bertviz", "load", "save", "table", "to_pandas"]
 
 VERSION = 1
 
 
-def save(trace: Recorded, path: str | os.PathLike[str], compressed: bool = False) -> None:
+def save(trace: Recorded, path: str, compressed: bool = False) -> None:
     """``Trace.save``: arrays under their names, everything else as JSON under "meta"."""
     meta = {
         "pellucid_trace": VERSION,
@@ -36,16 +38,16 @@ def save(trace: Recorded, path: str | os.PathLike[str], compressed: bool = False
             arrays |= {f"{name}.{i}": one for i, one in enumerate(array)}
         else:
             arrays[name] = array
-    with open(path, "wb") as file:  # opened here, since NumPy would append ".npz" to a name
+    with whole_file(path) as file:
         write = np.savez_compressed if compressed else np.savez
         write(file, meta=np.array(json.dumps(meta)), **arrays)
 
 
-def load(path: str | os.PathLike[str], vocab: int | None, limit: int) -> Recorded:
+def load(path: str, vocab: int | None, limit: int) -> Recorded:
     """``Trace.load``. vocab: the vocabulary size of the model, if there is one."""
-    where = one_line(os.fsdecode(path), 200)
+    where = one_line(path, 200)
     try:
-        with zipfile.ZipFile(os.fsdecode(path)) as file:
+        with open(path, "rb", opener=_at_once) as opened, _archive(path, opened) as file:
             taken = sum(info.file_size for info in file.infolist() if info.compress_type != zipfile.ZIP_STORED)
             if taken > limit:
                 raise ValueError(f"its arrays would take {taken:,} bytes, more than limit={limit}")
@@ -68,6 +70,16 @@ def load(path: str | os.PathLike[str], vocab: int | None, limit: int) -> Recorde
         if vocab is not None and not 0 <= token.id < vocab:
             raise ValueError(f"{where}: token id {shown(token.id)} is not of this model")
     return Recorded(tokens, (layers, heads, positions), arrays, name)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file; does not wait where it is a FIFO that nobody writes to."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _archive(path: str, opened: IO[bytes]) -> zipfile.ZipFile:
+    check_regular(path, os.fstat(opened.fileno()).st_mode, "a saved trace")
+    return zipfile.ZipFile(opened)
 
 
 def _array(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:

@@ -59,7 +59,7 @@ class Page:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the file; a file of that name is replaced once the new one is whole. Raises ModelFileError."""
-        with whole_file(os.fsdecode(path)) as file:
+        with whole_file(checks.file_name(path)) as file:
             file.write(self.text.encode())
 
     def __repr__(self) -> str:

@@ -314,7 +314,7 @@ class Trace(Recorded):
             self._need_core(),
             self.ids,
             title=title,
-            megabytes=float(megabytes),
+            megabytes=checks.number("megabytes", megabytes, 0.5, 2000),
             layers=layers,
             positions=positions,
             against=other,
@@ -324,9 +324,11 @@ class Trace(Recorded):
         return made
 
     def save(self, path: str | os.PathLike[str], *, compressed: bool = False) -> None:
-        """Writes the trace as a NumPy file (.npz format); no suffix is added to the path. compressed: it takes less
-        room, attention about half, and more time."""
-        export.save(self, path, checks.flag("compressed", compressed))
+        """Writes the trace as a NumPy file (.npz format); no suffix is added to the path. A file of this name is
+        replaced once the new one is whole. compressed: it takes less room, attention about half, and more time.
+
+        Raises ModelFileError where the file cannot be written."""
+        export.save(self, checks.file_name(path), checks.flag("compressed", compressed))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: Loaded | None = None, *, limit: Integer | None = None) -> Trace:
@@ -336,7 +338,7 @@ class Trace(Recorded):
         vocabulary."""
         core = None if model is None else model.core
         most = checks.integer("limit", LIMIT if limit is None else limit, 0)
-        found = export.load(path, None if core is None else core.config.vocab, most)
+        found = export.load(checks.file_name(path), None if core is None else core.config.vocab, most)
         return cls(found.tokens, (found.layers, found.heads, found.positions), found.arrays, found.name, core)
 
     def to_pandas(self, quantity: str = "tokens") -> Any:
