@@ -15,6 +15,7 @@ import pytest
 
 from pellucid import Model, Tokenizer, look
 from pellucid.errors import MOST, PellucidError
+from pellucid.look import tables
 from pellucid.sampling import CHECKS
 
 
@@ -206,6 +207,39 @@ CALLS: dict[str, tuple[Callable[[Model, Any], Any], tuple[str, ...]]] = {
     "edit: part of a head": (lambda m, v: m.edit().patch_head(0, 0, 1, np.zeros(8), v), ("part", "values")),
     "edit: part": (lambda m, v: m.edit().skip(0, v), ("part",)),
     "tokenizer: load": (lambda m, v: Tokenizer.load(v) and None, ("path",)),
+    "tokenize: add_special": (lambda m, v: m.tokenize("a", add_special=v), ("add_special",)),
+    "tokenize: parse_special": (lambda m, v: m.tokenize("a", parse_special=v), ("parse_special",)),
+    "tokenizer: spans": (lambda m, v: m.tokenizer and m.tokenizer.spans("a", False, v), ("parse_special",)),
+    "tokenizer: special": (lambda m, v: m.tokenizer and m.tokenizer.decode([1], special=v), ("special",)),
+    "tokenizer: special of a piece": (lambda m, v: m.tokenizer and m.tokenizer.piece(1, special=v), ("special",)),
+    "chat: stream": (lambda m, v: m.chat(USER, template="x", max_tokens=0, stream=v), ("stream",)),
+    "context: stream of a chat": (
+        lambda m, v: m.context().chat(USER, template="x", max_tokens=0, stream=v),
+        ("stream",),
+    ),
+    "chat: add_generation_prompt": (
+        lambda m, v: m.chat_prompt(USER, template="x", add_generation_prompt=v),
+        ("add_generation_prompt",),
+    ),
+    "context: next": (lambda m, v: _filled(m).next(v), ("k=", "k must")),
+    "context: score": (lambda m, v: _filled(m).score(v), ("continuations",)),
+    "context: top": (lambda m, v: _filled(m).score([[1]], top=v), ("top",)),
+    "top: position": (lambda m, v: m.trace([1, 2]).top(v), ("position",)),
+    "logits_at: position": (lambda m, v: m.trace([1, 2]).logits_at(v), ("position",)),
+    "html: megabytes": (lambda m, v: m.trace([1, 2]).html(megabytes=v), ("megabytes",)),
+    "looks: layer": (lambda m, v: tables.looks(m.trace([1, 2]), v, 0), ("layer",)),
+    "looks: head": (lambda m, v: tables.looks(m.trace([1, 2]), 0, v), ("head",)),
+    "looks: position": (lambda m, v: tables.looks(m.trace([1, 2]), 0, 0, v), ("position",)),
+    "looks: k": (lambda m, v: tables.looks(m.trace([1, 2]), 0, 0, k=v), ("k=", "k must")),
+    "heads: position": (lambda m, v: tables.heads(m.trace([1, 2]), v), ("position",)),
+    "heads: n": (lambda m, v: tables.heads(m.trace([1, 2]), n=v), ("n=", "n must")),
+    "map: items": (lambda m, v: list(m.map(v, max_tokens=1)), ("items", "prompt")),
+    "map: at_once": (lambda m, v: list(m.map([[1]], at_once=v, max_tokens=1)), ("at_once",)),
+    "map: seeds": (lambda m, v: list(m.map([[1]], seeds=v, max_tokens=1)), ("seeds",)),
+    "submit: priority": (lambda m, v: m.submit([1], priority=v, max_tokens=0), ("priority",)),
+    "submit: timeout": (lambda m, v: m.submit([1], timeout=v, max_tokens=0), ("timeout",)),
+    "submit: n": (lambda m, v: m.submit([1], n=v, max_tokens=0), ("n=", "n must")),
+    "edit: expert": (lambda m, v: m.edit().scale_expert(v, 0, 1), ("layer",)),
 }
 
 

@@ -142,7 +142,7 @@ class AsyncCalls(Calls):
     def achat(self, messages: Any, *, stream: bool = False, n: Any = None, **options: Any) -> Any:
         """:meth:`chat` for asyncio, to be awaited; with ``stream``, an :class:`AsyncStream` or
         :class:`AsyncBatchStream`, which may be awaited before it is iterated over."""
-        if not stream:
+        if not arguments.streams(stream):
             return call(self.chat, messages, n=n, **options)
         several, conversations = arguments.conversations(messages)
         kind = AsyncBatchStream if several or n is not None else AsyncStream

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from pellucid import arguments
 from pellucid.core import Core
 from pellucid.options import (
     CHAT_DEFAULTS,
@@ -145,8 +146,9 @@ class Calls:
 
         A conversation of several turns is faster in a context: see ``Context.chat``.
         """
+        streams = arguments.streams(stream)
         made = start.chat(self.core, messages, options, n)
-        return made if stream else made.result()
+        return made if streams else made.result()
 
     @lists_options(CHAT_DEFAULTS)
     def map(

@@ -380,10 +380,8 @@ class Core:
         prompt = arguments.plain(prompt)
         if isinstance(prompt, str):
             tokenizer = self.need_tokenizer()
-            try:
+            with arguments.named(name):
                 ids = self.tokenize(prompt, parse_special=parse_special)
-            except TokenizerError as error:
-                raise TokenizerError(f"{name}: {error.message}", position=error.position) from None
             if not ids:
                 if tokenizer.bos is None:
                     found = " is empty, and the model has no BOS token to start from"

@@ -14,6 +14,7 @@ from pellucid.core import Core
 from pellucid.errors import OutOfMemoryError, TokenizerError, UnsupportedModelError, WrongType, WrongValue
 from pellucid.pooling import POOLINGS, normalized
 from pellucid.schedule.turns import Turns
+from pellucid.text.base import to_utf8
 
 __all__ = ["Ranked", "embed", "rerank"]
 
@@ -76,6 +77,8 @@ def _prompt(core: Core, instruction: Any, texts: bool) -> str:
     if instruction is None:
         return embedder.prompts.get(embedder.prompt or "", "")
     instruction = checks.string("instruction", instruction, "the name of one of the model's prompts, or text")
+    with arguments.named("instruction"):
+        to_utf8(instruction)
     if not texts:
         raise WrongType("instruction", " is put before texts; token ids are used as they are")
     return embedder.prompts.get(instruction, instruction)
@@ -204,6 +207,9 @@ def rerank(
     texts = [checks.string("documents", arguments.plain(text), "text", at=f"[{i}]") for i, text in enumerate(given)]
     if instruction is not None:
         instruction = checks.string("instruction", instruction, "text")
+    for name, text in (("query", query), ("instruction", instruction or ""), *_numbered("documents", texts)):
+        with arguments.named(name):
+            to_utf8(text)
     answers = core.config.architecture == "qwen3"
     if core.embedder.scorer and not answers:
         if instruction is not None:
@@ -224,6 +230,10 @@ def rerank(
         scores = _answers(core, engine, many, cancel)
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     return [Ranked(i, scores[i]) for i in order]
+
+
+def _numbered(name: str, texts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    return ((f"{name}[{i}]", text) for i, text in enumerate(texts))
 
 
 def _pairs(core: Core, query: str, texts: Sequence[str]) -> tuple[list[list[int]], list[Positions]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pellucid import _engine, checks, log, observers, sampling
+from pellucid import _engine, arguments, checks, log, observers, sampling
 from pellucid.bound import Bound, Guesses
 from pellucid.core import Core
 from pellucid.errors import ContextFullError, WrongValue
@@ -209,7 +209,8 @@ class Job:
         if not given:
             return []
         if isinstance(given, str):
-            return self.core.tokenize(given[: LONG * most], add_special=False)[:most]
+            with arguments.named("prediction"):
+                return self.core.tokenize(given[: LONG * most], add_special=False)[:most]
         return self.core.check_ids(given, "prediction")[:most]
 
     # ---- for the scheduler, which may be some tokens ahead of the reader -----------------------------------------

@@ -288,7 +288,7 @@ class SamplingOptions:
         act. None: the default. ``logit_bias`` comes before the first step that is neither penalties nor dry.
     logit_bias: {token id: what is added to its logit}, -1000 to 1000; -inf forbids a token. Tokens that the model's
         files forbid (``info().suppressed``) are forbidden unless they are named here.
-    seed: 0 to 2**64 - 1; None: a random one for each completion, which its ``seed`` tells. Several, one per prompt,
+    seed: 0 to 2**64 - 1; None: a random one for each completion, which has it as ``seed``. Several, one per prompt,
         for a call with several prompts.
     stop, stop_ids: strings (or a single one) and tokens that end the text.
     ignore_eos: goes on where the model would end the text.

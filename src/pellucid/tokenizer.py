@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import string
+from .checks import flag, string
 from .errors import ModelFileError, TokenizerError, WrongType, shown
 from .progress import reporting
 from .text import TextTokenizer, Vocabulary, build
@@ -159,7 +159,8 @@ class Tokenizer:
         Raises ``TypeError`` for what is not a ``str``; ``TokenizerError``, with the position, for lone surrogates and
         for characters that the vocabulary has no way to write.
         """
-        return self._text.encode(text, add_special is None or bool(add_special), bool(parse_special))
+        adds = flag("add_special", True if add_special is None else add_special)
+        return self._text.encode(text, adds, flag("parse_special", False if parse_special is None else parse_special))
 
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
         """(ids of two texts as BERT and XLM-R read them together, for each id 0 or 1: the type of its text).
@@ -202,13 +203,12 @@ class Tokenizer:
         Control tokens (BOS, EOS, chat markers) decode to nothing; ``special=True`` gives their spellings.
         Raises ``ValueError`` with the id and the vocabulary's size if one is out of range.
         """
-        return self._text.decode(ids, special=special)
+        return self._text.decode(ids, special=flag("special", special))
 
     def piece(self, id: int, *, special: bool = False) -> bytes:
         """The bytes of ``id``, possibly part of a character; ``b""`` for a control token, or its spelling
-        if ``special``. Raises ``ValueError`` if it is out of range.
-        """
-        return self._text.piece(id, special=special)
+        if ``special``. Raises ``ValueError`` if it is out of range."""
+        return self._text.piece(id, special=flag("special", special))
 
     def spelling(self, id: int) -> str:
         """The token as the vocabulary spells it, e.g. ``Ġthe``, ``<0x0A>`` or ``<|im_end|>``."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import Model
+from pellucid import Model, look
 from pellucid.errors import ContextFullError, TokenizerError
 
 PROMPT = "The capital of France is"
@@ -65,6 +65,23 @@ def test_lone_surrogates(smol: Any) -> None:
         with pytest.raises(TokenizerError) as caught:
             use("ab\ud800c")
         assert caught.value.position == 2 and "position 2" in str(caught.value)
+    uses = {
+        "ids": lambda text: smol.context().append(text),
+        "prompt": lambda text: smol.context().generate(text),
+        "prediction": lambda text: smol.generate("a", prediction=text),
+        "instruction": lambda text: smol.embed("a", pooling="mean", instruction=text),
+        "query": lambda text: smol.rerank(text, ["a"]),
+        "documents[1]": lambda text: smol.rerank("a", ["b", text]),
+        "continuations[0]": lambda text: smol.context().score([text]),
+        "clean": lambda text: look.patching(smol, text, "a", 1),
+        "metric": lambda text: look.patching(smol, "a", "b", text),
+        "token": lambda text: smol.trace("a").attribution(-1, text),
+    }
+    for name, use in uses.items():
+        with pytest.raises(TokenizerError) as caught:
+            use("ab\ud800c")
+        assert str(caught.value).startswith(f"{name}: the text has a lone surrogate"), name
+        assert caught.value.position == 2, name
 
 
 def test_special_tokens_in_a_prompt_are_text(smol: Any) -> None:

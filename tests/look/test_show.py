@@ -70,6 +70,14 @@ def test_heads_of_some_layers(load: Load) -> None:
     assert len(tables.looks(trace, 2, 3, 1, 9)) == 2
     with pytest.raises(ValueError, match="no layer 1, head 3 at position 1"):
         tables.looks(trace, 1, 3, 1)
+    for wrong, name in (
+        (lambda: tables.looks(trace, 0, 1, 9), "position=9: expected -4 to 3"),
+        (lambda: tables.looks(trace, 0, 1, k=-1), "k=-1: expected at least 1"),
+        (lambda: tables.heads(trace, 9), "position=9: expected -4 to 3"),
+        (lambda: tables.heads(trace, n=0), "n=0: expected at least 1"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            wrong()
 
 
 @pytest.mark.parametrize("kind", ["png", "svg"])

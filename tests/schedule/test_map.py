@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pellucid import Model, SamplingOptions, _engine
-from pellucid.errors import BatchError, ContextFullError, OutOfMemoryError
+from pellucid.errors import BatchError, ContextFullError, OutOfMemoryError, PellucidError
 from pellucid.look import score
 from pellucid.schedule.run import of
 from pellucid.text.base import NoTokenizerError
@@ -107,6 +107,26 @@ def test_errors(model: Model) -> None:
         model.map([[1]], seeds=1.5, **OPTIONS)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="seeds=-1"):
         model.map([[1]], seeds=-1, **OPTIONS)
+
+
+def test_an_error_says_which_item_is_wrong(smollm2: Path) -> None:
+    """In the order in which they are done, nothing else would."""
+    user: Any = {"role": "user", "content": "a"}
+    with Model.load(smollm2, context=64, threads=2) as model:
+        for wrong, message in (
+            ("\ud800", "items[1]: prompt: the text has a lone surrogate"),
+            ("word " * 99, "items[1]: prompt is too long: 100 tokens needed, 64 available"),
+            ([{"role": "user"}], 'items[1]: messages[0]: no "content"'),
+            ([user, {"role": "user", "content": "\ud800"}], "items[1]: messages[1]['content']: lone surrogate"),
+            ({"messages": [user], "template": "{{"}, "items[1]: the chat template is broken"),
+            ({"prompt": "a", "schema": {"not": {}}}, "items[1].schema"),
+            ({"prompt": "a", "top_p": 2}, "items[1]: top_p=2: expected 0 to 1"),
+        ):
+            alone = dict(model.map(["a", wrong], order="done", on_error="return", max_tokens=1))[1]
+            with pytest.raises(type(alone) if isinstance(alone, PellucidError) else (ValueError, TypeError)) as raised:
+                list(model.map(["a", wrong], order="done", max_tokens=1))
+            assert str(raised.value).startswith(message), raised.value
+            assert getattr(raised.value, "needed", None) == getattr(alone, "needed", None)
 
 
 @pytest.mark.parametrize("at_once", [1, 8])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine, checks
+from pellucid import _engine, arguments, checks
 from pellucid.core import Core
 from pellucid.errors import WrongValue, shown
 from pellucid.look import record
@@ -100,7 +100,8 @@ class Attributions:
 def token_id(core: Core, name: str, token: Any) -> int:
     """An id, or the text of a single token -> the id. Raises ValueError or TypeError naming the argument."""
     if isinstance(token, str):
-        ids = core.need_tokenizer().encode(token, add_special=False)
+        with arguments.named(name):
+            ids = core.need_tokenizer().encode(token, add_special=False)
         if len(ids) != 1:
             raise WrongValue(name, f"={shown(token)} is {len(ids)} tokens, expected one: give an id")
         return ids[0]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pellucid import _engine, checks
 from pellucid.core import Core, Loaded
-from pellucid.errors import WrongType, WrongValue
+from pellucid.errors import TokenizerError, WrongType, WrongValue
 from pellucid.generation import prefill
 from pellucid.look import record
 from pellucid.look.attributions import token_id
@@ -185,6 +185,10 @@ def single(core: Core, prompt: Any, name: str) -> list[int]:
         several, ids = prompts(core, prompt)
     except (WrongValue, WrongType) as error:
         raise type(error)(name, str(error).removeprefix("prompt")) from None
+    except TokenizerError as error:
+        if type(error) is not TokenizerError:
+            raise
+        raise TokenizerError(name + error.message.removeprefix("prompt"), position=error.position) from None
     if several:
         raise WrongValue(name, ": expected a single prompt, not several")
     return ids[0]

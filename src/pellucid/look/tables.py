@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pellucid.errors import shown
+from pellucid import checks
+from pellucid.errors import WrongType, shown
 from pellucid.look.lens import Attribution
 from pellucid.look.recorded import LEAST
 from pellucid.look.trace import Token, Trace
@@ -62,13 +63,14 @@ def surprise(trace: Trace) -> list[Surprise]:
 
 
 def looks(trace: Trace, layer: int, head: int, position: int = -1, k: int = 3) -> list[Look]:
-    """The k tokens that a head attends to most from a position. Raises ValueError where the trace lacks the layer, head
-    or position."""
-    position = range(len(trace))[position]
+    """The k tokens that a head attends to most from a position; negative ones count from the end. Raises
+    ValueError where the trace lacks the layer, head or position; ValueError or TypeError naming a wrong number."""
+    layer, head = checks.integer("layer", layer, 0), checks.integer("head", head, 0)
+    position, k = _place(trace, position), checks.integer("k", k, 1)
     try:
         at = trace.layers.index(layer), trace.heads.index(head), trace.positions.index(position)
     except ValueError:
-        message = f"the trace has no layer {layer}, head {head} at position {position}"
+        message = f"the trace has no layer {shown(layer)}, head {shown(head)} at position {position}"
         raise ValueError(f"position: {message}") from None
     weights = trace.attention[at]
     best = np.argsort(-weights[: position + 1], kind="stable")[:k]
@@ -82,8 +84,15 @@ def heads(
 
     position, token: as for ``Trace.attribution``; of: that attribution, if it was computed before.
     """
-    position = range(len(trace))[position]
+    position, n = _place(trace, position), checks.integer("n", n, 1)
+    if of is not None and not isinstance(of, Attribution):
+        raise WrongType("of", f" must be an Attribution, not {type(of).__name__}")
     found = of or trace.attribution(position, token)
     pairs = [(layer, head) for layer in trace.layers for head in trace.heads]
     pairs.sort(key=lambda pair: -abs(found.heads[pair]))
     return [Push(*pair, float(found.heads[pair]), looks(trace, *pair, position)) for pair in pairs[:n]]
+
+
+def _place(trace: Trace, position: int) -> int:
+    """A position from 0 on."""
+    return checks.integer("position", position, -len(trace), len(trace) - 1) % len(trace)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine
+from pellucid import _engine, weights
 from pellucid.bound import Guesses
 from pellucid.core import Core
 from pellucid.errors import PellucidError, WrongType, WrongValue, one_line
@@ -245,7 +245,7 @@ def attach(core: Core, draft: Any, **options: Any) -> None:
     fails. Raises what loading raises; WrongType or WrongValue naming `draft`."""
     try:
         if isinstance(draft, (str, os.PathLike)):
-            core.draft = Core.load(draft, **options)
+            core.draft = Core.load(weights.locate("draft", draft, options.get("progress")), **options)
             core.owned.append(core.draft)
         elif isinstance(getattr(draft, "core", None), Core):
             core.draft = draft.core

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from copy import copy
 from itertools import count, islice
 from typing import Any, TypeVar
 
@@ -12,8 +13,10 @@ from pellucid.core import Core
 from pellucid.errors import (
     ArgumentError,
     ClosedError,
+    GrammarError,
     PellucidError,
     UnsupportedModelError,
+    WrongType,
     WrongValue,
 )
 from pellucid.generation import Job, canceller, parse_chat_options
@@ -63,11 +66,22 @@ class _Call:
 
 def _placed(error: Exception, number: int) -> Exception:
     """An error of an item, which says which one."""
-    if isinstance(error, ArgumentError) and error.argument != "items":
-        placed = type(error)("items", f"[{number}]: {error}")
-        placed.__cause__ = error.__cause__
-        return placed
-    return error
+    placed: Any
+    if isinstance(error, ArgumentError) or type(error) in (ValueError, TypeError):
+        if getattr(error, "argument", "") == "items":
+            return error
+        kind = WrongType if isinstance(error, TypeError) else WrongValue
+        placed = kind("items", f"[{number}]: {error}")
+    elif isinstance(error, PellucidError) and of_item(error):
+        placed = copy(error)
+        if isinstance(error, GrammarError) and error.place is not None:
+            placed.place = f"items[{number}].{error.place}"
+        else:
+            placed.message = f"items[{number}]: {error.message}"
+    else:
+        return error
+    placed.__cause__ = error.__cause__
+    return placed  # type: ignore[no-any-return]
 
 
 def of_item(error: Exception) -> bool:

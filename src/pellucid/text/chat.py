@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..checks import flag
 from ..errors import ChatTemplateError, one_line
 from .budget import Budget
 from .conversation import Marks, Reader, read_messages, read_tables
@@ -110,7 +111,7 @@ class ChatTemplate:
             **self._tokens,
             **tables,
             "messages": conversation,
-            "add_generation_prompt": bool(add_generation_prompt),
+            "add_generation_prompt": flag("add_generation_prompt", add_generation_prompt),
             **extra,
         }
         budget.know(values)

@@ -317,11 +317,11 @@ class Llama(Steps):
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
         if not isinstance(text, (bytes, bytearray)):
             raise WrongType("text", f": expected bytes, not {type(text).__name__}")
-        return self._model.tokenize(text.decode("utf-8", errors="replace"), add_bos, special)
+        return self._model.tokenize(text.decode("utf-8", errors="replace"), bool(add_bos), bool(special))
 
     def detokenize(self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False) -> bytes:
         tokenizer = self._model.core.need_tokenizer()
-        text = b"".join(tokenizer.piece(int(id), special=special) for id in tokens)
+        text = b"".join(tokenizer.piece(int(id), special=bool(special)) for id in tokens)
         begins = bool(tokens) and tokens[0] == self.token_bos() and text[:1] == b" "
         return text[1:] if begins else text
 
