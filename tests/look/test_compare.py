@@ -80,3 +80,16 @@ def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < found["reference"]["kl_mean"] < 0.1
     assert main(call) == 0
     assert "KL divergence" in capsys.readouterr().out
+
+
+def test_command_with_a_single_prediction(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One surprise has a mean and no standard error."""
+    with Model.load(folder) as model:
+        text = model.detokenize(model.tokenize(TEXT)[:2])
+        assert len(model.tokenize(text)) == 2
+    call = ["score", text, "-m", str(folder), "--reference", str(folder)]
+    assert main([*call, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["reference"]
+    assert (found["tokens"], found["perplexity_error"], found["reference_perplexity_error"]) == (1, None, None)
+    assert main(call) == 0
+    assert "nan" not in capsys.readouterr().out

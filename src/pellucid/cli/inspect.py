@@ -41,7 +41,9 @@ def inspect(
     show: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="How many next tokens and heads to show.")] = 8,
     temperature: Annotated[
         float,
-        typer.Option("--temperature", "--temp", metavar="T", help="Divides logits; 0: always the most probable token."),
+        typer.Option(
+            "--temperature", "--temp", metavar="T", help="Divide logits by T; 0: always the most probable token."
+        ),
     ] = _D.temperature,
     top_k: Annotated[int, typer.Option(metavar="K", help="Keep the K most probable tokens; 0: all.")] = _D.top_k,
     top_p: Annotated[
@@ -59,24 +61,29 @@ def inspect(
     ] = None,
     html_size: Annotated[
         float | None,
-        typer.Option(metavar="MB", help="The most that the page may have. Default: 15.", min=0.5, max=2000),
+        typer.Option(metavar="MB", help="Maximum size of the page in megabytes. Default: 15.", min=0.5, max=2000),
     ] = None,
     title: Annotated[str | None, typer.Option(metavar="T", help="The page's title. Default: the text.")] = None,
     time: Annotated[bool, typer.Option("--time", help="With --html: measure each operation, too.")] = False,
-    chat: Annotated[bool, typer.Option("--chat", help="With --html: the text is a user's message to answer.")] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="With --html: take the text as a user's message, in the chat template.")
+    ] = False,
     generate: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="With --html: show N tokens of the answer, too.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="With --generate: of its random numbers.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="S", help="With --generate: seed of the random draws; default: a random one.")
+    ] = None,
     file: Annotated[
-        str | None, typer.Option(metavar="TRACE", help="With --html: the tokens of a trace that was saved (.npz).")
+        str | None,
+        typer.Option(metavar="TRACE", help="With --html: show the tokens of a saved trace (.npz) instead of TEXT."),
     ] = None,
     layers: Annotated[
         str | None,
-        typer.Option(metavar="LIST", help="With --html: keep heads' weights of these layers alone, such as 0-5,29."),
+        typer.Option(metavar="LIST", help="With --html: keep the heads' weights of these layers only, such as 0-5,29."),
     ] = None,
     positions: Annotated[
-        str | None, typer.Option(metavar="LIST", help="With --html: keep heads' weights of these tokens alone.")
+        str | None, typer.Option(metavar="LIST", help="With --html: keep the heads' weights of these tokens only.")
     ] = None,
     threads: options.Threads = None,
     context: options.Context = None,
@@ -100,7 +107,7 @@ def inspect(
     }  # fmt: skip
     if html is not None:
         others = {"only": only, "layer": layer, "head": head, "png": png, "json": json or None}
-        page.check(html, file, text, generate, seed, others)
+        page.check(html, file, text, chat, generate, seed, others)
         request = page.Request(html, html_size, title, time, chat, generate, seed, file, position, layers, positions)
         page.write(request, model, loading, text, raw, sampling)
         return
@@ -108,7 +115,7 @@ def inspect(
     given |= {"generate": generate, "seed": seed, "file": file, "layers": layers, "positions": positions}
     for name, value in given.items():
         if value is not None:
-            raise output.UsageError(f"--{name}: is about the page, which --html writes")
+            raise output.UsageError(f"--{name}: needs --html, the page that it is about")
     parts = _parts(only)
     for name, value in (("layer", layer), ("head", head)):
         if value is not None and "heads" not in parts:
@@ -121,7 +128,7 @@ def inspect(
         if not {"lens", "heads"} & parts:
             raise output.UsageError("--png: figures are of lens and heads, which --only leaves out")
         _check_folder(png)
-    content = options.read_text(text, "text", raw=raw)
+    content = options.read_text(text, raw=raw)
     with options.load(model, **loading) as loaded:
         with options.naming("prompt", "position", "layer", "head"):
             found = look(loaded, content, position, layer, head, show, sampling, parts)

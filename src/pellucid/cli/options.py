@@ -44,8 +44,11 @@ __all__ = [
     "Template",
     "Threads",
     "announcement",
+    "argument",
+    "arguments",
     "check_place",
     "check_target",
+    "lines_of",
     "load",
     "locate",
     "naming",
@@ -206,7 +209,7 @@ LONGEST_TEXT = 1 << 28  # bytes; an endless device or pipe is refused here
 _FLAGS = {
     "max_tokens": "-n/--max-tokens",
     "megabytes": "--html-size",
-    "prompt": "PROMPT",
+    "prompt": "TEXT",
     "source": "the model's name",
     "text": "TEXT",
 }
@@ -288,7 +291,7 @@ def announcement(source: str) -> str:
 def read_content(text: str | None, file: str | None, raw: bool) -> tuple[str, str]:
     """What --file or TEXT gives: (what errors call it, the text)."""
     if file is None:
-        return "TEXT" if text not in (None, "-") else "standard input", read_text(text, "text", raw=raw)
+        return "TEXT" if text not in (None, "-") else "standard input", read_text(text, raw=raw)
     if text is not None:
         raise UsageError(f"--file={file}: takes the place of TEXT; give one of them")
     if file == "-":
@@ -297,23 +300,36 @@ def read_content(text: str | None, file: str | None, raw: bool) -> tuple[str, st
         return file, read_all(opened, file, raw=raw)
 
 
-def read_text(text: str | None, what: str = "prompt", *, raw: bool = False) -> str:
+def read_text(text: str | None, *, raw: bool = False) -> str:
     """The argument, or standard input. UsageError where that is a terminal and was not asked for."""
     if text is not None and text != "-":
-        return argument(text, what)
+        return argument(text, "TEXT")
+    if sys.stdin is None and text is not None:
+        raise UsageError("standard input is closed: there is nothing to read")
     if sys.stdin is None or (text is None and sys.stdin.isatty()):
-        raise UsageError(f"no {what}: give one, or - to read it from standard input")
+        raise UsageError("no TEXT: give one, or - to read it from standard input")
     return read_all(sys.stdin.buffer, "standard input", raw=raw)
 
 
-def argument(text: str, what: str) -> str:
+def lines_of(text: str) -> list[tuple[int, str]]:
+    """(number, from 1 on; line) of the lines that are not empty, without their ends, which may be CR LF."""
+    lines = (line.removesuffix("\r") for line in text.split("\n"))
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def argument(text: str, name: str) -> str:
     """A text of the command line. One with bytes that the locale's encoding lacks, for which Python has surrogates, is
     read as UTF-8; TokenizerError where it is not."""
     try:
         text.encode()
         return text
     except UnicodeEncodeError:
-        return _decoded(os.fsencode(text), what)
+        return _decoded(os.fsencode(text), name)
+
+
+def arguments(texts: list[str] | None, name: str) -> tuple[str, ...]:
+    """As `argument`, of an option that may be given several times."""
+    return tuple(argument(text, name) for text in texts or ())
 
 
 def _decoded(data: bytes, name: str) -> str:

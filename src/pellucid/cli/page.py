@@ -37,7 +37,13 @@ class Request(NamedTuple):
 
 
 def check(
-    path: str, file: str | None, text: str | None, generate: int | None, seed: int | None, others: Mapping[str, Any]
+    path: str,
+    file: str | None,
+    text: str | None,
+    chat: bool,
+    generate: int | None,
+    seed: int | None,
+    others: Mapping[str, Any],
 ) -> None:
     """Refuses what cannot be done before anything is computed. others: values of options that a page has no use for, by
     name; None where one was not given."""
@@ -51,18 +57,22 @@ def check(
         raise output.UsageError(f"--html={path}: there is no folder {folder}")
     if file is not None and text is not None:
         raise output.UsageError(f"--file={file}: takes the place of TEXT; give one of them")
+    if file is not None and chat:
+        raise output.UsageError("--chat: makes a message of TEXT, and --file has tokens; give one of them")
     if seed is not None and generate is None:
-        raise output.UsageError(f"--seed={seed}: is of random numbers, which --generate needs")
+        raise output.UsageError(f"--seed={seed}: needs --generate, whose tokens it draws")
+    options.check_place(path)
 
 
 def write(
     request: Request, model: str, loading: Mapping[str, Any], text: str | None, raw: bool, sampling: Mapping[str, Any]
 ) -> None:
     """Loads the model, computes the page and writes it."""
+    title = None if request.title is None else options.argument(request.title, "--title")
     layers, positions = (_numbers(n, getattr(request, n)) for n in RANGES)
     with options.naming(*sampling, "seed"):
         chosen = SamplingOptions(**sampling, seed=request.seed, max_tokens=request.generate or 0)
-    content = None if request.file is not None else options.read_text(text, "text", raw=raw)
+    content = None if request.file is not None else options.read_text(text, raw=raw)
     with options.load(model, **loading) as loaded, options.naming("prompt", "megabytes", "position", *RANGES):
         from pellucid.look import pages
 
@@ -77,7 +87,7 @@ def write(
         page = pages.page(
             loaded.core,
             ids,
-            title=request.title,
+            title=title,
             megabytes=size,
             prompt=prompt,
             position=None if request.position == -1 else request.position,
@@ -97,7 +107,7 @@ def _numbers(name: str, given: str | None) -> list[int] | None:
     found: list[int] = []
     for part in given.split(","):
         match = re.fullmatch(r"\s*(-?[0-9]{1,9})(?:-([0-9]{1,9}))?\s*", part)
-        if match is None or (match[2] and int(match[2]) < int(match[1])):
+        if match is None or (match[2] and not 0 <= int(match[1]) <= int(match[2])):
             expected = "numbers and ranges, such as 0-5,29"
             raise output.UsageError(f"--{name}={one_line(given, 60)}: expected {expected}")
         last = int(match[2] or match[1])

@@ -66,7 +66,7 @@ def score(
     name, content = options.read_content(text, file, raw)
     named = [("", content)]
     if lines:
-        named = [(f"line {i}", line) for i, line in enumerate(content.split("\n"), 1) if line.strip()]
+        named = [(f"line {number}", line) for number, line in options.lines_of(content)]
     if not named or not named[0][1]:
         raise PellucidError(f"{name} contains no text")
     if text == content and os.path.isfile(text):
@@ -125,10 +125,15 @@ def _comparison(c: Comparison) -> None:
         ["median", f"{c.kl_median:.5f}", ""],
         ["99th percentile", f"{c.kl_99:.5f}", ""],
         ["agreement", f"{100 * c.agreement:.2f} %", "tokens for which both have the same likeliest one"],
-        ["perplexity", f"{c.perplexity:.3f}", f"of the model, +- {c.perplexity_error:.3f} (standard error)"],
-        ["", f"{c.reference_perplexity:.3f}", f"of the reference, +- {c.reference_perplexity_error:.3f}"],
+        ["perplexity", f"{c.perplexity:.3f}", f"of the model{_error(c.perplexity_error)}"],
+        ["", f"{c.reference_perplexity:.3f}", f"of the reference{_error(c.reference_perplexity_error)}"],
     ]
     output.table(rows, right=(1,), named=False)
+
+
+def _error(value: float) -> str:
+    """A standard error, where there is one: not of a single token."""
+    return "" if math.isnan(value) else f", +- {value:.3f} (standard error)"
 
 
 def _sums(logprobs: list[float], tokens: int, nbytes: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def tokenize(
     from pellucid.cli.progress import progress
     from pellucid.tokenizer import Tokenizer
 
-    content = options.read_text(text, "text", raw=raw)
+    content = options.read_text(text, raw=raw)
     with options.naming(path="the model's name"), progress(options.announcement(model)) as show:
         tokenizer = Tokenizer.load(model, progress=show)
     found = tokenizer.encode(content, add_special=bos, parse_special=special)

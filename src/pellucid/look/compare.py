@@ -28,7 +28,8 @@ class Comparison:
 
     kl_*: Kullback-Leibler divergence of the model from the reference, sum over the vocabulary of p log(p / q) with p of
     the reference, in nats: mean, median and 99th percentile. agreement: share of tokens for which both have the same
-    likeliest one. perplexity: exp of the mean surprise, and the standard error of that estimate; of both models.
+    likeliest one. perplexity: exp of the mean surprise, and the standard error of that estimate (NaN of a single
+    token); of both models.
     """
 
     tokens: int
@@ -42,8 +43,8 @@ class Comparison:
     reference_perplexity_error: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
+        """Plain data; None where one token alone gives no standard error."""
+        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
 
 
 def compare(core: Core, reference: Core, texts: Sequence[str], window: int) -> Comparison:
