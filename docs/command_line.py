@@ -14,14 +14,14 @@ This page is made by `python docs/command_line.py` from the commands themselves:
 same.
 
 Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, which includes a value that an option does not
-take, 130 interrupted. What a command is for goes to stdout, all else to stderr. `-h` is `--help`.
+take, 130 interrupted. The result of a command goes to stdout, everything else to stderr. `-h` is short for `--help`.
 
 `pellucid --install-completion` installs completion for the current shell: of commands, options, and the names of
 models. `pellucid --show-completion` prints it instead.
 
 Standard input is read as UTF-8, and its final line end, which programs add, is dropped; `--raw` keeps it.
 `pellucid chat "Which of these is the oldest?" < list.txt` gives the model the input, a blank line, and the question.
-Where input is a pipe, `chat PROMPT` waits for its end: in a script, `< /dev/null` says that there is none.
+Where input is a pipe, `chat TEXT` waits for its end: in a script, `< /dev/null` says that there is none.
 
 Text of a model, a file or a server goes to a pipe as it is. On a terminal, control characters but newline and tab are
 shown escaped, as in `\\x1b`; so are characters that hide or reorder text (bidirectional overrides and isolates,
@@ -66,11 +66,22 @@ def _row(param: Any) -> str:
         if param.multiple:
             names += " ..."
     text = " ".join((param.help or "").split())
-    default = param.default
-    if not callable(default) and default not in (None, False, True, (), []) and "default" not in text.lower():
+    default = _default(param)
+    if default and "default" not in text.lower():
         text += f" Default: {default}."
     names = names.replace("|", "\\|")  # which ends a cell otherwise
     return f"| `{names}` | {text} |"
+
+
+def _default(param: Any) -> str:
+    """What is taken where an argument or option is left out; "" where there is nothing to say."""
+    default = param.default
+    if param.param_type_name == "option" and param.is_flag:
+        names = param.opts if default else param.secondary_opts
+        return f"`{names[0]}`" if param.secondary_opts else ""
+    if default is None or callable(default):
+        return ""
+    return ", ".join(map(str, default if isinstance(default, (list, tuple)) else [default]))
 
 
 if __name__ == "__main__":

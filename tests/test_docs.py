@@ -105,6 +105,27 @@ def test_command_line_is_the_real_one() -> None:
     assert "`--threads N`" in page and "`-m, --model MODEL`" in page
 
 
+def test_command_line_says_which_defaults_there_are() -> None:
+    """Those that --help shows, also where they are 0, 1 or a flag that is on."""
+    import typer
+
+    from pellucid.cli.app import make_app
+
+    group: Any = typer.main.get_command(make_app())
+    looked_at = 0
+    for name, command in group.commands.items():
+        context = typer.Context(command)
+        part = text("command-line.md").partition(f"\n## pellucid {name}\n")[2].partition("\n## ")[0]
+        for param in (one for one in command.params if one.param_type_name == "option"):
+            help = (param.get_help_record(context) or ("", ""))[1]
+            default = re.search(r"\[default: ([^\];]+)", help)
+            if default is not None and "default" not in (param.help or "").lower():
+                (row,) = [line for line in part.splitlines() if re.match(rf"\| `(?:[^`]* )?{param.opts[0]}[ ,`]", line)]
+                assert re.search(rf"Default: `?(--)?{re.escape(default[1])}`?\. \|$", row), row
+                looked_at += 1
+    assert looked_at > 100
+
+
 def sections() -> dict[str, str]:
     parts = re.split(r"^## `(\w+)`$", text("troubleshooting.md").partition("\n## Without")[0], flags=re.M)
     return dict(zip(parts[1::2], parts[2::2], strict=True))

@@ -25,6 +25,10 @@ class CacheShare:
     window: int
     bytes_per_token: int
 
+    def __str__(self) -> str:
+        window = f" of window {self.window}" if self.window else ""
+        return f"{self.layers} layer{'s' if self.layers > 1 else ''}{window}: {self.bytes_per_token:,}"
+
 
 def cache_shares(plan: Plan, kv: str) -> tuple[CacheShare, ...]:
     """Of each group of layers with the same window and heads."""
@@ -104,10 +108,7 @@ class ModelInfo(Shown):
             d[name] = ", ".join(f"{key}: {value}" for key, value in d[name].items())
         d["suppressed"] = ", ".join(map(str, d["suppressed"]))
         d["formats"] = ", ".join(f"{key}: {value:,}" for key, value in d["formats"].items())
-        d["cache_shares"] = ", ".join(
-            f"{g.layers} layers{f' of window {g.window}' if g.window else ''}: {g.bytes_per_token:,}"
-            for g in self.cache_shares
-        )
+        d["cache_shares"] = ", ".join(map(str, self.cache_shares))
         rows = []
         for key, value in d.items():
             if key.endswith("bytes") and value >= 1 << 20:

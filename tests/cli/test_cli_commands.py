@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -65,6 +66,7 @@ def test_info(run: Run, tiny: Path) -> None:
         assert found == model.info().to_dict()
     text = "\n".join(lines(run("info", "-m", str(tiny), COLUMNS="80")))
     assert "architecture" in text and "llama" in text and str(tiny) in text.replace("\n", "").replace(" ", "")
+    assert re.search(r"^cache shares +3 layers: [\d,]+$", text, re.M)
 
 
 def test_plan(run: Run, smollm2: Path, tiny: Path) -> None:
@@ -88,9 +90,29 @@ def test_ranges(numbers: list[int], text: str) -> None:
 
 
 def test_a_text_that_is_not_utf8(run: Run) -> None:
-    for command, name in (("tokenize", "text"), ("generate", "prompt"), ("chat", "TEXT")):
+    for command in ("tokenize", "generate", "chat", "inspect", "score"):
         done = run(command, b"a\xe9b", stdin=b"")
-        assert (done.returncode, error_line(done)) == (1, f"pellucid: {name} is not UTF-8: byte 0xe9 at offset 1")
+        assert (done.returncode, error_line(done)) == (1, "pellucid: TEXT is not UTF-8: byte 0xe9 at offset 1")
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("generate", "x"), "--stop"),
+        (("generate", "x"), "--choice"),
+        (("generate", "x"), "--regex"),
+        (("generate", "x"), "--dry-breakers"),
+        (("chat", "x"), "--stop"),
+        (("chat", "x"), "--system"),
+        (("embed", "x", "--pooling", "mean"), "--instruction"),
+        (("inspect", "x", "--html", "a.html"), "--title"),
+        (("batch", "in.jsonl", "out.jsonl"), "--stop"),
+    ],
+)
+def test_an_option_that_is_not_utf8(run: Run, command: tuple[str, ...], option: str) -> None:
+    """It is a text, too: as a stop string it would never occur."""
+    done = run(*command, option, b"a\xe9b")
+    assert (done.returncode, error_line(done)) == (1, f"pellucid: {option} is not UTF-8: byte 0xe9 at offset 1")
 
 
 def test_a_locale_without_the_characters(run: Run) -> None:
@@ -99,6 +121,16 @@ def test_a_locale_without_the_characters(run: Run) -> None:
     text = "caf\u00e9 \u65e5".encode()
     done = run("tokenize", "--ids", text, **ascii_only)
     assert (done.returncode, done.stdout) == (0, run("tokenize", "--ids", "-", stdin=text).stdout)
+    done = run("chat", "Hi", "--system", text, "--stop", text, "-n", "1", **ascii_only)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [["tokenize", "-"], ["chat", "-"], ["batch", "-", "out.jsonl"]])
+def test_a_closed_standard_input(command: list[str], tmp_path: Path) -> None:
+    program = ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, *command]
+    done = subprocess.run(program, capture_output=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 2 and "standard input is closed" in error_line(done)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_pull(run: Run, smollm2: Path) -> None:

@@ -40,6 +40,17 @@ def test_embed(run: Run, model: Model, tmp_path: Path) -> None:
     assert (np.array(json.loads(raw.stdout)["embedding"], np.float32) == found[0]).all()
 
 
+def test_lines_of_another_system(run: Run, tmp_path: Path) -> None:
+    """A line ends before CR LF: the CR is no part of the text."""
+    for command in (("embed", "--pooling", "mean"), ("score",)):
+        found = []
+        for end in (b"\n", b"\r\n"):
+            file = tmp_path / "texts.txt"
+            file.write_bytes(end.join([b"An owl.", b"", b"A bird at night.", b""]))
+            found.append(json.loads(run(*command, "--file", str(file), "--lines", "--json").stdout))
+        assert found[0] == found[1] and len(found[0].get("embeddings") or found[0]["texts"]) == 2, command
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -17,7 +17,7 @@ from pellucid import Model
 from .conftest import COMMAND, Run, error_line
 
 PROMPT = "The capital of France is"
-HINT = "the model ended the text at once; to ask it something, use its chat template: pellucid chat PROMPT"
+HINT = "the model ended the text at once; to ask it something, use its chat template: pellucid chat TEXT"
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_no_prompt_on_a_terminal() -> None:
         os.close(outer)
         os.close(inner)
     assert done.returncode == 2
-    assert "no prompt" in error_line(done)
+    assert "no TEXT" in error_line(done)
 
 
 def test_prompt_too_long(run: Run) -> None:

@@ -67,17 +67,19 @@ def test_the_tokens_of_a_trace(run: Run, tmp_path: Path, smollm2: Path) -> None:
         (("--html", "DIR/a", "--json"), "--json: a page shows everything"),
         (("--html", "DIR/a", "--layer", "3"), "--layer: a page shows everything"),
         (("--html", "DIR/a", "--only", "lens"), "--only: a page shows everything"),
-        (("--html", "DIR/a", "--seed", "3"), "--seed=3: is of random numbers"),
+        (("--html", "DIR/a", "--seed", "3"), "--seed=3: needs --generate"),
         (("--html", "DIR/a", "--file", "x.npz"), "takes the place of TEXT"),
         (("--html", "DIR/a", "--temperature", "-1"), "--temperature=-1"),
         (("--html", "DIR/a", "--top-p", "2", "--generate", "3"), "--top-p=2"),
-        (("--title", "x"), "--title: is about the page"),
-        (("--time",), "--time: is about the page"),
-        (("--generate", "3"), "--generate: is about the page"),
-        (("--html-size", "3"), "--html-size: is about the page"),
-        (("--layers", "3"), "--layers: is about the page"),
+        (("--title", "x"), "--title: needs --html"),
+        (("--time",), "--time: needs --html"),
+        (("--generate", "3"), "--generate: needs --html"),
+        (("--html-size", "3"), "--html-size: needs --html"),
+        (("--layers", "3"), "--layers: needs --html"),
         (("--html", "DIR/a", "--layers", "3-x"), "--layers=3-x: expected numbers and ranges, such as 0-5,29"),
         (("--html", "DIR/a", "--positions", "5-3"), "--positions=5-3: expected numbers"),
+        (("--html", "DIR/a", "--positions", "-3-5"), "--positions=-3-5: expected numbers"),
+        (("--html", "/dev/null"), "/dev/null: this is a device"),
     ],
 )
 def test_refused_before_anything_is_computed(
@@ -86,6 +88,17 @@ def test_refused_before_anything_is_computed(
     done = call("inspect", TEXT, "-m", "/nowhere/model.gguf", *(a.replace("DIR", str(tmp_path)) for a in arguments))
     assert done.returncode == 2 and message in error_line(done)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trace_is_no_message(call: Run, tmp_path: Path) -> None:
+    done = call("inspect", "-m", "/nowhere/model.gguf", "--file", "x.npz", "--chat", "--html", str(tmp_path / "a"))
+    assert done.returncode == 2 and "--chat: makes a message of TEXT" in error_line(done)
+
+
+def test_a_folder_that_cannot_be_written(call: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    done = call("inspect", TEXT, "-m", "/nowhere/model.gguf", "--html", str(tmp_path / "a"))
+    assert done.returncode == 1 and "no permission to write into" in error_line(done)
 
 
 def test_some_layers_and_positions(run: Run, tmp_path: Path) -> None:
@@ -109,7 +122,7 @@ def test_the_position_that_is_shown_first(run: Run, tmp_path: Path) -> None:
 
 def test_too_many_tokens(run: Run, tmp_path: Path) -> None:
     done = run("inspect", "-", "--html", str(tmp_path / "a.html"), stdin=b"a b c d " * 600)
-    assert done.returncode == 2 and "a page shows at most 2,048" in error_line(done)
+    assert done.returncode == 2 and "pellucid: TEXT has 2,401 tokens: a page shows at most 2,048" in error_line(done)
     assert list(tmp_path.iterdir()) == []
 
 

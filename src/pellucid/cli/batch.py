@@ -66,13 +66,21 @@ def batch(
     quantize: options.Quantize = None,
     share: options.Share = False,
     json: options.Json = False,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="S",
+            help="Seed of the run; the seed of each row is made of it and the row's id.",
+            rich_help_panel="Sampling",
+        ),
+    ] = 0,
     **sampling: Any,
 ) -> None:
     """Generates, scores or embeds for each row of a file, exactly once: stopped at any moment, it goes on where it was.
 
     A row has an id ("id" or "custom_id"; else its number) and "prompt", "messages" or "text", and options of its own,
     or is a line of OpenAI's batch files ("custom_id" and "body"). Rows whose ids are in OUT already are left out. Each
-    row draws with a seed of its own, made of --seed (default: 0) and its id.
+    row draws with a seed of its own, made of --seed and its id.
     """
     from pellucid.batch.run import run
     from pellucid.batch.source import read
@@ -91,12 +99,13 @@ def batch(
     part = _shard(shard)
     if "{shard}" in target:
         target = target.replace("{shard}", str(part.index))
+    if source == "-" and sys.stdin is None:
+        raise output.UsageError("IN is -, and standard input is closed: there is nothing to read")
     if source != "-" and os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
         raise output.UsageError(f"OUT is IN, {one_line(source, 60)}; expected another file")
-    asked = {"max_tokens": max_tokens, "stop": tuple(stop or ()), **arguments(sampling)}
-    seed = asked.pop("seed", None)
+    asked = {"max_tokens": max_tokens, "stop": options.arguments(stop, "--stop"), **arguments(sampling)}
     with options.naming(*asked, "seed"):  # before anything is fetched
-        parse_options(asked if seed is None else {**asked, "seed": seed})
+        parse_options({**asked, "seed": seed})
     given = {"generate": asked, "chat": asked, "score": {}, "embed": {} if pooling is None else {"pooling": pooling}}[
         task
     ]
@@ -128,7 +137,7 @@ def batch(
             out,
             task,
             at_once=at_once,
-            seed=0 if seed is None else seed,
+            seed=seed,
             keep_errors=errors == "keep",
             options=given,
             progress=_Progress(),

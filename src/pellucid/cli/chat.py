@@ -81,7 +81,7 @@ def chat(
     from pellucid.cli.functions import Functions
     from pellucid.cli.session import Session
 
-    asked: dict[str, Any] = {"stop": tuple(stop or ()), **arguments(sampling)}
+    asked: dict[str, Any] = {"stop": options.arguments(stop, "--stop"), **arguments(sampling)}
     asked |= options.speculation(no_speculate, prediction)
     if max_tokens is not None:
         asked["max_tokens"] = max_tokens
@@ -99,6 +99,7 @@ def chat(
     known = None if tools is None else Functions(tools, not yes)
     if known is not None:
         asked["tools"] = list(known.known.values())
+    system = None if system is None else options.argument(system, "--system")
     text = "" if talks else _question(prompt, typed, raw)
     with options.load(
         model,

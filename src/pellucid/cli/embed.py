@@ -49,7 +49,7 @@ def embed(
     A line has "text" and "embedding". With --json, one document holds all.
     """
     name, content = options.read_content(text, file, raw)
-    texts = [line for line in content.split("\n") if line.strip()] if lines else [content]
+    texts = [line for _, line in options.lines_of(content)] if lines else [content]
     if not texts or not texts[0]:
         raise PellucidError(f"{name} contains no text")
     if out is not None and json:
@@ -58,6 +58,7 @@ def embed(
         raise output.UsageError(f"--output={out}: expected the name of a .npy file")
     if out is not None:
         options.check_place(out)
+    instruction = None if instruction is None else options.argument(instruction, "--instruction")
     known: Any = pooling  # one that is not known is the library's error
     with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
         with options.naming("pooling", "dimensions", "instruction"):

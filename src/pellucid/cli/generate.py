@@ -11,7 +11,7 @@ from pellucid.cli.sampling import arguments, sampling_options
 from pellucid.sampling import SamplingOptions
 
 _D = SamplingOptions()
-_HINT = "the model ended the text at once; to ask it something, use its chat template: pellucid chat PROMPT"
+_HINT = "the model ended the text at once; to ask it something, use its chat template: pellucid chat TEXT"
 
 
 @sampling_options
@@ -41,12 +41,12 @@ def generate(
 ) -> None:
     """Continues a text, without a chat template. Only the new text goes to stdout; timings go to stderr.
 
-    To ask a model that was trained to chat, use `pellucid chat PROMPT`.
+    To ask a model that was trained to chat, use `pellucid chat TEXT`.
     """
     from pellucid.cli.flow import Flow
     from pellucid.generation import parse_options
 
-    asked: dict[str, Any] = {"max_tokens": max_tokens, "stop": tuple(stop or ()), **arguments(sampling)}
+    asked: dict[str, Any] = {"max_tokens": max_tokens, "stop": options.arguments(stop, "--stop"), **arguments(sampling)}
     asked |= options.speculation(no_speculate, prediction)
     with options.naming(*asked):  # before anything is fetched
         parse_options(asked)

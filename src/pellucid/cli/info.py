@@ -43,10 +43,11 @@ def info(
         checkpoints=checkpoints,
         quantize=quantize,
     ) as loaded:
-        facts = loaded.info().to_dict()
+        found = loaded.info()
     if json:
-        output.document(facts)
+        output.document(found.to_dict())
     else:
+        facts = {**found.to_dict(), "cache_shares": ", ".join(map(str, found.cache_shares))}
         output.table([[key.replace("_", " "), _show(key, value)] for key, value in facts.items()])
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from pellucid.cli import options
 from pellucid.sampling import SamplingOptions
 
 __all__ = ["arguments", "sampling_options"]
@@ -105,6 +106,8 @@ def sampling_options(command: _Command) -> _Command:
     kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     ours = []
     for name, (kind, metavar, panel, text) in _OPTIONS.items():
+        if name in signature.parameters:  # the command has its own
+            continue
         flags = [f"--{name.replace('_', '-')}", *_ALIASES.get(name, ())]
         flags = [f"{flags[0]}/--no-{name}"] if kind is bool else flags
         option = typer.Option(*flags, metavar=metavar or None, help=text, rich_help_panel=panel)
@@ -123,8 +126,10 @@ def arguments(sampling: dict[str, Any]) -> dict[str, Any]:
     if "samplers" in given:
         given["samplers"] = tuple(name.strip() for name in given["samplers"].split(",") if name.strip())
     for name in ("dry_breakers", "choice"):
-        if not given.get(name, True):  # an option that may come several times and did not
-            del given[name]
+        if texts := options.arguments(given.pop(name, None), f"--{name.replace('_', '-')}"):
+            given[name] = texts
+    if "regex" in given:
+        given["regex"] = options.argument(given["regex"], "--regex")
     for name, what in _FILES.items():
         if name in given:
             given[name] = _read(name, given[name], what)

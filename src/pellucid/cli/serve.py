@@ -65,9 +65,12 @@ def serve(
         float, typer.Option(metavar="SECONDS", help="Time that running requests have when the server is stopped.")
     ] = 30.0,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write each line of the log as JSON.")] = False,
-    ui: Annotated[bool, typer.Option("--ui", help="Serve an app, too: chats and experiments in the browser.")] = False,
+    ui: Annotated[bool, typer.Option("--ui", help="Also serve an app: chats and experiments in the browser.")] = False,
     look: Annotated[
-        bool, typer.Option("--look", help="Serve what the app calls, the look inside and edits, without the app.")
+        bool,
+        typer.Option(
+            "--look", help="Serve the endpoints of the app, for looking inside and for edits, without the app."
+        ),
     ] = False,
     key_file: Annotated[
         str | None,
@@ -87,7 +90,7 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A further name of this server that requests may use; several times for several.",
+            help="Another name of this server that requests may use; may be given several times.",
             rich_help_panel=_ACCESS,
         ),
     ] = None,
@@ -95,12 +98,15 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="ORIGIN",
-            help="Pages of this origin may call, such as https://example.org; several times for several.",
+            help="Let web pages of this origin call, such as https://example.org; may be given several times.",
             rich_help_panel=_ACCESS,
         ),
     ] = None,
     max_waiting: Annotated[
-        int, typer.Option(metavar="N", help="Requests that may wait; more get 429.", rich_help_panel=_LIMITS)
+        int,
+        typer.Option(
+            metavar="N", help="Maximum number of requests that wait; further ones get 429.", rich_help_panel=_LIMITS
+        ),
     ] = 64,
     max_waiting_tokens: Annotated[
         int | None,
@@ -111,7 +117,7 @@ def serve(
         ),
     ] = None,
     max_connections: Annotated[
-        int, typer.Option(metavar="N", help="Connections at once.", rich_help_panel=_LIMITS)
+        int, typer.Option(metavar="N", help="Maximum number of connections at once.", rich_help_panel=_LIMITS)
     ] = 512,
     max_body: Annotated[
         str, typer.Option(metavar="SIZE", help="Longest body of a request.", rich_help_panel=_LIMITS)
@@ -125,8 +131,12 @@ def serve(
             metavar="SECONDS", help="Longest time that a request waits for its model.", rich_help_panel=_LIMITS
         ),
     ] = 120.0,
-    max_n: Annotated[int, typer.Option(metavar="N", help="Choices of a request.", rich_help_panel=_LIMITS)] = 8,
-    max_prompts: Annotated[int, typer.Option(metavar="N", help="Prompts of a request.", rich_help_panel=_LIMITS)] = 64,
+    max_n: Annotated[
+        int, typer.Option(metavar="N", help="Maximum number of choices (n) of a request.", rich_help_panel=_LIMITS)
+    ] = 8,
+    max_prompts: Annotated[
+        int, typer.Option(metavar="N", help="Maximum number of prompts of a request.", rich_help_panel=_LIMITS)
+    ] = 64,
     responses: Annotated[
         int,
         typer.Option(
@@ -190,7 +200,19 @@ def serve(
     limit = None if memory is None else options.nbytes("--memory", memory, 1)
     sizes = _sizes(named, limit)
     if len(named) > 1:  # what loading one would find at the start
-        _check(isa, kv=kv, precision=precision, threads=threads, context=context, sequences=sequences)
+        _check(
+            isa,
+            kv=kv,
+            precision=precision,
+            threads=threads,
+            context=context,
+            sequences=sequences,
+            max_gap=max_gap,
+            quantize=quantize,
+            share=share,
+            cache_bytes=cache_bytes,
+            checkpoints=checkpoints,
+        )
     keys = _keys(key_file)
     loopback = unix is not None or access.is_loopback(host)
     if not loopback and not keys and not insecure:
@@ -313,17 +335,33 @@ def _sizes(named: dict[str, list[str]], limit: int | None) -> dict[str, int]:
     return found
 
 
-def _check(isa: str | None, *, kv: str, precision: str, **numbers: int | None) -> None:
+def _check(
+    isa: str | None,
+    *,
+    quantize: str | None,
+    share: bool,
+    cache_bytes: str | None,
+    checkpoints: str | None,
+    **given: Any,
+) -> None:
     """Raises UsageError for options that no model would take."""
-    from pellucid import _engine, checks
-    from pellucid.core import KV_CHOICES, PRECISIONS
+    from pellucid import _engine, checks, core, sharing
+    from pellucid.weights.quantise import check_mixture
 
-    with options.naming("kv", "precision", *numbers):
-        checks.choice("kv", kv, KV_CHOICES)
-        checks.choice("precision", precision, PRECISIONS)
-        for name, value in numbers.items():
-            if value is not None:
-                checks.integer(name, value, 1)
+    for option, size in (("--cache-bytes", cache_bytes), ("--checkpoints", checkpoints)):
+        if size is not None:
+            options.nbytes(option, size, least=1)
+    with options.naming("quantize", "share", *given):
+        checks.choice("kv", given["kv"], core.KV_CHOICES)
+        checks.choice("precision", given["precision"], core.PRECISIONS)
+        core.thread_count(given["threads"])
+        if given["context"] is not None:
+            checks.integer("context", given["context"], 1)
+        checks.integer("sequences", given["sequences"], 1, core.MOST_SEQUENCES)
+        checks.number("max_gap", given["max_gap"], 0)
+        sharing.asked(share or None)
+        if quantize is not None:
+            check_mixture(quantize, "quantize")
     try:
         _engine.find_isa(isa or os.environ.get("PELLUCID_ISA") or None)
     except IsaError as error:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pellucid.errors import ChatTemplateError, ModelFileError
+from pellucid.markup import count
 from pellucid.results import ToolCall, joined
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Session:
         self.context = model.context()
         self.calls: tuple[ToolCall, ...] = ()  # of the last answer
         self._last: Piece | None = None
+        self._new = 0  # tokens of the last answer
         if model.tokenizer is None:
             raise ChatTemplateError("the model file has no tokenizer, so it cannot chat")
         model.tokenizer.chat(template)
@@ -55,11 +57,12 @@ class Session:
             [*self.said(), *asked], template=self.template, stream=True, cancel=cancel, **self.options
         )
         parts: list[Piece] = []
-        self._last, self.calls = None, ()
+        self._last, self._new, self.calls = None, 0, ()
         try:
             for piece in pieces:
                 parts.append(piece)
                 self._last = piece
+                self._new += len(piece.ids)
                 yield piece
         finally:
             pieces.close()
@@ -126,7 +129,7 @@ class Session:
         if self._last is not None and self._last.timings is not None:
             t = self._last.timings
             show(f"last prompt: {t.prefill_tokens} new tokens, {t.prefill:.2f} s")
-            show(f"last answer: {t.decode_tokens + 1} tokens, {t.decode_rate:.0f}/s")
+            show(f"last answer: {count(self._new, 'token')}, {t.decode_rate:.0f}/s")
 
     def save(self, path: str, show: Callable[[str], None]) -> None:
         """Writes the conversation as JSON; if that fails, no file is written."""
