@@ -103,6 +103,19 @@ def test_commands(run: Run, model: Model, tmp_path: Path) -> None:
     ]
 
 
+def test_statistics_count_the_tokens_of_the_answer(model: Model) -> None:
+    """Also of one that has none."""
+    from pellucid.cli.session import Session
+
+    session = Session(model, None, None, {"temperature": 0})
+    for most, said in ((0, "last answer: 0 tokens"), (1, "last answer: 1 token,"), (3, "last answer: 3 tokens")):
+        session.options["max_tokens"] = most
+        list(session.answer([{"role": "user", "content": "Tell me a story."}], None))
+        notes: list[str] = []
+        session.command("/stats", notes.append)
+        assert notes[-1].startswith(said), notes
+
+
 def test_errors_of_commands_end_nothing(run: Run, model: Model, tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "wrong.json").write_text('{"messages": [{"role": "user"}]}')

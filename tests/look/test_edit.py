@@ -271,6 +271,13 @@ def test_a_trace_outlives_its_edit(tmp_path: Any) -> None:
         last.lens(0)
 
 
+def test_a_closed_edit_says_so(load: Load) -> None:
+    model = load("llama_gqa")
+    with model.edit() as edit:
+        assert repr(edit).startswith("<Edit ") and "(closed)" not in repr(edit)
+    assert "(closed)" in repr(edit) and "(closed)" not in repr(model)
+
+
 def test_closed(tmp_path: Any) -> None:
     with Model.load(models.write(tmp_path, "llama_gqa"), threads=1) as model:
         with model.edit() as e:
