@@ -115,7 +115,7 @@ def test_options(embedder: tuple[Model, Gate]) -> None:
         ({"input": [1], "instruction": "x"}, "instruction", None),
         ({"input": "a", "input_type": "query"}, "input_type", "unsupported_field"),
         ({"input": "a", "model": 3}, "model", None),
-        ({"input": "\ud800"}, None, None),
+        ({"input": "\ud800"}, "input", None),
         ({"input": "owl " * 2000}, "input", "context_length_exceeded"),
     ],
 )
