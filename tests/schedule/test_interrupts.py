@@ -7,6 +7,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
@@ -165,6 +166,37 @@ def test_a_request_that_is_interrupted(model: Model) -> None:
 
     assert points(work) > 100
     assert found["whole"] > found["error"] > 0
+
+
+@pytest.mark.parametrize("way", ["generate", "submit"])
+def test_an_interrupt_before_a_stop_string(smollm2: Path, way: str) -> None:
+    """Where the log probabilities of a text's end are still to be computed."""
+    given: dict[str, Any] = {"temperature": 0, "speculate": False, "stop": ["ris"], "logprobs": 1, "max_tokens": 4}
+    with Model.load(smollm2, threads=1) as model:
+        expected = model.generate("The capital of France is", **given)
+        assert (expected.text, expected.finish_reason, len(expected.logprobs)) == (" Pa", "stop", len(expected.ids))
+        found = {"whole": 0, "error": 0}
+
+        def work(handler: Handler) -> None:
+            request = model.submit("The capital of France is", **given) if way == "submit" else None
+            call = partial(model.generate, "The capital of France is", **given)
+            try:
+                with handler:
+                    done: Any = call() if request is None else request.result()
+            except Interrupt:
+                pass
+            try:
+                done = call() if request is None else request.result(timeout=20)
+            except PellucidError as error:
+                assert request is not None and "interrupt" in str(error)
+                found["error"] += 1
+            else:
+                assert (done.ids, done.text, done.logprobs) == (expected.ids, expected.text, expected.logprobs)
+                found["whole"] += 1
+            check(model)
+
+        assert points(work, 2) > 100
+        assert found["whole"] > found["error"]
 
 
 def test_a_handler_that_cancels_what_it_interrupts(model: Model) -> None:

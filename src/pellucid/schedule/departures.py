@@ -81,9 +81,14 @@ class Departures:
         """Its call has begun; ends: is over, after which it is dropped soon."""
         with self._after, self._lock:
             self._holders.resting.discard(work)
-            work.holds = True
-            if ends:
+            if not ends:
+                work.holds = True
+            elif work.holds:
                 self._holders.leaving.add(work)
+
+    def leaves(self, work: Work) -> bool:
+        """Whether it is noted as one that leaves."""
+        return any(work in one.works for one in tuple(self._left))
 
     def _sweep(self) -> None:
         """Removes the requests that have left. Where another holds the lock, it does so when it releases it; those of a

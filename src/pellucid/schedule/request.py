@@ -193,7 +193,9 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         caller, scheduler = self._caller, self._scheduler
         scheduler.check_here()
         if all(_job(work).finish for work in list(self._active)):  # what comes before a stop string is being settled
+            scheduler.leave(())  # or was to be, when an interrupt came
             self._news.wait(SLICE)
+            self._stop_lost()
         elif self._loop is not None:  # a permanent driver delivers
             scheduler.start_driver()
             self._news.wait(SLICE)
@@ -217,12 +219,12 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         one. Nobody else waits for it: unlike what makes pieces, it waits for its turn."""
         if self._unscored:
             self._scheduler.check_here()
-        with self._lock:
-            if self._scoring is not None or not self._unscored:
-                return False
-            work = self._scoring = self._unscored[0]
-        asked = canceller(cancel)
+        work, asked = None, canceller(cancel)
         try:
+            with self._lock:
+                if self._scoring is not None or not self._unscored:
+                    return False
+                work = self._scoring = self._unscored[0]
             if work in self._active:
                 score(self._scheduler, work, lambda: self._caller.cancelled or (asked is not None and asked()))
                 self._stopped.append(work)
@@ -230,11 +232,13 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         except _engine.Cancelled:
             pass
         except Exception as error:
+            assert work is not None
             work.failure = error
             self._stopped.append(work)
             self._unscored.remove(work)
         finally:
-            self._scoring = None
+            if work is not None:  # an interrupt may be raised anywhere
+                self._scoring = None
         self.collect()
         self._tell_loop()
         return True
@@ -405,6 +409,14 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
                     self._ended.append((work, None))
                     del self._active[work]
         self._making = None
+
+    def _stop_lost(self) -> None:
+        """Does `_stop` for those whose own was lost, as an interrupt came just before it."""
+        with self._lock:
+            known = {*self._stopped, *self._unscored, *(work for work, _ in tuple(self._ended))}
+            for work in list(self._active):
+                if _job(work).finish and work not in known and not self._scheduler.leaves(work):
+                    self._stopped.append(work)
 
     def _stop(self, work: Work) -> None:
         """Called when no pass uses the sequence of one that ends before a stop string."""

@@ -240,5 +240,5 @@ def score(scheduler: Scheduler, work: Work, cancel: Callable[[], bool] | None = 
             finally:
                 scheduler.go_on(work, ends=True)
     finally:
-        if any(taken):
+        if taken and taken[0]:  # without a call, after which an interrupt may come
             scheduler.scoring.release()
