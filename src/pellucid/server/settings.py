@@ -27,9 +27,7 @@ class Limits(RequestLimits):
     header_seconds: float = 10.0
     body_seconds: float = 60.0
     stalled_seconds: float = 60.0  # of a client that takes nothing of what was sent to it
-    idle_seconds: float = (
-        75.0  # of a connection between two requests: longer than the 60 s for which proxies keep theirs
-    )
+    idle_seconds: float = 75.0  # of a connection between two requests; proxies keep theirs for 60
     request_seconds: float = 600.0
     load_seconds: float = 120.0  # that a request waits for its model to be loaded
     ping_seconds: float = 15.0
@@ -51,11 +49,11 @@ class Settings(Rules):
     unloaded; None: never. default_model: the name that answers requests for names that are unknown. keys: empty:
     everyone may. bound: host name or address that the server listens on, "" for a Unix socket. share_cache: all keys
     share the prefix cache. speculate: the option of requests without it. template: of conversations, in Jinja, in place
-    of that of the only model. cache_dir: folder that keeps the prefix caches
-    of models that are not loaded, in at most cache_dir_bytes. hosts: further names that a Host header
-    may have. origins: of pages that may call (CORS). strict: fields that are not known are refused. grace: seconds that
-    running requests have when the server is stopped. responses: answers of /v1/responses that are kept, to go on from.
-    ui: the app, and the look inside, are served; look: the look inside alone."""
+    of that of the only model. cache_dir: folder that keeps the prefix caches of models that are not loaded, in at most
+    cache_dir_bytes. hosts: further names that a Host header may have. origins: of pages that may call (CORS). strict:
+    fields that are not known are refused. grace: seconds that running requests have when the server is stopped.
+    responses: answers of /v1/responses that are kept, to go on from. ui: the app, and the look inside, are served;
+    look: the look inside alone."""
 
     names: tuple[str, ...] = ("default",)
     memory: int | None = None
