@@ -139,11 +139,12 @@ static inline int pl_divides(const pl_model_tables *m, const pl_mat *w)
     return w->format->is_float && m->kernels->matmul_scratch[w->format->id];
 }
 
-/* How many rows, from `row` on, an operation multiplies by the segment before it uses their products. */
+/* How many rows, from `row` on, an operation multiplies by the segment before it uses their products: where the kernel
+ * divides them, as many as it lays out at once with a k of 2048, so that the next tiles meet the same ones. */
 static inline int pl_rows_at_once(const pl_run *r, const pl_segment *seg, int row)
 {
-    const int left = r->n_rows - row, most = r->m->tuning.step_rows;
-    return left < most || pl_divides(r->m, &r->m->mats[seg->mat]) ? left : most;
+    const int left = r->n_rows - row, most = pl_divides(r->m, &r->m->mats[seg->mat]) ? 256 : r->m->tuning.step_rows;
+    return left < most ? left : most;
 }
 
 /* y(n, stride)[column + r] = scale * row_scale[r] * (mats[seg.mat] row r . acts) + bias[r] for rows of tiles [tile0, tile1) of the segment, on

@@ -105,6 +105,19 @@ def test_a_row_does_not_depend_on_its_company(isa, name, terms):
 
 
 @pytest.mark.parametrize("isa", cases.ISAS)
+@pytest.mark.parametrize(("rows", "n", "k"), [(41, 290, 2117), (16, 545, 1024), (70, 70, 4230)])
+@pytest.mark.parametrize("name", cases.FLOAT)
+def test_many_rows_have_the_bits_of_few(isa, name, rows, n, k):
+    """Several blocks of k and of rows, some of them cut short; and what a product has laid out serves the next one."""
+    case = Case(name, rows, n, k)
+    acts = cases.acts(name, n, k)
+    whole = product(isa, case, acts.forms, repeat=2)
+    for start in range(0, n, 29):
+        part = product(isa, case, acts.rows(start, min(start + 29, n)))
+        assert part.tobytes() == whole[start : start + 29].tobytes(), start
+
+
+@pytest.mark.parametrize("isa", cases.ISAS)
 @pytest.mark.parametrize("n", [1, 3, 9])
 @pytest.mark.parametrize("name", cases.FORMATS)
 def test_a_range_of_tiles_is_part_of_the_whole(isa, name, n):

@@ -1,61 +1,107 @@
 /* Matrix products on BF16 weights and BF16 activations, in tile registers.
  *
- * A packed tile holds pairs of k of sixteen rows of w, which is what the right side of a product of tiles looks like, and
- * activations are read as they are: nothing is laid out. One instruction adds 32 k to the sums of 16 x 16, in the order
- * of TDPBF16PS (Intel SDM vol. 2): even k and odd k apart, each rounded, then both. A row takes that order however many
- * rows there are, so that its bits do not depend on them.
+ * A packed tile holds pairs of k of sixteen rows of w, which is what the right side of a product of tiles looks like. One
+ * instruction adds 32 k to the sums of 16 x 16, in the order of TDPBF16PS (Intel SDM vol. 2): even k and odd k apart, each
+ * rounded, then both. A row takes that order however many rows there are, so that its bits do not depend on them.
  *
- * Both sides come from the second-level cache, for which blocks of rows and of k are chosen; sums wait in y between blocks
- * of k. Many rows prefetch the next two tiles at an even pace, few rows a fixed distance ahead. One thread on an Intel
- * Xeon with 2 MB of L2: four products and the loads that they need take 23 ns alone, 40 from the second-level cache, and
- * 60 with 512 rows of k 2048. Sums that wait while slices of k stay in the first-level cache cost what that saves (68 to
- * 83 ns), since rows of y lie far apart. */
+ * Few rows of activations are read as they are. Many are laid out in a panel, in which what a register takes lies together.
+ * They meet two tiles of w, a slice of k at a time, which stays in the first-level cache meanwhile. Sums wait between
+ * slices in memory that stays in the second-level cache, and go to y while the next rows are multiplied: y lies in no
+ * cache, and storing registers there took a quarter of the time.
+ *
+ * One thread on an Intel Xeon with 2 MB of L2, in ns for four products and the loads that they need: 23 where everything
+ * lies in the first-level cache; with 512 rows of k 2048, 60 with rows as they are and sums in y, 36 as it is. */
 #include "../common.h"
 #include "../matmul.h"
 #include "blocking.h"
 #include "fill.h"
 #include "tiles.h"
 
-/* Scratch memory, behind what products on quantised weights use again: the last k of 32 rows of x and of two tiles of w,
- * with zeros behind them, and sums of a tile that goes beyond w. */
 enum {
-    X_END = PL_PANEL_HEAD + PL_PANEL_MOST,
-    W_END = X_END + 2 * 1024,
-    SUMS = W_END + 2 * 1024,
-    SCRATCH = SUMS + 2 * 1024,
+    GROUP = 2 * AMX_ROWS,    /* rows of x that are multiplied at once */
+    STEP_BYTES = 64 * GROUP, /* of a group's 32 k in a panel: two registers */
+    SUMS_BYTES = 4 * 1024,   /* of a group by two tiles: four registers */
 };
 
-enum { GROUP = 2 * AMX_ROWS }; /* rows of x that are multiplied at once */
+/* Scratch memory: a head, a panel, then the last k of 32 rows of x and of two tiles of w, with zeros behind them, and sums
+ * of each group. */
+enum {
+    X_END = PL_PANEL_HEAD + PL_PANEL_MOST,
+    W_END = X_END + STEP_BYTES,
+    SUMS = W_END + 2 * 1024,
+    SCRATCH = SUMS + SUMS_BYTES * BF16_GROUPS,
+};
 
-/* What is multiplied: a group of rows of x by one or two tiles of w. */
+/* A group of rows of x by one or two tiles of w. */
 typedef struct part {
     const pl_mat *w;
-    int t, from, to, whole; /* from, to: steps of 32 k; whole: steps that are */
-    const uint8_t *rows;    /* of the first row of x */
-    ptrdiff_t row_bytes;
-    int m; /* rows */
-    float *y;
-    ptrdiff_t y_stride;
+    int t, from, to, whole; /* from, to: steps of 32 k; whole: steps that w has in full */
+    const uint8_t *rows;    /* of x, at `from` */
+    ptrdiff_t row_bytes;    /* of rows that are not laid out */
     uint8_t *scratch;
-    int ahead;           /* bytes ahead that each step prefetches; 0: none */
-    const uint8_t *next; /* of which each step prefetches `lines`, and of the tile behind it */
+    float *sums;         /* as four registers, one after another */
+    int again;           /* the sums of earlier steps are there */
+    int ahead;           /* bytes ahead that each step of few rows prefetches */
+    const uint8_t *next; /* of which each step of many rows prefetches `lines`, and of the tile behind it */
     int lines;
 } part;
 
-/* Registers 0, 1: sums of sixteen rows by two tiles; 2, 3: of the others. */
+/* Sums on their way to y: those of m rows, of which `done` have got there. */
+typedef struct moved {
+    float *sums;
+    float *y; /* of the first row and tile */
+    ptrdiff_t y_stride;
+    int m, done, tiles;
+    __mmask16 last; /* rows of w in the last tile */
+    int past;       /* past the caches: whole lines that nothing will add to */
+} moved;
+
+PL_INLINE float *sums_at(float *sums, int i, int c)
+{
+    return sums + 256 * (c + 2 * (i / AMX_ROWS)) + 16 * (i % AMX_ROWS);
+}
+
+/* Up to n rows. */
+PL_INLINE void move_sums(moved *v, int n)
+{
+    for (; n && v->done < v->m; n--, v->done++)
+        for (int c = 0; c < v->tiles; c++) {
+            const __m512 sums = _mm512_loadu_ps(sums_at(v->sums, v->done, c));
+            float *y = v->y + v->done * v->y_stride + PL_TILE * c;
+            if (c + 1 == v->tiles && v->last != 0xffff)
+                _mm512_mask_storeu_ps(y, v->last, sums);
+            else if (v->past)
+                _mm512_stream_ps(y, sums);
+            else
+                _mm512_storeu_ps(y, sums);
+        }
+}
+
+/* Up to n rows from y. */
+PL_INLINE void take_sums(moved *v, int n)
+{
+    for (; n && v->done < v->m; n--, v->done++)
+        for (int c = 0; c < v->tiles; c++) {
+            const float *y = v->y + v->done * v->y_stride + PL_TILE * c;
+            const __mmask16 rows = c + 1 == v->tiles ? v->last : 0xffff;
+            _mm512_storeu_ps(sums_at(v->sums, v->done, c), _mm512_maskz_loadu_ps(rows, y));
+        }
+}
+
+/* Registers 0, 1: sums of sixteen rows by two tiles; 2, 3: of the others. 4, 5: these rows; 6, 7: these tiles. */
 PL_INLINE void tiles_on(int m)
 {
     pl_tile_config config = {.palette = 1};
     for (int i = 0; i < 8; i++) {
-        const int first = i < 2 || i == 4 || m <= 16;
+        const int first = i < 2 || i == 4 || m <= AMX_ROWS;
         config.bytes[i] = 64;
         config.rows[i] = (uint8_t)(i > 5 ? 16 : first ? m < 16 ? m : 16 : m - 16);
     }
     _tile_loadconfig(&config);
 }
 
-#define STEP(G, T, A, A_STRIDE, B0, B1)                                                                                \
-    _tile_loadd(4, A, A_STRIDE);                                                                                       \
+#define STEP(G, T, LOAD, A, SECOND, A_STRIDE, B0, B1)                                                                  \
+    LOAD(4, A, A_STRIDE);                                                                                              \
     _tile_loadd(6, B0, 64);                                                                                            \
     _tile_dpbf16ps(0, 4, 6);                                                                                           \
     if (T > 1) {                                                                                                       \
@@ -63,144 +109,203 @@ PL_INLINE void tiles_on(int m)
         _tile_dpbf16ps(1, 4, 7);                                                                                       \
     }                                                                                                                  \
     if (G > 1) {                                                                                                       \
-        _tile_loadd(5, (A) + 16 * (A_STRIDE), A_STRIDE);                                                               \
+        LOAD(5, (A) + (SECOND), A_STRIDE);                                                                             \
         _tile_dpbf16ps(2, 5, 6);                                                                                       \
         if (T > 1)                                                                                                     \
             _tile_dpbf16ps(3, 5, 7);                                                                                   \
     }
 
-/* What is done with each register of sums, and where these lie. */
 #define EACH_SUM(G, T, DO)                                                                                             \
     do {                                                                                                               \
-        DO(0, y[0], stride[0]);                                                                                        \
+        DO(0, p->sums, 64);                                                                                            \
         if (T > 1)                                                                                                     \
-            DO(1, y[1], stride[1]);                                                                                    \
+            DO(1, p->sums + 256, 64);                                                                                  \
         if (G > 1)                                                                                                     \
-            DO(2, (uint8_t *)y[0] + 16 * stride[0], stride[0]);                                                        \
+            DO(2, p->sums + 512, 64);                                                                                  \
         if (G > 1 && T > 1)                                                                                            \
-            DO(3, (uint8_t *)y[1] + 16 * stride[1], stride[1]);                                                        \
+            DO(3, p->sums + 768, 64);                                                                                  \
     } while (0)
 #define ZERO(C, AT, STRIDE) _tile_zero(C)
 
-/* The last k, fewer than 32, of the rows and of the tiles, with zeros behind them. */
-PL_INLINE void lay_out_end(const part *p, int T)
+/* G groups of sixteen rows by T tiles. many: rows are laid out, and each step moves two rows of the
+ * sums of the group before, and of those that the group after needs. */
+PL_INLINE void multiply(const int G, const int T, const int many, part *p, moved *before, moved *after)
 {
-    const int pairs = (p->w->k + 1) / 2 - 16 * p->whole;
-    memset(p->scratch + X_END, 0, SUMS - X_END);
-    for (int i = 0; i < p->m; i++)
-        memcpy(p->scratch + X_END + 64 * i, p->rows + i * p->row_bytes + 64 * p->whole, (size_t)(4 * pairs));
-    for (int c = 0; c < T; c++)
-        memcpy(p->scratch + W_END + 1024 * c, p->w->data + (p->t + c) * p->w->tile_bytes + 1024 * p->whole,
-               (size_t)(64 * pairs));
-}
-
-/* Sums of a tile that goes beyond w: from y to scratch memory, or back. */
-PL_INLINE void move_sums(const part *p, int c, int back)
-{
-    const int left = p->w->rows - PL_TILE * (p->t + c);
-    const __mmask16 rows = (__mmask16)((1 << left) - 1);
-    float *sums = (float *)(p->scratch + SUMS), *y = p->y + PL_TILE * (p->t + c);
-    for (int i = 0; i < p->m; i++, y += p->y_stride, sums += 16)
-        if (back)
-            _mm512_mask_storeu_ps(y, rows, _mm512_loadu_ps(sums));
-        else
-            _mm512_storeu_ps(sums, _mm512_maskz_loadu_ps(rows, y));
-}
-
-/* G groups of sixteen rows, the last one of fewer, by T tiles. */
-PL_INLINE void multiply(const int G, const int T, part *p)
-{
-    const uint8_t *tile = p->w->data + p->t * p->w->tile_bytes, *other = tile + p->w->tile_bytes;
-    float *y[2] = {p->y + PL_TILE * p->t, p->y + PL_TILE * (p->t + 1)};
-    ptrdiff_t stride[2] = {4 * p->y_stride, 4 * p->y_stride};
-    const int last = p->t + T - 1, beyond = p->w->rows < PL_TILE * (last + 1);
-    if (beyond) {
-        y[T - 1] = (float *)(p->scratch + SUMS);
-        stride[T - 1] = 64;
-        if (p->from)
-            move_sums(p, T - 1, 0);
-    }
-    const int ended = p->to > p->whole;
-    if (ended)
-        lay_out_end(p, T);
+    const ptrdiff_t tile_bytes = p->w->tile_bytes;
+    const uint8_t *a = p->rows, *b = p->w->data + p->t * tile_bytes + 1024 * (ptrdiff_t)p->from;
     __asm__ volatile("" ::: "memory"); /* what was written is read here */
-    if (p->from)
+    if (p->again)
         EACH_SUM(G, T, _tile_loadd);
     else
         EACH_SUM(G, T, ZERO);
-    for (int s = p->from; s < p->to - ended; s++) {
-        const uint8_t *a = p->rows + 64 * (ptrdiff_t)s, *b = tile + 1024 * (ptrdiff_t)s;
-        const uint8_t *c = other + 1024 * (ptrdiff_t)s;
-        if (p->ahead)
+    const int whole = p->to < p->whole ? p->to : p->whole;
+    for (int s = p->from; s < whole; s++, b += 1024) {
+        if (many) {
+            for (int i = 0; i < p->lines; i++, p->next += 64) {
+                _mm_prefetch((const char *)p->next, _MM_HINT_T1);
+                if (T > 1)
+                    _mm_prefetch((const char *)p->next + tile_bytes, _MM_HINT_T1);
+            }
+            move_sums(before, 2);
+            take_sums(after, 2);
+            STEP(G, T, _tile_stream_loadd, a, STEP_BYTES / 2, 64, b, b + tile_bytes);
+            a += STEP_BYTES;
+        } else {
             for (int i = 0; i < 16; i++) {
                 _mm_prefetch((const char *)b + p->ahead + 64 * i, _MM_HINT_T0);
                 if (T > 1)
-                    _mm_prefetch((const char *)c + p->ahead + 64 * i, _MM_HINT_T0);
+                    _mm_prefetch((const char *)b + tile_bytes + p->ahead + 64 * i, _MM_HINT_T0);
             }
-        for (int i = 0; i < p->lines; i++, p->next += 64) {
-            _mm_prefetch((const char *)p->next, _MM_HINT_T1);
-            if (T > 1)
-                _mm_prefetch((const char *)p->next + p->w->tile_bytes, _MM_HINT_T1);
+            STEP(G, T, _tile_loadd, a, 16 * p->row_bytes, p->row_bytes, b, b + tile_bytes);
+            a += 64;
         }
-        STEP(G, T, a, p->row_bytes, b, c);
     }
-    if (ended) {
-        const uint8_t *a = p->scratch + X_END, *b = p->scratch + W_END;
-        STEP(G, T, a, 64, b, b + 1024);
+    if (whole < p->to) {
+        const uint8_t *end = many ? a : p->scratch + X_END;
+        b = p->scratch + W_END;
+        STEP(G, T, _tile_loadd, end, STEP_BYTES / 2, 64, b, b + 1024);
     }
     EACH_SUM(G, T, _tile_stored);
     __asm__ volatile("" ::: "memory");
-    if (beyond)
-        move_sums(p, T - 1, 1);
 }
 
-PL_INLINE void multiply_any(int T, part *p)
+PL_INLINE void multiply_any(const moved *own, int many, part *p, moved *before, moved *after)
 {
-    if (p->m > 16) {
-        if (T > 1)
-            multiply(2, 2, p);
+    p->sums = own->sums;
+    if (own->m > AMX_ROWS) {
+        if (own->tiles > 1)
+            multiply(2, 2, many, p, before, after);
         else
-            multiply(2, 1, p);
-    } else if (T > 1) {
-        multiply(1, 2, p);
+            multiply(2, 1, many, p, before, after);
+    } else if (own->tiles > 1) {
+        multiply(1, 2, many, p, before, after);
     } else {
-        multiply(1, 1, p);
+        multiply(1, 1, many, p, before, after);
     }
 }
 
-static void matmul_bf16(PL_MATMUL_ARGS)
+/* Steps [from, to) of rows [i0, i0 + n) as [group of 32 rows][step][row][32], with zeros behind the last k and, up to a
+ * multiple of sixteen, behind the last row. */
+static void lay_out(const pl_acts *x, int i0, int n, int from, int to, uint8_t *panel)
 {
-    const int pairs = (w->k + 1) / 2, steps = (pairs + 15) / 16, groups = (n + GROUP - 1) / GROUP, few = groups <= 1;
-    const int block = few || steps < BF16_BLOCK ? steps : BF16_BLOCK; /* steps at once */
-    const int room = BF16_ROWS_BYTES / (64 * GROUP * block), most = room > 1 ? room : 1;
-    const int blocks = (groups + most - 1) / most, each = n ? GROUP * ((groups + blocks - 1) / blocks) : 1;
-    part p = {.w = w,
-              .whole = pairs / 16,
-              .row_bytes = 4 * (ptrdiff_t)pairs,
-              .y_stride = y_stride,
-              .scratch = x->scratch,
-              .ahead = few ? BF16_AHEAD : 0};
-    for (int i0 = 0; i0 < n; i0 += each) {
-        const int i1 = n - i0 < each ? n : i0 + each, met = (i1 - i0 + GROUP - 1) / GROUP;
-        int config = 0;
-        p.lines = few ? 0 : (16 + met - 1) / met;
-        for (p.from = 0; p.from < steps; p.from = p.to) {
-            p.to = steps - p.from < block ? steps : p.from + block;
-            for (int t = tile0, T; t < tile1; t += T) {
-                T = tile1 - t > 1 ? 2 : 1;
-                p.t = t;
-                p.next = w->data + (t + T) * w->tile_bytes + 1024 * (ptrdiff_t)p.from;
-                for (int i = i0; i < i1; i += GROUP) {
-                    p.m = i1 - i < GROUP ? i1 - i : GROUP;
-                    p.rows = (const uint8_t *)x->b + i * p.row_bytes;
-                    p.y = y + i * y_stride;
-                    if (config != p.m)
-                        tiles_on(config = p.m);
-                    multiply_any(T, &p);
+    const ptrdiff_t row_bytes = 4 * (ptrdiff_t)((x->k + 1) / 2), group_bytes = STEP_BYTES * (ptrdiff_t)(to - from);
+    for (int i = 0; i < n || i % AMX_ROWS; i++) {
+        uint8_t *out = panel + i / GROUP * group_bytes + 64 * (i % GROUP);
+        const uint8_t *in = (const uint8_t *)x->b + (i0 + i) * row_bytes + 64 * (ptrdiff_t)from;
+        ptrdiff_t left = i < n ? row_bytes - 64 * (ptrdiff_t)from : 0;
+        for (int s = from; s < to; s++, out += STEP_BYTES, in += 64, left -= 64) {
+            const int pairs = left >= 64 ? 16 : left > 0 ? (int)left / 4 : 0;
+            _mm512_storeu_si512(out, _mm512_maskz_loadu_epi32((__mmask16)((1 << pairs) - 1), in));
+        }
+    }
+}
+
+/* The last k of one or two tiles, with zeros behind them. */
+static void lay_out_end(const part *p, int T)
+{
+    const int pairs = (p->w->k + 1) / 2 - 16 * p->whole;
+    memset(p->scratch + W_END, 0, 2 * 1024);
+    for (int c = 0; c < T; c++)
+        memcpy(p->scratch + W_END + 1024 * c, p->w->data + (p->t + c) * p->w->tile_bytes + 1024 * (ptrdiff_t)p->whole,
+               (size_t)(64 * pairs));
+}
+
+/* The sums of group g of n rows by T tiles, and where they go. */
+PL_INLINE moved sums_of(const part *p, int T, int n, int g, float *y, ptrdiff_t y_stride)
+{
+    const int left = p->w->rows - PL_TILE * (p->t + T - 1);
+    return (moved){
+        .sums = (float *)(p->scratch + SUMS + SUMS_BYTES * g),
+        .y = y + GROUP * g * y_stride + PL_TILE * p->t,
+        .y_stride = y_stride,
+        .m = n - GROUP * g < GROUP ? n - GROUP * g : GROUP,
+        .tiles = T,
+        .last = left < PL_TILE ? (__mmask16)((1 << left) - 1) : 0xffff,
+    };
+}
+
+/* One group, read as it is; weights come from memory. */
+static void few_rows(part *p, int tile0, int tile1, const pl_acts *x, int n, int steps, float *y, ptrdiff_t y_stride)
+{
+    p->rows = (const uint8_t *)x->b;
+    p->to = steps;
+    p->ahead = BF16_AHEAD;
+    if (p->whole < steps)
+        lay_out(x, 0, n, p->whole, steps, p->scratch + X_END);
+    tiles_on(n);
+    for (int T; p->t = tile0, tile0 < tile1; tile0 += T) {
+        T = tile1 - tile0 > 1 ? 2 : 1;
+        moved own = sums_of(p, T, n, 0, y, y_stride), none = {0};
+        if (p->whole < steps)
+            lay_out_end(p, T);
+        multiply_any(&own, 0, p, &none, &none);
+        move_sums(&own, GROUP);
+    }
+}
+
+/* Steps [from, to) of the n rows in the panel. last: nothing is added to y after them. */
+static void many_rows(part *p, int tile0, int tile1, int from, int to, int n, int last, float *y, ptrdiff_t y_stride)
+{
+    const int groups = (n + GROUP - 1) / GROUP, past = last && !((uintptr_t)y % 64 || y_stride % 16);
+    moved before = {0};
+    p->lines = (16 + groups - 1) / groups;
+    for (int T; p->t = tile0, tile0 < tile1; tile0 += T) {
+        T = tile1 - tile0 > 1 ? 2 : 1;
+        p->next = p->w->data + (tile0 + T) * p->w->tile_bytes + 1024 * (ptrdiff_t)from;
+        if (p->whole < to)
+            lay_out_end(p, T);
+        if (groups == 1) /* whose sums are about to take that place */
+            move_sums(&before, GROUP);
+        for (p->from = from; p->from < to; p->from = p->to) {
+            p->to = to - p->from < BF16_SLICE ? to : p->from + BF16_SLICE;
+            p->again = p->from > 0;
+            for (int g = 0; g < groups; g++) {
+                moved own = sums_of(p, T, n, g, y, y_stride), after = {0};
+                if (from && p->from == from) { /* y has the sums of earlier blocks of k */
+                    moved first = own;
+                    if (g == 0)
+                        take_sums(&first, GROUP);
+                    after = sums_of(p, T, n, g + 1, y, y_stride);
+                }
+                p->rows = p->scratch + PL_PANEL_HEAD + STEP_BYTES * ((ptrdiff_t)g * (to - from) + p->from - from);
+                multiply_any(&own, 1, p, &before, &after);
+                move_sums(&before, GROUP);
+                take_sums(&after, GROUP);
+                if (p->to == to) {
+                    before = own;
+                    before.past = past;
                 }
             }
         }
     }
+    move_sums(&before, GROUP);
+}
+
+static void matmul_bf16(PL_MATMUL_ARGS)
+{
+    const int pairs = (w->k + 1) / 2, steps = (pairs + 15) / 16, groups = (n + GROUP - 1) / GROUP;
+    const int block = steps < BF16_BLOCK ? steps : BF16_BLOCK; /* steps at once */
+    const int room = PL_PANEL_MOST / (STEP_BYTES * block), most = room < BF16_GROUPS ? room : BF16_GROUPS;
+    const int blocks = (groups + most - 1) / most, each = n ? GROUP * ((groups + blocks - 1) / blocks) : 1;
+    part p = {.w = w, .whole = pairs / 16, .row_bytes = 4 * (ptrdiff_t)pairs, .scratch = x->scratch};
+    if (groups <= 1) {
+        few_rows(&p, tile0, tile1, x, n, steps, y, y_stride);
+        pl_tiles_off();
+        return;
+    }
+    pl_acts known = *x;
+    known.q = (const int8_t *)x->b; /* what tells panels apart */
+    tiles_on(GROUP);
+    for (int i0 = 0; i0 < n; i0 += each) {
+        const int rows = n - i0 < each ? n - i0 : each;
+        for (int from = 0, to; from < steps; from = to) {
+            to = steps - from < block ? steps : from + block;
+            if (!pl_panel_is((pl_shape){0}, 0, &known, i0, rows, from, to - from, 0))
+                lay_out(x, i0, rows, from, to, p.scratch + PL_PANEL_HEAD);
+            many_rows(&p, tile0, tile1, from, to, rows, to == steps, y + i0 * y_stride, y_stride);
+        }
+    }
+    _mm_sfence(); /* what went past the caches is there before other threads read it */
     pl_tiles_off();
 }
 
