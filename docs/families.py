@@ -46,9 +46,6 @@ TITLES = {
     "XLM-R reranker": "XLM-R cross-encoders, bge-reranker",
     "XLM-R": "XLM-R, bge-m3, multilingual-e5",
 }
-# model_type of a wrapper -> those of the text models that it may hold, where there are several.
-HOLDS = {"mistral3": ("mistral", "ministral3", "mistral4")}
-
 
 def rows() -> list[dict[str, object]]:
     """The families, by name."""
@@ -58,7 +55,7 @@ def rows() -> list[dict[str, object]]:
     from pellucid.folder import Wrapper
     from tests.embedding import cases as embedding
     from tests.embedding import files
-    from tests.families.case import load_golden
+    from tests.families.case import load_golden, text_config
     from tests.families.cases import CASES
     from tests.reference import tiny
 
@@ -77,7 +74,7 @@ def rows() -> list[dict[str, object]]:
     models = [(case, load_golden(case)) for case in CASES]
     models += [(case.model, files.load_golden(case).model) for case in embedding.CASES]
     for case, golden in models:
-        add(case.family, golden.config["model_type"], case.gguf.arch if case.gguf else None)
+        add(case.family, text_config(golden.config)["model_type"], case.gguf.arch if case.gguf else None)
     for model in tiny.TINY:
         add(model.arch, tiny.config(model)["model_type"], model.arch)
     made = []
@@ -86,7 +83,7 @@ def rows() -> list[dict[str, object]]:
             kind
             for kind, (_, table) in known.items()
             if isinstance(table, Wrapper)
-            and any(text in types and known[text][0] == architecture for text in HOLDS.get(kind, (table.text,)))
+            and any(text in types and known[text][0] == architecture for text in table.texts)
         ]
         folders, gguf = counts[family, architecture]
         made.append(

@@ -153,11 +153,13 @@ class Folder:
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapper:
-    """A model_type whose `text_config` is a supported model. Only this text model runs."""
+    """A model_type that holds a text model, described by `text_config`, and other parts. Only the text model runs."""
 
     classes: tuple[str, ...]  # supported values of "architectures"
-    text: str  # default of text_config's model_type
-    other: frozenset[str]  # keys of the parts that do not run
+    texts: tuple[str, ...]  # model_types that text_config may have; the first is its default
+    other: frozenset[str]  # keys of the parts that do not run; text_config may have copies of them
+    parts: str = ""  # pattern of these parts' tensors, beside those that any folder may have
+    flat: bool = False  # without text_config, the keys of the text model are beside the others
     lacks: str = "images"  # what the text model alone does not take
 
 

@@ -175,6 +175,13 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def with_keys(config: Settings, **changed: Any) -> dict[str, Any]:
+    """config.json with other settings of the text model."""
+    if "text_config" in config:
+        return {**config, "text_config": {**config["text_config"], **changed}}
+    return {**config, **changed}
+
+
 def common_keys(config: Settings) -> dict[str, Any]:
     """What converters write for every decoder with an RMS norm and a rotation. None: the key is left out."""
     rope = config.get("rope_parameters") or {}

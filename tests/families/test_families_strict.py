@@ -19,7 +19,7 @@ from tests.conftest import Some
 from tests.embedding import cases as embedders
 from tests.embedding import files as embedding
 from tests.engine.test_encoders import hidden
-from tests.families.case import Array, Case, Golden, add_key, encode, gguf_tensors, load_golden, text_config, weights
+from tests.families.case import Array, Case, Golden, add_key, encode, gguf_tensors, load_golden, text_config, weights, with_keys
 from tests.families.cases import CASES
 from tests.families.changes import changes
 from tests.families.test_families import ids_of
@@ -46,7 +46,7 @@ class Files:
         self.keys = {} if case.gguf is None else dict(case.gguf.keys(text_config(self.golden.config)))
 
     def as_folder(self, **changed: Any) -> Array | str:
-        (self.folder / "config.json").write_text(json.dumps({**self.golden.config, **changed}))
+        (self.folder / "config.json").write_text(json.dumps(with_keys(self.golden.config, **changed)))
         return self.attempt(self.folder)
 
     def as_gguf(self, keys: dict[str, Any], tensors: dict[str, Array] | None = None) -> Array | str:
@@ -101,7 +101,7 @@ def test_keys_of_folders(files: Files, some: Some[Any]) -> None:
     case, expected = files.case, files.as_folder()
     assert not isinstance(expected, str), expected
     outcomes = {"same": 0, "other": 0, "refused": 0}
-    tried = some(list(changes(case, files.golden.config)), case.name)
+    tried = some(list(changes(case, text_config(files.golden.config))), case.name)
     for key, value in tried:
         found = files.as_folder(**{key: value})
         if isinstance(found, str):

@@ -19,7 +19,7 @@ from pellucid.families import REFUSED, checked
 from pellucid.folder import Wrapper
 from tests.embedding import cases as embedders
 from tests.embedding import files as embedding
-from tests.families.case import load_golden
+from tests.families.case import load_golden, text_config
 from tests.families.cases import CASES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +74,7 @@ def test_refused(tmp_path: Path) -> None:
 
 def test_each_has_a_tiny_model() -> None:
     goldens = [*map(load_golden, CASES), *(embedding.load_golden(case).model for case in embedders.CASES)]
-    kinds = {golden.config["model_type"] for golden in goldens}
+    kinds = {text_config(golden.config)["model_type"] for golden in goldens}
     folders = {kind for kind, (name, table) in arch.folders().items()
                if name not in ELSEWHERE and not isinstance(table, Wrapper)}  # fmt: skip
     assert folders <= kinds, f"no case for {folders - kinds}"

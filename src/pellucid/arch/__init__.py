@@ -2,7 +2,8 @@
 
 A file has `config(source) -> Config`, which reads the sizes; `block(plan, config, layer)`, which writes a layer's
 operations; where there is more before the first layer than the embedding, `begin(plan, config)`, which writes that;
-and `FOLDERS`, which has a table for each model_type of the Hugging Face folders that hold such a model.
+and `FOLDERS`, which has a table for each model_type of the Hugging Face folders that hold such a model; wrappers.py
+has those that hold other models beside it.
 This module does what all of them need. In particular, it refuses a model if anything that could alter its results was
 not read.
 """
@@ -19,6 +20,7 @@ from pellucid.arch.config import DEFAULT_CONTEXT, Config, Source
 from pellucid.errors import UnsupportedModelError
 from pellucid.folder import Folder, Wrapper
 from pellucid.plan import Plan
+from pellucid.wrappers import WRAPPERS
 
 __all__ = ["DEFAULT_CONTEXT", "Config", "Source", "build", "configure", "folder", "folders", "names"]
 
@@ -53,7 +55,7 @@ _FILES = {
 
 
 class _Architecture(Protocol):
-    FOLDERS: Mapping[str, Folder | Wrapper]
+    FOLDERS: Mapping[str, Folder]
 
     def config(self, source: Source) -> Config: ...
     def block(self, p: Plan, c: Config, i: int) -> None: ...
@@ -72,7 +74,10 @@ def _module(architecture: str) -> Any:
 
 def folders() -> dict[str, tuple[str, Folder | Wrapper]]:
     """model_type of Hugging Face folders -> (architecture, table)."""
-    return {kind: (name, table) for name in names() for kind, table in _module(name).FOLDERS.items()}
+    found: dict[str, tuple[str, Folder | Wrapper]] = {
+        kind: (name, table) for name in names() for kind, table in _module(name).FOLDERS.items()
+    }
+    return found | {kind: (found[wrapper.texts[0]][0], wrapper) for kind, wrapper in WRAPPERS.items()}
 
 
 def folder(model_type: str) -> tuple[str, Folder | Wrapper]:

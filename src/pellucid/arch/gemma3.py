@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pellucid.arch.config import Config, Reader, Source
-from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings, Wrapper, windows
+from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings, windows
 from pellucid.plan import Plan
 
 # Constants of the architecture that files may leave out.
@@ -101,12 +101,5 @@ FOLDERS = {
         ropes=True,
         derive=_derive,
         variant=_variant,
-    ),
-    "gemma3": Wrapper(
-        classes=("Gemma3ForConditionalGeneration",),
-        text="gemma3_text",
-        other=frozenset(
-            {"vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index"}
-        ),
     ),
 }

@@ -14,7 +14,7 @@ from pellucid.arch.config import Config, Reader, Source
 from pellucid.arch.mixture import OWN, with_experts
 from pellucid.errors import ModelFileError
 from pellucid.experts import add, experts, route
-from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings, Wrapper, windows
+from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings, windows
 from pellucid.plan import QKV, Kind, Plan, floats
 from pellucid.recurrent import gate
 
@@ -284,29 +284,4 @@ _UNIFIED = replace(
         "hidden_size_per_layer_input": 0,
     },
 )
-_WHOLE = Wrapper(
-    classes=("Gemma4ForConditionalGeneration",),
-    text="gemma4_text",
-    other=frozenset(
-        {
-            "vision_config",
-            "audio_config",
-            "boi_token_id",
-            "eoi_token_id",
-            "image_token_id",
-            "video_token_id",
-            "boa_token_id",
-            "eoa_token_index",
-            "eoa_token_id",
-            "audio_token_id",
-            "vision_soft_tokens_per_image",
-        }
-    ),
-    lacks="images, videos and audio",
-)
-FOLDERS = {
-    "gemma4_text": _TEXT,
-    "gemma4": _WHOLE,
-    "gemma4_unified_text": _UNIFIED,
-    "gemma4_unified": replace(_WHOLE, classes=("Gemma4UnifiedForConditionalGeneration",), text="gemma4_unified_text"),
-}
+FOLDERS = {"gemma4_text": _TEXT, "gemma4_unified_text": _UNIFIED}

@@ -8,7 +8,7 @@ from typing import Any
 
 from pellucid.arch.config import Config, Reader, Source
 from pellucid.arch.mixture import OWN, feed_forward, with_experts
-from pellucid.folder import KEYS, MLP, NAMES, QKVO, Folder, Settings, Wrapper, windows
+from pellucid.folder import KEYS, MLP, NAMES, QKVO, Folder, Settings, windows
 from pellucid.plan import Plan
 
 
@@ -86,19 +86,5 @@ FOLDERS = {
             "mlp.experts.down_proj": "ffn_down_exps.weight",
         },
         derive=_mistral,
-    ),
-    "mistral3": Wrapper(
-        classes=("Mistral3ForConditionalGeneration",),
-        text="mistral",
-        other=frozenset(
-            {
-                "vision_config",
-                "image_token_index",
-                "multimodal_projector_bias",
-                "projector_hidden_act",
-                "spatial_merge_size",
-                "vision_feature_layer",
-            }
-        ),
     ),
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 from pellucid.arch.config import Config, Reader, Source, without_predictors
 from pellucid.arch.mixture import feed_forward
-from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings, Wrapper
+from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings
 from pellucid.plan import Part, Plan, Recurrent
 from pellucid.recurrent import MOST_TAPS, conv, gate, gated_queries, head_vectors, project, scan
 
@@ -152,9 +152,6 @@ OWN_NAMES = {
     "linear_attn.out_proj": "ssm_out",
 }
 OTHERS = {"linear_attn.A_log": "ssm_a_log", "linear_attn.dt_bias": "ssm_dt.bias"}
-IMAGES = frozenset(
-    {"vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"}
-)
 FOLDERS = {
     "qwen3_5_text": Folder(
         classes=("Qwen3_5ForCausalLM",),
@@ -174,8 +171,5 @@ FOLDERS = {
         partial=0.25,
         mrope=True,
         derive=derive,
-    ),
-    "qwen3_5": Wrapper(
-        classes=("Qwen3_5ForConditionalGeneration",), text="qwen3_5_text", other=IMAGES, lacks="images and videos"
     ),
 }

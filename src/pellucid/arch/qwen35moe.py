@@ -7,7 +7,7 @@ from pellucid.arch import qwen35
 from pellucid.arch.config import Config, Reader, Source
 from pellucid.arch.mixture import OWN, with_experts
 from pellucid.arch.qwen35 import block as block
-from pellucid.folder import EXPERTS, QKVO, Folder, Wrapper
+from pellucid.folder import EXPERTS, QKVO, Folder
 
 
 def config(source: Source) -> Config:
@@ -48,11 +48,5 @@ FOLDERS = {
         partial=0.25,
         mrope=True,
         derive=qwen35.derive,
-    ),
-    "qwen3_5_moe": Wrapper(
-        classes=("Qwen3_5MoeForConditionalGeneration",),
-        text="qwen3_5_moe_text",
-        other=qwen35.IMAGES,
-        lacks="images and videos",
     ),
 }

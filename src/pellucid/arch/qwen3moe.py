@@ -27,17 +27,18 @@ def derive(c: Settings) -> Mapping[str, Any]:
     return {**sparse_layers(c), **({"attention.sliding_window": window} if window else {})}
 
 
+OWN_KEYS = {
+    **KEYS,
+    "num_experts": "expert_count",
+    "num_local_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "norm_topk_prob": "expert_weights_norm",
+}
 FOLDERS = {
     "qwen3_moe": Folder(
         classes=("Qwen3MoeForCausalLM",),
-        keys={
-            **KEYS,
-            "num_experts": "expert_count",
-            "num_local_experts": "expert_count",
-            "num_experts_per_tok": "expert_used_count",
-            "moe_intermediate_size": "expert_feed_forward_length",
-            "norm_topk_prob": "expert_weights_norm",
-        },
+        keys=OWN_KEYS,
         defaults={
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 32768,

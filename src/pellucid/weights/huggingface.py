@@ -19,9 +19,10 @@ import numpy as np
 
 from pellucid.errors import ModelFileError, UnsupportedModelError
 from pellucid.folder import ANY, Folder, Same, Wrapper
-from pellucid.parts import Parts, floats
+from pellucid.parts import Parts
 from pellucid.weights import mxfp4, rotations
 from pellucid.weights.base import ModelFile, Tensor, same_bytes
+from pellucid.weights.derived import changed, of_floats, plus
 from pellucid.weights.integers import Joined
 from pellucid.weights.orders import in_order, orders, plain
 from pellucid.weights.prequantised import Quantised, join
@@ -80,6 +81,7 @@ _TEXT = (
     ("model.language_model.", "model."),
     ("language_model.model.", "model."),
     ("language_model.lm_head.", "lm_head."),
+    ("model.text_model.", "model."),
 )
 
 
@@ -116,20 +118,17 @@ def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
     prefix = "config."
     wrapper = None
     if isinstance(table, Wrapper):
-        wrapper, prefix = table, "config.text_config."
-        folder.get_table("config.text_config")
-        arch, table = find(folder.get_str("config.text_config.model_type", wrapper.text))
-        if isinstance(table, Wrapper):
-            raise folder.refuse("config.text_config.model_type")
+        wrapper = table
+        arch, table, prefix = _text_model(folder, wrapper, find)
     config = folder.metadata["config"]
     own = folder.get_table(prefix[:-1])
-    if wrapper is None:
+    if prefix == "config.":
         folder.metadata["config"] = _with_defaults(table, config)
     else:
         folder.metadata["config"] = {**config, "text_config": _with_defaults(table, config["text_config"])}
     defaulted = {table.keys[key] for key in table.defaults if key in table.keys}
-    c = _Settings(folder, prefix)
-    _check_classes(c, table.classes)
+    c, whole = _Settings(folder, prefix), _Settings(folder, "config.")
+    _check_classes(whole, table.classes if wrapper is None else wrapper.classes)
     if table.variant is not None:
         arch = table.variant(c) or arch
     metadata: dict[str, Any] = {"general.architecture": arch, "pellucid.rope_halves": table.halves}
@@ -147,25 +146,27 @@ def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
     if table.derive is not None:
         metadata |= {f"{arch}.{name}": value for name, value in table.derive(c).items()}
     bare = wrapper is None and not any(name.startswith(table.base) for name in folder.tensors)
-    names = _Names(table, [key for key in table.biases if c.get_bool(key, False)], bare)
+    biases = [key for key in table.biases if c.get_bool(key, False)]
+    names = _Names(table, biases, bare, "" if wrapper is None else wrapper.parts)
     mxfp4_alone = bool(table.mxfp4) and c.get_any("quantization_config.quant_method", None) == "mxfp4"
     quantised = Quantised() if mxfp4_alone else join(folder, prefix)
     tensors = _tensors(folder, c, table, names, wrapper, quantised if ordered else in_order(folder, quantised))
     metadata |= _numbers(folder, c, table, names, tensors)
     known = _join_mxfp4(folder, c, table, names, tensors) or bool(quantised.method)
     for name, values in (rotations.read(c, arch, table, metadata, aliases) if table.heads else {}).items():
-        tensors[name] = _made(name, np.array(values))
-    if table.encoder or _is_base(c, tensors):
+        tensors[name] = of_floats(name, np.array(values))
+    if table.encoder or _is_base(whole, tensors):
         metadata["pellucid.headless"] = True
         c.get_bool("tie_word_embeddings", None)
     else:
-        _tie(folder, c, tensors, table.tied, names.own)
+        _tie(folder, c, tensors, table.tied, names.own, wrapper is not None and wrapper.flat)
     _check_vocabulary(c, tensors)
     _check_inert(c, table)
-    _check_unread(c, frozenset(), known, not table.encoder)
+    _check_unread(c, frozenset() if wrapper is None else wrapper.other, known, not table.encoder)
     if wrapper is not None:
-        _check_classes(_Settings(folder, "config."), wrapper.classes)
-        _check_unread(_Settings(folder, "config."), wrapper.other | {"text_config"}, bool(quantised.method))
+        if prefix != "config.":
+            copies = own.keys() if wrapper.flat else frozenset()  # which transformers does not read
+            _check_unread(whole, wrapper.other | {"text_config"} | copies, bool(quantised.method))
         logging.getLogger("pellucid").warning(
             "%s: the text model alone of this %s is loaded; it does not take %s", folder.path, kind, wrapper.lacks
         )
@@ -188,6 +189,22 @@ def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
     if types:
         translated.method = f"{', '.join(sorted(types, key=('INT4', 'Q8_0', 'F32').index))} ({quantised.method})"
     return translated
+
+
+def _text_model(folder: ModelFile, wrapper: Wrapper, find: Find) -> tuple[str, Folder, str]:
+    """(architecture, table, prefix of the keys) of a wrapper's text model."""
+    prefix, kind = "config.text_config.", wrapper.texts[0]
+    if wrapper.flat and folder.get_any("config.text_config", None) is None:
+        prefix = "config."
+    else:
+        folder.get_table("config.text_config")
+        kind = folder.get_str(f"{prefix}model_type", kind)
+        folder.get_list(f"{prefix}architectures", None, of=str)  # which transformers does not read
+        if kind not in wrapper.texts:
+            raise folder.refuse(f"{prefix}model_type", ", ".join(wrapper.texts))
+    arch, table = find(kind)
+    assert isinstance(table, Folder)  # of the tables in wrappers.py
+    return arch, table, prefix
 
 
 # ---- keys -----------------------------------------------------------------------------------------------------
@@ -256,13 +273,14 @@ def _is_base(c: _Settings, tensors: dict[str, Tensor]) -> bool:
 class _Names:
     """Maps the names of a folder's tensors to GGUF's, and back."""
 
-    def __init__(self, table: Folder, biases: list[str], bare: bool) -> None:
+    def __init__(self, table: Folder, biases: list[str], bare: bool, parts: str = "") -> None:
         self._names = table.names
         self._others = {**table.others, **table.numbers}
         self._layers = table.layers
         self._layer = re.compile(re.escape(table.layers) + r"\.(0|[1-9][0-9]{0,5})\.(.+)")  # one name per layer
         self._base = table.base if bare else ""  # what the file's names lack
         self._unused = re.compile(table.unused)
+        self._parts = re.compile(parts)
         self._back = {name: own for own, name in table.names.items()}  # the last name of several
         self._back |= {part: self._back[whole] for whole, parts in table.split.items() for part in parts}
         # Projection with a bias -> why it has one.
@@ -322,7 +340,9 @@ class _Names:
         return own.removeprefix(self._base)
 
     def left_out(self, name: str) -> bool:
-        return bool(_LEFT_OUT.fullmatch(name) or self._unused.fullmatch(self._base + name))
+        return bool(
+            _LEFT_OUT.fullmatch(name) or self._parts.fullmatch(name) or self._unused.fullmatch(self._base + name)
+        )
 
 
 def _kind(name: str) -> str:
@@ -377,15 +397,15 @@ def _tensors(
         if name in found:
             raise ModelFileError("a second tensor for the same weight", file=t.file, field=own, offset=t.offset)
         if table.norm_offset and _NORM.search(name) and name.split(".")[-2] not in table.plain_norms:
-            t = _plus(t, table.norm_offset)
+            t = plus(t, table.norm_offset)
         stem = re.sub(r"^blk\.\d+\.|\.(weight|bias)$", "", name)
         if name in ordered and (stem in table.split or stem in table.change):
             t = plain(ordered.pop(name))
         for made, how in table.split.get(stem, {}).items():
-            found[name.replace(stem, made)] = _changed(t, partial(how, c))
+            found[name.replace(stem, made)] = changed(t, partial(how, c))
         if stem not in table.split:
             change = table.change.get(stem)
-            found[name] = t if change is None else _changed(t, partial(change, c))
+            found[name] = t if change is None else changed(t, partial(change, c))
     for kind in {_kind(name) for name in experts}:
         found |= _stacked(folder, {name: parts for name, parts in experts.items() if _kind(name) == kind})
     found |= orders(found, ordered)
@@ -431,45 +451,29 @@ def _numbers(
                 raise ModelFileError("no such tensor", file=folder.path, field=own, expected="one number")
             if t.shape not in ((), (1,)):
                 raise ModelFileError(f"has shape {t.shape}", file=t.file, field=own, offset=t.offset, expected="()")
-            value = float(_plus(t, 0.0).data.view(np.float32)[0])
+            value = float(plus(t, 0.0).data.view(np.float32)[0])
             if not abs(value) <= 1e4:  # NaN too
                 raise ModelFileError(f"it is {value}", file=t.file, field=own, offset=t.offset, expected="a number")
             found.setdefault(key, []).append(value)
     return found
 
 
-def _changed(t: Tensor, change: Callable[[Any], Any]) -> Tensor:
-    """A tensor with its rows and columns in another order, in memory. Raises UnsupportedModelError, and ModelFileError
-    where its shape does not suit."""
-    units = {"F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}
-    if t.type not in units:
-        raise UnsupportedModelError(feature=f"weight format {t.type} ({t.name})", supported=", ".join(units))
-    try:
-        values = np.ascontiguousarray(change(t.data.view(units[t.type]).reshape(t.shape)))
-    except ValueError:
-        raise ModelFileError(f"has shape {t.shape}", file=t.file, field=t.name, offset=t.offset) from None
-    return t._replace(shape=values.shape, data=values.reshape(-1).view(np.uint8))
-
-
-def _plus(t: Tensor, offset: float) -> Tensor:
-    """The weight of a norm plus the offset, in float32."""
-    return _made(t.name, floats(t) + np.float32(offset))
-
-
-def _made(name: str, values: Any) -> Tensor:
-    """A float32 tensor in memory, of no file."""
-    return Tensor(name, "F32", values.shape, np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8), 0, "")
-
-
 def _tie(
-    folder: ModelFile, c: _Settings, tensors: dict[str, Tensor], default: bool, own_name: Callable[[str], str]
+    folder: ModelFile,
+    c: _Settings,
+    tensors: dict[str, Tensor],
+    default: bool,
+    own_name: Callable[[str], str],
+    either: bool,
 ) -> None:
     """Removes the head where it is tied to the embedding. Whether it is must agree with tie_word_embeddings; where a
-    wrapper has no such key, the tensors decide. Raises ModelFileError, UnsupportedModelError."""
+    wrapper has no such key, the tensors decide. either: text_config may ask for it, too. Raises ModelFileError,
+    UnsupportedModelError."""
     tied = folder.get_bool("config.tie_word_embeddings", None)
     if c.prefix != "config.":
         inner = c.get_bool("tie_word_embeddings", None)
-        tied = tied if tied is not None else inner if inner is not None else "output.weight" not in tensors
+        if tied is None or (either and inner):
+            tied = inner if inner is not None else "output.weight" not in tensors
     elif tied is None:
         tied = default
     head, embedding = tensors.get("output.weight"), tensors.get("token_embd.weight")

@@ -1,0 +1,46 @@
+"""Qwen2-VL and Qwen2.5-VL: Qwen2, whose rotation has three positions for images and one for text (Qwen Team 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pellucid.arch import qwen2
+from pellucid.arch.config import Config, Source
+from pellucid.arch.llama import block as block
+from pellucid.folder import Folder, later_windows
+
+
+def config(source: Source) -> Config:
+    check_images(source)
+    return qwen2.config(source)
+
+
+def check_images(source: Source) -> None:
+    """Reads the keys that alter nothing but what images add: how pairs are shared among the three positions, which are
+    one for text, and how many layers take features of images."""
+    source.get_list(f"{source.architecture}.rope.dimension_sections", None, of=int)
+    source.get_int(f"{source.architecture}.n_deepstack_layers", 0, min=0)
+
+
+_TEXT = Folder(
+    classes=("Qwen2VLTextModel",),
+    # Sizes too: a wrapper's text_config leaves out keys that have these values.
+    defaults={
+        "hidden_size": 8192,
+        "intermediate_size": 29568,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 32768,
+        "hidden_act": "silu",
+        "sliding_window": 4096,
+        "max_window_layers": 80,
+        "rope_theta": 1e6,
+    },
+    biased=("attn_q", "attn_k", "attn_v"),
+    mrope=True,
+    older_rotations={"mrope": "default"},
+    derive=later_windows,
+)
+FOLDERS = {"qwen2_vl_text": _TEXT, "qwen2_5_vl_text": replace(_TEXT, classes=("Qwen2_5_VLTextModel",))}
