@@ -47,6 +47,7 @@ TITLES = {
     "XLM-R": "XLM-R, bge-m3, multilingual-e5",
 }
 
+
 def rows() -> list[dict[str, object]]:
     """The families, by name."""
     if str(ROOT) not in sys.path:
@@ -107,7 +108,8 @@ def table(made: list[dict[str, object]]) -> str:
     ]
     for row in made:
         types = ", ".join(f"`{kind}`" for kind in row["model_types"])  # type: ignore[attr-defined]
-        wrapped = "".join(f"; of `{kind}`, the text model" for kind in row["wrappers"])  # type: ignore[attr-defined]
+        wrapped = ", ".join(f"`{kind}`" for kind in row["wrappers"])  # type: ignore[attr-defined]
+        wrapped = wrapped and f"; the text model of {wrapped}"
         lines.append(
             f"| {row['name']} | `{row['architecture']}` | {types}{wrapped} | {row['folders']}, {row['files']} |"
         )

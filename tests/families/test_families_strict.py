@@ -19,7 +19,18 @@ from tests.conftest import Some
 from tests.embedding import cases as embedders
 from tests.embedding import files as embedding
 from tests.engine.test_encoders import hidden
-from tests.families.case import Array, Case, Golden, add_key, encode, gguf_tensors, load_golden, text_config, weights, with_keys
+from tests.families.case import (
+    Array,
+    Case,
+    Golden,
+    add_key,
+    encode,
+    gguf_tensors,
+    load_golden,
+    text_config,
+    weights,
+    with_keys,
+)
 from tests.families.cases import CASES
 from tests.families.changes import changes
 from tests.families.test_families import ids_of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,25 +35,6 @@ def change(path: Path, **keys: Any) -> dict[str, Any]:
     config = {key: value for key, value in config.items() if value is not None}
     (path / "config.json").write_text(json.dumps(config))
     return config
-
-
-@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
-def test_text_model_of_a_wrapper(prefix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = folder("gemma4", tmp_path / "m")
-    expected = logits(path)
-    text = json.loads((path / "config.json").read_text())
-    top = {"model_type": "gemma4", "architectures": ["Gemma4ForConditionalGeneration"], "text_config": text,
-           "vision_config": {"hidden_size": 8}, "audio_config": None, "boi_token_id": 3,
-           "image_token_id": 4}  # fmt: skip
-    (path / "config.json").write_text(json.dumps(top))
-    tensors = {prefix + name.removeprefix("model."): value
-               for name, value in load_file(path / "model.safetensors").items()}  # fmt: skip
-    others = ("vision_tower.a.weight", "audio_tower.b.weight", "embed_vision.c.weight", "embed_audio.d.weight")
-    tensors |= {f"model.{name}": np.ones((2, 2), np.float32) for name in others}
-    save_file(tensors, path / "model.safetensors")
-    with caplog.at_level(logging.WARNING, "pellucid"):
-        assert same(logits(path), expected)
-    assert any("images, videos and audio" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize(("name", "keys"), [

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pellucid import Model
 from tests.families.cases import BY_NAME
 from tests.families.test_families_strict import Files
 
@@ -54,20 +52,3 @@ def test_fused(name: str, tmp_path: Path) -> None:
     full = files.golden.config["layer_types"].index("full_attention")
     parts = [files.tensors.pop(f"blk.{full}.attn_{part}.weight") for part in "qkv"]
     assert np.array_equal(files.as_gguf({}, {f"blk.{full}.attn_qkv.weight": np.concatenate(parts)}), expected)
-
-
-def test_wrapper(tmp_path: Path) -> None:
-    """The text model of Qwen3.5 with experts is loaded from the folder of the whole."""
-    files = Files(BY_NAME["qwen35moe"], tmp_path)
-    expected = files.as_folder()
-    config = {
-        "model_type": "qwen3_5_moe", "architectures": ["Qwen3_5MoeForConditionalGeneration"],
-        "text_config": {**files.golden.config, "architectures": None}, "vision_config": {"depth": 2},
-        "image_token_id": 5, "tie_word_embeddings": False,
-    }  # fmt: skip
-    named = {name.replace("model.", "model.language_model.", 1): value for name, value in files.weights.items()}
-    (files.folder / "config.json").write_text(json.dumps(config))
-    save_file({**named, "model.visual.patch_embed.proj.weight": np.ones((4,), np.float32)},
-              files.folder / "model.safetensors")  # fmt: skip
-    with Model.load(files.folder, threads=1) as model:
-        assert np.array_equal(model.logits(files.ids), expected)

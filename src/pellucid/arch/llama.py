@@ -42,7 +42,15 @@ def _mistral(c: Settings) -> Mapping[str, Any]:
 FOLDERS = {
     "llama": Folder(
         classes=("LlamaForCausalLM", "LLaMAForCausalLM"),
-        defaults={"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "hidden_act": "silu"},
+        defaults={
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 2048,
+            "hidden_act": "silu",
+        },
         biases={"attention_bias": QKVO, "mlp_bias": MLP},
         derive=_full,
     ),
@@ -50,6 +58,10 @@ FOLDERS = {
         classes=("MistralForCausalLM",),
         keys={**KEYS, "sliding_window": "attention.sliding_window"},
         defaults={
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 131072,
             "hidden_act": "silu",

@@ -40,6 +40,11 @@ FOLDERS = {
         classes=("Qwen3MoeForCausalLM",),
         keys=OWN_KEYS,
         defaults={
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 32,
+            "num_experts": 128,
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 32768,
             "hidden_act": "silu",

@@ -274,7 +274,7 @@ class _Names:
     """Maps the names of a folder's tensors to GGUF's, and back."""
 
     def __init__(self, table: Folder, biases: list[str], bare: bool, parts: str = "") -> None:
-        self._names = table.names
+        self._table, self._names = table, table.names
         self._others = {**table.others, **table.numbers}
         self._layers = table.layers
         self._layer = re.compile(re.escape(table.layers) + r"\.(0|[1-9][0-9]{0,5})\.(.+)")  # one name per layer
@@ -287,6 +287,7 @@ class _Names:
         self.biased = dict.fromkeys(table.biased, "this architecture has one")
         self.biased |= {name: f"{key} is true" for key in biases for name in table.biases[key]}
         self._found: dict[str, str] = {}
+        self.wrapped = table.base  # what begins the names of a wrapper's text model
 
     def gguf(self, own: str, name: str) -> str | None:
         """GGUF's name of a tensor; None for an unknown one. own: its name in the file; name: without a wrapper's
@@ -317,6 +318,9 @@ class _Names:
         """A tensor's name in the file; for a missing tensor, the name that it would have."""
         if name in self._found:
             return self._found[name]
+        return re.sub(f"^{re.escape(self._table.base)}", self.wrapped, self._missing(name))
+
+    def _missing(self, name: str) -> str:
         for one, known in self._others.items():
             if match := re.fullmatch(
                 rf"blk\.(\d+)\.({re.escape(known)}|{re.escape(known.removesuffix('_log'))})", name
@@ -327,11 +331,12 @@ class _Names:
             return name
         layer = f"{self._layers}.{match[1]}." if match[1] else ""
         whole = f"{match[2]}.{match[3]}"
-        if match[2] not in self._back and whole not in self._back:
+        stacked = any(known.endswith("_exps.weight") and own.endswith("_proj") for known, own in self._found.items())
+        if stacked or (match[2] not in self._back and whole not in self._back):
             whole = re.sub("ffn_(gate|up)_exps", "ffn_gate_up_exps", whole)
         fused = whole.rpartition(".")[0]
         part = next((name for name in (match[2], fused) if name in self._back), _WHOLE.get(match[2], ""))
-        if whole in self._back and not (fused in self._back and fused.endswith("_exps")):
+        if whole in self._back and (stacked or not (fused in self._back and fused.endswith("_exps"))):
             own = layer + self._back[whole]
         elif part in self._back:
             own = f"{layer}{self._back[part].replace('*', '0')}.{match[3]}"
@@ -340,9 +345,8 @@ class _Names:
         return own.removeprefix(self._base)
 
     def left_out(self, name: str) -> bool:
-        return bool(
-            _LEFT_OUT.fullmatch(name) or self._parts.fullmatch(name) or self._unused.fullmatch(self._base + name)
-        )
+        own = self._unused.fullmatch(self._base + name)
+        return bool(own or _LEFT_OUT.fullmatch(name) or self._parts.fullmatch(name))
 
 
 def _kind(name: str) -> str:
@@ -379,6 +383,8 @@ def _tensors(
     ordered: dict[str, Joined] = {}
     for own, t in folder.tensors.items():
         old, new = next(((old, new) for old, new in _TEXT if wrapper and own.startswith(old)), ("", ""))
+        if new == table.base:
+            names.wrapped = old
         name = names.gguf(own, new + own.removeprefix(old))
         if name is None:
             if not names.left_out(own):

@@ -58,6 +58,7 @@ def whole(rope: Settings, vision: Mapping[str, Any], **sizes: Any) -> Settings:
     return {"text_config": own, "vision_config": encoder, **tokens, **tied}
 
 
+ENCODER = r"(model\.)?visual\."
 AUTO = "AutoModelForImageTextToText"
 QWEN2 = Gguf("qwen2vl", qwen2, merge=text)
 QWEN3 = Gguf("qwen3vl", qwen3, merge=text)
@@ -68,23 +69,24 @@ NEWEST = {"out_hidden_size": 64, "num_position_embeddings": 16, "deepstack_visua
 SIZES3 = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40, "head_dim": 24}
 CASES = (
     Case("qwen2vl", "Qwen2-VL, Qwen2.5-VL", "Qwen2VLConfig", 511, "three positions that are one", gguf=QWEN2,
-         strict=True, auto=AUTO,
+         strict=True, auto=AUTO, optional=ENCODER,
          sizes=whole({"rope_theta": 1e5, "mrope_section": [2, 3, 3]}, OLD, rms_norm_eps=1e-4)),
     Case("qwen25vl", "Qwen2-VL, Qwen2.5-VL", "Qwen2_5_VLConfig", 512, "tied head", gguf=QWEN2, strict=True, auto=AUTO,
+         optional=ENCODER,
          sizes=whole({"rope_theta": 1e5, "mrope_section": [2, 3, 3]}, NEW, rms_norm_eps=1e-4,
                      tie_word_embeddings=True)),
     Case("qwen25vl_windows", "Qwen2-VL, Qwen2.5-VL", "Qwen2_5_VLConfig", 513, "windows in the later layers", auto=AUTO,
          sizes=whole({"rope_theta": 1e4, "mrope_section": [4, 2, 2]}, NEW, use_sliding_window=True, sliding_window=24,
                      max_window_layers=1)),
     Case("qwen3vl", "Qwen3-VL", "Qwen3VLConfig", 514, "three positions that are one", gguf=QWEN3, strict=True,
-         auto=AUTO, read=frozenset({"rope_theta"}),
+         auto=AUTO, optional=ENCODER, read=frozenset({"rope_theta"}),
          sizes=whole({"rope_theta": 1e5, "mrope_section": [6, 3, 3], "mrope_interleaved": True}, NEWEST, head_dim=24,
                      rms_norm_eps=1e-4)),
     Case("qwen3vl_tied", "Qwen3-VL", "Qwen3VLConfig", 515, "tied head, biases, one KV head", auto=AUTO,
          sizes=whole({"rope_theta": 1e4, "mrope_section": [3, 3, 2], "mrope_interleaved": True}, NEWEST, head_dim=16,
                      num_key_value_heads=1, attention_bias=True, tie_word_embeddings=True)),
     Case("qwen3vlmoe", "Qwen3-VL with experts", "Qwen3VLMoeConfig", 516, "experts, always renormalised", gguf=MOE,
-         strict=True, auto=AUTO, read=READ, resized=RESIZED,
+         strict=True, auto=AUTO, optional=ENCODER, read=READ, resized=RESIZED,
          sizes=whole({"rope_theta": 1e5, "mrope_section": [4, 4, 4], "mrope_interleaved": True}, NEWEST, **SIZES3,
                      rms_norm_eps=1e-4)),
     Case("qwen3vlmoe_square", "Qwen3-VL with experts", "Qwen3VLMoeConfig", 517,
