@@ -384,11 +384,11 @@ def _spelling(config: Mapping[str, Any], name: str) -> str | None:
 
 
 def _template(config: Mapping[str, Any], folder: Path) -> str | None:
-    """chat_template.jinja if it exists; else the template of tokenizer_config.json, or of several its "default"."""
+    """chat_template.jinja; else tokenizer_config.json's, or of several its "default"; else chat_template.json's."""
     file = folder / "chat_template.jinja"
     if file.exists():
         return _read(file, _JSON_LIMIT).decode("utf-8", "replace")
-    value = config.get("chat_template")
+    value = config.get("chat_template") or _json_table(folder / "chat_template.json").get("chat_template")
     if isinstance(value, list):
         named = [one.get("template") for one in value if isinstance(one, dict) and one.get("name") == "default"]
         value = named[-1] if named else None

@@ -136,8 +136,24 @@ def transformers_render(source: str, case: dict[str, Any]) -> dict[str, str]:
     return {"text": texts[0]}
 
 
+def writes(source: str, content: Any) -> bool:
+    """Whether the template writes a user's "Hello", as text or as parts."""
+    return "Hello" in transformers_render(source, {"messages": [user(content)]}).get("text", "")
+
+
+def in_parts(case: dict[str, Any]) -> dict[str, Any]:
+    """The same messages with their texts as parts, for templates that support nothing else."""
+    messages = [
+        {**m, "content": _parts(m["content"])} if isinstance(m["content"], str) else m for m in case["messages"]
+    ]
+    return {**case, "messages": messages}
+
+
 def expected(source: str, case: dict[str, Any]) -> dict[str, str]:
-    """The expected result. A template that does not support parts is given the joined text."""
+    """The expected result. A template that does not support parts is given the joined text; one that supports parts
+    alone is given these."""
+    if not writes(source, "Hello") and writes(source, _parts("Hello")):
+        return transformers_render(source, in_parts(case))
     found = transformers_render(source, case)
     if any(isinstance(m["content"], list) for m in case["messages"]):
         text = found.get("text", "")

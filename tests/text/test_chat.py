@@ -299,6 +299,22 @@ def test_parts_where_the_template_knows_none(bpe: Tokenizer) -> None:
     assert bpe.chat(knows).prompt(given).text == "[a][b]"
 
 
+@pytest.mark.parametrize("first", ["", "{% if m.content[0].type == 'image' %}:{% else %}: {% endif %}"])
+def test_text_where_the_template_knows_parts_alone(bpe: Tokenizer, first: str) -> None:
+    """Templates of models with images write parts, and of a text nothing; for each role."""
+    parts = "{% for p in m.content %}{% if p.type == 'text' %}[{{ p.text }}]{% endif %}{% endfor %}"
+    template = bpe.chat(f"{{% for m in messages %}}{{{{ m.role }}}}{first}{parts}{{% endfor %}}")
+    given = [{"role": "system", "content": "s"}, *user("a"), {"role": "assistant", "content": "b"}]
+    mark = ": " if first else ""
+    assert template.prompt(given).text == f"system{mark}[s]user{mark}[a]assistant{mark}[b]"
+    mixed = (
+        "{% for m in messages %}{% if m.role == 'user' %}"
+        + parts
+        + "{% else %}({{ m.content }}){% endif %}{% endfor %}"
+    )
+    assert bpe.chat(mixed).prompt(given).text == "(s)[a](b)"
+
+
 def test_reasoning_by_any_name() -> None:
     source = "{{ messages[1].reasoning_content }} {{ messages[1].thinking }}"
     for name in ("reasoning_content", "thinking", "reasoning"):

@@ -247,6 +247,10 @@ def test_folder_further_ends_and_templates(folder: Path) -> None:
     loaded = Tokenizer.load(folder)
     assert {65, 66} < loaded.eog
     assert loaded.chat_template == "d"
+    (folder / "chat_template.json").write_text('{"chat_template": "p"}')
+    assert Tokenizer.load(folder).chat_template == "d"
+    (folder / "tokenizer_config.json").unlink()
+    assert Tokenizer.load(folder).chat_template == "p"
     (folder / "chat_template.jinja").write_text("j")
     assert Tokenizer.load(folder).chat_template == "j"
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pellucid.arch import qwen3
 from pellucid.arch.config import Config, Source
 from pellucid.arch.qwen2vl import check_images
 from pellucid.arch.qwen3 import block as block
-from pellucid.folder import QKVO, Folder
+from pellucid.folder import QKVO, Folder, Settings
 
 
 def config(source: Source) -> Config:
     check_images(source)
     return qwen3.config(source)
+
+
+def deepstack(c: Settings) -> Mapping[str, Any]:
+    """How many layers take features of images, which converted files say for other programs."""
+    taken = c.folder.get_list("config.vision_config.deepstack_visual_indexes", None, of=int)
+    return {"n_deepstack_layers": len(taken)} if taken else {}
 
 
 FOLDERS = {
@@ -31,5 +40,6 @@ FOLDERS = {
         },
         biases={"attention_bias": QKVO},
         mrope=True,
+        derive=deepstack,
     )
 }

@@ -10,6 +10,7 @@ from pellucid.arch import qwen3moe
 from pellucid.arch.config import Config, Source
 from pellucid.arch.qwen2vl import check_images
 from pellucid.arch.qwen3 import block as block
+from pellucid.arch.qwen3vl import deepstack
 from pellucid.folder import EXPERTS, NAMES, QKVO, Folder, Settings, sparse_layers
 
 
@@ -55,6 +56,6 @@ FOLDERS = {
         names={**NAMES, **EXPERTS},
         change={"ffn_gate_up_exps": _gate_up, "ffn_down_exps": _down},
         mrope=True,
-        derive=sparse_layers,
+        derive=lambda c: {**sparse_layers(c), **deepstack(c)},
     )
 }

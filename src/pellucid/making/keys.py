@@ -28,7 +28,12 @@ _MULTIPLIERS = (
     "attention_in_multiplier", "attention_out_multiplier", "embedding_multiplier", "key_multiplier",
     "lm_head_multiplier", "mlp_multipliers", "ssm_in_multiplier", "ssm_multipliers", "ssm_out_multiplier",
 )  # fmt: skip
-_SECTIONS = [11, 11, 10]  # of Qwen3.5's rotation, where a folder does not say; they make no difference for text
+# Of rotations with several positions, where a folder does not say; they make no difference for text.
+_SECTIONS = {
+    "qwen2vl": [16, 24, 24, 0],
+    **dict.fromkeys(("qwen3vl", "qwen3vlmoe"), [24, 20, 20, 0]),
+    **dict.fromkeys(("qwen35", "qwen35moe"), [11, 11, 10, 0]),
+}
 
 
 def gguf_model(file: ModelFile, c: Config, tensors: dict[str, Tensor]) -> ModelFile:
@@ -40,6 +45,8 @@ def gguf_model(file: ModelFile, c: Config, tensors: dict[str, Tensor]) -> ModelF
     keys = {**_sizes(c), **_given(file, c)}
     _experts(keys, c, name)
     _recurrent(keys, c, name)
+    if name in _SECTIONS:
+        keys.setdefault("rope.dimension_sections", _SECTIONS[name])
     if not c.attention.causal:
         keys["attention.causal"] = False
     if name == "bert" and keys.pop("first_position", 0):  # the rows before it are left out
@@ -146,9 +153,6 @@ def _recurrent(keys: dict[str, Any], c: Config, name: str) -> None:
         keys["attention.head_count_kv"] = c.attention.n_kv
     if name.startswith("nemotron_h"):
         keys["attention.layer_norm_epsilon"] = c.eps  # llama.cpp wants both, and reads the other
-    if name in ("qwen35", "qwen35moe"):
-        sections = [*keys.get("rope.dimension_sections", _SECTIONS)]
-        keys["rope.dimension_sections"] = (sections + [0] * 4)[:4]
     if name.startswith("qwen3") and any(c.recurrent):
         interval = c.recurrent.index(False) + 1 if not all(c.recurrent) else c.layers + 1
         if all(own == ((i + 1) % interval != 0) for i, own in enumerate(c.recurrent)):

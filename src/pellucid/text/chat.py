@@ -71,7 +71,7 @@ class ChatTemplate:
             self._marks = Marks(specials, literals, [source, *self._tokens.values()])
             code = self._sandbox.compile(tree)
             self._template = Template.from_code(self._sandbox, code, self._sandbox.make_globals(None))
-        self._takes: dict[str, bool] = {}
+        self._taken: dict[tuple[str, bool], bool] = {}
         self._lock = threading.Lock()
 
     def render(
@@ -100,7 +100,7 @@ class ChatTemplate:
         tables = {name: read_tables(name, v, reader) for name, v in (("tools", tools), ("documents", documents))}
         extra = _variables(variables, reader)
 
-        self._join_parts(conversation, Budget(reader.size))
+        self._fit_contents(conversation, Budget(reader.size))
         table = self._marks.choose(conversation, [*tables.values()], extra)
         if table:
             conversation = self._marks.messages(conversation, table)
@@ -131,19 +131,23 @@ class ChatTemplate:
             return "".join(parts)
         raise AssertionError
 
-    def _join_parts(self, conversation: list[dict[str, Any]], budget: Budget) -> None:
-        """Joins a list of parts to one text if the template cannot take lists for that role."""
+    def _fit_contents(self, conversation: list[dict[str, Any]], budget: Budget) -> None:
+        """Joins a list of parts to one text if the template cannot take lists for that role, and makes a text one part
+        if it takes lists alone, as templates of models with images do."""
         for message in conversation:
-            if isinstance(message.get("content"), list) and not self._takes_parts(message["role"], budget):
-                message["content"] = "\n".join(part["text"] for part in message["content"])
+            role, content = message["role"], message.get("content")
+            if isinstance(content, list) and not self._takes(role, True, budget):
+                message["content"] = "\n".join(part["text"] for part in content)
+            elif isinstance(content, str) and not self._takes(role, False, budget) and self._takes(role, True, budget):
+                message["content"] = [{"type": "text", "text": content}]
 
-    def _takes_parts(self, role: str, budget: Budget) -> bool:
-        """Whether the template writes the text of parts; found by trying, since templates do not say."""
+    def _takes(self, role: str, parts: bool, budget: Budget) -> bool:
+        """Whether the template writes the text of parts, or text; found by trying, since templates do not say."""
         with self._lock:
-            known = self._takes.get(role)
+            known = self._taken.get((role, parts))
         if known is None:
             probe = "pellucid probe"
-            asked = {"role": role, "content": [{"type": "text", "text": probe}]}
+            asked = {"role": role, "content": [{"type": "text", "text": probe}] if parts else probe}
             user = {"role": "user", "content": "x"}
             chat = {"system": [asked, user], "user": [asked]}.get(role, [user, asked])
             try:
@@ -152,7 +156,7 @@ class ChatTemplate:
             except ChatTemplateError:
                 known = False
             with self._lock:
-                self._takes[role] = known
+                self._taken[role, parts] = known
         return known
 
     @contextmanager

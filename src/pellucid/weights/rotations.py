@@ -82,7 +82,7 @@ class _Reader:
         if self.table.mrope:  # the position of text is the same on all axes
             sections = c.get_list(f"{where}mrope_section", None, of=int)
             if sections is not None:
-                self.put("dimension_sections", sections, f"{where}mrope_section")
+                self.put("dimension_sections", (sections + [0] * 4)[:4], f"{where}mrope_section")  # four in GGUF
             c.get_bool(f"{where}mrope_interleaved", False)
         self.check_table(where)
 
