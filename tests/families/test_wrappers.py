@@ -98,8 +98,8 @@ def test_what_is_refused(kind: str, tmp_path: Path) -> None:
         assert isinstance(found, str) and f"config.text_config.{next(iter(keys))}" in found, found
         (folder / "config.json").write_text(config)
     if not wrapper.flat:
-        for missing in (None, ...):
-            change(folder, text_config=missing)
+        for nothing in (None, ...):
+            change(folder, text_config=nothing)
             found = attempt(folder)
             assert isinstance(found, str) and "config.text_config" in found
             (folder / "config.json").write_text(config)

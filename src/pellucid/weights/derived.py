@@ -28,7 +28,7 @@ def changed(t: Tensor, change: Callable[[Any], Any]) -> Tensor:
         if not stacked:
             values = np.ascontiguousarray(change(t.data.view(unit).reshape(t.shape)))
             return t._replace(shape=values.shape, data=values.reshape(-1).view(np.uint8))
-        shape = change(np.broadcast_to(unit(0), (1, *t.shape[1:]))).shape[1:]
+        shape = change(np.broadcast_to(np.zeros((), unit), (1, *t.shape[1:]))).shape[1:]
     except ValueError:
         raise ModelFileError(f"has shape {t.shape}", file=t.file, field=t.name, offset=t.offset) from None
     size = t.data.size // t.shape[0]
