@@ -186,3 +186,10 @@ def test_a_base_model_is_no_whole(tmp_path: Path) -> None:
     expected = logits(folder)
     change(folder, text=True, architectures=["Qwen3VLTextModel"])
     assert np.array_equal(logits(folder), expected)
+
+
+def test_gemma3_attends_to_what_came_before(tmp_path: Path) -> None:
+    """Beside images it is no embedder, whatever text_config says."""
+    folder = write_whole("gemma3", "gemma3_text", PREFIXES[0], tmp_path / "m")
+    change(folder, text=True, use_bidirectional_attention=True, architectures=["Gemma3TextModel"])
+    assert "config.text_config.use_bidirectional_attention" in attempt(folder)

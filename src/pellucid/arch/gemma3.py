@@ -47,7 +47,7 @@ def block(p: Plan, c: Config, i: int) -> None:
 def _variant(c: Settings) -> str | None:
     if not c.get_bool("use_bidirectional_attention", False):
         return None
-    if c.get_list("architectures", None, of=str) != ["Gemma3TextModel"]:
+    if c.prefix != "config." or c.get_list("architectures", None, of=str) != ["Gemma3TextModel"]:
         raise c.refuse("use_bidirectional_attention", "false, or true of a Gemma3TextModel, which embeds texts")
     return "gemma-embedding"
 

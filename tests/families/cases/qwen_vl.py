@@ -80,7 +80,7 @@ CASES = (
                      max_window_layers=1)),
     Case("qwen3vl", "Qwen3-VL", "Qwen3VLConfig", 514, "three positions that are one", gguf=QWEN3, strict=True,
          auto=AUTO, optional=ENCODER, read=frozenset({"rope_theta"}),
-         sizes=whole({"rope_theta": 1e5, "mrope_section": [6, 3, 3], "mrope_interleaved": True}, NEWEST, head_dim=24,
+         sizes=whole({"rope_theta": 1e5, "mrope_section": [4, 4, 4], "mrope_interleaved": True}, NEWEST, head_dim=24,
                      rms_norm_eps=1e-4)),
     Case("qwen3vl_tied", "Qwen3-VL", "Qwen3VLConfig", 515, "tied head, biases, one KV head", auto=AUTO,
          sizes=whole({"rope_theta": 1e4, "mrope_section": [3, 3, 2], "mrope_interleaved": True}, NEWEST, head_dim=16,
