@@ -28,7 +28,8 @@ __all__ = ["Tokenizer"]
 
 _CHATS = 8  # compiled chat templates that a tokenizer keeps
 _MODELS = {"gpt2": "bpe", "llama": "spm", "gemma4": "spm", "bert": "wordpiece", "t5": "unigram"}
-_MERGED_SPM = ("gemma4", "sarvam-moe")  # pre-tokenizers that do not cut text: such a "gpt2" is a "gemma4"
+_GEMMA4 = ("gemma4", "granite-embed-multi-311m")  # BOS comes first, also where early files of Gemma 4 deny it
+_MERGED_SPM = (*_GEMMA4, "mmbert", "sarvam-moe")  # pre-tokenizers of SentencePiece's: such a "gpt2" is a "gemma4"
 _SPM_MODELS = {1: "unigram", 2: "spm"}
 _IDS = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "unk": "unknown", "pad": "padding"}
 _NAMES = {
@@ -232,6 +233,8 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
     pre = read.text("pre")
     if model == "gpt2" and pre in _MERGED_SPM:
         model = "gemma4"
+    elif model == "gemma4":
+        pre = "gemma4"
     spm = _MODELS[model] in ("spm", "unigram")
     pieces = read.strings("pieces", as_bytes=spm)
     if pieces is None:
@@ -248,6 +251,8 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
             ids[name] = pieces.index(spelling) if given is None and spelling in pieces else given
         add_eos = ids["eos"] is not None if add_eos is None else add_eos
     add_bos = read.flag("add_bos")
+    if model == "gemma4" and pre in _GEMMA4:
+        add_bos = add_bos or ids["bos"] is not None
     if add_bos is None:
         from .text.words import adds_bos
 

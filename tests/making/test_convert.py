@@ -252,6 +252,19 @@ def test_the_name_is_found(tmp_path: Path) -> None:
         assert WORDS[pre].steps == WORDS[name].steps
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_word_that_is_a_piece(whole: bool, tmp_path: Path) -> None:
+    """Llama 3 takes it although no merges lead to it, DBRX does not; both cut words in the same way."""
+    folder = MAKE["llama-bpe"](tmp_path / "folder")
+    table = json.loads((folder / "tokenizer.json").read_text())
+    table["model"] |= {"ignore_merges": whole, "vocab": {**table["model"]["vocab"], "Ġzqx": 600}}
+    table["added_tokens"][-1]["id"] = 601
+    (folder / "tokenizer.json").write_text(json.dumps(table))
+    own, made = Own.load(folder), written(folder)
+    assert (600 in own.encode("a zqx")) == whole
+    assert made.encode("a zqx") == own.encode("a zqx")
+
+
 def test_words_that_no_file_can_name(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="cutting words"):
         tokenizer_metadata(str(bpe(r"[\s\S]{2}", tmp_path / "folder")), 700)

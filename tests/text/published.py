@@ -27,7 +27,8 @@ PUBLISHED: dict[str, list[object]] = {
     "gpt-2 gpt-neox phi-2 mpt olmo jais trillion granite-docling exaone4 mellum gigachat a.x-4.0 jina-es jina-de "
     "jina-v2-es jina-v2-de jina-v1-en jina-v2-code roberta-bpe modern-bert": [GPT2],
     "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2": [DIGITS, GPT2],
-    "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano dbrx smaug-bpe glm4 chatglm-bpe": [
+    "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano dbrx smaug-bpe glm4 glm5 "
+    "chatglm-bpe": [
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
         r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         BYTES,
@@ -42,7 +43,7 @@ PUBLISHED: dict[str, list[object]] = {
         r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         BYTES,
     ],
-    "gpt-4o llama4 kanana2 talkie minimax-m2": [
+    "gpt-4o llama4 kanana2 talkie minimax-m2 granite-embed-multi-97m": [
         _O200K + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         BYTES,
     ],
@@ -128,6 +129,11 @@ PUBLISHED: dict[str, list[object]] = {
     "laguna": [
         r"[^\n]+|[\n]+",
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        BYTES,
+    ],
+    "k2-horizon": [
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}|\p{M}|\u200C|\u200D)+|\p{N}{1,3}"
         r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         BYTES,
     ],

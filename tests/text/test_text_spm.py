@@ -17,7 +17,7 @@ from pellucid import _spm
 from pellucid.errors import TokenizerError
 from pellucid.text import Vocabulary, build
 from pellucid.text.spm import MergedSpmTokenizer, SpmTokenizer
-from pellucid.text.vocabulary import CONTROL, NORMAL
+from pellucid.text.vocabulary import CONTROL, NORMAL, USER_DEFINED
 from pellucid.tokenizer import Tokenizer
 from tests.text.make_golden import merge, partition
 
@@ -214,6 +214,40 @@ def test_merged_in_their_order(merged: MergedSpmTokenizer, text: str) -> None:
                 expected += [ids[symbol]] if symbol in ids else [4 + byte for byte in symbol.encode()]
     assert merged.encode(text, add_special=False) == expected
     assert merged.decode(expected) == text
+
+
+@pytest.fixture(scope="module")
+def cut(merged_parts: Parts) -> tuple[MergedSpmTokenizer, Any]:
+    """A vocabulary like mmBERT's, and the same by the ``tokenizers`` package as its tokenizer.json describes it."""
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+
+    pieces = [*merged_parts["pieces"], b"\n\n", "a▁".encode(), "▁a▁".encode()]
+    types = np.append(merged_parts["types"], [USER_DEFINED, NORMAL, NORMAL]).astype(np.int32)
+    merges = ["a ▁", "▁ a▁", *MERGES]  # the first two join words, which nothing does
+    ours = build(Vocabulary(**{**merged_parts, "pre": "mmbert", "pieces": pieces, "types": types, "merges": merges}))
+    assert isinstance(ours, MergedSpmTokenizer)
+    ids = {piece.decode(): i for i, piece in enumerate(pieces)}
+    theirs = Tokenizer(models.BPE(ids, [tuple(one.split(" ")) for one in merges], byte_fallback=True))
+    theirs.normalizer = normalizers.Replace(" ", "▁")
+    theirs.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    user = [pieces[i].decode() for i in ours.vocabulary.ids_of(USER_DEFINED)]
+    theirs.add_tokens([AddedToken(one, normalized=False) for one in user if one != "<|user|>"])
+    return ours, theirs
+
+
+@given(text=st.text("  \nhelota<think>\xe9", max_size=30))
+def test_every_space_begins_a_word_in_mmbert(cut: tuple[MergedSpmTokenizer, Any], text: str) -> None:
+    ours, theirs = cut
+    text = text.replace("\n", "\n\n")  # a line's end is an added token there
+    assert ours.encode(text, add_special=False) == theirs.encode(text, add_special_tokens=False).ids
+
+
+def test_words_of_mmbert(cut: tuple[MergedSpmTokenizer, Any]) -> None:
+    assert spelled(cut[0], "hello the") == ["▁", "hello", "▁the"]
+    assert spelled(cut[0], " hell\nthe<think>he\n\n\na a") == [
+        "▁hell", "<0x0A>", "▁the", "<think>", "▁", "he", "\n\n", "<0x0A>", "▁", "a", "▁", "a",
+    ]  # fmt: skip
+    assert cut[0].decode(cut[0].encode("hello the")) == "hello the"
 
 
 @pytest.mark.parametrize(

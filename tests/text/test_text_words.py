@@ -53,7 +53,7 @@ def test_every_name_has_its_family() -> None:
 def test_flags() -> None:
     whole = {name for name, one in WORDS.items() if one.whole}
     llama3 = {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"}
-    assert whole == llama3 | {"tekken", "youtu", "minicpm5"}
+    assert whole == llama3 | {"tekken", "youtu", "minicpm5", "glm4", "glm5", "granite-embed-multi-97m"}
     assert {name for name, one in WORDS.items() if one.adds_bos} == llama3 | {"tekken", "chameleon"}
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pellucid import _spm
@@ -53,11 +54,20 @@ def test_gguf_of_a_sentencepiece_vocabulary(write_gguf: WriteGguf, spm_parts: Pa
 def test_gguf_of_a_sentencepiece_vocabulary_with_merges(write_gguf: WriteGguf, spm_parts: Parts) -> None:
     changes = {"merges": ["h e", "l l"], "add_space_prefix": None, "scores": None}
     loaded = Tokenizer.load(write_gguf(spm_parts, model="gemma4", **changes))
-    assert [loaded.spelling(i) for i in loaded.encode("he all\n")] == ["he", "▁", "a", "ll", "<0x0A>"]
+    assert [loaded.spelling(i) for i in loaded.encode("he all\n")] == ["<bos>", "he", "▁", "a", "ll", "<0x0A>"]
     assert loaded.decode(loaded.encode("▁ he")) == "▁ he"
     same(loaded, Tokenizer.load(write_gguf(spm_parts, model="gpt2", pre="gemma4", **changes)))
+    same(loaded, Tokenizer.load(write_gguf(spm_parts, model="gpt2", pre="granite-embed-multi-311m", **changes)))
+    cut = Tokenizer.load(write_gguf(spm_parts, model="gpt2", pre="mmbert", **changes))
+    assert [cut.spelling(i) for i in cut.encode("he all")] == ["▁", "he", "▁", "a", "ll"]
     with pytest.raises(TokenizerError, match="tokenizer.ggml.merges: missing"):
         Tokenizer.load(write_gguf(spm_parts, model="gemma4"))
+
+
+@pytest.mark.parametrize("pre", ["gemma4", "granite-embed-multi-311m", "sarvam-moe", "mmbert"])
+def test_gguf_gemma4_adds_bos_whatever_the_file_says(write_gguf: WriteGguf, spm_parts: Parts, pre: str) -> None:
+    path = write_gguf(spm_parts, model="gpt2", pre=pre, merges=["h e"], add_bos_token=False)
+    assert Tokenizer.load(path).add_bos == (pre in ("gemma4", "granite-embed-multi-311m"))
 
 
 def test_gguf_space_prefix_is_the_default(write_gguf: WriteGguf, spm_parts: Parts) -> None:
@@ -69,6 +79,14 @@ def test_gguf_space_prefix_is_the_default(write_gguf: WriteGguf, spm_parts: Part
 def test_gguf_llama3_adds_bos_unless_told_otherwise(write_gguf: WriteGguf, bpe_parts: Parts) -> None:
     assert Tokenizer.load(write_gguf(bpe_parts, pre="llama-bpe")).encode("the")[0] == bpe_parts["bos"]
     assert len(Tokenizer.load(write_gguf(bpe_parts, pre="llama-bpe", add_bos_token=False)).encode("the")) == 1
+
+
+@pytest.mark.parametrize(("pre", "whole"), [("glm4", True), ("glm5", True), ("chatglm-bpe", False), ("dbrx", False)])
+def test_gguf_a_word_that_is_a_piece(write_gguf: WriteGguf, bpe_parts: Parts, pre: str, whole: bool) -> None:
+    """In GLM-4's vocabulary no chain of merges leads to some words."""
+    parts = {**bpe_parts, "pieces": [*bpe_parts["pieces"], "Ġhe"], "types": np.append(bpe_parts["types"], 1)}
+    loaded = Tokenizer.load(write_gguf(parts, pre=pre))
+    assert [loaded.spelling(i) for i in loaded.encode("a he")] == ["a", *(["Ġhe"] if whole else ["Ġ", "he"])]
 
 
 def test_gguf_further_ends(write_gguf: WriteGguf, bpe_parts: Parts) -> None:

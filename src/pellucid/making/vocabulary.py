@@ -108,11 +108,11 @@ def _from_json(table: dict[str, Any], own: Tokenizer) -> Iterator[Vocabulary]:
     elif model.get("byte_fallback"):
         yield from _merged(model, pieces, types, _merges(model), special)
     else:
-        cut = {*_strings(table.get("pre_tokenizer"))}
+        cut, whole = {*_strings(table.get("pre_tokenizer"))}, bool(model.get("ignore_merges"))
         names: dict[Any, str] = {}
         for name, words in WORDS.items():
             names.setdefault(words, name)
-        for words in sorted(names, key=lambda words: -len(cut & {*words.steps})):
+        for words in sorted(names, key=lambda words: (-len(cut & {*words.steps}), words.whole != whole)):
             yield Vocabulary(
                 model="bpe", pre=names[words], pieces=pieces, types=types, merges=_merges(model), **special
             )  # fmt: skip

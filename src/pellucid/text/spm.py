@@ -5,7 +5,9 @@ merged in the order of the merged piece's score, over the whole text: there are 
 are logarithms of probabilities instead, and the likeliest cut is taken. Spaces are U+2581 in pieces; characters without
 a piece become their bytes.
 
-Gemma 4's vocabulary is of this kind, but ranks pairs by a list of merges; that is for the ``tokenizers`` package.
+Gemma 4's vocabulary is of this kind, but ranks pairs by a list of merges; that is for the ``tokenizers`` package. In
+mmBERT's (2025), which is Gemma 2's, every space begins a word, and so does what follows a line's end or a user-defined
+token; ``decode`` gives a space there, too.
 
 A U+2581 in the text itself would be decoded as a space. It is encoded as its three bytes instead if the vocabulary
 has bytes, so that decoding is exact; other runtimes give the space's piece.
@@ -30,6 +32,8 @@ __all__ = ["MergedSpmTokenizer", "SpmTokenizer"]
 _SPACE = "\u2581"
 _UNIGRAM = b"\x12\x02\x18\x01"  # trainer_spec.model_type = 1, in place of the value written before
 _BYTE_SPELLING = re.compile("<0x([0-9A-Fa-f]{2})>")
+_WORDS = f"\n+|{_SPACE}[^{_SPACE}\n]*"  # what a text that begins every line with a space is cut into
+_LINE = re.compile(rf"(?:\A|(?<=\n))(?=[^{_SPACE}\n])")
 
 
 def _varint(value: int) -> bytes:
@@ -131,7 +135,7 @@ class SpmTokenizer(VocabularyTokenizer):
 
     def _encode_plain(self, text: str, offset: int) -> list[int]:
         to_utf8(text, offset)
-        if self._drops_prefix_space and not self.vocabulary.squeezes:
+        if self.vocabulary.add_space_prefix and not self.vocabulary.squeezes:
             text = " " + text
             offset -= 1
         if self._byte_ids is None or _SPACE not in text:
@@ -171,7 +175,10 @@ class SpmTokenizer(VocabularyTokenizer):
 
 
 class MergedSpmTokenizer(SpmTokenizer):
-    """SentencePiece's pieces, spaces and bytes, with a list of merges in place of scores. All 256 bytes are needed."""
+    """SentencePiece's pieces, spaces and bytes, with a list of merges in place of scores. All 256 bytes are needed.
+
+    Text is not cut into words, but for the pre-tokenizer "mmbert".
+    """
 
     def _load(self, vocabulary: Vocabulary) -> Any:
         from .bpe import load_merges, number_pieces
@@ -179,10 +186,21 @@ class MergedSpmTokenizer(SpmTokenizer):
         if self._byte_ids is None:
             raise vocabulary.error("pieces", "not all of the 256 bytes <0x00> to <0xFF> are there")
         self._user = Finder(self._always)
-        return load_merges(vocabulary, number_pieces(vocabulary)[1], self._control(), byte_fallback=True)
+        made = load_merges(vocabulary, number_pieces(vocabulary)[1], self._control(), byte_fallback=True)
+        self._cuts = vocabulary.pre == "mmbert"
+        if self._cuts:
+            from tokenizers import Regex, pre_tokenizers
+
+            self._drops_prefix_space = True
+            made.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
+        return made
 
     def _merge(self, text: str, offset: int) -> list[int]:
         ids: list[int] = []
         for _, part in self._user.split(text):
-            ids += [part] if isinstance(part, int) else self._model.encode(part.replace(" ", _SPACE)).ids
+            if isinstance(part, int):
+                ids.append(part)
+                continue
+            spelled = part.replace(" ", _SPACE)
+            ids += self._model.encode(_LINE.sub(_SPACE, spelled) if self._cuts else spelled).ids
         return ids

@@ -26,7 +26,8 @@ class Vocabulary:
     ``model``: "bpe" (byte-level byte-pair encoding, as GPT-2), "spm" (SentencePiece, merges ranked by score),
     "unigram" (SentencePiece, the most probable segmentation) or "wordpiece" (BERT; a piece that begins a word starts
     with U+2581).
-    ``pre``: name of the pre-tokenizer of a "bpe" vocabulary; None means "default".
+    ``pre``: name of the pre-tokenizer of a "bpe" vocabulary; None means "default". Of "spm" with merges: "mmbert"; any
+    other means none.
     ``pieces``: one spelling per id, all ``str`` or all UTF-8 ``bytes``.
     ``scores``: float32 (n,), for "spm" and "unigram"; ``types``: int32 (n,), the constants of this module, or None:
     all are normal.

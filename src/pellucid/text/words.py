@@ -113,7 +113,11 @@ _TABLE: tuple[tuple[str, Words], ...] = (
         Words((_LLAMA3,), whole=True, adds_bos=True),
     ),
     # databricks/dbrx-base, abacusai/Smaug-Llama-3-70B-Instruct, THUDM/glm-4-9b-chat
-    ("dbrx smaug-bpe glm4 chatglm-bpe", Words((_LLAMA3,))),
+    ("dbrx smaug-bpe chatglm-bpe", Words((_LLAMA3,))),
+    # THUDM/glm-4-9b-hf, zai-org/GLM-4.5-Air, zai-org/GLM-5.3-Flash
+    ("glm4 glm5", Words((_LLAMA3,), whole=True)),
+    # by GGUF
+    ("k2-horizon", Words((_LLAMA3.replace(_WORD, r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}" + "\u200c\u200d]+"),))),
     # Qwen/Qwen1.5-7B, deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B, stabilityai/stablelm-2-zephyr-1_6b, ...
     ("qwen2 deepseek-r1-qwen stablelm2 hunyuan megrez kormo solar-open grok-2 f2llmv2", Words((_QWEN2,))),
     # Qwen/Qwen3.5-9B-Instruct
@@ -123,6 +127,8 @@ _TABLE: tuple[tuple[str, Words], ...] = (
     ),
     # openai's o200k_base, meta-llama/Llama-4-Scout-17B-16E-Instruct, kakaocorp/kanana-2, MiniMaxAI/MiniMax-M2
     ("gpt-4o llama4 kanana2 talkie minimax-m2", Words((_GPT4O,))),
+    # ibm-granite/granite-embedding-97m-multilingual-r2
+    ("granite-embed-multi-97m", Words((_GPT4O,), whole=True)),
     # mistralai/Mistral-Nemo-Base-2407
     ("tekken", Words((_cased("", r"\p{N}"),), whole=True, adds_bos=True)),
     # deepseek-ai/deepseek-llm-7b-base
