@@ -47,7 +47,7 @@ BERT_GAINS = {r"(position|token_type)_embeddings": 2.0, r"(query|key)\.weight$":
 
 
 def first_position(config: Settings) -> int:
-    return config["pad_token_id"] + 1 if config["model_type"] == "xlm-roberta" else 0
+    return config["pad_token_id"] + 1 if "roberta" in config["model_type"] else 0
 
 
 def bert_keys(config: Settings) -> Settings:
@@ -59,7 +59,7 @@ def bert_keys(config: Settings) -> Settings:
         "attention.head_count": config["num_attention_heads"],
         "attention.layer_norm_epsilon": config["layer_norm_eps"],
         "attention.causal": False,
-        "pooling_type": 2 if first_position(config) else 1,
+        "pooling_type": 2 if config["model_type"] == "xlm-roberta" else 1,
     }
 
 
@@ -72,7 +72,7 @@ def modern_keys(config: Settings) -> Settings:
     return {
         **bert_keys({**config, "layer_norm_eps": config["norm_eps"]}),
         "attention.sliding_window": config["local_attention"],
-        "attention.sliding_window_pattern": 3,
+        "attention.sliding_window_pattern": config["layer_types"].index("full_attention", 1),
         "rope.freq_base": rope["full_attention"]["rope_theta"],
         "rope.freq_base_swa": rope["sliding_attention"]["rope_theta"],
         "rope.scaling.type": "none",
@@ -106,6 +106,17 @@ CASES = (
             gguf=Gguf("qwen3", qwen3_keys),
         ),
         "qwen", "lasttoken", prompts={"query": TASK, "document": ""},
+    ),
+    Embedding(
+        Case(
+            "qwen3_embedding_odd", "Qwen3-Embedding", "Qwen3Config", 317, "one layer, five heads of 18 columns",
+            sizes={
+                "vocab_size": 262, "num_hidden_layers": 1, "num_attention_heads": 5, "num_key_value_heads": 1,
+                "hidden_size": 44, "intermediate_size": 70, "head_dim": 18,
+            },
+            auto="AutoModel", gguf=Gguf("qwen3", qwen3_keys),
+        ),
+        "qwen", "lasttoken",
     ),
     Embedding(
         Case(
@@ -167,7 +178,7 @@ CASES = (
             "roberta", "RoBERTa", "RobertaConfig", 310, "positions from 2",
             strict=True, read=NORMS, optional=POOLER,
             sizes={**BERT, "pad_token_id": 1, "type_vocab_size": 1, "max_position_embeddings": 258},
-            auto="AutoModel", gains=BERT_GAINS,
+            auto="AutoModel", gguf=Gguf("bert", bert_keys, change=bert_tensors), gains=BERT_GAINS,
         ),
         "unigram", "mean",
     ),
@@ -195,6 +206,7 @@ CASES = (
             "roberta_reranker", "RoBERTa reranker", "RobertaConfig", 313, "a classifier of two layers",
             sizes={**BERT, **ONE_LABEL, "pad_token_id": 1, "type_vocab_size": 1, "max_position_embeddings": 258},
             auto="AutoModelForSequenceClassification", gains=RERANKER_GAINS,
+            gguf=Gguf("bert", reranker_keys, change=reranker_tensors),
         ),
         "unigram",
     ),
@@ -214,6 +226,18 @@ CASES = (
             sizes={
                 "vocab_size": 110, "num_hidden_layers": 5, "local_attention": 16, "norm_eps": 1e-4,
                 "cls_token_id": None, "sep_token_id": None,
+            },
+            auto="AutoModel", gguf=Gguf("modern-bert", modern_keys),
+        ),
+        "wordpiece", "cls",
+    ),
+    Embedding(
+        Case(
+            "modernbert_odd", "ModernBERT", "ModernBertConfig", 316, "every second layer sees all; heads of 14 columns",
+            sizes={
+                "vocab_size": 110, "num_hidden_layers": 4, "num_attention_heads": 3, "hidden_size": 42,
+                "intermediate_size": 50, "local_attention": 6, "global_attn_every_n_layers": 2, "cls_token_id": None,
+                "sep_token_id": None,
             },
             auto="AutoModel", gguf=Gguf("modern-bert", modern_keys),
         ),

@@ -31,4 +31,9 @@ CASES = (
          sizes={"head_dim": 24, "query_pre_attn_scalar": 40, "sliding_window": 30, "attn_logit_softcapping": None,
                 "final_logit_softcapping": None,
                 "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}),
+    Case("gemma2_odd", "Gemma 2", "Gemma2Config", 213, "five layers, three heads of 20 columns, one KV head, a window "
+         "of 7 tokens", gguf=GEMMA2, gains={"embed": 1.0},
+         sizes={"num_hidden_layers": 5, "num_attention_heads": 3, "num_key_value_heads": 1, "hidden_size": 45,
+                "head_dim": 20, "query_pre_attn_scalar": 20, "sliding_window": 7,
+                "attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.5}),
 )  # fmt: skip

@@ -48,4 +48,9 @@ CASES = (
     Case("gpt_oss_few", "gpt-oss", "GptOssConfig", 352, "two experts, one of them used; every layer sees all",
          ranges=RANGES,
          sizes={**SIZES, "num_local_experts": 2, "num_experts_per_tok": 1, "layer_types": ["full_attention"] * 4}),
+    Case("gpt_oss_odd", "gpt-oss", "GptOssConfig", 353, "three layers, five heads of 18 columns, one KV head, five "
+         "experts, a window of 7 tokens", gguf=OSS, ranges=RANGES,
+         sizes={**SIZES, "num_hidden_layers": 3, "num_attention_heads": 5, "num_key_value_heads": 1, "hidden_size": 45,
+                "intermediate_size": 32, "head_dim": 18, "num_local_experts": 5, "num_experts_per_tok": 2,
+                "sliding_window": 7}),
 )  # fmt: skip

@@ -29,4 +29,9 @@ CASES = (
          gains=GAINS,
          sizes={**SIZES, "use_expert_bias": False, "norm_topk_prob": False, "routed_scaling_factor": 0.5,
                 "num_dense_layers": 0, "tie_word_embeddings": False}),
+    Case("lfm2moe_odd", "LFM2 with experts", "Lfm2MoeConfig", 343, "three heads of 14 columns, five experts, four "
+         "taps", gguf=LFM2, gains=GAINS, ranges={"expert_bias": (-0.1, 0.1)},
+         sizes={"num_hidden_layers": 3, "layer_types": ["full_attention", "conv", "conv"], "num_attention_heads": 3,
+                "num_key_value_heads": 1, "hidden_size": 42, "num_experts": 5,
+                "num_experts_per_tok": 2, "moe_intermediate_size": 32, "num_dense_layers": 1, "conv_L_cache": 4}),
 )  # fmt: skip

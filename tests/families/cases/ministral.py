@@ -24,4 +24,8 @@ CASES = (
          sizes={"head_dim": 24, "rope_parameters": ROPE}),
     Case("ministral3_windows", "Ministral 3", "Ministral3Config", 252, "a window; tied",
          sizes={"head_dim": 16, "rope_parameters": ROPE, "sliding_window": 40, "tie_word_embeddings": True}),
+    Case("ministral3_odd", "Ministral 3", "Ministral3Config", 253, "one layer, five heads of 18 columns, one KV head; "
+         "tied", gguf=MINISTRAL,
+         sizes={"num_hidden_layers": 1, "num_attention_heads": 5, "num_key_value_heads": 1, "hidden_size": 45,
+                "head_dim": 18, "rope_parameters": ROPE, "tie_word_embeddings": True}),
 )  # fmt: skip

@@ -41,4 +41,8 @@ CASES = (
          "biases, in the folder alone",
          sizes={"num_experts": 5, "num_experts_per_tok": 5, "num_hidden_layers": 1, "num_attention_heads": 6,
                 "num_key_value_heads": 1, "hidden_size": 72, "norm_topk_prob": True, "attention_bias": True}),
+    Case("olmoe_odd", "OLMoE", "OlmoeConfig", 226, "one layer, three heads of 14 columns, five experts of 32",
+         gguf=OLMOE,
+         sizes={"num_experts": 5, "num_experts_per_tok": 2, "num_hidden_layers": 1, "num_attention_heads": 3,
+                "num_key_value_heads": 3, "hidden_size": 42, "intermediate_size": 32, "rms_norm_eps": 1e-5}),
 )  # fmt: skip

@@ -16,4 +16,10 @@ CASES = (
         sizes={"no_rope_layers": [0, 1, 0], "use_sliding_window": True, "sliding_window": 20,
                "tie_word_embeddings": False},
     ),
+    Case(
+        "smollm3_odd", "SmolLM3", "SmolLM3Config", 113, "nine layers, two without rotation; three heads of 14 columns",
+        gguf=SMOLLM3,
+        sizes={"num_hidden_layers": 9, "num_attention_heads": 3, "num_key_value_heads": 3, "hidden_size": 42,
+               "tie_word_embeddings": False},
+    ),
 )  # fmt: skip
