@@ -9,13 +9,15 @@ import numpy as np
 
 from .errors import TokenizerError
 from .text import Vocabulary
-from .text.vocabulary import CONTROL, quoted
+from .text.vocabulary import CONTROL, UNUSED, quoted
 
 __all__ = ["vocabulary_of"]
 
 _MODELS = {"gpt2": "bpe", "llama": "spm", "gemma4": "spm", "bert": "wordpiece", "t5": "unigram"}
 _GEMMA4 = ("gemma4", "granite-embed-multi-311m")  # BOS comes first, also where early files of Gemma 4 deny it
 _MERGED_SPM = (*_GEMMA4, "mmbert", "sarvam-moe")  # pre-tokenizers of SentencePiece's: such a "gpt2" is a "gemma4"
+_DEFAULTS = {"llama": {"unk": 0, "bos": 1, "eos": 2}, "t5": {"eos": 1, "unk": 2, "pad": 0}}  # as llama.cpp has them
+_NONE = 2**32 - 1  # an id that some converters write where there is none
 _IDS = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "unk": "unknown", "pad": "padding"}
 _NAMES = {
     **{name: f"tokenizer.ggml.{key}_token_id" for name, key in _IDS.items()},
@@ -28,6 +30,9 @@ _NAMES = {
     "sep": "tokenizer.ggml.seperator_token_id",
     "charsmap": "tokenizer.ggml.precompiled_charsmap",
     "squeezes": "tokenizer.ggml.remove_extra_whitespaces",
+    "lowercase": "tokenizer.ggml.normalizer.lowercase",
+    "strip_accents": "tokenizer.ggml.normalizer.strip_accents",
+    **{name: f"tokenizer.ggml.{name}_token_id" for name in ("fim_pad", "fim_rep", "fim_sep")},
     "chat_template": "tokenizer.chat_template",
 }
 
@@ -51,15 +56,18 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
     pieces = read.strings("pieces", as_bytes=spm)
     if pieces is None:
         raise read.error("pieces", "missing; expected an array of strings")
-    ids: dict[str, Any] = {name: read.integer(name) for name in _IDS}
-    if model == "llama":  # the ids of its vocabulary, if the file does not say
-        for name, default in (("unk", 0), ("bos", 1), ("eos", 2)):
-            if ids[name] is None and default < len(pieces):
-                ids[name] = default
+    ids: dict[str, Any] = {name: read.token(name) for name in _IDS}
+    if ids["pad"] is not None and ids["pad"] >= len(pieces):  # of models tuned with one more token, which is not there
+        ids["pad"] = None
+    for name, default in _DEFAULTS.get(model, {}).items():
+        if ids[name] is None and default < len(pieces):
+            ids[name] = default
     add_eos = read.flag("add_eos")
+    if model == "t5" and add_eos is None:
+        add_eos = ids["eos"] is not None
     if model == "bert":
         for name, key, spelling in (("bos", "cls", "[CLS]"), ("eos", "sep", "[SEP]"), ("unk", "unk", "[UNK]")):
-            given = read.integer(key) if ids[name] is None else ids[name]
+            given = read.token(key) if ids[name] is None else ids[name]
             ids[name] = pieces.index(spelling) if given is None and spelling in pieces else given
         add_eos = ids["eos"] is not None if add_eos is None else add_eos
     add_bos = read.flag("add_bos")
@@ -74,6 +82,11 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
     if model == "gemma4" and merges is None:
         raise read.error("merges", "missing; this kind of vocabulary needs its merges")
     types = read.numbers("types", np.int32)
+    if empty := [i for i, piece in enumerate(pieces) if not piece]:  # no text becomes them
+        types = np.ones(len(pieces), np.int32) if types is None else types.copy()
+        for i in empty:
+            pieces[i] = f"[EMPTY_{i}]".encode() if spm else f"[EMPTY_{i}]"
+            types[i : i + 1] = UNUSED
     strips: frozenset[int] = frozenset()
     if spm and metadata.get("general.architecture") in ("phi3", "phimoe"):
         strips = _stripping(pieces, types)
@@ -89,6 +102,9 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
         add_space_prefix=model in ("llama", "t5") if add_space is None else add_space,
         charsmap=read.table("charsmap") if model == "t5" else b"",
         squeezes=bool(read.flag("squeezes")) if model == "t5" else False,
+        lowercase=read.flag("lowercase"),
+        strip_accents=read.flag("strip_accents"),
+        eog=tuple(i for name in ("fim_pad", "fim_rep", "fim_sep") if (i := read.token(name)) is not None),
         chat_template=read.text("chat_template"),
         source=source,
         names=_NAMES,
@@ -124,9 +140,9 @@ class _Reader:
         value: str | None = self._get(name, str, "text")
         return value
 
-    def integer(self, name: str) -> int | None:
+    def token(self, name: str) -> int | None:
         value: int | None = self._get(name, int, "a token id")
-        return value
+        return None if value == _NONE else value
 
     def flag(self, name: str) -> bool | None:
         value: bool | None = self._get(name, bool, "a boolean")

@@ -120,6 +120,8 @@ def write_gguf(tmp_path: Path) -> WriteGguf:
             key = f"tokenizer.ggml.{name}" if name != "chat_template" else "tokenizer.chat_template"
             if isinstance(value, bool):
                 writer.add_bool(key, value)
+            elif isinstance(value, np.uint32):
+                writer.add_uint32(key, int(value))
             elif isinstance(value, int):
                 writer.add_int32(key, value)
             elif isinstance(value, str):

@@ -122,6 +122,26 @@ def test_vocabularies_that_join_no_texts(bert: Tokenizer, tmp_path: Path) -> Non
             bert.encode_pair(*texts)
 
 
+@pytest.mark.parametrize("strips", [None, False, True])
+@pytest.mark.parametrize("lowers", [None, False, True])
+def test_wordpiece_as_the_file_says(tmp_path: Path, lowers: bool | None, strips: bool | None) -> None:
+    """Of a vocabulary without capitals."""
+    from tokenizers import normalizers
+
+    pieces, types = as_gguf(wordpiece())
+    given = {"normalizer.lowercase": lowers, "normalizer.strip_accents": strips}
+    keys = {name: value for name, value in given.items() if value is not None}
+    loaded = Tokenizer.load(write(tmp_path / "a.gguf", "bert", pieces, types, unknown_token_id=1, **keys))
+    own = wordpiece()
+    own.normalizer = normalizers.BertNormalizer(lowercase=lowers is not False, strip_accents=strips)
+    found = set()
+    for text in ("owl", "Owl", "\u00f6wl", "\u00d6wl", *MORE):
+        ids = loaded.encode(text, add_special=False, parse_special=True)
+        assert ids == own.encode(text, add_special_tokens=False).ids
+        found.add((*ids,))
+    assert len(found) > 10
+
+
 def test_what_wordpiece_decodes(bert: Tokenizer) -> None:
     ids = bert.encode("The Owls")
     assert (bert.bos, bert.eos) == (2, 3) and ids[0] == 2 and ids[-1] == 3
@@ -184,6 +204,20 @@ def test_unigram(tmp_path: Path, trained: bytes) -> None:
         assert made.encode(text, add_special=False) == own.encode(text), repr(text)
         assert made.encode(text) == [1, *own.encode(text), 2]
     assert made.decode(made.encode("the owl")) == "the owl"
+
+
+def test_unigram_ids_that_the_file_leaves_out(tmp_path: Path, trained: bytes) -> None:
+    """They are T5's: padding, EOS, the unknown token; EOS ends a text."""
+    parts = decode_model(trained)
+    pieces, types = [bytes(piece) for piece in parts["pieces"]], [int(kind) for kind in parts["types"]]
+    order = [3, 2, 0, 1, *range(4, len(pieces))]
+    moved = [pieces[i] for i in order], [types[i] for i in order]
+    path = write(tmp_path / "t5.gguf", "t5", *moved, scores=[float(parts["scores"][i]) for i in order])
+    made = Tokenizer.load(path)
+    own = sentencepiece.SentencePieceProcessor(model_proto=trained)
+    assert (made.bos, made.eos, made.spelling(1)) == (None, 1, "</s>")
+    assert made.encode("the owl") == [*(order.index(i) for i in own.encode("the owl")), 1]
+    assert made.encode("\u2603")[-2:] == [2, 1]
 
 
 SPELLED = (

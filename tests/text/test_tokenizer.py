@@ -92,6 +92,54 @@ def test_gguf_a_word_that_is_a_piece(write_gguf: WriteGguf, bpe_parts: Parts, pr
 def test_gguf_further_ends(write_gguf: WriteGguf, bpe_parts: Parts) -> None:
     loaded = Tokenizer.load(write_gguf(bpe_parts, eot_token_id=65, eom_token_id=66))
     assert {65, 66, bpe_parts["eos"]} < loaded.eog
+    fim = {"fim_pad_token_id": 67, "fim_rep_token_id": 68, "fim_sep_token_id": 69, "fim_pre_token_id": 70}
+    assert Tokenizer.load(write_gguf(bpe_parts, **fim)).eog & set(fim.values()) == {67, 68, 69}
+
+
+@pytest.mark.parametrize(
+    ("more", "ends"),
+    [
+        (
+            {"<|im_end|>": 1, "<|tool_response>": 1, "<|file_sep|>": 4},
+            {"<|im_end|>", "<|tool_response>", "<|file_sep|>"},
+        ),
+        ({"</s>": 4, "[PAD]": 4, "<eos>": 1}, set()),
+        ({"</s>": 3, "[PAD]": 3}, {"</s>", "[PAD]"}),
+        ({"<|end|>": 3, "<|call|>": 3}, {"<|end|>", "<|call|>"}),
+        ({"<|end|>": 3, "<|calls|>": 3, "<|flush|>": 3}, {"<|calls|>", "<|flush|>"}),
+        ({"<|end|>": 3, "<|call|>": 3, "<|return|>": 3}, {"<|call|>", "<|return|>"}),
+    ],
+)
+def test_gguf_ends_by_their_spelling(write_gguf: WriteGguf, bpe_parts: Parts, more: Parts, ends: set[str]) -> None:
+    """Whatever type the file gives them, but for those that other texts have."""
+    kept = [i for i, piece in enumerate(bpe_parts["pieces"]) if piece not in ("<|endoftext|>", "<|im_end|>")]
+    types = np.array([*bpe_parts["types"][kept], *more.values()], np.int32)
+    parts = {**bpe_parts, "pieces": [*(bpe_parts["pieces"][i] for i in kept), *more], "types": types}
+    loaded = Tokenizer.load(write_gguf({**parts, "bos": None, "eos": None}))
+    assert {loaded.spelling(i) for i in loaded.eog} == ends
+
+
+def test_gguf_ids_that_are_none(write_gguf: WriteGguf, bpe_parts: Parts, bpe: Vocabulary) -> None:
+    """Converters wrote 2^32 - 1 for no token; padding may be a token that the vocabulary lost."""
+    none = np.uint32(2**32 - 1)
+    same(
+        Tokenizer.load(write_gguf(bpe_parts, padding_token_id=none, eot_token_id=none)), Tokenizer.from_vocabulary(bpe)
+    )
+    same(Tokenizer.load(write_gguf(bpe_parts, padding_token_id=271)), Tokenizer.from_vocabulary(bpe))
+
+
+@pytest.mark.parametrize("kind", ["bpe_parts", "spm_parts"])
+def test_gguf_empty_pieces(write_gguf: WriteGguf, request: pytest.FixtureRequest, kind: str) -> None:
+    parts = request.getfixturevalue(kind)
+    more = {**parts, "pieces": [*parts["pieces"], "", ""], "types": np.append(parts["types"], [1, 3])}
+    if parts.get("scores") is not None:
+        more["scores"] = np.append(parts["scores"], [0.0, 0.0])
+    loaded, plain = Tokenizer.load(write_gguf(more)), Tokenizer.load(write_gguf(parts))
+    first = len(parts["pieces"])
+    assert [loaded.spelling(first), loaded.spelling(first + 1)] == [f"[EMPTY_{first}]", f"[EMPTY_{first + 1}]"]
+    assert loaded.piece(first) == loaded.piece(first + 1) == b""
+    for text in (*TEXTS, f"[EMPTY_{first}]"):
+        assert loaded.encode(text, parse_special=True) == plain.encode(text, parse_special=True)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +250,22 @@ def test_tokenizer_json_alone(folder: Path, bpe: Vocabulary) -> None:
         assert loaded.encode(text) == Tokenizer.from_vocabulary(bpe).encode(text)
     assert (loaded.bos, loaded.chat_template) == (None, None)
     assert {loaded.spelling(i) for i in loaded.eog} == {"<|endoftext|>", "<|im_end|>"}
+
+
+@pytest.mark.parametrize(("call", "other"), [("<|call|>", "<|return|>"), ("<|calls|>", "<|flush|>")])
+def test_tokenizer_json_where_end_closes_a_message(folder: Path, call: str, other: str) -> None:
+    import tokenizers
+
+    path = folder / "tokenizer.json"
+    made = tokenizers.Tokenizer.from_file(str(path))
+    made.add_special_tokens(["<|end|>", call])
+    made.save(str(path))
+    assert Tokenizer.load(path).eog >= {made.token_to_id("<|end|>"), made.token_to_id(call)}
+    made.add_special_tokens([other])
+    made.save(str(path))
+    ends = Tokenizer.load(path).eog
+    assert ends >= {made.token_to_id(call), made.token_to_id(other)}
+    assert made.token_to_id("<|end|>") not in ends
 
 
 WHOLE = {"type": "WhitespaceSplit"}

@@ -102,7 +102,7 @@ def _from_json(table: dict[str, Any], own: Tokenizer) -> Iterator[Vocabulary]:
     bos, eos = before[0] if before else own.bos, after[0] if after else own.eos
     special: dict[str, Any] = {"bos": bos, "eos": eos, "add_bos": bool(before), "add_eos": bool(after)}
     if kind == "WordPiece":
-        yield _wordpiece(model, pieces, types, special)
+        yield _wordpiece(table, pieces, types, special)
     elif kind == "Unigram":
         yield from _unigram(table, pieces, types, special)
     elif model.get("byte_fallback"):
@@ -134,15 +134,19 @@ def _around(own: Tokenizer) -> tuple[list[int], list[int]]:
     return before, after
 
 
-def _wordpiece(model: dict[str, Any], pieces: list[str], types: Any, special: dict[str, Any]) -> Vocabulary:
+def _wordpiece(table: dict[str, Any], pieces: list[str], types: Any, special: dict[str, Any]) -> Vocabulary:
     """As GGUF has it: what begins a word begins with U+2581, and what does not has no mark."""
+    model, normalizer = table["model"], table.get("normalizer") or {}
     unknown, inside = model.get("unk_token", "[UNK]"), model.get("continuing_subword_prefix", "##")
     index = {piece: i for i, piece in enumerate(pieces)}
     spelled = [
         piece if type != NORMAL else piece.removeprefix(inside) if piece.startswith(inside) else f"\u2581{piece}"
         for piece, type in zip(pieces, types.tolist(), strict=True)
     ]
-    return Vocabulary(model="wordpiece", pieces=spelled, types=types, unk=index.get(unknown), **special)
+    return Vocabulary(
+        model="wordpiece", pieces=spelled, types=types, unk=index.get(unknown), lowercase=normalizer.get("lowercase"),
+        strip_accents=normalizer.get("strip_accents"), **special,
+    )  # fmt: skip
 
 
 def _unigram(table: dict[str, Any], pieces: list[str], types: Any, special: dict[str, Any]) -> Iterator[Vocabulary]:
@@ -264,6 +268,9 @@ def _metadata(v: Vocabulary, own: Tokenizer, folder: str, rows: int) -> dict[str
             found[f"{name}_token_id"] = Value("uint32", i)
     found["add_bos_token"] = Value("bool", bool(before))
     found["add_eos_token"] = Value("bool", bool(after))
+    for name, flag in (("lowercase", v.lowercase), ("strip_accents", v.strip_accents)):
+        if flag is not None:
+            found[f"normalizer.{name}"] = Value("bool", flag)
     if v.model in ("spm", "unigram"):
         found["add_space_prefix"] = Value("bool", v.add_space_prefix)
     if v.model == "unigram":

@@ -22,7 +22,7 @@ from .base import (
 from .bpe import byte_characters, characters_to_bytes
 from .description import Description
 from .pattern import Pattern
-from .special import END, looks_like_control
+from .special import END, ends_a_message, looks_like_control
 from .vocabulary import quoted
 
 __all__ = ["JsonTokenizer"]
@@ -159,7 +159,7 @@ class JsonTokenizer:
         for one in end:
             found.add(check_id(one, self.vocab_size) if isinstance(one, int) else self._plain.token_to_id(one))
         known = {token.content: i for i, token in self._added.items() if token.content in END}
-        if {"<|return|>", "<|call|>"} <= known.keys():
+        if ends_a_message(known):
             known.pop("<|end|>", None)
         return frozenset((found | set(known.values())) - {None})
 

@@ -6,19 +6,22 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from .vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
+from .vocabulary import CONTROL, Vocabulary
 
-__all__ = ["END", "Finder", "end_ids", "looks_like_control"]
+__all__ = ["END", "Finder", "end_ids", "ends_a_message", "looks_like_control"]
 
-# Spellings that end a turn; model files name at most one of them as EOS.
+# Spellings that end a turn, or begin another file or repository; model files name at most one of them as EOS.
 END = frozenset(
     {
         "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>",
         "<turn|>", "<end_of_utterance>", "<EOT>", "_<EOT>", "[EOT]", "<|return|>", "<|call|>", "<｜end▁of▁sentence｜>",
+        "<|calls|>", "<|flush|>", "<|tool_response>", "[e~[", "<|ifm|im_end|>",
+        "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<|fim_repo|>", "<fim-repo>", "<|repo_name|>", "<reponame>",
+        "<|file_sep|>",
     }
 )  # fmt: skip
-# They end a turn only if the file says that they are control tokens: in Gemma, "</s>" is an HTML tag.
-_END_IF_CONTROL = frozenset({"</s>", "<eos>", "[EOS]"})
+# They do so only if the file says that they are control tokens: in Gemma, "</s>" is an HTML tag.
+_END_IF_CONTROL = frozenset({"</s>", "<eos>", "[EOS]", "<PAD>", "[PAD]", "<REPO>"})
 _CONTROL = re.compile(r"<\|.*\|>|<｜.*｜>", re.DOTALL)
 
 
@@ -28,20 +31,25 @@ def looks_like_control(text: str) -> bool:
 
 
 def end_ids(vocabulary: Vocabulary) -> frozenset[int]:
-    """Ids that end a generation: EOS, EOT, EOM, the vocabulary's own list, and well-known spellings.
-
-    Where ``<|return|>`` and ``<|call|>`` exist, ``<|end|>`` closes a message but not the turn (the Harmony format).
-    """
+    """Ids that end a generation: EOS, EOT, EOM, the vocabulary's own list, and well-known spellings, whatever their
+    type."""
     v = vocabulary
     found = {i for i in (v.eos, v.eot, v.eom) if i is not None} | set(v.eog)
-    by_name: dict[str, int] = {}
-    for i in range(len(v)) if v.types is None else v.ids_of(CONTROL, USER_DEFINED, UNKNOWN):
-        text = v.spelling(i)
-        if text in END or (text in _END_IF_CONTROL and (v.types is None or v.types[i] == CONTROL)):
-            by_name[text] = i
-    if {"<|return|>", "<|call|>"} <= by_name.keys() and "<|end|>" in by_name:
-        found.discard(by_name.pop("<|end|>"))
+    names = {name if isinstance(v.pieces[0], str) else name.encode(): name for name in END | _END_IF_CONTROL}
+    by_name = {names[piece]: v.pieces.index(piece) for piece in frozenset(names).intersection(v.pieces)}  # type: ignore[arg-type]
+    for name in _END_IF_CONTROL & by_name.keys():
+        if v.types is not None and v.types[by_name[name]] != CONTROL:
+            del by_name[name]
+    if ends_a_message(by_name):
+        found.discard(by_name.pop("<|end|>", None))
     return frozenset(found | set(by_name.values()))
+
+
+def ends_a_message(known: Mapping[str, int]) -> bool:
+    """Whether ``<|end|>`` closes a message but not the turn (the formats of Harmony and Solar Open). known: END's
+    spellings in the vocabulary."""
+    calls, others = known.keys() & {"<|call|>", "<|calls|>"}, known.keys() & {"<|return|>", "<|flush|>"}
+    return bool(calls and others)
 
 
 class Finder:

@@ -36,6 +36,8 @@ class Vocabulary:
     ``strips``: ids of control tokens that remove the white space after them, when control tokens in text are parsed.
     ``charsmap``: of "unigram": the table of characters that text is normalised by; ``squeezes``: spaces at its ends
     are removed, and runs of spaces become one.
+    ``lowercase``, ``strip_accents``: of "wordpiece": what is done to text before it is cut. None: lower case where no
+    piece has a capital letter; accents go with capitals.
     ``names``: the source file's names of the fields, and ``source``: its path; only for error messages.
 
     Raises ``TokenizerError`` naming the field, if lengths disagree or an id is out of range.
@@ -60,6 +62,8 @@ class Vocabulary:
     add_space_prefix: bool = False
     charsmap: bytes = b""
     squeezes: bool = False
+    lowercase: bool | None = None
+    strip_accents: bool | None = None
     chat_template: str | None = None
     source: str = field(default="", compare=False)
     names: Mapping[str, str] = field(default_factory=dict, compare=False)

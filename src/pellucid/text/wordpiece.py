@@ -1,8 +1,8 @@
 """WordPiece (BERT, 2018), over the ``tokenizers`` package.
 
 Text is cleaned, cut at spaces and punctuation, and each word is cut into the longest pieces from left to right. Pieces
-that begin a word start with U+2581, as GGUF files have them; the others continue one. Where no piece has a capital
-letter, text becomes lower case without accents: ``decode`` does not give it back.
+that begin a word start with U+2581, as GGUF files have them; the others continue one. Where the vocabulary says so, or
+no piece has a capital letter, text becomes lower case without accents: ``decode`` does not give it back.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ class WordPieceTokenizer(VocabularyTokenizer):
                 raise vocabulary.error("pieces", f"{quoted(text)} is given twice, as {pieces[spelled]} and {i}")
             pieces[spelled] = i
         pieces[unknown] = vocabulary.unk
-        self._model = self._make(pieces, unknown, cased)
+        lowercase = not cased if vocabulary.lowercase is None else vocabulary.lowercase
+        self._model = self._make(pieces, unknown, lowercase, vocabulary.strip_accents)
 
     @staticmethod
-    def _make(pieces: dict[str, int], unknown: str, cased: bool) -> Any:
+    def _make(pieces: dict[str, int], unknown: str, lowercase: bool, strip_accents: bool | None) -> Any:
         check_room(len(pieces), 400)
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
         with package_errors("refused by tokenizers"):
             made = Tokenizer(models.WordPiece(vocab=pieces, unk_token=unknown))
-            made.normalizer = normalizers.BertNormalizer(lowercase=not cased)
+            made.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
             made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         return made
 
