@@ -18,6 +18,7 @@ _GEMMA4 = ("gemma4", "granite-embed-multi-311m")  # BOS comes first, also where 
 _MERGED_SPM = (*_GEMMA4, "mmbert", "sarvam-moe")  # pre-tokenizers of SentencePiece's: such a "gpt2" is a "gemma4"
 _DEFAULTS = {"llama": {"unk": 0, "bos": 1, "eos": 2}, "t5": {"eos": 1, "unk": 2, "pad": 0}}  # as llama.cpp has them
 _NONE = 2**32 - 1  # an id that some converters write where there is none
+_FIM_ENDS = ("fim_pad", "fim_rep", "fim_sep")  # padding, another repository, another file
 _IDS = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "unk": "unknown", "pad": "padding"}
 _NAMES = {
     **{name: f"tokenizer.ggml.{key}_token_id" for name, key in _IDS.items()},
@@ -32,7 +33,7 @@ _NAMES = {
     "squeezes": "tokenizer.ggml.remove_extra_whitespaces",
     "lowercase": "tokenizer.ggml.normalizer.lowercase",
     "strip_accents": "tokenizer.ggml.normalizer.strip_accents",
-    **{name: f"tokenizer.ggml.{name}_token_id" for name in ("fim_pad", "fim_rep", "fim_sep")},
+    **{name: f"tokenizer.ggml.{name}_token_id" for name in _FIM_ENDS},
     "chat_template": "tokenizer.chat_template",
 }
 
@@ -104,7 +105,7 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
         squeezes=bool(read.flag("squeezes")) if model == "t5" else False,
         lowercase=read.flag("lowercase"),
         strip_accents=read.flag("strip_accents"),
-        eog=tuple(i for name in ("fim_pad", "fim_rep", "fim_sep") if (i := read.token(name)) is not None),
+        eog=tuple(end for name in _FIM_ENDS if (end := read.token(name)) is not None and end < len(pieces)),
         chat_template=read.text("chat_template"),
         source=source,
         names=_NAMES,

@@ -227,7 +227,8 @@ def cut(merged_parts: Parts) -> tuple[MergedSpmTokenizer, Any]:
     ours = build(Vocabulary(**{**merged_parts, "pre": "mmbert", "pieces": pieces, "types": types, "merges": merges}))
     assert isinstance(ours, MergedSpmTokenizer)
     ids = {piece.decode(): i for i, piece in enumerate(pieces)}
-    theirs = Tokenizer(models.BPE(ids, [tuple(one.split(" ")) for one in merges], byte_fallback=True))
+    pairs: list[Any] = [tuple(one.split(" ")) for one in merges]
+    theirs = Tokenizer(models.BPE(ids, pairs, byte_fallback=True))
     theirs.normalizer = normalizers.Replace(" ", "▁")
     theirs.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     user = [pieces[i].decode() for i in ours.vocabulary.ids_of(USER_DEFINED)]

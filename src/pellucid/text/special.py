@@ -36,7 +36,7 @@ def end_ids(vocabulary: Vocabulary) -> frozenset[int]:
     v = vocabulary
     found = {i for i in (v.eos, v.eot, v.eom) if i is not None} | set(v.eog)
     names = {name if isinstance(v.pieces[0], str) else name.encode(): name for name in END | _END_IF_CONTROL}
-    by_name = {names[piece]: v.pieces.index(piece) for piece in frozenset(names).intersection(v.pieces)}  # type: ignore[arg-type]
+    by_name = {names[piece]: v.pieces.index(piece) for piece in frozenset(names).intersection(v.pieces)}
     for name in _END_IF_CONTROL & by_name.keys():
         if v.types is not None and v.types[by_name[name]] != CONTROL:
             del by_name[name]
