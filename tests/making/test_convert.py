@@ -265,23 +265,32 @@ def test_a_word_that_is_a_piece(whole: bool, tmp_path: Path) -> None:
     assert made.encode("a zqx") == own.encode("a zqx")
 
 
-@pytest.mark.parametrize("lowers", [False, True])
-@pytest.mark.parametrize("strips", [None, False, True])
-def test_what_bert_does_to_text(lowers: bool, strips: bool | None, tmp_path: Path) -> None:
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"aoözAOÖ", *(f"##{c}" for c in "aoözAOÖ")]
+def wordpiece(folder: Path, **options: Any) -> Tokenizer:
+    """A folder's tokenizer; options: of BertNormalizer."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"aoözAOÖ東京", *(f"##{c}" for c in "aoözAOÖ東京")]
     made = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer(lowercase=lowers, strip_accents=strips)
+    made.normalizer = normalizers.BertNormalizer(**options)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.decoder = decoders.WordPiece()
     made.add_special_tokens(pieces[:4])
-    (tmp_path / "folder").mkdir()
-    made.save(str(tmp_path / "folder" / "tokenizer.json"))
+    folder.mkdir()
+    made.save(str(folder / "tokenizer.json"))
+    return made
+
+
+@pytest.mark.parametrize("lowers", [False, True])
+@pytest.mark.parametrize("strips", [None, False, True])
+def test_what_bert_does_to_text(lowers: bool, strips: bool | None, tmp_path: Path) -> None:
+    made = wordpiece(tmp_path / "folder", lowercase=lowers, strip_accents=strips)
     file = written(tmp_path / "folder")
     for text in ("Aö Öza", "AÖOö", "z"):
         assert file.encode(text, add_special=False) == made.encode(text, add_special_tokens=False).ids
 
 
 def test_words_that_no_file_can_name(tmp_path: Path) -> None:
+    wordpiece(tmp_path / "bert", handle_chinese_chars=False)
+    with pytest.raises(UnsupportedModelError, match="cutting words"):
+        tokenizer_metadata(str(tmp_path / "bert"), 700)
     with pytest.raises(UnsupportedModelError, match="cutting words"):
         tokenizer_metadata(str(bpe(r"[\s\S]{2}", tmp_path / "folder")), 700)
 

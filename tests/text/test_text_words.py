@@ -50,6 +50,11 @@ def test_every_name_has_its_family() -> None:
         assert WORDS[name].steps == WORDS[names.split()[0]].steps, name
 
 
+def test_the_readme_counts_them() -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f"the pre-tokenizers of {len(WORDS)} GGUF names" in readme
+
+
 def test_flags() -> None:
     whole = {name for name, one in WORDS.items() if one.whole}
     llama3 = {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"}
