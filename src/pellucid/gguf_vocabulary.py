@@ -9,7 +9,7 @@ import numpy as np
 
 from .errors import TokenizerError
 from .text import Vocabulary
-from .text.vocabulary import CONTROL, UNUSED, quoted
+from .text.vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, quoted
 
 __all__ = ["vocabulary_of"]
 
@@ -87,7 +87,7 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
         types = np.ones(len(pieces), np.int32) if types is None else types.copy()
         for i in empty:
             pieces[i] = f"[EMPTY_{i}]".encode() if spm else f"[EMPTY_{i}]"
-            types[i : i + 1] = UNUSED
+        types[[i for i in empty if i < len(types) and types[i] not in (BYTE, UNKNOWN)]] = UNUSED
     strips: frozenset[int] = frozenset()
     if spm and metadata.get("general.architecture") in ("phi3", "phimoe"):
         strips = _stripping(pieces, types)

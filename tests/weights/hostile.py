@@ -406,7 +406,8 @@ MODELS: dict[str, Case] = {
     "merges no UTF-8": Case(
         lambda f: f.set_array("tokenizer.ggml.merges", STRING, [b"\xff \xff"]), field="tokenizer.ggml.merges[0]"),
     "no merges": Case(lambda f: f.drop("tokenizer.ggml.merges"), error="TokenizerError", words="merges: missing"),
-    "BOS out of range": key("tokenizer.ggml.bos_token_id", U32, 2**32 - 1, "bos_token_id", error="TokenizerError"),
+    "BOS out of range": key("tokenizer.ggml.bos_token_id", U32, 2**32 - 2, "bos_token_id", error="TokenizerError"),
+    "BOS that is none": key("tokenizer.ggml.bos_token_id", U32, 2**32 - 1, error=None, outcome="runs"),
     "EOS negative": key("tokenizer.ggml.eos_token_id", I32, -1, "eos_token_id", error="TokenizerError"),
     "EOS as text": key("tokenizer.ggml.eos_token_id", STRING, b"2", "eos_token_id", error="TokenizerError"),
     "BOS wanted, none there": Case(
