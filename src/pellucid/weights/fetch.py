@@ -32,12 +32,13 @@ _POLL = 0.05  # seconds between looks at the child
 _WINDOW = 60.0  # seconds over which the pace of a wheel is measured, once its first byte is there
 _SLACK = 16 << 20  # bytes that pip may write beyond a wheel: its index, its notes
 
-# Runs pip, and ends it soon after its parent ends, however that ends: others then remove the folder it writes to.
+# Runs pip. Soon after its parent ends, however that ends, it removes the folder that it writes to, and ends, too.
 _PIP = """
-import os, runpy, sys, threading, time
+import os, runpy, shutil, sys, threading, time
 def watch():
     while os.getppid() == parent:
         time.sleep(0.1)
+    shutil.rmtree(work, ignore_errors=True)
     os._exit(1)
 if os.name == "posix":
     threading.Thread(target=watch, daemon=True).start()
@@ -198,7 +199,8 @@ def _run_pip(part: Part, entry: Entry, folder: Path, scratch: Path, log: Path, m
     env.setdefault("PIP_RETRIES", "2")
     env.pop("PIP_QUIET", None)  # the errors of pip say why it failed
     # -P: a file pip.py in the current folder must not be run.
-    command = [sys.executable, "-P", "-c", f"parent = {os.getpid()}\n{_PIP}", "download", *options, spec]
+    code = f"parent, work = {os.getpid()}, {os.fspath(log.parent)!r}\n{_PIP}"
+    command = [sys.executable, "-P", "-c", code, "download", *options, spec]
     with open(log, "wb") as out:
         try:
             child = subprocess.Popen(
