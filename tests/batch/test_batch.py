@@ -260,17 +260,20 @@ def test_embeddings(tmp_path: Path) -> None:
 
 
 def test_what_no_row_can_change_ends_the_run(smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A model without a chat template, or without a known way to make embeddings, a wrong option: no row is done with
-    an error, so that the same command with the option does them all."""
-    bare = tmp_path / "bare.gguf"
+    """A model without a chat template, or with a broken one, or without a known way to make embeddings, a wrong option:
+    no row is done with an error, so that the same command with the option does them all."""
     raw = smollm2.read_bytes()
-    assert raw.count(b"tokenizer.chat_template") == 1
-    bare.write_bytes(raw.replace(b"tokenizer.chat_template", b"tokenizer.chat_templute"))
+    changed = {"bare": (b"tokenizer.chat_template", b"tokenizer.chat_templute"), "marred": (b"{% for ", b"{% fur ")}
+    for name, (old, new) in changed.items():
+        assert raw.count(old) == 1
+        (tmp_path / f"{name}.gguf").write_bytes(raw.replace(old, new))
+    bare, marred = (tmp_path / f"{name}.gguf" for name in changed)
     source, target = write(tmp_path / "in.jsonl", [{"id": 1, "text": "Hi"}, {"id": 2, "text": "Ho"}]), tmp_path / "out"
     (template := tmp_path / "t.jinja").write_text("{{ messages[0].content }}")
     (broken := tmp_path / "b.jinja").write_text("{% if %}")
     for model, task, wrong, says, option in (
         (bare, "chat", [], "--template", ["--template", str(template)]),
+        (marred, "chat", [], "the chat template is broken", ["--template", str(template)]),
         (smollm2, "chat", ["--template", str(broken)], "template", ["--template", str(template)]),
         (smollm2, "embed", [], "--pooling", ["--pooling", "mean"]),
         (smollm2, "generate", ["--regex", "("], "regex", ["--regex", "a"]),
@@ -341,3 +344,19 @@ def test_errors_that_are_no_rows(tiny: Path, tmp_path: Path) -> None:
     with Target(str(tmp_path / "out.jsonl")) as target, pytest.raises(PellucidError):
         run(model, [Row(1, "id", "row 1", {"prompt_ids": [1]})], target, "generate")
     assert os.path.getsize(tmp_path / "out.jsonl") == 0
+
+
+def test_what_cannot_be_written_is_no_error_of_a_row(tiny: Path, tmp_path: Path) -> None:
+    """Whose line, though shorter, might have room where that of the result had none."""
+
+    class Full(Target):
+        def write(self, line: dict[str, Any]) -> None:
+            if "error" not in line:
+                raise PellucidError("the disk is full")
+            super().write(line)
+
+    rows = [Row(1, "id", "row 1", {"prompt_ids": [1, 2]}), Row(2, "id", "row 2", {"prompt_ids": [99999]})]
+    with Model.load(tiny) as model, Full(str(tmp_path / "out.jsonl")) as target:
+        with pytest.raises(PellucidError, match="the disk is full"):
+            run(model, rows, target, "score")
+    assert lines(tmp_path / "out.jsonl") == []

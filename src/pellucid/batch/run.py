@@ -151,9 +151,11 @@ def _in_parts(
                 raise
             for row, text in texts:
                 try:
-                    one.write(line(row, list(several([text]))[0]), 1)
+                    (result,) = several([text])
                 except Exception as error:
                     one.wrong(row, error)
+                else:  # outside, since an error of OUT is not the row's
+                    one.write(line(row, result), 1)
             continue
         for (row, _), result in zip(texts, found, strict=True):
             one.write(line(row, result), 1)

@@ -27,14 +27,15 @@ from pellucid.schedule.run import AT_ONCE, Item, of, pieces
 from pellucid.schedule.start import begin
 from pellucid.schedule.turns import score
 from pellucid.text.base import NoTokenizerError
-from pellucid.text.chat import NoTemplateError
+from pellucid.text.chat import BrokenTemplateError, NoTemplateError
 from pellucid.text.grammar import NoGrammarsError
 
 __all__ = ["check_options", "complete", "in_parts", "of_item", "seed_of"]
 
 MOST_AT_ONCE = 2**16
 _WAYS = ("prompt", "prompt_ids", "messages")
-_OF_ALL = (ClosedError, MemoryError, NoGrammarsError, NoTemplateError, NoTokenizerError, UnsupportedModelError)
+_OF_ALL: tuple[type[Exception], ...] = (ClosedError, MemoryError, UnsupportedModelError)
+_OF_ALL += (NoGrammarsError, NoTokenizerError, NoTemplateError, BrokenTemplateError)
 S = TypeVar("S")
 T = TypeVar("T")
 

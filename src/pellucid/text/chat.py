@@ -198,6 +198,10 @@ class NoTemplateError(ChatTemplateError):
     """The model has none, and none is given."""
 
 
+class BrokenTemplateError(ChatTemplateError):
+    """The model's own is broken, and no other is given."""
+
+
 class Chat:
     """Writes conversations for one tokenizer. ``source``: the template; by default the tokenizer's own.
 
@@ -205,8 +209,8 @@ class Chat:
     """
 
     def __init__(self, tokenizer: TextTokenizer, source: str | None = None) -> None:
-        if source is None:
-            source = tokenizer.chat_template
+        own = source is None
+        source = tokenizer.chat_template if source is None else source
         if source is None:
             raise NoTemplateError(
                 "the model file has no chat template: give one, in Jinja, with the option template (--template FILE)"
@@ -214,7 +218,10 @@ class Chat:
         self._tokenizer = tokenizer
         special = self.specials = tokenizer.special  # tokens by their spellings
         self._finder = Finder(special)
-        self.template = ChatTemplate(source, special_names(tokenizer), tuple(special))
+        try:
+            self.template = ChatTemplate(source, special_names(tokenizer), tuple(special))
+        except ChatTemplateError as error:
+            raise BrokenTemplateError(error.message, line=error.line) if own else error from None
         self._writer = Writer(self.template, find(source), tuple(special))
         self._known_ids = lru_cache(8)(lambda marked, text, back: self._ids(marked, text, dict(back)))
 
