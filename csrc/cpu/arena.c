@@ -12,6 +12,8 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #if defined(__linux__)
@@ -38,23 +40,37 @@ static size_t whole_pages(size_t bytes)
     return n < bytes ? 0 : n / page * page;
 }
 
+/* The text of a file of `folder`; 0: it cannot be read. */
+static int read_text(const char *folder, const char *name, char *text, size_t room)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    ssize_t n = read(fd, text, room - 1);
+    close(fd);
+    text[n > 0 ? n : 0] = 0;
+    return n > 0;
+}
+
+/* "enabled" reads "always [madvise] never", the active setting in brackets; kernels without huge pages lack it, and those
+ * before 4.10 the other file. Where small pages have 64 KB, as on some systems for Arm, huge ones have 512 MB. */
+int pl_arena_has_huge(const char *folder)
+{
+    char text[64];
+    if (!read_text(folder, "enabled", text, sizeof text) || strstr(text, "[never]"))
+        return 0;
+    return !read_text(folder, "hpage_pmd_size", text, sizeof text) || strtoull(text, NULL, 10) == HUGE_PAGE;
+}
+
 #if defined(MADV_HUGEPAGE)
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int system_has_huge;
 
-/* The file reads "always [madvise] never", the active setting in brackets; kernels without huge pages lack it. */
-static void read_enabled(void)
+static void ask_system(void)
 {
-    char text[64];
-    int fd = open("/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return;
-    ssize_t n = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (n <= 0)
-        return;
-    text[n] = 0;
-    system_has_huge = strstr(text, "[never]") == NULL;
+    system_has_huge = pl_arena_has_huge("/sys/kernel/mm/transparent_hugepage");
 }
 
 /* 0 if huge pages were disabled for this process, by itself or by its parent (prctl(2)); madvise succeeds even then. */
@@ -92,7 +108,7 @@ void *pl_arena_alloc(size_t bytes, int *huge)
     if (!p)
         return NULL;
 #if defined(MADV_HUGEPAGE)
-    pthread_once(&once, read_enabled);
+    pthread_once(&once, ask_system);
     int taken = madvise(p, size, MADV_HUGEPAGE) == 0;
     if (huge)
         *huge = taken && system_has_huge && process_has_huge();
@@ -125,7 +141,7 @@ void *pl_arena_map(int fd, size_t bytes, int write, int *huge)
     }
 #if defined(MADV_COLLAPSE) && defined(MADV_HUGEPAGE)
     const size_t in_huge = size / HUGE_PAGE * HUGE_PAGE;
-    pthread_once(&once, read_enabled);
+    pthread_once(&once, ask_system);
     if (in_huge && system_has_huge && process_has_huge())
         *huge = madvise(p, in_huge, MADV_COLLAPSE) == 0;
 #endif

@@ -4,8 +4,10 @@
 
 #include <stddef.h>
 
-/* Zeroed and 2 MB aligned; NULL if out of memory. *huge: 1 if the system promises huge pages (it accepts MADV_HUGEPAGE
- * and /sys/kernel/mm/transparent_hugepage/enabled is not "never"). Untouched memory costs nothing. */
+/* Whether the settings of a system in `folder`, "/sys/kernel/mm/transparent_hugepage", promise huge pages of 2 MB. */
+int pl_arena_has_huge(const char *folder);
+/* Zeroed and 2 MB aligned; NULL if out of memory. *huge: 1 if the system promises huge pages and accepts MADV_HUGEPAGE.
+ * Untouched memory costs nothing. */
 void *pl_arena_alloc(size_t bytes, int *huge);
 /* The same in small pages, whatever the system's default, to measure the gain from huge ones. */
 void *pl_arena_small(size_t bytes);

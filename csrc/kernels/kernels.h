@@ -220,8 +220,8 @@ typedef struct pl_kernels {
      * codes q nearest to (x - m) / d. Groups of zeros: 0. Returns 0, or another number where a value is not below
      * PL_FIT_MOST, so that its square might not be finite. */
     int (*fit)(const pl_fit *f, const float *x, float *d, float *m);
-    /* codes (groups, n), counted from lo or from the table's first, nearest to (x - m) / d. x (groups, n), finite; d, m (groups); d 0: as if 1 / d
-     * were 0. */
+    /* codes (groups, n), counted from lo or from the table's first, nearest to (x - m) / d. x (groups, n), finite; d, m
+     * (groups); d 0: as if 1 / d were 0. */
     void (*fit_codes)(const pl_fit *f, int groups, const float *x, const float *d, const float *m, uint8_t *codes);
 
     /* ---- recurrent layers ----------------------------------------------------------- */

@@ -345,7 +345,28 @@ def test_arena_huge_says_what_the_system_does() -> None:
     enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     got = machine.arena_probe(4 << 20)
     assert got is not None
-    assert got["huge"] == (enabled.exists() and "[never]" not in enabled.read_text())
+    size = enabled.with_name("hpage_pmd_size")
+    pages_of_2_mb = not size.exists() or int(size.read_text()) == 2 << 20
+    assert got["huge"] == (enabled.exists() and "[never]" not in enabled.read_text() and pages_of_2_mb)
+
+
+@pytest.mark.parametrize(
+    ("enabled", "size", "huge"),
+    [
+        ("always [madvise] never", 2 << 20, True),
+        ("[always] madvise never", 2 << 20, True),
+        ("[always] madvise never", None, True),  # before Linux 4.10
+        ("always madvise [never]", 2 << 20, False),
+        ("[always] madvise never", 512 << 20, False),  # with small pages of 64 KB
+        ("[always] madvise never", 32 << 20, False),  # of 16 KB
+        (None, None, False),
+    ],
+)
+def test_which_systems_have_huge_pages_of_2_mb(tmp_path: Path, enabled: str | None, size: int | None, huge: bool) -> None:
+    for name, value in (("enabled", enabled), ("hpage_pmd_size", size)):
+        if value is not None:
+            (tmp_path / name).write_text(f"{value}\n")
+    assert machine.has_huge(str(tmp_path)) is huge
 
 
 @pytest.mark.parametrize("size", [2**64 - 1, 2**64 - 4096, 2**63, 2**56])

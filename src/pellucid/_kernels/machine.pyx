@@ -29,6 +29,7 @@ cdef extern from "cpu/topology.h":
     void pl_topology_read(const char *root, pl_topology *t) nogil
 
 cdef extern from "cpu/arena.h":
+    int pl_arena_has_huge(const char *folder) nogil
     void *pl_arena_alloc(size_t bytes, int *huge) nogil
     void pl_arena_free(void *p, size_t bytes) nogil
 
@@ -171,6 +172,11 @@ def arena_probe(size_t size, bint touch=True):
     if p == NULL:
         return None
     return {"aligned": <uintptr_t>p % (2 << 20) == 0, "zero": bool(zero), "huge": bool(huge)}
+
+
+def has_huge(str folder):
+    """Whether a folder with a system's settings of huge pages promises some of 2 MB."""
+    return bool(pl_arena_has_huge(folder.encode()))
 
 
 def share(int64_t n, int64_t unit, int tid, int size):

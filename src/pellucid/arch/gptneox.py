@@ -37,10 +37,7 @@ _OLDER = {"rope_theta": ("rotary_emb_base", 10000.0), "partial_rotary_factor": (
 def _same_rotation(c: Settings) -> Mapping[str, Any]:
     """Refuses rope_theta and partial_rotary_factor beside the table, which transformers ignores there and has written
     there, unless they agree with what it computes."""
-    for key, older, value in (
-        ("rope_theta", "rotary_emb_base", 10000.0),
-        ("partial_rotary_factor", "rotary_pct", _PART),
-    ):
+    for key, (older, value) in _OLDER.items():
         for place in (older, f"rope_parameters.{key}", f"rope_scaling.{key}"):
             value = c.get_float(place, value)
         if c.get_float(key, value) != value:
