@@ -362,7 +362,7 @@ def test_arena_huge_says_what_the_system_does() -> None:
         (None, None, False),
     ],
 )
-def test_which_systems_have_huge_pages_of_2_mb(tmp_path: Path, enabled: str | None, size: int | None, huge: bool) -> None:
+def test_systems_with_huge_pages_of_2_mb(tmp_path: Path, enabled: str | None, size: int | None, huge: bool) -> None:
     for name, value in (("enabled", enabled), ("hpage_pmd_size", size)):
         if value is not None:
             (tmp_path / name).write_text(f"{value}\n")
