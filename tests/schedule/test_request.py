@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from pellucid import Completion, Model, Request
+from pellucid import Completion, Model, Request, _engine
 from pellucid.errors import BatchError, ClosedError, ContextFullError, NumericsError, QueueFullError
+from pellucid.generation import Job
 from pellucid.schedule import run
 from tests.engine import models
 from tests.engine.test_numerics import BAD, bad_token, spoilt
@@ -171,6 +172,51 @@ def test_a_stop_string_where_others_have_the_memory(smollm2: Path, way: str) -> 
         rest: Any = beside.result()
         assert rest.ids == long.ids
         assert model.stats().preemptions > 0
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_stop_string_whose_reader_comes_late(smollm2: Path, begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left to compute waits for the reader; another request has the memory meanwhile. begun: the reader is
+    cancelled while it computes that."""
+    text, other = "The capital of France is", list(range(5, 300))
+    given: dict[str, Any] = {"temperature": 0, "max_tokens": 30, "stop": ["swer"], "logprobs": 1, "seed": 1}
+    more: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "ignore_eos": True, "speculate": False}
+    with Model.load(smollm2, threads=2) as model:
+        expected, long = model.generate(text, **given), model.generate(other, **more)
+        limit = run.of(model.core).room.need(len(other) + 20)
+    with Model.load(smollm2, threads=2, cache_bytes=limit) as model:
+        first, reached, left, score = model.submit(text, **given), threading.Event(), threading.Event(), Job.score
+
+        def slow(job: Job, *arguments: Any) -> None:
+            score(job, *arguments)
+            if not left.is_set():
+                reached.set()
+                assert left.wait(60)
+                job.scores.clear()
+                raise _engine.Cancelled("the call was cancelled")
+
+        async def come_and_go() -> None:
+            reading = asyncio.ensure_future(first)
+            while not reached.is_set():
+                await asyncio.sleep(0.001)
+            reading.cancel()
+            left.set()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+
+        async def read() -> tuple[Any, Any]:
+            await anext(first)
+            async with asyncio.timeout(60):
+                while not first._unscored:
+                    await asyncio.sleep(0.001)
+                if begun:
+                    await come_and_go()
+                beside = await model.submit(other, **more)
+            return beside, await first
+
+        monkeypatch.setattr(Job, "score", slow if begun else score)
+        beside, done = asyncio.run(read())
+        assert beside.ids == long.ids and content(done) == content(expected)
 
 
 @pytest.mark.parametrize("loop", [False, True])

@@ -19,11 +19,12 @@ __all__ = ["Departures"]
 
 
 class Leaving(NamedTuple):
-    """Requests that leave: see `Departures.leave`."""
+    """Requests that leave: see `Departures.note`."""
 
     works: list[Work]
     then: Callable[[], None] | None
     free: bool
+    rest: bool
 
 
 class Departures:
@@ -57,13 +58,21 @@ class Departures:
         self.note(works, then, free=free)
         self._sweep()
 
-    def note(self, works: Iterable[Work], then: Callable[[], None] | None = None, *, free: bool = False) -> None:
-        """Notes that requests end; the next `leave`, of whichever, does the rest."""
+    def note(
+        self,
+        works: Iterable[Work],
+        then: Callable[[], None] | None = None,
+        *,
+        free: bool = False,
+        rest: bool = False,
+    ) -> None:
+        """Notes that requests end, as of `leave`, which whoever releases the lock next does. rest: they have left, and
+        are to compute once more, in a call; until they do, their memory may be given up."""
         mine, now = list(works), time.monotonic()
         for work in mine:
             work.gone = True
             work.ended = work.ended or now
-        self._left.append(Leaving(mine, then, free))
+        self._left.append(Leaving(mine, then, free, rest))
 
     def leave_and_wait(self, works: Iterable[Work]) -> None:
         """Ends requests and drops their sequences, and returns when no pass uses them any more."""
@@ -71,20 +80,15 @@ class Departures:
         self.leave(works, done.set, free=True)
         done.wait()
 
-    def rest(self, work: Work) -> None:
-        """One that has left is to compute once more, in a call; until it does, its memory may be given up."""
+    def go_on(self, work: Work, ends: bool = False) -> None:
+        """The call of one that rested has begun; ends: is over, after which its memory may be given up again."""
         with self._after, self._lock:
             self._holders.leaving.discard(work)
-            self._holders.resting.add(work)
-
-    def go_on(self, work: Work, ends: bool = False) -> None:
-        """Its call has begun; ends: is over, after which it is dropped soon."""
-        with self._after, self._lock:
             self._holders.resting.discard(work)
             if not ends:
                 work.holds = True
             elif work.holds:
-                self._holders.leaving.add(work)
+                self._holders.resting.add(work)
 
     def leaves(self, work: Work) -> bool:
         """Whether it is noted as one that leaves."""
@@ -129,6 +133,10 @@ class Departures:
                     self._short = False
         if not busy.isdisjoint(one.works):
             return False
+        if one.rest:  # not where its call has begun
+            found = self._holders.leaving.intersection(one.works)
+            self._holders.leaving -= found
+            self._holders.resting |= found
         for work in one.works if one.free else ():
             if self.reuse is not None and work.holds and work.root is not None:
                 self.reuse.keep(work)

@@ -51,7 +51,7 @@ class Holders:
     def __init__(self) -> None:
         self.calls: list[Call] = []  # the oldest first
         self.leaving: set[Work] = set()  # requests that have left, and whose sequences are not dropped yet
-        self.resting: set[Work] = set()  # that have left, and wait to compute once more
+        self.resting: set[Work] = set()  # that have left, and whose reader may come late to compute once more
         self.shared: weakref.WeakSet[Shared] = weakref.WeakSet()  # prompts that have a sequence
 
     def only(self, mine: Work | None, *known: list[Work]) -> bool:

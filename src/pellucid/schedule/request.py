@@ -400,6 +400,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
             self._end(work, error)
         else:
             if piece is None and _job(work).unscored:
+                self._scheduler.note((work,), rest=True)  # its reader may come late
                 self._unscored.append(work)
             elif piece is None:  # a stop string
                 self._ended.append((work, partial(self._stop, work)))

@@ -225,7 +225,7 @@ def score(scheduler: Scheduler, work: Work, cancel: Callable[[], bool] | None = 
     """Computes the log probabilities of the last tokens before a stop string, in turns, of a request that has left. Its
     memory may go to others while it waits: it is then computed again. cancel: must compute nothing. Raises what a pass
     raises, Cancelled."""
-    scheduler.rest(work)
+    scheduler.note((work,), rest=True)
     taken: list[bool] = []
     job = cast(Job, work.job)
     try:
