@@ -10,7 +10,9 @@ import pytest
 
 from pellucid import Model
 from pellucid.openai.shapes import CompletionObjects
+from pellucid.server import operate
 from pellucid.server.gate import Gate
+from pellucid.server.shapes import dumps
 from tests.server.client import call
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -220,6 +222,22 @@ def test_text_and_tokens(app: Gate, model: Model) -> None:
     assert b"".join(bytes(one) if isinstance(one, list) else one.encode() for one in pieces).decode() == text
     rendered = call(app, "POST", "/v1/apply-template", {"messages": MESSAGES}).json
     assert rendered == {**rendered, "prompt": model.chat_prompt(MESSAGES).text}
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/apply-template"])
+def test_long_answers_are_not_written_in_the_event_loop(app: Gate, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight megabytes of text become fifty of tokens with their pieces."""
+    threads: list[tuple[threading.Thread, bool]] = []
+
+    def noted(value: Any, apart: bool = False) -> bytes:
+        threads.append((threading.current_thread(), apart))
+        return dumps(value, apart)
+
+    monkeypatch.setattr(operate, "dumps", noted)
+    body = {"/tokenize": {"content": "Hi"}, "/detokenize": {"tokens": [5]}}.get(path, {"messages": MESSAGES})
+    assert call(app, "POST", path, body).status == 200
+    ((thread, apart),) = threads
+    assert thread is not threading.current_thread() and apart
 
 
 def test_operators_endpoints(app: Gate) -> None:

@@ -79,6 +79,10 @@ def test_json_in_parts_is_written_a_few_items_at_a_time(monkeypatch: pytest.Monk
     sizes.clear()
     answer = {"data": [{"index": i, "embedding": [0.1234567890123456] * 4096} for i in range(100)]}
     assert len(dumps(answer, apart=True)) > 3_000_000 and max(sizes) < 20_000
+    sizes.clear()
+    answer = {"tokens": [{"id": 1, "piece": "a"}] * 150_000, "token_strs": ["a"] * 150_000}
+    assert len(dumps(answer, apart=True)) > 3_000_000 and max(sizes) < 20_000
+    assert len(sizes) < 10_000  # each of them takes time
 
 
 def shapes() -> Iterator[tuple[type[Shape], Call]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -141,10 +140,10 @@ class Text:
             given = body.get("model")
             _, hosted = service.select(None if given is None else checks.string("model", given), record)
             async with service.models.use(hosted) as model:
-                found = await service.text(partial(self._work, model, body, service.settings))
+                made = await service.text(lambda: dumps(self._work(model, body, service.settings), apart=True))
         except Exception as error:
             raise failure(error, record.id, _NAMES) from error
-        await whole(send, dumps(found), unknown)
+        await whole(send, made, unknown)
 
 
 _NAMES = {"text": "content", "ids": "tokens"}

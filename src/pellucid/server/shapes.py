@@ -29,24 +29,31 @@ def dumps(value: Any, apart: bool = False) -> bytes:
 
 
 def _parts(value: Any, depth: int) -> Iterator[str]:
-    """The JSON of an answer. What is many in one lies in lists of its third level, or below: log probabilities, numbers
-    of embeddings."""
+    """The JSON of an answer. What is many in one lies in lists: tokens, log probabilities, numbers of embeddings."""
     if isinstance(value, dict) and value and depth < 4:
         for at, (name, item) in enumerate(value.items()):
             yield f"{',' if at else '{'}{_json(name)}:"
             yield from _parts(item, depth + 1)
         yield "}"
-    elif isinstance(value, list) and value and depth < 3:
-        for at, item in enumerate(value):
-            yield "," if at else "["
-            yield from _parts(item, depth + 1)
-        yield "]"
     elif isinstance(value, list) and value:
         for at in range(0, len(value), SLICE):
-            yield ("," if at else "[") + _json(value[at : at + SLICE])[1:-1]
+            some = value[at : at + SLICE]
+            if depth > 2 or all(map(_is_flat, some)):
+                yield ("," if at else "[") + _json(some)[1:-1]
+                continue
+            for i, item in enumerate(some, at):
+                yield "," if i else "["
+                yield from _parts(item, depth + 1)
         yield "]"
     else:
         yield _json(value)
+
+
+def _is_flat(item: Any) -> bool:
+    """Whether no list or object is in it."""
+    if isinstance(item, dict):
+        return not any(isinstance(one, (dict, list)) for one in item.values())
+    return not isinstance(item, list)
 
 
 class Shape:
