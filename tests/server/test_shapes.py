@@ -74,7 +74,7 @@ def test_json_in_parts_is_written_a_few_items_at_a_time(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(shapes_of, "_json", noted)
     logprobs = [{"token": "a", "logprob": -1.5, "top": [["b", -2.5]] * 20}] * 5000
-    answer = {"choices": [{"index": i, "logprobs": {"content": logprobs}} for i in range(3)]}
+    answer: dict[str, Any] = {"choices": [{"index": i, "logprobs": {"content": logprobs}} for i in range(3)]}
     assert len(dumps(answer, apart=True)) > 3_000_000 and max(sizes) < 20_000
     sizes.clear()
     answer = {"data": [{"index": i, "embedding": [0.1234567890123456] * 4096} for i in range(100)]}
