@@ -224,6 +224,13 @@ def test_text_and_tokens(app: Gate, model: Model) -> None:
     assert rendered == {**rendered, "prompt": model.chat_prompt(MESSAGES).text}
 
 
+@pytest.mark.parametrize("field", ["content", "prompt"])
+def test_a_text_without_tokens_is_named(app: Gate, field: str) -> None:
+    answer = call(app, "POST", "/tokenize", {field: "a\ud83d"})
+    error = answer.json["error"]
+    assert (answer.status, error["param"]) == (400, field) and error["message"].startswith(f"{field}: ")
+
+
 @pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/apply-template"])
 def test_long_answers_are_not_written_in_the_event_loop(app: Gate, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight megabytes of text become fifty of tokens with their pieces."""

@@ -102,7 +102,10 @@ class Call:
     def name_places(self, messages: Sequence[str], schema: str = "") -> None:
         """Says where the client wrote what messages and tools were made of. messages: the place of each. schema: that
         of a function's parameters within its tool; "": as in chats."""
-        self.names |= {f"messages[{i}]": place for i, place in enumerate(messages)}
+        for i, place in enumerate(messages):
+            self.names[f"messages[{i}]"] = place
+            if not place.endswith("]"):  # a text, of which a message was made
+                self.names[f"messages[{i}]['content']"] = place
         for i in range(len(self.template.get("tools", ())) if schema else 0):
             self.names[f"tools[{i}]['function']"] = f"tools[{i}]"
             self.names[f"tools[{i}]['function']['parameters']"] = f"tools[{i}]{schema}"

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pellucid import checks
+from pellucid import arguments, checks
 from pellucid.model import Model
 from pellucid.openai.fields import OPTIONS, message_of
 from pellucid.sampling import DEFAULTS
@@ -142,11 +142,10 @@ class Text:
             async with service.models.use(hosted) as model:
                 made = await service.text(lambda: dumps(self._work(model, body, service.settings), apart=True))
         except Exception as error:
-            raise failure(error, record.id, _NAMES) from error
+            raise failure(error, record.id, {"text": _text_field(body), "ids": "tokens"}) from error
         await whole(send, made, unknown)
 
 
-_NAMES = {"text": "content", "ids": "tokens"}
 _OF_TOKENIZE = frozenset(
     "model prompt content add_special add_special_tokens parse_special with_pieces return_token_strs".split()
 )
@@ -158,13 +157,19 @@ _TEMPLATE = (
 _OF_TEMPLATE = frozenset({"model", "messages", *_TEMPLATE})
 
 
+def _text_field(body: dict[str, Any]) -> str:
+    """The name of the text in vLLM's interface, or in llama-server's."""
+    return "prompt" if "prompt" in body else "content"
+
+
 def _tokenize(model: Model, body: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """vLLM's and llama-server's: the text is `prompt` or `content`."""
-    name = "prompt" if "prompt" in body else "content"
+    """vLLM's and llama-server's."""
+    name = _text_field(body)
     text = checks.string(name, body.get(name), "a text")
     special = "add_special" if "add_special" in body else "add_special_tokens"
     add = checks.flag(special, body.get(special, True))
-    tokens = model.tokenize(text, add, checks.flag("parse_special", body.get("parse_special", False)))
+    with arguments.named("text"):
+        tokens = model.tokenize(text, add, checks.flag("parse_special", body.get("parse_special", False)))
     found: dict[str, Any] = {"tokens": tokens, "count": len(tokens), "max_model_len": model.context_length}
     if checks.flag("with_pieces", body.get("with_pieces", False)):
         found["tokens"] = [{"id": id, "piece": _piece(model.core.piece(id, special=True))} for id in tokens]

@@ -1,0 +1,126 @@
+"""The end of a text within a token, before a stop string: its log probabilities take another pass, in turn with others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pellucid import Model, _engine
+from pellucid.generation import Job
+from pellucid.schedule import run
+from tests.schedule.test_request import content
+
+
+@pytest.mark.parametrize("way", ["thread", "driven", "loop", "generate"])
+def test_a_stop_string_where_others_have_the_memory(smollm2: Path, way: str) -> None:
+    """What was given up is computed again, in turn with them, for the log probabilities of the text's end."""
+    text, other = "The capital of France is", list(range(5, 300))
+    given: dict[str, Any] = {"temperature": 0, "max_tokens": 30, "stop": ["swer"], "logprobs": 1, "seed": 1}
+    more: dict[str, Any] = {"temperature": 0, "max_tokens": 20, "ignore_eos": True, "speculate": False}
+    with Model.load(smollm2, threads=2) as model:
+        expected, long = model.generate(text, **given), model.generate(other, **more)
+        assert expected.finish_reason == "stop" and expected.logprobs
+        limit = run.of(model.core).room.need(len(other) + 20)
+    with Model.load(smollm2, threads=2, cache_bytes=limit) as model:
+        if way == "driven":
+            model.drive()
+        first: Any = model.stream(text, **given) if way == "generate" else model.submit(text, **given)
+        if way == "generate":
+            next(first)
+        beside = model.submit(other, **more)
+        next(beside)  # the first has its answer, or waits for its reader
+
+        async def read() -> Any:
+            return await first
+
+        done = asyncio.run(read()) if way == "loop" else first.result()
+        assert content(done) == content(expected)
+        rest: Any = beside.result()
+        assert rest.ids == long.ids
+        assert model.stats().preemptions > 0
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_stop_string_whose_reader_comes_late(smollm2: Path, begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left to compute waits for the reader; another request has the memory meanwhile. begun: the reader is
+    cancelled while it computes that."""
+    text, other = "The capital of France is", list(range(5, 300))
+    given: dict[str, Any] = {"temperature": 0, "max_tokens": 30, "stop": ["swer"], "logprobs": 1, "seed": 1}
+    more: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "ignore_eos": True, "speculate": False}
+    with Model.load(smollm2, threads=2) as model:
+        expected, long = model.generate(text, **given), model.generate(other, **more)
+        limit = run.of(model.core).room.need(len(other) + 20)
+    with Model.load(smollm2, threads=2, cache_bytes=limit) as model:
+        first, reached, left, score = model.submit(text, **given), threading.Event(), threading.Event(), Job.score
+
+        def slow(job: Job, *arguments: Any) -> None:
+            score(job, *arguments)
+            if not left.is_set():
+                reached.set()
+                assert left.wait(60)
+                job.scores.clear()
+                raise _engine.Cancelled("the call was cancelled")
+
+        async def come_and_go() -> None:
+            reading = asyncio.ensure_future(first)
+            while not reached.is_set():
+                await asyncio.sleep(0.001)
+            reading.cancel()
+            left.set()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+
+        async def read() -> tuple[Any, Any]:
+            await anext(first)
+            async with asyncio.timeout(60):
+                while not first._unscored:
+                    await asyncio.sleep(0.001)
+                if begun:
+                    await come_and_go()
+                beside = await model.submit(other, **more)
+            return beside, await first
+
+        monkeypatch.setattr(Job, "score", slow if begun else score)
+        beside, done = asyncio.run(read())
+        assert beside.ids == long.ids and content(done) == content(expected)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_cancel_while_the_end_before_a_stop_string_waits_for_its_turn(smollm2: Path, loop: bool) -> None:
+    with Model.load(smollm2, threads=2) as model:
+        given: dict[str, Any] = {"temperature": 0, "stop": ["swer"], "logprobs": 1}
+        expected = model.generate("The capital of France is", **given)
+        scheduler, request = run.of(model.core), model.submit("The capital of France is", **given)
+        found: list[Any] = []
+
+        async def read() -> Any:
+            return await request
+
+        reading = threading.Thread(target=lambda: found.append(asyncio.run(read()) if loop else request.result()))
+        with scheduler.scoring:
+            reading.start()
+            until = time.monotonic() + 30
+            while request._scoring is None and time.monotonic() < until:
+                time.sleep(0.001)
+            request.cancel()
+            reading.join(30)
+        assert not reading.is_alive()
+        (done,) = found
+        assert (done.finish_reason, done.ids) == ("cancelled", expected.ids[: len(done.ids)])
+        assert len(expected.ids) > len(done.ids) == len(done.logprobs) > 3
+        holders = scheduler._holders
+        assert model.stats().cache_bytes_used == 0 and not (holders.leaving or holders.resting or holders.calls)
+
+
+def test_a_stop_string_in_what_is_decided_before_it_begins(smollm2: Path) -> None:
+    with Model.load(smollm2, threads=2) as model:
+        given: dict[str, Any] = {"choice": ["one two three four"], "stop": ["three"]}
+        expected = model.generate("Count:", **given)
+        done: Any = model.submit("Count:", timeout=0, **given).result()
+        assert (done.text, done.ids, done.finish_reason) == (expected.text, expected.ids, "stop")
