@@ -1,5 +1,4 @@
-"""The end of a text within a token, before a stop string: its log probabilities take another pass, in turn with others.
-"""
+"""Log probabilities of a text's end before a stop string: they take another pass, in turn with others."""
 
 from __future__ import annotations
 
