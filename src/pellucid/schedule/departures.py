@@ -83,10 +83,10 @@ class Departures:
     def go_on(self, work: Work, ends: bool = False) -> None:
         """The call of one that rested has begun; ends: is over, after which its memory may be given up again."""
         with self._after, self._lock:
-            self._holders.leaving.discard(work)
-            self._holders.resting.discard(work)
             if not ends:
                 work.holds = True
+                self._holders.leaving.discard(work)
+                self._holders.resting.discard(work)
             elif work.holds:
                 self._holders.resting.add(work)
 
@@ -135,8 +135,8 @@ class Departures:
             return False
         if one.rest:  # not where its call has begun
             found = self._holders.leaving.intersection(one.works)
+            self._holders.resting |= found  # first, so that an interrupt hides none
             self._holders.leaving -= found
-            self._holders.resting |= found
         for work in one.works if one.free else ():
             if self.reuse is not None and work.holds and work.root is not None:
                 self.reuse.keep(work)
