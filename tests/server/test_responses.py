@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 
 from pellucid import Model
 from pellucid.openai.fields import Call
+from pellucid.server import responses
 from pellucid.server.access import Key
 from pellucid.server.app import make_app
 from pellucid.server.gate import Gate
 from pellucid.server.responses import Kept, response_call
 from pellucid.server.service import Service
 from pellucid.server.settings import Settings
+from pellucid.server.shapes import dumps
 from tests.server.client import Answer, ask, call
 from tests.server.conftest import NAME
 
@@ -202,6 +205,20 @@ def test_going_on(keeping: Gate, model: Model, stream: bool) -> None:
     assert call(keeping, "GET", f"{PATH}/{third['id']}", headers=BOB).status == 404
     assert call(keeping, "DELETE", f"{PATH}/{third['id']}", headers=ALICE).json["deleted"] is True
     assert call(keeping, "GET", f"{PATH}/{third['id']}", headers=ALICE).status == 404
+
+
+def test_a_kept_answer_is_not_written_in_the_event_loop(keeping: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = call(keeping, "POST", PATH, {"input": TEXT, "max_output_tokens": 4}, ALICE).json
+    threads: list[tuple[threading.Thread, bool]] = []
+
+    def noted(value: Any, apart: bool = False) -> bytes:
+        threads.append((threading.current_thread(), apart))
+        return dumps(value, apart)
+
+    monkeypatch.setattr(responses, "dumps", noted)
+    assert call(keeping, "GET", f"{PATH}/{found['id']}", headers=ALICE).json == found
+    ((thread, apart),) = threads
+    assert thread is not threading.current_thread() and apart
 
 
 @pytest.mark.parametrize("stream", [False, True])

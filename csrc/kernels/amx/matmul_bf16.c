@@ -127,8 +127,8 @@ PL_INLINE void tiles_on(int m)
     } while (0)
 #define ZERO(C, AT, STRIDE) _tile_zero(C)
 
-/* G groups of sixteen rows by T tiles. many: rows are laid out, and each step moves two rows of the
- * sums of the group before, and of those that the group after needs. */
+/* G groups of sixteen rows by T tiles. many: rows are laid out, and each step moves two rows of the sums of the group
+ * before, and of those that the group after needs. */
 PL_INLINE void multiply(const int G, const int T, const int many, part *p, moved *before, moved *after)
 {
     const ptrdiff_t tile_bytes = p->w->tile_bytes;
@@ -286,13 +286,15 @@ static void matmul_bf16(PL_MATMUL_ARGS)
     const int pairs = (w->k + 1) / 2, steps = (pairs + 15) / 16, groups = (n + GROUP - 1) / GROUP;
     const int block = steps < BF16_BLOCK ? steps : BF16_BLOCK; /* steps at once */
     const int room = PL_PANEL_MOST / (STEP_BYTES * block), most = room < BF16_GROUPS ? room : BF16_GROUPS;
-    const int blocks = (groups + most - 1) / most, each = n ? GROUP * ((groups + blocks - 1) / blocks) : 1;
     part p = {.w = w, .whole = pairs / 16, .row_bytes = 4 * (ptrdiff_t)pairs, .scratch = x->scratch};
-    if (groups <= 1) {
+    if (!n)
+        return;
+    if (groups == 1) {
         few_rows(&p, tile0, tile1, x, n, steps, y, y_stride);
         pl_tiles_off();
         return;
     }
+    const int blocks = (groups + most - 1) / most, each = GROUP * ((groups + blocks - 1) / blocks);
     pl_acts known = *x;
     known.q = (const int8_t *)x->b; /* what tells panels apart */
     tiles_on(GROUP);

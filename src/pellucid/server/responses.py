@@ -481,4 +481,5 @@ class Responses(Generate):
             return Response(
                 dumps({"id": identity, "object": "response", "deleted": True}), media_type="application/json"
             )
-        return Response(dumps(found[1]), media_type="application/json")
+        response = found[1]
+        return Response(await self._service.write(lambda: dumps(response, apart=True)), media_type="application/json")
