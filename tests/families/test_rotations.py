@@ -11,7 +11,7 @@ import pytest
 
 from pellucid import Model
 from pellucid.errors import PellucidError, UnsupportedModelError
-from tests.families.case import Array, write_folder
+from tests.families.case import Array, text_config, write_folder
 from tests.families.test_families import TOLERANCE, distance, ids_of
 from tests.families.test_families_strict import MODELS, golden_of, results
 
@@ -82,10 +82,12 @@ REFUSED = [
 
 
 def write(name: str, keys: Keys, path: Path) -> Path:
-    """The case's folder with these keys of a rotation, and no others."""
+    """The case's folder with these keys of a rotation, and no others; a wrapper's has them in text_config."""
     case, golden = MODELS[name], golden_of(name)
-    config = {key: value for key, value in golden.config.items() if key not in BESIDE}
-    return write_folder(case, golden, path, {**config, **keys})
+    config = {key: value for key, value in text_config(golden.config).items() if key not in BESIDE} | keys
+    return write_folder(
+        case, golden, path, {**golden.config, "text_config": config} if "text_config" in golden.config else config
+    )
 
 
 def computed(name: str, path: Path) -> Array:
@@ -126,8 +128,8 @@ def test_transformers_agrees(name: str, keys: Keys, tables: Keys, tmp_path: Path
 
 
 def rotates(name: str) -> bool:
-    """Whether its configuration has a table at its top, which is none of those that need other keys."""
-    ropes = golden_of(name).config.get("rope_parameters") or {}
+    """Whether its configuration has a table, which is none of those that need other keys."""
+    ropes = text_config(golden_of(name).config).get("rope_parameters") or {}
     return bool(ropes) and "llama_4_scaling_beta" not in ropes
 
 
@@ -144,11 +146,12 @@ def test_most_families_rotate() -> None:
 @pytest.mark.parametrize("name", ROTATED)
 def test_what_loads_is_right(name: str, tmp_path: Path) -> None:
     """Of every family that rotates: tables without a base, and keys beside them."""
-    ropes = golden_of(name).config["rope_parameters"]
+    ropes = text_config(golden_of(name).config)["rope_parameters"]
     part = ropes.get("partial_rotary_factor")
     own = {} if part is None else {"partial_rotary_factor": part}
+    axes = {key: value for key, value in ropes.items() if key.startswith("mrope")}  # defaults are for wider heads
     compared = 0
-    for table in (DEFAULT, LINEAR, YARN, LLAMA3):
+    for table in ({**table, **axes} for table in (DEFAULT, LINEAR, YARN, LLAMA3)):
         for base in ({}, {"rope_theta": 500.0}):
             tried = ({"rope_scaling": table, **own}, {"rope_parameters": table, **own}, two(table), own)
             for keys in (*tried, {"rope_scaling": without(table, ORIGINAL), ORIGINAL: 32, **own}):
