@@ -111,6 +111,7 @@ class Folder:
     classes: tuple[str, ...]  # supported values of "architectures"; of a name in "Model" the head may be missing
     keys: Mapping[str, str] = field(default_factory=lambda: KEYS)  # key -> GGUF's key, which the architecture reads
     defaults: Mapping[str, Any] = field(default_factory=dict)  # transformers' values of keys that may be left out
+    sizes: Mapping[str, int] = field(default_factory=dict)  # of keys that a wrapper's text_config alone may leave out
     # keys that released folders have and transformers does not read -> the value that agrees with what it computes: a
     # constant, `Same` as another key's, or ANY
     inert: Mapping[str, Any] = field(default_factory=dict)

@@ -56,4 +56,5 @@ def test_defaults_of_text_models(text: str) -> None:
     assert isinstance(table, Folder)
     fields = {field.name: field.default for field in dataclasses.fields(transformers.CONFIG_MAPPING[text])}
     read = {key: value for key, value in fields.items() if key in table.keys and value is not None}
-    assert {key: table.defaults.get(key) for key in read} == read
+    known = {**table.sizes, **table.defaults}
+    assert {key: known.get(key) for key in read} == read

@@ -43,7 +43,7 @@ def test_defaults_are_those_of_this_version(kind: str) -> None:
         "rope_theta": ropes.get("full_attention", ropes).get("rope_theta"),
         "rope_local_base_freq": ropes.get("sliding_attention", {}).get("rope_theta"),
     }
-    for key, value in table.defaults.items():
+    for key, value in {**table.sizes, **table.defaults}.items():
         assert (bases | fields)[key] == value, key
     unset = {key for key in table.keys if key in fields and fields[key] is not None} - {*table.defaults}
     # Sizes without which nothing works: they must be given.

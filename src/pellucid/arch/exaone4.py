@@ -52,11 +52,13 @@ FOLDERS = {
     "exaone4": Folder(
         classes=("Exaone4ForCausalLM",),
         keys={**KEYS, "sliding_window": "attention.sliding_window"},
-        defaults={
+        sizes={
             "hidden_size": 4096,
             "intermediate_size": 16384,
             "num_hidden_layers": 32,
             "num_attention_heads": 32,
+        },
+        defaults={
             "rms_norm_eps": 1e-5,
             "max_position_embeddings": 2048,
             "hidden_act": "silu",

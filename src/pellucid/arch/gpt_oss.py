@@ -78,11 +78,13 @@ FOLDERS = {
             "num_local_experts": "expert_count",
             "num_experts_per_tok": "expert_used_count",
         },
-        defaults={
+        sizes={
             "hidden_size": 2880,
             "intermediate_size": 2880,
             "num_hidden_layers": 36,
             "num_attention_heads": 64,
+        },
+        defaults={
             "rms_norm_eps": 1e-5,
             "max_position_embeddings": 131072,
             "num_key_value_heads": 8,

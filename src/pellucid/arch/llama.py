@@ -42,11 +42,13 @@ def _mistral(c: Settings) -> Mapping[str, Any]:
 FOLDERS = {
     "llama": Folder(
         classes=("LlamaForCausalLM", "LLaMAForCausalLM"),
-        defaults={
+        sizes={
             "hidden_size": 4096,
             "intermediate_size": 11008,
             "num_hidden_layers": 32,
             "num_attention_heads": 32,
+        },
+        defaults={
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 2048,
             "hidden_act": "silu",
@@ -57,11 +59,13 @@ FOLDERS = {
     "mistral": Folder(
         classes=("MistralForCausalLM",),
         keys={**KEYS, "sliding_window": "attention.sliding_window"},
-        defaults={
+        sizes={
             "hidden_size": 4096,
             "intermediate_size": 14336,
             "num_hidden_layers": 32,
             "num_attention_heads": 32,
+        },
+        defaults={
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 131072,
             "hidden_act": "silu",

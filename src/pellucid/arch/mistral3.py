@@ -42,11 +42,13 @@ FOLDERS = {
     "ministral3": Folder(
         classes=("Ministral3ForCausalLM",),
         keys={**KEYS, "sliding_window": "attention.sliding_window"},
-        defaults={
+        sizes={
             "hidden_size": 4096,
             "intermediate_size": 14336,
             "num_hidden_layers": 34,
             "num_attention_heads": 32,
+        },
+        defaults={
             "rms_norm_eps": 1e-5,
             "max_position_embeddings": 262144,
             "hidden_act": "silu",

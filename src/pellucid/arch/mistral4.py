@@ -36,11 +36,13 @@ FOLDERS = {
     "mistral4": Folder(
         classes=("Mistral4ForCausalLM",),
         keys={**V3_KEYS, "first_k_dense_replace": "leading_dense_block_count"},
-        defaults={
+        sizes={
             "hidden_size": 4096,
             "intermediate_size": 12288,
             "num_hidden_layers": 36,
             "num_attention_heads": 32,
+        },
+        defaults={
             "hidden_act": "silu",
             "kv_lora_rank": 256,
             "q_lora_rank": 1024,

@@ -14,11 +14,13 @@ def config(source: Source) -> Config:
 FOLDERS = {
     "qwen2": Folder(
         classes=("Qwen2ForCausalLM",),
-        defaults={
+        sizes={
             "hidden_size": 4096,
             "intermediate_size": 22016,
             "num_hidden_layers": 32,
             "num_attention_heads": 32,
+        },
+        defaults={
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 32768,
             "hidden_act": "silu",

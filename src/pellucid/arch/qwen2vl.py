@@ -24,12 +24,13 @@ def check_images(source: Source) -> None:
 
 _TEXT = Folder(
     classes=("Qwen2VLTextModel",),
-    # Sizes too: a wrapper's text_config leaves out keys that have these values.
-    defaults={
+    sizes={
         "hidden_size": 8192,
         "intermediate_size": 29568,
         "num_hidden_layers": 80,
         "num_attention_heads": 64,
+    },
+    defaults={
         "num_key_value_heads": 8,
         "rms_norm_eps": 1e-5,
         "max_position_embeddings": 32768,

@@ -41,11 +41,13 @@ def block(p: Plan, c: Config, i: int) -> None:
 FOLDERS = {
     "qwen3": Folder(
         classes=("Qwen3ForCausalLM", "Qwen3Model"),
-        defaults={
+        sizes={
             "hidden_size": 4096,
             "intermediate_size": 22016,
             "num_hidden_layers": 32,
             "num_attention_heads": 32,
+        },
+        defaults={
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 32768,
             "hidden_act": "silu",

@@ -39,11 +39,13 @@ FOLDERS = {
     "qwen3_moe": Folder(
         classes=("Qwen3MoeForCausalLM",),
         keys=OWN_KEYS,
-        defaults={
+        sizes={
             "hidden_size": 2048,
             "intermediate_size": 6144,
             "num_hidden_layers": 24,
             "num_attention_heads": 32,
+        },
+        defaults={
             "num_experts": 128,
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 32768,

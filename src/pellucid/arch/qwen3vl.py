@@ -26,11 +26,13 @@ def deepstack(c: Settings) -> Mapping[str, Any]:
 FOLDERS = {
     "qwen3_vl_text": Folder(
         classes=("Qwen3VLTextModel",),
-        defaults={
+        sizes={
             "hidden_size": 4096,
             "intermediate_size": 22016,
             "num_hidden_layers": 32,
             "num_attention_heads": 32,
+        },
+        defaults={
             "num_key_value_heads": 32,
             "head_dim": 128,
             "rms_norm_eps": 1e-6,

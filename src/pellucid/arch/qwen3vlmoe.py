@@ -37,11 +37,13 @@ FOLDERS = {
     "qwen3_vl_moe_text": Folder(
         classes=("Qwen3VLMoeTextModel",),
         keys={key: name for key, name in qwen3moe.OWN_KEYS.items() if key != "norm_topk_prob"},
-        defaults={
+        sizes={
             "hidden_size": 2048,
             "intermediate_size": 5632,
             "num_hidden_layers": 24,
             "num_attention_heads": 16,
+        },
+        defaults={
             "num_key_value_heads": 16,
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 128000,

@@ -98,10 +98,12 @@ class _Settings:
         return lambda key, *args, **options: method(self.prefix + key, *args, **options)
 
 
-def _with_defaults(table: Folder, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with the table's defaults, but for what it gives under another name of the same key."""
+def _with_defaults(table: Folder, config: Mapping[str, Any], within: bool = False) -> dict[str, Any]:
+    """The configuration with the table's defaults, but for what it gives under another name of the same key. within:
+    it is a wrapper's text_config."""
     given = {table.keys[key] for key in config if key in table.keys}
-    return {**{k: v for k, v in table.defaults.items() if table.keys.get(k, k) not in given}, **config}
+    known = {**table.sizes, **table.defaults} if within else table.defaults
+    return {**{k: v for k, v in known.items() if table.keys.get(k, k) not in given}, **config}
 
 
 def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
@@ -125,7 +127,7 @@ def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
     if prefix == "config.":
         folder.metadata["config"] = _with_defaults(table, config)
     else:
-        folder.metadata["config"] = {**config, "text_config": _with_defaults(table, config["text_config"])}
+        folder.metadata["config"] = {**config, "text_config": _with_defaults(table, config["text_config"], within=True)}
     defaulted = {table.keys[key] for key in table.defaults if key in table.keys}
     c, whole = _Settings(folder, prefix), _Settings(folder, "config.")
     _check_classes(whole, table.classes if wrapper is None else wrapper.classes)
