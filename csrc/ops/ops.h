@@ -147,8 +147,9 @@ static inline int pl_rows_at_once(const pl_run *r, const pl_segment *seg, int ro
     return left < most ? left : most;
 }
 
-/* y(n, stride)[column + r] = scale * row_scale[r] * (mats[seg.mat] row r . acts) + bias[r] for rows of tiles [tile0, tile1) of the segment, on
- * thread tid. again: 1: the thread's last product had the same rows of `in`, which have not changed since. */
+/* y(n, stride)[column + r] = scale * row_scale[r] * (mats[seg.mat] row r . acts) + bias[r] for rows of tiles
+ * [tile0, tile1) of the segment, on thread tid. again: 1: the thread's last product had the same rows of `in`, which have
+ * not changed since. */
 void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0, int n,
                     float *y, ptrdiff_t y_stride, int tid, int again);
 /* The same for `w` in place of the segment's matrix, whose vectors begin at entry `first`; y: from w's column 0 on. */

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pellucid import Model
+from pellucid import Model, arch
 from pellucid.errors import ModelFileError, PellucidError, UnsupportedModelError
+from pellucid.folder import Folder
 from pellucid.wrappers import WRAPPERS
+from tests.families.case import write_folder
+from tests.families.test_families_strict import MODELS, golden_of
 from tests.families.wrapped import OWN_PREFIXES, PAIRS, PREFIXES, text_model, write_text, write_whole
 
 IDS = [1, 5, 90, 0, 7, 7, 30] * 4
@@ -193,3 +196,21 @@ def test_gemma3_attends_to_what_came_before(tmp_path: Path) -> None:
     folder = write_whole("gemma3", "gemma3_text", PREFIXES[0], tmp_path / "m")
     change(folder, text=True, use_bidirectional_attention=True, architectures=["Gemma3TextModel"])
     assert "config.text_config.use_bidirectional_attention" in attempt(folder)
+
+
+def _sized() -> list[tuple[str, str]]:
+    """(case, key) of the sizes that only a text_config may leave out."""
+    tables = {kind: table for kind, (_, table) in arch.folders().items() if isinstance(table, Folder)}
+    kinds = {name: golden_of(name).config["model_type"] for name in MODELS}
+    return [(name, key) for name, kind in kinds.items() if kind in tables for key in tables[kind].sizes]
+
+
+@pytest.mark.parametrize(("name", "key"), _sized())
+def test_a_size_that_is_missing_is_named(name: str, key: str, tmp_path: Path) -> None:
+    """A folder of a text model alone has no size by default; without experts, how many a token takes is wrong."""
+    config = golden_of(name).config
+    same = {key, "num_local_experts"} if key == "num_experts" else {key}
+    left = {other: value for other, value in config.items() if other not in same}
+    with pytest.raises(ModelFileError) as info:
+        Model.load(write_folder(MODELS[name], golden_of(name), tmp_path / "m", left), threads=1)
+    assert info.value.field == f"config.{'num_experts_per_tok' if key == 'num_experts' else key}"

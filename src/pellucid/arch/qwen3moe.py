@@ -44,9 +44,9 @@ FOLDERS = {
             "intermediate_size": 6144,
             "num_hidden_layers": 24,
             "num_attention_heads": 32,
+            "num_experts": 128,
         },
         defaults={
-            "num_experts": 128,
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 32768,
             "hidden_act": "silu",
