@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,7 +50,10 @@ def file(tmp_path: Path) -> Path:
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    file = tempfile.TemporaryFile("w+", encoding="utf-8")
+    file.write(text)
+    file.seek(0)
+    monkeypatch.setattr(sys, "stdin", file)
 
 
 def call(name: str, arguments: str) -> ToolCall:

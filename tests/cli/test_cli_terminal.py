@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
+import os
 import re
+import sys
+import threading
+import tty
 from pathlib import Path
 
 import pytest
 
-from pellucid.cli.output import visible
+from pellucid.cli.output import typed_line, visible
 from tests.cli.conftest import Run
 from tests.cli.terminal import Terminal, on_terminal
 from tests.weights import hostile
@@ -132,3 +137,41 @@ def test_numbers_of_inspect_are_whole_in_40_columns(smollm2: Path) -> None:
     assert code == 0 and "\u2026" not in seen and max(map(len, seen.splitlines())) <= 40
     assert re.search(r"^position +token +surprise +rank$", seen, re.M)
     assert re.search(r"^step +tokens left ", seen, re.M) and re.search(r"^model +49,152 ", seen, re.M)
+
+
+def test_an_interrupt_that_interrupts_no_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C just before a read begins sets Python's flag and wakes nothing: so does `interrupt_main`."""
+    controller, terminal = os.openpty()
+    with open(terminal, encoding="utf-8") as stdin, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", stdin)
+        timer = threading.Timer(0.3, _thread.interrupt_main)
+        timer.start()
+        giving_up = threading.Timer(20, os.write, (controller, b"late\n"))
+        giving_up.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                typed_line()
+            assert giving_up.is_alive()  # nothing was typed
+        finally:
+            giving_up.cancel()
+            timer.join()
+    os.close(controller)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_typed_lines(monkeypatch: pytest.MonkeyPatch, raw: bool) -> None:
+    """Also of a terminal that hands over several lines at once; as its end, Ctrl-D."""
+    controller, terminal = os.openpty()
+    if raw:
+        tty.setraw(terminal)
+    with open(terminal, encoding="utf-8") as stdin, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", stdin)
+        os.write(controller, "one \u00e4\ntwo\n".encode())
+        assert [typed_line(), typed_line()] == ["one \u00e4\n", "two\n"]
+        os.write(controller, b"\xff\n")
+        with pytest.raises(UnicodeDecodeError):
+            typed_line()
+        if not raw:
+            os.write(controller, b"\x04")
+            assert typed_line() == ""
+    os.close(controller)

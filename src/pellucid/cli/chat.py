@@ -335,7 +335,7 @@ class Talk:
             return line
         sys.stderr.write(self.prompt)  # stdout is not the terminal and receives only answers
         sys.stderr.flush()
-        line = sys.stdin.readline()
+        line = output.typed_line()
         if not line:
             raise EOFError
         return line.rstrip("\n")

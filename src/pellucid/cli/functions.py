@@ -47,7 +47,7 @@ class Functions:
             output.end_line()
             sys.stderr.write(f"run {_shown(call)}? [y]es, [n]o, [a]lways ")
             sys.stderr.flush()
-            line = sys.stdin.readline()
+            line = output.typed_line()
             if not line:  # Ctrl-D
                 output.note("")
                 return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import shutil
 import sys
 import textwrap
@@ -32,6 +33,7 @@ __all__ = [
     "sentence",
     "shown",
     "table",
+    "typed_line",
     "visible",
     "write",
 ]
@@ -201,7 +203,21 @@ def confirmed(question: str) -> bool:
         return False
     sys.stderr.write(f"{visible(question)} [y/N] ")
     sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return typed_line().strip().lower() in ("y", "yes")
+
+
+def typed_line() -> str:
+    """The next line typed on the terminal, "" at its end. Waits a tenth of a second at a time, since a Ctrl-C just
+    before a read that blocks would be noticed only after it; takes a byte at a time, so that none waits in a buffer
+    that `select` does not see."""
+    typed = bytearray()
+    while not typed.endswith(b"\n"):
+        if select.select([sys.stdin], [], [], 0.1)[0]:
+            byte = os.read(sys.stdin.fileno(), 1)
+            if not byte:
+                break
+            typed += byte
+    return typed.decode(sys.stdin.encoding, sys.stdin.errors or "strict")
 
 
 def fail(message: str, code: int) -> int:
