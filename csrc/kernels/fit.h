@@ -1,7 +1,7 @@
-/* The quick search for scales, for every tier: sixteen groups of weights, a lane for each.
+/* The quick search for scales, for every tier: PL_FIT_GROUPS groups of weights, a lane for each.
  *
- * Written once, in vectors of the compiler's own. The file that includes this defines PL_VEC, the floats of a vector, and
- * PL_VEC_MIN and PL_VEC_MAX of two vectors. No step is fused and nothing is added across lanes, so that every tier has the
+ * Written once, in vectors of the compiler's own. The file that includes this defines PL_VEC, the floats of a vector,
+ * PL_VEC_MIN and PL_VEC_MAX of two vectors, and, where the processor has it, PL_VEC_FROM_F16 of the bytes at an address. No step is fused and nothing is added across lanes, so that every tier has the
  * same bits. */
 #ifndef PL_KERNELS_FIT_H
 #define PL_KERNELS_FIT_H
@@ -18,6 +18,14 @@ typedef float pl_fit_at __attribute__((vector_size(4 * PL_VEC), aligned(4), may_
 typedef struct pl_fit_best {
     pl_fit_vec gain, d, m; /* gain: by how much the squared error is below that of zeros */
 } pl_fit_best;
+
+#ifdef PL_VEC_FROM_F16
+static void pl_fit_from_f16(const uint8_t *x, int64_t n, float *y)
+{
+    for (int64_t i = 0; i < n; i += PL_VEC)
+        *(pl_fit_at *)(y + i) = PL_VEC_FROM_F16(x + 2 * i);
+}
+#endif
 
 /* a where the mask is set, else b. */
 PL_INLINE pl_fit_vec pl_fit_pick(pl_fit_mask mask, pl_fit_vec a, pl_fit_vec b)
@@ -85,36 +93,49 @@ PL_INLINE pl_fit_vec pl_fit_nearest(const pl_fit *f, const pl_fit_table *t, pl_f
     return pl_fit_pick(odd, PL_VEC_LOOKUP(t->odd, i), PL_VEC_LOOKUP(t->even, i));
 }
 
-/* Least squares for the codes nearest to (x - start) * inverse, where that is better than what was found. total: of x. */
-PL_INLINE void pl_fit_try(const int n, const pl_fit_kind kind, const pl_fit *f, const pl_fit_table *t, const float *x,
-                          pl_fit_vec total, pl_fit_vec inverse, pl_fit_vec start, pl_fit_best *best)
+/* Least squares for the codes nearest to (x - start) * inverse, for each of `count` (1 or 2) inverses, where that is better
+ * than what was found. total: of x. */
+PL_INLINE void pl_fit_try(const int n, const pl_fit_kind kind, const int count, const pl_fit *f, const pl_fit_table *t,
+                          const float *x, pl_fit_vec total, const pl_fit_vec *inverse, pl_fit_vec start,
+                          pl_fit_best *best)
 {
-    const pl_fit_vec zero = {0}, first = start * inverse;
-    pl_fit_vec q = zero, qq = zero, xq = zero;
+    const pl_fit_vec zero = {0};
+    pl_fit_vec q[2], qq[2], xq[2], first[2];
+    for (int j = 0; j < count; j++) {
+        q[j] = qq[j] = xq[j] = zero;
+        first[j] = start * inverse[j];
+    }
     for (int i = 0; i < n; i++) {
         const pl_fit_vec v = *(const pl_fit_at *)(x + PL_FIT_GROUPS * i);
-        const pl_fit_vec at = kind == PL_FIT_NO_MIN ? v * inverse : v * inverse - first;
-        const pl_fit_vec code = pl_fit_nearest(f, t, at);
-        if (kind != PL_FIT_NO_MIN)
-            q += code;
-        qq += code * code;
-        xq += v * code;
+        for (int j = 0; j < count; j++) { /* sums of their own: none waits for another's */
+            const pl_fit_vec at = kind == PL_FIT_NO_MIN ? v * inverse[j] : v * inverse[j] - first[j];
+            const pl_fit_vec code = pl_fit_nearest(f, t, at);
+            if (kind != PL_FIT_NO_MIN)
+                q[j] += code;
+            qq[j] += code * code;
+            xq[j] += v * code;
+        }
     }
-    pl_fit_vec d = pl_fit_ratio(xq, qq), m = zero;
-    if (kind != PL_FIT_NO_MIN) {
-        const pl_fit_vec det = qq * (float)n - q * q;
-        const pl_fit_vec min = pl_fit_ratio(qq * total - q * xq, det);
-        pl_fit_mask use = det > zero + 0.5f; /* a whole number */
-        if (kind == PL_FIT_NEGATIVE_MIN)
-            use &= min <= zero;
-        d = pl_fit_pick(use, pl_fit_ratio(xq * (float)n - q * total, det), d);
-        m = pl_fit_pick(use, min, zero);
+    for (int j = 0; j < count; j++) {
+        pl_fit_vec d, m = zero;
+        if (kind == PL_FIT_NO_MIN) {
+            d = pl_fit_ratio(xq[j], qq[j]);
+        } else {
+            const pl_fit_vec det = qq[j] * (float)n - q[j] * q[j], min = qq[j] * total - q[j] * xq[j];
+            pl_fit_mask use = det > zero + 0.5f; /* a whole number */
+            if (kind == PL_FIT_NEGATIVE_MIN)
+                use &= min <= zero;
+            const pl_fit_vec per = pl_fit_ratio(zero + 1.0f, pl_fit_pick(use, det, qq[j]));
+            d = pl_fit_pick(use, xq[j] * (float)n - q[j] * total, xq[j]) * per;
+            m = pl_fit_pick(use, min * per, zero);
+        }
+        const pl_fit_vec gain =
+            (d * xq[j] + m * total) * 2.0f - (d * d * qq[j] + d * m * q[j] * 2.0f + m * m * (float)n);
+        const pl_fit_mask better = gain > best->gain;
+        best->gain = pl_fit_pick(better, gain, best->gain);
+        best->d = pl_fit_pick(better, d, best->d);
+        best->m = pl_fit_pick(better, m, best->m);
     }
-    const pl_fit_vec gain = (d * xq + m * total) * 2.0f - (d * d * qq + d * m * q * 2.0f + m * m * (float)n);
-    const pl_fit_mask better = gain > best->gain;
-    best->gain = pl_fit_pick(better, gain, best->gain);
-    best->d = pl_fit_pick(better, d, best->d);
-    best->m = pl_fit_pick(better, m, best->m);
 }
 
 /* Lanes of groups; nonzero if a value is out of range. */
@@ -137,10 +158,18 @@ PL_INLINE int pl_fit_lanes(const int n, const pl_fit_kind kind, const pl_fit *f,
     usual =
         pl_fit_ratio(zero + (float)(kind == PL_FIT_NO_MIN ? f->lo : f->hi), span); /* lo: what is largest takes it */
     pl_fit_best best = {start * total * 2.0f - start * start * (float)n, zero, start}; /* codes that are all 0 */
-    for (int i = 0; i < f->tries; i++)
-        pl_fit_try(n, kind, f, t, x, total, usual * (1.0f + f->spread[i]), start, &best);
-    for (int i = 0; i < f->repeats; i++)
-        pl_fit_try(n, kind, f, t, x, total, pl_fit_ratio(zero + 1.0f, best.d), best.m, &best);
+    for (int i = 0; i < f->tries; i += 2) {
+        const pl_fit_vec inverse[2] = {usual * (1.0f + f->spread[i]),
+                                       usual * (1.0f + f->spread[i + (i + 1 < f->tries)])};
+        if (i + 1 < f->tries)
+            pl_fit_try(n, kind, 2, f, t, x, total, inverse, start, &best);
+        else
+            pl_fit_try(n, kind, 1, f, t, x, total, inverse, start, &best);
+    }
+    for (int i = 0; i < f->repeats; i++) {
+        const pl_fit_vec inverse[1] = {pl_fit_ratio(zero + 1.0f, best.d)};
+        pl_fit_try(n, kind, 1, f, t, x, total, inverse, best.m, &best);
+    }
     *(pl_fit_at *)d = best.d;
     *(pl_fit_at *)m = best.m;
     const pl_fit_mask right = (low > zero - PL_FIT_MOST) & (high < zero + PL_FIT_MOST) & (total == total); /* no NaN */
@@ -151,9 +180,10 @@ PL_INLINE int pl_fit_lanes(const int n, const pl_fit_kind kind, const pl_fit *f,
     return wrong;
 }
 
-static int pl_fit_sixteen(const pl_fit *f, const float *x, float *d, float *m)
+static int pl_fit_groups(const pl_fit *f, const float *x, float *d, float *m)
 {
-    pl_fit_table t = {.first = 0};
+    pl_fit_table t; /* filled where there is a table */
+    t.first = 0;
     int wrong = 0;
     if (f->table)
         pl_fit_divide(f, &t);
@@ -174,14 +204,19 @@ static int pl_fit_sixteen(const pl_fit *f, const float *x, float *d, float *m)
     return wrong;
 }
 
-PL_INLINE void pl_fit_codes_of(const pl_fit *f, const pl_fit_table *t, int groups, const float *x, const float *d,
-                               const float *m, uint8_t *codes)
+/* Codes of `groups` groups, at most PL_FIT_GROUPS, of n. */
+PL_INLINE void pl_fit_codes_of(const int n, const pl_fit *f, const pl_fit_table *t, int groups, const float *x,
+                               const float *d, const float *m, uint8_t *codes)
 {
     const pl_fit_vec zero = {0}, lo = zero + (float)f->lo;
-    for (int g = 0; g < groups; g++, x += f->n, codes += f->n) {
-        const float inverse = 1.0f / d[g];
-        const pl_fit_vec per = zero + (inverse - inverse == 0 ? inverse : 0), first = zero + m[g]; /* finite, or 0 */
-        for (int i = 0; i < f->n; i += PL_VEC) {
+    float inverse[PL_FIT_GROUPS];
+    for (int g = 0; g < groups; g++) {
+        const float v = 1.0f / d[g];
+        inverse[g] = v - v == 0 ? v : 0; /* finite, or 0 */
+    }
+    for (int g = 0; g < groups; g++, x += n, codes += n) {
+        const pl_fit_vec per = zero + inverse[g], first = zero + m[g];
+        for (int i = 0; i < n; i += PL_VEC) {
             const pl_fit_vec at = (*(const pl_fit_at *)(x + i) - first) * per;
             pl_fit_mask code, odd;
             if (t) {
@@ -198,12 +233,15 @@ PL_INLINE void pl_fit_codes_of(const pl_fit *f, const pl_fit_table *t, int group
 
 static void pl_fit_codes(const pl_fit *f, int groups, const float *x, const float *d, const float *m, uint8_t *codes)
 {
-    pl_fit_table t = {.first = 0};
+    pl_fit_table t; /* filled where there is a table */
+    t.first = 0;
     if (f->table) {
         pl_fit_divide(f, &t);
-        pl_fit_codes_of(f, &t, groups, x, d, m, codes);
+        pl_fit_codes_of(32, f, &t, groups, x, d, m, codes);
+    } else if (f->n == 16) {
+        pl_fit_codes_of(16, f, NULL, groups, x, d, m, codes);
     } else {
-        pl_fit_codes_of(f, NULL, groups, x, d, m, codes);
+        pl_fit_codes_of(32, f, NULL, groups, x, d, m, codes);
     }
 }
 

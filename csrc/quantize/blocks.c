@@ -56,11 +56,14 @@ void pl_put_nibbles(const uint8_t *codes, uint8_t *out)
         out[i] = (uint8_t)((codes[i] & 15) | (codes[16 + i] & 15) << 4);
 }
 
+/* Bit i of the result: bit 4 of code i. */
 static void fifth_bits(const uint8_t *codes, uint8_t *out)
 {
-    memset(out, 0, 4);
-    for (int i = 0; i < PL_BLOCK; i++)
-        out[i / 8] |= (uint8_t)((codes[i] >> 4) << i % 8);
+    for (int i = 0; i < 4; i++) { /* a product moves the bit of byte j of eight to bit 56 + j */
+        uint64_t eight;
+        memcpy(&eight, codes + 8 * i, sizeof eight);
+        out[i] = (uint8_t)((eight >> 4 & 0x0101010101010101) * 0x0102040810204080 >> 56);
+    }
 }
 
 static void put_4(uint16_t d, uint16_t m, const uint8_t *codes, uint8_t *out)

@@ -1,5 +1,5 @@
-/* Integers with scales and zero points -> blocks. Rows are taken sixteen at a time: where a word's neighbours belong to
- * other rows, its cache line serves them all. */
+/* Integers with scales and zero points -> blocks; FP8 -> floats. Rows of integers are taken sixteen at a time: where a
+ * word's neighbours belong to other rows, its cache line serves them all. */
 #include "integers.h"
 
 #include <string.h>
@@ -80,4 +80,34 @@ void pl_integers_make(const pl_integers *w, pl_integers_to format, int64_t from,
                 else
                     put_block(format, codes, w->scale[at], w->zero[at], line + first / 32 * block);
             }
+}
+
+/* By masks, so that compilers vectorise it. */
+static void put_fp8(const uint8_t *restrict codes, int64_t n, float scale, float *restrict out)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const int32_t code = codes[i], a = code & 127, bits = a << 20; /* three bits of fraction */
+        const uint32_t above = (uint32_t)bits + 0x3c800000;            /* 2^-6 * (1 + a / 8), where a < 8 */
+        float value;
+        memcpy(&value, &above, sizeof value);
+        value -= 0x1p-6f; /* exact */
+        uint32_t tiny;
+        memcpy(&tiny, &value, sizeof tiny);
+        const uint32_t least = (uint32_t)-(a < 8), nan = (uint32_t)-(a == 127);
+        const uint32_t usual = (uint32_t)bits + 0x3c000000, sign = (uint32_t)(code & 128) << 24;
+        tiny = (least & tiny) | (~least & usual) | (nan & 0x7fc00000) | sign;
+        memcpy(&value, &tiny, sizeof value);
+        out[i] = value * scale;
+    }
+}
+
+void pl_fp8_make(const pl_fp8 *w, const uint8_t *codes, int64_t from, int64_t to, float *out)
+{
+    const int64_t across = (w->k + w->block_columns - 1) / w->block_columns;
+    for (int64_t row = from; row < to; row++, codes += w->k, out += w->k)
+        for (int64_t b = 0; b < across; b++) {
+            const int64_t at = b * w->block_columns, left = w->k - at;
+            put_fp8(codes + at, left < w->block_columns ? left : w->block_columns,
+                    w->scale[row / w->block_rows * across + b], out + at);
+        }
 }

@@ -30,4 +30,14 @@ typedef enum {
 /* Rows [from, to) -> out. */
 void pl_integers_make(const pl_integers *w, pl_integers_to format, int64_t from, int64_t to, uint8_t *out);
 
+/* A matrix in FP8 (OCP 8-bit floating point, e4m3 without infinities), a scale for each block of (block_rows,
+ * block_columns). */
+typedef struct pl_fp8 {
+    int64_t k, block_rows, block_columns;
+    const float *scale; /* (rows / block_rows, k / block_columns), each rounded up */
+} pl_fp8;
+
+/* Codes (to - from, k) of rows [from, to) -> out, of the same shape. */
+void pl_fp8_make(const pl_fp8 *w, const uint8_t *codes, int64_t from, int64_t to, float *out);
+
 #endif

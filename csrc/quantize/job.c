@@ -29,7 +29,11 @@ static int quantize_row(const pl_quantizing *w, int64_t row, float *x)
     const pl_quantizer *q = w->q;
     uint8_t *out = w->out + row * (w->k / q->block * q->block_bytes);
     int wrong = 0;
-    pl_decode(w->from, w->src + row * pl_row_bytes(w->from, w->k), x, w->k);
+    const uint8_t *src = w->src + row * pl_row_bytes(w->from, w->k);
+    if (w->quick && w->quick->from_f16 && w->from->id == PL_F16)
+        w->quick->from_f16(src, w->k, x);
+    else
+        pl_decode(w->from, src, x, w->k);
     if (w->quick)
         return pl_quick(q, w->quick, x, w->k / q->block, out);
     for (int64_t i = 0; i < w->k; i += q->block, out += q->block_bytes)

@@ -11,22 +11,25 @@
 #include <string.h>
 
 /* Slices of 32 weights: bits `shift` and above of their codes, from bit `to` on of 32 bytes each. */
-static void add_bits(const uint8_t *code, int shift, int mask, int to, uint8_t *out)
+static inline void add_bits(const uint8_t *restrict code, int shift, int mask, int to, uint8_t *restrict out)
 {
     for (int i = 0; i < 32; i++)
         out[i] |= (uint8_t)((code[i] >> shift & mask) << to);
 }
 
 /* Pairs of bits of all codes. */
-static void pairs(const pl_super *s, int shift, uint8_t *out)
+static inline void pairs(const pl_super *s, int shift, uint8_t *restrict out)
 {
-    memset(out, 0, PL_SUPER / 4);
-    for (int slice = 0; slice < 8; slice++)
-        add_bits(s->code + 32 * slice, shift, 3, slice % 4 * 2, out + slice / 4 * 32);
+    for (int half = 0; half < 2; half++, out += 32) {
+        const uint8_t *code = s->code + 128 * half;
+        for (int i = 0; i < 32; i++)
+            out[i] = (uint8_t)((code[i] >> shift & 3) | (code[32 + i] >> shift & 3) << 2 |
+                               (code[64 + i] >> shift & 3) << 4 | (code[96 + i] >> shift & 3) << 6);
+    }
 }
 
 /* A bit of all codes. */
-static void plane(const pl_super *s, int shift, uint8_t *out)
+static inline void plane(const pl_super *s, int shift, uint8_t *restrict out)
 {
     memset(out, 0, PL_SUPER / 8);
     for (int slice = 0; slice < 8; slice++)
@@ -34,13 +37,13 @@ static void plane(const pl_super *s, int shift, uint8_t *out)
 }
 
 /* Low nibbles: each 32 bytes hold two slices, `apart` slices from each other. */
-static void nibbles(const pl_super *s, int apart, uint8_t *out)
+static inline void nibbles(const pl_super *s, int apart, uint8_t *restrict out)
 {
-    memset(out, 0, PL_SUPER / 2);
     for (int i = 0; i < 4; i++) {
         const int slice = i / apart * 2 * apart + i % apart;
-        add_bits(s->code + 32 * slice, 0, 15, 0, out + 32 * i);
-        add_bits(s->code + 32 * (slice + apart), 0, 15, 4, out + 32 * i);
+        const uint8_t *low = s->code + 32 * slice, *high = low + 32 * apart;
+        for (int b = 0; b < 32; b++)
+            out[32 * i + b] = (uint8_t)((low[b] & 15) | (high[b] & 15) << 4);
     }
 }
 

@@ -1,4 +1,4 @@
-/* The quick search: sixteen groups at a time by the kernel `fit`, which tries a few scales for each; what super formats
+/* The quick search: PL_FIT_GROUPS groups at a time by the kernel `fit`, which tries a few scales for each; what super formats
  * round to integers is not searched again. Columns have no weights. */
 #include "fit.h"
 
@@ -7,44 +7,48 @@
 
 int pl_quick_has(const pl_quantizer *q)
 {
-    return q->plain || q->super || q->run == pl_quantize_MXFP4;
+    return q->plain || q->super || q->run == pl_quantize_MXFP4 || q->run == pl_quantize_Q8_0;
 }
 
 typedef float four __attribute__((vector_size(16)));
+typedef int32_t places __attribute__((vector_size(16)));
 #ifdef __clang__
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else /* which has clang's only since GCC 12 */
-typedef int32_t places __attribute__((vector_size(16)));
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (places){__VA_ARGS__})
 #endif
 
-/* x (16, n) -> out (n, 16): four by four. */
+/* x (4, n) -> four lanes of (n, PL_FIT_GROUPS), of which out is the first. */
 static void to_lanes(const float *x, int n, float *restrict out)
 {
-    for (int g = 0; g < PL_FIT_GROUPS; g += 4)
-        for (int i = 0; i < n; i += 4) {
-            four v[4];
-            for (int j = 0; j < 4; j++)
-                memcpy(&v[j], x + n * (g + j) + i, sizeof v[j]);
-            const four a = SHUFFLE(v[0], v[1], 0, 4, 1, 5), b = SHUFFLE(v[2], v[3], 0, 4, 1, 5);
-            const four c = SHUFFLE(v[0], v[1], 2, 6, 3, 7), d = SHUFFLE(v[2], v[3], 2, 6, 3, 7);
-            const four rows[4] = {SHUFFLE(a, b, 0, 1, 4, 5), SHUFFLE(a, b, 2, 3, 6, 7), SHUFFLE(c, d, 0, 1, 4, 5),
-                                  SHUFFLE(c, d, 2, 3, 6, 7)};
-            for (int j = 0; j < 4; j++)
-                memcpy(out + PL_FIT_GROUPS * (i + j) + g, &rows[j], sizeof rows[j]);
-        }
+    for (int i = 0; i < n; i += 4) {
+        four v[4];
+        for (int j = 0; j < 4; j++)
+            memcpy(&v[j], x + n * j + i, sizeof v[j]);
+        const four a = SHUFFLE(v[0], v[1], 0, 4, 1, 5), b = SHUFFLE(v[2], v[3], 0, 4, 1, 5);
+        const four c = SHUFFLE(v[0], v[1], 2, 6, 3, 7), d = SHUFFLE(v[2], v[3], 2, 6, 3, 7);
+        const four rows[4] = {SHUFFLE(a, b, 0, 1, 4, 5), SHUFFLE(a, b, 2, 3, 6, 7), SHUFFLE(c, d, 0, 1, 4, 5),
+                              SHUFFLE(c, d, 2, 3, 6, 7)};
+        for (int j = 0; j < 4; j++)
+            memcpy(out + PL_FIT_GROUPS * (i + j), &rows[j], sizeof rows[j]);
+    }
 }
 
-/* Scales and mins of up to 16 groups. 0, or -1 where their squares are beyond float32. */
+/* Scales and mins of up to PL_FIT_GROUPS groups. 0, or -1 where their squares are beyond float32. */
 static int fit_groups(const pl_fit *f, const pl_kernels *k, const float *x, int groups, float *d, float *m)
 {
-    float lanes[32 * PL_FIT_GROUPS], rest[32 * PL_FIT_GROUPS];
-    if (groups < PL_FIT_GROUPS) { /* zeros beyond the last one */
+    float lanes[32 * PL_FIT_GROUPS], rest[4 * 32];
+    const size_t bytes = sizeof *x * (size_t)f->n;
+    if (groups < PL_FIT_GROUPS) /* zeros beyond the last one */
+        memset(lanes, 0, PL_FIT_GROUPS * bytes);
+    int g = 0;
+    for (; g + 4 <= groups; g += 4)
+        to_lanes(x + f->n * g, f->n, lanes + g);
+    if (g < groups) {
         memset(rest, 0, sizeof rest);
-        memcpy(rest, x, sizeof *x * (size_t)(f->n * groups));
-        x = rest;
+        memcpy(rest, x + f->n * g, (size_t)(groups - g) * bytes);
+        to_lanes(rest, f->n, lanes + g);
     }
-    to_lanes(x, f->n, lanes);
     return k->fit(f, lanes, d, m) ? -1 : 0;
 }
 
@@ -68,29 +72,59 @@ static int quick_plain(const pl_quantizer *q, const pl_fit *f, const pl_kernels 
     return 0;
 }
 
-/* A super block whose groups have the scales d and mins m. */
-static int quick_super(const pl_super_kind *kind, const pl_fit *f, const pl_kernels *k, const float *x, const float *d,
-                       const float *m, uint8_t *out)
+/* a where the mask is set, else b. */
+static inline four pick(places mask, four a, four b)
+{
+    return (four)((mask & (places)a) | (~mask & (places)b));
+}
+
+/* The one of v (n, a multiple of 4) that is largest by its size. */
+static float largest_of(const float *v, int n)
+{
+    four low, high, next;
+    memcpy(&low, v, sizeof low);
+    high = low;
+    for (int i = 4; i < n; i += 4) {
+        memcpy(&next, v + i, sizeof next);
+        low = pick(next < low, next, low);
+        high = pick(next > high, next, high);
+    }
+    float least = low[0], most = high[0];
+    for (int i = 1; i < 4; i++) {
+        least = low[i] < least ? low[i] : least;
+        most = high[i] > most ? high[i] : most;
+    }
+    return -least > most ? least : most;
+}
+
+/* v (groups) in units of `factor` -> whole numbers lo .. hi, and in v what they stand for. */
+static void to_whole(float *restrict v, int groups, float factor, float lo, float hi, int *restrict whole)
+{
+    const float per = pl_inverse_of(factor);
+    for (int g = 0; g < groups; g++) {
+        const float n = pl_nearest(v[g] * per, lo, hi);
+        whole[g] = (int)n;
+        v[g] = factor * n;
+    }
+}
+
+/* A super block whose groups have the scales d and mins m, which become those of the block. */
+static int quick_super(const pl_super_kind *kind, const pl_fit *f, const pl_kernels *k, const float *x, float *d,
+                       float *m, uint8_t *out)
 {
     const int groups = PL_SUPER / f->n, largest = kind->sc_lo < 0 ? kind->sc_lo : kind->sc_hi;
-    float most = 0, most_min = 0, scales[PL_GROUPS], mins[PL_GROUPS];
     pl_super s;
-    for (int g = 0; g < groups; g++) {
-        most = fabsf(d[g]) > fabsf(most) ? d[g] : most;
-        most_min = -m[g] > most_min ? -m[g] : most_min;
-    }
-    const float factor = pl_rounded(most / (float)largest, &s.d);
-    const float factor_min = pl_rounded(most_min / (float)kind->sc_hi, &s.dmin);
-    if (!isfinite(factor) || !isfinite(factor_min))
+    const float factor = pl_rounded(largest_of(d, groups) / (float)largest, &s.d);
+    if (!isfinite(factor))
         return -1;
-    const float per = pl_inverse_of(factor), per_min = pl_inverse_of(factor_min);
-    for (int g = 0; g < groups; g++) {
-        s.sc[g] = (int)pl_nearest(d[g] * per, (float)kind->sc_lo, (float)kind->sc_hi);
-        s.mn[g] = (int)pl_nearest(-m[g] * per_min, 0, (float)kind->sc_hi);
-        scales[g] = factor * (float)s.sc[g];
-        mins[g] = -(factor_min * (float)s.mn[g]);
+    to_whole(d, groups, factor, (float)kind->sc_lo, (float)kind->sc_hi, s.sc);
+    if (kind->has_min) { /* none is above 0 */
+        const float factor_min = pl_rounded(largest_of(m, groups) / (float)-kind->sc_hi, &s.dmin);
+        if (!isfinite(factor_min))
+            return -1;
+        to_whole(m, groups, -factor_min, 0, (float)kind->sc_hi, s.mn);
     }
-    k->fit_codes(f, groups, x, scales, mins, s.code);
+    k->fit_codes(f, groups, x, d, m, s.code);
     kind->put(&s, out);
     return 0;
 }
@@ -135,10 +169,38 @@ static int quick_mxfp4(const pl_quantizer *q, const pl_kernels *k, const float *
     return 0;
 }
 
+/* The bytes of pl_quantize_Q8_0: its scale needs no search. */
+static int quick_q8_0(const pl_quantizer *q, const pl_kernels *k, const float *x, int64_t blocks, uint8_t *out)
+{
+    const pl_fit f = {.n = PL_BLOCK, .lo = -127, .hi = 127};
+    static const float none[PL_FIT_GROUPS] = {0};
+    for (int64_t i = 0; i < blocks; i += PL_FIT_GROUPS, x += PL_FIT_GROUPS * PL_BLOCK) {
+        const int count = blocks - i < PL_FIT_GROUPS ? (int)(blocks - i) : PL_FIT_GROUPS;
+        uint8_t codes[PL_FIT_GROUPS * PL_BLOCK];
+        uint16_t scale[PL_FIT_GROUPS];
+        float d[PL_FIT_GROUPS];
+        for (int j = 0; j < count; j++) {
+            const float most = pl_largest(x + j * PL_BLOCK, PL_BLOCK);
+            if (!(most / 127.0f < 65520.0f))
+                return -1;
+            d[j] = pl_rounded(most / 127.0f, &scale[j]);
+        }
+        k->fit_codes(&f, count, x, d, none, codes);
+        for (int j = 0; j < count; j++, out += q->block_bytes) {
+            pl_put_u16(out, scale[j]);
+            for (int n = 0; n < PL_BLOCK; n++)
+                out[2 + n] = (uint8_t)(codes[j * PL_BLOCK + n] - 127);
+        }
+    }
+    return 0;
+}
+
 int pl_quick(const pl_quantizer *q, const pl_kernels *k, const float *x, int64_t blocks, uint8_t *out)
 {
     if (q->run == pl_quantize_MXFP4)
         return quick_mxfp4(q, k, x, blocks, out);
+    if (q->run == pl_quantize_Q8_0)
+        return quick_q8_0(q, k, x, blocks, out);
     const pl_super_kind *super = q->super;
     const pl_book *b = super ? &super->book : &q->plain->book;
     const pl_fit f = {.kind = !super           ? q->plain->kind

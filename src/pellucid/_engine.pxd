@@ -36,6 +36,11 @@ cdef extern from "pellucid.h" nogil:
         PL_INTEGERS_F32
         PL_INTEGERS_INT4
         PL_INTEGERS_Q8_0
+    ctypedef struct pl_fp8:
+        int64_t k, block_rows, block_columns
+        const float *scale
+
+    void pl_fp8_make(const pl_fp8 *w, const uint8_t *codes, int64_t first, int64_t to, float *out) noexcept nogil
     void pl_integers_make(const pl_integers *w, pl_integers_to format, int64_t first, int64_t to,
                           uint8_t *out) noexcept nogil
     ctypedef struct pl_quantizing:

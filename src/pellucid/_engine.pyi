@@ -88,6 +88,13 @@ def quantize(
     threads: int = 1,
     progress: Callable[[float], object] | None = None,
 ) -> npt.NDArray[np.uint8]: ...
+def make_fp8(
+    codes: npt.NDArray[np.uint8],
+    scale: npt.NDArray[np.float32],
+    block: tuple[int, int],
+    first: int,
+    out: npt.NDArray[np.float32],
+) -> None: ...
 def make_integers(
     to: str,
     codes: npt.NDArray[np.uint8],

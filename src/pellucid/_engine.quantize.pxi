@@ -109,3 +109,19 @@ def make_integers(str to, const uint8_t[::1] codes not None, int bits, int64_t s
         with nogil:
             pl_integers_make(&w, format, first, end, &out[0])
     return made
+
+
+def make_fp8(const uint8_t[:, ::1] codes not None, const float[:, ::1] scale not None, block, int64_t first,
+             float[:, ::1] out not None):
+    """Codes (n, k) in e4m3 of rows [first, first + n) of a matrix that has a scale for each block of (rows, columns)
+    -> out (n, k). Sizes are checked. May run on several threads at once."""
+    cdef pl_fp8 w
+    w.k, w.block_rows, w.block_columns = codes.shape[1], block[0], block[1]
+    cdef int64_t n = codes.shape[0]
+    if (w.block_rows < 1 or w.block_columns < 1 or first < 0 or (out.shape[0], out.shape[1]) != (n, w.k)
+            or scale.shape[0] < -(-(first + n) // w.block_rows) or scale.shape[1] != -(-w.k // w.block_columns)):
+        raise ValueError("sizes that do not fit together")
+    if n and w.k:
+        w.scale = &scale[0, 0]
+        with nogil:
+            pl_fp8_make(&w, &codes[0, 0], first, first + n, &out[0, 0])

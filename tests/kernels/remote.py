@@ -186,6 +186,7 @@ class Machine:
                 "clip",
                 "rope",
                 "softcap",
+                "from_f16",
                 "fit",
                 "fit_codes",
             ),  # fmt: skip
@@ -272,9 +273,13 @@ class Machine:
     def _softcap(self, x: Array, cap: float, out: Array | None = None) -> Array:
         return self._row("softcap", [x], out, floats=[cap])
 
+    def _from_f16(self, x: Array, out: Array | None = None) -> Array | None:
+        y = np.empty(len(x) // 2, np.float32) if out is None else out
+        return None if self.call("from_f16", [len(y)], [], [x, y], [1]) else y
+
     def _fit(self, x: Array, kind: str, lo: int, hi: int, spread: Sequence[float], repeats: int = 1,
              out: Array | None = None, table: Sequence[float] | None = None) -> tuple[Array, Array, bool]:  # fmt: skip
-        y = np.empty((2, 16), np.float32) if out is None else out
+        y = np.empty((2, rows.GROUPS), np.float32) if out is None else out
         ints = [rows.KINDS.index(kind), len(x), lo, hi, len(spread), repeats]
         bad = self.call("fit", ints, spread, [x, y, _floats(table)], [1])
         return y[0], y[1], bool(bad)

@@ -61,6 +61,24 @@ def test_table_agrees_with_gguf():
     assert weights.from_gguf(15) is None and weights.from_gguf(-1) is None
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("name", ["F16", "BF16"])
+def test_every_number_of_16_bits(name, offset):
+    """Also at an odd address, and where no whole vector is left. NaN are quiet, with the rest of their bits."""
+    all_bits = np.arange(1 << 16, dtype=np.uint16)
+    wide = all_bits.astype(np.uint32) << 16 if name == "BF16" else all_bits.view(np.float16).astype(np.float32)
+    want = wide.view(np.uint32).copy()
+    if name == "F16":
+        nan = np.isnan(all_bits.view(np.float16))
+        bits = all_bits[nan].astype(np.uint32)
+        want[nan] = (bits & 0x8000) << 16 | 0x7FC00000 | (bits & 0x3FF) << 13
+    raw = np.empty(2 * len(all_bits) + offset, np.uint8)
+    raw[offset:] = all_bits.view(np.uint8)
+    np.testing.assert_array_equal(weights.decode(name, raw[offset:], len(all_bits)).view(np.uint32), want)
+    for n in (1, 3, 7):
+        np.testing.assert_array_equal(weights.decode(name, raw[offset : offset + 2 * n], n).view(np.uint32), want[:n])
+
+
 @pytest.mark.parametrize(("name", "codes", "scales"), SETS)
 def test_decode_has_the_bits_of_gguf(name, codes, scales):
     k = width(name)

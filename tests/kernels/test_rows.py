@@ -301,6 +301,23 @@ def test_quantize_is_close(isa: str) -> None:
         assert np.all(error <= np.repeat(wide(s), 32) * (0.5 if terms == 1 else 0.5 / 254) * 1.001 + 1e-45)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_number_in_f16(isa: str) -> None:
+    """Also at an odd address. Tiers without a kernel for it leave it to the formats."""
+    raw = np.arange(1 << 16, dtype=np.uint16).view(np.uint8)
+    want = weights.decode("F16", raw, 1 << 16).view(np.uint32)
+    found = rows.from_f16(isa, raw)
+    assert (found is None) == (isa == "scalar")
+    if found is None:
+        return
+    np.testing.assert_array_equal(found.view(np.uint32), want)
+    for first in (0, 31744):  # numbers, NaN
+        part = at_end(np.append(np.uint8(0), raw[2 * first : 2 * first + 96]))[1:]
+        out = at_end(np.empty(48, np.float32))
+        rows.from_f16(isa, part, out)
+        np.testing.assert_array_equal(out.view(np.uint32), want[first : first + 48])
+
+
 FITS = [("none", 16, -32, 31), ("none", 32, -8, 7), ("any", 32, 0, 15), ("negative", 16, 0, 3), ("negative", 32, 0, 31)]
 
 
@@ -308,8 +325,8 @@ IQ4 = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
 
 
 def groups(n: int, seed: int = 5) -> np.ndarray:
-    """Sixteen groups of n weights, among them zeros, one value, one sign, tiny and large ones."""
-    x = np.random.default_rng(seed).standard_normal((n, 16)).astype(np.float32)
+    """Groups of n weights, as many as are fitted at once, among them zeros, one value, one sign, tiny and large ones."""
+    x = np.random.default_rng(seed).standard_normal((n, rows.GROUPS)).astype(np.float32)
     x[:, 1], x[:, 2], x[:, 3] = 0, 0.5, np.abs(x[:, 3])
     x[:, 4] = -np.abs(x[:, 4])
     x[:, 5] *= np.float32(1e-38)
@@ -323,7 +340,7 @@ def test_fit_has_the_bits_of_scalar(isa: str, kind: str, n: int, lo: int, hi: in
     for seed in range(5):
         x = groups(n, seed)
         want = rows.fit("scalar", x, kind, lo, hi, [0, 0.1, -0.05], 2)
-        out = at_end(np.empty((2, 16), np.float32))
+        out = at_end(np.empty((2, rows.GROUPS), np.float32))
         found = rows.fit(isa, at_end(x), kind, lo, hi, [0, 0.1, -0.05], 2, out)
         assert not found[2] and not want[2]
         for a, b in zip(found[:2], want[:2], strict=True):
@@ -334,7 +351,7 @@ def test_fit_has_the_bits_of_scalar(isa: str, kind: str, n: int, lo: int, hi: in
 def test_fit_of_a_table(isa: str) -> None:
     """Its bits are scalar's; codes are the values nearest, and of a border the one below."""
     for seed in range(5):
-        x, out = groups(32, seed), at_end(np.empty((2, 16), np.float32))
+        x, out = groups(32, seed), at_end(np.empty((2, rows.GROUPS), np.float32))
         want = rows.fit("scalar", x, "none", -127, 113, [0, 0.1], 2, table=IQ4)
         found = rows.fit(isa, at_end(x), "none", -127, 113, [0, 0.1], 2, out, IQ4)
         assert not found[2] and not want[2] and not found[1].any()
@@ -395,7 +412,7 @@ def test_fit_is_least_squares(kind: str, n: int, lo: int, hi: int) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e15, -2e15])
 def test_fit_says_what_is_out_of_range(isa: str, bad: float) -> None:
-    for lane in (0, 6, 15):
+    for lane in (0, 6, 15, rows.GROUPS - 1):
         x = groups(32)
         x[13, lane] = bad
         assert rows.fit(isa, x, "any", 0, 15, [0])[2] and rows.fit(isa, x, "none", -8, 7, [0])[2]

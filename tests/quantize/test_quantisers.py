@@ -123,6 +123,12 @@ def test_bytes_depend_on_the_row_alone(name: str) -> None:
     np.testing.assert_array_equal(quantise(x[5:6], name), one[5:6])
 
 
+def test_scales_that_need_no_search() -> None:
+    x = weights(5, seed=15, heavy=True)
+    x[1, :64], x[2] = 0, x[2] * np.float32(1e-9)
+    np.testing.assert_array_equal(quantise(x, "Q8_0", quick=True), quantise(x, "Q8_0"))
+
+
 def test_tiny_weights_are_quick_as_well() -> None:
     """Of MXFP4, whose scales go down to 2^-127: their reciprocals are beyond float32."""
     x = weights(17, seed=14) * np.float32(2.0**-124)

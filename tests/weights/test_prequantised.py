@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import Model, arch
+from pellucid import Model, _engine, arch
 from pellucid.errors import ModelFileError, UnsupportedModelError
 from pellucid.weights import open_model
 from tests.weights import packed
@@ -180,6 +180,22 @@ def test_logits(tmp_path: Path, name: str) -> None:
     make, quantization, named = FORMS[name]
     quantised, plain = both(tmp_path, make, quantization)
     check(quantised, plain, named)
+
+
+@pytest.mark.parametrize("block", [(2, 128), (1, 48), (1, 1), (2, 1)])
+def test_every_code_of_fp8(block: tuple[int, int]) -> None:
+    """e4m3: 4 bits of exponent with a bias of 7, 3 of fraction, no infinities; scaled in float32."""
+    code = np.arange(256)
+    exponent, fraction = code >> 3 & 15, code & 7
+    values = np.where(exponent > 0, np.ldexp(8.0 + fraction, exponent - 10), np.ldexp(fraction, -9))
+    values[code % 128 == 127] = np.nan
+    values = (values * np.where(code < 128, 1, -1)).astype(np.float32).reshape(2, 128)
+    scale = np.random.default_rng(2).uniform(0.5, 2, (-(-4 // block[0]), -(-128 // block[1]))).astype(np.float32)
+    out = np.empty((2, 128), np.float32)
+    _engine.make_fp8(code.astype(np.uint8).reshape(2, 128), scale, block, 2, out)
+    rows, columns = np.arange(2, 4) // block[0], np.arange(128) // block[1]
+    np.testing.assert_array_equal(out, values * scale[rows[:, None], columns])
+    assert np.signbit(out[1, 0]) and not np.signbit(out[0, 0])
 
 
 @pytest.mark.parametrize("name", IN_FP8)

@@ -5,12 +5,14 @@
 #define PL_VEC_MIN(a, b) ((pl_fit_vec)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #define PL_VEC_MAX(a, b) ((pl_fit_vec)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #define PL_VEC_LOOKUP(t, i) ((pl_fit_vec)_mm512_permutexvar_ps((__m512i)(i), _mm512_load_ps(t)))
+#define PL_VEC_FROM_F16(p) ((pl_fit_vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p))))
 
 #include "../fit.h"
 #include "fill.h"
 
 void pl_fill_fit_avx512(pl_kernels *k)
 {
-    k->fit = pl_fit_sixteen;
+    k->from_f16 = pl_fit_from_f16;
+    k->fit = pl_fit_groups;
     k->fit_codes = pl_fit_codes;
 }

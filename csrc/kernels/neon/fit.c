@@ -4,12 +4,14 @@
 #define PL_VEC 4
 #define PL_VEC_MIN(a, b) ((pl_fit_vec)vminq_f32((float32x4_t)(a), (float32x4_t)(b)))
 #define PL_VEC_MAX(a, b) ((pl_fit_vec)vmaxq_f32((float32x4_t)(a), (float32x4_t)(b)))
+#define PL_VEC_FROM_F16(p) ((pl_fit_vec)vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p))))
 
 #include "../fit.h"
 #include "fill.h"
 
 void pl_fill_fit_neon(pl_kernels *k)
 {
-    k->fit = pl_fit_sixteen;
+    k->from_f16 = pl_fit_from_f16;
+    k->fit = pl_fit_groups;
     k->fit_codes = pl_fit_codes;
 }

@@ -8,6 +8,7 @@
 
 void pl_fill_fit_scalar(pl_kernels *k)
 {
-    k->fit = pl_fit_sixteen;
+    k->from_f16 = NULL;
+    k->fit = pl_fit_groups;
     k->fit_codes = pl_fit_codes;
 }

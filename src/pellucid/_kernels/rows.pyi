@@ -32,6 +32,9 @@ def rope(isa: str, x: _Array, cos: _Array, sin: _Array, halves: bool, repeat: in
 def softcap(isa: str, x: _Array, cap: float, out: _Array | None = None, repeat: int = 1) -> _Array: ...
 
 KINDS: tuple[str, ...]
+GROUPS: int
+
+def from_f16(isa: str, x: _Array, out: _Array | None = None) -> _Array | None: ...
 
 def fit(
     isa: str,

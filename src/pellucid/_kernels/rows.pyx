@@ -5,8 +5,8 @@ new array if None), which may be an input; `repeat` is the number of times it ru
 `ValueError` that names it.
 """
 
-from libc.stdint cimport int8_t, int16_t, uint8_t, uint16_t
-from pellucid._kernels.table cimport checked, pl_fit, pl_kernels, tier
+from libc.stdint cimport int8_t, int16_t, int64_t, uint8_t, uint16_t
+from pellucid._kernels.table cimport PL_FIT_GROUPS, checked, pl_fit, pl_kernels, tier
 
 import numpy as np
 
@@ -169,6 +169,7 @@ def softcap(str isa, const float[::1] x, float cap, out=None, int repeat=1):
 
 
 KINDS = ("none", "any", "negative")
+GROUPS = PL_FIT_GROUPS
 
 
 cdef struct table_of:
@@ -192,18 +193,18 @@ cdef int use_table(pl_fit *f, table_of *t, table) except -1:
 
 
 def fit(str isa, const float[:, ::1] x, str kind, int lo, int hi, spread, int repeats=1, out=None, table=None):
-    """(scales, mins, whether a value is out of range) of sixteen groups x (n, 16), n 16 or 32. kind: of mins, one of
-    KINDS; spread: up to 4 scales to try; out: (2, 16) for scales and mins; table: 16 values that codes stand for."""
+    """(scales, mins, whether a value is out of range) of GROUPS groups x (n, GROUPS), n 16 or 32. kind: of mins, one of
+    KINDS; spread: up to 4 scales to try; out: (2, GROUPS) for scales and mins; table: 16 values that codes are."""
     cdef const pl_kernels *kernels = tier(isa)
     cdef pl_fit f
-    if (x.shape[0], x.shape[1]) not in ((16, 16), (32, 16)) or len(spread) > 4:
-        raise ValueError("x must be (16 or 32, 16), and spread at most 4 numbers")
+    if x.shape[0] not in (16, 32) or x.shape[1] != GROUPS or len(spread) > 4:
+        raise ValueError(f"x must be (16 or 32, {GROUPS}), and spread at most 4 numbers")
     f.kind, f.n, f.lo, f.hi, f.repeats, f.tries = KINDS.index(kind), x.shape[0], lo, hi, repeats, len(spread)
     for i, value in enumerate(spread):
         f.spread[i] = value
     cdef table_of own
     use_table(&f, &own, table)
-    y = checked("out", out, np.float32, (2, 16))
+    y = checked("out", out, np.float32, (2, GROUPS))
     cdef float[:, ::1] view = y
     cdef int wrong
     with nogil:
@@ -211,18 +212,33 @@ def fit(str isa, const float[:, ::1] x, str kind, int lo, int hi, spread, int re
     return y[0], y[1], wrong != 0
 
 
+def from_f16(str isa, const uint8_t[::1] x, out=None):
+    """Bytes of n numbers in F16, n a multiple of 16 -> float32 (n); None where the tier has no kernel for it."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef int64_t n = x.shape[0] // 2
+    if x.shape[0] % 32:
+        raise ValueError("x must be whole sixteens of numbers")
+    if kernels.from_f16 == NULL:
+        return None
+    y = checked("out", out, np.float32, (n,))
+    cdef float[::1] view = y
+    with nogil:
+        kernels.from_f16(&x[0], n, &view[0])
+    return y
+
+
 def fit_codes(str isa, const float[:, ::1] x, int lo, int hi, const float[::1] d, const float[::1] m, out=None,
               table=None):
-    """Codes uint8 (groups, n) of groups x (groups, n), n 16 or 32, with the scales d and mins m (groups). table: as of
-    fit."""
+    """Codes uint8 (groups, n) of groups x (groups, n), at most GROUPS, n 16 or 32, with scales d and mins m (groups).
+    table: as of fit."""
     cdef const pl_kernels *kernels = tier(isa)
     cdef pl_fit f
     cdef int groups = x.shape[0]
     cdef table_of own
     f.kind, f.n, f.lo, f.hi = 0, x.shape[1], lo, hi
     use_table(&f, &own, table)
-    if f.n not in (16, 32) or d.shape[0] != groups or m.shape[0] != groups:
-        raise ValueError("x must be (groups, 16 or 32), d and m (groups)")
+    if f.n not in (16, 32) or groups > GROUPS or d.shape[0] != groups or m.shape[0] != groups:
+        raise ValueError(f"x must be (at most {GROUPS}, 16 or 32), d and m (groups)")
     codes = checked("out", out, np.uint8, (groups, f.n))
     cdef uint8_t[:, ::1] view = codes
     with nogil:

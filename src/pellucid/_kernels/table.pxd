@@ -1,6 +1,6 @@
 # The table of kernels except those for weights, and a tier's table by name.
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint16_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t
 
 cdef extern from "kernels/kernels.h":
     enum:
@@ -53,6 +53,8 @@ cdef extern from "kernels/kernels.h":
     ctypedef size_t (*bytes_fn)(int) noexcept nogil
     ctypedef void (*append_fn)(const float *, const float *, int, int, int, void *, void *) noexcept nogil
     ctypedef void (*attend_fn)(const pl_attend_page *) noexcept nogil
+    enum:
+        PL_FIT_GROUPS
     ctypedef struct pl_fit:
         int kind
         int n
@@ -74,6 +76,7 @@ cdef extern from "kernels/kernels.h":
         void (*clip)(const float *, float, float, int, float *) noexcept nogil
         void (*rope)(float *, const float *, const float *, int, int) noexcept nogil
         void (*softcap)(const float *, float, int, float *) noexcept nogil
+        void (*from_f16)(const uint8_t *, int64_t, float *) noexcept nogil
         int (*fit)(const pl_fit *, const float *, float *, float *) noexcept nogil
         void (*fit_codes)(const pl_fit *, int, const float *, const float *, const float *, uint8_t *) noexcept nogil
         void (*conv)(const pl_conv *, int, float *) noexcept nogil

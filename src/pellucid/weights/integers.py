@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from pellucid.weights.base import Data, Tensor
 
 __all__ = ["Integers", "Joined", "fp8", "nibbles", "numbers"]
 
+T = TypeVar("T")
 Array = npt.NDArray[Any]
 _BLOCK = 32  # columns of the engine's blocks
 _ROW_BYTES = {"F32": lambda k: 4 * k, "INT4": lambda k: k // _BLOCK * 19, "Q8_0": lambda k: k // _BLOCK * 34}
@@ -88,22 +89,28 @@ class Integers:
             codes = self.codes.data.view(np.uint8)
             scale = np.ascontiguousarray(self.scale(), np.float32)
             zero = np.ascontiguousarray(self.zero(), np.int16)
-            threads = _engine.topology()[0]
-            step = max(-(-(end - first) // threads // 16) * 16, 16)
 
-            def some(at: int) -> Any:
+            def some(at: int, stop: int) -> Any:
                 return _engine.make_integers(
                     type, codes, self.bits, self.step_column, self.step_row, self.columns, self.rows_of_word,
-                    self.flip, order, group, scale, zero, at, min(at + step, end),
+                    self.flip, order, group, scale, zero, at, stop,
                 )  # fmt: skip
 
-            with ThreadPoolExecutor(threads) as pool:
-                found = list(pool.map(some, range(first, end, step)))
+            found = _in_parts(some, first, end)
             return np.concatenate(found) if len(found) != 1 else found[0]
 
         row = _ROW_BYTES[type](self.k)
         data = Made(make, row, self.rows * row)
         return Tensor(self.name, type, (self.rows, self.k), data, self.codes.offset, self.codes.file)
+
+
+def _in_parts(some: Callable[[int, int], T], first: int, end: int) -> list[T]:
+    """What `some` gives for parts of the rows [first, end), a thread each; but for the last, of whole sixteens."""
+    threads = _engine.topology()[0]
+    step = max(-(-(end - first) // threads // 16) * 16, 16)
+    starts = range(first, end, step)
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(some, starts, (min(at + step, end) for at in starts)))
 
 
 def nibbles(data: Data, rows: int, k: int) -> Made:
@@ -127,31 +134,20 @@ def numbers(t: Tensor) -> npt.NDArray[np.float32]:
     return np.asarray(values, np.float32).reshape(t.shape)
 
 
-def _e4m3() -> npt.NDArray[np.float32]:
-    """The values of FP8 codes (OCP 8-bit floating point, e4m3 without infinities)."""
-    code = np.arange(256)
-    exponent, fraction = code >> 3 & 15, code & 7
-    values = np.where(exponent == 0, np.ldexp(fraction, -9), np.ldexp(8 + fraction, exponent - 10))
-    values[(code & 127) == 127] = np.nan
-    found: npt.NDArray[np.float32] = np.where(code < 128, values, -values).astype(np.float32)
-    return found
-
-
 def fp8(weight: Tensor, scale: Tensor, block: tuple[int, int]) -> Tensor:
     """A matrix in FP8 with a scale for each block of (rows, columns), as float32."""
     rows, k = weight.shape
-    values = _e4m3()
 
     def make(first: int, end: int) -> npt.NDArray[np.uint8]:
         codes = weight.data[first * k : end * k].view(np.uint8).reshape(end - first, k)
         grid = numbers(scale).reshape(-(-rows // block[0]), -(-k // block[1]))
-        columns = np.arange(k) // block[1]
-        out = values[codes]
-        at = first
-        while at < end:  # the rows of a block have the same scales
-            stop = min((at // block[0] + 1) * block[0], end)
-            out[at - first : stop - first] *= grid[at // block[0], columns]
-            at = stop
+        out = np.empty(codes.shape, np.float32)
+
+        def some(at: int, stop: int) -> None:
+            part = slice(at - first, stop - first)
+            _engine.make_fp8(codes[part], grid, block, at, out[part])
+
+        _in_parts(some, first, end)
         return out.reshape(-1).view(np.uint8)
 
     return Tensor(weight.name, "F32", weight.shape, Made(make, 4 * k, 4 * k * rows), weight.offset, weight.file)

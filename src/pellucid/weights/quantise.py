@@ -120,12 +120,8 @@ def quantised(tensor: Tensor, to: str, threads: int) -> Tensor:
 
     def make(first: int, end: int) -> npt.NDArray[np.uint8]:
         some = tensor._replace(shape=(end - first, k), data=tensor.data[first * row : end * row])
-        data = np.empty(tensor_bytes(to, some.shape), np.uint8)
-        at = 0
-        for part in parts(some, to, None, threads, quick=True):
-            data[at : at + part.size] = part
-            at += part.size
-        return data
+        made = list(parts(some, to, None, threads, quick=True))
+        return made[0] if len(made) == 1 else np.concatenate(made)
 
     size = tensor_bytes(to, tensor.shape)
     return tensor._replace(type=to, data=Made(make, tensor_bytes(to, (k,)), size))

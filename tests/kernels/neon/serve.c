@@ -139,6 +139,14 @@ static double op_softcap(call c)
     return 0;
 }
 
+static double op_from_f16(call c)
+{
+    if (!c.k->from_f16)
+        return 1;
+    c.k->from_f16(c.a[0], c.i[0], c.a[1]);
+    return 0;
+}
+
 /* f's table, of these values. middle: (15) */
 static void use_table(pl_fit *f, const float *values, float *middle)
 {
@@ -330,6 +338,7 @@ static const struct {
     {"clip", op_clip},
     {"rope", op_rope},
     {"softcap", op_softcap},
+    {"from_f16", op_from_f16},
     {"fit", op_fit},
     {"fit_codes", op_fit_codes},
     {"conv", op_conv},
