@@ -325,7 +325,7 @@ IQ4 = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
 
 
 def groups(n: int, seed: int = 5) -> np.ndarray:
-    """Groups of n weights, as many as are fitted at once, among them zeros, one value, one sign, tiny and large ones."""
+    """Groups of n weights, as many as are fitted at once, among them zeros, one value, one sign, tiny, large."""
     x = np.random.default_rng(seed).standard_normal((n, rows.GROUPS)).astype(np.float32)
     x[:, 1], x[:, 2], x[:, 3] = 0, 0.5, np.abs(x[:, 3])
     x[:, 4] = -np.abs(x[:, 4])

@@ -35,7 +35,6 @@ KINDS: tuple[str, ...]
 GROUPS: int
 
 def from_f16(isa: str, x: _Array, out: _Array | None = None) -> _Array | None: ...
-
 def fit(
     isa: str,
     x: _Array,
