@@ -23,10 +23,10 @@ transformers.utils.logging.disable_progress_bar()
 def config_of(case: Case) -> Any:
     """The configuration. SIZES that its class does not have are left out."""
     made = getattr(transformers, case.config)
-    return made(**{key: value for key, value in SIZES.items() if key in _fields(made)} | dict(case.sizes))
+    return made(**{key: value for key, value in SIZES.items() if key in fields(made)} | dict(case.sizes))
 
 
-def _fields(made: Any) -> set[str]:
+def fields(made: Any) -> set[str]:
     names = {*getattr(made, "__dataclass_fields__", {}), *getattr(made, "attribute_map", {})}
     return names - {*getattr(made, "attribute_map", {}).values()} | {"bos_token_id", "eos_token_id", "pad_token_id"}
 

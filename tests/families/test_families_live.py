@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from pellucid import Model
 from pellucid.errors import PellucidError
 from tests.conftest import Some
 from tests.families.case import STEPS, load_golden, text_config, weights, with_keys, write_folder
-from tests.families.cases import BY_NAME
+from tests.families.cases import BY_NAME, CASES
 from tests.families.changes import changes
 from tests.families.test_families import IN_FLOAT, TOLERANCE, distance, ids_of, write
 from tests.families.test_families_strict import MODELS, STRICT, golden_of, results
@@ -97,3 +100,42 @@ def test_what_loads_is_right(name: str, some: Some[Any], tmp_path: Path) -> None
         assert distance(found, expected) <= TOLERANCE, f"{key} = {json.dumps(value)}"
     assert compared > len(tried) / 8
     assert all(np.isfinite(value).all() for value in weights(case, golden).values())
+
+
+DRAWN = [f"{case.name}-{i}" for case in CASES if case.auto == "AutoModelForCausalLM" for i in range(8)]
+
+
+def test_configurations_that_no_case_has(some: Some[str], tmp_path: Path) -> None:
+    """Several keys at once, other counts of heads and layers among them: refused by a key's or a tensor's name, or the
+    same logits. What transformers cannot make or run, or what is beyond float32, is left out."""
+    import torch
+
+    from tests.families import drawn, reference
+    from tests.reference import hf
+
+    outcomes = {"same": 0, "refused": 0, "not made": 0}
+    for name in some(DRAWN, "drawn"):
+        folder = tmp_path / name
+        try:
+            case = drawn.drawn(BY_NAME[name.rpartition("-")[0]], Random(name))
+            made = reference.blank(case)
+            transformer = reference.load(case, made, folder, torch.float64)
+            ids = ids_of(case, made)[:60]
+            expected = hf.logits(transformer, ids)
+            assert np.isfinite(expected).all() and np.abs(expected).max() < 1e6
+        except Exception:
+            outcomes["not made"] += 1
+            continue
+        try:
+            with Model.load(folder, threads=1) as model:
+                found = model.logits(ids)
+        except PellucidError as error:
+            assert re.search(r"config\.\w|weight|bias", str(error)), f"{name}: {error}"
+            outcomes["refused"] += 1
+            continue
+        apart = distance(found, expected)
+        if apart > TOLERANCE:  # as far from it as float32 of transformers is?
+            assert apart < 10 * distance(hf.logits(transformer.float(), ids), expected), f"{name}: {case.sizes}"
+        outcomes["same"] += 1
+        shutil.rmtree(folder)
+    assert outcomes["same"] > 3 * outcomes["refused"] and outcomes["same"] > 2 * outcomes["not made"], outcomes
