@@ -74,25 +74,13 @@ static inline uint16_t u16(const uint8_t *p)
     return v;
 }
 
-/* pl_f16_to_f32 of each, by masks, so that compilers vectorise it. */
-static void from_f16(const uint8_t *restrict src, float *restrict dst, int64_t k)
-{
-    for (int64_t i = 0; i < k; i++) {
-        const int32_t h = u16(src + 2 * i), a = (h & 0x7fff) << 13; /* signed: SSE2 compares no others */
-        const int32_t tiny = (int32_t)to_bits(from_bits((uint32_t)a + 0x38800000) - 0x1p-14f); /* exact */
-        const int32_t infinite = -(a >= 0xf800000), nan = -(a > 0xf800000), small = -(a < 0x800000);
-        const int32_t other = a + 0x38000000 + (infinite & 0x38000000); /* NaN becomes quiet */
-        const int32_t found = (small & tiny) | (~small & other) | (nan & 0x400000);
-        dst[i] = from_bits((uint32_t)found | ((uint32_t)h & 0x8000) << 16);
-    }
-}
-
 void pl_decode_float(const pl_format *f, const uint8_t *src, float *dst, int64_t k)
 {
     if (f->id == PL_F32)
         memcpy(dst, src, (size_t)k * sizeof *dst);
     else if (f->id == PL_F16)
-        from_f16(src, dst, k);
+        for (int64_t i = 0; i < k; i++)
+            dst[i] = pl_f16_to_f32(u16(src + 2 * i));
     else
         for (int64_t i = 0; i < k; i++)
             dst[i] = pl_bf16_to_f32(u16(src + 2 * i));

@@ -93,55 +93,46 @@ PL_INLINE pl_fit_vec pl_fit_nearest(const pl_fit *f, const pl_fit_table *t, pl_f
     return pl_fit_pick(odd, PL_VEC_LOOKUP(t->odd, i), PL_VEC_LOOKUP(t->even, i));
 }
 
-/* Least squares for the codes nearest to (x - start) * inverse, for each of `count` (1 or 2) inverses, where that is better
- * than what was found. total: of x. */
-PL_INLINE void pl_fit_try(const int n, const pl_fit_kind kind, const int count, const pl_fit *f, const pl_fit_table *t,
-                          const float *x, pl_fit_vec total, const pl_fit_vec *inverse, pl_fit_vec start,
-                          pl_fit_best *best)
+/* Least squares for the codes nearest to (x - start) * inverse, where that is better than what was found. total: of x. */
+PL_INLINE void pl_fit_try(const pl_fit_kind kind, const pl_fit *f, const pl_fit_table *t, const float *x,
+                          pl_fit_vec total, pl_fit_vec inverse, pl_fit_vec start, pl_fit_best *best)
 {
-    const pl_fit_vec zero = {0};
-    pl_fit_vec q[2], qq[2], xq[2], first[2];
-    for (int j = 0; j < count; j++) {
-        q[j] = qq[j] = xq[j] = zero;
-        first[j] = start * inverse[j];
-    }
+    const int n = f->n;
+    const pl_fit_vec zero = {0}, first = start * inverse;
+    pl_fit_vec q = zero, qq = zero, xq = zero;
     for (int i = 0; i < n; i++) {
         const pl_fit_vec v = *(const pl_fit_at *)(x + PL_FIT_GROUPS * i);
-        for (int j = 0; j < count; j++) { /* sums of their own: none waits for another's */
-            const pl_fit_vec at = kind == PL_FIT_NO_MIN ? v * inverse[j] : v * inverse[j] - first[j];
-            const pl_fit_vec code = pl_fit_nearest(f, t, at);
-            if (kind != PL_FIT_NO_MIN)
-                q[j] += code;
-            qq[j] += code * code;
-            xq[j] += v * code;
-        }
+        const pl_fit_vec at = kind == PL_FIT_NO_MIN ? v * inverse : v * inverse - first;
+        const pl_fit_vec code = pl_fit_nearest(f, t, at);
+        if (kind != PL_FIT_NO_MIN)
+            q += code;
+        qq += code * code;
+        xq += v * code;
     }
-    for (int j = 0; j < count; j++) {
-        pl_fit_vec d, m = zero;
-        if (kind == PL_FIT_NO_MIN) {
-            d = pl_fit_ratio(xq[j], qq[j]);
-        } else {
-            const pl_fit_vec det = qq[j] * (float)n - q[j] * q[j], min = qq[j] * total - q[j] * xq[j];
-            pl_fit_mask use = det > zero + 0.5f; /* a whole number */
-            if (kind == PL_FIT_NEGATIVE_MIN)
-                use &= min <= zero;
-            const pl_fit_vec per = pl_fit_ratio(zero + 1.0f, pl_fit_pick(use, det, qq[j]));
-            d = pl_fit_pick(use, xq[j] * (float)n - q[j] * total, xq[j]) * per;
-            m = pl_fit_pick(use, min * per, zero);
-        }
-        const pl_fit_vec gain =
-            (d * xq[j] + m * total) * 2.0f - (d * d * qq[j] + d * m * q[j] * 2.0f + m * m * (float)n);
-        const pl_fit_mask better = gain > best->gain;
-        best->gain = pl_fit_pick(better, gain, best->gain);
-        best->d = pl_fit_pick(better, d, best->d);
-        best->m = pl_fit_pick(better, m, best->m);
+    pl_fit_vec d, m = zero;
+    if (kind == PL_FIT_NO_MIN) {
+        d = pl_fit_ratio(xq, qq);
+    } else {
+        const pl_fit_vec det = qq * (float)n - q * q, min = qq * total - q * xq;
+        pl_fit_mask use = det > zero + 0.5f; /* a whole number */
+        if (kind == PL_FIT_NEGATIVE_MIN)
+            use &= min <= zero;
+        const pl_fit_vec per = pl_fit_ratio(zero + 1.0f, pl_fit_pick(use, det, qq));
+        d = pl_fit_pick(use, xq * (float)n - q * total, xq) * per;
+        m = pl_fit_pick(use, min * per, zero);
     }
+    const pl_fit_vec gain = (d * xq + m * total) * 2.0f - (d * d * qq + d * m * q * 2.0f + m * m * (float)n);
+    const pl_fit_mask better = gain > best->gain;
+    best->gain = pl_fit_pick(better, gain, best->gain);
+    best->d = pl_fit_pick(better, d, best->d);
+    best->m = pl_fit_pick(better, m, best->m);
 }
 
 /* Lanes of groups; nonzero if a value is out of range. */
-PL_INLINE int pl_fit_lanes(const int n, const pl_fit_kind kind, const pl_fit *f, const pl_fit_table *t, const float *x,
-                           float *d, float *m)
+PL_INLINE int pl_fit_lanes(const pl_fit_kind kind, const pl_fit *f, const pl_fit_table *t, const float *x, float *d,
+                           float *m)
 {
+    const int n = f->n;
     const pl_fit_vec zero = {0};
     pl_fit_vec low = *(const pl_fit_at *)x, high = low, total = low, start = zero, usual;
     for (int i = 1; i < n; i++) {
@@ -158,17 +149,15 @@ PL_INLINE int pl_fit_lanes(const int n, const pl_fit_kind kind, const pl_fit *f,
     usual =
         pl_fit_ratio(zero + (float)(kind == PL_FIT_NO_MIN ? f->lo : f->hi), span); /* lo: what is largest takes it */
     pl_fit_best best = {start * total * 2.0f - start * start * (float)n, zero, start}; /* codes that are all 0 */
-    for (int i = 0; i < f->tries; i += 2) {
-        const pl_fit_vec inverse[2] = {usual * (1.0f + f->spread[i]),
-                                       usual * (1.0f + f->spread[i + (i + 1 < f->tries)])};
-        if (i + 1 < f->tries)
-            pl_fit_try(n, kind, 2, f, t, x, total, inverse, start, &best);
-        else
-            pl_fit_try(n, kind, 1, f, t, x, total, inverse, start, &best);
-    }
-    for (int i = 0; i < f->repeats; i++) {
-        const pl_fit_vec inverse[1] = {pl_fit_ratio(zero + 1.0f, best.d)};
-        pl_fit_try(n, kind, 1, f, t, x, total, inverse, best.m, &best);
+    pl_fit_vec inverse = usual * (1.0f + f->spread[0]), from = start;
+    for (int i = 1; i <= f->tries + f->repeats; i++) {
+        pl_fit_try(kind, f, t, x, total, inverse, from, &best);
+        if (i < f->tries) {
+            inverse = usual * (1.0f + f->spread[i]);
+        } else {
+            inverse = pl_fit_ratio(zero + 1.0f, best.d);
+            from = best.m;
+        }
     }
     *(pl_fit_at *)d = best.d;
     *(pl_fit_at *)m = best.m;
@@ -189,25 +178,21 @@ static int pl_fit_groups(const pl_fit *f, const float *x, float *d, float *m)
         pl_fit_divide(f, &t);
     for (int l = 0; l < PL_FIT_GROUPS; l += PL_VEC, x += PL_VEC, d += PL_VEC, m += PL_VEC) {
         if (f->table)
-            wrong |= pl_fit_lanes(32, PL_FIT_NO_MIN, f, &t, x, d, m);
-        else if (f->kind == PL_FIT_NO_MIN && f->n == 16)
-            wrong |= pl_fit_lanes(16, PL_FIT_NO_MIN, f, NULL, x, d, m);
+            wrong |= pl_fit_lanes(PL_FIT_NO_MIN, f, &t, x, d, m);
         else if (f->kind == PL_FIT_NO_MIN)
-            wrong |= pl_fit_lanes(32, PL_FIT_NO_MIN, f, NULL, x, d, m);
+            wrong |= pl_fit_lanes(PL_FIT_NO_MIN, f, NULL, x, d, m);
         else if (f->kind == PL_FIT_ANY_MIN)
-            wrong |= pl_fit_lanes(32, PL_FIT_ANY_MIN, f, NULL, x, d, m);
-        else if (f->n == 16)
-            wrong |= pl_fit_lanes(16, PL_FIT_NEGATIVE_MIN, f, NULL, x, d, m);
+            wrong |= pl_fit_lanes(PL_FIT_ANY_MIN, f, NULL, x, d, m);
         else
-            wrong |= pl_fit_lanes(32, PL_FIT_NEGATIVE_MIN, f, NULL, x, d, m);
+            wrong |= pl_fit_lanes(PL_FIT_NEGATIVE_MIN, f, NULL, x, d, m);
     }
     return wrong;
 }
 
-/* Codes of `groups` groups, at most PL_FIT_GROUPS, of n. */
-PL_INLINE void pl_fit_codes_of(const int n, const pl_fit *f, const pl_fit_table *t, int groups, const float *x,
-                               const float *d, const float *m, uint8_t *codes)
+PL_INLINE void pl_fit_codes_of(const pl_fit *f, const pl_fit_table *t, int groups, const float *x, const float *d,
+                               const float *m, uint8_t *codes)
 {
+    const int n = f->n;
     const pl_fit_vec zero = {0}, lo = zero + (float)f->lo;
     float inverse[PL_FIT_GROUPS];
     for (int g = 0; g < groups; g++) {
@@ -237,11 +222,9 @@ static void pl_fit_codes(const pl_fit *f, int groups, const float *x, const floa
     t.first = 0;
     if (f->table) {
         pl_fit_divide(f, &t);
-        pl_fit_codes_of(32, f, &t, groups, x, d, m, codes);
-    } else if (f->n == 16) {
-        pl_fit_codes_of(16, f, NULL, groups, x, d, m, codes);
+        pl_fit_codes_of(f, &t, groups, x, d, m, codes);
     } else {
-        pl_fit_codes_of(32, f, NULL, groups, x, d, m, codes);
+        pl_fit_codes_of(f, NULL, groups, x, d, m, codes);
     }
 }
 

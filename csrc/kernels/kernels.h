@@ -80,9 +80,9 @@ enum { PL_FIT_GROUPS = 32, PL_FIT_TRIES = 4 };
 #define PL_FIT_MOST 1e15f
 typedef struct pl_fit {
     pl_fit_kind kind;
-    int n;      /* weights of a group: 32; 16, but not with any min */
-    int lo, hi; /* codes are the whole numbers from lo to hi; with a min, lo is 0 */
-    int tries;
+    int n;                      /* weights of a group: 16 or 32 */
+    int lo, hi;                 /* codes are the whole numbers from lo to hi; with a min, lo is 0 */
+    int tries;                  /* 1 to PL_FIT_TRIES */
     float spread[PL_FIT_TRIES]; /* scales tried: the one that spans the group, divided by 1 + this */
     int repeats;                /* then as often the best one is solved again, for the codes that it gives */
     /* Or, of groups of 32 without mins: codes stand for the 16 ascending values of a table, of which lo is the largest by

@@ -10,15 +10,17 @@
 
 #include <string.h>
 
+#define PL_ALONE __attribute__((noinline)) /* one copy for all formats */
+
 /* Slices of 32 weights: bits `shift` and above of their codes, from bit `to` on of 32 bytes each. */
-static inline void add_bits(const uint8_t *restrict code, int shift, int mask, int to, uint8_t *restrict out)
+static void add_bits(const uint8_t *restrict code, int shift, int mask, int to, uint8_t *restrict out)
 {
     for (int i = 0; i < 32; i++)
         out[i] |= (uint8_t)((code[i] >> shift & mask) << to);
 }
 
 /* Pairs of bits of all codes. */
-static inline void pairs(const pl_super *s, int shift, uint8_t *restrict out)
+static PL_ALONE void pairs(const pl_super *s, int shift, uint8_t *restrict out)
 {
     for (int half = 0; half < 2; half++, out += 32) {
         const uint8_t *code = s->code + 128 * half;
@@ -29,7 +31,7 @@ static inline void pairs(const pl_super *s, int shift, uint8_t *restrict out)
 }
 
 /* A bit of all codes. */
-static inline void plane(const pl_super *s, int shift, uint8_t *restrict out)
+static PL_ALONE void plane(const pl_super *s, int shift, uint8_t *restrict out)
 {
     memset(out, 0, PL_SUPER / 8);
     for (int slice = 0; slice < 8; slice++)
@@ -37,7 +39,7 @@ static inline void plane(const pl_super *s, int shift, uint8_t *restrict out)
 }
 
 /* Low nibbles: each 32 bytes hold two slices, `apart` slices from each other. */
-static inline void nibbles(const pl_super *s, int apart, uint8_t *restrict out)
+static PL_ALONE void nibbles(const pl_super *s, int apart, uint8_t *restrict out)
 {
     for (int i = 0; i < 4; i++) {
         const int slice = i / apart * 2 * apart + i % apart;
