@@ -83,7 +83,9 @@ def test_terms_of_a_hubs_model(run: Run, served: Hub) -> None:
     assert run("pull", "o/terms").returncode == 0  # here already: nothing to accept
 
 
-@pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 1), (b"\n", 1), (b"\x04", 1), (b"\x03", 130)])
+@pytest.mark.parametrize(
+    ("answer", "code"), [(b"y\n", 0), (b"n\n", 1), (b"\n", 1), (b"\xff\n", 1), (b"\x04", 1), (b"\x03", 130)]
+)
 def test_asked_on_a_terminal(served: Hub, answer: bytes, code: int) -> None:
     controller, terminal = os.openpty()
     start = "import os, sys; os.setsid(); import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "

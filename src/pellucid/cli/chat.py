@@ -331,13 +331,13 @@ class Talk:
     def ask(self) -> str:
         if sys.stdout is not None and sys.stdout.isatty():
             line = input(self.prompt)
-            line.encode()  # raises UnicodeError for invalid bytes, which the line editor returns as surrogates
-            return line
-        sys.stderr.write(self.prompt)  # stdout is not the terminal and receives only answers
-        sys.stderr.flush()
-        line = output.typed_line()
-        if not line:
-            raise EOFError
+        else:
+            sys.stderr.write(self.prompt)  # stdout is not the terminal and receives only answers
+            sys.stderr.flush()
+            line = output.typed_line()
+            if not line:
+                raise EOFError
+        line.encode()  # raises UnicodeError for invalid bytes, which are surrogates
         return line.rstrip("\n")
 
     def piped_lines(self) -> Iterator[str]:

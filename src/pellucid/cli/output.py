@@ -207,9 +207,11 @@ def confirmed(question: str) -> bool:
 
 
 def typed_line() -> str:
-    """The next line typed on the terminal, "" at its end. Waits a tenth of a second at a time, since a Ctrl-C just
-    before a read that blocks would be noticed only after it; takes a byte at a time, so that none waits in a buffer
-    that `select` does not see."""
+    """The next line typed on the terminal, "" at its end; bytes that are no text are surrogates.
+
+    Waits a tenth of a second at a time, since a Ctrl-C just before a read that blocks would be noticed only after it;
+    takes a byte at a time, so that none waits in a buffer that `select` does not see.
+    """
     typed = bytearray()
     while not typed.endswith(b"\n"):
         if select.select([sys.stdin], [], [], 0.1)[0]:
@@ -217,7 +219,7 @@ def typed_line() -> str:
             if not byte:
                 break
             typed += byte
-    return typed.decode(sys.stdin.encoding, sys.stdin.errors or "strict")
+    return typed.decode(sys.stdin.encoding, "surrogateescape")
 
 
 def fail(message: str, code: int) -> int:
