@@ -2,6 +2,8 @@
 #ifndef PL_FORMATS_FAMILIES_H
 #define PL_FORMATS_FAMILIES_H
 
+#include <string.h>
+
 #include "formats.h"
 
 /* pl_decode of float formats. */
@@ -19,7 +21,9 @@ PL_SHARED_FORMATS(PL_SPLIT_OF)
 /* Two little-endian bytes at any address. */
 static inline uint16_t pl_u16(const uint8_t *p)
 {
-    return (uint16_t)(p[0] | p[1] << 8);
+    uint16_t v; /* in one load: compilers do not vectorise two */
+    memcpy(&v, p, sizeof v);
+    return v;
 }
 
 /* 16 bytes -> 32 codes: byte i holds code i in its low nibble and code 16 + i in its high one. */

@@ -66,22 +66,14 @@ float pl_e8m0_half(uint8_t e)
     return from_bits(e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23); /* 2^-128 and 2^-127 are subnormal */
 }
 
-/* As the processor has it: in one load. */
-static inline uint16_t u16(const uint8_t *p)
-{
-    uint16_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
 void pl_decode_float(const pl_format *f, const uint8_t *src, float *dst, int64_t k)
 {
     if (f->id == PL_F32)
         memcpy(dst, src, (size_t)k * sizeof *dst);
     else if (f->id == PL_F16)
         for (int64_t i = 0; i < k; i++)
-            dst[i] = pl_f16_to_f32(u16(src + 2 * i));
+            dst[i] = pl_f16_to_f32(pl_u16(src + 2 * i));
     else
         for (int64_t i = 0; i < k; i++)
-            dst[i] = pl_bf16_to_f32(u16(src + 2 * i));
+            dst[i] = pl_bf16_to_f32(pl_u16(src + 2 * i));
 }

@@ -1,8 +1,8 @@
 /* The quick search for scales, for every tier: PL_FIT_GROUPS groups of weights, a lane for each.
  *
  * Written once, in vectors of the compiler's own. The file that includes this defines PL_VEC, the floats of a vector,
- * PL_VEC_MIN and PL_VEC_MAX of two vectors, and, where the processor has it, PL_VEC_FROM_F16 of the bytes at an address. No step is fused and nothing is added across lanes, so that every tier has the
- * same bits. */
+ * PL_VEC_MIN and PL_VEC_MAX of two vectors, and, where the processor has it, PL_VEC_FROM_F16 of the bytes at an address.
+ * No step is fused and nothing is added across lanes, so that every tier has the same bits. */
 #ifndef PL_KERNELS_FIT_H
 #define PL_KERNELS_FIT_H
 

@@ -1,5 +1,5 @@
-/* The quick search: PL_FIT_GROUPS groups at a time by the kernel `fit`, which tries a few scales for each; what super formats
- * round to integers is not searched again. Columns have no weights. */
+/* The quick search: PL_FIT_GROUPS groups at a time by the kernel `fit`, which tries a few scales for each; what super
+ * formats round to integers is not searched again. Columns have no weights. */
 #include "fit.h"
 
 #include <math.h>

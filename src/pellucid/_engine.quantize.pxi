@@ -16,7 +16,7 @@ def quantize(str source, const uint8_t[::1] data not None, int64_t k, str to, *,
     """Rows of k weights in the format `source` -> their bytes in the format `to`, uint8 (rows * row bytes).
 
     importance: float32 (k), at least 0 and somewhere above: what a column's squared error counts; None: all the same.
-    quick: only a few scales are tried for each group, many times as fast; not with importances, nor for tables.
+    quick: only a few scales are tried for each group, many times as fast; not with importances.
     The bytes do not depend on `threads`. progress: called repeatedly with the fraction done.
 
     Raises ValueError for an unknown format, for sizes that do not fit and for impossible importances; OverflowError
