@@ -1,7 +1,6 @@
 """Quantising on one thread, by format: the whole search, of files, and the quick one, of `quantize=` at load.
 
-`extra_info` has megabytes of output a second, from the fastest round. A load has 300 MB/s a core to reach;
-Q2_K and Q3_K do not.
+`extra_info` has megabytes of output a second, from the fastest round. A load has 300 MB/s a core to reach.
 """
 
 from __future__ import annotations

@@ -84,6 +84,7 @@ typedef struct pl_fit {
     int lo, hi;                 /* codes are the whole numbers from lo to hi; with a min, lo is 0 */
     int tries;                  /* 1 to PL_FIT_TRIES */
     float spread[PL_FIT_TRIES]; /* scales tried: the one that spans the group, divided by 1 + this */
+    int centred;                /* with a min: 1: they cut both ends of the span; 0: the upper one alone */
     int repeats;                /* then as often the best one is solved again, for the codes that it gives */
     /* Or, of groups of 32 without mins: codes stand for the 16 ascending values of a table, of which lo is the largest by
      * its size, with the 15 borders between them. NULL, NULL otherwise. */

@@ -12,13 +12,6 @@
 
 #define PL_ALONE __attribute__((noinline)) /* one copy for all formats */
 
-/* Slices of 32 weights: bits `shift` and above of their codes, from bit `to` on of 32 bytes each. */
-static void add_bits(const uint8_t *restrict code, int shift, int mask, int to, uint8_t *restrict out)
-{
-    for (int i = 0; i < 32; i++)
-        out[i] |= (uint8_t)((code[i] >> shift & mask) << to);
-}
-
 /* Pairs of bits of all codes. */
 static PL_ALONE void pairs(const pl_super *s, int shift, uint8_t *restrict out)
 {
@@ -30,12 +23,15 @@ static PL_ALONE void pairs(const pl_super *s, int shift, uint8_t *restrict out)
     }
 }
 
-/* A bit of all codes. */
+/* A bit of all codes: that of weight 32 j + i is bit j of byte i. */
 static PL_ALONE void plane(const pl_super *s, int shift, uint8_t *restrict out)
 {
-    memset(out, 0, PL_SUPER / 8);
-    for (int slice = 0; slice < 8; slice++)
-        add_bits(s->code + 32 * slice, shift, 1, slice, out);
+    for (int i = 0; i < 32; i++) {
+        int bits = 0;
+        for (int j = 7; j >= 0; j--)
+            bits = bits << 1 | (s->code[32 * j + i] >> shift & 1);
+        out[i] = (uint8_t)bits;
+    }
 }
 
 /* Low nibbles: each 32 bytes hold two slices, `apart` slices from each other. */

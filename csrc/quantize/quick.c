@@ -203,6 +203,7 @@ int pl_quick(const pl_quantizer *q, const pl_kernels *k, const float *x, int64_t
         return quick_q8_0(q, k, x, blocks, out);
     const pl_super_kind *super = q->super;
     const pl_book *b = super ? &super->book : &q->plain->book;
+    const int two_bits = b->lo == 0 && b->hi == 3; /* one centred try: nearly as good as two */
     const pl_fit f = {.kind = !super           ? q->plain->kind
                               : super->has_min ? PL_FIT_NEGATIVE_MIN
                                                : PL_FIT_NO_MIN,
@@ -211,8 +212,9 @@ int pl_quick(const pl_quantizer *q, const pl_kernels *k, const float *x, int64_t
                       .hi = (int)b->hi,
                       .table = b->table,
                       .middle = b->middle,
-                      .tries = b->table ? 1 : 2, /* a table's codes take as long again */
-                      .spread = {0, 0.5f * b->spread},
+                      .tries = b->table || two_bits ? 1 : 2, /* a table's codes take as long again */
+                      .spread = {two_bits ? 0.6f * b->spread : 0, 0.5f * b->spread},
+                      .centred = two_bits,
                       .repeats = 1};
     const int groups = q->block / f.n, most = PL_FIT_GROUPS / groups;
     float d[PL_FIT_GROUPS], m[PL_FIT_GROUPS];

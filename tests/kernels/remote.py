@@ -278,9 +278,10 @@ class Machine:
         return None if self.call("from_f16", [len(y)], [], [x, y], [1]) else y
 
     def _fit(self, x: Array, kind: str, lo: int, hi: int, spread: Sequence[float], repeats: int = 1,
-             out: Array | None = None, table: Sequence[float] | None = None) -> tuple[Array, Array, bool]:  # fmt: skip
+             out: Array | None = None, table: Sequence[float] | None = None,
+             centred: bool = False) -> tuple[Array, Array, bool]:  # fmt: skip
         y = np.empty((2, rows.GROUPS), np.float32) if out is None else out
-        ints = [rows.KINDS.index(kind), len(x), lo, hi, len(spread), repeats]
+        ints = [rows.KINDS.index(kind), len(x), lo, hi, len(spread), repeats, centred]
         bad = self.call("fit", ints, spread, [x, y, _floats(table)], [1])
         return y[0], y[1], bool(bad)
 

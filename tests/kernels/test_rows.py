@@ -338,10 +338,10 @@ def groups(n: int, seed: int = 5) -> np.ndarray:
 @pytest.mark.parametrize(("kind", "n", "lo", "hi"), FITS)
 def test_fit_has_the_bits_of_scalar(isa: str, kind: str, n: int, lo: int, hi: int) -> None:
     for seed in range(5):
-        x = groups(n, seed)
-        want = rows.fit("scalar", x, kind, lo, hi, [0, 0.1, -0.05], 2)
+        x, spread, centred = groups(n, seed), [0, 0.1, -0.05], seed > 2
+        want = rows.fit("scalar", x, kind, lo, hi, spread, 2, centred=centred)
         out = at_end(np.empty((2, rows.GROUPS), np.float32))
-        found = rows.fit(isa, at_end(x), kind, lo, hi, [0, 0.1, -0.05], 2, out)
+        found = rows.fit(isa, at_end(x), kind, lo, hi, spread, 2, out, centred=centred)
         assert not found[2] and not want[2]
         for a, b in zip(found[:2], want[:2], strict=True):
             np.testing.assert_array_equal(a, b)
@@ -407,6 +407,16 @@ def test_fit_is_least_squares(kind: str, n: int, lo: int, hi: int) -> None:
         spanned = np.abs(v).max() / -lo if kind == "none" else (v.max() - start) / hi
         naive = ((v - start - spanned * np.clip(np.rint((v - start) / spanned), lo, hi)) ** 2).sum()
         assert error < naive
+
+
+def test_a_centred_try_is_the_better_one_for_two_bits() -> None:
+    x = np.random.default_rng(8).standard_normal((16, rows.GROUPS)).astype(np.float32)
+    errors = []
+    for centred in (False, True):
+        d, m, _ = rows.fit("scalar", x, "negative", 0, 3, [0.2], 1, centred=centred)
+        codes = np.clip(np.rint((x - m) / d), 0, 3)
+        errors.append(float(((x - d * codes - m) ** 2).sum()))
+    assert errors[1] < 0.95 * errors[0]
 
 
 @pytest.mark.parametrize("isa", ISAS)

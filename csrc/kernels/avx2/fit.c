@@ -4,6 +4,9 @@
 #define PL_VEC 8
 #define PL_VEC_MIN(a, b) ((pl_fit_vec)_mm256_min_ps((__m256)(a), (__m256)(b)))
 #define PL_VEC_MAX(a, b) ((pl_fit_vec)_mm256_max_ps((__m256)(a), (__m256)(b)))
+#define PL_VEC_ADD_SQUARE(sum, a) ((pl_fit_vec)_mm256_fmadd_ps((__m256)(a), (__m256)(a), (__m256)(sum)))
+#define PL_VEC_PICK(mask, a, b) ((pl_fit_vec)_mm256_blendv_ps((__m256)(b), (__m256)(a), (__m256)(mask)))
+#define PL_VEC_ROUND(a) ((pl_fit_vec)_mm256_round_ps((__m256)(a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
 #define PL_VEC_LOOKUP(t, i) ((pl_fit_vec)_mm256_permutevar8x32_ps(_mm256_load_ps(t), (__m256i)(i)))
 #define PL_VEC_FROM_F16(p) ((pl_fit_vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p))))
 

@@ -4,6 +4,10 @@
 #define PL_VEC 16
 #define PL_VEC_MIN(a, b) ((pl_fit_vec)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #define PL_VEC_MAX(a, b) ((pl_fit_vec)_mm512_max_ps((__m512)(a), (__m512)(b)))
+#define PL_VEC_ADD_SQUARE(sum, a) ((pl_fit_vec)_mm512_fmadd_ps((__m512)(a), (__m512)(a), (__m512)(sum)))
+#define PL_VEC_PICK(mask, a, b)                                                                                        \
+    ((pl_fit_vec)_mm512_ternarylogic_epi32((__m512i)(mask), (__m512i)(a), (__m512i)(b), 0xca))
+#define PL_VEC_ROUND(a) ((pl_fit_vec)_mm512_roundscale_ps((__m512)(a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
 #define PL_VEC_LOOKUP(t, i) ((pl_fit_vec)_mm512_permutexvar_ps((__m512i)(i), _mm512_load_ps(t)))
 #define PL_VEC_FROM_F16(p) ((pl_fit_vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p))))
 

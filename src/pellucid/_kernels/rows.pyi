@@ -45,6 +45,7 @@ def fit(
     repeats: int = 1,
     out: _Array | None = None,
     table: Sequence[float] | None = None,
+    centred: bool = False,
 ) -> tuple[_Array, _Array, bool]: ...
 def fit_codes(
     isa: str,

@@ -192,14 +192,16 @@ cdef int use_table(pl_fit *f, table_of *t, table) except -1:
     return 0
 
 
-def fit(str isa, const float[:, ::1] x, str kind, int lo, int hi, spread, int repeats=1, out=None, table=None):
+def fit(str isa, const float[:, ::1] x, str kind, int lo, int hi, spread, int repeats=1, out=None, table=None,
+        bint centred=False):
     """(scales, mins, whether a value is out of range) of GROUPS groups x (n, GROUPS), n 16 or 32. kind: of mins, one of
-    KINDS; spread: 1 to 4 scales to try; out: (2, GROUPS) for scales and mins; table: 16 values that codes are."""
+    KINDS; spread: 1 to 4 scales to try, centred: with both ends cut; out: (2, GROUPS) for scales and mins; table: 16 values that codes are."""
     cdef const pl_kernels *kernels = tier(isa)
     cdef pl_fit f
     if x.shape[0] not in (16, 32) or x.shape[1] != GROUPS or not 1 <= len(spread) <= 4:
         raise ValueError(f"x must be (16 or 32, {GROUPS}), and spread 1 to 4 numbers")
     f.kind, f.n, f.lo, f.hi, f.repeats, f.tries = KINDS.index(kind), x.shape[0], lo, hi, repeats, len(spread)
+    f.centred = centred
     for i, value in enumerate(spread):
         f.spread[i] = value
     cdef table_of own

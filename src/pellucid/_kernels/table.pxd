@@ -62,6 +62,7 @@ cdef extern from "kernels/kernels.h":
         int hi
         int tries
         float spread[4]
+        int centred
         int repeats
         const float *table
         const float *middle

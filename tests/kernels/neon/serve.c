@@ -160,7 +160,13 @@ static void use_table(pl_fit *f, const float *values, float *middle)
 
 static double op_fit(call c)
 {
-    pl_fit f = {(pl_fit_kind)c.i[0], (int)c.i[1], (int)c.i[2], (int)c.i[3], (int)c.i[4], {0}, (int)c.i[5], NULL, NULL};
+    pl_fit f = {.kind = (pl_fit_kind)c.i[0],
+                .n = (int)c.i[1],
+                .lo = (int)c.i[2],
+                .hi = (int)c.i[3],
+                .tries = (int)c.i[4],
+                .centred = (int)c.i[6],
+                .repeats = (int)c.i[5]};
     float middle[15];
     use_table(&f, c.a[2], middle);
     for (int i = 0; i < f.tries; i++)
