@@ -27,6 +27,15 @@ enum { PL_FIT_AT_ONCE = 2 }; /* vectors: while one waits for what it needs, the 
 #define PL_VEC_ROUND(a) ((a) + PL_ROUNDER - PL_ROUNDER)
 #endif
 
+#ifndef PL_VEC_TO_BYTES /* the lowest byte of each lane */
+PL_INLINE void pl_fit_to_bytes(pl_fit_mask lanes, uint8_t *bytes)
+{
+    const pl_fit_bytes lowest = __builtin_convertvector(lanes, pl_fit_bytes);
+    memcpy(bytes, &lowest, sizeof lowest);
+}
+#define PL_VEC_TO_BYTES(lanes, bytes) pl_fit_to_bytes(lanes, bytes)
+#endif
+
 typedef struct pl_fit_best {
     pl_fit_vec gain, d, m; /* gain: by how much the squared error is below that of zeros */
 } pl_fit_best;
@@ -254,8 +263,7 @@ PL_INLINE void pl_fit_codes_of(const pl_fit *f, const pl_fit_table *t, int group
             } else {
                 code = (pl_fit_mask)(PL_VEC_MIN(PL_VEC_MAX(at, lo), hi) + rounder) - least;
             }
-            const pl_fit_bytes bytes = __builtin_convertvector(code, pl_fit_bytes);
-            memcpy(codes + i, &bytes, sizeof bytes);
+            PL_VEC_TO_BYTES(code, codes + i);
         }
     }
 }
