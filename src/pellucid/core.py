@@ -264,7 +264,7 @@ class Core:
             log.warn_once("the system gives no huge pages: passes over the weights are slower")
         cores, why = _engine.topology()
         if facts.threads > cores:
-            log.warn_once("%d threads on the %d cores that the process may use (%s)", facts.threads, cores, why)
+            log.warn_once("%d threads, where the process has cores for %d (%s)", facts.threads, cores, why)
         elif "cgroup" in facts.threads_why or "affinity" in facts.threads_why:
             log.warn_once("fewer threads than the machine has cores: %d (%s)", facts.threads, facts.threads_why)
         try:

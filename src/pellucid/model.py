@@ -100,7 +100,7 @@ class Model(AsyncCalls):
         source: the path of a GGUF file (any part of a split one) or of a Hugging Face folder, a catalogue name (the
             model is downloaded at its first use, unless it has terms of use), or the name of a model that
             `pellucid pull` downloaded.
-        threads: default: PELLUCID_THREADS, else the physical cores that the process may use.
+        threads: default: PELLUCID_THREADS, else the physical cores that the process may use, efficiency cores left out.
         context: maximum number of tokens of a sequence; default: that of the model, but at most 8192.
         isa: an instruction set; default: PELLUCID_ISA, else the best one that this machine has.
         kv: type of cached keys and values: "auto" ("f32" for models in F32, else the best 16-bit type on this machine),

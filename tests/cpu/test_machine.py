@@ -149,7 +149,8 @@ subprocess.run([sys.executable, "-c", code], env=env, check=True)
 
 
 def test_cores(four: Root) -> None:
-    assert four.read() == {"logical": 4, "physical": 4, "quota": 0.0, "threads": 4, "why": "4 physical cores"}
+    cores = {"logical": 4, "physical": 4, "quick": 4}
+    assert four.read() == {**cores, "quota": 0.0, "threads": 4, "why": "4 physical cores"}
 
 
 def test_siblings_count_once(root: Root) -> None:
@@ -183,6 +184,63 @@ def test_affinity_that_halves_cores(root: Root) -> None:
     t = root.cpus("0-7", {i: f"{i % 4},{i % 4 + 4}" for i in range(8)}, allowed="0,1,4").read()
     assert (t["logical"], t["physical"], t["threads"]) == (3, 2, 2)
     assert t["why"] == "2 physical cores, affinity 3 of 8"
+
+
+@pytest.fixture
+def hybrid(root: Root) -> Root:
+    """Six cores of two threads each, and eight efficiency cores: the kernel of Intel's lists both kinds."""
+    siblings = {i: f"{i // 2 * 2}-{i // 2 * 2 + 1}" for i in range(12)} | {i: str(i) for i in range(12, 20)}
+    root.cpus("0-19", siblings)
+    root.write("/sys/devices/cpu_core/cpus", "0-11\n")
+    root.write("/sys/devices/cpu_atom/cpus", "12-19\n")
+    return root
+
+
+def test_efficiency_cores_are_left_out(hybrid: Root) -> None:
+    t = hybrid.read()
+    assert (t["logical"], t["physical"], t["quick"], t["threads"]) == (20, 14, 6, 6)
+    assert t["why"] == "6 performance cores of 14"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "quick", "why"),
+    [
+        ("12-15", 4, "affinity 4 of 20"),  # no others
+        ("0-3,12", 2, "2 performance cores of 3, affinity 5 of 20"),
+        ("0,12", 1, "1 performance core of 2, affinity 2 of 20"),
+        ("0,2", 2, "affinity 2 of 20"),
+    ],
+)
+def test_affinity_to_cores_of_two_kinds(hybrid: Root, allowed: str, quick: int, why: str) -> None:
+    hybrid.write("/proc/self/status", f"Cpus_allowed_list:\t{allowed}\n")
+    t = hybrid.read()
+    assert (t["quick"], t["threads"], t["why"]) == (quick, quick, why)
+
+
+def test_a_quota_between_the_kinds_of_cores(hybrid: Root) -> None:
+    hybrid.write("/proc/self/cgroup", "0::/a\n")
+    hybrid.mount(V2)
+    for quota, threads, why in ((800000, 6, "6 performance cores of 14"), (350000, 3, "cgroup quota 3.5")):
+        hybrid.write("/sys/fs/cgroup/a/cpu.max", f"{quota} 100000\n")
+        t = hybrid.read()
+        assert (t["threads"], t["why"]) == (threads, why)
+
+
+@pytest.mark.parametrize(
+    ("capacities", "quick"),
+    [
+        ([446, 446, 446, 446, 1024, 1024, 1024, 1024], 4),
+        ([400, 400, 870, 870, 870, 870, 870, 1024], 6),
+        ([1024] * 8, 8),
+        ([0] * 8, 8),
+        ([1024, 300, 300, 300, 300, 300, 300], 8),  # of one processor it is unknown
+    ],
+)
+def test_capacities(root: Root, capacities: list[int], quick: int) -> None:
+    root.cpus("0-7", {i: str(i) for i in range(8)})
+    for i, capacity in enumerate(capacities):
+        root.write(f"/sys/devices/system/cpu/cpu{i}/cpu_capacity", f"{capacity}\n")
+    assert (root.read()["quick"], root.read()["physical"]) == (quick, 8)
 
 
 def test_more_processors_than_a_word_has_bits(root: Root) -> None:
@@ -317,6 +375,8 @@ def test_nonsense_files(root: Root, junk: str) -> None:
     root.cpus(junk, {0: junk, 1: junk})
     for path in ("status", "cgroup", "mountinfo"):
         root.write(f"/proc/self/{path}", junk)
+    root.write("/sys/devices/cpu_core/cpus", junk)
+    root.write("/sys/devices/system/cpu/cpu0/cpu_capacity", junk)
     assert 1 <= root.read()["threads"] <= 8192
     root.write("/proc/self/status", f"Cpus_allowed_list:{junk}")
     root.write("/proc/self/cgroup", f"0::{junk}\n1:cpu:{junk}")

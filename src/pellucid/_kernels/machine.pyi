@@ -9,6 +9,7 @@ class _Isa(TypedDict):
 class _Topology(TypedDict):
     logical: int
     physical: int
+    quick: int
     quota: float
     threads: int
     why: str

@@ -23,6 +23,7 @@ cdef extern from "cpu/topology.h":
     ctypedef struct pl_topology:
         int logical
         int physical
+        int quick
         double quota
         int threads
         char why[96]
@@ -136,7 +137,7 @@ def openmp() -> bool:
 
 
 def topology(root=""):
-    """The processors that this process may use: {"logical", "physical", "quota", "threads", "why"}.
+    """The processors that this process may use: {"logical", "physical", "quick", "quota", "threads", "why"}.
 
     `root`: a folder with its own proc/ and sys/; "": this machine.
     """
@@ -146,6 +147,7 @@ def topology(root=""):
     return {
         "logical": t.logical,
         "physical": t.physical,
+        "quick": t.quick,
         "quota": t.quota,
         "threads": t.threads,
         "why": t.why.decode("utf-8", "replace"),

@@ -105,7 +105,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace the file where it 
 Threads = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Threads; default: the physical cores that the process may use. [env: PELLUCID_THREADS]"
+        metavar="N",
+        help="Threads; default: the physical cores that the process may use, efficiency cores left out. "
+        "[env: PELLUCID_THREADS]",
     ),
 ]
 Context = Annotated[
