@@ -195,7 +195,8 @@ cdef int use_table(pl_fit *f, table_of *t, table) except -1:
 def fit(str isa, const float[:, ::1] x, str kind, int lo, int hi, spread, int repeats=1, out=None, table=None,
         bint centred=False):
     """(scales, mins, whether a value is out of range) of GROUPS groups x (n, GROUPS), n 16 or 32. kind: of mins, one of
-    KINDS; spread: 1 to 4 scales to try, centred: with both ends cut; out: (2, GROUPS) for scales and mins; table: 16 values that codes are."""
+    KINDS; spread: 1 to 4 scales to try, centred: with both ends cut; out: (2, GROUPS) for scales and mins; table: 16
+    values that codes are."""
     cdef const pl_kernels *kernels = tier(isa)
     cdef pl_fit f
     if x.shape[0] not in (16, 32) or x.shape[1] != GROUPS or not 1 <= len(spread) <= 4:
