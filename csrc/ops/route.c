@@ -82,7 +82,7 @@ static void sigmoid(const pl_kernels *k, float *x, int n)
 
 /* SparseMixer (Liu et al. 2023), without training's noise: the best expert's weight is its share of a softmax over those
  * whose scores are near its own, within 2 limit times the greater of the best score and the other's magnitude. Then the
- * same for the best of the experts left. */
+ * same for the best of the experts left. x (n): a row's scores; y (2 k): experts, then weights. */
 static void sparse_row(const pl_kernels *k, const pl_op *op, const float *x, int n, float *y)
 {
     uint8_t taken[PL_MAX_EXPERTS] = {0};
@@ -109,17 +109,13 @@ static void sparse_row(const pl_kernels *k, const pl_op *op, const float *x, int
         }
 }
 
-/* x (n): a row's scores, overwritten; y (2 k): experts, then weights. */
-static void route_row(const pl_model_tables *m, const pl_op *op, float *x, int n, float *y)
+/* The same for other kinds of weights. x (n): overwritten. */
+static void usual_row(const pl_model_tables *m, const pl_op *op, float *x, int n, float *y)
 {
     const pl_kernels *k = m->kernels;
     float *weight = y + op->top_k, sum = 0.0f;
     uint8_t chosen[PL_MAX_EXPERTS];
     int found = 0, raw = op->vec < 0 && !op->groups; /* choosing by scores keeps what softmax rounds to equal values */
-    if (op->route & PL_ROUTE_SPARSE) {
-        sparse_row(k, op, x, n, y);
-        return;
-    }
     if (raw)
         choose(op, x, n, chosen);
     if (op->route & PL_ROUTE_SIGMOID)
@@ -146,9 +142,18 @@ static void route_row(const pl_model_tables *m, const pl_op *op, float *x, int n
         if (op->route & PL_ROUTE_RENORM)
             weight[i] /= sum;
         weight[i] *= op->scale;
-        if (op->vec2 >= 0)
-            weight[i] *= m->vecs[op->vec2][(int)y[i]];
     }
+}
+
+/* x (n): a row's scores, overwritten; y (2 k): experts, then weights. */
+static void route_row(const pl_model_tables *m, const pl_op *op, float *x, int n, float *y)
+{
+    if (op->route & PL_ROUTE_SPARSE)
+        sparse_row(m->kernels, op, x, n, y);
+    else
+        usual_row(m, op, x, n, y);
+    for (int i = 0; op->vec2 >= 0 && i < op->top_k; i++)
+        y[op->top_k + i] *= m->vecs[op->vec2][(int)y[i]];
 }
 
 void pl_op_route(const pl_run *r, const pl_op *op, int tid)

@@ -10,8 +10,10 @@ import pytest
 
 from pellucid import Model
 from pellucid.cli import main
-from pellucid.errors import WrongValue
+from pellucid.errors import UnsupportedModelError, WrongValue
 from pellucid.look.compare import compare
+from tests.embedding import cases as embeddings
+from tests.embedding import files
 from tests.making.test_convert import bpe, spm
 from tests.reference import tiny
 
@@ -69,6 +71,15 @@ def test_models_that_do_not_compare(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(WrongValue, match="window=16"):
             compare(model.core, short.core, [TEXT], 256)
         assert compare(model.core, short.core, [TEXT], 16).kl_99 == 0
+
+
+def test_models_without_a_head_do_not_compare(folder: Path, tmp_path: Path) -> None:
+    case = embeddings.BY_NAME["qwen3_embedding"]
+    headless = files.write_folder(case, files.load_golden(case), tmp_path / "headless")
+    with Model.load(folder) as model, Model.load(headless) as other:
+        for one, reference in ((model, other), (other, model), (other, other)):
+            with pytest.raises(UnsupportedModelError, match="no head"):
+                compare(one.core, reference.core, [TEXT], 256)
 
 
 def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,8 @@ from pellucid import Model
 from pellucid.cli import main
 from pellucid.look.importance import importances
 from pellucid.weights.importance import read_importances
+from tests.embedding import cases as embeddings
+from tests.embedding import files
 from tests.making.test_convert import bpe
 from tests.reference import tiny
 
@@ -52,6 +54,19 @@ def test_threads_and_passes_change_no_bit(path: Path, monkeypatch: pytest.Monkey
         found = importances(model.core, chunks, lambda done, total: steps.append((done, total)))
     assert len(steps) > 3
     assert steps[-1] == (57, 57)
+    for name in want:
+        np.testing.assert_array_equal(found[name].sums, want[name].sums)
+
+
+def test_an_encoder_reads_a_chunk_in_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large its inputs are: a token sees later ones."""
+    case = embeddings.BY_NAME["bert"]
+    folder = files.write_folder(case, files.load_golden(case), tmp_path / "bert")
+    with Model.load(folder) as model:
+        want = importances(model.core, [[1, 2, 3, 4, 5], [6, 7]])
+        monkeypatch.setattr("pellucid.look.importance._ROOM", 1)
+        found = importances(model.core, [[1, 2, 3, 4, 5], [6, 7]])
+    assert want
     for name in want:
         np.testing.assert_array_equal(found[name].sums, want[name].sums)
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from pellucid import Model
+from pellucid.errors import WrongValue
+from pellucid.look import tables
 from pellucid.look.places import find
 from pellucid.look.recorded import AXES
 from tests.engine.models import same
@@ -130,7 +132,7 @@ def test_skipping_a_recurrent_layer(model: Model) -> None:
     assert np.abs(rest).max() < 1e-5 * np.abs(found.hidden).max()
 
 
-@pytest.mark.parametrize("model", ["qwen3moe", "gpt_oss", "mixtral"], indirect=True)
+@pytest.mark.parametrize("model", ["qwen3moe", "gpt_oss", "mixtral", "olmoe", "phimoe"], indirect=True)
 def test_ablating_an_expert(model: Model) -> None:
     """The expert's weight alone becomes 0: rows that did not choose it keep their bits."""
     ids = list(range(11))
@@ -154,6 +156,26 @@ def test_ablating_an_expert(model: Model) -> None:
             edit.scale_expert(0, e, 0)
         none = edit.trace(ids, want="mlp_out").mlp_out[0]
     assert np.abs(none).max() == 0
+
+
+@pytest.mark.parametrize("model", ["qwen35", "lfm2", "granitehybrid"], indirect=True)
+def test_layers_without_attention_have_no_heads(model: Model) -> None:
+    ids = list(range(9))
+    layers = [layer.group is not None for layer in find(model.core.engine.plan).layers]
+    trace = model.trace(ids)
+    found = tables.heads(trace, n=1000)
+    assert len(found) == sum(layers) * len(trace.heads)
+    assert {one.layer for one in found} == {i for i, attends in enumerate(layers) if attends}
+    for i, attends in enumerate(layers):
+        with model.edit() as edit:
+            if attends:
+                assert tables.looks(trace, i, 0)
+                edit.scale_head(i, 0, 0)
+                continue
+            with pytest.raises(WrongValue, match=f"layer={i}: it has no attention heads"):
+                tables.looks(trace, i, 0)
+            with pytest.raises(WrongValue, match=f"layer={i}: it has no attention heads"):
+                edit.scale_head(i, 0, 0)
 
 
 @of("qwen3moe")

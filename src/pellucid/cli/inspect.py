@@ -160,7 +160,6 @@ class _Drawn(NamedTuple):
 
     ids: list[int]
     pushed: Any
-    layers: tuple[int, ...] | None
     seen: str
 
 
@@ -209,7 +208,7 @@ def look(
         near = here if layers is None else model.trace(ids, "attention", positions=at, layers=layers)
         out |= _heads(near, pushed, at, layers, head, show, len(ids))
     seen = f"{len(ids)} token{'s' if len(ids) > 1 else ''}, seen after position {at}, {core.spell(ids[at])!r}."
-    out["_"] = _Drawn(ids, pushed, layers, seen)
+    out["_"] = _Drawn(ids, pushed, seen)
     return out
 
 
@@ -283,8 +282,8 @@ def _figures(model: Model, found: dict[str, Any], folder: str, head: int | None,
     last, figures = range(len(ids)), {}
     if "lens" in parts:
         figures["lens"] = plots.lens(model.trace(ids, "hidden", positions=last[-plots.MOST["lens"] :]))
-    if "heads" in parts:
-        number = drawn.layers[0] if drawn.layers is not None else found["heads"][0]["layer"]
+    if "heads" in parts and found["heads"]:  # none where no layer has attention
+        number = found["heads"][0]["layer"]
         maps = model.trace(ids, "attention", layers=number, positions=last[-plots.MOST["attention"] :])
         figures["attention"] = plots.attention(maps, number, head)
         figures["attribution"] = plots.of_attribution(drawn.pushed)

@@ -53,6 +53,8 @@ def compare(core: Core, reference: Core, texts: Sequence[str], window: int) -> C
     Raises ValueError where the models cut a text into different tokens, where the reference's context is shorter than
     the window, or where there is no token to predict.
     """
+    for one in (core, reference):
+        one.decoder()
     sizes = core.config.vocab, reference.config.vocab
     if sizes[0] != sizes[1]:
         raise WrongValue("reference", f": it has a vocabulary of {sizes[1]} tokens, the model {sizes[0]}")

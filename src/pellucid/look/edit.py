@@ -116,7 +116,7 @@ class Edits:
         value, ranges = float(self._floats("factor", factor, 0)), self._ranges(positions)
         found = self._places.layers[number]
         if found.mixed is None or found.group is None:
-            return
+            raise WrongValue("layer", f"={number}: it has no attention heads")
         at, dv = self._reads(found.project), found.value
         for start, end in ranges:
             column = head * dv

@@ -64,13 +64,15 @@ def importances(
     room = 4 * max(sum(engine.plan.buffers[tap.buffer].dim for tap in taps), 1)
     kept = {at: (np.zeros((at.stack, _columns(engine.plan, at)), np.float64), np.zeros(at.stack)) for at in places}
     step = min(max(_ROOM // room, 1), engine.max_rows)
+    whole = not all(group.causal for group in engine.plan.caches)  # a chunk is then one pass
     done, total = 0, sum(map(len, chunks))
     for ids in chunks:
         with Turns(core, "importance", [len(ids)]) as turns:
             sequence = turns.sequence()
             while sequence.length < len(ids):
                 start = sequence.length
-                rows = np.array(ids[start : start + turns.rows(step, start)], np.int32)
+                n = len(ids) if whole else turns.rows(step, start)
+                rows = np.array(ids[start : start + n], np.int32)
                 found, _ = turns.observe([(sequence, rows, len(rows))], taps=taps)
                 for at, (sums, counts) in kept.items():
                     _collect(at, found[at.tap], None if at.routes is None else found[at.routes], sums, counts)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pellucid import checks
-from pellucid.errors import WrongType, shown
+from pellucid.errors import WrongType, WrongValue, shown
 from pellucid.look.lens import Attribution
 from pellucid.look.recorded import LEAST
 from pellucid.look.trace import Token, Trace
@@ -64,7 +64,8 @@ def surprise(trace: Trace) -> list[Surprise]:
 
 def looks(trace: Trace, layer: int, head: int, position: int = -1, k: int = 3) -> list[Look]:
     """The k tokens that a head attends to most from a position; negative ones count from the end. Raises
-    ValueError where the trace lacks the layer, head or position; ValueError or TypeError naming a wrong number."""
+    ValueError where the trace lacks the layer, head or position, or the layer has no attention; ValueError or TypeError
+    naming a wrong number."""
     layer, head = checks.integer("layer", layer, 0), checks.integer("head", head, 0)
     position, k = _place(trace, position), checks.integer("k", k, 1)
     try:
@@ -73,6 +74,8 @@ def looks(trace: Trace, layer: int, head: int, position: int = -1, k: int = 3) -
         message = f"the trace has no layer {shown(layer)}, head {shown(head)} at position {position}"
         raise ValueError(f"position: {message}") from None
     weights = trace.attention[at]
+    if not weights.any():
+        raise WrongValue("layer", f"={layer}: it has no attention heads")
     best = np.argsort(-weights[: position + 1], kind="stable")[:k]
     return [Look(int(i), trace.tokens[i], float(weights[i])) for i in best]
 
@@ -88,7 +91,10 @@ def heads(
     if of is not None and not isinstance(of, Attribution):
         raise WrongType("of", f" must be an Attribution, not {type(of).__name__}")
     found = of or trace.attribution(position, token)
-    pairs = [(layer, head) for layer in trace.layers for head in trace.heads]
+    row = trace.positions.index(position) if position in trace.positions else 0  # else looks() says so
+    attends = trace.attention[:, :, row].any(axis=(1, 2))
+    layers = [layer for layer, has in zip(trace.layers, attends, strict=True) if has]
+    pairs = [(layer, head) for layer in layers for head in trace.heads]
     pairs.sort(key=lambda pair: -abs(found.heads[pair]))
     return [Push(*pair, float(found.heads[pair]), looks(trace, *pair, position)) for pair in pairs[:n]]
 
