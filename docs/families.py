@@ -66,15 +66,16 @@ def rows() -> list[dict[str, object]]:
 
     def add(family: str, kind: str, file: str | None) -> None:
         """A tiny model. file: the architecture of its GGUF file; None: it is a folder alone."""
-        architecture = file or known[kind][0]
         family = TITLES.get(family, family)
+        others = [one for (name, one), found in kinds.items() if name == family and kind in found]
+        architecture = file or (others or known[kind])[0]
         kinds[family, architecture].add(kind)
         counts[family, architecture][0] += 1
         counts[family, architecture][1] += file is not None
 
     models = [(case, load_golden(case)) for case in CASES]
     models += [(case.model, files.load_golden(case).model) for case in embedding.CASES]
-    for case, golden in models:
+    for case, golden in sorted(models, key=lambda model: model[0].gguf is None):  # those of files first
         add(case.family, text_config(golden.config)["model_type"], case.gguf.arch if case.gguf else None)
     for model in tiny.TINY:
         add(model.arch, tiny.config(model)["model_type"], model.arch)

@@ -199,6 +199,39 @@ def test_columns(smollm2: Path, tmp_path: Path) -> None:
         list(read(str(source), Shard()))
 
 
+def test_columns_that_are_named_as_options_are(
+    smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of chats alone are left alone in a row that is none; `--columns` leaves out all that it does not name."""
+    import pyarrow
+    from pyarrow import parquet
+
+    source, target = tmp_path / "in.PARQUET", tmp_path / "out.jsonl"
+    names = ("tools", "add_generation_prompt", "enable_thinking", "template_options", "tool_choice")
+    parquet.write_table(pyarrow.table({"prompt": ["One"], **{name: ["x"] for name in names}}), source)
+    call = ["batch", str(source), str(target), "-m", str(smollm2), "-n", "1"]
+    assert main(call) == 0 and "text" in by_id(target)[1]
+    columns = {"id": [7], "prompt": ["One"], "text": ["Two"], "schema": ["CREATE TABLE t"], "choice": ["A"]}
+    parquet.write_table(pyarrow.table({**columns, "max_tokens": [2]}), source)
+    assert main([*call, "--columns", "prompt", "--columns", "max_tokens"]) == 0
+    assert by_id(target)[7]["new_tokens"] == 2
+    capsys.readouterr()
+    assert main([*call, "--columns", "promt"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has no column 'promt'; its columns: id, prompt, text, schema, choice, max_tokens" in said
+
+
+def test_columns_of_lines_and_a_target_that_is_a_table(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(write(tmp_path / "in.jsonl", [{"prompt_ids": [1]}]))
+    assert main(["batch", source, str(tmp_path / "out.jsonl"), "-m", str(tiny), "--columns", "id"]) == 2
+    assert "--columns: belongs to a .parquet file" in capsys.readouterr().err
+    assert main(["batch", source, str(tmp_path / "out.Parquet"), "-m", str(tiny)]) == 2
+    assert "expected a name for lines of JSON" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl"]
+
+
 @pytest.mark.parametrize("task", ["generate", "score"])
 @pytest.mark.parametrize(
     ("columns", "says"),

@@ -17,6 +17,8 @@ import pellucid
 from pellucid import Model, Tokenizer
 from pellucid.cli import output
 from pellucid.cli.plan import _ranges
+from tests.families.case import load_golden, write_folder
+from tests.families.cases import BY_NAME
 
 from .conftest import COMMAND, Run, error_line
 
@@ -80,6 +82,15 @@ def test_plan(run: Run, smollm2: Path, tiny: Path) -> None:
     every = lines(run("plan", "-m", str(tiny), "--all", COLUMNS="80"))
     assert sum(line.startswith("attend ") for line in every) == 3
     assert [line for line in every if line.startswith("layer ")] == ["layer 0", "layer 1", "layer 2"]
+
+
+def test_plan_of_experts_and_of_another_format(run: Run, tmp_path: Path) -> None:
+    """Experts are read where a token chose them."""
+    case = BY_NAME["mixtral"]
+    folder = write_folder(case, load_golden(case), tmp_path / "m")
+    assert lines(run("plan", "-m", str(folder), COLUMNS="80"))[-1].find("; a pass of one token reads ") > 0
+    found = json.loads(run("plan", "-m", str(folder), "--json", "--quantize", "q8_0").stdout)
+    assert {"Q8_0"} < {form for op in found for _, form, _, _ in op["matrices"]} | {"F32"}
 
 
 @pytest.mark.parametrize(

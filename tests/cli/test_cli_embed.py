@@ -11,6 +11,8 @@ import pytest
 
 from pellucid import Model
 from tests.cli.conftest import Run
+from tests.making.test_convert import bpe
+from tests.reference import tiny
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,15 @@ def test_embed(run: Run, model: Model, tmp_path: Path) -> None:
     raw = run("embed", texts[0], "--pooling", "last", "--no-normalize", "--instruction", "x: ")
     found = model.embed(texts[:1], pooling="last", normalize=False, instruction="x: ")
     assert (np.array(json.loads(raw.stdout)["embedding"], np.float32) == found[0]).all()
+
+
+def test_embed_quantised(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "y.npy"
+    folder = bpe(None, tiny.write_folder(tiny.Tiny(name="x", seed=4, vocab=700), tmp_path / "folder"))
+    given = "--pooling", "mean", "-m", str(folder), "-o", str(out)
+    assert run("embed", "An owl.", *given, "--quantize", "q4_0").returncode == 0
+    with Model.load(folder, quantize="q4_0") as model:
+        assert (np.load(out) == model.embed(["An owl."], pooling="mean")).all()
 
 
 def test_lines_of_another_system(run: Run, tmp_path: Path) -> None:

@@ -147,6 +147,12 @@ def test_broken_importance_files(tmp_path: Path, raw: bytes, field: str | None) 
     assert caught.value.field == field
 
 
+def test_a_text_is_no_importance_file(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("Some text, and not what was made of it.")
+    with pytest.raises(ModelFileError, match="as in an importance file: GGUF of the type imatrix"):
+        read_importances(tmp_path / "x.txt")
+
+
 def test_a_model_is_no_importance_file(source: Path) -> None:
     with pytest.raises(ModelFileError, match="imatrix"):
         read_importances(source)

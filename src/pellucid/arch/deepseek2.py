@@ -3,6 +3,7 @@ experts, the first layers dense (DeepSeek-AI 2024)."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -204,7 +205,7 @@ def only(c: Settings, **values: Any) -> None:
     """Keys of the hub's files for which one value is supported."""
     for key, only in values.items():
         if c.get_any(key, only) != only:
-            raise c.refuse(key, str(only))
+            raise c.refuse(key, json.dumps(only))
     for key in ("aux_loss_alpha", "seq_aux", "ep_size"):
         c.get_any(key, None)
 

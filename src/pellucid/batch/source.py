@@ -6,14 +6,14 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 from pellucid.errors import PellucidError, WrongValue, one_line, shown
 
-__all__ = ["Row", "Shard", "UnfitTable", "key_of", "read"]
+__all__ = ["Row", "Shard", "UnfitTable", "is_table", "key_of", "read"]
 
 LONGEST = 64 << 20  # bytes of a line
 MOST_ID = 512  # characters
@@ -69,11 +69,16 @@ def key_of(id: str | int) -> bytes:
     return hashlib.blake2b(str(id).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def read(path: str, shard: Shard) -> Iterator[Row]:
-    """The rows of a file that belong to the shard; "-": lines of JSON from standard input. Raises PellucidError naming
-    the place of a row that is none, or whose id another one has."""
-    table = path.endswith((".parquet", ".pq"))
-    rows = _parquet(path) if table else _lines(path)
+def is_table(path: str) -> bool:
+    return path.lower().endswith((".parquet", ".pq"))
+
+
+def read(path: str, shard: Shard, columns: Collection[str] | None = None) -> Iterator[Row]:
+    """The rows of a file that belong to the shard; "-": lines of JSON from standard input. columns: of a table, which
+    to read beside the id; None: all. Raises PellucidError naming the place of a row that is none, or whose id another
+    one has, or a column that is not there."""
+    table = is_table(path)
+    rows = _parquet(path, columns) if table else _lines(path)
     seen: set[bytes] = set()
     for number, (place, fields) in enumerate(rows, 1):
         name, id = _id(fields, number, place)
@@ -129,7 +134,7 @@ def _object(raw: bytes, place: str) -> dict[str, Any]:
     return value
 
 
-def _parquet(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(path: str, columns: Collection[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
@@ -137,7 +142,7 @@ def _parquet(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     shown_path, number = one_line(path, 80), 0
     try:
         with open(path, "rb") as file:
-            for group in _groups(parquet, file):
+            for group in _groups(parquet.ParquetFile(file), columns, shown_path):
                 for row in group.to_pylist():
                     number += 1
                     yield f"{shown_path}, row {number}", row
@@ -148,5 +153,11 @@ def _parquet(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise PellucidError(f"{shown_path}: expected a Parquet file: {one_line(str(error), 120)}") from None
 
 
-def _groups(parquet: Any, file: IO[bytes]) -> Iterator[Any]:
-    yield from parquet.ParquetFile(file).iter_batches(batch_size=1024)
+def _groups(table: Any, columns: Collection[str] | None, path: str) -> Iterator[Any]:
+    there = table.schema_arrow.names
+    for name in columns or ():
+        if name not in there:
+            has = one_line(", ".join(there), 200)
+            raise PellucidError(f"{path} has no column {one_line(repr(name), 60)}; its columns: {has}")
+    wanted = None if columns is None else [name for name in there if name in columns or name in NAMES]
+    yield from table.iter_batches(batch_size=1024, columns=wanted)

@@ -13,7 +13,7 @@ from pellucid.openai.fields import Call, chat_call, completion_call
 from pellucid.openai.limits import Limits, Rules
 from pellucid.openai.parts import part_of
 from pellucid.openai.shapes import ChatObjects, CompletionObjects, Objects, usage
-from pellucid.options import CHAT_DEFAULTS
+from pellucid.options import CHAT_DEFAULTS, GENERATE_DEFAULTS
 from pellucid.results import Completion
 from pellucid.sampling import MOST_SEED
 from pellucid.schedule.many import of_item, seed_of
@@ -25,7 +25,6 @@ __all__ = ["TASKS", "Generation", "text_of"]
 TASKS = ("generate", "chat", "score", "embed")
 PROMPTS = ("prompt", "prompt_ids", "messages", "text")
 URLS = {"/v1/chat/completions": True, "/v1/completions": False}
-_COLUMNS = frozenset((*PROMPTS, *CHAT_DEFAULTS))
 _MOST = 2**31 - 1
 
 
@@ -44,10 +43,13 @@ class Generation:
         return self._request(row) if way == "body" else self._plain(row, way)
 
     def _plain(self, row: Row, way: str) -> tuple[list[dict[str, Any]], None]:
-        fields = {k: v for k, v in row.fields.items() if v is not None and (not row.table or k in _COLUMNS)}
+        fields = {k: v for k, v in row.fields.items() if v is not None}
         name, content = "prompt" if way == "text" else way, fields.pop(way)
         if self._chats and name == "prompt":
             name, content = "messages", [{"role": "user", "content": content}]
+        if row.table:
+            known = CHAT_DEFAULTS if name == "messages" else GENERATE_DEFAULTS
+            fields = {k: v for k, v in fields.items() if k in known}
         fields.setdefault("seed", self._own_seed(row))
         if "cancel" in fields:
             raise WrongValue("cancel", ": belongs to the whole run")

@@ -45,6 +45,14 @@ def batch(
             help="Do share K, from 0 on, of N; /N: K is that of a job array (Kubernetes, Slurm). Default: all.",
         ),
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of a .parquet file: read this column, beside the id; may be given several times. Default: all that "
+            "are prompts or options.",
+        ),
+    ] = None,
     at_once: Annotated[int, typer.Option(metavar="N", min=1, help="Rows that run together.")] = 32,
     errors: Annotated[
         str,
@@ -83,7 +91,7 @@ def batch(
     row draws with a seed of its own, made of --seed and its id.
     """
     from pellucid.batch.run import run
-    from pellucid.batch.source import read
+    from pellucid.batch.source import is_table, read
     from pellucid.batch.target import Target
     from pellucid.generation import parse_options
 
@@ -96,6 +104,12 @@ def batch(
             raise output.UsageError(f"--{name}: belongs to --task {' or '.join(tasks)}")
     if target == "-":
         raise output.UsageError("OUT is -; expected a file, from which a run that was stopped sees what is done")
+    if is_table(target):
+        raise output.UsageError(
+            f"OUT is {one_line(target, 60)}; expected a name for lines of JSON, to which a run that was stopped can add"
+        )
+    if columns and not is_table(source):
+        raise output.UsageError("--columns: belongs to a .parquet file")
     part = _shard(shard)
     if "{shard}" in target:
         target = target.replace("{shard}", str(part.index))
@@ -133,7 +147,7 @@ def batch(
             output.note(f"{one_line(target, 80)} is in a file system without locks: let no other process write it")
         counts = run(
             loaded,
-            read(source, part),
+            read(source, part, columns or None),
             out,
             task,
             at_once=at_once,

@@ -41,6 +41,7 @@ def embed(
     isa: options.Isa = None,
     kv: options.Kv = "auto",
     cache_bytes: options.CacheBytes = None,
+    quantize: options.Quantize = None,
     raw: options.Raw = False,
     json: options.Json = False,
 ) -> None:
@@ -60,7 +61,9 @@ def embed(
         options.check_place(out)
     instruction = None if instruction is None else options.argument(instruction, "--instruction")
     known: Any = pooling  # one that is not known is the library's error
-    with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
+    with options.load(
+        model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes, quantize=quantize
+    ) as loaded:
         with options.naming("pooling", "dimensions", "instruction"):
             found = loaded.embed(
                 texts, pooling=known, dimensions=dimensions, instruction=instruction, normalize=normalize

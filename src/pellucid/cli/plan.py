@@ -29,6 +29,7 @@ def plan(
     isa: options.Isa = None,
     kv: options.Kv = "auto",
     cache_bytes: options.CacheBytes = None,
+    quantize: options.Quantize = None,
     json: options.Json = False,
 ) -> None:
     """Shows the operations of a forward pass: buffers, weights, and the bytes that each pass reads.
@@ -38,7 +39,9 @@ def plan(
     """
     if not time and (rows, depth) != (1, 0):
         raise output.UsageError("--rows and --depth: need --time; they describe the timed pass")
-    with options.load(model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes) as loaded:
+    with options.load(
+        model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes, quantize=quantize
+    ) as loaded:
         table = loaded.plan()
         ns = _time(loaded, rows, depth) if time else None
     if json:
@@ -57,7 +60,9 @@ def plan(
             shown.append([op.kind, op.name, _flow(op), options.size(op.bytes) if op.bytes else "", _work(op)])
     output.table(shown, right=(3,), gap=1)
     total = sum(op.bytes for op in table)
-    output.sentence(f"{len(table)} operations; every pass reads {total:,} bytes of weights.")
+    experts = any(op.kind == "experts" for op in table)
+    reads = "a pass of one token reads" if experts else "every pass reads"
+    output.sentence(f"{len(table)} operations; {reads} {total:,} bytes of weights.")
 
 
 def _time(model: Model, rows: int, depth: int) -> list[int]:

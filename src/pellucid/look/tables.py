@@ -92,7 +92,7 @@ def heads(
         raise WrongType("of", f" must be an Attribution, not {type(of).__name__}")
     found = of or trace.attribution(position, token)
     row = trace.positions.index(position) if position in trace.positions else 0  # else looks() says so
-    attends = trace.attention[:, :, row].any(axis=(1, 2))
+    attends = np.asarray(trace.attention[:, :, row].any(axis=(1, 2))).tolist()
     layers = [layer for layer, has in zip(trace.layers, attends, strict=True) if has]
     pairs = [(layer, head) for layer in layers for head in trace.heads]
     pairs.sort(key=lambda pair: -abs(found.heads[pair]))

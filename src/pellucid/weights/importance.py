@@ -103,7 +103,8 @@ class _Bytes:
     def number(self, field: str, most: int) -> int:
         (n,) = struct.unpack("<i", self.take(4, field))
         if not 0 <= n <= most:
-            raise ModelFileError(f"it is {n}", file=self.path, field=field, offset=self.at - 4, expected=f"0 to {most}")
+            expected = f"0 to {most}" if self.at > 4 else f"0 to {most}, as in {_EXPECTED}"
+            raise ModelFileError(f"it is {n}", file=self.path, field=field, offset=self.at - 4, expected=expected)
         return int(n)
 
 
