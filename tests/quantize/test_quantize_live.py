@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from pellucid import Model
+from pellucid.look.importance import importances
 from pellucid.weights import open_model
+from pellucid.weights.importance import Importance
 from pellucid.weights.quantise import quantize_file
 from pellucid.weights.recipes import MIXTURES
 from tests.families.case import add_key, load_golden, write_gguf
@@ -34,14 +36,28 @@ SIZES = {
 }
 
 
-def both(source: Path, folder: Path, mixture: str) -> tuple[Path, Path]:
-    """A file of ours and one of llama.cpp's, without importances."""
+class Imatrix(ctypes.Structure):
+    """llama.h's llama_model_imatrix_data: mean squares of the inputs of a matrix's columns."""
+
+    _fields_ = [("name", ctypes.c_char_p), ("data", ctypes.POINTER(ctypes.c_float)), ("size", ctypes.c_size_t)]
+
+
+def both(
+    source: Path, folder: Path, mixture: str, importances: dict[str, Importance] | None = None
+) -> tuple[Path, Path]:
+    """A file of ours and one of llama.cpp's, with the same importances."""
     llama_cpp: Any = importlib.import_module("llama_cpp")
     ours, theirs = folder / "ours.gguf", folder / "theirs.gguf"
     with open_model(source) as file:
-        quantize_file(file, ours, mixture, threads=2)
+        quantize_file(file, ours, mixture, importances=importances, threads=2)
     options = llama_cpp.llama_model_quantize_default_params()
     options.ftype, options.nthread = MIXTURES[mixture][0], 2
+    rows = {name: np.float32(one.sums / one.counts[:, None]).reshape(-1) for name, one in (importances or {}).items()}
+    matrices = (Imatrix * (len(rows) + 1))()  # the last one has no name
+    for at, (name, row) in zip(matrices, rows.items(), strict=False):
+        at.name, at.data, at.size = name.encode(), row.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), row.size
+    if rows:
+        options.imatrix = ctypes.cast(matrices, ctypes.c_void_p)
     assert llama_cpp.llama_model_quantize(str(source).encode(), str(theirs).encode(), ctypes.byref(options)) == 0
     return ours, theirs
 
@@ -122,3 +138,29 @@ def test_perplexity(half: Path, tmp_path: Path, mixture: str) -> None:
         with Model.load(path, threads=2) as model:
             found.append(model.score(text).perplexity)
     assert found[0] <= 1.005 * found[1]
+
+
+@pytest.fixture(scope="module")
+def importances_of_half(half: Path) -> dict[str, Importance]:
+    """From a text that perplexities are not taken of."""
+    text = (Path(__file__).parents[2] / "docs" / "embedding.md").read_text()
+    with Model.load(half, threads=2) as model:
+        ids = model.tokenize(text)[:6000]
+        return importances(model.core, [ids[i : i + 500] for i in range(0, len(ids), 500)])
+
+
+@pytest.mark.parametrize("mixture", ["Q4_K_M", "Q4_0", "IQ4_XS", "IQ4_NL", "Q3_K_M", "Q2_K", "Q2_K_S"])
+def test_perplexity_with_importances(
+    half: Path, importances_of_half: dict[str, Importance], tmp_path: Path, mixture: str
+) -> None:
+    """At most 0.5 % above that of llama.cpp's file, which the importances do change."""
+    text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()[:12_000]
+    found = []
+    files = both(half, tmp_path, mixture, importances_of_half)
+    for path in files:
+        with Model.load(path, threads=2) as model:
+            found.append(model.score(text).perplexity)
+    assert found[0] <= 1.005 * found[1]
+    if mixture not in OURS:
+        (tmp_path / "plain").mkdir()
+        assert both(half, tmp_path / "plain", mixture)[1].read_bytes() != files[1].read_bytes()
