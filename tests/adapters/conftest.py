@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +24,13 @@ def readme(imported: str) -> str:
     blocks = re.findall(r"^```py\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
     (code,) = [block for block in blocks if f"from {imported} import" in block or f"import {imported}\n" in block]
     return code
+
+
+def lowest(extra: str, package: str) -> str:
+    """The oldest release of a package that an extra allows, as pip takes it. `PELLUCID_NEWEST` leaves it as it is."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    (bound,) = [found for one in extras[extra] if (found := re.match(rf"{re.escape(package)}>=([\d.]+)", one))]
+    return f"{package}<={bound[1]}"
 
 
 def releases(packages: Sequence[str]) -> list[str]:

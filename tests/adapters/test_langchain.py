@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pellucid import Model
-from tests.adapters.conftest import EXAMPLES, HERE, ROOT, Run, readme
+from tests.adapters.conftest import EXAMPLES, HERE, ROOT, Run, lowest, readme
 
 pytestmark = pytest.mark.clients
 
@@ -40,6 +40,12 @@ def test_program(run: Run, smollm2: Path) -> None:
 
 
 def test_calls(run: Run, smollm2: Path) -> None:
+    assert run(HERE / "programs" / "langchain_calls.py", smollm2, PYTHONPATH=str(ROOT)) == "fine\n"
+
+
+def test_lowest(environment: Callable[[list[str]], Run], smollm2: Path) -> None:
+    """The oldest release that pyproject.toml allows."""
+    run = environment([lowest("langchain", "langchain-core")])
     assert run(HERE / "programs" / "langchain_calls.py", smollm2, PYTHONPATH=str(ROOT)) == "fine\n"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pellucid import Model
-from tests.adapters.conftest import EXAMPLES, HERE, ROOT, Run, readme
+from tests.adapters.conftest import EXAMPLES, HERE, ROOT, Run, lowest, readme
 from tests.embedding.cases import BY_NAME
 from tests.embedding.files import load_golden, write_folder
 
@@ -32,3 +32,10 @@ def test_program(environment: Callable[[list[str]], Run], smollm2: Path, tmp_pat
     assert out.endswith("fine\n")  # litellm prints notes before
     assert run("-c", readme("pellucid.adapters.litellm"), **offline).strip()
     assert run(EXAMPLES / "dspy_answers.py", "What is the capital of France?", **offline).strip()
+
+
+def test_lowest(environment: Callable[[list[str]], Run], smollm2: Path) -> None:
+    """The oldest release that pyproject.toml allows."""
+    run = environment([lowest("litellm", "litellm")])
+    more = {"PYTHONPATH": str(ROOT), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    assert run(HERE / "programs" / "litellm_calls.py", smollm2, **more).endswith("fine\n")

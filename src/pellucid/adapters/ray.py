@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 try:
     import pyarrow
     import ray
     from ray.data import ActorPoolStrategy, Dataset
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as error:
     raise ImportError(f"pellucid.adapters.ray needs the extra ray: {error}") from None
 
 from pellucid import Model
+from pellucid.adapters.ray_place import FREE, common_isa, cpus_of_nodes, place_of, refuse_to_hang
 from pellucid.adapters.shared import loaded
-from pellucid.errors import PellucidError, WrongType, WrongValue, shown
+from pellucid.errors import WrongType, WrongValue, shown
 from pellucid.schedule.many import check_options, of_item, seed_of
 
 __all__ = ["Generate", "Score", "deployment", "generate", "score"]
-
-FREE = 2  # logical CPUs that Ray Data needs beside the actors, to read, to write and to filter what is done already
-LEAST = 0.5
 
 
 def generate(
@@ -60,11 +57,13 @@ def generate(
     on_error: "column": a row that is wrong has null as its text and says why in a further column, error; "raise": it
         fails the job.
     load: options of `Model.load`. `kv` is "f16" by default, which every processor has. Where the nodes' best
-        instruction sets differ, the best one that all have is used: results are the same bits on all of them.
+        instruction sets differ, the best one that all have is used, and a warning logged: results are the same bits on
+        all of them.
     options: those of `Model.map`, such as max_tokens and temperature.
 
-    Raises PellucidError where the cluster has too few CPUs, so that the job would never begin; ValueError, TypeError
-    for a wrong argument.
+    Raises PellucidError where the job would never begin: the cluster has too few CPUs, also together with the pools of
+    actors that `ds` has already, or others have held too many of them for some seconds; ValueError, TypeError for a
+    wrong argument.
     """
     column = "prompt" if prompt is None and messages is None else prompt
     arguments: dict[str, Any] = {"prompt": column, "messages": messages, "output": output, "id": id, "seed": seed}
@@ -245,15 +244,17 @@ def deployment(
     yield the completion as a dict; with ``"stream": True`` its pieces as they come.
 
     name: of the model, for clients. cpus: logical CPUs of a replica, which are also its threads; default: its share of
-    a node. load: options of `Model.load`. api_key: that requests over HTTP must have. hosts: names under which clients
-    reach Serve; loopback names and addresses are known.
+    a node. load: options of `Model.load`; unless they have `isa`, a replica uses the best instruction set of its node.
+    api_key: that requests over HTTP must have. hosts: names under which clients reach Serve; loopback names and
+    addresses are known.
 
-    Raises PellucidError where the cluster has no room for the replicas, which would never be ready.
+    Raises PellucidError where the cluster, were it idle, had no room for the replicas, which would never be ready. For
+    CPUs that others hold, Serve waits.
     """
     from ray import serve
 
     given = dict(load or {})
-    place = _place(_nodes(), replicas, cpus, 0, "replicas")
+    place = place_of(cpus_of_nodes(), replicas, cpus, 0, "replicas")
     given.setdefault("threads", place.threads)
     settings = {"names": (name,), "api_key": api_key, "hosts": tuple(hosts)}
     wrapped = serve.ingress()(_Replica)
@@ -336,73 +337,6 @@ async def _answers(model: Model, request: Mapping[str, Any]) -> AsyncIterator[di
         running.cancel()
 
 
-# ---- where actors run ----------------------------------------------------------------------------------------------
-class _Place(NamedTuple):
-    """number: of actors; cpus, threads: of each. threads: None: physical cores."""
-
-    number: int
-    cpus: float
-    threads: int | None
-
-
-def _nodes() -> list[float]:
-    """The logical CPUs of each node that has any. Starts Ray, as its own functions do, where nobody has."""
-    if not ray.is_initialized():
-        ray.init()
-    found = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    return [cpus for cpus in found if cpus > 0]
-
-
-def _place(nodes: list[float], actors: int | str, cpus: float | None, free: int, what: str) -> _Place:
-    """nodes: their logical CPUs. free: how many must be left, of each node by default, of all in any case. Raises
-    PellucidError where there are too few."""
-    if not nodes:
-        raise PellucidError("the Ray cluster has no node with CPUs")
-    if actors != "nodes" and (isinstance(actors, bool) or not isinstance(actors, int) or actors < 1):
-        raise WrongValue(what, f"={shown(actors)}: expected a number{' or nodes' if free else ''}")
-    if cpus is not None and (isinstance(cpus, bool) or not isinstance(cpus, (int, float)) or not 0 < cpus < math.inf):
-        raise WrongValue("cpus", f"={shown(cpus)}: expected a number above 0")
-    number = actors if isinstance(actors, int) else len(nodes)
-    each = cpus
-    if each is None:
-        each = (min(nodes) - free) / math.ceil(number / len(nodes))
-        each = math.floor(each) if each >= 1 else LEAST
-    room = sum(math.floor(node / each + 1e-6) for node in nodes)
-    left = sum(nodes) - number * each
-    if room < number or left < free - 1e-6:
-        needs = f", and {free} more, to read, to write and to resume" if free else ""
-        raise PellucidError(
-            f"{number} {what} of {each:g} logical CPUs each need {number * each:g} of them{needs}; the Ray cluster has "
-            f"{' + '.join(f'{node:g}' for node in nodes[:8])}{' + ...' if nodes[8:] else ''}: give fewer, or smaller "
-            "cpus, or start Ray with more, such as ray.init(num_cpus=4)"
-        )
-    whole = actors == "nodes" and cpus is None
-    return _Place(number, each, None if whole else max(1, math.floor(each)))
-
-
-def _isa() -> str | None:
-    """The best instruction set that all nodes have, where their best ones differ."""
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    if len(nodes) == 1:
-        return None
-    asking = ray.remote(num_cpus=0)(_tiers)
-    on = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-    return _common(ray.get([asking.options(scheduling_strategy=one).remote() for one in on]))
-
-
-def _tiers() -> list[str]:
-    """Instruction sets that run here, the best one last."""
-    from pellucid import _engine
-
-    return [name for name, built, runs in _engine.isas() if built and runs]
-
-
-def _common(tiers: list[list[str]]) -> str | None:
-    if len({one[-1] for one in tiers}) == 1:
-        return None
-    return [name for name in tiers[0] if all(name in one for one in tiers)][-1]
-
-
 def _mapped(
     ds: Dataset,
     kind: type[Generate] | type[Score],
@@ -416,9 +350,11 @@ def _mapped(
     kind.check(**arguments)
     if not isinstance(source, str):
         raise WrongType("source", f" must be a path or a name, not {type(source).__name__}: each actor loads the model")
-    place = _place(_nodes(), actors, cpus, FREE, "actors")
+    nodes = cpus_of_nodes()
+    place = place_of(nodes, actors, cpus, FREE, "actors")
+    refuse_to_hang(ds, nodes, place)
     given = {"threads": place.threads, **(load or {})}
-    if given.get("isa") is None and (isa := _isa()) is not None:
+    if given.get("isa") is None and (isa := common_isa()) is not None:
         given["isa"] = isa
     # Blocks no larger than a batch, so that one large file is shared, too, and is checkpointed as it is done.
     return ds.repartition(target_num_rows_per_block=batch_size).map_batches(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import logging
 import os
 import signal
 import socket
@@ -24,6 +25,8 @@ from ray.data.checkpoint import CheckpointConfig
 
 from pellucid import Model
 from pellucid.adapters import ray as adapter
+from pellucid.adapters import ray_place
+from pellucid.adapters.ray_place import Pool, enough
 from pellucid.errors import PellucidError
 from pellucid.schedule.many import seed_of
 from pellucid.text.base import NoTokenizerError
@@ -63,7 +66,7 @@ def refused(says: str, call: Callable[[], Any]) -> None:
         raise AssertionError(says)
 
 
-place = vars(adapter)["_place"]
+place = ray_place.place_of
 for nodes, actors, cpus, free, found in (
     ([4.0], "nodes", None, 2, (1, 2, None)),  # threads: its physical cores
     ([4.0], 2, None, 2, (2, 1, 1)),
@@ -86,10 +89,29 @@ for nodes, actors, cpus, says in (
     ([4.0], 1, -1, "cpus=-1"),
 ):
     refused(says, partial(place, nodes, actors, cpus, 2, "actors"))
-common = vars(adapter)["_common"]
+told: list[str] = []
+listener = logging.Handler()
+listener.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+logging.getLogger("pellucid").addHandler(listener)
+common = ray_place.common
 assert common([["scalar", "avx2"], ["scalar", "avx2"]]) is None
-assert common([["scalar", "avx2", "avx512"], ["scalar", "avx2"]]) == "avx2"
+assert not told
+for _ in range(2):
+    assert common([["scalar", "avx2", "avx512"], ["scalar", "avx2"]]) == "avx2"
+assert len(told) == 1 and "(avx2, avx512): all actors use avx2" in told[0], told
 assert common([["scalar", "neon"], ["scalar", "avx2"]]) == "scalar"
+for free_cpus, pools, spare, room in (
+    ([4.0], [(1, 2), (1, 2)], 1, False),  # nobody could read
+    ([5.0], [(1, 2), (1, 2)], 1, True),
+    ([5.0], [(1, 2), (1, 2)], 2, False),
+    ([2.0], [(2, 1)], 1, False),
+    ([3.0], [(2, 2)], 1, True),  # one of the two actors works
+    ([3.0, 3.0], [(1, 4)], 1, False),  # no node has four
+    ([3.0, 3.0], [(3, 2)], 1, True),
+    ([1.0], [(4, 0)], 1, True),
+    ([], [(1, 1)], 1, False),
+):
+    assert enough(free_cpus, [Pool(*one) for one in pools], spare) is room, (free_cpus, pools, spare)
 
 kept: dict[str, Any] = {"prompt": "prompt", "on_error": "column", "load": {"threads": 2}, "max_tokens": 2}
 refused("regex", lambda: adapter.Generate(path, **kept, regex="("))  # which no row can change
@@ -131,6 +153,30 @@ refused("needs id", lambda: adapter.generate(rows, path, seed=7))
 refused("not both", lambda: adapter.generate(rows, path, prompt="a", messages="b"))
 refused("output='prompt'", lambda: adapter.generate(rows, path, output="prompt"))
 refused("each actor loads the model", lambda: adapter.generate(rows, model))  # type: ignore[arg-type]
+once: dict[str, Any] = {"actors": 1, "cpus": 1, "max_tokens": 2}
+first = adapter.generate(rows, path, actors=1, cpus=2)
+assert ray_place.pools_of(first) == [(1, 2)] and ray_place.pools_of(first.union(first, rows)) == [(1, 2)]
+assert ray_place.pools_of(rows) == [] == ray_place.pools_of(object())  # type: ignore[arg-type]
+says = "1 actors of 2 logical CPUs each, with those of the dataset's steps before (1 of 2), need 4 of them, and 1 more"
+refused(says, lambda: adapter.score(first, path, actors=1, cpus=2))
+chained = adapter.score(adapter.generate(rows.limit(3), path, **once), path, text="prompt", actors=1, cpus=1)
+assert all(row["text"] and row["logprob"] < 0 for row in chained.take_all())
+began("two pools that have room, one after the other")
+
+
+@ray.remote
+class Other:
+    def ready(self) -> bool:
+        return True
+
+
+others = [Other.options(num_cpus=1).remote() for _ in range(2)]  # type: ignore[attr-defined]
+ray.get([other.ready.remote() for other in others])
+refused("of the Ray cluster's 4, 2 are free", lambda: adapter.generate(rows, path, actors=2, cpus=1))
+assert len(adapter.generate(rows.limit(3), path, **once).take_all()) == 3, "one CPU is left"
+ray.kill(others.pop())
+ray.kill(others.pop())  # whose CPUs the next job finds within some seconds
+began("CPUs that others hold")
 refused("5 replicas", lambda: adapter.deployment(path, replicas=5, cpus=1))
 
 plain = ray.data.Dataset.map_batches
@@ -174,6 +220,7 @@ with socket.socket() as unused:
 made = adapter.deployment(path, name="smol", replicas=2, cpus=1, api_key="secret")
 serve.start(http_options={"host": "127.0.0.1", "port": port})
 handle = serve.run(made.bind(), name="smol", route_prefix="/")
+refused("of the Ray cluster's 4, 2 are free", lambda: adapter.generate(rows, path, actors=2, cpus=1))
 began("two replicas")
 
 
