@@ -165,8 +165,8 @@ def at_once(batch: Any) -> float:
 
 
 for most, config in ((8, None), (4, {"max_concurrency": 4}), (1, {"max_concurrency": 1})):
-    assert at_once(lambda config=config: llm.batch(eight, config)) == most  # type: ignore[misc]
-    assert at_once(lambda config=config: asyncio.run(llm.abatch(eight, config))) == most  # type: ignore[misc]
+    assert at_once(lambda config=config: llm.batch(eight, config)) == most
+    assert at_once(lambda config=config: asyncio.run(llm.abatch(eight, config))) == most
 
 # ---- embeddings of a model whose files do not say how it makes them
 try:
@@ -176,10 +176,10 @@ except ValueError as error:
 else:
     raise AssertionError("pooling")
 for how in ("last", "mean"):
-    rows = PellucidEmbeddings(model=model, pooling=how).embed_documents([ASK])  # type: ignore[arg-type]
-    assert rows == model.embed([ASK], pooling=how).tolist()  # type: ignore[arg-type]
+    rows = PellucidEmbeddings(model=model, pooling=how).embed_documents([ASK])
+    assert rows == model.embed([ASK], pooling=how).tolist()
 try:
-    PellucidEmbeddings(model=model, pooling="middle")  # type: ignore[arg-type]
+    PellucidEmbeddings(model=model, pooling="middle")
 except ValueError as error:
     assert "'last', 'first' or 'mean'" in str(error), error
 else:
