@@ -10,11 +10,13 @@ import pkgutil
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml  # gguf needs it
 
 from pellucid import Context, Model, Tokenizer, errors
 from pellucid.sampling import SamplingOptions
@@ -63,6 +65,40 @@ def test_programs_run(program: str, smollm2: Path, tmp_path: Path) -> None:
     file.write_text(program)
     done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def fenced(path: Path, *languages: str) -> list[str]:
+    """The blocks of a page in these languages."""
+    found = re.findall(r"^ *```(\w+)\n(.*?)^ *```$", path.read_text(encoding="utf-8"), re.M | re.S)
+    return [textwrap.dedent(block) for language, block in found if language in languages]
+
+
+PAGES = [*sorted(DOCS.glob("*.md")), DOCS.parent / "README.md"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "py", "python")], ids=lambda page: page.name)
+@pytest.mark.filterwarnings("error::SyntaxWarning")
+def test_programs_compile(page: Path) -> None:
+    """Those that run elsewhere, or nowhere, too, and the modules of Pellucid that they import exist."""
+    for program in fenced(page, "py", "python"):
+        compile(program, page.name, "exec")
+        for node in ast.walk(ast.parse(program)):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                if name is not None and name.partition(".")[0] == "pellucid":
+                    assert importlib.util.find_spec(name) is not None, name
+
+
+def test_files_for_kubernetes() -> None:
+    """They parse, and a job's rows are cut into as many shares as it has tasks."""
+    found = [yaml.safe_load(block) for page in PAGES for block in fenced(page, "yaml")]
+    jobs = [one for one in found if one["kind"] == "Job"]
+    assert jobs and all(one["apiVersion"] and one["metadata"]["name"] and one["spec"] for one in found)
+    for job in jobs:
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        command = container["command"]
+        assert command[command.index("--shard") + 1] == f"/{job['spec']['completions']}"
 
 
 # Modules that the tests do not install, reduced to what the pages take from them.

@@ -105,6 +105,26 @@ def test_score_to_parquet(tmp_path: Path) -> None:
     assert all(logprob < 0 for logprob in table["logprob"].to_pylist())
 
 
+def test_fill_column(tmp_path: Path) -> None:
+    import polars
+
+    from pellucid import Model
+
+    table = polars.DataFrame({"name": ["Rhine", None, "Nile"], "long": [1230, 5, 6650]})
+    table.write_csv(tmp_path / "rivers.csv")
+    question = "Where is the river {name}, of {long} km?"
+    some = (question, "--max-tokens", "6", "--column", "said")
+    assert run("fill_column.py", tmp_path / "rivers.csv", tmp_path / "more.parquet", *some) == []
+    found = polars.read_parquet(tmp_path / "more.parquet")
+    assert found.drop("said").equals(table)
+    with Model.load("smollm2-135m") as model:
+        asked = [question.format(name=name, long=long) for name, long in table.drop_nulls().iter_rows()]
+        said = [model.chat([{"role": "user", "content": text}], max_tokens=6, temperature=0).text for text in asked]
+    assert found["said"].to_list() == [said[0], None, said[1]]
+    assert run("fill_column.py", tmp_path / "more.parquet", tmp_path / "more.csv", "Is {said} right?") == []
+    assert polars.read_csv(tmp_path / "more.csv").columns == ["name", "long", "said", "answer"]
+
+
 def test_remove_heads() -> None:
     lines = run("remove_heads.py", "--heads", "3")
     assert lines[0].startswith("' Paris': 0.")

@@ -115,7 +115,14 @@ def test_lines_of_prose_are_short(path: Path) -> None:
     assert [line for line in text.splitlines() if len(line) > 120 and not re.match(r" *(\||!\[)", line)] == []
 
 
-@pytest.mark.parametrize(("imported", "printed"), [("pandas", ""), ("pyarrow.parquet", r"\[\d+\.\d+, \d+\.\d+\]\n")])
+TABLES = {
+    "pandas": "",
+    "polars": r"shape: \(2, 2\)\n(?s:.+ text .+ more .+The sky is.+The sea is.+)",
+    "pyarrow.parquet": r"\[\d+\.\d+, \d+\.\d+\]\n",
+}
+
+
+@pytest.mark.parametrize(("imported", "printed"), TABLES.items(), ids=TABLES)
 def test_lines_for_tables_run(smollm2: Path, tmp_path: Path, imported: str, printed: str) -> None:
     done = subprocess.run([sys.executable, "-c", readme(imported)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and re.fullmatch(printed, done.stdout), done.stderr
@@ -131,8 +138,5 @@ def test_lines_for_files_of_rows_run(smollm2: Path, tmp_path: Path) -> None:
 def test_each_program_is_run() -> None:
     """By the tests of the package that it is for."""
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
-    run = {name for text in sources for name in re.findall(r'readme\("([\w.]+)"\)', text)} | {
-        "pandas",
-        "pyarrow.parquet",
-    }
+    run = {name for text in sources for name in re.findall(r'readme\("([\w.]+)"\)', text)} | {*TABLES}
     assert sorted(map(readme, run)) == sorted(blocks("py"))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pellucid.cli import main
-from tests.batch.rows import ids_rows, write
+from tests.batch.rows import by_id, ids_rows, write
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @pytest.mark.parametrize("task", ["generate", "score"])
@@ -68,3 +74,30 @@ def test_shares_of_an_array(
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")  # of Kubernetes
     assert main(["batch", str(source), str(tmp_path / "{shard}"), "--shard", "/4", "-m", "none.gguf"]) == 1
     assert (tmp_path / "2").exists()
+
+
+def test_the_script_for_slurm_runs(tiny: Path, tmp_path: Path) -> None:
+    """As docs/batch.md has it, as two tasks of the array that it names."""
+    (script,) = re.findall(r"^```sh\n(#!/bin/bash\n.*?)^```$", (DOCS / "batch.md").read_text("utf-8"), re.M | re.S)
+    (last,) = re.findall(r"^#SBATCH --array=0-(\d+)$", script, re.M)
+    count = int(last) + 1
+    assert f"--shard $SLURM_ARRAY_TASK_ID/{count} " in script
+    rows = ids_rows(60)
+    write(tmp_path / "prompts.jsonl", rows)
+    (tmp_path / "model.gguf").symlink_to(tiny)
+    (tmp_path / "script").write_text(script)
+    program = tmp_path / "bin" / "pellucid"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pellucid "$@"\n')
+    program.chmod(0o755)
+    env = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+    env |= {"SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": last, "SLURM_ARRAY_TASK_COUNT": str(count)}
+    done: list[set[str]] = []
+    for task in (0, 1):
+        run = subprocess.run(
+            ["bash", "script"], cwd=tmp_path, env=env | {"SLURM_ARRAY_TASK_ID": str(task)}, capture_output=True
+        )
+        assert run.returncode == 0, run.stderr
+        done.append(set(by_id(tmp_path / f"answers-{task}.jsonl")))
+    assert done[0] and done[1] and not done[0] & done[1]
+    assert done[0] | done[1] < {row["id"] for row in rows}

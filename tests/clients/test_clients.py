@@ -25,6 +25,7 @@ CREW = ["crewai==1.15.30"]
 NODE = ["openai@6.49.0"]
 AI = ["ai@6.0.325", "@ai-sdk/openai-compatible@2.0.92"]  # the last versions that run on node 20
 BOTH = pytest.mark.parametrize("packages", [NEW, OLD], ids=["openai 3", "openai 2"])
+CLIENTS = ["openai", "anthropic", "ollama"]
 SYSTEM = {"role": "system", "content": "Be brief."}
 MESSAGES: list[Any] = [{"role": "user", "content": "Name three colours."}]
 
@@ -43,9 +44,11 @@ def expected(smollm2: Path) -> str:
         )
 
 
-def test_readme(url: str, python_client: Callable[..., Run]) -> None:
-    code = readme("openai").replace("http://127.0.0.1:8080/v1", url)
-    assert url in code and python_client(NEW)("python", "-c", code).strip()
+@pytest.mark.parametrize("lines", [readme("openai"), readme("anthropic"), readme("ollama")], ids=CLIENTS)
+def test_readme(lines: str, url: str, python_client: Callable[..., Run]) -> None:
+    address = url.removesuffix("/v1")
+    code = lines.replace("http://127.0.0.1:8080", address)
+    assert address in code and python_client(NEW)("python", "-c", code).strip()
 
 
 @BOTH

@@ -1,13 +1,13 @@
 """Models of LangChain that run in this process: `ChatPellucid`, `PellucidLLM` and `PellucidEmbeddings`.
 
-Needs the extra `langchain`. Calls of several threads, such as those of `batch`, share the passes of the model.
+Needs the extra `langchain`. Calls of several threads, and the prompts of a `batch`, share the passes of the model.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 try:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -30,7 +30,14 @@ try:
         PydanticOutputParser,
         PydanticToolsParser,
     )
-    from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, GenerationChunk
+    from langchain_core.outputs import (
+        ChatGeneration,
+        ChatGenerationChunk,
+        ChatResult,
+        Generation,
+        GenerationChunk,
+        LLMResult,
+    )
     from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough, run_in_executor
     from langchain_core.tools import BaseTool
     from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
@@ -326,6 +333,30 @@ class PellucidLLM(_Settings, LLM):
     def _llm_type(self) -> str:
         return "pellucid"
 
+    def _generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        """The prompts of a list run in the same passes, where LangChain would call `_call` for one after the other."""
+        if len(prompts) == 1:  # an error is that of the prompt itself, in no list
+            return super()._generate(prompts, stop, run_manager, **kwargs)
+        return _texts(self._model(kwargs).generate(prompts, **self._options(stop, kwargs)))
+
+    async def _agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        if len(prompts) == 1:
+            return await super()._agenerate(prompts, stop, run_manager, **kwargs)
+        model = await self._amodel(kwargs)
+        return _texts(await model.agenerate(prompts, **self._options(stop, kwargs)))
+
     def _call(
         self,
         prompt: str,
@@ -376,7 +407,11 @@ class PellucidLLM(_Settings, LLM):
 
 
 class PellucidEmbeddings(_Source, Embeddings):
-    """Embeddings of texts. `query`, `document`: the model's prompt, by its name, or a text that is put before each."""
+    """Embeddings of texts.
+
+    `query`, `document`: the model's prompt, by its name, or a text that is put before each. `pooling`: the hidden
+    state that makes an embedding, where the model's files do not say.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -384,16 +419,17 @@ class PellucidEmbeddings(_Source, Embeddings):
     query: str | None = None
     document: str | None = None
     dimensions: int | None = None
+    pooling: Literal["last", "first", "mean"] | None = None
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        if not texts:
-            return []
-        found = self.pellucid.embed(texts, instruction=self.document, dimensions=self.dimensions)
-        return [[float(x) for x in row] for row in found]
+        return self._rows(texts, self.document) if texts else []
 
     def embed_query(self, text: str) -> list[float]:
-        found = self.pellucid.embed([text], instruction=self.query, dimensions=self.dimensions)
-        return [float(x) for x in found[0]]
+        return self._rows([text], self.query)[0]
+
+    def _rows(self, texts: list[str], instruction: str | None) -> list[list[float]]:
+        found = self.pellucid.embed(texts, pooling=self.pooling, instruction=instruction, dimensions=self.dimensions)
+        return [[float(x) for x in row] for row in found]
 
 
 # Which programs give to any model, and which mean nothing to one in the process.
@@ -409,6 +445,10 @@ def _tool(given: Any, strict: bool) -> dict[str, Any]:
     if not strict or not isinstance(function, dict) or function.get("strict") is False:
         return made
     return {**made, "function": {**closed(function), "strict": True}}
+
+
+def _texts(done: list[Completion]) -> LLMResult:
+    return LLMResult(generations=[[Generation(text=one.text)] for one in done])
 
 
 def _usage(prompt: int, new: int) -> UsageMetadata:

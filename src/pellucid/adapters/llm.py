@@ -1,12 +1,14 @@
 """A plugin for the command `llm` and its library: models "pellucid/NAME" that run in this process.
 
-It is found once both packages are installed. `llm pellucid add ALIAS MODEL` adds a file, folder or name.
+It is found once both packages are installed. `llm pellucid add ALIAS MODEL` adds a file, folder or name. What Pellucid
+raises is raised as an `llm.ModelError`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +29,29 @@ __all__ = ["PellucidAsyncChat", "PellucidChat", "PellucidEmbedding"]
 _held: dict[str, Model] = {}  # a conversation's model stays loaded
 
 
-class Source:
-    """Where a model comes from. template: a chat template, in Jinja, of its own."""
+class _Error(llm.ModelError, click.ClickException):
+    """Of the two, one is what the library's users expect; the other is a line, and no traceback, in every command."""
 
-    def __init__(self, name: str, model: str, template: str | None = None) -> None:
+
+@contextmanager
+def _as_lines() -> Iterator[None]:
+    """Raises what Pellucid raises as an error of `llm`."""
+    from pellucid.errors import ArgumentError, PellucidError
+
+    try:
+        yield
+    except (PellucidError, ArgumentError) as error:
+        raise _Error(str(error)) from error
+
+
+class Source:
+    """Where a model comes from. template: a chat template, in Jinja, of its own. pooling: how it makes embeddings."""
+
+    def __init__(self, name: str, model: str, template: str | None = None, pooling: str | None = None) -> None:
         self.id = f"pellucid/{name}"
         self._model = model
         self.template = template
+        self.pooling = pooling
 
     def open(self) -> Model:
         """The model, loaded at its first use. Raises what `Model.load` raises."""
@@ -69,7 +87,8 @@ def register_commands(cli: Any) -> None:
     @click.argument("alias")
     @click.argument("model")
     @click.option("--template", type=click.Path(exists=True, dir_okay=False), help="file with a chat template")
-    def add(alias: str, model: str, template: str | None) -> None:
+    @click.option("--pooling", type=click.Choice(["last", "first", "mean"]), help="how it makes embeddings")
+    def add(alias: str, model: str, template: str | None, pooling: str | None) -> None:
         "Add a GGUF file, a folder or a name as pellucid/ALIAS"
         if not alias or any(c.isspace() for c in alias):
             raise click.ClickException(f"ALIAS={alias!r}: expected a name without spaces")
@@ -78,6 +97,8 @@ def register_commands(cli: Any) -> None:
         kept: dict[str, Any] = {"model": str(path.resolve()) if path.exists() else model}
         if template is not None:
             kept["template"] = Path(template).read_text(encoding="utf-8")
+        if pooling is not None:
+            kept["pooling"] = pooling
         _file().parent.mkdir(parents=True, exist_ok=True)
         _file().write_text(json.dumps({**_added(), alias: kept}, indent=2) + "\n", encoding="utf-8")
 
@@ -132,7 +153,7 @@ def _sources() -> list[Source]:
         pass
     added = _added()
     found = [Source(name, name) for name in names if name not in added]
-    return found + [Source(name, one["model"], one.get("template")) for name, one in added.items()]
+    return found + [Source(name, one["model"], one.get("template"), one.get("pooling")) for name, one in added.items()]
 
 
 # ---- chats --------------------------------------------------------------------------------------------------------
@@ -214,7 +235,7 @@ def _ended(response: Any, answer: Answer, calls: dict[int, dict[str, str]]) -> N
         try:
             arguments = json.loads(call["arguments"] or "{}")
         except ValueError:
-            raise llm.ModelError(f"the call of {call['name']} was cut off: {call['arguments'][:80]}") from None
+            raise _Error(f"the call of {call['name']} was cut off: {call['arguments'][:80]}") from None
         response.add_tool_call(llm.ToolCall(name=call["name"], arguments=arguments, tool_call_id=call["id"]))
     used = answer.used()
     response.set_usage(input=used["prompt_tokens"], output=used["completion_tokens"])
@@ -225,9 +246,11 @@ class PellucidChat(_Chat, llm.Model):
     def execute(
         self, prompt: Any, stream: bool, response: Any, conversation: Any = None
     ) -> Iterator[str | StreamEvent]:
-        answer, calls = self._answer(prompt), dict[int, dict[str, str]]()
-        for event in answer.events():
-            yield from _events(event, calls)
+        calls: dict[int, dict[str, str]] = {}
+        with _as_lines():
+            answer = self._answer(prompt)
+            for event in answer.events():
+                yield from _events(event, calls)
         _ended(response, answer, calls)
 
 
@@ -237,11 +260,12 @@ class PellucidAsyncChat(_Chat, llm.AsyncModel):
     ) -> AsyncGenerator[str | StreamEvent, None]:
         import asyncio
 
-        answer = await asyncio.get_running_loop().run_in_executor(None, self._answer, prompt)
         calls: dict[int, dict[str, str]] = {}
-        async for event in answer.aevents():
-            for found in _events(event, calls):
-                yield found
+        with _as_lines():
+            answer = await asyncio.get_running_loop().run_in_executor(None, self._answer, prompt)
+            async for event in answer.aevents():
+                for found in _events(event, calls):
+                    yield found
         _ended(response, answer, calls)
 
 
@@ -249,7 +273,7 @@ def _tool(tool: Any) -> dict[str, Any]:
     from pellucid.adapters.shared import closed
 
     if not isinstance(tool, llm.Tool):
-        raise llm.ModelError(f"{type(tool).__name__}: there is no server that could run this tool")
+        raise _Error(f"{type(tool).__name__}: there is no server that could run this tool")
     return {
         "type": "function",
         "function": {
@@ -276,7 +300,7 @@ def _messages(given: Iterable[Any]) -> list[dict[str, Any]]:
             elif isinstance(part, TextPart):
                 texts.append(part.text)
             else:
-                raise llm.ModelError(f"{type(part).__name__}: this model reads text alone")
+                raise _Error(f"{type(part).__name__}: this model reads text alone")
         if texts or reasoning or calls:
             one: dict[str, Any] = {"role": message.role, "content": "".join(texts)}
             if reasoning:
@@ -299,5 +323,13 @@ class PellucidEmbedding(llm.EmbeddingModel):
         self._source = source
 
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
-        rows = self._source.open().embed([str(item) for item in items])
+        from pellucid.pooling import POOLINGS
+
+        pooling: Any = self._source.pooling
+        with _as_lines():
+            model = self._source.open()
+            if pooling is None and model.core.embedder.pooling is None:
+                way = f"llm pellucid add ALIAS MODEL --pooling {'|'.join(POOLINGS)}"
+                raise _Error(f"the model's files do not say how it makes an embedding: say it with {way}")
+            rows = model.embed([str(item) for item in items], pooling=pooling)
         yield from (row.tolist() for row in rows)

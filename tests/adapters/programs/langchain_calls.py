@@ -151,6 +151,40 @@ asyncio.run(first_calls())
 Model.load = real  # type: ignore[method-assign]
 assert len(threads) == 4 and threading.main_thread() not in threads, threads
 
+# ---- the prompts of a batch run at once, or as many as max_concurrency says
+eight = [f"The sea {number}" for number in range(8)]
+llm = PellucidLLM(model=path, temperature=0, max_tokens=8, ignore_eos=True)
+apart = [llm.invoke(prompt) for prompt in eight]
+
+
+def at_once(batch: Any) -> float:
+    """How many of the prompts ran in each pass: alone, each takes a pass for each of its 8 tokens."""
+    before = model.stats().passes
+    assert batch() == apart
+    return 8 * len(eight) / (model.stats().passes - before)
+
+
+for most, config in ((8, None), (4, {"max_concurrency": 4}), (1, {"max_concurrency": 1})):
+    assert at_once(lambda config=config: llm.batch(eight, config)) == most
+    assert at_once(lambda config=config: asyncio.run(llm.abatch(eight, config))) == most
+
+# ---- embeddings of a model whose files do not say how it makes them
+try:
+    PellucidEmbeddings(model=model).embed_query(ASK)
+except ValueError as error:
+    assert str(error).startswith("pooling: the model's files do not say"), error
+else:
+    raise AssertionError("pooling")
+for how in ("last", "mean"):
+    rows = PellucidEmbeddings(model=model, pooling=how).embed_documents([ASK])
+    assert rows == model.embed([ASK], pooling=how).tolist()
+try:
+    PellucidEmbeddings(model=model, pooling="middle")
+except ValueError as error:
+    assert "'last', 'first' or 'mean'" in str(error), error
+else:
+    raise AssertionError("middle")
+
 # ---- what is cancelled or closed stops
 endless: Any = {"max_tokens": MOST, "ignore_eos": True}
 llm = PellucidLLM(model=path)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from langchain_core.embeddings import Embeddings
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel
-from langchain_tests.integration_tests import ChatModelIntegrationTests
-from langchain_tests.unit_tests import ChatModelUnitTests
+from langchain_tests.integration_tests import ChatModelIntegrationTests, EmbeddingsIntegrationTests
+from langchain_tests.unit_tests import ChatModelUnitTests, EmbeddingsUnitTests
 
-from pellucid.adapters.langchain import ChatPellucid
+from pellucid.adapters.langchain import ChatPellucid, PellucidEmbeddings
 
 LOAD = {"threads": 2}
 
@@ -64,3 +65,21 @@ class TestIntegration(_Ours, ChatModelIntegrationTests):
     test_agent_loop = WIT(ChatModelIntegrationTests.test_agent_loop)
     test_json_mode = WIT(ChatModelIntegrationTests.test_json_mode)
     test_unicode_tool_call_integration = WIT(ChatModelIntegrationTests.test_unicode_tool_call_integration)
+
+
+class _OurEmbeddings:
+    @property
+    def embeddings_class(self) -> type[Embeddings]:
+        return PellucidEmbeddings
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {"model": "smollm2-135m", "load": LOAD, "pooling": "mean"}
+
+
+class TestEmbeddingUnits(_OurEmbeddings, EmbeddingsUnitTests):
+    pass
+
+
+class TestEmbeddingIntegration(_OurEmbeddings, EmbeddingsIntegrationTests):
+    pass

@@ -50,6 +50,22 @@ llm(*PLAIN, "--functions", noon, "When is noon?")
 assert len(json.loads(llm("embed", "-m", "pellucid/embedder", "-c", "Owls hunt."))) > 1
 print(answer)
 
+# ---- errors are one line, in chats and embeddings as in prompts
+llm("pellucid", "add", "mean", path, "--pooling", "mean")
+assert len(json.loads(llm("embed", "-m", "pellucid/mean", "-c", "Owls hunt."))) > 1
+PROMPT, EMBED, long = [*PLAIN, "Hi"], ["embed", "-m", "pellucid/mean", "-c"], "word " * 9000
+for command, stdin, said in (
+    (["embed", "-m", "pellucid/ours", "-c", "Hi"], "", "say it with llm pellucid add ALIAS MODEL --pooling last|first"),
+    ([*EMBED, long], "", "too long"),
+    ([*PROMPT, "-o", "top_p", "7"], "", "top_p=7.0: expected"),
+    (["--async", *PROMPT, "-o", "top_p", "7"], "", "top_p=7.0: expected"),
+    (["chat", *PLAIN, "-o", "top_p", "7"], "Hi\n", "top_p=7.0: expected"),
+    (["chat", *PLAIN], long + "\n", "too long"),
+):
+    done = subprocess.run([*LLM, *command], input=stdin, capture_output=True, text=True, timeout=300)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1 and len(lines) == 1 and said in lines[0], done.stderr
+
 # ---- Ctrl-C: once text comes
 endless = ["-m", "pellucid/ours", "-o", "max_tokens", "4000", "-o", "temperature", "2"]
 with subprocess.Popen([*LLM, *endless, "Count."], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:

@@ -60,18 +60,17 @@ print(calls[0].name if calls else asked.text(), end="\n--\n")
 # ---- a model without a chat template goes on with the text, and has no tools
 plain = llm.get_model(base)
 print(plain.prompt("The capital of France is", **short).text(), end="\n--\n")
-try:
-    plain.prompt("When is noon?", tools=[noon]).text()
-except Exception as error:
-    assert "llm pellucid add" in str(error), error
-else:
-    raise AssertionError("no error")
-try:
-    model.prompt(ASK, temperature=-1).text()
-except Exception as error:
-    assert "temperature" in str(error), error
-else:
-    raise AssertionError("no error")
+for wrong, says in (
+    (lambda: plain.prompt("When is noon?", tools=[noon]).text(), "llm pellucid add"),
+    (lambda: model.prompt(ASK, temperature=-1).text(), "temperature"),
+    (lambda: llm.get_embedding_model(name).embed(ASK), "--pooling"),
+):
+    try:
+        wrong()
+    except llm.ModelError as error:
+        assert says in str(error), error
+    else:
+        raise AssertionError("no error")
 
 # ---- embeddings
 rows = list(llm.get_embedding_model(embedder).embed_multi(["Owls hunt.", "Swallows fly south."]))
