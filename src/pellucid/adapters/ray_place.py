@@ -130,7 +130,7 @@ def pools_of(ds: Dataset) -> list[Pool]:
     """The pools of actors in a dataset's plan, the first ones first, but for those whose CPUs are settled only as they
     start. The plan is internal to Ray: where it is not as expected, there are none."""
     try:
-        steps = {id(step): step for step in ds._logical_plan.dag.post_order_iter()}
+        steps = {id(step): step for step in vars(ds)["_logical_plan"].dag.post_order_iter()}
         found = []
         for step in steps.values():
             compute = getattr(step, "compute", None)
