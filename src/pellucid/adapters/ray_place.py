@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import ray
@@ -75,12 +75,10 @@ def _sum(nodes: list[float]) -> str:
 
 
 # ---- what would wait forever ---------------------------------------------------------------------------------------
-def refuse_to_hang(
-    ds: Dataset, nodes: list[float], place: Place, *, free: Callable[[], list[float]] | None = None
-) -> None:
+def refuse_to_hang(ds: Dataset, nodes: list[float], place: Place) -> None:
     """Raises PellucidError where the actors of a new step, those that the dataset has in front of it and a task that
     reads would wait for each other: all pools of a dataset start together, and Ray says nothing. Waits some seconds for
-    CPUs that are in use. free: the CPUs of each node that nobody holds."""
+    CPUs that are in use."""
     if _elsewhere(ds) or _grows(nodes):
         return
     pools = [*pools_of(ds), Pool(place.number, place.cpus)]
@@ -92,7 +90,7 @@ def refuse_to_hang(
             "ds.materialize() before this step, so that the actors before it have ended, or start Ray with more CPUs"
         )
     until = time.monotonic() + WAIT
-    while not enough(found := (free or _free)(), pools, spare):
+    while not enough(found := _free(), pools, spare):
         if time.monotonic() > until:
             raise PellucidError(
                 f"{_needs(pools, spare)}; of the Ray cluster's {sum(nodes):g}, {sum(found):g} are free, as other "
@@ -129,10 +127,10 @@ def enough(nodes: list[float], pools: Sequence[Pool], spare: int) -> bool:
 
 
 def pools_of(ds: Dataset) -> list[Pool]:
-    """The pools of actors in a dataset's plan, the first ones first, without those whose CPUs are settled only as they
-    start. None where the plan, which is Ray's own affair, is not as expected."""
+    """The pools of actors in a dataset's plan, the first ones first, but for those whose CPUs are settled only as they
+    start. The plan is internal to Ray: where it is not as expected, there are none."""
     try:
-        steps = {id(step): step for step in ds._logical_plan.dag.post_order_iter()}
+        steps = {id(step): step for step in vars(ds)["_logical_plan"].dag.post_order_iter()}
         found = []
         for step in steps.values():
             compute = getattr(step, "compute", None)
@@ -160,7 +158,7 @@ def _grows(nodes: list[float]) -> bool:
         from ray._private.state import state
 
         most = state.get_max_resources_from_cluster_config()
-        return most is not None and most.get("CPU", 0) > sum(nodes)
+        return most is not None and bool(most.get("CPU", 0) > sum(nodes))
     except Exception:
         return False
 

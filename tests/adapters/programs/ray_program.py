@@ -156,7 +156,8 @@ refused("each actor loads the model", lambda: adapter.generate(rows, model))  # 
 once: dict[str, Any] = {"actors": 1, "cpus": 1, "max_tokens": 2}
 first = adapter.generate(rows, path, actors=1, cpus=2)
 assert ray_place.pools_of(first) == [(1, 2)] and ray_place.pools_of(first.union(first, rows)) == [(1, 2)]
-assert ray_place.pools_of(rows) == [] == ray_place.pools_of(object())  # type: ignore[arg-type]
+unexpected: Any = object()
+assert ray_place.pools_of(rows) == [] == ray_place.pools_of(unexpected)
 says = "1 actors of 2 logical CPUs each, with those of the dataset's steps before (1 of 2), need 4 of them, and 1 more"
 refused(says, lambda: adapter.score(first, path, actors=1, cpus=2))
 chained = adapter.score(adapter.generate(rows.limit(3), path, **once), path, text="prompt", actors=1, cpus=1)
