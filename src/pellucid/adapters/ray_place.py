@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ __all__ = ["FREE", "Place", "Pool", "common_isa", "cpus_of_nodes", "enough", "pl
 
 FREE = 2  # logical CPUs that Ray Data needs beside the actors, to read, to write and to filter what is done already
 LEAST = 0.5
-WAIT = 5.0  # seconds: CPUs of tasks and actors that are ending become free
+WAIT = 15.0  # seconds: CPUs of tasks and actors that are ending become free
 
 
 class Place(NamedTuple):
@@ -97,6 +98,7 @@ def refuse_to_hang(ds: Dataset, nodes: list[float], place: Place) -> None:
                 "actors, deployments or tasks hold the rest: end those, give fewer actors or smaller cpus, or start "
                 "Ray with more CPUs"
             )
+        gc.collect()  # of a job that failed: its actors end with what refers to them
         time.sleep(0.1)
 
 
