@@ -36,12 +36,6 @@ SIZES = {
 }
 
 
-class Imatrix(ctypes.Structure):
-    """llama.h's llama_model_imatrix_data: mean squares of the inputs of a matrix's columns."""
-
-    _fields_ = [("name", ctypes.c_char_p), ("data", ctypes.POINTER(ctypes.c_float)), ("size", ctypes.c_size_t)]
-
-
 def both(
     source: Path, folder: Path, mixture: str, importances: dict[str, Importance] | None = None
 ) -> tuple[Path, Path]:
@@ -53,11 +47,11 @@ def both(
     options = llama_cpp.llama_model_quantize_default_params()
     options.ftype, options.nthread = MIXTURES[mixture][0], 2
     rows = {name: np.float32(one.sums / one.counts[:, None]).reshape(-1) for name, one in (importances or {}).items()}
-    matrices = (Imatrix * (len(rows) + 1))()  # the last one has no name
+    matrices = (llama_cpp.llama_model_imatrix_data * (len(rows) + 1))()  # the last one has no name
     for at, (name, row) in zip(matrices, rows.items(), strict=False):
         at.name, at.data, at.size = name.encode(), row.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), row.size
     if rows:
-        options.imatrix = ctypes.cast(matrices, ctypes.c_void_p)
+        options.imatrix = matrices
     assert llama_cpp.llama_model_quantize(str(source).encode(), str(theirs).encode(), ctypes.byref(options)) == 0
     return ours, theirs
 
