@@ -12,7 +12,7 @@ from pellucid import Model
 from pellucid.look import pages
 from tests.engine.models import Load
 from tests.page import browsers
-from tests.page.test_browser import TEXT, Opened, browser, folder, france
+from tests.page.test_browser import Opened, browser, folder, france
 
 __all__ = ["browser", "folder", "france"]  # fixtures
 
@@ -143,8 +143,8 @@ COLOURED = """([selector, number]) => [...document.querySelectorAll(selector)].m
 
 @pytest.fixture(scope="module")
 def signs(smol: Model, folder: Path) -> Path:
-    """A model without a part, beside the whole one."""
-    ids, path = smol.tokenize(TEXT), folder / "signs.html"
+    """A model without a part, beside the whole one; " Rome" is next in both by far, so that its pushes are compared."""
+    ids, path = smol.tokenize("The capital of France is Paris. The capital of Italy is"), folder / "signs.html"
     with smol.edit() as edit:
         edit.skip(12, "mlp").trace(ids, "hidden", layers=0).html(path, against=smol.trace(ids))
     return path
