@@ -24,6 +24,7 @@ from pellucid.sampling import SamplingOptions
 from pellucid.structure import Structure
 from pellucid.text.base import NoTokenizerError
 from pellucid.text.stream import TextStream, spell_out
+from pellucid.tokenizer import pieces_of
 
 if TYPE_CHECKING:
     from pellucid.text.breakers import Breakers
@@ -170,8 +171,9 @@ class Job:
         self.max_tokens = math.inf if o.max_tokens is None else o.max_tokens
         if o.stop and tokenizer is None:
             raise NoTokenizerError("stop strings need a tokenizer, and the model file has none: use stop_ids")
-        piece = self.core.piece if self.reply is None else self.reply.piece
-        self.text = None if tokenizer is None else TextStream(piece, o.stop)
+        self.text: TextStream | None = None
+        if tokenizer is not None:
+            self.text = TextStream(pieces_of(tokenizer) if self.reply is None else self.reply.piece, o.stop)
         self.spoken = None if self.reply is None else Spoken(self.reply, self.ids, o.seed, structure is not None)
         self.breakers: Breakers | None = None
         if o.dry() and o.dry_breakers and tokenizer is not None:
@@ -336,12 +338,11 @@ class Job:
             self._fill()
         if self.finish:
             return self.end(text)
-        piece = self._said(Piece(text, *self._release()))
-        return self._end_after_calls(piece) if self.spoken is not None and self.spoken.done else piece
-
-    def _said(self, piece: Piece) -> Piece:
-        """Tells the content of a piece from reasoning and calls."""
-        return piece if self.spoken is None else self.spoken.piece(piece)
+        piece = Piece(text, *self._release())
+        if self.spoken is None:
+            return piece
+        piece = self.spoken.piece(piece)
+        return self._end_after_calls(piece) if self.spoken.done else piece
 
     def _end_after_calls(self, piece: Piece) -> Piece:
         """The last piece, where there are as many calls as there may be."""
@@ -391,9 +392,10 @@ class Job:
 
     def _release(self) -> tuple[list[int], list[TokenLogprob]]:
         """The tokens, and their log probabilities, that a stop string cannot reach any more; at the end, all."""
-        waiting = 0 if self.finish or not self.text else self.new - self.text.settled
-        out = self.held[: len(self.held) - waiting]
-        del self.held[: len(out)]
+        out, waiting = self.held, 0 if self.finish or not self.text else self.new - self.text.settled
+        self.held = out[len(out) - waiting :]
+        if waiting:
+            out = out[:-waiting]
         return [token for token, _ in out], [logprob for _, logprob in out if logprob is not None]
 
     def _cut(self) -> None:
@@ -433,7 +435,8 @@ class Job:
             took.prefill_rate, took.decode_rate, self.prompt_tokens, took.cached_tokens, self.new, self.finish,
         )  # fmt: skip
         piece = Piece(text, *self._release(), self.finish, took, self.prompt_tokens)
-        return self._said(piece._replace(stop_string=stop_string))
+        piece = piece._replace(stop_string=stop_string)
+        return piece if self.spoken is None else self.spoken.piece(piece)
 
     def cancelled(self) -> Piece:
         """The last piece, where it is cancelled."""

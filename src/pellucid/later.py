@@ -21,7 +21,7 @@ class Later(Generic[T]):
         self._value: T
         self._error: BaseException | None = None
         # Not a daemon thread: the native code of `tokenizers` panics if it still runs when the interpreter exits.
-        self._thread = threading.Thread(target=self._run)
+        self._thread: threading.Thread | None = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
@@ -34,7 +34,9 @@ class Later(Generic[T]):
             del self._make
 
     def wait(self) -> None:
-        self._thread.join()
+        if (thread := self._thread) is not None:
+            thread.join()
+            self._thread = None
 
     def get(self) -> T:
         self.wait()

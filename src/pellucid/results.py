@@ -292,11 +292,13 @@ class Gathered:
 
     def add(self, piece: Piece) -> None:
         self.text.append(piece.text)
+        self.ids += piece.ids
+        if piece.logprobs:
+            self.logprobs += piece.logprobs
         if piece.reasoning:
             self.reasoning.append(piece.reasoning)
-        self.calls += piece.tool_calls
-        self.ids += piece.ids
-        self.logprobs += piece.logprobs
+        if piece.tool_calls:
+            self.calls += piece.tool_calls
         self.last = piece
 
     def draw(self, fragment: Fragment) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .weights.base import ModelFile
     from .weights.store import Progress
 
-__all__ = ["Tokenizer"]
+__all__ = ["Tokenizer", "folder_tokenizer", "pieces_of"]
 
 _CHATS = 8  # compiled chat templates that a tokenizer keeps
 _SPM_MODELS = {1: "unigram", 2: "spm"}
@@ -202,6 +202,19 @@ class Tokenizer:
     def stream(self, stop: Iterable[str] = ()) -> TextStream:
         """A :class:`~pellucid.text.stream.TextStream` over this vocabulary."""
         return TextStream(self.piece, stop)
+
+
+def pieces_of(tokenizer: Tokenizer) -> Callable[[int], bytes]:
+    """``Tokenizer.piece`` for ids that a model drew, which need no check; ``b""`` for those beyond the vocabulary,
+    which exist where the embedding is padded."""
+    text = tokenizer._text
+    known, size = text.pieces, text.vocab_size
+
+    def piece(id: int) -> bytes:
+        raw = known[id] if id < size else b""
+        return text.piece(id) if raw is None else raw
+
+    return piece
 
 
 # -- files other than GGUF

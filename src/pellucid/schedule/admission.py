@@ -204,7 +204,7 @@ class Requests(Departures):
             served = (self._served[work.key] for work in works)
             wants = [want._replace(served=rows) for want, rows in zip(wants, served, strict=True)]
         # At the end, for a request that waits for another makes a cut there.
-        wants = [self._before_cut(work, want) for work, want in zip(works, wants, strict=True)]
+        wants = [self._before_cut(work, want) if work.cuts else want for work, want in zip(works, wants, strict=True)]
         return works, wants, callers
 
     def _next(self, names: set[str], others: bool = False) -> list[Work]:
@@ -270,7 +270,8 @@ class Requests(Departures):
         rows = self._wants(work)
         if not rows:
             return None
-        return Want(rows, work.job.fresh(rows), work.caller.number, work.caller.rows)
+        caller = work.caller
+        return Want(rows, rows == 1 or work.job.fresh(rows), caller.number, caller.rows)
 
     @staticmethod
     def _before_cut(work: Work, want: Want) -> Want:

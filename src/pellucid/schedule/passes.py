@@ -29,7 +29,10 @@ def shares(wants: Sequence[Want], room: int, prefill: int) -> list[int]:
     lacks least the other half: a short prompt passes a long one, and the oldest takes at most twice as long as alone.
     What they do not need goes to the others, in the order of what their keys had, the oldest first.
     """
-    out = [0] * len(wants)
+    n = len(wants)
+    if n <= room and all(want.fresh and want.rows == 1 and want.most >= n for want in wants):
+        return [1] * n
+    out = [0] * n
     left: dict[int, int] = {}
 
     def give(i: int, rows: int) -> int:
@@ -49,7 +52,7 @@ def shares(wants: Sequence[Want], room: int, prefill: int) -> list[int]:
             prompts.append(i)
     if not prompts:
         return out
-    if len(prompts) < len(wants):
+    if len(prompts) < n:
         room = min(room, prefill)
     prompts.sort(key=lambda i: wants[i].served)
     oldest = prompts[0]

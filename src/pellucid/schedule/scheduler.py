@@ -364,9 +364,13 @@ class Scheduler(Seat):
             self.pass_seconds += seconds
             if batch.rows > 1 or not self.passes % 16 or self.passes < 16:
                 self._cost.add(batch.rows, batch.deep, seconds)
+            of_key: dict[tuple[int, str], int] = {}
             for (work, _), (_, part, _) in zip(batch.entries, batch.parts, strict=True):
-                work.rows += len(part)
-                self._served.add(work.key, len(part))
+                n = len(part)
+                work.rows += n
+                of_key[work.key] = of_key.get(work.key, 0) + n
+            for key, n in of_key.items():
+                self._served.add(key, n)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         for caller in batch.callers:

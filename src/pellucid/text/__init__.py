@@ -20,6 +20,7 @@ class TextTokenizer(Protocol):
     eog: frozenset[int]
     add_bos: bool
     chat_template: str | None
+    pieces: list[bytes | None]
 
     @property
     def special(self) -> dict[str, int]: ...

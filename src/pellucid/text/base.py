@@ -135,7 +135,7 @@ class VocabularyTokenizer:
         self.eog = end_ids(vocabulary)
         types = vocabulary.types
         self._types = None if types is None else types.tolist()
-        self._bytes: list[bytes | None] = [None] * self.vocab_size
+        self.pieces: list[bytes | None] = [None] * self.vocab_size  # of the ids that were asked for
         self._drops_prefix_space = False
 
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
@@ -225,7 +225,7 @@ class VocabularyTokenizer:
 
         Raises ``TypeError`` for what is not a sequence of integers, and ``ValueError`` for an id out of range.
         """
-        known = self._bytes
+        known = self.pieces
         checked = check_ids(ids, self.vocab_size)
         raw = b"".join([known[i] or self.piece(i, special=special) for i in checked])
         if self._drops_prefix_space:
@@ -237,9 +237,9 @@ class VocabularyTokenizer:
         ``special``. The joined pieces of ids are their text, with the space that encoding put before it.
         """
         index = check_id(id, self.vocab_size)
-        raw = self._bytes[index]
+        raw = self.pieces[index]
         if raw is None:
-            raw = self._bytes[index] = self._stands_for(index)
+            raw = self.pieces[index] = self._stands_for(index)
         if special and not raw:
             return self._special_text(index).encode("utf-8", "replace")
         return raw

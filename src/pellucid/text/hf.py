@@ -71,7 +71,7 @@ class JsonTokenizer:
         self.vocab_size = self._checked.bound
         self.bos, self.eos = self._id_of("bos_token", bos), self._id_of("eos_token", eos)
         self.eog = self._ends(end)
-        self._bytes: list[bytes | None] = [None] * self.vocab_size
+        self.pieces: list[bytes | None] = [None] * self.vocab_size  # of the ids that were asked for
         self._encodable: bytes | None = None
         left = {} if table["model"]["type"] == "Unigram" else self._leave_control_pieces(table)
         self._encodable = self._find_encodable(table["model"], left)
@@ -242,9 +242,9 @@ class JsonTokenizer:
     def piece(self, id: int, *, special: bool = False) -> bytes:
         """As :meth:`VocabularyTokenizer.piece`."""
         index = check_id(id, self.vocab_size)
-        raw = self._bytes[index]
+        raw = self.pieces[index]
         if raw is None:
-            raw = self._bytes[index] = self._stands_for(index)
+            raw = self.pieces[index] = self._stands_for(index)
         return self.spelling(index).encode("utf-8", "replace") if special and not raw else raw
 
     def spelling(self, id: int) -> str:
