@@ -35,6 +35,7 @@ _NAMES = {
     "strip_accents": "tokenizer.ggml.normalizer.strip_accents",
     **{name: f"tokenizer.ggml.{name}_token_id" for name in _FIM_ENDS},
     "chat_template": "tokenizer.chat_template",
+    "eog": "pellucid.eog_token_ids",  # those that no other key has
 }
 
 
@@ -105,13 +106,17 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
         squeezes=bool(read.flag("squeezes")) if model == "t5" else False,
         lowercase=read.flag("lowercase"),
         strip_accents=read.flag("strip_accents"),
-        eog=tuple(end for name in _FIM_ENDS if (end := read.token(name)) is not None and end < len(pieces)),
+        eog=(*_known(map(read.token, _FIM_ENDS), len(pieces)), *read.ids("eog")),
         chat_template=read.text("chat_template"),
         source=source,
         names=_NAMES,
         strips=strips,
         **ids,
     )
+
+
+def _known(ids: Iterable[int | None], n: int) -> list[int]:
+    return [id for id in ids if id is not None and id < n]
 
 
 def _stripping(pieces: Iterable[bytes], types: Any) -> frozenset[int]:
@@ -144,6 +149,10 @@ class _Reader:
     def token(self, name: str) -> int | None:
         value: int | None = self._get(name, int, "a token id")
         return None if value == _NONE else value
+
+    def ids(self, name: str) -> list[int]:
+        found = self.numbers(name, np.int32)
+        return [] if found is None else [int(id) for id in found]
 
     def flag(self, name: str) -> bool | None:
         value: bool | None = self._get(name, bool, "a boolean")

@@ -18,6 +18,7 @@ def folder_at(path: Path) -> Path:
 
 def test_convert(call: Run, tmp_path: Path) -> None:
     folder, out = folder_at(tmp_path / "folder"), tmp_path / "out.gguf"
+    (folder / "consolidated.safetensors").symlink_to(tmp_path / "gone")  # no part of the model
     done = call("convert", str(folder), str(out), "--type", "q8_0", "--threads", "1", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["formats"] == {"Q8_0": 22, "F32": 7}

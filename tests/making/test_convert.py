@@ -20,7 +20,7 @@ from pellucid.making.convert import convert_folder
 from pellucid.making.vocabulary import tokenizer_metadata
 from pellucid.text.words import WORDS
 from pellucid.tokenizer import Tokenizer as Own
-from pellucid.weights.writer import write_gguf
+from pellucid.weights.writer import Value, write_gguf
 from tests.families.case import load_golden, write_folder
 from tests.families.case import write_gguf as write_gguf_case
 from tests.families.cases import BY_NAME
@@ -243,6 +243,19 @@ def test_tokenizers(name: str, tmp_path: Path) -> None:
     assert made.vocab_size == 700
     with pytest.raises(TokenizerError, match="the model's embedding 20"):
         tokenizer_metadata(str(folder), 20)
+
+
+def test_all_ends_of_a_generation(tmp_path: Path) -> None:
+    """GGUF has keys for three."""
+    folder = bpe(None, tmp_path / "folder")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 8, 5, 7]}))
+    own, made = Own.load(folder), written(folder)
+    assert made.eog == own.eog == {1, 2, 5, 7, 8}
+    metadata = tokenizer_metadata(str(folder), 700)
+    for ids, wrong in (([700], "id 700 is out of range"), ([-1], "id -1 is out of range")):
+        write_gguf(folder / "bad.gguf", metadata | {"pellucid.eog_token_ids": Value("array of int32", ids)}, [])
+        with pytest.raises(TokenizerError, match=f"pellucid.eog_token_ids: {wrong}"):
+            Own.load(folder / "bad.gguf")
 
 
 def test_the_name_is_found(tmp_path: Path) -> None:

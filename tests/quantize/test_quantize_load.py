@@ -11,7 +11,7 @@ from pellucid import Model
 from pellucid.errors import WrongType, WrongValue
 from pellucid.making.convert import convert_folder
 from pellucid.weights import open_model
-from pellucid.weights.quantise import quantize_file
+from pellucid.weights.quantise import metadata_of, quantize_file, write_model
 from tests.reference import tiny
 
 from .models import write
@@ -52,11 +52,23 @@ def test_gguf_files_and_k_quants(tmp_path: Path) -> None:
             check_nearly_as_good(whole.logits(IDS), found.logits(IDS), want.logits(IDS))
 
 
+def test_what_was_quantised_before_is_named(tmp_path: Path) -> None:
+    """A file whose layers have a format already: only its embedding and head change."""
+    path, formats = write(tmp_path / "f32.gguf", layers=1), {}
+    with open_model(path) as file:
+        for name, tensor in file.tensors.items():
+            formats[name] = "Q4_0" if name.startswith("blk.") and len(tensor.shape) == 2 else tensor.type
+        write_model(tmp_path / "mixed.gguf", metadata_of(str(path)), file.tensors, formats.get)
+    with Model.load(tmp_path / "mixed.gguf", quantize="q8_0") as model:
+        assert model.info().quantisation == "Q8_0 (quantised from F32), Q4_0"
+        assert {*model.info().formats} == {"Q8_0", "Q4_0"}
+
+
 def test_wrong_values(tmp_path: Path, smollm2: Path) -> None:
     path = write(tmp_path / "f32.gguf", layers=1)
     with pytest.raises(WrongValue, match="quantize.*Q9"):
         Model.load(path, quantize="Q9")
     with pytest.raises(WrongType, match="quantize"):
         Model.load(path, quantize=8)  # type: ignore[arg-type]
-    with pytest.raises(WrongValue, match="quantize='Q8_0': the model's matrices are in Q4_1 already"):
+    with pytest.raises(WrongValue, match="quantize='Q8_0': the model's matrices are in Q4_1, Q8_0 already"):
         Model.load(smollm2, quantize="q8_0")

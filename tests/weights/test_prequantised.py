@@ -223,6 +223,19 @@ MIXED = {
 }
 
 
+@pytest.mark.parametrize("name", ["gptq", "gptq-act", "awq", "ct"])
+def test_quantize_names_what_it_changes(tmp_path: Path, name: str) -> None:
+    """The matrices of integers stay as they are."""
+    make, quantization = MIXED[name]
+    quantised, _ = both(tmp_path, make, quantization)
+    with Model.load(quantised) as model:
+        plain = model.info()
+    with Model.load(quantised, quantize="f16") as model:
+        info = model.info()
+    assert info.quantisation == f"F16 (quantised from F32), INT4 {plain.quantisation[plain.quantisation.index('(') :]}"
+    assert info.formats["INT4"] == plain.formats["INT4"] and "F16" not in plain.formats
+
+
 @pytest.mark.parametrize("name", MIXED)
 def test_experts(tmp_path: Path, name: str) -> None:
     make, quantization = MIXED[name]

@@ -36,6 +36,7 @@ def convert(
     Every key and tensor of the folder must be one that Pellucid reads; anything else is an error that names it. Norms
     and biases become F32.
     """  # fmt: skip
+    from pellucid import weights
     from pellucid.making.convert import convert_folder
     from pellucid.weights.importance import read_importances
     from pellucid.weights.quantise import check_mixture
@@ -48,7 +49,8 @@ def convert(
     options.check_target(out, force, path, imatrix)
     importances = None if imatrix is None else read_importances(imatrix)
     count = options.thread_count(threads)
+    with weights.open_model(path) as file:
+        before = sum(tensor.data.size for tensor in file.tensors.values())
     with progress() as bar, options.naming("imatrix"):
         made = convert_folder(path, out, mixture, importances=importances, threads=count, progress=bar)
-    before = sum(entry.stat().st_size for entry in os.scandir(path) if entry.name.endswith(".safetensors"))
     report(out, mixture, made, before, json)

@@ -10,6 +10,7 @@ import base64
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from pellucid.errors import TokenizerError, UnsupportedModelError
 from pellucid.text.description import guessed_model
+from pellucid.text.special import end_ids
 from pellucid.text.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 from pellucid.text.words import WORDS
 from pellucid.tokenizer import Tokenizer, folder_tokenizer, sentencepiece_vocabulary
@@ -252,10 +254,8 @@ def _metadata(v: Vocabulary, own: Tokenizer, folder: str, rows: int) -> dict[str
     before, after = _around(own)
     bos, eos = before[0] if before else own.bos, after[0] if after else own.eos
     ends = [i for i in (own.eos, *_ends(folder)) if i is not None and i != eos and i < len(v.pieces)]
-    ids = {
-        "bos": bos, "eos": eos, "unknown": v.unk, "padding": v.pad,
-        "eot": ends[0] if ends else None, "eom": ends[1] if len(ends) > 1 else None,
-    }  # fmt: skip
+    eot, eom = ends[0] if ends else None, ends[1] if len(ends) > 1 else None
+    ids = {"bos": bos, "eos": eos, "eot": eot, "eom": eom, "unknown": v.unk, "padding": v.pad}
     if bos is not None and eos is not None and bos != own.bos:  # [CLS] and [SEP], which BERT and its kin have instead
         ids |= {"cls": bos, "seperator": eos}
         found["add_sep_token"] = Value("bool", True)
@@ -278,6 +278,8 @@ def _metadata(v: Vocabulary, own: Tokenizer, folder: str, rows: int) -> dict[str
         if v.charsmap:
             found["precompiled_charsmap"] = Value("array of uint8", [*v.charsmap])
     made = {_PREFIX + key: value for key, value in found.items()}
+    if more := sorted(own.eog - end_ids(replace(v, eos=eos, eot=eot, eom=eom))):
+        made["pellucid.eog_token_ids"] = Value("array of int32", more)
     if own.chat_template is not None:
         made["tokenizer.chat_template"] = Value("string", own.chat_template)
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -128,30 +129,39 @@ def quantised(tensor: Tensor, to: str, threads: int) -> Tensor:
 
 
 def quantise_model(file: ModelFile, mixture: str | None, threads: int) -> str:
-    """Quantises a model's float matrices -> how `info` names its weights. Without a mixture, those in FP8 become Q8_0.
-    Raises ValueError where it has none."""
-    before = "FP8" if file.widened else next(iter(file.types), "")
-    if mixture is None:
-        quantise_floats(file, "Q8_0", threads, file.widened)
-        return f"Q8_0 (quantised from {before})"
-    if not quantise_floats(file, mixture, threads):
-        found = f"={mixture!r}: the model's matrices are in {before} already"
+    """Quantises a model's float matrices -> how `info` names its weights: "Q8_0 (quantised from F16), INT4 (GPTQ)",
+    where some were integers before. Without a mixture, those in FP8 become Q8_0. Raises ValueError where it has none.
+    """
+    before = dict(file.tensors)
+    changed = quantise_floats(file, mixture or "Q8_0", threads, file.widened if mixture is None else None)
+    types, kept = Counter[str](), Counter[str]()  # bytes
+    for name, tensor in before.items():
+        if name in changed:
+            types["FP8" if name in file.widened else tensor.type] += tensor.data.size
+        elif tensor.type not in FLOATS and _engine.format_number(tensor.type) >= 0:
+            kept[tensor.type] += tensor.data.size
+    others = ", ".join(type for type, _ in kept.most_common())
+    if not changed:
+        found = f"={mixture!r}: the model's matrices are in {others} already"
         raise WrongValue("quantize", f"{found}; expected F32, F16 or BF16")
-    return f"{mixture} (quantised from {before})"
+    text = f"{mixture or 'Q8_0'} (quantised from {types.most_common(1)[0][0]})"
+    if others:
+        text += f", {others}" + "".join(file.method.rpartition(" (")[1:] if file.method else ())
+    return text
 
 
-def quantise_floats(file: ModelFile, mixture: str, threads: int, names: Collection[str] | None = None) -> int:
-    """Puts a model's matrices in F32, F16 and BF16 into the formats of a mixture -> how many there were. names: only
-    these. Nothing is computed before the bytes are asked for."""
+def quantise_floats(file: ModelFile, mixture: str, threads: int, names: Collection[str] | None = None) -> set[str]:
+    """Puts a model's matrices in F32, F16 and BF16 into the formats of a mixture -> their names. names: only these.
+    Nothing is computed before the bytes are asked for."""
     chosen = recipe(file, mixture)
-    count = 0
+    found = set()
     for name, tensor in [*file.tensors.items()]:
         format = chosen.format(name) if tensor.type in FLOATS and (names is None or name in names) else None
         if format is not None:
-            count += 1
+            found.add(name)
             if format != tensor.type:
                 file.tensors[name] = quantised(tensor, format, threads)
-    return count
+    return found
 
 
 def write_model(
