@@ -185,3 +185,15 @@ cdef class Tables:
             states[i] = pl_state_desc(n_layers=g.n_layers, taps=g.layer.taps, channels=g.layer.channels,
                                       n_k=g.layer.n_k, n_v=g.layer.n_v, dk=g.layer.dk, dv=g.layer.dv,
                                       tiled=g.layer.tiled)
+
+
+def packed_bytes(plan):
+    """Bytes of a plan's packed matrices."""
+    cdef Tables tables = Tables(plan, True)
+    cdef pl_error error
+    cdef int64_t found
+    error.text[0] = 0
+    cdef pl_status status = pl_plan_bytes(&tables.plan, &found, &error)
+    if status:
+        raise_status(status, &error)
+    return found

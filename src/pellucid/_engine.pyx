@@ -107,18 +107,6 @@ include "_engine.rows.pxi"
 include "_engine.quantize.pxi"
 
 
-def packed_bytes(plan):
-    """Bytes of a plan's packed matrices."""
-    cdef Tables tables = Tables(plan, True)
-    cdef pl_error error
-    cdef int64_t found
-    error.text[0] = 0
-    cdef pl_status status = pl_plan_bytes(&tables.plan, &found, &error)
-    if status:
-        raise_status(status, &error)
-    return found
-
-
 def share_huge(int fd, size_t size):
     """Moves a file in memory into pages of 2 MB, each of which must have begun -> whether all of it lies in those."""
     cdef int huge
@@ -134,26 +122,27 @@ cdef class Engine:
     share: a sharing.Place: where other processes have the packed weights, or will, once this one has packed them.
     """
 
-    cdef pl_model *model
+    cdef Loaded loaded      # None once it is closed
     cdef Tables tables      # weights until packed; the plan's sizes, even if `plan` is changed
     cdef object __weakref__
     cdef Engine base
-    cdef object share
     cdef readonly object plan
     cdef public object spare  # called where memory is short: frees some that nobody needs -> whether there was any
     cdef readonly int max_rows, vocab, dim
     cdef readonly str kv
-    cdef bint closed
 
     def __cinit__(self, plan, *, str isa="", int threads=0, str kv="f32", int least_terms=0, int max_rows=0,
                   int64_t cache_bytes=0, int64_t checkpoints=0, tuning=None, Engine base=None, share=None):
         cdef Tables tables = Tables(plan, base is not None)
+        cdef Loaded loaded = Loaded()
         cdef pl_error error
         cdef pl_options options
         cdef pl_status status
         error.text[0] = 0
+        loaded.share = share
         if base is not None:
-            status = pl_model_view(base.open(), &tables.plan, &self.model, &error)
+            loaded.base = base.open()
+            status = pl_model_view(loaded.base.model, &tables.plan, &loaded.model, &error)
             max_rows = base.max_rows
         else:
             options.isa = pl_isa_find(isa.encode())
@@ -166,38 +155,36 @@ cdef class Engine:
             options.tuning = to_tuning(isa, tuning)
             options.share_fd = -1 if share is None else share.fd
             options.share_packed = share is not None and share.packed
-            status = pl_model_new(&tables.plan, &options, &self.model, &error)
+            status = pl_model_new(&tables.plan, &options, &loaded.model, &error)
         if status:
             raise_status(status, &error)
         self.plan = plan
+        self.loaded = loaded
         self.tables = tables
         self.base = base
-        self.share = share
         self.kv = kv if base is None else base.kv
         self.vocab = plan.vocab
         self.dim = tables.plan.buf_dim[max(tables.plan.ops[tables.plan.n_ops - 1].inp, 0)]
         self.max_rows = max_rows
 
-    def __dealloc__(self):
-        if self.model != NULL:
-            pl_model_free(self.model)
-
-    cdef pl_model *open(self) except NULL:
-        if self.closed:
+    cdef Loaded open(self):
+        """What a call keeps for as long as it runs without the interpreter's lock."""
+        if self.loaded is None:
             raise ClosedError
         if self.base is not None:
             self.base.open()
-        return self.model
+        return self.loaded
 
     def close(self):
-        """Prevents new passes. Memory is released with the last reference."""
-        self.closed = True
+        """Prevents new passes. Memory is released with the last call that runs, and the pages of its sequences with
+        these."""
+        self.loaded = None
 
     def tune(self, values):
         """Uses another tuning ({name: value}, None: the default) from the next pass on; call it between passes. It
         changes no bit of any result. Raises ValueError."""
         cdef pl_tuning tuning = to_tuning(self.info()["isa"], values)
-        pl_model_tune(self.open(), &tuning)
+        pl_model_tune(self.open().model, &tuning)
 
     def pack(self, progress=None):
         """Reads and packs every matrix, on all threads; nothing where another process has. progress: called repeatedly
@@ -205,8 +192,8 @@ cdef class Engine:
         """
         matrices = self.plan.matrices
         cdef Py_ssize_t first = 0, end
-        self.open()
-        if self.share is not None and self.share.packed:
+        cdef Loaded loaded = self.open()
+        if loaded.share is not None and loaded.share.packed:
             first = len(matrices)
         done, total = 0, sum(m.data.size for m in matrices) or 1
         while first < len(matrices):
@@ -222,9 +209,9 @@ cdef class Engine:
             done += share
             first = end
         self.tables.keep = None
-        if self.share is not None:
-            pl_model_seal(self.model)
-            self.share.finish()
+        if loaded.share is not None:
+            pl_model_seal(loaded.model)
+            loaded.share.finish()
 
     cdef pack_range(self, Py_ssize_t first, Py_ssize_t end, made, progress, before, share):
         """Packs matrices [first, end). made: the bytes of the only one; None: the plan says where they are. A
@@ -237,7 +224,8 @@ cdef class Engine:
         if made is not None and made.size:
             raw = made
             src = &raw[0]
-        cdef pl_status status = pl_pack_start(self.open(), <int>first, <int>end, src, &task, &error)
+        cdef Loaded loaded = self.open()
+        cdef pl_status status = pl_pack_start(loaded.model, <int>first, <int>end, src, &task, &error)
         if status:
             raise_status(status, &error)
         try:
@@ -257,10 +245,12 @@ cdef class Engine:
     def info(self):
         """-> dict of isa, packed_bytes, work_bytes, huge_pages, cache_bytes, cache_bytes_used, checkpoint_bytes."""
         cdef pl_model_info i
-        pl_model_info_get(self.open(), &i)
+        cdef pl_model *model = self.open().model
+        cdef pl_pool *pool = pl_model_pool(model)
+        pl_model_info_get(model, &i)
+        cdef int64_t room = pl_pool_bytes(pool), used = pl_pool_bytes_used(pool)
         return {"isa": i.isa.decode(), "packed_bytes": i.packed_bytes, "work_bytes": i.work_bytes,
-                "huge_pages": bool(i.huge_pages), "cache_bytes": pl_pool_bytes(pl_model_pool(self.model)),
-                "cache_bytes_used": pl_pool_bytes_used(pl_model_pool(self.model)),
+                "huge_pages": bool(i.huge_pages), "cache_bytes": room, "cache_bytes_used": used,
                 "checkpoint_bytes": i.checkpoint_bytes}
 
     cdef check_matrix(self, int matrix):
@@ -270,13 +260,14 @@ cdef class Engine:
     def matrix_bytes(self, int matrix):
         """Bytes of a matrix in the engine's memory."""
         self.check_matrix(matrix)
-        return pl_model_mat_bytes(self.open(), matrix)
+        return pl_model_mat_bytes(self.open().model, matrix)
 
-    def matrix_data(self, int matrix):
-        """-> a memoryview of a matrix as it lies in the engine's memory, which must not be used after the engine."""
+    def read_matrix(self, int matrix, function):
+        """Calls a function with a memoryview of a matrix as it lies in the engine's memory, which it must not keep."""
         self.check_matrix(matrix)
-        cdef const void *data = pl_model_mat_data(self.open(), matrix)
-        return PyMemoryView_FromMemory(<char *>data, pl_model_mat_bytes(self.model, matrix), PyBUF_READ)
+        cdef Loaded loaded = self.open()
+        cdef const void *data = pl_model_mat_data(loaded.model, matrix)
+        function(PyMemoryView_FromMemory(<char *>data, pl_model_mat_bytes(loaded.model, matrix), PyBUF_READ))
 
     def matrix(self, int matrix, rows=None):
         """-> float32 (rows, k): a matrix dequantised, bit-identical to decoding its file; a stack of matrices as one.
@@ -289,7 +280,8 @@ cdef class Engine:
             if not 0 <= first <= end <= all:
                 raise ValueError(f"rows={rows}: expected a range within 0 to {all}")
         cdef float[:, ::1] out = np.empty((end - first, m.k), np.float32)
-        cdef pl_model *model = self.open()
+        cdef Loaded loaded = self.open()
+        cdef const pl_model *model = loaded.model
         with nogil:
             for r in range(first, end):
                 pl_model_mat_row(model, matrix, r, &out[r - first, 0])
@@ -357,7 +349,8 @@ cdef class Engine:
             if rows.n_wants:
                 store = out
                 p.store = &store[0, 0]
-        cdef pl_model *model = self.open()
+        cdef Loaded loaded = self.open()
+        cdef pl_model *model = loaded.model
         cdef pl_status status
         while True:
             try:
@@ -489,7 +482,8 @@ cdef class Engine:
             a.sinks = &c_sinks[0]
         a.q, a.k, a.group, a.position = &c_q[0, 0, 0], &c_k[0, 0, 0], &c_groups[0], &c_positions[0]
         error.text[0] = 0
-        cdef pl_status status = pl_attention_start(self.open(), &a, &task, &error)
+        cdef Loaded loaded = self.open()
+        cdef pl_status status = pl_attention_start(loaded.model, &a, &task, &error)
         if status:
             raise_status(status, &error)
         finish_task(task, None, None)

@@ -1,4 +1,15 @@
-# Part of _engine.pyx: sequences, over csrc/cache/sequence.h.
+# Part of _engine.pyx: what is in memory: a model's weights, and sequences, over csrc/cache/sequence.h.
+
+cdef class Loaded:
+    """A model in memory: that of an engine which is open, of views of it, and of calls that still run."""
+
+    cdef pl_model *model
+    cdef Loaded base
+    cdef object share
+
+    def __dealloc__(self):
+        pl_model_free(self.model)
+
 
 cdef class Sequence:
     """Keys and values of one sequence in an engine's pool. One user at a time."""
@@ -7,7 +18,7 @@ cdef class Sequence:
     cdef readonly Engine engine
 
     def __cinit__(self, Engine engine not None):
-        cdef pl_pool *pool = pl_model_pool(engine.open())
+        cdef pl_pool *pool = pl_model_pool(engine.open().model)
         self.engine = engine
         with nogil:
             self.seq = pl_seq_new(pool)
@@ -140,7 +151,8 @@ cdef class Sequence:
         k.keys = &k_out[0] if keys.size else NULL
         k.values = &v_out[0] if values.size else NULL
         error.text[0] = 0
-        cdef pl_status status = pl_keys_start(self.engine.open(), &k, &task, &error)
+        cdef Loaded loaded = self.engine.open()
+        cdef pl_status status = pl_keys_start(loaded.model, &k, &task, &error)
         if status:
             raise_status(status, &error)
         finish_task(task, None, None)

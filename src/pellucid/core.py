@@ -324,13 +324,13 @@ class Core:
     def close(self) -> None:
         """Frees the engine's memory once no pass uses it. May be called again."""
         self._closed = True
-        self.engine.close()
         self._end()
         for core in self.owned:
             core.close()
 
     def _end(self) -> None:
-        """Ends the schedulers of a closed core and of its views, with what they keep."""
+        """Ends the schedulers of a closed core and of its views, with what they keep, and their engines."""
+        self.engine.close()
         if self.scheduler is not None:
             self.scheduler.close()
         for view in self.views():

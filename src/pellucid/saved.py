@@ -105,10 +105,13 @@ def _weights(core: Core) -> str:
     if core.weights_digest is None:
         found = hashlib.blake2b(digest_size=DIGEST)
         engine = core.open()
-        for i, _ in enumerate(engine.plan.matrices):
-            data = engine.matrix_data(i)
+
+        def add(data: memoryview) -> None:
             found.update(struct.pack("<Q", data.nbytes))
             found.update(data)
+
+        for i, _ in enumerate(engine.plan.matrices):
+            engine.read_matrix(i, add)
         core.weights_digest = found.hexdigest()
     return core.weights_digest
 

@@ -72,8 +72,10 @@ def run(code: str, root: Path, path: Path, **options: Any) -> str:
 
 
 def weights(model: Model) -> list[bytes]:
-    engine = model.core.engine
-    return [bytes(engine.matrix_data(i)) for i, _ in enumerate(engine.plan.matrices)]
+    engine, found = model.core.engine, list[bytes]()
+    for i, _ in enumerate(engine.plan.matrices):
+        engine.read_matrix(i, lambda data: found.append(bytes(data)))
+    return found
 
 
 def write(name: str, folder: Path) -> Path:
@@ -361,8 +363,9 @@ def test_the_weights_cannot_be_written(path: Path, root: Path) -> None:
     """Neither where they were packed nor elsewhere; edits change plans."""
     code = MODEL + (
         "import ctypes\nimport numpy as np\n"
-        "data = np.frombuffer(model.core.engine.matrix_data(0), np.uint8)\n"
-        "print(info.shared_why, flush=True)\nctypes.memset(data.ctypes.data, 0, 1)\n"
+        "print(info.shared_why, flush=True)\n"
+        "def write(data): ctypes.memset(np.frombuffer(data, np.uint8).ctypes.data, 0, 1)\n"
+        "model.core.engine.read_matrix(0, write)\n"
     )
     model = load(path)
     before = files(root)[0].read_bytes()
