@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pellucid import Model
 from pellucid.errors import ClosedError
 from tests.process.test_sharing import IDS, files, load, path, root
 

@@ -39,6 +39,7 @@ def imatrix(
     the original weights, and text like that which the model is for: 100,000 tokens are plenty.
     """
     from pellucid.look.importance import importances
+    from pellucid.making.forms import gguf_importances
     from pellucid.weights.importance import write_importances
 
     options.check_target(out, force, model, text)
@@ -58,6 +59,8 @@ def imatrix(
             raise PellucidError(f"{text}: no text of two tokens or more")
         with progress() as bar:
             found = importances(core, parts, None if bar is None else lambda done, total: bar(done, total, "tokens"))
+        if not core.facts.format.startswith("GGUF"):
+            found = gguf_importances(found, core.config)
     tokens = sum(map(len, parts))
     name = "standard input" if text == "-" else os.path.basename(text)
     write_importances(out, found, datasets=[name], chunk_size=size, chunks=len(parts))

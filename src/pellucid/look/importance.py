@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid.core import Core
-from pellucid.look.places import Tap
+from pellucid.look.places import Tap, reordered
 from pellucid.plan import Kind, Plan
 from pellucid.schedule.turns import Turns
 from pellucid.weights.importance import Importance
@@ -32,14 +32,15 @@ class Input(NamedTuple):
 
 def inputs(plan: Plan) -> dict[Input, list[str]]:
     """The input of each linear -> the tensors that multiply it. The head's is left out, and so are routers, which are
-    not quantised."""
+    not quantised. Inputs have their columns in the model's order, even where a matrix has them in another (GPTQ)."""
     found: dict[Input, list[str]] = {}
     for i, op in enumerate(plan.ops):
         if not op.n_seg or op.kind in _LEFT_OUT:
             continue
         routes = Tap(i - 1, op.tmp) if op.kind.routed else None
+        inp = plan.ops[i - 1].inp if reordered(plan, i) else op.inp
         for segment in plan.segments[op.seg : op.seg + op.n_seg]:
-            m, buffer = plan.matrices[segment.matrix], segment.input if segment.input >= 0 else op.inp
+            m, buffer = plan.matrices[segment.matrix], segment.input if segment.input >= 0 else inp
             by_heads = routes is None and m.k != plan.buffers[buffer].dim  # each matrix has its own columns
             stack = m.stack if routes is not None or by_heads else 1
             names = found.setdefault(Input(Tap(i - 1, buffer), stack, routes, op.kind == Kind.EXPERTS), [])

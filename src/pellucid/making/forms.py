@@ -1,4 +1,4 @@
-"""Tensors in the form that GGUF files have them, where it is not that of folders.
+"""Tensors in the form that GGUF files have them, where it is not that of folders; and importances of their columns.
 
 A new form is a tensor whose bytes are made when they are asked for, all at once. What converters do is taken from
 llama.cpp's (conversion/*.py): recurrent layers hold A = -exp(A_log), value heads of Qwen3.5 lie in another order,
@@ -8,7 +8,7 @@ Falcon-H1's multipliers are in its weights, gate and up are two matrices.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,12 @@ from pellucid.arch import Config
 from pellucid.errors import UnsupportedModelError
 from pellucid.parts import Made, floats
 from pellucid.weights.base import Tensor
+from pellucid.weights.importance import Importance
 from pellucid.weights.quantise import parts
 from pellucid.weights.recipes import FLOATS
 from pellucid.weights.writer import tensor_bytes
 
-__all__ = ["gguf_tensors"]
+__all__ = ["gguf_importances", "gguf_tensors"]
 
 Order = npt.NDArray[np.int64]
 _LAYER = re.compile(r"(blk\.(\d+)\.)?(.+)")
@@ -53,6 +54,22 @@ def gguf_tensors(tensors: dict[str, Tensor], c: Config, halves: bool) -> dict[st
         for stem, made in forms.of(match[3], tensor, tensors):
             new = (match[1] or "") + stem
             found[new] = made._replace(name=new)
+    return found
+
+
+def gguf_importances(importances: Mapping[str, Importance], c: Config) -> dict[str, Importance]:
+    """Importances of a folder's matrices, under GGUF's names -> those of the file's matrices, with the columns in the
+    file's order. What becomes several matrices gives each a copy: they read the same input."""
+    forms = _Forms(c, halves=True)
+    found: dict[str, Importance] = {}
+    for name, importance in importances.items():
+        match = _LAYER.fullmatch(name)
+        assert match is not None
+        order = forms.columns(match[3])
+        if order is not None:
+            importance = importance._replace(sums=importance.sums[:, order])
+        for stem in forms.names(match[3], importances):
+            found[(match[1] or "") + stem] = importance
     return found
 
 
@@ -115,6 +132,30 @@ class _Forms:
     c: Config
     halves: bool
 
+    def names(self, stem: str, tensors: Container[str]) -> tuple[str, ...]:
+        """The names without the layer of what a matrix becomes. tensors: the folder's, or all of its matrices."""
+        arch, end = self.c.architecture, stem.rpartition(".")[2]
+        if arch == "qwen3next" and stem == "ssm_in.weight":
+            return "attn_qkv.weight", "attn_gate.weight"
+        if arch in _FUSED:
+            return (stem,)
+        if stem.startswith("ffn_gate_up_exps."):
+            return f"ffn_gate_exps.{end}", f"ffn_up_exps.{end}"
+        if arch.startswith("granite"):  # beside experts, its feed-forward network is the shared one
+            which = "_shexp" if self.c.experts is not None else ""
+            if stem == "ffn_down.weight":
+                return (f"ffn_down{which}.weight",)
+            gate = stem.replace("_up", "_gate")
+            if stem in ("ffn_up.weight", "ffn_up_shexp.weight") and f"blk.0.{gate}" not in tensors:
+                return f"ffn_gate{which}.weight", f"ffn_up{which}.weight"
+        return (stem,)
+
+    def columns(self, stem: str) -> Order | None:
+        """The order in which a matrix has its columns; None: as in the folder."""
+        if self.tiles and stem == "ssm_out.weight":
+            return self.heads(self.c.memory.dv)
+        return None
+
     def of(self, stem: str, t: Tensor, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """The tensors that a tensor becomes, by their names without the layer. stem: its own name."""
         c, r = self.c, self.c.memory
@@ -141,69 +182,53 @@ class _Forms:
             t = _shaped(t, (t.shape[0], t.shape[2]))
         elif stem == "ffn_gate_inp_shexp.weight":
             t = _shaped(t, t.shape[-1:])
-        if arch in _TILED and r.n_v != r.n_k:
+        if self.tiles:
             t = self.tiled(stem, t)
         order = self.order(stem, t)
         if order is not None:
             t = _rows(t, order)
-        if arch == "qwen3next" and stem == "ssm_in.weight":
-            yield from self.by_kind(t)
-        elif arch in _FUSED:
-            yield stem, t
-        elif stem.startswith("ffn_gate_up_exps."):
-            yield from self.gate_and_up(t, "_exps", stem)
-        elif arch.startswith("granite") and stem in ("ffn_up.weight", "ffn_up_shexp.weight", "ffn_down.weight"):
-            yield from self.shared(stem, t, tensors)
+        names = self.names(stem, tensors)
+        if len(names) == 1:
+            parts: tuple[Tensor, ...] = (t,)
+        elif stem == "ssm_in.weight":
+            parts = self.by_kind(t)
+        elif stem.endswith(".bias"):
+            parts = tuple(_shaped(half, half.shape[:-1]) for half in _cut(_shaped(t, (*t.shape, 1))))
         else:
-            yield stem, t
+            parts = _cut(t)
+        yield from zip(names, parts, strict=True)
 
-    def gate_and_up(self, t: Tensor, which: str, stem: str) -> Iterator[tuple[str, Tensor]]:
-        end = stem.rpartition(".")[2]
-        if end == "bias":
-            t = _shaped(t, (*t.shape, 1))
-        gate, up = _cut(t)
-        for part, half in (("gate", gate), ("up", up)):
-            yield f"ffn_{part}{which}.{end}", _shaped(half, half.shape[:-1]) if end == "bias" else half
-
-    def shared(self, stem: str, t: Tensor, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Granite's feed-forward network, whose gate and up are one matrix; beside experts it is the shared one."""
-        which = "_shexp" if self.c.experts is not None else ""
-        gate = f"blk.0.ffn_gate{'_shexp' if '_shexp' in stem else ''}.weight"
-        if stem == "ffn_down.weight":
-            yield f"ffn_down{which}.weight", t
-        elif gate in tensors:
-            yield stem, t
-        else:
-            yield from self.gate_and_up(t, which, stem)
-
-    def by_kind(self, t: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def by_kind(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Qwen3-Next's ssm_in, which has queries, keys, values and gates of one key head after another."""
         r = self.c.memory
         each = r.n_v // r.n_k * r.dv
         parts = np.split(np.arange(t.shape[0]).reshape(r.n_k, -1), np.cumsum([r.dk, r.dk, each]), axis=1)
         queries, keys, values, gates = (part.reshape(-1) for part in parts)
         qkv = np.concatenate([queries, keys, values])
-        yield "attn_qkv.weight", _rows(t, qkv, (len(qkv), t.shape[1]))
-        yield "attn_gate.weight", _rows(t, gates, (len(gates), t.shape[1]))
+        return _rows(t, qkv, (len(qkv), t.shape[1])), _rows(t, gates, (len(gates), t.shape[1]))
+
+    @property
+    def tiles(self) -> bool:
+        """Whether value heads change their order."""
+        return self.c.architecture in _TILED and self.c.memory.n_v != self.c.memory.n_k
+
+    def heads(self, width: int, first: int = 0) -> Order:
+        """Value heads of `width` rows or columns, after `first` others, in the order of `tiled`."""
+        r = self.c.memory
+        n = np.arange(r.n_v * width).reshape(r.n_k, r.n_v // r.n_k, width).swapaxes(0, 1).reshape(-1)
+        return np.concatenate([np.arange(first), first + n])
 
     def tiled(self, stem: str, t: Tensor) -> Tensor:
         """The tensor with its value heads in the order (number within the key head, key head)."""
         r, name = self.c.memory, stem.partition(".")[0]
-
-        def heads(width: int, first: int = 0) -> Order:
-            n = np.arange(r.n_v * width).reshape(r.n_k, r.n_v // r.n_k, width).swapaxes(0, 1).reshape(-1)
-            return np.concatenate([np.arange(first), first + n])
-
         if name in ("ssm_a", "ssm_dt", "ssm_alpha", "ssm_beta"):
-            return _rows(t, heads(1))
+            return _rows(t, self.heads(1))
         if name == "attn_gate":
-            return _rows(t, heads(r.dv))
+            return _rows(t, self.heads(r.dv))
         if name in ("attn_qkv", "ssm_conv1d") and t.shape[0] == r.channels:
-            return _rows(t, heads(r.dv, 2 * r.n_k * r.dk))
-        if stem == "ssm_out.weight":
-            order = heads(r.dv)
-            return _values(t, lambda x: x[:, order])
-        return t
+            return _rows(t, self.heads(r.dv, 2 * r.n_k * r.dk))
+        columns = self.columns(stem)
+        return t if columns is None else _values(t, lambda x: x[:, columns])
 
     def multiplied(self, stem: str, t: Tensor) -> Tensor:
         """Falcon-H1's tensors times the multipliers of their parts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections import Counter
@@ -186,14 +187,31 @@ def write_model(
                 raise ModelFileError("a file of the model that is read", file=os.fsdecode(path))
     if importances is not None and not importances.keys() & tensors.keys():
         raise WrongValue("imatrix", ": it has no tensor of this model")
-    planned = []
+    planned: list[Planned] = []
     for name, tensor in tensors.items():
         if tensor.type.startswith("ggml type"):
             raise UnsupportedModelError(feature=f"weight format {tensor.type} ({name})")
         to = format(name) or tensor.type
         planned.append(Planned(name, to, tensor.shape, partial(_made, tensor, to, importances, threads)))
+    made = {tensor.name: tensor.type for tensor in planned}
+    if importances is not None:
+        _warn(importances, made, {name for name, to in made.items() if to not in (*FLOATS, tensors[name].type)})
     write_gguf(path, metadata, planned, progress=progress)
-    return {tensor.name: tensor.type for tensor in planned}
+    return made
+
+
+def _warn(importances: Mapping[str, Importance], names: Collection[str], quantised: Collection[str]) -> None:
+    """Names importances that no tensor has, and tensors that are quantised without, in the layers that have any: files
+    leave out embeddings, the head, and layers for multi-token prediction."""
+    layers = {name.split(".")[1] for name in importances if name.startswith("blk.")}
+    within = [name for name in quantised if name.startswith("blk.") and name.split(".")[1] in layers]
+    unused, without = sorted({*importances} - {*names}), sorted({*within} - {*importances})
+    for found, message in (
+        (unused, "imatrix: it names tensors that this model lacks (%d): %s"),
+        (without, "imatrix: it lacks tensors, which are quantised without importances (%d): %s"),
+    ):
+        if found:
+            logging.getLogger("pellucid").warning(message, len(found), ", ".join([*found[:3], "..."][: len(found)]))
 
 
 def _made(
