@@ -320,8 +320,10 @@ class BuildExt(build_ext):
         """Cython -> C; module name -> its C file."""
         try:
             from Cython.Build import cythonize
+            from Cython.Compiler import Options
         except ImportError:
             raise fail("Cython is not installed", "pip install cython") from None
+        Options.docstrings = bool(self.in_source)  # of private modules: a wheel does without
         made = cythonize(list(self.extensions), build_dir=str(folder), include_path=[str(PACKAGES)],
                          compiler_directives=DIRECTIVES, quiet=True)  # fmt: skip
         return {ext.name: Path(ext.sources[0]) for ext in made}
