@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml  # gguf needs it
 
 import pellucid
 
@@ -75,6 +76,18 @@ def test_one_commit_for_each_action() -> None:
         for name, commit in re.findall(r"uses: ([\w./-]+)@(\S+)", path.read_text()):
             named.setdefault(name, set()).add(commit)
     assert {name: commits for name, commits in named.items() if len(commits) > 1} == {}
+
+
+def test_publishing_can_be_repeated() -> None:
+    """After a failure at any step of it: the release's page comes last, and each step accepts what is there already."""
+    steps = yaml.safe_load((ROOT / ".github/workflows/wheels.yml").read_text())["jobs"]["publish"]["steps"]
+    (upload,) = [i for i, step in enumerate(steps) if "pypi-publish" in step.get("uses", "")]
+    assert steps[upload]["with"] == {"attestations": True, "skip-existing": True}
+    (page,) = [i for i, step in enumerate(steps) if "gh release" in step.get("run", "")]
+    assert page > upload
+    command = " ".join(steps[page]["run"].split())
+    assert command.startswith('gh release view "$GITHUB_REF_NAME" || gh release create "$GITHUB_REF_NAME" --verify')
+    assert command.endswith(" dist/*.whl dist/*.tar.gz sbom/*")  # without the attestations that the upload leaves
 
 
 def test_recipes_follow_the_project() -> None:

@@ -17,10 +17,17 @@ import numpy as np
 
 from pellucid.errors import ModelFileError, one_line
 
-__all__ = ["Recipe", "kept", "loaded", "remember"]
+__all__ = ["Recipe", "identity", "kept", "loaded", "remember"]
 
 _lock = threading.RLock()
 _models: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
+
+
+def identity(path: str) -> tuple[str, int, int, int]:
+    """The same for the same file, as long as it is not replaced or written to. Raises OSError."""
+    path = os.path.abspath(path)
+    stat = os.stat(path)
+    return path, stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 class Recipe:
@@ -35,9 +42,8 @@ class Recipe:
 
     def key(self) -> Any:
         """The same for the same file and arguments. Raises OSError."""
-        stat = os.stat(self.path)
         given = tuple((name, type(value), value) for name, value in sorted(self.arguments.items()))
-        return self.path, stat.st_mtime_ns, stat.st_size, stat.st_ino, given
+        return *identity(self.path), given
 
 
 def _lasting(name: str, value: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import Model
+from pellucid import Model, arch, pickled
 from pellucid.compat.llama_cpp import Llama, LlamaGrammar
 from pellucid.errors import ChatTemplateError, ModelFileError
 from tests.adapters.conftest import EXAMPLES, HERE, Run, readme
@@ -232,6 +232,17 @@ def test_sizes_of_contexts(smollm2: Path) -> None:
     assert Llama(str(smollm2), n_ctx=0, verbose=False).n_ctx() == Model.load(smollm2).info().context_trained
     with pytest.warns(UserWarning, match="n_ctx=1000000: more tokens"):
         assert Llama(str(smollm2), n_ctx=1_000_000, verbose=False).n_ctx() == 8192
+
+
+@pytest.mark.filterwarnings("ignore:n_ctx")
+@pytest.mark.parametrize("n_ctx", [0, 1_000_000])
+def test_models_for_long_texts_load_once(n_ctx: int, smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that have more than the default: in memory, two copies of the weights may be more than there is."""
+    loads: list[Any] = []
+    monkeypatch.setattr(arch, "DEFAULT_CONTEXT", 2048)
+    monkeypatch.setattr(pickled, "remember", lambda *of: loads.append(of))
+    assert Llama(str(smollm2), n_ctx=n_ctx, verbose=False).n_ctx() == 8192
+    assert len(loads) == 1
 
 
 # ---- arguments ------------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ except ImportError as error:
 from pellucid import Completion, Model, Piece
 from pellucid.adapters.shared import check_template, closed, loaded
 from pellucid.errors import WrongValue, shown
+from pellucid.openai.shapes import LEAST
 from pellucid.options import CHAT_DEFAULTS
 
 __all__ = ["ChatPellucid", "PellucidEmbeddings", "PellucidLLM"]
@@ -190,7 +191,7 @@ class ChatPellucid(_Settings, BaseChatModel):
     ) -> ChatResult:
         model = self._model(kwargs)
         asked, options = self._asked(model, messages, stop, kwargs)
-        return self._result(model.chat(asked, **options), self._called(kwargs))
+        return self._result(model, model.chat(asked, **options), self._called(kwargs))
 
     async def _agenerate(
         self,
@@ -201,7 +202,7 @@ class ChatPellucid(_Settings, BaseChatModel):
     ) -> ChatResult:
         model = await self._amodel(kwargs)
         asked, options = self._asked(model, messages, stop, kwargs)
-        return self._result(await model.achat(asked, **options), self._called(kwargs))
+        return self._result(model, await model.achat(asked, **options), self._called(kwargs))
 
     def _stream(
         self,
@@ -216,7 +217,7 @@ class ChatPellucid(_Settings, BaseChatModel):
         with model.chat(asked, stream=True, **options) as pieces:
             for piece in pieces:
                 called = called or bool(piece.tool_calls)
-                chunk = self._chunk(piece, self._called(kwargs), called)
+                chunk = self._chunk(model, piece, self._called(kwargs), called)
                 if run_manager is not None:
                     run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
@@ -234,12 +235,12 @@ class ChatPellucid(_Settings, BaseChatModel):
         async with model.achat(asked, stream=True, **options) as pieces:
             async for piece in pieces:
                 called = called or bool(piece.tool_calls)
-                chunk = self._chunk(piece, self._called(kwargs), called)
+                chunk = self._chunk(model, piece, self._called(kwargs), called)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
 
-    def _result(self, done: Completion, name: str) -> ChatResult:
+    def _result(self, model: Model, done: Completion, name: str) -> ChatResult:
         calls: list[ToolCall] = []
         broken: list[InvalidToolCall] = []
         for one in done.tool_calls:
@@ -256,11 +257,14 @@ class ChatPellucid(_Settings, BaseChatModel):
             invalid_tool_calls=broken,
             additional_kwargs={"reasoning_content": done.reasoning} if done.reasoning else {},
             usage_metadata=_usage(done.prompt_tokens, len(done.ids)),
-            response_metadata=_metadata(name, done.finish_reason, bool(calls), done.timings),
+            response_metadata={
+                **_metadata(name, done.finish_reason, bool(calls), done.timings),
+                **_logprobs(model, done),
+            },
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _chunk(self, piece: Piece, name: str, called: bool) -> ChatGenerationChunk:
+    def _chunk(self, model: Model, piece: Piece, name: str, called: bool) -> ChatGenerationChunk:
         """called: whether a tool is called in this piece or one before."""
         calls = [
             ToolCallChunk(name=one.name, args=one.arguments, id=one.id, index=one.index) for one in piece.tool_calls
@@ -271,7 +275,10 @@ class ChatPellucid(_Settings, BaseChatModel):
             tool_call_chunks=calls,
             additional_kwargs={"reasoning_content": piece.reasoning} if piece.reasoning else {},
             usage_metadata=_usage(piece.prompt_tokens if last else 0, len(piece.ids)),
-            response_metadata=_metadata(name, piece.finish_reason, called, piece.timings) if last else {},
+            response_metadata={
+                **(_metadata(name, piece.finish_reason, called, piece.timings) if last else {}),
+                **_logprobs(model, piece),
+            },
             chunk_position="last" if last else None,
         )
         return ChatGenerationChunk(message=message)
@@ -341,9 +348,10 @@ class PellucidLLM(_Settings, LLM):
         **kwargs: Any,
     ) -> LLMResult:
         """The prompts of a list run in the same passes, where LangChain would call `_call` for one after the other."""
+        model, options = self._model(kwargs), self._options(stop, kwargs)
         if len(prompts) == 1:  # an error is that of the prompt itself, in no list
-            return super()._generate(prompts, stop, run_manager, **kwargs)
-        return _texts(self._model(kwargs).generate(prompts, **self._options(stop, kwargs)))
+            return _texts(model, [model.generate(prompts[0], **options)])
+        return _texts(model, model.generate(prompts, **options))
 
     async def _agenerate(
         self,
@@ -352,10 +360,10 @@ class PellucidLLM(_Settings, LLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
+        model, options = await self._amodel(kwargs), self._options(stop, kwargs)
         if len(prompts) == 1:
-            return await super()._agenerate(prompts, stop, run_manager, **kwargs)
-        model = await self._amodel(kwargs)
-        return _texts(await model.agenerate(prompts, **self._options(stop, kwargs)))
+            return _texts(model, [await model.agenerate(prompts[0], **options)])
+        return _texts(model, await model.agenerate(prompts, **options))
 
     def _call(
         self,
@@ -383,9 +391,10 @@ class PellucidLLM(_Settings, LLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        with self._model(kwargs).stream(prompt, **self._options(stop, kwargs)) as pieces:
+        model = self._model(kwargs)
+        with model.stream(prompt, **self._options(stop, kwargs)) as pieces:
             for piece in pieces:
-                chunk = GenerationChunk(text=piece.text)
+                chunk = GenerationChunk(text=piece.text, generation_info=_logprobs(model, piece) or None)
                 if run_manager is not None:
                     run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
@@ -400,7 +409,7 @@ class PellucidLLM(_Settings, LLM):
         model = await self._amodel(kwargs)
         async with model.astream(prompt, **self._options(stop, kwargs)) as pieces:
             async for piece in pieces:
-                chunk = GenerationChunk(text=piece.text)
+                chunk = GenerationChunk(text=piece.text, generation_info=_logprobs(model, piece) or None)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
@@ -447,8 +456,24 @@ def _tool(given: Any, strict: bool) -> dict[str, Any]:
     return {**made, "function": {**closed(function), "strict": True}}
 
 
-def _texts(done: list[Completion]) -> LLMResult:
-    return LLMResult(generations=[[Generation(text=one.text)] for one in done])
+def _texts(model: Model, done: list[Completion]) -> LLMResult:
+    made = [Generation(text=one.text, generation_info=_logprobs(model, one) or None) for one in done]
+    return LLMResult(generations=[[one] for one in made])
+
+
+def _logprobs(model: Model, of: Completion | Piece) -> dict[str, Any]:
+    """Log probabilities in OpenAI's form, where there are any. LangChain joins the lists of a stream's chunks."""
+    if not of.logprobs:
+        return {}
+
+    def token(id: int, piece: str, logprob: float) -> dict[str, Any]:
+        return {"token": piece, "bytes": list(model.core.piece(id, special=True)), "logprob": max(logprob, LEAST)}
+
+    content = [
+        {**token(one.id, one.piece, one.logprob), "top_logprobs": [token(*other) for other in one.top]}
+        for one in of.logprobs
+    ]
+    return {"logprobs": {"content": content}}
 
 
 def _usage(prompt: int, new: int) -> UsageMetadata:

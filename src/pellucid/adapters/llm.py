@@ -7,6 +7,7 @@ raises is raised as an `llm.ModelError`.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,8 +100,7 @@ def register_commands(cli: Any) -> None:
             kept["template"] = Path(template).read_text(encoding="utf-8")
         if pooling is not None:
             kept["pooling"] = pooling
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        _file().write_text(json.dumps({**_added(), alias: kept}, indent=2) + "\n", encoding="utf-8")
+        _keep({**_added(), alias: kept})
 
     @group.command(name="remove")
     @click.argument("alias")
@@ -109,7 +109,7 @@ def register_commands(cli: Any) -> None:
         added = _added()
         if added.pop(alias, None) is None:
             raise click.ClickException(f"{alias}: expected one of {', '.join(added) or 'those of llm pellucid add'}")
-        _file().write_text(json.dumps(added, indent=2) + "\n", encoding="utf-8")
+        _keep(added)
 
 
 def _check(model: str) -> None:
@@ -130,19 +130,49 @@ def _file() -> Path:
 
 
 def _added() -> dict[str, Any]:
+    """What `add` wrote. Raises ClickException where the file is damaged."""
     try:
         found = json.loads(_file().read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise click.ClickException(f"{_file()}: {error}") from None
-    if not isinstance(found, dict) or not all(isinstance(one, dict) and "model" in one for one in found.values()):
-        raise click.ClickException(f"{_file()}: expected an object of objects that have a key model")
+    except OSError as error:
+        raise click.ClickException(f"{_file()}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(str(error)) from None
+    if not isinstance(found, dict) or not all(map(_is_entry, found.values())):
+        raise _damaged("expected an object of objects that have a text as their model")
     return found
 
 
+def _is_entry(one: Any) -> bool:
+    if not isinstance(one, dict) or not isinstance(one.get("model"), str):
+        return False
+    return all(isinstance(one.get(name, ""), str) for name in ("template", "pooling"))
+
+
+def _damaged(why: str) -> click.ClickException:
+    return click.ClickException(
+        f"{_file()}: {why}: correct the file, or delete it and add its models again with `llm pellucid add`"
+    )
+
+
+def _keep(added: dict[str, Any]) -> None:
+    """Replaces the file once the new one is whole. Raises ClickException."""
+    from pellucid.errors import ModelFileError
+    from pellucid.weights.writer import whole_file
+
+    target = _file().resolve()  # a link stays one
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(str(target)) as file:
+            file.write((json.dumps(added, indent=2) + "\n").encode())
+    except (ModelFileError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+
+
 def _sources() -> list[Source]:
-    """The catalogue's models, those that were pulled, those that were added."""
+    """The catalogue's models, those that were pulled, those that were added. Where the file of the latter is damaged, a
+    warning says so, and they are left out: an error would end every command of `llm`, also those for other models."""
     from pellucid.errors import FetchError
     from pellucid.weights import catalog, inventory
 
@@ -151,7 +181,11 @@ def _sources() -> list[Source]:
         names += [held.name for held in inventory.pulled()]
     except FetchError:  # the cache cannot be read
         pass
-    added = _added()
+    added = {}
+    try:
+        added = _added()
+    except click.ClickException as error:
+        warnings.warn(f"models of llm pellucid add are left out: {error.message}", stacklevel=1)
     found = [Source(name, name) for name in names if name not in added]
     return found + [Source(name, one["model"], one.get("template"), one.get("pooling")) for name, one in added.items()]
 

@@ -6,20 +6,40 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from pellucid import Model, pickled
+from pellucid import Model, pickled, weights
 from pellucid.errors import ChatTemplateError
+from pellucid.progress import reporting
+from pellucid.weights import reference
 
 __all__ = ["check_template", "closed", "loaded"]
 
 
 def loaded(model: str | Model, load: Mapping[str, Any]) -> Model:
-    """The model of a path or name and of options of ``Model.load``: the same one for the same, while it is in use. A
-    model that is loaded already is itself. Raises what ``Model.load`` raises."""
+    """The model of a path or name and of options of ``Model.load``: the same one for the same, while it is in use and
+    its file is not replaced. A model that is loaded already is itself. Raises what ``Model.load`` raises."""
     if isinstance(model, Model):
         return model
-    path = os.path.abspath(model) if os.path.exists(model) else model
-    found: Model = pickled.kept((path, repr(sorted(load.items()))), lambda: Model.load(path, **load))
+    source = os.path.abspath(model) if os.path.exists(model) else model
+    path = _held(source)
+    if path is None:
+        with reporting(load.get("progress")) as report:
+            path = weights.locate("source", source, report)
+    try:
+        file = pickled.identity(path)
+    except OSError:
+        return Model.load(source, **load)  # which says what is wrong
+    found: Model = pickled.kept((file, repr(sorted(load.items()))), lambda: Model.load(source, **load))
     return found
+
+
+def _held(source: str) -> str | None:
+    """Where a model is on this machine: None for a name that is to be downloaded, or that there is not."""
+    if os.path.exists(source):
+        return source
+    if weights.catalog.find(source) is not None:
+        return str(weights.catalog.path(source)) if weights.catalog.is_cached(source) else None
+    found = reference.find(source) if reference.is_reference(source) else None
+    return None if found is None else str(found)
 
 
 def check_template(model: Model, template: str | None, way: str) -> None:

@@ -10,6 +10,7 @@ import threading
 from typing import Any
 
 from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.globals import set_llm_cache
 from langchain_core.messages import HumanMessage, trim_messages
 from pydantic import BaseModel, Field
@@ -167,6 +168,56 @@ def at_once(batch: Any) -> float:
 for most, config in ((8, None), (4, {"max_concurrency": 4}), (1, {"max_concurrency": 1})):
     assert at_once(lambda config=config: llm.batch(eight, config)) == most
     assert at_once(lambda config=config: asyncio.run(llm.abatch(eight, config))) == most
+
+# ---- log probabilities, in OpenAI's form
+told = model.chat([{"role": "user", "content": ASK}], temperature=0, max_tokens=8, logprobs=2).logprobs
+expected = [(one.piece, one.logprob, [(piece, value) for _, piece, value in one.top]) for one in told]
+assert len(expected) == 8 and all(len(top) == 2 for _, _, top in expected)
+
+
+def logprobs_of(found: Any) -> list[Any]:
+    read = []
+    for one in found["logprobs"]["content"]:
+        assert all(bytes(each["bytes"]).decode() == each["token"] for each in (one, *one["top_logprobs"])), one
+        read.append((one["token"], one["logprob"], [(each["token"], each["logprob"]) for each in one["top_logprobs"]]))
+    return read
+
+
+async def streamed(asked: Any) -> Any:
+    return [chunk async for chunk in asked.astream(ASK)]
+
+
+with_logprobs: Any = ChatPellucid(model=path, temperature=0, max_tokens=8, logprobs=2)
+chunks, achunks = [*with_logprobs.stream(ASK)], asyncio.run(streamed(with_logprobs))
+for message in (
+    with_logprobs.invoke(ASK),
+    asyncio.run(with_logprobs.ainvoke(ASK)),
+    sum(chunks[1:], chunks[0]),
+    sum(achunks[1:], achunks[0]),
+    chat.invoke(ASK, logprobs=2),
+):
+    assert logprobs_of(message.response_metadata) == expected, message
+assert "logprobs" not in chat.invoke(ASK).response_metadata
+told = model.generate(ASK, temperature=0, max_tokens=8, logprobs=2).logprobs
+expected = [(one.piece, one.logprob, [(piece, value) for _, piece, value in one.top]) for one in told]
+of_texts: Any = PellucidLLM(model=path, temperature=0, max_tokens=8, logprobs=2)
+for asked_of in ([ASK], [ASK, ASK]):
+    for result in (of_texts.generate(asked_of), asyncio.run(of_texts.agenerate(asked_of))):
+        for (generation,) in result.generations:
+            assert logprobs_of(generation.generation_info) == expected, generation
+
+
+class Kept(BaseCallbackHandler):
+    def on_llm_end(self, response: Any, **_: Any) -> None:
+        ((generation,),) = response.generations
+        ends.append(logprobs_of(generation.generation_info))
+
+
+ends: list[Any] = []
+for _ in of_texts.stream(ASK, {"callbacks": [Kept()]}):
+    pass
+assert ends == [expected], ends
+assert llm.generate([ASK]).generations[0][0].generation_info is None
 
 # ---- embeddings of a model whose files do not say how it makes them
 try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 LLM = [sys.executable, "-m", "llm"]
 path, base, embedder = sys.argv[1:]
@@ -39,6 +42,27 @@ for alias, model, says in (
 names = llm("models")
 assert "pellucid/ours" in names and "pellucid/gone" not in names
 assert "pellucid/embedder" in llm("embed-models")
+
+# ---- the file of what was added: a write that is cut short leaves it as it was, and a damaged one is not the end
+file = Path(os.environ["LLM_USER_PATH"]) / "pellucid-models.json"
+whole = file.read_bytes()
+for command in (["add", "late", path], ["remove", "ours"]):
+    done = subprocess.run(
+        [*LLM, "pellucid", *command], capture_output=True, text=True, timeout=300,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9)),
+    )  # fmt: skip
+    assert done.returncode == 1 and "pellucid-models.json" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and file.read_bytes() == whole and os.listdir(file.parent).count(file.name)
+for damaged in (whole[:40], b'{"a": {"model": 5}}'):
+    file.write_bytes(damaged)
+    listed = subprocess.run([*LLM, "models"], capture_output=True, text=True, timeout=300)
+    assert listed.returncode == 0 and "gpt-4" in listed.stdout and "pellucid/smollm2-135m" in listed.stdout
+    assert listed.stderr.count(str(file)) == 1 and "delete it" in listed.stderr, listed.stderr
+    for command in (["add", "late", path], ["remove", "ours"]):
+        done = subprocess.run([*LLM, "pellucid", *command], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 1 and f"Error: {file}: " in done.stderr and "delete it" in done.stderr, done.stderr
+    assert file.read_bytes() == damaged
+file.write_bytes(whole)
 
 answer = llm(*PLAIN, "Name a colour.").strip()
 talk = llm("chat", *PLAIN, stdin="Name a colour.\nAnd another?\nexit\n")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import Model, checks, weights
+from pellucid import Model, arch, checks, weights
 from pellucid.adapters.answers import Answer
 from pellucid.adapters.shared import check_template
 from pellucid.compat.llama_cpp import shapes
@@ -41,6 +41,7 @@ from pellucid.errors import ArgumentError, FetchError, ModelFileError, WrongType
 from pellucid.openai.embeddings import embedded
 from pellucid.openai.fields import chat_call, completion_call
 from pellucid.openai.limits import UNBOUNDED
+from pellucid.progress import reporting
 
 __all__ = [
     "BaseLlamaTokenizer",
@@ -407,16 +408,19 @@ def _load(path: str, n_ctx: int, options: dict[str, Any]) -> Model:
     if n_ctx:
         try:
             return Model.load(path, context=n_ctx, **options)
-        except WrongValue as error:
+        except WrongValue as error:  # before any weights are packed
             if error.argument != "context" or n_ctx < 0:
                 raise
             warnings.warn(f"n_ctx={n_ctx}: more tokens than the model was made for, which it then has", stacklevel=3)
-    model = Model.load(path, **options)
-    most = model.info().context_trained
-    if most > model.context_length:
-        model.close()
-        model = Model.load(path, context=most, **options)
-    return model
+    return Model.load(path, context=_trained(path), **options)
+
+
+def _trained(path: str) -> int:
+    """How many tokens the model was made for, by its metadata. Raises what `Model.load` raises."""
+    with reporting(None) as report:
+        found = weights.locate("source", path, report)
+    with weights.open_model(found, arch.folder) as file:
+        return arch.configure(file).context
 
 
 def _streamed(events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
