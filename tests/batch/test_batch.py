@@ -69,12 +69,17 @@ def test_every_kind_of_row(smollm2: Path, tmp_path: Path) -> None:
         ({"prompt": "x", "logit_bias": {"x": 1}}, "logit_bias"),
         ({"prompt": "x", "body": {"prompt": "x"}}, "expected one of the keys"),
         ({"prompt": "x" * 100_000}, "tokens"),
-        ({"prompt": {"a": 1}}, "prompt"),
+        ({"prompt": {"a": 1}}, "prompt: expected a text or a list of token ids, not dict"),
+        ({"text": 5}, "text: expected a text or a list of token ids, not int"),
+        ({"text": ["A", "B"]}, "text[0]: expected a token id, not str"),
+        ({"prompt_ids": "A"}, "prompt_ids: expected a list of token ids, not str"),
+        ({"messages": 5}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages[0]"),
         ({"body": 3}, "body: expected an object"),
         ({"body": {"messages": []}, "url": "/v1/embeddings"}, "url"),
         ({"body": {"prompt": "x", "echo": True}, "url": "/v1/completions"}, "echo"),
         ({"body": {"messages": "x"}}, "messages"),
+        ({"body": {"messages": MESSAGES, "max_completion_tokens": -1}}, "max_completion_tokens=-1"),  # the row's name
     ],
 )
 def test_wrong_rows_are_lines_and_the_others_go_on(
@@ -270,6 +275,102 @@ def test_scores_and_standard_input(smollm2: Path, tmp_path: Path) -> None:
         for id, content in (("a", "The sky is blue."), ("c", "A fish.")):
             assert found[id]["logprob"] == model.score(content).total
     assert "error" in found["b"]
+
+
+@pytest.mark.parametrize("task", ["score", "embed", "chat"])
+@pytest.mark.parametrize("table", [False, True])
+def test_numbers_are_no_texts(task: str, table: bool, smollm2: Path, tmp_path: Path) -> None:
+    """Several of them together look like one prompt of token ids."""
+    import pyarrow
+    from pyarrow import parquet
+
+    if table:
+        source = tmp_path / "in.parquet"
+        parquet.write_table(pyarrow.table({"id": [0, 1, 2], "text": [1000, 1001, 1002]}), source)
+    else:
+        source = write(tmp_path / "in.jsonl", [{"id": i, "text": 1000 + i} for i in range(3)])
+    target = tmp_path / "out.jsonl"
+    pooling = ["--pooling", "mean"] if task == "embed" else []
+    assert main(["batch", str(source), str(target), "-m", str(smollm2), "--task", task, *pooling]) == 0
+    expected = "a text" if task == "chat" else "a text or a list of token ids"
+    error = {"type": "WrongType", "message": f"text: expected {expected}, not int"}
+    assert by_id(target) == {i: {"id": i, "error": error} for i in range(3)}
+
+
+def test_what_is_in_lists_of_token_ids(smollm2: Path, tmp_path: Path) -> None:
+    """A row that is wrong does not touch those beside it."""
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"text": ["A", "B"]}, "text[0]: expected a token id, not str"),
+        ({"prompt": [1, True]}, "prompt[1]: expected a token id, not bool"),
+        ({"input": [1.0]}, "input[0]: expected a token id, not float"),
+        ({"input": [[1, 2], [3]]}, "input[0]: expected a token id, not list"),
+        ({"prompt_ids": [None]}, "prompt_ids[0]: expected a token id, not NoneType"),
+        ({"prompt_ids": "A"}, "prompt_ids: expected a list of token ids, not str"),
+        ({"text": []}, "text is empty: expected at least one token"),
+        ({"text": {"A": 1}}, "text: expected a text or a list of token ids, not dict"),
+    ]
+    rows: list[dict[str, Any]] = [{"id": "text", "text": "A fish."}, {"id": "ids", "prompt_ids": [5, 6, 7]}]
+    rows += [{"id": i, **row} for i, (row, _) in enumerate(wrong)]
+    source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    command = ["batch", str(source), str(target), "-m", str(smollm2), "--task", "embed", "--pooling", "mean"]
+    assert main(command) == 0
+    found = by_id(target)
+    with Model.load(smollm2) as model:
+        for id, content in (("text", "A fish."), ("ids", [5, 6, 7])):
+            assert [found[id]["embedding"]] == model.embed([content], pooling="mean").tolist()
+    assert [found[i]["error"]["message"] for i in range(len(wrong))] == [says for _, says in wrong]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 32])
+def test_a_row_of_several_choices_fails_once(at_once: int, tiny: Path, tmp_path: Path) -> None:
+    """However few of its choices have begun when the first one fails."""
+    url = "/v1/completions"
+    rows = [
+        Row("wrong", "custom_id", "row 1", {"url": url, "body": {"prompt": [1] * 10_000, "n": 5}}),
+        Row("right", "custom_id", "row 2", {"url": url, "body": {"prompt": [1], "n": 5, "max_tokens": 1}}),
+    ]
+    with Model.load(tiny) as model, Target(str(tmp_path / "out.jsonl")) as target:
+        counts = run(model, rows, target, "generate", at_once=at_once)
+    assert (counts.rows, counts.done, counts.errors) == (2, 2, 1)
+    found = by_id(tmp_path / "out.jsonl")  # each once
+    assert found["wrong"]["response"]["status_code"] == 400
+    assert len(found["right"]["response"]["body"]["choices"]) == 5
+
+
+def test_token_ids_of_completions(smollm2: Path, tmp_path: Path) -> None:
+    body = {"prompt": "Once", "max_tokens": 3, "temperature": 0}
+    rows = [
+        {"id": 1, "url": "/v1/completions", "body": {**body, "return_token_ids": True}},
+        {"id": 2, "url": "/v1/completions", "body": body},
+    ]
+    source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    assert main(["batch", str(source), str(target), "-m", str(smollm2)]) == 0
+    with_ids, without = (by_id(target)[i]["response"]["body"]["choices"][0] for i in (1, 2))
+    with Model.load(smollm2) as model:
+        assert with_ids == {**without, "token_ids": model.generate("Once", max_tokens=3, temperature=0).ids}
+
+
+def test_a_fifo_is_opened_once(tiny: Path, tmp_path: Path) -> None:
+    """Whoever writes it may have ended when it is opened again."""
+    fifo, target = tmp_path / "fifo", tmp_path / "out.jsonl"
+    os.mkfifo(fifo)
+    write(tmp_path / "in.jsonl", [{"prompt_ids": [1]}, {"prompt_ids": [2]}])
+    with subprocess.Popen(["sh", "-c", 'cat "$0" > "$1"', tmp_path / "in.jsonl", fifo]) as writer:
+        try:
+            done = subprocess.run(command(fifo, target, "-m", tiny, "-n", "1"), capture_output=True, timeout=120)
+        finally:
+            writer.kill()
+    assert done.returncode == 0, done.stderr
+    assert sorted(by_id(target)) == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["absent.jsonl", "folder"])
+def test_what_cannot_be_read_is_told_before_the_model_is_loaded(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    assert main(["batch", str(tmp_path / name), str(tmp_path / "out.jsonl"), "-m", str(tmp_path / "no.gguf")]) != 0
+    assert name in capsys.readouterr().err.replace("\n", "")
 
 
 def test_embeddings(tmp_path: Path) -> None:

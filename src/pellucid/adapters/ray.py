@@ -63,7 +63,7 @@ def generate(
 
     Raises PellucidError where the job would never begin: the cluster has too few CPUs, also together with the pools of
     actors that `ds` has already, or others have held too many of them for some seconds; ValueError, TypeError for a
-    wrong argument.
+    wrong argument, such as a column named as one of those that are added beside it.
     """
     column = "prompt" if prompt is None and messages is None else prompt
     arguments: dict[str, Any] = {"prompt": column, "messages": messages, "output": output, "id": id, "seed": seed}
@@ -158,6 +158,8 @@ class Generate(_OnBatches):
         if output in (prompt, messages, id):
             raise WrongValue("output", f"={shown(output)}: a column that is read; give the new one another name")
         _check_errors(on_error)
+        made = ("finish_reason", "prompt_tokens", "new_tokens")
+        _check_columns(made, on_error, output=output, prompt=prompt, messages=messages, id=id)
 
     def __call__(self, batch: Any) -> Any:
         asked = _column(batch, self.column)
@@ -186,6 +188,16 @@ def _check_errors(on_error: str) -> None:
         raise WrongValue("on_error", f"={shown(on_error)}: expected raise or column")
 
 
+def _check_columns(made: Sequence[str], on_error: str, **columns: str | None) -> None:
+    """Raises WrongValue where an argument names one of the columns that are added beside it, which would replace it.
+    columns: by argument."""
+    added = [*made, "error"] if on_error == "column" else list(made)
+    for argument, name in columns.items():
+        if name in added:
+            names = ", ".join(added)
+            raise WrongValue(argument, f"={shown(name)}: expected another name than {names}, which are added")
+
+
 def _perplexity(found: Any) -> float | None:
     perplexity: float = found.perplexity
     return perplexity if math.isfinite(perplexity) else None
@@ -204,13 +216,14 @@ class Score(_OnBatches):
         load: Mapping[str, Any] | None = None,
         window: int | None = None,
     ) -> None:
-        self.check(on_error=on_error)
+        self.check(text=text, on_error=on_error)
         super().__init__(source, load, at_once, on_error)
         self.text, self.window = text, window
 
     @staticmethod
-    def check(*, on_error: str = "raise", **options: Any) -> None:
+    def check(*, text: str = "text", on_error: str = "raise", **options: Any) -> None:
         _check_errors(on_error)
+        _check_columns(("logprob", "tokens", "perplexity"), on_error, text=text)
 
     def __call__(self, batch: Any) -> Any:
         running = self.model.score_map(

@@ -31,6 +31,16 @@ class Counts:
     tokens: int = 0
 
 
+@dataclass(slots=True)
+class _Work:
+    """A row whose choices run. found: what came of each; failed: one of them did, and the row's line is written."""
+
+    row: Row
+    call: Call | None
+    found: list[Completion | None]
+    failed: bool = False
+
+
 class _Run:
     def __init__(self, target: Target, keeps: bool, progress: Callable[[Counts], None] | None) -> None:
         self.target, self.keeps, self.progress = target, keeps, progress
@@ -51,14 +61,16 @@ class _Run:
         if self.progress is not None:
             self.progress(self.counts)
 
-    def wrong(self, row: Row, error: Exception) -> None:
+    def wrong(self, row: Row, error: Exception, call: Call | None = None) -> None:
         """Writes the line of a row that failed, or raises."""
         if not tasks.is_the_rows(error):
             raise error
+        names = {} if call is None else call.names
         if not self.keeps:
-            raise PellucidError(f"{row.place}: {tasks.error_line(row, False, error)['error']['message']}") from error
+            told = tasks.error_line(row, False, error, names)["error"]["message"]
+            raise PellucidError(f"{row.place}: {told}") from error
         self.counts.errors += 1
-        self.write(tasks.error_line(row, row.is_call, error))
+        self.write(tasks.error_line(row, row.is_call, error, names))
 
 
 def run(
@@ -96,7 +108,7 @@ def run(
 def _generate(
     model: Model, one: _Run, rows: Iterable[Row], task: tasks.Generation, at_once: int, options: Mapping[str, Any]
 ) -> None:
-    running: dict[int, tuple[Row, Call | None, list[Completion | None], int]] = {}
+    running: dict[int, tuple[_Work, int]] = {}  # a row's work, and which of its choices
 
     def items() -> Iterator[dict[str, Any]]:
         number = 0
@@ -106,26 +118,25 @@ def _generate(
             except Exception as error:
                 one.wrong(row, error)
                 continue
-            found: list[Completion | None] = [None] * len(made)
+            work = _Work(row, call, [None] * len(made))
             for choice, item in enumerate(made):
-                running[number] = row, call, found, choice
+                if work.failed:
+                    break
+                running[number] = work, choice
                 number += 1
                 yield item
 
-    failed: set[int] = set()  # rows whose other choices are still running
     for number, result in model.map(items(), at_once=at_once, order="done", on_error="return", **options):
-        row, call, found, choice = running.pop(number)
+        work, choice = running.pop(number)
         if isinstance(result, Exception):
-            if id(found) not in failed:
-                one.wrong(row, result)
-            failed.add(id(found))
+            if not work.failed:
+                work.failed = True
+                one.wrong(work.row, result, work.call)
         else:
-            found[choice] = result
-            whole = [done for done in found if done is not None]
-            if len(whole) == len(found):
-                one.write(task.line(row, call, whole), sum(len(done.ids) for done in whole))
-        if not any(others is found for _, _, others, _ in running.values()):
-            failed.discard(id(found))
+            work.found[choice] = result
+            whole = [done for done in work.found if done is not None]
+            if len(whole) == len(work.found):
+                one.write(task.line(work.row, work.call, whole), sum(len(done.ids) for done in whole))
 
 
 def _in_parts(

@@ -4,10 +4,11 @@ alone: not on the time, the machine or the rows beside it."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from pellucid.batch.source import Row, UnfitTable
-from pellucid.errors import WrongValue, one_line
+from pellucid.errors import WrongType, WrongValue, one_line
 from pellucid.model import Model
 from pellucid.openai.fields import Call, chat_call, completion_call
 from pellucid.openai.limits import Limits, Rules
@@ -46,7 +47,11 @@ class Generation:
         fields = {k: v for k, v in row.fields.items() if v is not None}
         name, content = "prompt" if way == "text" else way, fields.pop(way)
         if self._chats and name == "prompt":
+            if not isinstance(content, (str, list)):  # a list of a message's parts
+                raise WrongType(way, f": expected a text, not {type(content).__name__}")
             name, content = "messages", [{"role": "user", "content": content}]
+        elif name != "messages":
+            _check_text(way, content)
         if row.table:
             known = CHAT_DEFAULTS if name == "messages" else GENERATE_DEFAULTS
             fields = {k: v for k, v in fields.items() if k in known}
@@ -117,7 +122,7 @@ class Generation:
             self._fingerprint = fingerprint(info)
         kind = ChatObjects if call.messages is not None else CompletionObjects
         called = call.model or info.name or "default"
-        return kind(self._model.core, str(row.id), called, self._fingerprint, call.logprobs)
+        return kind(self._model.core, str(row.id), called, self._fingerprint, call.logprobs, call.token_ids)
 
 
 def _id_of(key: Any) -> Any:
@@ -125,9 +130,27 @@ def _id_of(key: Any) -> Any:
     return int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 11 else key
 
 
-def text_of(row: Row) -> Any:
-    """The text, or ids, of the tasks "score" and "embed"."""
-    return row.fields[row.one_of("text", "prompt", "prompt_ids", "input")]
+def text_of(row: Row) -> str | list[int]:
+    """The text, or ids, of the tasks "score" and "embed". Raises WrongType or WrongValue naming the key."""
+    key = row.one_of("text", "prompt", "prompt_ids", "input")
+    found: str | list[int] = row.fields[key]
+    _check_text(key, found)
+    return found
+
+
+def _check_text(key: str, value: Any) -> None:
+    """Raises where it is neither a text nor a list of integers; prompt_ids may not be a text. Which token ids there are
+    is for the model to say."""
+    if key != "prompt_ids" and isinstance(value, str):
+        return
+    if not isinstance(value, list):
+        expected = "a list of token ids" if key == "prompt_ids" else "a text or a list of token ids"
+        raise WrongType(key, f": expected {expected}, not {type(value).__name__}")
+    for i, id in enumerate(value):
+        if not isinstance(id, int) or isinstance(id, bool):
+            raise WrongType(key, f"[{i}]: expected a token id, not {type(id).__name__}")
+    if not value:
+        raise WrongValue(key, " is empty: expected at least one token")
 
 
 def score_line(row: Row, score: Any) -> dict[str, Any]:
@@ -144,9 +167,10 @@ def embed_line(row: Row, embedding: Any) -> dict[str, Any]:
     return {row.name: row.id, "embedding": embedding.tolist()}
 
 
-def error_line(row: Row, call: bool, error: Exception) -> dict[str, Any]:
-    """The line of a row that failed. call: it is one of OpenAI's batch files."""
-    told = failure(error, str(row.id), {})
+def error_line(row: Row, call: bool, error: Exception, names: Mapping[str, str]) -> dict[str, Any]:
+    """The line of a row that failed. call: it is one of OpenAI's batch files. names: the row's names of options, by
+    ours."""
+    told = failure(error, str(row.id), dict(names))
     if call:
         body = {"error": {"message": told.message, "type": "invalid_request_error", "param": told.param}}
         answer = {"status_code": told.status, "request_id": str(row.id), "body": body}

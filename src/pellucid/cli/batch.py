@@ -125,8 +125,8 @@ def batch(
     ]
     if template is not None:
         given = {**given, "template": options.read_template(template)}
-    if source != "-":
-        with open(source, "rb"):  # an error before the model is loaded
+    if source != "-" and (not os.path.exists(source) or os.path.isfile(source) or os.path.isdir(source)):
+        with open(source, "rb"):  # an error before the model is loaded; a FIFO can be opened once
             pass
     start = time.monotonic()
     with (

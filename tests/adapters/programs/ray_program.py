@@ -152,6 +152,14 @@ refused("2 actors of 2 logical CPUs each need 4", lambda: adapter.generate(rows,
 refused("needs id", lambda: adapter.generate(rows, path, seed=7))
 refused("not both", lambda: adapter.generate(rows, path, prompt="a", messages="b"))
 refused("output='prompt'", lambda: adapter.generate(rows, path, output="prompt"))
+for name in ("finish_reason", "prompt_tokens", "new_tokens", "error"):  # which are added beside it
+    for argument in ("output", "prompt", "messages", "id"):
+        named: dict[str, Any] = {argument: name, "on_error": "column"}
+        refused(f"{argument}={name!r}", partial(adapter.generate, rows, path, **named))
+    refused(f"output={name!r}", partial(adapter.Generate, path, prompt="prompt", output=name, on_error="column"))
+for name in ("logprob", "tokens", "perplexity", "error"):
+    refused(f"text={name!r}", partial(adapter.score, rows, path, text=name, on_error="column"))
+adapter.Generate.check(prompt="prompt", output="error")  # no such column is added
 refused("each actor loads the model", lambda: adapter.generate(rows, model))  # type: ignore[arg-type]
 once: dict[str, Any] = {"actors": 1, "cpus": 1, "max_tokens": 2}
 first = adapter.generate(rows, path, actors=1, cpus=2)
