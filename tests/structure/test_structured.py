@@ -254,8 +254,9 @@ class Letters:
 
     def __init__(self, size: int) -> None:
         pairs = [a + b for a in 'abc0"{' for b in 'ab1":,}']
-        self.pieces = [*LETTERS, *pairs][: size - 1]
-        self.vocab_size = len(self.pieces) + 1
+        self.spelled = [*LETTERS, *pairs][: size - 1]
+        self.vocab_size = len(self.spelled) + 1
+        self.pieces: list[bytes | None] = [None] * self.vocab_size
         self.end = self.vocab_size - 1
         self.eos: int | None = self.end
         self.bos: int | None = self.end
@@ -264,16 +265,16 @@ class Letters:
         self.special: dict[str, int] = {}
 
     def piece(self, id: int, *, special: bool = False) -> bytes:
-        return b"" if id == self.end else self.pieces[id].encode()
+        return b"" if id == self.end else self.spelled[id].encode()
 
     def spelling(self, id: int) -> str:
-        return "<|end|>" if id == self.end else self.pieces[id]
+        return "<|end|>" if id == self.end else self.spelled[id]
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         out = []
         while text:
-            n = 2 if text[:2] in self.pieces else 1
-            out.append(self.pieces.index(text[:n]))
+            n = 2 if text[:2] in self.spelled else 1
+            out.append(self.spelled.index(text[:n]))
             text = text[n:]
         return out
 
