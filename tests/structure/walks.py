@@ -23,6 +23,7 @@ class Bytes:
     """A tokenizer of bytes, an end and two control tokens."""
 
     vocab_size = 259
+    pieces: list[bytes | None] = [None] * vocab_size
     bos: int | None = END
     eos: int | None = END
     eog = frozenset([END])
