@@ -316,8 +316,8 @@ def test_what_is_in_lists_of_token_ids(smollm2: Path, tmp_path: Path) -> None:
     assert main(command) == 0
     found = by_id(target)
     with Model.load(smollm2) as model:
-        for id, content in (("text", "A fish."), ("ids", [5, 6, 7])):
-            assert [found[id]["embedding"]] == model.embed([content], pooling="mean").tolist()
+        assert [found["text"]["embedding"]] == model.embed(["A fish."], pooling="mean").tolist()
+        assert [found["ids"]["embedding"]] == model.embed([[5, 6, 7]], pooling="mean").tolist()
     assert [found[i]["error"]["message"] for i in range(len(wrong))] == [says for _, says in wrong]
 
 

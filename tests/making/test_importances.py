@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -29,7 +30,7 @@ Importances = dict[str, Importance]
 ORDERED = ("gptq-act", "gptq-act-32", "gptq-act-8", "gptq-act-each", "ct-act", "gptq")
 
 
-def both(folder: Path, file: Path, ids: list[int], **options: str) -> tuple[Importances, Importances]:
+def both(folder: Path, file: Path, ids: list[int], **options: Any) -> tuple[Importances, Importances]:
     """The importances of a folder and of its file, which have the same names and values."""
     with Model.load(folder, threads=1, **options) as a, Model.load(file, threads=1, **options) as b:
         found, want = gguf_importances(importances(a.core, [ids]), a.core.config), importances(b.core, [ids])
