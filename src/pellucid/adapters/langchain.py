@@ -49,7 +49,7 @@ except ImportError as error:
 from pellucid import Completion, Model, Piece
 from pellucid.adapters.shared import check_template, closed, loaded
 from pellucid.errors import WrongValue, shown
-from pellucid.openai.shapes import LEAST
+from pellucid.openai.shapes import token_object
 from pellucid.options import CHAT_DEFAULTS
 
 __all__ = ["ChatPellucid", "PellucidEmbeddings", "PellucidLLM"]
@@ -465,12 +465,12 @@ def _logprobs(model: Model, of: Completion | Piece) -> dict[str, Any]:
     """Log probabilities in OpenAI's form, where there are any. LangChain joins the lists of a stream's chunks."""
     if not of.logprobs:
         return {}
-
-    def token(id: int, piece: str, logprob: float) -> dict[str, Any]:
-        return {"token": piece, "bytes": list(model.core.piece(id, special=True)), "logprob": max(logprob, LEAST)}
-
+    core = model.core
     content = [
-        {**token(one.id, one.piece, one.logprob), "top_logprobs": [token(*other) for other in one.top]}
+        {
+            **token_object(core, one.id, one.piece, one.logprob),
+            "top_logprobs": [token_object(core, *other) for other in one.top],
+        }
         for one in of.logprobs
     ]
     return {"logprobs": {"content": content}}

@@ -15,7 +15,6 @@ from pellucid.results import FinishReason, TokenLogprob, ToolCall, ToolCallDelta
 
 __all__ = [
     "FINISH",
-    "LEAST",
     "ChatObjects",
     "CompletionObjects",
     "Objects",
@@ -23,6 +22,7 @@ __all__ = [
     "call_delta",
     "call_object",
     "finish",
+    "token_object",
     "usage",
 ]
 
@@ -34,6 +34,11 @@ FINISH: dict[FinishReason, str] = {
     "cancelled": "length",
 }
 LEAST = -9999.0  # a log probability, where JSON has no infinity
+
+
+def token_object(core: Core, id: int, piece: str, logprob: float) -> dict[str, Any]:
+    """A token and its log probability."""
+    return {"token": piece, "logprob": max(logprob, LEAST), "bytes": list(core.piece(id, special=True))}
 
 
 def usage(
@@ -194,8 +199,7 @@ class ChatObjects(Objects):
         return {"content": content, "refusal": None}
 
     def _token(self, id: int, piece: str, logprob: float) -> dict[str, Any]:
-        value = list(self.core.piece(id, special=True))
-        return {"id": id, "token": piece, "logprob": max(logprob, LEAST), "bytes": value}
+        return {"id": id, **token_object(self.core, id, piece, logprob)}
 
 
 class CompletionObjects(Objects):

@@ -23,7 +23,7 @@ from pellucid.errors import WrongType, WrongValue
 from pellucid.openai.embeddings import rest
 from pellucid.openai.fields import EVERYTHING, Call, Fields, chat_call, completion_call
 from pellucid.openai.parts import Part
-from pellucid.openai.shapes import FINISH, LEAST, arguments_of
+from pellucid.openai.shapes import FINISH, arguments_of, token_object
 from pellucid.results import ToolCallDelta
 from pellucid.server.embeddings import Task
 from pellucid.server.failures import Failure, failure, naming, refused
@@ -260,16 +260,12 @@ class OllamaShape(Shape):
         if self.top is not None and part.ids:
             made["logprobs"] = [
                 {
-                    **self._token(token.id, token.piece, token.logprob),
-                    "top_logprobs": [self._token(*likely) for likely in token.top[: self.top]],
+                    **token_object(self.core, token.id, token.piece, token.logprob),
+                    "top_logprobs": [token_object(self.core, *likely) for likely in token.top[: self.top]],
                 }
                 for token in part.logprobs[: len(part.ids)]  # without the one that ended the text
             ]
         return made
-
-    def _token(self, id: int, piece: str, logprob: float) -> dict[str, Any]:
-        value = list(self.core.piece(id, special=True))
-        return {"token": piece, "logprob": max(logprob, LEAST), "bytes": value}
 
     def _ended(self, used: dict[str, Any]) -> dict[str, Any]:
         record, end = self.record, time.monotonic()

@@ -17,7 +17,7 @@ from pellucid.errors import WrongType, WrongValue
 from pellucid.openai.fields import ALIASES, OPTIONS, Call, Fields, chat_call, unknown
 from pellucid.openai.parts import Part
 from pellucid.openai.refusal import OF_CHATS, OF_OTHERS, REFUSED
-from pellucid.openai.shapes import LEAST
+from pellucid.openai.shapes import token_object
 from pellucid.openai.structured import NAMES_OF_FIELDS
 from pellucid.results import FinishReason
 from pellucid.server.failures import Failure, naming, refused
@@ -422,15 +422,11 @@ class ResponseShape(Shape):
             return []
         return [
             {
-                **self._token(token.id, token.piece, token.logprob),
-                "top_logprobs": [self._token(*likely) for likely in token.top[: self.top]],
+                **token_object(self.core, token.id, token.piece, token.logprob),
+                "top_logprobs": [token_object(self.core, *likely) for likely in token.top[: self.top]],
             }
             for token in part.logprobs[: len(part.ids)]  # without the one that ended the text
         ]
-
-    def _token(self, id: int, piece: str, logprob: float) -> dict[str, Any]:
-        value = list(self.core.piece(id, special=True))
-        return {"token": piece, "logprob": max(logprob, LEAST), "bytes": value}
 
 
 def _usage(used: dict[str, Any]) -> dict[str, Any]:
