@@ -50,22 +50,39 @@ class Seconds(NamedTuple):
 def fit(passes: Sequence[tuple[int, int, float]]) -> Seconds:
     """passes: (rows, sum of rows x depth, seconds), the oldest first. Least squares in which coefficients that would be
     negative are zero."""
-    x = np.array([(1, rows, deep) for rows, deep, _ in passes], np.float64)
-    y = np.array([seconds for _, _, seconds in passes], np.float64)
+    x = np.array([(1, rows, deep, seconds) for rows, deep, seconds in passes], np.float64)
     # Relative errors count, so that long passes do not decide alone.
-    weight = FORGET ** np.arange(len(y))[::-1] / np.maximum(y, 1e-9)
-    x, y = x * weight[:, None], y * weight
+    x *= (FORGET ** np.arange(len(x))[::-1] / np.maximum(x[:, 3], 1e-9))[:, None]
+    scale = np.maximum(np.abs(x).max(axis=0), 1e-300)
+    x /= scale
+    products = (x[:, :, None] * x[:, None, :]).sum(axis=0).tolist()  # without a BLAS, whose threads would stay awake
     used = [0, 1, 2]
     while True:
-        scale = np.maximum(np.abs(x[:, used]).max(axis=0), 1e-300)
-        found = np.linalg.lstsq(x[:, used] / scale, y, rcond=None)[0] / scale
-        if (found >= 0).all() or len(used) == 1:
+        found = _solve([[products[i][j] for j in (*used, 3)] for i in used])
+        if min(found) >= 0 or len(used) == 1:
             break
-        del used[int(np.argmin(found * scale))]
+        del used[found.index(min(found))]
     out = [0.0, 0.0, 0.0]
     for i, value in zip(used, found, strict=True):
-        out[i] = max(float(value), 0.0)
+        out[i] = max(float(value * scale[3] / scale[i]), 0.0)
     return Seconds(*out)
+
+
+def _solve(rows: list[list[float]]) -> list[float]:
+    """The solution of normal equations, the right side last in each row; where many fit equally well, the least of
+    them (Tikhonov 1963, with a weight far below what was measured)."""
+    n = len(rows)
+    weight = 1e-12 * sum(rows[i][i] for i in range(n))
+    for i in range(n):
+        rows[i][i] += weight
+    for i in range(n):
+        for j in range(i + 1, n):
+            factor = rows[j][i] / rows[i][i]
+            rows[j] = [b - factor * a for a, b in zip(rows[i], rows[j], strict=True)]
+    found = [0.0] * n
+    for i in reversed(range(n)):
+        found[i] = (rows[i][n] - sum(rows[i][j] * found[j] for j in range(i + 1, n))) / rows[i][i]
+    return found
 
 
 class _Near(NamedTuple):
