@@ -20,7 +20,6 @@
 
 #include "common.h"
 
-#define PL_SLOTS 16 /* slots of a group */
 #define PL_GROUPS (PL_PAGE / PL_SLOTS)
 #define PL_BLOCKS(d) (((d) + PL_BLOCK - 1) / PL_BLOCK)
 #define PL_MOST_ROWS 16 /* query rows at a time, of any tier */

@@ -54,7 +54,8 @@ typedef struct pl_acts {
 } pl_acts;
 
 /* One page of keys and values of one KV head; see `kv_append` for the layout, private to a tier. */
-#define PL_PAGE 64 /* tokens of a page */
+#define PL_PAGE 64  /* tokens of a page */
+#define PL_SLOTS 16 /* of these, whose keys lie together, in every tier and type */
 
 /* INT8: codes in [-127, 127] and a float32 scale for every 32 values (fewer at the end) of a slot: code = round_even(x
  * * (127 / amax)), scale = amax / 127; what is below 1e-30 or not finite as `quantize` has it. Scales in f16 would save

@@ -315,6 +315,34 @@ static void attend_parts(const pl_run *r, const pl_op *op, int tid)
     }
 }
 
+/* Prefetches the keys and values of an item's first page: of another sequence or head than those that were just read. */
+static void prefetch_item(const pl_run *r, const pl_op *op, int item, int tid)
+{
+    const tile t = tile_of(r, op, item, tid);
+    const int page = first_page(&t, first_chunk(&t)), slots = (clip(t.to, page * PL_PAGE) + PL_SLOTS - 1) & -PL_SLOTS;
+    const uint8_t *keys = page_keys(&t, page), *values = keys + t.g->k_bytes;
+    for (size_t i = 0; i < t.g->k_bytes / PL_PAGE * slots; i += 64)
+        __builtin_prefetch(keys + i, 0, 2);
+    for (size_t i = 0; i < t.g->v_bytes / PL_PAGE * slots; i += 64)
+        __builtin_prefetch(values + i, 0, 2);
+}
+
+enum { ENOUGH = 4 }; /* items of a thread: from so many on, it matters little if one is claimed early */
+
+/* Rows of as many sequences. A thread claims the next item early, to prefetch its keys. */
+static void attend_decoding(const pl_run *r, const pl_op *op, int items, int tid)
+{
+    atomic_int *next = r->next + 2 * (op - r->ops);
+    int i = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
+    while (i < items) {
+        int after = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
+        if (after < items)
+            prefetch_item(r, op, after, tid);
+        attend_whole(r, op, i, tid);
+        i = after;
+    }
+}
+
 void pl_op_attend(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_cache_desc *c = &r->m->caches[op->cache];
@@ -322,12 +350,14 @@ void pl_op_attend(const pl_run *r, const pl_op *op, int tid)
     int items = r->n_qtiles * c->n_kv, forms = pl_finishes(r, op);
     atomic_int *next = r->next + 2 * (op - r->ops);
     int i;
-    if (!r->partial) {
+    if (r->partial) {
+        attend_parts(r, op, tid);
+    } else if (r->n_parts == r->n_rows && items >= ENOUGH * pl_team_size(r->team)) {
+        attend_decoding(r, op, items, tid);
+    } else {
         /* the last tiles see the most keys, so they start first */
         while ((i = items - 1 - atomic_fetch_add_explicit(next, 1, memory_order_relaxed)) >= 0)
             attend_whole(r, op, i, tid);
-    } else {
-        attend_parts(r, op, tid);
     }
     if (forms && (c->n_q / c->n_kv * c->dv) % PL_BLOCK) { /* a head's columns are not whole blocks: quantise rows */
         int from, to;
