@@ -328,7 +328,10 @@ cdef class Engine:
         self.store_hidden(&p, rows, hidden)
         self.run_pass(&p, rows, out, cancel, meanwhile, masks)
         errors = rows.errors()
-        taken = None if results is None else results.take(samplers, [part in errors for part in rows.wanted()])
+        taken = None
+        if results is not None:
+            wrong = [part in errors for part in rows.wanted()] if errors else None
+            taken = results.take(samplers, wrong)
         if found is not None:
             found.extend(taken or ())
         if failed is not None:
@@ -426,7 +429,7 @@ cdef class Engine:
         for error in rows.errors().values():
             raise error
         if results is not None:
-            found.extend(results.take(samplers, [False] * rows.n_wants))
+            found.extend(results.take(samplers, None))
         return arrays, op_ns
 
     cdef store_hidden(self, pl_pass *p, Rows rows, hidden):

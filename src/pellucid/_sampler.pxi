@@ -184,11 +184,13 @@ cdef class Results:
     cdef pl_sample_params *params
     cdef uint64_t *steps
     cdef pl_sampled *sampled
+    cdef Py_ssize_t n
     cdef list tops
     cdef list masks         # of rows that have one of their own
-    cdef int32_t[::1] targets
+    cdef int32_t *targets
 
     def __dealloc__(self):
+        free(self.targets)
         free(self.params)
         free(self.steps)
         free(self.sampled)
@@ -199,32 +201,35 @@ cdef class Results:
         cdef Sampler s
         cdef uint32_t[::1] bits
         cdef Py_ssize_t n = len(samplers if targets is None else targets), i, offset, n_mask
+        self.n = n
+        self.targets = <int32_t *>calloc(n + 1, sizeof(int32_t))
         self.params = <pl_sample_params *>calloc(n + 1, sizeof(pl_sample_params))
         self.steps = <uint64_t *>calloc(n + 1, sizeof(uint64_t))
         self.sampled = <pl_sampled *>calloc(n + 1, sizeof(pl_sampled))
-        if self.params == NULL or self.steps == NULL or self.sampled == NULL:
+        if self.targets == NULL or self.params == NULL or self.steps == NULL or self.sampled == NULL:
             raise OutOfMemoryError("no memory for a pass's results")
         self.tops = []
         self.masks = []
         if targets is not None:
-            self.targets = np.ascontiguousarray(targets, np.int32)
+            given = np.ascontiguousarray(targets, np.int32).tolist()
             for i in range(n):
+                self.targets[i] = given[i]
                 if not 0 <= self.targets[i] < vocab:
                     raise ValueError(f"targets[{i}]={self.targets[i]}: expected 0 to {vocab - 1}")
                 self.params[i].target = &self.targets[i]
                 self.params[i].n_logprobs = top
                 self.make_room(i, vocab)
             return
-        self.targets = np.zeros(n, np.int32)
         for i in range(n):
-            if isinstance(samplers[i], Known):
-                self.report(i, samplers[i], vocab)
+            one = samplers[i]
+            if isinstance(one, Known):
+                self.report(i, one, vocab)
                 continue
-            s, offset = samplers[i][:2] if isinstance(samplers[i], tuple) else (samplers[i], 0)
+            s, offset = one[:2] if isinstance(one, tuple) else (one, 0)
             s.settings(&self.params[i], offset)
             n_mask = s.n_mask
-            if isinstance(samplers[i], tuple) and len(samplers[i]) == 3:
-                bits = samplers[i][2]
+            if isinstance(one, tuple) and len(one) == 3:
+                bits = one[2]
                 self.masks.append(bits)
                 n_mask, self.params[i].mask = bits.shape[0], &bits[0]
             if self.params[i].mask != NULL and n_mask != (vocab + 31) // 32:
@@ -257,24 +262,27 @@ cdef class Results:
         top = self.tops[i]
         return [] if top is None else list(zip(top[0].tolist(), top[1].tolist(), strict=True))
 
-    def take(self, list samplers, list failed):
+    cdef list take(self, list samplers, list failed):
         """-> [(id, logprob or None, [(id, logprob)])], and advances samplers without an offset; of targets [(logprob,
-        alternatives)]. None for a row that failed."""
-        if samplers is None:
-            return [None if failed[i] else (self.sampled[i].logprob, self.alternatives(i)) for i in range(len(failed))]
+        alternatives)]. failed: whether each row did, for which there is None; None: no row."""
         cdef Sampler s
-        out = []
-        for i in range(len(samplers)):
-            if failed[i]:
+        cdef Py_ssize_t i
+        cdef list out = []
+        for i in range(self.n):
+            if failed is not None and failed[i]:
                 out.append(None)
                 continue
-            if isinstance(samplers[i], Known):
+            if samplers is None:
+                out.append((self.sampled[i].logprob, self.alternatives(i)))
+                continue
+            one = samplers[i]
+            if isinstance(one, Known):
                 out.append((self.targets[i], self.sampled[i].logprob, self.alternatives(i)))
                 continue
-            if isinstance(samplers[i], tuple):
-                s = samplers[i][0]
+            if isinstance(one, tuple):
+                s = one[0]
             else:
-                s = samplers[i]
+                s = one
                 s.step += 1
                 s.params.mirostat_mu = self.sampled[i].mirostat_mu
             out.append((self.sampled[i].id, self.sampled[i].logprob if s.params.n_logprobs >= 0 else None,

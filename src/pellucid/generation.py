@@ -116,7 +116,7 @@ def prefill(
     return True
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Job:
     """The generation from one prompt. `ids` is the caller's list; new tokens are appended to it."""
 
@@ -136,6 +136,35 @@ class Job:
     new: int = 0  # tokens drawn, without the one that ended the text
     finish: FinishReason | None = None
     failure: Exception | None = None  # the error that ended it
+    bound: Bound | Guide | None = field(init=False)
+    sampler: _engine.Sampler = field(init=False)
+    looks_back: bool = field(init=False)
+    speculates: bool = field(init=False)
+    prediction: list[int] = field(init=False)
+    drafted: int = field(init=False, default=0)  # guesses that passes verified
+    accepted: int = field(init=False, default=0)  # those that were right
+    start: float = field(init=False)
+    first: float = field(init=False, default=0.0)  # time of the first token
+    times: list[float] = field(init=False, default_factory=list)  # seconds from the call to each token that was taken
+    stopped_text: str = field(init=False, default="")
+    # the last tokens before a stop string, in place of one that holds its begin
+    tail: list[int] | None = field(init=False, default=None)
+    scores: list[tuple[float, list[tuple[int, float]]]] = field(init=False, default_factory=list)  # of `tail`
+    eog: frozenset[int] = field(init=False)
+    stop_ids: frozenset[int] = field(init=False)
+    cache: bool = field(init=False)
+    room: int = field(init=False)
+    root: str | None = field(init=False)
+    max_tokens: float = field(init=False)
+    text: TextStream | None = field(init=False, default=None)
+    spoken: Spoken | None = field(init=False, default=None)
+    breakers: Breakers | None = field(init=False, default=None)
+    tokens: list[int] = field(init=False)
+    begun: int = field(init=False)
+    drawn: list[tuple[int, float | None, list[tuple[int, float]]]] = field(init=False, default_factory=list)
+    taken: int = field(init=False, default=0)
+    more: bool = field(init=False, default=True)
+    observer: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         o = self.options
@@ -155,13 +184,7 @@ class Job:
         # Mirostat and DRY draw one token after another.
         self.speculates = bool(o.speculate and o.cache and not o.mirostat and not o.dry())
         self.prediction = self._prediction()
-        self.drafted = self.accepted = 0  # guesses that passes verified, and those that were right
         self.start = time.perf_counter()
-        self.first = 0.0  # time of the first token
-        self.times: list[float] = []  # seconds from the call to each token that was taken
-        self.stopped_text = ""
-        self.tail: list[int] | None = None  # the last tokens before a stop string, in place of one that holds its begin
-        self.scores: list[tuple[float, list[tuple[int, float]]]] = []  # of `tail`, where they are wanted
         tokenizer = self.core.tokenizer
         ignores = o.ignore_eos and self.bound is None  # a grammar's end is one
         self.eog = frozenset() if ignores or tokenizer is None else tokenizer.eog
@@ -171,20 +194,16 @@ class Job:
         self.max_tokens = math.inf if o.max_tokens is None else o.max_tokens
         if o.stop and tokenizer is None:
             raise NoTokenizerError("stop strings need a tokenizer, and the model file has none: use stop_ids")
-        self.text: TextStream | None = None
         if tokenizer is not None:
             self.text = TextStream(pieces_of(tokenizer) if self.reply is None else self.reply.piece, o.stop)
-        self.spoken = None if self.reply is None else Spoken(self.reply, self.ids, o.seed, structure is not None)
-        self.breakers: Breakers | None = None
+        if self.reply is not None:
+            self.spoken = Spoken(self.reply, self.ids, o.seed, structure is not None)
         if o.dry() and o.dry_breakers and tokenizer is not None:
             from pellucid.text.breakers import Breakers
 
             self.breakers = Breakers(self.core.piece, o.dry_breakers)
         self.tokens = list(self.ids)
         self.begun = len(self.ids)
-        self.drawn: list[tuple[int, float | None, list[tuple[int, float]]]] = []
-        self.taken = 0
-        self.more = True
         if o.max_tokens == 0:
             self.finish = "length"
         elif self.bound is not None:
@@ -393,9 +412,13 @@ class Job:
     def _release(self) -> tuple[list[int], list[TokenLogprob]]:
         """The tokens, and their log probabilities, that a stop string cannot reach any more; at the end, all."""
         out, waiting = self.held, 0 if self.finish or not self.text else self.new - self.text.settled
-        self.held = out[len(out) - waiting :]
-        if waiting:
-            out = out[:-waiting]
+        if not waiting:
+            self.held = []
+        else:
+            out, self.held = out[:-waiting], out[len(out) - waiting :]
+        if len(out) == 1:  # nearly always
+            ((token, spelled),) = out
+            return [token], [] if spelled is None else [spelled]
         return [token for token, _ in out], [logprob for _, logprob in out if logprob is not None]
 
     def _cut(self) -> None:

@@ -44,9 +44,7 @@ class _Running(Iterator[Item], Generic[Item]):
         except StopIteration:
             raise
         except Exception as error:
-            if isinstance(error, ValueError) and self._items.gi_running:
-                raise _busy() from None
-            self._failure = self._failed(error)
+            self._raised(error)
             raise
         finally:
             if self._items.gi_frame is None:
@@ -79,10 +77,23 @@ class _Running(Iterator[Item], Generic[Item]):
 
     def _drain(self) -> None:
         """Takes all items that are left. Raises the error that ended the stream, each time."""
-        for _ in self:
-            pass
+        try:
+            for item in self._items:  # in one loop, for `generate` has no other
+                self._add(item)
+        except Exception as error:
+            self._raised(error)
+            raise
+        finally:
+            if self._items.gi_frame is None:
+                self._give_back()
         if self._failure is not None:
             raise self._failure
+
+    def _raised(self, error: Exception) -> None:
+        """Notes what taking an item raised. Raises ContextBusyError where another thread takes one."""
+        if isinstance(error, ValueError) and self._items.gi_running:
+            raise _busy() from None
+        self._failure = self._failed(error)
 
     def _ipython_display_(self) -> None:
         """In a notebook, takes all items that are left and shows what comes, then the whole."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pellucid.schedule.batch import Batch
+from pellucid.schedule.caller import Caller, Work
 from pellucid.schedule.cost import Cost, Seconds, fit
 from pellucid.schedule.passes import LEAST_PREFILL, Want, shares
+from tests.schedule.test_interleavings import FakeJob, FakeSequence, alone
 
 PROMPT = st.integers(1, 3000).map(lambda rows: Want(rows, False))
 TOKEN = st.integers(1, 3).map(lambda rows: Want(rows, True))
@@ -97,3 +102,57 @@ def test_whole_tiles_of_rows() -> None:
     assert [cost.rows(0, rows, 0, 0, 512, 8) for rows in (0, 1, 7, 8, 9)] == [16, 23, 17, 16, 23]
     assert [cost.rows(0, rows, 0, 0, 512, 16) for rows in (0, 1, 8, 16, 17)] == [16, 31, 24, 16, 31]
     assert [cost.rows(0.06, 8, 0, 0, most, 16) for most in (512, 30, 10)] == [40, 30, 10]
+
+
+def test_few_passes_of_one_size_leave_the_rest_open() -> None:
+    """Where many coefficients fit, the least of them."""
+    found = fit([(16, 0, 0.01)] * 3)
+    assert found.each == pytest.approx(0.005) and found.row == pytest.approx(0.005 / 16) and found.deep == 0
+
+
+def decodes(prompt: list[int], drawn: int, lacking: int = 1) -> Work:
+    """A request that has drawn so many tokens, of which its sequence lacks the last."""
+    job = FakeJob(prompt, 8)
+    job.drawn = [(id, None, []) for id in alone(prompt, drawn)]
+    job.taken = drawn
+    assert job.advance() == (drawn < 8)
+    job.sequence = FakeSequence()
+    job.sequence.ids = job.tokens[: len(job.tokens) - lacking]
+    work = Work(job, Caller(None, 8, Mock))
+    work.told = drawn
+    return work
+
+
+def test_a_pass_that_follows_one_of_the_same_requests() -> None:
+    works = [decodes([1, 2, 3], 1), decodes([4], 7), decodes(list(range(70)), 3)]
+    usual = Batch()
+    for work in works:
+        usual.add(work, 1)
+    assert usual.steady() == works
+    short = Batch.decoding(works)
+    assert short is not None
+    for name in Batch.__slots__:
+        assert getattr(short, name) == getattr(usual, name), name
+
+
+@pytest.mark.parametrize("other", ["gone", "failed", "ahead", "untold", "ended", "lacks two"])
+def test_one_that_does_not_decode_any_more(other: str) -> None:
+    work = decodes([1, 2], 8 if other == "ended" else 2, 2 if other == "lacks two" else 1)
+    work.gone = other == "gone"
+    work.failure = ValueError() if other == "failed" else None
+    work.unread = work.ahead if other == "ahead" else 0  # type: ignore[assignment]
+    work.told -= other == "untold"
+    assert Batch.decoding([decodes([3], 1), work]) is None
+
+
+@pytest.mark.parametrize("other", ["alone", "deadline", "cut", "few rows", "prompt", "bound"])
+def test_a_pass_that_none_like_it_need_follow(other: str) -> None:
+    works = [decodes([1], 2), decodes([2], 2, 3 if other == "prompt" else 1)][other == "alone" :]
+    work, batch = works[-1], Batch()
+    work.deadline = 1.0 if other == "deadline" else None
+    work.cuts = [9] if other == "cut" else []
+    work.caller.rows = 1 if other == "few rows" else 8
+    work.job.bound = Mock() if other == "bound" else None
+    for one in works:
+        batch.add(one, len(one.job.tokens) - one.job.sequence.length)
+    assert batch.steady() == []

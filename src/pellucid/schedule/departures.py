@@ -45,6 +45,7 @@ class Departures:
         self._stepping: Work | None = None  # the request whose pass `Scheduler.step` runs
         self._running: list[Work] = []  # the most urgent first
         self._waiting: list[Work] = []
+        self._steady: list[Work] = []  # those of the last pass, if it had a row of each (Batch.steady)
         self._short = False  # memory ran out: no request is admitted before another ends
         self.scoring = threading.Lock()  # of what `turns.score` computes
         self._holders = Holders()
@@ -151,6 +152,7 @@ class Departures:
     def _quit(self, queue: list[Work], work: Work) -> None:
         """With the lock: one ends that ran or waited."""
         queue.remove(work)
+        self._steady = []
         self._served.left(work.key)
 
     def _in_pass(self) -> set[Work]:

@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from pellucid import _engine
@@ -276,7 +277,13 @@ class Scheduler(Seat):
     def _gather(self) -> Batch | None:
         """The next pass; None where nothing is left to do."""
         with self._after, self._lock:
-            batch = self._alone() if len(self._running) == 1 and not self._waiting else self._together()
+            batch = None
+            if self._steady and not self._waiting and self._steady == self._running:
+                with suppress(Exception):  # which `_wants` meets again
+                    batch = Batch.decoding(self._running)
+            if batch is None:
+                batch = self._alone() if len(self._running) == 1 and not self._waiting else self._together()
+                self._steady = [] if batch is None else batch.steady()
             if batch is not None and len(batch.entries) == 1:
                 batch.sole = self._holders.only(batch.entries[0][0], self._running, self._waiting)
                 batch.sole &= self.reuse is None or not self.reuse.bytes

@@ -27,7 +27,11 @@ class TextStream:
     text shown after those. Raises ``ValueError`` for an empty stop string, ``TypeError`` for one that is not a string.
     """
 
-    __slots__ = ("_decoded", "_decoder", "_ends", "_held", "_piece", "_shown", "_stops", "settled", "stopped", "tail")
+    # fmt: off
+    __slots__ = (
+        "_begun", "_decoded", "_decoder", "_ends", "_held", "_piece", "_shown", "_stops", "settled", "stopped", "tail",
+    )
+    # fmt: on
 
     def __init__(self, piece: Callable[[int], bytes], stop: Iterable[str] = ()) -> None:
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
@@ -39,6 +43,7 @@ class TextStream:
         self._piece = piece
         self._stops = stops
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._begun = False  # a character, of which bytes are to come
         self._held = ""
         self._decoded = self._shown = 0  # characters
         self._ends: list[
@@ -52,15 +57,26 @@ class TextStream:
         """The text that can be shown after ``id``, often ``""``; always ``""`` after a stop."""
         if self.stopped is not None:
             return ""
-        new = self._decoder.decode(self._piece(id))
+        new = self._decode(self._piece(id))
         if not self._stops:
             self.settled += 1
             return new
         self._decoded += len(new)
-        self._ends.append((self._decoded, not self._decoder.getstate()[0]))
+        self._ends.append((self._decoded, not self._begun))
         text = self._advance(new, last=False)
         self._settle(text)
         return text
+
+    def _decode(self, raw: bytes) -> str:
+        """The characters that end with these bytes."""
+        if not self._begun:
+            try:
+                return raw.decode()
+            except UnicodeDecodeError:  # it begins a character, or is not UTF-8
+                pass
+        new = self._decoder.decode(raw)
+        self._begun = bool(self._decoder.getstate()[0])
+        return new
 
     def flush(self) -> str:
         """Ends the generation: returns the text held back, with U+FFFD for an incomplete character."""
