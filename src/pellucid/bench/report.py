@@ -132,6 +132,7 @@ def _op(op: Op, limits: Sequence[Limits], huge: bool) -> Document:
     best = limits[0]
     for one in limits:
         best = Limits.better(best, one)
+    reading, computing = op.work.bytes / (op.read * 1e9), op.work.seconds(best, huge)[1]
     return {
         "phase": op.phase,
         "kind": op.kind,
@@ -140,7 +141,8 @@ def _op(op: Op, limits: Sequence[Limits], huge: bool) -> Document:
         "microseconds": op.ns / 1e3,
         "bytes": op.work.bytes,
         "operations": dict(op.work.operations),
-        "limit_microseconds": max(op.work.seconds(best, huge)) * 1e6,
+        "read_gb_per_second": op.read,
+        "limit_microseconds": max(reading, computing) * 1e6,
         "kernel_microseconds": None if op.kernel_ns is None else op.kernel_ns / 1e3,
     }
 
@@ -170,8 +172,8 @@ def rows(doc: Document) -> Rows:
         out += [_moment_row(p["name"] if not i else "", x) for p in grouped for i, x in enumerate(p["by_bandwidth"])]
         if changed := sum(p["bandwidth_changed"] for p in grouped):
             out.append([f"left out: {changed} run{'s' if changed > 1 else ''} in which the bandwidth changed"])
-    for phase, ops in groupby(doc["operations"], key=lambda o: o["phase"]):
-        out += [[""], [f"a pass of {phase}, each operation by itself"]]
+    for (phase, read), ops in groupby(doc["operations"], key=lambda o: (o["phase"], o["read_gb_per_second"])):
+        out += [[""], [f"a pass of {phase}, each operation by itself; {read:.1f} GB/s beside it"]]
         out += [["operation", "us", "%", "limit", "of it", "GB/s", "Gop/s", "of kernel"]]
         out += op_rows(list(ops))
     return out

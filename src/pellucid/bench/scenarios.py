@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pellucid.bench import moments, operations, work
 from pellucid.bench.kernels import Kernels
@@ -89,7 +90,7 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class Op:
     """All operations of one name in one pass: how many there are, their nanoseconds in total, and their least work.
-    kernel_ns: of their products by the kernels alone; None where they have none."""
+    read: GB/s beside the pass; kernel_ns: of their products by the kernels alone; None where they have none."""
 
     phase: str
     kind: str
@@ -97,7 +98,18 @@ class Op:
     count: int
     ns: int
     work: Work
+    read: float
     kernel_ns: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPass:
+    """The fastest pass of a kind: nanoseconds of each operation, and GB/s beside it."""
+
+    name: str
+    parts: Pass
+    ns: npt.NDArray[np.int64]
+    read: float
 
 
 class Bench:
@@ -211,22 +223,30 @@ class Bench:
         """The least work of passes of this model."""
         return work.count(self.engine.plan, passes, self.cost)
 
-    def operations(self, kernels: Kernels, progress: Callable[[str], None], repeat: int = 5) -> list[Op]:
-        """The time of each operation in the fastest pass of each kind: a decode step, one of several sequences, and a
-        full pass of prefill. Right after it, the products of the pass by the kernels alone."""
-        plan, found = self.engine.plan, []
+    def timed_passes(self, prober: Prober, progress: Callable[[str], None], repeat: int = 5) -> list[TimedPass]:
+        """The fastest pass of each kind: a decode step, one of several sequences, and a full pass of prefill."""
+        found = []
         for name, parts in self.passes():
             progress(f"operations: {name}")
-            best = operations.fastest(self.engine, [self.ids(part.n) for part in parts], repeat=repeat)
+            ids = [self.ids(part.n) for part in parts]
+            runs = operations.passes(self.engine, ids, prober.read, repeat=repeat)
+            found.append(TimedPass(name, parts, *min(runs, key=lambda run: run[0].sum())))
+        return found
+
+    def operations(self, timed: Sequence[TimedPass], kernels: Kernels, progress: Callable[[str], None]) -> list[Op]:
+        """The operations of these passes, and their products by the kernels alone."""
+        plan, found = self.engine.plan, []
+        for one in timed:
+            progress(f"kernels alone: {one.name}")
             groups: dict[tuple[str, str], list[int]] = {}
             for i, op in enumerate(plan.ops):
                 groups.setdefault((op.kind.name.lower(), op.name), []).append(i)
-            alone = self._alone(kernels, parts)
+            alone = self._alone(kernels, one.parts)
             for (kind, op_name), numbers in groups.items():
-                least = sum((work.count(plan, [parts], self.cost, i) for i in numbers), Work())
+                least = sum((work.count(plan, [one.parts], self.cost, i) for i in numbers), Work())
                 ns = [alone[i] for i in numbers if i in alone]
-                taken = int(best[numbers].sum())
-                found.append(Op(name, kind, op_name, len(numbers), taken, least, sum(ns) if ns else None))
+                taken, kernel = int(one.ns[numbers].sum()), sum(ns) if ns else None
+                found.append(Op(one.name, kind, op_name, len(numbers), taken, least, one.read, kernel))
         return found
 
     def passes(self) -> list[tuple[str, list[Part]]]:

@@ -70,11 +70,12 @@ def bench(
             raise output.UsageError(f"--phase {', '.join(phase or ())}: this model's phases are {names}")
         prober = Prober(runner.info.isa, runner.info.threads)
         runs, limits = runner.measure(chosen, prober, repeat, output.note)
+        passes = runner.timed_passes(prober, output.note) if ops else []
         del prober  # its buffers, before the kernels' weights
         timed = []
         if ops:
             kernels = Kernels(runner.info.isa, runner.info.threads, tuning=runner.info.tuning)
-            timed = runner.operations(kernels, output.note)
+            timed = runner.operations(passes, kernels, output.note)
         document = report.document(runner, runs, limits, timed)
     compared = {} if earlier is None else {"compared": history.compare(document, earlier)}
     if json:
