@@ -41,16 +41,16 @@ class _Running(Iterator[Item], Generic[Item]):
     def __next__(self) -> Item:
         try:
             item = next(self._items)
+            self._add(item)
+            return item
         except StopIteration:
             raise
-        except Exception as error:
+        except BaseException as error:
             self._raised(error)
             raise
         finally:
             if self._items.gi_frame is None:
                 self._give_back()
-        self._add(item)
-        return item
 
     def close(self) -> None:
         """Stops the generation. May be called again. Raises ContextBusyError while another thread takes a piece."""
@@ -80,7 +80,7 @@ class _Running(Iterator[Item], Generic[Item]):
         try:
             for item in self._items:  # in one loop, for `generate` has no other
                 self._add(item)
-        except Exception as error:
+        except BaseException as error:
             self._raised(error)
             raise
         finally:
@@ -89,11 +89,15 @@ class _Running(Iterator[Item], Generic[Item]):
         if self._failure is not None:
             raise self._failure
 
-    def _raised(self, error: Exception) -> None:
-        """Notes what taking an item raised. Raises ContextBusyError where another thread takes one."""
+    def _raised(self, error: BaseException) -> None:
+        """Notes what taking an item raised; after an interrupt, which may have lost one, none follows. Raises
+        ContextBusyError where another thread takes one."""
         if isinstance(error, ValueError) and self._items.gi_running:
             raise _busy() from None
-        self._failure = self._failed(error)
+        if isinstance(error, Exception):
+            self._failure = self._failed(error)
+        else:
+            self._items.close()
 
     def _ipython_display_(self) -> None:
         """In a notebook, takes all items that are left and shows what comes, then the whole."""

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from pellucid import BatchStream, Completion, Model, SamplingOptions, Stream
-from pellucid.errors import BatchError, ContextBusyError, ContextFullError, NumericsError
+from pellucid.errors import BatchError, ClosedError, ContextBusyError, ContextFullError, NumericsError
 from pellucid.options import TEMPLATE_DEFAULTS
+from pellucid.results import Gathered
 from pellucid.schedule.scheduler import Scheduler
 
 OPTIONS: dict[str, Any] = {"max_tokens": 9, "seed": 5, "temperature": 1.0, "ignore_eos": True}
@@ -99,6 +100,36 @@ def test_a_stream_has_one_user_at_a_time(smol: Model) -> None:
     leave.set()
     thread.join()
     assert stream.result().finish_reason == "length"
+
+
+@pytest.mark.parametrize("by", ["result", "next"])
+def test_an_interrupt_between_two_pieces(smol: Model, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    """It may have lost one: there is no result without it."""
+    context = smol.context()
+    several = smol.stream(["Hi", "Ho"], **OPTIONS)
+    real = Gathered.add
+    made: list[Any] = [*streams(smol).values(), context.stream("Hi", **OPTIONS), several]
+    for stream in made:
+        left = [None] * 3
+
+        def add(self: Gathered, piece: Any, left: list[None] = left) -> None:
+            left.pop()
+            if not left:
+                raise KeyboardInterrupt
+            real(self, piece)
+
+        monkeypatch.setattr(Gathered, "add", add)
+        with pytest.raises(KeyboardInterrupt):
+            if by == "result":
+                stream.result()
+            for _ in stream:
+                pass
+        monkeypatch.setattr(Gathered, "add", real)
+        for _ in range(2):
+            with pytest.raises(ClosedError, match="interrupted"):
+                stream.result()
+        assert not list(stream)
+    assert context.generate("Hi", **OPTIONS).ids  # which is free again
 
 
 def test_the_result_of_a_stream_that_failed(ids_only: Model) -> None:

@@ -145,14 +145,18 @@ def test_one_that_does_not_decode_any_more(other: str) -> None:
     assert Batch.decoding([decodes([3], 1), work]) is None
 
 
-@pytest.mark.parametrize("other", ["alone", "deadline", "cut", "few rows", "prompt", "bound"])
+@pytest.mark.parametrize("other", ["alone", "deadline", "cut", "few rows", "prompt", "bound", "bound to a token"])
 def test_a_pass_that_none_like_it_need_follow(other: str) -> None:
     works = [decodes([1], 2), decodes([2], 2, 3 if other == "prompt" else 1)][other == "alone" :]
     work, batch = works[-1], Batch()
     work.deadline = 1.0 if other == "deadline" else None
     work.cuts = [9] if other == "cut" else []
     work.caller.rows = 1 if other == "few rows" else 8
-    work.job.bound = Mock() if other == "bound" else None
+    if other.startswith("bound"):
+        work.job.bound, work.job.options = Mock(), Mock(logprobs=1)
+    if other == "bound to a token":  # and to one after it, which is left for a later pass
+        work.job.tokens += [5, 6]
     for one in works:
-        batch.add(one, len(one.job.tokens) - one.job.sequence.length)
+        batch.add(one, len(one.job.tokens) - one.job.sequence.length if other == "prompt" else 1)
     assert batch.steady() == []
+    assert other != "bound to a token" or (batch.wanted == [1, 1] and not batch.bounds)

@@ -87,11 +87,11 @@ class Batch:
     def steady(self) -> list[Work]:
         """Its requests, if they had a row each, and `decoding` may be asked for the next one; else []."""
         n = len(self.entries)
-        if n < 2 or self.rows != n or self.bounds or self.guesses or self.wanted != [1] * n:
+        if n < 2 or self.rows != n or self.guesses or self.wanted != [1] * n:
             return []
         works = [work for work, _ in self.entries]
-        fits = all(work.deadline is None and not work.cuts and work.caller.rows >= n for work in works)
-        return works if fits else []
+        free = all(work.deadline is None and not work.cuts and work.job.bound is None for work in works)
+        return works if free and all(work.caller.rows >= n for work in works) else []
 
     def all_stopped(self) -> bool:
         return all(work.gone or work.caller.cancelled for work, _ in self.entries)
