@@ -27,6 +27,8 @@ pytestmark = pytest.mark.live
 
 # Not compared: MXFP4 for all matrices is Pellucid's own, and llama.cpp makes Q2_K_S only with importances.
 OURS = ("MXFP4", "Q2_K_S")
+FLOATS = ("F32", "F16", "BF16")
+WITH_IMPORTANCES = "Q6_K Q5_K_M Q5_1 Q5_0 Q4_K_M Q4_1 Q4_0 IQ4_XS IQ4_NL Q3_K_M Q2_K Q2_K_S".split()
 REFUSED = ("nemotron_h", "deepseek_v2")  # whose tiny files llama.cpp does not read
 SIZES = {
     "untied": {},
@@ -63,7 +65,7 @@ def test_mixture(tmp_path: Path, mixture: str, sizes: str) -> None:
     ours, theirs = both(source, tmp_path, mixture)
     formats = [{t.name: t.tensor_type.name for t in gguf.GGUFReader(p).tensors} for p in (ours, theirs)]
     assert formats[0] == formats[1]
-    if mixture not in ("F32", "F16", "BF16"):
+    if mixture not in FLOATS:
         assert error(source, ours) <= 1.0001 * error(source, theirs)
 
 
@@ -123,7 +125,7 @@ def half(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("mixture", ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_M", "Q2_K"])
+@pytest.mark.parametrize("mixture", [m for m in MIXTURES if m not in (*OURS, *FLOATS, "MXFP4_MOE")])
 def test_perplexity(half: Path, tmp_path: Path, mixture: str) -> None:
     """At most 0.5 % above llama.cpp's."""
     text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()[:12_000]
@@ -143,7 +145,7 @@ def importances_of_half(half: Path) -> dict[str, Importance]:
         return importances(model.core, [ids[i : i + 500] for i in range(0, len(ids), 500)])
 
 
-@pytest.mark.parametrize("mixture", ["Q4_K_M", "Q4_0", "IQ4_XS", "IQ4_NL", "Q3_K_M", "Q2_K", "Q2_K_S"])
+@pytest.mark.parametrize("mixture", WITH_IMPORTANCES)
 def test_perplexity_with_importances(
     half: Path, importances_of_half: dict[str, Importance], tmp_path: Path, mixture: str
 ) -> None:
