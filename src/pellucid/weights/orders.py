@@ -19,7 +19,8 @@ __all__ = ["has_inputs_first", "in_order", "moved", "orders", "plain"]
 # Matrices that read the same rows and are given them in their order: it must be the same for all of them.
 _TOGETHER = (
     ("attn_q", "attn_k", "attn_v"), ("attn_qkv", "attn_gate"), ("attn_output",), ("ffn_gate", "ffn_up"),
-    ("attn_q_a",), ("attn_q_b",), ("ffn_gate_up",), ("ffn_down",), ("ffn_gate_shexp", "ffn_up_shexp"), ("ffn_down_shexp",), ("ssm_in",), ("ssm_out",),
+    ("attn_q_a",), ("attn_q_b",), ("ffn_gate_up",), ("ffn_down",), ("ffn_gate_shexp", "ffn_up_shexp"),
+    ("ffn_down_shexp",), ("ssm_in",), ("ssm_out",),
 )  # fmt: skip
 _HINT = "GPTQ, AWQ and AutoRound; else a GGUF file of the model, or quantize= on the original folder"
 
