@@ -94,7 +94,8 @@ def mixture(p: Plan, layer: int, h: int, e: Experts, act: str, scale: float = 1.
     if e.shared and e.gated:
         one = Experts(1, 1, e.shared, frozenset({"sigmoid"}))
         routes = route(p, layer, h, one, "ffn_gate_inp_shexp")
-        f = experts(p, layer, h, routes, one, act, "shexp")
+        h = p.arranged(layer, h, [f"blk.{layer}.ffn_{part}_shexp" for part in ("gate", "up")])
+        f = p.arranged(layer, experts(p, layer, h, routes, one, act, "shexp"), [f"blk.{layer}.ffn_down_shexp"])
         add(p, layer, f, routes, one, "shexp", scale)
     elif e.shared:
         p.add(layer, "ffn_down_shexp", p.glu(layer, h, e.shared, act, "_shexp"), scale=scale)

@@ -144,6 +144,7 @@ class Folder:
     width: str = "hidden_size"
     # GGUF's name of a matrix, without its layer -> what a converter does to it and to its bias
     change: Mapping[str, Callable[[Settings, Any], Any]] = field(default_factory=dict)
+    turned: tuple[str, ...] = ()  # those of `change` that the model stores as (k, rows)
     # GGUF's name of a stack of matrices that may be in MXFP4 -> what reorders its rows, (experts, rows, ...)
     mxfp4: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     # GGUF's name of a matrix, without its layer -> those of the matrices that a converter makes of it, and how

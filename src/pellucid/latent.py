@@ -36,6 +36,7 @@ def attend(
     if a.query_rank:
         name, source = "attn_q_b", p.linear(layer, "attn_q_a", h, a.query_rank, f"attn_q_a{a.query_rank}")
         p.norm_columns(layer, "attn_q_a_norm", source, 0, a.query_rank, eps=EPS)
+    source = p.arranged(layer, source, [f"blk.{layer}.{name}"])
     full, k, width = f"blk.{layer}.{name}", p.buffers[source].dim, a.nope + a.rope
     still = p.stack(f"{full}.nope", a.heads, a.nope, k, part=Part(full, 0, width), flat=True)
     turned = p.stack(f"{full}.rope", a.heads, a.rope, k, part=Part(full, a.nope, width), flat=True)

@@ -151,6 +151,7 @@ class Plan(Tables):
     def linear(self, layer: int, name: str, h: int, rows: int, out: str, *, scale: float = 1.0) -> int:
         """scale times the product of a matrix and h, with a bias where the file has one, in the buffer `out`."""
         full = layered(layer, name)
+        h = self.arranged(layer, h, [full])
         mat = self.matrix(full, rows, self.buffers[h].dim)
         seg = self.row_of_segments([mat], biases=[self.bias(full, rows)], scale=scale)
         return self.operation(Kind.LINEAR, layer, name, inp=h, out=self.buffer(out, rows), seg=seg, n_seg=1).out
@@ -185,7 +186,6 @@ class Plan(Tables):
         """Queries alone, for a layer that attends to the keys and values of the earlier layer `of`, whose attention has
         the same sizes (Gemma 4). They are rotated by `rotate`; nothing is appended."""
         n = a.n_q * a.dk
-        h = self.arranged(layer, h, [layered(layer, "attn_q")])
         self._known["cache_layer", layer] = self._known["cache_layer", of]
         return QKV(self.linear(layer, "attn_q", h, n, f"q{n}"), a)
 

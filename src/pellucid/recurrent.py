@@ -28,14 +28,18 @@ def project(
     are parts of other tensors."""
     width = sum(rows for _, rows in parts)
     out = p.buffer(f"p{width}", width)
-    mats, biases, columns, at = [], [], [], 0
+    mats, biases, columns, wholes, at = [], [], [], [], 0
     for part, rows in parts:
         name, whole = f"blk.{layer}.{part}", (within or {}).get(part)
         mats.append(p.matrix(name, rows, p.buffers[h].dim, part=whole))
         biases.append(p.bias(name, rows, part=whole))
+        wholes.append(whole.name if whole else name)
         columns.append(at)
         at += rows
-    seg = p.row_of_segments(mats, columns, biases, terms=[2 if name in exact else 1 for name, _ in parts])
+    terms = [2 if name in exact else 1 for name, _ in parts]
+    ordered = p.arranged(layer, h, wholes)
+    inputs = [ordered if f"{name}.order" in p.tensors else -1 for name in wholes]  # the others read h itself
+    seg = p.row_of_segments(mats, columns, biases, terms, inputs=inputs)
     return p.operation(Kind.LINEAR, layer, parts[0][0], inp=h, out=out, seg=seg, n_seg=len(mats)).out
 
 
@@ -45,6 +49,7 @@ def gated_queries(p: Plan, layer: int, h: int, a: Attention) -> tuple[QKV, int]:
     whole, fused = f"blk.{layer}.attn_q", f"blk.{layer}.attn_qkv"
     if f"{fused}.weight" in p.tensors:  # all three are one matrix
         whole, rows = fused, rows + keys + values
+    h = p.arranged(layer, h, [whole] if whole == fused else [f"blk.{layer}.attn_{part}" for part in "qkv"])
 
     def half(which: str, first: int) -> tuple[list[int], list[int]]:
         parts = [Part(whole, (2 * i + first) * a.dk, rows) for i in range(a.n_q)]

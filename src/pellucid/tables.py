@@ -169,7 +169,7 @@ class Tables:
         n = self.buffers[h].dim
         self.used.update(found)
         vec = self.once(("vector", found[0]), self.vectors, lambda: self._floats(found[0], n))
-        out = self.buffer(f"g{n}", n)
+        out = self.buffer(f"order{n}", n)
         return self.operation(Kind.REORDER, layer, "order", inp=h, out=out, vec=vec).out
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> TensorLike:

@@ -123,4 +123,7 @@ def _check_all_was_read(source: Source, p: Plan) -> None:
             raise source.refuse(key)
     for name in source.tensors:
         if name not in p.used and name not in source.used and not _LEFT_OUT.fullmatch(name):
+            if name.endswith(".order"):  # no tensor of the file's own
+                module = source.own_name(f"{name.removesuffix('.order')}.weight").removesuffix(".weight")
+                raise UnsupportedModelError(feature=f"{module} with columns in an order of its own (act-order)")
             raise UnsupportedModelError(feature=f"tensor {source.own_name(name)}, which no operation reads,")

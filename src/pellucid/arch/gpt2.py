@@ -88,6 +88,7 @@ FOLDERS = {
         heads="n_head",
         width="n_embd",
         change=dict.fromkeys(_MATRICES, _turned),
+        turned=_MATRICES,
         derive=_derive,
     )
 }

@@ -307,8 +307,8 @@ class ModelFile:
         texts = []
         for why, names in found.items():
             size = sum(self.tensors[name].data.size for name in names)
-            first = self.own_name(names[0])
-            which = f"{len(names)} matrices ({first}, ...) are" if len(names) > 1 else f"{first} is"
+            own = [*dict.fromkeys(self.own_name(name) for name in names)]  # one may have become several
+            which = f"{len(own)} matrices ({own[0]}, ...) are" if len(own) > 1 else f"{own[0]} is"
             texts.append(f"{which} in F32, {size:,} bytes: {why}")
         return "; ".join(texts)
 

@@ -18,9 +18,12 @@ _UNITS = {"F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}
 
 def changed(t: Tensor, change: Callable[[Any], Any]) -> Tensor:
     """A tensor with its rows and columns in another order: in memory, or, of a stack of experts' matrices, made of one
-    at a time whenever they are asked for. Raises UnsupportedModelError, and ModelFileError where its shape does not
-    suit."""
+    at a time whenever they are asked for. A quantised matrix whose rows alone move stays as it is, its rows made
+    likewise. Raises UnsupportedModelError, and ModelFileError where its shape does not suit."""
     if t.type not in _UNITS:
+        places = rows_moved(t, change)
+        if places is not None:
+            return _gathered(t, places)
         raise UnsupportedModelError(feature=f"weight format {t.type} ({t.name})", supported=", ".join(_UNITS))
     unit = _UNITS[t.type]
     stacked = len(t.shape) == 3 and "experts" in t.name and t.shape[0] > 0
@@ -42,6 +45,32 @@ def changed(t: Tensor, change: Callable[[Any], Any]) -> Tensor:
     return t._replace(
         shape=(t.shape[0], *shape), data=Parts(tuple(Made(partial(rows, data), row, size) for data in experts))
     )
+
+
+def rows_moved(t: Tensor, change: Callable[[Any], Any]) -> npt.NDArray[np.intp] | None:
+    """The row of a matrix that stands in each place after `change`; None where that moves single columns, too. Raises
+    ModelFileError where its shape does not suit."""
+    if len(t.shape) != 2:
+        return None
+    try:
+        found = change(np.arange(2 * t.shape[0]).reshape(-1, 2))
+    except ValueError:
+        raise ModelFileError(f"has shape {t.shape}", file=t.file, field=t.name, offset=t.offset) from None
+    first = found[..., 0]
+    if found.shape[-1] != 2 or (first % 2).any() or not np.array_equal(found[..., 1], first + 1):
+        return None
+    return np.asarray(first // 2)
+
+
+def _gathered(t: Tensor, places: npt.NDArray[np.intp]) -> Tensor:
+    order, row = places.reshape(-1), t.data.size // max(t.shape[0], 1)
+
+    def make(first: int, end: int) -> npt.NDArray[np.uint8]:
+        part = order[first:end]
+        runs = np.split(part, np.flatnonzero(np.diff(part) != 1) + 1)  # of rows that follow one another
+        return np.concatenate([t.data[run[0] * row : (run[-1] + 1) * row].view(np.uint8) for run in runs])
+
+    return t._replace(shape=(*places.shape, t.shape[1]), data=Made(make, row, order.size * row))
 
 
 def plus(t: Tensor, offset: float) -> Tensor:

@@ -22,9 +22,9 @@ from pellucid.folder import ANY, Folder, Same, Wrapper
 from pellucid.parts import Parts
 from pellucid.weights import mxfp4, rotations
 from pellucid.weights.base import ModelFile, Tensor, same_bytes
-from pellucid.weights.derived import changed, of_floats, plus
+from pellucid.weights.derived import of_floats, plus
 from pellucid.weights.integers import Joined
-from pellucid.weights.orders import in_order, orders, plain
+from pellucid.weights.orders import has_inputs_first, in_order, moved, orders, plain
 from pellucid.weights.prequantised import Quantised, join
 from pellucid.weights.sentences import has_modules
 
@@ -407,13 +407,13 @@ def _tensors(
         if table.norm_offset and _NORM.search(name) and name.split(".")[-2] not in table.plain_norms:
             t = plus(t, table.norm_offset)
         stem = re.sub(r"^blk\.\d+\.|\.(weight|bias)$", "", name)
-        if name in ordered and (stem in table.split or stem in table.change):
-            t = plain(ordered.pop(name))
         for made, how in table.split.get(stem, {}).items():
-            found[name.replace(stem, made)] = changed(t, partial(how, c))
+            found[name.replace(stem, made)] = moved(t, partial(how, c), quantised)
         if stem not in table.split:
-            change = table.change.get(stem)
-            found[name] = t if change is None else changed(t, partial(change, c))
+            change = None if stem in table.turned and has_inputs_first(t, quantised) else table.change.get(stem)
+            found[name] = t if change is None else moved(t, partial(change, c), quantised)
+            if change is not None:
+                ordered.pop(name, None)
     for kind in {_kind(name) for name in experts}:
         found |= _stacked(folder, {name: parts for name, parts in experts.items() if _kind(name) == kind})
     found |= orders(found, ordered)

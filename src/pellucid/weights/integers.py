@@ -27,8 +27,9 @@ _ROW_BYTES = {"F32": lambda k: 4 * k, "INT4": lambda k: k // _BLOCK * 19, "Q8_0"
 
 
 class Joined(NamedTuple):
-    """A matrix. order: the column of the original that stands in each place, None: all in theirs; plain: the same
-    matrix in float32 with its columns in their places; why: what keeps a matrix in F32 from a smaller format."""
+    """A matrix. order: the column of the original that stands in each place, None: all in theirs; plain: of a matrix in
+    INT4 or Q8_0, the same in float32 with its columns in their places; why: what keeps a matrix in F32 from a smaller
+    format."""
 
     tensor: Tensor
     order: npt.NDArray[np.int32] | None = None
@@ -76,8 +77,7 @@ class Integers:
         if why:
             return Joined(self._tensor("F32", None, self.group), why=why)
         type = "INT4" if self.bits == 4 else "Q8_0"
-        plain = None if order is None else self._tensor("F32", None, self.group)
-        return Joined(self._tensor(type, order, group), order, plain)
+        return Joined(self._tensor(type, order, group), order, self._tensor("F32", None, self.group))
 
     def _fail(self, message: str) -> ModelFileError:
         return ModelFileError(message, file=self.codes.file, field=self.name, offset=self.codes.offset)

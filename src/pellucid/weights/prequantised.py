@@ -62,6 +62,7 @@ class Quantised:
 
     ordered: dict[str, Joined] = field(default_factory=dict)  # matrices with their columns in another order
     names: set[str] = field(default_factory=set)  # all matrices that are quantised
+    floats: dict[str, Tensor] = field(default_factory=dict)  # those in INT4 and Q8_0: the same in F32
     widened: set[str] = field(default_factory=set)  # those in FP8, as float32
     reasons: dict[str, str] = field(default_factory=dict)  # those of integers that are in F32: why
     method: str = ""
@@ -262,6 +263,8 @@ class _Reader:
         self.found.names.add(name)
         if joined.why:
             self.found.reasons[name] = joined.why
+        if joined.plain is not None:
+            self.found.floats[name] = joined.plain
         if joined.order is not None:
             self.found.ordered[name] = joined
 
