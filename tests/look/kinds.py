@@ -20,11 +20,14 @@ MLP = {
     "lfm2": "feed_forward",
     "lfm2moe": "feed_forward",
     "granitehybrid": "shared_mlp",
+    "gemma4": "post_feedforward_layernorm",
 }
 NAMES = ("gpt_oss", "qwen3moe", "mixtral", "lfm2", "qwen35", "granitehybrid", "phi2", "cohere", "olmo2", "gemma2",
          "granite", "olmoe", "lfm2moe", "qwen3next", "qwen35moe", "qwen2moe", "phimoe", "ernie4_5_moe", "glm4moe",
-         "deepseek_v3")  # fmt: skip
-CASES: dict[str, Case] = {name: BY_NAME[name] for name in NAMES}
+         "deepseek_v3", "gemma4")  # fmt: skip
+# Of these, what recurrent layers have; tests/look/inside.py has the other quantities of all but Mamba 2.
+RECURRENT = ("falcon_h1", "nemotron_h", "mamba2", "kimi_linear")
+CASES: dict[str, Case] = {name: BY_NAME[name] for name in (*NAMES, *RECURRENT)}
 
 
 def ids_of(case: Case, vocab: int) -> list[int]:

@@ -39,7 +39,7 @@ def ids_of(model: Model, name: str) -> list[int]:
 
 def compare(model: Model, name: str, stored: dict[str, Any]) -> None:
     ids, quantities = ids_of(model, name), [q for q in AXES if any(key.startswith(f"{q}/") for key in stored)]
-    assert {"hidden", "mlp_out"} <= {*quantities}
+    assert {"hidden", *(("gates", "conv", "states") if name in kinds.RECURRENT else ("mlp_out",))} <= {*quantities}
     everything = model.trace(ids, [name for name in quantities if name != "gates"])  # type: ignore[misc]
     for key, expected in stored.items():
         quantity, _, layer = key.partition("/")
@@ -52,13 +52,13 @@ def compare(model: Model, name: str, stored: dict[str, Any]) -> None:
         assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max(), key
 
 
-@pytest.mark.parametrize(("model", "name"), [(name, name) for name in kinds.NAMES], indirect=["model"])
+@pytest.mark.parametrize(("model", "name"), [(name, name) for name in kinds.CASES], indirect=["model"])
 def test_quantities(model: Model, name: str) -> None:
     compare(model, name, kinds.load(name))
 
 
 @pytest.mark.live
-@pytest.mark.parametrize(("model", "name"), [(name, name) for name in kinds.NAMES], indirect=["model"])
+@pytest.mark.parametrize(("model", "name"), [(name, name) for name in kinds.CASES], indirect=["model"])
 def test_quantities_of_transformers_now(model: Model, name: str) -> None:
     from tests.look.kinds_hf import observe
 
