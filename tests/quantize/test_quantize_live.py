@@ -28,7 +28,13 @@ pytestmark = pytest.mark.live
 # Not compared: MXFP4 for all matrices is Pellucid's own, and llama.cpp makes Q2_K_S only with importances.
 OURS = ("MXFP4", "Q2_K_S")
 FLOATS = ("F32", "F16", "BF16")
-WITH_IMPORTANCES = "Q6_K Q5_K_M Q5_1 Q5_0 Q4_K_M Q4_1 Q4_0 IQ4_XS IQ4_NL Q3_K_M Q2_K Q2_K_S".split()
+TEXTS = (
+    "performance",
+    "server",
+    "models",
+    "api",
+    "sampling",
+)  # of docs; one alone says little: ours / theirs vary by 1 %
 REFUSED = ("nemotron_h", "deepseek_v2")  # whose tiny files llama.cpp does not read
 SIZES = {
     "untied": {},
@@ -125,15 +131,19 @@ def half(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def loss(path: Path) -> float:
+    """The logarithm of the perplexity of some texts."""
+    docs = Path(__file__).parents[2] / "docs"
+    with Model.load(path, threads=2) as model:
+        scores = [model.score((docs / f"{name}.md").read_text()[:12_000]) for name in TEXTS]
+    return float(np.mean([np.log(score.perplexity) for score in scores]))
+
+
 @pytest.mark.parametrize("mixture", [m for m in MIXTURES if m not in (*OURS, *FLOATS, "MXFP4_MOE")])
 def test_perplexity(half: Path, tmp_path: Path, mixture: str) -> None:
     """At most 0.5 % above llama.cpp's."""
-    text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()[:12_000]
-    found = []
-    for path in both(half, tmp_path, mixture):
-        with Model.load(path, threads=2) as model:
-            found.append(model.score(text).perplexity)
-    assert found[0] <= 1.005 * found[1]
+    ours, theirs = both(half, tmp_path, mixture)
+    assert loss(ours) <= np.log(1.005) + loss(theirs)
 
 
 @pytest.fixture(scope="module")
@@ -145,18 +155,13 @@ def importances_of_half(half: Path) -> dict[str, Importance]:
         return importances(model.core, [ids[i : i + 500] for i in range(0, len(ids), 500)])
 
 
-@pytest.mark.parametrize("mixture", WITH_IMPORTANCES)
+@pytest.mark.parametrize("mixture", [m for m in MIXTURES if m not in (*FLOATS, "MXFP4", "MXFP4_MOE", "Q8_0")])
 def test_perplexity_with_importances(
     half: Path, importances_of_half: dict[str, Importance], tmp_path: Path, mixture: str
 ) -> None:
     """At most 0.5 % above that of llama.cpp's file, which the importances do change."""
-    text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()[:12_000]
-    found = []
     files = both(half, tmp_path, mixture, importances_of_half)
-    for path in files:
-        with Model.load(path, threads=2) as model:
-            found.append(model.score(text).perplexity)
-    assert found[0] <= 1.005 * found[1]
+    assert loss(files[0]) <= np.log(1.005) + loss(files[1])
     if mixture not in OURS:
         (tmp_path / "plain").mkdir()
         assert both(half, tmp_path / "plain", mixture)[1].read_bytes() != files[1].read_bytes()
