@@ -39,18 +39,26 @@ class _Running(Iterator[Item], Generic[Item]):
         return self
 
     def __next__(self) -> Item:
+        item = self._take()
+        if item is None:
+            raise StopIteration
+        return item
+
+    def _take(self, *, every: bool = False) -> Item | None:
+        """Takes the next item, or every one that is left, in one loop -> the last; None: there was none."""
+        item = None
         try:
-            item = next(self._items)
-            self._add(item)
-            return item
-        except StopIteration:
-            raise
+            for item in self._items:
+                self._add(item)
+                if not every:
+                    break
         except BaseException as error:
             self._raised(error)
             raise
         finally:
             if self._items.gi_frame is None:
                 self._give_back()
+        return item
 
     def close(self) -> None:
         """Stops the generation. May be called again. Raises ContextBusyError while another thread takes a piece."""
@@ -77,15 +85,7 @@ class _Running(Iterator[Item], Generic[Item]):
 
     def _drain(self) -> None:
         """Takes all items that are left. Raises the error that ended the stream, each time."""
-        try:
-            for item in self._items:  # in one loop, for `generate` has no other
-                self._add(item)
-        except BaseException as error:
-            self._raised(error)
-            raise
-        finally:
-            if self._items.gi_frame is None:
-                self._give_back()
+        self._take(every=True)
         if self._failure is not None:
             raise self._failure
 
