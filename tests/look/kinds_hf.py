@@ -24,9 +24,9 @@ def observe(name: str, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
         model = reference.load(case, golden, Path(folder), dtype)
     ids = kinds.ids_of(case, text_config(golden.config)["vocab_size"])
     found: dict[str, Any] = {"hidden/0": None}
-    layers = getattr(model, "backbone", getattr(model, "model", None)).layers
+    layers = (model.backbone if hasattr(model, "backbone") else model.model).layers
     module: Any = importlib.import_module(type(layers[0]).__module__)
-    functions = {n: getattr(module, n, None) for n in ("eager_attention_forward", "causal_conv1d_fn")}
+    functions: dict[str, Any] = {n: getattr(module, n, None) for n in ("eager_attention_forward", "causal_conv1d_fn")}
     eager, convolve = functions.values()
     hooks = []
 
