@@ -296,6 +296,14 @@ class Job:
         n = len(self.tokens)
         return int(min(most, self.room - n, self.max_tokens - (n - self.begun) - 1))
 
+    @property
+    def ends(self) -> frozenset[int]:
+        return self.eog | self.stop_ids
+
+    def passes(self, most: int) -> int:
+        """How many passes, at most so many, may draw a token each with nothing done between, unless it is of `ends`."""
+        return 1 if self.looks_back else self._follow(most - 1) + 1
+
     def guesses(self, most: int) -> Guesses | None:
         """No guesses yet, where it is bound: of at most so many tokens, with those that must follow each; None where
         there can be none."""

@@ -15,23 +15,32 @@ from pellucid.results import Completion, Gathered, Piece
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["BatchStream", "Stream"]
+__all__ = ["BatchStream", "Reader", "Stream"]
 
 Item = TypeVar("Item")
+
+
+class Reader:
+    """What whoever reads a generation wants of it. closed: nothing more; whole: all that is left, and nothing before
+    that."""
+
+    __slots__ = ("closed", "whole")
+
+    def __init__(self, whole: bool = False) -> None:
+        self.closed = False
+        self.whole = whole
 
 
 class _Running(Iterator[Item], Generic[Item]):
     """Items of a generator. `release` is called once: when the generator ends, fails or is closed or the object is
     collected, whichever comes first, but never while another thread still runs it.
 
-    stop: makes the generator yield what is left without computing, and end.
+    reader: tells the generator what is wanted; once closed, it yields what is left without computing, and ends.
     """
 
-    def __init__(
-        self, items: Generator[Item, None, None], stop: Callable[[], None], release: Callable[[], None] | None
-    ) -> None:
+    def __init__(self, items: Generator[Item, None, None], reader: Reader, release: Callable[[], None] | None) -> None:
         self._items = cast("GeneratorType[Item, None, None]", items)
-        self._stop = stop
+        self._reader = reader
         self._releases = [] if release is None else [release]
         self._failure: Exception | None = None
 
@@ -64,7 +73,7 @@ class _Running(Iterator[Item], Generic[Item]):
         """Stops the generation. May be called again. Raises ContextBusyError while another thread takes a piece."""
         if self._items.gi_running:
             raise _busy()
-        self._stop()
+        self._reader.closed = True
         with suppress(Exception):  # one that `result` raises
             for _ in self:
                 pass
@@ -85,6 +94,7 @@ class _Running(Iterator[Item], Generic[Item]):
 
     def _drain(self) -> None:
         """Takes all items that are left. Raises the error that ended the stream, each time."""
+        self._reader.whole = True
         self._take(every=True)
         if self._failure is not None:
             raise self._failure
@@ -128,10 +138,10 @@ class Stream(_Running[Piece]):
         self,
         pieces: Generator[Piece, None, None],
         gathered: Gathered,
-        stop: Callable[[], None],
+        reader: Reader,
         release: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(pieces, stop, release)
+        super().__init__(pieces, reader, release)
         self._gathered = gathered
 
     @property
@@ -169,9 +179,9 @@ class BatchStream(_Running[tuple[int, Piece]]):
     """
 
     def __init__(
-        self, pieces: Generator[tuple[int, Piece], None, None], gathered: Sequence[Gathered], stop: Callable[[], None]
+        self, pieces: Generator[tuple[int, Piece], None, None], gathered: Sequence[Gathered], reader: Reader
     ) -> None:
-        super().__init__(pieces, stop, None)
+        super().__init__(pieces, reader, None)
         self._gathered = gathered
 
     @property

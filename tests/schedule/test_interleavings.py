@@ -47,6 +47,7 @@ class FakeJob:
     sampler = bound = options = None
     root: Any = None
     cached = opening = 0
+    ends: frozenset[int] = frozenset()
 
     def __init__(self, prompt: list[int], most: int) -> None:
         self.sequence: Any = None
@@ -61,6 +62,9 @@ class FakeJob:
 
     def rows(self) -> int:
         return len(self.tokens) - self.sequence.length
+
+    def passes(self, most: int) -> int:
+        return min(most, self.most - len(self.drawn))
 
     def fresh(self, rows: int) -> bool:
         return rows == 1

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pellucid.errors import OutOfMemoryError, QueueFullError
+from pellucid.schedule.batch import Batch
 from pellucid.schedule.caller import Caller, Work
 from pellucid.schedule.cost import Cost
 from pellucid.schedule.departures import Departures
@@ -34,6 +35,9 @@ class Requests(Departures):
     for. elsewhere: the same for requests of other models, and of views, that decode; None where none does. It must not
     wait. tile: see Cost.
     """
+
+    passes = rows = 0  # that were computed
+    pass_seconds = 0.0
 
     def __init__(
         self,
@@ -378,6 +382,22 @@ class Requests(Departures):
         """A request ended, after the results that it has: what was decided without a draw may not be told yet."""
         self._tell_results(work)
         self._tell(work)
+
+    def _count(self, batch: Batch, seconds: float) -> None:
+        """Notes what a batch computed."""
+        done = batch.done
+        self.passes += done
+        self.rows += batch.rows * done
+        self.pass_seconds += seconds
+        if batch.rows > 1 or not self.passes % 16 or self.passes < 16:
+            self._cost.add(batch.rows, batch.deep + batch.rows * (done - 1) // 2, seconds / done)
+        of_key: dict[tuple[int, str], int] = {}
+        for (work, _), (_, part, _) in zip(batch.entries, batch.parts, strict=True):
+            n = len(part) * done
+            work.rows += n
+            of_key[work.key] = of_key.get(work.key, 0) + n
+        for key, n in of_key.items():
+            self._served.add(key, n)
 
     def _tell_results(self, work: Work) -> None:
         """A request has results that its caller does not know of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pellucid import _engine
@@ -24,17 +25,19 @@ class Guessed(NamedTuple):
 
 
 class Batch:
-    """A pass: its requests, and what came out of it."""
+    """A pass, or some that follow one another at once: its requests, and what came out of it."""
 
     __slots__ = (
         "bounds",
         "callers",
         "deep",
+        "done",
         "entries",
         "failed",
         "found",
         "guesses",
         "parts",
+        "passes",
         "rows",
         "samplers",
         "sole",
@@ -51,6 +54,7 @@ class Batch:
         self.bounds: list[Any] = []  # whose masks the pass waits for
         self.callers: set[Caller] = set()
         self.rows = self.deep = 0  # deep: sum of rows x depth
+        self.passes, self.done = 1, 0  # how many there may be, and were
         self.sole = False  # nothing but its only request held pages when it was made
         self.found: list[tuple[int, float | None, list[tuple[int, float]]] | None] = []
         self.failed: dict[int, Exception] = {}
@@ -66,7 +70,7 @@ class Batch:
             drawn = len(job.drawn)
             if work.gone or work.failure is not None or work.told < drawn or work.lag() >= work.ahead:
                 return None
-            if not job.advance():
+            if not job.taken or not job.advance():  # nothing delays a first token
                 return None
             sequence, tokens = job.sequence, job.tokens
             n = sequence.length
@@ -92,6 +96,32 @@ class Batch:
         works = [work for work, _ in self.entries]
         free = all(work.deadline is None and not work.cuts and work.job.bound is None for work in works)
         return works if free and all(work.caller.rows >= n for work in works) else []
+
+    def follow(self, most: int) -> None:
+        """Lets further passes, up to `most` with this one, follow at once: of `decoding`, and without guesses."""
+        self.passes = min(work.job.passes(most) for work, _ in self.entries)
+
+    def run(self, engine: Any, busy: Callable[[], object], **options: Any) -> None:
+        """Computes. busy: asked between passes whether somebody waits. Raises as `Engine.forward`."""
+        n, ends = len(self.parts), [work.job.ends for work, _ in self.entries] if self.passes > 1 else []
+        while True:
+            engine.forward(self.parts, samplers=self.samplers, failed=self.failed, found=self.found, **options)
+            self.done += 1
+            if self.done >= self.passes or self.failed or busy():
+                return
+            new = [result[0] for result in self.found[-n:] if result is not None]
+            if any(id in end for id, end in zip(new, ends, strict=True)):
+                return
+            self.parts = [(sequence, [id], 0) for (sequence, _, _), id in zip(self.parts, new, strict=True)]
+
+    def results(self) -> list[list[Any]]:
+        """What was found of each request; fewer than it wanted where it failed."""
+        found, at, out = self.found, 0, []
+        for i, wanted in enumerate(self.wanted):
+            mine = found[i :: len(self.wanted)] if self.passes > 1 else found[at : at + wanted]
+            at += wanted
+            out.append([one for one in mine if one is not None])
+        return out
 
     def all_stopped(self) -> bool:
         return all(work.gone or work.caller.cancelled for work, _ in self.entries)

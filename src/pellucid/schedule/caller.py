@@ -43,6 +43,13 @@ class Task(Protocol):
     def fresh(self, rows: int) -> bool:
         """Whether so many rows are those of new tokens."""
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens after which none follows."""
+
+    def passes(self, most: int) -> int:
+        """How many passes, at most so many, may draw a token each with nothing done between, unless it is of `ends`."""
+
     def soon(self) -> int:
         """How many tokens its sequence will hold before long."""
 
@@ -81,14 +88,28 @@ class Caller:
     """Requests whose results one thread at a time waits for.
 
     cancel: asked by that thread alone whether to end. rows: the most rows that the requests get together in a pass.
-    owner: gives what a permanent driver delivers results to, if there is anything.
+    together: passes whose results it takes together, where all requests decode. owner: gives what a permanent driver
+    delivers results to, if there is anything.
     """
 
-    __slots__ = ("__weakref__", "cancel", "cancelled", "event", "failure", "number", "owner", "ready", "rows", "thread")
+    __slots__ = (
+        "__weakref__",
+        "cancel",
+        "cancelled",
+        "event",
+        "failure",
+        "number",
+        "owner",
+        "ready",
+        "rows",
+        "thread",
+        "together",
+    )
 
     def __init__(self, cancel: Callable[[], bool] | None, rows: int, event: Callable[[], Any] = Signal) -> None:
         self.cancel = cancel
         self.rows = rows
+        self.together = 1
         self.number = next(_numbers)
         self.ready: deque[Work] = deque()  # a request for each result; may hold one whose result was already taken
         self.failure: Exception | None = None  # the error of a whole pass

@@ -26,6 +26,7 @@ from pellucid.sampling import MOST_SEED, SamplingOptions
 from pellucid.schedule.run import AT_ONCE, Item, of, pieces
 from pellucid.schedule.start import begin
 from pellucid.schedule.turns import score
+from pellucid.streams import Reader
 from pellucid.text.base import NoTokenizerError
 from pellucid.text.chat import BrokenTemplateError, NoTemplateError
 from pellucid.text.grammar import NoGrammarsError
@@ -157,7 +158,7 @@ def _complete(
         core,
         made(),
         common.replace(cancel=cancelled),
-        lambda: False,
+        Reader(whole=True),
         score,
         at_once=lambda: call.at_once - len(call.done),
     )

@@ -21,10 +21,12 @@ from pellucid.schedule.draft import Drafts
 from pellucid.schedule.reuse import Reuse
 from pellucid.schedule.room import Room
 from pellucid.schedule.scheduler import Scheduler
+from pellucid.streams import Reader
 
 __all__ = ["AT_ONCE", "Item", "drafts", "goes_back", "of", "pieces"]
 
 AT_ONCE = 32  # requests of one call in the scheduler
+TOGETHER = 8  # passes whose results are taken together where nobody waits for the first
 Score = Callable[[Scheduler, Work], None]
 
 _making = threading.Lock()
@@ -113,7 +115,7 @@ def pieces(
     core: Core,
     items: Iterable[Item],
     options: SamplingOptions,
-    closing: Callable[[], bool],
+    reader: Reader,
     score: Score,
     *,
     at_once: Callable[[], int] = lambda: AT_ONCE,
@@ -121,10 +123,11 @@ def pieces(
     """Runs generations and yields (item, piece) as they come, or (item, its error), which ends that one. At most
     `at_once()` are in flight; an item is taken when there is room.
 
-    An error of a whole pass is raised. closing: whether to end without computing. score: `turns.score`.
+    An error of a whole pass is raised. score: `turns.score`.
     """
     cancel, scheduler = canceller(options.cancel), of(core)
-    caller = Caller(_either(closing, cancel), options.chunk)
+    caller = Caller(_cancel(reader, cancel), options.chunk)
+    patient = cancel is None  # as long as no text ends a generation, which may compute some tokens more than it has
     active: dict[Work, Item] = {}
     waiting, left = iter(items), True
     forks = scheduler.forks
@@ -144,6 +147,7 @@ def pieces(
                 if job.finish:
                     yield item, job.end("")
                     continue
+                patient = patient and not job.options.stop and job.spoken is None
                 work = Work(job, caller, shared=item.shared, drafts=drafts(job))
                 active[work] = item
                 job.leave = partial(scheduler.leave, (work,))
@@ -159,8 +163,9 @@ def pieces(
                     else:
                         scheduler.submit(work)
             here = scheduler.computes_here()  # within a pass, of whose requests this may be one
-            if here and not closing():
+            if here and not reader.closed:
                 scheduler.check_here()
+            caller.together = TOGETHER if patient and reader.whole else 1
             if caller.ready or here:
                 caller.stopped()
             elif len(active) > 1 or not work.job.drawn or not scheduler.step(work):
@@ -236,8 +241,8 @@ def _before_a_stop_string(scheduler: Scheduler, work: Work, score: Score) -> Pie
     return out
 
 
-def _either(closing: Callable[[], bool], cancel: Callable[[], bool] | None) -> Callable[[], bool]:
-    return closing if cancel is None else lambda: closing() or cancel()
+def _cancel(reader: Reader, cancel: Callable[[], bool] | None) -> Callable[[], bool]:
+    return (lambda: reader.closed) if cancel is None else (lambda: reader.closed or cancel())
 
 
 def _after_fork() -> None:

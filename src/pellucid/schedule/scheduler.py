@@ -1,10 +1,11 @@
 """Which requests run, and who runs them.
 
 There is no thread of its own. A caller that waits and finds nobody driving drives: it runs passes, for all requests,
-until one of its own has a result, then hands the seat to another that waits. So a caller alone pays no hand-over
-between threads, a stream that nobody reads computes nothing, and a signal interrupts the pass of the thread that gets
-it. A pass that ends early has changed nothing; its requests are in the next one. Calls that are not generations
-(turns.py) have the seat for a pass of their own each time, in turn with the passes of the requests.
+until one of its own has a result (or some, where it takes them together), then hands the seat to another that waits. So
+a caller alone pays no hand-over between threads, a stream that nobody reads computes nothing, and a signal interrupts
+the pass of the thread that gets it. A pass that ends early has changed nothing; its requests are in the next one. Calls
+that are not generations (turns.py) have the seat for a pass of their own each time, in turn with the passes of the
+requests.
 
 A pass commits a result by appending it to the request's list. Everything else is derived from that list, so that an
 interrupted driver leaves nothing half done: who drives next delivers what it left.
@@ -62,8 +63,6 @@ class Scheduler(Seat):
         self._open = open
         self.new_signal = signal
         self.forks = 0
-        self.passes = self.rows = 0
-        self.pass_seconds = 0.0
         super().__init__(sequence, sequences, max_gap, reuse, lock, event, room, elsewhere, tile)
         self._speculation = Speculation(self._cost, assistant)
         _all.add(self)
@@ -134,58 +133,64 @@ class Scheduler(Seat):
                 self.leave_seat(caller)
 
     def step(self, work: Work) -> bool:
-        """`wait` for the next token of a request that is the only one, without what several need. -> False, where it is
-        not the only one; nothing was done then."""
-        caller, job = work.caller, work.job
+        """`wait` for the next tokens of a request that is the only one, without what several need. -> False, where it
+        is not; nothing was done then."""
+        caller, done = work.caller, 0
         with self._after, self._lock:
             if self._driver is not None or self._batch is not None or self._waiting or self._running != [work]:
                 return False
             self._driver, self._stepping = caller, work
             caller.thread = threading.get_ident()
         try:
-            if caller.stopped():
-                return True
-            if work.deadline is not None or not job.advance():
-                return False
-            sequence, tokens = job.sequence, job.tokens
-            n = sequence.length
-            if n != len(tokens) - 1 or (work.drafts is not None and self._speculation.wanted(work)):
-                return False
-            job.before_pass()
-            part = [(sequence, tokens[n:], 0)]
-            more: dict[str, Any] = {} if job.bound is None else {"masks": job.bound.fill}
-            found: list[Any] = []
-            failed: dict[int, Exception] = {}
-            start = time.perf_counter()
-            try:
-                self._open().forward(
-                    part, samplers=[job.sampler], cancel=caller.cancel, failed=failed, found=found, **more
-                )
-            except OutOfMemoryError:
-                return False
-            except _engine.Cancelled:
-                caller.cancelled = True
-                return True
-            except Exception as error:
-                sequence, part = None, []  # which the error's traceback would keep
-                caller.failure = error
-                return True
-            if failed:
-                self._fail_one(work, failed[0] if job.bound is None else job.bound.blame(failed[0]))
-            else:
-                job.drawn.append(found[0])
-                self._follow(work)
-            self.passes += 1
-            self.rows += 1
-            seconds = time.perf_counter() - start
-            self.pass_seconds += seconds
-            if not self.passes % 16 or self.passes < 16:
-                self._cost.add(1, n, seconds)
-            work.rows += 1
-            return True
+            while not caller.stopped() and self._step(work):
+                done += 1
+                over = caller.cancelled or caller.failure is not None or work.failure is not None or work.gone
+                if over or done >= caller.together or self._turns or self._waiting or self._running != [work]:
+                    break
+            return done > 0 or caller.cancelled
         finally:
             self.leave_seat(caller)
             caller.thread = 0
+
+    def _step(self, work: Work) -> bool:
+        """Runs the pass of the only request's next token. -> False: it needs more than that; nothing was done."""
+        caller, job = work.caller, work.job
+        if work.deadline is not None or not job.advance():
+            return False
+        sequence, tokens = job.sequence, job.tokens
+        n = sequence.length
+        if n != len(tokens) - 1 or (work.drafts is not None and self._speculation.wanted(work)):
+            return False
+        job.before_pass()
+        part = [(sequence, tokens[n:], 0)]
+        more: dict[str, Any] = {} if job.bound is None else {"masks": job.bound.fill}
+        found: list[Any] = []
+        failed: dict[int, Exception] = {}
+        start = time.perf_counter()
+        try:
+            self._open().forward(part, samplers=[job.sampler], cancel=caller.cancel, failed=failed, found=found, **more)
+        except OutOfMemoryError:
+            return False
+        except _engine.Cancelled:
+            caller.cancelled = True
+            return True
+        except Exception as error:
+            sequence, part = None, []  # which the error's traceback would keep
+            caller.failure = error
+            return True
+        if failed:
+            self._fail_one(work, failed[0] if job.bound is None else job.bound.blame(failed[0]))
+        else:
+            job.drawn.append(found[0])
+            self._follow(work)
+        self.passes += 1
+        self.rows += 1
+        seconds = time.perf_counter() - start
+        self.pass_seconds += seconds
+        if not self.passes % 16 or self.passes < 16:
+            self._cost.add(1, n, seconds)
+        work.rows += 1
+        return True
 
     # ---- a permanent driver -----------------------------------------------------------------------------------
 
@@ -215,7 +220,7 @@ class Scheduler(Seat):
         """Runs a pass; the caller drives. -> False: there was nothing to run."""
         if self._batch is not None:  # an interrupted driver left it
             self._settle(self._batch)
-        batch = self._gather()
+        batch = self._gather(caller)
         if batch is None:
             return False
         try:
@@ -255,15 +260,17 @@ class Scheduler(Seat):
         call has its turn before."""
         if self._batch is not None:  # an interrupted driver left it
             self._settle(self._batch)
-        while not caller.ready and caller.failure is None and not caller.stopped():
+        left = caller.together
+        while not (caller.ready and left < 1) and caller.failure is None and not caller.stopped():
             if until is not None and time.monotonic() > until:
                 return True
-            batch = self._gather()
+            batch = self._gather(caller, bool(caller.ready))
             if batch is not None:
                 try:
                     self._run(batch, caller)
                 finally:
                     self._settle(batch)
+                left -= batch.done
             elif caller.ready or caller.cancelled:
                 return True
             elif self._crowded:
@@ -274,14 +281,18 @@ class Scheduler(Seat):
                 return False
         return True
 
-    def _gather(self) -> Batch | None:
-        """The next pass; None where nothing is left to do."""
+    def _gather(self, caller: Caller, together: bool = False) -> Batch | None:
+        """The next pass; None where nothing is left to do. together: only one like the last, where all decoded."""
         with self._after, self._lock:
             batch = None
+            if together and self._turns:
+                return None
             if self._steady and not self._waiting and self._steady == self._running:
                 with suppress(Exception):  # which `_wants` meets again
                     batch = Batch.decoding(self._running)
-            if batch is None:
+                    if batch and batch.callers == {caller} and caller.together > 1 and self._speculation.rests(batch):
+                        batch.follow(caller.together)
+            if batch is None and not together:
                 batch = self._alone() if len(self._running) == 1 and not self._waiting else self._together()
                 self._steady = [] if batch is None else batch.steady()
             if batch is not None and len(batch.entries) == 1:
@@ -343,17 +354,19 @@ class Scheduler(Seat):
 
         start = time.perf_counter()
         try:
-            extra: dict[str, Any] = {} if meanwhile is None else {"meanwhile": meanwhile}
+            extra: dict[str, Any] = (
+                {"cancel": cancel} if meanwhile is None else {"cancel": cancel, "meanwhile": meanwhile}
+            )
             if batch.bounds:
                 extra["masks"] = batch.fill_masks
             engine = self._open()
             self._speculation.add(batch, engine.max_rows, cancel)
             start = time.perf_counter()
-            engine.forward(
-                batch.parts, samplers=batch.samplers, cancel=cancel, failed=batch.failed, found=batch.found, **extra
-            )
+            batch.run(engine, lambda: self._waiting or self._turns, **extra)
         except OutOfMemoryError as error:
-            if batch.guesses:  # without which there may be enough
+            if batch.done:  # what there is is delivered first
+                pass
+            elif batch.guesses:  # without which there may be enough
                 for i in batch.guesses:
                     batch.entries[i][0].hold()
             elif not self._preempt(batch):  # it has one request, which fails alone
@@ -364,20 +377,8 @@ class Scheduler(Seat):
                     leader.cancelled = True
             else:
                 self._fail(batch, error)
-        else:
-            seconds = time.perf_counter() - start
-            self.passes += 1
-            self.rows += batch.rows
-            self.pass_seconds += seconds
-            if batch.rows > 1 or not self.passes % 16 or self.passes < 16:
-                self._cost.add(batch.rows, batch.deep, seconds)
-            of_key: dict[tuple[int, str], int] = {}
-            for (work, _), (_, part, _) in zip(batch.entries, batch.parts, strict=True):
-                n = len(part)
-                work.rows += n
-                of_key[work.key] = of_key.get(work.key, 0) + n
-            for key, n in of_key.items():
-                self._served.add(key, n)
+        if batch.done:
+            self._count(batch, time.perf_counter() - start)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         for caller in batch.callers:
@@ -403,7 +404,7 @@ class Scheduler(Seat):
 
     def _settle(self, batch: Batch) -> None:
         """Delivers what a pass gave. May be called again after an interrupt."""
-        found, failed, at = batch.found, batch.failed, 0
+        failed, found = batch.failed, batch.results()
         for i, (work, before) in enumerate(batch.entries):
             job = work.job
             if failed and i in failed:
@@ -411,11 +412,10 @@ class Scheduler(Seat):
                     work.hold()
                 else:
                     self._fail_one(work, failed[i] if job.bound is None else job.bound.blame(failed[i]))
-            results: list[Any] = found[at : at + batch.wanted[i]]
-            at += len(results)
+            results = found[i]
             if i in batch.guesses:
                 results = self._speculation.verified(batch, i, results)
-            if results and results[0] is not None:
+            if results:
                 new = results[len(job.drawn) - before :]
                 job.drawn.extend(new)
                 if i in batch.guesses and new:

@@ -73,6 +73,10 @@ class Speculation:
             return False
         return bool(self._choose(work, _most(work), 1, 1, len(tokens))[0])
 
+    def rests(self, batch: Batch) -> bool:
+        """Whether a pass in which every request decodes has no guesses."""
+        return len(batch.entries) >= BUSY or all(work.drafts is None for work, _ in batch.entries)
+
     def add(self, batch: Batch, room: int, cancel: Callable[[], bool] | None) -> None:
         """Adds guesses to a pass of up to `room` rows. Raises what the assistant's passes raise."""
         decoding = [i for i, (_, before) in enumerate(batch.entries) if before > 0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +22,7 @@ from pellucid.schedule.room import cache_bytes_used
 from pellucid.schedule.run import Item, drafts, goes_back, of, pieces
 from pellucid.schedule.stats import Stats
 from pellucid.schedule.turns import score
-from pellucid.streams import BatchStream, Stream
+from pellucid.streams import BatchStream, Reader, Stream
 from pellucid.trimming import trimmed
 
 if TYPE_CHECKING:
@@ -236,10 +235,10 @@ def _start(
         return launch(job(0), options, dropped=begun[0].dropped)
     if gathered:
         job(0)  # raises what is wrong with the options
-    closing = threading.Event()
+    reader = Reader()
     share = copies > 1 and options.cache
     items = _items(job, len(gathered), copies if share else 1)
-    return BatchStream(_run_batch(core, items, names, copies, options, closing.is_set), gathered, closing.set)
+    return BatchStream(_run_batch(core, items, names, copies, options, reader), gathered, reader)
 
 
 def _items(job: Callable[[int], Job], n: int, copies: int) -> Iterator[Item]:
@@ -261,20 +260,20 @@ def launch(
 ) -> Stream:
     """The stream of one job. release: called when the stream ends or is closed. undo: called where it fails before its
     first new token. dropped: messages left out of its prompt."""
-    closing = threading.Event()
+    reader = Reader()
     gathered = Gathered(list(job.ids), job.options, dropped, len(job.prompt_text) if job.options.echo else 0)
 
     def give_back() -> None:
         if release is not None:
             release() if job.leave is None else job.leave(release)
 
-    return Stream(_run_one(job, options, closing.is_set, undo), gathered, closing.set, give_back)
+    return Stream(_run_one(job, options, reader, undo), gathered, reader, give_back)
 
 
 def _run_one(
-    job: Job, options: SamplingOptions, closing: Callable[[], bool], undo: Callable[[], None] | None
+    job: Job, options: SamplingOptions, reader: Reader, undo: Callable[[], None] | None
 ) -> Generator[Piece, None, None]:
-    running = pieces(job.core, [Item(0, job)], options, closing, score)
+    running = pieces(job.core, [Item(0, job)], options, reader, score)
     try:
         try:
             for _, piece in running:
@@ -296,12 +295,12 @@ def _run_batch(
     names: list[str],
     copies: int,
     options: SamplingOptions,
-    closing: Callable[[], bool],
+    reader: Reader,
 ) -> Generator[tuple[int, Piece], None, None]:
     """The pieces of several generations, equally many per prompt, with their indices. names: of the prompts, for
     errors."""
     failures: dict[int, Exception] = {}
-    running = pieces(core, items, options, closing, score)
+    running = pieces(core, items, options, reader, score)
     try:
         for item, piece in running:
             if isinstance(piece, Exception):

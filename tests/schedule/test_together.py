@@ -1,0 +1,217 @@
+"""Passes whose results are taken together, where a call gives its whole completions alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pellucid import Completion, Model
+from pellucid.errors import BatchError, NumericsError, OutOfMemoryError
+from pellucid.schedule import run
+from pellucid.schedule.batch import Batch
+from tests.engine import models
+
+PROMPTS = [[i * 7 % 50 + 1] * (1 + i * 5 % 9) for i in range(9)]
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0},
+    "drawn": {"temperature": 1.2, "seed": 5},
+    "log probabilities": {"temperature": 1.0, "seed": 6, "logprobs": 2},
+    "penalties": {"temperature": 0.8, "seed": 7, "repeat_penalty": 1.4},
+    "mirostat": {"temperature": 1.0, "seed": 8, "mirostat": 2},
+    "ends by token": {"temperature": 1.5, "seed": 9, "stop_ids": list(range(20))},
+    "without a cache": {"temperature": 0, "cache": False},
+}
+
+
+def content(done: Completion) -> Any:
+    return done.ids, done.logprobs, done.end, done.finish_reason
+
+
+@pytest.fixture(scope="module", params=["llama_gqa", "gemma3", "lfm2"])
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param == "lfm2":
+        from tests.families.case import load_golden, write_gguf
+        from tests.families.cases import BY_NAME
+
+        case = BY_NAME["lfm2"]
+        return write_gguf(case, load_golden(case), tmp_path_factory.mktemp("together") / "model.gguf")
+    return models.write(tmp_path_factory.mktemp("together"), request.param)
+
+
+@pytest.fixture
+def model(path: Path) -> Iterator[Model]:
+    with Model.load(path, threads=1, context=64) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many passes each batch had."""
+    found: list[int] = []
+    real = Batch.run
+
+    def noting(self: Batch, *arguments: Any, **options: Any) -> None:
+        try:
+            real(self, *arguments, **options)
+        finally:
+            found.append(self.done)
+
+    monkeypatch.setattr(Batch, "run", noting)
+    return found
+
+
+@pytest.mark.parametrize("speculate", [False, "auto"])
+@pytest.mark.parametrize("n", [1, 3, len(PROMPTS)])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_as_piece_by_piece_in_as_many_passes(model: Model, way: str, n: int, speculate: Any) -> None:
+    options: dict[str, Any] = {"max_tokens": 21, "ignore_eos": True, "speculate": speculate, **WAYS[way]}
+    prompts: Any = PROMPTS[0] if n == 1 else PROMPTS[:n]
+    model.generate(prompts, **options)  # its pages are in the prefix cache now
+    counted = []
+    for read in ("pieces", "whole"):
+        before = model.stats()
+        with model.stream(prompts, **options) as stream:
+            pieces = list(stream) if read == "pieces" else []
+            done: Any = stream.result()
+        after = model.stats()
+        found = [content(one) for one in ([done] if n == 1 else done)]
+        counted.append((found, after.rows - before.rows, after.generated_tokens - before.generated_tokens))
+        assert bool(pieces) == (read == "pieces")
+    if speculate:  # guesses depend on how long passes took
+        assert counted[0][0] == counted[1][0]
+    else:
+        assert counted[0] == counted[1]
+
+
+def test_many_passes_where_nothing_is_to_be_done_between(model: Model, sizes: list[int]) -> None:
+    options: dict[str, Any] = {"max_tokens": 25, "temperature": 0, "ignore_eos": True}
+    model.generate(PROMPTS, **options)
+    assert sizes.count(run.TOGETHER) == 2 and sum(sizes) <= 26  # prompts and the first tokens by themselves
+    for change in ({"repeat_penalty": 1.3}, {"cancel": lambda: False}):
+        sizes.clear()
+        model.generate(PROMPTS, **{**options, **change})
+        assert set(sizes) == {1}, change
+    sizes.clear()
+    with model.stream(PROMPTS, **options) as stream:
+        for _ in stream:
+            pass
+    assert set(sizes) == {1}
+
+
+def test_nobody_waits_for_more_than_a_pass(model: Model, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that comes meanwhile is in the next pass."""
+    options: dict[str, Any] = {"max_tokens": 40, "temperature": 0, "ignore_eos": True}
+    expected, alone = model.generate(PROMPTS, **options), model.generate(PROMPTS[1], **options)
+    scheduler, entered, come = run.of(model.core), threading.Event(), threading.Event()
+    passes: list[int] = []
+    real = Batch.run
+
+    def slow(self: Batch, engine: Any, busy: Any, **given: Any) -> None:
+        if self.passes > 1 and not entered.is_set():
+            entered.set()
+            come.wait(10)
+        real(self, engine, busy, **given)
+        if come.is_set():
+            passes.append(self.done)
+
+    monkeypatch.setattr(Batch, "run", slow)
+    found: list[Any] = []
+    caller = threading.Thread(target=lambda: found.append(model.generate(PROMPTS, **options)))
+    caller.start()
+    assert entered.wait(10)
+    request = model.submit(prompt_ids=PROMPTS[1], **options)
+    assert scheduler._waiting
+    come.set()
+    other: Any = request.result()
+    caller.join()
+    assert passes[0] == 1
+    assert content(other) == content(alone)
+    assert [content(one) for one in found[0]] == [content(one) for one in expected]
+
+
+def test_a_call_has_its_turn_meanwhile(model: Model) -> None:
+    options: dict[str, Any] = {"max_tokens": 50, "temperature": 0, "ignore_eos": True}
+    expected, score = model.generate(PROMPTS, **options), model.score(PROMPTS[2])
+    found: list[Any] = []
+    caller = threading.Thread(target=lambda: found.extend(model.generate(PROMPTS, **options) for _ in range(20)))
+    caller.start()
+    until = time.monotonic() + 60
+    while caller.is_alive():
+        assert model.score(PROMPTS[2]).total == score.total
+        assert time.monotonic() < until
+    caller.join()
+    assert all([content(one) for one in done] == [content(one) for one in expected] for done in found)
+
+
+@pytest.mark.parametrize("at", [1, 2, 5])
+@pytest.mark.parametrize("error", [OutOfMemoryError("no memory"), KeyboardInterrupt(), RuntimeError("broken")])
+def test_a_later_pass_fails(model: Model, at: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the passes before gave counts; for lack of memory alone the others go on."""
+    options: dict[str, Any] = {"max_tokens": 30, "temperature": 0, "ignore_eos": True}
+    expected = [content(one) for one in model.generate(PROMPTS, **options)]
+    left = [at]
+    real = Batch.run
+
+    class Failing:
+        def __init__(self, engine: Any) -> None:
+            self.engine = engine
+
+        def forward(self, *arguments: Any, **given: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise error
+            return self.engine.forward(*arguments, **given)
+
+    def run_it(self: Batch, engine: Any, busy: Any, **given: Any) -> None:
+        real(self, Failing(engine) if self.passes > 1 and left[0] > 0 else engine, busy, **given)
+
+    monkeypatch.setattr(Batch, "run", run_it)
+    if isinstance(error, OutOfMemoryError):
+        assert [content(one) for one in model.generate(PROMPTS, **options)] == expected
+    else:
+        with pytest.raises(type(error)):
+            model.generate(PROMPTS, **options)
+    assert left[0] <= 0
+    assert [content(one) for one in model.generate(PROMPTS, **options)] == expected
+
+
+def test_one_that_fails_takes_nothing_from_the_others(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    options: dict[str, Any] = {"max_tokens": 30, "temperature": 0, "ignore_eos": True}
+    expected = [content(one) for one in model.generate(PROMPTS, **options)]
+    real, left = Batch.run, [4]
+
+    class Failing:
+        def __init__(self, engine: Any) -> None:
+            self.engine = engine
+
+        def forward(self, *arguments: Any, failed: Any, found: Any, **given: Any) -> Any:
+            left[0] -= 1
+            out = self.engine.forward(*arguments, failed=failed, found=found, **given)
+            if left[0] == 0:
+                failed[2] = NumericsError("not a number")
+                found[len(found) - len(PROMPTS) + 2] = None
+            return out
+
+    def run_it(self: Batch, engine: Any, busy: Any, **given: Any) -> None:
+        real(self, Failing(engine) if self.passes > 1 and left[0] > 0 else engine, busy, **given)
+
+    monkeypatch.setattr(Batch, "run", run_it)
+    with pytest.raises(BatchError) as raised:
+        model.generate(PROMPTS, **options)
+    assert list(raised.value.errors) == [2]
+    done = [None if one is None else content(one) for one in raised.value.completions]
+    assert [one for i, one in enumerate(done) if i != 2] == [one for i, one in enumerate(expected) if i != 2]
+
+
+def test_the_first_token_is_taken_at_once(model: Model) -> None:
+    done = model.generate([[1], [2], [3]], max_tokens=17, temperature=0, ignore_eos=True)
+    for one in done:
+        assert one.timings is not None
+        assert one.timings.tokens[0] == pytest.approx(one.timings.first_token)
+        assert one.timings.tokens[0] < one.timings.tokens[1]
