@@ -12,7 +12,7 @@ import pytest
 
 from pellucid import Completion, Model
 from pellucid.errors import BatchError, NumericsError, OutOfMemoryError
-from pellucid.schedule import run
+from pellucid.schedule import run, scheduler
 from pellucid.schedule.batch import Batch
 from tests.engine import models
 
@@ -62,6 +62,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             found.append(self.done)
 
     monkeypatch.setattr(Batch, "run", noting)
+    monkeypatch.setattr(scheduler, "LONG", 1e9)  # a busy machine may take its time
     return found
 
 
@@ -103,11 +104,24 @@ def test_many_passes_where_nothing_is_to_be_done_between(model: Model, sizes: li
     assert set(sizes) == {1}
 
 
+@pytest.mark.parametrize("n", [1, len(PROMPTS)])
+def test_long_passes_come_one_by_one(model: Model, sizes: list[int], n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it saves nothing, results are taken, and passes counted, one after the other."""
+    monkeypatch.setattr(scheduler, "LONG", 0.0)
+    options: dict[str, Any] = {"max_tokens": 12, "temperature": 0, "ignore_eos": True, "speculate": False}
+    with model.stream(PROMPTS[0] if n == 1 else PROMPTS, **options) as stream:
+        next(stream)
+        done: Any = stream.result()
+    assert set(sizes) == {1}
+    times = (done if n == 1 else done[0]).timings.tokens
+    assert len(set(times)) == 12
+
+
 def test_nobody_waits_for_more_than_a_pass(model: Model, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that comes meanwhile is in the next pass."""
     options: dict[str, Any] = {"max_tokens": 40, "temperature": 0, "ignore_eos": True}
     expected, alone = model.generate(PROMPTS, **options), model.generate(PROMPTS[1], **options)
-    scheduler, entered, come = run.of(model.core), threading.Event(), threading.Event()
+    entered, come = threading.Event(), threading.Event()
     passes: list[int] = []
     real = Batch.run
 
@@ -125,7 +139,7 @@ def test_nobody_waits_for_more_than_a_pass(model: Model, sizes: list[int], monke
     caller.start()
     assert entered.wait(10)
     request = model.submit(prompt_ids=PROMPTS[1], **options)
-    assert scheduler._waiting
+    assert run.of(model.core)._waiting
     come.set()
     other: Any = request.result()
     caller.join()

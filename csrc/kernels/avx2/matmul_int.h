@@ -306,26 +306,27 @@ PL_INLINE void tile_of_two(pl_shape f, int terms, const uint8_t *p, int blocks, 
                            const uint8_t *panel, __m256 acc[2])
 {
     const int size = pl_entry_bytes(f, terms);
-    __m256i dots[2][2];
-    factors u;
+    __m256i t[2], next[2];
+    scales w;
     f.unit *= 0.25f; /* for the dots come four times */
-    for (int b = 0; b <= blocks; b++, panel += size) {
-        const uint8_t *before = p - f.packed_block;
+    factors u = load_factors(f, p);
+    p += f.packed_header;
+    prefetch_block(f, p, ahead, step);
+    dots_of_two(f, terms, p, panel, t);
+    for (int b = 1; b < blocks; b++, panel += size) {
+        const uint8_t *before = p;
+        p += f.packed_block + (b % 8 == 0 ? f.packed_header : 0);
+        prefetch_block(f, p, ahead, step);
+        dots_of_two(f, terms, p, panel + size, next);
+        load_scales(f, terms, &u, before, 1, &w);
+        finish(f, terms, t, &w, panel, acc);
         if (b % 8 == 0)
-            p += f.packed_header;
-        if (b < blocks) {
-            prefetch_block(f, p, ahead, step);
-            dots_of_two(f, terms, p, panel, dots[b % 2]);
-        }
-        if (b) {
-            scales w;
-            load_scales(f, terms, &u, before, 1, &w);
-            finish(f, terms, dots[(b - 1) % 2], &w, panel - size, acc);
-        }
-        if (b % 8 == 0 && b < blocks)
             u = load_factors(f, p - f.packed_header);
-        p += f.packed_block;
+        for (int half = 0; half < 2; half++)
+            t[half] = next[half];
     }
+    load_scales(f, terms, &u, p, 1, &w);
+    finish(f, terms, t, &w, panel, acc);
 }
 
 /* One row: acc[16] += blocks [0, blocks) of the tile at p. */

@@ -37,6 +37,8 @@ from pellucid.schedule.stats import Stats
 
 __all__ = ["Scheduler"]
 
+LONG = 0.05  # seconds, after which results are taken that more were to join
+
 
 class Scheduler(Seat):
     """The requests of one engine.
@@ -135,7 +137,7 @@ class Scheduler(Seat):
     def step(self, work: Work) -> bool:
         """`wait` for the next tokens of a request that is the only one, without what several need. -> False, where it
         is not; nothing was done then."""
-        caller, done = work.caller, 0
+        caller, done, begun = work.caller, 0, time.perf_counter()
         with self._after, self._lock:
             if self._driver is not None or self._batch is not None or self._waiting or self._running != [work]:
                 return False
@@ -146,6 +148,8 @@ class Scheduler(Seat):
                 done += 1
                 over = caller.cancelled or caller.failure is not None or work.failure is not None or work.gone
                 if over or done >= caller.together or self._turns or self._waiting or self._running != [work]:
+                    break
+                if time.perf_counter() - begun > LONG:
                     break
             return done > 0 or caller.cancelled
         finally:
@@ -260,8 +264,10 @@ class Scheduler(Seat):
         call has its turn before."""
         if self._batch is not None:  # an interrupted driver left it
             self._settle(self._batch)
-        left = caller.together
-        while not (caller.ready and left < 1) and caller.failure is None and not caller.stopped():
+        left, begun = 0 if caller.ready else caller.together, time.perf_counter()
+        while not (caller.ready and (left < 1 or time.perf_counter() - begun > LONG)):
+            if caller.failure is not None or caller.stopped():
+                return True
             if until is not None and time.monotonic() > until:
                 return True
             batch = self._gather(caller, bool(caller.ready))
@@ -362,7 +368,7 @@ class Scheduler(Seat):
             engine = self._open()
             self._speculation.add(batch, engine.max_rows, cancel)
             start = time.perf_counter()
-            batch.run(engine, lambda: self._waiting or self._turns, **extra)
+            batch.run(engine, lambda: self._waiting or self._turns or time.perf_counter() - start > LONG, **extra)
         except OutOfMemoryError as error:
             if batch.done:  # what there is is delivered first
                 pass
