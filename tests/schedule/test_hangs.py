@@ -191,7 +191,7 @@ def test_a_pass_of_a_driver_that_fails_ends_callers_without_owners_too(
 ) -> None:
     one = work([1, 2], 3)
 
-    def gather() -> None:
+    def gather(*arguments: object) -> None:
         if scheduler._waiting:
             raise SystemError("a bug")
 
