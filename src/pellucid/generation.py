@@ -301,7 +301,8 @@ class Job:
         return self.eog | self.stop_ids
 
     def passes(self, most: int) -> int:
-        """How many passes, at most so many, may draw a token each with nothing done between, unless it is of `ends`."""
+        """How many passes in a row, at most so many, may each draw a token with nothing done between them, as long as
+        none is in `ends`."""
         return 1 if self.looks_back else self._follow(most - 1) + 1
 
     def guesses(self, most: int) -> Guesses | None:

@@ -87,7 +87,7 @@ class Timings:
     the model; ``prefill_tokens``: of the prompt, those that were computed; ``cached_tokens``: those that the prefix
     cache had; ``drafted_tokens``: guesses at next tokens that passes verified; ``accepted_tokens``: those that were
     right. ``tokens``: from the call to each token, as the caller took it, with the one that ended the text, and those
-    that a stop string took away; not in :meth:`to_dict`."""
+    that a stop string took away; a whole completion takes up to eight at once. Not in :meth:`to_dict`."""
 
     load: float
     prefill: float

@@ -21,8 +21,7 @@ Item = TypeVar("Item")
 
 
 class Reader:
-    """What whoever reads a generation wants of it. closed: nothing more; whole: all that is left, and nothing before
-    that."""
+    """What whoever reads a generation wants of it. closed: nothing more; whole: all that is left, at once."""
 
     __slots__ = ("closed", "whole")
 
@@ -94,8 +93,13 @@ class _Running(Iterator[Item], Generic[Item]):
 
     def _drain(self) -> None:
         """Takes all items that are left. Raises the error that ended the stream, each time."""
+        if self._items.gi_running:
+            raise _busy()
         self._reader.whole = True
-        self._take(every=True)
+        try:
+            self._take(every=True)
+        finally:
+            self._reader.whole = False
         if self._failure is not None:
             raise self._failure
 

@@ -84,14 +84,15 @@ class Case:
 
 
 def cases(names: list[str] | None = None) -> list[Case]:
-    """Every format in every ragged shape, then the extremes in one shape that has a whole and a part tile."""
+    """Every format in every ragged shape, then the extremes in shapes that have a whole and a part tile."""
     table = []
     for name in names or FORMATS:
         block = FORMATS[name]["block"]
         table += [Case(name, rows, n, k) for rows, n, k in _SHAPES[block]]
         k = 256 if block > 1 else 50
-        table += [Case(name, 20, 5, k, codes=kind, acts=acts) for kind in CODES[1:] for acts in ("max", "alternating")]
-        table += [Case(name, 20, 5, k, scales=kind, acts=acts) for kind in SCALES[1:] for acts in ("random", "tiny")]
+        for n in (1, 5):
+            table += [Case(name, 20, n, k, codes=kind, acts=a) for kind in CODES[1:] for a in ("max", "alternating")]
+            table += [Case(name, 20, n, k, scales=kind, acts=a) for kind in SCALES[1:] for a in ("random", "tiny")]
     return table
 
 

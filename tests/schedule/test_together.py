@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pellucid import Completion, Model
-from pellucid.errors import BatchError, NumericsError, OutOfMemoryError
+from pellucid.errors import BatchError, ContextBusyError, NumericsError, OutOfMemoryError
 from pellucid.schedule import run, scheduler
 from pellucid.schedule.batch import Batch
 from tests.engine import models
@@ -229,3 +229,100 @@ def test_the_first_token_is_taken_at_once(model: Model) -> None:
         assert one.timings is not None
         assert one.timings.tokens[0] == pytest.approx(one.timings.first_token)
         assert one.timings.tokens[0] < one.timings.tokens[1]
+
+
+@pytest.mark.parametrize("read", ["pieces", "whole"])
+def test_the_prefix_cache_keeps_all_of_them(path: Path, read: str) -> None:
+    """What the next turn of a conversation finds, after whole completions as after pieces."""
+    options: dict[str, Any] = {"max_tokens": 41, "temperature": 0, "ignore_eos": True, "speculate": False}
+    with Model.load(path, threads=1, context=256, prefix_cache=True) as model:
+        prompts = [[i, *range(29)] for i in range(3)]
+        with model.stream(prompts, **options) as stream:
+            for _ in stream if read == "pieces" else ():
+                pass
+            done = stream.result()
+        for prompt, one in zip(prompts, done, strict=True):
+            again = model.generate([*prompt, *one.ids, 3, 4], max_tokens=1)
+            assert again.timings is not None and again.timings.cached_tokens == 70
+
+
+def test_map_takes_them_together_unless_it_may_be_cancelled(model: Model, sizes: list[int]) -> None:
+    options: dict[str, Any] = {"max_tokens": 25, "temperature": 0, "ignore_eos": True}
+    expected = [content(one) for one in model.generate(PROMPTS, **options)]
+    sizes.clear()
+    assert [content(one) for one in model.map(PROMPTS, **options)] == expected
+    assert run.TOGETHER in sizes
+    sizes.clear()
+    assert [content(one) for one in model.map(PROMPTS, cancel=lambda: False, **options)] == expected
+    assert set(sizes) == {1}
+
+
+def test_a_result_that_is_refused_changes_nothing(
+    model: Model, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[ContextBusyError] = []
+    real = Batch.run
+
+    def ask() -> None:
+        try:
+            stream.result()
+        except ContextBusyError as error:
+            refused.append(error)
+
+    def asked(self: Batch, *arguments: Any, **given: Any) -> None:
+        if not refused:
+            other = threading.Thread(target=ask)
+            other.start()
+            other.join()
+        real(self, *arguments, **given)
+
+    monkeypatch.setattr(Batch, "run", asked)
+    with model.stream(PROMPTS, max_tokens=30, temperature=0, ignore_eos=True) as stream:
+        for _ in stream:
+            pass
+    assert refused and set(sizes) == {1}
+
+
+def test_what_came_before_an_error_is_kept_and_counted(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, passes = Batch.run, [0]
+
+    class Failing:
+        def __init__(self, engine: Any) -> None:
+            self.engine = engine
+
+        def forward(self, *arguments: Any, **given: Any) -> Any:
+            if passes[0] == 5:
+                raise RuntimeError("broken")
+            passes[0] += 1
+            return self.engine.forward(*arguments, **given)
+
+    def run_it(self: Batch, engine: Any, busy: Any, **given: Any) -> None:
+        real(self, Failing(engine) if self.passes > 1 else engine, busy, **given)
+
+    monkeypatch.setattr(Batch, "run", run_it)
+    monkeypatch.setattr(scheduler, "LONG", 1e9)
+    before = model.stats()
+    stream = model.stream(PROMPTS, max_tokens=30, temperature=0, ignore_eos=True, logprobs=0)
+    with pytest.raises(RuntimeError, match="broken"):
+        stream.result()
+    after = model.stats()
+    taken = sum(len(one.ids) for one in stream._gathered)
+    assert taken == after.generated_tokens - before.generated_tokens >= 5 * len(PROMPTS)
+    assert after.rows - before.rows >= taken
+
+
+def test_one_that_nobody_reads_slows_no_other(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes are gathered in few steps, though its first token is not taken."""
+    whole: list[int] = []
+    real = scheduler.Scheduler._together
+
+    def together(self: Any) -> Any:
+        whole.append(1)
+        return real(self)
+
+    monkeypatch.setattr(scheduler.Scheduler, "_together", together)
+    requests = [
+        model.submit(prompt_ids=[i + 1], max_tokens=40, temperature=0, ignore_eos=True, ahead=1000) for i in range(9)
+    ]
+    requests[0].result()
+    assert len(whole) < 10

@@ -114,7 +114,7 @@ PL_INLINE factors load_factors(const pl_shape f, const uint8_t *header)
         if (f.unit != 1.0f)
             u.d[half] = _mm256_mul_ps(u.d[half], _mm256_set1_ps(f.unit));
         u.d_min[half] = f.has_min ? pl_load_f16(header + 32 + 16 * half) : _mm256_setzero_ps();
-        if (f.scaled && f.has_min) /* the mins come sixteen times */
+        if (f.scaled && f.has_min) /* mins are read shifted left by four */
             u.d_min[half] = _mm256_mul_ps(u.d_min[half], _mm256_set1_ps(0.0625f));
     }
     return u;
@@ -237,9 +237,8 @@ PL_INLINE void step(const pl_shape f, int terms, int h, __m256i v[2][4], const s
         finish(f, terms, t, w, entry, acc);
 }
 
-/* Codes of 2 bits, paired: four times the dots of a block with one row. Codes that are not shifted down to bit 0 count
- * four times, those that are, are multiplied by four when they are summed: one shift instead of three, and all sums fit
- * (4 * 16 * 3 * 127). */
+/* Codes of 2 bits, paired: the dots of a block with one row. Codes left at bit 2 count four times; the sums of the
+ * others, at bit 0, are multiplied by four: one shift instead of three, and all sums fit (4 * 16 * 3 * 127). */
 PL_INLINE void dots_of_two(const pl_shape f, int terms, const uint8_t *p, const uint8_t *entry, __m256i t[2])
 {
     const __m256i low = _mm256_set1_epi8(3), high = _mm256_set1_epi8(12);
@@ -269,6 +268,7 @@ PL_INLINE void dots_of_two(const pl_shape f, int terms, const uint8_t *p, const 
             const __m256i dot = _mm256_madd_epi16(sum, more);
             t[half] = term ? _mm256_add_epi32(t[half], dot) : dot;
         }
+        t[half] = _mm256_srai_epi32(t[half], 2);
     }
 }
 
@@ -301,14 +301,13 @@ PL_INLINE void prefetch_block(const pl_shape f, const uint8_t *p, int ahead, int
 }
 
 /* acc += blocks [0, blocks) of the tile at p, of codes of 2 bits, paired. What ends a block waits for its dots, and so
- * comes after the dots of the next one: 0.85 of the time on Zen 4. (Other formats gain nothing.) */
-PL_INLINE void tile_of_two(pl_shape f, int terms, const uint8_t *p, int blocks, int ahead, int step,
+ * comes after the dots of the next one: 0.85 of the time on Zen 4. (Other formats gain nothing.) blocks >= 1. */
+PL_INLINE void tile_of_two(const pl_shape f, int terms, const uint8_t *p, int blocks, int ahead, int step,
                            const uint8_t *panel, __m256 acc[2])
 {
     const int size = pl_entry_bytes(f, terms);
     __m256i t[2], next[2];
     scales w;
-    f.unit *= 0.25f; /* for the dots come four times */
     factors u = load_factors(f, p);
     p += f.packed_header;
     prefetch_block(f, p, ahead, step);

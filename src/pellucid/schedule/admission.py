@@ -383,9 +383,9 @@ class Requests(Departures):
         self._tell_results(work)
         self._tell(work)
 
-    def _count(self, batch: Batch, seconds: float) -> None:
+    def _count(self, batch: Batch) -> None:
         """Notes what a batch computed."""
-        done = batch.done
+        done, seconds = batch.done, batch.seconds
         self.passes += done
         self.rows += batch.rows * done
         self.pass_seconds += seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ class Batch:
         "passes",
         "rows",
         "samplers",
+        "seconds",
         "sole",
         "wanted",
     )
@@ -54,7 +56,7 @@ class Batch:
         self.bounds: list[Any] = []  # whose masks the pass waits for
         self.callers: set[Caller] = set()
         self.rows = self.deep = 0  # deep: sum of rows x depth
-        self.passes, self.done = 1, 0  # how many there may be, and were
+        self.passes, self.done, self.seconds = 1, 0, 0.0  # passes allowed, those done, and what these took
         self.sole = False  # nothing but its only request held pages when it was made
         self.found: list[tuple[int, float | None, list[tuple[int, float]]] | None] = []
         self.failed: dict[int, Exception] = {}
@@ -70,7 +72,7 @@ class Batch:
             drawn = len(job.drawn)
             if work.gone or work.failure is not None or work.told < drawn or work.lag() >= work.ahead:
                 return None
-            if not job.taken or not job.advance():  # nothing delays a first token
+            if not job.advance():
                 return None
             sequence, tokens = job.sequence, job.tokens
             n = sequence.length
@@ -98,15 +100,17 @@ class Batch:
         return works if free and all(work.caller.rows >= n for work in works) else []
 
     def follow(self, most: int) -> None:
-        """Lets further passes, up to `most` with this one, follow at once: of `decoding`, and without guesses."""
+        """Lets more passes follow at once, `most` in all; only for a batch of `decoding` that has no guesses."""
         self.passes = min(work.job.passes(most) for work, _ in self.entries)
 
     def run(self, engine: Any, busy: Callable[[], object], **options: Any) -> None:
-        """Computes. busy: asked between passes whether somebody waits. Raises as `Engine.forward`."""
+        """Computes. busy: asked between passes whether to stop there. Raises as `Engine.forward`."""
         n, ends = len(self.parts), [work.job.ends for work, _ in self.entries] if self.passes > 1 else []
+        start = time.perf_counter()
         while True:
             engine.forward(self.parts, samplers=self.samplers, failed=self.failed, found=self.found, **options)
             self.done += 1
+            self.seconds = time.perf_counter() - start
             if self.done >= self.passes or self.failed or busy():
                 return
             new = [result[0] for result in self.found[-n:] if result is not None]
@@ -115,7 +119,7 @@ class Batch:
             self.parts = [(sequence, [id], 0) for (sequence, _, _), id in zip(self.parts, new, strict=True)]
 
     def results(self) -> list[list[Any]]:
-        """What was found of each request; fewer than it wanted where it failed."""
+        """The results of each request, of all passes; none of a pass in which it failed."""
         found, at, out = self.found, 0, []
         for i, wanted in enumerate(self.wanted):
             mine = found[i :: len(self.wanted)] if self.passes > 1 else found[at : at + wanted]

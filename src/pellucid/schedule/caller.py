@@ -48,7 +48,8 @@ class Task(Protocol):
         """Tokens after which none follows."""
 
     def passes(self, most: int) -> int:
-        """How many passes, at most so many, may draw a token each with nothing done between, unless it is of `ends`."""
+        """How many passes in a row, at most so many, may each draw a token with nothing done between them, as long as
+        none is in `ends`."""
 
     def soon(self) -> int:
         """How many tokens its sequence will hold before long."""

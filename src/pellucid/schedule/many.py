@@ -157,7 +157,7 @@ def _complete(
     running = pieces(
         core,
         made(),
-        common.replace(cancel=cancelled),
+        common if asked is None else common.replace(cancel=cancelled),
         Reader(whole=True),
         score,
         at_once=lambda: call.at_once - len(call.done),

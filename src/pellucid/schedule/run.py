@@ -123,11 +123,12 @@ def pieces(
     """Runs generations and yields (item, piece) as they come, or (item, its error), which ends that one. At most
     `at_once()` are in flight; an item is taken when there is room.
 
-    An error of a whole pass is raised. score: `turns.score`.
+    An error of a whole pass is raised, after the pieces of those before it. reader: what the reader wants, which may
+    change meanwhile. score: `turns.score`.
     """
     cancel, scheduler = canceller(options.cancel), of(core)
     caller = Caller(_cancel(reader, cancel), options.chunk)
-    patient = cancel is None  # as long as no text ends a generation, which may compute some tokens more than it has
+    patient = cancel is None  # and only tokens end generations: where text does, tokens beyond would be computed
     active: dict[Work, Item] = {}
     waiting, left = iter(items), True
     forks = scheduler.forks
@@ -166,7 +167,7 @@ def pieces(
             if here and not reader.closed:
                 scheduler.check_here()
             caller.together = TOGETHER if patient and reader.whole else 1
-            if caller.ready or here:
+            if caller.ready or caller.failure is not None or here:
                 caller.stopped()
             elif len(active) > 1 or not work.job.drawn or not scheduler.step(work):
                 scheduler.wait(caller)
@@ -182,7 +183,7 @@ def pieces(
                         yield item, Piece(item.job.prompt_text, [], [])
                     yield item, item.job.end("") if item.job.finish else item.job.cancelled()
                 return
-            if caller.failure is not None:
+            if caller.failure is not None and not caller.ready:
                 raise caller.failure
             out = _take(scheduler, caller, active, score)
             if out is not None:

@@ -37,7 +37,7 @@ from pellucid.schedule.stats import Stats
 
 __all__ = ["Scheduler"]
 
-LONG = 0.05  # seconds, after which results are taken that more were to join
+LONG = 0.05  # seconds after which results are taken, even if more were to come with them
 
 
 class Scheduler(Seat):
@@ -135,8 +135,8 @@ class Scheduler(Seat):
                 self.leave_seat(caller)
 
     def step(self, work: Work) -> bool:
-        """`wait` for the next tokens of a request that is the only one, without what several need. -> False, where it
-        is not; nothing was done then."""
+        """`wait` for the next tokens of a request that is the only one, without what several need. -> False: there are
+        others, or its pass needs more than this; nothing was done then."""
         caller, done, begun = work.caller, 0, time.perf_counter()
         with self._after, self._lock:
             if self._driver is not None or self._batch is not None or self._waiting or self._running != [work]:
@@ -260,8 +260,8 @@ class Scheduler(Seat):
     # ---- passes -----------------------------------------------------------------------------------------------
 
     def _drive(self, caller: Caller, until: float | None = None) -> bool:
-        """Runs passes until the caller has a result or failed, or is cancelled. The caller has the seat. -> False: a
-        call has its turn before."""
+        """Runs passes until the caller has a result (or those of as many passes, or as long, as it takes together), or
+        failed, or is cancelled. The caller has the seat. -> False: a call has its turn before."""
         if self._batch is not None:  # an interrupted driver left it
             self._settle(self._batch)
         left, begun = 0 if caller.ready else caller.together, time.perf_counter()
@@ -291,8 +291,8 @@ class Scheduler(Seat):
         """The next pass; None where nothing is left to do. together: only one like the last, where all decoded."""
         with self._after, self._lock:
             batch = None
-            if together and self._turns:
-                return None
+            if together and (self._turns or any(not work.job.taken for work in self._running)):
+                return None  # a first token is taken at once
             if self._steady and not self._waiting and self._steady == self._running:
                 with suppress(Exception):  # which `_wants` meets again
                     batch = Batch.decoding(self._running)
@@ -358,7 +358,6 @@ class Scheduler(Seat):
                     leader.failure = error
                 return batch.all_stopped()
 
-        start = time.perf_counter()
         try:
             extra: dict[str, Any] = (
                 {"cancel": cancel} if meanwhile is None else {"cancel": cancel, "meanwhile": meanwhile}
@@ -367,8 +366,7 @@ class Scheduler(Seat):
                 extra["masks"] = batch.fill_masks
             engine = self._open()
             self._speculation.add(batch, engine.max_rows, cancel)
-            start = time.perf_counter()
-            batch.run(engine, lambda: self._waiting or self._turns or time.perf_counter() - start > LONG, **extra)
+            batch.run(engine, lambda: self._waiting or self._turns or batch.seconds > LONG, **extra)
         except OutOfMemoryError as error:
             if batch.done:  # what there is is delivered first
                 pass
@@ -383,8 +381,9 @@ class Scheduler(Seat):
                     leader.cancelled = True
             else:
                 self._fail(batch, error)
-        if batch.done:
-            self._count(batch, time.perf_counter() - start)
+        finally:
+            if batch.done:
+                self._count(batch)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         for caller in batch.callers:
@@ -424,6 +423,8 @@ class Scheduler(Seat):
             if results:
                 new = results[len(job.drawn) - before :]
                 job.drawn.extend(new)
+                if batch.done > 1:
+                    job.advance()  # so that what its sequence holds is known
                 if i in batch.guesses and new:
                     self._speculation.count(work, batch.guesses[i], len(results))
                 self._follow(work)

@@ -42,7 +42,7 @@ class Speculation:
         one, work = batch.guesses[i], batch.entries[i][0]
         job = work.job
         lead, sequence = one.lead, job.sequence
-        n = 1 if drawn and drawn[0] is not None else 0
+        n = 1 if drawn else 0
         while 0 < n < len(drawn) - lead and drawn[lead + n - 1][0] == one.ids[n - 1]:
             n += 1
         right = one.length + (one.rows - 1 + n if n else 0)
@@ -74,7 +74,7 @@ class Speculation:
         return bool(self._choose(work, _most(work), 1, 1, len(tokens))[0])
 
     def rests(self, batch: Batch) -> bool:
-        """Whether a pass in which every request decodes has no guesses."""
+        """Whether it is certain that a pass in which every request decodes has no guesses."""
         return len(batch.entries) >= BUSY or all(work.drafts is None for work, _ in batch.entries)
 
     def add(self, batch: Batch, room: int, cancel: Callable[[], bool] | None) -> None:
