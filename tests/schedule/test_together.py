@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,6 +66,17 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(Batch, "run", noting)
     monkeypatch.setattr(scheduler, "LONG", 1e9)  # a busy machine may take its time
     return found
+
+
+def in_a_row(monkeypatch: pytest.MonkeyPatch, forward: Callable[..., Any]) -> None:
+    """Passes that follow one another at once call `forward`, with the engine's own before its arguments."""
+    real = Batch.run
+
+    def run_it(self: Batch, engine: Any, busy: Any, **given: Any) -> None:
+        changed = SimpleNamespace(forward=partial(forward, engine.forward)) if self.passes > 1 else engine
+        real(self, changed, busy, **given)
+
+    monkeypatch.setattr(Batch, "run", run_it)
 
 
 @pytest.mark.parametrize("speculate", [False, "auto"])
@@ -169,22 +182,14 @@ def test_a_later_pass_fails(model: Model, at: int, error: BaseException, monkeyp
     options: dict[str, Any] = {"max_tokens": 30, "temperature": 0, "ignore_eos": True}
     expected = [content(one) for one in model.generate(PROMPTS, **options)]
     left = [at]
-    real = Batch.run
 
-    class Failing:
-        def __init__(self, engine: Any) -> None:
-            self.engine = engine
+    def forward(real: Any, *arguments: Any, **given: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+        return real(*arguments, **given)
 
-        def forward(self, *arguments: Any, **given: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0:
-                raise error
-            return self.engine.forward(*arguments, **given)
-
-    def run_it(self: Batch, engine: Any, busy: Any, **given: Any) -> None:
-        real(self, Failing(engine) if self.passes > 1 and left[0] > 0 else engine, busy, **given)
-
-    monkeypatch.setattr(Batch, "run", run_it)
+    in_a_row(monkeypatch, forward)
     if isinstance(error, OutOfMemoryError):
         assert [content(one) for one in model.generate(PROMPTS, **options)] == expected
     else:
@@ -195,27 +200,19 @@ def test_a_later_pass_fails(model: Model, at: int, error: BaseException, monkeyp
 
 
 def test_one_that_fails_takes_nothing_from_the_others(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-
     options: dict[str, Any] = {"max_tokens": 30, "temperature": 0, "ignore_eos": True}
     expected = [content(one) for one in model.generate(PROMPTS, **options)]
-    real, left = Batch.run, [4]
+    left = [4]
 
-    class Failing:
-        def __init__(self, engine: Any) -> None:
-            self.engine = engine
+    def forward(real: Any, *arguments: Any, failed: Any, found: Any, **given: Any) -> Any:
+        left[0] -= 1
+        out = real(*arguments, failed=failed, found=found, **given)
+        if left[0] == 0:
+            failed[2] = NumericsError("not a number")
+            found[len(found) - len(PROMPTS) + 2] = None
+        return out
 
-        def forward(self, *arguments: Any, failed: Any, found: Any, **given: Any) -> Any:
-            left[0] -= 1
-            out = self.engine.forward(*arguments, failed=failed, found=found, **given)
-            if left[0] == 0:
-                failed[2] = NumericsError("not a number")
-                found[len(found) - len(PROMPTS) + 2] = None
-            return out
-
-    def run_it(self: Batch, engine: Any, busy: Any, **given: Any) -> None:
-        real(self, Failing(engine) if self.passes > 1 and left[0] > 0 else engine, busy, **given)
-
-    monkeypatch.setattr(Batch, "run", run_it)
+    in_a_row(monkeypatch, forward)
     with pytest.raises(BatchError) as raised:
         model.generate(PROMPTS, **options)
     assert list(raised.value.errors) == [2]
@@ -284,22 +281,15 @@ def test_a_result_that_is_refused_changes_nothing(
 
 
 def test_what_came_before_an_error_is_kept_and_counted(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, passes = Batch.run, [0]
+    passes = [0]
 
-    class Failing:
-        def __init__(self, engine: Any) -> None:
-            self.engine = engine
+    def forward(real: Any, *arguments: Any, **given: Any) -> Any:
+        if passes[0] == 5:
+            raise RuntimeError("broken")
+        passes[0] += 1
+        return real(*arguments, **given)
 
-        def forward(self, *arguments: Any, **given: Any) -> Any:
-            if passes[0] == 5:
-                raise RuntimeError("broken")
-            passes[0] += 1
-            return self.engine.forward(*arguments, **given)
-
-    def run_it(self: Batch, engine: Any, busy: Any, **given: Any) -> None:
-        real(self, Failing(engine) if self.passes > 1 else engine, busy, **given)
-
-    monkeypatch.setattr(Batch, "run", run_it)
+    in_a_row(monkeypatch, forward)
     monkeypatch.setattr(scheduler, "LONG", 1e9)
     before = model.stats()
     stream = model.stream(PROMPTS, max_tokens=30, temperature=0, ignore_eos=True, logprobs=0)

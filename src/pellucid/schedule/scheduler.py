@@ -359,9 +359,9 @@ class Scheduler(Seat):
                 return batch.all_stopped()
 
         try:
-            extra: dict[str, Any] = (
-                {"cancel": cancel} if meanwhile is None else {"cancel": cancel, "meanwhile": meanwhile}
-            )
+            extra: dict[str, Any] = {"cancel": cancel}
+            if meanwhile is not None:
+                extra["meanwhile"] = meanwhile
             if batch.bounds:
                 extra["masks"] = batch.fill_masks
             engine = self._open()
