@@ -328,6 +328,21 @@ PL_INLINE void tile_of_two(const pl_shape f, int terms, const uint8_t *p, int bl
     finish(f, terms, t, &w, panel, acc);
 }
 
+/* The same, of all others. */
+PL_INLINE void tile_of_others(const pl_shape f, int terms, const uint8_t *p, int blocks, int ahead, int step,
+                              const uint8_t *panel, __m256 acc[2])
+{
+    factors u;
+    for (int b = 0; b < blocks; b++, p += f.packed_block, panel += pl_entry_bytes(f, terms)) {
+        if (f.super && b % 8 == 0) {
+            u = load_factors(f, p);
+            p += f.packed_header;
+        }
+        prefetch_block(f, p, ahead, step);
+        block_one(f, terms, &u, p, panel, acc);
+    }
+}
+
 /* One row: acc[16] += blocks [0, blocks) of the tile at p. */
 PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int blocks, const pl_tuning *tuning,
                         const uint8_t *panel, float *acc)
@@ -336,19 +351,10 @@ PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int block
     const int lines = f.bits == 8 ? tuning->ahead8_lines : tuning->ahead_lines;
     const int step = lines < f.packed_block / 64 ? 64 * lines : f.packed_block;
     __m256 a[2] = {_mm256_loadu_ps(acc), _mm256_loadu_ps(acc + 8)};
-    if (f.paired && f.bits == 2) {
+    if (f.paired && f.bits == 2)
         tile_of_two(f, terms, p, blocks, ahead, step, panel, a);
-        blocks = 0;
-    }
-    factors u;
-    for (int b = 0; b < blocks; b++, p += f.packed_block, panel += pl_entry_bytes(f, terms)) {
-        if (f.super && b % 8 == 0) {
-            u = load_factors(f, p);
-            p += f.packed_header;
-        }
-        prefetch_block(f, p, ahead, step);
-        block_one(f, terms, &u, p, panel, a);
-    }
+    else
+        tile_of_others(f, terms, p, blocks, ahead, step, panel, a);
     _mm256_storeu_ps(acc, a[0]);
     _mm256_storeu_ps(acc + 8, a[1]);
 }
