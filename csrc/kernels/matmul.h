@@ -52,7 +52,7 @@ PL_INLINE pl_shape pl_family_shape(pl_shape family, const pl_shape *format)
 
 /* An entry: 32 codes per term, then words of 32 bits: s_y; then per group, with an offset, -offset * sum(y) (products:
  * for the block); with mins, the sum that multiplies them.
- * Paired: the codes are those of k 4j and 4j + 1 of the first group, then of 4j + 2 and 4j + 3 of the second, for j 0..3;
+ * Paired: the codes of several rows are those of k 4j and 4j + 1 of the first group, then of 4j + 2 and 4j + 3 of the second, for j 0..3;
  * then, in the second half, 4j + 2 and 4j + 3 of the first, 4j and 4j + 1 of the second. What is in each word for the
  * offset is two of 16 bits, those of both groups, for each term. */
 PL_INLINE int pl_entry_bytes(const pl_shape f, int terms)
@@ -62,10 +62,10 @@ PL_INLINE int pl_entry_bytes(const pl_shape f, int terms)
 }
 
 /* The 32 codes at q, in the order of an entry. */
-PL_INLINE void pl_entry_codes(const pl_shape f, const int8_t *q, uint8_t *restrict out)
+PL_INLINE void pl_entry_codes(int paired, const int8_t *q, uint8_t *restrict out)
 {
     uint32_t word[8], pair[8];
-    if (!f.paired) {
+    if (!paired) {
         memcpy(out, q, 32);
         return;
     }
@@ -98,7 +98,7 @@ PL_INLINE int pl_panel_is(const pl_shape f, int terms, const pl_acts *x, int i0,
 PL_INLINE void pl_make_panel(const pl_shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks,
                              uint8_t *restrict panel)
 {
-    const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK;
+    const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK, paired = f.paired && n > 1;
     for (int i = 0; i < n; i++) {
         const int64_t row = i0 + i;
         const float *s = x->s + row * all + b0;
@@ -108,9 +108,9 @@ PL_INLINE void pl_make_panel(const pl_shape f, int terms, const pl_acts *x, int 
         for (int b = 0; b < blocks; b++, out += n * size) {
             const float s_y = terms == 2 ? s[b] / 254.0f : s[b];
             int32_t first = sums[2 * b], second = sums[2 * b + 1];
-            pl_entry_codes(f, q + PL_BLOCK * b, out);
+            pl_entry_codes(paired, q + PL_BLOCK * b, out);
             if (terms == 2)
-                pl_entry_codes(f, q_low + PL_BLOCK * b, out + 32);
+                pl_entry_codes(paired, q_low + PL_BLOCK * b, out + 32);
             memcpy(out + 32 * terms, &s_y, 4);
             if (f.paired && f.offset) {
                 const int16_t offset[4] = {(int16_t)(-f.offset * first), (int16_t)(-f.offset * second),

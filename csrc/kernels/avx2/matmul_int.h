@@ -3,7 +3,7 @@
  *
  *     enum { SIGNED_BYTES, PAIRED };  1: codes above 127 become signed, with the offset taken off; 1: below
  *     narrow(top, terms):     1: dots of half a block are left in int16, of which two still fit; top: the greatest code
- *     dot(top, v, y, narrow, factor, d)
+ *     dot(top, alone, v, y, narrow, factor, d); alone: v is used for this row of x only
  *     scaled_dot(f, terms, h, v, whole, entry, d, t): of scaled formats
  *
  * A vector holds eight rows of w (half a tile) x four k, which meet activations that are broadcast from memory. Offsets
@@ -16,7 +16,8 @@
  *
  * Scaled formats have an integer scale for each of the steps. PAIRED: each step takes half of the k of both groups
  * instead, such that of the two sums of 16 bits in a row's 32, one belongs to either group, and what adds them up
- * (vpmaddwd) multiplies them by their scales. */
+ * (vpmaddwd) multiplies them by their scales. With one row of x this would cost more than it saves, so that one group
+ * follows the other, and its scale is in both words. */
 #ifndef PL_AVX2_MATMUL_INT_H
 #define PL_AVX2_MATMUL_INT_H
 
@@ -62,11 +63,18 @@ PL_INLINE __m256i pair(__m256i first, __m256i second, int h)
              : _mm256_blend_epi16(first, second, 0xaa);
 }
 
-/* Codes of k 16h + 4j.., or what the table has for them, of the half of the tile that begins at p. */
+/* Unsigned bytes, or 128 less, as signed ones. */
+PL_INLINE __m256i as_bytes(const pl_shape f, __m256i v)
+{
+    return has_signed(f) ? _mm256_xor_si256(v, _mm256_set1_epi8(-128)) : v;
+}
+
+/* Codes of k 16h + 4j.., or what the table has for them, of the half of the tile that begins at p: unsigned bytes, or
+ * signed ones. */
 PL_INLINE __m256i codes(const pl_shape f, const uint8_t *p, int h, int j)
 {
     if (f.bits == 8)
-        return pl_load256(p + 256 * h + 64 * j);
+        return as_bytes(f, pl_load256(p + 256 * h + 64 * j));
     if (f.bits < 4) {
         const __m256i all = f.paired ? pair(pl_load256(p), pl_load256(p + 64), h) : pl_load256(p + 64 * h);
         const __m256i low = _mm256_and_si256(j ? _mm256_srli_epi16(all, 2 * j) : all, _mm256_set1_epi8(3));
@@ -79,7 +87,7 @@ PL_INLINE __m256i codes(const pl_shape f, const uint8_t *p, int h, int j)
     const __m256i both = pl_load256(p + 64 * j);
     const __m256i low = _mm256_and_si256(h ? _mm256_srli_epi16(both, 4) : both, _mm256_set1_epi8(15));
     if (f.table)
-        return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(pl_load128(f.table)), low);
+        return _mm256_shuffle_epi8(as_bytes(f, _mm256_broadcastsi128_si256(pl_load128(f.table))), low);
     if (f.bits == 5)
         return with_bit(low, pl_load256(p + 256), 4 * h + j, 4);
     if (f.bits == 6) { /* bits 2j and 2j + 1 are bits 4 and 5 */
@@ -90,15 +98,12 @@ PL_INLINE __m256i codes(const pl_shape f, const uint8_t *p, int h, int j)
     return low;
 }
 
-/* Codes of step h (k 16h..16h+15): v[half][j] holds rows 8 * half.., k 16h + 4j.. as unsigned bytes, or signed ones. */
+/* Codes of step h (k 16h..16h+15): v[half][j] holds rows 8 * half.., k 16h + 4j... */
 PL_INLINE void load_codes(const pl_shape f, const uint8_t *p, int h, __m256i v[2][4])
 {
-    for (int half = 0; half < 2; half++, p += 32)
-        for (int j = 0; j < 4; j++) {
-            v[half][j] = codes(f, p, h, j);
-            if (has_signed(f)) /* minus 128 */
-                v[half][j] = _mm256_xor_si256(v[half][j], _mm256_set1_epi8(-128));
-        }
+    for (int half = 0; half < 2; half++)
+        for (int j = 0; j < 4; j++)
+            v[half][j] = codes(f, p + 32 * half, h, j);
 }
 
 /* The factors of a super block, [half] of the tile. */
@@ -184,14 +189,14 @@ PL_INLINE void load_scales(const pl_shape f, int terms, const factors *u, const 
 /* ---- steps ------------------------------------------------------------------------------------------------------- */
 
 /* Step h with one row of x, at `entry`: dots in t, or in d those that the next step goes on with. */
-PL_INLINE void step_dots(const pl_shape f, int terms, int h, __m256i v[2][4], const uint8_t *entry, __m256i d[2],
-                         __m256i t[2])
+PL_INLINE void step_dots(const pl_shape f, int terms, int alone, int h, __m256i v[2][4], const uint8_t *entry,
+                         __m256i d[2], __m256i t[2])
 {
     const uint8_t *words = entry + 32 * terms;
     __m256i low[2];
-    dot(f.top, v, entry + 16 * h, keeps16(f, terms), terms == 2 ? 254 : 1, t);
+    dot(f.top, alone, v, entry + 16 * h, keeps16(f, terms), terms == 2 ? 254 : 1, t);
     if (terms == 2)
-        dot(f.top, v, entry + 32 + 16 * h, 0, 1, low);
+        dot(f.top, alone, v, entry + 32 + 16 * h, 0, 1, low);
     const __m256i extra = _mm256_set1_epi32(f.offset ? pl_load_i32(words + 4 + (f.group == 16 ? 4 * h : 0)) : 0);
     for (int half = 0; half < 2; half++) {
         if (terms == 2)
@@ -225,51 +230,92 @@ PL_INLINE void finish(const pl_shape f, int terms, const __m256i t[2], const sca
 }
 
 /* Step h with one row of x, at `entry`: the next one goes on with d, or a dot ends. */
-PL_INLINE void step(const pl_shape f, int terms, int h, __m256i v[2][4], const scales *w, const uint8_t *entry,
-                    __m256i d[2], __m256 acc[2])
+PL_INLINE void step(const pl_shape f, int terms, int alone, int h, __m256i v[2][4], const scales *w,
+                    const uint8_t *entry, __m256i d[2], __m256 acc[2])
 {
     __m256i t[2];
     if (f.scaled)
         scaled_dot(f, terms, h, v, w->whole, entry, d, t);
     else
-        step_dots(f, terms, h, v, entry, d, t);
+        step_dots(f, terms, alone, h, v, entry, d, t);
     if (ends(f, h))
         finish(f, terms, t, w, entry, acc);
 }
 
-/* Codes of 2 bits, paired: the dots of a block with one row. Codes left at bit 2 count four times; the sums of the
- * others, at bit 0, are multiplied by four: one shift instead of three, and all sums fit (4 * 16 * 3 * 127). */
-PL_INLINE void dots_of_two(const pl_shape f, int terms, const uint8_t *p, const uint8_t *entry, __m256i t[2])
+/* ---- a block of a scaled format with one row, without VNNI ------------------------------------------------------- */
+
+/* Bytes 8 * half.. of the 16 in each lane, each in byte 0 of its row's word; twice: in byte 2 as well. */
+PL_INLINE __m256i spread(__m256i bytes, int half, int twice)
+{
+    const int i = 8 * half;
+    const __m256i row = _mm256_setr_epi32(i, i + 1, i + 2, i + 3, i + 4, i + 5, i + 6, i + 7);
+    const __m256i places = twice ? _mm256_or_si256(row, _mm256_slli_epi32(row, 16)) : row;
+    const int none = (int)(twice ? 0x80008000 : 0x80808000);
+    return _mm256_shuffle_epi8(bytes, _mm256_or_si256(places, _mm256_set1_epi32(none)));
+}
+
+/* Codes of group g, of the half of the tile that begins at p: v[0] and v[2] those of k 4j.., j = 0 and 2; v[1] and v[3]
+ * the others, times four: one shift of two bits instead of three. */
+PL_INLINE void scaled_codes(const pl_shape f, const uint8_t *p, int g, __m256i v[4])
 {
     const __m256i low = _mm256_set1_epi8(3), high = _mm256_set1_epi8(12);
-    for (int half = 0; half < 2; half++) {
-        const __m256i whole = load_whole(f, terms, p + 64 * f.bits + 8 * half, 1);
-        const __m256i first = pl_load256(p + 32 * half), second = pl_load256(p + 64 + 32 * half);
-        __m256i v[8];
-        for (int h = 0; h < 2; h++) {
-            const __m256i all = pair(first, second, h), above = _mm256_srli_epi16(all, 4);
-            v[4 * h] = _mm256_and_si256(all, low);
-            v[4 * h + 1] = _mm256_and_si256(all, high);
-            v[4 * h + 2] = _mm256_and_si256(above, low);
-            v[4 * h + 3] = _mm256_and_si256(above, high);
-        }
-        for (int term = 0; term < terms; term++) {
-            __m256i once = _mm256_setzero_si256(), four = once;
-            for (int j = 0; j < 8; j += 2) {
-                const uint8_t *y = entry + 32 * term + 4 * j;
-                const __m256i a = _mm256_maddubs_epi16(v[j], _mm256_set1_epi32(pl_load_i32(y)));
-                const __m256i b = _mm256_maddubs_epi16(v[j + 1], _mm256_set1_epi32(pl_load_i32(y + 4)));
-                once = j ? _mm256_add_epi16(once, a) : a;
-                four = j ? _mm256_add_epi16(four, b) : b;
+    const __m256i all = pl_load256(p + 64 * g), above = _mm256_srli_epi16(all, 4);
+    v[0] = _mm256_and_si256(all, low);
+    v[1] = _mm256_and_si256(all, high);
+    v[2] = _mm256_and_si256(above, low);
+    v[3] = _mm256_and_si256(above, high);
+    if (f.bits == 3)
+        for (int j = 0; j < 4; j++)
+            v[j] = with_bit(v[j], pl_load256(p + 128), 4 * g + j, j % 2 ? 4 : 2);
+}
+
+/* v by 16 codes y: sums in int16 (2 * 28 * 2 * 127 at most before they are divided). */
+PL_INLINE __m256i scaled_sums(__m256i v[4], const uint8_t *y)
+{
+    __m256i d[4];
+    for (int j = 0; j < 4; j++)
+        d[j] = _mm256_maddubs_epi16(v[j], _mm256_set1_epi32(pl_load_i32(y + 4 * j)));
+    const __m256i others = _mm256_srai_epi16(_mm256_add_epi16(d[1], d[3]), 2);
+    return _mm256_add_epi16(_mm256_add_epi16(d[0], d[2]), others);
+}
+
+/* The block at p. The scales multiply where pairs of sums are added. */
+PL_INLINE void scaled_one(const pl_shape f, int terms, const factors *u, const uint8_t *p, const uint8_t *entry,
+                          __m256 acc[2])
+{
+    const uint8_t *words = entry + 32 * terms, *bytes = p + 64 * f.bits;
+    __m256i v[4], t[2], pairs[2];
+    for (int g = 0; g < 2; g++) {
+        pairs[g] = _mm256_broadcastsi128_si256(pl_load128(bytes + 16 * g));
+        for (int half = 0; half < 2; half++) {
+            const __m128i eight = _mm_loadl_epi64((const __m128i *)(bytes + 16 * g + 8 * half));
+            const __m256i scale = f.scale == PL_SCALE_U4
+                                      ? spread(_mm256_and_si256(pairs[g], _mm256_set1_epi8(15)), half, 1)
+                                      : _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(eight, eight));
+            scaled_codes(f, p + 32 * half, g, v);
+            for (int term = 0; term < terms; term++) {
+                __m256i sum = scaled_sums(v, entry + 32 * term + 16 * g);
+                if (f.offset) { /* one of the pair */
+                    const __m256i both = _mm256_set1_epi32(pl_load_i32(words + 4 + 4 * term));
+                    sum = _mm256_add_epi16(sum, g ? _mm256_srli_epi32(both, 16)
+                                                  : _mm256_and_si256(both, _mm256_set1_epi32(0xffff)));
+                }
+                const int last = term + 1 == terms;
+                const __m256i more = last ? scale : _mm256_mullo_epi16(scale, _mm256_set1_epi16(254));
+                const __m256i dot = _mm256_madd_epi16(sum, more);
+                t[half] = g || term ? _mm256_add_epi32(t[half], dot) : dot;
             }
-            const __m256i sum = _mm256_add_epi16(_mm256_slli_epi16(once, 2), four);
-            const int last = term + 1 == terms;
-            const __m256i more = last ? whole : _mm256_mullo_epi16(whole, _mm256_set1_epi16(254));
-            const __m256i dot = _mm256_madd_epi16(sum, more);
-            t[half] = term ? _mm256_add_epi32(t[half], dot) : dot;
         }
-        t[half] = _mm256_srai_epi32(t[half], 2);
     }
+    scales w;
+    for (int half = 0; half < 2; half++) {
+        w.s[half] = u->d[half];
+        for (int g = 0; g < 2 && f.has_min; g++) {
+            const __m256i min = spread(_mm256_and_si256(pairs[g], _mm256_set1_epi8(-16)), half, 0);
+            w.m[g][half] = _mm256_mul_ps(u->d_min[half], _mm256_cvtepi32_ps(min));
+        }
+    }
+    finish(f, terms, t, &w, entry, acc);
 }
 
 /* ---- a tile ------------------------------------------------------------------------------------------------------ */
@@ -283,7 +329,7 @@ PL_INLINE void block_one(const pl_shape f, int terms, const factors *u, const ui
     for (int h = 0; h < 2; h++) {
         load_codes(f, p, h, v);
         load_scales(f, terms, u, p, h, &w);
-        step(f, terms, h, v, &w, entry, d, acc);
+        step(f, terms, 1, h, v, &w, entry, d, acc);
     }
 }
 
@@ -300,32 +346,18 @@ PL_INLINE void prefetch_block(const pl_shape f, const uint8_t *p, int ahead, int
         _mm_prefetch((const char *)p + ahead + at, _MM_HINT_T1);
 }
 
-/* acc += blocks [0, blocks) of the tile at p, of codes of 2 bits, paired. What ends a block waits for its dots, and so
- * comes after the dots of the next one: 0.85 of the time on Zen 4. (Other formats gain nothing.) blocks >= 1. */
-PL_INLINE void tile_of_two(const pl_shape f, int terms, const uint8_t *p, int blocks, int ahead, int step,
+/* acc += blocks [0, blocks) of the tile at p, of scaled formats: of whole super blocks. */
+PL_INLINE void tile_scaled(const pl_shape f, int terms, const uint8_t *p, int blocks, int ahead, int step,
                            const uint8_t *panel, __m256 acc[2])
 {
-    const int size = pl_entry_bytes(f, terms);
-    __m256i t[2], next[2];
-    scales w;
-    factors u = load_factors(f, p);
-    p += f.packed_header;
-    prefetch_block(f, p, ahead, step);
-    dots_of_two(f, terms, p, panel, t);
-    for (int b = 1; b < blocks; b++, panel += size) {
-        const uint8_t *before = p;
-        p += f.packed_block + (b % 8 == 0 ? f.packed_header : 0);
-        prefetch_block(f, p, ahead, step);
-        dots_of_two(f, terms, p, panel + size, next);
-        load_scales(f, terms, &u, before, 1, &w);
-        finish(f, terms, t, &w, panel, acc);
-        if (b % 8 == 0)
-            u = load_factors(f, p - f.packed_header);
-        for (int half = 0; half < 2; half++)
-            t[half] = next[half];
+    for (int b = 0; b < blocks; b += 8) {
+        const factors u = load_factors(f, p);
+        p += f.packed_header;
+        for (int i = 0; i < 8; i++, p += f.packed_block, panel += pl_entry_bytes(f, terms)) {
+            prefetch_block(f, p, ahead, step);
+            scaled_one(f, terms, &u, p, panel, acc);
+        }
     }
-    load_scales(f, terms, &u, p, 1, &w);
-    finish(f, terms, t, &w, panel, acc);
 }
 
 /* The same, of all others. */
@@ -351,8 +383,8 @@ PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int block
     const int lines = f.bits == 8 ? tuning->ahead8_lines : tuning->ahead_lines;
     const int step = lines < f.packed_block / 64 ? 64 * lines : f.packed_block;
     __m256 a[2] = {_mm256_loadu_ps(acc), _mm256_loadu_ps(acc + 8)};
-    if (f.paired && f.bits == 2)
-        tile_of_two(f, terms, p, blocks, ahead, step, panel, a);
+    if (PAIRED && f.scaled)
+        tile_scaled(f, terms, p, blocks, ahead, step, panel, a);
     else
         tile_of_others(f, terms, p, blocks, ahead, step, panel, a);
     _mm256_storeu_ps(acc, a[0]);
@@ -370,11 +402,11 @@ PL_INLINE void step_many(const pl_shape f, int terms, int h, const factors *u, c
     load_scales(f, terms, u, p, h, &w);
     for (int i = 0; i < n; i++, panel += size) {
         if (!ends(f, h)) { /* acc is not touched */
-            step(f, terms, h, v, &w, panel, d[i], NULL);
+            step(f, terms, 0, h, v, &w, panel, d[i], NULL);
             continue;
         }
         __m256 a[2] = {_mm256_loadu_ps(acc[i]), _mm256_loadu_ps(acc[i] + 8)};
-        step(f, terms, h, v, &w, panel, d[i], a);
+        step(f, terms, 0, h, v, &w, panel, d[i], a);
         _mm256_storeu_ps(acc[i], a[0]);
         _mm256_storeu_ps(acc[i] + 8, a[1]);
     }
