@@ -18,7 +18,9 @@ static const int32_t limits[][2] = {PL_TUNING(LIMITS)};
  *   page, Zen 5 at 1.05 and 0.92 of 52 GB/s; on Zen 4 one line was the better choice, at moments of 58 GB/s.
  * - Two tiles at once: Zen 5, which computes two dots of 512 bits a cycle and loads two vectors, reaches 0.77 of its
  *   int8 peak with Q4_0 so and 0.68 with one. Where dots share two ports with all else, unpacking twice as often should
- *   cost more than loads: one tile, until a measurement says otherwise. */
+ *   cost more than loads: one tile, until a measurement says otherwise.
+ * - Four rows of queries, keys and values, the last two in two terms, on Zen 4 at 35 GB/s: 0.8 (Q2_K) and 0.93 (Q4_K) of
+ *   the time with AVX-512, 0.84 and 0.77 with AVX2, against equal shares of tiles; one row of Q2_K with AVX2 0.77. */
 static const pl_tuning usual = {
     .ahead_bytes = 4096,
     .ahead_lines = 64,
@@ -30,6 +32,7 @@ static const pl_tuning usual = {
     .step_rows = 108,
     .step_tiles = 32,
     .float_bytes = 192 << 10,
+    .few_rows = 6,
     .barrier_bytes = 8192,
 };
 
@@ -51,12 +54,15 @@ void pl_tuning_default(int isa, pl_tuning *tuning)
     if (isa == PL_ISA_AVX2 || isa == PL_ISA_AVXVNNI) { /* their kernels prefetch a block's own lines, too */
         tuning->ahead_lines = tuning->ahead8_lines = 1;
         tuning->ahead8_bytes = 4096;
+        tuning->few_rows = isa == PL_ISA_AVX2 ? 2 : 4;
     } else if (zen4) {
         tuning->ahead_lines = 1;
     } else if (!strcmp(pl_cpu_vendor(), "AuthenticAMD")) {
         tuning->pair_tiles = 2;
         tuning->step_rows = 105;
     }
+    if (isa == PL_ISA_SCALAR) /* computes longer than it reads, always */
+        tuning->few_rows = 1;
     if (isa == PL_ISA_AMX) /* whole tiles of sixteen rows */
         tuning->step_rows = 112;
 #ifdef _SC_LEVEL2_CACHE_SIZE

@@ -17,6 +17,8 @@
  * step_tiles                  tiles per step of the gated unit
  * float_bytes                 weights, and activations, per block of a large product with float weights whose kernel has
  *                             no memory of its own
+ * few_rows                    rows with which a tile of four bits takes as long to read as to compute with, by which
+ *                             threads share matrices of different formats or terms
  * barrier_bytes               the next operation's weights that are prefetched before a barrier */
 #define PL_TUNING(X)                                                                                                   \
     X(ahead_bytes, 0, 65536)                                                                                           \
@@ -29,6 +31,7 @@
     X(step_rows, 16, 512)                                                                                              \
     X(step_tiles, 2, 4096)                                                                                             \
     X(float_bytes, 32768, 4194304)                                                                                     \
+    X(few_rows, 1, 64)                                                                                                 \
     X(barrier_bytes, 0, 65536)
 
 typedef struct pl_tuning {

@@ -11,9 +11,4 @@
 #define PL_CHUNK_KEYS 256
 #define PL_CHUNK_PAGES (PL_CHUNK_KEYS / PL_PAGE)
 
-/* Up to this many rows, a product is bound by memory and takes as long with two terms as with one, so all tiles count
- * the same. With more rows it is bound by computation: a thread with keys and values in two terms then gets fewer tiles
- * than one with queries. */
-#define PL_FEW_ROWS 4
-
 #endif

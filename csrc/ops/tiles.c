@@ -54,13 +54,14 @@ int pl_segment_tiles(const pl_model_tables *m, const pl_segment *seg)
     return (m->mats[seg->mat].rows + PL_TILE - 1) / PL_TILE;
 }
 
-/* Work of a tile, in fifths of 32 weights of a row with one term. A second term adds four fifths (Q4_0 and Q8_0, 512
- * rows: 0.76 of the int8 peak with one term, 0.85 with two). */
+/* Work of a tile: reading it or computing with it, whichever takes longer. A second term adds four fifths to computing
+ * (Q4_0 and Q8_0, 512 rows: 0.76 of the int8 peak with one term, 0.85 with two), and nothing to reading. */
 static int64_t work_of(const pl_run *r, const pl_segment *seg)
 {
     const pl_mat *w = &r->m->mats[seg->mat];
-    const int computing = r->n_rows > PL_FEW_ROWS && !w->format->is_float;
-    return (int64_t)((w->k + 31) / 32) * (computing && seg->terms == 2 ? 9 : 5);
+    const int64_t four_bits = PL_TILE / 2 * (int64_t)w->k, fifths = !w->format->is_float && seg->terms == 2 ? 9 : 5;
+    const int64_t reading = 5 * r->m->tuning.few_rows * w->tile_bytes, computing = fifths * r->n_rows * four_bits;
+    return reading > computing ? reading : computing;
 }
 
 void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, int *to)
