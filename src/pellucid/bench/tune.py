@@ -14,6 +14,7 @@ __all__ = ["tune"]
 
 PROMPT = 512  # tokens of a pass that is bound by computing
 STEPS = 16  # passes of one token
+FEW = 4  # tokens of a pass of which it is not clear what binds it
 
 
 def _candidates(default: Mapping[str, int], name: str, *factors: float) -> tuple[Mapping[str, int], ...]:
@@ -37,6 +38,7 @@ def tune(model: Model, seconds: float) -> tuning.Tuning:
         ("activations laid out at once", _candidates(values, "panel_bytes", 0.5, 2), PROMPT),
         ("weights that many rows meet", _candidates(values, "group_bytes", 0.5, 2), PROMPT),
         ("prefetching before a barrier", _candidates(values, "barrier_bytes", 0, 4), 1),
+        ("threads' shares of few rows", _candidates(values, "few_rows", 0.5, 2), FEW),
     ]
     if isa.startswith("avx512") or isa == "amx":
         del wanted[3]
