@@ -177,10 +177,9 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_keys(config: Settings, **changed: Any) -> dict[str, Any]:
-    """config.json with other settings of the text model."""
-    if "text_config" in config:
-        return {**config, "text_config": {**config["text_config"], **changed}}
-    return {**config, **changed}
+    """config.json with other settings of the text model. ...: without the key."""
+    own = {key: value for key, value in {**text_config(dict(config)), **changed}.items() if value is not ...}
+    return {**config, "text_config": own} if "text_config" in config else own
 
 
 def common_keys(config: Settings) -> dict[str, Any]:

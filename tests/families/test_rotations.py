@@ -50,6 +50,8 @@ SAME: list[tuple[str, Keys, Keys]] = [
     # As transformers 4.57 wrote it.
     ("gptneox", {"rotary_pct": 0.5, "partial_rotary_factor": 0.5, "rotary_emb_base": 500, "rope_theta": 500},
      one(DEFAULT, 500.0, 0.5)),
+    ("gpt_oss", {"rope_parameters": {**YARN, "rope_theta": 500.0, "truncate": None}},
+     {"rope_parameters": {**YARN, "rope_theta": 500.0, "truncate": False}}),
     ("embedding_gemma", {}, based(DEFAULT, 1e6, 1e4)),
     ("embedding_gemma", {"rope_scaling": YARN}, based(YARN, 1e6, 1e4)),
     ("embedding_gemma", {"rope_scaling": LLAMA3}, based(LLAMA3, 1e6, 1e4)),
