@@ -188,6 +188,12 @@ def later_windows(c: Settings) -> Mapping[str, Any]:
     return {"attention.sliding_window": window, "attention.sliding_window_pattern": local} if any(local) else {}
 
 
+def cap(c: Settings, key: str) -> float | None:
+    """A cap of scores or logits, a tanh; None where there is none. transformers divides by it, also if it is 0."""
+    value: float | None = c.get_float(key, None, min=1e-6, max=1e6)
+    return value
+
+
 def sparse_layers(c: Settings) -> Mapping[str, Any]:
     """Which layers have experts: every decoder_sparse_step-th one that is not in mlp_only_layers."""
     layers = c.get_int("num_hidden_layers", min=1, max=4096)

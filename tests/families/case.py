@@ -64,6 +64,7 @@ class Case:
     config: str
     seed: int
     odd: str
+    tokens: int = 0  # seed of the token ids, where those of `seed` have a near tie between experts (test_ties.py)
     sizes: Settings = field(default_factory=dict)
     gguf: Gguf | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # pattern of a tensor's name -> its values
@@ -135,7 +136,7 @@ def save_golden(case: Case, golden: Golden) -> None:
 
 def token_ids(case: Case, vocab: int) -> list[int]:
     """A fixed sequence, with the vocabulary's first and last id near its start."""
-    ids = [int(i) for i in np.random.default_rng(case.seed).integers(0, vocab, LENGTHS[-1] + STEPS)]
+    ids = [int(i) for i in np.random.default_rng(case.tokens or case.seed).integers(0, vocab, LENGTHS[-1] + STEPS)]
     ids[1], ids[2] = 0, vocab - 1
     return ids
 
@@ -176,10 +177,9 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_keys(config: Settings, **changed: Any) -> dict[str, Any]:
-    """config.json with other settings of the text model."""
-    if "text_config" in config:
-        return {**config, "text_config": {**config["text_config"], **changed}}
-    return {**config, **changed}
+    """config.json with other settings of the text model. ...: without the key."""
+    own = {key: value for key, value in {**text_config(dict(config)), **changed}.items() if value is not ...}
+    return {**config, "text_config": own} if "text_config" in config else own
 
 
 def common_keys(config: Settings) -> dict[str, Any]:

@@ -119,12 +119,31 @@ def test_keys_of_folders(files: Files, some: Some[Any]) -> None:
             outcomes["refused"] += 1
             biased = key.endswith("_bias") and ".bias" in found  # the bias that there must be, or must not be
             assert key in found or biased or key in SIZES | case.resized, f"{key} = {value}: {found}"
+            named = r"config\.\w|layers\.\d|\.weight|\.bias|^ids is too long"  # a key or a tensor
+            assert re.search(named, found), f"{key} = {value}: {found}"
+            assert len(found) < 1000, found
         elif np.array_equal(found, expected):
             outcomes["same"] += 1
         else:
             outcomes["other"] += 1
             assert key in READ | case.read, f"{key} = {value}: other logits"
     assert outcomes["same"] > len(tried) / 8 and outcomes["refused"] > len(tried) / 8, outcomes
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("gemma4", "final_logit_softcapping", 0.0),
+        ("gemma4", "final_logit_softcapping", 1e300),
+        ("gemma2", "attn_logit_softcapping", 1e300),
+        ("kimi_linear", "topk_group", 0),
+        ("kimi_linear", "n_group", 0),
+    ],
+)
+def test_values_out_of_range(files: Files, key: str, value: Any) -> None:
+    """They loaded, and gave other logits than transformers' or none."""
+    found = files.as_folder(**{key: value})
+    assert isinstance(found, str) and f"config.{key}: it is {value}; expected" in found, found
 
 
 def known_keys() -> Iterator[str]:

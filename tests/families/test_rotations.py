@@ -50,6 +50,8 @@ SAME: list[tuple[str, Keys, Keys]] = [
     # As transformers 4.57 wrote it.
     ("gptneox", {"rotary_pct": 0.5, "partial_rotary_factor": 0.5, "rotary_emb_base": 500, "rope_theta": 500},
      one(DEFAULT, 500.0, 0.5)),
+    ("gpt_oss", {"rope_parameters": {**YARN, "rope_theta": 500.0, "truncate": None}},
+     {"rope_parameters": {**YARN, "rope_theta": 500.0, "truncate": False}}),
     ("embedding_gemma", {}, based(DEFAULT, 1e6, 1e4)),
     ("embedding_gemma", {"rope_scaling": YARN}, based(YARN, 1e6, 1e4)),
     ("embedding_gemma", {"rope_scaling": LLAMA3}, based(LLAMA3, 1e6, 1e4)),
@@ -66,6 +68,11 @@ SAME: list[tuple[str, Keys, Keys]] = [
     ("olmo3", {"rope_theta": 500.0}, based(DEFAULT, 500.0, 5e5)),
     ("olmo3", {"rope_theta": 500.0, "rope_scaling": YARN}, based(YARN, 500.0, 5e5)),
     ("olmo3", {"rope_parameters": {"full_attention": {**YARN, "rope_theta": 500.0}}}, based(YARN, 500.0, 5e5)),
+    # One table for all layers, which transformers ignores, alone and as it saves it again.
+    ("olmo3", {"rope_parameters": {**DEFAULT, "rope_theta": 5e5}}, based(DEFAULT, 5e5, 5e5)),
+    ("olmo3", {"rope_parameters": DEFAULT, "rope_theta": 500.0}, based(DEFAULT, 500.0, 5e5)),
+    ("olmo3", {"rope_parameters": {**DEFAULT, "rope_theta": 300.0, **based(YARN, 300.0, 300.0)["rope_parameters"]}},
+     based(YARN, 300.0, 300.0)),
 ]  # fmt: skip
 REFUSED = [
     ("gptneox", {"rotary_pct": 0.5, "partial_rotary_factor": 0.25}, "config.partial_rotary_factor = 0.25"),
@@ -76,6 +83,14 @@ REFUSED = [
     ("modernbert", two({**YARN, "truncate": False}), "config.rope_parameters.full_attention.truncate = false"),
     ("embedding_gemma", {"rope_scaling": {**YARN, "truncate": False}}, "config.rope_scaling.truncate = false"),
     ("olmo3", two({**YARN, "truncate": False}), "config.rope_parameters.full_attention.truncate = false"),
+    ("olmo3", {"rope_parameters": {**DEFAULT, "rope_theta": 500.0}},
+     "config.rope_parameters.rope_theta = 500.0 is not supported; supported: 500000.0, which transformers takes;"),
+    ("olmo3", {"rope_parameters": {**DEFAULT, "rope_theta": 500.0}, "rope_theta": 500.0},
+     "config.rope_parameters.rope_theta = 500.0 is not supported; supported: 500000.0"),
+    ("olmo3", {"rope_parameters": {**YARN, "rope_theta": 5e5}},
+     'config.rope_parameters.rope_type = "yarn" is not supported; supported: default; others belong in its tables'),
+    ("olmo3", {"rope_parameters": {"type": "linear", "factor": 2.0}}, 'config.rope_parameters.type = "linear"'),
+    ("olmo3", {"rope_parameters": {**DEFAULT, "factor": 2.0}}, "config.rope_parameters.factor = 2.0"),
     ("gpt_oss", {}, "a model without config.rope_parameters is not supported; supported: a table"),
     ("lfm3", {}, "a model without config.rope_parameters is not supported; supported: a table"),
 ]  # fmt: skip

@@ -139,7 +139,7 @@ def test_kinds_that_are_not_run(folder: Path, changes: dict[str, Any], words: st
         ({"layer_types": "full_attention"}, "config.layer_types"),
         ({"sliding_window": 0}, "config.sliding_window"),
         ({"query_pre_attn_scalar": 0}, "config.query_pre_attn_scalar"),
-        ({"final_logit_softcapping": -1.0}, "config.final_logit_softcapping"),
+        *(({"final_logit_softcapping": cap}, "config.final_logit_softcapping") for cap in (-1.0, 0.0, 1e300)),
         ({"rope_local_base_freq": 0.0}, "config.rope_local_base_freq"),
         ({"sliding_window_pattern": 0, "layer_types": ...}, "config.sliding_window_pattern"),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pellucid.arch.config import Config, Reader, Source
-from pellucid.folder import KEYS, NAMES, QKVO, Folder, Same, Settings, windows
+from pellucid.folder import KEYS, NAMES, QKVO, Folder, Same, Settings, cap, windows
 from pellucid.plan import Plan
 
 _PERIOD = 2
@@ -40,12 +40,11 @@ def block(p: Plan, c: Config, i: int) -> None:
 
 
 def _derive(c: Settings) -> Mapping[str, Any]:
-    caps = {key: c.get_any(key, None) for key in ("final_logit_softcapping", "attn_logit_softcapping")}
     return {
         "attention.scale": c.get_float("query_pre_attn_scalar", min=1e-6) ** -0.5,
         "attention.sliding_window_pattern": windows(c, lambda i: (i + 1) % _PERIOD != 0),
-        # A cap that is null is none; GGUF's keys have defaults.
-        **{key: 0.0 if value is None else c.get_float(key, min=1e-6) for key, value in caps.items()},
+        # GGUF's keys have defaults.
+        **{key: cap(c, key) or 0.0 for key in ("final_logit_softcapping", "attn_logit_softcapping")},
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pellucid.arch.config import Config, Reader, Source
-from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings, windows
+from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings, cap, windows
 from pellucid.plan import Plan
 
 # Constants of the architecture that files may leave out.
@@ -54,7 +54,7 @@ def _variant(c: Settings) -> str | None:
 
 def _derive(c: Settings) -> Mapping[str, Any]:
     period = c.get_int("sliding_window_pattern", _PERIOD, min=1)
-    if c.prefix != "config." and c.get_any("final_logit_softcapping", None) is not None:
+    if cap(c, "final_logit_softcapping") is not None and c.prefix != "config.":
         raise c.refuse("final_logit_softcapping", "null, beside images: transformers' class for both has no cap")
     return {
         "attention.scale": c.get_float("query_pre_attn_scalar", min=1e-6) ** -0.5,

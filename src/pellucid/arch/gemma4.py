@@ -14,7 +14,7 @@ from pellucid.arch.config import Config, Reader, Source
 from pellucid.arch.mixture import OWN, with_experts
 from pellucid.errors import ModelFileError
 from pellucid.experts import add, experts, route
-from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings, windows
+from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings, cap, windows
 from pellucid.plan import QKV, Kind, Plan, floats
 from pellucid.recurrent import gate
 
@@ -137,6 +137,7 @@ def _beside_experts(p: Plan, c: Config, i: int, f: int) -> None:
 def _derive(c: Settings) -> Mapping[str, Any]:
     local = windows(c, lambda i: (i + 1) % _PERIOD != 0)
     local[-1] = False  # as transformers does, whatever layer_types says
+    cap(c, "final_logit_softcapping")
     if c.get_any("use_bidirectional_attention", None) not in (None, "vision"):  # that of images, which do not run
         raise c.refuse("use_bidirectional_attention", "null, vision")
     if c.get_any("rope_scaling", None) is not None:

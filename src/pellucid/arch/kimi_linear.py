@@ -123,6 +123,8 @@ def _derive(c: Settings) -> Mapping[str, Any]:
         c.get_any(key, None)
     if c.get_str("hidden_act", "silu") != "silu":  # of the convolution, too
         raise c.refuse("hidden_act", "silu")
+    for key in ("num_expert_group", "n_group", "topk_group"):
+        c.get_int(key, None, min=1, max=4096)
     layers = c.get_int("num_hidden_layers", min=1, max=4096)
     full = _kinds(c, layers)
     sizes = {}

@@ -38,10 +38,32 @@ def _windows(c: Settings) -> Mapping[str, Any]:
     local = windows(c, lambda i: (i + 1) % _PERIOD != 0)
     if window is None and any(local):
         raise c.refuse("layer_types", "full_attention without sliding_window")
+    _one_rotation(c, any(local))
     if window is None:
         return {}
     # transformers takes a top-level rope_theta for the layers with full attention alone
     return {"attention.sliding_window_pattern": local, "rope.freq_base_swa": _BASE}
+
+
+def _one_rotation(c: Settings, windowed: bool) -> None:
+    """Checks the values in rope_parameters beside its tables for each kind of layer, or without them: transformers
+    ignores them, so that they may only say what it computes.
+
+    Raises UnsupportedModelError for other values.
+    """
+    if c.get_table("rope_parameters", None) is None:
+        return
+    where, tables = "rope_parameters.", "; others belong in its tables full_attention and sliding_attention"
+    for key in ("rope_type", "type"):
+        if c.get_str(where + key, "default") != "default":
+            raise c.refuse(where + key, f"default{tables}")
+    base = c.get_float(f"{where}rope_theta", None, min=1.0)
+    bases = [c.get_float(f"{where}full_attention.rope_theta", c.get_float("rope_theta", min=1.0), min=1.0)]
+    if windowed:
+        bases.append(c.get_float(f"{where}sliding_attention.rope_theta", _BASE, min=1.0))
+    for used in bases:
+        if base not in (None, used):
+            raise c.refuse(f"{where}rope_theta", f"{used}, which transformers takes{tables}")
 
 
 _COMMON: dict[str, Any] = {

@@ -184,6 +184,8 @@ class _Reader:
         whole = c.get_bool(f"{where}truncate", True)
         if self.table.ropes and not whole:  # transformers does not look for the key there
             raise c.refuse(f"{where}truncate", "true")
+        if not self.table.ropes and "truncate" in c.get_table(where.rstrip(".")):  # null, too, is false
+            whole = c.get_bool(f"{where}truncate", False)
         self.factors["rope_freqs.weight"] = rotary.yarn(width, base, factor, original, fast, slow, whole)
         weight, weight_all = (
             c.get_float(f"{where}{key}", 0.0, min=0.0, max=1e3) for key in ("mscale", "mscale_all_dim")

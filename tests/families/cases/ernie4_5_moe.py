@@ -28,8 +28,8 @@ ERNIE = Gguf("ernie4_5-moe", ernie_keys, change, names={**SHARED, **NAMES}, merg
 SIZES = {"moe_num_experts": 8, "moe_k": 3, "moe_intermediate_size": 32, "head_dim": 16}
 CASES = (
     Case("ernie4_5_moe", "ERNIE 4.5 with experts", "Ernie4_5_MoeConfig", 321, "first layer dense, two shared experts",
-         gguf=ERNIE, strict=True, read=frozenset({"moe_k"}), resized=RESIZED, sizes={**SIZES, "rms_norm_eps": 1e-4},
-         ranges={"e_score": (-0.1, 0.1)}),
+         tokens=1, gguf=ERNIE, strict=True, read=frozenset({"moe_k"}), resized=RESIZED,
+         sizes={**SIZES, "rms_norm_eps": 1e-4}, ranges={"e_score": (-0.1, 0.1)}),
     Case("ernie4_5_moe_interval", "ERNIE 4.5 with experts", "Ernie4_5_MoeConfig", 322, "every second layer, no shared",
          gguf=ERNIE, ranges={"e_score": (-0.1, 0.1)},
          sizes={**SIZES, "moe_layer_interval": 2, "moe_layer_start_index": 0, "num_hidden_layers": 4,

@@ -90,7 +90,7 @@ SIZES = {
 }  # fmt: skip
 CASES = (
     Case("kimi_linear", "Kimi Linear", "KimiLinearConfig", 531, "one layer with attention, the first layer dense",
-         gguf=KIMI, strict=True, read=READ, resized=RESIZED, ranges=RANGES, gains=GAINS,
+         tokens=1, gguf=KIMI, strict=True, read=READ, resized=RESIZED, ranges=RANGES, gains=GAINS,
          sizes={**SIZES, "linear_head_dim": 20,
                 "layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"]}),
     Case("kimi_linear_groups", "Kimi Linear", "KimiLinearConfig", 532,

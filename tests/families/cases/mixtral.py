@@ -16,7 +16,7 @@ def mixtral_keys(config: Settings) -> Settings:
 
 CASES = (
     Case("mixtral", "Mixtral", "MixtralConfig", 301, "two of eight experts", strict=True,
-         gguf=Gguf("llama", mixtral_keys, interleaved, merge=merged), read=frozenset({"num_experts_per_tok"}),
+         tokens=2, gguf=Gguf("llama", mixtral_keys, interleaved, merge=merged), read=frozenset({"num_experts_per_tok"}),
          resized=frozenset({"num_local_experts"}), sizes={"rms_norm_eps": 1e-4}),
     Case("mixtral_window", "Mixtral", "MixtralConfig", 302, "a window; gate and up in one tensor",
          gguf=Gguf("llama", lambda config: {**mixtral_keys(config), "attention.sliding_window": 24}, interleaved,

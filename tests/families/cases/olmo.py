@@ -36,7 +36,7 @@ CASES = (
          strict=True, read=frozenset({"original_max_position_embeddings"}),
          sizes={"num_hidden_layers": 4, "sliding_window": 24, "rope_parameters": YARN}),
     Case("olmoe", "OLMoE", "OlmoeConfig", 224, "grouped heads", gguf=OLMOE, strict=True, read=EXPERTS, resized=RESIZED,
-         sizes={"num_experts": 8, "num_experts_per_tok": 3, "rms_norm_eps": 1e-4}),
+         tokens=4, sizes={"num_experts": 8, "num_experts_per_tok": 3, "rms_norm_eps": 1e-4}),
     Case("olmoe_renormalised", "OLMoE", "OlmoeConfig", 225, "one layer, six heads, one KV head, weights renormalised, "
          "biases, in the folder alone",
          sizes={"num_experts": 5, "num_experts_per_tok": 5, "num_hidden_layers": 1, "num_attention_heads": 6,

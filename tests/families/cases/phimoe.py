@@ -31,8 +31,9 @@ CASES = (
          sizes={**BIASES, "rms_norm_eps": 1e-4, "num_local_experts": 6}),
     # Within the original context: transformers 5.24 takes the short factors of this model for any length.
     Case("phimoe_longrope", "Phi-3.5-MoE", "PhimoeConfig", 522, "LongRoPE, a window", gguf=PHIMOE, gains=GAINS,
-         sizes={**BIASES, "num_local_experts": 16, "sliding_window": 40, "rope_parameters": LONG}),
+         tokens=4, sizes={**BIASES, "num_local_experts": 16, "sliding_window": 40, "rope_parameters": LONG}),
     # GGUF has no key for the noise.
     Case("phimoe_noise", "Phi-3.5-MoE", "PhimoeConfig", 523, "several experts near the best, no biases, tied",
-         gains=GAINS, sizes={"num_local_experts": 8, "router_jitter_noise": 0.4, "tie_word_embeddings": True}),
+         tokens=1, gains=GAINS,
+         sizes={"num_local_experts": 8, "router_jitter_noise": 0.4, "tie_word_embeddings": True}),
 )  # fmt: skip

@@ -84,7 +84,7 @@ RAGGED = {
 NEXT_ROPE = {"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.25}
 CASES = (
     Case("qwen35moe", "Qwen3.5 to 3.8 with experts", "Qwen3_5MoeTextConfig", 451, "a shared expert behind a gate",
-         gguf=MOE, strict=True, resized=RESIZED, ranges=qwen35.RANGES, gains=GAINS, read=READ,
+         tokens=1, gguf=MOE, strict=True, resized=RESIZED, ranges=qwen35.RANGES, gains=GAINS, read=READ,
          sizes={**SIZES, "rope_parameters": qwen35.ROPE}),
     Case("qwen35moe_ragged", "Qwen3.5 to 3.8 with experts", "Qwen3_5MoeTextConfig", 452,
          "three key heads, gate and up as one tensor", gguf=FUSED, ranges=qwen35.RANGES,

@@ -39,10 +39,10 @@ SIZES2 = {
 SIZES3 = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "head_dim": 24}
 CASES = (
     Case("qwen2moe", "Qwen2-MoE", "Qwen2MoeConfig", 311, "a shared expert, weights as softmax has them", gguf=QWEN2,
-         strict=True, read=READ | {"qkv_bias"}, resized=RESIZED, sizes={**SIZES2, "rms_norm_eps": 1e-4}),
+         tokens=1, strict=True, read=READ | {"qkv_bias"}, resized=RESIZED, sizes={**SIZES2, "rms_norm_eps": 1e-4}),
     Case("qwen2moe_dense_layers", "Qwen2-MoE", "Qwen2MoeConfig", 312, "dense layers among others, windows, no biases",
-         sizes={**SIZES2, "mlp_only_layers": [1], "num_hidden_layers": 4, "use_sliding_window": True, "qkv_bias": False,
-                "sliding_window": 24, "max_window_layers": 3, "norm_topk_prob": True}),
+         tokens=4, sizes={**SIZES2, "mlp_only_layers": [1], "num_hidden_layers": 4, "use_sliding_window": True,
+                "qkv_bias": False, "sliding_window": 24, "max_window_layers": 3, "norm_topk_prob": True}),
     Case("qwen2moe_odd", "Qwen2-MoE", "Qwen2MoeConfig", 315, "one layer, three heads of 14 columns, five experts of 32",
          gguf=QWEN2,
          sizes={"num_hidden_layers": 1, "num_attention_heads": 3, "num_key_value_heads": 1, "hidden_size": 42,

@@ -86,7 +86,7 @@ CASES = (
          sizes=whole({"rope_theta": 1e4, "mrope_section": [3, 3, 2], "mrope_interleaved": True}, NEWEST, head_dim=16,
                      num_key_value_heads=1, attention_bias=True, tie_word_embeddings=True)),
     Case("qwen3vlmoe", "Qwen3-VL with experts", "Qwen3VLMoeConfig", 516, "experts, always renormalised", gguf=MOE,
-         strict=True, auto=AUTO, optional=ENCODER, read=READ, resized=RESIZED,
+         tokens=2, strict=True, auto=AUTO, optional=ENCODER, read=READ, resized=RESIZED,
          sizes=whole({"rope_theta": 1e5, "mrope_section": [4, 4, 4], "mrope_interleaved": True}, NEWEST, **SIZES3,
                      rms_norm_eps=1e-4)),
     Case("qwen3vlmoe_square", "Qwen3-VL with experts", "Qwen3VLMoeConfig", 517,
