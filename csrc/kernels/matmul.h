@@ -52,9 +52,9 @@ PL_INLINE pl_shape pl_family_shape(pl_shape family, const pl_shape *format)
 
 /* An entry: 32 codes per term, then words of 32 bits: s_y; then per group, with an offset, -offset * sum(y) (products:
  * for the block); with mins, the sum that multiplies them.
- * Paired: the codes of several rows are those of k 4j and 4j + 1 of the first group, then of 4j + 2 and 4j + 3 of the second, for j 0..3;
- * then, in the second half, 4j + 2 and 4j + 3 of the first, 4j and 4j + 1 of the second. What is in each word for the
- * offset is two of 16 bits, those of both groups, for each term. */
+ * Paired: the codes of several rows are those of k 4j and 4j + 1 of the first group, then of 4j + 2 and 4j + 3 of the
+ * second, for j 0..3; then, in the second half, 4j + 2 and 4j + 3 of the first, 4j and 4j + 1 of the second. What is in
+ * each word for the offset is two of 16 bits, those of both groups, for each term. */
 PL_INLINE int pl_entry_bytes(const pl_shape f, int terms)
 {
     const int groups = f.products && f.offset ? 1 : 32 / f.group;
