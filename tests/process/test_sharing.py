@@ -122,7 +122,7 @@ def test_two_processes_hold_the_weights_once(path: Path, root: Path) -> None:
         "text = open('/proc/self/smaps').read().split(sharing.ROOT)\n"
         "sizes = {{k: sum(int(part.split(k + ':')[1].split()[0]) for part in text[1:])"
         " for k in ('Rss', 'Pss', 'ShmemPmdMapped')}}\n"
-        "print(info.packed_bytes, *sizes.values(), info.huge_pages)\nsys.stdin.readline()\n"
+        "print(info.packed_bytes, *sizes.values(), info.huge_pages, flush=True)\nsys.stdin.readline()\n"
     )
     both = [start(code, root, path)]
     assert both[0].stdout and both[0].stdout.readline() == "packed by this load\n"

@@ -234,7 +234,8 @@ def test_http_1_0(server: Running) -> None:
     assert older[2].startswith(b"data: ") and older[2].endswith(b"data: [DONE]\n\n")
     newer = server.exchange(request(body, more="Connection: close\r\n"))
     texts = [re.findall(rb'"text":"([^"]*)"', one) for one in (older[2], newer)]
-    assert texts[0] == texts[1] and len(texts[0]) > 3
+    # a piece may have two tokens where the reader was late
+    assert b"".join(texts[0]) == b"".join(texts[1]) and min(map(len, texts)) > 1
 
 
 def test_most_connections(model: Model) -> None:
