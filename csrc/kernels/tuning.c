@@ -32,7 +32,7 @@ static const pl_tuning usual = {
     .step_rows = 108,
     .step_tiles = 32,
     .float_bytes = 192 << 10,
-    .few_rows = 6,
+    .few_rows = 4,
     .barrier_bytes = 8192,
 };
 
@@ -54,7 +54,7 @@ void pl_tuning_default(int isa, pl_tuning *tuning)
     if (isa == PL_ISA_AVX2 || isa == PL_ISA_AVXVNNI) { /* their kernels prefetch a block's own lines, too */
         tuning->ahead_lines = tuning->ahead8_lines = 1;
         tuning->ahead8_bytes = 4096;
-        tuning->few_rows = isa == PL_ISA_AVX2 ? 2 : 4;
+        tuning->few_rows = isa == PL_ISA_AVX2 ? 2 : 3;
     } else if (zen4) {
         tuning->ahead_lines = 1;
     } else if (!strcmp(pl_cpu_vendor(), "AuthenticAMD")) {
