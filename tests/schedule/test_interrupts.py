@@ -139,7 +139,8 @@ def test_a_call_that_is_interrupted(model: Model, name: str) -> None:
         assert found == expected
         check(model)
 
-    assert points(work, 1 if name == "generate" else 7) > 20  # the least with Python 3.13 is 29
+    least = 50 if sys.version_info < (3, 12) else 20  # later ones report fewer operations to a tracer
+    assert points(work, 1 if name == "generate" else 7) > least
 
 
 def test_a_request_that_is_interrupted(model: Model) -> None:

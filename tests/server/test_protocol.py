@@ -228,14 +228,14 @@ def test_http_1_0(server: Running) -> None:
     assert answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer
     head = server.exchange(b"HEAD /health HTTP/1.0\r\nHost: localhost\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200") and head.endswith(b"\r\n\r\n")
-    body = {**SMALL, "stream": True, "max_tokens": 5}
+    body = {**SMALL, "stream": True, "max_tokens": 16}
     older = server.exchange(request(body).replace(b"HTTP/1.1", b"HTTP/1.0")).partition(b"\r\n\r\n")
     assert b"chunked" not in older[0] and b"content-length" not in older[0] and b"connection: close" in older[0]
     assert older[2].startswith(b"data: ") and older[2].endswith(b"data: [DONE]\n\n")
     newer = server.exchange(request(body, more="Connection: close\r\n"))
     texts = [re.findall(rb'"text":"([^"]*)"', one) for one in (older[2], newer)]
     # a piece may have two tokens where the reader was late
-    assert b"".join(texts[0]) == b"".join(texts[1]) and min(map(len, texts)) > 1
+    assert b"".join(texts[0]) == b"".join(texts[1]) and min(map(len, texts)) > 3
 
 
 def test_most_connections(model: Model) -> None:
