@@ -270,7 +270,7 @@ PL_INLINE void scaled_codes(const pl_shape f, const uint8_t *p, int g, __m256i v
 }
 
 /* v by 16 codes y: sums in int16 (2 * 28 * 2 * 127 at most before they are divided). */
-PL_INLINE __m256i scaled_sums(__m256i v[4], const uint8_t *y)
+PL_INLINE __m256i scaled_words(__m256i v[4], const uint8_t *y)
 {
     __m256i d[4];
     for (int j = 0; j < 4; j++)
@@ -279,22 +279,21 @@ PL_INLINE __m256i scaled_sums(__m256i v[4], const uint8_t *y)
     return _mm256_add_epi16(_mm256_add_epi16(d[0], d[2]), others);
 }
 
-/* The block at p. The scales multiply where pairs of sums are added. */
-PL_INLINE void scaled_one(const pl_shape f, int terms, const factors *u, const uint8_t *p, const uint8_t *entry,
-                          __m256 acc[2])
+/* The block at p: its scaled dots. The scales multiply where pairs of sums are added. */
+PL_INLINE void scaled_pairs(const pl_shape f, int terms, const uint8_t *p, const uint8_t *entry, __m256i t[2])
 {
     const uint8_t *words = entry + 32 * terms, *bytes = p + 64 * f.bits;
-    __m256i v[4], t[2], pairs[2];
+    __m256i v[4];
     for (int g = 0; g < 2; g++) {
-        pairs[g] = _mm256_broadcastsi128_si256(pl_load128(bytes + 16 * g));
+        const __m256i pairs = _mm256_broadcastsi128_si256(pl_load128(bytes + 16 * g));
         for (int half = 0; half < 2; half++) {
             const __m128i eight = _mm_loadl_epi64((const __m128i *)(bytes + 16 * g + 8 * half));
             const __m256i scale = f.scale == PL_SCALE_U4
-                                      ? spread(_mm256_and_si256(pairs[g], _mm256_set1_epi8(15)), half, 1)
+                                      ? spread(_mm256_and_si256(pairs, _mm256_set1_epi8(15)), half, 1)
                                       : _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(eight, eight));
             scaled_codes(f, p + 32 * half, g, v);
             for (int term = 0; term < terms; term++) {
-                __m256i sum = scaled_sums(v, entry + 32 * term + 16 * g);
+                __m256i sum = scaled_words(v, entry + 32 * term + 16 * g);
                 if (f.offset) { /* one of the pair */
                     const __m256i both = _mm256_set1_epi32(pl_load_i32(words + 4 + 4 * term));
                     sum = _mm256_add_epi16(sum, g ? _mm256_srli_epi32(both, 16)
@@ -307,15 +306,20 @@ PL_INLINE void scaled_one(const pl_shape f, int terms, const factors *u, const u
             }
         }
     }
-    scales w;
-    for (int half = 0; half < 2; half++) {
-        w.s[half] = u->d[half];
-        for (int g = 0; g < 2 && f.has_min; g++) {
-            const __m256i min = spread(_mm256_and_si256(pairs[g], _mm256_set1_epi8(-16)), half, 0);
-            w.m[g][half] = _mm256_mul_ps(u->d_min[half], _mm256_cvtepi32_ps(min));
+}
+
+/* What multiplies them, and its sums of activations. */
+PL_INLINE void scaled_floats(const pl_shape f, const factors *u, const uint8_t *p, scales *w)
+{
+    for (int half = 0; half < 2; half++)
+        w->s[half] = u->d[half];
+    for (int g = 0; g < 2 && f.has_min; g++) {
+        const __m256i pairs = _mm256_broadcastsi128_si256(pl_load128(p + 64 * f.bits + 16 * g));
+        for (int half = 0; half < 2; half++) {
+            const __m256i min = spread(_mm256_and_si256(pairs, _mm256_set1_epi8(-16)), half, 0);
+            w->m[g][half] = _mm256_mul_ps(u->d_min[half], _mm256_cvtepi32_ps(min));
         }
     }
-    finish(f, terms, t, &w, entry, acc);
 }
 
 /* ---- a tile ------------------------------------------------------------------------------------------------------ */
@@ -333,6 +337,34 @@ PL_INLINE void block_one(const pl_shape f, int terms, const factors *u, const ui
     }
 }
 
+/* The same of a scaled format in two parts: its dots, */
+PL_INLINE void scaled_dots(const pl_shape f, int terms, const uint8_t *p, const uint8_t *entry, __m256i t[2])
+{
+    __m256i v[2][4], d[2], whole[2];
+    if (PAIRED) {
+        scaled_pairs(f, terms, p, entry, t);
+        return;
+    }
+    for (int h = 0; h < 2; h++) {
+        load_codes(f, p, h, v);
+        for (int half = 0; half < 2; half++)
+            whole[half] = load_whole(f, terms, p + 64 * f.bits + 8 * half, h);
+        scaled_dot(f, terms, h, v, whole, entry, d, t);
+    }
+}
+
+/* and what they and the mins add to acc. */
+PL_INLINE void scaled_sums(const pl_shape f, int terms, const factors *u, const uint8_t *p, const uint8_t *entry,
+                           const __m256i t[2], __m256 acc[2])
+{
+    scales w;
+    if (PAIRED)
+        scaled_floats(f, u, p, &w);
+    else
+        load_scales(f, terms, u, p, 1, &w);
+    finish(f, terms, t, &w, entry, acc);
+}
+
 /* What one row prefetches with the block at p: its own lines in ascending order, which the hardware follows better than
  * the order of use, where each step goes through half of them; and a line of the next page, for the hardware stops at the
  * end of each. At moments of 58 GB/s Q8_0 reads 1.01 of it, Q6_K 0.91, Q4_0 0.98, Q4_K 0.91; all lines 4 KB ahead make
@@ -346,17 +378,30 @@ PL_INLINE void prefetch_block(const pl_shape f, const uint8_t *p, int ahead, int
         _mm_prefetch((const char *)p + ahead + at, _MM_HINT_T1);
 }
 
-/* acc += blocks [0, blocks) of the tile at p, of scaled formats: of whole super blocks. */
+/* acc += blocks [0, blocks) of the tile at p, of scaled formats: of whole super blocks. What a block's dots add waits until
+ * those of the next one are on their way, for it would hold up what does not need it. */
 PL_INLINE void tile_scaled(const pl_shape f, int terms, const uint8_t *p, int blocks, int ahead, int step,
                            const uint8_t *panel, __m256 acc[2])
 {
+    const int size = pl_entry_bytes(f, terms);
     for (int b = 0; b < blocks; b += 8) {
         const factors u = load_factors(f, p);
+        __m256i t[2], next[2];
         p += f.packed_header;
-        for (int i = 0; i < 8; i++, p += f.packed_block, panel += pl_entry_bytes(f, terms)) {
+        prefetch_block(f, p, ahead, step);
+        scaled_dots(f, terms, p, panel, t);
+        for (int i = 1; i < 8; i++) {
+            p += f.packed_block;
+            panel += size;
             prefetch_block(f, p, ahead, step);
-            scaled_one(f, terms, &u, p, panel, acc);
+            scaled_dots(f, terms, p, panel, next);
+            scaled_sums(f, terms, &u, p - f.packed_block, panel - size, t, acc);
+            t[0] = next[0];
+            t[1] = next[1];
         }
+        scaled_sums(f, terms, &u, p, panel, t, acc);
+        p += f.packed_block;
+        panel += size;
     }
 }
 
@@ -383,7 +428,7 @@ PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int block
     const int lines = f.bits == 8 ? tuning->ahead8_lines : tuning->ahead_lines;
     const int step = lines < f.packed_block / 64 ? 64 * lines : f.packed_block;
     __m256 a[2] = {_mm256_loadu_ps(acc), _mm256_loadu_ps(acc + 8)};
-    if (PAIRED && f.scaled)
+    if (f.scaled)
         tile_scaled(f, terms, p, blocks, ahead, step, panel, a);
     else
         tile_of_others(f, terms, p, blocks, ahead, step, panel, a);
