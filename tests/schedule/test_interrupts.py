@@ -81,10 +81,9 @@ class Handler:
         gc.enable()
         self.before.clear()
 
-    def instruction(self, code: CodeType, offset: int) -> Any:
-        if not of_scheduler(code):
-            return sys.monitoring.DISABLE if sys.version_info >= (3, 12) else None
-        self.operation(sys._getframe(1), offset)
+    def instruction(self, code: CodeType, offset: int) -> None:
+        if of_scheduler(code):
+            self.operation(sys._getframe(1), offset)
 
     def leave(self, code: CodeType, offset: int, argument: Any) -> None:
         self.before.pop(sys._getframe(1), None)
