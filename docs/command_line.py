@@ -32,7 +32,7 @@ at the terminal's edge.
 |---|---|
 | `PELLUCID_CACHE` | folder for models ([Models and licences](models.md)) |
 | `PELLUCID_THREADS`, `PELLUCID_ISA` | as the options |
-| `PELLUCID_SHARE` | `1`: as `--share`, also where a command lacks it ([Weights held once](sharing.md)) |
+| `PELLUCID_SHARE` | `1`: as `--share`, also where a command lacks it ([Sharing weights](sharing.md)) |
 | `PELLUCID_TUNE` | `off`: does not measure what is fastest; `now`: measures again ([Tuning](performance.md#tuning)) |
 | `HF_TOKEN`, `HF_ENDPOINT` | for `pull` from a hub |
 """

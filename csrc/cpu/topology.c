@@ -184,7 +184,7 @@ static int count_cores(const char *root, const cpu_bits *allowed, int logical, i
     return distinct;
 }
 
-/* Leaves those of the processors that are quick, where a machine has two kinds: each thread gets the same share of a
+/* Keeps only the fast processors, where a machine has two kinds: each thread gets the same share of a
  * product, so that all would wait for the slow ones. On Intel's, the quick ones are `cpu_core`; where capacities are
  * known, as on Arm, they have at least half of the largest. */
 static void leave_quick(const char *root, cpu_bits *cpus)

@@ -3,8 +3,8 @@
 
 #include "ops.h"
 
-/* sin and cos of x >= 0 in float64, times `scale`: reduced by pi/2 in two parts (Cody & Waite 1980), then the Taylor series, whose
- * what follows is below 2e-17 for |r| <= pi/4. The error stays below 1e-10 for positions up to 2^20, far under
+/* sin and cos of x >= 0 in float64, times `scale`: reduced by pi/2 in two parts (Cody & Waite 1980), then the Taylor series,
+ * whose remainder is below 2e-17 for |r| <= pi/4. The error stays below 1e-10 for positions up to 2^20, far under
  * float32's own rounding. */
 static void sincos64(double x, double scale, float *s, float *c)
 {

@@ -14,7 +14,7 @@ void pl_product_run(const pl_run *r, const pl_segment *seg, const pl_mat *w, int
         tiles = 1;
     if (!w->format->is_float || pl_divides(m, w))
         rows = n;
-    if (w->format->is_float && !again) /* what is laid out there for integer formats may be rows of before */
+    if (w->format->is_float && !again) /* what is laid out there for integer formats may be left of earlier rows */
         memset(r->kernel_scratch[tid], 0, 64);
     if (n <= rows)
         tiles = tile1 - tile0;

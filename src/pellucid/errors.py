@@ -274,7 +274,7 @@ class ClosedError(PellucidError):
 
 
 class FetchError(PellucidError):
-    """A catalogue model could not be downloaded. ``name``: the catalogue's name, or None."""
+    """A model could not be downloaded, found or removed. ``name``: the model's name, or None."""
 
     _fields = ("name",)
 

@@ -121,8 +121,8 @@ class Model(AsyncCalls):
             ``cache_bytes`` allows; without it, a quarter of the memory that is left after loading. What has not been
             used for longest makes room, and so does all of it where other calls need memory. See docs/prefix-cache.md.
         quantize: a format, such as "q8_0", "q4_0" or "q4_k_m", that matrices in F32, F16 and BF16 are put into while
-            loading, by the rules of `pellucid quantize`, with a shorter search for scales (docs/making-files.md). Needs
-            memory for the quantised weights twice.
+            loading, by the rules of `pellucid quantize`, with a shorter search for scales (docs/making-files.md). Each
+            matrix is in memory twice while it is quantised.
         share: keeps the packed weights once for all processes of the user on this machine, in /dev/shm; default:
             PELLUCID_SHARE=1. Where that cannot be, they are in memory of their own, and ``info().shared_why`` says why.
             It changes no bit of any result. See docs/sharing.md.

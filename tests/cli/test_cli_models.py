@@ -136,7 +136,7 @@ def test_rm_by_path_or_address(call: Run, served: Hub, cache: Path, smollm2: Pat
 def test_rm_asks(served: Hub, call: Run, cache: Path) -> None:
     call("pull", "o/one")
     done = call("rm", "o/one")
-    assert done.returncode == 2 and "only with --yes where nobody can be asked" in error_line(done)
+    assert done.returncode == 2 and "expected --yes to remove" in error_line(done)
     for answer, code, there in (("n\n", 1, True), ("\n", 1, True), ("y\n", 0, False)):
         screen = Terminal("rm", "o/one")
         try:

@@ -271,7 +271,7 @@ def test_a_port_in_use() -> None:
         (["--key-file", "/"], 1, "/: is a directory"),
         (["--unix", "/no/such/folder/socket"], 1, "/no/such/folder/socket"),
         (["--unix", "/tmp/" + "a" * 200], 1, "cannot listen on"),
-        (["--unix", __file__], 1, "a file that is no socket"),
+        (["--unix", __file__], 1, "exists and is not a socket"),
         (["-m", "a=x", "-m", "a=y"], 2, "a is another model already"),
         (["-m", "a=x", "-m", "b=y"], 1, "no model is called 'x'"),
         (["-m", "=x"], 2, "expected MODEL or NAME=MODEL"),

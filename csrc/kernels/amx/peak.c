@@ -1,4 +1,4 @@
-/* What products of int8 and of bf16 in tile registers do at most. */
+/* Peak rates of products of int8 and of bf16 in tile registers. */
 #include "fill.h"
 #include "tiles.h"
 

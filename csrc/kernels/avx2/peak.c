@@ -1,4 +1,4 @@
-/* What AVX2 can do at most. Chains depend on themselves, so that no compiler closes them; twelve cover the latencies. */
+/* What AVX2 can do at most. Chains depend on themselves, so that no compiler folds them; twelve cover the latencies. */
 #include "fill.h"
 #include "simd.h"
 

@@ -30,7 +30,9 @@ def batch(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="OUT", show_default=False, help="Lines of JSON, one for each row. {shard}: the number of --shard."
+            metavar="OUT",
+            show_default=False,
+            help="Lines of JSON, one for each row. {shard} is replaced by K of --shard.",
         ),
     ],
     model: options.ModelName = options.DEFAULT,
@@ -42,7 +44,7 @@ def batch(
         str | None,
         typer.Option(
             metavar="K/N",
-            help="Do share K, from 0 on, of N; /N: K is that of a job array (Kubernetes, Slurm). Default: all.",
+            help="Run share K of N, counted from 0; /N: K is a job array's (Kubernetes, Slurm). Default: all.",
         ),
     ] = None,
     columns: Annotated[
@@ -56,7 +58,7 @@ def batch(
     at_once: Annotated[int, typer.Option(metavar="N", min=1, help="Rows that run together.")] = 32,
     errors: Annotated[
         str,
-        typer.Option(metavar="keep|stop", help="A row that is wrong: keep a line that says so and go on, or stop."),
+        typer.Option(metavar="keep|stop", help="Invalid row: keep a line that says so and go on, or stop."),
     ] = "keep",
     max_tokens: Annotated[
         int, typer.Option("-n", "--max-tokens", metavar="N", help="Maximum number of new tokens of a row.")
@@ -78,17 +80,17 @@ def batch(
         int,
         typer.Option(
             metavar="S",
-            help="Seed of the run; the seed of each row is made of it and the row's id.",
+            help="Seed of the run; each row's seed is derived from it and the row's id.",
             rich_help_panel="Sampling",
         ),
     ] = 0,
     **sampling: Any,
 ) -> None:
-    """Generates, scores or embeds for each row of a file, exactly once: stopped at any moment, it goes on where it was.
+    """Generates, scores or embeds for each row of a file, exactly once; a stopped run resumes.
 
     A row has an id ("id" or "custom_id"; else its number) and "prompt", "messages" or "text", and options of its own,
     or is a line of OpenAI's batch files ("custom_id" and "body"). Rows whose ids are in OUT already are left out. Each
-    row draws with a seed of its own, made of --seed and its id.
+    row has a seed of its own, derived from --seed and its id.
     """
     from pellucid.batch.run import run
     from pellucid.batch.source import is_table, read
@@ -103,7 +105,7 @@ def batch(
         if value is not None and task not in tasks:
             raise output.UsageError(f"--{name}: belongs to --task {' or '.join(tasks)}")
     if target == "-":
-        raise output.UsageError("OUT is -; expected a file, from which a run that was stopped sees what is done")
+        raise output.UsageError("OUT is -; expected a file, so that a stopped run can resume")
     if is_table(target):
         raise output.UsageError(
             f"OUT is {one_line(target, 60)}; expected a name for lines of JSON, to which a run that was stopped can add"

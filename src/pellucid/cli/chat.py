@@ -75,7 +75,7 @@ def chat(
 ) -> None:
     """Chats with a model, or answers one TEXT and ends.
 
-    Without TEXT, at a terminal: a conversation. /help lists its commands; Ctrl-C stops an answer, Ctrl-D ends it.
+    Without TEXT, at a terminal: a conversation. /help lists its commands; Ctrl-C stops an answer, Ctrl-D quits.
     Where standard input is not a terminal, all of it is one turn. Only answers go to stdout.
     """
     from pellucid.cli.functions import Functions

@@ -31,7 +31,7 @@ def embed(
     dimensions: Annotated[int | None, typer.Option(metavar="N", help="Keep the first N columns; default: all.")] = None,
     instruction: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="One of the model's prompts by its name, or a text before each text."),
+        typer.Option(metavar="TEXT", help="The name of one of the model's prompts, or a text to put before each text."),
     ] = None,
     normalize: Annotated[
         bool, typer.Option("--normalize/--no-normalize", help="Divide each embedding by its length.")

@@ -26,7 +26,7 @@ def imatrix(
         ),
     ] = None,
     chunks: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Run at most so many chunks; default: the whole text.")
+        int | None, typer.Option(metavar="N", min=1, help="Run at most N chunks; default: the whole text.")
     ] = None,
     force: options.Force = False,
     threads: options.Threads = None,

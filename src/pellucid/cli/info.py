@@ -21,11 +21,11 @@ def info(
     checkpoints: options.Checkpoints = None,
     quantize: options.Quantize = None,
     archs: Annotated[
-        bool, typer.Option("--archs", help="List the families of models that run instead, and how they were checked.")
+        bool, typer.Option("--archs", help="Instead, list the supported families of models, and how each was checked.")
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Shows a model's sizes, and how it runs here and why.
+    """Shows a model's sizes, the settings it runs with on this machine, and why.
 
     --archs lists which families run as a GGUF file or as a Hugging Face folder, on how many tiny models each was
     compared with transformers in float32 in either form, and which families are refused.

@@ -115,7 +115,7 @@ def inspect(
     given |= {"generate": generate, "seed": seed, "file": file, "layers": layers, "positions": positions}
     for name, value in given.items():
         if value is not None:
-            raise output.UsageError(f"--{name}: needs --html, the page that it is about")
+            raise output.UsageError(f"--{name}: needs --html")
     parts = _parts(only)
     for name, value in (("layer", layer), ("head", head)):
         if value is not None and "heads" not in parts:

@@ -182,7 +182,7 @@ Checkpoints = Annotated[
     str | None,
     typer.Option(
         metavar="SIZE",
-        help="Memory of earlier states of recurrent layers that each sequence keeps to go back to, such as 200M;"
+        help="Memory for the earlier states of recurrent layers that each sequence keeps to rewind to, such as 200M;"
         " default: eight states.",
     ),
 ]

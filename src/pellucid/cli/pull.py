@@ -25,10 +25,11 @@ def pull(
     ] = options.DEFAULT,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Accept the model's terms without being asked.")] = False,
     sha256: Annotated[
-        str | None, typer.Option(metavar="HEX", help="Checksum that a file of a hub or address must have.")
+        str | None, typer.Option(metavar="HEX", help="SHA-256 that a file from a hub or an address must have.")
     ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Accept http:// without --sha256: anyone on the way can change the file.")
+        bool,
+        typer.Option("--insecure", help="Accept http:// without --sha256: anyone on the network can change the file."),
     ] = False,
     no_verify: Annotated[
         bool,
@@ -44,13 +45,13 @@ def pull(
     ] = None,
     min_rate: Annotated[
         str,
-        typer.Option(metavar="SIZE", help="End a download that is slower per second, over 30 seconds; 0: never."),
+        typer.Option(metavar="SIZE", help="End a download slower than this per second, over 30 seconds; 0: never."),
     ] = "1K",
     json: options.Json = False,
 ) -> None:
-    """Downloads a model into the cache and verifies it, or verifies again what is there; prints its path.
+    """Downloads a model into the cache and verifies it, or verifies the copy that is there; prints its path.
 
-    Shows the model's licence, and asks where that has terms. HF_TOKEN: a token for a hub's private models;
+    Shows the model's licence, and asks for consent where it has terms. HF_TOKEN: a token for a hub's private models;
     HF_ENDPOINT: another hub's address.
     """
     from pellucid.weights import hub

@@ -12,7 +12,14 @@ from pellucid.cli.progress import progress
 
 
 def quantize(
-    model: Annotated[str, typer.Argument(metavar="IN", help=options.MODEL_HELP, autocompletion=options.pulled)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN",
+            help="A GGUF file, a catalogue name, or a name that was given to pull.",
+            autocompletion=options.pulled,
+        ),
+    ],
     out: Annotated[str, typer.Argument(metavar="OUT.gguf", help="The file to write.")],
     type: Annotated[
         str,
@@ -26,8 +33,8 @@ def quantize(
     """Writes a GGUF file's model in another weight format, with its metadata and tokenizer.
 
     Each block's scale is searched for the least squared error; --imatrix weights the errors by how much a column
-    matters. The mixtures give the same tensors more bits as in files of the same name elsewhere. Start from F32, F16 or
-    BF16 weights where you can: what an earlier quantisation lost stays lost.
+    matters. Mixtures such as Q4_K_M give more bits to the same tensors as llama.cpp does. Start from F32, F16 or BF16
+    weights where you can: precision that was lost earlier cannot be restored.
     """
     from pellucid import weights
     from pellucid.weights.importance import read_importances

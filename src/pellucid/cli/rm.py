@@ -30,7 +30,7 @@ def rm(
     what = f"{one_line(held.name, 200)} ({options.size(size)})"
     if not yes and not output.confirmed(f"Remove {what}?"):
         if not output.can_ask():
-            raise output.UsageError(f"{what} is removed only with --yes where nobody can be asked")
+            raise output.UsageError(f"no terminal to ask at; expected --yes to remove {what}")
         raise PellucidError("nothing was removed")
     inventory.remove(held, output.note)
     if json:

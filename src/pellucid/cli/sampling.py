@@ -86,11 +86,11 @@ _OPTIONS: dict[str, tuple[Any, str, str, str]] = {
         list[str] | None,
         "TEXT",
         _REPETITION,
-        "DRY: text that no repetition extends over; may be given several times.",
+        "DRY: text that a repetition does not extend across; may be given several times.",
     ),
     "schema": (str | None, "FILE", _STRUCTURE, "Answer with JSON that the JSON schema in this file allows."),
     "regex": (str | None, "RE", _STRUCTURE, "Answer with a text that matches this regular expression as a whole."),
-    "choice": (list[str] | None, "TEXT", _STRUCTURE, "Answer with one of these texts; given several times."),
+    "choice": (list[str] | None, "TEXT", _STRUCTURE, "Answer with one of these texts; give the option once for each."),
     "grammar": (str | None, "FILE", _STRUCTURE, "Answer with a text of the grammar in this file, in Lark or GBNF."),
     "strict": (bool, "", _STRUCTURE, "Refuse a schema with keywords that cannot be kept, or ignore them."),
 }

@@ -43,7 +43,7 @@ def serve(
         str | None, typer.Option(metavar="PATH", help="Listen on this Unix socket instead, for this user alone.")
     ] = None,
     default_model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The name that answers requests for names that are unknown.")
+        str | None, typer.Option(metavar="NAME", help="The model that answers requests for unknown names.")
     ] = None,
     memory: Annotated[
         str | None,
@@ -57,7 +57,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Unload a model that nobody has used for so long, such as 30s, 5m or 2h; default: never.",
+            help="Unload a model that has been idle this long, such as 30s, 5m or 2h; default: never.",
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse fields that are not known.")] = False,
@@ -76,15 +76,13 @@ def serve(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Keys that may call, a line each: KEY [NAME [PRIORITY]]. [env: PELLUCID_API_KEY has one key]",
+            help="Accepted keys, one per line: KEY [NAME [PRIORITY]]. [env: PELLUCID_API_KEY adds one]",
             rich_help_panel=_ACCESS,
         ),
     ] = None,
     insecure: Annotated[
         bool,
-        typer.Option(
-            "--insecure", help="Listen on an address that others reach, without a key.", rich_help_panel=_ACCESS
-        ),
+        typer.Option("--insecure", help="Allow other machines to connect without a key.", rich_help_panel=_ACCESS),
     ] = False,
     allow_host: Annotated[
         list[str] | None,
@@ -98,7 +96,7 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="ORIGIN",
-            help="Let web pages of this origin call, such as https://example.org; may be given several times.",
+            help="Allow requests from web pages of this origin, such as https://example.org; repeatable.",
             rich_help_panel=_ACCESS,
         ),
     ] = None,
@@ -164,7 +162,9 @@ def serve(
     ] = None,
     cache_dir: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Folder that keeps the prefix cache over a restart; it has clients' texts."),
+        typer.Option(
+            metavar="DIR", help="Folder that keeps the prefix cache across restarts; it holds clients' texts."
+        ),
     ] = None,
     cache_dir_bytes: Annotated[
         str, typer.Option(metavar="SIZE", help="Largest size of that folder's files together.")
@@ -182,7 +182,7 @@ def serve(
         typer.Option(metavar="SECONDS", help="How long a prompt may hold up the tokens of other requests."),
     ] = 0.1,
 ) -> None:
-    """Serves models over HTTP, with OpenAI's interface.
+    """Serves models over HTTP, with the interfaces of OpenAI, Anthropic and Ollama.
 
     Clients use http://127.0.0.1:8080/v1 as their base URL. A line on stderr follows each request.
     """

@@ -18,12 +18,11 @@ def tune(
     isa: options.Isa = None,
     json: options.Json = False,
 ) -> None:
-    """Measures what is fastest on this machine, and keeps it for every later load.
+    """Measures the fastest settings for this machine, and keeps them for later loads.
 
-    What is prefetched how far ahead, and how much is computed at once, changes the speed but no bit of a result. The
-    first load on a machine measures the most important of it in a moment; this command measures all of it, with the
-    model's own passes, and shows the times. PELLUCID_TUNE=off loads without what was measured, PELLUCID_TUNE=now
-    measures again at the next load.
+    Prefetch distances and block sizes change the speed, but no bit of a result. The first load on a machine briefly
+    measures the most important ones; this command measures all of them on the model's own passes, and shows the
+    times. PELLUCID_TUNE=off ignores what was measured, PELLUCID_TUNE=now measures again at the next load.
     """
     from pellucid.bench.tune import tune as measure
 

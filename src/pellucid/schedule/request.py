@@ -482,4 +482,4 @@ def _job(work: Work) -> Job:
 
 
 def _interrupted() -> PellucidError:
-    return PellucidError("an interrupt came while the request's pieces were made: they are not whole")
+    return PellucidError("the request was interrupted while its pieces were made: they are incomplete")

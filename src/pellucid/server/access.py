@@ -70,9 +70,9 @@ def read_keys(path: str) -> tuple[Key, ...]:
             raise PellucidError(f"{place}: the priority must be an integer, such as -1") from None
         key = Key(_digest(words[0]), name, priority)
         if key.digest in keys:
-            raise PellucidError(f"{place}: a key that an earlier line has")
+            raise PellucidError(f"{place}: the same key as an earlier line")
         if name and name in names:
-            raise PellucidError(f"{place}: a name that an earlier line has")
+            raise PellucidError(f"{place}: the same name as an earlier line")
         keys[key.digest] = key
         names.add(name)
     if not keys:

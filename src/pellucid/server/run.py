@@ -63,7 +63,7 @@ def listen_unix(path: str) -> socket.socket:
     try:
         if os.path.exists(path):
             if not stat.S_ISSOCK(os.stat(path).st_mode):
-                raise PellucidError(f"{one_line(path, 200)}: a file that is no socket")
+                raise PellucidError(f"{one_line(path, 200)}: exists and is not a socket")
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
                 if other.connect_ex(path) == 0:
                     raise PellucidError(f"{one_line(path, 200)}: in use")

@@ -257,7 +257,7 @@ def charsmap_growth(raw: bytes) -> float:
     unit = units[nodes]
     after = nodes ^ ((unit >> 10) << ((unit & 0x200) >> 6)).astype(np.int64)
     if (after >= len(units)).any():
-        raise TokenizerError("precompiled_charsmap: its trie leads out of itself")
+        raise TokenizerError("precompiled_charsmap: its trie points beyond its end")
     values = units[after[unit & 0x100 > 0]] & 0x7FFFFFFF
     starts = np.frombuffer(texts + b"\0", np.uint8) & 0xC0 != 0x80
     if (values > len(texts)).any() or not starts[values].all():
