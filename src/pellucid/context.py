@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -43,13 +43,21 @@ if TYPE_CHECKING:
 __all__ = ["Context"]
 
 
+class _Use:
+    """One use of a context. It ends with this object at the latest: an interrupt may come before any statement that
+    would end it, and drops the object."""
+
+    __slots__ = ("__weakref__",)
+
+
 class Context:
     """A sequence that keeps its cache between calls, so that each call computes only new tokens. Created by
     ``Model.context()``.
 
     It has one user at a time: a call while another runs, or while a stream is unfinished, raises ``ContextBusyError``.
-    A context manager, which releases its memory at the end, as :meth:`close` does. Every method raises ``ClosedError``
-    once the context or the model is closed. A context is always true, an empty one too.
+    A context manager, which releases its memory at the end, as :meth:`close` does. Once the context or the model is
+    closed, every method raises ``ClosedError``, or what is wrong with its arguments. A context is always true, an empty
+    one too.
     """
 
     def __init__(
@@ -61,7 +69,7 @@ class Context:
         if not isinstance(core, Core):
             raise WrongType("Context", f"({'' if core is None else shown(core)}): use model.context()")
         self._core = core
-        self._lock = threading.Lock()
+        self._uses: list[weakref.ref[_Use]] = []  # the first is its user; others are about to find it busy
         self._sequence = _engine.Sequence(core.decoder()) if sequence is None else sequence
         self._ids = list(ids)
         self._closed = False
@@ -112,9 +120,11 @@ class Context:
 
     def _drop(self) -> None:
         """Drops the sequence of a closed context, unless it is in use: then its user does."""
-        if self._closed and self._lock.acquire(blocking=False):
-            self.__dict__.pop("_sequence", None)
-            self._lock.release()
+        if self._closed:
+            with suppress(ContextBusyError):
+                use = self._acquire()
+                self.__dict__.pop("_sequence", None)
+                self._forget(use)
 
     # ---- what it holds ----------------------------------------------------------------------------------------
 
@@ -137,6 +147,8 @@ class Context:
                         if not generation.prefill(turns, self._sequence, ids, rows, stop, turns.rows):
                             self._cut(before)
                             break
+                if stop is not None and stop():  # which short passes do not ask
+                    self._cut(before)
             except _engine.Cancelled:  # before it began
                 self._cut(before)
             except BaseException:
@@ -146,9 +158,8 @@ class Context:
 
     def rewind(self, n: Integer) -> None:
         """Removes all tokens from position n on (0 <= n <= length)."""
-        n = checks.integer("n", n, 0, len(self._ids))
         with self.in_use():
-            self._cut(n)
+            self._cut(checks.integer("n", n, 0, len(self._ids)))
 
     def fork(self) -> Context:
         """-> a new context with the same tokens. They share memory until one of them is extended."""
@@ -300,7 +311,7 @@ class Context:
     def stream(self, prompt: Prompt = (), **options: Unpack[GenerateOptions]) -> Stream:
         """Like :meth:`generate`, piece by piece. The context is in use until the stream ends or is closed."""
         parsed = generation.parse_options(options)
-        self._acquire()  # here, so that this call raises the error of a busy context
+        use = self._acquire()  # here, so that this call raises the error of a busy context
         try:
             self._open()
             new = self._encode(prompt, "prompt", empty=True)
@@ -309,9 +320,9 @@ class Context:
                     raise WrongValue("prompt", " is empty, and so is the context: there is nothing to continue")
                 new = self._core.prompt(prompt)  # BOS alone, where the model has one
         except BaseException:
-            self._release()
+            self._release(use)
             raise
-        return self._go_on(new, prompt if isinstance(prompt, str) else "", parsed)
+        return self._go_on(use, new, prompt if isinstance(prompt, str) else "", parsed)
 
     @overload
     def chat(
@@ -329,25 +340,28 @@ class Context:
         """
         streamed = streams(stream)
         prompt, parsed = start.start_chat(self._core, messages, options)
-        self._acquire()
+        use = self._acquire()
         try:
             self._open()
+            prompt.job(self._core, parsed.settled(parsed.seeds(1)[0]))  # raises what is wrong with the options
             same = next((i for i, (a, b) in enumerate(zip(self._ids, prompt.ids)) if a != b), None)
             keep = min(len(self._ids), len(prompt.ids)) if same is None else same
             # The last token is recomputed even if the context holds it, since its logits are needed.
             self._cut(min(keep, len(prompt.ids) - 1))
         except BaseException:
-            self._release()
+            self._release(use)
             raise
         echo = prompt.text if parsed.echo else ""
-        pieces = self._go_on(prompt.ids[len(self._ids) :], echo, parsed, prompt.dropped, prompt.reply, chat=True)
+        new = prompt.ids[len(self._ids) :]
+        pieces = self._go_on(use, new, echo, parsed, prompt.dropped, prompt.reply, chat=True)
         return pieces if streamed else pieces.result()
 
     # ---- for asyncio ------------------------------------------------------------------------------------------
 
     async def aappend(self, ids: Prompt, *, chunk: Integer | None = None, cancel: Cancel | None = None) -> int:
         """:meth:`append` for asyncio: computes in a thread of its own. A task that is cancelled stops it within one
-        forward pass, and is cancelled when it has stopped; no token was added then."""
+        forward pass, and is cancelled when it has stopped. No token was added then, unless all of them were already:
+        ``length`` says which."""
         return await call(self.append, ids, chunk=chunk, cancel=cancel)
 
     @lists_options(GENERATE_DEFAULTS)
@@ -379,6 +393,7 @@ class Context:
 
     def _go_on(
         self,
+        use: _Use,
         new: list[int],
         text: str,
         options: SamplingOptions,
@@ -399,10 +414,11 @@ class Context:
             job = generation.Job(self._core, self._ids, settled, self._sequence, len(new), text, reply=reply, chat=chat)
         except BaseException:
             self._cut(before)
-            self._release()
+            self._release(use)
             raise
+        job.use = use
         # A prompt that could not be computed is dropped.
-        return start.launch(job, options, self._end, lambda: self._cut(before), dropped)
+        return start.launch(job, options, lambda: self._end(use), lambda: self._cut(before), dropped)
 
     def _encode(self, text: Prompt, name: str, *, empty: bool = False) -> list[int]:
         core, text = self._core, plain(text)
@@ -417,28 +433,47 @@ class Context:
             raise ContextFullError(what, needed=len(self._ids) + len(ids), available=core.context_length)
         return ids
 
-    def _acquire(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise ContextBusyError
+    def _acquire(self) -> _Use:
+        """The context is in use until `_release`, or until nothing refers to the result any more."""
+        use = _Use()
+        mine = weakref.ref(use)
+        self._uses.append(mine)
+        for other in tuple(self._uses):
+            if other is mine:
+                break
+            alive = other() is not None
+            with suppress(ValueError):
+                self._uses.remove(mine if alive else other)
+            if alive:
+                raise ContextBusyError
+        return use
 
-    def _end(self) -> None:
+    def _end(self, use: _Use) -> None:
         """Releases it after a stream, of which passes may have computed tokens that were not taken."""
-        if self._sequence.length > len(self._ids):
-            self._sequence.rewind(len(self._ids))
-        self._release()
+        if weakref.ref(use) not in self._uses:  # done before an interrupt
+            return
+        try:
+            if self._sequence.length > len(self._ids):
+                self._sequence.rewind(len(self._ids))
+        finally:
+            self._release(use)
 
-    def _release(self) -> None:
-        self._lock.release()
+    def _release(self, use: _Use) -> None:
+        self._forget(use)
         self._drop()
+
+    def _forget(self, use: _Use) -> None:
+        with suppress(ValueError):
+            self._uses.remove(weakref.ref(use))
 
     @contextmanager
     def in_use(self) -> Iterator[_engine.Engine]:
         """Keeps the context in use during one call. Raises ContextBusyError where it already is, ClosedError."""
-        self._acquire()
+        use = self._acquire()
         try:
             yield self._open()
         finally:
-            self._release()
+            self._release(use)
 
 
 def draw(context: Context, sampler: _engine.Sampler) -> int:

@@ -132,6 +132,7 @@ class Job:
     chat: bool = False  # it answers a conversation
     opening: int = 0  # tokens of the prompt that others are likely to begin with, too
     leave: Callable[[Callable[[], None]], None] | None = None  # ends its passes; calls back when none uses the sequence
+    use: object = None  # of a context, which is in use at least while this is
     held: list[tuple[int, TokenLogprob | None]] = field(default_factory=list)  # new tokens that no piece has yet
     new: int = 0  # tokens drawn, without the one that ended the text
     finish: FinishReason | None = None

@@ -88,8 +88,9 @@ class _Running(Iterator[Item], Generic[Item]):
             self._give_back()
 
     def _give_back(self) -> None:
-        with suppress(IndexError):
-            self._releases.pop()()
+        for release in self._releases:  # again, where an interrupt came
+            release()
+        self._releases.clear()
 
     def _drain(self) -> None:
         """Takes all items that are left. Raises the error that ended the stream, each time."""

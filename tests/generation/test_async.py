@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import subprocess
 import sys
 import threading
@@ -224,6 +225,10 @@ def test_a_cancel_option_of_the_caller(model: Model) -> None:
             assert (done.finish_reason, done.ids) == ("cancelled", [])
             assert (await model.astream(ids(model, 5), cancel=cancel).result()).finish_reason == "cancelled"
         assert await model.context().aappend([1], cancel=stop) == 0
+        context, asked = model.context(), itertools.count()
+        context.append([1, 2])
+        late = await context.aappend([3], cancel=lambda: next(asked) > 0)  # after the only pass
+        assert (late, context.ids) == (0, [1, 2])
 
         def broken() -> bool:
             raise StopIteration("of the caller")

@@ -144,6 +144,10 @@ def test_context_after_errors_and_cancel(smol: Model) -> None:
         context.chat([])
     with pytest.raises(ChatTemplateError):
         context.chat(USER, template="{{ 1 / 0 }}")
+    other = [{"role": "user", "content": "Name the month."}]
+    for wrong in ({"logit_bias": {10**6: 1}}, {"stop_ids": [10**6]}, {"seed": [1, 2]}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            context.chat(other, **wrong)
     assert context.ids == before
     cancel = threading.Event()
     pieces = context.chat(USER, stream=True, temperature=0, max_tokens=200, cancel=cancel)

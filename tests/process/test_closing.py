@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 
+from pellucid import Model
 from pellucid.errors import ClosedError
 from tests.process.test_sharing import IDS, files, load, path, root
 
@@ -44,6 +47,30 @@ def test_close_frees_what_is_still_referred_to(path: Path, root: Path) -> None:
     for use in (lambda: next(stream), lambda: context.generate(), lambda: edited.logits(IDS), lambda: model.info()):
         with pytest.raises(ClosedError):
             use()
+
+
+@pytest.mark.parametrize("kind", ["logits", "generate", "submit", "context"])
+def test_the_last_reference_frees_it(smollm2: Path, kind: str) -> None:
+    """At once, without Python's search for cycles."""
+    gc.collect()
+    gc.disable()
+    try:
+        model = Model.load(smollm2, threads=1)
+        core = weakref.ref(model.core)
+        if kind == "logits":
+            model.logits([1, 2])
+        elif kind == "generate":
+            model.generate("a", max_tokens=2)
+        elif kind == "submit":
+            model.submit("a", max_tokens=2).result()
+        else:
+            context = model.context()
+            context.generate("a", max_tokens=2)
+            del context
+        del model
+        assert core() is None
+    finally:
+        gc.enable()
 
 
 def test_with_frees_its_memory(smollm2: Path) -> None:

@@ -130,3 +130,27 @@ def test_with_requests_running(path: Path, driven: bool, cache: bool) -> None:
             for thread in threads:
                 thread.join(60)
         assert not wrong and not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("beside", ["stream", "request", "batch"])
+def test_of_streams_that_advanced_beside_each_other(path: Path, beside: str) -> None:
+    """The child goes on with tokens that were drawn for one while another was read, and not taken yet."""
+    options = {**OPTIONS, "max_tokens": 12}
+    with Model.load(path, threads=1) as model:
+        expected = model.generate(IDS, **options).ids
+        stream = model.stream(IDS, **options)
+        next(stream)
+        other: Any
+        if beside == "batch":
+            other = model.stream([IDS, IDS[:9]], **options)
+        else:
+            other = model.submit(IDS, **options) if beside == "request" else model.stream(IDS, **options)
+        for _ in range(3):
+            next(other)
+        in_child(lambda: stream.result().ids == expected)
+        if beside == "stream":
+            in_child(lambda: other.result().ids == expected)
+        if beside == "batch":
+            in_child(lambda: other.result()[0].ids == expected)
+        assert stream.result().ids == expected
+        other.result()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pellucid import Model
+from pellucid import Context, Model
 from pellucid.errors import PellucidError
 from pellucid.schedule import run
 from tests.engine import models
@@ -34,8 +34,19 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 TOOL = 4  # of those of sys.monitoring, one that is nobody's
 
 
+FILES = ("/generation.py", "/context.py", "/streams.py")
+
+
 def of_scheduler(code: CodeType) -> bool:
-    return "/pellucid/schedule/" in code.co_filename or code.co_filename.endswith("/generation.py")
+    """Or of what calls it."""
+    return "/pellucid/schedule/" in code.co_filename or code.co_filename.endswith(FILES)
+
+
+def in_finalizer(frame: FrameType | None) -> bool:
+    """Where Python drops what a handler raises."""
+    while frame is not None and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
 
 
 @cache
@@ -105,7 +116,7 @@ class Handler:
         if self.left > 0:
             name, tried = self.before.get(frame, ("", -1))
             now = self.before[frame] = operations(frame.f_code).get(offset, ("", -1))
-            if name.startswith(("CALL", "RESUME", "JUMP_BACKWARD")) and tried == now[1]:
+            if name.startswith(("CALL", "RESUME", "JUMP_BACKWARD")) and tried == now[1] and not in_finalizer(frame):
                 self.left -= 1
                 if not self.left:
                     self.act()
@@ -170,6 +181,48 @@ def test_a_call_that_is_interrupted(model: Model, name: str) -> None:
         check(model)
 
     assert points(work, 1 if name == "generate" else 7) > 50
+
+
+def closed_early(context: Context) -> None:
+    with context.stream(IDS, max_tokens=4, **GREEDY) as stream:
+        next(stream)
+
+
+KEPT: dict[str, Callable[[Context], Any]] = {
+    "generate": lambda c: c.generate(IDS, max_tokens=2, **GREEDY),
+    "stream": closed_early,
+    "append": lambda c: c.append(IDS),
+    "rewind": lambda c: c.rewind(1),
+    "fork": lambda c: c.fork(),
+    "next": lambda c: c.next(2),
+    "logits": lambda c: c.logits(),
+    "score": lambda c: c.score([IDS, IDS[:1]]),
+    "trace": lambda c: c.trace("hidden"),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_context_that_is_interrupted(model: Model, name: str) -> None:
+    """It is not in use any more, and goes on from what it holds."""
+    expected = model.generate(IDS, max_tokens=2, **GREEDY).ids
+
+    def work(handler: Handler) -> None:
+        with model.context() as context:
+            context.append([3, 2])
+            try:
+                with handler:
+                    KEPT[name](context)
+            except Interrupt:
+                pass
+            held = context.ids
+            assert held[:1] == [3]
+            going_on = context.generate(max_tokens=2, **GREEDY).ids
+            assert going_on == model.generate(held, max_tokens=2, **GREEDY).ids
+            context.rewind(0)
+            assert context.generate(IDS, max_tokens=2, **GREEDY).ids == expected
+        check(model)
+
+    assert points(work, 3 if name in ("generate", "stream") else 1) > 15
 
 
 def test_a_request_that_is_interrupted(model: Model) -> None:

@@ -103,6 +103,8 @@ def test_errors(model: Model) -> None:
             model.map(**wrong)
     with pytest.raises(ValueError, match="seeds has 1 values"):
         list(model.map([[1], [2]], seeds=[5], **OPTIONS))
+    with pytest.raises(TypeError, match=r"seeds\[1\]"):
+        list(model.map([[1], [2]], seeds=[5, None], **OPTIONS))  # type: ignore[list-item]
     with pytest.raises(TypeError, match="seeds"):
         model.map([[1]], seeds=1.5, **OPTIONS)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="seeds=-1"):

@@ -115,6 +115,9 @@ def complete(
     return _complete(core, call, _seeds(seeds), common, options)
 
 
+NONE: Any = object()  # no seed of its own
+
+
 def _seeds(given: Any) -> Iterator[Any] | None:
     """The seeds of the items, one after another. given: an iterable of them, or one that gives each item its own."""
     if given is None:
@@ -143,10 +146,10 @@ def _complete(
         for number, item in enumerate(call.items):
             if cancelled():
                 return
-            seed: Any = None
+            seed: Any = NONE
             if seeds is not None:
-                seed = next(seeds, None)
-                if seed is None:
+                seed = next(seeds, NONE)
+                if seed is NONE:
                     raise WrongValue("seeds", f" has {number} values: expected one for each item")
             try:
                 job, gathered[number] = _job(core, number, item, seed, options)
@@ -200,7 +203,7 @@ def _job(core: Core, number: int, item: Any, seed: Any, common: Mapping[str, Any
     given = {**common, **own}
     if name != "messages":  # templates are for messages alone
         given = {key: value for key, value in given.items() if key not in TEMPLATE_DEFAULTS or key in own}
-    if seed is not None:
+    if seed is not NONE:
         given["seed"] = checks.integer("seeds", seed, 0, MOST_SEED, at=f"[{number}]")
     begun, options = begin(core, name, value, given)
     of(core).room.check(name, len(begun.ids), options.max_tokens)

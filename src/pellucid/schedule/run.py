@@ -39,15 +39,16 @@ def of(core: Core) -> Scheduler:
     if core.scheduler is None:
         with _making:
             if core.scheduler is None:
+                its: Core = weakref.proxy(core)  # so that both are freed with the last reference to the core
                 core.scheduler = Scheduler(
-                    lambda: core.open(),  # looked up anew for each pass
-                    lambda: _engine.Sequence(core.engine),
+                    lambda: its.open(),  # looked up anew for each pass
+                    lambda: _engine.Sequence(its.engine),
                     sequences=core.sequences,
                     max_gap=core.max_gap,
                     reuse=_reuse(core),
                     assistant=_assistant(core),
-                    room=Room(core),
-                    elsewhere=partial(_elsewhere, core),
+                    room=Room(its),
+                    elsewhere=partial(_elsewhere, its),
                     tile=16 if core.engine.info()["isa"] == "amx" else 8,  # rows of a tile register, of a vector kernel
                 )
                 _known = (*(one for one in _known if one() is not None), weakref.ref(core.scheduler))
@@ -158,10 +159,12 @@ def pieces(
             if scheduler.forks != forks:  # a forked child: its scheduler knows none of its parent's requests
                 forks = scheduler.forks
                 caller.ready.clear()
-                for work in active:
+                for work, item in active.items():
+                    untaken = len(item.job.drawn) - item.job.taken
+                    caller.ready.extend([work] * untaken)
                     if work.failure is not None:
                         caller.ready.append(work)
-                    else:
+                    elif item.job.more or not untaken:
                         scheduler.submit(work)
             here = scheduler.computes_here()  # within a pass, of whose requests this may be one
             if here and not reader.closed:
