@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from pellucid.bench.limits import processor
+from pellucid.processor import processor
 from tests.page import browsers, long
 from tests.page.test_app import opened, start
 

@@ -25,8 +25,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pellucid import Model
-from pellucid.bench.limits import processor
 from pellucid.look import pages
+from pellucid.processor import processor
 from tests.page import browsers
 
 ROOT = Path(__file__).resolve().parent.parent
