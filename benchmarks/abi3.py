@@ -71,15 +71,16 @@ def build(folder: Path, stable: bool) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="smollm2-135m", help="a path or a name of the catalogue")
-    parser.add_argument("--repeat", type=int, default=9, help="processes of each build")
-    parser.add_argument("--folder", type=Path, help="where to build; kept")
-    args = parser.parse_args()
     sys.path.insert(0, str(ROOT))
+    from benchmarks.arguments import count
     from pellucid.weights import catalog
     from tests.reference.tiny import TINY, write_gguf
 
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="smollm2-135m", help="a path or a name of the catalogue")
+    parser.add_argument("--repeat", type=count, default=9, help="processes of each build")
+    parser.add_argument("--folder", type=Path, help="where to build; kept")
+    args = parser.parse_args()
     model = args.model if os.path.exists(args.model) else catalog.fetch(args.model)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)

@@ -16,14 +16,15 @@ from datetime import date
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from pellucid.bench.limits import processor
+from benchmarks.arguments import count
+from pellucid.processor import processor
 from tests.page import browsers, long
 from tests.page.test_app import opened, start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--repeat", type=count, default=5)
     given = parser.parse_args()
     process, address = start()
     try:

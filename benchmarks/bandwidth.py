@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.arguments import count
 from pellucid import tuning
 from pellucid._kernels import machine, weights
 from pellucid.bench import moments
@@ -67,21 +68,15 @@ def table(found: dict[Product, Runs]) -> list[str]:
     return lines
 
 
-def at_least_1(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
-
-
 def main(argv: list[str] | None = None) -> None:
     isas = [isa["name"] for isa in machine.isas() if isa["runs"]]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--isa", default=machine.best_isa(), choices=isas)
-    parser.add_argument("--threads", type=at_least_1, default=machine.topology()["threads"])
-    parser.add_argument("--rows", type=at_least_1, nargs="+", default=[1])
+    parser.add_argument("--threads", type=count, default=machine.topology()["threads"])
+    parser.add_argument("--rows", type=count, nargs="+", default=[1])
     parser.add_argument("--terms", type=int, nargs="+", default=[1, 2], choices=(1, 2))
     parser.add_argument("--format", nargs="+", default=list(FORMATS), choices=list(FORMATS))
-    parser.add_argument("--rounds", type=at_least_1, default=8, help=f"over all, of {RUNS} runs each")
+    parser.add_argument("--rounds", type=count, default=8, help=f"over all, of {RUNS} runs each")
     given = parser.parse_args(argv)
 
     kernels = Kernels(given.isa, given.threads, BYTES, tuning.find(given.isa, given.threads).values)

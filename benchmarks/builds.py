@@ -17,7 +17,11 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.arguments import count, program
 
 CHILD = """
 import json, random, sys, time
@@ -86,14 +90,16 @@ def ratios(pythons: Sequence[str], given: str, starts: int, rounds: int) -> list
     return found
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2-135m")
-    parser.add_argument("--other", required=True, metavar="PYTHON")
+    parser.add_argument("--other", type=program, required=True, metavar="PYTHON")
     for name, default in (("sequences", 16), ("prompt", 4), ("tokens", 24), ("starts", 6), ("rounds", 15)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--threads", type=int)
-    o = parser.parse_args()
+        parser.add_argument(f"--{name}", type=count, default=default)
+    parser.add_argument("--threads", type=count)
+    o = parser.parse_args(argv)
+    if o.starts * o.rounds < 2:
+        parser.error("--rounds 1: expected 2 or more with a single start")
     given = json.dumps([o.model, o.sequences, o.prompt, o.tokens, o.threads])
     low, middle, high = statistics.quantiles(ratios([sys.executable, o.other], given, o.starts, o.rounds), n=4)
     print(

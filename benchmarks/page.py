@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.arguments import count
 from pellucid import Model
-from pellucid.bench.limits import processor
 from pellucid.look import pages
+from pellucid.processor import processor
 from tests.page import browsers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,12 +120,14 @@ def measured(browser: Any, path: Path, clicks: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[60, 512, 2048])
+    parser.add_argument("--tokens", type=count, nargs="+", default=[60, 512, 2048])
     parser.add_argument("--html-size", type=float, default=pages.MEGABYTES)
-    parser.add_argument("--clicks", type=int, default=50)
+    parser.add_argument("--clicks", type=count, default=50)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--folder", type=Path, help="keeps the pages here, and opens those that are there already")
     given = parser.parse_args()
+    if given.clicks < 2:
+        parser.error(f"--clicks {given.clicks}: expected 2 or more, for percentiles")
     with tempfile.TemporaryDirectory() as made, browsers.chromium() as browser:
         folder = given.folder or Path(made)
         paths = {n: folder / f"{n}.html" for n in given.tokens}

@@ -23,7 +23,8 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.bandwidth import FORMATS, at_least_1
+from benchmarks.arguments import count
+from benchmarks.bandwidth import FORMATS
 from pellucid import _engine, tuning
 from pellucid._kernels import machine
 from pellucid.bench.kernels import AT_ONCE, Kernels
@@ -122,8 +123,8 @@ def main(argv: list[str] | None = None) -> None:
     isas = [isa["name"] for isa in machine.isas() if isa["runs"]]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--isa", default=machine.best_isa(), choices=isas)
-    parser.add_argument("--threads", type=at_least_1, default=machine.topology()["threads"])
-    parser.add_argument("--seconds", type=at_least_1, default=60)
+    parser.add_argument("--threads", type=count, default=machine.topology()["threads"])
+    parser.add_argument("--seconds", type=count, default=60)
     parser.add_argument("--format", default="Q4_0", choices=list(FORMATS))
     given = parser.parse_args(argv)
 

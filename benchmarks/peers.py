@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import signal
 import statistics
 import subprocess
@@ -29,6 +30,10 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.arguments import count, page, target  # noqa: E402
+
 NAMES = {"pellucid": "Pellucid", "llama_cpp": "llama.cpp", "openvino": "OpenVINO GenAI", "transformers": "transformers"}
 CONTEXT = 4096 + 256
 QUIET = 0.15  # cores at work, or taken by other machines, on a machine that does nothing else
@@ -194,7 +199,6 @@ class Comparison:
 
     def precision(self) -> dict[str, Any]:
         """KL divergence over the first window of the file's stored reference; {} where there is none."""
-        sys.path.insert(0, str(ROOT))
         from tests.reference import corpus
 
         digest = corpus.file_sha256(self.path)
@@ -319,13 +323,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     about = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     about.add_argument("model", help="a GGUF file or a name of the catalogue")
     about.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help=f"one of {', '.join(NAMES)}")
-    about.add_argument("--threads", type=int, help="default: as Pellucid chooses")
-    about.add_argument("--repeat", type=int, default=3)
+    about.add_argument("--threads", type=count, help="default: as Pellucid chooses")
+    about.add_argument("--repeat", type=count, default=3)
     about.add_argument("--phase", action="append", default=[], metavar="NAME", help="only phases with this in the name")
     about.add_argument("--seed", type=int, default=int(time.time()))
-    about.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    about.add_argument("--json", type=target, metavar="FILE", help="write everything there")
     about.add_argument("--markdown", action="store_true", help="print the table; default where no file is named")
-    about.add_argument("--into", type=Path, metavar="FILE", help="put the table into a document, over the model's last")
+    about.add_argument("--into", type=page, metavar="FILE", help="put the table into a document, over the model's last")
     about.add_argument("--label", default="", metavar="TEXT", help="names a table of its own")
     a = about.parse_args(arguments)
     a.peers = {"pellucid": sys.executable}
@@ -335,9 +339,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             about.error(
                 f"--peer {peer}: expected NAME=PYTHON, NAME one of {', '.join(n for n in NAMES if n != 'pellucid')}"
             )
+        if not shutil.which(python):
+            about.error(f"--peer {peer}: {python!r} is no program")
         a.peers[name] = python
-    if a.repeat < 1:
-        about.error(f"--repeat {a.repeat}: expected at least 1")
+    a.phases = [p for p in PHASES if not a.phase or any(part in p.name for part in a.phase)]
+    for part in a.phase:
+        if not any(part in p.name for p in PHASES):
+            about.error(f"--phase {part!r}: the phases are {', '.join(p.name for p in PHASES)}")
     return a
 
 
@@ -347,11 +355,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     a = parse(arguments)
     path = Path(a.model) if os.path.exists(a.model) else Path(catalog.fetch(a.model))
-    phases = [p for p in PHASES if not a.phase or any(part in p.name for part in a.phase)]
     comparison = Comparison(path, a.threads or _engine.topology()[0], a.peers, a.seed)
     with ExitStack() as stack:
         comparison.start(stack)
-        found = comparison.run(phases, a.repeat)
+        found = comparison.run(a.phases, a.repeat)
         doc = document(comparison, found, comparison.precision(), a.label)
     if a.json:
         a.json.write_text(json.dumps(doc, indent=2) + "\n", encoding="utf-8")

@@ -21,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import peers
+from benchmarks.arguments import count, folder
 
 DEPTHS = (0, 512, 1024, 2048, 4096)
 SEQUENCES = (1, 2, 4, 8, 16)
@@ -133,6 +134,17 @@ def draw(doc: dict[str, Any], folder: Path) -> None:
         plt.close(figure)
 
 
+def read(about: argparse.ArgumentParser, path: Path, option: str, key: str, writer: str) -> dict[str, Any]:
+    """The document of a file that `writer` wrote. Ends the program where it has no `key`."""
+    try:
+        doc = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        about.error(f"{option} {path}: {error}")
+    if not isinstance(doc, dict) or key not in doc:
+        about.error(f"{option} {path}: expected what {writer} wrote")
+    return doc
+
+
 def main(arguments: list[str] | None = None) -> None:
     from pellucid import _engine
     from pellucid.weights import catalog
@@ -141,18 +153,18 @@ def main(arguments: list[str] | None = None) -> None:
     about.add_argument("model", nargs="?", help="a GGUF file or a name of the catalogue")
     about.add_argument("--from", dest="source", type=Path, metavar="FILE", help="a speed.json to draw")
     about.add_argument("--serve", type=Path, metavar="FILE", help="what benchmarks/serve.py --json wrote, to draw")
-    about.add_argument("--out", type=Path, default=peers.ROOT / "docs")
+    about.add_argument("--out", type=folder, default=peers.ROOT / "docs")
     about.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
-    about.add_argument("--threads", type=int)
-    about.add_argument("--repeat", type=int, default=3)
+    about.add_argument("--threads", type=count)
+    about.add_argument("--repeat", type=count, default=3)
     a = about.parse_args(arguments)
     if sum(one is not None for one in (a.model, a.source, a.serve)) != 1:
         about.error("expected either a model or --from FILE or --serve FILE")
     if a.serve:
-        draw_clients(json.loads(a.serve.read_text(encoding="utf-8")), a.out)
+        draw_clients(read(about, a.serve, "--serve", "closed", "benchmarks/serve.py --json"), a.out)
         return
     if a.source:
-        doc = json.loads(a.source.read_text(encoding="utf-8"))
+        doc = read(about, a.source, "--from", "plots", "this program")
     else:
         path = Path(a.model) if Path(a.model).exists() else Path(catalog.fetch(a.model))
         workers = peers.parse([a.model, *(f"--peer={p}" for p in a.peer)]).peers

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import socket
 import statistics
@@ -33,6 +34,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from benchmarks.arguments import count, page, target  # noqa: E402
 from benchmarks.load import Plan  # noqa: E402
 from benchmarks.peers import BUSY, QUIET, Worker, busy_cores, note, replaced, worker  # noqa: E402
 
@@ -240,38 +242,33 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     about = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     about.add_argument("model", help="a GGUF file or a name of the catalogue")
     about.add_argument("--peer", action="append", default=[], metavar="llama_server=PATH")
-    about.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    about.add_argument("--repeat", type=int, default=5)
+    about.add_argument("--threads", type=count, default=len(os.sched_getaffinity(0)))
+    about.add_argument("--repeat", type=count, default=5)
     about.add_argument("--seed", type=int, default=int(time.time()))
-    about.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    about.add_argument("--json", type=target, metavar="FILE", help="write everything there")
     return about
 
 
-def check(about: argparse.ArgumentParser, a: argparse.Namespace, *counts: str) -> None:
-    """Reads the peers into `a.peers`; ends the program where they, or one of these numbers, are wrong."""
+def check(about: argparse.ArgumentParser, a: argparse.Namespace) -> None:
+    """Reads the peers into `a.peers`; ends the program where they are wrong."""
     a.peers = dict(peer.partition("=")[::2] for peer in a.peer)
     for name, program in a.peers.items():
-        if name != "llama_server" or not os.access(program, os.X_OK):
+        if name != "llama_server" or not shutil.which(program):
             about.error(f"--peer {name}={program}: expected llama_server=PATH of a program")
-    for name in (*counts, "threads", "repeat"):
-        if getattr(a, name) < 1:
-            about.error(f"--{name} {getattr(a, name)}: expected 1 or more")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     about = parser(__doc__)
-    about.add_argument("--clients", action="append", type=int, metavar="N", help=f"default: {CLIENTS}")
-    about.add_argument("--prompt", type=int, default=256)
-    about.add_argument("--new", type=int, default=128)
-    about.add_argument("--each", type=int, default=2, help="requests of each client in a round")
+    about.add_argument("--clients", action="append", type=count, metavar="N", help=f"default: {CLIENTS}")
+    about.add_argument("--prompt", type=count, default=256)
+    about.add_argument("--new", type=count, default=128)
+    about.add_argument("--each", type=count, default=2, help="requests of each client in a round")
     about.add_argument("--load", type=float, metavar="FRACTION", help="also let requests arrive at random")
-    about.add_argument("--arrivals", type=int, default=64, help="requests that arrive at random in a round")
-    about.add_argument("--into", type=Path, metavar="FILE", help="put the table into a document, over the model's last")
+    about.add_argument("--arrivals", type=count, default=64, help="requests that arrive at random in a round")
+    about.add_argument("--into", type=page, metavar="FILE", help="put the table into a document, over the model's last")
     a = about.parse_args(arguments)
     a.clients = a.clients or list(CLIENTS)
-    check(about, a, "prompt", "new", "each", "arrivals")
-    if min(a.clients) < 1:
-        about.error(f"--clients {min(a.clients)}: expected 1 or more")
+    check(about, a)
     if a.load is not None and not 0 < a.load < 1:
         about.error(f"--load {a.load:g}: expected more than 0 and less than 1")
     return a

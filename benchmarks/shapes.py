@@ -23,6 +23,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.arguments import target
 from benchmarks.random_weights import random_rows
 
 CHUNK = 16 << 20  # bytes made at a time
@@ -396,7 +397,7 @@ def main(arguments: list[str] | None = None) -> None:
     about = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     about.add_argument("shape", choices=SHAPES)
     about.add_argument("mix", choices=MIXES)
-    about.add_argument("out", type=Path)
+    about.add_argument("out", type=target)
     about.add_argument("--donor", type=Path, help="GGUF file to take a BPE vocabulary from (default: smollm2-135m)")
     about.add_argument("--layers", type=int, help="fewer layers: a smaller file of the same cost per layer")
     about.add_argument("--seed", type=int, default=0)

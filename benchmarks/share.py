@@ -15,6 +15,10 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.arguments import count
 
 PROGRAM = """
 import sys
@@ -88,12 +92,12 @@ def memory(model: str, processes: int) -> None:
         print(f"| {n} process{'es' * (n > 1)} | {own / 1e6:.0f} | {shared / 1e6:.0f} |")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--processes", type=int, default=8)
-    options = parser.parse_args()
+    parser.add_argument("--repeat", type=count, default=5)
+    parser.add_argument("--processes", type=count, default=8)
+    options = parser.parse_args(argv)
     starts(options.model, options.repeat)
     memory(options.model, options.processes)
 

@@ -35,6 +35,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from benchmarks.arguments import count  # noqa: E402
 from benchmarks.load import Answer, Plan, ask  # noqa: E402
 from benchmarks.peers import busy_cores, note  # noqa: E402
 from benchmarks.serve import NAMES, Server, check, free_port, parser, percentile  # noqa: E402
@@ -240,16 +241,16 @@ def markdown(doc: dict[str, Any]) -> str:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     about = parser(__doc__)
     about.add_argument("--only", action="append", choices=list(SITUATIONS), help="default: all")
-    about.add_argument("--streams", type=int, default=8)
-    about.add_argument("--long", type=int, default=4000, help="tokens of the long prompt")
-    about.add_argument("--prompt", type=int, default=256, help="tokens of the prompts of clients with keys")
-    about.add_argument("--new", type=int, default=128, help="tokens of the first key's answers")
-    about.add_argument("--queue", type=int, default=100, help="requests of the first key")
-    about.add_argument("--idle", type=int, default=600, help="connections of which nothing more comes")
+    about.add_argument("--streams", type=count, default=8)
+    about.add_argument("--long", type=count, default=4000, help="tokens of the long prompt")
+    about.add_argument("--prompt", type=count, default=256, help="tokens of the prompts of clients with keys")
+    about.add_argument("--new", type=count, default=128, help="tokens of the first key's answers")
+    about.add_argument("--queue", type=count, default=100, help="requests of the first key")
+    about.add_argument("--idle", type=count, default=600, help="connections of which nothing more comes")
     about.add_argument("--max-gap", type=float, default=0.1, metavar="SECONDS")
     a = about.parse_args(arguments)
     a.only = a.only or list(SITUATIONS)
-    check(about, a, "streams", "long", "prompt", "queue", "idle")
+    check(about, a)
     if a.new <= SETTLED:
         about.error(f"--new {a.new}: expected more than {SETTLED}")
     if not a.max_gap > 0:

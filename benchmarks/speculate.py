@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.arguments import count, target
 from pellucid import Model
 
 CODE = """def {0}(path):
@@ -109,12 +110,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2-135m", metavar="MODEL")
     parser.add_argument("--draft", metavar="MODEL")
-    parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--tokens", type=count, default=256)
+    parser.add_argument("--repeat", type=count, default=5)
+    parser.add_argument("--threads", type=count)
     parser.add_argument("--text", nargs="+", choices=TEXTS, default=list(TEXTS), metavar="NAME")
-    parser.add_argument("--json", metavar="OUT.json")
-    parser.add_argument("--plot", metavar="OUT.svg")
+    parser.add_argument("--json", type=target, metavar="OUT.json")
+    parser.add_argument("--plot", type=target, metavar="OUT.svg")
     args = parser.parse_args(argv)
     with Model.load(args.model, threads=args.threads, draft=args.draft) as model:
         run(model, "One, two, three.", 32, False)  # so that the speed of passes is known
@@ -127,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{row['text']:16} {without:8.1f} t/s {guessed:8.1f} t/s {ratio:7.2f} {a_pass:14.2f}")
     if args.json:
         document = {"model": args.model, "draft": args.draft, "tokens": args.tokens, "rows": rows}
-        Path(args.json).write_text(json.dumps(document, indent=1) + "\n")
+        args.json.write_text(json.dumps(document, indent=1) + "\n")
     if args.plot:
         draw(rows, args.plot)
 

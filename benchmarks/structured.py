@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.arguments import count, target
 from pellucid import Model
 
 # No end before TOKENS: arrays of at least so many items.
@@ -70,11 +71,11 @@ def measure(model: Model, callers: int, tokens: int, repeat: int) -> list[dict[s
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2-135m", metavar="MODEL")
-    parser.add_argument("--callers", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--json", metavar="OUT.json")
+    parser.add_argument("--callers", type=count, nargs="+", default=[1, 16])
+    parser.add_argument("--tokens", type=count, default=64)
+    parser.add_argument("--repeat", type=count, default=5)
+    parser.add_argument("--threads", type=count)
+    parser.add_argument("--json", type=target, metavar="OUT.json")
     args = parser.parse_args(argv)
     with Model.load(args.model, threads=args.threads) as model:
         run(model, 1, 8)  # the first pass meets cold memory
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     if args.json:
         document = {"model": args.model, "tokens": args.tokens, "rows": rows}
-        Path(args.json).write_text(json.dumps(document, indent=1) + "\n")
+        args.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

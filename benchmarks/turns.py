@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.arguments import count
 from pellucid import Model
 
 ANSWER = 32  # tokens
@@ -38,10 +39,10 @@ def measure(model: Model, tokens: int, new: int, seed: int) -> tuple[float, floa
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["smollm2-135m", "gemma3-270m"], metavar="MODEL")
-    parser.add_argument("--tokens", type=int, default=4000)
-    parser.add_argument("--new", type=int, default=40)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--tokens", type=count, default=4000)
+    parser.add_argument("--new", type=count, default=40)
+    parser.add_argument("--repeat", type=count, default=5)
+    parser.add_argument("--threads", type=count)
     args = parser.parse_args(argv)
     print(f"{'model':24} {'first turn':>10} {'second':>10} {'ratio':>7} {'found':>7}")
     for name in args.models:

@@ -216,7 +216,7 @@ EDGES = {
     "parts": (),
     "pickled": (),
     "pooling": (),
-    "processor": (),
+    "processor": ("_engine",),
     "rotary": (),
     "_engine": (),
     "_sampler": (),  # a part of _engine

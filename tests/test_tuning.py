@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pellucid import Model, _engine, tuning
+from pellucid.bench import tune as tune_module
 from pellucid.bench.tune import tune
 from pellucid.cli import main
 from pellucid.errors import OutOfMemoryError, WrongValue
@@ -137,8 +138,13 @@ def test_another_build_is_measured_again(cache: Path, monkeypatch: pytest.Monkey
     before = tuning._key(ISA, 2)
     other = tmp_path / "_engine.so"
     other.write_bytes(b"another build")
-    monkeypatch.setattr(_engine, "__file__", str(other))
+    monkeypatch.setattr(tuning, "_build", os.stat(other))
     assert tuning._key(ISA, 2) != before
+
+
+def test_an_upgrade_that_removes_the_build_in_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(_engine, "__file__", str(tmp_path / "removed.so"))
+    assert tuning.find(ISA, 1).why.startswith("measured now")
 
 
 def test_another_processor_of_the_same_name_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,6 +275,31 @@ def test_where_other_work_leaves_no_time(cache: Path, monkeypatch: pytest.Monkey
     assert found == tuning.Tuning(_engine.default_tuning(ISA), "by processor: other work left no time to measure")
     assert not kept(cache)  # the next process tries again
     assert tuning.find(ISA, 1) is found
+    monkeypatch.setattr(tuning, "processors", lambda: 2)
+    assert tuning.find(ISA, 3).why == "by processor: more threads than processors left no time to measure"
+
+
+def test_what_was_measured_in_part_is_not_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a choice has no turn, or a single one, which decides nothing."""
+    whole = tuning._turns
+
+    def less(n: int) -> Any:
+        def turns(probe: Any, choice: tuning.Choice, *more: Any) -> Any:
+            found = whole(probe, choice, *more)
+            return [one[:n] for one in found] if choice.what == "prefetching, codes of a byte" else found
+
+        return turns
+
+    for n in (0, 1):
+        monkeypatch.setattr(tuning, "_turns", less(n))
+        monkeypatch.setattr(tuning, "_known", {})
+        found = tuning.find(ISA, 1)
+        assert found.why == "measured in part, not kept: other work left no time for the rest"
+        assert [t.what for t in found.timings] == [c.what for c in tuning.choices(ISA)][:-1]
+        assert not kept(cache)
+    monkeypatch.setattr(tuning, "_turns", less(2))
+    monkeypatch.setattr(tuning, "_known", {})
+    assert tuning.find(ISA, 1).why.startswith("measured now, kept in ")
 
 
 def test_off_and_now(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,6 +316,17 @@ def test_off_and_now(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PELLUCID_TUNE", "later")
     with pytest.raises(WrongValue, match=r"PELLUCID_TUNE='later': expected 'auto', 'off' or 'now'"):
         tuning.find(ISA, 1)
+
+
+@pytest.mark.parametrize("seconds", [tuning.SECONDS, 0])
+def test_now_leaves_what_a_load_does_not_measure(seconds: float, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timing = tuning.Timing("rows at once", ({"step_rows": 108}, {"step_rows": 17}), (1.0, 0.5), 1)
+    tuning.keep(ISA, 1, [timing])
+    monkeypatch.setenv("PELLUCID_TUNE", "now")
+    monkeypatch.setattr(tuning, "SECONDS", seconds)
+    found = tuning.find(ISA, 1)
+    assert found.values["step_rows"] == json.loads(kept(cache)[0].read_text())["values"]["step_rows"] == 17
+    assert found.why.startswith("measured now" if seconds else "measured earlier")
 
 
 @pytest.mark.parametrize("name", ["PELLUCID_TUNE", "PELLUCID_THREADS", "PELLUCID_SHARE"])
@@ -404,6 +446,33 @@ def test_the_command(model_path: Path, cache: Path, capsys: pytest.CaptureFixtur
     info = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
     assert info["tuning"] == json.loads(kept(cache)[0].read_text())["values"]
     assert info["tuning_why"].startswith("measured earlier")
+
+
+def test_the_command_where_nothing_can_be_kept(
+    model_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PELLUCID_TUNE", "off")
+    cache.write_bytes(b"a file where the folder should be")
+    monkeypatch.setattr(tuning, "measure", None)  # is not called
+    assert main(["tune", "-m", str(model_path), "--threads", "1"]) == 1
+    assert f"{cache}/tuning: the result could not be kept there: not a directory" in capsys.readouterr().err
+
+
+def test_a_model_whose_passes_take_longer(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three turns of each candidate, whatever the seconds; how long they take is said at the start."""
+    said: list[str] = []
+    with Model.load(model_path, threads=1, isa=ISA) as model:
+        tune(model, 1, said.append)
+        assert not said
+        monkeypatch.setattr(tune_module, "_pass", lambda engine, ids: 2.0 if len(ids) > 4 else 0.001)
+        monkeypatch.setattr(tuning, "measure", lambda *_, long: said.append(f"measured, {long=}") or [])
+        found = tune(model, 1, said.append)
+    long = sum(len(t.candidates) for t in found.timings if t.what not in SHORT)
+    assert said[0].startswith("the passes of this model need longer: about ") and said[1] == "measured, long=True"
+    assert int(said[0].split()[-4]) == pytest.approx(3 * 2 * long + 1, abs=1)
+
+
+SHORT = ("prefetching before a barrier", "threads' shares of few rows")
 
 
 def test_the_model_is_left_as_it_was(model_path: Path) -> None:

@@ -1,10 +1,13 @@
-"""Which processor this is, apart from the name that its maker or a virtual machine gives it."""
+"""Which processor this is, apart from the name that its maker or a virtual machine gives it, and how many there are."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-__all__ = ["processor"]
+from pellucid import _engine
+
+__all__ = ["processor", "processors"]
 
 _KEYS = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part", "CPU variant")
 
@@ -24,3 +27,12 @@ def processor(root: Path = Path("/")) -> str:
         pass
     words = (value if key == "vendor_id" else f"{key.split()[-1]} {value}" for key, value in found.items())
     return ", ".join(words)
+
+
+def processors() -> float:
+    """How many processors this process can use at the same time: those of its affinity, or a cgroup's quota where it
+    allows fewer."""
+    known = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
+    found = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    why = _engine.topology()[1]
+    return min(found, float(why.split()[2])) if why.startswith("cgroup quota ") else found

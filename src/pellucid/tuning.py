@@ -6,7 +6,8 @@ on the engine's own threads, with weights in memory that no cache holds, and the
 processor, tier, number of threads and build. Without a measurement the choice follows from the processor
 (csrc/kernels/tuning.c).
 
-PELLUCID_TUNE: "off" does not measure and reads no choice that was kept; "now" measures anew.
+PELLUCID_TUNE: "off" does not measure and reads no choice that was kept; "now" measures anew what a load measures, and
+takes from what was kept the rest, which `pellucid tune` measures.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pellucid import _engine, checks
-from pellucid.errors import OutOfMemoryError, PellucidError
-from pellucid.processor import processor
+from pellucid.errors import OutOfMemoryError, PellucidError, one_line
+from pellucid.processor import processor, processors
 from pellucid.weights import base, store
 
-__all__ = ["Choice", "Timing", "Tuning", "choices", "decide", "find", "keep", "measure"]
+__all__ = ["Choice", "Timing", "Tuning", "check_folder", "choices", "decide", "find", "keep", "measure"]
 
 SECONDS = 0.045  # of measuring at a load, its buffer included; with what ends last and the file, less than 0.06 s
 BYTES = 8 << 20  # of the weights of a product that is bound by memory; no cache holds them at its start
@@ -98,14 +99,15 @@ def _default_first(candidates: Sequence[Values], default: Values) -> Iterator[Va
     yield from (c for c in candidates if c != own)
 
 
-def measure(isa: str, threads: int, seconds: float | None = None) -> list[Timing]:
-    """Times every candidate, in turns, for `seconds` in all (None: SECONDS); with more than a second, more candidates.
-    A choice that the time does not suffice for, since the machine does much else, is left out.
+def measure(isa: str, threads: int, seconds: float | None = None, long: bool = False) -> list[Timing]:
+    """Times every candidate, in turns, for `seconds` in all (None: SECONDS). long: with more candidates, which a
+    smaller gain lets replace the first. A choice that the time does not suffice for two turns of, since the machine
+    does much else, is left out.
 
     Raises OutOfMemoryError where there is no room for the buffer.
     """
     seconds = SECONDS if seconds is None else seconds
-    plan = choices(isa, long=seconds > 1)
+    plan = choices(isa, long)
     if not plan:
         return []
     end = time.perf_counter() + seconds
@@ -115,8 +117,8 @@ def measure(isa: str, threads: int, seconds: float | None = None) -> list[Timing
     for i, choice in enumerate(plan):
         now = time.perf_counter()
         turns = _turns(probe, choice, values, now + (end - now) / (len(plan) - i), end)
-        if turns[0]:
-            found.append(decide(choice.what, choice.candidates, turns, GAIN if seconds <= 1 else GAIN_AT_LENGTH))
+        if len(turns[0]) > 1:
+            found.append(decide(choice.what, choice.candidates, turns, GAIN_AT_LENGTH if long else GAIN))
             values |= choice.candidates[found[-1].chosen]
     return found
 
@@ -160,6 +162,7 @@ def _run(probe: _engine.Probe, format: str, rows: int, values: Values) -> int:
 
 _known: dict[str, Tuning] = {}  # by key: what this process has found
 _lock = threading.Lock()
+_build = os.stat(_engine.__file__)  # at import: an upgrade may remove the file, or put another build in its place
 
 
 def _unlock() -> None:
@@ -185,21 +188,20 @@ def find(isa: str, threads: int) -> Tuning:
     with _lock:  # several loads at once measure once
         if key not in _known:
             measures = bool(choices(isa))
-            kept = None if measures and asked == "now" else _read(key)
+            kept = _read(key)
             if kept is None and not measures:
                 kept = Tuning(default, "by processor: for this instruction set a load measures nothing")
-            _known[key] = kept or _measured(isa, threads)
+            _known[key] = kept if kept and not (measures and asked == "now") else _measured(isa, threads, kept)
         return _known[key]
 
 
-def keep(isa: str, threads: int, timings: Sequence[Timing]) -> Tuning:
-    """Keeps what was measured, for later processes. ``why`` says where, or why it is not kept."""
+def keep(isa: str, threads: int, timings: Sequence[Timing], before: Tuning | None = None) -> Tuning:
+    """Keeps what was measured, for later processes, and of `before` what was not. ``why`` says where, or why it is not
+    kept."""
     import json
 
     key = _key(isa, threads)
-    values = _engine.default_tuning(isa)
-    for timing in timings:
-        values |= timing.candidates[timing.chosen]
+    values = _chosen(isa, timings, before)
     why = "measured now"
     try:
         path = _path(key)
@@ -217,22 +219,49 @@ def keep(isa: str, threads: int, timings: Sequence[Timing]) -> Tuning:
     return Tuning(values, why, tuple(timings))
 
 
-def _measured(isa: str, threads: int) -> Tuning:
+def check_folder() -> None:
+    """Raises PellucidError where nothing can be kept."""
+    import tempfile
+
+    folder = _path("").parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise PellucidError(f"{one_line(str(folder))}: the result could not be kept there: {why}") from None
+
+
+def _chosen(isa: str, timings: Sequence[Timing], before: Tuning | None) -> dict[str, int]:
+    """What follows from the processor, or `before`, with what was measured."""
+    values = _engine.default_tuning(isa) if before is None else dict(before.values)
+    for timing in timings:
+        values |= timing.candidates[timing.chosen]
+    return values
+
+
+def _measured(isa: str, threads: int, before: Tuning | None) -> Tuning:
+    """Kept only if every choice was measured, so that the next process tries again. before: what was kept."""
+    start = "by processor" if before is None else before.why
+    cause = "other work" if threads <= processors() else "more threads than processors"
     try:
         timings = measure(isa, threads)
-        if not timings:
-            return Tuning(_engine.default_tuning(isa), "by processor: other work left no time to measure")
-        return keep(isa, threads, timings)
     except (MemoryError, OutOfMemoryError):
-        return Tuning(_engine.default_tuning(isa), "by processor: no memory to measure")
+        return Tuning(_chosen(isa, (), before), f"{start}: no memory to measure")
+    if not timings:
+        return Tuning(_chosen(isa, (), before), f"{start}: {cause} left no time to measure")
+    if len(timings) < len(choices(isa)):
+        why = f"measured in part, not kept: {cause} left no time for the rest"
+        return Tuning(_chosen(isa, timings, before), why, tuple(timings))
+    return keep(isa, threads, timings, before)
 
 
 def _key(isa: str, threads: int) -> str:
     """What a measurement holds for: processor, tier, threads and build. Virtual machines give different processors one
     name, and a home folder may be that of several machines, so a processor's numbers count, too."""
-    build = os.stat(_engine.__file__)
     words = (_engine.cpu_name(), processor(), isa, f"{threads} threads")
-    return f"{', '.join(filter(None, words))}, build {build.st_size:x}-{build.st_mtime_ns:x}"
+    return f"{', '.join(filter(None, words))}, build {_build.st_size:x}-{_build.st_mtime_ns:x}"
 
 
 def _path(key: str) -> Path:

@@ -66,10 +66,13 @@ def test_a_rate_counts_threads_and_repeats(monkeypatch: pytest.MonkeyPatch, call
     monkeypatch.setattr(kernels, "SECONDS", 0.0)
     for clock in ("perf_counter_ns", "thread_time_ns"):
         monkeypatch.setattr(f"time.{clock}", lambda: 0)
+    monkeypatch.setattr(kernels, "processors", lambda: 2)
     size = tile_bytes("Q8_0", 256)
     rate = Kernels("scalar", 2, SIZE).rate(Product("Q8_0", 64, 256, 32, 1))
     assert {call[2:4] for call in calls} == {(2 * size, 1)}  # half of 64 rows each
     assert rate == 2 * 2 * size and len(calls) == 2
+    monkeypatch.setattr(kernels, "processors", lambda: 1)  # for both threads: each seems as fast as one alone
+    assert Kernels("scalar", 2, SIZE).rate(Product("Q8_0", 64, 256, 32, 1)) == 2 * size
     calls.clear()
     rate = Kernels("scalar", 1, SIZE).rate(Product("Q8_0", 64, 256, 1, 1))
     assert rate == SIZE // (4 * size) * 4 * size  # one row: all that there is

@@ -14,6 +14,7 @@ from pellucid._kernels.machine import arena_probe
 from pellucid.bench import limits
 from pellucid.bench.limits import Limits, Prober, buffer_size, last_cache
 from pellucid.errors import IsaError
+from pellucid.processor import processors
 
 SIZE = 8 << 20
 
@@ -57,6 +58,23 @@ def test_a_peak_is_per_processor_time() -> None:
         rates = [done / ns for done, ns in (one.run("clock", 500_000), many.run("clock", 500_000))]
         ratios.append(rates[1] / rates[0])
     assert max(ratios) > 2 * processors  # by the wall, it would be at most the number of processors
+
+
+def test_peaks_are_those_of_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By processor time, threads that share a processor each look as fast as one alone."""
+    monkeypatch.setattr(limits, "processors", lambda: 1.5)
+    for threads, share in ((1, 1.0), (3, 0.5)):
+        prober = Prober("scalar", threads, SIZE)
+        monkeypatch.setattr(prober, "_best", lambda kind: 6.0)
+        found = prober.measure()
+        assert (found.read_4k, found.int8, found.f32, found.clock) == (6.0, 6 * share, 6 * share, 6 / threads)
+
+
+def test_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 3})
+    for why, expected in (("2 physical cores", 3), ("cgroup quota 1.5", 1.5), ("cgroup quota 3.5", 3)):
+        monkeypatch.setattr(_engine, "topology", lambda why=why: (1, why))
+        assert processors() == expected
 
 
 def test_counts(isa: str) -> None:

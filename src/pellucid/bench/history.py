@@ -64,6 +64,8 @@ def commit() -> str:
 
 def target(path: str | Path) -> Path:
     """The folder or file that `save` will write to. Raises ValueError where it cannot."""
+    if not str(path):
+        raise ValueError("expected a file or folder")
     found = Path(path)
     folder = found if found.is_dir() or str(path).endswith("/") else found.parent
     if not folder.is_dir():

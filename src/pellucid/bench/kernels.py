@@ -21,6 +21,7 @@ from pellucid._engine import Trial, pack_rows, row_bytes, tile_bytes
 from pellucid.bench.limits import buffer_size
 from pellucid.bench.work import Product
 from pellucid.errors import OutOfMemoryError
+from pellucid.processor import processors
 
 __all__ = ["Kernels"]
 
@@ -81,7 +82,8 @@ class Kernels:
         """Bytes of packed weights per nanosecond, of all threads together, in products repeated for SECONDS.
 
         With few rows of activations a thread reads its memory from end to end. With more it multiplies as many rows
-        of weights as its share of the matrix has, timed by the processor's clock of the thread.
+        of weights as its share of the matrix has, timed by the processor's clock of the thread; of more threads than
+        processors, as many count as there are processors.
         """
         self.load(product.format, product.k)
         x = np.random.default_rng(2).standard_normal((product.n, product.k), np.float32)
@@ -93,7 +95,8 @@ class Kernels:
             except RuntimeError:
                 start.abort()  # those that run wait for all
                 raise OutOfMemoryError(f"the system allows no {len(self._weights)} more threads") from None
-            return sum(one.result() for one in running)
+            rate = sum(one.result() for one in running)
+        return rate if product.n <= FEW else rate * min(1.0, processors() / len(self._weights))
 
     def fastest(self, product: Product, runs: int = 3) -> float:
         """Nanoseconds of a product at the best rate of some runs, all its threads together.

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pellucid import _engine, memory
+from pellucid.processor import processors
 
 __all__ = ["UNITS", "Limits", "Prober", "buffer_size", "last_cache"]
 
@@ -36,7 +37,8 @@ class Limits:
 
     read_2m: None where the system gives no 2 MB pages; bf16: None where the tier has no such instruction; int8_wide: of
     codes of eight bits, None where their products are added up as those of others are. Peaks and clock are per second
-    of processor time, so that a thread that waits for a processor does not count as a slow one.
+    of processor time, so that a thread that waits for a processor does not count as a slow one; peaks are those of as
+    many threads as there are processors for.
     """
 
     read_4k: float
@@ -92,6 +94,8 @@ class Prober:
         found = {kind: self._best(kind) if self._probe.has(kind) else None for kind in _engine.PROBES}
         assert found["clock"] is not None
         found["clock"] /= self.threads
+        share = min(1.0, processors() / self.threads)  # of the threads that can compute at the same time
+        found = {k: x if x is None or UNITS[k] != "Gop/s" else x * share for k, x in found.items()}
         limits = Limits(**found)  # type: ignore[arg-type]
         self.best = limits if self.best is None else Limits.better(self.best, limits)
         return limits

@@ -13,7 +13,7 @@ from pellucid.bench import history, moments
 from pellucid.bench.history import SCHEMA, Document
 from pellucid.bench.limits import UNITS, Limits
 from pellucid.bench.scenarios import Bench, Op, Run
-from pellucid.processor import processor
+from pellucid.processor import processor, processors
 
 __all__ = ["COLUMNS", "document", "op_rows", "rows"]
 
@@ -55,7 +55,7 @@ def document(bench: Bench, runs: Sequence[Run], limits: Sequence[Limits], ops: S
             "precision": info.precision,
         },
         "limits": {
-            kind: _limit(kind, unit, limits, info.threads)
+            kind: _limit(kind, unit, limits, min(info.threads, processors()))
             for kind, unit in UNITS.items()
             if getattr(limits[0], kind) is not None
         },
@@ -68,11 +68,11 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def _limit(kind: str, unit: str, limits: Sequence[Limits], threads: int) -> Document:
-    """A limit's spread; of a peak also the operations per cycle of a thread's core."""
+def _limit(kind: str, unit: str, limits: Sequence[Limits], cores: float) -> Document:
+    """A limit's spread; of a peak also the operations per cycle of a core. cores: at work at the same time."""
     out: Document = {"unit": unit, **_spread([x for x in (getattr(m, kind) for m in limits) if x is not None])}
     if unit == "Gop/s":
-        out["per_cycle"] = _spread([getattr(m, kind) / (m.clock * threads) for m in limits])
+        out["per_cycle"] = _spread([getattr(m, kind) / (m.clock * cores) for m in limits])
     return out
 
 

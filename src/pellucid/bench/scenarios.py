@@ -170,11 +170,18 @@ class Bench:
         prompt: Any = COLD_PROMPT if self.model.tokenizer is not None else self.ids(DEMO_PROMPT)
         options = {"threads": info.threads, "isa": info.isa, "kv": info.kv, "precision": info.precision}
         start = time.perf_counter()
-        command = [sys.executable, "-c", _COLD, json.dumps([info.path, prompt, options])]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            seconds = time.perf_counter() - start
+        # -P: no module of the current folder is imported. A process group of its own: Ctrl-C interrupts this process
+        # alone, which then ends the other one.
+        command = [sys.executable, "-P", "-c", _COLD, json.dumps([info.path, prompt, options])]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0) as process:
+            try:
+                assert process.stdout is not None
+                line = process.stdout.readline()
+                seconds = time.perf_counter() - start
+                process.wait()
+            except BaseException:
+                process.kill()
+                raise
         if line != b"token\n":
             raise PellucidError(
                 f"cold start: a new process could not generate from {one_line(info.path, 80)} "
@@ -195,7 +202,7 @@ class Bench:
     ) -> tuple[list[Run], list[Limits]]:
         """Runs `repeat` rounds over all phases -> (runs, limits). Limits are measured before and after each phase, and
         the bandwidth once more right beside it. A phase that fails, as where its keys and values have no room, is left
-        out. Raises the error of the last one if all do."""
+        out, or that run alone if there was one before. Raises the error of the last one if all do."""
         huge = self.info.huge_pages
         runs = [Run(p, None if p.passes is None else self.count(p.passes), huge) for p in chosen]
         limits = [prober.measure()]
@@ -204,8 +211,11 @@ class Bench:
                 progress(f"{round + 1}/{repeat} {run.phase.name}")
                 before = prober.read()
                 try:
-                    seconds = run.phase.run()
+                    seconds = self._run(run.phase)
                 except PellucidError as error:
+                    if run.once:
+                        progress(f"{run.phase.name} is left out of round {round + 1}: {error}")
+                        continue
                     runs.remove(run)
                     if not runs:
                         raise
@@ -217,19 +227,40 @@ class Bench:
                 run.once.append(Once(seconds, around, moments.steady(before, after)))
         for run in runs:
             run.best = prober.best
+        self._drop_contexts()
         return runs, limits
+
+    def _run(self, phase: Phase) -> float:
+        """Runs a phase; where it fails, once more without the contexts that other runs left."""
+        try:
+            return phase.run()
+        except PellucidError:
+            if not self._deep:
+                raise
+        self._drop_contexts()
+        return phase.run()
+
+    def _drop_contexts(self) -> None:
+        for context in self._deep.values():
+            context.close()
+        self._deep.clear()
 
     def count(self, passes: Sequence[Pass]) -> Work:
         """The least work of passes of this model."""
         return work.count(self.engine.plan, passes, self.cost)
 
     def timed_passes(self, prober: Prober, progress: Callable[[str], None], repeat: int = 5) -> list[TimedPass]:
-        """The fastest pass of each kind: a decode step, one of several sequences, and a full pass of prefill."""
+        """The fastest pass of each kind: a decode step, one of several sequences, and a full pass of prefill. One that
+        fails, as where its keys and values have no room, is left out."""
         found = []
         for name, parts in self.passes():
             progress(f"operations: {name}")
             ids = [self.ids(part.n) for part in parts]
-            runs = operations.passes(self.engine, ids, prober.read, repeat=repeat)
+            try:
+                runs = operations.passes(self.engine, ids, prober.read, repeat=repeat)
+            except PellucidError as error:
+                progress(f"operations: {name} is left out: {error}")
+                continue
             found.append(TimedPass(name, parts, *min(runs, key=lambda run: run[0].sum())))
         return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pellucid import _engine, tuning
 from pellucid.model import Model
@@ -15,6 +15,7 @@ __all__ = ["tune"]
 PROMPT = 512  # tokens of a pass that is bound by computing
 STEPS = 16  # passes of one token
 FEW = 4  # tokens of a pass of which it is not clear what binds it
+TURNS = 3  # of each candidate, at least
 
 
 def _candidates(default: Mapping[str, int], name: str, *factors: float) -> tuple[Mapping[str, int], ...]:
@@ -23,15 +24,14 @@ def _candidates(default: Mapping[str, int], name: str, *factors: float) -> tuple
     return tuple({name: v} for v in dict.fromkeys(values) if least <= v <= most)
 
 
-def tune(model: Model, seconds: float) -> tuning.Tuning:
+def tune(model: Model, seconds: float, note: Callable[[str], object] = lambda text: None) -> tuning.Tuning:
     """Measures for about `seconds`, half of them on the kernels alone and half on passes of the model, and keeps what
-    was fastest for every later load. Raises OutOfMemoryError."""
+    was fastest for every later load. Three turns of the passes may take longer: how long, `note` is told. Raises
+    OutOfMemoryError; PellucidError, before measuring, where the result could not be kept."""
+    tuning.check_folder()
     engine, facts = model.core.open(), model.core.facts
     isa = engine.info()["isa"]
-    timings = tuning.measure(isa, facts.threads, seconds / 2)
     values = _engine.default_tuning(isa)
-    for timing in timings:
-        values |= timing.candidates[timing.chosen]
     wanted = [
         ("rows at once", _candidates(values, "step_rows", 0.5, 2), PROMPT),
         ("tiles of the gated unit at once", _candidates(values, "step_tiles", 0.5, 2), PROMPT),
@@ -44,13 +44,27 @@ def tune(model: Model, seconds: float) -> tuning.Tuning:
         del wanted[3]
     else:
         del wanted[2]
+    each = seconds / 2 / len(wanted)
+    passes = {rows: _pass(engine, _ids(model, rows)) for rows in (PROMPT, FEW, 1)}
+    whole = seconds / 2 + sum(max(each, TURNS * len(candidates) * passes[rows]) for _, candidates, rows in wanted)
+    if whole > 1.2 * seconds:
+        note(f"the passes of this model need longer: about {whole:.0f} s in all")
+    timings = tuning.measure(isa, facts.threads, seconds / 2, long=True)
+    for timing in timings:
+        values |= timing.candidates[timing.chosen]
     try:
         for what, candidates, rows in wanted:
-            timings.append(_time(model, what, candidates, values, rows, seconds / 2 / len(wanted)))
+            timings.append(_time(model, what, candidates, values, rows, each))
             values |= candidates[timings[-1].chosen]
     finally:
         engine.tune(facts.tuning)
     return tuning.keep(isa, facts.threads, timings)
+
+
+def _ids(model: Model, rows: int) -> list[int]:
+    """So many tokens, or as many as a pass can have."""
+    engine = model.core.open()
+    return random.Random(1).choices(range(engine.vocab), k=min(rows, model.context_length, engine.max_rows))
 
 
 def _time(
@@ -63,11 +77,10 @@ def _time(
 ) -> Timing:
     """Whole passes of `rows` rows with each candidate, in turns."""
     engine = model.core.open()
-    rows = min(rows, model.context_length, engine.max_rows)
-    ids = random.Random(1).choices(range(engine.vocab), k=rows)
+    ids = _ids(model, rows)
     turns: list[list[float]] = []
     until = time.perf_counter() + seconds
-    while len(turns) < 3 or time.perf_counter() < until:
+    while len(turns) < TURNS or time.perf_counter() < until:
         times = []
         for candidate in candidates:
             engine.tune({**values, **candidate})

@@ -74,8 +74,11 @@ def bench(
         del prober  # its buffers, before the kernels' weights
         timed = []
         if ops:
-            kernels = Kernels(runner.info.isa, runner.info.threads, tuning=runner.info.tuning)
-            timed = runner.operations(passes, kernels, output.note)
+            try:
+                kernels = Kernels(runner.info.isa, runner.info.threads, tuning=runner.info.tuning)
+                timed = runner.operations(passes, kernels, output.note)
+            except (MemoryError, PellucidError) as error:
+                output.note(f"operations are left out: {error or 'no memory'}")
         document = report.document(runner, runs, limits, timed)
     compared = {} if earlier is None else {"compared": history.compare(document, earlier)}
     if json:
@@ -90,3 +93,5 @@ def bench(
             output.note(f"written to {history.save(document, save)}")
         except OSError as error:
             raise PellucidError(f"--save={save}: {(error.strerror or str(error)).lower()}") from None
+        except ValueError as error:  # as where the folder is gone meanwhile
+            raise PellucidError(f"--save={save}: {error}") from None

@@ -12,7 +12,10 @@ from pellucid.cli import options, output
 def tune(
     model: options.ModelName = options.DEFAULT,
     seconds: Annotated[
-        float, typer.Option(metavar="S", min=1, max=3600, help="How long to measure; more is more certain.")
+        float,
+        typer.Option(
+            metavar="S", min=1, max=3600, help="How long to measure; more is more certain. A large model takes longer."
+        ),
     ] = 20,
     threads: options.Threads = None,
     isa: options.Isa = None,
@@ -22,13 +25,14 @@ def tune(
 
     Prefetch distances and block sizes change the speed, but no bit of a result. The first load on a machine briefly
     measures the most important ones; this command measures all of them on the model's own passes, and shows the
-    times. PELLUCID_TUNE=off ignores what was measured, PELLUCID_TUNE=now measures again at the next load.
+    times. PELLUCID_TUNE=off ignores what was measured; with PELLUCID_TUNE=now the next load measures again what it
+    would without a result kept, and takes the rest from that.
     """
     from pellucid.bench.tune import tune as measure
 
     with options.load(model, threads=threads, isa=isa) as loaded:
         output.note(f"measuring for about {seconds:g} s; other work on this machine disturbs it")
-        found, cpu = measure(loaded, seconds), loaded.info().cpu
+        found, cpu = measure(loaded, seconds, output.note), loaded.info().cpu
     if json:
         measured = [timing.to_dict() for timing in found.timings]
         output.document({"cpu": cpu, "values": found.values, "why": found.why, "measured": measured})

@@ -33,6 +33,7 @@ from pellucid.text.grammar import NoGrammarsError
 
 __all__ = ["check_options", "complete", "in_parts", "of_item", "seed_of"]
 
+NONE: Any = object()  # no seed of its own
 MOST_AT_ONCE = 2**16
 _WAYS = ("prompt", "prompt_ids", "messages")
 _OF_ALL: tuple[type[Exception], ...] = (ClosedError, MemoryError, UnsupportedModelError)
@@ -94,7 +95,7 @@ def of_item(error: Exception) -> bool:
 def check_options(core: Core, options: Mapping[str, Any]) -> None:
     """Raises what is wrong with the options of `complete`, or with the model, whatever the items are."""
     core.decoder()
-    _job(core, 0, {"prompt_ids": [0], "max_tokens": 0, "on_full": "stop"}, None, options)
+    _job(core, 0, {"prompt_ids": [0], "max_tokens": 0, "on_full": "stop"}, NONE, options)
     if (template := options.get("template")) is not None:
         core.need_tokenizer().chat(template)
 
@@ -113,9 +114,6 @@ def complete(
     common = parse_chat_options(options).options
     core.decoder()
     return _complete(core, call, _seeds(seeds), common, options)
-
-
-NONE: Any = object()  # no seed of its own
 
 
 def _seeds(given: Any) -> Iterator[Any] | None:
