@@ -186,3 +186,18 @@ def test_windows_of_smollm3_need_use_sliding_window(tmp_path: Path) -> None:
         np.testing.assert_array_equal(files.as_folder(**off, **full), files.as_folder(**full))
         found = files.as_folder(**off)
         assert isinstance(found, str) and "config.layer_types = " in found, found
+
+
+@pytest.mark.parametrize("name", ["cohere", "cohere2"])
+def test_all_columns_of_heads_are_rotated(name: str, tmp_path: Path) -> None:
+    """transformers ignores partial_rotary_factor with the default rotation, and fails with others."""
+    files = files_of(name, tmp_path)
+    rope = files.golden.config["rope_parameters"]
+    for factor in (1.0, 0.5):
+        for changed in ({"partial_rotary_factor": factor},
+                        {"rope_parameters": {**rope, "partial_rotary_factor": factor}}):  # fmt: skip
+            found = files.as_folder(**changed)
+            if factor == 1.0:
+                np.testing.assert_array_equal(found, files.as_folder())
+            else:
+                assert isinstance(found, str) and "partial_rotary_factor = 0.5" in found, found
