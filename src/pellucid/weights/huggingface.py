@@ -389,8 +389,9 @@ def _tensors(
             names.wrapped = old
         name = names.gguf(own, new + own.removeprefix(old))
         if name is None:
-            if not names.left_out(own):
-                raise UnsupportedModelError(feature=f"tensor {own}, which no operation reads,")
+            if not names.left_out(own) and not quantised.biases.get(own, False):
+                values = "has other values than 0 and " if own in quantised.biases else ""
+                raise UnsupportedModelError(feature=f"tensor {own}, which {values}no operation reads,")
             continue
         if name.endswith(".exp_probs_b.bias") and len(t.shape) == 2:  # ERNIE's has a dimension of 1 before
             t = t._replace(shape=t.shape[1:] if t.shape[0] == 1 else t.shape)
