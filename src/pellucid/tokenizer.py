@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Tokenizer", "folder_tokenizer", "pieces_of"]
 
+Ends = Callable[[int], list[int]]  # the size of a vocabulary -> ids that end a generation, beside those it knows itself
+
 _CHATS = 8  # compiled chat templates that a tokenizer keeps
 _SPM_MODELS = {1: "unigram", 2: "spm"}
 
@@ -72,9 +74,9 @@ class Tokenizer:
                 raise TokenizerError(f"{where}: tokenizer.ggml.model: missing; the file holds no vocabulary")
             return made
         if head.lstrip()[:1] == b"{":
-            return _from_json(where, {}, ())
+            return _from_json(where, {}, _no_ends)
         if head[:1] == b"\n":
-            return _from_spm(where, {}, ())
+            return _from_spm(where, {}, _no_ends)
         raise TokenizerError(f"{where}: not a vocabulary; expected a GGUF file, a tokenizer.json or a tokenizer.model")
 
     @classmethod
@@ -247,6 +249,10 @@ def _json_table(path: Path) -> dict[str, Any]:
     return table
 
 
+def _no_ends(size: int) -> list[int]:
+    return []
+
+
 def _spelling(config: Mapping[str, Any], name: str) -> str | None:
     """A special token's spelling, which the file gives as text or as a table with ``content``."""
     value = config.get(name)
@@ -267,15 +273,43 @@ def _template(config: Mapping[str, Any], folder: Path) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _settings(folder: Path) -> tuple[dict[str, Any], list[int]]:
+def _settings(folder: Path) -> tuple[dict[str, Any], Ends]:
     """tokenizer_config.json with the chat template, and the ids that end a generation."""
     config = _json_table(folder / "tokenizer_config.json")
-    end = _json_table(folder / "generation_config.json").get("eos_token_id")
-    ends = [i for i in (end if isinstance(end, list) else [end]) if type(i) is int]
     template = _template(config, folder)
     if template is not None:
         config = {**config, "chat_template": template}
-    return config, ends
+    return config, folder_ends(folder)
+
+
+def folder_ends(path: str | os.PathLike[str]) -> Ends:
+    """What a folder ends a generation with: eos_token_id of generation_config.json; where there is no such file, that
+    of config.json (or of its text_config), as transformers has it, without ids beyond the vocabulary.
+
+    Raises ``TokenizerError``, naming file and key: at once for what are no ids, then for ids beyond the vocabulary.
+    """
+    file, key = Path(path) / "generation_config.json", "eos_token_id"
+    there = file.exists()
+    if not there:
+        file = Path(path) / "config.json"
+    table = _json_table(file)
+    value = table.get(key)
+    if value is None and not there and isinstance(table.get("text_config"), dict):
+        value, key = table["text_config"].get(key), f"text_config.{key}"
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if any(type(i) is not int for i in ids):
+        raise TokenizerError(f"{file}: {key}: it is {quoted(value)}; expected a token id, or a list of them")
+
+    def ends(size: int) -> list[int]:
+        found = [i for i in ids if 0 <= i < size]
+        if there and len(found) < len(ids):
+            wrong = next(i for i in ids if not 0 <= i < size)
+            raise TokenizerError(
+                f"{file}: {key}: it has {shown(wrong)}; expected ids of the vocabulary, 0 to {size - 1}"
+            )
+        return found
+
+    return ends
 
 
 def folder_tokenizer(path: str | os.PathLike[str], rows: int | None = None) -> Tokenizer:
@@ -287,29 +321,28 @@ def folder_tokenizer(path: str | os.PathLike[str], rows: int | None = None) -> T
     raise TokenizerError(f"{path}: no vocabulary; expected tokenizer.json or tokenizer.model in the folder")
 
 
-def _from_json(path: Path, config: Mapping[str, Any], end: Iterable[int], rows: int | None = None) -> Tokenizer:
+def _from_json(path: Path, config: Mapping[str, Any], ends: Ends, rows: int | None = None) -> Tokenizer:
     from .text.hf import JsonTokenizer
 
     try:
         description = _read(path, _JSON_LIMIT).decode()
-        return Tokenizer(
-            JsonTokenizer(
-                description,
-                bos=_spelling(config, "bos_token"),
-                eos=_spelling(config, "eos_token"),
-                end=end,
-                chat_template=_template(config, path.parent) if config else None,
-                rows=rows,
-            )
+        made = JsonTokenizer(
+            description,
+            bos=_spelling(config, "bos_token"),
+            eos=_spelling(config, "eos_token"),
+            chat_template=_template(config, path.parent) if config else None,
+            rows=rows,
         )
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{path}: not UTF-8 at byte {error.start}; expected JSON") from None
     except (TokenizerError, ValueError) as error:
         raise TokenizerError(f"{path}: {error}") from error
+    made.end_with(ends(made.vocab_size))
+    return Tokenizer(made)
 
 
-def _from_spm(path: Path, config: Mapping[str, Any], end: Iterable[int], rows: int | None = None) -> Tokenizer:
-    return Tokenizer(build(_sentencepiece(path, config, end, rows)))
+def _from_spm(path: Path, config: Mapping[str, Any], ends: Ends, rows: int | None = None) -> Tokenizer:
+    return Tokenizer(build(_sentencepiece(path, config, ends, rows)))
 
 
 def sentencepiece_vocabulary(folder: str | os.PathLike[str], rows: int) -> Vocabulary:
@@ -318,7 +351,7 @@ def sentencepiece_vocabulary(folder: str | os.PathLike[str], rows: int) -> Vocab
     return _sentencepiece(Path(folder) / "tokenizer.model", *_settings(Path(folder)), rows)
 
 
-def _sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int], rows: int | None) -> Vocabulary:
+def _sentencepiece(path: Path, config: Mapping[str, Any], ends: Ends, rows: int | None) -> Vocabulary:
     from ._spm import decode_model
 
     try:
@@ -362,7 +395,7 @@ def _sentencepiece(path: Path, config: Mapping[str, Any], end: Iterable[int], ro
         eos=id_of("eos_token", b"</s>"),
         unk=id_of("unk_token", b"<unk>"),
         pad=id_of("pad_token", b"<pad>"),
-        eog=tuple(i for i in end if 0 <= i < len(pieces)),
+        eog=tuple(ends(len(pieces))),
         strips=frozenset(strips),
         add_bos=bool(add_bos) and bos is not None,
         add_eos=bool(add_eos),

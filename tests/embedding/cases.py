@@ -5,13 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from tests.embedding.files import Embedding, dense_weights
-from tests.families.case import Array, Case, Gguf, Settings, Weights, common_keys
+from tests.families.case import Array, Case, Gguf, Settings, Weights, common_keys, interleaved
 
 TASK = "Instruct: Given a question, retrieve passages that answer it\nQuery: "
 
 
 def qwen3_keys(config: Settings) -> Settings:
     return {**common_keys(config), "pooling_type": 3}
+
+
+def mean_keys(config: Settings) -> Settings:
+    return {**common_keys(config), "pooling_type": 1}
+
+
+def qwen2_keys(config: Settings) -> Settings:
+    return {**qwen3_keys(config), "attention.key_length": None, "attention.value_length": None}
 
 
 def gemma_keys(config: Settings) -> Settings:
@@ -132,6 +140,45 @@ CASES = (
             sizes={"vocab_size": 262, "head_dim": 16, "tie_word_embeddings": True, "max_position_embeddings": 1024},
         ),
         "qwen",
+    ),
+    Embedding(
+        Case(
+            "llama_embedding", "llama", "LlamaConfig", 318, "the mean; saved without a head",
+            sizes={"vocab_size": 262, "head_dim": 16}, auto="AutoModel",
+            gguf=Gguf("llama", mean_keys, change=interleaved),
+        ),
+        "qwen", "mean",
+    ),
+    Embedding(
+        Case(
+            "mistral_embedding", "llama", "MistralConfig", 319, "windows of 24 tokens; the last one",
+            sizes={"vocab_size": 262, "head_dim": 24, "sliding_window": 24}, auto="AutoModel",
+        ),
+        "qwen", "lasttoken", prompts={"query": TASK},
+    ),
+    Embedding(
+        Case(
+            "qwen2_embedding", "Qwen2, Qwen2.5", "Qwen2Config", 320, "the last token; saved without a head",
+            sizes={"vocab_size": 262}, auto="AutoModel", gguf=Gguf("qwen2", qwen2_keys),
+        ),
+        "qwen", "lasttoken", prompts={"query": TASK},
+    ),
+    Embedding(
+        Case(
+            "gemma2_embedding", "Gemma 2", "Gemma2Config", 321, "the mean; windows of 24 tokens, caps that bend scores",
+            sizes={"vocab_size": 262, "head_dim": 24, "sliding_window": 24, "attn_logit_softcapping": 5.0},
+            auto="AutoModel",
+        ),
+        "qwen", "mean",
+    ),
+    Embedding(
+        Case(
+            "qwen3_moe_embedding", "Qwen3-MoE", "Qwen3MoeConfig", 322, "the last token; eight experts",
+            sizes={"vocab_size": 262, "head_dim": 24, "num_experts": 8, "num_experts_per_tok": 2,
+                   "moe_intermediate_size": 32, "norm_topk_prob": True},
+            auto="AutoModel",
+        ),
+        "qwen", "lasttoken",
     ),
     Embedding(
         Case(

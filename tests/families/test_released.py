@@ -173,3 +173,31 @@ def test_a_window_without_a_pattern(tmp_path: Path) -> None:
     none = {"attention.sliding_window_pattern": None, "attention.sliding_window": 0}
     without = {"attention.sliding_window_pattern": None, "attention.sliding_window": None}
     np.testing.assert_array_equal(files.as_gguf(none), files.as_gguf(without))
+
+
+def test_windows_of_smollm3_need_use_sliding_window(tmp_path: Path) -> None:
+    """Without it, transformers' eager attention has the windows that layer_types names, flash attention has not."""
+    files, kinds = Files(BY_NAME["smollm3_windows"], tmp_path), ["sliding_attention", "full_attention"]
+    config = files.golden.config
+    assert config["use_sliding_window"] and config["layer_types"] == [*kinds, kinds[0]]
+    full = {"layer_types": [kinds[1]] * 3}
+    assert not np.array_equal(files.as_folder(sliding_window=4), files.as_folder(sliding_window=4, **full))
+    for off in ({"use_sliding_window": False}, {"use_sliding_window": ...}, {"sliding_window": None}):
+        np.testing.assert_array_equal(files.as_folder(**off, **full), files.as_folder(**full))
+        found = files.as_folder(**off)
+        assert isinstance(found, str) and "config.layer_types = " in found, found
+
+
+@pytest.mark.parametrize("name", ["cohere", "cohere2"])
+def test_all_columns_of_heads_are_rotated(name: str, tmp_path: Path) -> None:
+    """transformers ignores partial_rotary_factor with the default rotation, and fails with others."""
+    files = files_of(name, tmp_path)
+    rope = files.golden.config["rope_parameters"]
+    for factor in (1.0, 0.5):
+        for changed in ({"partial_rotary_factor": factor},
+                        {"rope_parameters": {**rope, "partial_rotary_factor": factor}}):  # fmt: skip
+            found = files.as_folder(**changed)
+            if factor == 1.0:
+                np.testing.assert_array_equal(found, files.as_folder())
+            else:
+                assert isinstance(found, str) and "partial_rotary_factor = 0.5" in found, found

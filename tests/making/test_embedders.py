@@ -33,7 +33,9 @@ def test_results(name: str, tmp_path: Path) -> None:
     convert_folder(folder, out, "F32")
     with Model.load(folder, threads=1) as a, Model.load(out, threads=1) as b:
         if case.pooling:
-            np.testing.assert_array_equal(b.embed(TEXTS), a.embed(TEXTS, instruction=""))
+            # A GGUF file of Llama and Mistral has the columns of queries and keys in another order.
+            atol = 1e-5 if case.name in ("llama_embedding", "mistral_embedding") else 0
+            np.testing.assert_allclose(b.embed(TEXTS), a.embed(TEXTS, instruction=""), rtol=0, atol=atol)
         else:
             assert b.rerank(QUERY, DOCUMENTS) == a.rerank(QUERY, DOCUMENTS)
 

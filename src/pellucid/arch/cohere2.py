@@ -46,7 +46,6 @@ FOLDERS = {
             "use_parallel_block": True,
             "use_parallel_embedding": ANY,
         },
-        partial=1.0,
         derive=_windows,
     )
 }

@@ -50,7 +50,7 @@ def _derive(c: Settings) -> Mapping[str, Any]:
 
 FOLDERS = {
     "gemma2": Folder(
-        classes=("Gemma2ForCausalLM",),
+        classes=("Gemma2ForCausalLM", "Gemma2Model"),
         keys={
             **{key: name for key, name in KEYS.items() if key != "hidden_act"},
             "hidden_activation": "hidden_activation",

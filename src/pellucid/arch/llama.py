@@ -41,7 +41,7 @@ def _mistral(c: Settings) -> Mapping[str, Any]:
 
 FOLDERS = {
     "llama": Folder(
-        classes=("LlamaForCausalLM", "LLaMAForCausalLM"),
+        classes=("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"),
         sizes={
             "hidden_size": 4096,
             "intermediate_size": 11008,
@@ -57,7 +57,7 @@ FOLDERS = {
         derive=_full,
     ),
     "mistral": Folder(
-        classes=("MistralForCausalLM",),
+        classes=("MistralForCausalLM", "MistralModel"),
         keys={**KEYS, "sliding_window": "attention.sliding_window"},
         sizes={
             "hidden_size": 4096,

@@ -13,7 +13,7 @@ def config(source: Source) -> Config:
 
 FOLDERS = {
     "qwen2": Folder(
-        classes=("Qwen2ForCausalLM",),
+        classes=("Qwen2ForCausalLM", "Qwen2Model"),
         sizes={
             "hidden_size": 4096,
             "intermediate_size": 22016,

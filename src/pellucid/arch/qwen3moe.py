@@ -37,7 +37,7 @@ OWN_KEYS = {
 }
 FOLDERS = {
     "qwen3_moe": Folder(
-        classes=("Qwen3MoeForCausalLM",),
+        classes=("Qwen3MoeForCausalLM", "Qwen3MoeModel"),
         keys=OWN_KEYS,
         sizes={
             "hidden_size": 2048,

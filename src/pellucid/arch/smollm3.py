@@ -21,7 +21,11 @@ def config(source: Source) -> Config:
 
 
 def _layers(c: Settings) -> Mapping[str, Any]:
-    """Layers without rotation have the window, if there is one and layer_types does not name others."""
+    """Layers without rotation have the window, if there is one and layer_types does not name others.
+
+    Windows that layer_types names without use_sliding_window are refused: some of transformers' kinds of attention have
+    them then, others do not.
+    """
     layers = c.get_int("num_hidden_layers", min=1, max=4096)
     every = c.get_int("no_rope_layer_interval", _INTERVAL, min=1, max=1 << 24)
     rotated = c.get_list("no_rope_layers", None, of=int, length=layers)
@@ -31,8 +35,10 @@ def _layers(c: Settings) -> Mapping[str, Any]:
     if not c.get_bool("use_sliding_window", False):
         window = None
     local = windows(c, lambda i: window is not None and not rotated[i])
+    if window is None and any(local):
+        raise c.refuse("layer_types", "full_attention without use_sliding_window and a sliding_window")
     found: dict[str, Any] = {"rotated_layers": [bool(x) for x in rotated]}
-    if window is not None and any(local):
+    if any(local):
         found |= {"attention.sliding_window": window, "attention.sliding_window_pattern": local}
     return found
 

@@ -21,7 +21,7 @@ from pellucid.text.description import guessed_model
 from pellucid.text.special import end_ids
 from pellucid.text.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 from pellucid.text.words import WORDS
-from pellucid.tokenizer import Tokenizer, folder_tokenizer, sentencepiece_vocabulary
+from pellucid.tokenizer import Tokenizer, folder_ends, folder_tokenizer, sentencepiece_vocabulary
 from pellucid.weights.base import read_file
 from pellucid.weights.writer import Value
 
@@ -216,18 +216,6 @@ def _merged(
         )  # fmt: skip
 
 
-def _ends(folder: str) -> list[int]:
-    """The ids that generation_config.json ends a generation with."""
-    path = os.path.join(folder, "generation_config.json")
-    if not os.path.exists(path):
-        return []
-    try:
-        found = json.loads(read_file(path, _LIMIT, "a generation_config.json")).get("eos_token_id")
-    except (ValueError, AttributeError) as error:
-        raise TokenizerError(f"{path}: not a table in JSON: {error}") from None
-    return [i for i in (found if isinstance(found, list) else [found]) if type(i) is int]
-
-
 # Names of kinds of vocabularies in GGUF.
 _MODELS = {"bpe": "gpt2", "spm": "llama", "wordpiece": "bert", "unigram": "t5"}
 # The usual spellings of tokens that a tokenizer_config.json may not name.
@@ -253,7 +241,8 @@ def _metadata(v: Vocabulary, own: Tokenizer, folder: str, rows: int) -> dict[str
         found["merges"] = Value("array of string", list(v.merges))
     before, after = _around(own)
     bos, eos = before[0] if before else own.bos, after[0] if after else own.eos
-    ends = [i for i in (own.eos, *_ends(folder)) if i is not None and i != eos and i < len(v.pieces)]
+    given = (own.eos, *folder_ends(folder)(own.vocab_size))
+    ends = [i for i in given if i is not None and i != eos and i < len(v.pieces)]
     eot, eom = ends[0] if ends else None, ends[1] if len(ends) > 1 else None
     ids = {"bos": bos, "eos": eos, "eot": eot, "eom": eom, "unknown": v.unk, "padding": v.pad}
     if bos is not None and eos is not None and bos != own.bos:  # [CLS] and [SEP], which BERT and its kin have instead
@@ -278,7 +267,7 @@ def _metadata(v: Vocabulary, own: Tokenizer, folder: str, rows: int) -> dict[str
         if v.charsmap:
             found["precompiled_charsmap"] = Value("array of uint8", [*v.charsmap])
     made = {_PREFIX + key: value for key, value in found.items()}
-    if more := sorted(own.eog - end_ids(replace(v, eos=eos, eot=eot, eom=eom))):
+    if more := sorted(own.eog - end_ids(replace(v, eos=eos, eot=eot, eom=eom, eog=()))):
         made["pellucid.eog_token_ids"] = Value("array of int32", more)
     if own.chat_template is not None:
         made["tokenizer.chat_template"] = Value("string", own.chat_template)

@@ -36,10 +36,10 @@ _MOST_STEPS = 1 << 29  # of the package on one text: some 5 s
 class JsonTokenizer:
     """Has the methods of :class:`~pellucid.text.base.VocabularyTokenizer`, with the same rules.
 
-    ``description``: the text of a tokenizer.json. ``bos``, ``eos``: spellings, or None; ``end``: further spellings or
-    ids that end a generation; ``rows``: as of ``Description``. Truncation and padding are ignored; the description's
-    normaliser and its post-processor (which adds BOS) are used. Raises ``TokenizerError`` if it is broken, could do
-    harm, or is of a kind whose pieces cannot be turned into bytes.
+    ``description``: the text of a tokenizer.json. ``bos``, ``eos``: spellings, or None; ``rows``: as of
+    ``Description``. Truncation and padding are ignored; the description's normaliser and its post-processor (which adds
+    BOS) are used. Raises ``TokenizerError`` if it is broken, could do harm, or is of a kind whose pieces cannot be
+    turned into bytes.
     """
 
     def __init__(
@@ -48,7 +48,6 @@ class JsonTokenizer:
         *,
         bos: str | None = None,
         eos: str | None = None,
-        end: Iterable[str | int] = (),
         chat_template: str | None = None,
         rows: int | None = None,
     ) -> None:
@@ -70,7 +69,7 @@ class JsonTokenizer:
         self._check_added(table.get("added_tokens") or [])
         self.vocab_size = self._checked.bound
         self.bos, self.eos = self._id_of("bos_token", bos), self._id_of("eos_token", eos)
-        self.eog = self._ends(end)
+        self.eog = self._ends()
         self.pieces: list[bytes | None] = [None] * self.vocab_size  # of the ids that were asked for
         self._encodable: bytes | None = None
         left = {} if table["model"]["type"] == "Unigram" else self._leave_control_pieces(table)
@@ -154,14 +153,16 @@ class JsonTokenizer:
             raise TokenizerError(f"{name}: {quoted(spelling)} is not in the vocabulary")
         return found
 
-    def _ends(self, end: Iterable[str | int]) -> frozenset[int]:
-        found = set() if self.eos is None else {self.eos}
-        for one in end:
-            found.add(check_id(one, self.vocab_size) if isinstance(one, int) else self._plain.token_to_id(one))
+    def _ends(self) -> frozenset[int]:
         known = {token.content: i for i, token in self._added.items() if token.content in END}
         if ends_a_message(known):
             known.pop("<|end|>", None)
-        return frozenset((found | set(known.values())) - {None})
+        return frozenset(known.values() if self.eos is None else (*known.values(), self.eos))
+
+    def end_with(self, ids: Iterable[int]) -> None:
+        """Makes further ids of the vocabulary end a generation."""
+        self.eog |= {*ids}
+        self.pieces = [None] * self.vocab_size  # which depend on it
 
     def _find_encodable(self, model: dict[str, Any], left: Container[str]) -> bytes | None:
         """left: pieces that the model is loaded without."""

@@ -26,7 +26,7 @@ from pellucid.weights.derived import of_floats, plus
 from pellucid.weights.integers import Joined
 from pellucid.weights.orders import has_inputs_first, in_order, moved, orders, plain
 from pellucid.weights.prequantised import Quantised, join
-from pellucid.weights.sentences import has_modules
+from pellucid.weights.sentences import is_base
 
 Find = Callable[[str], tuple[str, Folder | Wrapper]]  # model_type -> (architecture, table)
 
@@ -157,7 +157,7 @@ def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
     known = _join_mxfp4(folder, c, table, names, tensors) or bool(quantised.method)
     for name, values in (rotations.read(c, arch, table, metadata, aliases) if table.heads else {}).items():
         tensors[name] = of_floats(name, np.array(values))
-    if table.encoder or _is_base(whole, tensors):
+    if table.encoder or is_base(whole, tensors):
         metadata["pellucid.headless"] = True
         c.get_bool("tie_word_embeddings", None)
     else:
@@ -258,15 +258,6 @@ def _check_unread(c: _Settings, known: frozenset[str], quantised: bool = False, 
         value = table[key]
         if value is not False and value not in ("", [], {}):
             raise c.refuse(key)
-
-
-def _is_base(c: _Settings, tensors: dict[str, Tensor]) -> bool:
-    """Whether a folder is of a model that was saved without its head: by its class, or as an embedder."""
-    given = c.get_list("architectures", None, of=str) or ()
-    saved = any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in given) or has_modules(
-        c.folder.path
-    )
-    return saved and "output.weight" not in tensors
 
 
 # ---- tensors --------------------------------------------------------------------------------------------------
@@ -389,8 +380,9 @@ def _tensors(
             names.wrapped = old
         name = names.gguf(own, new + own.removeprefix(old))
         if name is None:
-            if not names.left_out(own):
-                raise UnsupportedModelError(feature=f"tensor {own}, which no operation reads,")
+            if not names.left_out(own) and not quantised.biases.get(own, False):
+                values = "has other values than 0 and " if own in quantised.biases else ""
+                raise UnsupportedModelError(feature=f"tensor {own}, which {values}no operation reads,")
             continue
         if name.endswith(".exp_probs_b.bias") and len(t.shape) == 2:  # ERNIE's has a dimension of 1 before
             t = t._replace(shape=t.shape[1:] if t.shape[0] == 1 else t.shape)

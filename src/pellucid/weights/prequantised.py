@@ -65,6 +65,7 @@ class Quantised:
     floats: dict[str, Tensor] = field(default_factory=dict)  # those in INT4 and Q8_0: the same in F32
     widened: set[str] = field(default_factory=set)  # those in FP8, as float32
     reasons: dict[str, str] = field(default_factory=dict)  # those of integers that are in F32: why
+    biases: dict[str, bool] = field(default_factory=dict)  # beside GPTQ's matrices: whether all of it is zeros
     method: str = ""
 
 
@@ -253,7 +254,10 @@ class _Reader:
                 del tensors[name]
 
     def _put(self, stem: str, joined: Joined) -> None:
-        tensors, name = self.folder.tensors, f"{stem}.weight"
+        tensors, name, bias = self.folder.tensors, f"{stem}.weight", f"{stem}.bias"
+        if bias in tensors and tensors[bias].type in _FLOATS and self.layout in ("gptq", "gptq_v2"):
+            # AutoGPTQ's modules have one each, whether the model does or not (its issue 555)
+            self.found.biases[bias] = not numbers(tensors[bias]).any()
         if name in tensors and tensors[name] is not None and tensors[name].type not in ("I8", "F8_E4M3"):
             raise self._fail(tensors[name], "a second tensor for the same weight")
         for part in ("qweight", "qzeros", "scales", "g_idx", "weight_packed", "weight_scale", "weight_shape", "weight",

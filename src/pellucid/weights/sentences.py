@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from pellucid.errors import ModelFileError, UnsupportedModelError
-from pellucid.folder import SCORES
+from pellucid.folder import SCORES, Settings
 from pellucid.pooling import Dense, Embedder
 from pellucid.weights.base import SourceFile, Tensor, read_file
 from pellucid.weights.safetensors import json_table, json_value, read_header
 
-__all__ = ["has_modules", "read_embedder"]
+__all__ = ["is_base", "read_embedder"]
 
 _MOST = 1 << 20  # bytes of a file in JSON
 _MOST_TOKENIZER = 1 << 28  # of tokenizer.json
@@ -44,6 +44,18 @@ _TRANSFORMER = {
 def has_modules(path: str) -> bool:
     """Whether the folder is one of sentence-transformers."""
     return os.path.exists(os.path.join(path, "modules.json"))
+
+
+def is_base(c: Settings, tensors: dict[str, Tensor]) -> bool:
+    """Whether a folder is of a model that was saved without its head: by its class, or as an embedder. Raises
+    UnsupportedModelError for one with code of its own, in which gte-Qwen2 and others see later tokens, too."""
+    given = c.get_list("architectures", None, of=str) or ()
+    saved = any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in given) or has_modules(
+        c.folder.path
+    )
+    if saved and (c.get_table("auto_map", None) or {}).get("AutoModel") is not None:
+        raise c.refuse("auto_map.AutoModel", "embedders that transformers' own class computes")
+    return saved and "output.weight" not in tensors
 
 
 def read_embedder(path: str, dim: int, *, scores: bool = False) -> Embedder:
