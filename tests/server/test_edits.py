@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -271,3 +272,18 @@ def test_steps_are_refused(shown: Gate) -> None:
     body = {"position": 0}
     assert call(shown, "POST", f"/v1/look/{look}/steps", body).json["drawn"] is None
     assert call(shown, "POST", "/v1/look/x/steps", body).status == 404
+
+
+def test_the_program_loads_the_same(shown: Gate, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a name that loads it elsewhere; an operator's name of it does not."""
+
+    def line() -> str:
+        found: str = made(shown, [{**HEAD, "layer": len(loads)}]).json["python"].splitlines()[2]
+        return found
+
+    loads: list[bool] = []
+    assert line().startswith("model = Model.load('MODEL', ") and line().endswith("  # what the server has as 'm'")
+    loads.append(True)
+    held = SimpleNamespace(path=model.info().path)
+    monkeypatch.setattr(changes.inventory, "find", lambda name: held)
+    assert line().startswith("model = Model.load('m', ") and "#" not in line()

@@ -59,14 +59,15 @@ def test_files(shown: Gate) -> None:
 
 
 def test_off_unless_asked_for(app: Gate) -> None:
-    for method, path in (("GET", "/"), ("GET", "/ui/app.js"), ("POST", "/v1/look"), ("POST", "/v1/look/x/block")):
+    assert call(app, "GET", "/").body == b"Pellucid is running"
+    for method, path in (("GET", "/ui/app.js"), ("POST", "/v1/look"), ("POST", "/v1/look/x/block")):
         assert call(app, method, path, {} if method == "POST" else None).status == 404
 
 
 def test_without_the_app(model: Model) -> None:
     service = Service(Settings(names=("m",), look=True), model)
     app = make_app(service)
-    assert call(app, "GET", "/").status == call(app, "GET", "/ui/app.js").status == 404
+    assert call(app, "GET", "/").body == b"Pellucid is running" and call(app, "GET", "/ui/app.js").status == 404
     id = call(app, "POST", "/v1/look", {"prompt": "x"}).json["id"]
     assert call(app, "POST", f"/v1/look/{id}/block", {"name": "stats"}).status == 200
     edits = {"list": [{"kind": "skip", "layer": 0, "part": "mlp"}]}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pellucid.errors import OutOfMemoryError, PellucidError
 from pellucid.server.app import make_app
 from pellucid.server.failures import busy
 from pellucid.server.gate import Gate
+from pellucid.server.identity import fingerprint
 from pellucid.server.models import Source
 from pellucid.server.service import Service
 from pellucid.server.settings import Limits, Settings
@@ -296,6 +299,7 @@ def test_loading_that_fails(make: Make) -> None:
         for answer in answers:
             assert (answer.status, answer.error["code"]) == (500, "load_failed")
             assert "secret" not in answer.body.decode()
+            assert answer.error["message"] == f"a could not be loaded (request {answer.headers['x-request-id']})"
         assert states(service) == "--"
         assert (await complete(app, "a")).status == 200
         loaders[1].failures = [OutOfMemoryError("no memory")]  # an idle one makes room
@@ -316,6 +320,79 @@ def test_what_the_machine_has_left(make: Make, monkeypatch: pytest.MonkeyPatch) 
         assert states(service) == "-+"
 
     asyncio.run(main())
+
+
+def test_what_was_counted_stays(make: Make) -> None:
+    service, app, _ = make("ab", keep=300)
+
+    def counted() -> dict[str, float]:
+        lines = call(app, "GET", "/metrics").body.decode().splitlines()
+        return {name: float(n) for name, _, n in (one.rpartition(" ") for one in lines) if "_total{" in name}
+
+    async def unloaded() -> None:
+        await complete(app, "a")
+        service.models.all[0].last = time.monotonic() - 301
+        service.models.tick(time.monotonic())
+        await until(lambda: states(service) == "--")
+
+    asyncio.run(complete(app, "a"))
+    before = counted()
+    assert before['pellucid_passes_total{model="a"}'] > 0
+    for _ in range(2):
+        asyncio.run(unloaded())
+        after = counted()
+        assert all(after[name] >= n for name, n in before.items())
+        assert after['pellucid_passes_total{model="a"}'] > before['pellucid_passes_total{model="a"}']
+        before = after
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "keep", "more"),
+    [
+        ("/api/generate", 0, {}),
+        ("/api/generate", "0", {"prompt": ""}),
+        ("/api/generate", "0s", {}),
+        ("/api/chat", 0, {"messages": []}),
+    ],
+)
+def test_unloaded_by_clients_of_ollama(make: Make, endpoint: str, keep: Any, more: Any) -> None:
+    service, app, loaders = make("ab")
+
+    async def main() -> None:
+        body = {"model": "a", "keep_alive": keep, **more}
+        answer = await ask(app, "POST", endpoint, body)
+        assert (answer.status, answer.json["done_reason"]) == (200, "unload")
+        assert states(service) == "--" and not loaders[0].made  # it is never loaded for that
+        await complete(app, "a")
+        async with service.models.use(service.models.all[0]):
+            assert (await ask(app, "POST", endpoint, body)).json["done_reason"] == "unload"
+            assert states(service) == "+-"  # in use
+        assert (await ask(app, "POST", endpoint, body)).json["done_reason"] == "unload"
+        assert states(service) == "--" and loaders[0].made[0].core.closed
+        assert (await ask(app, "POST", endpoint, {**body, "keep_alive": "5m"})).json["done_reason"] == "load"
+        assert states(service) == "+-"
+
+    asyncio.run(main())
+
+
+def test_digests_of_models_that_were_never_loaded(make: Make) -> None:
+    _, app, _ = make("ab")
+    listed = call(app, "GET", "/api/tags").json["models"]
+    digests = {one["name"]: one["digest"] for one in listed}
+    assert all(re.fullmatch("[0-9a-f]{12,}", one) for one in digests.values())
+    assert digests["a"] == digests["a-too"] != digests["b"]
+
+
+def test_fingerprints_of_split_files(path: Path, tmp_path: Path) -> None:
+    parts = [tmp_path / f"m-{i:05d}-of-00002.gguf" for i in (1, 2)]
+    for part in parts:
+        part.write_bytes(b"weights")
+    with Model.load(path, threads=2) as model:
+        infos = [replace(model.info(), path=str(part)) for part in parts]
+    before = fingerprint(infos[0])
+    assert fingerprint(infos[1]) == before  # whichever is named
+    parts[1].write_bytes(b"changed")
+    assert before != fingerprint(infos[0]) == fingerprint(infos[1])
 
 
 # ---- the command --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pellucid import Model, __version__
+from pellucid.server.access import Key
 from pellucid.server.app import make_app
 from pellucid.server.gate import Gate
 from pellucid.server.service import Service
@@ -111,7 +112,9 @@ def test_without_a_prompt_the_model_is_loaded(app: Gate, path: str, body: Any) -
 
 
 def test_what_tells_about_models(app: Gate, model: Model) -> None:
-    assert call(app, "GET", "/api/version").json == {"version": __version__}
+    version = call(app, "GET", "/api/version").json
+    assert version["pellucid"] == __version__
+    assert tuple(map(int, version["version"].split("."))) >= (0, 6, 4)  # the least of some clients
     tags = call(app, "GET", "/api/tags").json["models"]
     assert [(one["name"], one["model"]) for one in tags] == [(NAME, NAME), ("gpt-4o", "gpt-4o")]
     assert tags[0]["details"]["family"] == "llama" and tags[0]["details"]["quantization_level"] == "Q4_1"
@@ -167,6 +170,7 @@ def test_what_would_change_models_is_refused(app: Gate, method: str, path: str) 
         (CHAT, {"messages": MESSAGES, "stream": "no"}, "stream"),
         (CHAT, {"messages": MESSAGES, "model": 3}, "model"),
         (CHAT, {"messages": MESSAGES, "top_logprobs": 2}, "top_logprobs"),
+        (CHAT, {"messages": MESSAGES, "tool_choice": "required"}, "tool_choice"),
         (GENERATE, {"prompt": 3}, "prompt"),
         (GENERATE, {"prompt": "a", "suffix": "b"}, "suffix"),
         (GENERATE, {"prompt": "a", "template": "{{ .Prompt }}"}, "template"),
@@ -196,9 +200,12 @@ def test_strict(model: Model) -> None:
     service = Service(Settings(names=("m",), strict=True), model)
     body: dict[str, Any] = {"messages": MESSAGES, "keep_alive": 0, "options": {"num_predict": 1}, "stream": False}
     assert call(make_app(service), "POST", CHAT, body).status == 200
-    body["options"]["num_ctx"] = 5
+    body["options"] |= {"num_ctx": 5, "num_thread": 2}  # as its clients send them
     answer = call(make_app(service), "POST", CHAT, body)
-    assert answer.status == 400 and "options.num_ctx" in error(answer)
+    assert (answer.status, answer.headers["pellucid-ignored"]) == (200, "options.num_ctx, options.num_thread")
+    body["options"]["frob"] = 5
+    answer = call(make_app(service), "POST", CHAT, body)
+    assert answer.status == 400 and "options.frob" in error(answer)
     service.close()
 
 
@@ -214,3 +221,13 @@ def test_formats(app: Gate) -> None:
     assert set(json.loads(call(app, "POST", CHAT, {**body, "stream": False}).json["message"]["content"])) == {"a"}
     text = "".join(line["message"]["content"] for line in lines(call(app, "POST", CHAT, body)))
     assert set(json.loads(text)) == {"a"}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_heartbeat(app: Gate, model: Model, method: str) -> None:
+    assert call(app, method, "/").status == 200
+    service = Service(Settings(names=("m",), keys=(Key.of("secret"),)), model)
+    answer = call(make_app(service), method, "/")  # its client asks without a key
+    assert answer.status == 200 and answer.body in (b"Pellucid is running", b"")
+    assert call(make_app(service), "GET", "/api/tags").status == 401
+    service.close()

@@ -101,7 +101,7 @@ def test_an_endless_header(server: Running) -> None:
 
 
 def test_half_requests_end(server: Running) -> None:
-    for data in (b"", b"GET /hea", b"GET /health HTTP/1.1\r\nHost: localhost\r\n", GET + b"GET /"):
+    for data in (b"G", b"GET /hea", b"GET /health HTTP/1.1\r\nHost: localhost\r\n", GET + b"GET /"):
         answer = server.exchange(data)
         assert statuses(answer) == ([200, 408] if data.startswith(GET) else [408]), data
         assert code(answer) == "request_timeout"
@@ -355,3 +355,23 @@ def test_half_closed_connections(server: Running) -> None:
         connection.shutdown(socket.SHUT_WR)
         rest(connection)
     server.settled()
+
+
+def test_connections_without_a_request(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """They are closed after `idle_seconds`, longer than a header may take, and are no error. The clock of a header
+    begins with its first byte."""
+    with caplog.at_level("INFO", "pellucid.server"):
+        begun = time.monotonic()
+        assert server.exchange(b"") == b"" and time.monotonic() - begun > 1.9
+        with server.connect() as connection:
+            time.sleep(1.6)
+            connection.sendall(CLOSE)
+            assert statuses(rest(connection)) == [200]
+    assert not [one for one in caplog.records if one.name == "pellucid.server"]
+
+
+def test_health_without_a_host(server: Running) -> None:
+    answer = server.exchange(b"GET /health HTTP/1.0\r\n\r\n")
+    assert b" 200 OK" in answer.partition(b"\r\n")[0] and answer.endswith(b'{"status":"ok"}')
+    for data in (b"GET /metrics HTTP/1.0\r\n\r\n", b"GET /health HTTP/1.0\r\nHost: evil.example\r\n\r\n"):
+        assert b" 200 OK" not in server.exchange(data)

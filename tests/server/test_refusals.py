@@ -229,7 +229,6 @@ def test_a_full_context_in_openais_words(app: Gate) -> None:
 
 def test_paths_and_methods(app: Gate) -> None:
     for method, path, status in (
-        ("GET", "/", 404),
         ("GET", "/v1", 404),
         ("GET", "/v1/models/", 404),
         ("GET", "/v1/models/../x", 404),
@@ -254,8 +253,12 @@ def test_unknown_models(app: Gate, make: Make) -> None:
 
 
 def test_strict(make: Make) -> None:
-    answer = call(make(strict=True), "POST", CHAT, {"messages": MESSAGES, "max_tokens": 1, "user": "x"})
-    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "unknown_field", "user")
+    app, body = make(strict=True), {"messages": MESSAGES, "max_tokens": 1}
+    answer = call(app, "POST", CHAT, {**body, "users": "x"})
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "unknown_field", "users")
+    for path, fields in ((CHAT, {"user": "x", "store": False}), ("/v1/messages", {"metadata": {"user_id": "x"}})):
+        answer = call(app, "POST", path, {**body, **fields})  # which the interface has, and which change nothing
+        assert answer.status == 200 and answer.headers["pellucid-ignored"] == ", ".join(sorted(fields))
 
 
 @pytest.mark.parametrize(

@@ -56,3 +56,12 @@ def test_random_tools(one: Dialect, schemas: list[Any]) -> None:
             if one.name not in FREE:
                 assert not list(validator(schema).iter_errors(found)), (schema, written, arguments)
     assert ended > len(schemas) // 2
+
+
+@pytest.mark.parametrize("one", ALL, ids=lambda one: one.name)
+@pytest.mark.parametrize("strict", [True, False])
+def test_integers_beyond_doubles_are_refused(one: Dialect, strict: bool) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 2**53 + 1}}}
+    with pytest.raises(GrammarError, match=r"parameters.properties.a.maximum of 'f': 9007199254740993") as raised:
+        calls_grammar(one, [("f", schema, strict)], {})
+    assert raised.value.place == "tools"

@@ -308,3 +308,41 @@ def test_classes_of_letters_change_no_mask(smol: Model, expression: str) -> None
         assert one.consume_token(token) and other.consume_token(token)
         if one.is_stopped():
             break
+
+
+BIG = 2**53 + 1
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        ({"const": BIG}, "const"),
+        ({"const": -BIG}, "const"),
+        ({"enum": ["a", BIG]}, "enum"),
+        ({"const": [{"a": [BIG]}]}, "const"),
+        ({"properties": {"a": {"enum": [{"b": 10**400}]}}}, "properties.a.enum"),
+        ({"type": "integer", "minimum": BIG}, "minimum"),
+        ({"type": "integer", "maximum": BIG}, "maximum"),
+        ({"type": "number", "maximum": 2.0**60}, "maximum"),
+        ({"items": {"type": "integer", "exclusiveMinimum": -BIG}}, "items.exclusiveMinimum"),
+        ({"$defs": {"a": {"type": "integer", "exclusiveMaximum": 2**62}}}, "$defs.a.exclusiveMaximum"),
+    ],
+)
+def test_integers_beyond_doubles_are_refused(schema: Any, place: str, strict: bool) -> None:
+    with pytest.raises(GrammarError, match=r"expected integers from -2\*\*53") as raised:
+        G.compile(Structure("schema", json.dumps(schema), strict))
+    assert raised.value.place == f"schema.{place}"
+    with pytest.raises(GrammarError) as raised:
+        G.compile(Structure("grammar", f"start: %json {json.dumps(schema)}\n"))
+    assert raised.value.place == f"grammar.{place}"
+
+
+def test_integers_that_doubles_hold() -> None:
+    assert takes(G.compile(of({"const": 2**53})), str(2**53))
+    assert not takes(G.compile(of({"type": "integer", "maximum": 2**53})), str(BIG))
+    for most in (2**63 - 1, 2**64 - 1):  # of programs with integers of 64 bits
+        bound = G.compile(of({"type": "integer", "minimum": 0, "maximum": most}))
+        assert takes(bound, str(2**63 - 1)) and not takes(bound, str(most + 1))
+    named = G.compile(of({"properties": {"const": {"type": "integer", "default": BIG}}}))
+    assert takes(named, f'{{"const":{BIG}}}')

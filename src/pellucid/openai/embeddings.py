@@ -10,7 +10,7 @@ from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
 from pellucid.openai.fields import Fields
 from pellucid.openai.limits import Rules
-from pellucid.openai.refusal import refused
+from pellucid.openai.refusal import WITHOUT_EFFECT, check_known, refused
 
 __all__ = ["Embed", "embed_call", "embedded", "rest", "take_model"]
 
@@ -86,6 +86,5 @@ def rest(fields: Fields, rules: Rules) -> list[str]:
         if name in fields.rest:
             raise refused(name, " is not supported", "unsupported_field")
     found = sorted(fields.rest)
-    if found and rules.strict:
-        raise refused(found[0], ": a field that is not known", "unknown_field")
+    check_known(found, rules, WITHOUT_EFFECT)
     return found

@@ -13,7 +13,7 @@ from typing import Any
 from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
 from pellucid.openai.limits import Limits, Rules
-from pellucid.openai.refusal import OF_CHATS, OF_COMPLETIONS, REFUSED, refused
+from pellucid.openai.refusal import INSTEAD, OF_CHATS, OF_COMPLETIONS, REFUSED, WITHOUT_EFFECT, check_known, refused
 from pellucid.openai.structured import take_structure
 
 __all__ = [
@@ -128,11 +128,13 @@ class Fields:
     def flag(self, name: str, default: bool = False) -> bool:
         return checks.flag(name, self.take(name, default))
 
-    def refuse(self, names: Mapping[str, tuple[Any, ...]]) -> None:
-        """Takes fields that are not supported. names: with the values of each that change nothing. Raises Refused."""
+    def refuse(self, names: Mapping[str, tuple[Any, ...]], instead: Mapping[str, str] = INSTEAD) -> None:
+        """Takes fields that are not supported. names: with the values of each that change nothing. instead: what to
+        send in place of some. Raises Refused."""
         for name, harmless in names.items():
             if name in self.rest and self.take(name) not in harmless:
-                raise refused(name, " is not supported", "unsupported_field")
+                better = f": expected {instead[name]} in its place" if name in instead else ""
+                raise refused(name, f" is not supported{better}", "unsupported_field")
 
 
 def unknown(name: str, given: Mapping[str, Any], *known: str) -> list[str]:
@@ -184,9 +186,10 @@ def completion_call(body: dict[str, Any], settings: Rules) -> Call:
             call.logprobs = checks.integer("logprobs", value, 0, limits.top_logprobs)
     call.echo = fields.flag("echo")
     call.token_ids = fields.flag("return_token_ids")
-    if len(call.prompts) * call.n > max(limits.waiting, limits.n):
+    most = max(limits.waiting, limits.n, limits.prompts)
+    if len(call.prompts) * call.n > most:
         every = f"{len(call.prompts)} prompts and {call.n} choices of each"
-        raise refused("n", f": expected at most {max(limits.waiting, limits.n)} choices in all, not {every}")
+        raise refused("n", f": expected at most {most} choices in all, not {every}")
     _finish(fields, call, settings)
     return call
 
@@ -385,5 +388,4 @@ def _finish(fields: Fields, call: Call, settings: Rules) -> None:
     if call.logprobs is not None:
         call.options["logprobs"] = max(call.logprobs, 1)
     call.ignored = sorted(rest)
-    if rest and settings.strict:
-        raise refused(call.ignored[0], ": a field that is not known", "unknown_field")
+    check_known(call.ignored, settings, WITHOUT_EFFECT)

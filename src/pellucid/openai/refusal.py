@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from typing import Any
 
 from pellucid.errors import WrongValue
+from pellucid.openai.limits import Rules
 
-__all__ = ["OF_CHATS", "OF_COMPLETIONS", "OF_OTHERS", "REFUSED", "Refused", "refused"]
+__all__ = [
+    "INSTEAD",
+    "OF_CHATS",
+    "OF_COMPLETIONS",
+    "OF_OTHERS",
+    "REFUSED",
+    "WITHOUT_EFFECT",
+    "Refused",
+    "check_known",
+    "refused",
+]
 
 # Fields that would change the answer, and are not supported -> values that change nothing. null never does.
 REFUSED: dict[str, tuple[Any, ...]] = {
@@ -57,15 +69,47 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "t_max_predict_ms": (0, -1),
     "tfs_z": (1,),
     "top_a": (0,),
+    # What has another name here
+    "format": ("",),
+    "max_new_tokens": (),
+    "max_output_tokens": (),
+    "num_predict": (),
+    "options": ({},),
+    "repetition_penalty_range": (),
+    "smoothing_factor": (0,),
+    "stop_sequences": ([],),
+    "system": ("", []),
     "pellucid_edits": (),  # the server's own chats and completions take it
 }
 # The same, at one of the two endpoints.
 OF_CHATS: dict[str, tuple[Any, ...]] = {
     "add_special_tokens": (False,),  # the template writes them
     "echo": (False,),
+    "enable_thinking": (),
+    "reasoning": ({},),
     "return_token_ids": (False,),
+    "thinking": ({},),
 }
-OF_COMPLETIONS: dict[str, tuple[Any, ...]] = {"add_special_tokens": (True,)}
+OF_COMPLETIONS: dict[str, tuple[Any, ...]] = {"add_special_tokens": (True,), "messages": ([],)}
+# Fields that are refused -> what is supported in their place, in chats and completions.
+INSTEAD: dict[str, str] = {
+    "enable_thinking": "chat_template_kwargs",
+    "format": "response_format",
+    "max_new_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "messages": "prompt, or a chat",
+    "num_predict": "max_tokens",
+    "options": "each of them as a field",
+    "reasoning": "reasoning_effort",
+    "repetition_penalty_range": "repeat_last",
+    "stop_sequences": "stop",
+    "system": "a message with the role 'system'",
+    "thinking": "chat_template_kwargs or thinking_budget",
+}
+# Fields of OpenAI's chats, completions and embeddings that say nothing about the answer.
+WITHOUT_EFFECT = frozenset(
+    "metadata prompt_cache_key prompt_cache_retention safety_identifier service_tier store user".split()
+)
 # What chats take, and interfaces that are translated into chats have by another name, or not at all.
 OF_OTHERS: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
@@ -97,3 +141,11 @@ def refused(field: str, found: str, code: str | None = None) -> Refused:
     error = Refused(field, found)
     error.code = code
     return error
+
+
+def check_known(names: Sequence[str], rules: Rules, without_effect: Container[str] = ()) -> None:
+    """Raises Refused for fields that are not known, where such are refused. names: those that had no effect.
+    without_effect: those of them that the interface has."""
+    unknown = [name for name in names if name not in without_effect]
+    if unknown and rules.strict:
+        raise refused(unknown[0], ": a field that is not known", "unknown_field")

@@ -119,8 +119,9 @@ def submit(
     timeout: Any,
     ahead: Any,
     cache_salt: Any,
+    admitted: bool = False,
 ) -> Request:
-    """``Model.submit``."""
+    """``Model.submit``. admitted: it has room in the queue."""
     given = {"prompt": prompt, "messages": messages, "prompt_ids": prompt_ids}
     names = [name for name, value in given.items() if value is not None]
     if len(names) != 1:
@@ -157,7 +158,8 @@ def submit(
                 )
             )
         scheduler.room.check(names[0], len(begun.ids), options.max_tokens)
-        scheduler.check_room(copies, len(begun.ids), key)
+        if not admitted:
+            scheduler.check_room(copies, len(begun.ids), key)
         request = Request(scheduler, works, gathered, n is not None and copies > 1)
         request.begin(options.echo)
     return request

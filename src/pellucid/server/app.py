@@ -11,8 +11,9 @@ from pellucid.server.gate import Gate
 from pellucid.server.generate import chat_completions, completions
 from pellucid.server.look import Look
 from pellucid.server.messages import CountTokens, messages
-from pellucid.server.ollama import Ollama, OllamaGenerate, embed, refusal
+from pellucid.server.ollama import OllamaGenerate, embed, refusal
 from pellucid.server.ollama import embeddings as older_embeddings
+from pellucid.server.ollama_models import Ollama
 from pellucid.server.operate import Operate, Text
 from pellucid.server.responses import Responses
 from pellucid.server.service import Service
@@ -71,6 +72,7 @@ def make_app(service: Service) -> Gate:
         Route("/api/tags", ollama.tags),
         Route("/api/ps", ollama.running),
         Route("/api/version", ollama.version),
+        Route("/", ollama.heartbeat),  # behind the app's
     ]
     # What would change the models, whatever the method.
     routes += [Route(f"/api/{name}", Whole(refusal)) for name in ("pull", "push", "create", "copy", "delete")]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from pellucid import checks
-from pellucid.errors import WrongType, WrongValue
+from pellucid.errors import PellucidError, WrongType, WrongValue
 from pellucid.look.edit import Edits
 from pellucid.model import Model
+from pellucid.weights import inventory
 
 __all__ = ["MOST_CHANGES", "Changes"]
 
@@ -20,7 +22,7 @@ class Changes:
     """A list that was read, for a model. edits: what they do to it. python: the program that makes the same."""
 
     def __init__(self, model: Model, name: str, given: Any) -> None:
-        """name: what the program loads. Raises ValueError or TypeError naming the place in the list."""
+        """name: what the server calls the model. Raises ValueError or TypeError naming the place in the list."""
         if not isinstance(given, list):
             raise WrongType("list", ": expected a list of changes")
         if len(given) > MOST_CHANGES:
@@ -29,8 +31,9 @@ class Changes:
         self.edits = Edits(model.core)
         self._model = model
         self._tokens = 0
-        arguments = f'{name!r}, precision="{info.precision}", kv="{info.kv}"'
-        self._lines = ["from pellucid import Model", "", f"model = Model.load({arguments})", "edit = model.edit()"]
+        source, comment = (name, "") if _loads(name, info.path) else ("MODEL", f"  # what the server has as {name!r}")
+        load = f'model = Model.load({source!r}, precision="{info.precision}", kv="{info.kv}"){comment}'
+        self._lines = ["from pellucid import Model", "", load, "edit = model.edit()"]
         for i, one in enumerate(given):
             _Change(self, f"list[{i}]", one).apply()
 
@@ -54,6 +57,14 @@ class Changes:
             raise WrongValue(place, f" has {len(ids)} tokens: expected more than {position}")
         row = 0 if layer == "embeddings" else layer + 1
         return self._model.trace(text, want="hidden", positions=-1 if position is None else position).hidden[row, 0]
+
+
+def _loads(name: str, path: str) -> bool:
+    """Whether a model's name loads it everywhere: a catalogue's or a hub's, not one that the operator gave."""
+    try:
+        return os.path.samefile(inventory.find(name).path, path)
+    except (PellucidError, OSError, ValueError):
+        return False
 
 
 class _Change:

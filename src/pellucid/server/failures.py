@@ -28,6 +28,7 @@ from pellucid.text.grammar import NoGrammarsError
 __all__ = [
     "STATUSES",
     "Failure",
+    "LoadError",
     "anthropic_body",
     "busy",
     "failure",
@@ -97,6 +98,14 @@ class Failure(Exception):
         kind = _TYPES.get(self.status, "invalid_request_error")
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code, **self.more}
         return {"error": error}
+
+
+class LoadError(Exception):
+    """A model could not be loaded, for which several requests may have waited. cause: what the log names."""
+
+    def __init__(self, message: str, cause: BaseException) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 def told(error: Failure, path: str, request_id: str) -> dict[str, Any]:
@@ -183,6 +192,8 @@ def failure(error: BaseException, request_id: str, names: dict[str, str]) -> Fai
     """What a client is told of an error. names: the client's names of options, by ours."""
     if isinstance(error, Failure):
         return error
+    if isinstance(error, LoadError):
+        return Failure(500, f"{error} (request {request_id})", code="load_failed", cause=error.cause)
     if isinstance(error, BatchError) and error.errors:
         return failure(error.errors[min(error.errors)], request_id, names)
     if isinstance(error, ContextFullError):

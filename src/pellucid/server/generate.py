@@ -20,7 +20,9 @@ from pellucid.openai.fields import Call, chat_call, completion_call
 from pellucid.openai.parts import Part, merged
 from pellucid.openai.shapes import usage
 from pellucid.results import Piece, TokenLogprob
+from pellucid.schedule import start
 from pellucid.schedule.request import Request
+from pellucid.schedule.run import of
 from pellucid.server.body import Disconnected, parse, receive_body
 from pellucid.server.failures import Failure, failure, of_prompt, refused
 from pellucid.server.feed import Feed
@@ -197,16 +199,16 @@ class Answer:
     async def _submit(self) -> None:
         """Begins the generations; where one is refused, none runs."""
         call, limits = self.call, self.service.settings.limits
-        common = {
+        queue: dict[str, Any] = {
             "n": call.n,
             "priority": call.priority,
             "key": self.key.name,
             "timeout": limits.request_seconds,
             "ahead": AHEAD,
             "cache_salt": call.salt if self.service.settings.share_cache else f"{self.key.name}\0{call.salt}",
-            "speculate": self.service.settings.speculate,
-            **call.options,
         }
+        options = {"speculate": self.service.settings.speculate, **call.options}
+        common = {**queue, **options}
         submit = self.model.submit
         if call.messages is not None:
             if call.plain is not None and self.service.template(self.model) is None:
@@ -214,12 +216,25 @@ class Answer:
             else:
                 common["template"] = self.service.settings.template
                 given = [partial(submit, messages=call.messages, **call.template, **common)]
+        elif len(call.prompts) == 1:
+            given = [partial(submit, call.prompts[0], **common)]
         else:
-            given = [partial(submit, prompt, **common) for prompt in call.prompts]
+            begin = partial(start.submit, self.model.core, admitted=True, **queue)
+            given = [partial(begin, ids, None, None, options) for ids in await self._room()]
         for i, work in enumerate(given):
             with of_prompt(i if call.listed else None):
                 self.requests.append(await self.service.text(work, lambda request: request.cancel()))
         self.running.requests = self.requests
+
+    async def _room(self) -> list[list[int]]:
+        """The tokens of several prompts. There must be room for all of them, or none: where nothing else is computed,
+        there is. Raises QueueFullError."""
+        core, prompts = self.model.core, []
+        for i, prompt in enumerate(self.call.prompts):
+            with of_prompt(i):
+                prompts.append(await self.service.text(partial(core.prompt, prompt)))
+        of(core).check_room(len(prompts) * self.call.n, sum(map(len, prompts)), self.key.name)
+        return prompts
 
     # ---- the prompt in front ----------------------------------------------------------------------------------
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 
 from pellucid.info import ModelInfo
@@ -15,8 +17,8 @@ PIECES, PIECE = 64, 65_536  # of each file that are hashed
 
 def fingerprint(info: ModelInfo, template: str | None = None) -> str:
     """A hash of the model's files (their sizes, and 64 evenly spaced parts of 64 KiB of each), the library's version,
-    what it computes with, and a chat template in place of the files' own. The same fingerprint, prompt, options and
-    seed give the same answer."""
+    what it computes with, and a chat template in place of the files' own. A split file has all its parts. The same
+    fingerprint, prompt, options and seed give the same answer."""
     from pellucid import __version__
 
     words = [__version__, info.isa, info.kv, info.precision, info.quantisation]
@@ -30,7 +32,9 @@ def fingerprint(info: ModelInfo, template: str | None = None) -> str:
 
 def _files(path: str) -> Iterator[str]:
     if not os.path.isdir(path):
-        yield path
+        part = re.fullmatch(r"(.*-)[0-9]{5}(-of-[0-9]{5}\.gguf)", path, re.DOTALL)
+        parts = [] if part is None else glob.glob(f"{glob.escape(part[1])}[0-9][0-9][0-9][0-9][0-9]{part[2]}")
+        yield from sorted(parts) or [path]
         return
     for name in sorted(os.listdir(path)):
         if name.endswith((".json", ".safetensors", ".jinja", ".model", ".txt")):

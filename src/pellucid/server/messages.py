@@ -15,7 +15,7 @@ from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
 from pellucid.openai.fields import ALIASES, OPTIONS, Call, Fields, chat_call, unknown
 from pellucid.openai.parts import Part
-from pellucid.openai.refusal import OF_CHATS, OF_OTHERS, REFUSED
+from pellucid.openai.refusal import INSTEAD, OF_CHATS, OF_OTHERS, REFUSED, check_known
 from pellucid.openai.shapes import arguments_of
 from pellucid.openai.structured import NAMES_OF_FIELDS
 from pellucid.results import FinishReason
@@ -31,9 +31,21 @@ __all__ = ["CountTokens", "MessageShape", "message_call", "messages"]
 BILLING = "x-anthropic-billing-header:"
 # Fields that have the same name and meaning in OpenAI's requests, or are ours.
 SAME = frozenset(
-    {*OPTIONS, *ALIASES, *REFUSED, *OF_CHATS, *NAMES_OF_FIELDS}
+    {*OPTIONS, *ALIASES, *NAMES_OF_FIELDS}
     | {"seed", "cache_salt", "priority", "logit_bias", "chat_template_kwargs", "documents", "prediction"}
 )
+ELSEWHERE = {
+    "enable_thinking": "thinking",
+    "format": "output_config.format",
+    "max_completion_tokens": "max_tokens",
+    "n_predict": "max_tokens",
+    "reasoning": "output_config.effort",
+    "reasoning_effort": "output_config.effort",
+    "response_format": "output_config.format",
+    "stop": "stop_sequences",
+    "thinking_budget": "thinking.budget_tokens",
+    "thinking_token_budget": "thinking.budget_tokens",
+}
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
 MOST_TOKENS = 2**31 - 1
 
@@ -62,7 +74,7 @@ def message_call(body: dict[str, Any], settings: Settings) -> Call:
     made |= conversation
     for name in sorted(SAME & fields.rest.keys()):
         made[name] = fields.take(name)
-    fields.refuse(OF_OTHERS)
+    fields.refuse({**OF_CHATS, **REFUSED, **OF_OTHERS}, INSTEAD | ELSEWHERE)
     form = "output_config.format" if body.get("output_format") is None else "output_format"
     names = {
         "stop": "stop_sequences",
@@ -77,8 +89,7 @@ def message_call(body: dict[str, Any], settings: Settings) -> Call:
     known = {"output_config": ("effort", "format"), "thinking": ("type", "budget_tokens")}
     within = [one for name, keys in known.items() for one in unknown(name, body.get(name) or {}, *keys)]
     call.ignored = sorted({*call.ignored, *fields.rest, *within})
-    if call.ignored and settings.strict:
-        raise refused(call.ignored[0], ": a field that is not known", "unknown_field")
+    check_known(call.ignored, settings, ("metadata", "service_tier"))
     return call
 
 

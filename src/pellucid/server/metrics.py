@@ -116,12 +116,11 @@ class Metrics:
         )
         yield _counter("model_loads", "How often the model was loaded.", {m.name: m.loads for m in models})
         stats = {one.name: one.model.stats() for one in models if one.model is not None}
-        if not stats:
-            return
         used = {n: s.cache_bytes_used / s.cache_bytes_limit if s.cache_bytes_limit else 0.0 for n, s in stats.items()}
         yield _gauge("kv_cache_usage_ratio", "Of the memory for keys and values, 0 without a limit.", used)
         text = "Memory of keys and values that is used."
         yield _gauge("kv_cache_bytes", text, {name: s.cache_bytes_used for name, s in stats.items()})
+        loaded = [one for one in models if one.loads]  # once, at least: what was counted stays
         for name, field, text in (
             ("prefix_cache_queries", "prefix_queries", "Prompt tokens looked up in the prefix cache."),
             ("prefix_cache_hits", "prefix_hits", "Prompt tokens found there."),
@@ -132,7 +131,7 @@ class Metrics:
             ("pass_rows", "rows", "Tokens computed in them."),
             ("pass_seconds", "pass_seconds", "Their time."),
         ):
-            yield _counter(name, text, {model: getattr(s, field) for model, s in stats.items()})
+            yield _counter(name, text, {m.name: m.past[field] + getattr(stats.get(m.name), field, 0) for m in loaded})
 
 
 def _gauge(name: str, text: str, values: Mapping[str, float]) -> Metric:

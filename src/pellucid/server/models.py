@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from pellucid import cache_folder, memory
 from pellucid.errors import OutOfMemoryError, UnsupportedModelError
 from pellucid.info import ModelInfo
 from pellucid.model import Model
-from pellucid.server.failures import Failure, busy, stopping
+from pellucid.server.failures import Failure, LoadError, busy, stopping
 from pellucid.server.identity import fingerprint
 from pellucid.server.record import log
 from pellucid.server.settings import Limits
@@ -42,7 +43,7 @@ class Source:
 class Hosted:
     """A model that is served. uses: requests that use it or wait for it; while there are any, it stays loaded. last:
     when the last one ended. saved: when its prefix cache was written last. context: tokens that a sequence may hold, 0
-    before it was loaded once."""
+    before it was loaded once. past: what was counted for it before it was unloaded."""
 
     def __init__(self, source: Source) -> None:
         self.names = source.names
@@ -53,6 +54,7 @@ class Hosted:
         self.uses = 0
         self.last = self.saved = 0.0
         self.loads = 0
+        self.past: Counter[str] = Counter()
         self.context = 0
         self.info: ModelInfo | None = None  # of when it was loaded last
         self.generates = True
@@ -154,7 +156,7 @@ class Models:
     @asynccontextmanager
     async def use(self, one: Hosted) -> AsyncIterator[Model]:
         """The model, which stays loaded until the block ends. Raises Failure: 503 where loading takes longer than a
-        request may wait, 429 where too many wait, 500 where it cannot be loaded."""
+        request may wait, 429 where too many wait; LoadError where it cannot be loaded."""
         if one.model is None and one.uses >= self._limits.waiting:
             raise busy(429, f"too many requests wait for {one.name} to be loaded", "queue_full", 5)
         one.uses += 1
@@ -180,6 +182,10 @@ class Models:
                 raise stopping()
             task.result()
         return one.model
+
+    async def unload(self, one: Hosted) -> None:
+        """Unloads a model that nobody uses; where it is used, or was not loaded by this server, it stays."""
+        await asyncio.wait({self._begin(self._unload_idle(one))}, timeout=self._limits.load_seconds)
 
     # ---- loading and unloading --------------------------------------------------------------------------------
 
@@ -217,7 +223,7 @@ class Models:
         except (Failure, asyncio.CancelledError):
             raise
         except Exception as error:
-            raise Failure(500, f"{one.name} could not be loaded", code="load_failed", cause=error) from None
+            raise LoadError(f"{one.name} could not be loaded", error) from None
         finally:
             one.loading = None
 
@@ -264,6 +270,7 @@ class Models:
     async def _unload(self, one: Hosted) -> None:
         model, one.model = one.model, None
         if model is not None:
+            one.past.update({name: value for name, value in model.stats().to_dict().items() if value})
             one.nbytes = int(model.core.engine.info()["packed_bytes"] + model.core.engine.info()["work_bytes"])
             await in_thread(lambda: self._end(model), UNLOAD)
             log.info("unloaded %s", one.name)
@@ -287,6 +294,11 @@ class Models:
     def _is_stale(self, one: Hosted, now: float) -> bool:
         assert self._keep_alive is not None
         return one.model is not None and one.load is not None and not one.uses and now - one.last >= self._keep_alive
+
+    async def _unload_idle(self, one: Hosted) -> None:
+        async with self._lock:
+            if one.load is not None and not one.uses:
+                await self._unload(one)
 
     async def _unload_stale(self, one: Hosted) -> None:
         async with self._lock:

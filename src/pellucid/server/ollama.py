@@ -13,28 +13,26 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pellucid import __version__, checks, embedding
+from pellucid import checks, embedding
 from pellucid.core import Core
 from pellucid.errors import WrongType, WrongValue
 from pellucid.openai.embeddings import rest
 from pellucid.openai.fields import EVERYTHING, Call, Fields, chat_call, completion_call
 from pellucid.openai.parts import Part
+from pellucid.openai.refusal import check_known
 from pellucid.openai.shapes import FINISH, arguments_of, token_object
 from pellucid.results import ToolCallDelta
 from pellucid.server.embeddings import Task
-from pellucid.server.failures import Failure, failure, naming, refused
-from pellucid.server.generate import Generate, read, whole
+from pellucid.server.failures import Failure, naming, refused
+from pellucid.server.generate import Generate, whole
 from pellucid.server.models import Hosted
 from pellucid.server.service import Running, Service
 from pellucid.server.settings import Settings
 from pellucid.server.shapes import Shape, dumps
-from pellucid.text.dialects import find, thinking
 
-__all__ = ["Ollama", "OllamaGenerate", "chat", "embed", "embeddings", "generate", "refusal"]
+__all__ = ["OllamaGenerate", "chat", "embed", "embeddings", "generate", "refusal"]
 
 # Options that have the same name here.
 SAME = (
@@ -59,7 +57,12 @@ NAMES |= {"response_format": "format", "response_format.json_schema.schema": "fo
 NAMES |= {"reasoning_effort": "think", "chat_template_kwargs": "think"}
 # Options that would change the answer and are not supported -> the value that changes nothing.
 REFUSED_OPTIONS = {"tfs_z": 1, "penalize_newline": True}
-LATE = "9999-12-31T23:59:59Z"  # when a model is unloaded that is kept
+# Of loading a model, and how long a text may be: without effect here.
+OF_LOADING = frozenset(
+    {"truncate", "shift"}
+    | {f"options.{name}" for name in ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep")}
+    | {f"options.{name}" for name in ("use_mmap", "use_mlock", "low_vram", "f16_kv", "vocab_only", "numa")}
+)
 
 
 # ---- requests -----------------------------------------------------------------------------------------------------
@@ -110,7 +113,7 @@ def generate(body: dict[str, Any], settings: Settings) -> Call:
 def _common(body: dict[str, Any], settings: Settings) -> tuple[Fields, dict[str, Any]]:
     """(the fields that are left, OpenAI's fields)."""
     fields = Fields(body, settings.limits)
-    made: dict[str, Any] = {"model": _model(fields), "stream": fields.flag("stream", True)}
+    made: dict[str, Any] = {"model": take_model(fields), "stream": fields.flag("stream", True)}
     given = fields.take("options", {})
     if not isinstance(given, dict):
         raise WrongType("options", ": expected an object")
@@ -148,7 +151,7 @@ def _common(body: dict[str, Any], settings: Settings) -> tuple[Fields, dict[str,
     return fields, made
 
 
-def _model(fields: Fields) -> str | None:
+def take_model(fields: Fields) -> str | None:
     name = fields.take("name")
     model = fields.take("model", name)
     return None if model is None else checks.string("model", model)
@@ -199,10 +202,11 @@ def _tool_call(call: Any, place: str, number: int) -> dict[str, Any]:
 
 def _finished(call: Call, fields: Fields, settings: Settings) -> Call:
     call.names |= NAMES
-    fields.take("keep_alive")  # how long models stay is the operator's choice
+    keep = fields.take("keep_alive")  # how long models stay is the operator's choice, but for one that is to go
+    call.extra["unload"] = type(keep) in (int, float, str) and keep in (0, "0", "0s")
+    fields.refuse({"tool_choice": ("auto",)})
     call.ignored = sorted({*call.ignored, *fields.rest})
-    if call.ignored and settings.strict:
-        raise refused(call.ignored[0], ": a field that is not known", "unknown_field")
+    check_known(call.ignored, settings, OF_LOADING)
     return call
 
 
@@ -307,7 +311,8 @@ def nanoseconds(seconds: float) -> int:
 
 
 class OllamaGenerate(Generate):
-    """/api/chat and /api/generate; without messages or a prompt, they load the model."""
+    """/api/chat and /api/generate; without messages or a prompt, they load the model, or unload one that nobody
+    uses."""
 
     def __init__(self, service: Service, chats: bool) -> None:
         super().__init__(service, chat if chats else generate, OllamaChat if chats else OllamaText)
@@ -319,10 +324,15 @@ class OllamaGenerate(Generate):
         if call.messages != []:
             await super()._respond(hosted, scope, receive, send, call, running)
             return
-        async with self._service.models.use(hosted):
-            pass
+        unload = bool(call.extra["unload"])
+        if unload:
+            await self._service.models.unload(hosted)
+        else:
+            async with self._service.models.use(hosted):
+                pass
         content = {"message": {"role": "assistant", "content": ""}} if self._chats else {"response": ""}
-        made = {"model": running.record.model, "created_at": now(), **content, "done": True, "done_reason": "load"}
+        made = {"model": running.record.model, "created_at": now(), **content, "done": True}
+        made["done_reason"] = "unload" if unload else "load"
         await whole(send, dumps(made) + b"\n", call.ignored)
 
 
@@ -332,7 +342,7 @@ class OllamaGenerate(Generate):
 def embed(body: dict[str, Any], settings: Settings) -> Task:
     """/api/embed. Texts are never cut, whatever `truncate` says."""
     fields = Fields(body, settings.limits)
-    model, texts = _model(fields), fields.take("input")
+    model, texts = take_model(fields), fields.take("input")
     given = [texts] if isinstance(texts, str) else texts
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise WrongType("input", ": expected a text or a list of texts")
@@ -344,7 +354,7 @@ def embed(body: dict[str, Any], settings: Settings) -> Task:
 def embeddings(body: dict[str, Any], settings: Settings) -> Task:
     """/api/embeddings, the older one."""
     fields = Fields(body, settings.limits)
-    model, prompt = _model(fields), checks.string("prompt", fields.take("prompt"), "a text")
+    model, prompt = take_model(fields), checks.string("prompt", fields.take("prompt"), "a text")
     return _task(
         fields, settings, model, [prompt], lambda rows, model, tokens: {"embedding": rows[0].tolist()}, "prompt"
     )
@@ -362,121 +372,6 @@ def _embedded(begun: float, rows: Any, model: str, tokens: int) -> dict[str, Any
     seconds = nanoseconds(time.monotonic() - begun)
     made = {"model": model, "embeddings": rows.tolist(), "total_duration": seconds, "load_duration": 0}
     return {**made, "prompt_eval_count": tokens}
-
-
-# ---- models -------------------------------------------------------------------------------------------------------
-
-
-class Ollama:
-    """What tells about the models."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    async def version(self, request: Request) -> Response:
-        return _json({"version": __version__})
-
-    async def tags(self, request: Request) -> Response:
-        """The models, by all their names."""
-        self._service.ready()
-        return _json({"models": [_listed(name, one) for one in self._service.models.all for name in one.names]})
-
-    async def running(self, request: Request) -> Response:
-        """Those that are loaded."""
-        self._service.ready()
-        return _json({"models": [self._loaded(one) for one in self._service.models.all if one.model is not None]})
-
-    def _loaded(self, one: Hosted) -> dict[str, Any]:
-        keep = self._service.settings.keep_alive
-        until = LATE
-        if keep is not None:
-            left = one.last + keep - time.monotonic() if not one.uses else keep
-            until = datetime.fromtimestamp(time.time() + max(left, 0), UTC).isoformat().replace("+00:00", "Z")
-        listed = _listed(one.name, one)
-        del listed["modified_at"]
-        return {**listed, "size": one.taken(), "size_vram": 0, "expires_at": until, "context_length": one.context}
-
-    async def show(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A model, which is loaded for it."""
-        service, record = self._service, scope["state"]["record"]
-        service.ready()
-        try:
-            fields = Fields(await read(service, scope, receive), service.settings.limits)
-            name, hosted = service.select(_model(fields), record)
-            async with service.models.use(hosted) as model:
-                made = _shown(name, hosted)
-                made["template"] = service.template(model) or ""
-                if hosted.generates:
-                    made["capabilities"] += ["completion", *_of_chats(made["template"])]
-                if not hosted.generates or model.core.embedder.pooling is not None:
-                    made["capabilities"].append("embedding")
-        except Exception as error:
-            raise failure(error, record.id, {}) from error
-        await whole(send, dumps(made))
-
-
-def _json(value: Any) -> Response:
-    return Response(dumps(value), media_type="application/json")
-
-
-def _details(one: Hosted) -> dict[str, Any]:
-    """Empty for a model that was never loaded."""
-    info = one.info
-    if info is None:
-        family, size, quantisation, form = "", "", "", ""
-    else:
-        family, quantisation, form = info.architecture, info.quantisation, info.format.partition(" ")[0]
-        n = info.parameters
-        size = f"{n / 1e9:.1f}B" if n >= 1e9 else f"{n / 1e6:.2f}M"
-    return {
-        "parent_model": "",
-        "format": form.lower(),
-        "family": family,
-        "families": [family] if family else [],
-        "parameter_size": size,
-        "quantization_level": quantisation,
-    }
-
-
-def _listed(name: str, one: Hosted) -> dict[str, Any]:
-    made = datetime.fromtimestamp(one.created, UTC).isoformat().replace("+00:00", "Z")
-    size = one.nbytes if one.info is None else one.info.file_bytes
-    found = {"name": name, "model": name, "modified_at": made, "size": size}
-    return {**found, "digest": one.fingerprint.removeprefix("fp_"), "details": _details(one)}
-
-
-def _shown(name: str, one: Hosted) -> dict[str, Any]:
-    info = one.info
-    assert info is not None  # it is loaded
-    arch = info.architecture
-    listed = _listed(name, one)
-    return {
-        "modelfile": "",
-        "parameters": "",
-        "template": "",
-        "details": listed["details"],
-        "model_info": {
-            "general.architecture": arch,
-            "general.name": info.name,
-            "general.parameter_count": info.parameters,
-            f"{arch}.context_length": info.context_trained,
-            f"{arch}.embedding_length": info.dim,
-            f"{arch}.block_count": info.layers,
-            f"{arch}.feed_forward_length": info.ff,
-            f"{arch}.attention.head_count": info.heads,
-            f"{arch}.attention.head_count_kv": info.kv_heads,
-            f"{arch}.vocab_size": info.vocab,
-        },
-        "capabilities": [],
-        "modified_at": listed["modified_at"],
-    }
-
-
-def _of_chats(template: str) -> list[str]:
-    """What a chat template makes of a model: its clients offer tools to those alone that say so."""
-    if not template:
-        return []
-    return ["tools", *(["thinking"] if thinking(find(template), template) is not None else [])]
 
 
 async def refusal(scope: Scope, receive: Receive, send: Send) -> None:

@@ -12,9 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from pellucid import arguments, checks
 from pellucid.model import Model
-from pellucid.openai.fields import OPTIONS, message_of
+from pellucid.openai.fields import OPTIONS, Fields, message_of
+from pellucid.openai.refusal import OF_CHATS, REFUSED, check_known
 from pellucid.sampling import DEFAULTS
-from pellucid.server.failures import failure, refused
+from pellucid.server.failures import failure
 from pellucid.server.generate import read, whole
 from pellucid.server.metrics import CONTENT_TYPE
 from pellucid.server.models import Hosted
@@ -133,9 +134,12 @@ class Text:
         service.ready()
         body = {name: value for name, value in (await read(service, scope, receive)).items() if value is not None}
         record = scope["state"]["record"]
+        if self._work is _apply_template:
+            fields = Fields(body, service.settings.limits)
+            fields.refuse(_REFUSED)
+            body = {name: value for name, value in body.items() if name in fields.rest}
         unknown = sorted(body.keys() - self._known)
-        if unknown and service.settings.strict:
-            raise refused(unknown[0], ": a field that is not known", "unknown_field")
+        check_known(unknown, service.settings)
         try:
             given = body.get("model")
             _, hosted = service.select(None if given is None else checks.string("model", given), record)
@@ -154,6 +158,11 @@ _TEMPLATE = (
     "tools", "tool_choice", "documents", "chat_template_kwargs", "reasoning_effort", "thinking_budget",
     "add_generation_prompt",
 )  # fmt: skip
+# The same as in chats.
+_REFUSED = {
+    name: (REFUSED | OF_CHATS)[name]
+    for name in ("chat_template", "continue_final_message", "enable_thinking", "reasoning", "system", "thinking")
+}
 _OF_TEMPLATE = frozenset({"model", "messages", *_TEMPLATE})
 
 

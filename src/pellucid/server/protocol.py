@@ -138,7 +138,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
         self._service: Service = config.service
         self.limits = self._service.settings.limits
         now = time.monotonic()
-        self._header_since: float | None = now  # a header is awaited, or incomplete
+        self._header_since: float | None = None  # a header is incomplete
         self.heard = now  # when something came, or the last answer was complete
         self._header_bytes = 0  # of an incomplete header, but for those that came with its first
         self._header_begins = False
@@ -313,6 +313,9 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
             if now - self._header_since > limits.header_seconds:
                 text = f"the header did not come within {limits.header_seconds:g} s"
                 self._refuse(Failure(408, text, code="request_timeout"))
+        elif self._body_since is None and not self._answering:
+            if now - self.heard > limits.idle_seconds:
+                self.transport.close()
         elif self._body_since is not None and not self.pipeline:
             if now - self._body_since > limits.body_seconds:
                 text = f"the body did not come within {limits.body_seconds:g} s"

@@ -16,7 +16,7 @@ from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
 from pellucid.openai.fields import ALIASES, OPTIONS, Call, Fields, chat_call, unknown
 from pellucid.openai.parts import Part
-from pellucid.openai.refusal import OF_CHATS, OF_OTHERS, REFUSED
+from pellucid.openai.refusal import INSTEAD, OF_CHATS, OF_OTHERS, REFUSED, check_known
 from pellucid.openai.shapes import token_object
 from pellucid.openai.structured import NAMES_OF_FIELDS
 from pellucid.results import FinishReason
@@ -45,8 +45,6 @@ SAME = frozenset(
     {
         *OPTIONS,
         *ALIASES,
-        *REFUSED,
-        *OF_CHATS,
         *NAMES_OF_FIELDS,
         "seed",
         "stop",
@@ -61,6 +59,19 @@ SAME = frozenset(
         "thinking_token_budget",
     }
 )
+ELSEWHERE = {
+    "enable_thinking": "reasoning.effort or chat_template_kwargs",
+    "format": "text.format",
+    "max_completion_tokens": "max_output_tokens",
+    "max_new_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "messages": "input",
+    "n_predict": "max_output_tokens",
+    "num_predict": "max_output_tokens",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+    "system": "instructions",
+}
 LOGPROBS = "message.output_text.logprobs"
 MOST_TEXT = 512  # characters of a piece of metadata; 16 of them
 
@@ -133,7 +144,7 @@ def response_call(body: dict[str, Any], settings: Settings) -> Call:
     _logprobs(fields, made)
     for name in sorted(SAME & fields.rest.keys()):
         made[name] = fields.take(name)
-    fields.refuse(OF_OTHERS)
+    fields.refuse({**OF_CHATS, **REFUSED, **OF_OTHERS}, INSTEAD | ELSEWHERE)
     names = {
         "max_completion_tokens": "max_output_tokens",
         "reasoning_effort": "reasoning.effort",
@@ -149,8 +160,7 @@ def response_call(body: dict[str, Any], settings: Settings) -> Call:
         fields.take(name)  # they say nothing about the answer
     within = [*unknown("reasoning", reasoning, "effort"), *unknown("text", shaped, "format")]
     call.ignored = sorted({*call.ignored, *fields.rest, *within})
-    if call.ignored and settings.strict:
-        raise refused(call.ignored[0], ": a field that is not known", "unknown_field")
+    check_known(call.ignored, settings)
     call.extra = {
         "previous": previous,
         "own": len(said),

@@ -9,13 +9,17 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-from ..errors import GrammarError, one_line
+from ..errors import GrammarError, one_line, shown
 from ..structure import Structure
 
-__all__ = ["check_embedded", "checked", "explained", "warnings"]
+__all__ = ["check", "check_embedded", "checked", "explained", "warnings"]
 
 # The automaton of a multiple has as many states: 0.2 s for 30,000.
 MOST_MULTIPLE = 30_000
+# llguidance reads numbers as doubles: of larger integers it would allow others. Bounds from those of 64 bits on it
+# takes for these, so that a text still keeps them, or refuses.
+MOST_INTEGER, MOST_BOUND = 2**53, 2**63 - 1
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 # Keywords whose values are names and schemas, and those whose values are no schemas.
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _DATA = ("const", "enum", "default", "examples", "example", "x-guidance")
@@ -35,7 +39,7 @@ def checked(text: str) -> dict[str, Any]:
             value = node[key]
             if isinstance(value, float) and value.is_integer():  # 2.0 is an integer in JSON schemas
                 node[key] = int(value)
-    _check_multiples(root, "schema")
+    check(root, "schema")
     return dict(root)
 
 
@@ -46,7 +50,38 @@ def check_embedded(lark: str) -> None:
             root, _ = json.JSONDecoder().raw_decode(lark, found.end())
         except (ValueError, RecursionError):
             continue  # llguidance refuses it
-        _check_multiples(root, "grammar")
+        check(root, "grammar")
+
+
+def check(root: Any, place: str) -> None:
+    """Raises GrammarError, naming the keyword's place, where a schema has numbers that llguidance would not keep, or
+    that would take too long."""
+    _check_integers(root, place)
+    _check_multiples(root, place)
+
+
+def _check_integers(root: Any, place: str) -> None:
+    for where, key, value in _keywords(root, place):
+        found: float | None = None
+        if key in ("const", "enum"):
+            found = _beyond(value)
+        elif key in _BOUNDS and isinstance(value, (int, float)) and MOST_INTEGER < abs(value) < MOST_BOUND:
+            found = value
+        if found is not None:
+            text = f"{shown(found)} cannot be kept: expected integers from -2**53 to 2**53"
+            raise GrammarError(text, place=f"{where}.{key}")
+
+
+def _beyond(value: Any) -> int | None:
+    """The first integer within a value that a double may not hold."""
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, int) and abs(one) > MOST_INTEGER:
+            return one
+        if isinstance(one, (list, dict)):
+            todo += reversed(one if isinstance(one, list) else [*one.values()])
+    return None
 
 
 def _check_multiples(root: Any, place: str) -> None:

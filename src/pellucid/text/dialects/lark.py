@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from ...errors import GrammarError, shown
+from ..schema import check
 from .dialect import Dialect, Shape, spaced
 from .values import alternatives, declared, types, whole
 
@@ -45,6 +46,7 @@ def calls_grammar(
     made = _Maker(dialect, specials, ends)
     names = []
     for i, (name, schema, strict) in enumerate(tools):
+        _check_numbers(name, schema)
         shape = dialect.shape(name)
         arguments = made.arguments(i, {**schema, "type": "object"}, shape, strict)
         body = f"{arguments} {made.parts(shape.after)}"
@@ -174,6 +176,14 @@ def _listed(schema: Mapping[str, Any]) -> list[Any] | None:
     """The values that a schema allows, where it lists them."""
     listed = [schema["const"]] if "const" in schema else schema.get("enum")
     return list(listed) if isinstance(listed, (list, tuple)) and listed else None
+
+
+def _check_numbers(name: str, schema: Mapping[str, Any]) -> None:
+    """Raises GrammarError for numbers that llguidance would not keep."""
+    try:
+        check(schema, "parameters")
+    except GrammarError as error:
+        raise GrammarError(f"{error.place} of {shown(name)}: {error.message}", place="tools") from None
 
 
 def _check_kept(schema: Mapping[str, Any], unkept: Sequence[str], strict: bool) -> None:
