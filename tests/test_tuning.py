@@ -461,11 +461,16 @@ def test_the_command_where_nothing_can_be_kept(
 def test_a_model_whose_passes_take_longer(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three turns of each candidate, whatever the seconds; how long they take is said at the start."""
     said: list[str] = []
+
+    def measured(*arguments: Any, long: bool) -> list[Any]:
+        said.append(f"measured, {long=}")
+        return []
+
     with Model.load(model_path, threads=1, isa=ISA) as model:
         tune(model, 1, said.append)
         assert not said
         monkeypatch.setattr(tune_module, "_pass", lambda engine, ids: 2.0 if len(ids) > 4 else 0.001)
-        monkeypatch.setattr(tuning, "measure", lambda *_, long: said.append(f"measured, {long=}") or [])
+        monkeypatch.setattr(tuning, "measure", measured)
         found = tune(model, 1, said.append)
     long = sum(len(t.candidates) for t in found.timings if t.what not in SHORT)
     assert said[0].startswith("the passes of this model need longer: about ") and said[1] == "measured, long=True"

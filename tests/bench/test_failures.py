@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_a_context_of_another_phase_makes_room(model_path: Path) -> None:
 def test_a_phase_that_fails_later_keeps_its_runs(model_path: Path) -> None:
     with Model.load(model_path, threads=1) as model:
         bench = scenarios.Bench(model)
-        turn = iter([1.0, OutOfMemoryError("no room"), 2.0])
+        turn: Iterator[float | Exception] = iter([1.0, OutOfMemoryError("no room"), 2.0])
 
         def once() -> float:
             result = next(turn)
@@ -126,7 +127,13 @@ def test_a_folder_that_is_gone_when_all_is_measured(
 ) -> None:
     folder = tmp_path / "kept"
     folder.mkdir()
-    monkeypatch.setattr(scenarios.Bench, "cold_start", lambda self: folder.exists() and folder.rmdir() or 0.1)
+
+    def gone(self: scenarios.Bench) -> float:
+        if folder.exists():
+            folder.rmdir()
+        return 0.1
+
+    monkeypatch.setattr(scenarios.Bench, "cold_start", gone)
     asked = ["--phase", "cold", "--repeat", "1", "--threads", "1"]
     assert main(["bench", "-m", str(model_path), *asked, "--save", f"{folder}/"]) == 1
     printed = capsys.readouterr()

@@ -20,6 +20,7 @@ from pellucid.server.app import make_app
 from pellucid.server.gate import Gate
 from pellucid.server.service import Service
 from pellucid.server.settings import Settings
+from pellucid.weights import inventory
 from tests.server.client import call
 
 TEXT = "The capital of France is"
@@ -285,5 +286,5 @@ def test_the_program_loads_the_same(shown: Gate, model: Model, monkeypatch: pyte
     assert line().startswith("model = Model.load('MODEL', ") and line().endswith("  # what the server has as 'm'")
     loads.append(True)
     held = SimpleNamespace(path=model.info().path)
-    monkeypatch.setattr(changes.inventory, "find", lambda name: held)
+    monkeypatch.setattr(inventory, "find", lambda name: held)
     assert line().startswith("model = Model.load('m', ") and "#" not in line()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def with_biases(make: Make, value: float, where: str = "layers.1.mlp.down", form
 @pytest.mark.parametrize("experts", [0, 4])
 def test_biases_of_zeros(tmp_path: Path, experts: int) -> None:
     """AutoGPTQ writes one for each matrix."""
-    found = []
+    found: list[Array] = []
     for make, q in ((gptq(), GPTQ), (with_biases(gptq(), -0.0), GPTQ), (with_biases(gptq(), 0), ROUND)):
         path = tmp_path / str(len(found))
         path.mkdir()
@@ -44,7 +45,7 @@ def test_biases_that_a_model_has(tmp_path: Path) -> None:
         quantised[name], values = with_biases(gptq(), 0.5, "v_proj")(rng, name, rows, k)
         plain[name] = {"weight": values, **({"bias": quantised[name]["bias"]} if name[-6] in "qkv" else {})}
     floats = {name: x for name, x in packed.others().items() if not re.search("[qk]_norm", name)}
-    qwen = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "floats": floats}
+    qwen: dict[str, Any] = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "floats": floats}
     a, b = packed.write(tmp_path / "a", quantised, GPTQ, **qwen), packed.write(tmp_path / "b", plain, None, **qwen)
     with Model.load(a, precision="high", kv="f32") as found, Model.load(b) as want:
         assert distance(found.logits(IDS), want.logits(IDS)) < 1e-4
