@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import weakref
+import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -29,9 +29,10 @@ from pellucid.options import (
 )
 from pellucid.results import Completion, NextToken
 from pellucid.sampling import MOST_LOGPROBS, Cancel, Integer, SamplingOptions, lists_options
-from pellucid.schedule import start
+from pellucid.schedule import run, start
 from pellucid.schedule.turns import Turns
 from pellucid.streams import Stream
+from pellucid.uses import Use, Uses
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,13 +42,6 @@ if TYPE_CHECKING:
     from pellucid.reply import Reply
 
 __all__ = ["Context"]
-
-
-class _Use:
-    """One use of a context. It ends with this object at the latest: an interrupt may come before any statement that
-    would end it, and drops the object."""
-
-    __slots__ = ("__weakref__",)
 
 
 class Context:
@@ -69,7 +63,7 @@ class Context:
         if not isinstance(core, Core):
             raise WrongType("Context", f"({'' if core is None else shown(core)}): use model.context()")
         self._core = core
-        self._uses: list[weakref.ref[_Use]] = []  # the first is its user; others are about to find it busy
+        self._uses = Uses()
         self._sequence = _engine.Sequence(core.decoder()) if sequence is None else sequence
         self._ids = list(ids)
         self._closed = False
@@ -120,11 +114,13 @@ class Context:
 
     def _drop(self) -> None:
         """Drops the sequence of a closed context, unless it is in use: then its user does."""
-        if self._closed:
-            with suppress(ContextBusyError):
-                use = self._acquire()
+        while self._closed and "_sequence" in self.__dict__:
+            use = self._uses.claim()
+            if use is not None:
                 self.__dict__.pop("_sequence", None)
-                self._forget(use)
+                self._uses.end(use)
+            elif self._uses.current() is not None:
+                return
 
     # ---- what it holds ----------------------------------------------------------------------------------------
 
@@ -314,6 +310,7 @@ class Context:
         use = self._acquire()  # here, so that this call raises the error of a busy context
         try:
             self._open()
+            self._even()
             new = self._encode(prompt, "prompt", empty=True)
             if not self._ids and not new:
                 if not isinstance(prompt, str):
@@ -343,7 +340,8 @@ class Context:
         use = self._acquire()
         try:
             self._open()
-            prompt.job(self._core, parsed.settled(parsed.seeds(1)[0]))  # raises what is wrong with the options
+            self._even()
+            prompt.check(self._core, parsed.settled(parsed.seeds(1)[0]))
             same = next((i for i, (a, b) in enumerate(zip(self._ids, prompt.ids)) if a != b), None)
             keep = min(len(self._ids), len(prompt.ids)) if same is None else same
             # The last token is recomputed even if the context holds it, since its logits are needed.
@@ -393,7 +391,7 @@ class Context:
 
     def _go_on(
         self,
-        use: _Use,
+        use: Use,
         new: list[int],
         text: str,
         options: SamplingOptions,
@@ -418,7 +416,7 @@ class Context:
             raise
         job.use = use
         # A prompt that could not be computed is dropped.
-        return start.launch(job, options, lambda: self._end(use), lambda: self._cut(before), dropped)
+        return start.launch(job, options, lambda: self._release(use), lambda: self._cut(before), dropped)
 
     def _encode(self, text: Prompt, name: str, *, empty: bool = False) -> list[int]:
         core, text = self._core, plain(text)
@@ -433,45 +431,41 @@ class Context:
             raise ContextFullError(what, needed=len(self._ids) + len(ids), available=core.context_length)
         return ids
 
-    def _acquire(self) -> _Use:
-        """The context is in use until `_release`, or until nothing refers to the result any more."""
-        use = _Use()
-        mine = weakref.ref(use)
-        self._uses.append(mine)
-        for other in tuple(self._uses):
-            if other is mine:
-                break
-            alive = other() is not None
-            with suppress(ValueError):
-                self._uses.remove(mine if alive else other)
-            if alive:
+    def _acquire(self) -> Use:
+        """A new use, which waits for passes of a stream that has ended. Raises ContextBusyError."""
+        while True:
+            use = self._uses.claim()
+            if use is not None:
+                return use
+            self._drop()  # the last use may have ended meanwhile, and found this one
+            use = self._uses.current()
+            if use is None:
+                continue
+            scheduler = run.of(self._core)
+            if not use.ends or scheduler.computes_here():
                 raise ContextBusyError
-        return use
+            if scheduler.sweep():
+                time.sleep(0.0005)
+            else:  # an interrupt came before what ends it
+                self._uses.end(use)
 
-    def _end(self, use: _Use) -> None:
-        """Releases it after a stream, of which passes may have computed tokens that were not taken."""
-        if weakref.ref(use) not in self._uses:  # done before an interrupt
-            return
-        try:
-            if self._sequence.length > len(self._ids):
-                self._sequence.rewind(len(self._ids))
-        finally:
-            self._release(use)
+    def _even(self) -> None:
+        """Passes of a stream may have computed tokens that were not taken."""
+        if self._sequence.length > len(self._ids):
+            self._sequence.rewind(len(self._ids))
 
-    def _release(self, use: _Use) -> None:
-        self._forget(use)
+    def _release(self, use: Use) -> None:
+        self._uses.end(use)
         self._drop()
-
-    def _forget(self, use: _Use) -> None:
-        with suppress(ValueError):
-            self._uses.remove(weakref.ref(use))
 
     @contextmanager
     def in_use(self) -> Iterator[_engine.Engine]:
         """Keeps the context in use during one call. Raises ContextBusyError where it already is, ClosedError."""
         use = self._acquire()
         try:
-            yield self._open()
+            engine = self._open()
+            self._even()
+            yield engine
         finally:
             self._release(use)
 

@@ -132,7 +132,7 @@ class Job:
     chat: bool = False  # it answers a conversation
     opening: int = 0  # tokens of the prompt that others are likely to begin with, too
     leave: Callable[[Callable[[], None]], None] | None = None  # ends its passes; calls back when none uses the sequence
-    use: object = None  # of a context, which is in use at least while this is
+    use: Any = None  # of a context, which is in use at least while this is
     held: list[tuple[int, TokenLogprob | None]] = field(default_factory=list)  # new tokens that no piece has yet
     new: int = 0  # tokens drawn, without the one that ended the text
     finish: FinishReason | None = None
@@ -165,7 +165,7 @@ class Job:
     drawn: list[tuple[int, float | None, list[tuple[int, float]]]] = field(init=False, default_factory=list)
     taken: int = field(init=False, default=0)
     more: bool = field(init=False, default=True)
-    observer: Any = field(init=False, default=None)
+    observer: Any = None  # False: there is to be none
 
     def __post_init__(self) -> None:
         o = self.options
@@ -211,7 +211,7 @@ class Job:
             self.bound.follow(self.drawn)
             if self.bound.complete and not self.bound.ids:
                 self.finish = "stop"
-        self.observer = None if observers.begun is None else observers.begun(self)
+        self.observer = None if observers.begun is None or self.observer is False else observers.begun(self)
 
     def _bound(self, structure: Structure | None) -> Bound | Guide | None:
         o, reply = self.options, self.reply

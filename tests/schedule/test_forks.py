@@ -154,3 +154,21 @@ def test_of_streams_that_advanced_beside_each_other(path: Path, beside: str) -> 
             in_child(lambda: other.result()[0].ids == expected)
         assert stream.result().ids == expected
         other.result()
+
+
+def test_of_a_stream_whose_next_tokens_are_decided(smollm2: Path) -> None:
+    """By a grammar: they have passes only for their log probabilities."""
+    regex = "(yes|no), the quick brown fox jumps over the lazy dog and runs away into the dark green forest"
+    options: dict[str, Any] = {"regex": regex, "logprobs": 2, "chunk": 4, "max_tokens": 40, "temperature": 0}
+    with Model.load(smollm2, threads=1) as model:
+        expected = [one.text for one in model.generate(["Is it so?", "Or so?"], **options)]
+        for pieces in (2, 5, 7, 9):
+            stream: Any = model.stream(["Is it so?", "Or so?"], **options)
+            for _ in range(pieces):
+                next(stream)
+
+            def texts(stream: Any = stream) -> list[str]:
+                return [one.text for one in stream.result()]
+
+            in_child(lambda texts=texts: texts() == expected)  # type: ignore[misc]
+            assert texts() == expected

@@ -19,6 +19,8 @@ from pellucid.schedule import run
 from tests.engine import models
 from tests.schedule.test_interleavings import Interrupt
 
+# What a finalizer raises is dropped, with a warning.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "speculate": False}
 IDS = [1, 2, 3]
 
@@ -34,19 +36,12 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 TOOL = 4  # of those of sys.monitoring, one that is nobody's
 
 
-FILES = ("/generation.py", "/context.py", "/streams.py")
+FILES = ("/generation.py", "/context.py", "/streams.py", "/uses.py")
 
 
 def of_scheduler(code: CodeType) -> bool:
     """Or of what calls it."""
     return "/pellucid/schedule/" in code.co_filename or code.co_filename.endswith(FILES)
-
-
-def in_finalizer(frame: FrameType | None) -> bool:
-    """Where Python drops what a handler raises."""
-    while frame is not None and frame.f_code.co_name != "__del__":
-        frame = frame.f_back
-    return frame is not None
 
 
 @cache
@@ -116,7 +111,7 @@ class Handler:
         if self.left > 0:
             name, tried = self.before.get(frame, ("", -1))
             now = self.before[frame] = operations(frame.f_code).get(offset, ("", -1))
-            if name.startswith(("CALL", "RESUME", "JUMP_BACKWARD")) and tried == now[1] and not in_finalizer(frame):
+            if name.startswith(("CALL", "RESUME", "JUMP_BACKWARD")) and tried == now[1]:
                 self.left -= 1
                 if not self.left:
                     self.act()

@@ -51,6 +51,16 @@ def taken(told: Told) -> Told:
     return found
 
 
+def test_as_many_begin_as_end(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told of generations that only check options."""
+    begun: list[Any] = []
+    found: Told = []
+    monkeypatch.setattr(observers, "begun", lambda job: begun.append(job) or Teller(found))  # type: ignore[func-returns-value]
+    model.generate([[1], [2]], **OPTIONS)
+    list(model.stream([[1], [2]], **OPTIONS))
+    assert len(begun) == len(found) == 4
+
+
 def test_each_end_is_told_once(model: Model, told: Told) -> None:
     model.generate([1, 2], **OPTIONS)
     assert taken(told) == [("length", 5)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ class Departures:
         self.new_event = event
         self.reuse = reuse
         self._left: deque[Leaving] = deque()
-        self._after = After(self._left, self._sweep)
+        self._after = After(self._left, weakref.WeakMethod(self._sweep))
         self._clear()
 
     def _clear(self) -> None:
@@ -90,6 +91,11 @@ class Departures:
                 self._holders.resting.discard(work)
             elif work.holds:
                 self._holders.resting.add(work)
+
+    def sweep(self) -> bool:
+        """Does what is left of requests that end, as far as that is possible now -> whether some is left still."""
+        self._sweep()
+        return bool(self._left)
 
     def leaves(self, work: Work) -> bool:
         """Whether it is noted as one that leaves."""

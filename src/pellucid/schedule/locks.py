@@ -6,6 +6,7 @@ Order: a Request's turn to read; then its lock, or that of the scheduler, which 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Sized
 from contextlib import suppress
 from typing import Any
@@ -40,12 +41,12 @@ class After:
     ``with after, lock``. The lock's own methods take and release it, for a signal's handler cannot run between these
     and the block; it may, and raise, wherever a function of Python begins, and after each that it calls.
 
-    left: what is to be done; sweep: does it, as far as the lock is free.
+    left: what is to be done; sweep: does it, as far as the lock is free, of who has the lock.
     """
 
     __slots__ = ("_left", "_sweep")
 
-    def __init__(self, left: Sized, sweep: Callable[[], None]) -> None:
+    def __init__(self, left: Sized, sweep: weakref.WeakMethod[Callable[[], None]]) -> None:
         self._left = left
         self._sweep = sweep
 
@@ -53,8 +54,8 @@ class After:
         pass
 
     def __exit__(self, *error: object) -> None:
-        if self._left:
-            self._sweep()
+        if self._left and (sweep := self._sweep()) is not None:
+            sweep()
 
 
 def acquire(taken: list[bool], lock: Any, *arguments: Any) -> None:

@@ -164,7 +164,7 @@ def pieces(
                     caller.ready.extend([work] * untaken)
                     if work.failure is not None:
                         caller.ready.append(work)
-                    elif item.job.more or not untaken:
+                    elif item.job.advance() or not untaken:
                         scheduler.submit(work)
             here = scheduler.computes_here()  # within a pass, of whose requests this may be one
             if here and not reader.closed:
@@ -200,6 +200,7 @@ def pieces(
             item.job.failed(None)
         scheduler.leave(active, free=True)
         active.clear()
+        caller.ready.clear()  # which refers to its works, as these do to it
 
 
 def _take(

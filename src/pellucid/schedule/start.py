@@ -48,7 +48,11 @@ class Begun(NamedTuple):
         """Characters of the prompt that come before the new text."""
         return len(self.text) if options.echo else 0
 
-    def job(self, core: Core, options: SamplingOptions, salt: str = "") -> Job:
+    def check(self, core: Core, options: SamplingOptions) -> None:
+        """Raises what is wrong with the options."""
+        self.job(core, options, observer=False)
+
+    def job(self, core: Core, options: SamplingOptions, salt: str = "", observer: Any = None) -> Job:
         """Its generation. options: with the seed drawn."""
         ids = list(self.ids)
         return Job(
@@ -59,6 +63,7 @@ class Begun(NamedTuple):
             len(ids),
             self.text,
             salt=salt,
+            observer=observer,
             reply=self.reply,
             chat=self.chat,
             opening=self.opening,
@@ -236,7 +241,7 @@ def _start(
     if not several and n is None:
         return launch(job(0), options, dropped=begun[0].dropped)
     if gathered:
-        job(0)  # raises what is wrong with the options
+        begun[0].check(core, gathered[0].options)
     reader = Reader()
     share = copies > 1 and options.cache
     items = _items(job, len(gathered), copies if share else 1)
@@ -268,6 +273,7 @@ def launch(
     def give_back() -> None:
         if release is not None:
             release() if job.leave is None else job.leave(release)
+            job.use.ends = True  # now that it is noted
 
     return Stream(_run_one(job, options, reader, undo), gathered, reader, give_back)
 
