@@ -305,7 +305,8 @@ class Calls:
             itself. Default: the prompt that the model's files make the default, as a rule none.
 
         Raises ContextFullError for a text that does not fit the context, before computing anything; ValueError where
-        the way of pooling is not known; NumericsError.
+        the way of pooling is not known; ChatTemplateError where the model's files ask for a chat template that is
+        missing or broken; NumericsError.
         """
         from pellucid.embedding import embed
 

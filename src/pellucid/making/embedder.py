@@ -26,6 +26,10 @@ def add_embedder(file: ModelFile, c: Config, made: ModelFile) -> None:
     embedder.
     """
     found = read_embedder(file.path, c.dim, scores=bool(c.scorer))
+    if found.messages is not None:
+        raise UnsupportedModelError(
+            feature="converting an embedder whose texts go through the chat template", supported="texts as they are"
+        )
     name, keys = made.architecture, {}
     if c.scorer:
         if c.second_type and not found.typed:
