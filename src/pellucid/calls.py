@@ -301,6 +301,7 @@ class Calls:
             all; default: as the model's files say. They must say it, or it must be given.
         normalize: divide each row by its length, so that products of rows are cosines.
         dimensions: keep this many of the first columns, before normalising; for models trained for it (Matryoshka).
+            Default: as the model's files say, as a rule all.
         instruction: put before each text: one of the model's prompts by its name ("query", "document"), else this text
             itself. Default: the prompt that the model's files make the default, as a rule none.
 

@@ -52,7 +52,10 @@ def embed(
         expected = " or ".join(repr(name) for name in POOLINGS)
         raise WrongValue("pooling", f": the model's files do not say how it makes an embedding; expected {expected}")
     width = embedder.dense[-1].weight.shape[0] if embedder.dense else engine.dim
-    size = width if dimensions is None else checks.integer("dimensions", dimensions, 1, width)
+    if dimensions is None:
+        size = min(embedder.dimensions or width, width)
+    else:
+        size = checks.integer("dimensions", dimensions, 1, width)
     scaled = normalize is None or checks.flag("normalize", normalize)
     several, given = arguments.prompts(texts, "texts")
     before = _prompt(core, instruction, any(isinstance(arguments.plain(text), str) for text in given))

@@ -78,7 +78,8 @@ class Embedder:
 
     ``pooling``: one of POOLINGS; None: they do not say. ``dense``: the layers after pooling. ``prompts``: texts that
     are put before a text, by name; ``prompt``: the name of the one that is used unless another is asked for.
-    ``messages``: texts go through the chat template; None: they do not.
+    ``messages``: texts go through the chat template; None: they do not. ``dimensions``: how many columns are kept
+    unless another number is asked for; None: all.
     ``scorer``: the layers that score two texts, from the hidden state of the first token; ``sigmoid``: whether one
     follows them; None: the model decides; ``typed``: whether the tokens of the second text have a type of their own.
     """
@@ -88,6 +89,7 @@ class Embedder:
     prompts: Mapping[str, str] = field(default_factory=dict)
     prompt: str | None = None
     messages: Messages | None = None
+    dimensions: int | None = None
     scorer: tuple[Dense, ...] = ()
     sigmoid: bool | None = None
     typed: bool = True

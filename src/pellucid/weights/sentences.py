@@ -89,8 +89,8 @@ def read_embedder(path: str, dim: int, *, scores: bool = False) -> Embedder:
         return Embedder(sigmoid=_sigmoid(path), typed=_typed(path))
     if pooling is None:
         raise refused(file, "modules", " and ".join(kinds) or "none", "a Pooling")
-    prompts, prompt = _prompts(path)
-    return Embedder(pooling, tuple(dense), prompts, prompt, messages=messages)
+    prompts, prompt, size = _prompts(path)
+    return Embedder(pooling, tuple(dense), prompts, prompt, messages=messages, dimensions=size)
 
 
 def _leaves(place: str) -> bool:
@@ -177,7 +177,8 @@ def _sigmoid(path: str) -> bool | None:
     return None if act is None else SCORES[act]
 
 
-def _prompts(path: str) -> tuple[dict[str, str], str | None]:
+def _prompts(path: str) -> tuple[dict[str, str], str | None, int | None]:
+    """(texts by name, the default's name, how many columns of an embedding are kept)"""
     file, table = read_table(path, "config_sentence_transformers.json", needed=False)
     kind = table.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
@@ -187,4 +188,7 @@ def _prompts(path: str) -> tuple[dict[str, str], str | None]:
         raise ModelFileError(f"it is {prompts!r:.80}", file=file, field="prompts", expected="texts by name")
     if name is not None and name not in prompts:
         raise ModelFileError(f"it is {name!r:.80}", file=file, field="default_prompt_name", expected="a prompt's name")
-    return prompts, name
+    size = table.get("truncate_dim")
+    if size is not None and (type(size) is not int or size < 1):
+        raise ModelFileError(f"it is {size!r:.80}", file=file, field="truncate_dim", expected="at least 1 column")
+    return prompts, name, size
