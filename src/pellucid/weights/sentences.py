@@ -1,7 +1,8 @@
 """Reads the files that sentence-transformers adds to a Hugging Face folder: modules.json and what it names.
 
-Only what Pellucid does is accepted: a Transformer, one way of pooling, dense layers, a last Normalize. Anything else
-that would alter an embedding is refused by name. Source: sentence-transformers' own modules (versions 2 to 6).
+Only what Pellucid does is accepted: a Transformer, one way of pooling, dense layers, a last Normalize, and Dropout,
+which does nothing here. Anything else that would alter an embedding is refused by name. Source: sentence-transformers'
+own modules (versions 2 to 6).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pellucid.weights.base import SourceFile, Tensor, read_file
 from pellucid.weights.safetensors import json_value, read_header
 from pellucid.weights.transformer_keys import check_keys, read_table, read_transformer, refused
 
-__all__ = ["is_base", "read_embedder"]
+__all__ = ["is_base", "read_embedder", "transformer_folder"]
 
 _MOST = 1 << 20  # bytes of a file in JSON
 _POOLING = {"cls": "first", "lasttoken": "last", "mean": "mean"}
@@ -34,46 +35,87 @@ _FLAGS = {
 _TANH = {"torch.nn.modules.activation.Tanh": True, "torch.nn.modules.linear.Identity": False}
 
 
-def has_modules(path: str) -> bool:
-    """Whether the folder is one of sentence-transformers."""
+def transformer_folder(path: str) -> str:
+    """The folder of the model within one of sentence-transformers, which older versions put into 0_Transformer.
+
+    Raises UnsupportedModelError for another first module in a folder without config.json; ModelFileError for a broken
+    modules.json.
+    """
+    if not _has_modules(path):
+        return path
+    file, modules = _modules(path)
+    if modules and modules[0][0] == "Transformer":
+        return os.path.join(path, modules[0][2]) if modules[0][2] else path
+    if modules and not os.path.exists(os.path.join(path, "config.json")):
+        raise refused(file, "the first module", modules[0][1], "Transformer")
+    return path
+
+
+def _has_modules(path: str) -> bool:
     return os.path.exists(os.path.join(path, "modules.json"))
+
+
+def _home(path: str) -> tuple[str, str]:
+    """A model's folder -> (that of its modules.json, where the model is in it); (path, "") where it has none."""
+    if _has_modules(path):
+        return path, ""
+    above, own = os.path.split(os.path.abspath(path))
+    try:
+        inside = bool(own) and _has_modules(above) and transformer_folder(above) == os.path.join(above, own)
+    except (ModelFileError, UnsupportedModelError):  # it is of no use to this model
+        inside = False
+    return (above, own) if inside else (path, "")
+
+
+def _modules(path: str) -> tuple[str, list[tuple[str, str, str]]]:
+    """modules.json's path, and of each module its class without its package, its type, and its folder in `path`."""
+    file = os.path.join(path, "modules.json")
+    given = json_value(read_file(file, _MOST, "a list of modules"), file)
+    found = []
+    for i, module in enumerate(given if isinstance(given, list) else [given]):
+        kind, place = (module.get(key) if isinstance(module, dict) else None for key in ("type", "path"))
+        if isinstance(place, str) and len(place) > 1:
+            place = place.removesuffix("/")
+        if not isinstance(kind, str) or not isinstance(place, str) or _leaves(place):
+            raise ModelFileError(
+                f"it is {module!r:.80}", file=file, field=f"[{i}]", expected="a module with its type and path"
+            )
+        name = kind.rpartition(".")[2] if kind.startswith("sentence_transformers.") else kind
+        found.append((name, kind, place))
+    return file, found
 
 
 def is_base(c: Settings, tensors: dict[str, Tensor]) -> bool:
     """Whether a folder is of a model that was saved without its head: by its class, or as an embedder. Raises
     UnsupportedModelError for one with code of its own, in which gte-Qwen2 and others see later tokens, too."""
     given = c.get_list("architectures", None, of=str) or ()
-    saved = any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in given) or has_modules(
-        c.folder.path
-    )
+    saved = any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in given)
+    saved = saved or _has_modules(_home(c.folder.path)[0])
     if saved and (c.get_table("auto_map", None) or {}).get("AutoModel") is not None:
         raise c.refuse("auto_map.AutoModel", "embedders that transformers' own class computes")
     return saved and "output.weight" not in tensors
 
 
 def read_embedder(path: str, dim: int, *, scores: bool = False) -> Embedder:
-    """What the folder says of its embeddings; nothing where it has no modules.json. dim: the hidden states' width.
-    scores: the model has a classifier of two texts (sentence-transformers' CrossEncoder).
+    """What the folder says of its embeddings; nothing where there is no modules.json, in the folder or, where it is
+    that of a Transformer alone (`transformer_folder`), above it. dim: the hidden states' width. scores: the model has a
+    classifier of two texts (sentence-transformers' CrossEncoder).
 
     Raises ModelFileError for a broken file, UnsupportedModelError for a module or an option that Pellucid lacks.
     """
-    if not has_modules(path):
+    home, own = _home(path)
+    if not _has_modules(home):
         return Embedder(typed=_typed(path)) if scores else Embedder()
-    file = os.path.join(path, "modules.json")
-    modules = json_value(read_file(file, _MOST, "a list of modules"), file)
+    file, modules = _modules(home)
     pooling, kinds = None, []
     dense: list[Dense] = []
-    for i, module in enumerate(modules if isinstance(modules, list) else [modules]):
-        kind, place = (module.get(key) if isinstance(module, dict) else None for key in ("type", "path"))
-        if not isinstance(kind, str) or not isinstance(place, str) or _leaves(place):
-            raise ModelFileError(
-                f"it is {module!r:.80}", file=file, field=f"[{i}]", expected="a module with its type and path"
-            )
-        name = kind.rpartition(".")[2] if kind.startswith("sentence_transformers.") else kind
-        folder = os.path.join(path, place)
+    for i, (name, kind, place) in enumerate(modules):
+        folder = os.path.join(home, place)
+        if (name == "Transformer") != (i == 0) or (name == "Transformer" and place != own):
+            raise refused(file, "a module", f"{kind} in {place!r}", "one Transformer, first")
+        if name == "Dropout" and pooling is not None:
+            continue  # of training alone
         kinds.append(name)
-        if (name == "Transformer") != (i == 0) or (name == "Transformer" and place):
-            raise refused(file, "a module", f"{kind} in {place!r}", "one Transformer, first, in the folder itself")
         if name == "Transformer":
             continue
         if name == "Pooling" and pooling is None:
@@ -86,10 +128,10 @@ def read_embedder(path: str, dim: int, *, scores: bool = False) -> Embedder:
     alone = scores and kinds == ["Transformer"]
     messages = read_transformer(path, scores=alone) if kinds else None
     if alone:
-        return Embedder(sigmoid=_sigmoid(path), typed=_typed(path))
+        return Embedder(sigmoid=_sigmoid(home), typed=_typed(path))
     if pooling is None:
         raise refused(file, "modules", " and ".join(kinds) or "none", "a Pooling")
-    prompts, prompt, size = _prompts(path)
+    prompts, prompt, size = _prompts(home)
     return Embedder(pooling, tuple(dense), prompts, prompt, messages=messages, dimensions=size)
 
 
@@ -128,6 +170,10 @@ def _dense(folder: str, width: int) -> Dense:
     if table.get("in_features") != width or type(rows) is not int or not 1 <= rows <= 1 << 20:
         message = f"it is {table.get('in_features')!r:.40} -> {rows!r:.40}"
         raise ModelFileError(message, file=file, field="in_features", expected=f"{width} -> a width")
+    has = {name: os.path.exists(os.path.join(folder, name)) for name in ("model.safetensors", "pytorch_model.bin")}
+    if has == {"model.safetensors": False, "pytorch_model.bin": True}:
+        message = "the weights of this dense layer are in pytorch_model.bin"
+        raise ModelFileError(message, file=folder, expected="model.safetensors")
     weights = SourceFile(os.path.join(folder, "model.safetensors"), "the weights of a dense layer")
     try:
         found = read_header(weights)
