@@ -301,11 +301,13 @@ class Calls:
             all; default: as the model's files say. They must say it, or it must be given.
         normalize: divide each row by its length, so that products of rows are cosines.
         dimensions: keep this many of the first columns, before normalising; for models trained for it (Matryoshka).
+            Default: as the model's files say, as a rule all.
         instruction: put before each text: one of the model's prompts by its name ("query", "document"), else this text
             itself. Default: the prompt that the model's files make the default, as a rule none.
 
         Raises ContextFullError for a text that does not fit the context, before computing anything; ValueError where
-        the way of pooling is not known; NumericsError.
+        the way of pooling is not known; ChatTemplateError where the model's files ask for a chat template that is
+        missing or broken; NumericsError.
         """
         from pellucid.embedding import embed
 

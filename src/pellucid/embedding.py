@@ -52,14 +52,19 @@ def embed(
         expected = " or ".join(repr(name) for name in POOLINGS)
         raise WrongValue("pooling", f": the model's files do not say how it makes an embedding; expected {expected}")
     width = embedder.dense[-1].weight.shape[0] if embedder.dense else engine.dim
-    size = width if dimensions is None else checks.integer("dimensions", dimensions, 1, width)
+    if dimensions is None:
+        size = min(embedder.dimensions or width, width)
+    else:
+        size = checks.integer("dimensions", dimensions, 1, width)
     scaled = normalize is None or checks.flag("normalize", normalize)
     several, given = arguments.prompts(texts, "texts")
     before = _prompt(core, instruction, any(isinstance(arguments.plain(text), str) for text in given))
     many = []
     for i, text in enumerate(given):
         text, name = arguments.plain(text), f"texts[{i}]" if several else "texts"
-        many.append(core.prompt(before + text if isinstance(text, str) else text, name))
+        if isinstance(text, str):
+            text = before + text if embedder.messages is None else _message(core, text, before, name)
+        many.append(core.prompt(text, name))
     if counted is not None:
         counted(sum(map(len, many)))
     out = np.empty((len(many), size), np.float32)
@@ -82,6 +87,19 @@ def _prompt(core: Core, instruction: Any, texts: bool) -> str:
     if not texts:
         raise WrongType("instruction", " is put before texts; token ids are used as they are")
     return embedder.prompts.get(instruction, instruction)
+
+
+def _message(core: Core, text: str, before: str, name: str) -> list[int]:
+    """The ids of a text as a message of the user, after one of the system with what is put before it."""
+    messages = core.embedder.messages
+    assert messages is not None
+    with arguments.named(name):
+        to_utf8(text)
+    made = core.chat_prompt(messages.of(text, before), add_generation_prompt=messages.asks)
+    bos = core.need_tokenizer().bos
+    if bos is not None and made.ids[:1] == [bos] and not made.text.startswith(core.spell(bos)):
+        return made.ids[1:]  # it is there only if the template writes it
+    return made.ids
 
 
 # ---- hidden states --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["POOLINGS", "Dense", "Embedder", "Norm", "normalized"]
+__all__ = ["POOLINGS", "Dense", "Embedder", "Messages", "Norm", "normalized"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -54,12 +54,32 @@ class Dense:
         return out
 
 
+@dataclass(frozen=True)
+class Messages:
+    """How a text becomes a message of the user, and a prompt one of the system, for the chat template.
+
+    ``parts``: their content is a list of parts, else text. ``asks``: the template writes the beginning of an answer.
+    """
+
+    parts: bool = False
+    asks: bool = False
+
+    def of(self, text: str, prompt: str) -> list[dict[str, Any]]:
+        """The messages; without one of the system where the prompt is empty."""
+        given = [(role, said) for role, said in (("system", prompt), ("user", text)) if said or role == "user"]
+        return [
+            {"role": role, "content": [{"type": "text", "text": said}] if self.parts else said} for role, said in given
+        ]
+
+
 @dataclass(frozen=True, eq=False)
 class Embedder:
     """What a model's files say of its use as an embedder.
 
     ``pooling``: one of POOLINGS; None: they do not say. ``dense``: the layers after pooling. ``prompts``: texts that
     are put before a text, by name; ``prompt``: the name of the one that is used unless another is asked for.
+    ``messages``: texts go through the chat template; None: they do not. ``dimensions``: how many columns are kept
+    unless another number is asked for; None: all.
     ``scorer``: the layers that score two texts, from the hidden state of the first token; ``sigmoid``: whether one
     follows them; None: the model decides; ``typed``: whether the tokens of the second text have a type of their own.
     """
@@ -68,6 +88,8 @@ class Embedder:
     dense: tuple[Dense, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
     prompt: str | None = None
+    messages: Messages | None = None
+    dimensions: int | None = None
     scorer: tuple[Dense, ...] = ()
     sigmoid: bool | None = None
     typed: bool = True

@@ -160,6 +160,18 @@ def test_options(load: Load) -> None:
         model.embed(["a", 5])  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("said", "size"), [(16, 16), (48, 48), (100, 48), (None, 48)])
+def test_columns_that_the_folder_keeps(tmp_path: Path, said: int | None, size: int) -> None:
+    """truncate_dim is the default of `dimensions`; more than there are means all."""
+    path = write_folder(BY_NAME["qwen3_dense"], load_golden(BY_NAME["qwen3_dense"]), tmp_path)
+    own = path / "config_sentence_transformers.json"
+    own.write_text(json.dumps({**json.loads(own.read_text()), "truncate_dim": said}))
+    with Model.load(path, threads=1) as model:
+        found = model.embed(TEXTS)
+        assert found.shape == (len(TEXTS), size) and same(found, model.embed(TEXTS, dimensions=size))
+        assert model.embed(TEXTS, dimensions=48).shape == (len(TEXTS), 48)
+
+
 @pytest.mark.parametrize("name", ["xlm_roberta", "roberta"])
 def test_the_padding_token_in_a_text(load: Load, name: str) -> None:
     """transformers gives it no position of its own in XLM-R and RoBERTa; in BERT it is a token as any other."""
@@ -252,6 +264,8 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "model_type = 'SparseEncoder'"),
     ("config_sentence_transformers.json", {"default_prompt_name": "no"}, "default_prompt_name"),
     ("config_sentence_transformers.json", {"prompts": {"query": 3}}, "prompts"),
+    ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim: it is 0; expected at least 1 column"),
+    ("config_sentence_transformers.json", {"truncate_dim": "16"}, "truncate_dim: it is '16'"),
 ]
 
 

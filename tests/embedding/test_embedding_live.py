@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from pellucid import Model
 from tests.embedding.cases import BY_NAME
 from tests.embedding.files import DOCUMENTS, QUERY, ROWS, TEXTS, ids_of, load_golden
 from tests.embedding.test_embedding import COSINE, FORMS, TOLERANCE, cosines, distance, hidden
+from tests.embedding.test_transformer_keys import ENDS, FLAT, PARTS, folder, messages
 from tests.families.case import write_gguf
 
+INPUTS = ["input_ids", "attention_mask"]
 pytestmark = pytest.mark.live
 
 
@@ -41,6 +44,25 @@ def test_what_sentence_transformers_saves(name: str, tmp_path: Path) -> None:
     SentenceTransformer(str(tmp_path / "made"), device="cpu").save_pretrained(str(tmp_path / "saved"))
     with Model.load(tmp_path / "saved") as model:
         assert cosines(model.embed(TEXTS), expected).min() >= COSINE
+
+
+@pytest.mark.parametrize(
+    ("format", "template", "asks"), [("flat", FLAT, False), ("flat", ENDS, True), ("structured", PARTS, False)]
+)
+@pytest.mark.parametrize("name", ["qwen3_embedding", "xlm_roberta"])
+def test_texts_that_become_messages(name: str, format: str, template: str, asks: bool, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    calls = {"chat_template": {"add_generation_prompt": asks}}
+    path = folder(tmp_path, {**messages(format), "processing_kwargs": calls}, name, template)
+    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "right", "model_input_names": INPUTS}
+    pad = next(iter(json.loads((path / "tokenizer.json").read_text())["added_tokens"]))["content"]
+    (path / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "pad_token": pad}))
+    other = SentenceTransformer(str(path), device="cpu")
+    with Model.load(path) as model:
+        for prompt in ("", "Find: "):
+            expected = other.encode(list(TEXTS), prompt=prompt, normalize_embeddings=True)
+            assert cosines(model.embed(TEXTS, instruction=prompt), expected).min() >= COSINE
 
 
 @pytest.mark.parametrize("name", [case.name for case in BY_NAME.values() if case.classifies])

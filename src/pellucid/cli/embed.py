@@ -28,7 +28,9 @@ def embed(
         ),
     ] = None,
     pooling: options.PoolingKind = None,
-    dimensions: Annotated[int | None, typer.Option(metavar="N", help="Keep the first N columns; default: all.")] = None,
+    dimensions: Annotated[
+        int | None, typer.Option(metavar="N", help="Keep the first N columns; default: as the model says, or all.")
+    ] = None,
     instruction: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="The name of one of the model's prompts, or a text to put before each text."),

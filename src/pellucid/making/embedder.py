@@ -26,6 +26,10 @@ def add_embedder(file: ModelFile, c: Config, made: ModelFile) -> None:
     embedder.
     """
     found = read_embedder(file.path, c.dim, scores=bool(c.scorer))
+    if found.messages is not None:
+        raise UnsupportedModelError(
+            feature="converting an embedder whose texts go through the chat template", supported="texts as they are"
+        )
     name, keys = made.architecture, {}
     if c.scorer:
         if c.second_type and not found.typed:
@@ -45,6 +49,10 @@ def add_embedder(file: ModelFile, c: Config, made: ModelFile) -> None:
         )
     _add_dense(found.dense, name, keys, made)
     made.metadata.update({f"{name}.{key}": value for key, value in keys.items()})
+    if found.dimensions is not None:
+        logging.getLogger("pellucid").warning(
+            "%s: GGUF has no key for truncate_dim: embeddings need dimensions=%d", file.path, found.dimensions
+        )
     if found.prompts:
         logging.getLogger("pellucid").warning(
             "%s: GGUF has no key for prompts (%s): texts need them in front", file.path, ", ".join(found.prompts)

@@ -51,7 +51,8 @@ def locate(argument: str, source: Any, progress: Progress | None = None) -> str:
 
 
 def open_model(path: str | os.PathLike[str], find: Find | None = None, *, ordered: bool = True) -> ModelFile:
-    """Opens a GGUF file (any part of a split one) or a Hugging Face folder, told apart by what they hold.
+    """Opens a GGUF file (any part of a split one) or a Hugging Face folder, told apart by what they hold. In a
+    folder of sentence-transformers, the model may be in that of the first module.
 
     find: a folder's model_type -> architecture and table (arch.folder): the folder then has GGUF's keys and tensor
     names too; without it, its own. ordered: as in `translate`.
@@ -63,8 +64,9 @@ def open_model(path: str | os.PathLike[str], find: Find | None = None, *, ordere
     if stat.S_ISDIR(stat_file(path).st_mode):
         from pellucid.weights.huggingface import translate
         from pellucid.weights.safetensors import open_folder
+        from pellucid.weights.sentences import transformer_folder
 
-        folder = open_folder(path)
+        folder = open_folder(transformer_folder(path))
         try:
             return folder if find is None else translate(folder, find, ordered)
         except BaseException:

@@ -1,13 +1,13 @@
 """Reads the files that sentence-transformers adds to a Hugging Face folder: modules.json and what it names.
 
-Only what Pellucid does is accepted: a Transformer, one way of pooling, dense layers, a last Normalize. Anything else
-that would alter an embedding is refused by name. Source: sentence-transformers' own modules (versions 2 to 6).
+Only what Pellucid does is accepted: a Transformer, one way of pooling, dense layers, a last Normalize, and Dropout,
+which does nothing here. Anything else that would alter an embedding is refused by name. Source: sentence-transformers'
+own modules (versions 2 to 6).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,12 @@ from pellucid.errors import ModelFileError, UnsupportedModelError
 from pellucid.folder import SCORES, Settings
 from pellucid.pooling import Dense, Embedder
 from pellucid.weights.base import SourceFile, Tensor, read_file
-from pellucid.weights.safetensors import json_table, json_value, read_header
+from pellucid.weights.safetensors import json_value, read_header
+from pellucid.weights.transformer_keys import check_keys, read_table, read_transformer, refused
 
-__all__ = ["is_base", "read_embedder"]
+__all__ = ["is_base", "read_embedder", "transformer_folder"]
 
 _MOST = 1 << 20  # bytes of a file in JSON
-_MOST_TOKENIZER = 1 << 28  # of tokenizer.json
 _POOLING = {"cls": "first", "lasttoken": "last", "mean": "mean"}
 # Older files have a flag for each mode.
 _FLAGS = {
@@ -33,73 +33,106 @@ _FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 _TANH = {"torch.nn.modules.activation.Tanh": True, "torch.nn.modules.linear.Identity": False}
-# Keys of the Transformer's own file that alter no embedding of a text that fits.
-_TRANSFORMER = {
-    "max_seq_length", "model_args", "tokenizer_args", "config_args", "model_kwargs", "processor_kwargs",
-    "config_kwargs", "processing_kwargs", "transformer_task", "modality_config", "module_output_name", "unpad_inputs",
-    "track_media_counts", "method_output_name", "backend",
-}  # fmt: skip
 
 
-def has_modules(path: str) -> bool:
-    """Whether the folder is one of sentence-transformers."""
+def transformer_folder(path: str) -> str:
+    """The folder of the model within one of sentence-transformers, which older versions put into 0_Transformer.
+
+    Raises UnsupportedModelError for another first module in a folder without config.json; ModelFileError for a broken
+    modules.json.
+    """
+    if not _has_modules(path):
+        return path
+    file, modules = _modules(path)
+    if modules and modules[0][0] == "Transformer":
+        return os.path.join(path, modules[0][2]) if modules[0][2] else path
+    if modules and not os.path.exists(os.path.join(path, "config.json")):
+        raise refused(file, "the first module", modules[0][1], "Transformer")
+    return path
+
+
+def _has_modules(path: str) -> bool:
     return os.path.exists(os.path.join(path, "modules.json"))
+
+
+def _home(path: str) -> tuple[str, str]:
+    """A model's folder -> (that of its modules.json, where the model is in it); (path, "") where it has none."""
+    if _has_modules(path):
+        return path, ""
+    above, own = os.path.split(os.path.abspath(path))
+    try:
+        inside = bool(own) and _has_modules(above) and transformer_folder(above) == os.path.join(above, own)
+    except (ModelFileError, UnsupportedModelError):  # it is of no use to this model
+        inside = False
+    return (above, own) if inside else (path, "")
+
+
+def _modules(path: str) -> tuple[str, list[tuple[str, str, str]]]:
+    """modules.json's path, and of each module its class without its package, its type, and its folder in `path`."""
+    file = os.path.join(path, "modules.json")
+    given = json_value(read_file(file, _MOST, "a list of modules"), file)
+    found = []
+    for i, module in enumerate(given if isinstance(given, list) else [given]):
+        kind, place = (module.get(key) if isinstance(module, dict) else None for key in ("type", "path"))
+        if isinstance(place, str) and len(place) > 1:
+            place = place.removesuffix("/")
+        if not isinstance(kind, str) or not isinstance(place, str) or _leaves(place):
+            raise ModelFileError(
+                f"it is {module!r:.80}", file=file, field=f"[{i}]", expected="a module with its type and path"
+            )
+        name = kind.rpartition(".")[2] if kind.startswith("sentence_transformers.") else kind
+        found.append((name, kind, place))
+    return file, found
 
 
 def is_base(c: Settings, tensors: dict[str, Tensor]) -> bool:
     """Whether a folder is of a model that was saved without its head: by its class, or as an embedder. Raises
     UnsupportedModelError for one with code of its own, in which gte-Qwen2 and others see later tokens, too."""
     given = c.get_list("architectures", None, of=str) or ()
-    saved = any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in given) or has_modules(
-        c.folder.path
-    )
+    saved = any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in given)
+    saved = saved or _has_modules(_home(c.folder.path)[0])
     if saved and (c.get_table("auto_map", None) or {}).get("AutoModel") is not None:
         raise c.refuse("auto_map.AutoModel", "embedders that transformers' own class computes")
     return saved and "output.weight" not in tensors
 
 
 def read_embedder(path: str, dim: int, *, scores: bool = False) -> Embedder:
-    """What the folder says of its embeddings; nothing where it has no modules.json. dim: the hidden states' width.
-    scores: the model has a classifier of two texts (sentence-transformers' CrossEncoder).
+    """What the folder says of its embeddings; nothing where there is no modules.json, in the folder or, where it is
+    that of a Transformer alone (`transformer_folder`), above it. dim: the hidden states' width. scores: the model has a
+    classifier of two texts (sentence-transformers' CrossEncoder).
 
     Raises ModelFileError for a broken file, UnsupportedModelError for a module or an option that Pellucid lacks.
     """
-    if not has_modules(path):
+    home, own = _home(path)
+    if not _has_modules(home):
         return Embedder(typed=_typed(path)) if scores else Embedder()
-    file = os.path.join(path, "modules.json")
-    modules = json_value(read_file(file, _MOST, "a list of modules"), file)
+    file, modules = _modules(home)
     pooling, kinds = None, []
     dense: list[Dense] = []
-    for i, module in enumerate(modules if isinstance(modules, list) else [modules]):
-        kind, place = (module.get(key) if isinstance(module, dict) else None for key in ("type", "path"))
-        if not isinstance(kind, str) or not isinstance(place, str) or _leaves(place):
-            raise ModelFileError(
-                f"it is {module!r:.80}", file=file, field=f"[{i}]", expected="a module with its type and path"
-            )
-        name = kind.rpartition(".")[2] if kind.startswith("sentence_transformers.") else kind
-        folder = os.path.join(path, place)
+    for i, (name, kind, place) in enumerate(modules):
+        folder = os.path.join(home, place)
+        if (name == "Transformer") != (i == 0) or (name == "Transformer" and place != own):
+            raise refused(file, "a module", f"{kind} in {place!r}", "one Transformer, first")
+        if name == "Dropout" and pooling is not None:
+            continue  # of training alone
         kinds.append(name)
-        if (name == "Transformer") != (i == 0) or (name == "Transformer" and place):
-            raise _refused(file, "a module", f"{kind} in {place!r}", "one Transformer, first, in the folder itself")
         if name == "Transformer":
-            _check_transformer(path)
-        elif name == "Pooling" and pooling is None:
+            continue
+        if name == "Pooling" and pooling is None:
             pooling = _pooling(folder, dim)
         elif name == "Dense" and pooling is not None and kinds[-2] != "Normalize":
             width = dense[-1].weight.shape[0] if dense else dim
             dense.append(_dense(folder, width))
         elif name != "Normalize" or pooling is None or kinds[-2] == "Normalize":
-            raise _refused(file, "a module", kind, "Transformer, Pooling, Dense, Normalize, in this order")
-    if scores and kinds == ["Transformer"]:
-        return Embedder(sigmoid=_sigmoid(path), typed=_typed(path))
+            raise refused(file, "a module", kind, "Transformer, Pooling, Dense, Normalize, in this order")
+    alone = scores and kinds == ["Transformer"]
+    messages = read_transformer(path, scores=alone) if kinds else None
+    if alone:
+        return Embedder(sigmoid=_sigmoid(home), typed=_typed(path))
     if pooling is None:
-        raise _refused(file, "modules", " and ".join(kinds) or "none", "a Pooling")
-    prompts, prompt = _prompts(path)
-    return Embedder(pooling, tuple(dense), prompts, prompt)
-
-
-def _refused(file: str, what: str, value: object, supported: str) -> UnsupportedModelError:
-    return UnsupportedModelError(feature=f"{what} = {value} ({file})", supported=supported)
+        raise refused(file, "modules", " and ".join(kinds) or "none", "a Pooling")
+    prompts, prompt, size = _prompts(home)
+    return Embedder(pooling, tuple(dense), prompts, prompt, messages=messages, dimensions=size)
 
 
 def _leaves(place: str) -> bool:
@@ -107,47 +140,10 @@ def _leaves(place: str) -> bool:
     return place in (".", "..") or place != os.path.basename(place) or "\\" in place or "\0" in place
 
 
-def _table(folder: str, name: str, *, needed: bool = True) -> tuple[str, dict[str, Any]]:
-    file = os.path.join(folder, name)
-    if not needed and not os.path.exists(file):
-        return file, {}
-    return file, json_table(read_file(file, _MOST, "a configuration"), file)
-
-
-def _check(file: str, table: Mapping[str, Any], known: set[str], only: Mapping[str, Any]) -> None:
-    for key, value in table.items():
-        if key in only and value != only[key]:
-            raise _refused(file, key, repr(value), repr(only[key]))
-        if key not in known and key not in only:
-            raise _refused(file, key, f"{value!r:.60}", ", ".join(sorted({*known, *only})))
-
-
-def _check_transformer(path: str) -> None:
-    file, table = _table(path, "sentence_bert_config.json", needed=False)
-    known = _TRANSFORMER
-    if table.get("do_lower_case") is True and _lowers(path):  # as that of bge does anyway
-        known = known | {"do_lower_case"}
-    _check(file, table, known, {} if "do_lower_case" in known else {"do_lower_case": False})
-
-
-def _lowers(path: str) -> bool:
-    """Whether the folder's tokenizer makes small letters of capitals."""
-    file = os.path.join(path, "tokenizer.json")
-    if not os.path.exists(file):
-        return False
-    normalizer = json_table(read_file(file, _MOST_TOKENIZER, "a tokenizer"), file).get("normalizer")
-    steps = normalizer.get("normalizers") if isinstance(normalizer, dict) else None
-    for step in steps if isinstance(steps, list) else [normalizer]:
-        kind, lowers = (step.get("type"), step.get("lowercase")) if isinstance(step, dict) else (None, None)
-        if kind == "Lowercase" or (kind == "BertNormalizer" and lowers is True):
-            return True
-    return False
-
-
 def _pooling(folder: str, dim: int) -> str:
-    file, table = _table(folder, "config.json")
+    file, table = read_table(folder, "config.json")
     widths = {"word_embedding_dimension", "embedding_dimension"}
-    _check(file, table, {*widths, *_FLAGS, "pooling_mode"}, {"include_prompt": True})
+    check_keys(file, table, {*widths, *_FLAGS, "pooling_mode"}, {"include_prompt": True})
     for key in widths & {*table}:
         if table[key] != dim:
             raise ModelFileError(
@@ -157,23 +153,27 @@ def _pooling(folder: str, dim: int) -> str:
     if isinstance(modes, list) and len(modes) == 1:
         modes = modes[0]
     if not isinstance(modes, str) or modes not in _POOLING:
-        raise _refused(file, "pooling_mode", f"{modes!r:.80}", ", ".join(_POOLING))
+        raise refused(file, "pooling_mode", f"{modes!r:.80}", ", ".join(_POOLING))
     return _POOLING[modes]
 
 
 def _dense(folder: str, width: int) -> Dense:
-    file, table = _table(folder, "config.json")
+    file, table = read_table(folder, "config.json")
     names = {"module_input_name": "sentence_embedding", "use_residual": False}
-    _check(file, table, {"in_features", "out_features", "bias", "activation_function", "module_output_name"}, names)
+    check_keys(file, table, {"in_features", "out_features", "bias", "activation_function", "module_output_name"}, names)
     if table.get("module_output_name") not in (None, "sentence_embedding"):
-        raise _refused(file, "module_output_name", repr(table["module_output_name"]), "sentence_embedding")
+        raise refused(file, "module_output_name", repr(table["module_output_name"]), "sentence_embedding")
     act = table.get("activation_function", "torch.nn.modules.activation.Tanh")
     if not isinstance(act, str) or act not in _TANH:
-        raise _refused(file, "activation_function", f"{act!r:.80}", ", ".join(_TANH))
+        raise refused(file, "activation_function", f"{act!r:.80}", ", ".join(_TANH))
     rows = table.get("out_features")
     if table.get("in_features") != width or type(rows) is not int or not 1 <= rows <= 1 << 20:
         message = f"it is {table.get('in_features')!r:.40} -> {rows!r:.40}"
         raise ModelFileError(message, file=file, field="in_features", expected=f"{width} -> a width")
+    has = {name: os.path.exists(os.path.join(folder, name)) for name in ("model.safetensors", "pytorch_model.bin")}
+    if has == {"model.safetensors": False, "pytorch_model.bin": True}:
+        message = "the weights of this dense layer are in pytorch_model.bin"
+        raise ModelFileError(message, file=folder, expected="model.safetensors")
     weights = SourceFile(os.path.join(folder, "model.safetensors"), "the weights of a dense layer")
     try:
         found = read_header(weights)
@@ -202,7 +202,7 @@ def _floats(t: Tensor, shape: tuple[int, ...]) -> Any:
 
 def _typed(path: str) -> bool:
     """Whether the tokenizer gives types of tokens: those of BERT do, the general class only if it is told to."""
-    file, table = _table(path, "tokenizer_config.json", needed=False)
+    file, table = read_table(path, "tokenizer_config.json", needed=False)
     names = table.get("model_input_names")
     if names is None:
         return table.get("tokenizer_class") not in ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -213,24 +213,28 @@ def _typed(path: str) -> bool:
 
 def _sigmoid(path: str) -> bool | None:
     """Whether a sigmoid follows the classifier of a CrossEncoder; None: the file does not say."""
-    file, table = _table(path, "config_sentence_transformers.json", needed=False)
+    file, table = read_table(path, "config_sentence_transformers.json", needed=False)
     for key, only in (("model_type", "CrossEncoder"), ("default_prompt_name", None)):
         if table.get(key, only) != only:
-            raise _refused(file, key, f"{table[key]!r:.80}", str(only))
+            raise refused(file, key, f"{table[key]!r:.80}", str(only))
     act = table.get("activation_fn")
     if act is not None and act not in SCORES:
-        raise _refused(file, "activation_fn", f"{act!r:.80}", ", ".join(SCORES))
+        raise refused(file, "activation_fn", f"{act!r:.80}", ", ".join(SCORES))
     return None if act is None else SCORES[act]
 
 
-def _prompts(path: str) -> tuple[dict[str, str], str | None]:
-    file, table = _table(path, "config_sentence_transformers.json", needed=False)
+def _prompts(path: str) -> tuple[dict[str, str], str | None, int | None]:
+    """(texts by name, the default's name, how many columns of an embedding are kept)"""
+    file, table = read_table(path, "config_sentence_transformers.json", needed=False)
     kind = table.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
-        raise _refused(file, "model_type", f"{kind!r:.80}", "SentenceTransformer")
+        raise refused(file, "model_type", f"{kind!r:.80}", "SentenceTransformer")
     prompts, name = table.get("prompts") or {}, table.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise ModelFileError(f"it is {prompts!r:.80}", file=file, field="prompts", expected="texts by name")
     if name is not None and name not in prompts:
         raise ModelFileError(f"it is {name!r:.80}", file=file, field="default_prompt_name", expected="a prompt's name")
-    return prompts, name
+    size = table.get("truncate_dim")
+    if size is not None and (type(size) is not int or size < 1):
+        raise ModelFileError(f"it is {size!r:.80}", file=file, field="truncate_dim", expected="at least 1 column")
+    return prompts, name, size
