@@ -41,6 +41,7 @@ _HARMLESS = frozenset(
     block_name_list supported_types low_gpu_mem_usage amp scale_dtype quant_block_list
     regex_config enable_norm_bias_tuning
     gradient_accumulate_steps not_use_best_mse dynamic_max_gap lr_scheduler sampler model_dtype act_bits
+    act_data_type act_dynamic act_sym act_group_size provider
     config_groups ignore quantization_status global_compression_ratio kv_cache_scheme kv_cache_quant_algo
     activation_scheme fmt weight_block_size dequantize scale_fmt expert_dtype ignored_layers activation_scale_ub
     weight_scheme moe_sparsity_config sparsity_config transform_config
@@ -48,7 +49,7 @@ _HARMLESS = frozenset(
 )
 _PACKINGS = {  # of auto-round -> layout
     "auto_round": "gptq_v2", "auto_round:gptq": "gptq", "auto_round:auto_gptq": "gptq", "auto_round:awq": "awq",
-    "auto_round:auto_awq": "awq", "auto_round:gptq_v2": "gptq_v2",
+    "auto_round:auto_awq": "awq", "auto_round:gptq_v2": "gptq_v2", "auto_round:gptqmodel": "gptq_v2",
 }  # fmt: skip
 # Parameters of quantised activations, which are quantised here in another way.
 _UNUSED = re.compile(r".+\.(input|output|activation|q|k|v|kv)_(scale|zero_point|global_scale)(_inv|_ub)?")
