@@ -322,11 +322,12 @@ class _Names:
             return name
         layer = f"{self._layers}.{match[1]}." if match[1] else ""
         whole = f"{match[2]}.{match[3]}"
-        stacked = any(known.endswith("_exps.weight") and own.endswith("_proj") for known, own in self._found.items())
-        if stacked or (match[2] not in self._back and whole not in self._back):
+        stacks = [own for known, own in self._found.items() if known.endswith("_exps.weight")]
+        stacked = any(own.endswith("_proj") for own in stacks)
+        if any(not NUMBER.search(own) for own in stacks) or (match[2] not in self._back and whole not in self._back):
             whole = re.sub("ffn_(gate|up)_exps", "ffn_gate_up_exps", whole)
         fused = whole.rpartition(".")[0]
-        part = next((name for name in (match[2], fused) if name in self._back), _WHOLE.get(match[2], ""))
+        part = next((name for name in (fused, match[2]) if name in self._back), _WHOLE.get(match[2], ""))
         if whole in self._back and (stacked or not (fused in self._back and fused.endswith("_exps"))):
             own = layer + self._back[whole]
         elif part in self._back:
@@ -378,7 +379,11 @@ def _tensors(
             found[name] = t if change is None else moved(t, partial(change, c), quantised)
             if change is not None:
                 ordered.pop(name, None)
-    found |= stacked(folder, experts, quantised)
+    for name, t in stacked(folder, experts, quantised).items():
+        whole = re.sub(r"ffn_(gate|up)_exps", "ffn_gate_up_exps", name)
+        if name in found or whole in found:
+            raise ModelFileError("a second tensor for the same weight", file=t.file, field=t.name, offset=t.offset)
+        found[name] = t
     found |= orders(found, ordered)
     for name in [name for name in found if name.endswith(".weight")]:
         stem = name.removesuffix(".weight")
