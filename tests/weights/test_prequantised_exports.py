@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +130,103 @@ def test_experts_of_other_shapes_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ModelFileError, match=r"experts\.2.*shape \(385, 256\).*expected INT4 of shape \(384, 256\)"):
         Model.load(both(tmp_path, make, GPTQ, packed.EXPERTS)[0])
+
+
+def fused(make: Make, scales: Callable[[Array], Array] = np.asarray, gates: int = 1) -> Make:
+    """Experts of one projection in one tensor. scales: what is stored of them; gates: scales of gate and up."""
+
+    def stack(rng: np.random.Generator, name: str, rows: int, k: int) -> tuple[dict[str, Array], Array]:
+        parts, values = zip(*(make(rng, name, rows // gates, k) for _ in range(gates * packed.EXPERTS)), strict=True)
+        codes = np.stack([part["weight"] for part in parts]).reshape(packed.EXPERTS, rows, k)
+        grid = np.stack([part["weight_scale_inv"] for part in parts])
+        grid = grid.reshape(packed.EXPERTS, -1, grid.shape[-1])
+        kind = name.rpartition(".")[2]
+        found = {kind: codes.view(packed.FP8), f"{kind}_scale_inv": scales(grid)}
+        return found, np.stack(values).reshape(packed.EXPERTS, rows, k)
+
+    return stack
+
+
+def stacks(path: Path, make: Make, up: Make, quantization: Mapping[str, Any]) -> tuple[Path, Path]:
+    """(Qwen3 MoE in FP8 with stacks, the same in float32). up: makes gate and up."""
+    rng = np.random.default_rng(7)
+    quantised: dict[str, dict[str, Array]] = {}
+    plain: dict[str, dict[str, Array]] = {}
+    for name, (rows, k) in packed.modules().items():
+        if "mlp" not in name:
+            quantised[name], values = fp8("all")(rng, name, rows, k)
+            plain[name] = {"weight": values}
+        elif "up_proj" not in name:
+            stem, _, kind = name.rpartition(".")
+            both_, one = kind == "gate_proj", f"{stem}.experts.{kind.replace('gate', 'gate_up')}"
+            parts, values = (up if both_ else make)(rng, one, rows * (1 + both_), k)
+            static = {f"{part}_activation_scale": np.ones(packed.EXPERTS, np.float32) for part in parts}
+            static = {part: value for part, value in static.items() if "_inv" not in part}
+            quantised.setdefault(f"{stem}.experts", {}).update({**parts, **static})
+            plain.setdefault(f"{stem}.experts", {})[one.rpartition(".")[2]] = values
+    q = packed.write(path / "quantised", quantised, dict(quantization), packed.EXPERTS)
+    return q, packed.write(path / "plain", plain, None, packed.EXPERTS)
+
+
+ONE = {**FP8, "weight_block_size": None, "activation_scheme": "static"}
+STACKS: dict[str, tuple[Make, Make, Mapping[str, Any]]] = {
+    "blocks": (fused(fp8()), fused(fp8()), FP8),
+    "ragged": (fused(fp8((96, 160))), fused(fp8((96, 160))), {**FP8, "weight_block_size": [96, 160]}),
+    "one": (fused(fp8("all")), fused(fp8("all")), ONE),
+    "vector": (fused(fp8("all"), np.ravel), fused(fp8("all"), np.ravel), ONE),
+    "gate-and-up": (fused(fp8("all")), fused(fp8("all"), gates=2), ONE),
+    "rows": (fused(fp8("rows")), fused(fp8("rows")), ONE),
+}
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_stacks_in_fp8(tmp_path: Path, name: str) -> None:
+    quantised, plain = stacks(tmp_path, *STACKS[name])
+    with Model.load(plain, precision="high", kv="f32") as model:
+        want = model.logits(IDS)
+    with Model.load(quantised, precision="high", kv="f32", quantize="f32") as model:
+        assert distance(model.logits(IDS), want) < 1e-4
+    with Model.load(quantised, threads=2) as model, Model.load(plain, quantize="q8_0") as other:
+        assert model.info().quantisation == "Q8_0 (quantised from FP8)"
+        types = {m.type for m in model.core.engine.plan.matrices if "_exps" in m.name}
+        assert types == {"Q8_0"} and distance(model.logits(IDS), other.logits(IDS)) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("scales", "wanted"),
+    [
+        (lambda x: x[:-1].copy(), r"gate_up_proj_scale_inv.*shape \(3, 6, 2\); expected scales for each of 4 experts"),
+        (lambda x: x[:, :-1].copy(), r"gate_up_proj_scale_inv.*shape \(4, 5, 2\); expected shape \(4, 6, 2\)"),
+        (lambda x: x * np.float32(np.inf), r"gate_up_proj_scale_inv.*not finite"),
+    ],
+)
+def test_scales_of_stacks_that_do_not_fit(tmp_path: Path, scales: Callable[[Array], Array], wanted: str) -> None:
+    with pytest.raises(ModelFileError, match=wanted):
+        Model.load(stacks(tmp_path, fused(fp8()), fused(fp8(), scales), FP8)[0])
+
+
+def test_stack_without_scales(tmp_path: Path) -> None:
+    def make(rng: np.random.Generator, name: str, rows: int, k: int) -> tuple[dict[str, Array], Array]:
+        parts, values = fused(fp8())(rng, name, rows, k)
+        return {name: x for name, x in parts.items() if "scale" not in name}, values
+
+    with pytest.raises(ModelFileError, match=r"experts\.down_proj_scale_inv: no such tensor"):
+        Model.load(stacks(tmp_path, make, fused(fp8()), FP8)[0])
+
+
+@pytest.mark.parametrize("experts", [0, packed.EXPERTS])
+def test_blocks_that_no_key_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, experts: int) -> None:
+    """Without weight_block_size they are 128 x 128: of 448 rows, the last block has 64."""
+    monkeypatch.setattr(packed, "FF", 448)
+    q = {key: value for key, value in FP8.items() if key != "weight_block_size"}
+    check(tmp_path, fp8(), q, "F32 (quantised from FP8)", experts)
+
+
+def test_blocks_of_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the shape of the scales says which they are: of 448 rows, four of 112."""
+    monkeypatch.setattr(packed, "FF", 448)
+
+    def make(rng: np.random.Generator, name: str, rows: int, k: int) -> tuple[dict[str, Array], Array]:
+        return fp8((rows // 4, k // 4))(rng, name, rows, k)
+
+    check(tmp_path, make, {**FP8, "weight_block_size": None}, "F32 (quantised from FP8)")

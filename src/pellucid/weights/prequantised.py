@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid.errors import ModelFileError, UnsupportedModelError
+from pellucid.weights import fp8
 from pellucid.weights.base import ModelFile, Tensor
-from pellucid.weights.integers import Integers, Joined, fp8, nibbles, numbers
+from pellucid.weights.integers import Integers, Joined, nibbles, numbers
 
 __all__ = ["Quantised", "join"]
 
@@ -52,7 +53,11 @@ _PACKINGS = {  # of auto-round -> layout
     "auto_round:auto_awq": "awq", "auto_round:gptq_v2": "gptq_v2", "auto_round:gptqmodel": "gptq_v2",
 }  # fmt: skip
 # Parameters of quantised activations, which are quantised here in another way.
-_UNUSED = re.compile(r".+\.(input|output|activation|q|k|v|kv)_(scale|zero_point|global_scale)(_inv|_ub)?")
+_UNUSED = re.compile(
+    r".+\.(input|output|activation|q|k|v|kv|experts\.\w+_proj_(activation|input))_(scale|zero_point|global_scale)"
+    r"(_inv|_ub)?"
+)
+_STACK = re.compile(r".+\.experts\.\w+_proj")  # of experts' matrices in one tensor
 _FLOATS = ("F16", "BF16", "F32")
 _SCALES = (*_FLOATS, "F8_E8M0", "U8")
 
@@ -92,6 +97,7 @@ class _Reader:
         self.bits: int | None = None
         self.group: int | None = None  # columns; -1: all
         self.block: tuple[int, int] | None = None  # of FP8
+        self.default = False  # FP8 may have the blocks that transformers assumes
         self.mixed = False  # matrices may have bits and groups of their own
         self.desc_act = False
         self.small = False  # some matrices have 4 bits
@@ -182,6 +188,7 @@ class _Reader:
             if len(sizes) != 2 or min(sizes) < 1 or max(sizes) > 1 << 24:
                 raise self.folder.fail(f"{self.key}.weight_block_size", f"it is {sizes}", "two sizes of at least 1")
             self.block = (sizes[0], sizes[1])
+        self.default = "weight_block_size" not in self.table and self.table.get("quant_method") == "fp8"
         self.layout = "fp8"
         return "FP8"
 
@@ -241,6 +248,11 @@ class _Reader:
                 self._put(stem, self._of_int8(stem))
             elif kind == "weight" and tensors[name].type == "F8_E4M3" and self.layout in ("compressed-tensors", "fp8"):
                 self._put(stem, Joined(self._of_fp8(stem)))
+                self.found.widened.add(name)
+            elif _STACK.fullmatch(name) and tensors[name].type == "F8_E4M3" and self.layout == "fp8":
+                tensors[name] = self._of_stack(name)
+                del tensors[f"{name}_scale_inv"]
+                self.found.names.add(name)
                 self.found.widened.add(name)
             else:
                 continue
@@ -412,24 +424,12 @@ class _Reader:
         weight = self._need(f"{stem}.weight", ("F8_E4M3",))
         inverse = f"{stem}.weight_scale_inv" in self.folder.tensors
         scale = self._need(f"{stem}.weight_scale_inv" if inverse else f"{stem}.weight_scale", _SCALES, None)
-        rows, k = weight.shape
-        shape = scale.shape
-        if math.prod(shape) == 1:
-            block = (rows, k)
-        elif shape in ((rows,), (rows, 1)) and self.block is None:
-            block = (1, k)
-        elif self.block is not None and shape == (-(-rows // self.block[0]), -(-k // self.block[1])):
-            block = self.block
-        elif self.block is None and len(shape) == 2 and rows % shape[0] == 0 and k % shape[1] == 0:
-            block = (rows // shape[0], k // shape[1])
-        elif shape in ((rows,), (rows, 1)):
-            block = (1, k)
-        else:
-            wanted = f"{(rows, 1)}" if self.block is None else f"{(-(-rows // self.block[0]), -(-k // self.block[1]))}"
-            raise self._fail(scale, f"has shape {shape}", f"shape {wanted}")
-        if not np.isfinite(numbers(scale)).all():
-            raise self._fail(scale, "has a scale that is not finite")
-        return fp8(weight, scale, block)
+        return fp8.matrix(weight, scale, self.block, self.default)
+
+    def _of_stack(self, name: str) -> Tensor:
+        """Experts in FP8 in one tensor, as transformers 5 has them."""
+        weight = self._need(name, ("F8_E4M3",), 3)
+        return fp8.stack(weight, self._need(f"{name}_scale_inv", _SCALES, None), self.block, self.default)
 
 
 def _are_nibbles(codes: npt.NDArray[np.int8], zero: npt.NDArray[np.int16]) -> bool:
