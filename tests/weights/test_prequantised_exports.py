@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pellucid import Model
-from pellucid.errors import ModelFileError
+from pellucid.errors import ModelFileError, UnsupportedModelError
 from tests.weights import packed
 from tests.weights.packed import Array
 from tests.weights.test_prequantised import (
@@ -27,8 +27,16 @@ from tests.weights.test_prequantised import (
     distance,
     fp8,
     gptq,
+    groups,
     int8,
 )
+
+
+def unordered(rng: np.random.Generator, name: str, rows: int, k: int) -> tuple[dict[str, Array], Array]:
+    """With an index of groups that was never set."""
+    parts, values = ct()(rng, name, rows, k)
+    return {**parts, "weight_g_idx": np.full(k, -1, np.int32)}, values
+
 
 # What auto-round adds to the configuration of any format that it exports to.
 AUTO_ROUND = {
@@ -45,6 +53,14 @@ FORMS: dict[str, tuple[Make, Mapping[str, Any], str]] = {
     ),
 }  # fmt: skip
 
+OLDER: dict[str, tuple[Make, Mapping[str, Any], str]] = {
+    "blocks-as-text": (
+        fp8((128, 128), "weight_scale"), groups("float", 8, None, block_structure="128x128"), "F32 (quantised from FP8)"
+    ),
+    "index-of-none": (unordered, PACKED, "INT4 (compressed-tensors)"),
+    "index-of-none-in-order": (unordered, groups(actorder="group"), "INT4 (compressed-tensors)"),
+}  # fmt: skip
+
 
 def check(path: Path, make: Make, quantization: Mapping[str, Any], named: str, experts: int = 0) -> None:
     quantised, plain = both(path, make, quantization, experts)
@@ -56,9 +72,68 @@ def check(path: Path, make: Make, quantization: Mapping[str, Any], named: str, e
         assert model.info().quantisation == named
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", [*FORMS, *OLDER])
 def test_logits(tmp_path: Path, name: str) -> None:
-    check(tmp_path, *FORMS[name])
+    check(tmp_path, *{**FORMS, **OLDER}[name])
+
+
+@pytest.mark.parametrize("value", ["128", "0x128", "128x128x128", "-1x2", [128], ["128", "128"], 128, "9" * 9 + "x1"])
+def test_blocks_that_are_none(tmp_path: Path, value: Any) -> None:
+    q = groups("float", 8, None, block_structure=value)
+    with pytest.raises(ModelFileError, match=r"weights\.block_structure"):
+        Model.load(both(tmp_path, fp8((128, 128), "weight_scale"), q)[0])
+
+
+@pytest.mark.parametrize("order", ["group", "dynamic", True])
+def test_order_without_an_index(tmp_path: Path, order: Any) -> None:
+    with pytest.raises(ModelFileError, match=r"weight_g_idx: no such tensor.*since actorder is group"):
+        Model.load(both(tmp_path, ct(), groups(actorder=order))[0])
+
+
+def test_order_of_weights_needs_no_index(tmp_path: Path) -> None:
+    check(tmp_path, ct(), groups(actorder="weight"), "INT4 (compressed-tensors)")
+
+
+@pytest.mark.parametrize("form", ["gptq", "awq"])
+def test_other_bits_are_named(tmp_path: Path, form: str) -> None:
+    def make(rng: np.random.Generator, name: str, rows: int, k: int) -> tuple[dict[str, Array], Array]:
+        if form == "gptq":
+            return gptq(bits=2 if "down" in name else 4)(rng, name, rows, k)
+        parts, values = awq()(rng, name, rows, k)
+        wide = {part: np.repeat(x, 2, 1) if "q" in part and "down" in name else x for part, x in parts.items()}
+        return wide, values
+
+    q = {**(GPTQ if form == "gptq" else AWQ), "dynamic": {"+:.*down.*": {"bits": 2}}}
+    wanted = r"quantization_config\.dynamic: [28] bits of model\.layers\.0\.mlp\.down_proj"
+    with pytest.raises(UnsupportedModelError, match=wanted):
+        Model.load(both(tmp_path, make, q)[0])
+
+
+CACHE = {"num_bits": 8, "type": "float", "symmetric": True, "dynamic": False, "strategy": "tensor"}
+ATTENTION = {"targets": ["LlamaAttention"], "weights": None, "input_activations": CACHE}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"config_groups": {}, "kv_cache_scheme": CACHE}, {"config_groups": {"a": ATTENTION}, "kv_cache_scheme": CACHE}],
+)
+def test_only_the_cache_is_quantised(tmp_path: Path, config: dict[str, Any]) -> None:
+    """Weights are in float; scales of keys and values are left out, as the cache has formats of its own."""
+    rng = np.random.default_rng(7)
+    matrices = {name: {"weight": (rng.standard_normal(s) / 16).astype("f4")} for name, s in packed.modules().items()}
+    scales = {f"model.layers.0.self_attn.{part}_scale": np.ones(1, np.float32) for part in "kv"}
+    q = {"quant_method": "compressed-tensors", "format": "dense", **config}
+    a = packed.write(tmp_path / "a", matrices, q, floats={**packed.others(), **scales})
+    b = packed.write(tmp_path / "b", matrices, None)
+    with Model.load(a, threads=1) as found, Model.load(b, threads=1) as want:
+        np.testing.assert_array_equal(found.logits(IDS), want.logits(IDS))
+        assert found.info().quantisation == want.info().quantisation == "F32"
+
+
+def test_no_groups_and_no_cache(tmp_path: Path) -> None:
+    q = {"quant_method": "compressed-tensors", "config_groups": {}}
+    with pytest.raises(ModelFileError, match=r"config_groups.*it is empty"):
+        Model.load(both(tmp_path, ct(), q)[0])
 
 
 def one(e: str, name: str) -> bool:
