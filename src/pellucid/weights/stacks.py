@@ -22,7 +22,7 @@ def stacked(folder: ModelFile, found: dict[str, dict[int, Tensor]], quantised: Q
 
     Raises ModelFileError where an expert is missing or has another shape, or another format and none is quantised.
     """
-    made = {}
+    made: dict[str, Tensor] = {}
     for kind in {_kind(name) for name in found}:
         made |= _of_kind(folder, {name: parts for name, parts in found.items() if _kind(name) == kind}, quantised)
     return made
