@@ -328,7 +328,8 @@ class _Names:
             whole = re.sub("ffn_(gate|up)_exps", "ffn_gate_up_exps", whole)
         fused = whole.rpartition(".")[0]
         part = next((name for name in (fused, match[2]) if name in self._back), _WHOLE.get(match[2], ""))
-        if whole in self._back and (stacked or not (fused in self._back and fused.endswith("_exps"))):
+        apart = fused in self._back and fused.endswith("_exps") and match[3] in ("weight", "bias")
+        if whole in self._back and (stacked or not apart):
             own = layer + self._back[whole]
         elif part in self._back:
             own = f"{layer}{self._back[part].replace('*', '0')}.{match[3]}"
