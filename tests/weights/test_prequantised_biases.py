@@ -1,4 +1,4 @@
-"""Biases that AutoGPTQ writes beside matrices whose model has none: zeros load, anything else is refused."""
+"""Biases beside quantised matrices whose model has none, as AutoGPTQ writes them: zeros load, others are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pellucid import Model
 from pellucid.errors import UnsupportedModelError
 from tests.weights import packed
 from tests.weights.packed import Array
-from tests.weights.test_prequantised import AWQ, GPTQ, IDS, ROUND, Make, awq, both, distance, gptq
+from tests.weights.test_prequantised import AWQ, FP8, GPTQ, IDS, PACKED, ROUND, Make, awq, both, ct, distance, fp8, gptq
 
 
 def with_biases(make: Make, value: float, where: str = "layers.1.mlp.down", form: str = "float16") -> Make:
@@ -29,13 +29,16 @@ def with_biases(make: Make, value: float, where: str = "layers.1.mlp.down", form
 @pytest.mark.parametrize("experts", [0, 4])
 def test_biases_of_zeros(tmp_path: Path, experts: int) -> None:
     """AutoGPTQ writes one for each matrix."""
-    found: list[Array] = []
-    for make, q in ((gptq(), GPTQ), (with_biases(gptq(), -0.0), GPTQ), (with_biases(gptq(), 0), ROUND)):
-        path = tmp_path / str(len(found))
-        path.mkdir()
-        with Model.load(both(path, make, q, experts)[0], threads=1) as model:
-            found.append(model.logits(IDS))
-    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+    forms = [(gptq(), GPTQ), (gptq(), ROUND), (awq(), AWQ), (ct(), PACKED), (fp8(), FP8)]
+    for i, (make, q) in enumerate(forms):
+        found: list[Array] = []
+        for value in (None, -0.0, 0.0):
+            path = tmp_path / f"{i} {value}"
+            path.mkdir()
+            one = make if value is None else with_biases(make, value)
+            with Model.load(both(path, one, q, experts)[0], threads=1) as model:
+                found.append(model.logits(IDS))
+        assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
 
 
 def test_biases_that_a_model_has(tmp_path: Path) -> None:
@@ -51,19 +54,19 @@ def test_biases_that_a_model_has(tmp_path: Path) -> None:
         assert distance(found.logits(IDS), want.logits(IDS)) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["value", "nan", "integers", "awq", "norm"])
+@pytest.mark.parametrize("name", ["value", "nan", "integers", "awq", "ct", "norm"])
 def test_other_biases_are_refused(tmp_path: Path, name: str) -> None:
-    """value, nan: in one matrix; awq: its package writes none of zeros; norm: beside no matrix."""
+    """value, nan, awq, ct: in one matrix; norm: beside no matrix."""
     make = {
-        "value": with_biases(gptq(), 1e-3), "nan": with_biases(gptq(), np.nan), "awq": with_biases(awq(), 0.0),
-        "integers": with_biases(gptq(), 0, form="int32"), "norm": gptq(),
+        "value": with_biases(gptq(), 1e-3), "nan": with_biases(gptq(), np.nan), "awq": with_biases(awq(), 1),
+        "ct": with_biases(ct(), -1), "integers": with_biases(gptq(), 0, form="int32"), "norm": gptq(),
     }[name]  # fmt: skip
     rng, floats = np.random.default_rng(7), packed.others()
     if name == "norm":
         floats["model.norm.bias"] = np.zeros(packed.DIM, np.float32)
     matrices = {module: make(rng, module, rows, k)[0] for module, (rows, k) in packed.modules().items()}
-    path = packed.write(tmp_path / "folder", matrices, AWQ if name == "awq" else GPTQ, floats=floats)
+    path = packed.write(tmp_path / "folder", matrices, {"awq": AWQ, "ct": PACKED}.get(name, GPTQ), floats=floats)
     wanted = {"value": r"1\.mlp\.down_proj\.bias, which has other values than 0 and", "norm": r"norm\.bias, which"}
-    wanted["nan"] = wanted["value"]
+    wanted |= dict.fromkeys(("nan", "awq", "ct"), wanted["value"])
     with pytest.raises(UnsupportedModelError, match=rf"{wanted.get(name, r'proj.bias, which')} no operation reads"):
         Model.load(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from pellucid import Model
-from pellucid.errors import UnsupportedModelError
+from pellucid.errors import ModelFileError, UnsupportedModelError
 from pellucid.weights.base import Tensor
 from pellucid.weights.derived import changed
 from tests.families.case import load_golden, weights
@@ -50,13 +51,36 @@ FORMS: dict[str, tuple[Make, dict[str, Any]]] = {
 }
 
 
-def folders(path: Path, case: str, form: str) -> tuple[Path, Path]:
-    """(a quantised folder, the same in float32). GPT-2's matrices are stored as (k, rows), but not by GPTQ and AWQ."""
+def unfused(case: str, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """A family's tensors with a matrix for each expert, as quantised folders have them. gpt-oss's are transposed, the
+    rows of gate and up by turns."""
+    turned = case.startswith("gpt_oss")
+    made: dict[str, Array] = {}
+    for name, value in tensors.items():
+        match = re.fullmatch(r"(.*experts)\.(gate_up|down)_proj(_bias)?", name)
+        if match is None:
+            made[name] = value
+            continue
+        for e, one in enumerate(value):
+            one = one.T if turned and one.ndim == 2 else one
+            half = len(one) // 2
+            parts = {"down": one} if match[2] == "down" else {"gate": one[:half], "up": one[half:]}
+            if turned and match[2] != "down":
+                parts = {"gate": one[::2], "up": one[1::2]}
+            for part, rows in parts.items():
+                made[f"{match[1]}.{e}.{part}_proj.{'bias' if match[3] else 'weight'}"] = np.ascontiguousarray(rows)
+    return made
+
+
+def folders(path: Path, case: str, form: str, apart: bool = False) -> tuple[Path, Path]:
+    """(a quantised folder, the same in float32). GPT-2's matrices are stored as (k, rows), but not by GPTQ and AWQ.
+    apart: experts have a matrix each."""
     make, quantization = FORMS[form]
     golden, rng = load_golden(BY_NAME[case]), np.random.default_rng(7)
     quantised: dict[str, Array] = {}
     plain: dict[str, Array] = {}
-    for name, value in weights(BY_NAME[case], golden).items():
+    tensors = weights(BY_NAME[case], golden)
+    for name, value in (unfused(case, tensors) if apart else tensors).items():
         turned = case.startswith("gpt2")
         rows, k = (value.T if turned else value).shape if value.ndim == 2 else (1, 1)
         if rows % 8 or k % SIZE or not name.endswith(".weight") or _KEPT.search(name):
@@ -67,10 +91,10 @@ def folders(path: Path, case: str, form: str) -> tuple[Path, Path]:
         quantised |= {f"{module}.{part}": one for part, one in parts.items()}
         plain[name] = np.ascontiguousarray(floats.T if turned else floats).astype(np.float32)
     assert len(plain) != len(quantised) or form == "int8"
-    for name, tensors, more in (("q", quantised, {"quantization_config": quantization}), ("plain", plain, {})):
+    for name, found, more in (("q", quantised, {"quantization_config": quantization}), ("plain", plain, {})):
         (path / name).mkdir()
         (path / name / "config.json").write_text(json.dumps(golden.config | more))
-        packed.save(tensors, path / name / "model.safetensors")
+        packed.save(found, path / name / "model.safetensors")
     return path / "q", path / "plain"
 
 
@@ -106,6 +130,56 @@ def test_logits(tmp_path: Path, case: str, form: str) -> None:
         assert not wide
     with Model.load(quantised, threads=2, quantize="q8_0") as model:
         assert model.info().quantisation_why == ""
+
+
+APART = ["gemma4_experts", "gpt_oss", "granitemoe_swa", "mistral4", "qwen3vlmoe"]
+
+
+@pytest.mark.parametrize("form", ["gptq", "awq", "ct"])
+@pytest.mark.parametrize("case", APART)
+def test_experts_apart(tmp_path: Path, case: str, form: str) -> None:
+    """transformers has a tensor for all experts; what quantises it, a module for each."""
+    quantised, plain = folders(tmp_path, case, form, apart=True)
+    with Model.load(plain, threads=2, precision="high", kv="f32") as model:
+        want = model.logits(IDS)
+    with Model.load(quantised, threads=2, precision="high", kv="f32") as model:
+        assert distance(model.logits(IDS), want) < 1e-3
+        types = {m.type for m in model.core.engine.plan.matrices if "_exps" in m.name}
+    assert "INT4" in types
+
+
+@pytest.mark.parametrize("case", [*APART, "gpt_oss_few", "gpt_oss_odd"])
+def test_experts_apart_are_the_same(tmp_path: Path, case: str) -> None:
+    golden, found = load_golden(BY_NAME[case]), []
+    tensors = weights(BY_NAME[case], golden)
+    for name, some in (("whole", tensors), ("apart", unfused(case, tensors))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(golden.config))
+        packed.save(some, tmp_path / name / "model.safetensors")
+        with Model.load(tmp_path / name, threads=1, precision="high", kv="f32") as model:
+            found.append(model.logits([i % 20 for i in IDS]))
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("part", ["down", "up"])
+def test_experts_both_whole_and_apart_are_refused(tmp_path: Path, part: str) -> None:
+    golden = load_golden(BY_NAME["mistral4"])
+    tensors = weights(BY_NAME["mistral4"], golden)
+    tensors |= {n: x for n, x in unfused("mistral4", tensors).items() if re.search(rf"experts\.\d+\.{part}_proj", n)}
+    (tmp_path / "config.json").write_text(json.dumps(golden.config))
+    packed.save(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ModelFileError, match=rf"experts\.0\.{part}_proj\.weight \(byte \d+\): a second tensor"):
+        Model.load(tmp_path)
+
+
+def test_bias_of_an_expert_that_is_missing(tmp_path: Path) -> None:
+    golden = load_golden(BY_NAME["gpt_oss"])
+    tensors = unfused("gpt_oss", weights(BY_NAME["gpt_oss"], golden))
+    tensors = {name: x for name, x in tensors.items() if not re.search(r"experts\.\d+\.up_proj\.bias", name)}
+    (tmp_path / "config.json").write_text(json.dumps(golden.config))
+    packed.save(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ModelFileError, match=r"experts\.0\.up_proj\.bias: no such tensor"):
+        Model.load(tmp_path)
 
 
 @pytest.mark.parametrize("form", ["ct", "int8"])

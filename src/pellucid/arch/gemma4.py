@@ -14,7 +14,7 @@ from pellucid.arch.config import Config, Reader, Source
 from pellucid.arch.mixture import OWN, with_experts
 from pellucid.errors import ModelFileError
 from pellucid.experts import add, experts, route
-from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings, cap, windows
+from pellucid.folder import EXPERTS, KEYS, NAMES, QKVO, Folder, Settings, cap, windows
 from pellucid.plan import QKV, Kind, Plan, floats
 from pellucid.recurrent import gate
 
@@ -263,8 +263,7 @@ _TEXT = Folder(
         "router.proj": "ffn_gate_inp",
         "router.scale": "ffn_gate_inp.scale",
         "router.per_expert_scale": "ffn_down_exps.scale",
-        "experts.gate_up_proj": "ffn_gate_up_exps.weight",
-        "experts.down_proj": "ffn_down_exps.weight",
+        **{name.removeprefix("mlp."): own for name, own in EXPERTS.items() if name != "mlp.gate"},
         "post_feedforward_layernorm_1": "post_ffw_norm_1",
         "pre_feedforward_layernorm_2": "pre_ffw_norm_2",
         "post_feedforward_layernorm_2": "post_ffw_norm_2",

@@ -97,10 +97,10 @@ FOLDERS = {
         },
         inert={"initial_context_length": ANY, "experts_per_token": Same("num_experts_per_tok")},
         biases={"attention_bias": QKVO},
-        biased=("ffn_gate_inp", "ffn_gate_up_exps", "ffn_down_exps"),
+        biased=("ffn_gate_inp", "ffn_gate_up_exps", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"),
         names={
             **{name: own for name, own in NAMES.items() if not name.startswith("mlp.")},
-            **{name: own for name, own in EXPERTS.items() if "*" not in name and name != "mlp.gate"},
+            **{name: own for name, own in EXPERTS.items() if name != "mlp.gate"},
             "post_attention_layernorm": "post_attention_norm",
             "self_attn.sinks": "attn_sinks.weight",
             "mlp.router": "ffn_gate_inp",

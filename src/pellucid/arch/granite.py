@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pellucid.arch.config import Config, Reader, Source
 from pellucid.arch.mixture import feed_forward
+from pellucid.folder import EXPERTS as STACKS
 from pellucid.folder import KEYS, MLP, QKVO, Folder
 from pellucid.plan import Plan
 
@@ -69,8 +70,7 @@ OLDER_EXPERTS = {
     "block_sparse_moe.router.layer": "ffn_gate_inp",
 }
 EXPERTS = {
-    "block_sparse_moe.experts.gate_up_proj": "ffn_gate_up_exps.weight",
-    "block_sparse_moe.experts.down_proj": "ffn_down_exps.weight",
+    **{name.replace("mlp.", "block_sparse_moe."): own for name, own in STACKS.items() if name != "mlp.gate"},
     "block_sparse_moe.router": "ffn_gate_inp",
     **OLDER_EXPERTS,
 }

@@ -62,7 +62,7 @@ FOLDERS = {
             "first_k_dense_replace": 0,
             "rope_interleave": True,
         },
-        names={**LATENT_NAMES, **{name: own for name, own in EXPERTS.items() if "*" not in name}, **SHARED_EXPERT},
+        names={**LATENT_NAMES, **EXPERTS, **SHARED_EXPERT},
         derive=_derive,
         **{**COMMON, "rotated": ("qk_rope_head_dim", "qk_nope_head_dim")},
     )

@@ -13,6 +13,7 @@ from pellucid.errors import ModelFileError, UnsupportedModelError
 from pellucid.parts import Made, Parts, floats
 from pellucid.weights.base import Tensor
 
+FLOATS = ("F32", "F16", "BF16")
 _UNITS = {"F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}
 
 
@@ -71,6 +72,19 @@ def _gathered(t: Tensor, places: npt.NDArray[np.intp]) -> Tensor:
         return np.concatenate([t.data[run[0] * row : (run[-1] + 1) * row].view(np.uint8) for run in runs])
 
     return t._replace(shape=(*places.shape, t.shape[1]), data=Made(make, row, order.size * row))
+
+
+def wide(t: Tensor) -> Tensor:
+    """A matrix in F32, F16 or BF16 as float32, made of as many rows as are asked for."""
+    if t.type == "F32":
+        return t
+    rows, k = t.shape[0], t.data.size // 2 // max(t.shape[0], 1)
+
+    def make(first: int, end: int) -> npt.NDArray[np.uint8]:
+        part = t._replace(shape=(end - first, k), data=t.data[2 * first * k : 2 * end * k])
+        return floats(part).reshape(-1).view(np.uint8)
+
+    return t._replace(type="F32", data=Made(make, 4 * k, 4 * k * rows))
 
 
 def plus(t: Tensor, offset: float) -> Tensor:

@@ -19,7 +19,6 @@ import numpy as np
 
 from pellucid.errors import ModelFileError, UnsupportedModelError
 from pellucid.folder import ANY, Folder, Same, Wrapper
-from pellucid.parts import Parts
 from pellucid.weights import mxfp4, rotations
 from pellucid.weights.base import ModelFile, Tensor, same_bytes
 from pellucid.weights.derived import of_floats, plus
@@ -27,6 +26,7 @@ from pellucid.weights.integers import Joined
 from pellucid.weights.orders import has_inputs_first, in_order, moved, orders, plain
 from pellucid.weights.prequantised import Quantised, join
 from pellucid.weights.sentences import is_base
+from pellucid.weights.stacks import NUMBER, stacked
 
 Find = Callable[[str], tuple[str, Folder | Wrapper]]  # model_type -> (architecture, table)
 
@@ -70,8 +70,6 @@ _LEFT_OUT = re.compile(
 )
 _NORM = re.compile(r"norm\.weight$")
 _STACK = re.compile(r"blk\.\d+\.ffn_.+_exps\.weight")
-# The number of an expert or of a head, within the names of a layer's tensors.
-_EXPERT = re.compile(r"(?:(?<=experts)|(?<=layernorm\.norms))\.(0|[1-9][0-9]{0,3})(?=\.)")
 # What a folder may have in place of several matrices.
 _WHOLE = {"attn_q": "attn_qkv", "attn_k": "attn_qkv", "attn_v": "attn_qkv", "ffn_gate": "ffn_up"}
 _WHOLE |= {"attn_qkv": "ssm_in", "attn_gate": "ssm_in", "ssm_beta": "ssm_ba", "ssm_alpha": "ssm_ba"}
@@ -294,7 +292,7 @@ class _Names:
         if kind not in ("weight", "bias"):  # a parameter whose name has no such end
             stem, kind = self._base + name, ""
         match = self._layer.fullmatch(stem)
-        found = self._names.get(_EXPERT.sub(".*", f"{match[2]}.")[:-1] if match else stem, "")
+        found = self._names.get(NUMBER.sub(".*", f"{match[2]}.")[:-1] if match else stem, "")
         if not found:
             return None
         if not kind:
@@ -324,12 +322,14 @@ class _Names:
             return name
         layer = f"{self._layers}.{match[1]}." if match[1] else ""
         whole = f"{match[2]}.{match[3]}"
-        stacked = any(known.endswith("_exps.weight") and own.endswith("_proj") for known, own in self._found.items())
-        if stacked or (match[2] not in self._back and whole not in self._back):
+        stacks = [own for known, own in self._found.items() if known.endswith("_exps.weight")]
+        stacked = any(own.endswith("_proj") for own in stacks)
+        if any(not NUMBER.search(own) for own in stacks) or (match[2] not in self._back and whole not in self._back):
             whole = re.sub("ffn_(gate|up)_exps", "ffn_gate_up_exps", whole)
         fused = whole.rpartition(".")[0]
-        part = next((name for name in (match[2], fused) if name in self._back), _WHOLE.get(match[2], ""))
-        if whole in self._back and (stacked or not (fused in self._back and fused.endswith("_exps"))):
+        part = next((name for name in (fused, match[2]) if name in self._back), _WHOLE.get(match[2], ""))
+        apart = fused in self._back and fused.endswith("_exps") and match[3] in ("weight", "bias")
+        if whole in self._back and (stacked or not apart):
             own = layer + self._back[whole]
         elif part in self._back:
             own = f"{layer}{self._back[part].replace('*', '0')}.{match[3]}"
@@ -340,32 +340,6 @@ class _Names:
     def left_out(self, name: str) -> bool:
         own = self._unused.fullmatch(self._base + name)
         return bool(own or _LEFT_OUT.fullmatch(name) or self._parts.fullmatch(name))
-
-
-def _kind(name: str) -> str:
-    """What has the same number of parts in all layers: experts, or the norms of heads of one name."""
-    return "experts" if name.endswith("_exps.weight") else name.split(".", 2)[2]
-
-
-def _stacked(folder: ModelFile, found: dict[str, dict[int, Tensor]]) -> dict[str, Tensor]:
-    """The matrices of experts, {name: {expert: matrix}}, as one tensor each of shape (experts, rows, k); vectors of
-    heads likewise. All names have as many."""
-    n = max((max(parts) for parts in found.values()), default=-1) + 1
-    made = {}
-    for name, parts in found.items():
-        first = parts[min(parts)]
-        for e in range(n):
-            own = _EXPERT.sub(f".{e}", first.name)
-            if e not in parts:
-                message = f"no such tensor beside {first.name}"
-                raise ModelFileError(message, file=folder.path, field=own, expected=f"a tensor for each of {n} experts")
-            if (parts[e].type, parts[e].shape) != (first.type, first.shape):
-                t, message = parts[e], f"is {parts[e].type} of shape {parts[e].shape}"
-                expected = f"{first.type} of shape {first.shape}, as {first.name} is"
-                raise ModelFileError(message, file=t.file, field=own, offset=t.offset, expected=expected)
-        data = Parts(tuple(parts[e].data for e in range(n)))
-        made[name] = first._replace(shape=(n, *first.shape), data=data)
-    return made
 
 
 def _tensors(
@@ -386,7 +360,7 @@ def _tensors(
             continue
         if name.endswith(".exp_probs_b.bias") and len(t.shape) == 2:  # ERNIE's has a dimension of 1 before
             t = t._replace(shape=t.shape[1:] if t.shape[0] == 1 else t.shape)
-        expert = _EXPERT.search(own)
+        expert = NUMBER.search(own)
         if own in quantised.ordered and expert is not None:  # each expert's order is its own
             t = plain(quantised.ordered[own])
         elif own in quantised.ordered:
@@ -406,8 +380,11 @@ def _tensors(
             found[name] = t if change is None else moved(t, partial(change, c), quantised)
             if change is not None:
                 ordered.pop(name, None)
-    for kind in {_kind(name) for name in experts}:
-        found |= _stacked(folder, {name: parts for name, parts in experts.items() if _kind(name) == kind})
+    for name, t in stacked(folder, experts, quantised).items():
+        whole = re.sub(r"ffn_(gate|up)_exps", "ffn_gate_up_exps", name)
+        if name in found or whole in found:
+            raise ModelFileError("a second tensor for the same weight", file=t.file, field=t.name, offset=t.offset)
+        found[name] = t
     found |= orders(found, ordered)
     for name in [name for name in found if name.endswith(".weight")]:
         stem = name.removesuffix(".weight")

@@ -1,4 +1,4 @@
-"""Matrices of folders that hold integers with scales, or FP8: their bytes in the engine's formats, made when asked for.
+"""Matrices of folders that hold integers with scales: their bytes in the engine's formats, made when asked for.
 
 w[row][column] = scale[row][group of column] * (code - zero[row][group of column]).
 """
@@ -18,7 +18,7 @@ from pellucid.errors import ModelFileError
 from pellucid.parts import Made
 from pellucid.weights.base import Data, Tensor
 
-__all__ = ["Integers", "Joined", "fp8", "nibbles", "numbers"]
+__all__ = ["Integers", "Joined", "in_parts", "nibbles", "numbers"]
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]
@@ -96,7 +96,7 @@ class Integers:
                     self.flip, order, group, scale, zero, at, stop,
                 )  # fmt: skip
 
-            found = _in_parts(some, first, end)
+            found = in_parts(some, first, end)
             return np.concatenate(found) if len(found) != 1 else found[0]
 
         row = _ROW_BYTES[type](self.k)
@@ -104,7 +104,7 @@ class Integers:
         return Tensor(self.name, type, (self.rows, self.k), data, self.codes.offset, self.codes.file)
 
 
-def _in_parts(some: Callable[[int, int], T], first: int, end: int) -> list[T]:
+def in_parts(some: Callable[[int, int], T], first: int, end: int) -> list[T]:
     """What `some` gives for parts of the rows [first, end), a thread each; but for the last, of whole sixteens."""
     threads = _engine.topology()[0]
     step = max(-(-(end - first) // threads // 16) * 16, 16)
@@ -132,22 +132,3 @@ def numbers(t: Tensor) -> npt.NDArray[np.float32]:
     else:
         values = t.data.view({"F16": np.float16, "F32": np.float32, "F64": np.float64}[t.type])
     return np.asarray(values, np.float32).reshape(t.shape)
-
-
-def fp8(weight: Tensor, scale: Tensor, block: tuple[int, int]) -> Tensor:
-    """A matrix in FP8 with a scale for each block of (rows, columns), as float32."""
-    rows, k = weight.shape
-
-    def make(first: int, end: int) -> npt.NDArray[np.uint8]:
-        codes = weight.data[first * k : end * k].view(np.uint8).reshape(end - first, k)
-        grid = numbers(scale).reshape(-(-rows // block[0]), -(-k // block[1]))
-        out = np.empty(codes.shape, np.float32)
-
-        def some(at: int, stop: int) -> None:
-            part = slice(at - first, stop - first)
-            _engine.make_fp8(codes[part], grid, block, at, out[part])
-
-        _in_parts(some, first, end)
-        return out.reshape(-1).view(np.uint8)
-
-    return Tensor(weight.name, "F32", weight.shape, Made(make, 4 * k, 4 * k * rows), weight.offset, weight.file)

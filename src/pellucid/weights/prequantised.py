@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid.errors import ModelFileError, UnsupportedModelError
+from pellucid.weights import fp8
 from pellucid.weights.base import ModelFile, Tensor
-from pellucid.weights.integers import Integers, Joined, fp8, nibbles, numbers
+from pellucid.weights.integers import Integers, Joined, nibbles, numbers
 
 __all__ = ["Quantised", "join"]
 
@@ -41,6 +42,7 @@ _HARMLESS = frozenset(
     block_name_list supported_types low_gpu_mem_usage amp scale_dtype quant_block_list
     regex_config enable_norm_bias_tuning
     gradient_accumulate_steps not_use_best_mse dynamic_max_gap lr_scheduler sampler model_dtype act_bits
+    act_data_type act_dynamic act_sym act_group_size provider
     config_groups ignore quantization_status global_compression_ratio kv_cache_scheme kv_cache_quant_algo
     activation_scheme fmt weight_block_size dequantize scale_fmt expert_dtype ignored_layers activation_scale_ub
     weight_scheme moe_sparsity_config sparsity_config transform_config
@@ -48,10 +50,14 @@ _HARMLESS = frozenset(
 )
 _PACKINGS = {  # of auto-round -> layout
     "auto_round": "gptq_v2", "auto_round:gptq": "gptq", "auto_round:auto_gptq": "gptq", "auto_round:awq": "awq",
-    "auto_round:auto_awq": "awq", "auto_round:gptq_v2": "gptq_v2",
+    "auto_round:auto_awq": "awq", "auto_round:gptq_v2": "gptq_v2", "auto_round:gptqmodel": "gptq_v2",
 }  # fmt: skip
 # Parameters of quantised activations, which are quantised here in another way.
-_UNUSED = re.compile(r".+\.(input|output|activation|q|k|v|kv)_(scale|zero_point|global_scale)(_inv|_ub)?")
+_UNUSED = re.compile(
+    r".+\.(input|output|activation|q|k|v|kv|experts\.\w+_proj_(activation|input))_(scale|zero_point|global_scale)"
+    r"(_inv|_ub)?"
+)
+_STACK = re.compile(r".+\.experts\.\w+_proj")  # of experts' matrices in one tensor
 _FLOATS = ("F16", "BF16", "F32")
 _SCALES = (*_FLOATS, "F8_E8M0", "U8")
 
@@ -65,7 +71,7 @@ class Quantised:
     floats: dict[str, Tensor] = field(default_factory=dict)  # those in INT4 and Q8_0: the same in F32
     widened: set[str] = field(default_factory=set)  # those in FP8, as float32
     reasons: dict[str, str] = field(default_factory=dict)  # those of integers that are in F32: why
-    biases: dict[str, bool] = field(default_factory=dict)  # beside GPTQ's matrices: whether all of it is zeros
+    biases: dict[str, bool] = field(default_factory=dict)  # beside quantised matrices: whether all of it is zeros
     method: str = ""
 
 
@@ -91,8 +97,10 @@ class _Reader:
         self.bits: int | None = None
         self.group: int | None = None  # columns; -1: all
         self.block: tuple[int, int] | None = None  # of FP8
-        self.mixed = False  # matrices may have bits and groups of their own
-        self.desc_act = False
+        self.default = False  # FP8 may have the blocks that transformers assumes
+        self.mixed = ""  # the key that gives matrices bits and groups of their own
+        self.ordered = ""  # why matrices have an index of groups
+        self.floats = False  # no matrix need be quantised
         self.small = False  # some matrices have 4 bits
 
     def run(self) -> Quantised:
@@ -146,9 +154,9 @@ class _Reader:
         self._only("is_marlin_format", (None, False), None)
         self._only("pack_dtype", (None, "int32"), None)
         self.layout = form.lower()
-        self.desc_act = self.folder.get_bool(f"{self.key}.desc_act", False)
+        self.ordered = "desc_act is true" if self.folder.get_bool(f"{self.key}.desc_act", False) else ""
         self.folder.get_bool(f"{self.key}.sym", True)
-        self.mixed = bool(self.folder.get_table(f"{self.key}.dynamic", None))
+        self.mixed = "dynamic" if self.folder.get_table(f"{self.key}.dynamic", None) else ""
         return "GPTQ"
 
     def _awq(self) -> str:
@@ -158,7 +166,7 @@ class _Reader:
             raise self.folder.refuse(f"{self.key}.{key}", f"gemm; else {_HINT}")
         self._only("pack_dtype", (None, "int32"), None)
         self.folder.get_bool(f"{self.key}.zero_point", True)
-        self.mixed = bool(self.folder.get_table(f"{self.key}.dynamic", None))
+        self.mixed = "dynamic" if self.folder.get_table(f"{self.key}.dynamic", None) else ""
         self.layout = "awq"
         return "AWQ"
 
@@ -170,19 +178,27 @@ class _Reader:
         self.layout = _PACKINGS[packing]
         self._sizes((4, 8) if self.layout != "awq" else (4,))
         self.folder.get_bool(f"{self.key}.sym", True)
-        self.mixed = bool(self.folder.get_table(f"{self.key}.extra_config", None))
+        self.mixed = "extra_config" if self.folder.get_table(f"{self.key}.extra_config", None) else ""
         return "AutoRound"
 
     def _fp8(self) -> str:
         self._only("fmt", (None, "e4m3"), None)
         self._only("expert_dtype", (None, "fp8"), None)
-        sizes = self.folder.get_list(f"{self.key}.weight_block_size", None, of=int)
-        if sizes is not None:
-            if len(sizes) != 2 or min(sizes) < 1 or max(sizes) > 1 << 24:
-                raise self.folder.fail(f"{self.key}.weight_block_size", f"it is {sizes}", "two sizes of at least 1")
-            self.block = (sizes[0], sizes[1])
+        self.block = self._block(f"{self.key}.weight_block_size")
+        self.default = "weight_block_size" not in self.table and self.table.get("quant_method") == "fp8"
         self.layout = "fp8"
         return "FP8"
+
+    def _block(self, key: str) -> tuple[int, int] | None:
+        """Rows and columns of FP8's blocks: [128, 128] or, as older folders have it, "128x128"."""
+        value = self.folder.get_any(key, None)
+        match = re.fullmatch(r"(\d{1,8})x(\d{1,8})", value) if isinstance(value, str) else None
+        sizes = [int(match[1]), int(match[2])] if match else self.folder.get_list(key, None, of=int)
+        if sizes is None:
+            return None
+        if len(sizes) != 2 or min(sizes) < 1 or max(sizes) > 1 << 24:
+            raise self.folder.fail(key, f"it is {value}", "two sizes of at least 1")
+        return sizes[0], sizes[1]
 
     def _groups(self) -> str:
         """compressed-tensors: what each group of matrices has. Tensors say which of them a matrix belongs to."""
@@ -192,14 +208,17 @@ class _Reader:
             if table and not dense and any(value not in (None, {}, []) for value in table.values()):
                 raise UnsupportedModelError(feature=f"{self.key}.{part}", supported=_HINT)
         groups = self.folder.get_table(f"{self.key}.config_groups")
-        if not groups:
+        cache = self.folder.get_table(f"{self.key}.kv_cache_scheme", None)
+        if not groups and not cache:
             raise self.folder.fail(f"{self.key}.config_groups", "it is empty", "a group of matrices")
+        self.floats = True
         for name in groups:
             key = f"{self.key}.config_groups.{name}"
             self.folder.get_table(key)
             self.folder.get_table(f"{key}.weights", None)
             if not groups[name].get("weights"):
                 continue
+            self.floats = False
             kind = self.folder.get_str(f"{key}.weights.type", "int")
             bits = self.folder.get_int(f"{key}.weights.num_bits", 8)
             if (kind, bits) not in (("int", 4), ("int", 8), ("float", 8)):
@@ -212,11 +231,14 @@ class _Reader:
             size = self.folder.get_int(f"{key}.weights.group_size", None, min=-1, max=1 << 24)
             if len(groups) == 1 and size is not None and size != 0:
                 self.group = size
-            sizes = self.folder.get_list(f"{key}.weights.block_structure", None, of=int)
-            if sizes is not None and kind == "float":
-                if len(sizes) != 2 or min(sizes) < 1 or max(sizes) > 1 << 24:
-                    raise self.folder.fail(f"{key}.weights.block_structure", f"it is {sizes}", "two sizes")
-                self.block = (sizes[0], sizes[1])
+            if kind == "float":
+                self.block = self._block(f"{key}.weights.block_structure") or self.block
+            order = self.folder.get_any(f"{key}.weights.actorder", None)
+            # some of a folder's matrices may have none; an index of -1 is none, too
+            if order in ("group", "dynamic", True) and not any(
+                n.endswith(".weight_g_idx") for n in self.folder.tensors
+            ):
+                self.ordered = "actorder is group"
         known = (None, "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "dense",
                  "mixed-precision", "fakequant")  # fmt: skip
         self._only("format", known, None)
@@ -241,10 +263,15 @@ class _Reader:
             elif kind == "weight" and tensors[name].type == "F8_E4M3" and self.layout in ("compressed-tensors", "fp8"):
                 self._put(stem, Joined(self._of_fp8(stem)))
                 self.found.widened.add(name)
+            elif _STACK.fullmatch(name) and tensors[name].type == "F8_E4M3" and self.layout == "fp8":
+                tensors[name] = self._of_stack(name)
+                del tensors[f"{name}_scale_inv"]
+                self.found.names.add(name)
+                self.found.widened.add(name)
             else:
                 continue
             count += 1
-        if not count:
+        if not count and not self.floats:
             raise ModelFileError(
                 "no tensor is quantised as it says", file=self.folder.metadata_file, field=self.key,
                 expected=f"tensors of {self.found.method}",
@@ -255,8 +282,8 @@ class _Reader:
 
     def _put(self, stem: str, joined: Joined) -> None:
         tensors, name, bias = self.folder.tensors, f"{stem}.weight", f"{stem}.bias"
-        if bias in tensors and tensors[bias].type in _FLOATS and self.layout in ("gptq", "gptq_v2"):
-            # AutoGPTQ's modules have one each, whether the model does or not (its issue 555)
+        if bias in tensors and tensors[bias].type in _FLOATS:
+            # AutoGPTQ's modules have one each, whether the model does or not (its issue 555); others' may, too
             self.found.biases[bias] = not numbers(tensors[bias]).any()
         if name in tensors and tensors[name] is not None and tensors[name].type not in ("I8", "F8_E4M3"):
             raise self._fail(tensors[name], "a second tensor for the same weight")
@@ -294,16 +321,20 @@ class _Reader:
 
     def _group_of(self, stem: str, k: int, groups: int, t: Tensor, index: str) -> npt.NDArray[np.int32]:
         """Each column's group: from the index, else from the group size. t: the tensor that says how many."""
-        if f"{stem}.{index}" in self.folder.tensors:
-            g = self._shaped(self._need(f"{stem}.{index}", ("I32", "I64"), 1), (k,))
+        g, values = self.folder.tensors.get(f"{stem}.{index}"), None
+        if g is not None:
+            g = self._shaped(self._need(g.name, ("I32", "I64"), 1), (k,))
             values = g.data.view(np.int32 if g.type == "I32" else np.int64)
+            if self.layout == "compressed-tensors" and (values == -1).all():  # as its modules begin: there is none
+                values = None
+        if g is not None and values is not None:
             if values.min() < 0 or values.max() >= groups:
                 wrong = int(values.min() if values.min() < 0 else values.max())
                 raise self._fail(g, f"has group {wrong}", f"0 to {groups - 1}, as {t.name} has {groups}")
             return values.astype(np.int32)
-        if self.desc_act:
+        if self.ordered:
             raise ModelFileError("no such tensor", file=self.folder.path, field=f"{stem}.{index}",
-                                 expected="the group of each column, since desc_act is true")  # fmt: skip
+                                 expected=f"the group of each column, since {self.ordered}")  # fmt: skip
         size = self.group if self.group is not None else -(-k // groups)
         size = k if size == -1 else size
         if -(-k // size) != groups:
@@ -320,8 +351,8 @@ class _Reader:
         zeros = self._need(f"{stem}.qzeros", ("I32",))
         groups, n = scales.shape
         bits = self.bits or 4
-        if self.mixed and zeros.shape[1] * 32 in (4 * n, 8 * n):
-            bits = zeros.shape[1] * 32 // n
+        if self.mixed:
+            bits = self._own_bits(stem, zeros.shape[1], n, bits, (4, 8))
         self._shaped(zeros, (groups, -(-n * bits // 32)))
         k = q.shape[0] * 32 // bits
         self._shaped(q, (q.shape[0], n))
@@ -336,11 +367,25 @@ class _Reader:
         return Integers(f"{stem}.weight", q, n, k, bits, 4 * n, 4, 32 // bits, 1, 0, group,
                         lambda: numbers(scales).T, zero).joined()  # fmt: skip
 
+    def _own_bits(self, stem: str, words: int, n: int, bits: int, supported: tuple[int, ...]) -> int:
+        """The bits of a matrix that may have others than the rest. words: of n columns; bits: of the rest."""
+        if 32 * words % n or not 1 <= 32 * words // n <= 8:  # the tensors' shapes then do not fit
+            return bits
+        found = 32 * words // n
+        if found not in supported:
+            raise UnsupportedModelError(
+                feature=f"{self.key}.{self.mixed}: {found} bits of {stem}",
+                supported=f"{' and '.join(str(b) for b in supported)} bits; else {_HINT}",
+            )
+        return found
+
     def _of_awq(self, stem: str) -> Joined:
         q = self._need(f"{stem}.qweight", ("I32",))
         scales = self._need(f"{stem}.scales", _FLOATS)
         zeros = self._need(f"{stem}.qzeros", ("I32",))
         (k, words), (groups, n) = q.shape, scales.shape
+        if self.mixed:
+            self._own_bits(stem, words, n, 4, (4,))
         self._shaped(scales, (groups, 8 * words))
         self._shaped(zeros, (groups, words))
         group = self._group_of(stem, k, groups, scales, "g_idx")
@@ -411,24 +456,12 @@ class _Reader:
         weight = self._need(f"{stem}.weight", ("F8_E4M3",))
         inverse = f"{stem}.weight_scale_inv" in self.folder.tensors
         scale = self._need(f"{stem}.weight_scale_inv" if inverse else f"{stem}.weight_scale", _SCALES, None)
-        rows, k = weight.shape
-        shape = scale.shape
-        if math.prod(shape) == 1:
-            block = (rows, k)
-        elif shape in ((rows,), (rows, 1)) and self.block is None:
-            block = (1, k)
-        elif self.block is not None and shape == (-(-rows // self.block[0]), -(-k // self.block[1])):
-            block = self.block
-        elif self.block is None and len(shape) == 2 and rows % shape[0] == 0 and k % shape[1] == 0:
-            block = (rows // shape[0], k // shape[1])
-        elif shape in ((rows,), (rows, 1)):
-            block = (1, k)
-        else:
-            wanted = f"{(rows, 1)}" if self.block is None else f"{(-(-rows // self.block[0]), -(-k // self.block[1]))}"
-            raise self._fail(scale, f"has shape {shape}", f"shape {wanted}")
-        if not np.isfinite(numbers(scale)).all():
-            raise self._fail(scale, "has a scale that is not finite")
-        return fp8(weight, scale, block)
+        return fp8.matrix(weight, scale, self.block, self.default)
+
+    def _of_stack(self, name: str) -> Tensor:
+        """Experts in FP8 in one tensor, as transformers 5 has them."""
+        weight = self._need(name, ("F8_E4M3",), 3)
+        return fp8.stack(weight, self._need(f"{name}_scale_inv", _SCALES, None), self.block, self.default)
 
 
 def _are_nibbles(codes: npt.NDArray[np.int8], zero: npt.NDArray[np.int16]) -> bool:
