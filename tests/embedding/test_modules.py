@@ -92,7 +92,8 @@ def test_a_folder_below_one_of_another_model(tmp_path: Path) -> None:
     """Its modules.json says nothing of this one."""
     path, modules = folder(tmp_path / "m", "bert")
     (path / "modules.json").unlink()
-    for above in (modules, [{**modules[0], "path": "0_Transformer"}, *modules[1:]], [], {}):
+    others: list[Any] = [modules, [{**modules[0], "path": "0_Transformer"}, *modules[1:]], [], {}]
+    for above in others:
         (tmp_path / "modules.json").write_text(json.dumps(above))
         with Model.load(path, threads=1) as model, pytest.raises(ValueError, match="pooling: the model's files"):
             model.embed("a")
