@@ -319,7 +319,7 @@ class Context:
         except BaseException:
             self._release(use)
             raise
-        return self._go_on(use, new, prompt if isinstance(prompt, str) else "", parsed)
+        return self._go_on(use, len(self._ids), new, prompt if isinstance(prompt, str) else "", parsed)
 
     @overload
     def chat(
@@ -341,17 +341,15 @@ class Context:
         try:
             self._open()
             self._even()
-            prompt.check(self._core, parsed.settled(parsed.seeds(1)[0]))
             same = next((i for i, (a, b) in enumerate(zip(self._ids, prompt.ids)) if a != b), None)
             keep = min(len(self._ids), len(prompt.ids)) if same is None else same
             # The last token is recomputed even if the context holds it, since its logits are needed.
-            self._cut(min(keep, len(prompt.ids) - 1))
+            keep = min(keep, len(prompt.ids) - 1)
         except BaseException:
             self._release(use)
             raise
         echo = prompt.text if parsed.echo else ""
-        new = prompt.ids[len(self._ids) :]
-        pieces = self._go_on(use, new, echo, parsed, prompt.dropped, prompt.reply, chat=True)
+        pieces = self._go_on(use, keep, prompt.ids[keep:], echo, parsed, prompt.dropped, prompt.reply, chat=True)
         return pieces if streamed else pieces.result()
 
     # ---- for asyncio ------------------------------------------------------------------------------------------
@@ -392,6 +390,7 @@ class Context:
     def _go_on(
         self,
         use: Use,
+        keep: int,
         new: list[int],
         text: str,
         options: SamplingOptions,
@@ -400,23 +399,23 @@ class Context:
         *,
         chat: bool = False,
     ) -> Stream:
-        """Adds tokens and generates. The context must be in use already; it is released at the end."""
-        before = len(self._ids)
+        """Generates from the first `keep` tokens and new ones, unless an option is wrong, which changes nothing. The
+        context must be in use already; it is released at the end."""
         try:
             self._core.open()
             (seed,) = options.seeds(1)
-            self._ids += new
-            if self._sequence.length == len(self._ids):  # recompute the last token, whose logits are needed
-                self._sequence.rewind(len(self._ids) - 1)
-            settled = options.settled(seed)
-            job = generation.Job(self._core, self._ids, settled, self._sequence, len(new), text, reply=reply, chat=chat)
+            settled, ids = options.settled(seed), self._ids[:keep] + new
+            job = generation.Job(self._core, ids, settled, self._sequence, len(new), text, reply=reply, chat=chat)
+            job.use = use
+            self._cut(keep)
+            self._ids = ids
+            if self._sequence.length == len(ids):  # recompute the last token, whose logits are needed
+                self._sequence.rewind(len(ids) - 1)
         except BaseException:
-            self._cut(before)
             self._release(use)
             raise
-        job.use = use
         # A prompt that could not be computed is dropped.
-        return start.launch(job, options, lambda: self._release(use), lambda: self._cut(before), dropped)
+        return start.launch(job, options, lambda: self._release(use), lambda: self._cut(keep), dropped)
 
     def _encode(self, text: Prompt, name: str, *, empty: bool = False) -> list[int]:
         core, text = self._core, plain(text)

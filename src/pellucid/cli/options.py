@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import sys
@@ -408,8 +407,9 @@ def _files_of(source: str) -> list[str]:
     if os.path.isdir(source):
         names = [os.path.join(source, name) for name in os.listdir(source) if not name.endswith(".gguf")]
     else:
-        part = re.fullmatch(r"(.*-)[0-9]{5}(-of-[0-9]{5}\.gguf)", source, re.DOTALL)
-        names = [source] if part is None else glob.glob(f"{glob.escape(part[1])}[0-9][0-9][0-9][0-9][0-9]{part[2]}")
+        from pellucid.weights.reference import parts_of
+
+        names = parts_of(source)
     return [name for name in names if os.path.exists(name)]
 
 

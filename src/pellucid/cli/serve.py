@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shlex
@@ -369,15 +368,13 @@ def _check(
 
 
 def _size(source: str, check: bool) -> int:
-    from pellucid.weights import catalog, inventory
+    from pellucid.weights import catalog, inventory, reference
 
     path = Path(source)
     if path.is_dir():
         return sum(file.stat().st_size for file in path.glob("*.safetensors") if file.is_file())
     if path.exists():
-        parts = re.fullmatch(r"(.*-)\d{5}(-of-\d{5}\.gguf)", path.name)
-        files = path.parent.glob(f"{glob.escape(parts[1])}?????{parts[2]}") if parts else [path]
-        return sum(file.stat().st_size for file in files)
+        return sum(os.stat(file).st_size for file in reference.parts_of(source))
     entry = catalog.find(source)
     if entry is not None:
         return entry.size

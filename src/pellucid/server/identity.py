@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 
 from pellucid.info import ModelInfo
+from pellucid.weights.reference import parts_of
 
 __all__ = ["fingerprint"]
 
@@ -32,9 +31,7 @@ def fingerprint(info: ModelInfo, template: str | None = None) -> str:
 
 def _files(path: str) -> Iterator[str]:
     if not os.path.isdir(path):
-        part = re.fullmatch(r"(.*-)[0-9]{5}(-of-[0-9]{5}\.gguf)", path, re.DOTALL)
-        parts = [] if part is None else glob.glob(f"{glob.escape(part[1])}[0-9][0-9][0-9][0-9][0-9]{part[2]}")
-        yield from sorted(parts) or [path]
+        yield from parts_of(path)
         return
     for name in sorted(os.listdir(path)):
         if name.endswith((".json", ".safetensors", ".jinja", ".model", ".txt")):

@@ -10,6 +10,7 @@ of downloads that broke off, ``.NAME.parts/``. Nothing here uses the network.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
@@ -149,6 +150,15 @@ def siblings(name: str) -> list[str]:
     if not 1 <= int(match["number"]) <= count <= _MOST_PARTS:
         raise NotThere(f"{one_line(name, 100)}: no such part of a split file (at most {_MOST_PARTS} are downloaded)")
     return [f"{match['stem']}-{i + 1:05d}-of-{count:05d}.gguf" for i in range(count)]
+
+
+def parts_of(path: str) -> list[str]:
+    """All parts that exist of the split file at a path, in order; the path itself of any other file."""
+    match = _PART.fullmatch(path)
+    if match is None:
+        return [path]
+    digits = "[0-9]" * 5
+    return sorted(glob.glob(f"{glob.escape(match['stem'])}-{digits}-of-{match['count']}.gguf")) or [path]
 
 
 def missing(chosen: list[str], names: Iterable[str]) -> list[str]:
