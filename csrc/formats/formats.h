@@ -116,6 +116,7 @@ typedef struct pl_shape {
     int padded;   /* have four words */
     int paired;   /* scaled formats: k of both groups side by side */
     int products; /* scaled formats: are multiplied by codes times scales, with an offset for the block */
+    int signs;    /* codes' magnitudes, and apart from them which are negative */
 } pl_shape;
 
 /* A row of PL_INT_FORMATS -> an initialiser. */

@@ -52,13 +52,15 @@ PL_INLINE pl_shape pl_family_shape(pl_shape family, const pl_shape *format)
 
 /* An entry: 32 codes per term, then words of 32 bits: s_y; then per group, with an offset, -offset * sum(y) (products:
  * for the block); with mins, the sum that multiplies them.
+ * Signs: instead of codes y their magnitudes, and behind the words 32 masks m per term, -1 where y is negative: a signed
+ * w by y is (w ^ m) |y|, and |y| more with a mask; the sum of these is in the word for the offset.
  * Paired: the codes of several rows are those of k 4j and 4j + 1 of the first group, then of 4j + 2 and 4j + 3 of the
  * second, for j 0..3; then, in the second half, 4j + 2 and 4j + 3 of the first, 4j and 4j + 1 of the second. What is in
  * each word for the offset is two of 16 bits, those of both groups, for each term. */
 PL_INLINE int pl_entry_bytes(const pl_shape f, int terms)
 {
     const int groups = f.products && f.offset ? 1 : 32 / f.group;
-    return 32 * terms + 4 * (f.padded ? 4 : 1 + (f.offset || f.has_min ? groups : 0));
+    return 32 * terms * (1 + f.signs) + 4 * (f.padded ? 4 : 1 + (f.offset || f.signs || f.has_min ? groups : 0));
 }
 
 /* The 32 codes at q, in the order of an entry. */
@@ -77,6 +79,24 @@ PL_INLINE void pl_entry_codes(int paired, const int8_t *q, uint8_t *restrict out
     memcpy(out, pair, 32);
 }
 
+/* The magnitudes of the 32 codes at q and their masks; adds to sums, 16 codes each, factor times what masks take off. */
+PL_INLINE void pl_entry_signs(const int8_t *q, uint8_t *restrict out, uint8_t *restrict masks, int32_t factor,
+                              int32_t sums[2])
+{
+    typedef int8_t bytes __attribute__((vector_size(32)));
+    bytes y;
+    uint64_t taken[4];
+    memcpy(&y, q, 32);
+    const bytes mask = y < 0, size = (y ^ mask) - mask, negative = size & mask;
+    memcpy(out, &size, 32);
+    memcpy(masks, &mask, 32);
+    memcpy(taken, &negative, 32);
+    for (int i = 0; i < 4; i++) { /* eight bytes, in pairs, then all */
+        const uint64_t low = 0x00ff00ff00ff00ff, pairs = (taken[i] & low) + (taken[i] >> 8 & low);
+        sums[i / 2] += factor * (int32_t)(pairs * 0x0001000100010001 >> 48);
+    }
+}
+
 /* What lies in the scratch memory of a product: a head that says which panel it is, then the panel. */
 enum { PL_PANEL_HEAD = 64, PL_PANEL_MOST = 1 << 20 };
 
@@ -86,8 +106,8 @@ PL_INLINE int pl_panel_is(const pl_shape f, int terms, const pl_acts *x, int i0,
 {
     const struct {
         const int8_t *q;
-        int32_t i0, n, b0, blocks, k, terms, wide, offset, group, has_min, scaled;
-    } head = {x->q, i0, n, b0, blocks, x->k, terms, wide, f.offset, f.group, f.has_min, f.scaled};
+        int32_t i0, n, b0, blocks, k, terms, wide, offset, group, has_min, scaled, signs;
+    } head = {x->q, i0, n, b0, blocks, x->k, terms, wide, f.offset, f.group, f.has_min, f.scaled, f.signs};
     _Static_assert(sizeof head <= PL_PANEL_HEAD, "a head fits into its place");
     const int same = x->again && !memcmp(x->scratch, &head, sizeof head);
     memcpy(x->scratch, &head, sizeof head);
@@ -107,10 +127,15 @@ PL_INLINE void pl_make_panel(const pl_shape f, int terms, const pl_acts *x, int 
         uint8_t *out = panel + i * size;
         for (int b = 0; b < blocks; b++, out += n * size) {
             const float s_y = terms == 2 ? s[b] / 254.0f : s[b];
-            int32_t first = sums[2 * b], second = sums[2 * b + 1];
-            pl_entry_codes(paired, q + PL_BLOCK * b, out);
-            if (terms == 2)
-                pl_entry_codes(paired, q_low + PL_BLOCK * b, out + 32);
+            int32_t first = sums[2 * b], second = sums[2 * b + 1], taken[2] = {0, 0};
+            for (int term = 0; term < terms; term++) {
+                const int8_t *codes = (term ? q_low : q) + PL_BLOCK * b;
+                if (f.signs)
+                    pl_entry_signs(codes, out + 32 * term, out + size - 32 * (terms - term),
+                                   terms == 2 && term == 0 ? 254 : 1, taken);
+                else
+                    pl_entry_codes(paired, codes, out + 32 * term);
+            }
             memcpy(out + 32 * terms, &s_y, 4);
             if (f.paired && f.offset) {
                 const int16_t offset[4] = {(int16_t)(-f.offset * first), (int16_t)(-f.offset * second),
@@ -122,10 +147,12 @@ PL_INLINE void pl_make_panel(const pl_shape f, int terms, const pl_acts *x, int 
                 first = 254 * first + low[2 * b];
                 second = 254 * second + low[2 * b + 1];
             }
-            if (f.group == 32 || (f.products && f.offset))
+            if (f.group == 32 || (f.products && f.offset)) {
                 first += second;
-            if (f.offset) {
-                const int32_t offset[2] = {-f.offset * first, -f.offset * second};
+                taken[0] += taken[1];
+            }
+            if (f.offset || f.signs) {
+                const int32_t offset[2] = {taken[0] - f.offset * first, taken[1] - f.offset * second};
                 memcpy(out + 32 * terms + 4, offset, f.group == 16 && !f.products ? 8 : 4);
             }
             if (f.has_min) {

@@ -1,7 +1,7 @@
 /* Matrix products on quantised weights, without VNNI: vpmaddubsw multiplies unsigned codes by signed ones and adds pairs
  * into int16. How many such sums an int16 holds, |y| <= 127, by the greatest code:
  *     3: 43, 7: 18, 15: 8, 18: 7, 24: 5, 30, 31: 4, 62, 63: 2, 86: 1
- *     above 127: as signed codes, |w| by y with w's sign: 2 * 128 * 127 = 32,512, one
+ *     above 127: as signed codes, |y| by w, or by -w - 1: 2 * 127 * 128 = 32,512, one
  * Then vpmaddwd widens; for the high term it also multiplies by 254. */
 #include "simd.h"
 
@@ -19,22 +19,20 @@ PL_INLINE int narrow(int top, int terms)
     return fit(top) >= 8 && terms == 1;
 }
 
-/* v by 16 codes y, times `factor`: int32 sums of sixteen rows (keep16: the int16 ones, no factor). Several rows of x share
- * the magnitudes of v; both halves of the tile those of y, by which one row (alone) takes 0.92 of the time. No code but
- * those of 8 bits can be -128, which has no opposite. */
-PL_INLINE void dot(int top, int alone, __m256i v[2][4], const uint8_t *y, int keep16, int factor, __m256i d[2])
+/* v by 16 codes y, times `factor`: int32 sums of sixteen rows (keep16: the int16 ones, no factor). */
+PL_INLINE void dot(int top, __m256i v[2][4], const uint8_t *y, const uint8_t *masks, int keep16, int factor,
+                   __m256i d[2])
 {
     const int some = fit(top) < 4 ? fit(top) : 4;
     for (int j = 0; j < 4; j += some) {
         __m256i sum[2];
         for (int i = j; i < j + some; i++) {
-            const __m256i a = _mm256_set1_epi32(pl_load_i32(y + 4 * i)), magnitude = _mm256_abs_epi8(a);
+            const __m256i a = _mm256_set1_epi32(pl_load_i32(y + 4 * i));
+            const __m256i mask = top < 128 ? a : _mm256_set1_epi32(pl_load_i32(masks + 4 * i));
             for (int half = 0; half < 2; half++) {
                 const __m256i b = v[half][i];
-                const __m256i t = top < 128 ? _mm256_maddubs_epi16(b, a)
-                                  : alone && top < 255
-                                      ? _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(b, a))
-                                      : _mm256_maddubs_epi16(_mm256_abs_epi8(b), _mm256_sign_epi8(a, b));
+                const __m256i t =
+                    top < 128 ? _mm256_maddubs_epi16(b, a) : _mm256_maddubs_epi16(a, _mm256_xor_si256(b, mask));
                 sum[half] = i == j ? t : _mm256_add_epi16(sum[half], t);
             }
         }
@@ -53,9 +51,9 @@ PL_INLINE void scaled_dot(const pl_shape f, int terms, int h, __m256i v[2][4], c
 {
     const uint8_t *words = entry + 32 * terms;
     __m256i low[2];
-    dot(f.top, 0, v, entry + 16 * h, 1, 1, t);
+    dot(f.top, v, entry + 16 * h, NULL, 1, 1, t);
     if (terms == 2)
-        dot(f.top, 0, v, entry + 32 + 16 * h, 1, 1, low);
+        dot(f.top, v, entry + 32 + 16 * h, NULL, 1, 1, low);
     for (int half = 0; half < 2; half++) {
         if (h && f.offset)
             t[half] = _mm256_add_epi16(t[half], _mm256_set1_epi32(pl_load_i32(words + 4)));

@@ -3,7 +3,7 @@
  *
  *     enum { SIGNED_BYTES, PAIRED };  1: codes above 127 become signed, with the offset taken off; 1: below
  *     narrow(top, terms):     1: dots of half a block are left in int16, of which two still fit; top: the greatest code
- *     dot(top, alone, v, y, narrow, factor, d); alone: v is used for this row of x only
+ *     dot(top, v, y, masks, narrow, factor, d)
  *     scaled_dot(f, terms, h, v, whole, entry, d, t): of scaled formats
  *
  * A vector holds eight rows of w (half a tile) x four k, which meet activations that are broadcast from memory. Offsets
@@ -189,15 +189,16 @@ PL_INLINE void load_scales(const pl_shape f, int terms, const factors *u, const 
 /* ---- steps ------------------------------------------------------------------------------------------------------- */
 
 /* Step h with one row of x, at `entry`: dots in t, or in d those that the next step goes on with. */
-PL_INLINE void step_dots(const pl_shape f, int terms, int alone, int h, __m256i v[2][4], const uint8_t *entry,
-                         __m256i d[2], __m256i t[2])
+PL_INLINE void step_dots(const pl_shape f, int terms, int h, __m256i v[2][4], const uint8_t *entry, __m256i d[2],
+                         __m256i t[2])
 {
-    const uint8_t *words = entry + 32 * terms;
+    const uint8_t *words = entry + 32 * terms, *masks = entry + pl_entry_bytes(f, terms) - 32 * terms;
+    const int extra = f.offset || f.signs;
     __m256i low[2];
-    dot(f.top, alone, v, entry + 16 * h, keeps16(f, terms), terms == 2 ? 254 : 1, t);
+    dot(f.top, v, entry + 16 * h, masks + 16 * h, keeps16(f, terms), terms == 2 ? 254 : 1, t);
     if (terms == 2)
-        dot(f.top, alone, v, entry + 32 + 16 * h, 0, 1, low);
-    const __m256i extra = _mm256_set1_epi32(f.offset ? pl_load_i32(words + 4 + (f.group == 16 ? 4 * h : 0)) : 0);
+        dot(f.top, v, entry + 32 + 16 * h, masks + 32 + 16 * h, 0, 1, low);
+    const __m256i more = _mm256_set1_epi32(extra ? pl_load_i32(words + 4 + (f.group == 16 ? 4 * h : 0)) : 0);
     for (int half = 0; half < 2; half++) {
         if (terms == 2)
             t[half] = _mm256_add_epi32(t[half], low[half]);
@@ -208,8 +209,8 @@ PL_INLINE void step_dots(const pl_shape f, int terms, int alone, int h, __m256i 
         if (f.group == 32)
             t[half] = keeps16(f, terms) ? _mm256_madd_epi16(_mm256_add_epi16(d[half], t[half]), _mm256_set1_epi16(1))
                                         : _mm256_add_epi32(d[half], t[half]);
-        if (f.offset)
-            t[half] = _mm256_add_epi32(t[half], extra);
+        if (extra)
+            t[half] = _mm256_add_epi32(t[half], more);
     }
 }
 
@@ -230,14 +231,14 @@ PL_INLINE void finish(const pl_shape f, int terms, const __m256i t[2], const sca
 }
 
 /* Step h with one row of x, at `entry`: the next one goes on with d, or a dot ends. */
-PL_INLINE void step(const pl_shape f, int terms, int alone, int h, __m256i v[2][4], const scales *w,
-                    const uint8_t *entry, __m256i d[2], __m256 acc[2])
+PL_INLINE void step(const pl_shape f, int terms, int h, __m256i v[2][4], const scales *w, const uint8_t *entry,
+                    __m256i d[2], __m256 acc[2])
 {
     __m256i t[2];
     if (f.scaled)
         scaled_dot(f, terms, h, v, w->whole, entry, d, t);
     else
-        step_dots(f, terms, alone, h, v, entry, d, t);
+        step_dots(f, terms, h, v, entry, d, t);
     if (ends(f, h))
         finish(f, terms, t, w, entry, acc);
 }
@@ -333,7 +334,7 @@ PL_INLINE void block_one(const pl_shape f, int terms, const factors *u, const ui
     for (int h = 0; h < 2; h++) {
         load_codes(f, p, h, v);
         load_scales(f, terms, u, p, h, &w);
-        step(f, terms, 1, h, v, &w, entry, d, acc);
+        step(f, terms, h, v, &w, entry, d, acc);
     }
 }
 
@@ -447,11 +448,11 @@ PL_INLINE void step_many(const pl_shape f, int terms, int h, const factors *u, c
     load_scales(f, terms, u, p, h, &w);
     for (int i = 0; i < n; i++, panel += size) {
         if (!ends(f, h)) { /* acc is not touched */
-            step(f, terms, 0, h, v, &w, panel, d[i], NULL);
+            step(f, terms, h, v, &w, panel, d[i], NULL);
             continue;
         }
         __m256 a[2] = {_mm256_loadu_ps(acc[i]), _mm256_loadu_ps(acc[i] + 8)};
-        step(f, terms, 0, h, v, &w, panel, d[i], a);
+        step(f, terms, h, v, &w, panel, d[i], a);
         _mm256_storeu_ps(acc[i], a[0]);
         _mm256_storeu_ps(acc[i] + 8, a[1]);
     }
@@ -479,6 +480,7 @@ PL_INLINE void matmul(pl_shape f, PL_MATMUL_ARGS)
 {
     if (has_signed(f))
         f.offset -= 128;
+    f.signs = has_signed(f);
     f.paired = PAIRED && f.scaled;
     pl_matmul_chunks(f, tile_one, tile_many, w, tile0, tile1, x, n, y, y_stride);
 }

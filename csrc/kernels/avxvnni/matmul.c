@@ -14,9 +14,10 @@ PL_INLINE int narrow(int top, int terms)
 }
 
 /* v by 16 codes y, times `factor` (1 or 254 = 256 - 2): int32 sums of sixteen rows. */
-PL_INLINE void dot(int top, int alone, __m256i v[2][4], const uint8_t *y, int keep16, int factor, __m256i d[2])
+PL_INLINE void dot(int top, __m256i v[2][4], const uint8_t *y, const uint8_t *masks, int keep16, int factor,
+                   __m256i d[2])
 {
-    (void)top, (void)alone, (void)keep16;
+    (void)top, (void)masks, (void)keep16;
     d[0] = d[1] = _mm256_setzero_si256();
     for (int j = 0; j < 4; j++) {
         __m256i a = _mm256_set1_epi32(pl_load_i32(y + 4 * j));
@@ -35,9 +36,9 @@ PL_INLINE void scaled_dot(const pl_shape f, int terms, int h, __m256i v[2][4], c
 {
     const uint8_t *words = entry + 32 * terms;
     __m256i low[2];
-    dot(f.top, 0, v, entry + 16 * h, 0, terms == 2 ? 254 : 1, t);
+    dot(f.top, v, entry + 16 * h, NULL, 0, terms == 2 ? 254 : 1, t);
     if (terms == 2)
-        dot(f.top, 0, v, entry + 32 + 16 * h, 0, 1, low);
+        dot(f.top, v, entry + 32 + 16 * h, NULL, 0, 1, low);
     for (int half = 0; half < 2; half++) {
         if (terms == 2)
             t[half] = _mm256_add_epi32(t[half], low[half]);
