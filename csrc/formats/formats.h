@@ -14,12 +14,12 @@
  *           8 bits: 8 vectors of 64 bytes. In vector j, byte 4r+b holds the code of w[r][4j+b].
  *           5, 6:   the same of the codes' four low bits.
  *   plane   the bits above: absent for 2, 4 and 8 bits.
- *           3 bits: 64 bytes. Byte 4r+b, bit i (0..3): bit 2 of the code of w[r][4i+b];
- *                   bit 4+i: bit 2 of the code of w[r][16+4i+b].
- *           5 bits: the same of bit 4.
+ *           3 bits: 64 bytes. Byte 4r+b, bit pl_plane3[i] (i 0..7): bit 2 of the code of w[r][4i+b].
+ *           5 bits: 64 bytes. Byte 4r+b, bit i (0..7): bit 4 of the code of w[r][4i+b].
  *           6 bits: 2 vectors of 64 bytes, one per half h. Byte 4r+b of vector h, bits 2i and 2i+1:
  *                   bits 4 and 5 of the code of w[r][16h+4i+b].
- *   scales  [groups of the block][16 rows], in the format's form; then, with a min, the mins likewise.
+ *   scales  [groups of the block][16 rows], scaled formats [16 rows][groups], in the format's form; then, with a min, the
+ *           mins likewise.
  *           plain formats: F16, or bytes E8M0: 2^(e - 128), half of the power of two that e8m0 stands for, since the
  *                   values of the table that it goes with are doubled; or F16Z: F16 scales, then a byte for each,
  *                   its zero point: the min is -(scale * zero point), exact in float32.
@@ -50,6 +50,10 @@
 
 #define PL_TILE 16  /* rows of a tile */
 #define PL_BLOCK 32 /* k of a packed block: one activation scale */
+
+/* Where the third bits of codes lie. Those of codes i and i + 2 (i 0, 1, 4, 5) are four apart, as their low bits are, so that
+ * two codes are put together at once; those of the first half lie a bit beside the second's, or in place. */
+static const uint8_t pl_plane3[8] = {2, 1, 6, 5, 0, 3, 4, 7};
 
 /* Form of a scale in a packed block. */
 typedef enum { PL_SCALE_F16, PL_SCALE_U8, PL_SCALE_I8, PL_SCALE_U4, PL_SCALE_E8M0, PL_SCALE_F16Z } pl_scale_kind;
@@ -104,7 +108,7 @@ typedef struct pl_shape {
     int top;     /* the greatest code, or value of the table */
     int has_min; /* each group has one */
     int super;   /* scales and mins are integers under the f16 factors of 256 weights */
-    int scaled;  /* their products with codes fit into bytes: a block has one dot (kernels/kernels.h) */
+    int scaled;  /* their products with codes fit into bytes: a block has one dot (kernels/kernels.h); two groups */
     pl_scale_kind scale;
     const uint8_t *table; /* (16) what codes stand for, or NULL */
     float unit;           /* what factors of super formats are multiplied by */

@@ -19,7 +19,9 @@
  *     sums over the group
  * where dot = sum((code - offset) * y), or of what the table has for the code, exact in int32, and m as formats.h says.
  * Scaled formats (Q2_K, Q3_K) have one dot a block, sum(scale * (code - offset) * y) with the integer scales of its
- * groups, exact in int32, and s is the factor of the super block; then follow the mins of its groups, in order.
+ * groups, and with mins one sum, sum(min * sum_y), both exact in int32. Per super block, from a = b = 0, blocks in order:
+ *     a = fma((float)dot, s_y, a), b = fma((float)sum, s_y, b)         s_y / 254 with two terms
+ *     then f = fma(factor of scales, a, f), and with mins f = fma(-factor of mins, b, f)
  * Float formats: one accumulator, ascending k (BF16: the tier's own order within a pair of k; in tile registers within 32
  * k, the last ones with zeros behind them).
  */

@@ -56,7 +56,8 @@ PL_INLINE pl_shape pl_family_shape(pl_shape family, const pl_shape *format)
  * w by y is (w ^ m) |y|, and |y| more with a mask; the sum of these is in the word for the offset.
  * Paired: the codes of several rows are those of k 4j and 4j + 1 of the first group, then of 4j + 2 and 4j + 3 of the
  * second, for j 0..3; then, in the second half, 4j + 2 and 4j + 3 of the first, 4j and 4j + 1 of the second. What is in
- * each word for the offset is two of 16 bits, those of both groups, for each term. */
+ * each word for the offset is two of 16 bits, those of both groups, for each term; in any scaled format so are sums that
+ * mins multiply, without s_y. */
 PL_INLINE int pl_entry_bytes(const pl_shape f, int terms)
 {
     const int groups = f.products && f.offset ? 1 : 32 / f.group;
@@ -137,10 +138,11 @@ PL_INLINE void pl_make_panel(const pl_shape f, int terms, const pl_acts *x, int 
                     pl_entry_codes(paired, codes, out + 32 * term);
             }
             memcpy(out + 32 * terms, &s_y, 4);
-            if (f.paired && f.offset) {
-                const int16_t offset[4] = {(int16_t)(-f.offset * first), (int16_t)(-f.offset * second),
-                                           (int16_t)(-f.offset * low[2 * b]), (int16_t)(-f.offset * low[2 * b + 1])};
-                memcpy(out + 32 * terms + 4, offset, 8);
+            if (f.scaled && (f.has_min || f.paired)) {
+                const int factor = f.has_min ? 1 : -f.offset;
+                const int16_t each[4] = {(int16_t)(factor * first), (int16_t)(factor * second),
+                                         (int16_t)(factor * low[2 * b]), (int16_t)(factor * low[2 * b + 1])};
+                memcpy(out + 32 * terms + 4, each, 8);
                 continue;
             }
             if (terms == 2) {

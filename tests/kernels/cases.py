@@ -327,13 +327,14 @@ def pack_reference(name: str, data: Array, k: int) -> Array:
     if f["bits"] < 4:
         parts = [np.bitwise_or.reduce((halves & 3) << places, 3)]
     if f["bits"] in (3, 5):
-        bit = (codes >> f["bits"] - 1 & 1) << np.arange(8, dtype=np.uint8)[:, None]
+        at = [2, 1, 6, 5, 0, 3, 4, 7] if f["bits"] == 3 else range(8)
+        bit = (codes >> f["bits"] - 1 & 1) << np.array(at, np.uint8)[:, None]
         parts.append(np.bitwise_or.reduce(bit, 2))
     if f["bits"] == 6:
         parts.append(np.bitwise_or.reduce(halves >> 4 << places, 3))
-    if f["scale"] == "U4":
-        assert p.min is not None
-        parts.append(by_tile(p.scale | p.min << 4))
+    if f["bits"] < 4 and f["group"] == 16:  # scaled formats: both scales of a row side by side
+        scales = p.scale if p.min is None else p.scale | p.min << 4
+        parts.append(by_tile(scales.view(np.uint8)).reshape(tiles, blocks, 2, 16).transpose(0, 1, 3, 2))
     else:
         parts += [np.ascontiguousarray(by_tile(a)).view(np.uint8) for a in (p.scale, p.min) if a is not None]
     packed = np.concatenate([part.reshape(tiles, blocks, -1) for part in parts], 2)

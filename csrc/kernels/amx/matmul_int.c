@@ -24,7 +24,7 @@ PL_INLINE int dot_groups(const pl_shape f)
 }
 
 /* A panel's entry: what 16 rows of activations have for a block. Codes (16, 32) of each term, then 16 scales, then,
- * with mins, 16 sums per group. */
+ * with mins, 16 sums per group; scaled formats: per term, those of both groups in 16 bits each, without the scale. */
 PL_INLINE int entry_bytes(const pl_shape f, int terms)
 {
     return 512 * terms + 64 * (1 + (f.has_min ? 32 / f.group : 0));
@@ -33,10 +33,10 @@ PL_INLINE int entry_bytes(const pl_shape f, int terms)
 /* Scratch memory: a head, a panel, then a part of unpacked weights, and sums. */
 enum {
     CODES = PL_PANEL_HEAD + PL_PANEL_MOST, /* 512 bytes a block, signed, (8, 16, 4) */
-    SCALES = CODES + 512 * AMX_PART,       /* (groups, 16) float32 a block */
-    MINS = SCALES + 128 * AMX_PART,        /* likewise */
-    DOTS = MINS + 128 * AMX_PART,          /* AMX_DOTS x (16, 16) int32 */
-    RESULTS = DOTS + 1024 * AMX_DOTS,      /* (AMX_GROUPS, 16, 16) float32 */
+    SCALES = CODES + 512 * AMX_PART,  /* (groups, 16) float32 a block; scaled formats: both factors a super block */
+    MINS = SCALES + 128 * AMX_PART,   /* likewise; scaled formats: integers, both groups in 16 bits each */
+    DOTS = MINS + 128 * AMX_PART,     /* AMX_DOTS x (16, 16) int32 */
+    RESULTS = DOTS + 1024 * AMX_DOTS, /* (AMX_GROUPS, 16, 16) float32 */
     SCRATCH = RESULTS + 1024 * AMX_GROUPS,
 };
 
@@ -58,7 +58,9 @@ PL_INLINE void make_panel(const pl_shape f, int terms, const pl_acts *x, int i0,
             if (terms == 2)
                 memcpy(out + 512, q + x->k + PL_BLOCK * b, 32);
             words[0] = s_y;
-            for (int g = 0; g < groups && f.has_min; g++) {
+            for (int term = 0; term < terms && f.scaled && f.has_min; term++)
+                memcpy(words + 16 * (1 + term), (term ? low : sums) + 2 * b, 4);
+            for (int g = 0; g < groups && f.has_min && !f.scaled; g++) {
                 int32_t sum = 0;
                 for (int part = 2 * g / groups; part < 2 * (g + 1) / groups; part++)
                     sum += terms == 2 ? 254 * sums[2 * b + part] + low[2 * b + part] : sums[2 * b + part];
@@ -103,9 +105,16 @@ PL_INLINE void unpack(const pl_shape f, const uint8_t *tile, int b0, int n, uint
         }
         if (f.super && i % 8 == 0)
             load_header(f, p - f.packed_header, d);
+        if (f.scaled) {
+            if (f.has_min)
+                _mm512_storeu_si512((uint8_t *)mins + 64 * i, load_mins(f, p));
+            for (int j = 0; j < 1 + f.has_min && i % 8 == 0; j++)
+                _mm512_storeu_ps(scales + 4 * i + 16 * j, negated ? _mm512_sub_ps(_mm512_set1_ps(-0.0f), d[j]) : d[j]);
+            continue;
+        }
         load_scales(f, d, p, s, m);
         for (int g = 0; g < dot_groups(f); g++, scales += 16)
-            _mm512_storeu_ps(scales, negated ? _mm512_sub_ps(_mm512_set1_ps(-0.0f), s[g]) : s[g]);
+            _mm512_storeu_ps(scales, s[g]);
         for (int g = 0; g < 32 / f.group && f.has_min; g++, mins += 16)
             _mm512_storeu_ps(mins, f.super ? _mm512_sub_ps(_mm512_set1_ps(-0.0f), m[g]) : m[g]);
     }
@@ -143,7 +152,8 @@ PL_INLINE void dots(int count, const uint8_t *const a[4], const uint8_t *const b
     __asm__ volatile("" ::: "memory");
 }
 
-/* acc[i] += the sums of `blocks` blocks, scaled; entry: the first one's, s and m: its scales and mins. */
+/* acc[i] += the sums of `blocks` blocks, scaled; entry: the first one's, s and m: its scales and mins. Scaled formats:
+ * without the factor, and without mins. */
 PL_INLINE void scale_sums(const pl_shape f, int terms, int blocks, const int32_t *sums, const uint8_t *entry,
                           const float *s, const float *m, __m512 acc[AMX_ROWS])
 {
@@ -151,23 +161,52 @@ PL_INLINE void scale_sums(const pl_shape f, int terms, int blocks, const int32_t
     for (int b = 0; b < blocks; b++, entry += size) {
         const float *words = (const float *)(entry + 512 * terms);
         for (int g = 0; g < dot_groups(f); g++, s += 16, sums += 256 * terms) {
-            const __m512 scale = _mm512_loadu_ps(s);
+            const __m512 scale = f.scaled ? _mm512_setzero_ps() : _mm512_loadu_ps(s);
 #pragma GCC unroll 16
             for (int i = 0; i < AMX_ROWS; i++) {
+                const __m512 s_y = _mm512_set1_ps(words[i]);
                 __m512i dot = pl_load512(sums + 16 * i);
                 if (terms == 2)
                     dot = _mm512_add_epi32(_mm512_mullo_epi32(dot, _mm512_set1_epi32(254)),
                                            pl_load512(sums + 256 + 16 * i));
-                acc[i] =
-                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(scale, _mm512_set1_ps(words[i])), acc[i]);
+                acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), f.scaled ? s_y : _mm512_mul_ps(scale, s_y), acc[i]);
             }
         }
-        for (int g = 0; g < 32 / f.group && f.has_min; g++, m += 16) {
+        for (int g = 0; g < 32 / f.group && f.has_min && !f.scaled; g++, m += 16) {
             const __m512 min = _mm512_loadu_ps(m);
 #pragma GCC unroll 16
             for (int i = 0; i < AMX_ROWS; i++)
                 acc[i] = _mm512_fmadd_ps(min, _mm512_set1_ps(words[16 * (1 + g) + i]), acc[i]);
         }
+    }
+}
+
+/* all += what sixteen rows have gathered in a super block of a scaled format, and its mins; d: its factors. acc starts anew. */
+PL_INLINE void end_super(const pl_shape f, int terms, const float *d, const uint8_t *mins, const uint8_t *entry,
+                         __m512 acc[AMX_ROWS], __m512 all[AMX_ROWS])
+{
+    const __m512 scale = _mm512_loadu_ps(d), zero = _mm512_setzero_ps();
+#pragma GCC unroll 16
+    for (int i = 0; i < AMX_ROWS; i++) {
+        all[i] = _mm512_fmadd_ps(scale, acc[i], all[i]);
+        acc[i] = zero;
+    }
+    __asm__ volatile("" ::"r"(all) : "memory"); /* they stay there */
+    if (!f.has_min)
+        return;
+    const __m512 min = _mm512_loadu_ps(d + 16);
+    for (int b = 0; b < 8; b++, mins += 64, entry += entry_bytes(f, terms)) {
+        const uint8_t *words = entry + 512 * terms;
+        const __m512i m = pl_load512(mins);
+#pragma GCC unroll 16
+        for (int i = 0; i < AMX_ROWS; i++)
+            acc[i] =
+                add_mins(terms, m, words + 64 + 4 * i, words + 128 + 4 * i, pl_broadcast_ps(words + 4 * i), acc[i]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < AMX_ROWS; i++) {
+        all[i] = _mm512_fnmadd_ps(min, acc[i], all[i]);
+        acc[i] = zero;
     }
 }
 
@@ -181,9 +220,11 @@ PL_INLINE void group_by_part(const pl_shape f, int terms, int blocks, const uint
     const int per_block = groups * terms, at_once = AMX_DOTS / per_block;
     int32_t *const sums = (int32_t *)(scratch + DOTS);
     const float *s = (const float *)(scratch + SCALES), *m = (const float *)(scratch + MINS);
-    __m512 acc[AMX_ROWS];
+    __m512 acc[AMX_ROWS], all[AMX_ROWS]; /* all: scaled formats, without the super block under way */
     for (int i = 0; i < AMX_ROWS; i++)
-        acc[i] = in && i < n ? _mm512_maskz_loadu_ps(rows, in + i * in_stride) : _mm512_setzero_ps();
+        all[i] = acc[i] = in && i < n ? _mm512_maskz_loadu_ps(rows, in + i * in_stride) : _mm512_setzero_ps();
+    for (int i = 0; i < AMX_ROWS && f.scaled; i++)
+        acc[i] = _mm512_setzero_ps();
     for (int b = 0; b < blocks; b += at_once, s += 16 * groups * at_once, m += 16 * mins * at_once) {
         const int count = blocks - b < at_once ? blocks - b : at_once;
         const uint8_t *a[4], *w[4], *entry = entries + (int64_t)b * size;
@@ -209,10 +250,15 @@ PL_INLINE void group_by_part(const pl_shape f, int terms, int blocks, const uint
             for (int j = 0; j < count; j++)
                 scale_sums(f, terms, 1, sums + 256 * per_block * j, entry + j * size, s + 16 * groups * j,
                            m + 16 * mins * j, acc);
+        if (f.scaled && (b + count) % 8 == 0) {
+            const int first = b + count - 8;
+            end_super(f, terms, (const float *)(scratch + SCALES) + 4 * first, scratch + MINS + 64 * first,
+                      entries + (int64_t)first * size, acc, all);
+        }
     }
     for (int i = 0; i < AMX_ROWS; i++)
         if (i < n)
-            _mm512_mask_storeu_ps(out + i * out_stride, rows, acc[i]);
+            _mm512_mask_storeu_ps(out + i * out_stride, rows, f.scaled ? all[i] : acc[i]);
 }
 
 /* ---- the product ------------------------------------------------------------------------------------------------- */

@@ -27,30 +27,59 @@ PL_INLINE __m512i with_bit(__m512i low, __m512i above, int i, int at)
     return _mm512_ternarylogic_epi32(low, high, _mm512_set1_epi8((char)(1 << at)), 0xf8);
 }
 
+/* The bytes of a scaled format's scales: those of a row's two groups in a word of 16 bits. */
+PL_INLINE __m256i scale_bytes(const pl_shape f, const uint8_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(p + 64 * f.bits));
+}
+
+/* Its integer scales of group g. */
+PL_INLINE __m512i load_whole(const pl_shape f, const uint8_t *p, int g)
+{
+    const __m256i bytes = scale_bytes(f, p);
+    if (f.scale == PL_SCALE_U4)
+        return _mm512_and_si512(_mm512_cvtepu16_epi32(g ? _mm256_srli_epi16(bytes, 8) : bytes), _mm512_set1_epi32(15));
+    return _mm512_cvtepi16_epi32(_mm256_srai_epi16(g ? bytes : _mm256_slli_epi16(bytes, 8), 8));
+}
+
+/* Both groups' as words of 16 bits, side by side; and its mins likewise. */
+PL_INLINE __m512i load_pairs(const pl_shape f, const uint8_t *p)
+{
+    const __m256i bytes = scale_bytes(f, p);
+    if (f.scale == PL_SCALE_U4)
+        return _mm512_and_si512(_mm512_cvtepu8_epi16(bytes), _mm512_set1_epi16(15));
+    return _mm512_cvtepi8_epi16(bytes);
+}
+
+PL_INLINE __m512i load_mins(const pl_shape f, const uint8_t *p)
+{
+    return _mm512_srli_epi16(_mm512_cvtepu8_epi16(scale_bytes(f, p)), 4);
+}
+
+/* low + the mins m by the sums of activations, those of the second term at `second`, without the factor. */
+PL_INLINE __m512 add_mins(int terms, __m512i m, const uint8_t *first, const uint8_t *second, __m512 s_y, __m512 low)
+{
+    __m512i sum = _mm512_madd_epi16(m, pl_broadcast(first));
+    if (terms == 2)
+        sum = _mm512_add_epi32(_mm512_madd_epi16(_mm512_mullo_epi16(m, _mm512_set1_epi16(254)), pl_broadcast(first)),
+                               _mm512_madd_epi16(m, pl_broadcast(second)));
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), s_y, low);
+}
+
 /* Products of scaled formats as unsigned bytes: codes times scale (Q2_K: up to 3 * 15) or, with an offset, (code - offset)
  * times scale plus PL_PRODUCT_OFFSET (Q3_K: -4..3 times -32..31 plus 127: 3..255). t[0]: those of codes 0..3 of group g,
  * four bytes for each row; t[1]: of codes 4..7. Each is one multiplication: no byte of the result carries into another. */
 enum { PL_PRODUCT_OFFSET = 127 };
 PL_INLINE void load_products(const pl_shape f, const uint8_t *p, int g, __m512i t[2])
 {
-    const __m128i bytes = _mm_loadu_si128((const __m128i *)(p + 64 * f.bits + 16 * g));
     const __m512i steps = _mm512_set1_epi32(0x03020100), offset = _mm512_set1_epi8(PL_PRODUCT_OFFSET);
+    const __m512i scale = load_whole(f, p, g);
     if (f.scale == PL_SCALE_U4) {
-        t[0] = _mm512_mullo_epi32(_mm512_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15))), steps);
+        t[0] = _mm512_mullo_epi32(scale, steps);
         return;
     }
-    const __m512i scale = _mm512_cvtepi8_epi32(bytes);
     t[0] = _mm512_add_epi32(_mm512_mullo_epi32(scale, _mm512_set1_epi32(-0x01020304)), offset);
     t[1] = _mm512_add_epi32(_mm512_mullo_epi32(scale, steps), offset);
-}
-
-/* The integer scales of group g of a scaled format: words of 16 bits, each before a 0. */
-PL_INLINE __m512i load_whole(const pl_shape f, const uint8_t *p, int g)
-{
-    const __m128i bytes = _mm_loadu_si128((const __m128i *)(p + 64 * f.bits + 16 * g));
-    if (f.scale == PL_SCALE_U4)
-        return _mm512_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15)));
-    return _mm512_and_si512(_mm512_cvtepi8_epi32(bytes), _mm512_set1_epi32(0xffff));
 }
 
 /* The products of codes 4i..4i+3. The two low bits of a code choose among its row's four bytes of t. */
@@ -62,7 +91,7 @@ PL_INLINE __m512i products(const pl_shape f, const uint8_t *p, const __m512i *w,
     const __m512i product = _mm512_shuffle_epi8(t[0], at);
     if (f.bits == 2)
         return product;
-    const __mmask64 high = _mm512_test_epi8_mask(word(p, w, 2), _mm512_set1_epi8((char)(1 << i)));
+    const __mmask64 high = _mm512_test_epi8_mask(word(p, w, 2), _mm512_set1_epi8((char)(1 << pl_plane3[i])));
     return _mm512_mask_shuffle_epi8(product, high, t[1], at);
 }
 
@@ -79,7 +108,7 @@ PL_INLINE __m512i codes(const pl_shape f, const uint8_t *p, const __m512i *w, in
     if (f.bits < 4) {
         const __m512i all = word(p, w, h), two = _mm512_set1_epi8(3);
         const __m512i low = _mm512_and_si512(j ? _mm512_srli_epi16(all, 2 * j) : all, two);
-        return f.bits == 3 ? with_bit(low, word(p, w, 2), i, 2) : low;
+        return f.bits == 3 ? with_bit(low, word(p, w, 2), pl_plane3[i], 2) : low;
     }
     const __m512i both = word(p, w, j);
     const __m512i low = _mm512_and_si512(h ? _mm512_srli_epi16(both, 4) : both, nibble);
@@ -105,14 +134,14 @@ PL_INLINE void load_header(const pl_shape f, const uint8_t *header, __m512 d[2])
         d[1] = pl_load_f16(header + 32);
 }
 
-/* Scales of the block's groups (scaled: s[0] alone, the factor), and what multiplies their sums of activations (plain: the
- * min; super: the min negated). */
+/* Scales of the block's groups, and what multiplies their sums of activations (plain: the min; super: the min negated). None
+ * of scaled formats. */
 PL_INLINE void load_scales(const pl_shape f, const __m512 d[2], const uint8_t *p, __m512 s[2], __m512 m[2])
 {
     const int groups = 32 / f.group;
     p += 64 * f.bits;
     m[0] = m[1] = _mm512_setzero_ps();
-    for (int g = 0; g < groups; g++) {
+    for (int g = 0; g < groups && !f.scaled; g++) {
         const uint8_t *bytes = p + 16 * g;
         if (f.scale == PL_SCALE_F16) {
             s[g] = pl_load_f16(p + 32 * g);
@@ -125,12 +154,6 @@ PL_INLINE void load_scales(const pl_shape f, const __m512 d[2], const uint8_t *p
                 s[g], _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_setzero_si512(), _mm512_cvtepu8_epi32(zero))));
         } else if (f.scale == PL_SCALE_E8M0) {
             s[g] = pl_load_e8m0_half(bytes);
-        } else if (f.scale == PL_SCALE_U4) {
-            const __m512i both = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)bytes));
-            s[g] = d[0];
-            m[g] = _mm512_mul_ps(d[1], _mm512_cvtepi32_ps(_mm512_srli_epi32(both, 4)));
-        } else if (f.scaled) {
-            s[g] = d[0];
         } else {
             s[g] = _mm512_mul_ps(d[0], f.scale == PL_SCALE_I8 ? pl_load_i8(bytes) : pl_load_u8(bytes));
             if (f.has_min)

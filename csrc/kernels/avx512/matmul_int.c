@@ -78,8 +78,8 @@ PL_INLINE void block_by_rows(const pl_shape f, int terms, const int T, const int
                              int size, __m512 acc[][INT_ROWS], int at)
 {
     const uint8_t *words = entry + 32 * terms;
-    const int groups = f.products ? 1 : 32 / f.group, mins = f.has_min ? 32 / f.group : 0;
-    __m512i first[INT_ROWS]; /* scaled formats without products: the first group's dots, scaled */
+    const int groups = f.products ? 1 : 32 / f.group, mins = f.has_min && !f.scaled ? 32 / f.group : 0;
+    __m512i first[INT_ROWS]; /* scaled formats without products: the first group's dots */
 #pragma GCC unroll 2
     for (int g = 0; g < groups; g++) {
         __m512i d[2][INT_ROWS], low[2][INT_ROWS];
@@ -98,19 +98,23 @@ PL_INLINE void block_by_rows(const pl_shape f, int terms, const int T, const int
                 for (int r = 0; r < G; r++)
                     d[t][r] = _mm512_add_epi32(_mm512_mullo_epi32(d[t][r], factor), low[t][r]);
         }
-        if (f.scaled && !f.products) {
-            const __m512i whole = load_whole(f, p, g);
+        if (f.scaled && !f.products) { /* both groups' side by side: one product scales and adds them */
+            const __m512i scales = load_pairs(f, p);
             for (int r = 0; r < G; r++)
-                d[0][r] = first[r] =
-                    g ? _mm512_dpwssd_epi32(first[r], d[0][r], whole) : _mm512_madd_epi16(d[0][r], whole);
+                if (g)
+                    d[0][r] = _mm512_madd_epi16(
+                        _mm512_mask_blend_epi16(0xaaaaaaaa, first[r], _mm512_slli_epi32(d[0][r], 16)), scales);
+                else
+                    first[r] = d[0][r];
         }
         const int done = !f.scaled || f.products || g; /* with dots */
 #pragma GCC unroll 12
         for (int r = 0; r < G; r++)
-            for (int t = 0; t < T && done; t++)
-                acc[t][at + r] = _mm512_fmadd_ps(
-                    _mm512_cvtepi32_ps(d[t][r]),
-                    _mm512_mul_ps(s[t][f.scaled ? 0 : g], pl_broadcast_ps(words + r * size)), acc[t][at + r]);
+            for (int t = 0; t < T && done; t++) {
+                const __m512 s_y = pl_broadcast_ps(words + r * size);
+                acc[t][at + r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d[t][r]),
+                                                 f.scaled ? s_y : _mm512_mul_ps(s[t][g], s_y), acc[t][at + r]);
+            }
     }
 #pragma GCC unroll 2
     for (int g = 0; g < mins; g++)
@@ -123,7 +127,83 @@ PL_INLINE void block_by_rows(const pl_shape f, int terms, const int T, const int
             }
 }
 
+/* all += what the N rows of a part have gathered in a super block of a scaled format, whose header is there and whose first
+ * entries are at `part`, and its mins. */
+PL_INLINE void end_super(const pl_shape f, int terms, const int T, const int N, const uint8_t *header, int64_t apart,
+                         const uint8_t *part, int size, __m512 acc[][INT_ROWS], __m512 all[][INT_ROWS])
+{
+    __m512 low[INT_ROWS], d[2];
+    if (T * N > 4)
+        __asm__ volatile("" ::"r"(all) : "memory"); /* they stay there: registers are for the sums of the loop */
+#pragma GCC unroll 12
+    for (int i = 0; i < N; i++)
+        low[i] = _mm512_setzero_ps();
+    for (int b = 0; b < 8 && f.has_min; b++) {
+        const __m512i m = load_mins(f, header + f.packed_header + b * f.packed_block);
+        const uint8_t *words = part + b * N * size + 32 * terms;
+#pragma GCC unroll 12
+        for (int i = 0; i < N; i++)
+            low[i] = add_mins(terms, m, words + i * size + 4, words + i * size + 8, pl_broadcast_ps(words + i * size),
+                              low[i]);
+    }
+#pragma GCC unroll 2
+    for (int t = 0; t < T; t++) {
+        load_header(f, header + t * apart, d);
+#pragma GCC unroll 12
+        for (int i = 0; i < N; i++) {
+            __m512 sum = _mm512_fmadd_ps(d[0], acc[t][i], all[t][i]);
+            if (f.has_min) /* T is 1 */
+                sum = _mm512_fnmadd_ps(d[1], low[i], sum);
+            all[t][i] = sum;
+        }
+    }
+}
+
 /* ---- T tiles by N rows ------------------------------------------------------------------------------------------- */
+
+/* Rows whose integer sums are gathered at once: there are twice as many with two terms. */
+PL_INLINE int sums_at_once(int terms, int n)
+{
+    return terms == 1 ? n : n % 4 == 0 ? 4 : n % 3 == 0 ? 3 : n;
+}
+
+/* What tile_by_rows does, for scaled formats: in super blocks, whose sums are in registers, the others in memory. */
+PL_INLINE void supers_by_rows(const pl_shape f, int terms, const int T, const int N, int near, const uint8_t *p,
+                              int64_t apart, int blocks, const uint8_t *part, int resume, const uint8_t *next, int step,
+                              __mmask16 rows, float *y, ptrdiff_t y_stride)
+{
+    const int size = pl_entry_bytes(f, terms), G = sums_at_once(terms, N);
+    __m512 all[2][INT_ROWS];
+    __m512 acc[2][INT_ROWS], none[2][2] = {{_mm512_setzero_ps()}};
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < N; i++)
+            all[t][i] = resume ? _mm512_maskz_loadu_ps(t + 1 < T ? 0xffff : rows, y + i * y_stride + t * PL_TILE)
+                               : _mm512_setzero_ps();
+    for (int b = 0; b < blocks; b += 8) {
+        const uint8_t *header = p;
+        p += f.packed_header;
+        next += near ? f.packed_header : 0;
+        for (int t = 0; t < T; t++)
+            for (int i = 0; i < N; i++)
+                acc[t][i] = _mm512_setzero_ps();
+        for (int j = 0; j < 8; j++, p += f.packed_block, part += N * size) {
+            __m512i loaded[8];
+            for (int at = 0; at < step; at += 64)
+                _mm_prefetch((const char *)next + at, _MM_HINT_T1);
+            next += near ? f.packed_block : step;
+            if (near)
+                load_words(f, p, loaded);
+#pragma GCC unroll 12
+            for (int i = 0; i < N; i += G)
+                block_by_rows(f, terms, T, G, p, apart, near ? loaded : NULL, 1, none, none, part + i * size, size, acc,
+                              i);
+        }
+        end_super(f, terms, T, N, header, apart, part - 8 * N * size, size, acc, all);
+    }
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < N; i++)
+            _mm512_mask_storeu_ps(y + i * y_stride + t * PL_TILE, t + 1 < T ? 0xffff : rows, all[t][i]);
+}
 
 /* y[i] (resume: added to it) = blocks [0, blocks) of the tiles at p, `apart` bytes from each other, by the N rows of a
  * part. With each block it prefetches `step` bytes into L2, which can have more requests under way than L1. near: the
@@ -133,8 +213,11 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int T, const int 
                             int64_t apart, int blocks, const uint8_t *part, int resume, const uint8_t *next, int step,
                             __mmask16 rows, float *y, ptrdiff_t y_stride)
 {
-    const int shifted = N > 1 || f.bits != 4 || f.table, size = pl_entry_bytes(f, terms);
-    const int G = terms == 1 ? N : N % 4 == 0 ? 4 : N % 3 == 0 ? 3 : N; /* twice the sums with two */
+    if (f.scaled) {
+        supers_by_rows(f, terms, T, N, near, p, apart, blocks, part, resume, next, step, rows, y, y_stride);
+        return;
+    }
+    const int shifted = N > 1 || f.bits != 4 || f.table, size = pl_entry_bytes(f, terms), G = sums_at_once(terms, N);
     const uint8_t *header = p;
     __m512 acc[2][INT_ROWS], d[2][2] = {{_mm512_setzero_ps(), _mm512_setzero_ps()}};
     for (int t = 0; t < T; t++)

@@ -14,14 +14,4 @@ PL_INLINE __m256i pl_add_dots(__m256i acc, __m256i codes, __m256i y)
 #endif
 }
 
-/* acc + signed words of 16 bits by others, two at a time. */
-PL_INLINE __m256i pl_add_pairs(__m256i acc, __m256i a, __m256i b)
-{
-#ifdef PL_EVEX
-    return _mm256_dpwssd_epi32(acc, a, b);
-#else
-    return _mm256_dpwssd_avx_epi32(acc, a, b);
-#endif
-}
-
 #endif

@@ -29,8 +29,8 @@ PL_INLINE void dot(int top, __m256i v[2][4], const uint8_t *y, const uint8_t *ma
             d[half] = _mm256_sub_epi32(_mm256_slli_epi32(d[half], 8), _mm256_slli_epi32(d[half], 1));
 }
 
-/* Scaled formats, step h: its group's dot, with the offset, times its scale in d, after the second step both in t. A dot
- * fits into 16 bits (16 * 4 * 127), two terms do not. */
+/* Scaled formats, step h: its group's dot, with the offset, in d, after the second step both times their scales in t. Dots
+ * fit into 16 bits (16 * 4 * 127), so that one product scales and adds them; two terms do not. */
 PL_INLINE void scaled_dot(const pl_shape f, int terms, int h, __m256i v[2][4], const __m256i whole[2],
                           const uint8_t *entry, __m256i d[2], __m256i t[2])
 {
@@ -44,14 +44,16 @@ PL_INLINE void scaled_dot(const pl_shape f, int terms, int h, __m256i v[2][4], c
             t[half] = _mm256_add_epi32(t[half], low[half]);
         if (f.offset)
             t[half] = _mm256_add_epi32(t[half], _mm256_set1_epi32(pl_load_i32(words + 4 + 4 * h)));
-        if (terms == 2)
-            t[half] = _mm256_mullo_epi32(t[half], whole[half]);
-        if (terms == 2 && h)
-            t[half] = _mm256_add_epi32(d[half], t[half]);
-        if (terms == 1)
-            t[half] = pl_add_pairs(h ? d[half] : _mm256_setzero_si256(), t[half], whole[half]);
+        if (terms == 2) {
+            const __m256i upper = h ? whole[half] : _mm256_slli_epi32(whole[half], 16);
+            t[half] = _mm256_mullo_epi32(t[half], _mm256_srai_epi32(upper, 16));
+        }
         if (!h)
             d[half] = t[half];
+        else if (terms == 2)
+            t[half] = _mm256_add_epi32(d[half], t[half]);
+        else
+            t[half] = _mm256_madd_epi16(_mm256_blend_epi16(d[half], _mm256_slli_epi32(t[half], 16), 0xaa), whole[half]);
     }
 }
 

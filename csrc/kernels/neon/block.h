@@ -11,11 +11,11 @@
 
 typedef struct half_block {
     int8x16_t v[2][8];            /* v[c][j]: rows 8 * half + 4c.., k 4j.. */
-    float32x4_t s[2][2], m[2][2]; /* [group][c]; m, super: the min negated; scaled formats: s[0], the factor */
-    int32x4_t whole[2][2];        /* scaled formats: the integer scales */
+    float32x4_t s[2][2], m[2][2]; /* [group][c]; m, super: the min negated */
+    int32x4_t whole[2][2];        /* scaled formats, instead: the integer scales */
 } half_block;
 
-/* Adds bits 0..3 of `plane` to codes v[0..3] and bits 4..7 to v[4..7], as bit `at` (2 or 4): shifts need constants. */
+/* Adds the bits of `plane` to codes v[0..7], as bit `at` (2: of three bits, or 4: of five). Shifts need constants. */
 PL_INLINE void add_bits(uint8x16_t v[8], uint8x16_t plane, const int at)
 {
     const uint8x16_t bit = vdupq_n_u8((uint8_t)(1 << at));
@@ -27,8 +27,10 @@ PL_INLINE void add_bits(uint8x16_t v[8], uint8x16_t plane, const int at)
                                 vshrq_n_u8(plane, 3),
                                 vshrq_n_u8(plane, 4),
                                 vshrq_n_u8(plane, 5)};
-    for (int i = 0; i < 8; i++)
-        v[i] = vorrq_u8(v[i], vandq_u8(i < at ? up[at - i] : down[i - at], bit));
+    for (int i = 0; i < 8; i++) {
+        const int from = at == 2 ? pl_plane3[i] : i;
+        v[i] = vorrq_u8(v[i], vandq_u8(from < at ? up[at - from] : down[from - at], bit));
+    }
 }
 
 /* The same of two bits: bits 2j and 2j + 1 of `plane` become bits 4 and 5 of v[j]. */
@@ -77,9 +79,30 @@ PL_INLINE void load_codes(const pl_shape f, const uint8_t *p, int half, half_blo
     }
 }
 
+/* The integer scales of group g of a scaled format, and its mins. */
+PL_INLINE int16x8_t load_whole(const pl_shape f, const uint8_t *p, int half, int g)
+{
+    p += 64 * f.bits + 16 * half;
+    if (f.scale == PL_SCALE_U4)
+        return vreinterpretq_s16_u16(vandq_u16(pl_load_pairs_u8(p, g), vdupq_n_u16(15)));
+    return pl_load_pairs_i8(p, g);
+}
+
+PL_INLINE int16x8_t load_mins(const pl_shape f, const uint8_t *p, int half, int g)
+{
+    return vreinterpretq_s16_u16(vshrq_n_u16(pl_load_pairs_u8(p + 64 * f.bits + 16 * half, g), 4));
+}
+
 PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_t *p, int half, half_block *w)
 {
     const int groups = 32 / f.group;
+    for (int g = 0; g < 2 && f.scaled; g++) {
+        const int16x8_t whole = load_whole(f, p, half, g);
+        w->whole[g][0] = vmovl_s16(vget_low_s16(whole));
+        w->whole[g][1] = vmovl_high_s16(whole);
+    }
+    if (f.scaled)
+        return;
     p += 64 * f.bits;
     header += 16 * half;
     for (int g = 0; g < groups; g++) {
@@ -104,28 +127,17 @@ PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_
             pl_load_e8m0_half(bytes, w->s[g]);
             continue;
         }
-        if (f.scale == PL_SCALE_U4) {
-            uint32x4_t both[2];
-            pl_load_u8_u32(bytes, both);
-            for (int c = 0; c < 2; c++) {
-                w->whole[g][c] = vreinterpretq_s32_u32(vandq_u32(both[c], vdupq_n_u32(15)));
-                w->m[g][c] = vcvtq_f32_u32(vshrq_n_u32(both[c], 4));
-            }
-        } else if (f.scaled) {
-            pl_load_i8_s32(bytes, w->whole[g]);
-        } else {
-            if (f.scale == PL_SCALE_I8)
-                pl_load_i8(bytes, w->s[g]);
-            else
-                pl_load_u8(bytes, w->s[g]);
-            if (f.has_min)
-                pl_load_u8(bytes + 16 * groups, w->m[g]);
-        }
+        if (f.scale == PL_SCALE_I8)
+            pl_load_i8(bytes, w->s[g]);
+        else
+            pl_load_u8(bytes, w->s[g]);
+        if (f.has_min)
+            pl_load_u8(bytes + 16 * groups, w->m[g]);
         for (int c = 0; c < 2; c++) {
             float32x4_t d = pl_load_f16(header + 8 * c);
             if (f.unit != 1.0f)
                 d = vmulq_n_f32(d, f.unit);
-            w->s[g][c] = f.scaled ? d : vmulq_f32(d, w->s[g][c]);
+            w->s[g][c] = vmulq_f32(d, w->s[g][c]);
             if (f.has_min)
                 w->m[g][c] = vmulq_f32(pl_load_f16(header + 32 + 8 * c), w->m[g][c]);
         }
@@ -156,16 +168,22 @@ PL_INLINE int32x4_t dot_group(const pl_shape f, const int split, int g, int32x4_
 }
 
 /* acc[c] += the dots d[c] of group g, scaled, and after the last group the mins; words: the entry's, behind its codes. Of
- * scaled formats `total` has the first group's dots, to which it adds the second's. */
+ * scaled formats `total` has the first group's dots, to which it adds the second's, and acc gathers a super block without
+ * factor and mins. */
 PL_INLINE void add_group(const pl_shape f, const half_block *w, int g, const int32x4_t d[2], int32x4_t total[2],
                          float32x4_t words, float32x4_t acc[2])
 {
     const int groups = 32 / f.group;
     for (int c = 0; c < 2; c++) {
-        total[c] = !f.scaled ? d[c] : g ? vmlaq_s32(total[c], d[c], w->whole[1][c]) : vmulq_s32(d[c], w->whole[0][c]);
-        if (!f.scaled || g)
-            acc[c] = vfmaq_f32(acc[c], vcvtq_f32_s32(total[c]), vmulq_laneq_f32(w->s[f.scaled ? 0 : g][c], words, 0));
+        if (!f.scaled)
+            acc[c] = vfmaq_f32(acc[c], vcvtq_f32_s32(d[c]), vmulq_laneq_f32(w->s[g][c], words, 0));
+        else if (g == 0)
+            total[c] = vmulq_s32(d[c], w->whole[0][c]);
+        else
+            acc[c] = vfmaq_laneq_f32(acc[c], vcvtq_f32_s32(vmlaq_s32(total[c], d[c], w->whole[1][c])), words, 0);
     }
+    if (f.scaled)
+        return;
     for (int i = 0; i < groups && f.has_min && g == groups - 1; i++) {
         const float32x4_t sum = i ? vdupq_laneq_f32(words, 2) : vdupq_laneq_f32(words, 1);
         for (int c = 0; c < 2; c++)

@@ -27,6 +27,19 @@ PL_INLINE void pl_load_u8_u32(const void *p, uint32x4_t v[2])
     v[1] = vmovl_high_u16(w);
 }
 
+/* Eight pairs of bytes -> their first (high = 0) or second ones, as words of 16 bits; unsigned and signed */
+PL_INLINE uint16x8_t pl_load_pairs_u8(const void *p, int high)
+{
+    const uint16x8_t w = vreinterpretq_u16_u8(vld1q_u8(p));
+    return high ? vshrq_n_u16(w, 8) : vandq_u16(w, vdupq_n_u16(255));
+}
+
+PL_INLINE int16x8_t pl_load_pairs_i8(const void *p, int high)
+{
+    const int16x8_t w = vreinterpretq_s16_u8(vld1q_u8(p));
+    return vshrq_n_s16(high ? w : vshlq_n_s16(w, 8), 8);
+}
+
 PL_INLINE void pl_load_u8(const void *p, float32x4_t v[2])
 {
     uint32x4_t w[2];

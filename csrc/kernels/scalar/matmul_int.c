@@ -17,8 +17,9 @@ PL_INLINE void dot(const pl_shape f, const pl_block *w, int g, const int8_t *y, 
                 acc[r] += (w->codes[j][4 * r + b] - f.offset) * y[4 * j + b];
 }
 
+/* acc += the block by a row. Scaled formats: a and b, without the factors. */
 PL_INLINE void block_times_row(const pl_shape f, int terms, const pl_block *w, const int8_t *hi, const int8_t *lo,
-                               float s_y, const int32_t *sums, float *acc)
+                               float s_y, const int32_t *sums, float *acc, float a[PL_TILE], float b[PL_TILE])
 {
     if (terms == 2)
         s_y /= 254.0f;
@@ -31,9 +32,15 @@ PL_INLINE void block_times_row(const pl_shape f, int terms, const pl_block *w, c
         for (int r = 0; r < PL_TILE && terms == 2; r++)
             d[g][r] = 254 * d[g][r] + d_lo[r];
     }
-    for (int r = 0; r < PL_TILE && f.scaled; r++)
-        d[0][r] = w->whole[0][r] * d[0][r] + w->whole[1][r] * d[1][r];
-    for (int g = 0; g < (f.scaled ? 1 : groups); g++)
+    if (f.scaled) {
+        for (int r = 0; r < PL_TILE; r++) {
+            a[r] = pl_fma1((float)(w->whole[0][r] * d[0][r] + w->whole[1][r] * d[1][r]), s_y, a[r]);
+            if (f.has_min)
+                b[r] = pl_fma1((float)(w->low[0][r] * sums[0] + w->low[1][r] * sums[1]), s_y, b[r]);
+        }
+        return;
+    }
+    for (int g = 0; g < groups; g++)
         for (int r = 0; r < PL_TILE; r++)
             acc[r] = pl_fma1((float)d[g][r], w->s[g][r] * s_y, acc[r]);
     for (int g = 0; g < groups && f.has_min; g++) {
@@ -48,6 +55,7 @@ PL_INLINE void tile_times_rows(const pl_shape f, int terms, const uint8_t *tile,
 {
     int blocks = x->k / PL_BLOCK;
     int64_t k = x->k;
+    float sum_a[INT_ROWS][PL_TILE], sum_b[INT_ROWS][PL_TILE]; /* of a super block */
     for (int i = 0; i < n; i++)
         memset(acc[i], 0, sizeof acc[i]);
     for (int b = 0; b < blocks; b++) {
@@ -61,7 +69,16 @@ PL_INLINE void tile_times_rows(const pl_shape f, int terms, const uint8_t *tile,
             int32_t sum[2] = {sums[0], sums[1]};
             for (int h = 0; h < 2 && terms == 2; h++)
                 sum[h] = 254 * sum[h] + low[h];
-            block_times_row(f, terms, &w, hi, lo, x->s[row * blocks + b], sum, acc[i]);
+            if (f.scaled && b % 8 == 0) {
+                memset(sum_a[i], 0, sizeof sum_a[i]);
+                memset(sum_b[i], 0, sizeof sum_b[i]);
+            }
+            block_times_row(f, terms, &w, hi, lo, x->s[row * blocks + b], sum, acc[i], sum_a[i], sum_b[i]);
+            for (int r = 0; r < PL_TILE && f.scaled && b % 8 == 7; r++) {
+                acc[i][r] = pl_fma1(w.s[0][r], sum_a[i][r], acc[i][r]);
+                if (f.has_min)
+                    acc[i][r] = pl_fma1(w.m[0][r], sum_b[i][r], acc[i][r]);
+            }
         }
     }
 }

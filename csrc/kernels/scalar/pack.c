@@ -119,7 +119,7 @@ PL_INLINE void pack_slice(const pl_shape f, const uint8_t *codes, const uint16_t
             pl_store32(dst + 64 * j + 4 * r, word[j] | word[4 + j] << 4);
         for (int h = 0; h < 2; h++) {
             pairs[h] |= (word[4 * h + j] & 0x03030303u) << 2 * j;
-            plane |= (word[4 * h + j] >> 2 & 0x01010101u) << (4 * h + j);
+            plane |= (word[4 * h + j] >> 2 & 0x01010101u) << pl_plane3[4 * h + j];
         }
     }
     for (int h = 0; h < 2 && f.bits < 4; h++)
@@ -130,7 +130,7 @@ PL_INLINE void pack_slice(const pl_shape f, const uint8_t *codes, const uint16_t
         if (f.scale == PL_SCALE_F16)
             store16(scales + 32 * g + 2 * r, (const uint8_t *)&scale[g]);
         else
-            scales[16 * g + r] = (uint8_t)(f.scale == PL_SCALE_U4 ? scale[g] | min[g] << 4 : scale[g]);
+            scales[pl_scale_at(f, g, r)] = (uint8_t)(f.scale == PL_SCALE_U4 ? scale[g] | min[g] << 4 : scale[g]);
 }
 
 /* A block of the file of row r, slice by slice. */

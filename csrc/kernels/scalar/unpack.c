@@ -20,8 +20,8 @@ PL_INLINE void row_codes(int bits, const uint8_t *p, int r, uint8_t codes[32])
         }
         if (bits == 3 || bits == 5) {
             uint32_t plane = pl_load32(above);
-            low |= (plane >> j & 0x01010101u) << (bits - 1);
-            high |= (plane >> (4 + j) & 0x01010101u) << (bits - 1);
+            low |= (plane >> pl_plane_bit(bits, j) & 0x01010101u) << (bits - 1);
+            high |= (plane >> pl_plane_bit(bits, 4 + j) & 0x01010101u) << (bits - 1);
         }
         if (bits == 6) {
             low |= (pl_load32(above) >> 2 * j & 0x03030303u) << 4;
