@@ -3,7 +3,7 @@
  *
  *     enum { SIGNED_BYTES, PAIRED };  1: codes above 127 become signed, with the offset taken off; 1: below
  *     narrow(top, terms):     1: dots of half a block are left in int16, of which two still fit; top: the greatest code
- *     dot(top, v, y, masks, narrow, factor, d)
+ *     dot(top, v, y, masks, narrow, factor, d); masks: of signed codes
  *     scaled_dot(f, terms, h, v, whole, entry, d, t): of scaled formats
  *
  * A vector holds eight rows of w (half a tile) x four k, which meet activations that are broadcast from memory. Offsets
@@ -17,7 +17,7 @@
  * Scaled formats have an integer scale for each of the steps. PAIRED: each step takes half of the k of both groups
  * instead, such that of the two sums of 16 bits in a row's 32, one belongs to either group, and what adds them up
  * (vpmaddwd) multiplies them by their scales. With one row of x this would cost more than it saves, so that one group
- * follows the other, and its scale is in both words. */
+ * follows the other, and its scale is in both words. Factors and mins wait for the end of the super block. */
 #ifndef PL_AVX2_MATMUL_INT_H
 #define PL_AVX2_MATMUL_INT_H
 
