@@ -242,6 +242,7 @@ void pl_topology_read(const char *root, pl_topology *t)
     leave_quick(root, &allowed);
     t->quick = count_cores(root, &allowed, count_bits(&allowed), &unknown);
     t->quota = pl_quota(root);
+    t->processors = t->quota > 0 && t->quota < t->logical ? t->quota : t->logical;
 
     t->threads = t->quick;
     if (t->quota > 0 && t->quota < t->quick) {

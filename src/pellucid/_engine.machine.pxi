@@ -33,6 +33,14 @@ def topology():
     return t.threads, t.why.decode("utf-8", "replace")
 
 
+def processors():
+    """How many processors this process can use at the same time: those of its affinity, or a cgroup's quota where it
+    allows fewer."""
+    cdef pl_topology t
+    pl_topology_read(b"", &t)
+    return t.processors
+
+
 def format_number(str name):
     """ggml's number of a weight format, or -1 if the engine does not support it."""
     return pl_format_number(name.encode())

@@ -15,7 +15,7 @@ cdef extern from "pellucid.h" nogil:
 
     ctypedef struct pl_topology:
         int logical, physical
-        double quota
+        double quota, processors
         int threads
         char why[96]
     void pl_topology_read(const char *root, pl_topology *t)

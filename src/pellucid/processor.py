@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pellucid import _engine
@@ -32,7 +31,4 @@ def processor(root: Path = Path("/")) -> str:
 def processors() -> float:
     """How many processors this process can use at the same time: those of its affinity, or a cgroup's quota where it
     allows fewer."""
-    known = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
-    found = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    why = _engine.topology()[1]
-    return min(found, float(why.split()[2])) if why.startswith("cgroup quota ") else found
+    return _engine.processors()

@@ -150,7 +150,7 @@ subprocess.run([sys.executable, "-c", code], env=env, check=True)
 
 def test_cores(four: Root) -> None:
     cores = {"logical": 4, "physical": 4, "quick": 4}
-    assert four.read() == {**cores, "quota": 0.0, "threads": 4, "why": "4 physical cores"}
+    assert four.read() == {**cores, "quota": 0.0, "processors": 4.0, "threads": 4, "why": "4 physical cores"}
 
 
 def test_siblings_count_once(root: Root) -> None:
@@ -281,6 +281,7 @@ def test_quota_v2(four: Root, text: str, quota: float, threads: int, why: str) -
     four.write("/sys/fs/cgroup/a/cpu.max", text + "\n")
     t = four.read()
     assert (t["quota"], t["threads"], t["why"]) == (pytest.approx(quota), threads, why)
+    assert t["processors"] == pytest.approx(min(quota or 4, 4))
 
 
 @pytest.mark.parametrize("level", ["", "/a", "/a/b", "/a/b/c"])

@@ -11,6 +11,7 @@ class _Topology(TypedDict):
     physical: int
     quick: int
     quota: float
+    processors: float
     threads: int
     why: str
 

@@ -25,6 +25,7 @@ cdef extern from "cpu/topology.h":
         int physical
         int quick
         double quota
+        double processors
         int threads
         char why[96]
     void pl_topology_read(const char *root, pl_topology *t) nogil
@@ -137,7 +138,8 @@ def openmp() -> bool:
 
 
 def topology(root=""):
-    """The processors that this process may use: {"logical", "physical", "quick", "quota", "threads", "why"}.
+    """The processors that this process may use: {"logical", "physical", "quick", "quota", "processors", "threads",
+    "why"}.
 
     `root`: a folder with its own proc/ and sys/; "": this machine.
     """
@@ -149,6 +151,7 @@ def topology(root=""):
         "physical": t.physical,
         "quick": t.quick,
         "quota": t.quota,
+        "processors": t.processors,
         "threads": t.threads,
         "why": t.why.decode("utf-8", "replace"),
     }
