@@ -29,7 +29,8 @@ OPTIONS = {
     "page": "also open pages in Chromium and Firefox (Debian: chromium firefox-esr; extra `page-test`); "
     "without this option they are deselected",
     "qemu": "also run the kernels for aarch64, cross-compiled, and this build on older x86-64 processors, under qemu "
-    "(Debian, Ubuntu: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user), of long ones an eighth (--nightly: all); "
+    "(Debian, Ubuntu: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user), and those for tile registers without "
+    "them, of long ones an eighth (--nightly: all); "
     "without this option they are deselected",
     "wheel": "also build the wheel and install it where there is no compiler (extra `wheel`; needs a package index); "
     "without this option they are deselected",

@@ -1,7 +1,8 @@
-"""Kernels of a foreign processor: a program of csrc's kernels, cross-compiled, under an emulator (neon/serve.c).
+"""Kernels of a foreign processor: a program of csrc's kernels (serve.c), cross-compiled and under an emulator, or for
+this processor with tile registers that it lacks (tiles.h).
 
 `Machine.patches` are the functions of `pellucid._kernels`, which hand calls for the machine's tier to it and leave
-all others to the original: so the tests of the tiers at hand are those of the foreign one too.
+all others to the original: so the tests of the tiers at hand are those of the foreign one too (`tests_of`).
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ import shlex
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 
 import setup
 from pellucid._kernels import attend, recurrent, rows, vocab, weights
 
 Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).resolve().parent.parent.parent
-COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+EMULATOR = "qemu-aarch64"
 FORMATS = list(weights.formats())
 PARTS = ("formats", "kernels", "kernels/scalar")  # of csrc, besides the tiers and cpu/detect.c
 PAGE = 4096
@@ -43,34 +48,59 @@ def tier(name: str) -> setup.Isa:
     return next(t for t in setup.TIERS if t.name == name)
 
 
-def compile_all(sources: Sequence[Path], folder: Path, isas: Sequence[setup.Isa]) -> list[Path]:
+@dataclass(frozen=True)
+class Target:
+    """What a program is built for. `own`: flags of a tier's files in place of those that setup.py names."""
+
+    compiler: tuple[str, ...]
+    emulator: tuple[str, ...] = ()  # what runs it, if not this processor
+    flags: tuple[str, ...] = ()
+    link: tuple[str, ...] = ()
+    own: Mapping[str, str] | None = None
+
+    def tier_flags(self, isa: setup.Isa) -> list[str]:
+        return shlex.split((self.own or {}).get(isa.name, isa.flags))
+
+
+def aarch64() -> Target:
+    return Target((need("aarch64-linux-gnu-gcc"),), (need(EMULATOR),), link=("-static",))
+
+
+def with_tiles() -> Target:
+    """This processor, whose tile registers are memory: no file may use an instruction for the real ones."""
+    flags = tier("avx512bf16").flags + f" -include {shlex.quote(str(ROOT / 'tests/kernels/tiles.h'))}"
+    return Target(tuple(setup.find_compiler()), flags=("-DPL_TILES_EMULATED",), own={"amx": flags})
+
+
+def compile_all(sources: Sequence[Path], folder: Path, isas: Sequence[setup.Isa], target: Target) -> list[Path]:
     """Compiles files of csrc with the flags of setup.py -> objects; a warning is an error."""
     folder.mkdir(parents=True, exist_ok=True)
-    compiler = need(COMPILER)
-    stack, defines = setup.stack_flags([compiler], []), [isa.define for isa in isas]
+    compiler = list(target.compiler)
+    stack, defines = setup.stack_flags(compiler, []), [isa.define for isa in isas]
 
     def work(source: Path) -> Path:
-        own = [flag for isa in isas if source.parent.name == isa.name for flag in shlex.split(isa.flags)]
-        target = folder / ("_".join(source.relative_to(ROOT).with_suffix("").parts) + ".o")
-        command = [compiler, *setup.COMMON, *setup.openmp(), *setup.WARNINGS, *stack, "-Werror", *defines, *own,
-                   f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(target)]  # fmt: skip
+        own = [flag for isa in isas if source.parent.name == isa.name for flag in target.tier_flags(isa)]
+        made = folder / ("_".join(source.relative_to(ROOT).with_suffix("").parts) + ".o")
+        command = [*compiler, *setup.COMMON, *setup.openmp(), *setup.WARNINGS, *stack, "-Werror", *target.flags,
+                   *defines, *own, f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(made)]  # fmt: skip
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
-        return target
+        return made
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(work, sources))
 
 
-def build(folder: Path, isas: Sequence[setup.Isa]) -> Path:
-    """Builds serve.c with the scalar kernels and those of the tiers, statically linked."""
+def build(folder: Path, isas: Sequence[setup.Isa], target: Target) -> Path:
+    """Builds serve.c with the scalar kernels and those of the tiers."""
     csrc = ROOT / "csrc"
     sources = [
         p for part in (*PARTS, *(f"kernels/{isa.name}" for isa in isas)) for p in sorted((csrc / part).glob("*.c"))
     ]
-    objects = compile_all([*sources, csrc / "cpu/detect.c", ROOT / "tests/kernels/neon/serve.c"], folder, isas)
+    objects = compile_all([*sources, csrc / "cpu/detect.c", ROOT / "tests/kernels/serve.c"], folder, isas, target)
     program = folder / "serve"
-    subprocess.run([need(COMPILER), "-static", "-pthread", *map(str, objects), "-o", str(program)], check=True)
+    command = [*target.compiler, *target.link, "-pthread", *map(str, objects), "-lm", "-o", str(program)]
+    subprocess.run(command, check=True)
     return program
 
 
@@ -89,8 +119,8 @@ def _floats(values: Sequence[float] | None) -> Array | None:
 class Machine:
     """A running serve. A call that ends it (by touching a guard page, say) raises RuntimeError and restarts it."""
 
-    def __init__(self, program: Path, isa: str) -> None:
-        self.command = [need(EMULATOR), str(program), isa]
+    def __init__(self, program: Path, isa: str, target: Target) -> None:
+        self.command = [*target.emulator, str(program), isa]
         self.isa = isa
         self.process = self._start()
 
@@ -350,3 +380,38 @@ class Machine:
 
     def _exp(self, x: Array, out: Array | None = None) -> Array:
         return self._row("exp", [x], out)
+
+
+# ---- the tests of all tiers, for machines' tiers ---------------------------------------------------------------------
+
+
+@contextmanager
+def diverted(machines: Sequence[Machine]) -> Iterator[None]:
+    """Meanwhile, these tiers are run by the machines."""
+    with pytest.MonkeyPatch.context() as patch:
+        for running in machines:
+            for module, name, function in running.patches():
+                patch.setattr(module, name, function)
+        yield
+
+
+def elsewhere(test: Callable[..., Any], isas: Sequence[str]) -> Callable[..., Any]:
+    """The test with these values of `isa` only."""
+    copy = types.FunctionType(test.__code__, test.__globals__, test.__name__, test.__defaults__, test.__closure__)
+    marks = [
+        pytest.mark.parametrize("isa", isas).mark if mark.name == "parametrize" and mark.args[0] == "isa" else mark
+        for mark in getattr(test, "pytestmark", [])
+    ]
+    copy.pytestmark = marks  # type: ignore[attr-defined]
+    return copy
+
+
+def tests_of(modules: Mapping[ModuleType, Sequence[str]]) -> dict[str, Callable[..., Any]]:
+    """Unique name -> test, for every test of the modules that takes an `isa`, with those named."""
+    found = {}
+    for module, isas in modules.items():
+        area = module.__name__.rpartition("test_")[2]
+        for name, test in vars(module).items():
+            if name.startswith("test_") and "isa" in test.__code__.co_varnames[: test.__code__.co_argcount]:
+                found[f"test_{area}_{name.removeprefix('test_')}"] = elsewhere(test, isas)
+    return found

@@ -6,10 +6,8 @@ Runs with --qemu alone; needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and q
 from __future__ import annotations
 
 import subprocess
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,17 +29,19 @@ from tests.kernels.remote import Machine
 
 pytestmark = [pytest.mark.qemu, pytest.mark.usefixtures("diverted")]
 TIERS = [remote.tier("neon"), remote.tier("i8mm")]
-MODULES = (test_formats, test_matmul, test_rows, test_recurrent, test_vocab, test_attend)
+MODULES = {module: ["neon"] for module in (test_formats, test_rows, test_recurrent, test_vocab, test_attend)}
+TESTS = remote.tests_of({**MODULES, test_matmul: ["neon", "i8mm"]})  # i8mm has products of its own alone
+globals().update(TESTS)
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return remote.build(tmp_path_factory.mktemp("aarch64"), TIERS)
+    return remote.build(tmp_path_factory.mktemp("aarch64"), TIERS, remote.aarch64())
 
 
 @pytest.fixture(scope="module")
 def machines(program: Path) -> Iterator[dict[str, Machine]]:
-    running = {tier.name: Machine(program, tier.name) for tier in TIERS}
+    running = {tier.name: Machine(program, tier.name, remote.aarch64()) for tier in TIERS}
     yield running
     for one in running.values():
         one.close()
@@ -54,42 +54,12 @@ def machine(request: pytest.FixtureRequest, machines: dict[str, Machine]) -> Mac
 
 @pytest.fixture(scope="module")
 def diverted(machines: dict[str, Machine]) -> Iterator[None]:
-    """During the tests of this module, these tiers are run by the emulated machines."""
-    with pytest.MonkeyPatch.context() as patch:
-        for running in machines.values():
-            for module, name, function in running.patches():
-                patch.setattr(module, name, function)
+    with remote.diverted(list(machines.values())):
         yield
 
 
-def elsewhere(test: Callable[..., Any], isas: list[str]) -> Callable[..., Any]:
-    """The test with these values of `isa` only."""
-    copy = types.FunctionType(test.__code__, test.__globals__, test.__name__, test.__defaults__, test.__closure__)
-    marks = [
-        pytest.mark.parametrize("isa", isas).mark if mark.name == "parametrize" and mark.args[0] == "isa" else mark
-        for mark in getattr(test, "pytestmark", [])
-    ]
-    copy.pytestmark = marks  # type: ignore[attr-defined]
-    return copy
-
-
-def tier_tests() -> dict[str, Callable[..., Any]]:
-    """Unique name -> test, for every kernel test that takes an `isa`. i8mm has products of its own alone."""
-    found = {}
-    for module in MODULES:
-        area = module.__name__.rpartition("test_")[2]
-        isas = ["neon", "i8mm"] if module is test_matmul else ["neon"]
-        for name, test in vars(module).items():
-            if name.startswith("test_") and "isa" in test.__code__.co_varnames[: test.__code__.co_argcount]:
-                found[f"test_{area}_{name.removeprefix('test_')}"] = elsewhere(test, isas)
-    return found
-
-
-globals().update(tier_tests())
-
-
 def test_tests_are_found() -> None:
-    assert len(tier_tests()) >= 35
+    assert len(TESTS) >= 35
 
 
 def test_the_machine_has_the_kernels(machine: Machine) -> None:
@@ -153,4 +123,4 @@ def test_peaks_read_all_and_count_their_operations(machine: Machine) -> None:
 def test_all_of_csrc_compiles_for_aarch64_without_a_warning(tmp_path: Path) -> None:
     parts = (*setup.BASELINE, *(f"kernels/{tier.name}" for tier in TIERS))
     sources = [p for part in parts for p in (remote.ROOT / "csrc" / part).glob("*.c")]
-    assert len(remote.compile_all(sources, tmp_path, TIERS)) == len(sources) > 30
+    assert len(remote.compile_all(sources, tmp_path, TIERS, remote.aarch64())) == len(sources) > 30

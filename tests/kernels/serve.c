@@ -1,4 +1,4 @@
-/* Runs single kernels of one tier for a test on another machine: reads requests from stdin, writes results to stdout.
+/* Runs single kernels of one tier for a test, of another machine or of this one: reads requests from stdin, writes results to stdout.
  * Every array lies between two unmapped pages, at the end or the start of the space between them, so that a kernel that
  * reads or writes beyond it crashes this program. Usage: serve TIER. The client is tests/kernels/remote.py.
  *
@@ -64,7 +64,7 @@ static double op_matmul(call c)
 {
     const pl_mat w = matrix(c);
     pl_tuning tuning;
-    pl_tuning_default(PL_ISA_NEON, &tuning);
+    pl_tuning_default(pl_isa_find(c.k->isa), &tuning);
     pl_acts x = {w.k, (int)c.i[6], (int)c.i[10], c.a[2], c.i[7], c.a[3], c.a[4], c.a[5], c.a[6], c.a[7], &tuning, 0};
     for (int64_t times = 0; times < c.i[9]; times++, x.again = 1)
         c.k->matmul[c.i[0]](&w, (int)c.i[3], (int)c.i[4], &x, (int)c.i[5], c.a[1], c.i[8]);
@@ -428,9 +428,26 @@ static void answer(const pl_kernels *k, const request *q)
     fflush(stdout);
 }
 
+/* The tier's kernels, or NULL. */
+static const pl_kernels *kernels(const char *name)
+{
+#ifdef PL_TILES_EMULATED /* which the processor need not have */
+    static pl_kernels k;
+    if (!strcmp(name, "amx") && pl_kernels_get(PL_ISA_AVX512BF16)) {
+        pl_kernels_scalar(&k);
+        pl_kernels_avx2(&k);
+        pl_kernels_avx512(&k);
+        pl_kernels_avx512bf16(&k);
+        pl_kernels_amx(&k);
+        return &k;
+    }
+#endif
+    return pl_kernels_get(pl_isa_find(name));
+}
+
 int main(int argc, char **argv)
 {
-    const pl_kernels *k = argc == 2 ? pl_kernels_get(pl_isa_find(argv[1])) : NULL;
+    const pl_kernels *k = argc == 2 ? kernels(argv[1]) : NULL;
     request q;
     if (!k)
         stop("usage: serve TIER, one that this program holds and this processor runs");
