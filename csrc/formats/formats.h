@@ -51,8 +51,8 @@
 #define PL_TILE 16  /* rows of a tile */
 #define PL_BLOCK 32 /* k of a packed block: one activation scale */
 
-/* Where the third bits of codes lie. Those of codes i and i + 2 (i 0, 1, 4, 5) are four apart, as their low bits are, so that
- * two codes are put together at once; those of the first half lie a bit beside the second's, or in place. */
+/* The bit of the plane's byte that holds the third bit of code i. Codes i and i + 2 (i 0, 1, 4, 5) have theirs four bits
+ * apart, like their two low bits, so that one shift and one mask serve both. */
 static const uint8_t pl_plane3[8] = {2, 1, 6, 5, 0, 3, 4, 7};
 
 /* Form of a scale in a packed block. */
