@@ -79,7 +79,7 @@ enum { PL_XIELU_PARAMETERS = 4 };
 
 /* What the codes of a quantised format may be, and how many scales are tried for them. */
 typedef enum { PL_FIT_NO_MIN, PL_FIT_ANY_MIN, PL_FIT_NEGATIVE_MIN } pl_fit_kind; /* negative: or 0 */
-enum { PL_FIT_GROUPS = 32, PL_FIT_TRIES = 4 };
+enum { PL_FIT_GROUPS = 64, PL_FIT_WHOLE = 2 * PL_FIT_GROUPS, PL_FIT_TRIES = 4 }; /* most at once */
 #define PL_FIT_MOST 1e15f
 typedef struct pl_fit {
     pl_fit_kind kind;
@@ -220,15 +220,20 @@ typedef struct pl_kernels {
     void (*softcap)(const float *x, float cap, int n, float *y); /* y = cap * tanh(x / cap); y may be x */
 
     /* ---- quantising weights --------------------------------------------------------- */
-    /* Bytes of F16 -> y (n), n a multiple of 16. NULL: pl_decode does it (formats/). */
+    /* Bytes of F16 or BF16 -> y (n), n a multiple of 16. NULL: pl_decode does it (formats/). */
     void (*from_f16)(const uint8_t *x, int64_t n, float *y);
-    /* For PL_FIT_GROUPS groups x (n, groups), the best scales d (groups) and mins m (groups) found: sum (x - d q - m)^2
-     * is small for the codes q nearest to (x - m) / d. Groups of zeros: 0. Returns 0, or another number where a value is
-     * not below PL_FIT_MOST, so that its square might not be finite. */
-    int (*fit)(const pl_fit *f, const float *x, float *d, float *m);
+    void (*from_bf16)(const uint8_t *x, int64_t n, float *y);
+    /* For groups x (groups, n), at most PL_FIT_GROUPS, the best scales d and mins m found, each with room for
+     * PL_FIT_GROUPS: sum (x - d q - m)^2 is small for the codes q nearest to (x - m) / d. Groups of zeros: 0. Returns 0,
+     * or another number where a value is not below PL_FIT_MOST, so that its square might not be finite. */
+    int (*fit)(const pl_fit *f, int groups, const float *x, float *d, float *m);
     /* codes (groups, n), counted from lo or from the table's first, nearest to (x - m) / d. x (groups, n), finite, groups
      * at most PL_FIT_GROUPS; d, m (groups); d 0: as if 1 / d were 0. */
     void (*fit_codes)(const pl_fit *f, int groups, const float *x, const float *d, const float *m, uint8_t *codes);
+    /* v (blocks, n), at most PL_FIT_WHOLE, n 8 or 16 -> whole numbers lo .. hi of a factor for each block, of which that
+     * of the largest v by size is `largest`; factors: in f16; v: what the whole numbers stand for. Returns 0, or another
+     * number where a factor is not finite. */
+    int (*fit_whole)(int blocks, int n, int largest, int lo, int hi, float *v, uint16_t *factors, int *whole);
 
     /* ---- recurrent layers ----------------------------------------------------------- */
     void (*conv)(const pl_conv *c, int n, float *y);

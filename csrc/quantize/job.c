@@ -8,6 +8,8 @@
 #include "../cpu/team.h"
 #include "../kernels/select.h"
 
+enum { PL_LINE_FLOATS = 16 };
+
 struct pl_quantizing {
     const pl_quantizer *q;
     const pl_kernels *quick; /* or NULL: the whole search */
@@ -15,7 +17,8 @@ struct pl_quantizing {
     const uint8_t *src;
     const float *importance;
     float *ones; /* (block) the importance where none is given */
-    float *room; /* (threads, k) a decoded row of each thread */
+    float *room; /* (threads, stride) a decoded row of each thread, at a cache line of its own */
+    int64_t stride;
     int64_t rows, k;
     uint8_t *out;
     pl_job *job;
@@ -30,7 +33,9 @@ static int quantize_row(const pl_quantizing *w, int64_t row, float *x)
     uint8_t *out = w->out + row * (w->k / q->block * q->block_bytes);
     int wrong = 0;
     const uint8_t *src = w->src + row * pl_row_bytes(w->from, w->k);
-    if (w->quick && w->quick->from_f16 && w->from->id == PL_F16)
+    if (w->quick && w->from->id == PL_BF16)
+        w->quick->from_bf16(src, w->k, x);
+    else if (w->quick && w->quick->from_f16 && w->from->id == PL_F16)
         w->quick->from_f16(src, w->k, x);
     else
         pl_decode(w->from, src, x, w->k);
@@ -47,7 +52,7 @@ static void work_on(void *arg, const pl_team *team, int tid)
     int64_t from, to;
     pl_share(w->rows, 1, tid, pl_team_size(team), &from, &to);
     for (int64_t row = from; row < to && !atomic_load_explicit(&w->cancel, memory_order_relaxed); row++) {
-        if (quantize_row(w, row, w->room + tid * w->k)) {
+        if (quantize_row(w, row, w->room + tid * w->stride)) {
             long long known = atomic_load(&w->wrong);
             while (row < known && !atomic_compare_exchange_weak(&w->wrong, &known, row)) {}
             return;
@@ -75,7 +80,8 @@ pl_quantizing *pl_quantizing_start(const pl_quantizer *q, int from, const uint8_
     w->src = src;
     w->importance = importance;
     w->ones = malloc((size_t)q->block * sizeof(float));
-    w->room = malloc((size_t)threads * (size_t)k * sizeof(float));
+    w->stride = (k + PL_LINE_FLOATS - 1) / PL_LINE_FLOATS * PL_LINE_FLOATS;
+    w->room = aligned_alloc(64, (size_t)threads * (size_t)w->stride * sizeof(float));
     w->rows = rows;
     w->k = k;
     w->out = out;

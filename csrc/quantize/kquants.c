@@ -12,25 +12,35 @@
 
 #define PL_ALONE __attribute__((noinline)) /* one copy for all formats */
 
+static inline uint64_t eight(const uint8_t *codes)
+{
+    uint64_t word;
+    memcpy(&word, codes, sizeof word);
+    return word;
+}
+
 /* Pairs of bits of all codes. */
 static PL_ALONE void pairs(const pl_super *s, int shift, uint8_t *restrict out)
 {
-    for (int half = 0; half < 2; half++, out += 32) {
-        const uint8_t *code = s->code + 128 * half;
-        for (int i = 0; i < 32; i++)
-            out[i] = (uint8_t)((code[i] >> shift & 3) | (code[32 + i] >> shift & 3) << 2 |
-                               (code[64 + i] >> shift & 3) << 4 | (code[96 + i] >> shift & 3) << 6);
+    const uint64_t pair = 0x0303030303030303;
+    for (int i = 0; i < 64; i += 8) {
+        const uint8_t *code = s->code + 128 * (i / 32) + i % 32;
+        uint64_t found = 0;
+        for (int j = 0; j < 4; j++)
+            found |= (eight(code + 32 * j) >> shift & pair) << 2 * j;
+        memcpy(out + i, &found, sizeof found);
     }
 }
 
 /* A bit of all codes: that of weight 32 j + i is bit j of byte i. */
 static PL_ALONE void plane(const pl_super *s, int shift, uint8_t *restrict out)
 {
-    for (int i = 0; i < 32; i++) {
-        int bits = 0;
-        for (int j = 7; j >= 0; j--)
-            bits = bits << 1 | (s->code[32 * j + i] >> shift & 1);
-        out[i] = (uint8_t)bits;
+    const uint64_t bit = 0x0101010101010101;
+    for (int i = 0; i < 32; i += 8) {
+        uint64_t found = 0;
+        for (int j = 0; j < 8; j++)
+            found |= (eight(s->code + 32 * j + i) >> shift & bit) << j;
+        memcpy(out + i, &found, sizeof found);
     }
 }
 

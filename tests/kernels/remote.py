@@ -217,8 +217,10 @@ class Machine:
                 "rope",
                 "softcap",
                 "from_f16",
+                "from_bf16",
                 "fit",
                 "fit_codes",
+                "fit_whole",
             ),  # fmt: skip
             recurrent: ("conv", "scan"),
             attend: ("page_bytes", "kv_append", "attend", "attend_merge", "scratch_bytes"),
@@ -307,19 +309,30 @@ class Machine:
         y = np.empty(len(x) // 2, np.float32) if out is None else out
         return None if self.call("from_f16", [len(y)], [], [x, y], [1]) else y
 
+    def _from_bf16(self, x: Array, out: Array | None = None) -> Array:
+        y = np.empty(len(x) // 2, np.float32) if out is None else out
+        self.call("from_bf16", [len(y)], [], [x, y], [1])
+        return y
+
     def _fit(self, x: Array, kind: str, lo: int, hi: int, spread: Sequence[float], repeats: int = 1,
              out: Array | None = None, table: Sequence[float] | None = None,
              centred: bool = False) -> tuple[Array, Array, bool]:  # fmt: skip
         y = np.empty((2, rows.GROUPS), np.float32) if out is None else out
-        ints = [rows.KINDS.index(kind), len(x), lo, hi, len(spread), repeats, centred]
+        n = len(x)
+        ints = [rows.KINDS.index(kind), x.shape[1], lo, hi, len(spread), repeats, centred, n]
         bad = self.call("fit", ints, spread, [x, y, _floats(table)], [1])
-        return y[0], y[1], bool(bad)
+        return y[0, :n], y[1, :n], bool(bad)
 
     def _fit_codes(self, x: Array, lo: int, hi: int, d: Array, m: Array, out: Array | None = None,
                    table: Sequence[float] | None = None) -> Array:  # fmt: skip
         codes = np.empty(x.shape, np.uint8) if out is None else out
         self.call("fit_codes", [*x.shape, lo, hi], [], [x, d, m, codes, _floats(table)], [3])
         return codes
+
+    def _fit_whole(self, v: Array, largest: int, lo: int, hi: int) -> tuple[Array, Array, bool]:
+        factors, whole = np.empty(len(v), np.uint16), np.empty(v.shape, np.int32)
+        bad = self.call("fit_whole", [*v.shape, largest, lo, hi], [], [v, factors, whole], [0, 1, 2])
+        return factors, whole, bool(bad)
 
     def _conv(self, x: Sequence[Array], by: Sequence[Array | None], w: Array, bias: Array | None,
               out: Array | None = None) -> Array:  # fmt: skip

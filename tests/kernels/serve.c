@@ -147,6 +147,12 @@ static double op_from_f16(call c)
     return 0;
 }
 
+static double op_from_bf16(call c)
+{
+    c.k->from_bf16(c.a[0], c.i[0], c.a[1]);
+    return 0;
+}
+
 /* f's table, of these values. middle: (15) */
 static void use_table(pl_fit *f, const float *values, float *middle)
 {
@@ -171,7 +177,7 @@ static double op_fit(call c)
     use_table(&f, c.a[2], middle);
     for (int i = 0; i < f.tries; i++)
         f.spread[i] = c.f[i];
-    return c.k->fit(&f, c.a[0], c.a[1], (float *)c.a[1] + PL_FIT_GROUPS) != 0;
+    return c.k->fit(&f, (int)c.i[7], c.a[0], c.a[1], (float *)c.a[1] + PL_FIT_GROUPS) != 0;
 }
 
 static double op_fit_codes(call c)
@@ -181,6 +187,12 @@ static double op_fit_codes(call c)
     use_table(&f, c.a[4], middle);
     c.k->fit_codes(&f, (int)c.i[0], c.a[0], c.a[1], c.a[2], c.a[3]);
     return 0;
+}
+
+static double op_fit_whole(call c)
+{
+    const int *i = (const int[]){(int)c.i[0], (int)c.i[1], (int)c.i[2], (int)c.i[3], (int)c.i[4]};
+    return c.k->fit_whole(i[0], i[1], i[2], i[3], i[4], c.a[0], c.a[1], c.a[2]) != 0;
 }
 
 static double op_conv(call c)
@@ -345,8 +357,10 @@ static const struct {
     {"rope", op_rope},
     {"softcap", op_softcap},
     {"from_f16", op_from_f16},
+    {"from_bf16", op_from_bf16},
     {"fit", op_fit},
     {"fit_codes", op_fit_codes},
+    {"fit_whole", op_fit_whole},
     {"conv", op_conv},
     {"scan", op_scan},
     {"page_bytes", op_page_bytes},

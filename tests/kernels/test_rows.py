@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -304,17 +305,26 @@ def test_quantize_is_close(isa: str) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_number_in_f16(isa: str) -> None:
     """Also at an odd address. Tiers without a kernel for it leave it to the formats."""
+    check_widening("F16", partial(rows.from_f16, isa), missing=isa == "scalar")
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_number_in_bf16(isa: str) -> None:
+    check_widening("BF16", partial(rows.from_bf16, isa))
+
+
+def check_widening(source: str, widen: Callable[..., np.ndarray | None], missing: bool = False) -> None:
     raw = np.arange(1 << 16, dtype=np.uint16).view(np.uint8)
-    want = weights.decode("F16", raw, 1 << 16).view(np.uint32)
-    found = rows.from_f16(isa, raw)
-    assert (found is None) == (isa == "scalar")
+    want = weights.decode(source, raw, 1 << 16).view(np.uint32)
+    found = widen(raw)
+    assert (found is None) == missing
     if found is None:
         return
     np.testing.assert_array_equal(found.view(np.uint32), want)
-    for first in (0, 31744):  # numbers, NaN
+    for first in (0, 31744):  # numbers; F16: NaN
         part = at_end(np.append(np.uint8(0), raw[2 * first : 2 * first + 96]))[1:]
         out = at_end(np.empty(48, np.float32))
-        rows.from_f16(isa, part, out)
+        widen(part, out)
         np.testing.assert_array_equal(out.view(np.uint32), want[first : first + 48])
 
 
@@ -326,11 +336,11 @@ IQ4 = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
 
 def groups(n: int, seed: int = 5) -> np.ndarray:
     """Groups of n weights, as many as are fitted at once, among them zeros, one value, one sign, tiny, large."""
-    x = np.random.default_rng(seed).standard_normal((n, rows.GROUPS)).astype(np.float32)
-    x[:, 1], x[:, 2], x[:, 3] = 0, 0.5, np.abs(x[:, 3])
-    x[:, 4] = -np.abs(x[:, 4])
-    x[:, 5] *= np.float32(1e-38)
-    x[:, 6] *= np.float32(1e14)
+    x = np.random.default_rng(seed).standard_normal((rows.GROUPS, n)).astype(np.float32)
+    x[1], x[2], x[3] = 0, 0.5, np.abs(x[3])
+    x[4] = -np.abs(x[4])
+    x[5] *= np.float32(1e-38)
+    x[6] *= np.float32(1e14)
     return x
 
 
@@ -345,6 +355,10 @@ def test_fit_has_the_bits_of_scalar(isa: str, kind: str, n: int, lo: int, hi: in
         assert not found[2] and not want[2]
         for a, b in zip(found[:2], want[:2], strict=True):
             np.testing.assert_array_equal(a, b)
+        for count in (1, 3, 8, 17, rows.GROUPS - 1):  # and reads no more
+            fewer = rows.fit(isa, at_end(x[:count]), kind, lo, hi, spread, 2, out, centred=centred)
+            for a, b in zip(fewer[:2], want[:2], strict=True):
+                np.testing.assert_array_equal(a, b[:count])
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -370,7 +384,7 @@ def test_fit_of_a_table_is_least_squares() -> None:
     d, _, _ = rows.fit("scalar", x, "none", -127, 113, [0, 0.1], 1, table=IQ4)
     assert d[1] == 0
     for lane in (0, 3, 4, 7, 8, 9):
-        v = x[:, lane].astype(np.float64)
+        v = x[lane].astype(np.float64)
         most = v[np.abs(v).argmax()]
         errors = []
         for scale in (d[lane], most / -127):
@@ -400,7 +414,7 @@ def test_fit_is_least_squares(kind: str, n: int, lo: int, hi: int) -> None:
     d, m, _ = rows.fit("scalar", x, kind, lo, hi, [0, 0.1], 1)
     assert d[1] == 0 and m[1] == 0
     for lane in (0, 3, 4, 7, 8, 9):
-        v = x[:, lane].astype(np.float64)
+        v = x[lane].astype(np.float64)
         codes = np.clip(np.rint((v - m[lane]) / d[lane]), lo, hi)
         error = ((v - d[lane] * codes - m[lane]) ** 2).sum()
         start = {"none": 0.0, "any": v.min(), "negative": min(v.min(), 0.0)}[kind]
@@ -409,13 +423,36 @@ def test_fit_is_least_squares(kind: str, n: int, lo: int, hi: int) -> None:
         assert error < naive
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("blocks", "n"), [(1, 8), (7, 8), (8, 8), (1, 16), (4, 16)])
+@pytest.mark.parametrize(("largest", "lo", "hi"), [(15, 0, 15), (-32, -32, 31), (63, 0, 63), (-128, -128, 127)])
+def test_whole_numbers_of_a_factor(isa: str, blocks: int, n: int, largest: int, lo: int, hi: int) -> None:
+    """The factor is the largest value's by size; zeros, and factors of which the reciprocal is infinite, give zeros."""
+    x = np.random.default_rng([blocks, n]).standard_normal((blocks, n)).astype(np.float32)
+    if lo == 0:
+        x = -np.abs(x)
+    for scale in (1.0, 0.0, 1e-9, 1e4):
+        v = at_end(x * np.float32(scale))
+        want = v.copy()
+        factors, whole, wrong = rows.fit_whole(isa, v, largest, lo, hi)
+        most = want[np.arange(blocks), np.abs(want).argmax(1)]
+        factor = (most / np.float32(largest)).astype(np.float16)
+        np.testing.assert_array_equal(factors, factor.view(np.uint16))
+        unit = factor.astype(np.float32)[:, None]
+        per = np.divide(1, unit, out=np.zeros_like(unit), where=unit != 0)
+        np.testing.assert_array_equal(whole, np.clip(np.rint(want * per), lo, hi))
+        np.testing.assert_array_equal(v, unit * whole)
+        assert not wrong
+    assert rows.fit_whole(isa, x * np.float32(1e9), largest, lo, hi)[2]
+
+
 def test_a_centred_try_is_the_better_one_for_two_bits() -> None:
-    x = np.random.default_rng(8).standard_normal((16, rows.GROUPS)).astype(np.float32)
+    x = np.random.default_rng(8).standard_normal((rows.GROUPS, 16)).astype(np.float32)
     errors = []
     for centred in (False, True):
         d, m, _ = rows.fit("scalar", x, "negative", 0, 3, [0.2], 1, centred=centred)
-        codes = np.clip(np.rint((x - m) / d), 0, 3)
-        errors.append(float(((x - d * codes - m) ** 2).sum()))
+        codes = np.clip(np.rint((x - m[:, None]) / d[:, None]), 0, 3)
+        errors.append(float(((x - d[:, None] * codes - m[:, None]) ** 2).sum()))
     assert errors[1] < 0.95 * errors[0]
 
 
@@ -424,7 +461,7 @@ def test_a_centred_try_is_the_better_one_for_two_bits() -> None:
 def test_fit_says_what_is_out_of_range(isa: str, bad: float) -> None:
     for lane in (0, 6, 15, rows.GROUPS - 1):
         x = groups(32)
-        x[13, lane] = bad
+        x[lane, 13] = bad
         assert rows.fit(isa, x, "any", 0, 15, [0])[2] and rows.fit(isa, x, "none", -8, 7, [0])[2]
 
 

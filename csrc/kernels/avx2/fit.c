@@ -9,7 +9,12 @@
 #define PL_VEC_ROUND(a) ((pl_fit_vec)_mm256_round_ps((__m256)(a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
 #define PL_VEC_LOOKUP(t, i) ((pl_fit_vec)_mm256_permutevar8x32_ps(_mm256_load_ps(t), (__m256i)(i)))
 #define PL_VEC_TO_BYTES(lanes, bytes) to_bytes((__m256i)(lanes), bytes)
+#define PL_VEC_FOURS(p, apart)                                                                                         \
+    ((pl_fit_vec)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps((p) + (apart)), 1))
 #define PL_VEC_FROM_F16(p) ((pl_fit_vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p))))
+#define PL_VEC_FROM_U16(p) ((pl_fit_mask)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p))))
+#define PL_FOUR_TO_F16(v, p) _mm_storel_epi64((__m128i *)(p), _mm_cvtps_ph((__m128)(v), _MM_FROUND_TO_NEAREST_INT))
+#define PL_FOUR_FROM_F16(p) ((pl_fit_four)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)(p))))
 
 static inline void to_bytes(__m256i lanes, void *bytes)
 {
@@ -23,6 +28,8 @@ static inline void to_bytes(__m256i lanes, void *bytes)
 void pl_fill_fit_avx2(pl_kernels *k)
 {
     k->from_f16 = pl_fit_from_f16;
+    k->from_bf16 = pl_fit_from_bf16;
     k->fit = pl_fit_groups;
     k->fit_codes = pl_fit_codes;
+    k->fit_whole = pl_fit_whole;
 }

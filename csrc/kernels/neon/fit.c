@@ -19,6 +19,8 @@ static inline void to_bytes(uint32x4_t lanes, void *bytes)
 void pl_fill_fit_neon(pl_kernels *k)
 {
     k->from_f16 = pl_fit_from_f16;
+    k->from_bf16 = pl_fit_from_bf16;
     k->fit = pl_fit_groups;
     k->fit_codes = pl_fit_codes;
+    k->fit_whole = pl_fit_whole;
 }

@@ -9,6 +9,8 @@
 void pl_fill_fit_scalar(pl_kernels *k)
 {
     k->from_f16 = NULL;
+    k->from_bf16 = pl_fit_from_bf16;
     k->fit = pl_fit_groups;
     k->fit_codes = pl_fit_codes;
+    k->fit_whole = pl_fit_whole;
 }

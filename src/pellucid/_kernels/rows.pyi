@@ -35,6 +35,7 @@ KINDS: tuple[str, ...]
 GROUPS: int
 
 def from_f16(isa: str, x: _Array, out: _Array | None = None) -> _Array | None: ...
+def from_bf16(isa: str, x: _Array, out: _Array | None = None) -> _Array: ...
 def fit(
     isa: str,
     x: _Array,
@@ -47,6 +48,7 @@ def fit(
     table: Sequence[float] | None = None,
     centred: bool = False,
 ) -> tuple[_Array, _Array, bool]: ...
+def fit_whole(isa: str, v: _Array, largest: int, lo: int, hi: int) -> tuple[_Array, _Array, bool]: ...
 def fit_codes(
     isa: str,
     x: _Array,

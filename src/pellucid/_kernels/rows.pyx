@@ -6,7 +6,7 @@ new array if None), which may be an input; `repeat` is the number of times it ru
 """
 
 from libc.stdint cimport int8_t, int16_t, int64_t, uint8_t, uint16_t
-from pellucid._kernels.table cimport PL_FIT_GROUPS, checked, pl_fit, pl_kernels, tier
+from pellucid._kernels.table cimport PL_FIT_GROUPS, PL_FIT_WHOLE, checked, pl_fit, pl_kernels, tier
 
 import numpy as np
 
@@ -194,14 +194,15 @@ cdef int use_table(pl_fit *f, table_of *t, table) except -1:
 
 def fit(str isa, const float[:, ::1] x, str kind, int lo, int hi, spread, int repeats=1, out=None, table=None,
         bint centred=False):
-    """(scales, mins, whether a value is out of range) of GROUPS groups x (n, GROUPS), n 16 or 32. kind: of mins, one of
-    KINDS; spread: 1 to 4 scales to try, centred: with both ends cut; out: (2, GROUPS) for scales and mins; table: 16
-    values that codes are."""
+    """(scales, mins, whether a value is out of range) of groups x (groups, n), at most GROUPS, n 16 or 32. kind: of
+    mins, one of KINDS; spread: 1 to 4 scales to try, centred: with both ends cut; out: (2, GROUPS) for scales and mins;
+    table: 16 values that codes are."""
     cdef const pl_kernels *kernels = tier(isa)
     cdef pl_fit f
-    if x.shape[0] not in (16, 32) or x.shape[1] != GROUPS or not 1 <= len(spread) <= 4:
-        raise ValueError(f"x must be (16 or 32, {GROUPS}), and spread 1 to 4 numbers")
-    f.kind, f.n, f.lo, f.hi, f.repeats, f.tries = KINDS.index(kind), x.shape[0], lo, hi, repeats, len(spread)
+    cdef int groups = x.shape[0]
+    if x.shape[1] not in (16, 32) or not 1 <= groups <= GROUPS or not 1 <= len(spread) <= 4:
+        raise ValueError(f"x must be (1 to {GROUPS}, 16 or 32), and spread 1 to 4 numbers")
+    f.kind, f.n, f.lo, f.hi, f.repeats, f.tries = KINDS.index(kind), x.shape[1], lo, hi, repeats, len(spread)
     f.centred = centred
     for i, value in enumerate(spread):
         f.spread[i] = value
@@ -211,23 +212,31 @@ def fit(str isa, const float[:, ::1] x, str kind, int lo, int hi, spread, int re
     cdef float[:, ::1] view = y
     cdef int wrong
     with nogil:
-        wrong = kernels.fit(&f, &x[0, 0], &view[0, 0], &view[1, 0])
-    return y[0], y[1], wrong != 0
+        wrong = kernels.fit(&f, groups, &x[0, 0], &view[0, 0], &view[1, 0])
+    return y[0, :groups], y[1, :groups], wrong != 0
 
 
-def from_f16(str isa, const uint8_t[::1] x, out=None):
-    """Bytes of n numbers in F16, n a multiple of 16 -> float32 (n); None where the tier has no kernel for it."""
-    cdef const pl_kernels *kernels = tier(isa)
+cdef object widened(void (*kernel)(const uint8_t *, int64_t, float *) noexcept nogil, const uint8_t[::1] x, out):
     cdef int64_t n = x.shape[0] // 2
     if x.shape[0] % 32:
         raise ValueError("x must be whole sixteens of numbers")
-    if kernels.from_f16 == NULL:
+    if kernel == NULL:
         return None
     y = checked("out", out, np.float32, (n,))
     cdef float[::1] view = y
     with nogil:
-        kernels.from_f16(&x[0], n, &view[0])
+        kernel(&x[0], n, &view[0])
     return y
+
+
+def from_f16(str isa, const uint8_t[::1] x, out=None):
+    """Bytes of n numbers in F16, n a multiple of 16 -> float32 (n); None where the tier has no kernel for it."""
+    return widened(tier(isa).from_f16, x, out)
+
+
+def from_bf16(str isa, const uint8_t[::1] x, out=None):
+    """The same of BF16, which every tier has."""
+    return widened(tier(isa).from_bf16, x, out)
 
 
 def fit_codes(str isa, const float[:, ::1] x, int lo, int hi, const float[::1] d, const float[::1] m, out=None,
@@ -247,3 +256,18 @@ def fit_codes(str isa, const float[:, ::1] x, int lo, int hi, const float[::1] d
     with nogil:
         kernels.fit_codes(&f, groups, &x[0, 0], &d[0], &m[0], &view[0, 0])
     return codes
+
+
+def fit_whole(str isa, float[:, ::1] v, int largest, int lo, int hi):
+    """(factors in F16 (blocks), whole numbers int32 (blocks, n), whether a factor is infinite) of v (blocks, n), which
+    become what the whole numbers stand for. n 8 or 16, at most 2 * GROUPS numbers."""
+    cdef const pl_kernels *kernels = tier(isa)
+    cdef int blocks = v.shape[0], n = v.shape[1], wrong
+    if blocks < 1 or n not in (8, 16) or blocks * n > PL_FIT_WHOLE:
+        raise ValueError(f"v must be (blocks, 8 or 16), and have at most {PL_FIT_WHOLE} numbers")
+    factors, whole = np.empty(blocks, np.uint16), np.empty((blocks, n), np.int32)
+    cdef uint16_t[::1] f16 = factors
+    cdef int[:, ::1] view = whole
+    with nogil:
+        wrong = kernels.fit_whole(blocks, n, largest, lo, hi, &v[0, 0], &f16[0], &view[0, 0])
+    return factors, whole, wrong != 0

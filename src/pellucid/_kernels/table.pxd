@@ -55,6 +55,7 @@ cdef extern from "kernels/kernels.h":
     ctypedef void (*attend_fn)(const pl_attend_page *) noexcept nogil
     enum:
         PL_FIT_GROUPS
+        PL_FIT_WHOLE
     ctypedef struct pl_fit:
         int kind
         int n
@@ -78,8 +79,10 @@ cdef extern from "kernels/kernels.h":
         void (*rope)(float *, const float *, const float *, int, int) noexcept nogil
         void (*softcap)(const float *, float, int, float *) noexcept nogil
         void (*from_f16)(const uint8_t *, int64_t, float *) noexcept nogil
-        int (*fit)(const pl_fit *, const float *, float *, float *) noexcept nogil
+        void (*from_bf16)(const uint8_t *, int64_t, float *) noexcept nogil
+        int (*fit)(const pl_fit *, int, const float *, float *, float *) noexcept nogil
         void (*fit_codes)(const pl_fit *, int, const float *, const float *, const float *, uint8_t *) noexcept nogil
+        int (*fit_whole)(int, int, int, int, int, float *, uint16_t *, int *) noexcept nogil
         void (*conv)(const pl_conv *, int, float *) noexcept nogil
         int (*scan)(const pl_scan *) noexcept nogil
         bytes_fn k_bytes[4]
