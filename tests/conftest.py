@@ -19,7 +19,7 @@ OPTIONS = {
     "gemma": "also run the tests that need the Gemma 3 file of the catalogue (253 MB, fetched when absent); "
     "without this option they are deselected",
     "live": "also run the tests that compare with another runtime (extras `reference` and `llama`: torch, "
-    "transformers, llama-cpp-python), of long ones an eighth (--nightly: all); without this option they are deselected",
+    "transformers, llama-cpp-python), of long ones a quarter (--nightly: all); without this option they are deselected",
     "nightly": "also run the long tests, such as 100,000 hostile requests to the server, and all cases of those marked "
     "`long`, of which else a quarter runs; "
     "without this option they are deselected",
@@ -29,8 +29,8 @@ OPTIONS = {
     "page": "also open pages in Chromium and Firefox (Debian: chromium firefox-esr; extra `page-test`); "
     "without this option they are deselected",
     "qemu": "also run the kernels for aarch64, cross-compiled, and this build on older x86-64 processors, under qemu "
-    "(Debian, Ubuntu: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user), and those for tile registers without "
-    "them, of long ones an eighth (--nightly: all); "
+    "(Debian, Ubuntu: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user), and the kernels of AMX with tile "
+    "registers in memory, of long ones a quarter (--nightly: all); "
     "without this option they are deselected",
     "wheel": "also build the wheel and install it where there is no compiler (extra `wheel`; needs a package index); "
     "without this option they are deselected",

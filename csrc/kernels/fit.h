@@ -196,7 +196,8 @@ PL_INLINE pl_fit_vec pl_fit_nearest(const pl_fit *f, const pl_fit_table *t, pl_f
 }
 
 /* Least squares for the codes nearest to x * inverse - first, where that is better than what was found. within: none is
- * beyond the codes. total: of x; all from there on but x, for each of PL_FIT_AT_ONCE vectors. */
+ * beyond the codes, but for rounding in groups whose span is less than 1e-5 of their distance from zero. total: of x; all
+ * from there on but x, for each of PL_FIT_AT_ONCE vectors. */
 PL_INLINE void pl_fit_try(int has_min, int within, const pl_fit *f, const pl_fit_table *t, const float *x,
                           const pl_fit_vec *total, const pl_fit_vec *inverse, const pl_fit_vec *first,
                           pl_fit_best *best)
@@ -303,13 +304,15 @@ static int pl_fit_groups(const pl_fit *f, int groups, const float *x, float *d, 
     if (f->table)
         pl_fit_divide(f, &t);
     for (; groups > 0; d += PL_FIT_STEP, m += PL_FIT_STEP) {
-        for (int j = 0; j < PL_FIT_AT_ONCE; j++, groups -= PL_VEC, x += f->n * PL_VEC) {
+        for (int j = 0; j < PL_FIT_AT_ONCE; j++, groups -= PL_VEC) {
             const float *from = x;
             if (groups < PL_VEC) { /* zeros beyond the last one */
                 memset(rest, 0, sizeof rest);
                 if (groups > 0)
                     memcpy(rest, x, sizeof *x * (size_t)(f->n * groups));
                 from = rest;
+            } else {
+                x += f->n * PL_VEC;
             }
             pl_fit_turn(from, f->n, lanes + PL_VEC * j, PL_FIT_STEP);
         }

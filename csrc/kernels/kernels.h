@@ -220,7 +220,7 @@ typedef struct pl_kernels {
     void (*softcap)(const float *x, float cap, int n, float *y); /* y = cap * tanh(x / cap); y may be x */
 
     /* ---- quantising weights --------------------------------------------------------- */
-    /* Bytes of F16 or BF16 -> y (n), n a multiple of 16. NULL: pl_decode does it (formats/). */
+    /* Bytes of F16 or BF16 -> y (n), n a multiple of 16. from_f16 may be NULL: pl_decode does it (formats/). */
     void (*from_f16)(const uint8_t *x, int64_t n, float *y);
     void (*from_bf16)(const uint8_t *x, int64_t n, float *y);
     /* For groups x (groups, n), at most PL_FIT_GROUPS, the best scales d and mins m found, each with room for

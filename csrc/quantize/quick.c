@@ -41,7 +41,7 @@ static int quick_super(const pl_quantizer *q, const pl_fit *f, const pl_kernels 
     pl_super s;
     if (k->fit(f, n, x, d, m))
         return -1;
-    if (kind->has_min) /* a factor for each, of the same whole numbers */
+    if (kind->has_min) /* scales and mins have a factor each, and the same range of whole numbers */
         m = memmove(v + n, m, sizeof *m * (size_t)n);
     if (k->fit_whole(kind->has_min ? 2 * count : count, groups, lo < 0 ? lo : hi, lo, hi, v, factor, whole))
         return -1;

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 import setup
+from pellucid import _engine
 from pellucid._kernels import attend, recurrent, rows, vocab, weights
 
 Array = np.ndarray[Any, Any]
@@ -256,7 +257,10 @@ class Machine:
                 x_stride, out.strides[0] // 4, repeat, terms if q is None else q.shape[1]]  # fmt: skip
         if scratch is None:
             scratch = np.empty(self._scratch_bytes(format), np.uint8)
-        self.call("matmul", ints, [], [packed, out, x, q, s, sums, b, scratch], [1, 7])
+        values = None  # of the tuning, in the order of its names; -1: the default
+        if tuning is not None:
+            values = np.asarray([tuning.get(name, -1) for name in _engine.tuning_limits()], np.int32)
+        self.call("matmul", ints, [], [packed, out, x, q, s, sums, b, scratch, values], [1, 7])
         return out
 
     def _scratch_bytes(self, name: str) -> int:

@@ -1,6 +1,7 @@
-/* Runs single kernels of one tier for a test, of another machine or of this one: reads requests from stdin, writes results to stdout.
- * Every array lies between two unmapped pages, at the end or the start of the space between them, so that a kernel that
- * reads or writes beyond it crashes this program. Usage: serve TIER. The client is tests/kernels/remote.py.
+/* Runs single kernels of one tier for a test, on another machine or on this one: reads requests from stdin, writes
+ * results to stdout. Every array lies between two unmapped pages, at the end or the start of the space between them, so
+ * that a kernel that reads or writes beyond it crashes this program. Usage: serve TIER. The client is
+ * tests/kernels/remote.py.
  *
  * Request: the head below, n_arrays `array_head`s, then the arrays' bytes. Reply: a double, then all bytes again. */
 #define _GNU_SOURCE
@@ -64,7 +65,11 @@ static double op_matmul(call c)
 {
     const pl_mat w = matrix(c);
     pl_tuning tuning;
+    const int32_t *drawn = c.a[8];
     pl_tuning_default(pl_isa_find(c.k->isa), &tuning);
+    for (int j = 0; drawn && j < PL_N_TUNING; j++)
+        if (drawn[j] >= 0)
+            memcpy((char *)&tuning + sizeof *drawn * (size_t)j, drawn + j, sizeof *drawn);
     pl_acts x = {w.k, (int)c.i[6], (int)c.i[10], c.a[2], c.i[7], c.a[3], c.a[4], c.a[5], c.a[6], c.a[7], &tuning, 0};
     for (int64_t times = 0; times < c.i[9]; times++, x.again = 1)
         c.k->matmul[c.i[0]](&w, (int)c.i[3], (int)c.i[4], &x, (int)c.i[5], c.a[1], c.i[8]);

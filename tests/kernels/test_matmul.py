@@ -28,7 +28,8 @@ def reference(case: Case, acts: cases.Acts) -> tuple[np.ndarray, np.ndarray]:
 
     N fused steps on terms t: each rounds the running sum once, each term carries up to three roundings more (of the
     dot, of s / 254 and of s * s_y), so |error| <= gamma(N + 3) * sum |t| with gamma(n) = n u / (1 - n u), u = 2^-24
-    (Higham, Accuracy and Stability, 3.1). What underflows loses up to 2^-150 a rounding, which a dot multiplies.
+    (Higham, Accuracy and Stability, 3.1). Scaled formats add up a super block without its factors, which then multiply
+    the sum: no term meets more roundings. What underflows loses up to 2^-150 a rounding, which a dot multiplies.
     """
     raw = cases.raw(case.format, case.rows, case.k, case.codes, case.scales)
     scaled, least = cases.exact_weights(case.format, raw, case.k)

@@ -1,7 +1,7 @@
 """The tier of tile registers on processors without them: the tests of all tiers, on kernels whose tile registers are
 memory (tiles.h), between pages that nothing may touch.
 
-Needs AVX-512 with bf16. Runs with --qemu alone, as what else is emulated.
+Needs AVX-512 with bf16. Runs with --qemu alone, like everything that is emulated.
 """
 
 from __future__ import annotations
@@ -45,10 +45,18 @@ def test_the_machine_has_the_kernels(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("terms", [1, 2])
-@pytest.mark.parametrize("name", cases.INTEGER)
-def test_integers_have_the_bits_of_other_tiers(name: str, terms: int) -> None:
+def test_integers_have_the_bits_of_scalar(terms: int) -> None:
     """From the number of rows on that tiles multiply: whole groups of sixteen and others, one part of k and more."""
-    for n, k in ((28, 512), (32, 256), (33, 768), (48, 1280), (300, 2304)):
-        case, acts = test_matmul.Case(name, 19, n, k), cases.acts(name, n, k, terms=terms)
-        found = [test_matmul.product(isa, case, acts.forms).tobytes() for isa in ("scalar", "amx")]
-        assert found[0] == found[1], (n, k)
+    for name in cases.INTEGER:
+        for n, k in ((28, 512), (32, 256), (33, 768), (48, 1280), (300, 2304)):
+            case, acts = test_matmul.Case(name, 19, n, k), cases.acts(name, n, k, terms=terms)
+            found = [test_matmul.product(isa, case, acts.forms).tobytes() for isa in ("scalar", "amx")]
+            assert found[0] == found[1], (name, n, k)
+
+
+@pytest.mark.parametrize(("rows", "n", "k"), [(1, 1, 2), (19, 3, 83), (70, 33, 512), (41, 290, 2117)])
+def test_bf16_is_within_its_bound(rows: int, n: int, k: int) -> None:
+    case, acts = test_matmul.Case("BF16", rows, n, k), cases.acts("BF16", n, k)
+    exact, bound = test_matmul.reference(case, acts)
+    found = test_matmul.product("amx", case, acts.forms)
+    assert (np.abs(found - exact) <= 2 * bound + test_matmul.flushed(case, acts)).all()

@@ -84,8 +84,9 @@ PL_INLINE const uint8_t *block_at(const pl_shape f, const uint8_t *tile, int b)
     return tile + (int64_t)b * f.packed_block + (int64_t)(b / 8 + 1) * f.packed_header;
 }
 
-/* Blocks [b0, b0 + n) of a tile, b0 a multiple of 8, as signed bytes, scales and mins in float32. Products of formats with
- * an offset are negated, and so are their scales: they are -124..128, and 128 is no signed byte. */
+/* Blocks [b0, b0 + n) of a tile, b0 a multiple of 8, as signed bytes, scales and mins in float32; of scaled formats a super
+ * block's factors, and mins as integers. Products of formats with an offset are negated, and so is what multiplies their
+ * sums: they are -124..128, and 128 is no signed byte. */
 PL_INLINE void unpack(const pl_shape f, const uint8_t *tile, int b0, int n, uint8_t *scratch)
 {
     const __m512i offset = _mm512_set1_epi8((char)f.offset);
@@ -181,7 +182,7 @@ PL_INLINE void scale_sums(const pl_shape f, int terms, int blocks, const int32_t
     }
 }
 
-/* all += what sixteen rows have gathered in a super block of a scaled format, and its mins; d: its factors. acc starts anew. */
+/* all += what sixteen rows have gathered in a super block of a scaled format, and its mins; d: its factors. acc is reset. */
 PL_INLINE void end_super(const pl_shape f, int terms, const float *d, const uint8_t *mins, const uint8_t *entry,
                          __m512 acc[AMX_ROWS], __m512 all[AMX_ROWS])
 {

@@ -6,7 +6,7 @@
  * pytest benchmarks/test_matmul.py --benchmark-enable -k "test_matmul and avx2" */
 enum {
     INT_ROWS = 16,        /* rows of x that share an unpacked block */
-    INT_PANEL = 64 << 10, /* bytes of entries: 3072 k or more of INT_ROWS rows, less where an entry is padded */
+    INT_PANEL = 64 << 10, /* bytes of entries: 3072 k or more of INT_ROWS rows; with masks of signs 768 or more */
 };
 
 /* Products on float weights: the same command. */

@@ -127,8 +127,8 @@ PL_INLINE void block_by_rows(const pl_shape f, int terms, const int T, const int
             }
 }
 
-/* all += what the N rows of a part have gathered in a super block of a scaled format, whose header is there and whose first
- * entries are at `part`, and its mins. */
+/* all += what the N rows of a part have gathered in a super block of a scaled format, whose header is at `header` and
+ * whose first entries are at `part`, and its mins. */
 PL_INLINE void end_super(const pl_shape f, int terms, const int T, const int N, const uint8_t *header, int64_t apart,
                          const uint8_t *part, int size, __m512 acc[][INT_ROWS], __m512 all[][INT_ROWS])
 {
