@@ -9,6 +9,9 @@
 
 #include <math.h>
 #include <string.h>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
 
 #include "../formats/formats.h"
 #include "common.h"
@@ -28,7 +31,7 @@ enum { PL_FIT_STEP = PL_FIT_AT_ONCE * PL_VEC };
 #define PL_VEC_ADD_SQUARE(sum, a) ((sum) + (a) * (a))
 #endif
 
-#ifndef PL_VEC_FOURS /* fours of floats: lane l of the vector is p[apart * l ..] */
+#ifndef PL_VEC_FOURS /* fours of floats: the l-th of the vector is p[apart * l ..] */
 #define PL_VEC_FOURS(p, apart) (*(const pl_fit_at *)(p))
 #endif
 
@@ -55,7 +58,17 @@ PL_INLINE pl_fit_mask pl_fit_from_u16(const uint8_t *x)
 #define PL_VEC_FROM_U16(x) pl_fit_from_u16(x)
 #endif
 
-#ifndef PL_FOUR_TO_F16 /* four floats -> f16 */
+/* Four floats -> f16, and back. */
+#ifdef __F16C__
+PL_INLINE void pl_fit_to_f16(pl_fit_four v, uint16_t *f16)
+{
+    _mm_storel_epi64((__m128i *)f16, _mm_cvtps_ph((__m128)v, _MM_FROUND_TO_NEAREST_INT));
+}
+PL_INLINE pl_fit_four pl_fit_four_from_f16(const uint16_t *f16)
+{
+    return (pl_fit_four)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)f16));
+}
+#else
 PL_INLINE void pl_fit_to_f16(pl_fit_four v, uint16_t *f16)
 {
     for (int i = 0; i < 4; i++)
@@ -65,8 +78,6 @@ PL_INLINE pl_fit_four pl_fit_four_from_f16(const uint16_t *f16)
 {
     return (pl_fit_four){pl_f16_to_f32(f16[0]), pl_f16_to_f32(f16[1]), pl_f16_to_f32(f16[2]), pl_f16_to_f32(f16[3])};
 }
-#define PL_FOUR_TO_F16(v, f16) pl_fit_to_f16(v, f16)
-#define PL_FOUR_FROM_F16(f16) pl_fit_four_from_f16(f16)
 #endif
 
 typedef struct pl_fit_best {
@@ -402,8 +413,8 @@ static int pl_fit_whole(int blocks, int n, int largest, int lo, int hi, float *r
     for (int b = 0; b < blocks; b += 4) {
         pl_fit_four unit, inverse;
         memcpy(&unit, most + b, sizeof unit);
-        PL_FOUR_TO_F16(unit / (float)largest, f16 + b);
-        unit = PL_FOUR_FROM_F16(f16 + b);
+        pl_fit_to_f16(unit / (float)largest, f16 + b);
+        unit = pl_fit_four_from_f16(f16 + b);
         inverse = 1.0f / unit;
         const pl_fit_signs finite = inverse - inverse == zero;
         wrong |= unit - unit != zero;

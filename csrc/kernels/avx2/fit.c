@@ -13,8 +13,6 @@
     ((pl_fit_vec)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps((p) + (apart)), 1))
 #define PL_VEC_FROM_F16(p) ((pl_fit_vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p))))
 #define PL_VEC_FROM_U16(p) ((pl_fit_mask)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p))))
-#define PL_FOUR_TO_F16(v, p) _mm_storel_epi64((__m128i *)(p), _mm_cvtps_ph((__m128)(v), _MM_FROUND_TO_NEAREST_INT))
-#define PL_FOUR_FROM_F16(p) ((pl_fit_four)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)(p))))
 
 static inline void to_bytes(__m256i lanes, void *bytes)
 {

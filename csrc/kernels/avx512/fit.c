@@ -12,8 +12,6 @@
 #define PL_VEC_FOURS(p, apart) ((pl_fit_vec)fours(p, apart))
 #define PL_VEC_FROM_F16(p) ((pl_fit_vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p))))
 #define PL_VEC_FROM_U16(p) ((pl_fit_mask)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p))))
-#define PL_FOUR_TO_F16(v, p) _mm_storel_epi64((__m128i *)(p), _mm_cvtps_ph((__m128)(v), _MM_FROUND_TO_NEAREST_INT))
-#define PL_FOUR_FROM_F16(p) ((pl_fit_four)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)(p))))
 
 static inline __m512 fours(const float *p, int apart)
 {
