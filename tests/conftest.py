@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -61,6 +62,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and what they import stay: a search for cycles among them took 0.4 s of one test's time."""
+    gc.collect()
+    gc.freeze()
 
 
 def most_of_the_long(items: Sequence[pytest.Item]) -> set[pytest.Item]:
