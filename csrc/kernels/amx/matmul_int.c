@@ -6,11 +6,16 @@
  * part of k at a time: few enough that they, the activations that they meet and all sums stay in the first-level cache.
  * The bytes of the part after it are prefetched in between, at an even pace.
  *
- * Storing a tile runs in microcode, and vectors wait for its end: per 16 x 16 x 32 a store takes 4.6 ns, the vectors
- * 6.1, dots and loads of both sides 6, and all together 20 (an Intel Xeon with 2 MB of L2, at 3.9 GHz), where the kernel
- * of the tier below needs 32. Four tiles are stored in a row: two or eight, sums that are scaled a step later, and two or
- * four tiles that share activations or weights were no faster. Unpacking takes another 8 ns a block, and waiting for
- * weights from memory as much: parts of 8 or 32 blocks, and unpacking a part ahead, were slower. */
+ * Storing a tile runs in microcode, and vectors wait for its end: per 16 x 16 x 32 a store takes 11.2 ns, the vectors
+ * 10.6, dots and loads of both sides 10 (one thread of an Intel Xeon with 2 MB of L2, at 2.4 GHz). One after another they
+ * take 33; 23.5 where the dots of a step run while the sums of the one before are scaled, a dot for each sum. With all four
+ * dots ahead of the sums it is 36, since the processor then does not look as far as the next stores. Vectors alone, in the
+ * tier below, take 42. Beside a neighbour on the same core that uses tiles as well, loading a register seems to wait for the
+ * products that read it: dots then take 30, and all together 45 to 50.
+ *
+ * Four tiles are stored in a row, the last one after the sums before it: two or each by itself were no faster, nor was
+ * sharing activations between two blocks whose weights have zeros in the other's place. Two groups of a block do share
+ * them. Parts of 8 or 32 blocks, and unpacking a part ahead, were slower. */
 #include "../avx512/block.h"
 #include "../matmul.h"
 #include "blocking.h"
@@ -30,13 +35,19 @@ PL_INLINE int entry_bytes(const pl_shape f, int terms)
     return 512 * terms + 64 * (1 + (f.has_min ? 32 / f.group : 0));
 }
 
+/* Of a block's weights as signed bytes (8, 16, 4); with two groups zeros lie between them. */
+PL_INLINE int code_bytes(const pl_shape f)
+{
+    return dot_groups(f) == 2 ? 768 : 512;
+}
+
 /* Scratch memory: a head, a panel, then a part of unpacked weights, and sums. */
 enum {
-    CODES = PL_PANEL_HEAD + PL_PANEL_MOST, /* 512 bytes a block, signed, (8, 16, 4) */
-    SCALES = CODES + 512 * AMX_PART,  /* (groups, 16) float32 a block; scaled formats: both factors a super block */
+    CODES = PL_PANEL_HEAD + PL_PANEL_MOST,
+    SCALES = CODES + 768 * AMX_PART,  /* (groups, 16) float32 a block; scaled formats: both factors a super block */
     MINS = SCALES + 128 * AMX_PART,   /* likewise; scaled formats: integers, both groups in 16 bits each */
-    DOTS = MINS + 128 * AMX_PART,     /* AMX_DOTS x (16, 16) int32 */
-    RESULTS = DOTS + 1024 * AMX_DOTS, /* (AMX_GROUPS, 16, 16) float32 */
+    DOTS = MINS + 128 * AMX_PART,     /* AMX_DOTS x (16, 16) int32, of two steps */
+    RESULTS = DOTS + 2048 * AMX_DOTS, /* (AMX_GROUPS, 16, 16) float32 */
     SCRATCH = RESULTS + 1024 * AMX_GROUPS,
 };
 
@@ -96,12 +107,15 @@ PL_INLINE void unpack(const pl_shape f, const uint8_t *tile, int b0, int n, uint
     __m512i bytes[2];
     for (int i = 0; i < n; i++) {
         const uint8_t *p = block_at(f, tile, b0 + i);
+        uint8_t *const to = scratch + CODES + i * code_bytes(f);
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) {
             if (f.products && j % 4 == 0)
                 load_products(f, p, j / 4, bytes);
             const __m512i v = codes(f, p, NULL, j, 1, bytes);
-            _mm512_storeu_si512(scratch + CODES + 512 * i + 64 * j,
+            if (dot_groups(f) == 2 && j < 4)
+                _mm512_storeu_si512(to + 256 + 64 * j, _mm512_setzero_si512());
+            _mm512_storeu_si512(to + (dot_groups(f) == 2 ? j / 4 * 256 : 0) + 64 * j,
                                 negated ? _mm512_sub_epi8(offset, v) : _mm512_sub_epi8(v, offset));
         }
         if (f.super && i % 8 == 0)
@@ -123,62 +137,88 @@ PL_INLINE void unpack(const pl_shape f, const uint8_t *tile, int b0, int n, uint
 
 /* ---- sixteen rows by a tile -------------------------------------------------------------------------------------- */
 
-/* Up to four products: the group's codes of activations at a[i] (row distance 32 bytes) by those of weights at b[i]. */
-PL_INLINE void dots(int count, const uint8_t *const a[4], const uint8_t *const b[4], int32_t *sums)
+/* What a step multiplies: up to AMX_DOTS products of a group of rows, one after another. */
+typedef struct step {
+    const uint8_t *entry, *codes; /* of its first block: activations, weights */
+    int dots;
+} step;
+
+/* Product j of a step into its register. Both terms meet the same weights, both groups the same activations: the k that
+ * are not a group's are zeros of its weights. */
+PL_INLINE void dot(const pl_shape f, int terms, const step *s, int j)
 {
-#define DOT(C, A, B)                                                                                                   \
-    _tile_zero(C);                                                                                                     \
-    _tile_loadd(A, a[C], 32);                                                                                          \
-    _tile_loadd(B, b[C], 64);                                                                                          \
-    _tile_dpbssd(C, A, B)
+    const int groups = dot_groups(f), block = j / (groups * terms), term = j % terms, g = j / terms % groups;
+    const uint8_t *a = s->entry + block * entry_bytes(f, terms) + 512 * term;
+    const uint8_t *w = s->codes + block * code_bytes(f) + 256 * g;
     __asm__ volatile("" ::: "memory"); /* what was written is read here */
-    DOT(0, 4, 6);
-    if (count > 1) {
+    if (j >= s->dots)
+        return;
+#define DOT(C, A, B)                                                                                                   \
+    do {                                                                                                               \
+        if (g == 0)                                                                                                    \
+            _tile_loadd(A, a, 32);                                                                                     \
+        if (term == 0)                                                                                                 \
+            _tile_loadd(B, w, 64);                                                                                     \
+        _tile_zero(C);                                                                                                 \
+        _tile_dpbssd(C, A, B);                                                                                         \
+    } while (0)
+    if (j == 0)
+        DOT(0, 4, 6);
+    else if (j == 1 && terms == 2)
+        DOT(1, 5, 6);
+    else if (j == 1 && groups == 2)
+        DOT(1, 4, 7);
+    else if (j == 1)
         DOT(1, 5, 7);
-    }
-    if (count > 2) {
+    else if (j == 2 && terms == 2)
+        DOT(2, 4, 7);
+    else if (j == 2 && groups == 2)
+        DOT(2, 5, 6);
+    else if (j == 2)
         DOT(2, 4, 6);
-    }
-    if (count > 3) {
+    else
         DOT(3, 5, 7);
-    }
 #undef DOT
-    _tile_stored(0, sums, 64);
-    if (count > 1)
+    __asm__ volatile("" ::: "memory");
+}
+
+/* The sums of product j of a step. */
+PL_INLINE void store(const step *s, int j, int32_t *sums)
+{
+    __asm__ volatile("" ::: "memory");
+    if (j >= s->dots)
+        return;
+    if (j == 0)
+        _tile_stored(0, sums, 64);
+    else if (j == 1)
         _tile_stored(1, sums + 256, 64);
-    if (count > 2)
+    else if (j == 2)
         _tile_stored(2, sums + 512, 64);
-    if (count > 3)
+    else
         _tile_stored(3, sums + 768, 64);
     __asm__ volatile("" ::: "memory");
 }
 
-/* acc[i] += the sums of `blocks` blocks, scaled; entry: the first one's, s and m: its scales and mins. Scaled formats:
- * without the factor, and without mins. */
-PL_INLINE void scale_sums(const pl_shape f, int terms, int blocks, const int32_t *sums, const uint8_t *entry,
-                          const float *s, const float *m, __m512 acc[AMX_ROWS])
+/* acc[i] += the sums of group g of a block, scaled, and after the last group its mins; entry: of the block; s and m: the
+ * scales and mins of its groups. Scaled formats: without the factor, and without mins. */
+PL_INLINE void scale_sums(const pl_shape f, int terms, int g, const int32_t *sums, const uint8_t *entry, const float *s,
+                          const float *m, __m512 acc[AMX_ROWS])
 {
-    const int size = entry_bytes(f, terms);
-    for (int b = 0; b < blocks; b++, entry += size) {
-        const float *words = (const float *)(entry + 512 * terms);
-        for (int g = 0; g < dot_groups(f); g++, s += 16, sums += 256 * terms) {
-            const __m512 scale = f.scaled ? _mm512_setzero_ps() : _mm512_loadu_ps(s);
+    const float *words = (const float *)(entry + 512 * terms);
+    const __m512 scale = f.scaled ? _mm512_setzero_ps() : _mm512_loadu_ps(s + 16 * g);
 #pragma GCC unroll 16
-            for (int i = 0; i < AMX_ROWS; i++) {
-                const __m512 s_y = _mm512_set1_ps(words[i]);
-                __m512i dot = pl_load512(sums + 16 * i);
-                if (terms == 2)
-                    dot = _mm512_add_epi32(_mm512_mullo_epi32(dot, _mm512_set1_epi32(254)),
-                                           pl_load512(sums + 256 + 16 * i));
-                acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), f.scaled ? s_y : _mm512_mul_ps(scale, s_y), acc[i]);
-            }
-        }
-        for (int g = 0; g < 32 / f.group && f.has_min && !f.scaled; g++, m += 16) {
-            const __m512 min = _mm512_loadu_ps(m);
+    for (int i = 0; i < AMX_ROWS; i++) {
+        const __m512 s_y = _mm512_set1_ps(words[i]);
+        __m512i sum = pl_load512(sums + 16 * i);
+        if (terms == 2)
+            sum = _mm512_add_epi32(_mm512_mullo_epi32(sum, _mm512_set1_epi32(254)), pl_load512(sums + 256 + 16 * i));
+        acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), f.scaled ? s_y : _mm512_mul_ps(scale, s_y), acc[i]);
+    }
+    for (int j = 0; j < 32 / f.group && f.has_min && !f.scaled && g == dot_groups(f) - 1; j++) {
+        const __m512 min = _mm512_loadu_ps(m + 16 * j);
 #pragma GCC unroll 16
-            for (int i = 0; i < AMX_ROWS; i++)
-                acc[i] = _mm512_fmadd_ps(min, _mm512_set1_ps(words[16 * (1 + g) + i]), acc[i]);
-        }
+        for (int i = 0; i < AMX_ROWS; i++)
+            acc[i] = _mm512_fmadd_ps(min, _mm512_set1_ps(words[16 * (1 + j) + i]), acc[i]);
     }
 }
 
@@ -211,55 +251,66 @@ PL_INLINE void end_super(const pl_shape f, int terms, const float *d, const uint
     }
 }
 
-/* out (n of sixteen rows) = in (NULL: zeros) + the entries of a group by `blocks` unpacked blocks. With each step it
- * prefetches `share` bytes from *next on. */
-PL_INLINE void group_by_part(const pl_shape f, int terms, int blocks, const uint8_t *entries, uint8_t *scratch, int n,
-                             const float *in, ptrdiff_t in_stride, float *out, ptrdiff_t out_stride, __mmask16 rows,
-                             const uint8_t **next, int share)
+/* out (n rows) = in (NULL: zeros) + the entries of groups of rows by `blocks` unpacked blocks. From one group to the next
+ * there are group_bytes, and 16 rows of in and out. With each step it prefetches `share` bytes from next on. */
+PL_INLINE void rows_by_part(const pl_shape f, int terms, int blocks, const uint8_t *entries, int64_t group_bytes,
+                            uint8_t *scratch, int n, const float *in, ptrdiff_t in_stride, float *out,
+                            ptrdiff_t out_stride, __mmask16 rows, const uint8_t *next, int share)
 {
     const int groups = dot_groups(f), mins = f.has_min ? 32 / f.group : 0, size = entry_bytes(f, terms);
     const int per_block = groups * terms, at_once = AMX_DOTS / per_block;
-    int32_t *const sums = (int32_t *)(scratch + DOTS);
-    const float *s = (const float *)(scratch + SCALES), *m = (const float *)(scratch + MINS);
+    const int first = (blocks < at_once ? blocks : at_once) * per_block;
+    int32_t *sums = (int32_t *)(scratch + DOTS), *ahead = sums + 256 * AMX_DOTS;
     __m512 acc[AMX_ROWS], all[AMX_ROWS]; /* all: scaled formats, without the super block under way */
-    for (int i = 0; i < AMX_ROWS; i++)
-        all[i] = acc[i] = in && i < n ? _mm512_maskz_loadu_ps(rows, in + i * in_stride) : _mm512_setzero_ps();
-    for (int i = 0; i < AMX_ROWS && f.scaled; i++)
-        acc[i] = _mm512_setzero_ps();
-    for (int b = 0; b < blocks; b += at_once, s += 16 * groups * at_once, m += 16 * mins * at_once) {
-        const int count = blocks - b < at_once ? blocks - b : at_once;
-        const uint8_t *a[4], *w[4], *entry = entries + (int64_t)b * size;
-        for (int j = 0; j < 4; j++) {
-            const int block = j / per_block, g = j / terms % groups, term = j % terms;
-            a[j] = entry + block * size + 512 * term + 16 * g;
-            w[j] = scratch + CODES + 512 * (b + block) + 256 * g;
+    step now, then = {entries, scratch + CODES, first};
+#pragma GCC unroll 4
+    for (int j = 0; j < AMX_DOTS; j++)
+        dot(f, terms, &then, j);
+#pragma GCC unroll 4
+    for (int j = 0; j < AMX_DOTS; j++)
+        store(&then, j, sums);
+    for (; n > 0; n -= AMX_ROWS, entries += group_bytes, out += AMX_ROWS * out_stride) {
+        for (int i = 0; i < AMX_ROWS; i++)
+            all[i] = acc[i] = in && i < n ? _mm512_maskz_loadu_ps(rows, in + i * in_stride) : _mm512_setzero_ps();
+        if (in)
+            in += AMX_ROWS * in_stride;
+        for (int i = 0; i < AMX_ROWS && f.scaled; i++)
+            acc[i] = _mm512_setzero_ps();
+        for (int b = 0; b < blocks; b += at_once) {
+            const int after = b + at_once, left = blocks - after;
+            const float *s = (const float *)(scratch + SCALES) + 16 * groups * b;
+            const float *m = (const float *)(scratch + MINS) + 16 * mins * b;
+            now = then;
+            if (left > 0)
+                then = (step){entries + (int64_t)after * size, scratch + CODES + after * code_bytes(f),
+                              left < at_once ? left * per_block : AMX_DOTS};
+            else
+                then = (step){entries + group_bytes, scratch + CODES, n > AMX_ROWS ? first : 0};
+            for (int at = 0; at < share; at += 64)
+                _mm_prefetch((const char *)next + at, _MM_HINT_T1);
+            next += share;
+#pragma GCC unroll 4
+            for (int j = 0; j < AMX_DOTS; j++) {
+                const int block = j / per_block, g = j / terms % groups;
+                dot(f, terms, &then, j);
+                for (int i = 0; i < j && j == AMX_DOTS - 1; i++)
+                    store(&then, i, ahead);
+                if ((j + 1) % terms == 0 && j < now.dots)
+                    scale_sums(f, terms, g, sums + 256 * (j - terms + 1), now.entry + block * size,
+                               s + 16 * groups * block, m + 16 * mins * block, acc);
+            }
+            store(&then, AMX_DOTS - 1, ahead);
+            int32_t *const done = sums;
+            sums = ahead;
+            ahead = done;
+            if (f.scaled && after % 8 == 0)
+                end_super(f, terms, (const float *)(scratch + SCALES) + 4 * (after - 8),
+                          scratch + MINS + 64 * (after - 8), entries + (int64_t)(after - 8) * size, acc, all);
         }
-        if (count == at_once)
-            dots(AMX_DOTS, a, w, sums);
-        else if (count * per_block == 3)
-            dots(3, a, w, sums);
-        else if (count * per_block == 2)
-            dots(2, a, w, sums);
-        else
-            dots(1, a, w, sums);
-        for (int at = 0; at < share; at += 64)
-            _mm_prefetch((const char *)*next + at, _MM_HINT_T1);
-        *next += share;
-        if (count == at_once)
-            scale_sums(f, terms, at_once, sums, entry, s, m, acc);
-        else
-            for (int j = 0; j < count; j++)
-                scale_sums(f, terms, 1, sums + 256 * per_block * j, entry + j * size, s + 16 * groups * j,
-                           m + 16 * mins * j, acc);
-        if (f.scaled && (b + count) % 8 == 0) {
-            const int first = b + count - 8;
-            end_super(f, terms, (const float *)(scratch + SCALES) + 4 * first, scratch + MINS + 64 * first,
-                      entries + (int64_t)first * size, acc, all);
-        }
+        for (int i = 0; i < AMX_ROWS; i++)
+            if (i < n)
+                _mm512_mask_storeu_ps(out + i * out_stride, rows, f.scaled ? all[i] : acc[i]);
     }
-    for (int i = 0; i < AMX_ROWS; i++)
-        if (i < n)
-            _mm512_mask_storeu_ps(out + i * out_stride, rows, f.scaled ? all[i] : acc[i]);
 }
 
 /* ---- the product ------------------------------------------------------------------------------------------------- */
@@ -286,15 +337,10 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
             for (int b = 0; b < blocks; b += AMX_PART) {
                 const int last = b + AMX_PART >= blocks, count = last ? blocks - b : AMX_PART;
                 const uint8_t *next = last ? block_at(f, tile + w->tile_bytes, b0) : block_at(f, tile, b0 + b + count);
+                const float *in = b ? results : b0 ? out : NULL;
                 unpack(f, tile, b0 + b, count, scratch);
-                for (int g = 0; g < groups; g++) {
-                    const int i = AMX_ROWS * g;
-                    const float *in = b ? results + 256 * g : b0 ? out + i * y_stride : NULL;
-                    group_by_part(f, terms, count, panel + ((int64_t)g * blocks + b) * size, scratch,
-                                  n - i < AMX_ROWS ? n - i : AMX_ROWS, in, b ? 16 : y_stride,
-                                  last ? out + i * y_stride : results + 256 * g, last ? y_stride : 16, rows, &next,
-                                  share);
-                }
+                rows_by_part(f, terms, count, panel + (int64_t)b * size, (int64_t)blocks * size, scratch, n, in,
+                             b ? 16 : y_stride, last ? out : results, last ? y_stride : 16, rows, next, share);
             }
         }
     }
@@ -310,7 +356,7 @@ PL_INLINE void product(const pl_shape f, int terms, PL_MATMUL_ARGS)
         groups = whole;
     const int most = limit / groups / AMX_PART * AMX_PART, blocks = most < all ? most : all;
     const int chunks = (whole + groups - 1) / groups, each = (whole + chunks - 1) / chunks * AMX_ROWS;
-    pl_tiles_on(AMX_ROWS, 32 / dot_groups(f));
+    pl_tiles_on(AMX_ROWS, 32);
     for (int i0 = 0; i0 < n; i0 += each)
         chunk(f, terms, w, tile0, tile1, x, i0, n - i0 < each ? n - i0 : each, blocks, y, y_stride);
     pl_tiles_off();
