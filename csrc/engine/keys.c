@@ -50,7 +50,7 @@ static void read_page(const pl_model *m, const body *b, int head, int page, int 
                                 .sum = sum,
                                 .acc = acc,
                                 .scratch = m->kernel_scratch[tid]};
-            m->tables.kernels->attend[m->tables.kv](&a);
+            m->tables.kernels->attend[m->tables.kv](&a, 1);
         }
         memcpy(values, acc, sizeof(float) * (size_t)c->dv);
     }

@@ -52,11 +52,12 @@ PL_INLINE void pl_attend(const pl_attend_page *a, pl_kv_type type, const int mos
     }
 }
 
-/* The kernel of a type out of the file's `attend_rows`, for up to ATTEND_ROWS of them. */
+/* The kernel of a type out of the file's `attend_rows`, for up to ATTEND_ROWS of them, a page after the other. */
 #define PL_ATTEND_OF(name, type)                                                                                       \
-    static void name(const pl_attend_page *a)                                                                          \
+    static void name(const pl_attend_page *pages, int n)                                                               \
     {                                                                                                                  \
-        pl_attend(a, type, ATTEND_ROWS, attend_rows);                                                                  \
+        for (int i = 0; i < n; i++)                                                                                    \
+            pl_attend(pages + i, type, ATTEND_ROWS, attend_rows);                                                      \
     }
 
 /* Enters the kernel, and the bytes of scratch that it needs, in the table. */

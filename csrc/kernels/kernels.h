@@ -94,7 +94,8 @@ typedef struct pl_fit {
     const float *table, *middle;
 } pl_fit;
 
-/* Attention of m query rows over the keys of one page (online softmax; Milakov & Gimelshein 2018).
+/* Attention of m query rows over the keys of one page (online softmax; Milakov & Gimelshein 2018). A call has one page or
+ * several, one after another, that differ in nothing but k, v, next, lo and hi.
  * On entry and exit top, sum and acc hold the running state: start it with top = PL_TOP_NONE, sum = 0, acc = 0.
  * Per row i: score[j] = (sum over d of q[i][d] * k[j][d]) * scale for lo[i] <= j < hi[i], others do not exist; with a
  * cap: cap * tanh(dot * round(scale / cap));
@@ -246,7 +247,7 @@ typedef struct pl_kernels {
     /* Stores k (dk) and v (dv) at slot (0..63) of the page. Scalar layout: k as [4][dk][16 slots], v as [64][dv];
      * INT8: then the scales, of k as [4][ceil(dk / 32)][16 slots], of v as [ceil(dv / 32)][64 slots]. */
     void (*kv_append[PL_N_KV])(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage);
-    void (*attend[PL_N_KV])(const pl_attend_page *a);
+    void (*attend[PL_N_KV])(const pl_attend_page *pages, int n);
     size_t attend_scratch[PL_N_KV]; /* bytes; 0: as above */
     /* Merges the states of a later chunk of keys (b) into those of the earlier ones (a): top, sum (m), acc (m, dv). */
     void (*attend_merge)(int m, int dv, float *top_a, float *sum_a, float *acc_a, const float *top_b,

@@ -33,7 +33,7 @@ int pl_attend_tile_rows(const pl_cache_desc *c)
 size_t pl_attend_scratch(const pl_cache_desc *c, int rows)
 {
     size_t m = (size_t)rows * (c->n_q / c->n_kv);
-    return m * c->dk + 2 * pl_attend_state((int)m, c->dv) + 2 * m;
+    return m * c->dk + 2 * pl_attend_state((int)m, c->dv) + 2 * m * PL_CHUNK_PAGES;
 }
 
 typedef struct tile {
@@ -47,7 +47,7 @@ typedef struct tile {
     int from, to;       /* slots that any row sees: [from, to) */
     int end;            /* slots of the sequence */
     float *q, *spare;   /* (m, dk); a state */
-    int *lo, *hi;       /* (m) */
+    int *lo, *hi;       /* (PL_CHUNK_PAGES, m) */
     void *kernel_scratch;
 } tile;
 
@@ -78,7 +78,7 @@ static tile tile_of(const pl_run *r, const pl_op *op, int item, int tid)
     t.q = r->scratch[tid] + state; /* the first state is the caller's */
     t.spare = t.q + (size_t)t.m * t.c->dk;
     t.lo = (int *)(t.spare + state);
-    t.hi = t.lo + t.m;
+    t.hi = t.lo + PL_CHUNK_PAGES * t.m;
     t.kernel_scratch = r->kernel_scratch[tid];
     return t;
 }
@@ -123,36 +123,37 @@ static void run_chunk(const tile *t, int chunk, float *state, const uint8_t *aft
     if (last >= (chunk + 1) * PL_CHUNK_PAGES)
         last = (chunk + 1) * PL_CHUNK_PAGES - 1;
     const uint8_t *keys = page_keys(t, first);
+    pl_attend_page pages[PL_CHUNK_PAGES];
     for (int p = first; p <= last; p++) {
-        int base = p * PL_PAGE;
+        int base = p * PL_PAGE, *los = t->lo + (p - first) * m, *his = t->hi + (p - first) * m;
         const uint8_t *next = p < last ? page_keys(t, p + 1) : after;
         for (int i = 0; i < t->n; i++) {
             int lo, hi;
             seen(t->c, t->rows[i].slot, t->end, &lo, &hi);
             for (int h = 0; h < t->heads; h++) {
-                t->lo[i * t->heads + h] = clip(lo, base);
-                t->hi[i * t->heads + h] = clip(hi, base);
+                los[i * t->heads + h] = clip(lo, base);
+                his[i * t->heads + h] = clip(hi, base);
             }
         }
-        pl_attend_page a = {.m = m,
-                            .dk = t->c->dk,
-                            .dv = dv,
-                            .scale = t->op->scale,
-                            .cap = t->op->cap,
-                            .q = t->q,
-                            .q_stride = t->c->dk,
-                            .k = keys,
-                            .v = keys + t->g->k_bytes,
-                            .next = next,
-                            .lo = t->lo,
-                            .hi = t->hi,
-                            .top = top,
-                            .sum = sum,
-                            .acc = acc,
-                            .scratch = t->kernel_scratch};
-        t->r->m->kernels->attend[t->r->m->kv](&a);
+        pages[p - first] = (pl_attend_page){.m = m,
+                                            .dk = t->c->dk,
+                                            .dv = dv,
+                                            .scale = t->op->scale,
+                                            .cap = t->op->cap,
+                                            .q = t->q,
+                                            .q_stride = t->c->dk,
+                                            .k = keys,
+                                            .v = keys + t->g->k_bytes,
+                                            .next = next,
+                                            .lo = los,
+                                            .hi = his,
+                                            .top = top,
+                                            .sum = sum,
+                                            .acc = acc,
+                                            .scratch = t->kernel_scratch};
         keys = next;
     }
+    t->r->m->kernels->attend[t->r->m->kv](pages, last - first + 1);
 }
 
 static void merge(const tile *t, float *a, const float *b)

@@ -51,7 +51,7 @@ static void enter(const pl_run *r, const pl_op *op, int row, int page, int lo, i
                         .sum = state + 1,
                         .acc = state + 2,
                         .scratch = r->kernel_scratch[tid]};
-    m->kernels->attend[m->kv](&a);
+    m->kernels->attend[m->kv](&a, 1);
 }
 
 static void begin(float *state, int dv)

@@ -251,27 +251,31 @@ static double op_kv_append(call c)
     return 0;
 }
 
+enum { RUN = 4 }; /* pages of a call */
+
 static double op_attend(call c)
 {
     const int64_t m = c.i[1], dk = c.i[2], dv = c.i[3];
     const size_t k_bytes = c.k->k_bytes[c.i[0]]((int)dk), v_bytes = c.k->v_bytes[c.i[0]]((int)dv);
+    pl_attend_page pages[RUN];
     for (int64_t page = 0; page < c.i[5]; page++) {
-        const pl_attend_page a = {.m = (int)m,
-                                  .dk = (int)dk,
-                                  .dv = (int)dv,
-                                  .scale = c.f[0],
-                                  .cap = c.f[1],
-                                  .q = c.a[0],
-                                  .q_stride = c.i[4],
-                                  .k = (const char *)c.a[1] + page * (int64_t)k_bytes,
-                                  .v = (const char *)c.a[2] + page * (int64_t)v_bytes,
-                                  .lo = (const int *)c.a[3] + page * m,
-                                  .hi = (const int *)c.a[4] + page * m,
-                                  .top = c.a[5],
-                                  .sum = c.a[6],
-                                  .acc = c.a[7],
-                                  .scratch = c.a[8]};
-        c.k->attend[c.i[0]](&a);
+        pages[page % RUN] = (pl_attend_page){.m = (int)m,
+                                             .dk = (int)dk,
+                                             .dv = (int)dv,
+                                             .scale = c.f[0],
+                                             .cap = c.f[1],
+                                             .q = c.a[0],
+                                             .q_stride = c.i[4],
+                                             .k = (const char *)c.a[1] + page * (int64_t)k_bytes,
+                                             .v = (const char *)c.a[2] + page * (int64_t)v_bytes,
+                                             .lo = (const int *)c.a[3] + page * m,
+                                             .hi = (const int *)c.a[4] + page * m,
+                                             .top = c.a[5],
+                                             .sum = c.a[6],
+                                             .acc = c.a[7],
+                                             .scratch = c.a[8]};
+        if (page % RUN == RUN - 1 || page + 1 == c.i[5])
+            c.k->attend[c.i[0]](pages, (int)(page % RUN) + 1);
     }
     return 0;
 }

@@ -15,6 +15,10 @@ PAGE = PL_PAGE
 TOP_NONE = np.float32(-1e30)
 
 
+cdef enum:
+    RUN = 4  # pages of a call
+
+
 cdef int _type(str kv) except -1:
     if kv not in KV:
         raise ValueError(f"kv is {kv!r}, expected one of {', '.join(KV)}")
@@ -57,7 +61,8 @@ def attend(str isa, str kv, q, k, v, lo, hi, float scale, top, sum, acc, scratch
     cdef const pl_kernels *kernels = tier(isa)
     cdef int t = _type(kv)
     cdef pl_attend_page a
-    cdef int pages = len(k), page, _i
+    cdef pl_attend_page some[RUN]
+    cdef int pages = len(k), page, n, _i
     if q.dtype != np.float32 or q.ndim != 2 or q.size < 1 or q.strides[1] != 4 or q.strides[0] % 4:
         raise ValueError(f"q is {q.dtype} {q.shape}, expected float32 (m, dk) with adjacent columns")
     a.m, a.dk = q.shape
@@ -75,7 +80,6 @@ def attend(str isa, str kv, q, k, v, lo, hi, float scale, top, sum, acc, scratch
     if min(lo.min(), hi.min()) < 0 or max(lo.max(), hi.max()) > PL_PAGE:
         raise ValueError(f"lo and hi are not within 0..{PL_PAGE}")
     a.scale, a.cap = scale, cap
-    a.next = NULL
     a.scratch = &room[0] if room.shape[0] else NULL
     a.q = &q_view[0, 0]
     a.q_stride = q_view.strides[0] // 4
@@ -84,12 +88,18 @@ def attend(str isa, str kv, q, k, v, lo, hi, float scale, top, sum, acc, scratch
     a.acc = &acc_view[0, 0]
     with nogil:
         for _i in range(repeat):
+            n = 0
             for page in range(pages):
                 a.k = &k_view[page, 0]
                 a.v = &v_view[page, 0]
+                a.next = &k_view[page + 1, 0] if page + 1 < pages else NULL
                 a.lo = &lo_view[page, 0]
                 a.hi = &hi_view[page, 0]
-                kernels.attend[t](&a)
+                some[n] = a
+                n += 1
+                if n == RUN or page + 1 == pages:
+                    kernels.attend[t](some, n)
+                    n = 0
 
 
 def attend_merge(str isa, top_a, sum_a, acc_a, top_b, sum_b, acc_b):

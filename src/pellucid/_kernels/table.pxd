@@ -52,7 +52,7 @@ cdef extern from "kernels/kernels.h":
     ctypedef void (*glu_fn)(const float *, const float *, const float *, int, float *) noexcept nogil
     ctypedef size_t (*bytes_fn)(int) noexcept nogil
     ctypedef void (*append_fn)(const float *, const float *, int, int, int, void *, void *) noexcept nogil
-    ctypedef void (*attend_fn)(const pl_attend_page *) noexcept nogil
+    ctypedef void (*attend_fn)(const pl_attend_page *, int) noexcept nogil
     enum:
         PL_FIT_GROUPS
         PL_FIT_WHOLE
