@@ -224,6 +224,22 @@ def test_signs_of_zero_do_not_tell_of_neighbours(isa: str) -> None:
 
 @pytest.mark.parametrize("kv", KV)
 @pytest.mark.parametrize("isa", ISAS)
+def test_pages_of_a_call_have_the_bits_of_pages_apart(isa: str, kv: str) -> None:
+    """Rows that see all of a page, a part or nothing, others on each; heads beyond what a kernel holds at a time."""
+    for dk, dv, m in [(64, 64, 3), (300, 33, 21), (40, 80, 40)]:
+        s = Scene.random(dk, dv, m, 9 * PAGE)
+        s.lo[1::2], s.hi[1::2] = 0, len(s.k) - np.arange(len(s.lo[1::2]))
+        k, v = pages(isa, kv, s.k, s.v)
+        lo, hi = s.bounds()
+        together, apart = run(isa, kv, s, kept=(k, v)), fresh(m, dv)
+        for i in range(len(k)):
+            one = slice(i, i + 1)
+            kernels.attend(isa, kv, s.q, k[one], v[one], lo[one], hi[one], s.scale, *apart)
+        assert all(same(a, b) for a, b in zip(together, apart, strict=True))
+
+
+@pytest.mark.parametrize("kv", KV)
+@pytest.mark.parametrize("isa", ISAS)
 def test_a_row_that_sees_nothing_stays(isa: str, kv: str) -> None:
     s = Scene.random(32, 40, 5, PAGE)
     s.lo[:], s.hi[:] = [0, 9, 64, 30, 5], [64, 9, 64, 20, 6]

@@ -1,4 +1,4 @@
-/* Attention over one page of the cache in tile registers, for keys and values in bf16.
+/* Attention over pages of the cache in tile registers, for keys and values in bf16.
  *
  * A page as avx512bf16/attend.c lays it out is a sequence of tiles: sixteen pairs of d of a group's sixteen keys, and
  * sixteen pairs of slots of sixteen columns of values. Up to sixteen query rows meet each of them at once. One product
