@@ -9,8 +9,7 @@
  * Storing a tile runs in microcode, and vectors wait for its end: per 16 x 16 x 32 a store takes 11.2 ns, the vectors
  * 10.6, dots and loads of both sides 10 (one thread of an Intel Xeon with 2 MB of L2, at 2.4 GHz). One after another they
  * take 33; 23.5 where the dots of a step run while the sums of the one before are scaled, a dot for each sum. With all four
- * dots ahead of the sums it is 36, since the processor then does not look as far as the next stores. Vectors alone, in the
- * tier below, take 42. Beside a neighbour on the same core that uses tiles as well, loading a register seems to wait for the
+ * dots ahead of the sums it is 36. Vectors alone, in the tier below, take 42. Beside a neighbour on the same core that uses tiles as well, loading a register seems to wait for the
  * products that read it: dots then take 30, and all together 45 to 50.
  *
  * Four tiles are stored in a row, the last one after the sums before it: two or each by itself were no faster, nor was

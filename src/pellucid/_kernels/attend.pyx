@@ -16,7 +16,7 @@ TOP_NONE = np.float32(-1e30)
 
 
 cdef enum:
-    RUN = 4  # pages of a call
+    RUN = 4  # pages of a call, as many as an operation has in one
 
 
 cdef int _type(str kv) except -1:
