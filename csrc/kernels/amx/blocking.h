@@ -13,10 +13,11 @@ enum {
 
 /* Products on bf16 weights: pytest benchmarks/test_matmul.py --benchmark-enable -k "bf16 and amx" */
 enum {
-    BF16_BLOCK = 64,   /* steps of 32 k of a panel, which lies in a second-level cache of 2 MB */
-    BF16_SLICE = 16,   /* steps of two tiles that all rows meet, 32 KB in a first-level cache of 48 */
-    BF16_GROUPS = 16,  /* groups of 32 rows of a panel, at most */
-    BF16_AHEAD = 4096, /* bytes ahead that few rows prefetch */
+    BF16_BLOCK = 64,       /* steps of 32 k of a panel, which lies in a second-level cache of 2 MB */
+    BF16_SLICE = 16,       /* steps of two tiles that all rows meet, 32 KB in a first-level cache of 48 */
+    BF16_GROUPS = 16,      /* groups of 32 rows of a panel, at most */
+    BF16_AHEAD = 4096,     /* bytes ahead that few rows prefetch */
+    BF16_CACHED = 1 << 18, /* floats of y's rows that a second-level cache may keep: more go past it */
 };
 
 /* Attention in bf16: pytest benchmarks/test_rows.py --benchmark-enable -k "test_attend and amx" */

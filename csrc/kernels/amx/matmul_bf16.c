@@ -185,17 +185,22 @@ PL_INLINE void multiply_any(const moved *own, int many, part *p, moved *before, 
 }
 
 /* Steps [from, to) of rows [i0, i0 + n) as [group of 32 rows][step][row][32], with zeros behind the last k and, up to a
- * multiple of sixteen, behind the last row. */
+ * multiple of sixteen, behind the last row. Four steps of each row at a time: what is written lies together then. */
 static void lay_out(const pl_acts *x, int i0, int n, int from, int to, uint8_t *panel)
 {
-    const ptrdiff_t row_bytes = 4 * (ptrdiff_t)((x->k + 1) / 2), group_bytes = STEP_BYTES * (ptrdiff_t)(to - from);
-    for (int i = 0; i < n || i % AMX_ROWS; i++) {
-        uint8_t *out = panel + i / GROUP * group_bytes + 64 * (i % GROUP);
-        const uint8_t *in = (const uint8_t *)x->b + (i0 + i) * row_bytes + 64 * (ptrdiff_t)from;
-        ptrdiff_t left = i < n ? row_bytes - 64 * (ptrdiff_t)from : 0;
-        for (int s = from; s < to; s++, out += STEP_BYTES, in += 64, left -= 64) {
-            const int pairs = left >= 64 ? 16 : left > 0 ? (int)left / 4 : 0;
-            _mm512_storeu_si512(out, _mm512_maskz_loadu_epi32((__mmask16)((1 << pairs) - 1), in));
+    const ptrdiff_t row_bytes = 4 * (ptrdiff_t)((x->k + 1) / 2);
+    for (int g = 0; g < n; g += GROUP) {
+        const int rows = n - g < GROUP ? n - g : GROUP, all = (rows + AMX_ROWS - 1) / AMX_ROWS * AMX_ROWS;
+        const uint8_t *group = (const uint8_t *)x->b + (i0 + g) * row_bytes;
+        for (int s = from, steps; s < to; s += steps, panel += STEP_BYTES * steps) {
+            steps = to - s < 4 ? to - s : 4;
+            for (int i = 0; i < all; i++)
+                for (int j = 0; j < steps; j++) {
+                    const ptrdiff_t at = 64 * (ptrdiff_t)(s + j), left = i < rows ? row_bytes - at : 0;
+                    const __mmask16 pairs = left >= 64 ? 0xffff : (__mmask16)((1 << left / 4) - 1);
+                    _mm512_storeu_si512(panel + STEP_BYTES * j + 64 * i,
+                                        _mm512_maskz_loadu_epi32(pairs, group + i * row_bytes + at));
+                }
         }
     }
 }
@@ -246,7 +251,8 @@ static void few_rows(part *p, int tile0, int tile1, const pl_acts *x, int n, int
 /* Steps [from, to) of the n rows in the panel. last: nothing is added to y after them. */
 static void many_rows(part *p, int tile0, int tile1, int from, int to, int n, int last, float *y, ptrdiff_t y_stride)
 {
-    const int groups = (n + GROUP - 1) / GROUP, past = last && !((uintptr_t)y % 64 || y_stride % 16);
+    const int groups = (n + GROUP - 1) / GROUP, large = n * y_stride > BF16_CACHED;
+    const int past = last && large && !((uintptr_t)y % 64 || y_stride % 16);
     moved before = {0};
     p->lines = (16 + groups - 1) / groups;
     for (int T; p->t = tile0, tile0 < tile1; tile0 += T) {
